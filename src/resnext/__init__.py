@@ -1,0 +1,61 @@
+"""resnext: aggregated residual transformations as one package. The public names, imported when first used."""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from resnext.version import __version__
+
+if TYPE_CHECKING:
+    from resnext.errors import RequestError, ResnextError, WorkError
+    from resnext.model.architecture import Architecture, list_models
+    from resnext.model.complexity import Complexity, complexity
+    from resnext.model.design import design
+    from resnext.model.forms import convert_form
+    from resnext.model.network import Network, create_model
+    from resnext.weights import load
+    from resnext.weights.native import save
+
+_HOMES = {
+    "Architecture": "resnext.model.architecture",
+    "list_models": "resnext.model.architecture",
+    "Network": "resnext.model.network",
+    "create_model": "resnext.model.network",
+    "Complexity": "resnext.model.complexity",
+    "complexity": "resnext.model.complexity",
+    "design": "resnext.model.design",
+    "convert_form": "resnext.model.forms",
+    "load": "resnext.weights",
+    "save": "resnext.weights.native",
+    "RequestError": "resnext.errors",
+    "WorkError": "resnext.errors",
+    "ResnextError": "resnext.errors",
+}
+
+__all__ = [
+    "Architecture",
+    "Complexity",
+    "Network",
+    "RequestError",
+    "ResnextError",
+    "WorkError",
+    "__version__",
+    "complexity",
+    "convert_form",
+    "create_model",
+    "design",
+    "list_models",
+    "load",
+    "save",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'resnext' has no attribute {name!r}")
+    value = getattr(import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,7 @@
+"""``python -m resnext`` is ``resnext``."""
+
+import sys
+
+from resnext.cli import main
+
+sys.exit(main())

@@ -1,0 +1,98 @@
+"""The command line: a table of verbs. Nothing heavy is imported before the verb is known, nor for its --help.
+
+Exit status 0: done; 1: the work failed; 2: the request was wrong.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from types import ModuleType
+
+from resnext.errors import RequestError, ResnextError, nearest
+from resnext.version import __version__
+
+VERBS = {
+    "models": "list the networks of the paper and their sizes",
+    "info": "print a network as the paper's Table 1 does",
+    "design": "solve for the width d (or cardinality C) that meets a budget",
+    "data": "check a folder of images before training on it",
+    "train": "train a network by a recipe, or go on with a run",
+    "evaluate": "judge a run or weights on labelled images",
+    "predict": "name what is in images",
+    "doctor": "say what this machine offers",
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns its exit status."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in arguments
+    arguments = [word for word in arguments if word != "--debug"]
+    try:
+        return _run(arguments)
+    except ResnextError as error:
+        if debug:
+            raise
+        print(f"resnext: {error}", file=sys.stderr)
+        return 2 if isinstance(error, RequestError) else 1
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        print("resnext: interrupted", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # the reader of our output has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        if debug:
+            raise
+        print(f"resnext: {type(error).__name__}: {error} (--debug shows where)", file=sys.stderr)
+        return 1
+
+
+def _run(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_overview())
+        return 0 if arguments else 2
+    if arguments[0] in ("-V", "--version"):
+        print(__version__)
+        return 0
+    verb, rest = arguments[0], arguments[1:]
+    if verb not in VERBS:
+        raise RequestError(f"unknown verb {verb!r}{nearest(verb, VERBS)}")
+    command = import_module(f"resnext.commands.{verb}")
+    parser = Parser(prog=f"resnext {verb}", description=command.SENTENCE, allow_abbrev=False)
+    command.add_arguments(parser)
+    parser.epilog = "--debug shows where an error came from."
+    args, unknown = parser.parse_known_args(rest)
+    if unknown:
+        raise RequestError(_unknown(unknown[0], parser, command))
+    return int(command.run(args))
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse whose complaints are our one-sentence errors."""
+
+    def error(self, message: str) -> None:  # type: ignore[override]
+        """Raise instead of printing the usage: main() turns it into exit status 2."""
+        raise RequestError(f"{message}; {self.prog} --help says more")
+
+
+def _unknown(word: str, parser: argparse.ArgumentParser, command: ModuleType) -> str:
+    option = word.partition("=")[0]
+    known = [name for action in parser._actions for name in action.option_strings]
+    if option.startswith("-"):
+        hint = nearest(option, [name for name in known if len(name) > 2])
+        return f"{parser.prog}: unknown option {option}{hint or f'; {parser.prog} --help lists them'}"
+    return f"{parser.prog}: {word!r} is one word too many; {command.SENTENCE}"
+
+
+def _overview() -> str:
+    width = max(map(len, VERBS))
+    rows = "\n".join(f"  {verb:<{width}}  {sentence}" for verb, sentence in VERBS.items())
+    return (
+        "resnext: aggregated residual transformations, from the paper's tables to a trained network\n\n"
+        f"usage: resnext VERB ...\n\n{rows}\n\nresnext VERB --help says more; --version prints {__version__}"
+    )

@@ -1,0 +1,96 @@
+"""``resnext design``: solve d for a cardinality, or C for a width, under a budget; the paper's Table 2."""
+
+import argparse
+import re
+from typing import TYPE_CHECKING, Any
+
+from resnext.commands.info import add_changes, parse_changes
+from resnext.errors import RequestError
+from resnext.model.architecture import Architecture
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+SENTENCE = "Solve the width d for a cardinality C (or C for d) at a budget, as the paper's Table 2 does."
+AMOUNT = re.compile(r"(?P<number>\d+(?:[_,]\d{3})*(?:\.\d*)?(?:e\d{1,2})?)\s*(?P<unit>[kMG]?)", re.IGNORECASE)
+NOTE = """
+block: weights of a block of the first stage that keeps its channels (Equation 4)
+parameters: of the network, with BN; MACs: 1 MAC = 2 FLOPs, and the paper's FLOPs are MACs"""
+UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``resnext design``."""
+    parser.add_argument("--depth", type=int, help="layers: 50, 101, ...; CIFAR networks 9n+2 (default: 50)")
+    parser.add_argument("--cardinality", type=int, metavar="C", help="number of paths; d is solved")
+    parser.add_argument("--width", type=int, metavar="d", help="channels of a path in the first stage; C is solved")
+    parser.add_argument("--macs", metavar="N", help="budget of multiply-adds for one image, such as 4.1G")
+    parser.add_argument("--parameters", metavar="N", help="budget of parameters (with BN), such as 25M")
+    parser.add_argument(
+        "--image-size", type=int, metavar="N", help="side of the input in pixels (default: the paper's)"
+    )
+    parser.add_argument("--table", action="store_true", help="one row for each cardinality of Table 2")
+    add_changes(parser)
+
+
+def parse_amount(text: str) -> float:
+    """``4.1G``, ``25M``, ``70k`` or a plain number. Raises RequestError."""
+    match = AMOUNT.fullmatch(text.strip())
+    value = float(re.sub("[_,]", "", match["number"])) * UNITS[match["unit"].lower()] if match else 0.0
+    if not value:
+        raise RequestError(f"{text!r} is no amount: write a number above 0 such as 4.1G, 25M or 70k")
+    return value
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints the solved network and its neighbours, or Table 2's rows. Raises RequestError."""
+    from rich.console import Console
+
+    from resnext.model.design import TABLE_2, design, neighbours, table_2
+    from resnext.model.table import published
+
+    if args.table and args.width is not None:
+        raise RequestError("--table has one row for each cardinality, so it takes no --width")
+    changes = parse_changes(args.changes)
+    for field in ("depth", "cardinality", "width"):
+        if field in changes:
+            raise RequestError(f"--set {field} is --{field} here")
+    stem = published(f"resnet{50 if args.depth is None else args.depth}", **changes).stem
+    changes.setdefault("num_classes", 10 if stem == "cifar" else 1000)
+    request: dict[str, Any] = changes | {
+        "macs": None if args.macs is None else parse_amount(args.macs),
+        "parameters": None if args.parameters is None else parse_amount(args.parameters),
+        "image_size": args.image_size,
+    }
+    console = Console()
+    if args.table or (args.cardinality is None and args.width is None):
+        cardinalities = tuple(sorted({*TABLE_2, *([args.cardinality] if args.cardinality is not None else [])}))
+        solved = list(table_2(args.depth, cardinalities, **request))
+        console.print(_table(solved, args.image_size))
+    else:
+        found = design(args.depth, args.cardinality, width=args.width, **request)
+        around = neighbours(found, "width" if args.width is None else "cardinality", args.image_size)
+        console.print(f"[bold]{found.name}[/]", highlight=False)
+        console.print(_table([a for a, _ in around], args.image_size, chosen=found))
+    console.print(NOTE, soft_wrap=True, highlight=False)
+    return 0
+
+
+def _table(architectures: list[Architecture], image_size: int | None, chosen: Architecture | None = None) -> "Table":
+    from rich.table import Table
+
+    from resnext.model.complexity import complexity
+    from resnext.model.design import template_parameters
+    from resnext.model.table import human
+
+    table = Table("", "network", box=None, header_style="bold")
+    for heading in ("C", "d", "C*d", "block", "parameters", "MACs"):
+        table.add_column(heading, justify="right")
+    for a in architectures:
+        cost = complexity(a, image_size)
+        numbers = (a.cardinality, a.width, a.cardinality * a.stages[0].width)
+        table.add_row(
+            ">" if a == chosen else "", a.name, *map(str, numbers),
+            human(template_parameters(a)), human(cost.parameters), human(cost.macs),
+        )  # fmt: skip
+    return table

@@ -1,0 +1,106 @@
+"""``resnext info``: one network as the paper's Table 1 prints it, with its costs."""
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from resnext.errors import RequestError
+from resnext.model.architecture import Architecture
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+SENTENCE = "Show a network's stages as the paper's Table 1 does, with what they cost."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``resnext info``."""
+    parser.add_argument("name", help="network, such as resnext50_32x4d or resnext29_8x64d")
+    parser.add_argument(
+        "--image-size", type=int, metavar="N", help="side of the input in pixels (default: the paper's)"
+    )
+    add_changes(parser)
+    parser.add_argument("--layers", action="store_true", help="list every layer too")
+
+
+def add_changes(parser: argparse.ArgumentParser) -> None:
+    """The ``--set field=value`` argument, shared with ``resnext design``."""
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="FIELD=VALUE", dest="changes",
+        help="change one field: form=branched, num_classes=10, blocks=1,1,1 (may be repeated)",
+    )  # fmt: skip
+
+
+def parse_changes(pairs: list[str]) -> dict[str, Any]:
+    """``["num_classes=10", "blocks=1,1,1"]`` as fields of an Architecture. Raises RequestError naming the pair."""
+    import yaml
+
+    changes: dict[str, Any] = {}
+    for pair in pairs:
+        field, equals, text = pair.partition("=")
+        if not equals or not field.strip() or not text.strip():
+            raise RequestError(f"--set {pair!r} must look like field=value")
+        listed = "," in text and not text.lstrip().startswith("[")
+        try:
+            value = yaml.safe_load(f"[{text}]" if listed else text)
+        except yaml.YAMLError:
+            raise RequestError(f"--set {pair!r} has a value that cannot be read") from None
+        changes[field.strip()] = value
+    return changes
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints the stage table and the totals. Raises RequestError for unknown names, fields and sizes."""
+    from rich.console import Console
+
+    from resnext.model.complexity import complexity, default_image_size
+    from resnext.model.table import human, published
+
+    a = published(args.name, **parse_changes(args.changes))
+    size = args.image_size if args.image_size is not None else default_image_size(a)
+    cost = complexity(a, size)
+    console = Console()
+    console.print(
+        f"[bold]{a.name}[/]: {size}x{size} images of {a.in_channels} channels, {a.num_classes} classes", highlight=False
+    )
+    console.print(_stages(a, size))
+    console.print(
+        f"\nparameters   {cost.parameters:,} ({human(cost.parameters)})"
+        f"\nwithout BN   {cost.parameters_without_bn:,} ({human(cost.parameters_without_bn)}, as the paper counts)"
+        f"\nMACs         {cost.macs:,} ({human(cost.macs)}; 1 MAC = 2 FLOPs; the paper's FLOPs are MACs)"
+        f"\nactivations  {cost.activations:,} ({human(cost.activations)} convolution outputs)",
+        highlight=False,
+        soft_wrap=True,
+    )
+    if args.layers:
+        console.print()
+        console.print(_layers(a, size))
+    return 0
+
+
+def _stages(a: Architecture, size: int) -> "Table":
+    from rich.table import Table
+
+    from resnext.model.table import human, stage_table
+
+    table = Table("stage", "output", "layers", box=None, header_style="bold")
+    table.add_column("parameters", justify="right")
+    table.add_column("MACs", justify="right")
+    for row in stage_table(a, size):
+        table.add_row(row.stage, row.output, row.layers, human(row.parameters), human(row.macs))
+    return table
+
+
+def _layers(a: Architecture, size: int) -> "Table":
+    from rich.table import Table
+
+    from resnext.model.complexity import layer_costs
+
+    table = Table("layer", "kind", "output", box=None, header_style="bold")
+    for heading in ("parameters", "MACs", "activations"):
+        table.add_column(heading, justify="right")
+    for row in layer_costs(a, size):
+        table.add_row(
+            row.name, row.kind, "x".join(map(str, row.output)),
+            f"{row.parameters:,}", f"{row.macs:,}", f"{row.activations:,}",
+        )  # fmt: skip
+    return table

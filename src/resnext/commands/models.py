@@ -1,0 +1,43 @@
+"""``resnext models``: the named networks and what they cost."""
+
+import argparse
+
+SENTENCE = "List the named networks with their parameters and multiply-adds."
+
+NOTE = """
+GMACs: 1 MAC = 2 FLOPs; the paper's FLOPs are MACs, and its parameters are those without BN.
+Any resnext{depth}_{C}x{d}d can be built, not only these."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``resnext models``."""
+    parser.add_argument("pattern", nargs="?", default="*", help="shell pattern, such as 'resnext50*' (default: all)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints the table. Raises RequestError where nothing matches."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from resnext.errors import RequestError, nearest
+    from resnext.model.architecture import KNOWN, list_models
+    from resnext.model.complexity import complexity, default_image_size
+    from resnext.model.table import human, published
+
+    names = list_models(args.pattern)
+    if not names:
+        raise RequestError(f"no named network matches {args.pattern!r}{nearest(args.pattern, KNOWN)}")
+    table = Table("name", "input", "classes", box=None, header_style="bold")
+    for heading in ("parameters", "without BN", "GMACs", "activations"):
+        table.add_column(heading, justify="right")
+    for name in names:
+        a = published(name)
+        cost, size = complexity(a), default_image_size(a)
+        table.add_row(
+            name, f"{size}x{size}", str(a.num_classes), human(cost.parameters), human(cost.parameters_without_bn),
+            f"{cost.macs / 1e9:.2f}", human(cost.activations),
+        )  # fmt: skip
+    console = Console()
+    console.print(table)
+    console.print(NOTE, soft_wrap=True, highlight=False)
+    return 0

@@ -1,0 +1,109 @@
+"""``resnext predict``: what a trained network says of pictures it is given."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from resnext.commands.evaluate import positive
+from resnext.errors import RequestError
+from resnext.run_directory import CHECKPOINTS
+
+if TYPE_CHECKING:
+    from resnext.evaluate.predict import Prediction
+
+SENTENCE = "Name what is in images."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Whose weights, which pictures, and how to print."""
+    parser.add_argument("weights", metavar="RUN_OR_WEIGHTS", help="run directory, or a weights file")
+    parser.add_argument(
+        "images",
+        nargs="+",
+        metavar="IMAGE",
+        help="image files, folders (with all that is below), quoted patterns: 'a/**/*.jpg'",
+    )
+    parser.add_argument("--top", type=positive, default=3, metavar="K", help="how many classes to name [3]")
+    parser.add_argument("--json", action="store_true", help="print one JSON array instead of a table")
+    parser.add_argument("--checkpoint", choices=CHECKPOINTS, default="best", help="which checkpoint of a run [best]")
+    parser.add_argument("--batch-size", type=positive, default=32, metavar="N", help="images at a time [32]")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps or auto [auto]")
+    parser.add_argument("--picture", metavar="FILE", help="also draw the first 24 as the network sees them, as PNG")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Predict and print; exit status 1 where a picture could not be read, the others being done."""
+    from resnext.evaluate.predict import find_images, predict, preprocessing_of
+    from resnext.evaluate.progress import image_bar
+    from resnext.train.distributed import pick_device
+    from resnext.weights import load
+
+    if args.picture is not None and not Path(args.picture).absolute().parent.is_dir():
+        raise RequestError(f"--picture {args.picture}: there is no folder {Path(args.picture).parent}")
+    device = pick_device(args.device)
+    model = load(args.weights, args.checkpoint)
+    preprocessing = preprocessing_of(model)
+    paths, problems = find_images(args.images)
+    with image_bar(len(paths)) as progress:
+        predictions = predict(model.to(device), paths, batch_size=args.batch_size, progress=progress)
+    predictions += problems
+    failed = [prediction for prediction in predictions if prediction.error is not None]
+    if args.json:
+        print(json.dumps([as_json(prediction, args.top) for prediction in predictions], indent=1))
+    elif len(failed) < len(predictions):
+        show(predictions, args.top, preprocessing.to_dict())
+    for prediction in failed:
+        path = str(prediction.path).encode("utf-8", "backslashreplace").decode()
+        print(f"resnext: {path}: {prediction.error}", file=sys.stderr)
+    if args.picture is not None and len(failed) < len(predictions):
+        from resnext.evaluate.pictures import predicted
+        from resnext.evaluate.style import save
+
+        save(predicted(predictions, preprocessing), args.picture)
+        print(f"resnext: {args.picture} shows them as the network sees them", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def as_json(prediction: "Prediction", top: int) -> dict[str, Any]:
+    """One entry of the array: the path with its predictions, or with its error."""
+    if prediction.error is not None:
+        return {"path": prediction.path, "error": prediction.error}
+    pairs = [{"class": name, "probability": p} for name, p in prediction.top(top)]
+    return {"path": prediction.path, "predictions": pairs}
+
+
+def show(predictions: list["Prediction"], top: int, view: dict[str, Any]) -> None:
+    """One row a picture, and under them what the network was really given."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from resnext.evaluate.protocol import view_line
+    from resnext.evaluate.style import plain, text_columns
+
+    rows = []
+    for prediction in predictions:
+        if prediction.error is None:
+            (name, p), *others = prediction.top(top)
+            path = plain(str(prediction.path), 10_000)
+            rest = ", ".join(f"{plain(other, 40)} {share(q)}" for other, q in others)
+            rows.append((path, plain(name, 60), share(p), rest))
+    console = Console()
+    if not console.is_terminal:  # a file or a pipe has no width: nothing is cut or wrapped
+        console = Console(width=sum(max(text_columns(row[i]) for row in rows) for i in range(4)) + 60)
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    table.add_column("image", overflow="fold")
+    table.add_column("prediction", style="bold")
+    table.add_column("p", justify="right", no_wrap=True)
+    table.add_column("next best" if top > 1 else "")
+    for row in rows:
+        table.add_row(*(Text(cell) for cell in row))
+    console.print(table)
+    console.print(f"network input: {view_line(view)}", markup=False, highlight=False, soft_wrap=True, style="dim")
+
+
+def share(probability: float) -> str:
+    """A probability in percent."""
+    return f"{100 * probability:.1f} %"

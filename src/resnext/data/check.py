@@ -1,0 +1,274 @@
+"""``data check``: everything about a folder of images that would stop training or spoil it, before it does.
+
+Read-only. Files are read by the same function as in training, and the last word on the layout is the folder
+source's own, so that a folder without errors here trains.
+"""
+
+import hashlib
+import os
+import warnings
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from PIL import Image
+
+from resnext.data.classes import listing
+from resnext.data.findings import Finding, Report, in_order
+from resnext.data.folder import (
+    LAYOUT,
+    TRAIN,
+    data_root,
+    files_below,
+    held_out_name,
+    is_image_name,
+    open_folder,
+    split_folders,
+    subfolders,
+)
+from resnext.data.images import Facts, format_of, read_with_facts
+from resnext.data.source import BadImage
+from resnext.errors import RequestError
+from resnext.settings import DataSettings
+
+SMALL = 32  # pixels: the least side that the family's five halvings leave anything of
+TRIAL_FRACTION = 0.1  # held out in the trial of a folder whose split is not stated
+AHEAD = 1024  # files given to the threads at a time
+FORMAT_OF = {
+    ".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".ppm": "PPM", ".pgm": "PPM", ".bmp": "BMP",
+    ".tif": "TIFF", ".tiff": "TIFF", ".webp": "WEBP", ".gif": "GIF",
+}  # fmt: skip
+NOT_READ = (".heic", ".heif", ".avif", ".jp2", ".jxl", ".svg")  # pictures that are none of FORMATS
+
+Problem = tuple[str, str, str]  # severity, name, detail
+
+
+@dataclass(frozen=True)
+class File:
+    """A file of a class folder; ``path`` is relative to the root. ``split`` and ``class_name`` may be empty."""
+
+    path: str
+    split: str
+    class_name: str
+
+    def finding(self, problem: Problem) -> Finding:
+        return Finding(self.path, self.class_name, self.split, *problem)
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What one file turned out to be. Digests are empty where the file cannot be read."""
+
+    file: File
+    problems: tuple[Problem, ...]
+    content: bytes = b""  # digest of the file's bytes
+    pixels: bytes = b""  # digest of what a network would see
+
+
+def check_folder(settings: DataSettings, workers: int | None = None, progress: bool = False) -> Report:
+    """Check every image of ``settings.path``. Raises RequestError for a path that holds no images at all."""
+    root = data_root(settings)
+    images, others = _list(root)
+    if not images:
+        raise RequestError(f"{root} has no images; {LAYOUT}")
+    unstated = settings.val_fraction is None and list(split_folders(root)) in ([], [TRAIN])
+    findings = list(_structure(root, images))
+    findings += list(_trial(settings, findings, unstated))
+    images = _with_stated_split(settings, images)
+    used = _used_splits(root) if settings.val_fraction is None else ("", TRAIN, "val")
+    inspections = []
+    for done in _inspect_all(root, images + others, settings, workers or os.cpu_count() or 1, progress):
+        findings += [done.file.finding(_graded(problem, done.file, used)) for problem in done.problems]
+        inspections.append(done)
+    findings += _duplicates(inspections, unstated)
+    counts: dict[str, dict[str, int]] = {}
+    for file in images:
+        of_split = counts.setdefault(file.split, {})
+        of_split[file.class_name] = of_split.get(file.class_name, 0) + 1
+    return Report(str(root), counts, in_order(findings))
+
+
+def _list(root: Path) -> tuple[list[File], list[File]]:
+    """The images of all splits, and the other files that lie between them."""
+    images: list[File] = []
+    others: list[File] = []
+    for split in split_folders(root) or ("",):
+        loose = [name for name in sorted(os.listdir(root / split)) if (root / split / name).is_file()]
+        others += [File(os.path.join(split, name), split, "") for name in loose if not name.startswith(".")]
+        for name in subfolders(root / split):
+            for path in sorted(files_below(str(root / split / name)), key=os.path.split):
+                file = File(os.path.relpath(path, root), split, name)
+                (images if is_image_name(path) else others).append(file)
+    return images, others
+
+
+def _used_splits(root: Path) -> tuple[str, ...]:
+    """The splits that training reads."""
+    splits = split_folders(root)
+    return (TRAIN, held_out_name(splits)) if TRAIN in splits else tuple(splits) or ("",)
+
+
+def _structure(root: Path, images: list[File]) -> Iterator[Finding]:
+    """Empty classes and classes that are missing in a split."""
+    used = _used_splits(root)
+    splits = split_folders(root) or {"": root}
+    classes = {split: subfolders(folder) for split, folder in splits.items()}
+    filled = {(file.split, file.class_name) for file in images}
+    for split, names in classes.items():
+        severity = "error" if split in used else "warning"
+        for name in names:
+            path = os.path.join(split, name)
+            if (split, name) not in filled:
+                yield Finding(path, name, split, severity, "empty class", "the folder has no images")
+            for other in classes:
+                if name not in classes[other]:
+                    grade = severity if other in used else "warning"
+                    detail = f"{other}/ has no such class"
+                    yield Finding(path, name, split, grade, "class missing in a split", detail)
+        if len(names) == 1:
+            detail = f"only {listing(names)}; a classifier needs at least two"
+            yield Finding(split, names[0], split, severity, "one class", detail)
+
+
+def _trial(settings: DataSettings, findings: list[Finding], unstated: bool) -> Iterator[Finding]:
+    """What the folder source itself says of the layout, where nothing found so far explains it."""
+    if unstated:
+        settings = replace(settings, val_fraction=TRIAL_FRACTION)
+        detail = "training needs a share to hold out, such as data.val_fraction 0.1"
+        yield Finding("", "", "", "note", "no split", detail)
+    try:
+        open_folder(settings)
+    except RequestError as error:
+        if not any(finding.severity == "error" for finding in findings):
+            yield Finding("", "", "", "error", "layout", str(error))
+
+
+def _with_stated_split(settings: DataSettings, images: list[File]) -> list[File]:
+    """The images with the side that ``val_fraction`` and ``split_seed`` put them on, where these are given."""
+    if settings.val_fraction is None:
+        return images
+    try:
+        val = open_folder(settings).val
+    except RequestError:
+        return images
+    held_out = {val.where(index) for index in range(len(val))}
+    return [replace(file, split="val" if file.path in held_out else TRAIN) for file in images]
+
+
+def _inspect_all(
+    root: Path, files: list[File], settings: DataSettings, workers: int, progress: bool
+) -> Iterator[Inspection]:
+    """Every file's inspection, in order. Threads: decoding and hashing leave Python's lock alone."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    bar = Progress(console=Console(stderr=True), disable=not progress, transient=True)
+    with warnings.catch_warnings(), ThreadPoolExecutor(workers) as pool, bar:
+        warnings.simplefilter("ignore")  # Pillow's remarks on odd files become findings or do not matter
+        task = bar.add_task("checking", total=len(files))
+        for start in range(0, len(files), AHEAD):
+            part = files[start : start + AHEAD]
+            for done in pool.map(lambda file: inspect(root, file, settings), part):
+                bar.advance(task)
+                yield done
+
+
+def inspect(root: Path, file: File, settings: DataSettings) -> Inspection:
+    """Read one file as training would."""
+    path = os.path.join(root, file.path)
+    if not (file.class_name and is_image_name(path)):
+        return Inspection(file, (_left_out(path, file),))
+    try:
+        pixels, facts = read_with_facts(path, settings.channels or 3, settings.exif)
+        with open(path, "rb") as stream:
+            content = hashlib.file_digest(stream, "sha256").digest()
+    except (BadImage, OSError) as error:
+        return Inspection(file, (_why_unreadable(path, error),))
+    seen = hashlib.sha256(b"%d %d " % pixels.size)
+    seen.update(pixels.tobytes())
+    return Inspection(file, tuple(_oddities(path, facts)), content, seen.digest())
+
+
+def _left_out(path: str, file: File) -> Problem:
+    """A file that training does not read."""
+    found = format_of(path)
+    extension = os.path.splitext(path)[1]
+    if found and not file.class_name:
+        return "warning", "left out", f"a {found} image outside of the class folders"
+    if found:
+        return "warning", "left out", f"a {found} image, but training does not read the extension {extension!r}"
+    if extension.lower() in NOT_READ:
+        return "warning", "left out", f"training does not read {extension}; convert it to PNG or JPEG"
+    return "note", "not an image file", "training does not read it"
+
+
+def _why_unreadable(path: str, error: Exception) -> Problem:
+    """The kind of an image that cannot be read, from the exception that told so."""
+    cause = error.__cause__ or error
+    detail = error.reason if isinstance(error, BadImage) else str(error)
+    if os.path.isfile(path) and os.path.getsize(path) == 0:
+        return "error", "zero size", "the file is empty"
+    if isinstance(cause, Image.DecompressionBombError):
+        return "error", "decompression bomb", detail
+    if isinstance(cause, Image.UnidentifiedImageError):
+        return "error", "not an image", detail
+    if isinstance(cause, OSError) and cause.errno:
+        return "error", "unreadable", detail
+    return "error", "truncated" if "truncated" in detail.lower() else "undecodable", detail
+
+
+def _oddities(path: str, facts: Facts) -> Iterator[Problem]:
+    """What is unusual in a file that can be read."""
+    extension = os.path.splitext(path)[1].lower()
+    if FORMAT_OF[extension] != facts.format:
+        yield "warning", "wrong extension", f"the content is {facts.format}"
+    if facts.frames > 1:
+        yield "warning", "animated", f"{facts.frames} frames or pages, of which only the first is used"
+    if facts.mode == "CMYK":
+        yield "note", "CMYK", "is converted to RGB without a colour profile"
+    if facts.deep:
+        yield "note", "16-bit", f"mode {facts.mode}, is brought to 8 bits"
+    if facts.transparent:
+        yield "note", "alpha", "transparency is dropped"
+    if facts.orientation != 1:
+        yield "note", "EXIF rotated", f"orientation {facts.orientation}"
+    if min(facts.size) < SMALL:
+        yield "note", "small", f"{facts.size[0]} x {facts.size[1]} pixels"
+
+
+def _graded(problem: Problem, file: File, used: tuple[str, ...]) -> Problem:
+    """An error in a split that training does not read is a warning."""
+    severity, name, detail = problem
+    return problem if severity != "error" or file.split in used else ("warning", name, detail)
+
+
+def _duplicates(inspections: list[Inspection], unstated: bool) -> Iterator[Finding]:
+    """Images that a network would see as one and the same."""
+    groups: dict[bytes, list[Inspection]] = {}
+    for done in inspections:
+        if done.pixels:
+            groups.setdefault(done.pixels, []).append(done)
+    for group in groups.values():
+        if len(group) == 1:
+            continue
+        across = len({done.file.split for done in group}) > 1
+        for done in group:
+            others = [other for other in group if other is not done]
+            if across:
+                apart = [other for other in others if other.file.split != done.file.split]
+                yield done.file.finding(("warning", "duplicate across splits", _same_as(done, apart)))
+            elif unstated:
+                detail = _same_as(done, others) + "; a split may part them"
+                yield done.file.finding(("warning", "duplicate", detail))
+            else:
+                yield done.file.finding(("note", "duplicate within a split", _same_as(done, others)))
+            elsewhere = [other for other in others if other.file.class_name != done.file.class_name]
+            if elsewhere:
+                yield done.file.finding(("warning", "one image, two classes", _same_as(done, elsewhere)))
+
+
+def _same_as(done: Inspection, others: list[Inspection]) -> str:
+    what = "bytes" if others[0].content == done.content else "pixels"
+    rest = f" and {len(others) - 1} more" if len(others) > 1 else ""
+    return f"the same {what} as {others[0].file.path}{rest}"

@@ -1,0 +1,62 @@
+"""Colour noise of the paper's ImageNet recipe, on float images in 0..1 that are never clamped, as in Torch."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchvision.transforms import v2
+
+GREY = (0.299, 0.587, 0.114)  # weights of R, G, B
+# Principal components of ImageNet's RGB pixels (AlexNet; datasets/imagenet.lua of the release). A column of
+# EIGENVECTORS belongs to one eigenvalue.
+EIGENVALUES = (0.2175, 0.0188, 0.0045)
+EIGENVECTORS = ((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836, -0.6948, 0.4203))
+OPERATIONS = ("brightness", "contrast", "saturation")
+
+
+class Jitter(v2.Transform):
+    """Brightness, contrast and saturation, each by alpha = 1 + U(-amount, amount), in a random order."""
+
+    def __init__(self, amount: float) -> None:
+        super().__init__()
+        self.amount = amount
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:  # noqa: ARG002 - the same for every picture
+        """``steps``: the three operations in the order drawn, each with its alpha."""
+        order = torch.randperm(len(OPERATIONS)).tolist()
+        alphas = 1 + self.amount * (2 * torch.rand(len(OPERATIONS), dtype=torch.float64) - 1)
+        return {"steps": tuple((OPERATIONS[i], alphas[i].item()) for i in order)}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """A float image [3, H, W] through the steps."""
+        for operation, alpha in params["steps"]:
+            inpt = _blend(inpt, operation, alpha)
+        return inpt
+
+
+def _blend(image: Tensor, operation: str, alpha: float) -> Tensor:
+    """alpha * image + (1 - alpha) * (black, the mean grey, or the grey image)."""
+    scaled = image * alpha
+    if operation == "brightness":
+        return scaled
+    red, green, blue = image
+    grey = GREY[0] * red + GREY[1] * green + GREY[2] * blue
+    return scaled.add_(grey.mean() if operation == "contrast" else grey, alpha=1 - alpha)
+
+
+class Lighting(v2.Transform):
+    """Adds one colour to the whole image: the sum of components alpha_j * eigenvalue_j * eigenvector_j."""
+
+    def __init__(self, std: float) -> None:
+        super().__init__()
+        self.std = std
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:  # noqa: ARG002 - the same for every picture
+        """``shift``: what is added to R, G and B."""
+        alpha = torch.randn(3, dtype=torch.float64) * self.std
+        vectors = torch.tensor(EIGENVECTORS, dtype=torch.float64)
+        return {"shift": vectors @ (alpha * torch.tensor(EIGENVALUES, dtype=torch.float64))}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """A float image [3, H, W] with the shift added."""
+        return inpt + params["shift"].to(inpt.dtype).view(3, 1, 1)

@@ -1,0 +1,87 @@
+"""Fashion-MNIST (Xiao et al., 2017): 70,000 grey pictures of clothes, in four IDX files, gzipped or not."""
+
+from pathlib import Path
+
+from resnext.data.download import Archive, data_folder, download
+from resnext.data.idx import read_idx
+from resnext.data.source import ArrayDataset, Source
+from resnext.errors import RequestError
+from resnext.settings import DataSettings
+
+CLASSES = (
+    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+)  # fmt: skip
+MEAN, STD = (0.2860,), (0.3530,)  # of the 60,000 training images
+DEBIAN = Path("/usr/share/datasets/fashion-mnist")  # where the package dataset-fashion-mnist puts it
+URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
+COUNTS = {"train": 60000, "t10k": 10000}
+
+
+def _archive(name: str, size: int, md5: str) -> Archive:
+    return Archive(URL + name, name, size, md5)
+
+
+ARCHIVES = (
+    _archive("train-images-idx3-ubyte.gz", 26421880, "8d4fb7e6c68d591d4c3dfef9ec88bf0d"),
+    _archive("train-labels-idx1-ubyte.gz", 29515, "25c81989df183df01b3e8a0aad5dffbe"),
+    _archive("t10k-images-idx3-ubyte.gz", 4422102, "bef4ecab320f06d8554ea6380940ec79"),
+    _archive("t10k-labels-idx1-ubyte.gz", 5148, "bb300cfdad3c16e7a12a480ee83cd310"),
+)
+
+
+def open_fashion_mnist(
+    settings: DataSettings,
+    archives: tuple[Archive, ...] = ARCHIVES,
+    counts: dict[str, int] = COUNTS,
+    usual: Path = DEBIAN,
+) -> Source:
+    """From ``settings.path``, else Debian's package, else the cache, else downloaded. Raises RequestError, WorkError.
+
+    Debian packed the files again, so a local file is judged by what is in it: its counts, 28x28, labels 0 to 9.
+    ``archives``, ``counts`` and ``usual`` are there for small copies in tests.
+    """
+    folder = _folder(settings, archives, usual)
+    train = _read(folder, "train", counts["train"], "fashion_mnist train")
+    val = _read(folder, "t10k", counts["t10k"], "fashion_mnist test")
+    split = f"the data set's own: {len(train)} training and {len(val)} test images"
+    return Source(train, val, 28, MEAN, STD, split)
+
+
+def _folder(settings: DataSettings, archives: tuple[Archive, ...], usual: Path) -> Path:
+    """The folder that has all four files."""
+    if settings.path is not None:
+        folder = Path(settings.path).expanduser()
+        missing = [archive.name for archive in archives if _find(folder, archive.name) is None]
+        if missing:
+            raise RequestError(f"data.path {folder} lacks {', '.join(missing)} (also looked for without .gz)")
+        return folder
+    cache = data_folder() / "fashion-mnist"
+    for folder in (usual, cache):
+        if all(_find(folder, archive.name) for archive in archives):
+            return folder
+    if not settings.download:
+        steps = "; ".join(archive.by_hand(cache) for archive in archives)
+        raise RequestError(f"Fashion-MNIST is neither in {usual} nor in {cache}, and data.download is off; {steps}")
+    for archive in archives:
+        download(archive, cache)
+    return cache
+
+
+def _find(folder: Path, name: str) -> Path | None:
+    """The file with or without its .gz."""
+    return next((path for path in (folder / name, folder / name.removesuffix(".gz")) if path.is_file()), None)
+
+
+def _read(folder: Path, part: str, count: int, name: str) -> ArrayDataset:
+    image_file = _find(folder, f"{part}-images-idx3-ubyte.gz")
+    label_file = _find(folder, f"{part}-labels-idx1-ubyte.gz")
+    assert image_file is not None
+    assert label_file is not None
+    images = read_idx(image_file, (count, 28, 28))
+    labels = read_idx(label_file, (count,))
+    if labels.max() >= len(CLASSES):
+        where = int(labels.argmax())
+        raise RequestError(
+            f"{label_file} has label {labels[where]} for image {where}, expected 0 to {len(CLASSES) - 1}"
+        )
+    return ArrayDataset(name, CLASSES, 1, images, labels.astype("int64"))

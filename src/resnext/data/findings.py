@@ -1,0 +1,82 @@
+"""What a check of a folder found: rows for a CSV, and a summary to read."""
+
+import csv
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+
+SEVERITIES = ("error", "warning", "note")  # an error: training would fail
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One problem of one file or folder; ``path`` is relative to the folder that was checked."""
+
+    path: str
+    class_name: str
+    split: str
+    severity: str
+    problem: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """All findings, and the images that each split has in each of its classes."""
+
+    root: str
+    counts: dict[str, dict[str, int]]
+    findings: tuple[Finding, ...]
+
+    @property
+    def failed(self) -> bool:
+        return any(finding.severity == "error" for finding in self.findings)
+
+    def write_csv(self, path: Path) -> None:
+        """One row a finding, put in place atomically. Names that are not UTF-8 keep their bytes."""
+        part = path.with_name(path.name + ".part")
+        with part.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
+            rows = csv.writer(file)
+            rows.writerow("class" if field.name == "class_name" else field.name for field in fields(Finding))
+            rows.writerows(astuple(finding) for finding in self.findings)
+        os.replace(part, path)
+
+    def summary(self) -> Iterator[str]:
+        """Lines: what was checked, a row for each kind of problem with an example, and the verdict."""
+        for split, classes in self.counts.items():
+            what = f"{split}/" if split else self.root
+            yield printable(f"{what}: {sum(classes.values())} images in {len(classes)} classes")
+        groups: dict[tuple[str, str], list[Finding]] = {}
+        for finding in self.findings:
+            groups.setdefault((finding.severity, finding.problem), []).append(finding)
+        rows = [
+            (severity, problem, str(len(found)), f"{found[0].path or '.'}: {found[0].detail}")
+            for (severity, problem), found in groups.items()
+        ]
+        yield from table(("severity", "problem", "count", "for example"), rows)
+        errors = sum(finding.severity == "error" for finding in self.findings)
+        yield f"{count_of(errors, 'error')}: training would fail" if errors else "training can read all of it"
+
+
+def in_order(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    """Errors first, then by problem and path."""
+    return tuple(sorted(findings, key=lambda f: (SEVERITIES.index(f.severity), f.problem, f.path, f.detail)))
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Aligned columns; nothing for no rows."""
+    if rows:
+        widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head) - 1)]
+        for row in (head, *rows):
+            cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
+            yield printable("  ".join((*cells, row[-1])))
+
+
+def count_of(number: int, word: str) -> str:
+    return f"{number} {word}" if number == 1 else f"{number} {word}s"
+
+
+def printable(text: str) -> str:
+    """File names may hold anything; a terminal should not."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)

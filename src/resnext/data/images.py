@@ -1,0 +1,149 @@
+"""The one place where an image file becomes pixels: training, evaluation, prediction and ``data check`` read here."""
+
+import io
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import ExifTags, Image
+
+from resnext.data.source import BadImage
+
+# torchvision's ImageFolder reads these; .gif is ours, so that no picture of a user's is left out without a word.
+EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif")
+FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")  # all that Pillow may try, whatever the file is called
+MAX_PIXELS = 178_956_970  # above this Pillow itself speaks of a decompression bomb
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a file says of itself, before any conversion."""
+
+    format: str  # one of FORMATS
+    mode: str  # Pillow's: L, RGB, RGBA, CMYK, I;16 ...
+    size: tuple[int, int]  # width, height as stored
+    frames: int  # above 1: animated, or pages
+    orientation: int  # EXIF tag 0x0112; 1 is upright
+    deep: bool  # more than 8 bits a channel
+    transparent: bool
+
+
+ImageFile = str | Path | io.BytesIO
+
+
+def read_image(file: ImageFile, channels: int = 3, exif: bool = True, name: str = "") -> Image.Image:
+    """The first frame, fully decoded, mode ``RGB`` or ``L``. Raises BadImage naming the file (or ``name``).
+
+    Transparency is dropped, CMYK and palettes are converted as ``Image.convert`` does, 16-bit grey is scaled to
+    8 bits, and with ``exif`` photographs are turned upright (Pillow turns TIFF files in any case).
+    """
+    with _opened(file, name) as image:
+        return _decode(image, channels, exif)[0]
+
+
+def read_with_facts(file: ImageFile, channels: int = 3, exif: bool = True, name: str = "") -> tuple[Image.Image, Facts]:
+    """``read_image``, and what the file says of itself."""
+    with _opened(file, name) as image:
+        kind = "JPEG" if image.format == "MPO" else str(image.format)  # MPO: a JPEG with a preview behind it
+        mode, size, deep = image.mode, image.size, _is_deep(image)  # loading changes these
+        transparent = image.has_transparency_data
+        pixels, orientation = _decode(image, channels, exif)
+        frames = 1 if kind == "JPEG" else int(getattr(image, "n_frames", 1))
+        return pixels, Facts(kind, mode, size, frames, orientation, deep, transparent)
+
+
+def format_of(path: str) -> str:
+    """The format a file's first bytes speak of, whatever it is called; empty when it is none of FORMATS."""
+    try:
+        with _opened(path, "") as image:
+            return str(image.format)
+    except BadImage:
+        return ""
+
+
+@contextmanager
+def _opened(file: ImageFile, name: str) -> Iterator[Image.Image]:
+    """The opened file; whatever goes wrong inside the block is a BadImage."""
+    try:
+        if isinstance(file, str | Path) and os.path.exists(file) and not os.path.isfile(file):
+            raise ValueError("not a regular file")  # a pipe would never end
+        with Image.open(file, formats=FORMATS) as image:
+            width, height = image.size
+            if width * height > MAX_PIXELS:
+                raise Image.DecompressionBombError(f"{width} x {height} pixels are more than {MAX_PIXELS}")
+            yield image
+    except MemoryError:
+        raise
+    except Exception as error:  # Pillow's decoders raise all kinds on broken files
+        shown = name or (str(file) if isinstance(file, str | Path) else "(bytes)")
+        raise BadImage(shown, _reason(error)) from error
+
+
+def _decode(image: Image.Image, channels: int, exif: bool) -> tuple[Image.Image, int]:
+    """Upright pixels and the EXIF orientation."""
+    is_tiff = image.format == "TIFF"
+    orientation = _orientation(image) if is_tiff else 1  # loading a TIFF turns it and takes the tag away
+    image.load()
+    if not is_tiff:  # not before: reading a PNG's tags loads it, and a second load is silent about a broken file
+        orientation = _orientation(image)
+        if exif and orientation in UPRIGHT:
+            image = image.transpose(UPRIGHT[orientation])
+    pixels = _convert(image, "RGB" if channels == 3 else "L")
+    pixels.info = {}  # only pixels leave: no tag that somebody might apply a second time
+    return pixels, orientation
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, Image.UnidentifiedImageError):
+        return f"not an image in any of the formats {', '.join(FORMATS)}"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return str(error) or type(error).__name__
+
+
+def _is_deep(image: Image.Image) -> bool:
+    """More than 8 bits a channel; Pillow hands 16-bit colour out as plain RGB, so only the tiles know."""
+    for tile in getattr(image, "tile", ()):
+        args = tile.args if isinstance(tile.args, tuple) else (tile.args,)
+        if ";16" in str(args[0]) and "BGR" not in str(args[0]):  # BGR;16 is five or six bits a channel
+            return True
+        if tile.codec_name.startswith("ppm") and args[1] > 255:
+            return True
+    return image.mode.startswith(("I", "F"))
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 where there is none or the tags cannot be read: broken tags do not spoil the pixels."""
+    try:
+        value = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:
+        return 1
+    return value if value in UPRIGHT else 1
+
+
+def _convert(image: Image.Image, mode: str) -> Image.Image:
+    """To ``RGB`` or ``L``. Raises ValueError where the scale of the values is not known."""
+    if image.mode == "F":
+        raise ValueError("floating-point pixels have no known scale; save it with 8 or 16 bits a channel")
+    if image.mode.startswith("I"):
+        values = np.asarray(image).astype(np.int64)
+        if values.min() < 0 or values.max() > 65535:
+            raise ValueError("32-bit pixels beyond 0..65535 have no known scale; save it with 8 or 16 bits a channel")
+        image = Image.fromarray(np.rint(values / 257).astype(np.uint8))
+    elif image.mode == "P" and "transparency" in image.info:
+        image = image.convert("RGBA")  # the same colours, without Pillow's warning
+    elif image.mode == "RGBa":
+        image = image.convert("RGBA")
+    return image.convert(mode)

@@ -1,0 +1,55 @@
+"""From the data settings to the data: one table, source -> function."""
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from resnext.data.cifar import open_cifar10, open_cifar100
+from resnext.data.digits import open_digits
+from resnext.data.fashion_mnist import open_fashion_mnist
+from resnext.data.folder import open_folder, open_folder_split
+from resnext.data.source import Dataset, Source, limited
+from resnext.errors import RequestError, nearest
+from resnext.settings import DataSettings
+
+SOURCES: dict[str, Callable[[DataSettings], Source]] = {
+    "digits": open_digits,
+    "fashion_mnist": open_fashion_mnist,
+    "cifar10": open_cifar10,
+    "cifar100": open_cifar100,
+    "folder": open_folder,
+}
+
+
+def open_data(settings: DataSettings) -> Source:
+    """Both splits, cut to ``limit_train`` and ``limit_val``. Raises RequestError or WorkError."""
+    source = _opener(settings)(settings)
+    _check_channels(settings, source.train)
+    return replace(
+        source,
+        train=limited(source.train, settings.limit_train, settings.split_seed),
+        val=limited(source.val, settings.limit_val, settings.split_seed),
+    )
+
+
+def open_split(settings: DataSettings, split: str) -> Dataset:
+    """``train`` or ``val`` alone. Of a folder this also takes one that holds nothing but what is to be evaluated."""
+    if split not in ("train", "val"):
+        raise RequestError(f"no split {split!r}{nearest(split, ('train', 'val'))}")
+    if settings.source != "folder":
+        source = open_data(settings)
+        return source.train if split == "train" else source.val
+    limit = settings.limit_train if split == "train" else settings.limit_val
+    return limited(open_folder_split(settings, split), limit, settings.split_seed)
+
+
+def _opener(settings: DataSettings) -> Callable[[DataSettings], Source]:
+    if settings.source not in SOURCES:
+        raise RequestError(f"no data.source {settings.source!r}{nearest(settings.source, SOURCES)}")
+    return SOURCES[settings.source]
+
+
+def _check_channels(settings: DataSettings, dataset: Dataset) -> None:
+    if settings.channels not in (None, dataset.channels):
+        raise RequestError(
+            f"data.channels {settings.channels} is not what {settings.source} has, which is {dataset.channels}"
+        )

@@ -1,0 +1,146 @@
+"""What a network expects of its input: one frozen value that travels with the weights.
+
+Evaluation, prediction and every export read it, so nobody has to guess a resize or a mean again.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from resnext.errors import RequestError, nearest
+from resnext.settings import FITS, DataSettings
+
+if TYPE_CHECKING:
+    from resnext.data.source import Source
+
+INTERPOLATIONS = ("bicubic", "bilinear")
+LARGEST_SIDE = 8192  # pixels; a file that asks for more is broken or hostile
+
+
+@dataclass(frozen=True, kw_only=True)
+class Preprocessing:
+    """From a picture to the network's input. Values that make no sense raise RequestError.
+
+    ``exif`` says whether whoever opens a file turns it upright first; the view itself starts from upright pictures.
+    """
+
+    image_size: int  # side of the square the network sees, pixels
+    resize: int  # shorter side before the centre crop, pixels; without meaning where fit is squash or pad
+    fit: str = "crop"  # crop the centre, squash to the square, or pad with the mean colour
+    interpolation: str = "bicubic"
+    mean: tuple[float, ...]  # of each channel, on the scale 0 to 1
+    std: tuple[float, ...]
+    channels: int
+    exif: bool = True
+
+    def __post_init__(self) -> None:
+        _check_whole("channels", self.channels, 3)
+        if self.channels not in (1, 3):
+            raise RequestError(f"channels {self.channels} cannot be read from pictures; choose 1 (grey) or 3 (RGB)")
+        _check_whole("image_size", self.image_size, LARGEST_SIDE)
+        _check_whole("resize", self.resize, LARGEST_SIDE)
+        for name, choices in (("fit", FITS), ("interpolation", INTERPOLATIONS)):
+            value = getattr(self, name)
+            if value not in choices:
+                raise RequestError(f"{name} {value!r} is unknown{nearest(str(value), choices)}")
+        if self.fit == "crop" and self.resize < self.image_size:
+            raise RequestError(
+                f"resize {self.resize} is smaller than image_size {self.image_size}, so no centre crop fits; "
+                f"resize must be at least {self.image_size}"
+            )
+        if not isinstance(self.exif, bool):
+            raise RequestError(f"exif must be true or false, not {self.exif!r}")
+        for name in ("mean", "std"):
+            object.__setattr__(self, name, _channel_values(name, getattr(self, name), self.channels))
+        if min(self.std) <= 0:
+            raise RequestError(f"std {list(self.std)} must be above 0 in every channel")
+
+    @property
+    def mean_colour(self) -> tuple[int, ...]:
+        """The mean rounded to whole steps of 0..255: what padding is filled with."""
+        return tuple(round(255 * value) for value in self.mean)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values that JSON can hold."""
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Preprocessing":
+        """The inverse of ``to_dict``, from a file nobody vouches for. Raises RequestError."""
+        if not isinstance(values, Mapping):
+            raise RequestError(f"preprocessing must be a table of names and values, not {values!r}")
+        names = [f.name for f in fields(cls)]
+        for key in values:
+            if key not in names:
+                raise RequestError(f"preprocessing has an unknown key {key!r}{nearest(str(key), names)}")
+        for name in ("image_size", "resize", "mean", "std", "channels"):
+            if name not in values:
+                raise RequestError(f"preprocessing lacks {name!r}")
+        return cls(**values)
+
+    @staticmethod
+    def of(settings: DataSettings, source: "Source") -> "Preprocessing":
+        """What the settings say, and the source's own defaults where they say nothing. Raises RequestError."""
+        size = source.image_size if settings.image_size is None else settings.image_size
+        if settings.fit != "crop" and settings.resize not in (None, size):
+            raise RequestError(
+                f"data.resize {settings.resize} belongs to data.fit crop; with {settings.fit} the picture is brought "
+                f"straight to data.image_size {size}"
+            )
+        return Preprocessing(
+            image_size=size,
+            resize=size if settings.resize is None else settings.resize,
+            fit=settings.fit,
+            interpolation=settings.interpolation,
+            mean=source.mean if settings.mean is None else settings.mean,
+            std=source.std if settings.std is None else settings.std,
+            channels=source.train.channels,
+            exif=settings.exif,
+        )
+
+
+def normalize(
+    images: Tensor, preprocessing: Preprocessing, device: torch.device | str, *, channels_last: bool = False
+) -> Tensor:
+    """Images [B, C, H, W], uint8 in 0..255 or float in 0..1, to normalised float32 on the device.
+
+    Bytes cross to the device as bytes. The input is left as it was. Raises RequestError for other channels than
+    the network's.
+    """
+    if images.ndim != 4 or images.shape[1] != preprocessing.channels:
+        raise RequestError(
+            f"images of shape {list(images.shape)} do not fit a network of {preprocessing.channels} input channels"
+        )
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    moved = images.to(device, non_blocking=True)
+    scaled = moved.to(torch.float32, memory_format=layout, copy=True)
+    if not images.is_floating_point():
+        scaled.div_(255)
+    shape = (1, preprocessing.channels, 1, 1)
+    mean = torch.tensor(preprocessing.mean, dtype=torch.float32, device=scaled.device).view(shape)
+    std = torch.tensor(preprocessing.std, dtype=torch.float32, device=scaled.device).view(shape)
+    return scaled.sub_(mean).div_(std)
+
+
+def _check_whole(name: str, value: Any, high: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= high:
+        raise RequestError(f"{name} must be a whole number from 1 to {high}, not {value!r}")
+
+
+def _channel_values(name: str, values: Any, channels: int) -> tuple[float, ...]:
+    """One number from 0 to 1 a channel, as floats."""
+    if isinstance(values, str) or not hasattr(values, "__iter__"):
+        raise RequestError(f"{name} must be a list of {channels} numbers, one per channel, not {values!r}")
+    items = list(values)
+    if len(items) != channels:
+        raise RequestError(f"{name} has {len(items)} values, but the images have {channels} channels")
+    for item in items:
+        if isinstance(item, bool) or not isinstance(item, (int, float)) or not math.isfinite(item):
+            raise RequestError(f"{name} must hold plain numbers, not {item!r}")
+        if not 0 <= item <= 1:
+            raise RequestError(f"{name} {items} must be on the scale of 0 to 1; divide values of 0 to 255 by 255")
+    return tuple(float(item) for item in items)

@@ -1,0 +1,139 @@
+"""What a data set is to the rest of the package: images, labels and class names, not where they came from."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import numpy as np
+from PIL import Image
+
+from resnext.errors import WorkError
+
+
+class BadImage(WorkError):
+    """One image cannot be used. ``path`` names the file, ``reason`` says why. Pickles, so that workers can send it."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path = path
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"cannot use image {self.path}: {self.reason}"
+
+
+class Dataset(Protocol):
+    """One split of a source."""
+
+    @property
+    def name(self) -> str:
+        """For people: ``cifar10 test``."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names; a label is an index into them."""
+
+    @property
+    def channels(self) -> int:
+        """1 (grey) or 3 (RGB)."""
+
+    @property
+    def labels(self) -> np.ndarray:
+        """int64 [N]."""
+
+    @property
+    def in_memory(self) -> bool:
+        """Whether ``image`` costs no reading and decoding."""
+
+    def __len__(self) -> int: ...
+
+    def image(self, index: int) -> Image.Image:
+        """The image, fully decoded, mode ``L`` or ``RGB``. Raises BadImage naming the file."""
+
+    def where(self, index: int) -> str:
+        """The image's path under the data's root, or ``test[17]``."""
+
+
+@dataclass(frozen=True, eq=False)
+class ArrayDataset:
+    """A split that lives in memory: ``images`` uint8 [N, H, W] or [N, H, W, 3], ``labels`` int64 [N]."""
+
+    name: str
+    classes: tuple[str, ...]
+    channels: int
+    images: np.ndarray
+    labels: np.ndarray
+    in_memory: bool = True
+
+    def __post_init__(self) -> None:
+        assert self.images.dtype == np.uint8
+        assert self.labels.dtype == np.int64
+        assert self.images.shape[3:] == ((3,) if self.channels == 3 else ())
+        assert self.labels.shape == self.images.shape[:1]
+        assert not len(self) or 0 <= self.labels.min() <= self.labels.max() < len(self.classes)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def image(self, index: int) -> Image.Image:
+        return Image.fromarray(self.images[index])
+
+    def where(self, index: int) -> str:
+        return f"{self.name.split()[-1]}[{index}]"
+
+
+@dataclass(frozen=True, eq=False)
+class Subset:
+    """The images of another data set at ``indices`` (int64 [n]); names, classes and labels stay what they were."""
+
+    dataset: Dataset
+    indices: np.ndarray
+
+    @property
+    def name(self) -> str:
+        return self.dataset.name
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.dataset.classes
+
+    @property
+    def channels(self) -> int:
+        return self.dataset.channels
+
+    @property
+    def in_memory(self) -> bool:
+        return self.dataset.in_memory
+
+    @cached_property
+    def labels(self) -> np.ndarray:
+        return self.dataset.labels[self.indices]
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def image(self, index: int) -> Image.Image:
+        return self.dataset.image(int(self.indices[index]))
+
+    def where(self, index: int) -> str:
+        return self.dataset.where(int(self.indices[index]))
+
+
+@dataclass(frozen=True)
+class Source:
+    """Both splits of a data set, and its usual view. ``mean`` and ``std`` are on the scale of 0 to 1."""
+
+    train: Dataset
+    val: Dataset
+    image_size: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    split: str  # one sentence: how train and val were divided
+
+
+def limited(dataset: Dataset, limit: int | None, seed: int) -> Dataset:
+    """``limit`` images drawn by ``seed``, in their old order; the data set itself when it has no more than that."""
+    if limit is None or limit >= len(dataset):
+        return dataset
+    drawn = np.random.Generator(np.random.Philox(key=seed)).permutation(len(dataset))[:limit]
+    return Subset(dataset, np.sort(drawn))

@@ -1,0 +1,27 @@
+"""The two ways a request can end badly, and the sentence that helps."""
+
+from collections.abc import Iterable
+from difflib import get_close_matches
+
+
+class ResnextError(Exception):
+    """Base of every error whose message is meant for the user as it stands."""
+
+
+class RequestError(ResnextError, ValueError):
+    """The request was wrong (exit status 2): a name, key, value or path that cannot be used."""
+
+
+class WorkError(ResnextError, RuntimeError):
+    """The work failed (exit status 1): bad data met on the way, a full disk, a loss that is not finite."""
+
+
+def nearest(word: str, choices: Iterable[str]) -> str:
+    """A clause such as ``; did you mean 'cifar10'?`` for the closest choices, else the list of them all."""
+    names = [str(c) for c in choices]
+    close = get_close_matches(str(word), names, n=3, cutoff=0.6)
+    if close:
+        return "; did you mean " + " or ".join(repr(c) for c in close) + "?"
+    if 0 < len(names) <= 24:
+        return "; choose from " + ", ".join(names)
+    return ""

@@ -1,0 +1,73 @@
+"""Numbers from counts: the interval of an error, and what each class got right."""
+
+import math
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+
+
+def percent(part: int, whole: int) -> float:
+    """``part`` of ``whole`` in percent; not a number where there is nothing to divide."""
+    return 100 * part / whole if whole else math.nan
+
+
+def wilson_interval(count: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Wilson's score interval of a share, from 0 to 1 (Wilson 1927), which holds near 0 and for few images too."""
+    if not 0 <= count <= n:
+        raise ValueError(f"{count} of {n} is not a share")
+    if n == 0:
+        return 0.0, 1.0
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    share, weight = count / n, z * z / n
+    middle = (share + weight / 2) / (1 + weight)
+    half = z / (1 + weight) * math.sqrt(share * (1 - share) / n + weight / (4 * n))
+    low = 0.0 if count == 0 else max(0.0, middle - half)
+    high = 1.0 if count == n else min(1.0, middle + half)
+    return low, high
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """One class. A share with nothing to divide by (no image, never predicted) is None, not zero."""
+
+    name: str
+    images: int
+    predicted: int
+    correct: int
+
+    @property
+    def recall(self) -> float | None:
+        """Share of the class's images that were recognised."""
+        return self.correct / self.images if self.images else None
+
+    @property
+    def error(self) -> float | None:
+        """1 - recall."""
+        return (self.images - self.correct) / self.images if self.images else None
+
+    @property
+    def precision(self) -> float | None:
+        """Share of the images taken for this class that are of it."""
+        return self.correct / self.predicted if self.predicted else None
+
+    @property
+    def f1(self) -> float | None:
+        """Harmonic mean of precision and recall."""
+        total = self.images + self.predicted
+        return 2 * self.correct / total if total else None
+
+
+def class_scores(confusion: np.ndarray, classes: tuple[str, ...]) -> list[ClassScore]:
+    """A score for each class from the counts [K, K], rows true."""
+    images, predicted, correct = confusion.sum(axis=1), confusion.sum(axis=0), confusion.diagonal()
+    return [
+        ClassScore(name, int(i), int(p), int(c))
+        for name, i, p, c in zip(classes, images, predicted, correct, strict=True)
+    ]
+
+
+def mean_class_error(scores: list[ClassScore]) -> float | None:
+    """The mean of the classes' errors in percent, each class counted alike; classes without images are left out."""
+    errors = [score.error for score in scores if score.error is not None]
+    return 100 * math.fsum(errors) / len(errors) if errors else None

@@ -1,0 +1,245 @@
+"""Pictures of an evaluation and of the images themselves; the curves of a run are drawn by the trainer."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import Tensor
+
+from resnext.data.augment import eval_transform
+from resnext.data.images import read_image
+from resnext.data.preprocessing import Preprocessing
+from resnext.data.source import Dataset
+from resnext.evaluate.calibration import Calibration
+from resnext.evaluate.evaluator import Evaluation
+from resnext.evaluate.predict import Prediction
+from resnext.evaluate.style import (
+    BLUE,
+    FAINT,
+    INK,
+    MUTED,
+    PALE_BLUE,
+    PALE_RED,
+    RED,
+    bare,
+    look,
+    new_figure,
+    plain,
+    text_columns,
+    title,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+WITH_COUNTS = 14  # classes up to which the confusion matrix shows its counts
+WITH_NAMES = 60  # and up to which it names its classes
+LARGEST_MATRIX = 368  # cells a side; larger matrices are drawn by the darkest cell of each patch
+GRID_COLUMNS = 6
+
+
+def confusion(counts: np.ndarray, classes: tuple[str, ...]) -> "Figure":
+    """The confusion matrix [K, K], rows true: each row shaded by its shares, hits blue and mistakes red."""
+    k = len(classes)
+    names = [plain(name, 18) for name in classes]
+    margin = 0.5 + 0.065 * max(map(text_columns, names)) if k <= WITH_NAMES else 0.75
+    cell = 0.52 if k <= WITH_COUNTS else 0.17
+    side = min(max(cell * k, 3.4), 7.5 if k <= WITH_COUNTS else 8.5)
+    width, height = side + margin + 0.3, side + margin + 0.95
+    with look():
+        figure = new_figure(width, height)
+        n, wrong = int(counts.sum()), int(counts.sum() - counts.trace())
+        title(
+            figure,
+            "Confusion matrix",
+            f"{n:,} images, {wrong:,} mistaken. Blue: recognised, red: mistaken;\n"
+            "shade: share of the true class's images (red by its root)",
+        )
+        axes = figure.add_axes((margin / width, margin / height, side / width, side / height))
+        axes.imshow(_shades(counts), interpolation="nearest", extent=(-0.5, k - 0.5, k - 0.5, -0.5))
+        axes.set_xlabel("predicted")
+        axes.set_ylabel("true")
+        for spine in axes.spines.values():
+            spine.set_visible(True)
+        if k <= WITH_NAMES:
+            _name_ticks(axes, names, size=8.5 if k <= WITH_COUNTS else 7 if k <= 40 else 6)
+        if k <= WITH_COUNTS:
+            _write_counts(axes, counts)
+    return figure
+
+
+def _shades(counts: np.ndarray) -> np.ndarray:
+    """RGB [K, K, 3] of 0..1, or of fewer patches for very many classes."""
+    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    hits = np.where(np.eye(len(counts), dtype=bool), share, 0)
+    mistakes = np.sqrt(np.where(np.eye(len(counts), dtype=bool), 0, share))
+    if len(counts) > LARGEST_MATRIX:
+        starts = np.unique(np.linspace(0, len(counts), LARGEST_MATRIX, endpoint=False).astype(int))
+        hits, mistakes = (
+            np.maximum.reduceat(np.maximum.reduceat(m, starts, axis=0), starts, axis=1) for m in (hits, mistakes)
+        )
+    blue, red = (np.array([int(hue[i : i + 2], 16) / 255 for i in (1, 3, 5)]) for hue in (BLUE, RED))
+    return 1 - hits[..., None] * (1 - blue) - (1 - hits[..., None]) * mistakes[..., None] * (1 - red)
+
+
+def _name_ticks(axes: "Axes", names: list[str], size: float) -> None:
+    axes.set_xticks(range(len(names)), names, rotation=90 if max(map(text_columns, names)) > 3 else 0, fontsize=size)
+    axes.set_yticks(range(len(names)), names, fontsize=size)
+    axes.tick_params(length=0)
+
+
+def _write_counts(axes: "Axes", counts: np.ndarray) -> None:
+    share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    for i, j in zip(*np.nonzero(counts), strict=True):
+        dark = share[i, j] > (0.5 if i == j else 0.35)
+        text = f"{counts[i, j]:,}" if counts[i, j] < 100_000 else f"{counts[i, j] / 1000:,.0f}k"
+        axes.text(j, i, text, ha="center", va="center", fontsize=8, color="white" if dark else INK)
+
+
+def reliability(calibration: Calibration) -> "Figure":
+    """What share was right where the network was so sure: accuracy by bin, the gap to the diagonal, and the counts."""
+    with look():
+        figure = new_figure(5.2, 5.6)
+        ece, widest = 100 * calibration.ece, 100 * calibration.max_gap
+        title(figure, "Reliability", f"Expected calibration error {ece:.2f} %, largest gap {widest:.1f} %")
+        top = figure.add_axes((0.135, 0.345, 0.825, 0.535))
+        under = figure.add_axes((0.135, 0.095, 0.825, 0.19), sharex=top)
+        edges, filled = calibration.edges, calibration.count > 0
+        left, wide = edges[:-1][filled], np.diff(edges)[filled]
+        accuracy, confidence = calibration.accuracy[filled], calibration.confidence[filled]
+        look_of: dict[str, Any] = {"align": "edge", "edgecolor": "white", "linewidth": 0.8}
+        top.bar(left, accuracy, wide, color=BLUE, label="accuracy", **look_of)
+        gap = confidence - accuracy
+        hatched: dict[str, Any] = {"hatch": "////", **look_of}
+        over, under_sure = np.maximum(gap, 0), np.maximum(-gap, 0)
+        top.bar(left, over, wide, accuracy, color=PALE_RED, label="more sure than right", **hatched)
+        top.bar(left, under_sure, wide, confidence, color=PALE_BLUE, label="more right than sure", **hatched)
+        top.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (4, 3)), label="perfectly calibrated")
+        top.set(xlim=(0, 1), ylim=(0, 1), ylabel="share that is right")
+        top.legend(loc="upper left", fontsize=8)
+        top.tick_params(labelbottom=False)
+        shares = calibration.count / max(1, int(calibration.count.sum()))
+        under.bar(edges[:-1], shares, np.diff(edges), color=PALE_BLUE, **look_of)
+        under.set(
+            ylim=(0, max(0.05, float(shares.max()) * 1.1)), xlabel="probability of the prediction", ylabel="images"
+        )
+        under.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
+        for axes in (top, under):
+            axes.grid(axis="y", color=FAINT, linewidth=0.7)
+            axes.set_axisbelow(True)
+    return figure
+
+
+def worst(evaluation: Evaluation, dataset: Dataset, preprocessing: Preprocessing, count: int = 24) -> "Figure":
+    """The images with the highest loss as the network saw them, each with what was said and what is true."""
+    view = eval_transform(preprocessing)
+    rows = evaluation.worst(count)
+    tiles, captions = [], []
+    for row in rows:
+        said, true = evaluation.predicted[row], evaluation.label[row]
+        tiles.append(_picture(view(dataset.image(int(evaluation.index[row])))))
+        captions.append(
+            [
+                (
+                    f"{plain(evaluation.classes[said], 17)}  {_share(evaluation.probability[row])}",
+                    RED if said != true else BLUE,
+                ),
+                (f"true: {plain(evaluation.classes[true], 17)}", INK),
+                (_tail(evaluation.where[row], 24), MUTED),
+            ]
+        )
+    size = f"{preprocessing.image_size}×{preprocessing.image_size}"
+    return _grid(
+        tiles,
+        captions,
+        "Highest loss",
+        f"As the network sees them, {size}. Red: wrong, blue: right but unsure; p of the prediction",
+    )
+
+
+def predicted(predictions: Sequence[Prediction], preprocessing: Preprocessing, count: int = 24) -> "Figure":
+    """New pictures as the network sees them, with what it says of each; those that could not be read are left out."""
+    view = eval_transform(preprocessing)
+    chosen = [p for p in predictions if p.error is None and p.path is not None][:count]
+    tiles = [_picture(view(read_image(str(p.path), preprocessing.channels, preprocessing.exif))) for p in chosen]
+    captions = []
+    for prediction in chosen:
+        (first, p), *others = prediction.top(2)
+        lines = [(f"{plain(first, 17)}  {_share(p)}", BLUE)]
+        lines += [(f"or {plain(name, 17)}  {_share(q)}", MUTED) for name, q in others]
+        captions.append([*lines, (_tail(str(prediction.path), 24), MUTED)])
+    size = f"{preprocessing.image_size}×{preprocessing.image_size}"
+    return _grid(tiles, captions, "Predictions", f"As the network sees the pictures, {size}")
+
+
+def sample_grid(
+    images: Tensor, labels: Tensor, classes: tuple[str, ...], preprocessing: Preprocessing, count: int = 64
+) -> "Figure":
+    """Training images after augmentation, with their labels.
+
+    ``images`` [B, C, H, W], uint8 or float on the scale of 0 to 1, not normalised; ``labels`` int64 [B], or shares
+    [B, K] where images were mixed.
+    """
+    tiles = [_picture(image) for image in images[:count].cpu()]
+    captions = [[(text, INK)] for text in _label_texts(labels[:count].cpu(), classes)]
+    size = f"{images.shape[-2]}×{images.shape[-1]}"
+    under = f"As the network sees them before normalisation, {size}, {preprocessing.interpolation}"
+    return _grid(tiles, captions, "Augmented training images", under)
+
+
+def _label_texts(labels: Tensor, classes: tuple[str, ...]) -> list[str]:
+    if labels.ndim == 1:
+        return [plain(classes[int(label)], 24) for label in labels]
+    texts = []
+    for shares in labels:
+        values, which = shares.topk(min(2, len(classes)))
+        mixed = len(values) > 1 and float(values[1]) > 0.1  # less is label smoothing
+        pairs = list(zip(values.tolist(), which.tolist(), strict=True))[: 2 if mixed else 1]
+        columns = 9 if mixed else 19
+        texts.append(" + ".join(f"{plain(classes[i], columns)} {100 * value:.0f}%" for value, i in pairs))
+    return texts
+
+
+def _picture(image: Tensor) -> np.ndarray:
+    """uint8 [H, W] or [H, W, 3] of a uint8 or 0..1 float [C, H, W]."""
+    if image.is_floating_point():
+        image = (image.float().nan_to_num().clamp(0, 1) * 255).round()
+    array = image.numpy().astype(np.uint8)
+    return array[0] if len(array) == 1 else np.moveaxis(array, 0, -1)
+
+
+def _grid(tiles: list[np.ndarray], captions: list[list[tuple[str, str]]], heading: str, under: str) -> "Figure":
+    """Pictures in rows, each with its lines of (text, colour) below."""
+    few = len(tiles) <= 4 * GRID_COLUMNS
+    tile, gap, line, top = (1.5 if few else 1.3), 0.18, 0.155, 0.62
+    lines = max((len(caption) for caption in captions), default=1)
+    columns = max(1, min(GRID_COLUMNS if few else GRID_COLUMNS + 2, len(tiles)))
+    rows = max(1, -(-len(tiles) // columns))
+    step = tile + lines * line + 0.14
+    width, height = max(4.0, columns * (tile + gap) + gap), top + rows * step + 0.08
+    with look():
+        figure = new_figure(width, height)
+        title(figure, heading, plain(under, int(width * 14)), left=gap)
+        for i, (picture, caption) in enumerate(zip(tiles, captions, strict=True)):
+            row, column = divmod(i, columns)
+            x, y = gap + column * (tile + gap), height - top - row * step - tile
+            axes = figure.add_axes((x / width, y / height, tile / width, tile / height))
+            small = max(picture.shape[:2]) <= 100
+            axes.imshow(picture, cmap="gray", vmin=0, vmax=255, interpolation="nearest" if small else "antialiased")
+            bare(axes)
+            for at, (text, colour) in enumerate(caption):
+                bold = "bold" if at == 0 and lines > 1 else "normal"
+                where = (x / width, (y - 0.04 - at * line) / height)
+                figure.text(*where, text, fontsize=7.2, color=colour, fontweight=bold, va="top", ha="left")
+    return figure
+
+
+def _share(probability: float) -> str:
+    return f"{100 * probability:.0f} %" if probability < 0.995 else ">99 %"
+
+
+def _tail(path: str, columns: int) -> str:
+    """The end of a path, which tells images apart better than its beginning."""
+    short = plain(path, 10_000)
+    return short if len(short) <= columns else "…" + short[-columns + 1 :]

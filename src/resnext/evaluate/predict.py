@@ -1,0 +1,173 @@
+"""A trained network on new pictures: which files are meant, what it says of each, and which could not be read."""
+
+import glob
+import io
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from resnext.data.augment import eval_transform
+from resnext.data.images import EXTENSIONS, read_image
+from resnext.data.preprocessing import Preprocessing, normalize
+from resnext.data.source import BadImage
+from resnext.errors import RequestError
+from resnext.evaluate.evaluator import in_eval_mode
+from resnext.model.network import Network
+
+READERS = min(8, os.cpu_count() or 1)  # threads; Pillow decodes outside Python's lock
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """What the network says of one picture: its ``probabilities`` (float64 [K]), or the ``error`` that prevented it."""
+
+    path: str | None  # None for a picture that came without one
+    classes: tuple[str, ...]
+    probabilities: np.ndarray | None = None
+    error: str | None = None
+
+    def top(self, count: int = 1) -> list[tuple[str, float]]:
+        """The ``count`` most probable classes, most probable first; equals in the order of the classes."""
+        if self.probabilities is None:
+            return []
+        order = np.argsort(-self.probabilities, kind="stable")[:count]
+        return [(self.classes[i], float(self.probabilities[i])) for i in order]
+
+
+def predict(
+    model: Network,
+    images: Iterable[str | Path | Image.Image],
+    *,
+    batch_size: int = 32,
+    progress: Callable[[int], None] | None = None,
+) -> list[Prediction]:
+    """One Prediction per image, in order, on the device where ``model`` is; ``progress(done)`` after each batch.
+
+    A picture that cannot be read gets an ``error`` that names it, and the others are done all the same. Raises
+    RequestError where the weights do not know their preprocessing.
+    """
+    if batch_size < 1:
+        raise RequestError(f"the batch size must be at least 1, not {batch_size}")
+    preprocessing = preprocessing_of(model)
+    classes = model.classes or tuple(f"class {i}" for i in range(model.architecture.num_classes))
+    view, device = eval_transform(preprocessing), next(model.parameters()).device
+    predictions: list[Prediction] = []
+    with in_eval_mode(model), torch.inference_mode(), ThreadPoolExecutor(READERS) as pool:
+        for chunk in _chunks(images, batch_size):
+            inputs = list(pool.map(lambda image: _open(image, preprocessing, view), chunk))
+            good = [item for item in inputs if isinstance(item, Tensor)]
+            rows = iter(_probabilities(model, torch.stack(good), preprocessing, device) if good else ())
+            for image, item in zip(chunk, inputs, strict=True):
+                path = None if isinstance(image, Image.Image) else str(image)
+                if isinstance(item, Tensor):
+                    predictions.append(_prediction(path, classes, next(rows)))
+                else:
+                    predictions.append(Prediction(path, classes, error=item))
+            if progress is not None:
+                progress(len(predictions))
+    return predictions
+
+
+def preprocessing_of(model: Network) -> Preprocessing:
+    """What the weights say of their input. Raises RequestError where they do not."""
+    if model.preprocessing is None:
+        raise RequestError(
+            "the weights do not say how their images were prepared (size, crop, mean, std); "
+            "give weights that resnext train or resnext convert wrote with their preprocessing"
+        )
+    return model.preprocessing
+
+
+def find_images(arguments: Sequence[str]) -> tuple[list[str], list[Prediction]]:
+    """The image files that files, folders and glob patterns mean, and an error for each argument that means none.
+
+    A file is taken as it stands; folders are walked to the bottom, sorted, without hidden files; of folders and of
+    what a pattern matches, files are taken by their extension. Each file once. Raises RequestError where there is
+    no image at all.
+    """
+    found: dict[str, None] = {}
+    problems = []
+    for argument in arguments:
+        paths, problem = _meaning(argument)
+        found.update(dict.fromkeys(paths))
+        if problem:
+            problems.append(Prediction(argument, (), error=problem))
+    if not found:
+        raise RequestError("no image found: " + "; ".join(f"{p.path!r} {p.error}" for p in problems[:5]))
+    return list(found), problems
+
+
+def _meaning(argument: str) -> tuple[list[str], str | None]:
+    """The files an argument means, or what is wrong with it."""
+    if os.path.isdir(argument):
+        paths = list(_walk(argument))
+        return paths, None if paths else f"holds no image ({', '.join(EXTENSIONS)})"
+    if os.path.lexists(argument):
+        return [argument], None
+    if not glob.has_magic(argument):
+        return [], "does not exist"
+    paths = []
+    for match in sorted(glob.glob(argument, recursive=True)):
+        if os.path.isdir(match):
+            paths += [] if "**" in argument else _walk(match)
+        elif match.lower().endswith(EXTENSIONS):
+            paths.append(match)
+    return paths, None if paths else "matches no image"
+
+
+def _walk(folder: str) -> Iterator[str]:
+    for parent, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(files):
+            if name.lower().endswith(EXTENSIONS) and not name.startswith("."):
+                yield os.path.join(parent, name)
+
+
+def _open(
+    image: str | Path | Image.Image, preprocessing: Preprocessing, view: Callable[[Image.Image], Tensor]
+) -> Tensor | str:
+    """The network's input uint8 [C, S, S], or why there is none."""
+    try:
+        if isinstance(image, Image.Image):
+            return view(_from_memory(image, preprocessing))
+        return view(read_image(image, preprocessing.channels, preprocessing.exif))
+    except BadImage as error:
+        return error.reason
+
+
+def _from_memory(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
+    """A picture that Python code hands over, treated as if it had come from a file."""
+    try:
+        image = ImageOps.exif_transpose(image) if preprocessing.exif else image
+        if image.mode in ("L", "RGB"):
+            return image
+        file = io.BytesIO()
+        image.save(file, "TIFF")  # keeps every mode, so the reader of files decides what it means
+    except Exception as error:  # a picture opened lazily may be broken
+        raise BadImage("(image)", str(error) or type(error).__name__) from error
+    return read_image(file, preprocessing.channels, exif=False)
+
+
+def _probabilities(model: Network, images: Tensor, preprocessing: Preprocessing, device: torch.device) -> np.ndarray:
+    logits = model(normalize(images, preprocessing, device)).cpu().to(torch.float64)
+    return torch.softmax(logits, dim=1).numpy()
+
+
+def _prediction(path: str | None, classes: tuple[str, ...], probabilities: np.ndarray) -> Prediction:
+    if not np.isfinite(probabilities).all():
+        return Prediction(path, classes, error="the network's output is not finite")
+    return Prediction(path, classes, probabilities)
+
+
+def _chunks(items: Iterable[str | Path | Image.Image], size: int) -> Iterator[list[str | Path | Image.Image]]:
+    iterator = iter(items)
+    while chunk := list(islice(iterator, size)):
+        yield chunk

@@ -1,0 +1,21 @@
+"""A bar on the terminal while images go by; standard error, so that output can be piped."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+
+@contextmanager
+def image_bar(total: int) -> Iterator[Callable[..., None]]:
+    """Gives ``progress(done, ...)``. Nothing is drawn where there is no terminal."""
+    console = Console(stderr=True)
+    columns = (TextColumn("images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("images", total=total)
+
+        def progress(done: int, *_: int) -> None:
+            bar.update(task, completed=done)
+
+        yield progress

@@ -1,0 +1,121 @@
+"""One look for every picture, and text from outside that cannot break one."""
+
+import logging
+import unicodedata
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from resnext.run_directory import written_whole
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+INK, MUTED, FAINT, PAPER = "#1f2937", "#6b7280", "#e5e7eb", "#ffffff"
+BLUE, RED = "#2f6db5", "#c8402f"
+PALE_BLUE, PALE_RED = "#9db8d9", "#edbdb4"
+DOTS_PER_INCH = 130
+MORE_FONTS = (  # for letters the first font lacks, where they are installed
+    *("Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "Noto Sans", "Noto Sans Arabic"),
+    *("Noto Sans Devanagari", "Noto Sans Thai", "Segoe UI Symbol", "Arial Unicode MS", "Symbola"),
+)
+
+
+@contextmanager
+def look() -> Iterator[None]:
+    """The settings every picture is drawn under. ``$`` is a dollar here: names are text, not formulas."""
+    import matplotlib
+
+    rules: dict[str, Any] = {
+        "font.family": ["DejaVu Sans", *_installed()],
+        "font.size": 9,
+        "text.color": INK,
+        "text.parse_math": False,
+        "axes.edgecolor": "#9ca3af",
+        "axes.labelcolor": INK,
+        "axes.linewidth": 0.8,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.unicode_minus": False,
+        "xtick.color": MUTED,
+        "ytick.color": MUTED,
+        "xtick.labelcolor": INK,
+        "ytick.labelcolor": INK,
+        "legend.frameon": False,
+    }
+    with matplotlib.rc_context(cast(Any, rules)):
+        yield
+
+
+def new_figure(width: float, height: float) -> "Figure":
+    """An empty figure of so many inches, drawn by Agg; no window, no pyplot state."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width, height), dpi=DOTS_PER_INCH, facecolor=PAPER)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def save(figure: "Figure", path: Path | str) -> None:
+    """Write a figure as PNG, whole or not at all. Raises WorkError when the disk refuses."""
+    with look(), warnings.catch_warnings(), written_whole(Path(path)) as file:
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # drawn as a box
+        figure.savefig(file, format="png", metadata={"Software": None})
+
+
+def title(figure: "Figure", text: str, under: str = "", *, left: float = 0.15, top: float = 0.13) -> None:
+    """A heading at the upper left, ``left`` and ``top`` inches from the corner, and a quieter line under it."""
+    width, height = figure.get_size_inches()
+    options: dict[str, Any] = {"ha": "left", "va": "top"}
+    figure.text(left / width, 1 - top / height, text, fontsize=12, fontweight="bold", **options)
+    if under:
+        figure.text(left / width, 1 - (top + 0.25) / height, under, fontsize=8.5, color=MUTED, **options)
+
+
+def bare(axes: "Axes") -> None:
+    """No ticks and no frame, for pictures."""
+    axes.set_xticks([])
+    axes.set_yticks([])
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+
+
+def plain(text: str, columns: int) -> str:
+    """``text`` on one line of at most ``columns`` Latin letters, cut by an ellipsis; control letters become spaces."""
+    text = unicodedata.normalize("NFC", text)
+    clean = "".join(" " if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp") else c for c in text)
+    clean = " ".join(clean.split()) or "(no name)"
+    if text_columns(clean) <= columns:
+        return clean
+    kept, used = [], 1
+    for letter in clean:
+        used += _columns(letter)
+        if used > columns:
+            break
+        kept.append(letter)
+    return "".join(kept).rstrip() + "…"
+
+
+def text_columns(text: str) -> int:
+    """How many Latin letters wide ``text`` is."""
+    return sum(map(_columns, text))
+
+
+def _columns(letter: str) -> int:
+    if unicodedata.combining(letter):
+        return 0
+    return 2 if unicodedata.east_asian_width(letter) in "WF" else 1
+
+
+@cache
+def _installed() -> tuple[str, ...]:
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)
+    from matplotlib.font_manager import get_font_names
+
+    names = set(get_font_names())
+    return tuple(name for name in MORE_FONTS if name in names)

@@ -1,0 +1,153 @@
+"""An evaluation on disk: the numbers as JSON and CSV, the pictures beside them."""
+
+import csv
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from resnext.data.preprocessing import Preprocessing
+from resnext.data.source import Dataset
+from resnext.environment import environment as this_environment
+from resnext.errors import RequestError, WorkError
+from resnext.evaluate import pictures
+from resnext.evaluate.calibration import BINS, Calibration, calibration
+from resnext.evaluate.evaluator import Evaluation
+from resnext.evaluate.metrics import class_scores, mean_class_error
+from resnext.evaluate.style import save
+from resnext.run_directory import written_whole
+
+FORMAT = "resnext-evaluation"
+FILES = (
+    *("metrics.json", "per_class.csv", "confusion.csv", "images.csv"),
+    *("confusion.png", "reliability.png", "worst.png"),
+)
+
+
+def write_evaluation(
+    evaluation: Evaluation,
+    dataset: Dataset,
+    preprocessing: Preprocessing,
+    directory: Path | str,
+    protocol: dict[str, Any],
+    environment: dict[str, Any] | None = None,
+) -> Path:
+    """Write FILES into ``directory`` (made where it is missing), each whole or not at all, and return it.
+
+    ``protocol`` is what ``protocol.protocol`` gives; ``environment`` defaults to what this process knows. An
+    earlier evaluation there is replaced. Raises RequestError where a file of such a name is not ours or the place
+    cannot be written, WorkError when the disk refuses on the way.
+    """
+    directory = Path(directory)
+    check_directory(directory)
+    reliability = calibrate(evaluation)
+    environment = environment or this_environment(str(protocol.get("device") or "cpu"))
+    numbers = metrics(evaluation, reliability)
+    _write_json(directory / "metrics.json", numbers | {"protocol": protocol, "environment": environment})
+    _write_csv(directory / "per_class.csv", *_per_class(evaluation))
+    _write_csv(directory / "confusion.csv", *_confusion(evaluation))
+    _write_csv(directory / "images.csv", *_images(evaluation))
+    save(pictures.confusion(evaluation.confusion, evaluation.classes), directory / "confusion.png")
+    save(pictures.reliability(reliability), directory / "reliability.png")
+    save(pictures.worst(evaluation, dataset, preprocessing), directory / "worst.png")
+    return directory
+
+
+def check_directory(directory: Path) -> None:
+    """Make ``directory``; raises RequestError where it cannot be, or holds files of our names that are not ours."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        there = [name for name in FILES if (directory / name).exists()]
+        if there and not _is_ours(directory / "metrics.json"):
+            raise RequestError(f"{directory} holds {there[0]}, but no evaluation of ours; give --out another place")
+    except OSError as error:
+        raise RequestError(f"{directory} cannot be written: {error.strerror or error}") from None
+
+
+def calibrate(evaluation: Evaluation) -> Calibration:
+    """The calibration of an evaluation's predictions."""
+    return calibration(evaluation.probability, evaluation.predicted == evaluation.label)
+
+
+def metrics(evaluation: Evaluation, reliability: Calibration) -> dict[str, Any]:
+    """Every number of an evaluation, as plain JSON values."""
+    low, high = evaluation.interval95
+    return {
+        "format": FORMAT,
+        "version": 1,
+        "n": evaluation.n,
+        "classes": list(evaluation.classes),
+        "correct1": evaluation.correct1,
+        "correct5": evaluation.correct5,
+        "top1_error": evaluation.top1_error,
+        "top1_error_interval95": [low, high],
+        "top5_error": evaluation.top5_error,
+        "mean_class_error": mean_class_error(class_scores(evaluation.confusion, evaluation.classes)),
+        "loss": evaluation.loss,
+        "loss_sum": evaluation.loss_sum,
+        "calibration": {
+            "bins": BINS,
+            "expected_error": 100 * reliability.ece,
+            "max_error": 100 * reliability.max_gap,
+            "count": reliability.count.tolist(),
+            "accuracy": _shares(reliability.accuracy),
+            "confidence": _shares(reliability.confidence),
+        },
+        "units": "errors and calibration errors in percent, loss in nats per image",
+    }
+
+
+def _shares(values: np.ndarray) -> list[float | None]:
+    return [float(value) if np.isfinite(value) else None for value in values]
+
+
+def _per_class(evaluation: Evaluation) -> tuple[Sequence[str], Iterable[Sequence[Any]]]:
+    header = ("class", "images", "correct", "predicted", "error", "precision", "recall", "f1")
+    scores = class_scores(evaluation.confusion, evaluation.classes)
+    return header, ((s.name, s.images, s.correct, s.predicted, s.error, s.precision, s.recall, s.f1) for s in scores)
+
+
+def _confusion(evaluation: Evaluation) -> tuple[Sequence[str], Iterable[Sequence[Any]]]:
+    rows = zip(evaluation.classes, evaluation.confusion.tolist(), strict=True)
+    return ("true \\ predicted", *evaluation.classes), ((name, *counts) for name, counts in rows)
+
+
+def _images(evaluation: Evaluation) -> tuple[Sequence[str], Iterable[Sequence[Any]]]:
+    e, names = evaluation, evaluation.classes
+    header = ("path", "label", "predicted", "probability", "probability_of_label", "loss", "rank")
+    rows = zip(e.where, e.label, e.predicted, e.probability, e.probability_of_label, e.losses, e.rank, strict=True)
+    return header, (
+        (where, names[label], names[predicted], float(p), float(own), float(loss), int(rank))
+        for where, label, predicted, p, own, loss, rank in rows
+    )
+
+
+def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    with written_whole(path, "w") as file:
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow([_text(value) for value in header])
+        table.writerows([_text(value) for value in row] for row in rows)
+
+
+def _text(value: Any) -> Any:
+    """Text that UTF-8 can hold: a file name of other bytes is written with backslashes."""
+    return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
+
+
+def _write_json(path: Path, values: dict[str, Any]) -> None:
+    try:
+        text = json.dumps(values, indent=1, allow_nan=False)
+    except ValueError:
+        raise WorkError(f"{path} would hold a number that is not finite") from None
+    with written_whole(path, "w") as file:
+        file.write(text + "\n")
+
+
+def _is_ours(path: Path) -> bool:
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(values, dict) and values.get("format") == FORMAT

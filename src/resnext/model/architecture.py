@@ -1,0 +1,348 @@
+"""The paper's notation as one frozen value: depth, cardinality C, width d, and names <-> Architecture.
+
+No torch here: names, stage tables and errors answer at once.
+"""
+
+import re
+from dataclasses import asdict, dataclass, fields, replace
+from fnmatch import fnmatchcase
+from typing import Any, NamedTuple
+
+from resnext.errors import RequestError, nearest
+
+STEMS = ("imagenet", "cifar")
+BLOCKS = ("bottleneck", "basic")
+FORMS = ("grouped", "concatenated", "branched")
+SHORTCUTS = ("A", "B", "C", "none")
+INITIALISATIONS = ("release", "zero_gamma")
+
+# Blocks in conv2..conv5, as the Torch7 release has them (models/resnext.lua; 18, 34 and 200 from fb.resnet.torch).
+IMAGENET_STAGES: dict[int, tuple[str, tuple[int, ...]]] = {
+    18: ("basic", (2, 2, 2, 2)),
+    34: ("basic", (3, 4, 6, 3)),
+    50: ("bottleneck", (3, 4, 6, 3)),
+    101: ("bottleneck", (3, 4, 23, 3)),
+    152: ("bottleneck", (3, 8, 36, 3)),
+    200: ("bottleneck", (3, 24, 36, 3)),
+}
+CONVOLUTIONS = {"bottleneck": 3, "basic": 2}  # per block
+EXPANSION = {"bottleneck": 4, "basic": 1}  # block output over the stage's template width
+LARGEST = 1_000_000  # of any count
+NAME = re.compile(r"(?P<family>resnet|resnext)(?P<depth>\d{1,4})(?:_(?P<cardinality>\d{1,5})x(?P<width>\d{1,5})d)?")
+
+
+class Stage(NamedTuple):
+    """One stage of Table 1, as its blocks are built."""
+
+    blocks: int
+    width: int  # d in this stage
+    in_channels: int
+    out_channels: int
+    stride: int  # of its first block
+
+
+@dataclass(frozen=True, kw_only=True)
+class Architecture:
+    """One member of the family, in the paper's terms (Section 3, Tables 1 and 2).
+
+    ``blocks``, ``stage_widths`` and ``stage_channels`` are filled in from the other fields unless given:
+    the template rules of Section 3.1 double the width whenever the map halves.
+    """
+
+    depth: int | None = None  # layers with weights on the longest path: 50, 101, ...; CIFAR 9n+2
+    cardinality: int = 1  # C, the number of paths
+    width: int | None = None  # d, channels of one path in the first stage (64 where nothing says otherwise)
+    stem: str = "imagenet"  # "imagenet": 7x7/2 and max pool; "cifar": 3x3, no pool
+    block: str = "bottleneck"  # "bottleneck": 1x1, 3x3, 1x1; "basic": 3x3, 3x3
+    form: str = "grouped"  # Figure 3: (c) "grouped", (b) "concatenated", (a) "branched"
+    shortcut: str = "B"  # A: zero padding, B: projection where shapes change, C: always, none: no residual
+    pre_activation: bool = False  # BN and ReLU before each convolution (the CIFAR nets of the paper's v1)
+    num_classes: int = 1000
+    in_channels: int = 3
+    base_channels: int = 64  # output channels of the stem
+    initialisation: str = "release"  # or "zero_gamma": the last BN of a block starts at 0
+    blocks: tuple[int, ...] | None = None  # blocks per stage
+    stage_widths: tuple[int, ...] | None = None  # C*d of each stage
+    stage_channels: tuple[int, ...] | None = None  # output channels of each stage
+
+    def __post_init__(self) -> None:
+        self._check_words()
+        self._settle_depth()
+        self._settle_widths()
+        self._settle_channels()
+        self._check_agreement()
+
+    def _check_agreement(self) -> None:
+        assert self.blocks is not None
+        if self.initialisation == "zero_gamma" and (self.pre_activation or self.shortcut == "none"):
+            raise RequestError("zero_gamma needs blocks that end in a BN (not pre_activation) and a shortcut past it")
+        if self.form != "grouped" and self.cardinality * sum(self.blocks) > 65_536:
+            raise RequestError(
+                f"{self.cardinality} paths in each of {sum(self.blocks)} blocks are too many to build one by one; "
+                "form 'grouped' computes the same"
+            )
+
+    def _set(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+
+    def _check_words(self) -> None:
+        words = (("stem", STEMS), ("block", BLOCKS), ("form", FORMS), ("shortcut", SHORTCUTS))
+        for name, choices in (*words, ("initialisation", INITIALISATIONS)):
+            value = getattr(self, name)
+            if value not in choices:
+                raise RequestError(f"{name} {value!r} is unknown{nearest(str(value), choices)}")
+        if not isinstance(self.pre_activation, bool):
+            raise RequestError(f"pre_activation must be true or false, not {self.pre_activation!r}")
+        for name in ("cardinality", "num_classes", "in_channels", "base_channels"):
+            _check_count(name, getattr(self, name))
+        for name in ("depth", "width"):
+            if getattr(self, name) is not None:
+                _check_count(name, getattr(self, name))
+        for name in ("blocks", "stage_widths", "stage_channels"):
+            values = getattr(self, name)
+            if values is not None:
+                if isinstance(values, str) or not hasattr(values, "__iter__"):
+                    raise RequestError(f"{name} must be a list of whole numbers, one per stage, not {values!r}")
+                self._set(name, tuple(values))
+                for value in getattr(self, name):
+                    _check_count(name, value)
+
+    def _settle_depth(self) -> None:
+        convolutions = CONVOLUTIONS[self.block]
+        if self.blocks is None:
+            if self.depth is None:
+                raise RequestError("an architecture needs its depth, or blocks per stage")
+            self._set("blocks", _blocks_of_depth(self.depth, self.stem, self.block))
+        assert self.blocks is not None
+        if not 1 <= len(self.blocks) <= 6:
+            raise RequestError(f"blocks {self.blocks} has {len(self.blocks)} stages; from 1 to 6 can be built")
+        if sum(self.blocks) > 4096:
+            raise RequestError(f"blocks {self.blocks} are {sum(self.blocks)}; at most 4096 can be built")
+        depth = convolutions * sum(self.blocks) + 2
+        if self.depth not in (None, depth):
+            raise RequestError(
+                f"blocks {self.blocks} of {convolutions} convolutions make depth {depth}, not {self.depth}"
+            )
+        self._set("depth", depth)
+
+    def _settle_widths(self) -> None:
+        assert self.blocks is not None
+        c = self.cardinality
+        if self.stage_widths is None:
+            self._set("width", 64 if self.width is None else self.width)
+            assert self.width is not None
+            self._set("stage_widths", tuple(c * self.width * 2**stage for stage in range(len(self.blocks))))
+            assert self.stage_widths is not None
+            if self.stage_widths[-1] > LARGEST:
+                raise RequestError(
+                    f"cardinality {c} and width {self.width} make the last stage {self.stage_widths[-1]:,} channels "
+                    f"wide; at most {LARGEST:,} can be built"
+                )
+            return
+        self._check_stages("stage_widths", self.stage_widths)
+        for total in self.stage_widths:
+            if total % c:
+                near = sorted({max(c, total // c * c), (total // c + 1) * c})
+                raise RequestError(
+                    f"cardinality {c} does not divide the stage width {total}; "
+                    f"the nearest it divides: {' or '.join(map(str, near))}"
+                )
+        width = self.stage_widths[0] // c
+        if self.width not in (None, width):
+            raise RequestError(
+                f"stage_widths {self.stage_widths} with cardinality {c} mean width {width}, not {self.width}"
+            )
+        self._set("width", width)
+
+    def _settle_channels(self) -> None:
+        assert self.blocks is not None
+        if self.stage_channels is None:
+            first = self.base_channels * EXPANSION[self.block]
+            self._set("stage_channels", tuple(first * 2**stage for stage in range(len(self.blocks))))
+        assert self.stage_channels is not None
+        self._check_stages("stage_channels", self.stage_channels)
+        for channels in self.stage_channels:
+            _check_count("stage_channels", channels)
+        if self.shortcut == "A":
+            before = self.base_channels
+            for channels in self.stage_channels:
+                if channels < before:
+                    raise RequestError(
+                        f"shortcut A pads channels, so stage_channels {self.stage_channels} must not fall"
+                    )
+                before = channels
+
+    def _check_stages(self, name: str, values: tuple[int, ...]) -> None:
+        assert self.blocks is not None
+        if len(values) != len(self.blocks):
+            raise RequestError(f"{name} {values} has {len(values)} stages, blocks {self.blocks} has {len(self.blocks)}")
+
+    @property
+    def stages(self) -> tuple[Stage, ...]:
+        """The stages conv2, conv3 ... with everything settled."""
+        assert self.blocks is not None
+        assert self.stage_widths is not None
+        assert self.stage_channels is not None
+        widths = (total // self.cardinality for total in self.stage_widths)
+        into = (self.base_channels, *self.stage_channels)
+        strides = (1, *(2 for _ in self.blocks[1:]))
+        return tuple(map(Stage, self.blocks, widths, into, self.stage_channels, strides))
+
+    @property
+    def stride(self) -> int:
+        """Input pixels per pixel of the last map, along one side."""
+        assert self.blocks is not None
+        return (4 if self.stem == "imagenet" else 1) * 2 ** (len(self.blocks) - 1)
+
+    @property
+    def name(self) -> str:
+        """The name as the field writes it, with the fields it cannot say in brackets, as ``parse`` takes them.
+
+        Not said are classes and input channels, which belong to the data, and what follows from the fields said.
+        """
+        stem, block = _family(self.depth or 0)
+        assumed: dict[str, Any] = {f.name: f.default for f in fields(self)} | {"stem": stem, "block": block}
+        assumed |= self._derived()
+        free = ("num_classes", "in_channels", "depth", "cardinality", "width")
+        unsaid = [
+            f"{f.name}={_spell(getattr(self, f.name))}"
+            for f in fields(self)
+            if f.name not in free and getattr(self, f.name) != assumed[f.name]
+        ]
+        plain = _plain_name(self)
+        return f"{plain} ({', '.join(unsaid)})" if unsaid else plain
+
+    def _derived(self) -> dict[str, Any]:
+        """What blocks, widths and channels follow from the other fields; None where blocks do not."""
+        follows = replace(self, stage_widths=None, stage_channels=None)
+        assert self.depth is not None
+        try:
+            blocks = _blocks_of_depth(self.depth, self.stem, self.block)
+        except RequestError:
+            blocks = None
+        return {"blocks": blocks, "stage_widths": follows.stage_widths, "stage_channels": follows.stage_channels}
+
+    def __str__(self) -> str:
+        return self.name
+
+    @staticmethod
+    def parse(name: str, **changes: Any) -> "Architecture":
+        """The architecture a name stands for: ``resnet50``, ``resnext101_64x4d``, ``resnet101_1x100d``.
+
+        ``changes`` override single fields. Raises RequestError naming the nearest known name.
+        """
+        match = NAME.fullmatch(name.strip().lower()) if isinstance(name, str) else None
+        if match is None or (match["family"] == "resnext" and match["cardinality"] is None):
+            raise RequestError(
+                f"unknown architecture {name!r}: a name looks like resnet50 or resnext50_32x4d"
+                f"{nearest(str(name), list_models())}"
+            )
+        depth = int(match["depth"])
+        cardinality, width = int(match["cardinality"] or 1), int(match["width"] or 64)
+        stem, block = _family(depth)
+        base: dict[str, Any] = {"depth": depth, "cardinality": cardinality, "width": width}
+        return Architecture(**_merge(base | {"stem": stem, "block": block}, changes))
+
+    def change(self, **changes: Any) -> "Architecture":
+        """This architecture with some fields changed; what follows from them is worked out anew.
+
+        Raises RequestError for an unknown field, naming the nearest.
+        """
+        base: dict[str, Any] = asdict(self)
+        for name, value in self._derived().items():
+            if base[name] == value:
+                base[name] = None
+        if "depth" in changes:
+            base["blocks"] = None
+        elif base["blocks"] is not None and "block" in changes:
+            base["depth"] = None  # the same count of other blocks makes another depth
+        if base["stage_widths"] is not None and "cardinality" in changes:
+            base["width"] = None  # free widths are C*d: d follows
+        return Architecture(**_merge(base, changes))
+
+    def check_image_size(self, height: int, width: int) -> None:
+        """Raises RequestError where the strides would leave less than one pixel of the last map."""
+        if min(height, width) < self.stride:
+            raise RequestError(
+                f"an image of {height}x{width} is too small for {_plain_name(self)}, whose strides divide by "
+                f"{self.stride}: each side must be at least {self.stride} pixels"
+                + ("; small images want stem 'cifar'" if self.stem == "imagenet" else "")
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON; ``Architecture(**d)`` builds it again."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+
+def list_models(pattern: str = "*") -> list[str]:
+    """Names of the paper's and the release's networks that match a shell pattern; more can be built."""
+    return [name for name in KNOWN if fnmatchcase(name, pattern.lower())]
+
+
+KNOWN: tuple[str, ...] = (
+    *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnet200"),
+    *("resnext50_2x40d", "resnext50_4x24d", "resnext50_8x14d", "resnext50_32x4d"),
+    *("resnext101_2x40d", "resnext101_4x24d", "resnext101_8x14d", "resnext101_32x4d"),
+    *("resnet101_1x100d", "resnext101_2x64d", "resnext101_64x4d"),
+    *("resnext101_32x8d", "resnext101_32x16d", "resnext101_32x32d", "resnext101_32x48d"),
+    *("resnext152_32x4d", "resnext152_32x8d"),
+    *("resnet29", "resnext29_2x64d", "resnext29_3x64d", "resnext29_4x64d", "resnext29_6x64d"),
+    *("resnext29_8x64d", "resnext29_16x64d", "resnext29_32x4d"),
+    *("resnet29_1x96d", "resnet29_1x128d", "resnet29_1x160d", "resnet29_1x192d", "resnet29_1x256d", "resnet29_1x384d"),
+)
+
+
+def _check_count(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= LARGEST:
+        raise RequestError(f"{name} must be a whole number from 1 to {LARGEST:,}, not {value!r}")
+
+
+def _blocks_of_depth(depth: int, stem: str, block: str) -> tuple[int, ...]:
+    if stem == "imagenet":
+        kind, stages = IMAGENET_STAGES.get(depth, (None, ()))
+        if kind == block:
+            return stages
+        known = [str(d) for d, (k, _) in IMAGENET_STAGES.items() if k == block]
+        raise RequestError(
+            f"depth {depth} with {block} blocks has no ImageNet layout: known are {', '.join(known)}; "
+            "or give blocks per stage"
+        )
+    per_n = 3 * CONVOLUTIONS[block]
+    n, rest = divmod(depth - 2, per_n)
+    if rest or n < 1:
+        near = sorted({per_n * max(1, n) + 2, per_n * max(1, n + 1) + 2})
+        known = [str(d) for d, (k, _) in IMAGENET_STAGES.items() if k == block]
+        raise RequestError(
+            f"depth {depth} is not {per_n}n+2, as a CIFAR network of {block} blocks needs; "
+            f"nearest: {' or '.join(map(str, near))}; ImageNet networks of {block} blocks have depth "
+            f"{', '.join(known)}; or give blocks per stage"
+        )
+    return (n, n, n)
+
+
+def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    known = [f.name for f in fields(Architecture)]
+    for key in changes:
+        if key not in known:
+            raise RequestError(f"an architecture has no field {key!r}{nearest(key, known)}")
+    merged = base | changes
+    if changes.get("blocks") is not None and "depth" not in changes:
+        merged["depth"] = None
+    if changes.get("stage_widths") is not None and "width" not in changes:
+        merged["width"] = None
+    return merged
+
+
+def _family(depth: int) -> tuple[str, str]:
+    """The stem and block that a depth alone means."""
+    return ("imagenet", IMAGENET_STAGES[depth][0]) if depth in IMAGENET_STAGES else ("cifar", "bottleneck")
+
+
+def _plain_name(arch: Architecture) -> str:
+    if arch.cardinality == 1:
+        return f"resnet{arch.depth}" + ("" if arch.width == 64 else f"_1x{arch.width}d")
+    return f"resnext{arch.depth}_{arch.cardinality}x{arch.width}d"
+
+
+def _spell(value: Any) -> str:
+    return "-".join(map(str, value)) if isinstance(value, tuple) else str(value)

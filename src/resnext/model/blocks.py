@@ -1,0 +1,158 @@
+"""Figure 3: one residual block in three equal forms, to be read beside page 4 of the paper.
+
+A block computes y = x + F(x), where F(x) = T_1(x) + ... + T_C(x) is the sum over C paths (Equations 2 and 3). The
+three classes differ only in how they compute F; they are equal as functions, and ``forms.py`` moves the weights.
+
+Inside a path each convolution is followed by its BN and ReLU, up to the last convolution, which has none: paths
+are summed first. What stands around F is the order's choice, and the same in all three forms:
+
+    as published:    x -> F -> BN -> + shortcut(x) -> ReLU           (BN is bn3, or bn2 in a basic block)
+    pre-activation:  x -> BN -> ReLU -> F -> + shortcut              (BN is bn0; He et al. 2016)
+
+A basic block (Section 3.3, Figure 4) has paths of two 3x3 convolutions. Their sum is a dense block of width C*d, so
+its grouped form is simply dense.
+"""
+
+from collections import OrderedDict
+from dataclasses import dataclass
+from functools import reduce
+
+import torch
+from torch import Tensor, nn
+
+from resnext.model.layers import NormAct, conv2d, shortcut
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockShape:
+    """Where a block stands in its network, in the numbers of Figure 3 (256, 256, C = 32, d = 4)."""
+
+    in_channels: int
+    out_channels: int
+    cardinality: int  # C
+    width: int  # d of this stage
+    stride: int = 1
+    kind: str = "bottleneck"  # or "basic"
+    shortcut: str = "B"
+    pre_activation: bool = False
+
+
+def inner_layers(s: BlockShape, paths: int) -> "OrderedDict[str, nn.Module]":
+    """``paths`` paths side by side, without their last convolution.
+
+    One for forms (a) and (b); all C of them for form (c), where the 3x3 keeps them apart by its groups. The stride
+    is in the 3x3 (in the first one of a basic block), as in the release.
+    """
+    width = paths * s.width
+    if s.kind == "basic":
+        return OrderedDict(conv1=conv2d(s.in_channels, width, 3, s.stride), bn1=NormAct(width))
+    return OrderedDict(
+        conv1=conv2d(s.in_channels, width, 1),
+        bn1=NormAct(width),
+        conv2=conv2d(width, width, 3, s.stride, groups=paths),
+        bn2=NormAct(width),
+    )
+
+
+def last_layer(s: BlockShape, paths: int) -> "OrderedDict[str, nn.Module]":
+    """The convolution that ends ``paths`` paths side by side, and by its sum over channels adds them up."""
+    if s.kind == "basic":
+        return OrderedDict(conv2=conv2d(paths * s.width, s.out_channels, 3))
+    return OrderedDict(conv3=conv2d(paths * s.width, s.out_channels, 1))
+
+
+class Block(nn.Module):
+    """y = x + F(x): what the three forms share. A form hands in the layers of F and computes ``aggregate``."""
+
+    conv1: nn.Conv2d
+    conv2: nn.Conv2d
+    conv3: nn.Conv2d
+    bn0: NormAct
+    bn1: NormAct
+    bn2: NormAct
+    bn3: NormAct
+    paths: nn.ModuleList
+    downsample: nn.Module | None
+
+    def __init__(self, s: BlockShape, layers: "OrderedDict[str, nn.Module]") -> None:
+        super().__init__()
+        self.bottleneck = s.kind == "bottleneck"
+        self.pre_activation = s.pre_activation
+        if s.pre_activation:
+            self.bn0 = NormAct(s.in_channels)
+        for name, layer in layers.items():
+            self.add_module(name, layer)
+        if not s.pre_activation:
+            self.add_module("bn3" if self.bottleneck else "bn2", NormAct(s.out_channels))
+        self.downsample = shortcut(s.shortcut, s.in_channels, s.out_channels, s.stride, norm=not s.pre_activation)
+
+    def aggregate(self, x: Tensor) -> Tensor:
+        """F(x), the aggregated transformations: [B, in, H, W] -> [B, out, ceil(H / stride), ceil(W / stride)]."""
+        raise NotImplementedError
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, in, H, W] -> [B, out, ceil(H / stride), ceil(W / stride)]."""
+        if self.pre_activation:
+            return self._forward_pre_activation(x)
+        residual = None if self.downsample is None else self.downsample(x)
+        return self.last_norm(self.aggregate(x), residual)
+
+    def _forward_pre_activation(self, x: Tensor) -> Tensor:
+        activated = self.bn0(x)
+        y = self.aggregate(activated)
+        if self.downsample is None:
+            return y
+        # The identity passes x as it came; where shapes change, the shortcut too starts from the activation.
+        return y + self.downsample(x if isinstance(self.downsample, nn.Identity) else activated)
+
+    @property
+    def last_norm(self) -> NormAct:
+        """The BN on the sum of the paths, before the shortcut is added (Section 4)."""
+        return self.bn3 if self.bottleneck else self.bn2
+
+    @property
+    def last_convolution(self) -> nn.Conv2d:
+        """The convolution all paths end in, where they share one."""
+        return self.conv3 if self.bottleneck else self.conv2
+
+
+class BranchedBlock(Block):
+    """Figure 3 (a), split-transform-merge: C paths of 256,1x1,4; 4,3x3,4; 4,1x1,256, and their sum."""
+
+    def __init__(self, s: BlockShape) -> None:
+        paths = (nn.Sequential(inner_layers(s, 1) | last_layer(s, 1)) for _ in range(s.cardinality))
+        super().__init__(s, OrderedDict(paths=nn.ModuleList(paths)))
+
+    def aggregate(self, x: Tensor) -> Tensor:
+        return reduce(torch.add, (path(x) for path in self.paths))
+
+
+class ConcatenatedBlock(Block):
+    """Figure 3 (b), early concatenation: C paths of 256,1x1,4; 4,3x3,4, side by side into one 128,1x1,256."""
+
+    def __init__(self, s: BlockShape) -> None:
+        paths = (nn.Sequential(inner_layers(s, 1)) for _ in range(s.cardinality))
+        super().__init__(s, OrderedDict(paths=nn.ModuleList(paths)) | last_layer(s, s.cardinality))
+
+    def aggregate(self, x: Tensor) -> Tensor:
+        return self.last_convolution(torch.cat([path(x) for path in self.paths], dim=1))
+
+
+class GroupedBlock(Block):
+    """Figure 3 (c), grouped convolution: 256,1x1,128; 128,3x3,128, group = 32; 128,1x1,256."""
+
+    def __init__(self, s: BlockShape) -> None:
+        super().__init__(s, inner_layers(s, s.cardinality) | last_layer(s, s.cardinality))
+
+    def aggregate(self, x: Tensor) -> Tensor:
+        y = self.bn1(self.conv1(x))
+        if self.bottleneck:
+            y = self.bn2(self.conv2(y))
+        return self.last_convolution(y)
+
+
+BLOCK_OF_FORM: dict[str, type[BranchedBlock] | type[ConcatenatedBlock] | type[GroupedBlock]] = {
+    "branched": BranchedBlock,
+    "concatenated": ConcatenatedBlock,
+    "grouped": GroupedBlock,
+}

@@ -1,0 +1,172 @@
+"""What a network costs: parameters, multiply-adds and activations, read off the built network on the meta device.
+
+The paper's "FLOPs" are multiply-adds (MACs; 1 MAC = 2 FLOPs) of convolutions and classifier, and its parameter
+counts leave out the scales and shifts of BN.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import chain
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.hooks import RemovableHandle
+
+from resnext.errors import RequestError
+from resnext.model.architecture import Architecture
+from resnext.model.network import Network
+
+ImageSize = int | tuple[int, int] | None
+Counted = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear
+
+
+@dataclass(frozen=True)
+class Complexity:
+    """The cost of one image. All are exact counts."""
+
+    parameters: int  # everything learned, BN's scale and shift too
+    macs: int  # multiply-adds of convolutions and linear layers
+    activations: int  # elements that convolutions put out
+    parameters_without_bn: int  # as the paper counts
+
+
+@dataclass(frozen=True)
+class LayerCost:
+    """One layer's share of a Complexity, with its output as [C, H, W] (or [C] for a linear layer)."""
+
+    name: str
+    kind: str  # the class of the layer
+    output: tuple[int, ...]
+    parameters: int
+    macs: int
+    activations: int
+
+
+def complexity(model: str | Architecture | nn.Module, image_size: ImageSize = None) -> Complexity:
+    """Cost of a name, an Architecture or a model, for images of one side or of (height, width).
+
+    ``image_size`` is 224 where not given, 32 for a CIFAR stem. A model's weights are neither read nor copied.
+    Raises RequestError for unknown names, sizes too small, and foreign models that cannot run without weights.
+    """
+    if isinstance(model, nn.Module) and not isinstance(model, Network):
+        return _sum(layer_costs(model, image_size), model)
+    a = _architecture(model)
+    return _complexity(a, _size(image_size, a))
+
+
+def layer_costs(model: str | Architecture | nn.Module, image_size: ImageSize = None) -> list[LayerCost]:
+    """The same, layer by layer in the order they run: convolutions, BNs and linear layers."""
+    if isinstance(model, nn.Module) and not isinstance(model, Network):
+        return _trace(model, _input_channels(model), _size(image_size, None))
+    a = _architecture(model)
+    return _trace(_on_meta(a), a.in_channels, _size(image_size, a))
+
+
+def default_image_size(architecture: Architecture) -> int:
+    """The paper's input side: 224, or 32 for a CIFAR stem."""
+    return 224 if architecture.stem == "imagenet" else 32
+
+
+@lru_cache(maxsize=1024)
+def _complexity(a: Architecture, size: tuple[int, int]) -> Complexity:
+    model = _on_meta(a)
+    return _sum(_trace(model, a.in_channels, size), model)
+
+
+def _architecture(model: str | Architecture | nn.Module) -> Architecture:
+    if isinstance(model, Network):
+        return model.architecture
+    if isinstance(model, str):
+        return Architecture.parse(model)
+    if isinstance(model, Architecture):
+        return model
+    raise RequestError(f"complexity wants a name, an Architecture or a model, not a {type(model).__name__}")
+
+
+def _size(image_size: ImageSize, a: Architecture | None) -> tuple[int, int]:
+    """(height, width), checked against the strides."""
+    if image_size is None:
+        image_size = default_image_size(a) if a else 224
+    pair = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
+    if len(pair) != 2 or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in pair):
+        raise RequestError(f"image_size must be a side or (height, width) in pixels, not {image_size!r}")
+    if a:
+        a.check_image_size(*pair)
+    return pair
+
+
+def _on_meta(a: Architecture) -> Network:
+    with torch.device("meta"):
+        return Network(a).eval()
+
+
+def _input_channels(model: nn.Module) -> int:
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            return module.in_channels
+    raise RequestError(f"{type(model).__name__} has no 2-d convolution: it is no image network")
+
+
+def _trace(model: nn.Module, in_channels: int, size: tuple[int, int]) -> list[LayerCost]:
+    """One forward pass of shapes alone; the model's own tensors stay where and as they are."""
+    tensors = chain(model.named_parameters(), model.named_buffers())
+    meta = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors}
+    dtype = next((t.dtype for t in meta.values() if t.is_floating_point()), torch.float32)
+    images = torch.empty(2, in_channels, *size, device="meta", dtype=dtype)  # BN cannot train on one of 1x1
+    rows: list[LayerCost] = []
+    with _hooks(model, rows), torch.no_grad():
+        try:
+            torch.func.functional_call(model, meta, (images,))
+        except RequestError:
+            raise
+        except (RuntimeError, NotImplementedError, ValueError) as error:
+            raise RequestError(f"{type(model).__name__} cannot be counted without running it: {error}") from error
+    return rows
+
+
+@contextmanager
+def _hooks(model: nn.Module, rows: list[LayerCost]) -> Iterator[None]:
+    """While open, every counted layer that runs adds its row."""
+    handles: list[RemovableHandle] = [
+        module.register_forward_hook(_hook(name, rows))
+        for name, module in model.named_modules()
+        if isinstance(module, Counted | _BatchNorm)
+    ]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _hook(name: str, rows: list[LayerCost]) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+    def record(module: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> None:
+        assert isinstance(module, Counted | _BatchNorm)
+        elements = output[0].numel()
+        weights_of_one = module.weight[0].numel() if isinstance(module, Counted) else 0
+        rows.append(
+            LayerCost(
+                name=name,
+                kind=type(module).__name__,
+                output=tuple(output.shape[1:]),
+                parameters=sum(p.numel() for p in module.parameters()),
+                macs=weights_of_one * elements,
+                activations=elements if isinstance(module, Counted) and not isinstance(module, nn.Linear) else 0,
+            )
+        )
+
+    return record
+
+
+def _sum(rows: list[LayerCost], model: nn.Module) -> Complexity:
+    parameters = sum(p.numel() for p in model.parameters())
+    norms = {p for m in model.modules() if isinstance(m, _BatchNorm) for p in m.parameters()}
+    return Complexity(
+        parameters=parameters,
+        macs=sum(row.macs for row in rows),
+        activations=sum(row.activations for row in rows),
+        parameters_without_bn=parameters - sum(p.numel() for p in norms),
+    )

@@ -1,0 +1,127 @@
+"""Choosing C and d: the paper's trade of cardinality against width at preserved complexity (Section 3.4, Table 2).
+
+Without a budget the template block keeps the parameters of the one it replaces (Equation 4: C*(256*d + 9*d*d + d*256)
+is about 70k). With a budget the whole network comes as near to it as it can.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from resnext.errors import RequestError
+from resnext.model.architecture import EXPANSION, LARGEST, Architecture
+from resnext.model.complexity import Complexity, ImageSize, complexity
+
+TABLE_2 = (1, 2, 4, 8, 32)  # the cardinalities the paper compares
+
+
+def design(
+    depth: int | None = None,
+    cardinality: int | None = None,
+    *,
+    width: int | None = None,
+    macs: float | None = None,
+    parameters: float | None = None,
+    image_size: ImageSize = None,
+    **changes: Any,
+) -> Architecture:
+    """The network of this depth whose d (or whose C, where ``width`` is given) comes nearest to the budget.
+
+    Where not given, ``depth`` is 50 (or what ``blocks`` make) and ``cardinality`` 32. The budget is in multiply-adds
+    for one image of ``image_size``, or in parameters with BN; without one, the template block's parameters are kept.
+    Of two equally near networks it is the smaller.
+    ``changes`` are fields of Architecture (``num_classes``, ``stem``, ``blocks`` ...). Raises RequestError for
+    contradictions and for a budget that even d = 1 (or C = 1) exceeds.
+    """
+    if width is not None and cardinality is not None:
+        raise RequestError("give cardinality and d is solved, or width and C is solved; both leave nothing to solve")
+    if macs is not None and parameters is not None:
+        raise RequestError("give a budget of macs or of parameters, not both")
+    if changes.get("stage_widths") is not None:
+        raise RequestError("stage_widths cannot be fixed here: they are what the design solves")
+    fixed, solved = ("width", "cardinality") if width is not None else ("cardinality", "width")
+    given = {"width": width} if width is not None else {"cardinality": 32 if cardinality is None else cardinality}
+    if depth is not None and changes.get("blocks") is not None:
+        changes["depth"] = depth  # so that they must agree
+    name = f"resnet{50 if depth is None else depth}"
+    wanted = Architecture.parse(name, **(changes | given | {solved: 1}))
+    smallest = wanted.change(form="grouped")  # the forms cost the same, and this one is quick to build
+
+    def at(n: int) -> Architecture:
+        return smallest.change(**{solved: n})
+
+    if macs is None and parameters is None:
+        template = template_parameters(smallest.change(cardinality=1, width=_template_width(smallest)))
+        cost, budget, unit = (lambda n: template_parameters(at(n))), float(template), "parameters in the template block"
+    else:
+        unit = "MACs" if macs is not None else "parameters"
+        budget = _check_budget(unit, macs if macs is not None else parameters)
+        cost = _network_cost(at, "macs" if macs is not None else "parameters", image_size)
+        if cost(1) > budget:
+            raise RequestError(
+                f"no network of depth {smallest.depth} and {fixed} {given[fixed]} fits {budget:,.0f} {unit}: "
+                f"the smallest, {smallest.name}, has {cost(1):,}"
+            )
+    return at(_nearest(cost, budget, _largest(smallest), unit)).change(form=wanted.form)
+
+
+def neighbours(
+    architecture: Architecture, solved: str = "width", image_size: ImageSize = None
+) -> list[tuple[Architecture, Complexity]]:
+    """The network with d - 1, d and d + 1 (or C, where ``solved`` is "cardinality") and what each costs."""
+    middle = getattr(architecture, solved)
+    around = (architecture.change(**{solved: n}) for n in (middle - 1, middle, middle + 1) if n >= 1)
+    return [(a, complexity(a, image_size)) for a in around]
+
+
+def table_2(
+    depth: int | None = None, cardinalities: tuple[int, ...] = TABLE_2, **budget_and_changes: Any
+) -> Iterator[Architecture]:
+    """The solved network of each cardinality, as Table 2 lists them."""
+    return (design(depth, cardinality, **budget_and_changes) for cardinality in cardinalities)
+
+
+def template_parameters(architecture: Architecture) -> int:
+    """Weights of one block of the first stage that keeps its channels: Equation 4, C*(256*d + 9*d*d + d*256)."""
+    first = architecture.stages[0]
+    out, c, d = first.out_channels, architecture.cardinality, first.width
+    if architecture.block == "basic":
+        return c * (9 * out * d + 9 * d * out)
+    return c * (out * d + 9 * d * d + d * out)
+
+
+def _template_width(architecture: Architecture) -> int:
+    """The width of the plain residual block with this in and output: 64 for 256."""
+    return max(1, architecture.stages[0].out_channels // EXPANSION[architecture.block])
+
+
+def _network_cost(at: Callable[[int], Architecture], what: str, image_size: ImageSize) -> Callable[[int], int]:
+    """The whole network's cost as a function of d (or C): a quadratic with whole coefficients, from three networks."""
+    c1, c2, c3 = (int(getattr(complexity(at(n), image_size), what)) for n in (1, 2, 3))
+    bend = c3 - 2 * c2 + c1  # Newton's forward differences: exact in whole numbers
+    return lambda n: c1 + (n - 1) * (c2 - c1) + (n - 1) * (n - 2) * bend // 2
+
+
+def _nearest(cost: Callable[[int], int], budget: float, largest: int, unit: str) -> int:
+    """The whole n >= 1 whose rising cost is nearest to the budget, by bisection."""
+    if cost(largest) < budget:
+        raise RequestError(f"a budget of {budget:,.0f} {unit} is beyond the largest, which has {cost(largest):,}")
+    low, high = 1, largest  # cost(high) >= budget
+    while low < high:
+        middle = (low + high) // 2
+        if cost(middle) >= budget:
+            high = middle
+        else:
+            low = middle + 1
+    return low - 1 if low > 1 and budget - cost(low - 1) <= cost(low) - budget else low
+
+
+def _largest(smallest: Architecture) -> int:
+    """The largest d (or C) whose last stage is not too wide to build."""
+    assert smallest.stage_widths is not None
+    return LARGEST // smallest.stage_widths[-1]
+
+
+def _check_budget(unit: str, budget: Any) -> float:
+    if isinstance(budget, bool) or not isinstance(budget, int | float) or not 0 < budget < float("inf"):
+        raise RequestError(f"a budget of {unit} must be a number above 0, not {budget!r}")
+    return float(budget)

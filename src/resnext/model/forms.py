@@ -1,0 +1,114 @@
+"""Moving one set of weights between the three forms of Figure 3.
+
+Every tensor of a path is a slice of the corresponding tensor of form (c), and the other way round a concatenation:
+
+    path i of ...                  form (c)                        slice
+    conv1, conv2, bn1, bn2         [C*d, ...]                      rows [i*d, (i+1)*d)
+    the last convolution           [out, C*d, k, k]                columns [i*d, (i+1)*d)
+
+(footnote 3 of the paper: A1*B1 + A2*B2 = [A1, A2] * [B1; B2]). The maps are linear and elementwise optimizers keep
+them, so they carry gradients, momentum buffers and weight averages as well as weights.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from resnext.errors import RequestError
+from resnext.model.architecture import CONVOLUTIONS, Architecture
+
+if TYPE_CHECKING:
+    from resnext.model.network import Network
+
+KEY = re.compile(r"(?P<block>layer\d+\.\d+\.)(?:paths\.(?P<path>\d+)\.)?(?P<layer>(?:conv|bn)\d)(?P<rest>\..+)")
+
+
+def convert_form(model: "Network", form: str) -> "Network":
+    """A new network that computes the same function in another form: "grouped", "concatenated" or "branched".
+
+    It has the model's weights, running statistics, dtype, device, train or eval mode, preprocessing and classes,
+    and shares no memory with it. Raises RequestError for an unknown form or a foreign model.
+    """
+    from resnext.model.network import Network
+
+    if not isinstance(model, Network):
+        raise RequestError(f"only networks of this package have forms to convert, not a {type(model).__name__}")
+    with torch.device("meta"):
+        converted = Network(model.architecture.change(form=form))
+    state = convert_state(model.state_dict(), model.architecture, form)
+    converted.load_state_dict({key: tensor.clone() for key, tensor in state.items()}, strict=True, assign=True)
+    converted.train(model.training)
+    converted.preprocessing, converted.classes = model.preprocessing, model.classes
+    return converted
+
+
+def convert_state(state: Mapping[str, Tensor], architecture: Architecture, form: str) -> dict[str, Tensor]:
+    """A state dict of ``architecture`` (which says the form it is in) as ``form`` has it.
+
+    Keys may be a subset, such as the parameters without buffers: what is given is converted, so gradients and
+    momentum buffers by parameter name go the same way. Results may share memory with ``state``.
+    Raises RequestError where the weights of some paths are missing or of the wrong size.
+    """
+    target = architecture.change(form=form).form  # checks the word
+    grouped = _to_grouped(state, architecture)
+    if target == "grouped":
+        return grouped
+    converted: dict[str, Tensor] = {}
+    for key, tensor in grouped.items():
+        dim = _path_dimension(key, architecture)
+        if dim is None or (dim == 1 and target == "concatenated"):
+            converted[key] = tensor
+            continue
+        match = KEY.fullmatch(key)
+        assert match is not None
+        for i, part in enumerate(_split(key, tensor, dim, architecture.cardinality)):
+            converted[f"{match['block']}paths.{i}.{match['layer']}{match['rest']}"] = part
+    return converted
+
+
+def _to_grouped(state: Mapping[str, Tensor], architecture: Architecture) -> dict[str, Tensor]:
+    """The state in form (c), whichever form its keys are in."""
+    grouped: dict[str, Tensor] = {}
+    paths: dict[str, dict[int, Tensor]] = {}
+    for key, tensor in state.items():
+        match = KEY.fullmatch(key)
+        if match is None or match["path"] is None:
+            grouped[key] = tensor
+        else:
+            whole = f"{match['block']}{match['layer']}{match['rest']}"
+            paths.setdefault(whole, {})[int(match["path"])] = tensor
+    for key, parts in paths.items():
+        if sorted(parts) != list(range(architecture.cardinality)):
+            raise RequestError(
+                f"the weights hold {len(parts)} paths of {key}, but {architecture.name} has {architecture.cardinality}"
+            )
+        tensors = [parts[i] for i in range(architecture.cardinality)]
+        dim = _path_dimension(key, architecture)
+        if dim is None:
+            raise RequestError(f"{key} is no layer of a path of {architecture.name}")
+        # A scalar counts batches: the same in all paths.
+        grouped[key] = tensors[0] if tensors[0].dim() == 0 else torch.cat(tensors, dim)
+    return grouped
+
+
+def _path_dimension(key: str, architecture: Architecture) -> int | None:
+    """Along which dimension of form (c)'s tensor the paths lie; None for what all paths share."""
+    match = KEY.fullmatch(key)
+    if match is None:
+        return None
+    last = CONVOLUTIONS[architecture.block]
+    kind, number = match["layer"][:-1], int(match["layer"][-1])
+    if 1 <= number < last:
+        return 0
+    return 1 if kind == "conv" and number == last else None
+
+
+def _split(key: str, tensor: Tensor, dim: int, cardinality: int) -> list[Tensor]:
+    if tensor.dim() == 0:
+        return [tensor] * cardinality
+    if dim >= tensor.dim() or tensor.shape[dim] % cardinality:
+        raise RequestError(f"{key} of shape {list(tensor.shape)} cannot be cut into {cardinality} paths")
+    return list(tensor.split(tensor.shape[dim] // cardinality, dim))

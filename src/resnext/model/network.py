@@ -1,0 +1,136 @@
+"""The whole network: stem -> stages -> pooled features -> classes, as in the paper's Table 1."""
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from resnext.errors import RequestError, nearest
+from resnext.model.architecture import Architecture, Stage
+from resnext.model.blocks import BLOCK_OF_FORM, BlockShape
+from resnext.model.initialise import initialise
+from resnext.model.layers import NormAct, conv2d
+
+
+class Network(nn.Module):
+    """One member of the family, with the weights it starts from (``initialise.py``) drawn from ``generator``.
+
+    Form (c) has torchvision's parameter names. Under ``torch.device("meta")`` it is built without weights.
+    ``preprocessing`` and ``classes`` belong to trained weights and travel with them; a new network has none.
+    """
+
+    def __init__(self, architecture: Architecture, *, generator: torch.Generator | None = None) -> None:
+        super().__init__()
+        self.architecture = architecture
+        self.preprocessing: Any = None
+        self.classes: tuple[str, ...] | None = None
+        device = torch.get_default_device()
+        with torch.device("meta"):  # the layers' own initialisation is skipped: ours follows
+            self._build()
+        if device.type != "meta":
+            self.to_empty(device="cpu")
+            initialise(self, generator)
+            self.to(device)
+
+    def _build(self) -> None:
+        a = self.architecture
+        kernel, stride = (7, 2) if a.stem == "imagenet" else (3, 1)
+        self.conv1 = conv2d(a.in_channels, a.base_channels, kernel, stride)
+        if not a.pre_activation:  # else the first block's bn0 stands here
+            self.bn1 = NormAct(a.base_channels)
+        self.maxpool = nn.MaxPool2d(3, stride=2, padding=1) if a.stem == "imagenet" else nn.Identity()
+        for number, stage in enumerate(a.stages, start=1):
+            self.add_module(f"layer{number}", nn.Sequential(*_blocks(a, stage)))
+        channels = a.stages[-1].out_channels
+        if a.pre_activation:
+            self.bn = NormAct(channels)
+        self.fc = nn.Linear(channels, a.num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images [B, C, H, W] -> logits [B, K]. Raises RequestError for a shape the network cannot take."""
+        self._check_input(x)
+        x = self._stem(x)
+        for stage in self._stages():
+            x = stage(x)
+        return self.fc(self._pool(x))
+
+    def features(self, x: Tensor, names: Iterable[str] | None = None) -> dict[str, Tensor]:
+        """Feature maps by the paper's names: ``C2`` (the first stage) to ``C5``, and ``pooled`` [B, channels].
+
+        Maps are the outputs of the stages; with pre-activation the final BN and ReLU are only in ``pooled``. Nothing
+        beyond the deepest name asked for is computed. All of them when ``names`` is None. Raises RequestError.
+        """
+        known = self.feature_names
+        wanted = list(known if names is None else [names] if isinstance(names, str) else names)
+        for name in wanted:
+            if name not in known:
+                raise RequestError(f"{self.architecture.name} has no features {name!r}{nearest(name, known)}")
+        self._check_input(x)
+        maps: dict[str, Tensor] = {}
+        if wanted:
+            deepest = max(known.index(name) for name in wanted)
+            x = self._stem(x)
+            for name, stage in zip(known[: deepest + 1], self._stages(), strict=False):
+                x = maps[name] = stage(x)
+            if "pooled" in wanted:
+                maps["pooled"] = self._pool(x)
+        return {name: maps[name] for name in wanted}
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """``C2``, ``C3`` ... as many as there are stages, then ``pooled``."""
+        return (*(f"C{number}" for number, _ in enumerate(self.architecture.stages, start=2)), "pooled")
+
+    def _stages(self) -> Iterator[nn.Module]:
+        return (self.get_submodule(f"layer{number}") for number, _ in enumerate(self.architecture.stages, start=1))
+
+    def _stem(self, x: Tensor) -> Tensor:
+        x = self.conv1(x)
+        return self.maxpool(x if self.architecture.pre_activation else self.bn1(x))
+
+    def _pool(self, x: Tensor) -> Tensor:
+        x = self.bn(x) if self.architecture.pre_activation else x
+        return F.adaptive_avg_pool2d(x, 1).flatten(1)
+
+    def _check_input(self, x: Tensor) -> None:
+        channels = self.architecture.in_channels
+        if x.dim() != 4 or x.shape[1] != channels:
+            raise RequestError(
+                f"{self.architecture.name} takes images of shape [batch, {channels}, height, width], "
+                f"not {list(x.shape)}"
+            )
+        self.architecture.check_image_size(x.shape[2], x.shape[3])
+
+
+def create_model(name_or_architecture: str | Architecture, *, seed: int | None = None, **changes: Any) -> Network:
+    """A network with fresh weights, from a name such as ``resnext50_32x4d`` or an Architecture.
+
+    ``changes`` override single fields (``num_classes=10``, ``form="branched"``, ...). With ``seed`` the weights are a
+    function of it alone, equal in all forms and on all devices, and the global random state is untouched; without, they
+    come from torch's global generator. Raises RequestError for an unknown name, field or value.
+    """
+    if isinstance(name_or_architecture, Architecture):
+        architecture = name_or_architecture.change(**changes)
+    else:
+        architecture = Architecture.parse(name_or_architecture, **changes)
+    generator = None if seed is None else torch.Generator().manual_seed(seed)
+    return Network(architecture, generator=generator)
+
+
+def _blocks(a: Architecture, stage: Stage) -> Iterator[nn.Module]:
+    """The blocks of one stage; the first takes the stage's stride and change of channels."""
+    for number in range(stage.blocks):
+        yield BLOCK_OF_FORM[a.form](
+            BlockShape(
+                in_channels=stage.out_channels if number else stage.in_channels,
+                out_channels=stage.out_channels,
+                cardinality=a.cardinality,
+                width=stage.width,
+                stride=1 if number else stage.stride,
+                kind=a.block,
+                shortcut=a.shortcut,
+                pre_activation=a.pre_activation,
+            )
+        )

@@ -1,0 +1,224 @@
+"""Recipes on disk and on the command line: YAML <-> the frozen dataclasses of settings.py."""
+
+import math
+import types
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+import yaml
+
+from resnext.errors import RequestError, nearest
+from resnext.settings import Recipe
+
+LARGEST_FILE = 1 << 20  # bytes; a recipe is a page of text
+
+
+def read_recipe(path: Path | str, overrides: Mapping[str, Any] | None = None) -> Recipe:
+    """The recipe in a YAML file, with ``{"train.epochs": 3}``-like overrides on top.
+
+    Raises RequestError naming the file, the key and the nearest valid one.
+    """
+    path = Path(path)
+    try:
+        if path.stat().st_size > LARGEST_FILE:
+            raise RequestError(f"{path} is larger than 1 MiB, which no recipe is")
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise RequestError(f"there is no recipe {path}{_nearest_file(path)}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise RequestError(f"{path} cannot be read as a recipe: {error}") from None
+    return parse_recipe(text, str(path), overrides)
+
+
+def parse_recipe(text: str, origin: str = "the recipe", overrides: Mapping[str, Any] | None = None) -> Recipe:
+    """The recipe in a YAML text; ``origin`` names it in errors. Raises RequestError."""
+    try:
+        values = yaml.load(text, Loader=_StrictLoader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise RequestError(f"{origin} is not valid YAML: {reason}") from None
+    values = {} if values is None else values
+    if not isinstance(values, dict):
+        raise RequestError(f"{origin} must hold sections such as model: and train:, not {_kind(values)}")
+    for key, value in (overrides or {}).items():
+        section, _, name = key.partition(".")
+        inside = values.setdefault(section, {})
+        if not isinstance(inside, dict) or not name:
+            raise RequestError(f"--{key} is no setting of a recipe; a setting looks like --train.epochs")
+        inside[name] = value
+    try:
+        return _build(Recipe, values, "")
+    except RequestError as error:
+        raise RequestError(f"{origin}: {error}") from None
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The recipe as YAML, every field spelled out; ``parse_recipe`` gives the equal recipe back."""
+    return yaml.safe_dump(to_dict(recipe), sort_keys=False, allow_unicode=True)
+
+
+def to_dict(settings: Any) -> dict[str, Any]:
+    """Settings as plain nested values (tuples as lists)."""
+    plain: dict[str, Any] = {}
+    for f in fields(settings):
+        value = getattr(settings, f.name)
+        if is_dataclass(value):
+            value = to_dict(value)
+        elif isinstance(value, tuple):
+            value = list(value)
+        plain[f.name] = value
+    return plain
+
+
+def differences(before: Recipe, after: Recipe) -> list[str]:
+    """The settings in which two recipes differ, as ``train.epochs: 10 -> 20``."""
+    rows = []
+    for (key, old), (_, new) in zip(settings_of(before), settings_of(after), strict=True):
+        if old != new:
+            rows.append(f"{key}: {old!r} -> {new!r}")
+    return rows
+
+
+def settings_of(recipe: Recipe) -> Iterator[tuple[str, Any]]:
+    """Every setting as (``section.field``, value), in the order of settings.py."""
+    for section in fields(recipe):
+        inside = getattr(recipe, section.name)
+        for f in fields(inside):
+            yield f"{section.name}.{f.name}", getattr(inside, f.name)
+
+
+def from_command_line(key: str, text: str) -> Any:
+    """The value a user typed after ``--key``: YAML, or a plain comma-separated list."""
+    try:
+        value = yaml.load(text, Loader=_StrictLoader)
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return text
+    hint = _hint_of(key)
+    if isinstance(value, str) and hint is not None and _element(hint) is not None:
+        return [yaml.load(part, Loader=_StrictLoader) for part in value.split(",")]
+    if (
+        hint is not None
+        and _element(hint) is not None
+        and isinstance(value, int | float)
+        and not isinstance(value, bool)
+    ):
+        return [value]
+    if hint is not None and str in _options(hint) and value is not None:
+        return text
+    return value
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """SafeLoader that refuses a key given twice, instead of letting the last one win, and aliases."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.YAMLError("aliases are not used in recipes")
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, str):
+                raise yaml.YAMLError(f"the key {key!r} on line {key_node.start_mark.line + 1} is not a word")
+            if key in seen:
+                raise yaml.YAMLError(f"the key {key!r} stands twice (line {key_node.start_mark.line + 1})")
+            seen.add(key)
+        return super().construct_mapping(node, deep)
+
+
+def _build(cls: type, values: Any, prefix: str) -> Any:
+    if not isinstance(values, dict):
+        raise RequestError(f"{prefix.rstrip('.') or 'the recipe'} must hold settings, not {_kind(values)}")
+    hints = get_type_hints(cls)
+    known = {f.name: f for f in fields(cls)}
+    given: dict[str, Any] = {}
+    for key, value in values.items():
+        if key not in known:
+            raise RequestError(f"unknown setting {prefix}{key}{_nearest_key(key, list(known))}")
+        if is_dataclass(hints[key]):
+            given[key] = _build(hints[key], {} if value is None else value, f"{prefix}{key}.")
+        else:
+            given[key] = _coerce(value, hints[key], f"{prefix}{key}", known[key].metadata)
+    return cls(**given)
+
+
+def _nearest_key(key: str, known: list[str]) -> str:
+    hint = nearest(key, known)
+    if "did you mean" in hint:
+        return hint
+    elsewhere = [name for name, _ in settings_of(Recipe()) if name.partition(".")[2] == key]
+    return f"; did you mean {' or '.join(elsewhere)}?" if elsewhere else hint
+
+
+def _coerce(value: Any, hint: Any, key: str, metadata: Mapping[str, Any]) -> Any:
+    """``value`` as the field's type, or RequestError naming the key and what was expected."""
+    options = _options(hint)
+    if value is None:
+        if type(None) in options:
+            return None
+        raise RequestError(f"{key} needs {_expected(options)}, not an empty value")
+    element = _element(hint)
+    if element is not None:
+        if not isinstance(value, list | tuple):
+            raise RequestError(f"{key} must be a list, such as [30, 60, 90], not {value!r}")
+        return tuple(_coerce(item, element, key, {}) for item in value)
+    result = _scalar(value, options)
+    if result is None:
+        raise RequestError(f"{key} must be {_expected(options)}, not {value!r}")
+    choices = metadata.get("choices")
+    if choices and result not in choices:
+        raise RequestError(f"{key} {result!r} is unknown{nearest(str(result), choices)}")
+    low, high = metadata.get("low"), metadata.get("high")
+    if (low is not None and result < low) or (high is not None and result > high):
+        bounds = f"at least {low}" if high is None else f"at most {high}" if low is None else f"from {low} to {high}"
+        raise RequestError(f"{key} must be {bounds}, not {result!r}")
+    return result
+
+
+def _scalar(value: Any, options: tuple[Any, ...]) -> Any:
+    if bool in options:
+        return value if isinstance(value, bool) else None
+    if isinstance(value, bool):
+        return None
+    if int in options:
+        return value if isinstance(value, int) else None
+    if float in options:
+        try:  # YAML 1.1 reads 1e-4 as a word
+            number = float(value) if isinstance(value, int | float | str) else math.nan
+        except (ValueError, OverflowError):
+            return None
+        return number if math.isfinite(number) else None
+    return value if isinstance(value, str) else None
+
+
+def _options(hint: Any) -> tuple[Any, ...]:
+    return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+
+
+def _element(hint: Any) -> Any:
+    """The element type of a tuple field, or None for a scalar field."""
+    return next((get_args(option)[0] for option in _options(hint) if get_origin(option) is tuple), None)
+
+
+def _hint_of(key: str) -> Any:
+    section, _, name = key.partition(".")
+    cls = get_type_hints(Recipe).get(section)
+    return get_type_hints(cls).get(name) if cls is not None else None
+
+
+def _expected(options: tuple[Any, ...]) -> str:
+    words = {bool: "true or false", int: "a whole number", float: "a finite number", str: "a word"}
+    return next((words[option] for option in options if option in words), "a list")
+
+
+def _kind(value: Any) -> str:
+    return "a list" if isinstance(value, list) else f"{value!r:.40}"
+
+
+def _nearest_file(path: Path) -> str:
+    here = [str(p) for p in sorted(path.parent.glob("*.yaml"))[:50]] if path.parent.is_dir() else []
+    return nearest(str(path), here)

@@ -1,0 +1,165 @@
+"""The layout of a run directory: what a user keeps of a run, and where each piece lies. No torch here."""
+
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from resnext.errors import RequestError, WorkError
+
+CHECKPOINTS = ("last", "best")
+LARGEST_JSON = 64 << 20  # bytes
+
+
+@dataclass(frozen=True)
+class RunDirectory:
+    """Paths inside one run directory."""
+
+    path: Path
+
+    @property
+    def recipe(self) -> Path:
+        return self.path / "recipe.yaml"
+
+    @property
+    def environment(self) -> Path:
+        return self.path / "environment.json"
+
+    @property
+    def log(self) -> Path:
+        return self.path / "log.jsonl"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.csv"
+
+    @property
+    def speed(self) -> Path:
+        return self.path / "speed.csv"
+
+    @property
+    def curves(self) -> Path:
+        return self.path / "curves.png"
+
+    @property
+    def samples(self) -> Path:
+        return self.path / "samples.png"
+
+    @property
+    def evaluation(self) -> Path:
+        return self.path / "evaluation"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.html"
+
+    def checkpoint(self, which: str) -> Path:
+        """The folder of the ``last`` or ``best`` checkpoint."""
+        return self.path / "checkpoints" / which
+
+    def state(self, which: str) -> dict[str, Any]:
+        """The checkpoint's ``state.json``. Raises RequestError where there is none or it is not one."""
+        return read_state(self.checkpoint(which))
+
+    def weights(self, which: str = "best") -> Path:
+        """The weights file of a checkpoint (a plain safetensors file). Raises RequestError."""
+        folder = self.checkpoint(which)
+        return folder / file_name(read_state(folder), "model", folder)
+
+
+def is_run(path: Path) -> bool:
+    """Whether ``path`` looks like a run directory."""
+    return path.is_dir() and ((path / "recipe.yaml").exists() or (path / "checkpoints").is_dir())
+
+
+def open_run(path: Path | str) -> RunDirectory:
+    """An existing run directory. Raises RequestError saying what is missing."""
+    path = Path(path)
+    if not path.exists():
+        raise RequestError(f"there is no run directory {path}")
+    if not path.is_dir() or not (path / "recipe.yaml").is_file():
+        raise RequestError(f"{path} is not a run directory: it has no recipe.yaml")
+    return RunDirectory(path)
+
+
+def create_run(path: Path | str) -> RunDirectory:
+    """A new, empty run directory. Raises RequestError where the place holds anything or cannot be written."""
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        if any(path.iterdir()):
+            again = f"; --resume {path} continues it" if is_run(path) else ""
+            raise RequestError(f"the run directory {path} is not empty{again}; give --run another place")
+    except OSError as error:
+        raise RequestError(f"the run directory {path} cannot be written: {error.strerror or error}") from None
+    return RunDirectory(path)
+
+
+def read_state(folder: Path) -> dict[str, Any]:
+    """``state.json`` of a checkpoint folder. Raises RequestError for a missing, foreign or damaged one."""
+    path = folder / "state.json"
+    try:
+        if path.stat().st_size > LARGEST_JSON:
+            raise RequestError(f"{path} is too large to be a checkpoint's state")
+        state = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RequestError(f"there is no checkpoint in {folder} (no state.json)") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise RequestError(f"{path} is damaged: {error}") from None
+    if not isinstance(state, dict) or state.get("format") != "resnext-checkpoint":
+        raise RequestError(f"{path} is not the state of a resnext checkpoint")
+    return state
+
+
+def file_name(state: dict[str, Any], key: str, folder: Path) -> str:
+    """The file a state names under ``key``, held to be a plain name inside ``folder``. Raises RequestError."""
+    files = state.get("files")
+    entry = files.get(key) if isinstance(files, dict) else None
+    name = entry.get("name") if isinstance(entry, dict) else None
+    if not isinstance(name, str) or name != os.path.basename(name) or not name.endswith(".safetensors"):
+        raise RequestError(f"{folder / 'state.json'} names no usable {key} file")
+    return name
+
+
+@contextmanager
+def written_whole(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
+    """Write ``path`` by a temporary file, fsync and rename: readers see the old file or the new one, never a part.
+
+    Raises WorkError when the disk refuses; the old file is then still there.
+    """
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    try:
+        text: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
+        with os.fdopen(handle, mode, **text) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, path)
+        sync_folder(path.parent)
+    except BaseException as error:
+        Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise WorkError(
+                f"{path} could not be written: {error.strerror or error}; what stood there before is intact"
+            ) from None
+        raise
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename inside ``folder`` last through a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

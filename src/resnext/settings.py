@@ -1,0 +1,234 @@
+"""A recipe as frozen dataclasses: every choice of a run, each with its sentence. No torch here."""
+
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from resnext.errors import RequestError
+from resnext.model.architecture import BLOCKS, FORMS, INITIALISATIONS, SHORTCUTS, STEMS, Architecture
+
+SOURCES = ("digits", "fashion_mnist", "cifar10", "cifar100", "folder")
+FITS = ("crop", "squash", "pad")
+CROPS = ("center", "pad", "random_resized", "paper_imagenet")
+
+
+def say(
+    sentence: str,
+    default: Any,
+    *,
+    choices: tuple[str, ...] = (),
+    low: float | None = None,
+    high: float | None = None,
+) -> Any:
+    """A field with its sentence, and the values it may take (``low`` and ``high`` are both allowed)."""
+    return field(default=default, metadata={"help": sentence, "choices": choices, "low": low, "high": high})
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelSettings:
+    """The network. Everything but ``name`` changes one field of what the name says."""
+
+    name: str = say("Name of the network, such as resnext50_32x4d or resnext29_8x64d.", "resnext50_32x4d")
+    depth: int | None = say("Layers with weights on the longest path.", None, low=1)
+    cardinality: int | None = say("C, the number of paths in a block.", None, low=1)
+    width: int | None = say("d, the channels of one path in the first stage.", None, low=1)
+    stem: str | None = say("imagenet: 7x7/2 and max pool; cifar: 3x3 and no pool.", None, choices=STEMS)
+    block: str | None = say("bottleneck: 1x1, 3x3, 1x1; basic: 3x3, 3x3.", None, choices=BLOCKS)
+    form: str | None = say("Which of Figure 3's equal forms to compute.", None, choices=FORMS)
+    shortcut: str | None = say("A pads, B projects where shapes change, C always projects.", None, choices=SHORTCUTS)
+    pre_activation: bool | None = say("Put BN and ReLU before each convolution.", None)
+    base_channels: int | None = say("Output channels of the stem.", None, low=1)
+    blocks: tuple[int, ...] | None = say("Blocks in each stage, instead of what the depth says.", None)
+    stage_widths: tuple[int, ...] | None = say("C*d of each stage, instead of doubling from stage to stage.", None)
+    stage_channels: tuple[int, ...] | None = say("Output channels of each stage, instead of doubling.", None)
+    initialisation: str | None = say(
+        "release: as the Torch7 code; zero_gamma: the last BN of a block starts at 0.",
+        None,
+        choices=INITIALISATIONS,
+    )
+
+    def architecture(self, num_classes: int, in_channels: int) -> Architecture:
+        """The architecture these settings name, for data of so many classes and channels. Raises RequestError."""
+        said = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "name"}
+        changes = {key: value for key, value in said.items() if value is not None}
+        return Architecture.parse(self.name, num_classes=num_classes, in_channels=in_channels, **changes)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataSettings:
+    """Where the images come from, and the view of an image that the network is judged on."""
+
+    source: str = say("Which data set, or folder for one's own images.", "digits", choices=SOURCES)
+    path: str | None = say("Folder that holds the data; the source's own place when not given.", None)
+    download: bool = say("Fetch a public data set that is not on this machine.", True)
+    val_fraction: float | None = say(
+        "Share of a folder without train/ and val/ that is held out, a class at a time.",
+        None,
+        low=0.001,
+        high=0.9,
+    )
+    split_seed: int = say("Seed of that split.", 0, low=0)
+    channels: int | None = say(
+        "3 reads a folder's images as RGB, 1 as grey; other sources know theirs.", None, low=1, high=3
+    )
+    image_size: int | None = say(
+        "Side of the square the network sees, in pixels; the source's own when not given.", None, low=1
+    )
+    resize: int | None = say("Shorter side before the centre crop, in pixels; image_size when not given.", None, low=1)
+    fit: str = say(
+        "How a picture meets the square in evaluation: crop its centre, squash it, or pad it.",
+        "crop",
+        choices=FITS,
+    )
+    interpolation: str = say("Filter of every resize (antialiased).", "bicubic", choices=("bicubic", "bilinear"))
+    exif: bool = say("Turn photographs upright as their EXIF tag says.", True)
+    mean: tuple[float, ...] | None = say(
+        "Mean of each channel, on the scale of 0 to 1; the source's own when not given.", None
+    )
+    std: tuple[float, ...] | None = say("Standard deviation of each channel, on the same scale.", None)
+    workers: int | None = say(
+        "Loading processes; when not given: 0 for sets in memory, else one a core, at most 8.",
+        None,
+        low=0,
+        high=256,
+    )
+    start_method: str | None = say(
+        "How those processes start; Python's default when not given.",
+        None,
+        choices=("fork", "spawn", "forkserver"),
+    )
+    on_bad_image: str = say(
+        "What an unreadable training image does: error stops, skip drops and counts it.",
+        "error",
+        choices=("error", "skip"),
+    )
+    limit_train: int | None = say("Use only so many training images, drawn by split_seed.", None, low=2)
+    limit_val: int | None = say("Use only so many evaluation images, drawn by split_seed.", None, low=1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentSettings:
+    """What training does to an image. Each draw is a function of (seed, epoch, index)."""
+
+    crop: str = say(
+        "center: the evaluation view; pad: random crop of the padded view; random_resized: torchvision's; "
+        "paper_imagenet: the release's.",
+        "center",
+        choices=CROPS,
+    )
+    pad: int = say("Pixels of mean colour around the image when crop is pad.", 4, low=0)
+    min_area: float = say("Smallest share of the area that a resized crop keeps.", 0.08, low=0.0001, high=1)
+    flip: float = say("Probability of a horizontal flip.", 0.0, low=0, high=1)
+    jitter: float = say(
+        "Brightness, contrast and saturation each by up to this share, in random order.", 0.0, low=0, high=1
+    )
+    lighting: float = say("Standard deviation of the PCA lighting noise.", 0.0, low=0)
+    trivial_augment: bool = say("One random operation of TrivialAugmentWide.", False)
+    erase: float = say("Probability of random erasing.", 0.0, low=0, high=1)
+    mixup: float = say("Beta parameter of mixup; 0 is off.", 0.0, low=0)
+    cutmix: float = say("Beta parameter of cutmix; 0 is off. With mixup too, each batch draws one of them.", 0.0, low=0)
+
+    @property
+    def mixes(self) -> bool:
+        """Whether training images are mixed, so that a training error has no meaning."""
+        return self.mixup > 0 or self.cutmix > 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimizerSettings:
+    """How gradients become steps."""
+
+    name: str = say("Optimizer.", "sgd", choices=("sgd", "adamw"))
+    lr: float = say("Peak learning rate, for the global batch.", 0.1, low=0)
+    momentum: float = say("Momentum of SGD (dampening 0).", 0.9, low=0, high=1)
+    nesterov: bool = say("Nesterov momentum, as the release's code has it.", True)
+    betas: tuple[float, ...] = say("Decay rates of AdamW's two averages.", (0.9, 0.999))
+    weight_decay: float = say("Weight decay.", 1e-4, low=0)
+    decay: str = say(
+        "all: decay every parameter, as the paper; weights: not norms and biases.",
+        "all",
+        choices=("all", "weights"),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleSettings:
+    """The learning rate over time."""
+
+    name: str = say("Shape of the schedule.", "step", choices=("step", "cosine", "constant"))
+    milestones: tuple[float, ...] = say("Epochs after which the step schedule multiplies the rate by factor.", ())
+    factor: float = say("Factor of each step.", 0.1, low=0, high=1)
+    warmup_epochs: float = say("Epochs of linear warm-up from a hundredth of the rate.", 0.0, low=0)
+    final_lr: float = say("Rate at the end of a cosine.", 0.0, low=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """The run itself."""
+
+    epochs: int = say("Passes over the training set.", 100, low=1)
+    batch_size: int = say("Images an optimizer step sees, over all devices.", 256, low=2)
+    accumulate: int = say("Parts a device's batch is computed in; BN sees one part at a time.", 1, low=1)
+    drop_last: bool = say("Leave out the last, smaller batch of an epoch.", True)
+    label_smoothing: float = say("Label smoothing.", 0.0, low=0, high=0.999)
+    clip_norm: float | None = say("Largest gradient norm.", None, low=0)
+    ema_decay: float = say("Decay of the averaged weights and buffers, kept in fp32; 0 is off.", 0.0, low=0, high=1)
+    ema_warmup: bool = say("Let the decay grow as (1+t)/(10+t) up to ema_decay.", True)
+    precision: str = say("Arithmetic of the convolutions: fp32, or bf16 by autocast.", "fp32", choices=("fp32", "bf16"))
+    channels_last: str = say(
+        "Memory layout NHWC: yes, no, or auto, which measures both at the start.",
+        "auto",
+        choices=("auto", "yes", "no"),
+    )
+    device: str = say("cpu, cuda, cuda:1, mps, or auto.", "auto")
+    threads: int | None = say("CPU threads of the computation; PyTorch's default when not given.", None, low=1)
+    seed: int = say("Seed of weights, order and augmentation.", 0, low=0)
+    evaluate_every: int = say("Epochs between evaluations; the last epoch is always evaluated.", 1, low=1)
+    checkpoint_steps: int | None = say(
+        "Steps between checkpoints within an epoch; each epoch ends with one anyway.", None, low=1
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recipe:
+    """Everything a run depends on."""
+
+    model: ModelSettings = field(default_factory=ModelSettings, metadata={"help": "The network."})
+    data: DataSettings = field(default_factory=DataSettings, metadata={"help": "The images."})
+    augment: AugmentSettings = field(
+        default_factory=AugmentSettings, metadata={"help": "What training does to an image."}
+    )
+    optimizer: OptimizerSettings = field(
+        default_factory=OptimizerSettings, metadata={"help": "How gradients become steps."}
+    )
+    schedule: ScheduleSettings = field(
+        default_factory=ScheduleSettings, metadata={"help": "The learning rate over time."}
+    )
+    train: TrainSettings = field(default_factory=TrainSettings, metadata={"help": "The run itself."})
+
+    def __post_init__(self) -> None:
+        _check_agreement(self)
+
+
+def _check_agreement(recipe: Recipe) -> None:
+    """Contradictions between fields, in the user's terms. Raises RequestError."""
+    schedule, optimizer, train, data = recipe.schedule, recipe.optimizer, recipe.train, recipe.data
+    if schedule.name != "step" and schedule.milestones:
+        raise RequestError(f"schedule.milestones belong to schedule.name step, but it is {schedule.name}")
+    if list(schedule.milestones) != sorted(schedule.milestones):
+        raise RequestError(f"schedule.milestones {list(schedule.milestones)} must rise")
+    if schedule.warmup_epochs >= train.epochs:
+        raise RequestError(
+            f"schedule.warmup_epochs {schedule.warmup_epochs:g} leaves nothing of train.epochs {train.epochs}"
+        )
+    if optimizer.nesterov and optimizer.name == "sgd" and optimizer.momentum == 0:
+        raise RequestError("optimizer.nesterov needs optimizer.momentum above 0")
+    if len(optimizer.betas) != 2 or not all(0 <= beta < 1 for beta in optimizer.betas):
+        raise RequestError(f"optimizer.betas {list(optimizer.betas)} must be two numbers from 0 to below 1")
+    if train.batch_size % train.accumulate:
+        raise RequestError(f"train.accumulate {train.accumulate} does not divide train.batch_size {train.batch_size}")
+    if train.batch_size // train.accumulate < 2:
+        raise RequestError("train.accumulate leaves parts of one image, which batch norm cannot train on")
+    if (data.mean is None) != (data.std is None):
+        raise RequestError("data.mean and data.std must be given together")
+    if data.source != "folder" and data.val_fraction is not None:
+        raise RequestError(f"data.val_fraction splits a folder; {data.source} has its own held-out images")

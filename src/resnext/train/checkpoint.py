@@ -1,0 +1,158 @@
+"""Checkpoints: safetensors and JSON, whole at every instant.
+
+A checkpoint folder holds ``state.json`` and the tensor files it names. A new checkpoint writes its tensor files beside
+the old ones under new names, then replaces ``state.json`` by a rename, then deletes what the new state no longer
+names. A process killed anywhere in between leaves a ``state.json`` whose files are all there. No pickle anywhere.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as deserialize
+from safetensors.torch import save as serialize
+
+from resnext.errors import RequestError, WorkError
+from resnext.model.network import Network
+from resnext.run_directory import RunDirectory, file_name, read_state, written_whole
+from resnext.train.ema import Ema
+from resnext.weights.native import check_tensors, serialized
+
+VERSION = 1
+
+
+@dataclass
+class Position:
+    """Where a run stands: all that is not a tensor. Sums are of the epoch under way."""
+
+    step: int = 0  # optimizer steps done
+    epoch: int = 0  # epochs done, evaluation and log row included
+    loss_sum: float = 0.0  # over images
+    wrong: int = 0  # training images misclassified
+    images: int = 0
+    bad_images: int = 0  # skipped, in the whole run
+    best: dict[str, Any] | None = None  # {"epoch", "step", "top1_error"}
+    facts: dict[str, Any] = field(default_factory=dict)  # of the data: must be the same on resume
+
+
+def write_checkpoint(
+    run: RunDirectory, which: str, position: Position, model: Network, ema: Ema | None, optimizer: torch.optim.Optimizer
+) -> None:
+    """Write the "last" or "best" checkpoint. Raises WorkError when the disk refuses; the previous one is then intact.
+
+    The model file holds the weights to use: the averaged ones where there is an EMA. "best" needs nothing else;
+    "last" also holds what training needs to go on.
+    """
+    used = model if ema is None else ema.model
+    check_finite(used, position)
+    provenance = {"step": position.step, "epoch": position.epoch, "checkpoint": which}
+    files = {"model": serialized(used, provenance)}
+    if which == "last":
+        files["training"] = serialize(_training_tensors(model, ema, optimizer))
+    folder = run.checkpoint(which)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise WorkError(f"{folder} could not be written: {error.strerror}") from None
+    about: dict[str, Any] = {}
+    for key, data in files.items():
+        name = f"{key}-{position.step:08d}.safetensors"
+        with written_whole(folder / name) as file:
+            file.write(data)
+        about[key] = {"name": name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    state = {"format": "resnext-checkpoint", "version": VERSION, "position": asdict(position), "files": about}
+    with written_whole(folder / "state.json", "w") as file:
+        json.dump(state, file, indent=1)
+    _sweep(folder, {entry["name"] for entry in about.values()})
+
+
+def read_checkpoint(run: RunDirectory, model: Network, ema: Ema | None, optimizer: torch.optim.Optimizer) -> Position:
+    """Put the "last" checkpoint into network, average and optimizer. Raises RequestError if it is not whole."""
+    folder = run.checkpoint("last")
+    state = read_state(folder)
+    if state.get("version") != VERSION:
+        raise RequestError(f"{folder} has version {state.get('version')!r} of the checkpoint format, not {VERSION}")
+    weights, training = (_tensors(folder, state, key) for key in ("model", "training"))
+    _load(model if ema is None else ema.model, weights, folder / file_name(state, "model", folder))
+    origin = folder / file_name(state, "training", folder)
+    if ema is not None:
+        _load(model, _under("weights/", training), origin)
+    _restore_optimizer(optimizer, model, _under("optimizer/", training), origin)
+    try:
+        return Position(**state["position"])
+    except (KeyError, TypeError):
+        raise RequestError(f"{folder / 'state.json'} does not say where the run stands") from None
+
+
+def check_finite(model: Network, position: Position) -> None:
+    """Raises WorkError naming the first tensor that holds a value that is not finite."""
+    for name, tensor in model.state_dict().items():
+        if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
+            raise WorkError(
+                f"{name} is not finite after step {position.step}: nothing was saved over the last good checkpoint; "
+                "a lower optimizer.lr, schedule.warmup_epochs or train.clip_norm may help"
+            )
+
+
+def _training_tensors(model: Network, ema: Ema | None, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    tensors: dict[str, torch.Tensor] = {}
+    if ema is not None:
+        tensors |= {f"weights/{name}": value for name, value in model.state_dict().items()}
+    for name, parameter in model.named_parameters():
+        for key, value in optimizer.state.get(parameter, {}).items():
+            if isinstance(value, torch.Tensor):
+                tensors[f"optimizer/{key}/{name}"] = value
+    return {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
+
+
+def _restore_optimizer(
+    optimizer: torch.optim.Optimizer, model: Network, tensors: dict[str, torch.Tensor], origin: Path
+) -> None:
+    parameters = dict(model.named_parameters())
+    optimizer.state.clear()
+    for full, value in tensors.items():
+        key, _, name = full.partition("/")
+        if name not in parameters:
+            raise RequestError(f"{origin} holds optimizer state for {name!r}, which the network does not have")
+        parameter = parameters[name]
+        if value.ndim and value.shape != parameter.shape:
+            raise RequestError(f"{origin}: {full} has shape {tuple(value.shape)}, not {tuple(parameter.shape)}")
+        if value.ndim:  # the layout of the parameter, so that the arithmetic is the same as without a resume
+            value = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+        optimizer.state[parameter][key] = value
+
+
+def _tensors(folder: Path, state: dict[str, Any], key: str) -> dict[str, torch.Tensor]:
+    path = folder / file_name(state, key, folder)
+    entry = state["files"][key]
+    try:
+        data = path.read_bytes() if path.stat().st_size == entry.get("bytes") else None
+    except OSError as error:
+        raise RequestError(f"the checkpoint file {path} cannot be read: {error.strerror}") from None
+    if data is None or hashlib.sha256(data).hexdigest() != entry.get("sha256"):
+        raise RequestError(f"the checkpoint file {path} is damaged: its size or SHA-256 is not what state.json says")
+    try:
+        return deserialize(data)
+    except SafetensorError as error:
+        raise RequestError(f"the checkpoint file {path} is not a safetensors file: {error}") from None
+
+
+def _load(model: Network, tensors: dict[str, torch.Tensor], origin: Path) -> None:
+    check_tensors(tensors, model.state_dict(), str(origin))
+    model.load_state_dict(tensors, strict=True)
+
+
+def _under(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _sweep(folder: Path, keep: set[str]) -> None:
+    """Delete tensor files and leavings of killed writers that the committed state does not name."""
+    for path in folder.iterdir():
+        ours = path.name.endswith((".safetensors", ".part"))
+        if ours and path.name not in keep:
+            path.unlink(missing_ok=True)

@@ -1,0 +1,32 @@
+"""An exponential moving average of weights and buffers, kept in fp32."""
+
+import copy
+
+import torch
+
+from resnext.model.network import Network
+
+
+class Ema:
+    """The averaged network ``.model``: after each step, average = decay * average + (1 - decay) * weight.
+
+    Buffers are averaged too, so that BN statistics belong to the weights they stand with; integers are copied.
+    """
+
+    def __init__(self, model: Network, decay: float, warmup: bool) -> None:
+        self.model = copy.deepcopy(model).float().eval().requires_grad_(False)
+        self.decay = decay
+        self.warmup = warmup
+
+    @torch.no_grad()
+    def update(self, model: Network, step: int) -> None:
+        """Take in the weights after optimizer step ``step`` (from 0)."""
+        decay = min(self.decay, (1 + step) / (10 + step)) if self.warmup else self.decay
+        averages, weights = [], []
+        for average, value in zip(self.model.state_dict().values(), model.state_dict().values(), strict=True):
+            if average.is_floating_point():
+                averages.append(average)
+                weights.append(value.float())
+            else:
+                average.copy_(value)
+        torch._foreach_lerp_(averages, weights, 1 - decay)

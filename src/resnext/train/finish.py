@@ -1,0 +1,79 @@
+"""The files a run has around its training: recipe, environment and samples first; evaluation and report at the end."""
+
+import json
+
+from rich.console import Console
+
+from resnext.environment import environment
+from resnext.evaluate.evaluator import evaluate
+from resnext.evaluate.pictures import sample_grid
+from resnext.evaluate.protocol import protocol
+from resnext.evaluate.report import write_report
+from resnext.evaluate.style import save
+from resnext.evaluate.tables import write_evaluation
+from resnext.recipe import dump_recipe
+from resnext.run_directory import written_whole
+from resnext.train.logbook import read_log
+from resnext.train.plots import draw_curves
+from resnext.train.session import Session
+from resnext.weights import load
+
+SAMPLES = 64  # pictures in samples.png
+
+
+def write_beginning(session: Session) -> None:
+    """The resolved recipe, the environment, and a grid of training images as the network will see them.
+
+    recipe.yaml comes last: a directory that has it is a run that can be resumed.
+    """
+    run = session.run
+    with written_whole(run.environment, "w") as file:
+        json.dump(environment(str(session.world.device)), file, indent=1)
+    batches = session.loader.batches(0)
+    first = next(batches)
+    batches.close()  # type: ignore[attr-defined]  # a generator: ends its workers
+    picture = sample_grid(
+        first.images[:SAMPLES], first.labels[:SAMPLES], session.source.train.classes, session.preprocessing
+    )
+    save(picture, run.samples)
+    with written_whole(run.recipe, "w") as file:
+        file.write(dump_recipe(session.recipe))
+
+
+def write_results(session: Session, console: Console) -> None:
+    """Curves, the evaluation of the best checkpoint with its pictures, and report.html; says where they lie."""
+    run, recipe, position = session.run, session.recipe, session.position
+    rows = read_log(run.log)
+    draw_curves(rows, run.curves, f"{session.model.architecture.name} on {session.source.train.name}")
+    best = load(run.path, "best")
+    device, precision = session.world.device, recipe.train.precision
+    evaluation = evaluate(
+        best.to(device),
+        session.source.val,
+        session.preprocessing,
+        device=device,
+        precision=precision,
+        workers=session.loader.workers,
+        start_method=recipe.data.start_method,
+    )
+    about = protocol(
+        session.preprocessing,
+        data=session.source.val.name,
+        split=session.source.split,
+        device=str(device),
+        precision=precision,
+        weights=run.weights("best").name,
+        checkpoint="best",
+        step=(position.best or {}).get("step"),
+    )
+    write_evaluation(evaluation, session.source.val, session.preprocessing, run.evaluation, about)
+    write_report(run.path)
+    last = next(row for row in reversed(rows) if row["kind"] == "epoch")
+    low, high = evaluation.interval95
+    console.print(
+        f"top-1 error {last['top1_error']:.2f} % after the last epoch; {evaluation.top1_error:.2f} % "
+        f"(95 % interval {low:.2f} to {high:.2f}) at the best one, {(position.best or {}).get('epoch')}, "
+        "which was chosen on these same images",
+        highlight=False,
+    )
+    console.print(f"run directory  {run.path}\nreport         {run.report}", highlight=False, soft_wrap=True)

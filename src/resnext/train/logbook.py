@@ -1,0 +1,119 @@
+"""What a run writes down: log.jsonl (every step and epoch), metrics.csv, speed.csv and TensorBoard events.
+
+log.jsonl and metrics.csv hold only what the recipe determines, so a resumed run ends with the same bytes as an
+uninterrupted one; times go to speed.csv.
+"""
+
+import csv
+import json
+import os
+from pathlib import Path
+from typing import IO, Any
+
+from torch.utils.tensorboard import SummaryWriter
+
+from resnext.errors import WorkError
+from resnext.run_directory import RunDirectory, written_whole
+from resnext.train.checkpoint import Position
+
+METRICS = ("epoch", "step", "lr", "train_loss", "train_error", "val_loss", "top1_error", "top5_error", "bad_images")
+SPEED = ("epoch", "images_per_second", "data_wait_share", "seconds", "peak_memory_mb")
+TENSORBOARD_EVERY = 10  # steps
+
+
+class Logbook:
+    """Open for the length of a run. Resuming at ``position`` cuts off what a killed run wrote after its checkpoint.
+
+    Only the leading process writes; in the others every call is a no-op.
+    """
+
+    def __init__(self, run: RunDirectory, position: Position | None, leads: bool = True) -> None:
+        self.run = run
+        self.leads = leads
+        self.epochs: list[dict[str, Any]] = []
+        if not leads:
+            return
+        if position is not None:
+            rows = [row for row in read_log(run.log) if _before(row, position)]
+            _write_rows(run.log, rows)
+            self.epochs = [row for row in rows if row["kind"] == "epoch"]
+        self.file: IO[str] = open(run.log, "a", encoding="utf-8")  # noqa: SIM115 (closed by __exit__)
+        self.board = SummaryWriter(str(run.path), purge_step=None if position is None else position.step + 1)
+
+    def __enter__(self) -> "Logbook":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.leads:
+            self.file.close()
+            self.board.close()
+
+    def step(self, step: int, epoch: int, loss: float, lr: float) -> None:
+        """Note optimizer step ``step`` (from 1) of epoch ``epoch`` (from 1)."""
+        if not self.leads:
+            return
+        self._append({"kind": "step", "step": step, "epoch": epoch, "loss": loss, "lr": lr})
+        if step % TENSORBOARD_EVERY == 0:
+            self.board.add_scalar("step/loss", loss, step)
+            self.board.add_scalar("step/lr", lr, step)
+
+    def epoch(self, row: dict[str, Any], speed: dict[str, Any]) -> None:
+        """Note a finished epoch: ``row`` has the columns of metrics.csv, ``speed`` those of speed.csv."""
+        if not self.leads:
+            return
+        self._append({"kind": "epoch", **row})
+        self.epochs.append({"kind": "epoch", **row})
+        for name, value in row.items():
+            if name not in ("epoch", "step") and value is not None:
+                self.board.add_scalar(f"epoch/{name}", value, row["step"])
+        self.flush()
+        with written_whole(self.run.metrics, "w") as file:
+            _write_csv(file, METRICS, self.epochs)
+        new = not self.run.speed.exists()
+        with open(self.run.speed, "a", encoding="utf-8", newline="") as file:
+            _write_csv(file, SPEED, [speed], header=new)
+
+    def flush(self) -> None:
+        """Everything noted so far is on the disk when this returns: a checkpoint may then rely on it."""
+        try:
+            self.file.flush()
+            os.fsync(self.file.fileno())
+            self.board.flush()
+        except OSError as error:
+            raise WorkError(f"{self.run.log} could not be written: {error.strerror}") from None
+
+    def _append(self, row: dict[str, Any]) -> None:
+        self.file.write(json.dumps(row) + "\n")
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """The rows of a log.jsonl; a line cut short by a kill, and all after it, is left out."""
+    rows: list[dict[str, Any]] = []
+    if not path.exists():
+        return rows
+    with open(path, encoding="utf-8", errors="replace") as file:
+        for line in file:
+            try:
+                row = json.loads(line)
+            except ValueError:
+                break
+            if not line.endswith("\n") or not isinstance(row, dict) or not {"kind", "step", "epoch"} <= row.keys():
+                break
+            rows.append(row)
+    return rows
+
+
+def _before(row: dict[str, Any], position: Position) -> bool:
+    return row["step"] <= position.step if row["kind"] == "step" else row["epoch"] <= position.epoch
+
+
+def _write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
+    with written_whole(path, "w") as file:
+        file.writelines(json.dumps(row) + "\n" for row in rows)
+
+
+def _write_csv(file: IO[str], columns: tuple[str, ...], rows: list[dict[str, Any]], header: bool = True) -> None:
+    writer = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
+    if header:
+        writer.writeheader()
+    writer.writerows(rows)

@@ -1,0 +1,136 @@
+"""Training, top to bottom: prepare, go through epochs and steps, evaluate, keep checkpoints, report.
+
+All randomness is a function of (seed, epoch, index) or (seed, step), so a run goes on from any step without replay.
+"""
+
+import resource
+import sys
+from typing import Any
+
+from rich.console import Console
+
+from resnext.errors import WorkError
+from resnext.evaluate.evaluator import Evaluation, evaluate
+from resnext.run_directory import RunDirectory
+from resnext.settings import Recipe
+from resnext.train.checkpoint import Position, write_checkpoint
+from resnext.train.distributed import joined
+from resnext.train.finish import write_beginning, write_results
+from resnext.train.interrupts import heeded
+from resnext.train.logbook import Logbook
+from resnext.train.progress import Reporter
+from resnext.train.schedule import learning_rate
+from resnext.train.session import Session, prepare
+from resnext.train.step import train_step
+
+
+def train(recipe: Recipe, run: RunDirectory, *, resume: bool = False, console: Console | None = None) -> Position:
+    """Train as ``recipe`` says into ``run``; with ``resume``, go on from its last checkpoint.
+
+    Returns where the run ended. Raises RequestError for settings that cannot work with the data, WorkError when the
+    work fails on the way (a loss that is not finite, a bad image, a full disk, a signal): the last good checkpoint is
+    then intact.
+    """
+    console = console or Console()
+    with joined(recipe.train.device) as world, heeded() as interrupts:
+        session = prepare(recipe, run, world, resume, console)
+        recipe, position, loader = session.recipe, session.position, session.loader
+        epochs, per_epoch = recipe.train.epochs, loader.steps_per_epoch
+        if world.leads and not resume:
+            write_checkpoint(run, "last", position, session.model, session.ema, session.optimizer)
+            write_beginning(session)
+        with Logbook(run, position if resume else None, world.leads) as logbook, Reporter(console, session) as reporter:
+            while position.epoch < epochs:
+                reporter.begin_epoch()
+                first_step = position.step - position.epoch * per_epoch
+                for batch in reporter.watch(loader.batches(position.epoch, first_step)):
+                    lr = rate_of(session, position.step)
+                    loss = train_step(session, batch, lr)
+                    reporter.step(position.epoch + 1, len(batch.labels) * world.size, loss)
+                    logbook.step(position.step, position.epoch + 1, loss, lr)
+                    if world.any(interrupts.requested is not None):
+                        stop(session, logbook, interrupts.requested)
+                    every = recipe.train.checkpoint_steps
+                    if every and position.step % every == 0 and position.step % per_epoch:
+                        save_last(session, logbook)
+                finish_epoch(session, logbook, reporter)
+        if world.leads:
+            write_results(session, console)
+        return position
+
+
+def finish_epoch(session: Session, logbook: Logbook, reporter: Reporter) -> None:
+    """Evaluate, note the epoch, keep the best and the last checkpoint."""
+    position, train = session.position, session.recipe.train
+    speed = {
+        "epoch": position.epoch + 1,
+        "images_per_second": round(reporter.rate, 2),
+        "data_wait_share": round(reporter.wait_share, 4),
+        "seconds": round(reporter.seconds, 2),
+        "peak_memory_mb": peak_memory_mb(),
+    }
+    due = (position.epoch + 1) % train.evaluate_every == 0 or position.epoch + 1 == train.epochs
+    evaluation = evaluate_held_out(session) if due and session.world.leads else None
+    position.epoch += 1
+    row: dict[str, Any] = {
+        "epoch": position.epoch,
+        "step": position.step,
+        "lr": rate_of(session, position.step - 1),
+        "train_loss": position.loss_sum / max(position.images, 1),
+        "train_error": None if session.recipe.augment.mixes else 100 * position.wrong / max(position.images, 1),
+        "val_loss": None if evaluation is None else evaluation.loss,
+        "top1_error": None if evaluation is None else evaluation.top1_error,
+        "top5_error": None if evaluation is None else evaluation.top5_error,
+        "bad_images": position.bad_images,
+    }
+    position.loss_sum, position.wrong, position.images = 0.0, 0, 0
+    logbook.epoch(row, speed)
+    reporter.epoch(row, speed)
+    if evaluation is not None and (position.best is None or evaluation.top1_error < position.best["top1_error"]):
+        position.best = {"epoch": position.epoch, "step": position.step, "top1_error": evaluation.top1_error}
+        write_checkpoint(session.run, "best", position, session.model, session.ema, session.optimizer)
+    save_last(session, logbook)
+
+
+def rate_of(session: Session, step: int) -> float:
+    """The learning rate of optimizer step ``step`` (from 0)."""
+    recipe, per_epoch = session.recipe, session.loader.steps_per_epoch
+    return learning_rate(recipe.schedule, recipe.optimizer.lr, recipe.train.epochs, per_epoch, step)
+
+
+def evaluate_held_out(session: Session) -> Evaluation:
+    """The weights one would use, on the held-out images, in the precision of training."""
+    recipe = session.recipe
+    return evaluate(
+        session.used,
+        session.source.val,
+        session.preprocessing,
+        device=session.world.device,
+        precision=recipe.train.precision,
+        workers=session.loader.workers,
+        start_method=recipe.data.start_method,
+        channels_last=recipe.train.channels_last == "yes",
+    )
+
+
+def save_last(session: Session, logbook: Logbook) -> None:
+    """Write the last checkpoint; what the log says up to here is on the disk before it."""
+    if session.world.leads:
+        logbook.flush()
+        write_checkpoint(session.run, "last", session.position, session.model, session.ema, session.optimizer)
+
+
+def stop(session: Session, logbook: Logbook, signal_name: str | None) -> None:
+    """Save and leave, saying how to go on."""
+    save_last(session, logbook)
+    position = session.position
+    raise WorkError(
+        f"stopped by {signal_name or 'a signal to another process'} after step {position.step} "
+        f"(epoch {position.epoch + 1}); go on with: resnext train --resume {session.run.path}"
+    )
+
+
+def peak_memory_mb() -> int:
+    """The largest memory this process has held, in MiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak // (1024 if sys.platform != "darwin" else 1024**2)

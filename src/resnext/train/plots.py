@@ -1,0 +1,54 @@
+"""Curves of a run: loss, error and learning rate over the epochs, drawn like the paper's Figure 5."""
+
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from resnext.run_directory import written_whole
+
+TRAIN, VAL = "#5b7fa6", "#b5442e"
+
+
+def draw_curves(rows: list[dict[str, Any]], path: Path, title: str = "") -> None:
+    """Draw log rows (``read_log``) to a PNG: dashed for training (augmented images), solid for held-out images."""
+    epochs = [row for row in rows if row["kind"] == "epoch"]
+    steps = [row for row in rows if row["kind"] == "step"]
+    figure = Figure(figsize=(11, 3.6), layout="constrained")
+    loss, error, rate = figure.subplots(1, 3, width_ratios=(1, 1, 0.8))
+    _line(loss, epochs, "train_loss", "training", TRAIN, "--")
+    _line(loss, epochs, "val_loss", "held out", VAL, "-")
+    loss.set(title="loss", xlabel="epoch", ylim=(0, None))
+    _line(error, epochs, "train_error", "training", TRAIN, "--")
+    _line(error, epochs, "top1_error", "held out", VAL, "-")
+    error.set(title="top-1 error (%)", xlabel="epoch", ylim=_error_range(epochs))
+    if steps and epochs:
+        per_epoch = epochs[0]["step"] / epochs[0]["epoch"]
+        rate.plot([row["step"] / per_epoch for row in steps], [row["lr"] for row in steps], color="#444444", lw=1.2)
+    rate.set(title="learning rate", xlabel="epoch", ylim=(0, None))
+    for axes in (loss, error, rate):
+        axes.grid(alpha=0.25)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.set_xlim(0, max([row["epoch"] for row in epochs], default=1))
+    for axes in (loss, error):
+        if axes.lines:
+            axes.legend(frameon=False)
+    if title:
+        figure.suptitle(title.replace("$", r"\$"), fontsize=11)
+    with written_whole(path) as file:
+        figure.savefig(file, format="png", dpi=120)
+
+
+def _line(axes: Axes, epochs: list[dict[str, Any]], key: str, label: str, color: str, style: str) -> None:
+    points = [(row["epoch"], row[key]) for row in epochs if row.get(key) is not None]
+    if points:
+        marker = "o" if len(points) == 1 else None
+        axes.plot(*zip(*points, strict=True), style, color=color, label=label, lw=1.6, marker=marker)
+
+
+def _error_range(epochs: list[dict[str, Any]]) -> tuple[float, float]:
+    """Down to zero, and no higher than the second epoch's errors: the first would flatten the rest."""
+    rows = epochs[1:] if len(epochs) > 2 else epochs
+    values = [row[key] for row in rows for key in ("train_error", "top1_error") if row.get(key) is not None]
+    return 0, max(1.0, 1.05 * max(values, default=100.0))

@@ -1,0 +1,108 @@
+"""The progress of a run: a live line on a terminal, plain lines elsewhere."""
+
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from resnext.train.session import Session
+
+T = TypeVar("T")
+PLAIN_EVERY = 30.0  # seconds between lines where there is no terminal
+
+
+class Reporter:
+    """Shows how far the run is, at what rate, and what share of the time it waits for data."""
+
+    def __init__(self, console: Console, session: Session) -> None:
+        self.console = console
+        self.quiet = not session.world.leads
+        self.total = session.recipe.train.epochs * session.loader.steps_per_epoch
+        self.done = session.position.step
+        self.live = console.is_terminal and not self.quiet
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[facts]}"),
+            TimeRemainingColumn(),
+            console=console,
+            disable=not self.live,
+        )
+        self.task: TaskID = self.progress.add_task("steps", total=self.total, completed=self.done, facts="")
+        self.begin_epoch()
+        self.last_plain = time.perf_counter()
+
+    def __enter__(self) -> "Reporter":
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+    def begin_epoch(self) -> None:
+        """Start counting images and waiting time anew."""
+        self.started = time.perf_counter()
+        self.waited = 0.0
+        self.images = 0
+
+    def watch(self, batches: Iterable[T]) -> Iterator[T]:
+        """The batches as they come, the time spent waiting for them counted."""
+        iterator = iter(batches)
+        while True:
+            start = time.perf_counter()
+            try:
+                batch = next(iterator)
+            except StopIteration:
+                return
+            finally:
+                self.waited += time.perf_counter() - start
+            yield batch
+
+    def step(self, epoch: int, images: int, loss: float) -> None:
+        """One step of ``images`` images is done."""
+        self.images += images
+        self.done += 1
+        if self.live:
+            facts = f"{self.rate:,.0f} images/s  wait {100 * self.wait_share:.0f} %  loss {loss:.4f}"
+            self.progress.update(self.task, advance=1, description=f"epoch {epoch}", facts=facts)
+        elif time.perf_counter() - self.last_plain > PLAIN_EVERY:
+            self.say(
+                f"epoch {epoch}  step {self.done}/{self.total}  loss {loss:.4f}  "
+                f"{self.rate:,.0f} images/s  data wait {100 * self.wait_share:.0f} %"
+            )
+
+    def epoch(self, row: dict[str, Any], speed: dict[str, Any]) -> None:
+        """One line for a finished epoch."""
+        parts = [f"epoch {row['epoch']:>3}", f"train loss {row['train_loss']:.4f}"]
+        if row["train_error"] is not None:
+            parts[-1] += f" error {row['train_error']:5.2f} %"
+        if row["top1_error"] is not None:
+            parts.append(f"held-out loss {row['val_loss']:.4f} error {row['top1_error']:5.2f} %")
+        parts.append(f"{speed['images_per_second']:,.0f} images/s, data wait {100 * speed['data_wait_share']:.0f} %")
+        if row["bad_images"]:
+            parts.append(f"{row['bad_images']} unreadable images skipped so far")
+        self.say("  ".join(parts))
+
+    def say(self, text: str) -> None:
+        """One line for the user."""
+        self.last_plain = time.perf_counter()
+        if not self.quiet:
+            self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the epoch began."""
+        return time.perf_counter() - self.started
+
+    @property
+    def rate(self) -> float:
+        """Images a second in this epoch."""
+        return self.images / max(self.seconds, 1e-9)
+
+    @property
+    def wait_share(self) -> float:
+        """Share of this epoch's time spent waiting for data."""
+        return self.waited / max(self.seconds, 1e-9)

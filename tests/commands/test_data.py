@@ -1,0 +1,77 @@
+"""``resnext data check``: exit status, the CSV's place, and hands off the data."""
+
+import argparse
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from resnext.commands import data
+from resnext.errors import RequestError
+from tests.data.test_check import clean, cut
+
+
+def run(*words: str | Path) -> int:
+    parser = argparse.ArgumentParser()
+    data.add_arguments(parser)
+    return data.run(parser.parse_args([str(word) for word in words]))
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    return clean(tmp_path / "images")
+
+
+def state(root: Path) -> dict[str, tuple[int, int]]:
+    return {str(p): (p.stat().st_mtime_ns, p.stat().st_size) for p in root.rglob("*")}
+
+
+def test_a_clean_folder_is_0_and_nothing_in_it_changes(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = state(root)
+    assert run("check", root) == 0
+    assert state(root) == before
+    assert Path("data-check.csv").read_text().splitlines() == ["path,class,split,severity,problem,detail"]
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "train/: 6 images in 2 classes"
+    assert "0 findings in data-check.csv" in lines[-1]
+
+
+def test_a_broken_image_is_1_and_in_table_and_csv(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cut(root / "val/cat/1.jpg")
+    assert run("check", root, "--csv", "found.csv") == 1
+    assert Path("found.csv").read_text().splitlines()[1].startswith("val/cat/1.jpg,cat,val,error,truncated,")
+    out = capsys.readouterr().out
+    assert "truncated" in out
+    assert "1 error: training would fail" in out
+
+
+def test_the_csv_never_lies_in_the_data(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(RequestError, match="outside"):
+        run("check", root, "--csv", root / "train" / "found.csv")
+    monkeypatch.chdir(root)
+    with pytest.raises(RequestError, match="--csv"):
+        run("check", ".")
+    assert not list(root.rglob("*.csv"))
+
+
+def test_arguments_that_cannot_be_are_refused(root: Path, tmp_path: Path) -> None:
+    for words, message in (
+        ((tmp_path / "none",), "does not exist"),
+        ((root, "--csv", tmp_path / "no" / "a.csv"), "folder that exists"),
+        ((root, "--workers", "0"), "at least 1"),
+        ((root, "--val-fraction", "1.5"), "from 0.001 to 0.9"),
+    ):
+        with pytest.raises(RequestError, match=message):
+            run("check", *words)
+
+
+def test_its_help_imports_nothing_heavy() -> None:
+    code = (
+        "import sys, argparse, resnext.commands.data as d; p = argparse.ArgumentParser(); d.add_arguments(p); "
+        "p.format_help(); print(sorted({'torch', 'numpy', 'PIL', 'rich'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

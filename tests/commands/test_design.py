@@ -1,0 +1,96 @@
+"""``resnext design`` as a user sees it."""
+
+import argparse
+import re
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from resnext.commands import design
+from resnext.errors import RequestError
+
+
+def run(*words: str) -> int:
+    parser = argparse.ArgumentParser()
+    design.add_arguments(parser)
+    return design.run(parser.parse_args(words))
+
+
+def rows(out: str) -> list[list[str]]:
+    return [line.split() for line in out.splitlines() if re.match(r" [ >] +resne", line)]
+
+
+def test_without_a_request_it_prints_table_2(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run() == 0
+    table = rows(capsys.readouterr().out)
+    assert [row[1:5] for row in table] == [
+        ["1", "64", "64", "69.63k"],
+        ["2", "40", "80", "69.76k"],
+        ["4", "24", "96", "69.89k"],
+        ["8", "14", "112", "71.46k"],
+        ["32", "4", "128", "70.14k"],
+    ]
+    assert table[-1] == ["resnext50_32x4d", "32", "4", "128", "70.14k", "25.03M", "4.230G"]
+
+
+def test_a_budget_is_solved_and_shown_with_its_neighbours(capsys: pytest.CaptureFixture[str]) -> None:
+    run("--depth", "101", "--cardinality", "64", "--macs", "15.46G")
+    table = rows(capsys.readouterr().out)
+    assert [row[-7] for row in table] == ["resnext101_64x3d", "resnext101_64x4d", "resnext101_64x5d"]
+    assert [row[0] for row in table].count(">") == 1
+    assert table[1][0] == ">"
+
+
+def test_the_cardinality_can_be_solved(capsys: pytest.CaptureFixture[str]) -> None:
+    run("--depth", "29", "--width", "64", "--parameters", "34.4M")
+    assert capsys.readouterr().out.startswith("resnext29_8x64d\n")
+
+
+def test_a_table_takes_one_more_cardinality(capsys: pytest.CaptureFixture[str]) -> None:
+    run("--table", "--cardinality", "16", "--set", "num_classes=10")
+    assert [row[1] for row in rows(capsys.readouterr().out)] == ["1", "2", "4", "8", "16", "32"]
+
+
+@pytest.mark.parametrize(
+    ("text", "amount"),
+    [("4.1G", 4.1e9), ("25M", 25e6), ("70k", 70e3), ("25,028,904", 25_028_904), ("4e9", 4e9), (" 3 g ", 3e9)],
+)
+def test_amounts_are_read_as_people_write_them(text: str, amount: float) -> None:
+    assert design.parse_amount(text) == pytest.approx(amount, rel=1e-12)
+
+
+@given(st.text(max_size=12))
+def test_any_text_is_an_amount_above_zero_or_one_clear_sentence(text: str) -> None:
+    try:
+        assert design.parse_amount(text) > 0
+    except RequestError as error:
+        assert "such as 4.1G" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--macs", "4.1X"], "'4.1X' is no amount"),
+        (["--cardinality", "32", "--macs", "1M"], "the smallest, resnext50_32x1d, has 1,374,060,544"),
+        (["--cardinality", "32", "--width", "4"], "nothing to solve"),
+        (["--macs", "4G", "--parameters", "25M"], "not both"),
+        (["--width", "4", "--table"], "takes no --width"),
+        (["--set", "depth=101"], "is --depth here"),
+        (["--depth", "51"], "not 9n"),
+    ],
+)
+def test_a_wrong_request_is_one_clear_sentence(words: list[str], message: str) -> None:
+    with pytest.raises(RequestError, match=message):
+        run(*words)
+
+
+@pytest.mark.parametrize("verb", ["models", "info", "design"])
+def test_help_needs_no_torch(verb: str) -> None:
+    code = (
+        f"import sys, argparse; from resnext.commands import {verb} as v; p = argparse.ArgumentParser();"
+        "v.add_arguments(p); p.format_help(); assert v.SENTENCE; assert not {'torch', 'rich'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -1,0 +1,193 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from resnext.cli import main
+from resnext.data.digits import open_digits
+from resnext.data.preprocessing import Preprocessing
+from resnext.model.network import Network, create_model
+from resnext.recipe import dump_recipe, parse_recipe
+from resnext.settings import DataSettings
+from resnext.weights.native import save
+
+RECIPE = """
+model: {name: resnext11_2x4d, base_channels: 4}
+data: {source: digits, limit_val: 40, limit_train: 50}
+train: {device: cpu}
+"""
+
+
+def digits_network() -> Network:
+    model = create_model("resnext11_2x4d", seed=0, base_channels=4, num_classes=10, in_channels=1)
+    settings = DataSettings()
+    source = open_digits(settings)
+    model.preprocessing, model.classes = Preprocessing.of(settings, source), source.train.classes
+    return model
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run directory as training leaves it, with random weights."""
+    directory = tmp_path / "run"
+    for which, step in (("best", 1200), ("last", 3400)):
+        folder = directory / "checkpoints" / which
+        folder.mkdir(parents=True)
+        save(digits_network(), folder / "model-1.safetensors")
+        state = {
+            "format": "resnext-checkpoint",
+            "version": 1,
+            "position": {"step": step},
+            "files": {"model": {"name": "model-1.safetensors"}},
+        }
+        (folder / "state.json").write_text(json.dumps(state))
+    (directory / "recipe.yaml").write_text(dump_recipe(parse_recipe(RECIPE)))
+    return directory
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    path = tmp_path / "digits.safetensors"
+    save(digits_network(), path)
+    return path
+
+
+def digits_folder(root: Path, classes: str = "0123456789") -> Path:
+    """Two digits of each class as PNG, a folder a class."""
+    data = open_digits(DataSettings()).val
+    for label, name in enumerate(classes):
+        (root / name).mkdir(parents=True)
+        for index in np.flatnonzero(data.labels == label)[:2]:
+            data.image(int(index)).save(root / name / f"{index}.png")
+    return root
+
+
+def metrics(directory: Path) -> dict[str, object]:
+    return json.loads((directory / "metrics.json").read_text())
+
+
+def evaluate(*arguments: object) -> int:
+    return main(["evaluate", *map(str, arguments), "--device", "cpu"])
+
+
+def test_a_run_is_evaluated_on_its_own_held_out_images(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert evaluate(run, "--batch-size", 7) == 0
+    shown = capsys.readouterr().out
+    for part in (
+        "top-1 error",
+        "95 % interval",
+        "top-5 error",
+        "loss",
+        "calibration error",
+        "40 images of digits test",
+    ):
+        assert part in shown
+    for part in ("bicubic", "fp32", "held out when i % 5 == 4", "checkpoint best (step 1,200)"):
+        assert part in shown
+    values = metrics(run / "evaluation")
+    assert values["n"] == 40
+    assert values["protocol"]["step"] == 1200  # type: ignore[index]
+    assert "40 images of digits test" in (run / "report.html").read_text()
+    first = values["correct1"], values["loss"]
+    assert evaluate(run) == 0  # replaces its own files
+    again = metrics(run / "evaluation")
+    assert again["correct1"] == first[0]
+    assert again["loss"] == pytest.approx(first[1], rel=1e-5)
+
+
+def test_other_questions_leave_the_runs_evaluation_alone(run: Path) -> None:
+    assert evaluate(run) == 0
+    before = (run / "evaluation" / "metrics.json").read_text()
+    assert evaluate(run, "--split", "train") == 0
+    assert evaluate(run, "--checkpoint", "last") == 0
+    assert evaluate(run, "--source", "digits") == 0
+    assert (run / "evaluation" / "metrics.json").read_text() == before
+    assert metrics(run / "evaluation-train")["n"] == 50
+    assert metrics(run / "evaluation-last")["protocol"]["step"] == 3400  # type: ignore[index]
+    assert metrics(run / "evaluation-digits-test")["n"] == 359
+
+
+def test_weights_need_to_be_told_their_images(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert evaluate(weights) == 2
+    assert "give --data PATH" in capsys.readouterr().err
+    assert evaluate(weights, "--source", "digits") == 0
+    assert "359 images" in capsys.readouterr().out.replace("of digits", "")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["digits.safetensors"]
+    assert evaluate(weights, "--source", "digits", "--out", tmp_path / "out") == 0
+    assert metrics(tmp_path / "out")["n"] == 359
+
+
+def test_weights_are_judged_on_every_image_of_a_folder(weights: Path, tmp_path: Path) -> None:
+    data = digits_folder(tmp_path / "photos")
+    assert evaluate(weights, "--data", data, "--out", tmp_path / "out", "--workers", 0) == 0
+    values = metrics(tmp_path / "out")
+    assert values["n"] == 20
+    rows = (tmp_path / "out" / "images.csv").read_text().splitlines()[1:]
+    assert all(row.split(",")[0].endswith(".png") for row in rows)
+
+
+def test_a_folder_of_other_classes_is_an_error_that_shows_them(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = digits_folder(tmp_path / "photos", "abcdefghij")
+    assert evaluate(weights, "--data", data) == 2
+    assert "only the model has '0'" in capsys.readouterr().err
+
+
+def test_a_broken_image_fails_the_evaluation_and_is_named(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = digits_folder(tmp_path / "photos")
+    broken = next((data / "3").iterdir())
+    broken.write_bytes(broken.read_bytes()[:50])
+    assert evaluate(weights, "--data", data, "--workers", 0) == 1
+    assert broken.name in capsys.readouterr().err
+
+
+def test_foreign_files_in_out_are_refused_before_the_work(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "worst.png").write_bytes(b"mine")
+    assert evaluate(run, "--out", tmp_path) == 2
+    out = capsys.readouterr()
+    assert "holds worst.png" in out.err
+    assert not out.out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (("--batch-size", "0"), "at least 1"),
+        (("--workers", "-1"), "whole number"),
+        (("--split", "test"), "invalid choice"),
+        (("--data", "/nowhere"), "of no use to digits"),
+        (("--device", "abacus"), "unknown"),
+    ],
+)
+def test_wrong_requests_are_one_sentence(
+    run: Path, capsys: pytest.CaptureFixture[str], arguments: tuple[str, str], part: str
+) -> None:
+    assert main(["evaluate", str(run), *arguments]) == 2
+    error = capsys.readouterr().err
+    assert part in error
+    assert len(error.strip().splitlines()) == 1
+
+
+def test_weights_without_preprocessing_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = digits_network()
+    model.preprocessing = None
+    save(model, tmp_path / "bare.safetensors")
+    assert evaluate(tmp_path / "bare.safetensors", "--source", "digits") == 2
+    assert "do not say how their images were prepared" in capsys.readouterr().err
+
+
+def test_grey_weights_judge_a_folder_of_colour(weights: Path, tmp_path: Path) -> None:
+    data = digits_folder(tmp_path / "photos")
+    for path in data.rglob("*.png"):
+        Image.open(path).convert("RGB").save(path)
+    assert evaluate(weights, "--data", data, "--out", tmp_path / "colour", "--workers", 0) == 0
+    assert metrics(tmp_path / "colour")["n"] == 20

@@ -1,0 +1,121 @@
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from resnext.cli import main
+from resnext.data.images import read_image
+from resnext.evaluate.predict import predict
+from resnext.weights import load
+from resnext.weights.native import save
+from tests.commands.test_evaluate import digits_network
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    path = tmp_path / "digits.safetensors"
+    save(digits_network(), path)
+    return path
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for name in ("a.png", "b.png", "c.png"):
+        Image.fromarray(rng.integers(0, 256, (8, 8), dtype=np.uint8)).save(folder / name)
+    return folder
+
+
+def test_the_table_shows_each_image_and_the_networks_input(
+    weights: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["predict", str(weights), str(pictures), "--top", "2"]) == 0
+    out = capsys.readouterr()
+    assert not out.err
+    for name, prediction in zip("abc", predict(load(weights), sorted(pictures.iterdir())), strict=True):
+        (best, p), (second, q) = prediction.top(2)
+        row = next(line for line in out.out.splitlines() if f"{name}.png" in line)
+        assert row.split()[1:] == [best, f"{100 * p:.1f}", "%", second, f"{100 * q:.1f}", "%"]
+    assert "centre crop 8×8" in out.out
+
+
+def test_json_is_one_array_with_predictions_and_errors(
+    weights: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (pictures / "bad.png").write_bytes(b"\x89PNG nonsense")
+    (pictures / "none.png").write_bytes(b"")
+    missing = str(pictures / "missing.png")
+    assert main(["predict", str(weights), str(pictures), missing, "--json", "--top", "4"]) == 1
+    out = capsys.readouterr()
+    entries = {Path(entry["path"]).name: entry for entry in json.loads(out.out)}
+    assert entries.keys() == {"a.png", "b.png", "c.png", "bad.png", "none.png", "missing.png"}
+    for name in ("a.png", "b.png", "c.png"):
+        probabilities = [p["probability"] for p in entries[name]["predictions"]]
+        assert len(probabilities) == 4
+        assert probabilities == sorted(probabilities, reverse=True)
+        assert {p["class"] for p in entries[name]["predictions"]} <= set("0123456789")
+    for name in ("bad.png", "none.png", "missing.png"):
+        assert entries[name].keys() == {"path", "error"}
+        assert sum(name in line for line in out.err.splitlines()) == 1
+
+
+def test_bad_images_are_named_one_by_one_and_the_rest_is_shown(
+    weights: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (pictures / "b.png").write_bytes((pictures / "a.png").read_bytes()[:40])
+    assert main(["predict", str(weights), f"{pictures}/*.png"]) == 1
+    out = capsys.readouterr()
+    assert "a.png" in out.out
+    assert "c.png" in out.out
+    assert "b.png" not in out.out
+    assert len(out.err.strip().splitlines()) == 1
+    assert "b.png" in out.err
+
+
+def test_no_image_at_all_is_a_wrong_request(weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "empty").mkdir()
+    for argument in ("empty", "nothing.jpg", "*.tif"):
+        assert main(["predict", str(weights), str(tmp_path / argument)]) == 2
+        assert "no image found" in capsys.readouterr().err
+
+
+def test_when_every_image_is_bad_the_work_has_failed(
+    weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "x.png").write_bytes(b"x")
+    assert main(["predict", str(weights), str(tmp_path / "x.png"), "--picture", str(tmp_path / "out.png")]) == 1
+    assert "x.png" in capsys.readouterr().err
+    assert not (tmp_path / "out.png").exists()
+
+
+def test_the_picture_shows_what_the_network_sees(weights: Path, pictures: Path, tmp_path: Path) -> None:
+    assert main(["predict", str(weights), str(pictures), "--picture", str(tmp_path / "out.png")]) == 0
+    assert min(read_image(tmp_path / "out.png").size) > 200
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [(["--top", "0"], "at least 1"), (["--picture", "nowhere/x.png"], "no folder nowhere"), (["--tip", "3"], "--top")],
+)
+def test_wrong_requests_are_one_sentence(
+    weights: Path, pictures: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], part: str
+) -> None:
+    assert main(["predict", str(weights), str(pictures), *arguments]) == 2
+    assert part in capsys.readouterr().err
+
+
+def test_names_with_markup_and_bytes_that_are_no_text_are_printed_plainly(
+    weights: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (pictures / "a.png").rename(pictures / "[red]x.png")
+    (pictures / "b.png").rename(os.fsdecode(os.fsencode(pictures) + b"/\xff.png"))
+    assert main(["predict", str(weights), str(pictures)]) == 0
+    assert "[red]x.png" in capsys.readouterr().out
+    assert main(["predict", str(weights), str(pictures), "--json"]) == 0
+    paths = [entry["path"] for entry in json.loads(capsys.readouterr().out)]
+    assert os.fsdecode(os.fsencode(pictures) + b"/\xff.png") in paths

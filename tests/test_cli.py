@@ -1,0 +1,70 @@
+"""The command line: statuses, sentences, and answers at once."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from resnext.cli import VERBS, main
+from tests.conftest import run_resnext
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_helps_without_torch(verb: str) -> None:
+    code = (
+        "import sys; from resnext.cli import main\n"
+        f"try: main([{verb!r}, '--help'])\n"
+        "except SystemExit as end: assert end.code == 0\n"
+        "assert 'torch' not in sys.modules and 'numpy' not in sys.modules, 'heavy imports for a --help'"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert f"resnext {verb}" in done.stdout
+
+
+def test_the_public_names_are_imported_when_used() -> None:
+    code = "import sys, resnext; assert 'torch' not in sys.modules; resnext.create_model; assert 'torch' in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["trian", "x"], "did you mean 'train'"),
+        (["train", "x.yaml", "--train.epoch", "3"], "did you mean '--train.epochs'"),
+        (["train"], "needs a RECIPE"),
+        (["train", "missing.yaml"], "there is no recipe missing.yaml"),
+        (["train", "a.yaml", "b.yaml"], "one word too many"),
+        (["info", "resnex50"], "did you mean 'resnet50'"),
+        (["train", "--run", "a", "--resume", "b"], "give one of them"),
+        (["train", "--resume", "nowhere"], "there is no run directory nowhere"),
+    ],
+)
+def test_a_wrong_request_is_one_sentence_and_status_2(
+    arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    errors = capsys.readouterr().err
+    assert says in errors
+    assert errors.count("\n") == 1
+
+
+def test_no_verb_prints_the_table_of_verbs(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([]) == 2
+    printed = capsys.readouterr().out
+    assert all(re.search(rf"^  {verb} ", printed, re.MULTILINE) for verb in VERBS)
+
+
+def test_debug_shows_the_traceback(tmp_path: Path) -> None:
+    done = run_resnext("train", "missing.yaml", "--debug", cwd=tmp_path)
+    assert "Traceback" in done.stderr
+    assert "Traceback" not in run_resnext("train", "missing.yaml", cwd=tmp_path).stderr
+
+
+def test_doctor_names_the_processor_and_threads(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor"]) == 0
+    printed = capsys.readouterr().out
+    assert "threads" in printed
+    assert "torch" in printed

@@ -1,0 +1,129 @@
+"""Recipes: what is written is what is read, and what is wrong is named."""
+
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from resnext.errors import RequestError
+from resnext.recipe import differences, dump_recipe, from_command_line, parse_recipe, read_recipe, settings_of
+from resnext.settings import Recipe, TrainSettings
+
+RECIPES = sorted(Path(__file__).parents[1].glob("recipes/*/*.yaml"))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_every_shipped_recipe_parses_and_states_source_expectation_and_cost(path: Path) -> None:
+    read_recipe(path)
+    head = "\n".join(line for line in path.read_text().splitlines() if line.startswith("#"))
+    for word in ("Source:", "Expected:", "Cost:"):
+        assert word in head, f"{path} does not state its {word}"
+
+
+def test_a_dumped_recipe_reads_back_equal() -> None:
+    recipe = parse_recipe("train: {epochs: 7}\nschedule: {milestones: [3, 5]}\nmodel: {blocks: [1, 2, 1]}")
+    assert parse_recipe(dump_recipe(recipe)) == recipe
+
+
+@given(
+    lr=st.floats(0, 10), epochs=st.integers(1, 1000), flip=st.floats(0, 1),
+    milestones=st.lists(st.floats(0, 500), max_size=4).map(sorted), path=st.none() | st.text(max_size=20),
+)  # fmt: skip
+def test_any_recipe_survives_the_round_trip(
+    lr: float, epochs: int, flip: float, milestones: list[float], path: str | None
+) -> None:
+    values = {
+        "train.epochs": epochs, "optimizer.lr": lr, "augment.flip": flip,
+        "schedule.milestones": milestones, "data.path": path,
+    }  # fmt: skip
+    recipe = parse_recipe("{}", "test", values)
+    assert parse_recipe(dump_recipe(recipe)) == recipe
+
+
+@given(st.text(max_size=200))
+def test_no_text_ends_in_anything_but_a_recipe_or_one_clear_error(text: str) -> None:
+    try:
+        assert isinstance(parse_recipe(text), Recipe)
+    except RequestError as error:
+        assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("train: {epoch: 3}", "unknown setting train.epoch; did you mean 'epochs'"),
+        ("trian: {epochs: 3}", "unknown setting trian; did you mean 'train'"),
+        ("train: {lr: 0.1}", "did you mean optimizer.lr"),
+        ("train: {epochs: many}", "train.epochs must be a whole number, not 'many'"),
+        ("train: {epochs: 1.5}", "train.epochs must be a whole number, not 1.5"),
+        ("train: {epochs: true}", "train.epochs must be a whole number"),
+        ("train: {epochs: 0}", "train.epochs must be at least 1, not 0"),
+        ("optimizer: {nesterov: 1}", "optimizer.nesterov must be true or false"),
+        ("optimizer: {lr: .nan}", "optimizer.lr must be a finite number"),
+        ("optimizer: {name: sdg}", "optimizer.name 'sdg' is unknown; did you mean 'sgd'"),
+        ("schedule: {milestones: 30}", "schedule.milestones must be a list"),
+        ("schedule: {milestones: [60, 30]}", "must rise"),
+        ("schedule: {name: cosine, milestones: [30]}", "belong to schedule.name step"),
+        ("train: {epochs: 2, epochs: 3}", "'epochs' stands twice"),
+        ("a: &x [1]\nb: *x", "aliases"),
+        ("train: [1]", "train must hold settings, not a list"),
+        ("- 1", "must hold sections"),
+        ("train: {batch_size: 10, accumulate: 3}", "train.accumulate 3 does not divide train.batch_size 10"),
+        ("data: {mean: [0.5]}", "data.mean and data.std must be given together"),
+        ("data: {val_fraction: 0.2}", "digits has its own held-out images"),
+        ("optimizer: {lr: null}", "optimizer.lr needs a finite number, not an empty value"),
+        ("{", "not valid YAML"),
+        ("[" * 5000, "not valid YAML"),
+    ],
+)
+def test_a_wrong_recipe_is_one_sentence_that_names_the_key(text: str, says: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        parse_recipe(text, "my.yaml")
+    assert says in str(caught.value)
+    assert str(caught.value).startswith("my.yaml")
+
+
+def test_numbers_as_people_write_them() -> None:
+    assert parse_recipe("optimizer: {weight_decay: 1e-4, lr: 1}").optimizer.weight_decay == 1e-4
+
+
+def test_a_value_given_by_hand_wins_over_the_file(tiny_recipe: Path) -> None:
+    assert read_recipe(tiny_recipe, {"train.epochs": 9}).train.epochs == 9
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "value"),
+    [
+        ("schedule.milestones", "30,60,90", (30.0, 60.0, 90.0)),
+        ("schedule.milestones", "[30, 60]", (30.0, 60.0)),
+        ("schedule.milestones", "30", (30.0,)),
+        ("model.blocks", "1,2,1", (1, 2, 1)),
+        ("data.path", "2024", "2024"),
+        ("data.path", "null", None),
+        ("train.channels_last", "yes", "yes"),
+        ("optimizer.lr", "1e-3", 0.001),
+        ("optimizer.nesterov", "false", False),
+    ],
+)
+def test_values_on_the_command_line(key: str, text: str, value: object) -> None:
+    recipe = parse_recipe("{}", "test", {key: from_command_line(key, text)})
+    assert dict(settings_of(recipe))[key] == value
+
+
+def test_differences_name_the_setting_and_both_values() -> None:
+    before, after = parse_recipe("{}"), parse_recipe("train: {epochs: 5}")
+    assert differences(before, after) == [f"train.epochs: {TrainSettings().epochs} -> 5"]
+
+
+def test_every_setting_has_a_sentence() -> None:
+    for section in fields(Recipe):
+        inside = getattr(Recipe(), section.name)
+        for field in fields(inside):
+            assert field.metadata["help"].endswith("."), f"{section.name}.{field.name}"
+
+
+def test_a_missing_recipe_names_its_neighbour(tiny_recipe: Path) -> None:
+    with pytest.raises(RequestError, match=r"tiny\.yaml"):
+        read_recipe(tiny_recipe.with_name("tinny.yaml"))

@@ -1,0 +1,51 @@
+"""A ``resnext`` that kills itself with SIGKILL at a named point: ``killed.py POINT N ARGUMENTS...``.
+
+Points: ``step`` after optimizer step N of this process; ``write`` half-way through the N-th file written whole;
+``rename`` between the rename of that file and whatever comes next.
+"""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import resnext.run_directory as run_directory
+import resnext.train.loop as loop
+from resnext.cli import main
+
+point, count = sys.argv[1], int(sys.argv[2])
+seen = {"step": 0, "write": 0, "rename": 0}
+
+
+def die_at(name: str) -> None:
+    seen[name] += 1
+    if name == point and seen[name] == count:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def counted_step(*arguments: object) -> float:
+    loss = train_step(*arguments)
+    die_at("step")
+    return loss
+
+
+def half_written(descriptor: int) -> None:
+    """Stands in for fsync of the temporary file: cuts it in half before dying."""
+    path = Path(f"/proc/self/fd/{descriptor}").resolve()
+    if path.suffix == ".part":
+        if point == "write" and seen["write"] + 1 == count:
+            os.truncate(path, path.stat().st_size // 2)
+        die_at("write")
+    fsync(descriptor)
+
+
+def counted_replace(source: str, target: str) -> None:
+    replace(source, target)
+    die_at("rename")
+
+
+train_step, fsync, replace = loop.train_step, os.fsync, os.replace
+loop.train_step = counted_step
+run_directory.os.fsync = half_written
+run_directory.os.replace = counted_replace
+sys.exit(main(sys.argv[3:]))

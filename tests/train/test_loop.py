@@ -1,0 +1,139 @@
+"""The loop's promises: what a run leaves, where it stops, and what it refuses."""
+
+import csv
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+from resnext.cli import main
+from resnext.errors import RequestError, WorkError
+from resnext.recipe import read_recipe
+from resnext.run_directory import RunDirectory, create_run
+from resnext.train.loop import train
+from resnext.weights import load
+
+FILES = (
+    "recipe.yaml", "environment.json", "log.jsonl", "metrics.csv", "speed.csv", "curves.png", "samples.png",
+    "report.html", "checkpoints/last/state.json", "checkpoints/best/state.json", "evaluation/metrics.json",
+)  # fmt: skip
+
+
+def run_tiny(recipe: Path, folder: Path, **changes: object) -> RunDirectory:
+    run = create_run(folder)
+    train(read_recipe(recipe, {key.replace("__", "."): value for key, value in changes.items()}), run, console=QUIET)
+    return run
+
+
+QUIET = Console(quiet=True)
+
+
+def rows(run: RunDirectory, kind: str) -> list[dict[str, object]]:
+    return [row for row in map(json.loads, run.log.read_text().splitlines()) if row["kind"] == kind]
+
+
+def test_a_run_leaves_everything_a_user_keeps(tiny_recipe: Path, tmp_path: Path) -> None:
+    run = run_tiny(tiny_recipe, tmp_path / "run")
+    for name in FILES:
+        assert (run.path / name).stat().st_size > 0, name
+    assert list(run.path.glob("events.out.tfevents.*"))
+    assert not list(run.path.rglob("*.pkl")) + list(run.path.rglob("*.pt"))
+    with open(run.metrics) as file:
+        table = list(csv.DictReader(file))
+    assert [int(row["epoch"]) for row in table] == [1, 2, 3]
+    errors = [float(row["top1_error"]) for row in table]
+    assert run.state("best")["position"]["best"]["top1_error"] == min(errors)
+    model = load(run.path)
+    assert model.classes == tuple("0123456789")
+    assert model.preprocessing is not None
+    assert model.preprocessing.image_size == 8
+
+
+def test_the_loss_of_a_run_falls(tiny_recipe: Path, tmp_path: Path) -> None:
+    run = run_tiny(tiny_recipe, tmp_path / "run", train__epochs=12, augment__mixup=0, data__limit_train=300)
+    losses = [row["train_loss"] for row in rows(run, "epoch")]
+    assert losses[-1] < 0.5 * losses[0]  # type: ignore[operator]
+
+
+def test_the_same_seed_gives_the_same_run_and_another_seed_another(tiny_recipe: Path, tmp_path: Path) -> None:
+    a, b, c = (
+        run_tiny(tiny_recipe, tmp_path / str(i), train__epochs=1, train__seed=s) for i, s in enumerate((5, 5, 6))
+    )
+    assert a.log.read_bytes() == b.log.read_bytes()
+    assert a.log.read_bytes() != c.log.read_bytes()
+
+
+def test_accumulating_parts_gives_the_gradient_of_the_whole_batch(tiny_recipe: Path, tmp_path: Path) -> None:
+    """With BN out of play (parts see other statistics), the first loss is the mean over the batch either way."""
+    one = run_tiny(tiny_recipe, tmp_path / "a", train__epochs=1, augment__mixup=0)
+    two = run_tiny(tiny_recipe, tmp_path / "b", train__epochs=1, augment__mixup=0, train__accumulate=2)
+    first = [rows(run, "step")[0]["loss"] for run in (one, two)]
+    assert first[0] == pytest.approx(first[1], rel=0.25)
+    assert first[0] != first[1]
+
+
+def test_an_exploding_loss_names_the_step_and_keeps_the_last_good_checkpoint(tiny_recipe: Path, tmp_path: Path) -> None:
+    with pytest.raises(WorkError, match=r"the loss became (nan|inf) at step \d+ \(epoch 1|is not finite after step"):
+        run_tiny(tiny_recipe, tmp_path / "run", optimizer__lr=1e30, schedule__name="constant")
+    for value in load(tmp_path / "run", "last").state_dict().values():
+        assert torch.isfinite(value.float()).all()
+
+
+@pytest.mark.parametrize("ema", [0.0, 0.9])
+def test_the_saved_weights_score_what_the_log_says(tiny_recipe: Path, tmp_path: Path, ema: float) -> None:
+    run = run_tiny(tiny_recipe, tmp_path / "run", train__ema_decay=ema)
+    metrics = json.loads((run.evaluation / "metrics.json").read_text())
+    assert metrics["top1_error"] == run.state("best")["position"]["best"]["top1_error"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"train.batch_size": 128}, "128"),
+        ({"data.image_size": 3}, "too small"),
+        ({"model.name": "resnext12_2x4d"}, "not 9n+2"),
+        ({"model.cardinality": 3, "model.stage_widths": [8, 16, 32]}, "cardinality 3 does not divide"),
+        ({"augment.jitter": 0.4}, "jitter"),
+        ({"train.device": "cuda:99"}, "cuda:99"),
+        ({"train.device": "gpu"}, "gpu"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_is_written(
+    tiny_recipe: Path, tmp_path: Path, changes: dict[str, object], says: str
+) -> None:
+    run = create_run(tmp_path / "run")
+    with pytest.raises(RequestError) as caught:
+        train(read_recipe(tiny_recipe, changes), run, console=QUIET)
+    assert says in str(caught.value)
+    assert not list(run.path.iterdir()), "the place can be used for the next try"
+
+
+def test_a_run_directory_that_holds_anything_is_refused(
+    tiny_recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "mine.txt").write_text("mine")
+    assert main(["train", str(tiny_recipe), "--run", str(tmp_path / "run")]) == 2
+    assert "is not empty" in capsys.readouterr().err
+    assert [p.name for p in (tmp_path / "run").iterdir()] == ["mine.txt"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="POSIX paths")
+def test_a_place_that_cannot_be_written_is_named(tiny_recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["train", str(tiny_recipe), "--run", "/proc/nowhere/run"]) == 2
+    assert "/proc/nowhere/run cannot be written" in capsys.readouterr().err
+
+
+def test_data_that_changed_under_a_run_is_refused(tiny_recipe: Path, tmp_path: Path) -> None:
+    run = run_tiny(tiny_recipe, tmp_path / "run", train__epochs=1)
+    recipe = read_recipe(run.recipe, {"data.limit_train": 90})
+    with pytest.raises(RequestError, match="was trained with 100 training images, but the data now has 90"):
+        train(recipe, run, resume=True, console=QUIET)
+
+
+def test_both_layouts_are_measured_where_the_recipe_says_auto(tiny_recipe: Path, tmp_path: Path) -> None:
+    run = run_tiny(tiny_recipe, tmp_path / "run", train__epochs=1, train__channels_last="auto")
+    assert read_recipe(run.recipe).train.channels_last in ("yes", "no")

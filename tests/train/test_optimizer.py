@@ -1,0 +1,41 @@
+"""Which parameters are decayed, and that the step is the paper's."""
+
+import torch
+
+from resnext.model.network import create_model
+from resnext.settings import OptimizerSettings
+from resnext.train.optimizer import build_optimizer, parameter_groups
+
+
+def tiny() -> torch.nn.Module:
+    return create_model("resnext11_2x4d", base_channels=4, num_classes=3)
+
+
+def test_the_papers_decay_reaches_every_parameter_once() -> None:
+    model = tiny()
+    groups = parameter_groups(model, OptimizerSettings(decay="all"))
+    assert len(groups) == 1
+    assert sorted(map(id, groups[0]["params"])) == sorted(map(id, model.parameters()))
+
+
+def test_sparing_norms_and_biases_leaves_only_matrices_decayed() -> None:
+    model = tiny()
+    decayed, spared = parameter_groups(model, OptimizerSettings(decay="weights", weight_decay=0.1))
+    assert all(parameter.ndim > 1 for parameter in decayed["params"])
+    assert all(parameter.ndim == 1 for parameter in spared["params"])
+    assert spared["weight_decay"] == 0
+    assert len(decayed["params"]) + len(spared["params"]) == len(list(model.parameters()))
+
+
+def test_the_sgd_step_is_nesterov_with_decay_in_the_gradient() -> None:
+    model = torch.nn.Linear(2, 1, bias=False).double()
+    optimizer = build_optimizer(model, OptimizerSettings(lr=0.1, momentum=0.9, weight_decay=0.01))
+    weight, velocity = model.weight.detach().clone(), torch.zeros(1, 2).double()
+    for step in range(3):
+        gradient = torch.full((1, 2), float(step + 1)).double()
+        model.weight.grad = gradient.clone()
+        optimizer.step()
+        gradient = gradient + 0.01 * weight
+        velocity = 0.9 * velocity + gradient
+        weight = weight - 0.1 * (gradient + 0.9 * velocity)
+        torch.testing.assert_close(model.weight.detach(), weight)

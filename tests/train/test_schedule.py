@@ -1,0 +1,44 @@
+"""The learning rate against the release's formula, torch's schedulers and the ends of the curve."""
+
+import math
+from itertools import pairwise
+
+import pytest
+import torch
+
+from resnext.settings import ScheduleSettings
+from resnext.train.schedule import learning_rate
+
+
+@pytest.mark.parametrize("epoch", [1, 30, 31, 60, 61, 90, 91, 100])
+def test_the_imagenet_steps_are_the_releases_formula(epoch: int) -> None:
+    schedule = ScheduleSettings(name="step", milestones=(30, 60, 90))
+    for step in ((epoch - 1) * 7, epoch * 7 - 1):  # first and last step of the epoch
+        rate = learning_rate(schedule, 0.1, 100, 7, step)
+        assert rate == pytest.approx(0.1 * 0.1 ** math.floor((epoch - 1) / 30))
+
+
+def test_the_released_cifar_drops_come_at_the_start_of_epochs_148_and_223() -> None:
+    schedule = ScheduleSettings(name="step", milestones=(147, 222))
+    rates = [learning_rate(schedule, 0.1, 300, 1, epoch - 1) for epoch in range(1, 301)]
+    released = [0.1 * 0.1 ** ((e / 300 > 0.49) + (e / 300 > 0.74)) for e in range(1, 301)]
+    assert rates == pytest.approx(released)
+
+
+def test_cosine_is_torchs_cosine() -> None:
+    schedule = ScheduleSettings(name="cosine", final_lr=0.001)
+    optimizer = torch.optim.SGD([torch.zeros(1)], lr=0.3)
+    oracle = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=40, eta_min=0.001)
+    for step in range(40):
+        assert learning_rate(schedule, 0.3, 10, 4, step) == pytest.approx(oracle.get_last_lr()[0])
+        optimizer.step()
+        oracle.step()
+
+
+def test_warm_up_rises_evenly_to_the_peak() -> None:
+    schedule = ScheduleSettings(name="constant", warmup_epochs=2)
+    rates = [learning_rate(schedule, 1.0, 5, 10, step) for step in range(25)]
+    gaps = {round(b - a, 9) for a, b in pairwise(rates[:21])}
+    assert rates[0] == pytest.approx(0.01)
+    assert len(gaps) == 1
+    assert rates[20:] == [1.0] * 5

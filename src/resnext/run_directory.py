@@ -131,8 +131,9 @@ def written_whole(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
 
     Raises WorkError when the disk refuses; the old file is then still there.
     """
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+    temporary = ""
     try:
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
         text: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
         with os.fdopen(handle, mode, **text) as file:
             yield file
@@ -142,7 +143,8 @@ def written_whole(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
         os.replace(temporary, path)
         sync_folder(path.parent)
     except BaseException as error:
-        Path(temporary).unlink(missing_ok=True)
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)
         if isinstance(error, OSError):
             raise WorkError(
                 f"{path} could not be written: {error.strerror or error}; what stood there before is intact"

@@ -19,6 +19,7 @@ from scipy.stats import binomtest, chisquare, ks_2samp, kstest
 from torchvision.transforms import InterpolationMode, v2
 from torchvision.transforms.v2 import functional as F
 
+from resnext.data import crops
 from resnext.data.augment import eval_transform, to_float, train_transform
 from resnext.data.colour import Jitter, Lighting
 from resnext.data.crops import PaperCrop, to_tensor
@@ -171,7 +172,7 @@ def test_flips_come_as_often_as_asked(probability: float) -> None:
 def lua_crops(width: int, height: int, n: int, seed: int) -> list[tuple[int, int, int, int] | None]:
     """(y, x, h, w) as RandomSizedCrop of the release reads, with numpy's generator."""
     rng = np.random.default_rng(seed)
-    crops: list[tuple[int, int, int, int] | None] = []
+    boxes: list[tuple[int, int, int, int] | None] = []
     for _ in range(n):
         found = None
         for _attempt in range(10):
@@ -184,8 +185,8 @@ def lua_crops(width: int, height: int, n: int, seed: int) -> list[tuple[int, int
             if h <= height and w <= width:
                 found = (rng.integers(0, height - h + 1), rng.integers(0, width - w + 1), h, w)
                 break
-        crops.append(found)
-    return crops
+        boxes.append(found)
+    return boxes
 
 
 @pytest.mark.parametrize(("width", "height"), [(500, 375), (300, 300), (400, 1000)])
@@ -208,6 +209,25 @@ def test_the_paper_s_crop_follows_the_release(width: int, height: int) -> None:
     assert (x >= 0).all()
     assert (y + h <= height).all()
     assert (x + w <= width).all()
+
+
+def test_the_paper_s_crop_makes_of_given_draws_what_the_release_makes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The swap hides how the aspect is drawn from the test above (uniform, not uniform in the logarithm)."""
+    rng = np.random.default_rng(0)
+    width, height = 640, 480
+    for _ in range(300):
+        shares = iter(drawn := rng.uniform(size=30))
+        monkeypatch.setattr(crops, "_uniform", lambda low, high, s=shares: low + (high - low) * next(s))
+        box = PaperCrop(224).make_params([Image.new("L", (width, height))])["box"]
+        wanted = None
+        for area, ratio, coin in drawn.reshape(10, 3):
+            target, aspect = (0.08 + 0.92 * area) * width * height, 3 / 4 + (4 / 3 - 3 / 4) * ratio
+            w, h = int(math.sqrt(target * aspect) + 0.5), int(math.sqrt(target / aspect) + 0.5)
+            w, h = (h, w) if coin < 0.5 else (w, h)
+            if h <= height and w <= width:
+                wanted = (h, w)
+                break
+        assert (box and box[2:]) == wanted
 
 
 def test_the_paper_s_crop_treats_width_and_height_alike_on_a_square() -> None:

@@ -9,6 +9,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -363,6 +364,12 @@ def main():
     if sys.argv[1] == "SIGTERM":
         signal.signal(signal.SIGTERM, lambda *_: stop.append(1))
     train = t.loader(t.toy(24000), workers=2)
+    if sys.argv[1] == "OPEN":
+        global left  # nobody closes it
+        left = train.batches(0)
+        next(left)
+        print("left open", flush=True)
+        return
     try:
         for step, batch in enumerate(train.batches(0)):
             assert len(batch.labels) == 6
@@ -380,36 +387,78 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.skipif(not hasattr(os, "killpg"), reason="process groups are POSIX")
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
-def test_a_signal_to_the_whole_group_is_the_main_process_s_to_answer(name: str, tmp_path: Path) -> None:
-    script = tmp_path / "run.py"
-    script.write_text(textwrap.dedent(SCRIPT.format(here=str(Path(__file__).parent))))
-    process = subprocess.Popen(
-        [sys.executable, str(script), name],
+def start(arguments: list[str]) -> "subprocess.Popen[str]":
+    return subprocess.Popen(
+        [sys.executable, *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,
     )
+
+
+@contextmanager
+def group_that_ends(process: "subprocess.Popen[str]") -> Iterator[None]:
+    """Nothing of the process's group is alive afterwards, or the test fails."""
     try:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if line.strip() == "5":
-                break
-        os.killpg(process.pid, getattr(signal, name))
-        out, errors = process.communicate(timeout=60)
-        assert errors == ""
-        assert process.returncode == 0
-        last = out.strip().splitlines()[-1]
-        assert last == "interrupted" if name == "SIGINT" else last.endswith("and next is 6")
-        deadline = time.monotonic() + 10
+        yield
+        deadline = time.monotonic() + 30
         while _group_lives(process.pid) and time.monotonic() < deadline:
             time.sleep(0.05)
         assert not _group_lives(process.pid), "a worker outlived its run"
     finally:
         if _group_lives(process.pid):
             os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def wait_for_step(process: "subprocess.Popen[str]", step: int) -> None:
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.strip() == str(step):
+            return
+    pytest.fail("the run ended early")
+
+
+posix = pytest.mark.skipif(not hasattr(os, "killpg"), reason="process groups are POSIX")
+
+
+@pytest.fixture
+def script(tmp_path: Path) -> str:
+    path = tmp_path / "run.py"
+    path.write_text(textwrap.dedent(SCRIPT.format(here=str(Path(__file__).parent))))
+    return str(path)
+
+
+@posix
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_a_signal_to_the_whole_group_is_the_main_process_s_to_answer(name: str, script: str) -> None:
+    process = start([script, name])
+    with group_that_ends(process):
+        wait_for_step(process, 5)
+        os.killpg(process.pid, getattr(signal, name))
+        out, errors = process.communicate(timeout=60)
+        assert errors == ""
+        assert process.returncode == 0
+        last = out.strip().splitlines()[-1]
+        assert last == "interrupted" if name == "SIGINT" else last.endswith("and next is 6")
+
+
+@posix
+def test_a_program_that_ends_with_an_open_epoch_does_not_hang(script: str) -> None:
+    process = start([script, "OPEN"])
+    with group_that_ends(process):
+        out, errors = process.communicate(timeout=60)
+        assert (out, errors, process.returncode) == ("left open\n", "", 0)
+
+
+@posix
+@pytest.mark.slow
+def test_workers_of_a_killed_run_end_by_themselves(script: str) -> None:
+    process = start([script, "SIGKILL"])
+    with group_that_ends(process):
+        wait_for_step(process, 5)
+        process.kill()
         process.wait()
 
 

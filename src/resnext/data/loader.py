@@ -4,6 +4,7 @@ The order of an epoch is a function of (seed, epoch), and what happens to an ima
 Workers only change who does the work.
 """
 
+import atexit
 import multiprocessing
 import os
 import re
@@ -11,6 +12,7 @@ import signal
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, cast
 
 import numpy as np
@@ -217,6 +219,8 @@ def _run_workers(reader: _Reader, keys: _Keys, workers: int, start_method: str |
             generator=torch.Generator(),  # else it would draw from the global one, and only with workers
         )
         batches = iter(loader)
+    end = partial(_end_workers, batches)
+    atexit.register(end)  # for an iterator still open at exit: Python would wait for its workers for ever
     try:
         while True:
             try:
@@ -229,7 +233,8 @@ def _run_workers(reader: _Reader, keys: _Keys, workers: int, start_method: str |
                 raise
             yield _or_raise(batch)
     finally:
-        _end_workers(batches)
+        atexit.unregister(end)
+        end()
 
 
 def _or_raise(batch: Batch | BadImage) -> Batch:

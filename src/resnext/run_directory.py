@@ -2,14 +2,11 @@
 
 import json
 import os
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
-from resnext.errors import RequestError, WorkError
+from resnext.errors import RequestError
 
 CHECKPOINTS = ("last", "best")
 LARGEST_JSON = 64 << 20  # bytes
@@ -123,45 +120,3 @@ def file_name(state: dict[str, Any], key: str, folder: Path) -> str:
     if not isinstance(name, str) or name != os.path.basename(name) or not name.endswith(".safetensors"):
         raise RequestError(f"{folder / 'state.json'} names no usable {key} file")
     return name
-
-
-@contextmanager
-def written_whole(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
-    """Write ``path`` by a temporary file, fsync and rename: readers see the old file or the new one, never a part.
-
-    Raises WorkError when the disk refuses; the old file is then still there.
-    """
-    temporary = ""
-    try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-        text: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
-        with os.fdopen(handle, mode, **text) as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-        sync_folder(path.parent)
-    except BaseException as error:
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise WorkError(
-                f"{path} could not be written: {error.strerror or error}; what stood there before is intact"
-            ) from None
-        raise
-
-
-def sync_folder(folder: Path) -> None:
-    """Make a rename inside ``folder`` last through a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

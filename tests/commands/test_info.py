@@ -18,7 +18,7 @@ def test_it_prints_table_1_and_the_totals(capsys: pytest.CaptureFixture[str]) ->
     assert run("resnext50_32x4d") == 0
     out = capsys.readouterr().out
     assert "56x56    3x3 max pool, stride 2" in out
-    assert "1x1,128; 3x3,128,C=32; 1x1,256 x3" in out
+    assert "[1x1,128; 3x3,128,C=32; 1x1,256] x3" in out
     assert "parameters   25,028,904" in out
     assert "without BN   24,960,680" in out
     assert "MACs         4,230,479,872" in out

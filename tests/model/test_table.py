@@ -11,13 +11,13 @@ def test_table_1_of_the_paper() -> None:
     rows = stage_table(Architecture.parse("resnext50_32x4d"))
     assert [(row.stage, row.output, row.layers) for row in rows] == [
         ("conv1", "112x112", "7x7,64, stride 2"),
-        ("conv2", "56x56", "3x3 max pool, stride 2\n1x1,128; 3x3,128,C=32; 1x1,256 x3"),
-        ("conv3", "28x28", "1x1,256; 3x3,256,C=32; 1x1,512 x4"),
-        ("conv4", "14x14", "1x1,512; 3x3,512,C=32; 1x1,1024 x6"),
-        ("conv5", "7x7", "1x1,1024; 3x3,1024,C=32; 1x1,2048 x3"),
+        ("conv2", "56x56", "3x3 max pool, stride 2\n[1x1,128; 3x3,128,C=32; 1x1,256] x3"),
+        ("conv3", "28x28", "[1x1,256; 3x3,256,C=32; 1x1,512] x4"),
+        ("conv4", "14x14", "[1x1,512; 3x3,512,C=32; 1x1,1024] x6"),
+        ("conv5", "7x7", "[1x1,1024; 3x3,1024,C=32; 1x1,2048] x3"),
         ("", "1x1", "global average pool; 1000-d fc"),
     ]
-    assert stage_table(Architecture.parse("resnet50"))[2].layers == "1x1,128; 3x3,128; 1x1,512 x4"
+    assert stage_table(Architecture.parse("resnet50"))[2].layers == "[1x1,128; 3x3,128; 1x1,512] x4"
 
 
 @pytest.mark.parametrize(
@@ -40,10 +40,10 @@ def test_the_rows_add_up_to_the_network(changes: dict[str, object]) -> None:
 @pytest.mark.parametrize(
     ("form", "block", "layers"),
     [
-        ("branched", "bottleneck", "4 paths of 1x1,8; 3x3,8; 1x1,256\nsummed x1"),
-        ("concatenated", "bottleneck", "4 paths of 1x1,8; 3x3,8\nconcatenated; 1x1,256 x1"),
-        ("branched", "basic", "4 paths of 3x3,8; 3x3,64\nsummed x1"),
-        ("grouped", "basic", "3x3,32; 3x3,64 x1"),
+        ("branched", "bottleneck", "[4 paths of 1x1,8; 3x3,8; 1x1,256\nsummed] x1"),
+        ("concatenated", "bottleneck", "[4 paths of 1x1,8; 3x3,8\nconcatenated; 1x1,256] x1"),
+        ("branched", "basic", "[4 paths of 3x3,8; 3x3,64\nsummed] x1"),
+        ("grouped", "basic", "[3x3,32; 3x3,64] x1"),
     ],
 )
 def test_each_form_is_told_as_it_is_computed(form: str, block: str, layers: str) -> None:

@@ -9,7 +9,7 @@ import signal
 import sys
 from pathlib import Path
 
-import resnext.run_directory as run_directory
+import resnext.files as files
 import resnext.train.loop as loop
 from resnext.cli import main
 
@@ -46,6 +46,6 @@ def counted_replace(source: str, target: str) -> None:
 
 train_step, fsync, replace = loop.train_step, os.fsync, os.replace
 loop.train_step = counted_step
-run_directory.os.fsync = half_written
-run_directory.os.replace = counted_replace
+files.os.fsync = half_written
+files.os.replace = counted_replace
 sys.exit(main(sys.argv[3:]))

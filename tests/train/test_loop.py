@@ -66,15 +66,6 @@ def test_the_same_seed_gives_the_same_run_and_another_seed_another(tiny_recipe: 
     assert a.log.read_bytes() != c.log.read_bytes()
 
 
-def test_accumulating_parts_gives_the_gradient_of_the_whole_batch(tiny_recipe: Path, tmp_path: Path) -> None:
-    """With BN out of play (parts see other statistics), the first loss is the mean over the batch either way."""
-    one = run_tiny(tiny_recipe, tmp_path / "a", train__epochs=1, augment__mixup=0)
-    two = run_tiny(tiny_recipe, tmp_path / "b", train__epochs=1, augment__mixup=0, train__accumulate=2)
-    first = [rows(run, "step")[0]["loss"] for run in (one, two)]
-    assert first[0] == pytest.approx(first[1], rel=0.25)
-    assert first[0] != first[1]
-
-
 def test_an_exploding_loss_names_the_step_and_keeps_the_last_good_checkpoint(tiny_recipe: Path, tmp_path: Path) -> None:
     with pytest.raises(WorkError, match=r"the loss became (nan|inf) at step \d+ \(epoch 1|is not finite after step"):
         run_tiny(tiny_recipe, tmp_path / "run", optimizer__lr=1e30, schedule__name="constant")

@@ -57,12 +57,12 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from resnext.data.loader import default_workers
+    from resnext.device import pick_device
     from resnext.evaluate.evaluator import check_fit, evaluate
     from resnext.evaluate.predict import preprocessing_of
     from resnext.evaluate.progress import image_bar
     from resnext.evaluate.report import write_report
     from resnext.evaluate.tables import check_directory, write_evaluation
-    from resnext.train.distributed import pick_device
     from resnext.weights import load
 
     console, path = Console(), Path(args.weights)

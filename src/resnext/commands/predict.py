@@ -35,9 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Predict and print; exit status 1 where a picture could not be read, the others being done."""
+    from resnext.device import pick_device
     from resnext.evaluate.predict import find_images, predict, preprocessing_of
     from resnext.evaluate.progress import image_bar
-    from resnext.train.distributed import pick_device
     from resnext.weights import load
 
     if args.picture is not None and not Path(args.picture).absolute().parent.is_dir():

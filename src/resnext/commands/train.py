@@ -1,6 +1,7 @@
 """``resnext train``: a recipe into a run directory, or a run directory further along."""
 
 import argparse
+import os
 import time
 from dataclasses import fields, replace
 from pathlib import Path
@@ -56,12 +57,21 @@ def run(args: argparse.Namespace) -> int:
         if args.recipe is None:
             raise RequestError("train needs a RECIPE, or --resume DIR")
         recipe = read_recipe(args.recipe, overrides)
-        directory = create_run(args.run or Path("runs") / f"{Path(args.recipe).stem}-{time.strftime('%Y%m%d-%H%M%S')}")
+        directory = new_run(args)
 
     from resnext.train.loop import train
 
     train(recipe, directory, resume=args.resume is not None)
     return 0
+
+
+def new_run(args: argparse.Namespace) -> RunDirectory:
+    """The directory of a new run. Of several processes (``torchrun``), the first makes it. Raises RequestError."""
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return create_run(args.run or Path("runs") / f"{Path(args.recipe).stem}-{time.strftime('%Y%m%d-%H%M%S')}")
+    if args.run is None:
+        raise RequestError("the processes of one run need the same directory: give --run DIR")
+    return create_run(args.run) if int(os.environ.get("RANK", "0")) == 0 else RunDirectory(Path(args.run))
 
 
 def resumed_recipe(directory: RunDirectory, path: str | None, overrides: dict[str, Any]) -> Recipe:

@@ -29,6 +29,7 @@ from resnext.data.folder import (
 )
 from resnext.data.images import Facts, format_of, read_with_facts
 from resnext.data.source import BadImage
+from resnext.environment import available_cores
 from resnext.errors import RequestError
 from resnext.settings import DataSettings
 
@@ -78,7 +79,7 @@ def check_folder(settings: DataSettings, workers: int | None = None, progress: b
     images = _with_stated_split(settings, images)
     used = _used_splits(root) if settings.val_fraction is None else ("", TRAIN, "val")
     inspections = []
-    for done in _inspect_all(root, images + others, settings, workers or os.cpu_count() or 1, progress):
+    for done in _inspect_all(root, images + others, settings, workers or available_cores(), progress):
         findings += [done.file.finding(_graded(problem, done.file, used)) for problem in done.problems]
         inspections.append(done)
     findings += _duplicates(inspections, unstated)

@@ -16,6 +16,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from resnext.errors import WorkError
+from resnext.files import sync_folder
 
 CHUNK = 1 << 20
 PATIENT = (408, 425, 429, 500, 502, 503, 504)  # HTTP answers after which trying again may help
@@ -109,7 +110,7 @@ def _fetch(archive: Archive, target: Path, *, timeout: float, attempts: int, pau
         resumed = False  # the earlier half may have been of another file: once more from the start
     os.replace(part, target)
     _tag_path(part).unlink(missing_ok=True)
-    _sync_folder(target.parent)
+    sync_folder(target.parent)
 
 
 def _transfer_all(archive: Archive, part: Path, *, timeout: float, attempts: int, pause: float) -> None:
@@ -252,12 +253,3 @@ def _tag_path(part: Path) -> Path:
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
-
-
-def _sync_folder(folder: Path) -> None:
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

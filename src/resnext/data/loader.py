@@ -6,7 +6,6 @@ Workers only change who does the work.
 
 import atexit
 import multiprocessing
-import os
 import re
 import signal
 import warnings
@@ -23,6 +22,7 @@ from torch.utils.data import DataLoader
 
 from resnext.data.randomness import ORDER, seed_of
 from resnext.data.source import BadImage, Dataset
+from resnext.environment import available_cores
 from resnext.errors import RequestError, WorkError, nearest
 
 Transform = Callable[[Image.Image], Tensor]
@@ -132,8 +132,7 @@ def default_workers(dataset: Dataset) -> int:
     """0 for a data set in memory, else one a core this process may use, at most 8."""
     if dataset.in_memory:
         return 0
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(MOST_WORKERS, cores)
+    return min(MOST_WORKERS, available_cores())
 
 
 @dataclass(frozen=True)

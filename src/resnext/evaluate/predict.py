@@ -18,11 +18,12 @@ from resnext.data.augment import eval_transform
 from resnext.data.images import EXTENSIONS, read_image
 from resnext.data.preprocessing import Preprocessing, normalize
 from resnext.data.source import BadImage
+from resnext.environment import available_cores
 from resnext.errors import RequestError
 from resnext.evaluate.evaluator import in_eval_mode
 from resnext.model.network import Network
 
-READERS = min(8, os.cpu_count() or 1)  # threads; Pillow decodes outside Python's lock
+READERS = min(8, available_cores())  # threads; Pillow decodes outside Python's lock
 
 
 @dataclass(frozen=True, eq=False)

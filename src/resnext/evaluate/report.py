@@ -12,7 +12,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from resnext.evaluate.protocol import protocol_line
 from resnext.evaluate.tables import FORMAT
-from resnext.run_directory import RunDirectory, written_whole
+from resnext.files import written_whole
+from resnext.run_directory import RunDirectory
 
 LARGEST_TEXT = 64 << 20  # bytes; what is larger is left out
 LARGEST_PICTURE = 16 << 20

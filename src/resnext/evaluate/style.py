@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from resnext.run_directory import written_whole
+from resnext.files import written_whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -17,7 +17,7 @@ from resnext.evaluate.calibration import BINS, Calibration, calibration
 from resnext.evaluate.evaluator import Evaluation
 from resnext.evaluate.metrics import class_scores, mean_class_error
 from resnext.evaluate.style import save
-from resnext.run_directory import written_whole
+from resnext.files import written_whole
 
 FORMAT = "resnext-evaluation"
 FILES = (

@@ -32,12 +32,10 @@ def convert_form(model: "Network", form: str) -> "Network":
     It has the model's weights, running statistics, dtype, device, train or eval mode, preprocessing and classes,
     and shares no memory with it. Raises RequestError for an unknown form or a foreign model.
     """
-    from resnext.model.network import Network
-
-    if not isinstance(model, Network):
+    if not isinstance(getattr(model, "architecture", None), Architecture):
         raise RequestError(f"only networks of this package have forms to convert, not a {type(model).__name__}")
     with torch.device("meta"):
-        converted = Network(model.architecture.change(form=form))
+        converted = type(model)(model.architecture.change(form=form))
     state = convert_state(model.state_dict(), model.architecture, form)
     converted.load_state_dict({key: tensor.clone() for key, tensor in state.items()}, strict=True, assign=True)
     converted.train(model.training)

@@ -10,7 +10,7 @@ from resnext.model.complexity import ImageSize, LayerCost, layer_costs
 
 @dataclass(frozen=True)
 class StageRow:
-    """One line of Table 1: ``conv2 | 56x56 | 1x1,128; 3x3,128,C=32; 1x1,256 x3``."""
+    """One line of Table 1: ``conv2 | 56x56 | [1x1,128; 3x3,128,C=32; 1x1,256] x3``."""
 
     stage: str
     output: str  # height x width
@@ -82,4 +82,4 @@ def _stage_layers(a: Architecture, stage: Stage, *, first: bool) -> str:
         block = f"{c} paths of {inner(stage.width)}\nconcatenated; {last}"
     else:
         block = f"{c} paths of {inner(stage.width)}; {last}\nsummed"
-    return f"{pool}{block} x{stage.blocks}"
+    return f"{pool}[{block}] x{stage.blocks}"

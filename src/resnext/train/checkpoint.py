@@ -17,8 +17,9 @@ from safetensors.torch import load as deserialize
 from safetensors.torch import save as serialize
 
 from resnext.errors import RequestError, WorkError
+from resnext.files import written_whole
 from resnext.model.network import Network
-from resnext.run_directory import RunDirectory, file_name, read_state, written_whole
+from resnext.run_directory import RunDirectory, file_name, read_state
 from resnext.train.ema import Ema
 from resnext.weights.native import check_tensors, serialized
 

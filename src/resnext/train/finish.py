@@ -11,8 +11,8 @@ from resnext.evaluate.protocol import protocol
 from resnext.evaluate.report import write_report
 from resnext.evaluate.style import save
 from resnext.evaluate.tables import write_evaluation
+from resnext.files import written_whole
 from resnext.recipe import dump_recipe
-from resnext.run_directory import written_whole
 from resnext.train.logbook import read_log
 from resnext.train.plots import draw_curves
 from resnext.train.session import Session

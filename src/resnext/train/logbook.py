@@ -13,7 +13,8 @@ from typing import IO, Any
 from torch.utils.tensorboard import SummaryWriter
 
 from resnext.errors import WorkError
-from resnext.run_directory import RunDirectory, written_whole
+from resnext.files import written_whole
+from resnext.run_directory import RunDirectory
 from resnext.train.checkpoint import Position
 
 METRICS = ("epoch", "step", "lr", "train_loss", "train_error", "val_loss", "top1_error", "top5_error", "bad_images")

@@ -6,7 +6,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from resnext.run_directory import written_whole
+from resnext.files import written_whole
 
 TRAIN, VAL = "#5b7fa6", "#b5442e"
 

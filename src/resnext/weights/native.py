@@ -14,9 +14,9 @@ from safetensors.torch import save as serialize
 
 from resnext.data.preprocessing import Preprocessing
 from resnext.errors import RequestError, nearest
+from resnext.files import written_whole
 from resnext.model.architecture import Architecture
 from resnext.model.network import Network
-from resnext.run_directory import written_whole
 
 VERSION = 1
 

@@ -1,0 +1,88 @@
+"""One optimizer step against plain PyTorch: gradients of the mean, parts, smoothing, clipping, skipped images."""
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+from torch.nn import functional as F
+
+from resnext.data.loader import Batch
+from resnext.data.preprocessing import normalize
+from resnext.errors import WorkError
+from resnext.recipe import read_recipe
+from resnext.run_directory import create_run
+from resnext.train.distributed import World
+from resnext.train.session import Session, prepare
+from resnext.train.step import compute_gradients, train_step
+
+
+def session_of(recipe: Path, folder: Path, **changes: object) -> Session:
+    values = {"augment.mixup": 0, **{key.replace("__", "."): value for key, value in changes.items()}}
+    world = World(torch.device("cpu"))
+    return prepare(read_recipe(recipe, values), create_run(folder), world, False, Console(quiet=True))
+
+
+def first_batch(session: Session) -> Batch:
+    return next(iter(session.loader.batches(0)))
+
+
+@pytest.mark.parametrize("parts", [1, 2, 4])
+def test_gradients_are_those_of_the_mean_over_the_batch(tiny_recipe: Path, tmp_path: Path, parts: int) -> None:
+    session = session_of(tiny_recipe, tmp_path / "run", train__accumulate=parts, train__label_smoothing=0.1)
+    plain, batch = copy.deepcopy(session.model), first_batch(session)
+    loss_sum, wrong, images, bad = compute_gradients(session, batch, 0)
+
+    inputs = normalize(batch.images, session.preprocessing, "cpu")
+    expected, mistakes = 0.0, 0
+    for x, y in zip(inputs.chunk(parts), batch.labels.chunk(parts), strict=True):
+        logits = plain(x)
+        loss = F.cross_entropy(logits, y, label_smoothing=0.1) / parts
+        loss.backward()
+        expected += loss.item()
+        mistakes += int((logits.argmax(1) != y).sum())
+    assert (wrong, images, bad) == (mistakes, 16, 0)
+    assert loss_sum / images == pytest.approx(expected)
+    for (name, ours), theirs in zip(session.model.named_parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_a_clipped_step_moves_no_further_than_the_norm_allows(tiny_recipe: Path, tmp_path: Path) -> None:
+    changes = {"optimizer__momentum": 0, "optimizer__nesterov": False, "optimizer__weight_decay": 0}
+    session = session_of(tiny_recipe, tmp_path / "run", train__clip_norm=0.01, **changes)
+    before = [parameter.detach().clone() for parameter in session.model.parameters()]
+    train_step(session, first_batch(session), lr=1.0)
+    moved = torch.stack([(a - b).norm() for a, b in zip(session.model.parameters(), before, strict=True)]).norm()
+    assert moved.item() == pytest.approx(0.01, rel=1e-3)
+
+
+def test_bf16_autocast_computes_what_fp32_does_to_its_precision(tiny_recipe: Path, tmp_path: Path) -> None:
+    losses = []
+    for precision in ("fp32", "bf16"):
+        session = session_of(tiny_recipe, tmp_path / precision, train__precision=precision)
+        losses.append(train_step(session, first_batch(session), lr=0.1))
+        assert {p.dtype for p in session.model.parameters()} == {torch.float32}
+    assert losses[0] == pytest.approx(losses[1], rel=0.03)
+    assert losses[0] != losses[1]
+
+
+def test_skipped_images_are_counted_and_too_few_are_an_error(tiny_recipe: Path, tmp_path: Path) -> None:
+    session = session_of(tiny_recipe, tmp_path / "run")
+    whole = first_batch(session)
+    some = Batch(whole.images[:5], whole.labels[:5], whole.indices[:5], bad=("a.jpg is cut short",) * 11)
+    train_step(session, some, lr=0.1)
+    assert (session.position.images, session.position.bad_images) == (5, 11)
+    one = Batch(whole.images[:1], whole.labels[:1], whole.indices[:1], bad=("a.jpg is cut short",))
+    with pytest.raises(WorkError, match=r"too few readable images in the batch of step 2: a\.jpg"):
+        train_step(session, one, lr=0.1)
+
+
+def test_a_loss_that_is_not_finite_leaves_the_weights_alone(tiny_recipe: Path, tmp_path: Path) -> None:
+    session = session_of(tiny_recipe, tmp_path / "run")
+    with torch.no_grad():
+        session.model.fc.bias[0] = float("inf")
+    before = {name: value.clone() for name, value in session.model.named_parameters()}
+    with pytest.raises(WorkError, match=r"the loss became (nan|inf) at step 1 \(epoch 1"):
+        train_step(session, first_batch(session), lr=0.1)
+    assert all(torch.equal(value, before[name]) for name, value in session.model.named_parameters())

@@ -44,7 +44,7 @@ def write_results(session: Session, console: Console) -> None:
     """Curves, the evaluation of the best checkpoint with its pictures, and report.html; says where they lie."""
     run, recipe, position = session.run, session.recipe, session.position
     rows = read_log(run.log)
-    draw_curves(rows, run.curves, f"{session.model.architecture.name} on {session.source.train.name}")
+    draw_curves(rows, run.curves, f"{session.model.architecture.name} on {session.source.val.name}")
     best = load(run.path, "best")
     device, precision = session.world.device, recipe.train.precision
     evaluation = evaluate(
@@ -75,5 +75,6 @@ def write_results(session: Session, console: Console) -> None:
         f"(95 % interval {low:.2f} to {high:.2f}) at the best one, {(position.best or {}).get('epoch')}, "
         "which was chosen on these same images",
         highlight=False,
+        soft_wrap=True,
     )
     console.print(f"run directory  {run.path}\nreport         {run.report}", highlight=False, soft_wrap=True)

@@ -40,6 +40,7 @@ def train(recipe: Recipe, run: RunDirectory, *, resume: bool = False, console: C
             write_checkpoint(run, "last", position, session.model, session.ema, session.optimizer)
             write_beginning(session)
         with Logbook(run, position if resume else None, world.leads) as logbook, Reporter(console, session) as reporter:
+            reporter.begin(session)
             while position.epoch < epochs:
                 reporter.begin_epoch()
                 first_step = position.step - position.epoch * per_epoch

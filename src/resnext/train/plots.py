@@ -19,10 +19,10 @@ def draw_curves(rows: list[dict[str, Any]], path: Path, title: str = "") -> None
     loss, error, rate = figure.subplots(1, 3, width_ratios=(1, 1, 0.8))
     _line(loss, epochs, "train_loss", "training", TRAIN, "--")
     _line(loss, epochs, "val_loss", "held out", VAL, "-")
-    loss.set(title="loss", xlabel="epoch", ylim=(0, None))
+    loss.set(title="loss", xlabel="epoch", ylim=_range(epochs, "train_loss", "val_loss"))
     _line(error, epochs, "train_error", "training", TRAIN, "--")
     _line(error, epochs, "top1_error", "held out", VAL, "-")
-    error.set(title="top-1 error (%)", xlabel="epoch", ylim=_error_range(epochs))
+    error.set(title="top-1 error (%)", xlabel="epoch", ylim=_range(epochs, "train_error", "top1_error"))
     if steps and epochs:
         per_epoch = epochs[0]["step"] / epochs[0]["epoch"]
         rate.plot([row["step"] / per_epoch for row in steps], [row["lr"] for row in steps], color="#444444", lw=1.2)
@@ -47,8 +47,7 @@ def _line(axes: Axes, epochs: list[dict[str, Any]], key: str, label: str, color:
         axes.plot(*zip(*points, strict=True), style, color=color, label=label, lw=1.6, marker=marker)
 
 
-def _error_range(epochs: list[dict[str, Any]]) -> tuple[float, float]:
-    """Down to zero, and no higher than the second epoch's errors: the first would flatten the rest."""
-    rows = epochs[1:] if len(epochs) > 2 else epochs
-    values = [row[key] for row in rows for key in ("train_error", "top1_error") if row.get(key) is not None]
-    return 0, max(1.0, 1.05 * max(values, default=100.0))
+def _range(epochs: list[dict[str, Any]], *keys: str) -> tuple[float, float | None]:
+    """From zero up to the values after the first fifth of the epochs: the first ones would flatten all others."""
+    values = [row[key] for row in epochs[len(epochs) // 5 :] for key in keys if row.get(key) is not None]
+    return 0, 1.1 * max(values) if values and max(values) > 0 else None

@@ -42,6 +42,18 @@ class Reporter:
     def __exit__(self, *_: object) -> None:
         self.progress.stop()
 
+    def begin(self, session: Session) -> None:
+        """Say what is trained on what, and from where."""
+        source, position = session.source, session.position
+        self.say(
+            f"{session.model.architecture.name} on {source.train.name}: {len(source.train):,} images to train on, "
+            f"{len(source.val):,} held out; {self.total:,} steps on {session.world.device} into {session.run.path}"
+        )
+        if self.done == self.total:
+            self.say("all steps are done already; writing the results again")
+        elif position.step:
+            self.say(f"going on after step {position.step:,} (epoch {position.epoch + 1})")
+
     def begin_epoch(self) -> None:
         """Start counting images and waiting time anew."""
         self.started = time.perf_counter()

@@ -105,6 +105,7 @@ def settle_layout(recipe: Recipe, model: Network, p: Preprocessing, world: World
             f"channels_last {choice}: measured {seconds['no'] * 1e3:.0f} ms a part in NCHW, "
             f"{seconds['yes'] * 1e3:.0f} ms in NHWC",
             highlight=False,
+            soft_wrap=True,
         )
     return replace(recipe, train=replace(recipe.train, channels_last=choice))
 

@@ -11,30 +11,36 @@ from resnext.errors import WorkError
 
 
 @contextmanager
+def disk_named(path: Path, remark: str = "") -> Iterator[None]:
+    """Within, a disk that refuses is a WorkError that names ``path``."""
+    try:
+        yield
+    except OSError as error:
+        raise WorkError(f"{path} could not be written: {error.strerror or error}{remark}") from None
+
+
+@contextmanager
 def written_whole(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
     """Write ``path`` by a temporary file, fsync and rename: readers see the old file or the new one, never a part.
 
     Raises WorkError when the disk refuses; the old file is then still there.
     """
     temporary = ""
-    try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-        text: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
-        with os.fdopen(handle, mode, **text) as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-        sync_folder(path.parent)
-    except BaseException as error:
-        if temporary:
-            Path(temporary).unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise WorkError(
-                f"{path} could not be written: {error.strerror or error}; what stood there before is intact"
-            ) from None
-        raise
+    with disk_named(path, "; what stood there before is intact"):
+        try:
+            handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+            text: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
+            with os.fdopen(handle, mode, **text) as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.chmod(temporary, 0o666 & ~_umask())
+            os.replace(temporary, path)
+            sync_folder(path.parent)
+        except BaseException:
+            if temporary:
+                Path(temporary).unlink(missing_ok=True)
+            raise
 
 
 def sync_folder(folder: Path) -> None:

@@ -17,7 +17,7 @@ from safetensors.torch import load as deserialize
 from safetensors.torch import save as serialize
 
 from resnext.errors import RequestError, WorkError
-from resnext.files import written_whole
+from resnext.files import disk_named, written_whole
 from resnext.model.network import Network
 from resnext.run_directory import RunDirectory, file_name, read_state
 from resnext.train.ema import Ema
@@ -55,10 +55,8 @@ def write_checkpoint(
     if which == "last":
         files["training"] = serialize(_training_tensors(model, ema, optimizer))
     folder = run.checkpoint(which)
-    try:
+    with disk_named(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise WorkError(f"{folder} could not be written: {error.strerror}") from None
     about: dict[str, Any] = {}
     for key, data in files.items():
         name = f"{key}-{position.step:08d}.safetensors"

@@ -7,13 +7,13 @@ uninterrupted one; times go to speed.csv.
 import csv
 import json
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
 from torch.utils.tensorboard import SummaryWriter
 
-from resnext.errors import WorkError
-from resnext.files import written_whole
+from resnext.files import disk_named, written_whole
 from resnext.run_directory import RunDirectory
 from resnext.train.checkpoint import Position
 
@@ -46,8 +46,9 @@ class Logbook:
 
     def __exit__(self, *_: object) -> None:
         if self.leads:
-            self.file.close()
-            self.board.close()
+            with suppress(OSError):  # a full disk was named when it was met
+                self.file.close()
+                self.board.close()
 
     def step(self, step: int, epoch: int, loss: float, lr: float) -> None:
         """Note optimizer step ``step`` (from 1) of epoch ``epoch`` (from 1)."""
@@ -71,20 +72,19 @@ class Logbook:
         with written_whole(self.run.metrics, "w") as file:
             _write_csv(file, METRICS, self.epochs)
         new = not self.run.speed.exists()
-        with open(self.run.speed, "a", encoding="utf-8", newline="") as file:
+        with disk_named(self.run.speed), open(self.run.speed, "a", encoding="utf-8", newline="") as file:
             _write_csv(file, SPEED, [speed], header=new)
 
     def flush(self) -> None:
         """Everything noted so far is on the disk when this returns: a checkpoint may then rely on it."""
-        try:
+        with disk_named(self.run.log):
             self.file.flush()
             os.fsync(self.file.fileno())
             self.board.flush()
-        except OSError as error:
-            raise WorkError(f"{self.run.log} could not be written: {error.strerror}") from None
 
     def _append(self, row: dict[str, Any]) -> None:
-        self.file.write(json.dumps(row) + "\n")
+        with disk_named(self.run.log):
+            self.file.write(json.dumps(row) + "\n")
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

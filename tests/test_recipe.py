@@ -22,6 +22,20 @@ def test_every_shipped_recipe_parses_and_states_source_expectation_and_cost(path
         assert word in head, f"{path} does not state its {word}"
 
 
+@pytest.mark.parametrize(
+    ("name", "parameters"),  # the paper's Table 7, in millions, without BN
+    [("cifar10-resnext29-8x64d", 34.4), ("cifar10-resnext29-16x64d", 68.1), ("cifar100-resnext29-8x64d", 34.4)],
+)
+def test_the_papers_recipes_train_the_papers_networks(name: str, parameters: float) -> None:
+    from resnext.model.complexity import complexity
+
+    recipe = read_recipe(RECIPES[0].parents[1] / "paper" / f"{name}.yaml")
+    cost = complexity(recipe.model.architecture(10, 3))
+    assert round(cost.parameters_without_bn / 1e6, 1) == parameters
+    assert (recipe.optimizer.weight_decay, recipe.optimizer.decay, recipe.optimizer.nesterov) == (5e-4, "all", True)
+    assert (recipe.train.epochs, recipe.train.batch_size, recipe.schedule.milestones) == (300, 128, (150, 225))
+
+
 def test_a_dumped_recipe_reads_back_equal() -> None:
     recipe = parse_recipe("train: {epochs: 7}\nschedule: {milestones: [3, 5]}\nmodel: {blocks: [1, 2, 1]}")
     assert parse_recipe(dump_recipe(recipe)) == recipe

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from rich.console import Console
 
 from resnext.cli import main
@@ -116,6 +117,43 @@ def test_a_run_directory_that_holds_anything_is_refused(
 def test_a_place_that_cannot_be_written_is_named(tiny_recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", str(tiny_recipe), "--run", "/proc/nowhere/run"]) == 2
     assert "/proc/nowhere/run cannot be written" in capsys.readouterr().err
+
+
+@pytest.fixture
+def photos_with_one_cut_short(tmp_path: Path) -> Path:
+    """Two classes of ten pictures, one file of which ends early."""
+    for name, colour in (("day", 220), ("night", 20)):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for number in range(10):
+            picture = Image.effect_noise((24, 24), 40).point(lambda v, c=colour: (v + c) // 2).convert("RGB")
+            picture.save(tmp_path / "photos" / name / f"{number}.jpg")
+    cut = tmp_path / "photos" / "day" / "3.jpg"
+    cut.write_bytes(cut.read_bytes()[:300])
+    return tmp_path / "photos"
+
+
+FOLDER = {
+    "data__source": "folder", "data__val_fraction": 0.2, "data__image_size": 16, "data__limit_train": None,
+    "data__limit_val": None, "train__batch_size": 6, "train__drop_last": False,
+}  # fmt: skip
+
+
+def test_a_bad_image_stops_training_and_is_named(
+    tiny_recipe: Path, tmp_path: Path, photos_with_one_cut_short: Path
+) -> None:
+    with pytest.raises(WorkError, match=r"day/3\.jpg"):
+        run_tiny(tiny_recipe, tmp_path / "run", data__path=str(photos_with_one_cut_short), **FOLDER)
+
+
+def test_a_skipped_image_is_counted_in_every_epoch_and_named(
+    tiny_recipe: Path, tmp_path: Path, photos_with_one_cut_short: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    changes = {"data__path": str(photos_with_one_cut_short), "data__on_bad_image": "skip", **FOLDER}
+    values = {key.replace("__", "."): value for key, value in changes.items()}
+    run = create_run(tmp_path / "run")
+    train(read_recipe(tiny_recipe, values), run)
+    assert [row["bad_images"] for row in rows(run, "epoch")] == [1, 2, 3]
+    assert "skipped: cannot use image" in capsys.readouterr().out
 
 
 def test_data_that_changed_under_a_run_is_refused(tiny_recipe: Path, tmp_path: Path) -> None:

@@ -24,9 +24,11 @@ SAMPLES = 64  # pictures in samples.png
 def write_beginning(session: Session) -> None:
     """The resolved recipe, the environment, and a grid of training images as the network will see them.
 
-    recipe.yaml comes last: a directory that has it is a run that can be resumed.
+    recipe.yaml makes the directory a run that can be resumed; its first checkpoint is there already.
     """
     run = session.run
+    with written_whole(run.recipe, "w") as file:
+        file.write(dump_recipe(session.recipe))
     with written_whole(run.environment, "w") as file:
         json.dump(environment(str(session.world.device)), file, indent=1)
     batches = session.loader.batches(0)
@@ -36,8 +38,6 @@ def write_beginning(session: Session) -> None:
         first.images[:SAMPLES], first.labels[:SAMPLES], session.source.train.classes, session.preprocessing
     )
     save(picture, run.samples)
-    with written_whole(run.recipe, "w") as file:
-        file.write(dump_recipe(session.recipe))
 
 
 def write_results(session: Session, console: Console) -> None:

@@ -48,6 +48,7 @@ def train(recipe: Recipe, run: RunDirectory, *, resume: bool = False, console: C
                     lr = rate_of(session, position.step)
                     loss = train_step(session, batch, lr)
                     reporter.step(position.epoch + 1, len(batch.labels) * world.size, loss)
+                    reporter.skipped(batch.bad)
                     logbook.step(position.step, position.epoch + 1, loss, lr)
                     if world.any(interrupts.requested is not None):
                         stop(session, logbook, interrupts.requested)

@@ -86,6 +86,11 @@ class Reporter:
                 f"{self.rate:,.0f} images/s  data wait {100 * self.wait_share:.0f} %"
             )
 
+    def skipped(self, messages: Iterable[str]) -> None:
+        """Name each image that was left out."""
+        for message in messages:
+            self.say(f"skipped: {message}")
+
     def epoch(self, row: dict[str, Any], speed: dict[str, Any]) -> None:
         """One line for a finished epoch."""
         parts = [f"epoch {row['epoch']:>3}", f"train loss {row['train_loss']:.4f}"]

@@ -5,13 +5,14 @@ import json
 from rich.console import Console
 
 from resnext.environment import environment
-from resnext.evaluate.evaluator import evaluate
+from resnext.evaluate.evaluator import Evaluation, evaluate
 from resnext.evaluate.pictures import sample_grid
 from resnext.evaluate.protocol import protocol
 from resnext.evaluate.report import write_report
 from resnext.evaluate.style import save
 from resnext.evaluate.tables import write_evaluation
 from resnext.files import written_whole
+from resnext.model.network import Network
 from resnext.recipe import dump_recipe
 from resnext.train.logbook import read_log
 from resnext.train.plots import draw_curves
@@ -40,28 +41,35 @@ def write_beginning(session: Session) -> None:
     save(picture, run.samples)
 
 
+def evaluate_held_out(session: Session, model: Network) -> Evaluation:
+    """``model`` on the held-out images, in the precision and layout of training."""
+    recipe = session.recipe
+    return evaluate(
+        model,
+        session.source.val,
+        session.preprocessing,
+        device=session.world.device,
+        precision=recipe.train.precision,
+        workers=session.loader.workers,
+        start_method=recipe.data.start_method,
+        channels_last=recipe.train.channels_last == "yes",
+    )
+
+
 def write_results(session: Session, console: Console) -> None:
     """Curves, the evaluation of the best checkpoint with its pictures, and report.html; says where they lie."""
-    run, recipe, position = session.run, session.recipe, session.position
+    run, position = session.run, session.position
     rows = read_log(run.log)
     draw_curves(rows, run.curves, f"{session.model.architecture.name} on {session.source.val.name}")
     best = load(run.path, "best")
-    device, precision = session.world.device, recipe.train.precision
-    evaluation = evaluate(
-        best.to(device),
-        session.source.val,
-        session.preprocessing,
-        device=device,
-        precision=precision,
-        workers=session.loader.workers,
-        start_method=recipe.data.start_method,
-    )
+    device = session.world.device
+    evaluation = evaluate_held_out(session, best.to(device))
     about = protocol(
         session.preprocessing,
         data=session.source.val.name,
         split=session.source.split,
         device=str(device),
-        precision=precision,
+        precision=session.recipe.train.precision,
         weights=run.weights("best").name,
         checkpoint="best",
         step=(position.best or {}).get("step"),

@@ -10,12 +10,11 @@ from typing import Any
 from rich.console import Console
 
 from resnext.errors import WorkError
-from resnext.evaluate.evaluator import Evaluation, evaluate
 from resnext.run_directory import RunDirectory
 from resnext.settings import Recipe
 from resnext.train.checkpoint import Position, write_checkpoint
 from resnext.train.distributed import joined
-from resnext.train.finish import write_beginning, write_results
+from resnext.train.finish import evaluate_held_out, write_beginning, write_results
 from resnext.train.interrupts import heeded
 from resnext.train.logbook import Logbook
 from resnext.train.progress import Reporter
@@ -72,7 +71,7 @@ def finish_epoch(session: Session, logbook: Logbook, reporter: Reporter) -> None
         "peak_memory_mb": peak_memory_mb(),
     }
     due = (position.epoch + 1) % train.evaluate_every == 0 or position.epoch + 1 == train.epochs
-    evaluation = evaluate_held_out(session) if due and session.world.leads else None
+    evaluation = evaluate_held_out(session, session.used) if due and session.world.leads else None
     position.epoch += 1
     row: dict[str, Any] = {
         "epoch": position.epoch,
@@ -98,21 +97,6 @@ def rate_of(session: Session, step: int) -> float:
     """The learning rate of optimizer step ``step`` (from 0)."""
     recipe, per_epoch = session.recipe, session.loader.steps_per_epoch
     return learning_rate(recipe.schedule, recipe.optimizer.lr, recipe.train.epochs, per_epoch, step)
-
-
-def evaluate_held_out(session: Session) -> Evaluation:
-    """The weights one would use, on the held-out images, in the precision of training."""
-    recipe = session.recipe
-    return evaluate(
-        session.used,
-        session.source.val,
-        session.preprocessing,
-        device=session.world.device,
-        precision=recipe.train.precision,
-        workers=session.loader.workers,
-        start_method=recipe.data.start_method,
-        channels_last=recipe.train.channels_last == "yes",
-    )
 
 
 def save_last(session: Session, logbook: Logbook) -> None:

@@ -124,7 +124,7 @@ def test_a_run_that_is_damaged_cannot_be_resumed(
 def test_weights_that_are_none(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "w.safetensors").write_bytes(b"not weights at all")
     photo = photos(tmp_path / "p", cat=1) / "cat" / "0.png"
-    assert "is not a whole safetensors file" in refused(capsys, "predict", tmp_path / "w.safetensors", photo)
+    assert "is text, not weights" in refused(capsys, "predict", tmp_path / "w.safetensors", photo)
     assert "there is no weights file" in refused(capsys, "predict", tmp_path / "none", photo)
 
 

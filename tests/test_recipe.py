@@ -87,6 +87,15 @@ def test_no_text_ends_in_anything_but_a_recipe_or_one_clear_error(text: str) -> 
         ("train: {batch_size: 10, accumulate: 3}", "train.accumulate 3 does not divide train.batch_size 10"),
         ("data: {mean: [0.5]}", "data.mean and data.std must be given together"),
         ("data: {val_fraction: 0.2}", "digits has its own held-out images"),
+        ("init: {freeze: conv3}", "init.freeze conv3 is about loaded weights"),
+        ("init: {frozen_bn: true}", "init.frozen_bn true is about loaded weights"),
+        ("init: {layer_decay: 0.5}", "init.layer_decay 0.5 is about loaded weights"),
+        ("init: {weights: w.pth, freeze: conv6}", "init.freeze 'conv6' is unknown; did you mean"),
+        ("init: {weights: w.pth, layer_decay: 0}", "init.layer_decay must be from 0.0001 to 1, not 0"),
+        ("init: {weights: w.pth, layer_decay: 1.5}", "init.layer_decay must be from 0.0001 to 1, not 1.5"),
+        ("init: {weight: w.pth}", "unknown setting init.weight; did you mean 'weights'"),
+        ("freeze: conv3", "unknown setting freeze"),
+        ("train: {freeze: conv3}", "did you mean init.freeze"),
         ("optimizer: {lr: null}", "optimizer.lr needs a finite number, not an empty value"),
         ("{", "not valid YAML"),
         ("[" * 5000, "not valid YAML"),
@@ -97,6 +106,17 @@ def test_a_wrong_recipe_is_one_sentence_that_names_the_key(text: str, says: str)
         parse_recipe(text, "my.yaml")
     assert says in str(caught.value)
     assert str(caught.value).startswith("my.yaml")
+
+
+def test_a_recipe_without_a_network_or_weights_is_told_what_to_give() -> None:
+    with pytest.raises(RequestError, match=r"give model\.name, such as resnext50_32x4d, or .*init\.weights"):
+        parse_recipe("model: {base_channels: 16}").model.architecture(10, 3)
+
+
+def test_a_fine_tuning_recipe_survives_the_round_trip() -> None:
+    recipe = parse_recipe("init: {weights: runs/base, freeze: features, frozen_bn: true, layer_decay: 0.7}")
+    assert parse_recipe(dump_recipe(recipe)) == recipe
+    assert recipe.model.name is None
 
 
 def test_numbers_as_people_write_them() -> None:
@@ -116,6 +136,8 @@ def test_a_value_given_by_hand_wins_over_the_file(tiny_recipe: Path) -> None:
         ("model.blocks", "1,2,1", (1, 2, 1)),
         ("data.path", "2024", "2024"),
         ("data.path", "null", None),
+        ("init.weights", "2024", "2024"),
+        ("init.weights", "hf://owner/name@main", "hf://owner/name@main"),
         ("train.channels_last", "yes", "yes"),
         ("optimizer.lr", "1e-3", 0.001),
         ("optimizer.nesterov", "false", False),

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from resnext.model.network import Network, create_model
     from resnext.weights import load
     from resnext.weights.native import save
+    from resnext.weights.torch7 import read_t7
 
 _HOMES = {
     "Architecture": "resnext.model.architecture",
@@ -26,6 +27,7 @@ _HOMES = {
     "convert_form": "resnext.model.forms",
     "load": "resnext.weights",
     "save": "resnext.weights.native",
+    "read_t7": "resnext.weights.torch7",
     "RequestError": "resnext.errors",
     "WorkError": "resnext.errors",
     "ResnextError": "resnext.errors",
@@ -45,6 +47,7 @@ __all__ = [
     "design",
     "list_models",
     "load",
+    "read_t7",
     "save",
 ]
 

@@ -69,8 +69,9 @@ class RunDirectory:
 
 
 def is_run(path: Path) -> bool:
-    """Whether ``path`` looks like a run directory."""
-    return path.is_dir() and ((path / "recipe.yaml").exists() or (path / "checkpoints").is_dir())
+    """Whether ``path`` looks like a run directory. A hub's folder may have a recipe too, and its weights beside it."""
+    recipe = (path / "recipe.yaml").exists() and not (path / "model.safetensors").exists()
+    return path.is_dir() and (recipe or (path / "checkpoints").is_dir())
 
 
 def open_run(path: Path | str) -> RunDirectory:

@@ -9,6 +9,7 @@ from resnext.model.architecture import BLOCKS, FORMS, INITIALISATIONS, SHORTCUTS
 SOURCES = ("digits", "fashion_mnist", "cifar10", "cifar100", "folder")
 FITS = ("crop", "squash", "pad")
 CROPS = ("center", "pad", "random_resized", "paper_imagenet")
+FREEZES = ("stem", "conv2", "conv3", "conv4", "conv5", "features")
 
 
 def say(
@@ -25,9 +26,15 @@ def say(
 
 @dataclass(frozen=True, kw_only=True)
 class ModelSettings:
-    """The network. Everything but ``name`` changes one field of what the name says."""
+    """The network. Everything but ``name`` changes one field of what the name says.
 
-    name: str = say("Name of the network, such as resnext50_32x4d or resnext29_8x64d.", "resnext50_32x4d")
+    With ``init.weights`` the network is theirs, and what is said here must agree with it; ``form`` and
+    ``initialisation``, which change no function, are free.
+    """
+
+    name: str | None = say(
+        "Name of the network, such as resnext50_32x4d or resnext29_8x64d; that of init.weights when not given.", None
+    )
     depth: int | None = say("Layers with weights on the longest path.", None, low=1)
     cardinality: int | None = say("C, the number of paths in a block.", None, low=1)
     width: int | None = say("d, the channels of one path in the first stage.", None, low=1)
@@ -48,9 +55,34 @@ class ModelSettings:
 
     def architecture(self, num_classes: int, in_channels: int) -> Architecture:
         """The architecture these settings name, for data of so many classes and channels. Raises RequestError."""
-        said = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "name"}
-        changes = {key: value for key, value in said.items() if value is not None}
-        return Architecture.parse(self.name, num_classes=num_classes, in_channels=in_channels, **changes)
+        if self.name is None:
+            raise RequestError(
+                "the recipe says no network: give model.name, such as resnext50_32x4d, or weights to start from "
+                "(init.weights)"
+            )
+        return Architecture.parse(self.name, num_classes=num_classes, in_channels=in_channels, **self.said())
+
+    def said(self) -> dict[str, Any]:
+        """The fields beside ``name`` that were given."""
+        values = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "name"}
+        return {key: value for key, value in values.items() if value is not None}
+
+
+@dataclass(frozen=True, kw_only=True)
+class InitSettings:
+    """Where the weights start, and what of them stays (fine-tuning)."""
+
+    weights: str | None = say(
+        "Weights file, run directory or hub id to start from; fresh weights when not given.", None
+    )
+    freeze: str | None = say("Everything up to and including this stage stays as loaded.", None, choices=FREEZES)
+    frozen_bn: bool = say("All BN layers keep their loaded statistics, scales and shifts, and are not trained.", False)
+    layer_decay: float = say(
+        "The learning rate of each stage is the next one's times this; the head has the full rate; 1 is off.",
+        1.0,
+        low=0.0001,
+        high=1,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,18 +103,32 @@ class DataSettings:
         "3 reads a folder's images as RGB, 1 as grey; other sources know theirs.", None, low=1, high=3
     )
     image_size: int | None = say(
-        "Side of the square the network sees, in pixels; the source's own when not given.", None, low=1
+        "Side of the square the network sees, in pixels; when not given the source's own, "
+        "which for a folder is that of init.weights, else 224.",
+        None,
+        low=1,
     )
-    resize: int | None = say("Shorter side before the centre crop, in pixels; image_size when not given.", None, low=1)
-    fit: str = say(
-        "How a picture meets the square in evaluation: crop its centre, squash it, or pad it.",
-        "crop",
+    resize: int | None = say(
+        "Shorter side before the centre crop, in pixels; when not given that of init.weights where image_size is "
+        "theirs too, else image_size.",
+        None,
+        low=1,
+    )
+    fit: str | None = say(
+        "How a picture meets the square in evaluation: crop its centre, squash it, or pad it; "
+        "when not given crop, or for a folder that of init.weights.",
+        None,
         choices=FITS,
     )
-    interpolation: str = say("Filter of every resize (antialiased).", "bicubic", choices=("bicubic", "bilinear"))
+    interpolation: str | None = say(
+        "Filter of every resize (antialiased); that of init.weights, else bicubic, when not given.",
+        None,
+        choices=("bicubic", "bilinear"),
+    )
     exif: bool = say("Turn photographs upright as their EXIF tag says.", True)
     mean: tuple[float, ...] | None = say(
-        "Mean of each channel, on the scale of 0 to 1; the source's own when not given.", None
+        "Mean of each channel, on the scale of 0 to 1; that of init.weights, else the source's own, when not given.",
+        None,
     )
     std: tuple[float, ...] | None = say("Standard deviation of each channel, on the same scale.", None)
     workers: int | None = say(
@@ -193,6 +239,9 @@ class Recipe:
     """Everything a run depends on."""
 
     model: ModelSettings = field(default_factory=ModelSettings, metadata={"help": "The network."})
+    init: InitSettings = field(
+        default_factory=InitSettings, metadata={"help": "Where the weights start, and what of them stays."}
+    )
     data: DataSettings = field(default_factory=DataSettings, metadata={"help": "The images."})
     augment: AugmentSettings = field(
         default_factory=AugmentSettings, metadata={"help": "What training does to an image."}
@@ -232,3 +281,17 @@ def _check_agreement(recipe: Recipe) -> None:
         raise RequestError("data.mean and data.std must be given together")
     if data.source != "folder" and data.val_fraction is not None:
         raise RequestError(f"data.val_fraction splits a folder; {data.source} has its own held-out images")
+    _check_init(recipe.init)
+
+
+def _check_init(init: InitSettings) -> None:
+    """What says how loaded weights are trained needs loaded weights. Raises RequestError."""
+    if init.weights is not None:
+        return
+    for f in fields(init):
+        value = getattr(init, f.name)
+        if value != f.default:
+            raise RequestError(
+                f"init.{f.name} {str(value).lower() if isinstance(value, bool) else value} is about loaded weights, "
+                "but the recipe starts from fresh ones: give init.weights, a file, run directory or hub id"
+            )

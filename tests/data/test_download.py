@@ -2,17 +2,21 @@
 
 import hashlib
 import threading
+import urllib.error
+import urllib.request
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
+from http.client import HTTPMessage
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
 from pathlib import Path
 
 import pytest
 
 from resnext.data import fashion_mnist
 from resnext.data.cifar import open_cifar
-from resnext.data.download import Archive, data_folder, download
+from resnext.data.download import Archive, _NoDowngrade, data_folder, download
 from resnext.errors import WorkError
 from resnext.settings import DataSettings
 from tests.data.test_cifar import TEN, make_archive, make_files
@@ -221,6 +225,59 @@ def test_two_at_once_fetch_it_once(server: Server, tmp_path: Path) -> None:
         thread.join()
     assert found == [CONTENT] * 4
     assert len(server.asked) == 1
+
+
+def unknown(server: Server, sha256: str | None = None) -> Archive:
+    """The same file, of which nothing is known beforehand, or only the first digits of its SHA-256."""
+    return Archive(server.url + "/a.bin", "a.bin", sha256=sha256)
+
+
+@pytest.mark.parametrize("stated", [True, False])
+def test_a_file_of_unknown_size_is_fetched_whole(server: Server, tmp_path: Path, stated: bool) -> None:
+    server.stated = stated
+    assert fetch(unknown(server), tmp_path).read_bytes() == CONTENT
+    assert left_over(tmp_path) == {"a.bin"}
+
+
+def test_a_file_of_unknown_size_goes_on_where_it_broke_off(server: Server, tmp_path: Path) -> None:
+    server.cuts = [40_000]
+    assert fetch(unknown(server), tmp_path).read_bytes() == CONTENT
+    assert server.asked[-1] == ("bytes=40000-", '"one"')
+
+
+def test_without_tag_and_checksum_nothing_is_continued(server: Server, tmp_path: Path) -> None:
+    (tmp_path / "a.bin.part").write_bytes(b"x" * 40_000)
+    assert fetch(unknown(server), tmp_path).read_bytes() == CONTENT
+    assert server.asked == [(None, None)]
+
+
+def test_the_first_digits_of_a_checksum_are_enough(server: Server, tmp_path: Path) -> None:
+    digest = hashlib.sha256(CONTENT).hexdigest()
+    assert fetch(unknown(server, digest[:8]), tmp_path / "a").read_bytes() == CONTENT
+    with pytest.raises(WorkError, match=f"SHA-256 is {digest}, expected 00000000; or fetch .* by hand .SHA-256 00"):
+        fetch(unknown(server, "00000000"), tmp_path / "b")
+    assert left_over(tmp_path / "b") == set()
+
+
+@pytest.mark.parametrize("stated", [True, False])
+def test_nothing_larger_than_allowed_is_fetched(
+    server: Server, tmp_path: Path, stated: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("resnext.data.download.LARGEST", 90_000)
+    server.stated = stated
+    with pytest.raises(WorkError, match="90000"):
+        fetch(unknown(server), tmp_path)
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 100
+
+
+def test_an_encrypted_address_is_not_left_for_a_plain_one() -> None:
+    request = urllib.request.Request("https://a.org/x")
+    headers = HTTPMessage()
+    with pytest.raises(urllib.error.URLError, match="redirects from https to http"):
+        _NoDowngrade().redirect_request(request, BytesIO(), 302, "Found", headers, "http://a.org/x")
+    following = _NoDowngrade().redirect_request(request, BytesIO(), 302, "Found", headers, "https://b.org/x")
+    assert following is not None
+    assert following.full_url == "https://b.org/x"
 
 
 def test_the_place_follows_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -114,6 +114,53 @@ def test_the_settings_win() -> None:
     assert Preprocessing.of(DataSettings(image_size=48), source()).resize == 48
 
 
+WEIGHTS = Preprocessing(
+    image_size=224, resize=236, interpolation="bilinear", mean=(0.4, 0.5, 0.6), std=(0.2,) * 3, channels=3, exif=False
+)
+
+
+def test_weights_bring_their_colours_and_filter_to_a_source_that_has_its_size() -> None:
+    p = Preprocessing.of(DataSettings(source="cifar10"), source(), WEIGHTS)
+    assert (p.image_size, p.resize, p.fit, p.exif) == (32, 32, "crop", True)
+    assert (p.mean, p.std, p.interpolation) == (WEIGHTS.mean, WEIGHTS.std, "bilinear")
+
+
+def test_a_folder_is_seen_as_the_weights_see_pictures() -> None:
+    p = Preprocessing.of(DataSettings(source="folder", path="x"), source(), WEIGHTS)
+    assert p == replace(WEIGHTS, exif=True), "how files are opened is the folder's affair"
+    padded = replace(WEIGHTS, fit="pad", resize=224)
+    assert Preprocessing.of(DataSettings(source="folder"), source(), padded).fit == "pad"
+
+
+@pytest.mark.parametrize(
+    ("said", "size", "resize", "fit"),
+    [
+        ({"image_size": 160}, 160, 160, "crop"),
+        ({"image_size": 160, "resize": 176}, 160, 176, "crop"),
+        ({"resize": 256}, 224, 256, "crop"),
+        ({"fit": "squash"}, 224, 224, "squash"),
+        ({"fit": "pad", "image_size": 64}, 64, 64, "pad"),
+    ],
+)
+def test_what_is_said_of_a_folder_wins_over_the_weights(said: dict[str, Any], size: int, resize: int, fit: str) -> None:
+    p = Preprocessing.of(DataSettings(source="folder", **said), source(), WEIGHTS)
+    assert (p.image_size, p.resize, p.fit) == (size, resize, fit)
+    everything = DataSettings(source="folder", interpolation="bicubic", mean=(0.1, 0.2, 0.3), std=(0.5,) * 3)
+    p = Preprocessing.of(everything, source(), WEIGHTS)
+    assert (p.interpolation, p.mean, p.std) == ("bicubic", (0.1, 0.2, 0.3), (0.5,) * 3)
+
+
+def test_a_crop_said_of_a_folder_does_not_take_the_resize_of_weights_that_pad() -> None:
+    padded = replace(WEIGHTS, fit="pad", resize=100)  # without meaning there
+    p = Preprocessing.of(DataSettings(source="folder", fit="crop"), source(), padded)
+    assert (p.image_size, p.resize, p.fit) == (224, 224, "crop")
+
+
+def test_colours_of_weights_with_other_channels_are_of_no_use() -> None:
+    p = Preprocessing.of(DataSettings(source="digits"), source(channels=1), WEIGHTS)
+    assert (p.mean, p.std, p.interpolation) == ((0.5,), (0.25,), "bilinear")
+
+
 def test_contradicting_settings_are_refused() -> None:
     with pytest.raises(RequestError, match="resize 24 is smaller than image_size 32"):
         Preprocessing.of(DataSettings(resize=24), source())

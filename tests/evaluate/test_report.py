@@ -11,7 +11,7 @@ from resnext.evaluate.protocol import protocol
 from resnext.evaluate.report import write_report
 from resnext.evaluate.tables import write_evaluation
 from resnext.recipe import dump_recipe
-from resnext.settings import Recipe
+from resnext.settings import ModelSettings, Recipe
 from tests.evaluate.conftest import VIEW, made_up, numbered
 
 EVIL = (
@@ -59,7 +59,7 @@ def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run directory with everything a report shows, class names and paths being hostile."""
     run = tmp_path_factory.mktemp("runs") / "my <run>"
     run.mkdir()
-    (run / "recipe.yaml").write_text(dump_recipe(Recipe()))
+    (run / "recipe.yaml").write_text(dump_recipe(Recipe(model=ModelSettings(name="resnext50_32x4d"))))
     (run / "environment.json").write_text(json.dumps({"torch": "2.9", "cpu": "<b>CPU</b>", "isa": ["avx2", "amx"]}))
     (run / "metrics.csv").write_text("epoch,step,top1_error\n1,10,30.5\n2,20,12.25\n3,30,14.0\n")
     result = made_up([0, 1, 2, 3, 4, 4], [0, 1, 0, 3, 3, 4], EVIL)

@@ -5,10 +5,14 @@ import timm
 import torch
 import torchvision
 from torch import nn
+from torchvision.models.resnet import Bottleneck
 
 from resnext.errors import RequestError
 from resnext.model.architecture import Architecture
+from resnext.model.complexity import complexity
+from resnext.model.forms import convert_form
 from resnext.model.network import Network, create_model
+from resnext.model.table import stage_table
 
 TORCHVISION = {
     "resnet18": "resnet18",
@@ -184,3 +188,34 @@ def test_every_parameter_gets_a_gradient(shortcut: str, form: str) -> None:
             )
             model(torch.randn(4, 3, 8, 8)).square().sum().backward()
             assert [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+@pytest.mark.parametrize("form", ["grouped", "concatenated", "branched"])
+def test_a_stride_in_the_1x1_is_caffes_network(form: str) -> None:
+    """Oracle: torchvision's network with its strides moved by hand, as Caffe's ResNets have them."""
+    reference = torchvision.models.ResNet(Bottleneck, [1, 2, 1, 1], 5, groups=2, width_per_group=8).eval()
+    for module in reference.modules():
+        if isinstance(module, Bottleneck) and module.stride == 2:
+            module.conv1.stride, module.conv2.stride = (2, 2), (1, 1)
+    changes = {"blocks": (1, 2, 1, 1), "cardinality": 2, "width": 8, "num_classes": 5, "stride_in_1x1": True}
+    ours = create_model("resnet50", **changes).eval()
+    ours.load_state_dict(reference.state_dict())
+    x = torch.randn(2, 3, 64, 64)
+    torch.testing.assert_close(convert_form(ours, form)(x), reference(x), rtol=1e-4, atol=1e-5)
+
+
+def test_bn_eps_reaches_every_bn_and_the_shortcuts() -> None:
+    model = create_model("resnet11_1x8d", bn_eps=1e-3, base_channels=4, blocks=(1, 1))
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert len(norms) == 9
+    assert {norm.eps for norm in norms} == {1e-3}
+
+
+def test_without_classes_a_network_ends_in_its_pooled_features() -> None:
+    model = create_model("resnext11_2x4d", base_channels=4, num_classes=0, seed=0).eval()
+    x = torch.randn(2, 3, 16, 16)
+    assert model(x).shape == (2, 64)
+    assert torch.equal(model(x), model.features(x, "pooled")["pooled"])
+    assert not any(name.startswith("fc") for name in model.state_dict())
+    assert complexity(model).macs == complexity(model.architecture).macs > 0
+    assert stage_table(model.architecture)[-1].stage == "conv4"

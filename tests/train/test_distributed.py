@@ -10,7 +10,9 @@ from safetensors.torch import load_file
 
 from resnext.device import pick_device
 from resnext.errors import RequestError
+from resnext.model.network import create_model
 from resnext.run_directory import RunDirectory
+from resnext.weights.native import save
 from tests.conftest import run_resnext
 
 
@@ -23,14 +25,31 @@ def test_two_processes_train_like_one_that_accumulates_two_parts(tiny_recipe: Pa
     options = ["--train.epochs", "1", "--augment.mixup", "0", "--train.ema_decay", "0", "--train.threads", "1"]
     alone = run_resnext("train", tiny_recipe, "--run", tmp_path / "one", *options, "--train.accumulate", "2")
     assert alone.returncode == 0, alone.stderr
-    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", "-m", "--"]
-    words = [*torchrun, "resnext", "train", tiny_recipe, "--run", tmp_path / "two", *options]
-    done = subprocess.run([sys.executable, *map(str, words)], capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stderr
+    train_by_two(tiny_recipe, "--run", tmp_path / "two", *options)
     one, two = (load_file(RunDirectory(tmp_path / name).weights("last")) for name in ("one", "two"))
     for name, value in one.items():
         if "running" not in name and "num_batches" not in name:
             torch.testing.assert_close(two[name], value, rtol=1e-3, atol=1e-5, msg=name)
+
+
+@pytest.mark.slow
+def test_two_processes_fine_tune_with_a_frozen_stage(tiny_recipe: Path, tmp_path: Path) -> None:
+    model = create_model("resnext11_2x4d", base_channels=4, num_classes=10, in_channels=1, seed=7)
+    save(model, tmp_path / "start.safetensors")
+    options = ["--train.epochs", "1", "--train.threads", "1", "--init.freeze", "conv2", "--init.layer_decay", "0.5"]
+    train_by_two(tiny_recipe, "--run", tmp_path / "run", "--init", tmp_path / "start.safetensors", *options)
+    start, end = model.state_dict(), load_file(RunDirectory(tmp_path / "run").weights("last"))
+    for name, value in start.items():
+        frozen = name.split(".")[0] in ("conv1", "bn1", "layer1")
+        assert torch.equal(end[name], value) == frozen, name
+
+
+def train_by_two(*arguments: object) -> None:
+    """``resnext train ARGUMENTS`` by two processes."""
+    torchrun = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone", "-m", "--"]
+    words = [sys.executable, *torchrun, "resnext", "train", *map(str, arguments)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:99", "meta", "xpu"])

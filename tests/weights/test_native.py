@@ -68,7 +68,7 @@ def rewritten(path: Path, change: object) -> Path:
         (lambda a, t: a.update(classes=[1, 2]), "not a list of names"),
         (lambda a, t: a.update(version=99), "version 99"),
         (lambda a, t: a["preprocessing"].update(mean=[0.5]), "mean"),
-        (lambda a, t: a.pop("architecture"), "no resnext metadata"),
+        (lambda a, t: a.pop("architecture"), "does not say which network the tensors belong to"),
     ],
 )
 def test_a_file_that_does_not_fit_says_why(tmp_path: Path, change: object, says: str) -> None:

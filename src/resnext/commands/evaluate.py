@@ -16,13 +16,14 @@ if TYPE_CHECKING:
     from resnext.data.preprocessing import Preprocessing
     from resnext.data.source import Dataset
     from resnext.evaluate.evaluator import Evaluation
+    from resnext.model.network import Network
 
 SENTENCE = "Judge a run or weights on labelled images."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Whose weights, which images, how to compute, and where the tables go."""
-    parser.add_argument("weights", metavar="RUN_OR_WEIGHTS", help="run directory, or a weights file")
+    parser.add_argument("weights", metavar="RUN_OR_WEIGHTS", help="run directory, weights file of any format, hf://...")
     parser.add_argument(
         "--data", metavar="PATH", help="where the images lie; of a run: its own data, found at another place"
     )
@@ -56,6 +57,7 @@ def run(args: argparse.Namespace) -> int:
     """Evaluate, print, and write the tables; exit status 0."""
     from rich.console import Console
 
+    from resnext.data.imagenet import by_synset
     from resnext.data.loader import default_workers
     from resnext.device import pick_device
     from resnext.evaluate.evaluator import check_fit, evaluate
@@ -67,10 +69,12 @@ def run(args: argparse.Namespace) -> int:
 
     console, path = Console(), Path(args.weights)
     device = pick_device(args.device)
-    model = load(path, args.checkpoint)
+    model = load(args.weights, args.checkpoint)
     preprocessing = preprocessing_of(model)
     recipe = read_recipe(path / "recipe.yaml") if is_run(path) else None
     judged = choose_data(args, recipe, preprocessing)
+    if model.architecture.num_classes == 1000:
+        judged = judged._replace(dataset=by_synset(judged.dataset, model.classes))
     check_fit(model, judged.dataset)
     out = choose_directory(args, path if recipe else None, judged)
     if out is not None:
@@ -90,6 +94,7 @@ def run(args: argparse.Namespace) -> int:
         )
     about = describe(args, path, judged, preprocessing, str(device), precision)
     show(console, evaluation, about)
+    show_published(console, model, args.weights)
     if out is None:
         console.print("Give --out DIR to keep the tables and pictures.", soft_wrap=True)
         return 0
@@ -179,6 +184,20 @@ def show(console: "Console", evaluation: "Evaluation", protocol: dict[str, Any])
     )
     console.print(table)
     console.print(protocol_line(protocol, evaluation.n), markup=False, highlight=False, soft_wrap=True)
+
+
+def show_published(console: "Console", model: "Network", weights: str) -> None:
+    """What was published for these very weights, each figure with its own protocol, where they are known."""
+    from resnext.paper.released import recognise
+
+    entry = recognise(model.provenance, weights, model.architecture.name)
+    if entry is None:
+        return
+    lines = [f"{'these are' if entry.certain else 'these are probably'} the weights of {entry.name}"]
+    lines += [f"published: {figure.line}" for figure in entry.figures]
+    lines += [entry.note] if entry.note else []
+    for line in lines:
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def positive(text: str) -> int:

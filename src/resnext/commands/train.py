@@ -19,11 +19,12 @@ FREE = (
     *("data.path", "data.download", "data.workers", "data.start_method"),
     *("train.device", "train.threads", "train.checkpoint_steps"),
 )
+SHORT = {"init.weights": "--init"}  # what is given often has a short name too
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """RECIPE, --run, --resume, and one option for every setting."""
-    parser.usage = f"{parser.prog} [RECIPE] [--run DIR] [--resume DIR] [--SECTION.FIELD VALUE ...]"
+    parser.usage = f"{parser.prog} [RECIPE] [--run DIR] [--resume DIR] [--init WEIGHTS] [--SECTION.FIELD VALUE ...]"
     parser.add_argument("recipe", nargs="?", metavar="RECIPE", help="YAML file; may be left out with --resume")
     parser.add_argument("--run", metavar="DIR", help="new run directory (default: runs/NAME-DATE-TIME)")
     parser.add_argument("--resume", metavar="DIR", help="go on with this run from its last checkpoint")
@@ -33,9 +34,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         for f in fields(hints[section.name]):
             default = "not given" if f.default is None else f.default
             choices = f" Choices: {', '.join(f.metadata['choices'])}." if f.metadata["choices"] else ""
+            key = f"{section.name}.{f.name}"
             group.add_argument(
-                f"--{section.name}.{f.name}",
-                dest=f"set:{section.name}.{f.name}",
+                *([SHORT[key]] if key in SHORT else []),
+                f"--{key}",
+                dest=f"set:{key}",
                 metavar=_word(get_type_hints(hints[section.name])[f.name]),
                 help=f"{f.metadata['help']}{choices} [{default}]".replace("%", "%%"),
             )
@@ -77,7 +80,8 @@ def new_run(args: argparse.Namespace) -> RunDirectory:
 def resumed_recipe(directory: RunDirectory, path: str | None, overrides: dict[str, Any]) -> Recipe:
     """The recipe a run goes on with: its own, with those of ``FREE`` changed that were asked for.
 
-    Raises RequestError showing every other difference between what is asked for and what the run was begun with.
+    Raises RequestError showing every other difference between what is asked for and what the run was begun with. Other
+    ``init.weights`` are among them: a run goes on from its checkpoint, and weights given by hand would have no effect.
     """
     begun = read_recipe(directory.recipe)
     asked = read_recipe(directory.recipe if path is None else path, overrides)

@@ -1,4 +1,4 @@
-"""Fetching a public archive once: resumed, bounded, checksummed and put in place atomically."""
+"""Fetching a public file once: resumed, bounded, checksummed and put in place atomically."""
 
 import hashlib
 import http.client
@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -19,21 +20,31 @@ from resnext.errors import WorkError
 from resnext.files import sync_folder
 
 CHUNK = 1 << 20
+LARGEST = 16 << 30  # bytes; what claims more is broken or hostile
+Advance = Callable[[int, int | None], None]  # bytes there, and of how many
 PATIENT = (408, 425, 429, 500, 502, 503, 504)  # HTTP answers after which trying again may help
 
 
 @dataclass(frozen=True)
 class Archive:
-    """A file on the internet whose size and MD5 are known."""
+    """A file on the internet, with what is known of it beforehand; of ``sha256`` the first digits may do."""
 
     url: str
     name: str
-    bytes: int
-    md5: str
+    bytes: int | None = None
+    md5: str | None = None
+    sha256: str | None = None
 
     def by_hand(self, folder: Path) -> str:
         """The manual steps, as a clause."""
-        return f"fetch {self.url} by hand ({self.bytes} bytes, MD5 {self.md5}) and put it at {folder / self.name}"
+        known = {"{} bytes": self.bytes, "MD5 {}": self.md5, "SHA-256 {}": self.sha256}
+        facts = ", ".join(text.format(value) for text, value in known.items() if value is not None)
+        return f"fetch {self.url} by hand{f' ({facts})' if facts else ''} and put it at {folder / self.name}"
+
+    @property
+    def checked(self) -> bool:
+        """Whether a checksum tells the right bytes from wrong ones."""
+        return self.md5 is not None or self.sha256 is not None
 
 
 class Interrupted(Exception):
@@ -50,17 +61,25 @@ def data_folder() -> Path:
 
 
 def mismatch(path: Path, archive: Archive) -> str:
-    """A clause that says how a local file differs from the archive in size or MD5; empty when it does not."""
+    """A clause that says how a local file differs from the archive in size or checksum; empty when it does not."""
     size = path.stat().st_size
-    if size != archive.bytes:
+    if archive.bytes is not None and size != archive.bytes:
         return f"it has {size} bytes, expected {archive.bytes}"
-    md5 = file_md5(path)
-    return "" if md5 == archive.md5 else f"its MD5 is {md5}, expected {archive.md5}"
+    if archive.md5 is not None and (md5 := file_md5(path)) != archive.md5:
+        return f"its MD5 is {md5}, expected {archive.md5}"
+    if archive.sha256 is not None and not (sha256 := file_sha256(path)).startswith(archive.sha256.lower()):
+        return f"its SHA-256 is {sha256}, expected {archive.sha256}"
+    return ""
 
 
 def file_md5(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def download(archive: Archive, folder: Path, *, timeout: float = 30, attempts: int = 4, pause: float = 1) -> Path:
@@ -116,10 +135,13 @@ def _fetch(archive: Archive, target: Path, *, timeout: float, attempts: int, pau
 def _transfer_all(archive: Archive, part: Path, *, timeout: float, attempts: int, pause: float) -> None:
     """Attempt after attempt until ``part`` has all bytes."""
     failures = 0
+    whole = archive.bytes is not None and _size(part) == archive.bytes
     with _progress(archive, part) as advance:
-        while (before := _size(part)) != archive.bytes:
+        while not whole:
+            before = _size(part)
             try:
                 _transfer(archive, part, timeout, advance)
+                whole = True
             except Interrupted as error:
                 failures = 1 if _size(part) > before else failures + 1
                 if failures >= attempts:
@@ -128,29 +150,33 @@ def _transfer_all(archive: Archive, part: Path, *, timeout: float, attempts: int
                 time.sleep(pause * failures)
 
 
-def _transfer(archive: Archive, part: Path, timeout: float, advance: Callable[[int], None]) -> None:
-    """One request, going on from the end of ``part`` where the server can. Raises Interrupted or WorkError."""
-    have = _size(part)
-    if have > archive.bytes:
+def _transfer(archive: Archive, part: Path, timeout: float, advance: Advance) -> None:
+    """One request, going on from the end of ``part`` where the server can. Raises Interrupted or WorkError.
+
+    Nothing is continued that neither a checksum nor the server's tag would tell from another file's beginning.
+    """
+    have, tagged = _size(part), _tag_path(part).exists()
+    if have > (LARGEST if archive.bytes is None else archive.bytes) or (have and not archive.checked and not tagged):
         part.unlink()
         have = 0
     request = urllib.request.Request(archive.url, headers={"User-Agent": "resnext", "Accept-Encoding": "identity"})
     if have:
         request.add_header("Range", f"bytes={have}-")
-        if _tag_path(part).exists():
+        if tagged:
             request.add_header("If-Range", _tag_path(part).read_text("latin-1"))
     with _answer(request, archive, part, timeout) as answer:
-        start = _start_of(answer, archive, have, part)
-        _check_room(archive, part.parent, archive.bytes - start)
+        start = _start_of(answer, have, part)
+        expected = _expected(answer, archive, start, part)
+        _check_room(archive, part.parent, (expected or start) - start)
         _remember_tag(answer, part)
-        advance(start)
-        _receive(answer, archive, part, start, advance)
+        advance(start, expected)
+        _receive(answer, archive, part, start, expected, advance)
 
 
 def _answer(request: urllib.request.Request, archive: Archive, part: Path, timeout: float) -> http.client.HTTPResponse:
     """The server's answer, its body not read yet. Raises Interrupted, or WorkError where asking again is of no use."""
     try:
-        return urllib.request.urlopen(request, timeout=timeout)
+        return _opener().open(request, timeout=timeout)
     except urllib.error.HTTPError as error:
         error.close()
         if error.code == 416:  # nothing there to go on with
@@ -163,48 +189,68 @@ def _answer(request: urllib.request.Request, archive: Archive, part: Path, timeo
         raise Interrupted(_reason(error)) from error
 
 
+class _NoDowngrade(urllib.request.HTTPRedirectHandler):
+    """Redirects are followed, but never from https to what anybody on the way may change."""
+
+    def redirect_request(self, request: urllib.request.Request, *rest: Any) -> urllib.request.Request | None:
+        following = super().redirect_request(request, *rest)
+        if following is not None and request.type == "https" and following.type != "https":
+            raise urllib.error.URLError(f"it redirects from https to {following.type}")
+        return following
+
+
+def _opener() -> urllib.request.OpenerDirector:
+    return urllib.request.build_opener(_NoDowngrade())
+
+
 def _reason(error: Exception) -> str:
     return str(getattr(error, "reason", "") or error) or type(error).__name__
 
 
-def _start_of(answer: http.client.HTTPResponse, archive: Archive, have: int, part: Path) -> int:
-    """The offset of the answer's first byte. Raises WorkError where its sizes are not the archive's."""
-    length = answer.headers.get("Content-Length")
-    start = 0
-    if answer.status == 206:
-        span = answer.headers.get("Content-Range", "")
-        if not span.startswith(f"bytes {have}-"):
-            part.unlink(missing_ok=True)
-            raise Interrupted(f"the server answers with range {span!r}, asked for {have}-")
-        start = have
-    if length is not None and length.isdecimal() and start + int(length) != archive.bytes:
-        offered = start + int(length)
+def _start_of(answer: http.client.HTTPResponse, have: int, part: Path) -> int:
+    """The offset of the answer's first byte. Raises Interrupted for a range that was not asked for."""
+    if answer.status != 206:
+        return 0
+    span = answer.headers.get("Content-Range", "")
+    if not span.startswith(f"bytes {have}-"):
+        part.unlink(missing_ok=True)
+        raise Interrupted(f"the server answers with range {span!r}, asked for {have}-")
+    return have
+
+
+def _expected(answer: http.client.HTTPResponse, archive: Archive, start: int, part: Path) -> int | None:
+    """The bytes of the whole file, where anybody says. Raises WorkError where the server says other than we know."""
+    length = answer.headers.get("Content-Length") or ""
+    offered = start + int(length) if length.isdecimal() and len(length) < 20 else None
+    if offered is not None and archive.bytes is not None and offered != archive.bytes:
         steps = archive.by_hand(part.parent)
         raise WorkError(f"{archive.url} offers {offered} bytes, expected {archive.bytes}; {steps}")
-    return start
+    if offered is not None and offered > LARGEST:
+        raise WorkError(f"{archive.url} offers {offered} bytes; files of more than {LARGEST} are not fetched")
+    return archive.bytes if offered is None else offered
 
 
 def _receive(
-    answer: http.client.HTTPResponse, archive: Archive, part: Path, start: int, advance: Callable[[int], None]
+    answer: http.client.HTTPResponse, archive: Archive, part: Path, start: int, expected: int | None, advance: Advance
 ) -> None:
-    """Write the answer's body at ``start``; never more than the archive's bytes."""
-    done = start
+    """Write the answer's body at ``start``; never more than the expected bytes."""
+    done, most = start, LARGEST if expected is None else expected
     with part.open("r+b" if start else "wb") as file:
         file.seek(start)
         try:
-            while chunk := _read(answer, min(CHUNK, archive.bytes - done + 1)):
+            while chunk := _read(answer, min(CHUNK, most - done + 1)):
                 done += len(chunk)
-                if done > archive.bytes:
+                if done > most:
                     file.truncate(0)
                     steps = archive.by_hand(part.parent)
-                    raise WorkError(f"{archive.url} sends more than the {archive.bytes} bytes expected; {steps}")
+                    raise WorkError(f"{archive.url} sends more than the {most} bytes expected; {steps}")
                 file.write(chunk)
-                advance(done)
+                advance(done, expected)
         finally:
             file.flush()
             os.fsync(file.fileno())
-    if done < archive.bytes:
-        raise Interrupted(f"the transfer broke off after {done} of {archive.bytes} bytes")
+    if expected is not None and done < expected:
+        raise Interrupted(f"the transfer broke off after {done} of {expected} bytes")
 
 
 def _read(answer: http.client.HTTPResponse, at_most: int) -> bytes:
@@ -215,11 +261,12 @@ def _read(answer: http.client.HTTPResponse, at_most: int) -> bytes:
 
 
 @contextmanager
-def _progress(archive: Archive, part: Path) -> Iterator[Callable[[int], None]]:
-    """A function to tell how many bytes are there: a bar on a terminal, one line otherwise."""
+def _progress(archive: Archive, part: Path) -> Iterator[Advance]:
+    """A function to tell how many bytes are there, of how many: a bar on a terminal, one line otherwise."""
     if not sys.stderr.isatty():
-        print(f"fetching {archive.url} ({archive.bytes / 1e6:.1f} MB) to {part.parent}", file=sys.stderr)
-        yield lambda _: None
+        size = "" if archive.bytes is None else f" ({archive.bytes / 1e6:.1f} MB)"
+        print(f"fetching {archive.url}{size} to {part.parent}", file=sys.stderr)
+        yield lambda _done, _expected: None
         return
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
@@ -227,7 +274,7 @@ def _progress(archive: Archive, part: Path) -> Iterator[Callable[[int], None]]:
     columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
     with Progress(TextColumn("{task.description}"), *columns, console=Console(stderr=True)) as bar:
         task = bar.add_task(archive.name, total=archive.bytes)
-        yield lambda done: bar.update(task, completed=done)
+        yield lambda done, expected: bar.update(task, completed=done, total=expected)
 
 
 def _check_room(archive: Archive, folder: Path, needed: int) -> None:

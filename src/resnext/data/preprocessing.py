@@ -60,6 +60,11 @@ class Preprocessing:
             raise RequestError(f"std {list(self.std)} must be above 0 in every channel")
 
     @property
+    def colour_order(self) -> str:
+        """The order of the input channels. Adapters turn other orders into this one when they load."""
+        return "grey" if self.channels == 1 else "RGB"
+
+    @property
     def mean_colour(self) -> tuple[int, ...]:
         """The mean rounded to whole steps of 0..255: what padding is filled with."""
         return tuple(round(255 * value) for value in self.mean)
@@ -83,22 +88,34 @@ class Preprocessing:
         return cls(**values)
 
     @staticmethod
-    def of(settings: DataSettings, source: "Source") -> "Preprocessing":
-        """What the settings say, and the source's own defaults where they say nothing. Raises RequestError."""
-        size = source.image_size if settings.image_size is None else settings.image_size
-        if settings.fit != "crop" and settings.resize not in (None, size):
+    def of(settings: DataSettings, source: "Source", base: "Preprocessing | None" = None) -> "Preprocessing":
+        """What the settings say; where they say nothing, what the weights do (``base``); else the source's defaults.
+
+        Filter and colours follow the weights; size and fit only for a folder, whose pictures have no size of their
+        own. Raises RequestError.
+        """
+        channels = source.train.channels
+        view = base if settings.source == "folder" else None
+        colours = base if base is not None and base.channels == channels else source
+        size = (view or source).image_size if settings.image_size is None else settings.image_size
+        fit = settings.fit or (view.fit if view else "crop")
+        if fit != "crop" and settings.resize not in (None, size):
             raise RequestError(
-                f"data.resize {settings.resize} belongs to data.fit crop; with {settings.fit} the picture is brought "
+                f"data.resize {settings.resize} belongs to data.fit crop; with {fit} the picture is brought "
                 f"straight to data.image_size {size}"
             )
+        resize = settings.resize
+        if resize is None:
+            same_view = view is not None and settings.image_size is None and view.fit == fit == "crop"
+            resize = view.resize if view is not None and same_view else size
         return Preprocessing(
             image_size=size,
-            resize=size if settings.resize is None else settings.resize,
-            fit=settings.fit,
-            interpolation=settings.interpolation,
-            mean=source.mean if settings.mean is None else settings.mean,
-            std=source.std if settings.std is None else settings.std,
-            channels=source.train.channels,
+            resize=resize,
+            fit=fit,
+            interpolation=settings.interpolation or (base.interpolation if base else "bicubic"),
+            mean=colours.mean if settings.mean is None else settings.mean,
+            std=colours.std if settings.std is None else settings.std,
+            channels=channels,
             exif=settings.exif,
         )
 
@@ -139,7 +156,7 @@ def _channel_values(name: str, values: Any, channels: int) -> tuple[float, ...]:
     if len(items) != channels:
         raise RequestError(f"{name} has {len(items)} values, but the images have {channels} channels")
     for item in items:
-        if isinstance(item, bool) or not isinstance(item, (int, float)) or not math.isfinite(item):
+        if isinstance(item, bool) or not isinstance(item, (int, float)) or item != item or abs(item) == math.inf:
             raise RequestError(f"{name} must hold plain numbers, not {item!r}")
         if not 0 <= item <= 1:
             raise RequestError(f"{name} {items} must be on the scale of 0 to 1; divide values of 0 to 255 by 255")

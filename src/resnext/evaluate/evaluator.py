@@ -201,10 +201,12 @@ def check_fit(model: nn.Module, dataset: Dataset) -> None:
     """Raises RequestError where the data has no images, or other classes than the network was trained on."""
     if len(dataset) == 0:
         raise RequestError(f"{dataset.name} has no images to evaluate")
+    architecture = getattr(model, "architecture", None)
+    if architecture is not None and architecture.num_classes == 0:
+        raise RequestError("the network has no classifier (num_classes 0), so it has no error to measure")
     known = getattr(model, "classes", None)
     if known is not None:
         compare_classes(known, dataset.classes, dataset.name)
-    architecture = getattr(model, "architecture", None)
     if architecture is not None and architecture.num_classes != len(dataset.classes):
         raise RequestError(
             f"the network has {architecture.num_classes} outputs, {dataset.name} has {len(dataset.classes)} classes"

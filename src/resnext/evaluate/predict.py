@@ -58,6 +58,8 @@ def predict(
     if batch_size < 1:
         raise RequestError(f"the batch size must be at least 1, not {batch_size}")
     preprocessing = preprocessing_of(model)
+    if model.architecture.num_classes == 0:
+        raise RequestError("the network has no classifier (num_classes 0), so it cannot name what is in an image")
     classes = model.classes or tuple(f"class {i}" for i in range(model.architecture.num_classes))
     view, device = eval_transform(preprocessing), next(model.parameters()).device
     predictions: list[Prediction] = []

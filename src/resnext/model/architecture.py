@@ -57,7 +57,9 @@ class Architecture:
     form: str = "grouped"  # Figure 3: (c) "grouped", (b) "concatenated", (a) "branched"
     shortcut: str = "B"  # A: zero padding, B: projection where shapes change, C: always, none: no residual
     pre_activation: bool = False  # BN and ReLU before each convolution (the CIFAR nets of the paper's v1)
-    num_classes: int = 1000
+    stride_in_1x1: bool = False  # a bottleneck's stride in its first 1x1, as in Caffe's nets, not in the 3x3
+    bn_eps: float = 1e-5  # added to the variance in every BN
+    num_classes: int = 1000  # 0: no classifier, the network ends in its pooled features
     in_channels: int = 3
     base_channels: int = 64  # output channels of the stem
     initialisation: str = "release"  # or "zero_gamma": the last BN of a block starts at 0
@@ -74,6 +76,8 @@ class Architecture:
 
     def _check_agreement(self) -> None:
         assert self.blocks is not None
+        if self.stride_in_1x1 and self.block == "basic":
+            raise RequestError("stride_in_1x1 belongs to bottleneck blocks; a basic block has no 1x1")
         if self.initialisation == "zero_gamma" and (self.pre_activation or self.shortcut == "none"):
             raise RequestError("zero_gamma needs blocks that end in a BN (not pre_activation) and a shortcut past it")
         if self.form != "grouped" and self.cardinality * sum(self.blocks) > 65_536:
@@ -91,10 +95,14 @@ class Architecture:
             value = getattr(self, name)
             if value not in choices:
                 raise RequestError(f"{name} {value!r} is unknown{nearest(str(value), choices)}")
-        if not isinstance(self.pre_activation, bool):
-            raise RequestError(f"pre_activation must be true or false, not {self.pre_activation!r}")
-        for name in ("cardinality", "num_classes", "in_channels", "base_channels"):
+        for name in ("pre_activation", "stride_in_1x1"):
+            if not isinstance(getattr(self, name), bool):
+                raise RequestError(f"{name} must be true or false, not {getattr(self, name)!r}")
+        if isinstance(self.bn_eps, bool) or not isinstance(self.bn_eps, int | float) or not 0 < self.bn_eps <= 1:
+            raise RequestError(f"bn_eps must be a number above 0, at most 1, not {self.bn_eps!r}")
+        for name in ("cardinality", "in_channels", "base_channels"):
             _check_count(name, getattr(self, name))
+        _check_count("num_classes", self.num_classes, low=0)
         for name in ("depth", "width"):
             if getattr(self, name) is not None:
                 _check_count(name, getattr(self, name))
@@ -292,9 +300,9 @@ KNOWN: tuple[str, ...] = (
 )
 
 
-def _check_count(name: str, value: Any) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= LARGEST:
-        raise RequestError(f"{name} must be a whole number from 1 to {LARGEST:,}, not {value!r}")
+def _check_count(name: str, value: Any, low: int = 1) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= LARGEST:
+        raise RequestError(f"{name} must be a whole number from {low} to {LARGEST:,}, not {value!r}")
 
 
 def _blocks_of_depth(depth: int, stem: str, block: str) -> tuple[int, ...]:

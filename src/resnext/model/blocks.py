@@ -32,6 +32,7 @@ class BlockShape:
     cardinality: int  # C
     width: int  # d of this stage
     stride: int = 1
+    stride_in_1x1: bool = False
     kind: str = "bottleneck"  # or "basic"
     shortcut: str = "B"
     pre_activation: bool = False
@@ -41,15 +42,16 @@ def inner_layers(s: BlockShape, paths: int) -> "OrderedDict[str, nn.Module]":
     """``paths`` paths side by side, without their last convolution.
 
     One for forms (a) and (b); all C of them for form (c), where the 3x3 keeps them apart by its groups. The stride
-    is in the 3x3 (in the first one of a basic block), as in the release.
+    is in the 3x3 (in the first one of a basic block), as in the release; in Caffe's nets it is in the 1x1.
     """
     width = paths * s.width
     if s.kind == "basic":
         return OrderedDict(conv1=conv2d(s.in_channels, width, 3, s.stride), bn1=NormAct(width))
+    strides = (s.stride, 1) if s.stride_in_1x1 else (1, s.stride)
     return OrderedDict(
-        conv1=conv2d(s.in_channels, width, 1),
+        conv1=conv2d(s.in_channels, width, 1, strides[0]),
         bn1=NormAct(width),
-        conv2=conv2d(width, width, 3, s.stride, groups=paths),
+        conv2=conv2d(width, width, 3, strides[1], groups=paths),
         bn2=NormAct(width),
     )
 

@@ -29,8 +29,8 @@ KEY = re.compile(r"(?P<block>layer\d+\.\d+\.)(?:paths\.(?P<path>\d+)\.)?(?P<laye
 def convert_form(model: "Network", form: str) -> "Network":
     """A new network that computes the same function in another form: "grouped", "concatenated" or "branched".
 
-    It has the model's weights, running statistics, dtype, device, train or eval mode, preprocessing and classes,
-    and shares no memory with it. Raises RequestError for an unknown form or a foreign model.
+    It has the model's weights, running statistics, dtype, device, train or eval mode, preprocessing, classes and
+    provenance, and shares no memory with it. Raises RequestError for an unknown form or a foreign model.
     """
     if not isinstance(getattr(model, "architecture", None), Architecture):
         raise RequestError(f"only networks of this package have forms to convert, not a {type(model).__name__}")
@@ -40,6 +40,7 @@ def convert_form(model: "Network", form: str) -> "Network":
     converted.load_state_dict({key: tensor.clone() for key, tensor in state.items()}, strict=True, assign=True)
     converted.train(model.training)
     converted.preprocessing, converted.classes = model.preprocessing, model.classes
+    converted.provenance = dict(model.provenance)
     return converted
 
 

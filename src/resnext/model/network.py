@@ -18,7 +18,8 @@ class Network(nn.Module):
     """One member of the family, with the weights it starts from (``initialise.py``) drawn from ``generator``.
 
     Form (c) has torchvision's parameter names. Under ``torch.device("meta")`` it is built without weights.
-    ``preprocessing`` and ``classes`` belong to trained weights and travel with them; a new network has none.
+    ``preprocessing``, ``classes`` and ``provenance`` (free JSON: where weights come from) belong to trained weights and
+    travel with them; a new network has none.
     """
 
     def __init__(self, architecture: Architecture, *, generator: torch.Generator | None = None) -> None:
@@ -26,6 +27,7 @@ class Network(nn.Module):
         self.architecture = architecture
         self.preprocessing: Any = None
         self.classes: tuple[str, ...] | None = None
+        self.provenance: dict[str, Any] = {}
         device = torch.get_default_device()
         with torch.device("meta"):  # the layers' own initialisation is skipped: ours follows
             self._build()
@@ -46,10 +48,16 @@ class Network(nn.Module):
         channels = a.stages[-1].out_channels
         if a.pre_activation:
             self.bn = NormAct(channels)
-        self.fc = nn.Linear(channels, a.num_classes)
+        self.fc = nn.Linear(channels, a.num_classes) if a.num_classes else nn.Identity()
+        for module in self.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.eps = a.bn_eps
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images [B, C, H, W] -> logits [B, K]. Raises RequestError for a shape the network cannot take."""
+        """Images [B, C, H, W] -> logits [B, K], or pooled features [B, channels] where there are no classes.
+
+        Raises RequestError for a shape the network cannot take.
+        """
         self._check_input(x)
         x = self._stem(x)
         for stage in self._stages():
@@ -132,5 +140,6 @@ def _blocks(a: Architecture, stage: Stage) -> Iterator[nn.Module]:
                 kind=a.block,
                 shortcut=a.shortcut,
                 pre_activation=a.pre_activation,
+                stride_in_1x1=a.stride_in_1x1,
             )
         )

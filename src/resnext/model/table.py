@@ -28,7 +28,9 @@ def stage_table(architecture: Architecture, image_size: ImageSize = None) -> lis
         within = [cost for cost in costs if cost.name.startswith(f"layer{number}.")]
         rows.append(_row(f"conv{number + 1}", _stage_layers(architecture, stage, first=number == 1), within))
     head = [cost for cost in costs if cost.name in ("bn", "fc")]
-    rows.append(_row("", f"global average pool; {architecture.num_classes}-d fc", head))
+    if head:
+        fc = f"; {architecture.num_classes}-d fc" if architecture.num_classes else ""
+        rows.append(_row("", f"global average pool{fc}", head))
     return rows
 
 

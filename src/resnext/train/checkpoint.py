@@ -21,7 +21,8 @@ from resnext.files import disk_named, written_whole
 from resnext.model.network import Network
 from resnext.run_directory import RunDirectory, file_name, read_state
 from resnext.train.ema import Ema
-from resnext.weights.native import check_tensors, serialized
+from resnext.weights.build import check_tensors
+from resnext.weights.native import serialized
 
 VERSION = 1
 
@@ -50,7 +51,7 @@ def write_checkpoint(
     """
     used = model if ema is None else ema.model
     check_finite(used, position)
-    provenance = {"step": position.step, "epoch": position.epoch, "checkpoint": which}
+    provenance = used.provenance | {"step": position.step, "epoch": position.epoch, "checkpoint": which}
     files = {"model": serialized(used, provenance)}
     if which == "last":
         files["training"] = serialize(_training_tensors(model, ema, optimizer))

@@ -15,14 +15,17 @@ ROUNDS = 3
 def faster_layout(
     model: Network, batch_size: int, image_size: int, device: torch.device, precision: str
 ) -> dict[str, float]:
-    """Median seconds of a training step in each layout, as ``{"no": NCHW, "yes": NHWC}``; interleaved, on a copy."""
+    """Median seconds of a training step in each layout, as ``{"no": NCHW, "yes": NHWC}``; interleaved, on a copy.
+
+    The network is measured in the mode it comes in: training, with frozen layers as they are.
+    """
     shape = (batch_size, model.architecture.in_channels, image_size, image_size)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         images = torch.randn(shape).to(device)
     labels = torch.zeros(batch_size, dtype=torch.long, device=device)
     formats = {"no": torch.contiguous_format, "yes": torch.channels_last}
-    models = {name: copy.deepcopy(model).to(device).to(memory_format=f).train() for name, f in formats.items()}
+    models = {name: copy.deepcopy(model).to(device).to(memory_format=f) for name, f in formats.items()}
     seconds: dict[str, list[float]] = {name: [] for name in formats}
     for _ in range(ROUNDS + 1):
         for name, memory_format in formats.items():

@@ -1,4 +1,7 @@
-"""SGD and AdamW over the parameters, with weight decay on all of them (the paper) or on weights only."""
+"""SGD and AdamW over the parameters that train, with weight decay on all of them (the paper) or on weights only."""
+
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import nn
@@ -7,33 +10,39 @@ from torch.nn.modules.batchnorm import _NormBase
 from resnext.settings import OptimizerSettings
 
 
-def build_optimizer(model: nn.Module, settings: OptimizerSettings) -> torch.optim.Optimizer:
-    """The optimizer of the recipe. SGD has dampening 0, as the release's train.lua."""
-    groups = parameter_groups(model, settings)
+def build_optimizer(
+    model: nn.Module, settings: OptimizerSettings, scales: Mapping[str, float] | None = None
+) -> torch.optim.Optimizer:
+    """The optimizer of the recipe. SGD has dampening 0, as the release's train.lua.
+
+    ``scales`` are the shares of the learning rate by the network's parts (``finetune.rate_scales``); 1 where not said.
+    """
+    groups = parameter_groups(model, settings, scales or {})
     if settings.name == "sgd":
         nesterov = settings.nesterov and settings.momentum > 0
         return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum, nesterov=nesterov)
     return torch.optim.AdamW(groups, lr=settings.lr, betas=(settings.betas[0], settings.betas[1]))
 
 
-def parameter_groups(model: nn.Module, settings: OptimizerSettings) -> list[dict[str, object]]:
-    """One group with weight decay and, where ``decay`` is "weights", a second without: norms and biases.
+def parameter_groups(
+    model: nn.Module, settings: OptimizerSettings, scales: Mapping[str, float] | None = None
+) -> list[dict[str, Any]]:
+    """The parameters that train: a group for each pair of weight decay and share of the learning rate (``lr_scale``).
 
-    The paper decays "all weights and biases instead of just the weights of the convolution layers" (Section 4).
+    Where ``decay`` is "weights", norms and biases are spared. The paper decays "all weights and biases instead
+    of just the weights of the convolution layers" (Section 4).
     """
-    decayed: list[nn.Parameter] = []
-    spared: list[nn.Parameter] = []
-    for module in model.modules():
+    groups: dict[tuple[float, float], list[nn.Parameter]] = {}
+    for path, module in model.named_modules():
+        scale = (scales or {}).get(path.partition(".")[0], 1.0)
         for name, parameter in module.named_parameters(recurse=False):
             spare = settings.decay == "weights" and (name == "bias" or isinstance(module, _NormBase))
-            (spared if spare else decayed).append(parameter)
-    groups: list[dict[str, object]] = [{"params": decayed, "weight_decay": settings.weight_decay}]
-    if spared:
-        groups.append({"params": spared, "weight_decay": 0.0})
-    return groups
+            if parameter.requires_grad:
+                groups.setdefault((0.0 if spare else settings.weight_decay, scale), []).append(parameter)
+    return [{"params": ps, "weight_decay": decay, "lr_scale": scale} for (decay, scale), ps in groups.items()]
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Give every group the rate ``lr``."""
+    """Give every group its share of the rate ``lr``."""
     for group in optimizer.param_groups:
-        group["lr"] = lr
+        group["lr"] = lr * group["lr_scale"]

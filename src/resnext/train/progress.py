@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from resnext.train.finetune import trained_and_frozen
 from resnext.train.session import Session
 
 T = TypeVar("T")
@@ -49,6 +50,9 @@ class Reporter:
             f"{session.model.architecture.name} on {source.train.name}: {len(source.train):,} images to train on, "
             f"{len(source.val):,} held out; {self.total:,} steps on {session.world.device} into {session.run.path}"
         )
+        if session.recipe.init.weights is not None:
+            trained, frozen = trained_and_frozen(session.model)
+            self.say(f"from {session.recipe.init.weights}: {trained:,} parameters train, {frozen:,} are frozen")
         if self.done == self.total:
             self.say("all steps are done already; writing the results again")
         elif position.step:

@@ -21,6 +21,7 @@ from resnext.settings import Recipe
 from resnext.train.checkpoint import Position, read_checkpoint
 from resnext.train.distributed import World
 from resnext.train.ema import Ema
+from resnext.train.finetune import freeze, network_from_run, network_from_weights, rate_scales, training_mode
 from resnext.train.layout import faster_layout
 from resnext.train.optimizer import build_optimizer
 
@@ -55,24 +56,41 @@ def prepare(recipe: Recipe, run: RunDirectory, world: World, resume: bool, conso
         torch.set_num_threads(recipe.train.threads)
     torch.backends.cudnn.deterministic = True
     source = open_data(recipe.data)
-    preprocessing = Preprocessing.of(recipe.data, source)
-    architecture = recipe.model.architecture(len(source.train.classes), source.train.channels)
-    architecture.check_image_size(preprocessing.image_size, preprocessing.image_size)
+    model = starting_network(recipe, source, run, resume)
+    preprocessing: Preprocessing = model.preprocessing
     loader = make_loader(recipe, source, preprocessing, world)
-    model = create_model(architecture, seed=seed_of(recipe.train.seed, WEIGHTS)).to(world.device)
-    model.preprocessing, model.classes = preprocessing, tuple(source.train.classes)
+    if world.leads and not resume:
+        for note in model.provenance.get("init", {}).get("notes", []):
+            console.print(f"{recipe.init.weights}: {note}", highlight=False, markup=False, soft_wrap=True)
+    freeze(model, recipe.init)
+    training_mode(model.to(world.device))
     recipe = settle_layout(recipe, model, preprocessing, world, console)
     if recipe.train.channels_last == "yes":
         model = model.to(memory_format=torch.channels_last)
     ema = Ema(model, recipe.train.ema_decay, recipe.train.ema_warmup) if recipe.train.ema_decay else None
-    optimizer = build_optimizer(model, recipe.optimizer)
+    optimizer = build_optimizer(model, recipe.optimizer, rate_scales(model, recipe.init.layer_decay))
     facts = {"classes": list(source.train.classes), "train_images": len(source.train), "val_images": len(source.val)}
     position = Position(facts=facts)
     if resume:
         position = read_checkpoint(run, model, ema, optimizer)
         check_same_data(position.facts, facts, run)
-    ddp = world.wrap(model.train())
+    ddp = world.wrap(model)
     return Session(recipe, run, world, source, preprocessing, model, ddp, ema, optimizer, loader, position)
+
+
+def starting_network(recipe: Recipe, source: Source, run: RunDirectory, resume: bool) -> Network:
+    """The network before the first step, or of the right shape to take a checkpoint, with preprocessing and classes."""
+    if recipe.init.weights is None:
+        preprocessing = Preprocessing.of(recipe.data, source)
+        architecture = recipe.model.architecture(len(source.train.classes), source.train.channels)
+        architecture.check_image_size(preprocessing.image_size, preprocessing.image_size)
+        model = create_model(architecture, seed=seed_of(recipe.train.seed, WEIGHTS))
+        model.preprocessing = preprocessing
+    else:
+        model = network_from_run(run) if resume else network_from_weights(recipe, source)
+        model.architecture.check_image_size(model.preprocessing.image_size, model.preprocessing.image_size)
+    model.classes = tuple(source.train.classes)
+    return model
 
 
 def make_loader(recipe: Recipe, source: Source, preprocessing: Preprocessing, world: World) -> TrainLoader:

@@ -1,5 +1,9 @@
-"""Weights on disk: one reader a format."""
+"""Weights on disk: one reader a format, one adapter a naming, and ``load`` for all of them.
 
+path or id -> hub.fetch -> container.read -> adapters.adapt -> surgery -> build
+"""
+
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -8,16 +12,57 @@ from resnext.run_directory import RunDirectory, is_run
 
 if TYPE_CHECKING:
     from resnext.model.network import Network
+    from resnext.weights.contents import Contents
 
 
-def load(path: Path | str, checkpoint: str = "best") -> "Network":
-    """The network in a weights file or in a run directory, in eval mode, with ``.preprocessing`` and ``.classes``.
+def load(
+    source: Path | str,
+    checkpoint: str = "best",
+    *,
+    form: str | None = None,
+    num_classes: int | None = None,
+    classes: Sequence[str] | None = None,
+    in_channels: int | None = None,
+    stride_in_1x1: bool | None = None,
+    seed: int = 0,
+) -> "Network":
+    """The network in a weights file, a run directory or on a hub, in eval mode on the CPU.
 
-    Of a run directory, ``checkpoint`` says which: "best" or "last". Raises RequestError for what cannot be read.
+    ``source`` is a path, ``hf://owner/name[@revision]`` or ``https://...``; its format (ours, torchvision, timm,
+    detectron2, Detectron, pycls, Torch7) is recognised by content, and nothing in it is executed. Of a run directory,
+    ``checkpoint`` says which: "best" or "last". The network has ``.preprocessing`` and ``.classes`` where they are
+    known, and ``.provenance["notes"]``, a sentence for everything that was assumed, folded or left out.
+
+    ``form`` moves the weights to another form of Figure 3; ``num_classes`` or ``classes`` and ``in_channels`` change
+    head and stem (``surgery.py``; new rows are drawn from ``seed``); ``stride_in_1x1`` overrules what a file of
+    detectron2 cannot say. Raises RequestError for what cannot be read, WorkError for a transfer that fails.
     """
-    from resnext.weights.native import load_native
+    from resnext.weights.build import build
+    from resnext.weights.surgery import change
 
-    path = Path(path)
+    found = contents_of(source, checkpoint)
+    try:
+        found = change(
+            found,
+            form=form,
+            num_classes=num_classes,
+            classes=classes,
+            in_channels=in_channels,
+            stride_in_1x1=stride_in_1x1,
+            seed=seed,
+        )
+    except RequestError as error:
+        raise RequestError(f"{source}: {error}") from None
+    return build(found, str(source))
+
+
+def contents_of(source: Path | str, checkpoint: str = "best") -> "Contents":
+    """What ``load`` would build the network from: its architecture, tensors, preprocessing, classes and notes."""
+    from resnext.weights.adapters import adapt
+    from resnext.weights.container import read
+    from resnext.weights.hub import fetch, is_remote
+
+    path = fetch(str(source)) if is_remote(str(source)) else Path(source)
     if not path.exists():
         raise RequestError(f"there is no weights file or run directory {path}")
-    return load_native(RunDirectory(path).weights(checkpoint) if is_run(path) else path)
+    return adapt(read(RunDirectory(path).weights(checkpoint) if is_run(path) else path))

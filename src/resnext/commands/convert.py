@@ -1,0 +1,284 @@
+"""``resnext convert``: weights of any format into any other, proven by reading them back."""
+
+import argparse
+import json
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from resnext.errors import RequestError, nearest
+from resnext.run_directory import CHECKPOINTS, LARGEST_JSON, RunDirectory, is_run
+
+if TYPE_CHECKING:
+    from resnext.data.preprocessing import Preprocessing
+    from resnext.model.network import Network
+    from resnext.paper.released import Origin
+
+SENTENCE = "Move weights between formats: Torch7, torchvision, timm, detectron2, pycls, a hub's folder, and ours."
+
+# What an ending means; a folder is a hub's.
+SUFFIXES = {".safetensors": "ours", ".pth": "torchvision", ".pt": "torchvision", ".pkl": "detectron2"}
+TARGETS = ("ours", "torchvision", "timm", "detectron2", "hub")
+FOLDERS = ("hub", "timm")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """From where to where, and what to change on the way."""
+    parser.add_argument(
+        "source", metavar="IN", help="weights file, run directory, folder, hf://owner/name, https://..."
+    )
+    parser.add_argument(
+        "out", metavar="OUT", help="x.safetensors (ours), x.pth (torchvision), x.pkl (detectron2), folder/ (for a hub)"
+    )
+    parser.add_argument("--to", choices=TARGETS, help="the format, where OUT does not say it")
+    parser.add_argument("--form", help="grouped, concatenated or branched [that of IN; grouped for other libraries]")
+    parser.add_argument("--checkpoint", choices=CHECKPOINTS, default="best", help="which checkpoint of a run [best]")
+    parser.add_argument("--num-classes", type=int, metavar="N", help="another head, its rows new; 0 for none")
+    parser.add_argument(
+        "--classes",
+        metavar="FILE",
+        help="class names, one a line, or imagenet, cifar10, cifar100; rows go by name",
+    )
+    parser.add_argument("--in-channels", type=int, metavar="N", help="another stem: 1 for grey pictures")
+    parser.add_argument("--preprocessing", metavar="NAME", help="how pictures are prepared: a name or FILE.json")
+    parser.add_argument("--stride-in-1x1", choices=("yes", "no"), help="where the stride is, where IN cannot say")
+    parser.add_argument("--licence", metavar="WORD", help="for the model card, such as apache-2.0 [that of IN]")
+    parser.add_argument("--name", metavar="OWNER/NAME", help="for the model card")
+    parser.add_argument("--overwrite", action="store_true", help="replace OUT where it exists")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Convert, prove and print; exit status 0."""
+    from rich.console import Console
+
+    from resnext.weights import load
+    from resnext.weights.hub import fetch, is_remote
+    from resnext.weights.writers import write_proven
+
+    out = Path(args.out)
+    target = target_of(args.out, args.to)
+    form = form_for(args.form, target)
+    check_words(args.name, args.licence)
+    path = fetch(args.source) if is_remote(args.source) else Path(args.source)
+    check_place(path, out, args.checkpoint, folder=is_folder(target, out), overwrite=args.overwrite)
+    model = load(
+        path,
+        args.checkpoint,
+        form=form,
+        num_classes=args.num_classes,
+        classes=class_names(args.classes),
+        in_channels=args.in_channels,
+        stride_in_1x1=None if args.stride_in_1x1 is None else args.stride_in_1x1 == "yes",
+    )
+    if args.preprocessing is not None:
+        model.preprocessing = preprocessing_named(args.preprocessing, model.architecture.in_channels)
+        notes = [*model.provenance.get("notes", []), f"the preprocessing is {args.preprocessing}, as asked"]
+        model.provenance["notes"] = notes
+    origin = origin_in(model, args.source, path, args.checkpoint)
+    if not isinstance(model.provenance.get("source"), dict):
+        model.provenance["source"] = origin.to_dict()
+    proof = write_proven(model, out, writer_of(target, args, model, path))
+    show(Console(), model, origin, args.source, out, target, proof)
+    return 0
+
+
+def target_of(out: str, to: str | None) -> str:
+    """The format of OUT. Raises RequestError where its ending says nothing, or something else than ``--to``."""
+    path = Path(out)
+    folder = out.endswith(("/", "\\")) or path.is_dir() or not path.suffix
+    meant = "hub" if folder else SUFFIXES.get(path.suffix.lower())
+    if to is None:
+        if meant is None:
+            raise RequestError(
+                f"{out}: {path.suffix} says no format{nearest(path.suffix, SUFFIXES)}; or give --to {'|'.join(TARGETS)}"
+            )
+        return meant
+    fits = to in FOLDERS if folder else to != "hub" and meant in (None, to)
+    if not fits and not (to == "timm" and path.suffix.lower() == ".safetensors"):
+        raise RequestError(
+            f"--to {to} contradicts {out}, which is "
+            + ("a folder" if folder else f"named as a file of {meant}" if meant else "a file; a hub takes a folder")
+        )
+    return to
+
+
+def is_folder(target: str, out: Path) -> bool:
+    """Whether what is written is a folder: of timm a name ending in .safetensors asks for the weights alone."""
+    return target == "hub" or (target == "timm" and out.suffix.lower() != ".safetensors")
+
+
+def form_for(form: str | None, target: str) -> str | None:
+    """The form to write. Raises RequestError where the other library has only form (c)."""
+    from resnext.model.architecture import FORMS
+
+    if form is not None and form not in FORMS:
+        raise RequestError(f"--form {form!r} is unknown{nearest(form, FORMS)}")
+    if form not in (None, "grouped") and target not in ("ours", "hub"):
+        raise RequestError(f"{target} has only form grouped; --form {form} can be kept in a .safetensors of ours")
+    return form if form is not None or target == "ours" else "grouped"
+
+
+def check_words(name: str | None, licence: str | None) -> None:
+    """Raises RequestError where what the card is to say is not of the hub's form."""
+    if name is not None and not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name):
+        raise RequestError(f"--name {name!r} should look like owner/name")
+    if licence is not None and not re.fullmatch(r"[A-Za-z0-9][\w.+-]*", licence):
+        raise RequestError(f"--licence {licence!r} should be one word, such as apache-2.0")
+
+
+def check_place(source: Path, out: Path, checkpoint: str, *, folder: bool, overwrite: bool) -> None:
+    """Raises RequestError where OUT is IN, or is there already and may not be replaced."""
+    read = RunDirectory(source).weights(checkpoint) if is_run(source) else source
+    for path in (source, read):
+        if out.exists() and path.exists() and out.samefile(path):
+            raise RequestError(f"{out} is what is to be read; give another OUT")
+    if not out.exists() and not out.is_symlink():
+        return
+    if folder != out.is_dir():
+        raise RequestError(f"{out} is {'no folder' if folder else 'a folder'}; give another OUT")
+    if not overwrite and not (folder and not any(out.iterdir())):
+        raise RequestError(f"{out} exists; --overwrite replaces {'its files' if folder else 'it'}")
+    if is_run(out):
+        raise RequestError(f"{out} is a run directory; give another OUT")
+
+
+def class_names(given: str | None) -> tuple[str, ...] | None:
+    """Names by a known word, or the lines of a UTF-8 file. Raises RequestError."""
+    if given is None:
+        return None
+    from resnext.data.imagenet import imagenet_classes
+    from resnext.weights import known
+
+    words: dict[str, Callable[[], tuple[str, ...]]] = {
+        "imagenet": imagenet_classes,
+        "cifar10": lambda: known.CIFAR10_CLASSES,
+        "cifar100": lambda: known.CIFAR100_CLASSES,
+    }
+    if given in words:
+        return words[given]()
+    names = [line.strip() for line in _text(given, "class names", words).splitlines()]
+    while names and not names[-1]:
+        names.pop()
+    for number, name in enumerate(names, start=1):
+        if not name:
+            raise RequestError(f"{given}: line {number} is empty; each line names one class")
+    if not names:
+        raise RequestError(f"{given} names no classes")
+    return tuple(names)
+
+
+def preprocessing_named(given: str, channels: int) -> "Preprocessing":
+    """A known preprocessing, or one from a JSON file, for a network of so many channels. Raises RequestError."""
+    from resnext.data.preprocessing import Preprocessing
+    from resnext.weights.known import PREPROCESSINGS
+
+    found = PREPROCESSINGS.get(given)
+    if found is None:
+        text = _text(given, "preprocessing", PREPROCESSINGS)
+        try:
+            found = Preprocessing.from_dict(json.loads(text))
+        except RequestError as error:
+            raise RequestError(f"{given}: {error}") from None
+        except (ValueError, RecursionError) as error:
+            raise RequestError(f"{given} is not JSON: {error}") from None
+    if found.channels != channels:
+        raise RequestError(f"--preprocessing {given} is for {found.channels} channels; the network takes {channels}")
+    return found
+
+
+def _text(path: str, what: str, words: Any) -> str:
+    """The text of a file the user names. Raises RequestError, offering the known words."""
+    file = Path(path)
+    try:
+        if file.stat().st_size > LARGEST_JSON:
+            raise RequestError(f"{path} is too large for {what}")
+        return file.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise RequestError(f"{path} is not UTF-8 text, so it holds no {what}") from None
+    except OSError:
+        raise RequestError(f"{path!r} is neither a file with {what} nor a known word{nearest(path, words)}") from None
+
+
+def origin_in(model: "Network", source: str, path: Path, checkpoint: str) -> "Origin":
+    """What IN is: its file with size and SHA-256, and its address where it has one."""
+    from resnext.paper.released import origin_of
+    from resnext.weights.hub import WEIGHTS
+
+    file = RunDirectory(path).weights(checkpoint) if is_run(path) else path
+    if file.is_dir():
+        file = next((file / name for name in WEIGHTS if (file / name).exists()), file)
+    converted = isinstance(model.provenance.get("source"), dict)
+    about = {"format": "resnext" if converted else model.provenance.get("format")}
+    address = origin_of(about, source) if source != str(path) else None
+    found = origin_of(about, file)
+    return replace(found, hub=address.hub, url=address.url) if address else found
+
+
+def writer_of(target: str, args: argparse.Namespace, model: "Network", path: Path) -> "Callable[[Network, Path], None]":
+    """The function that writes the format."""
+    from resnext.deploy import publish
+    from resnext.weights import writers
+
+    if target == "hub":
+        about = about_of(args, model, path)
+        return lambda network, folder: publish.write_folder(network, folder, about)
+    return {
+        "ours": writers.write_ours,
+        "torchvision": writers.write_torchvision,
+        "timm": writers.write_timm,
+        "detectron2": writers.write_detectron2,
+    }[target]
+
+
+def about_of(args: argparse.Namespace, model: "Network", path: Path) -> Any:
+    """What the model card says beside the network: names, licence, published figures, the run."""
+    from resnext.deploy.publish import About
+    from resnext.paper.released import came_from, recognise
+
+    name = model.architecture.name
+    origin, same = came_from(model.provenance, path, name), recognise(model.provenance, path, name)
+    return About(
+        name=args.name,
+        licence=args.licence or (origin.licence if origin else None),
+        licence_from=None if args.licence or origin is None else origin.name,
+        published=tuple(figure.line for figure in same.figures) if same else (),
+        run=RunDirectory(path) if is_run(path) else None,
+        checkpoint=args.checkpoint,
+    )
+
+
+def show(console: Any, model: "Network", origin: "Origin", source: str, out: Path, target: str, proof: float) -> None:
+    """What was read, what was noted, and what was written."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from resnext.data.download import file_sha256
+    from resnext.evaluate.protocol import view_line
+
+    a, p, classes = model.architecture, model.preprocessing, model.classes or ("no names",)
+    names = ", ".join(classes[:3]) + (", ..." if len(classes) > 3 else "")
+    written = out / "model.safetensors" if out.is_dir() else out
+    rows = [
+        ("read", source),
+        ("format", origin.format or "resnext"),
+        ("network", a.name),
+        ("form", a.form),
+        ("parameters", f"{sum(parameter.numel() for parameter in model.parameters()):,}"),
+        ("preprocessing", "unknown" if p is None else f"{p.colour_order}, {view_line(p.to_dict())}"),
+        ("classes", f"{a.num_classes} ({names})" if a.num_classes else "none: pooled features"),
+        *(("note", str(note)) for note in model.provenance.get("notes") or ()),
+        ("written", f"{out} ({target})"),
+        ("", f"{written.stat().st_size:,} bytes"),
+        ("SHA-256", file_sha256(written)),
+    ]
+    if target == "torchvision" or (target == "timm" and not out.is_dir()):
+        rows.append(("", "this format holds neither preprocessing nor class names: keep them beside it"))
+    rows.append(("proof", f"read back, its outputs differ by {proof:.2g} at the most"))
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    table.add_column()
+    table.add_column(overflow="fold")
+    for key, value in rows:
+        table.add_row(key, Text(value))
+    console.print(table)

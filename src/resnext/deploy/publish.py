@@ -1,0 +1,270 @@
+"""A folder for a model hub: weights, config.json, a model card that says what was measured how, and the recipe."""
+
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from resnext.errors import RequestError
+from resnext.evaluate.protocol import protocol_line, view_line
+from resnext.files import disk_named, written_whole
+from resnext.model.complexity import complexity, default_image_size
+from resnext.model.network import Network
+from resnext.recipe import dump_recipe, read_recipe
+from resnext.run_directory import LARGEST_JSON, RunDirectory
+from resnext.version import __version__
+from resnext.weights.native import serialized
+from resnext.weights.writers import make_folder
+
+PICTURES = {
+    "confusion.png": "Which classes are taken for which",
+    "reliability.png": "How far to trust the probabilities",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class About:
+    """What the card says that the network does not know. ``published`` are figures of the file the weights are from."""
+
+    name: str | None = None  # owner/name on the hub
+    licence: str | None = None  # a word of the hub's list
+    licence_from: str | None = None  # whose licence that is, where it is not the publisher's own word
+    published: tuple[str, ...] = ()
+    run: RunDirectory | None = None
+    checkpoint: str = "best"
+
+
+def write_folder(model: Network, folder: Path, about: About) -> None:
+    """Write model.safetensors, config.json, README.md, and of a run its recipe, curves and pictures.
+
+    ``resnext.load`` reads the folder; timm does too where it has such a network (the card says). Raises WorkError when
+    the disk refuses.
+    """
+    config, why_not = timm_config(model)
+    metrics = _metrics(about)
+    make_folder(folder)
+    with written_whole(folder / "model.safetensors") as file:
+        file.write(serialized(model))
+    with written_whole(folder / "config.json", "w") as file:
+        json.dump(config or _own_config(model), file, indent=1)
+    recipe = _recipe(about)
+    if recipe is not None:
+        with written_whole(folder / "recipe.yaml", "w") as file:
+            file.write(recipe)
+    pictures = _copy_pictures(about, folder, with_evaluation=metrics is not None)
+    with written_whole(folder / "README.md", "w") as file:
+        file.write(card(model, about, metrics, recipe, pictures, why_not))
+
+
+def timm_config(model: Network) -> tuple[dict[str, Any] | None, str]:
+    """timm's config.json, or None and why timm cannot read the folder."""
+    from resnext.weights.timm import to_timm
+
+    if model.architecture.form != "grouped":
+        return None, f"the weights are in form {model.architecture.form!r}; timm has form 'grouped' only"
+    try:
+        return to_timm(model)[1], ""
+    except RequestError as error:
+        return None, str(error)
+
+
+def card(
+    model: Network,
+    about: About,
+    metrics: Mapping[str, Any] | None,
+    recipe: str | None,
+    pictures: list[tuple[str, str]],
+    why_not_timm: str,
+) -> str:
+    """README.md: the hub's YAML block, then the text."""
+    from huggingface_hub import ModelCardData
+
+    name = about.name or model.architecture.name.partition(" (")[0]
+    licence = about.licence or "other"
+    data = ModelCardData(
+        license=licence,
+        license_name="unknown" if licence == "other" else None,
+        library_name="timm" if not why_not_timm else "resnext",
+        tags=["image-classification", "resnext", *(["timm"] if not why_not_timm else [])],
+        pipeline_tag="image-classification",
+        model_name=name,
+        eval_results=_results(metrics) or None,
+    )
+    sections = [f"# {name.rpartition('/')[2]}", _summary(model, about), _numbers(metrics, about)]
+    sections += [_use(about, why_not_timm)]
+    sections += [f"![{caption}]({file})" for file, caption in pictures]
+    if recipe is not None:
+        sections.append(f"## Recipe\n\n`resnext train recipe.yaml` trained it with this:\n\n```yaml\n{recipe}```")
+    sections.append(_licence(about))
+    notes = model.provenance.get("notes") or []
+    if notes:
+        sections.append("## Notes\n\n" + "\n".join(f"- {_line(note)}" for note in notes))
+    return f"---\n{data.to_yaml()}\n---\n\n" + "\n\n".join(text for text in sections if text) + "\n"
+
+
+def _summary(model: Network, about: About) -> str:
+    a, p = model.architecture, model.preprocessing
+    side = p.image_size if p is not None else default_image_size(a)
+    cost = complexity(a, max(side, a.stride))
+    rows = {
+        "network": a.name,
+        "form": a.form,
+        "parameters": f"{cost.parameters:,}",
+        "multiply-adds": f"{cost.macs:,} at {side}×{side}",
+        "classes": f"{a.num_classes}{_some(model.classes)}" if a.num_classes else "none: pooled features",
+        "preprocessing": "unknown" if p is None else _view(model),
+        "weights from": _origin(model, about),
+        "written by": f"resnext {__version__}",
+    }
+    return "| | |\n|---|---|\n" + "\n".join(f"| {key} | {_line(value)} |" for key, value in rows.items())
+
+
+def _numbers(metrics: Mapping[str, Any] | None, about: About) -> str:
+    """What was measured, each number with its protocol, and what was published."""
+    lines = []
+    if metrics is not None:
+        low, high = metrics["top1_error_interval95"]
+        top5 = metrics.get("top5_error")
+        lines.append(f"top-1 error **{metrics['top1_error']:.2f} %** (95 % interval {low:.2f} to {high:.2f})")
+        lines += [] if top5 is None else [f"top-5 error **{top5:.2f} %**"]
+        lines.append("protocol: " + _line(protocol_line(metrics["protocol"], metrics["n"])))
+    lines += [f"published for these weights: {_line(line)}" for line in about.published]
+    if not lines:
+        lines = ["not measured: `resnext evaluate` gives the error on labelled images, with its protocol"]
+    return "## Error\n\n" + "\n".join(f"- {line}" for line in lines)
+
+
+def _use(about: About, why_not_timm: str) -> str:
+    address = f"hf://{about.name}" if about.name else "hf://OWNER/NAME"
+    timm = (
+        f"timm cannot read it: {_line(why_not_timm)}."
+        if why_not_timm
+        else "timm reads it too:\n\n```python\nimport timm\n\nmodel = timm.create_model("
+        f'"{address.replace("hf://", "hf-hub:")}", pretrained=True)\n```'
+    )
+    return (
+        f'## How to use\n\n```python\nimport resnext\n\nmodel = resnext.load("{address}")  # or the path of this folder'
+        "\nmodel.preprocessing, model.classes\n```\n\n"
+        f"On the command line: `resnext predict {address} photo.jpg`.\n\n{timm}"
+    )
+
+
+def _licence(about: About) -> str:
+    if about.licence is None:
+        text = "Nobody has said under which licence these weights are; ask whoever gave them before using them."
+    elif about.licence_from:
+        text = f"{about.licence}: that of {_line(about.licence_from)}, which these weights come from."
+    else:
+        text = f"{about.licence}."
+    return f"## Licence\n\n{text}"
+
+
+def _results(metrics: Mapping[str, Any] | None) -> list[Any]:
+    """The measured accuracies as the hub's index wants them, with the protocol as their arguments."""
+    from huggingface_hub import EvalResult
+
+    if metrics is None:
+        return []
+    protocol = {key: value for key, value in metrics["protocol"].items() if value is not None}
+    data = _line(protocol.get("data") or "images")
+    values = {"top-1 accuracy": metrics["top1_error"], "top-5 accuracy": metrics.get("top5_error")}
+    return [
+        EvalResult(
+            task_type="image-classification",
+            dataset_type="-".join(data.lower().split()),
+            dataset_name=data,
+            metric_type="accuracy",
+            metric_name=name,
+            metric_value=round(1 - error / 100, 6),
+            metric_args=protocol,
+        )
+        for name, error in values.items()
+        if error is not None
+    ]
+
+
+def _metrics(about: About) -> dict[str, Any] | None:
+    """The run's evaluation of this very checkpoint, None where there is none. Raises RequestError for a damaged one."""
+    if about.run is None:
+        return None
+    path = _evaluation(about) / "metrics.json"
+    try:
+        if path.stat().st_size > LARGEST_JSON:
+            raise RequestError(f"{path} is too large to be an evaluation")
+        values = json.loads(path.read_text(encoding="utf-8"))
+        usable = values["protocol"]["checkpoint"] == about.checkpoint
+        numbers = (values["n"], values["top1_error"], *values["top1_error_interval95"])
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError, KeyError, TypeError) as error:
+        raise RequestError(f"{path} is damaged: {type(error).__name__} {error}") from None
+    if not all(isinstance(number, int | float) for number in numbers) or len(numbers) != 4:
+        raise RequestError(f"{path} is damaged: its errors are no numbers")
+    return values if usable else None
+
+
+def _evaluation(about: About) -> Path:
+    assert about.run is not None
+    return about.run.evaluation if about.checkpoint == "best" else about.run.path / f"evaluation-{about.checkpoint}"
+
+
+def _recipe(about: About) -> str | None:
+    """The run's recipe in full, but for where its data lay on this machine."""
+    if about.run is None or not about.run.recipe.exists():
+        return None
+    recipe = read_recipe(about.run.recipe)
+    if recipe.data.path is not None:
+        recipe = replace(recipe, data=replace(recipe.data, path=Path(recipe.data.path).name))
+    return dump_recipe(recipe)
+
+
+def _copy_pictures(about: About, folder: Path, with_evaluation: bool) -> list[tuple[str, str]]:
+    """Curves and diagrams of a run; not the pictures that show its images, which are not ours to publish."""
+    if about.run is None:
+        return []
+    found = [(about.run.curves, "How training went")]
+    if with_evaluation:
+        found += [(_evaluation(about) / name, caption) for name, caption in PICTURES.items()]
+    found = [(path, caption) for path, caption in found if path.is_file()]
+    for path, _ in found:
+        with disk_named(folder / path.name):
+            shutil.copyfile(path, folder / path.name)
+    return [(path.name, caption) for path, caption in found]
+
+
+def _own_config(model: Network) -> dict[str, Any]:
+    """config.json where timm has no such network: for a reader's eyes; the weights file says it all."""
+    p = model.preprocessing
+    about = {"architecture": model.architecture.to_dict(), "preprocessing": None if p is None else p.to_dict()}
+    return {"model_type": "resnext", "resnext": about | {"classes": model.classes and list(model.classes)}}
+
+
+def _view(model: Network) -> str:
+    p = model.preprocessing
+    assert p is not None
+    numbers = "; ".join(f"{name} {', '.join(f'{v:g}' for v in getattr(p, name))}" for name in ("mean", "std"))
+    return f"{p.colour_order} in 0..1, {view_line(p.to_dict())}; {numbers}"
+
+
+def _origin(model: Network, about: About) -> str:
+    source = model.provenance.get("source")
+    source = source if isinstance(source, Mapping) else {}
+    step, epoch = model.provenance.get("step"), model.provenance.get("epoch")
+    if about.run is not None:
+        return f"a run of `resnext train`, checkpoint {about.checkpoint} (epoch {epoch}, step {step})"
+    where = source.get("hub") or source.get("url") or source.get("file") or "unknown"
+    digest = f", SHA-256 {source['sha256']}" if source.get("sha256") else ""
+    return f"{where} ({source.get('format') or 'unknown format'}{digest})"
+
+
+def _some(classes: tuple[str, ...] | None) -> str:
+    if not classes:
+        return ""
+    return f": {', '.join(classes[:5])}{', ...' if len(classes) > 5 else ''}"
+
+
+def _line(value: Any) -> str:
+    """Foreign text on one line of a Markdown table."""
+    return " ".join(str(value).split()).replace("|", "\\|").replace("<", "&lt;")

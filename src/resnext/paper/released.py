@@ -1,0 +1,156 @@
+"""The public weights files (released.json), and telling whether a network's weights are one of them.
+
+Every figure carries its protocol and its source: an error measured otherwise is another number.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from resnext.data.download import file_sha256
+
+MIB = 1 << 20
+ROUNDED = 1.0  # MiB; sizes given in whole MiB
+EXACT = 0.001  # MiB; sizes given to three digits
+SINCE = ("changed", "init", "step")  # in the provenance: surgery, fine-tuning, training
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """A published error in percent: on which images, seen how (pixels), and who says so."""
+
+    top1_error: float
+    top5_error: float | None
+    data: str
+    image_size: int
+    resize: int
+    interpolation: str
+    source: str
+
+    @property
+    def line(self) -> str:
+        """The figure with its protocol, in one line."""
+        top5 = "" if self.top5_error is None else f", top-5 {self.top5_error:.2f} %"
+        return (
+            f"top-1 error {self.top1_error:.2f} %{top5} · {self.data} · shorter side {self.resize}, centre crop "
+            f"{self.image_size}×{self.image_size}, {self.interpolation} · {self.source}"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Released:
+    """One public file. ``sha256`` holds the digits that are known; ``certain`` is what recognising it said."""
+
+    name: str
+    architecture: str
+    format: str
+    licence: str
+    figures: tuple[Figure, ...]
+    url: str | None = None
+    hub: str | None = None
+    mib: float | None = None
+    sha256: str | None = None
+    note: str | None = None
+    certain: bool = True
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What is known of the file that weights came from."""
+
+    format: str | None = None
+    file: str | None = None
+    bytes: int | None = None
+    sha256: str | None = None
+    hub: str | None = None
+    url: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """What provenance keeps under ``source``."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+
+@cache
+def released() -> tuple[Released, ...]:
+    """Every entry of released.json."""
+    entries = json.loads(files("resnext.paper").joinpath("released.json").read_text(encoding="utf-8"))
+    return tuple(Released(**entry | {"figures": tuple(Figure(**f) for f in entry["figures"])}) for entry in entries)
+
+
+def recognise(provenance: Mapping[str, Any], path: Path | str, architecture: str = "") -> Released | None:
+    """The public file whose network this is, or None.
+
+    ``provenance`` is the network's; ``path`` what it was loaded from, used where the provenance does not know its
+    source; ``architecture`` its name. Known by hub id, URL, or size and SHA-256; files without a published checksum by
+    format, architecture and size or name, and then not ``certain``. A network changed or trained since is none of them.
+    """
+    return None if any(provenance.get(key) for key in SINCE) else came_from(provenance, path, architecture)
+
+
+def came_from(provenance: Mapping[str, Any], path: Path | str, architecture: str = "") -> Released | None:
+    """As ``recognise``, also for a network that was changed or trained since: the file's licence still matters."""
+    start = provenance.get("init")
+    if isinstance(start, Mapping):  # a run that began from these weights
+        provenance, path = start, str(start.get("weights"))
+    origin = origin_of(provenance, path)
+    for entry in released():
+        if (origin.hub is not None and origin.hub == entry.hub) or (origin.url is not None and origin.url == entry.url):
+            return entry
+    for entry in released():
+        if entry.sha256 is not None and origin.sha256 is not None and origin.sha256.startswith(entry.sha256):
+            return entry if _size_fits(entry, origin.bytes) else None
+    if origin.hub is None:
+        for entry in released():
+            if _resembles(entry, origin, architecture):
+                return replace(entry, certain=False)
+    return None
+
+
+def origin_of(provenance: Mapping[str, Any], path: Path | str) -> Origin:
+    """Where weights came from: what ``convert`` noted, or the file or address itself. Never fails."""
+    noted = provenance.get("source")
+    if isinstance(noted, Mapping):
+        return _noted(noted)
+    kind, text = provenance.get("format"), str(path)
+    kind = kind if isinstance(kind, str) else None
+    if text.startswith("hf://"):
+        return Origin(kind, hub="/".join(text.removeprefix("hf://").partition("@")[0].split("/")[:2]))
+    address = text.partition("#")[0] if "://" in text else None
+    return Origin(kind, url=address) if address else _of_file(kind, Path(path))
+
+
+def _of_file(kind: str | None, path: Path) -> Origin:
+    """The file's name, size and SHA-256; this reads all of it."""
+    try:
+        if not path.is_file():
+            return Origin(kind)
+        return Origin(kind, path.name, path.stat().st_size, file_sha256(path))
+    except (OSError, ValueError):  # a name no file can have
+        return Origin(kind)
+
+
+def _noted(values: Mapping[str, Any]) -> Origin:
+    """An Origin from a file nobody vouches for: what is not of its type is left out."""
+    texts = {name: values.get(name) for name in ("format", "file", "sha256", "hub", "url")}
+    size = values.get("bytes")
+    return Origin(
+        **{name: text for name, text in texts.items() if isinstance(text, str)},
+        bytes=size if isinstance(size, int) and not isinstance(size, bool) else None,
+    )
+
+
+def _size_fits(entry: Released, size: int | None) -> bool:
+    return entry.mib is None or size is None or abs(size / MIB - entry.mib) <= EXACT
+
+
+def _resembles(entry: Released, origin: Origin, architecture: str) -> bool:
+    """Whether a file without a published checksum may be the one: its format, its network, and its size or name."""
+    if entry.sha256 is not None or entry.format != origin.format or entry.architecture != architecture:
+        return False
+    if entry.mib is not None:
+        return origin.bytes is not None and abs(origin.bytes / MIB - entry.mib) <= ROUNDED
+    return entry.url is not None and origin.file == entry.url.rsplit("/", 1)[-1]

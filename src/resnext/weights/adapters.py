@@ -1,0 +1,126 @@
+"""From what a reader found to a network on paper: finds the weights in the file and the naming they follow.
+
+Form (c) has torchvision's parameter names, so every adapter is a renaming to those names; ``infer`` does the rest.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from resnext.errors import RequestError
+from resnext.weights import detectron2, native, pycls, timm, torchvision, transformers
+from resnext.weights.contents import Contents, Raw
+from resnext.weights.naming import Found
+from resnext.weights.refused import SORRY, refused_family
+
+AVERAGED = ("model_ema", "state_dict_ema", "ema_state_dict", "ema_state", "ema")  # preferred: what was evaluated
+WRAPPERS = (*AVERAGED, "model_state", "model_state_dict", "state_dict", "model", "net", "network", "weights", "blobs")
+DEEPEST = 4  # tables inside tables
+
+
+def _torchvision_or_timm(found: Found) -> Contents:
+    """Both have the same names; timm's files lie beside a config.json that says so."""
+    return timm.adapt(found) if timm.is_timm(found.raw.config) else torchvision.adapt(found)
+
+
+# The parameter that gives each naming away (anything may stand before it), and its adapter. The first that fits counts.
+NAMINGS: dict[str, tuple[str, Callable[[Found], Contents]]] = {
+    "torchvision and timm": ("layer1.0.conv1.weight", _torchvision_or_timm),
+    "detectron2": ("res2.0.conv1.weight", detectron2.adapt),
+    "Detectron (Caffe2)": ("res2_0_branch2a_w", detectron2.adapt_caffe2),
+    "pycls": ("s1.b1.f.a.weight", pycls.adapt),
+    "transformers": ("encoder.stages.0.layers.0.layer.0.convolution.weight", transformers.adapt),
+}
+
+
+def adapt(raw: Raw) -> Contents:
+    """What a file holds, as a network of ours. Raises RequestError, beginning with the path, naming what is wrong."""
+    if raw.container == "torch7":
+        from resnext.weights import torch7_model
+
+        return torch7_model.adapt(raw)
+    if native.is_native(raw):
+        return native.adapt(raw)
+    origin = str(raw.path)
+    tensors, notes = _state(raw.value, origin)
+    for sign, adapter in NAMINGS.values():
+        prefix = _prefix(tensors, sign, origin)
+        if prefix is not None:
+            state = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+            others = {name: tensor for name, tensor in tensors.items() if not name.startswith(prefix) and tensor.dim()}
+            table = raw.value if isinstance(raw.value, Mapping) else {}
+            return adapter(Found(raw=raw, state=state, others=others, table=table, notes=notes))
+    raise RequestError(_nothing_known(tensors, origin))
+
+
+def _state(value: Any, origin: str) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """The tensors by name in the table, or in the tables inside it that checkpoints keep their model in."""
+    notes: tuple[str, ...] = ()
+    for _ in range(DEEPEST):
+        if not isinstance(value, Mapping):
+            break
+        key = next((key for key in WRAPPERS if _holds_tensors(value.get(key))), None)
+        if key is None:
+            break
+        if key in AVERAGED:
+            notes = (f"the averaged weights {key!r} were taken, not the last step's",)
+        value = value[key]
+    tensors = _tensors(value, origin) if isinstance(value, Mapping) else {}
+    if not tensors:
+        raise RequestError(f"{origin} holds no table of weights by name{_what_it_holds(value)}")
+    return tensors, notes
+
+
+def _holds_tensors(value: Any, depth: int = DEEPEST) -> bool:
+    """Whether a table has tensors by name, itself or in one of its wrappers."""
+    if not isinstance(value, Mapping) or not depth:
+        return False
+    if any(_holds_tensors(value.get(key), depth - 1) for key in WRAPPERS):
+        return True
+    return any(isinstance(key, str) and isinstance(item, Tensor | np.ndarray) for key, item in value.items())
+
+
+def _tensors(table: Mapping[Any, Any], origin: str) -> dict[str, Tensor]:
+    tensors: dict[str, Tensor] = {}
+    for name, value in table.items():
+        if isinstance(name, str) and isinstance(value, Tensor | np.ndarray):
+            tensors[name] = value.detach() if isinstance(value, Tensor) else _from_numpy(value, name, origin)
+    return tensors
+
+
+def _from_numpy(array: np.ndarray, name: str, origin: str) -> Tensor:
+    """The array's own memory as a tensor, where torch can use it."""
+    plain = array.astype(array.dtype.newbyteorder("="), copy=False)
+    if not plain.flags.writeable or any(stride < 0 for stride in plain.strides):
+        plain = plain.copy()
+    try:
+        return torch.from_numpy(plain)
+    except TypeError:
+        raise RequestError(f"{origin}: {name[:80]} is an array of {array.dtype}, expected numbers") from None
+
+
+def _prefix(names: Iterable[str], sign: str, origin: str) -> str | None:
+    """What stands before the sign (``module.``, ``backbone.bottom_up.``); None where the sign is nowhere."""
+    prefixes = [name[: -len(sign)] for name in names if name == sign or name.endswith(f".{sign}")]
+    if len(prefixes) > 1:
+        shown = ", ".join(repr(prefix[:60]) for prefix in prefixes[:4])
+        raise RequestError(f"{origin} holds {len(prefixes)} networks, under {shown}; keep the one you want in a file")
+    return prefixes[0] if prefixes else None
+
+
+def _nothing_known(tensors: Mapping[str, Tensor], origin: str) -> str:
+    family = refused_family(tensors)
+    if family is not None:
+        return f"{origin} holds {family}, which {SORRY}; this package has ResNet and ResNeXt"
+    shown = ", ".join(name[:60] for name in list(tensors)[:4])
+    return f"{origin} has weights of no naming known here (such as {shown}); known are {', '.join(NAMINGS)}"
+
+
+def _what_it_holds(value: Any) -> str:
+    if not isinstance(value, Mapping):
+        return f", but a {type(value).__name__}"
+    keys = [repr(key[:40]) for key in value if isinstance(key, str)][:5]  # others may be large
+    return f"; it has {', '.join(keys)}" if keys else "; it has no names"

@@ -1,0 +1,146 @@
+"""The first step of every load: what kind of file this is, by its content, and what it holds.
+
+Names and extensions are not asked: a ``.pth`` may be a zip, a row of pickles, a tar or a Torch7 file.
+"""
+
+import json
+import os
+import re
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from resnext.errors import RequestError
+from resnext.weights import foreign
+from resnext.weights.contents import Raw
+from resnext.weights.pickle_stream import Stream
+from resnext.weights.pickle_values import settled
+from resnext.weights.pickles import interpret
+from resnext.weights.safetensors_file import looks_like_safetensors, read_safetensors
+from resnext.weights.torch_files import MAGIC, read_legacy, read_zip
+from resnext.weights.torch_tar import read_tar
+from resnext.weights.torch_tensors import NAMES
+
+FOLDER_FILES = ("model.safetensors", "pytorch_model.bin")  # as timm and Hugging Face name them, beside config.json
+CONFIG = "config.json"
+LARGEST_CONFIG = 4 << 20  # bytes; ImageNet-21k's class names take less than 1 MB
+
+PICKLE = re.compile(rb"\x80[\x02-\x05]")
+# protocols 0 and 1 have no sign of their own: a list, table, tuple or name opens them, and a full stop is their end
+OLD_PICKLE = re.compile(
+    rb"\([dlt][pqrSVIFLUXTKJMGNc(\]}.]|[\]}][pqr(.]|\(?c[\w.]+\n[\w.]+\n|\((?:S['\"]|I\d+\n|[\]}(][pqr(\]}])"
+)
+OLD_MAGIC = b"L%dL\n." % MAGIC  # a legacy file of torch in protocol 1
+TAR = b"ustar"
+TAR_AT = 257
+
+
+def read(path: Path) -> Raw:
+    """What the file ``path`` holds, or the weights in the folder ``path``.
+
+    Arrays of NumPy stay arrays; all else is plain values, tables, lists and tensors, which share nothing with the file.
+    Raises RequestError beginning with the path for what is no weights file, is damaged, or is not data.
+    """
+    path = Path(path)
+    with _naming(path):
+        path = _file_of(path)
+    with _naming(path), open(path, "rb") as file:
+        container, value, metadata = _read(path, file, os.fstat(file.fileno()).st_size)
+    config = None
+    if path.name in FOLDER_FILES:
+        with _naming(path.parent / CONFIG):
+            config = _config(path.parent / CONFIG)
+    return Raw(path=path, container=container, value=value, metadata=metadata, config=config)
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Within, every error becomes a RequestError that begins with ``path``."""
+    try:
+        yield
+    except RequestError as error:
+        said = str(error)
+        raise RequestError(said if said.startswith(str(path)) else f"{path} {said}") from None
+    except OSError as error:
+        raise RequestError(f"{path} cannot be read: {error.strerror or error}") from None
+
+
+def _file_of(path: Path) -> Path:
+    """The regular file that is meant; nothing else is opened, because it might block."""
+    mode = path.stat().st_mode
+    if stat.S_ISDIR(mode):
+        for name in FOLDER_FILES:
+            if (path / name).is_file():
+                return path / name
+        if any((path / f"{name}.index.json").is_file() for name in FOLDER_FILES):
+            raise RequestError("has its weights in several files, which are not read; save them as one")
+        raise RequestError(f"is a folder that is neither a run nor has {' or '.join(FOLDER_FILES)}")
+    if not stat.S_ISREG(mode):
+        raise RequestError("is not a file but a pipe, socket or device")
+    return path
+
+
+def _read(path: Path, file: IO[bytes], size: int) -> tuple[str, Any, dict[str, str]]:
+    """The container's name, its value, and the metadata that only safetensors has."""
+    head = file.read(foreign.HEAD)
+    if not head:
+        raise RequestError("is empty")
+    if looks_like_safetensors(head):
+        return "safetensors", *read_safetensors(path, file, size)
+    if head.startswith(b"PK\3\4"):
+        return "torch zip", read_zip(file, size), {}
+    if PICKLE.match(head) or head.startswith(OLD_MAGIC):
+        return *_read_pickle(file, size), {}
+    if head[TAR_AT : TAR_AT + len(TAR)] == TAR:
+        return "torch tar", read_tar(file, size), {}
+    what = foreign.foreign(head)
+    if what is not None:
+        raise RequestError(what)
+    from resnext.weights.torch7 import looks_like_t7, read_t7
+
+    if looks_like_t7(head):
+        return "torch7", read_t7(path), {}
+    if OLD_PICKLE.match(head) and _last_byte(file, size) == b".":
+        return *_read_pickle(file, size), {}
+    raise RequestError(foreign.text(head) or _unknown(head, size))
+
+
+def _read_pickle(file: IO[bytes], size: int) -> tuple[str, Any]:
+    """A legacy file of torch, which begins with a number of its own, or a plain pickle."""
+    value = interpret(Stream(file, 0, size), NAMES)
+    if type(value) is int and value == MAGIC:
+        return "torch legacy", read_legacy(file, size)
+    return "pickle", settled(value)
+
+
+def _last_byte(file: IO[bytes], size: int) -> bytes:
+    file.seek(size - 1)
+    return file.read(1)
+
+
+def _unknown(head: bytes, size: int) -> str:
+    if not head.strip(b"\0"):
+        return "holds nothing but zeros; was the download broken off?"
+    return (
+        f"is no weights file that is known here ({size:,} bytes that begin with {head[:8].hex(' ')}); "
+        "safetensors, torch, pickle and Torch7 files are read"
+    )
+
+
+def _config(path: Path) -> dict[str, Any] | None:
+    """The table in ``config.json``; None where there is none."""
+    if not path.is_file():
+        return None
+    with open(path, "rb") as file:
+        data = file.read(LARGEST_CONFIG + 1)
+    if len(data) > LARGEST_CONFIG:
+        raise RequestError(f"is larger than {LARGEST_CONFIG:,} bytes")
+    try:
+        config = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise RequestError(f"is not JSON: {error}") from None
+    if not isinstance(config, dict):
+        raise RequestError("is JSON, but not a table")
+    return config

@@ -1,0 +1,38 @@
+"""The two plain values between a file and a network: what a reader found, and what an adapter made of it."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from resnext.data.preprocessing import Preprocessing
+from resnext.model.architecture import Architecture
+
+
+@dataclass(frozen=True, kw_only=True)
+class Raw:
+    """What a reader found in a file, not yet understood: plain values, lists, dicts and tensors."""
+
+    path: Path
+    container: str  # "safetensors", "torch zip", "torch legacy", "torch tar", "pickle" or "torch7"
+    value: Any  # of safetensors: dict[str, Tensor]
+    metadata: dict[str, str] = field(default_factory=dict)  # of safetensors
+    config: dict[str, Any] | None = None  # the config.json beside the file, as timm's folders have it
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contents:
+    """A network on paper: everything ``build`` needs.
+
+    ``state`` has the names of ``architecture`` in its own form. ``notes`` say, a sentence each, what was assumed,
+    folded, converted or left out; ``provenance`` is free JSON that travels with the weights.
+    """
+
+    architecture: Architecture
+    state: dict[str, Tensor]
+    format: str  # "resnext", "torchvision", "timm", "detectron2", "detectron", "pycls", "torch7"
+    preprocessing: Preprocessing | None = None
+    classes: tuple[str, ...] | None = None
+    notes: tuple[str, ...] = ()
+    provenance: dict[str, Any] = field(default_factory=dict)

@@ -1,0 +1,299 @@
+"""detectron2's weights, and Detectron's before it: other names, usually BGR pictures, sometimes frozen BN.
+
+What the files do not say follows from where they come (detectron2's MODEL_ZOO.md, configs and checkpoint code):
+
+    whose weights                          channels  mean                     std                    stride in
+    __author__ "torchvision"               RGB       123.675 116.28 103.53    58.395 57.12 57.375    3x3
+    one group: MSRA's ResNets              BGR       103.53 116.28 123.675    1 1 1                  1x1
+    more groups: FAIR's ResNeXts (Caffe2)  BGR       103.53 116.28 123.675    57.375 57.12 58.395    3x3
+
+``pixel_mean`` and ``pixel_std`` in a checkpoint win over the table. Values are of pixels from 0 to 255. Detectron
+folds the statistics of BN into its weight and bias; detectron2 then has mean 0 and variance 1 - eps, and so have we:
+the function is the same. Its readers pass over biases of convolutions, and so do we.
+"""
+
+import math
+import re
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from resnext.data.preprocessing import Preprocessing
+from resnext.errors import RequestError
+from resnext.model.architecture import EXPANSION, Architecture
+from resnext.model.forms import convert_form
+from resnext.model.network import Network
+from resnext.weights.contents import Contents
+from resnext.weights.infer import infer
+from resnext.weights.naming import Found, renamed, reversed_colours
+from resnext.weights.refused import SORRY
+
+LAYER = re.compile(r"res(?P<stage>\d)\.(?P<block>\d{1,4})\.(?P<layer>conv\d|shortcut)\.(?P<rest>weight|bias|norm\.\w+)")
+STEM = re.compile(r"stem\.conv1\.(?P<rest>weight|bias|norm\.\w+)")
+INSIDE = ("stem.", "res", "linear.")
+HEADS = (
+    "fpn_",
+    "fpn.",
+    "top_block.",
+    "proposal_generator.",
+    "roi_heads.",
+    "head.",
+    "sem_seg_head.",
+    "anchor_generator.",
+)
+PIXELS = ("pixel_mean", "pixel_std")
+
+BLOB = re.compile(
+    r"(?:res_)?(?:res(?P<stage>\d)_(?P<block>\d{1,4})_branch(?P<branch>1|2a|2b|2c)|conv1)_(?P<kind>w|b|bn_\w+|gn_\w+)"
+)
+BRANCHES = {"1": "shortcut", "2a": "conv1", "2b": "conv2", "2c": "conv3"}
+KINDS = {
+    "w": "weight",
+    "b": "bias",
+    "bn_s": "norm.weight",
+    "bn_b": "norm.bias",
+    "bn_gamma": "norm.weight",
+    "bn_beta": "norm.bias",
+    "bn_rm": "norm.running_mean",
+    "bn_riv": "norm.running_var",  # a variance, in spite of its name
+    "bn_running_mean": "norm.running_mean",
+    "bn_running_var": "norm.running_var",
+}
+CLASSIFIERS = {f"{name}_{kind}": f"linear.{KINDS[kind]}" for name in ("pred", "fc1000") for kind in ("w", "b")}
+
+
+EPS = 1e-5  # of detectron2's BN, and our own default
+
+
+class Pixels(NamedTuple):
+    """How a network expects pixels of 0 to 255, and what else goes with that."""
+
+    bgr: bool
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    stride_in_1x1: bool
+    because: str
+
+
+RGB = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
+MSRA = Pixels(True, RGB[0][::-1], (1.0, 1.0, 1.0), True, "one group means MSRA's ResNets")
+FAIR = Pixels(True, RGB[0][::-1], RGB[1][::-1], False, "more than one group means FAIR's ResNeXts")
+
+
+def adapt(found: Found) -> Contents:
+    """A checkpoint of detectron2's names, of a classifier or a detector. Raises RequestError."""
+    state, notes = renamed(found, rename)
+    return _contents(found, state, notes, "detectron2")
+
+
+def adapt_caffe2(found: Found) -> Contents:
+    """A file of Detectron's Caffe2 blobs, of a classifier or a detector. Raises RequestError."""
+    kept = {name: tensor for name, tensor in found.state.items() if not name.endswith("_momentum")}
+    state, notes = renamed(replace(found, state=kept), lambda name: rename_blob(name, found.path))
+    return _contents(found, state, notes, "detectron")
+
+
+def rename(name: str) -> str | None:
+    """detectron2's name as torchvision's; None for what stands around the backbone."""
+    if name.startswith((*HEADS, *PIXELS)):
+        return None
+    if name.startswith(("linear.", "stem.fc.")):  # stem.fc: the name that detectron2's converter of torchvision gives
+        return f"fc.{name.rsplit('.', 1)[1]}"
+    stem, match = STEM.fullmatch(name), LAYER.fullmatch(name)
+    if stem is not None:
+        return _parameter("conv1", stem["rest"])
+    if match is None or int(match["stage"]) < 2:
+        return name
+    block = f"layer{int(match['stage']) - 1}.{match['block']}"
+    return f"{block}.{_parameter(match['layer'], match['rest'])}"
+
+
+def rename_blob(name: str, origin: str) -> str | None:
+    """A Caffe2 blob as torchvision's name; None for what stands around the backbone."""
+    if name in CLASSIFIERS:
+        return rename(CLASSIFIERS[name])
+    match = BLOB.fullmatch(name)
+    if match is None:
+        return name if name.startswith(("res", "conv1_")) else None
+    if match["kind"].startswith("gn_"):
+        raise RequestError(f"{origin}: {name} belongs to GroupNorm, which {SORRY}")
+    if match["kind"] not in KINDS:
+        return name
+    rest = KINDS[match["kind"]]
+    if match["stage"] is None:
+        return rename(f"stem.conv1.{rest}")
+    return rename(f"res{match['stage']}.{match['block']}.{BRANCHES[match['branch']]}.{rest}")
+
+
+def _parameter(layer: str, rest: str) -> str:
+    if rest.startswith("norm."):
+        norm = "downsample.1" if layer == "shortcut" else layer.replace("conv", "bn")
+        return f"{norm}.{rest.removeprefix('norm.')}"
+    return f"{'downsample.0' if layer == 'shortcut' else layer}.{rest}"
+
+
+def _contents(found: Found, state: dict[str, Tensor], notes: tuple[str, ...], format: str) -> Contents:
+    state, about_biases = _without_biases(state)
+    state, about_norms = _with_statistics(state)
+    architecture = infer(state, found.path)
+    ours = found.table.get("resnext")
+    if found.table.get("__author__") == "resnext" and isinstance(ours, dict):
+        return _own(found, state, architecture, ours)
+    pixels = _pixels(found, architecture)
+    if pixels.stride_in_1x1 and architecture.block == "bottleneck":
+        architecture = architecture.change(stride_in_1x1=True)
+    preprocessing = None
+    if architecture.in_channels == 3:
+        preprocessing = _preprocessing(pixels)
+        state = reversed_colours(state) if pixels.bgr else state
+    stride = "the first 1x1" if architecture.stride_in_1x1 else "the 3x3"
+    order = "BGR, turned into RGB in conv1" if pixels.bgr else "RGB"
+    about = f"{pixels.because}: {order}, stride in {stride}; 256/224 pixels are the usual, the file does not say"
+    notes = (*found.notes, *notes, *about_biases, *about_norms, about)
+    if architecture.num_classes == 0:
+        notes += ("no classifier in the file: the network ends in its pooled features",)
+    return Contents(architecture=architecture, state=state, format=format, preprocessing=preprocessing, notes=notes)
+
+
+def _without_biases(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Without the biases of convolutions, which Caffe keeps (at zero) in front of every BN."""
+    biases = [name for name in state if name.endswith(".bias") and _is_convolution(name)]
+    used = [name for name in biases if bool(state[name].count_nonzero())]
+    kept = {name: tensor for name, tensor in state.items() if name not in set(biases)}
+    if not used:
+        return kept, ()
+    return kept, (
+        f"left out, as detectron2 does: {len(used)} biases of convolutions that are not zero ({used[0]}, ...)",
+    )
+
+
+def _is_convolution(name: str) -> bool:
+    layer = name.removesuffix(".bias").rsplit(".", 1)[-1]
+    return layer.startswith("conv") or name.endswith("downsample.0.bias")
+
+
+def _with_statistics(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """BN without statistics gets those that leave its weight and bias alone: mean 0, variance 1 - eps."""
+    added: dict[str, Tensor] = {}
+    norms = 0
+    for name, weight in state.items():
+        norm = name.removesuffix(".weight")
+        if norm == name or not (norm.rsplit(".", 1)[-1].startswith("bn") or norm.endswith("downsample.1")):
+            continue
+        if f"{norm}.running_mean" not in state and f"{norm}.running_var" not in state:
+            norms += 1
+            added[f"{norm}.running_mean"] = torch.zeros(weight.shape)
+            added[f"{norm}.running_var"] = torch.full(weight.shape, 1 - EPS)
+    if not norms:
+        return state, ()
+    return state | added, (
+        f"{norms} BN without statistics are frozen affine ones, as detectron2 reads them: mean 0, variance 1 - eps",
+    )
+
+
+def _pixels(found: Found, architecture: Architecture) -> Pixels:
+    """The table at the head of this file."""
+    if found.table.get("__author__") == "torchvision":
+        return Pixels(False, *RGB, False, "__author__ torchvision")
+    assumed = FAIR if architecture.cardinality > 1 else MSRA
+    written = [found.others.get(name, found.state.get(name)) for name in PIXELS]
+    values = [[] if tensor is None or tensor.numel() != 3 else tensor.flatten().tolist() for tensor in written]
+    mean, std = values
+    if len(mean) != 3 or len(std) != 3 or not all(math.isfinite(x) for x in mean + std):
+        return assumed
+    if not all(0 < x <= 255 for x in std) or not all(0 <= x <= 255 for x in mean):
+        raise RequestError(f"{found.path}: pixel_mean {mean} and pixel_std {std} are not on the scale of 0 to 255")
+    caffe = architecture.cardinality == 1 and all(x == 1 for x in std)
+    return Pixels(mean[0] < mean[2], tuple(mean), tuple(std), caffe, "pixel_mean and pixel_std in the file")
+
+
+def _preprocessing(pixels: Pixels) -> Preprocessing:
+    """On the scale of 0 to 1 and in the order RGB."""
+    step = -1 if pixels.bgr else 1
+    return Preprocessing(
+        image_size=224,
+        resize=256,
+        interpolation="bilinear",
+        mean=tuple(value / 255 for value in pixels.mean[::step]),
+        std=tuple(value / 255 for value in pixels.std[::step]),
+        channels=3,
+    )
+
+
+def _own(found: Found, state: dict[str, Tensor], architecture: Architecture, about: dict[str, Any]) -> Contents:
+    """A file of ``to_detectron2``, which says what detectron2's own files do not."""
+    if not _is_plain(about):
+        raise RequestError(f"{found.path}: its table 'resnext' is not as this package writes it")
+    try:
+        architecture = architecture.change(stride_in_1x1=about.get("stride_in_1x1", False))
+        prepared = None if about.get("preprocessing") is None else Preprocessing.from_dict(about["preprocessing"])
+    except RequestError as error:
+        raise RequestError(f"{found.path}: {error}") from None
+    classes = about.get("classes")
+    return Contents(
+        architecture=architecture,
+        state=state,
+        format="detectron2",
+        preprocessing=prepared,
+        classes=tuple(map(str, classes)) if isinstance(classes, list) else None,
+        notes=found.notes,
+    )
+
+
+def _is_plain(value: Any, depth: int = 3) -> bool:
+    """Whether values nest no deeper than ours: in a pickle, shared lists can stand for more than any memory."""
+    if isinstance(value, dict):
+        return depth > 0 and all(isinstance(key, str) and _is_plain(item, depth - 1) for key, item in value.items())
+    if isinstance(value, list):
+        return depth > 0 and all(not isinstance(item, list | dict) and _is_plain(item, 0) for item in value)
+    return value is None or isinstance(value, str | bool | int | float)
+
+
+def to_detectron2(model: Network) -> dict[str, Any]:
+    """What a .pkl for detectron2 holds: float32 arrays under its names, and ``matching_heuristics``.
+
+    The network takes RGB (``INPUT.FORMAT: "RGB"``), with PIXEL_MEAN and PIXEL_STD 255 times those of its preprocessing;
+    MODEL.RESNETS.STRIDE_IN_1X1 is the architecture's. The key ``resnext``, which detectron2 passes over, keeps them for
+    our own reader. Raises RequestError naming the field of the architecture that detectron2's ResNet cannot express.
+    """
+    _check_expressible(model.architecture)
+    arrays = {
+        _their_name(name): tensor.detach().to("cpu", torch.float32, copy=True).numpy()
+        for name, tensor in convert_form(model, "grouped").state_dict().items()
+        if not name.endswith("num_batches_tracked")
+    }
+    about = {
+        "stride_in_1x1": model.architecture.stride_in_1x1,
+        "preprocessing": None if model.preprocessing is None else model.preprocessing.to_dict(),
+        "classes": None if model.classes is None else list(model.classes),
+    }
+    return {"model": arrays, "__author__": "resnext", "matching_heuristics": True, "resnext": about}
+
+
+def _their_name(name: str) -> str:
+    if name.startswith("fc."):
+        return name.replace("fc.", "linear.", 1)
+    path, _, rest = name.rpartition(".")
+    outer, _, layer = path.rpartition(".")
+    if outer.endswith(".downsample"):
+        outer, layer = outer.removesuffix(".downsample"), "shortcut" if layer == "0" else "shortcut.norm"
+    layer = f"{layer.replace('bn', 'conv')}.norm" if layer.startswith("bn") else layer
+    stage = f"res{int(outer[5]) + 1}{outer[6:]}" if outer else "stem"
+    return f"{stage}.{layer}.{rest}"
+
+
+def _check_expressible(a: Architecture) -> None:
+    wanted = {"stem": "imagenet", "pre_activation": False, "shortcut": "B", "bn_eps": EPS}
+    for name, value in wanted.items():
+        if getattr(a, name) != value:
+            raise RequestError(f"detectron2's ResNet has {name} {value!r}; {a.name} has {getattr(a, name)!r}")
+    for stage in a.stages[1:]:
+        if stage.in_channels == stage.out_channels:
+            raise RequestError(
+                f"detectron2's ResNet projects only where channels change; {a.name} has stage_channels "
+                f"{a.stage_channels}"
+            )
+    if EXPANSION[a.block] == 1 and a.stage_widths != a.stage_channels:
+        raise RequestError(f"detectron2's basic blocks have stage_widths as their channels, not {a.stage_widths}")

@@ -1,0 +1,74 @@
+"""Files that hold no weights we read, known by their first bytes: a user learns what the file is and what to do.
+
+A failed download is the most frequent of them.
+"""
+
+import re
+
+HEAD = 4096  # bytes that tell
+
+UNPACK = "unpack it first"
+OTHER = "networks of other frameworks are not read; take the weights from torch, timm, detectron2 or Torch7"
+
+# where the bytes stand, the bytes, what the file is
+MAGIC: tuple[tuple[int, bytes, str], ...] = (
+    (0, b"\x1f\x8b", f"is compressed by gzip; {UNPACK}"),
+    (0, b"\xfd7zXZ\0", f"is compressed by xz; {UNPACK}"),
+    (0, b"\x28\xb5\x2f\xfd", f"is compressed by zstd; {UNPACK}"),
+    (0, b"BZh", f"is compressed by bzip2; {UNPACK}"),
+    (0, b"7z\xbc\xaf\x27\x1c", f"is a 7z archive; {UNPACK}"),
+    (0, b"Rar!", f"is a RAR archive; {UNPACK}"),
+    (0, b"\x89HDF\r\n\x1a\n", f"is an HDF5 file (Keras); {OTHER}"),
+    (0, b"\x93NUMPY", "is a single NumPy array, not the weights of a network"),
+    (0, b"GGUF", f"is a GGUF file (llama.cpp); {OTHER}"),
+    (0, b"\x89PNG\r\n", "is a PNG image, not weights"),
+    (0, b"\xff\xd8\xff", "is a JPEG image, not weights"),
+    (0, b"GIF8", "is a GIF image, not weights"),
+    (8, b"WEBP", "is a WebP image, not weights"),
+    (0, b"%PDF", "is a PDF, not weights"),
+    (0, b"SQLite format 3", "is a SQLite database, not weights"),
+    (0, b"PAR1", "is a Parquet table, not weights"),
+    (4, b"TFL3", f"is a TensorFlow Lite model; {OTHER}"),
+    (4, b"ET1", "is an ExecuTorch program; save the state_dict() of the model that it was made from"),
+    (0, b"PTMF", "is a PyTorch Mobile program; save the state_dict() of the model that it was made from"),
+    (4, b"PTMF", "is a PyTorch Mobile program; save the state_dict() of the model that it was made from"),
+    (0, b"version https://git-lfs.github.com", "is a pointer of Git LFS, not the file itself; run: git lfs pull"),
+    (0, b"\x08\x01\x12", f"is a TensorFlow SavedModel; {OTHER}"),
+    (0, b"\x7fELF", "is a program, not weights"),
+)
+ONNX = re.compile(
+    rb"\x08[\x02-\x1f](?:[\x12\x1a\x22\x32\x3a\x42]|\x28)"
+)  # ir_version, then another field of ModelProto
+GRAPH = re.compile(rb"(?s)\n.{1,5}\n.{1,300}\x12.(?:Placeholder|Const|VariableV2)")  # a node and its operation
+
+
+def foreign(head: bytes) -> str | None:
+    """What a file with these first bytes is, if it is something known and not text; the sentence lacks the path."""
+    for at, magic, what in MAGIC:
+        if head[at : at + len(magic)] == magic:
+            return what
+    if ONNX.match(head):
+        return f"is an ONNX model; {OTHER}"
+    if GRAPH.match(head):
+        return f"is a TensorFlow graph; {OTHER}"
+    return None
+
+
+def text(head: bytes) -> str | None:
+    """What a file with these first bytes is, if they are text."""
+    try:
+        words = head.decode("utf-8-sig") if len(head) < HEAD else head[:-4].decode("utf-8-sig", "ignore")
+    except UnicodeDecodeError:
+        return None
+    if any(ord(letter) < 32 and letter not in "\t\n\r\f" for letter in words) or head.count(b"\xff") > 2:
+        return None
+    start = words.lstrip().lower()
+    if start.startswith(("<!doctype html", "<html", "<head", "<body")):
+        return "is a web page, not weights: the download failed or wants a login; fetch the file itself"
+    if start.startswith("<"):
+        if "<net " in start:
+            return f"is an OpenVINO model; {OTHER}"
+        return "is XML, not weights; was the download refused?"
+    if start.startswith(("{", "[")):
+        return "is JSON, not weights; the weights lie in a file of their own beside it"
+    return "is text, not weights; the weights lie in a file of their own"

@@ -1,0 +1,191 @@
+"""Weights that live elsewhere: ``hf://`` by way of huggingface_hub, ``https://`` by our own downloader, both cached."""
+
+import ipaddress
+import re
+import sys
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path, PurePosixPath
+from urllib.parse import unquote, urlsplit
+
+from resnext.data.download import Archive, data_folder, download, file_sha256
+from resnext.errors import RequestError, WorkError
+
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # of a repository, the first that is there
+REMOTE = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+SHA256 = re.compile(r"[0-9a-f]{64}")
+COMMIT = re.compile(r"[0-9a-f]{40}")
+DATE = r"(?:19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])"  # eight digits that are no checksum
+NAME_WITH_SUM = re.compile(rf".*-(?!{DATE}\.)(?P<sum>[0-9a-f]{{8,64}})\.[A-Za-z0-9.]+")  # resnet50-0676ba61.pth
+HF_FORM = "hf://owner/name, with /file.safetensors or @revision after it"
+
+
+@dataclass(frozen=True)
+class HubFile:
+    """What an ``hf://`` name says: a repository, and perhaps a file and a revision of it."""
+
+    repository: str
+    file: str | None = None
+    revision: str | None = None
+
+
+def is_remote(source: str) -> bool:
+    """Whether ``source`` is a name such as ``hf://...`` or ``https://...`` rather than a path."""
+    return REMOTE.match(source) is not None
+
+
+def fetch(source: str) -> Path:
+    """The weights file ``source`` names, on this machine; a repository's config.json lies beside it.
+
+    ``hf://owner/name[/file][@revision]`` goes through huggingface_hub: its cache, HF_ENDPOINT, HF_TOKEN and
+    HF_HUB_OFFLINE hold, and a file whose name in the cache is its SHA-256 is checked against it. ``https://`` is
+    cached in the data folder and checked against ``#sha256=HEX`` or a name that ends as in ``-0676ba61.pth``.
+    Raises RequestError for a name that means nothing, WorkError where the network or the disk fails.
+    """
+    scheme = source.partition("://")[0].lower()
+    if scheme == "hf":
+        return _fetch_hub(parse_hub(source))
+    if scheme in ("https", "http"):
+        return _fetch_url(source)
+    raise RequestError(f"{source}: nothing is fetched by {scheme}://; give {HF_FORM}, an https:// URL or a path")
+
+
+def parse_hub(source: str) -> HubFile:
+    """The parts of ``hf://owner/name[/file][@revision]``. Raises RequestError saying the form."""
+    body, _, revision = source.partition("://")[2].partition("@")
+    parts = body.rstrip("/").split("/")
+    unusable = len(parts) < 2 or any(part in ("", ".", "..") for part in parts) or "\\" in body
+    if unusable or (not revision and "@" in source):
+        raise RequestError(f"{source} names no file of the hub; the form is {HF_FORM}")
+    if revision.endswith((".safetensors", ".bin", ".pth", ".pt")):
+        raise RequestError(f"{source}: the revision comes last; the form is {HF_FORM}")
+    return HubFile("/".join(parts[:2]), "/".join(parts[2:]) or None, revision or None)
+
+
+def _fetch_hub(wanted: HubFile) -> Path:
+    """The file in huggingface_hub's cache. Its config.json comes from the same commit, whatever happens meanwhile."""
+    names = WEIGHTS if wanted.file is None else (wanted.file,)
+    weights = next((path for name in names if (path := _hub_file(wanted, name)) is not None), None)
+    if weights is None:
+        endings = f"; name one as hf://{wanted.repository}/FILE" if wanted.file is None else ""
+        raise RequestError(
+            f"{_spelled(wanted)} has no {' and no '.join(names)} ({_address(wanted, names[0])}){endings}"
+        )
+    folder = PurePosixPath(wanted.file or names[0]).parent
+    commit = weights.parents[len(folder.parts)].name  # snapshots/COMMIT/folder/file
+    _hub_file(HubFile(wanted.repository, None, commit), (folder / "config.json").as_posix())
+    _check_blob(weights, wanted)
+    return weights
+
+
+def _hub_file(wanted: HubFile, name: str) -> Path | None:
+    """One file of a repository, None where the repository has none of this name."""
+    from huggingface_hub import errors as hub
+    from huggingface_hub import hf_hub_download, try_to_load_from_cache
+
+    by_hand = f"fetch {_address(wanted, name)} by hand and give its path"
+    known_missing = False
+    try:
+        cached = try_to_load_from_cache(wanted.repository, name, revision=wanted.revision or "main")
+        known_missing = cached is not None and not isinstance(cached, str)
+        if known_missing and COMMIT.fullmatch(wanted.revision or ""):
+            return None
+        return Path(hf_hub_download(wanted.repository, name, revision=wanted.revision))
+    except hub.HFValidationError as error:
+        raise RequestError(f"hf://{wanted.repository} names no repository: {_sentence(error)}") from None
+    except hub.GatedRepoError:
+        raise RequestError(
+            f"hf://{wanted.repository} is gated: accept its terms at {_home(wanted)} and set HF_TOKEN, or {by_hand}"
+        ) from None
+    except hub.RepositoryNotFoundError:
+        raise RequestError(
+            f"there is no repository {_home(wanted)}, or it is private and HF_TOKEN does not open it"
+        ) from None
+    except hub.RevisionNotFoundError:
+        raise RequestError(
+            f"{_home(wanted)} has no revision {wanted.revision!r}; its branches are listed there"
+        ) from None
+    except hub.LocalEntryNotFoundError as error:
+        if known_missing:
+            return None
+        reason = _sentence(error.__cause__ or error)
+        raise WorkError(f"{_spelled(wanted)} is not in the cache and cannot be fetched: {reason}; {by_hand}") from None
+    except hub.EntryNotFoundError:
+        return None
+    except (hub.HfHubHTTPError, hub.HTTPError, hub.OfflineModeIsEnabled, hub.FileMetadataError, OSError) as error:
+        raise WorkError(f"{_spelled(wanted)} could not be fetched: {_sentence(error)}; {by_hand}") from None
+
+
+def _check_blob(path: Path, wanted: HubFile) -> None:
+    """Large files lie in the cache under their SHA-256. A wrong one is taken out of it, so that it comes anew."""
+    blob = path.resolve()
+    if SHA256.fullmatch(blob.name) and (found := file_sha256(blob)) != blob.name:
+        path.unlink(missing_ok=True)
+        blob.unlink(missing_ok=True)
+        raise WorkError(
+            f"{_spelled(wanted)} came with SHA-256 {found}, but the hub says {blob.name}; "
+            "it was taken out of the cache: try again"
+        )
+
+
+def _home(wanted: HubFile) -> str:
+    from huggingface_hub import constants
+
+    return f"{constants.ENDPOINT}/{wanted.repository}"
+
+
+def _address(wanted: HubFile, name: str) -> str:
+    return f"{_home(wanted)}/resolve/{wanted.revision or 'main'}/{name}"
+
+
+def _spelled(wanted: HubFile) -> str:
+    file = f"/{wanted.file}" if wanted.file else ""
+    return f"hf://{wanted.repository}{file}" + (f"@{wanted.revision}" if wanted.revision else "")
+
+
+def _sentence(error: BaseException) -> str:
+    """The first line of a message, short enough for one sentence of ours."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0].rstrip(". ")[:300]
+
+
+def _fetch_url(source: str) -> Path:
+    archive, folder = archive_of(source), data_folder() / "weights"
+    fresh = not (folder / archive.name).exists()
+    path = download(archive, folder)
+    if fresh and not archive.checked:
+        print(
+            f"resnext: warning: nothing says which bytes {archive.url} should have; what came has SHA-256 "
+            f"{file_sha256(path)}: give the URL with #sha256=... to be sure of them",
+            file=sys.stderr,
+        )
+    return path
+
+
+def archive_of(source: str) -> Archive:
+    """What a URL says of its file. Raises RequestError for what is no URL, or is one that anybody may tamper with."""
+    address, _, fragment = source.partition("#")
+    try:
+        parts = urlsplit(address)
+        host, _ = parts.hostname or "", parts.port
+    except ValueError as error:
+        raise RequestError(f"{source} is not a URL: {error}") from None
+    if not host or re.search(r"[\s\x00-\x1f\x7f]", address):
+        raise RequestError(f"{source} is not a URL: it should look like https://host/path/weights.pth")
+    if parts.scheme.lower() == "http" and not _loopback(host):
+        raise RequestError(f"{source}: http can be changed on its way; give https, or fetch it by hand")
+    label, _, digest = fragment.lower().partition("=")
+    if fragment and not (label == "sha256" and SHA256.fullmatch(digest)):
+        raise RequestError(f"{source}: after # only sha256= and its 64 hexadecimal digits are understood")
+    name = PurePosixPath(unquote(parts.path)).name
+    named = NAME_WITH_SUM.fullmatch(name)
+    plain = re.sub(r"[^A-Za-z0-9._-]", "_", name)[-100:] or "weights"
+    key = sha256(address.encode("utf-8", "surrogateescape")).hexdigest()
+    return Archive(address, f"{key}-{plain}", sha256=digest or (named["sum"] if named else None))
+
+
+def _loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"

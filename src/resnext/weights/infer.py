@@ -1,0 +1,135 @@
+"""The architecture of a state dict in form (c), from its names and shapes alone.
+
+What tensors cannot say is assumed, unless the caller knows better: BN's eps 1e-5, the stride of a bottleneck in its
+3x3, a stem of 7x7 followed by the max pool, one of 3x3 by nothing.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from resnext.errors import RequestError
+from resnext.model.architecture import Architecture
+from resnext.model.network import Network
+from resnext.weights.build import check_tensors
+from resnext.weights.refused import SORRY, refused_part
+
+BLOCK = re.compile(r"layer(?P<stage>\d{1,3})\.(?P<block>\d{1,4})\.")
+STEMS = {7: "imagenet", 3: "cifar"}
+
+
+def infer(state: Mapping[str, Tensor], origin: str, **known: Any) -> Architecture:
+    """The architecture whose network has exactly the parameters of ``state``, each of the same shape.
+
+    ``known`` are fields the caller is sure of (``stride_in_1x1``, ``bn_eps``); they are not inferred. Names
+    ``num_batches_tracked`` may be missing. Raises RequestError, beginning with ``origin``, for anything else.
+    """
+    part = refused_part(state)
+    if part is not None:
+        raise RequestError(f"{origin}: {part} {SORRY}")
+    _check_statistics(state, origin)
+    fields = _fields(state, origin)
+    if "shortcut" not in known:
+        fields["shortcut"] = _shortcut(state, fields["blocks"], origin)
+    try:
+        architecture = Architecture(**fields | known)
+    except RequestError as error:
+        raise RequestError(f"{origin}: {error}") from None
+    with torch.device("meta"):
+        expected = Network(architecture).state_dict()
+    counters = {name: tensor for name, tensor in expected.items() if name.endswith("num_batches_tracked")}
+    check_tensors(counters | dict(state), expected, origin)
+    return architecture
+
+
+def _fields(state: Mapping[str, Tensor], origin: str) -> dict[str, Any]:
+    stem = _shape(state, "conv1.weight", 4, origin)
+    if stem[2] not in STEMS or stem[3] != stem[2]:
+        raise RequestError(
+            f"{origin}: conv1.weight is a convolution of {stem[2]}x{stem[3]}; stems are 7x7 (ImageNet) or 3x3 (CIFAR)"
+        )
+    blocks = _blocks(state, origin)
+    firsts = [f"layer{stage}.0." for stage in range(1, len(blocks) + 1)]
+    bottleneck = "layer1.0.conv3.weight" in state
+    last = "conv3.weight" if bottleneck else "conv2.weight"
+    return {
+        "stem": STEMS[stem[2]],
+        "base_channels": stem[0],
+        "in_channels": stem[1],
+        "block": "bottleneck" if bottleneck else "basic",
+        "blocks": blocks,
+        "cardinality": _cardinality(state, firsts, origin) if bottleneck else 1,
+        "stage_widths": tuple(_shape(state, f"{first}conv1.weight", 4, origin)[0] for first in firsts),
+        "stage_channels": tuple(_shape(state, first + last, 4, origin)[0] for first in firsts),
+        "num_classes": _shape(state, "fc.weight", 2, origin)[0] if "fc.weight" in state else 0,
+        "pre_activation": "layer1.0.bn0.weight" in state,
+    }
+
+
+def _blocks(state: Mapping[str, Tensor], origin: str) -> tuple[int, ...]:
+    """Blocks in each stage, numbered without a gap."""
+    numbers: dict[int, set[int]] = {}
+    for name in state:
+        match = BLOCK.match(name)
+        if match:
+            numbers.setdefault(int(match["stage"]), set()).add(int(match["block"]))
+    if not numbers:
+        raise RequestError(f"{origin} has no parameters of blocks such as layer1.0.conv1.weight")
+    for stage in range(1, max(numbers) + 1):
+        present = numbers.get(stage, set())
+        for block in range(max(present, default=0) + 1):
+            if block not in present:
+                raise RequestError(
+                    f"{origin} has no parameters of layer{stage}.{block}, but of blocks and stages after it"
+                )
+    return tuple(len(numbers[stage]) for stage in range(1, max(numbers) + 1))
+
+
+def _cardinality(state: Mapping[str, Tensor], firsts: list[str], origin: str) -> int:
+    """C: the channels of a stage's 3x3 over those each of its filters sees. One for all stages."""
+    found = {}
+    for first in firsts:
+        rows, width = _shape(state, f"{first}conv2.weight", 4, origin)[:2]
+        if rows % width:
+            raise RequestError(f"{origin}: {first}conv2.weight has {rows} filters, no multiple of the {width} it sees")
+        found[first.split(".")[0]] = rows // width
+    if len(set(found.values())) > 1:
+        stages = ", ".join(f"{c} in {stage}" for stage, c in found.items())
+        raise RequestError(f"{origin} has another cardinality in every stage ({stages}); a ResNeXt has one for all")
+    return next(iter(found.values()))
+
+
+def _shortcut(state: Mapping[str, Tensor], blocks: tuple[int, ...], origin: str) -> str:
+    """B, projections where shapes change, or C, projections everywhere."""
+    projected = {name.rsplit(".downsample.", 1)[0] for name in state if ".downsample." in name}
+    if len(projected) == sum(blocks) and max(blocks) > 1:
+        return "C"
+    for stage in range(2, len(blocks) + 1):
+        if f"layer{stage}.0" not in projected:
+            raise RequestError(
+                f"{origin} has no projection layer{stage}.0.downsample where the map halves; shortcuts without weights "
+                "(zero padding, pooling, none) leave no trace that says which they are"
+            )
+    return "B"
+
+
+def _check_statistics(state: Mapping[str, Tensor], origin: str) -> None:
+    """GroupNorm and its like have weight and bias, but no running mean."""
+    for norm in ("bn1", "layer1.0.bn1"):
+        if f"{norm}.weight" in state and f"{norm}.running_mean" not in state:
+            raise RequestError(
+                f"{origin}: {norm} has weights but no running mean: GroupNorm, or another norm of that kind, {SORRY}"
+            )
+
+
+def _shape(state: Mapping[str, Tensor], name: str, dimensions: int, origin: str) -> tuple[int, ...]:
+    """The shape of a parameter that must be there, with no side of 0."""
+    if name not in state:
+        raise RequestError(f"{origin} lacks {name}, which every network of this family has")
+    shape = tuple(state[name].shape)
+    if len(shape) != dimensions or 0 in shape:
+        raise RequestError(f"{origin}: {name} has shape {shape}, expected {dimensions} sizes above 0")
+    return shape

@@ -1,0 +1,149 @@
+"""pycls's checkpoints (.pyth): its names, its settings as YAML in the file, and BGR pictures for ImageNet."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import yaml
+
+from resnext.data.imagenet import imagenet_classes
+from resnext.data.preprocessing import Preprocessing
+from resnext.errors import RequestError
+from resnext.model.architecture import Architecture
+from resnext.weights.contents import Contents
+from resnext.weights.infer import infer
+from resnext.weights.known import CIFAR10_CLASSES, CIFAR10_PREPROCESSING, IMAGENET_MEAN, IMAGENET_STD
+from resnext.weights.naming import Found, renamed, reversed_colours
+from resnext.weights.refused import SORRY
+
+LAYER = re.compile(r"s(?P<stage>\d)\.b(?P<block>\d{1,4})\.(?P<layer>proj|bn|f\.[abc](?:_bn)?)\.(?P<rest>\w+)")
+LAYERS = {"proj": "downsample.0", "bn": "downsample.1"} | {
+    f"f.{letter}{norm}": f"{'bn' if norm else 'conv'}{number}"
+    for number, letter in enumerate("abc", start=1)
+    for norm in ("", "_bn")
+}
+OUTER = {"stem.conv": "conv1", "stem.bn": "bn1", "head.fc": "fc"}
+LONGEST = 1 << 16  # characters of settings; pycls writes 5,000
+
+
+def adapt(found: Found) -> Contents:
+    """A checkpoint of pycls's ResNe(X)t. Raises RequestError for RegNet and others of its networks."""
+    settings = _settings(found)
+    _check_kind(settings, found)
+    state, notes = renamed(found, rename)
+    eps = _number(settings, "BN.EPS", 1e-5, found.path)
+    in_1x1 = _word(settings, "RESNET.STRIDE_1X1") == "true" and _word(settings, "MODEL.TYPE", "resnet") == "resnet"
+    architecture = infer(state, found.path, bn_eps=eps)
+    if in_1x1 and architecture.block == "bottleneck":
+        architecture = architecture.change(stride_in_1x1=True)
+    notes = (*found.notes, *notes)
+    if not settings:
+        notes += ("no settings in the file: stride in the 3x3 and pictures of 256/224 pixels are pycls's usual ones",)
+    cifar = architecture.stem == "cifar" or _word(settings, "TRAIN.DATASET") == "cifar10"
+    preprocessing = _preprocessing(settings, cifar, found.path) if architecture.in_channels == 3 else None
+    if not cifar:
+        state = reversed_colours(state)
+        notes += ("pycls's ImageNet networks take BGR, turned into RGB in conv1; it resized without antialiasing",)
+    return Contents(
+        architecture=architecture,
+        state=state,
+        format="pycls",
+        preprocessing=preprocessing,
+        classes=_classes(settings, architecture),
+        notes=notes,
+    )
+
+
+def rename(name: str) -> str | None:
+    """pycls's name as torchvision's."""
+    match = LAYER.fullmatch(name)
+    if match is not None:
+        return f"layer{match['stage']}.{int(match['block']) - 1}.{LAYERS[match['layer']]}.{match['rest']}"
+    layer, _, rest = name.rpartition(".")
+    return f"{OUTER[layer]}.{rest}" if layer in OUTER else name
+
+
+def _settings(found: Found) -> dict[str, Any]:
+    """The settings pycls dumps into its checkpoints, all values as words; empty where there are none."""
+    text = found.table.get("cfg")
+    if not isinstance(text, str):
+        return {}
+    if len(text) > LONGEST:
+        raise RequestError(f"{found.path}: its settings are {len(text):,} characters long, more than any of pycls's")
+    try:
+        # BaseLoader knows no merge keys and no dates or numbers: nothing in the text can grow
+        settings = yaml.load(text, Loader=yaml.BaseLoader)
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise RequestError(f"{found.path}: its settings are not YAML: {str(error).splitlines()[0][:120]}") from None
+    if not isinstance(settings, dict):
+        raise RequestError(f"{found.path}: its settings are no table, but a {type(settings).__name__}")
+    return settings
+
+
+def _value(settings: Mapping[str, Any], key: str) -> Any:
+    group, name = key.split(".")
+    inner = settings.get(group)
+    return inner.get(name) if isinstance(inner, Mapping) else None
+
+
+def _word(settings: Mapping[str, Any], key: str, default: str = "") -> str:
+    value = _value(settings, key)
+    return value.lower() if isinstance(value, str) else default
+
+
+def _number(settings: Mapping[str, Any], key: str, default: float, origin: str) -> float:
+    value = _value(settings, key)
+    if value is None:
+        return default
+    word = value[:40] if isinstance(value, str) else f"a {type(value).__name__}"
+    try:
+        return float(word)
+    except ValueError:
+        raise RequestError(f"{origin}: its settings have {key} {word!r}, expected a number") from None
+
+
+def _check_kind(settings: Mapping[str, Any], found: Found) -> None:
+    """Refuses what has a ResNet's names and another function."""
+    kind = _word(settings, "MODEL.TYPE", "resnet")
+    if kind not in ("resnet", "anynet"):
+        raise RequestError(f"{found.path}: pycls's {kind[:40]!r} {SORRY}; this package has ResNet and ResNeXt")
+    if any(".f.se." in name for name in found.state):
+        raise RequestError(f"{found.path}: squeeze-and-excitation {SORRY}")
+    activation = _word(settings, "MODEL.ACTIVATION_FUN", "relu")
+    if activation != "relu":
+        raise RequestError(f"{found.path}: its settings have MODEL.ACTIVATION_FUN {activation[:40]!r}, which {SORRY}")
+    stem = found.state.get("stem.conv.weight")
+    three = stem is not None and stem.dim() == 4 and stem.shape[2] == 3
+    strides = _value(settings, "ANYNET.STRIDES") if kind == "anynet" else None
+    halving = isinstance(strides, list) and strides != ["1", *["2"] * (len(strides) - 1)]
+    stem_type = _word(settings, "ANYNET.STEM_TYPE") if kind == "anynet" else ""
+    if halving or stem_type == "simple_stem_in" or (three and not settings and "s4.b1.f.a.weight" in found.state):
+        raise RequestError(f"{found.path} holds pycls's AnyNet or RegNet (a 3x3 stem of stride 2), which {SORRY}")
+
+
+def _preprocessing(settings: Mapping[str, Any], cifar: bool, origin: str) -> Preprocessing:
+    if cifar:
+        return CIFAR10_PREPROCESSING
+    size = _number(settings, "TRAIN.IM_SIZE", 224.0, origin)
+    resize = _number(settings, "TEST.IM_SIZE", 256.0, origin)
+    try:
+        return Preprocessing(
+            image_size=int(size) if size.is_integer() else 0,
+            resize=int(resize) if resize.is_integer() else 0,
+            interpolation="bilinear",
+            mean=IMAGENET_MEAN,
+            std=IMAGENET_STD,
+            channels=3,
+        )
+    except RequestError as error:
+        raise RequestError(f"{origin}: its settings: {error}") from None
+
+
+def _classes(settings: Mapping[str, Any], architecture: Architecture) -> tuple[str, ...] | None:
+    """Known where the settings name the data set."""
+    dataset = _word(settings, "TRAIN.DATASET")
+    if dataset.startswith("imagenet") and architecture.num_classes == 1000:
+        return imagenet_classes()
+    if dataset == "cifar10" and architecture.num_classes == 10:
+        return CIFAR10_CLASSES
+    return None

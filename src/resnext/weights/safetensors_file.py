@@ -1,0 +1,68 @@
+"""safetensors: a JSON table of names, then the numbers, one tensor after the other.
+
+The library checks the table (sizes, gaps, overlaps); the numbers are then read into memory of their own. Its own
+tensors are views of the mapped file: they would change, or end the process, with the file.
+"""
+
+import json
+import struct
+from pathlib import Path
+from typing import IO
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from resnext.errors import RequestError
+from resnext.weights.pickle_values import shown
+from resnext.weights.torch_tensors import in_this_order, read_bytes
+
+LENGTH = struct.Struct("<Q")
+LARGEST_TABLE = 16 << 20  # bytes; a network's takes some 100,000
+DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+
+
+def looks_like_safetensors(head: bytes) -> bool:
+    """Whether a file starts with the length of a table, and the table."""
+    return len(head) > LENGTH.size and head[LENGTH.size : LENGTH.size + 1] == b"{" and head[7] == 0
+
+
+def read_safetensors(path: Path, file: IO[bytes], size: int) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """The tensors by name and the metadata. Raises RequestError, without the path."""
+    file.seek(0)
+    length = LENGTH.unpack(file.read(LENGTH.size))[0]
+    start = LENGTH.size + length
+    if start > size:
+        raise RequestError(f"is cut off: its table of tensors declares {length:,} bytes, the file has {size:,}")
+    if length > LARGEST_TABLE:
+        raise RequestError(f"has a table of tensors of {length:,} bytes; at most {LARGEST_TABLE:,} are read")
+    try:
+        with safe_open(path, framework="pt") as checked:
+            metadata = checked.metadata() or {}
+        table = json.loads(file.read(length))
+    except (SafetensorError, OSError, ValueError, RecursionError) as error:
+        raise RequestError(f"is not a whole safetensors file: {shown(str(error))}") from None
+    tensors: dict[str, Tensor] = {}
+    for name, entry in table.items():
+        if name == "__metadata__":
+            continue
+        dtype = DTYPES.get(entry["dtype"])
+        if dtype is None:
+            raise RequestError(f"has {shown(name)} of dtype {entry['dtype']}; known are {', '.join(DTYPES)}")
+        begin, end = entry["data_offsets"]
+        data = in_this_order(read_bytes(file, start + begin, end - begin), dtype, "little")
+        if dtype == torch.bool:
+            data.clamp_(max=1)
+        tensors[name] = data.view(dtype).reshape(entry["shape"])
+    return tensors, metadata

@@ -1,0 +1,191 @@
+"""Other classes, other input channels, another form: what is kept, what starts anew, and a sentence on each."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from resnext.data.preprocessing import Preprocessing
+from resnext.errors import RequestError
+from resnext.model.forms import convert_state
+from resnext.weights.contents import Contents
+
+
+def change(
+    contents: Contents,
+    *,
+    form: str | None = None,
+    num_classes: int | None = None,
+    classes: Sequence[str] | None = None,
+    in_channels: int | None = None,
+    stride_in_1x1: bool | None = None,
+    seed: int = 0,
+) -> Contents:
+    """All that was asked for, in the order stride, stem, head, form; None leaves alone. Raises RequestError."""
+    changed = change_stem(change_stride(contents, stride_in_1x1), in_channels)
+    return change_form(change_head(changed, num_classes, classes, seed=seed), form)
+
+
+def change_stride(contents: Contents, stride_in_1x1: bool | None) -> Contents:
+    """The same weights, with the stride of a bottleneck in its first 1x1 or in its 3x3, which files cannot say."""
+    if stride_in_1x1 is None or stride_in_1x1 == contents.architecture.stride_in_1x1:
+        return contents
+    return _noted(
+        contents,
+        f"the stride of the blocks is in the {'first 1x1' if stride_in_1x1 else '3x3'}, as asked",
+        architecture=contents.architecture.change(stride_in_1x1=stride_in_1x1),
+    )
+
+
+def change_head(
+    contents: Contents, num_classes: int | None = None, classes: Sequence[str] | None = None, *, seed: int = 0
+) -> Contents:
+    """The network with ``num_classes`` outputs, or with one for each name of ``classes``; 0 leaves out the head.
+
+    A class that both networks know by name keeps its row of fc; all other rows start anew as ``initialise.py`` starts
+    a classifier, drawn from ``seed``. Names for as many outputs as there are, where the file knows no names, only
+    name them. Raises RequestError where the count and the names disagree, or the file's head is not what it says.
+    """
+    if classes is not None and num_classes not in (None, len(classes)):
+        raise RequestError(f"{len(classes)} class names were given for {num_classes} classes")
+    wanted = num_classes if classes is None else len(classes)
+    names, known = None if classes is None else tuple(classes), contents.classes
+    had = contents.architecture.num_classes
+    if wanted is None or (wanted == had and names in (None, known)):
+        return contents
+    if wanted == 0:
+        return _without_head(contents)
+    if wanted == had and known is None:
+        return _noted(contents, f"the {had} outputs got the class names given; the file had none", classes=names)
+    return _with_rows(contents, wanted, names, seed)
+
+
+def change_stem(contents: Contents, in_channels: int | None) -> Contents:
+    """The network for images of ``in_channels`` channels.
+
+    To one channel, the filters of conv1 are summed over theirs: a grey picture gives what its RGB copy gave. To more,
+    they are repeated in turn and scaled by old/new, so that their sum stays. The preprocessing follows between 1 and
+    3 channels (mean of the means and stds, or copies) and is left out for others. Raises RequestError.
+    """
+    had = contents.architecture.in_channels
+    if in_channels is None or in_channels == had:
+        return contents
+    architecture = contents.architecture.change(in_channels=in_channels)
+    weight = _tensor(contents, "conv1.weight", (None, had, None, None))
+    if in_channels == 1:
+        changed, how = weight.sum(1, keepdim=True), "summed over its input channels"
+    else:
+        turn = torch.arange(in_channels) % had
+        changed = weight[:, turn] * (had / in_channels)
+        how = f"its {had} input channels in turn, times {had}/{in_channels}"
+    preprocessing, remark = _preprocessing(contents.preprocessing, in_channels)
+    return _noted(
+        contents,
+        f"conv1 was changed from {had} to {in_channels} input channels: {how}{remark}",
+        architecture=architecture,
+        state=dict(contents.state) | {"conv1.weight": changed.contiguous()},
+        preprocessing=preprocessing,
+        provenance=_changed(contents, in_channels=[had, in_channels]),
+    )
+
+
+def change_form(contents: Contents, form: str | None) -> Contents:
+    """The same function in another form of Figure 3. Raises RequestError for an unknown form."""
+    had = contents.architecture.form
+    if form is None or form == had:
+        return contents
+    return _noted(
+        contents,
+        f"form {had!r} was rewritten as form {form!r}, which computes the same",
+        architecture=contents.architecture.change(form=form),
+        state=convert_state(contents.state, contents.architecture, form),
+    )
+
+
+def _without_head(contents: Contents) -> Contents:
+    return _noted(
+        contents,
+        f"the head of {contents.architecture.num_classes} classes was left out: the output is the pooled features",
+        architecture=contents.architecture.change(num_classes=0),
+        state={name: tensor for name, tensor in contents.state.items() if not name.startswith("fc.")},
+        classes=None,
+        provenance=_changed(contents, num_classes=[contents.architecture.num_classes, 0]),
+    )
+
+
+def _with_rows(contents: Contents, wanted: int, names: tuple[str, ...] | None, seed: int) -> Contents:
+    """A head of ``wanted`` rows: those of classes known by name, and new ones."""
+    had, width = contents.architecture.num_classes, contents.architecture.stages[-1].out_channels
+    weight, bias = _fresh(wanted, width, seed)
+    kept = _same_names(contents.classes or (), names or ())
+    if had and kept:
+        old_weight, old_bias = _tensor(contents, "fc.weight", (had, width)), _tensor(contents, "fc.bias", (had,))
+        rows, of = torch.tensor(list(kept)), torch.tensor(list(kept.values()))
+        weight[rows], bias[rows] = old_weight[of].to(weight.dtype), old_bias[of].to(bias.dtype)
+    return _noted(
+        contents,
+        _head_note(had, wanted, len(kept), seed),
+        architecture=contents.architecture.change(num_classes=wanted),
+        state=dict(contents.state) | {"fc.weight": weight, "fc.bias": bias},
+        classes=names,
+        provenance=_changed(contents, num_classes=[had, wanted], kept_classes=len(kept)),
+    )
+
+
+def _fresh(classes: int, width: int, seed: int) -> tuple[Tensor, Tensor]:
+    """The rows a classifier starts from, as in ``model/initialise.py``."""
+    generator, bound = torch.Generator().manual_seed(seed), width**-0.5
+    return torch.empty(classes, width).uniform_(-bound, bound, generator=generator), torch.zeros(classes)
+
+
+def _same_names(old: Sequence[str], new: Sequence[str]) -> dict[int, int]:
+    """New row -> old row of the same name; of a name that stands twice (ImageNet's crane), first to first."""
+    places: dict[str, list[int]] = {}
+    for index in reversed(range(len(old))):
+        places.setdefault(old[index], []).append(index)
+    return {index: places[name].pop() for index, name in enumerate(new) if places.get(name)}
+
+
+def _head_note(had: int, wanted: int, kept: int, seed: int) -> str:
+    before = f"the head of {had} classes became one of {wanted}" if had else f"a head of {wanted} classes was added"
+    if kept == wanted:
+        return f"{before}: all rows were kept by their names"
+    if kept == 0:
+        return f"{before}: all rows start anew (seed {seed})"
+    return f"{before}: {kept} rows were kept by their names, {wanted - kept} start anew (seed {seed})"
+
+
+def _preprocessing(given: Preprocessing | None, channels: int) -> tuple[Preprocessing | None, str]:
+    """What the changed network expects of pictures, and a remark for the note."""
+    if given is None:
+        return None, ""
+    if channels == 1:
+        mean, std = (sum(values) / len(values) for values in (given.mean, given.std))
+        return replace(given, channels=1, mean=(mean,), std=(std,)), "; its mean and std are the means of the old"
+    if channels == 3 and given.channels == 1:
+        return replace(given, channels=3, mean=given.mean * 3, std=given.std * 3), ""
+    return None, f"; the preprocessing was left out, as pictures have 1 or 3 channels, not {channels}"
+
+
+def _tensor(contents: Contents, name: str, shape: tuple[int | None, ...]) -> Tensor:
+    """A tensor of the file, of the shape the architecture says (None: any). Raises RequestError."""
+    tensor = contents.state.get(name)
+    if tensor is None:
+        raise RequestError(f"{name} is missing")
+    right = tensor.dim() == len(shape) and all(want in (None, n) for n, want in zip(tensor.shape, shape, strict=True))
+    if not right or not tensor.is_floating_point():
+        expected = ", ".join("any" if want is None else str(want) for want in shape)
+        raise RequestError(f"{name} is {tensor.dtype} of shape {list(tensor.shape)}; expected floats of [{expected}]")
+    return tensor
+
+
+def _changed(contents: Contents, **what: Any) -> dict[str, Any]:
+    """The provenance with what was changed: figures published for the file no longer hold for the network."""
+    before = contents.provenance.get("changed")
+    return contents.provenance | {"changed": (dict(before) if isinstance(before, Mapping) else {}) | what}
+
+
+def _noted(contents: Contents, note: str, **changes: Any) -> Contents:
+    return replace(contents, notes=(*contents.notes, note), **changes)

@@ -1,0 +1,250 @@
+"""timm's folders (also on the Hugging Face hub): the names are ours, and config.json says the rest.
+
+The preprocessing is what timm's ``resolve_data_config`` and ``create_transform`` make of config.json by default:
+``input_size``, not ``test_input_size``; the shorter side to floor(size / crop_pct).
+"""
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from resnext.data.imagenet import imagenet_classes
+from resnext.data.preprocessing import INTERPOLATIONS, Preprocessing
+from resnext.errors import RequestError
+from resnext.model.architecture import EXPANSION, Architecture
+from resnext.model.forms import convert_form
+from resnext.model.network import Network
+from resnext.weights.contents import Contents
+from resnext.weights.infer import infer
+from resnext.weights.known import IMAGENET_MEAN, IMAGENET_STD
+from resnext.weights.naming import Found, renamed
+from resnext.weights.refused import SORRY
+from resnext.weights.torchvision import rename
+
+# timm's plain networks; a letter or word more in a name is a network with more in it (resnet50d, resnetaa50)
+PLAIN = re.compile(r"(tv_|ig_|ssl_|swsl_)?(resnet\d+|resnext\d+_\d+x\d+d|wide_resnet\d+_2)|gluon_resnet\d+_v1b")
+HARMLESS = {"layers", "cardinality", "base_width", "channels", "block", "num_classes", "in_chans", "stem_width"}
+HARMLESS |= {"drop_rate", "drop_path_rate", "drop_block_rate", "zero_init_last"}
+USUAL: dict[str, Any] = {"output_stride": 32, "global_pool": "avg", "down_kernel_size": 1, "block_reduce_first": 1}
+CROP_PCT = 0.875
+
+
+def is_timm(config: Mapping[str, Any] | None) -> bool:
+    """Whether a config.json is timm's."""
+    return config is not None and isinstance(config.get("architecture"), str)
+
+
+def adapt(found: Found) -> Contents:
+    """A state dict beside its config.json. Raises RequestError for timm's networks that are not ours."""
+    config = found.raw.config or {}
+    settings = _settings(config, found.path)
+    name = config["architecture"]
+    _check_plain(name, config, found.path)
+    state, notes = renamed(found, rename)
+    architecture = infer(state, found.path)
+    preprocessing, about_preprocessing = _preprocessing(settings, architecture, found.path)
+    classes, about_classes = _classes(settings, architecture)
+    return Contents(
+        architecture=architecture,
+        state=state,
+        format="timm",
+        preprocessing=preprocessing,
+        classes=classes,
+        notes=(*found.notes, *notes, *about_preprocessing, *about_classes),
+        provenance={key: settings[key] for key in ("tag", "license") if isinstance(settings.get(key), str)}
+        | {"architecture": name[:100]},
+    )
+
+
+def _settings(config: Mapping[str, Any], origin: str) -> dict[str, Any]:
+    """timm's pretrained_cfg: a table of its own, or (before 2023) config.json itself; top-level words win."""
+    inner = config.get("pretrained_cfg", config)
+    if not isinstance(inner, Mapping):
+        raise RequestError(f"{origin}: pretrained_cfg in its config.json is no table of settings")
+    settings = dict(inner)
+    if "labels" in settings:
+        settings.setdefault("label_names", settings["labels"])
+    if "label_names" in config:
+        settings["label_names"] = config["label_names"]
+    return settings
+
+
+def _check_plain(name: str, config: Mapping[str, Any], origin: str) -> None:
+    if not PLAIN.fullmatch(name):
+        raise RequestError(
+            f"{origin}: timm's {name[:60]!r} {SORRY}: it is no plain ResNet or ResNeXt (squeeze-and-excitation, "
+            "another stem, other pooling or another norm)"
+        )
+    arguments = config.get("model_args") or {}
+    if not isinstance(arguments, Mapping):
+        raise RequestError(f"{origin}: model_args in its config.json is no table of arguments")
+    pooled = {"global_pool": config["global_pool"]} if config.get("global_pool") else {}
+    for key, value in {**pooled, **arguments}.items():
+        if key not in HARMLESS and value not in (None, False, "") and value != USUAL.get(key):
+            raise RequestError(
+                f"{origin}: its config.json builds timm's {name} with {str(key)[:40]}={str(value)[:40]}, which {SORRY}"
+            )
+
+
+def _preprocessing(
+    settings: Mapping[str, Any], architecture: Architecture, origin: str
+) -> tuple[Preprocessing | None, tuple[str, ...]]:
+    """As timm would prepare pictures, or None and a note where ours cannot."""
+    channels = architecture.in_channels
+    size = settings.get("input_size") or (channels, 224, 224)
+    crop_pct = settings.get("crop_pct") or CROP_PCT
+    mode, interpolation = settings.get("crop_mode") or "center", settings.get("interpolation") or "bicubic"
+    if not _is_size(size) or isinstance(crop_pct, bool) or not isinstance(crop_pct, int | float) or not crop_pct > 0:
+        raise RequestError(f"{origin}: its config.json has input_size {size!r} and crop_pct {crop_pct!r}"[:300])
+    side, resize = size[1], math.floor(size[1] / crop_pct) if crop_pct > 1e-4 else 0
+    fit = {"center": "crop", "squash": "squash", "border": "pad"}.get(str(mode))
+    why = ""
+    if size[1] != size[2]:
+        why = f"input_size {tuple(size)} is not square"
+    elif fit is None or (fit != "crop" and resize != side):
+        why = f"crop_mode {mode!r} with crop_pct {crop_pct}"
+    elif interpolation not in INTERPOLATIONS:
+        why = f"interpolation {interpolation!r}"
+    elif size[0] != channels or channels not in (1, 3):
+        why = f"{channels} input channels"
+    if why:
+        return None, (f"timm's preprocessing has no counterpart here ({str(why)[:120]}), so none is set",)
+    try:
+        preprocessing = Preprocessing(
+            image_size=side,
+            resize=resize,
+            fit=str(fit),
+            interpolation=interpolation,
+            mean=settings.get("mean") or IMAGENET_MEAN,
+            std=settings.get("std") or IMAGENET_STD,
+            channels=channels,
+        )
+    except RequestError as error:
+        raise RequestError(f"{origin}: its config.json: {error}") from None
+    return preprocessing, _larger_test(settings)
+
+
+def _larger_test(settings: Mapping[str, Any]) -> tuple[str, ...]:
+    given = {key: settings[key] for key in ("test_input_size", "test_crop_pct") if settings.get(key)}
+    said = ", ".join(f"{key} {value}" for key, value in given.items())
+    return (f"timm also names a setting for tests, which is not the one taken: {said[:120]}",) if given else ()
+
+
+def _is_size(size: Any) -> bool:
+    return (
+        isinstance(size, list | tuple)
+        and len(size) == 3
+        and all(isinstance(n, int) and not isinstance(n, bool) and 0 < n <= 8192 for n in size)
+    )
+
+
+def _classes(settings: Mapping[str, Any], architecture: Architecture) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:
+    """``label_names`` as a list or a table by index; ImageNet's where the tag says that is what it was trained on."""
+    names = settings.get("label_names")
+    if isinstance(names, Mapping):
+        names = [names.get(str(index), names.get(index)) for index in range(len(names))]
+    if isinstance(names, list | tuple) and names:
+        if len(names) == architecture.num_classes and all(isinstance(name, str) for name in names):
+            return tuple(names), ()
+        return None, (
+            f"label_names of config.json do not name the {architecture.num_classes} outputs, so none are set",
+        )
+    tag = settings.get("tag")
+    if architecture.num_classes == 1000 and isinstance(tag, str) and tag.endswith("in1k"):
+        return imagenet_classes(), ()
+    return None, ()
+
+
+def to_timm(model: Network) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The tensors (for model.safetensors) and the content of config.json of a folder that timm opens.
+
+    ``timm.create_model("local-dir:FOLDER", pretrained=True)`` then computes the same function. Raises RequestError
+    naming the field of the architecture that timm's ResNet cannot express.
+    """
+    a = model.architecture
+    check_expressible(a)
+    assert a.stage_channels is not None
+    arguments: dict[str, Any] = {"layers": list(a.blocks or ())}
+    planes = [channels // EXPANSION[a.block] for channels in a.stage_channels]
+    if planes != [64, 128, 256, 512]:
+        arguments["channels"] = planes
+    if a.block == "bottleneck":
+        arguments |= {"cardinality": a.cardinality, "base_width": _base_width(a)}
+    if a.in_channels != 3:
+        arguments["in_chans"] = a.in_channels
+    config: dict[str, Any] = {
+        "architecture": "resnet50" if a.block == "bottleneck" else "resnet18",
+        "num_classes": a.num_classes,
+        "num_features": a.stage_channels[-1],
+        "global_pool": "avg",
+        "model_args": arguments,
+    }
+    if model.classes is not None:
+        config["label_names"] = list(model.classes)
+    config["pretrained_cfg"] = _pretrained(model)
+    return dict(convert_form(model, "grouped").state_dict()), config
+
+
+def _pretrained(model: Network) -> dict[str, Any]:
+    """timm's pretrained_cfg: the preprocessing in its words."""
+    a, p = model.architecture, model.preprocessing
+    settings: dict[str, Any] = {"num_classes": a.num_classes, "first_conv": "conv1", "classifier": "fc"}
+    settings |= {"input_size": [a.in_channels, 224, 224], "fixed_input_size": False}
+    if p is not None:
+        settings["input_size"] = [p.channels, p.image_size, p.image_size]
+        settings |= {"mean": list(p.mean), "std": list(p.std), "interpolation": p.interpolation}
+        settings["crop_mode"] = {"crop": "center", "squash": "squash", "pad": "border"}[p.fit]
+        settings["crop_pct"] = crop_share(p.image_size, p.resize) if p.fit == "crop" else 1.0
+    return settings
+
+
+def crop_share(image_size: int, resize: int) -> float:
+    """The share whose floor(image_size / share) is ``resize``, in spite of rounding."""
+    share = image_size / resize
+    return share if math.floor(image_size / share) == resize else math.nextafter(share, 0)
+
+
+def check_expressible(a: Architecture) -> None:
+    """Raises RequestError naming the first field that timm's ResNet does not have."""
+    if len(a.stages) != 4:
+        raise RequestError(f"timm's ResNet has four stages; {a.name} has {len(a.stages)} (blocks)")
+    wanted: dict[str, Any] = {
+        "stem": "imagenet",
+        "pre_activation": False,
+        "shortcut": "B",
+        "stride_in_1x1": False,
+        "bn_eps": 1e-5,
+        "base_channels": 64,
+    }
+    for name, value in wanted.items():
+        given = getattr(a, name)
+        if given != value:
+            raise RequestError(f"timm's ResNet has {name} {value!r}; {a.name} has {given!r}")
+    assert a.stage_widths is not None
+    assert a.stage_channels is not None
+    expansion = EXPANSION[a.block]
+    if any(channels % expansion for channels in a.stage_channels):
+        raise RequestError(
+            f"timm's ResNet has stage_channels that are multiples of {expansion}, not {a.stage_channels}"
+        )
+    if a.block == "basic":
+        widths = a.stage_channels
+    else:
+        base = _base_width(a)
+        widths = tuple(int(c // expansion * (base / 64)) * a.cardinality for c in a.stage_channels)
+    if widths != a.stage_widths:
+        raise RequestError(
+            f"timm's ResNet would have stage_widths {widths} with stage_channels {a.stage_channels}; "
+            f"{a.name} has {a.stage_widths}"
+        )
+
+
+def _base_width(a: Architecture) -> int | float:
+    """timm's base_width: the width of a path where a stage has 64 planes."""
+    assert a.stage_channels is not None
+    planes = a.stage_channels[0] // EXPANSION[a.block]
+    base = (a.width or 0) * 64 / max(planes, 1)
+    return int(base) if base.is_integer() else base

@@ -1,0 +1,305 @@
+"""Torch7's serialization, which nothing maintained reads any more: the format of the original release's files.
+
+The format has no magic and no trailer: an object says its type, then its content; tables, tensors and objects of a
+class carry an index by which later ones refer to them. Nothing of a file is executed, no class is looked up by name
+and no attribute is set. Numbers of tensors stay in the file, which is mapped, until somebody looks at them.
+
+Where Torch7 leaves a choice (it checks nothing): sizes and strides must lie inside their storage, strides may be 0
+(an expanded tensor, of at most a million elements or as many as the file has bytes) but not negative, there are at
+most 64 dimensions, and what follows the first object is ignored, except after a nil, which is then no Torch7 file.
+Nothing in a binary file says its byte order and the size of its longs: little endian and 8 bytes are tried first, and
+another choice counts only if it reads the file to its last byte.
+"""
+
+import math
+import mmap
+import os
+import re
+from collections.abc import Generator
+from dataclasses import dataclass
+from pathlib import Path
+from types import GeneratorType
+from typing import Any
+
+import numpy as np
+
+from resnext.errors import RequestError
+from resnext.weights.torch7_stream import ELEMENTS, AsciiStream, BinaryStream, Malformed, Stream
+
+NIL, NUMBER, STRING, TABLE, TORCH, BOOLEAN, OLD_FUNCTION, LEGACY_FUNCTION, FUNCTION = range(9)
+VERSION = re.compile(r"V (\d{1,9})")
+KINDS = {f"torch.{kind}": kind for kind in (*ELEMENTS, "Long")} | {"torch.Cuda": "Float"}
+KINDS |= {f"torch.Cuda{kind}": kind for kind in (*ELEMENTS, "Long")}
+MOST_DIMENSIONS = 64  # of a NumPy array
+EXPANDED = 2**20  # elements a tensor may have whatever the file's size
+
+
+@dataclass(eq=False, slots=True, repr=False)
+class T7Object:
+    """An object of a Lua class, such as ``nn.Sequential``: its name, its version and the table of its fields."""
+
+    class_name: str
+    version: int  # 0 where a file is older than versions
+    fields: dict[Any, Any]
+
+    def __repr__(self) -> str:
+        return f"<T7Object {self.class_name[:80]} with {len(self.fields)} fields>"
+
+
+class T7Function:
+    """Stands where a file has a Lua function. Its code was skipped and is gone."""
+
+    __slots__ = ()
+
+
+class Key:
+    """A table's key that is neither string nor number: a boolean, or a table, tensor or object by identity."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Key) and self.value is other.value
+
+    def __hash__(self) -> int:
+        return hash((Key, id(self.value)))
+
+    def __repr__(self) -> str:
+        return f"Key({self.value})" if isinstance(self.value, bool) else f"<Key of a {type(self.value).__name__}>"
+
+
+def read_t7(path: Path | str) -> Any:
+    """The object in a Torch7 file, binary or ascii, of any byte order and long size, as plain Python and NumPy.
+
+    Numbers are floats, strings str (bytes that are no UTF-8 as surrogates), nil None, tables dicts (whole-number keys
+    are ints, boolean and object keys wrapped in ``Key``), tensors and storages read-only arrays over the mapped file
+    that share memory as in Torch7 (an empty tensor has shape (0,)); the rest is T7Object and T7Function.
+    Raises RequestError beginning with the path, and saying at which byte what was expected.
+    """
+    path = Path(path)
+    data = _mapped(path)
+    reached, failure = -1, ""
+    for stream in _attempts(data):
+        try:
+            value = _Reader(stream).read()
+        except Malformed as error:
+            if stream.offset > reached:  # the attempt that understood most says what is wrong
+                reached, failure = stream.offset, str(error)
+            continue
+        if stream.remaining and value is None:
+            raise RequestError(f"{path} is not a Torch7 file: after a nil it goes on for {stream.remaining} bytes")
+        if stream.native or not stream.remaining:
+            return value
+    raise RequestError(f"{path} is not a whole Torch7 file: {failure}")
+
+
+def looks_like_t7(head: bytes) -> bool:
+    """Whether the first bytes of a file (64 are enough) are those of a Torch7 table, object, string or number."""
+    if re.match(rb"3\n1\n\d+\n(?:[1-5]\n|$)|4\n1\n\d+\n(?:V \d|[A-Za-z])", head):
+        return True
+    for order in ("little", "big"):
+        kind, index, third = (int.from_bytes(head[i : i + 4], order, signed=True) for i in (0, 4, 8))
+        if kind in (TABLE, LEGACY_FUNCTION, FUNCTION) and len(head) >= 12:
+            # Eight bytes and a brace open a safetensors file.
+            return index >= 0 and third >= 0 and not (index == 0 and head[8:9] == b"{")
+        if kind == TORCH and len(head) > 12:
+            return index >= 0 and third > 0 and (head[12:14] == b"V " or head[12:13].isalpha())
+        if (kind, len(head)) in ((NUMBER, 12), (BOOLEAN, 8)):
+            return True
+        if kind == STRING and len(head) >= 8:
+            return index > 0 and len(head) <= 8 + index
+    return head == bytes(4)
+
+
+def forget_pages(array: np.ndarray) -> None:
+    """Give back the memory that reading ``array`` of a mapped file took; it can still be read.
+
+    A copy of one array after the other then takes the memory of the copies alone.
+    """
+    base: Any = array
+    while isinstance(base, np.ndarray | memoryview):
+        base = base.base if isinstance(base, np.ndarray) else base.obj
+    if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
+        base.madvise(mmap.MADV_DONTNEED)
+
+
+def _mapped(path: Path) -> mmap.mmap:
+    if not os.path.isfile(path):
+        raise RequestError(f"{path} is not a file")
+    try:
+        with path.open("rb") as file:
+            return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except ValueError:
+        raise RequestError(f"{path} is empty, not a Torch7 file") from None
+    except OSError as error:
+        raise RequestError(f"{path} could not be read: {error.strerror or error}") from None
+
+
+def _attempts(data: mmap.mmap) -> list[Stream]:
+    if data[:1] in b"0123456789-+":
+        return [AsciiStream(data)]
+    return [BinaryStream(data, order, long_size) for order in "<>" for long_size in (8, 4)]
+
+
+class _Reader:
+    """One attempt at one file. Containers are generators that ask for their next object, so nothing recurses."""
+
+    def __init__(self, stream: Stream) -> None:
+        self.stream = stream
+        self.objects: dict[int, Any] = {}  # by reference index
+        self.storages: dict[int, str] = {}  # and what those hold that are storages
+
+    def read(self) -> Any:
+        """The first object. Raises Malformed."""
+        open_containers: list[Generator[None, Any, Any]] = []
+        value = self._object()
+        while True:
+            if isinstance(value, GeneratorType):
+                open_containers.append(value)
+                value = None  # starts it
+            elif not open_containers:
+                return value
+            try:
+                open_containers[-1].send(value)
+            except StopIteration as done:
+                open_containers.pop()
+                value = done.value
+            else:
+                value = self._object()
+
+    def _object(self) -> Any:
+        """The next object, or the generator of a container."""
+        start, kind = self.stream.offset, self.stream.integer()
+        if kind == NIL:
+            return None
+        if kind == NUMBER:
+            return self.stream.double()
+        if kind == STRING:
+            return self._string()
+        if kind == BOOLEAN:
+            return self.stream.integer() == 1
+        if kind == OLD_FUNCTION:
+            return self._function()
+        if kind not in (TABLE, TORCH, LEGACY_FUNCTION, FUNCTION):
+            raise Malformed(start, f"expected the type of an object, 0 to 8, found {kind}")
+        index = self.stream.integer()
+        if index in self.objects:
+            return self.objects[index]
+        if kind == TABLE:
+            return self._table(index)
+        return self._torch(index) if kind == TORCH else self._function(index)
+
+    def _string(self) -> str:
+        return self.stream.raw(self.stream.integer()).decode("utf-8", "surrogateescape")
+
+    def _table(self, index: int) -> Generator[None, Any, dict[Any, Any]]:
+        start, count = self.stream.offset, self.stream.integer()
+        if not 0 <= count * self.stream.smallest_pair <= self.stream.remaining:
+            raise Malformed(start, f"a table of {count} pairs does not fit into {self.stream.remaining} bytes")
+        table: dict[Any, Any] = {}
+        self.objects[index] = table
+        for _ in range(count):
+            start = self.stream.offset
+            key = _key((yield), start)
+            value = yield
+            if value is None:
+                table.pop(key, None)
+            else:
+                table[key] = value
+        return table
+
+    def _function(self, index: int | None = None) -> Generator[None, Any, T7Function]:
+        function = T7Function()
+        if index is not None:
+            self.objects[index] = function
+        self.stream.raw(self.stream.integer())  # its code
+        yield  # its upvalues
+        return function
+
+    def _torch(self, index: int) -> Any:
+        class_name, version = self._class()
+        if class_name.removesuffix("Tensor") in KINDS and class_name.endswith("Tensor"):
+            return self._tensor(index, KINDS[class_name.removesuffix("Tensor")])
+        if class_name.removesuffix("Storage") in KINDS and class_name.endswith("Storage"):
+            return self._storage(index, class_name)
+        return self._lua_object(index, T7Object(class_name, version, {}))
+
+    def _class(self) -> tuple[str, int]:
+        word = self._string()
+        version = VERSION.fullmatch(word)
+        return (self._string(), int(version[1])) if version else (word, 0)
+
+    def _lua_object(self, index: int, item: T7Object) -> Generator[None, Any, T7Object]:
+        self.objects[index] = item
+        assignments = None
+        if item.class_name == "nn.DataParallelTable" and item.version >= 2:
+            assignments = yield  # which copy on which GPU: an object before the fields
+        start = self.stream.offset
+        fields = yield
+        if not isinstance(fields, dict):
+            raise Malformed(start, f"expected the fields of a {item.class_name[:80]!r}, a table")
+        item.fields = fields
+        if assignments is not None:
+            fields.setdefault("gpuAssignments", assignments)
+        return item
+
+    def _storage(self, index: int, class_name: str) -> np.ndarray:
+        (count,) = self.stream.longs(1)
+        kind = KINDS[class_name.removesuffix("Storage")]
+        self.objects[index] = storage = self.stream.elements(kind, count)
+        self.storages[index] = kind
+        return storage
+
+    def _tensor(self, index: int, kind: str) -> np.ndarray:
+        start, dimensions = self.stream.offset, self.stream.integer()
+        if not 0 <= dimensions <= MOST_DIMENSIONS:
+            raise Malformed(start, f"expected a tensor of at most {MOST_DIMENSIONS} dimensions, found {dimensions}")
+        sizes, strides = self.stream.longs(dimensions), self.stream.longs(dimensions)
+        (offset,) = self.stream.longs(1)
+        self.objects[index] = None  # a storage cannot be the tensor itself
+        storage = self._storage_of_tensor(kind)
+        self.objects[index] = tensor = self._view(storage, sizes, strides, offset - 1, start)
+        return tensor
+
+    def _storage_of_tensor(self, kind: str) -> np.ndarray:
+        """The storage that follows: none, one already read, or a new one."""
+        start, word = self.stream.offset, self.stream.integer()
+        if word == NIL:
+            return self.stream.elements(kind, 0)
+        if word == TORCH:
+            index = self.stream.integer()
+            if self.storages.get(index) == kind:
+                return self.objects[index]
+            class_name = "" if index in self.objects else self._class()[0]
+            if KINDS.get(class_name.removesuffix("Storage")) == kind and class_name.endswith("Storage"):
+                return self._storage(index, class_name)
+        raise Malformed(start, f"expected the {kind}Storage of a {kind}Tensor")
+
+    def _view(self, storage: np.ndarray, sizes: list[int], strides: list[int], offset: int, start: int) -> np.ndarray:
+        """The tensor's elements in its storage, all of them inside it; Python's ints do not overflow."""
+        what = f"a tensor of sizes {sizes[:8]} and strides {strides[:8]}"
+        if any(size < 0 for size in sizes) or any(stride < 0 for stride in strides):
+            raise Malformed(start, f"{what}: a negative one cannot be")
+        count = math.prod(sizes) if sizes else 0
+        span = max(math.prod(size for size in sizes if size), *strides, 0)
+        if count > max(self.stream.size, EXPANDED) or span >= 2**56:
+            raise Malformed(start, f"{what} is larger than a file of {self.stream.size} bytes can mean")
+        if count == 0:
+            return np.empty(sizes or 0, storage.dtype)
+        last = offset + sum((size - 1) * stride for size, stride in zip(sizes, strides, strict=True))
+        if offset < 0 or last >= storage.size:
+            raise Malformed(
+                start, f"{what} from element {offset + 1} on does not lie within its storage of {storage.size} elements"
+            )
+        item = storage.itemsize
+        return np.ndarray(sizes, storage.dtype, storage, offset * item, [stride * item for stride in strides])
+
+
+def _key(value: Any, offset: int) -> Any:
+    if value is None or (isinstance(value, float) and math.isnan(value)):
+        raise Malformed(offset, f"expected the key of a table, found {'nil' if value is None else 'nan'}")
+    if isinstance(value, float):
+        return int(value) if value.is_integer() else value
+    return value if isinstance(value, str) else Key(value)

@@ -1,0 +1,228 @@
+"""A residual block of the release's files (models/resnext.lua, and resnet.lua of fb.resnet.torch) in the paper's terms.
+
+Sequential { ConcatTable { F, shortcut }, CAddTable, ReLU }
+
+resnext_C, resnet   F = conv BN ReLU  conv BN ReLU  conv BN       the middle one in groups: Figure 3 (c)
+resnext_B           F = ConcatTable of C { conv BN ReLU conv BN ReLU }, JoinTable, conv BN       Figure 3 (b)
+basic               F = conv BN ReLU  conv BN
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from resnext.weights import torch7_modules as m
+from resnext.weights.torch7_modules import Convolution, Node, Norm
+
+
+@dataclass(frozen=True, eq=False)
+class Unit:
+    """A convolution and the BN behind it."""
+
+    convolution: Convolution
+    norm: Norm
+
+
+@dataclass(frozen=True, eq=False)
+class Block:
+    """One block, checked within itself."""
+
+    node: Node
+    paths: tuple[tuple[Unit, ...], ...]  # of form (b); one of form (c), all its paths side by side
+    last: Unit
+    shortcut: "Unit | str"  # a projection, "identity" or "pad"
+    concatenated: bool
+    cardinality: int
+    width: int  # C*d
+    in_channels: int
+    out_channels: int
+    stride: int
+    stride_in_1x1: bool
+
+    @property
+    def kind(self) -> str:
+        """ "bottleneck" or "basic"."""
+        return "bottleneck" if len(self.paths[0]) == 2 else "basic"
+
+    @property
+    def units(self) -> list[Unit]:
+        """All of its convolutions with their BNs."""
+        units = [unit for path in self.paths for unit in path] + [self.last]
+        return [*units, self.shortcut] if isinstance(self.shortcut, Unit) else units
+
+
+class Layers:
+    """The layers of one sequence, taken one by one."""
+
+    def __init__(self, owner: Node, nodes: Iterable[Node]) -> None:
+        self.owner, self.nodes, self.taken = owner, list(nodes), 0
+
+    @staticmethod
+    def of(node: Node) -> "Layers":
+        """Those within ``node``."""
+        return Layers(node, m.layers(node))
+
+    def next_kind(self) -> str:
+        """The kind of the next layer; empty at the end."""
+        return self.nodes[self.taken].kind if self.taken < len(self.nodes) else ""
+
+    def take(self, *kinds: str, remark: str = "") -> Node:
+        """The next layer, which must be of one of ``kinds``. Raises RequestError naming what stands there instead."""
+        expected = " or ".join(kinds)
+        if self.taken == len(self.nodes):
+            raise self.owner.refuse(f"ends where a {expected} was expected{remark}")
+        node = self.nodes[self.taken]
+        if node.kind not in kinds:
+            raise node.refuse(f"stands where a {expected} was expected{remark}")
+        self.taken += 1
+        return node
+
+    def take_relu(self, remark: str = "") -> None:
+        """The next layer, a ReLU."""
+        m.check_relu(self.take(m.RELU, remark=remark))
+
+    def take_unit(self, in_channels: int | None = None) -> Unit:
+        """The next two layers: a convolution, of so many input channels, and its BN."""
+        convolution = m.convolution(self.take(m.CONVOLUTION))
+        if in_channels not in (None, convolution.in_channels):
+            raise convolution.node.refuse(f"takes {convolution.in_channels} channels, but {in_channels} come in")
+        after = self.take(m.NORM, remark=" (every convolution of the release has its BN)")
+        norm = m.norm(after, convolution.out_channels)
+        return Unit(convolution, norm)
+
+    def end(self) -> None:
+        """Raises RequestError where something follows."""
+        if self.taken < len(self.nodes):
+            raise self.nodes[self.taken].refuse("stands where nothing more was expected")
+
+
+def take_block(network: Layers, in_channels: int) -> Block:
+    """The next block of the network. Raises RequestError naming the module that fits no block of the release."""
+    table = network.take(m.TABLE)
+    network.take(m.SUM)
+    network.take_relu(" (BN after the sum, or pre-activation blocks as in preresnet.lua, cannot be read)")
+    children = table.children()
+    if len(children) != 2:
+        raise table.refuse(f"has {len(children)} branches, not the two of a residual block")
+    first, second = (Layers.of(child) for child in children)
+    branch, way_round = (first, second) if len(first.nodes) >= len(second.nodes) else (second, first)
+    concatenated = branch.next_kind() == m.TABLE
+    paths, last = (_concatenated if concatenated else _dense)(branch, in_channels)
+    out_channels = last.convolution.out_channels
+    stride, in_1x1 = _strides(table, paths, last)
+    return Block(
+        node=table,
+        paths=paths,
+        last=last,
+        shortcut=_shortcut(way_round, in_channels, out_channels, stride),
+        concatenated=concatenated,
+        cardinality=len(paths) if concatenated else paths[0][-1].convolution.groups,
+        width=last.convolution.in_channels,
+        in_channels=in_channels,
+        out_channels=out_channels,
+        stride=stride,
+        stride_in_1x1=in_1x1,
+    )
+
+
+def _dense(branch: Layers, in_channels: int) -> "tuple[tuple[tuple[Unit, ...], ...], Unit]":
+    units = [branch.take_unit(in_channels)]
+    while branch.next_kind() == m.RELU:
+        branch.take_relu()
+        units.append(branch.take_unit(units[-1].convolution.out_channels))
+    branch.end()
+    if len(units) not in (2, 3):
+        raise branch.owner.refuse(f"has {len(units)} convolutions; a basic block has 2, a bottleneck 3")
+    *inner, last = units
+    _check_kernels(units, grouped=len(units) == 3)
+    return (tuple(inner),), last
+
+
+def _concatenated(branch: Layers, in_channels: int) -> "tuple[tuple[tuple[Unit, ...], ...], Unit]":
+    table = branch.take(m.TABLE)
+    join = branch.take(m.JOIN)
+    if (join.whole("dimension"), join.whole("nInputDims", 0)) not in ((2, 0), (2, 4), (1, 3)):
+        raise join.refuse("should join the paths along their channels, dimension 2")
+    paths = tuple(_path(Layers.of(child), in_channels) for child in table.children())
+    if not paths:
+        raise table.refuse("has no paths")
+    for path, child in zip(paths, table.children(), strict=True):
+        if _shape(path) != _shape(paths[0]):
+            raise child.refuse("is a path of another shape than the first one beside it")
+    last = branch.take_unit(sum(path[-1].convolution.out_channels for path in paths))
+    branch.end()
+    _check_kernels([*paths[0], last], grouped=False)
+    return paths, last
+
+
+def _path(layers: Layers, in_channels: int) -> tuple[Unit, ...]:
+    units = [layers.take_unit(in_channels)]
+    layers.take_relu()
+    if layers.next_kind():
+        units.append(layers.take_unit(units[-1].convolution.out_channels))
+        layers.take_relu()
+    layers.end()
+    return tuple(units)
+
+
+def _shape(path: tuple[Unit, ...]) -> list[tuple[int, ...]]:
+    return [(*unit.convolution.shape, unit.convolution.stride) for unit in path]
+
+
+def _check_kernels(units: list[Unit], *, grouped: bool) -> None:
+    kernels = (1, 3, 1) if len(units) == 3 else (3, 3)
+    for number, (unit, kernel) in enumerate(zip(units, kernels, strict=True)):
+        convolution = unit.convolution
+        if convolution.kernel != kernel:
+            raise convolution.node.refuse(f"has a kernel of {convolution.kernel}; a block of the release has {kernel}")
+        if convolution.groups != 1 and not (grouped and number == 1):
+            raise convolution.node.refuse(
+                f"has {convolution.groups} groups; only the middle convolution of a bottleneck has"
+            )
+    if len(units) == 3 and units[0].convolution.out_channels != units[1].convolution.out_channels:
+        raise units[1].convolution.node.refuse(
+            f"changes {units[0].convolution.out_channels} channels to {units[1].convolution.out_channels}; "
+            "a bottleneck keeps its width"
+        )
+
+
+def _strides(table: Node, paths: tuple[tuple[Unit, ...], ...], last: Unit) -> tuple[int, bool]:
+    """The block's stride, and whether a bottleneck has it in its first 1x1."""
+    strides = [unit.convolution.stride for unit in paths[0]]
+    if last.convolution.stride != 1 or strides.count(2) > 1:
+        raise table.refuse(f"has strides {[*strides, last.convolution.stride]}; a block has one, before its last layer")
+    return max(strides), len(strides) == 2 and strides[0] == 2
+
+
+def _shortcut(way: Layers, in_channels: int, out_channels: int, stride: int) -> "Unit | str":
+    kind = way.next_kind()
+    if not kind:
+        if (in_channels, stride) != (out_channels, 1):
+            raise way.owner.refuse(f"is no shortcut from {in_channels} to {out_channels} channels at stride {stride}")
+        return "identity"
+    if kind == m.CONVOLUTION:
+        unit = way.take_unit(in_channels)
+        c = unit.convolution
+        if (c.kernel, c.groups, c.stride, c.out_channels) != (1, 1, stride, out_channels):
+            raise c.node.refuse(f"is no projection to {out_channels} channels by a 1x1 of stride {stride}")
+        way.end()
+        return unit
+    _check_padding(way, in_channels, out_channels, stride)
+    return "pad"
+
+
+def _check_padding(way: Layers, in_channels: int, out_channels: int, stride: int) -> None:
+    """Shortcut A: every stride-th pixel, and as many channels of zeros beside the old ones."""
+    pool = way.take(m.AVERAGE_POOL)
+    if m.pool_window(pool) != 1 or {pool.whole("dW", 1), pool.whole("dH", 1)} != {stride}:
+        raise pool.refuse(f"is no shortcut A, which takes every {stride}th pixel")
+    concat = way.take(m.CONCAT)
+    way.end()
+    parts = [list(m.layers(child)) for child in concat.children()]
+    if (
+        [[node.kind for node in part] for part in parts] != [[], [m.MULTIPLY]]
+        or parts[1][0].number("constant_scalar")
+        or concat.whole("dimension") != 2
+    ):
+        raise concat.refuse("is no shortcut A, which has the channels and then as many times 0")
+    if out_channels != 2 * in_channels:
+        raise concat.refuse(f"makes {2 * in_channels} channels, but {out_channels} come from the other branch")

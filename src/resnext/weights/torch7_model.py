@@ -1,0 +1,305 @@
+"""A network of the Torch7 release, or of fb.resnet.torch, as one of ours: its module tree read as stages of blocks."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from resnext.data.preprocessing import Preprocessing
+from resnext.errors import RequestError
+from resnext.model.architecture import Architecture
+from resnext.weights import torch7_modules as m
+from resnext.weights.contents import Contents, Raw
+from resnext.weights.torch7 import T7Object, forget_pages, read_t7
+from resnext.weights.torch7_blocks import Block, Layers, Unit, take_block
+from resnext.weights.torch7_modules import Convolution, Node, Tree
+
+STEMS = {(7, 2): "imagenet", (3, 1): "cifar"}  # by kernel and stride of the first convolution
+FORGET_EVERY = 2**23  # bytes copied
+
+
+@dataclass(frozen=True, eq=False)
+class Parsed:
+    """The whole network, checked but not yet copied."""
+
+    root: Node
+    stem: Unit
+    stem_kind: str
+    stages: tuple[tuple[Block, ...], ...]
+    window: int | None  # the average pool's side; None where it takes any map
+    weight: np.ndarray  # of the linear layer
+    bias: np.ndarray | None
+    softmax: str
+
+    @property
+    def blocks(self) -> list[Block]:
+        """Those of all stages."""
+        return [block for stage in self.stages for block in stage]
+
+    @property
+    def units(self) -> list[Unit]:
+        """All convolutions with their BNs."""
+        return [self.stem, *(unit for block in self.blocks for unit in block.units)]
+
+
+def adapt(raw: Raw) -> Contents:
+    """The network in a Torch7 file: a module tree, a table with one as ``model``, or a ``latest.t7`` that names one.
+
+    Form (b) files become form "concatenated", the others "grouped". Biases of convolutions are folded into the BN
+    behind them, which is exact. Raises RequestError naming the module that fits no network of ours.
+    """
+    file, module, provenance = _module(raw)
+    parsed = _parse(Node(Tree(file), module))
+    architecture = _architecture(file, parsed)
+    preprocessing, classes, notes = _known_data(parsed, architecture)
+    if any(unit.convolution.bias is not None for unit in parsed.units):
+        notes.append("biases of convolutions were folded into the running means of the batch norms behind them")
+    if any(unit.norm.inverted for unit in parsed.units):
+        notes.append("running_std of old batch norms was turned into running_var")
+    if any(unit.norm.weight is None for unit in parsed.units):
+        notes.append("batch norms without weights got weight 1 and bias 0")
+    if parsed.bias is None:
+        notes.append("the last layer has no bias; it got zeros")
+    if parsed.softmax:
+        notes.append(f"the {parsed.softmax} at the end was left out: outputs are logits")
+    return Contents(
+        architecture=architecture,
+        state=_state(file, parsed),
+        format="torch7",
+        preprocessing=preprocessing,
+        classes=classes,
+        notes=tuple(notes),
+        provenance=provenance,
+    )
+
+
+def _module(raw: Raw) -> tuple[Path, T7Object, dict[str, Any]]:
+    """The file that holds the network, the network, and what the way there said."""
+    if isinstance(raw.value, dict) and isinstance(raw.value.get("modelFile"), str):
+        name = raw.value["modelFile"].replace("\\", "/").rpartition("/")[2]
+        file = raw.path.parent / name
+        if not os.path.isfile(file):  # False for names no file can have, too
+            raise RequestError(f"{raw.path} says the network is in {name[:80]!r}, which is not in its folder")
+        module = _unwrapped(file, read_t7(file))
+        epoch = raw.value.get("epoch")
+        epochs = {"epoch": int(epoch)} if isinstance(epoch, float) and epoch.is_integer() else {}
+        return file, module, {"model_file": name} | epochs
+    return raw.path, _unwrapped(raw.path, raw.value), {}
+
+
+def _unwrapped(path: Path, value: Any) -> T7Object:
+    if isinstance(value, dict) and isinstance(value.get("model"), T7Object):
+        value = value["model"]
+    if isinstance(value, T7Object):
+        return value
+    if isinstance(value, dict) and {"dfdx", "learningRate", "evalCounter"} & value.keys():
+        raise RequestError(f"{path} is the state of an optimizer (optimState_N.t7); the network is in model_N.t7")
+    what = "a table" if isinstance(value, dict) else f"a {type(value).__name__}"
+    keys = [repr(key)[:40] for key in list(value)[:5]] if isinstance(value, dict) else []
+    raise RequestError(f"{path} holds no network but {what}{' with the keys ' + ', '.join(keys) if keys else ''}")
+
+
+def _parse(root: Node) -> Parsed:
+    network = Layers.of(root)
+    stem = network.take_unit()
+    network.take_relu()
+    c = stem.convolution
+    kind = STEMS.get((c.kernel, c.stride))
+    if kind is None or c.groups != 1:
+        raise c.node.refuse(f"is no stem: {c.kernel}x{c.kernel} at stride {c.stride}; the release has 7x7/2 or 3x3/1")
+    if kind == "imagenet":
+        m.check_max_pool(network.take(m.MAX_POOL))
+    blocks = [take_block(network, c.out_channels)]
+    while network.next_kind() == m.TABLE:
+        blocks.append(take_block(network, blocks[-1].out_channels))
+    channels = blocks[-1].out_channels
+    pool = network.take(m.AVERAGE_POOL, m.GLOBAL_POOL)
+    window = m.pool_window(pool) if pool.kind == m.AVERAGE_POOL else None
+    if window is None and (pool.whole("W"), pool.whole("H")) != (1, 1):
+        raise pool.refuse("should average the whole map")
+    m.check_flattening(network.take(m.FLATTEN), channels)
+    weight, bias = _linear(network.take(m.LINEAR), channels)
+    softmax = network.take(m.LOGARITHM).module.class_name if network.next_kind() == m.LOGARITHM else ""
+    network.end()
+    return Parsed(root, stem, kind, tuple(_stages(blocks)), window, weight, bias, softmax)
+
+
+def _linear(node: Node, channels: int) -> tuple[np.ndarray, np.ndarray | None]:
+    weight = node.module.fields.get("weight")
+    classes = weight.shape[0] if isinstance(weight, np.ndarray) and weight.ndim else 0
+    return node.tensor("weight", (classes, channels)), node.optional("bias", (classes,))
+
+
+def _stages(blocks: list[Block]) -> Iterator[tuple[Block, ...]]:
+    """The blocks by stage: a stride of 2 opens one, and within one all are alike."""
+    starts = [number for number, block in enumerate(blocks) if block.stride == 2 or number == 0]
+    if blocks[0].stride != 1:
+        raise blocks[0].node.refuse("opens the first stage with a stride of 2, not 1")
+    for start, end in zip(starts, [*starts[1:], len(blocks)], strict=True):
+        stage = blocks[start:end]
+        for block in stage:
+            for what in ("width", "out_channels"):
+                if getattr(block, what) != getattr(stage[0], what):
+                    raise block.node.refuse(
+                        f"has {what} {getattr(block, what)}, others of its stage have {getattr(stage[0], what)}"
+                    )
+        yield tuple(stage)
+    for block in blocks:
+        for what in ("kind", "concatenated", "cardinality"):
+            if getattr(block, what) != getattr(blocks[0], what):
+                raise block.node.refuse(
+                    f"has {what} {getattr(block, what)}, the first block has {getattr(blocks[0], what)}"
+                )
+
+
+def _architecture(file: Path, parsed: Parsed) -> Architecture:
+    first = parsed.blocks[0]
+    eps = parsed.stem.norm.eps
+    for unit in parsed.units:
+        if unit.norm.eps != eps:
+            raise unit.norm.node.refuse(f"has eps {unit.norm.eps}, the first batch norm has {eps}; one must do for all")
+    try:
+        return Architecture(
+            cardinality=first.cardinality,
+            stem=parsed.stem_kind,
+            block=first.kind,
+            form="concatenated" if first.concatenated else "grouped",
+            shortcut=_shortcut(parsed),
+            num_classes=parsed.weight.shape[0],
+            in_channels=parsed.stem.convolution.in_channels,
+            base_channels=parsed.stem.convolution.out_channels,
+            blocks=tuple(len(stage) for stage in parsed.stages),
+            stage_widths=tuple(stage[0].width for stage in parsed.stages),
+            stage_channels=tuple(stage[0].out_channels for stage in parsed.stages),
+            stride_in_1x1=_stride_in_1x1(parsed),
+            bn_eps=eps,
+        )
+    except RequestError as error:
+        raise RequestError(f"{file}: {error}") from None
+
+
+def _shortcut(parsed: Parsed) -> str:
+    """The shortcut all blocks agree on: A, B or C."""
+    found = "B"
+    for block in parsed.blocks:
+        changes = block.stride != 1 or block.in_channels != block.out_channels
+        if block.shortcut == "pad":
+            found = "A"
+        elif block.shortcut != "identity" and not changes:
+            found = "C"
+    for block in parsed.blocks:
+        changes = block.stride != 1 or block.in_channels != block.out_channels
+        projects = found == "C" or (found == "B" and changes)
+        if isinstance(block.shortcut, Unit) != projects:
+            raise block.node.refuse(f"has a shortcut that does not go with the shortcuts {found} of other blocks")
+    return found
+
+
+def _stride_in_1x1(parsed: Parsed) -> bool:
+    strided = [block for block in parsed.blocks if block.stride == 2]
+    for block in strided:
+        if block.stride_in_1x1 != strided[0].stride_in_1x1:
+            raise block.node.refuse("has its stride in another convolution than the other blocks")
+    return bool(strided) and strided[0].stride_in_1x1
+
+
+def _known_data(
+    parsed: Parsed, architecture: Architecture
+) -> tuple[Preprocessing | None, tuple[str, ...] | None, list[str]]:
+    """Preprocessing and classes where stem and number of classes say which data it was trained on."""
+    from resnext.data.imagenet import imagenet_classes
+    from resnext.weights import known
+
+    size = None if parsed.window is None else parsed.window * architecture.stride
+    data = (architecture.stem, architecture.num_classes, architecture.in_channels)
+    if data == ("imagenet", 1000, 3) and size in (None, 224):
+        what, preset, classes = "ImageNet", "paper", imagenet_classes()
+    elif data == ("cifar", 10, 3) and size in (None, 32):
+        what, preset, classes = "CIFAR-10", "cifar10", known.CIFAR10_CLASSES
+    elif data == ("cifar", 100, 3) and size in (None, 32):
+        what, preset, classes = "CIFAR-100", "cifar100", known.CIFAR100_CLASSES
+    else:
+        side = "" if size is None else f"; its average pool means pictures of {size}x{size}"
+        return None, None, [f"the file does not say what its inputs and {data[1]} classes are{side}"]
+    note = f"preprocessing and class names are those of the release for {what}; the file does not say"
+    return known.PREPROCESSINGS[preset], classes, [note]
+
+
+def _state(file: Path, parsed: Parsed) -> dict[str, Tensor]:
+    """All tensors by our names, copied out of the file one by one."""
+    copy = _Copier(file)
+    state: dict[str, Tensor] = {}
+    for name, item in _named(parsed):
+        if isinstance(item, Convolution):
+            state[f"{name}.weight"] = copy(item.weight).reshape(item.shape)
+        else:
+            state |= {f"{name}.{key}": tensor for key, tensor in _norm_state(copy, item).items()}
+    state["fc.weight"] = copy(parsed.weight)
+    state["fc.bias"] = torch.zeros_like(state["fc.weight"][:, 0]) if parsed.bias is None else copy(parsed.bias)
+    return state
+
+
+def _named(parsed: Parsed) -> "Iterator[tuple[str, Convolution | Unit]]":
+    """Each convolution, and each BN with the convolution before it, by its name in our network."""
+
+    def pair(where: str, number: int, unit: Unit) -> "Iterator[tuple[str, Convolution | Unit]]":
+        yield f"{where}conv{number}", unit.convolution
+        yield f"{where}bn{number}", unit
+
+    yield from pair("", 1, parsed.stem)
+    for stage_number, stage in enumerate(parsed.stages, start=1):
+        for block_number, block in enumerate(stage):
+            where = f"layer{stage_number}.{block_number}."
+            for path_number, path in enumerate(block.paths):
+                inside = f"{where}paths.{path_number}." if block.concatenated else where
+                for number, unit in enumerate(path, start=1):
+                    yield from pair(inside, number, unit)
+            yield from pair(where, len(block.paths[0]) + 1, block.last)
+            if isinstance(block.shortcut, Unit):
+                yield f"{where}downsample.0", block.shortcut.convolution
+                yield f"{where}downsample.1", block.shortcut
+
+
+def _norm_state(copy: "_Copier", unit: Unit) -> dict[str, Tensor]:
+    norm, bias = unit.norm, unit.convolution.bias
+    mean, spread = copy(norm.mean), copy(norm.spread)
+    if bias is not None:  # BN(x + b) with mean m is BN(x) with mean m - b
+        mean = (mean.double() - copy(bias).double()).to(mean.dtype)
+    if norm.inverted:
+        if not bool((spread > 0).all()):
+            raise norm.node.refuse("has a running_std that is not above 0")
+        variance = spread.double() ** -2 - norm.eps
+        variance[(variance < 0) & (variance > -norm.eps / 1000)] = 0  # rounding; a true negative is refused later
+        spread = variance.to(spread.dtype)
+    return {
+        "weight": torch.ones_like(mean) if norm.weight is None else copy(norm.weight),
+        "bias": torch.zeros_like(mean) if norm.bias is None else copy(norm.bias),
+        "running_mean": mean,
+        "running_var": spread,
+        "num_batches_tracked": torch.tensor(0),
+    }
+
+
+class _Copier:
+    """Copies arrays of a mapped file to tensors, so that memory holds the copies and little of the file."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+        self.most = 4 * file.stat().st_size + 2**24  # bytes; modules may share tensors, but not without end
+        self.copied = self.unforgotten = 0
+
+    def __call__(self, array: np.ndarray) -> Tensor:
+        self.copied += array.nbytes
+        self.unforgotten += array.nbytes
+        if self.copied > self.most:
+            raise RequestError(f"{self.file}: its modules share tensors so often that the network outgrows the file")
+        tensor = torch.from_numpy(np.array(array, array.dtype.newbyteorder("="), order="C"))
+        if self.unforgotten >= FORGET_EVERY:
+            self.unforgotten = 0
+            forget_pages(array)
+        return tensor

@@ -1,0 +1,170 @@
+"""The elements of a Torch7 file, binary or ascii: ints, longs, doubles, bytes and runs of numbers.
+
+Both streams answer the same calls, so ``torch7.py`` reads objects without knowing which it has. No call allocates
+by a size the file declares before that size is checked against the bytes left.
+"""
+
+import mmap
+import re
+import struct
+from typing import Protocol
+
+import numpy as np
+
+# What a Storage holds, by the middle of its name; Long is as long as the writer's.
+ELEMENTS = {"Byte": "u1", "Char": "i1", "Short": "i2", "Int": "i4", "Half": "f2", "Float": "f4", "Double": "f8"}
+
+
+class Malformed(Exception):
+    """Why one attempt to read a file ended: the byte, and what was expected there."""
+
+    def __init__(self, offset: int, reason: str) -> None:
+        super().__init__(f"at byte {offset}: {reason}")
+        self.offset = offset
+
+
+class Stream(Protocol):
+    """What ``torch7.py`` needs of a file."""
+
+    offset: int
+    native: bool  # how nearly all files are written, so bytes after the first object do not speak against it
+    smallest_pair: int  # bytes the shortest key and value of a table take
+
+    @property
+    def remaining(self) -> int: ...
+    @property
+    def size(self) -> int: ...
+    def integer(self) -> int: ...
+    def longs(self, count: int) -> list[int]: ...
+    def double(self) -> float: ...
+    def raw(self, count: int) -> bytes: ...
+    def elements(self, kind: str, count: int) -> np.ndarray: ...
+
+
+class BinaryStream:
+    """A binary file; ``order`` is "<" or ">", ``long_size`` 8 or 4: nothing in the file says which."""
+
+    smallest_pair = 12  # a boolean and a nil
+
+    def __init__(self, data: mmap.mmap, order: str, long_size: int) -> None:
+        self.data, self.order, self.long_size = data, order, long_size
+        self.offset, self.size = 0, len(data)
+        self.native = (order, long_size) == ("<", 8)
+        self._integer, self._double = struct.Struct(order + "i"), struct.Struct(order + "d")
+
+    @property
+    def remaining(self) -> int:
+        """Bytes left."""
+        return self.size - self.offset
+
+    def integer(self) -> int:
+        """4 bytes, signed."""
+        return self._integer.unpack_from(self.data, self._advance(4, "an int"))[0]
+
+    def longs(self, count: int) -> list[int]:
+        """``count`` longs."""
+        start = self._advance(count * self.long_size, f"{count} longs")
+        return list(struct.unpack_from(f"{self.order}{count}{'q' if self.long_size == 8 else 'i'}", self.data, start))
+
+    def double(self) -> float:
+        """8 bytes."""
+        return self._double.unpack_from(self.data, self._advance(8, "a double"))[0]
+
+    def raw(self, count: int) -> bytes:
+        """``count`` bytes, as they are."""
+        start = self._advance(count, f"{count} bytes of text")
+        return self.data[start : start + count]
+
+    def elements(self, kind: str, count: int) -> np.ndarray:
+        """``count`` numbers as a read-only array over the mapped file: nothing is read yet."""
+        dtype = np.dtype(self.order + ELEMENTS.get(kind, f"i{self.long_size}"))
+        start = self._advance(count * dtype.itemsize, f"{count} elements of a {kind}Storage")
+        return np.frombuffer(self.data, dtype, count, start)
+
+    def _advance(self, count: int, what: str) -> int:
+        start = self.offset
+        if not 0 <= count <= self.remaining:
+            raise Malformed(start, f"expected {what}, but {self.remaining} bytes are left")
+        self.offset += count
+        return start
+
+
+class AsciiStream:
+    """A text file: each call's values are separated by one space and end with one newline, if there are any."""
+
+    native = True
+    smallest_pair = 5  # "5\n1\n0", the last newline missing
+    INTEGER = re.compile(rb"\s*([+-]?\d{1,20})(?![^\s])")
+    FLOATING = re.compile(rb"\s*([+-]?(?:inf(?:inity)?|nan|\d{1,40}(?:\.\d{0,60})?(?:e[+-]?\d{1,5})?))(?![^\s])", re.I)
+
+    def __init__(self, data: mmap.mmap) -> None:
+        self.data, self.offset, self.size = data, 0, len(data)
+
+    @property
+    def remaining(self) -> int:
+        """Bytes left."""
+        return self.size - self.offset
+
+    def integer(self) -> int:
+        """One whole number within 4 bytes."""
+        start, (value,) = self.offset, self._values(self.INTEGER, 1, "an int")
+        if not -(2**31) <= int(value) < 2**31:
+            raise Malformed(start, f"expected an int of 4 bytes, found {int(value)}")
+        return int(value)
+
+    def longs(self, count: int) -> list[int]:
+        """``count`` whole numbers."""
+        return [int(value) for value in self._values(self.INTEGER, count, f"{count} longs")]
+
+    def double(self) -> float:
+        """One number; nan, -nan and inf too."""
+        return float(self._values(self.FLOATING, 1, "a number")[0])
+
+    def raw(self, count: int) -> bytes:
+        """``count`` bytes, as they are."""
+        start = self._raw(count, f"{count} bytes of text")
+        return self.data[start : start + count]
+
+    def elements(self, kind: str, count: int) -> np.ndarray:
+        """``count`` numbers; chars and bytes lie raw in the file, all others are read from their digits."""
+        what, dtype = f"{count} elements of a {kind}Storage", np.dtype(ELEMENTS.get(kind, "i8"))
+        if dtype.itemsize == 1:
+            return np.frombuffer(self.data, dtype, count, self._raw(count, what))
+        start = self.offset
+        pattern, convert = (self.FLOATING, float) if dtype.kind == "f" else (self.INTEGER, int)
+        values = self._values(pattern, count, what)
+        try:
+            with np.errstate(over="ignore"):
+                array = np.fromiter(map(convert, values), dtype, count)
+        except OverflowError:
+            raise Malformed(start, f"expected {what}, found a number too large for it") from None
+        array.flags.writeable = False
+        return array
+
+    def _raw(self, count: int, what: str) -> int:
+        start = self.offset
+        if not 0 <= count <= self.remaining:
+            raise Malformed(start, f"expected {what}, but {self.remaining} bytes are left")
+        self.offset += count
+        if count:
+            self._newline()
+        return start
+
+    def _values(self, pattern: "re.Pattern[bytes]", count: int, what: str) -> list[bytes]:
+        if not 0 <= 2 * count <= self.remaining + 1:  # a digit and a space each
+            raise Malformed(self.offset, f"expected {what}, but {self.remaining} bytes are left")
+        values = []
+        for _ in range(count):
+            match = pattern.match(self.data, self.offset)
+            if match is None:
+                found = self.data[self.offset : self.offset + 20]
+                raise Malformed(self.offset, f"expected {what}, found {found!r}")
+            values.append(match[1])
+            self.offset = match.end()
+        if count:
+            self._newline()
+        return values
+
+    def _newline(self) -> None:
+        if self.data[self.offset : self.offset + 1] == b"\n":
+            self.offset += 1

@@ -1,0 +1,224 @@
+"""What ``torch.save`` writes: a zip archive since torch 1.6, before that a row of pickles with the numbers behind.
+
+A zip of torch is not compressed and not encrypted, so a storage is a stretch of the file. Names in it are looked up
+and never touch the disk.
+"""
+
+import struct
+import zipfile
+import zlib
+from itertools import pairwise
+from typing import IO, Any, NamedTuple
+
+from torch import Tensor
+
+from resnext.errors import RequestError
+from resnext.weights.pickle_stream import Stream
+from resnext.weights.pickle_values import settled, shown
+from resnext.weights.pickles import interpret
+from resnext.weights.torch_tensors import NAMES, Storage, StorageView, in_this_order, read_bytes, storage_of
+
+MAGIC = 0x1950A86A20F9469CFC6C  # the first of the pickles
+PROTOCOL = 1001  # the second
+LARGEST_DIRECTORY = 4 << 20  # bytes of a zip's directory: some 40,000 entries
+LARGEST_WORD = 64  # bytes of an entry such as byteorder
+LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, ..., lengths of the name and of the extra field
+SCRIPT = ("constants.pkl", "code/", "model.json")
+PROGRAM = ("archive_format", "models/", "serialized_exported_program.json", "archive_version")
+
+
+class Entry(NamedTuple):
+    """Where an entry of the archive lies in the file."""
+
+    offset: int
+    size: int
+    checksum: int
+
+
+# zip
+
+
+def read_zip(file: IO[bytes], size: int) -> Any:
+    """The value in a zip of ``torch.save``. Raises RequestError, without the path."""
+    entries = _entries(file, size)
+    program = entries["data.pkl"]
+    checked = program.checksum != 0  # torch can be told to leave checksums out; then all are 0
+    if checked:
+        _checked(read_bytes(file, program.offset, program.size), "data.pkl", program)
+    order = _word(file, entries, "byteorder") or "little"
+    if order not in ("little", "big"):
+        raise RequestError(f"has the byte order {shown(order)}; expected little or big")
+    found: dict[str, Storage] = {}
+
+    def persistent(identity: Any) -> Storage:
+        match identity:
+            case ("storage", kind, key, str() | None, count):
+                return storage_of(found, kind, key, count)
+        raise RequestError("refers to something else than a storage outside of its pickle")
+
+    stream = Stream(file, program.offset, program.offset + program.size)
+    value = interpret(stream, NAMES, persistent)
+    for storage in found.values():
+        entry = entries.get(f"data/{storage.key}")
+        if entry is None or entry.size != storage.size:
+            has = "is missing" if entry is None else f"has {entry.size:,}"
+            raise RequestError(f"needs {storage.size:,} bytes in its entry data/{shown(storage.key)}, which {has}")
+    for key, storage in sorted(found.items(), key=lambda item: entries[f"data/{item[0]}"].offset):
+        entry = entries[f"data/{key}"]
+        data = read_bytes(file, entry.offset, entry.size)
+        if checked:
+            _checked(data, f"data/{key}", entry)
+        storage.put(in_this_order(data, storage.dtype, order))
+    return settled(value)
+
+
+def _checked(data: Tensor, name: str, entry: Entry) -> None:
+    if zlib.crc32(memoryview(data.numpy())) != entry.checksum:
+        raise RequestError(f"is damaged: the checksum of its entry {shown(name)} does not fit")
+
+
+class _Careful:
+    """A file that does not read more at once than a zip's directory may take."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file, self.seek, self.tell = file, file.seek, file.tell
+
+    def read(self, count: int = -1) -> bytes:
+        data = self.file.read(LARGEST_DIRECTORY + 1 if count < 0 else min(count, LARGEST_DIRECTORY + 1))
+        if len(data) > LARGEST_DIRECTORY:
+            raise zipfile.BadZipFile("its directory is too large")
+        return data
+
+    def seekable(self) -> bool:
+        return True
+
+
+def _entries(file: IO[bytes], size: int) -> dict[str, Entry]:
+    """Entries by their name below the archive's one folder. Raises RequestError for what torch never writes."""
+    try:
+        with zipfile.ZipFile(_Careful(file)) as archive:
+            infos, end = archive.infolist(), archive.start_dir
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError, OverflowError, struct.error) as error:
+        raise RequestError(f"is not a whole zip archive: {error}; was it cut off?") from None
+    names = [info.filename for info in infos]
+    for info in infos:
+        _check_name(info.orig_filename)
+    roots = {name.split("/", 1)[0] for name in names}
+    below = [name.partition("/")[2] if len(roots) == 1 else name for name in names]
+    _check_kind(below)
+    entries: dict[str, Entry] = {}
+    taken = [(end, end)]
+    for name, info in zip(below, infos, strict=True):
+        if name in entries:
+            raise RequestError(f"has two entries {shown(name)}")
+        entries[name] = _entry(file, size, info)
+        taken.append((info.header_offset, entries[name].offset + info.file_size))
+    taken.sort()
+    if any(first[1] > second[0] for first, second in pairwise(taken)):
+        raise RequestError("has zip entries that overlap")
+    return entries
+
+
+def _check_name(name: str) -> None:
+    if name.startswith("/") or "\\" in name or "\0" in name or ".." in name.split("/"):
+        raise RequestError(f"has a zip entry of the name {shown(name)}, which leads out of the archive")
+
+
+def _entry(file: IO[bytes], size: int, info: zipfile.ZipInfo) -> Entry:
+    """Where the bytes of an entry lie, checked against the file."""
+    name = info.filename
+    if info.flag_bits & 0x2041:
+        raise RequestError(f"has an encrypted zip entry {shown(name)}")
+    if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
+        raise RequestError(f"has a compressed zip entry {shown(name)}; torch.save does not compress, so unzip it first")
+    file.seek(max(0, info.header_offset))
+    header = file.read(LOCAL_HEADER.size)
+    if info.header_offset < 0 or len(header) < LOCAL_HEADER.size or header[:4] != b"PK\3\4":
+        raise RequestError(f"has no zip entry where {shown(name)} should lie")
+    _, name_length, extra_length = LOCAL_HEADER.unpack(header)
+    offset = info.header_offset + LOCAL_HEADER.size + name_length + extra_length
+    if offset + info.file_size > size:
+        raise RequestError(
+            f"is cut off: {shown(name)} declares {info.file_size:,} bytes, {max(0, size - offset):,} are left"
+        )
+    return Entry(offset, info.file_size, info.CRC)
+
+
+def _check_kind(names: list[str]) -> None:
+    """That the archive, by the names below its folder, holds a plain ``torch.save``."""
+    if any(name == mark or (mark.endswith("/") and name.startswith(mark)) for mark in SCRIPT for name in names):
+        raise RequestError(
+            "is a TorchScript archive, a program; save the tensors: torch.save(torch.jit.load(FILE).state_dict(), NEW)"
+        )
+    if "data.pkl" in names:
+        return
+    if any(name.endswith("/data.pkl") for name in names):
+        raise RequestError("has more than one folder in its archive; torch.save writes one")
+    if any(name == mark or (mark.endswith("/") and name.startswith(mark)) for mark in PROGRAM for name in names):
+        raise RequestError(
+            "is an exported program (.pt2); save the tensors: torch.save(torch.export.load(FILE).state_dict, NEW)"
+        )
+    if any(name.endswith(".npy") for name in names):
+        raise RequestError("is an archive of NumPy arrays (.npz), which is no format of weights here")
+    if any(name.endswith("model.weights.h5") for name in names):
+        raise RequestError("is a Keras model; networks of other frameworks are not read")
+    raise RequestError("is a zip archive, but not of torch.save: it has no data.pkl; is it a folder to be unzipped?")
+
+
+def _word(file: IO[bytes], entries: dict[str, Entry], name: str) -> str:
+    entry = entries.get(name)
+    if entry is None:
+        return ""
+    file.seek(entry.offset)
+    return file.read(min(entry.size, LARGEST_WORD)).decode("ascii", "backslashreplace")
+
+
+# the row of pickles
+
+
+def read_legacy(file: IO[bytes], size: int) -> Any:
+    """The value that torch before 1.6 saved. Raises RequestError, without the path."""
+    stream = Stream(file, 0, size)
+    if interpret(stream, {}) != MAGIC:
+        raise RequestError("is no file of torch.save")
+    version = interpret(stream, {})
+    if version != PROTOCOL:
+        raise RequestError(f"is a file of torch.save in an unknown version; expected {PROTOCOL}")
+    system = settled(interpret(stream, {}))
+    if not isinstance(system, dict) or system.get("little_endian") is not True:
+        raise RequestError("was saved on a big-endian machine, in a form that only such a machine reads")
+    found: dict[str, Storage] = {}
+    value = interpret(stream, NAMES, lambda identity: _legacy_storage(found, identity))
+    keys = settled(interpret(stream, {}))
+    if type(keys) is not list or not all(type(key) is str for key in keys) or sorted(keys) != sorted(found):
+        raise RequestError("does not list the storages that its tensors are in")
+    for key in keys:
+        read_storage(stream, found[key])
+    return settled(value)
+
+
+def read_storage(stream: Stream, storage: Storage) -> None:
+    """The numbers of a storage where ``stream`` stands: their count, then their bytes."""
+    count = stream.number("<q")
+    if count != storage.count:
+        raise RequestError(f"has {count:,} numbers in the storage {shown(storage.key)}, declared are {storage.count:,}")
+    start = stream.position
+    stream.claim(storage.size)
+    storage.put(in_this_order(read_bytes(stream.file, start, storage.size), storage.dtype, "little"))
+    stream.file.seek(stream.position)
+
+
+def _legacy_storage(found: dict[str, Storage], identity: Any) -> Storage:
+    match identity:
+        case ("storage", kind, key, str() | None, count, None):
+            return storage_of(found, kind, key, count)
+        case ("storage", kind, key, str() | None, count, (str(), int() as start, int() as length)):
+            root = storage_of(found, kind, key, count)
+            if min(start, length) < 0 or start + length > count:
+                raise RequestError(f"has a part of the storage {shown(key)} that ends beyond it")
+            return StorageView(root, start, length)
+        case ("module", *_):
+            raise RequestError(
+                "holds a whole pickled model, a program; save model.state_dict() with the program that made it"
+            )
+    raise RequestError("refers to something else than a storage outside of its pickle")

@@ -1,0 +1,142 @@
+"""What ``torch.save`` wrote before version 0.2: a tar archive of storages, tensors and a pickle that refers to them.
+
+``torch.load(weights_only=True)`` refuses it. Members are stretches of the file, found by walking the headers; nothing
+is extracted. Python's tarfile is not used: some of its versions recurse or backtrack without end on hostile headers.
+"""
+
+import math
+import re
+from typing import IO, Any
+
+from resnext.errors import RequestError
+from resnext.weights.pickle_stream import Stream
+from resnext.weights.pickle_values import Named, settled, shown
+from resnext.weights.pickles import interpret
+from resnext.weights.torch_files import read_storage
+from resnext.weights.torch_tensors import (
+    DTYPES,
+    MOST_DIMENSIONS,
+    NAMES,
+    Storage,
+    StorageView,
+    StoredTensor,
+    storage_of,
+)
+
+BLOCK = 512  # bytes of a header; members are padded to as many
+MOST_MEMBERS = 64
+MOST_ITEMS = 100_000  # storages or tensors
+NEEDED = ("storages", "tensors", "pickle")
+FILES, EXTRAS = b"0\0", b"xg"  # kinds of members: a file; attributes of the next one, which say nothing about weights
+OCTAL = re.compile(rb" *([0-7]{1,12})[ \0]*")
+TENSOR_NAMES = {
+    f"torch{device}.{kind}Tensor": Named(f"torch{device}.{kind}Tensor") for kind in DTYPES for device in ("", ".cuda")
+}
+STORAGE_NAMES = {f"torch.cuda.{kind}Storage": NAMES[f"torch.{kind}Storage"] for kind in DTYPES}
+TAR_NAMES: dict[str, Any] = NAMES | TENSOR_NAMES | STORAGE_NAMES
+
+
+def read_tar(file: IO[bytes], size: int) -> Any:
+    """The value in a tar of ``torch.save``. Raises RequestError, without the path."""
+    members = _members(file, size)
+    if not all(name in members for name in NEEDED):
+        shown_names = ", ".join(shown(name)[:40] for name in list(members)[:4])
+        raise RequestError(f"is a tar archive, but not of torch.save (it has {shown_names}); unpack it first")
+    storages = _storages(Stream(file, *members["storages"]))
+    tensors = _tensors(Stream(file, *members["tensors"]), storages)
+
+    def persistent(identity: Any) -> Any:
+        if isinstance(identity, tuple):
+            raise RequestError("holds a whole pickled model, a program; save its state_dict() with the old torch")
+        name = str(identity) if type(identity) in (int, str) else ""
+        if name in tensors:
+            return tensors[name]
+        if name in storages:
+            return storages[name]
+        raise RequestError("refers to a tensor that it does not have")
+
+    return settled(interpret(Stream(file, *members["pickle"]), TAR_NAMES, persistent))
+
+
+def _members(file: IO[bytes], size: int) -> dict[str, tuple[int, int]]:
+    """The files in the archive: name -> where it starts and ends."""
+    members: dict[str, tuple[int, int]] = {}
+    position = 0
+    for _ in range(MOST_MEMBERS):
+        file.seek(position)
+        header = file.read(BLOCK)
+        if len(header) < BLOCK or not header.strip(b"\0"):
+            return members
+        length = _octal(header[124:136])
+        if _octal(header[148:156]) != sum(header) - sum(header[148:156]) + 8 * ord(" "):
+            raise RequestError(f"is a damaged tar archive: the header at byte {position:,} has a wrong checksum")
+        start, name = position + BLOCK, header[:100].split(b"\0", 1)[0].decode("utf-8", "backslashreplace")
+        if start + length > size:
+            raise RequestError(f"is cut off: {shown(name)} declares {length:,} bytes, {size - start:,} are left")
+        position = start + math.ceil(length / BLOCK) * BLOCK
+        if header[156:157] in EXTRAS:
+            continue
+        name = name.removeprefix("./").removesuffix("/")
+        if header[156] not in FILES:
+            if name in NEEDED:
+                raise RequestError(f"is a tar archive with a link or folder for {name}")
+            continue
+        if name in members:
+            raise RequestError(f"has two members {shown(name)} in its archive")
+        members[name] = (start, start + length)
+    raise RequestError(f"is a tar archive of more than {MOST_MEMBERS} members; unpack it first")
+
+
+def _octal(field: bytes) -> int:
+    found = OCTAL.fullmatch(field)
+    if found is None:
+        raise RequestError("is a damaged tar archive: a header has a number that is none")
+    return int(found[1], 8)
+
+
+def _count(stream: Stream) -> int:
+    count = interpret(stream, {})
+    if type(count) is not int or not 0 <= count <= MOST_ITEMS:
+        raise RequestError(f"declares an impossible number of tensors; at most {MOST_ITEMS:,} are read")
+    return count
+
+
+def _storages(stream: Stream) -> dict[str, Storage]:
+    """By the number that the pickles know them by: each with its numbers behind, then parts of them."""
+    storages: dict[str, Storage] = {}
+    for _ in range(_count(stream)):
+        match interpret(stream, TAR_NAMES):
+            case (int() | str() as key, str(), kind) if str(key) not in storages:
+                count = stream.number("<q")
+                stream.back(8)
+                read_storage(stream, storage_of(storages, kind, str(key), count))
+            case _:
+                raise RequestError("has a storage without a name, a place and a kind, or twice")
+    roots = dict(storages)  # a part is always one of these
+    views = settled(interpret(stream, {}))
+    for view in views if isinstance(views, list) else [None]:
+        match view:
+            case (int() | str() as key, int() | str() as root, int() as start, int() as count) if (
+                str(root) in roots and min(start, count) >= 0 and start + count <= roots[str(root)].count
+            ):
+                storages[str(key)] = StorageView(roots[str(root)], start, count)
+            case _:
+                raise RequestError("has a part of a storage that is none")
+    return storages
+
+
+def _tensors(stream: Stream, storages: dict[str, Storage]) -> dict[str, StoredTensor]:
+    """By their number: a pickle of (number, number of the storage, class), then the sizes."""
+    tensors: dict[str, StoredTensor] = {}
+    for _ in range(_count(stream)):
+        match interpret(stream, TAR_NAMES):
+            case (int() | str() as key, int() | str() as storage, _) if str(storage) in storages:
+                dimensions = stream.number("<i4x")
+                if not 0 <= dimensions <= MOST_DIMENSIONS:
+                    raise RequestError(f"has a tensor of {dimensions:,} dimensions")
+                size = tuple(stream.number("<q") for _ in range(dimensions))
+                stride = tuple(stream.number("<q") for _ in range(dimensions))
+                tensors[str(key)] = StoredTensor(storages[str(storage)], stream.number("<q"), size, stride)
+            case _:
+                raise RequestError("has a tensor without a name and a storage of the archive")
+    return tensors

@@ -1,0 +1,336 @@
+"""``resnext convert``: every format, what it prints, and that nothing is lost on the way."""
+
+import errno
+import hashlib
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+from rich.console import Console
+from torchvision.models.resnet import Bottleneck, ResNet
+
+from resnext.cli import main
+from resnext.commands.evaluate import show_published
+from resnext.data.preprocessing import Preprocessing
+from resnext.errors import WorkError
+from resnext.model.network import Network, create_model
+from resnext.paper import released as module
+from resnext.paper.released import MIB, Figure, Released
+from resnext.weights import load, writers
+from resnext.weights.known import TORCHVISION
+from resnext.weights.native import serialized
+
+VIEW = Preprocessing(image_size=64, resize=72, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25), channels=3)
+NAMES = ("cat", "dog", "fox", "owl", "yak")
+
+
+def network(**changes: Any) -> Network:
+    """One block a stage: what torchvision, timm and detectron2 have too."""
+    fields = {"blocks": (1, 1, 1, 1), "num_classes": 5} | changes
+    model = create_model("resnext50_2x4d", seed=1, **fields).eval()
+    model.preprocessing, model.classes = VIEW, NAMES
+    return model
+
+
+@cache
+def content() -> bytes:
+    return serialized(network())
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    path = tmp_path / "in.safetensors"
+    path.write_bytes(content())
+    return path
+
+
+def convert(*arguments: object) -> int:
+    return main(["convert", *map(str, arguments)])
+
+
+def images(channels: int = 3) -> torch.Tensor:
+    return torch.randn(2, channels, 64, 64, generator=torch.Generator().manual_seed(3))
+
+
+def outputs(model: torch.nn.Module) -> torch.Tensor:
+    with torch.inference_mode():
+        return model(images())
+
+
+def left_over(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir() if path.name.startswith(".")}
+
+
+@pytest.mark.parametrize("out", ["out.safetensors", "out.pth", "out.pt", "out.pkl", "hub/", "hub", "new/deep/out.pth"])
+def test_what_is_written_computes_the_same(weights: Path, out: str, capsys: pytest.CaptureFixture[str]) -> None:
+    place = weights.parent / out
+    assert convert(weights, f"{weights.parent}/{out}") == 0
+    torch.testing.assert_close(outputs(load(place)), outputs(network()), rtol=1e-5, atol=1e-5)
+    shown = capsys.readouterr().out
+    written = place / "model.safetensors" if place.is_dir() else place
+    for part in (
+        "parameters",
+        "shorter side 72, centre crop 64×64",
+        "5 (cat, dog, fox, ...)",
+        f"{written.stat().st_size:,} bytes",
+        "read back, its outputs differ by",
+    ):
+        assert part in shown
+    assert hashlib.sha256(written.read_bytes()).hexdigest() in shown
+    assert left_over(weights.parent) == set()
+
+
+def test_torchvision_loads_its_file_strictly(weights: Path) -> None:
+    assert convert(weights, weights.parent / "out.pth") == 0
+    theirs = ResNet(Bottleneck, [1, 1, 1, 1], num_classes=5, groups=2, width_per_group=4)
+    theirs.load_state_dict(torch.load(weights.parent / "out.pth", weights_only=True), strict=True)
+    torch.testing.assert_close(outputs(theirs.eval()), outputs(network()), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("to", ["timm", "hub"])
+def test_timm_loads_its_folder(weights: Path, to: str) -> None:
+    assert convert(weights, weights.parent / "folder", "--to", to) == 0
+    theirs = timm.create_model(f"local-dir:{weights.parent / 'folder'}", pretrained=True).eval()
+    torch.testing.assert_close(outputs(theirs), outputs(network()), rtol=1e-5, atol=1e-5)
+    again = load(weights.parent / "folder")
+    assert (again.preprocessing, again.classes) == (VIEW, NAMES)
+
+
+def test_timm_s_weights_alone_go_into_a_file(weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert convert(weights, weights.parent / "x.safetensors", "--to", "timm") == 0
+    assert "neither preprocessing nor class names" in capsys.readouterr().out
+    assert load(weights.parent / "x.safetensors").preprocessing is None
+
+
+def test_ours_keeps_everything_and_where_it_came_from(weights: Path) -> None:
+    assert convert(weights, weights.parent / "x.pth") == 0
+    names = weights.parent / "names.txt"
+    names.write_text("\n".join(NAMES) + "\n")
+    view = weights.parent / "view.json"
+    view.write_text(json.dumps(VIEW.to_dict()))
+    out = weights.parent / "y.safetensors"
+    assert convert(weights.parent / "x.pth", out, "--classes", names, "--preprocessing", view) == 0
+    again, read = load(out), (weights.parent / "x.pth").read_bytes()
+    assert (again.preprocessing, again.classes) == (VIEW, NAMES)
+    source = {"format": "torchvision", "file": "x.pth", "bytes": len(read)}
+    assert again.provenance["source"] == source | {"sha256": hashlib.sha256(read).hexdigest()}
+    assert convert(out, weights.parent / "z.safetensors") == 0
+    assert load(weights.parent / "z.safetensors").provenance["source"] == again.provenance["source"]
+
+
+def test_a_known_word_gives_the_preprocessing(weights: Path) -> None:
+    assert convert(weights, weights.parent / "out.safetensors", "--preprocessing", "torchvision") == 0
+    assert load(weights.parent / "out.safetensors").preprocessing == TORCHVISION
+
+
+def test_form_head_and_stem_can_be_changed_and_it_is_said(weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = weights.parent / "names.txt"
+    names.write_text("dog\nbear\n")
+    out = weights.parent / "out.safetensors"
+    assert convert(weights, out, "--form", "branched", "--classes", names, "--in-channels", 1) == 0
+    again, before = load(out), network()
+    assert (again.architecture.form, again.architecture.in_channels, again.classes) == ("branched", 1, ("dog", "bear"))
+    assert torch.equal(again.fc.weight[0], before.fc.weight[1])
+    shown = " ".join(capsys.readouterr().out.split())
+    for part in ("1 rows were kept by their names, 1 start anew", "conv1 was changed from 3 to 1", "form 'branched'"):
+        assert part in shown
+
+
+def test_0_classes_give_a_backbone(weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert convert(weights, weights.parent / "out.safetensors", "--num-classes", 0) == 0
+    assert load(weights.parent / "out.safetensors").architecture.num_classes == 0
+    assert "none: pooled features" in capsys.readouterr().out
+
+
+def test_other_libraries_get_form_c_without_asking(weights: Path) -> None:
+    branched = weights.parent / "branched.safetensors"
+    assert convert(weights, branched, "--form", "branched") == 0
+    for out in ("hub/", "x.pth"):
+        assert convert(branched, f"{weights.parent}/{out}") == 0
+        assert load(weights.parent / out).architecture.form == "grouped"
+    assert convert(branched, weights.parent / "same.safetensors") == 0
+    assert load(weights.parent / "same.safetensors").architecture.form == "branched"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["IN", "IN"], "is what is to be read"),
+        (["IN", "IN", "--overwrite"], "is what is to be read"),
+        (["IN", "there.pth"], "there.pth exists; --overwrite replaces it"),
+        (["IN", "full/"], "full exists; --overwrite replaces its files"),
+        (["IN", "there.pth/"], "there.pth is no folder"),
+        (["IN", "full", "--to", "torchvision"], "--to torchvision contradicts"),
+        (["IN", "x.pth", "--to", "ours"], "--to ours contradicts"),
+        (["IN", "x.pth", "--to", "hub"], "--to hub contradicts"),
+        (["IN", "x.safetensor"], ".safetensor says no format; did you mean '.safetensors'"),
+        (["IN", "x.pth", "--form", "branched"], "torchvision has only form grouped"),
+        (["IN", "x.safetensors", "--form", "grupped"], "did you mean 'grouped'"),
+        (["IN", "x.safetensors", "--classes", "imagenett"], "did you mean 'imagenet'"),
+        (["IN", "x.safetensors", "--classes", "gap.txt"], "line 2 is empty"),
+        (["IN", "x.safetensors", "--classes", "empty.txt"], "names no classes"),
+        (["IN", "x.safetensors", "--classes", "latin.txt"], "is not UTF-8"),
+        (["IN", "x.safetensors", "--classes", "cifar10", "--num-classes", "5"], "10 class names were given for 5"),
+        (["IN", "x.safetensors", "--preprocessing", "papper"], "did you mean 'paper'"),
+        (["IN", "x.safetensors", "--preprocessing", "gap.txt"], "is not JSON"),
+        (["IN", "x.safetensors", "--preprocessing", "odd.json"], "odd.json: preprocessing"),
+        (["IN", "x.safetensors", "--preprocessing", "paper", "--in-channels", "1"], "the network takes 1"),
+        (["IN", "hub/", "--name", "a b"], "owner/name"),
+        (["IN", "hub/", "--licence", "a b"], "one word"),
+        (["none.pth", "x.pth"], "there is no weights file"),
+    ],
+)
+def test_a_wrong_request_is_one_sentence_and_writes_nothing(
+    weights: Path, arguments: list[str], says: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(weights.parent)
+    (weights.parent / "there.pth").write_bytes(b"mine")
+    (weights.parent / "full").mkdir()
+    (weights.parent / "full" / "config.json").write_bytes(b"mine")
+    (weights.parent / "gap.txt").write_text("a\n\nb\n")
+    (weights.parent / "empty.txt").write_text("\n")
+    (weights.parent / "latin.txt").write_bytes(b"\xe9\n")
+    (weights.parent / "odd.json").write_text('{"size": 3}')
+    before = {path: path.read_bytes() for path in weights.parent.rglob("*") if path.is_file()}
+    assert convert(*(weights.name if word == "IN" else word for word in arguments)) == 2
+    errors = capsys.readouterr().err
+    assert says in errors
+    assert errors.count("\n") == 1
+    assert before == {path: path.read_bytes() for path in weights.parent.rglob("*") if path.is_file()}
+
+
+def test_overwrite_replaces_a_file_and_only_its_own_in_a_folder(weights: Path) -> None:
+    out, folder = weights.parent / "out.pth", weights.parent / "hub"
+    out.write_bytes(b"old")
+    folder.mkdir()
+    (folder / "config.json").write_text("old")
+    (folder / "mine.txt").write_text("mine")
+    assert convert(weights, out, "--overwrite") == 0
+    assert convert(weights, folder, "--overwrite") == 0
+    torch.testing.assert_close(outputs(load(out)), outputs(load(folder)), rtol=1e-5, atol=1e-5)
+    assert (folder / "mine.txt").read_text() == "mine"
+    assert (folder / "config.json").read_text() != "old"
+
+
+def test_an_empty_folder_is_filled(weights: Path) -> None:
+    (weights.parent / "hub").mkdir()
+    assert convert(weights, weights.parent / "hub") == 0
+    assert load(weights.parent / "hub").classes == NAMES
+
+
+@pytest.mark.parametrize("out", ["out.safetensors", "hub"])
+def test_a_file_that_computes_something_else_is_never_put_in_place(
+    weights: Path, out: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wrong(*arguments: object, **options: object) -> Network:
+        model = load(*arguments, **options)  # type: ignore[arg-type]
+        with torch.no_grad():
+            model.fc.bias.add_(0.5)
+        return model
+
+    monkeypatch.setattr("resnext.weights.load", wrong)
+    place = weights.parent / out
+    with pytest.raises(WorkError, match=r"computes something else: outputs of up to .* differ by 0\.5"):
+        writers.prove(network(), weights)
+    loads = iter([load, wrong])
+    monkeypatch.setattr("resnext.weights.load", lambda *a, **o: next(loads)(*a, **o))
+    assert convert(weights, place) == 1
+    assert "computes something else" in capsys.readouterr().err
+    assert not place.exists()
+    assert left_over(weights.parent) == set()
+
+
+def test_a_disk_that_refuses_is_named(weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (weights.parent / "file").touch()
+    assert convert(weights, weights.parent / "file" / "out.pth") == 1
+    assert "could not be written" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("out", ["out.safetensors", "out.pth", "out.pkl", "hub"])
+def test_a_full_disk_is_named_and_leaves_nothing(
+    weights: Path, out: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("resnext.files.os.fsync", full)
+    assert convert(weights, weights.parent / out) == 1
+    assert "could not be written: No space left on device" in capsys.readouterr().err
+    assert {path.name for path in weights.parent.iterdir()} == {weights.name}
+
+
+def test_dots_in_the_place_do_not_lead_elsewhere(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (weights.parent / "a" / "b").mkdir(parents=True)
+    monkeypatch.chdir(weights.parent / "a" / "b")
+    assert convert(weights, "..", "--overwrite") == 0
+    assert {path.name for path in weights.parent.iterdir()} == {weights.name, "a"}
+    assert load(weights.parent / "a").classes == NAMES
+
+
+def test_a_run_becomes_a_hub_folder(tiny_recipe: Path, tmp_path: Path) -> None:
+    run, hub = tmp_path / "run", tmp_path / "hub"
+    assert main(["train", str(tiny_recipe), "--run", str(run)]) == 0
+    assert convert(run, f"{hub}/", "--name", "lab/digits", "--licence", "apache-2.0") == 0
+    names = {path.name for path in hub.iterdir()}
+    assert {"model.safetensors", "config.json", "README.md", "recipe.yaml", "curves.png", "confusion.png"} <= names
+    card = (hub / "README.md").read_text()
+    for part in ("top-1 error **", "30 images of", "checkpoint best", "epochs: 3", "license: apache-2.0", "lab/digits"):
+        assert part in card
+    before, after = load(run), load(hub)
+    assert (after.classes, after.preprocessing) == (before.classes, before.preprocessing)
+    x = torch.randn(2, 1, 8, 8)
+    with torch.inference_mode():
+        assert torch.equal(before(x), after(x))
+
+
+def test_the_last_checkpoint_can_be_taken_and_a_run_is_never_overwritten(
+    tiny_recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    assert main(["train", str(tiny_recipe), "--run", str(run)]) == 0
+    assert convert(run, tmp_path / "last.safetensors", "--checkpoint", "last") == 0
+    last = load(tmp_path / "last.safetensors").state_dict()
+    assert all(torch.equal(tensor, last[name]) for name, tensor in load(run, "last").state_dict().items())
+    capsys.readouterr()
+    assert convert(tmp_path / "last.safetensors", run, "--overwrite") == 2
+    assert "is a run directory" in capsys.readouterr().err
+    best = next((run / "checkpoints" / "best").glob("model*.safetensors"))
+    assert convert(run, best, "--overwrite") == 2
+
+
+def test_a_known_file_is_recognised_in_the_card_and_by_evaluate(
+    weights: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    figure = Figure(
+        top1_error=22.2, top5_error=None, data="val", image_size=64, resize=72, interpolation="bicubic", source="README"
+    )
+    entry = Released(
+        name="the release",
+        architecture="resnext50_2x4d",
+        format="resnext",
+        licence="cc-by-nc-4.0",
+        figures=(figure,),
+        mib=round(len(content()) / MIB, 3),
+        sha256=hashlib.sha256(content()).hexdigest()[:8],
+    )
+    monkeypatch.setattr(module, "released", lambda: (entry,))
+    out = weights.parent / "copy.safetensors"
+    assert convert(weights, out) == 0
+    assert convert(out, weights.parent / "hub") == 0
+    card = (weights.parent / "hub" / "README.md").read_text()
+    assert "published for these weights: top-1 error 22.20 % · val · shorter side 72, centre crop 64×64" in card
+    assert "cc-by-nc-4.0: that of the release" in card
+    capsys.readouterr()
+    show_published(Console(), load(out), str(out))
+    assert "these are the weights of the release\npublished: top-1 error 22.20 % · val" in capsys.readouterr().out
+    assert convert(out, weights.parent / "other", "--num-classes", "2") == 0
+    card = (weights.parent / "other" / "README.md").read_text()
+    assert "22.20" not in card
+    assert "cc-by-nc-4.0: that of the release" in card
+    capsys.readouterr()
+    show_published(Console(), load(weights.parent / "other"), str(weights.parent / "other"))
+    assert capsys.readouterr().out == ""

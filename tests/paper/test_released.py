@@ -1,0 +1,189 @@
+"""The list of public files, checked against what torchvision and timm themselves say, and recognising files."""
+
+import hashlib
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+from torchvision.models import get_model_weights, list_models
+
+from resnext.model.architecture import Architecture
+from resnext.paper import released as module
+from resnext.paper.released import MIB, Released, came_from, origin_of, recognise, released
+
+TORCHVISION = [
+    (name, weights)
+    for name in list_models()
+    if name.startswith(("resnet", "resnext", "wide_resnet"))
+    for weights in get_model_weights(name)
+]
+OURS = {"wide_resnet50_2": "resnet50_1x128d", "wide_resnet101_2": "resnet101_1x128d"}
+
+
+def by_url(url: str) -> Released:
+    return next(entry for entry in released() if entry.url == url)
+
+
+@pytest.mark.parametrize(("name", "weights"), TORCHVISION, ids=[f"{name}-{w.name}" for name, w in TORCHVISION])
+def test_torchvision_s_own_list_says_the_same(name: str, weights: Any) -> None:
+    entry, view, metrics = by_url(weights.url), weights.transforms(), weights.meta["_metrics"]["ImageNet-1K"]
+    figure = entry.figures[0]
+    assert entry.architecture == OURS.get(name, name)
+    assert entry.mib == weights.meta["_file_size"]
+    assert entry.sha256 is not None
+    assert weights.url.endswith(f"-{entry.sha256}.pth")
+    assert figure.top1_error == pytest.approx(100 - metrics["acc@1"])
+    assert figure.top5_error == pytest.approx(100 - metrics["acc@5"])
+    assert ([figure.image_size], [figure.resize]) == (view.crop_size, view.resize_size)
+    assert figure.interpolation == view.interpolation.value
+
+
+def test_every_torchvision_file_is_listed_once() -> None:
+    listed = [entry.url for entry in released() if entry.name.startswith("torchvision ")]
+    assert sorted(listed) == sorted(weights.url for _, weights in TORCHVISION)
+
+
+@pytest.mark.parametrize("entry", [e for e in released() if e.hub], ids=lambda e: e.hub)
+def test_timm_s_own_list_says_the_same(entry: Released) -> None:
+    cfg = timm.get_pretrained_cfg(str(entry.hub).removeprefix("timm/"))
+    assert cfg is not None
+    assert cfg.hf_hub_id == entry.hub
+    assert (cfg.url, cfg.license) == (entry.url, entry.licence)
+    assert all(figure.interpolation == cfg.interpolation for figure in entry.figures)
+
+
+def test_every_resnext_that_timm_has_and_we_can_build_is_listed() -> None:
+    listed = {entry.hub for entry in released()}
+    for name in timm.list_models("resnext*_*x*d.*", pretrained=True):
+        if re.match(r"resnext\d+_", name):  # resnext50d has another stem
+            assert f"timm/{name}" in listed
+
+
+def test_the_three_files_of_the_torch7_release_are_listed_with_the_papers_errors() -> None:
+    torch7 = {entry.architecture: entry for entry in released() if entry.format == "torch7"}
+    assert {name: e.figures[0].top1_error for name, e in torch7.items()} == {
+        "resnext50_32x4d": 22.2,
+        "resnext101_32x4d": 21.2,
+        "resnext101_64x4d": 20.4,
+    }
+    assert all(entry.licence == "cc-by-nc-4.0" for entry in torch7.values())
+
+
+def test_every_entry_is_whole() -> None:
+    urls = [entry.url for entry in released()]
+    assert len(set(urls)) == len(urls)
+    for entry in released():
+        assert str(Architecture.parse(entry.architecture)) == entry.architecture
+        assert entry.licence in ("bsd-3-clause", "apache-2.0", "mit", "cc-by-nc-4.0", "cc-by-sa-3.0")
+        assert entry.sha256 is None or re.fullmatch(r"[0-9a-f]{8}", entry.sha256)
+        assert entry.figures or entry.note
+        for figure in entry.figures:
+            assert 10 < figure.top1_error < 35
+            assert figure.top5_error is None or 2 < figure.top5_error < figure.top1_error
+            assert figure.image_size <= figure.resize
+            assert str(figure.resize) in figure.line
+            assert figure.source
+
+
+FILE = Released(
+    name="a", architecture="resnet50", format="torchvision", licence="mit", figures=(), url="https://x.org/a.pth"
+)
+
+
+@pytest.fixture
+def listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file that the list knows by size and checksum, and one that it knows by size and format only."""
+    path = tmp_path / "renamed.bin"
+    path.write_bytes(b"weights" * 1000)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    exact = replace(FILE, sha256=digest[:8], mib=round(7000 / MIB, 3), hub="lab/a")
+    rough = replace(FILE, name="b", format="torch7", mib=2, url="https://x.org/b.t7")
+    named = replace(FILE, name="c", format="pycls", url="https://x.org/c.pyth")
+    monkeypatch.setattr(module, "released", lambda: (exact, rough, named))
+    return path
+
+
+def name(entry: Released | None) -> tuple[str, bool] | None:
+    return None if entry is None else (entry.name, entry.certain)
+
+
+def test_a_file_is_known_by_its_checksum_under_any_name(listed: Path) -> None:
+    assert name(recognise({}, listed)) == ("a", True)
+    listed.write_bytes(b"weighty" * 1000)
+    assert recognise({}, listed) is None
+
+
+def test_the_same_first_digits_at_another_size_are_another_file(listed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong = tuple(replace(entry, mib=5.0) for entry in module.released())
+    monkeypatch.setattr(module, "released", lambda: wrong)
+    assert recognise({}, listed) is None
+
+
+@pytest.mark.parametrize(
+    ("source", "known"),
+    [
+        ("hf://lab/a", ("a", True)),
+        ("hf://lab/a@v2", ("a", True)),
+        ("hf://lab/a/model.safetensors@v2", ("a", True)),
+        ("hf://lab/b", None),
+        ("https://x.org/a.pth", ("a", True)),
+        ("https://x.org/a.pth#sha256=00", ("a", True)),
+        ("https://x.org/other.pth", None),
+    ],
+)
+@pytest.mark.usefixtures("listed")
+def test_hub_ids_and_addresses_are_known(source: str, known: tuple[str, bool] | None) -> None:
+    assert name(recognise({"format": "timm"}, source, "resnet50")) == known
+
+
+@pytest.mark.usefixtures("listed")
+def test_a_file_without_checksum_is_probably_the_one_of_its_format_network_and_size(tmp_path: Path) -> None:
+    path = tmp_path / "x.t7"
+    path.write_bytes(bytes(2 * MIB + 100_000))
+    assert name(recognise({"format": "torch7"}, path, "resnet50")) == ("b", False)
+    assert recognise({"format": "torch7"}, path, "resnet101") is None
+    assert recognise({"format": "torchvision"}, path, "resnet50") is None
+    path.write_bytes(bytes(4 * MIB))
+    assert recognise({"format": "torch7"}, path, "resnet50") is None
+
+
+@pytest.mark.usefixtures("listed")
+def test_a_file_without_size_is_probably_the_one_of_its_name(tmp_path: Path) -> None:
+    for file, known in (("c.pyth", ("c", False)), ("d.pyth", None)):
+        (tmp_path / file).write_bytes(b"x")
+        assert name(recognise({"format": "pycls"}, tmp_path / file, "resnet50")) == known
+
+
+def test_what_convert_noted_counts_before_the_file(listed: Path, tmp_path: Path) -> None:
+    noted = {"source": origin_of({"format": "torchvision"}, listed).to_dict()}
+    assert name(recognise(noted, tmp_path / "elsewhere.safetensors")) == ("a", True)
+    assert recognise({"source": {"file": "x", "sha256": "00"}}, listed) is None
+
+
+def test_a_changed_network_is_no_longer_the_published_one_but_keeps_its_licence(listed: Path) -> None:
+    changed = {"changed": {"num_classes": [1000, 10]}}
+    assert recognise(changed, listed) is None
+    assert name(came_from(changed, listed)) == ("a", True)
+
+
+@pytest.mark.parametrize("weights", ["hf://lab/a", "https://x.org/a.pth", "listed"])
+def test_a_fine_tuned_network_is_not_the_published_one_but_keeps_its_licence(listed: Path, weights: str) -> None:
+    trained = {"init": {"weights": str(listed) if weights == "listed" else weights}, "step": 9}
+    assert recognise(trained, "run") is None
+    assert name(came_from(trained, "run")) == ("a", True)
+    assert recognise({"step": 9}, listed) is None
+
+
+@pytest.mark.parametrize(
+    "noted", [{}, {"sha256": 5, "bytes": "x", "hub": [], "url": {}}, {"bytes": True}, {"file": None}]
+)
+def test_provenance_that_nobody_vouches_for_does_no_harm(listed: Path, noted: dict[str, Any]) -> None:
+    assert recognise({"source": noted}, listed, "resnet50") is None
+
+
+@pytest.mark.parametrize("path", ["nowhere", ".", "a\0b", "x" * 5000])
+def test_a_path_that_is_no_file_is_not_recognised(path: str) -> None:
+    assert recognise({}, path) is None

@@ -1,0 +1,406 @@
+"""Fine-tuning: what starts from the weights, what stays as loaded, and that a resumed run needs them no more."""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torchvision
+from PIL import Image
+from rich.console import Console
+from torch import nn
+
+import resnext.train.loop as loop
+from resnext.cli import main
+from resnext.data.preprocessing import Preprocessing
+from resnext.errors import RequestError, WorkError
+from resnext.model.network import Network, create_model
+from resnext.recipe import read_recipe
+from resnext.run_directory import RunDirectory, create_run, open_run
+from resnext.settings import InitSettings, ModelSettings, OptimizerSettings
+from resnext.train.distributed import World
+from resnext.train.finetune import check_architecture, freeze, rate_scales, stages_of, training_mode
+from resnext.train.finish import evaluate_held_out
+from resnext.train.optimizer import build_optimizer, set_learning_rate
+from resnext.train.session import Session, prepare
+from resnext.train.step import train_step
+from resnext.weights import load
+from resnext.weights.native import save
+from tests.train.test_resume import assert_same_end
+
+QUIET = Console(quiet=True)
+THEIRS = Preprocessing(image_size=24, resize=28, interpolation="bilinear", mean=(0.4,), std=(0.3,), channels=1)
+
+
+def tiny(**changes: Any) -> Network:
+    """A network with the statistics and classes of one that was trained on digits."""
+    fields = {"base_channels": 4, "num_classes": 10, "in_channels": 1} | changes
+    model = create_model("resnext11_2x4d", seed=7, **fields)
+    generator = torch.Generator().manual_seed(1)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_(0, 0.1, generator=generator)
+            module.running_var.uniform_(0.5, 2, generator=generator)
+    model.classes, model.preprocessing = tuple("0123456789"), THEIRS
+    return model
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    save(tiny(), tmp_path / "start.safetensors")
+    return tmp_path / "start.safetensors"
+
+
+@pytest.fixture
+def begin(tiny_recipe: Path, weights: Path, tmp_path: Path) -> Callable[..., Session]:
+    """Prepares a run of the tiny recipe from the weights, with changes such as ``init__freeze="conv2"``."""
+
+    def prepared(console: Console = QUIET, resume: bool = False, **changes: Any) -> Session:
+        values = {"init.weights": str(weights), "augment.mixup": 0, **dotted(changes)}
+        run = RunDirectory(tmp_path / "run") if resume else create_run(tmp_path / "run")
+        return prepare(read_recipe(tiny_recipe, values), run, World(torch.device("cpu")), resume, console)
+
+    return prepared
+
+
+def dotted(changes: dict[str, Any]) -> dict[str, Any]:
+    return {key.replace("__", "."): value for key, value in changes.items()}
+
+
+def steps(session: Session, count: int = 2, lr: float = 0.05) -> list[float]:
+    batches = session.loader.batches(0)
+    return [train_step(session, next(batches), lr) for _ in range(count)]
+
+
+def state(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def changed(model: nn.Module, before: dict[str, torch.Tensor]) -> set[str]:
+    return {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+
+
+def below(name: str, *parts: str) -> bool:
+    return name.split(".")[0] in parts
+
+
+# What starts from the weights
+
+
+def test_a_network_the_recipe_does_not_name_is_that_of_the_weights(
+    begin: Callable[..., Session], weights: Path, tiny_recipe: Path
+) -> None:
+    text = tiny_recipe.read_text().replace("model: {name: resnext11_2x4d, base_channels: 4}\n", "")
+    tiny_recipe.write_text(text)
+    session = begin()
+    assert session.model.architecture == tiny().architecture
+    assert changed(session.model, load(weights).state_dict()) == set()
+    assert changed(session.ema.model, load(weights).state_dict()) == set()
+
+
+def test_another_form_starts_as_the_same_function(begin: Callable[..., Session], weights: Path) -> None:
+    session = begin(model__form="branched", model__initialisation="zero_gamma")
+    images = torch.randn(2, 1, 8, 8)
+    assert session.model.architecture.form == "branched"
+    torch.testing.assert_close(session.model.eval()(images), load(weights)(images), rtol=1e-4, atol=1e-5)
+
+
+def test_colours_and_filter_follow_the_weights_unless_said(begin: Callable[..., Session]) -> None:
+    p = begin(data__interpolation="bicubic").preprocessing
+    assert (p.mean, p.std, p.interpolation, p.image_size) == (THEIRS.mean, THEIRS.std, "bicubic", 8)
+
+
+def test_a_folder_of_other_classes_and_colours_gets_a_new_head_and_stem(
+    begin: Callable[..., Session], weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save(model := tiny(), weights)
+    for name in ("3", "9", "ten"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for number in range(8):
+            picture = Image.effect_noise((40, 30), 60).convert("RGB")
+            picture.save(tmp_path / "photos" / name / f"{number}.png")
+    session = begin(
+        Console(width=200), data__source="folder", data__path=str(tmp_path / "photos"), data__val_fraction=0.3,
+        train__batch_size=4,
+    )  # fmt: skip
+    fc = session.model.fc
+    assert session.model.classes == ("3", "9", "ten")
+    assert torch.equal(fc.weight[:2], model.fc.weight[[3, 9]])
+    assert tuple(session.model.conv1.weight.shape) == (4, 3, 3, 3)
+    p = session.preprocessing
+    assert (p.image_size, p.resize, p.interpolation, p.mean) == (24, 28, "bilinear", (0.4,) * 3)
+    notes = session.model.provenance["init"]["notes"]
+    assert any("head" in note for note in notes)
+    said = " ".join(capsys.readouterr().out.split())
+    assert all(" ".join(f"{weights}: {note}".split()) in said for note in notes)
+    steps(session, 1)
+
+
+def test_a_foreign_file_is_as_good_a_start_as_our_own(begin: Callable[..., Session], tmp_path: Path) -> None:
+    theirs = torchvision.models.resnet18(num_classes=6)
+    torch.save(theirs.state_dict(), tmp_path / "resnet18.pth")
+    network = {"model__name": None, "model__base_channels": None, "data__image_size": 32}
+    session = begin(init__weights=str(tmp_path / "resnet18.pth"), init__freeze="conv5", **network)
+    assert session.model.architecture.name == "resnet18"
+    ours, given = session.model.state_dict(), theirs.state_dict()
+    assert torch.equal(ours["conv1.weight"], given["conv1.weight"].sum(1, keepdim=True))
+    assert all(torch.equal(ours[name], given[name]) for name in given if not below(name, "conv1", "fc"))
+    assert tuple(ours["fc.weight"].shape) == (10, 512)
+    steps(session, 1)
+
+
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ({"cardinality": 4}, "model.cardinality 4 contradicts W, resnext11_2x4d .*, which has 2"),
+        ({"depth": 20}, "model.depth 20 contradicts W, .* which has 11"),
+        ({"stem": "imagenet"}, "model.stem imagenet contradicts W, .* which has cifar"),
+        ({"pre_activation": True}, "model.pre_activation true contradicts W, .* which has false"),
+        ({"blocks": (1, 2, 1)}, r"model.blocks \[1, 2, 1\] contradicts W, .* which has \[1, 1, 1\]"),
+        ({"name": "resnext11_4x4d"}, r"model.cardinality 4 \(by model.name resnext11_4x4d\) contradicts W"),
+        ({"name": "resnext50_32x4d"}, r"model.depth 50 \(by model.name resnext50_32x4d\) contradicts W"),
+        ({"name": "resnext11_2x4d", "base_channels": 8}, "model.base_channels 8 contradicts W, .* which has 4"),
+        ({"name": "resnext11_2x5d"}, "model.width 5 .by model.name"),
+    ],
+)
+def test_a_setting_that_contradicts_the_weights_is_named_with_both_values(said: dict[str, Any], words: str) -> None:
+    with pytest.raises(RequestError, match=words):
+        check_architecture(ModelSettings(**said), tiny().architecture, "W")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        {}, {"name": "resnext11_2x4d"}, {"cardinality": 2, "width": 4}, {"blocks": (1, 1, 1)}, {"form": "branched"},
+        {"name": "resnext11_2x4d", "base_channels": 4, "initialisation": "zero_gamma"},
+        {"name": "resnext20_2x4d", "blocks": (1, 1, 1)},
+    ],
+)  # fmt: skip
+def test_settings_that_agree_with_the_weights_may_be_said(said: dict[str, Any]) -> None:
+    check_architecture(ModelSettings(**said), tiny().architecture, "W")
+
+
+# What stays as loaded
+
+
+@pytest.mark.parametrize(
+    ("stage", "frozen"),
+    [
+        ("stem", ("conv1", "bn1")),
+        ("conv2", ("conv1", "bn1", "layer1")),
+        ("conv4", ("conv1", "bn1", "layer1", "layer2", "layer3")),
+        ("features", ("conv1", "bn1", "layer1", "layer2", "layer3")),
+    ],
+)
+def test_everything_up_to_the_frozen_stage_stays_as_loaded_and_all_else_trains(
+    begin: Callable[..., Session], stage: str, frozen: tuple[str, ...]
+) -> None:
+    session = begin(init__freeze=stage)
+    before = state(session.model)
+    steps(session)
+    evaluate_held_out(session, session.model)
+    steps(session)
+    assert changed(session.model, before) == {name for name in before if not below(name, *frozen)}
+    averaged = changed(session.ema.model, before)
+    assert not {name for name in averaged if below(name, *frozen)}
+    assert {name for name in averaged if below(name, "fc")}
+
+
+def test_frozen_bn_stays_as_loaded_in_every_layer_while_convolutions_train(begin: Callable[..., Session]) -> None:
+    session = begin(init__frozen_bn=True)
+    before = state(session.model)
+    norms = {name for name, module in session.model.named_modules() if isinstance(module, nn.BatchNorm2d)}
+    steps(session)
+    evaluate_held_out(session, session.model)
+    steps(session)
+    assert changed(session.model, before) == {name for name in before if name.rpartition(".")[0] not in norms}
+
+
+def test_frozen_layers_are_in_evaluation_mode_at_the_start_after_an_evaluation_and_after_a_resume(
+    begin: Callable[..., Session], weights: Path
+) -> None:
+    def modes(session: Session) -> dict[str, bool]:
+        modules = session.model.named_modules()
+        return {name: module.training for name, module in modules if isinstance(module, nn.BatchNorm2d)}
+
+    session = begin(init__freeze="conv2")
+    wanted = {name: not below(name, "bn1", "layer1") for name in modes(session)}
+    assert modes(session) == wanted
+    evaluate_held_out(session, session.used)
+    evaluate_held_out(session, session.model)
+    assert modes(session) == wanted
+    loop.write_checkpoint(session.run, "last", session.position, session.model, session.ema, session.optimizer)
+    loop.write_beginning(session)
+    weights.unlink()
+    assert modes(begin(resume=True, init__freeze="conv2")) == wanted
+
+
+def test_with_pre_activation_the_last_norm_belongs_to_the_features() -> None:
+    model = tiny(pre_activation=True)
+    assert [part for parts in stages_of(model).values() for part in parts] == [
+        name for name, module in model.named_children() if list(module.parameters())
+    ], "every part that holds parameters stands in one stage"
+    freeze(model, InitSettings(weights="W", freeze="features"))
+    training_mode(model)
+    assert {name for name, p in model.named_parameters() if p.requires_grad} == {"fc.weight", "fc.bias"}
+    assert not model.bn.training
+
+
+def test_a_stage_the_network_lacks_is_refused() -> None:
+    with pytest.raises(RequestError, match=r"init.freeze conv5: .* choose from stem, conv2, conv3, conv4, features"):
+        freeze(tiny(), InitSettings(weights="W", freeze="conv5"))
+
+
+# Rates by stage
+
+
+def test_each_stage_has_the_rate_of_the_next_times_the_decay() -> None:
+    model = tiny()
+    freeze(model, InitSettings(weights="W", freeze="stem"))
+    settings = OptimizerSettings(decay="weights", weight_decay=0.1)
+    optimizer = build_optimizer(model, settings, rate_scales(model, 0.5))
+    set_learning_rate(optimizer, 0.8)
+    rates = {id(p): (g["lr"], g["weight_decay"]) for g in optimizer.param_groups for p in g["params"]}
+    assert len(rates) == sum(len(group["params"]) for group in optimizer.param_groups), "each parameter once"
+    wanted = {"fc": 0.8, "layer3": 0.4, "layer2": 0.2, "layer1": 0.1}
+    for name, parameter in model.named_parameters():
+        part = name.split(".")[0]
+        if part in ("conv1", "bn1"):
+            assert id(parameter) not in rates
+        else:
+            assert rates[id(parameter)] == (pytest.approx(wanted[part]), 0.1 if parameter.ndim > 1 else 0.0), name
+
+
+def test_a_step_moves_each_stage_by_its_own_rate_times_the_gradient(begin: Callable[..., Session]) -> None:
+    session = begin(
+        init__layer_decay=0.5, optimizer__momentum=0, optimizer__nesterov=False, optimizer__weight_decay=0
+    )  # fmt: skip
+    gradients: dict[str, torch.Tensor] = {}
+    for name, parameter in session.model.named_parameters():
+        parameter.register_hook(lambda gradient, name=name: gradients.__setitem__(name, gradient.clone()))
+    before = state(session.model)
+    steps(session, 1, lr=0.8)
+    wanted = {"fc": 0.8, "layer3": 0.4, "layer2": 0.2, "layer1": 0.1, "bn1": 0.05, "conv1": 0.05}
+    for name, parameter in session.model.named_parameters():
+        moved = before[name] - wanted[name.split(".")[0]] * gradients[name]
+        torch.testing.assert_close(parameter.detach(), moved, msg=name)
+
+
+# Resuming
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"init__freeze": "conv2", "init__layer_decay": 0.5},
+        {"init__frozen_bn": True, "optimizer__name": "adamw", "train__ema_decay": 0},
+        {"init__freeze": "features", "model__form": "concatenated"},
+    ],
+    ids=lambda options: "-".join(map(str, options.values())),
+)
+def test_a_run_cut_off_goes_on_to_the_same_bytes_without_the_weights_it_began_with(
+    tiny_recipe: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
+) -> None:
+    recipe = read_recipe(tiny_recipe, {"init.weights": str(weights), "train.epochs": 2, **dotted(options)})
+    whole = create_run(tmp_path / "whole")
+    loop.train(recipe, whole, console=QUIET)
+    cut = create_run(tmp_path / "cut")
+
+    def no_further(session: Session, *arguments: Any) -> float:
+        if session.position.step == 9:  # in the second epoch, a step after a checkpoint
+            raise WorkError("cut off")
+        return train_step(session, *arguments)
+
+    monkeypatch.setattr(loop, "train_step", no_further)
+    with pytest.raises(WorkError, match="cut off"):
+        loop.train(recipe, cut, console=QUIET)
+    monkeypatch.undo()
+    weights.unlink()
+    assert cut.state("last")["position"]["step"] == 8
+    loop.train(read_recipe(cut.recipe), cut, resume=True, console=QUIET)
+    assert_same_end(cut.path, whole.path)
+    model = load(cut.path)
+    assert model.provenance["init"]["weights"] == str(weights)
+    assert model.preprocessing == replace(THEIRS, image_size=8, resize=8)
+
+
+def test_the_command_line_starts_from_weights_and_says_what_trains(
+    tiny_recipe: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    words = ["train", str(tiny_recipe), "--run", str(run), "--train.epochs", "1"]
+    assert main([*words, "--init", str(weights), "--init.freeze", "conv3"]) == 0
+    sizes = {name: parameter.numel() for name, parameter in tiny().named_parameters()}
+    trained = sum(size for name, size in sizes.items() if below(name, "layer3", "fc"))
+    said = f"from {weights}: {trained:,} parameters train, {sum(sizes.values()) - trained:,} are frozen"
+    assert said in capsys.readouterr().out
+    assert open_run(run).state("last")["position"]["epoch"] == 1
+    assert read_recipe(run / "recipe.yaml").init == InitSettings(weights=str(weights), freeze="conv3")
+    weights.unlink()
+    assert main(["train", "--resume", str(run), "--init", "other.safetensors"]) == 2
+    assert f"init.weights: '{weights}' -> 'other.safetensors'" in capsys.readouterr().err
+    assert main(["train", "--resume", str(run)]) == 0
+
+
+def test_weights_that_are_not_there_are_named_before_anything_is_written(
+    tiny_recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["train", str(tiny_recipe), "--run", str(tmp_path / "run")]
+    assert main([*words, "--init", str(tmp_path / "none.pth")]) == 2
+    assert f"there is no weights file or run directory {tmp_path / 'none.pth'}" in capsys.readouterr().err
+    assert not list((tmp_path / "run").iterdir())
+
+
+# FIELD.md 35: frozen BN without eps makes ResNeXt explode, because its checkpoints have tiny running variances
+
+
+def with_dead_channels(variance: float) -> Network:
+    """Weights as released ones are: some channels of a block never fire, and their running variance is (almost) 0."""
+    model = tiny()
+    block = model.layer1[0]
+    with torch.no_grad():
+        block.conv2.weight[:4] = 0
+        block.bn2.running_mean[:4] = 0
+        block.bn2.running_var[:4] = variance
+        block.bn2.bias[:4] = 0.1  # so they are alive to gradients
+    return model
+
+
+def without_eps(model: Network) -> None:
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eps = 0.0
+
+
+@pytest.mark.parametrize("variance", [1e-12, 1e-20, 0.0])
+def test_a_frozen_norm_of_tiny_variance_keeps_outputs_and_gradients_finite_only_by_its_eps(variance: float) -> None:
+    def gradient(model: Network) -> float:
+        freeze(model, InitSettings(weights="W", frozen_bn=True))
+        training_mode(model)
+        model(torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))).square().mean().backward()
+        return math.sqrt(sum(float(p.grad.double().square().sum()) for p in model.parameters() if p.grad is not None))
+
+    healthy, tiny_variance, exploding = (with_dead_channels(value) for value in (1.0, variance, variance))
+    without_eps(exploding)
+    assert gradient(tiny_variance) < 1000 * gradient(healthy), "at most 1 / sqrt(eps) = 316 times"
+    assert not gradient(exploding) < 1000 * gradient(tiny_variance), "not a number, or out of all proportion"
+
+
+@pytest.mark.parametrize("variance", [1e-12, 0.0])
+def test_training_over_a_frozen_norm_of_tiny_variance_stays_finite_and_without_eps_explodes(
+    begin: Callable[..., Session], weights: Path, variance: float
+) -> None:
+    save(with_dead_channels(variance), weights)
+    session = begin(init__frozen_bn=True)
+    before = session.model.state_dict()["layer1.0.bn2.running_var"].clone()
+    assert max(steps(session, 6, lr=0.001)) < 5, "ln 10 = 2.3 is a guess at ten classes"
+    assert torch.equal(session.model.state_dict()["layer1.0.bn2.running_var"], before)
+
+    session.model.load_state_dict(load(weights).state_dict())
+    session.optimizer.state.clear()
+    without_eps(session.model)
+    with pytest.raises(WorkError, match="the loss became nan"):
+        steps(session, 6, lr=0.001)

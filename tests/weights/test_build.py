@@ -1,0 +1,94 @@
+"""From Contents to a Network: what fits is built with its own memory, what does not is one sentence."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+import resnext
+from resnext.errors import RequestError
+from resnext.model.network import Network
+from resnext.weights.build import build
+from resnext.weights.contents import Contents
+
+
+def network(**changes: object) -> Network:
+    return resnext.create_model("resnext11_2x4d", base_channels=4, num_classes=2, seed=0, **changes).eval()
+
+
+def contents(model: Network, **state: Tensor) -> Contents:
+    return Contents(architecture=model.architecture, state=model.state_dict() | state, format="test")
+
+
+def test_the_network_computes_what_the_tensors_say_and_owns_its_memory() -> None:
+    model, x = network(), torch.randn(2, 3, 16, 16)
+    state = model.state_dict()
+    built = build(contents(model), "f")
+    assert torch.equal(built(x), model(x))
+    assert not built.training
+    assert all(parameter.requires_grad for parameter in built.parameters())
+    whole = torch.cat([value.flatten() for value in state.values() if value.is_floating_point()])
+    views, at = {}, 0
+    for name, value in state.items():  # as Torch7 keeps them: all weights in one storage
+        views[name] = value
+        if value.is_floating_point():
+            views[name] = whole[at : at + value.numel()].view(value.shape)
+            at += value.numel()
+    built = build(replace(contents(model), state=views), "f")
+    assert torch.equal(built(x), model(x))
+    assert all(t.untyped_storage().nbytes() == t.numel() * t.element_size() for t in built.state_dict().values())
+
+
+def test_one_tensor_in_two_places_becomes_two() -> None:
+    model = network()
+    shared = torch.full((8,), 0.25)
+    names = {"layer1.0.bn1.weight": shared, "layer1.0.bn2.weight": shared}
+    built = build(contents(model, **names), "f")
+    with torch.no_grad():
+        built.get_parameter("layer1.0.bn1.weight").zero_()
+    assert torch.equal(built.get_parameter("layer1.0.bn2.weight"), torch.full((8,), 0.25))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_other_floats_become_float32_and_that_is_noted(dtype: torch.dtype) -> None:
+    model = network()
+    state = {name: t.to(dtype) if t.is_floating_point() else t for name, t in model.state_dict().items()}
+    built = build(replace(contents(model), state=state), "f")
+    assert {t.dtype for t in built.parameters()} == {torch.float32}
+    assert torch.equal(built.fc.weight, model.fc.weight.to(dtype).float())
+    assert built.provenance["notes"] == [f"converted from {str(dtype)[6:]} to float32"]
+
+
+def test_files_without_batch_counters_get_them() -> None:
+    model = network()
+    state = {name: t for name, t in model.state_dict().items() if not name.endswith("num_batches_tracked")}
+    built = build(replace(contents(model), state=state), "f")
+    assert built.state_dict().keys() == model.state_dict().keys()
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"fc.bias": torch.tensor([0.0, float("nan")])}, "1 of 2 values of fc.bias are not finite"),
+        ({"fc.bias": torch.tensor([float("inf")] * 2)}, "2 of 2 values of fc.bias are not finite"),
+        ({"fc.bias": torch.tensor([1e300, 0], dtype=torch.float64)}, "float64 values too large"),
+        ({"fc.bias": torch.tensor([1, 2])}, "fc.bias is torch.int64, the network needs torch.float32"),
+        ({"fc.bias": torch.zeros(2, dtype=torch.bool)}, "fc.bias is torch.bool"),
+        ({"fc.bias": torch.zeros(1, 2)}, "fc.bias has shape (1, 2), the network needs (2,)"),
+        ({"fc.biass": torch.zeros(2)}, "1 unknown (fc.biass; did you mean 'fc.bias'"),
+        ({"bn1.running_var": torch.full((4,), -1.0)}, "bn1.running_var has values below 0"),
+        ({"x" * 10_000: torch.zeros(1)}, "1 unknown (xxxx"),
+    ],
+)
+def test_tensors_that_do_not_fit_are_named(changed: dict[str, Tensor], says: str) -> None:
+    with pytest.raises(RequestError) as caught:
+        build(contents(network(), **changed), "some/file")
+    assert str(caught.value).startswith("some/file")
+    assert says in str(caught.value)
+    assert len(str(caught.value)) < 500
+
+
+def test_class_names_must_be_as_many_as_the_outputs() -> None:
+    with pytest.raises(RequestError, match="f: 3 class names for 2 outputs"):
+        build(replace(contents(network()), classes=("a", "b", "c")), "f")

@@ -1,0 +1,338 @@
+"""Weights from elsewhere, against a server on this machine that speaks the hub's protocol, and misbehaves."""
+
+import hashlib
+import json
+import re
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import unquote
+
+import huggingface_hub
+import pytest
+import torch
+from huggingface_hub import constants
+
+from resnext.cli import main
+from resnext.errors import RequestError, WorkError
+from resnext.model.network import create_model
+from resnext.weights import load
+from resnext.weights.hub import archive_of, fetch, is_remote, parse_hub
+from resnext.weights.native import serialized
+
+COMMIT, OTHER = "a" * 40, "b" * 40
+WEIGHTS = bytes(i * 11 % 253 for i in range(50_000))
+SUM = hashlib.sha256(WEIGHTS).hexdigest()
+RESOLVE = re.compile(r"/(?P<repo>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<file>.+)")
+
+
+class Hub(ThreadingHTTPServer):
+    """Repositories by name: {file: bytes}. ``plain`` are files beside them, as any web server has them."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.repositories = {"lab/net": {"model.safetensors": WEIGHTS, "config.json": b'{"a": 1}'}}
+        self.revisions = {"main": COMMIT, "v1": OTHER}
+        self.gated: set[str] = set()
+        self.plain: dict[str, bytes] = {}
+        self.sends: dict[str, bytes] = {}  # what a GET sends instead
+        self.broken: list[int] = []  # error codes of the next answers
+        self.cuts: list[int] = []  # break off the next bodies after so many bytes
+        self.asked: list[str] = []
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    server: Hub
+
+    def do_HEAD(self) -> None:
+        self.answer(body=False)
+
+    def do_GET(self) -> None:
+        self.answer(body=True)
+
+    def answer(self, body: bool) -> None:
+        path = unquote(self.path)
+        self.server.asked.append(f"{self.command} {path}")
+        if self.server.broken:
+            self.refuse(self.server.broken.pop(0))
+        elif path in self.server.plain:
+            self.send(self.server.plain[path], {}, body)
+        elif match := RESOLVE.fullmatch(path):
+            self.resolve(match["repo"], match["revision"], match["file"], body)
+        else:
+            self.refuse(404)
+
+    def resolve(self, repo: str, revision: str, file: str, body: bool) -> None:
+        server = self.server
+        commit = server.revisions.get(revision, revision if revision in server.revisions.values() else None)
+        if repo in server.gated:
+            self.refuse(403, "GatedRepo")
+        elif repo not in server.repositories:
+            self.refuse(401, "RepoNotFound")
+        elif commit is None:
+            self.refuse(404, "RevisionNotFound")
+        elif file not in server.repositories[repo]:
+            self.refuse(404, "EntryNotFound", commit)
+        else:
+            content = server.repositories[repo][file]
+            headers = {"ETag": f'"{hashlib.sha256(content).hexdigest()}"', "X-Repo-Commit": commit}
+            self.send(server.sends.get(file, content) if body else content, headers, body)
+
+    def send(self, content: bytes, headers: dict[str, str], body: bool) -> None:
+        wanted = self.headers["Range"] if body else None
+        start = int(wanted.removeprefix("bytes=").removesuffix("-")) if wanted else 0
+        self.send_response(206 if start else 200)
+        if start:
+            headers = headers | {"Content-Range": f"bytes {start}-{len(content) - 1}/{len(content)}"}
+        for name, value in (headers | {"Content-Length": str(len(content) - start)}).items():
+            self.send_header(name, value)
+        self.end_headers()
+        if body:
+            cut = self.server.cuts.pop(0) if self.server.cuts else len(content)
+            with suppress(ConnectionError):
+                self.wfile.write(content[start : start + cut])
+
+    def refuse(self, code: int, word: str = "", commit: str = "") -> None:
+        self.send_response(code)
+        for name, value in (("X-Error-Code", word), ("X-Repo-Commit", commit)):
+            if value:
+                self.send_header(name, value)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """The server, as huggingface_hub's endpoint, with empty caches."""
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setenv("RESNEXT_DATA", str(tmp_path / "data"))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    with Hub() as running:
+        monkeypatch.setattr(constants, "ENDPOINT", running.url)
+        template = running.url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        huggingface_hub.close_session()
+        thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        yield running
+        running.shutdown()
+        thread.join()
+    huggingface_hub.close_session()
+
+
+@pytest.mark.parametrize(
+    ("source", "remote"),
+    [
+        ("hf://lab/net", True),
+        ("https://x.org/a.pth", True),
+        ("http://127.0.0.1/a", True),
+        ("HTTPS://x.org/a", True),
+        ("runs/a", False),
+        ("/a/b://c", False),
+        ("C:\\weights.pth", False),
+    ],
+)
+def test_names_and_paths_are_told_apart(source: str, remote: bool) -> None:
+    assert is_remote(source) is remote
+
+
+def test_a_repository_gives_its_weights_with_its_config_beside(server: Hub) -> None:
+    path = fetch("hf://lab/net")
+    assert path.name == "model.safetensors"
+    assert path.read_bytes() == WEIGHTS
+    assert json.loads((path.parent / "config.json").read_text()) == {"a": 1}
+    gets = [line for line in server.asked if line.startswith("GET")]
+    assert fetch("hf://lab/net") == path
+    assert [line for line in server.asked if line.startswith("GET")] == gets
+
+
+def test_a_network_is_loaded_from_the_hub_and_converted_with_its_address(server: Hub, tmp_path: Path) -> None:
+    model = create_model("resnext11_2x4d", seed=1, base_channels=4, num_classes=3).eval()
+    server.repositories["lab/net"] = {"model.safetensors": serialized(model), "config.json": b"{}"}
+    x = torch.randn(1, 3, 32, 32)
+    with torch.inference_mode():
+        assert torch.equal(load("hf://lab/net")(x), model(x))
+    assert main(["convert", "hf://lab/net@v1", str(tmp_path / "out.safetensors")]) == 0
+    source = load(tmp_path / "out.safetensors").provenance["source"]
+    assert (source["hub"], source["file"], source["format"]) == ("lab/net", "model.safetensors", "resnext")
+    assert source["sha256"] == hashlib.sha256(serialized(model)).hexdigest()
+
+
+def test_a_revision_is_asked_for_and_its_config_is_of_the_same_commit(server: Hub) -> None:
+    path = fetch("hf://lab/net@v1")
+    assert path.parent.name == OTHER
+    assert "HEAD /lab/net/resolve/v1/model.safetensors" in server.asked
+    assert f"HEAD /lab/net/resolve/{OTHER}/config.json" in server.asked
+    assert (path.parent / "config.json").exists()
+
+
+def test_a_file_in_a_folder_of_a_repository_is_named_whole(server: Hub) -> None:
+    server.repositories["lab/net"] |= {"small/w.safetensors": b"small", "small/config.json": b"{}"}
+    path = fetch("hf://lab/net/small/w.safetensors@main")
+    assert (path.read_bytes(), (path.parent / "config.json").read_bytes()) == (b"small", b"{}")
+
+
+def test_pytorch_model_bin_is_taken_where_there_is_no_safetensors(server: Hub) -> None:
+    server.repositories["lab/old"] = {"pytorch_model.bin": WEIGHTS}
+    assert fetch("hf://lab/old").name == "pytorch_model.bin"
+
+
+def test_what_is_cached_is_there_without_a_network(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.repositories["lab/old"] = {"pytorch_model.bin": WEIGHTS}
+    paths = [fetch("hf://lab/net"), fetch("hf://lab/old")]
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    huggingface_hub.close_session()
+    server.asked.clear()
+    assert [fetch("hf://lab/net"), fetch("hf://lab/old")] == paths
+    assert server.asked == []
+    with pytest.raises(WorkError, match=r"hf://lab/other is not in the cache .* by hand"):
+        fetch("hf://lab/other")
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ("hf://lab/none", r"there is no repository http.*/lab/none, or it is private"),
+        ("hf://lab/closed", r"lab/closed is gated: accept its terms at .* HF_TOKEN.* by hand"),
+        ("hf://lab/net@v9", r"has no revision 'v9'"),
+        ("hf://lab/net/other.pth", r"hf://lab/net/other.pth has no other.pth"),
+        ("hf://lab/empty", r"has no model.safetensors and no pytorch_model.bin .* name one as hf://lab/empty/FILE"),
+        ("hf://la b/net!", r"names no repository"),
+    ],
+)
+def test_what_is_not_there_is_named_in_one_sentence(server: Hub, source: str, says: str) -> None:
+    server.gated.add("lab/closed")
+    server.repositories["lab/empty"] = {"README.md": b"x"}
+    with pytest.raises(RequestError, match=says) as caught:
+        fetch(source)
+    assert "\n" not in str(caught.value)
+
+
+def test_wrong_bytes_are_named_and_leave_the_cache(server: Hub) -> None:
+    server.sends = {"model.safetensors": b"x" * len(WEIGHTS)}
+    with pytest.raises(WorkError, match=f"SHA-256 .* but the hub says {SUM}.*try again"):
+        fetch("hf://lab/net")
+    server.sends = {}
+    assert fetch("hf://lab/net").read_bytes() == WEIGHTS
+
+
+def test_a_broken_off_transfer_is_named_and_can_be_repeated(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    server.cuts = [10] * 50
+    with pytest.raises(WorkError, match=r"hf://lab/net could not be fetched: .*by hand"):
+        fetch("hf://lab/net")
+    server.cuts = []
+    assert fetch("hf://lab/net").read_bytes() == WEIGHTS
+
+
+def test_a_hub_that_is_down_is_a_failure_of_the_work(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    server.broken = [500] * 50
+    with pytest.raises(WorkError, match=r"hf://lab/net .*by hand"):
+        fetch("hf://lab/net")
+
+
+@pytest.mark.parametrize(
+    "source", ["hf://net", "hf://", "hf://lab/", "hf://lab/net/../x", "hf://lab/net@", "hf://lab//x", "hf://a/b\\c"]
+)
+def test_a_name_that_means_nothing_says_the_form(source: str) -> None:
+    with pytest.raises(RequestError, match="the form is hf://owner/name"):
+        parse_hub(source)
+
+
+def test_a_revision_before_the_file_says_so() -> None:
+    with pytest.raises(RequestError, match="the revision comes last"):
+        parse_hub("hf://lab/net@main/model.safetensors")
+
+
+def test_an_address_is_fetched_once_and_checked_by_its_name(server: Hub, tmp_path: Path) -> None:
+    name = f"/net-{SUM[:8]}.pth"
+    server.plain[name] = WEIGHTS
+    path = fetch(server.url + name)
+    assert path.read_bytes() == WEIGHTS
+    assert path.parent == tmp_path / "data" / "weights"
+    assert path.name == hashlib.sha256((server.url + name).encode()).hexdigest() + f"-net-{SUM[:8]}.pth"
+    assert fetch(server.url + name) == path
+    assert server.asked == [f"GET {name}"]
+
+
+@pytest.mark.parametrize("end", ["-12345678.pth", f".pth#sha256={'0' * 64}"])
+def test_bytes_that_do_not_fit_their_checksum_are_refused(server: Hub, tmp_path: Path, end: str) -> None:
+    server.plain[f"/net{end.partition('#')[0]}"] = WEIGHTS
+    with pytest.raises(WorkError, match=f"SHA-256 is {SUM}, expected"):
+        fetch(f"{server.url}/net{end}")
+    assert [p for p in (tmp_path / "data" / "weights").iterdir() if not p.name.endswith(".lock")] == []
+
+
+def test_an_address_without_checksum_is_fetched_with_a_warning(server: Hub, capsys: pytest.CaptureFixture[str]) -> None:
+    server.plain["/net.pth"] = WEIGHTS
+    assert fetch(server.url + "/net.pth").read_bytes() == WEIGHTS
+    assert re.search(rf"warning: nothing says .* SHA-256 {SUM}", capsys.readouterr().err)
+    fetch(server.url + f"/net.pth#sha256={SUM.upper()}")
+    assert "warning" not in capsys.readouterr().err
+
+
+def test_a_cut_transfer_of_an_address_is_taken_up_again(server: Hub) -> None:
+    server.plain["/net.pth"] = WEIGHTS
+    server.cuts = [20_000]
+    assert fetch(f"{server.url}/net.pth#sha256={SUM}").read_bytes() == WEIGHTS
+    assert len(server.asked) == 2
+
+
+def test_an_address_that_is_not_there_says_how_to_go_on(server: Hub) -> None:
+    with pytest.raises(WorkError, match=r"answers 404.*by hand"):
+        fetch(server.url + "/none.pth")
+
+
+@pytest.mark.parametrize(
+    ("source", "says"),
+    [
+        ("http://x.org/a.pth", "http can be changed on its way"),
+        ("https:///a.pth", "is not a URL"),
+        ("https://x.org:99999/a.pth", "is not a URL"),
+        ("https://x.org/a b.pth", "is not a URL"),
+        ("https://[::1/a.pth", "is not a URL"),
+        ("https://x.org/a.pth#md5=00", "only sha256="),
+        ("https://x.org/a.pth#sha256=12", "only sha256="),
+        ("ftp://x.org/a.pth", "nothing is fetched by ftp://"),
+    ],
+)
+def test_an_address_that_cannot_be_used_says_why(source: str, says: str) -> None:
+    with pytest.raises(RequestError, match=re.escape(says)):
+        fetch(source)
+
+
+@pytest.mark.parametrize(
+    ("name", "digest"),
+    [
+        ("resnet50-0676ba61.pth", "0676ba61"),
+        ("semi_supervised_resnet50-08389792.pth", "08389792"),
+        ("run-20240131.pth", None),
+        ("resnet50.pth", None),
+        ("net-final.pth", None),
+        ("net-ABCDEF12.pth", None),
+    ],
+)
+def test_a_checksum_in_a_name_is_told_from_a_date(name: str, digest: str | None) -> None:
+    assert archive_of(f"https://x.org/d/{name}").sha256 == digest
+
+
+@pytest.mark.parametrize("path", ["/..%2f..%2fetc%2fpasswd", "/a/..", "/%00x", "/" + "n" * 5000, "/ü.pth", "/?x=../y"])
+def test_names_in_the_cache_stay_plain(path: str) -> None:
+    name = archive_of("https://x.org" + path).name
+    assert re.fullmatch(r"[0-9a-f]{64}-[A-Za-z0-9._-]{1,100}", name)
+
+
+def test_sources_that_differ_only_in_their_query_are_kept_apart() -> None:
+    assert archive_of("https://x.org/a.pth?v=1").name != archive_of("https://x.org/a.pth?v=2").name

@@ -1,0 +1,152 @@
+"""torchvision's state dicts: the same function, its published files recognised by content, and written for it."""
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torchvision.models
+from torch import nn
+from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
+
+import resnext
+from resnext.data.imagenet import imagenet_classes
+from resnext.data.preprocessing import normalize
+from resnext.errors import RequestError
+from resnext.model.architecture import Architecture
+from resnext.weights import torchvision as ours
+from resnext.weights.adapters import adapt
+from resnext.weights.build import build
+from resnext.weights.known import TORCHVISION, TORCHVISION_V2
+from resnext.weights.torchvision import Published, to_torchvision
+from tests.weights.foreign import disturbed, picture, raw, state_of
+
+BLOCKS: list[tuple[type[Any], dict[str, Any]]] = [
+    (Bottleneck, {"groups": 32, "width_per_group": 4}),
+    (Bottleneck, {"groups": 1, "width_per_group": 96}),
+    (BasicBlock, {}),
+]
+
+
+@pytest.mark.parametrize(("block", "options"), BLOCKS)
+def test_the_function_is_torchvisions(block: type[Any], options: dict[str, Any]) -> None:
+    theirs = disturbed(ResNet(block, [1, 2, 1, 1], num_classes=5, **options))
+    model = build(adapt(raw(state_of(theirs))), "file")
+    x = normalize(picture(), TORCHVISION, "cpu")
+    with torch.no_grad():
+        torch.testing.assert_close(model(x), theirs(x), rtol=1e-5, atol=1e-5)
+    assert model.architecture.cardinality == options.get("groups", 1)
+
+
+@pytest.mark.parametrize(("block", "options"), BLOCKS)
+def test_what_is_written_torchvision_loads_strictly(block: type[Any], options: dict[str, Any]) -> None:
+    theirs = ResNet(block, [1, 2, 1, 1], num_classes=5, **options)
+    model = build(adapt(raw(state_of(disturbed(theirs, seed=2)))), "file")
+    form = "branched" if block is BasicBlock else "concatenated"
+    fresh = ResNet(block, [1, 2, 1, 1], num_classes=5, **options).eval()
+    fresh.load_state_dict(to_torchvision(resnext.convert_form(model, form)), strict=True)
+    x = normalize(picture(), TORCHVISION, "cpu")
+    with torch.no_grad():
+        torch.testing.assert_close(fresh(x), model(x), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"stem": "cifar"}, "stem 'imagenet'"),
+        ({"pre_activation": True}, "pre_activation False"),
+        ({"shortcut": "C"}, "shortcut 'B'"),
+        ({"shortcut": "A"}, "shortcut 'B'"),
+        ({"stride_in_1x1": True}, "stride_in_1x1 False"),
+        ({"bn_eps": 1e-3}, "bn_eps 1e-05"),
+        ({"base_channels": 8}, "base_channels 64"),
+        ({"in_channels": 1}, "in_channels 3"),
+        ({"stage_channels": (256, 512, 1024, 1024)}, "stage_channels (256, 512, 1024, 2048)"),
+        ({"stage_widths": (4, 8, 16, 40)}, "stage_widths (4, 8, 16, 32)"),
+        ({"blocks": (1, 1, 1)}, "four stages"),
+        ({"num_classes": 0}, "num_classes 0"),
+    ],
+)
+def test_what_torchvision_cannot_express_is_named(changes: dict[str, Any], says: str) -> None:
+    small = {"depth": 50, "blocks": (1, 1, 1, 1), "cardinality": 2, "width": 2, "num_classes": 3}
+    if "stage_widths" in changes:
+        small["width"] = None
+    with torch.device("meta"):
+        model = resnext.create_model(Architecture(**small | {"depth": None} | changes))
+    with pytest.raises(RequestError) as caught:
+        to_torchvision(model)
+    assert says in str(caught.value)
+
+
+def test_an_unknown_file_says_how_to_give_its_preprocessing() -> None:
+    contents = adapt(raw(state_of(disturbed(ResNet(Bottleneck, [1, 1, 1, 1], num_classes=5)))))
+    assert (contents.format, contents.preprocessing, contents.classes) == ("torchvision", None, None)
+    assert any("--preprocessing" in note for note in contents.notes)
+
+
+def test_a_published_file_is_recognised_by_size_and_digest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in for the file: the table is torchvision's, with its digest and size."""
+    state = state_of(torchvision.models.resnet18())
+    path = tmp_path / "renamed.bin"
+    torch.save(state, path)
+    data = path.read_bytes()
+    digest, size = hashlib.sha256(data).hexdigest()[:8], len(data) / 2**20
+    published = Published("resnet18", digest, round(size, 3), TORCHVISION_V2)
+
+    def contents(entry: Published) -> Any:
+        monkeypatch.setattr(ours, "_published", lambda architecture: iter([entry]))
+        return adapt(replace(raw(state), path=path))
+
+    known = contents(published)
+    assert known.preprocessing == TORCHVISION_V2
+    assert known.classes == imagenet_classes()
+    assert known.provenance == {"published": "resnet18"}
+    assert contents(published._replace(mebibytes=None)).preprocessing == TORCHVISION_V2
+    assert contents(published._replace(digest="00000000")).preprocessing is None
+    assert contents(published._replace(mebibytes=size + 0.01)).preprocessing is None
+
+
+def test_a_file_of_another_size_is_not_read_for_its_digest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "w.pth"
+    path.write_bytes(b"x" * 1000)
+    monkeypatch.setattr(ours.hashlib, "file_digest", lambda *_: pytest.fail("read"))
+    state = state_of(torchvision.models.resnet18())
+    assert ours.recognise(path, Architecture.parse("resnet18"), state) is None
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnext50_32x4d", "resnext101_64x4d", "resnet50_1x128d"])
+def test_the_published_files_are_those_of_torchvision(name: str) -> None:
+    """Digest and preprocessing against torchvision's own table and presets."""
+    architecture = Architecture.parse(name)
+    published = [entry for entry in ours._published(architecture) if entry.mebibytes is not None]
+    theirs = torchvision.models.get_model_weights("wide_resnet50_2" if "128" in name else name)
+    assert len(published) == len(theirs)
+    image = picture(300)[0]
+    for entry, weights in zip(published, theirs, strict=True):
+        assert weights.url.endswith(f"-{entry.digest}.pth")
+        preset = weights.transforms()
+        p = entry.preprocessing
+        assert ([p.image_size], [p.resize]) == (preset.crop_size, preset.resize_size)
+        assert preset(image).shape == (3, p.image_size, p.image_size)
+
+
+def test_facebooks_files_belong_to_named_architectures() -> None:
+    names = {name.split("_", 1)[1] for name in ours.FACEBOOK}
+    assert all(Architecture.parse(name).name == name for name in names)
+    found = [entry.name for entry in ours._published(Architecture.parse("resnext101_32x8d"))]
+    assert [name for name in found if name.startswith("facebook")] == [
+        "facebook ig_resnext101_32x8d",
+        "facebook ssl_resnext101_32x8d",
+        "facebook swsl_resnext101_32x8d",
+    ]
+
+
+def test_a_detectors_backbone_is_taken_and_the_rest_named() -> None:
+    with torch.device("meta"):
+        detector: nn.Module = torchvision.models.detection.fasterrcnn_resnet50_fpn(weights=None, weights_backbone=None)
+    contents = adapt(raw(detector.state_dict()))
+    assert contents.architecture == Architecture.parse("resnet50", num_classes=0)
+    assert any("left out" in note and "roi_heads" in note and "fpn" in note for note in contents.notes)
+    assert any("eps at 0" in note for note in contents.notes)

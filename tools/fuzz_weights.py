@@ -1,0 +1,125 @@
+"""Coverage-guided fuzzing of everything that reads weights: any file gives a network or one RequestError.
+
+    python tools/fuzz_weights.py FORMAT --seconds 300
+
+runs atheris (`pip install '.[fuzz]'`) on one format's reader, from small real files as seeds; FORMAT is one of FORMATS.
+Anything else than a network or a RequestError stops the run and leaves the input in the working directory, as do 10
+seconds or 2 GiB spent on one input. Counts go to `--out`, a CSV with one row a run; results/fuzz.csv is what we claim.
+"""
+
+import argparse
+import csv
+import json
+import os
+import pickle
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+FORMATS = ("safetensors", "zip", "legacy", "pickle", "torch7", "torch7-ascii", "any")
+SHARED = Path(__file__).parents[2] / "shared" / "data" / "t7"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("format", choices=FORMATS)
+    parser.add_argument("--seconds", type=int, default=60)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--corpus", type=Path, help=argparse.SUPPRESS)  # set: this is the process that fuzzes
+    args, _ = parser.parse_known_args()
+    if args.corpus is not None:
+        fuzz(args.corpus, args.seconds)
+        return
+    with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
+        corpus = Path(folder) / "corpus"
+        corpus.mkdir()
+        seeds(args.format, corpus)
+        command = [sys.executable, __file__, args.format, "--seconds", str(args.seconds), "--corpus", str(corpus)]
+        status = subprocess.run(command, check=False).returncode
+        counts = json.loads((Path(folder) / "counts.json").read_text())
+    row = {"format": args.format, "seconds": args.seconds, "exit_status": status, **counts}
+    print(row)
+    if args.out is not None:
+        new = not args.out.exists()
+        with args.out.open("a", newline="") as file:
+            writer = csv.DictWriter(file, row)
+            if new:
+                writer.writeheader()
+            writer.writerow(row)
+
+
+def fuzz(corpus: Path, seconds: int) -> None:
+    """Feed mutated files to ``load``; never returns."""
+    import atheris
+
+    with atheris.instrument_imports(include=["resnext.weights", "resnext.model.architecture"]):
+        import resnext.weights.adapters
+        import resnext.weights.container
+        import resnext.weights.torch7_model
+
+        import resnext.weights.build
+        import resnext.weights.native
+    from resnext.errors import RequestError
+
+    counts = {"inputs": 0, "networks": 0, "refused": 0}
+    path, tally = corpus.parent / "input", corpus.parent / "counts.json"
+    tally.write_text(json.dumps(counts))
+
+    def one(data: bytes) -> None:
+        counts["inputs"] += 1
+        path.write_bytes(data)
+        try:
+            resnext.weights.load(path)
+            counts["networks"] += 1
+        except RequestError as error:
+            if str(path) not in str(error):
+                raise AssertionError("the error does not name the file") from error
+            counts["refused"] += 1
+        if counts["inputs"] % 50 == 0:
+            tally.write_text(json.dumps(counts))
+
+    limits = [f"-max_total_time={seconds}", "-timeout=10", "-rss_limit_mb=2048", "-max_len=65536"]
+    atheris.Setup([sys.argv[0], *limits, str(corpus)], one)
+    atheris.Fuzz()
+
+
+def seeds(kind: str, folder: Path) -> None:
+    """Small real files of the format."""
+    import torch
+
+    import resnext
+
+    model = resnext.create_model("resnext11_2x1d", base_channels=1, num_classes=2, seed=0).eval()
+    state = model.state_dict()
+    if kind in ("safetensors", "any"):
+        resnext.save(model, folder / "ours")
+        from safetensors.torch import save_file
+
+        save_file(state, folder / "plain")
+    if kind in ("zip", "any"):
+        torch.save(state, folder / "state")
+        torch.save({"model": state, "epoch": 3, "args": argparse.Namespace(lr=0.1)}, folder / "training")
+    if kind in ("legacy", "any"):
+        torch.save(state, folder / "legacy", _use_new_zipfile_serialization=False)
+    if kind in ("pickle", "any"):
+        arrays: dict[str, Any] = {name: value.numpy() for name, value in state.items()}
+        for protocol in (0, 2, 5):
+            (folder / f"pickle-{protocol}").write_bytes(pickle.dumps({"model": arrays, "__author__": "x"}, protocol))
+    if kind.startswith("torch7") or kind == "any":
+        copy_torch7(folder, ascii_only=kind == "torch7-ascii")
+
+
+def copy_torch7(folder: Path, *, ascii_only: bool) -> None:
+    """Files of real Torch7, where they are at hand."""
+    names = ["basics_ascii.t7"] if ascii_only else ["basics.t7", "basics_b32.t7", "hostile/model_ok_tiny.t7"]
+    if not SHARED.is_dir():
+        sys.exit(f"the seeds of Torch7 files are not there: {SHARED}")
+    for name in names:
+        shutil.copy(SHARED / name, folder / os.path.basename(name))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,167 @@
+"""Time and peak memory of loading a 25 M-parameter file of each format, against the plain reader of the same tensors.
+
+    python tools/measure_loading.py --repeats 5 --out results/weights-loading.csv
+
+Each load is a fresh process that has imported everything first; formats and readers are interleaved. ``seconds`` is the
+median; ``peak`` is the growth of the resident set at its highest, over the bytes of the network's tensors.
+"""
+
+import argparse
+import csv
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections import defaultdict
+from pathlib import Path
+
+NAME = "resnext50_32x4d"
+READERS = {
+    "ours": ("resnext.load", "safetensors.torch.load_file"),
+    "timm": ("resnext.load", "safetensors.torch.load_file"),
+    "torchvision zip": ("resnext.load", "torch.load"),
+    "torchvision legacy": ("resnext.load", "torch.load"),
+    "detectron2": ("resnext.load", "pickle.load"),
+    "pycls": ("resnext.load", "torch.load"),
+    "torch7": ("resnext.load", "resnext.read_t7"),
+}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--one", nargs=2, metavar=("READER", "PATH"), help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.one:
+        print(json.dumps(measure(*args.one)))
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        files = write_files(Path(folder))
+        found: dict[tuple[str, str], list[dict[str, float]]] = defaultdict(list)
+        for _ in range(args.repeats):
+            for kind, readers in READERS.items():
+                for reader in readers:
+                    command = [sys.executable, __file__, "--one", reader, str(files[kind])]
+                    answer = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+                    found[kind, reader].append(json.loads(answer.splitlines()[-1]))
+        report(found, {kind: size_of(path) for kind, path in files.items()}, args.out)
+
+
+def report(found: dict[tuple[str, str], list[dict[str, float]]], sizes: dict[str, int], out: Path | None) -> None:
+    rows = []
+    for (kind, reader), measured in found.items():
+        seconds = [one["seconds"] for one in measured]
+        rows.append(
+            {
+                "format": kind,
+                "file_mb": round(sizes[kind] / 1e6, 1),
+                "reader": reader,
+                "seconds_median": round(statistics.median(seconds), 3),
+                "seconds_best": round(min(seconds), 3),
+                "seconds_worst": round(max(seconds), 3),
+                "peak_over_tensors": round(statistics.median(one["peak"] for one in measured), 2),
+            }
+        )
+        print(rows[-1])
+    if out is not None:
+        with out.open("w", newline="") as file:
+            writer = csv.DictWriter(file, rows[0])
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+def measure(reader: str, path: str) -> dict[str, float]:
+    """One load in this process. Everything is touched, so that mapped tensors count as well."""
+    import pickle
+    import time
+
+    import safetensors.torch
+    import timm  # noqa: F401 (imported by no reader, but by every process: the base is the same)
+    import torch
+
+    import resnext
+
+    warm(resnext)
+    readers = {
+        "resnext.load": lambda: resnext.load(path).state_dict(),
+        "resnext.read_t7": lambda: resnext.read_t7(path),
+        "torch.load": lambda: torch.load(path, weights_only=True),
+        "safetensors.torch.load_file": lambda: safetensors.torch.load_file(tensor_file(path)),
+        "pickle.load": lambda: pickle.loads(Path(path).read_bytes(), encoding="latin1"),
+    }
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins here
+    before, begin = status("VmRSS"), time.perf_counter()
+    kept = readers[reader]()
+    seconds = time.perf_counter() - begin
+    assert kept is not None
+    return {"seconds": seconds, "peak": (status("VmHWM") - before) / tensor_bytes()}
+
+
+def warm(resnext: object) -> None:
+    """Import what every reader needs, by loading a network of a few weights."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "w"
+        resnext.save(resnext.create_model("resnext11_2x1d", base_channels=1, num_classes=2, seed=0), path)  # type: ignore[attr-defined]
+        resnext.load(path)  # type: ignore[attr-defined]
+        import torch
+
+        torch.save(resnext.load(path).state_dict(), path)  # type: ignore[attr-defined]
+        resnext.load(path)  # type: ignore[attr-defined]
+
+
+def status(key: str) -> int:
+    """A line of /proc/self/status, in bytes."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * int(next(line for line in lines if line.startswith(key)).split()[1])
+
+
+def tensor_bytes() -> int:
+    import resnext
+
+    return 4 * resnext.complexity(NAME).parameters
+
+
+def tensor_file(path: str) -> str:
+    return str(Path(path) / "model.safetensors") if Path(path).is_dir() else path
+
+
+def size_of(path: Path) -> int:
+    return sum(p.stat().st_size for p in path.iterdir()) if path.is_dir() else path.stat().st_size
+
+
+def write_files(folder: Path) -> dict[str, Path]:
+    """The same weights in every format."""
+    import pickle
+
+    import torch
+    from resnext.weights.detectron2 import to_detectron2
+    from resnext.weights.timm import to_timm
+    from safetensors.torch import save_file
+
+    import resnext
+
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    from tests.weights.t7_writer import write_network
+    from tests.weights.test_pycls import pycls_state
+
+    model = resnext.create_model(NAME, seed=0).eval()
+    state = model.state_dict()
+    resnext.save(model, folder / "ours")
+    (folder / "timm").mkdir()
+    tensors, config = to_timm(model)
+    save_file(tensors, folder / "timm" / "model.safetensors", metadata={"format": "pt"})
+    (folder / "timm" / "config.json").write_text(json.dumps(config))
+    torch.save(state, folder / "zip")
+    torch.save(state, folder / "legacy", _use_new_zipfile_serialization=False)
+    with (folder / "detectron2").open("wb") as file:
+        pickle.dump(to_detectron2(model), file, protocol=2)
+    torch.save({"epoch": 1, "model_state": pycls_state(model)}, folder / "pycls")
+    write_network(model, folder / "torch7")
+    names = {"torchvision zip": "zip", "torchvision legacy": "legacy"}
+    return {kind: folder / names.get(kind, kind) for kind in READERS}
+
+
+if __name__ == "__main__":
+    main()

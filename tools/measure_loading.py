@@ -9,6 +9,7 @@ median; ``peak`` is the growth of the resident set at its highest, over the byte
 import argparse
 import csv
 import json
+import re
 import statistics
 import subprocess
 import sys
@@ -44,7 +45,7 @@ def main() -> None:
             for kind, readers in READERS.items():
                 for reader in readers:
                     command = [sys.executable, __file__, "--one", reader, str(files[kind])]
-                    answer = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+                    answer = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
                     found[kind, reader].append(json.loads(answer.splitlines()[-1]))
         report(found, {kind: size_of(path) for kind, path in files.items()}, args.out)
 
@@ -132,19 +133,15 @@ def size_of(path: Path) -> int:
 
 
 def write_files(folder: Path) -> dict[str, Path]:
-    """The same weights in every format."""
+    """A network of the same size in every format."""
     import pickle
 
     import torch
-    from resnext.weights.detectron2 import to_detectron2
-    from resnext.weights.timm import to_timm
     from safetensors.torch import save_file
 
     import resnext
-
-    sys.path.insert(0, str(Path(__file__).parents[1]))
-    from tests.weights.t7_writer import write_network
-    from tests.weights.test_pycls import pycls_state
+    from resnext.weights.detectron2 import to_detectron2
+    from resnext.weights.timm import to_timm
 
     model = resnext.create_model(NAME, seed=0).eval()
     state = model.state_dict()
@@ -153,14 +150,53 @@ def write_files(folder: Path) -> dict[str, Path]:
     tensors, config = to_timm(model)
     save_file(tensors, folder / "timm" / "model.safetensors", metadata={"format": "pt"})
     (folder / "timm" / "config.json").write_text(json.dumps(config))
-    torch.save(state, folder / "zip")
-    torch.save(state, folder / "legacy", _use_new_zipfile_serialization=False)
+    torch.save(state, folder / "torchvision zip")
+    torch.save(state, folder / "torchvision legacy", _use_new_zipfile_serialization=False)
     with (folder / "detectron2").open("wb") as file:
-        pickle.dump(to_detectron2(model), file, protocol=2)
-    torch.save({"epoch": 1, "model_state": pycls_state(model)}, folder / "pycls")
-    write_network(model, folder / "torch7")
-    names = {"torchvision zip": "zip", "torchvision legacy": "legacy"}
-    return {kind: folder / names.get(kind, kind) for kind in READERS}
+        pickle.dump(to_detectron2(model), file, protocol=4)
+    torch.save({"epoch": 1, "model_state": {pycls_name(name): t for name, t in state.items()}}, folder / "pycls")
+    write_torch7(folder / "torch7")
+    return {kind: folder / kind for kind in READERS}
+
+
+def pycls_name(name: str) -> str:
+    """A parameter of ours in pycls's words."""
+    name = re.sub(r"layer(\d)\.(\d+)\.", lambda m: f"s{m[1]}.b{int(m[2]) + 1}.", name)
+    name = name.replace("downsample.0", "proj").replace("downsample.1", "bn")
+    name = re.sub(r"(s\d\.b\d+)\.(conv|bn)(\d)", lambda m: f"{m[1]}.f.{'abc'[int(m[3]) - 1]}{BN[m[2]]}", name)
+    return re.sub(r"^(conv|bn)1", r"stem.\1", name).replace("fc.", "head.fc.")
+
+
+BN = {"conv": "", "bn": "_bn"}
+
+
+def write_torch7(path: Path) -> None:
+    """The release's tree (form C) with gradients beside the weights, as its files have them: 200 MB."""
+    sys.path.insert(0, str(Path(__file__).parents[1]))
+    from tests.weights.t7_models import Trees, seq
+    from tests.weights.t7_writer import Object, Storage, dump
+
+    class Release(Trees):
+        def conv(self, *args: int, **options: int) -> Object:
+            made = super().conv(*args, **options)
+            shape = made.fields["weight"].sizes
+            return Object(made.class_name, made.fields | {"gradWeight": self.draw(*shape)})
+
+    trees = Release()
+    window = {"padW": 1, "padH": 1, "kW": 3, "kH": 3, "dW": 2, "dH": 2}
+    layers = [*trees.unit(3, 64, 7, 2), Object("nn.SpatialMaxPooling", window)]
+    channels = 64
+    for stage, blocks in enumerate((3, 4, 6, 3)):
+        made = []
+        for number in range(blocks):
+            stride = 2 if stage and not number else 1
+            made.append(trees.block("C", channels, 4 << stage, 32, 256 << stage, stride))
+            channels = 256 << stage
+        layers.append(seq(*made))
+    layers.append(Object("cudnn.SpatialAveragePooling", {"kW": 7, "kH": 7, "dW": 1, "dH": 1, "padW": 0, "padH": 0}))
+    layers.append(Object("nn.View", {"size": Storage("Long", [channels]), "numElements": channels, "numInputDims": 3}))
+    layers.append(Object("nn.Linear", {"weight": trees.draw(1000, channels), "bias": trees.draw(1000)}))
+    path.write_bytes(dump(seq(*layers)))
 
 
 if __name__ == "__main__":

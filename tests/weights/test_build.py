@@ -92,3 +92,9 @@ def test_tensors_that_do_not_fit_are_named(changed: dict[str, Tensor], says: str
 def test_class_names_must_be_as_many_as_the_outputs() -> None:
     with pytest.raises(RequestError, match="f: 3 class names for 2 outputs"):
         build(replace(contents(network()), classes=("a", "b", "c")), "f")
+
+
+def test_large_values_whose_sum_overflows_are_finite() -> None:
+    large = torch.full((2,), 3e38)
+    assert torch.isinf(large.sum())
+    assert torch.equal(build(contents(network(), **{"fc.bias": large}), "f").fc.bias, large)

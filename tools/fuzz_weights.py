@@ -9,6 +9,7 @@ seconds or 2 GiB spent on one input. Counts go to `--out`, a CSV with one row a 
 
 import argparse
 import csv
+import io
 import json
 import os
 import pickle
@@ -16,10 +17,11 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import zipfile
 from pathlib import Path
 from typing import Any
 
-FORMATS = ("safetensors", "zip", "legacy", "pickle", "torch7", "torch7-ascii", "any")
+FORMATS = ("safetensors", "zip", "zip-inside", "legacy", "pickle", "torch7", "torch7-ascii", "any")
 SHARED = Path(__file__).parents[2] / "shared" / "data" / "t7"
 
 
@@ -31,7 +33,7 @@ def main() -> None:
     parser.add_argument("--corpus", type=Path, help=argparse.SUPPRESS)  # set: this is the process that fuzzes
     args, _ = parser.parse_known_args()
     if args.corpus is not None:
-        fuzz(args.corpus, args.seconds)
+        fuzz(args.format, args.corpus, args.seconds)
         return
     with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
         corpus = Path(folder) / "corpus"
@@ -51,17 +53,16 @@ def main() -> None:
             writer.writerow(row)
 
 
-def fuzz(corpus: Path, seconds: int) -> None:
+def fuzz(kind: str, corpus: Path, seconds: int) -> None:
     """Feed mutated files to ``load``; never returns."""
     import atheris
 
     with atheris.instrument_imports(include=["resnext.weights", "resnext.model.architecture"]):
         import resnext.weights.adapters
-        import resnext.weights.container
-        import resnext.weights.torch7_model
-
         import resnext.weights.build
+        import resnext.weights.container
         import resnext.weights.native
+        import resnext.weights.torch7_model
     from resnext.errors import RequestError
 
     counts = {"inputs": 0, "networks": 0, "refused": 0}
@@ -70,7 +71,7 @@ def fuzz(corpus: Path, seconds: int) -> None:
 
     def one(data: bytes) -> None:
         counts["inputs"] += 1
-        path.write_bytes(data)
+        path.write_bytes(zipped(data, corpus.parent / "tensors") if kind == "zip-inside" else data)
         try:
             resnext.weights.load(path)
             counts["networks"] += 1
@@ -102,6 +103,10 @@ def seeds(kind: str, folder: Path) -> None:
     if kind in ("zip", "any"):
         torch.save(state, folder / "state")
         torch.save({"model": state, "epoch": 3, "args": argparse.Namespace(lr=0.1)}, folder / "training")
+    if kind == "zip-inside":  # the pickle alone is mutated: a zip's checksum would refuse nearly every change
+        torch.save({"model": state, "args": argparse.Namespace(lr=0.1)}, folder.parent / "tensors")
+        with zipfile.ZipFile(folder.parent / "tensors") as whole:
+            (folder / "pickle").write_bytes(whole.read("tensors/data.pkl"))
     if kind in ("legacy", "any"):
         torch.save(state, folder / "legacy", _use_new_zipfile_serialization=False)
     if kind in ("pickle", "any"):
@@ -110,6 +115,15 @@ def seeds(kind: str, folder: Path) -> None:
             (folder / f"pickle-{protocol}").write_bytes(pickle.dumps({"model": arrays, "__author__": "x"}, protocol))
     if kind.startswith("torch7") or kind == "any":
         copy_torch7(folder, ascii_only=kind == "torch7-ascii")
+
+
+def zipped(program: bytes, whole: Path) -> bytes:
+    """The zip file ``whole`` with another data.pkl, its checksums right."""
+    made = io.BytesIO()
+    with zipfile.ZipFile(whole) as old, zipfile.ZipFile(made, "w") as new:
+        for name in old.namelist():
+            new.writestr(name, program if name.endswith("data.pkl") else old.read(name))
+    return made.getvalue()
 
 
 def copy_torch7(folder: Path, *, ascii_only: bool) -> None:

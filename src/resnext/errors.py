@@ -3,9 +3,22 @@
 from collections.abc import Iterable
 from difflib import get_close_matches
 
+LONGEST = 1200  # characters of a message
+
 
 class ResnextError(Exception):
-    """Base of every error whose message is meant for the user as it stands."""
+    """Base of every error whose message is meant for the user as it stands: one line that any terminal can show.
+
+    Files put names into messages, and names can hold anything: control characters, halves of letters, megabytes.
+    """
+
+    def __str__(self) -> str:
+        said = super().__str__()
+        if len(said) > LONGEST:
+            said = f"{said[: LONGEST // 2]} ... {said[-LONGEST // 2 :]}"
+        if said.isprintable():
+            return said
+        return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in said)
 
 
 class RequestError(ResnextError, ValueError):
@@ -19,7 +32,7 @@ class WorkError(ResnextError, RuntimeError):
 def nearest(word: str, choices: Iterable[str]) -> str:
     """A clause such as ``; did you mean 'cifar10'?`` for the closest choices, else the list of them all."""
     names = [str(c) for c in choices]
-    close = get_close_matches(str(word), names, n=3, cutoff=0.6)
+    close = get_close_matches(str(word)[:LONGEST], names, n=3, cutoff=0.6)
     if close:
         return "; did you mean " + " or ".join(repr(c) for c in close) + "?"
     if 0 < len(names) <= 24:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,12 +101,12 @@ def create_run(path: Path | str) -> RunDirectory:
 def read_state(folder: Path) -> dict[str, Any]:
     """``state.json`` of a checkpoint folder. Raises RequestError for a missing, foreign or damaged one."""
     path = folder / "state.json"
+    if not path.exists():
+        raise RequestError(f"there is no checkpoint in {folder} (no state.json)")
+    if not path.is_file() or path.stat().st_size > LARGEST_JSON:  # a pipe would block, a device might never end
+        raise RequestError(f"{path} is no file of at most {LARGEST_JSON:,} bytes, so no checkpoint's state")
     try:
-        if path.stat().st_size > LARGEST_JSON:
-            raise RequestError(f"{path} is too large to be a checkpoint's state")
         state = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise RequestError(f"there is no checkpoint in {folder} (no state.json)") from None
     except (OSError, ValueError, RecursionError) as error:
         raise RequestError(f"{path} is damaged: {error}") from None
     if not isinstance(state, dict) or state.get("format") != "resnext-checkpoint":
@@ -118,6 +119,6 @@ def file_name(state: dict[str, Any], key: str, folder: Path) -> str:
     files = state.get("files")
     entry = files.get(key) if isinstance(files, dict) else None
     name = entry.get("name") if isinstance(entry, dict) else None
-    if not isinstance(name, str) or name != os.path.basename(name) or not name.endswith(".safetensors"):
+    if not isinstance(name, str) or name != os.path.basename(name) or not re.fullmatch(r"[\w.-]+\.safetensors", name):
         raise RequestError(f"{folder / 'state.json'} names no usable {key} file")
     return name

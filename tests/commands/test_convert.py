@@ -3,6 +3,7 @@
 import errno
 import hashlib
 import json
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -10,19 +11,19 @@ from typing import Any
 import pytest
 import timm
 import torch
-from rich.console import Console
+from PIL import Image
 from torchvision.models.resnet import Bottleneck, ResNet
 
 from resnext.cli import main
-from resnext.commands.evaluate import show_published
 from resnext.data.preprocessing import Preprocessing
 from resnext.errors import WorkError
 from resnext.model.network import Network, create_model
 from resnext.paper import released as module
-from resnext.paper.released import MIB, Figure, Released
 from resnext.weights import load, writers
-from resnext.weights.known import TORCHVISION
+from resnext.weights.known import PREPROCESSINGS, TORCHVISION
+from resnext.weights.naming import UNKNOWN_PREPROCESSING
 from resnext.weights.native import serialized
+from resnext.weights.released import MIB, Figure, Released
 
 VIEW = Preprocessing(image_size=64, resize=72, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25), channels=3)
 NAMES = ("cat", "dog", "fox", "owl", "yak")
@@ -77,7 +78,7 @@ def test_what_is_written_computes_the_same(weights: Path, out: str, capsys: pyte
         "shorter side 72, centre crop 64×64",
         "5 (cat, dog, fox, ...)",
         f"{written.stat().st_size:,} bytes",
-        "read back, its outputs differ by",
+        "read back, its outputs are",
     ):
         assert part in shown
     assert hashlib.sha256(written.read_bytes()).hexdigest() in shown
@@ -181,6 +182,11 @@ def test_other_libraries_get_form_c_without_asking(weights: Path) -> None:
         (["IN", "x.safetensors", "--preprocessing", "paper", "--in-channels", "1"], "the network takes 1"),
         (["IN", "hub/", "--name", "a b"], "owner/name"),
         (["IN", "hub/", "--licence", "a b"], "one word"),
+        (
+            ["IN", "out.pth", "--licence", "mit"],
+            "--licence is for the model card of a hub's folder; torchvision has none",
+        ),
+        (["IN", "out.safetensors", "--num-classes", "-1"], "num_classes must be a whole number"),
         (["none.pth", "x.pth"], "there is no weights file"),
     ],
 )
@@ -302,9 +308,9 @@ def test_the_last_checkpoint_can_be_taken_and_a_run_is_never_overwritten(
     assert convert(run, best, "--overwrite") == 2
 
 
-def test_a_known_file_is_recognised_in_the_card_and_by_evaluate(
-    weights: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def released(monkeypatch: pytest.MonkeyPatch) -> Released:
+    """The list of public files holds ``weights``, with one figure."""
     figure = Figure(
         top1_error=22.2, top5_error=None, data="val", image_size=64, resize=72, interpolation="bicubic", source="README"
     )
@@ -316,21 +322,96 @@ def test_a_known_file_is_recognised_in_the_card_and_by_evaluate(
         figures=(figure,),
         mib=round(len(content()) / MIB, 3),
         sha256=hashlib.sha256(content()).hexdigest()[:8],
+        note="a note",
     )
     monkeypatch.setattr(module, "released", lambda: (entry,))
+    return entry
+
+
+def judged(weights: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    """What ``resnext evaluate`` prints for one picture a class."""
+    data = weights.parent / "pictures"
+    for name in NAMES:
+        (data / name).mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (80, 70), (len(name) * 40, 90, 10)).save(data / name / "1.png")
+    capsys.readouterr()
+    assert main(["evaluate", str(weights), "--data", str(data), "--workers", "0"]) == 0
+    return capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("released")
+def test_evaluate_shows_the_published_figures_under_the_measured_one(
+    weights: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = weights.parent / "copy.safetensors"
     assert convert(weights, out) == 0
-    assert convert(out, weights.parent / "hub") == 0
+    lines = judged(out, capsys).splitlines()
+    start = lines.index("these are the weights of the release: a note")
+    heading, measured, published = (line.split() for line in lines[start + 1 : start + 4])
+    assert heading == ["top-1", "error", "top-5", "error", "on"]
+    assert measured[0] == "measured"
+    assert measured[2:5] == ["%", "0.00", "%"]
+    assert " ".join(measured[5:]) == "5 images of pictures all · shorter side 72, centre crop 64×64, bicubic"
+    assert " ".join(published) == "published 22.20 % val · shorter side 72, centre crop 64×64, bicubic · README"
+    assert convert(out, weights.parent / "grey.safetensors", "--in-channels", "1") == 0
+    assert "published" not in judged(weights.parent / "grey.safetensors", capsys)
+
+
+@pytest.mark.usefixtures("released")
+def test_the_card_of_a_known_file_has_its_figures_and_licence(weights: Path) -> None:
+    assert convert(weights, weights.parent / "hub") == 0
     card = (weights.parent / "hub" / "README.md").read_text()
     assert "published for these weights: top-1 error 22.20 % · val · shorter side 72, centre crop 64×64" in card
+    assert "- a note" in card
     assert "cc-by-nc-4.0: that of the release" in card
-    capsys.readouterr()
-    show_published(Console(), load(out), str(out))
-    assert "these are the weights of the release\npublished: top-1 error 22.20 % · val" in capsys.readouterr().out
-    assert convert(out, weights.parent / "other", "--num-classes", "2") == 0
+    assert convert(weights.parent / "hub", weights.parent / "other", "--num-classes", "2") == 0
     card = (weights.parent / "other" / "README.md").read_text()
     assert "22.20" not in card
     assert "cc-by-nc-4.0: that of the release" in card
-    capsys.readouterr()
-    show_published(Console(), load(weights.parent / "other"), str(weights.parent / "other"))
-    assert capsys.readouterr().out == ""
+
+
+def test_a_file_that_only_resembles_a_public_one_does_not_get_its_licence(
+    weights: Path, released: Released, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rough = replace(released, architecture="resnext14_2x4d", sha256=None, mib=round(len(content()) / MIB))
+    monkeypatch.setattr(module, "released", lambda: (rough,))
+    assert convert(weights, weights.parent / "hub") == 0
+    card = (weights.parent / "hub" / "README.md").read_text()
+    assert "license: other\n" in card
+    assert "They look like the release, whose licence is cc-by-nc-4.0." in card
+    assert "published for the release, which these weights probably are: top-1 error 22.20 %" in card
+
+
+def test_a_note_that_the_preprocessing_is_unknown_goes_when_it_is_given(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save(ResNet(Bottleneck, [1, 1, 1, 1], num_classes=5).state_dict(), tmp_path / "bare.pth")
+    assert convert(tmp_path / "bare.pth", tmp_path / "a.safetensors") == 0
+    assert "does not say how pictures were prepared" in capsys.readouterr().out
+    assert convert(tmp_path / "bare.pth", tmp_path / "b.safetensors", "--preprocessing", "torchvision") == 0
+    out = capsys.readouterr().out
+    assert "does not say how pictures were prepared" not in out
+    assert "the preprocessing is torchvision, as asked" in out
+
+
+def test_help_and_the_note_name_every_known_preprocessing(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["convert", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    assert ", ".join(PREPROCESSINGS) + " or FILE.json" in text
+    assert "|".join(PREPROCESSINGS) in UNKNOWN_PREPROCESSING
+
+
+def test_what_is_written_does_not_tell_where_the_first_weights_lay(weights: Path, tiny_recipe: Path) -> None:
+    model = network(stem="cifar", in_channels=1)
+    model.preprocessing, first = None, weights.parent / "first.safetensors"
+    first.write_bytes(serialized(model))
+    text = tiny_recipe.read_text().replace("model: {name: resnext11_2x4d, base_channels: 4}\n", "")
+    tiny_recipe.write_text(text.replace("epochs: 3", "epochs: 1").replace("limit_train: 100", "limit_train: 16"))
+    run, hub = weights.parent / "run", weights.parent / "hub"
+    assert main(["train", str(tiny_recipe), "--run", str(run), "--init", str(first)]) == 0
+    assert convert(run, hub) == 0
+    for path in (hub / "README.md", hub / "recipe.yaml", hub / "model.safetensors"):
+        assert str(weights.parent).encode() not in path.read_bytes()
+    assert "begun from first.safetensors" in (hub / "README.md").read_text()
+    assert load(hub).provenance["init"]["source"]["sha256"] == hashlib.sha256(first.read_bytes()).hexdigest()

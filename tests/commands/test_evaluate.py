@@ -3,10 +3,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from resnext.cli import main
 from resnext.data.digits import open_digits
+from resnext.data.imagenet import imagenet_classes, imagenet_synsets
 from resnext.data.preprocessing import Preprocessing
 from resnext.model.network import Network, create_model
 from resnext.recipe import dump_recipe, parse_recipe
@@ -183,6 +185,28 @@ def test_weights_without_preprocessing_are_refused(tmp_path: Path, capsys: pytes
     save(model, tmp_path / "bare.safetensors")
     assert evaluate(tmp_path / "bare.safetensors", "--source", "digits") == 2
     assert "do not say how their images were prepared" in capsys.readouterr().err
+
+
+def test_a_classifier_of_imagenet_judges_a_folder_of_some_synsets(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = create_model("resnext11_2x4d", seed=0, base_channels=4, num_classes=1000)
+    with torch.no_grad():
+        model.fc.bias[3] = 1000.0  # whatever it sees is a tiger shark, n01491361
+    model.preprocessing = Preprocessing(image_size=16, resize=16, mean=(0.5,) * 3, std=(0.2,) * 3, channels=3)
+    for synset, count in (("n01440764", 1), ("n01491361", 2), ("n15075141", 1)):
+        (tmp_path / "val" / synset).mkdir(parents=True)
+        for index in range(count):
+            Image.new("RGB", (20, 16), (9 * index, 80, 20)).save(tmp_path / "val" / synset / f"{index}.JPEG")
+    words, synsets = imagenet_classes(), imagenet_synsets()
+    for number, (classes, shark) in enumerate(((None, words[3]), (words, words[3]), (synsets, synsets[3]))):
+        model.classes = classes
+        save(model, tmp_path / "net.safetensors")
+        out = tmp_path / f"out{number}"
+        assert evaluate(tmp_path / "net.safetensors", "--data", tmp_path / "val", "--out", out, "--workers", 0) == 0
+        assert metrics(out)["top1_error"] == 50.0
+        assert "4 images of val all (3 of 1,000 classes)" in capsys.readouterr().out
+        assert (out / "images.csv").read_text().count(f",{shark},") >= 4
 
 
 def test_grey_weights_judge_a_folder_of_colour(weights: Path, tmp_path: Path) -> None:

@@ -35,6 +35,17 @@ def test_a_folder_of_some_synsets_gets_the_labels_of_the_thousand() -> None:
     assert by_synset(pictures(some), imagenet_synsets()).classes == imagenet_synsets()
 
 
+def test_a_classifier_with_another_list_of_imagenets_words_takes_synsets_too() -> None:
+    """Hugging Face's say "tench, Tinca tinca", and lists differ in a few words (crane, crane bird)."""
+    theirs = ImageNetInfo("imagenet-1k")
+    names = tuple(theirs.index_to_description(i) for i in range(1000))
+    assert names[0] == "tench, Tinca tinca"
+    dataset = by_synset(pictures(("n01491361",)), names)
+    assert (dataset.labels.tolist(), dataset.classes) == ([3], names)
+    shuffled = names[500:] + names[:500]
+    assert by_synset(pictures(("n01491361",)), shuffled).classes == ("n01491361",)
+
+
 @pytest.mark.parametrize("classes", [("cat", "dog"), ("n01440764", "n99999999")])
 def test_other_folders_and_other_classifiers_are_left_alone(classes: tuple[str, ...]) -> None:
     dataset = pictures(classes)

@@ -1,6 +1,7 @@
 """The folder for a hub: our reader and timm's read it, and the card holds what was measured, with its protocol."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,11 @@ from resnext.model.network import Network, create_model
 from resnext.recipe import dump_recipe, parse_recipe
 from resnext.run_directory import RunDirectory
 from resnext.weights import load
+from resnext.weights.released import Released
 
+RELEASE = Released(
+    name="the release", architecture="resnext50_2x4d", format="torch7", licence="cc-by-nc-4.0", figures=()
+)
 VIEW = Preprocessing(image_size=64, resize=72, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25), channels=3)
 NAMES = ("cat", "dog", "a | b", "é", "last")
 RECIPE = "model: {name: resnext11_2x4d}\ndata: {source: folder, path: /home/somebody/photos}\ntrain: {epochs: 3}\n"
@@ -171,21 +176,33 @@ def test_a_damaged_evaluation_is_named(tmp_path: Path, run: RunDirectory, text: 
 
 
 def test_a_licence_says_whose_it_is_or_that_nobody_knows(tmp_path: Path) -> None:
-    write_folder(network(), tmp_path / "a", About(licence="cc-by-nc-4.0", licence_from="the release"))
+    write_folder(network(), tmp_path / "a", About(origin=RELEASE))
     assert "cc-by-nc-4.0: that of the release" in (tmp_path / "a" / "README.md").read_text()
+    assert published(tmp_path / "a").data.license == "cc-by-nc-4.0"
     write_folder(network(), tmp_path / "b", About())
     assert published(tmp_path / "b").data.license == "other"
     assert "Nobody has said under which licence" in (tmp_path / "b" / "README.md").read_text()
+    write_folder(network(), tmp_path / "c", About(origin=replace(RELEASE, certain=False)))
+    assert published(tmp_path / "c").data.license == "other"
+    assert "They look like the release, whose licence is cc-by-nc-4.0." in (tmp_path / "c" / "README.md").read_text()
 
 
-def test_published_figures_stand_with_their_protocol(tmp_path: Path) -> None:
-    write_folder(network(), tmp_path / "hub", About(published=("top-1 error 22.20 % · resize 256",)))
-    assert "published for these weights: top-1 error 22.20 % · resize 256" in published(tmp_path / "hub").text
+def test_a_card_gives_no_command_that_would_be_refused(tmp_path: Path) -> None:
+    model = network()
+    write_folder(model, tmp_path / "a", About())
+    assert "resnext predict" in published(tmp_path / "a").text
+    model.preprocessing = None
+    write_folder(model, tmp_path / "b", About())
+    assert "resnext predict" not in published(tmp_path / "b").text
 
 
 def test_a_backbone_is_published_as_one(tmp_path: Path) -> None:
     model = network(num_classes=0)
     model.classes = None
     write_folder(model, tmp_path / "hub", About())
-    assert "none: pooled features" in published(tmp_path / "hub").text
+    card = published(tmp_path / "hub")
+    assert "none: pooled features" in card.text
+    assert "resnext predict" not in card.text
+    assert "resnext evaluate" not in card.text
+    assert card.data.pipeline_tag == "image-feature-extraction"
     assert load(tmp_path / "hub").architecture.num_classes == 0

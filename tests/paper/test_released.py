@@ -1,6 +1,7 @@
 """The list of public files, checked against what torchvision and timm themselves say, and recognising files."""
 
 import hashlib
+import math
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,9 @@ from torchvision.models import get_model_weights, list_models
 
 from resnext.model.architecture import Architecture
 from resnext.paper import released as module
-from resnext.paper.released import MIB, Released, came_from, origin_of, recognise, released
+from resnext.paper.released import came_from, origin_of, recognise
+from resnext.weights.known import IMAGENET_MEAN, IMAGENET_STD
+from resnext.weights.released import MIB, Released, released
 
 TORCHVISION = [
     (name, weights)
@@ -53,6 +56,10 @@ def test_timm_s_own_list_says_the_same(entry: Released) -> None:
     assert cfg.hf_hub_id == entry.hub
     assert (cfg.url, cfg.license) == (entry.url, entry.licence)
     assert all(figure.interpolation == cfg.interpolation for figure in entry.figures)
+    if entry.format == "timm":  # the figure that says how this file's network wants its pictures
+        view = (cfg.input_size[1], math.floor(cfg.input_size[1] / cfg.crop_pct))
+        assert (entry.figures[0].image_size, entry.figures[0].resize) == view
+    assert (cfg.mean, cfg.std, cfg.crop_mode) == (IMAGENET_MEAN, IMAGENET_STD, "center")
 
 
 def test_every_resnext_that_timm_has_and_we_can_build_is_listed() -> None:
@@ -148,6 +155,14 @@ def test_a_file_without_checksum_is_probably_the_one_of_its_format_network_and_s
     assert recognise({"format": "torchvision"}, path, "resnet50") is None
     path.write_bytes(bytes(4 * MIB))
     assert recognise({"format": "torch7"}, path, "resnet50") is None
+
+
+@pytest.mark.usefixtures("listed")
+def test_form_and_stride_are_no_part_of_what_was_published(tmp_path: Path) -> None:
+    """The release's files are of form (b), and MSRA's networks have their stride in the 1x1."""
+    (tmp_path / "c.pyth").write_bytes(b"x")
+    for architecture in ("resnet50 (form=concatenated)", "resnet50 (stride_in_1x1=True)"):
+        assert name(recognise({"format": "pycls"}, tmp_path / "c.pyth", architecture)) == ("c", False)
 
 
 @pytest.mark.usefixtures("listed")

@@ -1,6 +1,7 @@
 """From Contents to a Network: what fits is built with its own memory, what does not is one sentence."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 
 import resnext
 from resnext.errors import RequestError
+from resnext.model.architecture import Architecture
 from resnext.model.network import Network
 from resnext.weights.build import build
 from resnext.weights.contents import Contents
@@ -77,6 +79,8 @@ def test_files_without_batch_counters_get_them() -> None:
         ({"fc.bias": torch.zeros(2, dtype=torch.bool)}, "fc.bias is torch.bool"),
         ({"fc.bias": torch.zeros(1, 2)}, "fc.bias has shape (1, 2), the network needs (2,)"),
         ({"fc.biass": torch.zeros(2)}, "1 unknown (fc.biass; did you mean 'fc.bias'"),
+        ({"bn1.num_batches_tracked": torch.tensor(1j)}, "tracked is torch.complex64, the network needs torch.int64"),
+        ({"\x1b[31m\nx": torch.zeros(1)}, r"1 unknown (\x1b[31m\nx)"),
         ({"bn1.running_var": torch.full((4,), -1.0)}, "bn1.running_var has values below 0"),
         ({"x" * 10_000: torch.zeros(1)}, "1 unknown (xxxx"),
     ],
@@ -87,6 +91,7 @@ def test_tensors_that_do_not_fit_are_named(changed: dict[str, Tensor], says: str
     assert str(caught.value).startswith("some/file")
     assert says in str(caught.value)
     assert len(str(caught.value)) < 500
+    assert str(caught.value).isprintable()
 
 
 def test_class_names_must_be_as_many_as_the_outputs() -> None:
@@ -98,3 +103,36 @@ def test_large_values_whose_sum_overflows_are_finite() -> None:
     large = torch.full((2,), 3e38)
     assert torch.isinf(large.sum())
     assert torch.equal(build(contents(network(), **{"fc.bias": large}), "f").fc.bias, large)
+
+
+@pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int32])
+def test_batch_counters_of_any_whole_numbers_become_int64(dtype: torch.dtype) -> None:
+    name = "bn1.num_batches_tracked"
+    counter = build(contents(network(), **{name: torch.tensor(1, dtype=dtype)}), "f").state_dict()[name]
+    assert (counter.dtype, int(counter)) == (torch.int64, 1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "needed"),
+    [
+        ({"blocks": (4096,)}, "0 tensors; resnet12290 "),
+        ({"blocks": (1,), "cardinality": 65_536, "width": 1, "form": "branched"}, "needs more than 655,360"),
+        ({"blocks": (1,), "cardinality": 65_536, "width": 1, "form": "concatenated"}, "needs more than 655,360"),
+    ],
+)
+def test_a_large_network_is_not_built_for_a_file_without_its_tensors(changes: dict[str, Any], needed: str) -> None:
+    with pytest.raises(RequestError, match="f has 0 tensors") as caught:
+        build(Contents(architecture=Architecture(stem="cifar", **changes), state={}, format="test"), "f")
+    assert needed in str(caught.value)
+
+
+def test_tensors_that_share_their_numbers_do_not_outgrow_the_file() -> None:
+    """Two megabytes that would become a hundred."""
+    architecture = Architecture(blocks=(40,), stage_channels=(256,), stage_widths=(256,), stem="cifar", num_classes=2)
+    with torch.device("meta"):
+        expected = Network(architecture).state_dict()
+    numbers = torch.ones(256 * 256 * 9)
+    state = {name: numbers[: tensor.numel()].view(tensor.shape) for name, tensor in expected.items()}
+    state |= {name: torch.tensor(0) for name in state if name.endswith("tracked")}
+    with pytest.raises(RequestError, match="f: its tensors share their numbers so often"):
+        build(Contents(architecture=architecture, state=state, format="test"), "f")

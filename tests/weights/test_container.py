@@ -20,10 +20,12 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file, save, save_file
 
+import resnext
 from resnext.errors import RequestError
 from resnext.weights.container import read
 from resnext.weights.safetensors_file import DTYPES, LARGEST_TABLE
 from tests.weights.pickle_maker import Evil, array2, string2
+from tests.weights.t7_writer import dump
 from tests.weights.torch_maker import tar_bytes
 
 STATE = {"conv1.weight": torch.arange(6.0).reshape(1, 2, 3), "fc.bias": torch.tensor([1.0])}
@@ -254,6 +256,54 @@ def test_broken_safetensors_say_what_is_wrong(tmp_path: Path, data: bytes, sente
     path = tmp_path / "w"
     path.write_bytes(data)
     assert sentence in says(path)
+
+
+def test_a_table_of_torch7_with_123_pairs_is_no_safetensors(tmp_path: Path) -> None:
+    """Its ninth byte is the brace that opens a table of safetensors."""
+    path = tmp_path / "w"
+    path.write_bytes(dump(dict.fromkeys(range(1, 124), True)))
+    assert path.read_bytes()[8:9] == b"{"
+    assert read(path).value == dict.fromkeys(range(1, 124), True)
+
+
+@pytest.mark.parametrize("shape", [[0, 2**63], [0, 2**62, 2], [2**60, 0], [1] * 33])
+def test_safetensors_of_impossible_shapes_are_refused(tmp_path: Path, shape: list[int]) -> None:
+    size = 0 if 0 in shape else 4
+    table = json.dumps({"a": {"dtype": "F32", "shape": shape, "data_offsets": [0, size]}}).encode()
+    (tmp_path / "w").write_bytes(struct.pack("<Q", len(table)) + table + bytes(size))
+    assert "has a of an impossible shape" in says(tmp_path / "w")
+
+
+def run_directory(path: Path, name: str | None) -> Path:
+    """A run whose best checkpoint says that its weights are in ``name``; for None its state is a pipe."""
+    best = path / "checkpoints" / "best"
+    best.mkdir(parents=True)
+    if name is None:
+        os.mkfifo(best / "state.json")
+    else:
+        state = {"format": "resnext-checkpoint", "files": {"model": {"name": name}}}
+        (best / "state.json").write_text(json.dumps(state))
+    return path
+
+
+@pytest.mark.parametrize(
+    "name", ["../w.safetensors", "/w.safetensors", "a\0.safetensors", "\ud800.safetensors", "..", ""]
+)
+def test_a_runs_state_names_no_file_outside_and_none_that_cannot_be(tmp_path: Path, name: str) -> None:
+    with pytest.raises(RequestError, match=r"state\.json names no usable model file"):
+        resnext.load(run_directory(tmp_path, name))
+
+
+def test_a_runs_state_that_is_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match=r"state\.json is no file of at most"):
+        resnext.load(run_directory(tmp_path, None))
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "a\0b", "\udcff", "a\nb"])
+def test_names_that_no_file_can_have_or_has_are_named_on_one_line(name: str) -> None:
+    with pytest.raises(RequestError, match="there is no weights file or run directory") as caught:
+        resnext.load(name)
+    assert str(caught.value).isprintable()
 
 
 # anything

@@ -16,8 +16,11 @@ import torch
 from huggingface_hub import constants
 
 from resnext.cli import main
+from resnext.data.digits import open_digits
+from resnext.data.preprocessing import Preprocessing
 from resnext.errors import RequestError, WorkError
-from resnext.model.network import create_model
+from resnext.model.network import Network, create_model
+from resnext.settings import DataSettings
 from resnext.weights import load
 from resnext.weights.hub import archive_of, fetch, is_remote, parse_hub
 from resnext.weights.native import serialized
@@ -157,10 +160,25 @@ def test_a_repository_gives_its_weights_with_its_config_beside(server: Hub) -> N
     assert [line for line in server.asked if line.startswith("GET")] == gets
 
 
-def test_a_network_is_loaded_from_the_hub_and_converted_with_its_address(server: Hub, tmp_path: Path) -> None:
-    model = create_model("resnext11_2x4d", seed=1, base_channels=4, num_classes=3).eval()
-    server.repositories["lab/net"] = {"model.safetensors": serialized(model), "config.json": b"{}"}
-    x = torch.randn(1, 3, 32, 32)
+@pytest.fixture
+def model(server: Hub) -> Network:
+    """What ``hf://lab/net`` holds."""
+    network = create_model("resnext11_2x4d", seed=1, base_channels=4, num_classes=10, in_channels=1).eval()
+    settings = DataSettings()
+    network.preprocessing = Preprocessing.of(settings, open_digits(settings))
+    network.classes = tuple("0123456789")
+    server.repositories["lab/net"] = {"model.safetensors": serialized(network), "config.json": b"{}"}
+    return network
+
+
+@pytest.mark.usefixtures("model")
+def test_the_protocol_of_weights_from_the_hub_names_their_address(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", "hf://lab/net@v1", "--source", "digits"]) == 0
+    assert "weights hf://lab/net@v1" in capsys.readouterr().out
+
+
+def test_a_network_is_loaded_from_the_hub_and_converted_with_its_address(model: Network, tmp_path: Path) -> None:
+    x = torch.randn(1, 1, 32, 32)
     with torch.inference_mode():
         assert torch.equal(load("hf://lab/net")(x), model(x))
     assert main(["convert", "hf://lab/net@v1", str(tmp_path / "out.safetensors")]) == 0

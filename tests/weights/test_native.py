@@ -67,6 +67,9 @@ def rewritten(path: Path, change: object) -> Path:
         (lambda a, t: a.update(classes=["one"]), "1 class names for 2 outputs"),
         (lambda a, t: a.update(classes=[1, 2]), "not a list of names"),
         (lambda a, t: a.update(version=99), "version 99"),
+        (lambda a, t: a.update(version=0), "version 0"),
+        (lambda a, t: a.update(version=[1] * 100_000), "version [1, 1"),
+        (lambda a, t: a["architecture"].update(stem="\x1b[31m\n" + "x" * 100_000), r"stem '\x1b[31m\nxxx"),
         (lambda a, t: a["preprocessing"].update(mean=[0.5]), "mean"),
         (lambda a, t: a.pop("architecture"), "does not say which network the tensors belong to"),
     ],
@@ -77,6 +80,8 @@ def test_a_file_that_does_not_fit_says_why(tmp_path: Path, change: object, says:
         resnext.load(path)
     assert says in str(caught.value)
     assert str(path) in str(caught.value)
+    assert len(str(caught.value)) < 1300
+    assert str(caught.value).isprintable()
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -97,3 +102,26 @@ def test_a_damaged_file_never_ends_in_anything_but_one_clear_error(tmp_path: Pat
 def test_a_missing_path_is_named(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="there is no weights file or run directory"):
         resnext.load(tmp_path / "nothing")
+
+
+def test_a_newer_programs_file_is_read_where_its_function_is_known(tmp_path: Path) -> None:
+    """New keys are passed over; new fields of the architecture stand in a file only where they say something."""
+    path = rewritten(tmp_path / "w.safetensors", lambda a, t: a.update(colour_profile="sRGB", signed_by={"who": "x"}))
+    assert isinstance(resnext.load(path), Network)
+    resnext.save(tiny(), path)
+    assert "bn_eps" not in path.read_bytes()[:4000].decode("utf-8", "replace")
+    model = resnext.create_model("resnext11_2x4d", base_channels=4, num_classes=2, bn_eps=1e-3, stride_in_1x1=True)
+    resnext.save(model, path)
+    again = resnext.load(path)
+    assert (again.architecture.bn_eps, again.architecture.stride_in_1x1) == (1e-3, True)
+    assert again.architecture == model.architecture
+
+
+def test_what_is_known_of_weights_stays_in_the_file(tmp_path: Path) -> None:
+    model = tiny()
+    model.provenance = {"format": "torch7", "source": {"file": "x.t7"}, "notes": ["folded a bias"]}
+    resnext.save(model, tmp_path / "w")
+    again = resnext.load(tmp_path / "w")
+    assert again.provenance == model.provenance
+    resnext.save(again, tmp_path / "v", {"recipe": "by hand"})
+    assert resnext.load(tmp_path / "v").provenance["recipe"] == "by hand"

@@ -108,6 +108,7 @@ def state(shape: bytes, code: bytes, numbers: bytes) -> bytes:
         (state(b"K\1\x85", b"f4", b"X\x04\0\0\0\xe2\x82\xacx"), "characters that are no bytes"),
         (state(b"M\x88\x13\x85", b"u1", b"X" + struct.pack("<I", 5000) + b"x" * 5000), "made of text"),
         (state(b"K\1\x85", b"U1", string2(b"\xff\xff\xff\xff")), "characters that are none"),
+        (state(b"K\1\x85", b">f4", string2(b"1234")), "dtype >f4"),  # the order comes by BUILD
         (state(b"K\1\x85", b"f4;import os", string2(b"1234")), "dtype f4;import os"),
         (b"\x80\x02" + dtype_of(b"f4") + b"(K\3U\1<N}N" + b"K\0K\0K\0tb.", "with fields"),
         (b"\x80\x02cnumpy\nndarray\n)R.", "cannot be called"),

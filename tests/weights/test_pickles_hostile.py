@@ -208,7 +208,7 @@ NESTED = {
 @pytest.mark.parametrize("what", NESTED)
 def test_deep_nesting_is_refused_and_can_be_freed(what: str) -> None:
     assert repr(loads(NESTED[what](DEEPEST)))  # by recursion
-    for depth in (DEEPEST + 1, 10_000, 100_000):
+    for depth in (DEEPEST + 2, 10_000, 100_000):  # the innermost is empty and does not count
         assert "deep" in refused(NESTED[what](depth))
     gc.collect()
 
@@ -277,7 +277,16 @@ def test_many_sets_stay_within_bounds() -> None:
     """The instruction that takes most memory by the byte."""
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     assert len(loads(b"\x80\x04](" + b"\x8f" * 100_000 + b"e.")) == 100_000
+    for one in (b"\x8f", b"(\x91"):
+        assert "copies its own parts" in refused(b"\x80\x04](" + one * 500_000 + b"e.")
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 << 10
+
+
+@pytest.mark.parametrize("empty", [b"]", b"}", b")"])
+def test_a_million_empty_tables_stay_within_bounds(empty: bytes) -> None:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    assert len(loads(b"](" + empty * 1_000_000 + b"e.")) == 1_000_000
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 150 << 10
 
 
 # anything

@@ -232,3 +232,9 @@ def test_a_stem_that_is_not_what_it_says_is_refused(broken: Tensor | None) -> No
 def test_channels_that_make_no_sense_are_refused(channels: int) -> None:
     with pytest.raises(RequestError, match="in_channels must be a whole number"):
         change_stem(contents(), channels)
+
+
+@pytest.mark.parametrize("count", [-1, 10**15])
+def test_a_count_of_classes_that_makes_no_sense_is_refused_before_rows_are_made(count: int) -> None:
+    with pytest.raises(RequestError, match="num_classes must be a whole number"):
+        change_head(contents(), count)

@@ -4,6 +4,7 @@ import gc
 import json
 import math
 import struct
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -394,3 +395,22 @@ def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "missing.t7"):
         with pytest.raises(RequestError, match="is not a file"):
             read_t7(path)
+
+
+def test_numbers_in_text_take_no_more_memory_than_the_array(tmp_path: Path) -> None:
+    path = tmp_path / "ascii.t7"
+    path.write_bytes(dump(w.Storage("Float", np.full(200_000, 12)), ascii=True))
+    tracemalloc.start()
+    assert read_t7(path).sum() == 2_400_000
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 3 << 20
+
+
+def test_more_dimensions_than_any_numpy_has_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "w.t7"
+    path.write_bytes(dump(w.Tensor("Float", w.Storage("Float", [1.0]), (1,) * 32, (1,) * 32)))
+    assert read_t7(path).shape == (1,) * 32
+    path.write_bytes(dump(w.Tensor("Float", w.Storage("Float", [1.0]), (1,) * 33, (1,) * 33)))
+    with pytest.raises(RequestError, match="at most 32 dimensions, found 33"):
+        read_t7(path)

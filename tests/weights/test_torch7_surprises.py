@@ -172,6 +172,14 @@ def test_blocks_that_share_a_large_weight_do_not_fill_the_memory(tmp_path: Path)
     assert "share tensors so often that the network outgrows the file" in refusal(tmp_path, tree)
 
 
+def test_small_blocks_shared_thousands_of_times_are_refused(tmp_path: Path) -> None:
+    """They take little memory, but each of their tensors takes time."""
+    trees = Trees(18)
+    tail = list(trees.network("C", blocks=(1,)).fields["modules"].values())[-3:]
+    tree = seq(*trees.unit(3, 16, 3), seq(*([trees.block("C", 16, 2, 2, 16, 1)] * 4000)), *tail)
+    assert "share tensors so often that the network outgrows the file" in refusal(tmp_path, tree)
+
+
 @pytest.mark.parametrize(
     ("second", "message"),
     [

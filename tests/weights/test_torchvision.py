@@ -20,7 +20,8 @@ from resnext.weights import torchvision as ours
 from resnext.weights.adapters import adapt
 from resnext.weights.build import build
 from resnext.weights.known import TORCHVISION, TORCHVISION_V2
-from resnext.weights.torchvision import Published, to_torchvision
+from resnext.weights.released import MIB, Figure, Released
+from resnext.weights.torchvision import to_torchvision
 from tests.weights.foreign import disturbed, picture, raw, state_of
 
 BLOCKS: list[tuple[type[Any], dict[str, Any]]] = [
@@ -86,61 +87,48 @@ def test_an_unknown_file_says_how_to_give_its_preprocessing() -> None:
     assert any("--preprocessing" in note for note in contents.notes)
 
 
+FIGURE = Figure(
+    top1_error=30, top5_error=None, data="val", image_size=224, resize=232, interpolation="bilinear", source="they"
+)
+
+
 def test_a_published_file_is_recognised_by_size_and_digest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stand-in for the file: the table is torchvision's, with its digest and size."""
+    """A stand-in for the file: what the list says of it is its digest, its size and how pictures are prepared."""
     state = state_of(torchvision.models.resnet18())
     path = tmp_path / "renamed.bin"
     torch.save(state, path)
     data = path.read_bytes()
-    digest, size = hashlib.sha256(data).hexdigest()[:8], len(data) / 2**20
-    published = Published("resnet18", digest, round(size, 3), TORCHVISION_V2)
+    digest, size = hashlib.sha256(data).hexdigest()[:8], len(data) / MIB
+    entry = Released(
+        name="theirs",
+        architecture="resnet18",
+        format="torchvision",
+        licence="mit",
+        figures=(FIGURE, replace(FIGURE, image_size=288, resize=288)),
+        mib=round(size, 3),
+        sha256=digest,
+    )
 
-    def contents(entry: Published) -> Any:
-        monkeypatch.setattr(ours, "_published", lambda architecture: iter([entry]))
+    def contents(**changes: Any) -> Any:
+        monkeypatch.setattr(ours, "released", lambda: (replace(entry, **changes),))
         return adapt(replace(raw(state), path=path))
 
-    known = contents(published)
+    known = contents()
     assert known.preprocessing == TORCHVISION_V2
     assert known.classes == imagenet_classes()
-    assert known.provenance == {"published": "resnet18"}
-    assert contents(published._replace(mebibytes=None)).preprocessing == TORCHVISION_V2
-    assert contents(published._replace(digest="00000000")).preprocessing is None
-    assert contents(published._replace(mebibytes=size + 0.01)).preprocessing is None
+    assert known.provenance == {"published": "theirs"}
+    assert contents(mib=None).preprocessing == TORCHVISION_V2
+    for other in ({"sha256": "00000000"}, {"sha256": None}, {"mib": size + 0.01}, {"architecture": "resnet34"}):
+        assert contents(**other).preprocessing is None
+        assert contents(**other).classes is None
 
 
 def test_a_file_of_another_size_is_not_read_for_its_digest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "w.pth"
     path.write_bytes(b"x" * 1000)
-    monkeypatch.setattr(ours.hashlib, "file_digest", lambda *_: pytest.fail("read"))
+    monkeypatch.setattr(ours, "file_sha256", lambda _: pytest.fail("read"))
     state = state_of(torchvision.models.resnet18())
     assert ours.recognise(path, Architecture.parse("resnet18"), state) is None
-
-
-@pytest.mark.parametrize("name", ["resnet18", "resnet50", "resnext50_32x4d", "resnext101_64x4d", "resnet50_1x128d"])
-def test_the_published_files_are_those_of_torchvision(name: str) -> None:
-    """Digest and preprocessing against torchvision's own table and presets."""
-    architecture = Architecture.parse(name)
-    published = [entry for entry in ours._published(architecture) if entry.mebibytes is not None]
-    theirs = torchvision.models.get_model_weights("wide_resnet50_2" if "128" in name else name)
-    assert len(published) == len(theirs)
-    image = picture(300)[0]
-    for entry, weights in zip(published, theirs, strict=True):
-        assert weights.url.endswith(f"-{entry.digest}.pth")
-        preset = weights.transforms()
-        p = entry.preprocessing
-        assert ([p.image_size], [p.resize]) == (preset.crop_size, preset.resize_size)
-        assert preset(image).shape == (3, p.image_size, p.image_size)
-
-
-def test_facebooks_files_belong_to_named_architectures() -> None:
-    names = {name.split("_", 1)[1] for name in ours.FACEBOOK}
-    assert all(Architecture.parse(name).name == name for name in names)
-    found = [entry.name for entry in ours._published(Architecture.parse("resnext101_32x8d"))]
-    assert [name for name in found if name.startswith("facebook")] == [
-        "facebook ig_resnext101_32x8d",
-        "facebook ssl_resnext101_32x8d",
-        "facebook swsl_resnext101_32x8d",
-    ]
 
 
 def test_a_detectors_backbone_is_taken_and_the_rest_named() -> None:

@@ -13,6 +13,7 @@ from resnext.run_directory import CHECKPOINTS, LARGEST_JSON, RunDirectory, is_ru
 
 if TYPE_CHECKING:
     from resnext.data.preprocessing import Preprocessing
+    from resnext.deploy.publish import About
     from resnext.model.network import Network
     from resnext.paper.released import Origin
 
@@ -39,28 +40,33 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--classes",
         metavar="FILE",
-        help="class names, one a line, or imagenet, cifar10, cifar100; rows go by name",
+        help="class names, one a line, or imagenet, cifar10, cifar100; of another head, classes of the same name keep "
+        "their rows",
     )
     parser.add_argument("--in-channels", type=int, metavar="N", help="another stem: 1 for grey pictures")
-    parser.add_argument("--preprocessing", metavar="NAME", help="how pictures are prepared: a name or FILE.json")
+    parser.add_argument(
+        "--preprocessing",
+        metavar="NAME",
+        help="how pictures are prepared: paper, torchvision, torchvision_v2, cifar10, cifar100 or FILE.json [that of "
+        "IN]",
+    )
     parser.add_argument("--stride-in-1x1", choices=("yes", "no"), help="where the stride is, where IN cannot say")
     parser.add_argument("--licence", metavar="WORD", help="for the model card, such as apache-2.0 [that of IN]")
-    parser.add_argument("--name", metavar="OWNER/NAME", help="for the model card")
+    parser.add_argument("--name", metavar="OWNER/NAME", help="on the hub, for the model card")
     parser.add_argument("--overwrite", action="store_true", help="replace OUT where it exists")
 
 
 def run(args: argparse.Namespace) -> int:
     """Convert, prove and print; exit status 0."""
-    from rich.console import Console
-
     from resnext.weights import load
     from resnext.weights.hub import fetch, is_remote
+    from resnext.weights.naming import UNKNOWN_PREPROCESSING
     from resnext.weights.writers import write_proven
 
     out = Path(args.out)
     target = target_of(args.out, args.to)
     form = form_for(args.form, target)
-    check_words(args.name, args.licence)
+    check_words(args.name, args.licence, target)
     path = fetch(args.source) if is_remote(args.source) else Path(args.source)
     check_place(path, out, args.checkpoint, folder=is_folder(target, out), overwrite=args.overwrite)
     model = load(
@@ -74,13 +80,15 @@ def run(args: argparse.Namespace) -> int:
     )
     if args.preprocessing is not None:
         model.preprocessing = preprocessing_named(args.preprocessing, model.architecture.in_channels)
-        notes = [*model.provenance.get("notes", []), f"the preprocessing is {args.preprocessing}, as asked"]
-        model.provenance["notes"] = notes
+        notes = [note for note in model.provenance.get("notes", []) if note != UNKNOWN_PREPROCESSING]
+        model.provenance["notes"] = [*notes, f"the preprocessing is {args.preprocessing}, as asked"]
     origin = origin_in(model, args.source, path, args.checkpoint)
     if not isinstance(model.provenance.get("source"), dict):
         model.provenance["source"] = origin.to_dict()
-    proof = write_proven(model, out, writer_of(target, args, model, path))
-    show(Console(), model, origin, args.source, out, target, proof)
+    write = writer_of(target, args, model, path)
+    forget_places(model.provenance)
+    proof = write_proven(model, out, write)
+    show(model, origin, args.source, out, target, proof)
     return 0
 
 
@@ -120,8 +128,11 @@ def form_for(form: str | None, target: str) -> str | None:
     return form if form is not None or target == "ours" else "grouped"
 
 
-def check_words(name: str | None, licence: str | None) -> None:
-    """Raises RequestError where what the card is to say is not of the hub's form."""
+def check_words(name: str | None, licence: str | None, target: str) -> None:
+    """Raises RequestError where what the card is to say is not of the hub's form, or there will be no card."""
+    for option, word in (("--name", name), ("--licence", licence)):
+        if word is not None and target != "hub":
+            raise RequestError(f"{option} is for the model card of a hub's folder; {target} has none")
     if name is not None and not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name):
         raise RequestError(f"--name {name!r} should look like owner/name")
     if licence is not None and not re.fullmatch(r"[A-Za-z0-9][\w.+-]*", licence):
@@ -216,6 +227,20 @@ def origin_in(model: "Network", source: str, path: Path, checkpoint: str) -> "Or
     return replace(found, hub=address.hub, url=address.url) if address else found
 
 
+def forget_places(provenance: dict[str, Any]) -> None:
+    """Of the weights a run began with, keep what they were, and not where they lay on this machine."""
+    from resnext.paper.released import origin_of
+    from resnext.weights.hub import is_remote
+
+    start = provenance.get("init")
+    if not isinstance(start, dict):
+        return
+    weights = str(start.get("weights"))
+    if not is_remote(weights):
+        source = start.get("source") or origin_of(start, weights).to_dict()
+        provenance["init"] = start | {"weights": Path(weights).name, "source": source}
+
+
 def writer_of(target: str, args: argparse.Namespace, model: "Network", path: Path) -> "Callable[[Network, Path], None]":
     """The function that writes the format."""
     from resnext.deploy import publish
@@ -232,30 +257,29 @@ def writer_of(target: str, args: argparse.Namespace, model: "Network", path: Pat
     }[target]
 
 
-def about_of(args: argparse.Namespace, model: "Network", path: Path) -> Any:
-    """What the model card says beside the network: names, licence, published figures, the run."""
+def about_of(args: argparse.Namespace, model: "Network", path: Path) -> "About":
+    """What the model card says beside the network: names, licence, the public file it is from, the run."""
     from resnext.deploy.publish import About
-    from resnext.paper.released import came_from, recognise
+    from resnext.paper.released import came_from, unchanged
 
-    name = model.architecture.name
-    origin, same = came_from(model.provenance, path, name), recognise(model.provenance, path, name)
     return About(
         name=args.name,
-        licence=args.licence or (origin.licence if origin else None),
-        licence_from=None if args.licence or origin is None else origin.name,
-        published=tuple(figure.line for figure in same.figures) if same else (),
+        licence=args.licence,
+        origin=came_from(model.provenance, path, model.architecture.name),
+        unchanged=unchanged(model.provenance),
         run=RunDirectory(path) if is_run(path) else None,
         checkpoint=args.checkpoint,
     )
 
 
-def show(console: Any, model: "Network", origin: "Origin", source: str, out: Path, target: str, proof: float) -> None:
+def show(model: "Network", origin: "Origin", source: str, out: Path, target: str, proof: float) -> None:
     """What was read, what was noted, and what was written."""
     from rich.table import Table
     from rich.text import Text
 
     from resnext.data.download import file_sha256
     from resnext.evaluate.protocol import view_line
+    from resnext.screen import screen
 
     a, p, classes = model.architecture, model.preprocessing, model.classes or ("no names",)
     names = ", ".join(classes[:3]) + (", ..." if len(classes) > 3 else "")
@@ -275,10 +299,10 @@ def show(console: Any, model: "Network", origin: "Origin", source: str, out: Pat
     ]
     if target == "torchvision" or (target == "timm" and not out.is_dir()):
         rows.append(("", "this format holds neither preprocessing nor class names: keep them beside it"))
-    rows.append(("proof", f"read back, its outputs differ by {proof:.2g} at the most"))
+    rows.append(("proof", "read back, its outputs are " + (f"within {proof:.2g}" if proof else "the same")))
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0), pad_edge=False)
     table.add_column()
     table.add_column(overflow="fold")
     for key, value in rows:
         table.add_row(key, Text(value))
-    console.print(table)
+    screen().print(table)

@@ -55,8 +55,6 @@ class Judged(NamedTuple):
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate, print, and write the tables; exit status 0."""
-    from rich.console import Console
-
     from resnext.data.imagenet import by_synset
     from resnext.data.loader import default_workers
     from resnext.device import pick_device
@@ -65,9 +63,10 @@ def run(args: argparse.Namespace) -> int:
     from resnext.evaluate.progress import image_bar
     from resnext.evaluate.report import write_report
     from resnext.evaluate.tables import check_directory, write_evaluation
+    from resnext.screen import screen
     from resnext.weights import load
 
-    console, path = Console(), Path(args.weights)
+    console, path = screen(), Path(args.weights)
     device = pick_device(args.device)
     model = load(args.weights, args.checkpoint)
     preprocessing = preprocessing_of(model)
@@ -94,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
         )
     about = describe(args, path, judged, preprocessing, str(device), precision)
     show(console, evaluation, about)
-    show_published(console, model, args.weights)
+    show_published(console, model, args.weights, evaluation, about)
     if out is None:
         console.print("Give --out DIR to keep the tables and pictures.", soft_wrap=True)
         return 0
@@ -143,6 +142,7 @@ def describe(
 ) -> dict[str, Any]:
     """The protocol of this evaluation."""
     from resnext.evaluate.protocol import protocol
+    from resnext.weights.hub import is_remote
 
     step = None
     if is_run(path):
@@ -155,7 +155,7 @@ def describe(
         device=device,
         precision=precision,
         batch_size=args.batch_size,
-        weights=path.resolve().name,
+        weights=args.weights if is_remote(args.weights) else path.resolve().name,
         checkpoint=args.checkpoint if is_run(path) else None,
         step=step,
     )
@@ -186,18 +186,35 @@ def show(console: "Console", evaluation: "Evaluation", protocol: dict[str, Any])
     console.print(protocol_line(protocol, evaluation.n), markup=False, highlight=False, soft_wrap=True)
 
 
-def show_published(console: "Console", model: "Network", weights: str) -> None:
-    """What was published for these very weights, each figure with its own protocol, where they are known."""
+def show_published(
+    console: "Console", model: "Network", weights: str, evaluation: "Evaluation", protocol: dict[str, Any]
+) -> None:
+    """What was published for these very weights, where they are known, under what was measured."""
+    from rich.table import Table
+
+    from resnext.evaluate.protocol import view_line
     from resnext.paper.released import recognise
 
     entry = recognise(model.provenance, weights, model.architecture.name)
     if entry is None:
         return
-    lines = [f"{'these are' if entry.certain else 'these are probably'} the weights of {entry.name}"]
-    lines += [f"published: {figure.line}" for figure in entry.figures]
-    lines += [entry.note] if entry.note else []
-    for line in lines:
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    certain = "" if entry.certain else "probably "
+    about = f"these are {certain}the weights of {entry.name}" + (f": {entry.note}" if entry.note else "")
+    console.print(about, markup=False, highlight=False, soft_wrap=True)
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for heading in ("", "top-1 error", "top-5 error"):
+        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
+    table.add_column("on")
+    measured = f"{evaluation.n:,} images of {protocol['data']} · {view_line(protocol)}"
+    table.add_row("measured", percent(evaluation.top1_error), percent(evaluation.top5_error), measured)
+    for figure in entry.figures:
+        table.add_row("published", percent(figure.top1_error), percent(figure.top5_error), figure.protocol)
+    console.print(table)
+
+
+def percent(error: float | None) -> str:
+    """An error in percent, or nothing where it is unknown."""
+    return "" if error is None else f"{error:.2f} %"
 
 
 def positive(text: str) -> int:

@@ -18,7 +18,7 @@ SENTENCE = "Name what is in images."
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Whose weights, which pictures, and how to print."""
-    parser.add_argument("weights", metavar="RUN_OR_WEIGHTS", help="run directory, or a weights file")
+    parser.add_argument("weights", metavar="RUN_OR_WEIGHTS", help="run directory, weights file of any format, hf://...")
     parser.add_argument(
         "images",
         nargs="+",
@@ -76,12 +76,12 @@ def as_json(prediction: "Prediction", top: int) -> dict[str, Any]:
 
 def show(predictions: list["Prediction"], top: int, view: dict[str, Any]) -> None:
     """One row a picture, and under them what the network was really given."""
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     from resnext.evaluate.protocol import view_line
-    from resnext.evaluate.style import plain, text_columns
+    from resnext.evaluate.style import plain
+    from resnext.screen import screen
 
     rows = []
     for prediction in predictions:
@@ -90,9 +90,7 @@ def show(predictions: list["Prediction"], top: int, view: dict[str, Any]) -> Non
             path = plain(str(prediction.path), 10_000)
             rest = ", ".join(f"{plain(other, 40)} {share(q)}" for other, q in others)
             rows.append((path, plain(name, 60), share(p), rest))
-    console = Console()
-    if not console.is_terminal:  # a file or a pipe has no width: nothing is cut or wrapped
-        console = Console(width=sum(max(text_columns(row[i]) for row in rows) for i in range(4)) + 60)
+    console = screen()
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("image", overflow="fold")
     table.add_column("prediction", style="bold")

@@ -10,6 +10,8 @@ from PIL import Image
 
 from resnext.data.source import Dataset
 
+ENOUGH = 990  # of the 1000 names, in the same places
+
 
 @cache
 def imagenet_synsets() -> tuple[str, ...]:
@@ -19,7 +21,7 @@ def imagenet_synsets() -> tuple[str, ...]:
 
 @cache
 def imagenet_classes() -> tuple[str, ...]:
-    """The same classes by word, as torchvision has them; two words stand twice (crane, maillot)."""
+    """The same classes by word, as torchvision has them."""
     from torchvision.models import ResNet50_Weights
 
     return tuple(ResNet50_Weights.IMAGENET1K_V1.meta["categories"])
@@ -33,10 +35,18 @@ def by_synset(dataset: Dataset, classes: Sequence[str] | None) -> Dataset:
     """
     synsets = imagenet_synsets()
     words = imagenet_classes() if classes is None else tuple(classes)
-    if words not in (imagenet_classes(), synsets) or not set(dataset.classes) <= set(synsets):
+    if not _names_imagenet(words) or not set(dataset.classes) <= set(synsets):
         return dataset
     places = {synset: index for index, synset in enumerate(synsets)}
     return Relabelled(dataset, words, np.array([places[synset] for synset in dataset.classes], dtype=np.int64))
+
+
+def _names_imagenet(names: tuple[str, ...]) -> bool:
+    """Whether they are the synsets or the words; lists differ in a few, and some go on ("tench, Tinca tinca")."""
+    if len(names) != 1000:
+        return False
+    words = sum(name.partition(",")[0] == word for name, word in zip(names, imagenet_classes(), strict=True))
+    return names == imagenet_synsets() or words >= ENOUGH
 
 
 @dataclass(frozen=True, eq=False)

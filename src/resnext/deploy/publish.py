@@ -15,7 +15,9 @@ from resnext.model.network import Network
 from resnext.recipe import dump_recipe, read_recipe
 from resnext.run_directory import LARGEST_JSON, RunDirectory
 from resnext.version import __version__
+from resnext.weights.hub import is_remote
 from resnext.weights.native import serialized
+from resnext.weights.released import Released
 from resnext.weights.writers import make_folder
 
 PICTURES = {
@@ -26,12 +28,12 @@ PICTURES = {
 
 @dataclass(frozen=True, kw_only=True)
 class About:
-    """What the card says that the network does not know. ``published`` are figures of the file the weights are from."""
+    """What the card says that the network does not know."""
 
     name: str | None = None  # owner/name on the hub
-    licence: str | None = None  # a word of the hub's list
-    licence_from: str | None = None  # whose licence that is, where it is not the publisher's own word
-    published: tuple[str, ...] = ()
+    licence: str | None = None  # the publisher's own word, one of the hub's list
+    origin: Released | None = None  # the public file that the weights come from
+    unchanged: bool = True  # whether they are still those of that file
     run: RunDirectory | None = None
     checkpoint: str = "best"
 
@@ -82,18 +84,19 @@ def card(
     from huggingface_hub import ModelCardData
 
     name = about.name or model.architecture.name.partition(" (")[0]
-    licence = about.licence or "other"
+    task = "image-classification" if model.architecture.num_classes else "image-feature-extraction"
+    licence = about.licence or (about.origin.licence if about.origin and about.origin.certain else "other")
     data = ModelCardData(
         license=licence,
         license_name="unknown" if licence == "other" else None,
         library_name="timm" if not why_not_timm else "resnext",
-        tags=["image-classification", "resnext", *(["timm"] if not why_not_timm else [])],
-        pipeline_tag="image-classification",
+        tags=[task, "resnext", *(["timm"] if not why_not_timm else [])],
+        pipeline_tag=task,
         model_name=name,
         eval_results=_results(metrics) or None,
     )
-    sections = [f"# {name.rpartition('/')[2]}", _summary(model, about), _numbers(metrics, about)]
-    sections += [_use(about, why_not_timm)]
+    sections = [f"# {name.rpartition('/')[2]}", _summary(model, about), _numbers(model, metrics, about)]
+    sections += [_use(model, about, why_not_timm)]
     sections += [f"![{caption}]({file})" for file, caption in pictures]
     if recipe is not None:
         sections.append(f"## Recipe\n\n`resnext train recipe.yaml` trained it with this:\n\n```yaml\n{recipe}```")
@@ -121,23 +124,31 @@ def _summary(model: Network, about: About) -> str:
     return "| | |\n|---|---|\n" + "\n".join(f"| {key} | {_line(value)} |" for key, value in rows.items())
 
 
-def _numbers(metrics: Mapping[str, Any] | None, about: About) -> str:
-    """What was measured, each number with its protocol, and what was published."""
-    lines = []
+def _numbers(model: Network, metrics: Mapping[str, Any] | None, about: About) -> str:
+    """What was measured, each number with its protocol, and what was published; nothing of a network without head."""
+    lines: list[str] = []
+    if model.architecture.num_classes == 0:
+        return ""
     if metrics is not None:
         low, high = metrics["top1_error_interval95"]
         top5 = metrics.get("top5_error")
         lines.append(f"top-1 error **{metrics['top1_error']:.2f} %** (95 % interval {low:.2f} to {high:.2f})")
         lines += [] if top5 is None else [f"top-5 error **{top5:.2f} %**"]
         lines.append("protocol: " + _line(protocol_line(metrics["protocol"], metrics["n"])))
-    lines += [f"published for these weights: {_line(line)}" for line in about.published]
+    origin = about.origin if about.unchanged else None
+    if origin is not None:
+        whose = "these weights" if origin.certain else f"{origin.name}, which these weights probably are"
+        lines += [f"published for {whose}: {_line(figure.line)}" for figure in origin.figures]
+        lines += [origin.note] if origin.note else []
     if not lines:
         lines = ["not measured: `resnext evaluate` gives the error on labelled images, with its protocol"]
     return "## Error\n\n" + "\n".join(f"- {line}" for line in lines)
 
 
-def _use(about: About, why_not_timm: str) -> str:
+def _use(model: Network, about: About, why_not_timm: str) -> str:
     address = f"hf://{about.name}" if about.name else "hf://OWNER/NAME"
+    names_pictures = model.preprocessing is not None and model.architecture.num_classes
+    predict = f"On the command line: `resnext predict {address} photo.jpg`.\n\n" if names_pictures else ""
     timm = (
         f"timm cannot read it: {_line(why_not_timm)}."
         if why_not_timm
@@ -147,17 +158,20 @@ def _use(about: About, why_not_timm: str) -> str:
     return (
         f'## How to use\n\n```python\nimport resnext\n\nmodel = resnext.load("{address}")  # or the path of this folder'
         "\nmodel.preprocessing, model.classes\n```\n\n"
-        f"On the command line: `resnext predict {address} photo.jpg`.\n\n{timm}"
+        f"{predict}{timm}"
     )
 
 
 def _licence(about: About) -> str:
-    if about.licence is None:
-        text = "Nobody has said under which licence these weights are; ask whoever gave them before using them."
-    elif about.licence_from:
-        text = f"{about.licence}: that of {_line(about.licence_from)}, which these weights come from."
-    else:
+    origin = about.origin
+    if about.licence is not None:
         text = f"{about.licence}."
+    elif origin is not None and origin.certain:
+        text = f"{origin.licence}: that of {origin.name}, which these weights come from."
+    else:
+        text = "Nobody has said under which licence these weights are; ask whoever gave them before using them."
+        if origin is not None:
+            text += f" They look like {origin.name}, whose licence is {origin.licence}."
     return f"## Licence\n\n{text}"
 
 
@@ -211,12 +225,14 @@ def _evaluation(about: About) -> Path:
 
 
 def _recipe(about: About) -> str | None:
-    """The run's recipe in full, but for where its data lay on this machine."""
+    """The run's recipe in full, but for where its data and its first weights lay on this machine."""
     if about.run is None or not about.run.recipe.exists():
         return None
     recipe = read_recipe(about.run.recipe)
     if recipe.data.path is not None:
         recipe = replace(recipe, data=replace(recipe.data, path=Path(recipe.data.path).name))
+    if recipe.init.weights is not None and not is_remote(recipe.init.weights):
+        recipe = replace(recipe, init=replace(recipe.init, weights=Path(recipe.init.weights).name))
     return dump_recipe(recipe)
 
 
@@ -253,7 +269,9 @@ def _origin(model: Network, about: About) -> str:
     source = source if isinstance(source, Mapping) else {}
     step, epoch = model.provenance.get("step"), model.provenance.get("epoch")
     if about.run is not None:
-        return f"a run of `resnext train`, checkpoint {about.checkpoint} (epoch {epoch}, step {step})"
+        start = model.provenance.get("init")
+        begun = f", begun from {start.get('weights')}" if isinstance(start, Mapping) else ""
+        return f"a run of `resnext train`{begun}, checkpoint {about.checkpoint} (epoch {epoch}, step {step})"
     where = source.get("hub") or source.get("url") or source.get("file") or "unknown"
     digest = f", SHA-256 {source['sha256']}" if source.get("sha256") else ""
     return f"{where} ({source.get('format') or 'unknown format'}{digest})"

@@ -22,6 +22,7 @@ from resnext.environment import available_cores
 from resnext.errors import RequestError
 from resnext.evaluate.evaluator import in_eval_mode
 from resnext.model.network import Network
+from resnext.weights.known import PREPROCESSINGS
 
 READERS = min(8, available_cores())  # threads; Pillow decodes outside Python's lock
 
@@ -83,8 +84,8 @@ def preprocessing_of(model: Network) -> Preprocessing:
     """What the weights say of their input. Raises RequestError where they do not."""
     if model.preprocessing is None:
         raise RequestError(
-            "the weights do not say how their images were prepared (size, crop, mean, std); "
-            "give weights that resnext train or resnext convert wrote with their preprocessing"
+            "the weights do not say how their images were prepared (size, crop, mean, std); write it down with "
+            f"`resnext convert WEIGHTS NEW.safetensors --preprocessing {'|'.join(PREPROCESSINGS)}|FILE.json`"
         )
     return model.preprocessing
 

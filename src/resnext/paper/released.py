@@ -1,61 +1,15 @@
-"""The public weights files (released.json), and telling whether a network's weights are one of them.
+"""Telling whether a network's weights are one of the public files of ``weights/released.py``, wherever they went."""
 
-Every figure carries its protocol and its source: an error measured otherwise is another number.
-"""
-
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from functools import cache
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 from resnext.data.download import file_sha256
+from resnext.weights.released import EXACT, MIB, Released, released
 
-MIB = 1 << 20
 ROUNDED = 1.0  # MiB; sizes given in whole MiB
-EXACT = 0.001  # MiB; sizes given to three digits
 SINCE = ("changed", "init", "step")  # in the provenance: surgery, fine-tuning, training
-
-
-@dataclass(frozen=True, kw_only=True)
-class Figure:
-    """A published error in percent: on which images, seen how (pixels), and who says so."""
-
-    top1_error: float
-    top5_error: float | None
-    data: str
-    image_size: int
-    resize: int
-    interpolation: str
-    source: str
-
-    @property
-    def line(self) -> str:
-        """The figure with its protocol, in one line."""
-        top5 = "" if self.top5_error is None else f", top-5 {self.top5_error:.2f} %"
-        return (
-            f"top-1 error {self.top1_error:.2f} %{top5} · {self.data} · shorter side {self.resize}, centre crop "
-            f"{self.image_size}×{self.image_size}, {self.interpolation} · {self.source}"
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Released:
-    """One public file. ``sha256`` holds the digits that are known; ``certain`` is what recognising it said."""
-
-    name: str
-    architecture: str
-    format: str
-    licence: str
-    figures: tuple[Figure, ...]
-    url: str | None = None
-    hub: str | None = None
-    mib: float | None = None
-    sha256: str | None = None
-    note: str | None = None
-    certain: bool = True
 
 
 @dataclass(frozen=True)
@@ -74,13 +28,6 @@ class Origin:
         return {name: value for name, value in vars(self).items() if value is not None}
 
 
-@cache
-def released() -> tuple[Released, ...]:
-    """Every entry of released.json."""
-    entries = json.loads(files("resnext.paper").joinpath("released.json").read_text(encoding="utf-8"))
-    return tuple(Released(**entry | {"figures": tuple(Figure(**f) for f in entry["figures"])}) for entry in entries)
-
-
 def recognise(provenance: Mapping[str, Any], path: Path | str, architecture: str = "") -> Released | None:
     """The public file whose network this is, or None.
 
@@ -88,7 +35,12 @@ def recognise(provenance: Mapping[str, Any], path: Path | str, architecture: str
     source; ``architecture`` its name. Known by hub id, URL, or size and SHA-256; files without a published checksum by
     format, architecture and size or name, and then not ``certain``. A network changed or trained since is none of them.
     """
-    return None if any(provenance.get(key) for key in SINCE) else came_from(provenance, path, architecture)
+    return came_from(provenance, path, architecture) if unchanged(provenance) else None
+
+
+def unchanged(provenance: Mapping[str, Any]) -> bool:
+    """Whether a network is still what its file held: what was published for the file holds for it too."""
+    return not any(provenance.get(key) for key in SINCE)
 
 
 def came_from(provenance: Mapping[str, Any], path: Path | str, architecture: str = "") -> Released | None:
@@ -149,7 +101,8 @@ def _size_fits(entry: Released, size: int | None) -> bool:
 
 def _resembles(entry: Released, origin: Origin, architecture: str) -> bool:
     """Whether a file without a published checksum may be the one: its format, its network, and its size or name."""
-    if entry.sha256 is not None or entry.format != origin.format or entry.architecture != architecture:
+    plain = architecture.partition(" (")[0]  # without the form, which is no part of what was published
+    if entry.sha256 is not None or entry.format != origin.format or entry.architecture != plain:
         return False
     if entry.mib is not None:
         return origin.bytes is not None and abs(origin.bytes / MIB - entry.mib) <= ROUNDED

@@ -3,6 +3,7 @@
 path or id -> hub.fetch -> container.read -> adapters.adapt -> surgery -> build
 """
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -63,6 +64,6 @@ def contents_of(source: Path | str, checkpoint: str = "best") -> "Contents":
     from resnext.weights.hub import fetch, is_remote
 
     path = fetch(str(source)) if is_remote(str(source)) else Path(source)
-    if not path.exists():
+    if not os.path.exists(path):  # False for names that no file can have, too
         raise RequestError(f"there is no weights file or run directory {path}")
     return adapt(read(RunDirectory(path).weights(checkpoint) if is_run(path) else path))

@@ -19,6 +19,7 @@ from resnext.weights.pickle_stream import Stream
 from resnext.weights.pickle_values import settled
 from resnext.weights.pickles import interpret
 from resnext.weights.safetensors_file import looks_like_safetensors, read_safetensors
+from resnext.weights.torch7 import looks_like_t7, read_t7
 from resnext.weights.torch_files import MAGIC, read_legacy, read_zip
 from resnext.weights.torch_tar import read_tar
 from resnext.weights.torch_tensors import NAMES
@@ -61,7 +62,7 @@ def _naming(path: Path) -> Iterator[None]:
     try:
         yield
     except RequestError as error:
-        said = str(error)
+        said = error.args[0]
         raise RequestError(said if said.startswith(str(path)) else f"{path} {said}") from None
     except OSError as error:
         raise RequestError(f"{path} cannot be read: {error.strerror or error}") from None
@@ -87,7 +88,8 @@ def _read(path: Path, file: IO[bytes], size: int) -> tuple[str, Any, dict[str, s
     head = file.read(foreign.HEAD)
     if not head:
         raise RequestError("is empty")
-    if looks_like_safetensors(head):
+    is_t7 = looks_like_t7(head)
+    if looks_like_safetensors(head) and not is_t7:
         return "safetensors", *read_safetensors(path, file, size)
     if head.startswith(b"PK\3\4"):
         return "torch zip", read_zip(file, size), {}
@@ -98,9 +100,7 @@ def _read(path: Path, file: IO[bytes], size: int) -> tuple[str, Any, dict[str, s
     what = foreign.foreign(head)
     if what is not None:
         raise RequestError(what)
-    from resnext.weights.torch7 import looks_like_t7, read_t7
-
-    if looks_like_t7(head):
+    if is_t7:
         return "torch7", read_t7(path), {}
     if OLD_PICKLE.match(head) and _last_byte(file, size) == b".":
         return *_read_pickle(file, size), {}

@@ -27,7 +27,7 @@ from resnext.model.forms import convert_form
 from resnext.model.network import Network
 from resnext.weights.contents import Contents
 from resnext.weights.infer import infer
-from resnext.weights.naming import Found, renamed, reversed_colours
+from resnext.weights.naming import Found, check_same, renamed, reversed_colours
 from resnext.weights.refused import SORRY
 
 LAYER = re.compile(r"res(?P<stage>\d)\.(?P<block>\d{1,4})\.(?P<layer>conv\d|shortcut)\.(?P<rest>weight|bias|norm\.\w+)")
@@ -285,10 +285,7 @@ def _their_name(name: str) -> str:
 
 
 def _check_expressible(a: Architecture) -> None:
-    wanted = {"stem": "imagenet", "pre_activation": False, "shortcut": "B", "bn_eps": EPS}
-    for name, value in wanted.items():
-        if getattr(a, name) != value:
-            raise RequestError(f"detectron2's ResNet has {name} {value!r}; {a.name} has {getattr(a, name)!r}")
+    check_same("detectron2", a, {})
     for stage in a.stages[1:]:
         if stage.in_channels == stage.out_channels:
             raise RequestError(

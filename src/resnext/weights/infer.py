@@ -8,13 +8,11 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from resnext.errors import RequestError
 from resnext.model.architecture import Architecture
-from resnext.model.network import Network
-from resnext.weights.build import check_tensors
+from resnext.weights.build import check_tensors, on_paper
 from resnext.weights.refused import SORRY, refused_part
 
 BLOCK = re.compile(r"layer(?P<stage>\d{1,3})\.(?P<block>\d{1,4})\.")
@@ -38,8 +36,7 @@ def infer(state: Mapping[str, Tensor], origin: str, **known: Any) -> Architectur
         architecture = Architecture(**fields | known)
     except RequestError as error:
         raise RequestError(f"{origin}: {error}") from None
-    with torch.device("meta"):
-        expected = Network(architecture).state_dict()
+    expected = on_paper(architecture, len(state), origin).state_dict()
     counters = {name: tensor for name, tensor in expected.items() if name.endswith("num_batches_tracked")}
     check_tensors(counters | dict(state), expected, origin)
     return architecture

@@ -3,6 +3,7 @@
 Form (c) has torchvision's names, so an adapter is a function from a foreign name to torchvision's, applied here.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,13 +11,17 @@ from typing import Any
 from torch import Tensor
 
 from resnext.errors import RequestError
+from resnext.model.architecture import Architecture
 from resnext.weights.contents import Raw
+from resnext.weights.known import PREPROCESSINGS
 
 SHOWN = 5  # groups of left-out weights that a note names
 UNKNOWN_PREPROCESSING = (
-    "the file does not say how pictures were prepared; `resnext convert IN OUT --preprocessing NAME` gives the "
-    "network what it was trained with"
+    "the file does not say how pictures were prepared; `resnext convert IN OUT --preprocessing "
+    f"{'|'.join(PREPROCESSINGS)}|FILE.json` tells the network"
 )
+# what torchvision's, timm's and detectron2's ResNet all have
+USUAL: dict[str, Any] = {"stem": "imagenet", "pre_activation": False, "shortcut": "B", "bn_eps": 1e-5}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,3 +78,11 @@ def reversed_colours(state: dict[str, Tensor]) -> dict[str, Tensor]:
     if first is None or first.dim() != 4 or first.shape[1] != 3:
         return state
     return state | {"conv1.weight": first.flip(1)}
+
+
+def check_same(library: str, a: Architecture, fields: Mapping[str, Any]) -> None:
+    """Raises RequestError naming the first of ``USUAL`` and ``fields`` in which the library's ResNet is another."""
+    for name, value in (USUAL | dict(fields)).items():
+        given = getattr(a, name)
+        if not (math.isclose(given, value) if name == "bn_eps" else given == value):
+            raise RequestError(f"{library}'s ResNet has {name} {value!r}; {a.name} has {given!r}")

@@ -93,14 +93,9 @@ def _about(raw: Raw) -> dict[str, Any]:
         raise RequestError(f"{raw.path}: its resnext metadata is not JSON: {error}") from None
     if not isinstance(about, dict) or "architecture" not in about:
         raise RequestError(f"{raw.path}: its resnext metadata does not say which network the tensors belong to")
-    if (
-        isinstance(about.get("version"), bool)
-        or not isinstance(about.get("version"), int)
-        or about["version"] > VERSION
-    ):
-        raise RequestError(
-            f"{raw.path} has version {about.get('version')!r} of the format; this program reads up to {VERSION}"
-        )
+    version = about.get("version")
+    if isinstance(version, bool) or not isinstance(version, int) or not 1 <= version <= VERSION:
+        raise RequestError(f"{raw.path} has version {version!r} of the format; this program reads up to {VERSION}")
     return about
 
 

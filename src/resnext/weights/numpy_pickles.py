@@ -14,8 +14,8 @@ from resnext.errors import RequestError
 from resnext.weights.pickle_names import latin1
 from resnext.weights.pickle_values import Meter, Named, Payload, Shell, described, shown
 
-# numbers by their size in bytes; strings by their length
-CODE = re.compile(r"[<>=|]?(?P<kind>b1|[iu][1248]|f[248]|c(?:8|16)|[SUa][1-9]\d{0,3})")
+# numbers by their size in bytes; strings by their length; the byte order comes by BUILD
+CODE = re.compile(r"b1|[iu][1248]|f[248]|c(?:8|16)|[SUa][1-9][0-9]{0,3}")
 MOST_DIMENSIONS = 32
 LARGEST = 2**40  # values
 UNICODE_END = 0x110000
@@ -111,10 +111,9 @@ def _plain(flat: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 def _dtype(arguments: tuple[Any, ...], meter: Meter) -> DType:  # noqa: ARG001
     match arguments:
         case (str() as code, bool() | int(), bool() | int()) | (str() as code,):
-            found = CODE.fullmatch(code)
-            if found is None:
+            if not CODE.fullmatch(code):
                 raise RequestError(f"has NumPy values of dtype {shown(code)}; numbers and text are read")
-            return DType(found["kind"].replace("a", "S"))
+            return DType(code.replace("a", "S"))
     raise RequestError("has a NumPy dtype that is none")
 
 

@@ -16,9 +16,7 @@ from collections import OrderedDict
 from typing import Any
 
 from resnext.errors import RequestError
-from resnext.weights.pickle_values import LONG, Meter, Named, Payload, Record, described, payload, shown
-
-ENTRY = 100  # bytes of one entry of a table or set, roughly
+from resnext.weights.pickle_values import ENTRY, LONG, Meter, Named, Payload, Record, described, payload, shown
 
 TENSOR_KINDS = {
     "_rebuild_qtensor": "a quantized tensor",

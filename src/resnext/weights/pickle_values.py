@@ -18,6 +18,7 @@ LONG = 4096  # bytes; longer strings stay in the file until they are needed
 SMALL_INT = 2**20  # whole numbers below it do not collide in a table
 MOST_NUMBER_KEYS = 10_000  # other numbers and tuples: their hashes can be made to collide, which takes quadratic time
 SPARE = 16 << 20  # bytes that a pickle may take beyond twice its size
+ENTRY = 100  # bytes of one entry of a table or set, roughly
 
 
 class Shell:
@@ -46,6 +47,11 @@ class Meter:
         self.left -= count
         if self.left < 0:
             raise RequestError("copies its own parts until they outgrow the file many times over")
+
+    def new_set(self) -> set[Any]:
+        """An empty set, which takes far more than its instruction."""
+        self.charge(ENTRY)
+        return set()
 
     def key(self, value: Any) -> Any:
         """A key of a table or a member of a set: text, bytes, number, None, or a short tuple of those."""
@@ -107,7 +113,7 @@ class Record(dict[str, Any]):
     def build(self, state: Any, meter: Meter) -> None:
         if not isinstance(state, dict):
             raise RequestError(f"sets attributes from {described(state)}, expected a table")
-        meter.charge(100 * len(state))
+        meter.charge(ENTRY * len(state))
         for key, value in state.items():
             self[meter.key(key)] = value
 
@@ -175,6 +181,7 @@ def settled(root: Any) -> Any:
             done[id(node)] = _finished(node, done)
         else:
             opened.add(id(node))
+            _check_depth(len(opened))
             inside = [child for child in _children(node) if _is_compound(child) and id(child) not in done]
             if any(id(child) in opened for child in inside):
                 raise RequestError("holds a table or list that contains itself")
@@ -182,8 +189,14 @@ def settled(root: Any) -> Any:
     return done[id(root)].value if id(root) in done else root
 
 
+def _check_depth(depth: int) -> None:
+    if depth > DEEPEST:
+        raise RequestError(f"nests tables and lists more than {DEEPEST} deep")
+
+
 def _is_compound(node: Any) -> bool:
-    return type(node) in (list, tuple, dict, OrderedDict, Record) or isinstance(node, Shell)
+    """Whether there is something to settle: not in what is empty."""
+    return isinstance(node, Shell) or (type(node) in (list, tuple, dict, OrderedDict, Record) and len(node) > 0)
 
 
 def _children(node: Any) -> Any:
@@ -196,19 +209,18 @@ def _finished(node: Any, done: dict[int, _Done]) -> _Done:
     """``node`` after all its children."""
     if isinstance(node, Shell):
         return _Done(node, node.settle(), 0, 1)
-    parts = [done.get(id(child), _Done(child, child, 0, 1)) for child in _children(node)]
-    depth = 1 + max((part.depth for part in parts), default=0)
-    unfolded = 1 + sum(part.unfolded for part in parts)
-    if depth > DEEPEST:
-        raise RequestError(f"nests tables and lists more than {DEEPEST} deep")
+    children = list(_children(node))
+    parts = [done.get(id(child)) for child in children]  # None where there was nothing to settle
+    depth = 1 + max((part.depth for part in parts if part), default=0)
+    unfolded = 1 + sum(part.unfolded if part else 1 for part in parts)
+    _check_depth(depth)
     if unfolded > LARGEST_UNFOLDED:
         raise RequestError(f"shares its parts so often that it unfolds into more than {LARGEST_UNFOLDED:,} values")
-    value = node
+    values = [part.value if part else child for part, child in zip(parts, children, strict=True)]
     if isinstance(node, tuple):
-        value = tuple(part.value for part in parts)
-    elif isinstance(node, list):
-        node[:] = [part.value for part in parts]
+        return _Done(node, tuple(values), depth, unfolded)
+    if isinstance(node, list):
+        node[:] = values
     else:
-        for key, part in zip(node, parts, strict=True):
-            node[key] = part.value
-    return _Done(node, value, depth, unfolded)
+        node.update(zip(node, values, strict=True))
+    return _Done(node, node, depth, unfolded)

@@ -131,7 +131,9 @@ class _Machine:
         self.top(set).update(self.meter.key(item) for item in items)
 
     def frozen_set(self) -> None:
-        self.push(frozenset(self.meter.key(item) for item in self.since_mark()))
+        members = self.meter.new_set()
+        members.update(self.meter.key(item) for item in self.since_mark())
+        self.push(frozenset(members))
 
     def set_items(self, items: list[Any]) -> None:
         table = self.top()
@@ -297,7 +299,7 @@ ACTIONS: dict[bytes, Callable[[_Machine], None]] = {
     b"d": _Machine.dictionary,
     b"s": _Machine.set_item,
     b"u": lambda m: m.set_items(m.since_mark()),
-    b"\x8f": lambda m: m.push(set()),
+    b"\x8f": lambda m: m.push(m.meter.new_set()),
     b"\x90": _Machine.add_all,
     b"\x91": _Machine.frozen_set,
     # names

@@ -5,6 +5,7 @@ tensors are views of the mapped file: they would change, or end the process, wit
 """
 
 import json
+import math
 import struct
 from pathlib import Path
 from typing import IO
@@ -15,7 +16,7 @@ from torch import Tensor
 
 from resnext.errors import RequestError
 from resnext.weights.pickle_values import shown
-from resnext.weights.torch_tensors import in_this_order, read_bytes
+from resnext.weights.torch_tensors import LARGEST, MOST_DIMENSIONS, in_this_order, read_bytes
 
 LENGTH = struct.Struct("<Q")
 LARGEST_TABLE = 16 << 20  # bytes; a network's takes some 100,000
@@ -60,9 +61,12 @@ def read_safetensors(path: Path, file: IO[bytes], size: int) -> tuple[dict[str, 
         dtype = DTYPES.get(entry["dtype"])
         if dtype is None:
             raise RequestError(f"has {shown(name)} of dtype {entry['dtype']}; known are {', '.join(DTYPES)}")
+        shape = entry["shape"]
+        if len(shape) > MOST_DIMENSIONS or math.prod(max(side, 1) for side in shape) >= LARGEST:
+            raise RequestError(f"has {shown(name)} of an impossible shape")
         begin, end = entry["data_offsets"]
         data = in_this_order(read_bytes(file, start + begin, end - begin), dtype, "little")
         if dtype == torch.bool:
             data.clamp_(max=1)
-        tensors[name] = data.view(dtype).reshape(entry["shape"])
+        tensors[name] = data.view(dtype).reshape(shape)
     return tensors, metadata

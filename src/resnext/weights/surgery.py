@@ -118,6 +118,7 @@ def _without_head(contents: Contents) -> Contents:
 def _with_rows(contents: Contents, wanted: int, names: tuple[str, ...] | None, seed: int) -> Contents:
     """A head of ``wanted`` rows: those of classes known by name, and new ones."""
     had, width = contents.architecture.num_classes, contents.architecture.stages[-1].out_channels
+    architecture = contents.architecture.change(num_classes=wanted)  # which refuses a count that makes no sense
     weight, bias = _fresh(wanted, width, seed)
     kept = _same_names(contents.classes or (), names or ())
     if had and kept:
@@ -127,7 +128,7 @@ def _with_rows(contents: Contents, wanted: int, names: tuple[str, ...] | None, s
     return _noted(
         contents,
         _head_note(had, wanted, len(kept), seed),
-        architecture=contents.architecture.change(num_classes=wanted),
+        architecture=architecture,
         state=dict(contents.state) | {"fc.weight": weight, "fc.bias": bias},
         classes=names,
         provenance=_changed(contents, num_classes=[had, wanted], kept_classes=len(kept)),

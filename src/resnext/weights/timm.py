@@ -20,7 +20,7 @@ from resnext.model.network import Network
 from resnext.weights.contents import Contents
 from resnext.weights.infer import infer
 from resnext.weights.known import IMAGENET_MEAN, IMAGENET_STD
-from resnext.weights.naming import Found, renamed
+from resnext.weights.naming import Found, check_same, renamed
 from resnext.weights.refused import SORRY
 from resnext.weights.torchvision import rename
 
@@ -210,19 +210,8 @@ def crop_share(image_size: int, resize: int) -> float:
 def check_expressible(a: Architecture) -> None:
     """Raises RequestError naming the first field that timm's ResNet does not have."""
     if len(a.stages) != 4:
-        raise RequestError(f"timm's ResNet has four stages; {a.name} has {len(a.stages)} (blocks)")
-    wanted: dict[str, Any] = {
-        "stem": "imagenet",
-        "pre_activation": False,
-        "shortcut": "B",
-        "stride_in_1x1": False,
-        "bn_eps": 1e-5,
-        "base_channels": 64,
-    }
-    for name, value in wanted.items():
-        given = getattr(a, name)
-        if given != value:
-            raise RequestError(f"timm's ResNet has {name} {value!r}; {a.name} has {given!r}")
+        raise RequestError(f"timm's ResNet has four stages; {a.name} has {len(a.stages)}")
+    check_same("timm", a, {"stride_in_1x1": False, "base_channels": 64})
     assert a.stage_widths is not None
     assert a.stage_channels is not None
     expansion = EXPANSION[a.block]

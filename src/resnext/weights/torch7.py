@@ -6,7 +6,7 @@ and no attribute is set. Numbers of tensors stay in the file, which is mapped, u
 
 Where Torch7 leaves a choice (it checks nothing): sizes and strides must lie inside their storage, strides may be 0
 (an expanded tensor, of at most a million elements or as many as the file has bytes) but not negative, there are at
-most 64 dimensions, and what follows the first object is ignored, except after a nil, which is then no Torch7 file.
+most 32 dimensions, and what follows the first object is ignored, except after a nil, which is then no Torch7 file.
 Nothing in a binary file says its byte order and the size of its longs: little endian and 8 bytes are tried first, and
 another choice counts only if it reads the file to its last byte.
 """
@@ -30,7 +30,7 @@ NIL, NUMBER, STRING, TABLE, TORCH, BOOLEAN, OLD_FUNCTION, LEGACY_FUNCTION, FUNCT
 VERSION = re.compile(r"V (\d{1,9})")
 KINDS = {f"torch.{kind}": kind for kind in (*ELEMENTS, "Long")} | {"torch.Cuda": "Float"}
 KINDS |= {f"torch.Cuda{kind}": kind for kind in (*ELEMENTS, "Long")}
-MOST_DIMENSIONS = 64  # of a NumPy array
+MOST_DIMENSIONS = 32  # of an array of any NumPy
 EXPANDED = 2**20  # elements a tensor may have whatever the file's size
 
 

@@ -21,6 +21,8 @@ from resnext.weights.torch7_modules import Convolution, Node, Tree
 
 STEMS = {(7, 2): "imagenet", (3, 1): "cifar"}  # by kernel and stride of the first convolution
 FORGET_EVERY = 2**23  # bytes copied
+SPARE = 2**22  # bytes that copies may take beyond four times the file's size
+ROUND_ABOUT = 512  # bytes that every tensor takes besides its numbers
 
 
 @dataclass(frozen=True, eq=False)
@@ -290,11 +292,11 @@ class _Copier:
 
     def __init__(self, file: Path) -> None:
         self.file = file
-        self.most = 4 * file.stat().st_size + 2**24  # bytes; modules may share tensors, but not without end
+        self.most = 4 * file.stat().st_size + SPARE  # modules may share tensors, but not without end
         self.copied = self.unforgotten = 0
 
     def __call__(self, array: np.ndarray) -> Tensor:
-        self.copied += array.nbytes
+        self.copied += array.nbytes + ROUND_ABOUT
         self.unforgotten += array.nbytes
         if self.copied > self.most:
             raise RequestError(f"{self.file}: its modules share tensors so often that the network outgrows the file")

@@ -7,6 +7,7 @@ by a size the file declares before that size is checked against the bytes left.
 import mmap
 import re
 import struct
+from collections.abc import Iterator
 from typing import Protocol
 
 import numpy as np
@@ -107,18 +108,20 @@ class AsciiStream:
 
     def integer(self) -> int:
         """One whole number within 4 bytes."""
-        start, (value,) = self.offset, self._values(self.INTEGER, 1, "an int")
-        if not -(2**31) <= int(value) < 2**31:
-            raise Malformed(start, f"expected an int of 4 bytes, found {int(value)}")
-        return int(value)
+        start = self.offset
+        (value,) = map(int, self._values(self.INTEGER, 1, "an int"))
+        if not -(2**31) <= value < 2**31:
+            raise Malformed(start, f"expected an int of 4 bytes, found {value}")
+        return value
 
     def longs(self, count: int) -> list[int]:
         """``count`` whole numbers."""
-        return [int(value) for value in self._values(self.INTEGER, count, f"{count} longs")]
+        return list(map(int, self._values(self.INTEGER, count, f"{count} longs")))
 
     def double(self) -> float:
         """One number; nan, -nan and inf too."""
-        return float(self._values(self.FLOATING, 1, "a number")[0])
+        (value,) = map(float, self._values(self.FLOATING, 1, "a number"))
+        return value
 
     def raw(self, count: int) -> bytes:
         """``count`` bytes, as they are."""
@@ -150,20 +153,19 @@ class AsciiStream:
             self._newline()
         return start
 
-    def _values(self, pattern: "re.Pattern[bytes]", count: int, what: str) -> list[bytes]:
+    def _values(self, pattern: "re.Pattern[bytes]", count: int, what: str) -> Iterator[bytes]:
+        """The next ``count`` words, each read when it is asked for."""
         if not 0 <= 2 * count <= self.remaining + 1:  # a digit and a space each
             raise Malformed(self.offset, f"expected {what}, but {self.remaining} bytes are left")
-        values = []
         for _ in range(count):
             match = pattern.match(self.data, self.offset)
             if match is None:
                 found = self.data[self.offset : self.offset + 20]
                 raise Malformed(self.offset, f"expected {what}, found {found!r}")
-            values.append(match[1])
             self.offset = match.end()
+            yield match[1]
         if count:
             self._newline()
-        return values
 
     def _newline(self) -> None:
         if self.data[self.offset : self.offset + 1] == b"\n":

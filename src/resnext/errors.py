@@ -16,9 +16,7 @@ class ResnextError(Exception):
         said = super().__str__()
         if len(said) > LONGEST:
             said = f"{said[: LONGEST // 2]} ... {said[-LONGEST // 2 :]}"
-        if said.isprintable():
-            return said
-        return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in said)
+        return printable(said)
 
 
 class RequestError(ResnextError, ValueError):
@@ -27,6 +25,13 @@ class RequestError(ResnextError, ValueError):
 
 class WorkError(ResnextError, RuntimeError):
     """The work failed (exit status 1): bad data met on the way, a full disk, a loss that is not finite."""
+
+
+def printable(text: str) -> str:
+    """``text`` with what no terminal should be sent (control characters, halves of letters) spelled out."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:

@@ -415,3 +415,17 @@ def test_what_is_written_does_not_tell_where_the_first_weights_lay(weights: Path
         assert str(weights.parent).encode() not in path.read_bytes()
     assert "begun from first.safetensors" in (hub / "README.md").read_text()
     assert load(hub).provenance["init"]["source"]["sha256"] == hashlib.sha256(first.read_bytes()).hexdigest()
+
+
+def test_what_a_file_says_of_itself_cannot_reach_into_the_terminal(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = network()
+    model.classes = ("\x1b[2Jcat", *NAMES[1:])
+    model.provenance = {"notes": ["all is well\x1b[1A\nproof  forged"]}
+    (tmp_path / "in").write_bytes(serialized(model))
+    assert convert(tmp_path / "in", tmp_path / "out.safetensors") == 0
+    shown = capsys.readouterr().out
+    assert "\x1b" not in shown
+    assert r"\x1b[2Jcat" in shown
+    assert not any(line.startswith("proof  forged") for line in shown.splitlines())

@@ -26,7 +26,7 @@ from resnext.weights.container import read
 from resnext.weights.safetensors_file import DTYPES, LARGEST_TABLE
 from tests.weights.pickle_maker import Evil, array2, string2
 from tests.weights.t7_writer import dump
-from tests.weights.torch_maker import tar_bytes
+from tests.weights.torch_maker import says, tar_bytes
 
 STATE = {"conv1.weight": torch.arange(6.0).reshape(1, 2, 3), "fc.bias": torch.tensor([1.0])}
 
@@ -78,16 +78,6 @@ def test_torch7_files_are_given_to_their_reader(tmp_path: Path) -> None:
     assert (raw.container, raw.value) == ("torch7", {"a": 1.5})
     path.write_bytes(path.read_bytes()[:-3])
     assert says(path)
-
-
-def says(path: Path) -> str:
-    with pytest.raises(RequestError) as caught:
-        read(path)
-    said = str(caught.value)
-    assert said.startswith(str(path))
-    assert said.count(str(path)) == 1
-    assert "\n" not in said
-    return said
 
 
 def picture(kind: str) -> bytes:

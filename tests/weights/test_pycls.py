@@ -145,7 +145,7 @@ def test_averaged_weights_are_taken_and_imagenet_named() -> None:
         (SETTINGS | {"MODEL": {"TYPE": "anynet"}, "ANYNET": {"STRIDES": [2, 2]}}, "AnyNet or RegNet"),
         (SETTINGS | {"MODEL": {"TYPE": "anynet"}, "ANYNET": {"STEM_TYPE": "simple_stem_in"}}, "AnyNet or RegNet"),
         (SETTINGS | {"BN": {"EPS": "x"}}, "BN.EPS 'x', expected a number"),
-        (SETTINGS | {"BN": {"EPS": 0}}, "bn_eps must be a number above 0"),
+        (SETTINGS | {"BN": {"EPS": 0}}, "bn_eps must be a number from 1e-12"),
         (SETTINGS | {"BN": {"EPS": ".nan"}}, "BN.EPS"),
         (SETTINGS | {"TEST": {"IM_SIZE": "nan"}}, "resize"),
         (SETTINGS | {"TEST": {"IM_SIZE": 10}}, "resize 10 is smaller"),

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from resnext.errors import RequestError
 from resnext.weights.container import read
 from tests.weights.pickle_maker import Evil
-from tests.weights.torch_maker import remade, saved
+from tests.weights.torch_maker import remade, saved, says
 
 VALUE = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor(1), "n": 1}
 
@@ -26,14 +26,6 @@ VALUE = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.tensor(1), "n": 1}
 @pytest.fixture
 def good(tmp_path: Path) -> Path:
     return saved(tmp_path / "w.pth", VALUE)
-
-
-def says(path: Path) -> str:
-    with pytest.raises(RequestError) as caught:
-        read(path)
-    assert str(caught.value).startswith(str(path))
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
 
 
 def test_nothing_is_executed(good: Path, tmp_path: Path) -> None:

@@ -9,9 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
+from resnext.errors import RequestError
 from resnext.weights.container import read
 from resnext.weights.torch_tar import BLOCK
 
@@ -19,6 +21,17 @@ from resnext.weights.torch_tar import BLOCK
 def value_of(path: Path) -> Any:
     """What our reader finds in the file."""
     return read(path).value
+
+
+def says(path: Path) -> str:
+    """The one line, beginning with the path, in which our reader refuses the file."""
+    with pytest.raises(RequestError) as caught:
+        read(path)
+    said = str(caught.value)
+    assert said.startswith(str(path))
+    assert said.count(str(path)) == 1
+    assert "\n" not in said
+    return said
 
 
 def saved(path: Path, value: Any, **options: Any) -> Path:

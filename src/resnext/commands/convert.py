@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from resnext.errors import RequestError, nearest
+from resnext.errors import RequestError, nearest, printable
 from resnext.run_directory import CHECKPOINTS, LARGEST_JSON, RunDirectory, is_run
 
 if TYPE_CHECKING:
@@ -304,5 +304,5 @@ def show(model: "Network", origin: "Origin", source: str, out: Path, target: str
     table.add_column()
     table.add_column(overflow="fold")
     for key, value in rows:
-        table.add_row(key, Text(value))
+        table.add_row(key, Text(printable(value)))
     screen().print(table)

@@ -98,8 +98,8 @@ class Architecture:
         for name in ("pre_activation", "stride_in_1x1"):
             if not isinstance(getattr(self, name), bool):
                 raise RequestError(f"{name} must be true or false, not {getattr(self, name)!r}")
-        if isinstance(self.bn_eps, bool) or not isinstance(self.bn_eps, int | float) or not 0 < self.bn_eps <= 1:
-            raise RequestError(f"bn_eps must be a number above 0, at most 1, not {self.bn_eps!r}")
+        if isinstance(self.bn_eps, bool) or not isinstance(self.bn_eps, int | float) or not 1e-12 <= self.bn_eps <= 1:
+            raise RequestError(f"bn_eps must be a number from 1e-12 to 1, not {self.bn_eps!r}")
         for name in ("cardinality", "in_channels", "base_channels"):
             _check_count(name, getattr(self, name))
         _check_count("num_classes", self.num_classes, low=0)

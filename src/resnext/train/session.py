@@ -14,7 +14,7 @@ from resnext.data.loader import TrainLoader, default_workers
 from resnext.data.preprocessing import Preprocessing
 from resnext.data.randomness import seed_of
 from resnext.data.source import Source
-from resnext.errors import RequestError
+from resnext.errors import RequestError, printable
 from resnext.model.network import Network, create_model
 from resnext.run_directory import RunDirectory
 from resnext.settings import Recipe
@@ -61,7 +61,7 @@ def prepare(recipe: Recipe, run: RunDirectory, world: World, resume: bool, conso
     loader = make_loader(recipe, source, preprocessing, world)
     if world.leads and not resume:
         for note in model.provenance.get("init", {}).get("notes", []):
-            console.print(f"{recipe.init.weights}: {note}", highlight=False, markup=False, soft_wrap=True)
+            console.print(printable(f"{recipe.init.weights}: {note}"), highlight=False, markup=False, soft_wrap=True)
     freeze(model, recipe.init)
     training_mode(model.to(world.device))
     recipe = settle_layout(recipe, model, preprocessing, world, console)

@@ -108,8 +108,9 @@ class StoredTensor(Shell):
                 f"has a tensor of {_sizes(size)} in a storage of {storage.count:,} numbers; "
                 "expanded tensors are not read, save tensor.contiguous()"
             )
-        last = offset + sum((side - 1) * step for side, step in zip(size, stride, strict=True))
-        if offset > storage.count or (math.prod(size) and last >= storage.count):
+        if 0 in size:
+            offset = 0  # a part of an empty tensor may start anywhere
+        elif offset + sum((side - 1) * step for side, step in zip(size, stride, strict=True)) >= storage.count:
             raise RequestError(f"has a tensor of {_sizes(size)} that ends beyond its storage")
         self.storage, self.offset, self.size, self.stride = storage, offset, size, stride
 

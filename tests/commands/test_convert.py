@@ -215,10 +215,13 @@ def test_overwrite_replaces_a_file_and_only_its_own_in_a_folder(weights: Path) -
     folder.mkdir()
     (folder / "config.json").write_text("old")
     (folder / "mine.txt").write_text("mine")
+    (folder / "model.safetensors").write_bytes(b"old")
+    (folder / "recipe.yaml").write_text("that of a run published here before")
     assert convert(weights, out, "--overwrite") == 0
     assert convert(weights, folder, "--overwrite") == 0
     torch.testing.assert_close(outputs(load(out)), outputs(load(folder)), rtol=1e-5, atol=1e-5)
     assert (folder / "mine.txt").read_text() == "mine"
+    assert not (folder / "recipe.yaml").exists()
     assert (folder / "config.json").read_text() != "old"
 
 

@@ -54,6 +54,7 @@ import test_loader as t
 
 def main():
     stop = []
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job of a shell begins without one
     if sys.argv[1] == "SIGTERM":
         signal.signal(signal.SIGTERM, lambda *_: stop.append(1))
     train = t.loader(t.toy(24000), workers=2)

@@ -22,6 +22,8 @@ from resnext.model.network import Network
 ROUNDING = 1e-4  # of the largest output: float32 sums in another order
 LARGEST_SIDE = 224  # pixels of the picture that is compared
 
+OF_A_RUN = ("recipe.yaml", "curves.png", "confusion.png", "reliability.png")  # else an earlier card's would stay
+
 Write = Callable[[Network, Path], None]
 
 
@@ -135,6 +137,9 @@ def _move(staged: Path, out: Path) -> None:
     """Put in place: by one rename, or file by file into a folder that is there (the weights last)."""
     with disk_named(out):
         if staged.is_dir() and out.is_dir():
+            if (staged / "README.md").exists():
+                for name in OF_A_RUN:
+                    (out / name).unlink(missing_ok=True)
             for file in sorted(staged.iterdir(), key=lambda path: path.name == "model.safetensors"):
                 os.replace(file, out / file.name)
             sync_folder(out)

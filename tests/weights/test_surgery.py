@@ -1,11 +1,13 @@
 """Head and stem surgery, against values worked out by hand."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
+from resnext.data.imagenet import imagenet_classes
 from resnext.data.preprocessing import Preprocessing
 from resnext.errors import RequestError
 from resnext.model.architecture import Architecture
@@ -53,6 +55,19 @@ def test_classes_known_by_name_keep_their_rows() -> None:
     assert changed.notes == (
         "the head of 4 classes became one of 4: 3 rows were kept by their names, 1 start anew (seed 0)",
     )
+
+
+def test_folders_named_by_synset_find_the_rows_of_imagenets_words() -> None:
+    given = contents(classes=None)
+    bias = torch.arange(1000.0)
+    state = given.state | {"fc.weight": bias[:, None].expand(1000, 64).clone(), "fc.bias": bias}
+    words = replace(
+        given, architecture=given.architecture.change(num_classes=1000), state=state, classes=imagenet_classes()
+    )
+    changed = change_head(words, classes=("n01440764", "n02012849", "n15075141"))  # tench, the bird crane, tissue
+    assert rows(changed) == [0, 134, 999]
+    assert changed.classes == ("n01440764", "n02012849", "n15075141")
+    assert rows(change_head(words, classes=("n01440764", "cat"))) == [0, 0]
 
 
 def test_a_name_that_stands_twice_goes_first_to_first() -> None:

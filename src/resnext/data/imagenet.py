@@ -35,14 +35,17 @@ def by_synset(dataset: Dataset, classes: Sequence[str] | None) -> Dataset:
     """
     synsets = imagenet_synsets()
     words = imagenet_classes() if classes is None else tuple(classes)
-    if not _names_imagenet(words) or not set(dataset.classes) <= set(synsets):
+    if not names_imagenet(words) or not set(dataset.classes) <= set(synsets):
         return dataset
     places = {synset: index for index, synset in enumerate(synsets)}
     return Relabelled(dataset, words, np.array([places[synset] for synset in dataset.classes], dtype=np.int64))
 
 
-def _names_imagenet(names: tuple[str, ...]) -> bool:
-    """Whether they are the synsets or the words; lists differ in a few, and some go on ("tench, Tinca tinca")."""
+def names_imagenet(names: tuple[str, ...]) -> bool:
+    """Whether these are ImageNet's 1000 classes in order, by synset or by word.
+
+    Lists of words differ in a few, and some go on ("tench, Tinca tinca").
+    """
     if len(names) != 1000:
         return False
     words = sum(name.partition(",")[0] == word for name, word in zip(names, imagenet_classes(), strict=True))

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from resnext.data.imagenet import imagenet_synsets, names_imagenet
 from resnext.data.preprocessing import Preprocessing
 from resnext.errors import RequestError
 from resnext.model.forms import convert_state
@@ -44,9 +45,10 @@ def change_head(
 ) -> Contents:
     """The network with ``num_classes`` outputs, or with one for each name of ``classes``; 0 leaves out the head.
 
-    A class that both networks know by name keeps its row of fc; all other rows start anew as ``initialise.py`` starts
-    a classifier, drawn from ``seed``. Names for as many outputs as there are, where the file knows no names, only
-    name them. Raises RequestError where the count and the names disagree, or the file's head is not what it says.
+    A class that both networks know by name (of ImageNet, by synset too) keeps its row of fc; all other rows start anew
+    as ``initialise.py`` starts a classifier, drawn from ``seed``. Names for as many outputs as there are, where the
+    file knows no names, only name them. Raises RequestError where the count and the names disagree, or the file's head
+    is not what it says.
     """
     if classes is not None and num_classes not in (None, len(classes)):
         raise RequestError(f"{len(classes)} class names were given for {num_classes} classes")
@@ -120,7 +122,7 @@ def _with_rows(contents: Contents, wanted: int, names: tuple[str, ...] | None, s
     had, width = contents.architecture.num_classes, contents.architecture.stages[-1].out_channels
     architecture = contents.architecture.change(num_classes=wanted)  # which refuses a count that makes no sense
     weight, bias = _fresh(wanted, width, seed)
-    kept = _same_names(contents.classes or (), names or ())
+    kept = _same_names(_known_as(contents.classes or (), names or ()), names or ())
     if had and kept:
         old_weight, old_bias = _tensor(contents, "fc.weight", (had, width)), _tensor(contents, "fc.bias", (had,))
         rows, of = torch.tensor(list(kept)), torch.tensor(list(kept.values()))
@@ -139,6 +141,12 @@ def _fresh(classes: int, width: int, seed: int) -> tuple[Tensor, Tensor]:
     """The rows a classifier starts from, as in ``model/initialise.py``."""
     generator, bound = torch.Generator().manual_seed(seed), width**-0.5
     return torch.empty(classes, width).uniform_(-bound, bound, generator=generator), torch.zeros(classes)
+
+
+def _known_as(old: tuple[str, ...], new: tuple[str, ...]) -> tuple[str, ...]:
+    """``old``, or the synsets of ImageNet's classes where ``new`` names synsets."""
+    synsets = imagenet_synsets()
+    return synsets if new and set(new) <= set(synsets) and names_imagenet(old) else old
 
 
 def _same_names(old: Sequence[str], new: Sequence[str]) -> dict[int, int]:

@@ -215,11 +215,11 @@ def _text(path: str, what: str, words: Any) -> str:
 def origin_in(model: "Network", source: str, path: Path, checkpoint: str) -> "Origin":
     """What IN is: its file with size and SHA-256, and its address where it has one."""
     from resnext.paper.released import origin_of
-    from resnext.weights.hub import WEIGHTS
+    from resnext.weights.container import FOLDER_FILES
 
     file = RunDirectory(path).weights(checkpoint) if is_run(path) else path
     if file.is_dir():
-        file = next((file / name for name in WEIGHTS if (file / name).exists()), file)
+        file = next((file / name for name in FOLDER_FILES if (file / name).exists()), file)
     converted = isinstance(model.provenance.get("source"), dict)
     about = {"format": "resnext" if converted else model.provenance.get("format")}
     address = origin_of(about, source) if source != str(path) else None

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from resnext.data.download import file_sha256
-from resnext.weights.released import EXACT, MIB, Released, released
+from resnext.weights.released import MIB, Released, released
 
 ROUNDED = 1.0  # MiB; sizes given in whole MiB
 SINCE = ("changed", "init", "step")  # in the provenance: surgery, fine-tuning, training
@@ -54,7 +54,8 @@ def came_from(provenance: Mapping[str, Any], path: Path | str, architecture: str
             return entry
     for entry in released():
         if entry.sha256 is not None and origin.sha256 is not None and origin.sha256.startswith(entry.sha256):
-            return entry if _size_fits(entry, origin.bytes) else None
+            fits = entry.mib is None or origin.bytes is None or entry.has_size(origin.bytes)
+            return entry if fits else None
     if origin.hub is None:
         for entry in released():
             if _resembles(entry, origin, architecture):
@@ -93,10 +94,6 @@ def _noted(values: Mapping[str, Any]) -> Origin:
         **{name: text for name, text in texts.items() if isinstance(text, str)},
         bytes=size if isinstance(size, int) and not isinstance(size, bool) else None,
     )
-
-
-def _size_fits(entry: Released, size: int | None) -> bool:
-    return entry.mib is None or size is None or abs(size / MIB - entry.mib) <= EXACT
 
 
 def _resembles(entry: Released, origin: Origin, architecture: str) -> bool:

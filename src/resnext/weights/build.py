@@ -23,8 +23,7 @@ def build(contents: Contents, origin: str) -> Network:
     """
     model = on_paper(contents.architecture, len(contents.state), origin)
     expected = model.state_dict()
-    counters = {name: tensor for name, tensor in expected.items() if name.endswith("num_batches_tracked")}
-    given = dict.fromkeys(counters, torch.tensor(0)) | contents.state  # old files have none, and they compute nothing
+    given = with_counters(contents.state, expected)
     check_tensors(given, expected, origin)
     state, notes = _settled(given, origin)
     check_values(state, origin)
@@ -50,6 +49,12 @@ def on_paper(architecture: Architecture, tensors: int, origin: str) -> Network:
         raise RequestError(f"{origin} has {tensors:,} tensors; {a.name} needs more than {needed:,}")
     with torch.device("meta"):
         return Network(a)
+
+
+def with_counters(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """``state`` with BN's batch counters at 0 where it lacks them: old files have none, and they compute nothing."""
+    counters = (name for name in expected if name.endswith("num_batches_tracked"))
+    return dict.fromkeys(counters, torch.tensor(0)) | dict(state)
 
 
 def check_tensors(given: Mapping[str, Tensor], expected: Mapping[str, Tensor], origin: str) -> None:

@@ -32,7 +32,6 @@ from resnext.weights.refused import SORRY
 
 LAYER = re.compile(r"res(?P<stage>\d)\.(?P<block>\d{1,4})\.(?P<layer>conv\d|shortcut)\.(?P<rest>weight|bias|norm\.\w+)")
 STEM = re.compile(r"stem\.conv1\.(?P<rest>weight|bias|norm\.\w+)")
-INSIDE = ("stem.", "res", "linear.")
 HEADS = (
     "fpn_",
     "fpn.",

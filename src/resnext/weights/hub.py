@@ -10,8 +10,8 @@ from urllib.parse import unquote, urlsplit
 
 from resnext.data.download import Archive, data_folder, download, file_sha256
 from resnext.errors import RequestError, WorkError
+from resnext.weights.container import FOLDER_FILES
 
-WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # of a repository, the first that is there
 REMOTE = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 SHA256 = re.compile(r"[0-9a-f]{64}")
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -64,7 +64,7 @@ def parse_hub(source: str) -> HubFile:
 
 def _fetch_hub(wanted: HubFile) -> Path:
     """The file in huggingface_hub's cache. Its config.json comes from the same commit, whatever happens meanwhile."""
-    names = WEIGHTS if wanted.file is None else (wanted.file,)
+    names = FOLDER_FILES if wanted.file is None else (wanted.file,)
     weights = next((path for name in names if (path := _hub_file(wanted, name)) is not None), None)
     if weights is None:
         endings = f"; name one as hf://{wanted.repository}/FILE" if wanted.file is None else ""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from resnext.errors import RequestError
 from resnext.model.architecture import Architecture
-from resnext.weights.build import check_tensors, on_paper
+from resnext.weights.build import check_tensors, on_paper, with_counters
 from resnext.weights.refused import SORRY, refused_part
 
 BLOCK = re.compile(r"layer(?P<stage>\d{1,3})\.(?P<block>\d{1,4})\.")
@@ -37,8 +37,7 @@ def infer(state: Mapping[str, Tensor], origin: str, **known: Any) -> Architectur
     except RequestError as error:
         raise RequestError(f"{origin}: {error}") from None
     expected = on_paper(architecture, len(state), origin).state_dict()
-    counters = {name: tensor for name, tensor in expected.items() if name.endswith("num_batches_tracked")}
-    check_tensors(counters | dict(state), expected, origin)
+    check_tensors(with_counters(state, expected), expected, origin)
     return architecture
 
 

@@ -57,6 +57,10 @@ class Released:
     note: str | None = None
     certain: bool = True
 
+    def has_size(self, size: int) -> bool:
+        """Whether so many bytes are the published size, which is known to three digits of a MiB."""
+        return self.mib is not None and abs(size / MIB - self.mib) <= EXACT
+
 
 @cache
 def released() -> tuple[Released, ...]:

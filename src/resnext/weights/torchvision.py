@@ -19,7 +19,7 @@ from resnext.weights.contents import Contents
 from resnext.weights.infer import infer
 from resnext.weights.known import imagenet
 from resnext.weights.naming import UNKNOWN_PREPROCESSING, Found, check_same, renamed
-from resnext.weights.released import EXACT, MIB, Released, released
+from resnext.weights.released import MIB, Released, released
 
 # what may stand around a backbone; any other name is a part of the network, and must be one of ours
 HEADS = ("fpn", "rpn", "roi_heads", "classifier", "aux_classifier", "head", "neck", "decoder", "decode_head")
@@ -67,7 +67,7 @@ def recognise(path: Path, architecture: Architecture, state: dict[str, Tensor]) 
         entry.sha256: entry
         for entry in released()
         if entry.sha256 is not None and entry.figures and entry.architecture == architecture.name
-        if (abs(size - tensors) < MIB if entry.mib is None else abs(size / MIB - entry.mib) <= EXACT)
+        if (abs(size - tensors) < MIB if entry.mib is None else entry.has_size(size))
     }
     return candidates.get(file_sha256(path)[:DIGITS]) if candidates else None
 

@@ -6,7 +6,12 @@ from typing import Any
 from resnext.errors import RequestError
 from resnext.model.architecture import BLOCKS, FORMS, INITIALISATIONS, SHORTCUTS, STEMS, Architecture
 
-SOURCES = ("digits", "fashion_mnist", "cifar10", "cifar100", "folder")
+SOURCES = (
+    *("digits", "fashion_mnist", "cifar10", "cifar100", "folder"),
+    *("imagenet", "imagenet5k", "webdataset", "parquet"),
+)
+VAL_PATHS = ("imagenet", "imagenet5k", "webdataset", "parquet")  # sources whose held-out images may lie elsewhere
+NUMBERED = ("webdataset", "parquet")  # sources that may know their classes by number only
 FITS = ("crop", "squash", "pad")
 CROPS = ("center", "pad", "random_resized", "paper_imagenet")
 FREEZES = ("stem", "conv2", "conv3", "conv4", "conv5", "features")
@@ -90,7 +95,21 @@ class DataSettings:
     """Where the images come from, and the view of an image that the network is judged on."""
 
     source: str = say("Which data set, or folder for one's own images.", "digits", choices=SOURCES)
-    path: str | None = say("Folder that holds the data; the source's own place when not given.", None)
+    path: str | None = say(
+        "Folder that holds the data; the source's own place when not given. Of webdataset the shards, as a pattern "
+        "such as train-{0000..1023}.tar, on any file system fsspec knows; of parquet the files, or hf://datasets/NAME.",
+        None,
+    )
+    val_path: str | None = say(
+        "Where the held-out images lie, when not below path: shards, parquet files, or ImageNet-1K for imagenet5k.",
+        None,
+    )
+    classes: str | None = say(
+        "File with the class names, one a line, or imagenet: for shards, which hold numbers only.", None
+    )
+    extra_classes: int = say(
+        "Classes that imagenet5k takes beside the 1,000 of ImageNet-1K: those with most images.", 4000, low=0
+    )
     download: bool = say("Fetch a public data set that is not on this machine.", True)
     val_fraction: float | None = say(
         "Share of a folder without train/ and val/ that is held out, a class at a time.",
@@ -162,6 +181,7 @@ class AugmentSettings:
         choices=CROPS,
     )
     pad: int = say("Pixels of mean colour around the image when crop is pad.", 4, low=0)
+    size: int | None = say("Side of the square in training, in pixels; data.image_size when not given.", None, low=1)
     min_area: float = say("Smallest share of the area that a resized crop keeps.", 0.08, low=0.0001, high=1)
     flip: float = say("Probability of a horizontal flip.", 0.0, low=0, high=1)
     jitter: float = say(
@@ -169,6 +189,13 @@ class AugmentSettings:
     )
     lighting: float = say("Standard deviation of the PCA lighting noise.", 0.0, low=0)
     trivial_augment: bool = say("One random operation of TrivialAugmentWide.", False)
+    rand_augment: str | None = say("RandAugment as timm spells it, such as rand-m7-mstd0.5-inc1 (needs timm).", None)
+    repeats: int = say(
+        "Repeated augmentation: each image comes so many times in a row, and an epoch visits so many fewer images.",
+        1,
+        low=1,
+        high=16,
+    )
     erase: float = say("Probability of random erasing.", 0.0, low=0, high=1)
     mixup: float = say("Beta parameter of mixup; 0 is off.", 0.0, low=0)
     cutmix: float = say("Beta parameter of cutmix; 0 is off. With mixup too, each batch draws one of them.", 0.0, low=0)
@@ -183,16 +210,16 @@ class AugmentSettings:
 class OptimizerSettings:
     """How gradients become steps."""
 
-    name: str = say("Optimizer.", "sgd", choices=("sgd", "adamw"))
+    name: str = say("Optimizer; lamb needs timm.", "sgd", choices=("sgd", "adamw", "lamb"))
     lr: float = say("Peak learning rate, for the global batch.", 0.1, low=0)
     momentum: float = say("Momentum of SGD (dampening 0).", 0.9, low=0, high=1)
     nesterov: bool = say("Nesterov momentum, as the release's code has it.", True)
-    betas: tuple[float, ...] = say("Decay rates of AdamW's two averages.", (0.9, 0.999))
+    betas: tuple[float, ...] = say("Decay rates of the two averages of AdamW and LAMB.", (0.9, 0.999))
     weight_decay: float = say("Weight decay.", 1e-4, low=0)
     decay: str = say(
-        "all: decay every parameter, as the paper; weights: not norms and biases.",
+        "all: decay every parameter, as the paper; weights: not norms and biases; not_norms: all but norms.",
         "all",
-        choices=("all", "weights"),
+        choices=("all", "weights", "not_norms"),
     )
 
 
@@ -201,9 +228,13 @@ class ScheduleSettings:
     """The learning rate over time."""
 
     name: str = say("Shape of the schedule.", "step", choices=("step", "cosine", "constant"))
-    milestones: tuple[float, ...] = say("Epochs after which the step schedule multiplies the rate by factor.", ())
+    milestones: tuple[float, ...] = say(
+        "Epochs (or steps, see milestone_unit) after which the step schedule multiplies the rate by factor.", ()
+    )
+    milestone_unit: str = say("What milestones count.", "epochs", choices=("epochs", "steps"))
     factor: float = say("Factor of each step.", 0.1, low=0, high=1)
-    warmup_epochs: float = say("Epochs of linear warm-up from a hundredth of the rate.", 0.0, low=0)
+    warmup_epochs: float = say("Epochs of linear warm-up.", 0.0, low=0)
+    warmup_start: float = say("Share of the rate that the warm-up starts from.", 0.01, low=0, high=1)
     final_lr: float = say("Rate at the end of a cosine.", 0.0, low=0)
 
 
@@ -211,13 +242,33 @@ class ScheduleSettings:
 class TrainSettings:
     """The run itself."""
 
-    epochs: int = say("Passes over the training set.", 100, low=1)
+    epochs: int | None = say("Passes over the training set; 100 when neither epochs nor steps is given.", None, low=1)
+    steps: int | None = say("Optimizer steps of the whole run, instead of epochs.", None, low=1)
     batch_size: int = say("Images an optimizer step sees, over all devices.", 256, low=2)
-    accumulate: int = say("Parts a device's batch is computed in; BN sees one part at a time.", 1, low=1)
+    bn_batch: int | None = say(
+        "Images whose statistics BN shares: a device computes its batch in parts of so many, one after the other; "
+        "its whole batch when not given.",
+        None,
+        low=2,
+    )
+    sync_bn: bool = say("BN shares its statistics over all devices; by default each has its own, as the paper.", False)
     drop_last: bool = say("Leave out the last, smaller batch of an epoch.", True)
+    loss: str = say(
+        "cross_entropy, or bce: a binary cross entropy for each class, a mean over classes.",
+        "cross_entropy",
+        choices=("cross_entropy", "bce"),
+    )
+    bce_threshold: float | None = say("Targets above it count as 1 and others as 0 in bce.", None, low=0, high=1)
+    drop_path: float = say(
+        "Probability that an image skips the last block's sum; it grows linearly from the first block on.",
+        0.0,
+        low=0,
+        high=0.99,
+    )
     label_smoothing: float = say("Label smoothing.", 0.0, low=0, high=0.999)
     clip_norm: float | None = say("Largest gradient norm.", None, low=0)
     ema_decay: float = say("Decay of the averaged weights and buffers, kept in fp32; 0 is off.", 0.0, low=0, high=1)
+    ema_steps: int = say("Steps between two updates of the average.", 1, low=1)
     ema_warmup: bool = say("Let the decay grow as (1+t)/(10+t) up to ema_decay.", True)
     precision: str = say("Arithmetic of the convolutions: fp32, or bf16 by autocast.", "fp32", choices=("fp32", "bf16"))
     channels_last: str = say(
@@ -232,6 +283,12 @@ class TrainSettings:
     checkpoint_steps: int | None = say(
         "Steps between checkpoints within an epoch; each epoch ends with one anyway.", None, low=1
     )
+    mirror: str | None = say(
+        "URL of a folder (s3://..., gs://..., file://...) that each checkpoint is copied to; "
+        "a run that is not on this disk goes on from there.",
+        None,
+    )
+    peer_timeout: float = say("Seconds without a word after which another process counts as lost.", 600.0, low=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -265,7 +322,9 @@ def _check_agreement(recipe: Recipe) -> None:
         raise RequestError(f"schedule.milestones belong to schedule.name step, but it is {schedule.name}")
     if list(schedule.milestones) != sorted(schedule.milestones):
         raise RequestError(f"schedule.milestones {list(schedule.milestones)} must rise")
-    if schedule.warmup_epochs >= train.epochs:
+    if train.epochs is not None and train.steps is not None:
+        raise RequestError(f"train.epochs {train.epochs} and train.steps {train.steps} both say how long: give one")
+    if train.epochs is not None and schedule.warmup_epochs >= train.epochs:
         raise RequestError(
             f"schedule.warmup_epochs {schedule.warmup_epochs:g} leaves nothing of train.epochs {train.epochs}"
         )
@@ -273,15 +332,35 @@ def _check_agreement(recipe: Recipe) -> None:
         raise RequestError("optimizer.nesterov needs optimizer.momentum above 0")
     if len(optimizer.betas) != 2 or not all(0 <= beta < 1 for beta in optimizer.betas):
         raise RequestError(f"optimizer.betas {list(optimizer.betas)} must be two numbers from 0 to below 1")
-    if train.batch_size % train.accumulate:
-        raise RequestError(f"train.accumulate {train.accumulate} does not divide train.batch_size {train.batch_size}")
-    if train.batch_size // train.accumulate < 2:
-        raise RequestError("train.accumulate leaves parts of one image, which batch norm cannot train on")
+    _check_train(train)
+    _check_data(data)
+    if recipe.augment.trivial_augment and recipe.augment.rand_augment is not None:
+        raise RequestError("augment.trivial_augment and augment.rand_augment are two policies: give one")
+    _check_init(recipe.init)
+
+
+def _check_train(train: TrainSettings) -> None:
+    """Raises RequestError."""
+    if train.bn_batch is not None and train.batch_size % train.bn_batch:
+        raise RequestError(f"train.bn_batch {train.bn_batch} does not divide train.batch_size {train.batch_size}")
+    if train.bn_batch is not None and train.sync_bn:
+        raise RequestError("train.sync_bn shares statistics over the whole batch, so it takes no train.bn_batch")
+    if train.bce_threshold is not None and train.loss != "bce":
+        raise RequestError(f"train.bce_threshold belongs to train.loss bce, but it is {train.loss}")
+    if train.ema_steps > 1 and not train.ema_decay:
+        raise RequestError(f"train.ema_steps {train.ema_steps} updates no average: give train.ema_decay")
+
+
+def _check_data(data: DataSettings) -> None:
+    """Raises RequestError."""
     if (data.mean is None) != (data.std is None):
         raise RequestError("data.mean and data.std must be given together")
     if data.source != "folder" and data.val_fraction is not None:
         raise RequestError(f"data.val_fraction splits a folder; {data.source} has its own held-out images")
-    _check_init(recipe.init)
+    if data.val_path is not None and data.source not in VAL_PATHS:
+        raise RequestError(f"data.val_path belongs to data.source {', '.join(VAL_PATHS)}, but it is {data.source}")
+    if data.classes is not None and data.source not in NUMBERED:
+        raise RequestError(f"data.classes belongs to data.source {', '.join(NUMBERED)}, but it is {data.source}")
 
 
 def _check_init(init: InitSettings) -> None:

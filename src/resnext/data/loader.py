@@ -244,6 +244,7 @@ def _run_workers(reader: _Reader, keys: _Keys, workers: int, start_method: str |
         batches = iter(loader)
     end = partial(_end_workers, batches)
     atexit.register(end)  # for an iterator still open at exit: Python would wait for its workers for ever
+    unregister = atexit.unregister  # which at exit may go before this iterator does
     try:
         while True:
             try:
@@ -256,7 +257,7 @@ def _run_workers(reader: _Reader, keys: _Keys, workers: int, start_method: str |
                 raise
             yield _or_raise(batch)
     finally:
-        atexit.unregister(end)
+        unregister(end)
         end()
 
 

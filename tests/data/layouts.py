@@ -110,12 +110,12 @@ def devkit_files(
     val = sorted(of(images, "val"), key=lambda image: image.name)
     wnids = wnids or sorted({image.wnid for image in val}, key=lambda wnid: wnid[::-1])
     numbers = {wnid: number for number, wnid in enumerate(wnids, first)}
-    kind = [("ILSVRC2012_ID", "O"), ("WNID", "O"), ("words", "O"), ("num_children", "O")]
-    rows = [(float(first + i), wnid, f"word {i}", 0.0) for i, wnid in enumerate(wnids)]
-    rows.append((float(len(wnids) + first), "n00001740", "entity", 7.0))
+    kind = [("ILSVRC2012_ID", "O"), ("WNID", "O"), ("words", "O"), ("gloss", "O"), ("num_children", "O")]
+    rows = [(float(first + i), wnid, f"word {i}", f"gloss {i}", 0.0) for i, wnid in enumerate(wnids)]
+    rows.append((float(len(wnids) + first), "n00001740", "entity", "all there is", 7.0))
     file = io.BytesIO()
     savemat(file, {"synsets": np.array(rows, dtype=kind).reshape(-1, 1)}, do_compression=True)
-    lines = truth if truth is not None else [numbers[image.wnid] for image in val]
+    lines = truth if truth is not None else [numbers.get(image.wnid, 1) for image in val]
     folder = "ILSVRC2012_devkit_t12/data"
     return {
         f"{folder}/meta.mat": file.getvalue(),

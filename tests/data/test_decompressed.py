@@ -16,6 +16,7 @@ from resnext.errors import RequestError, WorkError
 from resnext.settings import DataSettings
 from tests.data.layouts import as_archives, as_shards, contents, pictures, put, tar_bytes
 
+pytestmark = pytest.mark.usefixtures("cache")
 PACKERS = {"tar.gz": gzip.compress, "tgz": gzip.compress, "tar.bz2": bz2.compress, "tar.xz": lzma.compress}
 
 
@@ -35,7 +36,7 @@ def test_a_compressed_tar_becomes_the_plain_one_once(
     assert decompressed(str(path)) != str(made)
 
 
-def test_training_from_compressed_shards_is_training_from_plain_ones(tmp_path: Path, cache: Path) -> None:
+def test_training_from_compressed_shards_is_training_from_plain_ones(tmp_path: Path) -> None:
     images = pictures()
     as_shards(tmp_path / "plain", images)
     for path in (tmp_path / "plain").glob("*.tar"):
@@ -54,7 +55,7 @@ def test_training_from_compressed_shards_is_training_from_plain_ones(tmp_path: P
     assert contents(found.train) == expected
 
 
-def test_a_compressed_tar_on_a_store_serves(cache: Path) -> None:
+def test_a_compressed_tar_on_a_store_serves() -> None:
     with fsspec.open("memory://decompressed-tests/a.tar.gz", "wb") as file:
         file.write(gzip.compress(b"content"))
     assert Path(decompressed("memory://decompressed-tests/a.tar.gz")).read_bytes() == b"content"
@@ -82,7 +83,7 @@ def test_a_full_disk_is_noticed_before_and_while_writing(
         assert [p.name for p in (cache / "decompressed").iterdir() if not p.name.endswith(".lock")] == []
 
 
-def test_a_missing_archive_or_package_is_named(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_archive_or_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RequestError, match=r"missing: .*none\.tar\.gz"):
         decompressed(str(tmp_path / "none.tar.gz"))
     monkeypatch.setattr("resnext.data.decompressed.compr", {})

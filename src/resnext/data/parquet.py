@@ -23,7 +23,7 @@ from resnext.data.webdataset import check_labels, class_names
 from resnext.errors import RequestError, WorkError
 from resnext.settings import DataSettings
 
-HUB = re.compile(r"hf://datasets/((?:[\w.-]+/)?[\w.-]+?)(?:@([\w./-]+))?/?")
+HUB = re.compile(r"hf://datasets/((?:\w[\w.-]*/)?\w[\w.-]*?)(?:@([\w./-]+))?/?")
 IMAGE_COLUMNS = ("image", "img")
 LABEL_COLUMNS = ("label", "labels", "fine_label")
 LAYOUT = "expected train*.parquet and validation*.parquet in a folder, or data.val_path, or hf://datasets/OWNER/NAME"

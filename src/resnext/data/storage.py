@@ -184,7 +184,7 @@ def _expand_one(pattern: str, endings: tuple[str, ...]) -> list[str]:
             return found
         if not MAGIC.search(pattern) or system.exists(path):
             return [pattern]
-        matching = sorted(str(match) for match in system.glob(path))
+        matching = sorted(str(match) for match in system.glob(path) if not base_name(str(match)).startswith("."))
     if not matching:
         raise RequestError(f"{pattern} matches nothing")
     return matching if isinstance(system, LocalFileSystem) else [system.unstrip_protocol(match) for match in matching]

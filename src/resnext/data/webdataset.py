@@ -177,9 +177,13 @@ def _counts(name: bytes) -> bool:
 def _sample(key: str, files: list[Member], content: "partial[bytes]", place: str) -> Sample:
     by_kind = {key_of(member.name)[1].decode("ascii", "replace"): member for member in files}
     images = [member for kind, member in by_kind.items() if f".{kind}" in EXTENSIONS]
+    if len(by_kind) < len(files):
+        raise RequestError(f"{place}: sample {key} has files of one kind twice, among {listing(sorted(by_kind))}")
     if len(images) != 1:
         what = "has no image" if not images else f"has {len(images)} images"
-        raise RequestError(f"{place}: sample {key} {what}, only {listing(sorted(by_kind))}; read are {EXTENSIONS}")
+        raise RequestError(
+            f"{place}: sample {key} {what} among {listing(sorted(by_kind))}; read are {' '.join(EXTENSIONS)}"
+        )
     for kind in ("cls", "json"):
         if kind not in by_kind:
             continue

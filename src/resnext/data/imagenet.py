@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from importlib.resources import files
 
 import numpy as np
@@ -25,6 +25,15 @@ def imagenet_classes() -> tuple[str, ...]:
     from torchvision.models import ResNet50_Weights
 
     return tuple(ResNet50_Weights.IMAGENET1K_V1.meta["categories"])
+
+
+def imagenet1k_subset(classes: Sequence[str]) -> np.ndarray:
+    """Where ImageNet-1K's synsets are among ``classes``, in the official order: int64 [K], empty where none is.
+
+    Of a classifier of ImageNet-5K these are the outputs that count in the 1K-way evaluation of Section 5.2.
+    """
+    places = {name: index for index, name in enumerate(classes)}
+    return np.array([places[synset] for synset in imagenet_synsets() if synset in places], dtype=np.int64)
 
 
 def by_synset(dataset: Dataset, classes: Sequence[str] | None) -> Dataset:
@@ -69,7 +78,7 @@ class Relabelled:
     def channels(self) -> int:
         return self.dataset.channels
 
-    @property
+    @cached_property
     def labels(self) -> np.ndarray:
         return self.places[self.dataset.labels]
 

@@ -35,6 +35,8 @@ train: {epochs: 6, batch_size: 16, bn_batch: 8, drop_path: 0.1, ema_decay: 0.9, 
 """
 STEPS = 6 * (1438 // 16)
 FIRST_LOSS = 150  # the step after which a host is lost
+CONF = "join_timeout=60,last_call_timeout=3,keep_alive_interval=1,keep_alive_max_attempt=3"
+AWAY = 8.0  # seconds that a lost host is gone: more than a dead one is remembered by the rendezvous
 COLUMNS = (
     *(
         "scenario",
@@ -65,7 +67,7 @@ class Cluster:
         torchrun = (
             f"{prefix} {sys.executable} -m torch.distributed.run --nnodes {nodes} --nproc-per-node 1 --max-restarts 20 "
             f"--rdzv-backend c10d --rdzv-endpoint {self.address('a')}:29400 --rdzv-id one --local-addr "
-            f"{self.address(host)} --rdzv-conf is_host={int(host == 'a')},join_timeout=60,last_call_timeout=3 "
+            f"{self.address(host)} --rdzv-conf is_host={int(host == 'a')},{CONF} "
             f"-m -- resnext train {self.recipe} --continue {run} {' '.join(extra)}"
         )
         again = f"until echo launch >> {self.folder}/launches; {torchrun}; do sleep 1; done"
@@ -157,9 +159,9 @@ def killed(c: Cluster) -> tuple[str, int, int, Path]:
         c.launch(host, run, "2")
     wait_for_step(run, FIRST_LOSS)
     c.kill("b")
-    time.sleep(3)
+    time.sleep(AWAY)
     c.launch("b", run, "2")
-    return "the second host is killed and started again 3 s later", 2, 2, run
+    return "the second host is killed and started again 8 s later", 2, 2, run
 
 
 def leader_killed(c: Cluster) -> tuple[str, int, int, Path]:
@@ -168,7 +170,7 @@ def leader_killed(c: Cluster) -> tuple[str, int, int, Path]:
         c.launch(host, run, "2")
     wait_for_step(run, FIRST_LOSS)
     c.kill("a")
-    time.sleep(3)
+    time.sleep(AWAY)
     c.launch("a", run, "2")
     return "the first host, which holds the rendezvous and writes the run, is killed and started again", 2, 2, run
 

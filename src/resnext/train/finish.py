@@ -40,6 +40,9 @@ def write_beginning(session: Session) -> None:
         file.write(dump_recipe(session.recipe))
     with written_whole(run.environment, "w") as file:
         json.dump(environment(str(session.world.device)), file, indent=1)
+    for name, text in session.source.lists.items():
+        with written_whole(run.path / name, "w") as file:
+            file.write(text)
     batches = session.loader.batches(0)
     first = next(batches)
     batches.close()  # type: ignore[attr-defined]  # a generator: ends its workers

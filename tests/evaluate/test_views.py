@@ -1,4 +1,4 @@
-"""Views: their spelling, what they cut out of a picture, and how answers become one; oracles are torchvision and loops."""
+"""Views: their spelling, what they cut out of a picture, and how answers become one; against torchvision and loops."""
 
 import math
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from resnext.data.preprocessing import Preprocessing, normalize
 from resnext.errors import RequestError
 from resnext.evaluate.views import Looks, Transform, combined
+from resnext.model.network import Network
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +39,7 @@ class Panel:
     def __post_init__(self) -> None:
         assert self.members
         for member in self.members if self.looks.kind == "dense" else ():
-            if not hasattr(member.model, "score_map"):
+            if not isinstance(member.model, Network):
                 raise RequestError("dense needs one of our networks, which can be run fully convolutionally")
 
     def transforms(self) -> list[Transform]:
@@ -78,9 +79,9 @@ class Panel:
         if self.looks.kind != "dense":
             logits = member.model(inputs)
         else:
-            stride = member.model.architecture.stride  # type: ignore[union-attr]
-            window = -(-member.preprocessing.image_size // stride)  # of the map that training saw
-            logits = member.model.score_map(inputs, window).flatten(1, 2)  # type: ignore[operator]
+            assert isinstance(member.model, Network)
+            window = -(-member.preprocessing.image_size // member.model.architecture.stride)  # the map of one crop
+            logits = member.model.score_map(inputs, window).flatten(1, 2)
         return logits.detach().cpu().to(torch.float64).reshape(count, -1, logits.shape[-1])
 
 

@@ -8,7 +8,7 @@ testing"; He et al. 2016). ``+flip`` adds the mirror image of what is seen.
 import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -111,6 +111,24 @@ class Looks:
         return tuple(Whole(p.channels, scale, p.interpolation) for scale in self.scales)
 
 
+def seen_at(preprocessing: Preprocessing, image_size: int | None, resize: int | None) -> Preprocessing:
+    """The preprocessing at another size. ``image_size`` alone keeps the share of the picture that is seen.
+
+    Raises RequestError where no crop fits, or where pictures are not cropped.
+    """
+    p = preprocessing
+    if resize is not None and p.fit != "crop":
+        raise RequestError(f"--resize {resize} belongs to pictures that are cropped, but these weights {p.fit} them")
+    size = p.image_size if image_size is None else image_size
+    shorter = round(p.resize * size / p.image_size) if resize is None else resize
+    return p if (size, shorter) == (p.image_size, p.resize) else replace(p, image_size=size, resize=shorter)
+
+
+def as_stored(preprocessing: Preprocessing) -> Preprocessing:
+    """The preprocessing of pictures that were cropped before they were stored: nothing is cut off again."""
+    return replace(preprocessing, resize=preprocessing.image_size)
+
+
 CENTER = Looks()
 EXAMPLE = "dense:256,384+flip"
 
@@ -141,7 +159,7 @@ def five_crops(image: Image.Image, size: int) -> list[Image.Image]:
 
 @dataclass(frozen=True)
 class Whole:
-    """uint8 [C, H, W]: the whole picture, its shorter side ``scale`` pixels. Of strips longer than LONGEST the middle."""
+    """uint8 [C, H, W]: the whole picture, its shorter side ``scale`` pixels; of strips beyond LONGEST the middle."""
 
     channels: int
     scale: int

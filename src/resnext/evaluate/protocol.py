@@ -63,7 +63,7 @@ def protocol_line(protocol: dict[str, Any], n: int) -> str:
     parts += [str(protocol.get("precision")), f"split: {protocol.get('split')}"]
     members = _members(protocol)
     if len(members) > 1:
-        names = ", ".join(map(_weights, members))
+        names = ", ".join(_weights(one, named=True) for one in members)
         parts.append(f"ensemble of {len(members)} (mean of {protocol.get('ensemble_combine')}): {names}")
     elif _weights(protocol):
         parts.append(_weights(protocol))
@@ -106,10 +106,11 @@ def _members(protocol: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [one for one in members if isinstance(one, Mapping)] if isinstance(members, list) else []
 
 
-def _weights(about: Mapping[str, Any]) -> str:
+def _weights(about: Mapping[str, Any], named: bool = False) -> str:
+    """Which weights: a run's checkpoint (``named``: with the run), or a file."""
     if about.get("checkpoint"):
         step = about.get("step")
-        run = f"{about['weights']} " if "ensemble" not in about and about.get("weights") else ""
+        run = f"{about.get('weights')} " if named else ""
         return f"{run}checkpoint {about['checkpoint']}" + (f" (step {step:,})" if isinstance(step, int) else "")
     return f"weights {about['weights']}" if about.get("weights") else ""
 

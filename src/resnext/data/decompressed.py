@@ -10,6 +10,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from tarfile import BLOCKSIZE
 from typing import IO
 
 from fsspec.compression import compr
@@ -58,10 +59,14 @@ def _decompress(place: str, size: int, target: Path) -> None:
     part = target.with_name(target.name + ".part")
     try:
         with opened(place) as file, part.open("wb") as out:
+            end = b""
             for written, chunk in enumerate(_content(file, place)):
                 if written % 64 == 0:
                     _check_room(place, target.parent, 64 * CHUNK)
                 out.write(chunk)
+                end = (end + chunk)[-BLOCKSIZE:]
+            if end != bytes(BLOCKSIZE):  # zstandard says nothing where a stream is cut off
+                raise WorkError(f"{place} was cut off, or is no compressed tar: its content ends without a tar's end")
             out.flush()
             os.fsync(out.fileno())
         os.replace(part, target)

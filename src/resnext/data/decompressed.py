@@ -16,7 +16,7 @@ from typing import IO
 from fsspec.compression import compr
 
 from resnext.data.download import data_folder, only_one
-from resnext.data.storage import base_name, opened, stamps_of, system_of
+from resnext.data.storage import base_name, identity_of, opened, stamps_of
 from resnext.errors import RequestError, WorkError
 from resnext.files import disk_named, sync_folder
 
@@ -41,7 +41,7 @@ def decompressed(place: str) -> str:
     Raises RequestError for a place that cannot be read, WorkError where the disk has no room or the stream is broken.
     """
     stamp = stamps_of([place])[0]
-    identity = f"{system_of(place)[1]}\0{stamp.size}\0{stamp.tag}".encode("utf-8", "surrogateescape")
+    identity = identity_of(place, stamp).encode("utf-8", "surrogateescape")
     folder = data_folder() / "decompressed"
     target = folder / f"{hashlib.sha256(identity).hexdigest()[:16]}-{base_name(place).rpartition('.')[0]}"
     with disk_named(target):

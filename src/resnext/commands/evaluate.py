@@ -1,7 +1,7 @@
 """``resnext evaluate``: the error of a run or of weights on labelled images, with everything that explains it."""
 
 import argparse
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
 from resnext.errors import RequestError
 from resnext.run_directory import CHECKPOINTS, RunDirectory
@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from resnext.evaluate.choose import Networks
     from resnext.evaluate.evaluator import Evaluation
     from resnext.evaluate.labels import Answers
+    from resnext.train.distributed import World
 
 SENTENCE = "Judge a run or weights on labelled images."
 
@@ -82,32 +83,40 @@ def add_questions(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Evaluate, print, and write the tables; exit status 0."""
-    from resnext.device import pick_device
+    """Evaluate, print, and write the tables; exit status 0. Several processes (torchrun) share the images."""
     from resnext.evaluate.choose import load_networks
+    from resnext.train.distributed import joined
 
     check_questions(args)
-    device = pick_device(args.device)
-    networks = load_networks(args)
-    networks.to(device)
-    precision = args.precision or (networks.recipe.train.precision if networks.recipe else "fp32")
-    machine = {"device": device, "precision": precision}
-    if args.corruptions is not None or args.corrupt is not None:
-        return run_corruptions(args, networks, machine)
-    return run_images(args, networks, machine)
+    with joined(args.device) as world:
+        networks = load_networks(args)
+        networks.to(world.device)
+        precision = args.precision or (networks.recipe.train.precision if networks.recipe else "fp32")
+        machine = Machine(world, precision)
+        if args.corruptions is not None or args.corrupt is not None:
+            return run_corruptions(args, networks, machine)
+        return run_images(args, networks, machine)
 
 
-def judge_all(
-    args: argparse.Namespace, networks: "Networks", answers: "Answers", machine: dict[str, Any]
-) -> "Evaluation":
-    """The networks on every image, once each: the one place where an evaluation is computed."""
+class Machine(NamedTuple):
+    """What computes: this process among its peers, and its arithmetic."""
+
+    world: "World"
+    precision: str
+
+
+def judge_all(args: argparse.Namespace, networks: "Networks", answers: "Answers", machine: Machine) -> "Evaluation":
+    """The networks on every image, once each, in every process: the one place where an evaluation is computed."""
     from resnext.data.loader import default_workers
     from resnext.evaluate.evaluator import evaluate
     from resnext.evaluate.progress import image_bar
+    from resnext.train.gather import gathered
 
-    dataset = answers.dataset
-    with image_bar(len(dataset)) as progress:
-        return evaluate(
+    dataset, world = answers.dataset, machine.world
+    with image_bar(len(dataset) // world.size) as progress:
+        return gathered(
+            evaluate,
+            world,
             networks.model,
             dataset,
             networks.preprocessing,
@@ -118,11 +127,11 @@ def judge_all(
             others=networks.others,
             ensemble=networks.ensemble,
             outputs=answers.outputs,
-            **machine,
+            precision=machine.precision,
         )
 
 
-def run_images(args: argparse.Namespace, networks: "Networks", machine: dict[str, Any]) -> int:
+def run_images(args: argparse.Namespace, networks: "Networks", machine: Machine) -> int:
     """One data set: its numbers, tables and pictures."""
     from resnext.evaluate import real as reassessed
     from resnext.evaluate.choose import choose_data, choose_directory, describe
@@ -144,7 +153,9 @@ def run_images(args: argparse.Namespace, networks: "Networks", machine: dict[str
     if out is not None:
         check_directory(out)
     evaluation = judge_all(args, networks, answers, machine)
-    about = describe(args, networks, answers, judged.split, str(machine["device"]), machine["precision"])
+    if not machine.world.leads:
+        return 0
+    about = describe(args, networks, answers, judged.split, str(machine.world.device), machine.precision)
     real = None if labels is None else reassessed.score_real(evaluation, labels)
     show(console, evaluation, about, real)
     if len(networks.models) == 1:
@@ -160,7 +171,7 @@ def run_images(args: argparse.Namespace, networks: "Networks", machine: dict[str
     return 0
 
 
-def run_corruptions(args: argparse.Namespace, networks: "Networks", machine: dict[str, Any]) -> int:
+def run_corruptions(args: argparse.Namespace, networks: "Networks", machine: Machine) -> int:
     """ImageNet-C, or corruptions made here: the error of each, the mean, and the mCE where all are there."""
     from resnext.evaluate.choose import choose_directory, describe
     from resnext.evaluate.robustness import Result
@@ -181,8 +192,10 @@ def run_corruptions(args: argparse.Namespace, networks: "Networks", machine: dic
         answers = stored.meet(dataset, args.restrict)
         evaluation = judge_all(args, stored, answers, machine)
         results.append(Result(corruption, severity, evaluation.n, evaluation.n - evaluation.correct1))
+    if not machine.world.leads:
+        return 0
     seen = stored if official else networks  # images corrupted here were cropped by our own view
-    about = describe(args, seen, answers, suite.split, str(machine["device"]), machine["precision"])
+    about = describe(args, seen, answers, suite.split, str(machine.world.device), machine.precision)
     about |= {"data": suite.name + answers.dataset.name.removeprefix(dataset.name), "corruption": suite.made}
     show_corruptions(console, results, about, official)
     if out is None:

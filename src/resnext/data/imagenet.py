@@ -3,7 +3,7 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from importlib.resources import files
 
 import numpy as np
@@ -80,7 +80,7 @@ class Relabelled:
     def channels(self) -> int:
         return self.dataset.channels
 
-    @property
+    @cached_property
     def labels(self) -> np.ndarray:
         return self.places[self.dataset.labels]
 

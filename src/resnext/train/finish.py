@@ -1,5 +1,6 @@
 """The files a run has around its training: recipe, environment and samples first; evaluation and report at the end."""
 
+import copy
 import json
 
 from rich.console import Console
@@ -14,6 +15,7 @@ from resnext.evaluate.tables import write_evaluation
 from resnext.files import written_whole
 from resnext.model.network import Network
 from resnext.recipe import dump_recipe
+from resnext.train.gather import gathered
 from resnext.train.logbook import read_log
 from resnext.train.plots import draw_curves
 from resnext.train.session import Session
@@ -32,6 +34,9 @@ def write_beginning(session: Session) -> None:
         file.write(dump_recipe(session.recipe))
     with written_whole(run.environment, "w") as file:
         json.dump(environment(str(session.world.device)), file, indent=1)
+    for name, text in session.source.lists.items():
+        with written_whole(run.path / name, "w") as file:
+            file.write(text)
     batches = session.loader.batches(0)
     first = next(batches)
     batches.close()  # type: ignore[attr-defined]  # a generator: ends its workers
@@ -42,13 +47,18 @@ def write_beginning(session: Session) -> None:
 
 
 def evaluate_held_out(session: Session, model: Network) -> Evaluation:
-    """``model`` on the held-out images, in the precision and layout of training."""
-    recipe = session.recipe
-    return evaluate(
+    """``model`` on the held-out images, in the precision and layout of training; each process takes its share.
+
+    The result is the same in every process. Raises what ``evaluate`` raises, WorkError where another process failed.
+    """
+    recipe, world = session.recipe, session.world
+    world.share(model)
+    return gathered(
+        evaluate,
+        world,
         model,
         session.source.val,
         session.preprocessing,
-        device=session.world.device,
         precision=recipe.train.precision,
         workers=session.loader.workers,
         start_method=recipe.data.start_method,
@@ -57,13 +67,17 @@ def evaluate_held_out(session: Session, model: Network) -> Evaluation:
 
 
 def write_results(session: Session, console: Console) -> None:
-    """Curves, the evaluation of the best checkpoint with its pictures, and report.html; says where they lie."""
-    run, position = session.run, session.position
+    """Curves, the evaluation of the best checkpoint with its pictures, and report.html; says where they lie.
+
+    All processes evaluate, the leader writes.
+    """
+    run, position, device = session.run, session.position, session.world.device
+    best = load(run.path, "best").to(device) if session.world.leads else copy.deepcopy(session.used)
+    evaluation = evaluate_held_out(session, best)
+    if not session.world.leads:
+        return
     rows = read_log(run.log)
     draw_curves(rows, run.curves, f"{session.model.architecture.name} on {session.source.val.name}")
-    best = load(run.path, "best")
-    device = session.world.device
-    evaluation = evaluate_held_out(session, best.to(device))
     about = protocol(
         session.preprocessing,
         data=session.source.val.name,

@@ -18,8 +18,7 @@ from pathlib import Path
 import numpy as np
 from scipy.optimize import least_squares
 
-from resnext.model.architecture import Architecture
-from resnext.paper.cost import Machine, Model, estimate, Cluster, machines
+from resnext.paper.cost import Cluster, Machine, Model, estimate, machines
 
 ROOT = Path(__file__).parents[1]
 WIDEST = 128.0  # channels a group; none of the paper's networks trained here has wider ones
@@ -50,7 +49,14 @@ def main() -> None:
     known = machines()
     with (ROOT / "tools" / "training_speeds.csv").open(newline="") as file:
         speeds = [
-            Speed(known[r["machine"]], r["precision"], int(r["devices"]), r["network"], float(r["images_per_second"]), r["source"])
+            Speed(
+                known[r["machine"]],
+                r["precision"],
+                int(r["devices"]),
+                r["network"],
+                float(r["images_per_second"]),
+                r["source"],
+            )
             for r in csv.DictReader(file)
         ]
     model = fit(speeds)
@@ -63,7 +69,7 @@ def main() -> None:
 
 
 def fit(speeds: Sequence[Speed]) -> Model:
-    """Least squares of the logarithms: one width for each kind of kernels, one utilisation for each machine and kind."""
+    """Least squares of the logarithms: a width for each kind of kernels, a utilisation for each machine and kind."""
     kinds = sorted({speed.kernels for speed in speeds})
     places = sorted({speed.place for speed in speeds})
 
@@ -124,7 +130,19 @@ def write_results(speeds: Sequence[Speed], *errors: Sequence[float | None]) -> N
     names = ("error_of_fit_percent", "network_left_out_percent", "machine_left_out_percent")
     with (ROOT / "results" / "cost-model.csv").open("w", newline="") as file:
         out = csv.writer(file, lineterminator="\n")
-        out.writerow(("machine", "precision", "devices", "network", "images_per_second", "predicted", *names, "source", "command"))
+        out.writerow(
+            (
+                "machine",
+                "precision",
+                "devices",
+                "network",
+                "images_per_second",
+                "predicted",
+                *names,
+                "source",
+                "command",
+            )
+        )
         for speed, *found in zip(speeds, *errors, strict=True):
             percents = ["" if e is None else f"{100 * math.expm1(e):+.1f}" for e in found]
             predicted = speed.images_per_second * math.exp(found[0])

@@ -130,14 +130,16 @@ def parse_cluster(text: str) -> Cluster:
     match = MACHINE.fullmatch(text.strip())
     if match is None:
         raise RequestError(f"{text!r} is no machine: write one such as H100, 8xH100 or, for four hosts, 4x8xH100")
-    hosts, devices = (int(match["first"] or 1), int(match["second"])) if match["second"] else (1, int(match["first"] or 1))
+    hosts, devices = (
+        (int(match["first"] or 1), int(match["second"])) if match["second"] else (1, int(match["first"] or 1))
+    )
     if not 1 <= hosts * devices <= MOST_DEVICES:
         raise RequestError(f"{text!r} has {hosts * devices} devices; write 1 to {MOST_DEVICES}")
     return Cluster(find_machine(match["name"]), devices, hosts)
 
 
 def find_machine(name: str) -> Machine:
-    """By name, whatever its case and spaces: ``rtx 3090``; ``this`` is the processor here, measured. Raises RequestError."""
+    """By name, whatever its case and spaces; ``this`` is the processor here, measured. Raises RequestError."""
     if _plain(name) == "this":
         from resnext.paper.this_machine import measure
 

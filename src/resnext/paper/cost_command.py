@@ -23,6 +23,7 @@ SOURCES = {  # data.source -> training images, classes, channels, side in pixels
     "fashion_mnist": (60_000, 10, 1, 28),
     "digits": (1_438, 10, 1, 8),
 }
+SMALL = 64  # images a device; the measured speeds of tensor cores had more
 ANY_SOURCE = (None, 1000, 3, None)
 PAPER = {"imagenet": (1_281_167, 100, 256), "cifar": (50_000, 300, 128)}  # stem -> images, epochs, batch size
 
@@ -45,7 +46,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``resnext paper cost``."""
     parser.add_argument("table", nargs="?", help="table or figure of the paper whose rows to estimate, such as table3")
     parser.add_argument("--recipe", type=Path, action="append", default=[], metavar="FILE", help="or a recipe's run")
-    parser.add_argument("--network", action="append", default=[], metavar="NAME", help="or a network, trained as the paper's")
+    parser.add_argument(
+        "--network", action="append", default=[], metavar="NAME", help="or a network, trained as the paper's"
+    )
     add_machine(parser)
     parser.add_argument("--images", type=int, metavar="N", help="training images of an epoch (default: the data set's)")
     parser.add_argument("--epochs", type=float, metavar="N", help="epochs (default: the recipe's, or the paper's)")
@@ -57,9 +60,13 @@ def add_machine(parser: argparse.ArgumentParser) -> None:
         "--machine", default="8xH100", metavar="NxNAME",
         help="devices, such as 8xH100, 4x8xA100 for four hosts, or this for the processor here (default: %(default)s)",
     )  # fmt: skip
-    parser.add_argument("--batch-size", type=int, metavar="N", help="images a step over all devices (default: the recipe's)")
+    parser.add_argument(
+        "--batch-size", type=int, metavar="N", help="images a step over all devices (default: the recipe's)"
+    )
     parser.add_argument("--image-size", type=int, metavar="N", help="side in training (default: the recipe's)")
-    parser.add_argument("--precision", metavar="NAME", help="fp32, tf32 or bf16 (default: the recipe's, else the fastest)")
+    parser.add_argument(
+        "--precision", metavar="NAME", help="fp32, tf32 or bf16 (default: the recipe's, else the fastest)"
+    )
     parser.add_argument("--cores", type=int, metavar="N", help="cores of a host that load images (default: enough)")
     parser.add_argument(
         "--decode-ms", type=float, metavar="MS",
@@ -71,7 +78,7 @@ def run(args: argparse.Namespace, rows_of: RowsOf | None = None) -> int:
     """Prints one line a run. Raises RequestError."""
     from rich.console import Console
 
-    from resnext.paper.cost import fitted, parse_cluster
+    from resnext.paper.cost import parse_cluster
 
     check_numbers(args)
     runs = requested(args, rows_of or paper_rows)
@@ -80,7 +87,7 @@ def run(args: argparse.Namespace, rows_of: RowsOf | None = None) -> int:
     console = Console()
     console.print(f"[bold]{cluster}[/]: {cluster.machine.source}", highlight=False, soft_wrap=True)
     console.print(_table(estimates))
-    console.print(_notes(cluster, [e for _, e in estimates], fitted().error_extrapolated), highlight=False, soft_wrap=True)
+    console.print(_notes(cluster, estimates), highlight=False, soft_wrap=True)
     return 0
 
 
@@ -159,27 +166,39 @@ def paper_rows(table: str) -> Sequence[tuple[str, Path]]:
 def _table(estimates: Sequence[tuple[Run, "Estimate"]]) -> "Table":
     from rich.table import Table
 
-    table = Table("run", box=None, header_style="bold")
-    for heading in ("precision", "s a step", "images/s", "hours", "GPU-hours", "bound by", "cores a host"):
-        table.add_column(heading, justify="right")
+    table = Table(box=None, header_style="bold")
+    table.add_column("run", overflow="fold")
+    for heading in ("in", "s/step", "images/s", "±", "hours", "GPU-hours", "bound by", "cores"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for one, e in estimates:
-        error = f" ±{e.error:.0%}"
         table.add_row(
-            one.name, e.precision, f"{e.seconds_a_step:.3g}", f"{e.images_per_second:,.0f}{error}", f"{e.hours:,.3g}",
-            f"{e.gpu_hours:,.4g}", f"{e.bound} ({e.arithmetic:.0%} arithmetic)", f"{e.cores:.0f}",
+            one.name, e.precision, short(e.seconds_a_step), f"{e.images_per_second:,.0f}", f"{e.error:.0%}",
+            short(e.hours), short(e.gpu_hours), e.bound, short(e.cores),
         )  # fmt: skip
     return table
 
 
-def _notes(cluster: "Cluster", estimates: Sequence["Estimate"], error: float) -> str:
+def short(value: float) -> str:
+    """Three digits, but a whole number whole: 0.0241, 3.35, 1,051."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _notes(cluster: "Cluster", runs: Sequence[tuple[Run, "Estimate"]]) -> str:
+    small = min(one.batch_size // cluster.size for one, _ in runs)
     notes = [
         "",
-        "±: one standard deviation of the model's error on training speeds it had not seen (results/cost-model.csv)",
-        "cores a host: what decoding and augmenting at that speed takes; resnext paper feed says more",
-        "evaluation is not counted: 50,000 images each epoch of ImageNet-1K add about 1 %",
+        "±: the model's error (one standard deviation) on speeds it had not seen, results/cost-model.csv",
+        "cores: of each host, to decode and augment as fast; resnext paper feed says more",
+        "evaluation is not counted: 50,000 images after each epoch of ImageNet-1K add about 1 %",
     ]
-    if any(e.extrapolated for e in estimates):
-        notes.insert(1, f"extrapolated: no measured training speed of {cluster.machine.name} in this precision went into the model")
     if cluster.hosts > 1:
-        notes.insert(1, "the network between hosts is not in the model")
+        notes.append("the network between hosts is not in the model")
+    if any(e.extrapolated for _, e in runs):
+        notes.append(
+            f"extrapolated: no training speed measured on {cluster.machine.name} in this precision is in the model"
+        )
+    if small < SMALL and "half" in cluster.machine.peak:
+        notes.append(
+            f"{small} images a device are few: the model's speeds had {SMALL} and more, and smaller steps are slower"
+        )
     return "\n".join(notes)

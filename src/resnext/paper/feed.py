@@ -21,10 +21,13 @@ import numpy as np
 from resnext.errors import RequestError
 
 PREFETCH = 2  # batches a worker has ahead, as a DataLoader has them
-PIECES = 8  # a batch is simulated in so many, or image by image when it has fewer
+PIECES = 4  # a batch is simulated in so many: each is read, then decoded
+SPARE = 1.25  # workers for each core: some always wait for their turn
 MOST_WORKERS = 256  # as data.workers allows
 IDLE = 0.02  # of the devices' time, that counts as kept busy
-BANDWIDTH = re.compile(r"(?P<number>\d+(?:\.\d*)?(?:e\d{1,2})?)\s*(?P<prefix>[kMGT]?)(?P<binary>i?)(?P<unit>B|bit|b)(?:/s|ps)")
+BANDWIDTH = re.compile(
+    r"(?P<number>\d+(?:\.\d*)?(?:e\d{1,2})?)\s*(?P<prefix>[kMGT]?)(?P<binary>i?)(?P<unit>B|bit|b)(?:/s|ps)"
+)
 PREFIXES = {"": 0, "k": 1, "M": 2, "G": 3, "T": 4}
 
 
@@ -45,10 +48,10 @@ class Images:
         """Of one core."""
         return sum(self.seconds) / len(self.seconds)
 
-    def scaled(self, mean_seconds: float) -> "Images":
-        """The same images on a core that takes ``mean_seconds`` on average."""
-        factor = mean_seconds / self.mean_seconds
-        return replace(self, seconds=tuple(s * factor for s in self.seconds))
+    def scaled(self, mean_seconds: float, mean_bytes: float) -> "Images":
+        """The same spread around other means."""
+        slower, larger = mean_seconds / self.mean_seconds, mean_bytes / self.mean_bytes
+        return Images(tuple(round(b * larger) for b in self.sizes), tuple(s * slower for s in self.seconds))
 
 
 @dataclass(frozen=True)
@@ -121,50 +124,64 @@ def parse_bandwidth(text: str) -> float:
 
 
 def simulate(
-    pipeline: Pipeline, images: Images, steps: int | None = None, *, skip: int | None = None, ends: bool = False, seed: int = 0
+    pipeline: Pipeline,
+    images: Images,
+    steps: int | None = None,
+    *,
+    skip: int | None = None,
+    ends: bool = False,
+    seed: int = 0,
 ) -> Flow:
     """Runs ``steps`` steps and reports on those after the first ``skip``; the same answer for the same seed.
 
     With ``ends`` the epoch ends with them, and workers load nothing beyond; else it goes on, as a long one does.
     """
     ahead = PREFETCH * max(pipeline.workers, 1)
-    skip = ahead if skip is None else skip
-    steps = skip + max(2 * ahead, 24) if steps is None else steps
+    skip = 4 * ahead if skip is None else skip  # until the devices that are ahead have all they may have
+    steps = skip + max(8 * ahead, 48) if steps is None else steps
     assert 0 <= skip < steps
     return _Simulation(pipeline, images, steps, ends, seed).run(skip)
 
 
 def plan(pipeline: Pipeline, images: Images, *, idle: float = IDLE, seed: int = 0) -> Plan:
-    """The least cores, then workers, then bandwidth that leave the devices idle for less than ``idle`` of the time.
+    """The least cores, and with them the least bandwidth, that leave the devices idle for less than ``idle`` of the time.
 
-    What the pipeline says of cores and workers is not used; its bandwidth is, where it is finite, for the cores and
-    workers. Raises RequestError where not even 256 workers a process get around the storage.
+    What the pipeline says of cores and workers is not used. Raises RequestError where its storage cannot do it.
     """
-    free = replace(pipeline, bandwidth=math.inf, latency=0.0)
 
     def busy(candidate: Pipeline) -> bool:
-        return simulate(candidate, images, seed=seed).idle <= idle
+        return simulate(candidate, images, seed=seed).idle < idle
 
-    need = pipeline.demand * images.mean_seconds / pipeline.hosts  # cores that never wait
-    cores = _least(lambda c: busy(with_cores(free, c)), max(1, math.floor(need * (1 - 2 * idle))))
-    best = replace(pipeline, cores=cores, workers=with_cores(free, cores).workers)
-    if pipeline.latency or pipeline.bandwidth < math.inf:
-        workers = _least(lambda w: w > MOST_WORKERS or busy(replace(best, workers=w)), best.workers)
-        if workers > MOST_WORKERS:
-            raise RequestError(
-                f"storage of {pipeline.bandwidth / 1e9:.3g} GB/s and {pipeline.latency * 1e3:g} ms a read cannot feed "
-                f"{pipeline.demand:,.0f} images of {images.mean_bytes / 1e3:.0f} kB a second"
-            )
-        best = replace(best, workers=workers)
     bytes_needed = pipeline.demand * images.mean_bytes
+    need = pipeline.demand * images.mean_seconds / pipeline.hosts  # cores that never wait
+    if pipeline.bandwidth < bytes_needed * (1 - idle):
+        raise RequestError(
+            f"storage of {pipeline.bandwidth / 1e9:.3g} GB/s cannot feed {pipeline.demand:,.0f} images of "
+            f"{images.mean_bytes / 1e3:.0f} kB a second, which are {bytes_needed / 1e9:.3g} GB/s"
+        )
+    if with_cores(pipeline, images, math.ceil(need)).workers > MOST_WORKERS:
+        raise RequestError(
+            f"{pipeline.demand:,.0f} images a second take {need:.0f} cores a host, and more than {MOST_WORKERS} workers "
+            "a device: use more hosts"
+        )
+    least = max(1, math.floor(need * (1 - 2 * idle)))
+    cores = _least(lambda c: busy(with_cores(pipeline, images, c)), least)
+    best = with_cores(pipeline, images, cores)
     percent = _least(lambda p: busy(replace(best, bandwidth=bytes_needed * p / 100)), 95)
     readers = best.workers * best.devices * best.hosts
     return Plan(cores, best.workers, bytes_needed * percent / 100, readers, simulate(best, images, seed=seed))
 
 
-def with_cores(pipeline: Pipeline, cores: int) -> Pipeline:
-    """As many cores, and at least one worker for each, evenly over the processes."""
-    return replace(pipeline, cores=cores, workers=min(MOST_WORKERS, -(-cores // pipeline.devices)))
+def throughput(pipeline: Pipeline, images: Images, cores: Sequence[int], *, seed: int = 0) -> list[Flow]:
+    """The flow for each number of cores."""
+    return [simulate(replace(pipeline, cores=c), images, seed=seed) for c in cores]
+
+
+def with_cores(pipeline: Pipeline, images: Images, cores: int) -> Pipeline:
+    """As many cores, and workers that keep them all busy while others read or wait for their turn."""
+    reads = 1.0 if pipeline.read_bytes is None else images.mean_bytes / pipeline.read_bytes
+    waiting = reads * pipeline.latency / images.mean_seconds  # workers in a read for each that computes
+    return replace(pipeline, cores=cores, workers=math.ceil(SPARE * cores * (1 + waiting) / pipeline.devices))
 
 
 def uneven(shards: int, readers: int) -> float:
@@ -245,7 +262,11 @@ class _Simulation:
         self.numbers = count()
         self.storage = _Shared(pipeline.bandwidth, pipeline.bandwidth)
         self.cores = [_Shared(pipeline.cores, 1.0) for _ in range(pipeline.hosts)]
-        self.ranks = [_Rank(self, h * pipeline.devices + d, self.cores[h]) for h in range(pipeline.hosts) for d in range(pipeline.devices)]
+        self.ranks = [
+            _Rank(self, h * pipeline.devices + d, self.cores[h])
+            for h in range(pipeline.hosts)
+            for d in range(pipeline.devices)
+        ]
         self.waiting = 0
         self.ends: list[tuple[float, float, float]] = []  # of steps: time, seconds of cores, bytes
 
@@ -372,8 +393,3 @@ class _Rank:
                 s.after(wait, transfer) if wait else transfer()
 
         read()
-
-
-def throughput(pipeline: Pipeline, images: Images, cores: Sequence[int], *, seed: int = 0) -> list[Flow]:
-    """The flow for each number of cores, with a worker for each."""
-    return [simulate(with_cores(pipeline, c), images, seed=seed) for c in cores]

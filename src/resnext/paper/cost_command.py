@@ -144,7 +144,7 @@ def estimate_run(one: Run, cluster: "Cluster", cores: int | None, seconds: float
 
 def check_numbers(args: argparse.Namespace) -> None:
     """Raises RequestError for a number that must be above 0 and is not."""
-    for option in ("images", "epochs", "batch_size", "image_size", "cores", "decode_ms"):
+    for option in ("images", "epochs", "batch_size", "image_size", "cores", "decode_ms", "image_kb", "shard_mb"):
         value = getattr(args, option, None)
         if value is not None and not 0 < value < float("inf"):
             raise RequestError(f"--{option.replace('_', '-')} {value:g} must be above 0")

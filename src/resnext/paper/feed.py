@@ -21,7 +21,8 @@ import numpy as np
 from resnext.errors import RequestError
 
 PREFETCH = 2  # batches a worker has ahead, as a DataLoader has them
-PIECES = 4  # a batch is simulated in so many: each is read, then decoded
+PIECES = 16  # a batch is read and decoded in so many, where storage plays a part
+ROOM = 1.1  # times the least cores: the storage is judged with some to spare, as waiting for it takes workers
 SPARE = 1.25  # workers for each core: some always wait for their turn
 MOST_WORKERS = 256  # as data.workers allows
 IDLE = 0.02  # of the devices' time, that counts as kept busy
@@ -101,7 +102,7 @@ class Plan:
 
     cores: int  # of each host, for loading; the training processes need one each besides
     workers: int  # of each process
-    bandwidth: float  # bytes a second
+    bandwidth: float  # bytes a second, with a tenth more cores
     readers: int  # loading processes of all hosts
     flow: Flow
 
@@ -144,7 +145,7 @@ def simulate(
 
 
 def plan(pipeline: Pipeline, images: Images, *, idle: float = IDLE, seed: int = 0) -> Plan:
-    """The least cores, and with them the least bandwidth, that leave the devices idle for less than ``idle`` of the time.
+    """The least cores that leave the devices idle for less than ``idle``, and with ROOM the least bandwidth.
 
     What the pipeline says of cores and workers is not used. Raises RequestError where its storage cannot do it.
     """
@@ -161,13 +162,14 @@ def plan(pipeline: Pipeline, images: Images, *, idle: float = IDLE, seed: int = 
         )
     if with_cores(pipeline, images, math.ceil(need)).workers > MOST_WORKERS:
         raise RequestError(
-            f"{pipeline.demand:,.0f} images a second take {need:.0f} cores a host, and more than {MOST_WORKERS} workers "
-            "a device: use more hosts"
+            f"{pipeline.demand:,.0f} images a second take {need:.0f} cores a host and more than {MOST_WORKERS} "
+            "workers a device: use more hosts"
         )
     least = max(1, math.floor(need * (1 - 2 * idle)))
     cores = _least(lambda c: busy(with_cores(pipeline, images, c)), least)
     best = with_cores(pipeline, images, cores)
-    percent = _least(lambda p: busy(replace(best, bandwidth=bytes_needed * p / 100)), 95)
+    roomy = with_cores(pipeline, images, math.ceil(ROOM * cores))
+    percent = _least(lambda p: busy(replace(roomy, bandwidth=bytes_needed * p / 100)), 95)
     readers = best.workers * best.devices * best.hosts
     return Plan(cores, best.workers, bytes_needed * percent / 100, readers, simulate(best, images, seed=seed))
 
@@ -288,9 +290,10 @@ class _Simulation:
         heapq.heappush(self.timers, (self.now + seconds, next(self.numbers), then))
 
     def pieces(self, rank: int, batch: int) -> list[tuple[float, float, float]]:
-        """Bytes, waiting for reads, and seconds of a core of a batch's images, in at most PIECES pieces."""
+        """Bytes, waiting for reads, and seconds of a core of a batch's images; without storage one piece is exact."""
         drawn = np.random.default_rng([self.seed, rank, batch]).integers(len(self.sizes), size=self.p.batch)
-        parts = np.array_split(drawn, min(PIECES, len(drawn)))
+        stored = self.p.latency > 0 or self.p.bandwidth < math.inf
+        parts = np.array_split(drawn, min(PIECES, len(drawn)) if stored else 1)
         return [(float(self.sizes[part].sum()), self._waits(part), float(self.seconds[part].sum())) for part in parts]
 
     def _waits(self, part: np.ndarray) -> float:

@@ -125,10 +125,12 @@ def answer(pipeline: "Pipeline", images: "Images", found: "Plan") -> str:
         f"{images.mean_bytes / 1000:.0f} kB an image:\n"
         f"  cores    {found.cores} a host to load, with {found.workers} workers a device (data.workers), "
         f"and {pipeline.devices} for the training processes\n"
-        f"  storage  {found.bandwidth / 1e9:.3g} GB/s; {flow.bytes_per_second / 1e9:.3g} GB/s flow\n"
-        f"  shards   any number with random access; where each of the {found.readers} workers reads whole ones, a multiple "
-        f"of {found.readers}, or {even:,} and more\n"
-        f"then {flow.images_per_second:,.0f} images/s, devices idle {flow.idle:.1%}, loading cores {flow.core_use:.0%} busy"
+        f"  storage  {found.bandwidth / 1e9:.3g} GB/s, with a tenth more cores; "
+        f"{flow.bytes_per_second / 1e9:.3g} GB/s flow\n"
+        f"  shards   any number with random access; where each of the {found.readers} workers reads whole ones, "
+        f"a multiple of {found.readers}, or {even:,} and more\n"
+        f"then {flow.images_per_second:,.0f} images/s, devices idle {flow.idle:.1%}, "
+        f"loading cores {flow.core_use:.0%} busy"
     )
 
 

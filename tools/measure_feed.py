@@ -14,6 +14,7 @@ import argparse
 import csv
 import json
 import os
+import resource
 import statistics
 import tarfile
 import tempfile
@@ -60,15 +61,16 @@ def main() -> None:
     with ExitStack() as stack:
         dataset = opened(args.path, args.source, stack)
         if args.images:
-            times = [timed_alone(dataset) for _ in range(args.rounds)]
-            write_images(images_of(dataset, times), args.images)
+            write_images(images_of(dataset, [timed_alone(dataset) for _ in range(args.rounds)]), args.images)
             return
-        times, rates = [], defaultdict(list)
+        times: list[list[float]] = []
+        rates: dict[Place, list[tuple[float, float]]] = defaultdict(list)
         for _ in range(args.rounds):
             times.append(timed_alone(dataset))
-            step = BATCH * statistics.fmean(times[-1])
+            mean = statistics.fmean(times[-1])
             for place in product(CORES, WORKERS, STEPS):
-                rates[place].append(measured(dataset, place, step) * statistics.fmean(times[-1]))
+                rate, processor = measured(dataset, place, BATCH * mean)
+                rates[place].append((rate * mean, processor))
         report(rates, images_of(dataset, times), args.source, args.out)
 
 
@@ -103,21 +105,26 @@ def timed_alone(dataset: Dataset) -> list[float]:
     return [one + statistics.median(batches) for one in seconds]
 
 
-def measured(dataset: Dataset, place: Place, load: float) -> float:
-    """Images a second that a TrainLoader gives to a consumer, from the end of step ``skip`` to the end of the last."""
+def measured(dataset: Dataset, place: Place, load: float) -> tuple[float, float]:
+    """Images a second that a TrainLoader gives to a consumer, from the end of step ``skip`` to the end of the last.
+
+    And the processor seconds of its workers for an image, which other programs disturb less.
+    """
     cores, workers, step = place
     everywhere = os.sched_getaffinity(0)
     os.sched_setaffinity(0, set(sorted(everywhere)[:cores]))
     try:
         loader = loader_of(dataset, workers)
-        ends = []
+        ends, before = [], resource.getrusage(resource.RUSAGE_CHILDREN)
         for _ in loader.batches(0):
             time.sleep(step * load)
             ends.append(time.perf_counter())
     finally:
         os.sched_setaffinity(0, everywhere)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    processor = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     skip = PREFETCH * workers
-    return (len(ends) - skip) * BATCH / (ends[-1] - ends[skip - 1])
+    return (len(ends) - skip) * BATCH / (ends[-1] - ends[skip - 1]), processor / (len(ends) * BATCH)
 
 
 def predicted(place: Place, images: Images) -> tuple[float, int]:
@@ -154,10 +161,11 @@ def write_images(images: Images, path: Path) -> None:
     print(f"{images.mean_seconds * 1000:.2f} ms and {images.mean_bytes / 1000:.0f} kB an image")
 
 
-def report(rates: dict[Place, list[float]], images: Images, source: str, out: Path | None) -> None:
+def report(rates: dict[Place, list[tuple[float, float]]], images: Images, source: str, out: Path | None) -> None:
     """One line a place; speeds are in the images that one core loads in a round's time, so that rounds compare."""
-    rows = []
-    for (cores, workers, step), found in rates.items():
+    rows: list[dict[str, object]] = []
+    for (cores, workers, step), pairs in rates.items():
+        found = [rate for rate, _ in pairs]
         said, steps = predicted((cores, workers, step), images)
         rate = statistics.median(found)
         a_second = 1 / images.mean_seconds
@@ -166,18 +174,20 @@ def report(rates: dict[Place, list[float]], images: Images, source: str, out: Pa
                 "source": source, "cores": cores, "workers": workers, "batch": BATCH, "steps": steps,
                 "step_seconds": round(step * BATCH * images.mean_seconds, 4),
                 "milliseconds_an_image": round(images.mean_seconds * 1000, 2),
+                "milliseconds_in_workers": round(statistics.median(p for _, p in pairs) * 1000, 2),
                 "predicted_images_per_second": round(said * a_second, 1),
                 "measured_images_per_second": round(rate * a_second, 1),
                 "predicted_over_measured": round(said / rate, 3),
                 "rounds": len(found),
                 "best_images_per_second": round(max(found) * a_second, 1),
                 "spread_percent": round(100 * (max(found) - min(found)) / rate, 1),
+                "load_average": round(os.getloadavg()[0], 1),
                 "processor": cpu_name(),
                 "command": f"{COMMAND} --rounds {len(found)}",
             }
         )  # fmt: skip
         print(", ".join(f"{name} {value}" for name, value in rows[-1].items() if name not in ("processor", "command")))
-    ratios = [row["predicted_over_measured"] for row in rows]
+    ratios = [float(str(row["predicted_over_measured"])) for row in rows]
     print(f"predicted over measured: median {statistics.median(ratios):.3f}, {min(ratios):.3f} to {max(ratios):.3f}")
     if out:
         with out.open("w", newline="") as file:

@@ -60,6 +60,12 @@ class Row:
         a = self.architecture()
         return "" if a is None or self.network == WIDE_RESNET else f"{a.cardinality}x{a.width}d"
 
+    @property
+    def name(self) -> str:
+        """The label with its setting: ``ResNet-200 1x64d, deeper``."""
+        first, comma, rest = self.label.partition(",")
+        return f"{first} {self.setting}".rstrip() + comma + rest
+
     def architecture(self) -> Architecture | None:
         """The network; None where it is not of this family."""
         if self.network is None:

@@ -90,7 +90,7 @@ def _imagenet() -> Iterator[PaperRecipe]:
             yield PaperRecipe(
                 name=row.recipe,
                 folder="paper",
-                title=f"{row.label.partition(',')[0].removesuffix(' without')}, {row.setting}{without}, on ImageNet-1K",
+                title=f"{row.label.partition(',')[0]}, {row.setting}{without}, on ImageNet-1K",
                 source=f"Xie et al. (2017), Section 4; {where}. What the text leaves open is the Torch7 release's "
                 "(train.lua: 100 epochs, Nesterov, decay of all parameters; imagenet.lua: crops, colour; bicubic).",
                 expected=f"{error} (one run in the paper, single crop 224 of 256).",

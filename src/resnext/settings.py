@@ -14,6 +14,7 @@ VAL_PATHS = ("imagenet", "imagenet5k", "webdataset", "parquet")  # sources whose
 NUMBERED = ("webdataset", "parquet")  # sources that may know their classes by number only
 FITS = ("crop", "squash", "pad")
 CROPS = ("center", "pad", "random_resized", "paper_imagenet")
+EPOCHS = 100  # where a recipe does not say how long
 FREEZES = ("stem", "conv2", "conv3", "conv4", "conv5", "features")
 
 
@@ -289,6 +290,10 @@ class TrainSettings:
         None,
     )
     peer_timeout: float = say("Seconds without a word after which another process counts as lost.", 600.0, low=1)
+
+    def total_steps(self, steps_per_epoch: int) -> int:
+        """Optimizer steps of the whole run."""
+        return (self.epochs or EPOCHS) * steps_per_epoch if self.steps is None else self.steps
 
 
 @dataclass(frozen=True, kw_only=True)

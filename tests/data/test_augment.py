@@ -11,7 +11,7 @@ from scipy.stats import binomtest, chisquare
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from resnext.data.augment import eval_transform, to_float, train_transform
+from resnext.data.augment import at_training_size, eval_transform, to_float, train_transform
 from resnext.errors import RequestError
 from resnext.settings import AugmentSettings
 from tests.data.pictures import MEAN, STD, UNLIKELY, expects, picture
@@ -133,3 +133,14 @@ def test_transforms_survive_pickling() -> None:
 def test_to_float_divides_by_255() -> None:
     every = torch.arange(256, dtype=torch.uint8)
     assert torch.equal(to_float(every), (every.double() / 255).float())
+
+
+def test_training_may_see_another_size_than_evaluation() -> None:
+    p, image = expects(32), picture(90, 70)
+    for crop in ("random_resized", "paper_imagenet"):
+        augment = AugmentSettings(crop=crop, size=24, rand_augment="rand-m7")
+        assert train_transform(augment, p)(image).shape == (3, 24, 24)
+        assert at_training_size(AugmentSettings(crop=crop, size=48), p).image_size == 48
+    assert eval_transform(p)(image).shape == (3, 32, 32)
+    with pytest.raises(RequestError, match=r"augment\.size 24 needs a resized crop"):
+        train_transform(AugmentSettings(crop="pad", size=24), p)

@@ -12,7 +12,7 @@ from resnext.errors import RequestError, WorkError
 from resnext.model.network import Network, create_model
 from resnext.run_directory import RunDirectory, create_run
 from resnext.settings import OptimizerSettings
-from resnext.train.checkpoint import Position, read_checkpoint, write_checkpoint
+from resnext.train.checkpoint import Position, read_files, restore, write_checkpoint
 from resnext.train.ema import Ema
 from resnext.train.optimizer import build_optimizer
 from resnext.weights import load
@@ -38,13 +38,17 @@ class Trained:
     def write(self, step: int, run: RunDirectory | None = None) -> None:
         write_checkpoint(run or self.run, "last", Position(step=step), self.model, self.ema, self.optimizer)
 
+    def read(self, run: RunDirectory | None = None) -> Position:
+        run = run or self.run
+        return restore(read_files(run), run, self.model, self.ema, self.optimizer)
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adamw", "lamb"])
 def test_what_is_read_goes_on_exactly_like_what_was_written(tmp_path: Path, optimizer: str) -> None:
     a = Trained(tmp_path / "a", optimizer=optimizer)
     a.write(7)
     b = Trained(tmp_path / "b", seed=1, optimizer=optimizer)
-    position = read_checkpoint(a.run, b.model, b.ema, b.optimizer)
+    position = b.read(a.run)
     assert position == Position(step=7)
     for one in (a, b):
         one.step()
@@ -80,7 +84,7 @@ def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path: Path, monkeypatch:
     after = {p.name: p.read_bytes() for p in a.run.checkpoint("last").iterdir()}
     assert before.items() <= after.items()
     assert not [name for name in after if name.endswith(".part")]
-    assert read_checkpoint(a.run, a.model, a.ema, a.optimizer).step == 7
+    assert a.read().step == 7
     a.write(9)
     assert len(list(a.run.checkpoint("last").iterdir())) == 3, "leavings of the failed write are swept"
 
@@ -153,7 +157,7 @@ def test_a_damaged_or_foreign_checkpoint_is_named(tmp_path: Path, damage: object
     a.write(7)
     damage(a.run.checkpoint("last"))  # type: ignore[operator]
     with pytest.raises(RequestError) as caught:
-        read_checkpoint(a.run, a.model, a.ema, a.optimizer)
+        a.read()
     assert says in str(caught.value)
 
 
@@ -162,4 +166,4 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
     a.write(7)
     other = create_model("resnext11_4x4d", base_channels=4, num_classes=3)
     with pytest.raises(RequestError, match="has shape"):
-        read_checkpoint(a.run, other, Ema(other, 0.9, False), build_optimizer(other, OptimizerSettings()))
+        restore(read_files(a.run), a.run, other, Ema(other, 0.9, False), build_optimizer(other, OptimizerSettings()))

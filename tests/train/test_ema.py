@@ -44,3 +44,14 @@ def test_the_average_of_a_half_precision_network_is_kept_in_fp32(model: Network)
     ema = Ema(model.bfloat16(), decay=0.99, warmup=False)
     ema.update(model, 0)
     assert {v.dtype for v in ema.model.state_dict().values() if v.is_floating_point()} == {torch.float32}
+
+
+def test_only_every_so_many_steps_are_averaged_and_the_warm_up_counts_them(model: Network) -> None:
+    seldom, plain = Ema(model, 0.9, warmup=True, every=3), Ema(model, 0.9, warmup=True)
+    for step in range(8):
+        shake(model)
+        seldom.update(model, step)
+        if step in (2, 5):
+            plain.update(model, step // 3)
+        for name, value in plain.model.state_dict().items():
+            assert torch.equal(seldom.model.state_dict()[name], value), (step, name)

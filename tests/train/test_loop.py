@@ -4,6 +4,7 @@ import csv
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,8 +15,12 @@ from resnext.cli import main
 from resnext.errors import RequestError, WorkError
 from resnext.recipe import read_recipe
 from resnext.run_directory import RunDirectory, create_run
+from resnext.train import loop
 from resnext.train.loop import train
+from resnext.train.session import Session
+from resnext.train.step import train_step
 from resnext.weights import load
+from tests.train.test_resume import assert_same_end
 
 FILES = (
     "recipe.yaml", "environment.json", "log.jsonl", "metrics.csv", "speed.csv", "curves.png", "samples.png",
@@ -166,3 +171,47 @@ def test_data_that_changed_under_a_run_is_refused(tiny_recipe: Path, tmp_path: P
 def test_both_layouts_are_measured_where_the_recipe_says_auto(tiny_recipe: Path, tmp_path: Path) -> None:
     run = run_tiny(tiny_recipe, tmp_path / "run", train__epochs=1, train__channels_last="auto")
     assert read_recipe(run.recipe).train.channels_last in ("yes", "no")
+
+
+def test_a_run_counted_in_steps_ends_there_in_the_middle_of_an_epoch(tiny_recipe: Path, tmp_path: Path) -> None:
+    changes = {"train__epochs": None, "train__steps": 8, "train__checkpoint_steps": 3}
+    run = run_tiny(tiny_recipe, tmp_path / "run", **changes)
+    assert [row["step"] for row in rows(run, "step")] == list(range(1, 9))
+    assert [(row["epoch"], row["step"]) for row in rows(run, "epoch")] == [(1, 6), (2, 8)]
+    assert run.state("last")["position"]["step"] == 8
+    before = run.log.read_bytes()
+    train(read_recipe(run.recipe), run, resume=True, console=QUIET)
+    assert run.log.read_bytes() == before
+
+
+def test_a_warm_up_longer_than_the_run_is_refused(tiny_recipe: Path, tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match=r"warmup_epochs 0\.5 are 3 steps, which leave nothing of the run's 3"):
+        run_tiny(tiny_recipe, tmp_path / "run", train__epochs=None, train__steps=3)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"optimizer.name": "lamb", "optimizer.lr": 0.005, "train.loss": "bce", "train.bce_threshold": 0.2},
+        {"train.drop_path": 0.3, "train.ema_steps": 2, "optimizer.decay": "not_norms", "train.bn_batch": 8},
+    ],
+)
+def test_modern_settings_resume_to_the_same_bytes(
+    tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, object]
+) -> None:
+    recipe = read_recipe(tiny_recipe, {"train.epochs": 2, **changes})
+    whole = create_run(tmp_path / "whole")
+    train(recipe, whole, console=QUIET)
+
+    def no_further(session: Session, *arguments: Any) -> float:
+        if session.position.step == 9:
+            raise WorkError("cut off")
+        return train_step(session, *arguments)
+
+    cut = RunDirectory(tmp_path / "cut")
+    monkeypatch.setattr(loop, "train_step", no_further)
+    with pytest.raises(WorkError, match="cut off"):
+        train(recipe, cut, resume=None, console=QUIET)
+    monkeypatch.undo()
+    train(recipe, cut, resume=None, console=QUIET)
+    assert_same_end(cut.path, whole.path)

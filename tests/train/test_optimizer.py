@@ -1,6 +1,8 @@
 """Which parameters are decayed, and that the step is the paper's."""
 
 import torch
+from timm.optim import Lamb
+from torchvision.ops._utils import split_normalization_params
 
 from resnext.model.network import create_model
 from resnext.settings import OptimizerSettings
@@ -39,3 +41,19 @@ def test_the_sgd_step_is_nesterov_with_decay_in_the_gradient() -> None:
         velocity = 0.9 * velocity + gradient
         weight = weight - 0.1 * (gradient + 0.9 * velocity)
         torch.testing.assert_close(model.weight.detach(), weight)
+
+
+def test_sparing_norms_alone_decays_the_classifiers_bias() -> None:
+    """torchvision's ``--norm-weight-decay 0``, by its own function."""
+    model = tiny()
+    decayed, spared = parameter_groups(model, OptimizerSettings(decay="not_norms", weight_decay=0.1))
+    norms, others = split_normalization_params(model)
+    assert set(map(id, decayed["params"])) == set(map(id, others))
+    assert set(map(id, spared["params"])) == set(map(id, norms))
+
+
+def test_lamb_is_timms() -> None:
+    optimizer = build_optimizer(tiny(), OptimizerSettings(name="lamb", lr=5e-3, decay="weights", weight_decay=0.02))
+    assert type(optimizer) is Lamb
+    assert [group["weight_decay"] for group in optimizer.param_groups] == [0.02, 0.0]
+    assert optimizer.defaults["max_grad_norm"] == 1.0

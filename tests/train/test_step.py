@@ -10,12 +10,13 @@ from torch.nn import functional as F
 
 from resnext.data.loader import Batch
 from resnext.data.preprocessing import normalize
-from resnext.errors import WorkError
+from resnext.errors import RequestError, WorkError
+from resnext.model.blocks import Block
 from resnext.recipe import read_recipe
 from resnext.run_directory import create_run
 from resnext.train.distributed import World
-from resnext.train.session import Session, prepare
-from resnext.train.step import compute_gradients, train_step
+from resnext.train.session import Session, parts_of, prepare
+from resnext.train.step import compute_gradients, part_gradients, train_step
 
 
 def session_of(recipe: Path, folder: Path, **changes: object) -> Session:
@@ -30,9 +31,9 @@ def first_batch(session: Session) -> Batch:
 
 @pytest.mark.parametrize("parts", [1, 2, 4])
 def test_gradients_are_those_of_the_mean_over_the_batch(tiny_recipe: Path, tmp_path: Path, parts: int) -> None:
-    session = session_of(tiny_recipe, tmp_path / "run", train__accumulate=parts, train__label_smoothing=0.1)
+    session = session_of(tiny_recipe, tmp_path / "run", train__bn_batch=16 // parts, train__label_smoothing=0.1)
     plain, batch = copy.deepcopy(session.model), first_batch(session)
-    loss_sum, wrong, images, bad = compute_gradients(session, batch, 0)
+    loss_sum, wrong, images, bad = compute_gradients(session, batch)
 
     inputs = normalize(batch.images, session.preprocessing, "cpu")
     expected, mistakes = 0.0, 0
@@ -86,3 +87,48 @@ def test_a_loss_that_is_not_finite_leaves_the_weights_alone(tiny_recipe: Path, t
     with pytest.raises(WorkError, match=r"the loss became (nan|inf) at step 1 \(epoch 1"):
         train_step(session, first_batch(session), lr=0.1)
     assert all(torch.equal(value, before[name]) for name, value in session.model.named_parameters())
+
+
+def statistics(session: Session) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in session.model.named_buffers() if "running" in name}
+
+
+def test_running_statistics_are_those_of_the_first_part_alone(tiny_recipe: Path, tmp_path: Path) -> None:
+    session = session_of(tiny_recipe, tmp_path / "run", train__bn_batch=4)
+    plain, batch = copy.deepcopy(session.model), first_batch(session)
+    compute_gradients(session, batch)
+    plain(normalize(batch.images[:4], session.preprocessing, "cpu"))
+    expected = dict(plain.named_buffers())
+    for name, value in statistics(session).items():
+        torch.testing.assert_close(value, expected[name], msg=name)
+    assert {int(value) for name, value in session.model.named_buffers() if "num_batches" in name} == {1}
+
+
+def test_what_a_part_draws_depends_on_its_number_and_not_on_the_process(tiny_recipe: Path, tmp_path: Path) -> None:
+    """Half of a batch as the second part of one process is what it is as the only part of the second of two."""
+    changes = {"augment__mixup": 0.5, "train__drop_path": 0.5}
+    one = session_of(tiny_recipe, tmp_path / "one", train__bn_batch=8, **changes)
+    two = session_of(tiny_recipe, tmp_path / "two", **changes)
+    batch = first_batch(one)
+    images = normalize(batch.images, one.preprocessing, "cpu")
+    two.world = World(torch.device("cpu"), rank=1, size=2)
+    for session, number in ((one, 1), (two, 0)):
+        part_gradients(session, images[8:].clone(), batch.labels[8:], number, 16)
+    for ours, theirs in zip(one.model.parameters(), two.model.parameters(), strict=True):
+        assert torch.equal(2 * ours.grad, theirs.grad), "DDP halves what two processes add up"
+
+
+def test_parts_that_do_not_divide_into_the_processes_are_refused(tiny_recipe: Path) -> None:
+    recipe = read_recipe(tiny_recipe, {"train.bn_batch": 4})
+    assert [parts_of(recipe, n) for n in (1, 2, 4)] == [4, 2, 1]
+    with pytest.raises(RequestError, match=r"are 4 parts, which do not divide into the 3 processes of this run"):
+        parts_of(recipe, 3)
+
+
+def test_dropped_paths_grow_with_depth_and_need_shortcuts(tiny_recipe: Path, tmp_path: Path) -> None:
+    session = session_of(tiny_recipe, tmp_path / "run", train__drop_path=0.4)
+    assert [m.drop_path for m in session.model.modules() if isinstance(m, Block)] == [0.0, 0.2, 0.4]
+    model, images = session.model.eval(), torch.randn(2, 1, 8, 8)
+    assert torch.equal(model(images), model(images)), "nothing is dropped in evaluation"
+    with pytest.raises(RequestError, match=r"train\.drop_path needs shortcuts"):
+        session_of(tiny_recipe, tmp_path / "other", train__drop_path=0.4, model__shortcut="none")

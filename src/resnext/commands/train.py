@@ -3,31 +3,34 @@
 import argparse
 import os
 import time
-from dataclasses import fields, replace
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from resnext.errors import RequestError
-from resnext.recipe import differences, from_command_line, read_recipe
+from resnext.recipe import from_command_line, read_recipe
 from resnext.run_directory import RunDirectory, create_run, open_run
 from resnext.settings import Recipe
+from resnext.train.resume import resumed_recipe
 
 SENTENCE = "Train a network by a recipe, or go on with a run."
 
-# What may differ between a run and its resumption: it does not change the result.
-FREE = (
-    *("data.path", "data.download", "data.workers", "data.start_method"),
-    *("train.device", "train.threads", "train.checkpoint_steps"),
-)
 SHORT = {"init.weights": "--init"}  # what is given often has a short name too
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """RECIPE, --run, --resume, and one option for every setting."""
-    parser.usage = f"{parser.prog} [RECIPE] [--run DIR] [--resume DIR] [--init WEIGHTS] [--SECTION.FIELD VALUE ...]"
+    """RECIPE, --run, --resume, --continue, and one option for every setting."""
+    ways = "[--run DIR | --resume DIR | --continue DIR]"
+    parser.usage = f"{parser.prog} [RECIPE] {ways} [--init WEIGHTS] [--SECTION.FIELD VALUE ...]"
     parser.add_argument("recipe", nargs="?", metavar="RECIPE", help="YAML file; may be left out with --resume")
     parser.add_argument("--run", metavar="DIR", help="new run directory (default: runs/NAME-DATE-TIME)")
     parser.add_argument("--resume", metavar="DIR", help="go on with this run from its last checkpoint")
+    parser.add_argument(
+        "--continue",
+        dest="again",
+        metavar="DIR",
+        help="begin this run, or go on with it where it has begun, here or in train.mirror: a command to give again",
+    )
     hints = get_type_hints(Recipe)
     for section in fields(Recipe):
         group = parser.add_argument_group(section.name, section.metadata["help"])
@@ -51,20 +54,25 @@ def run(args: argparse.Namespace) -> int:
         for key, text in vars(args).items()
         if key.startswith("set:") and text is not None
     }
+    ways = {"--run": args.run, "--resume": args.resume, "--continue": args.again}
+    if sum(value is not None for value in ways.values()) > 1:
+        raise RequestError(
+            "--run begins a new run, --resume goes on with one, and --continue does what is possible: give one of them"
+        )
+    resume: bool | None = False
     if args.resume is not None:
-        if args.run is not None:
-            raise RequestError("--run begins a new run and --resume goes on with one: give one of them")
-        directory = open_run(args.resume)
-        recipe = resumed_recipe(directory, args.recipe, overrides)
+        resume, directory = True, open_run(args.resume)
+        asked = read_recipe(directory.recipe if args.recipe is None else args.recipe, overrides)
+        recipe = resumed_recipe(directory, asked)
+    elif args.recipe is None:
+        raise RequestError("train needs a RECIPE, or --resume DIR")
     else:
-        if args.recipe is None:
-            raise RequestError("train needs a RECIPE, or --resume DIR")
         recipe = read_recipe(args.recipe, overrides)
-        directory = new_run(args)
+        resume, directory = (False, new_run(args)) if args.again is None else (None, RunDirectory(Path(args.again)))
 
     from resnext.train.loop import train
 
-    train(recipe, directory, resume=args.resume is not None)
+    train(recipe, directory, resume=resume)
     return 0
 
 
@@ -75,25 +83,6 @@ def new_run(args: argparse.Namespace) -> RunDirectory:
     if args.run is None:
         raise RequestError("the processes of one run need the same directory: give --run DIR")
     return create_run(args.run) if int(os.environ.get("RANK", "0")) == 0 else RunDirectory(Path(args.run))
-
-
-def resumed_recipe(directory: RunDirectory, path: str | None, overrides: dict[str, Any]) -> Recipe:
-    """The recipe a run goes on with: its own, with those of ``FREE`` changed that were asked for.
-
-    Raises RequestError showing every other difference between what is asked for and what the run was begun with. Other
-    ``init.weights`` are among them: a run goes on from its checkpoint, and weights given by hand would have no effect.
-    """
-    begun = read_recipe(directory.recipe)
-    asked = read_recipe(directory.recipe if path is None else path, overrides)
-    if asked.train.channels_last == "auto":  # the run holds what was measured
-        asked = replace(asked, train=replace(asked.train, channels_last=begun.train.channels_last))
-    changed = [row for row in differences(begun, asked) if row.partition(":")[0] not in FREE]
-    if changed:
-        raise RequestError(
-            f"the run {directory.path} was begun with another recipe (run -> asked for): {'; '.join(changed)}; "
-            "leave RECIPE and these settings out to go on with the run's own, or begin a new run with --run"
-        )
-    return asked
 
 
 def _word(hint: Any) -> str:

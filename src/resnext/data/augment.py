@@ -4,6 +4,7 @@ Random draws come from torch's global CPU generator, which the loader seeds for 
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -14,9 +15,11 @@ from torchvision.transforms import InterpolationMode, v2
 from resnext.data.colour import Jitter, Lighting
 from resnext.data.crops import Mode, PaperCrop, View, to_tensor
 from resnext.data.preprocessing import Preprocessing
+from resnext.data.rand_augment import RandAugment
 from resnext.errors import RequestError, nearest
 from resnext.settings import CROPS, AugmentSettings
 
+RESIZED = ("random_resized", "paper_imagenet")  # crops whose output may have any size
 Transform = Callable[[Image.Image], Tensor]
 
 
@@ -26,18 +29,23 @@ def eval_transform(preprocessing: Preprocessing) -> Transform:
 
 
 def train_transform(augment: AugmentSettings, preprocessing: Preprocessing) -> Transform:
-    """A picture to uint8 [C, S, S]; float32 in 0..1, not clamped, where jitter or lighting run.
+    """A picture to uint8 [C, S, S], with S = augment.size or image_size; float32 in 0..1, not clamped, where jitter or
+    lighting run.
 
-    Order as in the release (datasets/imagenet.lua): crop, jitter, lighting, flip; TrivialAugmentWide follows the
-    crop and random erasing (with the mean colour) ends. Raises RequestError for colour noise on grey images.
+    Order as in the release (datasets/imagenet.lua): crop, jitter, lighting, flip; TrivialAugmentWide or RandAugment
+    follow the crop and random erasing (with the mean colour) ends. Raises RequestError for colour noise on grey images.
     """
+    preprocessing = at_training_size(augment, preprocessing)
     coloured = augment.jitter > 0 or augment.lighting > 0
-    if coloured and preprocessing.channels != 3:
-        said = "jitter" if augment.jitter > 0 else "lighting"
-        raise RequestError(f"augment.{said} works on RGB images, but these are grey; set it to 0")
+    if preprocessing.channels != 3:
+        for said in ("jitter", "lighting", "rand_augment"):
+            if getattr(augment, said):
+                raise RequestError(f"augment.{said} works on RGB images, but these are grey; leave it out")
     steps: list[Any] = [Mode(preprocessing.channels), *_crop(augment, preprocessing)]
     if augment.trivial_augment:
         steps.append(v2.TrivialAugmentWide())
+    if augment.rand_augment is not None:
+        steps.append(RandAugment(augment.rand_augment, preprocessing))
     steps.append(to_tensor)
     if coloured:
         steps.append(to_float)
@@ -51,6 +59,20 @@ def train_transform(augment: AugmentSettings, preprocessing: Preprocessing) -> T
         colour = [c / 255 for c in preprocessing.mean_colour] if coloured else list(preprocessing.mean_colour)
         steps.append(v2.RandomErasing(augment.erase, value=colour))
     return v2.Compose(steps)
+
+
+def at_training_size(augment: AugmentSettings, preprocessing: Preprocessing) -> Preprocessing:
+    """``preprocessing`` with the size of training, which may be another than that of evaluation.
+
+    Raises RequestError for a crop that takes its size from the evaluation view.
+    """
+    if augment.size is None:
+        return preprocessing
+    if augment.crop not in RESIZED:
+        raise RequestError(
+            f"augment.size {augment.size} needs a resized crop, augment.crop {' or '.join(RESIZED)}, not {augment.crop}"
+        )
+    return replace(preprocessing, image_size=augment.size, resize=max(augment.size, preprocessing.resize))
 
 
 def to_float(image: Tensor) -> Tensor:

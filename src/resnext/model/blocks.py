@@ -20,7 +20,7 @@ from functools import reduce
 import torch
 from torch import Tensor, nn
 
-from resnext.model.layers import NormAct, conv2d, shortcut
+from resnext.model.layers import NormAct, conv2d, drop_path, shortcut
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +80,7 @@ class Block(nn.Module):
         super().__init__()
         self.bottleneck = s.kind == "bottleneck"
         self.pre_activation = s.pre_activation
+        self.drop_path = 0.0  # probability that an image skips F in training
         if s.pre_activation:
             self.bn0 = NormAct(s.in_channels)
         for name, layer in layers.items():
@@ -97,11 +98,11 @@ class Block(nn.Module):
         if self.pre_activation:
             return self._forward_pre_activation(x)
         residual = None if self.downsample is None else self.downsample(x)
-        return self.last_norm(self.aggregate(x), residual)
+        return self.last_norm(self.aggregate(x), residual, self.drop_path)
 
     def _forward_pre_activation(self, x: Tensor) -> Tensor:
         activated = self.bn0(x)
-        y = self.aggregate(activated)
+        y = drop_path(self.aggregate(activated), self.drop_path if self.training else 0.0)
         if self.downsample is None:
             return y
         # The identity passes x as it came; where shapes change, the shortcut too starts from the activation.

@@ -19,15 +19,28 @@ class NormAct(nn.BatchNorm2d):
         super().__init__(channels)
         self.act = act
 
-    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        """x and residual: [B, C, H, W]; returns the same shape."""
-        y = super().forward(x)
+    def forward(self, x: Tensor, residual: Tensor | None = None, drop: float = 0.0) -> Tensor:
+        """x and residual: [B, C, H, W]; returns the same shape. In training BN(x) of an image is 0 with p ``drop``."""
+        y = drop_path(self.normalise(x), drop if self.training else 0.0)
         if residual is not None:
             y += residual  # in place: neither BN nor the sum needs its output for the gradient
         return F.relu(y, inplace=True) if self.act else y
 
+    def normalise(self, x: Tensor) -> Tensor:
+        """BN(x)."""
+        return super().forward(x)
+
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, act={self.act}"
+
+
+def drop_path(x: Tensor, p: float) -> Tensor:
+    """Stochastic depth (Huang et al. 2016): an image's part of x [B, ...] is 0 with probability p, else x / (1 - p)."""
+    if not p:
+        return x
+    from torchvision.ops import stochastic_depth  # not before: a second of importing
+
+    return stochastic_depth(x, p, mode="row")
 
 
 class PadShortcut(nn.Module):

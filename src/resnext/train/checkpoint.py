@@ -70,18 +70,34 @@ def write_checkpoint(
     _sweep(folder, {entry["name"] for entry in about.values()})
 
 
-def read_checkpoint(run: RunDirectory, model: Network, ema: Ema | None, optimizer: torch.optim.Optimizer) -> Position:
-    """Put the "last" checkpoint into network, average and optimizer. Raises RequestError if it is not whole."""
-    folder = run.checkpoint("last")
+def read_files(run: RunDirectory, which: str = "last") -> dict[str, bytes]:
+    """The bytes of a checkpoint as ``state`` (JSON), ``model`` and ``training``, held against their checksums.
+
+    ``best`` has no ``training``. Raises RequestError if the checkpoint is not whole.
+    """
+    folder = run.checkpoint(which)
     state = read_state(folder)
     if state.get("version") != VERSION:
         raise RequestError(f"{folder} has version {state.get('version')!r} of the checkpoint format, not {VERSION}")
-    weights, training = (_tensors(folder, state, key) for key in ("model", "training"))
-    _load(model if ema is None else ema.model, weights, folder / file_name(state, "model", folder))
-    origin = folder / file_name(state, "training", folder)
+    keys = ("model", "training") if which == "last" else ("model",)
+    return {"state": json.dumps(state).encode()} | {key: _checked(folder, state, key) for key in keys}
+
+
+def restore(
+    files: dict[str, bytes], run: RunDirectory, model: Network, ema: Ema | None, optimizer: torch.optim.Optimizer
+) -> Position:
+    """Put the "last" checkpoint (``read_files``) into network, average and optimizer.
+
+    Raises RequestError where it is not one of this run's network; ``run`` names it in errors.
+    """
+    folder, state = run.checkpoint("last"), json.loads(files["state"])
+    names = {key: folder / file_name(state, key, folder) for key in ("model", "training")}
+    weights, training = (_tensors(files[key], names[key]) for key in ("model", "training"))
+    _load(model if ema is None else ema.model, weights, names["model"])
     if ema is not None:
-        _load(model, _under("weights/", training), origin)
-    _restore_optimizer(optimizer, model, _under("optimizer/", training), origin)
+        _load(model, _under("weights/", training), names["training"])
+    _restore_optimizer(optimizer, model, _under("optimizer/", training), names["training"])
+    _restore_groups(optimizer, _under("groups/", training))
     try:
         return Position(**state["position"])
     except (KeyError, TypeError):
@@ -106,6 +122,8 @@ def _training_tensors(model: Network, ema: Ema | None, optimizer: torch.optim.Op
         for key, value in optimizer.state.get(parameter, {}).items():
             if isinstance(value, torch.Tensor):
                 tensors[f"optimizer/{key}/{name}"] = value
+    for number, group in enumerate(optimizer.param_groups):  # LAMB counts its steps there
+        tensors |= {f"groups/{number}/{key}": value for key, value in group.items() if isinstance(value, torch.Tensor)}
     return {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
 
 
@@ -126,7 +144,14 @@ def _restore_optimizer(
         optimizer.state[parameter][key] = value
 
 
-def _tensors(folder: Path, state: dict[str, Any], key: str) -> dict[str, torch.Tensor]:
+def _restore_groups(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
+    for full, value in tensors.items():
+        number, _, key = full.partition("/")
+        if number.isdecimal() and int(number) < len(optimizer.param_groups):
+            optimizer.param_groups[int(number)][key] = value
+
+
+def _checked(folder: Path, state: dict[str, Any], key: str) -> bytes:
     path = folder / file_name(state, key, folder)
     entry = state["files"][key]
     try:
@@ -135,6 +160,10 @@ def _tensors(folder: Path, state: dict[str, Any], key: str) -> dict[str, torch.T
         raise RequestError(f"the checkpoint file {path} cannot be read: {error.strerror}") from None
     if data is None or hashlib.sha256(data).hexdigest() != entry.get("sha256"):
         raise RequestError(f"the checkpoint file {path} is damaged: its size or SHA-256 is not what state.json says")
+    return data
+
+
+def _tensors(data: bytes, path: Path) -> dict[str, torch.Tensor]:
     try:
         return deserialize(data)
     except SafetensorError as error:

@@ -1,15 +1,23 @@
 """One process or many: the only file that knows which. ``torchrun`` sets RANK, WORLD_SIZE and LOCAL_RANK."""
 
 import os
+import re
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
+from datetime import timedelta
+from typing import cast
 
 import torch
 import torch.distributed as dist
 from torch import nn
 
 from resnext.device import pick_device
+from resnext.errors import WorkError
+
+LOST = re.compile(r"gloo|nccl|connection (closed|reset|refused)|broken pipe|timed? ?out", re.IGNORECASE)
+SKEW = 5.0  # seconds; torchrun's c10d rendezvous takes a host whose clock is 15 s off for a dead one
 
 
 @dataclass(frozen=True)
@@ -26,11 +34,20 @@ class World:
         return self.rank == 0
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        """The model with its gradients averaged over the processes; BN statistics stay a device's own (the paper)."""
+        """The model with its gradients averaged over the processes.
+
+        Buffers stay a process's own until they are asked for (``share``): training reads no running statistics.
+        """
         if self.size == 1:
             return model
         ids = [self.device.index] if self.device.type == "cuda" else None
-        return nn.parallel.DistributedDataParallel(model, device_ids=ids)
+        return nn.parallel.DistributedDataParallel(model, device_ids=ids, broadcast_buffers=False)
+
+    def unsynchronised(self, model: nn.Module) -> AbstractContextManager[None]:
+        """Within, gradients add up here; the next backward outside sums them over the processes."""
+        if self.size == 1:
+            return nullcontext()
+        return cast(AbstractContextManager[None], cast(nn.parallel.DistributedDataParallel, model).no_sync())
 
     def sum(self, values: list[float]) -> list[float]:
         """The sums of ``values`` over all processes, in float64."""
@@ -45,10 +62,54 @@ class World:
         """Whether ``flag`` is set in any process."""
         return flag if self.size == 1 else self.sum([float(flag)])[0] > 0
 
+    def share(self, model: nn.Module) -> None:
+        """Give every process the leader's weights and buffers."""
+        if self.size > 1:
+            for tensor in model.state_dict().values():
+                dist.broadcast(tensor, 0)
+
+    def share_bytes(self, data: bytes) -> bytes:
+        """The leader's ``data``, in every process."""
+        if self.size == 1:
+            return data
+        length = torch.tensor([len(data)], dtype=torch.int64, device=self.device)
+        dist.broadcast(length, 0)
+        content = torch.zeros(int(length), dtype=torch.uint8)
+        if self.leads and data:
+            content = torch.frombuffer(bytearray(data), dtype=torch.uint8)
+        content = content.to(self.device)
+        dist.broadcast(content, 0)
+        return content.cpu().numpy().tobytes()
+
+    def gather_rows(self, rows: torch.Tensor) -> torch.Tensor:
+        """The rows [n, columns] of all processes below each other, in the order of ranks; n may differ."""
+        if self.size == 1:
+            return rows
+        counts = [torch.zeros(1, dtype=torch.int64, device=self.device) for _ in range(self.size)]
+        dist.all_gather(counts, torch.tensor([len(rows)], device=self.device))
+        most = max(int(count) for count in counts)
+        padded = torch.zeros((most, rows.shape[1]), dtype=rows.dtype, device=self.device)
+        padded[: len(rows)] = rows.to(self.device)
+        parts = [torch.empty_like(padded) for _ in range(self.size)]
+        dist.all_gather(parts, padded)
+        return torch.cat([part[: int(count)] for part, count in zip(parts, counts, strict=True)]).cpu()
+
+    def skew(self) -> float:
+        """Seconds between the most advanced and the slowest clock of the processes, as far as a message tells."""
+        if self.size == 1:
+            return 0.0
+        self.any(False)  # so that all are here at about the same time
+        clocks = self.gather_rows(torch.tensor([[time.time()]], dtype=torch.float64))
+        return float(clocks.max() - clocks.min())
+
 
 @contextmanager
-def joined(device: str) -> Iterator[World]:
-    """The world this process belongs to: itself alone unless ``torchrun`` started it. Raises RequestError."""
+def joined(device: str, timeout: float = 600.0) -> Iterator[World]:
+    """The world this process belongs to: itself alone unless ``torchrun`` started it.
+
+    A process that says nothing for ``timeout`` seconds counts as lost. Raises RequestError for a device that is not
+    here, WorkError where another process is lost.
+    """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
         yield World(pick_device(device))
@@ -56,8 +117,23 @@ def joined(device: str) -> Iterator[World]:
     chosen = pick_device(device, int(os.environ.get("LOCAL_RANK", "0")))
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
-    dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
+    with _losses_named():
+        dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=timedelta(seconds=timeout))
+        try:
+            yield World(chosen, dist.get_rank(), size)
+        finally:
+            dist.destroy_process_group()
+
+
+@contextmanager
+def _losses_named() -> Iterator[None]:
+    """Within, what torch says of a lost process is a WorkError that says how to go on."""
     try:
-        yield World(chosen, dist.get_rank(), size)
-    finally:
-        dist.destroy_process_group()
+        yield
+    except RuntimeError as error:
+        if isinstance(error, WorkError) or not (isinstance(error, dist.DistError) or LOST.search(str(error))):
+            raise
+        raise WorkError(
+            f"another process of this run is lost or out of reach: {' '.join(str(error).split())[:300]}; the last "
+            "checkpoint is good: start all processes again with --continue (torchrun --max-restarts does it by itself)"
+        ) from error

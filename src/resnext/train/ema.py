@@ -10,18 +10,23 @@ from resnext.model.network import Network
 class Ema:
     """The averaged network ``.model``: after each step, average = decay * average + (1 - decay) * weight.
 
-    Buffers are averaged too, so that BN statistics belong to the weights they stand with; integers are copied.
+    Buffers are averaged too, so that BN statistics belong to the weights they stand with; integers are copied. With
+    ``every`` above 1 only each ``every``-th step counts, as in torchvision's ``--model-ema-steps``.
     """
 
-    def __init__(self, model: Network, decay: float, warmup: bool) -> None:
+    def __init__(self, model: Network, decay: float, warmup: bool, every: int = 1) -> None:
         self.model = copy.deepcopy(model).float().eval().requires_grad_(False)
         self.decay = decay
         self.warmup = warmup
+        self.every = every
 
     @torch.no_grad()
     def update(self, model: Network, step: int) -> None:
         """Take in the weights after optimizer step ``step`` (from 0)."""
-        decay = min(self.decay, (1 + step) / (10 + step)) if self.warmup else self.decay
+        if (step + 1) % self.every:
+            return
+        update = step // self.every
+        decay = min(self.decay, (1 + update) / (10 + update)) if self.warmup else self.decay
         averages, weights = [], []
         for average, value in zip(self.model.state_dict().values(), model.state_dict().values(), strict=True):
             if average.is_floating_point():

@@ -3,6 +3,8 @@
 What is frozen is said once, by ``requires_grad``: the optimizer, the mode of BN layers and the counts follow from it.
 """
 
+import tempfile
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -12,7 +14,6 @@ from resnext.data.source import Source
 from resnext.errors import RequestError
 from resnext.model.architecture import Architecture
 from resnext.model.network import Network
-from resnext.run_directory import RunDirectory
 from resnext.settings import InitSettings, ModelSettings, Recipe
 from resnext.weights import load
 
@@ -42,9 +43,12 @@ def network_from_weights(recipe: Recipe, source: Source) -> Network:
     return model
 
 
-def network_from_run(run: RunDirectory) -> Network:
+def network_from_checkpoint(data: bytes) -> Network:
     """The network of a run that goes on: its checkpoint has everything, and the weights it began with may be gone."""
-    model = load(run.path, "last")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "model.safetensors"
+        path.write_bytes(data)
+        model = load(path)
     model.provenance = {key: value for key, value in model.provenance.items() if key == "init"}
     return model
 

@@ -1,11 +1,18 @@
 """The files a run has around its training: recipe, environment and samples first; evaluation and report at the end."""
 
+import copy
 import json
+from dataclasses import replace
+from typing import Any
 
+import numpy as np
+import torch
 from rich.console import Console
 
+from resnext.data.source import Dataset
 from resnext.environment import environment
-from resnext.evaluate.evaluator import Evaluation, evaluate
+from resnext.errors import ResnextError, WorkError
+from resnext.evaluate.evaluator import COLUMNS, Evaluation, evaluate, merge
 from resnext.evaluate.pictures import sample_grid
 from resnext.evaluate.protocol import protocol
 from resnext.evaluate.report import write_report
@@ -14,6 +21,7 @@ from resnext.evaluate.tables import write_evaluation
 from resnext.files import written_whole
 from resnext.model.network import Network
 from resnext.recipe import dump_recipe
+from resnext.train.distributed import World
 from resnext.train.logbook import read_log
 from resnext.train.plots import draw_curves
 from resnext.train.session import Session
@@ -42,28 +50,57 @@ def write_beginning(session: Session) -> None:
 
 
 def evaluate_held_out(session: Session, model: Network) -> Evaluation:
-    """``model`` on the held-out images, in the precision and layout of training."""
-    recipe = session.recipe
-    return evaluate(
-        model,
-        session.source.val,
-        session.preprocessing,
-        device=session.world.device,
-        precision=recipe.train.precision,
-        workers=session.loader.workers,
-        start_method=recipe.data.start_method,
-        channels_last=recipe.train.channels_last == "yes",
-    )
+    """``model`` on the held-out images, in the precision and layout of training; each process takes its share.
+
+    The result is the same in every process. Raises what ``evaluate`` raises, WorkError where another process failed.
+    """
+    recipe, world = session.recipe, session.world
+    world.share(model)
+    shard, failure = None, None
+    try:
+        shard = evaluate(
+            model,
+            session.source.val,
+            session.preprocessing,
+            device=world.device,
+            precision=recipe.train.precision,
+            workers=session.loader.workers,
+            start_method=recipe.data.start_method,
+            channels_last=recipe.train.channels_last == "yes",
+            rank=world.rank,
+            world_size=world.size,
+        )
+    except ResnextError as error:
+        failure = error
+    if world.any(failure is not None):
+        raise failure or WorkError("another process could not evaluate its share of the held-out images")
+    assert shard is not None
+    return gathered(shard, session.source.val, world)
+
+
+def gathered(shard: Evaluation, dataset: Dataset, world: World) -> Evaluation:
+    """The whole evaluation from the shards of all processes, in each of them."""
+    if world.size == 1:
+        return shard
+    rows = torch.tensor(np.stack([getattr(shard, name) for name in COLUMNS], axis=1), dtype=torch.float64)
+    whole = world.gather_rows(rows).numpy()
+    columns: dict[str, Any] = {name: whole[:, i].astype(kind) for i, (name, kind) in enumerate(COLUMNS.items())}
+    where = tuple(dataset.where(int(i)) for i in columns["index"])
+    return merge([replace(shard, where=where, **columns)])
 
 
 def write_results(session: Session, console: Console) -> None:
-    """Curves, the evaluation of the best checkpoint with its pictures, and report.html; says where they lie."""
-    run, position = session.run, session.position
+    """Curves, the evaluation of the best checkpoint with its pictures, and report.html; says where they lie.
+
+    All processes evaluate, the leader writes.
+    """
+    run, position, device = session.run, session.position, session.world.device
+    best = load(run.path, "best").to(device) if session.world.leads else copy.deepcopy(session.used)
+    evaluation = evaluate_held_out(session, best)
+    if not session.world.leads:
+        return
     rows = read_log(run.log)
     draw_curves(rows, run.curves, f"{session.model.architecture.name} on {session.source.val.name}")
-    best = load(run.path, "best")
-    device = session.world.device
-    evaluation = evaluate_held_out(session, best.to(device))
     about = protocol(
         session.preprocessing,
         data=session.source.val.name,

@@ -5,6 +5,7 @@ All randomness is a function of (seed, epoch, index) or (seed, step), so a run g
 
 import resource
 import sys
+from itertools import islice
 from typing import Any
 
 from rich.console import Console
@@ -13,37 +14,46 @@ from resnext.errors import WorkError
 from resnext.run_directory import RunDirectory
 from resnext.settings import Recipe
 from resnext.train.checkpoint import Position, write_checkpoint
-from resnext.train.distributed import joined
+from resnext.train.distributed import SKEW, World, joined
 from resnext.train.finish import evaluate_held_out, write_beginning, write_results
 from resnext.train.interrupts import heeded
 from resnext.train.logbook import Logbook
+from resnext.train.mirror import push
 from resnext.train.progress import Reporter
+from resnext.train.resume import agreed, settled
 from resnext.train.schedule import learning_rate
 from resnext.train.session import Session, prepare
 from resnext.train.step import train_step
 
 
-def train(recipe: Recipe, run: RunDirectory, *, resume: bool = False, console: Console | None = None) -> Position:
+def train(
+    recipe: Recipe, run: RunDirectory, *, resume: bool | None = False, console: Console | None = None
+) -> Position:
     """Train as ``recipe`` says into ``run``; with ``resume``, go on from its last checkpoint.
 
-    Returns where the run ended. Raises RequestError for settings that cannot work with the data, WorkError when the
-    work fails on the way (a loss that is not finite, a bad image, a full disk, a signal): the last good checkpoint is
-    then intact.
+    With ``resume`` None, go on where there is such a run, on this disk or in ``train.mirror``, else begin it: the same
+    call again goes on. Returns where the run ended. Raises RequestError for settings that cannot work with the data,
+    WorkError when the work fails on the way (a loss that is not finite, a bad image, a full disk, a lost process, a
+    signal): the last good checkpoint is then intact.
     """
     console = console or Console()
-    with joined(recipe.train.device) as world, heeded() as interrupts:
-        session = prepare(recipe, run, world, resume, console)
+    with joined(recipe.train.device, recipe.train.peer_timeout) as world, heeded() as interrupts:
+        warn_of_skew(world, console)
+        recipe, goes_on = settled(recipe, run, world) if resume is None else (agreed(recipe, world), resume)
+        session = prepare(recipe, run, world, goes_on, console)
         recipe, position, loader = session.recipe, session.position, session.loader
-        epochs, per_epoch = recipe.train.epochs, loader.steps_per_epoch
-        if world.leads and not resume:
+        total, per_epoch = session.total_steps, loader.steps_per_epoch
+        if world.leads and not goes_on:
             write_checkpoint(run, "last", position, session.model, session.ema, session.optimizer)
             write_beginning(session)
-        with Logbook(run, position if resume else None, world.leads) as logbook, Reporter(console, session) as reporter:
+        log_from = position if goes_on else None
+        with Logbook(run, log_from, world.leads) as logbook, Reporter(console, session) as reporter:
             reporter.begin(session)
-            while position.epoch < epochs:
+            while position.epoch < session.epochs:
                 reporter.begin_epoch()
                 first_step = position.step - position.epoch * per_epoch
-                for batch in reporter.watch(loader.batches(position.epoch, first_step)):
+                batches = islice(loader.batches(position.epoch, first_step), total - position.step)
+                for batch in reporter.watch(batches):
                     lr = rate_of(session, position.step)
                     loss = train_step(session, batch, lr)
                     reporter.step(position.epoch + 1, len(batch.labels) * world.size, loss)
@@ -52,11 +62,10 @@ def train(recipe: Recipe, run: RunDirectory, *, resume: bool = False, console: C
                     if world.any(interrupts.requested is not None):
                         stop(session, logbook, interrupts.requested)
                     every = recipe.train.checkpoint_steps
-                    if every and position.step % every == 0 and position.step % per_epoch:
+                    if every and position.step % every == 0 and position.step % per_epoch and position.step < total:
                         save_last(session, logbook)
                 finish_epoch(session, logbook, reporter)
-        if world.leads:
-            write_results(session, console)
+        write_results(session, console)
         return position
 
 
@@ -70,8 +79,8 @@ def finish_epoch(session: Session, logbook: Logbook, reporter: Reporter) -> None
         "seconds": round(reporter.seconds, 2),
         "peak_memory_mb": peak_memory_mb(),
     }
-    due = (position.epoch + 1) % train.evaluate_every == 0 or position.epoch + 1 == train.epochs
-    evaluation = evaluate_held_out(session, session.used) if due and session.world.leads else None
+    due = (position.epoch + 1) % train.evaluate_every == 0 or position.epoch + 1 == session.epochs
+    evaluation = evaluate_held_out(session, session.used) if due else None
     position.epoch += 1
     row: dict[str, Any] = {
         "epoch": position.epoch,
@@ -89,21 +98,24 @@ def finish_epoch(session: Session, logbook: Logbook, reporter: Reporter) -> None
     reporter.epoch(row, speed)
     if evaluation is not None and (position.best is None or evaluation.top1_error < position.best["top1_error"]):
         position.best = {"epoch": position.epoch, "step": position.step, "top1_error": evaluation.top1_error}
-        write_checkpoint(session.run, "best", position, session.model, session.ema, session.optimizer)
+        if session.world.leads:
+            write_checkpoint(session.run, "best", position, session.model, session.ema, session.optimizer)
     save_last(session, logbook)
 
 
 def rate_of(session: Session, step: int) -> float:
     """The learning rate of optimizer step ``step`` (from 0)."""
     recipe, per_epoch = session.recipe, session.loader.steps_per_epoch
-    return learning_rate(recipe.schedule, recipe.optimizer.lr, recipe.train.epochs, per_epoch, step)
+    return learning_rate(recipe.schedule, recipe.optimizer.lr, session.total_steps, per_epoch, step)
 
 
 def save_last(session: Session, logbook: Logbook) -> None:
-    """Write the last checkpoint; what the log says up to here is on the disk before it."""
+    """Write the last checkpoint; what the log says up to here is on the disk before it. The mirror follows."""
     if session.world.leads:
         logbook.flush()
         write_checkpoint(session.run, "last", session.position, session.model, session.ema, session.optimizer)
+        if session.recipe.train.mirror is not None:
+            push(session.run, session.recipe.train.mirror)
 
 
 def stop(session: Session, logbook: Logbook, signal_name: str | None) -> None:
@@ -114,6 +126,18 @@ def stop(session: Session, logbook: Logbook, signal_name: str | None) -> None:
         f"stopped by {signal_name or 'a signal to another process'} after step {position.step} "
         f"(epoch {position.epoch + 1}); go on with: resnext train --resume {session.run.path}"
     )
+
+
+def warn_of_skew(world: World, console: Console) -> None:
+    """Say that the hosts' clocks differ, before it costs a run: torchrun's rendezvous compares them."""
+    skew = world.skew()
+    if world.leads and skew > SKEW:
+        console.print(
+            f"the clocks of this run's hosts differ by {skew:.0f} s; above 15 s torchrun's c10d rendezvous takes a "
+            "living host for dead when it joins again: set the clocks (NTP), or use --rdzv-backend static",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def peak_memory_mb() -> int:

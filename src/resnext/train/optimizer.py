@@ -1,4 +1,4 @@
-"""SGD and AdamW over the parameters that train, with weight decay on all of them (the paper) or on weights only."""
+"""SGD, AdamW and LAMB over the parameters that train, with weight decay on all of them (the paper) or on some."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from resnext.errors import RequestError
 from resnext.settings import OptimizerSettings
 
 
@@ -21,7 +22,10 @@ def build_optimizer(
     if settings.name == "sgd":
         nesterov = settings.nesterov and settings.momentum > 0
         return torch.optim.SGD(groups, lr=settings.lr, momentum=settings.momentum, nesterov=nesterov)
-    return torch.optim.AdamW(groups, lr=settings.lr, betas=(settings.betas[0], settings.betas[1]))
+    betas = (settings.betas[0], settings.betas[1])
+    if settings.name == "adamw":
+        return torch.optim.AdamW(groups, lr=settings.lr, betas=betas)
+    return _lamb()(groups, lr=settings.lr, betas=betas)
 
 
 def parameter_groups(
@@ -29,17 +33,29 @@ def parameter_groups(
 ) -> list[dict[str, Any]]:
     """The parameters that train: a group for each pair of weight decay and share of the learning rate (``lr_scale``).
 
-    Where ``decay`` is "weights", norms and biases are spared. The paper decays "all weights and biases instead
-    of just the weights of the convolution layers" (Section 4).
+    Where ``decay`` is "weights", norms and biases are spared; where it is "not_norms", norms alone (torchvision's
+    ``--norm-weight-decay 0``). The paper decays "all weights and biases instead of just the weights of the
+    convolution layers" (Section 4).
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for path, module in model.named_modules():
         scale = (scales or {}).get(path.partition(".")[0], 1.0)
         for name, parameter in module.named_parameters(recurse=False):
-            spare = settings.decay == "weights" and (name == "bias" or isinstance(module, _NormBase))
+            spare = settings.decay != "all" and (
+                isinstance(module, _NormBase) or (settings.decay == "weights" and name == "bias")
+            )
             if parameter.requires_grad:
                 groups.setdefault((0.0 if spare else settings.weight_decay, scale), []).append(parameter)
     return [{"params": ps, "weight_decay": decay, "lr_scale": scale} for (decay, scale), ps in groups.items()]
+
+
+def _lamb() -> Any:
+    """timm's LAMB (You et al. 2020; gradients clipped to a global norm of 1). Raises RequestError without timm."""
+    try:
+        from timm.optim import Lamb
+    except ImportError:
+        raise RequestError("optimizer.name lamb needs timm: pip install 'resnext[modern]'") from None
+    return Lamb
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:

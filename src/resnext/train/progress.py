@@ -20,7 +20,7 @@ class Reporter:
     def __init__(self, console: Console, session: Session) -> None:
         self.console = console
         self.quiet = not session.world.leads
-        self.total = session.recipe.train.epochs * session.loader.steps_per_epoch
+        self.total = session.total_steps
         self.done = session.position.step
         self.live = console.is_terminal and not self.quiet
         self.progress = Progress(

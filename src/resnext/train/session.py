@@ -8,22 +8,24 @@ from rich.console import Console
 from torch import nn
 
 from resnext.data import open_data
-from resnext.data.augment import train_transform
+from resnext.data.augment import at_training_size, train_transform
 from resnext.data.classes import compare_classes
 from resnext.data.loader import TrainLoader, default_workers
 from resnext.data.preprocessing import Preprocessing
 from resnext.data.randomness import seed_of
 from resnext.data.source import Source
 from resnext.errors import RequestError, printable
+from resnext.model.blocks import Block
 from resnext.model.network import Network, create_model
 from resnext.run_directory import RunDirectory
 from resnext.settings import Recipe
-from resnext.train.checkpoint import Position, read_checkpoint
+from resnext.train.checkpoint import Position, read_files, restore
 from resnext.train.distributed import World
 from resnext.train.ema import Ema
-from resnext.train.finetune import freeze, network_from_run, network_from_weights, rate_scales, training_mode
+from resnext.train.finetune import freeze, network_from_checkpoint, network_from_weights, rate_scales, training_mode
 from resnext.train.layout import faster_layout
 from resnext.train.optimizer import build_optimizer
+from resnext.train.sync_norm import synchronise
 
 WEIGHTS = 0x3E16  # tag of seed_of: the weights draw from a stream of their own
 
@@ -43,6 +45,17 @@ class Session:
     optimizer: torch.optim.Optimizer
     loader: TrainLoader
     position: Position
+    parts: int  # that this process computes its share of a batch in
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        return self.recipe.train.total_steps(self.loader.steps_per_epoch)
+
+    @property
+    def epochs(self) -> int:
+        """Epochs of the whole run; the last may be cut short by ``train.steps``."""
+        return -(-self.total_steps // self.loader.steps_per_epoch)
 
     @property
     def used(self) -> Network:
@@ -56,39 +69,52 @@ def prepare(recipe: Recipe, run: RunDirectory, world: World, resume: bool, conso
         torch.set_num_threads(recipe.train.threads)
     torch.backends.cudnn.deterministic = True
     source = open_data(recipe.data)
-    model = starting_network(recipe, source, run, resume)
+    files = shared_checkpoint(run, world) if resume else {}
+    model = starting_network(recipe, source, files)
     preprocessing: Preprocessing = model.preprocessing
     loader = make_loader(recipe, source, preprocessing, world)
+    check_length(recipe, loader.steps_per_epoch)
+    parts = parts_of(recipe, world.size)
     if world.leads and not resume:
         for note in model.provenance.get("init", {}).get("notes", []):
             console.print(printable(f"{recipe.init.weights}: {note}"), highlight=False, markup=False, soft_wrap=True)
     freeze(model, recipe.init)
+    set_drop_path(model, recipe.train.drop_path)
     training_mode(model.to(world.device))
-    recipe = settle_layout(recipe, model, preprocessing, world, console)
+    train_size = at_training_size(recipe.augment, preprocessing).image_size
+    recipe = settle_layout(recipe, model, train_size, parts, world, console)
+    if recipe.train.sync_bn:
+        synchronise(model)
     if recipe.train.channels_last == "yes":
         model = model.to(memory_format=torch.channels_last)
-    ema = Ema(model, recipe.train.ema_decay, recipe.train.ema_warmup) if recipe.train.ema_decay else None
+    ema = make_ema(recipe, model)
     optimizer = build_optimizer(model, recipe.optimizer, rate_scales(model, recipe.init.layer_decay))
     facts = {"classes": list(source.train.classes), "train_images": len(source.train), "val_images": len(source.val)}
     position = Position(facts=facts)
     if resume:
-        position = read_checkpoint(run, model, ema, optimizer)
+        position = restore(files, run, model, ema, optimizer)
         check_same_data(position.facts, facts, run)
     ddp = world.wrap(model)
-    return Session(recipe, run, world, source, preprocessing, model, ddp, ema, optimizer, loader, position)
+    return Session(recipe, run, world, source, preprocessing, model, ddp, ema, optimizer, loader, position, parts)
 
 
-def starting_network(recipe: Recipe, source: Source, run: RunDirectory, resume: bool) -> Network:
+def shared_checkpoint(run: RunDirectory, world: World) -> dict[str, bytes]:
+    """The files of the last checkpoint, in every process: only the leader needs them on its disk."""
+    files = read_files(run) if world.leads else {}
+    return {key: world.share_bytes(files.get(key, b"")) for key in ("state", "model", "training")}
+
+
+def starting_network(recipe: Recipe, source: Source, files: dict[str, bytes]) -> Network:
     """The network before the first step, or of the right shape to take a checkpoint, with preprocessing and classes."""
     if recipe.init.weights is None:
         preprocessing = Preprocessing.of(recipe.data, source)
         architecture = recipe.model.architecture(len(source.train.classes), source.train.channels)
-        architecture.check_image_size(preprocessing.image_size, preprocessing.image_size)
         model = create_model(architecture, seed=seed_of(recipe.train.seed, WEIGHTS))
         model.preprocessing = preprocessing
     else:
-        model = network_from_run(run) if resume else network_from_weights(recipe, source)
-        model.architecture.check_image_size(model.preprocessing.image_size, model.preprocessing.image_size)
+        model = network_from_checkpoint(files["model"]) if files else network_from_weights(recipe, source)
+    for size in (model.preprocessing.image_size, recipe.augment.size or model.preprocessing.image_size):
+        model.architecture.check_image_size(size, size)
     model.classes = tuple(source.train.classes)
     return model
 
@@ -110,12 +136,55 @@ def make_loader(recipe: Recipe, source: Source, preprocessing: Preprocessing, wo
     )
 
 
-def settle_layout(recipe: Recipe, model: Network, p: Preprocessing, world: World, console: Console) -> Recipe:
+def check_length(recipe: Recipe, steps_per_epoch: int) -> None:
+    """Raises RequestError where the warm-up leaves nothing of the run."""
+    total, warmup = recipe.train.total_steps(steps_per_epoch), recipe.schedule.warmup_epochs * steps_per_epoch
+    if warmup >= total:
+        raise RequestError(
+            f"schedule.warmup_epochs {recipe.schedule.warmup_epochs:g} are {warmup:g} steps, which leave nothing of "
+            f"the run's {total:,}"
+        )
+
+
+def parts_of(recipe: Recipe, processes: int) -> int:
+    """How many parts each process computes its share of a batch in. Raises RequestError where they do not come out."""
+    train = recipe.train
+    if train.bn_batch is None:
+        return 1
+    parts = train.batch_size // train.bn_batch
+    if parts % processes:
+        raise RequestError(
+            f"train.batch_size {train.batch_size} in parts of train.bn_batch {train.bn_batch} are {parts} parts, which "
+            f"do not divide into the {processes} processes of this run; choose a number of processes that divides "
+            f"{parts}, or a smaller train.bn_batch"
+        )
+    return parts // processes
+
+
+def set_drop_path(model: Network, p: float) -> None:
+    """Let images skip blocks with a probability that grows from 0 at the first block to ``p`` at the last one.
+
+    Raises RequestError for a network without shortcuts, where nothing would be left of such an image.
+    """
+    if p and model.architecture.shortcut == "none":
+        raise RequestError("train.drop_path needs shortcuts, but model.shortcut is none")
+    blocks = [module for module in model.modules() if isinstance(module, Block)]
+    for number, block in enumerate(blocks):
+        block.drop_path = p * number / max(len(blocks) - 1, 1)
+
+
+def make_ema(recipe: Recipe, model: Network) -> Ema | None:
+    """The averaged weights, where the recipe wants them."""
+    train = recipe.train
+    return Ema(model, train.ema_decay, train.ema_warmup, train.ema_steps) if train.ema_decay else None
+
+
+def settle_layout(recipe: Recipe, model: Network, size: int, parts: int, world: World, console: Console) -> Recipe:
     """The recipe with channels_last decided: by measurement where it says auto."""
     if recipe.train.channels_last != "auto":
         return recipe
-    part = recipe.train.batch_size // world.size // recipe.train.accumulate
-    seconds = faster_layout(model, part, p.image_size, world.device, recipe.train.precision)
+    part = recipe.train.batch_size // world.size // parts
+    seconds = faster_layout(model, part, size, world.device, recipe.train.precision)
     votes = world.sum([seconds["no"], seconds["yes"]])
     choice = "yes" if votes[1] < votes[0] else "no"
     if world.leads:

@@ -1,16 +1,24 @@
-"""One optimizer step on this process's share of a global batch."""
+"""One optimizer step on this process's share of a global batch.
+
+A global batch is computed in parts, whose images share their BN statistics: one part a process, or more where
+``train.bn_batch`` says so. All that a part draws is a function of (seed, step, part), so that the step is the same
+function however the parts are spread over processes.
+"""
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 
 import torch
-from torch import nn
-from torch.nn import functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from resnext.data.loader import Batch
 from resnext.data.mix import mix_batch
 from resnext.data.preprocessing import normalize
 from resnext.data.randomness import seed_of
 from resnext.errors import WorkError
+from resnext.train.loss import loss_sum_of
 from resnext.train.optimizer import set_learning_rate
 from resnext.train.session import Session
 
@@ -23,9 +31,7 @@ def train_step(session: Session, batch: Batch, lr: float) -> float:
     Raises WorkError for a loss that is not finite, before it can spoil the weights.
     """
     train, position, model = session.recipe.train, session.position, session.model
-    seed = seed_of(train.seed, STEP, position.step, session.world.rank)
-    torch.manual_seed(seed)
-    loss_sum, wrong, images, bad = compute_gradients(session, batch, seed)
+    loss_sum, wrong, images, bad = compute_gradients(session, batch)
     if not math.isfinite(loss_sum):
         raise WorkError(
             f"the loss became {loss_sum} at step {position.step + 1} (epoch {position.epoch + 1}, "
@@ -47,27 +53,55 @@ def train_step(session: Session, batch: Batch, lr: float) -> float:
     return loss_sum / images
 
 
-def compute_gradients(session: Session, batch: Batch, seed: int) -> tuple[float, int, int, int]:
+def compute_gradients(session: Session, batch: Batch) -> tuple[float, int, int, int]:
     """Gradients of the mean loss over the global batch; returns its loss sum, errors, images and skipped images."""
-    recipe, world = session.recipe, session.world
-    train, local = recipe.train, len(batch.labels)
-    if local < 2 * train.accumulate:
+    train, world, local = session.recipe.train, session.world, len(batch.labels)
+    if local < 2 * session.parts:
         raise WorkError(
             f"too few readable images in the batch of step {session.position.step + 1}: {'; '.join(batch.bad)}"
         )
     total, bad = (int(value) for value in world.sum([local, len(batch.bad)]))
     images = normalize(batch.images, session.preprocessing, world.device, channels_last=train.channels_last == "yes")
     labels = batch.labels.to(world.device)
-    classes = session.model.architecture.num_classes
-    images, targets = mix_batch(images, labels, classes, recipe.augment, train.label_smoothing, seed)
-    smoothing = 0.0 if targets.is_floating_point() else train.label_smoothing
     loss_sum, wrong = 0.0, 0
-    for part, target, label in zip(*(t.tensor_split(train.accumulate) for t in (images, targets, labels)), strict=True):
-        with torch.autocast(world.device.type, torch.bfloat16, enabled=train.precision == "bf16"):
-            logits = session.ddp(part)
-        loss = F.cross_entropy(logits.float(), target, label_smoothing=smoothing, reduction="sum")
-        (loss * (world.size / total)).backward()  # DDP divides by the number of processes
-        loss_sum += loss.item()
-        wrong += int((logits.detach().argmax(1) != label).sum())
+    for number in range(session.parts):
+        first, end = (local * n // session.parts for n in (number, number + 1))
+        last = number == session.parts - 1
+        with statistics_kept(session.model, number == 0), nullcontext() if last else world.unsynchronised(session.ddp):
+            part_loss, part_wrong = part_gradients(session, images[first:end], labels[first:end], number, total)
+        loss_sum += part_loss
+        wrong += part_wrong
     loss_sum, wrong_sum = world.sum([loss_sum, float(wrong)])
     return loss_sum, int(wrong_sum), total, bad
+
+
+def part_gradients(session: Session, images: Tensor, labels: Tensor, number: int, total: int) -> tuple[float, int]:
+    """Add the gradients of one part to those of the step; returns its loss sum and errors."""
+    recipe, world = session.recipe, session.world
+    train, classes = recipe.train, session.model.architecture.num_classes
+    part = world.rank * session.parts + number
+    seed = seed_of(train.seed, STEP, session.position.step, part)
+    torch.manual_seed(seed)
+    images, targets = mix_batch(images, labels, classes, recipe.augment, train.label_smoothing, seed)
+    with torch.autocast(world.device.type, torch.bfloat16, enabled=train.precision == "bf16"):
+        logits = session.ddp(images)
+    loss = loss_sum_of(logits.float(), targets, train)
+    (loss * (world.size / total)).backward()  # DDP divides by the number of processes
+    return loss.item(), int((logits.detach().argmax(1) != labels).sum())
+
+
+@contextmanager
+def statistics_kept(model: nn.Module, kept: bool) -> Iterator[None]:
+    """Within, BN's running statistics move only where ``kept``.
+
+    They follow the first part of each global batch, as with one part a device those of the first device do (the
+    release's DataParallelTable, DDP): then they do not depend on where the other parts are computed.
+    """
+    norms = [] if kept else [module for module in model.modules() if isinstance(module, _BatchNorm) and module.training]
+    for norm in norms:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True

@@ -1,0 +1,147 @@
+"""A run's checkpoints on another file system, by URL: what outlives the machine.
+
+Every checkpoint is pushed after it is whole on this disk, its tensors before the ``state.json`` that names them, so
+that the mirror too is whole at every instant. ``pull`` brings back what is newer there than here.
+"""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from resnext.errors import RequestError, WorkError
+from resnext.files import written_whole
+from resnext.run_directory import CHECKPOINTS, LARGEST_JSON, RunDirectory, file_name
+from resnext.train.resume import step_of
+
+FILES = ("recipe.yaml", "environment.json", "log.jsonl", "metrics.csv", "speed.csv")  # beside the checkpoints
+LARGEST_LOG = 4 << 30  # bytes
+CHUNK = 8 << 20
+
+
+def push(run: RunDirectory, url: str) -> None:
+    """Copy what is new in ``run`` to the folder ``url``. Raises WorkError where the other side refuses.
+
+    The log goes first: a checkpoint relies on it.
+    """
+    with _named(url, "written; the checkpoint on this disk is whole"):
+        fs, root = opened(url)
+        fs.makedirs(root, exist_ok=True)
+        for name in FILES:
+            if (run.path / name).exists():
+                _send(fs, run.path / name, f"{root}/{name}")
+        for which in reversed(CHECKPOINTS):  # "best" before "last", whose position names it
+            if (run.checkpoint(which) / "state.json").exists():
+                _push_checkpoint(fs, run, which, f"{root}/checkpoints/{which}")
+
+
+def pull(url: str, run: RunDirectory) -> bool:
+    """Bring ``run`` up to date from ``url``, where the last checkpoint there is a later one; whether it was.
+
+    Raises RequestError for a mirror that is damaged, WorkError where it cannot be reached.
+    """
+    with _named(url, "read"):
+        fs, root = opened(url)
+        state = _state(fs, f"{root}/checkpoints/last")
+        if state is None or _step(state) <= step_of(run):
+            return False
+        run.path.mkdir(parents=True, exist_ok=True)
+        for which in reversed(CHECKPOINTS):
+            found = state if which == "last" else _state(fs, f"{root}/checkpoints/{which}")
+            if found is not None:
+                _pull_checkpoint(fs, f"{root}/checkpoints/{which}", run.checkpoint(which), found)
+        for name in reversed(FILES):  # recipe.yaml makes it a run: last
+            if fs.exists(f"{root}/{name}"):
+                _fetch(fs, f"{root}/{name}", run.path / name, LARGEST_LOG)
+    return True
+
+
+def opened(url: str) -> tuple[Any, str]:
+    """The file system and the path that a URL means. Raises RequestError for one that cannot be used."""
+    import fsspec
+
+    try:
+        fs, path = fsspec.core.url_to_fs(url)
+    except (ImportError, ValueError) as error:
+        raise RequestError(
+            f"train.mirror {url} cannot be used: {error}; s3:// needs pip install 'resnext[remote]'"
+        ) from None
+    return fs, str(path).rstrip("/")
+
+
+def _push_checkpoint(fs: Any, run: RunDirectory, which: str, root: str) -> None:
+    folder = run.checkpoint(which)
+    state = run.state(which)
+    fs.makedirs(root, exist_ok=True)
+    if _state(fs, root) == state:
+        return
+    names = [file_name(state, key, folder) for key in state["files"]]
+    there = {path.rsplit("/", 1)[-1] for path in fs.ls(root, detail=False)}
+    for name in names:
+        _send(fs, folder / name, f"{root}/{name}")
+    fs.pipe_file(f"{root}/state.json.part", (folder / "state.json").read_bytes())
+    fs.mv(f"{root}/state.json.part", f"{root}/state.json")
+    for name in there - {*names, "state.json"}:
+        fs.rm_file(f"{root}/{name}")
+
+
+def _pull_checkpoint(fs: Any, root: str, folder: Path, state: dict[str, Any]) -> None:
+    """Tensors first, then the state that names them, as ``write_checkpoint`` does it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for key, entry in state["files"].items():
+        name = file_name(state, key, folder)
+        _fetch(fs, f"{root}/{name}", folder / name, int(entry["bytes"]))
+    with written_whole(folder / "state.json", "w") as file:
+        json.dump(state, file, indent=1)
+
+
+def _state(fs: Any, root: str) -> dict[str, Any] | None:
+    """The ``state.json`` of a checkpoint folder there; None where there is none. Raises RequestError."""
+    path = f"{root}/state.json"
+    if not fs.exists(path):
+        return None
+    try:
+        state = json.loads(fs.cat_file(path)) if fs.size(path) <= LARGEST_JSON else None
+    except (ValueError, RecursionError):
+        state = None
+    if not isinstance(state, dict) or state.get("format") != "resnext-checkpoint":
+        raise RequestError(f"{path} is not the state of a resnext checkpoint")
+    files = state.get("files")
+    if not isinstance(files, dict) or not all(
+        isinstance(e, dict) and isinstance(e.get("bytes"), int) for e in files.values()
+    ):
+        raise RequestError(f"{path} does not say which files belong to the checkpoint")
+    return state
+
+
+def _step(state: dict[str, Any]) -> int:
+    position = state.get("position")
+    step = position.get("step") if isinstance(position, dict) else None
+    return step if isinstance(step, int) else -1
+
+
+def _send(fs: Any, path: Path, target: str) -> None:
+    with path.open("rb") as source, fs.open(target, "wb") as sink:
+        while chunk := source.read(CHUNK):
+            sink.write(chunk)
+
+
+def _fetch(fs: Any, path: str, target: Path, most: int) -> None:
+    """One file, never more than ``most`` bytes. Raises RequestError."""
+    with fs.open(path, "rb") as source, written_whole(target) as sink:
+        done = 0
+        while chunk := source.read(CHUNK):
+            done += len(chunk)
+            if done > most:
+                raise RequestError(f"{path} has more than the {most:,} bytes it should have")
+            sink.write(chunk)
+
+
+@contextmanager
+def _named(url: str, done: str) -> Iterator[None]:
+    """Within, a file system that refuses is a WorkError that names the mirror."""
+    try:
+        yield
+    except OSError as error:
+        raise WorkError(f"the mirror {url} could not be {done}: {error}") from error

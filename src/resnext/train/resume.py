@@ -1,0 +1,105 @@
+"""Going on with a run: what may differ from how it was begun, and whether there is one to go on with. No torch here."""
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from resnext.errors import RequestError, WorkError
+from resnext.recipe import differences, dump_recipe, parse_recipe, read_recipe
+from resnext.run_directory import RunDirectory, create_run
+from resnext.settings import Recipe
+
+if TYPE_CHECKING:
+    from resnext.train.distributed import World
+
+# What may differ between a run and its resumption: it does not change the result.
+FREE = (
+    *("data.path", "data.val_path", "data.download", "data.workers", "data.start_method"),
+    *("train.device", "train.threads", "train.checkpoint_steps", "train.mirror", "train.peer_timeout"),
+)
+
+
+def resumed_recipe(run: RunDirectory, asked: Recipe) -> Recipe:
+    """The recipe a run goes on with: ``asked``, which may differ from its own in ``FREE`` only.
+
+    Raises RequestError showing every other difference between what is asked for and what the run was begun with. Other
+    ``init.weights`` are among them: a run goes on from its checkpoint, and weights given by hand would have no effect.
+    """
+    begun = read_recipe(run.recipe)
+    asked = with_layout(asked, begun)
+    changed = changes(begun, asked)
+    if changed:
+        raise RequestError(
+            f"the run {run.path} was begun with another recipe (run -> asked for): {'; '.join(changed)}; "
+            "leave RECIPE and these settings out to go on with the run's own, or begin a new run with --run"
+        )
+    return asked
+
+
+def settled(recipe: Recipe, run: RunDirectory, world: "World") -> tuple[Recipe, bool]:
+    """For ``--continue``: the recipe to follow, and whether there is a run to go on with; all processes agree.
+
+    The leader's disk decides, brought up to date from ``train.mirror``; where there is nothing, a run begins. Raises
+    RequestError where run and request differ, WorkError where a later checkpoint lies on another host's disk alone:
+    going on without it would lose it.
+    """
+    if world.leads and recipe.train.mirror is not None:
+        from resnext.train.mirror import pull
+
+        pull(recipe.train.mirror, run)
+    here = step_of(run)
+    steps = world.sum([float(here) if rank == world.rank else 0.0 for rank in range(world.size)])
+    if max(steps) > steps[0]:
+        raise WorkError(
+            f"process {steps.index(max(steps))} holds {run.path} at step {max(steps):.0f}, but the leading process "
+            "does not: the hosts of a run need one folder that all see, or a train.mirror"
+        )
+    goes_on = steps[0] >= 0
+    if world.leads:
+        if goes_on:
+            recipe = resumed_recipe(run, recipe)
+        elif not _barely_begun(run):
+            create_run(run.path)
+    return agreed(recipe, world), goes_on
+
+
+def agreed(recipe: Recipe, world: "World") -> Recipe:
+    """``recipe`` once it is known to be that of all processes. Raises RequestError showing where it is not."""
+    leaders = parse_recipe(world.share_bytes(dump_recipe(recipe).encode()).decode(), "the leading process's recipe")
+    recipe = with_layout(recipe, leaders)
+    changed = changes(leaders, recipe)
+    if changed:
+        raise RequestError(
+            f"the processes of this run were given different recipes (leading process -> process {world.rank}): "
+            f"{'; '.join(changed)}"
+        )
+    return recipe
+
+
+def step_of(run: RunDirectory) -> int:
+    """The step of a run's last checkpoint, -1 where there is none. Raises RequestError for a damaged one."""
+    if not run.recipe.exists() or not (run.checkpoint("last") / "state.json").exists():
+        return -1
+    position = run.state("last").get("position")
+    step = position.get("step") if isinstance(position, dict) else None
+    if not isinstance(step, int):
+        raise RequestError(f"{run.checkpoint('last') / 'state.json'} does not say where the run stands")
+    return step
+
+
+def _barely_begun(run: RunDirectory) -> bool:
+    """Whether the directory holds no more than the checkpoint of step 0, of a run killed before its recipe stood."""
+    names = {path.name for path in run.path.iterdir()} if run.path.is_dir() else set()
+    rest = {name for name in names if not (name.startswith(".") and name.endswith(".part"))}
+    return rest == {"checkpoints"} and {path.name for path in (run.path / "checkpoints").iterdir()} <= {"last"}
+
+
+def with_layout(asked: Recipe, begun: Recipe) -> Recipe:
+    """``asked`` with the memory layout that was measured for ``begun``, where it leaves it open."""
+    if asked.train.channels_last != "auto":
+        return asked
+    return replace(asked, train=replace(asked.train, channels_last=begun.train.channels_last))
+
+
+def changes(begun: Recipe, asked: Recipe) -> list[str]:
+    """The settings outside of ``FREE`` in which two recipes differ."""
+    return [row for row in differences(begun, asked) if row.partition(":")[0] not in FREE]

@@ -1,0 +1,72 @@
+"""Checks that several processes run together (``torchrun several.py``): each asserts, and exits 0 where all hold."""
+
+import os
+
+import numpy as np
+import torch
+
+from resnext.data.preprocessing import Preprocessing
+from resnext.data.source import ArrayDataset
+from resnext.evaluate.evaluator import COLUMNS, evaluate
+from resnext.model.layers import NormAct
+from resnext.model.network import create_model
+from resnext.train.distributed import joined
+from resnext.train.finish import gathered
+from resnext.train.sync_norm import synchronise
+
+VIEW = Preprocessing(image_size=8, resize=8, mean=(0.5,), std=(0.25,), channels=1)
+
+torch.set_num_threads(1)
+with joined("cpu", timeout=60) as world:
+    assert (world.rank, world.size) == (int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
+
+    # sums, flags, bytes, rows
+    assert world.sum([1.0, float(world.rank)]) == [world.size, sum(range(world.size))]
+    assert world.any(world.rank == world.size - 1)
+    assert not world.any(False)
+    assert world.share_bytes(b"from the leader" if world.leads else b"") == b"from the leader"
+    assert world.share_bytes(b"") == b""
+    mine = torch.full((world.rank, 2), float(world.rank), dtype=torch.float64)
+    assert world.gather_rows(mine)[:, 0].tolist() == [float(r) for r in range(world.size) for _ in range(r)]
+    assert world.skew() < 5
+
+    # buffers become the leader's
+    model = create_model("resnext11_2x4d", base_channels=4, num_classes=3, in_channels=1, seed=0)
+    model.bn1.running_mean += world.rank
+    world.share(model)
+    assert float(model.bn1.running_mean.abs().max()) == 0
+
+    # an evaluation in shards of odd sizes is the evaluation
+    rng = np.random.default_rng(0)
+    for n in (1, 2, 13):
+        images, labels = rng.integers(0, 256, (n, 8, 8), dtype=np.uint8), rng.integers(0, 3, n)
+        data = ArrayDataset("noise test", ("c0", "c1", "c2"), 1, images, labels)
+        whole = evaluate(model, data, VIEW, device="cpu", batch_size=1)
+        shard = evaluate(model, data, VIEW, device="cpu", batch_size=1, rank=world.rank, world_size=world.size)
+        merged = gathered(shard, data, world)
+        assert (merged.where, merged.n) == (whole.where, n)
+        assert all(np.array_equal(getattr(merged, name), getattr(whole, name)) for name in COLUMNS)
+
+    # synchronised BN over shares is BN over the whole batch: outputs, gradients, statistics; even where means are large
+    for act, offset in ((True, 0.0), (False, 1e4)):
+        plain, shared = NormAct(5, act=act), NormAct(5, act=act)
+        with torch.no_grad():
+            plain.weight.copy_(torch.linspace(0.5, 2, 5))
+        shared.load_state_dict(plain.state_dict())
+        shared = torch.nn.Sequential(shared)
+        synchronise(shared)
+        x = torch.randn(4 * world.size, 5, 3, 3, generator=torch.Generator().manual_seed(1)) + offset
+        part = slice(4 * world.rank, 4 * world.rank + 4)
+        all_x, my_x = x.double().requires_grad_(), x[part].clone().requires_grad_()
+        expected = plain.double()(all_x)
+        result = shared(my_x)
+        tolerance = {"rtol": 1e-3, "atol": 2e-3} if offset else {"rtol": 1e-4, "atol": 1e-5}
+        torch.testing.assert_close(result, expected[part].float(), **tolerance)
+        weights = torch.randn(x.shape, generator=torch.Generator().manual_seed(2))
+        (expected * weights.double()).sum().backward()
+        (result * weights[part]).sum().backward()
+        torch.testing.assert_close(my_x.grad, all_x.grad[part].float(), **tolerance)
+        total = world.sum(shared[0].weight.grad.tolist())
+        torch.testing.assert_close(torch.tensor(total), plain.weight.grad, rtol=1e-2, atol=1e-2, check_dtype=False)
+        torch.testing.assert_close(shared[0].running_mean, plain.running_mean.float(), rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(shared[0].running_var, plain.running_var.float(), rtol=1e-2, atol=1e-4)

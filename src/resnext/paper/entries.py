@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -72,22 +72,20 @@ def agrees(claim: str, count: int | None) -> bool:
     return f"{count / UNITS[match[3]]:.{len(match[2] or '')}f}" == match[1]
 
 
+def bare_entries(table: Table, runs: Path, results: Path | None) -> list[Entry]:
+    """The entries of a table without timings."""
+    return [Entry(row, None if row.recipe is None else measured(row.recipe, runs, results)) for row in table.rows]
+
+
 def gather(table: Table, runs: Path, results: Path | None, speeds: Mapping[str, float] | None = None) -> list[Entry]:
     """The entries of a table; ``speeds`` as ``throughput.known`` gives them."""
     here = throughput.machine()
     speeds = throughput.known() if speeds is None else speeds
-    entries = []
-    for row in table.rows:
-        wanted = {w.kind: w.key(here) for w in wanted_of(row, table)}
-        entries.append(
-            Entry(
-                row,
-                None if row.recipe is None else measured(row.recipe, runs, results),
-                speeds.get(wanted.get("inference", "")),
-                speeds.get(wanted.get("training", "")),
-            )
-        )
-    return entries
+    timed = []
+    for entry in bare_entries(table, runs, results):
+        found = {w.kind: speeds.get(w.key(here)) for w in wanted_of(entry.row, table)}
+        timed.append(replace(entry, speed=found.get("inference"), training_speed=found.get("training")))
+    return timed
 
 
 def wanted_of(row: Row, table: Table) -> list[Wanted]:

@@ -65,20 +65,23 @@ def write_recipes(folder: Path) -> list[Path]:
     return written
 
 
-def _header(entry: PaperRecipe) -> Iterator[str]:
-    cost, total = cost_of(entry), images_seen(entry)
+def cost_line(entry: PaperRecipe) -> str:
+    """MACs, parameters and GPU-hours of the whole run in a sentence."""
+    cost = cost_of(entry)
     size = entry.recipe().augment.size or entry.recipe().data.image_size or 32
-    training = FORWARD_AND_BACKWARD * total * cost.macs
-    hours = m40_hours(entry)
+    training = FORWARD_AND_BACKWARD * images_seen(entry) * cost.macs
+    return (
+        f"{cost.macs / 1e9:.2f} GMACs an image at {size} pixels (1 MAC = 2 FLOPs), {cost.parameters_without_bn / 1e6:.1f} M "
+        f"parameters without BN; {_big(training)}MACs for the {_length(entry)} (forward x {FORWARD_AND_BACKWARD}); "
+        f"about {_round(m40_hours(entry)):,} GPU-hours on the paper's M40 (its timing, scaled by MACs)."
+    )
+
+
+def _header(entry: PaperRecipe) -> Iterator[str]:
     yield from textwrap.wrap(f"{entry.title}.", WIDTH, initial_indent="# ", subsequent_indent="# ")
     yield from _said("Source:", entry.source)
     yield from _said("Expected:", f"{entry.expected} Not measured by us yet.")
-    yield from _said(
-        "Cost:",
-        f"{cost.macs / 1e9:.2f} GMACs an image at {size} pixels (1 MAC = 2 FLOPs), {cost.parameters_without_bn / 1e6:.1f} M "
-        f"parameters without BN; {_big(training)}MACs for the {_length(entry)} (forward x {FORWARD_AND_BACKWARD}); "
-        f"about {_round(hours):,} GPU-hours on the paper's M40 (its timing, scaled by MACs).",
-    )
+    yield from _said("Cost:", cost_line(entry))
     for note in entry.notes:
         yield from _said("Note:", note)
     yield f"# {MADE_BY}"

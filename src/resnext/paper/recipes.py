@@ -9,7 +9,7 @@ from functools import cache
 from typing import Any
 
 from resnext.errors import RequestError, nearest
-from resnext.paper.numbers import WIDE_RESNET, WIDE_RESNET_FIELDS, tables
+from resnext.paper.numbers import WIDE_RESNET, WIDE_RESNET_FIELDS, Row, tables
 from resnext.recipe import parse_recipe
 from resnext.settings import Recipe
 
@@ -86,11 +86,11 @@ def _imagenet() -> Iterator[PaperRecipe]:
             model: dict[str, Any] = {"name": row.network, **row.changes}
             top5 = next((r.published["top5"] for r in tables()["table4"].rows if r.recipe == row.recipe), None)
             error = f"top-1 error {row.published['top1']:.1f} %" + (f", top-5 {top5:.1f} %" if top5 else "")
-            without = ", no shortcuts" if row.changes else ""
+            without = " without shortcuts" if row.changes else ""
             yield PaperRecipe(
                 name=row.recipe,
                 folder="paper",
-                title=f"{row.label.partition(',')[0]}, {row.setting}{without}, on ImageNet-1K",
+                title=f"{row.name.partition(',')[0]}{without} on ImageNet-1K",
                 source=f"Xie et al. (2017), Section 4; {where}. What the text leaves open is the Torch7 release's "
                 "(train.lua: 100 epochs, Nesterov, decay of all parameters; imagenet.lua: crops, colour; bicubic).",
                 expected=f"{error} (one run in the paper, single crop 224 of 256).",
@@ -133,7 +133,7 @@ def _imagenet5k() -> Iterator[PaperRecipe]:
         yield PaperRecipe(
             name=row.recipe,
             folder="paper",
-            title=f"{row.label}, {row.setting}, on ImageNet-5K",
+            title=f"{row.name} on ImageNet-5K",
             source="Xie et al. (2017), Section 5.2, Table 6 and Figure 6; the rest as on ImageNet-1K.",
             expected=f"on the validation images of ImageNet-1K, 5K-way {p['top1_5k']:.1f} % top-1 and "
             f"{p['top5_5k']:.1f} % top-5 error; 1K-way {p['top1_1k']:.1f} % and {p['top5_1k']:.1f} %.",
@@ -164,7 +164,7 @@ def _cifar() -> Iterator[PaperRecipe]:
             yield PaperRecipe(
                 name=row.recipe,
                 folder="paper",
-                title=f"{row.label.partition(',')[0]}, {row.setting}, on {data}, as the paper's {where} has it",
+                title=f"{row.name.partition(',')[0]} on {data}, as the paper's {where} has it",
                 source="Xie et al. (2017), Section 5.3 and Appendix A; what the text leaves open is the Torch7 release's "
                 f"(train.lua: Nesterov; datasets/cifar{classes}.lua: normalisation, then flip, then padding, so it is "
                 "mean colour).",
@@ -235,23 +235,20 @@ def _wide_resnet() -> Iterator[PaperRecipe]:
 
 def _torchvision() -> Iterator[PaperRecipe]:
     """torchvision's weights V2 (and 64x4d): pytorch/vision issue 3995, pull requests 4900 and 5935."""
-    for network, label, top1, top5, pull, repeats in (
-        ("resnext50_32x4d", "ResNeXt-50, 32x4d", 81.198, 95.340, 4900, 1),
-        ("resnext101_32x8d", "ResNeXt-101, 32x8d", 82.834, 96.228, 4900, 1),
-        ("resnext101_64x4d", "ResNeXt-101, 64x4d", 83.246, 96.454, 5935, 4),
-    ):
+    for row in _modern("torchvision"):
+        pull, repeats = (5935, 4) if row.network == "resnext101_64x4d" else (4900, 1)
         again = {"repeats": repeats} if repeats > 1 else {}
         epochs, batch, every, decay = 600, 1024, 32, 0.99998
         yield PaperRecipe(
-            name=f"torchvision-{network.replace('_', '-')}",
+            name=str(row.recipe),
             folder="modern",
-            title=f"{label}, on ImageNet-1K by torchvision's 600-epoch recipe",
+            title=f"{row.name.partition(',')[0]} on ImageNet-1K by torchvision's 600-epoch recipe",
             source=f"torchvision, references/classification (pytorch/vision issue 3995, pull request {pull})"
             + ("; repeated augmentation 4 as in that request." if repeats > 1 else ", before repeated augmentation."),
-            expected=f"top-1 error {100 - top1:.3f} %, top-5 {100 - top5:.3f} % (theirs, of the averaged weights; "
+            expected=f"top-1 error {row.published['top1']:.3f} %, top-5 {row.published['top5']:.3f} % (theirs, of the averaged weights; "
             "single crop 224 of 232, bilinear).",
             values={
-                "model": {"name": network},
+                "model": {"name": row.network},
                 "data": {"source": "imagenet", "image_size": 224, "resize": 232, "interpolation": "bilinear", "exif": False},
                 "augment": {
                     "crop": "random_resized",
@@ -300,18 +297,20 @@ def _torchvision() -> Iterator[PaperRecipe]:
 
 def _rsb() -> Iterator[PaperRecipe]:
     """ResNet strikes back: Wightman, Touvron and Jégou (2021), Table 2."""
-    for name, epochs, lr, decay, mixup, magnitude, smoothing, path, repeats, train, top1 in (
-        ("a1", 600, 5e-3, 0.01, 0.2, 7, 0.1, 0.05, 3, 224, 80.526),
-        ("a2", 300, 5e-3, 0.02, 0.1, 7, 0.0, 0.05, 3, 224, 80.444),
-        ("a3", 100, 8e-3, 0.02, 0.1, 6, 0.0, 0.0, 1, 160, 79.258),
-    ):
+    procedures = (
+        ("a1", 600, 5e-3, 0.01, 0.2, 7, 0.1, 0.05, 3, 224),
+        ("a2", 300, 5e-3, 0.02, 0.1, 7, 0.0, 0.05, 3, 224),
+        ("a3", 100, 8e-3, 0.02, 0.1, 6, 0.0, 0.0, 1, 160),
+    )
+    for row, procedure in zip(_modern("rsb"), procedures, strict=True):
+        name, epochs, lr, decay, mixup, magnitude, smoothing, path, repeats, train = procedure
         yield PaperRecipe(
-            name=f"rsb-{name}-resnext50-32x4d",
+            name=str(row.recipe),
             folder="modern",
-            title=f"ResNeXt-50, 32x4d, on ImageNet-1K by procedure {name.upper()} of ResNet strikes back",
+            title=f"ResNeXt-50 32x4d on ImageNet-1K by procedure {name.upper()} of ResNet strikes back",
             source="Wightman, Touvron and Jégou (2021), arXiv 2110.00476, Table 2; warm-up from 1e-4, cosine to 1e-6 and "
             "the threshold 0.2 of the targets as in timm's training arguments for it.",
-            expected=f"top-1 error {100 - top1:.3f} % (timm's weights resnext50_32x4d.{name}_in1k at 224, crop 0.95; "
+            expected=f"top-1 error {row.published['top1']:.3f} % (timm's weights resnext50_32x4d.{name}_in1k at 224, crop 0.95; "
             "one run).",
             values={
                 "model": {"name": "resnext50_32x4d"},
@@ -347,6 +346,10 @@ def _rsb() -> Iterator[PaperRecipe]:
                 "Needs timm: pip install 'resnext[modern]'.",
             ),
         )
+
+
+def _modern(kind: str) -> list[Row]:
+    return [row for row in tables()["modern"].rows if str(row.recipe).startswith(kind)]
 
 
 def _yaml(values: Values) -> str:

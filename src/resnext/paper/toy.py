@@ -8,7 +8,6 @@ from PIL import Image
 
 from resnext.files import disk_named
 from resnext.model.architecture import Architecture
-from resnext.recipe import settings_of
 from resnext.settings import Recipe
 
 STEPS, BATCH, BN_BATCH, IMAGES = 4, 8, 4, 32
@@ -16,7 +15,6 @@ SIDE, RESIZE = 32, 36  # pixels
 BASE, NARROWER = 8, 16  # channels of the stem; division of d
 CLASSES = 4
 PICTURES = "toy-pictures"  # below the runs
-NO_MORE = ("data.path", "data.val_path", "data.classes")
 
 
 def toy(recipe: Recipe, runs: Path, given: dict[str, Any]) -> dict[str, Any]:
@@ -48,7 +46,7 @@ def toy(recipe: Recipe, runs: Path, given: dict[str, Any]) -> dict[str, Any]:
     if recipe.schedule.warmup_epochs:
         small["schedule.warmup_epochs"] = 0.25
     if "data.path" not in given:
-        small |= _noise(recipe, runs)
+        small |= {"data.source": "folder", "data.path": str(write_pictures(runs / PICTURES))}
     return small | given
 
 
@@ -61,14 +59,6 @@ def _model(recipe: Recipe) -> dict[str, Any]:
         return {"model.name": name, "model.stage_widths": widths, "model.stage_channels": widths, "model.base_channels": BASE}
     assert a.width is not None
     return {"model.width": max(1, a.width // NARROWER), "model.base_channels": BASE}
-
-
-def _noise(recipe: Recipe, runs: Path) -> dict[str, Any]:
-    """Settings of a folder of noise in place of the recipe's source."""
-    from resnext.data.cifar import STATISTICS  # noqa: F401
-
-    del recipe
-    return {"data.source": "folder", "data.path": str(write_pictures(runs / PICTURES)), "data.val_fraction": None}
 
 
 def write_pictures(folder: Path) -> Path:
@@ -86,8 +76,3 @@ def write_pictures(folder: Path) -> Path:
                     if not path.exists():
                         Image.fromarray(pixels).save(path)
     return folder
-
-
-def differs(recipe: Recipe, small: Recipe) -> list[str]:
-    """The names of the settings that toy size changes."""
-    return [key for (key, a), (_, b) in zip(settings_of(recipe), settings_of(small), strict=True) if a != b]

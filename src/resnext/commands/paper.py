@@ -65,10 +65,14 @@ def _add_places(parser: argparse.ArgumentParser) -> None:
 def _add_table_arguments(parser: argparse.ArgumentParser) -> None:
     _add_places(parser)
     parser.add_argument("--out", default=OUT, metavar="DIR", help="gets NAME.png, NAME.svg, NAME.csv [%(default)s]")
-    parser.add_argument(
-        "--no-measure", dest="measure", action="store_false",
-        help="leave images/s empty where it was not timed before; else each network is timed once, for seconds",
+    timing = parser.add_mutually_exclusive_group()
+    timing.add_argument(
+        "--measure", dest="measure", action="store_const", const="again", default="missing",
+        help="time every network here again; without, those are timed that were not before, for seconds each",
     )  # fmt: skip
+    timing.add_argument(
+        "--no-measure", dest="measure", action="store_const", const="none", help="leave what was not timed empty"
+    )
 
 
 def _add_run_arguments(parser: argparse.ArgumentParser) -> None:

@@ -97,6 +97,9 @@ def wanted_of(row: Row, table: Table) -> list[Wanted]:
     return [Wanted(a, default_image_size(a), kind) for kind in kinds]
 
 
-def time_missing(table: Table, progress: Callable[[int, int], None] | None = None) -> dict[str, float]:
-    """Time on this machine what has not been timed of a table's networks; gives all timings."""
-    return throughput.measure([w for row in table.rows for w in wanted_of(row, table)], progress=progress)
+def take_times(
+    table: Table, progress: Callable[[int, int], None] | None = None, again: bool = False
+) -> dict[str, float]:
+    """Time on this machine a table's networks that were not timed before, or ``again`` all; gives all timings."""
+    wanted = [w for row in table.rows for w in wanted_of(row, table)]
+    return throughput.measure(wanted, progress=progress, again=again)

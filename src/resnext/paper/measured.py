@@ -188,13 +188,21 @@ def _value_of(run: Run, column: Column) -> float | None:
     assert column.measured is not None
     if column.view:
         for values in run.evaluations:
-            about = values.get("protocol")
-            if isinstance(about, dict) and all(about.get(key) == value for key, value in column.view.items()):
+            if _is_view(values.get("protocol"), column.view):
                 return _number(values.get(column.measured))
         return None
     if column.epoch is not None:
         return next((_number(r.get(column.measured)) for r in run.rows if r.get("epoch") == str(column.epoch)), None)
     return _number(run.rows[-1].get(column.measured)) if run.rows else None
+
+
+def _is_view(about: Any, view: Mapping[str, Any]) -> bool:
+    """Whether an evaluation's protocol is of this view, of the last checkpoint, and of nothing else that is special."""
+    if not isinstance(about, dict):
+        return False
+    wanted = {"checkpoint": "last", "restricted_to": None, "corruption": None, "ensemble": None} | dict(view)
+    plain = about.get("view", "center") == "center" and (about.get("image_size") == 224 or "image_size" in view)
+    return plain and all(about.get(key) == value for key, value in wanted.items())
 
 
 def _results(recipe: str, folder: Path | None) -> Iterable[Mapping[str, str]]:

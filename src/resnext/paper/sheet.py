@@ -158,12 +158,12 @@ def _grids(sheet: Sheet, console: "Console") -> list["Grid"]:
     """The table in one piece, or where the terminal is too narrow in two: what was measured, and what it costs."""
     every = list(range(len(sheet.headings)))
     whole = _grid(sheet, every)
-    if console.measure(whole).maximum <= console.width:
+    if console.measure(whole, options=console.options.update(max_width=10_000)).maximum <= console.width:
         return [whole]
     cut = next(i for i in every if sheet.headings[i][0].startswith(("parameters", "block", "MACs", "with BN")))
-    names, states = [0, 1], [i for i in every if sheet.headings[i][0] == "state"]
-    results = [i for i in every if i < cut] + states
-    return [_grid(sheet, results), _grid(sheet, names + [i for i in every if i >= cut and i not in states])]
+    states = [i for i in every if sheet.headings[i][0] == "state"]
+    results = [i for i in every if i < cut and sheet.headings[i][0] != "network"] + states
+    return [_grid(sheet, results), _grid(sheet, [0, *(i for i in every if i >= cut and i not in states)])]
 
 
 def _grid(sheet: Sheet, columns: list[int]) -> "Grid":
@@ -171,7 +171,7 @@ def _grid(sheet: Sheet, columns: list[int]) -> "Grid":
 
     grid = Grid(box=None, header_style="bold", padding=(0, 1))
     for first, second in (sheet.headings[i] for i in columns):
-        grid.add_column(f"{first}\n{second}", justify="left" if first in WORDS else "right", no_wrap=True)
+        grid.add_column(f"{first}\n{second}", justify="left" if first in WORDS else "right", no_wrap=first in WORDS)
     for cells in sheet.rows:
         grid.add_row(*(cells[i] for i in columns))
     return grid

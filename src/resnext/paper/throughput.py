@@ -18,7 +18,7 @@ from resnext.files import written_whole
 from resnext.model.architecture import Architecture
 
 BATCH = 8
-ROUNDS = 3  # timed passes of each network, in turn with the others'
+ROUNDS, BUDGET = 3, 2.0  # timed passes of each network, in turn with the others'; fewer where they take such seconds
 LARGEST_FILE = 4 << 20  # bytes
 KINDS = ("inference", "training")
 
@@ -72,27 +72,29 @@ def known(path: Path | None = None) -> dict[str, float]:
 
 
 def measure(
-    wanted: Iterable[Wanted], path: Path | None = None, progress: Callable[[int, int], None] | None = None
+    wanted: Iterable[Wanted],
+    path: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    again: bool = False,
 ) -> dict[str, float]:
-    """Kept and new measurements by key, images a second: the median of ROUNDS passes over BATCH images.
+    """Kept and new measurements by key, images a second: the median of up to ROUNDS passes over BATCH images.
 
     The networks take turns, so that a busy moment of the machine falls on all of them. New ones are kept; a disk that
-    refuses costs only the keeping.
+    refuses costs only the keeping. ``again`` measures all of ``wanted`` anew.
     """
     here, path = machine(), path or cache_file()
-    speeds = known(path)
+    speeds = {} if again else known(path)
     missing = {w.key(here): w for w in wanted if w.key(here) not in speeds}
     passes = {key: _pass(w) for key, w in missing.items()}
     seconds: dict[str, list[float]] = {key: [] for key in missing}
-    total = len(missing) * (ROUNDS + 1)
-    for turn in range(ROUNDS + 1):
+    for turn in range(ROUNDS):
         for number, (key, once) in enumerate(passes.items()):
-            start = time.perf_counter()
-            once()
-            if turn:  # the first pass warms up
+            if sum(seconds[key]) < BUDGET:
+                start = time.perf_counter()
+                once()
                 seconds[key].append(time.perf_counter() - start)
             if progress is not None:
-                progress(turn * len(missing) + number + 1, total)
+                progress(turn * len(missing) + number + 1, len(missing) * ROUNDS)
     fresh = {key: BATCH / statistics.median(times) for key, times in seconds.items()}
     if fresh:
         _keep(path, {key: _entry(missing[key], rate) for key, rate in fresh.items()}, here)
@@ -100,7 +102,7 @@ def measure(
 
 
 def _pass(wanted: Wanted) -> Callable[[], None]:
-    """What is timed: BATCH images through the network, and in training back again with a step."""
+    """What is timed, warm: BATCH images through the network, and in training back again with a step."""
     import torch
 
     from resnext.model.network import Network
@@ -108,21 +110,23 @@ def _pass(wanted: Wanted) -> Callable[[], None]:
     model = Network(wanted.architecture)
     images = torch.rand(BATCH, wanted.architecture.in_channels, wanted.image_size, wanted.image_size)
 
-    def infer() -> None:
+    def infer(count: int = BATCH) -> None:
         with torch.inference_mode():
-            model(images)
+            model(images[:count])
 
     if wanted.kind == "inference":
         model.eval()
+        infer(1)
         return infer
     optimizer = torch.optim.SGD(model.parameters(), lr=0.0, momentum=0.9)
     labels = torch.zeros(BATCH, dtype=torch.int64)
 
-    def train() -> None:
+    def train(count: int = BATCH) -> None:
         optimizer.zero_grad()
-        torch.nn.functional.cross_entropy(model(images), labels).backward()
+        torch.nn.functional.cross_entropy(model(images[:count]), labels[:count]).backward()
         optimizer.step()
 
+    train(2)
     return train
 
 

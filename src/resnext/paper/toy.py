@@ -14,13 +14,14 @@ STEPS, BATCH, BN_BATCH, IMAGES = 4, 8, 4, 32
 SIDE, RESIZE = 32, 36  # pixels
 BASE, NARROWER = 8, 16  # channels of the stem; division of d
 CLASSES = 4
+RATE = 0.01  # of the learning rate: a deep network of few channels would not survive the whole of it
 PICTURES = "toy-pictures"  # below the runs
 
 
 def toy(recipe: Recipe, runs: Path, given: dict[str, Any]) -> dict[str, Any]:
     """The overrides that make ``recipe`` small: 4 steps of 8 images of 32 pixels, few channels, all else as it was.
 
-    Depth, cardinality, optimizer, loss, schedule, augmentation and BN's parts are those of the recipe. Without
+    Depth, cardinality, optimizer, loss, shape of the schedule and augmentation are those of the recipe. Without
     ``data.path`` in ``given`` the images are noise, written below ``runs``. What is given by hand wins.
     """
     small = _model(recipe) | {
@@ -33,9 +34,11 @@ def toy(recipe: Recipe, runs: Path, given: dict[str, Any]) -> dict[str, Any]:
         "train.steps": STEPS,
         "train.batch_size": BATCH,
         "train.channels_last": "no",
+        "train.threads": 1,
+        "optimizer.lr": recipe.optimizer.lr * RATE,
     }
-    if recipe.augment.size is not None:
-        small["augment.size"] = SIDE * 3 // 4
+    if recipe.augment.size is not None:  # training sees less than evaluation
+        small |= {"augment.size": SIDE, "data.image_size": SIDE + 4, "data.resize": SIDE + 8}
     if recipe.train.bn_batch is not None:
         small["train.bn_batch"] = BN_BATCH
     if recipe.train.ema_steps > 1:

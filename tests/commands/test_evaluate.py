@@ -1,4 +1,6 @@
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -215,3 +217,21 @@ def test_grey_weights_judge_a_folder_of_colour(weights: Path, tmp_path: Path) ->
         Image.open(path).convert("RGB").save(path)
     assert evaluate(weights, "--data", data, "--out", tmp_path / "colour", "--workers", 0) == 0
     assert metrics(tmp_path / "colour")["n"] == 20
+
+
+def test_several_processes_give_the_numbers_of_one(run: Path, tmp_path: Path) -> None:
+    """40 images over 3 processes: unpadded shares of 13, 13 and 14, each image once."""
+    words = ["evaluate", str(run), "--view", "ten-crop", "--image-size", "8", "--resize", "10"]
+    assert main([*words, "--out", str(tmp_path / "one")]) == 0
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", "3", "--standalone", "-m", "--", "resnext"]
+    command = [sys.executable, *launcher, *words, "--out", str(tmp_path / "three")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("top-1 error") == 1, "only the leader speaks"
+    one, three = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("one", "three"))
+    assert one["n"] == three["n"] == 40
+    for key in ("correct1", "correct5", "top1_error", "top5_error", "mean_class_error"):
+        assert one[key] == three[key], key
+    assert three["loss"] == pytest.approx(one["loss"], rel=1e-6)
+    rows = [(tmp_path / name / "images.csv").read_text().splitlines() for name in ("one", "three")]
+    assert [row.split(",")[:3] for row in rows[0]] == [row.split(",")[:3] for row in rows[1]]

@@ -217,6 +217,73 @@ def test_ranks_share_each_global_batch_in_order(world_size: int, count: int, dro
         assert len(batch.labels) < 12 or len(set(sizes)) == 1
 
 
+# ---- repeated augmentation
+
+
+def keys_of(train: TrainLoader, epoch: int = 2) -> list[list[tuple[int, ...]]]:
+    """The keys of each batch, as the reader gets them."""
+    found: list[list[tuple[int, ...]]] = []
+
+    class Noting:
+        def __getitems__(self, keys: list[tuple[int, ...]]) -> Batch:
+            found.append(keys)
+            return Batch(torch.empty(0), torch.empty(0), torch.empty(0))
+
+    train._reader = Noting()  # type: ignore[assignment]
+    list(train.batches(epoch))
+    return found
+
+
+@given(st.integers(12, 60), st.integers(2, 12), st.integers(1, 5), st.booleans())
+@settings(max_examples=80, deadline=None)
+def test_repeats_are_the_first_images_of_the_order_so_many_times_each(
+    count: int, batch_size: int, repeats: int, drop_last: bool
+) -> None:
+    if not drop_last and 0 < count % batch_size < 2:
+        drop_last = True
+    once, often = (loader(toy(count), batch_size=batch_size, drop_last=drop_last, repeats=r) for r in (1, repeats))
+    assert once.steps_per_epoch == often.steps_per_epoch
+    order = once.order(2).tolist()
+    naive = [(2, index, number) if number else (2, index) for index in order for number in range(repeats)][:count]
+    keys = keys_of(often)
+    assert sum(len(batch) for batch in keys) == (count // batch_size * batch_size if drop_last else count)
+    for step, batch in enumerate(keys):
+        assert sorted(batch) == sorted(naive[step * batch_size : step * batch_size + len(batch)])
+        numbers = [key[2] if len(key) == 3 else 0 for key in batch]
+        assert numbers == sorted(numbers)
+    assert sorted(often.order(2).tolist()) == sorted(key[1] for key in naive)
+
+
+def test_one_visit_is_bit_identical_to_no_repeats_and_first_visits_are_too() -> None:
+    assert same(loader().batches(2), loader(repeats=1).batches(2))
+    whole = {int(i): x for b in loader().batches(2) for i, x in zip(b.indices, b.images, strict=True)}
+    seen: dict[int, list[Tensor]] = {}
+    for batch in loader(repeats=3).batches(2):
+        for index, image in zip(batch.indices.tolist(), batch.images, strict=True):
+            seen.setdefault(index, []).append(image)
+    assert [len(images) for images in seen.values()] == [3] * 8
+    assert all(torch.equal(images[0], whole[index]) for index, images in seen.items())
+    assert sum(not torch.equal(images[0], images[1]) for images in seen.values()) > 4
+    assert sum(not torch.equal(images[1], images[2]) for images in seen.values()) > 4
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_repeating_epoch_entered_midway_by_other_workers_is_exact(workers: int) -> None:
+    whole = list(loader(toy(27), drop_last=False, repeats=4).batches(5))
+    for step in (1, 3):
+        later = loader(toy(27), drop_last=False, repeats=4, workers=workers).batches(5, step)
+        assert same(iter(whole[step:]), later)
+
+
+def test_ranks_see_different_visits_of_an_image_as_torchvision_s_sampler_has_it() -> None:
+    whole = list(loader(repeats=3, batch_size=12).batches(1))
+    ranks = [list(loader(repeats=3, batch_size=12, rank=r, world_size=3).batches(1)) for r in range(3)]
+    for step, batch in enumerate(whole):
+        assert torch.equal(torch.cat([rank[step].images for rank in ranks]), batch.images)
+        assert all(len(set(rank[step].indices.tolist())) == 4 for rank in ranks)
+        assert len({tuple(rank[step].indices.tolist()) for rank in ranks}) == 1
+
+
 # ---- evaluation
 
 

@@ -11,7 +11,7 @@ from resnext.evaluate.evaluator import COLUMNS, evaluate
 from resnext.model.layers import NormAct
 from resnext.model.network import create_model
 from resnext.train.distributed import joined
-from resnext.train.finish import gathered
+from resnext.train.gather import gathered
 from resnext.train.sync_norm import synchronise
 
 VIEW = Preprocessing(image_size=8, resize=8, mean=(0.5,), std=(0.25,), channels=1)
@@ -42,8 +42,7 @@ with joined("cpu", timeout=60) as world:
         images, labels = rng.integers(0, 256, (n, 8, 8), dtype=np.uint8), rng.integers(0, 3, n)
         data = ArrayDataset("noise test", ("c0", "c1", "c2"), 1, images, labels)
         whole = evaluate(model, data, VIEW, device="cpu", batch_size=1)
-        shard = evaluate(model, data, VIEW, device="cpu", batch_size=1, rank=world.rank, world_size=world.size)
-        merged = gathered(shard, data, world)
+        merged = gathered(evaluate, world, model, data, VIEW, batch_size=1)
         assert (merged.where, merged.n) == (whole.where, n)
         assert all(np.array_equal(getattr(merged, name), getattr(whole, name)) for name in COLUMNS)
 

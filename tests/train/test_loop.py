@@ -16,6 +16,7 @@ from resnext.errors import RequestError, WorkError
 from resnext.recipe import read_recipe
 from resnext.run_directory import RunDirectory, create_run
 from resnext.train import loop
+from resnext.train.distributed import World
 from resnext.train.loop import train
 from resnext.train.session import Session
 from resnext.train.step import train_step
@@ -215,3 +216,15 @@ def test_modern_settings_resume_to_the_same_bytes(
     monkeypatch.undo()
     train(recipe, cut, resume=None, console=QUIET)
     assert_same_end(cut.path, whole.path)
+
+
+@pytest.mark.parametrize(("skew", "warned"), [(0.4, False), (62.0, True)])
+def test_clocks_that_differ_are_said_before_they_cost_a_run(
+    skew: float, warned: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Skewed(World):
+        def skew(self) -> float:
+            return skew
+
+    loop.warn_of_skew(Skewed(torch.device("cpu")), Console(width=400))
+    assert ("clocks of this run's hosts differ by 62 s" in capsys.readouterr().out) == warned

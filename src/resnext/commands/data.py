@@ -1,10 +1,15 @@
-"""``resnext data check PATH``: find what would stop or spoil training on a folder of images."""
+"""``resnext data ACTION PATH``: find what would stop or spoil training on a data set; make shards of it."""
 
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-SENTENCE = "Check a folder of images before training on it."
+if TYPE_CHECKING:
+    from resnext.settings import DataSettings
+
+SENTENCE = "Check a data set before training on it, or make shards of it."
+KINDS = ("folder", "imagenet", "imagenet5k", "webdataset", "parquet")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -15,39 +20,62 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         description="Reads every image of PATH as training would and writes what it finds into a CSV; PATH itself is "
         "only read. Exit status 1 when training would fail, 2 when PATH cannot be used.",
     )
-    check.add_argument("path", metavar="PATH", help="folder with train/ and val/, or with a folder for each class")
+    _add_data(check)
     check.add_argument(
         "--csv", default="data-check.csv", metavar="FILE", help="where the findings go (default: %(default)s)"
     )
     check.add_argument("--channels", type=int, choices=(1, 3), default=3, help="read as RGB (3) or grey (1)")
-    check.add_argument("--val-fraction", type=float, metavar="SHARE", help="the share that training will hold out")
-    check.add_argument("--split-seed", type=int, default=0, metavar="SEED", help="the seed of that split")
     check.add_argument("--no-exif", dest="exif", action="store_false", help="leave photographs as they are stored")
     check.add_argument("--workers", type=int, metavar="N", help="threads (default: one a core)")
+    check.add_argument("--md5", action="store_true", help="compare ImageNet's archives with the official checksums")
+    shard = actions.add_parser(
+        "shard",
+        help="write the images into WebDataset shards",
+        description="Copies the image files of PATH, as they are, into OUT/train-000000.tar ... and "
+        "OUT/val-000000.tar ..., with the class names and a list of where each image came from. OUT appears whole or "
+        "not at all, and must not be there before.",
+    )
+    _add_data(shard)
+    shard.add_argument("out", metavar="OUT", help="the folder to make")
+    shard.add_argument("--images-per-shard", type=int, default=5000, metavar="N", help="(default: %(default)s)")
+    shard.add_argument("--seed", type=int, default=0, help="of the order the images are written in")
+
+
+def _add_data(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "path",
+        metavar="PATH",
+        help="folder with train/ and val/, or with a folder for each class; or ImageNet's archives, shards or Parquet",
+    )
+    parser.add_argument("--source", choices=KINDS, help="what PATH is (default: what it looks like)")
+    parser.add_argument("--val-path", metavar="PATH", help="the held-out images, when they are not below PATH")
+    parser.add_argument("--classes", metavar="FILE", help="class names for shards, one a line, or imagenet")
+    parser.add_argument("--extra-classes", type=int, default=4000, metavar="N", help="of imagenet5k")
+    parser.add_argument("--val-fraction", type=float, metavar="SHARE", help="the share that training will hold out")
+    parser.add_argument("--split-seed", type=int, default=0, metavar="SEED", help="the seed of that split")
 
 
 def run(args: argparse.Namespace) -> int:
     """Exit status 0, or 1 when training would fail. Raises RequestError for a path that cannot be used."""
+    return {"check": _check, "shard": _shard}[args.action](args)
+
+
+def _check(args: argparse.Namespace) -> int:
     from resnext.data.check import check_folder
+    from resnext.data.check_source import check_source
     from resnext.data.findings import count_of
     from resnext.errors import RequestError
-    from resnext.settings import DataSettings
 
     if args.workers is not None and args.workers < 1:
         raise RequestError(f"--workers {args.workers} must be at least 1")
-    if args.val_fraction is not None and not 0.001 <= args.val_fraction <= 0.9:
-        raise RequestError(f"--val-fraction {args.val_fraction:g} must be from 0.001 to 0.9")
     csv = Path(args.csv)
     _check_place(csv, Path(args.path).expanduser())
-    settings = DataSettings(
-        source="folder",
-        path=args.path,
-        channels=args.channels,
-        val_fraction=args.val_fraction,
-        split_seed=args.split_seed,
-        exif=args.exif,
-    )
-    report = check_folder(settings, args.workers, progress=sys.stderr.isatty())
+    settings = _settings(args)
+    progress = sys.stderr.isatty()
+    if settings.source == "folder":
+        report = check_folder(settings, args.workers, progress)
+    else:
+        report = check_source(settings, args.workers, progress, args.md5)
     try:
         report.write_csv(csv)
     except OSError as error:
@@ -56,6 +84,43 @@ def run(args: argparse.Namespace) -> int:
         print(line)
     print(f"{count_of(len(report.findings), 'finding')} in {csv}")
     return 1 if report.failed else 0
+
+
+def _shard(args: argparse.Namespace) -> int:
+    from resnext.data.findings import count_of
+    from resnext.data.make_shards import make_shards
+    from resnext.errors import RequestError
+
+    if args.images_per_shard < 1:
+        raise RequestError(f"--images-per-shard {args.images_per_shard} must be at least 1")
+    out = Path(args.out).expanduser()
+    for split, shards in make_shards(_settings(args), out, args.images_per_shard, args.seed).items():
+        print(f"{out}/{split}-*.tar: {count_of(shards, 'shard')}")
+    return 0
+
+
+def _settings(args: argparse.Namespace) -> "DataSettings":
+    """The data settings of the arguments. Raises RequestError."""
+    from resnext.data.check_source import source_at
+    from resnext.errors import RequestError
+    from resnext.settings import DataSettings
+
+    if args.val_fraction is not None and not 0.001 <= args.val_fraction <= 0.9:
+        raise RequestError(f"--val-fraction {args.val_fraction:g} must be from 0.001 to 0.9")
+    source = args.source or source_at(args.path)
+    if args.val_fraction is not None and source != "folder":
+        raise RequestError(f"--val-fraction splits a folder of classes, but {args.path} is {source}")
+    return DataSettings(
+        source=source,
+        path=args.path,
+        val_path=args.val_path,
+        classes=args.classes,
+        extra_classes=args.extra_classes,
+        val_fraction=args.val_fraction,
+        split_seed=args.split_seed,
+        channels=getattr(args, "channels", None),
+        exif=getattr(args, "exif", True),
+    )
 
 
 def _check_place(csv: Path, root: Path) -> None:

@@ -1,29 +1,29 @@
 """``resnext evaluate``: the error of a run or of weights on labelled images, with everything that explains it."""
 
 import argparse
-from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from resnext.errors import RequestError
-from resnext.recipe import read_recipe
-from resnext.run_directory import CHECKPOINTS, RunDirectory, is_run
-from resnext.settings import SOURCES, DataSettings, Recipe
+from resnext.run_directory import CHECKPOINTS, RunDirectory
+from resnext.settings import SOURCES
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
-    from resnext.data.preprocessing import Preprocessing
-    from resnext.data.source import Dataset
+    from resnext.evaluate.choose import Networks
     from resnext.evaluate.evaluator import Evaluation
-    from resnext.model.network import Network
+    from resnext.evaluate.labels import Answers
+    from resnext.train.distributed import World
 
 SENTENCE = "Judge a run or weights on labelled images."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Whose weights, which images, how to compute, and where the tables go."""
-    parser.add_argument("weights", metavar="RUN_OR_WEIGHTS", help="run directory, weights file of any format, hf://...")
+    """Whose weights, which images, which view of them, how to compute, and where the tables go."""
+    parser.add_argument(
+        "weights",
+        nargs="+",
+        metavar="RUN_OR_WEIGHTS",
+        help="run directory, weights file of any format, hf://...; several are judged as one ensemble",
+    )
     parser.add_argument(
         "--data", metavar="PATH", help="where the images lie; of a run: its own data, found at another place"
     )
@@ -32,6 +32,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--split", choices=("val", "train"), default="val", help="held-out or training images [val]")
     parser.add_argument("--checkpoint", choices=CHECKPOINTS, default="best", help="which checkpoint of a run [best]")
+    add_view(parser)
+    add_questions(parser)
     parser.add_argument(
         "--batch-size", type=positive, default=256, metavar="N", help="the result does not depend on it [256]"
     )
@@ -45,176 +47,182 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", metavar="DIR", help="where tables and pictures go [RUN/evaluation]")
 
 
-class Judged(NamedTuple):
-    """The images to judge, how they were divided from the others, and whether they are the run's own."""
+def add_view(parser: argparse.ArgumentParser) -> None:
+    """What the networks see of each picture, and how their answers become one."""
+    view = parser.add_argument_group("view", "one crop of the centre, as the weights say, unless:")
+    view.add_argument(
+        "--view",
+        default="center",
+        metavar="VIEW",
+        help="center, center+flip, ten-crop, dense (fully convolutional at shorter sides 224,256,384,480,640), "
+        "dense:256,384+flip",
+    )
+    view.add_argument(
+        "--combine",
+        choices=("logits", "probabilities"),
+        help="what is averaged over looks and networks [logits over looks, probabilities over networks]",
+    )
+    view.add_argument("--image-size", type=positive, metavar="N", help="side of the crop, pixels [the weights']")
+    view.add_argument(
+        "--resize", type=positive, metavar="N", help="shorter side before the crop [the weights', in proportion]"
+    )
 
-    dataset: "Dataset"
-    split: str
-    own: bool
+
+def add_questions(parser: argparse.ArgumentParser) -> None:
+    """Other labels, other answers, and other ImageNets."""
+    asked = parser.add_argument_group("other questions")
+    asked.add_argument(
+        "--restrict",
+        metavar="CLASSES",
+        help="answer only with imagenet1k (of a larger ImageNet), data (the classes there) or a file, one name a line",
+    )
+    asked.add_argument("--real", metavar="FILE", help="also the error under ReaL's labels (real.json)")
+    asked.add_argument("--corruptions", metavar="DIR", help="ImageNet-C: DIR/CORRUPTION/SEVERITY/CLASS/IMAGE")
+    asked.add_argument("--corrupt", metavar="NAMES", help="corrupt the images here: names with commas, or all")
+    asked.add_argument("--severity", type=severities, metavar="N", help="of --corrupt, 1 to 5, or such as 1,3,5 [3]")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Evaluate, print, and write the tables; exit status 0."""
-    from resnext.data.imagenet import by_synset
+    """Evaluate, print, and write the tables; exit status 0. Several processes (torchrun) share the images."""
+    from resnext.evaluate.choose import load_networks
+    from resnext.train.distributed import joined
+
+    check_questions(args)
+    with joined(args.device) as world:
+        networks = load_networks(args)
+        networks.to(world.device)
+        precision = args.precision or (networks.recipe.train.precision if networks.recipe else "fp32")
+        machine = Machine(world, precision)
+        if args.corruptions is not None or args.corrupt is not None:
+            return run_corruptions(args, networks, machine)
+        return run_images(args, networks, machine)
+
+
+class Machine(NamedTuple):
+    """What computes: this process among its peers, and its arithmetic."""
+
+    world: "World"
+    precision: str
+
+
+def judge_all(args: argparse.Namespace, networks: "Networks", answers: "Answers", machine: Machine) -> "Evaluation":
+    """The networks on every image, once each, in every process: the one place where an evaluation is computed."""
     from resnext.data.loader import default_workers
-    from resnext.device import pick_device
-    from resnext.evaluate.evaluator import check_fit, evaluate
-    from resnext.evaluate.predict import preprocessing_of
+    from resnext.evaluate.evaluator import evaluate
     from resnext.evaluate.progress import image_bar
+    from resnext.train.gather import gathered
+
+    dataset, world = answers.dataset, machine.world
+    with image_bar(len(dataset) // world.size) as progress:
+        return gathered(
+            evaluate,
+            world,
+            networks.model,
+            dataset,
+            networks.preprocessing,
+            batch_size=args.batch_size,
+            workers=default_workers(dataset) if args.workers is None else args.workers,
+            progress=progress,
+            looks=networks.looks,
+            others=networks.others,
+            ensemble=networks.ensemble,
+            outputs=answers.outputs,
+            precision=machine.precision,
+        )
+
+
+def run_images(args: argparse.Namespace, networks: "Networks", machine: Machine) -> int:
+    """One data set: its numbers, tables and pictures."""
+    from resnext.evaluate import real as reassessed
+    from resnext.evaluate.choose import choose_data, choose_directory, describe
+    from resnext.evaluate.evaluator import check_fit
     from resnext.evaluate.report import write_report
+    from resnext.evaluate.show import say, show, show_published
     from resnext.evaluate.tables import check_directory, write_evaluation
     from resnext.screen import screen
-    from resnext.weights import load
 
-    console, path = screen(), Path(args.weights)
-    device = pick_device(args.device)
-    model = load(args.weights, args.checkpoint)
-    preprocessing = preprocessing_of(model)
-    recipe = read_recipe(path / "recipe.yaml") if is_run(path) else None
-    judged = choose_data(args, recipe, preprocessing)
-    if model.architecture.num_classes == 1000:
-        judged = judged._replace(dataset=by_synset(judged.dataset, model.classes))
-    check_fit(model, judged.dataset)
-    out = choose_directory(args, path if recipe else None, judged)
+    console = screen()
+    labels = None if args.real is None else reassessed.read_real(args.real)
+    judged = choose_data(args, networks)
+    answers = networks.meet(judged.dataset, args.restrict)
+    for model in networks.models:
+        check_fit(model, answers.dataset, answers.outputs)
+    if labels is not None:
+        reassessed.check_real(answers.dataset)
+    out = choose_directory(args, networks, None if judged.own else judged.dataset.name)
     if out is not None:
         check_directory(out)
-    precision = args.precision or (recipe.train.precision if recipe else "fp32")
-    workers = default_workers(judged.dataset) if args.workers is None else args.workers
-    with image_bar(len(judged.dataset)) as progress:
-        evaluation = evaluate(
-            model.to(device),
-            judged.dataset,
-            preprocessing,
-            device=device,
-            batch_size=args.batch_size,
-            precision=precision,
-            workers=workers,
-            progress=progress,
-        )
-    about = describe(args, path, judged, preprocessing, str(device), precision)
-    show(console, evaluation, about)
-    show_published(console, model, args.weights, evaluation, about)
-    if out is None:
-        console.print("Give --out DIR to keep the tables and pictures.", soft_wrap=True)
+    evaluation = judge_all(args, networks, answers, machine)
+    if not machine.world.leads:
         return 0
-    write_evaluation(evaluation, judged.dataset, preprocessing, out, about)
-    console.print(f"tables and pictures: {out}", markup=False, highlight=False, soft_wrap=True)
-    if recipe and out == RunDirectory(path).evaluation:
-        write_report(path)
-        console.print(f"report: {RunDirectory(path).report}", markup=False, highlight=False, soft_wrap=True)
+    about = describe(args, networks, answers, judged.split, str(machine.world.device), machine.precision)
+    real = None if labels is None else reassessed.score_real(evaluation, labels)
+    show(console, evaluation, about, real)
+    if len(networks.models) == 1:
+        show_published(console, networks.model, args.weights[0], evaluation, about)
+    if out is None:
+        say(console, "Give --out DIR to keep the tables and pictures.")
+        return 0
+    write_evaluation(evaluation, answers.dataset, networks.preprocessing, out, about, real=real)
+    say(console, f"tables and pictures: {out}")
+    if networks.run is not None and out == RunDirectory(networks.run).evaluation:
+        write_report(networks.run)
+        say(console, f"report: {RunDirectory(networks.run).report}")
     return 0
 
 
-def choose_data(args: argparse.Namespace, recipe: Recipe | None, preprocessing: "Preprocessing") -> Judged:
-    """The images the user means. Raises RequestError where weights come without a run and nothing says it."""
-    from resnext.data.open import open_data, open_split
+def run_corruptions(args: argparse.Namespace, networks: "Networks", machine: Machine) -> int:
+    """ImageNet-C, or corruptions made here: the error of each, the mean, and the mCE where all are there."""
+    from resnext.evaluate.choose import choose_directory, describe
+    from resnext.evaluate.robustness import Result
+    from resnext.evaluate.robustness_tables import check_directory, write_corruptions
+    from resnext.evaluate.show import say, show_corruptions
+    from resnext.evaluate.suites import made_here, of_folder
+    from resnext.screen import screen
 
-    if args.source is None and recipe is None and args.data is None:
+    console, official = screen(), args.corruptions is not None
+    suite = of_folder(args, networks) if official else made_here(args, networks)
+    networks = networks.stored()
+    out = choose_directory(args, networks, suite.name)
+    if out is not None:
+        check_directory(out)
+    results: list[Result] = []
+    for (corruption, severity), opened in suite.datasets.items():
+        dataset = opened()
+        answers = networks.meet(dataset, args.restrict)
+        evaluation = judge_all(args, networks, answers, machine)
+        results.append(Result(corruption, severity, evaluation.n, evaluation.n - evaluation.correct1))
+    if not machine.world.leads:
+        return 0
+    about = describe(args, networks, answers, suite.split, str(machine.world.device), machine.precision)
+    about |= {"data": suite.name + answers.dataset.name.removeprefix(dataset.name), "corruption": suite.about}
+    show_corruptions(console, results, about, official)
+    if out is None:
+        say(console, "Give --out DIR to keep the table and the picture.")
+        return 0
+    write_corruptions(results, about, official, out)
+    say(console, f"table and picture: {out}")
+    return 0
+
+
+def check_questions(args: argparse.Namespace) -> None:
+    """Raises RequestError for questions that cannot be asked together."""
+    corrupted = [name for name in ("corruptions", "corrupt") if getattr(args, name) is not None]
+    if len(corrupted) > 1:
+        raise RequestError("--corruptions takes ImageNet-C's own images and --corrupt makes some; give one of them")
+    if args.severity is not None and args.corrupt is None:
+        raise RequestError("--severity belongs to --corrupt")
+    if corrupted and args.real is not None:
+        raise RequestError(f"--real is not had with --{corrupted[0]}")
+    if args.corruptions is not None and (args.data is not None or args.source is not None):
+        raise RequestError("--corruptions says where the images lie; leave --data and --source out")
+    if corrupted and args.view not in ("center", "center+flip"):
         raise RequestError(
-            f"{args.weights} is a weights file, so nothing says which images to judge it on; "
-            f"give --data PATH with a folder a class, or --source {'|'.join(SOURCES)}"
+            f"--{corrupted[0]} are images of the network's size, so no view {args.view} can be cut out of them; "
+            "leave --view out or give center+flip"
         )
-    if args.source is None and recipe is not None:
-        settings = recipe.data if args.data is None else replace(recipe.data, path=args.data)
-        source = open_data(settings)
-        return Judged(source.train if args.split == "train" else source.val, source.split, own=args.data is None)
-    settings = DataSettings(source=args.source or "folder", path=args.data, exif=preprocessing.exif)
-    if settings.source != "folder":
-        source = open_data(settings)
-        return Judged(source.train if args.split == "train" else source.val, source.split, own=False)
-    dataset = open_split(replace(settings, channels=preprocessing.channels), args.split)
-    return Judged(dataset, f"every image of {dataset.name}", own=False)
-
-
-def choose_directory(args: argparse.Namespace, run: Path | None, judged: Judged) -> Path | None:
-    """Where the tables go: the run's ``evaluation`` is kept for its best weights on its own held-out images."""
-    if args.out is not None:
-        return Path(args.out)
-    if run is None:
-        return None
-    words = [word for word, usual in ((args.split, "val"), (args.checkpoint, "best")) if word != usual]
-    words += [] if judged.own else [judged.dataset.name]
-    return run / "-".join(["evaluation", *("".join(c if c.isalnum() else "-" for c in word) for word in words)])
-
-
-def describe(
-    args: argparse.Namespace, path: Path, judged: Judged, preprocessing: "Preprocessing", device: str, precision: str
-) -> dict[str, Any]:
-    """The protocol of this evaluation."""
-    from resnext.evaluate.protocol import protocol
-    from resnext.weights.hub import is_remote
-
-    step = None
-    if is_run(path):
-        position = RunDirectory(path).state(args.checkpoint).get("position")
-        step = position.get("step") if isinstance(position, dict) else None
-    return protocol(
-        preprocessing,
-        data=judged.dataset.name,
-        split=judged.split,
-        device=device,
-        precision=precision,
-        batch_size=args.batch_size,
-        weights=args.weights if is_remote(args.weights) else path.resolve().name,
-        checkpoint=args.checkpoint if is_run(path) else None,
-        step=step,
-    )
-
-
-def show(console: "Console", evaluation: "Evaluation", protocol: dict[str, Any]) -> None:
-    """The result as a small table, and under it the protocol without which it says little."""
-    from rich.table import Table
-
-    from resnext.evaluate.protocol import protocol_line
-    from resnext.evaluate.tables import calibrate
-
-    low, high = evaluation.interval95
-    wrong = evaluation.n - evaluation.correct1
-    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
-    table.add_row("images", f"{evaluation.n:,}")
-    table.add_row(
-        "top-1 error", f"{evaluation.top1_error:.2f} %  ({wrong:,} wrong; 95 % interval {low:.2f} to {high:.2f})"
-    )
-    if evaluation.top5_error is not None:
-        table.add_row("top-5 error", f"{evaluation.top5_error:.2f} %")
-    table.add_row("loss", f"{evaluation.loss:.4f}")
-    reliability = calibrate(evaluation)
-    table.add_row(
-        "calibration error", f"{100 * reliability.ece:.2f} %  (largest gap {100 * reliability.max_gap:.1f} %)"
-    )
-    console.print(table)
-    console.print(protocol_line(protocol, evaluation.n), markup=False, highlight=False, soft_wrap=True)
-
-
-def show_published(
-    console: "Console", model: "Network", weights: str, evaluation: "Evaluation", protocol: dict[str, Any]
-) -> None:
-    """What was published for these very weights, where they are known, under what was measured."""
-    from rich.table import Table
-
-    from resnext.evaluate.protocol import view_line
-    from resnext.paper.released import recognise
-
-    entry = recognise(model.provenance, weights, model.architecture.name)
-    if entry is None:
-        return
-    certain = "" if entry.certain else "probably "
-    about = f"these are {certain}the weights of {entry.name}" + (f": {entry.note}" if entry.note else "")
-    console.print(about, markup=False, highlight=False, soft_wrap=True)
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
-    for heading in ("", "top-1 error", "top-5 error"):
-        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
-    table.add_column("on")
-    measured = f"{evaluation.n:,} images of {protocol['data']} · {view_line(protocol)}"
-    table.add_row("measured", percent(evaluation.top1_error), percent(evaluation.top5_error), measured)
-    for figure in entry.figures:
-        table.add_row("published", percent(figure.top1_error), percent(figure.top5_error), figure.protocol)
-    console.print(table)
-
-
-def percent(error: float | None) -> str:
-    """An error in percent, or nothing where it is unknown."""
-    return "" if error is None else f"{error:.2f} %"
+    if corrupted and args.resize is not None:
+        raise RequestError(f"--resize does not go with --{corrupted[0]}, whose images are cropped already")
 
 
 def positive(text: str) -> int:
@@ -234,3 +242,11 @@ def whole(text: str) -> int:
     if value < 0:
         raise argparse.ArgumentTypeError(f"must be a whole number, not {text!r}")
     return value
+
+
+def severities(text: str) -> list[int]:
+    """Numbers from 1 to 5 with commas between, for argparse."""
+    values = text.split(",")
+    if not values or not all(value in ("1", "2", "3", "4", "5") for value in values) or len(set(values)) < len(values):
+        raise argparse.ArgumentTypeError(f"must be different numbers from 1 to 5 with commas, not {text!r}")
+    return sorted(map(int, values))

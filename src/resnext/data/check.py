@@ -7,10 +7,12 @@ source's own, so that a folder without errors here trains.
 import hashlib
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from PIL import Image
 
@@ -42,6 +44,7 @@ FORMAT_OF = {
 }  # fmt: skip
 NOT_READ = (".heic", ".heif", ".avif", ".jp2", ".jxl", ".svg")  # pictures that are none of FORMATS
 
+T = TypeVar("T")
 Problem = tuple[str, str, str]  # severity, name, detail
 
 
@@ -79,15 +82,20 @@ def check_folder(settings: DataSettings, workers: int | None = None, progress: b
     images = _with_stated_split(settings, images)
     used = _used_splits(root) if settings.val_fraction is None else ("", TRAIN, "val")
     inspections = []
-    for done in _inspect_all(root, images + others, settings, workers or available_cores(), progress):
+    for done in inspect_all(images + others, partial(inspect, root, settings=settings), workers, progress):
         findings += [done.file.finding(_graded(problem, done.file, used)) for problem in done.problems]
         inspections.append(done)
-    findings += _duplicates(inspections, unstated)
+    findings += duplicates(inspections, unstated)
+    return Report(str(root), counts_of(images), in_order(findings))
+
+
+def counts_of(images: list[File]) -> dict[str, dict[str, int]]:
+    """The images of each split and class."""
     counts: dict[str, dict[str, int]] = {}
     for file in images:
         of_split = counts.setdefault(file.split, {})
         of_split[file.class_name] = of_split.get(file.class_name, 0) + 1
-    return Report(str(root), counts, in_order(findings))
+    return counts
 
 
 def _list(root: Path) -> tuple[list[File], list[File]]:
@@ -157,20 +165,19 @@ def _with_stated_split(settings: DataSettings, images: list[File]) -> list[File]
     return [replace(file, split="val" if file.path in held_out else TRAIN) for file in images]
 
 
-def _inspect_all(
-    root: Path, files: list[File], settings: DataSettings, workers: int, progress: bool
+def inspect_all(
+    items: Sequence[T], inspect_one: Callable[[T], Inspection], workers: int | None, progress: bool
 ) -> Iterator[Inspection]:
-    """Every file's inspection, in order. Threads: decoding and hashing leave Python's lock alone."""
+    """Every item's inspection, in order. Threads: decoding and hashing leave Python's lock alone."""
     from rich.console import Console
     from rich.progress import Progress
 
     bar = Progress(console=Console(stderr=True), disable=not progress, transient=True)
-    with warnings.catch_warnings(), ThreadPoolExecutor(workers) as pool, bar:
+    with warnings.catch_warnings(), ThreadPoolExecutor(workers or available_cores()) as pool, bar:
         warnings.simplefilter("ignore")  # Pillow's remarks on odd files become findings or do not matter
-        task = bar.add_task("checking", total=len(files))
-        for start in range(0, len(files), AHEAD):
-            part = files[start : start + AHEAD]
-            for done in pool.map(lambda file: inspect(root, file, settings), part):
+        task = bar.add_task("checking", total=len(items))
+        for start in range(0, len(items), AHEAD):
+            for done in pool.map(inspect_one, items[start : start + AHEAD]):
                 bar.advance(task)
                 yield done
 
@@ -185,10 +192,15 @@ def inspect(root: Path, file: File, settings: DataSettings) -> Inspection:
         with open(path, "rb") as stream:
             content = hashlib.file_digest(stream, "sha256").digest()
     except (BadImage, OSError) as error:
-        return Inspection(file, (_why_unreadable(path, error),))
+        return Inspection(file, (why_unreadable(path, error),))
+    return inspection(file, pixels, facts, content)
+
+
+def inspection(file: File, pixels: Image.Image, facts: Facts, content: bytes) -> Inspection:
+    """Of an image that can be read; ``content`` is the digest of its bytes."""
     seen = hashlib.sha256(b"%d %d " % pixels.size)
     seen.update(pixels.tobytes())
-    return Inspection(file, tuple(_oddities(path, facts)), content, seen.digest())
+    return Inspection(file, tuple(_oddities(file.path, facts)), content, seen.digest())
 
 
 def _left_out(path: str, file: File) -> Problem:
@@ -204,7 +216,7 @@ def _left_out(path: str, file: File) -> Problem:
     return "note", "not an image file", "training does not read it"
 
 
-def _why_unreadable(path: str, error: Exception) -> Problem:
+def why_unreadable(path: str, error: Exception) -> Problem:
     """The kind of an image that cannot be read, from the exception that told so."""
     cause = error.__cause__ or error
     detail = error.reason if isinstance(error, BadImage) else str(error)
@@ -222,7 +234,7 @@ def _why_unreadable(path: str, error: Exception) -> Problem:
 def _oddities(path: str, facts: Facts) -> Iterator[Problem]:
     """What is unusual in a file that can be read."""
     extension = os.path.splitext(path)[1].lower()
-    if FORMAT_OF[extension] != facts.format:
+    if FORMAT_OF.get(extension, facts.format) != facts.format:
         yield "warning", "wrong extension", f"the content is {facts.format}"
     if facts.frames > 1:
         yield "warning", "animated", f"{facts.frames} frames or pages, of which only the first is used"
@@ -244,7 +256,7 @@ def _graded(problem: Problem, file: File, used: tuple[str, ...]) -> Problem:
     return problem if severity != "error" or file.split in used else ("warning", name, detail)
 
 
-def _duplicates(inspections: list[Inspection], unstated: bool) -> Iterator[Finding]:
+def duplicates(inspections: list[Inspection], unstated: bool) -> Iterator[Finding]:
     """Images that a network would see as one and the same."""
     groups: dict[bytes, list[Inspection]] = {}
     for done in inspections:

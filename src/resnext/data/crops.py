@@ -61,12 +61,9 @@ def resize_shorter(image: Image.Image, size: int, resample: Image.Resampling) ->
     width, height = image.size
     if min(width, height) == size:
         return image
-    short, long = min(width, height), max(width, height)
-    if long > LONGEST * short:
-        image = _middle(image, LONGEST * short)
-        width, height = image.size
-        long = LONGEST * short
-    longer = int(size * long / short)
+    image = long_side_cut(image, LONGEST)
+    width, height = image.size
+    longer = int(size * max(width, height) / min(width, height))
     return image.resize((size, longer) if width <= height else (longer, size), resample)
 
 
@@ -79,9 +76,12 @@ def center_crop(image: Image.Image, size: int) -> Image.Image:
     return image.crop((left, top, left + size, top + size))
 
 
-def _middle(image: Image.Image, length: int) -> Image.Image:
-    """The middle ``length`` pixels of the longer side."""
+def long_side_cut(image: Image.Image, ratio: int) -> Image.Image:
+    """The middle of the longer side where it is more than ``ratio`` times the shorter one; else the picture itself."""
     width, height = image.size
+    length = ratio * min(width, height)
+    if max(width, height) <= length:
+        return image
     if width >= height:
         left = (width - length) // 2
         return image.crop((left, 0, left + length, height))

@@ -91,7 +91,7 @@ def download(archive: Archive, folder: Path, *, timeout: float = 30, attempts: i
     target = folder / archive.name
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with _only_one(folder / f".{archive.name}.lock", target):
+        with only_one(folder / f".{archive.name}.lock", target):
             if target.exists():
                 wrong = mismatch(target, archive)
                 if wrong:
@@ -103,7 +103,7 @@ def download(archive: Archive, folder: Path, *, timeout: float = 30, attempts: i
     return target
 
 
-def _only_one(lock_path: Path, target: Path) -> FileLock:
+def only_one(lock_path: Path, target: Path) -> FileLock:
     lock = FileLock(lock_path)
     try:
         lock.acquire(timeout=0)

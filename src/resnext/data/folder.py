@@ -3,7 +3,7 @@
 import hashlib
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,7 @@ from PIL import Image
 
 from resnext.data.classes import class_difference, listing
 from resnext.data.images import EXTENSIONS, read_image
-from resnext.data.source import Dataset, Source
+from resnext.data.source import BadImage, Dataset, Source
 from resnext.errors import RequestError
 from resnext.settings import DataSettings
 
@@ -46,8 +46,19 @@ class FolderDataset:
     def image(self, index: int) -> Image.Image:
         return read_image(os.path.join(self.root, self.where(index)), self.channels, self.exif)
 
+    def encoded(self, index: int) -> bytes:
+        """The image's file as it is. Raises BadImage where it cannot be read."""
+        try:
+            return Path(self.root, self.where(index)).read_bytes()
+        except OSError as error:
+            raise BadImage(self.where(index), error.strerror or str(error)) from error
+
     def where(self, index: int) -> str:
         return os.fsdecode(bytes(self.paths[index]))
+
+    def selected(self, indices: np.ndarray, labels: np.ndarray, classes: tuple[str, ...], name: str) -> "FolderDataset":
+        """The images at ``indices``, in that order, under new labels and classes."""
+        return replace(self, name=name, classes=classes, labels=labels, paths=self.paths[indices])
 
 
 def open_folder(settings: DataSettings) -> Source:
@@ -63,7 +74,7 @@ def open_folder(settings: DataSettings) -> Source:
         val = scan(root, held_out, settings)
         _same_classes(root, train, val, held_out)
         split = f"{TRAIN}/ trains ({len(train)} images), {held_out}/ is held out ({len(val)})"
-        return _source(train, val, settings, split)
+        return photographs(train, val, settings, split)
     if splits and TRAIN not in splits:
         raise RequestError(f"{root} has {next(iter(splits))}/ but no {TRAIN}/; {LAYOUT}")
     if settings.val_fraction is None:
@@ -77,7 +88,7 @@ def open_folder(settings: DataSettings) -> Source:
         f"a hash of each path with split_seed {settings.split_seed} holds out about {settings.val_fraction:g} "
         f"of each class ({len(train)} train, {len(val)} held out)"
     )
-    return _source(train, val, settings, split)
+    return photographs(train, val, settings, split)
 
 
 def open_folder_split(settings: DataSettings, split: str) -> Dataset:
@@ -147,6 +158,13 @@ def files_below(folder: str, above: tuple[tuple[int, int], ...] = ()) -> Iterato
             yield path
 
 
+def image_channels(settings: DataSettings) -> int:
+    """3, or what the settings say. Raises RequestError for 2."""
+    if settings.channels == 2:
+        raise RequestError("data.channels 2 is no way to read images; choose 3 (RGB) or 1 (grey)")
+    return settings.channels or 3
+
+
 def is_image_name(path: str) -> bool:
     return path.lower().endswith(EXTENSIONS)
 
@@ -158,9 +176,7 @@ def image_files(folder: Path) -> list[str]:
 
 def scan(root: Path, split: str, settings: DataSettings) -> FolderDataset:
     """All images of ``root/split/CLASS``. Raises RequestError for no classes, one class, or one without images."""
-    channels = settings.channels or 3
-    if channels == 2:
-        raise RequestError("data.channels 2 is no way to read images; choose 3 (RGB) or 1 (grey)")
+    channels = image_channels(settings)
     folder = root / split
     classes = subfolders(folder)
     if not classes:
@@ -176,7 +192,10 @@ def scan(root: Path, split: str, settings: DataSettings) -> FolderDataset:
         )
     if len(classes) == 1:
         raise RequestError(f"{folder} has one class, {classes[0]!r}; a classifier needs at least two; {LAYOUT}")
-    paths = [os.fsencode(os.path.relpath(path, root)) for found in files for path in found]
+    paths = []
+    for name, found in zip(classes, files, strict=True):
+        below, relative = len(str(folder / name)), os.path.join(split, name)
+        paths += [os.fsencode(relative + path[below:]) for path in found]
     labels = np.repeat(np.arange(len(classes), dtype=np.int64), [len(found) for found in files])
     name = f"{root.resolve().name} {split or 'all'}"
     return FolderDataset(name, tuple(classes), channels, str(root), np.array(paths), labels, settings.exif)
@@ -211,8 +230,7 @@ def _draw(path: bytes, seed: int) -> float:
 
 def _part(whole: FolderDataset, mask: np.ndarray, split: str) -> FolderDataset:
     name = f"{whole.name.rsplit(' ', 1)[0]} {split}"
-    paths, labels = whole.paths[mask], whole.labels[mask]
-    return FolderDataset(name, whole.classes, whole.channels, whole.root, paths, labels, whole.exif)
+    return whole.selected(np.flatnonzero(mask), whole.labels[mask], whole.classes, name)
 
 
 def _same_classes(root: Path, train: FolderDataset, val: FolderDataset, held_out: str) -> None:
@@ -221,6 +239,9 @@ def _same_classes(root: Path, train: FolderDataset, val: FolderDataset, held_out
         raise RequestError(f"the class folders of {root} differ: {difference}")
 
 
-def _source(train: FolderDataset, val: FolderDataset, settings: DataSettings, split: str) -> Source:
+def photographs(
+    train: Dataset, val: Dataset, settings: DataSettings, split: str, lists: dict[str, str] | None = None
+) -> Source:
+    """Two splits of ordinary pictures as a source: ImageNet's view and colours."""
     grey = settings.channels == 1
-    return Source(train, val, IMAGE_SIZE, GREY_MEAN if grey else MEAN, GREY_STD if grey else STD, split)
+    return Source(train, val, IMAGE_SIZE, GREY_MEAN if grey else MEAN, GREY_STD if grey else STD, split, lists or {})

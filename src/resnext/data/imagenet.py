@@ -1,8 +1,9 @@
 """ImageNet-1K's classes: folders are named by synset (n01440764), published classifiers by word (tench)."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from importlib.resources import files
 
 import numpy as np
@@ -10,6 +11,8 @@ from PIL import Image
 
 from resnext.data.source import Dataset
 
+SYNSET = re.compile(r"n[0-9]{8}")
+NUMBER = re.compile(r"0|[1-9][0-9]{0,2}", re.ASCII)
 ENOUGH = 990  # of the 1000 names, in the same places
 
 
@@ -27,18 +30,24 @@ def imagenet_classes() -> tuple[str, ...]:
     return tuple(ResNet50_Weights.IMAGENET1K_V1.meta["categories"])
 
 
-def by_synset(dataset: Dataset, classes: Sequence[str] | None) -> Dataset:
-    """``dataset`` with the 1000 classes of an ImageNet classifier, where its own are synsets, all or some of them.
+def output_synsets(classes: Sequence[str] | None, count: int) -> tuple[str, ...] | None:
+    """The synset of each of a classifier's ``count`` outputs; None where it is not one of ImageNet's.
 
-    ``classes`` are the classifier's, None where it has 1000 outputs without names. Any other data set comes back as it
-    is.
+    ``classes`` are its names: ImageNet's 1000 by word, or synsets of any ImageNet; None where 1000 outputs have no
+    names.
     """
-    synsets = imagenet_synsets()
-    words = imagenet_classes() if classes is None else tuple(classes)
-    if not names_imagenet(words) or not set(dataset.classes) <= set(synsets):
-        return dataset
-    places = {synset: index for index, synset in enumerate(synsets)}
-    return Relabelled(dataset, words, np.array([places[synset] for synset in dataset.classes], dtype=np.int64))
+    if classes is None:
+        return imagenet_synsets() if count == 1000 else None
+    if names_imagenet(tuple(classes)):
+        return imagenet_synsets()
+    return tuple(classes) if all(SYNSET.fullmatch(name) for name in classes) else None
+
+
+def synsets_by_number(names: Sequence[str]) -> tuple[str, ...] | None:
+    """The synsets that names such as 0, 1, 10 ... 999 stand for, as ImageNet-V2 has them; None for any other names."""
+    if not all(NUMBER.fullmatch(name) for name in names):
+        return None
+    return tuple(imagenet_synsets()[int(name)] for name in names)
 
 
 def names_imagenet(names: tuple[str, ...]) -> bool:
@@ -63,13 +72,15 @@ class Relabelled:
     @property
     def name(self) -> str:
         present = len(self.dataset.classes)
-        return self.dataset.name + (f" ({present} of {len(self.classes):,} classes)" if present < 1000 else "")
+        return self.dataset.name + (
+            f" ({present:,} of {len(self.classes):,} classes)" if present < len(self.classes) else ""
+        )
 
     @property
     def channels(self) -> int:
         return self.dataset.channels
 
-    @property
+    @cached_property
     def labels(self) -> np.ndarray:
         return self.places[self.dataset.labels]
 

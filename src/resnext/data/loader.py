@@ -26,7 +26,7 @@ from resnext.environment import available_cores
 from resnext.errors import RequestError, WorkError, nearest
 
 Transform = Callable[[Image.Image], Tensor]
-Key = tuple[int, int]  # (epoch, index)
+Key = tuple[int, ...]  # (epoch, index), and of a repeated image's later visits their number
 POLICIES = ("error", "skip")
 MOST_WORKERS = 8  # by default
 DEATH = re.compile(r"DataLoader worker \(pid")  # how torch says that a worker was killed
@@ -52,6 +52,11 @@ class TrainLoader:
     ``batch_size`` counts the images of all ranks together; rank r takes the r-th contiguous part of each global
     batch, so the order does not depend on ``world_size``. Without ``drop_last`` the last batch may be smaller, and
     then the parts of the ranks may differ by one image. Raises RequestError for sizes that cannot be trained on.
+
+    ``repeats`` above 1 is repeated augmentation (Hoffer et al. 2019; Berman et al. 2019): an epoch visits the first
+    ceil(N / repeats) images of its order so many times each, cut to N visits in all. The visits of an image fall into
+    one global batch (or two, at its edges), first visits before second ones: so ``repeats`` or more processes see an
+    image once each, as with torchvision's RASampler, and yet the order does not depend on how many they are.
     """
 
     def __init__(
@@ -65,25 +70,26 @@ class TrainLoader:
         workers: int,
         start_method: str | None = None,
         on_bad_image: str = "error",
+        repeats: int = 1,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
         assert 0 <= rank < world_size
         assert workers >= 0
+        assert repeats >= 1
         if on_bad_image not in POLICIES:
             raise RequestError(f"on_bad_image {on_bad_image!r} is unknown{nearest(on_bad_image, POLICIES)}")
         _check_start_method(start_method)
         _check_batches(len(dataset), batch_size, drop_last, world_size)
         self.dataset, self.seed, self.batch_size = dataset, seed, batch_size
-        self.workers, self.start_method = workers, start_method
+        self.workers, self.start_method, self.repeats = workers, start_method, repeats
         self.rank, self.world_size = rank, world_size
         self.steps_per_epoch = len(dataset) // batch_size if drop_last else -(-len(dataset) // batch_size)
         self._reader = _Reader(dataset, transform, seed, skip=on_bad_image == "skip")
 
     def order(self, epoch: int) -> np.ndarray:
-        """All indices of the data set as this epoch visits them: int64 [N]."""
-        generator = np.random.Generator(np.random.PCG64(seed_of(self.seed, epoch, ORDER)))
-        return generator.permutation(len(self.dataset))
+        """The indices of the data set as this epoch visits them: int64 [N]."""
+        return self._visits(epoch)[0]
 
     def batches(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
         """The epoch's batches from ``first_step`` on, exactly those that a whole epoch has there.
@@ -93,8 +99,20 @@ class TrainLoader:
         """
         assert 0 <= first_step <= self.steps_per_epoch
         cuts = [self._part(step) for step in range(first_step, self.steps_per_epoch)]
-        keys = _Keys(epoch, self.order(epoch), cuts)
+        keys = _Keys(epoch, *self._visits(epoch), cuts)
         return _run(self._reader, keys, self.workers, self.start_method)
+
+    def _visits(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """Index and number (0 is the first) of each of the epoch's visits: int64 [N] both."""
+        count = len(self.dataset)
+        generator = np.random.Generator(np.random.PCG64(seed_of(self.seed, epoch, ORDER)))
+        order = generator.permutation(count)
+        if self.repeats == 1:
+            return order, np.zeros_like(order)
+        visits = np.arange(count)
+        order, number = order[visits // self.repeats], visits % self.repeats
+        within = np.lexsort((number, visits // self.batch_size))  # stable: each global batch by number
+        return order[within], number[within]
 
     def _part(self, step: int) -> tuple[int, int]:
         """Where this rank's part of a global batch begins and ends in the order."""
@@ -124,7 +142,7 @@ def eval_batches(
     _check_start_method(start_method)
     first, end = (len(dataset) * r // world_size for r in (rank, rank + 1))
     cuts = [(start, min(start + batch_size, end)) for start in range(first, end, batch_size)]
-    keys = _Keys(0, np.arange(len(dataset)), cuts)
+    keys = _Keys(0, np.arange(len(dataset)), np.zeros(len(dataset), np.int64), cuts)
     return _run(_Reader(dataset, transform, None, skip=False), keys, workers, start_method)
 
 
@@ -147,22 +165,26 @@ class _Reader:
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitems__(self, keys: list[Key]) -> Batch | BadImage:
-        """A bad image is returned, not raised: a DataLoader would wrap it in the worker's traceback."""
+    def __getitems__(self, keys: list[Key]) -> Batch | WorkError:
+        """What goes wrong is returned, not raised: a DataLoader would wrap it in the worker's traceback.
+
+        Only an image that cannot be used is ever skipped, never one that could not be fetched.
+        """
         generator = torch.default_generator
         state = generator.get_state()
         images, indices, bad = [], [], []
         try:
-            for epoch, index in keys:
+            for key in keys:
+                index = key[1]
                 try:
                     image = self.dataset.image(index)
-                except BadImage as error:
-                    if not self.skip:
+                except WorkError as error:
+                    if not self.skip or not isinstance(error, BadImage):
                         return error
                     bad.append(str(error))
                     continue
                 if self.seed is not None:
-                    generator.manual_seed(seed_of(self.seed, epoch, index))
+                    generator.manual_seed(seed_of(self.seed, *key))
                 images.append(self.transform(image))
                 indices.append(index)
         finally:
@@ -182,6 +204,7 @@ class _Keys:
 
     epoch: int
     order: np.ndarray
+    numbers: np.ndarray  # of each visit of a repeated image
     cuts: list[tuple[int, int]]
 
     def __len__(self) -> int:
@@ -189,7 +212,8 @@ class _Keys:
 
     def __iter__(self) -> Iterator[list[Key]]:
         for start, end in self.cuts:
-            yield [(self.epoch, index) for index in self.order[start:end].tolist()]
+            visits = zip(self.order[start:end].tolist(), self.numbers[start:end].tolist(), strict=True)
+            yield [(self.epoch, index, number) if number else (self.epoch, index) for index, number in visits]
 
 
 def _run(reader: _Reader, keys: _Keys, workers: int, start_method: str | None) -> Iterator[Batch]:
@@ -220,6 +244,7 @@ def _run_workers(reader: _Reader, keys: _Keys, workers: int, start_method: str |
         batches = iter(loader)
     end = partial(_end_workers, batches)
     atexit.register(end)  # for an iterator still open at exit: Python would wait for its workers for ever
+    unregister = atexit.unregister  # which at exit may go before this iterator does
     try:
         while True:
             try:
@@ -232,12 +257,12 @@ def _run_workers(reader: _Reader, keys: _Keys, workers: int, start_method: str |
                 raise
             yield _or_raise(batch)
     finally:
-        atexit.unregister(end)
+        unregister(end)
         end()
 
 
-def _or_raise(batch: Batch | BadImage) -> Batch:
-    if isinstance(batch, BadImage):
+def _or_raise(batch: Batch | WorkError) -> Batch:
+    if isinstance(batch, WorkError):
         raise batch
     return batch
 

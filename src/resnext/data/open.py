@@ -7,7 +7,11 @@ from resnext.data.cifar import open_cifar10, open_cifar100
 from resnext.data.digits import open_digits
 from resnext.data.fashion_mnist import open_fashion_mnist
 from resnext.data.folder import open_folder, open_folder_split
+from resnext.data.ilsvrc import open_imagenet, open_imagenet_split
+from resnext.data.imagenet5k import open_imagenet5k, open_imagenet5k_split
+from resnext.data.parquet import open_parquet, open_parquet_split
 from resnext.data.source import Dataset, Source, limited
+from resnext.data.webdataset import open_webdataset, open_webdataset_split
 from resnext.errors import RequestError, nearest
 from resnext.settings import DataSettings
 
@@ -17,6 +21,19 @@ SOURCES: dict[str, Callable[[DataSettings], Source]] = {
     "cifar10": open_cifar10,
     "cifar100": open_cifar100,
     "folder": open_folder,
+    "imagenet": open_imagenet,
+    "imagenet5k": open_imagenet5k,
+    "webdataset": open_webdataset,
+    "parquet": open_parquet,
+}
+SPLITS: dict[
+    str, Callable[[DataSettings, str], Dataset]
+] = {  # sources whose splits can be opened one without the other
+    "folder": open_folder_split,
+    "imagenet": open_imagenet_split,
+    "imagenet5k": open_imagenet5k_split,
+    "webdataset": open_webdataset_split,
+    "parquet": open_parquet_split,
 }
 
 
@@ -32,14 +49,14 @@ def open_data(settings: DataSettings) -> Source:
 
 
 def open_split(settings: DataSettings, split: str) -> Dataset:
-    """``train`` or ``val`` alone. Of a folder this also takes one that holds nothing but what is to be evaluated."""
+    """``train`` or ``val`` alone. Of SPLITS this also takes a place that holds nothing but what is to be evaluated."""
     if split not in ("train", "val"):
         raise RequestError(f"no split {split!r}{nearest(split, ('train', 'val'))}")
-    if settings.source != "folder":
+    if settings.source not in SPLITS:
         source = open_data(settings)
         return source.train if split == "train" else source.val
     limit = settings.limit_train if split == "train" else settings.limit_val
-    return limited(open_folder_split(settings, split), limit, settings.split_seed)
+    return limited(SPLITS[settings.source](settings, split), limit, settings.split_seed)
 
 
 def _opener(settings: DataSettings) -> Callable[[DataSettings], Source]:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from resnext.data.source import Source
 
 INTERPOLATIONS = ("bicubic", "bilinear")
+ANY_SIZE = ("folder", "imagenet", "imagenet5k", "webdataset", "parquet")  # sources of pictures of any size
 LARGEST_SIDE = 8192  # pixels; a file that asks for more is broken or hostile
 
 
@@ -91,11 +92,11 @@ class Preprocessing:
     def of(settings: DataSettings, source: "Source", base: "Preprocessing | None" = None) -> "Preprocessing":
         """What the settings say; where they say nothing, what the weights do (``base``); else the source's defaults.
 
-        Filter and colours follow the weights; size and fit only for a folder, whose pictures have no size of their
-        own. Raises RequestError.
+        Filter and colours follow the weights; size and fit only for pictures that have no size of their own
+        (ANY_SIZE). Raises RequestError.
         """
         channels = source.train.channels
-        view = base if settings.source == "folder" else None
+        view = base if settings.source in ANY_SIZE else None
         colours = base if base is not None and base.channels == channels else source
         size = (view or source).image_size if settings.image_size is None else settings.image_size
         fit = settings.fit or (view.fit if view else "crop")

@@ -1,6 +1,7 @@
 """What a data set is to the rest of the package: images, labels and class names, not where they came from."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Protocol
 
@@ -129,6 +130,7 @@ class Source:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     split: str  # one sentence: how train and val were divided
+    lists: Mapping[str, str] = field(default_factory=dict)  # file name -> text, to be kept with a run
 
 
 def limited(dataset: Dataset, limit: int | None, seed: int) -> Dataset:

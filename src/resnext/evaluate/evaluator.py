@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
@@ -11,13 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from resnext.data.augment import eval_transform
 from resnext.data.classes import compare_classes
-from resnext.data.loader import eval_batches
-from resnext.data.preprocessing import Preprocessing, normalize
+from resnext.data.loader import Batch, eval_batches
+from resnext.data.preprocessing import Preprocessing
 from resnext.data.source import Dataset
 from resnext.errors import RequestError, WorkError
 from resnext.evaluate.metrics import percent, wilson_interval
+from resnext.evaluate.panel import Member, Panel, in_eval_mode
+from resnext.evaluate.views import CENTER, Looks
 
 COLUMNS: dict[str, type] = {
     "index": np.int64,
@@ -114,40 +114,69 @@ def evaluate(
     progress: Callable[[int, int], None] | None = None,
     rank: int = 0,
     world_size: int = 1,
+    looks: Looks = CENTER,
+    others: Sequence[Member] = (),
+    ensemble: str = "probabilities",
+    outputs: np.ndarray | None = None,
 ) -> Evaluation:
     """``model``, which must be on ``device``, on the images of ``dataset`` that fall to ``rank``.
 
+    ``looks`` says what of each picture is seen, ``others`` are networks whose answers are averaged with this one's as
+    ``ensemble`` says, and ``outputs`` (int64) restricts them all to some of their outputs, the data's classes in order.
     ``progress(done, total)`` is called after each batch. With several ranks, ``merge`` joins what they return.
     Raises RequestError where the classes of model and data differ, WorkError for an unreadable image and for logits
     that are not finite, naming the image.
     """
     if batch_size < 1:
         raise RequestError(f"the batch size must be at least 1, not {batch_size}")
-    check_fit(model, dataset)
-    batches = eval_batches(
-        dataset,
-        eval_transform(preprocessing),
-        batch_size=batch_size,
-        workers=workers,
-        start_method=start_method,
-        rank=rank,
-        world_size=world_size,
-    )
+    members = [Member(model, preprocessing), *others]
+    models = [member.model for member in members]
+    for network in models:
+        check_fit(network, dataset, outputs)
+    panel = Panel(members, looks, ensemble, outputs, channels_last)
     device, done = torch.device(device), 0
     parts: list[dict[str, np.ndarray]] = []
     autocast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
-    with in_eval_mode(model), torch.inference_mode(), autocast:
-        for batch in batches:
-            if batch.bad:
-                raise WorkError(f"an evaluation leaves no image out: {batch.bad[0]}")
-            logits = model(normalize(batch.images, preprocessing, device, channels_last=channels_last))
-            indices = batch.indices.cpu().numpy()
-            parts.append({"index": indices, **judge(logits, batch.labels, partial(_where, dataset, indices))})
+    passes = _passes(panel, dataset, batch_size, workers, start_method, rank, world_size)
+    with in_eval_mode(*models), torch.inference_mode(), autocast:
+        for batches in passes:
+            first = batches[0]
+            if first.bad:
+                raise WorkError(f"an evaluation leaves no image out: {first.bad[0]}")
+            answers = panel.answers([batch.images for batch in batches], device)
+            indices = first.indices.cpu().numpy()
+            parts.append({"index": indices, **judge(answers, first.labels, partial(_where, dataset, indices))})
             done += len(indices)
             if progress is not None:
                 progress(done, len(dataset))
     result = _evaluation(dataset, parts)
     return merge([result]) if world_size == 1 else result
+
+
+def _passes(
+    panel: Panel,
+    dataset: Dataset,
+    batch_size: int,
+    workers: int,
+    start_method: str | None,
+    rank: int,
+    world_size: int,
+) -> Iterator[tuple[Batch, ...]]:
+    """The same images side by side, once for each way that they are brought to size; workers are shared out."""
+    transforms = panel.transforms()
+    passes = [
+        eval_batches(
+            dataset,
+            transform,
+            batch_size=panel.batch_size(batch_size),
+            workers=-(-workers // len(transforms)),
+            start_method=start_method,
+            rank=rank,
+            world_size=world_size,
+        )
+        for transform in transforms
+    ]
+    return zip(*passes, strict=True)
 
 
 def judge(logits: Tensor, labels: Tensor, where: Callable[[int], str]) -> dict[str, np.ndarray]:
@@ -197,8 +226,8 @@ def merge(evaluations: Sequence[Evaluation]) -> Evaluation:
     return whole
 
 
-def check_fit(model: nn.Module, dataset: Dataset) -> None:
-    """Raises RequestError where the data has no images, or other classes than the network was trained on."""
+def check_fit(model: nn.Module, dataset: Dataset, outputs: np.ndarray | None = None) -> None:
+    """Raises RequestError where the data has no images, or other classes than the network's (of its ``outputs``)."""
     if len(dataset) == 0:
         raise RequestError(f"{dataset.name} has no images to evaluate")
     architecture = getattr(model, "architecture", None)
@@ -206,23 +235,10 @@ def check_fit(model: nn.Module, dataset: Dataset) -> None:
         raise RequestError("the network has no classifier (num_classes 0), so it has no error to measure")
     known = getattr(model, "classes", None)
     if known is not None:
-        compare_classes(known, dataset.classes, dataset.name)
-    if architecture is not None and architecture.num_classes != len(dataset.classes):
-        raise RequestError(
-            f"the network has {architecture.num_classes} outputs, {dataset.name} has {len(dataset.classes)} classes"
-        )
-
-
-@contextmanager
-def in_eval_mode(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside; each module's own mode is put back afterwards, frozen ones included."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
+        compare_classes(known if outputs is None else [known[i] for i in outputs], dataset.classes, dataset.name)
+    count = len(outputs) if outputs is not None else None if architecture is None else architecture.num_classes
+    if count is not None and count != len(dataset.classes):
+        raise RequestError(f"the network has {count} outputs, {dataset.name} has {len(dataset.classes)} classes")
 
 
 def _where(dataset: Dataset, indices: np.ndarray, row: int) -> str:

@@ -131,8 +131,13 @@ def reliability(calibration: Calibration) -> "Figure":
     return figure
 
 
-def worst(evaluation: Evaluation, dataset: Dataset, preprocessing: Preprocessing, count: int = 24) -> "Figure":
-    """The images with the highest loss as the network saw them, each with what was said and what is true."""
+def worst(
+    evaluation: Evaluation, dataset: Dataset, preprocessing: Preprocessing, count: int = 24, seen: str = "center"
+) -> "Figure":
+    """The images with the highest loss as the network saw them, each with what was said and what is true.
+
+    Of a view that saw more than the centre, ``seen``, it is the centre all the same.
+    """
     view = eval_transform(preprocessing)
     rows = evaluation.worst(count)
     tiles, captions = [], []
@@ -150,11 +155,12 @@ def worst(evaluation: Evaluation, dataset: Dataset, preprocessing: Preprocessing
             ]
         )
     size = f"{preprocessing.image_size}×{preprocessing.image_size}"
+    part = "As the network sees them" if seen == "center" else f"The centre of what was seen ({seen})"
     return _grid(
         tiles,
         captions,
         "Highest loss",
-        f"As the network sees them, {size}. Red: wrong, blue: right but unsure; p of the prediction",
+        f"{part}, {size}. Red: wrong, blue: right but unsure; p of the prediction",
     )
 
 

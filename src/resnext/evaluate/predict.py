@@ -20,7 +20,7 @@ from resnext.data.preprocessing import Preprocessing, normalize
 from resnext.data.source import BadImage
 from resnext.environment import available_cores
 from resnext.errors import RequestError
-from resnext.evaluate.evaluator import in_eval_mode
+from resnext.evaluate.panel import in_eval_mode
 from resnext.model.network import Network
 from resnext.weights.known import PREPROCESSINGS
 

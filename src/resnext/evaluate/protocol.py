@@ -1,9 +1,12 @@
 """The protocol every number carries: which images, which view of them, which weights."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from resnext.data.preprocessing import Preprocessing
+from resnext.evaluate.views import CENTER, Looks
+
+INPUT = ("image_size", "resize", "fit", "interpolation", "exif", "mean", "std", "channels")
 
 
 def protocol(
@@ -18,46 +21,100 @@ def protocol(
     checkpoint: str | None = None,
     step: int | None = None,
     command: str | None = None,
+    looks: Looks = CENTER,
+    restricted_to: str | None = None,
+    ensemble: Sequence[Mapping[str, Any]] = (),
+    ensemble_combine: str | None = None,
 ) -> dict[str, Any]:
     """The protocol as plain values for JSON.
 
     ``data`` names the data set, ``split`` says in a sentence how the images were held out, ``checkpoint`` and
-    ``step`` say which weights of a run were judged.
+    ``step`` say which weights of a run were judged. ``looks`` is the view, ``restricted_to`` says in a few words which
+    outputs were answers when not all were. Of several networks, ``ensemble`` has what ``member`` says of each.
     """
-    view = preprocessing.to_dict()
-    keys = ("image_size", "resize", "fit", "interpolation", "exif", "mean", "std", "channels")
     return {
         "data": data,
         "split": split,
-        **{key: view[key] for key in keys if key in view},
+        **looks.to_dict(),
+        **_input(preprocessing),
+        "restricted_to": restricted_to,
         "precision": precision,
         "device": str(device),
         "batch_size": batch_size,
         "weights": weights,
         "checkpoint": checkpoint,
         "step": step,
+        "ensemble": [dict(one) for one in ensemble] or None,
+        "ensemble_combine": ensemble_combine if ensemble else None,
         "command": command,
     }
 
 
+def member(preprocessing: Preprocessing, weights: str, checkpoint: str | None, step: int | None) -> dict[str, Any]:
+    """One network of an ensemble: its weights and its input."""
+    return {"weights": weights, "checkpoint": checkpoint, "step": step, **_input(preprocessing)}
+
+
 def protocol_line(protocol: dict[str, Any], n: int) -> str:
     """The protocol in one line, as it stands under every result."""
-    parts = [f"{n:,} images of {protocol.get('data')}", view_line(protocol)]
+    parts = [f"{n:,} images of {protocol.get('data')}", _views(protocol)]
+    if protocol.get("restricted_to"):
+        parts.append(f"answers restricted to {protocol['restricted_to']}")
     parts += [str(protocol.get("precision")), f"split: {protocol.get('split')}"]
-    if protocol.get("checkpoint"):
-        step = protocol.get("step")
-        parts.append(f"checkpoint {protocol['checkpoint']}" + (f" (step {step:,})" if isinstance(step, int) else ""))
-    elif protocol.get("weights"):
-        parts.append(f"weights {protocol['weights']}")
+    members = _members(protocol)
+    if len(members) > 1:
+        names = ", ".join(_weights(one, named=True) for one in members)
+        parts.append(f"ensemble of {len(members)} (mean of {protocol.get('ensemble_combine')}): {names}")
+    elif _weights(protocol):
+        parts.append(_weights(protocol))
     return " · ".join(parts)
 
 
 def view_line(view: Mapping[str, Any]) -> str:
-    """What becomes of a picture before the network sees it, from a protocol or ``Preprocessing.to_dict()``."""
+    """What becomes of a picture before the network sees it, from a protocol or ``Preprocessing.to_dict()``.
+
+    Protocols of earlier versions have no view: theirs was the centre crop.
+    """
     size = f"{view.get('image_size')}×{view.get('image_size')}"
-    how = {
-        "crop": f"shorter side {view.get('resize')}, centre crop {size}",
-        "squash": f"squashed to {size}",
-        "pad": f"padded to {size}",
-    }.get(str(view.get("fit")), size)
-    return f"{how}, {view.get('interpolation')}"
+    kind, _, scales = str(view.get("view") or "center").removesuffix("+flip").partition(":")
+    flipped = " and its mirror image" if str(view.get("view")).endswith("+flip") else ""
+    if kind == "ten-crop":
+        how = f"shorter side {view.get('resize')}, ten crops {size}: centre, corners, and of the mirror image"
+    elif kind == "dense":
+        how = f"whole picture{flipped} at shorter side {scales.replace(',', ', ')}, every window of {size}"
+    else:
+        how = {
+            "crop": f"shorter side {view.get('resize')}, centre crop {size}",
+            "squash": f"squashed to {size}",
+            "pad": f"padded to {size}",
+        }.get(str(view.get("fit")), size)
+        how += flipped
+    combined = f", mean of {view['combine']}" if view.get("combine") else ""
+    return f"{how}{combined}, {view.get('interpolation')}"
+
+
+def _views(protocol: Mapping[str, Any]) -> str:
+    """The view of all networks, or of each where they differ."""
+    about = {key: protocol.get(key) for key in ("view", "combine")}
+    lines = [view_line({**one, **about}) for one in _members(protocol)]
+    return view_line(protocol) if len(set(lines)) < 2 else " | ".join(lines)
+
+
+def _members(protocol: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The networks of an ensemble, of a file that nobody vouches for."""
+    members = protocol.get("ensemble")
+    return [one for one in members if isinstance(one, Mapping)] if isinstance(members, list) else []
+
+
+def _weights(about: Mapping[str, Any], named: bool = False) -> str:
+    """Which weights: a run's checkpoint (``named``: with the run), or a file."""
+    if about.get("checkpoint"):
+        step = about.get("step")
+        run = f"{about.get('weights')} " if named else ""
+        return f"{run}checkpoint {about['checkpoint']}" + (f" (step {step:,})" if isinstance(step, int) else "")
+    return f"weights {about['weights']}" if about.get("weights") else ""
+
+
+def _input(preprocessing: Preprocessing) -> dict[str, Any]:
+    view = preprocessing.to_dict()
+    return {key: view[key] for key in INPUT if key in view}

@@ -16,6 +16,7 @@ from resnext.evaluate import pictures
 from resnext.evaluate.calibration import BINS, Calibration, calibration
 from resnext.evaluate.evaluator import Evaluation
 from resnext.evaluate.metrics import class_scores, mean_class_error
+from resnext.evaluate.real import RealScore
 from resnext.evaluate.style import save
 from resnext.files import written_whole
 
@@ -33,25 +34,28 @@ def write_evaluation(
     directory: Path | str,
     protocol: dict[str, Any],
     environment: dict[str, Any] | None = None,
+    real: RealScore | None = None,
 ) -> Path:
     """Write FILES into ``directory`` (made where it is missing), each whole or not at all, and return it.
 
-    ``protocol`` is what ``protocol.protocol`` gives; ``environment`` defaults to what this process knows. An
-    earlier evaluation there is replaced. Raises RequestError where a file of such a name is not ours or the place
-    cannot be written, WorkError when the disk refuses on the way.
+    ``protocol`` is what ``protocol.protocol`` gives; ``environment`` defaults to what this process knows; ``real`` is
+    the error under ReaL's labels, where that was asked for. An earlier evaluation there is replaced. Raises
+    RequestError where a file of such a name is not ours or the place cannot be written, WorkError when the disk refuses
+    on the way.
     """
     directory = Path(directory)
     check_directory(directory)
     reliability = calibrate(evaluation)
     environment = environment or this_environment(str(protocol.get("device") or "cpu"))
-    numbers = metrics(evaluation, reliability)
-    _write_json(directory / "metrics.json", numbers | {"protocol": protocol, "environment": environment})
-    _write_csv(directory / "per_class.csv", *_per_class(evaluation))
-    _write_csv(directory / "confusion.csv", *_confusion(evaluation))
-    _write_csv(directory / "images.csv", *_images(evaluation))
+    numbers = metrics(evaluation, reliability) | ({} if real is None else {"real": real.to_dict()})
+    write_json(directory / "metrics.json", numbers | {"protocol": protocol, "environment": environment})
+    write_csv(directory / "per_class.csv", *_per_class(evaluation))
+    write_csv(directory / "confusion.csv", *_confusion(evaluation))
+    write_csv(directory / "images.csv", *_images(evaluation, real))
     save(pictures.confusion(evaluation.confusion, evaluation.classes), directory / "confusion.png")
     save(pictures.reliability(reliability), directory / "reliability.png")
-    save(pictures.worst(evaluation, dataset, preprocessing), directory / "worst.png")
+    seen = str(protocol.get("view") or "center")
+    save(pictures.worst(evaluation, dataset, preprocessing, seen=seen), directory / "worst.png")
     return directory
 
 
@@ -60,7 +64,7 @@ def check_directory(directory: Path) -> None:
     try:
         directory.mkdir(parents=True, exist_ok=True)
         there = [name for name in FILES if (directory / name).exists()]
-        if there and not _is_ours(directory / "metrics.json"):
+        if there and not is_ours(directory / "metrics.json", FORMAT):
             raise RequestError(f"{directory} holds {there[0]}, but no evaluation of ours; give --out another place")
     except OSError as error:
         raise RequestError(f"{directory} cannot be written: {error.strerror or error}") from None
@@ -114,17 +118,21 @@ def _confusion(evaluation: Evaluation) -> tuple[Sequence[str], Iterable[Sequence
     return ("true \\ predicted", *evaluation.classes), ((name, *counts) for name, counts in rows)
 
 
-def _images(evaluation: Evaluation) -> tuple[Sequence[str], Iterable[Sequence[Any]]]:
+def _images(evaluation: Evaluation, real: RealScore | None) -> tuple[Sequence[str], Iterable[Sequence[Any]]]:
     e, names = evaluation, evaluation.classes
     header = ("path", "label", "predicted", "probability", "probability_of_label", "loss", "rank")
-    rows = zip(e.where, e.label, e.predicted, e.probability, e.probability_of_label, e.losses, e.rank, strict=True)
-    return header, (
-        (where, names[label], names[predicted], float(p), float(own), float(loss), int(rank))
-        for where, label, predicted, p, own, loss, rank in rows
+    verdicts = [()] * e.n if real is None else [(verdict,) for verdict in real.verdicts]
+    rows = zip(
+        e.where, e.label, e.predicted, e.probability, e.probability_of_label, e.losses, e.rank, verdicts, strict=True
+    )
+    return (*header, *(() if real is None else ("real",))), (
+        (where, names[label], names[predicted], float(p), float(own), float(loss), int(rank), *verdict)
+        for where, label, predicted, p, own, loss, rank, verdict in rows
     )
 
 
-def _write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """A table, whole or not at all."""
     with written_whole(path, "w") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow([_text(value) for value in header])
@@ -136,7 +144,8 @@ def _text(value: Any) -> Any:
     return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
 
 
-def _write_json(path: Path, values: dict[str, Any]) -> None:
+def write_json(path: Path, values: dict[str, Any]) -> None:
+    """Plain values, whole or not at all. Raises WorkError for a number that is not finite."""
     try:
         text = json.dumps(values, indent=1, allow_nan=False)
     except ValueError:
@@ -145,9 +154,10 @@ def _write_json(path: Path, values: dict[str, Any]) -> None:
         file.write(text + "\n")
 
 
-def _is_ours(path: Path) -> bool:
+def is_ours(path: Path, kind: str) -> bool:
+    """Whether ``path`` is a result of ours of that format."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return False
-    return isinstance(values, dict) and values.get("format") == FORMAT
+    return isinstance(values, dict) and values.get("format") == kind

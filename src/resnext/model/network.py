@@ -86,6 +86,21 @@ class Network(nn.Module):
                 maps["pooled"] = self._pool(x)
         return {name: maps[name] for name in wanted}
 
+    def score_map(self, x: Tensor, window: int) -> Tensor:
+        """Fully convolutional: images [B, C, H, W] of any size -> logits [B, h, w, K], one at every place.
+
+        Each is the classifier on the mean of window x window pixels of the last map, which moves by one pixel; where
+        the map is no larger than the window, this is ``forward``. Raises RequestError for a map that is smaller.
+        """
+        self._check_input(x)
+        x = self._stem(x)
+        for stage in self._stages():
+            x = stage(x)
+        x = self.bn(x) if self.architecture.pre_activation else x
+        if min(x.shape[2:]) < window:
+            raise RequestError(f"a map of {x.shape[2]}x{x.shape[3]} pixels holds no window of {window}x{window}")
+        return self.fc(F.avg_pool2d(x, window, stride=1).permute(0, 2, 3, 1))
+
     @property
     def feature_names(self) -> tuple[str, ...]:
         """``C2``, ``C3`` ... as many as there are stages, then ``pooled``."""

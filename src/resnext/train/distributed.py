@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import cast
+from inspect import signature
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
@@ -40,8 +41,12 @@ class World:
         """
         if self.size == 1:
             return model
+        ddp = nn.parallel.DistributedDataParallel
+        names = ("forward_sync_buffers", "broadcast_buffers")  # the second is PyTorch's name for it up to 2.13
+        name = next(name for name in names if name in signature(ddp.__init__).parameters)
         ids = [self.device.index] if self.device.type == "cuda" else None
-        return nn.parallel.DistributedDataParallel(model, device_ids=ids, broadcast_buffers=False)
+        options: dict[str, Any] = {name: False}
+        return ddp(model, device_ids=ids, **options)
 
     def unsynchronised(self, model: nn.Module) -> AbstractContextManager[None]:
         """Within, gradients add up here; the next backward outside sums them over the processes."""

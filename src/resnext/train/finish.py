@@ -2,17 +2,11 @@
 
 import copy
 import json
-from dataclasses import replace
-from typing import Any
 
-import numpy as np
-import torch
 from rich.console import Console
 
-from resnext.data.source import Dataset
 from resnext.environment import environment
-from resnext.errors import ResnextError, WorkError
-from resnext.evaluate.evaluator import COLUMNS, Evaluation, evaluate, merge
+from resnext.evaluate.evaluator import Evaluation, evaluate
 from resnext.evaluate.pictures import sample_grid
 from resnext.evaluate.protocol import protocol
 from resnext.evaluate.report import write_report
@@ -21,7 +15,7 @@ from resnext.evaluate.tables import write_evaluation
 from resnext.files import written_whole
 from resnext.model.network import Network
 from resnext.recipe import dump_recipe
-from resnext.train.distributed import World
+from resnext.train.gather import gathered
 from resnext.train.logbook import read_log
 from resnext.train.plots import draw_curves
 from resnext.train.session import Session
@@ -40,6 +34,9 @@ def write_beginning(session: Session) -> None:
         file.write(dump_recipe(session.recipe))
     with written_whole(run.environment, "w") as file:
         json.dump(environment(str(session.world.device)), file, indent=1)
+    for name, text in session.source.lists.items():
+        with written_whole(run.path / name, "w") as file:
+            file.write(text)
     batches = session.loader.batches(0)
     first = next(batches)
     batches.close()  # type: ignore[attr-defined]  # a generator: ends its workers
@@ -56,37 +53,17 @@ def evaluate_held_out(session: Session, model: Network) -> Evaluation:
     """
     recipe, world = session.recipe, session.world
     world.share(model)
-    shard, failure = None, None
-    try:
-        shard = evaluate(
-            model,
-            session.source.val,
-            session.preprocessing,
-            device=world.device,
-            precision=recipe.train.precision,
-            workers=session.loader.workers,
-            start_method=recipe.data.start_method,
-            channels_last=recipe.train.channels_last == "yes",
-            rank=world.rank,
-            world_size=world.size,
-        )
-    except ResnextError as error:
-        failure = error
-    if world.any(failure is not None):
-        raise failure or WorkError("another process could not evaluate its share of the held-out images")
-    assert shard is not None
-    return gathered(shard, session.source.val, world)
-
-
-def gathered(shard: Evaluation, dataset: Dataset, world: World) -> Evaluation:
-    """The whole evaluation from the shards of all processes, in each of them."""
-    if world.size == 1:
-        return shard
-    rows = torch.tensor(np.stack([getattr(shard, name) for name in COLUMNS], axis=1), dtype=torch.float64)
-    whole = world.gather_rows(rows).numpy()
-    columns: dict[str, Any] = {name: whole[:, i].astype(kind) for i, (name, kind) in enumerate(COLUMNS.items())}
-    where = tuple(dataset.where(int(i)) for i in columns["index"])
-    return merge([replace(shard, where=where, **columns)])
+    return gathered(
+        evaluate,
+        world,
+        model,
+        session.source.val,
+        session.preprocessing,
+        precision=recipe.train.precision,
+        workers=session.loader.workers,
+        start_method=recipe.data.start_method,
+        channels_last=recipe.train.channels_last == "yes",
+    )
 
 
 def write_results(session: Session, console: Console) -> None:

@@ -67,6 +67,7 @@ def opened(url: str) -> tuple[Any, str]:
         raise RequestError(
             f"train.mirror {url} cannot be used: {error}; s3:// needs pip install 'resnext[remote]'"
         ) from None
+    fs.invalidate_cache()  # others may have written
     return fs, str(path).rstrip("/")
 
 
@@ -77,7 +78,7 @@ def _push_checkpoint(fs: Any, run: RunDirectory, which: str, root: str) -> None:
     if _state(fs, root) == state:
         return
     names = [file_name(state, key, folder) for key in state["files"]]
-    there = {path.rsplit("/", 1)[-1] for path in fs.ls(root, detail=False)}
+    there = _names(fs, root)
     for name in names:
         _send(fs, folder / name, f"{root}/{name}")
     fs.pipe_file(f"{root}/state.json.part", (folder / "state.json").read_bytes())
@@ -113,6 +114,14 @@ def _state(fs: Any, root: str) -> dict[str, Any] | None:
     ):
         raise RequestError(f"{path} does not say which files belong to the checkpoint")
     return state
+
+
+def _names(fs: Any, root: str) -> set[str]:
+    """The files of a folder there; an object store has no empty folders."""
+    try:
+        return {path.rsplit("/", 1)[-1] for path in fs.ls(root, detail=False)}
+    except FileNotFoundError:
+        return set()
 
 
 def _step(state: dict[str, Any]) -> int:

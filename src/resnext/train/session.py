@@ -133,6 +133,7 @@ def make_loader(recipe: Recipe, source: Source, preprocessing: Preprocessing, wo
         on_bad_image=data.on_bad_image,
         rank=world.rank,
         world_size=world.size,
+        repeats=recipe.augment.repeats,
     )
 
 

@@ -1,0 +1,93 @@
+"""Compressed tars cannot be sought in: each is decompressed once, into the cache folder, and is then like any other.
+
+This is the rule for pure streams: no shuffle buffer, no replay. It costs disk; the order of images and the way a run
+goes on stay exact.
+"""
+
+import hashlib
+import os
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from fsspec.compression import compr
+
+from resnext.data.download import data_folder, only_one
+from resnext.data.storage import base_name, opened, stamps_of, system_of
+from resnext.errors import RequestError, WorkError
+from resnext.files import disk_named, sync_folder
+
+CHUNK = 1 << 20
+RESERVE = 1 << 28  # bytes of the disk that stay free
+FORMATS = {"gz": "gzip", "tgz": "gzip", "bz2": "bz2", "xz": "xz", "zst": "zstd"}  # ending -> fsspec's name
+FIRST_BYTES = {b"\x1f\x8b": "gz", b"BZh": "bz2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zst"}
+
+
+def compression_of(beginning: bytes) -> str:
+    """The compression that a file's first bytes speak of; empty when they speak of none."""
+    return next((kind for first, kind in FIRST_BYTES.items() if beginning.startswith(first)), "")
+
+
+def is_compressed_name(place: str) -> bool:
+    return place.rpartition(".")[2].lower() in FORMATS
+
+
+def decompressed(place: str) -> str:
+    """The plain tar of a compressed one, in the cache folder. Made unless it is there; whole or not at all.
+
+    Raises RequestError for a place that cannot be read, WorkError where the disk has no room or the stream is broken.
+    """
+    stamp = stamps_of([place])[0]
+    identity = f"{system_of(place)[1]}\0{stamp.size}\0{stamp.tag}".encode("utf-8", "surrogateescape")
+    folder = data_folder() / "decompressed"
+    target = folder / f"{hashlib.sha256(identity).hexdigest()[:16]}-{base_name(place).rpartition('.')[0]}"
+    with disk_named(target):
+        folder.mkdir(parents=True, exist_ok=True)
+        with only_one(folder / f".{target.name}.lock", target):
+            if not target.exists():
+                _decompress(place, stamp.size, target)
+    return str(target)
+
+
+def _decompress(place: str, size: int, target: Path) -> None:
+    """By way of ``NAME.part``, which the next attempt begins anew."""
+    _check_room(place, target.parent, size)  # it will be larger, but how much nobody knows
+    print(f"decompressing {place} into {target.parent}, once", file=sys.stderr)
+    part = target.with_name(target.name + ".part")
+    try:
+        with opened(place) as file, part.open("wb") as out:
+            for written, chunk in enumerate(_content(file, place)):
+                if written % 64 == 0:
+                    _check_room(place, target.parent, 64 * CHUNK)
+                out.write(chunk)
+            out.flush()
+            os.fsync(out.fileno())
+        os.replace(part, target)
+        sync_folder(target.parent)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise
+
+
+def _content(file: IO[bytes], place: str) -> Iterator[bytes]:
+    """What the compressed file holds, CHUNK by CHUNK."""
+    kind = FORMATS[place.rpartition(".")[2].lower()]
+    if kind not in compr:
+        raise RequestError(f"{place} needs the package zstandard: pip install zstandard")
+    try:
+        with compr[kind](file, mode="rb") as stream:
+            while chunk := stream.read(CHUNK):
+                yield chunk
+    except Exception as error:  # every decompressor, and every store below it, has its own kinds
+        raise WorkError(f"{place} is not a whole {kind} file: {error}") from error
+
+
+def _check_room(place: str, folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < needed + RESERVE:
+        raise WorkError(
+            f"{folder} has {free} bytes free, too few to decompress {place}; "
+            "RESNEXT_DATA names another folder, or decompress it by hand"
+        )

@@ -1,0 +1,151 @@
+"""ImageNet-1K (ILSVRC 2012) as it lies on people's disks: class folders, the official archives, or some of each.
+
+Nothing is unpacked. Images come class by class in the official order of the 1,000, and by name within a class, whatever
+the layout: index i is the same image in folders and in archives.
+"""
+
+import os
+import re
+
+import numpy as np
+
+from resnext.data.classes import class_difference, listing
+from resnext.data.devkit import WNID, ground_truth
+from resnext.data.folder import HELD_OUT, TRAIN, FolderDataset, image_channels, photographs
+from resnext.data.imagenet import imagenet_synsets
+from resnext.data.source import Source
+from resnext.data.storage import exists, is_folder, is_local, joined, names_in, system_of
+from resnext.data.synsets import Images, in_class_order, open_synsets
+from resnext.data.tar_dataset import TarDataset
+from resnext.data.tar_index import flat, indexed
+from resnext.errors import RequestError, nearest
+from resnext.settings import DataSettings
+
+TRAIN_TAR, VAL_TAR = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar"
+MD5 = {
+    TRAIN_TAR: "1d675b47d978889d74fa0da5fadfb00e",
+    VAL_TAR: "29b22e2961454d5413ddabcf34fc5622",
+    "ILSVRC2012_devkit_t12.tar.gz": "fa75699e90414af021442c21a62c3abf",
+}
+VAL_NAME = re.compile(rb"ILSVRC2012_val_([0-9]{8})\.JPEG")
+LAYOUT = (
+    f"expected train/<wnid>/ and val/<wnid>/, or {TRAIN_TAR}, {VAL_TAR} and ILSVRC2012_devkit_t12.tar.gz as "
+    "downloaded, or one split each way"
+)
+
+
+def open_imagenet(settings: DataSettings) -> Source:
+    """Both splits, from ``data.path``, val from ``data.val_path`` where that is given. Raises RequestError.
+
+    The classes are the synsets that are there: all 1,000, or in a small experiment fewer, the same in both splits.
+    """
+    train, val = open_imagenet_split(settings, "train"), open_imagenet_split(settings, "val")
+    difference = class_difference(train.classes, val.classes, "train", "val")
+    if difference:
+        raise RequestError(f"the classes of ImageNet's two splits differ: {difference}")
+    split = f"ImageNet's own: {len(train)} training and {len(val)} validation images of {len(train.classes)} classes"
+    return photographs(train, val, settings, split)
+
+
+def open_imagenet_split(settings: DataSettings, split: str) -> Images:
+    """One split alone. Raises RequestError for a layout, class, count or devkit that is not ImageNet-1K's."""
+    if settings.path is None and (split == "train" or settings.val_path is None):
+        raise RequestError(f"data.source imagenet needs data.path, the folder of its images; {LAYOUT}")
+    given = settings.val_path if split == "val" else None
+    root = str(given or settings.path)
+    if not exists(root):
+        raise RequestError(f"{'data.val_path' if given else 'data.path'} {root} does not exist; {LAYOUT}")
+    dataset = _train(root, settings) if split == "train" else _val(root, settings)
+    known = imagenet_synsets()
+    unknown = sorted(set(dataset.classes) - set(known))
+    if unknown:
+        hint = nearest(unknown[0], known)
+        raise RequestError(f"{root} has {listing(unknown)}, which is not one of ImageNet-1K's 1,000 synsets{hint}")
+    return dataset
+
+
+def _train(root: str, settings: DataSettings) -> Images:
+    if not is_folder(root):
+        return open_synsets(root, "imagenet train", settings)
+    for place in (joined(root, TRAIN), joined(root, TRAIN_TAR), joined(joined(root, TRAIN), TRAIN_TAR)):
+        if is_folder(place) and not _has_classes(place):
+            continue
+        if exists(place):
+            return open_synsets(place, "imagenet train", settings)
+    raise RequestError(f"{root} has no training images; {LAYOUT}")
+
+
+def _val(root: str, settings: DataSettings) -> Images:
+    """From ``val/`` (classes, or flat), the archive, or ``root`` itself when it is either."""
+    if not is_folder(root):
+        return _val_archive(root, settings)
+    for place in [joined(root, name) for name in HELD_OUT] + [root]:
+        if not is_folder(place):
+            continue
+        if _is_flat(place):
+            return _val_flat(place, settings)
+        archive = joined(place, VAL_TAR)
+        if _has_classes(place):
+            return open_synsets(place, "imagenet val", settings)
+        if exists(archive):
+            return _val_archive(archive, settings)
+    raise RequestError(f"{root} has no validation images; {LAYOUT}")
+
+
+def _has_classes(folder: str) -> bool:
+    """Whether there are folders or tars in it that are called by a synset."""
+    return any(WNID.fullmatch(name.removesuffix(".tar")) for name in names_in(folder))
+
+
+def _is_flat(folder: str) -> bool:
+    return any(VAL_NAME.fullmatch(os.fsencode(name)) for name in names_in(folder))
+
+
+def _val_archive(place: str, settings: DataSettings) -> TarDataset:
+    index = indexed([place], "flat", flat)[0]
+    truth = _truth(index.names, place)
+    classes, labels = np.unique(truth, return_inverse=True)
+    dataset = TarDataset.of(
+        "imagenet val",
+        [index],
+        labels.astype(np.int64),
+        tuple(classes.tolist()),
+        image_channels(settings),
+        settings.exif,
+    )
+    ordered = in_class_order(dataset, dataset.names)
+    assert isinstance(ordered, TarDataset)
+    return ordered
+
+
+def _val_flat(folder: str, settings: DataSettings) -> FolderDataset:
+    if not is_local(folder):
+        raise RequestError(f"{folder}: loose images are read from local disks only; {VAL_TAR} serves anywhere")
+    root = system_of(folder)[1]
+    names = np.array([os.fsencode(name) for name in names_in(folder) if name.endswith(".JPEG")])
+    classes, labels = np.unique(_truth(names, folder), return_inverse=True)
+    dataset = FolderDataset(
+        *("imagenet val", tuple(classes.tolist()), image_channels(settings), root, names, labels.astype(np.int64)),
+        settings.exif,
+    )
+    ordered = in_class_order(dataset, names)
+    assert isinstance(ordered, FolderDataset)
+    return ordered
+
+
+def _truth(names: np.ndarray, place: str) -> np.ndarray:
+    """The synset of each image by its number. Raises RequestError unless they are 1 to what the devkit counts."""
+    matches = [VAL_NAME.fullmatch(name.rpartition(b"/")[2]) for name in names.tolist()]
+    if None in matches:
+        name = os.fsdecode(bytes(names[matches.index(None)]))
+        raise RequestError(f"{place} has {name}, which ImageNet's validation set has not; {LAYOUT}")
+    numbers = np.array([int(match[1]) for match in matches if match])
+    beside = place.rstrip("/").rpartition("/")[0] or "."
+    folders = [beside, *([place, beside.rpartition("/")[0] or "."] if is_folder(place) else [])]
+    truth = np.array(ground_truth(list(dict.fromkeys(folders)), place))
+    if len(truth) != len(numbers):
+        raise RequestError(f"{place} has {len(numbers)} images, but the devkit's ground truth has {len(truth)} lines")
+    if sorted(numbers.tolist()) != list(range(1, len(numbers) + 1)):
+        missing = min(set(range(1, len(numbers) + 1)) - set(numbers.tolist()), default=0)
+        raise RequestError(f"{place} has no ILSVRC2012_val_{missing:08d}.JPEG")
+    return truth[numbers - 1]

@@ -1,0 +1,102 @@
+"""ImageNet-5K (Section 5.2): the 1,000 classes of ImageNet-1K and the largest others of ImageNet-22K.
+
+There is no official held-out set; as in the paper the validation set is ImageNet-1K's, labelled among all the classes.
+"""
+
+import csv
+import io
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from resnext.data.classes import listing
+from resnext.data.folder import photographs
+from resnext.data.ilsvrc import open_imagenet_split
+from resnext.data.source import Dataset, Source
+from resnext.data.storage import exists
+from resnext.data.synsets import LAYOUT, Images, chosen, open_synsets
+from resnext.errors import RequestError
+from resnext.settings import DataSettings
+
+LIST = "imagenet5k-classes.csv"
+
+
+class Chosen(NamedTuple):
+    """A class of ImageNet-5K, its training images, and why it is one: part ``1k`` or ``extra``."""
+
+    wnid: str
+    images: int
+    part: str
+
+
+def open_imagenet5k(settings: DataSettings) -> Source:
+    """Train from ImageNet-22K (``data.path``), val from ImageNet-1K (``data.val_path``). Raises RequestError."""
+    val = _val(settings)
+    everything = _everything(settings)
+    rows = choose(_counts(everything), val.classes, settings.extra_classes)
+    classes = [row.wnid for row in rows]
+    train = chosen(everything, classes, "imagenet5k train")
+    extra = sum(row.part == "extra" for row in rows)
+    split = (
+        f"{len(train)} training images of {len(classes)} classes, {extra} of them beside ImageNet-1K's; "
+        f"ImageNet-1K's {len(val)} validation images are held out"
+    )
+    return photographs(train, chosen(val, classes, "imagenet5k val"), settings, split, {LIST: as_csv(rows)})
+
+
+def open_imagenet5k_split(settings: DataSettings, split: str) -> Dataset:
+    """One split, with all the classes: which these are depends on both."""
+    source = open_imagenet5k(settings)
+    return source.train if split == "train" else source.val
+
+
+def choose(counts: Mapping[str, int], required: Iterable[str], extra: int) -> list[Chosen]:
+    """The required classes and the ``extra`` largest others, sorted by wnid; of equals the earlier wnid is taken.
+
+    Raises RequestError for required classes that are not there, and for more extra ones than there are.
+    """
+    required = sorted(required)
+    missing = [wnid for wnid in required if not counts.get(wnid)]
+    if missing:
+        raise RequestError(
+            f"data.path lacks {len(missing)} of the {len(required)} classes of the validation set, {listing(missing)}; "
+            "their images in ImageNet-1K's training set can be put there"
+        )
+    others = sorted(set(counts) - set(required), key=lambda wnid: (-counts[wnid], wnid))
+    if len(others) < extra:
+        raise RequestError(
+            f"data.extra_classes {extra} is more than the {len(others)} classes of data.path that are not among the "
+            f"{len(required)} of the validation set"
+        )
+    rows = [Chosen(wnid, counts[wnid], "1k") for wnid in required]
+    return sorted(rows + [Chosen(wnid, counts[wnid], "extra") for wnid in others[:extra]])
+
+
+def as_csv(rows: Iterable[Chosen]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(Chosen._fields)
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _val(settings: DataSettings) -> Images:
+    if settings.path is None or settings.val_path is None:
+        raise RequestError(
+            "data.source imagenet5k needs data.path, ImageNet-22K, and data.val_path, ImageNet-1K with its validation "
+            f"set; of the former {LAYOUT}"
+        )
+    return open_imagenet_split(settings, "val")
+
+
+def _everything(settings: DataSettings) -> Images:
+    place = str(settings.path)
+    if not exists(place):
+        raise RequestError(f"data.path {place} does not exist; {LAYOUT}")
+    return open_synsets(place, "imagenet5k train", settings)
+
+
+def _counts(dataset: Images) -> dict[str, int]:
+    counts = np.bincount(dataset.labels, minlength=len(dataset.classes))
+    return dict(zip(dataset.classes, counts.tolist(), strict=True))

@@ -1,0 +1,86 @@
+"""``data shard``: a data set as WebDataset shards, whole or not at all."""
+
+import csv
+import io
+import os
+import shutil
+import tarfile
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from resnext.data.check_source import Encoded
+from resnext.data.images import EXTENSIONS
+from resnext.data.open import open_data
+from resnext.data.randomness import ORDER, seed_of
+from resnext.errors import RequestError
+from resnext.files import disk_named, sync_folder
+from resnext.settings import DataSettings
+
+CLASSES, ORIGINS = "classes.txt", "origins.csv"
+
+
+def make_shards(settings: DataSettings, out: Path, per_shard: int, seed: int) -> dict[str, int]:
+    """Write ``out/train-000000.tar`` ..., ``out/val-000000.tar`` ..., the class names and where each image came from.
+
+    The image files are copied as they are, in an order drawn by ``seed``. Gives the shards of each split. Raises
+    RequestError where ``out`` is there already or the data cannot be used, WorkError where the disk refuses.
+    """
+    if out.exists():
+        raise RequestError(f"{out} is there already, and nothing is overwritten; give a folder that is not there")
+    if not out.resolve().parent.is_dir():
+        raise RequestError(f"{out} must be in a folder that exists")
+    source = open_data(settings)
+    if any("\n" in name for name in source.train.classes):
+        raise RequestError("a class name has a line break, so the classes cannot be listed one a line")
+    part = out.with_name(f".{out.name}.part")
+    shutil.rmtree(part, ignore_errors=True)  # of an attempt that was killed
+    try:
+        with disk_named(out):
+            part.mkdir()
+            (part / CLASSES).write_text(
+                "".join(f"{name}\n" for name in source.train.classes), "utf-8", "surrogateescape"
+            )
+            with (part / ORIGINS).open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+                rows = csv.writer(file)
+                rows.writerow(("shard", "key", "class", "path"))
+                counts = {}
+                for split, dataset in (("train", source.train), ("val", source.val)):
+                    made = _write(part, split, dataset, per_shard, seed, rows.writerow)  # type: ignore[arg-type]
+                    counts[split] = made
+            os.replace(part, out)
+            sync_folder(out.resolve().parent)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+    return counts
+
+
+def _write(
+    folder: Path, split: str, dataset: Encoded, per_shard: int, seed: int, note: Callable[[tuple[str, ...]], object]
+) -> int:
+    """The shards of one split; gives their number."""
+    drawn = np.random.Generator(np.random.PCG64(seed_of(seed, 0, ORDER))).permutation(len(dataset))
+    shards = range(0, len(drawn), per_shard)
+    for number, start in enumerate(shards):
+        path = folder / f"{split}-{number:06d}.tar"
+        with path.open("wb") as file:
+            with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+                for place, index in enumerate(drawn[start : start + per_shard].tolist(), start):
+                    key, label = f"{place:09d}", int(dataset.labels[index])
+                    for name, content in _sample(key, dataset.where(index), dataset.encoded(index), label):
+                        info = tarfile.TarInfo(name)
+                        info.size = len(content)
+                        tar.addfile(info, io.BytesIO(content))
+                    note((path.name, key, dataset.classes[label], dataset.where(index)))
+            file.flush()
+            os.fsync(file.fileno())
+    return len(shards)
+
+
+def _sample(key: str, where: str, content: bytes, label: int) -> Iterator[tuple[str, bytes]]:
+    """The files of one image; one without an extension is taken for JPEG."""
+    extension = PurePosixPath(where).suffix.lower()
+    yield f"{key}{extension if extension in EXTENSIONS else '.jpg'}", content
+    yield f"{key}.cls", str(label).encode()

@@ -1,0 +1,224 @@
+"""Images in Parquet files, as the Hugging Face hub has them: local, on a store, or ``hf://datasets/OWNER/NAME``.
+
+Their library turns the files into memory-mapped Arrow once, in its own cache; every image has its place from then on.
+"""
+
+import io
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from resnext.data.classes import class_difference
+from resnext.data.folder import HELD_OUT, TRAIN, image_channels, photographs
+from resnext.data.images import read_image
+from resnext.data.source import BadImage, Dataset, Source
+from resnext.data.storage import base_name, expand, is_folder, joined, names_in, stamps_of
+from resnext.data.webdataset import check_labels, class_names
+from resnext.errors import RequestError, WorkError
+from resnext.settings import DataSettings
+
+HUB = re.compile(r"hf://datasets/((?:\w[\w.-]*/)?\w[\w.-]*?)(?:@([\w./-]+))?/?")
+IMAGE_COLUMNS = ("image", "img")
+LABEL_COLUMNS = ("label", "labels", "fine_label")
+LAYOUT = "expected train*.parquet and validation*.parquet in a folder, or data.val_path, or hf://datasets/OWNER/NAME"
+
+
+@dataclass(frozen=True, eq=False)
+class ParquetDataset:
+    """One split over a ``datasets.Dataset`` whose image column gives the file's bytes, undecoded."""
+
+    name: str
+    classes: tuple[str, ...]
+    channels: int
+    rows: Any
+    column: str
+    labels: np.ndarray
+    exif: bool = True
+    in_memory: bool = False
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def image(self, index: int) -> Image.Image:
+        return read_image(io.BytesIO(self.encoded(index)), self.channels, self.exif, name=self.where(index))
+
+    def encoded(self, index: int) -> bytes:
+        """The image's file. Raises BadImage for a row without bytes, WorkError where the row cannot be read."""
+        try:
+            content = self.rows[int(index)][self.column]["bytes"]
+        except Exception as error:  # Arrow's own kinds, where its file has gone
+            raise WorkError(f"cannot read {self.where(index)}: {error}") from error
+        if not isinstance(content, bytes):  # a path may stand there instead: it is never followed
+            raise BadImage(self.where(index), "the row holds no bytes of an image")
+        return content
+
+    def where(self, index: int) -> str:
+        """``train[17]``."""
+        return f"{self.name}[{index}]"
+
+
+@dataclass(frozen=True)
+class _Table:
+    """A split before its classes are known."""
+
+    rows: Any
+    place: str
+
+    @cached_property
+    def image_column(self) -> str:
+        from datasets import Image as Feature
+
+        features = self.rows.features
+        named = [name for name in IMAGE_COLUMNS if name in features]
+        typed = [name for name, feature in features.items() if isinstance(feature, Feature)]
+        return self._only("image", list(dict.fromkeys(typed if len(typed) == 1 else named + typed))[:1])
+
+    @cached_property
+    def label_column(self) -> str:
+        from datasets import ClassLabel
+
+        features = self.rows.features
+        typed = [name for name, feature in features.items() if isinstance(feature, ClassLabel)]
+        named = [name for name in LABEL_COLUMNS if name in features]
+        return self._only("label", named[:1] or (typed if len(typed) == 1 else []))
+
+    def _only(self, what: str, found: list[str]) -> str:
+        if not found:
+            names = IMAGE_COLUMNS if what == "image" else LABEL_COLUMNS
+            columns = ", ".join(self.rows.column_names)
+            raise RequestError(f"{self.place} has no {what} column {' or '.join(names)}; its columns are {columns}")
+        return found[0]
+
+    @cached_property
+    def labels(self) -> np.ndarray:
+        column = self.rows.select_columns([self.label_column]).with_format("numpy")[:][self.label_column]
+        labels = np.asarray(column)
+        if labels.dtype.kind not in "iu" or labels.ndim != 1 or not len(labels):
+            raise RequestError(
+                f"{self.place}: column {self.label_column} holds {labels.dtype} of shape {list(labels.shape)}, "
+                "expected one whole number a row"
+            )
+        return labels.astype(np.int64)
+
+    @property
+    def names(self) -> tuple[str, ...] | None:
+        """The classes, where the file knows them."""
+        names = getattr(self.rows.features[self.label_column], "names", None)
+        return None if names is None else tuple(names)
+
+    def dataset(self, split: str, classes: tuple[str, ...], settings: DataSettings) -> ParquetDataset:
+        from datasets import Image as Feature
+
+        check_labels(self.labels, classes, self.place)
+        column = self.image_column
+        try:
+            rows = self.rows.select_columns([column]).cast_column(column, Feature(decode=False))
+        except Exception as error:  # Arrow's kinds
+            raise RequestError(f"{self.place}: column {column} holds no images but {error}") from error
+        name = f"{base_name(self.place.rstrip('/'))} {split}"
+        return ParquetDataset(name, classes, image_channels(settings), rows, column, self.labels, settings.exif)
+
+
+def open_parquet(settings: DataSettings) -> Source:
+    """Both splits. Raises RequestError for files, columns, labels or classes that cannot be used."""
+    train, val = _table(settings, "train"), _table(settings, "val")
+    classes = _classes(settings, [train, val])
+    parts = train.dataset("train", classes, settings), val.dataset("val", classes, settings)
+    split = f"{train.place} trains ({len(parts[0])} images), {val.place} is held out ({len(parts[1])})"
+    return photographs(*parts, settings, split)
+
+
+def open_parquet_split(settings: DataSettings, split: str) -> Dataset:
+    """One split alone; a single file or pattern is whatever split is asked for."""
+    table = _table(settings, split, alone=True)
+    return table.dataset(split, _classes(settings, [table]), settings)
+
+
+def _classes(settings: DataSettings, tables: list[_Table]) -> tuple[str, ...]:
+    """data.classes, else the names in the files, else numbers."""
+    if settings.classes is not None:
+        return class_names(settings.classes, 0)
+    first, last = tables[0].names, tables[-1].names
+    if first is None or last is None:
+        return class_names(None, 1 + max(int(table.labels.max()) for table in tables))
+    difference = class_difference(first, last, tables[0].place, tables[-1].place)
+    if difference:
+        raise RequestError(f"the classes of the two splits differ: {difference}")
+    return first
+
+
+def _table(settings: DataSettings, split: str, alone: bool = False) -> _Table:
+    own = settings.val_path if split == "val" else None
+    place = own or settings.path or (settings.val_path if alone else None)
+    if place is None:
+        raise RequestError(f"data.source parquet needs data.path; {LAYOUT}")
+    with _library():
+        hub = HUB.fullmatch(place)
+        if hub:
+            return _from_hub(place, hub[1], hub[2], _hub_split(place, hub[1], hub[2], split), settings)
+        whole = own is not None or settings.val_path is not None or (alone and not is_folder(place))
+        return _from_files(place, _files(place, split, whole))
+
+
+def _files(place: str, split: str, whole: bool) -> list[str]:
+    """The files of a split: all that ``place`` names, or of a folder those whose names begin with the split's."""
+    if whole:
+        files = expand(place, (".parquet",))
+    else:
+        if not is_folder(place):
+            raise RequestError(f"{place} is not a folder of splits; {LAYOUT}")
+        listed = [name for name in names_in(place) if name.endswith(".parquet")]
+        words = (TRAIN,) if split == "train" else ("validation", *HELD_OUT)
+        mine = [[name for name in listed if re.match(rf"{word}(?![a-z])", name)] for word in words]
+        files = [joined(place, name) for name in next((found for found in mine if found), [])]
+        if not files:
+            raise RequestError(f"{place} has no {split} files among its {len(listed)} of Parquet; {LAYOUT}")
+    stamps_of(files)
+    return files
+
+
+def _from_files(place: str, files: list[str]) -> _Table:
+    from datasets import load_dataset
+
+    return _Table(load_dataset("parquet", data_files=files, split="train"), place)
+
+
+def _hub_split(place: str, name: str, revision: str | None, split: str) -> str:
+    """The hub's name of our split."""
+    from datasets import get_dataset_split_names
+
+    there = get_dataset_split_names(name, revision=revision)
+    wanted = (TRAIN,) if split == "train" else ("validation", *HELD_OUT)
+    found = next((word for word in wanted if word in there), None)
+    if found is None:
+        raise RequestError(f"{place} has no split {' or '.join(wanted)}; it has {', '.join(there)}")
+    return found
+
+
+def _from_hub(place: str, name: str, revision: str | None, split: str, settings: DataSettings) -> _Table:
+    from datasets import DownloadConfig, load_dataset
+
+    offline = DownloadConfig(local_files_only=not settings.download)
+    return _Table(load_dataset(name, split=split, revision=revision, download_config=offline), place)
+
+
+@contextmanager
+def _library() -> Iterator[None]:
+    """Within, the library's absence and its errors are a RequestError."""
+    try:
+        import datasets
+    except ImportError as error:
+        raise RequestError("data.source parquet needs the package datasets: pip install 'resnext[hub-data]'") from error
+    try:
+        yield
+    except (RequestError, WorkError):
+        raise
+    except Exception as error:  # the library's, Arrow's, the hub's
+        reason = str(error.__cause__ or error) or type(error).__name__
+        raise RequestError(f"{datasets.__name__} cannot read the Parquet data: {reason}") from error

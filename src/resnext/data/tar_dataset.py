@@ -1,0 +1,67 @@
+"""Images that lie in tar archives, read where they lie."""
+
+import io
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from PIL import Image
+
+from resnext.data.images import read_image
+from resnext.data.storage import Stamp, base_name, read_range
+from resnext.data.tar_index import TarIndex
+
+
+@dataclass(frozen=True, eq=False)
+class TarDataset:
+    """One split over the members of ``archives``: image i is ``sizes[i]`` bytes at ``offsets[i]`` of ``shards[i]``.
+
+    An image that does not decode is a BadImage; an archive that does not give its bytes is a WorkError that names
+    archive and member, and is never skipped.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    channels: int
+    archives: tuple[tuple[str, Stamp], ...]
+    shards: np.ndarray  # int32 [N], into archives
+    names: np.ndarray  # bytes [N]
+    offsets: np.ndarray  # int64 [N]
+    sizes: np.ndarray  # int64 [N]
+    labels: np.ndarray  # int64 [N]
+    exif: bool = True
+    in_memory: bool = False
+
+    @staticmethod
+    def of(
+        name: str, indexes: Sequence[TarIndex], labels: np.ndarray, classes: tuple[str, ...], channels: int, exif: bool
+    ) -> "TarDataset":
+        """All members of the archives, in order; ``labels`` int64 [N] over all of them."""
+        shards = np.repeat(np.arange(len(indexes), dtype=np.int32), [len(index) for index in indexes])
+        names, offsets, sizes = (
+            np.concatenate([getattr(index, column) for index in indexes]) for column in ("names", "offsets", "sizes")
+        )
+        archives = tuple((index.place, index.stamp) for index in indexes)
+        return TarDataset(name, classes, channels, archives, shards, names, offsets, sizes, labels, exif)
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def image(self, index: int) -> Image.Image:
+        return read_image(io.BytesIO(self.encoded(index)), self.channels, self.exif, name=self.where(index))
+
+    def encoded(self, index: int) -> bytes:
+        """The image's file as it lies in the archive. Raises WorkError where the archive does not give it."""
+        place, stamp = self.archives[self.shards[index]]
+        size = int(self.sizes[index])
+        return read_range(place, stamp, int(self.offsets[index]), size, os.fsdecode(bytes(self.names[index])))
+
+    def where(self, index: int) -> str:
+        """``shard.tar:member``."""
+        return f"{base_name(self.archives[self.shards[index]][0])}:{os.fsdecode(bytes(self.names[index]))}"
+
+    def selected(self, indices: np.ndarray, labels: np.ndarray, classes: tuple[str, ...], name: str) -> "TarDataset":
+        """The images at ``indices``, in that order, under new labels and classes."""
+        columns = {column: getattr(self, column)[indices] for column in ("shards", "names", "offsets", "sizes")}
+        return replace(self, name=name, classes=classes, labels=labels, **columns)

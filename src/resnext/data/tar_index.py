@@ -1,0 +1,230 @@
+"""Where the members of tar archives lie, so that any of them can be read at once and nothing is unpacked.
+
+The headers are read one time (``indexed`` keeps what they say). Members of a tar within a tar, as ImageNet comes,
+are resolved to their place in the outer file.
+"""
+
+import io
+import sys
+import tarfile
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from typing import IO, NamedTuple
+
+import numpy as np
+
+from resnext.data.decompressed import compression_of, decompressed, is_compressed_name
+from resnext.data.index_cache import Arrays, keep, one_at_a_time, recall
+from resnext.data.storage import Stamp, asked, opened, stamps_of, system_of
+from resnext.errors import RequestError
+
+AT_ONCE = 8  # archives whose headers are read side by side
+BLOCK = tarfile.BLOCKSIZE
+LONGEST_HEADER = 1 << 20  # bytes of one read; a header that asks for more is broken or hostile
+LONGEST_NAME = 512  # bytes
+LARGEST_MEMBER = 1 << 30  # bytes; of images and labels, not of a tar within a tar
+MOST_MEMBERS = 1 << 25
+
+
+class Member(NamedTuple):
+    """A regular file in an archive; ``offset`` counts from the beginning of the outermost file."""
+
+    name: bytes
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True, eq=False)
+class TarIndex:
+    """One archive's members in its order: ``names`` bytes [N], ``offsets`` and ``sizes`` int64 [N]."""
+
+    place: str  # of the plain tar, local or a URL
+    stamp: Stamp
+    names: np.ndarray
+    offsets: np.ndarray
+    sizes: np.ndarray
+    labels: np.ndarray | None = None  # int64 [N], where the index has them
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+Build = Callable[[IO[bytes], str, int], Arrays]  # from the open archive, its place and its bytes
+
+
+def indexed(places: Sequence[str], kind: str, build: Build) -> list[TarIndex]:
+    """The index of each archive, from the cache where it has been made before; ``kind`` names what ``build`` makes.
+
+    A compressed tar is first unpacked into the cache (``decompressed``). Raises RequestError naming archive and
+    member for whatever is missing, cut off, damaged or not to be used.
+    """
+    plain = [decompressed(place) if is_compressed_name(place) else place for place in places]
+    stamps = stamps_of(plain)
+    make = partial(_make, kind, build)
+    found = [_recalled(kind, place, stamp) for place, stamp in zip(plain, stamps, strict=True)]
+    if None in found:
+        with one_at_a_time():
+            found = [found[i] or _recalled(kind, plain[i], stamps[i]) for i in range(len(plain))]
+            missing = [i for i, done in enumerate(found) if done is None]
+            if missing:
+                more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+                print(f"indexing {plain[missing[0]]}{more}, once", file=sys.stderr)
+            with ThreadPoolExecutor(AT_ONCE) as pool:
+                made = pool.map(make, [plain[i] for i in missing], [stamps[i] for i in missing])
+                for i, index in zip(missing, made, strict=True):
+                    found[i] = index
+    return [index for index in found if index is not None]
+
+
+def flat(file: IO[bytes], place: str, size: int) -> Arrays:
+    """The members as they are."""
+    return as_arrays(members(file, place, 0, size), place)
+
+
+def nested(file: IO[bytes], place: str, size: int) -> Arrays:
+    """The members of the tars that are the members: ``n01440764.tar/n01440764_18.JPEG``."""
+    return as_arrays(_inner(file, place, size), place)
+
+
+def _inner(file: IO[bytes], place: str, size: int) -> Iterator[Member]:
+    for outer in members(file, place, 0, size, largest=size):
+        if not outer.name.endswith(b".tar"):
+            raise RequestError(f"{place} should hold one tar for each class, but has {_shown(outer.name)}")
+        within = f"{place}: {_shown(outer.name)}"
+        for inner in members(file, within, outer.offset, outer.size):
+            yield Member(outer.name + b"/" + inner.name, inner.offset, inner.size)
+
+
+def members(file: IO[bytes], place: str, start: int, size: int, *, largest: int = LARGEST_MEMBER) -> Iterator[Member]:
+    """The regular files of the tar that is ``size`` bytes from ``start`` on; folders are passed over.
+
+    Raises RequestError for what is no tar or only the beginning of one, for links, devices and sparse files, and
+    beyond the bounds of this module.
+    """
+    window = _Window(file, start, size)
+    with asked(place):
+        kind = compression_of(window.read(8))
+        window.seek(0)
+        if kind:
+            raise RequestError(f"{place} is compressed ({kind}), so its name must say so, as .tar.{kind} does")
+        try:
+            with tarfile.TarFile(fileobj=window, mode="r") as tar:
+                while (member := tar.next()) is not None:
+                    tar.members = []  # type: ignore[attr-defined]  # else they would all be kept
+                    if _is_file(member, place, size, largest):
+                        yield Member(_name(member, place), start + member.offset_data, member.size)
+                end = tar.offset
+        except RequestError:
+            raise
+        except (tarfile.TarError, ValueError, OverflowError, RecursionError) as error:
+            raise RequestError(f"{place} is not a whole tar archive: {error}") from error
+        window.seek(end)
+        mark = window.read(BLOCK)
+    if mark != bytes(BLOCK):
+        what = "is damaged" if len(mark) == BLOCK else "was cut off"
+        raise RequestError(f"{place} {what}: at byte {start + end} there is neither a member nor the end of the tar")
+
+
+class _Window(io.RawIOBase):
+    """A part of a file as a file of its own, for tarfile; nothing longer than a header can be read from it."""
+
+    def __init__(self, file: IO[bytes], start: int, size: int) -> None:
+        self.file, self.start, self.size, self.position = file, start, size, 0
+
+    def tell(self) -> int:
+        return self.position
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        assert whence == io.SEEK_SET
+        self.position = offset
+        return offset
+
+    def read(self, size: int = -1) -> bytes:
+        if not 0 <= size <= LONGEST_HEADER:
+            raise tarfile.ReadError(f"a header of {size} bytes")
+        self.file.seek(self.start + self.position)
+        content = self.file.read(max(0, min(size, self.size - self.position)))
+        self.position += len(content)
+        return content
+
+
+def _is_file(member: tarfile.TarInfo, place: str, size: int, largest: int) -> bool:
+    """False for a folder; raises RequestError for what can be neither."""
+    name = _shown(member.name.encode("utf-8", "surrogateescape"))
+    if not 0 <= member.size <= size - member.offset_data:
+        raise RequestError(
+            f"{place} was cut off: {name} should have {member.size} bytes, which reach beyond the archive's {size}"
+        )
+    if member.isdir():
+        return False
+    if not member.isreg() or member.issparse():
+        raise RequestError(f"{place}: {name} is not a regular file; links, devices and sparse files are not followed")
+    if member.size > largest:
+        raise RequestError(f"{place}: {name} has {member.size} bytes; more than {largest} is no image")
+    return True
+
+
+def _name(member: tarfile.TarInfo, place: str) -> bytes:
+    name = member.name.encode("utf-8", "surrogateescape").removeprefix(b"./")
+    if not name or len(name) > LONGEST_NAME or b"\0" in name:
+        raise RequestError(f"{place} has a member whose name cannot be used: {_shown(name[:80])}")
+    return name
+
+
+def _shown(name: bytes) -> str:
+    return name.decode("utf-8", "surrogateescape")
+
+
+def as_arrays(found: Iterator[Member], place: str) -> Arrays:
+    """The members as arrays. Raises RequestError for no members, too many, or one name twice."""
+    names, offsets, sizes = [], [], []
+    for member in found:
+        names.append(member.name)
+        offsets.append(member.offset)
+        sizes.append(member.size)
+        if len(names) > MOST_MEMBERS:
+            raise RequestError(f"{place} has more than {MOST_MEMBERS} members")
+    if not names:
+        raise RequestError(f"{place} is an empty tar archive")
+    arrays = {"names": np.array(names), "offsets": np.array(offsets, np.int64), "sizes": np.array(sizes, np.int64)}
+    twice = repeated(arrays["names"])
+    if twice is not None:
+        raise RequestError(f"{place} has {_shown(twice)} twice")
+    return arrays
+
+
+def repeated(names: np.ndarray) -> bytes | None:
+    """A name that is there more than once."""
+    ordered = np.sort(names)
+    same = np.flatnonzero(ordered[1:] == ordered[:-1])
+    return bytes(ordered[same[0]]) if len(same) else None
+
+
+def _make(kind: str, build: Build, place: str, stamp: Stamp) -> TarIndex:
+    with opened(place) as file:
+        arrays = build(file, place, stamp.size)
+    keep(_key(kind, place, stamp), arrays)
+    return TarIndex(place, stamp, **arrays)
+
+
+def _recalled(kind: str, place: str, stamp: Stamp) -> TarIndex | None:
+    arrays = recall(_key(kind, place, stamp), partial(_fits, stamp.size))
+    return None if arrays is None else TarIndex(place, stamp, **arrays)
+
+
+def _key(kind: str, place: str, stamp: Stamp) -> str:
+    return f"tar {kind}\0{place if '://' in place else system_of(place)[1]}\0{stamp.size}\0{stamp.tag}"
+
+
+def _fits(size: int, arrays: Arrays) -> bool:
+    """Whether arrays from the cache can be of an archive of this many bytes."""
+    if not {"names", "offsets", "sizes"} <= set(arrays) <= {"names", "offsets", "sizes", "labels"}:
+        return False
+    names, offsets, sizes = (arrays[name] for name in ("names", "offsets", "sizes"))
+    if any(array.shape != (len(names),) for array in arrays.values()) or not len(names):
+        return False
+    if names.dtype.kind != "S" or any(array.dtype != np.int64 for name, array in arrays.items() if name != "names"):
+        return False
+    return bool(min(offsets.min(), sizes.min()) >= 0 and (offsets <= size - sizes).all())

@@ -1,0 +1,215 @@
+"""WebDataset shards: tars in which a sample is the files that share a key, ``0017.jpg`` and ``0017.cls``.
+
+Every image keeps its place, so an epoch has an exact order as with any other source; nothing is streamed.
+"""
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from functools import partial
+from itertools import groupby
+from pathlib import Path
+from typing import IO, NamedTuple
+
+import numpy as np
+
+from resnext.data.classes import listing
+from resnext.data.folder import image_channels, photographs
+from resnext.data.imagenet import imagenet_synsets
+from resnext.data.images import EXTENSIONS
+from resnext.data.index_cache import Arrays
+from resnext.data.source import Dataset, Source
+from resnext.data.storage import base_name, expand
+from resnext.data.tar_dataset import TarDataset
+from resnext.data.tar_index import Member, TarIndex, as_arrays, indexed, members, repeated
+from resnext.errors import RequestError
+from resnext.settings import DataSettings
+
+ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
+LONGEST_LABEL = 1 << 16  # bytes of a .cls or .json
+LONGEST_LIST = 1 << 22  # bytes of a file of class names
+MOST_CLASSES = 1 << 20
+LABEL = re.compile(rb"\s*([0-9]{1,9})\s*")
+
+
+class Sample(NamedTuple):
+    image: Member
+    label: int
+
+
+def open_webdataset(settings: DataSettings) -> Source:
+    """Train from the shards of ``data.path``, val from those of ``data.val_path``. Raises RequestError."""
+    if settings.path is None or settings.val_path is None:
+        raise RequestError(
+            "data.source webdataset needs data.path and data.val_path, the shards to train and to evaluate on, such as "
+            "train-{0000..1023}.tar and val-{00..49}.tar"
+        )
+    shards = {"train": indexed_shards(settings.path), "val": indexed_shards(settings.val_path)}
+    classes = class_names(settings.classes, max(_count(indexes) for indexes in shards.values()))
+    train, val = (_dataset(split, indexes, classes, settings) for split, indexes in shards.items())
+    split = (
+        f"{len(shards['train'])} shards of {settings.path} train ({len(train)} images), "
+        f"{len(shards['val'])} of {settings.val_path} are held out ({len(val)})"
+    )
+    return photographs(train, val, settings, split)
+
+
+def open_webdataset_split(settings: DataSettings, split: str) -> Dataset:
+    """One split alone: also where only the shards to evaluate on are given, as either path."""
+    if settings.path is not None and settings.val_path is not None:
+        source = open_webdataset(settings)
+        return source.train if split == "train" else source.val
+    pattern = settings.path or settings.val_path
+    if pattern is None:
+        raise RequestError("data.source webdataset needs data.path, the shards, such as val-{00..49}.tar")
+    indexes = indexed_shards(pattern)
+    return _dataset(split, indexes, class_names(settings.classes, _count(indexes)), settings)
+
+
+def indexed_shards(pattern: str) -> list[TarIndex]:
+    """The images of all shards with their labels, in order. Raises RequestError, also for a key in two shards."""
+    indexes = indexed(expand(pattern, ENDINGS), "webdataset", _build)
+    twice = repeated(np.concatenate([_keys(index.names) for index in indexes]))
+    if twice is not None:
+        places = [base_name(index.place) for index in indexes if (_keys(index.names) == twice).any()]
+        raise RequestError(f"{pattern}: key {os.fsdecode(twice)} is twice there, in {listing(places)}")
+    return indexes
+
+
+def class_names(listed: str | None, count: int) -> tuple[str, ...]:
+    """Names from a file, one a line, or ``imagenet``'s synsets; else the numbers 0 to ``count`` - 1 as text."""
+    if listed is None:
+        if count < 2:
+            raise RequestError("all labels are 0, so there is one class; a classifier needs at least two")
+        return tuple(map(str, range(count)))
+    if listed == "imagenet":
+        return imagenet_synsets()
+    path = Path(listed).expanduser()
+    try:
+        with path.open("rb") as file:
+            content = file.read(LONGEST_LIST + 1)
+        names = tuple(line.strip() for line in content.decode("utf-8").splitlines() if line.strip())
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise RequestError(
+            f"data.classes {path} cannot be read: {reason}; expected a text file with one name a line, or imagenet"
+        ) from error
+    twice = [name for i, name in enumerate(sorted(names)[1:]) if sorted(names)[i] == name]
+    if len(content) > LONGEST_LIST or len(names) < 2 or twice:
+        what = f"has {twice[0]!r} twice" if twice else f"has {len(names)} names in {len(content)} bytes"
+        raise RequestError(f"data.classes {path} {what}; expected two names or more, one a line, none twice")
+    return names
+
+
+def check_labels(labels: np.ndarray, classes: tuple[str, ...], where: str) -> None:
+    """Raises RequestError for a label that is no class."""
+    beyond = np.flatnonzero((labels < 0) | (labels >= len(classes)))
+    if len(beyond):
+        label, more = labels[beyond[0]], f", and {len(beyond) - 1} more" if len(beyond) > 1 else ""
+        raise RequestError(f"{where}: image {beyond[0]} has label {label}{more}; the classes end at {len(classes) - 1}")
+
+
+def _dataset(split: str, indexes: list[TarIndex], classes: tuple[str, ...], settings: DataSettings) -> TarDataset:
+    for index in indexes:
+        check_labels(_labels(index), classes, index.place)
+    labels = np.concatenate([_labels(index) for index in indexes])
+    name = f"{base_name(indexes[0].place)}{' ...' if len(indexes) > 1 else ''} {split}"
+    return TarDataset.of(name, indexes, labels, classes, image_channels(settings), settings.exif)
+
+
+def _labels(index: TarIndex) -> np.ndarray:
+    assert index.labels is not None
+    return index.labels
+
+
+def _count(indexes: list[TarIndex]) -> int:
+    most = 1 + max(int(_labels(index).max()) for index in indexes)
+    if most > MOST_CLASSES:
+        raise RequestError(f"{indexes[0].place}: label {most - 1} is no number of a class; give data.classes")
+    return most
+
+
+def _keys(names: np.ndarray) -> np.ndarray:
+    """The part of each name before the base name's first dot. Bytes [N]."""
+    return np.array([key_of(name)[0] for name in names.tolist()])
+
+
+def key_of(name: bytes) -> tuple[bytes, bytes]:
+    """``a/0017.seg.png`` -> ``a/0017``, ``seg.png``: WebDataset's rule. The second is empty for a name without dot."""
+    folder, slash, base = name.rpartition(b"/")
+    key, _, extension = base.partition(b".")
+    return folder + slash + key, extension.lower()
+
+
+# ---- making the index: images with their labels, read as the headers pass by
+
+
+def _build(file: IO[bytes], place: str, size: int) -> Arrays:
+    labels: list[int] = []
+    images = _noting_labels(_samples(file, place, size), labels)
+    return as_arrays(images, place) | {"labels": np.array(labels, np.int64)}
+
+
+def _noting_labels(samples: Iterator[Sample], labels: list[int]) -> Iterator[Member]:
+    for sample in samples:
+        labels.append(sample.label)
+        yield sample.image
+
+
+def _samples(file: IO[bytes], place: str, size: int) -> Iterator[Sample]:
+    """The samples of one shard. Raises RequestError for one without image or label, and for a key that comes again."""
+    seen: set[bytes] = set()
+    found = (member for member in members(file, place, 0, size) if _counts(member.name))
+    for key, group in groupby(found, key=lambda member: key_of(member.name)[0]):
+        if key in seen:
+            raise RequestError(f"{place}: key {os.fsdecode(key)} comes twice; the files of a sample must lie together")
+        seen.add(key)
+        yield _sample(os.fsdecode(key), list(group), partial(_content, file), place)
+
+
+def _counts(name: bytes) -> bool:
+    """Not for names without extension, hidden ones and WebDataset's own ``__meta__``."""
+    base = name.rpartition(b"/")[2]
+    return b"." in base and not base.startswith((b".", b"__"))
+
+
+def _sample(key: str, files: list[Member], content: "partial[bytes]", place: str) -> Sample:
+    by_kind = {key_of(member.name)[1].decode("ascii", "replace"): member for member in files}
+    images = [member for kind, member in by_kind.items() if f".{kind}" in EXTENSIONS]
+    if len(by_kind) < len(files):
+        raise RequestError(f"{place}: sample {key} has files of one kind twice, among {listing(sorted(by_kind))}")
+    if len(images) != 1:
+        what = "has no image" if not images else f"has {len(images)} images"
+        raise RequestError(
+            f"{place}: sample {key} {what} among {listing(sorted(by_kind))}; read are {' '.join(EXTENSIONS)}"
+        )
+    for kind in ("cls", "json"):
+        if kind not in by_kind:
+            continue
+        if by_kind[kind].size > LONGEST_LABEL:
+            raise RequestError(f"{place}: {key}.{kind} has {by_kind[kind].size} bytes, too many for a label")
+        label = _label(kind, content(by_kind[kind]))
+        if label is not None:
+            return Sample(images[0], label)
+    raise RequestError(
+        f"{place}: sample {key} has no label; expected {key}.cls with a whole number, or {key}.json with "
+        '{"label": a whole number}'
+    )
+
+
+def _content(file: IO[bytes], member: Member) -> bytes:
+    file.seek(member.offset)
+    return file.read(member.size)
+
+
+def _label(kind: str, content: bytes) -> int | None:
+    if kind == "cls":
+        match = LABEL.fullmatch(content)
+        return int(match[1]) if match else None
+    try:
+        value = json.loads(content)
+    except (ValueError, RecursionError):
+        return None
+    label = value.get("label") if isinstance(value, dict) else None
+    return label if isinstance(label, int) and not isinstance(label, bool) and 0 <= label < 10**9 else None

@@ -1,0 +1,181 @@
+"""From what a user typed to networks, images and a place for the result; nothing is computed here."""
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from resnext.data.classes import compare_classes
+from resnext.data.imagenet import output_synsets
+from resnext.data.open import open_data, open_split
+from resnext.data.preprocessing import Preprocessing
+from resnext.data.source import Dataset
+from resnext.errors import RequestError
+from resnext.evaluate.labels import Answers, meet
+from resnext.evaluate.panel import Member
+from resnext.evaluate.predict import preprocessing_of
+from resnext.evaluate.protocol import member, protocol
+from resnext.evaluate.views import Looks, as_stored, seen_at
+from resnext.model.network import Network
+from resnext.recipe import read_recipe
+from resnext.run_directory import RunDirectory, is_run
+from resnext.settings import SOURCES, DataSettings, Recipe
+from resnext.weights import load
+from resnext.weights.hub import is_remote
+
+
+@dataclass(frozen=True, eq=False)
+class Networks:
+    """The networks to judge, and how they look. The first one's run, where it has one, says what nobody else says."""
+
+    models: Sequence[Network]
+    preprocessings: Sequence[Preprocessing]
+    about: Sequence[dict[str, Any]]  # of each: protocol.member
+    looks: Looks
+    ensemble: str
+    run: Path | None
+    recipe: Recipe | None
+
+    @property
+    def model(self) -> Network:
+        return self.models[0]
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        return self.preprocessings[0]
+
+    @property
+    def others(self) -> list[Member]:
+        return list(map(Member, self.models[1:], self.preprocessings[1:]))
+
+    def to(self, device: Any) -> None:
+        for model in self.models:
+            model.to(device)
+
+    def meet(self, dataset: Dataset, restrict: str | None) -> Answers:
+        """The data under the first network's classes, which the others must have too: ``evaluate`` compares them."""
+        return meet(dataset, self.model.classes, self.model.architecture.num_classes, restrict)
+
+    def stored(self) -> "Networks":
+        """The same networks before pictures that were cropped already."""
+        return replace(self, preprocessings=list(map(as_stored, self.preprocessings)))
+
+
+class Judged(NamedTuple):
+    """The images to judge, how they were divided from the others, and whether they are the run's own."""
+
+    dataset: Dataset
+    split: str
+    own: bool
+
+
+def load_networks(args: argparse.Namespace) -> Networks:
+    """The weights the user names, and their view. Raises RequestError where they are not fit to be judged together."""
+    looks = Looks.parse(args.view, args.combine or "logits")
+    models = [load(name, args.checkpoint) for name in args.weights]
+    preprocessings = [seen_at(preprocessing_of(model), args.image_size, args.resize) for model in models]
+    _same_classes(models, args.weights)
+    for p in preprocessings:
+        looks.transforms(p)  # a view that cannot be had is said before the work
+        first = preprocessings[0]
+        if (p.channels, p.exif) != (first.channels, first.exif):
+            raise RequestError("the networks of an ensemble must agree on channels and exif, how their files are read")
+    run = Path(args.weights[0]) if is_run(Path(args.weights[0])) else None
+    recipe = None if run is None else read_recipe(run / "recipe.yaml")
+    about = [_about(name, args.checkpoint, p) for name, p in zip(args.weights, preprocessings, strict=True)]
+    return Networks(models, preprocessings, about, looks, args.combine or "probabilities", run, recipe)
+
+
+def _same_classes(models: Sequence[Network], names: Sequence[str]) -> None:
+    """Raises RequestError where networks have other classes than the first; ImageNet's may be named in any way.
+
+    All get the names that the first has.
+    """
+    first = models[0]
+    for model, name in zip(models[1:], names[1:], strict=True):
+        counts = [one.architecture.num_classes for one in (first, model)]
+        if counts[0] != counts[1]:
+            raise RequestError(f"{names[0]} has {counts[0]} outputs and {name} {counts[1]}, so they make no ensemble")
+        synsets = [output_synsets(one.classes, counts[0]) for one in (first, model)]
+        same = synsets[0] is not None and synsets[0] == synsets[1]
+        if not same and first.classes is not None and model.classes is not None:
+            compare_classes(first.classes, model.classes, name)
+        model.classes = first.classes
+
+
+def _about(weights: str, checkpoint: str, preprocessing: Preprocessing) -> dict[str, Any]:
+    path = Path(weights)
+    name = weights if is_remote(weights) else path.resolve().name
+    if not is_run(path):
+        return member(preprocessing, name, None, None)
+    position = RunDirectory(path).state(checkpoint).get("position")
+    step = position.get("step") if isinstance(position, dict) else None
+    return member(preprocessing, name, checkpoint, step)
+
+
+def choose_data(args: argparse.Namespace, networks: Networks) -> Judged:
+    """The images the user means. Raises RequestError where weights come without a run and nothing says it."""
+    recipe, preprocessing = networks.recipe, networks.preprocessing
+    if args.source is None and recipe is None and args.data is None:
+        raise RequestError(
+            f"{args.weights[0]} is a weights file, so nothing says which images to judge it on; "
+            f"give --data PATH with a folder a class, or --source {'|'.join(SOURCES)}"
+        )
+    if args.source is None and recipe is not None:
+        settings = recipe.data if args.data is None else replace(recipe.data, path=args.data)
+        source = open_data(settings)
+        return Judged(source.train if args.split == "train" else source.val, source.split, own=args.data is None)
+    settings = DataSettings(source=args.source or "folder", path=args.data, exif=preprocessing.exif)
+    if settings.source != "folder":
+        source = open_data(settings)
+        return Judged(source.train if args.split == "train" else source.val, source.split, own=False)
+    dataset = open_split(replace(settings, channels=preprocessing.channels), args.split)
+    return Judged(dataset, f"every image of {dataset.name}", own=False)
+
+
+def choose_directory(args: argparse.Namespace, networks: Networks, data: str | None) -> Path | None:
+    """Where the tables go: the run's ``evaluation`` is kept for its best weights, its own held-out images and view.
+
+    ``data`` names other images than the run's own.
+    """
+    if args.out is not None:
+        return Path(args.out)
+    if networks.run is None or len(networks.models) > 1:
+        return None
+    words = [word for word, usual in ((args.split, "val"), (args.checkpoint, "best")) if word != usual]
+    words += [word for word in (data, args.restrict and Path(args.restrict).stem) if word]
+    words += [] if networks.looks.is_plain else [str(networks.looks), networks.looks.combine]
+    words += [f"{size}" for size in (args.image_size, args.resize) if size is not None]
+    name = "-".join(["evaluation", *("".join(c if c.isalnum() else "-" for c in word) for word in words)])
+    return networks.run / name
+
+
+def describe(
+    args: argparse.Namespace, networks: Networks, answers: Answers, split: str, device: str, precision: str
+) -> dict[str, Any]:
+    """The protocol of this evaluation."""
+    first = networks.about[0]
+    together = len(networks.about) > 1
+    return protocol(
+        networks.preprocessing,
+        data=answers.dataset.name,
+        split=split,
+        device=device,
+        precision=precision,
+        batch_size=args.batch_size,
+        weights=" + ".join(one["weights"] for one in networks.about),
+        checkpoint=None if together else first["checkpoint"],
+        step=None if together else first["step"],
+        looks=networks.looks,
+        restricted_to=restriction(args.restrict, answers),
+        ensemble=networks.about if together else (),
+        ensemble_combine=networks.ensemble,
+    )
+
+
+def restriction(restrict: str | None, answers: Answers) -> str | None:
+    """In a few words, which outputs were answers; None for all."""
+    if restrict is None or answers.outputs is None:
+        return None
+    return f"{len(answers.outputs):,} classes ({Path(restrict).name})"

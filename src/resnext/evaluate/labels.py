@@ -1,0 +1,96 @@
+"""Where the data's classes meet the network's outputs: which output each label means, and which outputs are answers.
+
+Elsewhere the two lists must be equal. ImageNet's are told apart by synset, so a network of words, of 1,000 or of 5,000
+synsets can be asked about folders of some of them; a network may also be restricted to some of its outputs.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from resnext.data.classes import listing
+from resnext.data.imagenet import Relabelled, imagenet_classes, imagenet_synsets, output_synsets, synsets_by_number
+from resnext.data.source import Dataset
+from resnext.errors import RequestError, nearest
+
+IMAGENET1K, DATA = "imagenet1k", "data"
+LARGEST_LIST = 16 << 20  # bytes
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """The data with the labels of the answers; ``outputs`` (int64) are their places in the network, None for all."""
+
+    dataset: Dataset
+    outputs: np.ndarray | None = None
+
+
+def meet(dataset: Dataset, classes: Sequence[str] | None, count: int, restrict: str | None = None) -> Answers:
+    """``dataset`` as a network of ``count`` outputs, called ``classes`` where they have names, is asked about it.
+
+    ``restrict`` is imagenet1k, data (the classes that the data has) or a file of class names, one a line; the softmax
+    is then over these alone. Data whose classes are not known to be the network's comes back as it is. Raises
+    RequestError for names that the network or the restriction lacks.
+    """
+    synsets = output_synsets(classes, count)
+    by_number = synsets_by_number(dataset.classes) if synsets else None
+    found = tuple(by_number or dataset.classes)
+    names = tuple(classes) if classes is not None else imagenet_classes() if synsets else None
+    outputs = None
+    if restrict is not None:
+        if names is None:
+            raise RequestError("the weights have no class names, so they cannot be restricted to some of them")
+        outputs = indices_of(allowed_names(restrict, found), names, synsets or names)
+    if names is None:
+        return Answers(dataset)
+    kept = range(len(names)) if outputs is None else outputs
+    by_synset = synsets is not None and set(found) <= set(synsets)
+    if not by_synset and outputs is None:
+        return Answers(dataset)  # has to have the network's classes, which check_fit sees to
+    keys = [synsets[i] if synsets and by_synset else names[i] for i in kept]
+    answers = tuple(names[i] for i in kept)
+    if dataset.classes == answers:
+        return Answers(dataset, outputs)
+    places = {key: place for place, key in enumerate(keys)}
+    unasked = [name for name in found if name not in places]
+    if unasked:
+        raise RequestError(
+            f"{dataset.name} has classes that --restrict {restrict} leaves out: {listing(unasked)}; "
+            "an image of these could not be answered"
+        )
+    return Answers(Relabelled(dataset, answers, np.array([places[name] for name in found], dtype=np.int64)), outputs)
+
+
+def indices_of(allowed: Sequence[str], names: Sequence[str], synsets: Sequence[str]) -> np.ndarray:
+    """int64: the outputs that ``allowed`` names (by word or synset), in the network's order. Raises RequestError."""
+    places = dict(zip(names, range(len(names)), strict=True)) | dict(zip(synsets, range(len(synsets)), strict=True))
+    missing = [name for name in allowed if name not in places]
+    if missing:
+        hint = nearest(missing[0], names) if len(missing) == 1 else ""
+        raise RequestError(f"the network has no class {listing(missing)}, so it cannot be restricted to it{hint}")
+    outputs = sorted({places[name] for name in allowed})
+    if len(outputs) < len(allowed):
+        raise RequestError("a class is named twice in the restriction, by the same name or by word and synset")
+    return np.array(outputs, dtype=np.int64)
+
+
+def allowed_names(restrict: str, found: Sequence[str]) -> Sequence[str]:
+    """The names that ``restrict`` means; ``found`` are the data's. Raises RequestError for a file without any."""
+    if restrict == IMAGENET1K:
+        return imagenet_synsets()
+    if restrict == DATA:
+        return found
+    path = Path(restrict)
+    try:
+        if not path.is_file() or path.stat().st_size > LARGEST_LIST:
+            raise RequestError(
+                f"--restrict {restrict} is no list of class names; give {IMAGENET1K}, {DATA} or a file, one name a line"
+            )
+        names = [line.strip() for line in path.read_text("utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise RequestError(f"--restrict {restrict} cannot be read: {error}") from None
+    if len(names) < 2:
+        raise RequestError(f"--restrict {restrict} names {len(names)} classes; at least two are needed")
+    return names

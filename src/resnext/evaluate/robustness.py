@@ -1,0 +1,131 @@
+"""ImageNet-C: the error under 15 corruptions of 5 severities, and the mCE (Hendrycks & Dietterich 2019)."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from resnext.data.folder import subfolders
+from resnext.errors import RequestError
+from resnext.evaluate.metrics import percent, wilson_interval
+
+SEVERITIES = (1, 2, 3, 4, 5)
+# AlexNet's error, the mean over the severities: the measure that mCE divides by (test.py of the authors' repository,
+# hendrycks/robustness).
+ALEXNET = {
+    "gaussian_noise": 0.886428,
+    "shot_noise": 0.894468,
+    "impulse_noise": 0.922640,
+    "defocus_blur": 0.819880,
+    "glass_blur": 0.826268,
+    "motion_blur": 0.785948,
+    "zoom_blur": 0.798360,
+    "snow": 0.866816,
+    "frost": 0.826572,
+    "fog": 0.819324,
+    "brightness": 0.564592,
+    "contrast": 0.853204,
+    "elastic_transform": 0.646056,
+    "pixelate": 0.717840,
+    "jpeg_compression": 0.606500,
+}
+CORRUPTIONS = tuple(ALEXNET)
+LAYOUT = "expected DIR/CORRUPTION/SEVERITY/CLASS/IMAGE, or the same below noise/, blur/, weather/, digital/"
+
+
+@dataclass(frozen=True)
+class Result:
+    """The images of one corruption and severity, and how many of them were mistaken."""
+
+    corruption: str
+    severity: int
+    n: int
+    wrong: int
+
+    @property
+    def error(self) -> float:
+        """Top-1, in percent."""
+        return percent(self.wrong, self.n)
+
+    @property
+    def interval95(self) -> tuple[float, float]:
+        low, high = wilson_interval(self.wrong, self.n)
+        return 100 * low, 100 * high
+
+
+def find_corruptions(root: Path | str) -> dict[tuple[str, int], Path]:
+    """(corruption, severity) -> the folder of classes, in the paper's order. Raises RequestError for no such folder."""
+    root = Path(root)
+    if not root.is_dir():
+        raise RequestError(f"--corruptions {root} is no folder; {LAYOUT}")
+    found: dict[tuple[str, int], Path] = {}
+    for parent in (root, *(root / name for name in subfolders(root))):
+        for name in subfolders(parent):
+            for severity in sorted(set(subfolders(parent / name)) & set(map(str, SEVERITIES))):
+                folder = parent / name / severity
+                if (name, int(severity)) in found:
+                    raise RequestError(f"{name} {severity} is there twice: {found[name, int(severity)]} and {folder}")
+                found[name, int(severity)] = folder
+    if not found:
+        raise RequestError(f"{root} holds no corruptions; {LAYOUT}")
+    return dict(sorted(found.items(), key=lambda item: _place(*item[0])))
+
+
+def mean_errors(results: Sequence[Result]) -> dict[str, float]:
+    """Each corruption's error in percent, the mean over the severities that are there."""
+    errors: dict[str, list[float]] = {}
+    for result in sorted(results, key=lambda result: _place(result.corruption, result.severity)):
+        errors.setdefault(result.corruption, []).append(result.error)
+    return {name: math.fsum(values) / len(values) for name, values in errors.items()}
+
+
+def lacking(results: Sequence[Result]) -> str:
+    """Why there is no mCE, in a clause; empty where all of its 75 errors are there, each of as many images."""
+    there = {(result.corruption, result.severity) for result in results}
+    missing = [f"{name} {severity}" for name in CORRUPTIONS for severity in SEVERITIES if (name, severity) not in there]
+    if missing:
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        return f"{len(missing)} of the {len(CORRUPTIONS) * len(SEVERITIES)} are missing: {', '.join(missing[:3])}{more}"
+    counts = sorted({result.n for result in results if result.corruption in ALEXNET})
+    return f"they hold between {counts[0]:,} and {counts[-1]:,} images" if len(counts) > 1 else ""
+
+
+def mce(results: Sequence[Result]) -> float | None:
+    """The mean corruption error in percent: our error over AlexNet's, a mean over 15 corruptions; None unless whole.
+
+    Both errors are summed over the five severities.
+    """
+    if lacking(results):
+        return None
+    means = mean_errors(results)
+    return math.fsum(means[name] / alexnet for name, alexnet in ALEXNET.items()) / len(ALEXNET)
+
+
+def summary(results: Sequence[Result], official: bool) -> dict[str, Any]:
+    """All that is said of the results, as plain JSON values; ``official`` where the images are ImageNet-C's own."""
+    means = mean_errors(results)
+    return {
+        "errors": means,
+        "mean_error": math.fsum(means.values()) / len(means),
+        "mce": mce(results) if official else None,
+        "no_mce_because": (lacking(results) or None) if official else "the corruptions were made here",
+        "results": [
+            {
+                "corruption": r.corruption,
+                "severity": r.severity,
+                "n": r.n,
+                "wrong": r.wrong,
+                "top1_error": r.error,
+                "top1_error_interval95": list(r.interval95),
+            }
+            for r in results
+        ],
+        "units": "errors and mCE in percent; the mean error weighs all corruptions alike",
+    }
+
+
+def _place(corruption: str, severity: int) -> tuple[int, str, int]:
+    """The paper's order, then others by name."""
+    place = CORRUPTIONS.index(corruption) if corruption in ALEXNET else len(CORRUPTIONS)
+    return place, corruption, severity

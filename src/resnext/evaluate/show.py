@@ -1,0 +1,103 @@
+"""What ``resnext evaluate`` prints: the numbers, and under them the protocol without which they say little."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from resnext.evaluate.evaluator import Evaluation
+from resnext.evaluate.protocol import protocol_line, view_line
+from resnext.evaluate.real import RealScore
+from resnext.evaluate.robustness import SEVERITIES, Result, mean_errors, summary
+from resnext.evaluate.tables import calibrate
+from resnext.model.network import Network
+from resnext.paper.released import recognise
+
+
+def show(console: Console, evaluation: Evaluation, protocol: dict[str, Any], real: RealScore | None = None) -> None:
+    """The result as a small table, and its protocol."""
+    low, high = evaluation.interval95
+    wrong = evaluation.n - evaluation.correct1
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
+    table.add_row("images", f"{evaluation.n:,}")
+    table.add_row(
+        "top-1 error", f"{evaluation.top1_error:.2f} %  ({wrong:,} wrong; 95 % interval {low:.2f} to {high:.2f})"
+    )
+    if evaluation.top5_error is not None:
+        table.add_row("top-5 error", f"{evaluation.top5_error:.2f} %")
+    table.add_row("loss", f"{evaluation.loss:.4f}")
+    reliability = calibrate(evaluation)
+    table.add_row(
+        "calibration error", f"{100 * reliability.ece:.2f} %  (largest gap {100 * reliability.max_gap:.1f} %)"
+    )
+    if real is not None:
+        table.add_row("ReaL error", real_words(real))
+    console.print(table)
+    say(console, protocol_line(protocol, evaluation.n))
+
+
+def real_words(real: RealScore) -> str:
+    """The error under ReaL's labels with what it was counted on."""
+    without = f"{real.left_out:,} without a label left out"
+    if real.n == 0:
+        return f"none of the images has a label ({without})"
+    low, high = real.interval95
+    return f"{real.error:.2f} %  ({real.wrong:,} of {real.n:,} wrong, {without}; interval {low:.2f} to {high:.2f})"
+
+
+def show_published(
+    console: Console, model: Network, weights: str, evaluation: Evaluation, protocol: dict[str, Any]
+) -> None:
+    """What was published for these very weights, where they are known, under what was measured."""
+    entry = recognise(model.provenance, weights, model.architecture.name)
+    if entry is None:
+        return
+    certain = "" if entry.certain else "probably "
+    say(console, f"these are {certain}the weights of {entry.name}" + (f": {entry.note}" if entry.note else ""))
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    for heading in ("", "top-1 error", "top-5 error"):
+        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
+    table.add_column("on")
+    measured = f"{evaluation.n:,} images of {protocol['data']} · {view_line(protocol)}"
+    table.add_row("measured", percent(evaluation.top1_error), percent(evaluation.top5_error), measured)
+    for figure in entry.figures:
+        table.add_row("published", percent(figure.top1_error), percent(figure.top5_error), figure.protocol)
+    console.print(table)
+
+
+def show_corruptions(console: Console, results: Sequence[Result], protocol: dict[str, Any], official: bool) -> None:
+    """Errors by corruption and severity, their mean and the mCE, or why there is none."""
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    severities = [severity for severity in SEVERITIES if any(r.severity == severity for r in results)]
+    table.add_column("top-1 error, %, at severity")
+    for severity in severities:
+        table.add_column(str(severity), justify="right")
+    table.add_column("mean", justify="right")
+    errors = {(r.corruption, r.severity): r.error for r in results}
+    for name, mean in mean_errors(results).items():
+        row = [errors.get((name, severity)) for severity in severities]
+        table.add_row(name, *("" if error is None else f"{error:.2f}" for error in row), f"{mean:.2f}")
+    console.print(table)
+    say(console, verdict(results, official))
+    say(console, protocol_line(protocol, sum(r.n for r in results)))
+
+
+def verdict(results: Sequence[Result], official: bool) -> str:
+    """The mean error and the mCE in one sentence."""
+    numbers = summary(results, official)
+    count = len(numbers["errors"])
+    mean = f"mean error {numbers['mean_error']:.2f} % over {count} corruption{'s' if count > 1 else ''}"
+    if numbers["mce"] is not None:
+        return f"mCE {numbers['mce']:.2f} % (of AlexNet's errors); {mean}"
+    return f"{mean}; no mCE: {numbers['no_mce_because']}"
+
+
+def say(console: Console, text: str) -> None:
+    """A line as it is: no markup, no colours, no wrapping."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def percent(error: float | None) -> str:
+    """An error in percent, or nothing where it is unknown."""
+    return "" if error is None else f"{error:.2f} %"

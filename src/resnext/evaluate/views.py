@@ -1,0 +1,188 @@
+"""How a network looks at one picture: which parts of it, and how the answers to them become one.
+
+``center`` is one crop, ``ten-crop`` the centre and the corners of the picture and of its mirror image, ``dense`` the
+whole picture at several scales with the classifier at every place of the last map (Section 5.1: "multi-scale dense
+testing"; He et al. 2016). ``+flip`` adds the mirror image of what is seen.
+"""
+
+import math
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from resnext.data.augment import eval_transform
+from resnext.data.crops import FILTERS, Mode, center_crop, long_side_cut, resize_shorter, to_tensor
+from resnext.data.preprocessing import LARGEST_SIDE, Preprocessing
+from resnext.errors import RequestError, nearest
+
+KINDS = ("center", "ten-crop", "dense")
+COMBINATIONS = ("logits", "probabilities")
+SCALES = (224, 256, 384, 480, 640)  # shorter sides in pixels (He et al. 2016, Section 4.1)
+MOST_SCALES = 16
+LONGEST = 8  # long over short side that dense looks keep of a picture: memory stays bounded
+
+Transform = Callable[[Image.Image], Tensor]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Looks:
+    """What is seen of each picture and how it is combined. Values that make no sense raise RequestError.
+
+    ``combine`` "logits" is the mean of the raw outputs: the release's sum over the number of looks, which ranks alike
+    and leaves the loss comparable. "probabilities" is the mean of each look's softmax. All looks of one scale weigh
+    alike, and all scales do.
+    """
+
+    kind: str = "center"
+    flip: bool = False  # of ten-crop, whose looks are mirrored already, never set
+    scales: tuple[int, ...] = ()  # of dense only: the shorter sides, pixels
+    combine: str = "logits"
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise RequestError(f"no view {self.kind!r}{nearest(self.kind, KINDS)}")
+        if self.combine not in COMBINATIONS:
+            raise RequestError(f"views are not combined by {self.combine!r}{nearest(self.combine, COMBINATIONS)}")
+        if self.kind == "ten-crop" and self.flip:
+            raise RequestError("ten-crop has the mirror images already; leave +flip out")
+        if self.kind != "dense":
+            if self.scales:
+                raise RequestError(f"scales belong to the view dense, not to {self.kind}")
+            return
+        object.__setattr__(self, "scales", tuple(self.scales) or SCALES)
+        if len(self.scales) > MOST_SCALES or len(set(self.scales)) < len(self.scales):
+            raise RequestError(f"dense takes up to {MOST_SCALES} different scales, not {_listed(self.scales)}")
+        for scale in self.scales:
+            if not 1 <= scale <= LARGEST_SIDE:
+                raise RequestError(f"a scale is a shorter side of 1 to {LARGEST_SIDE} pixels, not {scale}")
+
+    @staticmethod
+    def parse(text: str, combine: str = "logits") -> "Looks":
+        """``center``, ``center+flip``, ``ten-crop``, ``dense``, ``dense:256,384+flip``: the inverse of ``str``."""
+        found = re.fullmatch(r"([^:+]*)(?::([^+]*))?(\+flip)?", text)
+        if found is None:
+            raise RequestError(f"view {text[:80]!r} cannot be read; write {', '.join(KINDS)} or such as {EXAMPLE}")
+        kind, scales, flip = found.groups()
+        if scales is not None and not re.fullmatch(r"[0-9]{1,5}(,[0-9]{1,5})*", scales):
+            raise RequestError(f"the scales {scales[:80]!r} of a view are whole numbers with commas, such as {EXAMPLE}")
+        sides = tuple(map(int, scales.split(","))) if scales else ()
+        return Looks(kind=kind, flip=flip is not None, scales=sides, combine=combine)
+
+    def __str__(self) -> str:
+        scales = f":{_listed(self.scales)}" if self.scales else ""
+        return self.kind + scales + ("+flip" if self.flip else "")
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether this is the usual view: one centre crop."""
+        return self.kind == "center" and not self.flip
+
+    @property
+    def count(self) -> int:
+        """Crops of one picture that go through the network together."""
+        return (10 if self.kind == "ten-crop" else 1) * (2 if self.flip else 1)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What a protocol says of the view."""
+        return {"view": str(self), "combine": None if self.is_plain else self.combine}
+
+    def transforms(self, preprocessing: Preprocessing) -> tuple[Transform, ...]:
+        """One transform for each pass over the images: to uint8 [C, S, S], [10, C, S, S], or [C, H, W] of each scale.
+
+        Raises RequestError where the view cannot be had with such a preprocessing.
+        """
+        p = preprocessing
+        if self.kind == "center":
+            return (eval_transform(p),)
+        if p.fit != "crop":
+            raise RequestError(f"{self.kind} needs pictures that are cropped, but these weights {p.fit} them")
+        if self.kind == "ten-crop":
+            return (TenCrop(p),)
+        if min(self.scales) < p.image_size:
+            raise RequestError(
+                f"scale {min(self.scales)} is smaller than the {p.image_size} pixels the network sees; "
+                f"dense needs scales from {p.image_size}"
+            )
+        return tuple(Whole(p.channels, scale, p.interpolation) for scale in self.scales)
+
+
+def seen_at(preprocessing: Preprocessing, image_size: int | None, resize: int | None) -> Preprocessing:
+    """The preprocessing at another size. ``image_size`` alone keeps the share of the picture that is seen.
+
+    Raises RequestError where no crop fits, or where pictures are not cropped.
+    """
+    p = preprocessing
+    if resize is not None and p.fit != "crop":
+        raise RequestError(f"--resize {resize} belongs to pictures that are cropped, but these weights {p.fit} them")
+    size = p.image_size if image_size is None else image_size
+    shorter = round(p.resize * size / p.image_size) if resize is None else resize
+    return p if (size, shorter) == (p.image_size, p.resize) else replace(p, image_size=size, resize=shorter)
+
+
+def as_stored(preprocessing: Preprocessing) -> Preprocessing:
+    """The preprocessing of pictures that were cropped before they were stored: nothing is cut off again."""
+    return replace(preprocessing, resize=preprocessing.image_size)
+
+
+CENTER = Looks()
+EXAMPLE = "dense:256,384+flip"
+
+
+@dataclass(frozen=True)
+class TenCrop:
+    """uint8 [10, C, S, S]: four corners and the centre of the resized picture, then of its mirror image.
+
+    Order and rounding are torchvision's ``ten_crop``.
+    """
+
+    preprocessing: Preprocessing
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        p = self.preprocessing
+        upright = resize_shorter(Mode(p.channels)(image), p.resize, FILTERS[p.interpolation])
+        crops = [crop for side in (upright, ImageOps.mirror(upright)) for crop in five_crops(side, p.image_size)]
+        return torch.stack([to_tensor(crop) for crop in crops])
+
+
+def five_crops(image: Image.Image, size: int) -> list[Image.Image]:
+    """Upper left, upper right, lower left, lower right and centre, size x size pixels each."""
+    width, height = image.size
+    corners = [(left, top) for top in (0, height - size) for left in (0, width - size)]
+    crops = [image.crop((left, top, left + size, top + size)) for left, top in corners]
+    return [*crops, center_crop(image, size)]
+
+
+@dataclass(frozen=True)
+class Whole:
+    """uint8 [C, H, W]: the whole picture, its shorter side ``scale`` pixels; of strips beyond LONGEST the middle."""
+
+    channels: int
+    scale: int
+    interpolation: str
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        image = long_side_cut(Mode(self.channels)(image), LONGEST)
+        return to_tensor(resize_shorter(image, self.scale, FILTERS[self.interpolation]))
+
+
+def combined(answers: Tensor, how: str) -> Tensor:
+    """Answers float64 [B, n, K] to n looks as one, [B, K]: the mean of logits, or the log of mean probabilities.
+
+    The latter are logits too, whose softmax is those probabilities. One look stays what it is. A row with a value that
+    is not finite becomes NaN, so that it cannot hide behind the others.
+    """
+    if answers.shape[1] == 1:
+        return answers[:, 0]
+    clean = torch.where(torch.isfinite(answers), answers, torch.nan)
+    if how == "logits":
+        return clean.mean(dim=1)
+    return torch.logsumexp(torch.log_softmax(clean, dim=2), dim=1) - math.log(answers.shape[1])
+
+
+def _listed(scales: tuple[int, ...]) -> str:
+    return ",".join(map(str, scales))

@@ -1,0 +1,168 @@
+"""The same pictures in every layout that the sources read."""
+
+import io
+import tarfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+from scipy.io import savemat
+
+from resnext.data.imagenet import imagenet_synsets
+from resnext.data.source import Dataset
+
+WNIDS = imagenet_synsets()[5:500:99]
+
+
+class Picture(NamedTuple):
+    split: str  # train or val
+    wnid: str
+    name: str  # as in ImageNet
+    content: bytes
+
+
+def jpeg(seed: int, size: tuple[int, int] = (40, 36)) -> bytes:
+    file = io.BytesIO()
+    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), np.uint8)
+    Image.fromarray(pixels).save(file, "JPEG")
+    return file.getvalue()
+
+
+def pictures(wnids: Iterable[str] = WNIDS, train: int = 2) -> list[Picture]:
+    """Numbered as in ImageNet: validation images in no order of classes, training images not in that of names."""
+    wnids = list(wnids)
+    contents = (jpeg(seed) for seed in range(10_000))
+    return arranged([(wnid, [next(contents) for _ in range(train + 1)]) for wnid in wnids])
+
+
+def real_pictures(tar: tarfile.TarFile) -> list[Picture]:
+    contents = [(m.name.split("/")[1], member(tar, m.name)) for m in tar.getmembers()[:36] if m.isreg()]
+    return arranged(
+        [(wnid, [a, contents[12 + i][1], contents[24 + i][1]]) for i, (wnid, a) in enumerate(contents[:12])]
+    )
+
+
+def arranged(classes: list[tuple[str, list[bytes]]]) -> list[Picture]:
+    found = []
+    for wnid, contents in classes:
+        found += [Picture("train", wnid, f"{wnid}_{100 - i}.JPEG", c) for i, c in enumerate(contents[1:])]
+    shuffled = np.random.default_rng(1).permutation(len(classes))
+    for number, i in enumerate(shuffled, 1):
+        found.append(Picture("val", classes[i][0], f"ILSVRC2012_val_{number:08d}.JPEG", classes[i][1][0]))
+    return found
+
+
+def member(tar: tarfile.TarFile, name: str) -> bytes:
+    file = tar.extractfile(name)
+    assert file is not None
+    return file.read()
+
+
+def tar_bytes(files: Mapping[str, bytes] | Iterable[tuple[str, bytes]], mode: str = "w") -> bytes:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode=mode) as tar:  # type: ignore[call-overload]
+        for name, content in files.items() if isinstance(files, Mapping) else files:
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            tar.addfile(info, io.BytesIO(content))
+    return out.getvalue()
+
+
+def put(path: Path, content: bytes) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(content)
+    return path
+
+
+def of(images: list[Picture], split: str) -> list[Picture]:
+    return [image for image in images if image.split == split]
+
+
+def as_folders(root: Path, images: list[Picture]) -> Path:
+    for image in images:
+        put(root / image.split / image.wnid / image.name, image.content)
+    return root
+
+
+def as_archives(root: Path, images: list[Picture], **devkit: object) -> Path:
+    """The three files of ImageNet as downloaded."""
+    put(root / "ILSVRC2012_img_train.tar", tar_of_tars(of(images, "train")))
+    put(root / "ILSVRC2012_img_val.tar", tar_bytes((image.name, image.content) for image in of(images, "val")))
+    put(root / "ILSVRC2012_devkit_t12.tar.gz", tar_bytes(devkit_files(images, **devkit), "w:gz"))  # type: ignore[arg-type]
+    return root
+
+
+def tar_of_tars(images: list[Picture], folder: str = "") -> bytes:
+    return tar_bytes((f"{folder}{wnid}.tar", content) for wnid, content in class_tars(images).items())
+
+
+def class_tars(images: list[Picture]) -> dict[str, bytes]:
+    wnids = dict.fromkeys(image.wnid for image in reversed(images))  # in no sorted order
+    return {wnid: tar_bytes((i.name, i.content) for i in images if i.wnid == wnid) for wnid in wnids}
+
+
+def devkit_files(
+    images: list[Picture], *, truth: list[object] | None = None, wnids: list[str] | None = None, first: int = 1
+) -> dict[str, bytes]:
+    """meta.mat and the ground truth, with ILSVRC's own numbers, which are in no order of synsets."""
+    val = sorted(of(images, "val"), key=lambda image: image.name)
+    wnids = wnids or sorted({image.wnid for image in val}, key=lambda wnid: wnid[::-1])
+    numbers = {wnid: number for number, wnid in enumerate(wnids, first)}
+    kind = [("ILSVRC2012_ID", "O"), ("WNID", "O"), ("words", "O"), ("gloss", "O"), ("num_children", "O")]
+    rows = [(float(first + i), wnid, f"word {i}", f"gloss {i}", 0.0) for i, wnid in enumerate(wnids)]
+    rows.append((float(len(wnids) + first), "n00001740", "entity", "all there is", 7.0))
+    file = io.BytesIO()
+    savemat(file, {"synsets": np.array(rows, dtype=kind).reshape(-1, 1)}, do_compression=True)
+    lines = truth if truth is not None else [numbers.get(image.wnid, 1) for image in val]
+    folder = "ILSVRC2012_devkit_t12/data"
+    return {
+        f"{folder}/meta.mat": file.getvalue(),
+        f"{folder}/ILSVRC2012_validation_ground_truth.txt": "".join(f"{line}\n" for line in lines).encode(),
+    }
+
+
+def as_shards(root: Path, images: list[Picture], per_shard: int = 4, kind: str = "cls") -> Path:
+    """train-000000.tar ... and val-000000.tar ..., in the order of classes and names."""
+    wnids = sorted({image.wnid for image in images})
+    for split in ("train", "val"):
+        ordered = sorted(of(images, split), key=lambda image: (image.wnid, image.name))
+        for start in range(0, len(ordered), per_shard):
+            files = []
+            for image in ordered[start : start + per_shard]:
+                key, label = image.name.removesuffix(".JPEG"), wnids.index(image.wnid)
+                files.append((f"{key}.{kind}", f"{label}\n".encode() if kind == "cls" else b'{"label": %d}' % label))
+                files.append((f"{key}.jpg", image.content))
+            put(root / f"{split}-{start // per_shard:06d}.tar", tar_bytes(files))
+    return root
+
+
+def as_parquet(root: Path, images: list[Picture], named: bool = True) -> Path:
+    """train-00000-of-00002.parquet ..., as the hub's files are."""
+    import datasets
+
+    wnids = sorted({image.wnid for image in images})
+    label = datasets.ClassLabel(names=wnids) if named else datasets.Value("int64")
+    root.mkdir(parents=True, exist_ok=True)
+    for split, word in (("train", "train"), ("val", "validation")):
+        ordered = sorted(of(images, split), key=lambda image: (image.wnid, image.name))
+        halves = ordered[: len(ordered) // 2], ordered[len(ordered) // 2 :]
+        for part, half in enumerate(halves):
+            rows = {
+                "image": [{"bytes": image.content, "path": image.name} for image in half],
+                "label": [wnids.index(image.wnid) for image in half],
+            }
+            features = datasets.Features({"image": datasets.Image(), "label": label})
+            table = datasets.Dataset.from_dict(rows, features=features)
+            table.to_parquet(str(root / f"{word}-{part:05d}-of-00002.parquet"))
+    return root
+
+
+def contents(dataset: Dataset) -> list[tuple[int, tuple[int, int], bytes]]:
+    """Label, size and pixels of each image."""
+    found = []
+    for index in range(len(dataset)):
+        image = dataset.image(index)
+        found.append((int(dataset.labels[index]), image.size, image.tobytes()))
+    return found

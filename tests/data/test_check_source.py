@@ -1,0 +1,114 @@
+"""``data check`` of archives, shards and Parquet: what a path is taken for, and what is found in it."""
+
+import os
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from resnext.data.check_source import check_source, source_at
+from resnext.data.findings import Report
+from resnext.errors import RequestError
+from resnext.settings import DataSettings
+from tests.data.layouts import Picture, as_archives, as_folders, as_parquet, as_shards, class_tars, of, pictures, put
+
+pytestmark = pytest.mark.usefixtures("cache")
+
+
+def test_a_path_is_taken_for_what_it_looks_like(tmp_path: Path) -> None:
+    images = pictures()
+    assert source_at(str(as_folders(tmp_path / "folders", images))) == "folder"
+    assert source_at(str(as_archives(tmp_path / "archives", images))) == "imagenet"
+    assert source_at(str(tmp_path / "archives/ILSVRC2012_img_train.tar")) == "imagenet"
+    assert source_at(str(as_shards(tmp_path / "shards", images))) == "webdataset"
+    assert source_at(f"{tmp_path}/shards/train-{{000000..000002}}.tar") == "webdataset"
+    assert source_at("memory://bucket/train-{000000..000002}.tar") == "webdataset"
+    assert source_at(str(as_parquet(tmp_path / "parquet", images))) == "parquet"
+    assert source_at(f"{tmp_path}/parquet/train*.parquet") == "parquet"
+    put(tmp_path / "flat/val/ILSVRC2012_val_00000001.JPEG", b"")
+    assert source_at(str(tmp_path / "flat")) == "imagenet"
+    for wnid, content in class_tars(images).items():
+        put(tmp_path / "22k" / f"{wnid}.tar", content)
+    assert source_at(str(tmp_path / "22k")) == "imagenet5k"
+    assert source_at(str(tmp_path / "none")) == "folder"
+
+
+def settings_of(layout: str, root: Path, images: list[Picture]) -> DataSettings:
+    if layout == "imagenet":
+        return DataSettings(source="imagenet", path=str(as_archives(root, images)))
+    if layout == "parquet":
+        return DataSettings(source="parquet", path=str(as_parquet(root, images)))
+    as_shards(root, images)
+    return DataSettings(source="webdataset", path=f"{root}/train*", val_path=f"{root}/val*")
+
+
+def found(report: Report) -> list[tuple[str, str, str]]:
+    return [(f.severity, f.problem, f.split) for f in report.findings]
+
+
+@pytest.mark.parametrize("layout", ["imagenet", "webdataset", "parquet"])
+def test_clean_data_has_no_findings_and_odd_data_has_its_own(layout: str, tmp_path: Path) -> None:
+    images = pictures()
+    report = check_source(settings_of(layout, tmp_path / "clean", images), workers=2)
+    assert report.findings == ()
+    assert {split: sum(classes.values()) for split, classes in report.counts.items()} == {"train": 10, "val": 5}
+    assert not report.failed
+
+    train, val = of(images, "train"), of(images, "val")
+    odd = [train[0]._replace(content=train[0].content[:300]), train[1]._replace(content=b"")]
+    odd += [train[2]._replace(content=b"not an image"), train[3]._replace(content=train[4].content), *train[4:]]
+    odd += [val[0]._replace(content=train[5].content), *val[1:]]
+    report = check_source(settings_of(layout, tmp_path / "odd", odd), workers=2)
+    rows = found(report)
+    assert rows[:3] == [
+        ("error", "not an image", "train"),
+        ("error", "truncated", "train"),
+        ("error", "zero size", "train"),
+    ]
+    assert rows.count(("warning", "duplicate across splits", "train")) == 1
+    assert rows.count(("warning", "duplicate across splits", "val")) == 1
+    assert (
+        rows.count(("note", "duplicate within a split", "train"))
+        + rows.count(("warning", "one image, two classes", "train"))
+        >= 2
+    )
+    assert report.failed
+    cut = next(f for f in report.findings if f.problem == "truncated")
+    assert cut.class_name == (train[0].wnid if layout != "webdataset" else "0")
+
+
+def test_a_layout_that_training_refuses_is_an_error(tmp_path: Path) -> None:
+    root = as_archives(tmp_path / "a", pictures())
+    os.truncate(root / "ILSVRC2012_img_train.tar", 3000)
+    report = check_source(DataSettings(source="imagenet", path=str(root)), workers=1)
+    assert found(report) == [("error", "layout", "train")]
+    assert "cut off" in report.findings[0].detail
+    as_archives(tmp_path / "b", [image for image in pictures() if image.split == "val" or image.wnid > "n02"])
+    report = check_source(DataSettings(source="imagenet", path=str(tmp_path / "b")), workers=1)
+    assert "classes of ImageNet's two splits differ" in report.findings[0].detail
+    with pytest.raises(RequestError, match="no training images"):
+        check_source(DataSettings(source="imagenet", path=str(tmp_path)))
+
+
+def test_official_checksums_are_compared_when_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import hashlib
+
+    root = as_archives(tmp_path, pictures())
+    settings = DataSettings(source="imagenet", path=str(root))
+    rows = found(check_source(settings, workers=1, md5=True))
+    assert rows == [("error", "not the official archive", "")] * 3
+    names = [path.name for path in root.glob("ILSVRC*")]
+    right = {name: hashlib.md5((root / name).read_bytes()).hexdigest() for name in names}
+    monkeypatch.setattr("resnext.data.check_source.MD5", right)
+    assert check_source(settings, workers=1, md5=True).findings == ()
+
+
+def test_an_image_of_another_format_than_its_name_says_is_noted(tmp_path: Path) -> None:
+    import io
+
+    file = io.BytesIO()
+    Image.new("RGB", (40, 40)).save(file, "PNG")
+    images = pictures()
+    images[0] = images[0]._replace(content=file.getvalue())
+    report = check_source(settings_of("imagenet", tmp_path, images), workers=1)
+    assert found(report) == [("warning", "wrong extension", "train")]

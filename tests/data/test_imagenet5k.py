@@ -1,0 +1,137 @@
+"""The choice of ImageNet-5K's classes, from every layout of ImageNet-22K."""
+
+import gzip
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from resnext.data import open_data, open_split
+from resnext.data.imagenet5k import LIST, choose
+from resnext.errors import RequestError
+from resnext.settings import DataSettings
+from tests.data.layouts import (
+    WNIDS,
+    Picture,
+    as_archives,
+    class_tars,
+    contents,
+    jpeg,
+    of,
+    pictures,
+    put,
+    tar_of_tars,
+)
+
+pytestmark = pytest.mark.usefixtures("cache")
+OTHERS = {"n00000005": 3, "n00000004": 4, "n99999999": 3, "n00000001": 1, "n00000007": 3}
+
+
+def everything() -> list[Picture]:
+    """Two images of each of WNIDS, and some of other synsets."""
+    others = [Picture("train", wnid, f"{wnid}_{i}.JPEG", jpeg(500 + i)) for wnid, n in OTHERS.items() for i in range(n)]
+    return of(pictures(), "train") + others
+
+
+def as_22k(layout: str, root: Path) -> Path:
+    if layout == "folders":
+        for image in everything():
+            put(root / image.wnid / image.name, image.content)
+        return root
+    if layout == "tars":
+        for wnid, content in class_tars(everything()).items():
+            put(root / f"{wnid}.tar", content)
+        return root
+    if layout == "whole":
+        return put(root / "fall11_whole.tar", tar_of_tars(everything()))
+    return put(root / "winter21_whole.tar.gz", gzip.compress(tar_of_tars(everything(), "winter21_whole/")))
+
+
+def five_k(path: Path, val: Path, **changes: object) -> DataSettings:
+    said: dict[str, object] = {"extra_classes": 3} | changes
+    return DataSettings(source="imagenet5k", path=str(path), val_path=str(val), **said)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("layout", ["folders", "tars", "whole", "winter21"])
+def test_the_classes_are_the_1k_s_and_the_largest_others(layout: str, tmp_path: Path) -> None:
+    settings = five_k(as_22k(layout, tmp_path / "22k"), as_archives(tmp_path / "1k", pictures()))
+    source = open_data(settings)
+    extra = ("n00000004", "n00000005", "n00000007")  # 4 images, then those of 3 with the earliest wnids
+    assert source.train.classes == source.val.classes == tuple(sorted({*WNIDS, *extra}))
+    assert len(source.train) == 2 * len(WNIDS) + 4 + 3 + 3
+    counts = dict(zip(source.train.classes, np.bincount(source.train.labels).tolist(), strict=True))
+    rows = [f"{wnid},{n},{'extra' if wnid in extra else '1k'}" for wnid, n in sorted(counts.items())]
+    assert source.lists[LIST].splitlines() == ["wnid,images,part", *rows]
+    wanted = [i for i in everything() if i.wnid in counts]
+    by_class = sorted(wanted, key=lambda i: (i.wnid, i.name))
+    from resnext.data.images import read_image
+
+    for index, image in enumerate(by_class):
+        assert source.train.where(index).endswith(image.name)
+        assert source.train.classes[source.train.labels[index]] == image.wnid
+    assert source.train.image(0).tobytes() == read_image(put(tmp_path / "one.jpg", by_class[0].content)).tobytes()
+
+
+def test_the_validation_set_is_the_1k_s_among_all_classes(tmp_path: Path) -> None:
+    val = as_archives(tmp_path / "1k", pictures())
+    settings = five_k(as_22k("tars", tmp_path / "22k"), val)
+    source = open_data(settings)
+    alone = open_split(DataSettings(source="imagenet", path=str(val)), "val")
+    assert [pixels for _, *pixels in contents(source.val)] == [pixels for _, *pixels in contents(alone)]
+    assert [source.val.classes[label] for label in source.val.labels] == [
+        alone.classes[label] for label in alone.labels
+    ]
+    assert contents(open_split(settings, "val")) == contents(source.val)
+    assert source.split.startswith("20 training images of 8 classes, 3 of them beside ImageNet-1K's; ImageNet-1K's 5")
+
+
+def test_the_real_images_serve_too(shared_data: Path, tmp_path: Path) -> None:
+    import tarfile
+
+    from tests.data.layouts import real_pictures
+
+    with tarfile.open(shared_data / "imagenet-sample-250.tar") as tar:
+        images = real_pictures(tar)
+    wnids = sorted({image.wnid for image in images})
+    val = [image for image in images if image.wnid in wnids[:5] and image.split == "val"]
+    val = [image._replace(name=f"ILSVRC2012_val_{n:08d}.JPEG") for n, image in enumerate(val, 1)]
+    path = put(tmp_path / "whole.tar", tar_of_tars(of(images, "train")))
+    source = open_data(five_k(path, as_archives(tmp_path / "1k", val + of(images, "train")), extra_classes=2))
+    assert source.train.classes == tuple(wnids[:7])
+    assert {source.train.image(i).mode for i in range(len(source.train))} == {"RGB"}
+
+
+COUNTS = st.dictionaries(st.integers(0, 40).map(lambda n: f"n{n:08d}"), st.integers(1, 4), min_size=3, max_size=20)
+
+
+@given(COUNTS, st.integers(1, 3), st.integers(0, 5))
+def test_the_choice_is_the_naive_one(counts: dict[str, int], required: int, extra: int) -> None:
+    wanted = sorted(counts)[:required]
+    others = [(-n, wnid) for wnid, n in counts.items() if wnid not in wanted]
+    if extra > len(others):
+        with pytest.raises(RequestError, match=f"extra_classes {extra} is more than the {len(others)} classes"):
+            choose(counts, wanted, extra)
+        return
+    rows = choose(counts, wanted, extra)
+    assert [row.wnid for row in rows] == sorted([*wanted, *(wnid for _, wnid in sorted(others)[:extra])])
+    assert all(row.images == counts[row.wnid] for row in rows)
+    assert {row.wnid for row in rows if row.part == "1k"} == set(wanted)
+
+
+def test_classes_that_22k_lacks_are_listed(tmp_path: Path) -> None:
+    root = as_22k("tars", tmp_path / "22k")
+    (root / f"{WNIDS[1]}.tar").unlink()
+    with pytest.raises(RequestError, match=rf"lacks 1 of the 5 classes of the validation set, '{WNIDS[1]}'"):
+        open_data(five_k(root, as_archives(tmp_path / "1k", pictures())))
+
+
+def test_both_paths_are_asked_for(tmp_path: Path) -> None:
+    val = as_archives(tmp_path / "1k", pictures())
+    with pytest.raises(RequestError, match=r"needs data\.path, ImageNet-22K, and data\.val_path"):
+        open_data(DataSettings(source="imagenet5k", path=str(tmp_path)))
+    with pytest.raises(RequestError, match="none does not exist; expected <wnid>/ folders"):
+        open_data(five_k(tmp_path / "none", val))
+    with pytest.raises(RequestError, match="extra_classes 9 is more than the 5"):
+        open_data(five_k(as_22k("tars", tmp_path / "22k"), val, extra_classes=9))

@@ -1,0 +1,146 @@
+"""The same images in every layout: the same pixels, labels and stream of batches, however they are read."""
+
+import multiprocessing
+import pickle
+import tarfile
+import uuid
+from dataclasses import replace
+from pathlib import Path
+
+import fsspec
+import pytest
+import torch
+
+from resnext.data import open_data
+from resnext.data.augment import train_transform
+from resnext.data.loader import TrainLoader
+from resnext.data.preprocessing import Preprocessing
+from resnext.data.source import Source
+from resnext.settings import AugmentSettings, DataSettings
+from tests.data.layouts import (
+    Picture,
+    as_archives,
+    as_folders,
+    as_parquet,
+    as_shards,
+    class_tars,
+    contents,
+    of,
+    pictures,
+    put,
+)
+
+pytestmark = pytest.mark.usefixtures("cache")
+LAYOUTS = ("folders", "archives", "class tars", "flat val", "unpacked devkit", "shards", "json shards", "parquet")
+
+
+def settings_for(layout: str, root: Path, images: list[Picture]) -> DataSettings:
+    if layout == "folders":
+        return DataSettings(source="imagenet", path=str(as_folders(root, images)))
+    if layout.endswith("shards"):
+        as_shards(root, images, kind="json" if layout == "json shards" else "cls")
+        last = (len(of(images, "train")) - 1) // 4
+        return DataSettings(
+            source="webdataset", path=f"{root}/train-{{000000..{last:06d}}}.tar", val_path=f"{root}/val-*.tar"
+        )
+    if layout == "parquet":
+        return DataSettings(source="parquet", path=str(as_parquet(root, images)))
+    as_archives(root, images)
+    if layout == "class tars":
+        (root / "ILSVRC2012_img_train.tar").unlink()
+        for wnid, content in class_tars(of(images, "train")).items():
+            put(root / "train" / f"{wnid}.tar", content)
+    if layout == "flat val":
+        (root / "ILSVRC2012_img_val.tar").unlink()
+        for image in of(images, "val"):
+            put(root / "val" / image.name, image.content)
+    if layout == "unpacked devkit":
+        with tarfile.open(root / "ILSVRC2012_devkit_t12.tar.gz") as tar:
+            tar.extractall(root, filter="data")
+        (root / "ILSVRC2012_devkit_t12.tar.gz").unlink()
+    return DataSettings(source="imagenet", path=str(root))
+
+
+def stream(source: Source, first_step: int = 0, **options: object) -> list[torch.Tensor]:
+    view = Preprocessing.of(DataSettings(image_size=32), source)
+    transform = train_transform(AugmentSettings(crop="random_resized", flip=0.5), view)
+    said = {"seed": 5, "batch_size": 4, "drop_last": True, "workers": 0} | options
+    loader = TrainLoader(source.train, transform, **said)  # type: ignore[arg-type]
+    return [t for batch in loader.batches(1, first_step) for t in (batch.images, batch.labels, batch.indices)]
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_layout_has_the_same_pixels_labels_and_order(layout: str, tmp_path: Path, images: list[Picture]) -> None:
+    source = open_data(settings_for(layout, tmp_path / "data", images))
+    theirs = open_data(DataSettings(source="folder", path=str(as_folders(tmp_path / "folders", images))))
+    assert contents(source.train) == contents(theirs.train)
+    assert contents(source.val) == contents(theirs.val)
+    numbers = "shards" in layout
+    assert source.train.classes == (
+        tuple(map(str, range(len(theirs.train.classes)))) if numbers else theirs.train.classes
+    )
+    assert (source.image_size, source.mean, source.std) == (theirs.image_size, theirs.mean, theirs.std)
+    assert not source.train.in_memory
+
+
+SPAWNED = [
+    ("spawn", "archives"),
+    *(pytest.param("spawn", other, marks=pytest.mark.slow) for other in ("shards", "parquet")),
+]
+
+
+@pytest.mark.parametrize(
+    ("start_method", "layout"),
+    [*(("fork", layout) for layout in ("archives", "class tars", "shards", "parquet")), *SPAWNED],
+)
+def test_workers_of_any_kind_and_entering_midway_change_nothing(layout: str, start_method: str, tmp_path: Path) -> None:
+    if start_method not in multiprocessing.get_all_start_methods():
+        pytest.skip(f"no {start_method} here")
+    source = open_data(settings_for(layout, tmp_path, pictures()))
+    source.train.image(0)  # a handle is open in the parent
+    whole = stream(source)
+    assert len(whole) == 3 * (len(source.train) // 4)
+    midway = stream(source, 1, workers=2, start_method=start_method)
+    assert len(midway) == len(whole) - 3
+    assert all(torch.equal(a, b) for a, b in zip(whole[3:], midway, strict=True))
+
+
+@pytest.mark.parametrize("layout", ["archives", "class tars", "shards"])
+def test_a_file_system_in_memory_serves_as_a_disk_does(layout: str, tmp_path: Path) -> None:
+    images = pictures()
+    local = settings_for(layout, tmp_path / "data", images)
+    place = f"memory://{uuid.uuid4().hex}"
+    for path in sorted((tmp_path / "data").rglob("*")):
+        if path.is_file():
+            with fsspec.open(f"{place}/{path.relative_to(tmp_path / 'data')}", "wb") as file:
+                file.write(path.read_bytes())
+    remote = replace(
+        local,
+        path=str(local.path).replace(str(tmp_path / "data"), place),
+        val_path=local.val_path and local.val_path.replace(str(tmp_path / "data"), place),
+    )
+    here, there = open_data(local), open_data(remote)
+    assert contents(there.train) == contents(here.train)
+    assert contents(there.val) == contents(here.val)
+    assert there.train.where(3) == here.train.where(3)
+    assert all(
+        torch.equal(a, b) for a, b in zip(stream(here), stream(there, workers=2, start_method="fork"), strict=True)
+    )
+    again = open_data(
+        replace(local, path=f"file://{local.path}", val_path=local.val_path and f"file://{local.val_path}")
+    )
+    assert contents(again.val) == contents(here.val)
+
+
+def test_a_second_opening_reads_no_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = settings_for("archives", tmp_path, pictures())
+    first = open_data(settings)
+    monkeypatch.setattr("resnext.data.tar_index.opened", None)
+    assert contents(open_data(settings).train) == contents(first.train)
+
+
+@pytest.mark.parametrize("layout", ["archives", "shards", "parquet"])
+def test_a_data_set_goes_to_another_process_whole(layout: str, tmp_path: Path) -> None:
+    source = open_data(settings_for(layout, tmp_path, pictures()))
+    source.val.image(0)
+    assert contents(pickle.loads(pickle.dumps(source.val))) == contents(source.val)

@@ -1,0 +1,117 @@
+"""Data of some classes before networks of other names, of more classes, or of answers that are restricted."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from resnext.data.imagenet import imagenet_classes, imagenet_synsets
+from resnext.data.source import ArrayDataset
+from resnext.errors import RequestError
+from resnext.evaluate.labels import allowed_names, indices_of, meet
+
+MORE = tuple(sorted((*imagenet_synsets(), *(f"n{90000000 + i}" for i in range(30)), *("n00000001", "n02000000"))))
+SOME = ("n01440764", "n01491361", "n15075141")
+
+
+def pictures(classes: tuple[str, ...]) -> ArrayDataset:
+    labels = np.arange(len(classes), dtype=np.int64)
+    return ArrayDataset("some", classes, 3, np.zeros((len(classes), 4, 4, 3), dtype=np.uint8), labels)
+
+
+@pytest.mark.parametrize("classes", [None, imagenet_classes(), imagenet_synsets()])
+def test_a_folder_of_some_synsets_gets_the_labels_of_the_thousand(classes: tuple[str, ...] | None) -> None:
+    answers = meet(pictures(SOME), classes, 1000)
+    assert answers.outputs is None
+    assert answers.dataset.labels.tolist() == [0, 3, 999]
+    assert answers.dataset.classes == (classes or imagenet_classes())
+    assert answers.dataset.name == "some (3 of 1,000 classes)"
+    assert answers.dataset.image(1).size == (4, 4)
+
+
+@pytest.mark.parametrize("classes", [("cat", "dog"), ("n01440764", "n99999999")])
+def test_other_folders_and_other_classifiers_are_left_alone(classes: tuple[str, ...]) -> None:
+    dataset = pictures(classes)
+    assert meet(dataset, imagenet_classes(), 1000).dataset is dataset
+    assert meet(dataset, classes, 2).dataset is dataset
+    assert meet(dataset, None, 2).dataset is dataset
+    thousand = pictures(SOME)
+    assert meet(thousand, ("a",) * 1000, 1000).dataset is thousand
+
+
+def test_a_network_of_more_synsets_is_asked_about_the_thousand_by_name() -> None:
+    whole = pictures(imagenet_synsets())
+    answers = meet(whole, MORE, len(MORE))
+    assert answers.outputs is None
+    assert answers.dataset.classes == MORE
+    assert [MORE[label] for label in answers.dataset.labels] == list(imagenet_synsets())
+    assert answers.dataset.name == f"some (1,000 of {len(MORE):,} classes)"
+
+
+def test_restricted_to_the_thousand_the_network_of_more_has_their_labels() -> None:
+    answers = meet(pictures(imagenet_synsets()), MORE, len(MORE), "imagenet1k")
+    assert answers.outputs is not None
+    assert [MORE[i] for i in answers.outputs] == list(imagenet_synsets())
+    assert answers.dataset.labels.tolist() == list(range(1000))
+    assert answers.dataset.classes == imagenet_synsets()
+    some = meet(pictures(SOME), MORE, len(MORE), "imagenet1k")
+    assert some.dataset.labels.tolist() == [0, 3, 999]
+
+
+def test_a_network_of_words_is_restricted_to_the_synsets_the_data_has() -> None:
+    answers = meet(pictures(SOME[::-1]), imagenet_classes(), 1000, "data")
+    assert answers.outputs is not None
+    assert answers.outputs.tolist() == [0, 3, 999]
+    assert answers.dataset.classes == ("tench", "tiger shark", "toilet tissue")
+    assert answers.dataset.labels.tolist() == [2, 1, 0]
+
+
+def test_numbered_folders_are_the_official_order_and_not_the_sorted_one() -> None:
+    """ImageNet-V2: sorted as text, 10 comes after 1, and nine classes in ten would get a wrong label."""
+    dataset = pictures(tuple(sorted(map(str, range(1000)))))
+    for classes, count, restrict in (
+        (imagenet_classes(), 1000, None),
+        (None, 1000, None),
+        (MORE, len(MORE), "imagenet1k"),
+    ):
+        answers = meet(dataset, classes, count, restrict)
+        assert answers.dataset.labels.tolist() == [int(name) for name in dataset.classes]
+    open_labels = meet(dataset, MORE, len(MORE)).dataset.labels
+    assert [MORE[label] for label in open_labels] == [imagenet_synsets()[int(name)] for name in dataset.classes]
+
+
+def test_digits_before_a_network_of_digits_are_digits() -> None:
+    dataset = pictures(tuple("0123456789"))
+    assert meet(dataset, tuple("0123456789"), 10).dataset is dataset
+
+
+def test_a_restriction_by_file_takes_names_one_a_line(tmp_path: Path) -> None:
+    file = tmp_path / "names.txt"
+    file.write_text("dog\n\n  cat \n")
+    answers = meet(pictures(("cat", "dog")), ("bird", "dog", "cat"), 3, str(file))
+    assert answers.outputs is not None
+    assert answers.outputs.tolist() == [1, 2]
+    assert answers.dataset.classes == ("dog", "cat")
+    assert answers.dataset.labels.tolist() == [1, 0]
+    with pytest.raises(RequestError, match="leaves out: 'bird'"):
+        meet(pictures(("bird", "cat")), ("bird", "dog", "cat"), 3, str(file))
+
+
+def test_restrictions_that_cannot_be_met_are_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match=r"no class 'birds'.*did you mean 'bird'"):
+        indices_of(("birds",), ("bird", "dog"), ("bird", "dog"))
+    with pytest.raises(RequestError, match=r"no class 'n01440764', .* and 995 more"):
+        meet(pictures(("cat", "dog")), ("cat", "dog"), 2, "imagenet1k")
+    with pytest.raises(RequestError, match="named twice"):
+        indices_of(("tench", "n01440764"), imagenet_classes(), imagenet_synsets())
+    with pytest.raises(RequestError, match="no class names"):
+        meet(pictures(("cat", "dog")), None, 2, "data")
+    one = tmp_path / "one.txt"
+    one.write_text("cat\n")
+    with pytest.raises(RequestError, match="at least two"):
+        allowed_names(str(one), ())
+    one.write_bytes(b"\xff\xfe\n")
+    with pytest.raises(RequestError, match="cannot be read"):
+        allowed_names(str(one), ())
+    with pytest.raises(RequestError, match="give imagenet1k, data or a file"):
+        allowed_names("imagenet", ())

@@ -1,0 +1,84 @@
+"""ReaL's labels: which files they belong to, what is right, and files that are something else."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from resnext.data.imagenet import imagenet_classes, imagenet_synsets
+from resnext.errors import RequestError
+from resnext.evaluate.evaluator import Evaluation
+from resnext.evaluate.metrics import wilson_interval
+from resnext.evaluate.real import IMAGES, number_of, official_numbers, read_real, score_real
+from tests.evaluate.conftest import made_up
+
+
+def judged(predicted: list[int], numbers: list[int], classes: tuple[str, ...]) -> Evaluation:
+    where = tuple(f"val/n01440764/ILSVRC2012_val_{number:08}.JPEG" for number in numbers)
+    return replace(made_up([0] * len(predicted), predicted, classes), where=where)
+
+
+def test_a_prediction_in_the_list_is_right_and_an_empty_list_is_left_out() -> None:
+    labels = [frozenset[int]()] * IMAGES
+    labels[0], labels[4], labels[49_999] = frozenset({7}), frozenset({1, 2}), frozenset({999})
+    evaluation = judged([7, 2, 3, 999, 5], [1, 5, 5, 50_000, 17], imagenet_classes())
+    score = score_real(evaluation, labels)
+    assert score.verdicts == ("right", "right", "wrong", "right", "no label")
+    assert (score.n, score.wrong, score.left_out, score.error) == (4, 1, 1, 25.0)
+    low, high = wilson_interval(1, 4)
+    assert score.interval95 == (100 * low, 100 * high)
+    assert score.to_dict()["correct1"] == 3
+
+
+def test_a_prediction_beyond_the_thousand_is_wrong_and_others_are_found_by_synset() -> None:
+    classes = ("n00000001", *imagenet_synsets())
+    labels = [frozenset({0})] * IMAGES
+    score = score_real(judged([0, 1, 2], [1, 2, 3], classes), labels)
+    assert score.verdicts == ("wrong", "right", "wrong")
+    assert official_numbers(classes)[:3].tolist() == [-1, 0, 1]
+
+
+@given(st.integers(1, IMAGES), st.sampled_from(["", "val/", "a/b c/", "n01440764\\"]))
+def test_the_number_is_read_off_the_file_name(number: int, folder: str) -> None:
+    assert number_of(f"{folder}ILSVRC2012_val_{number:08}.JPEG") == number
+    assert number_of(f"{folder}ILSVRC2012_val_{number:08}_n01440764.JPEG") == number
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("ILSVRC2012_val_00000000.JPEG", "ILSVRC2012_val_00050001.JPEG", "ILSVRC2012_val_1.JPEG"),
+        *("cat.JPEG", "ILSVRC2012_val_00000001.JPEG/x.JPEG", "xILSVRC2012_val_00000001.JPEG"),
+    ],
+)
+def test_other_files_have_no_real_labels(name: str) -> None:
+    with pytest.raises(RequestError, match="ReaL labels belong to"):
+        number_of(name)
+
+
+def test_networks_of_other_classes_have_no_real_labels() -> None:
+    with pytest.raises(RequestError, match="this network has others"):
+        score_real(judged([0], [1], ("cat", "dog")), [frozenset({0})] * IMAGES)
+
+
+def test_the_file_is_read_and_others_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "real.json"
+    path.write_text(json.dumps([[1, 2], [], *([[3]] * (IMAGES - 2))]))
+    assert read_real(path)[:3] == [{1, 2}, set(), {3}]
+    for content, part in (
+        ("[[1]]", "a list of 1;"),
+        ("{}", "no list"),
+        ("[[1]", "as JSON"),
+        ("[" * 100_000, "as JSON"),
+        (json.dumps([[1000]] * IMAGES), "entry 1 is not"),
+        (json.dumps([[True]] * IMAGES), "entry 1 is not"),
+        (json.dumps([[1]] * (IMAGES - 1) + [3]), "entry 50000 is not"),
+    ):
+        path.write_text(content)
+        with pytest.raises(RequestError, match=part):
+            read_real(path)
+    with pytest.raises(RequestError, match="no file of ReaL labels"):
+        read_real(tmp_path)

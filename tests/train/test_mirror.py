@@ -1,0 +1,165 @@
+"""A run's mirror: whole at every instant, enough to go on from on another disk, and refused where it is damaged."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pytest
+from rich.console import Console
+
+from resnext.errors import RequestError, WorkError
+from resnext.recipe import read_recipe
+from resnext.run_directory import RunDirectory, create_run
+from resnext.train import loop, mirror
+from resnext.train.loop import train
+from resnext.train.mirror import pull, push
+from resnext.train.session import Session
+from resnext.train.step import train_step
+from tests.train.test_resume import assert_same_end
+
+QUIET = Console(quiet=True)
+SHORT = {"train.epochs": 2}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> str:
+    return f"file://{tmp_path / 'store' / 'run'}"
+
+
+def cut_off(recipe: Path, folder: Path, url: str, step: int, monkeypatch: pytest.MonkeyPatch) -> RunDirectory:
+    """A run with a mirror that stops before ``step``, as if its machine had gone."""
+    run = RunDirectory(folder)
+
+    def no_further(session: Session, *arguments: Any) -> float:
+        if session.position.step == step:
+            raise WorkError("cut off")
+        return train_step(session, *arguments)
+
+    monkeypatch.setattr(loop, "train_step", no_further)
+    with pytest.raises(WorkError, match="cut off"):
+        train(read_recipe(recipe, {**SHORT, "train.mirror": url}), run, resume=None, console=QUIET)
+    monkeypatch.undo()
+    return run
+
+
+@pytest.fixture
+def object_store() -> Iterator[str]:
+    """An S3 on this machine: moto's server, and the environment that s3fs reads."""
+    pytest.importorskip("s3fs")
+    server = pytest.importorskip("moto.server").ThreadedMotoServer(port=0)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ACCESS_KEY_ID", "test")
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+        patch.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        patch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        fs = fsspec.filesystem("s3")
+        fs.mkdir("bucket")
+        yield "s3://bucket/runs/one"
+        fs.clear_instance_cache()
+    server.stop()
+
+
+def test_a_run_whose_machine_is_gone_goes_on_elsewhere_to_the_same_bytes(
+    tiny_recipe: Path, tmp_path: Path, object_store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = create_run(tmp_path / "whole")
+    train(read_recipe(tiny_recipe, SHORT), whole, console=QUIET)
+    gone = cut_off(tiny_recipe, tmp_path / "gone", object_store, 9, monkeypatch)
+    shutil.rmtree(gone.path)
+    elsewhere = RunDirectory(tmp_path / "elsewhere")
+    position = train(
+        read_recipe(tiny_recipe, {**SHORT, "train.mirror": object_store}), elsewhere, resume=None, console=QUIET
+    )
+    assert position.step == 12
+    assert_same_end(elsewhere.path, whole.path)
+    fs, root = mirror.opened(object_store)
+    there = {path.removeprefix(f"{root}/") for path in fs.find(root)}
+    last = {f"checkpoints/last/{p.name}" for p in elsewhere.checkpoint("last").iterdir()}
+    assert last <= there
+    assert not [name for name in there if name.endswith(".part") or "00000008" in name]
+
+
+def test_only_what_is_later_there_is_brought_here(
+    tiny_recipe: Path, tmp_path: Path, store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = cut_off(tiny_recipe, tmp_path / "run", store, 5, monkeypatch)
+    assert not pull(store, run), "what is here is as late"
+    other = RunDirectory(tmp_path / "other")
+    assert pull(store, other)
+    assert (other.path / "recipe.yaml").read_bytes() == (run.path / "recipe.yaml").read_bytes()
+    assert other.state("last")["position"] == run.state("last")["position"]
+    assert not pull(f"file://{tmp_path}/nothing", RunDirectory(tmp_path / "third"))
+
+
+@pytest.mark.parametrize("after", range(6))
+def test_a_push_that_breaks_off_anywhere_leaves_a_whole_mirror(
+    tiny_recipe: Path, tmp_path: Path, store: str, monkeypatch: pytest.MonkeyPatch, after: int
+) -> None:
+    run = cut_off(tiny_recipe, tmp_path / "run", store, 3, monkeypatch)
+    later = RunDirectory(tmp_path / "later")
+    shutil.copytree(run.path, later.path)
+    train(read_recipe(later.recipe, {"train.mirror": None}), later, resume=True, console=QUIET)
+    calls = iter(range(100))
+
+    def broken(*arguments: Any) -> None:
+        if next(calls) >= after:
+            raise OSError("the network is gone")
+        _send(*arguments)
+
+    _send = mirror._send
+    monkeypatch.setattr(mirror, "_send", broken)
+    with pytest.raises(WorkError, match=r"the mirror .* could not be written; the checkpoint on this disk is whole"):
+        push(later, store)
+    monkeypatch.undo()
+    back = RunDirectory(tmp_path / "back")
+    assert pull(store, back)
+    train(read_recipe(back.recipe, {"train.mirror": None}), back, resume=True, console=QUIET)
+    assert_same_end(back.path, later.path)
+
+
+def damaged(store: str, text: str) -> None:
+    path = Path(store.removeprefix("file://")) / "checkpoints" / "last" / "state.json"
+    path.write_text(text)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda s: "{", "is not the state of a resnext checkpoint"),
+        (lambda s: json.dumps(s | {"format": "other"}), "is not the state of a resnext checkpoint"),
+        (lambda s: json.dumps(s | {"files": {"model": 3}}), "does not say which files"),
+        (
+            lambda s: json.dumps(s | {"files": {"model": {"name": "../x.safetensors", "bytes": 3}}}),
+            "no usable model file",
+        ),
+        (lambda s: json.dumps(s | {"files": {"model": s["files"]["model"] | {"bytes": 3}}}), "more than the 3 bytes"),
+    ],
+)
+def test_a_damaged_mirror_is_named_and_nothing_outside_is_written(
+    tiny_recipe: Path, tmp_path: Path, store: str, monkeypatch: pytest.MonkeyPatch, change: Any, says: str
+) -> None:
+    run = cut_off(tiny_recipe, tmp_path / "run", store, 3, monkeypatch)
+    damaged(store, change(run.state("last")))
+    shutil.rmtree(run.checkpoint("best"), ignore_errors=True)
+    with pytest.raises(RequestError, match=says):
+        pull(store, RunDirectory(tmp_path / "back" / "run"))
+    assert not list(tmp_path.glob("back/*.safetensors"))
+
+
+@pytest.mark.parametrize("url", ["s4://bucket/run", "nonsense://x"])
+def test_a_url_of_no_file_system_is_refused(url: str, tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match=r"train\.mirror .* cannot be used"):
+        pull(url, RunDirectory(tmp_path / "run"))
+
+
+def test_a_mirror_out_of_reach_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    run = create_run(tmp_path / "run")
+    (run.path / "log.jsonl").write_text("")
+    with pytest.raises(WorkError, match=r"the mirror file://.* could not be written"):
+        push(run, f"file://{tmp_path / 'file'}/below")

@@ -12,6 +12,10 @@ from resnext.cli import Parser
 from resnext.errors import RequestError
 from resnext.paper import cost_command, feed_command
 from resnext.paper.cost import estimate, parse_cluster
+from resnext.paper.numbers import tables
+from resnext.paper.recipes import recipes_of
+from resnext.recipe import read_recipe
+from resnext.settings import Recipe
 
 CIFAR = Path(__file__).parents[2] / "recipes" / "paper" / "cifar10-resnext29-8x64d.yaml"
 
@@ -35,9 +39,9 @@ def test_cost_prints_a_line_for_each_run_and_says_how_sure_it_is(capsys: pytest.
 
 
 def test_a_table_is_its_rows_recipes() -> None:
-    def rows_of(table: str) -> list[tuple[str, Path]]:
+    def rows_of(table: str) -> list[tuple[str, Recipe]]:
         assert table == "table7"
-        return [("8x64d", CIFAR), ("again", CIFAR)]
+        return [("8x64d", read_recipe(CIFAR)), ("again", read_recipe(CIFAR))]
 
     runs = cost_command.requested(parsed(cost_command, "table7"), rows_of)
     assert [one.name for one in runs] == ["8x64d", "again"]
@@ -46,19 +50,26 @@ def test_a_table_is_its_rows_recipes() -> None:
     assert (runs[0].image_size, runs[0].precision) == (32, "fp32")
 
 
+@pytest.mark.parametrize("table", [name for name in tables() if recipes_of(name)])
+def test_every_row_of_the_paper_has_a_cost(table: str) -> None:
+    runs = cost_command.requested(parsed(cost_command, table), recipes_of)
+    assert [one.name for one in runs] == [name for name, _ in recipes_of(table)]
+    assert all(cost_command.estimate_run(one, parse_cluster("8xA100"), None, 0.0).gpu_hours > 0 for one in runs)
+
+
 def test_a_run_of_steps_is_counted_in_steps(tmp_path: Path) -> None:
     path = tmp_path / "steps.yaml"
     path.write_text(
         "model: {name: resnext50_32x4d}\ndata: {source: imagenet5k, path: x}\ntrain: {steps: 500, batch_size: 64}\n"
         "augment: {size: 176}\n"
     )
-    (one,) = cost_command.requested(parsed(cost_command, "--recipe", str(path)), cost_command.paper_rows)
+    (one,) = cost_command.requested(parsed(cost_command, "--recipe", str(path)), recipes_of)
     assert (one.images, one.image_size, one.architecture.num_classes) == (500 * 64, 176, 5000)
 
 
 def test_a_network_is_trained_as_the_paper_trains_it() -> None:
     words = ("--network", "resnext101_64x4d", "--machine", "8xA100")
-    (one,) = cost_command.requested(parsed(cost_command, *words), cost_command.paper_rows)
+    (one,) = cost_command.requested(parsed(cost_command, *words), recipes_of)
     assert (one.images, one.batch_size) == (128_116_700, 256)
     found = cost_command.estimate_run(one, parse_cluster("8xA100"), None, 0.0)
     assert found == estimate("resnext101_64x4d", 224, 128_116_700, parse_cluster("8xA100"))
@@ -87,9 +98,7 @@ def test_a_recipe_for_a_folder_needs_the_number_of_images(tmp_path: Path) -> Non
     path.write_text("model: {name: resnet50}\ndata: {source: folder, path: x}\n")
     with pytest.raises(RequestError, match="give --images"):
         cost_command.run(parsed(cost_command, "--recipe", str(path)))
-    (one,) = cost_command.requested(
-        parsed(cost_command, "--recipe", str(path), "--images", "900"), cost_command.paper_rows
-    )
+    (one,) = cost_command.requested(parsed(cost_command, "--recipe", str(path), "--images", "900"), recipes_of)
     assert one.images == 100 * 900
 
 

@@ -2,7 +2,6 @@
 
 import argparse
 from collections.abc import Callable, Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -39,7 +38,7 @@ class Run(NamedTuple):
     precision: str | None  # None: the fastest the machine has
 
 
-RowsOf = Callable[[str], Sequence[tuple[str, Path]]]
+RowsOf = Callable[[str], Sequence[tuple[str, Recipe]]]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -74,14 +73,15 @@ def add_machine(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def run(args: argparse.Namespace, rows_of: RowsOf | None = None) -> int:
+def run(args: argparse.Namespace) -> int:
     """Prints one line a run. Raises RequestError."""
     from rich.console import Console
 
     from resnext.paper.cost import parse_cluster
+    from resnext.paper.recipes import recipes_of
 
     check_numbers(args)
-    runs = requested(args, rows_of or paper_rows)
+    runs = requested(args, recipes_of)
     cluster = parse_cluster(args.machine)
     estimates = [(one, estimate_run(one, cluster, args.cores, seconds_an_image(args))) for one in runs]
     console = Console()
@@ -95,8 +95,8 @@ def requested(args: argparse.Namespace, rows_of: RowsOf) -> Sequence[Run]:
     """The runs asked for, in the order of the arguments. Raises RequestError when there are none."""
     from resnext.recipe import read_recipe
 
-    files = [*(rows_of(args.table) if args.table else ()), *((path.stem, path) for path in args.recipe)]
-    runs = [of_recipe(name, read_recipe(path), args) for name, path in files]
+    recipes = [*(rows_of(args.table) if args.table else ()), *((path.stem, read_recipe(path)) for path in args.recipe)]
+    runs = [of_recipe(name, recipe, args) for name, recipe in recipes]
     runs += [of_network(name, args) for name in args.network]
     if not runs:
         raise RequestError("say what to estimate: a table such as table3, --recipe FILE or --network NAME")
@@ -155,12 +155,6 @@ def seconds_an_image(args: argparse.Namespace) -> float:
     from resnext.paper.feed import measured_images
 
     return measured_images().mean_seconds if args.decode_ms is None else args.decode_ms / 1000
-
-
-def paper_rows(table: str) -> Sequence[tuple[str, Path]]:
-    """The rows of a table or figure with their recipes. Raises RequestError for a name the paper does not have."""
-    rows: Sequence[tuple[str, Path]] = import_module("resnext.paper.numbers").recipes_of(table)
-    return rows
 
 
 def _table(estimates: Sequence[tuple[Run, "Estimate"]]) -> "Table":

@@ -3,11 +3,14 @@
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "2")
+
+import torch
 
 TINY = """
 model: {name: resnext11_2x4d, base_channels: 4}
@@ -34,6 +37,15 @@ def shared_data() -> Path:
     if not path.is_dir():
         pytest.skip("the team's shared data is not beside this checkout")
     return path
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """For networks so small that threads only wait for each other."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def run_resnext(*arguments: object, script: Path | None = None, **options: object) -> subprocess.CompletedProcess[str]:

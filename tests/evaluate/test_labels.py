@@ -58,6 +58,17 @@ def test_restricted_to_the_thousand_the_network_of_more_has_their_labels() -> No
     assert some.dataset.labels.tolist() == [0, 3, 999]
 
 
+def test_classes_without_images_do_not_stand_in_the_way_of_a_restriction() -> None:
+    """The held-out images of ImageNet-5K have its 5,000 classes, and images of 1,000."""
+    labels = np.array([MORE.index(synset) for synset in SOME])
+    data = ArrayDataset("5K val", MORE, 3, np.zeros((3, 4, 4, 3), dtype=np.uint8), labels)
+    answers = meet(data, MORE, len(MORE), "imagenet1k")
+    assert answers.dataset.labels.tolist() == [0, 3, 999]
+    assert answers.dataset.name == "5K val"
+    assert meet(data, MORE, len(MORE)).dataset is data
+    assert meet(data, MORE, len(MORE), "data").dataset.classes == SOME
+
+
 def test_a_network_of_words_is_restricted_to_the_synsets_the_data_has() -> None:
     answers = meet(pictures(SOME[::-1]), imagenet_classes(), 1000, "data")
     assert answers.outputs is not None

@@ -1,6 +1,6 @@
 """Looks and ensembles through real small networks, against loops over single crops, windows and networks."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -22,13 +22,7 @@ from tests.evaluate.test_views import picture
 BICUBIC = F.InterpolationMode.BICUBIC
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """These networks are too small to be worth more."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def preprocessing(image_size: int = 16, resize: int = 21) -> Preprocessing:

@@ -41,7 +41,7 @@ def test_a_prediction_beyond_the_thousand_is_wrong_and_others_are_found_by_synse
     assert official_numbers(classes)[:3].tolist() == [-1, 0, 1]
 
 
-@given(st.integers(1, IMAGES), st.sampled_from(["", "val/", "a/b c/", "n01440764\\"]))
+@given(st.integers(1, IMAGES), st.sampled_from(["", "val/", "a/b c/", "n01440764\\", "ILSVRC2012_img_val.tar:"]))
 def test_the_number_is_read_off_the_file_name(number: int, folder: str) -> None:
     assert number_of(f"{folder}ILSVRC2012_val_{number:08}.JPEG") == number
     assert number_of(f"{folder}ILSVRC2012_val_{number:08}_n01440764.JPEG") == number

@@ -182,20 +182,21 @@ def run_corruptions(args: argparse.Namespace, networks: "Networks", machine: Mac
 
     console, official = screen(), args.corruptions is not None
     suite = of_folder(args, networks) if official else made_here(args, networks)
-    networks = networks.stored()
+    stored = networks.stored()
     out = choose_directory(args, networks, suite.name)
     if out is not None:
         check_directory(out)
     results: list[Result] = []
     for (corruption, severity), opened in suite.datasets.items():
         dataset = opened()
-        answers = networks.meet(dataset, args.restrict)
-        evaluation = judge_all(args, networks, answers, machine)
+        answers = stored.meet(dataset, args.restrict)
+        evaluation = judge_all(args, stored, answers, machine)
         results.append(Result(corruption, severity, evaluation.n, evaluation.n - evaluation.correct1))
     if not machine.world.leads:
         return 0
-    about = describe(args, networks, answers, suite.split, str(machine.world.device), machine.precision)
-    about |= {"data": suite.name + answers.dataset.name.removeprefix(dataset.name), "corruption": suite.about}
+    seen = stored if official else networks  # images corrupted here were cropped by our own view
+    about = describe(args, seen, answers, suite.split, str(machine.world.device), machine.precision)
+    about |= {"data": suite.name + answers.dataset.name.removeprefix(dataset.name), "corruption": suite.made}
     show_corruptions(console, results, about, official)
     if out is None:
         say(console, "Give --out DIR to keep the table and the picture.")

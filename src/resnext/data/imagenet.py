@@ -71,7 +71,7 @@ class Relabelled:
 
     @property
     def name(self) -> str:
-        present = len(self.dataset.classes)
+        present = int(np.count_nonzero(self.places >= 0))
         return self.dataset.name + (
             f" ({present:,} of {len(self.classes):,} classes)" if present < len(self.classes) else ""
         )

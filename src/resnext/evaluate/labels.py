@@ -42,7 +42,7 @@ def meet(dataset: Dataset, classes: Sequence[str] | None, count: int, restrict: 
     if restrict is not None:
         if names is None:
             raise RequestError("the weights have no class names, so they cannot be restricted to some of them")
-        outputs = indices_of(allowed_names(restrict, found), names, synsets or names)
+        outputs = indices_of(allowed_names(restrict, present(dataset, found)), names, synsets or names)
     if names is None:
         return Answers(dataset)
     kept = range(len(names)) if outputs is None else outputs
@@ -54,13 +54,19 @@ def meet(dataset: Dataset, classes: Sequence[str] | None, count: int, restrict: 
     if dataset.classes == answers:
         return Answers(dataset, outputs)
     places = {key: place for place, key in enumerate(keys)}
-    unasked = [name for name in found if name not in places]
+    unasked = [name for name in present(dataset, found) if name not in places]
     if unasked:
         raise RequestError(
             f"{dataset.name} has classes that --restrict {restrict} leaves out: {listing(unasked)}; "
             "an image of these could not be answered"
         )
-    return Answers(Relabelled(dataset, answers, np.array([places[name] for name in found], dtype=np.int64)), outputs)
+    labels = np.array([places.get(name, -1) for name in found], dtype=np.int64)  # -1: no image has it
+    return Answers(Relabelled(dataset, answers, labels), outputs)
+
+
+def present(dataset: Dataset, names: Sequence[str]) -> list[str]:
+    """Those of the ``names`` of the data's classes that have images: ImageNet-5K is judged on 1,000 of its 5,000."""
+    return [names[label] for label in np.unique(dataset.labels)]
 
 
 def indices_of(allowed: Sequence[str], names: Sequence[str], synsets: Sequence[str]) -> np.ndarray:
@@ -77,7 +83,7 @@ def indices_of(allowed: Sequence[str], names: Sequence[str], synsets: Sequence[s
 
 
 def allowed_names(restrict: str, found: Sequence[str]) -> Sequence[str]:
-    """The names that ``restrict`` means; ``found`` are the data's. Raises RequestError for a file without any."""
+    """The names that ``restrict`` means; ``found`` are the data's own. Raises RequestError for a file without any."""
     if restrict == IMAGENET1K:
         return imagenet_synsets()
     if restrict == DATA:

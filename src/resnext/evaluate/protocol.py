@@ -22,6 +22,7 @@ def protocol(
     step: int | None = None,
     command: str | None = None,
     looks: Looks = CENTER,
+    corruption: str | None = None,
     restricted_to: str | None = None,
     ensemble: Sequence[Mapping[str, Any]] = (),
     ensemble_combine: str | None = None,
@@ -29,14 +30,16 @@ def protocol(
     """The protocol as plain values for JSON.
 
     ``data`` names the data set, ``split`` says in a sentence how the images were held out, ``checkpoint`` and
-    ``step`` say which weights of a run were judged. ``looks`` is the view, ``restricted_to`` says in a few words which
-    outputs were answers when not all were. Of several networks, ``ensemble`` has what ``member`` says of each.
+    ``step`` say which weights of a run were judged. ``looks`` is the view, ``corruption`` says how the images were
+    corrupted, if here, and ``restricted_to`` which outputs were answers, if not all. Of several networks, ``ensemble``
+    has what ``member`` says of each.
     """
     return {
         "data": data,
         "split": split,
         **looks.to_dict(),
         **_input(preprocessing),
+        "corruption": corruption,
         "restricted_to": restricted_to,
         "precision": precision,
         "device": str(device),
@@ -58,6 +61,8 @@ def member(preprocessing: Preprocessing, weights: str, checkpoint: str | None, s
 def protocol_line(protocol: dict[str, Any], n: int) -> str:
     """The protocol in one line, as it stands under every result."""
     parts = [f"{n:,} images of {protocol.get('data')}", _views(protocol)]
+    if protocol.get("corruption"):
+        parts.append(str(protocol["corruption"]))
     if protocol.get("restricted_to"):
         parts.append(f"answers restricted to {protocol['restricted_to']}")
     parts += [str(protocol.get("precision")), f"split: {protocol.get('split')}"]

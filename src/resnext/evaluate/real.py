@@ -21,7 +21,7 @@ from resnext.evaluate.metrics import percent, wilson_interval
 
 IMAGES = 50_000
 LARGEST = 64 << 20  # bytes
-FILE_NAME = re.compile(r"(?:.*[/\\])?ILSVRC2012_val_([0-9]{8})(?:[._][^/\\]*)?", re.DOTALL)
+FILE_NAME = re.compile(r"(?:.*[^0-9A-Za-z_])?ILSVRC2012_val_([0-9]{8})(?:[._][^/\\]*)?", re.DOTALL)
 RIGHT, WRONG, NONE = "right", "wrong", "no label"
 
 Labels = list[frozenset[int]]

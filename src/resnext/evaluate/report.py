@@ -94,6 +94,9 @@ def _metrics(path: Path) -> dict[str, Any] | None:
     optional = {
         key: values.get(key) if _is_number(values.get(key)) else None for key in ("top5_error", "mean_class_error")
     }
+    real = values.get("real")
+    error = real.get("top1_error") if isinstance(real, dict) else None
+    optional["real_error"] = error if _is_number(error) else None
     return values | optional if whole else None
 
 

@@ -10,10 +10,11 @@ from resnext.environment import environment
 from resnext.errors import RequestError
 from resnext.evaluate.robustness import SEVERITIES, Result, mean_errors, summary
 from resnext.evaluate.show import verdict
-from resnext.evaluate.style import INK, MUTED, RED, look, new_figure, plain, save, title
+from resnext.evaluate.style import INK, RED, look, new_figure, plain, save, title
 from resnext.evaluate.tables import is_ours, write_csv, write_json
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 FORMAT = "resnext-corruptions"
@@ -49,30 +50,33 @@ def picture(results: Sequence[Result], under: str, data: str) -> "Figure":
     errors = {(r.corruption, r.severity): r.error for r in results}
     shades = np.array([[errors.get((name, s), np.nan) for s in severities] for name in means])
     names = [plain(name.replace("_", " "), 24) for name in means]
-    left, cell, high = 1.75, 0.62, 0.3
-    width, height = max(left + cell * (len(severities) + 1) + 0.35, 5.0), 1.15 + high * len(names) + 0.2
+    left, cell, high, columns = 1.75, 0.62, 0.3, len(severities)
+    width, height = max(left + cell * (columns + 1) + 0.2, 6.4), 1.05 + high * len(names) + 0.15
     with look():
         figure = new_figure(width, height)
-        title(figure, f"Error under corruption, {plain(data, 40)}", plain(under, int(width * 15)))
-        box = (left / width, 0.2 / height, cell * len(severities) / width, high * len(names) / height)
+        lines = "\n".join(plain(line, int(width * 14.5)) for line in (data, under))
+        title(figure, "Error under corruption, %", lines)
+        box = (left / width, 0.15 / height, cell * (columns + 1) / width, high * len(names) / height)
         axes = figure.add_axes(box)
         axes.imshow(shades, cmap=_ramp(), vmin=0, vmax=100, aspect="auto")
+        axes.set_xlim(-0.5, columns + 0.5)  # one more column, of means
         axes.set_yticks(range(len(names)), names, color=INK)
-        axes.set_xticks(
-            range(len(severities)), [f"severity {s}" if i == 0 else str(s) for i, s in enumerate(severities)]
-        )
+        heads = [f"severity {s}" if i == 0 else str(s) for i, s in enumerate(severities)]
+        axes.set_xticks(range(columns + 1), [*heads, "mean"])
         axes.xaxis.tick_top()
         axes.tick_params(length=0)
         for spine in axes.spines.values():
             spine.set_visible(False)
         for (row, column), error in np.ndenumerate(shades):
             if np.isfinite(error):
-                colour = "white" if error > 65 else INK
-                axes.text(column, row, f"{error:.1f}", ha="center", va="center", fontsize=8.5, color=colour)
+                _write(axes, column, row, error, color="white" if error > 65 else INK)
         for row, mean in enumerate(means.values()):
-            axes.text(len(severities) - 0.1, row, f"{mean:.1f}", va="center", ha="center", fontweight="bold")
-        axes.text(len(severities) - 0.1, -0.72, "mean", va="bottom", ha="center", color=MUTED)
+            _write(axes, columns, row, mean, fontweight="bold")
     return figure
+
+
+def _write(axes: "Axes", column: int, row: int, error: float, **how: Any) -> None:
+    axes.text(column, row, f"{error:.1f}", ha="center", va="center", fontsize=8.5, **how)
 
 
 def _ramp() -> Any:

@@ -23,7 +23,7 @@ class Suite:
 
     name: str
     split: str
-    about: str  # for the protocol: how the corruptions came about
+    made: str | None  # for the protocol: how the corruptions came about, where not as downloaded
     datasets: Mapping[tuple[str, int], Callable[[], Dataset]]  # opened one by one: ImageNet-C has 3,750,000 files
 
 
@@ -39,7 +39,7 @@ def of_folder(args: argparse.Namespace, networks: Networks) -> Suite:
 
     folders = find_corruptions(root)
     datasets = {key: partial(opened, *key, folder) for key, folder in folders.items()}
-    return Suite(name, f"every image of {name}", "as stored", datasets)
+    return Suite(name, f"every image of {name}", None, datasets)
 
 
 def made_here(args: argparse.Namespace, networks: Networks) -> Suite:
@@ -61,6 +61,6 @@ def made_here(args: argparse.Namespace, networks: Networks) -> Suite:
     return Suite(
         f"{judged.dataset.name}, {about}",
         judged.split,
-        f"made by imagecorruptions after the crop, seed 0: {about}",
+        "corrupted after the crop by imagecorruptions, seed 0",
         {key: partial(Corrupted, judged.dataset, p, *key) for key in keys},
     )

@@ -1,5 +1,7 @@
 """``data check`` of archives, shards and Parquet: what a path is taken for, and what is found in it."""
 
+import hashlib
+import io
 import os
 from pathlib import Path
 
@@ -91,8 +93,6 @@ def test_a_layout_that_training_refuses_is_an_error(tmp_path: Path) -> None:
 
 
 def test_official_checksums_are_compared_when_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import hashlib
-
     root = as_archives(tmp_path, pictures())
     settings = DataSettings(source="imagenet", path=str(root))
     rows = found(check_source(settings, workers=1, md5=True))
@@ -104,8 +104,6 @@ def test_official_checksums_are_compared_when_asked(tmp_path: Path, monkeypatch:
 
 
 def test_an_image_of_another_format_than_its_name_says_is_noted(tmp_path: Path) -> None:
-    import io
-
     file = io.BytesIO()
     Image.new("RGB", (40, 40)).save(file, "PNG")
     images = pictures()

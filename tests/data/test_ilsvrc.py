@@ -1,20 +1,21 @@
 """ImageNet-1K's layouts: what is read from where, and everything that can be wrong with them."""
 
-import io
 import os
-import struct
 import tarfile
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy.io import savemat
+import torch
+from PIL import Image
 from torchvision.datasets.imagenet import parse_devkit_archive
 
-from resnext.data import open_data, open_split
+from resnext.data import BadImage, open_data, open_split
+from resnext.data.augment import eval_transform
 from resnext.data.imagenet import imagenet_synsets
-from resnext.data.images import read_image
+from resnext.data.loader import TrainLoader
+from resnext.data.preprocessing import Preprocessing
 from resnext.errors import RequestError, WorkError
 from resnext.settings import DataSettings
 from tests.data.layouts import (
@@ -54,8 +55,6 @@ def test_the_devkit_is_read_as_torchvision_reads_it(root: Path, monkeypatch: pyt
     monkeypatch.setattr("torchvision.datasets.imagenet._verify_archive", lambda *rest: None)
     monkeypatch.setattr("torchvision.datasets.imagenet.ARCHIVE_META", {"devkit": (DEVKIT, "")})
     parse_devkit_archive(str(root))
-    import torch
-
     theirs = torch.load(root / "meta.bin", weights_only=True)[1]
     (root / "meta.bin").unlink()
     val = open_split(imagenet(root), "val")
@@ -104,29 +103,12 @@ def test_settings_of_reading_reach_the_archives(tmp_path: Path) -> None:
     root = as_archives(tmp_path, images)
     grey = open_data(imagenet(root, channels=1))
     assert (grey.train.image(0).mode, grey.mean) == ("L", (0.459,))
-    picture = (
-        read_image(tmp_path / "x.png") if (tmp_path / "x.png").exists() else open_data(imagenet(root)).val.image(0)
-    )
-    assert picture.mode == "RGB"
+    assert open_data(imagenet(root)).val.image(0).mode == "RGB"
     assert open_data(imagenet(root, limit_train=3)).train.labels.shape == (3,)
     refused(root, "channels 2", channels=2)
 
 
 # ---- what can be wrong
-
-
-def bomb() -> bytes:
-    """A MATLAB file of some kilobytes that holds 64 MB."""
-    file = io.BytesIO()
-    savemat(file, {"synsets": np.zeros(1 << 23)}, do_compression=True)
-    return file.getvalue()
-
-
-def giant() -> bytes:
-    """A MATLAB file that speaks of 2^31 - 1 synsets and holds one."""
-    file = io.BytesIO()
-    savemat(file, {"synsets": np.zeros((77, 1))})
-    return file.getvalue().replace(struct.pack("<I", 77), struct.pack("<I", 2**31 - 1), 1)
 
 
 def test_a_place_that_is_none_is_told_the_layout(tmp_path: Path) -> None:
@@ -212,7 +194,7 @@ def test_a_devkit_that_cannot_be_right_is_refused(devkit: dict[str, object], mes
 
 
 @pytest.mark.parametrize(
-    "meta", [b"", b"hello" * 1000, b"MATLAB 5.0 MAT-file".ljust(128) + bytes(4000), bytes(17 << 20), bomb(), giant()]
+    "meta", [b"", b"hello" * 1000, b"MATLAB 5.0 MAT-file".ljust(128) + bytes(4000), bytes(17 << 20)]
 )
 def test_a_broken_or_giant_meta_mat_is_refused(meta: bytes, root: Path) -> None:
     files = devkit_files(pictures())
@@ -232,10 +214,6 @@ def test_a_missing_or_repeated_number_is_named(root: Path) -> None:
 
 
 def test_an_archive_cut_off_in_training_stops_it_whatever_bad_images_do(root: Path) -> None:
-    from resnext.data.augment import eval_transform
-    from resnext.data.loader import TrainLoader
-    from resnext.data.preprocessing import Preprocessing
-
     source = open_data(imagenet(root))
     view = eval_transform(Preprocessing.of(DataSettings(image_size=32), source))
     whole = (root / TRAIN).stat().st_size
@@ -250,25 +228,16 @@ def test_an_archive_cut_off_in_training_stops_it_whatever_bad_images_do(root: Pa
 
 
 def test_an_undecodable_image_is_a_bad_image_that_may_be_skipped(root: Path) -> None:
-    from resnext.data import BadImage
-
     images = pictures()
     broken = [i._replace(content=i.content[:200]) if i == images[0] else i for i in images]
     as_archives(root, broken)
     train = open_data(imagenet(root)).train
-    at = next(
-        i
-        for i in range(len(train))
-        if train.where(i).endswith(f"{images[0].wnid}/{images[0].name}")
-        or train.where(i).endswith(f"{images[0].wnid}.tar/{images[0].name}")
-    )
+    at = [train.where(i).rpartition("/")[2] for i in range(len(train))].index(images[0].name)
     with pytest.raises(BadImage, match=rf"{TRAIN}:{images[0].wnid}\.tar/{images[0].name}"):
         train.image(at)
 
 
 def test_exif_is_the_setting_s_in_every_layout(root: Path) -> None:
-    from PIL import Image
-
     turned = Image.fromarray(np.zeros((4, 9, 3), np.uint8))
     exif = turned.getexif()
     exif[0x0112] = 6

@@ -1,6 +1,7 @@
 """The choice of ImageNet-5K's classes, from every layout of ImageNet-22K."""
 
 import gzip
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from resnext.data import open_data, open_split
 from resnext.data.imagenet5k import LIST, choose
+from resnext.data.images import read_image
 from resnext.errors import RequestError
 from resnext.settings import DataSettings
 from tests.data.layouts import (
@@ -22,6 +24,7 @@ from tests.data.layouts import (
     of,
     pictures,
     put,
+    real_pictures,
     tar_of_tars,
 )
 
@@ -66,8 +69,6 @@ def test_the_classes_are_the_1k_s_and_the_largest_others(layout: str, tmp_path: 
     assert source.lists[LIST].splitlines() == ["wnid,images,part", *rows]
     wanted = [i for i in everything() if i.wnid in counts]
     by_class = sorted(wanted, key=lambda i: (i.wnid, i.name))
-    from resnext.data.images import read_image
-
     for index, image in enumerate(by_class):
         assert source.train.where(index).endswith(image.name)
         assert source.train.classes[source.train.labels[index]] == image.wnid
@@ -88,10 +89,6 @@ def test_the_validation_set_is_the_1k_s_among_all_classes(tmp_path: Path) -> Non
 
 
 def test_the_real_images_serve_too(shared_data: Path, tmp_path: Path) -> None:
-    import tarfile
-
-    from tests.data.layouts import real_pictures
-
     with tarfile.open(shared_data / "imagenet-sample-250.tar") as tar:
         images = real_pictures(tar)
     wnids = sorted({image.wnid for image in images})

@@ -1,6 +1,8 @@
 """WebDataset shards: samples, keys, labels and classes, and what no shard may have."""
 
 import os
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -30,8 +32,6 @@ def shards(root: Path, train: list[list[tuple[str, bytes]]], val: list[tuple[str
 
 
 def refused(message: str, root: Path, *train: list[tuple[str, bytes]], **changes: str) -> None:
-    from dataclasses import replace
-
     with pytest.raises(RequestError, match=message):
         open_data(replace(shards(root, list(train)), **changes))  # type: ignore[arg-type]
 
@@ -59,16 +59,12 @@ NAME = st.text("ab./_", min_size=1, max_size=12)
 @given(NAME)
 def test_keys_are_split_as_webdataset_splits_them(name: str) -> None:
     """Its rule as a pattern (webdataset.tariterators.base_plus_ext), for every name that the pattern takes."""
-    import re
-
     match = re.match(r"^((?:.*/|)[^.]+)[.]([^/]*)$", name)
     if match:
         assert key_of(name.encode()) == (match[1].encode(), match[2].encode())
 
 
 def test_classes_come_from_a_file_or_are_imagenet_s(tmp_path: Path) -> None:
-    from dataclasses import replace
-
     settings = shards(tmp_path, [TWO])
     names = put(tmp_path / "names.txt", b"cat\n dog \n\nemu\n")
     assert open_data(replace(settings, classes=str(names))).val.classes == ("cat", "dog", "emu")
@@ -125,8 +121,6 @@ def test_one_class_is_none(tmp_path: Path) -> None:
 
 
 def test_shards_that_are_missing_cut_or_misspelled_are_named(tmp_path: Path) -> None:
-    from dataclasses import replace
-
     settings = shards(tmp_path, [TWO])
     with pytest.raises(RequestError, match=r"missing: .*train-1\.tar.*train-2\.tar"):
         open_data(replace(settings, path=f"{tmp_path}/train-{{0..2}}.tar"))

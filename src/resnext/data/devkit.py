@@ -1,23 +1,18 @@
 """ImageNet's development kit: which synset each image of the validation archive shows. Read where it lies."""
 
-import io
-import math
 import re
-import struct
 import tarfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import IO
 
+from resnext.data.matlab import read_structs
 from resnext.data.storage import exists, is_folder, joined, opened
 from resnext.errors import RequestError
 
 DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
 META, TRUTH = "data/meta.mat", "data/ILSVRC2012_validation_ground_truth.txt"
-LARGEST = 1 << 24  # bytes of one of its files, and of what is compressed in meta.mat
-MOST_SYNSETS = 100_000
-COMPRESSED = 15  # the type of a compressed part in MATLAB 5
+LARGEST = 1 << 24  # bytes of one of its files
 MOST_MEMBERS = 1000
 WNID = re.compile(r"n[0-9]{8}")
 
@@ -86,45 +81,18 @@ def _bounded(file: IO[bytes], name: str) -> bytes:
 
 def _synsets(meta: bytes, place: str) -> dict[int, str]:
     """ILSVRC2012's own number of each class -> its synset; classes are the entries without children."""
-    with _readable(place):
-        from scipy.io import loadmat, whosmat
-
-        _check_inflated(meta)
-        shapes = {name: shape for name, shape, _ in whosmat(io.BytesIO(meta))}
-        if math.prod(shapes.get("synsets", (0,))) not in range(1, MOST_SYNSETS):
-            raise ValueError(f"it holds {shapes}")
-        found: dict[int, str] = {}
-        for entry in loadmat(io.BytesIO(meta), squeeze_me=True, variable_names=["synsets"])["synsets"].ravel():
-            if int(entry["num_children"]) == 0:
-                number, wnid = int(entry["ILSVRC2012_ID"]), str(entry["WNID"])
-                if not WNID.fullmatch(wnid) or number in found or wnid in found.values():
-                    raise RequestError(f"{place}: {META} has class {number}, synset {wnid[:40]!r}, twice or misspelled")
-                found[number] = wnid
+    try:
+        rows = read_structs(meta, "synsets", ("ILSVRC2012_ID", "WNID", "num_children"))
+    except ValueError as error:
+        raise RequestError(f"{place}: {META} cannot be read as MATLAB's: {error}") from error
+    found: dict[int, str] = {}
+    for number, wnid, children in rows:
+        if children != 0:
+            continue
+        id_, word = int(number) if isinstance(number, float) and number.is_integer() else 0, str(wnid)
+        if not WNID.fullmatch(word) or id_ in found or word in found.values():
+            raise RequestError(f"{place}: {META} has class {number}, synset {word[:40]!r}, twice or misspelled")
+        found[id_] = word
     if not found or sorted(found) != list(range(1, len(found) + 1)):
         raise RequestError(f"{place}: the {len(found)} classes of {META} are not numbered 1 to {len(found)}")
     return found
-
-
-def _check_inflated(meta: bytes) -> None:
-    """Raises ValueError for a file whose parts are no MATLAB 5, or grow beyond bounds when they are decompressed."""
-    if meta[124:128] != b"\x00\x01IM":
-        raise ValueError("its header is not that of MATLAB 5")
-    position = 128
-    while position + 8 <= len(meta):
-        kind, size = struct.unpack_from("<II", meta, position)
-        if kind == COMPRESSED:
-            inflater = zlib.decompressobj()
-            inflater.decompress(meta[position + 8 : position + 8 + size], LARGEST)
-            if inflater.unconsumed_tail:
-                raise ValueError(f"it grows beyond {LARGEST} bytes when decompressed")
-        position += 8 + size
-
-
-@contextmanager
-def _readable(place: str) -> Iterator[None]:
-    try:
-        yield
-    except RequestError:
-        raise
-    except Exception as error:  # SciPy raises all kinds on what is no MATLAB file
-        raise RequestError(f"{place}: {META} cannot be read as MATLAB's: {error or type(error).__name__}") from error

@@ -84,11 +84,10 @@ def _val(root: str, settings: DataSettings) -> Images:
             continue
         if _is_flat(place):
             return _val_flat(place, settings)
-        archive = joined(place, VAL_TAR)
         if _has_classes(place):
             return open_synsets(place, "imagenet val", settings)
-        if exists(archive):
-            return _val_archive(archive, settings)
+        if exists(joined(place, VAL_TAR)):
+            return _val_archive(joined(place, VAL_TAR), settings)
     raise RequestError(f"{root} has no validation images; {LAYOUT}")
 
 
@@ -103,19 +102,9 @@ def _is_flat(folder: str) -> bool:
 
 def _val_archive(place: str, settings: DataSettings) -> TarDataset:
     index = indexed([place], "flat", flat)[0]
-    truth = _truth(index.names, place)
-    classes, labels = np.unique(truth, return_inverse=True)
-    dataset = TarDataset.of(
-        "imagenet val",
-        [index],
-        labels.astype(np.int64),
-        tuple(classes.tolist()),
-        image_channels(settings),
-        settings.exif,
-    )
-    ordered = in_class_order(dataset, dataset.names)
-    assert isinstance(ordered, TarDataset)
-    return ordered
+    classes, labels = np.unique(_truth(index.names, place), return_inverse=True)
+    said = tuple(classes.tolist()), image_channels(settings), settings.exif
+    return in_class_order(TarDataset.of("imagenet val", [index], labels.astype(np.int64), *said), index.names)
 
 
 def _val_flat(folder: str, settings: DataSettings) -> FolderDataset:
@@ -124,13 +113,8 @@ def _val_flat(folder: str, settings: DataSettings) -> FolderDataset:
     root = system_of(folder)[1]
     names = np.array([os.fsencode(name) for name in names_in(folder) if name.endswith(".JPEG")])
     classes, labels = np.unique(_truth(names, folder), return_inverse=True)
-    dataset = FolderDataset(
-        *("imagenet val", tuple(classes.tolist()), image_channels(settings), root, names, labels.astype(np.int64)),
-        settings.exif,
-    )
-    ordered = in_class_order(dataset, names)
-    assert isinstance(ordered, FolderDataset)
-    return ordered
+    said = tuple(classes.tolist()), image_channels(settings), root, names, labels.astype(np.int64), settings.exif
+    return in_class_order(FolderDataset("imagenet val", *said), names)
 
 
 def _truth(names: np.ndarray, place: str) -> np.ndarray:

@@ -55,8 +55,8 @@ class TrainLoader:
 
     ``repeats`` above 1 is repeated augmentation (Hoffer et al. 2019; Berman et al. 2019): an epoch visits the first
     ceil(N / repeats) images of its order so many times each, cut to N visits in all. The visits of an image fall into
-    one global batch (or two, at its edges), first visits before second ones: so ``repeats`` or more processes see an
-    image once each, as with torchvision's RASampler, and yet the order does not depend on how many they are.
+    one global batch (or two, at its edges), first visits before second ones: so ``repeats`` processes, or a multiple,
+    see an image once each, as with torchvision's RASampler, and yet the order does not depend on how many they are.
     """
 
     def __init__(

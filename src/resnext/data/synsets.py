@@ -3,6 +3,7 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from resnext.errors import RequestError
 from resnext.settings import DataSettings
 
 Images = FolderDataset | TarDataset
+Kept = TypeVar("Kept", FolderDataset, TarDataset)
 LAYOUT = "expected <wnid>/ folders such as n01440764/, a <wnid>.tar for each class, or one tar of these"
 
 
@@ -49,9 +51,10 @@ def chosen(dataset: Images, classes: Sequence[str], name: str) -> Images:
     return dataset.selected(indices, new[indices], tuple(classes), name)
 
 
-def in_class_order(dataset: Images, names: Sequence[bytes] | np.ndarray) -> Images:
+def in_class_order(dataset: Kept, names: np.ndarray) -> Kept:
     """The images sorted by class, then by base name."""
-    order = np.lexsort((_bases(names), dataset.labels))
+    bases = np.array([name.rpartition(b"/")[2] for name in names.tolist()])
+    order = np.lexsort((bases, dataset.labels))
     return dataset.selected(order, dataset.labels[order], dataset.classes, dataset.name)
 
 
@@ -67,9 +70,7 @@ def _of_archives(places: Sequence[str], name: str, settings: DataSettings, index
     strange = next((n for n in dataset.names.tolist() if not is_image_name(os.fsdecode(n))), None)
     if strange is not None:
         raise RequestError(f"{places[0]} has {os.fsdecode(strange)}, which is no image")
-    ordered = in_class_order(dataset, dataset.names)
-    assert isinstance(ordered, TarDataset)
-    return ordered
+    return in_class_order(dataset, dataset.names)
 
 
 def _owners(place: str, index: TarIndex) -> np.ndarray:
@@ -91,7 +92,3 @@ def _check_wnids(classes: Sequence[str], place: str) -> None:
     strange = [name for name in classes if not WNID.fullmatch(name)]
     if strange:
         raise RequestError(f"{place} has {listing(strange)}, which names no synset; {LAYOUT}")
-
-
-def _bases(names: Sequence[bytes] | np.ndarray) -> np.ndarray:
-    return np.array([bytes(name).rpartition(b"/")[2] for name in names])

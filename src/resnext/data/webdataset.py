@@ -6,6 +6,7 @@ Every image keeps its place, so an epoch has an exact order as with any other so
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from itertools import groupby
@@ -95,7 +96,7 @@ def class_names(listed: str | None, count: int) -> tuple[str, ...]:
         raise RequestError(
             f"data.classes {path} cannot be read: {reason}; expected a text file with one name a line, or imagenet"
         ) from error
-    twice = [name for i, name in enumerate(sorted(names)[1:]) if sorted(names)[i] == name]
+    twice = [name for name, times in Counter(names).items() if times > 1]
     if len(content) > LONGEST_LIST or len(names) < 2 or twice:
         what = f"has {twice[0]!r} twice" if twice else f"has {len(names)} names in {len(content)} bytes"
         raise RequestError(f"data.classes {path} {what}; expected two names or more, one a line, none twice")

@@ -21,6 +21,7 @@ VERBS = {
     "train": "train a network by a recipe, or go on with a run",
     "evaluate": "judge a run or weights on labelled images",
     "predict": "name what is in images",
+    "paper": "show the paper's tables and figures, measured and missing; run what is missing",
     "convert": "move weights between formats",
     "doctor": "say what this machine offers",
 }

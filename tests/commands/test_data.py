@@ -9,6 +9,7 @@ import pytest
 
 from resnext.commands import data
 from resnext.errors import RequestError
+from tests.data.layouts import as_archives, pictures
 from tests.data.test_check import clean, cut
 
 
@@ -75,3 +76,31 @@ def test_its_help_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_archives_are_checked_and_made_into_shards(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RESNEXT_DATA", str(tmp_path / "cache"))
+    monkeypatch.chdir(tmp_path)
+    as_archives(tmp_path / "imagenet", pictures())
+    before = state(tmp_path / "imagenet")
+    assert run("check", tmp_path / "imagenet") == 0
+    assert run("check", tmp_path / "imagenet", "--md5") == 1
+    assert "not the official archive" in capsys.readouterr().out
+    assert run("shard", tmp_path / "imagenet", tmp_path / "shards", "--images-per-shard", "4") == 0
+    assert capsys.readouterr().out.splitlines() == [
+        f"{tmp_path}/shards/train-*.tar: 3 shards",
+        f"{tmp_path}/shards/val-*.tar: 2 shards",
+    ]
+    assert state(tmp_path / "imagenet") == before
+    shards = (f"{tmp_path}/shards/train-{{000000..000002}}.tar", "--val-path", f"{tmp_path}/shards/val-*.tar")
+    assert run("check", *shards, "--classes", tmp_path / "shards/classes.txt") == 0
+    for words, message in (
+        (("check", *shards, "--val-fraction", "0.1"), "splits a folder of classes"),
+        (("check", tmp_path / "imagenet", "--source", "webdataset"), "no files|has no image|has no label|one tar|n0"),
+        (("shard", tmp_path / "imagenet", tmp_path / "shards"), "nothing is overwritten"),
+        (("shard", tmp_path / "imagenet", tmp_path / "new", "--images-per-shard", "0"), "at least 1"),
+    ):
+        with pytest.raises(RequestError, match=message):
+            run(*words)

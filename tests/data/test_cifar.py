@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from resnext.data.cifar import CIFAR10, CIFAR100, Layout, open_cifar
 from resnext.data.download import Archive
@@ -192,3 +193,36 @@ def test_without_download_the_cache_must_have_it(tmp_path: Path, monkeypatch: py
         open_cifar(DataSettings(source="cifar10", download=False), CIFAR10)
     layout = make_archive(tmp_path / TEN.archive.name, TEN, make_files(TEN))
     assert len(open_cifar(DataSettings(source="cifar10", download=False), layout).val) == 4
+
+
+@pytest.mark.slow
+def test_the_real_photographs_go_through_the_binary_format(shared_data: Path, tmp_path: Path) -> None:
+    """All 60,000 as a binary folder of the official sizes; every class, and a thousand images pixel by pixel."""
+    splits: dict[str, list[tuple[str, bytes]]] = {"train": [], "test": []}
+    with tarfile.open(shared_data / "cifar10-jpeg.tar.xz") as tar:
+        for info in tar:
+            if info.isreg():
+                split, name, _ = info.name.split("/")
+                file = tar.extractfile(info)
+                assert file is not None
+                splits[split].append((name, file.read()))
+    names = sorted({name for name, _ in splits["train"]})
+    drawn = {s: [rows[i] for i in np.random.default_rng(0).permutation(len(rows))] for s, rows in splits.items()}
+    records = {
+        split: [
+            bytes([names.index(name)])
+            + np.asarray(Image.open(io.BytesIO(jpeg)).convert("RGB")).transpose(2, 0, 1).tobytes()
+            for name, jpeg in rows
+        ]
+        for split, rows in drawn.items()
+    }
+    files = {f"data_batch_{i + 1}.bin": b"".join(records["train"][i * 10000 : (i + 1) * 10000]) for i in range(5)}
+    files |= {"test_batch.bin": b"".join(records["test"]), "batches.meta.txt": "\n".join(names).encode()}
+    make_folder(tmp_path / "cifar-10-batches-bin", files)
+    source = open_cifar(DataSettings(source="cifar10", path=str(tmp_path)), CIFAR10)
+    assert (len(source.train), len(source.val), list(source.train.classes)) == (50000, 10000, names)
+    assert np.bincount(source.train.labels).tolist() == [5000] * 10
+    for dataset, rows in ((source.train, drawn["train"]), (source.val, drawn["test"])):
+        for i in range(0, len(dataset), len(dataset) // 500):
+            assert dataset.classes[dataset.labels[i]] == rows[i][0]
+            assert np.array_equal(dataset.image(i), Image.open(io.BytesIO(rows[i][1])).convert("RGB"))

@@ -57,15 +57,15 @@ def test_training_from_compressed_shards_is_training_from_plain_ones(tmp_path: P
 
 def test_a_compressed_tar_on_a_store_serves() -> None:
     with fsspec.open("memory://decompressed-tests/a.tar.gz", "wb") as file:
-        file.write(gzip.compress(b"content"))
-    assert Path(decompressed("memory://decompressed-tests/a.tar.gz")).read_bytes() == b"content"
+        file.write(gzip.compress(bytes(512)))
+    assert Path(decompressed("memory://decompressed-tests/a.tar.gz")).read_bytes() == bytes(512)
 
 
 def test_a_cut_or_foreign_stream_leaves_nothing(tmp_path: Path, cache: Path) -> None:
     good = gzip.compress(bytes(range(256)) * 100)
-    for content in (good[:-20], b"hello", good[:-8] + bytes(8)):
+    for content in (good[:-20], b"hello", good[:-8] + bytes(8), good):
         path = put(tmp_path / "a.tar.gz", content)
-        with pytest.raises(WorkError, match=r"a\.tar\.gz is not a whole gzip file"):
+        with pytest.raises(WorkError, match=r"a\.tar\.gz (is not a whole gzip file|was cut off)"):
             decompressed(str(path))
         assert [p.name for p in (cache / "decompressed").iterdir() if not p.name.endswith(".lock")] == []
 

@@ -1,12 +1,15 @@
 """ImageNet-1K's layouts: what is read from where, and everything that can be wrong with them."""
 
+import io
 import os
+import struct
 import tarfile
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.io import savemat
 from torchvision.datasets.imagenet import parse_devkit_archive
 
 from resnext.data import open_data, open_split
@@ -112,6 +115,20 @@ def test_settings_of_reading_reach_the_archives(tmp_path: Path) -> None:
 # ---- what can be wrong
 
 
+def bomb() -> bytes:
+    """A MATLAB file of some kilobytes that holds 64 MB."""
+    file = io.BytesIO()
+    savemat(file, {"synsets": np.zeros(1 << 23)}, do_compression=True)
+    return file.getvalue()
+
+
+def giant() -> bytes:
+    """A MATLAB file that speaks of 2^31 - 1 synsets and holds one."""
+    file = io.BytesIO()
+    savemat(file, {"synsets": np.zeros((77, 1))})
+    return file.getvalue().replace(struct.pack("<I", 77), struct.pack("<I", 2**31 - 1), 1)
+
+
 def test_a_place_that_is_none_is_told_the_layout(tmp_path: Path) -> None:
     refused(tmp_path / "none", "does not exist; expected train/<wnid>/")
     refused(tmp_path, "no training images; expected train/<wnid>/")
@@ -195,7 +212,7 @@ def test_a_devkit_that_cannot_be_right_is_refused(devkit: dict[str, object], mes
 
 
 @pytest.mark.parametrize(
-    "meta", [b"", b"hello" * 1000, b"MATLAB 5.0 MAT-file".ljust(128) + bytes(4000), bytes(9 << 20)]
+    "meta", [b"", b"hello" * 1000, b"MATLAB 5.0 MAT-file".ljust(128) + bytes(4000), bytes(17 << 20), bomb(), giant()]
 )
 def test_a_broken_or_giant_meta_mat_is_refused(meta: bytes, root: Path) -> None:
     files = devkit_files(pictures())

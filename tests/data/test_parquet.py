@@ -136,8 +136,8 @@ class Hub:
         self.asked: list[tuple[Any, ...]] = []
         self.load = datasets.load_dataset
 
-    def get_dataset_split_names(self, name: str, revision: str | None = None) -> list[str]:
-        self.asked.append(("splits", name, revision))
+    def get_dataset_split_names(self, name: str, revision: str | None, download_config: Any) -> list[str]:
+        self.asked.append(("splits", name, revision, download_config.local_files_only))
         return self.splits
 
     def load_dataset(self, name: str, split: str, revision: str | None, download_config: Any) -> Any:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torchvision.transforms.functional import normalize as normalize_v1
 from torchvision.transforms.functional import to_tensor
 
-from resnext.data.preprocessing import Preprocessing, normalize
+from resnext.data.preprocessing import ANY_SIZE, Preprocessing, normalize
 from resnext.data.source import ArrayDataset, Source
 from resnext.errors import RequestError
 from resnext.settings import DataSettings
@@ -125,8 +125,9 @@ def test_weights_bring_their_colours_and_filter_to_a_source_that_has_its_size() 
     assert (p.mean, p.std, p.interpolation) == (WEIGHTS.mean, WEIGHTS.std, "bilinear")
 
 
-def test_a_folder_is_seen_as_the_weights_see_pictures() -> None:
-    p = Preprocessing.of(DataSettings(source="folder", path="x"), source(), WEIGHTS)
+@pytest.mark.parametrize("kind", ANY_SIZE)
+def test_pictures_of_any_size_are_seen_as_the_weights_see_them(kind: str) -> None:
+    p = Preprocessing.of(DataSettings(source=kind, path="x"), source(), WEIGHTS)
     assert p == replace(WEIGHTS, exif=True), "how files are opened is the folder's affair"
     padded = replace(WEIGHTS, fit="pad", resize=224)
     assert Preprocessing.of(DataSettings(source="folder"), source(), padded).fit == "pad"

@@ -83,16 +83,11 @@ def test_every_layout_has_the_same_pixels_labels_and_order(layout: str, tmp_path
     assert not source.train.in_memory
 
 
-SPAWNED = [
-    ("spawn", "archives"),
-    *(pytest.param("spawn", other, marks=pytest.mark.slow) for other in ("shards", "parquet")),
-]
+STARTED = [("fork", layout) for layout in ("archives", "class tars", "shards", "parquet")]
+STARTED += [pytest.param("spawn", layout, marks=pytest.mark.slow) for layout in ("archives", "shards", "parquet")]
 
 
-@pytest.mark.parametrize(
-    ("start_method", "layout"),
-    [*(("fork", layout) for layout in ("archives", "class tars", "shards", "parquet")), *SPAWNED],
-)
+@pytest.mark.parametrize(("start_method", "layout"), STARTED)
 def test_workers_of_any_kind_and_entering_midway_change_nothing(layout: str, start_method: str, tmp_path: Path) -> None:
     if start_method not in multiprocessing.get_all_start_methods():
         pytest.skip(f"no {start_method} here")

@@ -3,10 +3,12 @@
 import io
 import os
 import tarfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -161,6 +163,23 @@ def test_a_damaged_cache_is_made_again(damage: str, tmp_path: Path) -> None:
     again = indexed([str(tmp_path / "a.tar")], "flat", flat)[0]
     assert np.array_equal(first.offsets, again.offsets)
     assert np.array_equal(np.load(path)["offsets"], first.offsets)
+
+
+def test_while_one_process_indexes_the_others_wait_and_then_read(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    first = index_of(tar_bytes({"a.jpg": b"1"}), tmp_path)
+    path = next(index_folder().glob("*.npz"))
+    made = path.read_bytes()
+    path.unlink()
+    capsys.readouterr()
+    with ThreadPoolExecutor(1) as pool, FileLock(index_folder() / ".lock"):
+        second = pool.submit(indexed, [str(tmp_path / "a.tar")], "flat", None)  # type: ignore[arg-type]
+        said = ""
+        while "waiting for another process that is indexing" not in said and not second.done():
+            said += capsys.readouterr().err
+        path.write_bytes(made)
+    assert second.result()[0].offsets.tolist() == first.offsets.tolist()
 
 
 def test_a_cache_that_cannot_be_written_costs_only_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

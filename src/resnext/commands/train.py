@@ -31,6 +31,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="begin this run, or go on with it where it has begun, here or in train.mirror: a command to give again",
     )
+    add_settings(parser)
+
+
+def add_settings(parser: argparse.ArgumentParser) -> None:
+    """One option for every setting of a recipe."""
     hints = get_type_hints(Recipe)
     for section in fields(Recipe):
         group = parser.add_argument_group(section.name, section.metadata["help"])
@@ -47,13 +52,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
             )
 
 
-def run(args: argparse.Namespace) -> int:
-    """Train; exit status 0 when the run is complete."""
-    overrides = {
+def given_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """The settings that were given, as ``{"train.epochs": 3}``."""
+    return {
         key.removeprefix("set:"): from_command_line(key.removeprefix("set:"), text)
         for key, text in vars(args).items()
         if key.startswith("set:") and text is not None
     }
+
+
+def run(args: argparse.Namespace) -> int:
+    """Train; exit status 0 when the run is complete."""
+    overrides = given_settings(args)
     ways = {"--run": args.run, "--resume": args.resume, "--continue": args.again}
     if sum(value is not None for value in ways.values()) > 1:
         raise RequestError(

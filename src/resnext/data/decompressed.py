@@ -10,12 +10,13 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from tarfile import BLOCKSIZE
 from typing import IO
 
 from fsspec.compression import compr
 
 from resnext.data.download import data_folder, only_one
-from resnext.data.storage import base_name, opened, stamps_of, system_of
+from resnext.data.storage import base_name, identity_of, opened, stamps_of
 from resnext.errors import RequestError, WorkError
 from resnext.files import disk_named, sync_folder
 
@@ -40,7 +41,7 @@ def decompressed(place: str) -> str:
     Raises RequestError for a place that cannot be read, WorkError where the disk has no room or the stream is broken.
     """
     stamp = stamps_of([place])[0]
-    identity = f"{system_of(place)[1]}\0{stamp.size}\0{stamp.tag}".encode("utf-8", "surrogateescape")
+    identity = identity_of(place, stamp).encode("utf-8", "surrogateescape")
     folder = data_folder() / "decompressed"
     target = folder / f"{hashlib.sha256(identity).hexdigest()[:16]}-{base_name(place).rpartition('.')[0]}"
     with disk_named(target):
@@ -58,10 +59,14 @@ def _decompress(place: str, size: int, target: Path) -> None:
     part = target.with_name(target.name + ".part")
     try:
         with opened(place) as file, part.open("wb") as out:
+            end = b""
             for written, chunk in enumerate(_content(file, place)):
                 if written % 64 == 0:
                     _check_room(place, target.parent, 64 * CHUNK)
                 out.write(chunk)
+                end = (end + chunk)[-BLOCKSIZE:]
+            if end != bytes(BLOCKSIZE):  # zstandard says nothing where a stream is cut off
+                raise WorkError(f"{place} was cut off, or is no compressed tar: its content ends without a tar's end")
             out.flush()
             os.fsync(out.fileno())
         os.replace(part, target)

@@ -1,7 +1,9 @@
 """ImageNet's development kit: which synset each image of the validation archive shows. Read where it lies."""
 
 import io
+import math
 import re
+import struct
 import tarfile
 import zlib
 from collections.abc import Iterator
@@ -13,7 +15,9 @@ from resnext.errors import RequestError
 
 DEVKIT = "ILSVRC2012_devkit_t12.tar.gz"
 META, TRUTH = "data/meta.mat", "data/ILSVRC2012_validation_ground_truth.txt"
-LARGEST = 1 << 23  # bytes of one of its files
+LARGEST = 1 << 24  # bytes of one of its files, and of what is compressed in meta.mat
+MOST_SYNSETS = 100_000
+COMPRESSED = 15  # the type of a compressed part in MATLAB 5
 MOST_MEMBERS = 1000
 WNID = re.compile(r"n[0-9]{8}")
 
@@ -83,8 +87,12 @@ def _bounded(file: IO[bytes], name: str) -> bytes:
 def _synsets(meta: bytes, place: str) -> dict[int, str]:
     """ILSVRC2012's own number of each class -> its synset; classes are the entries without children."""
     with _readable(place):
-        from scipy.io import loadmat
+        from scipy.io import loadmat, whosmat
 
+        _check_inflated(meta)
+        shapes = {name: shape for name, shape, _ in whosmat(io.BytesIO(meta))}
+        if math.prod(shapes.get("synsets", (0,))) not in range(1, MOST_SYNSETS):
+            raise ValueError(f"it holds {shapes}")
         found: dict[int, str] = {}
         for entry in loadmat(io.BytesIO(meta), squeeze_me=True, variable_names=["synsets"])["synsets"].ravel():
             if int(entry["num_children"]) == 0:
@@ -95,6 +103,21 @@ def _synsets(meta: bytes, place: str) -> dict[int, str]:
     if not found or sorted(found) != list(range(1, len(found) + 1)):
         raise RequestError(f"{place}: the {len(found)} classes of {META} are not numbered 1 to {len(found)}")
     return found
+
+
+def _check_inflated(meta: bytes) -> None:
+    """Raises ValueError for a file whose parts are no MATLAB 5, or grow beyond bounds when they are decompressed."""
+    if meta[124:128] != b"\x00\x01IM":
+        raise ValueError("its header is not that of MATLAB 5")
+    position = 128
+    while position + 8 <= len(meta):
+        kind, size = struct.unpack_from("<II", meta, position)
+        if kind == COMPRESSED:
+            inflater = zlib.decompressobj()
+            inflater.decompress(meta[position + 8 : position + 8 + size], LARGEST)
+            if inflater.unconsumed_tail:
+                raise ValueError(f"it grows beyond {LARGEST} bytes when decompressed")
+        position += 8 + size
 
 
 @contextmanager

@@ -141,8 +141,7 @@ def _truth(names: np.ndarray, place: str) -> np.ndarray:
         raise RequestError(f"{place} has {name}, which ImageNet's validation set has not; {LAYOUT}")
     numbers = np.array([int(match[1]) for match in matches if match])
     beside = place.rstrip("/").rpartition("/")[0] or "."
-    folders = [beside, *([place, beside.rpartition("/")[0] or "."] if is_folder(place) else [])]
-    truth = np.array(ground_truth(list(dict.fromkeys(folders)), place))
+    truth = np.array(ground_truth([beside, *([place] if is_folder(place) else [])], place))
     if len(truth) != len(numbers):
         raise RequestError(f"{place} has {len(numbers)} images, but the devkit's ground truth has {len(truth)} lines")
     if sorted(numbers.tolist()) != list(range(1, len(numbers) + 1)):

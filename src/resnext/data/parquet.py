@@ -161,7 +161,7 @@ def _table(settings: DataSettings, split: str, alone: bool = False) -> _Table:
     with _library():
         hub = HUB.fullmatch(place)
         if hub:
-            return _from_hub(place, hub[1], hub[2], _hub_split(place, hub[1], hub[2], split), settings)
+            return _from_hub(place, hub[1], hub[2], split, settings)
         whole = own is not None or settings.val_path is not None or (alone and not is_folder(place))
         return _from_files(place, _files(place, split, whole))
 
@@ -189,23 +189,17 @@ def _from_files(place: str, files: list[str]) -> _Table:
     return _Table(load_dataset("parquet", data_files=files, split="train"), place)
 
 
-def _hub_split(place: str, name: str, revision: str | None, split: str) -> str:
-    """The hub's name of our split."""
-    from datasets import get_dataset_split_names
+def _from_hub(place: str, name: str, revision: str | None, split: str, settings: DataSettings) -> _Table:
+    """The hub's own split, alone: the others are not fetched. No code of the repository is run."""
+    from datasets import DownloadConfig, get_dataset_split_names, load_dataset
 
-    there = get_dataset_split_names(name, revision=revision)
+    said = {"revision": revision, "download_config": DownloadConfig(local_files_only=not settings.download)}
+    there = get_dataset_split_names(name, **said)
     wanted = (TRAIN,) if split == "train" else ("validation", *HELD_OUT)
     found = next((word for word in wanted if word in there), None)
     if found is None:
         raise RequestError(f"{place} has no split {' or '.join(wanted)}; it has {', '.join(there)}")
-    return found
-
-
-def _from_hub(place: str, name: str, revision: str | None, split: str, settings: DataSettings) -> _Table:
-    from datasets import DownloadConfig, load_dataset
-
-    offline = DownloadConfig(local_files_only=not settings.download)
-    return _Table(load_dataset(name, split=split, revision=revision, download_config=offline), place)
+    return _Table(load_dataset(name, split=found, **said), place)
 
 
 @contextmanager

@@ -96,6 +96,11 @@ def stamp_of(place: str) -> Stamp | None:
     return Stamp(int(info["size"]), next((str(info[tag]) for tag in TAGS if info.get(tag)), ""))
 
 
+def identity_of(place: str, stamp: Stamp) -> str:
+    """What a cache knows this version of this file by."""
+    return f"{place if '://' in place else system_of(place)[1]}\0{stamp.size}\0{stamp.tag}"
+
+
 def stamps_of(places: Sequence[str]) -> list[Stamp]:
     """Of all places. Raises RequestError that names those where nothing is."""
     with ThreadPoolExecutor(AT_ONCE) as pool:

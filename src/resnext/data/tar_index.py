@@ -17,7 +17,7 @@ import numpy as np
 
 from resnext.data.decompressed import compression_of, decompressed, is_compressed_name
 from resnext.data.index_cache import Arrays, keep, one_at_a_time, recall
-from resnext.data.storage import Stamp, asked, opened, stamps_of, system_of
+from resnext.data.storage import Stamp, asked, identity_of, opened, stamps_of
 from resnext.errors import RequestError
 
 AT_ONCE = 8  # archives whose headers are read side by side
@@ -215,7 +215,7 @@ def _recalled(kind: str, place: str, stamp: Stamp) -> TarIndex | None:
 
 
 def _key(kind: str, place: str, stamp: Stamp) -> str:
-    return f"tar {kind}\0{place if '://' in place else system_of(place)[1]}\0{stamp.size}\0{stamp.tag}"
+    return f"tar {kind}\0{identity_of(place, stamp)}"
 
 
 def _fits(size: int, arrays: Arrays) -> bool:

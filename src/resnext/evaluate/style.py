@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -63,9 +64,20 @@ def new_figure(width: float, height: float) -> "Figure":
 
 def save(figure: "Figure", path: Path | str) -> None:
     """Write a figure as PNG, whole or not at all. Raises WorkError when the disk refuses."""
-    with look(), warnings.catch_warnings(), written_whole(Path(path)) as file:
+    with written_whole(Path(path)) as file:
+        file.write(encoded(figure))
+
+
+def encoded(figure: "Figure", kind: str = "png") -> bytes:
+    """A figure as the bytes of a PNG or SVG, the same ones for the same figure."""
+    import matplotlib
+
+    none = {"Software": None} if kind == "png" else {"Date": None, "Creator": None}
+    data = BytesIO()
+    with look(), matplotlib.rc_context({"svg.hashsalt": "resnext"}), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from")  # drawn as a box
-        figure.savefig(file, format="png", metadata={"Software": None})
+        figure.savefig(data, format=kind, metadata=cast(Any, none))
+    return data.getvalue()
 
 
 def title(figure: "Figure", text: str, under: str = "", *, left: float = 0.15, top: float = 0.13) -> None:

@@ -43,6 +43,7 @@ class LayerCost:
     parameters: int
     macs: int
     activations: int
+    groups: int = 1  # of a convolution
 
 
 def complexity(model: str | Architecture | nn.Module, image_size: ImageSize = None) -> Complexity:
@@ -155,6 +156,7 @@ def _hook(name: str, rows: list[LayerCost]) -> Callable[[nn.Module, tuple[Tensor
                 parameters=sum(p.numel() for p in module.parameters()),
                 macs=weights_of_one * elements,
                 activations=elements if isinstance(module, Counted) and not isinstance(module, nn.Linear) else 0,
+                groups=getattr(module, "groups", 1),
             )
         )
 

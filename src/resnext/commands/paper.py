@@ -1,0 +1,125 @@
+"""``resnext paper``: every table and figure of the paper, what is measured of it, and the runs that fill it."""
+
+import argparse
+from collections.abc import Callable
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from resnext.commands.train import add_settings, given_settings
+from resnext.paper.numbers import table, tables
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+SENTENCE = "Show the paper's tables and figures beside what is measured, and run what is missing."
+RUNS, RESULTS, OUT = "runs/paper", "results", "paper-out"
+MODULES = {  # further actions: add_arguments(parser) and run(args) of a file below paper/
+    "cost": ("resnext.paper.cost_command", "estimate time and money of a table's runs on a machine"),
+    "feed": ("resnext.paper.feed_command", "say what keeps so many GPUs busy: cores, storage, shards"),
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """One action a table or figure; run, status, recipes; and those of MODULES."""
+    actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
+    for name, entry in tables().items():
+        about = f"{entry.title}. {entry.source}."
+        _add_table_arguments(actions.add_parser(name, help=entry.title, description=about, allow_abbrev=False))
+    run_parser = actions.add_parser(
+        "run", help="begin or go on with the run that fills a row", allow_abbrev=False,
+        description="Trains a row's recipe into RUNS/RECIPE. The same command again goes on with it.",
+    )  # fmt: skip
+    _add_run_arguments(run_parser)
+    status = actions.add_parser("status", help="what is measured, running and missing", allow_abbrev=False)
+    _add_places(status)
+    recipes = actions.add_parser("recipes", help="write every recipe as YAML, with its header", allow_abbrev=False)
+    recipes.add_argument("directory", metavar="DIR", help="gets paper/NAME.yaml and modern/NAME.yaml")
+    for name, (module, sentence) in MODULES.items():
+        if find_spec(module) is not None:
+            import_module(module).add_arguments(actions.add_parser(name, help=sentence, allow_abbrev=False))
+
+
+def run(args: argparse.Namespace) -> int:
+    """Exit status 0. Raises RequestError and WorkError."""
+    if args.action in MODULES:
+        return int(import_module(MODULES[args.action][0]).run(args))
+    action: Callable[[argparse.Namespace, Console], None] = {
+        "run": _run,
+        "status": _status,
+        "recipes": _recipes,
+    }.get(args.action, _show)
+
+    from resnext.screen import screen
+
+    action(args, screen())
+    return 0
+
+
+def _add_places(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--runs", default=RUNS, metavar="DIR", help="where runs lie, named by recipe [%(default)s]")
+    parser.add_argument("--results", default=RESULTS, metavar="DIR", help="CSV files of noted results [%(default)s]")
+
+
+def _add_table_arguments(parser: argparse.ArgumentParser) -> None:
+    _add_places(parser)
+    parser.add_argument("--out", default=OUT, metavar="DIR", help="gets NAME.png, NAME.svg, NAME.csv [%(default)s]")
+    timing = parser.add_mutually_exclusive_group()
+    timing.add_argument(
+        "--measure", dest="measure", action="store_const", const="again", default="missing",
+        help="time every network here again; without, those are timed that were not before, for seconds each",
+    )  # fmt: skip
+    timing.add_argument(
+        "--no-measure", dest="measure", action="store_const", const="none", help="leave what was not timed empty"
+    )
+
+
+def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.usage = f"{parser.prog} TABLE --row ROW [--seed N] [--toy] [--runs DIR] [--SECTION.FIELD VALUE ...]"
+    parser.add_argument("table", metavar="TABLE", help=f"one of {', '.join(tables())}")
+    parser.add_argument("--row", required=True, metavar="ROW", help="as the table's first column has it: 32x4d/50")
+    parser.add_argument("--seed", type=int, metavar="N", help="another run of the same row, beside the first")
+    parser.add_argument("--runs", default=RUNS, metavar="DIR", help="where runs lie [%(default)s]")
+    parser.add_argument(
+        "--schedule", choices=("printed", "released"), default="printed",
+        help="CIFAR: drops after epochs 150 and 225, or at the start of 148 and 223 as the released code [%(default)s]",
+    )  # fmt: skip
+    parser.add_argument("--toy", action="store_true", help="the same recipe in seconds: 4 steps, small, on noise")
+    add_settings(parser)
+
+
+def _show(args: argparse.Namespace, console: "Console") -> None:
+    """Print a table or figure and write its files."""
+    from resnext.paper.show import show
+
+    show(console, table(args.action), Path(args.runs), Path(args.results), Path(args.out), measure=args.measure)
+
+
+def _run(args: argparse.Namespace, console: "Console") -> None:
+    """Begin or go on with a row's run."""
+    from resnext.paper.run import announce, plan, start
+
+    chosen = table(args.table)
+    row = chosen.row(args.row)
+    planned = plan(
+        chosen, row, Path(args.runs), given_settings(args),
+        seed=args.seed, schedule=args.schedule, toy_size=args.toy,
+    )  # fmt: skip
+    announce(console, chosen, row, planned)
+    start(planned)
+
+
+def _status(args: argparse.Namespace, console: "Console") -> None:
+    """Print what is measured, running and missing."""
+    from resnext.paper.status import print_status
+
+    print_status(console, Path(args.runs), Path(args.results))
+
+
+def _recipes(args: argparse.Namespace, console: "Console") -> None:
+    """Write the recipes as files."""
+    from resnext.paper.recipe_files import write_recipes
+
+    written = write_recipes(Path(args.directory))
+    console.print(f"{len(written)} recipes in {args.directory}", highlight=False, markup=False, soft_wrap=True)

@@ -1,0 +1,204 @@
+"""``resnext paper cost``: what a table's rows, a recipe or a network would take on a machine."""
+
+import argparse
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from resnext.errors import RequestError
+from resnext.model.architecture import Architecture
+from resnext.settings import Recipe
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from resnext.paper.cost import Cluster, Estimate
+
+SOURCES = {  # data.source -> training images, classes, channels, side in pixels
+    "imagenet": (1_281_167, 1000, 3, 224),
+    "imagenet5k": (6_800_000, 5000, 3, 224),  # as section 5.2 says it
+    "cifar10": (50_000, 10, 3, 32),
+    "cifar100": (50_000, 100, 3, 32),
+    "fashion_mnist": (60_000, 10, 1, 28),
+    "digits": (1_438, 10, 1, 8),
+}
+SMALL = 64  # images a device; the measured speeds of tensor cores had more
+ANY_SOURCE = (None, 1000, 3, None)
+PAPER = {"imagenet": (1_281_167, 100, 256), "cifar": (50_000, 300, 128)}  # stem -> images, epochs, batch size
+
+
+class Run(NamedTuple):
+    """One line of the answer: a network and how much it is trained."""
+
+    name: str
+    architecture: Architecture
+    image_size: int | None  # None: the network's usual one
+    images: int  # of all epochs
+    batch_size: int
+    precision: str | None  # None: the fastest the machine has
+
+
+RowsOf = Callable[[str], Sequence[tuple[str, Path]]]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``resnext paper cost``."""
+    parser.add_argument("table", nargs="?", help="table or figure of the paper whose rows to estimate, such as table3")
+    parser.add_argument("--recipe", type=Path, action="append", default=[], metavar="FILE", help="or a recipe's run")
+    parser.add_argument(
+        "--network", action="append", default=[], metavar="NAME", help="or a network, trained as the paper's"
+    )
+    add_machine(parser)
+    parser.add_argument("--images", type=int, metavar="N", help="training images of an epoch (default: the data set's)")
+    parser.add_argument("--epochs", type=float, metavar="N", help="epochs (default: the recipe's, or the paper's)")
+
+
+def add_machine(parser: argparse.ArgumentParser) -> None:
+    """What ``cost`` and ``feed`` share."""
+    parser.add_argument(
+        "--machine", default="8xH100", metavar="NxNAME",
+        help="devices, such as 8xH100, 4x8xA100 for four hosts, or this for the processor here (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--batch-size", type=int, metavar="N", help="images a step over all devices (default: the recipe's)"
+    )
+    parser.add_argument("--image-size", type=int, metavar="N", help="side in training (default: the recipe's)")
+    parser.add_argument(
+        "--precision", metavar="NAME", help="fp32, tf32 or bf16 (default: the recipe's, else the fastest)"
+    )
+    parser.add_argument("--cores", type=int, metavar="N", help="cores of a host that load images (default: enough)")
+    parser.add_argument(
+        "--decode-ms", type=float, metavar="MS",
+        help="milliseconds a core takes to decode and augment an image (default: as measured for the package)",
+    )  # fmt: skip
+
+
+def run(args: argparse.Namespace, rows_of: RowsOf | None = None) -> int:
+    """Prints one line a run. Raises RequestError."""
+    from rich.console import Console
+
+    from resnext.paper.cost import parse_cluster
+
+    check_numbers(args)
+    runs = requested(args, rows_of or paper_rows)
+    cluster = parse_cluster(args.machine)
+    estimates = [(one, estimate_run(one, cluster, args.cores, seconds_an_image(args))) for one in runs]
+    console = Console()
+    console.print(f"[bold]{cluster}[/]: {cluster.machine.source}", highlight=False, soft_wrap=True)
+    console.print(_table(estimates))
+    console.print(_notes(cluster, estimates), highlight=False, soft_wrap=True)
+    return 0
+
+
+def requested(args: argparse.Namespace, rows_of: RowsOf) -> Sequence[Run]:
+    """The runs asked for, in the order of the arguments. Raises RequestError when there are none."""
+    from resnext.recipe import read_recipe
+
+    files = [*(rows_of(args.table) if args.table else ()), *((path.stem, path) for path in args.recipe)]
+    runs = [of_recipe(name, read_recipe(path), args) for name, path in files]
+    runs += [of_network(name, args) for name in args.network]
+    if not runs:
+        raise RequestError("say what to estimate: a table such as table3, --recipe FILE or --network NAME")
+    return runs
+
+
+def of_recipe(name: str, recipe: Recipe, args: argparse.Namespace) -> Run:
+    """What a recipe trains. Raises RequestError where nothing says how many images its data has."""
+    known, classes, channels, side = SOURCES.get(recipe.data.source, ANY_SOURCE)
+    images = args.images or recipe.data.limit_train or known
+    if images is None:
+        raise RequestError(f"{name}: how many images data.source {recipe.data.source} has is not known; give --images")
+    if recipe.model.name is None:
+        raise RequestError(f"{name}: the network is that of init.weights, which is not read here; give --network")
+    architecture = recipe.model.architecture(classes, channels)
+    size = args.image_size or recipe.augment.size or recipe.data.image_size or side
+    batch = args.batch_size or recipe.train.batch_size
+    if recipe.train.steps is not None and args.epochs is None:
+        total = recipe.train.steps * batch
+    else:
+        total = round((args.epochs or recipe.train.epochs or 100) * images)
+    return Run(name, architecture, size, total, batch, args.precision or recipe.train.precision)
+
+
+def of_network(name: str, args: argparse.Namespace) -> Run:
+    """A network trained as long as the paper trains one of its kind."""
+    from resnext.model.table import published
+
+    architecture = published(name)
+    images, epochs, batch = PAPER[architecture.stem]
+    total = round((args.epochs or epochs) * (args.images or images))
+    return Run(name, architecture, args.image_size, total, args.batch_size or batch, args.precision)
+
+
+def estimate_run(one: Run, cluster: "Cluster", cores: int | None, seconds: float) -> "Estimate":
+    """A Run on a cluster."""
+    from resnext.paper.cost import estimate
+
+    precision = one.precision or next(p for p in ("half", "tf32", "fp32") if p in cluster.machine.peak)
+    return estimate(
+        one.architecture, one.image_size, one.images, cluster,
+        batch_size=one.batch_size, precision=precision, cores=cores, seconds_an_image=seconds,
+    )  # fmt: skip
+
+
+def check_numbers(args: argparse.Namespace) -> None:
+    """Raises RequestError for a number that must be above 0 and is not."""
+    for option in ("images", "epochs", "batch_size", "image_size", "cores", "decode_ms", "image_kb", "shard_mb"):
+        value = getattr(args, option, None)
+        if value is not None and not 0 < value < float("inf"):
+            raise RequestError(f"--{option.replace('_', '-')} {value:g} must be above 0")
+
+
+def seconds_an_image(args: argparse.Namespace) -> float:
+    """Of one core, as told or as measured."""
+    from resnext.paper.feed import measured_images
+
+    return measured_images().mean_seconds if args.decode_ms is None else args.decode_ms / 1000
+
+
+def paper_rows(table: str) -> Sequence[tuple[str, Path]]:
+    """The rows of a table or figure with their recipes. Raises RequestError for a name the paper does not have."""
+    rows: Sequence[tuple[str, Path]] = import_module("resnext.paper.numbers").recipes_of(table)
+    return rows
+
+
+def _table(estimates: Sequence[tuple[Run, "Estimate"]]) -> "Table":
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold")
+    table.add_column("run", overflow="fold")
+    for heading in ("in", "s/step", "images/s", "±", "hours", "GPU-hours", "bound by", "cores"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for one, e in estimates:
+        table.add_row(
+            one.name, e.precision, short(e.seconds_a_step), f"{e.images_per_second:,.0f}", f"{e.error:.0%}",
+            short(e.hours), short(e.gpu_hours), e.bound, short(e.cores),
+        )  # fmt: skip
+    return table
+
+
+def short(value: float) -> str:
+    """Three digits, but a whole number whole: 0.0241, 3.35, 1,051."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _notes(cluster: "Cluster", runs: Sequence[tuple[Run, "Estimate"]]) -> str:
+    small = min(one.batch_size // cluster.size for one, _ in runs)
+    notes = [
+        "",
+        "±: the model's error (one standard deviation) on speeds it had not seen, results/cost-model.csv",
+        "cores: of each host, to decode and augment as fast; resnext paper feed says more",
+        "evaluation is not counted: 50,000 images after each epoch of ImageNet-1K add about 1 %",
+    ]
+    if cluster.hosts > 1:
+        notes.append("the network between hosts is not in the model")
+    if any(e.extrapolated for _, e in runs):
+        notes.append(
+            f"extrapolated: no training speed measured on {cluster.machine.name} in this precision is in the model"
+        )
+    if small < SMALL and "half" in cluster.machine.peak:
+        notes.append(
+            f"{small} images a device are few: the model's speeds had {SMALL} and more, and smaller steps are slower"
+        )
+    return "\n".join(notes)

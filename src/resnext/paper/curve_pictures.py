@@ -1,0 +1,133 @@
+"""Figures 5, 6 and 7: the paper's lines, and those of runs here over them."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from resnext.evaluate.style import BLUE, FAINT, INK, MUTED, PALE_BLUE, PALE_RED, RED, look, new_figure, title
+from resnext.paper.entries import Entry
+from resnext.paper.numbers import Table, curves, figure7_series
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+SPLITS = {"train": "train_error", "val": "top1_error", "val-1Kway": "top1_error"}  # curve -> column of metrics.csv
+DASHES: dict[str, Any] = {"train": (0, (3, 1.6)), "val": "-", "val-1Kway": "-"}
+RANGES = {"figure5": (15, 50), "figure6": (20, 55)}  # % shown, as the paper's axes do nearly
+DROPS = (30, 60, 90)  # epochs
+Line = list[tuple[float, float]]
+
+
+def printed_line(table: str, curve: str, split: str) -> Line:
+    """One printed curve as (epoch or mini-batch, error) points."""
+    return [(p.at, p.error) for p in curves(table) if (p.curve, p.split) == (curve, split)]
+
+
+def measured_line(entry: Entry, table: str, split: str) -> Line:
+    """The same of a run here; empty where there is none."""
+    if entry.measurement is None or table == "figure6":  # a run's log has the 5K-way error, the figure the 1K-way one
+        return []
+    return entry.measurement.curve(SPLITS[split])
+
+
+def lines_of(table: Table, entries: list[Entry]) -> list[tuple[str, str, str, float, float]]:
+    """All curves of a figure, printed and measured, as rows of its CSV."""
+    rows = []
+    for entry in entries:
+        curve = str(entry.row.curve)
+        for split in dict.fromkeys(p.split for p in curves(table.name) if p.curve == curve):
+            for who, line in (
+                ("paper", printed_line(table.name, curve, split)),
+                ("here", measured_line(entry, table.name, split)),
+            ):
+                rows += [(who, curve, split, at, error) for at, error in line]
+    return rows
+
+
+def error_curves(table: Table, entries: list[Entry]) -> "Figure":
+    """Figure 5 (a panel a depth, over epochs) or Figure 6 (over mini-batches)."""
+    depths = list(dict.fromkeys(entry.row.key.rpartition("/")[2] for entry in entries))
+    wide = 4.6
+    with look():
+        figure = new_figure(wide * len(depths) + (0.2 if len(depths) > 1 else 1.2), 4.2)
+        under = "Solid: validation, dashed: training (augmented images)" if table.name == "figure5" else "ResNet-101 and ResNeXt-101"
+        here = any(measured_line(e, table.name, "val") for e in entries)
+        title(figure, table.title, under + ("; pale: the paper, strong: measured here" if here else "; as printed"))
+        for number, depth in enumerate(depths):
+            left = (0.62 / figure.get_figwidth()) + number / len(depths)
+            axes = figure.add_axes((left, 0.115, (wide - 1.15) / figure.get_figwidth() if len(depths) > 1 else 0.78, 0.7))
+            _curve_panel(axes, table.name, [e for e in entries if e.row.key.endswith(f"/{depth}")])
+            axes.set_ylabel("top-1 error (%)" if number == 0 else "")
+    return figure
+
+
+def _curve_panel(axes: "Axes", table: str, entries: Sequence[Entry]) -> None:
+    low, high = RANGES[table]
+    scale = 1.0 if table == "figure5" else 1e-4
+    ends: list[tuple[float, float, str]] = []
+    for entry, strong, pale in zip(entries, (BLUE, RED), (PALE_BLUE, PALE_RED), strict=True):
+        curve = str(entry.row.curve)
+        for split in dict.fromkeys(p.split for p in curves(table) if p.curve == curve):
+            printed, here = printed_line(table, curve, split), measured_line(entry, table, split)
+            colour = pale if here else strong
+            axes.plot(*_scaled(printed, scale), color=colour, linestyle=DASHES[split], linewidth=1.5)
+            if here:
+                axes.plot(*_scaled(here, scale), color=strong, linestyle=DASHES[split], linewidth=1.5)
+            at, error = printed[-1]
+            ends.append((at * scale, error, strong))
+    for drop in DROPS:
+        axes.axvline(drop if table == "figure5" else drop * 5292 * scale, color=FAINT, linewidth=1, zorder=0)
+    _name_ends(axes, ends, (high - low) / 26)
+    for y, (entry, colour) in enumerate(zip(entries, (BLUE, RED), strict=True)):
+        text = f"{entry.row.label} ({entry.row.setting})"
+        axes.text(0.97, 0.95 - 0.07 * y, text, transform=axes.transAxes, ha="right", color=colour, fontweight="bold")
+    axes.set(ylim=(low, high), xlim=(0, 100 if table == "figure5" else 53))
+    axes.set_xlabel("epoch" if table == "figure5" else "mini-batches of 256 (10 thousand)")
+    axes.grid(axis="y", color=FAINT, linewidth=0.8)
+    axes.set_axisbelow(True)
+
+
+def _scaled(line: Line, scale: float) -> tuple[list[float], list[float]]:
+    return [at * scale for at, _ in line], [error for _, error in line]
+
+
+def _name_ends(axes: "Axes", ends: list[tuple[float, float, str]], apart: float) -> None:
+    """The last value of each line at its right, moved apart where they would overlap."""
+    below = float("-inf")
+    for at, error, colour in sorted(ends, key=lambda end: end[1]):
+        y = max(error, below + apart)
+        axes.annotate(f"{error:.2f}", (at, y), (5, 0), textcoords="offset points", va="center", fontsize=8, color=colour,
+                      annotation_clip=False)  # fmt: skip
+        below = y
+
+
+def error_over_parameters(table: Table, entries: list[Entry]) -> "Figure":
+    """Figure 7: two ways to spend parameters."""
+    column, by_key = table.columns[0], {entry.row.key: entry for entry in entries}
+    with look():
+        figure = new_figure(6.6, 4.4)
+        title(figure, table.title, "Mean of 10 runs, bars: standard error, as printed. Ring: measured here ± deviation")
+        axes = figure.add_axes((0.09, 0.115, 0.88, 0.715))
+        for (series, keys), colour in zip(sorted(figure7_series().items()), (RED, BLUE), strict=True):
+            line = [by_key[key] for key in keys]
+            x = [(entry.counted("parameters") or 0) / 1e6 for entry in line]
+            y = [entry.row.published[column.key] for entry in line]
+            error = [entry.row.errors[column.key] for entry in line]
+            axes.errorbar(x, y, yerr=error, fmt="-o", color=colour, linewidth=1.6, markersize=5, capsize=2.5,
+                          elinewidth=1, label=f"more {'paths' if series == 'cardinality' else 'width'}")  # fmt: skip
+            for i, (a, b, entry) in enumerate(zip(x, y, line, strict=True)):
+                if series == "cardinality" and i == 0:
+                    continue  # both lines start there: named once
+                down = series == "cardinality"
+                axes.annotate(entry.row.setting, (a, b), (-3, -15) if down else (6, 8), textcoords="offset points",
+                              ha="right" if down else "left", fontsize=8, color=colour)  # fmt: skip
+            for a, entry in zip(x, line, strict=True):
+                value = entry.measurement.value(column) if entry.measurement else None
+                if value is not None:
+                    axes.errorbar(a, value.mean, yerr=value.deviation, fmt="o", markersize=10, markerfacecolor="none",
+                                  markeredgecolor=INK, ecolor=MUTED, markeredgewidth=1.4)  # fmt: skip
+        axes.set(xlabel="parameters without BN (M)", ylabel="CIFAR-10 test error (%)", xlim=(0, 102))
+        axes.grid(axis="y", color=FAINT, linewidth=0.8)
+        axes.set_axisbelow(True)
+        axes.legend(loc="upper right")
+    return figure

@@ -1,0 +1,189 @@
+"""``resnext paper feed``: the cores, the storage and the shards that keep the devices of a machine busy."""
+
+import argparse
+import csv
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from resnext.errors import RequestError
+from resnext.files import disk_named, written_whole
+from resnext.paper.cost_command import add_machine, check_numbers, estimate_run, of_network, of_recipe
+
+if TYPE_CHECKING:
+    from resnext.paper.cost import Cluster
+    from resnext.paper.feed import Flow, Images, Pipeline, Plan
+
+SHARES = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0, 1.125, 1.25, 1.5)  # of the cores of the answer
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``resnext paper feed``."""
+    which = parser.add_mutually_exclusive_group()
+    which.add_argument(
+        "--network", metavar="NAME", default="resnext50_32x4d", help="network to train (default: %(default)s)"
+    )
+    which.add_argument("--recipe", type=Path, metavar="FILE", help="or a recipe")
+    add_machine(parser)
+    parser.add_argument(
+        "--bandwidth", metavar="RATE", help="of the storage, shared by all hosts: 2GB/s, 10Gbit/s (default: enough)"
+    )
+    parser.add_argument(
+        "--latency-ms",
+        type=float,
+        default=0.0,
+        metavar="MS",
+        help="milliseconds before a read's first byte (default: 0)",
+    )
+    parser.add_argument(
+        "--image-kb", type=float, metavar="kB", help="mean size of an image file (default: as measured)"
+    )
+    parser.add_argument(
+        "--shard-mb", type=float, metavar="MB", help="shards of this size, each read from its start to its end"
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("feed"),
+        metavar="FOLDER",
+        help="folder of the picture and CSV (default: %(default)s)",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Prints the answer, and writes a picture and its numbers. Raises RequestError."""
+    from rich.console import Console
+
+    from resnext.paper.cost import parse_cluster
+    from resnext.paper.feed import plan, throughput
+
+    cluster = parse_cluster(args.machine)
+    pipeline, images, name = asked(args, cluster)
+    console = Console()
+    found = plan(pipeline, images)
+    cores = sorted({max(1, round(share * found.cores)) for share in SHARES} | ({args.cores} if args.cores else set()))
+    flows = throughput(replace(pipeline, workers=found.workers), images, cores)
+    console.print(f"[bold]{name} on {cluster}[/]: {pipeline.demand:,.0f} images/s if nothing waits", highlight=False)
+    console.print(answer(pipeline, images, found), highlight=False, soft_wrap=True)
+    if args.cores:
+        flow = flows[cores.index(args.cores)]
+        console.print(
+            f"with {args.cores} cores a host: {flow.images_per_second:,.0f} images/s, devices idle {flow.idle:.0%}",
+            highlight=False,
+        )
+    with disk_named(args.out):
+        args.out.mkdir(parents=True, exist_ok=True)
+    stem = args.out / f"{cluster}-{name}"
+    write_numbers(stem.with_name(f"{stem.name}.csv"), cluster, name, pipeline, cores, flows)
+    picture(stem.with_name(f"{stem.name}.png"), f"{name} on {cluster}", pipeline, found, cores, flows)
+    console.print(f"written: {stem}.png, {stem}.csv", highlight=False, soft_wrap=True)
+    return 0
+
+
+def asked(args: argparse.Namespace, cluster: "Cluster") -> "tuple[Pipeline, Images, str]":
+    """The pipeline without an answer yet, its images, and the name of the network or recipe. Raises RequestError."""
+    from resnext.paper.feed import Pipeline, measured_images, parse_bandwidth
+    from resnext.recipe import read_recipe
+
+    check_numbers(args)
+    if not 0 <= args.latency_ms < math.inf:
+        raise RequestError(f"--latency-ms {args.latency_ms:g} must be 0 or more")
+    for_cost = argparse.Namespace(**{**vars(args), "images": 1, "epochs": 1})  # how long it takes is no question here
+    one = (
+        of_recipe(args.recipe.stem, read_recipe(args.recipe), for_cost)
+        if args.recipe
+        else of_network(args.network, for_cost)
+    )
+    speed = estimate_run(one, cluster, None, 0.0)
+    images = measured_images()
+    if args.decode_ms is not None:
+        images = images.scaled(args.decode_ms / 1000, images.mean_bytes)
+    if args.image_kb is not None:
+        images = images.scaled(images.mean_seconds, args.image_kb * 1000)
+    pipeline = Pipeline(
+        step_seconds=speed.seconds_a_step,
+        batch=one.batch_size // cluster.size,
+        workers=1,
+        cores=1,
+        devices=cluster.devices,
+        hosts=cluster.hosts,
+        bandwidth=parse_bandwidth(args.bandwidth) if args.bandwidth else math.inf,
+        latency=args.latency_ms / 1000,
+        read_bytes=args.shard_mb * 1e6 if args.shard_mb else None,
+    )
+    return pipeline, images, one.name
+
+
+def answer(pipeline: "Pipeline", images: "Images", found: "Plan") -> str:
+    """The plan in sentences."""
+    from resnext.paper.feed import IDLE, even_from
+
+    flow, even = found.flow, even_from(found.readers)
+    return (
+        f"the least that keeps the devices idle below {IDLE:.0%}, at {1000 * images.mean_seconds:.2f} ms of a core and "
+        f"{images.mean_bytes / 1000:.0f} kB an image:\n"
+        f"  cores    {found.cores} a host to load, with {found.workers} workers a device (data.workers), "
+        f"and {pipeline.devices} for the training processes\n"
+        f"  storage  {found.bandwidth / 1e9:.3g} GB/s, with a tenth more cores; "
+        f"{flow.bytes_per_second / 1e9:.3g} GB/s flow\n"
+        f"  shards   any number with random access; where each of the {found.readers} workers reads whole ones, "
+        f"a multiple of {found.readers}, or {even:,} and more\n"
+        f"then {flow.images_per_second:,.0f} images/s, devices idle {flow.idle:.1%}, "
+        f"loading cores {flow.core_use:.0%} busy"
+    )
+
+
+def write_numbers(
+    path: Path, cluster: "Cluster", name: str, pipeline: "Pipeline", cores: list[int], flows: "list[Flow]"
+) -> None:
+    """One line for each number of cores. Raises WorkError when the disk refuses."""
+    with written_whole(path, "w") as file:
+        out = csv.writer(file, lineterminator="\n")
+        out.writerow(
+            (
+                "network",
+                "machine",
+                "demand_images_per_second",
+                "cores_a_host",
+                "images_per_second",
+                "idle",
+                "core_use",
+                "bytes_per_second",
+            )
+        )
+        for c, flow in zip(cores, flows, strict=True):
+            numbers = (
+                f"{flow.images_per_second:.1f}",
+                f"{flow.idle:.4f}",
+                f"{flow.core_use:.4f}",
+                f"{flow.bytes_per_second:.0f}",
+            )
+            out.writerow((name, cluster, f"{pipeline.demand:.1f}", c, *numbers))
+
+
+def picture(
+    path: Path, heading: str, pipeline: "Pipeline", found: "Plan", cores: list[int], flows: "list[Flow]"
+) -> None:
+    """Throughput against cores, and the devices' demand as a line. Raises WorkError when the disk refuses."""
+    from resnext.evaluate import style
+
+    with style.look():
+        figure = style.new_figure(6.4, 4.2)
+        axes = figure.add_axes((0.12, 0.13, 0.84, 0.69))
+        axes.axhline(pipeline.demand, color=style.RED, linewidth=1.2)
+        axes.plot(cores, [flow.images_per_second for flow in flows], color=style.BLUE, marker="o", markersize=4)
+        axes.axvline(found.cores, color=style.MUTED, linewidth=0.8, linestyle=(0, (4, 3)))
+        axes.annotate(
+            "the devices' demand", (cores[0], pipeline.demand), (0, 4), textcoords="offset points", color=style.RED
+        )
+        axes.annotate(
+            f"{found.cores} cores", (found.cores, 0), (-4, 6), textcoords="offset points", ha="right", color=style.MUTED
+        )
+        axes.set_ylim(0, 1.15 * pipeline.demand)
+        axes.set_xlim(0, None)
+        axes.set_xlabel("loading cores of a host")
+        axes.set_ylabel("images/s")
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+        style.title(figure, heading, "simulated input pipeline", left=0.2)
+        style.save(figure, path)

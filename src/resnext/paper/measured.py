@@ -1,0 +1,257 @@
+"""What has been measured of a row: run directories named by its recipe, and lines of results/. No torch here.
+
+Nothing of a run is trusted: sizes are bounded, values checked, and what is damaged is named and left out.
+"""
+
+import csv
+import json
+import math
+import re
+import statistics
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from resnext.errors import RequestError
+from resnext.paper.numbers import Column
+from resnext.paper.recipes import recipe_named
+from resnext.recipe import read_recipe
+from resnext.run_directory import LARGEST_JSON, RunDirectory
+from resnext.settings import Recipe
+from resnext.train.resume import changes
+
+ALIVE = 900.0  # seconds since a run's last sign of life, within which it counts as running
+LARGEST_CSV = 16 << 20  # bytes
+MOST_RUNS = 200  # of one recipe
+MOST_EVALUATIONS = 64  # of one run
+SAME = ("train.seed", "data.limit_val")  # beside what a resumption may change: the seed is named, not a difference
+OTHER_SCHEDULE = "as released"
+Rows = list[dict[str, str]]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a recipe, as far as it is."""
+
+    path: Path
+    seed: int
+    state: str  # finished, running, stopped
+    epoch: int
+    step: int
+    length: str  # "of 100 epochs"
+    changed: tuple[str, ...] = ()  # settings in which it is not the recipe
+    rows: tuple[Mapping[str, str], ...] = ()  # of metrics.csv
+    evaluations: tuple[Mapping[str, Any], ...] = ()
+    silent: float = 0.0  # seconds since its last sign of life
+
+    @property
+    def done(self) -> str:
+        """How far it is: ``epoch 43 of 100``."""
+        return self.length.format(epoch=self.epoch, step=self.step)
+
+
+@dataclass(frozen=True)
+class Value:
+    """One measured cell: a mean over ``count`` runs."""
+
+    mean: float
+    deviation: float | None  # sample standard deviation, of two runs or more
+    count: int
+    changed: bool = False  # whether the runs differ from the recipe in more than the seed
+
+    def text(self, decimals: int) -> str:
+        """``22.4``, ``22.4 ± 0.1 (3)``; with ≠ where the runs are not the recipe's."""
+        spread = f" ± {self.deviation:.{decimals}f} ({self.count})" if self.deviation is not None else ""
+        return f"{self.mean:.{decimals}f}{spread}{' ≠' if self.changed else ''}"
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Everything found of one recipe."""
+
+    recipe: str
+    runs: tuple[Run, ...] = ()
+    results: tuple[Mapping[str, str], ...] = ()  # lines of results/*.csv
+    damaged: tuple[str, ...] = field(default=())  # a sentence each
+
+    @property
+    def state(self) -> str:
+        """finished, running, stopped or missing: that of the run that is furthest; a run as it should be goes first."""
+        if any(not run.changed for run in self.finished) or self.results:
+            return "finished"
+        for state in ("running", "stopped"):
+            if any(run.state == state for run in self.runs):
+                return state
+        return "finished" if self.finished else "missing"
+
+    @property
+    def finished(self) -> tuple[Run, ...]:
+        """The finished runs; those that are exactly the recipe, where there are any."""
+        done = tuple(run for run in self.runs if run.state == "finished")
+        return tuple(run for run in done if not run.changed) or done
+
+    def value(self, column: Column) -> Value | None:
+        """The measured value of a printed column: of the last epoch (never the best), over the seeds."""
+        if column.measured is None:
+            return None
+        runs = self.finished
+        values = [v for v in (_value_of(run, column) for run in runs) if v is not None]
+        if not column.view and column.measured == "top1_error" and not (runs and runs[0].changed):
+            values += [v for line in self.results if (v := _number(line.get("top1_error_last"))) is not None]
+        if not values:
+            return None
+        deviation = statistics.stdev(values) if len(values) > 1 else None
+        return Value(statistics.fmean(values), deviation, len(values), bool(runs and runs[0].changed))
+
+    def curve(self, name: str, key: str = "epoch") -> list[tuple[float, float]]:
+        """(epoch or step, value) of the furthest run, for a picture."""
+        if not self.runs:
+            return []
+        furthest = max(self.runs, key=lambda run: (not run.changed, run.step))
+        points = [(_number(row.get(key), 1e12), _number(row.get(name))) for row in furthest.rows]
+        return [(at, value) for at, value in points if at is not None and value is not None]
+
+
+def measured(recipe: str, runs: Path, results: Path | None = None, now: float | None = None) -> Measurement:
+    """What ``runs`` and ``results`` hold of a recipe: ``RUNS/NAME``, ``RUNS/NAME-seed3``, ``RUNS/NAME-released``."""
+    found, damaged = [], []
+    name = re.compile(rf"{re.escape(recipe)}(-released)?(-seed\d{{1,9}})?")
+    for path in _folders(runs, name):
+        try:
+            found.append(_read_run(path, recipe, time.time() if now is None else now))
+        except RequestError as error:
+            damaged.append(str(error))
+    return Measurement(recipe, tuple(found), tuple(_results(recipe, results)), tuple(damaged))
+
+
+def _folders(runs: Path, name: re.Pattern[str]) -> list[Path]:
+    try:
+        there = [path for path in runs.iterdir() if name.fullmatch(path.name) and path.is_dir()]
+    except OSError:
+        return []
+    return sorted(there)[:MOST_RUNS]
+
+
+def _read_run(path: Path, recipe: str, now: float) -> Run:
+    """Raises RequestError for what is no run or a damaged one."""
+    run = RunDirectory(path)
+    if not run.recipe.is_file():
+        raise RequestError(f"{path} is named as a run, but has no recipe.yaml")
+    begun, state = read_recipe(run.recipe), run.state("last")
+    position = state.get("position")
+    step, epoch = (_count(position, key) for key in ("step", "epoch"))
+    if step is None or epoch is None:
+        raise RequestError(f"{run.checkpoint('last') / 'state.json'} does not say where the run stands")
+    schedule = "released" if "-released" in path.name else "printed"
+    rows = _read_csv(run.metrics)
+    silent = max(0.0, now - max((_age(p) for p in (run.log, run.checkpoint("last") / "state.json")), default=0.0))
+    over = step >= begun.train.steps if begun.train.steps is not None else epoch >= (begun.train.epochs or 100)
+    alive = "running" if silent <= ALIVE else "stopped"
+    return Run(
+        path=path,
+        seed=begun.train.seed,
+        state="finished" if over else alive,
+        epoch=epoch,
+        step=step,
+        length=f"step {{step:,}} of {begun.train.steps:,}" if begun.train.steps is not None
+        else f"epoch {{epoch}} of {begun.train.epochs or 100}",
+        changed=_changed(recipe, begun, schedule),
+        rows=tuple(rows),
+        evaluations=tuple(_evaluations(path)),
+        silent=silent,
+    )  # fmt: skip
+
+
+def _changed(recipe: str, begun: Recipe, schedule: str) -> tuple[str, ...]:
+    """How a run's recipe differs from the paper's, in what may change a result."""
+    asked = recipe_named(recipe).recipe(schedule=schedule)
+    different = [line for line in changes(asked, begun) if line.partition(":")[0] not in (*SAME, "train.channels_last")]
+    return (OTHER_SCHEDULE, *different) if schedule == "released" and different else tuple(different)
+
+
+def _evaluations(path: Path) -> Iterable[Mapping[str, Any]]:
+    """Evaluations written inside the run directory: ``evaluation/``, ``evaluation-320/`` ..."""
+    for file in sorted(path.glob("*/metrics.json"))[:MOST_EVALUATIONS]:
+        try:
+            if file.is_file() and file.stat().st_size <= LARGEST_JSON:
+                values = json.loads(file.read_text(encoding="utf-8"))
+                if isinstance(values, dict) and values.get("format") == "resnext-evaluation":
+                    yield values
+        except (OSError, ValueError, RecursionError):
+            continue
+
+
+def _value_of(run: Run, column: Column) -> float | None:
+    """The column's value in a finished run: of its log's last (or stated) epoch, or of an evaluation of that view."""
+    assert column.measured is not None
+    if column.view:
+        for values in run.evaluations:
+            if _is_view(values.get("protocol"), column.view):
+                return _number(values.get(column.measured))
+        return None
+    if column.epoch is not None:
+        return next((_number(r.get(column.measured)) for r in run.rows if r.get("epoch") == str(column.epoch)), None)
+    return _number(run.rows[-1].get(column.measured)) if run.rows else None
+
+
+def _is_view(about: Any, view: Mapping[str, Any]) -> bool:
+    """Whether an evaluation's protocol is of this view, of the last checkpoint, and of nothing else that is special."""
+    if not isinstance(about, dict):
+        return False
+    wanted = {"checkpoint": "last", "restricted_to": None, "corruption": None, "ensemble": None} | dict(view)
+    plain = about.get("view", "center") == "center" and (about.get("image_size") == 224 or "image_size" in view)
+    return plain and all(about.get(key) == value for key, value in wanted.items())
+
+
+def _results(recipe: str, folder: Path | None) -> Iterable[Mapping[str, str]]:
+    """Lines of ``results/*.csv`` that are of this recipe, unchanged: columns recipe, top1_error_last, changes."""
+    if folder is None or not folder.is_dir():
+        return
+    for path in sorted(folder.glob("*.csv")):
+        try:
+            rows = _read_csv(path)
+        except RequestError:
+            continue
+        for row in rows:
+            same = (row.get("recipe") or "").removesuffix(".yaml").rpartition("/")[2] == recipe
+            if same and (row.get("changes") or "none") == "none" and _number(row.get("top1_error_last")) is not None:
+                yield row
+
+
+def _read_csv(path: Path) -> Rows:
+    """The rows of a small CSV; none where there is no file. Raises RequestError for one that is none."""
+    if not path.exists():
+        return []
+    try:
+        if not path.is_file() or path.stat().st_size > LARGEST_CSV:
+            raise RequestError(f"{path} is no file of at most {LARGEST_CSV:,} bytes")
+        with path.open(encoding="utf-8", newline="") as file:
+            rows = [{k: v for k, v in row.items() if isinstance(k, str)} for row in csv.DictReader(file)]
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise RequestError(f"{path} cannot be read: {error}") from None
+    return [{k: v for k, v in row.items() if isinstance(v, str)} for row in rows]
+
+
+def _number(value: Any, high: float = 100.0) -> float | None:
+    """A finite number from 0 to ``high``, from text or JSON; None for anything else."""
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        return None
+    try:
+        number = float(value)
+    except (ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) and 0 <= number <= high else None
+
+
+def _count(position: Any, key: str) -> int | None:
+    value = position.get(key) if isinstance(position, dict) else None
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 1 << 48 else None
+
+
+def _age(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:
+        return 0.0

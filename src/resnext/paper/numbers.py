@@ -1,0 +1,186 @@
+"""What the paper printed: every table and figure as typed rows, each with its network and its recipe. No torch here."""
+
+import csv
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from resnext.errors import RequestError, nearest
+from resnext.model.architecture import Architecture
+
+HERE = files("resnext.paper")
+WIDE_RESNET = "wrn28-10"  # Zagoruyko and Komodakis (2016): 28 layers, ten times as wide, pre-activation, basic blocks
+WIDE_RESNET_FIELDS: dict[str, Any] = {
+    "stem": "cifar",
+    "block": "basic",
+    "pre_activation": True,
+    "base_channels": 16,
+    "blocks": (4, 4, 4),
+    "stage_widths": (160, 320, 640),
+    "stage_channels": (160, 320, 640),
+}
+
+
+@dataclass(frozen=True)
+class Column:
+    """One printed quantity, and what of a run corresponds to it."""
+
+    key: str
+    heading: str
+    unit: str = ""
+    decimals: int = 1
+    measured: str | None = None  # column of metrics.csv, or key of an evaluation's metrics.json
+    view: Mapping[str, Any] = field(default_factory=dict)  # what such an evaluation's protocol must say
+    epoch: int | None = None  # the epoch whose value it is; the last where not given
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of a table, or one curve or point of a figure: what one run would measure."""
+
+    key: str  # as --row takes it: 32x4d/50
+    label: str
+    network: str | None = None  # a name for Architecture.parse; none for other families
+    changes: Mapping[str, Any] = field(default_factory=dict)  # fields of Architecture that differ from it
+    published: Mapping[str, float] = field(default_factory=dict)  # column key -> value
+    errors: Mapping[str, float] = field(default_factory=dict)  # column key -> standard error
+    claims: Mapping[str, str] = field(default_factory=dict)  # what the source says of the cost, as printed: "25.5 M"
+    recipe: str | None = None  # of recipes.py, which fills the row
+    family: str | None = None  # whose network it is, where not ours
+    data: str | None = None
+    curve: str | None = None  # its name in the curves' file
+    note: str | None = None  # why our count differs from what is printed
+
+    @property
+    def setting(self) -> str:
+        """C x d as the paper writes it, where the network is ours."""
+        a = self.architecture()
+        return "" if a is None or self.network == WIDE_RESNET else f"{a.cardinality}x{a.width}d"
+
+    @property
+    def name(self) -> str:
+        """The label with its setting: ``ResNet-200 1x64d, deeper``."""
+        first, comma, rest = self.label.partition(",")
+        return f"{first} {self.setting}".rstrip() + comma + rest
+
+    def architecture(self) -> Architecture | None:
+        """The network; None where it is not of this family."""
+        if self.network is None:
+            return None
+        if self.network == WIDE_RESNET:
+            return Architecture(**(WIDE_RESNET_FIELDS | {"num_classes": 10} | dict(self.changes)))
+        a = Architecture.parse(self.network, **self.changes)
+        return a.change(num_classes=10) if a.stem == "cifar" and "num_classes" not in self.changes else a
+
+
+@dataclass(frozen=True)
+class Table:
+    """One table or figure."""
+
+    name: str
+    title: str
+    source: str
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+    remarks: tuple[str, ...] = ()
+
+    def row(self, text: str) -> Row:
+        """The row a user means by ``text``: its key, whatever the case and the order. Raises RequestError."""
+        wanted = _words(text)
+        exact = [row for row in self.rows if row.key.lower() == text.strip().lower()]
+        same = exact or [row for row in self.rows if wanted == _words(row.key)]
+        names = same or [row for row in self.rows if wanted and wanted <= _words(f"{row.key}/{row.label}/{row.network}")]
+        if len(names) == 1:
+            return names[0]
+        keys = [row.key for row in (names or self.rows)]
+        if names:
+            raise RequestError(f"--row {text!r} means several rows of {self.name}: {', '.join(keys)}")
+        raise RequestError(f"{self.name} has no row {text!r}{nearest(text.lower(), keys)}")
+
+
+@dataclass(frozen=True)
+class Point:
+    """One value of a printed curve."""
+
+    curve: str
+    split: str
+    at: float  # epochs, or mini-batches
+    error: float  # %
+
+
+def tables() -> dict[str, Table]:
+    """Every table and figure by its name, in the paper's order."""
+    return dict(_tables())
+
+
+def table(name: str) -> Table:
+    """The table ``name``. Raises RequestError naming the nearest."""
+    known = _tables()
+    if name not in known:
+        raise RequestError(f"the paper has no {name!r} here{nearest(name, known)}")
+    return known[name]
+
+
+@cache
+def curves(name: str) -> tuple[Point, ...]:
+    """The curves of ``figure5`` (over epochs) or ``figure6`` (over mini-batches), as printed."""
+    at = {"figure5": "epoch", "figure6": "minibatches"}[name]
+    rows = _csv(f"fig{name[-1]}_curves.csv")
+    return tuple(Point(r["model"], r["split"], float(r[at]), float(r["top1_err"])) for r in rows)
+
+
+@cache
+def figure7_series() -> dict[str, tuple[str, ...]]:
+    """The two lines of Figure 7: row keys along each, from small to large."""
+    series: dict[str, tuple[str, ...]] = {}
+    for r in _csv("fig7_points.csv"):
+        series[r["series"]] = (*series.get(r["series"], ()), r["template"])
+    return series
+
+
+@cache
+def _tables() -> dict[str, Table]:
+    raw = json.loads((HERE / "numbers.json").read_text(encoding="utf-8"))
+    return {name: _table(name, values) for name, values in raw.items()}
+
+
+def _table(name: str, values: Mapping[str, Any]) -> Table:
+    rows = values["rows"]
+    if name == "figure7":
+        points = {r["template"]: r for r in _csv("fig7_points.csv")}
+        rows = [row | _point_of_figure7(points[row["key"]]) for row in rows]
+    if name == "figure6":
+        rows = [row | {"published": {"val": _last_error("figure6", row["curve"])}} for row in rows]
+    return Table(
+        name,
+        values["title"],
+        values["source"],
+        tuple(Column(**column) for column in values["columns"]),
+        tuple(Row(**row) for row in rows),
+        tuple(values.get("remarks", ())),
+    )
+
+
+def _point_of_figure7(point: Mapping[str, str]) -> dict[str, Any]:
+    return {
+        "published": {"top1": float(point["test_err_mean"])},
+        "errors": {"top1": float(point["std_err"])},
+        "claims": {"parameters": f"{point['params_M_axis']} M"},
+    }
+
+
+def _last_error(figure: str, curve: str) -> float:
+    return max((p for p in curves(figure) if p.curve == curve), key=lambda p: p.at).error
+
+
+def _csv(name: str) -> list[dict[str, str]]:
+    return list(csv.DictReader((HERE / name).read_text(encoding="utf-8").splitlines()))
+
+
+def _words(text: str) -> set[str]:
+    for mark in "/,_-()×":
+        text = text.replace(mark, "x" if mark == "×" else " ")
+    return set(text.lower().split())

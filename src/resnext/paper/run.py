@@ -1,0 +1,77 @@
+"""``resnext paper run``: a row's recipe begun, or gone on with where it was begun before."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from resnext.errors import RequestError
+from resnext.paper.numbers import Row, Table
+from resnext.paper.recipes import PaperRecipe, recipe_named
+from resnext.paper.toy import toy
+from resnext.run_directory import RunDirectory
+from resnext.settings import Recipe
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is about to be run."""
+
+    entry: PaperRecipe
+    recipe: Recipe
+    run: RunDirectory
+    toy: bool
+
+
+def plan(
+    table: Table,
+    row: Row,
+    runs: Path,
+    given: Mapping[str, Any],
+    *,
+    seed: int | None = None,
+    schedule: str = "printed",
+    toy_size: bool = False,
+) -> Plan:
+    """The recipe of ``row`` with what was given on top, and its directory below ``runs``. Raises RequestError."""
+    if row.recipe is None:
+        why = f"its network is not of this family ({row.family})" if row.family else "; ".join(table.remarks)
+        raise RequestError(f"row {row.key} of {table.name} has no recipe{f': {why}' if why else ''}")
+    entry, given = recipe_named(row.recipe), dict(given)
+    if seed is not None:
+        if given.get("train.seed", seed) != seed:
+            raise RequestError(f"--seed {seed} and --train.seed {given['train.seed']} are one setting: give one of them")
+        given["train.seed"] = seed
+    overrides = toy(entry.recipe(schedule=schedule), runs, given) if toy_size else given
+    number = given.get("train.seed", 0)
+    parts = [entry.name, "toy" if toy_size else "", "released" if schedule == "released" else ""]
+    name = "-".join(filter(None, [*parts, f"seed{number}" if number else ""]))
+    return Plan(entry, entry.recipe(overrides, schedule), RunDirectory(runs / name), toy_size)
+
+
+def announce(console: "Console", table: Table, row: Row, plan: Plan) -> None:
+    """Say what will be trained, how long, and where."""
+    from resnext.paper.recipe_files import cost_line
+
+    if int(os.environ.get("RANK", "0")) != 0:
+        return
+    goes_on = plan.run.recipe.is_file()
+    lines = [f"{table.title}, row {row.key}: {row.name}", f"recipe {plan.entry.name}: {plan.entry.title}"]
+    if plan.toy:
+        lines.append("toy size: 4 steps of 8 small images with few channels; its error says nothing")
+    else:
+        lines += [f"expected {plan.entry.expected}", f"cost {cost_line(plan.entry)}"]
+    lines.append(f"{'going on in' if goes_on else 'beginning'} {plan.run.path}; the same command again goes on with it")
+    for line in lines:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def start(plan: Plan) -> None:
+    """Train to the end: the code of ``resnext train``."""
+    from resnext.train.loop import train
+
+    train(plan.recipe, plan.run, resume=None)

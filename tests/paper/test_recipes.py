@@ -1,0 +1,226 @@
+"""One recipe a published number: files and code agree, networks are the paper's, steps run, devices do not matter."""
+
+import io
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+from resnext.data.crops import to_tensor
+from resnext.data.loader import TrainLoader
+from resnext.data.source import ArrayDataset
+from resnext.errors import RequestError
+from resnext.paper.numbers import Row, table, tables
+from resnext.paper.recipe_files import cost_of, images_seen, m40_hours, text_of, write_recipes
+from resnext.paper.recipes import PaperRecipe, recipe_named, recipes, recipes_of
+from resnext.paper.toy import toy
+from resnext.recipe import read_recipe
+from resnext.run_directory import RunDirectory
+from resnext.train.distributed import joined
+from resnext.train.loop import rate_of, train
+from resnext.train.schedule import learning_rate
+from resnext.train.session import Session, parts_of, prepare
+from resnext.settings import Recipe
+from resnext.train.step import train_step
+
+FOLDER = Path(__file__).parents[2] / "recipes"
+EVERY = list(recipes().values())
+each_recipe = pytest.mark.parametrize("entry", EVERY, ids=lambda entry: entry.name)
+
+
+@pytest.fixture(autouse=True)
+def _threads_as_they_were() -> Iterator[None]:
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@each_recipe
+def test_the_file_in_recipes_is_what_the_code_says(entry: PaperRecipe) -> None:
+    path = FOLDER / entry.folder / f"{entry.name}.yaml"
+    assert path.read_text() == text_of(entry), "run python tools/write_recipes.py"
+    assert read_recipe(path) == entry.recipe()
+
+
+def test_no_file_in_recipes_is_left_over() -> None:
+    ours = {path.stem for path in (FOLDER / "paper").glob("*.yaml")}
+    assert ours == {entry.name for entry in EVERY if entry.folder == "paper"}
+
+
+def test_every_row_that_can_be_trained_has_a_recipe() -> None:
+    for name in ("table1", "table3", "table4", "table5", "table6", "table7", "figure5", "figure6", "figure7", "residual"):
+        for row in table(name).rows:
+            assert row.recipe is not None or row.family, f"{name} {row.key}"
+    assert {entry.name for entry in EVERY} == {r.recipe for t in tables().values() for r in t.rows if r.recipe}
+
+
+@pytest.mark.parametrize(("name", "row"), [(t.name, r) for t in tables().values() for r in t.rows if r.recipe])
+def test_a_recipe_trains_its_rows_network(name: str, row: Row) -> None:
+    entry = recipe_named(str(row.recipe))
+    assert entry.recipe().model.architecture(entry.classes, 3) == row.architecture(), name
+
+
+def test_imagenet_recipes_are_the_releases() -> None:
+    r = recipe_named("imagenet-resnext101-64x4d").recipe()
+    assert (r.train.epochs, r.train.batch_size, r.train.bn_batch, r.train.drop_last) == (100, 256, 32, False)
+    assert (r.optimizer.lr, r.optimizer.weight_decay, r.optimizer.decay) == (0.1, 1e-4, "all")
+    assert (r.optimizer.nesterov, r.optimizer.momentum, r.train.label_smoothing) == (True, 0.9, 0.0)
+    assert r.schedule.milestones == (30, 60, 90)
+    assert (r.augment.crop, r.augment.jitter, r.augment.lighting, r.augment.flip) == ("paper_imagenet", 0.4, 0.1, 0.5)
+    rates = [learning_rate(r.schedule, 0.1, 500_500, 5005, 5005 * epoch) for epoch in (0, 29, 30, 60, 90, 99)]
+    assert rates == pytest.approx([0.1, 0.1, 0.01, 1e-3, 1e-4, 1e-4])
+
+
+def test_imagenet5k_counts_mini_batches_as_figure_6_does() -> None:
+    r = recipe_named("imagenet5k-resnet50").recipe()
+    assert (r.train.steps, r.train.epochs, r.schedule.milestone_unit) == (529_200, None, "steps")
+    for step, rate in ((158_759, 0.1), (158_760, 0.01), (317_520, 1e-3), (476_280, 1e-4), (529_199, 1e-4)):
+        assert learning_rate(r.schedule, 0.1, 529_200, 26_461, step) == pytest.approx(rate)
+
+
+def test_cifar_has_the_printed_schedule_and_the_released_one() -> None:
+    entry = recipe_named("cifar10-resnext29-8x64d")
+    assert entry.recipe().schedule.milestones == (150, 225)
+    released = entry.recipe(schedule="released")
+    steps = 391  # a pass over 50,000 images
+    for epoch in range(1, 301):  # the release's train.lua: 0.1^(2, 1 or 0) by epoch / 300 > 0.74, > 0.49
+        decay = 2 if epoch / 300 > 0.74 else 1 if epoch / 300 > 0.49 else 0
+        rate = learning_rate(released.schedule, 0.1, 300 * steps, steps, (epoch - 1) * steps)
+        assert rate == pytest.approx(0.1 * 0.1**decay), epoch
+    with pytest.raises(RequestError, match="one schedule"):
+        recipe_named("imagenet-resnet50").recipe(schedule="released")
+
+
+def test_torchvisions_average_is_as_fast_as_its_train_py_makes_it() -> None:
+    for name in ("torchvision-resnext50-32x4d", "torchvision-resnext101-64x4d"):
+        r = recipe_named(name).recipe()
+        adjust = 8 * 128 * 32 / 600  # world size, batch of a GPU, steps between updates, epochs
+        assert r.train.ema_decay == pytest.approx(1 - min(1.0, (1 - 0.99998) * adjust), abs=5e-7)
+        assert (r.train.ema_steps, r.optimizer.lr, r.augment.size) == (32, 0.5, 176)
+        assert learning_rate(r.schedule, 0.5, 600 * 1252, 1252, 0) == pytest.approx(0.005)
+
+
+def test_rsb_warms_up_from_1e_4_and_ends_at_1e_6() -> None:
+    for name, peak in (("a1", 5e-3), ("a3", 8e-3)):
+        r = recipe_named(f"rsb-{name}-resnext50-32x4d").recipe()
+        total = (r.train.epochs or 0) * 625
+        assert learning_rate(r.schedule, peak, total, 625, 0) == pytest.approx(1e-4)
+        assert learning_rate(r.schedule, peak, total, 625, 5 * 625) == pytest.approx(peak)
+        assert learning_rate(r.schedule, peak, total, 625, total) == pytest.approx(1e-6)
+
+
+def test_costs_are_the_papers_where_it_says_them() -> None:
+    entry = recipe_named("imagenet-resnext101-64x4d")
+    assert m40_hours(entry) == pytest.approx(8 * 1.7 * 100 * 1_281_167 / 256 / 3600, rel=1e-3)
+    assert m40_hours(entry) / 8 / 24 == pytest.approx(10, abs=0.2), "the paper: 10 days"
+    assert images_seen(recipe_named("imagenet5k-resnet50")) == 529_200 * 256
+    assert cost_of(recipe_named("rsb-a3-resnext50-32x4d")).macs < cost_of(recipe_named("rsb-a1-resnext50-32x4d")).macs
+
+
+def test_rows_with_recipes_are_listed_for_cost() -> None:
+    assert [key for key, _ in recipes_of("table4")] == [row.key for row in table("table4").rows]
+    assert recipes_of("table8") == []
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Any number of devices
+
+
+@each_recipe
+def test_rate_and_batches_are_the_same_on_any_number_of_devices(entry: PaperRecipe) -> None:
+    """The indices of all devices' parts, in turn, are the one order; so the steps, and the rate of each, agree too."""
+    r = entry.recipe()
+    images = np.zeros((2 * r.train.batch_size + 143 % r.train.batch_size, 1, 1, 3), dtype=np.uint8)
+    data = ArrayDataset("black", ("a", "b"), images, np.zeros(len(images), dtype=np.int64))
+
+    def seen(world: int) -> list[list[int]]:
+        loaders = [
+            TrainLoader(
+                data, to_tensor, seed=0, batch_size=r.train.batch_size, drop_last=r.train.drop_last,
+                workers=0, rank=rank, world_size=world,
+            )
+            for rank in range(world)
+        ]  # fmt: skip
+        steps = {loader.steps_per_epoch for loader in loaders}
+        assert len(steps) == 1
+        order = loaders[0].order(0).tolist()
+        return [
+            [index for loader in loaders for index in order[slice(*loader._part(step))]] for step in range(steps.pop())
+        ]
+
+    alone = seen(1)
+    assert all(len(batch) == r.train.batch_size for batch in alone[:2])
+    for world in (2, 4, 8):
+        assert seen(world) == alone
+        share = r.train.batch_size // world
+        assert share % (r.train.bn_batch or share) == 0, "BN's parts fit a device's share"
+        assert parts_of(r, world) * world == parts_of(r, 1) or r.train.bn_batch is None
+    assert math.isclose(rate(r, len(alone)), rate(r, len(seen(8))))
+
+
+def rate(r: Recipe, steps_per_epoch: int) -> float:
+    total = r.train.total_steps(steps_per_epoch)
+    return learning_rate(r.schedule, r.optimizer.lr, total, steps_per_epoch, total // 2)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Toy size
+
+
+@each_recipe
+def test_two_steps_of_every_recipe_run_at_toy_size(entry: PaperRecipe, tmp_path: Path) -> None:
+    full = entry.recipe()
+    small = entry.recipe(toy(full, tmp_path, {}))
+    assert small.model.architecture(4, 3).blocks == full.model.architecture(4, 3).blocks
+    assert small.model.architecture(4, 3).cardinality == full.model.architecture(4, 3).cardinality
+    assert (small.optimizer.name, small.train.loss, small.schedule.name) == (
+        full.optimizer.name, full.train.loss, full.schedule.name,
+    )  # fmt: skip
+    session = begun(entry, toy(full, tmp_path, {}), tmp_path / "run")
+    batches = session.loader.batches(0)
+    before = [p.detach().clone() for p in session.model.parameters()]
+    losses = [train_step(session, next(batches), rate_of(session, session.position.step)) for _ in range(2)]
+    assert session.position.step == 2
+    assert all(math.isfinite(loss) for loss in losses)
+    moved = [not torch.equal(a, b) for a, b in zip(before, session.model.parameters(), strict=True)]
+    assert all(moved) if entry.name.startswith("imagenet") else any(moved)
+
+
+def begun(entry: PaperRecipe, overrides: dict[str, object], path: Path) -> Session:
+    run = RunDirectory(path)
+    run.path.mkdir()
+    with joined("cpu") as world:
+        return prepare(entry.recipe(overrides), run, world, False, Console(file=io.StringIO()))
+
+
+@pytest.mark.slow
+@each_recipe
+def test_every_recipe_trains_to_its_end_at_toy_size(entry: PaperRecipe, tmp_path: Path) -> None:
+    recipe, run = entry.recipe(toy(entry.recipe(), tmp_path, {})), RunDirectory(tmp_path / "run")
+    run.path.mkdir()
+    position = train(recipe, run, console=Console(file=io.StringIO()))
+    assert position.step == 4
+    assert run.report.exists()
+
+
+def test_what_is_given_by_hand_wins_over_toy_size(tmp_path: Path) -> None:
+    entry = recipe_named("imagenet-resnet50")
+    small = toy(entry.recipe(), tmp_path, {"train.steps": 2, "data.path": "/mine"})
+    assert (small["train.steps"], small["data.path"]) == (2, "/mine")
+    assert "data.source" not in small, "one's own data is read by the recipe's source"
+    assert not (tmp_path / "toy-pictures").exists()
+
+
+def test_recipes_are_never_written_over_anothers_file(tmp_path: Path) -> None:
+    (tmp_path / "paper").mkdir()
+    mine = tmp_path / "paper" / "imagenet-resnet50.yaml"
+    mine.write_text("# mine\n")
+    with pytest.raises(RequestError, match="another file of that name"):
+        write_recipes(tmp_path)
+    assert mine.read_text() == "# mine\n"
+    mine.unlink()
+    assert len(write_recipes(tmp_path)) == len(write_recipes(tmp_path)) == len(EVERY)

@@ -1,0 +1,156 @@
+"""Fits the cost model on published and measured training speeds, and judges it on speeds that were left out.
+
+    python tools/fit_cost_model.py
+
+Reads ``tools/training_speeds.csv``; writes ``src/resnext/paper/cost_model.json`` (the fit) and
+``results/cost-model.csv``: for each speed what the fit says, and what a fit says that has not seen this network on this
+machine, or not this machine at all (it then has the utilisation of the other machines with such kernels).
+"""
+
+import csv
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+from scipy.optimize import least_squares
+
+from resnext.paper.cost import Cluster, Machine, Model, estimate, machines
+
+ROOT = Path(__file__).parents[1]
+WIDEST = 128.0  # channels a group; none of the paper's networks trained here has wider ones
+
+
+@dataclass(frozen=True)
+class Speed:
+    """One measured figure."""
+
+    machine: Machine
+    precision: str
+    devices: int
+    network: str
+    images_per_second: float
+    source: str
+
+    @property
+    def kernels(self) -> str:
+        return self.machine.kernels or self.precision
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """Whose utilisation it tells of."""
+        return self.machine.like, self.kernels
+
+
+def main() -> None:
+    known = machines()
+    with (ROOT / "tools" / "training_speeds.csv").open(newline="") as file:
+        speeds = [
+            Speed(
+                known[r["machine"]],
+                r["precision"],
+                int(r["devices"]),
+                r["network"],
+                float(r["images_per_second"]),
+                r["source"],
+            )
+            for r in csv.DictReader(file)
+        ]
+    model = fit(speeds)
+    unseen_network = [without_network(speeds, speed) for speed in speeds]
+    unseen_machine = [without_machine(speeds, speed) for speed in speeds]
+    errors = {"measured": rms(unseen_network), "extrapolated": rms(unseen_machine)}
+    write_model(model, errors)
+    write_results(speeds, [error(model, speed) for speed in speeds], unseen_network, unseen_machine)
+    print({name: f"{value:.1%}" for name, value in errors.items()})
+
+
+def fit(speeds: Sequence[Speed]) -> Model:
+    """Least squares of the logarithms: a width for each kind of kernels, a utilisation for each machine and kind."""
+    kinds = sorted({speed.kernels for speed in speeds})
+    places = sorted({speed.place for speed in speeds})
+
+    def model_of(x: np.ndarray) -> Model:
+        values = np.exp(x).tolist()
+        width = dict(zip(kinds, values[1:], strict=False))
+        return Model(width, dict(zip(places, values[1 + len(kinds) :], strict=True)), values[0], 0.0, 0.0)
+
+    start = np.log([0.9, *[30.0] * len(kinds), *[0.6] * len(places)])
+    low = np.log([0.3, *[1.0] * len(kinds), *[0.02] * len(places)])
+    high = np.log([1.0, *[WIDEST] * len(kinds), *[1.0] * len(places)])
+    found = least_squares(lambda x: [error(model_of(x), s) for s in speeds], start, bounds=(low, high))
+    return model_of(found.x)
+
+
+def error(model: Model, speed: Speed) -> float:
+    """Logarithm of predicted over measured."""
+    cluster = Cluster(speed.machine, speed.devices)
+    said = estimate(speed.network, 224, 1, cluster, batch_size=speed.devices, precision=speed.precision, model=model)
+    return math.log(said.images_per_second / speed.images_per_second)
+
+
+def without_network(speeds: Sequence[Speed], speed: Speed) -> float | None:
+    """The error of a fit without this network on this machine; None where nothing else tells of the machine."""
+    rest = [s for s in speeds if (s.place, s.network) != (speed.place, speed.network)]
+    return error(fit(rest), speed) if any(s.place == speed.place for s in rest) else None
+
+
+def without_machine(speeds: Sequence[Speed], speed: Speed) -> float | None:
+    """The error of a fit without this machine; None where no other has such kernels."""
+    rest = [s for s in speeds if s.machine.like != speed.machine.like]
+    return error(fit(rest), speed) if any(s.kernels == speed.kernels for s in rest) else None
+
+
+def rms(errors: Sequence[float | None]) -> float:
+    """Of those there are, as a relative error."""
+    squares = [e * e for e in errors if e is not None]
+    return math.expm1(math.sqrt(sum(squares) / len(squares)))
+
+
+def write_model(model: Model, errors: dict[str, float]) -> None:
+    by_machine = {
+        name: {kernels: round(model.utilisation[name, kernels], 3) for _, kernels in places}
+        for name, places in groupby(sorted(model.utilisation), key=lambda place: place[0])
+    }
+    values = {
+        "command": "python tools/fit_cost_model.py",
+        "width": {kernels: round(width, 1) for kernels, width in model.width.items()},
+        "utilisation": by_machine,
+        "scaling": round(model.scaling, 3),
+        "error": {name: round(value, 3) for name, value in errors.items()},
+    }
+    path = ROOT / "src" / "resnext" / "paper" / "cost_model.json"
+    path.write_text(json.dumps(values, indent=2) + "\n")
+
+
+def write_results(speeds: Sequence[Speed], *errors: Sequence[float | None]) -> None:
+    names = ("error_of_fit_percent", "network_left_out_percent", "machine_left_out_percent")
+    with (ROOT / "results" / "cost-model.csv").open("w", newline="") as file:
+        out = csv.writer(file, lineterminator="\n")
+        out.writerow(
+            (
+                "machine",
+                "precision",
+                "devices",
+                "network",
+                "images_per_second",
+                "predicted",
+                *names,
+                "source",
+                "command",
+            )
+        )
+        for speed, *found in zip(speeds, *errors, strict=True):
+            percents = ["" if e is None else f"{100 * math.expm1(e):+.1f}" for e in found]
+            predicted = speed.images_per_second * math.exp(found[0])
+            out.writerow(
+                (speed.machine.name, speed.precision, speed.devices, speed.network, speed.images_per_second,
+                 f"{predicted:.1f}", *percents, speed.source, "python tools/fit_cost_model.py")
+            )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,200 @@
+"""Checks the simulation of the input pipeline against the loader itself, on real images on this machine.
+
+    python tools/measure_feed.py imagenet-sample-250.tar --out results/feed-simulation.csv
+    python tools/measure_feed.py imagenet-sample-250.tar --images src/resnext/paper/decoding.json
+    python tools/measure_feed.py 'shards/{0000..0003}.tar' --source webdataset
+
+The images go through the paper's augmentation. First the processor time of each is taken, alone on one core; then a
+TrainLoader feeds a consumer that sleeps through its steps, with 1, 2 and 4 workers on 1 and 2 cores; and the simulation
+is asked for the same run with those times. Rounds are interleaved and medians kept, as other programs disturb. The
+files are in the page cache, so storage plays no part.
+"""
+
+import argparse
+import csv
+import json
+import os
+import resource
+import statistics
+import tarfile
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from contextlib import ExitStack
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from resnext.data.augment import train_transform
+from resnext.data.loader import TrainLoader
+from resnext.data.open import open_split
+from resnext.data.preprocessing import Preprocessing
+from resnext.data.source import Dataset, Subset
+from resnext.environment import cpu_name
+from resnext.paper.feed import PREFETCH, Images, Pipeline, simulate
+from resnext.settings import AugmentSettings, DataSettings
+
+BATCH = 16
+COPIES = 2  # of the data set in an epoch
+CORES, WORKERS = (1, 2), (1, 2, 4)
+STEPS = (0.0, 0.7, 1.5)  # seconds of a step, in those that one core takes to load a batch
+PAPER = AugmentSettings(crop="paper_imagenet", flip=0.5, jitter=0.4, lighting=0.1)
+VIEW = Preprocessing(image_size=224, resize=256, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), channels=3)
+COMMAND = "python tools/measure_feed.py imagenet-sample-250.tar"
+Place = tuple[int, int, float]  # cores, workers, seconds of a step as in STEPS
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "path", help="folder with a folder of images for each class, a tar of one, or what --source reads"
+    )
+    parser.add_argument("--source", default="folder", help="data.source (default: %(default)s)")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--out", type=Path, help="CSV of predicted and measured throughput")
+    parser.add_argument("--images", type=Path, help="only time the images one by one, and write this JSON")
+    args = parser.parse_args()
+    torch.set_num_threads(1)  # as in a loading process
+    with ExitStack() as stack:
+        dataset = opened(args.path, args.source, stack)
+        if args.images:
+            write_images(images_of(dataset, [timed_alone(dataset) for _ in range(args.rounds)]), args.images)
+            return
+        times: list[list[float]] = []
+        rates: dict[Place, list[tuple[float, float]]] = defaultdict(list)
+        for _ in range(args.rounds):
+            times.append(timed_alone(dataset))
+            mean = statistics.fmean(times[-1])
+            for place in product(CORES, WORKERS, STEPS):
+                rate, processor = measured(dataset, place, BATCH * mean)
+                rates[place].append((rate * mean, processor))
+        report(rates, images_of(dataset, times), args.source, args.out)
+
+
+def opened(path: str, source: str, stack: ExitStack) -> Dataset:
+    """The data set at ``path``; a tar of a folder is unpacked, for as long as ``stack`` is open."""
+    if source == "folder" and path.endswith(".tar"):
+        folder = stack.enter_context(tempfile.TemporaryDirectory())
+        with tarfile.open(path) as tar:
+            tar.extractall(folder, filter="data")
+        path = folder
+    return open_split(DataSettings(source=source, path=path), "val")
+
+
+def timed_alone(dataset: Dataset) -> list[float]:
+    """Processor seconds of each image: reading, decoding, augmenting, and its share of handing a batch over."""
+    everywhere = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(everywhere)})
+    try:
+        reader = loader_of(dataset, 0)._reader
+        seconds, batches, images = [], [], []
+        for index in range(len(dataset)):
+            start = time.thread_time()
+            images.append(reader.__getitems__([(0, index)]).images)  # type: ignore[union-attr]
+            seconds.append(time.thread_time() - start)
+            if len(images) == BATCH:
+                start = time.thread_time()
+                torch.cat(images).share_memory_()
+                batches.append((time.thread_time() - start) / BATCH)
+                images = []
+    finally:
+        os.sched_setaffinity(0, everywhere)
+    return [one + statistics.median(batches) for one in seconds]
+
+
+def measured(dataset: Dataset, place: Place, load: float) -> tuple[float, float]:
+    """Images a second that a TrainLoader gives to a consumer, from the end of step ``skip`` to the end of the last.
+
+    And the processor seconds of its workers for an image, which other programs disturb less.
+    """
+    cores, workers, step = place
+    everywhere = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, set(sorted(everywhere)[:cores]))
+    try:
+        loader = loader_of(dataset, workers)
+        ends, before = [], resource.getrusage(resource.RUSAGE_CHILDREN)
+        for _ in loader.batches(0):
+            time.sleep(step * load)
+            ends.append(time.perf_counter())
+    finally:
+        os.sched_setaffinity(0, everywhere)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    processor = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    skip = PREFETCH * workers
+    return (len(ends) - skip) * BATCH / (ends[-1] - ends[skip - 1]), processor / (len(ends) * BATCH)
+
+
+def predicted(place: Place, images: Images) -> tuple[float, int]:
+    """The same from the simulation, in images that one core loads, and the number of steps."""
+    cores, workers, step = place
+    steps = COPIES * len(images.sizes) // BATCH
+    pipeline = Pipeline(step * BATCH * images.mean_seconds, BATCH, workers, cores)
+    flow = simulate(pipeline, images, steps, skip=PREFETCH * workers, ends=True)
+    return flow.images_per_second * images.mean_seconds, steps
+
+
+def loader_of(dataset: Dataset, workers: int) -> TrainLoader:
+    copies = Subset(dataset, np.tile(np.arange(len(dataset)), COPIES))
+    transform = train_transform(PAPER, VIEW)
+    return TrainLoader(copies, transform, seed=0, batch_size=BATCH, drop_last=True, workers=workers)
+
+
+def images_of(dataset: Dataset, times: Sequence[Sequence[float]]) -> Images:
+    """The median of the rounds for each image."""
+    root = getattr(dataset, "root", None)  # of a folder; sizes play no part elsewhere
+    sizes = [os.path.getsize(os.path.join(root, dataset.where(i))) if root else 1 for i in range(len(dataset))]
+    return Images(tuple(sizes), tuple(float(t) for t in np.median(times, axis=0)))
+
+
+def write_images(images: Images, path: Path) -> None:
+    values = {
+        "command": f"{COMMAND} --images src/resnext/paper/decoding.json",
+        "what": "files of ImageNet; decoding, the paper's augmentation at 224 pixels and handing over",
+        "processor": f"one core of {cpu_name()}",
+        "bytes": images.sizes,
+        "milliseconds": [round(s * 1000, 2) for s in images.seconds],
+    }
+    path.write_text(json.dumps(values) + "\n")
+    print(f"{images.mean_seconds * 1000:.2f} ms and {images.mean_bytes / 1000:.0f} kB an image")
+
+
+def report(rates: dict[Place, list[tuple[float, float]]], images: Images, source: str, out: Path | None) -> None:
+    """One line a place; speeds are in the images that one core loads in a round's time, so that rounds compare."""
+    rows: list[dict[str, object]] = []
+    for (cores, workers, step), pairs in rates.items():
+        found = [rate for rate, _ in pairs]
+        said, steps = predicted((cores, workers, step), images)
+        rate = statistics.median(found)
+        a_second = 1 / images.mean_seconds
+        rows.append(
+            {
+                "source": source, "cores": cores, "workers": workers, "batch": BATCH, "steps": steps,
+                "step_seconds": round(step * BATCH * images.mean_seconds, 4),
+                "milliseconds_an_image": round(images.mean_seconds * 1000, 2),
+                "milliseconds_in_workers": round(statistics.median(p for _, p in pairs) * 1000, 2),
+                "predicted_images_per_second": round(said * a_second, 1),
+                "measured_images_per_second": round(rate * a_second, 1),
+                "predicted_over_measured": round(said / rate, 3),
+                "rounds": len(found),
+                "best_images_per_second": round(max(found) * a_second, 1),
+                "spread_percent": round(100 * (max(found) - min(found)) / rate, 1),
+                "load_average": round(os.getloadavg()[0], 1),
+                "processor": cpu_name(),
+                "command": f"{COMMAND} --rounds {len(found)}",
+            }
+        )  # fmt: skip
+        print(", ".join(f"{name} {value}" for name, value in rows[-1].items() if name not in ("processor", "command")))
+    ratios = [float(str(row["predicted_over_measured"])) for row in rows]
+    print(f"predicted over measured: median {statistics.median(ratios):.3f}, {min(ratios):.3f} to {max(ratios):.3f}")
+    if out:
+        with out.open("w", newline="") as file:
+            writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -16,6 +16,7 @@ from resnext.data.imagenet import imagenet_classes, imagenet_synsets
 from resnext.data.preprocessing import Preprocessing
 from resnext.evaluate.robustness import CORRUPTIONS
 from resnext.model.network import create_model
+from resnext.weights import load
 from resnext.weights.native import save
 from tests.commands.test_evaluate import digits_folder, digits_network, evaluate, metrics
 
@@ -38,6 +39,14 @@ def weights(path: Path, classes: tuple[str, ...] | None, *favourites: int, size:
         for place, output in enumerate(favourites):
             model.fc.bias[output] = 1000.0 - place
     model.preprocessing, model.classes = colour(size), classes
+    save(model, path)
+    return path
+
+
+def nameless(path: Path) -> Path:
+    """The same weights without the names of their classes."""
+    model = load(path)
+    model.classes = None
     save(model, path)
     return path
 
@@ -115,6 +124,10 @@ def test_networks_of_other_classes_make_no_ensemble(tmp_path: Path, capsys: pyte
     assert evaluate(*nets, "--data", tmp_path) == 2
     assert "1000 outputs and" in capsys.readouterr().err
     nets = [weights(tmp_path / f"{i}.safetensors", classes) for i, classes in enumerate((("a", "b"), ("a", "c")))]
+    assert evaluate(*nets, "--data", tmp_path) == 2
+    assert "only the model has 'b'" in capsys.readouterr().err
+    nets.insert(0, weights(tmp_path / "2.safetensors", ("a", "b")))
+    nets[0] = nameless(nets[0])
     assert evaluate(*nets, "--data", tmp_path) == 2
     assert "only the model has 'b'" in capsys.readouterr().err
 

@@ -113,6 +113,8 @@ def test_restrictions_that_cannot_be_met_are_one_sentence(tmp_path: Path) -> Non
         indices_of(("birds",), ("bird", "dog"), ("bird", "dog"))
     with pytest.raises(RequestError, match=r"no class 'n01440764', .* and 995 more"):
         meet(pictures(("cat", "dog")), ("cat", "dog"), 2, "imagenet1k")
+    with pytest.raises(RequestError, match="'crane' is the name of 2 classes"):
+        indices_of(("crane", "dog"), ("crane", "dog", "crane"), ("n1", "n2", "n3"))
     with pytest.raises(RequestError, match="named twice"):
         indices_of(("tench", "n01440764"), imagenet_classes(), imagenet_synsets())
     with pytest.raises(RequestError, match="no class names"):

@@ -168,12 +168,17 @@ def test_dense_refuses_networks_that_are_not_ours() -> None:
 
 @pytest.mark.parametrize("view", ["center", "center+flip", "ten-crop", "dense:16,24"])
 @pytest.mark.parametrize("world_size", [1, 2, 3, 4])
-def test_shards_of_every_view_make_the_same_evaluation(view: str, world_size: int) -> None:
-    model, data = network(), pictures(7)
-    whole = judged(model, data, view, batch_size=1)
-    shards = [judged(model, data, view, batch_size=1, rank=r, world_size=world_size) for r in range(world_size)]
+@pytest.mark.parametrize("n", [1, 7])
+def test_shards_of_every_view_make_the_same_evaluation(view: str, world_size: int, n: int) -> None:
+    """Of an ensemble, with restricted outputs: all that the sums depend on."""
+    model, other, data = network(classes=8), network(1, preprocessing(16, 16), classes=8), pictures(n)
+    for one in (model, other):
+        one.classes = ("x", *data.classes, "y")
+    options = {"others": [Member(other, other.preprocessing)], "outputs": np.arange(1, 7), "batch_size": 1}
+    whole = judged(model, data, view, **options)
+    shards = [judged(model, data, view, rank=r, world_size=world_size, **options) for r in range(world_size)]
     merged = merge(shards[::-1])
-    assert sum(shard.n for shard in shards) == 7
+    assert sum(shard.n for shard in shards) == n
     for name in COLUMNS:
         assert np.array_equal(getattr(merged, name), getattr(whole, name)), name
 

@@ -134,3 +134,11 @@ def test_metrics_of_a_wrong_type_are_left_out(run_directory: Path, key: str, val
     path = run_directory / "evaluation" / "metrics.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
     assert "Class by class" in read(run_directory).text
+
+
+def test_the_error_under_real_labels_is_shown_where_it_was_asked_for(run_directory: Path) -> None:
+    metrics = run_directory / "evaluation" / "metrics.json"
+    assert "ReaL" not in write_report(run_directory).read_text()
+    for real, shown in (({"top1_error": 12.345}, True), ({"top1_error": None}, False), ("x", False)):
+        metrics.write_text(json.dumps(json.loads(metrics.read_text()) | {"real": real}))
+        assert ("ReaL error</b><span>12.35 %" in write_report(run_directory).read_text()) is shown

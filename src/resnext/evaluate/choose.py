@@ -88,20 +88,21 @@ def load_networks(args: argparse.Namespace) -> Networks:
 
 
 def _same_classes(models: Sequence[Network], names: Sequence[str]) -> None:
-    """Raises RequestError where networks have other classes than the first; ImageNet's may be named in any way.
+    """Give all networks the names that the first one with names has, ImageNet's by synset, by word or none alike.
 
-    All get the names that the first has.
+    Raises RequestError where their classes differ.
     """
-    first = models[0]
-    for model, name in zip(models[1:], names[1:], strict=True):
-        counts = [one.architecture.num_classes for one in (first, model)]
-        if counts[0] != counts[1]:
-            raise RequestError(f"{names[0]} has {counts[0]} outputs and {name} {counts[1]}, so they make no ensemble")
-        synsets = [output_synsets(one.classes, counts[0]) for one in (first, model)]
-        same = synsets[0] is not None and synsets[0] == synsets[1]
-        if not same and first.classes is not None and model.classes is not None:
-            compare_classes(first.classes, model.classes, name)
-        model.classes = first.classes
+    count = models[0].architecture.num_classes
+    known = next((model.classes for model in models if model.classes is not None), None)
+    for model, name in zip(models, names, strict=True):
+        own = model.architecture.num_classes
+        if own != count:
+            raise RequestError(f"{names[0]} has {count} outputs and {name} {own}, so they make no ensemble")
+        synsets = output_synsets(model.classes, count)
+        same = synsets is not None and synsets == output_synsets(known, count)
+        if not same and known is not None and model.classes is not None:
+            compare_classes(known, model.classes, name)
+        model.classes = known
 
 
 def _about(weights: str, checkpoint: str, preprocessing: Preprocessing) -> dict[str, Any]:

@@ -76,6 +76,9 @@ def indices_of(allowed: Sequence[str], names: Sequence[str], synsets: Sequence[s
     if missing:
         hint = nearest(missing[0], names) if len(missing) == 1 else ""
         raise RequestError(f"the network has no class {listing(missing)}, so it cannot be restricted to it{hint}")
+    for name in allowed:
+        if name not in synsets and names.count(name) > 1:  # in some lists "crane" is a bird and a machine
+            raise RequestError(f"{name!r} is the name of {names.count(name)} classes; restrict by synset instead")
     outputs = sorted({places[name] for name in allowed})
     if len(outputs) < len(allowed):
         raise RequestError("a class is named twice in the restriction, by the same name or by word and synset")

@@ -140,7 +140,7 @@ def show_views(folder: Path, images: list[Picture], epochs: int) -> list[dict[st
         "fully convolutional, three scales, mirrored": [*net, "--view", "dense:64,80,96+flip"],
         "ensemble of two": both,
         "ReaL's format": [*net, "--data", "folders", "--real", "real.json"],
-        "ImageNet-V2's folders (0 to 999, in no sorted order)": [*net, "--data", "v2"],
+        "ImageNet-V2's folders (0 to 999, in no sorted order)": [*net, "--source", "folder", "--data", "v2"],
         "answers restricted to the data's classes": [*net, "--restrict", "data"],
         "ImageNet-C's corruptions made here": [*net, "--corrupt", "gaussian_noise,fog,jpeg_compression"],
     }

@@ -124,7 +124,7 @@ class DataSettings:
     )
     image_size: int | None = say(
         "Side of the square the network sees, in pixels; when not given the source's own, "
-        "which for a folder is that of init.weights, else 224.",
+        "which for photographs is that of init.weights, else 224.",
         None,
         low=1,
     )
@@ -136,7 +136,7 @@ class DataSettings:
     )
     fit: str | None = say(
         "How a picture meets the square in evaluation: crop its centre, squash it, or pad it; "
-        "when not given crop, or for a folder that of init.weights.",
+        "when not given crop, or for photographs that of init.weights.",
         None,
         choices=FITS,
     )

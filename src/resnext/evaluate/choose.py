@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from resnext.data.classes import compare_classes
 from resnext.data.imagenet import output_synsets
-from resnext.data.open import open_data, open_split
+from resnext.data.open import SPLITS, open_data, open_split
 from resnext.data.preprocessing import Preprocessing
 from resnext.data.source import Dataset
 from resnext.errors import RequestError
@@ -128,7 +128,7 @@ def choose_data(args: argparse.Namespace, networks: Networks) -> Judged:
         source = open_data(settings)
         return Judged(source.train if args.split == "train" else source.val, source.split, own=args.data is None)
     settings = DataSettings(source=args.source or "folder", path=args.data, exif=preprocessing.exif)
-    if settings.source != "folder":
+    if settings.source not in SPLITS:
         source = open_data(settings)
         return Judged(source.train if args.split == "train" else source.val, source.split, own=False)
     dataset = open_split(replace(settings, channels=preprocessing.channels), args.split)

@@ -1,6 +1,9 @@
 """Views: their spelling, what they cut out of a picture, and how answers become one; against torchvision and loops."""
 
+import io
 import math
+import tarfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +15,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from resnext.data.crops import to_tensor
+from resnext.data.images import read_image
 from resnext.data.preprocessing import Preprocessing
 from resnext.errors import RequestError
 from resnext.evaluate.views import CENTER, SCALES, Looks, TenCrop, Whole, combined
@@ -141,3 +145,17 @@ def test_one_look_that_is_not_finite_cannot_hide(how: str, bad: float) -> None:
     answers[1, 2, 0] = bad
     finite = torch.isfinite(combined(answers, how)).all(dim=1)
     assert finite.tolist() == [True, False]
+
+
+def test_ten_crops_of_real_photographs_are_torchvisions(shared_data: Path) -> None:
+    p = Preprocessing(image_size=224, resize=256, mean=(0.5,) * 3, std=(0.2,) * 3, channels=3)
+    with tarfile.open(shared_data / "imagenet-sample-250.tar") as archive:
+        files = [member for member in archive if member.name.endswith(".JPEG")][:8]
+        photographs = [read_image(io.BytesIO(archive.extractfile(file).read())) for file in files]  # type: ignore[union-attr]
+    assert len({image.size for image in photographs}) > 3
+    for image in photographs:
+        resized = F.resize(image, [256], F.InterpolationMode.BICUBIC, antialias=True)
+        theirs = torch.stack([to_tensor(crop) for crop in F.ten_crop(resized, [224, 224])])
+        assert torch.equal(TenCrop(p)(image), theirs)
+        for scale in (224, 384):
+            assert min(Whole(3, scale, "bicubic")(image).shape[1:]) == scale

@@ -15,7 +15,7 @@ from resnext.data.loader import Batch, eval_batches
 from resnext.data.preprocessing import Preprocessing
 from resnext.data.source import Dataset
 from resnext.errors import RequestError, WorkError
-from resnext.evaluate.metrics import percent, wilson_interval
+from resnext.evaluate.metrics import interval95, percent
 from resnext.evaluate.panel import Member, Panel, in_eval_mode
 from resnext.evaluate.views import CENTER, Looks
 
@@ -86,8 +86,7 @@ class Evaluation:
     @property
     def interval95(self) -> tuple[float, float]:
         """The 95 % Wilson interval of the top-1 error."""
-        low, high = wilson_interval(self.n - self.correct1, self.n)
-        return 100 * low, 100 * high
+        return interval95(self.n - self.correct1, self.n)
 
     @cached_property
     def confusion(self) -> np.ndarray:

@@ -27,6 +27,12 @@ def wilson_interval(count: int, n: int, confidence: float = 0.95) -> tuple[float
     return low, high
 
 
+def interval95(count: int, n: int) -> tuple[float, float]:
+    """The 95 % Wilson interval of an error of ``count`` in ``n`` images, in percent."""
+    low, high = wilson_interval(count, n)
+    return 100 * low, 100 * high
+
+
 @dataclass(frozen=True)
 class ClassScore:
     """One class. A share with nothing to divide by (no image, never predicted) is None, not zero."""

@@ -17,7 +17,7 @@ from resnext.data.imagenet import imagenet_synsets, output_synsets
 from resnext.data.source import Dataset
 from resnext.errors import RequestError
 from resnext.evaluate.evaluator import Evaluation
-from resnext.evaluate.metrics import percent, wilson_interval
+from resnext.evaluate.metrics import interval95, percent
 
 IMAGES = 50_000
 LARGEST = 64 << 20  # bytes
@@ -53,8 +53,7 @@ class RealScore:
 
     @property
     def interval95(self) -> tuple[float, float]:
-        low, high = wilson_interval(self.wrong, self.n)
-        return 100 * low, 100 * high
+        return interval95(self.wrong, self.n)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""

@@ -8,7 +8,7 @@ from typing import Any
 
 from resnext.data.folder import subfolders
 from resnext.errors import RequestError
-from resnext.evaluate.metrics import percent, wilson_interval
+from resnext.evaluate.metrics import interval95, percent
 
 SEVERITIES = (1, 2, 3, 4, 5)
 # AlexNet's error, the mean over the severities: the measure that mCE divides by (test.py of the authors' repository,
@@ -50,8 +50,7 @@ class Result:
 
     @property
     def interval95(self) -> tuple[float, float]:
-        low, high = wilson_interval(self.wrong, self.n)
-        return 100 * low, 100 * high
+        return interval95(self.wrong, self.n)
 
 
 def find_corruptions(root: Path | str) -> dict[tuple[str, int], Path]:

@@ -30,11 +30,14 @@ with joined("cpu", timeout=60) as world:
     assert world.gather_rows(mine)[:, 0].tolist() == [float(r) for r in range(world.size) for _ in range(r)]
     assert world.skew() < 5
 
-    # buffers become the leader's
+    # weights and buffers become the leader's, from one memory layout into another
     model = create_model("resnext11_2x4d", base_channels=4, num_classes=3, in_channels=1, seed=0)
-    model.bn1.running_mean += world.rank
-    world.share(model)
-    assert float(model.bn1.running_mean.abs().max()) == 0
+    other = create_model("resnext11_2x4d", base_channels=4, num_classes=3, in_channels=1, seed=world.rank)
+    other.bn1.running_mean += world.rank
+    other.to(memory_format=torch.contiguous_format if world.leads else torch.channels_last)
+    world.share(other)
+    for name, value in model.state_dict().items():
+        assert torch.equal(other.state_dict()[name], value), name
 
     # an evaluation in shards of odd sizes is the evaluation
     rng = np.random.default_rng(0)

@@ -68,10 +68,12 @@ class World:
         return flag if self.size == 1 else self.sum([float(flag)])[0] > 0
 
     def share(self, model: nn.Module) -> None:
-        """Give every process the leader's weights and buffers."""
+        """Give every process the leader's weights and buffers, whatever their memory layouts."""
         if self.size > 1:
             for tensor in model.state_dict().values():
-                dist.broadcast(tensor, 0)
+                value = tensor.contiguous()
+                dist.broadcast(value, 0)
+                tensor.copy_(value)
 
     def share_bytes(self, data: bytes) -> bytes:
         """The leader's ``data``, in every process."""

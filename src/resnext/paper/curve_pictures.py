@@ -50,12 +50,18 @@ def error_curves(table: Table, entries: list[Entry]) -> "Figure":
     wide = 4.6
     with look():
         figure = new_figure(wide * len(depths) + (0.2 if len(depths) > 1 else 1.2), 4.2)
-        under = "Solid: validation, dashed: training (augmented images)" if table.name == "figure5" else "ResNet-101 and ResNeXt-101"
+        under = (
+            "Solid: validation, dashed: training (augmented images)"
+            if table.name == "figure5"
+            else "ResNet-101 and ResNeXt-101"
+        )
         here = any(measured_line(e, table.name, "val") for e in entries)
         title(figure, table.title, under + ("; pale: the paper, strong: measured here" if here else "; as printed"))
         for number, depth in enumerate(depths):
             left = (0.62 / figure.get_figwidth()) + number / len(depths)
-            axes = figure.add_axes((left, 0.115, (wide - 1.15) / figure.get_figwidth() if len(depths) > 1 else 0.78, 0.7))
+            axes = figure.add_axes(
+                (left, 0.115, (wide - 1.15) / figure.get_figwidth() if len(depths) > 1 else 0.78, 0.7)
+            )
             _curve_panel(axes, table.name, [e for e in entries if e.row.key.endswith(f"/{depth}")])
             axes.set_ylabel("top-1 error (%)" if number == 0 else "")
     return figure

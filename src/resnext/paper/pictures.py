@@ -220,5 +220,3 @@ def _best(entries: list[Entry], column: Column) -> float | None:
     if not values:
         return None
     return max(values) if column.heading.startswith("AP") else min(values)
-
-

@@ -102,7 +102,9 @@ def _imagenet() -> Iterator[PaperRecipe]:
                 values=_imagenet_values(model),
                 images=IMAGENET_IMAGES,
                 classes=1000,
-                notes=("BN shares its statistics over 32 images, a GPU's part in the paper, on any number of devices.",),
+                notes=(
+                    "BN shares its statistics over 32 images, a GPU's part in the paper, on any number of devices.",
+                ),
             )
 
 
@@ -111,7 +113,14 @@ def _imagenet_values(model: dict[str, Any]) -> Values:
         "model": model,
         "data": {"source": "imagenet", "image_size": 224, "resize": 256, "interpolation": "bicubic", "exif": False},
         "augment": {"crop": "paper_imagenet", "flip": 0.5, "jitter": 0.4, "lighting": 0.1},
-        "optimizer": {"name": "sgd", "lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 1e-4, "decay": "all"},
+        "optimizer": {
+            "name": "sgd",
+            "lr": 0.1,
+            "momentum": 0.9,
+            "nesterov": True,
+            "weight_decay": 1e-4,
+            "decay": "all",
+        },
         "schedule": {"name": "step", "milestones": [30, 60, 90], "factor": 0.1},
         "train": {
             "epochs": 100,
@@ -133,7 +142,9 @@ def _imagenet5k() -> Iterator[PaperRecipe]:
         values["data"]["source"] = "imagenet5k"
         drops = [epoch * IMAGENET5K_STEPS for epoch in (30, 60, 90)]
         values["schedule"] |= {"milestones": drops, "milestone_unit": "steps"}
-        values["train"] = {"steps": 100 * IMAGENET5K_STEPS} | {k: v for k, v in values["train"].items() if k != "epochs"}
+        values["train"] = {"steps": 100 * IMAGENET5K_STEPS} | {
+            k: v for k, v in values["train"].items() if k != "epochs"
+        }
         p = row.published
         yield PaperRecipe(
             name=row.recipe,
@@ -191,7 +202,14 @@ def _cifar_values(network: str, classes: int) -> Values:
         "model": {"name": network},
         "data": {"source": f"cifar{classes}"},
         "augment": {"crop": "pad", "pad": 4, "flip": 0.5},
-        "optimizer": {"name": "sgd", "lr": 0.1, "momentum": 0.9, "nesterov": True, "weight_decay": 5e-4, "decay": "all"},
+        "optimizer": {
+            "name": "sgd",
+            "lr": 0.1,
+            "momentum": 0.9,
+            "nesterov": True,
+            "weight_decay": 5e-4,
+            "decay": "all",
+        },
         "schedule": {"name": "step", "milestones": [150, 225], "factor": 0.1},
         "train": {
             "epochs": 300,
@@ -254,7 +272,13 @@ def _torchvision() -> Iterator[PaperRecipe]:
             "single crop 224 of 232, bilinear).",
             values={
                 "model": {"name": row.network},
-                "data": {"source": "imagenet", "image_size": 224, "resize": 232, "interpolation": "bilinear", "exif": False},
+                "data": {
+                    "source": "imagenet",
+                    "image_size": 224,
+                    "resize": 232,
+                    "interpolation": "bilinear",
+                    "exif": False,
+                },
                 "augment": {
                     "crop": "random_resized",
                     "size": 176,
@@ -319,7 +343,13 @@ def _rsb() -> Iterator[PaperRecipe]:
             "one run).",
             values={
                 "model": {"name": "resnext50_32x4d"},
-                "data": {"source": "imagenet", "image_size": 224, "resize": 236, "interpolation": "bicubic", "exif": False},
+                "data": {
+                    "source": "imagenet",
+                    "image_size": 224,
+                    "resize": 236,
+                    "interpolation": "bicubic",
+                    "exif": False,
+                },
                 "augment": {
                     "crop": "random_resized",
                     **({"size": train} if train != 224 else {}),

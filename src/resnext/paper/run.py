@@ -44,7 +44,9 @@ def plan(
     entry, given = recipe_named(row.recipe), dict(given)
     if seed is not None:
         if given.get("train.seed", seed) != seed:
-            raise RequestError(f"--seed {seed} and --train.seed {given['train.seed']} are one setting: give one of them")
+            raise RequestError(
+                f"--seed {seed} and --train.seed {given['train.seed']} are one setting: give one of them"
+            )
         given["train.seed"] = seed
     overrides = toy(entry.recipe(schedule=schedule), runs, given) if toy_size else given
     number = given.get("train.seed", 0)

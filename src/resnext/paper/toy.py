@@ -59,7 +59,12 @@ def _model(recipe: Recipe) -> dict[str, Any]:
     if recipe.model.stage_widths is not None:
         widths = [BASE * 2**stage for stage in range(len(recipe.model.stage_widths))]
         name = f"resnet{a.depth}_1x{BASE}d"
-        return {"model.name": name, "model.stage_widths": widths, "model.stage_channels": widths, "model.base_channels": BASE}
+        return {
+            "model.name": name,
+            "model.stage_widths": widths,
+            "model.stage_channels": widths,
+            "model.base_channels": BASE,
+        }
     assert a.width is not None
     return {"model.width": max(1, a.width // NARROWER), "model.base_channels": BASE}
 

@@ -20,11 +20,11 @@ from resnext.paper.recipes import PaperRecipe, recipe_named, recipes, recipes_of
 from resnext.paper.toy import toy
 from resnext.recipe import read_recipe
 from resnext.run_directory import RunDirectory
+from resnext.settings import Recipe
 from resnext.train.distributed import joined
 from resnext.train.loop import rate_of, train
 from resnext.train.schedule import learning_rate
 from resnext.train.session import Session, parts_of, prepare
-from resnext.settings import Recipe
 from resnext.train.step import train_step
 
 FOLDER = Path(__file__).parents[2] / "recipes"

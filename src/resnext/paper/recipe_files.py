@@ -71,8 +71,9 @@ def cost_line(entry: PaperRecipe) -> str:
     size = entry.recipe().augment.size or entry.recipe().data.image_size or 32
     training = FORWARD_AND_BACKWARD * images_seen(entry) * cost.macs
     return (
-        f"{cost.macs / 1e9:.2f} GMACs an image at {size} pixels (1 MAC = 2 FLOPs), {cost.parameters_without_bn / 1e6:.1f} M "
-        f"parameters without BN; {_big(training)}MACs for the {_length(entry)} (forward x {FORWARD_AND_BACKWARD}); "
+        f"{cost.macs / 1e9:.2f} GMACs an image at {size} pixels (1 MAC = 2 FLOPs), "
+        f"{cost.parameters_without_bn / 1e6:.1f} M parameters without BN; "
+        f"{_big(training)}MACs for the {_length(entry)} (forward x {FORWARD_AND_BACKWARD}); "
         f"about {_round(m40_hours(entry)):,} GPU-hours on the paper's M40 (its timing, scaled by MACs)."
     )
 

@@ -181,9 +181,9 @@ def _cifar() -> Iterator[PaperRecipe]:
                 name=row.recipe,
                 folder="paper",
                 title=f"{row.name.partition(',')[0]} on {data}, as the paper's {where} has it",
-                source="Xie et al. (2017), Section 5.3 and Appendix A; what the text leaves open is the Torch7 release's "
-                f"(train.lua: Nesterov; datasets/cifar{classes}.lua: normalisation, then flip, then padding, so it is "
-                "mean colour).",
+                source="Xie et al. (2017), Section 5.3 and Appendix A; what the text leaves open is the Torch7 "
+                f"release's (train.lua: Nesterov; datasets/cifar{classes}.lua: normalisation, then flip, then padding, "
+                "so it is mean colour).",
                 expected=f"top-1 error {error} %{spread} (mean of 10 runs in the paper, 8 GPUs, "
                 "BN statistics per GPU of 16 images).",
                 values=_cifar_values(str(row.network), classes),
@@ -239,8 +239,8 @@ def _wide_resnet() -> Iterator[PaperRecipe]:
             name=row.recipe,
             folder="paper",
             title=f"Wide ResNet-28-10 on CIFAR-{classes}, which the paper's Table 7 compares with",
-            source="Zagoruyko and Komodakis (2016), Wide Residual Networks: batch 128, 200 epochs, rate x 0.2 after 60, "
-            "120, 160; no dropout. Its 28 counts the three projections, our name 26 does not.",
+            source="Zagoruyko and Komodakis (2016), Wide Residual Networks: batch 128, 200 epochs, rate x 0.2 after "
+            "60, 120, 160; no dropout. Its 28 counts the three projections, our name 26 does not.",
             expected=f"top-1 error {row.published['top1']:.2f} % as Xie et al. quote it.",
             values=values,
             images=CIFAR_IMAGES,
@@ -268,8 +268,8 @@ def _torchvision() -> Iterator[PaperRecipe]:
             title=f"{row.name.partition(',')[0]} on ImageNet-1K by torchvision's 600-epoch recipe",
             source=f"torchvision, references/classification (pytorch/vision issue 3995, pull request {pull})"
             + ("; repeated augmentation 4 as in that request." if repeats > 1 else ", before repeated augmentation."),
-            expected=f"top-1 error {row.published['top1']:.3f} %, top-5 {row.published['top5']:.3f} % (theirs, of the averaged weights; "
-            "single crop 224 of 232, bilinear).",
+            expected=f"top-1 error {row.published['top1']:.3f} %, top-5 {row.published['top5']:.3f} % (theirs, of the "
+            "averaged weights; single crop 224 of 232, bilinear).",
             values={
                 "model": {"name": row.network},
                 "data": {
@@ -337,10 +337,10 @@ def _rsb() -> Iterator[PaperRecipe]:
             name=str(row.recipe),
             folder="modern",
             title=f"ResNeXt-50 32x4d on ImageNet-1K by procedure {name.upper()} of ResNet strikes back",
-            source="Wightman, Touvron and Jégou (2021), arXiv 2110.00476, Table 2; warm-up from 1e-4, cosine to 1e-6 and "
-            "the threshold 0.2 of the targets as in timm's training arguments for it.",
-            expected=f"top-1 error {row.published['top1']:.3f} % (timm's weights resnext50_32x4d.{name}_in1k at 224, crop 0.95; "
-            "one run).",
+            source="Wightman, Touvron and Jégou (2021), arXiv 2110.00476, Table 2; warm-up from 1e-4, cosine to 1e-6 "
+            "and the threshold 0.2 of the targets as in timm's training arguments for it.",
+            expected=f"top-1 error {row.published['top1']:.3f} % (timm's weights resnext50_32x4d.{name}_in1k at 224, "
+            "crop 0.95; one run).",
             values={
                 "model": {"name": "resnext50_32x4d"},
                 "data": {
@@ -377,8 +377,8 @@ def _rsb() -> Iterator[PaperRecipe]:
             images=IMAGENET_IMAGES,
             classes=1000,
             notes=(
-                "Theirs trained in mixed precision (--train.precision bf16 comes near to it), on 4 GPUs of 512 images; BN shares "
-                "256 here, so that 1, 2, 4 and 8 devices compute the same. "
+                "Theirs trained in mixed precision (--train.precision bf16 comes near to it), on 4 GPUs of 512 images; "
+                "BN shares 256 here, so that 1, 2, 4 and 8 devices compute the same. "
                 "Needs timm: pip install 'resnext[modern]'.",
             ),
         )

@@ -123,7 +123,7 @@ def state_text(entry: Entry) -> str:
 
 
 def _speed(value: float | None) -> str:
-    return NONE if value is None else f"{value:.1f}" if value < 100 else f"{value:.0f}"
+    return NONE if value is None else f"{value:.{2 if value < 10 else 1 if value < 100 else 0}f}"
 
 
 def _with_unit(column: Column) -> str:

@@ -62,9 +62,13 @@ def test_a_row_starts_at_toy_size_goes_on_and_is_not_taken_for_the_real_one(
         (["run", "table3", "--row", "32x4d/50", "--schedule", "released"], "has one schedule"),
         (["run", "table3", "--row", "32x4d/50", "--seed", "1", "--train.seed", "2"], "are one setting"),
         (["run", "table3", "--row", "32x4d/50", "--train.epochs", "many"], "train.epochs must be a whole number"),
-        (["run", "table3", "--row", "32x4d/50", "--train.epoch", "3"], "unknown option --train.epoch"),
+        (
+            ["run", "table3", "--row", "32x4d/50", "--train.epoch", "3"],
+            "unknown option --train.epoch; did you mean '--train.epochs'",
+        ),
         (["run", "table3"], "--row"),
-        (["tabel3"], "invalid choice: 'tabel3'"),
+        (["tabel3"], "ACTION: unknown 'tabel3'; did you mean 'table3'"),
+        (["table3", "--mesure"], "did you mean '--measure'"),
     ],
 )
 def test_a_wrong_request_is_one_sentence(

@@ -15,8 +15,9 @@ from resnext.data.loader import TrainLoader
 from resnext.data.source import ArrayDataset
 from resnext.errors import RequestError
 from resnext.paper.numbers import Row, table, tables
+from resnext.paper.recipe_entry import PaperRecipe
 from resnext.paper.recipe_files import cost_of, images_seen, m40_hours, text_of, write_recipes
-from resnext.paper.recipes import PaperRecipe, recipe_named, recipes, recipes_of
+from resnext.paper.recipes import recipe_named, recipes, recipes_of
 from resnext.paper.toy import toy
 from resnext.recipe import read_recipe
 from resnext.run_directory import RunDirectory

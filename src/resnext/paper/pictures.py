@@ -196,7 +196,7 @@ def timing(table: Table, entries: list[Entry]) -> "Figure":
             if entry.training_speed and first.training_speed:
                 here = first.training_speed / entry.training_speed
                 axes.barh(y + 0.25, here, 0.18, color=colour)
-                said = f"{here:.2f}   {entry.training_speed:.1f} images/s here"
+                said = f"{here:.2f}   {entry.training_speed:.2g} images/s here"
                 axes.text(here + 0.03, y + 0.25, said, va="center", fontsize=8, color=MUTED, bbox=CLEAR)
             if entry.cost and first.cost:
                 macs = entry.cost.macs / first.cost.macs

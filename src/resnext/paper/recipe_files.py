@@ -7,7 +7,8 @@ from pathlib import Path
 from resnext.errors import RequestError
 from resnext.files import written_whole
 from resnext.model.complexity import Complexity, complexity
-from resnext.paper.recipes import PaperRecipe, recipes, yaml_of
+from resnext.paper.recipe_entry import PaperRecipe, yaml_of
+from resnext.paper.recipes import recipes
 
 WIDTH = 120
 FORWARD_AND_BACKWARD = 3  # a training step's multiply-adds over a forward pass's
@@ -45,7 +46,7 @@ def m40_hours(entry: PaperRecipe) -> float:
 
 def text_of(entry: PaperRecipe) -> str:
     """The whole file: header and settings."""
-    return "\n".join([*_header(entry), yaml_of(entry)])
+    return "\n".join([*_header(entry), yaml_of(entry.values)])
 
 
 def write_recipes(folder: Path) -> list[Path]:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from resnext.errors import RequestError
 from resnext.paper.numbers import Row, Table
-from resnext.paper.recipes import PaperRecipe, recipe_named
+from resnext.paper.recipe_entry import PaperRecipe
+from resnext.paper.recipes import recipe_named
 from resnext.paper.toy import toy
 from resnext.run_directory import RunDirectory
 from resnext.settings import Recipe

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from resnext.files import disk_named
+from resnext.files import disk_named, written_whole
 from resnext.model.architecture import Architecture
 from resnext.settings import Recipe
 
@@ -82,5 +82,6 @@ def write_pictures(folder: Path) -> Path:
                     pixels[..., label % 3] //= 2
                     path = place / f"{number}.png"
                     if not path.exists():
-                        Image.fromarray(pixels).save(path)
+                        with written_whole(path) as file:  # several processes may write it at once
+                            Image.fromarray(pixels).save(file, format="png")
     return folder

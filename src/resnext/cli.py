@@ -5,8 +5,9 @@ Exit status 0: done; 1: the work failed; 2: the request was wrong.
 
 import argparse
 import os
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import import_module
 from types import ModuleType
 
@@ -25,6 +26,9 @@ VERBS = {
     "convert": "move weights between formats",
     "doctor": "say what this machine offers",
 }
+
+INVALID = re.compile(r"invalid choice: '(.*)' \(choose from (.*)\)")  # argparse's words
+WORD = r"[^\s',]+"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -79,16 +83,31 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> None:  # type: ignore[override]
         """Raise instead of printing the usage: main() turns it into exit status 2."""
+        wrong = INVALID.search(message)
+        if wrong:
+            said = (
+                f"{message[: wrong.start()]}invalid choice {wrong[1]!r}{nearest(wrong[1], re.findall(WORD, wrong[2]))}"
+            )
+            raise RequestError(said.removeprefix("argument "))
         raise RequestError(f"{message}; {self.prog} --help says more")
 
 
 def _unknown(word: str, parser: argparse.ArgumentParser, command: ModuleType) -> str:
     option = word.partition("=")[0]
-    known = [name for action in parser._actions for name in action.option_strings]
+    known = list(_options(parser))
     if option.startswith("-"):
         hint = nearest(option, [name for name in known if len(name) > 2])
         return f"{parser.prog}: unknown option {option}{hint or f'; {parser.prog} --help lists them'}"
     return f"{parser.prog}: {word!r} is one word too many; {command.SENTENCE}"
+
+
+def _options(parser: argparse.ArgumentParser) -> Iterator[str]:
+    """The options of a verb and of its actions."""
+    for action in parser._actions:
+        yield from action.option_strings
+        if isinstance(action.choices, dict):
+            for inner in action.choices.values():
+                yield from _options(inner)
 
 
 def _overview() -> str:

@@ -15,16 +15,17 @@ from resnext.data.loader import TrainLoader
 from resnext.data.source import ArrayDataset
 from resnext.errors import RequestError
 from resnext.paper.numbers import Row, table, tables
+from resnext.paper.recipe_entry import PaperRecipe
 from resnext.paper.recipe_files import cost_of, images_seen, m40_hours, text_of, write_recipes
-from resnext.paper.recipes import PaperRecipe, recipe_named, recipes, recipes_of
+from resnext.paper.recipes import recipe_named, recipes, recipes_of
 from resnext.paper.toy import toy
 from resnext.recipe import read_recipe
 from resnext.run_directory import RunDirectory
+from resnext.settings import Recipe
 from resnext.train.distributed import joined
 from resnext.train.loop import rate_of, train
 from resnext.train.schedule import learning_rate
 from resnext.train.session import Session, parts_of, prepare
-from resnext.settings import Recipe
 from resnext.train.step import train_step
 
 FOLDER = Path(__file__).parents[2] / "recipes"
@@ -52,7 +53,18 @@ def test_no_file_in_recipes_is_left_over() -> None:
 
 
 def test_every_row_that_can_be_trained_has_a_recipe() -> None:
-    for name in ("table1", "table3", "table4", "table5", "table6", "table7", "figure5", "figure6", "figure7", "residual"):
+    for name in (
+        "table1",
+        "table3",
+        "table4",
+        "table5",
+        "table6",
+        "table7",
+        "figure5",
+        "figure6",
+        "figure7",
+        "residual",
+    ):
         for row in table(name).rows:
             assert row.recipe is not None or row.family, f"{name} {row.key}"
     assert {entry.name for entry in EVERY} == {r.recipe for t in tables().values() for r in t.rows if r.recipe}
@@ -134,23 +146,19 @@ def test_rows_with_recipes_are_listed_for_cost() -> None:
 def test_rate_and_batches_are_the_same_on_any_number_of_devices(entry: PaperRecipe) -> None:
     """The indices of all devices' parts, in turn, are the one order; so the steps, and the rate of each, agree too."""
     r = entry.recipe()
-    images = np.zeros((2 * r.train.batch_size + 143 % r.train.batch_size, 1, 1, 3), dtype=np.uint8)
-    data = ArrayDataset("black", ("a", "b"), images, np.zeros(len(images), dtype=np.int64))
+    images = np.zeros((2 * r.train.batch_size + entry.images % r.train.batch_size, 1, 1, 3), dtype=np.uint8)
+    data = ArrayDataset("black", ("a", "b"), 3, images, np.zeros(len(images), dtype=np.int64))
 
     def seen(world: int) -> list[list[int]]:
         loaders = [
             TrainLoader(
                 data, to_tensor, seed=0, batch_size=r.train.batch_size, drop_last=r.train.drop_last,
-                workers=0, rank=rank, world_size=world,
+                repeats=r.augment.repeats, workers=0, rank=rank, world_size=world,
             )
             for rank in range(world)
         ]  # fmt: skip
-        steps = {loader.steps_per_epoch for loader in loaders}
-        assert len(steps) == 1
-        order = loaders[0].order(0).tolist()
-        return [
-            [index for loader in loaders for index in order[slice(*loader._part(step))]] for step in range(steps.pop())
-        ]
+        parts = zip(*(loader.batches(0) for loader in loaders), strict=True)
+        return [[index for part in together for index in part.indices.tolist()] for together in parts]
 
     alone = seen(1)
     assert all(len(batch) == r.train.batch_size for batch in alone[:2])

@@ -50,12 +50,18 @@ def error_curves(table: Table, entries: list[Entry]) -> "Figure":
     wide = 4.6
     with look():
         figure = new_figure(wide * len(depths) + (0.2 if len(depths) > 1 else 1.2), 4.2)
-        under = "Solid: validation, dashed: training (augmented images)" if table.name == "figure5" else "ResNet-101 and ResNeXt-101"
+        under = (
+            "Solid: validation, dashed: training (augmented images)"
+            if table.name == "figure5"
+            else "ResNet-101 and ResNeXt-101"
+        )
         here = any(measured_line(e, table.name, "val") for e in entries)
         title(figure, table.title, under + ("; pale: the paper, strong: measured here" if here else "; as printed"))
         for number, depth in enumerate(depths):
             left = (0.62 / figure.get_figwidth()) + number / len(depths)
-            axes = figure.add_axes((left, 0.115, (wide - 1.15) / figure.get_figwidth() if len(depths) > 1 else 0.78, 0.7))
+            axes = figure.add_axes(
+                (left, 0.115, (wide - 1.15) / figure.get_figwidth() if len(depths) > 1 else 0.78, 0.7)
+            )
             _curve_panel(axes, table.name, [e for e in entries if e.row.key.endswith(f"/{depth}")])
             axes.set_ylabel("top-1 error (%)" if number == 0 else "")
     return figure
@@ -64,7 +70,7 @@ def error_curves(table: Table, entries: list[Entry]) -> "Figure":
 def _curve_panel(axes: "Axes", table: str, entries: Sequence[Entry]) -> None:
     low, high = RANGES[table]
     scale = 1.0 if table == "figure5" else 1e-4
-    ends: list[tuple[float, float, str]] = []
+    ends: list[tuple[float, str]] = []
     for entry, strong, pale in zip(entries, (BLUE, RED), (PALE_BLUE, PALE_RED), strict=True):
         curve = str(entry.row.curve)
         for split in dict.fromkeys(p.split for p in curves(table) if p.curve == curve):
@@ -73,8 +79,7 @@ def _curve_panel(axes: "Axes", table: str, entries: Sequence[Entry]) -> None:
             axes.plot(*_scaled(printed, scale), color=colour, linestyle=DASHES[split], linewidth=1.5)
             if here:
                 axes.plot(*_scaled(here, scale), color=strong, linestyle=DASHES[split], linewidth=1.5)
-            at, error = printed[-1]
-            ends.append((at * scale, error, strong))
+            ends.append((printed[-1][1], strong))
     for drop in DROPS:
         axes.axvline(drop if table == "figure5" else drop * 5292 * scale, color=FAINT, linewidth=1, zorder=0)
     _name_ends(axes, ends, (high - low) / 26)
@@ -91,13 +96,12 @@ def _scaled(line: Line, scale: float) -> tuple[list[float], list[float]]:
     return [at * scale for at, _ in line], [error for _, error in line]
 
 
-def _name_ends(axes: "Axes", ends: list[tuple[float, float, str]], apart: float) -> None:
-    """The last value of each line at its right, moved apart where they would overlap."""
+def _name_ends(axes: "Axes", ends: list[tuple[float, str]], apart: float) -> None:
+    """The last printed value of each line at the right, moved apart where they would overlap."""
     below = float("-inf")
-    for at, error, colour in sorted(ends, key=lambda end: end[1]):
+    for error, colour in sorted(ends):
         y = max(error, below + apart)
-        axes.annotate(f"{error:.2f}", (at, y), (5, 0), textcoords="offset points", va="center", fontsize=8, color=colour,
-                      annotation_clip=False)  # fmt: skip
+        axes.text(1.01, y, f"{error:.2f}", transform=axes.get_yaxis_transform(), va="center", fontsize=8, color=colour)
         below = y
 
 

@@ -92,7 +92,9 @@ class Table:
         wanted = _words(text)
         exact = [row for row in self.rows if row.key.lower() == text.strip().lower()]
         same = exact or [row for row in self.rows if wanted == _words(row.key)]
-        names = same or [row for row in self.rows if wanted and wanted <= _words(f"{row.key}/{row.label}/{row.network}")]
+        names = same or [
+            row for row in self.rows if wanted and wanted <= _words(f"{row.key}/{row.label}/{row.network}")
+        ]
         if len(names) == 1:
             return names[0]
         keys = [row.key for row in (names or self.rows)]

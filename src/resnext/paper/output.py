@@ -24,7 +24,9 @@ def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
     for name in files:
         path = folder / name
         if path.is_symlink() or (path.exists() and _digest(path) not in index.get(name, [])):
-            raise RequestError(f"{path} is there and is not as resnext wrote it; move it away, or give --out another folder")
+            raise RequestError(
+                f"{path} is there and is not as resnext wrote it; move it away, or give --out another folder"
+            )
     index |= {name: [hashlib.sha256(data).hexdigest(), *index.get(name, [])][:2] for name, data in files.items()}
     with written_whole(folder / INDEX, "w") as file:  # first: whenever this is killed, each file is known
         json.dump(index, file, indent=1)

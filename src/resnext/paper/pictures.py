@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from resnext.evaluate.style import BLUE, FAINT, INK, MUTED, PALE_BLUE, PALE_RED, RED, look, new_figure, title
+from resnext.evaluate.style import BLUE, FAINT, INK, MUTED, PALE_BLUE, PALE_RED, PAPER, RED, look, new_figure, title
 from resnext.model.table import StageRow, stage_table
 from resnext.paper.curve_pictures import error_curves, error_over_parameters
 from resnext.paper.entries import Entry
@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-LEGEND = "Filled: printed in the paper; ring: measured here"
+LEGEND, ONLY = "Filled: as published; ring: measured here", "As published"
+CLEAR: dict[str, Any] = {"facecolor": PAPER, "edgecolor": "none", "pad": 0.8}  # under text that a line may cross
 ROW, PANEL, LETTER = 0.33, 2.2, 0.073  # inches
 
 
@@ -34,11 +35,11 @@ def dots(table: Table, entries: list[Entry]) -> "Figure":
     panels = [(column, group) for group in groups for column in columns]
     most = max(sum(e.row.data == group for e in entries) for group in groups)
     labels = 0.35 + LETTER * max(len(entry.row.name) for entry in entries)
-    top = 1.0 if groups == [None] else 1.2
+    top = 0.62 if groups == [None] else 0.85
     width, height = labels + PANEL * max(len(panels), 2) + 0.25, top + 0.5 + ROW * most
     with look():
         figure = new_figure(width, height)
-        title(figure, table.title, LEGEND if _any_measured(entries, columns) else "As printed in the paper")
+        title(figure, table.title, LEGEND if _any_measured(entries, columns) else ONLY)
         for number, (column, group) in enumerate(panels):
             rows = [entry for entry in entries if entry.row.data == group]
             left = labels + (width - labels - 0.25) * number / len(panels)
@@ -61,7 +62,7 @@ def _dot_panel(axes: "Axes", entries: list[Entry], column: Column, group: str | 
             axes.annotate(text, (value, y), (0, 5.5), textcoords="offset points", ha="center", fontsize=7.5,
                           color=INK, fontweight=bold)  # fmt: skip
         _ring(axes, entry, column, y, colour)
-    axes.set(ylim=(len(entries) - 0.5, -0.75), xlabel=f"{column.heading}{f' (%)' if column.unit == '%' else ''}")
+    axes.set(ylim=(len(entries) - 0.5, -0.75), xlabel=f"{column.heading}{' (%)' if column.unit == '%' else ''}")
     axes.margins(x=0.16)
     labels = [entry.row.name for entry in entries]
     axes.set_yticks(range(len(entries)), labels if names else [""] * len(entries))
@@ -83,7 +84,7 @@ def by_cardinality(table: Table, entries: list[Entry]) -> "Figure":
     column = table.columns[0]
     with look():
         figure = new_figure(6.6, 4.2)
-        seen = LEGEND if _any_measured(entries, [column]) else "As printed in the paper"
+        seen = LEGEND if _any_measured(entries, [column]) else ONLY
         title(figure, f"{table.title} at preserved complexity", f"ImageNet-1K, single crop 224. {seen}")
         axes = figure.add_axes((0.09, 0.125, 0.75, 0.71))
         settings = list(dict.fromkeys(entry.row.setting for entry in entries))
@@ -93,7 +94,7 @@ def by_cardinality(table: Table, entries: list[Entry]) -> "Figure":
             at = [settings.index(entry.row.setting) for entry in line]
             axes.plot(at, errors, "-o", color=colour, linewidth=1.6, markersize=6)
             for x, error in zip(at, errors, strict=True):
-                axes.annotate(f"{error:.1f}", (x, error), (0, 7), textcoords="offset points", ha="center", fontsize=8)
+                axes.annotate(f"{error:.1f}", (x, error), (0, -14), textcoords="offset points", ha="center", fontsize=8)
             axes.annotate(f"{depth} layers\n~{line[0].row.claims['macs']}MACs", (at[-1], errors[-1]), (14, 0),
                           textcoords="offset points", va="center", color=colour, fontweight="bold")  # fmt: skip
             for x, entry in zip(at, line, strict=True):
@@ -195,8 +196,8 @@ def timing(table: Table, entries: list[Entry]) -> "Figure":
             if entry.training_speed and first.training_speed:
                 here = first.training_speed / entry.training_speed
                 axes.barh(y + 0.25, here, 0.18, color=colour)
-                said = f"{here:.2f}   {entry.training_speed:.1f} images/s here"
-                axes.text(here + 0.03, y + 0.25, said, va="center", fontsize=8, color=MUTED)
+                said = f"{here:.2f}   {entry.training_speed:.2g} images/s here"
+                axes.text(here + 0.03, y + 0.25, said, va="center", fontsize=8, color=MUTED, bbox=CLEAR)
             if entry.cost and first.cost:
                 macs = entry.cost.macs / first.cost.macs
                 axes.plot([macs, macs], [y - 0.36, y + 0.36], color=INK, linewidth=1.4)
@@ -220,5 +221,3 @@ def _best(entries: list[Entry], column: Column) -> float | None:
     if not values:
         return None
     return max(values) if column.heading.startswith("AP") else min(values)
-
-

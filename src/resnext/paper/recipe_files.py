@@ -7,7 +7,8 @@ from pathlib import Path
 from resnext.errors import RequestError
 from resnext.files import written_whole
 from resnext.model.complexity import Complexity, complexity
-from resnext.paper.recipes import PaperRecipe, recipes, yaml_of
+from resnext.paper.recipe_entry import PaperRecipe, yaml_of
+from resnext.paper.recipes import recipes
 
 WIDTH = 120
 FORWARD_AND_BACKWARD = 3  # a training step's multiply-adds over a forward pass's
@@ -45,7 +46,7 @@ def m40_hours(entry: PaperRecipe) -> float:
 
 def text_of(entry: PaperRecipe) -> str:
     """The whole file: header and settings."""
-    return "\n".join([*_header(entry), yaml_of(entry)])
+    return "\n".join([*_header(entry), yaml_of(entry.values)])
 
 
 def write_recipes(folder: Path) -> list[Path]:
@@ -71,8 +72,9 @@ def cost_line(entry: PaperRecipe) -> str:
     size = entry.recipe().augment.size or entry.recipe().data.image_size or 32
     training = FORWARD_AND_BACKWARD * images_seen(entry) * cost.macs
     return (
-        f"{cost.macs / 1e9:.2f} GMACs an image at {size} pixels (1 MAC = 2 FLOPs), {cost.parameters_without_bn / 1e6:.1f} M "
-        f"parameters without BN; {_big(training)}MACs for the {_length(entry)} (forward x {FORWARD_AND_BACKWARD}); "
+        f"{cost.macs / 1e9:.2f} GMACs an image at {size} pixels (1 MAC = 2 FLOPs), "
+        f"{cost.parameters_without_bn / 1e6:.1f} M parameters without BN; "
+        f"{_big(training)}MACs for the {_length(entry)} (forward x {FORWARD_AND_BACKWARD}); "
         f"about {_round(m40_hours(entry)):,} GPU-hours on the paper's M40 (its timing, scaled by MACs)."
     )
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from resnext.errors import RequestError
 from resnext.paper.numbers import Row, Table
-from resnext.paper.recipes import PaperRecipe, recipe_named
+from resnext.paper.recipe_entry import PaperRecipe
+from resnext.paper.recipes import recipe_named
 from resnext.paper.toy import toy
 from resnext.run_directory import RunDirectory
 from resnext.settings import Recipe
@@ -44,7 +45,9 @@ def plan(
     entry, given = recipe_named(row.recipe), dict(given)
     if seed is not None:
         if given.get("train.seed", seed) != seed:
-            raise RequestError(f"--seed {seed} and --train.seed {given['train.seed']} are one setting: give one of them")
+            raise RequestError(
+                f"--seed {seed} and --train.seed {given['train.seed']} are one setting: give one of them"
+            )
         given["train.seed"] = seed
     overrides = toy(entry.recipe(schedule=schedule), runs, given) if toy_size else given
     number = given.get("train.seed", 0)

@@ -65,9 +65,7 @@ def sheet_of(table: Table, entries: list[Entry]) -> Sheet:
     return sheet
 
 
-def _cells(
-    sheet: Sheet, table: Table, entry: Entry, claims: list[str], timed: bool, has_recipes: bool
-) -> list[str]:
+def _cells(sheet: Sheet, table: Table, entry: Entry, claims: list[str], timed: bool, has_recipes: bool) -> list[str]:
     row, cost = entry.row, entry.cost
     foreign = "" if row.family is None else sheet.mark("Not of the ResNeXt family: published numbers only.")
     cells = [row.key, row.name + foreign]
@@ -125,11 +123,11 @@ def state_text(entry: Entry) -> str:
 
 
 def _speed(value: float | None) -> str:
-    return NONE if value is None else f"{value:.1f}" if value < 100 else f"{value:.0f}"
+    return NONE if value is None else f"{value:.{2 if value < 10 else 1 if value < 100 else 0}f}"
 
 
 def _with_unit(column: Column) -> str:
-    return f"{column.heading}, {column.unit}" if column.unit else column.heading
+    return f"{column.heading}, {column.unit}" if column.unit not in ("", "%") else column.heading
 
 
 def print_table(console: "Console", table: Table, entries: list[Entry]) -> None:
@@ -146,8 +144,8 @@ def print_table(console: "Console", table: Table, entries: list[Entry]) -> None:
     for remark in table.remarks:
         console.print(remark, highlight=False, soft_wrap=True)
     console.print(
-        f"parameters of the paper are those without BN, its FLOPs multiply-adds; images/s: fp32, batches of {BATCH}, "
-        "this machine",
+        "errors in %; the paper's parameters are those without BN, its FLOPs multiply-adds; images/s: fp32, "
+        f"batches of {BATCH}, this machine",
         style="dim",
         highlight=False,
         soft_wrap=True,

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 def show(console: "Console", table: Table, runs: Path, results: Path, out: Path, *, measure: str = "missing") -> None:
     """Print ``table`` filled in and write NAME.csv, NAME.png, NAME.svg (and NAME-curves.csv) into ``out``.
 
-    ``measure`` says which networks are timed on this machine: those ``missing``, all ``again``, or ``none``. Raises RequestError where ``out`` holds files of
-    these names that are not ours.
+    ``measure`` says which networks are timed on this machine: those ``missing``, all ``again``, or ``none``. Raises
+    RequestError where ``out`` holds files of these names that are not ours.
     """
     entries = gather(table, runs, results, None if measure == "none" else _timings(table, measure == "again"))
     print_table(console, table, entries)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from resnext.files import disk_named
+from resnext.files import disk_named, written_whole
 from resnext.model.architecture import Architecture
 from resnext.settings import Recipe
 
@@ -59,7 +59,12 @@ def _model(recipe: Recipe) -> dict[str, Any]:
     if recipe.model.stage_widths is not None:
         widths = [BASE * 2**stage for stage in range(len(recipe.model.stage_widths))]
         name = f"resnet{a.depth}_1x{BASE}d"
-        return {"model.name": name, "model.stage_widths": widths, "model.stage_channels": widths, "model.base_channels": BASE}
+        return {
+            "model.name": name,
+            "model.stage_widths": widths,
+            "model.stage_channels": widths,
+            "model.base_channels": BASE,
+        }
     assert a.width is not None
     return {"model.width": max(1, a.width // NARROWER), "model.base_channels": BASE}
 
@@ -77,5 +82,6 @@ def write_pictures(folder: Path) -> Path:
                     pixels[..., label % 3] //= 2
                     path = place / f"{number}.png"
                     if not path.exists():
-                        Image.fromarray(pixels).save(path)
+                        with written_whole(path) as file:  # several processes may write it at once
+                            Image.fromarray(pixels).save(file, format="png")
     return folder

@@ -1,0 +1,38 @@
+"""Runs of the paper's recipes as they lie on the disk, without training."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from resnext.paper.recipes import recipe_named
+from resnext.recipe import dump_recipe
+
+MakeRun = Callable[..., Path]
+
+
+@pytest.fixture
+def make_run(tmp_path: Path) -> MakeRun:
+    """``make_run(recipe, epoch=, error=, ...)``: a run directory below ``tmp_path/runs``."""
+
+    def make(recipe: str, epoch: int = 100, error: float = 22.4, name: str | None = None, **changes: Any) -> Path:
+        run = tmp_path / "runs" / (name or recipe)
+        (run / "checkpoints" / "last").mkdir(parents=True)
+        begun = recipe_named(recipe).recipe(changes)
+        begun = replace(begun, train=replace(begun.train, channels_last="yes"))  # as a run notes what it measured
+        (run / "recipe.yaml").write_text(dump_recipe(begun))
+        position = {"step": begun.train.steps or epoch * 5005, "epoch": epoch}
+        state = {"format": "resnext-checkpoint", "version": 1, "position": position}
+        (run / "checkpoints" / "last" / "state.json").write_text(json.dumps(state))
+        rows = ["epoch,step,lr,train_loss,train_error,val_loss,top1_error,top5_error,bad_images"]
+        for e in range(1, epoch + 1):
+            off = 0.0 if e == epoch else 30 / e
+            rows.append(f"{e},{e * 5005},0.1,2.0,{error + 1 + off:.3f},1.0,{error + off:.3f},{6 + off:.3f},0")
+        (run / "metrics.csv").write_text("\n".join(rows) + "\n")
+        (run / "log.jsonl").write_text("")
+        return run
+
+    return make

@@ -43,7 +43,7 @@ def system_of(place: str) -> tuple[Any, str]:
     except ImportError as error:
         raise RequestError(f"{place} needs a package: {error}; pip install 'resnext[remote]' brings s3://") from error
     except ValueError as error:
-        raise RequestError(f"{place} is no place to read from: {error}") from error
+        raise RequestError(f"{place} is no place that can be reached: {error}") from error
 
 
 def is_local(place: str) -> bool:

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from resnext.data.storage import system_of
 from resnext.errors import RequestError, WorkError
 from resnext.files import written_whole
 from resnext.run_directory import CHECKPOINTS, LARGEST_JSON, RunDirectory, file_name
@@ -59,16 +60,9 @@ def pull(url: str, run: RunDirectory) -> bool:
 
 def opened(url: str) -> tuple[Any, str]:
     """The file system and the path that a URL means. Raises RequestError for one that cannot be used."""
-    import fsspec
-
-    try:
-        fs, path = fsspec.core.url_to_fs(url)
-    except (ImportError, ValueError) as error:
-        raise RequestError(
-            f"train.mirror {url} cannot be used: {error}; s3:// needs pip install 'resnext[remote]'"
-        ) from None
+    fs, path = system_of(url)
     fs.invalidate_cache()  # others may have written
-    return fs, str(path).rstrip("/")
+    return fs, path.rstrip("/")
 
 
 def _push_checkpoint(fs: Any, run: RunDirectory, which: str, root: str) -> None:

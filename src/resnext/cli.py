@@ -85,10 +85,8 @@ class Parser(argparse.ArgumentParser):
         """Raise instead of printing the usage: main() turns it into exit status 2."""
         wrong = INVALID.search(message)
         if wrong:
-            said = (
-                f"{message[: wrong.start()]}invalid choice {wrong[1]!r}{nearest(wrong[1], re.findall(WORD, wrong[2]))}"
-            )
-            raise RequestError(said.removeprefix("argument "))
+            what, said, choices = message[: wrong.start()], wrong[1], re.findall(WORD, wrong[2])
+            raise RequestError(f"{what.removeprefix('argument ')}invalid choice {said!r}{nearest(said, choices)}")
         raise RequestError(f"{message}; {self.prog} --help says more")
 
 

@@ -67,7 +67,7 @@ def test_a_row_starts_at_toy_size_goes_on_and_is_not_taken_for_the_real_one(
             "unknown option --train.epoch; did you mean '--train.epochs'",
         ),
         (["run", "table3"], "--row"),
-        (["tabel3"], "ACTION: unknown 'tabel3'; did you mean 'table3'"),
+        (["tabel3"], "ACTION: invalid choice 'tabel3'; did you mean 'table3'"),
         (["table3", "--mesure"], "did you mean '--measure'"),
     ],
 )

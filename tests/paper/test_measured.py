@@ -81,6 +81,12 @@ def test_where_data_lies_and_how_it_is_loaded_is_no_difference(tmp_path: Path, m
     assert measured(X50, tmp_path / "runs").runs[0].changed == ()
 
 
+def test_a_folder_of_a_run_that_never_began_is_nothing(tmp_path: Path) -> None:
+    (tmp_path / "runs" / X50).mkdir(parents=True)
+    found = measured(X50, tmp_path / "runs")
+    assert (found.state, found.damaged) == ("missing", ())
+
+
 def test_toy_runs_and_other_names_are_not_runs_of_a_row(tmp_path: Path, make_run: MakeRun) -> None:
     make_run(X50, name=f"{X50}-toy")
     make_run(X50, name=f"{X50}-mine")

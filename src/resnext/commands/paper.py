@@ -3,7 +3,6 @@
 import argparse
 from collections.abc import Callable
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,8 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     recipes = actions.add_parser("recipes", help="write every recipe as YAML, with its header", allow_abbrev=False)
     recipes.add_argument("directory", metavar="DIR", help="gets paper/NAME.yaml and modern/NAME.yaml")
     for name, (module, sentence) in MODULES.items():
-        if find_spec(module) is not None:
-            import_module(module).add_arguments(actions.add_parser(name, help=sentence, allow_abbrev=False))
+        import_module(module).add_arguments(actions.add_parser(name, help=sentence, allow_abbrev=False))
 
 
 def run(args: argparse.Namespace) -> int:

@@ -128,10 +128,11 @@ def measured(recipe: str, runs: Path, results: Path | None = None, now: float | 
 
 def _folders(runs: Path, name: re.Pattern[str]) -> list[Path]:
     try:
-        there = [path for path in runs.iterdir() if name.fullmatch(path.name) and path.is_dir()]
+        named = [path for path in runs.iterdir() if name.fullmatch(path.name) and path.is_dir()]
+        begun = [path for path in named if any(path.iterdir())]  # a run refused at its start leaves an empty folder
     except OSError:
         return []
-    return sorted(there)[:MOST_RUNS]
+    return sorted(begun)[:MOST_RUNS]
 
 
 def _read_run(path: Path, recipe: str, now: float) -> Run:

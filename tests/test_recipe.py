@@ -56,6 +56,13 @@ def test_any_recipe_survives_the_round_trip(
     assert parse_recipe(dump_recipe(recipe)) == recipe
 
 
+@pytest.mark.parametrize("path", ["a\x85b", "a\u2028b", "Fotos/Grüße", "写真"])
+def test_a_path_with_any_letter_survives_the_round_trip(path: str) -> None:
+    recipe = parse_recipe("{}", "test", {"data.path": path})
+    assert parse_recipe(dump_recipe(recipe)) == recipe
+    assert (path in dump_recipe(recipe)) == path.isprintable()
+
+
 @given(st.text(max_size=200))
 def test_no_text_ends_in_anything_but_a_recipe_or_one_clear_error(text: str) -> None:
     try:

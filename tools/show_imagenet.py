@@ -187,7 +187,7 @@ def show_5k(folder: Path, images: list[Picture], extra: list[Picture]) -> list[d
     result = f"{len(chosen)} classes, {extras} extra, {'the largest' if right else 'NOT the largest'} ones"
     rows = [row("ImageNet-22K archive: class selection, training counted in steps", words, result, seconds)]
     for name, options in {"5K-way": [], "1K-way": ["--restrict", "data"]}.items():
-        words = ["evaluate", "net-5k", "--checkpoint", "last", "--data", "folders", *options]
+        words = ["evaluate", "net-5k", "--checkpoint", "last", *options]
         output, seconds = resnext(folder, *words)
         rows.append(row(f"{name} evaluation on the 1K validation set", words, result_of(output), seconds))
     return rows

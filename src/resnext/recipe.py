@@ -56,7 +56,11 @@ def parse_recipe(text: str, origin: str = "the recipe", overrides: Mapping[str, 
 
 def dump_recipe(recipe: Recipe) -> str:
     """The recipe as YAML, every field spelled out; ``parse_recipe`` gives the equal recipe back."""
-    return yaml.safe_dump(to_dict(recipe), sort_keys=False, allow_unicode=True)
+    values = to_dict(recipe)
+    text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+    if yaml.safe_load(text) == values:
+        return text
+    return yaml.safe_dump(values, sort_keys=False)  # a path with a line separator in it, which YAML would fold
 
 
 def to_dict(settings: Any) -> dict[str, Any]:

@@ -6,7 +6,12 @@ from importlib.util import find_spec
 
 SENTENCE = "Say what this machine offers: processor, threads, compilers, CUDA, optional packages."
 
-OPTIONAL = {"timm": "modern", "datasets": "hub-data", "s3fs": "remote", "imagecorruptions": "corruptions"}  # package -> the extra that brings it
+OPTIONAL = {  # package -> the extra that brings it
+    "timm": "modern",
+    "datasets": "hub-data",
+    "s3fs": "remote",
+    "imagecorruptions": "corruptions",
+}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -31,7 +31,7 @@ def push(run: RunDirectory, url: str) -> None:
         fs.makedirs(root, exist_ok=True)
         for name in FILES:
             if (run.path / name).exists():
-                _send(fs, run.path / name, f"{root}/{name}")
+                _replace(fs, run.path / name, f"{root}/{name}")
         for which in reversed(CHECKPOINTS):  # "best" before "last", whose position names it
             if (run.checkpoint(which) / "state.json").exists():
                 _push_checkpoint(fs, run, which, f"{root}/checkpoints/{which}")
@@ -75,8 +75,7 @@ def _push_checkpoint(fs: Any, run: RunDirectory, which: str, root: str) -> None:
     there = _names(fs, root)
     for name in names:
         _send(fs, folder / name, f"{root}/{name}")
-    fs.pipe_file(f"{root}/state.json.part", (folder / "state.json").read_bytes())
-    fs.mv(f"{root}/state.json.part", f"{root}/state.json")
+    _replace(fs, folder / "state.json", f"{root}/state.json")
     for name in there - {*names, "state.json"}:
         fs.rm_file(f"{root}/{name}")
 
@@ -122,6 +121,12 @@ def _step(state: dict[str, Any]) -> int:
     position = state.get("position")
     step = position.get("step") if isinstance(position, dict) else None
     return step if isinstance(step, int) else -1
+
+
+def _replace(fs: Any, path: Path, target: str) -> None:
+    """Whole or not at all, also where writing is not (object stores appear whole anyway)."""
+    _send(fs, path, f"{target}.part")
+    fs.mv(f"{target}.part", target)
 
 
 def _send(fs: Any, path: Path, target: str) -> None:

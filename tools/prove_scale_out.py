@@ -72,6 +72,7 @@ class Cluster:
         )
         again = f"until echo launch >> {self.folder}/launches; {torchrun}; do sleep 1; done"
         environment = {**os.environ, "GLOO_SOCKET_IFNAME": "eth0", "OMP_NUM_THREADS": "1", "FAKETIME_NO_CACHE": "1"}
+        environment["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"  # docs/scale-out.md
         log = (self.folder / f"{host}.log").open("ab")
         command = ["ip", "netns", "exec", f"rx-{host}", "bash", "-c", again]
         self.hosts[host] = subprocess.Popen(

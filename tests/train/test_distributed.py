@@ -107,7 +107,9 @@ def test_a_killed_process_is_replaced_and_the_run_ends_with_the_same_bytes(tiny_
         tmp_path / "run",
         *options,
     ]
-    process = subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    fresh = os.environ | {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}  # docs/scale-out.md
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    process = subprocess.Popen(list(map(str, command)), **pipes, text=True, env=fresh)
     state = tmp_path / "run" / "checkpoints" / "last" / "model-00000008.safetensors"
     while process.poll() is None and not state.exists():
         time.sleep(0.005)
@@ -141,6 +143,7 @@ def test_processes_with_different_recipes_are_told_where(tiny_recipe: Path, tmp_
     [
         "[../gloo/transport/tcp/pair.cc:534] Connection closed by peer [10.0.0.2]:51234",
         "NCCL communicator was aborted on rank 1",
+        "Gloo connectFullMesh failed with [pair.cc:152] timed out connecting: SO_ERROR: Connection refused",
         "Timed out waiting 60000ms for recv operation to complete",
     ],
 )
@@ -149,6 +152,11 @@ def test_a_lost_process_is_said_in_a_sentence_with_the_way_on(message: str) -> N
         raise RuntimeError(message)
     with pytest.raises(RuntimeError, match="shapes differ"), _losses_named():
         raise RuntimeError("shapes differ")
+
+
+def test_a_refused_connection_names_the_switch_that_gives_restarts_a_fresh_store() -> None:
+    with pytest.raises(WorkError, match="set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 for torchrun"), _losses_named():
+        raise RuntimeError("gloo: Connection refused")
 
 
 @pytest.mark.parametrize("name", ["gpu", "cuda:99", "meta", "xpu"])

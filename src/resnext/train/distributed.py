@@ -18,6 +18,9 @@ from resnext.device import pick_device
 from resnext.errors import WorkError
 
 LOST = re.compile(r"gloo|nccl|connection (closed|reset|refused)|broken pipe|timed? ?out", re.IGNORECASE)
+STALE = (  # torchrun of PyTorch 2.14 keeps one store over restarts, where new processes find the addresses of dead ones
+    "if only restarted processes are refused, set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 for torchrun"
+)
 SKEW = 5.0  # seconds; torchrun's c10d rendezvous takes a host whose clock is 15 s off for a dead one
 
 
@@ -140,7 +143,9 @@ def _losses_named() -> Iterator[None]:
     except RuntimeError as error:
         if isinstance(error, WorkError) or not (isinstance(error, dist.DistError) or LOST.search(str(error))):
             raise
+        stale = f"; {STALE}" if "refused" in str(error) else ""
         raise WorkError(
             f"another process of this run is lost or out of reach: {' '.join(str(error).split())[:300]}; the last "
-            "checkpoint is good: start all processes again with --continue (torchrun --max-restarts does it by itself)"
+            f"checkpoint is good: start all processes again with --continue (torchrun --max-restarts does it by "
+            f"itself){stale}"
         ) from error

@@ -148,6 +148,15 @@ def wait_for_step(run: Path, step: int, seconds: float = 240) -> None:
         time.sleep(0.05)
 
 
+def begun(c: Cluster, hosts: str, nodes: str) -> Path:
+    """A run that these hosts have trained up to FIRST_LOSS."""
+    run = c.folder / "run"
+    for host in hosts:
+        c.launch(host, run, nodes)
+    wait_for_step(run, FIRST_LOSS)
+    return run
+
+
 def uninterrupted(c: Cluster) -> tuple[str, int, int, Path]:
     for host in "ab":
         c.launch(host, c.folder / "run", "2")
@@ -155,10 +164,7 @@ def uninterrupted(c: Cluster) -> tuple[str, int, int, Path]:
 
 
 def killed(c: Cluster) -> tuple[str, int, int, Path]:
-    run = c.folder / "run"
-    for host in "ab":
-        c.launch(host, run, "2")
-    wait_for_step(run, FIRST_LOSS)
+    run = begun(c, "ab", "2")
     c.kill("b")
     time.sleep(AWAY)
     c.launch("b", run, "2")
@@ -166,10 +172,7 @@ def killed(c: Cluster) -> tuple[str, int, int, Path]:
 
 
 def leader_killed(c: Cluster) -> tuple[str, int, int, Path]:
-    run = c.folder / "run"
-    for host in "ab":
-        c.launch(host, run, "2")
-    wait_for_step(run, FIRST_LOSS)
+    run = begun(c, "ab", "2")
     c.kill("a")
     time.sleep(AWAY)
     c.launch("a", run, "2")
@@ -177,27 +180,19 @@ def leader_killed(c: Cluster) -> tuple[str, int, int, Path]:
 
 
 def shrinks(c: Cluster) -> tuple[str, int, int, Path]:
-    run = c.folder / "run"
-    for host in "ab":
-        c.launch(host, run, "1:2")
-    wait_for_step(run, FIRST_LOSS)
+    run = begun(c, "ab", "1:2")
     c.kill("b")
     return "the second host is killed and stays away: the first goes on alone", 2, 1, run
 
 
 def grows(c: Cluster) -> tuple[str, int, int, Path]:
-    run = c.folder / "run"
-    c.launch("a", run, "1:2")
-    wait_for_step(run, FIRST_LOSS)
+    run = begun(c, "a", "1:2")
     c.launch("b", run, "1:2")
     return "the second host comes when the first has trained alone for a while", 1, 2, run
 
 
 def cut_cable(c: Cluster) -> tuple[str, int, int, Path]:
-    run = c.folder / "run"
-    for host in "ab":
-        c.launch(host, run, "2")
-    wait_for_step(run, FIRST_LOSS)
+    run = begun(c, "ab", "2")
     c.cable("b", "down")
     time.sleep(25)
     c.cable("b", "up")

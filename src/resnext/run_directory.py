@@ -114,6 +114,13 @@ def read_state(folder: Path) -> dict[str, Any]:
     return state
 
 
+def step_in(state: dict[str, Any]) -> int | None:
+    """The optimizer step a state says it is of; None where it does not say."""
+    position = state.get("position")
+    step = position.get("step") if isinstance(position, dict) else None
+    return step if isinstance(step, int) else None
+
+
 def file_name(state: dict[str, Any], key: str, folder: Path) -> str:
     """The file a state names under ``key``, held to be a plain name inside ``folder``. Raises RequestError."""
     files = state.get("files")

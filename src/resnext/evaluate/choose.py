@@ -19,7 +19,7 @@ from resnext.evaluate.protocol import member, protocol
 from resnext.evaluate.views import Looks, as_stored, seen_at
 from resnext.model.network import Network
 from resnext.recipe import read_recipe
-from resnext.run_directory import RunDirectory, is_run
+from resnext.run_directory import RunDirectory, is_run, step_in
 from resnext.settings import SOURCES, DataSettings, Recipe
 from resnext.weights import load
 from resnext.weights.hub import is_remote
@@ -110,9 +110,7 @@ def _about(weights: str, checkpoint: str, preprocessing: Preprocessing) -> dict[
     name = weights if is_remote(weights) else path.resolve().name
     if not is_run(path):
         return member(preprocessing, name, None, None)
-    position = RunDirectory(path).state(checkpoint).get("position")
-    step = position.get("step") if isinstance(position, dict) else None
-    return member(preprocessing, name, checkpoint, step)
+    return member(preprocessing, name, checkpoint, step_in(RunDirectory(path).state(checkpoint)))
 
 
 def choose_data(args: argparse.Namespace, networks: Networks) -> Judged:

@@ -13,7 +13,7 @@ from typing import Any
 from resnext.data.storage import system_of
 from resnext.errors import RequestError, WorkError
 from resnext.files import written_whole
-from resnext.run_directory import CHECKPOINTS, LARGEST_JSON, RunDirectory, file_name
+from resnext.run_directory import CHECKPOINTS, LARGEST_JSON, RunDirectory, file_name, step_in
 from resnext.train.resume import step_of
 
 FILES = ("recipe.yaml", "environment.json", "log.jsonl", "metrics.csv", "speed.csv")  # beside the checkpoints
@@ -45,7 +45,7 @@ def pull(url: str, run: RunDirectory) -> bool:
     with _named(url, "read"):
         fs, root = opened(url)
         state = _state(fs, f"{root}/checkpoints/last")
-        if state is None or _step(state) <= step_of(run):
+        if state is None or (step := step_in(state)) is None or step <= step_of(run):
             return False
         run.path.mkdir(parents=True, exist_ok=True)
         for which in reversed(CHECKPOINTS):
@@ -115,12 +115,6 @@ def _names(fs: Any, root: str) -> set[str]:
         return {path.rsplit("/", 1)[-1] for path in fs.ls(root, detail=False)}
     except FileNotFoundError:
         return set()
-
-
-def _step(state: dict[str, Any]) -> int:
-    position = state.get("position")
-    step = position.get("step") if isinstance(position, dict) else None
-    return step if isinstance(step, int) else -1
 
 
 def _replace(fs: Any, path: Path, target: str) -> None:

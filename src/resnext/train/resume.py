@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 from resnext.errors import RequestError, WorkError
 from resnext.recipe import differences, dump_recipe, parse_recipe, read_recipe
-from resnext.run_directory import RunDirectory, create_run
+from resnext.run_directory import RunDirectory, create_run, step_in
 from resnext.settings import Recipe
 
 if TYPE_CHECKING:
@@ -79,9 +79,8 @@ def step_of(run: RunDirectory) -> int:
     """The step of a run's last checkpoint, -1 where there is none. Raises RequestError for a damaged one."""
     if not run.recipe.exists() or not (run.checkpoint("last") / "state.json").exists():
         return -1
-    position = run.state("last").get("position")
-    step = position.get("step") if isinstance(position, dict) else None
-    if not isinstance(step, int):
+    step = step_in(run.state("last"))
+    if step is None:
         raise RequestError(f"{run.checkpoint('last') / 'state.json'} does not say where the run stands")
     return step
 

@@ -26,11 +26,16 @@ def forgetting(tensor: Tensor) -> AbstractContextManager[Any]:
     if remake is None or not torch.is_grad_enabled():
         return nullcontext()
 
+    identity = _identity(tensor)  # not the tensor: the hook lives as long as what it saves
+
     def pack(saved: Tensor) -> Any:
-        same = saved.data_ptr() == tensor.data_ptr() and saved.shape == tensor.shape and saved.dtype == tensor.dtype
-        return remake if same else saved
+        return remake if _identity(saved) == identity else saved
 
     return saved_tensors_hooks(pack, lambda kept: kept() if callable(kept) else kept)
+
+
+def _identity(tensor: Tensor) -> tuple[Any, ...]:
+    return tensor.data_ptr(), tensor.shape, tensor.dtype
 
 
 def recomputed(module: nn.Module, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:

@@ -40,8 +40,18 @@ def _identity(tensor: Tensor) -> tuple[Any, ...]:
 
 def recomputed(module: nn.Module, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """function(x), of which only x is kept; it is run again in the backward pass, without moving BN's statistics."""
-    again = (nullcontext(), statistics_kept(module, False))
-    return checkpoint(function, x, use_reentrant=False, context_fn=lambda: again)
+    return checkpoint(function, x, use_reentrant=False, context_fn=lambda: (nullcontext(), _buffers_kept(module)))
+
+
+@contextmanager
+def _buffers_kept(module: nn.Module) -> Iterator[None]:
+    """Within, what moves running statistics is undone at the end (what autograd saves must be the same both times)."""
+    before = [(buffer, buffer.clone()) for buffer in module.buffers()]
+    try:
+        yield
+    finally:
+        for buffer, value in before:
+            buffer.copy_(value)
 
 
 @contextmanager

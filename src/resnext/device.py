@@ -4,6 +4,13 @@ import torch
 
 from resnext.errors import RequestError
 
+LOW = {"bf16": torch.bfloat16, "fp16": torch.float16}  # precisions of autocast
+
+
+def autocast(device: torch.device, precision: str) -> torch.autocast:
+    """Within, convolutions and products are computed in ``precision``: bf16, fp16, or fp32 (nothing is cast)."""
+    return torch.autocast(device.type, LOW.get(precision, torch.bfloat16), enabled=precision in LOW)
+
 
 def pick_device(name: str, local_rank: int = 0) -> torch.device:
     """The device a recipe names; "auto" prefers CUDA, then MPS, then the CPU. Raises RequestError for one not here."""

@@ -271,7 +271,16 @@ class TrainSettings:
     ema_decay: float = say("Decay of the averaged weights and buffers, kept in fp32; 0 is off.", 0.0, low=0, high=1)
     ema_steps: int = say("Steps between two updates of the average.", 1, low=1)
     ema_warmup: bool = say("Let the decay grow as (1+t)/(10+t) up to ema_decay.", True)
-    precision: str = say("Arithmetic of the convolutions: fp32, or bf16 by autocast.", "fp32", choices=("fp32", "bf16"))
+    precision: str = say(
+        "Arithmetic of the convolutions: fp32, or bf16 or fp16 by autocast (fp16 scales the loss, for GPUs).",
+        "fp32",
+        choices=("fp32", "bf16", "fp16"),
+    )
+    compile: str = say(
+        "torch.compile of the network: no, yes, or cuda-graphs; plans and kernels stay what they are.",
+        "no",
+        choices=("no", "yes", "cuda-graphs"),
+    )
     channels_last: str = say(
         "Memory layout NHWC: yes, no, or auto, which measures both at the start.",
         "auto",

@@ -104,12 +104,13 @@ def test_the_plan_found_is_one_the_network_takes(monkeypatch: pytest.MonkeyPatch
 FAST = TINY.replace('channels_last: "no"', 'channels_last: "yes", fast: "yes", recompute: activations')
 
 
-def test_a_run_goes_on_bit_for_bit_with_fast_paths_and_a_cold_cache(tmp_path: Path) -> None:
+@pytest.mark.parametrize("precision", ["bf16", pytest.param("fp16", marks=pytest.mark.slow)])
+def test_a_run_goes_on_bit_for_bit_with_fast_paths_and_a_cold_cache(tmp_path: Path, precision: str) -> None:
     """Stopped half-way, resumed in a new process whose cache would choose otherwise."""
     if not kernels.load():
         pytest.skip("no C++ compiler here: the fused operator runs as plain PyTorch")
     recipe = tmp_path / "fast.yaml"
-    recipe.write_text(FAST)
+    recipe.write_text(FAST.replace("seed: 3", f"seed: 3, precision: {precision}"))
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     assert run_resnext("train", recipe, "--run", whole).returncode == 0
     state = RunDirectory(whole).state("last")
@@ -156,6 +157,18 @@ def test_recomputing_is_another_run_only_in_memory(tmp_path: Path) -> None:
         assert run_resnext("train", recipe, "--run", tmp_path / level).returncode == 0
         logs.append((tmp_path / level / "log.jsonl").read_bytes())
     assert logs[0] == logs[1]
+
+
+@pytest.mark.slow
+def test_a_compiled_run_learns_what_an_eager_one_learns(tmp_path: Path) -> None:
+    losses = []
+    for how in ("no", "yes"):
+        recipe = tmp_path / f"{how}.yaml"
+        recipe.write_text(TINY.replace("epochs: 3", f'epochs: 1, compile: "{how}", fast: "no"'))
+        done = run_resnext("train", recipe, "--run", tmp_path / how)
+        assert done.returncode == 0, done.stderr
+        losses.append([json.loads(line)["loss"] for line in (tmp_path / how / "log.jsonl").read_text().splitlines()])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-2)
 
 
 def test_recompute_without_kernels_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--batch-size", type=positive, default=256, metavar="N", help="the result does not depend on it [256]"
     )
     parser.add_argument(
-        "--precision", choices=("fp32", "bf16"), help="arithmetic of the convolutions [the run's, or fp32]"
+        "--precision", choices=("fp32", "bf16", "fp16"), help="arithmetic of the convolutions [the run's, or fp32]"
     )
     parser.add_argument(
         "--workers", type=whole, metavar="N", help="loading processes [0 for data in memory, else one a core]"

@@ -14,6 +14,7 @@ from resnext.data.classes import compare_classes
 from resnext.data.loader import Batch, eval_batches
 from resnext.data.preprocessing import Preprocessing
 from resnext.data.source import Dataset
+from resnext.device import autocast
 from resnext.errors import RequestError, WorkError
 from resnext.evaluate.metrics import interval95, percent
 from resnext.evaluate.panel import Member, Panel, in_eval_mode
@@ -135,9 +136,8 @@ def evaluate(
     panel = Panel(members, looks, ensemble, outputs, channels_last)
     device, done = torch.device(device), 0
     parts: list[dict[str, np.ndarray]] = []
-    autocast = torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bf16")
     passes = _passes(panel, dataset, batch_size, workers, start_method, rank, world_size)
-    with in_eval_mode(*models), torch.inference_mode(), autocast:
+    with in_eval_mode(*models), torch.inference_mode(), autocast(device, precision):
         for batches in passes:
             first = batches[0]
             if first.bad:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from resnext.device import LOW, autocast
 from resnext.errors import RequestError
 from resnext.model.layers import FUSED, Conv2d, NormAct
 from resnext.speed import kernels
@@ -170,7 +171,7 @@ def _seen(model: nn.Module, images: Tensor, precision: str) -> list[tuple[str, C
     """The layers in the order they are used, with what they meet; found by a forward pass of a copy."""
     twin = copy.deepcopy(model)
     met: list[tuple[str, Conv2d | NormAct, Seen]] = []
-    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision)
+    dtype = LOW.get(precision)
 
     def note(name: str, layer: nn.Module, inputs: tuple[Any, ...]) -> None:
         x = inputs[0]
@@ -183,7 +184,7 @@ def _seen(model: nn.Module, images: Tensor, precision: str) -> list[tuple[str, C
     for name, layer in twin.named_modules():
         if isinstance(layer, Conv2d | NormAct):
             layer.register_forward_pre_hook(partial(lambda n, layer, inputs: note(n, layer, inputs), name))
-    with torch.no_grad(), torch.autocast(images.device.type, dtype or torch.bfloat16, enabled=dtype is not None):
+    with torch.no_grad(), autocast(images.device, precision):
         twin(images)
     return met
 

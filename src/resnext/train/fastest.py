@@ -13,6 +13,7 @@ from rich.console import Console
 from torch import nn
 from torch.nn import functional as F
 
+from resnext.device import autocast
 from resnext.model.network import Network
 from resnext.model.plan import Plan, fuse_all, settle
 from resnext.settings import Recipe, TrainSettings
@@ -122,7 +123,7 @@ def _images(model: Network, arm: Arm, part: tuple[int, int], device: torch.devic
 def _step(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, device: torch.device, precision: str) -> float:
     _wait(device)
     start = time.perf_counter()
-    with torch.random.fork_rng(devices=[]), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+    with torch.random.fork_rng(devices=[]), autocast(device, precision):
         logits = model(images)
     F.cross_entropy(logits.float(), labels).backward()
     model.zero_grad(set_to_none=True)

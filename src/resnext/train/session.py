@@ -2,7 +2,7 @@
 
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from rich.console import Console
@@ -23,6 +23,7 @@ from resnext.model.plan import Plan
 from resnext.run_directory import RunDirectory
 from resnext.settings import Recipe
 from resnext.speed.allocator import keep_memory
+from resnext.speed.kernels import switched_on
 from resnext.train.checkpoint import Position, read_files, restore
 from resnext.train.distributed import World
 from resnext.train.ema import Ema
@@ -47,6 +48,7 @@ class Session:
     ddp: nn.Module  # the same network, gradients averaged over processes
     ema: Ema | None
     optimizer: torch.optim.Optimizer
+    scaler: torch.amp.GradScaler  # of the loss in fp16; elsewhere it does nothing
     loader: TrainLoader
     position: Position
     parts: int  # that this process computes its share of a batch in
@@ -95,14 +97,27 @@ def prepare(recipe: Recipe, run: RunDirectory, world: World, resume: bool, conso
     if recipe.train.channels_last == "yes":
         model = model.to(memory_format=torch.channels_last)
     ema = make_ema(recipe, model)
-    optimizer = build_optimizer(model, recipe.optimizer, rate_scales(model, recipe.init.layer_decay))
+    fused = recipe.train.fast == "yes" and switched_on()
+    optimizer = build_optimizer(model, recipe.optimizer, rate_scales(model, recipe.init.layer_decay), fused=fused)
+    scaler = torch.amp.GradScaler(world.device.type, enabled=recipe.train.precision == "fp16")
     facts = {"classes": list(source.train.classes), "train_images": len(source.train), "val_images": len(source.val)}
     position = Position(facts=facts, plan=plan.as_json())
     if resume:
         position = restore(files, run, model, ema, optimizer)
         check_same_data(position.facts, facts, run)
-    ddp = world.wrap(model)
-    return Session(recipe, run, world, source, preprocessing, model, ddp, ema, optimizer, loader, position, parts)
+        if position.scaler:
+            scaler.load_state_dict(position.scaler)
+    ddp = compiled(world.wrap(model), recipe.train.compile)
+    return Session(
+        recipe, run, world, source, preprocessing, model, ddp, ema, optimizer, scaler, loader, position, parts
+    )
+
+
+def compiled(ddp: nn.Module, how: str) -> nn.Module:
+    """The network as ``train.compile`` wants it: as it is, compiled, or compiled into CUDA graphs."""
+    if how == "no":
+        return ddp
+    return cast(nn.Module, torch.compile(ddp, mode="reduce-overhead" if how == "cuda-graphs" else None))
 
 
 def shared_checkpoint(run: RunDirectory, world: World) -> dict[str, bytes]:

@@ -15,6 +15,7 @@ from resnext.data.loader import Batch
 from resnext.data.mix import mix_batch
 from resnext.data.preprocessing import normalize
 from resnext.data.randomness import seed_of
+from resnext.device import autocast
 from resnext.errors import WorkError
 from resnext.model.recompute import statistics_kept
 from resnext.train.loss import loss_sum_of
@@ -38,9 +39,12 @@ def train_step(session: Session, batch: Batch, lr: float) -> float:
             "a lower optimizer.lr, schedule.warmup_epochs or train.clip_norm may help"
         )
     if train.clip_norm is not None:
+        session.scaler.unscale_(session.optimizer)
         nn.utils.clip_grad_norm_(model.parameters(), train.clip_norm)
     set_learning_rate(session.optimizer, lr)
-    session.optimizer.step()
+    session.scaler.step(session.optimizer)
+    session.scaler.update()
+    position.scaler = session.scaler.state_dict()
     session.optimizer.zero_grad(set_to_none=True)
     if session.ema is not None:
         session.ema.update(model, position.step)
@@ -84,8 +88,8 @@ def part_gradients(session: Session, images: Tensor, labels: Tensor, number: int
     seed = seed_of(train.seed, STEP, session.position.step, part)
     torch.manual_seed(seed)
     images, targets = mix_batch(images, labels, classes, recipe.augment, train.label_smoothing, seed)
-    with torch.autocast(world.device.type, torch.bfloat16, enabled=train.precision == "bf16"):
+    with autocast(world.device, train.precision):
         logits = session.ddp(images)
     loss = loss_sum_of(logits.float(), targets, train)
-    (loss * (world.size / total)).backward()  # DDP divides by the number of processes
+    session.scaler.scale(loss * (world.size / total)).backward()  # DDP divides by the number of processes
     return loss.item(), int((logits.detach().argmax(1) != labels).sum())

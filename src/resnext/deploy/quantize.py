@@ -1,0 +1,56 @@
+"""int8 by NNCF: which images it calibrates on, and the quantisation itself.
+
+Weights are quantised per channel, activations by statistics over the calibration images, and biases corrected; images
+of the training data are the right ones, since held-out images would be looked at before they are judged.
+"""
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from resnext.errors import RequestError
+
+if TYPE_CHECKING:
+    from resnext.data.preprocessing import Preprocessing
+    from resnext.data.source import Dataset
+
+IMAGES = 300  # NNCF's own default
+
+
+def quantize(model: Any, calibration: Tensor | None) -> Any:
+    """An int8 openvino.Model of a floating point one. Raises RequestError without images or without NNCF."""
+    if calibration is None or not len(calibration):
+        raise RequestError("int8 needs calibration images of the training data; give some, or choose bf16 or fp32")
+    try:
+        logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it looks for CUDA
+        import nncf
+    except ImportError:
+        raise RequestError("int8 needs nncf: pip install 'resnext[openvino]'") from None
+    nncf.set_log_level(logging.ERROR)
+    batches = [image[None].numpy() for image in calibration.contiguous()]
+    with nncf_quiet():
+        return nncf.quantize(
+            model, nncf.Dataset(batches), subset_size=len(batches), preset=nncf.QuantizationPreset.MIXED
+        )
+
+
+def nncf_quiet() -> Any:
+    """NNCF draws progress bars on stdout, where our commands print results; they go nowhere."""
+    import contextlib
+    import io
+
+    return contextlib.redirect_stdout(io.StringIO())
+
+
+def calibration_images(dataset: "Dataset", preprocessing: "Preprocessing", count: int = IMAGES) -> Tensor:
+    """Normalised float32 [N, C, S, S]: ``count`` images of ``dataset`` at even distances, as evaluation sees them."""
+    from resnext.data.augment import eval_transform
+    from resnext.data.preprocessing import normalize
+
+    if not len(dataset):
+        raise RequestError(f"{dataset.name} has no images to calibrate on")
+    view, step = eval_transform(preprocessing), max(1, len(dataset) // count)
+    indices = range(0, len(dataset), step)[:count]
+    return normalize(torch.stack([view(dataset.image(i)) for i in indices]), preprocessing, "cpu")

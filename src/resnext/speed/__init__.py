@@ -1,0 +1,1 @@
+"""What makes cardinality cheap: packed convolutions, fused kernels, and the choices between ways. Below ``model``."""

@@ -1,0 +1,143 @@
+"""C++ compiled at first use and kept: one shared object for sources, flags, compiler and torch release.
+
+The compiler is called as torch's own extension tools call it, but directly: no ninja, no CUDA, no Python headers.
+"""
+
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from filelock import FileLock
+
+from resnext.speed.cache import cache_folder, say_once
+
+COMMON = ("-std=c++20", "-O3", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-fno-math-errno", "-DNDEBUG")
+PATIENCE = 600  # seconds that a compilation may take
+
+
+@dataclass(frozen=True)
+class Unit:
+    """One file to compile, with flags of its own (an instruction set, say)."""
+
+    source: Path
+    flags: tuple[str, ...] = ()
+
+
+def compiler() -> str | None:
+    """$CXX, else c++, g++ or clang++; None where there is none."""
+    said = os.environ.get("CXX")
+    return shutil.which(said) if said else next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
+
+
+def library(
+    name: str,
+    units: Sequence[Unit | Path],
+    *,
+    libraries: Sequence[str] = (),
+    torch_headers: bool = True,
+    includes: Sequence[Path] = (),
+) -> Path | None:
+    """The shared object made of ``units``, compiled now where the cache has none; None where that cannot be.
+
+    ``libraries`` are linker words such as ``-ljpeg``. The reason of a None is said once, on stderr. Processes that
+    ask at the same time wait for one of them.
+    """
+    program = compiler()
+    if program is None:
+        say_once(f"no C++ compiler, so {name} runs as plain PyTorch (install g++ or clang++, or set CXX)")
+        return None
+    files = tuple(unit if isinstance(unit, Unit) else Unit(unit) for unit in units)
+    flags = (*COMMON, *(_torch_flags() if torch_headers else ()))
+    libraries = (*libraries, *(_torch_libraries() if torch_headers else ()))
+    key = _key(program, files, flags, libraries, tuple(includes), torch_headers)
+    target = cache_folder() / "lib" / f"{name}-{key}.so"
+    if target.exists():
+        return target
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with FileLock(target.with_suffix(".lock"), timeout=PATIENCE):
+            if not target.exists():
+                say_once(f"compiling {name}, once for this machine (a minute at most) ...")
+                _compile(program, files, flags, libraries, target)
+    except (OSError, subprocess.SubprocessError, TimeoutError) as error:
+        say_once(f"{name} could not be compiled, so it runs as plain PyTorch: {_reason(error)}")
+        return None
+    return target
+
+
+def _compile(
+    program: str, units: tuple[Unit, ...], flags: tuple[str, ...], libraries: Sequence[str], target: Path
+) -> None:
+    """Compile beside ``target`` and rename: nobody sees half a library."""
+    with tempfile.TemporaryDirectory(dir=target.parent) as folder, ThreadPoolExecutor() as pool:
+        objects = [str(Path(folder) / f"{number}.o") for number, _ in enumerate(units)]
+
+        def compile_one(number: int) -> None:
+            unit = units[number]
+            _run(program, *flags, *unit.flags, "-c", str(unit.source), "-o", objects[number])
+
+        list(pool.map(compile_one, range(len(units))))
+        linked = Path(folder) / "linked.so"
+        _run(program, "-shared", *objects, *libraries, "-o", str(linked))
+        os.replace(linked, target)
+
+
+def _run(*command: str) -> None:
+    subprocess.run(command, check=True, capture_output=True, text=True, timeout=PATIENCE)
+
+
+def _reason(error: Exception) -> str:
+    """The compiler's first complaint, or what the system said."""
+    if isinstance(error, subprocess.CalledProcessError):
+        lines = [line for line in error.stderr.splitlines() if "error" in line] or error.stderr.splitlines()
+        return lines[0] if lines else str(error)
+    return str(error)
+
+
+@cache
+def _torch_flags() -> tuple[str, ...]:
+    import torch
+
+    headers = _torch_folder() / "include"  # torch.utils.cpp_extension says so too, and warns of CUDA
+    abi = f"-D_GLIBCXX_USE_CXX11_ABI={int(torch._C._GLIBCXX_USE_CXX11_ABI)}"
+    folders = (headers, headers / "torch" / "csrc" / "api" / "include")
+    return ("-fopenmp", abi, *(word for path in folders for word in ("-isystem", str(path))))
+
+
+def _torch_libraries() -> tuple[str, ...]:
+    return ("-fopenmp", f"-L{_torch_folder() / 'lib'}", "-ltorch", "-ltorch_cpu", "-lc10")
+
+
+def _torch_folder() -> Path:
+    import torch
+
+    return Path(torch.__file__).parent
+
+
+@cache
+def _key(
+    program: str,
+    units: tuple[Unit, ...],
+    flags: tuple[str, ...],
+    libraries: tuple[str, ...],
+    includes: tuple[Path, ...],
+    torch_headers: bool,
+) -> str:
+    """What the library depends on: its text, flags, compiler, machine, and torch where it is linked against."""
+    version = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=60).stdout
+    digest = hashlib.sha256(repr((version, platform.machine(), units, flags, libraries)).encode())
+    for path in (*(unit.source for unit in units), *includes):
+        digest.update(path.read_bytes())
+    if torch_headers:
+        import torch
+
+        digest.update(torch.__version__.encode())
+    return digest.hexdigest()[:16]

@@ -7,12 +7,14 @@ and gives float32 logits [B, K], all on the CPU.
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from importlib.util import find_spec
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Tensor
 
-from resnext.deploy.fold import Folded
+from resnext.deploy.fold import Folded, fold
+from resnext.deploy.pack import pack
 from resnext.environment import cpu_features
 from resnext.errors import RequestError, nearest
 from resnext.model.network import Network
@@ -85,23 +87,58 @@ def ways(engine: str, precision: str, goal: str, batch: int, cores: int) -> Iter
             yield Way(engine, "folded", 0, min(max(1, batch // (2 * cores)), 4), cores)
 
 
-def build(way: Way, network: Network, folded: Folded, precision: str, threads: int, calibration: Tensor | None) -> Engine:
-    """The engine of ``way``. Raises RequestError for a missing package, and for int8 without ``calibration`` images."""
-    require(way.engine)
-    from resnext.deploy.pack import pack
+class Parts:
+    """A network and what engines are made of it, each made once for all the ways that are tried."""
 
-    packed = pack(folded, way.pack) if way.pack else folded
-    if way.engine == "pytorch":
-        from resnext.deploy import pytorch_engine
+    def __init__(self, network: Network, precision: str, threads: int, calibration: Tensor | None = None) -> None:
+        self.network, self.precision, self.threads = network, precision, threads
+        self.calibration = calibration
+        self.folded = fold(network).float()
 
-        return pytorch_engine.build(way, network, packed, precision)
-    if way.engine == "onnxruntime":
-        from resnext.deploy.onnx_engine import OnnxEngine
+    @cache  # noqa: B019 - parts live as long as the choosing
+    def packed(self, channels: int) -> Folded:
+        """The folded network with groups of at least ``channels``."""
+        return pack(self.folded, channels) if channels else self.folded
 
-        return OnnxEngine(packed, threads)
-    from resnext.deploy.openvino_engine import OpenVinoEngine
+    @cache  # noqa: B019
+    def openvino(self, channels: int) -> Any:
+        """The packed network as an openvino.Model, in int8 where that is the precision."""
+        from resnext.deploy.openvino_engine import convert
+        from resnext.deploy.quantize import quantize
 
-    return OpenVinoEngine(packed, precision, way.piece, way.streams, threads, calibration)
+        model = convert(self.packed(channels), self.channels, self.size)
+        return quantize(model, self.calibration) if self.precision == "int8" else model
+
+    @cache  # noqa: B019
+    def onnx(self, channels: int) -> bytes:
+        """The packed network as an ONNX model."""
+        from resnext.deploy.onnx_engine import export
+
+        return export(self.packed(channels), self.channels, self.size)
+
+    @property
+    def channels(self) -> int:
+        return self.network.architecture.in_channels
+
+    @property
+    def size(self) -> int:
+        """Side of example images for tracing, pixels: what every network of the family takes."""
+        return max(64, 2 * self.network.architecture.stride)
+
+    def build(self, way: Way) -> Engine:
+        """The engine of ``way``. Raises RequestError for a missing package, and for int8 without calibration images."""
+        require(way.engine)
+        if way.engine == "pytorch":
+            from resnext.deploy import pytorch_engine
+
+            return pytorch_engine.build(way, self.network, self.packed(way.pack), self.precision)
+        if way.engine == "onnxruntime":
+            from resnext.deploy.onnx_engine import OnnxEngine
+
+            return OnnxEngine(self.onnx(way.pack), self.threads)
+        from resnext.deploy.openvino_engine import OpenVinoEngine
+
+        return OpenVinoEngine(self.openvino(way.pack), self.precision, way.piece, way.streams, self.threads)
 
 
 def candidates(engine: str, precision: str) -> list[str]:
@@ -136,7 +173,9 @@ def require(engine: str) -> None:
 
 def has_bf16() -> bool:
     """Whether the processor computes in bf16, and ONEDNN_MAX_CPU_ISA lets it."""
-    return bool(set(BF16) & set(cpu_features())) and os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() not in WITHOUT_BF16
+    return (
+        bool(set(BF16) & set(cpu_features())) and os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() not in WITHOUT_BF16
+    )
 
 
 def distance(logits: Tensor, reference: Tensor) -> float:

@@ -70,7 +70,12 @@ class Folded(nn.Module):
     """The whole network without BN: images [B, C, H, W] -> logits [B, K] or pooled features. What engines run."""
 
     def __init__(
-        self, architecture: Architecture, stem: ConvAct, pool: nn.Module, blocks: list[FoldedBlock], end: nn.Module | None
+        self,
+        architecture: Architecture,
+        stem: ConvAct,
+        pool: nn.Module,
+        blocks: list[FoldedBlock],
+        end: nn.Module | None,
     ) -> None:
         super().__init__()
         self.architecture = architecture

@@ -11,9 +11,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from resnext.deploy.fold import Folded
-from resnext.errors import RequestError
-
 KEPT = 4  # compiled models of different shapes
 HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}  # int8: what is left in floating point
 
@@ -27,7 +24,7 @@ def openvino() -> ModuleType:
     return openvino
 
 
-def convert(model: torch.nn.Module, channels: int, size: int = 64) -> Any:
+def convert(model: torch.nn.Module, channels: int, size: int) -> Any:
     """An openvino.Model of a network, for images of any number and size."""
     ov = openvino()
     with warnings.catch_warnings(), torch.inference_mode():
@@ -38,15 +35,8 @@ def convert(model: torch.nn.Module, channels: int, size: int = 64) -> Any:
 class OpenVinoEngine:
     """A compiled model for each shape met. With ``piece``, batches run as pieces of so many images in ``streams``."""
 
-    def __init__(
-        self, folded: Folded, precision: str, piece: int, streams: int, threads: int, calibration: Tensor | None = None
-    ) -> None:
-        a = folded.architecture
-        self.model = convert(folded, a.in_channels, max(64, 2 * a.stride))
-        if precision == "int8":
-            from resnext.deploy.quantize import quantize
-
-            self.model = quantize(self.model, calibration)
+    def __init__(self, model: Any, precision: str, piece: int, streams: int, threads: int) -> None:
+        self.model = model
         self.piece, self.streams = piece, streams
         self.settings = {
             "NUM_STREAMS": str(streams),
@@ -68,7 +58,9 @@ class OpenVinoEngine:
         if shape not in self._compiled:
             model = self.model.clone()
             model.reshape(list(shape))
-            self._compiled[shape] = _Compiled(openvino().Core().compile_model(model, "CPU", self.settings), self.streams)
+            self._compiled[shape] = _Compiled(
+                openvino().Core().compile_model(model, "CPU", self.settings), self.streams
+            )
             if len(self._compiled) > KEPT:
                 self._compiled.popitem(last=False)
         self._compiled.move_to_end(shape)

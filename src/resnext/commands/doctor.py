@@ -11,6 +11,9 @@ OPTIONAL = {  # package -> the extra that brings it
     "datasets": "hub-data",
     "s3fs": "remote",
     "imagecorruptions": "corruptions",
+    "onnxruntime": "onnx",
+    "openvino": "openvino",
+    "nncf": "openvino",
 }
 
 

@@ -47,6 +47,7 @@ def choose(parts: Parts, wish: Wish, check: Tensor) -> Chosen:
         if (chosen := _checked(parts, way, check, reference)) is not None:
             return chosen
     tried = [way for name in names for way in ways(name, parts.precision, wish.goal, wish.batch, parts.threads)]
+    tried = [way for way in tried if not way.pack or parts.narrow(way.pack)]
     good = [chosen for way in tried if (chosen := _checked(parts, way, check, reference)) is not None]
     if not good:
         raise WorkError(f"of {', '.join(names)} none gives the network's results in {parts.precision}")

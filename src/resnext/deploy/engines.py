@@ -100,6 +100,11 @@ class Parts:
         """The folded network with groups of at least ``channels``."""
         return pack(self.folded, channels) if channels else self.folded
 
+    def narrow(self, channels: int) -> bool:
+        """Whether packing to ``channels`` would change anything."""
+        convolutions = [layer.conv for layer in self.folded.convolutions()]
+        return any(conv.groups > 1 and conv.weight.shape[1] < channels for conv in convolutions)
+
     @cache  # noqa: B019
     def openvino(self, channels: int) -> Any:
         """The packed network as an openvino.Model, in int8 where that is the precision."""

@@ -155,7 +155,8 @@ def _fold(conv: nn.Conv2d, norm: NormAct | None) -> ConvAct:
 
 def _affine(norm: NormAct) -> tuple[Tensor, Tensor]:
     """Scale and shift of a BN in evaluation, float64 [C] each."""
-    assert norm.running_mean is not None and norm.running_var is not None
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
     scale = norm.weight.double() / torch.sqrt(norm.running_var.double() + norm.eps)
     return scale, norm.bias.double() - norm.running_mean.double() * scale
 

@@ -14,7 +14,7 @@ from resnext.errors import RequestError
 
 
 def block_diagonal(weight: Tensor, groups: int, factor: int) -> Tensor:
-    """The weight of ``groups / factor`` groups that equals ``weight`` [O, g, k, k] of ``groups``: [O, factor * g, k, k].
+    """The weight [O, factor * g, k, k] of ``groups / factor`` groups that equals ``weight`` [O, g, k, k] of ``groups``.
 
     Raises RequestError where ``factor`` does not divide the groups, or the groups not the output channels.
     """

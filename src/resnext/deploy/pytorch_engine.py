@@ -60,7 +60,7 @@ class FoldedEngine:
 
 
 class FusedEngine(FoldedEngine):
-    """The folded network on oneDNN's fused operators, ``piece`` images at a time (0: all) so that maps stay in cache."""
+    """The folded network on oneDNN's fused operators, ``piece`` images at a time (0: all): maps stay in cache."""
 
     def __init__(self, folded: Folded, precision: str, piece: int) -> None:
         super().__init__(folded, precision)

@@ -14,13 +14,13 @@ FUSED = "fused"
 
 
 class Conv2d(nn.Conv2d):
-    """``nn.Conv2d`` whose passes can be computed other ways (``ways``), which a plan chooses by measuring."""
+    """``nn.Conv2d`` whose passes in training can be computed other ways (``ways``): model/plan.py measures them."""
 
     ways = Ways()
 
     def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         with forgetting(x):
-            if self.ways.plain or bias is not None or x.dim() != 4 or not x.numel() or not kernels.switched_on():
+            if self.ways.plain or not self.training or bias is not None or x.dim() != 4 or not x.numel():
                 return super()._conv_forward(x, weight, bias)
             if torch.is_autocast_enabled(x.device.type):
                 dtype = torch.get_autocast_dtype(x.device.type)
@@ -79,7 +79,7 @@ class NormAct(nn.BatchNorm2d):
     def _fusible(self, x: Tensor, residual: Tensor | None) -> bool:
         wide = torch.float64 if x.dtype == torch.float64 else torch.float32
         same = self.weight.dtype == wide and self.momentum is not None
-        return same and kernels.takes(x, residual) and kernels.switched_on() and kernels.load()
+        return same and kernels.takes(x, residual) and kernels.load()
 
     def _fused(self, x: Tensor, residual: Tensor | None) -> Tensor:
         y, mean, variance = torch.ops.resnext.norm_act(x, residual, self.weight, self.bias, self.eps, self.act)

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from resnext.errors import RequestError
 from resnext.model.layers import FUSED, Conv2d, NormAct
 from resnext.speed import kernels
+from resnext.speed.cache import say_once
 from resnext.speed.choices import Choices, fastest
 from resnext.speed.convolution import (
     PASSES,
@@ -39,7 +40,14 @@ class Plan:
     norms: tuple[str, ...] = ()  # that are fused
 
     def apply(self, model: nn.Module) -> None:
-        """Set the ways of every layer of ``model``. Raises RequestError for names or ways it has not."""
+        """Set the ways of every layer of ``model``; all plain where ``RESNEXT_FAST=0``.
+
+        Raises RequestError for a layer or a way that is not there.
+        """
+        if not kernels.switched_on() and self != Plan():
+            say_once("RESNEXT_FAST=0: a plan of fast paths is not followed; results differ from it by rounding")
+            Plan().apply(model)
+            return
         layers = dict(model.named_modules())
         for name in (*self.convolutions, *self.norms):
             kind = Conv2d if name in self.convolutions else NormAct
@@ -117,6 +125,20 @@ def settle(
             norms.append(name)
     choices.save()
     return Plan(convolutions, tuple(norms))
+
+
+def tune(model: nn.Module, batch_size: int, image_size: int = 224, precision: str = "fp32") -> Plan:
+    """Turn ``model`` to NHWC and set the ways that were measured to train it fastest here; returns the plan.
+
+    For training loops of one's own: ``resnext train`` does this by itself. The function stays the same to rounding.
+    """
+    parameter = next(model.parameters())
+    channels = next(layer for layer in model.modules() if isinstance(layer, nn.Conv2d)).in_channels
+    images = torch.zeros(batch_size, channels, image_size, image_size, device=parameter.device)
+    model.to(memory_format=torch.channels_last)
+    plan = settle(model, images.contiguous(memory_format=torch.channels_last), precision)
+    plan.apply(model)
+    return plan
 
 
 def fuse_all(model: nn.Module, plan: Plan) -> Plan:

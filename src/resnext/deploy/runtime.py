@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from resnext.data.preprocessing import Preprocessing, normalize
 from resnext.deploy.choose import Chosen, Wish, choose
 from resnext.deploy.engines import ENGINES, GOALS, PRECISIONS, Parts, candidates, has_bf16
+from resnext.deploy.quantize import check_calibration
 from resnext.errors import RequestError, nearest
 from resnext.model.network import Network
 from resnext.speed.choices import seconds_of
@@ -55,6 +56,10 @@ class Predictor(nn.Module):
         self.provenance = network.provenance
         side = image_size or self._usual_size()
         network.architecture.check_image_size(side, side)
+        if precision != "auto":
+            candidates(engine, precision)
+        if precision == "int8":
+            check_calibration(calibration)
         wish = Wish(engine, goal, batch, (side, side))
         self.precision, self._chosen = self._choose(wish, precision, calibration)
 

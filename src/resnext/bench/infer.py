@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 from resnext.errors import RequestError
 
 if TYPE_CHECKING:
-    from resnext.bench.measure import Timing
     from torch import Tensor
 
     from resnext.bench.infer_arms import Case
+    from resnext.bench.measure import Timing
     from resnext.model.network import Network
 
 SENTENCE = "Measure prediction by each engine, beside theirs."
@@ -58,10 +58,10 @@ def words(text: str) -> list[str]:
 def run(args: argparse.Namespace) -> int:
     """Measure, print, and write ``bench-infer.csv``; of a run also the accuracy lost in each precision."""
     import torch
-    from resnext.bench.report import csv_path, out_folder, protocol, write_rows
 
     from resnext.bench.infer_accuracy import show_accuracy
     from resnext.bench.infer_arms import Case
+    from resnext.bench.report import csv_path, out_folder, protocol, write_rows
     from resnext.screen import screen
 
     out, console = out_folder(args), screen()
@@ -84,10 +84,9 @@ def run(args: argparse.Namespace) -> int:
 
 def measured(case: "Case", args: argparse.Namespace, console: Any) -> list[dict[str, object]]:
     """One batch size: the arms in turn, a table, and the lines of the CSV."""
+    from resnext.bench.infer_arms import arms_of, bound, memory
     from resnext.bench.measure import interleaved
     from resnext.bench.report import bench_bar, print_timings, timing_rows
-
-    from resnext.bench.infer_arms import arms_of, bound, memory
 
     arms, about = arms_of(case)
     with bench_bar(f"batch {case.batch}") as progress:

@@ -7,9 +7,9 @@ from functools import partial
 from typing import Any
 
 import torch
-from resnext.bench.measure import Arm, peak_memory
 from torch import Tensor, nn
 
+from resnext.bench.measure import Arm, peak_memory
 from resnext.deploy.engines import TOLERANCE, distance, missing
 from resnext.deploy.runtime import Predictor
 from resnext.errors import RequestError, WorkError
@@ -51,7 +51,8 @@ def arms_of(case: Case) -> tuple[list[Arm], dict[str, dict[str, object]]]:
     images = case.images
     with torch.inference_mode():
         reference = case.network(images).float()
-    arms, about = [], {}
+    arms: list[Arm] = []
+    about: dict[str, dict[str, object]] = {}
     for name, precision, way, work in makers(case):
         far = distance(work(images), reference)
         if not far <= TOLERANCE[precision]:

@@ -134,7 +134,7 @@ def test_a_cache_that_names_no_way_we_know_is_ignored(own_cache: Path) -> None:
         for key in works:
             works[key] = {"tensorrt folded pack=0 piece=0 streams=1": 1e-9, "__import__('os')": 1e-9}
     own_cache.write_text(json.dumps(kept))
-    assert Predictor(lived(), engine="pytorch", image_size=32).engine.startswith("pytorch")
+    assert Predictor(lived(), engine="pytorch", image_size=32).engine.startswith("fp32 on pytorch")
 
 
 def test_a_cache_that_cannot_be_written_costs_a_sentence(tmp_path: Path, monkeypatch, capsys) -> None:

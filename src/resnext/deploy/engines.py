@@ -55,6 +55,12 @@ class Way:
     def __str__(self) -> str:
         return f"{self.engine} {self.form} pack={self.pack} piece={self.piece} streams={self.streams}"
 
+    @property
+    def words(self) -> str:
+        """The same for people."""
+        more = [f"packed to {self.pack} channels"] * bool(self.pack) + [f"{self.piece} at a time"] * bool(self.piece)
+        return ", ".join([f"{self.engine} {self.form}", *more, *[f"{self.streams} streams"] * (self.streams > 1)])
+
     @classmethod
     def parse(cls, name: str) -> "Way":
         """Raises ValueError for what is not the name of a way."""

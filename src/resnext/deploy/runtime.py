@@ -65,8 +65,8 @@ class Predictor(nn.Module):
 
     @property
     def engine(self) -> str:
-        """The way that was chosen, in words."""
-        return f"{self._chosen.way} ({self.precision})"
+        """The precision and the way that was chosen, in words."""
+        return f"{self.precision} on {self._chosen.way.words}"
 
     @property
     def distance(self) -> float:

@@ -9,6 +9,8 @@ import pytest
 from resnext.cli import main
 from tests.deploy.networks import lived
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 
 @pytest.fixture(scope="module")
 def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -31,7 +33,7 @@ def wrong(folder: Path) -> list[str]:
         return [row["predicted"] for row in csv.DictReader(file)]
 
 
-def test_evaluate_on_an_engine_gives_the_same_predictions(run_folder: Path, tmp_path: Path, one_thread: None) -> None:
+def test_evaluate_on_an_engine_gives_the_same_predictions(run_folder: Path, tmp_path: Path) -> None:
     assert main(["evaluate", str(run_folder), "--out", str(tmp_path / "plain")]) == 0
     assert main(["evaluate", str(run_folder), "--engine", "pytorch", "--out", str(tmp_path / "engine")]) == 0
     assert wrong(tmp_path / "plain") == wrong(tmp_path / "engine")
@@ -60,7 +62,7 @@ def test_options_that_make_no_sense_are_one_sentence(
 
 
 def test_predict_on_an_engine_gives_the_same_answer(
-    run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], one_thread: None
+    run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from PIL import Image
 

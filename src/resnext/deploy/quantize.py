@@ -32,10 +32,12 @@ def quantize(model: Any, calibration: Tensor | None) -> Any:
     """An int8 openvino.Model of a floating point one. Raises RequestError without images or without NNCF."""
     images = check_calibration(calibration)
     try:
-        logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # it looks for CUDA
+        logging.disable(logging.WARNING)  # of PyTorch, on the CUDA compiler that it looks for
         import nncf
     except ImportError:
         raise RequestError("int8 needs nncf: pip install 'resnext[openvino]'") from None
+    finally:
+        logging.disable(logging.NOTSET)
     nncf.set_log_level(logging.ERROR)
     batches = [image[None].numpy() for image in images.contiguous()]
     with nncf_quiet():

@@ -71,6 +71,11 @@ def test_requests_that_make_no_sense(words: list[str], sentence: str, tmp_path: 
     assert sentence in capsys.readouterr().err
 
 
+def test_an_unknown_precision_gets_the_nearest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "infer", "resnext11_2x4d", "--precision", "fp32,bf61", "--out", str(tmp_path)]) == 2
+    assert "did you mean 'bf16'" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_the_peers_have_our_weights_and_give_our_logits() -> None:
     network = create_model("resnet18", seed=0, num_classes=10).eval()

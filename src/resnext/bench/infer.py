@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from resnext.errors import RequestError
+from resnext.errors import RequestError, nearest
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -69,6 +69,7 @@ def run(args: argparse.Namespace) -> int:
         if args.threads < 1:
             raise RequestError(f"--threads {args.threads} must be at least 1")
         torch.set_num_threads(args.threads)
+    check_precisions(args)
     network, calibration = loaded(args)
     size = args.size or side_of(network)
     rows: list[dict[str, object]] = []
@@ -80,6 +81,16 @@ def run(args: argparse.Namespace) -> int:
     write_rows(path, rows, protocol(args.command))
     console.print(f"written: {path}", markup=False, highlight=False, soft_wrap=True)
     return 0
+
+
+def check_precisions(args: argparse.Namespace) -> None:
+    """Raises RequestError for precisions that are unknown, or that the engine does not compute in."""
+    from resnext.deploy.engines import TOLERANCE, candidates
+
+    for precision in args.precision:
+        if precision not in TOLERANCE:
+            raise RequestError(f"--precision {precision!r} is unknown{nearest(precision, TOLERANCE)}")
+        candidates(args.engine, precision)
 
 
 def measured(case: "Case", args: argparse.Namespace, console: Any) -> list[dict[str, object]]:

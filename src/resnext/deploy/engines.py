@@ -5,11 +5,10 @@ and gives float32 logits [B, K], all on the CPU.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import cache
 from importlib.util import find_spec
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from torch import Tensor
 
@@ -100,32 +99,39 @@ class Parts:
         self.network, self.precision, self.threads = network, precision, threads
         self.calibration = calibration
         self.folded = fold(network).float()
+        self._made: dict[tuple[str, int], Any] = {}
 
-    @cache  # noqa: B019 - parts live as long as the choosing
     def packed(self, channels: int) -> Folded:
-        """The folded network with groups of at least ``channels``."""
-        return pack(self.folded, channels) if channels else self.folded
+        """The folded network with groups of at least ``channels``; 0: as it is."""
+        return cast(Folded, self._once("packed", channels, lambda: pack(self.folded, channels)))
 
     def narrow(self, channels: int) -> bool:
         """Whether packing to ``channels`` would change anything."""
         convolutions = [layer.conv for layer in self.folded.convolutions()]
         return any(conv.groups > 1 and conv.weight.shape[1] < channels for conv in convolutions)
 
-    @cache  # noqa: B019
     def openvino(self, channels: int) -> Any:
         """The packed network as an openvino.Model, in int8 where that is the precision."""
         from resnext.deploy.openvino_engine import convert
         from resnext.deploy.quantize import quantize
 
-        model = convert(self.packed(channels), self.channels, self.size)
-        return quantize(model, self.calibration) if self.precision == "int8" else model
+        def make() -> Any:
+            model = convert(self.packed(channels), self.channels, self.size)
+            return quantize(model, self.calibration) if self.precision == "int8" else model
 
-    @cache  # noqa: B019
+        return self._once("openvino", channels, make)
+
     def onnx(self, channels: int) -> bytes:
         """The packed network as an ONNX model."""
         from resnext.deploy.onnx_engine import export
 
-        return export(self.packed(channels), self.channels, self.size)
+        made = self._once("onnx", channels, lambda: export(self.packed(channels), self.channels, self.size))
+        return cast(bytes, made)
+
+    def _once(self, kind: str, channels: int, make: Callable[[], Any]) -> Any:
+        if (kind, channels) not in self._made:
+            self._made[kind, channels] = make()
+        return self._made[kind, channels]
 
     @property
     def channels(self) -> int:

@@ -212,10 +212,19 @@ def _compile(model: Any, precision: str, shape: Any, hint: str) -> Any:
 
 
 def bound(case: Case, precision: str) -> float:
-    """Images a second if all arithmetic went at the rate of a large matrix product here; int8 counts as twice bf16."""
+    """Images a second if all arithmetic went at the rate of the fastest large matrix product here: NumPy's, PyTorch's
+    or oneDNN's with a weight laid out beforehand. int8 counts as twice bf16."""
+    from resnext.deploy.pytorch_engine import has_fused
+
     dtype = torch.float32 if precision == "fp32" else torch.bfloat16
     a, b = (torch.randn(side, 1024).to(dtype) for side in (2048, 1024))
-    seconds = seconds_of({"product": lambda: a @ b}, CPU)["product"]
+    products: dict[str, Callable[[], object]] = {"PyTorch": lambda: a @ b}
+    if precision == "fp32":
+        products["NumPy"] = lambda: a.numpy() @ b.numpy()
+    if has_fused():
+        weight = torch.ops.mkldnn._reorder_linear_weight(b, 2048)
+        products["oneDNN"] = lambda: torch.ops.mkldnn._linear_pointwise(a, weight, None, "none", [], "")
+    seconds = min(seconds_of(products, CPU).values())
     rate = 2 * 2048 * 1024 * 1024 / seconds * (2 if precision == "int8" else 1)
     return rate / (2 * complexity(case.network.architecture, case.size).macs)
 

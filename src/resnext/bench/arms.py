@@ -28,21 +28,25 @@ class Task:
 
     batch: int
     size: int
-    precision: str = "bf16"
 
 
 def arms_of(
-    architecture: Architecture, peers: Sequence[str], task: Task, recompute: Sequence[str] = (), *, resnet: bool = False
+    architecture: Architecture,
+    peers: Sequence[str],
+    precision: str,
+    recompute: Sequence[str] = (),
+    *,
+    resnet: bool = False,
 ) -> list[Entry]:
     """Ours first, then ours with recomputing, the peers at their defaults and at their best, and the ResNet's best."""
-    ours = Way("resnext", task.precision)
+    ours = Way("resnext", precision)
     ways = [ours, *(replace(ours, recompute=level) for level in recompute)]
     for peer in peers:
-        ways += [Way(peer, "fp32", channels_last=False), Way(peer, task.precision)]
+        ways += [Way(peer, "fp32", channels_last=False), Way(peer, precision)]
     entries = [Entry(str(way), architecture, way) for way in ways]
     if resnet and architecture.cardinality > 1 and architecture.stem == "imagenet":
         twin = architecture.change(cardinality=1, width=64)
-        best = [ours, *(Way(peer, task.precision) for peer in peers)]
+        best = [ours, *(Way(peer, precision) for peer in peers)]
         entries += [Entry(f"{twin.name}: {way}", twin, way) for way in best]
     return entries
 
@@ -88,16 +92,16 @@ def _columns(entry: Entry, task: Task, found: Distance, peak: float | None) -> d
 def plans_of(entries: Sequence[Entry], task: Task, console: Console) -> dict[str, Plan]:
     """The plans of our arms by name; what was not measured before on this machine is measured now."""
     plans: dict[str, Plan] = {}
-    found: dict[Architecture, Plan] = {}
+    found: dict[tuple[Architecture, str], Plan] = {}
     for entry in entries:
         if entry.way.library != "resnext":
             continue
-        a = entry.architecture
-        if a not in found:
+        a, precision = entry.architecture, entry.way.precision
+        if (a, precision) not in found:
             with console.status(f"{a.name}: measuring the ways of its layers") as status:
-                found[a] = settled(a, task.batch, task.size, task.precision, status.update)
+                found[a, precision] = settled(a, task.batch, task.size, precision, status.update)
         everywhere = entry.way.recompute in ("activations", "expansions")
-        plans[entry.name] = fused_throughout(a, found[a]) if everywhere else found[a]
+        plans[entry.name] = fused_throughout(a, found[a, precision]) if everywhere else found[a, precision]
     return plans
 
 

@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
         for name, a in networks.items()
         for library in libraries
     ]
-    found = measured(entries, Task(args.batch, args.size, args.precision), args.rounds, console)
+    found = measured(entries, Task(args.batch, args.size), args.rounds, console)
     timings = {t.name: t for t in found.timings}
     lines = {library: [timings[f"{name}: {library}"] for name in networks] for library in libraries}
     print_lines(console, list(networks), lines)

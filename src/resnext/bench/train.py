@@ -88,8 +88,8 @@ def run(args: argparse.Namespace) -> int:
     from resnext.screen import screen
 
     console = screen()
-    task = Task(args.batch, args.size, args.precision)
-    entries = arms_of(architecture, peers, task, args.recompute, resnet=not args.without_resnet)
+    task = Task(args.batch, args.size)
+    entries = arms_of(architecture, peers, args.precision, args.recompute, resnet=not args.without_resnet)
     found = measured(entries, task, args.rounds, console, memory=not args.without_memory)
     title = f"A training step of {architecture.name}, batch {args.batch} at {args.size}x{args.size}"
     shown = {name: {"peak MiB": values["peak_mib"]} for name, values in found.columns.items()}

@@ -55,6 +55,12 @@ class Timing:
         low, high = _quartiles(self.seconds)
         return (high - low) / statistics.median(self.seconds)
 
+    @property
+    def quartiles(self) -> tuple[float, float]:
+        """Images a second between which the middle half of the rounds lie: low, high."""
+        low, high = _quartiles(self.seconds)
+        return self.images / high, self.images / low
+
 
 def interleaved(arms: Sequence[Arm], rounds: int, warmup: int = 1, progress: Progress | None = None) -> list[Timing]:
     """The timings of ``arms``, in their order: every round runs each of them once, and starts with the next one.

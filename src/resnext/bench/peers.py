@@ -46,12 +46,12 @@ def calmed(model: Network) -> Network:
     """The network with weights under which rounding stays small, so that gradients can be compared.
 
     With fresh ones a ReLU's input is as often below 0 as above, and each block doubles what earlier ones rounded: in
-    bf16 nothing of the first layer's gradient is left. So BN shifts by 1, and the last BN of a block is scaled by 0.2.
+    bf16 nothing of the first layer's gradient is left. So BN shifts by 2, and the last BN of a block is scaled by 0.2.
     """
     with torch.no_grad():
         for module in model.modules():
             if isinstance(module, NormAct):
-                module.bias.fill_(1.0)
+                module.bias.fill_(2.0)
             if isinstance(module, Block) and not module.pre_activation:
                 module.last_norm.weight.fill_(0.2)
     return model

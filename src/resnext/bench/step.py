@@ -12,7 +12,6 @@ from resnext.bench.peers import OURS, build
 from resnext.model.architecture import Architecture
 from resnext.model.network import Network
 from resnext.model.plan import Plan, fuse_all, settle
-from resnext.train.session import set_recompute
 
 PRECISIONS = ("bf16", "fp32")
 SGD: dict[str, Any] = {"lr": 0.01, "momentum": 0.9, "nesterov": True, "weight_decay": 1e-4}
@@ -42,7 +41,10 @@ class Step:
         self.model: nn.Module = build(way.library, architecture)
         if isinstance(self.model, Network):
             (plan or Plan()).apply(self.model)
-            set_recompute(self.model, way.recompute)
+            if way.recompute != "no":
+                from resnext.train.session import set_recompute  # not before: seconds of importing
+
+                set_recompute(self.model, way.recompute)
         self.model.to(memory_format=layout)
         self.optimizer = torch.optim.SGD(self.model.parameters(), **SGD)
         generator = torch.Generator().manual_seed(0)

@@ -10,14 +10,9 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
-from resnext.bench.measure import Arm, interleaved, peak_memory
 from resnext.bench.report import (
     add_out,
-    bench_bar,
     csv_path,
     out_folder,
     print_timings,
@@ -27,15 +22,6 @@ from resnext.bench.report import (
     write_rows,
 )
 from resnext.errors import RequestError
-
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from resnext.bench.agree import Distance, Outcome
-    from resnext.bench.measure import Timing
-    from resnext.bench.step import Step, Way
-    from resnext.model.architecture import Architecture
-    from resnext.model.plan import Plan
 
 LEVELS = ("activations", "expansions", "blocks")
 ISAS = {  # what makes PyTorch, oneDNN, MKL and our kernels take no wider instructions
@@ -98,16 +84,17 @@ def run(args: argparse.Namespace) -> int:
     if args.isa and not _capped(args.isa):
         return _in_a_capped_process(args)
 
+    from resnext.bench.arms import Task, arms_of, measured
     from resnext.screen import screen
 
     console = screen()
-    entries = arms_of(architecture, peers, args)
-    measured = Measured.of(entries, args, console)
-    more = {entry.name: measured.columns(entry) for entry in entries}
+    task = Task(args.batch, args.size)
+    entries = arms_of(architecture, peers, args.precision, args.recompute, resnet=not args.without_resnet)
+    found = measured(entries, task, args.rounds, console, memory=not args.without_memory)
     title = f"A training step of {architecture.name}, batch {args.batch} at {args.size}x{args.size}"
-    shown = {name: {"peak MiB": values.get("peak_mib")} for name, values in more.items()}
-    print_timings(console, title, measured.timings, entries[0].name, {} if args.without_memory else shown)
-    write_rows(path, timing_rows(measured.timings, entries[0].name, more), protocol(args.command))
+    shown = {name: {"peak MiB": values["peak_mib"]} for name, values in found.columns.items()}
+    print_timings(console, title, found.timings, entries[0].name, {} if args.without_memory else shown)
+    write_rows(path, timing_rows(found.timings, entries[0].name, found.columns), protocol(args.command))
     console.print(f"{path}", highlight=False, markup=False, soft_wrap=True)
     return 0
 
@@ -119,141 +106,6 @@ def check_numbers(args: argparse.Namespace) -> None:
     for option in ("rounds", "size"):
         if getattr(args, option) < 1:
             raise RequestError(f"--{option} {getattr(args, option)} must be at least 1")
-
-
-@dataclass(frozen=True)
-class Entry:
-    """An arm before it is built."""
-
-    name: str
-    architecture: "Architecture"
-    way: "Way"
-
-
-def arms_of(architecture: "Architecture", peers: Sequence[str], args: argparse.Namespace) -> list[Entry]:
-    """Ours first, then ours with recomputing, the peers at their defaults and at their best, and the ResNet's."""
-    from resnext.bench.step import Way
-
-    ours = Way("resnext", args.precision)
-    ways = [ours, *(replace(ours, recompute=level) for level in args.recompute)]
-    for peer in peers:
-        ways += [Way(peer, "fp32", channels_last=False), Way(peer, args.precision)]
-    entries = [Entry(str(way), architecture, way) for way in ways]
-    if architecture.cardinality > 1 and architecture.stem == "imagenet" and not args.without_resnet:
-        resnet = architecture.change(cardinality=1, width=64)
-        best = [ours, *(Way(peer, args.precision) for peer in peers)]
-        entries += [Entry(f"{resnet.name}: {way}", resnet, way) for way in best]
-    return entries
-
-
-def plans_of(entries: Sequence[Entry], args: argparse.Namespace, console: "Console") -> dict[str, "Plan"]:
-    """The plans of our arms by name; what was not measured before on this machine is measured now."""
-    from resnext.bench.step import fused_throughout, settled
-
-    plans: dict[str, Plan] = {}
-    found: dict[Architecture, Plan] = {}
-    for entry in entries:
-        if entry.way.library != "resnext":
-            continue
-        a = entry.architecture
-        if a not in found:
-            with console.status(f"{a.name}: measuring the ways of its layers") as status:
-                found[a] = settled(a, args.batch, args.size, args.precision, status.update)
-        everywhere = entry.way.recompute in ("activations", "expansions")
-        plans[entry.name] = fused_throughout(a, found[a]) if everywhere else found[a]
-    return plans
-
-
-@dataclass(frozen=True)
-class Measured:
-    """Everything about the arms."""
-
-    timings: list["Timing"]
-    distances: Mapping[str, "Distance"]
-    peaks: Mapping[str, float]  # MiB
-    args: argparse.Namespace
-
-    @classmethod
-    def of(cls, entries: Sequence[Entry], args: argparse.Namespace, console: "Console") -> "Measured":
-        """Settle, build, compare, time, and take the peaks. Raises WorkError where an arm computes something else."""
-        from resnext.bench.step import Step
-
-        plans = plans_of(entries, args, console)
-        steps = {e.name: Step(e.architecture, e.way, args.batch, args.size, plans.get(e.name)) for e in entries}
-        distances = compared(entries, steps, args, console)
-        with bench_bar("steps") as progress:
-            arms = [Arm(name, step, args.batch) for name, step in steps.items()]
-            timings = interleaved(arms, args.rounds, warmup=0, progress=progress)
-        steps.clear()
-        arms.clear()
-        peaks = {} if args.without_memory else peaks_of(entries, plans, args, console)
-        return cls(timings, distances, peaks, args)
-
-    def columns(self, entry: Entry) -> dict[str, object]:
-        """Of the CSV, for an arm."""
-        way, found = entry.way, self.distances[entry.name]
-        return {
-            "network": entry.architecture.name,
-            "library": way.library,
-            "precision": way.precision,
-            "layout": "NHWC" if way.channels_last else "NCHW",
-            "recompute": way.recompute,
-            "batch": self.args.batch,
-            "image_size": self.args.size,
-            "peak_mib": round(self.peaks[entry.name]) if entry.name in self.peaks else None,
-            "logits_distance": f"{max(found.evaluated, found.logits):.1e}",
-            "gradients_distance": f"{found.gradients:.1e}",
-        }
-
-
-def compared(
-    entries: Sequence[Entry], steps: Mapping[str, "Step"], args: argparse.Namespace, console: "Console"
-) -> dict[str, "Distance"]:
-    """How far each arm is from PyTorch in fp32, on this very batch; this is also the warm-up.
-
-    The reference is the first peer's fp32 arm, or our plain network. Raises WorkError where it is more than rounding.
-    """
-    from resnext.bench.agree import TOLERANCES, check, distance, outcome
-    from resnext.bench.step import Step, Way
-
-    references: dict[Architecture, Outcome] = {}
-    outcomes, found = {}, {}
-    with console.status("comparing what the arms compute") as status:
-        for entry in entries:
-            status.update(f"comparing what the arms compute: {entry.name}")
-            outcomes[entry.name] = outcome(steps[entry.name])
-            if entry.way.precision == "fp32" and not entry.way.channels_last:
-                references.setdefault(entry.architecture, outcomes[entry.name])
-        for entry in entries:
-            a = entry.architecture
-            if a not in references:
-                references[a] = outcome(Step(a, Way("plain", "fp32", channels_last=False), args.batch, args.size))
-            found[entry.name] = distance(outcomes[entry.name], references[a])
-            check(entry.name, entry.way.precision, found[entry.name])
-    for precision in dict.fromkeys(e.way.precision for e in entries):
-        some = [found[e.name] for e in entries if e.way.precision == precision]
-        logits, gradients = max(max(d.logits, d.evaluated) for d in some), max(d.gradients for d in some)
-        console.print(
-            f"equal in {precision}: logits within {logits:.1e} (at most {TOLERANCES[precision][0]:g}), "
-            f"gradients within {gradients:.1e} (at most {TOLERANCES[precision][1]:g}) of the fp32 reference",
-            highlight=False, soft_wrap=True,
-        )  # fmt: skip
-    return found
-
-
-def peaks_of(
-    entries: Sequence[Entry], plans: Mapping[str, "Plan"], args: argparse.Namespace, console: "Console"
-) -> dict[str, float]:
-    """MiB of each arm's peak over two steps, above what was there before the first, in a fresh process each."""
-    from resnext.bench.step import memory_arguments
-
-    peaks = {}
-    with console.status("memory") as status:
-        for e in entries:
-            status.update(f"memory: {e.name}")
-            told = memory_arguments(e.architecture, e.way, args.batch, args.size, plans.get(e.name))
-            peaks[e.name] = peak_memory("resnext.bench.step:step_again", *told)
-    return peaks
 
 
 def _capped(isa: str) -> bool:

@@ -139,10 +139,10 @@ def read_rows(path: Path) -> list[dict[str, str]]:
 
 
 def write_rows(path: Path, rows: Sequence[Values], facts: Mapping[str, str]) -> None:
-    """Add ``rows``, each with ``facts`` (``protocol``); they replace those of the same command and variables."""
+    """Add ``rows``, with ``facts`` (``protocol``) where they have none; they replace those of this command."""
     same = ("command", "variables")
     old = [row for row in read_rows(path) if any(row.get(key) != facts[key] for key in same)]
-    new: list[Values] = [*old, *({**row, **facts} for row in rows)]
+    new: list[Values] = [*old, *({**facts, **row} for row in rows)]
     columns = list(dict.fromkeys(key for row in new for key in row if key not in facts))
     with written_whole(path, "w") as file:
         writer = csv.DictWriter(file, [*columns, *facts], restval="", lineterminator="\n")

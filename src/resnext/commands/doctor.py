@@ -1,7 +1,8 @@
 """``resnext doctor``: what this machine offers to training and prediction."""
 
 import argparse
-import shutil
+import platform
+from collections.abc import Iterator
 from importlib.util import find_spec
 
 SENTENCE = "Say what this machine offers: processor, threads, compilers, CUDA, optional packages."
@@ -11,11 +12,32 @@ OPTIONAL = {  # package -> the extra that brings it
     "datasets": "hub-data",
     "s3fs": "remote",
     "imagecorruptions": "corruptions",
+    "onnxruntime": "onnx",
+    "openvino": "openvino",
+    "nncf": "openvino",
 }
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """No arguments."""
+
+
+def fast_paths() -> Iterator[tuple[str, str]]:
+    """What training's fast paths have here; nothing is compiled or measured for it."""
+    import torch
+
+    from resnext.speed import build, kernels
+    from resnext.speed.choices import Choices
+
+    yield "C++ compiler", build.compiler() or "none: fused operators run as plain PyTorch (install g++ or clang++)"
+    if not kernels.switched_on():
+        yield "fast paths", "off (RESNEXT_FAST=0)"
+        return
+    known = len(Choices.here(torch.device("cpu")).measured)
+    yield "fused kernels", "compiled" if kernels.compiled() else "compiled when training first needs them"
+    yield "fast ways", f"{known} pieces of work measured (resnext bench tune --show)"
+    glibc = platform.libc_ver()[0] == "glibc"
+    yield "memory between steps", "kept while training" if glibc else "left to the C library (try jemalloc or mimalloc)"
 
 
 def run(_: argparse.Namespace) -> int:
@@ -31,7 +53,8 @@ def run(_: argparse.Namespace) -> int:
     for name, value in facts.items():
         table.add_row(name, ", ".join(value) if isinstance(value, list) else str(value))
     table.add_row("bf16 in hardware", "yes" if {"avx512_bf16", "amx_bf16"} & set(facts["isa"]) else "no or unknown")
-    table.add_row("C++ compiler", shutil.which("c++") or shutil.which("g++") or shutil.which("clang++") or "none")
+    for name, said in fast_paths():
+        table.add_row(name, said)
     for package, extra in OPTIONAL.items():
         table.add_row(package, "installed" if find_spec(package) else f"not installed (pip install 'resnext[{extra}]')")
     Console().print(table)

@@ -3,11 +3,16 @@
 import argparse
 from typing import TYPE_CHECKING, NamedTuple
 
+from resnext.commands.engine_options import add_engine, check_engine, predictor_of
 from resnext.errors import RequestError
 from resnext.run_directory import CHECKPOINTS, RunDirectory
 from resnext.settings import SOURCES
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import nn
+
     from resnext.evaluate.choose import Networks
     from resnext.evaluate.evaluator import Evaluation
     from resnext.evaluate.labels import Answers
@@ -38,13 +43,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--batch-size", type=positive, default=256, metavar="N", help="the result does not depend on it [256]"
     )
     parser.add_argument(
-        "--precision", choices=("fp32", "bf16", "fp16"), help="arithmetic of the convolutions [the run's, or fp32]"
+        "--precision",
+        choices=("fp32", "bf16", "fp16", "int8", "auto"),
+        help="arithmetic of the convolutions; int8 and auto with --engine [the run's, or fp32]",
     )
     parser.add_argument(
         "--workers", type=whole, metavar="N", help="loading processes [0 for data in memory, else one a core]"
     )
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps or auto [auto]")
     parser.add_argument("--out", metavar="DIR", help="where tables and pictures go [RUN/evaluation]")
+    add_engine(parser)
 
 
 def add_view(parser: argparse.ArgumentParser) -> None:
@@ -92,23 +100,36 @@ def run(args: argparse.Namespace) -> int:
         networks = load_networks(args)
         networks.to(world.device)
         precision = args.precision or (networks.recipe.train.precision if networks.recipe else "fp32")
-        machine = Machine(world, precision)
+        machine = machine_of(args, networks, world, precision)
         if args.corruptions is not None or args.corrupt is not None:
             return run_corruptions(args, networks, machine)
         return run_images(args, networks, machine)
 
 
 class Machine(NamedTuple):
-    """What computes: this process among its peers, and its arithmetic."""
+    """What computes: this process among its peers, its arithmetic, and the networks as they run."""
 
     world: "World"
     precision: str
+    models: "Sequence[nn.Module]"
+
+
+def machine_of(args: argparse.Namespace, networks: "Networks", world: "World", precision: str) -> Machine:
+    """The networks as they are, or on ``--engine``, which the machine's ``precision`` then names."""
+    if args.engine is None:
+        return Machine(world, precision, networks.models)
+    predictors = [
+        predictor_of(args, model, weights, precision, p.image_size, min(args.batch_size, 32))
+        for model, weights, p in zip(networks.models, args.weights, networks.preprocessings, strict=True)
+    ]
+    return Machine(world, " + ".join(predictor.engine for predictor in predictors), predictors)
 
 
 def judge_all(args: argparse.Namespace, networks: "Networks", answers: "Answers", machine: Machine) -> "Evaluation":
     """The networks on every image, once each, in every process: the one place where an evaluation is computed."""
     from resnext.data.loader import default_workers
     from resnext.evaluate.evaluator import evaluate
+    from resnext.evaluate.panel import Member
     from resnext.evaluate.progress import image_bar
     from resnext.train.gather import gathered
 
@@ -117,14 +138,14 @@ def judge_all(args: argparse.Namespace, networks: "Networks", answers: "Answers"
         return gathered(
             evaluate,
             world,
-            networks.model,
+            machine.models[0],
             dataset,
             networks.preprocessing,
             batch_size=args.batch_size,
             workers=default_workers(dataset) if args.workers is None else args.workers,
             progress=progress,
             looks=networks.looks,
-            others=networks.others,
+            others=list(map(Member, machine.models[1:], networks.preprocessings[1:])),
             ensemble=networks.ensemble,
             outputs=answers.outputs,
             precision=machine.precision,
@@ -208,6 +229,7 @@ def run_corruptions(args: argparse.Namespace, networks: "Networks", machine: Mac
 
 def check_questions(args: argparse.Namespace) -> None:
     """Raises RequestError for questions that cannot be asked together."""
+    check_engine(args)
     corrupted = [name for name in ("corruptions", "corrupt") if getattr(args, name) is not None]
     if len(corrupted) > 1:
         raise RequestError("--corruptions takes ImageNet-C's own images and --corrupt makes some; give one of them")

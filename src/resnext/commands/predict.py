@@ -4,14 +4,16 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
+from resnext.commands.engine_options import add_engine, check_engine, predictor_of
 from resnext.commands.evaluate import positive
 from resnext.errors import RequestError
 from resnext.run_directory import CHECKPOINTS
 
 if TYPE_CHECKING:
     from resnext.evaluate.predict import Prediction
+    from resnext.model.network import Network
 
 SENTENCE = "Name what is in images."
 
@@ -30,6 +32,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--checkpoint", choices=CHECKPOINTS, default="best", help="which checkpoint of a run [best]")
     parser.add_argument("--batch-size", type=positive, default=32, metavar="N", help="images at a time [32]")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps or auto [auto]")
+    parser.add_argument(
+        "--precision", choices=("fp32", "bf16", "int8", "auto"), help="arithmetic of an --engine [fp32]"
+    )
+    add_engine(parser)
     parser.add_argument("--picture", metavar="FILE", help="also draw the first 24 as the network sees them, as PNG")
 
 
@@ -42,12 +48,20 @@ def run(args: argparse.Namespace) -> int:
 
     if args.picture is not None and not Path(args.picture).absolute().parent.is_dir():
         raise RequestError(f"--picture {args.picture}: there is no folder {Path(args.picture).parent}")
-    device = pick_device(args.device)
+    check_engine(args)
+    if args.engine is None and args.precision is not None:
+        raise RequestError(f"--precision {args.precision} belongs to an engine: add --engine auto")
+    device = pick_device(args.device if args.engine is None else "cpu")
     model = load(args.weights, args.checkpoint)
     preprocessing = preprocessing_of(model)
     paths, problems = find_images(args.images)
+    running = model.to(device)
+    if args.engine is not None:
+        batch = min(args.batch_size, len(paths))
+        precision, size = args.precision or "fp32", preprocessing.image_size
+        running = cast("Network", predictor_of(args, model, args.weights, precision, size, batch))  # stands in for it
     with image_bar(len(paths)) as progress:
-        predictions = predict(model.to(device), paths, batch_size=args.batch_size, progress=progress)
+        predictions = predict(running, paths, batch_size=args.batch_size, progress=progress)
     predictions += problems
     failed = [prediction for prediction in predictions if prediction.error is not None]
     if args.json:

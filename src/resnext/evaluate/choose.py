@@ -13,7 +13,6 @@ from resnext.data.preprocessing import Preprocessing
 from resnext.data.source import Dataset
 from resnext.errors import RequestError
 from resnext.evaluate.labels import Answers, meet
-from resnext.evaluate.panel import Member
 from resnext.evaluate.predict import preprocessing_of
 from resnext.evaluate.protocol import member, protocol
 from resnext.evaluate.views import Looks, as_stored, seen_at
@@ -44,10 +43,6 @@ class Networks:
     @property
     def preprocessing(self) -> Preprocessing:
         return self.preprocessings[0]
-
-    @property
-    def others(self) -> list[Member]:
-        return list(map(Member, self.models[1:], self.preprocessings[1:]))
 
     def to(self, device: Any) -> None:
         for model in self.models:

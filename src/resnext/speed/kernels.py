@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from resnext.speed.build import Unit, library
-from resnext.speed.cache import say_once
+from resnext.speed.cache import cache_folder, say_once
 
 FOLDER = Path(__file__).parent / "csrc"
 ISA_FLAGS = {  # of the three copies of the loops; what is used is chosen when the library is loaded
@@ -24,6 +24,11 @@ DTYPES = (torch.bfloat16, torch.float32, torch.float64)
 def switched_on() -> bool:
     """Whether fast paths may be used at all: ``RESNEXT_FAST=0`` turns every one of them off."""
     return os.environ.get("RESNEXT_FAST", "1") not in ("0", "no", "false")
+
+
+def compiled() -> bool:
+    """Whether some release's kernels are in the cache."""
+    return any((cache_folder() / "lib").glob("norm_act-*.so"))
 
 
 @cache

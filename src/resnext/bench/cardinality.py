@@ -1,0 +1,92 @@
+"""``resnext bench cardinality``: training speed over C at equal complexity (the paper's Table 2, ResNet-50's row)."""
+
+import argparse
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from resnext.bench.measure import Timing, ratio
+from resnext.bench.report import add_out, csv_path, out_folder, protocol, read_rows, timing_rows, write_rows
+from resnext.bench.train import add_batch, add_peers, check_numbers
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+NETWORKS = ("resnet50", "resnext50_2x40d", "resnext50_4x24d", "resnext50_8x14d", "resnext50_32x4d")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``resnext bench cardinality``."""
+    parser.add_argument(
+        "--networks", nargs="+", metavar="NAME", default=list(NETWORKS), help="(default: those of Table 2, 50 layers)"
+    )
+    add_batch(parser, 32, 224)
+    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="timed steps of each arm [%(default)s]")
+    add_peers(parser)
+    parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16", help="of all arms [%(default)s]")
+    add_out(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Exit status 0. Raises RequestError, and WorkError where an arm computes something else."""
+    from resnext.bench.peers import OURS, chosen_peers
+    from resnext.model.table import published
+
+    check_numbers(args)
+    networks = {a.name: a for a in map(published, args.networks)}
+    for a in networks.values():
+        a.check_image_size(args.size, args.size)
+        peers = chosen_peers(args.peers, a)
+    folder = out_folder(args)
+    path = csv_path(folder, "cardinality")
+    read_rows(path)
+
+    from resnext.bench.arms import Entry, Task, measured
+    from resnext.bench.pictures import cardinality_picture
+    from resnext.bench.step import Way
+    from resnext.evaluate.style import save
+    from resnext.screen import screen
+
+    console = screen()
+    libraries = [OURS, *peers]
+    entries = [
+        Entry(f"{name}: {library}", a, Way(library, args.precision))
+        for name, a in networks.items()
+        for library in libraries
+    ]
+    found = measured(entries, Task(args.batch, args.size), args.rounds, console)
+    timings = {t.name: t for t in found.timings}
+    lines = {library: [timings[f"{name}: {library}"] for name in networks] for library in libraries}
+    print_lines(console, list(networks), lines)
+    more = {e.name: found.columns[e.name] | {"cardinality": e.architecture.cardinality} for e in entries}
+    rows = [
+        row
+        for name in networks
+        for row in timing_rows([timings[f"{name}: {library}"] for library in libraries], f"{name}: {OURS}", more)
+    ]
+    write_rows(path, rows, protocol(args.command))
+    settings = [f"{a.cardinality}×{a.width}d" for a in networks.values()]
+    said = f"batch {args.batch}, {args.size}×{args.size}, {args.precision}, NHWC; the medians of {args.rounds} rounds"
+    save(cardinality_picture(settings, lines, said), folder / "bench-cardinality.png")
+    console.print(f"{path}, {folder / 'bench-cardinality.png'}", highlight=False, markup=False, soft_wrap=True)
+    return 0
+
+
+def print_lines(console: "Console", names: Sequence[str], lines: Mapping[str, Sequence[Timing]]) -> None:
+    """A row a network, a column a library; below, how far each library's slowest is behind its fastest."""
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold", title="Training, images/s", title_justify="left", title_style="bold")
+    table.add_column("network")
+    for library in lines:
+        table.add_column(library, justify="right")
+    for number, name in enumerate(names):
+        table.add_row(name, *(f"{timings[number].median:.3g}" for timings in lines.values()))
+    table.add_row("slowest / fastest", *(f"{flatness(timings):.2f}" for timings in lines.values()), style="bold")
+    console.print(table)
+
+
+def flatness(timings: Sequence[Timing]) -> float:
+    """The speed of the slowest over that of the fastest, by the ratios within each round."""
+    first = timings[0]
+    relative = [ratio(timing, first)[0] for timing in timings]
+    return min(relative) / max(relative)

@@ -1,0 +1,191 @@
+"""``resnext bench growth``: a training step's time and memory as batch, image size and depth grow; and small nets.
+
+Ours stands beside plain PyTorch: the network as ``create_model`` gives it. A point that was measured by the same
+command on this machine is kept, so a run that was interrupted goes on where it was.
+"""
+
+import argparse
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from resnext.bench.report import (
+    add_out,
+    csv_path,
+    out_folder,
+    print_timings,
+    protocol,
+    read_rows,
+    timing_rows,
+    write_rows,
+)
+from resnext.errors import RequestError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from resnext.model.architecture import Architecture
+
+SWEEPS = {  # what grows -> its name on the axis, and the picture's heading
+    "batch": ("images a step", "A training step as the batch grows"),
+    "size": ("side of the images (pixels)", "A training step as the images grow"),
+    "depth": ("layers", "A training step as the network grows"),
+}
+SMALL = "small"
+DEPTHS = ("resnext50_32x4d", "resnext101_32x4d", "resnext152_32x4d")
+SMALL_NETWORKS: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("resnext29_4x8d", {"base_channels": 16}),
+    (  # that of recipes/small/fashion-mnist.yaml
+        "resnext20_4x8d",
+        {"base_channels": 16, "blocks": (1, 2, 3), "stage_widths": (32, 64, 256), "stage_channels": (32, 128, 256)},
+    ),
+)
+MACHINE = ("cpu", "isa", "threads", "torch", "resnext")  # columns that a kept point must share
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``resnext bench growth``."""
+    parser.add_argument("model", nargs="?", default=DEPTHS[0], metavar="MODEL", help="[%(default)s]")
+    parser.add_argument(
+        "--of", nargs="+", choices=(*SWEEPS, SMALL), default=[*SWEEPS, SMALL], metavar="WHAT",
+        help=f"{', '.join(SWEEPS)}, or {SMALL}: nets of 16 channels on 32x32 (default: all)",
+    )  # fmt: skip
+    parser.add_argument("--batches", type=int, nargs="+", default=[4, 8, 16, 32, 64], metavar="N", help="%(default)s")
+    parser.add_argument(
+        "--sizes", type=int, nargs="+", default=[96, 128, 160, 192, 224, 288], metavar="N", help="%(default)s"
+    )
+    parser.add_argument("--networks", nargs="+", default=list(DEPTHS), metavar="NAME", help="of the depths")
+    parser.add_argument("--batch", type=int, default=8, metavar="N", help="where it does not grow [%(default)s]")
+    parser.add_argument("--size", type=int, default=224, metavar="N", help="where it does not grow [%(default)s]")
+    parser.add_argument("--rounds", type=int, default=3, metavar="N", help="timed steps of each arm [%(default)s]")
+    parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16", help="of both [%(default)s]")
+    parser.add_argument("--again", action="store_true", help="measure points anew that this command measured before")
+    add_out(parser)
+
+
+@dataclass(frozen=True)
+class Point:
+    """One network on one batch."""
+
+    sweep: str
+    at: int
+    architecture: "Architecture"
+    batch: int
+    size: int
+
+
+def run(args: argparse.Namespace) -> int:
+    """Exit status 0. Raises RequestError, and WorkError where an arm computes something else."""
+    args.command = args.command.replace(" --again", "")
+    points = {sweep: points_of(sweep, args) for sweep in SWEEPS if sweep in args.of}
+    folder = out_folder(args)
+    for what in ("growth", SMALL):
+        read_rows(csv_path(folder, what))
+
+    from resnext.screen import screen
+
+    console = screen()
+    for sweep, some in points.items():
+        measure_sweep(sweep, some, folder, args, console)
+    if SMALL in args.of:
+        measure_small(folder, args, console)
+    return 0
+
+
+def points_of(sweep: str, args: argparse.Namespace) -> list[Point]:
+    """The points of a sweep in the order they grow. Raises RequestError for those that cannot be measured."""
+    from resnext.model.table import published
+
+    a = published(args.model)
+    points = {
+        "batch": [Point(sweep, batch, a, batch, args.size) for batch in sorted(set(args.batches))],
+        "size": [Point(sweep, size, a, args.batch, size) for size in sorted(set(args.sizes))],
+        "depth": [Point(sweep, b.depth or 0, b, args.batch, args.size) for b in map(published, args.networks)],
+    }[sweep]
+    if args.rounds < 1:
+        raise RequestError(f"--rounds {args.rounds} must be at least 1")
+    for point in points:
+        if point.batch < 2:
+            raise RequestError(f"a batch of {point.batch} is too small: batch norm takes its statistics over the batch")
+        point.architecture.check_image_size(point.size, point.size)
+    return points
+
+
+def measure_sweep(
+    sweep: str, points: Sequence[Point], folder: Path, args: argparse.Namespace, console: "Console"
+) -> None:
+    """Measure what is missing, write each point as it comes, and draw them all."""
+    from resnext.bench.pictures import growth_picture
+    from resnext.evaluate.style import save
+
+    path, facts = csv_path(folder, "growth"), protocol(args.command)
+    kept = [row for row in read_rows(path) if not args.again and _same(row, facts)]
+    others = [row for row in read_rows(path) if row["command"] == args.command and row["grows"] != sweep]
+    rows: list[Mapping[str, object]] = [row for row in kept if row["grows"] == sweep]
+    for point in points:
+        if not any(str(row["at"]) == str(point.at) for row in rows):
+            rows += measure_point(point, args, console)
+            write_rows(path, [*others, *rows], facts)
+    label, heading = SWEEPS[sweep]
+    what = [args.model] if sweep != "depth" else []
+    said = [
+        *what,
+        *([f"batch {args.batch}"] if sweep != "batch" else []),
+        *([f"{args.size}²"] if sweep != "size" else []),
+    ]
+    said += [args.precision, f"NHWC; medians of {args.rounds} rounds"]
+    picture = folder / f"bench-growth-{sweep}.png"
+    save(growth_picture(heading, ", ".join(said), label, drawn(rows)), picture)
+    console.print(f"{path}, {picture}", highlight=False, markup=False, soft_wrap=True)
+
+
+def measure_point(point: Point, args: argparse.Namespace, console: "Console") -> list[dict[str, object]]:
+    """Its lines of the CSV, ours first."""
+    from resnext.bench.arms import Entry, Task, measured
+    from resnext.bench.step import Way
+
+    ways = [Way(library, args.precision) for library in ("resnext", "plain")]
+    entries = [Entry(str(way), point.architecture, way) for way in ways]
+    found = measured(entries, Task(point.batch, point.size), args.rounds, console, memory=True)
+    title = f"{point.architecture.name}, batch {point.batch} at {point.size}x{point.size}"
+    shown = {name: {"peak MiB": values["peak_mib"]} for name, values in found.columns.items()}
+    print_timings(console, title, found.timings, entries[0].name, shown)
+    more = {name: {"grows": point.sweep, "at": point.at, **values} for name, values in found.columns.items()}
+    return timing_rows(found.timings, entries[0].name, more)
+
+
+def drawn(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The points of a picture out of lines of the CSV, in the order they grow."""
+    points: dict[int, dict[str, Any]] = {}
+    for row in rows:
+        at = int(row["at"])
+        point = points.setdefault(at, {"at": at, "name": str(at), "seconds": {}, "mib": {}})
+        point["seconds"][row["library"]] = float(row["images"]) / float(row["median_images_per_second"])
+        point["mib"][row["library"]] = float(row["peak_mib"])
+    return [points[at] for at in sorted(points)]
+
+
+def measure_small(folder: Path, args: argparse.Namespace, console: "Console") -> None:
+    """Small nets, batch 64 of 32x32: ours and plain in both precisions and, plain, both layouts."""
+    from resnext.bench.arms import Entry, Task, measured
+    from resnext.bench.step import Way
+    from resnext.model.architecture import Architecture
+
+    ways = [Way("resnext", p) for p in ("bf16", "fp32")]
+    ways += [Way("plain", p, channels_last=nhwc) for p in ("fp32", "bf16") for nhwc in (False, True)]
+    rows: list[dict[str, object]] = []
+    for name, changes in SMALL_NETWORKS:
+        a = Architecture.parse(name, num_classes=10, **changes)
+        entries = [Entry(str(way), a, way) for way in ways]
+        found = measured(entries, Task(64, 32), 5 * args.rounds, console)
+        ours = max(found.timings[:2], key=lambda timing: timing.median)
+        print_timings(console, f"{a.name}, batch 64 at 32x32", found.timings, ours.name)
+        rows += timing_rows(found.timings, ours.name, found.columns)
+    path = csv_path(folder, SMALL)
+    write_rows(path, rows, protocol(args.command))
+    console.print(str(path), highlight=False, markup=False, soft_wrap=True)
+
+
+def _same(row: Mapping[str, str], facts: Mapping[str, str]) -> bool:
+    return all(row.get(key) == facts[key] for key in ("command", "variables", *MACHINE))

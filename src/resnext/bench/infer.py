@@ -1,0 +1,160 @@
+"""``resnext bench infer``: how fast networks answer here, ours on the engine it chose beside the peers' own ways."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from resnext.errors import RequestError, nearest
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from resnext.bench.infer_arms import Case
+    from resnext.bench.measure import Timing
+    from resnext.model.network import Network
+
+SENTENCE = "Measure prediction by each engine, beside theirs."
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which network, batches and precisions, and how long to measure."""
+    from resnext.bench.report import add_out
+
+    parser.add_argument(
+        "model", nargs="?", default="resnext50_32x4d", metavar="MODEL|RUN|FILE", help="[resnext50_32x4d, new weights]"
+    )
+    parser.add_argument(
+        "--batch", type=numbers, default=[1, 16], metavar="N,N", help="1: latency; else throughput [1,16]"
+    )
+    parser.add_argument("--size", type=int, metavar="N", help="side of the images, pixels [the weights', or 224]")
+    parser.add_argument("--precision", type=words, default=["fp32", "bf16"], metavar="P,P", help="fp32, bf16, int8")
+    parser.add_argument("--engine", default="auto", help="pytorch, onnxruntime, openvino or auto: for ours [auto]")
+    parser.add_argument("--threads", type=int, metavar="N", help="of every arm [the cores]")
+    parser.add_argument("--rounds", type=int, default=9, metavar="N", help="measured rounds [9]")
+    parser.add_argument(
+        "--memory", action="store_true", help="also the peak memory of each arm, in a process of its own"
+    )
+    parser.add_argument("--no-peers", action="store_true", help="ours and plain PyTorch only")
+    parser.add_argument("--calibration", metavar="DIR", help="images for int8 [a run's training data, else noise]")
+    add_out(parser)
+
+
+def numbers(text: str) -> list[int]:
+    """``1,16`` as whole numbers above 0."""
+    try:
+        values = [int(word) for word in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of whole numbers such as 1,16") from None
+    if min(values) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} must have numbers of at least 1")
+    return values
+
+
+def words(text: str) -> list[str]:
+    """``fp32,bf16`` as words."""
+    return text.split(",")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Measure, print, and write ``bench-infer.csv``; of a run also the accuracy lost in each precision."""
+    import torch
+
+    from resnext.bench.infer_accuracy import show_accuracy
+    from resnext.bench.infer_arms import Case
+    from resnext.bench.report import csv_path, out_folder, protocol, write_rows
+    from resnext.screen import screen
+
+    out, console = out_folder(args), screen()
+    if args.threads is not None:
+        if args.threads < 1:
+            raise RequestError(f"--threads {args.threads} must be at least 1")
+        torch.set_num_threads(args.threads)
+    check_precisions(args)
+    network, calibration = loaded(args)
+    size = args.size or side_of(network)
+    rows: list[dict[str, object]] = []
+    for batch in args.batch:
+        case = Case(network, args.model, batch, size, tuple(args.precision), args.engine, calibration, args.no_peers)
+        rows += measured(case, args, console)
+    rows += show_accuracy(args, network, calibration, console)
+    path = csv_path(out, "infer")
+    write_rows(path, rows, protocol(args.command))
+    console.print(f"written: {path}", markup=False, highlight=False, soft_wrap=True)
+    return 0
+
+
+def check_precisions(args: argparse.Namespace) -> None:
+    """Raises RequestError for precisions that are unknown, or that the engine does not compute in."""
+    from resnext.deploy.engines import TOLERANCE, candidates
+
+    for precision in args.precision:
+        if precision not in TOLERANCE:
+            raise RequestError(f"--precision {precision!r} is unknown{nearest(precision, TOLERANCE)}")
+        candidates(args.engine, precision)
+
+
+def measured(case: "Case", args: argparse.Namespace, console: Any) -> list[dict[str, object]]:
+    """One batch size: the arms in turn, a table, and the lines of the CSV."""
+    from resnext.bench.infer_arms import arms_of, bound, memory
+    from resnext.bench.measure import interleaved
+    from resnext.bench.report import bench_bar, print_timings, timing_rows
+
+    arms, about = arms_of(case)
+    with bench_bar(f"batch {case.batch}") as progress:
+        timings = interleaved(arms, args.rounds, progress=progress)
+    peaks = {precision: bound(case, precision) for precision in case.precisions}
+    more: dict[str, dict[str, object]] = {}
+    for timing in timings:
+        precision = about[timing.name]["precision"]
+        more[timing.name] = (
+            {"of the bound": f"{timing.median / peaks[str(precision)]:.0%}"} if precision in peaks else {}
+        )
+        if args.memory:
+            more[timing.name]["peak MiB"] = round(memory(case, timing.name, args), 1)
+    ours = f"resnext {case.precisions[-1]}"
+    name = case.network.architecture.name
+    print_timings(console, f"{name}, batch {case.batch}, {case.size}x{case.size}", timings, ours, more)
+    say_ours(timings, about, console)
+    for precision, images in peaks.items():
+        console.print(f"arithmetic bound in {precision}: {images:.1f} images/s", highlight=False, style="dim")
+    facts = {"model": name, "batch": case.batch, "size": case.size}
+    rows = timing_rows(timings, ours, {n: {**about[n], **more[n]} for n in more})
+    return [facts | row for row in rows]
+
+
+def say_ours(timings: "list[Timing]", about: dict[str, dict[str, object]], console: Any) -> None:
+    """The way our arms run, and how many times as fast each is as each peer."""
+    from resnext.bench.measure import ratio
+
+    for mine in (timing for timing in timings if timing.name.startswith("resnext ")):
+        others = [t for t in timings if not t.name.startswith("resnext ")]
+        said = ", ".join(f"{ratio(mine, other)[0]:.2f}x {other.name}" for other in others)
+        console.print(f"{mine.name} ({about[mine.name]['way']}) is {said}", highlight=False, soft_wrap=True)
+
+
+def loaded(args: argparse.Namespace) -> "tuple[Network, Tensor | None]":
+    """The network, and images to calibrate int8 on: of a run, a folder, or noise where only the speed is asked for."""
+    import torch
+
+    from resnext import create_model
+    from resnext.deploy.quantize import calibration_of
+    from resnext.run_directory import is_run
+    from resnext.weights import load
+    from resnext.weights.hub import is_remote
+
+    path = Path(args.model)
+    known = path.exists() or is_remote(args.model)
+    network = (load(args.model) if known else create_model(args.model, seed=0)).eval()
+    if "int8" not in args.precision:
+        return network, None
+    if args.calibration or (known and is_run(path)):
+        return network, calibration_of(network, path if known and is_run(path) else None, args.calibration)
+    a, size = network.architecture, args.size or side_of(network)
+    return network, torch.randn(32, a.in_channels, size, size, generator=torch.Generator().manual_seed(0))
+
+
+def side_of(network: "Network") -> int:
+    """The side of the images that the weights expect, pixels."""
+    if network.preprocessing is not None:
+        return int(network.preprocessing.image_size)
+    return 224 if network.architecture.stem == "imagenet" else 32

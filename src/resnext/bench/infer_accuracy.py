@@ -1,0 +1,61 @@
+"""What a precision costs in accuracy: a run's held-out images, all of them, by the evaluator's exact counts."""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from resnext.data.open import open_data
+from resnext.deploy.runtime import Predictor
+from resnext.evaluate.evaluator import Evaluation, evaluate
+from resnext.evaluate.predict import preprocessing_of
+from resnext.model.network import Network
+from resnext.recipe import read_recipe
+from resnext.run_directory import is_run
+
+
+def show_accuracy(
+    args: argparse.Namespace, network: Network, calibration: Tensor | None, console: Any
+) -> list[dict[str, object]]:
+    """Of a run: errors of each precision asked for beside plain fp32, printed and as lines of the CSV. Else nothing."""
+    if not is_run(Path(args.model)):
+        return []
+    held_out = open_data(read_recipe(Path(args.model) / "recipe.yaml").data).val
+    preprocessing = preprocessing_of(network)
+
+    def judged(model: Any) -> Evaluation:
+        return evaluate(model, held_out, preprocessing, device="cpu", batch_size=64)
+
+    plain = judged(network)
+    wrong = plain.n - plain.correct1
+    console.print(
+        f"{held_out.name}: {wrong} of {plain.n:,} wrong in plain fp32 ({plain.top1_error:.2f} %)", highlight=False
+    )
+    rows: list[dict[str, object]] = []
+    for precision in args.precision:
+        images = calibration if precision == "int8" else None
+        goal = "throughput"
+        predictor = Predictor(network, engine=args.engine, precision=precision, goal=goal, batch=64, calibration=images)
+        found = judged(predictor)
+        lost, changed = found.top1_error - plain.top1_error, int((found.predicted != plain.predicted).sum())
+        console.print(
+            f"  {precision}: {found.n - found.correct1} wrong, {lost:+.2f} points lost, {changed} predictions "
+            f"differ ({predictor.engine})",
+            highlight=False,
+            soft_wrap=True,
+        )
+        rows.append(
+            {
+                "model": network.architecture.name,
+                "arm": f"accuracy {precision}",
+                "precision": precision,
+                "way": predictor.engine,
+                "images": found.n,
+                "wrong": found.n - found.correct1,
+                "wrong_in_fp32": wrong,
+                "points_lost": f"{lost:.3f}",
+                "predictions_changed": changed,
+            }
+        )
+    return rows

@@ -1,0 +1,251 @@
+"""What takes part in ``resnext bench infer``: ours, and the peers' ways to run the same weights, checked first."""
+
+import argparse
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from resnext.bench.measure import Arm, peak_memory
+from resnext.deploy.engines import TOLERANCE, distance, missing
+from resnext.deploy.runtime import Predictor
+from resnext.errors import RequestError, WorkError
+from resnext.model.complexity import complexity
+from resnext.model.network import Network
+from resnext.speed.choices import seconds_of
+
+CPU = torch.device("cpu")
+Made = tuple[str, str, str, Callable[[Tensor], Tensor]]  # name, precision, way, and images -> logits
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """One batch of one network to be measured."""
+
+    network: Network
+    named: str  # as the user did
+    batch: int
+    size: int
+    precisions: tuple[str, ...]
+    engine: str
+    calibration: Tensor | None
+    no_peers: bool = False
+
+    @property
+    def images(self) -> Tensor:
+        """Of the calibration where there are enough, so that int8 sees what it was made for; else noise."""
+        if self.calibration is not None and self.calibration.shape[-1] == self.size:
+            return self.calibration[torch.arange(self.batch) % len(self.calibration)].contiguous()
+        shape = (self.batch, self.network.architecture.in_channels, self.size, self.size)
+        return torch.randn(shape, generator=torch.Generator().manual_seed(3))
+
+
+def arms_of(case: Case) -> tuple[list[Arm], dict[str, dict[str, object]]]:
+    """The arms, and of each its precision, its way, and how far its logits are from plain fp32.
+
+    Raises WorkError for an arm whose logits are off.
+    """
+    images = case.images
+    with torch.inference_mode():
+        reference = case.network(images).float()
+    arms: list[Arm] = []
+    about: dict[str, dict[str, object]] = {}
+    for name, precision, way, work in makers(case):
+        far = distance(work(images), reference)
+        if not far <= TOLERANCE[precision]:
+            raise WorkError(f"{name} is off by {far:.2g} of the logits' length, above {TOLERANCE[precision]:g}")
+        arms.append(Arm(name, partial(work, images), case.batch))
+        about[name] = {"precision": precision, "way": way, "distance": f"{far:.2g}"}
+    return arms, about
+
+
+def makers(case: Case) -> Iterator[Made]:
+    """Every arm of a case, built when it is asked for."""
+    yield from plain(case)
+    if not case.no_peers:
+        if not missing("onnxruntime") and "fp32" in case.precisions:
+            yield "ONNX Runtime of torchvision's", "fp32", "torch.onnx.export", onnx_runtime(peer(case))
+        if not missing("openvino"):
+            yield from openvino_of_torchvision(case)
+    for precision in case.precisions:
+        goal = "latency" if case.batch == 1 else "throughput"
+        predictor = Predictor(
+            case.network,
+            engine=case.engine,
+            precision=precision,
+            goal=goal,
+            batch=case.batch,
+            image_size=case.size,
+            calibration=case.calibration if precision == "int8" else None,
+        )
+        yield f"resnext {precision}", precision, predictor.engine, predictor
+
+
+def plain(case: Case) -> Iterator[Made]:
+    """Eager PyTorch: torchvision's default, and torchvision and timm at their best."""
+    theirs = peer(case)
+    name = "torchvision" if theirs is not case.network else "plain PyTorch"
+    yield f"{name} fp32", "fp32", "eager, NCHW", eager(theirs, bf16=False)
+    if "bf16" in case.precisions:
+        yield f"{name} bf16", "bf16", "eager, channels_last, autocast", eager(theirs, bf16=True)
+    timms = None if case.no_peers else of_timm(case)
+    if timms is not None:
+        yield "timm fp32", "fp32", "eager, NCHW", eager(timms, bf16=False)
+        if "bf16" in case.precisions:
+            yield "timm bf16", "bf16", "eager, channels_last, autocast", eager(timms, bf16=True)
+
+
+def peer(case: Case) -> nn.Module:
+    """torchvision's network with the same weights, or ours where torchvision has none such."""
+    import torchvision
+
+    a = case.network.architecture
+    try:
+        model = torchvision.models.get_model(a.name, num_classes=a.num_classes)
+        model.load_state_dict(case.network.state_dict())
+    except (ValueError, RuntimeError):
+        return case.network
+    return model.eval()
+
+
+def of_timm(case: Case) -> nn.Module | None:
+    """timm's network with the same weights; None where timm is not installed or has none such."""
+    try:
+        import timm
+
+        a = case.network.architecture
+        model = timm.create_model(a.name, num_classes=a.num_classes)
+        model.load_state_dict(case.network.state_dict())
+    except (ImportError, RuntimeError):
+        return None
+    return model.eval()
+
+
+def eager(model: nn.Module, *, bf16: bool) -> Callable[[Tensor], Tensor]:
+    """A network as PyTorch runs it."""
+    import copy
+
+    layout = torch.channels_last if bf16 else torch.contiguous_format
+    model = copy.deepcopy(model).to(memory_format=layout)
+
+    def run(images: Tensor) -> Tensor:
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            return model(images.contiguous(memory_format=layout)).float()
+
+    return run
+
+
+def onnx_runtime(model: nn.Module) -> Callable[[Tensor], Tensor]:
+    """PyTorch's own export in ONNX Runtime."""
+    from resnext.deploy.onnx_engine import OnnxEngine, export
+
+    channels = next(p for p in model.parameters()).shape[1]
+    return OnnxEngine(export(model, channels, 64), torch.get_num_threads())
+
+
+def openvino_of_torchvision(case: Case) -> Iterator[Made]:
+    """OpenVINO's own conversion of the eager model: synchronous, and a queue of single images in throughput mode."""
+    from resnext.deploy.openvino_engine import convert
+    from resnext.deploy.quantize import quantize
+
+    theirs = peer(case)
+    converted = convert(theirs, case.network.architecture.in_channels, 64)
+    for precision in case.precisions:
+        model = quantize(converted.clone(), case.calibration) if precision == "int8" else converted
+        yield f"OpenVINO {precision}", precision, "its own conversion, synchronous", synchronous(model, precision)
+        if case.batch > 1:
+            way = "its own conversion, AsyncInferQueue of single images"
+            yield f"OpenVINO {precision} queue", precision, way, asynchronous(model, precision)
+
+
+def synchronous(model: Any, precision: str) -> Callable[[Tensor], Tensor]:
+    """One request at a time, as compiled for latency."""
+    compiled: dict[Any, Any] = {}
+
+    def run(images: Tensor) -> Tensor:
+        if images.shape not in compiled:
+            compiled[images.shape] = _compile(model, precision, images.shape, "LATENCY").create_infer_request()
+        return torch.from_numpy(compiled[images.shape].infer({0: images.numpy()}, share_inputs=True)[0].copy())
+
+    return run
+
+
+def asynchronous(model: Any, precision: str) -> Callable[[Tensor], Tensor]:
+    """A queue of as many single images as the batch has."""
+    from resnext.deploy.openvino_engine import openvino
+
+    queues: dict[Any, Any] = {}
+    logits: list[Any] = []
+
+    def keep(request: Any, number: int) -> None:
+        logits[number] = request.get_output_tensor(0).data.copy()
+
+    def run(images: Tensor) -> Tensor:
+        if images.shape not in queues:
+            compiled = _compile(model, precision, (1, *images.shape[1:]), "THROUGHPUT")
+            queues[images.shape] = openvino().AsyncInferQueue(compiled)
+            queues[images.shape].set_callback(keep)
+        logits[:] = [None] * len(images)
+        array = images.numpy()
+        for number in range(len(array)):
+            queues[images.shape].start_async({0: array[number : number + 1]}, number, share_inputs=True)
+        queues[images.shape].wait_all()
+        return torch.cat([torch.from_numpy(row) for row in logits])
+
+    return run
+
+
+def _compile(model: Any, precision: str, shape: Any, hint: str) -> Any:
+    from resnext.deploy.openvino_engine import HINTS, openvino
+
+    model = model.clone()
+    model.reshape(list(shape))
+    settings = {
+        "PERFORMANCE_HINT": hint,
+        "INFERENCE_PRECISION_HINT": HINTS[precision],
+        "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+    }
+    return openvino().Core().compile_model(model, "CPU", settings)
+
+
+def bound(case: Case, precision: str) -> float:
+    """Images a second if all arithmetic went at the rate of the fastest large matrix product here: NumPy's, PyTorch's
+    or oneDNN's with a weight laid out beforehand. int8 counts as twice bf16."""
+    from resnext.deploy.pytorch_engine import has_fused
+
+    dtype = torch.float32 if precision == "fp32" else torch.bfloat16
+    a, b = (torch.randn(side, 1024).to(dtype) for side in (2048, 1024))
+    products: dict[str, Callable[[], object]] = {"PyTorch": lambda: a @ b}
+    if precision == "fp32":
+        products["NumPy"] = lambda: a.numpy() @ b.numpy()
+    if has_fused():
+        weight = torch.ops.mkldnn._reorder_linear_weight(b, 2048)
+        products["oneDNN"] = lambda: torch.ops.mkldnn._linear_pointwise(a, weight, None, "none", [], "")
+    seconds = min(seconds_of(products, CPU).values())
+    rate = 2 * 2048 * 1024 * 1024 / seconds * (2 if precision == "int8" else 1)
+    return rate / (2 * complexity(case.network.architecture, case.size).macs)
+
+
+def memory(case: Case, name: str, args: argparse.Namespace) -> float:
+    """MiB of an arm's peak above what it held before its first batch."""
+    values = [case.named, case.batch, case.size, list(case.precisions), case.engine, args.calibration, name]
+    return peak_memory("resnext.bench.infer_arms:prepared", *values)
+
+
+def prepared(
+    named: str, batch: int, size: int, precisions: list[str], engine: str, calibration: str | None, name: str
+) -> Callable[[], object]:
+    """The work of one arm in a fresh process, for ``peak_memory``."""
+    from resnext.bench.infer import loaded
+
+    args = argparse.Namespace(model=named, precision=precisions, calibration=calibration, size=size)
+    network, images = loaded(args)
+    precision = next((p for p in precisions if p in name.split()), "fp32")
+    case = Case(network, named, batch, size, (precision,), engine, images)
+    for found, _, _, work in makers(replace(case, no_peers=name.startswith(("resnext", "plain")))):
+        if found == name:
+            return partial(work, case.images)
+    raise RequestError(f"there is no arm {name!r}")

@@ -1,0 +1,84 @@
+"""``resnext bench startup``: how long ``resnext --help`` and ``import resnext`` take, each in a fresh process."""
+
+import argparse
+import subprocess
+import sys
+from functools import partial
+
+from resnext.bench.measure import Arm, Timing, interleaved
+from resnext.bench.report import add_out, bench_bar, csv_path, out_folder, protocol, read_rows, write_rows
+from resnext.errors import WorkError
+
+BARE = "python, nothing imported"
+STARTS = {  # name -> arguments of python, and the seconds it should stay under
+    BARE: (["-c", "pass"], None),
+    "import resnext": (["-c", "import resnext"], 0.3),
+    "resnext --help": (["-m", "resnext", "--help"], 0.5),
+    "resnext train --help": (["-m", "resnext", "train", "--help"], None),
+    "resnext bench train --help": (["-m", "resnext", "bench", "train", "--help"], None),
+}
+COSTLY = 6  # imports that are named where a start is over its limit
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``resnext bench startup``."""
+    parser.add_argument("--rounds", type=int, default=9, metavar="N", help="timed starts of each [%(default)s]")
+    add_out(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Exit status 0, also where a start is over its limit: the table says so. Raises RequestError and WorkError."""
+    path = csv_path(out_folder(args), "startup")
+    read_rows(path)
+    with bench_bar("starts") as progress:
+        arms = [Arm(name, partial(_start, words), 1) for name, (words, _) in STARTS.items()]
+        timings = interleaved(arms, args.rounds, progress=progress)
+
+    from rich.table import Table
+
+    from resnext.screen import screen
+
+    console = screen()
+    table = Table(box=None, header_style="bold")
+    table.add_column("start")
+    for heading in ("median s", "best s", "limit s", ""):
+        table.add_column(heading, justify="right")
+    rows = [_row(timing) for timing in timings]
+    for row in rows:
+        table.add_row(*(str(row[key]) for key in ("start", "median_seconds", "best_seconds", "limit_seconds", "kept")))
+    console.print(table)
+    for row in rows:
+        if row["kept"] == "no":
+            console.print(f"{row['start']} spends most in: {', '.join(costly(STARTS[str(row['start'])][0]))}")
+    write_rows(path, rows, protocol(args.command))
+    console.print(str(path), highlight=False, markup=False, soft_wrap=True)
+    return 0
+
+
+def costly(words: list[str]) -> list[str]:
+    """The modules whose own code takes longest to import, with milliseconds, by ``python -X importtime``."""
+    lines = _start(["-X", "importtime", *words]).splitlines()
+    timed = [line.removeprefix("import time:").split("|") for line in lines if line.startswith("import time:")]
+    own = [(int(first), name.strip()) for first, _, name in timed if first.strip().isdigit()]
+    return [f"{name} {micro / 1000:.0f} ms" for micro, name in sorted(own, reverse=True)[:COSTLY]]
+
+
+def _start(words: list[str]) -> str:
+    """Run python; returns what it says on standard error. Raises WorkError where it fails."""
+    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise WorkError(f"python {' '.join(words)} ended with status {done.returncode}: {done.stderr.strip()[-300:]}")
+    return done.stderr
+
+
+def _row(timing: Timing) -> dict[str, object]:
+    limit = STARTS[timing.name][1]
+    median = 1 / timing.median
+    return {
+        "start": timing.name,
+        "rounds": len(timing.seconds),
+        "median_seconds": f"{median:.3f}",
+        "best_seconds": f"{1 / timing.best:.3f}",
+        "limit_seconds": "" if limit is None else limit,
+        "kept": "" if limit is None else "yes" if median < limit else "no",
+    }

@@ -1,0 +1,121 @@
+"""``resnext bench train``: a training step, ours beside torchvision's and timm's, in turn in one process.
+
+Ours is what ``create_model`` and ``tune`` give. A step is forward (autocast where bf16), cross-entropy, backward and
+SGD with momentum, on one fixed batch of noise. Before the first round all arms start from the same weights, and what
+they compute is compared.
+"""
+
+import argparse
+import os
+import shlex
+import subprocess
+import sys
+
+from resnext.bench.report import (
+    add_out,
+    csv_path,
+    out_folder,
+    print_timings,
+    protocol,
+    read_rows,
+    timing_rows,
+    write_rows,
+)
+from resnext.errors import RequestError
+
+LEVELS = ("activations", "expansions", "blocks")
+ISAS = {  # what makes PyTorch, oneDNN, MKL and our kernels take no wider instructions
+    "avx2": {
+        "RESNEXT_ISA": "avx2",
+        "ONEDNN_MAX_CPU_ISA": "AVX2",
+        "ATEN_CPU_CAPABILITY": "avx2",
+        "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+    },
+    "portable": {
+        "RESNEXT_ISA": "portable",
+        "ONEDNN_MAX_CPU_ISA": "SSE41",
+        "ATEN_CPU_CAPABILITY": "default",
+        "MKL_ENABLE_INSTRUCTIONS": "SSE4_2",
+    },
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``resnext bench train``."""
+    parser.add_argument("model", nargs="?", default="resnext50_32x4d", metavar="MODEL", help="(default: %(default)s)")
+    add_batch(parser, 32, 224)
+    parser.add_argument("--rounds", type=int, default=7, metavar="N", help="timed steps of each arm [%(default)s]")
+    add_peers(parser)
+    parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16", help="of ours and of the peers' best")
+    parser.add_argument("--without-resnet", action="store_true", help="leave out the ResNet of the same depth")
+    parser.add_argument("--without-memory", action="store_true", help="leave out the peaks, each in a fresh process")
+    parser.add_argument(
+        "--recompute", nargs="*", choices=LEVELS, default=[], help="ours also with these", metavar="LEVEL"
+    )
+    parser.add_argument("--isa", choices=tuple(ISAS), help="as on a machine without wider instructions")
+    add_out(parser)
+
+
+def add_batch(parser: argparse.ArgumentParser, batch: int, size: int) -> None:
+    """``--batch`` and ``--size``, the same for every bench of training."""
+    parser.add_argument("--batch", type=int, default=batch, metavar="N", help="images a step [%(default)s]")
+    parser.add_argument("--size", type=int, default=size, metavar="PIXELS", help="side of the images [%(default)s]")
+
+
+def add_peers(parser: argparse.ArgumentParser) -> None:
+    """``--peers``, the same for every bench of training."""
+    parser.add_argument(
+        "--peers", nargs="+", metavar="NAME",
+        help="torchvision, timm, plain (our network, no fast path) or none (default: the first two where they can)",
+    )  # fmt: skip
+
+
+def run(args: argparse.Namespace) -> int:
+    """Exit status 0. Raises RequestError, and WorkError where an arm computes something else."""
+    from resnext.bench.peers import chosen_peers
+    from resnext.model.table import published
+
+    architecture = published(args.model)
+    check_numbers(args)
+    architecture.check_image_size(args.size, args.size)
+    peers = chosen_peers(args.peers, architecture)
+    path = csv_path(out_folder(args), "train")
+    read_rows(path)
+    if args.isa and not _capped(args.isa):
+        return _in_a_capped_process(args)
+
+    from resnext.bench.arms import Task, arms_of, measured
+    from resnext.screen import screen
+
+    console = screen()
+    task = Task(args.batch, args.size)
+    entries = arms_of(architecture, peers, args.precision, args.recompute, resnet=not args.without_resnet)
+    found = measured(entries, task, args.rounds, console, memory=not args.without_memory)
+    title = f"A training step of {architecture.name}, batch {args.batch} at {args.size}x{args.size}"
+    shown = {name: {"peak MiB": values["peak_mib"]} for name, values in found.columns.items()}
+    print_timings(console, title, found.timings, entries[0].name, {} if args.without_memory else shown)
+    write_rows(path, timing_rows(found.timings, entries[0].name, found.columns), protocol(args.command))
+    console.print(f"{path}", highlight=False, markup=False, soft_wrap=True)
+    return 0
+
+
+def check_numbers(args: argparse.Namespace) -> None:
+    """Raises RequestError for numbers that no step can be made of."""
+    if args.batch < 2:
+        raise RequestError(f"--batch {args.batch} must be at least 2: batch norm takes its statistics over the batch")
+    for option in ("rounds", "size"):
+        if getattr(args, option) < 1:
+            raise RequestError(f"--{option} {getattr(args, option)} must be at least 1")
+
+
+def _capped(isa: str) -> bool:
+    return all(os.environ.get(name) == value for name, value in ISAS[isa].items())
+
+
+def _in_a_capped_process(args: argparse.Namespace) -> int:
+    """The same command where the libraries have not been loaded yet: they read the caps only then."""
+    words = shlex.split(args.command)[1:]
+    out = ["--out", args.out] if args.out else []
+    paths = os.pathsep.join(path or "." for path in sys.path)
+    variables = os.environ | ISAS[args.isa] | {"PYTHONPATH": paths}
+    return subprocess.run([sys.executable, "-m", "resnext", *words, *out], env=variables, check=False).returncode

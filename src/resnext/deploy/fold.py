@@ -1,0 +1,172 @@
+"""The network as it runs when nobody trains it: each BN folded into the convolution before it.
+
+In evaluation BN(x) = a x + b with constants, so a BN on a convolution is a convolution with other weights and a bias.
+A pre-activation block begins with a BN that follows a sum; that one and the network's last stay, as what they are:
+a scale and a shift of each channel. Forms (a) and (b) become the form (c) they equal first (``model/forms.py``).
+"""
+
+from collections.abc import Iterator
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from resnext.errors import RequestError
+from resnext.model.architecture import Architecture
+from resnext.model.blocks import Block
+from resnext.model.forms import convert_form
+from resnext.model.layers import NormAct, PadShortcut
+from resnext.model.network import Network
+
+
+class ConvAct(nn.Module):
+    """A convolution with bias and what follows it: ``ReLU(conv(x) + residual)``, the ReLU only with ``act``."""
+
+    def __init__(self, conv: nn.Conv2d, act: bool) -> None:
+        super().__init__()
+        self.conv, self.act = conv, act
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """[B, C, H, W] -> [B, C', H', W'], the shape of ``residual``."""
+        y = self.conv(x)
+        if residual is not None:
+            y = y + residual
+        return F.relu(y) if self.act else y
+
+
+class ScaleAct(nn.Module):
+    """A BN that stays: ``ReLU(scale x + shift)``, one scale and shift a channel."""
+
+    def __init__(self, scale: Tensor, shift: Tensor) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(scale.view(-1, 1, 1), requires_grad=False)
+        self.shift = nn.Parameter(shift.view(-1, 1, 1), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(x * self.scale + self.shift)
+
+
+class FoldedBlock(nn.Module):
+    """A block: its convolutions in a row, the last of which takes the shortcut's output as its residual."""
+
+    def __init__(self, before: ScaleAct | None, layers: list[ConvAct], shortcut: nn.Module | None) -> None:
+        super().__init__()
+        self.before, self.shortcut = before, shortcut
+        self.layers = nn.ModuleList(layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        start = x if self.before is None else self.before(x)
+        residual = None
+        if self.shortcut is not None:  # the identity passes x as it came, others start from the activation
+            residual = self.shortcut(x if isinstance(self.shortcut, nn.Identity) else start)
+        *inner, last = self.layers
+        for layer in inner:
+            start = layer(start)
+        return cast(Tensor, last(start, residual))
+
+
+class Folded(nn.Module):
+    """The whole network without BN: images [B, C, H, W] -> logits [B, K] or pooled features. What engines run."""
+
+    def __init__(
+        self,
+        architecture: Architecture,
+        stem: ConvAct,
+        pool: nn.Module,
+        blocks: list[FoldedBlock],
+        end: nn.Module | None,
+    ) -> None:
+        super().__init__()
+        self.architecture = architecture
+        self.stem, self.pool, self.end = stem, pool, end
+        self.blocks = nn.ModuleList(blocks)
+        self.fc: nn.Module = nn.Identity()
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.pool(self.stem(x))
+        for block in self.blocks:
+            x = block(x)
+        x = x if self.end is None else self.end(x)
+        return cast(Tensor, self.fc(x.mean((2, 3))))
+
+    def convolutions(self) -> Iterator[ConvAct]:
+        """Every convolution, in the order of the network's modules."""
+        return (module for module in self.modules() if isinstance(module, ConvAct))
+
+
+@torch.no_grad()
+def fold(network: Network) -> Folded:
+    """The same function as ``network.eval()``, with its own copy of the weights, computed in float64 and rounded once.
+
+    Raises RequestError for what is not one of our networks.
+    """
+    if not isinstance(network, Network):
+        raise RequestError(f"only networks of this package can be folded, not a {type(network).__name__}")
+    if network.architecture.form != "grouped":
+        network = convert_form(network, "grouped")
+    pre = network.architecture.pre_activation
+    stem = _fold(network.conv1, None if pre else network.bn1)
+    stages = (network.get_submodule(f"layer{i}") for i, _ in enumerate(network.architecture.stages, start=1))
+    blocks = [_block(cast(Block, block)) for stage in stages for block in cast(nn.Sequential, stage)]
+    folded = Folded(network.architecture, stem, network.maxpool, blocks, _stays(network.bn) if pre else None)
+    if isinstance(network.fc, nn.Linear):
+        folded.fc = _linear(network.fc)
+    return folded.eval().requires_grad_(False)
+
+
+def _block(block: Block) -> FoldedBlock:
+    pre = block.pre_activation
+    if block.bottleneck:
+        pairs = [(block.conv1, block.bn1), (block.conv2, block.bn2), (block.conv3, None if pre else block.bn3)]
+    else:
+        pairs = [(block.conv1, block.bn1), (block.conv2, None if pre else block.bn2)]
+    layers = [_fold(conv, norm) for conv, norm in pairs]
+    return FoldedBlock(_stays(block.bn0) if pre else None, layers, _shortcut(block.downsample))
+
+
+def _shortcut(shortcut: nn.Module | None) -> nn.Module | None:
+    if shortcut is None or isinstance(shortcut, nn.Identity):
+        return shortcut
+    if isinstance(shortcut, PadShortcut):
+        return PadShortcut(shortcut.extra_channels, shortcut.stride)
+    conv, *norm = cast(nn.Sequential, shortcut)
+    return _fold(cast(nn.Conv2d, conv), cast(NormAct, norm[0]) if norm else None)
+
+
+def _fold(conv: nn.Conv2d, norm: NormAct | None) -> ConvAct:
+    """The convolution that is ``norm(conv(x))``; without a norm, the convolution as it is, with a bias of zero."""
+    weight = conv.weight.to(torch.float64)
+    scale, shift = _affine(norm) if norm is not None else (torch.ones(len(weight)).double(), torch.zeros(len(weight)))
+    made = nn.Conv2d(
+        conv.in_channels,
+        conv.out_channels,
+        conv.kernel_size,  # type: ignore[arg-type]
+        stride=conv.stride,  # type: ignore[arg-type]
+        padding=conv.padding,  # type: ignore[arg-type]
+        groups=conv.groups,
+        dtype=conv.weight.dtype,
+        device="meta",
+    )
+    made.weight = nn.Parameter((weight * scale.view(-1, 1, 1, 1)).to(conv.weight.dtype))
+    made.bias = nn.Parameter(shift.to(conv.weight.dtype))
+    return ConvAct(made, act=norm is not None and norm.act)
+
+
+def _affine(norm: NormAct) -> tuple[Tensor, Tensor]:
+    """Scale and shift of a BN in evaluation, float64 [C] each."""
+    assert norm.running_mean is not None
+    assert norm.running_var is not None
+    scale = norm.weight.double() / torch.sqrt(norm.running_var.double() + norm.eps)
+    return scale, norm.bias.double() - norm.running_mean.double() * scale
+
+
+def _stays(norm: NormAct) -> ScaleAct:
+    scale, shift = (value.to(norm.weight.dtype) for value in _affine(norm))
+    return ScaleAct(scale, shift)
+
+
+def _linear(fc: nn.Linear) -> nn.Linear:
+    made = nn.Linear(fc.in_features, fc.out_features, device="meta", dtype=fc.weight.dtype)
+    made.weight, made.bias = nn.Parameter(fc.weight.clone()), nn.Parameter(fc.bias.clone())
+    return made

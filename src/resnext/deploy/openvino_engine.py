@@ -1,0 +1,92 @@
+"""Running in OpenVINO: converted in memory, synchronous or in streams, int8 by NNCF."""
+
+import os
+import sys
+import warnings
+from collections import OrderedDict
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+KEPT = 4  # compiled models of different shapes
+HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}  # int8: what is left in floating point
+
+
+def openvino() -> ModuleType:
+    """The package, kept from reporting its use to its makers, which it does unless it is told not to."""
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+    os.environ.setdefault("NNCF_CI", "1")
+    import openvino
+
+    return openvino
+
+
+def convert(model: torch.nn.Module, channels: int, size: int) -> Any:
+    """An openvino.Model of a network, for images of any number and size."""
+    ov = openvino()
+    with warnings.catch_warnings(), torch.inference_mode():
+        warnings.simplefilter("ignore")  # of torch.jit.trace, on shapes in Python code
+        return ov.convert_model(model, example_input=torch.zeros(2, channels, size, size), input=[-1, channels, -1, -1])
+
+
+class OpenVinoEngine:
+    """A compiled model for each shape met. With ``piece``, batches run as pieces of so many images in ``streams``."""
+
+    def __init__(self, model: Any, precision: str, piece: int, streams: int, threads: int) -> None:
+        self.model = model
+        self.piece, self.streams = piece, streams
+        self.settings = {
+            "NUM_STREAMS": str(streams),
+            "INFERENCE_NUM_THREADS": threads,
+            "INFERENCE_PRECISION_HINT": HINTS[precision],
+        }
+        self._compiled: OrderedDict[tuple[int, ...], Any] = OrderedDict()
+
+    def __call__(self, images: Tensor) -> Tensor:
+        array = np.ascontiguousarray(images.numpy())
+        size = min(self.piece, len(array)) or len(array)
+        compiled = self._for((size, *array.shape[1:]))
+        if size == len(array):
+            return torch.from_numpy(compiled.request.infer({0: array}, share_inputs=True)[0].copy())
+        return torch.from_numpy(compiled.queued(array, size))
+
+    def _for(self, shape: tuple[int, ...]) -> "_Compiled":
+        """The model compiled for a shape; the one not used for longest is forgotten."""
+        if shape not in self._compiled:
+            model = self.model.clone()
+            model.reshape(list(shape))
+            self._compiled[shape] = _Compiled(
+                openvino().Core().compile_model(model, "CPU", self.settings), self.streams
+            )
+            if len(self._compiled) > KEPT:
+                self._compiled.popitem(last=False)
+        self._compiled.move_to_end(shape)
+        return self._compiled[shape]
+
+
+class _Compiled:
+    """A compiled model with its request and its queue."""
+
+    def __init__(self, compiled: Any, streams: int) -> None:
+        self.request = compiled.create_infer_request()
+        self.queue = openvino().AsyncInferQueue(compiled, 2 * streams)
+        self.queue.set_callback(_keep)
+
+    def queued(self, array: np.ndarray, size: int) -> np.ndarray:
+        """``array`` in pieces of ``size``, the last filled up with zeros."""
+        pieces: list[np.ndarray | None] = [None] * -(-len(array) // size)
+        for number in range(len(pieces)):
+            piece = array[number * size : (number + 1) * size]
+            if len(piece) < size:
+                piece = np.concatenate([piece, np.zeros((size - len(piece), *piece.shape[1:]), piece.dtype)])
+            self.queue.start_async({0: piece}, (pieces, number), share_inputs=True)
+        self.queue.wait_all()
+        return np.concatenate(pieces)[: len(array)]  # type: ignore[arg-type]
+
+
+def _keep(request: Any, place: tuple[list[np.ndarray | None], int]) -> None:
+    pieces, number = place
+    pieces[number] = request.get_output_tensor(0).data.copy()

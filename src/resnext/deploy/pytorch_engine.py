@@ -1,0 +1,108 @@
+"""Running in PyTorch alone: through oneDNN's fused convolutions where they are there, plainly elsewhere.
+
+The operators of ``torch.ops.mkldnn`` are those that inductor's compiled code calls: convolution, sum and ReLU in one
+pass over memory, with weights laid out beforehand. They are not a documented interface, so what they give is compared
+with the network before they are used (``runtime.py``), and a build of PyTorch without them does without.
+"""
+
+import copy
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from resnext.deploy.engines import Engine, Way
+from resnext.deploy.fold import ConvAct, Folded
+from resnext.errors import WorkError
+from resnext.model.network import Network
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+def build(way: Way, network: Network, folded: Folded, precision: str) -> Engine:
+    """The engine of ``way``, on as many threads as PyTorch has. Raises WorkError where oneDNN is not to be had."""
+    if way.form == "network":
+        return PlainEngine(network, precision)
+    if way.form == "folded":
+        return FoldedEngine(folded, precision)
+    if not has_fused():
+        raise WorkError("this PyTorch has no fused convolutions of oneDNN")
+    return FusedEngine(folded, precision, way.piece)
+
+
+def has_fused() -> bool:
+    """Whether this PyTorch has oneDNN's fused convolutions."""
+    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
+
+
+class PlainEngine:
+    """The network as it is, under autocast in bf16: what the others are compared with in speed."""
+
+    def __init__(self, network: Network, precision: str) -> None:
+        self.network, self.bf16 = network, precision == "bf16"
+
+    def __call__(self, images: Tensor) -> Tensor:
+        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
+            return cast(Tensor, self.network(images)).float()
+
+
+class FoldedEngine:
+    """The folded network, channels last."""
+
+    def __init__(self, folded: Folded, precision: str) -> None:
+        self.dtype = DTYPES[precision]
+        self.model = copy.deepcopy(folded).to(self.dtype).to(memory_format=torch.channels_last)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        with torch.inference_mode(), torch.autocast("cpu", enabled=False):
+            x = images.to(self.dtype, memory_format=torch.channels_last)
+            return cast(Tensor, self.model(x)).float()
+
+
+class FusedEngine(FoldedEngine):
+    """The folded network on oneDNN's fused operators, ``piece`` images at a time (0: all): maps stay in cache."""
+
+    def __init__(self, folded: Folded, precision: str, piece: int) -> None:
+        super().__init__(folded, precision)
+        self.piece = piece
+        _replace(self.model)
+
+    def __call__(self, images: Tensor) -> Tensor:
+        forward = super().__call__
+        if not self.piece or len(images) <= self.piece:
+            return forward(images)
+        return torch.cat([forward(piece) for piece in images.split(self.piece)])
+
+
+class FusedConv(nn.Module):
+    """``ConvAct`` as one operator. It may write into ``residual``, which is not used after it."""
+
+    def __init__(self, layer: ConvAct) -> None:
+        super().__init__()
+        conv = layer.conv
+        self.act = layer.act
+        self.padding, self.stride, self.dilation = list(conv.padding), list(conv.stride), list(conv.dilation)
+        self.groups, self.bias = conv.groups, conv.bias
+        self.weight = torch.ops.mkldnn._reorder_convolution_weight(
+            conv.weight.detach(), self.padding, self.stride, self.dilation, self.groups, None
+        )
+
+    def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        shape = (self.padding, self.stride, self.dilation, self.groups)
+        if residual is None:
+            relu = "relu" if self.act else "none"
+            y = torch.ops.mkldnn._convolution_pointwise(x, self.weight, self.bias, *shape, relu, [], "")
+        else:
+            then = "relu" if self.act else None
+            y = torch.ops.mkldnn._convolution_pointwise_.binary(
+                residual, x, self.weight, self.bias, *shape, "add", None, then, [], ""
+            )
+        return cast(Tensor, y)
+
+
+def _replace(module: nn.Module) -> None:
+    for name, child in module.named_children():
+        if isinstance(child, ConvAct):
+            setattr(module, name, FusedConv(child))
+        else:
+            _replace(child)

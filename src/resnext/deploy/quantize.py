@@ -1,0 +1,96 @@
+"""int8 by NNCF: which images it calibrates on, and the quantisation itself.
+
+Weights are quantised per channel, activations by statistics over the calibration images, and biases corrected; images
+of the training data are the right ones, since held-out images would be looked at before they are judged.
+"""
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from resnext.errors import RequestError
+
+if TYPE_CHECKING:
+    from resnext.data.preprocessing import Preprocessing
+    from resnext.data.source import Dataset
+    from resnext.model.network import Network
+
+IMAGES = 300  # NNCF's own default
+
+
+def check_calibration(images: Tensor | None) -> Tensor:
+    """The images. Raises RequestError where there are none."""
+    if images is None or not len(images):
+        raise RequestError("int8 needs calibration images of the training data; give some, or choose bf16 or fp32")
+    return images
+
+
+def quantize(model: Any, calibration: Tensor | None) -> Any:
+    """An int8 openvino.Model of a floating point one. Raises RequestError without images or without NNCF."""
+    images = check_calibration(calibration)
+    try:
+        logging.disable(logging.WARNING)  # of PyTorch, on the CUDA compiler that it looks for
+        import nncf
+    except ImportError:
+        raise RequestError("int8 needs nncf: pip install 'resnext[openvino]'") from None
+    finally:
+        logging.disable(logging.NOTSET)
+    nncf.set_log_level(logging.ERROR)
+    batches = [image[None].numpy() for image in images.contiguous()]
+    with nncf_quiet():
+        return nncf.quantize(
+            model, nncf.Dataset(batches), subset_size=len(batches), preset=nncf.QuantizationPreset.MIXED
+        )
+
+
+def nncf_quiet() -> Any:
+    """NNCF draws progress bars on stdout, where our commands print results; they go nowhere."""
+    import contextlib
+    import io
+
+    return contextlib.redirect_stdout(io.StringIO())
+
+
+def calibration_images(dataset: "Dataset", preprocessing: "Preprocessing", count: int = IMAGES) -> Tensor:
+    """Normalised float32 [N, C, S, S]: ``count`` images of ``dataset`` at even distances, as evaluation sees them."""
+    from resnext.data.augment import eval_transform
+    from resnext.data.preprocessing import normalize
+
+    if not len(dataset):
+        raise RequestError(f"{dataset.name} has no images to calibrate on")
+    view, step = eval_transform(preprocessing), max(1, len(dataset) // count)
+    indices = range(0, len(dataset), step)[:count]
+    return normalize(torch.stack([view(dataset.image(i)) for i in indices]), preprocessing, "cpu")
+
+
+def calibration_of(network: "Network", run: Path | None, folder: str | None) -> Tensor:
+    """Images for a network: of ``folder`` (a folder a class, or images) where one is named, else a run's training data.
+
+    Raises RequestError where there is neither.
+    """
+    from resnext.evaluate.predict import preprocessing_of
+
+    preprocessing = preprocessing_of(network)
+    if folder is not None:
+        return _of_files(folder, preprocessing)
+    if run is None:
+        raise RequestError("int8 calibrates on images of the training data: give --calibration DIR")
+    from resnext.data.open import open_data
+    from resnext.recipe import read_recipe
+
+    return calibration_images(open_data(read_recipe(run / "recipe.yaml").data).train, preprocessing)
+
+
+def _of_files(folder: str, preprocessing: "Preprocessing") -> Tensor:
+    from resnext.data.augment import eval_transform
+    from resnext.data.images import read_image
+    from resnext.data.preprocessing import normalize
+    from resnext.evaluate.predict import find_images
+
+    paths, _ = find_images([folder])
+    view, step = eval_transform(preprocessing), max(1, len(paths) // IMAGES)
+    pictures = [read_image(path, preprocessing.channels, preprocessing.exif) for path in paths[::step][:IMAGES]]
+    return normalize(torch.stack([view(picture) for picture in pictures]), preprocessing, "cpu")

@@ -1,0 +1,107 @@
+"""``resnext bench growth`` at toy size: every point measured once, kept, and drawn."""
+
+import csv
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from resnext.bench import arms, growth
+from resnext.bench.measure import Timing
+from resnext.cli import main
+
+NETS = ("--networks", "resnext11_2x4d", "resnext20_2x4d")
+TOY = ("bench", "growth", "resnext11_2x4d", "--batches", "2", "4", "--sizes", "8", "16", *NETS, "--size", "8")
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open() as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Measuring replaced by made-up figures; the names of the networks that were measured."""
+    seen: list[str] = []
+
+    def measured(entries: list, task: arms.Task, rounds: int, *_: object, **__: object) -> arms.Measured:
+        seen.append(f"{entries[0].architecture.name} {task.batch} {task.size}")
+        timings = [Timing(e.name, task.batch, tuple(1.0 + n for _ in range(rounds))) for n, e in enumerate(entries)]
+        columns = {e.name: {"library": e.way.library, "peak_mib": 100 * task.batch} for e in entries}
+        return arms.Measured(timings, columns)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(arms, "measured", measured)
+    return seen
+
+
+def test_each_sweep_gives_its_points_and_a_picture(tmp_path: Path, counted: list[str]) -> None:
+    assert main([*TOY, "--out", str(tmp_path)]) == 0
+    assert counted[:6] == [
+        *("resnext11_2x4d 2 8", "resnext11_2x4d 4 8"),
+        *("resnext11_2x4d 8 8", "resnext11_2x4d 8 16"),
+        *("resnext11_2x4d 8 8", "resnext20_2x4d 8 8"),
+    ]
+    points = [(row["grows"], row["at"], row["library"]) for row in rows_of(tmp_path / "bench-growth.csv")]
+    assert points[:4] == [("batch", str(n), library) for n in (2, 4) for library in ("resnext", "plain")]
+    assert len(points) == 12
+    for sweep in growth.SWEEPS:
+        assert Image.open(tmp_path / f"bench-growth-{sweep}.png").width > 900
+    assert len(rows_of(tmp_path / "bench-small.csv")) == 12
+
+
+def test_an_interrupted_run_goes_on_and_again_measures_anew(
+    tmp_path: Path, counted: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = [*TOY, "--of", "batch", "size", "--out", str(tmp_path)]
+    whole, calls = growth.measure_point, []
+
+    def interrupted(*arguments: object) -> object:
+        calls.append(1)
+        if len(calls) == 4:
+            raise KeyboardInterrupt
+        return whole(*arguments)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patched:
+        patched.setattr(growth, "measure_point", interrupted)
+        assert main(command) == 1
+    assert len(rows_of(tmp_path / "bench-growth.csv")) == 6
+    assert main(command) == 0
+    assert len(counted) == 4
+    assert len(rows_of(tmp_path / "bench-growth.csv")) == 8
+    assert main([*command, "--again"]) == 0
+    assert len(counted) == 8
+    assert len(rows_of(tmp_path / "bench-growth.csv")) == 8
+
+
+def test_points_of_another_machine_are_not_taken(tmp_path: Path, counted: list[str]) -> None:
+    command = [*TOY, "--of", "batch", "--out", str(tmp_path)]
+    assert main(command) == 0
+    path = tmp_path / "bench-growth.csv"
+    cpu = rows_of(path)[0]["cpu"]
+    path.write_text(path.read_text().replace(cpu, "another"))
+    assert main(command) == 0
+    assert len(counted) == 4
+
+
+@pytest.mark.slow
+def test_a_real_point_and_small_nets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(growth, "SMALL_NETWORKS", (("resnext11_2x4d", {"base_channels": 16}),))
+    words = ["--of", "batch", "small", "--rounds", "1", "--out", str(tmp_path)]
+    assert main([*TOY, *words]) == 0
+    assert all(int(row["peak_mib"]) > 0 for row in rows_of(tmp_path / "bench-growth.csv"))
+    assert {row["layout"] for row in rows_of(tmp_path / "bench-small.csv")} == {"NCHW", "NHWC"}
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--of", "bath"], "did you mean 'batch'"),
+        (["--batches", "1", "2"], "too small"),
+        (["--sizes", "8"], "too small"),
+        (["--networks", "resnex50_32x4d"], "did you mean"),
+        (["--rounds", "0"], "at least 1"),
+    ],
+)
+def test_a_wrong_request_is_one_sentence(words: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "growth", *words]) == 2
+    assert says in capsys.readouterr().err

@@ -1,0 +1,105 @@
+"""``resnext bench infer``: equal arms, a table, a CSV with its protocol, and the accuracy a precision costs."""
+
+import csv
+from pathlib import Path
+
+import pytest
+import torch
+
+from resnext import WorkError, create_model
+from resnext.bench import infer_arms
+from resnext.bench.infer_arms import Case
+from resnext.cli import main
+from resnext.deploy.engines import TOLERANCE, distance, missing
+from tests.conftest import TINY
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RESNEXT_CACHE", str(tmp_path / "cache"))
+
+
+def rows_of(folder: Path) -> list[dict[str, str]]:
+    with (folder / "bench-infer.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def bench(*words: object) -> int:
+    fixed = ["--engine", "pytorch", "--no-peers", "--rounds", "1", "--precision", "fp32", "--threads", "1"]
+    return main(["bench", "infer", *map(str, words), *fixed])
+
+
+def test_a_network_by_name_gives_lines_with_their_protocol(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert bench("resnext11_2x4d", "--batch", "1,3", "--out", tmp_path) == 0
+    rows = rows_of(tmp_path)
+    assert [(row["arm"], row["batch"]) for row in rows] == [
+        ("plain PyTorch fp32", "1"),
+        ("resnext fp32", "1"),
+        ("plain PyTorch fp32", "3"),
+        ("resnext fp32", "3"),
+    ]
+    assert all(row["size"] == "32" and row["torch"] == torch.__version__ and row["command"] for row in rows)
+    assert "arithmetic bound in fp32" in capsys.readouterr().out
+
+
+def test_of_a_run_the_accuracy_is_counted_too(tmp_path: Path) -> None:
+    (tmp_path / "tiny.yaml").write_text(TINY)
+    assert main(["train", str(tmp_path / "tiny.yaml"), "--run", str(tmp_path / "run")]) == 0
+    assert bench(tmp_path / "run", "--batch", "2", "--out", tmp_path) == 0
+    *_, row = rows_of(tmp_path)
+    assert (row["arm"], row["images"], row["points_lost"], row["predictions_changed"]) == (
+        "accuracy fp32",
+        "30",
+        "0.000",
+        "0",
+    )
+    assert row["wrong"] == row["wrong_in_fp32"]
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--batch", "0"], "at least 1"),
+        (["--batch", "x"], "not a list of whole numbers"),
+        (["--size", "1"], "pixels"),
+    ],
+)
+def test_requests_that_make_no_sense(words: list[str], sentence: str, tmp_path: Path, capsys) -> None:
+    assert bench("resnext11_2x4d", *words, "--out", tmp_path) == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_an_unknown_precision_gets_the_nearest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "infer", "resnext11_2x4d", "--precision", "fp32,bf61", "--out", str(tmp_path)]) == 2
+    assert "did you mean 'bf16'" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_the_peers_have_our_weights_and_give_our_logits() -> None:
+    network = create_model("resnet18", seed=0, num_classes=10).eval()
+    case = Case(network, "resnet18", 2, 64, ("fp32",), "pytorch", None)
+    assert infer_arms.peer(case) is not network
+    with torch.inference_mode():
+        logits = network(case.images)
+    names = []
+    for name, precision, _, work in infer_arms.makers(case):
+        names.append(name)
+        assert distance(work(case.images), logits) < TOLERANCE[precision], name
+    assert names[0] == "torchvision fp32"
+    assert names[-1] == "resnext fp32"
+    assert missing("openvino") or "OpenVINO fp32 queue" in names
+
+
+def test_an_arm_with_other_logits_ends_the_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
+    network = create_model("resnext11_2x4d", seed=0, num_classes=10).eval()
+    wrong = [("theirs", "fp32", "a way", lambda images: torch.ones(len(images), 10))]
+    monkeypatch.setattr(infer_arms, "makers", lambda case: wrong)
+    with pytest.raises(WorkError, match="theirs is off by"):
+        infer_arms.arms_of(Case(network, "x", 2, 32, ("fp32",), "pytorch", None))
+
+
+def test_the_memory_of_an_arm_is_that_of_a_fresh_process() -> None:
+    work = infer_arms.prepared("resnext11_2x4d", 2, 32, ["fp32"], "pytorch", None, "plain PyTorch fp32")
+    assert work().shape == (2, 1000)  # type: ignore[attr-defined]

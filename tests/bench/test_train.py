@@ -1,0 +1,179 @@
+"""``resnext bench train`` at toy size: honest arms, one report, and one sentence for a wrong request."""
+
+import csv
+import subprocess
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from resnext.bench import agree, peers, step
+from resnext.bench.agree import check, distance, outcome
+from resnext.bench.peers import build, chosen_peers
+from resnext.bench.step import Step, Way, memory_arguments
+from resnext.bench.train import ISAS
+from resnext.cli import main
+from resnext.errors import RequestError, WorkError
+from resnext.model.architecture import Architecture
+from resnext.model.plan import Plan
+
+SMALL = Architecture.parse("resnext11_2x8d", base_channels=8, num_classes=10)
+RESNEXT = Architecture.parse("resnext50_4x8d", num_classes=5)
+TOY = ("bench", "train", "resnext11_2x4d", "--batch", "4", "--size", "32", "--rounds", "3")
+
+
+def rows_of(folder: Path, what: str = "train") -> list[dict[str, str]]:
+    with (folder / f"bench-{what}.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_a_bench_of_a_tiny_network_prints_and_writes_each_arm(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*TOY, "--without-memory", "--out", str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    rows = rows_of(tmp_path)
+    assert [row["arm"] for row in rows] == ["resnext bf16 NHWC", "plain fp32 NCHW", "plain bf16 NHWC"]
+    assert all(row["arm"] in printed and row["rounds"] == "3" for row in rows)
+    assert {row["command"] for row in rows} == {f"resnext {' '.join(TOY)} --without-memory"}
+    assert all(float(row["median_images_per_second"]) > 0 for row in rows)
+    assert rows[0]["ours_over_arm"] == "1"
+
+
+@pytest.mark.slow
+def test_peaks_are_those_of_a_fresh_process_and_fp32_needs_more(tmp_path: Path) -> None:
+    assert main([*TOY[:4], "8", *TOY[5:-1], "1", "--out", str(tmp_path)]) == 0
+    ours, default, best = (int(row["peak_mib"]) for row in rows_of(tmp_path))
+    assert default > best > 0
+    assert ours > 0
+
+
+@pytest.mark.parametrize("library", ["torchvision", "timm"])
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_peers_start_from_our_weights_and_compute_the_same(library: str, precision: str) -> None:
+    if library == "timm":
+        pytest.importorskip("timm")
+    reference = outcome(Step(RESNEXT, Way("plain", "fp32", channels_last=False), 8, 64))
+    found = distance(outcome(Step(RESNEXT, Way(library, precision), 8, 64)), reference)
+    check(library, precision, found)
+    assert found.evaluated > 0 or precision == "fp32"
+    assert type(build(library, RESNEXT)).__module__.startswith(library)
+
+
+def test_an_arm_that_computes_something_else_is_not_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Wrong(Step):
+        def __init__(self, *arguments: object) -> None:
+            super().__init__(*arguments)  # type: ignore[arg-type]
+            if self.way.library == "resnext":
+                self.model.fc.weight.data[0] += 0.1  # type: ignore[union-attr, operator]
+
+    monkeypatch.setattr("resnext.bench.arms.Step", Wrong)
+    assert main([*TOY, "--out", str(tmp_path)]) == 1
+    assert not (tmp_path / "bench-train.csv").exists()
+
+
+@pytest.mark.parametrize("part", ["evaluated", "logits", "loss", "gradients"])
+@pytest.mark.parametrize("value", [0.5, float("nan")])
+def test_a_distance_beyond_rounding_names_what_differs(part: str, value: float) -> None:
+    found = agree.Distance(**(dict.fromkeys(("evaluated", "logits", "loss", "gradients"), 0.0) | {part: value}))
+    check("arm", "fp32", agree.Distance(0.0, 0.0, 0.0, 0.0))
+    with pytest.raises(WorkError, match=part if part in ("loss", "gradients") else "logits"):
+        check("arm", "fp32", found)
+
+
+def test_a_wrong_gradient_is_found_where_outputs_agree() -> None:
+    class Scaled(torch.autograd.Function):
+        @staticmethod
+        def forward(_: object, x: torch.Tensor) -> torch.Tensor:
+            return x.view_as(x)
+
+        @staticmethod
+        def backward(_: object, gradient: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
+            return 1.5 * gradient
+
+    right = Step(SMALL, Way("plain", "fp32"), 8, 16)
+    wrong = Step(SMALL, Way("plain", "fp32"), 8, 16)
+    layer = wrong.model.get_submodule("layer2")
+    wrong.model.layer2 = nn.Sequential(layer)  # type: ignore[assignment]
+    wrong.model.layer2.forward = lambda x: Scaled.apply(layer(x))  # type: ignore[union-attr, method-assign]
+    for name, module in layer.named_children():
+        wrong.model.layer2.add_module(name, module)  # type: ignore[union-attr]
+    found = distance(outcome(wrong), outcome(right))
+    assert found.logits == 0
+    with pytest.raises(WorkError, match="gradients"):
+        check("wrong", "fp32", found)
+
+
+def test_a_step_is_torch_s_sgd_with_momentum() -> None:
+    one = Step(SMALL, Way("plain", "fp32", channels_last=False), 4, 16)
+    twin = build("plain", SMALL)
+    optimizer = torch.optim.SGD(twin.parameters(), lr=0.01, momentum=0.9, nesterov=True, weight_decay=1e-4)
+    for _ in range(2):
+        one()
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(twin(one.images), one.labels).backward()
+        optimizer.step()
+    for name, value in twin.state_dict().items():
+        torch.testing.assert_close(one.model.state_dict()[name], value)
+
+
+def test_the_work_of_a_fresh_process_is_the_same_step() -> None:
+    arguments = memory_arguments(SMALL, Way("plain", "fp32"), 4, 16, Plan())
+    work = step.step_again(*arguments)
+    work()
+    work()
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["resnex50_32x4d"], "did you mean 'resnext50_32x4d'"),
+        (["resnext11_2x4d", "--batch", "1"], "--batch 1 must be at least 2"),
+        (["resnext11_2x4d", "--rounds", "0"], "--rounds 0 must be at least 1"),
+        (["resnext11_2x4d", "--size", "2"], "too small"),
+        (["resnext11_2x4d", "--peers", "timn"], "did you mean 'timm'"),
+        (["resnext11_2x4d", "--peers", "torchvision"], "plain measures PyTorch's own layers"),
+        (["--isa", "avx3"], "did you mean"),
+        (["--recompute", "block"], "did you mean 'blocks'"),
+        (["--precision", "fp16"], "bf16"),
+        (["resnext11_2x4d", "--out", "FILE/below"], "--out"),
+    ],
+)
+def test_a_wrong_request_is_one_sentence_before_anything_is_measured(
+    words: list[str], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("FILE").touch()
+    assert main(["bench", "train", *words]) == 2
+    errors = capsys.readouterr().err
+    assert says in errors
+    assert errors.count("\n") == 1
+
+
+def test_timm_asked_for_by_name_must_be_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peers, "find_spec", lambda name: None if name == "timm" else object())
+    with pytest.raises(RequestError, match=r"pip install 'resnext\[modern\]'"):
+        chosen_peers(["torchvision", "timm"], RESNEXT)
+    assert chosen_peers(None, RESNEXT) == ["torchvision"]
+    assert chosen_peers(None, SMALL) == ["plain"]
+    assert chosen_peers(["none"], SMALL) == []
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_isa_hands_the_caps_to_a_process_of_its_own(isa: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ran = {}
+    finished = subprocess.CompletedProcess([], 7)
+    monkeypatch.setattr(subprocess, "run", lambda words, **options: ran.update(words=words, **options) or finished)
+    assert main([*TOY, "--isa", isa, "--out", str(tmp_path)]) == 7
+    assert ran["words"][1:] == ["-m", "resnext", *TOY, "--isa", isa, "--out", str(tmp_path)]
+    assert {name: ran["env"][name] for name in ISAS[isa]} == ISAS[isa]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("isa", ISAS)
+def test_isa_runs_the_same_command_in_a_capped_process(isa: str, tmp_path: Path) -> None:
+    assert main([*TOY, "--without-memory", "--precision", "fp32", "--isa", isa, "--out", str(tmp_path)]) == 0
+    rows = rows_of(tmp_path)
+    assert all(f"RESNEXT_ISA={isa}" in row["variables"].split() for row in rows)
+    assert all("ONEDNN_MAX_CPU_ISA" in row["variables"] and f"--isa {isa}" in row["command"] for row in rows)

@@ -1,0 +1,28 @@
+"""Networks for these tests: small, and with statistics that make every BN do something."""
+
+import torch
+from torch import nn
+
+from resnext import Network, create_model
+
+SMALL = {"base_channels": 8, "num_classes": 10}
+
+
+def lived(name: str = "resnext11_4x4d", **changes: object) -> Network:
+    """A network in eval mode whose BNs have the statistics of some life, tiny variances included (float32)."""
+    network = create_model(name, seed=0, **(SMALL | changes))
+    generator = torch.Generator().manual_seed(1)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            count = module.num_features
+            module.running_mean = torch.randn(count, generator=generator)
+            module.running_var = torch.rand(count, generator=generator) + 0.5
+            module.running_var[0] = 1e-3
+            module.weight.data = torch.rand(count, generator=generator) + 0.5
+            module.bias.data = torch.randn(count, generator=generator)
+    return network.eval()
+
+
+def images(count: int = 3, side: int = 32, channels: int = 3) -> torch.Tensor:
+    """Normalised images of noise."""
+    return torch.randn(count, channels, side, side, generator=torch.Generator().manual_seed(2))

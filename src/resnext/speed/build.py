@@ -1,6 +1,6 @@
 """C++ compiled at first use and kept: one shared object for sources, flags, compiler and torch release.
 
-Torch's own extension tools say where its headers are; the compiler is called directly, so no ninja is needed.
+The compiler is called as torch's own extension tools call it, but directly: no ninja, no CUDA, no Python headers.
 """
 
 import hashlib
@@ -56,7 +56,8 @@ def library(
         return None
     files = tuple(unit if isinstance(unit, Unit) else Unit(unit) for unit in units)
     flags = (*COMMON, *(_torch_flags() if torch_headers else ()))
-    key = _key(program, files, flags, tuple(libraries), tuple(includes), torch_headers)
+    libraries = (*libraries, *(_torch_libraries() if torch_headers else ()))
+    key = _key(program, files, flags, libraries, tuple(includes), torch_headers)
     target = cache_folder() / "lib" / f"{name}-{key}.so"
     if target.exists():
         return target
@@ -104,10 +105,21 @@ def _reason(error: Exception) -> str:
 @cache
 def _torch_flags() -> tuple[str, ...]:
     import torch
-    from torch.utils.cpp_extension import include_paths
 
+    headers = _torch_folder() / "include"  # torch.utils.cpp_extension says so too, and warns of CUDA
     abi = f"-D_GLIBCXX_USE_CXX11_ABI={int(torch._C._GLIBCXX_USE_CXX11_ABI)}"
-    return (abi, *(word for path in include_paths("cpu") for word in ("-isystem", str(path))))
+    folders = (headers, headers / "torch" / "csrc" / "api" / "include")
+    return ("-fopenmp", abi, *(word for path in folders for word in ("-isystem", str(path))))
+
+
+def _torch_libraries() -> tuple[str, ...]:
+    return ("-fopenmp", f"-L{_torch_folder() / 'lib'}", "-ltorch", "-ltorch_cpu", "-lc10")
+
+
+def _torch_folder() -> Path:
+    import torch
+
+    return Path(torch.__file__).parent
 
 
 @cache

@@ -1,6 +1,7 @@
 """One's own images: a folder a class, with ``train/`` and ``val/`` above them or a split that is stated."""
 
 import hashlib
+import io
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -48,10 +49,17 @@ class FolderDataset:
 
     def encoded(self, index: int) -> bytes:
         """The image's file as it is. Raises BadImage where it cannot be read."""
+        path = Path(self.root, self.where(index))
+        if path.exists() and not path.is_file():
+            raise BadImage(str(path), "not a regular file")  # a pipe would never end
         try:
-            return Path(self.root, self.where(index)).read_bytes()
+            return path.read_bytes()
         except OSError as error:
-            raise BadImage(self.where(index), error.strerror or str(error)) from error
+            raise BadImage(str(path), error.strerror or str(error)) from error
+
+    def decoded(self, file: bytes, index: int) -> Image.Image:
+        """The image in the bytes that ``encoded`` gave."""
+        return read_image(io.BytesIO(file), self.channels, self.exif, os.path.join(self.root, self.where(index)))
 
     def where(self, index: int) -> str:
         return os.fsdecode(bytes(self.paths[index]))

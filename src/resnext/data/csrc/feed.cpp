@@ -1,5 +1,6 @@
 // The C interface: a JPEG file and what was drawn for it, to one image of a batch.
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <string>
 
@@ -11,7 +12,20 @@
 namespace feed {
 namespace {
 
-const Kernels* kernels = &PORTABLE;
+// The best that this machine has; RESNEXT_ISA caps it.
+const Kernels& best_kernels() {
+#if defined(__x86_64__)
+    const char* said = std::getenv("RESNEXT_ISA");
+    const std::string cap = said ? said : "avx512";
+    if (cap == "avx512" && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq"))
+        return avx512;
+    if (cap != "portable" && __builtin_cpu_supports("avx2")) return avx2;
+#endif
+    return portable;
+}
+
+const Kernels* kernels = &portable;
 
 constexpr double GREY[3] = {0.299, 0.587, 0.114};
 constexpr size_t KEPT = 64 << 20;  // bytes of a buffer that stays for the next image
@@ -130,19 +144,19 @@ bool image(const uint8_t* data, size_t size, const Header& header, const Request
 
 using namespace feed;
 
-// 0 where `library` (a path or a name) is used from now on with the instruction set 0, 1 or 2; else 1 and the reason.
-EXPORT int feed_start(const char* library, int isa, char* why, size_t room) {
-    kernels = isa == 2 ? &AVX512 : isa == 1 ? &AVX2 : &PORTABLE;
+// 0 where `library` (the path of a libjpeg-turbo) decodes from now on; else 1 and the reason.
+EXPORT int feed_start(const char* library, char* why, size_t room) {
+    kernels = &best_kernels();
     std::string reason;
     if (load_turbo(library, reason)) return 0;
     std::strncpy(why, reason.c_str(), room - 1);
     return 1;
 }
 
-// The header as {plain, exif, width, height}.
+// The header as {plain, tagged, width, height}.
 EXPORT void feed_header(const uint8_t* data, size_t size, int32_t* out) {
     const Header header = read_header(data, size);
-    const int32_t values[4] = {header.plain, header.exif, header.width, header.height};
+    const int32_t values[4] = {header.plain, header.tagged, header.width, header.height};
     std::memcpy(out, values, sizeof values);
 }
 

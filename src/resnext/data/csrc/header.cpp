@@ -14,7 +14,9 @@ struct Segment {
     const uint8_t* body;
     size_t length;
 
-    bool begins(const char* word) const { return length >= std::strlen(word) && !std::memcmp(body, word, std::strlen(word)); }
+    bool begins(const char* word) const {
+        return length >= std::strlen(word) && !std::memcmp(body, word, std::strlen(word));
+    }
 };
 
 int big_endian(const uint8_t* at) { return at[0] << 8 | at[1]; }
@@ -28,7 +30,29 @@ bool frame(const Segment& segment, Header& header) {
     return known && header.width > 0 && header.height > 0 && segment.length == 6 + 3 * (size_t)header.components;
 }
 
-// Whether Pillow surely accepts the segment. Profiles, previews and other makers' blocks are its business.
+// Photoshop's resource blocks, walked as Pillow does: it refuses a file whose last block ends before its name.
+bool good_resources(const Segment& segment) {
+    size_t at = 14;
+    while (at + 4 <= segment.length && !std::memcmp(segment.body + at, "8BIM", 4)) {
+        at += 6;
+        if (at > segment.length) return true;
+        if (at == segment.length) return false;
+        at += 1 + segment.body[at];
+        at += at & 1;
+        if (at + 4 > segment.length) return true;
+        at += 4 + ((size_t)big_endian(segment.body + at) << 16 | (size_t)big_endian(segment.body + at + 2));
+        at += at & 1;
+    }
+    return true;
+}
+
+// Metadata that Pillow must look at: EXIF and XMP, which may turn the picture, previews, and what it may not read.
+bool metadata(const Segment& segment) {
+    if (segment.marker == APP2) return !segment.begins("ICC_PROFILE") || segment.length < 14;
+    return segment.marker == APP1 || (segment.marker == APP13 && !good_resources(segment));
+}
+
+// Whether Pillow surely accepts the segment.
 bool usual(const Segment& segment, Header& header, bool& restarts) {
     switch (segment.marker) {
         case SOF0:
@@ -42,7 +66,9 @@ bool usual(const Segment& segment, Header& header, bool& restarts) {
         case DRI:
             restarts = true;
             return segment.length == 2;
+        case APP2:
         case APP12:
+        case APP13:
         case DHT:
         case DQT:
         case COM:
@@ -70,8 +96,8 @@ Header read_header(const uint8_t* data, size_t size) {
             return header;
         }
         progressive |= segment.marker == SOF2;
-        if (segment.marker == APP1 || segment.marker == APP2 || segment.marker == APP13)
-            header.exif = true;
+        if (metadata(segment))
+            header.tagged = true;
         else
             plain = plain && usual(segment, header, restarts);
     }

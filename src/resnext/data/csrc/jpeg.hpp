@@ -6,10 +6,11 @@
 
 namespace feed {
 
-// What a file says before its first scan. `plain` files are surely opened by Pillow; of others it must decide.
+// What a file says before its first scan. Pillow surely opens `plain` files, if it accepts their metadata where they are
+// `tagged`; of others it must decide.
 struct Header {
     int width = 0, height = 0, components = 0;
-    bool plain = false, exif = false;
+    bool plain = false, tagged = false;
     bool single_scan = false;   // baseline or extended sequential Huffman, all components in one scan, no restarts
     size_t scan = 0;            // where the entropy-coded bytes begin
 };

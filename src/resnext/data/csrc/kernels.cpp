@@ -1,4 +1,4 @@
-// Resize and colour, compiled once for each instruction set (-DISA=PORTABLE, AVX2 or AVX512).
+// Resize and colour, compiled once for each instruction set (-DISA=portable, avx2 or avx512).
 //
 // No multiplication is fused with an addition (-ffp-contract=off), so every instruction set gives the same bits.
 #include "lanes.hpp"

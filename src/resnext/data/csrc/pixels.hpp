@@ -39,6 +39,6 @@ struct Kernels {
     void (*colour)(const uint8_t* planes, size_t pixels, const Colours& colours, float* out);
 };
 
-extern const Kernels PORTABLE, AVX2, AVX512;
+extern const Kernels portable, avx2, avx512;
 
 }  // namespace feed

@@ -27,8 +27,7 @@ SOURCES, HEADERS = ("feed.cpp", "jpeg.cpp", "header.cpp"), ("jpeg.hpp", "lanes.h
 LIBJPEG = ("jconfig.h", "jmorecfg.h", "jpeglib.h")
 INSTEAD = "so images are decoded by Pillow alone"
 OPERATIONS = {"brightness": 0, "contrast": 1, "saturation": 2}
-SPARE = 2  # a picture is decoded at a half, quarter or eighth only where that leaves so many pixels for each of the crop
-SCALES = (8, 4, 2)
+SPARE = 2  # a picture is decoded at a half or a quarter only where that leaves so many pixels a side for each of the crop
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,7 @@ class _Request(ctypes.Structure):
 
     _fields_ = (
         *((name, ctypes.c_int32) for name in ("left", "top", "width", "height", "size", "cubic", "flip")),
-        *((name, ctypes.c_int32) for name in ("denominator", "down_first", "floats")),
+        *((name, ctypes.c_int32) for name in ("spare", "down_first", "floats")),
         ("operations", ctypes.c_int32 * 3),
         ("alphas", ctypes.c_double * 3),
         ("shift", ctypes.c_double * 3),
@@ -89,13 +88,12 @@ class Decoder:
         assert len(look.steps) <= len(OPERATIONS)
         size = out.shape[1]
         _, _, width, height = look.box
-        scale = next((s for s in SCALES if min(width, height) >= SPARE * s * size), 1)
         down_first = self.minds_height and height > max(size, 2 * width - size)
         numbers = [OPERATIONS[name] for name, _ in look.steps] + [-1] * (3 - len(look.steps))
         alphas = [alpha for _, alpha in look.steps] + [1.0] * (3 - len(look.steps))
         request = _Request(
             *look.box,
-            *(size, look.bicubic, look.flip, scale, down_first, out.dtype == torch.float32),
+            *(size, look.bicubic, look.flip, SPARE, down_first, out.dtype == torch.float32),
             *((ctypes.c_int32 * 3)(*numbers), (ctypes.c_double * 3)(*alphas), (ctypes.c_double * 3)(*look.shift)),
         )
         return bool(self.functions.feed_image(file, len(file), ctypes.byref(request), out.data_ptr()) == 0)

@@ -73,7 +73,8 @@ Taps taps_of(int input, double begin, double end, int size, bool cubic, bool fli
 // What is drawn for an image. Plain values, as ctypes fills them in.
 struct Request {
     int32_t left, top, width, height;  // the crop, in pixels of the whole picture
-    int32_t size, cubic, flip, denominator;
+    int32_t size, cubic, flip;
+    int32_t spare;                     // pixels a side that a picture decoded smaller must have for one of the crop
     int32_t down_first;                // the vertical pass before the horizontal one
     int32_t floats;                    // 1: floats through the colour operations; 0: bytes
     int32_t operations[3];             // 0 brightness, 1 contrast, 2 saturation; -1 none
@@ -116,12 +117,18 @@ Colours colours_of(const Request& request, const uint8_t* planes, size_t pixels)
 bool valid(const Request& r, const Header& h) {
     const bool inside = r.left >= 0 && r.top >= 0 && r.width >= 1 && r.height >= 1 && r.width <= h.width - r.left &&
         r.height <= h.height - r.top;
-    const int d = r.denominator;
-    return inside && r.size >= 1 && r.size <= 8192 && (d == 1 || d == 2 || d == 4 || d == 8);
+    return inside && r.size >= 1 && r.size <= 8192 && r.spare >= 1;
+}
+
+// By how much the picture may be decoded smaller. Uneven colours are decoded half as wide as that, so it counts double;
+// at an eighth libjpeg does not smooth them.
+int scale_of(const Request& r, const Header& h) {
+    const int64_t least = (int64_t)r.size * r.spare * (h.uneven ? 2 : 1), side = std::min(r.width, r.height);
+    return side >= 4 * least ? 4 : side >= 2 * least ? 2 : 1;
 }
 
 bool image(const uint8_t* data, size_t size, const Header& header, const Request& r, void* out, Work& work) {
-    const int d = r.denominator, right = r.left + r.width, bottom = r.top + r.height;
+    const int d = scale_of(r, header), right = r.left + r.width, bottom = r.top + r.height;
     const Box box = {r.left / d, r.top / d, (right + d - 1) / d - r.left / d, (bottom + d - 1) / d - r.top / d};
     Picture picture;
     if (!decode(data, size, header, box, d, work.pixels, picture)) return false;

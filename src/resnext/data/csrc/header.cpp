@@ -27,7 +27,14 @@ bool frame(const Segment& segment, Header& header) {
     header.width = big_endian(segment.body + 3);
     header.components = segment.body[5];
     const bool known = header.components == 1 || header.components == 3;
-    return known && header.width > 0 && header.height > 0 && segment.length == 6 + 3 * (size_t)header.components;
+    if (!known || header.width == 0 || header.height == 0) return false;
+    if (segment.length != 6 + 3 * (size_t)header.components) return false;
+    const int luma = segment.body[7];
+    for (int i = 1; i < header.components; i++) {
+        const int chroma = segment.body[7 + 3 * i];
+        header.uneven |= (luma >> 4) * (chroma & 15) != (luma & 15) * (chroma >> 4);
+    }
+    return true;
 }
 
 // Photoshop's resource blocks, walked as Pillow does: it refuses a file whose last block ends before its name.

@@ -11,6 +11,7 @@ namespace feed {
 struct Header {
     int width = 0, height = 0, components = 0;
     bool plain = false, tagged = false;
+    bool uneven = false;        // colours have fewer columns than rows, or the other way round, as in 4:2:2
     bool single_scan = false;   // baseline or extended sequential Huffman, all components in one scan, no restarts
     size_t scan = 0;            // where the entropy-coded bytes begin
 };

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from resnext.model.design import design
     from resnext.model.forms import convert_form
     from resnext.model.network import Network, create_model
+    from resnext.model.plan import tune
     from resnext.weights import load
     from resnext.weights.native import save
     from resnext.weights.torch7 import read_t7
@@ -21,6 +22,7 @@ _HOMES = {
     "list_models": "resnext.model.architecture",
     "Network": "resnext.model.network",
     "create_model": "resnext.model.network",
+    "tune": "resnext.model.plan",
     "Complexity": "resnext.model.complexity",
     "complexity": "resnext.model.complexity",
     "design": "resnext.model.design",
@@ -49,6 +51,7 @@ __all__ = [
     "load",
     "read_t7",
     "save",
+    "tune",
 ]
 
 

@@ -23,6 +23,7 @@ VERBS = {
     "evaluate": "judge a run or weights on labelled images",
     "predict": "name what is in images",
     "paper": "show the paper's tables and figures, measured and missing; run what is missing",
+    "bench": "measure speed and memory here, beside other libraries",
     "convert": "move weights between formats",
     "doctor": "say what this machine offers",
 }

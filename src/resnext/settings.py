@@ -284,6 +284,18 @@ class TrainSettings:
         "auto",
         choices=("auto", "yes", "no"),
     )
+    fast: str = say(
+        "Packed convolutions and fused kernels, where they were measured to be faster: yes, no, or auto, which also "
+        "measures a whole step and leaves short runs alone.",
+        "auto",
+        choices=("auto", "yes", "no"),
+    )
+    recompute: str = say(
+        "What the backward pass computes again instead of keeping it, most memory last: activations (after BN and "
+        "ReLU), expansions (also the last convolution of a block), blocks.",
+        "no",
+        choices=("no", "activations", "expansions", "blocks"),
+    )
     device: str = say("cpu, cuda, cuda:1, mps, or auto.", "auto")
     threads: int | None = say("CPU threads of the computation; PyTorch's default when not given.", None, low=1)
     seed: int = say("Seed of weights, order and augmentation.", 0, low=0)

@@ -20,7 +20,8 @@ from functools import reduce
 import torch
 from torch import Tensor, nn
 
-from resnext.model.layers import NormAct, conv2d, drop_path, shortcut
+from resnext.model.layers import Conv2d, NormAct, conv2d, drop_path, shortcut
+from resnext.model.recompute import recomputed, remember
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,9 +67,9 @@ def last_layer(s: BlockShape, paths: int) -> "OrderedDict[str, nn.Module]":
 class Block(nn.Module):
     """y = x + F(x): what the three forms share. A form hands in the layers of F and computes ``aggregate``."""
 
-    conv1: nn.Conv2d
-    conv2: nn.Conv2d
-    conv3: nn.Conv2d
+    conv1: Conv2d
+    conv2: Conv2d
+    conv3: Conv2d
     bn0: NormAct
     bn1: NormAct
     bn2: NormAct
@@ -81,6 +82,7 @@ class Block(nn.Module):
         self.bottleneck = s.kind == "bottleneck"
         self.pre_activation = s.pre_activation
         self.drop_path = 0.0  # probability that an image skips F in training
+        self.recompute = "no"  # what the backward pass computes again: see train.recompute
         if s.pre_activation:
             self.bn0 = NormAct(s.in_channels)
         for name, layer in layers.items():
@@ -95,6 +97,11 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[B, in, H, W] -> [B, out, ceil(H / stride), ceil(W / stride)]."""
+        if self.recompute == "blocks" and self.training and torch.is_grad_enabled():
+            return recomputed(self, self._forward, x)
+        return self._forward(x)
+
+    def _forward(self, x: Tensor) -> Tensor:
         if self.pre_activation:
             return self._forward_pre_activation(x)
         residual = None if self.downsample is None else self.downsample(x)
@@ -114,7 +121,7 @@ class Block(nn.Module):
         return self.bn3 if self.bottleneck else self.bn2
 
     @property
-    def last_convolution(self) -> nn.Conv2d:
+    def last_convolution(self) -> Conv2d:
         """The convolution all paths end in, where they share one."""
         return self.conv3 if self.bottleneck else self.conv2
 
@@ -151,7 +158,11 @@ class GroupedBlock(Block):
         y = self.bn1(self.conv1(x))
         if self.bottleneck:
             y = self.bn2(self.conv2(y))
-        return self.last_convolution(y)
+        out = self.last_convolution(y)
+        remake = getattr(y, "remake", None)
+        if self.recompute == "expansions" and remake is not None:
+            remember(out, lambda: self.last_convolution.again(remake()))
+        return out
 
 
 BLOCK_OF_FORM: dict[str, type[BranchedBlock] | type[ConcatenatedBlock] | type[GroupedBlock]] = {

@@ -1,19 +1,62 @@
 """The vocabulary every block is written in: convolution, batch norm with what follows it, shortcut."""
 
+from functools import partial
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from resnext.model.recompute import forgetting, remember
+from resnext.speed import kernels
+from resnext.speed.convolution import Shape, Ways, convolve, forward_pass
 
-class GroupedConv2d(nn.Conv2d):
-    """A convolution in groups: the split, transform and concatenation of Figure 3 (c) in one layer."""
+FUSED = "fused"
+
+
+class Conv2d(nn.Conv2d):
+    """``nn.Conv2d`` whose passes in training can be computed other ways (``ways``): model/plan.py measures them."""
+
+    ways = Ways()
+
+    def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        with forgetting(x):
+            if self.ways.plain or not self.training or bias is not None or x.dim() != 4 or not x.numel():
+                return super()._conv_forward(x, weight, bias)
+            if torch.is_autocast_enabled(x.device.type):
+                dtype = torch.get_autocast_dtype(x.device.type)
+                x, weight = x.to(dtype), weight.to(dtype)
+            return convolve(x, weight, self.shape, self.ways)
+
+    def again(self, x: Tensor) -> Tensor:
+        """The output once more, bit for bit, without gradients; the weight is taken in the type of x."""
+        with torch.no_grad():
+            return forward_pass(x, self.weight.to(x.dtype), self.shape, self.ways.forward)
+
+    @property
+    def shape(self) -> Shape:
+        """Stride, padding, dilation and groups."""
+        return Shape(self.stride, self.padding, self.dilation, self.groups)  # type: ignore[arg-type]
+
+    def extra_repr(self) -> str:
+        return super().extra_repr() + ("" if self.ways.plain else f", {self.ways}")
+
+
+class GroupedConv2d(Conv2d):
+    """A convolution in groups: the split, transform and concatenation of Figure 3 (c) in one layer.
+
+    Its plan may pack groups: p of them are computed as one, by a weight that is zero between them.
+    """
 
 
 class NormAct(nn.BatchNorm2d):
     """Batch norm and what follows it in a residual network: ``ReLU(BN(x) + residual)``.
 
     Without ``act`` the ReLU is left out. Parameters and buffers are those of ``nn.BatchNorm2d``
-    (eps 1e-5, momentum 0.1, as in Torch7).
+    (eps 1e-5, momentum 0.1, as in Torch7). With ``way`` fused, training computes all of it in one operator.
     """
+
+    way = "plain"
+    recomputed = False  # whether the convolution that reads y may have it computed again instead of keeping it
 
     def __init__(self, channels: int, *, act: bool = True) -> None:
         super().__init__(channels)
@@ -21,17 +64,39 @@ class NormAct(nn.BatchNorm2d):
 
     def forward(self, x: Tensor, residual: Tensor | None = None, drop: float = 0.0) -> Tensor:
         """x and residual: [B, C, H, W]; returns the same shape. In training BN(x) of an image is 0 with p ``drop``."""
-        y = drop_path(self.normalise(x), drop if self.training else 0.0)
-        if residual is not None:
-            y += residual  # in place: neither BN nor the sum needs its output for the gradient
-        return F.relu(y, inplace=True) if self.act else y
+        with forgetting(x):
+            if self.way == FUSED and self.training and not drop and self._fusible(x, residual):
+                return self._fused(x, residual)
+            y = drop_path(self.normalise(x), drop if self.training else 0.0)
+            if residual is not None:
+                y += residual  # in place: neither BN nor the sum needs its output for the gradient
+            return F.relu(y, inplace=True) if self.act else y
 
     def normalise(self, x: Tensor) -> Tensor:
         """BN(x)."""
         return super().forward(x)
 
+    def _fusible(self, x: Tensor, residual: Tensor | None) -> bool:
+        wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+        same = self.weight.dtype == wide and self.momentum is not None
+        return same and kernels.takes(x, residual) and kernels.load()
+
+    def _fused(self, x: Tensor, residual: Tensor | None) -> Tensor:
+        y, mean, variance = torch.ops.resnext.norm_act(x, residual, self.weight, self.bias, self.eps, self.act)
+        if self.track_running_stats and self.running_mean is not None and self.running_var is not None:
+            count = x.numel() // x.shape[1]
+            momentum = self.momentum or 0.0
+            self.running_mean.lerp_(mean.to(self.running_mean.dtype), momentum)
+            self.running_var.lerp_((variance * (count / (count - 1))).to(self.running_var.dtype), momentum)
+            if self.num_batches_tracked is not None:
+                self.num_batches_tracked += 1
+        if self.recomputed and residual is None:
+            held = (x.detach(), None, self.weight.detach(), self.bias.detach(), mean, variance, self.eps, self.act)
+            remember(y, partial(torch.ops.resnext.norm_act_apply, *held))
+        return y
+
     def extra_repr(self) -> str:
-        return f"{super().extra_repr()}, act={self.act}"
+        return f"{super().extra_repr()}, act={self.act}" + ("" if self.way == "plain" else f", {self.way}")
 
 
 def drop_path(x: Tensor, p: float) -> Tensor:
@@ -61,7 +126,7 @@ class PadShortcut(nn.Module):
 
 def conv2d(in_channels: int, out_channels: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
     """A convolution without bias (BN follows) whose padding keeps the map: H -> ceil(H / stride)."""
-    layer = nn.Conv2d if groups == 1 else GroupedConv2d
+    layer = Conv2d if groups == 1 else GroupedConv2d
     return layer(in_channels, out_channels, kernel, stride=stride, padding=kernel // 2, groups=groups, bias=False)
 
 

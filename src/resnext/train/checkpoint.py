@@ -39,6 +39,7 @@ class Position:
     bad_images: int = 0  # skipped, in the whole run
     best: dict[str, Any] | None = None  # {"epoch", "step", "top1_error"}
     facts: dict[str, Any] = field(default_factory=dict)  # of the data: must be the same on resume
+    plan: dict[str, Any] = field(default_factory=dict)  # of fast paths, as the run began: model/plan.py
 
 
 def write_checkpoint(

@@ -17,6 +17,8 @@ FREE = (
     *("train.device", "train.threads", "train.checkpoint_steps", "train.mirror", "train.peer_timeout"),
 )
 
+MEASURED = ("channels_last", "fast")  # of train: what auto leaves to a measurement when the run begins
+
 
 def resumed_recipe(run: RunDirectory, asked: Recipe) -> Recipe:
     """The recipe a run goes on with: ``asked``, which may differ from its own in ``FREE`` only.
@@ -25,7 +27,7 @@ def resumed_recipe(run: RunDirectory, asked: Recipe) -> Recipe:
     ``init.weights`` are among them: a run goes on from its checkpoint, and weights given by hand would have no effect.
     """
     begun = read_recipe(run.recipe)
-    asked = with_layout(asked, begun)
+    asked = with_measured(asked, begun)
     changed = changes(begun, asked)
     if changed:
         raise RequestError(
@@ -65,7 +67,7 @@ def settled(recipe: Recipe, run: RunDirectory, world: "World") -> tuple[Recipe, 
 def agreed(recipe: Recipe, world: "World") -> Recipe:
     """``recipe`` once it is known to be that of all processes. Raises RequestError showing where it is not."""
     leaders = parse_recipe(world.share_bytes(dump_recipe(recipe).encode()).decode(), "the leading process's recipe")
-    recipe = with_layout(recipe, leaders)
+    recipe = with_measured(recipe, leaders)
     changed = changes(leaders, recipe)
     if changed:
         raise RequestError(
@@ -92,11 +94,10 @@ def _barely_begun(run: RunDirectory) -> bool:
     return rest == {"checkpoints"} and {path.name for path in (run.path / "checkpoints").iterdir()} <= {"last"}
 
 
-def with_layout(asked: Recipe, begun: Recipe) -> Recipe:
-    """``asked`` with the memory layout that was measured for ``begun``, where it leaves it open."""
-    if asked.train.channels_last != "auto":
-        return asked
-    return replace(asked, train=replace(asked.train, channels_last=begun.train.channels_last))
+def with_measured(asked: Recipe, begun: Recipe) -> Recipe:
+    """``asked`` with the memory layout and fast paths that were measured for ``begun``, where it leaves them open."""
+    open_ones = [name for name in MEASURED if getattr(asked.train, name) == "auto"]
+    return replace(asked, train=replace(asked.train, **{name: getattr(begun.train, name) for name in open_ones}))
 
 
 def changes(begun: Recipe, asked: Recipe) -> list[str]:

@@ -1,6 +1,7 @@
 """All that a run holds while it runs, and how it comes to be: data, network, optimizer, position."""
 
-from dataclasses import dataclass, replace
+import json
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,14 +17,16 @@ from resnext.data.randomness import seed_of
 from resnext.data.source import Source
 from resnext.errors import RequestError, printable
 from resnext.model.blocks import Block
+from resnext.model.layers import NormAct
 from resnext.model.network import Network, create_model
+from resnext.model.plan import Plan
 from resnext.run_directory import RunDirectory
 from resnext.settings import Recipe
 from resnext.train.checkpoint import Position, read_files, restore
 from resnext.train.distributed import World
 from resnext.train.ema import Ema
+from resnext.train.fastest import settle_speed
 from resnext.train.finetune import freeze, network_from_checkpoint, network_from_weights, rate_scales, training_mode
-from resnext.train.layout import faster_layout
 from resnext.train.optimizer import build_optimizer
 from resnext.train.sync_norm import synchronise
 
@@ -82,7 +85,8 @@ def prepare(recipe: Recipe, run: RunDirectory, world: World, resume: bool, conso
     set_drop_path(model, recipe.train.drop_path)
     training_mode(model.to(world.device))
     train_size = at_training_size(recipe.augment, preprocessing).image_size
-    recipe = settle_layout(recipe, model, train_size, parts, world, console)
+    recipe, plan = fast_paths(recipe, model, train_size, loader.steps_per_epoch, files, world, console)
+    plan.apply(model)
     if recipe.train.sync_bn:
         synchronise(model)
     if recipe.train.channels_last == "yes":
@@ -90,7 +94,7 @@ def prepare(recipe: Recipe, run: RunDirectory, world: World, resume: bool, conso
     ema = make_ema(recipe, model)
     optimizer = build_optimizer(model, recipe.optimizer, rate_scales(model, recipe.init.layer_decay))
     facts = {"classes": list(source.train.classes), "train_images": len(source.train), "val_images": len(source.val)}
-    position = Position(facts=facts)
+    position = Position(facts=facts, plan=plan.as_json())
     if resume:
         position = restore(files, run, model, ema, optimizer)
         check_same_data(position.facts, facts, run)
@@ -180,22 +184,26 @@ def make_ema(recipe: Recipe, model: Network) -> Ema | None:
     return Ema(model, train.ema_decay, train.ema_warmup, train.ema_steps) if train.ema_decay else None
 
 
-def settle_layout(recipe: Recipe, model: Network, size: int, parts: int, world: World, console: Console) -> Recipe:
-    """The recipe with channels_last decided: by measurement where it says auto."""
-    if recipe.train.channels_last != "auto":
-        return recipe
+def fast_paths(
+    recipe: Recipe, model: Network, size: int, steps: int, files: dict[str, bytes], world: World, console: Console
+) -> tuple[Recipe, Plan]:
+    """Memory layout and plan of fast paths: measured for a new run, those it began with for one that goes on."""
+    set_recompute(model, recipe.train.recompute)
+    if files:
+        return recipe, Plan.from_json(json.loads(files["state"])["position"].get("plan") or Plan().as_json())
+    parts = parts_of(recipe, world.size)
     part = recipe.train.batch_size // world.size // parts
-    seconds = faster_layout(model, part, size, world.device, recipe.train.precision)
-    votes = world.sum([seconds["no"], seconds["yes"]])
-    choice = "yes" if votes[1] < votes[0] else "no"
-    if world.leads:
-        console.print(
-            f"channels_last {choice}: measured {seconds['no'] * 1e3:.0f} ms a part in NCHW, "
-            f"{seconds['yes'] * 1e3:.0f} ms in NHWC",
-            highlight=False,
-            soft_wrap=True,
-        )
-    return replace(recipe, train=replace(recipe.train, channels_last=choice))
+    total = recipe.train.total_steps(steps) * parts
+    return settle_speed(recipe, model, (part, size), total, world, console)
+
+
+def set_recompute(model: Network, level: str) -> None:
+    """What the backward pass computes again instead of keeping it (``train.recompute``)."""
+    for module in model.modules():
+        if isinstance(module, Block):
+            module.recompute = level
+        elif isinstance(module, NormAct):
+            module.recomputed = level in ("activations", "expansions")
 
 
 def check_same_data(before: dict[str, Any], now: dict[str, Any], run: RunDirectory) -> None:

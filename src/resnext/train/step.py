@@ -6,18 +6,17 @@ function however the parts are spread over processes.
 """
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from resnext.data.loader import Batch
 from resnext.data.mix import mix_batch
 from resnext.data.preprocessing import normalize
 from resnext.data.randomness import seed_of
 from resnext.errors import WorkError
+from resnext.model.recompute import statistics_kept
 from resnext.train.loss import loss_sum_of
 from resnext.train.optimizer import set_learning_rate
 from resnext.train.session import Session
@@ -67,6 +66,8 @@ def compute_gradients(session: Session, batch: Batch) -> tuple[float, int, int, 
     for number in range(session.parts):
         first, end = (local * n // session.parts for n in (number, number + 1))
         last = number == session.parts - 1
+        # Running statistics follow the first part of each global batch, as with one part a device they follow the first
+        # device (the release's DataParallelTable, DDP): then they do not depend on where the other parts are computed.
         with statistics_kept(session.model, number == 0), nullcontext() if last else world.unsynchronised(session.ddp):
             part_loss, part_wrong = part_gradients(session, images[first:end], labels[first:end], number, total)
         loss_sum += part_loss
@@ -88,20 +89,3 @@ def part_gradients(session: Session, images: Tensor, labels: Tensor, number: int
     loss = loss_sum_of(logits.float(), targets, train)
     (loss * (world.size / total)).backward()  # DDP divides by the number of processes
     return loss.item(), int((logits.detach().argmax(1) != labels).sum())
-
-
-@contextmanager
-def statistics_kept(model: nn.Module, kept: bool) -> Iterator[None]:
-    """Within, BN's running statistics move only where ``kept``.
-
-    They follow the first part of each global batch, as with one part a device those of the first device do (the
-    release's DataParallelTable, DDP): then they do not depend on where the other parts are computed.
-    """
-    norms = [] if kept else [module for module in model.modules() if isinstance(module, _BatchNorm) and module.training]
-    for norm in norms:
-        norm.track_running_stats = False
-    try:
-        yield
-    finally:
-        for norm in norms:
-            norm.track_running_stats = True

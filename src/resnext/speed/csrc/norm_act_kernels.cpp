@@ -170,7 +170,8 @@ struct Repeated {
   const Wide* data;
   Repeated(const Wide* vector, int64_t channels, int64_t together)
       : own(together == 1 ? 0 : channels * together), data(together == 1 ? vector : own.data) {
-    for (int64_t i = 0; i < own.size; ++i) own.data[i] = vector[i % channels];
+    for (int64_t i = 0; i < own.size; i += channels)
+      for (int64_t c = 0; c < channels; ++c) own.data[i + c] = vector[c];
   }
 };
 
@@ -184,8 +185,9 @@ struct RepeatedAffine {
 // Sums over rows taken together -> sums a channel.
 template <typename Wide>
 void fold(const Buffer<Wide>& wide, int64_t channels, double* out) {
-  for (int64_t c = 0; c < channels; ++c) out[c] = 0;
-  for (int64_t i = 0; i < wide.size; ++i) out[i % channels] += double(wide.data[i]);
+  for (int64_t c = 0; c < channels; ++c) out[c] = double(wide.data[c]);
+  for (int64_t i = channels; i < wide.size; i += channels)
+    for (int64_t c = 0; c < channels; ++c) out[c] += double(wide.data[i + c]);
 }
 
 // Adds rows taken together, `STEPS` of them, to sums and squares of x - pivot.
@@ -221,7 +223,9 @@ void moments(const T* x, int64_t rows, int64_t channels, double* mean, double* d
   Rows r(rows, channels);
   Buffer<Wide> s(r.width), q(r.width), pivot(r.width);
   const int64_t few = rows < 8 ? rows : 8;  // their mean is near the block's, so that the sums keep their digits
-  for (int64_t e = 0; e < few * channels; ++e) pivot.data[e % channels] += widen(x[e]) / Wide(few);
+  for (int64_t row = 0; row < few; ++row)
+    for (int64_t c = 0; c < channels; ++c) pivot.data[c] += widen(x[row * channels + c]);
+  for (int64_t c = 0; c < channels; ++c) pivot.data[c] /= Wide(few);
   for (int64_t i = channels; i < r.width; ++i) pivot.data[i] = pivot.data[i - channels];
   moments_around(x, r, channels, pivot.data, s.data, q.data);
   fold(s, channels, mean);

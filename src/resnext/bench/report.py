@@ -1,0 +1,163 @@
+"""How a bench ends: a table on the terminal, and lines of ``bench-WHAT.csv`` with the protocol in their columns."""
+
+import argparse
+import csv
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from resnext.bench.measure import Progress, Timing, ratio
+from resnext.errors import RequestError
+from resnext.files import written_whole
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+PROTOCOL = ("date", "resnext", "torch", "torchvision", "cpu", "isa", "cores", "threads")  # of environment()
+VARIABLES = ("RESNEXT_", "ONEDNN_", "ATEN_", "OMP_", "KMP_", "MKL_", "DNNL_", "MALLOC_", "LD_PRELOAD", "GLIBC_TUNABLES")
+LARGEST = 16 << 20  # bytes of a CSV that lines are added to
+
+Values = Mapping[str, object]
+
+
+def add_out(parser: argparse.ArgumentParser) -> None:
+    """The option ``--out``, the same for every bench."""
+    parser.add_argument("--out", metavar="DIR", help="gets the CSV (default: results where it is there, else here)")
+
+
+def out_folder(args: argparse.Namespace) -> Path:
+    """Where files go, made where it is missing; call it before measuring. Raises RequestError where it cannot be."""
+    folder = Path(args.out).expanduser() if args.out else Path("results") if Path("results").is_dir() else Path()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RequestError(f"--out {folder} cannot be made: {error.strerror}") from None
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise RequestError(f"--out {folder} cannot be written to")
+    return folder
+
+
+@contextmanager
+def bench_bar(what: str) -> Iterator[Progress]:
+    """Gives the ``progress`` of ``interleaved``: a bar on standard error; nothing where there is no terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what, total=None)
+
+        def progress(done: int, total: int, arm: str) -> None:
+            bar.update(task, completed=done, total=total, description=f"{what}: {arm}" if arm else what)
+
+        yield progress
+
+
+def print_timings(
+    console: "Console", title: str, timings: Sequence[Timing], ours: str, more: Mapping[str, Values] | None = None
+) -> None:
+    """A table: images a second of each arm, and how many times as fast the arm ``ours`` is, with quartiles.
+
+    ``more``: further columns by arm, from heading to what stands there.
+    """
+    from rich.table import Table
+
+    more = more or {}
+    further = list(dict.fromkeys(heading for values in more.values() for heading in values))
+    table = Table(box=None, header_style="bold", title=title, title_justify="left", title_style="bold")
+    table.add_column("arm", overflow="fold")
+    for heading in ("median images/s", "best", "spread", f"{ours} is", *further):
+        table.add_column(heading, justify="right")
+    reference = _named(timings, ours)
+    for timing in timings:
+        middle, low, high = ratio(reference, timing)
+        said = "" if timing is reference else f"{middle:.2f}x ({low:.2f}-{high:.2f})"
+        values = more.get(timing.name, {})
+        table.add_row(
+            timing.name, _three(timing.median), _three(timing.best), f"{timing.spread:.0%}", said,
+            *(_shown(values.get(heading)) for heading in further),
+        )  # fmt: skip
+    console.print(table)
+
+
+def timing_rows(
+    timings: Sequence[Timing], ours: str, more: Mapping[str, Values] | None = None
+) -> list[dict[str, object]]:
+    """The same as lines of a CSV; ``ratio`` is how many times as fast the arm ``ours`` is."""
+    reference, more = _named(timings, ours), more or {}
+    rows = []
+    for timing in timings:
+        middle, low, high = ratio(reference, timing)
+        rows.append(
+            {
+                "arm": timing.name,
+                "images": timing.images,
+                "rounds": len(timing.seconds),
+                "median_images_per_second": f"{timing.median:.5g}",
+                "best_images_per_second": f"{timing.best:.5g}",
+                "spread": f"{timing.spread:.3f}",
+                "ours_over_arm": f"{middle:.4g}",
+                "ours_over_arm_low": f"{low:.4g}",
+                "ours_over_arm_high": f"{high:.4g}",
+                **more.get(timing.name, {}),
+            }
+        )
+    return rows
+
+
+def protocol(command: str) -> dict[str, str]:
+    """What the numbers of this process were measured with, and the command that repeats them."""
+    from resnext.environment import environment
+
+    facts = environment()
+    set_here = sorted(f"{k}={v}" for k, v in os.environ.items() if k.startswith(VARIABLES) and "/" not in v)
+    plain = {k: " ".join(facts[k]) if isinstance(facts[k], list) else str(facts[k]) for k in PROTOCOL}
+    return plain | {"variables": " ".join(set_here), "command": command}
+
+
+def csv_path(folder: Path, what: str) -> Path:
+    """``bench-WHAT.csv`` in ``folder``."""
+    return folder / f"bench-{what}.csv"
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """The lines of a CSV that is there; none of one that is not. Raises RequestError for what is no CSV of ours."""
+    if not path.exists():
+        return []
+    try:
+        if path.stat().st_size > LARGEST:
+            raise RequestError(f"{path} is larger than a bench makes it; move it away")
+        rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines(), strict=True))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise RequestError(f"{path} cannot be read, so nothing can be added to it: {error}") from None
+    if any("command" not in row or None in row or None in row.values() for row in rows):
+        raise RequestError(f"{path} is not a CSV that a bench wrote; move it away")
+    return rows
+
+
+def write_rows(path: Path, rows: Sequence[Values], facts: Mapping[str, str]) -> None:
+    """Add ``rows``, each with ``facts`` (``protocol``); they replace those of the same command and variables."""
+    same = ("command", "variables")
+    old = [row for row in read_rows(path) if any(row.get(key) != facts[key] for key in same)]
+    new: list[Values] = [*old, *({**row, **facts} for row in rows)]
+    columns = list(dict.fromkeys(key for row in new for key in row if key not in facts))
+    with written_whole(path, "w") as file:
+        writer = csv.DictWriter(file, [*columns, *facts], restval="", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(new)
+
+
+def _named(timings: Sequence[Timing], name: str) -> Timing:
+    return next(timing for timing in timings if timing.name == name)
+
+
+def _shown(value: object) -> str:
+    return "" if value is None else _three(value) if isinstance(value, float) else str(value)
+
+
+def _three(value: float) -> str:
+    """Three digits, but a whole number whole: 0.0241, 3.35, 1,051."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

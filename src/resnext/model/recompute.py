@@ -1,0 +1,53 @@
+"""Memory for time: tensors that are computed again in the backward pass instead of being kept (``train.recompute``).
+
+A layer that knows how its output can be made again says so (``remember``); the layer that reads it keeps that recipe
+in place of the tensor (``forgetting``). No function changes: what is made again has the same bits.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+
+
+def remember(tensor: Tensor, remake: Callable[[], Tensor]) -> None:
+    """Note on ``tensor`` how to make it again."""
+    tensor.remake = remake  # type: ignore[attr-defined]
+
+
+def forgetting(tensor: Tensor) -> AbstractContextManager[Any]:
+    """Within, what autograd would keep of ``tensor`` is the recipe to make it again, where it has one."""
+    remake = getattr(tensor, "remake", None)
+    if remake is None or not torch.is_grad_enabled():
+        return nullcontext()
+
+    def pack(saved: Tensor) -> Any:
+        same = saved.data_ptr() == tensor.data_ptr() and saved.shape == tensor.shape and saved.dtype == tensor.dtype
+        return remake if same else saved
+
+    return saved_tensors_hooks(pack, lambda kept: kept() if callable(kept) else kept)
+
+
+def recomputed(module: nn.Module, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """function(x), of which only x is kept; it is run again in the backward pass, without moving BN's statistics."""
+    again = (nullcontext(), statistics_kept(module, False))
+    return checkpoint(function, x, use_reentrant=False, context_fn=lambda: again)
+
+
+@contextmanager
+def statistics_kept(model: nn.Module, kept: bool) -> Iterator[None]:
+    """Within, BN's running statistics move only where ``kept``."""
+    norms = [] if kept else [module for module in model.modules() if isinstance(module, _BatchNorm) and module.training]
+    before = [norm.track_running_stats for norm in norms]
+    for norm in norms:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm, tracked in zip(norms, before, strict=True):
+            norm.track_running_stats = tracked

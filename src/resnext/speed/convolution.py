@@ -1,0 +1,176 @@
+"""One convolution, three passes, and the ways to compute each: plain, packed, or as a matrix product.
+
+A convolution in C groups of g channels equals one in C/p groups of p*g channels whose weight is block-diagonal
+(packing): more arithmetic, but in shapes that machines are built for. A 1x1 convolution on NHWC memory is a matrix
+product over pixels. The parameters stay the true ones: gradients are taken back from the blocks on the diagonal.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+PLAIN, PRODUCT = "plain", "product"
+PASSES = ("forward", "input_gradient", "weight_gradient")
+
+
+@dataclass(frozen=True)
+class Ways:
+    """How each pass of a convolution is computed: ``plain``, ``pack2``, ``pack4`` ... or ``product``."""
+
+    forward: str = PLAIN
+    input_gradient: str = PLAIN
+    weight_gradient: str = PLAIN
+
+    @property
+    def plain(self) -> bool:
+        """Whether this is PyTorch's own convolution."""
+        return self == Ways()
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What a convolution without bias is: ``stride``, ``padding`` and ``dilation`` as (height, width)."""
+
+    stride: tuple[int, int]
+    padding: tuple[int, int]
+    dilation: tuple[int, int]
+    groups: int
+
+
+def ways_for(shape: Shape, weight: Sequence[int]) -> tuple[str, ...]:
+    """The ways that compute a convolution with a weight of this size [out, in / groups, height, width]."""
+    if tuple(weight[2:]) == (1, 1) and shape.groups == 1 and shape.padding == (0, 0):
+        return PLAIN, PRODUCT
+    factors = (p for p in range(2, shape.groups + 1) if shape.groups % p == 0)
+    return PLAIN, *(f"pack{p}" for p in factors)
+
+
+def convolve(x: Tensor, weight: Tensor, shape: Shape, ways: Ways) -> Tensor:
+    """``F.conv2d`` of x [B, in, H, W] and weight [out, in / groups, h, w], each pass computed its way."""
+    if ways.plain:
+        return _plain(x, weight, shape)
+    return _Convolution.apply(x, weight, shape, ways)
+
+
+def forward_pass(x: Tensor, weight: Tensor, shape: Shape, way: str) -> Tensor:
+    """The convolution's output."""
+    if way == PRODUCT:
+        return _as_images(_rows(_subsampled(x, shape.stride)) @ weight.flatten(1).t(), x, shape.stride)
+    packed, wide = _packed(weight, shape, way)
+    return _plain(x, packed, wide)
+
+
+def input_gradient(gradient: Tensor, x: Tensor, weight: Tensor, shape: Shape, way: str) -> Tensor:
+    """The gradient of x."""
+    if way == PRODUCT:
+        small = _as_images(_rows(gradient) @ weight.flatten(1), gradient, (1, 1))
+        if shape.stride == (1, 1):
+            return small
+        whole = torch.zeros_like(x, memory_format=torch.channels_last)
+        whole[:, :, :: shape.stride[0], :: shape.stride[1]] = small
+        return whole
+    packed, wide = _packed(weight, shape, way)
+    return _gradients(gradient, x, packed, wide, (True, False))[0]
+
+
+def weight_gradient(gradient: Tensor, x: Tensor, weight: Tensor, shape: Shape, way: str) -> Tensor:
+    """The gradient of the true weight."""
+    if way == PRODUCT:
+        return (_rows(gradient).t() @ _rows(_subsampled(x, shape.stride))).view_as(weight)
+    factor = _factor(way)
+    packed = weight if factor == 1 else weight.new_empty(weight.shape[0], factor * weight.shape[1], *weight.shape[2:])
+    wide = _gradients(gradient, x, packed, _widened(shape, factor), (False, True))[1]
+    return wide if factor == 1 else unpack(wide, shape.groups, factor)
+
+
+def pack(weight: Tensor, groups: int, factor: int) -> Tensor:
+    """[out, in / groups, h, w] -> [out, factor * in / groups, h, w]: ``factor`` groups as one, zeros between them."""
+    out, inner, *kernel = weight.shape
+    wide = weight.new_zeros(groups // factor, factor, out // groups, factor, inner, *kernel)
+    _diagonal(wide).copy_(_diagonal_of_true(weight, groups, factor))
+    return wide.view(out, factor * inner, *kernel)
+
+
+def unpack(wide: Tensor, groups: int, factor: int) -> Tensor:
+    """The blocks on the diagonal of a packed weight: the inverse of ``pack``."""
+    out, inner, *kernel = wide.shape
+    blocks = wide.reshape(groups // factor, factor, out // groups, factor, inner // factor, *kernel)
+    diagonal = blocks.diagonal(dim1=1, dim2=3).movedim(-1, 1)
+    return diagonal.reshape(out, inner // factor, *kernel)
+
+
+class _Convolution(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, shape: Shape, ways: Ways) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        ctx.shape, ctx.ways = shape, ways
+        return forward_pass(x, weight, shape, ways.forward)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        x, weight = ctx.saved_tensors
+        shape, ways = ctx.shape, ctx.ways
+        need_x, need_weight = ctx.needs_input_grad[:2]
+        return (
+            input_gradient(gradient, x, weight, shape, ways.input_gradient) if need_x else None,
+            weight_gradient(gradient, x, weight, shape, ways.weight_gradient) if need_weight else None,
+            None,
+            None,
+        )
+
+
+def _plain(x: Tensor, weight: Tensor, shape: Shape) -> Tensor:
+    return F.conv2d(x, weight, None, shape.stride, shape.padding, shape.dilation, shape.groups)
+
+
+def _gradients(
+    gradient: Tensor, x: Tensor, weight: Tensor, shape: Shape, wanted: tuple[bool, bool]
+) -> tuple[Tensor, Tensor]:
+    """Gradients of x and weight, those of them that are wanted."""
+    stride, padding, dilation = list(shape.stride), list(shape.padding), list(shape.dilation)
+    return torch.ops.aten.convolution_backward(
+        gradient, x, weight, None, stride, padding, dilation, False, [0, 0], shape.groups, [*wanted, False]
+    )[:2]
+
+
+def _factor(way: str) -> int:
+    return 1 if way == PLAIN else int(way.removeprefix("pack"))
+
+
+def _widened(shape: Shape, factor: int) -> Shape:
+    return Shape(shape.stride, shape.padding, shape.dilation, shape.groups // factor)
+
+
+def _packed(weight: Tensor, shape: Shape, way: str) -> tuple[Tensor, Shape]:
+    factor = _factor(way)
+    return (weight, shape) if factor == 1 else (pack(weight, shape.groups, factor), _widened(shape, factor))
+
+
+def _diagonal(wide: Tensor) -> Tensor:
+    return wide.diagonal(dim1=1, dim2=3)
+
+
+def _diagonal_of_true(weight: Tensor, groups: int, factor: int) -> Tensor:
+    """The true weight in the order of ``_diagonal``: the factor's axis comes last."""
+    blocks = weight.view(groups // factor, factor, weight.shape[0] // groups, *weight.shape[1:])
+    return blocks.movedim(1, -1)
+
+
+def _rows(x: Tensor) -> Tensor:
+    """[B, C, H, W] -> [B*H*W, C]; no copy where x is NHWC."""
+    return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
+
+
+def _subsampled(x: Tensor, stride: tuple[int, int]) -> Tensor:
+    return x if stride == (1, 1) else x[:, :, :: stride[0], :: stride[1]]
+
+
+def _as_images(rows: Tensor, x: Tensor, stride: tuple[int, int]) -> Tensor:
+    """[B*h*w, C] -> [B, C, h, w] in NHWC, with the B of x and its subsampled size."""
+    height, width = (-(-size // step) for size, step in zip(x.shape[2:], stride, strict=True))
+    return rows.view(x.shape[0], height, width, rows.shape[1]).permute(0, 3, 1, 2)

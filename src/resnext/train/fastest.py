@@ -1,0 +1,132 @@
+"""How this network trains fastest here, measured and not guessed: NCHW or NHWC, plain PyTorch or fast paths."""
+
+import copy
+import json
+import math
+import statistics
+import time
+from dataclasses import dataclass, replace
+
+import torch
+from rich.console import Console
+from torch import nn
+from torch.nn import functional as F
+
+from resnext.model.network import Network
+from resnext.model.plan import Plan, fuse_all, settle
+from resnext.settings import Recipe, TrainSettings
+from resnext.speed import kernels
+from resnext.train.distributed import World
+
+ROUNDS = 3
+WORTH = 120.0  # seconds of plain training below which a run is over before measuring fast paths has paid
+GAIN = 0.97  # share of the plain time that fast paths may take at most to be used
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to train: the memory layout, and whether the fast paths are used."""
+
+    channels_last: bool
+    fast: bool = False
+
+    def __str__(self) -> str:
+        return ("NHWC" if self.channels_last else "NCHW") + (" with fast paths" if self.fast else "")
+
+
+def settle_speed(
+    recipe: Recipe, model: Network, part: tuple[int, int], steps: int, world: World, console: Console
+) -> tuple[Recipe, Plan]:
+    """The recipe with ``channels_last`` and ``fast`` decided, and the plan of fast paths to train by.
+
+    ``part``: images in a part of the batch and their size; ``steps``: parts in the whole run. What the recipe says is
+    done; what it leaves open (auto) is measured, on copies. Every process comes to the same decision: the plan is the
+    leader's, times are added up. Raises RequestError where ``train.recompute`` asks for kernels that cannot be built.
+    """
+    train = recipe.train
+    layouts = [False, True] if train.channels_last == "auto" else [train.channels_last == "yes"]
+    asks = train.fast == "auto" and kernels.switched_on()
+    plain = [Arm(layout) for layout in layouts]
+    seconds: dict[Arm, float] = {}
+    if asks or len(plain) > 1:
+        seconds = measured(model, {arm: Plan() for arm in plain}, part, world, train)
+    best, plan = min(plain, key=lambda arm: seconds.get(arm, 0.0)), Plan()
+    if train.fast == "yes" or (asks and seconds[best] * steps > WORTH):
+        arm = Arm(layouts[-1], fast=True)
+        found = shared_plan(model, arm, part, world, train, console)
+        if asks and found != Plan():
+            again = measured(model, {Arm(layouts[-1]): Plan(), arm: found}, part, world, train)
+            seconds[arm] = seconds[plain[-1]] * again[arm] / again[plain[-1]]  # beside its plain twin, in one run
+        if train.fast == "yes" or seconds.get(arm, math.inf) < GAIN * seconds[best]:
+            best, plan = arm, found
+    if world.leads and len(seconds) > 1:
+        times = ", ".join(f"{value * 1e3:.0f} ms in {arm}" for arm, value in seconds.items())
+        console.print(f"{best}: a part of {part[0]} images takes {times}", highlight=False, soft_wrap=True)
+    channels_last, fast = ("yes" if flag else "no" for flag in (best.channels_last, best.fast))
+    recipe = replace(recipe, train=replace(train, channels_last=channels_last, fast=fast))
+    return recipe, fuse_all(model, plan) if train.recompute in ("activations", "expansions") else plan
+
+
+def shared_plan(
+    model: Network, arm: Arm, part: tuple[int, int], world: World, train: TrainSettings, console: Console
+) -> Plan:
+    """The leader's plan, in every process."""
+    plan = Plan()
+    if world.leads:
+        twin = _prepared(model, arm, Plan(), world.device)
+        with console.status("measuring fast paths") as status:
+            plan = settle(
+                twin,
+                _images(model, arm, part, world.device),
+                train.precision,
+                progress=lambda work: status.update(work),
+            )
+    return Plan.from_json(json.loads(world.share_bytes(json.dumps(plan.as_json()).encode())))
+
+
+def measured(
+    model: Network, plans: dict[Arm, Plan], part: tuple[int, int], world: World, train: TrainSettings
+) -> dict[Arm, float]:
+    """Median seconds of a part's gradients in each arm, a mean over processes; interleaved, on copies.
+
+    The network is measured in the mode it comes in: training, with frozen layers as they are. One arm alone is
+    measured all the same: how long a step takes decides what is worth measuring.
+    """
+    models = {arm: _prepared(model, arm, plan, world.device) for arm, plan in plans.items()}
+    labels = torch.zeros(part[0], dtype=torch.long, device=world.device)
+    images = {arm: _images(model, arm, part, world.device) for arm in plans}
+    seconds: dict[Arm, list[float]] = {arm: [] for arm in plans}
+    for _ in range(ROUNDS + 1):
+        for arm, twin in models.items():
+            seconds[arm].append(_step(twin, images[arm], labels, world.device, train.precision))
+    medians = [statistics.median(times[1:]) for times in seconds.values()]
+    return dict(zip(plans, (total / world.size for total in world.sum(medians)), strict=True))
+
+
+def _prepared(model: Network, arm: Arm, plan: Plan, device: torch.device) -> Network:
+    twin = copy.deepcopy(model).to(device)
+    plan.apply(twin)
+    return twin.to(memory_format=torch.channels_last) if arm.channels_last else twin
+
+
+def _images(model: Network, arm: Arm, part: tuple[int, int], device: torch.device) -> torch.Tensor:
+    """Noise of the part's size, without touching the global random state."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(part[0], model.architecture.in_channels, part[1], part[1], generator=generator).to(device)
+    return images.contiguous(memory_format=torch.channels_last if arm.channels_last else torch.contiguous_format)
+
+
+def _step(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, device: torch.device, precision: str) -> float:
+    _wait(device)
+    start = time.perf_counter()
+    with torch.random.fork_rng(devices=[]), torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+        logits = model(images)
+    F.cross_entropy(logits.float(), labels).backward()
+    model.zero_grad(set_to_none=True)
+    _wait(device)
+    return time.perf_counter() - start
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

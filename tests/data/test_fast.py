@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from PIL import Image
 from torchvision.transforms import v2
 
-from resnext.data import jpeg
 from resnext.data.augment import fast_transform, train_transform
 from resnext.data.crops import PaperCrop
 from resnext.data.fast import FastTransform, resized_box
@@ -32,10 +31,7 @@ P = expects(SIZE)
 PAPER = {"crop": "paper_imagenet", "flip": 0.5, "jitter": 0.4, "lighting": 0.1}
 
 
-@pytest.fixture(autouse=True)
-def compiled() -> None:
-    if jpeg.decoder() is None:
-        pytest.skip("needs a C++ compiler and the libjpeg-turbo of Pillow's wheel")
+pytestmark = pytest.mark.usefixtures("decoder")
 
 
 def turned(orientation: int) -> bytes:

@@ -28,7 +28,6 @@ const Kernels& best_kernels() {
 const Kernels* kernels = &portable;
 
 constexpr double GREY[3] = {0.299, 0.587, 0.114};
-constexpr double FIXED = 1 << 22;
 constexpr size_t KEPT = 64 << 20;  // bytes of a buffer that stays for the next image
 
 struct Work {
@@ -64,8 +63,8 @@ Taps taps_of(int input, double begin, double end, int size, bool cubic, bool fli
         const int place = flip ? size - 1 - i : i;
         taps.first[place] = first;
         taps.count[place] = count;
-        for (int k = 0; k < count; k++)  // Pillow's fixed point, which a float holds exactly
-            taps.weights[(size_t)place * taps.most + k] = (float)(std::round(values[k] / sum * FIXED) / FIXED);
+        for (int k = 0; k < count; k++)
+            taps.weights[(size_t)place * taps.most + k] = (int)std::round(values[k] / sum * (1 << FIXED_BITS));
     }
     return taps;
 }

@@ -1,10 +1,13 @@
 // Resize and colour, compiled once for each instruction set (-DISA=portable, avx2 or avx512).
 //
-// No multiplication is fused with an addition (-ffp-contract=off), so every instruction set gives the same bits.
+// Every instruction set gives the same bits: the resize is whole numbers, and the compiler may not fuse what colours
+// multiply and add (-ffp-contract=off).
 #include "lanes.hpp"
 
 namespace feed {
 namespace {
+
+constexpr int HALF = 1 << (FIXED_BITS - 1);
 
 constexpr size_t padded(size_t size) { return (size + LANES - 1) / LANES * LANES; }
 
@@ -14,36 +17,33 @@ struct Target {
     size_t stride, plane;
 };
 
-// 16 rows of the picture as columns of floats: [width * 3][16].
-void turned(const Picture& picture, int row, float* columns) {
+// 16 rows of the picture as columns of numbers: [width * 3][16].
+void turned(const Picture& picture, int row, int32_t* columns) {
     const uint8_t* rows[LANES];
     for (int i = 0; i < LANES; i++) rows[i] = picture.rows + picture.stride * std::min(row + i, picture.height - 1);
     alignas(64) uint8_t block[LANES * LANES];
     for (size_t at = 0; at < (size_t)picture.width * 3; at += LANES) {
-        transpose(rows, block, LANES);
-        for (int i = 0; i < LANES; i++) {
-            store(columns + (at + i) * LANES, load_bytes(block + i * LANES));
-            rows[i] += LANES;
-        }
+        transpose(rows, block);
+        for (int i = 0; i < LANES * LANES; i += WIDTH) store(columns + at * LANES + i, widened(block + i));
+        for (int i = 0; i < LANES; i++) rows[i] += LANES;
     }
 }
 
 // 16 rows through the horizontal filter: from columns [width * 3][16] to bytes [3][padded size][16].
-void filter_columns(const float* columns, const Taps& taps, int size, uint8_t* out) {
+void filter_columns(const int32_t* columns, const Taps& taps, int size, uint8_t* out) {
     const size_t plane = padded(size) * LANES;
     for (int x = 0; x < size; x++) {
-        const float* weight = &taps.weights[(size_t)x * taps.most];
-        const float* column = columns + (size_t)taps.first[x] * 3 * LANES;
-        Lanes red = all(0), green = all(0), blue = all(0);
+        const int* weight = &taps.weights[(size_t)x * taps.most];
+        const int32_t* column = columns + (size_t)taps.first[x] * 3 * LANES;
+        Sums red(HALF), green(HALF), blue(HALF);
         for (int k = 0; k < taps.count[x]; k++, column += 3 * LANES) {
-            const Lanes factor = all(weight[k]);
-            add(red, factor, load(column));
-            add(green, factor, load(column + LANES));
-            add(blue, factor, load(column + 2 * LANES));
+            red.add(weight[k], column);
+            green.add(weight[k], column + LANES);
+            blue.add(weight[k], column + 2 * LANES);
         }
-        store_bytes(out + x * LANES, red);
-        store_bytes(out + plane + x * LANES, green);
-        store_bytes(out + 2 * plane + x * LANES, blue);
+        red.write(out + x * LANES);
+        green.write(out + plane + x * LANES);
+        blue.write(out + 2 * plane + x * LANES);
     }
 }
 
@@ -53,7 +53,7 @@ void turn_back(const uint8_t* columns, int size, int count, uint8_t* rows, size_
     for (int x = 0; x < size; x += LANES) {
         const uint8_t* from[LANES];
         for (int i = 0; i < LANES; i++) from[i] = columns + (size_t)(x + i) * LANES;
-        transpose(from, block, LANES);
+        transpose(from, block);
         const int wide = std::min(LANES, size - x);
         for (int i = 0; i < count; i++) std::memcpy(rows + i * stride + x, block + i * LANES, wide);
     }
@@ -62,7 +62,7 @@ void turn_back(const uint8_t* columns, int size, int count, uint8_t* rows, size_
 // The horizontal pass: interleaved rows to three planes, each with the picture's height.
 void across(const Picture& picture, const Taps& taps, int size, const Target& target) {
     const size_t plane = padded(size) * LANES;
-    std::vector<float> columns(padded((size_t)picture.width * 3) * LANES);
+    std::vector<int32_t> columns(padded((size_t)picture.width * 3) * LANES);
     std::vector<uint8_t> filtered(3 * plane);
     for (int row = 0; row < picture.height; row += LANES) {
         turned(picture, row, columns.data());
@@ -78,17 +78,17 @@ void across(const Picture& picture, const Taps& taps, int size, const Target& ta
 void down(const uint8_t* rows, size_t stride, size_t bytes, const Taps& taps, int size, const Target& target) {
     uint8_t last[LANES];
     for (int y = 0; y < size; y++) {
-        const float* weight = &taps.weights[(size_t)y * taps.most];
+        const int* weight = &taps.weights[(size_t)y * taps.most];
         const uint8_t* first = rows + stride * taps.first[y];
         uint8_t* out = target.rows + y * target.stride;
         for (size_t x = 0; x < bytes; x += LANES) {
             const uint8_t* row = first + x;
-            Lanes sum = all(0);
-            for (int k = 0; k < taps.count[y]; k++, row += stride) add(sum, all(weight[k]), load_bytes(row));
+            Sums sums(HALF);
+            for (int k = 0; k < taps.count[y]; k++, row += stride) sums.add_bytes(weight[k], row);
             if (bytes - x >= LANES) {
-                store_bytes(out + x, sum);
+                sums.write(out + x);
             } else {
-                store_bytes(last, sum);
+                sums.write(last);
                 std::memcpy(out + x, last, bytes - x);
             }
         }
@@ -115,17 +115,15 @@ void resize(
 }
 
 void colour(const uint8_t* planes, size_t pixels, const Colours& colours, float* out) {
-    float last[LANES];
-    for (size_t at = 0; at < pixels; at += LANES) {
-        const Lanes red = load_bytes(planes + at), green = load_bytes(planes + pixels + at);
-        const Lanes blue = load_bytes(planes + 2 * pixels + at);
+    float last[WIDTH];
+    for (size_t at = 0; at < pixels; at += WIDTH) {
+        Floats rgb[3];
+        for (int i = 0; i < 3; i++) rgb[i] = __builtin_convertvector(widened(planes + i * pixels + at), Floats);
         for (int channel = 0; channel < 3; channel++) {
-            Lanes sum = all(colours.shift[channel]);
-            add(sum, all(colours.matrix[channel][0]), red);
-            add(sum, all(colours.matrix[channel][1]), green);
-            add(sum, all(colours.matrix[channel][2]), blue);
+            const float* m = colours.matrix[channel];
+            const Floats sum = ((colours.shift[channel] + m[0] * rgb[0]) + m[1] * rgb[1]) + m[2] * rgb[2];
             float* to = out + channel * pixels + at;
-            if (pixels - at >= LANES) {
+            if (pixels - at >= (size_t)WIDTH) {
                 store(to, sum);
             } else {
                 store(last, sum);

@@ -1,4 +1,4 @@
-// Sixteen floats, in as many registers as the instruction set at hand needs for them.
+// Sixteen whole numbers, in as many registers as the instruction set at hand needs for them.
 #pragma once
 #include <algorithm>
 #include <cstring>
@@ -12,99 +12,84 @@ namespace feed {
 namespace {
 
 #if defined(__AVX512F__)
-typedef __m512 Part;
-inline Part part(float value) { return _mm512_set1_ps(value); }
-inline Part load_part(const float* from) { return _mm512_loadu_ps(from); }
-inline void store_part(float* to, Part p) { _mm512_storeu_ps(to, p); }
-inline Part load_bytes_part(const uint8_t* from) {
-    return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)from)));
-}
-inline Part clamped(Part p) { return _mm512_min_ps(_mm512_max_ps(p, part(0)), part(255)); }
+constexpr int WIDTH = 16;
 #elif defined(__AVX2__)
-typedef __m256 Part;
-inline Part part(float value) { return _mm256_set1_ps(value); }
-inline Part load_part(const float* from) { return _mm256_loadu_ps(from); }
-inline void store_part(float* to, Part p) { _mm256_storeu_ps(to, p); }
-inline Part load_bytes_part(const uint8_t* from) {
-    return _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)from)));
-}
-inline Part clamped(Part p) { return _mm256_min_ps(_mm256_max_ps(p, part(0)), part(255)); }
-#elif defined(__SSE2__)
-typedef __m128 Part;
-inline Part part(float value) { return _mm_set1_ps(value); }
-inline Part load_part(const float* from) { return _mm_loadu_ps(from); }
-inline void store_part(float* to, Part p) { _mm_storeu_ps(to, p); }
-inline Part load_bytes_part(const uint8_t* from) {
-    int four;
-    std::memcpy(&four, from, sizeof four);
-    const __m128i zero = _mm_setzero_si128(), words = _mm_unpacklo_epi8(_mm_cvtsi32_si128(four), zero);
-    return _mm_cvtepi32_ps(_mm_unpacklo_epi16(words, zero));
-}
-inline Part clamped(Part p) { return _mm_min_ps(_mm_max_ps(p, part(0)), part(255)); }
+constexpr int WIDTH = 8;
 #else
-typedef float Part;
-inline Part part(float value) { return value; }
-inline Part load_part(const float* from) { return *from; }
-inline void store_part(float* to, Part p) { *to = p; }
-inline Part load_bytes_part(const uint8_t* from) { return *from; }
-inline Part clamped(Part p) { return std::min(std::max(p, 0.0f), 255.0f); }
+constexpr int WIDTH = 4;
 #endif
+constexpr int PARTS = LANES / WIDTH;
 
-constexpr int WIDTH = sizeof(Part) / sizeof(float), PARTS = LANES / WIDTH;
+typedef int32_t Ints __attribute__((vector_size(WIDTH * 4)));
+typedef float Floats __attribute__((vector_size(WIDTH * 4)));
 
-struct Lanes {
-    Part parts[PARTS];
+template <typename Part, typename Number>
+inline Part load(const Number* from) {
+    Part part;
+    std::memcpy(&part, from, sizeof part);
+    return part;
+}
+
+template <typename Part>
+inline void store(void* to, const Part& part) {
+    std::memcpy(to, &part, sizeof part);
+}
+
+inline Ints widened(const uint8_t* from) {
+#if defined(__AVX512F__)
+    return (Ints)_mm512_cvtepu8_epi32(_mm_loadu_si128((const __m128i*)from));
+#elif defined(__AVX2__)
+    return (Ints)_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i*)from));
+#elif defined(__SSE2__)
+    const __m128i zero = _mm_setzero_si128(), words = _mm_unpacklo_epi8(_mm_cvtsi32_si128(load<int>(from)), zero);
+    return (Ints)_mm_unpacklo_epi16(words, zero);
+#else
+    Ints ints;
+    for (int i = 0; i < WIDTH; i++) ints[i] = from[i];
+    return ints;
+#endif
+}
+
+// Sums that are kept in registers while terms are added; they begin with a half.
+struct Sums {
+    Ints parts[PARTS];
+
+    explicit Sums(int start) {
+        for (int i = 0; i < PARTS; i++) parts[i] = start - Ints{};
+    }
+
+    void add(int weight, const int32_t* from) {
+        for (int i = 0; i < PARTS; i++) parts[i] += weight * load<Ints>(from + i * WIDTH);
+    }
+
+    void add_bytes(int weight, const uint8_t* from) {
+        for (int i = 0; i < PARTS; i++) parts[i] += weight * widened(from + i * WIDTH);
+    }
+
+    // Shifted down by FIXED_BITS and clamped to 0..255.
+    void write(uint8_t* to) const {
+        Ints p[PARTS];
+        for (int i = 0; i < PARTS; i++) p[i] = parts[i] >> FIXED_BITS;
+#if defined(__AVX512F__)
+        const __m512i positive = _mm512_max_epi32((__m512i)p[0], _mm512_setzero_si512());
+        _mm_storeu_si128((__m128i*)to, _mm512_cvtusepi32_epi8(positive));
+#elif defined(__AVX2__)
+        const __m256i words = _mm256_packs_epi32((__m256i)p[0], (__m256i)p[1]);
+        const __m256i sorted = _mm256_permute4x64_epi64(words, 0xD8);
+        const __m128i low = _mm256_castsi256_si128(sorted), high = _mm256_extracti128_si256(sorted, 1);
+        _mm_storeu_si128((__m128i*)to, _mm_packus_epi16(low, high));
+#elif defined(__SSE2__)
+        const __m128i low = _mm_packs_epi32((__m128i)p[0], (__m128i)p[1]);
+        const __m128i high = _mm_packs_epi32((__m128i)p[2], (__m128i)p[3]);
+        _mm_storeu_si128((__m128i*)to, _mm_packus_epi16(low, high));
+#else
+        for (int i = 0; i < LANES; i++) to[i] = (uint8_t)std::clamp<int>(p[i / WIDTH][i % WIDTH], 0, 255);
+#endif
+    }
 };
 
-inline Lanes all(float value) {
-    Lanes lanes;
-    for (int i = 0; i < PARTS; i++) lanes.parts[i] = part(value);
-    return lanes;
-}
-
-inline Lanes load(const float* from) {
-    Lanes lanes;
-    for (int i = 0; i < PARTS; i++) lanes.parts[i] = load_part(from + i * WIDTH);
-    return lanes;
-}
-
-inline Lanes load_bytes(const uint8_t* from) {
-    Lanes lanes;
-    for (int i = 0; i < PARTS; i++) lanes.parts[i] = load_bytes_part(from + i * WIDTH);
-    return lanes;
-}
-
-inline void store(float* to, const Lanes& lanes) {
-    for (int i = 0; i < PARTS; i++) store_part(to + i * WIDTH, lanes.parts[i]);
-}
-
-// sum += factor * lanes, rounded after each of the two operations.
-inline void add(Lanes& sum, const Lanes& factor, const Lanes& lanes) {
-    for (int i = 0; i < PARTS; i++) sum.parts[i] = sum.parts[i] + factor.parts[i] * lanes.parts[i];
-}
-
-// Half up and clamped to 0..255: the rounding of Pillow's fixed point.
-inline void store_bytes(uint8_t* to, const Lanes& lanes) {
-    Part up[PARTS];
-    for (int i = 0; i < PARTS; i++) up[i] = clamped(lanes.parts[i] + part(0.5f));
-#if defined(__AVX512F__)
-    _mm_storeu_si128((__m128i*)to, _mm512_cvtepi32_epi8(_mm512_cvttps_epi32(up[0])));
-#elif defined(__AVX2__)
-    const __m256i words = _mm256_packus_epi32(_mm256_cvttps_epi32(up[0]), _mm256_cvttps_epi32(up[1]));
-    const __m256i sorted = _mm256_permute4x64_epi64(words, 0xD8);
-    _mm_storeu_si128(
-        (__m128i*)to, _mm_packus_epi16(_mm256_castsi256_si128(sorted), _mm256_extracti128_si256(sorted, 1)));
-#elif defined(__SSE2__)
-    const __m128i low = _mm_packs_epi32(_mm_cvttps_epi32(up[0]), _mm_cvttps_epi32(up[1]));
-    const __m128i high = _mm_packs_epi32(_mm_cvttps_epi32(up[2]), _mm_cvttps_epi32(up[3]));
-    _mm_storeu_si128((__m128i*)to, _mm_packus_epi16(low, high));
-#else
-    for (int i = 0; i < LANES; i++) to[i] = (uint8_t)up[i];
-#endif
-}
-
-// 16 x 16 bytes turned: byte j of from[i] becomes byte i of to + j * stride.
-inline void transpose(const uint8_t* const from[LANES], uint8_t* to, size_t stride) {
+// 16 x 16 bytes turned: byte j of from[i] becomes byte i of to + j * LANES.
+inline void transpose(const uint8_t* const from[LANES], uint8_t* to) {
 #if defined(__SSE2__)
     __m128i a[LANES], b[LANES];
     for (int i = 0; i < LANES; i++) a[i] = _mm_loadu_si128((const __m128i*)from[i]);
@@ -115,10 +100,10 @@ inline void transpose(const uint8_t* const from[LANES], uint8_t* to, size_t stri
         }
         for (int i = 0; i < LANES; i++) a[i] = b[i];
     }
-    for (int i = 0; i < LANES; i++) _mm_storeu_si128((__m128i*)(to + i * stride), a[i]);
+    for (int i = 0; i < LANES; i++) _mm_storeu_si128((__m128i*)(to + i * LANES), a[i]);
 #else
     for (int i = 0; i < LANES; i++)
-        for (int j = 0; j < LANES; j++) to[j * stride + i] = from[i][j];
+        for (int j = 0; j < LANES; j++) to[j * LANES + i] = from[i][j];
 #endif
 }
 

@@ -7,6 +7,7 @@
 namespace feed {
 
 constexpr int LANES = 16;    // rows or columns that a kernel handles together
+constexpr int FIXED_BITS = 22;
 constexpr int PADDING = 64;  // bytes after a row or plane that kernels may read or write
 
 // A rectangle of a picture, `stride` bytes a row; a kernel may read PADDING bytes past its end.
@@ -16,11 +17,11 @@ struct Picture {
     int width, height;
 };
 
-// One dimension of a resize: output i is the sum of weights[i * most + k] * input[first[i] + k], k < count[i].
+// One dimension of a resize: output i is the sum of weights[i * most + k] * input[first[i] + k], k < count[i], with
+// FIXED_BITS bits behind the point: Pillow's arithmetic, to the bit.
 struct Taps {
     int most = 0;
-    std::vector<int> first, count;
-    std::vector<float> weights;
+    std::vector<int> first, count, weights;
 };
 
 // An affine map of colours in 0..255 to colours in 0..1.

@@ -26,8 +26,6 @@ FAST = {**os.environ, "RESNEXT_FAST": "1"}
 FUZZ = Path(__file__).parents[2] / "tools" / "fuzz_jpeg.py"
 
 
-
-
 def ours(decoder: Decoder, file: bytes, look: Look, size: int) -> np.ndarray:
     out = torch.zeros(3, size, size, dtype=torch.uint8)
     assert decoder.image(file, look, out)
@@ -172,11 +170,18 @@ def test_metadata_is_told_from_what_pillow_may_skip(decoder: Decoder) -> None:
 def test_pillows_order_of_passes_is_known(decoder: Decoder) -> None:
     image = scene(50, 170, seed=4)
     file = jpeg_of(image, quality=100)
-    assert np.abs(ours(decoder, file, Look((0, 0, 50, 170), True), 60) - pillow_crop(file, (0, 0, 50, 170), 60, True, False)).max() <= 1
+    assert (
+        np.abs(
+            ours(decoder, file, Look((0, 0, 50, 170), True), 60) - pillow_crop(file, (0, 0, 50, 170), 60, True, False)
+        ).max()
+        <= 1
+    )
 
 
 def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([sys.executable, "-c", code], env={**FAST, **environment}, capture_output=True, text=True, timeout=300)
+    return subprocess.run(
+        [sys.executable, "-c", code], env={**FAST, **environment}, capture_output=True, text=True, timeout=300
+    )
 
 
 DIGEST = """

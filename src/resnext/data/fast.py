@@ -1,4 +1,4 @@
-"""Training's transform on JPEG files themselves: the draws and the picture of ``train_transform``, several times faster.
+"""Training's transform on JPEG files themselves: the draws and the picture of ``train_transform``, sooner.
 
 Every draw is the one that ``train_transform`` makes for the same seed, so both choose the same crops, mirror images and
 colours; how far their pixels may lie apart is said in docs/speed.md and held by tests/data/test_fast.py.
@@ -60,7 +60,7 @@ class FastTransform:
             return False
         if header.tagged and not self._upright(file, header):
             return False
-        look = self._look(header)
+        look = self.drawn(header)
         if look is None or not library.image(file, look, out):
             return False
         if self.erase is not None:
@@ -77,7 +77,7 @@ class FastTransform:
             return False
         return kind == "JPEG" and size == (header.width, header.height) and (orientation == 1 or not self.exif)
 
-    def _look(self, header: Header) -> Look | None:
+    def drawn(self, header: Header) -> Look | None:
         """The draws, in the order of ``exact``; None where it would not cut a box out of the picture."""
         if self.paper is not None:
             box = self.paper.box(header.width, header.height)

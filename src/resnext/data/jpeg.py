@@ -27,7 +27,9 @@ SOURCES, HEADERS = ("feed.cpp", "jpeg.cpp", "header.cpp"), ("jpeg.hpp", "lanes.h
 LIBJPEG = ("jconfig.h", "jmorecfg.h", "jpeglib.h")
 INSTEAD = "so images are decoded by Pillow alone"
 OPERATIONS = {"brightness": 0, "contrast": 1, "saturation": 2}
-SPARE = 2  # a picture is decoded at a half or a quarter only where that leaves so many pixels a side for each of the crop
+SPARE = (
+    2  # a picture is decoded at a half or a quarter only where that leaves so many pixels a side for each of the crop
+)
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class _Request(ctypes.Structure):
 
     _fields_ = (
         *((name, ctypes.c_int32) for name in ("left", "top", "width", "height", "size", "cubic", "flip")),
-        *((name, ctypes.c_int32) for name in ("spare", "down_first", "floats")),
+        *((name, ctypes.c_int32) for name in ("spare", "down_first", "output")),
         ("operations", ctypes.c_int32 * 3),
         ("alphas", ctypes.c_double * 3),
         ("shift", ctypes.c_double * 3),
@@ -97,6 +99,11 @@ class Decoder:
             *((ctypes.c_int32 * 3)(*numbers), (ctypes.c_double * 3)(*alphas), (ctypes.c_double * 3)(*look.shift)),
         )
         return bool(self.functions.feed_image(file, len(file), ctypes.byref(request), out.data_ptr()) == 0)
+
+    def decodes(self, file: bytes, box: tuple[int, int, int, int], size: int) -> bool:
+        """Only the decoding that a crop of ``box`` to ``size`` needs, for measurements."""
+        request = _Request(*box, *(size, 0, 0, SPARE, 0, 2))
+        return bool(self.functions.feed_image(file, len(file), ctypes.byref(request), None) == 0)
 
 
 @cache

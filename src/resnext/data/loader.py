@@ -84,6 +84,7 @@ class TrainLoader:
         _check_start_method(start_method)
         _check_batches(len(dataset), batch_size, drop_last, world_size)
         self.dataset, self.seed, self.batch_size = dataset, seed, batch_size
+        self.transform = transform
         self.workers, self.start_method, self.repeats = workers, start_method, repeats
         self.rank, self.world_size = rank, world_size
         self.steps_per_epoch = len(dataset) // batch_size if drop_last else -(-len(dataset) // batch_size)

@@ -75,7 +75,7 @@ struct Request {
     int32_t size, cubic, flip;
     int32_t spare;                     // pixels a side that a picture decoded smaller must have for one of the crop
     int32_t down_first;                // the vertical pass before the horizontal one
-    int32_t floats;                    // 1: floats through the colour operations; 0: bytes
+    int32_t output;                    // 0: bytes; 1: floats through the colour operations; 2: nothing, only decode
     int32_t operations[3];             // 0 brightness, 1 contrast, 2 saturation; -1 none
     double alphas[3];
     double shift[3];
@@ -131,13 +131,14 @@ bool image(const uint8_t* data, size_t size, const Header& header, const Request
     const Box box = {r.left / d, r.top / d, (right + d - 1) / d - r.left / d, (bottom + d - 1) / d - r.top / d};
     Picture picture;
     if (!decode(data, size, header, box, d, work.pixels, picture)) return false;
+    if (r.output == 2) return true;
     const auto taps = [&](int input, int begin, int length, int origin, bool flip) {
         return taps_of(input, (double)begin / d - origin, (double)(begin + length) / d - origin, r.size, r.cubic, flip);
     };
     const Taps across = taps(box.width, r.left, r.width, box.left, r.flip);
     const Taps down = taps(box.height, r.top, r.height, box.top, false);
     const size_t pixels = (size_t)r.size * r.size;
-    if (!r.floats) {
+    if (r.output == 0) {
         kernels->resize(picture, across, down, r.size, r.down_first, static_cast<uint8_t*>(out));
         return true;
     }

@@ -52,7 +52,8 @@ class NormAct(nn.BatchNorm2d):
     """Batch norm and what follows it in a residual network: ``ReLU(BN(x) + residual)``.
 
     Without ``act`` the ReLU is left out. Parameters and buffers are those of ``nn.BatchNorm2d``
-    (eps 1e-5, momentum 0.1, as in Torch7). With ``way`` fused, training computes all of it in one operator.
+    (eps 1e-5, momentum 0.1, as in Torch7). With ``way`` fused (the kernels are loaded then), training computes all
+    of it in one operator where that takes the input, and by PyTorch elsewhere.
     """
 
     way = "plain"
@@ -77,9 +78,9 @@ class NormAct(nn.BatchNorm2d):
         return super().forward(x)
 
     def _fusible(self, x: Tensor, residual: Tensor | None) -> bool:
-        wide = torch.float64 if x.dtype == torch.float64 else torch.float32
+        wide = torch.float64 if x.dtype == torch.float64 else torch.float32  # what the kernels take parameters in
         same = self.weight.dtype == wide and self.momentum is not None
-        return same and kernels.takes(x, residual) and kernels.load()
+        return same and kernels.takes(x, residual)
 
     def _fused(self, x: Tensor, residual: Tensor | None) -> Tensor:
         y, mean, variance = torch.ops.resnext.norm_act(x, residual, self.weight, self.bias, self.eps, self.act)

@@ -49,6 +49,7 @@ class Plan:
             Plan().apply(model)
             return
         layers = dict(model.named_modules())
+        fused = self.norms if self.norms and kernels.load() else ()
         for name in (*self.convolutions, *self.norms):
             kind = Conv2d if name in self.convolutions else NormAct
             if not isinstance(layers.get(name), kind):
@@ -61,7 +62,7 @@ class Plan:
                     if way not in known:
                         raise RequestError(f"the plan computes {name} by {way!r}; it can be {', '.join(known)}")
             elif isinstance(layer, NormAct):
-                layer.way = FUSED if name in self.norms else PLAIN
+                layer.way = FUSED if name in fused else PLAIN
 
     def as_json(self) -> dict[str, Any]:
         """Plain values."""

@@ -26,17 +26,32 @@ def forgetting(tensor: Tensor) -> AbstractContextManager[Any]:
     if remake is None or not torch.is_grad_enabled():
         return nullcontext()
 
+    identity = _identity(tensor)  # not the tensor: the hook lives as long as what it saves
+
     def pack(saved: Tensor) -> Any:
-        same = saved.data_ptr() == tensor.data_ptr() and saved.shape == tensor.shape and saved.dtype == tensor.dtype
-        return remake if same else saved
+        return remake if _identity(saved) == identity else saved
 
     return saved_tensors_hooks(pack, lambda kept: kept() if callable(kept) else kept)
 
 
+def _identity(tensor: Tensor) -> tuple[Any, ...]:
+    return tensor.data_ptr(), tensor.shape, tensor.dtype
+
+
 def recomputed(module: nn.Module, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
     """function(x), of which only x is kept; it is run again in the backward pass, without moving BN's statistics."""
-    again = (nullcontext(), statistics_kept(module, False))
-    return checkpoint(function, x, use_reentrant=False, context_fn=lambda: again)
+    return checkpoint(function, x, use_reentrant=False, context_fn=lambda: (nullcontext(), _buffers_kept(module)))
+
+
+@contextmanager
+def _buffers_kept(module: nn.Module) -> Iterator[None]:
+    """Within, what moves running statistics is undone at the end (what autograd saves must be the same both times)."""
+    before = [(buffer, buffer.clone()) for buffer in module.buffers()]
+    try:
+        yield
+    finally:
+        for buffer, value in before:
+            buffer.copy_(value)
 
 
 @contextmanager

@@ -1,0 +1,123 @@
+"""Measured choices: kept for this machine, never believed from another one or from a damaged file."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from resnext.speed.cache import cache_folder, say_once
+from resnext.speed.choices import Choices, fastest, fingerprint, seconds_of
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("RESNEXT_CACHE", str(tmp_path))
+    say_once.cache_clear()
+    return tmp_path
+
+
+def never() -> dict[str, object]:
+    raise AssertionError("measured although it was known")
+
+
+def test_a_way_must_be_clearly_faster_than_the_plain_one() -> None:
+    assert fastest({"plain": 1.0, "pack2": 0.97}, "plain") == "plain"
+    assert fastest({"plain": 1.0, "pack2": 0.9, "pack4": 0.8}, "plain") == "pack4"
+    assert fastest({"plain": 1.0}, "plain") == "plain"
+
+
+def test_every_way_is_run_and_hopeless_ones_are_dropped() -> None:
+    runs = dict.fromkeys(("quick", "slow"), 0)
+
+    def work(name: str, size: int) -> None:
+        runs[name] += 1
+        torch.randn(size, size).mm(torch.randn(size, size))
+
+    seconds = seconds_of({"quick": lambda: work("quick", 2), "slow": lambda: work("slow", 500)}, CPU)
+    assert seconds["quick"] < seconds["slow"]
+    assert runs["slow"] == 2
+    assert runs["quick"] >= 5
+
+
+def test_what_was_measured_is_found_again_and_others_are_left(cache: Path) -> None:
+    (cache / "choices.json").write_text(json.dumps({"another machine": {"work": {"plain": 1.0}}}))
+    choices = Choices.here(CPU)
+    assert choices.measured == {}
+    choices.take("work", lambda: {"plain": lambda: None}, CPU)
+    choices.save()
+    assert Choices.here(CPU).take("work", never, CPU) == choices.measured["work"]  # type: ignore[arg-type]
+    kept = json.loads((cache / "choices.json").read_text())
+    assert kept["another machine"] == {"work": {"plain": 1.0}}
+    assert fingerprint(CPU) in kept
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "",
+        "{",
+        "[]",
+        "3",
+        '{"m": []}',
+        '{"m": {"w": {}}}',
+        '{"m": {"w": {"plain": "fast"}}}',
+        '{"m": {"w": {"plain": -1.0}}}',
+    ],
+)
+def test_a_damaged_file_counts_as_empty_and_is_said_once(
+    cache: Path, content: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (cache / "choices.json").write_text(content)
+    assert Choices.here(CPU).measured == {}
+    assert Choices.here(CPU).measured == {}
+    assert capsys.readouterr().err.count("measured again") == 1
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.floats() | st.text(), lambda x: st.lists(x) | st.dictionaries(st.text(), x)
+    )
+)
+def test_any_json_is_read_without_an_exception(tmp_path_factory: pytest.TempPathFactory, value: object) -> None:
+    path = tmp_path_factory.mktemp("choices") / "choices.json"
+    path.write_text(json.dumps({"m": value}))
+    from resnext.speed.choices import _machines
+
+    assert isinstance(_machines(path), dict)
+
+
+def test_a_cache_that_cannot_be_written_costs_a_sentence(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (cache / "file").write_text("")
+    monkeypatch.setenv("RESNEXT_CACHE", str(cache / "file" / "below"))
+    choices = Choices.here(CPU)
+    choices.take("work", lambda: {"plain": lambda: None}, CPU)
+    choices.save()
+    assert "could not be kept for next time" in capsys.readouterr().err
+
+
+def test_the_cache_lies_where_the_user_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("RESNEXT_CACHE", str(tmp_path / "here"))
+    assert cache_folder() == tmp_path / "here"
+    monkeypatch.delenv("RESNEXT_CACHE")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert cache_folder() == tmp_path / "xdg" / "resnext"
+
+
+def test_the_fingerprint_knows_threads_and_torch() -> None:
+    threads = torch.get_num_threads()
+    before = fingerprint(CPU)
+    try:
+        torch.set_num_threads(threads + 1)
+        assert fingerprint(CPU) != before
+    finally:
+        torch.set_num_threads(threads)
+    assert torch.__version__ in before
+    assert os.uname().nodename not in before

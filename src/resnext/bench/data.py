@@ -112,7 +112,7 @@ def _loader(dataset: Any, args: argparse.Namespace, *, fast: bool, **augment: An
     from resnext.settings import AugmentSettings
 
     view = Preprocessing(image_size=args.size, resize=args.size, mean=MEAN, std=STD, channels=3, exif=False)
-    recipe = {"crop": "paper_imagenet", "flip": 0.5, "jitter": 0.4, "lighting": 0.1} | augment
+    recipe: dict[str, Any] = {"crop": "paper_imagenet", "flip": 0.5, "jitter": 0.4, "lighting": 0.1} | augment
     transform = (fast_transform if fast else train_transform)(AugmentSettings(**recipe), view)
     return TrainLoader(dataset, transform, seed=0, batch_size=args.batch, drop_last=True, workers=args.workers)
 
@@ -155,7 +155,7 @@ def _stages(args: argparse.Namespace, dataset: Any, whole: Timing) -> dict[str, 
     if library is None or args.workers:
         return {}
     looks = []
-    transform = _loader(dataset, args, fast=True).transform
+    transform: Any = _loader(dataset, args, fast=True).transform
     for index in range(len(dataset)):
         file = dataset.encoded(index)
         torch.manual_seed(index)

@@ -3,6 +3,7 @@
 import hashlib
 import io
 import os
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -49,13 +50,14 @@ class FolderDataset:
 
     def encoded(self, index: int) -> bytes:
         """The image's file as it is. Raises BadImage where it cannot be read."""
-        path = Path(self.root, self.where(index))
-        if path.exists() and not path.is_file():
-            raise BadImage(str(path), "not a regular file")  # a pipe would never end
+        path = os.path.join(self.root, self.where(index))
         try:
-            return path.read_bytes()
+            if not stat.S_ISREG(os.stat(path).st_mode):
+                raise BadImage(path, "not a regular file")  # a pipe would never end
+            with open(path, "rb", buffering=0) as file:
+                return file.readall()
         except OSError as error:
-            raise BadImage(str(path), error.strerror or str(error)) from error
+            raise BadImage(path, error.strerror or str(error)) from error
 
     def decoded(self, file: bytes, index: int) -> Image.Image:
         """The image in the bytes that ``encoded`` gave."""

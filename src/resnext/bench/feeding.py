@@ -1,5 +1,6 @@
 """The ways of others from image files to augmented batches, with the paper's recipe, for ``resnext bench data``."""
 
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -70,7 +71,9 @@ class _OpenCV:
 
 
 def _tensor_of(path: str) -> Tensor:
-    return decode_image(path, mode=ImageReadMode.RGB)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # newer releases point to another package
+        return decode_image(path, mode=ImageReadMode.RGB)
 
 
 def _pixels_of(path: str) -> Any:

@@ -290,6 +290,7 @@ class TrainSettings:
         "auto",
         choices=("auto", "yes", "no"),
     )
+    plan: str | None = say("File with the plan of fast paths to use (resnext bench tune --save), not measured.", None)
     recompute: str = say(
         "What the backward pass computes again instead of keeping it, most memory last: activations (after BN and "
         "ReLU), expansions (also the last convolution of a block), blocks.",
@@ -371,6 +372,8 @@ def _check_train(train: TrainSettings) -> None:
         raise RequestError("train.sync_bn shares statistics over the whole batch, so it takes no train.bn_batch")
     if train.bce_threshold is not None and train.loss != "bce":
         raise RequestError(f"train.bce_threshold belongs to train.loss bce, but it is {train.loss}")
+    if train.plan is not None and train.fast == "no":
+        raise RequestError(f"train.plan {train.plan} says how to compute fast, but train.fast is no")
     if train.ema_steps > 1 and not train.ema_decay:
         raise RequestError(f"train.ema_steps {train.ema_steps} updates no average: give train.ema_decay")
 

@@ -6,9 +6,11 @@ own, so it goes on bit for bit on a machine that would have chosen otherwise.
 """
 
 import copy
+import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -29,6 +31,7 @@ from resnext.speed.convolution import (
     weight_gradient,
 )
 
+LARGEST = 1 << 22  # bytes of a file with a plan
 Works = Mapping[str, Callable[[], object]]
 
 
@@ -67,6 +70,16 @@ class Plan:
     def as_json(self) -> dict[str, Any]:
         """Plain values."""
         return {"convolutions": {k: asdict(w) for k, w in self.convolutions.items()}, "norms": list(self.norms)}
+
+    @classmethod
+    def read(cls, path: Path) -> "Plan":
+        """A plan from a file (``resnext bench tune --save``). Raises RequestError naming it."""
+        try:
+            if path.stat().st_size > LARGEST:
+                raise RequestError(f"{path} is larger than {LARGEST:,} bytes, so no plan of fast paths")
+            return cls.from_json(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, RecursionError) as error:
+            raise RequestError(f"{path} holds no plan of fast paths (resnext bench tune --save): {error}") from None
 
     @classmethod
     def from_json(cls, value: Any) -> "Plan":

@@ -85,10 +85,17 @@ class Choices:
 
     def save(self) -> None:
         """Add what was measured to the file."""
+        known = _machines(self.path)
+        self._write(known | {self.machine: known.get(self.machine, {}) | self.measured})
+
+    def forget(self) -> None:
+        """Take this machine out of the file."""
+        self.measured = {}
+        self._write({machine: works for machine, works in _machines(self.path).items() if machine != self.machine})
+
+    def _write(self, machines: dict[str, dict[str, dict[str, float]]]) -> None:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            machines = _machines(self.path)
-            machines[self.machine] = machines.get(self.machine, {}) | self.measured
             with written_whole(self.path, "w") as file:
                 json.dump(machines, file, indent=1)
         except (OSError, WorkError) as error:

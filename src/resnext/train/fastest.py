@@ -6,6 +6,7 @@ import math
 import statistics
 import time
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 from rich.console import Console
@@ -43,7 +44,7 @@ def settle_speed(
     done; what it leaves open (auto) is measured, on copies. Every process comes to the same decision: the plan is the
     leader's, times are added up. Raises RequestError where ``train.recompute`` asks for kernels that cannot be built.
     """
-    train = recipe.train
+    train = recipe.train if recipe.train.plan is None else replace(recipe.train, fast="yes")
     layouts = [False, True] if train.channels_last == "auto" else [train.channels_last == "yes"]
     asks = train.fast == "auto" and kernels.switched_on()
     plain = [Arm(layout) for layout in layouts]
@@ -70,9 +71,11 @@ def settle_speed(
 def shared_plan(
     model: Network, arm: Arm, part: tuple[int, int], world: World, train: TrainSettings, console: Console
 ) -> Plan:
-    """The leader's plan, in every process."""
+    """The leader's plan, measured or from ``train.plan``, in every process."""
     plan = Plan()
-    if world.leads:
+    if world.leads and train.plan is not None:
+        plan = Plan.read(Path(train.plan))
+    elif world.leads:
         twin = _prepared(model, arm, Plan(), world.device)
         with console.status("measuring fast paths") as status:
             plan = settle(

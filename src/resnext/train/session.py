@@ -22,6 +22,7 @@ from resnext.model.network import Network, create_model
 from resnext.model.plan import Plan
 from resnext.run_directory import RunDirectory
 from resnext.settings import Recipe
+from resnext.speed.allocator import keep_memory
 from resnext.train.checkpoint import Position, read_files, restore
 from resnext.train.distributed import World
 from resnext.train.ema import Ema
@@ -71,6 +72,8 @@ def prepare(recipe: Recipe, run: RunDirectory, world: World, resume: bool, conso
     if recipe.train.threads is not None:
         torch.set_num_threads(recipe.train.threads)
     torch.backends.cudnn.deterministic = True
+    if world.device.type == "cpu":
+        keep_memory()
     source = open_data(recipe.data)
     files = shared_checkpoint(run, world) if resume else {}
     model = starting_network(recipe, source, files)

@@ -1,0 +1,98 @@
+"""``resnext bench tune``: measure the ways to compute each layer in training, or show what was measured."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from resnext.errors import RequestError
+from resnext.files import written_whole
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from resnext.model.plan import Plan
+    from resnext.speed.choices import Choices
+
+PRECISIONS = ("bf16", "fp32")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """What is measured, and what becomes of it."""
+    parser.add_argument("model", nargs="?", default="resnext50_32x4d", help="network (default %(default)s)")
+    parser.add_argument("--batch", type=int, default=32, help="images a step (default %(default)s)")
+    parser.add_argument("--size", type=int, default=224, help="their side in pixels (default %(default)s)")
+    parser.add_argument("--precision", choices=PRECISIONS, default="bf16", help="default %(default)s")
+    parser.add_argument("--save", metavar="FILE", help="write the plan as JSON, for train.plan; it may be edited")
+    parser.add_argument("--show", action="store_true", help="measure nothing: show what is known of this machine")
+    parser.add_argument("--forget", action="store_true", help="measure nothing: forget what is known of this machine")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Exit status 0. Raises RequestError for a network or a size that cannot be, and for a FILE that is there."""
+    import torch
+    from rich.console import Console
+
+    from resnext.speed.choices import Choices
+
+    choices, console = Choices.here(torch.device("cpu")), Console()
+    if args.forget:
+        choices.forget()
+        console.print(f"forgotten: {choices.machine}", highlight=False, soft_wrap=True)
+    elif args.show:
+        _show(choices, console)
+    else:
+        if args.save and Path(args.save).exists():
+            raise RequestError(f"--save {args.save} is there already: give another name")
+        plan = _measure(args, choices, console)
+        if args.save:
+            with written_whole(Path(args.save), "w") as file:
+                json.dump(plan.as_json(), file, indent=1)
+    return 0
+
+
+def _measure(args: argparse.Namespace, choices: "Choices", console: "Console") -> "Plan":
+    """Settle a plan, with a line for each piece of work that is measured, and print it."""
+    import torch
+
+    from resnext.model.network import create_model
+    from resnext.model.plan import settle
+    from resnext.speed import kernels
+
+    if args.batch < 2:
+        raise RequestError(f"--batch {args.batch} must be at least 2: BN needs more than one image")
+    model = create_model(args.model, seed=0).train().to(memory_format=torch.channels_last)
+    model.architecture.check_image_size(args.size, args.size)
+    images = torch.zeros(args.batch, model.architecture.in_channels, args.size, args.size)
+    images = images.contiguous(memory_format=torch.channels_last)
+    if not kernels.switched_on():
+        console.print("RESNEXT_FAST=0: every fast path is off, so there is nothing to measure")
+    with console.status("measuring") as status:
+        plan = settle(model, images, args.precision, choices=choices, progress=lambda work: status.update(work))
+    for name, ways in plan.convolutions.items():
+        said = f"{ways.forward}, {ways.input_gradient}, {ways.weight_gradient}"
+        console.print(f"{name:<24} forward, input gradient, weight gradient: {said}", highlight=False)
+    count = sum(isinstance(layer, torch.nn.BatchNorm2d) for layer in model.modules())
+    console.print(f"fused: {len(plan.norms)} of {count} norms", highlight=False)
+    return plan
+
+
+def _show(choices: "Choices", console: "Console") -> None:
+    """Every piece of work that was measured here, with the milliseconds of its ways; the chosen one in bold."""
+    from rich.table import Table
+
+    from resnext.speed.choices import fastest
+
+    table = Table(box=None, header_style="bold", title=choices.machine, title_justify="left")
+    table.add_column("work", overflow="fold")
+    table.add_column("ms of each way")
+    for work, seconds in sorted(choices.measured.items()):
+        chosen = fastest(seconds, "plain")
+        ways = sorted(seconds.items(), key=lambda item: item[1])
+        said = (f"{way} {value * 1e3:.3g}" for way, value in ways)
+        table.add_row(work, "  ".join(f"[bold]{text}[/]" if text.startswith(f"{chosen} ") else text for text in said))
+    if choices.measured:
+        console.print(table)
+    else:
+        console.print(f"nothing was measured yet: {choices.machine}", highlight=False, soft_wrap=True)
+    console.print(f"kept in {choices.path}", highlight=False, soft_wrap=True)

@@ -1,5 +1,7 @@
 """Arms measured in turn in one process, so that a busy moment falls on all of them; memory in fresh processes."""
 
+import ctypes
+import gc
 import json
 import os
 import statistics
@@ -7,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -118,6 +121,9 @@ def _measure_here() -> None:
 
 def _forget_peak() -> int:
     """Resident bytes now, from where the peak counts; where the system cannot start anew, the peak so far."""
+    gc.collect()
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)  # glibc: what the preparation freed is given back, and not used by the work
     try:
         Path("/proc/self/clear_refs").write_text("5")  # Linux: resets VmHWM
         return _status("VmRSS")

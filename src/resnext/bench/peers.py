@@ -1,0 +1,114 @@
+"""The same network built by other libraries, with the same weights; ``plain`` is ours with no fast path."""
+
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+
+import torch
+from torch import nn
+
+from resnext.errors import RequestError, nearest
+from resnext.model.architecture import Architecture
+from resnext.model.blocks import Block
+from resnext.model.layers import NormAct
+from resnext.model.network import Network, create_model
+from resnext.weights import timm as timm_names
+from resnext.weights import torchvision as torchvision_names
+
+OURS = "resnext"
+LIBRARIES = ("torchvision", "timm", "plain")
+
+
+def chosen_peers(asked: Sequence[str] | None, architecture: Architecture) -> list[str]:
+    """The libraries to measure beside ours: those asked for, else torchvision and timm where they can, else plain.
+
+    Raises RequestError for a library that is unknown, not installed, or cannot build ``architecture``.
+    """
+    if asked is not None:
+        names = [name for name in asked if name != "none"]
+        for name in names:
+            _check(name, architecture)
+        return list(dict.fromkeys(names))
+    able = [name for name in LIBRARIES[:2] if _installed(name) and _can(name, architecture)]
+    return able or ["plain"]
+
+
+def build(library: str, architecture: Architecture) -> nn.Module:
+    """The network in training mode; its weights are a function of the architecture alone, whichever the library."""
+    ours = calmed(create_model(architecture, seed=0))
+    if library in (OURS, "plain"):
+        return ours.train()
+    theirs, state = _BUILDERS[library](ours)
+    theirs.load_state_dict(state, strict=True)
+    return theirs.train()
+
+
+def calmed(model: Network) -> Network:
+    """The network with weights under which rounding stays small, so that gradients can be compared.
+
+    With fresh ones a ReLU's input is as often below 0 as above, and each block doubles what earlier ones rounded: in
+    bf16 nothing of the first layer's gradient is left. So BN shifts by 1, and the last BN of a block is scaled by 0.2.
+    """
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, NormAct):
+                module.bias.fill_(1.0)
+            if isinstance(module, Block) and not module.pre_activation:
+                module.last_norm.weight.fill_(0.2)
+    return model
+
+
+def _of_torchvision(model: Network) -> tuple[nn.Module, dict]:
+    from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
+
+    a = model.architecture
+    if a.block == "basic":
+        theirs = ResNet(BasicBlock, a.blocks, a.num_classes)
+    else:
+        theirs = ResNet(Bottleneck, a.blocks, a.num_classes, groups=a.cardinality, width_per_group=a.width)
+    return theirs, torchvision_names.to_torchvision(model)
+
+
+def _of_timm(model: Network) -> tuple[nn.Module, dict]:
+    import timm
+
+    state, config = timm_names.to_timm(model)
+    theirs = timm.create_model(config["architecture"], num_classes=config["num_classes"], **config["model_args"])
+    return theirs, state
+
+
+_BUILDERS: dict[str, Callable[[Network], tuple[nn.Module, dict]]] = {
+    "torchvision": _of_torchvision,
+    "timm": _of_timm,
+}
+
+
+def _check(name: str, architecture: Architecture) -> None:
+    if name not in LIBRARIES:
+        raise RequestError(f"--peers {name!r} is no library that can be measured{nearest(name, (*LIBRARIES, 'none'))}")
+    if not _installed(name):
+        raise RequestError("--peers timm: timm is not installed; pip install 'resnext[modern]'")
+    try:
+        _check_expressible(name, architecture)
+    except RequestError as error:
+        raise RequestError(f"--peers {name}: {error}; plain measures PyTorch's own layers") from None
+
+
+def _can(name: str, architecture: Architecture) -> bool:
+    try:
+        _check_expressible(name, architecture)
+    except RequestError:
+        return False
+    return True
+
+
+def _check_expressible(name: str, architecture: Architecture) -> None:
+    if name == "torchvision":
+        torchvision_names.check_expressible(architecture)
+        if architecture.block == "basic" and architecture.cardinality > 1:
+            raise RequestError("torchvision's basic blocks have one group")
+    elif name == "timm":
+        timm_names.check_expressible(architecture)
+
+
+def _installed(name: str) -> bool:
+    return name == "plain" or find_spec(name) is not None

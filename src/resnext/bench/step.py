@@ -1,0 +1,111 @@
+"""One training step of an arm: forward, loss, backward and an SGD step, the same for ours and for every peer."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from resnext.bench.peers import OURS, build
+from resnext.model.architecture import Architecture
+from resnext.model.network import Network
+from resnext.model.plan import Plan, fuse_all, settle
+from resnext.train.session import set_recompute
+
+PRECISIONS = ("bf16", "fp32")
+SGD: dict[str, Any] = {"lr": 0.01, "momentum": 0.9, "nesterov": True, "weight_decay": 1e-4}
+EVALUATED = 4  # images whose logits are compared in evaluation mode
+
+
+@dataclass(frozen=True)
+class Way:
+    """How an arm trains: whose code, precision, memory layout, and what is computed again."""
+
+    library: str
+    precision: str = "bf16"
+    channels_last: bool = True
+    recompute: str = "no"
+
+    def __str__(self) -> str:
+        again = f", recompute {self.recompute}" if self.recompute != "no" else ""
+        return f"{self.library} {self.precision} {'NHWC' if self.channels_last else 'NCHW'}{again}"
+
+
+class Step:
+    """A network and its optimizer on one fixed batch of noise; calling it does a training step."""
+
+    def __init__(self, architecture: Architecture, way: Way, batch: int, size: int, plan: Plan | None = None) -> None:
+        layout = torch.channels_last if way.channels_last else torch.contiguous_format
+        self.way = way
+        self.model: nn.Module = build(way.library, architecture)
+        if isinstance(self.model, Network):
+            (plan or Plan()).apply(self.model)
+            set_recompute(self.model, way.recompute)
+        self.model.to(memory_format=layout)
+        self.optimizer = torch.optim.SGD(self.model.parameters(), **SGD)
+        generator = torch.Generator().manual_seed(0)
+        images = torch.randn(batch, architecture.in_channels, size, size, generator=generator)
+        self.images = images.contiguous(memory_format=layout)
+        self.labels = torch.randint(architecture.num_classes, (batch,), generator=generator)
+
+    def __call__(self) -> None:
+        self.gradients()
+        self.finish()
+
+    def finish(self) -> None:
+        """The optimizer's part."""
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def gradients(self) -> tuple[Tensor, float]:
+        """Logits [B, K] in training mode, and the loss; the gradients are left in the parameters."""
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.way.precision == "bf16"):
+            logits = self.model(self.images)
+        loss = F.cross_entropy(logits.float(), self.labels)
+        loss.backward()
+        return logits.detach().float(), loss.item()
+
+    def evaluated(self) -> Tensor:
+        """Logits of the first images in evaluation mode."""
+        self.model.eval()
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=self.way.precision == "bf16"):
+            logits = self.model(self.images[:EVALUATED])
+        self.model.train()
+        return logits.float()
+
+
+def settled(
+    architecture: Architecture, batch: int, size: int, precision: str, progress: Callable[[str], None] = lambda _: None
+) -> Plan:
+    """The plan that ``resnext.tune`` finds for training on such batches; what it measures is kept for next time."""
+    model = build(OURS, architecture).to(memory_format=torch.channels_last)
+    images = torch.zeros(batch, architecture.in_channels, size, size)
+    return settle(model, images.contiguous(memory_format=torch.channels_last), precision, progress=progress)
+
+
+def fused_throughout(architecture: Architecture, plan: Plan) -> Plan:
+    """The plan with every norm fused, as recomputing activations needs it. Raises RequestError without a compiler."""
+    with torch.device("meta"):
+        return fuse_all(Network(architecture), plan)
+
+
+def memory_arguments(
+    architecture: Architecture, way: Way, batch: int, size: int, plan: Plan | None = None
+) -> tuple[Any, ...]:
+    """What ``peak_memory("resnext.bench.step:step_again", ...)`` takes for such a step."""
+    return architecture.to_dict(), asdict(way), batch, size, (plan or Plan()).as_json()
+
+
+def step_again(architecture: dict, way: dict, batch: int, size: int, plan: dict) -> Callable[[], object]:
+    """The step in a fresh process, from plain values: two images the first time, which makes the momentum, then all."""
+    step = Step(Architecture(**architecture), Way(**way), batch, size, Plan.from_json(plan))
+    images, labels = step.images, step.labels
+    step.images, step.labels = images[:2], labels[:2]
+
+    def work() -> None:
+        step()
+        step.images, step.labels = images, labels
+
+    return work

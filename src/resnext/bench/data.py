@@ -49,6 +49,9 @@ def run(args: argparse.Namespace) -> int:
     import torch
     from rich.console import Console
 
+    from resnext.speed.allocator import keep_memory
+
+    keep_memory()  # as training does; every arm gains by it
     folder = out_folder(args)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)

@@ -13,6 +13,7 @@ SOURCES = (
 VAL_PATHS = ("imagenet", "imagenet5k", "webdataset", "parquet")  # sources whose held-out images may lie elsewhere
 NUMBERED = ("webdataset", "parquet")  # sources that may know their classes by number only
 FITS = ("crop", "squash", "pad")
+DECODES = ("exact", "fast")
 CROPS = ("center", "pad", "random_resized", "paper_imagenet")
 EPOCHS = 100  # where a recipe does not say how long
 FREEZES = ("stem", "conv2", "conv3", "conv4", "conv5", "features")
@@ -166,6 +167,12 @@ class DataSettings:
         "What an unreadable training image does: error stops, skip drops and counts it.",
         "error",
         choices=("error", "skip"),
+    )
+    decode: str = say(
+        "How training reads JPEG files: exact is Pillow's decoding and resizing to the bit; fast has the same draws "
+        "and pixels within a stated bound, several times sooner.",
+        "exact",
+        choices=DECODES,
     )
     limit_train: int | None = say("Use only so many training images, drawn by split_seed.", None, low=2)
     limit_val: int | None = say("Use only so many evaluation images, drawn by split_seed.", None, low=1)

@@ -1,10 +1,13 @@
 """What the tests of sources share: a cache folder of their own, and pictures in every layout."""
 
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from resnext.data import jpeg
+from resnext.data.jpeg import Decoder
 from tests.data.layouts import Picture, pictures, real_pictures
 
 
@@ -13,6 +16,19 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The cache folder of this test."""
     monkeypatch.setenv("RESNEXT_DATA", str(tmp_path / "cache"))
     return tmp_path / "cache"
+
+
+@pytest.fixture(scope="module")
+def decoder() -> Iterator[Decoder]:
+    """The fast decoder, which tests run without unless they ask for it."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RESNEXT_FAST", "1")
+        jpeg.decoder.cache_clear()
+        found = jpeg.decoder()
+        if found is None:
+            pytest.skip("needs a C++ compiler and the libjpeg-turbo of Pillow's wheel")
+        yield found
+    jpeg.decoder.cache_clear()
 
 
 @pytest.fixture(params=["made up", "real"])

@@ -14,6 +14,7 @@ from torchvision.transforms import InterpolationMode, v2
 
 from resnext.data.colour import Jitter, Lighting
 from resnext.data.crops import Mode, PaperCrop, View, to_tensor
+from resnext.data.fast import FastTransform
 from resnext.data.preprocessing import Preprocessing
 from resnext.data.rand_augment import RandAugment
 from resnext.errors import RequestError, nearest
@@ -56,9 +57,38 @@ def train_transform(augment: AugmentSettings, preprocessing: Preprocessing) -> T
     if augment.flip > 0:
         steps.append(v2.RandomHorizontalFlip(augment.flip))
     if augment.erase > 0:
-        colour = [c / 255 for c in preprocessing.mean_colour] if coloured else list(preprocessing.mean_colour)
-        steps.append(v2.RandomErasing(augment.erase, value=colour))
+        steps.append(_erasing(augment, preprocessing))
     return v2.Compose(steps)
+
+
+def fast_transform(augment: AugmentSettings, preprocessing: Preprocessing) -> Transform:
+    """``train_transform`` that also takes JPEG files, where this augmentation has a fast way; else it alone.
+
+    That is a resized crop of RGB pictures, with or without jitter, lighting, flip and erasing.
+    """
+    exact = train_transform(augment, preprocessing)
+    p = at_training_size(augment, preprocessing)
+    if augment.crop not in RESIZED or augment.trivial_augment or augment.rand_augment is not None or p.channels != 3:
+        return exact
+    return FastTransform(
+        exact,
+        size=p.image_size,
+        bicubic=p.interpolation == "bicubic",
+        paper=PaperCrop(p.image_size, min_area=augment.min_area) if augment.crop == "paper_imagenet" else None,
+        min_area=augment.min_area,
+        jitter=Jitter(augment.jitter) if augment.jitter > 0 else None,
+        lighting=Lighting(augment.lighting) if augment.lighting > 0 else None,
+        flip=augment.flip,
+        erase=_erasing(augment, p) if augment.erase > 0 else None,
+        exif=p.exif,
+    )
+
+
+def _erasing(augment: AugmentSettings, preprocessing: Preprocessing) -> v2.RandomErasing:
+    """Erasing with the mean colour, on the scale of what the steps before it give."""
+    coloured = augment.jitter > 0 or augment.lighting > 0
+    colour = [c / 255 for c in preprocessing.mean_colour] if coloured else list(preprocessing.mean_colour)
+    return v2.RandomErasing(augment.erase, value=colour)
 
 
 def at_training_size(augment: AugmentSettings, preprocessing: Preprocessing) -> Preprocessing:

@@ -11,6 +11,7 @@ GREY = (0.299, 0.587, 0.114)  # weights of R, G, B
 # EIGENVECTORS belongs to one eigenvalue.
 EIGENVALUES = (0.2175, 0.0188, 0.0045)
 EIGENVECTORS = ((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836, -0.6948, 0.4203))
+_VALUES, _VECTORS = (torch.tensor(t, dtype=torch.float64) for t in (EIGENVALUES, EIGENVECTORS))
 OPERATIONS = ("brightness", "contrast", "saturation")
 
 
@@ -24,8 +25,8 @@ class Jitter(v2.Transform):
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:  # noqa: ARG002 - the same for every picture
         """``steps``: the three operations in the order drawn, each with its alpha."""
         order = torch.randperm(len(OPERATIONS)).tolist()
-        alphas = 1 + self.amount * (2 * torch.rand(len(OPERATIONS), dtype=torch.float64) - 1)
-        return {"steps": tuple((OPERATIONS[i], alphas[i].item()) for i in order)}
+        alphas = (1 + self.amount * (2 * torch.rand(len(OPERATIONS), dtype=torch.float64) - 1)).tolist()
+        return {"steps": tuple((OPERATIONS[i], alphas[i]) for i in order)}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         """A float image [3, H, W] through the steps."""
@@ -54,8 +55,7 @@ class Lighting(v2.Transform):
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:  # noqa: ARG002 - the same for every picture
         """``shift``: what is added to R, G and B."""
         alpha = torch.randn(3, dtype=torch.float64) * self.std
-        vectors = torch.tensor(EIGENVECTORS, dtype=torch.float64)
-        return {"shift": vectors @ (alpha * torch.tensor(EIGENVALUES, dtype=torch.float64))}
+        return {"shift": _VECTORS @ (alpha * _VALUES)}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         """A float image [3, H, W] with the shift added."""

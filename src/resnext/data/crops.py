@@ -117,6 +117,11 @@ class PaperCrop(v2.Transform):
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         """``box`` as (top, left, height, width), or None where no attempt fits."""
         height, width = F.get_size(flat_inputs[0])
+        box = self.box(width, height)
+        return {"box": box and (box[1], box[0], box[3], box[2])}
+
+    def box(self, width: int, height: int) -> tuple[int, int, int, int] | None:
+        """Left, top, width and height of the crop drawn for a picture of this size; None where no attempt fits."""
         for _ in range(ATTEMPTS):
             area = _uniform(self.min_area, 1) * height * width
             aspect = _uniform(3 / 4, 4 / 3)
@@ -124,8 +129,9 @@ class PaperCrop(v2.Transform):
             if _uniform(0, 1) < 0.5:
                 w, h = h, w
             if 1 <= w <= width and 1 <= h <= height:
-                return {"box": (_whole(height - h), _whole(width - w), h, w)}
-        return {"box": None}
+                top = _whole(height - h)
+                return _whole(width - w), top, w, h
+        return None
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         """The box, resized to the square."""

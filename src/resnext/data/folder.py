@@ -1,7 +1,9 @@
 """One's own images: a folder a class, with ``train/`` and ``val/`` above them or a split that is stated."""
 
 import hashlib
+import io
 import os
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -48,10 +50,18 @@ class FolderDataset:
 
     def encoded(self, index: int) -> bytes:
         """The image's file as it is. Raises BadImage where it cannot be read."""
+        path = os.path.join(self.root, self.where(index))
         try:
-            return Path(self.root, self.where(index)).read_bytes()
+            if not stat.S_ISREG(os.stat(path).st_mode):
+                raise BadImage(path, "not a regular file")  # a pipe would never end
+            with open(path, "rb", buffering=0) as file:
+                return file.readall()
         except OSError as error:
-            raise BadImage(self.where(index), error.strerror or str(error)) from error
+            raise BadImage(path, error.strerror or str(error)) from error
+
+    def decoded(self, file: bytes, index: int) -> Image.Image:
+        """The image in the bytes that ``encoded`` gave."""
+        return read_image(io.BytesIO(file), self.channels, self.exif, os.path.join(self.root, self.where(index)))
 
     def where(self, index: int) -> str:
         return os.fsdecode(bytes(self.paths[index]))

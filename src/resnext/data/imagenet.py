@@ -5,11 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib.resources import files
+from typing import cast
 
 import numpy as np
 from PIL import Image
 
-from resnext.data.source import Dataset
+from resnext.data.source import Dataset, Files
 
 SYNSET = re.compile(r"n[0-9]{8}")
 NUMBER = re.compile(r"0|[1-9][0-9]{0,2}", re.ASCII)
@@ -93,6 +94,14 @@ class Relabelled:
 
     def image(self, index: int) -> Image.Image:
         return self.dataset.image(index)
+
+    def encoded(self, index: int) -> bytes:
+        """Of a data set of files."""
+        return cast(Files, self.dataset).encoded(index)
+
+    def decoded(self, file: bytes, index: int) -> Image.Image:
+        """Of a data set of files."""
+        return cast(Files, self.dataset).decoded(file, index)
 
     def where(self, index: int) -> str:
         return self.dataset.where(index)

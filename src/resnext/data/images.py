@@ -64,6 +64,12 @@ def read_with_facts(file: ImageFile, channels: int = 3, exif: bool = True, name:
         return pixels, Facts(kind, mode, size, frames, orientation, deep, transparent)
 
 
+def stored(file: ImageFile) -> tuple[str, tuple[int, int], int]:
+    """Format, size and EXIF orientation of a file whose pixels are not decoded. Raises BadImage."""
+    with _opened(file, "") as image:
+        return str(image.format), image.size, _orientation(image)
+
+
 def format_of(path: str) -> str:
     """The format a file's first bytes speak of, whatever it is called; empty when it is none of FORMATS."""
     try:

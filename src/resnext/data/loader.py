@@ -5,6 +5,7 @@ Workers only change who does the work.
 """
 
 import atexit
+import math
 import multiprocessing
 import re
 import signal
@@ -18,10 +19,11 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, get_worker_info
 
+from resnext.data.fast import FastTransform
 from resnext.data.randomness import ORDER, seed_of
-from resnext.data.source import BadImage, Dataset
+from resnext.data.source import BadImage, Dataset, files_of
 from resnext.environment import available_cores
 from resnext.errors import RequestError, WorkError, nearest
 
@@ -82,6 +84,7 @@ class TrainLoader:
         _check_start_method(start_method)
         _check_batches(len(dataset), batch_size, drop_last, world_size)
         self.dataset, self.seed, self.batch_size = dataset, seed, batch_size
+        self.transform = transform
         self.workers, self.start_method, self.repeats = workers, start_method, repeats
         self.rank, self.world_size = rank, world_size
         self.steps_per_epoch = len(dataset) // batch_size if drop_last else -(-len(dataset) // batch_size)
@@ -172,30 +175,74 @@ class _Reader:
         """
         generator = torch.default_generator
         state = generator.get_state()
-        images, indices, bad = [], [], []
+        images = _Stack(len(keys))
+        indices, bad = [], []
         try:
             for key in keys:
-                index = key[1]
                 try:
-                    image = self.dataset.image(index)
+                    self._read(key, images)
                 except WorkError as error:
                     if not self.skip or not isinstance(error, BadImage):
                         return error
                     bad.append(str(error))
                     continue
-                if self.seed is not None:
-                    generator.manual_seed(seed_of(self.seed, *key))
-                images.append(self.transform(image))
-                indices.append(index)
+                indices.append(key[1])
         finally:
             generator.set_state(state)
         return self._batch(images, indices, tuple(bad))
 
-    def _batch(self, images: list[Tensor], indices: list[int], bad: tuple[str, ...]) -> Batch:
+    def _read(self, key: Key, images: "_Stack") -> None:
+        """Adds the image of ``key``: from its file where transform and data set know how, else as a picture."""
+        index = key[1]
+        files = files_of(self.dataset) if isinstance(self.transform, FastTransform) else None
+        if files is None or not isinstance(self.transform, FastTransform):
+            image = self.dataset.image(index)
+            self._seed(key)
+            images.add(self.transform(image))
+            return
+        file, size = files.encoded(index), self.transform.size
+        self._seed(key)
+        if self.transform.draw(file, images.room((3, size, size), self.transform.dtype)):
+            images.count += 1
+            return
+        image = files.decoded(file, index)
+        self._seed(key)
+        images.add(self.transform(image))
+
+    def _seed(self, key: Key) -> None:
+        if self.seed is not None:
+            torch.default_generator.manual_seed(seed_of(self.seed, *key))
+
+    def _batch(self, images: "_Stack", indices: list[int], bad: tuple[str, ...]) -> Batch:
         empty = torch.empty((0, self.dataset.channels, 0, 0), dtype=torch.uint8)
         labels = torch.from_numpy(np.asarray(self.dataset.labels[np.array(indices, dtype=np.int64)], dtype=np.int64))
-        stacked = torch.stack(images) if images else empty
+        stacked = images.tensor[: images.count] if images.count and images.tensor is not None else empty
         return Batch(stacked, labels, torch.tensor(indices, dtype=torch.int64), bad)
+
+
+class _Stack:
+    """The images of a batch, each written once to where it stays: in a worker, memory that the main process sees."""
+
+    def __init__(self, most: int) -> None:
+        self.most, self.count = most, 0
+        self.tensor: Tensor | None = None
+
+    def room(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        """The place of the next image."""
+        if self.tensor is None:
+            self.tensor = torch.empty(0, dtype=dtype)
+            if get_worker_info() is not None:
+                bytes_needed = self.most * math.prod(shape) * self.tensor.element_size()
+                self.tensor = torch.empty(0, dtype=dtype).set_(torch.UntypedStorage._new_shared(bytes_needed))
+            self.tensor = self.tensor.resize_(self.most, *shape)
+        return self.tensor[self.count]
+
+    def add(self, image: Tensor) -> None:
+        """A copy of ``image``; all must be alike."""
+        place = self.room(tuple(image.shape), image.dtype)
+        assert (place.shape, place.dtype) == (image.shape, image.dtype)
+        place.copy_(image)
+        self.count += 1
 
 
 @dataclass(frozen=True)

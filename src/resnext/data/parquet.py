@@ -46,7 +46,11 @@ class ParquetDataset:
         return len(self.labels)
 
     def image(self, index: int) -> Image.Image:
-        return read_image(io.BytesIO(self.encoded(index)), self.channels, self.exif, name=self.where(index))
+        return self.decoded(self.encoded(index), index)
+
+    def decoded(self, file: bytes, index: int) -> Image.Image:
+        """The image in the bytes that ``encoded`` gave."""
+        return read_image(io.BytesIO(file), self.channels, self.exif, name=self.where(index))
 
     def encoded(self, index: int) -> bytes:
         """The image's file. Raises BadImage for a row without bytes, WorkError where the row cannot be read."""

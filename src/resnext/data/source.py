@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Protocol
+from typing import Protocol, cast
 
 import numpy as np
 from PIL import Image
@@ -53,6 +53,24 @@ class Dataset(Protocol):
 
     def where(self, index: int) -> str:
         """The image's path under the data's root, or ``test[17]``."""
+
+
+class Files(Dataset, Protocol):
+    """A split whose images are files of any format."""
+
+    def encoded(self, index: int) -> bytes:
+        """The image's file as it is. Raises BadImage or WorkError where it cannot be read."""
+
+    def decoded(self, file: bytes, index: int) -> Image.Image:
+        """What ``image`` makes of those bytes. Raises BadImage naming the file."""
+
+
+def files_of(dataset: Dataset) -> Files | None:
+    """The data set itself where its images are files; else None."""
+    inner = dataset
+    while hasattr(inner, "dataset"):  # a view of another
+        inner = inner.dataset
+    return cast(Files, dataset) if hasattr(inner, "encoded") and hasattr(dataset, "encoded") else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,6 +133,14 @@ class Subset:
 
     def image(self, index: int) -> Image.Image:
         return self.dataset.image(int(self.indices[index]))
+
+    def encoded(self, index: int) -> bytes:
+        """Of a data set of files."""
+        return cast(Files, self.dataset).encoded(int(self.indices[index]))
+
+    def decoded(self, file: bytes, index: int) -> Image.Image:
+        """Of a data set of files."""
+        return cast(Files, self.dataset).decoded(file, int(self.indices[index]))
 
     def where(self, index: int) -> str:
         return self.dataset.where(int(self.indices[index]))

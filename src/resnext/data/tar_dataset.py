@@ -49,7 +49,11 @@ class TarDataset:
         return len(self.labels)
 
     def image(self, index: int) -> Image.Image:
-        return read_image(io.BytesIO(self.encoded(index)), self.channels, self.exif, name=self.where(index))
+        return self.decoded(self.encoded(index), index)
+
+    def decoded(self, file: bytes, index: int) -> Image.Image:
+        """The image in the bytes that ``encoded`` gave."""
+        return read_image(io.BytesIO(file), self.channels, self.exif, name=self.where(index))
 
     def encoded(self, index: int) -> bytes:
         """The image's file as it lies in the archive. Raises WorkError where the archive does not give it."""

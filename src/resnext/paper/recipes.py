@@ -84,7 +84,14 @@ def _imagenet() -> Iterator[PaperRecipe]:
 def _imagenet_values(model: dict[str, Any]) -> Values:
     return {
         "model": model,
-        "data": {"source": "imagenet", "image_size": 224, "resize": 256, "interpolation": "bicubic", "exif": False},
+        "data": {
+            "source": "imagenet",
+            "image_size": 224,
+            "resize": 256,
+            "interpolation": "bicubic",
+            "exif": False,
+            "decode": "fast",
+        },
         "augment": {"crop": "paper_imagenet", "flip": 0.5, "jitter": 0.4, "lighting": 0.1},
         "optimizer": {
             "name": "sgd",

@@ -44,15 +44,17 @@ def library(
     libraries: Sequence[str] = (),
     torch_headers: bool = True,
     includes: Sequence[Path] = (),
+    instead: str | None = None,
 ) -> Path | None:
     """The shared object made of ``units``, compiled now where the cache has none; None where that cannot be.
 
-    ``libraries`` are linker words such as ``-ljpeg``. The reason of a None is said once, on stderr. Processes that
-    ask at the same time wait for one of them.
+    ``libraries`` are linker words such as ``-ljpeg``. The reason of a None is said once, on stderr, with what happens
+    ``instead``. Processes that ask at the same time wait for one of them.
     """
     program = compiler()
+    instead = instead or f"so {name} runs as plain PyTorch"
     if program is None:
-        say_once(f"no C++ compiler, so {name} runs as plain PyTorch (install g++ or clang++, or set CXX)")
+        say_once(f"no C++ compiler, {instead} (install g++ or clang++, or set CXX)")
         return None
     files = tuple(unit if isinstance(unit, Unit) else Unit(unit) for unit in units)
     flags = (*COMMON, *(_torch_flags() if torch_headers else ()))
@@ -68,7 +70,7 @@ def library(
                 say_once(f"compiling {name}, once for this machine (a minute at most) ...")
                 _compile(program, files, flags, libraries, target)
     except (OSError, subprocess.SubprocessError, TimeoutError) as error:
-        say_once(f"{name} could not be compiled, so it runs as plain PyTorch: {_reason(error)}")
+        say_once(f"{name} could not be compiled, {instead}: {_reason(error)}")
         return None
     return target
 

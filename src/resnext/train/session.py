@@ -9,7 +9,7 @@ from rich.console import Console
 from torch import nn
 
 from resnext.data import open_data
-from resnext.data.augment import at_training_size, train_transform
+from resnext.data.augment import at_training_size, fast_transform, train_transform
 from resnext.data.classes import compare_classes
 from resnext.data.loader import TrainLoader, default_workers
 from resnext.data.preprocessing import Preprocessing
@@ -146,7 +146,7 @@ def make_loader(recipe: Recipe, source: Source, preprocessing: Preprocessing, wo
     data, train = recipe.data, recipe.train
     return TrainLoader(
         source.train,
-        train_transform(recipe.augment, preprocessing),
+        (fast_transform if data.decode == "fast" else train_transform)(recipe.augment, preprocessing),
         seed=train.seed,
         batch_size=train.batch_size,
         drop_last=train.drop_last,

@@ -1,0 +1,255 @@
+"""``resnext bench data``: from image files to augmented batches with the paper's recipe, beside torchvision's ways."""
+
+import argparse
+import tarfile
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from resnext.bench.measure import Arm, Timing, interleaved
+from resnext.bench.report import (
+    add_out,
+    bench_bar,
+    csv_path,
+    out_folder,
+    print_timings,
+    protocol,
+    timing_rows,
+    write_rows,
+)
+from resnext.errors import RequestError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from resnext.data.folder import FolderDataset
+    from resnext.data.loader import TrainLoader
+
+SENTENCE = "Images a second a core from files to batches, beside torchvision's ImageFolder."
+OURS, EXACT = "resnext fast", "resnext exact"
+EXTENSIONS = (".jpg", ".jpeg", ".png")
+LARGEST = 4 << 30  # bytes of a tar that is unpacked
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The place of the images, and how much of what is measured."""
+    parser.add_argument("path", metavar="FOLDER_OR_TAR", help="image files below a folder for each class")
+    parser.add_argument("--size", type=int, default=224, metavar="PIXELS", help="side of the inputs (default 224)")
+    parser.add_argument("--batch", type=int, default=32, help="images a batch (default 32)")
+    parser.add_argument("--limit", type=int, default=256, help="images a round (default 256)")
+    parser.add_argument("--rounds", type=int, default=7, help="times each arm is measured (default 7)")
+    parser.add_argument("--workers", type=int, default=0, help="loading processes of every arm (default 0: none)")
+    add_out(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Exit status 0. Raises RequestError for a place without images."""
+    import torch
+    from rich.console import Console
+
+    from resnext.speed.allocator import keep_memory
+
+    keep_memory()  # as training does; every arm gains by it
+    folder = out_folder(args)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with _unpacked(Path(args.path).expanduser()) as root:
+            _measured(args, root, folder, Console())
+    finally:
+        torch.set_num_threads(threads)
+    return 0
+
+
+def _measured(args: argparse.Namespace, root: Path, folder: Path, console: "Console") -> None:
+    dataset = _dataset(root, args.limit)
+    _print_differences(args, dataset, console)
+    with bench_bar("feeding") as progress:
+        timings = interleaved(_arms(args, root, dataset), args.rounds, progress=progress)
+    print_timings(console, _title(args, len(dataset)), timings, OURS)
+    stages = _stages(args, dataset, next(t for t in timings if t.name == OURS))
+    _print_stages(stages, console)
+    path = csv_path(folder, "data")
+    rows = timing_rows(timings, OURS)
+    more = [{"arm": f"stage: {name}", "microseconds": f"{value:.1f}"} for name, value in stages.items()]
+    write_rows(path, [*rows, *more], protocol(args.command))
+    _draw(timings, path.with_suffix(".png"))
+    console.print(f"written: {path} and {path.with_suffix('.png').name}")
+
+
+def _arms(args: argparse.Namespace, root: Path, dataset: "FolderDataset") -> list[Arm]:
+    """Ours, then torchvision's and, where it is installed, OpenCV's; each pass reads ``args.limit`` images at most."""
+    from importlib.util import find_spec
+
+    from resnext.bench import feeding
+
+    ways = {
+        "ImageFolder + PIL": feeding.image_folder,
+        "torchvision decode_image + v2": feeding.decoded_tensors,
+        **({"OpenCV": feeding.opencv} if find_spec("cv2") else {}),
+    }
+    steps = len(dataset) // args.batch
+    images = steps * args.batch
+
+    def passes(batches: Callable[[], Iterator[Any]]) -> Callable[[], object]:
+        return lambda: [None for _, _ in zip(range(steps), batches(), strict=False)]
+
+    mine = [Arm(name, passes(_epochs(_loader(dataset, args, fast=name == OURS))), images) for name in (OURS, EXACT)]
+    theirs = [Arm(n, passes(way(root, args.size, args.batch, args.workers)), images) for n, way in ways.items()]
+    return mine + theirs
+
+
+def _epochs(loader: "TrainLoader") -> Callable[[], Iterator[Any]]:
+    epochs = iter(range(1_000_000))
+    return lambda: loader.batches(next(epochs))
+
+
+def _loader(dataset: Any, args: argparse.Namespace, *, fast: bool, **augment: Any) -> "TrainLoader":
+    """The training batches of the paper's ImageNet recipe."""
+    from resnext.data.augment import fast_transform, train_transform
+    from resnext.data.folder import MEAN, STD
+    from resnext.data.loader import TrainLoader
+    from resnext.data.preprocessing import Preprocessing
+    from resnext.settings import AugmentSettings
+
+    view = Preprocessing(image_size=args.size, resize=args.size, mean=MEAN, std=STD, channels=3, exif=False)
+    recipe: dict[str, Any] = {"crop": "paper_imagenet", "flip": 0.5, "jitter": 0.4, "lighting": 0.1} | augment
+    transform = (fast_transform if fast else train_transform)(AugmentSettings(**recipe), view)
+    return TrainLoader(dataset, transform, seed=0, batch_size=args.batch, drop_last=True, workers=args.workers)
+
+
+def _dataset(root: Path, limit: int) -> Any:
+    from resnext.data.folder import scan
+    from resnext.data.source import limited
+    from resnext.settings import DataSettings
+
+    whole = scan(root, "", DataSettings(source="folder", path=str(root), exif=False))
+    return limited(whole, limit, 0)
+
+
+def _print_differences(args: argparse.Namespace, dataset: Any, console: "Console") -> None:
+    """Fast against exact, same draws: how far their values lie apart, in levels of 0..255."""
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold", title="fast - exact, levels of 255", title_justify="left")
+    for heading in ("recipe", "largest", "mean", "values that differ"):
+        table.add_column(heading, justify="left" if heading == "recipe" else "right")
+    for name, change in (("crop and flip", {"jitter": 0.0, "lighting": 0.0}), ("with jitter and lighting", {})):
+        largest = total = differing = count = 0.0
+        exact, fast = (_loader(dataset, args, fast=fast, **change).batches(0) for fast in (False, True))
+        for one, other in zip(exact, fast, strict=True):
+            scale = 255 if one.images.is_floating_point() else 1
+            apart = (one.images.float() - other.images.float()).abs() * scale
+            largest, total = max(largest, float(apart.max())), total + float(apart.sum())
+            differing, count = differing + int((apart > 1e-3).sum()), count + apart.numel()
+        table.add_row(name, f"{largest:.3g}", f"{total / count:.3g}", f"{differing / count:.4%}")
+    console.print(table)
+
+
+def _stages(args: argparse.Namespace, dataset: Any, whole: Timing) -> dict[str, float]:
+    """Microseconds an image of each part of our fast way; empty without it."""
+    import torch
+
+    from resnext.data.jpeg import Look, decoder
+
+    library = decoder()
+    if library is None or args.workers:
+        return {}
+    looks = []
+    transform: Any = _loader(dataset, args, fast=True).transform
+    for index in range(len(dataset)):
+        file = dataset.encoded(index)
+        torch.manual_seed(index)
+        look = transform.drawn(library.header(file)) if library.header(file).plain else None
+        if look is not None:
+            looks.append((file, look))
+    bytes_out = torch.empty(3, args.size, args.size, dtype=torch.uint8)
+    floats_out = torch.empty(3, args.size, args.size)
+
+    def last_row(look: Look) -> tuple[int, int, int, int]:
+        left, top, _, height = look.box
+        return left, top + height - 1, 1, 1
+
+    works = {
+        "entropy": lambda: [library.decodes(file, last_row(look), args.size) for file, look in looks],
+        "decode": lambda: [library.decodes(file, look.box, args.size) for file, look in looks],
+        "bytes": lambda: [library.image(file, look, bytes_out) for file, look in looks],
+        "floats": lambda: [library.image(file, look, floats_out) for file, look in looks],
+    }
+    timings = interleaved([Arm(name, work, len(looks)) for name, work in works.items()], args.rounds)
+    took = {timing.name: 1e6 / timing.median for timing in timings}
+    return {
+        "entropy decoding, to the crop's last row": took["entropy"],
+        "inverse DCT and colour conversion of the crop": took["decode"] - took["entropy"],
+        "resize": took["bytes"] - took["decode"],
+        "jitter and lighting": took["floats"] - took["bytes"],
+        "reading, draws, batch": 1e6 / whole.median - took["floats"],
+    }
+
+
+def _print_stages(stages: dict[str, float], console: "Console") -> None:
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold", title=f"{OURS}, microseconds an image", title_justify="left")
+    table.add_column("part")
+    table.add_column("time", justify="right")
+    table.add_column("share", justify="right")
+    total = sum(stages.values())
+    for name, value in stages.items():
+        table.add_row(name, f"{value:.0f}", f"{value / total:.0%}")
+    if stages:
+        console.print(table)
+
+
+def _title(args: argparse.Namespace, images: int) -> str:
+    where = f"{args.workers} loading processes" if args.workers else "one process, one thread"
+    return f"{images} files to {args.size}x{args.size}, crop, jitter, lighting, flip; {where}"
+
+
+def _draw(timings: list[Timing], path: Path) -> None:
+    """A bar for each arm: the median, and a mark at the best round."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 0.6 + 0.5 * len(timings)), layout="constrained")
+    axes = figure.subplots()
+    names = [timing.name for timing in timings][::-1]
+    axes.barh(names, [timing.median for timing in timings][::-1], color="#4878a8")
+    axes.plot([timing.best for timing in timings][::-1], names, "|", color="black", markersize=14)
+    axes.set_xlabel("images a second: median, and the best round")
+    figure.savefig(path, dpi=150)
+
+
+@contextmanager
+def _unpacked(path: Path) -> Iterator[Path]:
+    """The folder that holds a folder for each class: below ``path``, or of what a tar holds, unpacked for the while."""
+    if path.is_dir():
+        yield _class_root(path)
+        return
+    if not path.is_file():
+        raise RequestError(f"{path} does not exist; give a folder of image files, or a tar of one")
+    with tempfile.TemporaryDirectory(prefix="resnext-bench-") as name:
+        try:
+            with tarfile.open(path) as tar:
+                members = [m for m in tar if m.isreg() and m.name.lower().endswith(EXTENSIONS)]
+                if sum(m.size for m in members) > LARGEST:
+                    raise RequestError(f"{path} holds more than {LARGEST >> 30} GiB; unpack it and give the folder")
+                tar.extractall(name, members, filter="data")
+        except tarfile.TarError as error:
+            raise RequestError(f"{path} is neither a folder nor a tar: {error}") from None
+        yield _class_root(Path(name))
+
+
+def _class_root(root: Path) -> Path:
+    """The nearest folder whose folders hold images. Raises RequestError."""
+    level = [root]
+    for _ in range(4):
+        for folder in level:
+            inner = [entry for entry in sorted(folder.iterdir()) if entry.is_dir()]
+            if any(file.name.lower().endswith(EXTENSIONS) for entry in inner for file in entry.iterdir()):
+                return folder
+        level = [entry for folder in level for entry in sorted(folder.iterdir()) if entry.is_dir()]
+    raise RequestError(
+        f"{root} has no folders of images; expected CLASS/IMAGE in files ending in {' '.join(EXTENSIONS)}"
+    )

@@ -1,0 +1,109 @@
+"""Training's transform on JPEG files themselves: the draws and the picture of ``train_transform``, sooner.
+
+Every draw is the one that ``train_transform`` makes for the same seed, so both choose the same crops, mirror images and
+colours; how far their pixels may lie apart is said in docs/speed.md and held by tests/data/test_fast.py.
+"""
+
+import io
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import v2
+
+from resnext.data.colour import Jitter, Lighting
+from resnext.data.crops import PaperCrop
+from resnext.data.images import MAX_PIXELS, stored
+from resnext.data.jpeg import Header, Look, decoder
+from resnext.data.source import BadImage
+
+Box = tuple[int, int, int, int]  # left, top, width, height
+LOG_RATIO = torch.log(torch.tensor((3.0 / 4.0, 4.0 / 3.0)))
+
+
+@dataclass(frozen=True)
+class FastTransform:
+    """A picture to what ``exact`` makes of it; a JPEG file to nearly the same, written where the caller wants it."""
+
+    exact: Any  # the transform of pictures, drawing crop, jitter, lighting, mirror image and erasing in this order
+    size: int
+    bicubic: bool
+    paper: PaperCrop | None  # None: torchvision's RandomResizedCrop
+    min_area: float
+    jitter: Jitter | None
+    lighting: Lighting | None
+    flip: float
+    erase: v2.RandomErasing | None
+    exif: bool
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """float32 where colours change, as ``exact`` has it, else uint8."""
+        return torch.float32 if self.jitter or self.lighting else torch.uint8
+
+    def __call__(self, image: Image.Image) -> Tensor:
+        return self.exact(image)
+
+    def draw(self, file: bytes, out: Tensor) -> bool:
+        """Fill ``out`` [3, S, S] of ``dtype`` from a JPEG file, drawing from torch's global generator.
+
+        False where that cannot be done, or not surely as Pillow does it; the draws must then be made again.
+        """
+        library = decoder()
+        if library is None:
+            return False
+        header = library.header(file)
+        if not header.plain or header.width * header.height > MAX_PIXELS:
+            return False
+        if header.tagged and not self._upright(file, header):
+            return False
+        look = self.drawn(header)
+        if look is None or not library.image(file, look, out):
+            return False
+        if self.erase is not None:
+            erased = self.erase(out)
+            if erased is not out:
+                out.copy_(erased)
+        return True
+
+    def _upright(self, file: bytes, header: Header) -> bool:
+        """Whether Pillow opens the file, as one picture that need not be turned."""
+        try:
+            kind, size, orientation = stored(io.BytesIO(file))
+        except BadImage:
+            return False
+        return kind == "JPEG" and size == (header.width, header.height) and (orientation == 1 or not self.exif)
+
+    def drawn(self, header: Header) -> Look | None:
+        """The draws, in the order of ``exact``; None where it would not cut a box out of the picture."""
+        if self.paper is not None:
+            box = self.paper.box(header.width, header.height)
+        else:
+            box = resized_box(header.width, header.height, self.min_area)
+        if box is None:
+            return None
+        steps = self.jitter.make_params([])["steps"] if self.jitter else ()
+        shift = self.lighting.make_params([])["shift"].tolist() if self.lighting else (0.0, 0.0, 0.0)
+        flip = self.flip > 0 and bool(torch.rand(1) < self.flip)
+        return Look(box, self.bicubic, flip, steps, shift)
+
+
+def resized_box(width: int, height: int, min_area: float) -> Box:
+    """The crop that torchvision's RandomResizedCrop draws, from the same numbers of torch's global generator."""
+    low, high = LOG_RATIO.tolist()
+    for _ in range(10):
+        area = width * height * torch.empty(1).uniform_(min_area, 1.0).item()
+        ratio = torch.exp(torch.empty(1).uniform_(low, high)).item()
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            top = int(torch.randint(0, height - h + 1, size=(1,)).item())
+            return int(torch.randint(0, width - w + 1, size=(1,)).item()), top, w, h
+    w, h = width, height
+    if width / height < 3 / 4:
+        h = round(w / (3 / 4))
+    elif width / height > 4 / 3:
+        w = round(h * (4 / 3))
+    return (width - w) // 2, (height - h) // 2, w, h

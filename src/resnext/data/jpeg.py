@@ -1,0 +1,180 @@
+"""Crops of JPEG files at the highest speed: the C++ of ``csrc/``, compiled at first use.
+
+It decodes with the libjpeg-turbo that Pillow brings, only the rows and blocks that a crop needs, and resizes as Pillow
+does; so a full-size crop differs from Pillow's by one level in about one of 20,000 values (tests/data/test_jpeg.py).
+"""
+
+import ctypes
+import platform
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import PIL
+import torch
+from PIL import Image
+from torch import Tensor
+
+from resnext.speed.build import Unit, library
+from resnext.speed.cache import say_once
+from resnext.speed.kernels import ISA_FLAGS, switched_on
+
+FOLDER = Path(__file__).parent / "csrc"
+SOURCES, HEADERS = ("feed.cpp", "jpeg.cpp", "header.cpp"), ("jpeg.hpp", "lanes.hpp", "pixels.hpp")
+LIBJPEG = ("jconfig.h", "jmorecfg.h", "jpeglib.h")
+INSTEAD = "so images are decoded by Pillow alone"
+OPERATIONS = {"brightness": 0, "contrast": 1, "saturation": 2}
+SPARE = (
+    2  # a picture is decoded at a half or a quarter only where that leaves so many pixels a side for each of the crop
+)
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a JPEG file says before its pixels. Of files that are not ``plain`` nothing else is known."""
+
+    plain: bool
+    tagged: bool  # has metadata blocks, which Pillow must accept and which may turn the picture
+    width: int
+    height: int
+
+
+@dataclass(frozen=True)
+class Look:
+    """What becomes of a picture: the crop, its filter and mirror image, and for floats its colours."""
+
+    box: tuple[int, int, int, int]  # left, top, width, height, of the whole picture
+    bicubic: bool
+    flip: bool = False
+    steps: Sequence[tuple[str, float]] = ()  # brightness, contrast, saturation in their order, with their alphas
+    shift: Sequence[float] = (0.0, 0.0, 0.0)  # added to R, G and B
+
+
+class _Request(ctypes.Structure):
+    """``Request`` of csrc/feed.cpp."""
+
+    _fields_ = (
+        *((name, ctypes.c_int32) for name in ("left", "top", "width", "height", "size", "cubic", "flip")),
+        *((name, ctypes.c_int32) for name in ("spare", "down_first", "output")),
+        ("operations", ctypes.c_int32 * 3),
+        ("alphas", ctypes.c_double * 3),
+        ("shift", ctypes.c_double * 3),
+    )
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """The loaded library."""
+
+    functions: ctypes.CDLL
+    minds_height: bool  # Pillow since 13 filters tall crops down their columns first
+
+    def header(self, file: bytes) -> Header:
+        """Reads no pixel and trusts nothing; a file that is no JPEG has a header that is not plain."""
+        values = (ctypes.c_int32 * 4)()
+        self.functions.feed_header(file, len(file), values)
+        return Header(bool(values[0]), bool(values[1]), values[2], values[3])
+
+    def image(self, file: bytes, look: Look, out: Tensor) -> bool:
+        """Fill ``out`` [3, S, S]: uint8, or float32 in 0..1, not clamped, with the colours of ``look``.
+
+        False where Pillow must decide what the file is worth; then ``out`` may hold anything.
+        """
+        assert out.is_contiguous()
+        assert out.dtype in (torch.uint8, torch.float32)
+        assert out.shape[0] == 3
+        assert out.shape[1] == out.shape[2]
+        assert len(look.steps) <= len(OPERATIONS)
+        size = out.shape[1]
+        _, _, width, height = look.box
+        down_first = self.minds_height and height > max(size, 2 * width - size)
+        numbers = [OPERATIONS[name] for name, _ in look.steps] + [-1] * (3 - len(look.steps))
+        alphas = [alpha for _, alpha in look.steps] + [1.0] * (3 - len(look.steps))
+        request = _Request(
+            *look.box,
+            *(size, look.bicubic, look.flip, SPARE, down_first, out.dtype == torch.float32),
+            *((ctypes.c_int32 * 3)(*numbers), (ctypes.c_double * 3)(*alphas), (ctypes.c_double * 3)(*look.shift)),
+        )
+        return bool(self.functions.feed_image(file, len(file), ctypes.byref(request), out.data_ptr()) == 0)
+
+    def decodes(self, file: bytes, box: tuple[int, int, int, int], size: int) -> bool:
+        """Only the decoding that a crop of ``box`` to ``size`` needs, for measurements."""
+        request = _Request(*box, *(size, 0, 0, SPARE, 0, 2))
+        return bool(self.functions.feed_image(file, len(file), ctypes.byref(request), None) == 0)
+
+
+@cache
+def decoder() -> Decoder | None:
+    """The library, compiled where the cache has none; None, with the reason said once, where it cannot be had."""
+    if not switched_on():
+        return None
+    turbo = _turbo()
+    if turbo is None:
+        say_once(f"Pillow's libjpeg-turbo was not found beside it, {INSTEAD}")
+        return None
+    path = library(
+        "jpeg",
+        _units(turbo),
+        libraries=("-ldl",),
+        torch_headers=False,
+        includes=(*(FOLDER / name for name in HEADERS), *(FOLDER / "libjpeg" / name for name in LIBJPEG)),
+        instead=INSTEAD,
+    )
+    if path is None:
+        return None
+    try:
+        functions = ctypes.CDLL(str(path))
+    except OSError as error:
+        say_once(f"{path} does not load, {INSTEAD}: {error}")
+        return None
+    return _started(functions, turbo)
+
+
+def _started(functions: ctypes.CDLL, turbo: Path) -> Decoder | None:
+    functions.feed_start.argtypes = (ctypes.c_char_p, ctypes.c_char_p, ctypes.c_size_t)
+    functions.feed_header.argtypes = (ctypes.c_char_p, ctypes.c_size_t, ctypes.c_void_p)
+    functions.feed_image.argtypes = (ctypes.c_char_p, ctypes.c_size_t, ctypes.c_void_p, ctypes.c_void_p)
+    why = ctypes.create_string_buffer(500)
+    if functions.feed_start(str(turbo).encode(), why, len(why)):
+        say_once(f"{turbo} cannot be used, {INSTEAD}: {why.value.decode(errors='replace')}")
+        return None
+    return Decoder(functions, minds_height=_minds_height())
+
+
+def _turbo() -> Path | None:
+    """The shared library that Pillow's wheel brings, or the one its extension was linked against."""
+    package = Path(PIL.__file__).parent
+    beside = sorted((package.parent / "pillow.libs").glob("libjpeg*.so*"))
+    if beside:
+        return beside[0]
+    try:
+        maps = Path("/proc/self/maps").read_text("utf-8", "surrogateescape")
+    except OSError:
+        return None
+    Image.core.jpeg_decoder  # noqa: B018 - the extension is loaded, and the library with it
+    found = re.search(r"^.*?(/\S*/libjpeg\.so\.[0-9.]+)$", maps, re.MULTILINE)
+    return Path(found[1]) if found else None
+
+
+def _units(turbo: Path) -> list[Unit]:
+    abi = 80 if ".so.8" in turbo.name else 62
+    isas = ISA_FLAGS if platform.machine() in ("x86_64", "AMD64") else {"portable": ()}
+    kernels = [Unit(FOLDER / "kernels.cpp", (f"-DISA={isa}", *flags)) for isa, flags in isas.items()]
+    return [*(Unit(FOLDER / name, (f"-DJPEG_LIB_VERSION={abi}",)) for name in SOURCES), *kernels]
+
+
+def _minds_height() -> bool:
+    """Which pass Pillow's resize of a tall picture begins with, found on a stripe that the two orders round apart.
+
+    Between the passes values are clamped to bytes: a filter that overshoots tells which one came first.
+    """
+    stripes = np.zeros((64, 8), np.uint8)
+    stripes[::3, ::2] = 255
+    whole = Image.fromarray(stripes)
+    across, down = whole.resize((4, 64), Image.Resampling.BICUBIC), whole.resize((8, 4), Image.Resampling.BICUBIC)
+    across, down = (half.resize((4, 4), Image.Resampling.BICUBIC) for half in (across, down))
+    assert across.tobytes() != down.tobytes()
+    return whole.resize((4, 4), Image.Resampling.BICUBIC).tobytes() == down.tobytes()

@@ -15,6 +15,7 @@ from torchvision.transforms import InterpolationMode, v2
 from resnext.data.colour import Jitter, Lighting
 from resnext.data.crops import Mode, PaperCrop, View, to_tensor
 from resnext.data.fast import FastTransform
+from resnext.data.jpeg import decoder
 from resnext.data.preprocessing import Preprocessing
 from resnext.data.rand_augment import RandAugment
 from resnext.errors import RequestError, nearest
@@ -70,6 +71,7 @@ def fast_transform(augment: AugmentSettings, preprocessing: Preprocessing) -> Tr
     p = at_training_size(augment, preprocessing)
     if augment.crop not in RESIZED or augment.trivial_augment or augment.rand_augment is not None or p.channels != 3:
         return exact
+    decoder()  # compiled, or its absence said, here and not in every loading process
     return FastTransform(
         exact,
         size=p.image_size,

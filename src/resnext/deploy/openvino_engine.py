@@ -1,9 +1,12 @@
 """Running in OpenVINO: converted in memory, synchronous or in streams, int8 by NNCF."""
 
+import logging
 import os
 import sys
 import warnings
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import ModuleType
 from typing import Any
 
@@ -24,11 +27,22 @@ def openvino() -> ModuleType:
     return openvino
 
 
+@contextmanager
+def hushed() -> Iterator[None]:
+    """Without the warnings of PyTorch and its tracer, which are not about the network: on CUDA, on shapes in Python."""
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)
+
+
 def convert(model: torch.nn.Module, channels: int, size: int) -> Any:
     """An openvino.Model of a network, for images of any number and size."""
     ov = openvino()
-    with warnings.catch_warnings(), torch.inference_mode():
-        warnings.simplefilter("ignore")  # of torch.jit.trace, on shapes in Python code
+    with hushed(), torch.inference_mode():
         return ov.convert_model(model, example_input=torch.zeros(2, channels, size, size), input=[-1, channels, -1, -1])
 
 

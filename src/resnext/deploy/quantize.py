@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from resnext.deploy.openvino_engine import hushed
 from resnext.errors import RequestError
 
 if TYPE_CHECKING:
@@ -32,12 +33,10 @@ def quantize(model: Any, calibration: Tensor | None) -> Any:
     """An int8 openvino.Model of a floating point one. Raises RequestError without images or without NNCF."""
     images = check_calibration(calibration)
     try:
-        logging.disable(logging.WARNING)  # of PyTorch, on the CUDA compiler that it looks for
-        import nncf
+        with hushed():
+            import nncf
     except ImportError:
         raise RequestError("int8 needs nncf: pip install 'resnext[openvino]'") from None
-    finally:
-        logging.disable(logging.NOTSET)
     nncf.set_log_level(logging.ERROR)
     batches = [image[None].numpy() for image in images.contiguous()]
     with nncf_quiet():

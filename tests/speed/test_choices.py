@@ -111,9 +111,12 @@ def test_the_cache_lies_where_the_user_says(monkeypatch: pytest.MonkeyPatch, tmp
     assert cache_folder() == tmp_path / "xdg" / "resnext"
 
 
-def test_the_fingerprint_knows_threads_and_torch() -> None:
+def test_the_fingerprint_knows_threads_torch_and_caps(monkeypatch: pytest.MonkeyPatch) -> None:
     threads = torch.get_num_threads()
     before = fingerprint(CPU)
+    monkeypatch.setenv("RESNEXT_ISA", "portable")
+    assert fingerprint(CPU) != before
+    monkeypatch.delenv("RESNEXT_ISA")
     try:
         torch.set_num_threads(threads + 1)
         assert fingerprint(CPU) != before

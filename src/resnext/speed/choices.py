@@ -1,6 +1,7 @@
 """Which way is faster here: measured once, kept in a file for this machine, and shown on request."""
 
 import json
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from resnext.speed.cache import cache_folder, say_once
 ROUNDS = (5, 40)  # least and most
 PATIENCE = 0.3  # seconds of rounds after which there are enough: short works get more of them, against noise
 GAIN = 0.95  # share of the plain way's time below which another way is taken: less is noise
+CAPS = ("ONEDNN_MAX_CPU_ISA", "RESNEXT_ISA")  # what makes a processor pretend to be less
 HOPELESS = 1.5  # times the best so far after which a way is not tried again
 LARGEST = 1 << 24  # bytes of a file of choices
 
@@ -25,7 +27,8 @@ def fingerprint(device: torch.device) -> str:
     """What a measurement depends on beside the work itself; a change of any part makes old choices foreign."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
     isa = "+".join(cpu_features())
-    capped = torch.backends.cpu.get_cpu_capability()
+    caps = (f"{name}={os.environ[name]}" for name in CAPS if name in os.environ)
+    capped = " ".join([torch.backends.cpu.get_cpu_capability(), *caps])
     threads = f"{available_cores()} cores, {torch.get_num_threads()} threads"
     return f"{name} | {isa} ({capped}) | {threads} | torch {torch.__version__}"
 

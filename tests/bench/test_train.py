@@ -74,7 +74,7 @@ def test_an_arm_that_computes_something_else_is_not_timed(tmp_path: Path, monkey
 
 
 @pytest.mark.parametrize("part", ["evaluated", "logits", "loss", "gradients"])
-@pytest.mark.parametrize("value", [0.5, float("nan")])
+@pytest.mark.parametrize("value", [0.6, float("nan")])
 def test_a_distance_beyond_rounding_names_what_differs(part: str, value: float) -> None:
     found = agree.Distance(**(dict.fromkeys(("evaluated", "logits", "loss", "gradients"), 0.0) | {part: value}))
     check("arm", "fp32", agree.Distance(0.0, 0.0, 0.0, 0.0))

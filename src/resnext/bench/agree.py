@@ -8,8 +8,8 @@ from resnext.bench.step import Step
 from resnext.errors import WorkError
 
 # Relative distances |a - b| / |b| to the fp32 reference that are taken as rounding: of logits, and of gradients, where
-# a ReLU whose input lies within rounding of 0 is open in one arm and closed in the other.
-TOLERANCES = {"fp32": (1e-4, 2e-2), "bf16": (3e-2, 0.3)}
+# a ReLU whose input lies within rounding of 0 is open in one arm and closed in the other: plain bf16 reaches 0.3.
+TOLERANCES = {"fp32": (1e-4, 2e-2), "bf16": (3e-2, 0.5)}
 
 
 @dataclass(frozen=True)

@@ -83,6 +83,20 @@ def test_points_of_another_machine_are_not_taken(tmp_path: Path, counted: list[s
     assert len(counted) == 4
 
 
+def test_points_under_other_variables_stay_once_each(
+    tmp_path: Path, counted: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = [*TOY, "--of", "batch", "size", "--out", str(tmp_path)]
+    assert main(command) == 0
+    first = rows_of(tmp_path / "bench-growth.csv")
+    monkeypatch.setenv("RESNEXT_ISA", "avx2")
+    assert main(command) == 0
+    assert len(counted) == 8
+    both = rows_of(tmp_path / "bench-growth.csv")
+    assert len(both) == 2 * len(first)
+    assert [row for row in both if "RESNEXT_ISA=avx2" not in row["variables"].split()] == first
+
+
 @pytest.mark.slow
 def test_a_real_point_and_small_nets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(growth, "SMALL_NETWORKS", (("resnext11_2x4d", {"base_channels": 16}),))

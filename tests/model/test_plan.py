@@ -12,11 +12,10 @@ import resnext
 from resnext.errors import RequestError
 from resnext.model.layers import Conv2d, GroupedConv2d, NormAct
 from resnext.model.network import create_model
-from resnext.model.plan import Plan, fuse_all, settle, tune
+from resnext.model.plan import Plan, fuse_all, set_recompute, settle, tune
 from resnext.speed import kernels
 from resnext.speed.choices import Choices
 from resnext.speed.convolution import Ways
-from resnext.train.session import set_recompute
 
 SMALL = {"base_channels": 8, "num_classes": 5, "stem": "cifar"}
 
@@ -106,6 +105,15 @@ def test_recomputing_gives_the_same_bits_as_keeping(level: str, precision: torch
     assert all(torch.equal(found[key], value) for key, value in expected.items())
     for (key, before), after in zip(kept.state_dict().items(), remade.state_dict().values(), strict=True):
         assert torch.equal(before, after), key
+
+
+def test_recomputing_blocks_of_plain_layers_gives_the_same_bits() -> None:
+    kept, remade = network(), network()
+    set_recompute(remade, "blocks")
+    logits, expected = gradients(kept, images())
+    again, found = gradients(remade, images())
+    assert torch.equal(again, logits)
+    assert all(torch.equal(found[key], value) for key, value in expected.items())
 
 
 def held_bytes(model: nn.Module, x: Tensor) -> int:

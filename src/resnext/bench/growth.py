@@ -121,7 +121,8 @@ def measure_sweep(
 
     path, facts = csv_path(folder, "growth"), protocol(args.command)
     kept = [row for row in read_rows(path) if not args.again and _same(row, facts)]
-    others = [row for row in read_rows(path) if row["command"] == args.command and row["grows"] != sweep]
+    mine = [row for row in read_rows(path) if all(row[key] == facts[key] for key in ("command", "variables"))]
+    others = [row for row in mine if row["grows"] != sweep]
     rows: list[Mapping[str, object]] = [row for row in kept if row["grows"] == sweep]
     for point in points:
         if not any(str(row["at"]) == str(point.at) for row in rows):

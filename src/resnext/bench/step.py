@@ -11,7 +11,8 @@ from torch.nn import functional as F
 from resnext.bench.peers import OURS, build
 from resnext.model.architecture import Architecture
 from resnext.model.network import Network
-from resnext.model.plan import Plan, fuse_all, settle
+from resnext.model.plan import Plan, fuse_all, set_recompute, settle
+from resnext.speed.allocator import keep_memory
 
 PRECISIONS = ("bf16", "fp32")
 SGD: dict[str, Any] = {"lr": 0.01, "momentum": 0.9, "nesterov": True, "weight_decay": 1e-4}
@@ -36,17 +37,17 @@ class Step:
     """A network and its optimizer on one fixed batch of noise; calling it does a training step."""
 
     def __init__(self, architecture: Architecture, way: Way, batch: int, size: int, plan: Plan | None = None) -> None:
+        keep_memory()  # for every arm of this process, as resnext train does
         layout = torch.channels_last if way.channels_last else torch.contiguous_format
         self.way = way
         self.model: nn.Module = build(way.library, architecture)
         if isinstance(self.model, Network):
             (plan or Plan()).apply(self.model)
             if way.recompute != "no":
-                from resnext.train.session import set_recompute  # not before: seconds of importing
-
                 set_recompute(self.model, way.recompute)
         self.model.to(memory_format=layout)
-        self.optimizer = torch.optim.SGD(self.model.parameters(), **SGD)
+        fused = way.library == "resnext" or None  # as resnext train has it with fast paths
+        self.optimizer = torch.optim.SGD(self.model.parameters(), fused=fused, **SGD)
         generator = torch.Generator().manual_seed(0)
         images = torch.randn(batch, architecture.in_channels, size, size, generator=generator)
         self.images = images.contiguous(memory_format=layout)

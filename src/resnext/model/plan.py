@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from resnext.device import LOW, autocast
 from resnext.errors import RequestError
+from resnext.model.blocks import Block
 from resnext.model.layers import FUSED, Conv2d, NormAct
 from resnext.speed import kernels
 from resnext.speed.cache import say_once
@@ -154,6 +155,15 @@ def tune(model: nn.Module, batch_size: int, image_size: int = 224, precision: st
     plan = settle(model, images.contiguous(memory_format=torch.channels_last), precision)
     plan.apply(model)
     return plan
+
+
+def set_recompute(model: nn.Module, level: str) -> None:
+    """What the backward pass computes again instead of keeping it (``train.recompute``)."""
+    for module in model.modules():
+        if isinstance(module, Block):
+            module.recompute = level
+        elif isinstance(module, NormAct):
+            module.recomputed = level in ("activations", "expansions")
 
 
 def fuse_all(model: nn.Module, plan: Plan) -> Plan:

@@ -13,7 +13,7 @@ def keep_memory() -> bool:
     """Have glibc keep freed memory for this process's next buffers; whether it does (elsewhere nothing is changed).
 
     A step of training frees and asks for the same buffers again and again. By default the larger ones come from the
-    system every time, and each of their pages costs a fault: 5 to 15 % of a step (results/allocator.csv). The peak
+    system every time, and each of their pages costs a fault: 5 to 15 % of a step (docs/speed.md). The peak
     stays the same; memory that was used once goes back to the system only when the process ends.
     """
     if platform.libc_ver()[0] != "glibc" or not switched_on():

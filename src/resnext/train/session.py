@@ -17,9 +17,8 @@ from resnext.data.randomness import seed_of
 from resnext.data.source import Source
 from resnext.errors import RequestError, printable
 from resnext.model.blocks import Block
-from resnext.model.layers import NormAct
 from resnext.model.network import Network, create_model
-from resnext.model.plan import Plan
+from resnext.model.plan import Plan, set_recompute
 from resnext.run_directory import RunDirectory
 from resnext.settings import Recipe
 from resnext.speed.allocator import keep_memory
@@ -213,15 +212,6 @@ def fast_paths(
     part = recipe.train.batch_size // world.size // parts
     total = recipe.train.total_steps(steps) * parts
     return settle_speed(recipe, model, (part, size), total, world, console)
-
-
-def set_recompute(model: Network, level: str) -> None:
-    """What the backward pass computes again instead of keeping it (``train.recompute``)."""
-    for module in model.modules():
-        if isinstance(module, Block):
-            module.recompute = level
-        elif isinstance(module, NormAct):
-            module.recomputed = level in ("activations", "expansions")
 
 
 def check_same_data(before: dict[str, Any], now: dict[str, Any], run: RunDirectory) -> None:

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from resnext.deploy.signal_stack import signal_stack_kept
+
 KEPT = 4  # compiled models of different shapes
 HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}  # int8: what is left in floating point
 
@@ -42,7 +44,7 @@ def hushed() -> Iterator[None]:
 def convert(model: torch.nn.Module, channels: int, size: int) -> Any:
     """An openvino.Model of a network, for images of any number and size."""
     ov = openvino()
-    with hushed(), torch.inference_mode():
+    with hushed(), signal_stack_kept(), torch.inference_mode():
         return ov.convert_model(model, example_input=torch.zeros(2, channels, size, size), input=[-1, channels, -1, -1])
 
 
@@ -62,10 +64,11 @@ class OpenVinoEngine:
     def __call__(self, images: Tensor) -> Tensor:
         array = np.ascontiguousarray(images.numpy())
         size = min(self.piece, len(array)) or len(array)
-        compiled = self._for((size, *array.shape[1:]))
-        if size == len(array):
-            return torch.from_numpy(compiled.request.infer({0: array}, share_inputs=True)[0].copy())
-        return torch.from_numpy(compiled.queued(array, size))
+        with signal_stack_kept():
+            compiled = self._for((size, *array.shape[1:]))
+            if size == len(array):
+                return torch.from_numpy(compiled.request.infer({0: array}, share_inputs=True)[0].copy())
+            return torch.from_numpy(compiled.queued(array, size))
 
     def _for(self, shape: tuple[int, ...]) -> "_Compiled":
         """The model compiled for a shape; the one not used for longest is forgotten."""

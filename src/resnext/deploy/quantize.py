@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from resnext.deploy.openvino_engine import hushed
+from resnext.deploy.signal_stack import signal_stack_kept
 from resnext.errors import RequestError
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def quantize(model: Any, calibration: Tensor | None) -> Any:
         raise RequestError("int8 needs nncf: pip install 'resnext[openvino]'") from None
     nncf.set_log_level(logging.ERROR)
     batches = [image[None].numpy() for image in images.contiguous()]
-    with nncf_quiet():
+    with nncf_quiet(), signal_stack_kept():
         return nncf.quantize(
             model, nncf.Dataset(batches), subset_size=len(batches), preset=nncf.QuantizationPreset.MIXED
         )

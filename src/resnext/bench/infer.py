@@ -62,6 +62,7 @@ def run(args: argparse.Namespace) -> int:
     from resnext.bench.infer_accuracy import show_accuracy
     from resnext.bench.infer_arms import Case
     from resnext.bench.report import csv_path, out_folder, protocol, write_rows
+    from resnext.deploy.runtime import usual_size
     from resnext.screen import screen
 
     out, console = out_folder(args), screen()
@@ -71,7 +72,7 @@ def run(args: argparse.Namespace) -> int:
         torch.set_num_threads(args.threads)
     check_precisions(args)
     network, calibration = loaded(args)
-    size = args.size or side_of(network)
+    size = args.size or usual_size(network)
     rows: list[dict[str, object]] = []
     for batch in args.batch:
         case = Case(network, args.model, batch, size, tuple(args.precision), args.engine, calibration, args.no_peers)
@@ -138,6 +139,7 @@ def loaded(args: argparse.Namespace) -> "tuple[Network, Tensor | None]":
 
     from resnext import create_model
     from resnext.deploy.quantize import calibration_of
+    from resnext.deploy.runtime import usual_size
     from resnext.run_directory import is_run
     from resnext.weights import load
     from resnext.weights.hub import is_remote
@@ -149,12 +151,5 @@ def loaded(args: argparse.Namespace) -> "tuple[Network, Tensor | None]":
         return network, None
     if args.calibration or (known and is_run(path)):
         return network, calibration_of(network, path if known and is_run(path) else None, args.calibration)
-    a, size = network.architecture, args.size or side_of(network)
+    a, size = network.architecture, args.size or usual_size(network)
     return network, torch.randn(32, a.in_channels, size, size, generator=torch.Generator().manual_seed(0))
-
-
-def side_of(network: "Network") -> int:
-    """The side of the images that the weights expect, pixels."""
-    if network.preprocessing is not None:
-        return int(network.preprocessing.image_size)
-    return 224 if network.architecture.stem == "imagenet" else 32

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from resnext.bench.peers import OURS, build
+from resnext.device import autocast
 from resnext.model.architecture import Architecture
 from resnext.model.network import Network
 from resnext.model.plan import Plan, fuse_all, set_recompute, settle
@@ -64,7 +65,7 @@ class Step:
 
     def gradients(self) -> tuple[Tensor, float]:
         """Logits [B, K] in training mode, and the loss; the gradients are left in the parameters."""
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.way.precision == "bf16"):
+        with autocast(self.images.device, self.way.precision):
             logits = self.model(self.images)
         loss = F.cross_entropy(logits.float(), self.labels)
         loss.backward()
@@ -73,7 +74,7 @@ class Step:
     def evaluated(self) -> Tensor:
         """Logits of the first images in evaluation mode."""
         self.model.eval()
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=self.way.precision == "bf16"):
+        with torch.no_grad(), autocast(self.images.device, self.way.precision):
             logits = self.model(self.images[:EVALUATED])
         self.model.train()
         return logits.float()

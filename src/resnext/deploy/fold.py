@@ -138,19 +138,26 @@ def _fold(conv: nn.Conv2d, norm: NormAct | None) -> ConvAct:
     """The convolution that is ``norm(conv(x))``; without a norm, the convolution as it is, with a bias of zero."""
     weight = conv.weight.to(torch.float64)
     scale, shift = _affine(norm) if norm is not None else (torch.ones(len(weight)).double(), torch.zeros(len(weight)))
+    dtype = conv.weight.dtype
+    made = remade(conv, (weight * scale.view(-1, 1, 1, 1)).to(dtype), shift.to(dtype), conv.groups)
+    return ConvAct(made, act=norm is not None and norm.act)
+
+
+def remade(conv: nn.Conv2d, weight: Tensor, bias: Tensor | None, groups: int) -> nn.Conv2d:
+    """``conv`` with another weight, bias and number of groups; nothing is drawn or copied."""
     made = nn.Conv2d(
         conv.in_channels,
         conv.out_channels,
         conv.kernel_size,  # type: ignore[arg-type]
         stride=conv.stride,  # type: ignore[arg-type]
         padding=conv.padding,  # type: ignore[arg-type]
-        groups=conv.groups,
-        dtype=conv.weight.dtype,
+        groups=groups,
+        dtype=weight.dtype,
         device="meta",
     )
-    made.weight = nn.Parameter((weight * scale.view(-1, 1, 1, 1)).to(conv.weight.dtype))
-    made.bias = nn.Parameter(shift.to(conv.weight.dtype))
-    return ConvAct(made, act=norm is not None and norm.act)
+    made.weight = nn.Parameter(weight, requires_grad=False)
+    made.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+    return made
 
 
 def _affine(norm: NormAct) -> tuple[Tensor, Tensor]:

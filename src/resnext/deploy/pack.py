@@ -9,8 +9,9 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from resnext.deploy.fold import Folded
+from resnext.deploy.fold import Folded, remade
 from resnext.errors import RequestError
+from resnext.speed import convolution
 
 
 def block_diagonal(weight: Tensor, groups: int, factor: int) -> Tensor:
@@ -20,13 +21,7 @@ def block_diagonal(weight: Tensor, groups: int, factor: int) -> Tensor:
     """
     if factor < 1 or groups % factor or len(weight) % groups:
         raise RequestError(f"{groups} groups of {len(weight)} output channels cannot be packed by {factor}")
-    out, inputs, *kernel = weight.shape
-    each = out // groups
-    packed = weight.new_zeros(groups // factor, factor, each, factor, inputs, *kernel)
-    source = weight.reshape(groups // factor, factor, each, inputs, *kernel)
-    for i in range(factor):
-        packed[:, i, :, i] = source[:, i]
-    return packed.reshape(out, factor * inputs, *kernel)
+    return convolution.pack(weight, groups, factor)
 
 
 def factor_for(groups: int, channels: int, wanted: int) -> int:
@@ -46,16 +41,4 @@ def pack(folded: Folded, channels: int) -> Folded:
 
 
 def _packed(conv: nn.Conv2d, factor: int) -> nn.Conv2d:
-    made = nn.Conv2d(
-        conv.in_channels,
-        conv.out_channels,
-        conv.kernel_size,  # type: ignore[arg-type]
-        stride=conv.stride,  # type: ignore[arg-type]
-        padding=conv.padding,  # type: ignore[arg-type]
-        groups=conv.groups // factor,
-        dtype=conv.weight.dtype,
-        device="meta",
-    )
-    made.weight = nn.Parameter(block_diagonal(conv.weight, conv.groups, factor), requires_grad=False)
-    made.bias = conv.bias
-    return made
+    return remade(conv, block_diagonal(conv.weight, conv.groups, factor), conv.bias, conv.groups // factor)

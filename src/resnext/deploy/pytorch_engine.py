@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from resnext.deploy.engines import Engine, Way
 from resnext.deploy.fold import ConvAct, Folded
+from resnext.device import autocast
 from resnext.errors import WorkError
 from resnext.model.network import Network
 
@@ -39,10 +40,10 @@ class PlainEngine:
     """The network as it is, under autocast in bf16: what the others are compared with in speed."""
 
     def __init__(self, network: Network, precision: str) -> None:
-        self.network, self.bf16 = network, precision == "bf16"
+        self.network, self.precision = network, precision
 
     def __call__(self, images: Tensor) -> Tensor:
-        with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
+        with torch.inference_mode(), autocast(images.device, self.precision):
             return cast(Tensor, self.network(images)).float()
 
 

@@ -54,7 +54,7 @@ class Predictor(nn.Module):
         self.architecture, self.classes = network.architecture, network.classes
         self.preprocessing: Preprocessing | None = network.preprocessing
         self.provenance = network.provenance
-        side = image_size or self._usual_size()
+        side = image_size or usual_size(network)
         network.architecture.check_image_size(side, side)
         if precision != "auto":
             candidates(engine, precision)
@@ -103,11 +103,6 @@ class Predictor(nn.Module):
     def _outputs(self) -> int:
         return self.architecture.num_classes or self.architecture.stages[-1].out_channels
 
-    def _usual_size(self) -> int:
-        if self.preprocessing is not None:
-            return self.preprocessing.image_size
-        return 224 if self.architecture.stem == "imagenet" else 32
-
     def _choose(self, wish: Wish, precision: str, calibration: Tensor | None) -> tuple[str, Chosen]:
         """The precision that is taken, and its engine."""
         check = self._check_images(wish, calibration)
@@ -132,6 +127,13 @@ class Predictor(nn.Module):
         """What "auto" may take: fp32, and bf16 where engine and processor have it."""
         names = candidates(engine, "fp32")
         return ["fp32", "bf16"] if has_bf16() and any("bf16" in ENGINES[n].precisions for n in names) else ["fp32"]
+
+
+def usual_size(network: Network) -> int:
+    """The side of the images that the weights expect, pixels."""
+    if network.preprocessing is not None:
+        return int(network.preprocessing.image_size)
+    return 224 if network.architecture.stem == "imagenet" else 32
 
 
 def _check_words(engine: str, precision: str, goal: str) -> None:

@@ -5,17 +5,19 @@ import types
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any, Union, cast, get_args, get_origin, get_type_hints
 
 import yaml
+from typing_extensions import TypeVar
 
 from resnext.errors import RequestError, nearest
 from resnext.settings import Recipe
 
 LARGEST_FILE = 1 << 20  # bytes; a recipe is a page of text
+R = TypeVar("R", default=Recipe)  # the kind of recipe: Recipe, or that of another room
 
 
-def read_recipe(path: Path | str, overrides: Mapping[str, Any] | None = None) -> Recipe:
+def read_recipe(path: Path | str, overrides: Mapping[str, Any] | None = None, kind: type[R] = Recipe) -> R:  # type: ignore[assignment]
     """The recipe in a YAML file, with ``{"train.epochs": 3}``-like overrides on top.
 
     Raises RequestError naming the file, the key and the nearest valid one.
@@ -29,10 +31,15 @@ def read_recipe(path: Path | str, overrides: Mapping[str, Any] | None = None) ->
         raise RequestError(f"there is no recipe {path}{_nearest_file(path)}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise RequestError(f"{path} cannot be read as a recipe: {error}") from None
-    return parse_recipe(text, str(path), overrides)
+    return parse_recipe(text, str(path), overrides, kind)
 
 
-def parse_recipe(text: str, origin: str = "the recipe", overrides: Mapping[str, Any] | None = None) -> Recipe:
+def parse_recipe(
+    text: str,
+    origin: str = "the recipe",
+    overrides: Mapping[str, Any] | None = None,
+    kind: type[R] = Recipe,  # type: ignore[assignment]
+) -> R:
     """The recipe in a YAML text; ``origin`` names it in errors. Raises RequestError."""
     try:
         values = yaml.load(text, Loader=_StrictLoader)
@@ -49,12 +56,12 @@ def parse_recipe(text: str, origin: str = "the recipe", overrides: Mapping[str, 
             raise RequestError(f"--{key} is no setting of a recipe; a setting looks like --train.epochs")
         inside[name] = value
     try:
-        return _build(Recipe, values, "")
+        return cast(R, _build(kind, values, "", kind))
     except RequestError as error:
         raise RequestError(f"{origin}: {error}") from None
 
 
-def dump_recipe(recipe: Recipe) -> str:
+def dump_recipe(recipe: Any) -> str:
     """The recipe as YAML, every field spelled out; ``parse_recipe`` gives the equal recipe back."""
     values = to_dict(recipe)
     text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
@@ -76,7 +83,7 @@ def to_dict(settings: Any) -> dict[str, Any]:
     return plain
 
 
-def differences(before: Recipe, after: Recipe) -> list[str]:
+def differences(before: R, after: R) -> list[str]:
     """The settings in which two recipes differ, as ``train.epochs: 10 -> 20``."""
     rows = []
     for (key, old), (_, new) in zip(settings_of(before), settings_of(after), strict=True):
@@ -85,7 +92,7 @@ def differences(before: Recipe, after: Recipe) -> list[str]:
     return rows
 
 
-def settings_of(recipe: Recipe) -> Iterator[tuple[str, Any]]:
+def settings_of(recipe: Any) -> Iterator[tuple[str, Any]]:
     """Every setting as (``section.field``, value), in the order of settings.py."""
     for section in fields(recipe):
         inside = getattr(recipe, section.name)
@@ -93,13 +100,13 @@ def settings_of(recipe: Recipe) -> Iterator[tuple[str, Any]]:
             yield f"{section.name}.{f.name}", getattr(inside, f.name)
 
 
-def from_command_line(key: str, text: str) -> Any:
+def from_command_line(key: str, text: str, kind: type = Recipe) -> Any:
     """The value a user typed after ``--key``: YAML, or a plain comma-separated list."""
     try:
         value = yaml.load(text, Loader=_StrictLoader)
     except (yaml.YAMLError, ValueError, RecursionError):
         return text
-    hint = _hint_of(key)
+    hint = _hint_of(key, kind)
     if isinstance(value, str) and hint is not None and _element(hint) is not None:
         return [yaml.load(part, Loader=_StrictLoader) for part in value.split(",")]
     if (
@@ -134,7 +141,7 @@ class _StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _build(cls: type, values: Any, prefix: str) -> Any:
+def _build(cls: type, values: Any, prefix: str, kind: type) -> Any:
     if not isinstance(values, dict):
         raise RequestError(f"{prefix.rstrip('.') or 'the recipe'} must hold settings, not {_kind(values)}")
     hints = get_type_hints(cls)
@@ -142,19 +149,19 @@ def _build(cls: type, values: Any, prefix: str) -> Any:
     given: dict[str, Any] = {}
     for key, value in values.items():
         if key not in known:
-            raise RequestError(f"unknown setting {prefix}{key}{_nearest_key(key, list(known))}")
+            raise RequestError(f"unknown setting {prefix}{key}{_nearest_key(key, list(known), kind)}")
         if is_dataclass(hints[key]):
-            given[key] = _build(hints[key], {} if value is None else value, f"{prefix}{key}.")
+            given[key] = _build(hints[key], {} if value is None else value, f"{prefix}{key}.", kind)
         else:
             given[key] = _coerce(value, hints[key], f"{prefix}{key}", known[key].metadata)
     return cls(**given)
 
 
-def _nearest_key(key: str, known: list[str]) -> str:
+def _nearest_key(key: str, known: list[str], kind: type) -> str:
     hint = nearest(key, known)
     if "did you mean" in hint:
         return hint
-    elsewhere = [name for name, _ in settings_of(Recipe()) if name.partition(".")[2] == key]
+    elsewhere = [name for name, _ in settings_of(kind()) if name.partition(".")[2] == key]
     return f"; did you mean {' or '.join(elsewhere)}?" if elsewhere else hint
 
 
@@ -208,9 +215,9 @@ def _element(hint: Any) -> Any:
     return next((get_args(option)[0] for option in _options(hint) if get_origin(option) is tuple), None)
 
 
-def _hint_of(key: str) -> Any:
+def _hint_of(key: str, kind: type) -> Any:
     section, _, name = key.partition(".")
-    cls = get_type_hints(Recipe).get(section)
+    cls = get_type_hints(kind).get(section)
     return get_type_hints(cls).get(name) if cls is not None else None
 
 

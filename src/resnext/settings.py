@@ -351,26 +351,30 @@ class Recipe:
 
 def _check_agreement(recipe: Recipe) -> None:
     """Contradictions between fields, in the user's terms. Raises RequestError."""
-    schedule, optimizer, train, data = recipe.schedule, recipe.optimizer, recipe.train, recipe.data
+    check_schedule(recipe.schedule, recipe.optimizer, recipe.train.epochs, recipe.train.steps)
+    _check_train(recipe.train)
+    _check_data(recipe.data)
+    if recipe.augment.trivial_augment and recipe.augment.rand_augment is not None:
+        raise RequestError("augment.trivial_augment and augment.rand_augment are two policies: give one")
+    check_init(recipe.init)
+
+
+def check_schedule(
+    schedule: ScheduleSettings, optimizer: OptimizerSettings, epochs: int | None, steps: int | None
+) -> None:
+    """What optimizer and schedule of a run of so many ``train.epochs`` or ``train.steps`` contradict. RequestError."""
     if schedule.name != "step" and schedule.milestones:
         raise RequestError(f"schedule.milestones belong to schedule.name step, but it is {schedule.name}")
     if list(schedule.milestones) != sorted(schedule.milestones):
         raise RequestError(f"schedule.milestones {list(schedule.milestones)} must rise")
-    if train.epochs is not None and train.steps is not None:
-        raise RequestError(f"train.epochs {train.epochs} and train.steps {train.steps} both say how long: give one")
-    if train.epochs is not None and schedule.warmup_epochs >= train.epochs:
-        raise RequestError(
-            f"schedule.warmup_epochs {schedule.warmup_epochs:g} leaves nothing of train.epochs {train.epochs}"
-        )
+    if epochs is not None and steps is not None:
+        raise RequestError(f"train.epochs {epochs} and train.steps {steps} both say how long: give one")
+    if epochs is not None and schedule.warmup_epochs >= epochs:
+        raise RequestError(f"schedule.warmup_epochs {schedule.warmup_epochs:g} leaves nothing of train.epochs {epochs}")
     if optimizer.nesterov and optimizer.name == "sgd" and optimizer.momentum == 0:
         raise RequestError("optimizer.nesterov needs optimizer.momentum above 0")
     if len(optimizer.betas) != 2 or not all(0 <= beta < 1 for beta in optimizer.betas):
         raise RequestError(f"optimizer.betas {list(optimizer.betas)} must be two numbers from 0 to below 1")
-    _check_train(train)
-    _check_data(data)
-    if recipe.augment.trivial_augment and recipe.augment.rand_augment is not None:
-        raise RequestError("augment.trivial_augment and augment.rand_augment are two policies: give one")
-    _check_init(recipe.init)
 
 
 def _check_train(train: TrainSettings) -> None:
@@ -399,7 +403,7 @@ def _check_data(data: DataSettings) -> None:
         raise RequestError(f"data.classes belongs to data.source {', '.join(NUMBERED)}, but it is {data.source}")
 
 
-def _check_init(init: InitSettings) -> None:
+def check_init(init: InitSettings) -> None:
     """What says how loaded weights are trained needs loaded weights. Raises RequestError."""
     if init.weights is not None:
         return

@@ -34,10 +34,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_settings(parser)
 
 
-def add_settings(parser: argparse.ArgumentParser) -> None:
+def add_settings(parser: argparse.ArgumentParser, kind: type = Recipe) -> None:
     """One option for every setting of a recipe."""
-    hints = get_type_hints(Recipe)
-    for section in fields(Recipe):
+    hints = get_type_hints(kind)
+    for section in fields(kind):
         group = parser.add_argument_group(section.name, section.metadata["help"])
         for f in fields(hints[section.name]):
             default = "not given" if f.default is None else f.default
@@ -52,10 +52,10 @@ def add_settings(parser: argparse.ArgumentParser) -> None:
             )
 
 
-def given_settings(args: argparse.Namespace) -> dict[str, Any]:
+def given_settings(args: argparse.Namespace, kind: type = Recipe) -> dict[str, Any]:
     """The settings that were given, as ``{"train.epochs": 3}``."""
     return {
-        key.removeprefix("set:"): from_command_line(key.removeprefix("set:"), text)
+        key.removeprefix("set:"): from_command_line(key.removeprefix("set:"), text, kind)
         for key, text in vars(args).items()
         if key.startswith("set:") and text is not None
     }

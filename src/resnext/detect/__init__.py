@@ -1,0 +1,1 @@
+"""Detection: Faster R-CNN on our networks (Section 5.4)."""

@@ -85,14 +85,15 @@ def measured(task: "Task", ways: "list[Way]", rounds: int, console: "Console") -
 
 
 def compared(arms: "dict[str, Detecting]", console: "Console") -> "dict[str, Distance]":
-    """How far each arm is from torchvision's in fp32, on this very batch. Raises WorkError where it is too far."""
+    """How far each arm is from torchvision's in fp32, on this very batch. Raises WorkError where ours is too far."""
     from resnext.bench.detect_step import check, distance, outcome
 
     outcomes = {name: outcome(arm) for name, arm in arms.items()}
     reference = next(n for n, a in arms.items() if not a.ours and a.way.precision == "fp32" and not a.way.channels_last)
     found = {name: distance(one, outcomes[reference]) for name, one in outcomes.items()}
     for name, arm in arms.items():
-        check(name, arm.way.precision, found[name])
+        if arm.ours:  # how far theirs goes in bf16, with anchors in bf16 too, is only reported
+            check(name, arm.way.precision, found[name])
     for name, far in found.items():
         if name != reference:
             console.print(

@@ -31,7 +31,7 @@ from resnext.weights import torchvision as torchvision_names
 
 SGD: dict[str, Any] = {"lr": 1e-4, "momentum": 0.9, "weight_decay": 1e-4}
 WIDER = 4 / 3  # the longer side over the shorter one
-LOGITS = 0.6  # deviation of the classes' scores: some hundred candidates an image then pass the least score
+LOGITS = 1.0  # deviation of the classes' scores: some hundred candidates an image then pass the least score
 SEED = 0
 RPN_LOSSES = ("loss_objectness", "loss_rpn_box_reg")
 PARTS = (*RPN_LOSSES, "loss_classifier", "loss_box_reg")
@@ -215,7 +215,8 @@ def _theirs(task: Task, start: FasterRcnn) -> FasterRCNN:
         if isinstance(module, FrozenBatchNorm2d):
             module.eps = a.bn_eps
     backbone = _resnet_fpn_extractor(body, len(stages) - frozen)
-    model = FasterRCNN(backbone, task.classes + 1, image_mean=IMAGENET_MEAN, image_std=IMAGENET_STD, _skip_resize=True)
+    model = FasterRCNN(backbone, task.classes + 1, image_mean=IMAGENET_MEAN, image_std=IMAGENET_STD)
+    model.transform.resize = lambda image, target=None: (image, target)  # a loader's work, as with ours
     known, ours = model.state_dict(), start.state_dict()
     left = {key for key in ours if key not in known and not key.endswith("num_batches_tracked")}
     if left:

@@ -50,8 +50,8 @@ def save_detector(model: FasterRcnn, path: Path | str) -> None:
 def load_detector(source: Path | str, checkpoint: str = "best", *, bn_eps: float | None = None) -> FasterRcnn:
     """The detector in a weights file, a detection run or torchvision's file, in eval mode on the CPU.
 
-    ``source`` is a path, ``hf://owner/name`` or ``https://...``; of a run, ``checkpoint`` says which. ``bn_eps`` is what
-    BN adds to the variance, where the file does not know (torchvision's). ``.provenance["notes"]`` says what was
+    ``source`` is a path, ``hf://owner/name`` or ``https://...``; of a run, ``checkpoint`` says which. ``bn_eps`` is
+    what BN adds to the variance, where the file does not know (torchvision's). ``.provenance["notes"]`` says what was
     assumed. Nothing in the file is executed. Raises RequestError for what cannot be read as a detector.
     """
     path = fetch(str(source)) if is_remote(str(source)) else Path(source)
@@ -112,6 +112,7 @@ def from_torchvision(raw: Raw, bn_eps: float | None = None) -> FasterRcnn:
     notes = [NUMBERED]
     if bn_eps is None and not any(name.endswith("num_batches_tracked") for name in state):
         notes.append(COCO_V1)
+    model.numbered = True
     model.provenance = {"format": "torchvision", "notes": notes}
     return model
 

@@ -1,7 +1,7 @@
 """Batches of images with boxes, the same ones for any number of workers and any point of resuming.
 
-As in ``data/loader.py``: the order of an epoch is a function of (seed, epoch), what happens to an image is one of (seed,
-epoch, index).
+As in ``data/loader.py``: the order of an epoch is a function of (seed, epoch), what happens to an image is one of
+(seed, epoch, index).
 """
 
 from collections.abc import Iterator

@@ -2,10 +2,11 @@
 
 import json
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console
 from torch import nn
@@ -57,7 +58,7 @@ def prepare(recipe: DetectRecipe, run: RunDirectory, world: World, resume: bool,
         keep_memory()
     train, val = open_detection(recipe.data)
     if recipe.train.learn == "rpn":
-        train, val = train.as_one_class(OBJECT[0]), val.as_one_class(OBJECT[0])
+        train, val = as_one_class(train), as_one_class(val)
     files = shared_checkpoint(run, world) if resume else {}
     model = detector_from_checkpoint(files["model"]) if files else starting_detector(recipe, train)
     if world.leads and not resume:
@@ -99,6 +100,11 @@ def prepare(recipe: DetectRecipe, run: RunDirectory, world: World, resume: bool,
         loader=loader,
         position=position,
     )
+
+
+def as_one_class(dataset: DetectionDataset) -> DetectionDataset:
+    """The data set as the rpn step sees it: objects, of whatever class."""
+    return replace(dataset, classes=OBJECT, category_ids=(1,), labels=np.zeros_like(dataset.labels))
 
 
 def starting_detector(recipe: DetectRecipe, train: DetectionDataset) -> FasterRcnn:
@@ -212,6 +218,11 @@ def position_plan(files: dict[str, bytes]) -> Any:
     return json.loads(files["state"])["position"].get("plan") or Plan().as_json()
 
 
+def default_workers() -> int:
+    """Loading processes where none are asked for: one a core, at most 8."""
+    return min(MOST_WORKERS, available_cores())
+
+
 def make_loader(
     recipe: DetectRecipe, train: DetectionDataset, preprocessing: DetectPreprocessing, world: World
 ) -> DetectLoader:
@@ -223,7 +234,7 @@ def make_loader(
         seed=recipe.train.seed,
         batch_size=recipe.train.batch_size,
         group=recipe.augment.group,
-        workers=min(MOST_WORKERS, available_cores()) if workers is None else workers,
+        workers=default_workers() if workers is None else workers,
         start_method=recipe.data.start_method,
         rank=world.rank,
         world_size=world.size,

@@ -179,7 +179,7 @@ def make_loader(recipe: Recipe, source: Source, preprocessing: Preprocessing, wo
     )
 
 
-def check_length(recipe: Recipe, steps_per_epoch: int) -> None:
+def check_length(recipe: Any, steps_per_epoch: int) -> None:
     """Raises RequestError where the warm-up leaves nothing of the run."""
     total, warmup = recipe.train.total_steps(steps_per_epoch), recipe.schedule.warmup_epochs * steps_per_epoch
     if warmup >= total:

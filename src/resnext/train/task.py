@@ -38,6 +38,8 @@ class Task:
         if best is None:
             return True
         now, before = row[self.goal], best[self.goal]
+        if now is None or before is None:  # nothing it could be of
+            return before is None and now is not None
         return bool(now < before if self.lower else now > before)
 
 

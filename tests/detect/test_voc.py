@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from resnext.detect import voc
 from resnext.detect.dataset import DetectionDataset
-from resnext.detect.voc import class_names, listed, read_voc, voc_dataset, xml_in
+from resnext.detect.parsed import dataset_of
+from resnext.detect.voc import class_names, listed, parsed_voc, read_voc, xml_in
 from resnext.errors import RequestError
 from tests.detect.made import photo, voc_object, voc_xml, write
 
@@ -24,8 +25,8 @@ def read(folder: Path, xml: str | bytes, **options: Any) -> DetectionDataset:
     if not (folder / "p.jpg").exists():
         photo(folder / "p.jpg")
     (folder / "p.xml").write_bytes(xml if isinstance(xml, bytes) else xml.encode())
-    images = read_voc([folder / "p.xml"], folder)
-    return voc_dataset(images, folder, class_names([images]), "x", **options)
+    images = read_voc([folder / "p.xml"], folder, folder)
+    return dataset_of(parsed_voc(images, class_names([images]), "x"), folder, **options)
 
 
 def test_boxes_count_from_1_and_both_ends_are_inside(tmp_path: Path) -> None:
@@ -96,9 +97,9 @@ def test_images_without_objects_stay_or_go(tmp_path: Path) -> None:
     photo(tmp_path / "q.png")
     write(tmp_path / "p.xml", voc_xml())
     write(tmp_path / "q.xml", voc_xml(voc_object("cat", (1, 1, 5, 5))))
-    images = read_voc(xml_in(tmp_path), tmp_path)
-    assert voc_dataset(images, tmp_path, ("cat",), "x").files == ("p.jpg", "q.png")
-    assert voc_dataset(images, tmp_path, ("cat",), "x", empty="drop").files == ("q.png",)
+    parsed = parsed_voc(read_voc(xml_in(tmp_path), tmp_path, tmp_path), ("cat",), "x")
+    assert dataset_of(parsed, tmp_path).files == ("p.jpg", "q.png")
+    assert dataset_of(parsed, tmp_path, empty="drop").files == ("q.png",)
 
 
 def test_of_two_pictures_of_one_name_the_one_that_is_stated_is_taken(tmp_path: Path) -> None:
@@ -159,17 +160,19 @@ def test_sizes_are_bounded_and_depth_does_no_harm(tmp_path: Path, monkeypatch: p
         read(tmp_path, voc_xml())
 
 
-def test_missing_annotations_and_pictures_are_named_all_at_once(tmp_path: Path) -> None:
+def test_missing_annotations_are_named_all_at_once(tmp_path: Path) -> None:
     photo(tmp_path / "a.jpg")
-    for name in ("a", "b", "c"):
-        write(tmp_path / f"{name}.xml", voc_xml())
-    with pytest.raises(RequestError, match=r"1 of the 3 images of .* missing are 'b.jpg', 'c.jpg'"):
-        read_voc(xml_in(tmp_path), tmp_path)
-    with pytest.raises(RequestError, match=r"list.txt: 1 of 2 annotations are not in .*; missing are 'd.xml'"):
-        read_voc([tmp_path / "a.xml", tmp_path / "d.xml"], tmp_path, listed_in=tmp_path / "list.txt")
+    write(tmp_path / "a.xml", voc_xml())
+    with pytest.raises(RequestError, match=r"list.txt: 2 of 3 annotations are not in .*; missing are 'd.xml', 'e.xml'"):
+        read_voc([tmp_path / f"{name}.xml" for name in "ade"], tmp_path, tmp_path / "list.txt")
+    with pytest.raises(RequestError, match="has no annotations"):
+        read_voc([], tmp_path, tmp_path)
+
+
+def test_a_stated_name_never_leads_out_of_the_folder(tmp_path: Path) -> None:
     write(tmp_path / "b.xml", voc_xml(filename="../../b.jpg"))
     with pytest.raises(RequestError, match=r"b.xml: <filename> names .* leads out of the folder"):
-        read_voc(xml_in(tmp_path), tmp_path)
+        read_voc(xml_in(tmp_path), tmp_path, tmp_path)
 
 
 def test_lists_have_a_name_a_line(tmp_path: Path) -> None:

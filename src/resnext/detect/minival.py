@@ -1,10 +1,10 @@
 """The split that papers before 2017 train and test on: trainval35k and minival, from COCO's own files.
 
-Of the 40,504 images of val2014, 5,000 are minival and the other 35,504 train, beside all 82,783 of train2014
-(py-faster-rcnn, data/README.md; He et al. and Xie et al. after it). The list itself was never in COCO's files until
-2017, whose val2017 is these 5,000 images and whose train2017 is the other 118,287. So the ids in
-instances_val2017.json are the list, and nothing else is needed. An image has one id in all of COCO's files; where the
-numbers in two file names contradict that, it is an error.
+Of the 40,504 images of val2014, 5,000 are minival and the other 35,504 train, beside all 82,783 of train2014 (Section
+5.4). The list came with py-faster-rcnn's code, not with COCO, until COCO made it its split of 2017: val2017 is these
+5,000 images and train2017 the other 118,287 (tensorpack's FasterRCNN says so where it names its data: "trainval35k, AKA
+train2017"; the counts add up). So the ids in instances_val2017.json are the list, and nothing else is needed. An image
+has one id in all of COCO's files; where the numbers in two file names contradict that, it is an error.
 
 Two other splits go by the name of minival and are not meant here: TensorFlow's of 8,059 images, and the last 5,000 of
 val2014 as they come.

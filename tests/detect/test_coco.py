@@ -64,6 +64,37 @@ def test_it_is_what_pycocotools_reads(shared_data: Path, tmp_path: Path) -> None
                 assert [row[key] for row in truth.get(id_, [])] == [row[key] for row in rows]
 
 
+def test_its_ground_truth_is_judged_as_the_file_itself(tmp_path: Path) -> None:
+    """Bit for bit, with crowds and boxes that stick out, over detections that are right, near and wrong."""
+    tools = pytest.importorskip("pycocotools.coco")
+    from pycocotools.cocoeval import COCOeval
+
+    rng = np.random.default_rng(0)
+    images = [image_row(3 * i + 1, f"{i}.jpg", 300, 200) for i in range(20)]
+    annotations, detections = [], []
+    for id_ in range(1, 151):
+        image, category = 3 * int(rng.integers(20)) + 1, int(rng.choice([3, 7]))
+        box = [round(float(v), 2) for v in (*rng.uniform(-5, (280, 180)), *rng.uniform(6, 120, 2))]
+        crowd = int(rng.random() < 0.1)
+        annotations.append(box_row(id_, image, box, category, area=0.7 * box[2] * box[3], iscrowd=crowd))
+        near = [round(v + float(rng.normal(0, 2)), 2) for v in box]
+        score = round(float(rng.random()), 3)
+        detections.append({"image_id": image, "category_id": category, "bbox": near, "score": score})
+    path = write_json(tmp_path / "x.json", coco_content(images=images, annotations=annotations))
+    ours = tools.COCO()
+    ours.dataset = read_coco(path, tmp_path, check_files=False).ground_truth()
+    ours.createIndex()
+    stats = []
+    for truth in (tools.COCO(str(path)), ours):
+        run = COCOeval(truth, truth.loadRes([dict(row) for row in detections]), "bbox")
+        run.evaluate()
+        run.accumulate()
+        run.summarize()
+        stats.append(run.stats.tolist())
+    assert stats[0] == stats[1]
+    assert 0.2 < stats[0][0] < 0.95
+
+
 def test_areas_and_crowds_that_are_not_stated_are_width_times_height_and_no(tmp_path: Path) -> None:
     dataset = read(
         tmp_path, coco_content(annotations=[box_row(1, 10, [0, 0, 4, 5]), box_row(2, 10, [0, 0, 2, 3], area=None)])

@@ -148,8 +148,9 @@ class Split:
         corners = corners_of(found.stated)
         outside = np.concatenate([-corners[:, :2], corners[:, 2:] - sizes], axis=1).max(axis=1, initial=0.0)
         cut = np.flatnonzero(fit(found.stated, sizes).cut)
-        for image in np.unique(found.image[cut]):
-            of_image = cut[found.image[cut] == image]
+        cut = cut[np.argsort(found.image[cut], kind="stable")]
+        images, starts = np.unique(found.image[cut], return_index=True)
+        for image, of_image in zip(images.tolist(), np.split(cut, starts[1:]), strict=False):  # of none one empty part
             most = float(outside[of_image].max())
             boxes = "1 box sticks" if len(of_image) == 1 else f"{len(of_image)} boxes stick"
             severity = "note" if most <= ROUNDING else "warning"

@@ -11,8 +11,9 @@ from typing import Any, NoReturn, cast
 import numpy as np
 
 from resnext.data.classes import more
-from resnext.detect.boxes import LONGEST_SIDE, Annotated, sorted_out
-from resnext.detect.dataset import DetectionDataset, without_empty
+from resnext.detect.boxes import LONGEST_SIDE, Annotated
+from resnext.detect.dataset import DetectionDataset
+from resnext.detect.parsed import Parsed, dataset_of
 from resnext.detect.places import check_all_there, checked_name, first_that_holds
 from resnext.errors import RequestError, nearest
 
@@ -36,38 +37,37 @@ def read_coco(
     ``bad_boxes`` is error or drop, ``empty`` keep or drop, as the settings say of them. Raises RequestError naming the
     file, the entry and what was expected; for missing pictures unless ``check_files`` is off.
     """
-    content = load_json(annotations)
-    category_ids, classes = _categories(content["categories"], annotations)
-    image_ids, files, sizes = _images(content["images"], annotations)
-    found, ids = _annotations(content["annotations"], annotations, image_ids, category_ids, classes)
-    raw = content["annotations"]
-
-    def name_of(place: int) -> str:
-        of_image = int(found.image[place])
-        return (
-            f"{annotations}: the box {short(raw[place]['bbox'])} of annotation {ids[place]}, "
-            f"image {image_ids[of_image]} ({files[of_image]}),"
-        )
-
-    counts: dict[str, int] = {}
-    offsets, arrays = sorted_out(found, sizes, bad_boxes, name_of, counts)
-    root = images if isinstance(images, Path) else first_that_holds(images, files)
+    parsed = parse_coco(annotations)
+    root = images if isinstance(images, Path) else first_that_holds(images, parsed.files)
+    dataset = dataset_of(parsed, root, exif=exif, bad_boxes=bad_boxes, empty=empty)
     if check_files:
-        check_all_there(root, files, str(annotations))
-    dataset = DetectionDataset(
-        name=annotations.name,
+        check_all_there(root, dataset.files, str(annotations))
+    return dataset
+
+
+def parse_coco(path: Path) -> Parsed:
+    """What the file states; bad boxes are still in it. Raises RequestError for all else that is wrong."""
+    content = load_json(path)
+    category_ids, classes = categories_of(content["categories"], path)
+    image_ids, files, sizes = images_of(content["images"], path)
+    found, ids = _annotations(content["annotations"], path, image_ids, category_ids, classes)
+    said = [row["bbox"] for row in content["annotations"]]
+
+    def box_name(place: int) -> str:
+        image = int(found.image[place])
+        where = f"annotation {ids[place]}, image {image_ids[image]} ({files[image]}),"
+        return f"{path}: the box {short(said[place])} of {where}"
+
+    return Parsed(
+        name=path.name,
         classes=tuple(classes),
         category_ids=tuple(category_ids),
-        root=str(root),
-        files=tuple(files),
         image_ids=np.array(image_ids, np.int64),
+        files=tuple(files),
         sizes=sizes,
-        offsets=offsets,
-        exif=exif,
-        counts=counts,
-        **arrays,
+        found=found,
+        box_name=box_name,
     )
-    return without_empty(dataset) if empty == "drop" else dataset
 
 
 def load_json(path: Path, keep_all: bool = False) -> dict[str, list[Any]]:
@@ -115,7 +115,7 @@ def _without_outlines(row: Row) -> Row:
     return row
 
 
-def _categories(rows: list[Row], path: Path) -> tuple[list[int], list[str]]:
+def categories_of(rows: list[Row], path: Path) -> tuple[list[int], list[str]]:
     """Ids and names, by ascending id."""
     names: dict[int, str] = {}
     for place, row in enumerate(rows):
@@ -137,7 +137,7 @@ def _categories(rows: list[Row], path: Path) -> tuple[list[int], list[str]]:
     return ids, classes
 
 
-def _images(rows: list[Row], path: Path) -> tuple[list[int], list[str], np.ndarray]:
+def images_of(rows: list[Row], path: Path) -> tuple[list[int], list[str], np.ndarray]:
     """Ids, file names and sizes (int64 [N, 2]: width, height), in the file's order."""
     if not rows:
         raise RequestError(f"{path} has no images")

@@ -11,6 +11,10 @@ from resnext.data.images import Facts, read_image, read_with_facts
 from resnext.data.source import BadImage
 
 
+class WrongSize(BadImage):
+    """A picture of another size than its annotations state."""
+
+
 class Boxes(NamedTuple):
     """What is annotated in one image, in pixels of the image as it is stated (upright where it is turned)."""
 
@@ -59,7 +63,7 @@ class DetectionDataset:
         if pixels.size != stated and self.exif and facts.size == stated:
             pixels = read_image(path, 3, exif=False)
         if pixels.size != stated:
-            raise BadImage(str(path), f"it has {_size(pixels.size)} pixels, but its annotations state {_size(stated)}")
+            raise WrongSize(str(path), f"it has {_size(pixels.size)} pixels, but its annotations state {_size(stated)}")
         return pixels, facts
 
     def annotations(self, index: int) -> Boxes:

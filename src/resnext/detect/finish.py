@@ -11,7 +11,6 @@ from resnext.detect.evaluator import DetectionEvaluation
 from resnext.detect.files import load_detector
 from resnext.detect.judge import evaluate
 from resnext.detect.pictures import detection_curves, training_samples
-
 from resnext.detect.session import DetectSession
 from resnext.detect.tables import write_detection_evaluation
 from resnext.environment import environment

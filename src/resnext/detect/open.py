@@ -1,15 +1,16 @@
 """From the data settings to both splits of images with boxes: where files lie when nobody says so."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from resnext.data.classes import class_difference, listing
-from resnext.detect.coco import read_coco
+from resnext.detect.coco import parse_coco
 from resnext.detect.dataset import DetectionDataset, limited
-from resnext.detect.places import names_in
+from resnext.detect.parsed import Parsed, dataset_of
+from resnext.detect.places import check_all_there, first_that_holds, names_in
 from resnext.detect.settings import SOURCES, DetectDataSettings
-from resnext.detect.voc import VocImage, class_names, listed, read_voc, voc_dataset, xml_in
+from resnext.detect.voc import VocImage, class_names, listed, parsed_voc, read_voc, xml_in
 from resnext.errors import RequestError, nearest
 
 TRAIN, VAL = "train", "val"
@@ -31,30 +32,54 @@ def open_detection(settings: DetectDataSettings) -> tuple[DetectionDataset, Dete
 
     Classes and category ids must be the same in both. ``empty`` is for training alone: held-out images all stay.
     """
-    root = data_root(settings)
-    if settings.source == "voc":
-        splits = {split: _voc_images(root, settings, split) for split in (TRAIN, VAL)}
-        classes = class_names([images for images, _, _ in splits.values()])
-        train, val = (_voc_split(splits[split], classes, settings, split) for split in (TRAIN, VAL))
-    else:
-        train, val = (_coco_split(root, settings, split) for split in (TRAIN, VAL))
-        check_same_categories(train, val)
-    return _limited(train, settings, TRAIN), _limited(val, settings, VAL)
+    found = {split: Found(settings, split) for split in (TRAIN, VAL)}
+    train, val = (_dataset(found[split], [*found.values()], settings, split) for split in (TRAIN, VAL))
+    check_same_categories(train, val)
+    return train, val
 
 
 def open_detection_split(settings: DetectDataSettings, split: str) -> DetectionDataset:
     """``train`` or ``val`` alone; of coco the other need not be there. VOC's classes come from all that is there."""
     if split not in (TRAIN, VAL):
         raise RequestError(f"no split {split!r}{nearest(split, (TRAIN, VAL))}")
-    root = data_root(settings)
-    if settings.source == "voc":
-        found = _voc_images(root, settings, split)
-        other = VAL if split == TRAIN else TRAIN
-        others = [_voc_images(root, settings, other)[0]] if _voc_place(root, settings, other) else []
-        dataset = _voc_split(found, class_names([found[0], *others]), settings, split)
-    else:
-        dataset = _coco_split(root, settings, split)
-    return _limited(dataset, settings, split)
+    found = [Found(settings, split)]
+    if settings.source == "voc" and _voc_place(data_root(settings), settings, VAL if split == TRAIN else TRAIN):
+        found.append(Found(settings, VAL if split == TRAIN else TRAIN))
+    return _dataset(found[0], found, settings, split)
+
+
+class Found:
+    """A split's annotations, read, and where its images lie. Raises RequestError for what is missing or wrong."""
+
+    def __init__(self, settings: DetectDataSettings, split: str) -> None:
+        root = data_root(settings)
+        self.voc: list[VocImage] | None = None
+        if settings.source == "voc":
+            self.place, xml, self.images = _voc_files(root, settings, split)
+            self.voc = read_voc(xml, self.images, self.place)
+        else:
+            self.place = coco_file(root, settings, split)
+            self.coco = parse_coco(self.place)
+            self.images = first_that_holds(image_folders(root, settings, split, self.place), self.coco.files)
+
+    def parsed(self, both: Sequence["Found"]) -> Parsed:
+        """The split, under the classes of ``both``."""
+        if self.voc is None:
+            return self.coco
+        return parsed_voc(self.voc, class_names([found.voc for found in both if found.voc]), self.place.name)
+
+
+def _dataset(found: Found, both: Sequence[Found], settings: DetectDataSettings, split: str) -> DetectionDataset:
+    dataset = dataset_of(
+        found.parsed(both),
+        found.images,
+        exif=settings.exif,
+        bad_boxes=settings.bad_boxes,
+        empty=settings.empty if split == TRAIN else "keep",
+    )
+    check_all_there(found.images, dataset.files, str(found.place))
+    limit = settings.limit_train if split == TRAIN else settings.limit_val
+    return limited(dataset, limit, settings.split_seed)
 
 
 def check_same_categories(train: DetectionDataset, val: DetectionDataset) -> None:
@@ -108,29 +133,8 @@ def image_folders(root: Path, settings: DetectDataSettings, split: str, annotati
     return list(dict.fromkeys([*usual, root / "images", annotations.parent, root]))
 
 
-def _coco_split(root: Path, settings: DetectDataSettings, split: str) -> DetectionDataset:
-    annotations = coco_file(root, settings, split)
-    return read_coco(
-        annotations,
-        image_folders(root, settings, split, annotations),
-        exif=settings.exif,
-        bad_boxes=settings.bad_boxes,
-        empty=settings.empty if split == TRAIN else "keep",
-    )
-
-
-VocFound = tuple[list[VocImage], Path, Path]  # the images, their folder, the list or folder that names them
-
-
-def _voc_split(found: VocFound, classes: tuple[str, ...], settings: DetectDataSettings, split: str) -> DetectionDataset:
-    images, folder, place = found
-    empty = settings.empty if split == TRAIN else "keep"
-    return voc_dataset(
-        images, folder, classes, place.name, exif=settings.exif, bad_boxes=settings.bad_boxes, empty=empty
-    )
-
-
-def _voc_images(root: Path, settings: DetectDataSettings, split: str) -> VocFound:
+def _voc_files(root: Path, settings: DetectDataSettings, split: str) -> tuple[Path, list[Path], Path]:
+    """The list or folder that is the split, its XML files, and the folder of its images."""
     place = _voc_place(root, settings, split)
     if place is None:
         said = _said(settings, split)
@@ -139,8 +143,7 @@ def _voc_images(root: Path, settings: DetectDataSettings, split: str) -> VocFoun
         what = f"data.{split} {said} is not there: " if said is not None else ""
         raise RequestError(what + _nothing(root, split, wanted))
     xml = xml_in(place) if place.is_dir() else [_annotations_of(root, place) / f"{name}.xml" for name in listed(place)]
-    folder = _voc_folder(root, settings, split, place, xml)
-    return read_voc(xml, folder, listed_in=place), folder, place
+    return place, xml, _voc_folder(root, settings, split, place, xml)
 
 
 def _voc_place(root: Path, settings: DetectDataSettings, split: str) -> Path | None:
@@ -181,12 +184,7 @@ def _voc_folder(root: Path, settings: DetectDataSettings, split: str, place: Pat
     for folder in candidates:
         if any(os.path.splitext(name)[0] in stems and not name.endswith(".xml") for name in names_in(folder)):
             return folder
-    return candidates[0]
-
-
-def _limited(dataset: DetectionDataset, settings: DetectDataSettings, split: str) -> DetectionDataset:
-    limit = settings.limit_train if split == TRAIN else settings.limit_val
-    return limited(dataset, limit, settings.split_seed)
+    return next((folder for folder in candidates if folder.is_dir()), above)
 
 
 def _said(settings: DetectDataSettings, split: str) -> str | None:

@@ -21,9 +21,9 @@ import numpy as np
 
 from resnext.data.classes import listing
 from resnext.data.folder import is_image_name
-from resnext.detect.boxes import LONGEST_SIDE, Annotated, sorted_out
-from resnext.detect.dataset import DetectionDataset, without_empty
-from resnext.detect.places import checked_name, names_in
+from resnext.detect.boxes import LONGEST_SIDE, Annotated
+from resnext.detect.parsed import Parsed
+from resnext.detect.places import checked_name, missing_files, names_in
 from resnext.errors import RequestError
 
 MAX_BYTES = 1 << 23  # of one XML file
@@ -50,31 +50,22 @@ class VocImage:
     objects: tuple[VocObject, ...]
 
 
-def read_voc(
-    xml_files: Sequence[Path], images: Path, check_files: bool = True, listed_in: Path | None = None
-) -> list[VocImage]:
-    """Every XML file's picture, boxes and names. The picture has the file's own name, or the one it states.
+def read_voc(xml_files: Sequence[Path], images: Path, said_by: Path) -> list[VocImage]:
+    """Every XML file's picture, boxes and names. The picture is called as the XML file is, or as that states.
 
-    Raises RequestError for a file that is no annotation and for pictures that are missing. ``listed_in`` is named.
+    Raises RequestError for a file that is missing or no annotation. ``said_by`` is the list or folder of the split.
     """
-    said_by = str(listed_in or (xml_files[0].parent if xml_files else images))
     if not xml_files:
         raise RequestError(f"{said_by} has no annotations: expected XML files of Pascal VOC")
-    absent = [path.name for path in xml_files if not path.is_file()]
+    folder = xml_files[0].parent
+    absent = missing_files(folder, [path.relative_to(folder).as_posix() for path in xml_files])
     if absent:
         raise RequestError(
-            f"{said_by}: {len(absent)} of {len(xml_files)} annotations are not in {xml_files[0].parent}; "
+            f"{said_by}: {len(absent)} of {len(xml_files)} annotations are not in {folder}; "
             f"missing are {listing(absent)}"
         )
     pictures = _pictures(images)
-    found = [_read(path, pictures) for path in xml_files]
-    missing = [image.file for image in found if image.file not in pictures.get(_stem(image.file), ())]
-    if missing and check_files:
-        raise RequestError(
-            f"{len(found) - len(missing) or 'none'} of the {len(found)} images of {said_by} are in {images}; "
-            f"missing are {listing(missing)}"
-        )
-    return found
+    return [_read(path, pictures) for path in xml_files]
 
 
 def class_names(splits: Sequence[Sequence[VocImage]]) -> tuple[str, ...]:
@@ -87,48 +78,31 @@ def class_names(splits: Sequence[Sequence[VocImage]]) -> tuple[str, ...]:
     return tuple(sorted(names))
 
 
-def voc_dataset(
-    images: Sequence[VocImage],
-    root: Path,
-    classes: tuple[str, ...],
-    name: str,
-    *,
-    exif: bool = True,
-    bad_boxes: str = "error",
-    empty: str = "keep",
-) -> DetectionDataset:
-    """One split as flat arrays; the policies are the settings'. Raises RequestError."""
+def parsed_voc(images: Sequence[VocImage], classes: tuple[str, ...], name: str) -> Parsed:
+    """One split of what ``read_voc`` gave; bad boxes are still in it."""
     label_of = {name: label for label, name in enumerate(classes)}
     objects = [(place, found) for place, image in enumerate(images) for found in image.objects]
-    found = Annotated(
-        image=np.array([place for place, _ in objects], np.int64),
-        labels=np.array([label_of[one.name] for _, one in objects], np.int64),
-        stated=np.array([one.box for _, one in objects], np.float64).reshape(-1, 4),
-        crowd=np.array([one.difficult for _, one in objects], bool),
-        areas=np.full(len(objects), np.nan),
-    )
 
-    def name_of(place: int) -> str:
+    def box_name(place: int) -> str:
         of_image, one = objects[place]
         return f"{images[of_image].xml}: the box {_as_voc(one.box)} of a {one.name!r}"
 
-    sizes = np.array([image.size for image in images], np.int64).reshape(-1, 2)
-    counts: dict[str, int] = {}
-    offsets, arrays = sorted_out(found, sizes, bad_boxes, name_of, counts)
-    dataset = DetectionDataset(
+    return Parsed(
         name=name,
         classes=classes,
         category_ids=tuple(range(1, len(classes) + 1)),
-        root=str(root),
-        files=tuple(image.file for image in images),
         image_ids=np.arange(1, len(images) + 1, dtype=np.int64),
-        sizes=sizes,
-        offsets=offsets,
-        exif=exif,
-        counts=counts,
-        **arrays,
+        files=tuple(image.file for image in images),
+        sizes=np.array([image.size for image in images], np.int64).reshape(-1, 2),
+        found=Annotated(
+            image=np.array([place for place, _ in objects], np.int64),
+            labels=np.array([label_of[one.name] for _, one in objects], np.int64),
+            stated=np.array([one.box for _, one in objects], np.float64).reshape(-1, 4),
+            crowd=np.array([one.difficult for _, one in objects], bool),
+            areas=np.full(len(objects), np.nan),
+        ),
+        box_name=box_name,
     )
-    return without_empty(dataset) if empty == "drop" else dataset
 
 
 def listed(path: Path) -> list[str]:

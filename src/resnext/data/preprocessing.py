@@ -39,11 +39,11 @@ class Preprocessing:
     exif: bool = True
 
     def __post_init__(self) -> None:
-        _check_whole("channels", self.channels, 3)
+        check_whole("channels", self.channels, 3)
         if self.channels not in (1, 3):
             raise RequestError(f"channels {self.channels} cannot be read from pictures; choose 1 (grey) or 3 (RGB)")
-        _check_whole("image_size", self.image_size, LARGEST_SIDE)
-        _check_whole("resize", self.resize, LARGEST_SIDE)
+        check_whole("image_size", self.image_size, LARGEST_SIDE)
+        check_whole("resize", self.resize, LARGEST_SIDE)
         for name, choices in (("fit", FITS), ("interpolation", INTERPOLATIONS)):
             value = getattr(self, name)
             if value not in choices:
@@ -56,7 +56,7 @@ class Preprocessing:
         if not isinstance(self.exif, bool):
             raise RequestError(f"exif must be true or false, not {self.exif!r}")
         for name in ("mean", "std"):
-            object.__setattr__(self, name, _channel_values(name, getattr(self, name), self.channels))
+            object.__setattr__(self, name, channel_values(name, getattr(self, name), self.channels))
         if min(self.std) <= 0:
             raise RequestError(f"std {list(self.std)} must be above 0 in every channel")
 
@@ -144,12 +144,12 @@ def normalize(
     return scaled.sub_(mean).div_(std)
 
 
-def _check_whole(name: str, value: Any, high: int) -> None:
+def check_whole(name: str, value: Any, high: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= high:
         raise RequestError(f"{name} must be a whole number from 1 to {high}, not {value!r}")
 
 
-def _channel_values(name: str, values: Any, channels: int) -> tuple[float, ...]:
+def channel_values(name: str, values: Any, channels: int) -> tuple[float, ...]:
     """One number from 0 to 1 a channel, as floats."""
     if isinstance(values, str) or not hasattr(values, "__iter__"):
         raise RequestError(f"{name} must be a list of {channels} numbers, one per channel, not {values!r}")

@@ -16,6 +16,7 @@ from resnext.settings import (
 
 SOURCES = ("coco", "voc")
 LAYOUTS = ("fpn", "c4")
+RESIZES = ("antialias", "torchvision")
 STEPS = ("joint", "rpn", "fast_rcnn")
 
 
@@ -73,7 +74,7 @@ class DetectDataSettings:
         "antialias: bytes, averaged over all pixels they stand for; torchvision: floats between neighbours, as "
         "torchvision's detectors were trained.",
         "antialias",
-        choices=("antialias", "torchvision"),
+        choices=RESIZES,
     )
     exif: bool = say(
         "Turn photographs upright as their EXIF tag says, where that gives the size the data states.", True

@@ -1,0 +1,92 @@
+"""What a detector expects of its input: one frozen value that travels with the weights."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms.v2 import functional as F
+
+from resnext.data.preprocessing import LARGEST_SIDE, Preprocessing, channel_values, check_whole
+from resnext.detect.settings import RESIZES, DetectDataSettings
+from resnext.errors import RequestError, nearest
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectPreprocessing:
+    """From a picture to the detector's input. Values that make no sense raise RequestError."""
+
+    min_size: int = 800  # shorter side, pixels
+    max_size: int = 1333  # the longer side at most, which makes the shorter one smaller where it has to
+    resize: str = "antialias"  # or torchvision: floats, between neighbours
+    mean: tuple[float, ...] = IMAGENET_MEAN  # of each channel, on the scale 0 to 1
+    std: tuple[float, ...] = IMAGENET_STD
+    exif: bool = True
+
+    def __post_init__(self) -> None:
+        check_whole("min_size", self.min_size, LARGEST_SIDE)
+        check_whole("max_size", self.max_size, LARGEST_SIDE)
+        if self.max_size < self.min_size:
+            raise RequestError(f"max_size {self.max_size} is below min_size {self.min_size}")
+        if self.resize not in RESIZES:
+            raise RequestError(f"resize {self.resize!r} is unknown{nearest(str(self.resize), RESIZES)}")
+        if not isinstance(self.exif, bool):
+            raise RequestError(f"exif must be true or false, not {self.exif!r}")
+        for name in ("mean", "std"):
+            object.__setattr__(self, name, channel_values(name, getattr(self, name), 3))
+        if min(self.std) <= 0:
+            raise RequestError(f"std {list(self.std)} must be above 0 in every channel")
+
+    @staticmethod
+    def of(
+        settings: DetectDataSettings, base: "Preprocessing | DetectPreprocessing | None" = None
+    ) -> "DetectPreprocessing":
+        """What the settings say; colours of the weights (``base``), else ImageNet's, where they say nothing."""
+        mean, std = (IMAGENET_MEAN, IMAGENET_STD) if base is None else (base.mean, base.std)
+        return DetectPreprocessing(
+            min_size=settings.min_size,
+            max_size=settings.max_size,
+            resize=settings.resize,
+            mean=mean if settings.mean is None else settings.mean,
+            std=std if settings.std is None else settings.std,
+            exif=settings.exif,
+        )
+
+    def size(self, width: int, height: int, min_size: int | None = None) -> tuple[int, int]:
+        """Width and height that a picture is brought to; ``min_size`` in place of the usual one."""
+        shorter, longer = min(width, height), max(width, height)
+        scale = min((min_size or self.min_size) / shorter, self.max_size / longer)
+        if self.resize == "torchvision":  # which lets interpolate round down
+            return max(math.floor(width * scale), 1), max(math.floor(height * scale), 1)
+        return max(round(width * scale), 1), max(round(height * scale), 1)
+
+    def view(self, image: Image.Image, min_size: int | None = None) -> Tensor:
+        """An RGB picture as [3, H, W]: bytes, or floats from 0 to 1 where ``resize`` is torchvision."""
+        width, height = self.size(*image.size, min_size)
+        tensor = F.pil_to_tensor(image)
+        if self.resize == "torchvision":
+            scaled = tensor.float().div_(255)[None]
+            return torch.nn.functional.interpolate(scaled, (height, width), mode="bilinear", align_corners=False)[0]
+        if (height, width) == tuple(tensor.shape[1:]):
+            return tensor
+        return F.resize(tensor, [height, width], F.InterpolationMode.BILINEAR, antialias=True)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values that JSON can hold."""
+        return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "DetectPreprocessing":
+        """The inverse of ``to_dict``, from a file nobody vouches for. Raises RequestError."""
+        if not isinstance(values, Mapping):
+            raise RequestError(f"preprocessing must be a table of names and values, not {values!r}")
+        names = [f.name for f in fields(cls)]
+        for key in values:
+            if key not in names:
+                raise RequestError(f"preprocessing has an unknown key {key!r}{nearest(str(key), names)}")
+        return cls(**values)

@@ -134,9 +134,8 @@ def test_curves_of_few_classes_are_named_and_of_many_only_their_mean() -> None:
 
 def test_training_images_of_any_size_and_kind_show_their_boxes() -> None:
     images = [torch.zeros(3, 48, 64, dtype=torch.uint8), torch.rand(1, 90, 30), torch.full((3, 8, 8), float("nan"))]
-    kinds = [np.array([[1, 1, 9, 9], [3, 3, 5, 7]], "f4"), np.empty((0, 4), "f4"), np.array([[0, 0, 8, 8]], "f4")]
-    boxes = [Boxes(own, np.arange(len(own)), np.zeros(len(own), bool), np.ones(len(own))) for own in kinds]
-    figure = training_samples(images, boxes, ("cat", "dog"))
+    boxes = [torch.tensor([[1.0, 1, 9, 9], [3, 3, 5, 7]]), torch.empty(0, 4), torch.tensor([[0.0, 0, 8, 8]])]
+    figure = training_samples(images, boxes, [torch.arange(len(own)) for own in boxes], ("cat", "dog"))
     assert colours_of(figure) == [[(colour_of(0), "-"), (colour_of(1), "-")], [], [(colour_of(0), "-")]]
     assert {"64×48, 2 boxes", "30×90, 0 boxes", "8×8, 1 box", "cat", "dog"} <= {t.get_text() for t in figure.texts}
     assert encoded(figure).startswith(b"\x89PNG")

@@ -5,18 +5,20 @@ from pathlib import Path
 import pytest
 
 from resnext.detect.evaluator import evaluate_detections
+from resnext.detect.preprocessing import DetectPreprocessing
 from resnext.detect.protocol import detection_line, detection_protocol
 from resnext.detect.report import write_detection_report
-from resnext.detect.settings import DetectDataSettings, DetectorSettings
+from resnext.detect.settings import DetectorSettings
 from resnext.detect.tables import write_detection_evaluation
 from tests.detect.made import dataset, detections, random_case
 from tests.evaluate.test_report import Reader
 
 EVIL = ("<script>alert(1)</script>", '"><img src=http://evil.example/x onerror=alert(1)>', "{{ 7 * 7 }}")
 ABOUT = detection_protocol(
-    DetectDataSettings(min_size=480, max_size=640),
+    DetectPreprocessing(min_size=480, max_size=640),
     DetectorSettings(),
-    name="cells <val>",
+    data="cells <val>",
+    changed={"boxes cut at the edge": 3},
     split="by hand",
     device="cpu",
     checkpoint="best",
@@ -59,7 +61,11 @@ def test_the_report_shows_numbers_tables_pictures_and_settings(run_directory: Pa
         assert (f"{value:.3f}" if value is not None else "–") in page.text
     for part in (
         *("resnext26_8x4d on cells <val>", "run my <run>", "12 images and", "shorter side 480, longer at most 640"),
-        *("split: by hand", "checkpoint best (step 1,300)", "COCOeval", "the highest was 0.500 after epoch 2"),
+        *(
+            "split: by hand · boxes cut at the edge: 3 · checkpoint best (step 1,300)",
+            "COCOeval",
+            "the highest was 0.500 after epoch 2",
+        ),
         *("Epoch 3 ended at 0.250", "a little flattered; after epoch 3", "<b>CPU</b>", "<i>val</i>.json"),
         f"{result.matches.ranked()[-1]:03}.png",
     ):
@@ -126,8 +132,6 @@ def test_data_without_boxes_and_empty_directories_say_so(tmp_path: Path) -> None
 
 
 def test_a_protocol_of_a_file_names_no_network_input() -> None:
-    about = detection_protocol(
-        DetectDataSettings(), None, name="val.json", split="given", device="cpu", weights="other.json"
-    )
+    about = detection_protocol(None, None, data="val.json", split="given", weights="other.json")
     line = detection_line(about, 3, 1200)
     assert line == ("3 images and 1,200 boxes of val.json · split: given · weights other.json · COCOeval (pycocotools)")

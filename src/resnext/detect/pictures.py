@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from torch import Tensor
 
-from resnext.detect.dataset import Boxes, DetectionDataset
+from resnext.detect.dataset import DetectionDataset
 from resnext.detect.drawing import colour_of
 from resnext.detect.evaluator import DetectionEvaluation
 from resnext.detect.matching import NONE
@@ -84,19 +84,21 @@ def best_and_worst(
 
 
 def training_samples(
-    images: Sequence[Tensor], boxes: Sequence[Boxes], classes: Sequence[str], count: int = 12
+    images: Sequence[Tensor], boxes: Sequence[Tensor], labels: Sequence[Tensor], classes: Sequence[str], count: int = 12
 ) -> "Figure":
     """Training images after augmentation with their boxes, each class in its colour.
 
-    ``images`` are [C, H, W], uint8 or float on the scale of 0 to 1, not normalised, of any sizes.
+    ``images`` are [C, H, W], uint8 or float on the scale of 0 to 1, not normalised, of any sizes; ``boxes`` [n, 4] and
+    ``labels`` int64 [n] of each.
     """
     tiles: list[Tile] = []
-    for image, own in list(zip(images, boxes, strict=True))[:count]:
-        drawn = [_box(box, colour_of(int(label))) for box, label in zip(own.boxes, own.labels, strict=True)]
+    shown: set[int] = set()
+    for image, own, kinds in list(zip(images, boxes, labels, strict=True))[:count]:
+        drawn = [_box(box, colour_of(label)) for box, label in zip(own.cpu().numpy(), kinds.tolist(), strict=True)]
+        shown.update(kinds.tolist())
         caption = f"{image.shape[-1]}×{image.shape[-2]}, {len(drawn)} {'box' if len(drawn) == 1 else 'boxes'}"
         tiles.append((_pixels(image), drawn, [(caption, MUTED)]))
-    shown = sorted({int(label) for own in boxes[:count] for label in own.labels})
-    under = [(plain(classes[k], 20), colour_of(k), "-") for k in shown[:8]]
+    under = [(plain(classes[k], 20), colour_of(k), "-") for k in sorted(shown)[:8]]
     if len(shown) > 8:
         under.append((f"and {len(shown) - 8} more", MUTED, ""))
     return _grid([("Augmented training images", tiles)], under)

@@ -3,18 +3,20 @@
 from collections.abc import Mapping
 from typing import Any
 
-from resnext.detect.settings import DetectDataSettings, DetectorSettings
+from resnext.detect.preprocessing import DetectPreprocessing
+from resnext.detect.settings import DetectorSettings
 from resnext.evaluate.protocol import weights_line
 
 
 def detection_protocol(
-    data: DetectDataSettings,
+    preprocessing: DetectPreprocessing | None,
     detector: DetectorSettings | None,
     *,
-    name: str,
+    data: str,
     split: str,
-    device: str,
-    precision: str = "fp32",
+    changed: Mapping[str, int] | None = None,
+    device: str | None = None,
+    precision: str | None = None,
     batch_size: int | None = None,
     weights: str | None = None,
     checkpoint: str | None = None,
@@ -23,20 +25,19 @@ def detection_protocol(
 ) -> dict[str, Any]:
     """The protocol as plain values for JSON.
 
-    ``name`` is the data set's, ``split`` says in a sentence how the images were held out, ``checkpoint`` and ``step``
-    say which weights of a run were judged. ``detector`` is None where the detections come from a file (``weights``).
+    ``preprocessing`` and ``detector`` are None where the detections come from a file (``weights``). ``data`` names the
+    data set, ``split`` says in a sentence how the images were held out, ``changed`` what was done to its boxes
+    (``DetectionDataset.counts``), ``checkpoint`` and ``step`` which weights of a run were judged.
     """
     limits = {} if detector is None else {key: getattr(detector, key) for key in ("score", "nms", "detections")}
-    view = {} if detector is None else {key: getattr(data, key) for key in ("min_size", "max_size", "resize")}
     return {
-        "data": name,
+        "data": data,
         "split": split,
-        **view,
+        "changed": dict(changed or {}),
+        **({} if preprocessing is None else preprocessing.to_dict()),
         **limits,
-        "exif": data.exif,
-        "bad_boxes": data.bad_boxes,
-        "precision": None if detector is None else precision,
-        "device": str(device),
+        "precision": precision,
+        "device": device,
         "batch_size": batch_size,
         "weights": weights,
         "checkpoint": checkpoint,
@@ -61,6 +62,9 @@ def detection_line(protocol: Mapping[str, Any], n: int, boxes: int) -> str:
         parts.append(str(protocol["precision"]))
     if protocol.get("split"):
         parts.append(f"split: {protocol['split']}")
+    changed = protocol.get("changed")
+    if isinstance(changed, Mapping) and changed:
+        parts.append(", ".join(f"{what}: {count}" for what, count in changed.items()))
     if weights_line(protocol):
         parts.append(weights_line(protocol))
     return " · ".join((*parts, "COCOeval (pycocotools)"))

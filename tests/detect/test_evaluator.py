@@ -7,6 +7,7 @@ import pytest
 import torch
 from torchvision.ops import box_iou
 
+from resnext.detect.dataset import DetectionDataset
 from resnext.detect.evaluator import (
     STATS,
     DetectionEvaluation,
@@ -299,3 +300,12 @@ def test_no_images_and_no_pycocotools_are_refused_with_a_sentence(monkeypatch: p
 def test_the_evaluation_says_nothing_by_itself(capsys: pytest.CaptureFixture[str]) -> None:
     evaluate_detections(dataset([(0, 0, A)]), detections((0, 0, A, 0.9)))
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_data_sets_state_the_ground_truth_that_the_tests_state(seed: int) -> None:
+    data, found = random_case(seed)
+    plain = DetectionDataset(**vars(data))
+    first, second = evaluate_detections(data, found), evaluate_detections(plain, found)
+    assert numbers(first) == numbers(second)
+    np.testing.assert_array_equal(first.matches.box, second.matches.box)

@@ -101,20 +101,20 @@ def _dashed(draw: ImageDraw.ImageDraw, box: Rectangle, colour: str, pen: _Pen) -
 
 def _tag(draw: ImageDraw.ImageDraw, box: Rectangle, text: str, colour: str, pen: _Pen, placed: list[Rectangle]) -> None:
     """The name on a patch of the class's colour, at the place around the box that hides least of other names."""
-    left, top, right, bottom = pen.font.getbbox(text)
-    width, height = right - left + 2 * pen.pad, bottom - top + 2 * pen.pad
-    x, y = _place(box, width, height, pen, placed)
+    _, _, right, bottom = pen.font.getbbox(text, anchor="lt")
+    width, height = round(right) + 2 * pen.pad, round(bottom) + 2 * pen.pad
+    x, y = map(round, _place(box, width, height, pen, placed))
     draw.rectangle((x, y, x + width, y + height), fill=colour)
-    draw.text((x + pen.pad - left, y + pen.pad - top), text, fill=_ink_on(colour), font=pen.font)
+    draw.text((x + pen.pad, y + pen.pad), text, fill=_ink_on(colour), font=pen.font, anchor="lt")
     placed.append((x, y, x + width, y + height))
 
 
 def _place(box: Rectangle, width: float, height: float, pen: _Pen, placed: Sequence[Rectangle]) -> tuple[float, float]:
-    """Above the box, inside it, below it, at its left or right edge: the first place that is free, else the freest."""
+    """Above the box, inside it, below it, at its left, right or middle: the first free place, else the freest."""
     x1, y1, x2, y2 = box
     wide, high = pen.size
     edges = (y1 - height - 1, y1 + pen.line, y2 - height - pen.line, y2 + 1)
-    spots = [(x, y) for y in edges for x in (x1, x2 - width)]
+    spots = [(x, y) for y in edges for x in (x1, x2 - width, (x1 + x2 - width) / 2)]
     inside = [
         (float(np.clip(x, 0, max(0, wide - 1 - width))), float(np.clip(y, 0, max(0, high - 1 - height))))
         for x, y in spots

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from torch import Tensor
 
-from resnext.detect.dataset import Boxes, DetectionDataset
+from resnext.detect.dataset import DetectionDataset
 from resnext.detect.drawing import colour_of
 from resnext.detect.evaluator import DetectionEvaluation
 from resnext.detect.matching import NONE
-from resnext.evaluate.style import BLUE, FAINT, INK, MUTED, RED, bare, look, new_figure, plain, title
+from resnext.evaluate.style import BLUE, FAINT, INK, MUTED, PAPER, RED, bare, look, new_figure, plain, title
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -84,19 +84,21 @@ def best_and_worst(
 
 
 def training_samples(
-    images: Sequence[Tensor], boxes: Sequence[Boxes], classes: Sequence[str], count: int = 12
+    images: Sequence[Tensor], boxes: Sequence[Tensor], labels: Sequence[Tensor], classes: Sequence[str], count: int = 12
 ) -> "Figure":
     """Training images after augmentation with their boxes, each class in its colour.
 
-    ``images`` are [C, H, W], uint8 or float on the scale of 0 to 1, not normalised, of any sizes.
+    ``images`` are [C, H, W], uint8 or float on the scale of 0 to 1, not normalised, of any sizes; ``boxes`` [n, 4] and
+    ``labels`` int64 [n] of each.
     """
     tiles: list[Tile] = []
-    for image, own in list(zip(images, boxes, strict=True))[:count]:
-        drawn = [_box(box, colour_of(int(label))) for box, label in zip(own.boxes, own.labels, strict=True)]
+    shown: set[int] = set()
+    for image, own, kinds in list(zip(images, boxes, labels, strict=True))[:count]:
+        drawn = [_box(box, colour_of(label)) for box, label in zip(own.cpu().numpy(), kinds.tolist(), strict=True)]
+        shown.update(kinds.tolist())
         caption = f"{image.shape[-1]}×{image.shape[-2]}, {len(drawn)} {'box' if len(drawn) == 1 else 'boxes'}"
         tiles.append((_pixels(image), drawn, [(caption, MUTED)]))
-    shown = sorted({int(label) for own in boxes[:count] for label in own.labels})
-    under = [(plain(classes[k], 20), colour_of(k), "-") for k in shown[:8]]
+    under = [(plain(classes[k], 20), colour_of(k), "-") for k in sorted(shown)[:8]]
     if len(shown) > 8:
         under.append((f"and {len(shown) - 8} more", MUTED, ""))
     return _grid([("Augmented training images", tiles)], under)
@@ -107,10 +109,10 @@ def detection_curves(rows: list[dict[str, Any]], heading: str = "") -> "Figure":
     epochs = [row for row in rows if row.get("kind") == "epoch"]
     steps = [row for row in rows if row.get("kind") == "step"]
     with look():
-        figure = new_figure(11, 3.9)
+        figure = new_figure(11, 3.6)
         title(figure, plain(heading, 110) if heading else "Training")
         loss, precision, rate = (
-            figure.add_axes((left, 0.13, width, 0.66)) for left, width in ((0.055, 0.31), (0.425, 0.31), (0.8, 0.185))
+            figure.add_axes((left, 0.135, width, 0.69)) for left, width in ((0.055, 0.31), (0.425, 0.31), (0.8, 0.185))
         )
         _lines(loss, epochs, LOSSES)
         _lines(precision, epochs, PRECISIONS)
@@ -167,8 +169,10 @@ def _judged(evaluation: DetectionEvaluation, dataset: DetectionDataset, index: i
     hit = {int(box) - first for box in m.box[rows] if box >= 0}
     drawn = [_box(own.boxes[i], "#ffffff", width=0.8, halo=False) for i in sorted(hit)]
     drawn += [_box(box, "#9ca3af", style=":") for box in own.boxes[own.crowd]]
-    drawn += [_box(box, MISSED, style="--") for i, box in enumerate(own.boxes) if not own.crowd[i] and i not in hit]
-    drawn += [_box(found.boxes[row], FALSE) for row in rows if m.box[row] == NONE]
+    names = [plain(name, 14) for name in dataset.classes]
+    lost = [i for i in np.flatnonzero(~own.crowd) if i not in hit]
+    drawn += [_box(own.boxes[i], MISSED, style="--", name=names[own.labels[i]]) for i in lost]
+    drawn += [_box(found.boxes[row], FALSE, name=names[found.label[row]]) for row in rows if m.box[row] == NONE]
     drawn += [_box(found.boxes[row], MATCHED) for row in rows if m.box[row] >= 0]
     counts = f"{m.matched[index]} of {m.boxes[index]} found, {m.false[index]} false"
     f1 = f"  F1 {m.f1[index]:.2f}" if m.boxes[index] or m.false[index] else ""
@@ -177,8 +181,10 @@ def _judged(evaluation: DetectionEvaluation, dataset: DetectionDataset, index: i
     return picture, drawn, [(counts + f1, RED if mistakes else BLUE), (_tail(dataset.where(index), 44), MUTED)]
 
 
-def _box(box: np.ndarray, colour: str, style: str = "-", width: float = 1.5, halo: bool = True) -> dict[str, Any]:
-    return {"box": box.tolist(), "colour": colour, "style": style, "width": width, "halo": halo}
+def _box(
+    box: np.ndarray, colour: str, style: str = "-", width: float = 1.5, halo: bool = True, name: str = ""
+) -> dict[str, Any]:
+    return {"box": box.tolist(), "colour": colour, "style": style, "width": width, "halo": halo, "name": name}
 
 
 def _grid(groups: list[tuple[str, list[Tile]]], legend: list[tuple[str, str, str]]) -> "Figure":
@@ -233,8 +239,7 @@ def _show(figure: "Figure", tile: Tile, x: float, top: float, line: float) -> No
     width, height = figure.get_size_inches()
     scale = min(TILE[0] / picture.shape[1], TILE[1] / picture.shape[0])
     wide, high = picture.shape[1] * scale, picture.shape[0] * scale
-    left, up = x + (TILE[0] - wide) / 2, top - (TILE[1] - high) / 2
-    axes = figure.add_axes((left / width, (up - high) / height, wide / width, high / height))
+    axes = figure.add_axes((x / width, (top - TILE[1]) / height, wide / width, high / height))
     extent = (0, picture.shape[1], picture.shape[0], 0)  # boxes go by the edges of pixels
     axes.imshow(picture, cmap="gray", vmin=0, vmax=255, extent=extent, aspect="auto", interpolation="antialiased")
     bare(axes)
@@ -245,6 +250,11 @@ def _show(figure: "Figure", tile: Tile, x: float, top: float, line: float) -> No
         if one["halo"]:
             patch.set_path_effects([Stroke(linewidth=one["width"] + 1.1, foreground="#1f2937", alpha=0.55), Normal()])
         axes.add_patch(patch)
+        if one["name"]:
+            patch_look = {"facecolor": one["colour"], "edgecolor": "none", "pad": 0.9, "alpha": 0.9}
+            ink = INK if one["colour"] == MISSED else PAPER
+            axes.text(max(x1, 0), max(y1, 0), one["name"], fontsize=5.2, color=ink, va="bottom" if y1 > 20 else "top",
+                      bbox=patch_look, clip_on=True)  # fmt: skip
     axes.set(xlim=(0, picture.shape[1]), ylim=(picture.shape[0], 0))
     for at, (text, colour) in enumerate(caption):
         bold = "bold" if at == 0 and len(caption) > 1 else "normal"

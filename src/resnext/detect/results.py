@@ -62,13 +62,17 @@ class _Wrong(Exception):
 
 def _list(path: Path) -> list[Any]:
     try:
-        if not path.is_file():
-            raise RequestError(f"there is no file {path} of detections")
-        if path.stat().st_size > LARGEST:
-            raise RequestError(f"{path} is larger than {LARGEST:,} bytes, so it is not read as detections")
-        values = json.loads(path.read_bytes())
+        there = path.is_file()
+        size = path.stat().st_size if there else 0
+        data = path.read_bytes() if there and size <= LARGEST else b""
     except OSError as error:
         raise RequestError(f"{path} cannot be read: {error.strerror or error}") from None
+    if not there:
+        raise RequestError(f"there is no file {path} of detections")
+    if size > LARGEST:
+        raise RequestError(f"{path} is larger than {LARGEST:,} bytes, so it is not read as detections")
+    try:
+        values = json.loads(data)
     except (ValueError, RecursionError):
         raise RequestError(f"{path} is no JSON file") from None
     if not isinstance(values, list):

@@ -22,6 +22,7 @@ VERBS = {
     "train": "train a network by a recipe, or go on with a run",
     "evaluate": "judge a run or weights on labelled images",
     "predict": "name what is in images",
+    "detect": "train, judge and use a detector (Faster R-CNN) on these networks",
     "paper": "show the paper's tables and figures, measured and missing; run what is missing",
     "bench": "measure speed and memory here, beside other libraries",
     "convert": "move weights between formats",

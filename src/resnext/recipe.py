@@ -14,6 +14,7 @@ from resnext.errors import RequestError, nearest
 from resnext.settings import Recipe
 
 LARGEST_FILE = 1 << 20  # bytes; a recipe is a page of text
+S = TypeVar("S")
 R = TypeVar("R", default=Recipe)  # the kind of recipe: Recipe, or that of another room
 
 
@@ -59,6 +60,11 @@ def parse_recipe(
         return cast(R, _build(kind, values, "", kind))
     except RequestError as error:
         raise RequestError(f"{origin}: {error}") from None
+
+
+def build_settings(cls: type[S], values: Any, prefix: str) -> S:
+    """One section of settings from plain values; ``prefix`` names it in errors. Raises RequestError."""
+    return cast(S, _build(cls, values, prefix, Recipe))
 
 
 def dump_recipe(recipe: Any) -> str:

@@ -44,8 +44,8 @@ def counted_replace(source: str, target: str) -> None:
     die_at("rename")
 
 
-train_step, fsync, replace = loop.train_step, os.fsync, os.replace
-loop.train_step = counted_step
+train_step, fsync, replace = loop.CLASSIFICATION.step, os.fsync, os.replace
+object.__setattr__(loop.CLASSIFICATION, "step", counted_step)
 files.os.fsync = half_written
 files.os.replace = counted_replace
 sys.exit(main(sys.argv[3:]))

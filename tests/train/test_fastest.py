@@ -125,11 +125,11 @@ def test_a_run_goes_on_bit_for_bit_with_fast_paths_and_a_cold_cache(tmp_path: Pa
         "from resnext.train import fastest, loop\n"
         f"plan = Plan.from_json(json.loads({json.dumps(plan.as_json())!r}))\n"
         "fastest.shared_plan = lambda *_: plan\n"
-        "step = loop.train_step\n"
+        "step = loop.CLASSIFICATION.step\n"
         "def train_step(session, batch, lr):\n"
         "    if session.position.step == 8: sys.exit(9)\n"
         "    return step(session, batch, lr)\n"
-        "loop.train_step = train_step\n"
+        "object.__setattr__(loop.CLASSIFICATION, 'step', train_step)\n"
         "from resnext.cli import main\n"
         "sys.exit(main())\n"
     )

@@ -233,7 +233,7 @@ def test_frozen_layers_are_in_evaluation_mode_at_the_start_after_an_evaluation_a
     evaluate_held_out(session, session.model)
     assert modes(session) == wanted
     loop.write_checkpoint(session.run, "last", session.position, session.model, session.ema, session.optimizer)
-    loop.write_beginning(session)
+    loop.CLASSIFICATION.begin(session)
     weights.unlink()
     assert modes(begin(resume=True, init__freeze="conv2")) == wanted
 

@@ -5,11 +5,14 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from resnext.commands import data_boxes
+
 if TYPE_CHECKING:
     from resnext.settings import DataSettings
 
 SENTENCE = "Check a data set before training on it, or make shards of it."
 KINDS = ("folder", "imagenet", "imagenet5k", "webdataset", "parquet")
+BOXES = ("coco", "voc")  # images with boxes, for resnext detect
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -20,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         description="Reads every image of PATH as training would and writes what it finds into a CSV; PATH itself is "
         "only read. Exit status 1 when training would fail, 2 when PATH cannot be used.",
     )
-    _add_data(check)
+    _add_data(check, (*KINDS, *BOXES))
     check.add_argument(
         "--csv", default="data-check.csv", metavar="FILE", help="where the findings go (default: %(default)s)"
     )
@@ -28,6 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     check.add_argument("--no-exif", dest="exif", action="store_false", help="leave photographs as they are stored")
     check.add_argument("--workers", type=int, metavar="N", help="threads (default: one a core)")
     check.add_argument("--md5", action="store_true", help="compare ImageNet's archives with the official checksums")
+    data_boxes.add_check_arguments(check)
     shard = actions.add_parser(
         "shard",
         help="write the images into WebDataset shards",
@@ -35,19 +39,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "OUT/val-000000.tar ..., with the class names and a list of where each image came from. OUT appears whole or "
         "not at all, and must not be there before.",
     )
-    _add_data(shard)
+    _add_data(shard, KINDS)
     shard.add_argument("out", metavar="OUT", help="the folder to make")
     shard.add_argument("--images-per-shard", type=int, default=5000, metavar="N", help="(default: %(default)s)")
     shard.add_argument("--seed", type=int, default=0, help="of the order the images are written in")
+    data_boxes.add_minival(actions)
 
 
-def _add_data(parser: argparse.ArgumentParser) -> None:
+def _add_data(parser: argparse.ArgumentParser, kinds: tuple[str, ...]) -> None:
     parser.add_argument(
         "path",
         metavar="PATH",
-        help="folder with train/ and val/, or with a folder for each class; or ImageNet's archives, shards or Parquet",
+        help="folder with train/ and val/, or with a folder for each class; or ImageNet's archives, shards or Parquet"
+        + ("; or images with boxes, in COCO's or Pascal VOC's files" if BOXES[0] in kinds else ""),
     )
-    parser.add_argument("--source", choices=KINDS, help="what PATH is (default: what it looks like)")
+    parser.add_argument("--source", choices=kinds, help="what PATH is (default: what it looks like)")
     parser.add_argument("--val-path", metavar="PATH", help="the held-out images, when they are not below PATH")
     parser.add_argument("--classes", metavar="FILE", help="class names for shards, one a line, or imagenet")
     parser.add_argument("--extra-classes", type=int, default=4000, metavar="N", help="of imagenet5k")
@@ -57,22 +63,24 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Exit status 0, or 1 when training would fail. Raises RequestError for a path that cannot be used."""
-    return {"check": _check, "shard": _shard}[args.action](args)
+    return {"check": _check, "shard": _shard, "minival": data_boxes.minival}[args.action](args)
 
 
 def _check(args: argparse.Namespace) -> int:
     from resnext.data.check import check_folder
     from resnext.data.check_source import check_source
-    from resnext.data.findings import count_of
+    from resnext.data.findings import Report, count_of
     from resnext.errors import RequestError
 
     if args.workers is not None and args.workers < 1:
         raise RequestError(f"--workers {args.workers} must be at least 1")
     csv = Path(args.csv)
     _check_place(csv, Path(args.path).expanduser())
-    settings = _settings(args)
     progress = sys.stderr.isatty()
-    if settings.source == "folder":
+    report: Report
+    if source := data_boxes.source_of(args):
+        report = data_boxes.report_of(args, source, progress)
+    elif (settings := _settings(args)).source == "folder":
         report = check_folder(settings, args.workers, progress)
     else:
         report = check_source(settings, args.workers, progress, args.md5)

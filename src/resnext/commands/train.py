@@ -5,7 +5,7 @@ import os
 import time
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from resnext.errors import RequestError
 from resnext.recipe import from_command_line, read_recipe
@@ -15,11 +15,18 @@ from resnext.train.resume import resumed_recipe
 
 SENTENCE = "Train a network by a recipe, or go on with a run."
 
+R = TypeVar("R")
 SHORT = {"init.weights": "--init"}  # what is given often has a short name too
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """RECIPE, --run, --resume, --continue, and one option for every setting."""
+    add_ways(parser)
+    add_settings(parser)
+
+
+def add_ways(parser: argparse.ArgumentParser) -> None:
+    """Which recipe, and into which run directory."""
     ways = "[--run DIR | --resume DIR | --continue DIR]"
     parser.usage = f"{parser.prog} [RECIPE] {ways} [--init WEIGHTS] [--SECTION.FIELD VALUE ...]"
     parser.add_argument("recipe", nargs="?", metavar="RECIPE", help="YAML file; may be left out with --resume")
@@ -31,7 +38,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="DIR",
         help="begin this run, or go on with it where it has begun, here or in train.mirror: a command to give again",
     )
-    add_settings(parser)
 
 
 def add_settings(parser: argparse.ArgumentParser, kind: type = Recipe) -> None:
@@ -63,27 +69,30 @@ def given_settings(args: argparse.Namespace, kind: type = Recipe) -> dict[str, A
 
 def run(args: argparse.Namespace) -> int:
     """Train; exit status 0 when the run is complete."""
-    overrides = given_settings(args)
-    ways = {"--run": args.run, "--resume": args.resume, "--continue": args.again}
-    if sum(value is not None for value in ways.values()) > 1:
-        raise RequestError(
-            "--run begins a new run, --resume goes on with one, and --continue does what is possible: give one of them"
-        )
-    resume: bool | None = False
-    if args.resume is not None:
-        resume, directory = True, open_run(args.resume)
-        asked = read_recipe(directory.recipe if args.recipe is None else args.recipe, overrides)
-        recipe = resumed_recipe(directory, asked)
-    elif args.recipe is None:
-        raise RequestError("train needs a RECIPE, or --resume DIR")
-    else:
-        recipe = read_recipe(args.recipe, overrides)
-        resume, directory = (False, new_run(args)) if args.again is None else (None, RunDirectory(Path(args.again)))
+    recipe, directory, resume = asked_for(args, Recipe)
 
     from resnext.train.loop import train
 
     train(recipe, directory, resume=resume)
     return 0
+
+
+def asked_for(args: argparse.Namespace, kind: type[R]) -> tuple[R, RunDirectory, bool | None]:
+    """Recipe, run directory, and whether the run goes on (None: where there is one). Raises RequestError."""
+    overrides = given_settings(args, kind)
+    ways = {"--run": args.run, "--resume": args.resume, "--continue": args.again}
+    if sum(value is not None for value in ways.values()) > 1:
+        raise RequestError(
+            "--run begins a new run, --resume goes on with one, and --continue does what is possible: give one of them"
+        )
+    if args.resume is not None:
+        directory = open_run(args.resume)
+        asked = read_recipe(directory.recipe if args.recipe is None else args.recipe, overrides, kind)
+        return resumed_recipe(directory, asked), directory, True
+    if args.recipe is None:
+        raise RequestError("train needs a RECIPE, or --resume DIR")
+    recipe = read_recipe(args.recipe, overrides, kind)
+    return (recipe, new_run(args), False) if args.again is None else (recipe, RunDirectory(Path(args.again)), None)
 
 
 def new_run(args: argparse.Namespace) -> RunDirectory:

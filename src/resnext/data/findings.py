@@ -42,11 +42,15 @@ class Report:
             rows.writerows(astuple(finding) for finding in self.findings)
         os.replace(part, path)
 
+    def holds(self, split: str) -> str:
+        """What a split holds, in a few words."""
+        classes = self.counts[split]
+        return f"{sum(classes.values())} images in {len(classes)} classes"
+
     def summary(self) -> Iterator[str]:
         """Lines: what was checked, a row for each kind of problem with an example, and the verdict."""
-        for split, classes in self.counts.items():
-            what = f"{split}/" if split else self.root
-            yield printable(f"{what}: {sum(classes.values())} images in {len(classes)} classes")
+        for split in self.counts:
+            yield printable(f"{f'{split}/' if split else self.root}: {self.holds(split)}")
         groups: dict[tuple[str, str], list[Finding]] = {}
         for finding in self.findings:
             groups.setdefault((finding.severity, finding.problem), []).append(finding)

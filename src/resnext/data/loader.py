@@ -81,7 +81,7 @@ class TrainLoader:
         assert repeats >= 1
         if on_bad_image not in POLICIES:
             raise RequestError(f"on_bad_image {on_bad_image!r} is unknown{nearest(on_bad_image, POLICIES)}")
-        _check_start_method(start_method)
+        check_start_method(start_method)
         _check_batches(len(dataset), batch_size, drop_last, world_size)
         self.dataset, self.seed, self.batch_size = dataset, seed, batch_size
         self.transform = transform
@@ -103,7 +103,7 @@ class TrainLoader:
         assert 0 <= first_step <= self.steps_per_epoch
         cuts = [self._part(step) for step in range(first_step, self.steps_per_epoch)]
         keys = _Keys(epoch, *self._visits(epoch), cuts)
-        return _run(self._reader, keys, self.workers, self.start_method)
+        return run_batches(self._reader, keys, self.workers, self.start_method)
 
     def _visits(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """Index and number (0 is the first) of each of the epoch's visits: int64 [N] both."""
@@ -142,11 +142,11 @@ def eval_batches(
     assert 0 <= rank < world_size
     assert batch_size >= 1
     assert workers >= 0
-    _check_start_method(start_method)
+    check_start_method(start_method)
     first, end = (len(dataset) * r // world_size for r in (rank, rank + 1))
     cuts = [(start, min(start + batch_size, end)) for start in range(first, end, batch_size)]
     keys = _Keys(0, np.arange(len(dataset)), np.zeros(len(dataset), np.int64), cuts)
-    return _run(_Reader(dataset, transform, None, skip=False), keys, workers, start_method)
+    return run_batches(_Reader(dataset, transform, None, skip=False), keys, workers, start_method)
 
 
 def default_workers(dataset: Dataset) -> int:
@@ -263,8 +263,11 @@ class _Keys:
             yield [(self.epoch, index, number) if number else (self.epoch, index) for index, number in visits]
 
 
-def _run(reader: _Reader, keys: _Keys, workers: int, start_method: str | None) -> Iterator[Batch]:
-    """The batches, in order, read here or by workers that live as long as this iterator."""
+def run_batches(reader: Any, keys: Any, workers: int, start_method: str | None) -> Iterator[Any]:
+    """The batches that ``reader.__getitems__`` makes of each item of ``keys``, in order.
+
+    They are read here, or by workers that live as long as this iterator. Raises the WorkError that a batch may be.
+    """
     workers = min(workers, len(keys))
     if workers:
         yield from _run_workers(reader, keys, workers, start_method)
@@ -275,7 +278,7 @@ def _run(reader: _Reader, keys: _Keys, workers: int, start_method: str | None) -
         yield batch.pin_memory() if pin else batch
 
 
-def _run_workers(reader: _Reader, keys: _Keys, workers: int, start_method: str | None) -> Iterator[Batch]:
+def _run_workers(reader: Any, keys: Any, workers: int, start_method: str | None) -> Iterator[Any]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="This DataLoader will create")  # the user said how many
         loader: DataLoader[Any] = DataLoader(
@@ -308,7 +311,7 @@ def _run_workers(reader: _Reader, keys: _Keys, workers: int, start_method: str |
         end()
 
 
-def _or_raise(batch: Batch | WorkError) -> Batch:
+def _or_raise(batch: Any) -> Any:
     if isinstance(batch, WorkError):
         raise batch
     return batch
@@ -336,7 +339,7 @@ def _leave_signals(worker: int) -> None:  # noqa: ARG001 - what a DataLoader cal
         signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
-def _check_start_method(start_method: str | None) -> None:
+def check_start_method(start_method: str | None) -> None:
     methods = multiprocessing.get_all_start_methods()
     if start_method is not None and start_method not in methods:
         raise RequestError(

@@ -1,13 +1,18 @@
 """Images with boxes, as every source of them gives them; what training, evaluation and checks read."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from resnext.data.images import read_image
+from resnext.data.images import Facts, read_image, read_with_facts
+from resnext.data.source import BadImage
+
+
+class WrongSize(BadImage):
+    """A picture of another size than its annotations state."""
 
 
 class Boxes(NamedTuple):
@@ -31,10 +36,11 @@ class DetectionDataset:
     image_ids: np.ndarray  # int64 [N]
     sizes: np.ndarray  # int64 [N, 2]: width, height as stated
     offsets: np.ndarray  # int64 [N + 1]
-    boxes: np.ndarray  # float32 [M, 4]
+    boxes: np.ndarray  # float32 [M, 4]: cut at the image's edge
     labels: np.ndarray  # int64 [M]
     crowd: np.ndarray  # bool [M]
     areas: np.ndarray  # float64 [M]
+    stated: np.ndarray | None = None  # float64 [M, 4]: x, y, width, height as in the file, before any cut
     exif: bool = True
     counts: dict[str, int] = field(default_factory=dict)  # what the policies did: {"boxes cut at the edge": 3}
 
@@ -42,8 +48,23 @@ class DetectionDataset:
         return len(self.files)
 
     def image(self, index: int) -> Image.Image:
-        """The picture, RGB, of the stated size. Raises BadImage naming the file where it cannot be used."""
-        return read_image(Path(self.root) / self.files[index], 3, self.exif)
+        """The picture, RGB, of the stated size. Raises BadImage naming the file where it cannot be used.
+
+        With ``exif`` a photograph is turned upright wherever that gives the stated size (a square one too), and stays
+        as it is stored where only this does: the boxes were drawn in pixels of the stated size.
+        """
+        return self.image_with_facts(index)[0]
+
+    def image_with_facts(self, index: int) -> tuple[Image.Image, Facts]:
+        """``image``, and what the file says of itself."""
+        path = Path(self.root) / self.files[index]
+        stated = (int(self.sizes[index, 0]), int(self.sizes[index, 1]))
+        pixels, facts = read_with_facts(path, 3, self.exif)
+        if pixels.size != stated and self.exif and facts.size == stated:
+            pixels = read_image(path, 3, exif=False)
+        if pixels.size != stated:
+            raise WrongSize(str(path), f"it has {_size(pixels.size)} pixels, but its annotations state {_size(stated)}")
+        return pixels, facts
 
     def annotations(self, index: int) -> Boxes:
         """What is annotated in image ``index``."""
@@ -54,6 +75,83 @@ class DetectionDataset:
         """The image's path under the data's folder."""
         return self.files[index]
 
+    def owners(self) -> np.ndarray:
+        """int64 [M]: the index of each box's image."""
+        return np.repeat(np.arange(len(self)), np.diff(self.offsets))
+
     def ground_truth(self) -> dict[str, Any]:
-        """The data set in COCO's format, as its evaluation wants it: boxes as [x, y, width, height]."""
-        raise NotImplementedError
+        """The data set in COCO's format, as its evaluation wants it: boxes as [x, y, width, height], as stated.
+
+        Annotations are numbered anew from 1, because pycocotools takes an id of 0 for no match.
+        """
+        boxes = self._stated().tolist()
+        images = self.image_ids[self.owners()].tolist()
+        areas, crowd = self.areas.tolist(), self.crowd.tolist()
+        return {
+            "images": [
+                {"id": id_, "file_name": name, "width": width, "height": height}
+                for id_, name, (width, height) in zip(
+                    self.image_ids.tolist(), self.files, self.sizes.tolist(), strict=True
+                )
+            ],
+            "annotations": [
+                {
+                    "id": i + 1,
+                    "image_id": images[i],
+                    "category_id": self.category_ids[label],
+                    "bbox": boxes[i],
+                    "area": areas[i],
+                    "iscrowd": int(crowd[i]),
+                }
+                for i, label in enumerate(self.labels.tolist())
+            ],
+            "categories": [
+                {"id": id_, "name": name} for id_, name in zip(self.category_ids, self.classes, strict=True)
+            ],
+        }
+
+    def subset(self, indices: np.ndarray) -> "DetectionDataset":
+        """The images at ``indices`` (int64 [n]), in that order, with their boxes."""
+        indices = np.asarray(indices, np.int64)
+        starts, counts = self.offsets[indices], np.diff(self.offsets)[indices]
+        offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+        rows = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], counts)
+        return replace(
+            self,
+            files=tuple(self.files[i] for i in indices),
+            image_ids=self.image_ids[indices],
+            sizes=self.sizes[indices],
+            offsets=offsets,
+            boxes=self.boxes[rows],
+            labels=self.labels[rows],
+            crowd=self.crowd[rows],
+            areas=self.areas[rows],
+            stated=None if self.stated is None else self.stated[rows],
+        )
+
+    def _stated(self) -> np.ndarray:
+        if self.stated is not None:
+            return self.stated
+        corners = self.boxes.astype(np.float64)
+        return np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
+
+
+def limited(dataset: DetectionDataset, limit: int | None, seed: int) -> DetectionDataset:
+    """``limit`` images drawn by ``seed``, in their old order; the data set itself when it has no more than that."""
+    if limit is None or limit >= len(dataset):
+        return dataset
+    drawn = np.random.Generator(np.random.Philox(key=seed)).permutation(len(dataset))[:limit]
+    return dataset.subset(np.sort(drawn))
+
+
+def without_empty(dataset: DetectionDataset) -> DetectionDataset:
+    """The images that have a box to train on, one that is no crowd; ``counts`` says how many others there were."""
+    trained_on = np.bincount(dataset.owners()[~dataset.crowd], minlength=len(dataset)) > 0
+    if trained_on.all():
+        return dataset
+    counts = dataset.counts | {"images without boxes left out": int((~trained_on).sum())}
+    return replace(dataset.subset(np.flatnonzero(trained_on)), counts=counts)
+
+
+def _size(size: tuple[int, int]) -> str:
+    return f"{size[0]} x {size[1]}"

@@ -4,6 +4,7 @@ Two layouts: ``fpn``, a feature pyramid on all stages (Lin et al. 2017), and ``c
 last stage but one and computed on by the last (He et al. 2016, the lineage of the paper's Section 5.4).
 """
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -51,6 +52,7 @@ class FasterRcnn(nn.Module):
         self.settings, self.learn = settings, learn
         self.preprocessing, self.classes = preprocessing, OBJECT if learn == "rpn" else classes
         self.provenance: dict[str, Any] = {}
+        self.numbered = False  # whether the classes are only numbers, of a file that has no names
         parts = parts_of(network, settings)
         self.backbone = parts.backbone
         if proposer is None:
@@ -98,6 +100,12 @@ class FasterRcnn(nn.Module):
         for one, seen, size in zip(found, batch.image_sizes, sizes or batch.image_sizes, strict=True):
             one["boxes"] = resize_boxes(one["boxes"], list(seen), list(size))
         return found
+
+    def set_score(self, score: float) -> None:
+        """Give only detections of at least this ``score``."""
+        self.settings = replace(self.settings, score=score)
+        if self.learn != "rpn":
+            self.roi_heads.score_thresh = score
 
     def train(self, mode: bool = True) -> "FasterRcnn":
         """As ``nn.Module.train``; a proposer stays in evaluation mode."""

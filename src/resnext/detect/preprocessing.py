@@ -61,8 +61,7 @@ class DetectPreprocessing:
         """Width and height that a picture is brought to; ``min_size`` in place of the usual one."""
         shorter, longer = min(width, height), max(width, height)
         scale = min((min_size or self.min_size) / shorter, self.max_size / longer)
-        if self.resize == "torchvision":  # which lets interpolate round down, of a float32 scale
-            scale = float(torch.tensor(scale, dtype=torch.float32))
+        if self.resize == "torchvision":  # which lets interpolate round down
             return max(math.floor(width * scale), 1), max(math.floor(height * scale), 1)
         return max(round(width * scale), 1), max(round(height * scale), 1)
 

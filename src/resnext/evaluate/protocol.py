@@ -68,10 +68,10 @@ def protocol_line(protocol: dict[str, Any], n: int) -> str:
     parts += [str(protocol.get("precision")), f"split: {protocol.get('split')}"]
     members = _members(protocol)
     if len(members) > 1:
-        names = ", ".join(_weights(one, named=True) for one in members)
+        names = ", ".join(weights_line(one, named=True) for one in members)
         parts.append(f"ensemble of {len(members)} (mean of {protocol.get('ensemble_combine')}): {names}")
-    elif _weights(protocol):
-        parts.append(_weights(protocol))
+    elif weights_line(protocol):
+        parts.append(weights_line(protocol))
     return " · ".join(parts)
 
 
@@ -111,8 +111,8 @@ def _members(protocol: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [one for one in members if isinstance(one, Mapping)] if isinstance(members, list) else []
 
 
-def _weights(about: Mapping[str, Any], named: bool = False) -> str:
-    """Which weights: a run's checkpoint (``named``: with the run), or a file."""
+def weights_line(about: Mapping[str, Any], named: bool = False) -> str:
+    """Which weights a protocol says: a run's checkpoint (``named``: with the run), or a file; empty for neither."""
     if about.get("checkpoint"):
         step = about.get("step")
         run = f"{about.get('weights')} " if named else ""

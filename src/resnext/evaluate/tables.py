@@ -59,12 +59,12 @@ def write_evaluation(
     return directory
 
 
-def check_directory(directory: Path) -> None:
-    """Make ``directory``; raises RequestError where it cannot be, or holds files of our names that are not ours."""
+def check_directory(directory: Path, files: Sequence[str] = FILES, kind: str = FORMAT) -> None:
+    """Make ``directory``; raises RequestError where it cannot be, or holds such files but no evaluation of the kind."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        there = [name for name in FILES if (directory / name).exists()]
-        if there and not is_ours(directory / "metrics.json", FORMAT):
+        there = [name for name in files if (directory / name).exists()]
+        if there and not is_ours(directory / "metrics.json", kind):
             raise RequestError(f"{directory} holds {there[0]}, but no evaluation of ours; give --out another place")
     except OSError as error:
         raise RequestError(f"{directory} cannot be written: {error.strerror or error}") from None

@@ -7,6 +7,7 @@ names. A process killed anywhere in between leaves a ``state.json`` whose files 
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,10 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as deserialize
 from safetensors.torch import save as serialize
+from torch import nn
 
 from resnext.errors import RequestError, WorkError
 from resnext.files import disk_named, written_whole
-from resnext.model.network import Network
 from resnext.run_directory import RunDirectory, file_name, read_state
 from resnext.train.ema import Ema
 from resnext.weights.build import check_tensors
@@ -34,6 +35,7 @@ class Position:
     step: int = 0  # optimizer steps done
     epoch: int = 0  # epochs done, evaluation and log row included
     loss_sum: float = 0.0  # over images
+    loss_parts: dict[str, float] = field(default_factory=dict)  # of a loss that is a sum of named parts
     wrong: int = 0  # training images misclassified
     images: int = 0
     bad_images: int = 0  # skipped, in the whole run
@@ -44,9 +46,17 @@ class Position:
 
 
 def write_checkpoint(
-    run: RunDirectory, which: str, position: Position, model: Network, ema: Ema | None, optimizer: torch.optim.Optimizer
+    run: RunDirectory,
+    which: str,
+    position: Position,
+    model: Any,
+    ema: Ema | None,
+    optimizer: torch.optim.Optimizer,
+    encode: Callable[[Any, dict[str, Any]], bytes] = serialized,
 ) -> None:
     """Write the "last" or "best" checkpoint. Raises WorkError when the disk refuses; the previous one is then intact.
+
+    ``encode`` makes a weights file of a model and its provenance.
 
     The model file holds the weights to use: the averaged ones where there is an EMA. "best" needs nothing else;
     "last" also holds what training needs to go on.
@@ -54,7 +64,7 @@ def write_checkpoint(
     used = model if ema is None else ema.model
     check_finite(used, position)
     provenance = used.provenance | {"step": position.step, "epoch": position.epoch, "checkpoint": which}
-    files = {"model": serialized(used, provenance)}
+    files = {"model": encode(used, provenance)}
     if which == "last":
         files["training"] = serialize(_training_tensors(model, ema, optimizer))
     folder = run.checkpoint(which)
@@ -86,7 +96,7 @@ def read_files(run: RunDirectory, which: str = "last") -> dict[str, bytes]:
 
 
 def restore(
-    files: dict[str, bytes], run: RunDirectory, model: Network, ema: Ema | None, optimizer: torch.optim.Optimizer
+    files: dict[str, bytes], run: RunDirectory, model: nn.Module, ema: Ema | None, optimizer: torch.optim.Optimizer
 ) -> Position:
     """Put the "last" checkpoint (``read_files``) into network, average and optimizer.
 
@@ -106,7 +116,7 @@ def restore(
         raise RequestError(f"{folder / 'state.json'} does not say where the run stands") from None
 
 
-def check_finite(model: Network, position: Position) -> None:
+def check_finite(model: nn.Module, position: Position) -> None:
     """Raises WorkError naming the first tensor that holds a value that is not finite."""
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
@@ -116,7 +126,7 @@ def check_finite(model: Network, position: Position) -> None:
             )
 
 
-def _training_tensors(model: Network, ema: Ema | None, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+def _training_tensors(model: nn.Module, ema: Ema | None, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
     tensors: dict[str, torch.Tensor] = {}
     if ema is not None:
         tensors |= {f"weights/{name}": value for name, value in model.state_dict().items()}
@@ -130,7 +140,7 @@ def _training_tensors(model: Network, ema: Ema | None, optimizer: torch.optim.Op
 
 
 def _restore_optimizer(
-    optimizer: torch.optim.Optimizer, model: Network, tensors: dict[str, torch.Tensor], origin: Path
+    optimizer: torch.optim.Optimizer, model: nn.Module, tensors: dict[str, torch.Tensor], origin: Path
 ) -> None:
     parameters = dict(model.named_parameters())
     optimizer.state.clear()
@@ -172,7 +182,7 @@ def _tensors(data: bytes, path: Path) -> dict[str, torch.Tensor]:
         raise RequestError(f"the checkpoint file {path} is not a safetensors file: {error}") from None
 
 
-def _load(model: Network, tensors: dict[str, torch.Tensor], origin: Path) -> None:
+def _load(model: nn.Module, tensors: dict[str, torch.Tensor], origin: Path) -> None:
     check_tensors(tensors, model.state_dict(), str(origin))
     model.load_state_dict(tensors, strict=True)
 

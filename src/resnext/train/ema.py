@@ -1,10 +1,10 @@
 """An exponential moving average of weights and buffers, kept in fp32."""
 
 import copy
+from typing import Any
 
 import torch
-
-from resnext.model.network import Network
+from torch import nn
 
 
 class Ema:
@@ -14,14 +14,14 @@ class Ema:
     ``every`` above 1 only each ``every``-th step counts, as in torchvision's ``--model-ema-steps``.
     """
 
-    def __init__(self, model: Network, decay: float, warmup: bool, every: int = 1) -> None:
-        self.model = copy.deepcopy(model).float().eval().requires_grad_(False)
+    def __init__(self, model: nn.Module, decay: float, warmup: bool, every: int = 1) -> None:
+        self.model: Any = copy.deepcopy(model).float().eval().requires_grad_(False)
         self.decay = decay
         self.warmup = warmup
         self.every = every
 
     @torch.no_grad()
-    def update(self, model: Network, step: int) -> None:
+    def update(self, model: nn.Module, step: int) -> None:
         """Take in the weights after optimizer step ``step`` (from 0)."""
         if (step + 1) % self.every:
             return

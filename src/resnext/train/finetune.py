@@ -85,24 +85,30 @@ def stages_of(model: Network) -> dict[str, list[str]]:
 
 def freeze(model: Network, init: InitSettings) -> None:
     """Set ``requires_grad`` as ``init`` says. Raises RequestError for a stage the network does not have."""
+    stages = {name: [model.get_submodule(part) for part in parts] for name, parts in stages_of(model).items()}
+    freeze_stages(stages, norms(model), init, model.architecture.name)
+
+
+def freeze_stages(
+    stages: dict[str, list[nn.Module]], bns: list[nn.BatchNorm2d], init: InitSettings, network: str
+) -> None:
+    """``freeze`` for the modules of each stage (``stages_of``, the head last) and the BN layers of ``network``."""
     if init.freeze is not None:
-        stages = stages_of(model)
         names = list(stages)[:-1]
         last = names[-1] if init.freeze == "features" else init.freeze
         if last not in names:
             raise RequestError(
-                f"init.freeze {init.freeze}: {model.architecture.name} has no such stage; choose from "
-                f"{', '.join(names)}, features"
+                f"init.freeze {init.freeze}: {network} has no such stage; choose from {', '.join(names)}, features"
             )
         for name in names[: names.index(last) + 1]:
-            for part in stages[name]:
-                model.get_submodule(part).requires_grad_(False)
+            for module in stages[name]:
+                module.requires_grad_(False)
     if init.frozen_bn:
-        for module in norms(model):
-            module.requires_grad_(False)
+        for bn in bns:
+            bn.requires_grad_(False)
 
 
-def training_mode(model: Network) -> None:
+def training_mode(model: nn.Module) -> None:
     """Training mode; a frozen BN stays in evaluation mode: its loaded statistics and eps are part of its function."""
     model.train()
     for module in norms(model):

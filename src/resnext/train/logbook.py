@@ -28,8 +28,11 @@ class Logbook:
     Only the leading process writes; in the others every call is a no-op.
     """
 
-    def __init__(self, run: RunDirectory, position: Position | None, leads: bool = True) -> None:
+    def __init__(
+        self, run: RunDirectory, position: Position | None, leads: bool = True, columns: tuple[str, ...] = METRICS
+    ) -> None:
         self.run = run
+        self.columns = columns  # of metrics.csv
         self.leads = leads
         self.epochs: list[dict[str, Any]] = []
         if not leads:
@@ -70,7 +73,7 @@ class Logbook:
                 self.board.add_scalar(f"epoch/{name}", value, row["step"])
         self.flush()
         with written_whole(self.run.metrics, "w") as file:
-            _write_csv(file, METRICS, self.epochs)
+            _write_csv(file, self.columns, self.epochs)
         new = not self.run.speed.exists()
         with disk_named(self.run.speed), open(self.run.speed, "a", encoding="utf-8", newline="") as file:
             _write_csv(file, SPEED, [speed], header=new)

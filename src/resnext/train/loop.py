@@ -12,22 +12,25 @@ from rich.console import Console
 
 from resnext.errors import WorkError
 from resnext.run_directory import RunDirectory
-from resnext.settings import Recipe
 from resnext.train.checkpoint import Position, write_checkpoint
 from resnext.train.distributed import SKEW, World, joined
-from resnext.train.finish import evaluate_held_out, write_beginning, write_results
 from resnext.train.interrupts import heeded
 from resnext.train.logbook import Logbook
 from resnext.train.mirror import push
 from resnext.train.progress import Reporter
 from resnext.train.resume import agreed, settled
 from resnext.train.schedule import learning_rate
-from resnext.train.session import Session, prepare
-from resnext.train.step import train_step
+from resnext.train.session import BaseSession
+from resnext.train.task import CLASSIFICATION, Task
 
 
 def train(
-    recipe: Recipe, run: RunDirectory, *, resume: bool | None = False, console: Console | None = None
+    recipe: Any,
+    run: RunDirectory,
+    *,
+    resume: bool | None = False,
+    console: Console | None = None,
+    task: Task = CLASSIFICATION,
 ) -> Position:
     """Train as ``recipe`` says into ``run``; with ``resume``, go on from its last checkpoint.
 
@@ -40,36 +43,36 @@ def train(
     with joined(recipe.train.device, recipe.train.peer_timeout) as world, heeded() as interrupts:
         warn_of_skew(world, console)
         recipe, goes_on = settled(recipe, run, world) if resume is None else (agreed(recipe, world), resume)
-        session = prepare(recipe, run, world, goes_on, console)
+        session = task.prepare(recipe, run, world, goes_on, console)
         recipe, position, loader = session.recipe, session.position, session.loader
         total, per_epoch = session.total_steps, loader.steps_per_epoch
         if world.leads and not goes_on:
-            write_checkpoint(run, "last", position, session.model, session.ema, session.optimizer)
-            write_beginning(session)
+            save("last", session, task)
+            task.begin(session)
         log_from = position if goes_on else None
-        with Logbook(run, log_from, world.leads) as logbook, Reporter(console, session) as reporter:
-            reporter.begin(session)
+        with Logbook(run, log_from, world.leads, task.columns) as logbook, Reporter(console, session) as reporter:
+            reporter.begin(session, task.about(session))
             while position.epoch < session.epochs:
                 reporter.begin_epoch()
                 first_step = position.step - position.epoch * per_epoch
                 batches = islice(loader.batches(position.epoch, first_step), total - position.step)
                 for batch in reporter.watch(batches):
                     lr = rate_of(session, position.step)
-                    loss = train_step(session, batch, lr)
-                    reporter.step(position.epoch + 1, len(batch.labels) * world.size, loss)
+                    loss = task.step(session, batch, lr)
+                    reporter.step(position.epoch + 1, len(batch.images) * world.size, loss)
                     reporter.skipped(batch.bad)
                     logbook.step(position.step, position.epoch + 1, loss, lr)
                     if world.any(interrupts.requested is not None):
-                        stop(session, logbook, interrupts.requested)
+                        stop(session, task, logbook, interrupts.requested)
                     every = recipe.train.checkpoint_steps
                     if every and position.step % every == 0 and position.step % per_epoch and position.step < total:
-                        save_last(session, logbook)
-                finish_epoch(session, logbook, reporter)
-        write_results(session, console)
+                        save_last(session, task, logbook)
+                finish_epoch(session, task, logbook, reporter)
+        task.finish(session, console)
         return position
 
 
-def finish_epoch(session: Session, logbook: Logbook, reporter: Reporter) -> None:
+def finish_epoch(session: BaseSession, task: Task, logbook: Logbook, reporter: Reporter) -> None:
     """Evaluate, note the epoch, keep the best and the last checkpoint."""
     position, train = session.position, session.recipe.train
     speed = {
@@ -80,51 +83,56 @@ def finish_epoch(session: Session, logbook: Logbook, reporter: Reporter) -> None
         "peak_memory_mb": peak_memory_mb(),
     }
     due = (position.epoch + 1) % train.evaluate_every == 0 or position.epoch + 1 == session.epochs
-    evaluation = evaluate_held_out(session, session.used) if due else None
+    judged = task.judge(session) if due else {}
     position.epoch += 1
     row: dict[str, Any] = {
         "epoch": position.epoch,
         "step": position.step,
         "lr": rate_of(session, position.step - 1),
-        "train_loss": position.loss_sum / max(position.images, 1),
-        "train_error": None if session.recipe.augment.mixes else 100 * position.wrong / max(position.images, 1),
-        "val_loss": None if evaluation is None else evaluation.loss,
-        "top1_error": None if evaluation is None else evaluation.top1_error,
-        "top5_error": None if evaluation is None else evaluation.top5_error,
+        **task.trained(session),
+        **dict.fromkeys(task.judged),
+        **judged,
         "bad_images": position.bad_images,
     }
-    position.loss_sum, position.wrong, position.images = 0.0, 0, 0
+    position.loss_sum, position.wrong, position.images, position.loss_parts = 0.0, 0, 0, {}
     logbook.epoch(row, speed)
-    reporter.epoch(row, speed)
-    if evaluation is not None and (position.best is None or evaluation.top1_error < position.best["top1_error"]):
-        position.best = {"epoch": position.epoch, "step": position.step, "top1_error": evaluation.top1_error}
-        if session.world.leads:
-            write_checkpoint(session.run, "best", position, session.model, session.ema, session.optimizer)
-    save_last(session, logbook)
+    reporter.epoch(row, speed, task.line(row))
+    if due and task.better(row, position.best):
+        position.best = {"epoch": position.epoch, "step": position.step, task.goal: row[task.goal]}
+        save("best", session, task)
+    save_last(session, task, logbook)
 
 
-def rate_of(session: Session, step: int) -> float:
+def rate_of(session: BaseSession, step: int) -> float:
     """The learning rate of optimizer step ``step`` (from 0)."""
     recipe, per_epoch = session.recipe, session.loader.steps_per_epoch
     return learning_rate(recipe.schedule, recipe.optimizer.lr, session.total_steps, per_epoch, step)
 
 
-def save_last(session: Session, logbook: Logbook) -> None:
+def save_last(session: BaseSession, task: Task, logbook: Logbook) -> None:
     """Write the last checkpoint; what the log says up to here is on the disk before it. The mirror follows."""
     if session.world.leads:
         logbook.flush()
-        write_checkpoint(session.run, "last", session.position, session.model, session.ema, session.optimizer)
+        save("last", session, task)
         if session.recipe.train.mirror is not None:
             push(session.run, session.recipe.train.mirror)
 
 
-def stop(session: Session, logbook: Logbook, signal_name: str | None) -> None:
+def save(which: str, session: BaseSession, task: Task) -> None:
+    """Write a checkpoint, where this process leads."""
+    if session.world.leads:
+        write_checkpoint(
+            session.run, which, session.position, session.model, session.ema, session.optimizer, task.encode
+        )
+
+
+def stop(session: BaseSession, task: Task, logbook: Logbook, signal_name: str | None) -> None:
     """Save and leave, saying how to go on."""
-    save_last(session, logbook)
+    save_last(session, task, logbook)
     position = session.position
     raise WorkError(
         f"stopped by {signal_name or 'a signal to another process'} after step {position.step} "
-        f"(epoch {position.epoch + 1}); go on with: resnext train --resume {session.run.path}"
+        f"(epoch {position.epoch + 1}); go on with: resnext {task.verb} --resume {session.run.path}"
     )
 
 

@@ -7,8 +7,7 @@ from typing import Any, TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from resnext.train.finetune import trained_and_frozen
-from resnext.train.session import Session
+from resnext.train.session import BaseSession
 
 T = TypeVar("T")
 PLAIN_EVERY = 30.0  # seconds between lines where there is no terminal
@@ -17,7 +16,7 @@ PLAIN_EVERY = 30.0  # seconds between lines where there is no terminal
 class Reporter:
     """Shows how far the run is, at what rate, and what share of the time it waits for data."""
 
-    def __init__(self, console: Console, session: Session) -> None:
+    def __init__(self, console: Console, session: BaseSession) -> None:
         self.console = console
         self.quiet = not session.world.leads
         self.total = session.total_steps
@@ -43,16 +42,11 @@ class Reporter:
     def __exit__(self, *_: object) -> None:
         self.progress.stop()
 
-    def begin(self, session: Session) -> None:
-        """Say what is trained on what, and from where."""
-        source, position = session.source, session.position
-        self.say(
-            f"{session.model.architecture.name} on {source.train.name}: {len(source.train):,} images to train on, "
-            f"{len(source.val):,} held out; {self.total:,} steps on {session.world.device} into {session.run.path}"
-        )
-        if session.recipe.init.weights is not None:
-            trained, frozen = trained_and_frozen(session.model)
-            self.say(f"from {session.recipe.init.weights}: {trained:,} parameters train, {frozen:,} are frozen")
+    def begin(self, session: BaseSession, about: Iterable[str]) -> None:
+        """Say what is trained on what (``about``), and from where."""
+        position = session.position
+        for text in about:
+            self.say(text)
         if self.done == self.total:
             self.say("all steps are done already; writing the results again")
         elif position.step:
@@ -95,14 +89,11 @@ class Reporter:
         for message in messages:
             self.say(f"skipped: {message}")
 
-    def epoch(self, row: dict[str, Any], speed: dict[str, Any]) -> None:
-        """One line for a finished epoch."""
-        parts = [f"epoch {row['epoch']:>3}", f"train loss {row['train_loss']:.4f}"]
-        if row["train_error"] is not None:
-            parts[-1] += f" error {row['train_error']:5.2f} %"
-        if row["top1_error"] is not None:
-            parts.append(f"held-out loss {row['val_loss']:.4f} error {row['top1_error']:5.2f} %")
-        parts.append(f"{speed['images_per_second']:,.0f} images/s, data wait {100 * speed['data_wait_share']:.0f} %")
+    def epoch(self, row: dict[str, Any], speed: dict[str, Any], facts: Iterable[str]) -> None:
+        """One line for a finished epoch: ``facts`` of its row, and how fast it was."""
+        parts = [f"epoch {row['epoch']:>3}", *facts]
+        parts.append(f"{speed['images_per_second']:,.{0 if speed['images_per_second'] >= 10 else 1}f} images/s")
+        parts[-1] += f", data wait {100 * speed['data_wait_share']:.0f} %"
         if row["bad_images"]:
             parts.append(f"{row['bad_images']} unreadable images skipped so far")
         self.say("  ".join(parts))

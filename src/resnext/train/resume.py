@@ -1,12 +1,11 @@
 """Going on with a run: what may differ from how it was begun, and whether there is one to go on with. No torch here."""
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from resnext.errors import RequestError, WorkError
 from resnext.recipe import differences, dump_recipe, parse_recipe, read_recipe
 from resnext.run_directory import RunDirectory, create_run, step_in
-from resnext.settings import Recipe
 
 if TYPE_CHECKING:
     from resnext.train.distributed import World
@@ -17,16 +16,18 @@ FREE = (
     *("train.device", "train.threads", "train.checkpoint_steps", "train.mirror", "train.peer_timeout"),
 )
 
+R = TypeVar("R", bound=Any)  # the kind of recipe
+
 MEASURED = ("channels_last", "fast")  # of train: what auto leaves to a measurement when the run begins
 
 
-def resumed_recipe(run: RunDirectory, asked: Recipe) -> Recipe:
+def resumed_recipe(run: RunDirectory, asked: R) -> R:
     """The recipe a run goes on with: ``asked``, which may differ from its own in ``FREE`` only.
 
     Raises RequestError showing every other difference between what is asked for and what the run was begun with. Other
     ``init.weights`` are among them: a run goes on from its checkpoint, and weights given by hand would have no effect.
     """
-    begun = read_recipe(run.recipe)
+    begun = read_recipe(run.recipe, kind=type(asked))
     asked = with_measured(asked, begun)
     changed = changes(begun, asked)
     if changed:
@@ -37,7 +38,7 @@ def resumed_recipe(run: RunDirectory, asked: Recipe) -> Recipe:
     return asked
 
 
-def settled(recipe: Recipe, run: RunDirectory, world: "World") -> tuple[Recipe, bool]:
+def settled(recipe: R, run: RunDirectory, world: "World") -> tuple[R, bool]:
     """For ``--continue``: the recipe to follow, and whether there is a run to go on with; all processes agree.
 
     The leader's disk decides, brought up to date from ``train.mirror``; where there is nothing, a run begins. Raises
@@ -64,9 +65,10 @@ def settled(recipe: Recipe, run: RunDirectory, world: "World") -> tuple[Recipe, 
     return agreed(recipe, world), goes_on
 
 
-def agreed(recipe: Recipe, world: "World") -> Recipe:
+def agreed(recipe: R, world: "World") -> R:
     """``recipe`` once it is known to be that of all processes. Raises RequestError showing where it is not."""
-    leaders = parse_recipe(world.share_bytes(dump_recipe(recipe).encode()).decode(), "the leading process's recipe")
+    text = world.share_bytes(dump_recipe(recipe).encode()).decode()
+    leaders = parse_recipe(text, "the leading process's recipe", kind=type(recipe))
     recipe = with_measured(recipe, leaders)
     changed = changes(leaders, recipe)
     if changed:
@@ -94,12 +96,12 @@ def _barely_begun(run: RunDirectory) -> bool:
     return rest == {"checkpoints"} and {path.name for path in (run.path / "checkpoints").iterdir()} <= {"last"}
 
 
-def with_measured(asked: Recipe, begun: Recipe) -> Recipe:
+def with_measured(asked: R, begun: R) -> R:
     """``asked`` with the memory layout and fast paths that were measured for ``begun``, where it leaves them open."""
     open_ones = [name for name in MEASURED if getattr(asked.train, name) == "auto"]
     return replace(asked, train=replace(asked.train, **{name: getattr(begun.train, name) for name in open_ones}))
 
 
-def changes(begun: Recipe, asked: Recipe) -> list[str]:
+def changes(begun: R, asked: R) -> list[str]:
     """The settings outside of ``FREE`` in which two recipes differ."""
     return [row for row in differences(begun, asked) if row.partition(":")[0] not in FREE]

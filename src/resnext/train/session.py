@@ -34,23 +34,20 @@ from resnext.train.sync_norm import synchronise
 WEIGHTS = 0x3E16  # tag of seed_of: the weights draw from a stream of their own
 
 
-@dataclass
-class Session:
-    """Everything a run holds while it runs."""
+@dataclass(kw_only=True)
+class BaseSession:
+    """What every kind of run holds while it runs."""
 
-    recipe: Recipe
+    recipe: Any
     run: RunDirectory
     world: World
-    source: Source
-    preprocessing: Preprocessing
-    model: Network
+    model: Any  # with the weights that train, and provenance
     ddp: nn.Module  # the same network, gradients averaged over processes
     ema: Ema | None
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler  # of the loss in fp16; elsewhere it does nothing
-    loader: TrainLoader
+    loader: Any  # of the training batches
     position: Position
-    parts: int  # that this process computes its share of a batch in
 
     @property
     def total_steps(self) -> int:
@@ -63,9 +60,21 @@ class Session:
         return -(-self.total_steps // self.loader.steps_per_epoch)
 
     @property
-    def used(self) -> Network:
+    def used(self) -> Any:
         """The weights one uses: the averaged ones where there is an EMA."""
         return self.model if self.ema is None else self.ema.model
+
+
+@dataclass(kw_only=True)
+class Session(BaseSession):
+    """A run that learns to name what is in images."""
+
+    recipe: Recipe
+    source: Source
+    preprocessing: Preprocessing
+    model: Network
+    loader: TrainLoader
+    parts: int  # that this process computes its share of a batch in
 
 
 def prepare(recipe: Recipe, run: RunDirectory, world: World, resume: bool, console: Console) -> Session:
@@ -108,7 +117,19 @@ def prepare(recipe: Recipe, run: RunDirectory, world: World, resume: bool, conso
             scaler.load_state_dict(position.scaler)
     ddp = compiled(world.wrap(model), recipe.train.compile)
     return Session(
-        recipe, run, world, source, preprocessing, model, ddp, ema, optimizer, scaler, loader, position, parts
+        recipe=recipe,
+        run=run,
+        world=world,
+        source=source,
+        preprocessing=preprocessing,
+        model=model,
+        ddp=ddp,
+        ema=ema,
+        optimizer=optimizer,
+        scaler=scaler,
+        loader=loader,
+        position=position,
+        parts=parts,
     )
 
 
@@ -158,7 +179,7 @@ def make_loader(recipe: Recipe, source: Source, preprocessing: Preprocessing, wo
     )
 
 
-def check_length(recipe: Recipe, steps_per_epoch: int) -> None:
+def check_length(recipe: Any, steps_per_epoch: int) -> None:
     """Raises RequestError where the warm-up leaves nothing of the run."""
     total, warmup = recipe.train.total_steps(steps_per_epoch), recipe.schedule.warmup_epochs * steps_per_epoch
     if warmup >= total:

@@ -1,0 +1,89 @@
+"""What ``resnext data`` does with images that have boxes: check them, and COCO's split of before 2017."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from resnext.detect.check import BoxReport
+
+OPTIONS = ("train", "val", "train_images", "val_images", "bad_boxes")
+NOT_OF_BOXES = {"val_path": None, "classes": None, "val_fraction": None, "md5": False, "channels": 3}
+
+
+def add_check_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options that only images with boxes have."""
+    of_boxes = parser.add_argument_group("of coco and voc, as in a detection recipe's data")
+    of_boxes.add_argument("--train", metavar="FILE", help="annotations to train on (default: the usual place)")
+    of_boxes.add_argument("--val", metavar="FILE", help="annotations that are held out (default: the usual place)")
+    of_boxes.add_argument("--train-images", metavar="FOLDER", help="images of --train")
+    of_boxes.add_argument("--val-images", metavar="FOLDER", help="images of --val")
+    of_boxes.add_argument(
+        "--bad-boxes", choices=("error", "drop"), help="what training will do with them (default: error)"
+    )
+
+
+def add_minival(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """The action ``minival``."""
+    parser = actions.add_parser(
+        "minival",
+        help="make COCO's lists trainval35k and minival",
+        description="Writes instances_trainval35k.json and instances_minival.json, which papers before 2017 train and "
+        "test on, out of instances_train2014.json, instances_val2014.json and the ids of instances_val2017.json.",
+    )
+    parser.add_argument("path", metavar="PATH", help="COCO's folder, with annotations/, train2014/ and val2014/")
+    parser.add_argument("--out", metavar="FOLDER", help="where the two files go (default: PATH/annotations)")
+    parser.add_argument("--outlines", action="store_true", help="keep the segmentations, which take nine tenths")
+
+
+def source_of(args: argparse.Namespace) -> str:
+    """coco or voc, as stated or as PATH looks; empty for everything else. Raises RequestError for contradictions."""
+    from resnext.detect.check import detection_source_at
+    from resnext.detect.settings import SOURCES
+    from resnext.errors import RequestError
+
+    source = args.source if args.source in SOURCES else "" if args.source else detection_source_at(args.path)
+    given = [name for name in OPTIONS if getattr(args, name) is not None]
+    if given and not source:
+        raise RequestError(
+            f"--{given[0].replace('_', '-')} is for images with boxes, but {args.path} "
+            f"{'is taken as' if args.source else 'does not look like'} {args.source or 'coco or voc; give --source'}"
+        )
+    foreign = [name for name, usual in NOT_OF_BOXES.items() if source and getattr(args, name) != usual]
+    if foreign:
+        raise RequestError(
+            f"--{foreign[0].replace('_', '-')} is not for images with boxes, and {args.path} is {source}"
+        )
+    return source
+
+
+def report_of(args: argparse.Namespace, source: str, progress: bool) -> "BoxReport":
+    """Check images with boxes."""
+    from resnext.detect.check import check_detection
+    from resnext.detect.settings import DetectDataSettings
+
+    settings = DetectDataSettings(
+        source=source,
+        path=args.path,
+        train=args.train,
+        val=args.val,
+        train_images=args.train_images,
+        val_images=args.val_images,
+        exif=args.exif,
+        bad_boxes=args.bad_boxes or "error",
+    )
+    return check_detection(settings, args.workers, progress)
+
+
+def minival(args: argparse.Namespace) -> int:
+    """Write both lists; say what they hold and whether that is what COCO's hold."""
+    from resnext.detect.minival import OFFICIAL, make_minival
+
+    folder = Path(args.path).expanduser() / "annotations"
+    out = Path(args.out).expanduser() if args.out else folder
+    years = [folder / f"instances_{name}.json" for name in ("train2014", "val2014", "val2017")]
+    for count in make_minival(years[0], years[1], years[2], out, args.outlines):
+        official = "as COCO has it" if count.official else f"COCO's own has {OFFICIAL[count.name]:,}"
+        print(f"{count.name}: {count.images:,} images ({official}), {count.boxes:,} boxes")
+    print(f"instances_trainval35k.json and instances_minival.json are in {out}")
+    return 0

@@ -1,0 +1,110 @@
+"""The policy of boxes, one for every source: which can be used, what is cut, and what happens to the others.
+
+A box is used when its corners are finite and, cut at the image's edge, at least LEAST_SIDE is left of its width and of
+its height. So no NaN, no infinity and no box without width or height ever reaches a loss. What was stated stays beside
+the cut box: evaluation judges against the boxes as stated, as COCO's own does.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from resnext.errors import RequestError
+
+LEAST_SIDE = 1 / 128  # pixels: below the two decimals of COCO's files, above float32's rounding at 65,000 pixels
+LONGEST_SIDE = 1 << 24  # pixels: up to here float32 counts exactly
+GOOD, NOT_FINITE, FLAT, OUTSIDE = range(4)
+PROBLEMS = ("", "is not four finite numbers", "has no width or height", "lies outside of the image")
+CUT = "boxes cut at the edge"
+LEFT_OUT = "bad boxes left out"
+
+
+class Fitted(NamedTuple):
+    """Boxes as they are used."""
+
+    boxes: np.ndarray  # float32 [n, 4]: x1, y1, x2, y2, inside of the image
+    problem: np.ndarray  # int64 [n]: GOOD, or why the box cannot be used
+    cut: np.ndarray  # bool [n]: stuck out of the image
+
+
+def corners_of(stated: np.ndarray) -> np.ndarray:
+    """float64 [n, 4] x1, y1, x2, y2 of boxes stated as x, y, width, height."""
+    with np.errstate(all="ignore"):
+        return np.concatenate([stated[:, :2], stated[:, :2] + stated[:, 2:]], axis=1)
+
+
+def fit(stated: np.ndarray, sizes: np.ndarray) -> Fitted:
+    """Boxes (float64 [n, 4]: x, y, width, height) cut at the edges of their images (int64 [n, 2]: width, height)."""
+    corners = corners_of(stated)
+    finite = np.isfinite(stated).all(axis=1) & np.isfinite(corners).all(axis=1)
+    corners = np.where(finite[:, None], corners, 0.0)
+    inside = np.clip(corners, 0.0, np.tile(sizes, 2).astype(np.float64)).astype(np.float32)
+    with np.errstate(over="ignore"):
+        flat = (corners[:, 2:] - corners[:, :2] < LEAST_SIDE).any(axis=1)
+        cut = (np.abs(inside - corners) > np.abs(corners) * np.finfo(np.float32).eps).any(axis=1)
+    small = (inside[:, 2:] - inside[:, :2] < LEAST_SIDE).any(axis=1)
+    problem = np.where(small, np.where(cut, OUTSIDE, FLAT), GOOD)
+    problem = np.where(flat, FLAT, problem)
+    problem = np.where(finite, problem, NOT_FINITE)
+    return Fitted(inside, problem, cut & (problem == GOOD))
+
+
+class Annotated(NamedTuple):
+    """Annotations of a split as they were read, in any order of images; what ``sorted_out`` turns into flat arrays."""
+
+    image: np.ndarray  # int64 [n]: index of the image
+    labels: np.ndarray  # int64 [n]
+    stated: np.ndarray  # float64 [n, 4]: x, y, width, height; NaN where these were no numbers
+    crowd: np.ndarray  # bool [n]
+    areas: np.ndarray  # float64 [n]; NaN where none is stated
+
+
+def sorted_out(
+    found: Annotated,
+    sizes: np.ndarray,
+    bad_boxes: str,
+    name_of: Callable[[int], str],
+    counts: dict[str, int],
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Offsets int64 [N + 1] and the flat arrays of DetectionDataset, boxes of an image in the order they came in.
+
+    Raises RequestError for the first box that cannot be used, as ``name_of`` its place names it, unless ``bad_boxes``
+    is drop. ``counts`` gets what was cut and what was left out.
+    """
+    fitted = fit(found.stated, sizes[found.image])
+    bad = np.flatnonzero(fitted.problem)
+    if len(bad) and bad_boxes != "drop":
+        raise RequestError(_first_bad(int(bad[0]), len(bad), found, fitted, sizes, name_of))
+    keep = np.flatnonzero(fitted.problem == GOOD)
+    keep = keep[np.argsort(found.image[keep], kind="stable")]
+    _count(counts, CUT, int(fitted.cut.sum()))
+    _count(counts, LEFT_OUT, len(bad))
+    offsets = np.zeros(len(sizes) + 1, np.int64)
+    np.cumsum(np.bincount(found.image[keep], minlength=len(sizes)), out=offsets[1:])
+    stated, areas = found.stated[keep], found.areas[keep]
+    return offsets, {
+        "boxes": fitted.boxes[keep],
+        "labels": found.labels[keep],
+        "crowd": found.crowd[keep],
+        "areas": np.where(np.isnan(areas), stated[:, 2] * stated[:, 3], areas),
+        "stated": stated,
+    }
+
+
+def _first_bad(
+    first: int, count: int, found: Annotated, fitted: Fitted, sizes: np.ndarray, name_of: Callable[[int], str]
+) -> str:
+    width, height = sizes[found.image[first]]
+    problem = PROBLEMS[fitted.problem[first]]
+    size = f" of {width} x {height} pixels" if fitted.problem[first] == OUTSIDE else ""
+    others = f" (and {count - 1} more like it)" if count > 1 else ""
+    return (
+        f"{name_of(first)} {problem}{size}{others}; correct it, or leave such boxes out with data.bad_boxes drop "
+        "(resnext data check lists them all)"
+    )
+
+
+def _count(counts: dict[str, int], what: str, number: int) -> None:
+    if number:
+        counts[what] = counts.get(what, 0) + number

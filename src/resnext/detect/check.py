@@ -1,0 +1,222 @@
+"""``data check`` of images with boxes: all that would stop training or spoil it, before it does. Read-only.
+
+Annotations are read by the readers of training, images by the data set's own function, so that what has no error here
+trains. A fault of a whole file (an id twice, an unknown category) is the first such fault of the file; boxes and
+images are listed one by one.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from resnext.data.check import File, Inspection, duplicates, inspect_all, inspection, why_unreadable
+from resnext.data.findings import Finding, Report, count_of, in_order
+from resnext.data.source import BadImage
+from resnext.detect.boxes import FLAT, GOOD, NOT_FINITE, OUTSIDE, PROBLEMS, corners_of, fit
+from resnext.detect.dataset import DetectionDataset, WrongSize
+from resnext.detect.open import TRAIN, VAL, Found, check_same_categories, data_root
+from resnext.detect.parsed import Parsed, dataset_of
+from resnext.detect.places import missing_files, names_in
+from resnext.detect.settings import DetectDataSettings
+from resnext.errors import RequestError
+
+BAD = {NOT_FINITE: "box of no numbers", FLAT: "box without width or height", OUTSIDE: "box outside of the image"}
+ROUNDING = 1.0  # pixels, by which annotators' boxes stick out without meaning anything
+
+
+@dataclass(frozen=True)
+class BoxReport(Report):
+    """A report whose ``counts`` are boxes."""
+
+    images: dict[str, int] = field(default_factory=dict)  # of each split
+
+    def holds(self, split: str) -> str:
+        classes = self.counts[split]
+        boxes = sum(classes.values())
+        return f"{self.images[split]} images with {boxes} boxes in {len(classes)} classes"
+
+
+def check_detection(settings: DetectDataSettings, workers: int | None = None, progress: bool = False) -> BoxReport:
+    """Both splits, every box and every image. Raises RequestError where neither split can be read at all."""
+    root = data_root(settings)
+    findings: list[Finding] = []
+    found: dict[str, Found] = {}
+    for split in (TRAIN, VAL):
+        try:
+            found[split] = Found(settings, split)
+        except RequestError as error:
+            findings.append(Finding("", "", split, "error", "annotations", str(error)))
+    if not found:
+        raise RequestError(findings[0].detail)
+    parsed = {split: one.parsed([*found.values()]) for split, one in found.items()}
+    datasets = {
+        split: dataset_of(parsed[split], found[split].images, exif=settings.exif, bad_boxes="drop") for split in found
+    }
+    findings += _disagreement(datasets)
+    images: list[_Image] = []
+    for split, dataset in datasets.items():
+        annotations = Split(root, split, parsed[split], found[split].images)
+        gone = set(missing_files(annotations.images, dataset.files))
+        findings += annotations.findings(settings.bad_boxes == "error", gone)
+        images += [_Image(split, dataset, i, root) for i, file in enumerate(dataset.files) if file not in gone]
+    done = list(inspect_all(images, _inspect, workers, progress))
+    findings += [one.file.finding(problem) for one in done for problem in one.problems]
+    findings += duplicates(done, unstated=False)
+    counts = {split: _boxes_of(data) for split, data in datasets.items()}
+    return BoxReport(str(root), counts, in_order(findings), {split: len(data) for split, data in datasets.items()})
+
+
+def detection_source_at(path: str) -> str:
+    """``coco`` or ``voc`` where a folder looks like one of them; empty where it does not."""
+    root = Path(path).expanduser()
+    if not root.is_dir():
+        return ""
+    folders = ("annotations", *(name for name in ("train", "val", "valid") if (root / name).is_dir()))
+    names = {folder: names_in(root / folder) for folder in folders}
+    if any(name.startswith("instances_") and name.endswith(".json") for name in names["annotations"]):
+        return "coco"
+    if any("_annotations.coco.json" in found for found in names.values()):
+        return "coco"
+    if (root / "Annotations").is_dir() and ((root / "JPEGImages").is_dir() or (root / "ImageSets").is_dir()):
+        return "voc"
+    if any(name.lower().endswith(".xml") for folder in folders[1:] for name in names[folder]):
+        return "voc"
+    return ""
+
+
+def _disagreement(datasets: dict[str, DetectionDataset]) -> Iterator[Finding]:
+    if len(datasets) == 2:
+        try:
+            check_same_categories(datasets[TRAIN], datasets[VAL])
+        except RequestError as error:
+            yield Finding("", "", "", "error", "categories differ", str(error))
+
+
+def _boxes_of(dataset: DetectionDataset) -> dict[str, int]:
+    counts = np.bincount(dataset.labels, minlength=len(dataset.classes))
+    return dict(zip(dataset.classes, counts.tolist(), strict=True))
+
+
+@dataclass(frozen=True)
+class Split:
+    """What the annotations of one split say, and where its images lie."""
+
+    root: Path
+    name: str
+    parsed: Parsed
+    images: Path
+
+    def findings(self, strict: bool, gone: set[str]) -> Iterator[Finding]:
+        """All that needs no pixels. ``strict``: a bad box stops training; ``gone`` are the files that are not there."""
+        for file in sorted(gone):
+            yield self._of(file, "", "error", "missing image", "the file is not there")
+        yield from self._bad_boxes(strict)
+        yield from self._cut_boxes()
+        yield from self._same_boxes()
+        yield from self._counts()
+        names: dict[str, int] = {}
+        for file in self.parsed.files:
+            names[file] = names.get(file, 0) + 1
+        for file, count in names.items():
+            if count > 1:
+                yield self._of(file, "", "warning", "one file, several images", f"{count} images have this file")
+
+    def _of(self, file: str, class_name: str, severity: str, problem: str, detail: str) -> Finding:
+        path = path_below(self.root, self.images, file) if file else ""
+        return Finding(path, class_name, self.name, severity, problem, detail)
+
+    def _of_box(self, place: int, severity: str, problem: str, detail: str) -> Finding:
+        found = self.parsed.found
+        file = self.parsed.files[found.image[place]]
+        return self._of(file, self.parsed.classes[found.labels[place]], severity, problem, detail)
+
+    def _bad_boxes(self, strict: bool) -> Iterator[Finding]:
+        fitted = fit(self.parsed.found.stated, self.parsed.sizes[self.parsed.found.image])
+        for place in np.flatnonzero(fitted.problem != GOOD):
+            kind = int(fitted.problem[place])
+            detail = f"{self.parsed.box_name(int(place))} {PROBLEMS[kind]}"
+            yield self._of_box(int(place), "error" if strict else "warning", BAD[kind], detail)
+
+    def _cut_boxes(self) -> Iterator[Finding]:
+        """One finding an image: the boxes that stick out, and by how much."""
+        found, parsed = self.parsed.found, self.parsed
+        sizes = parsed.sizes[found.image]
+        corners = corners_of(found.stated)
+        outside = np.concatenate([-corners[:, :2], corners[:, 2:] - sizes], axis=1).max(axis=1, initial=0.0)
+        cut = np.flatnonzero(fit(found.stated, sizes).cut)
+        cut = cut[np.argsort(found.image[cut], kind="stable")]
+        images, starts = np.unique(found.image[cut], return_index=True)
+        for image, of_image in zip(images.tolist(), np.split(cut, starts[1:]), strict=False):  # of none one empty part
+            most = float(outside[of_image].max())
+            boxes = "1 box sticks" if len(of_image) == 1 else f"{len(of_image)} boxes stick"
+            severity = "note" if most <= ROUNDING else "warning"
+            detail = f"{boxes} out by up to {most:.2f} pixels; training cuts at the edge"
+            yield self._of(parsed.files[image], "", severity, "box cut at the edge", detail)
+
+    def _same_boxes(self) -> Iterator[Finding]:
+        """Boxes that are there twice, of the same class in the same image."""
+        found = self.parsed.found
+        seen: dict[tuple[object, ...], int] = {}
+        for place, key in enumerate(
+            zip(found.image.tolist(), found.labels.tolist(), map(tuple, found.stated.tolist()), strict=True)
+        ):
+            if key in seen:
+                yield self._of_box(place, "warning", "box twice", f"{self.parsed.box_name(place)} is there before")
+            seen[key] = place
+
+    def _counts(self) -> Iterator[Finding]:
+        parsed, found = self.parsed, self.parsed.found
+        used = np.bincount(found.labels, minlength=len(parsed.classes))
+        for label in np.flatnonzero(used == 0):
+            yield self._of("", parsed.classes[label], "warning", "class without boxes", f"none in {parsed.name}")
+        crowds = int(found.crowd.sum())
+        if crowds:
+            where = len(np.unique(found.image[found.crowd]))
+            detail = (
+                f"{crowds} of {len(found.crowd)} boxes, in {count_of(where, 'image')}; neither trained on nor missed"
+            )
+            yield self._of("", "", "note", "crowds or difficult objects", detail)
+        for image in np.flatnonzero(np.bincount(found.image, minlength=len(parsed.files)) == 0):
+            yield self._of(parsed.files[image], "", "note", "no boxes", "the image is all background")
+
+
+@dataclass(frozen=True)
+class _Image:
+    """One image of an open split."""
+
+    split: str
+    dataset: DetectionDataset
+    index: int
+    root: Path
+
+    @property
+    def file(self) -> File:
+        return File(path_below(self.root, Path(self.dataset.root), self.dataset.files[self.index]), self.split, "")
+
+
+def _inspect(image: _Image) -> Inspection:
+    """Read one image as training would."""
+    file = image.file
+    path = os.path.join(image.dataset.root, image.dataset.files[image.index])
+    try:
+        pixels, facts = image.dataset.image_with_facts(image.index)
+        with open(path, "rb") as stream:
+            content = hashlib.file_digest(stream, "sha256").digest()
+    except WrongSize as error:
+        return Inspection(file, (("error", "size differs from the stated", error.reason),))
+    except (BadImage, OSError) as error:
+        return Inspection(file, (why_unreadable(path, error),))
+    done = inspection(file, pixels, facts, content)
+    return replace(
+        done, problems=tuple(problem for problem in done.problems if problem[1] != "small")
+    )  # all are enlarged
+
+
+def path_below(root: Path, images: Path, file: str) -> str:
+    """An image's path, relative to the folder that is checked where it lies below it."""
+    path = images / file
+    return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)

@@ -1,0 +1,268 @@
+"""COCO's detection format: one JSON file of images, annotations and categories.
+
+Segmentations, key points and licences are not read. Labels count the categories by ascending id, as COCO's tools do.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn, cast
+
+import numpy as np
+
+from resnext.data.classes import more
+from resnext.detect.boxes import LONGEST_SIDE, Annotated
+from resnext.detect.dataset import DetectionDataset
+from resnext.detect.parsed import Parsed, dataset_of
+from resnext.detect.places import check_all_there, checked_name, first_that_holds
+from resnext.errors import RequestError, nearest
+
+MAX_BYTES = 1 << 32  # COCO's own largest is a tenth of it
+PARTS = ("images", "annotations", "categories")
+UNREAD = ("segmentation", "keypoints", "captions")
+Row = dict[str, Any]
+
+
+def read_coco(
+    annotations: Path,
+    images: Path | Sequence[Path],
+    *,
+    exif: bool = True,
+    bad_boxes: str = "error",
+    empty: str = "keep",
+    check_files: bool = True,
+) -> DetectionDataset:
+    """The split that ``annotations`` describes, its pictures below ``images``: of several folders the first with some.
+
+    ``bad_boxes`` is error or drop, ``empty`` keep or drop, as the settings say of them. Raises RequestError naming the
+    file, the entry and what was expected; for missing pictures unless ``check_files`` is off.
+    """
+    parsed = parse_coco(annotations)
+    root = images if isinstance(images, Path) else first_that_holds(images, parsed.files)
+    dataset = dataset_of(parsed, root, exif=exif, bad_boxes=bad_boxes, empty=empty)
+    if check_files:
+        check_all_there(root, dataset.files, str(annotations))
+    return dataset
+
+
+def parse_coco(path: Path) -> Parsed:
+    """What the file states; bad boxes are still in it. Raises RequestError for all else that is wrong."""
+    content = load_json(path)
+    category_ids, classes = categories_of(content["categories"], path)
+    image_ids, files, sizes = images_of(content["images"], path)
+    found, ids = _annotations(content["annotations"], path, image_ids, category_ids, classes)
+    said = [row["bbox"] for row in content["annotations"]]
+
+    def box_name(place: int) -> str:
+        image = int(found.image[place])
+        where = f"annotation {ids[place]}, image {image_ids[image]} ({files[image]}),"
+        return f"{path}: the box {short(said[place])} of {where}"
+
+    return Parsed(
+        name=path.name,
+        classes=tuple(classes),
+        category_ids=tuple(category_ids),
+        image_ids=np.array(image_ids, np.int64),
+        files=tuple(files),
+        sizes=sizes,
+        found=found,
+        box_name=box_name,
+    )
+
+
+def load_json(path: Path, keep_all: bool = False) -> dict[str, list[Any]]:
+    """What a file of COCO's format holds, without the outlines unless ``keep_all``. Raises RequestError."""
+    content = _parsed(path, None if keep_all else _without_outlines)
+    if isinstance(content, list):
+        results = content and isinstance(content[0], dict) and "score" in content[0]
+        what = "a list of detections (COCO's results format)" if results else "a list"
+        raise RequestError(f"{path} is {what}, not COCO's annotations: an object with {', '.join(PARTS)}")
+    if not isinstance(content, dict):
+        raise RequestError(f"{path} is JSON but not COCO's annotations: an object with {', '.join(PARTS)}")
+    for part in PARTS:
+        if part not in content:
+            has = ", ".join(repr(key) for key in list(content)[:10]) or "nothing"
+            raise RequestError(f"{path} is JSON but not COCO's annotations: it has no {part!r}, only {short(has)}")
+        if not isinstance(content[part], list):
+            raise RequestError(f"{path}: {part!r} must be a list, not {_kind(content[part])}")
+        for place, row in enumerate(content[part]):
+            if not isinstance(row, dict):
+                raise RequestError(f"{path}: {part}[{place}] must be an object, not {_kind(row)}")
+    return content
+
+
+def _parsed(path: Path, hook: Callable[[Row], Row] | None) -> object:
+    if not path.is_file():
+        raise RequestError(f"{path} {'is no file' if path.exists() else 'does not exist'}; expected COCO's annotations")
+    try:
+        size = path.stat().st_size
+        if size > MAX_BYTES:
+            raise RequestError(f"{path} has {size} bytes; annotations of more than {MAX_BYTES} are not read")
+        with path.open(encoding="utf-8-sig") as file:
+            return json.load(file, object_hook=hook)
+    except OSError as error:
+        raise RequestError(f"cannot read {path}: {error.strerror}") from error
+    except RecursionError:
+        raise RequestError(f"{path} is not COCO's annotations: it is nested too deeply") from None
+    except ValueError as error:  # also bytes that are no UTF-8, and numbers of thousands of digits
+        raise RequestError(f"{path} is not JSON: {error}") from error
+
+
+def _without_outlines(row: Row) -> Row:
+    """Polygons are nine tenths of COCO's files: they go as soon as they are parsed."""
+    for key in UNREAD:
+        row.pop(key, None)
+    return row
+
+
+def categories_of(rows: list[Row], path: Path) -> tuple[list[int], list[str]]:
+    """Ids and names, by ascending id."""
+    names: dict[int, str] = {}
+    for place, row in enumerate(rows):
+        where = f"{path}: categories[{place}]"
+        id_, name = _id(row, "id", where), row.get("name")
+        if not isinstance(name, str) or not name.strip():
+            raise RequestError(f"{where} must have a name, not {short(name)}")
+        if id_ in names:
+            raise RequestError(f"{path}: two categories have the id {id_}, {names[id_]!r} and {name!r}")
+        names[id_] = name
+    if not names:
+        raise RequestError(f"{path} has no categories, so there is nothing to detect")
+    ids = sorted(names)
+    classes = [names[id_] for id_ in ids]
+    for place, name in enumerate(classes):
+        if name in classes[:place]:
+            first = ids[classes.index(name)]
+            raise RequestError(f"{path}: the categories {first} and {ids[place]} have the same name, {name!r}")
+    return ids, classes
+
+
+def images_of(rows: list[Row], path: Path) -> tuple[list[int], list[str], np.ndarray]:
+    """Ids, file names and sizes (int64 [N, 2]: width, height), in the file's order."""
+    if not rows:
+        raise RequestError(f"{path} has no images")
+    place_of: dict[int, int] = {}
+    files: list[str] = []
+    sizes: list[tuple[int, int]] = []
+    for place, row in enumerate(rows):
+        where = f"{path}: images[{place}]"
+        id_ = _id(row, "id", where)
+        name = checked_name(row.get("file_name"), f"{where}.file_name")
+        if id_ in place_of:
+            raise RequestError(f"{path}: two images have the id {id_}, {files[place_of[id_]]!r} and {name!r}")
+        place_of[id_] = place
+        files.append(name)
+        sizes.append((_side(row, "width", where, name), _side(row, "height", where, name)))
+    return list(place_of), files, np.array(sizes, np.int64)
+
+
+def _annotations(
+    rows: list[Row], path: Path, image_ids: list[int], category_ids: list[int], classes: list[str]
+) -> tuple[Annotated, list[int]]:
+    """All annotations and their ids, in the file's order."""
+    image_of = {id_: place for place, id_ in enumerate(image_ids)}
+    label_of = {id_: place for place, id_ in enumerate(category_ids)}
+    place_of: dict[int, int] = {}
+    count = len(rows)
+    image, labels = np.zeros(count, np.int64), np.zeros(count, np.int64)
+    stated, areas = np.full((count, 4), np.nan), np.full(count, np.nan)
+    crowd = np.zeros(count, bool)
+    for place, row in enumerate(rows):
+        where = f"{path}: annotations[{place}]"
+        id_ = _id(row, "id", where)
+        if id_ in place_of:
+            raise RequestError(
+                f"{path}: two annotations have the id {id_}, annotations[{place_of[id_]}] and annotations[{place}]"
+            )
+        place_of[id_] = place
+        image_id, category_id = _id(row, "image_id", where), _id(row, "category_id", where)
+        if image_id not in image_of:
+            _unknown_image(path, id_, image_id, image_ids)
+        if category_id not in label_of:
+            known = ", ".join(f"{i} ({name})" for i, name in list(zip(category_ids, classes, strict=True))[:5])
+            raise RequestError(
+                f"{path}: annotation {id_} has the category {category_id}, which the file does not define; "
+                f"its categories are {known}{more(classes)}"
+            )
+        if "bbox" not in row:
+            raise RequestError(
+                f"{path}: annotation {id_} has no bbox; expected COCO's instances, each with a bbox "
+                "[x, y, width, height]"
+            )
+        image[place], labels[place] = image_of[image_id], label_of[category_id]
+        stated[place] = _box(row["bbox"])
+        crowd[place] = _crowd(row.get("iscrowd", 0), where)
+        areas[place] = _area(row.get("area"), where)
+    return Annotated(image, labels, stated, crowd, areas), list(place_of)
+
+
+def _unknown_image(path: Path, annotation: int, image_id: int, image_ids: list[int]) -> NoReturn:
+    near = min(image_ids, key=lambda known: abs(known - image_id))
+    raise RequestError(
+        f"{path}: annotation {annotation} is of image {image_id}, which is not among the file's "
+        f"{len(image_ids)} images; the nearest id is {near}"
+    )
+
+
+def _id(row: Row, key: str, where: str) -> int:
+    """A whole number of 64 bits."""
+    value = row.get(key)
+    if isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63:
+        return value
+    if key not in row:
+        raise RequestError(f"{where} has no {key!r}{nearest(key, row) if row else ''}")
+    raise RequestError(f"{where}.{key} must be a whole number, not {short(value)}")
+
+
+def _side(row: Row, key: str, where: str, name: str) -> int:
+    value = row.get(key)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= LONGEST_SIDE:
+        return value
+    said = f"not {short(value)}" if key in row else "which is missing"
+    raise RequestError(f"{where} ({name}): {key} must be a whole number of pixels from 1 to {LONGEST_SIDE}, {said}")
+
+
+def _box(value: object) -> list[float]:
+    """The four numbers; NaN where there are none."""
+    if isinstance(value, list) and len(value) == 4 and all(_is_number(part) for part in value):
+        return [_float(part) for part in value]
+    return [np.nan] * 4
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _float(value: float) -> float:
+    try:
+        return float(value)
+    except OverflowError:  # a whole number of more than 308 digits
+        return float("inf")
+
+
+def _crowd(value: object, where: str) -> bool:
+    if value in (0, 1):  # also false, true
+        return bool(value)
+    raise RequestError(f"{where}.iscrowd must be 0 or 1, not {short(value)}")
+
+
+def _area(value: object, where: str) -> float:
+    """As stated; NaN where there is none, for width x height to stand in."""
+    if value is None:
+        return float("nan")
+    if _is_number(value) and 0 <= (area := _float(cast(float, value))) < float("inf"):
+        return area
+    raise RequestError(f"{where}.area must be a finite number from 0 up, not {short(value)}")
+
+
+def short(value: object) -> str:
+    """A value of a file, as much of it as a message needs."""
+    text = value if isinstance(value, str) else repr(value)
+    return text if len(text) <= 80 else f"{text[:80]}..."
+
+
+def _kind(value: object) -> str:
+    kinds = {dict: "an object", list: "a list", str: "a text", type(None): "null", bool: "true or false"}
+    return kinds.get(type(value), "a number")

@@ -1,0 +1,214 @@
+"""What a detector found, and what COCO's own evaluation says of it."""
+
+import contextlib
+import io
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from resnext.detect.dataset import DetectionDataset
+from resnext.detect.matching import Curves, Matches, Threshold, best_threshold, curves_of, match_of
+from resnext.errors import RequestError, WorkError
+
+STATS = (  # in the order of COCOeval.stats
+    *("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large"),
+    *("ar1", "ar10", "ar100", "ar_small", "ar_medium", "ar_large"),
+)
+COLUMNS = 7  # of a detection as a row of numbers: image, label, four of the box, score
+
+
+class Detections(NamedTuple):
+    """What was found in all images, one row a detection. ``in_order`` gives the order that all results are in."""
+
+    image: np.ndarray  # int64 [n], index into the data set
+    label: np.ndarray  # int64 [n], into the data set's classes
+    boxes: np.ndarray  # float32 [n, 4]: x1, y1, x2, y2 in pixels of the image as it is stated
+    score: np.ndarray  # float32 [n]
+
+    @property
+    def n(self) -> int:
+        """How many there are (``len`` of a tuple is its fields)."""
+        return len(self.image)
+
+    def as_rows(self) -> Tensor:
+        """float64 [n, 7], from which ``from_rows`` gives the same detections to the bit; for World.gather_rows."""
+        columns = (self.image[:, None], self.label[:, None], self.boxes, self.score[:, None])
+        return torch.from_numpy(np.concatenate([column.astype(np.float64) for column in columns], axis=1))
+
+    @classmethod
+    def from_rows(cls, rows: Tensor) -> "Detections":
+        """The detections that ``as_rows`` gave, in the order of ``in_order`` whatever the rows' order."""
+        values = rows.detach().cpu().numpy().reshape(-1, COLUMNS)
+        image, label = (values[:, i].astype(np.int64) for i in (0, 1))
+        return in_order([cls(image, label, values[:, 2:6].astype(np.float32), values[:, 6].astype(np.float32))])
+
+    @classmethod
+    def of_image(cls, index: int, boxes: Tensor, labels: Tensor, scores: Tensor) -> "Detections":
+        """The detections of one image: boxes [n, 4], labels [n] into the data set's classes, scores [n]."""
+        label, box, score = (value.detach().cpu().numpy() for value in (labels, boxes, scores))
+        image = np.full(len(label), index, np.int64)
+        return cls(image, label.astype(np.int64), box.astype(np.float32).reshape(-1, 4), score.astype(np.float32))
+
+    def of(self, index: int) -> "Detections":
+        """Those of image ``index``."""
+        return self.chosen(self.image == index)
+
+    def chosen(self, rows: np.ndarray) -> "Detections":
+        """Those that a mask or indices [k] choose."""
+        return Detections(*(column[rows] for column in self))
+
+
+def in_order(parts: Iterable[Detections]) -> Detections:
+    """All of them by image, then score (highest first), label and box: an order that no way of sharing changes."""
+    none = Detections(np.empty(0, np.int64), np.empty(0, np.int64), np.empty((0, 4), np.float32), np.empty(0, "f4"))
+    columns = zip(none, *parts, strict=True)
+    whole = Detections(*(np.concatenate(column).astype(column[0].dtype) for column in columns))
+    x1, y1, x2, y2 = whole.boxes.T
+    return whole.chosen(np.lexsort((y2, x2, y1, x1, whole.label, -whole.score, whole.image)))
+
+
+class ClassResult(NamedTuple):
+    """One class. Numbers are from 0 to 1, None where the class has no box."""
+
+    name: str
+    images: int  # that have a box of it
+    boxes: int  # crowds not counted
+    detections: int
+    ap: float | None
+    ap50: float | None
+    ap75: float | None
+    ar100: float | None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class DetectionEvaluation:
+    """COCOeval's twelve numbers, those of each class, the curves, and what became of each box and detection.
+
+    Numbers are from 0 to 1; None where the data has nothing that they could be of, which COCOeval spells -1.
+    """
+
+    name: str
+    classes: tuple[str, ...]
+    n: int  # images
+    boxes: int  # that are to be found; crowds not counted
+    detections: Detections  # in_order
+    ap: float | None  # mean over IoU .50, .55 ... .95 and the classes
+    ap50: float | None
+    ap75: float | None
+    ap_small: float | None  # of boxes below 32² pixels
+    ap_medium: float | None
+    ap_large: float | None  # above 96² pixels
+    ar1: float | None  # recall with one detection a class and image, mean over the IoUs and classes
+    ar10: float | None
+    ar100: float | None
+    ar_small: float | None
+    ar_medium: float | None
+    ar_large: float | None
+    per_class: tuple[ClassResult, ...]
+    curves: Curves
+    threshold: Threshold | None  # the score that gives the best F1 at IoU 0.5; None where nothing is found
+    matches: Matches  # at IoU 0.5, at that score
+
+
+def evaluate_detections(dataset: DetectionDataset, detections: Detections) -> DetectionEvaluation:
+    """COCO's evaluation (pycocotools) of ``detections``, in any order, on all images of ``dataset``.
+
+    Raises RequestError without pycocotools or without images, WorkError for a detection that cannot be one.
+    """
+    if len(dataset) == 0:
+        raise RequestError(f"{dataset.name} has no images to evaluate")
+    check_detections(dataset, detections)
+    detections = in_order([detections])
+    coco = _coco_evaluation(dataset, detections)
+    order = np.argsort(np.argsort(dataset.category_ids))  # COCOeval goes by the id; [k] is the place of class k
+    stats = {name: _known(value) for name, value in zip(STATS, coco.stats, strict=True)}
+    threshold = best_threshold(coco, int(np.count_nonzero(~dataset.crowd)))
+    return DetectionEvaluation(
+        name=dataset.name,
+        classes=dataset.classes,
+        n=len(dataset),
+        boxes=int(np.count_nonzero(~dataset.crowd)),
+        detections=detections,
+        per_class=_classes(dataset, detections, coco, order),
+        curves=curves_of(coco, order),
+        threshold=threshold,
+        matches=match_of(coco, dataset, detections.image, detections.score, threshold),
+        **stats,
+    )
+
+
+def check_detections(dataset: DetectionDataset, detections: Detections) -> None:
+    """Raises WorkError naming the first detection that is of no image or class, not finite, or inside out."""
+    image, label, boxes, score = detections
+    for wrong, what in (
+        ((image < 0) | (image >= len(dataset)), f"an image that is none of {dataset.name}'s {len(dataset)}"),
+        ((label < 0) | (label >= len(dataset.classes)), f"a class that is none of the {len(dataset.classes)}"),
+        (~np.isfinite(boxes).all(axis=1) | ~np.isfinite(score), "a box or score that is not finite"),
+        ((boxes[:, 2:] < boxes[:, :2]).any(axis=1), "a box whose right or lower edge lies before the other"),
+    ):
+        if wrong.any():
+            row = int(np.flatnonzero(wrong)[0])
+            known = 0 <= image[row] < len(dataset)
+            where = f" in {dataset.where(int(image[row]))}" if known else ""
+            box = ", ".join(f"{value:g}" for value in boxes[row])
+            raise WorkError(f"detection {row}{where} (label {label[row]}, box {box}, score {score[row]:g}) has {what}")
+
+
+def _coco_evaluation(dataset: DetectionDataset, detections: Detections) -> Any:
+    """A COCOeval that has run. The ids of its boxes are rows of the data set and of ``detections``, plus one."""
+    try:
+        from pycocotools.coco import COCO
+        from pycocotools.cocoeval import COCOeval
+    except ImportError:
+        raise RequestError("evaluating boxes needs pycocotools: pip install 'resnext[detect]'") from None
+    truth = dataset.ground_truth()
+    numbered = [{**one, "id": row} for row, one in enumerate(truth["annotations"], start=1)]  # 0 would be "no match"
+    with contextlib.redirect_stdout(io.StringIO()):
+        both = []
+        for boxes in (numbered, _results(dataset, detections)):
+            coco = COCO()
+            coco.dataset = {"images": truth["images"], "categories": truth["categories"], "annotations": boxes}
+            coco.createIndex()
+            both.append(coco)
+        evaluation = COCOeval(*both, iouType="bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return evaluation
+
+
+def _results(dataset: DetectionDataset, detections: Detections) -> list[dict[str, Any]]:
+    """What COCO.loadRes would make of them; it takes no empty list."""
+    box = detections.boxes.astype(np.float64)
+    size = box[:, 2:] - box[:, :2]
+    ids, categories = dataset.image_ids[detections.image], np.asarray(dataset.category_ids)[detections.label]
+    columns = (ids, categories, np.concatenate([box[:, :2], size], axis=1), size.prod(axis=1), detections.score)
+    return [
+        {"id": row, "image_id": i, "category_id": c, "bbox": b, "area": area, "score": score, "iscrowd": 0}
+        for row, (i, c, b, area, score) in enumerate(zip(*(x.tolist() for x in columns), strict=True), start=1)
+    ]
+
+
+def _classes(
+    dataset: DetectionDataset, detections: Detections, coco: Any, order: np.ndarray
+) -> tuple[ClassResult, ...]:
+    precision, recall = coco.eval["precision"], coco.eval["recall"]  # [IoU, 101, class, area, most], [IoU, class, ...]
+    image = np.repeat(np.arange(len(dataset)), np.diff(dataset.offsets))
+    results = []
+    for k, name in enumerate(dataset.classes):
+        own, at = (dataset.labels == k) & ~dataset.crowd, order[k]
+        scores = (precision[:, :, at, 0, -1], precision[0, :, at, 0, -1], precision[5, :, at, 0, -1])
+        ap, ap50, ap75, ar100 = (_known(values.mean()) for values in (*scores, recall[:, at, 0, -1]))
+        found = int(np.count_nonzero(detections.label == k))
+        images, boxes = len(np.unique(image[own])), int(own.sum())
+        results.append(ClassResult(name, images, boxes, found, ap, ap50, ap75, ar100))
+    return tuple(results)
+
+
+def _known(value: float) -> float | None:
+    """COCOeval says -1 where there is nothing to find."""
+    return None if value < 0 else float(value)

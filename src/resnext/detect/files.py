@@ -1,0 +1,194 @@
+"""Detectors on disk: our own file, a run's checkpoint, and torchvision's state dicts of ``fasterrcnn_*_fpn``."""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save as serialize
+from torch import Tensor
+
+from resnext.detect.faster_rcnn import FasterRcnn, around
+from resnext.detect.preprocessing import DetectPreprocessing
+from resnext.detect.settings import STEPS, DetectorSettings
+from resnext.errors import RequestError
+from resnext.files import written_whole
+from resnext.model.architecture import Architecture
+from resnext.recipe import build_settings
+from resnext.run_directory import RunDirectory, is_run
+from resnext.weights.build import MOST_UNASKED as MOST_TENSORS
+from resnext.weights.build import check_tensors, check_values, on_paper, with_counters
+from resnext.weights.container import read
+from resnext.weights.contents import Raw
+from resnext.weights.hub import fetch, is_remote
+from resnext.weights.infer import infer
+
+KEY = "resnext-detector"  # of a safetensors file's metadata
+VERSION = 1
+BODY = "backbone.body."
+PARTS = re.compile(r"(backbone\.(body|fpn)|rpn\.head|roi_heads\.box_(head|predictor))\.")
+COCO_V1 = "torchvision trained its COCO_V1 detectors with BN's eps at 0: for their exact function add bn_eps 1e-12"
+NUMBERED = "the file names no classes: they are numbered from 1, as the file's outputs are"
+
+
+def serialized(model: FasterRcnn, provenance: dict[str, Any] | None = None) -> bytes:
+    """The bytes of a detector's weights file: safetensors, with what the tensors are in its metadata."""
+    about = {"version": VERSION, **_about(model, provenance)}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    return serialize(tensors, metadata={KEY: json.dumps(about)})
+
+
+def save_detector(model: FasterRcnn, path: Path | str) -> None:
+    """Write ``model`` to ``path``, whole or not at all. Raises WorkError when the disk refuses."""
+    with written_whole(Path(path)) as file:
+        file.write(serialized(model))
+
+
+def load_detector(source: Path | str, checkpoint: str = "best", *, bn_eps: float | None = None) -> FasterRcnn:
+    """The detector in a weights file, a detection run or torchvision's file, in eval mode on the CPU.
+
+    ``source`` is a path, ``hf://owner/name`` or ``https://...``; of a run, ``checkpoint`` says which. ``bn_eps`` is
+    what BN adds to the variance, where the file does not know (torchvision's). ``.provenance["notes"]`` says what was
+    assumed. Nothing in the file is executed. Raises RequestError for what cannot be read as a detector.
+    """
+    path = fetch(str(source)) if is_remote(str(source)) else Path(source)
+    if not path.exists():
+        raise RequestError(f"there is no detector {path}: neither a weights file nor a run directory")
+    raw = read(RunDirectory(path).weights(checkpoint) if is_run(path) else path)
+    return (from_native if KEY in raw.metadata else from_torchvision)(raw, bn_eps).eval()
+
+
+def holds_detector(source: Path | str) -> bool:
+    """Whether a weights file or run directory holds a whole detector, not a network alone. Raises RequestError."""
+    path = fetch(str(source)) if is_remote(str(source)) else Path(source)
+    if not path.exists():
+        raise RequestError(f"there is no weights file or run directory {source}")
+    raw = read(RunDirectory(path).weights() if is_run(path) else path)
+    return KEY in raw.metadata or _state(raw) is not None
+
+
+def from_native(raw: Raw, bn_eps: float | None = None) -> FasterRcnn:
+    """The detector in our own file. Raises RequestError naming what is wrong."""
+    try:
+        about = json.loads(raw.metadata[KEY])
+        version = about["version"]
+        if not isinstance(version, int) or isinstance(version, bool) or not 1 <= version <= VERSION:
+            raise RequestError(f"version {version!r} of the format is not one this program reads (up to {VERSION})")
+        model = _on_paper(about, bn_eps)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise RequestError(f"{raw.path}: its metadata does not say which detector it is ({error!r:.80})") from None
+    except RequestError as error:
+        raise RequestError(f"{raw.path}: {error}") from None
+    _fill(model, raw.value, str(raw.path))
+    provenance = about.get("provenance")
+    model.provenance = provenance if isinstance(provenance, dict) else {}
+    return model
+
+
+def from_torchvision(raw: Raw, bn_eps: float | None = None) -> FasterRcnn:
+    """The detector in a state dict of torchvision's ``fasterrcnn_*_fpn``. Raises RequestError."""
+    state = _state(raw)
+    if state is None:
+        raise RequestError(
+            f"{raw.path} holds no detector that this program knows: neither one of its own nor torchvision's Faster "
+            "R-CNN with FPN (for a network alone there is --init)"
+        )
+    body = {name.removeprefix(BODY): value for name, value in state.items() if name.startswith(BODY)}
+    architecture = infer(body, str(raw.path)).change(num_classes=0)
+    if bn_eps is not None:
+        architecture = architecture.change(bn_eps=bn_eps)
+    outputs, channels = (
+        int(state[f"roi_heads.box_{name}"].shape[0]) for name in ("predictor.cls_score.weight", "head.fc6.weight")
+    )
+    settings = DetectorSettings(
+        fpn_channels=int(state["backbone.fpn.layer_blocks.0.0.weight"].shape[0]), head_channels=channels
+    )
+    classes = tuple(f"class {number}" for number in range(1, outputs))
+    model = _empty(architecture, settings, classes, DetectPreprocessing(resize="torchvision"))
+    _fill(model, state, str(raw.path))
+    notes = [NUMBERED]
+    if bn_eps is None and not any(name.endswith("num_batches_tracked") for name in state):
+        notes.append(COCO_V1)
+    model.numbered = True
+    model.provenance = {"format": "torchvision", "notes": notes}
+    return model
+
+
+def _about(model: FasterRcnn, provenance: dict[str, Any] | None) -> dict[str, Any]:
+    about: dict[str, Any] = {
+        "architecture": model.architecture.to_dict(),
+        "detector": {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(model.settings).items()},
+        "learn": model.learn,
+        "preprocessing": model.preprocessing.to_dict(),
+        "classes": list(model.classes),
+        "provenance": model.provenance if provenance is None else provenance,
+    }
+    if model.learn == "fast_rcnn":
+        about["proposer"] = _about(model.proposer, None)
+    return about
+
+
+def _on_paper(about: Mapping[str, Any], bn_eps: float | None, *, proposes: bool = False) -> FasterRcnn:
+    """The detector that ``about`` describes, its weights still to come. Raises RequestError, KeyError, TypeError."""
+    architecture = Architecture(**about["architecture"])
+    if bn_eps is not None:
+        architecture = architecture.change(bn_eps=bn_eps)
+    settings = build_settings(DetectorSettings, about["detector"], "detector.")
+    classes, learn = about["classes"], about["learn"]
+    if not isinstance(classes, list) or not classes or not all(isinstance(name, str) for name in classes):
+        raise RequestError("its classes are not a list of names")
+    if learn not in STEPS or (proposes and learn != "rpn"):
+        raise RequestError(f"its step {learn!r} is none of {', '.join(STEPS)}")
+    proposer = _on_paper(about["proposer"], bn_eps, proposes=True) if learn == "fast_rcnn" else None
+    view = DetectPreprocessing.from_dict(about["preprocessing"])
+    return _empty(architecture, settings, tuple(classes), view, learn=learn, proposer=proposer)
+
+
+def _empty(
+    architecture: Architecture,
+    settings: DetectorSettings,
+    classes: tuple[str, ...],
+    preprocessing: DetectPreprocessing,
+    **options: Any,
+) -> FasterRcnn:
+    network = on_paper(architecture.change(num_classes=0), MOST_TENSORS, "the file")
+    with torch.device("meta"):
+        return around(network, settings, classes, preprocessing, **options)
+
+
+def _fill(model: FasterRcnn, state: Mapping[str, Tensor], origin: str) -> None:
+    expected = model.state_dict()
+    given = with_counters(state, expected)
+    check_tensors(given, expected, origin)
+    check_values(given, origin)
+    plain = {
+        name: value.to(torch.float32 if value.is_floating_point() else torch.int64) for name, value in given.items()
+    }
+    model.load_state_dict({name: value.clone().contiguous() for name, value in plain.items()}, strict=True, assign=True)
+
+
+def _state(raw: Raw) -> dict[str, Tensor] | None:
+    """The tensors of torchvision's detector in a file; None where it holds none."""
+    value = raw.value
+    if isinstance(value, dict) and isinstance(value.get("model"), dict):
+        value = value["model"]  # a checkpoint of torchvision's references
+    if (
+        not isinstance(value, dict)
+        or "rpn.head.cls_logits.weight" not in value
+        or "roi_heads.box_head.fc6.weight" not in value
+    ):
+        return None
+    if not all(
+        isinstance(name, str) and PARTS.match(name) and isinstance(tensor, Tensor) for name, tensor in value.items()
+    ):
+        return None
+    return {_renamed(name): tensor for name, tensor in value.items()}
+
+
+def _renamed(name: str) -> str:
+    """Files from before torchvision 0.15 lack a level in two places."""
+    name = re.sub(r"^(backbone\.fpn\.(?:inner|layer)_blocks\.\d+)\.(weight|bias)$", r"\1.0.\2", name)
+    return re.sub(r"^rpn\.head\.conv\.(weight|bias)$", r"rpn.head.conv.0.0.\1", name)

@@ -1,0 +1,122 @@
+"""The files a detection run has around its training: recipe and samples first; evaluation and report at the end."""
+
+import copy
+import json
+from typing import Any
+
+from rich.console import Console
+
+from resnext.detect.dataset import Boxes
+from resnext.detect.evaluator import DetectionEvaluation
+from resnext.detect.files import load_detector
+from resnext.detect.judge import evaluate
+from resnext.detect.pictures import detection_curves, training_samples
+from resnext.detect.session import DetectSession
+from resnext.detect.tables import write_detection_evaluation
+from resnext.environment import environment
+from resnext.evaluate.style import save
+from resnext.files import written_whole
+from resnext.recipe import dump_recipe
+from resnext.train.logbook import read_log
+
+SAMPLES = 12  # pictures in samples.png
+
+
+def write_beginning(session: DetectSession) -> None:
+    """The resolved recipe, the environment, and a few training images as the detector will see them."""
+    run = session.run
+    with written_whole(run.recipe, "w") as file:
+        file.write(dump_recipe(session.recipe))
+    with written_whole(run.environment, "w") as file:
+        json.dump(environment(str(session.world.device)), file, indent=1)
+    images, boxes = [], []
+    batches = session.loader.batches(0)
+    for batch in batches:
+        images += batch.images
+        for box, label in zip(batch.boxes, batch.labels, strict=True):
+            area = ((box[:, 2] - box[:, 0]) * (box[:, 3] - box[:, 1])).double()
+            boxes.append(Boxes(box.numpy(), label.numpy(), (label < 0).numpy(), area.numpy()))
+        if len(images) >= SAMPLES:
+            break
+    batches.close()  # type: ignore[attr-defined]  # a generator: ends its workers
+    save(training_samples(images[:SAMPLES], boxes[:SAMPLES], session.model.classes), run.samples)
+
+
+def evaluate_held_out(session: DetectSession, model: Any) -> DetectionEvaluation:
+    """``model`` on the held-out images, in the precision of training; the same result in every process."""
+    session.world.share(model)
+    return evaluate(
+        model,
+        session.val,
+        session.world,
+        precision=session.recipe.train.precision,
+        workers=session.loader.workers,
+        start_method=session.recipe.data.start_method,
+    )
+
+
+def write_results(session: DetectSession, console: Console) -> None:
+    """Curves, the evaluation of the best checkpoint with its pictures, and report.html; says where they lie."""
+    run, position, device = session.run, session.position, session.world.device
+    best = load_detector(run.path, "best").to(device) if session.world.leads else copy.deepcopy(session.used)
+    evaluation = evaluate_held_out(session, best)
+    if not session.world.leads:
+        return
+    rows = read_log(run.log)
+    save(detection_curves(rows, f"{session.model.architecture.name} on {session.val.name}"), run.curves)
+    about = protocol(
+        best,
+        data=session.val.name,
+        device=str(device),
+        precision=session.recipe.train.precision,
+        weights=run.weights("best").name,
+        checkpoint="best",
+        step=(position.best or {}).get("step"),
+    )
+    write_detection_evaluation(evaluation, session.val, run.evaluation, about)
+    from resnext.detect.report import write_detection_report
+
+    write_detection_report(run.path)
+    last = next(row for row in reversed(rows) if row["kind"] == "epoch")
+    console.print(
+        f"after the last epoch AP {percent(last['ap'])}, AP50 {percent(last['ap50'])}; AP {percent(evaluation.ap)}, "
+        f"AP50 {percent(evaluation.ap50)} at the best one, {(position.best or {}).get('epoch')}, which was chosen on "
+        "these same images",
+        highlight=False,
+        soft_wrap=True,
+    )
+    console.print(f"run directory  {run.path}\nreport         {run.report}", highlight=False, soft_wrap=True)
+
+
+def protocol(
+    model: Any,
+    *,
+    data: str,
+    device: str,
+    precision: str,
+    weights: str,
+    checkpoint: str | None = None,
+    step: int | None = None,
+    command: str | None = None,
+) -> dict[str, Any]:
+    """How detections were made, as plain values for JSON: the line without which a number says little."""
+    return {
+        "data": data,
+        **model.preprocessing.to_dict(),
+        "architecture": model.architecture.name,
+        "layout": model.settings.layout,
+        "learn": model.learn,
+        "detections_an_image": model.settings.detections,
+        "least_score": model.settings.score,
+        "precision": precision,
+        "device": device,
+        "weights": weights,
+        "checkpoint": checkpoint,
+        "step": step,
+        "command": command,
+    }
+
+
+def percent(value: float | None) -> str:
+    """A share as a percentage."""
+    return "–" if value is None else f"{100 * value:.1f} %"

@@ -1,0 +1,103 @@
+"""A detector on the images of a data set: each process finds what is in its share, and all get the whole."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from resnext.detect.dataset import DetectionDataset
+from resnext.detect.evaluator import DetectionEvaluation, Detections, evaluate_detections, in_order
+from resnext.detect.faster_rcnn import FasterRcnn
+from resnext.detect.loader import eval_batches
+from resnext.device import autocast
+from resnext.errors import RequestError, ResnextError, WorkError, nearest
+from resnext.train.distributed import World
+
+Progress = Callable[..., None]
+
+
+@torch.inference_mode()
+def detect_all(
+    model: FasterRcnn,
+    dataset: DetectionDataset,
+    world: World,
+    *,
+    precision: str = "fp32",
+    workers: int = 0,
+    start_method: str | None = None,
+    progress: Progress | None = None,
+) -> Detections:
+    """What ``model`` finds in this process's share of ``dataset``. The network is left in the mode it came in.
+
+    Raises BadImage for an image that cannot be used, WorkError for an output that is not finite.
+    """
+    training = model.training
+    model.eval()
+    parts = []
+    try:
+        batches = eval_batches(
+            dataset,
+            model.preprocessing,
+            workers=workers,
+            start_method=start_method,
+            rank=world.rank,
+            world_size=world.size,
+        )
+        for done, batch in enumerate(batches, start=1):
+            with autocast(world.device, precision):
+                found = model.detect([image.to(world.device) for image in batch.images], batch.sizes)
+            for index, one in zip(batch.indices, found, strict=True):
+                if not (bool(torch.isfinite(one["boxes"]).all()) and bool(torch.isfinite(one["scores"]).all())):
+                    raise WorkError(f"the detector's output for {dataset.where(index)} is not finite")
+                parts.append(Detections.of_image(index, one["boxes"], one["labels"], one["scores"]))
+            if progress is not None:
+                progress(done)
+    finally:
+        _restore(model, training)
+    return in_order(parts)
+
+
+def evaluate(model: FasterRcnn, dataset: DetectionDataset, world: World, **options: Any) -> DetectionEvaluation:
+    """COCO's evaluation of ``model`` on all of ``dataset``, the same in every process.
+
+    An image is computed alone, so the numbers do not depend on how many processes share the work. Raises what
+    ``detect_all`` raises, RequestError where classes differ, WorkError where another process failed.
+    """
+    check_fit(model, dataset)
+    share, failure = None, None
+    try:
+        share = detect_all(model, dataset, world, **options)
+    except ResnextError as error:
+        failure = error
+    if world.any(failure is not None):
+        raise failure or WorkError("another process could not evaluate its share of the images")
+    assert share is not None
+    whole = share if world.size == 1 else Detections.from_rows(world.gather_rows(share.as_rows()))
+    return evaluate_detections(dataset, whole)
+
+
+def check_fit(model: FasterRcnn, dataset: DetectionDataset) -> None:
+    """Raises RequestError where the data has other classes than the detector."""
+    if len(model.classes) != len(dataset.classes):
+        raise RequestError(
+            f"the detector knows {len(model.classes)} classes ({_first(model.classes)}), {dataset.name} has "
+            f"{len(dataset.classes)} ({_first(dataset.classes)}): train on it first (resnext detect train --init ...)"
+        )
+    for mine, theirs in zip(model.classes, dataset.classes, strict=True):
+        if mine != theirs and not model.numbered:
+            raise RequestError(
+                f"{dataset.name} has the class {theirs!r} where the detector has {mine!r}"
+                f"{nearest(theirs, model.classes)}; the classes of both must be the same, in the same order"
+            )
+
+
+def _first(names: tuple[str, ...]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+
+
+def _restore(model: FasterRcnn, training: bool) -> None:
+    """Training mode again, in which a frozen BN stays in evaluation mode."""
+    from resnext.train.finetune import training_mode
+
+    if training:
+        training_mode(model)

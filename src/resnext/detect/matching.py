@@ -1,0 +1,122 @@
+"""Which detection found which box, by COCOeval's own matching; curves, the best score, and images ranked by it."""
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from resnext.detect.dataset import DetectionDataset
+
+NONE, CROWD = -1, -2  # of a detection: it found no box; it is not counted
+
+
+@dataclass(frozen=True, eq=False)
+class Curves:
+    """Precision [K, 101] of each class at recall 0, 0.01 ... 1, from the most precise point on; NaN without boxes."""
+
+    recall: np.ndarray  # [101]
+    precision50: np.ndarray  # at IoU 0.50
+    precision75: np.ndarray
+    precision: np.ndarray  # mean over IoU .50, .55 ... .95
+
+
+class Threshold(NamedTuple):
+    """The score from which on detections are kept, and what that gives over the data set at IoU 0.5."""
+
+    score: float
+    precision: float
+    recall: float
+    f1: float
+
+
+@dataclass(frozen=True, eq=False)
+class Matches:
+    """What became of each detection and image at IoU 0.5 when detections from a score on are kept.
+
+    ``box`` and ``kept`` have one row a detection (in their order), the others one an image. A detection that found a
+    crowd, or is beyond the 100 best of its class and image, counts neither as right nor as false (``box`` CROWD).
+    """
+
+    box: np.ndarray  # int64 [n]: the row of the data set's boxes that it found, NONE, or CROWD; of those not kept too
+    kept: np.ndarray  # bool [n]
+    boxes: np.ndarray  # int64 [N]: to be found
+    matched: np.ndarray  # int64 [N]
+    missed: np.ndarray  # int64 [N]
+    false: np.ndarray  # int64 [N]
+    overlap: np.ndarray  # float64 [N]: mean IoU of the pairs that match; 0 without
+
+    @property
+    def f1(self) -> np.ndarray:
+        """float64 [N]: 2·matched / (2·matched + missed + false); 1 where nothing is there and nothing was found."""
+        whole = 2 * self.matched + self.missed + self.false
+        return np.where(whole == 0, 1.0, 2 * self.matched / np.maximum(whole, 1))
+
+    def ranked(self) -> np.ndarray:
+        """Images from best to worst: by F1, then fewer mistakes, more found, closer boxes, and the data's order."""
+        mistakes = self.missed + self.false
+        return np.lexsort((np.arange(len(self.boxes)), -self.overlap, -self.matched, mistakes, -self.f1))
+
+
+def curves_of(coco: Any, order: np.ndarray) -> Curves:
+    """The curves of a COCOeval that has run; class k is its ``order[k]``-th."""
+    values = coco.eval["precision"][:, :, order, 0, -1].transpose(0, 2, 1)  # [IoU, class, recall]
+    values = np.where(values < 0, np.nan, values)
+    return Curves(np.asarray(coco.params.recThrs), values[0], values[5], values.mean(axis=0))
+
+
+def best_threshold(coco: Any, boxes: int) -> Threshold | None:
+    """The score with the highest F1 over all classes and images at IoU 0.5; of equal ones the highest.
+
+    None where nothing was found rightly. Matching takes detections by score, so those above a score match alike
+    whatever lies below.
+    """
+    scores, right = [], []
+    for one in _of_all_areas(coco):
+        counted = ~one["dtIgnore"][0].astype(bool)
+        scores.append(np.asarray(one["dtScores"], np.float64)[counted])
+        right.append(one["dtMatches"][0][counted] > 0)
+    score, hit = np.concatenate([np.empty(0), *scores]), np.concatenate([np.empty(0, bool), *right])
+    if not hit.any():
+        return None
+    down = np.argsort(-score, kind="stable")
+    score, found = score[down], np.cumsum(hit[down])
+    last = np.append(score[1:] != score[:-1], True)  # equal scores are kept together
+    kept = np.arange(1, len(score) + 1)
+    f1 = np.where(last, 2 * found / (kept + boxes), -1)
+    at = int(np.argmax(f1))
+    return Threshold(float(score[at]), float(found[at] / kept[at]), float(found[at] / boxes), float(f1[at]))
+
+
+def match_of(
+    coco: Any, dataset: DetectionDataset, image: np.ndarray, score: np.ndarray, threshold: Threshold | None
+) -> Matches:
+    """What became of detections of these images and scores; ids in ``coco`` are rows plus one."""
+    box, overlap = np.full(len(image), CROWD, np.int64), np.zeros(len(image))
+    for one in _of_all_areas(coco):
+        rows = np.asarray(one["dtIds"], np.int64) - 1
+        found = one["dtMatches"][0].astype(np.int64) - 1
+        box[rows] = np.where(one["dtIgnore"][0].astype(bool), CROWD, np.where(found >= 0, found, NONE))
+        overlap[rows] = _overlaps(coco, one)
+    kept = np.zeros(len(image), bool) if threshold is None else score.astype(np.float64) >= threshold.score
+    of = np.repeat(np.arange(len(dataset)), np.diff(dataset.offsets))
+    counts = np.bincount(of[~dataset.crowd], minlength=len(dataset))
+    matched, false = (
+        np.bincount(image[rows], minlength=len(dataset)) for rows in (kept & (box >= 0), kept & (box == NONE))
+    )
+    sums = np.bincount(image, np.where(kept & (box >= 0), overlap, 0), minlength=len(dataset))
+    return Matches(box, kept, counts, matched, counts - matched, false, sums / np.maximum(matched, 1))
+
+
+def _of_all_areas(coco: Any) -> list[dict[str, Any]]:
+    """COCOeval's findings for each class and image, boxes of all areas."""
+    everything = coco.params.areaRng[0]
+    return [one for one in coco.evalImgs if one is not None and one["aRng"] == everything]
+
+
+def _overlaps(coco: Any, one: dict[str, Any]) -> np.ndarray:
+    """IoU of each detection with the box that it found; 0 where none."""
+    ious = coco.ious[one["image_id"], one["category_id"]]
+    ids = [box["id"] for box in coco._gts[one["image_id"], one["category_id"]]]  # the order of the columns
+    where = {box: column for column, box in enumerate(ids)}
+    found = one["dtMatches"][0].astype(np.int64)
+    return np.array([ious[row, where[int(box)]] if box > 0 else 0.0 for row, box in enumerate(found)], np.float64)

@@ -1,0 +1,140 @@
+"""The split that papers before 2017 train and test on: trainval35k and minival, from COCO's own files.
+
+Of the 40,504 images of val2014, 5,000 are minival and the other 35,504 train, beside all 82,783 of train2014 (Section
+5.4). The list came with py-faster-rcnn's code, not with COCO, until COCO made it its split of 2017: val2017 is these
+5,000 images and train2017 the other 118,287 (tensorpack's FasterRCNN says so where it names its data: "trainval35k, AKA
+train2017"; the counts add up). So the ids in instances_val2017.json are the list, and nothing else is needed. An image
+has one id in all of COCO's files; where the numbers in two file names contradict that, it is an error.
+
+Two other splits go by the name of minival and are not meant here: TensorFlow's of 8,059 images, and the last 5,000 of
+val2014 as they come.
+"""
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from resnext.data.classes import class_difference, listing
+from resnext.detect.coco import categories_of, images_of, load_json
+from resnext.errors import RequestError
+from resnext.files import written_whole
+
+# As COCO has them: images.
+OFFICIAL = {"train2014": 82_783, "val2014": 40_504, "minival": 5_000, "trainval35k": 118_287}
+NUMBER = re.compile(r"(\d+)\.\w+$")
+Content = dict[str, list[dict[str, Any]]]
+
+
+@dataclass(frozen=True)
+class Count:
+    """What one list holds, and how many images COCO's has."""
+
+    name: str
+    images: int
+    boxes: int
+
+    @property
+    def official(self) -> bool:
+        return self.images == OFFICIAL[self.name]
+
+
+def make_minival(train2014: Path, val2014: Path, val2017: Path, out: Path, outlines: bool = False) -> list[Count]:
+    """Write ``instances_trainval35k.json`` and ``instances_minival.json`` into ``out``; what all the lists hold.
+
+    The names of the images get their folder in front (``train2014/...``, ``val2014/...``), so that both years lie
+    below one. Segmentations are left out unless ``outlines``. Raises RequestError for files that do not belong
+    together, or that are there already.
+    """
+    targets = {name: out / f"instances_{name}.json" for name in ("trainval35k", "minival")}
+    if not out.is_dir():
+        raise RequestError(f"{out} is no folder; the lists need one to go into")
+    for target in targets.values():
+        if target.exists():
+            raise RequestError(f"{target} is there already; move it away or choose another folder")
+    train, val = _loaded(train2014, outlines, "train2014"), _loaded(val2014, outlines, "val2014")
+    _check_apart(train, val, train2014, val2014)
+    ids = _ids(val2017, val, val2014)
+    rest, minival = _divided(val, ids)
+    lists = {"trainval35k": _joined(train, rest), "minival": minival}
+    for name, content in lists.items():
+        _write(targets[name], content, name)
+    return [_count(name, part) for name, part in {"train2014": train, "val2014": val, **lists}.items()]
+
+
+def _loaded(path: Path, outlines: bool, folder: str) -> Content:
+    """A file's three parts, the images' names with their folder in front."""
+    content = load_json(path, keep_all=outlines)
+    images_of(content["images"], path)
+    categories_of(content["categories"], path)
+    prefix = f"{folder}/"
+    for row in content["images"]:
+        row["file_name"] = prefix + row["file_name"].removeprefix(prefix)
+    return {part: content[part] for part in ("images", "annotations", "categories")}
+
+
+def _check_apart(train: Content, val: Content, train_path: Path, val_path: Path) -> None:
+    """Raise RequestError unless two files can be one: the same categories, no id twice."""
+    first, second = (
+        categories_of(content["categories"], path) for content, path in ((train, train_path), (val, val_path))
+    )
+    difference = class_difference(first[1], second[1], train_path.name, val_path.name)
+    if difference or first[0] != second[0]:
+        raise RequestError(f"the categories of {train_path} and {val_path} differ: {difference or 'their ids do'}")
+    for part in ("images", "annotations"):
+        common = {row.get("id") for row in train[part]} & {row.get("id") for row in val[part]}
+        if common:
+            raise RequestError(
+                f"{train_path} and {val_path} share {len(common)} ids of {part}, such as {next(iter(common))}; "
+                "expected the two files of one year"
+            )
+
+
+def _ids(val2017: Path, val: Content, val_path: Path) -> set[int]:
+    """The ids of minival. Raises RequestError unless they are images of val2014."""
+    content = load_json(val2017)
+    ids, names, _ = images_of(content["images"], val2017)
+    known = {row["id"]: row["file_name"] for row in val["images"]}
+    strangers = [name for id_, name in zip(ids, names, strict=True) if id_ not in known]
+    if strangers:
+        raise RequestError(
+            f"{len(strangers)} of the {len(ids)} images of {val2017} are not in {val_path}: {listing(strangers)}; "
+            "expected instances_val2017.json, or another list out of val2014"
+        )
+    for id_, name in zip(ids, names, strict=True):
+        here, there = _number(known[id_]), _number(name)
+        if here is not None and there is not None and here != there:
+            raise RequestError(f"image {id_} is {known[id_]} in {val_path} but {name} in {val2017}: not one picture")
+    return set(ids)
+
+
+def _number(name: str) -> int | None:
+    found = NUMBER.search(name)
+    return int(found[1]) if found else None
+
+
+def _divided(content: Content, ids: set[int]) -> tuple[Content, Content]:
+    """The images that are not in ``ids``, and those that are, each with its annotations, in the file's order."""
+    parts: list[Content] = []
+    for inside in (False, True):
+        images = [row for row in content["images"] if (row["id"] in ids) is inside]
+        annotations = [row for row in content["annotations"] if (row.get("image_id") in ids) is inside]
+        parts.append({"images": images, "annotations": annotations, "categories": content["categories"]})
+    return parts[0], parts[1]
+
+
+def _joined(first: Content, second: Content) -> Content:
+    return {part: first[part] + second[part] for part in ("images", "annotations")} | {
+        "categories": first["categories"]
+    }
+
+
+def _write(target: Path, content: Content, name: str) -> None:
+    text = json.dumps({"info": {"description": f"COCO 2014 {name}, by resnext data minival"}, **content})
+    with written_whole(target, "w") as file:
+        file.write(text)
+
+
+def _count(name: str, content: Content) -> Count:
+    return Count(name, len(content["images"]), len(content["annotations"]))

@@ -1,0 +1,125 @@
+"""A detector on pictures without labels: what is in them, as numbers and drawn."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from resnext.data.images import read_image
+from resnext.data.source import BadImage
+from resnext.detect.drawing import draw_detections
+from resnext.detect.faster_rcnn import FasterRcnn
+from resnext.device import autocast
+from resnext.errors import RequestError
+from resnext.evaluate.style import plain
+from resnext.files import written_whole
+
+
+@dataclass(frozen=True, eq=False)
+class Predicted:
+    """One picture: what was found, best first; or why it could not be read."""
+
+    path: str
+    boxes: np.ndarray  # float32 [n, 4]: x1, y1, x2, y2 in pixels of the picture
+    labels: np.ndarray  # int64 [n], into the detector's classes
+    scores: np.ndarray  # float32 [n]
+    exif: bool = True  # whether it was turned upright
+    error: str | None = None
+
+
+@torch.inference_mode()
+def predict(
+    model: FasterRcnn,
+    paths: Sequence[str],
+    device: torch.device,
+    *,
+    precision: str = "fp32",
+    batch_size: int = 1,
+    progress: Callable[..., None] | None = None,
+) -> list[Predicted]:
+    """What ``model`` finds in the pictures at ``paths``, in their order; a picture that cannot be read says so."""
+    model.eval()
+    results: dict[int, Predicted] = {}
+    for start in range(0, len(paths), batch_size):
+        pictures = {}
+        for number in range(start, min(start + batch_size, len(paths))):
+            try:
+                pictures[number] = read_image(paths[number], 3, model.preprocessing.exif)
+            except BadImage as error:
+                results[number] = _nothing(paths[number], error.reason)
+        if pictures:
+            views = [model.preprocessing.view(picture).to(device) for picture in pictures.values()]
+            sizes = [(picture.height, picture.width) for picture in pictures.values()]
+            with autocast(device, precision):
+                found = model.detect(views, sizes)
+            for number, one in zip(pictures, found, strict=True):
+                boxes, labels, scores = (one[key].float().cpu().numpy() for key in ("boxes", "labels", "scores"))
+                exif = model.preprocessing.exif
+                results[number] = Predicted(paths[number], boxes, labels.astype(np.int64), scores, exif)
+        if progress is not None:
+            progress(start + batch_size)
+    return [results[number] for number in range(len(paths))]
+
+
+def as_results(found: Sequence[Predicted], classes: Sequence[str]) -> list[dict[str, Any]]:
+    """COCO's results format: a row a detection, with the file and class names that its numbers have no table for.
+
+    ``image_id`` counts the pictures from 1, ``category_id`` the classes; ``bbox`` is [x, y, width, height] in pixels.
+    """
+    return [
+        {
+            "image_id": number,
+            "category_id": int(label) + 1,
+            "bbox": [round(float(v), 3) for v in (box[0], box[1], box[2] - box[0], box[3] - box[1])],
+            "score": round(float(score), 6),
+            "file_name": one.path,
+            "category": classes[int(label)],
+        }
+        for number, one in enumerate(found, start=1)
+        for box, label, score in zip(one.boxes, one.labels, one.scores, strict=True)
+    ]
+
+
+def draw_into(folder: Path, found: Sequence[Predicted], classes: Sequence[str]) -> list[Path]:
+    """Each picture with its boxes as ``folder``/NAME.png; a name that comes twice gets a number.
+
+    Nothing that is there is written over. Raises RequestError for a folder that cannot be made, or holds such a file.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RequestError(f"--out {folder} cannot be made: {error.strerror}") from None
+    seen: Counter[str] = Counter()
+    places: dict[int, Path] = {}
+    for number, one in enumerate(found):
+        if one.error is None:
+            stem = Path(one.path).stem
+            seen[stem] += 1
+            places[number] = folder / (f"{stem}.png" if seen[stem] == 1 else f"{stem}-{seen[stem]}.png")
+    there = next((path for path in places.values() if path.exists()), None)
+    if there is not None:
+        raise RequestError(f"{there} is there already: give --out an empty folder")
+    for number, path in places.items():
+        one = found[number]
+        picture = draw_detections(read_image(one.path, 3, one.exif), one.boxes, one.labels, one.scores, classes)
+        with written_whole(path) as file:
+            picture.save(file, format="PNG")
+    return list(places.values())
+
+
+def summary(one: Predicted, classes: Sequence[str]) -> str:
+    """A picture's line: how many of each class, the most frequent first, and the best score of each."""
+    counts = Counter(one.labels.tolist())
+    parts = [
+        f"{count} {plain(classes[label], 30)} (best {100 * float(one.scores[one.labels == label].max()):.0f} %)"
+        for label, count in counts.most_common()
+    ]
+    return f"{plain(str(one.path), 10_000)}: {', '.join(parts) or 'nothing'}"
+
+
+def _nothing(path: str, error: str) -> Predicted:
+    return Predicted(path, np.empty((0, 4), np.float32), np.empty(0, np.int64), np.empty(0, np.float32), error=error)

@@ -1,0 +1,70 @@
+"""The protocol a detection result carries: which images at which size, which detections, which weights."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from resnext.detect.preprocessing import DetectPreprocessing
+from resnext.detect.settings import DetectorSettings
+from resnext.evaluate.protocol import weights_line
+
+
+def detection_protocol(
+    preprocessing: DetectPreprocessing | None,
+    detector: DetectorSettings | None,
+    *,
+    data: str,
+    split: str,
+    changed: Mapping[str, int] | None = None,
+    device: str | None = None,
+    precision: str | None = None,
+    batch_size: int | None = None,
+    weights: str | None = None,
+    checkpoint: str | None = None,
+    step: int | None = None,
+    command: str | None = None,
+) -> dict[str, Any]:
+    """The protocol as plain values for JSON.
+
+    ``preprocessing`` and ``detector`` are None where the detections come from a file (``weights``). ``data`` names the
+    data set, ``split`` says in a sentence how the images were held out, ``changed`` what was done to its boxes
+    (``DetectionDataset.counts``), ``checkpoint`` and ``step`` which weights of a run were judged.
+    """
+    limits = {} if detector is None else {key: getattr(detector, key) for key in ("score", "nms", "detections")}
+    return {
+        "data": data,
+        "split": split,
+        "changed": dict(changed or {}),
+        **({} if preprocessing is None else preprocessing.to_dict()),
+        **limits,
+        "precision": precision,
+        "device": device,
+        "batch_size": batch_size,
+        "weights": weights,
+        "checkpoint": checkpoint,
+        "step": step,
+        "command": command,
+    }
+
+
+def detection_line(protocol: Mapping[str, Any], n: int, boxes: int) -> str:
+    """The protocol in one line, as it stands under every result; of a file that nobody vouches for."""
+    parts = [f"{n:,} images and {boxes:,} boxes of {protocol.get('data')}"]
+    if protocol.get("min_size") is not None:
+        parts.append(
+            f"shorter side {protocol['min_size']}, longer at most {protocol.get('max_size')}, {protocol.get('resize')}"
+        )
+    if protocol.get("detections") is not None:
+        parts.append(
+            f"at most {protocol['detections']} detections an image, score ≥ {protocol.get('score')}, "
+            f"NMS {protocol.get('nms')}"
+        )
+    if protocol.get("precision"):
+        parts.append(str(protocol["precision"]))
+    if protocol.get("split"):
+        parts.append(f"split: {protocol['split']}")
+    changed = protocol.get("changed")
+    if isinstance(changed, Mapping) and changed:
+        parts.append(", ".join(f"{what}: {count}" for what, count in changed.items()))
+    if weights_line(protocol):
+        parts.append(weights_line(protocol))
+    return " · ".join((*parts, "COCOeval (pycocotools)"))

@@ -1,0 +1,98 @@
+"""``report.html`` of a detection run: all that its directory says, in one file that opens anywhere."""
+
+from pathlib import Path
+from typing import Any
+
+from resnext.detect.evaluator import STATS
+from resnext.detect.protocol import detection_line
+from resnext.detect.tables import FORMAT
+from resnext.evaluate.report_parts import facts_of, is_number, json_of, picture_of, recipe_of, rows_of, write_page
+from resnext.run_directory import RunDirectory
+
+WORST = 12  # rows of the table of images
+OPEN_ROWS = 20  # a longer table of classes starts folded
+THRESHOLD = ("score", "precision", "recall", "f1")
+
+
+def write_detection_report(run_dir: Path | str) -> Path:
+    """Write the run's ``report.html`` from the files that are there, whole or not at all, and return its path.
+
+    Files that are missing or damaged are left out. Raises WorkError when the disk refuses.
+    """
+    run = RunDirectory(Path(run_dir))
+    return write_page(run, "resnext.detect", _content(run))
+
+
+def _content(run: RunDirectory) -> dict[str, Any]:
+    """All that the template shows; None or an empty list for what is not there."""
+    metrics = _metrics(run.evaluation / "metrics.json")
+    pictures = {name: picture_of(run.path / name) for name in ("curves.png", "samples.png")}
+    for name in ("precision_recall.png", "images.png"):
+        pictures[name] = picture_of(run.evaluation / name)
+    recipe = recipe_of(run.recipe)
+    model = recipe.get("model", {}).get("name")
+    data = metrics["protocol"].get("data") if metrics else recipe.get("data", {}).get("val")
+    return {
+        "title": f"{model} on {data}" if model and data else run.path.resolve().name,
+        "name": run.path.resolve().name,
+        "metrics": metrics,
+        "protocol": detection_line(metrics["protocol"], metrics["n"], metrics["boxes"]) if metrics else None,
+        "epochs": _epochs(run),
+        "recipe": recipe,
+        "pictures": pictures,
+        "classes": [row for row in rows_of(run.evaluation / "per_class.csv") if _is_class(row)],
+        "open_rows": OPEN_ROWS,
+        "worst": _worst(run.evaluation / "images.csv"),
+        "environment": facts_of(json_of(run.environment)),
+    }
+
+
+def _metrics(path: Path) -> dict[str, Any] | None:
+    """The evaluation's numbers, only where all that the report shows of them has the right type."""
+    values = json_of(path)
+    if not isinstance(values, dict) or values.get("format") != FORMAT:
+        return None
+    counts = all(is_number(values.get(key)) for key in ("n", "boxes", "detections"))
+    numbers = all(key in values and (values[key] is None or is_number(values[key])) for key in STATS)
+    threshold = values.get("threshold")
+    known = isinstance(threshold, dict) and all(is_number(threshold.get(key)) for key in THRESHOLD)
+    if not (counts and numbers and isinstance(values.get("protocol"), dict)):
+        return None
+    return values | {"threshold": threshold if known else None}
+
+
+def _is_class(row: dict[str, str]) -> bool:
+    """Whether a row of per_class.csv holds what it should."""
+    try:
+        [int(row[key]) for key in ("images", "boxes", "detections")]
+        [float(row[key] or 0) for key in ("ap", "ap50", "ap75", "ar100")]
+    except (KeyError, TypeError, ValueError):
+        return False
+    return row.get("class") is not None
+
+
+def _epochs(run: RunDirectory) -> dict[str, Any] | None:
+    """The last evaluated epoch of the log, and the epoch with the highest AP."""
+    rows = []
+    for row in rows_of(run.metrics):
+        try:
+            rows.append((float(row["ap"]), row["epoch"]))
+        except (KeyError, TypeError, ValueError):
+            continue
+    if not rows:
+        return None
+    best = max(rows, key=lambda pair: pair[0])
+    return {"count": rows[-1][1], "last": rows[-1][0], "best": best[0], "best_epoch": best[1]}
+
+
+def _worst(path: Path) -> list[dict[str, Any]]:
+    """The images with the lowest F1, those with more mistakes first."""
+    rows: list[dict[str, Any]] = []
+    for row in rows_of(path):
+        try:
+            counts = {key: int(row[key]) for key in ("boxes", "matched", "missed", "false")}
+            rows.append({"path": row.get("path") or "", "f1": float(row["f1"] or 1), **counts})
+        except (KeyError, TypeError, ValueError):
+            continue
+    ranked = sorted(rows, key=lambda row: (row["f1"], -row["missed"] - row["false"]))
+    return [row for row in ranked if row["missed"] or row["false"]][:WORST]

@@ -1,0 +1,66 @@
+"""One optimizer step of a detector on this process's share of a global batch."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from resnext.data.randomness import seed_of
+from resnext.detect.loader import DetectBatch
+from resnext.detect.session import DetectSession
+from resnext.device import autocast
+from resnext.errors import WorkError
+from resnext.train.optimizer import set_learning_rate
+
+STEP = 0xDE7  # tag of seed_of: which anchors and regions a step samples has a stream of its own
+
+
+def train_step(session: DetectSession, batch: DetectBatch, lr: float) -> float:
+    """Compute gradients, check them, step; returns the loss, a mean over the processes.
+
+    Raises WorkError for a loss that is not finite, before it can spoil the weights.
+    """
+    train, position, model = session.recipe.train, session.position, session.model
+    parts = compute_gradients(session, batch)
+    loss = sum(parts.values())
+    if not math.isfinite(loss):
+        spelled = ", ".join(f"{name} {value:g}" for name, value in parts.items())
+        raise WorkError(
+            f"the loss became {loss} at step {position.step + 1} (epoch {position.epoch + 1}, learning rate {lr:g}; "
+            f"{spelled}); the checkpoints in {session.run.path / 'checkpoints'} are good; "
+            "a lower optimizer.lr, schedule.warmup_epochs or train.clip_norm may help"
+        )
+    if train.clip_norm is not None:
+        session.scaler.unscale_(session.optimizer)
+        nn.utils.clip_grad_norm_(model.parameters(), train.clip_norm)
+    set_learning_rate(session.optimizer, lr)
+    session.scaler.step(session.optimizer)
+    session.scaler.update()
+    position.scaler = session.scaler.state_dict()
+    session.optimizer.zero_grad(set_to_none=True)
+    if session.ema is not None:
+        session.ema.update(model, position.step)
+    position.step += 1
+    images = train.batch_size
+    position.images += images
+    position.loss_sum += loss * images
+    for name, value in parts.items():
+        position.loss_parts[name] = position.loss_parts.get(name, 0.0) + value * images
+    return loss
+
+
+def compute_gradients(session: DetectSession, batch: DetectBatch) -> dict[str, float]:
+    """Gradients of the mean over processes of each one's loss; returns the parts of that mean."""
+    world, train = session.world, session.recipe.train
+    images = [image.to(world.device, non_blocking=True) for image in batch.images]
+    targets = [
+        {"boxes": boxes.to(world.device), "labels": labels.to(world.device)}
+        for boxes, labels in zip(batch.boxes, batch.labels, strict=True)
+    ]
+    torch.manual_seed(seed_of(train.seed, STEP, session.position.step, world.rank))
+    with autocast(world.device, train.precision):
+        losses: dict[str, Tensor] = session.ddp(images, targets)
+    total = torch.stack([part.float() for part in losses.values()]).sum()
+    session.scaler.scale(total).backward()
+    values = world.sum([float(part.detach()) / world.size for part in losses.values()])
+    return dict(zip(losses, values, strict=True))

@@ -1,0 +1,101 @@
+"""A detection evaluation on disk: the numbers as JSON and CSV, the pictures beside them."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from resnext.detect import pictures
+from resnext.detect.dataset import DetectionDataset
+from resnext.detect.evaluator import STATS, DetectionEvaluation
+from resnext.detect.results import write_results
+from resnext.environment import environment as this_environment
+from resnext.evaluate.style import save
+from resnext.evaluate.tables import check_directory, write_csv, write_json
+
+FORMAT = "resnext-detection-evaluation"
+FILES = (
+    *("metrics.json", "per_class.csv", "images.csv", "curves.csv", "detections.json"),
+    *("precision_recall.png", "images.png"),
+)
+
+
+def write_detection_evaluation(
+    evaluation: DetectionEvaluation,
+    dataset: DetectionDataset,
+    directory: Path | str,
+    protocol: dict[str, Any],
+    environment: dict[str, Any] | None = None,
+) -> Path:
+    """Write FILES into ``directory`` (made where it is missing), each whole or not at all, and return it.
+
+    ``protocol`` says how the detections were made, as plain values for JSON; ``environment`` defaults to what this
+    process knows. An earlier evaluation there is replaced. Raises RequestError where a file of such a name is not ours
+    or the place cannot be written, WorkError when the disk refuses on the way, BadImage where a picture cannot be read.
+    """
+    directory = Path(directory)
+    check_directory(directory, FILES, FORMAT)
+    environment = environment or this_environment(str(protocol.get("device") or "cpu"))
+    write_json(directory / "metrics.json", metrics(evaluation) | {"protocol": protocol, "environment": environment})
+    write_csv(directory / "per_class.csv", *_per_class(evaluation))
+    write_csv(directory / "images.csv", *_images(evaluation, dataset))
+    write_csv(directory / "curves.csv", *_curves(evaluation))
+    write_results(directory / "detections.json", dataset, evaluation.detections)
+    save(pictures.precision_recall(evaluation), directory / "precision_recall.png")
+    save(pictures.best_and_worst(evaluation, dataset), directory / "images.png")
+    return directory
+
+
+def metrics(evaluation: DetectionEvaluation) -> dict[str, Any]:
+    """Every number of an evaluation, as plain JSON values; null where there is nothing that it could be of."""
+    return {
+        "format": FORMAT,
+        "version": 1,
+        "data": evaluation.name,
+        "n": evaluation.n,
+        "classes": list(evaluation.classes),
+        "boxes": evaluation.boxes,
+        "detections": evaluation.detections.n,
+        **{name: getattr(evaluation, name) for name in STATS},
+        "threshold": None if evaluation.threshold is None else evaluation.threshold._asdict(),
+        "per_class": [one._asdict() for one in evaluation.per_class],
+        "units": "shares from 0 to 1; sizes small, medium, large: areas up to 32² pixels, to 96², above; "
+        "threshold: the score with the best F1 at IoU 0.5",
+    }
+
+
+def _per_class(evaluation: DetectionEvaluation) -> tuple[Sequence[str], Iterable[Sequence[Any]]]:
+    return ("class", "images", "boxes", "detections", "ap", "ap50", "ap75", "ar100"), evaluation.per_class
+
+
+def _images(
+    evaluation: DetectionEvaluation, dataset: DetectionDataset
+) -> tuple[Sequence[str], Iterable[Sequence[Any]]]:
+    m = evaluation.matches
+    header = ("path", "boxes", "matched", "missed", "false", "f1", "overlap")
+    counts = zip(*(column.tolist() for column in (m.boxes, m.matched, m.missed, m.false, m.f1, m.overlap)), strict=True)
+    return header, (
+        (
+            dataset.where(i),
+            *(boxes, matched, missed, false),
+            f1 if boxes or false else None,  # of an image where nothing is and nothing was found it says nothing
+            overlap if matched else None,
+        )
+        for i, (boxes, matched, missed, false, f1, overlap) in enumerate(counts)
+    )
+
+
+def _curves(evaluation: DetectionEvaluation) -> tuple[Sequence[str], Iterable[Sequence[Any]]]:
+    c = evaluation.curves
+    rows = (
+        (
+            name,
+            round(float(recall), 2),
+            *(float(values[k, i]) for values in (c.precision50, c.precision75, c.precision)),
+        )
+        for k, name in enumerate(evaluation.classes)
+        if not np.isnan(c.precision50[k, 0])
+        for i, recall in enumerate(c.recall)
+    )
+    return ("class", "recall", "precision50", "precision75", "precision"), rows

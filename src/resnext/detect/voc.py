@@ -1,0 +1,234 @@
+"""Pascal VOC's format: an XML file a picture, and lists of names that are the splits.
+
+- Boxes. VOC counts pixels from 1 and both ends are inside: columns xmin to xmax reach from xmin - 1 to xmax on our
+  scale, where a box is as wide as x2 - x1.
+- ``difficult`` objects are held as crowds: not trained on, never missed, and a detection on one is neither right nor
+  wrong, however many there are, as in VOC's own evaluation. One thing differs: COCO's evaluation measures a crowd's
+  overlap by the share of the detection that lies on it, so a small detection inside of a difficult object is
+  forgiven too, where VOC asks for an IoU.
+- Classes are the names in the XML files of both splits, plain sorted, which is VOC's own order of its twenty; their
+  ids count from 1. Images are numbered from 1 as the list has them.
+"""
+
+import os
+import xml.etree.ElementTree as ET
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+
+from resnext.data.classes import listing
+from resnext.data.folder import is_image_name
+from resnext.detect.boxes import LONGEST_SIDE, Annotated
+from resnext.detect.parsed import Parsed
+from resnext.detect.places import checked_name, missing_files, names_in
+from resnext.errors import RequestError
+
+MAX_BYTES = 1 << 23  # of one XML file
+MAX_LIST_BYTES = 1 << 28
+SIDES = ("xmin", "ymin", "xmax", "ymax")
+
+
+@dataclass(frozen=True)
+class VocObject:
+    """One object of a picture; ``box`` is float64 x, y, width, height on our scale, NaN where it is no numbers."""
+
+    name: str
+    box: tuple[float, float, float, float]
+    difficult: bool
+
+
+@dataclass(frozen=True)
+class VocImage:
+    """What an XML file says."""
+
+    xml: Path
+    file: str  # the picture, below the folder of the images
+    size: tuple[int, int]  # width, height
+    objects: tuple[VocObject, ...]
+
+
+def read_voc(xml_files: Sequence[Path], images: Path, said_by: Path) -> list[VocImage]:
+    """Every XML file's picture, boxes and names. The picture is called as the XML file is, or as that states.
+
+    Raises RequestError for a file that is missing or no annotation. ``said_by`` is the list or folder of the split.
+    """
+    if not xml_files:
+        raise RequestError(f"{said_by} has no annotations: expected XML files of Pascal VOC")
+    folder = xml_files[0].parent
+    absent = missing_files(folder, [path.relative_to(folder).as_posix() for path in xml_files])
+    if absent:
+        raise RequestError(
+            f"{said_by}: {len(absent)} of {len(xml_files)} annotations are not in {folder}; "
+            f"missing are {listing(absent)}"
+        )
+    pictures = _pictures(images)
+    return [_read(path, pictures) for path in xml_files]
+
+
+def class_names(splits: Sequence[Sequence[VocImage]]) -> tuple[str, ...]:
+    """All names of the splits, sorted. Raises RequestError where there are none."""
+    names = {found.name for images in splits for image in images for found in image.objects}
+    if not names:
+        raise RequestError(
+            f"{splits[0][0].xml.parent} has no objects in its annotations, so there is nothing to detect"
+        )
+    return tuple(sorted(names))
+
+
+def parsed_voc(images: Sequence[VocImage], classes: tuple[str, ...], name: str) -> Parsed:
+    """One split of what ``read_voc`` gave; bad boxes are still in it."""
+    label_of = {name: label for label, name in enumerate(classes)}
+    objects = [(place, found) for place, image in enumerate(images) for found in image.objects]
+
+    def box_name(place: int) -> str:
+        of_image, one = objects[place]
+        return f"{images[of_image].xml}: the box {_as_voc(one.box)} of a {one.name!r}"
+
+    return Parsed(
+        name=name,
+        classes=classes,
+        category_ids=tuple(range(1, len(classes) + 1)),
+        image_ids=np.arange(1, len(images) + 1, dtype=np.int64),
+        files=tuple(image.file for image in images),
+        sizes=np.array([image.size for image in images], np.int64).reshape(-1, 2),
+        found=Annotated(
+            image=np.array([place for place, _ in objects], np.int64),
+            labels=np.array([label_of[one.name] for _, one in objects], np.int64),
+            stated=np.array([one.box for _, one in objects], np.float64).reshape(-1, 4),
+            crowd=np.array([one.difficult for _, one in objects], bool),
+            areas=np.full(len(objects), np.nan),
+        ),
+        box_name=box_name,
+    )
+
+
+def listed(path: Path) -> list[str]:
+    """The names in a list of ImageSets/Main; a second column, of the lists of one class, is left out."""
+    try:
+        if path.stat().st_size > MAX_LIST_BYTES:
+            raise RequestError(f"{path} is larger than {MAX_LIST_BYTES} bytes, which no list of images is")
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except OSError as error:
+        raise RequestError(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
+        raise RequestError(f"{path} is no list of image names: {error}") from error
+    names = [line.split()[0] for line in lines if line.strip()]
+    for place, name in enumerate(names, 1):
+        checked_name(name, f"{path}: name {place}")
+    if len(set(names)) < len(names):
+        seen: set[str] = set()
+        twice = next(name for name in names if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+        raise RequestError(f"{path} lists {twice!r} twice")
+    if not names:
+        raise RequestError(f"{path} lists no images")
+    return names
+
+
+def xml_in(folder: Path) -> list[Path]:
+    """The XML files of a folder, plain sorted."""
+    return [folder / name for name in sorted(names_in(folder)) if name.lower().endswith(".xml")]
+
+
+def _pictures(images: Path) -> dict[str, list[str]]:
+    """The image files of a folder, by their names without an ending."""
+    found: dict[str, list[str]] = {}
+    for name in sorted(names_in(images)):
+        if is_image_name(name):
+            found.setdefault(_stem(name), []).append(name)
+    return found
+
+
+def _stem(name: str) -> str:
+    return os.path.splitext(name)[0]
+
+
+def _read(path: Path, pictures: dict[str, list[str]]) -> VocImage:
+    root = _parsed(path)
+    if root.tag != "annotation":
+        raise RequestError(f"{path} is XML but not of Pascal VOC: it holds <{root.tag}>, not <annotation>")
+    size = root.find("size")
+    if size is None:
+        raise RequestError(f"{path} states no <size> of its image")
+    file = _picture(path, root, pictures)
+    objects = tuple(
+        _object(element, f"{path}: object {place}") for place, element in enumerate(root.iterfind("object"), 1)
+    )
+    return VocImage(path, file, (_side(size, "width", path), _side(size, "height", path)), objects)
+
+
+def _picture(path: Path, root: ET.Element, pictures: dict[str, list[str]]) -> str:
+    """The picture's name: the one stated where it is there, else the one that is called as the XML file is."""
+    stated = (root.findtext("filename") or "").strip()
+    own = pictures.get(path.stem, [])
+    if len(own) == 1:
+        return own[0]
+    if stated:
+        checked_name(stated, f"{path}: <filename>")
+    if own and stated not in own:
+        raise RequestError(f"{path}: the images {listing(own)} both fit; name one of them in <filename>")
+    return stated or f"{path.stem}.jpg"
+
+
+class _Builder(ET.TreeBuilder):
+    """Refuses document types, with which entities come."""
+
+    def doctype(self, *_: object) -> NoReturn:
+        raise ValueError("it declares a document type, which annotations do not need and which is not read")
+
+
+def _parsed(path: Path) -> ET.Element:
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
+            raise RequestError(f"{path} is larger than {MAX_BYTES} bytes, which no annotation of an image is")
+        parser = ET.XMLParser(target=_Builder())
+        parser.feed(content)
+        root: ET.Element = parser.close()
+    except OSError as error:
+        raise RequestError(f"cannot read {path}: {error.strerror}") from error
+    except RequestError:
+        raise
+    except (ET.ParseError, ValueError, LookupError) as error:  # LookupError: an encoding that nobody knows
+        raise RequestError(f"{path} cannot be read as XML: {error}") from None
+    return root
+
+
+def _side(size: ET.Element, key: str, path: Path) -> int:
+    text = (size.findtext(key) or "").strip()
+    value = _number(text)
+    if value.is_integer() and 1 <= value <= LONGEST_SIDE:
+        return int(value)
+    raise RequestError(f"{path}: <{key}> must be a whole number of pixels from 1 to {LONGEST_SIDE}, not {text[:80]!r}")
+
+
+def _object(element: ET.Element, where: str) -> VocObject:
+    name = (element.findtext("name") or "").strip()
+    if not name:
+        raise RequestError(f"{where} has no <name>")
+    box = element.find("bndbox")
+    if box is None:
+        raise RequestError(f"{where} ({name}) has no <bndbox>")
+    x1, y1, x2, y2 = (_number((box.findtext(side) or "").strip()) for side in SIDES)
+    difficult = (element.findtext("difficult") or "0").strip()
+    if difficult not in ("0", "1"):
+        raise RequestError(f"{where} ({name}): <difficult> must be 0 or 1, not {difficult[:80]!r}")
+    return VocObject(name, (x1 - 1, y1 - 1, x2 - x1 + 1, y2 - y1 + 1), difficult == "1")
+
+
+def _number(text: str) -> float:
+    """NaN for what is no number."""
+    try:
+        return float("nan") if "_" in text else float(text)
+    except ValueError:
+        return float("nan")
+
+
+def _as_voc(box: tuple[float, float, float, float]) -> str:
+    x, y, width, height = box
+    return ", ".join(
+        f"{side} {value:g}" for side, value in zip(SIDES, (x + 1, y + 1, x + width, y + height), strict=True)
+    )

@@ -1,0 +1,110 @@
+"""What every report is made of: files that nobody vouches for, read with bounds, and the page around them."""
+
+import base64
+import csv
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
+
+from resnext.files import written_whole
+from resnext.run_directory import RunDirectory
+
+LARGEST_TEXT = 64 << 20  # bytes; what is larger is left out
+LARGEST_PICTURE = 16 << 20
+
+
+def write_page(run: RunDirectory, package: str, content: dict[str, Any]) -> Path:
+    """Write a run's ``report.html`` by the ``report.html.j2`` of ``package``, whole or not at all; returns its path.
+
+    Raises WorkError when the disk refuses.
+    """
+    environment = Environment(
+        loader=ChoiceLoader([PackageLoader(package, "."), PackageLoader("resnext.evaluate", ".")]),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["share"] = lambda value: "–" if value in ("", None) else f"{100 * float(value):.1f} %"
+    environment.filters["number"] = lambda value: "–" if value in ("", None) else f"{float(value):.3f}"
+    html = environment.get_template("report.html.j2").render(**content)
+    with written_whole(run.report, "w") as file:
+        file.write(html.encode("utf-8", "replace").decode())
+    return run.report
+
+
+def is_number(value: Any) -> bool:
+    """Whether a JSON value is a number."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def recipe_of(path: Path) -> dict[str, dict[str, Any]]:
+    """The sections of the recipe, settings that were not given left out."""
+    text = _text_of(path, 1 << 20)
+    try:
+        values = yaml.safe_load(text) if text else None
+    except (yaml.YAMLError, ValueError, RecursionError):
+        return {}
+    if not isinstance(values, dict):
+        return {}
+    sections = {str(name): inside for name, inside in values.items() if isinstance(inside, dict)}
+    return {
+        name: {str(key): _spell(value) for key, value in inside.items() if value is not None and value != []}
+        for name, inside in sections.items()
+    }
+
+
+def _spell(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list):
+        return ", ".join(map(_spell, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def facts_of(values: Any) -> list[tuple[str, str]]:
+    """Pairs for a table out of a JSON object."""
+    if not isinstance(values, dict):
+        return []
+    return [(str(key).replace("_", " "), _spell(value)) for key, value in values.items() if value is not None]
+
+
+def picture_of(path: Path) -> str | None:
+    """A PNG as a data URI."""
+    data = _bytes(path, LARGEST_PICTURE)
+    if not data or not data.startswith(b"\x89PNG\r\n\x1a\n"):
+        return None
+    return "data:image/png;base64," + base64.b64encode(data).decode("ascii")
+
+
+def rows_of(path: Path) -> Iterator[dict[str, str]]:
+    """The rows of a CSV, up to where it is damaged."""
+    text = _text_of(path, LARGEST_TEXT)
+    try:
+        yield from csv.DictReader(text.splitlines(keepends=True)) if text else ()
+    except csv.Error:
+        return
+
+
+def json_of(path: Path) -> Any:
+    """A JSON value; None for what is missing or damaged."""
+    try:
+        return json.loads(_text_of(path, LARGEST_TEXT) or "null")
+    except (ValueError, RecursionError):
+        return None
+
+
+def _text_of(path: Path, largest: int) -> str | None:
+    data = _bytes(path, largest)
+    return None if data is None else data.decode("utf-8", "replace")
+
+
+def _bytes(path: Path, largest: int) -> bytes | None:
+    try:
+        return path.read_bytes() if path.is_file() and path.stat().st_size <= largest else None
+    except OSError:
+        return None

@@ -1,0 +1,127 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from resnext.detect.evaluator import STATS, evaluate_detections, in_order
+from resnext.detect.results import read_results, write_results
+from resnext.errors import RequestError
+from tests.detect.made import dataset, detections, random_case
+
+A = [10, 10, 60, 60]
+DATA = dataset([(0, 0, A)], images=2, classes=("cat", "dog"), ids=(18, 3))
+GOOD = {"image_id": 7, "category_id": 3, "bbox": [1, 2, 3, 4], "score": 0.5}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_file_gives_back_the_same_detections_and_numbers(seed: int, tmp_path: Path) -> None:
+    data, found = random_case(seed)
+    write_results(tmp_path / "d.json", data, found)
+    again = read_results(tmp_path / "d.json", data)
+    for ours, theirs in zip(again, in_order([found]), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+        assert ours.dtype == theirs.dtype
+    first, second = evaluate_detections(data, found), evaluate_detections(data, again)
+    assert [getattr(first, name) for name in STATS] == [getattr(second, name) for name in STATS]
+
+
+SIDE = st.floats(0, 1e5, width=32)
+
+
+@settings(deadline=None, max_examples=200)
+@given(st.tuples(SIDE, SIDE, SIDE, SIDE), st.floats(0, 1, width=32))
+def test_nine_digits_are_enough_for_any_box(tmp_path_factory: Any, corners: tuple[float, ...], score: float) -> None:
+    x1, x2, y1, y2 = *sorted(corners[:2]), *sorted(corners[2:])
+    found = detections((0, 1, [x1, y1, x2, y2], score))
+    path = tmp_path_factory.getbasetemp() / "any.json"
+    write_results(path, DATA, found)
+    again = read_results(path, DATA)
+    assert again.boxes.tolist() == found.boxes.tolist()
+    assert again.score.tolist() == found.score.tolist()
+
+
+def test_pycocotools_reads_the_file(tmp_path: Path) -> None:
+    coco = pytest.importorskip("pycocotools.coco").COCO()
+    coco.dataset = DATA.ground_truth()
+    coco.createIndex()
+    write_results(tmp_path / "d.json", DATA, detections((1, 0, A, 0.25)))
+    (one,) = coco.loadRes(str(tmp_path / "d.json")).anns.values()
+    assert (one["image_id"], one["category_id"], one["bbox"], one["score"]) == (10, 18, [10, 10, 50, 50], 0.25)
+
+
+def test_no_detections_are_an_empty_list(tmp_path: Path) -> None:
+    write_results(tmp_path / "d.json", DATA, detections())
+    assert json.loads((tmp_path / "d.json").read_text()) == []
+    assert read_results(tmp_path / "d.json", DATA).n == 0
+
+
+def test_what_other_tools_add_is_not_looked_at(tmp_path: Path) -> None:
+    (tmp_path / "d.json").write_text(json.dumps([{**GOOD, "segmentation": [[1, 2]], "id": "x"}]))
+    found = read_results(tmp_path / "d.json", DATA)
+    assert found.boxes.tolist() == [[1, 2, 4, 6]]
+    assert (found.image.tolist(), found.label.tolist(), found.score.tolist()) == ([0], [1], [0.5])
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (3, "is no object"),
+        ({k: v for k, v in GOOD.items() if k != "bbox"}, "has no bbox"),
+        ({k if k != "score" else "scores": v for k, v in GOOD.items()}, "has no score; did you mean 'scores'?"),
+        ({**GOOD, "image_id": 8}, "image_id 8, which made.json does not have"),
+        ({**GOOD, "image_id": "7"}, 'image_id "7"'),
+        ({**GOOD, "image_id": [7]}, "image_id [7]"),
+        ({**GOOD, "image_id": True}, "image_id true"),
+        ({**GOOD, "category_id": 1}, "category_id 1; made.json has 18 cat, 3 dog"),
+        ({**GOOD, "category_id": None}, "category_id null"),
+        ({**GOOD, "bbox": [1, 2, 3]}, "has the bbox [1, 2, 3]"),
+        ({**GOOD, "bbox": [1, 2, -3, 4]}, "has the bbox [1, 2, -3, 4]"),
+        ({**GOOD, "bbox": [1, 2, float("nan"), 4]}, "has the bbox [1, 2, NaN, 4]"),
+        ({**GOOD, "bbox": [10**400, 2, 3, 4]}, "has the bbox [1000"),
+        ({**GOOD, "bbox": "1 2 3 4"}, "has the bbox"),
+        ({**GOOD, "score": float("inf")}, "has the score Infinity"),
+        ({**GOOD, "score": "high"}, 'has the score "high"'),
+        ({**GOOD, "score": True}, "has the score true"),
+    ],
+)
+def test_a_result_that_cannot_be_one_is_named(value: Any, words: str, tmp_path: Path) -> None:
+    path = tmp_path / "d.json"
+    path.write_text(json.dumps([GOOD, value]))
+    with pytest.raises(RequestError) as caught:
+        read_results(path, DATA)
+    assert str(caught.value).startswith(f"{path}: result 1 ")
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (b"", "is no JSON file"),
+        (b"\xff\xfe\x00", "is no JSON file"),
+        (b"[" * 100_000, "is no JSON file"),
+        (b"[" + b"9" * 5000 + b"]", "is no JSON file"),
+        (b'{"a": 1}', "holds no list of results"),
+        (b'{"annotations": []}', "this is a data set"),
+    ],
+)
+def test_a_file_that_holds_no_results_is_refused(text: bytes, words: str, tmp_path: Path) -> None:
+    (tmp_path / "d.json").write_bytes(text)
+    with pytest.raises(RequestError, match=words):
+        read_results(tmp_path / "d.json", DATA)
+
+
+def test_no_file_and_too_large_ones_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for path in (tmp_path, tmp_path / "none.json"):
+        with pytest.raises(RequestError, match="there is no file"):
+            read_results(path, DATA)
+    (tmp_path / "d.json").write_text(json.dumps([GOOD] * 3))
+    monkeypatch.setattr("resnext.detect.results.MOST", 2)
+    with pytest.raises(RequestError, match="holds 3 results; at most 2"):
+        read_results(tmp_path / "d.json", DATA)
+    monkeypatch.setattr("resnext.detect.results.LARGEST", 50)
+    with pytest.raises(RequestError, match="larger than 50 bytes"):
+        read_results(tmp_path / "d.json", DATA)

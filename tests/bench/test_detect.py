@@ -10,6 +10,7 @@ from resnext.bench import detect_step
 from resnext.bench.detect_step import Detecting, Distance, Task, check, distance, outcome, started, ways_of
 from resnext.bench.step import Way
 from resnext.cli import main
+from resnext.detect.settings import DetectorSettings
 from resnext.errors import RequestError, WorkError
 from resnext.model.architecture import Architecture
 
@@ -18,10 +19,12 @@ TOY = ("bench", "detect", "resnet18", "--size", "64", "--batch", "1", "--boxes",
 
 
 @pytest.fixture(autouse=True)
-def fast(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Fast paths are off in other tests; nothing that was measured before decides here."""
+def fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fast paths are off in other tests; those that are measured would take long here."""
     monkeypatch.setenv("RESNEXT_FAST", "1")
-    monkeypatch.setenv("RESNEXT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(detect_step, "settled", lambda *_: None)
+    small = DetectorSettings(rpn_post_nms_train=100, rpn_post_nms_test=50, roi_batch=32)
+    monkeypatch.setattr(detect_step, "SETTINGS", small)
 
 
 def tiny(**changes: object) -> Task:
@@ -49,9 +52,8 @@ def test_ours_has_torchvisions_losses_gradients_and_detections(freeze: str | Non
 
 
 def test_a_bench_prints_and_writes_each_arm_of_both_kinds_of_work(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(detect_step, "settled", lambda *_: None)
     assert main([*TOY, "--out", str(tmp_path)]) == 0
     with (tmp_path / "bench-detect.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -70,7 +72,6 @@ def test_an_arm_that_computes_something_else_is_not_timed(
         model.backbone.fpn.layer_blocks[0][0].bias.data += 1  # type: ignore[union-attr, index, operator]
         return 0
 
-    monkeypatch.setattr(detect_step, "settled", lambda *_: None)
     monkeypatch.setattr(detect_step, "make_fast", wrong)
     assert main([*TOY, "--out", str(tmp_path)]) == 1
     assert "does not compute what the reference does" in capsys.readouterr().err

@@ -29,12 +29,12 @@ def settled(
     """
     weight = model.network.conv1.weight
     layout = torch.channels_last if weight.is_contiguous(memory_format=torch.channels_last) else torch.contiguous_format
-    images = torch.zeros(batch, 3, *size, device=weight.device).contiguous(memory_format=layout)
+    images = weight.new_zeros(batch, 3, *size).contiguous(memory_format=layout)
     plans = {"backbone": settle(model.backbone, images, precision, progress=progress)}
     if model.learn != "rpn" and isinstance(model.roi_heads.box_head, LastStage):
         regions = model.settings.roi_batch * batch
         shape = (regions, model.network.architecture.stages[-1].in_channels, C4_ALIGNED, C4_ALIGNED)
-        maps = torch.zeros(shape, device=weight.device).contiguous(memory_format=layout)
+        maps = weight.new_zeros(shape).contiguous(memory_format=layout)
         plans[HEAD] = settle(model.roi_heads.box_head, maps, precision, progress=progress)
     convolutions = {f"{part}.{name}": ways for part, plan in plans.items() for name, ways in plan.convolutions.items()}
     return Plan(convolutions, tuple(f"{part}.{name}" for part, plan in plans.items() for name in plan.norms))

@@ -75,7 +75,8 @@ def test_every_row_that_can_be_trained_has_a_recipe() -> None:
 @pytest.mark.parametrize(("name", "row"), [(t.name, r) for t in tables().values() for r in t.rows if r.recipe])
 def test_a_recipe_trains_its_rows_network(name: str, row: Row) -> None:
     entry = recipe_named(str(row.recipe))
-    assert entry.recipe().model.architecture(entry.classes, 3) == row.architecture(), name
+    classes = 1000 if entry.name in detections() else entry.classes  # Table 8 names the network it starts from
+    assert entry.recipe().model.architecture(classes, 3) == row.architecture(), name
 
 
 def test_imagenet_recipes_are_the_releases() -> None:

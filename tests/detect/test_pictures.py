@@ -1,3 +1,4 @@
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -109,6 +110,16 @@ def test_best_and_worst_show_what_was_found_false_and_missed() -> None:
     assert low == [("#ffffff", "-"), (MISSED, "--"), (FALSE, "-"), (MATCHED, "-")]
     assert high == [("#ffffff", "-"), (MATCHED, "-")]
     assert {"1 of 2 found, 1 false  F1 0.50", "1 of 1 found, 0 false  F1 1.00"} <= {t.get_text() for t in figure.texts}
+
+
+def test_images_that_are_not_there_are_grey_and_said_to_be_so(tmp_path: Path) -> None:
+    data = dataset([(0, 0, A)], size=(4000, 3000))
+    data = type(data)(**{**vars(data), "root": str(tmp_path)})
+    figure = best_and_worst(evaluate_detections(data, detections((0, 0, A, 0.9))), data)
+    (axes,) = figure.axes
+    assert axes.images[0].get_size() == (1000, 1333)
+    assert [p.get_x() for p in axes.patches if isinstance(p, Rectangle)] == pytest.approx([100 / 3] * 2)
+    assert "000.png (cannot be read)" in {t.get_text() for t in figure.texts}
 
 
 def test_pictures_of_nothing_are_pictures() -> None:

@@ -10,9 +10,10 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
-from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign, roi_pool
+from torchvision.ops import FeaturePyramidNetwork, roi_pool
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
+from resnext.detect.roi import RoiAlign
 from resnext.detect.settings import DetectorSettings
 from resnext.errors import RequestError
 from resnext.model.network import Network
@@ -171,7 +172,7 @@ def _fpn(network: Network, settings: DetectorSettings) -> Parts:
         FpnBackbone(network, channels),
         channels,
         tuple((size,) for size in sizes),
-        MultiScaleRoIAlign([str(number) for number in range(stages)], ALIGNED, sampling_ratio=2),
+        RoiAlign([str(number) for number in range(stages)], ALIGNED),
         TwoMLPHead(channels * ALIGNED**2, settings.head_channels),
         settings.head_channels,
     )
@@ -180,7 +181,7 @@ def _fpn(network: Network, settings: DetectorSettings) -> Parts:
 def _c4(network: Network, settings: DetectorSettings) -> Parts:
     *_, before, last = network.architecture.stages
     stride = network.architecture.stride // last.stride
-    align = MultiScaleRoIAlign(["0"], C4_ALIGNED, sampling_ratio=2)
+    align = RoiAlign(["0"], C4_ALIGNED)
     head = LastStage(network)
     return Parts(
         C4Backbone(network),

@@ -1,0 +1,83 @@
+"""The fast paths of a detector change no function, in either layout."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from resnext.detect.fast import make_fast, settled
+from resnext.detect.faster_rcnn import FasterRcnn, build_detector
+from resnext.detect.preprocessing import DetectPreprocessing
+from resnext.detect.settings import DetectorSettings
+from resnext.model.architecture import Architecture
+from resnext.model.layers import Conv2d, NormAct
+from resnext.speed.convolution import Ways
+from resnext.train.finetune import norms
+
+TINY = Architecture.parse("resnext11_4x4d", base_channels=8, num_classes=0)
+SMALL = {"fpn_channels": 8, "head_channels": 16, "roi_batch": 8, "rpn_post_nms_train": 50}
+
+
+@pytest.fixture(autouse=True)
+def fast(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Fast paths are off in other tests; nothing that was measured before decides here."""
+    monkeypatch.setenv("RESNEXT_FAST", "1")
+    monkeypatch.setenv("RESNEXT_CACHE", str(tmp_path / "cache"))
+
+
+def detector(layout: str, pre_activation: bool = False) -> FasterRcnn:
+    settings = DetectorSettings(layout=layout, **SMALL)  # type: ignore[arg-type]
+    architecture = TINY.change(pre_activation=pre_activation)
+    model = build_detector(architecture, settings, ("a", "b"), DetectPreprocessing()).double().train()
+    for number, norm in enumerate(norms(model)):
+        norm.eval().requires_grad_(False)
+        norm.running_mean.fill_(0.1 * (number % 3))
+        norm.running_var.fill_(0.5)
+    return model.to(memory_format=torch.channels_last)
+
+
+def losses(model: FasterRcnn) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    torch.set_default_dtype(torch.float64)
+    try:
+        generator = torch.Generator().manual_seed(0)
+        images = [torch.rand(3, 48, 64, generator=generator) for _ in range(2)]
+        boxes = torch.tensor([[4.0, 5, 30, 40], [20, 10, 60, 44]])
+        targets = [{"boxes": boxes, "labels": torch.tensor([0, 1])}] * 2
+        torch.manual_seed(0)
+        found = model.losses(images, targets)
+        sum(found.values()).backward()  # type: ignore[union-attr]
+    finally:
+        torch.set_default_dtype(torch.float32)
+    return found, {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("layout", ["fpn", "c4"])
+@pytest.mark.parametrize("pre_activation", [False, True])
+def test_losses_and_gradients_stay_as_they_are(layout: str, pre_activation: bool) -> None:
+    plain, quick = detector(layout, pre_activation), detector(layout, pre_activation)
+    plan = settled(quick, 2, (48, 64))
+    assert make_fast(quick, plan) > 0
+    (expected, wanted), (found, gradients) = losses(plain), losses(quick)
+    for name, loss in expected.items():
+        assert float(found[name]) == pytest.approx(float(loss), rel=1e-6), name
+    assert gradients.keys() == wanted.keys()
+    for name, gradient in wanted.items():
+        torch.testing.assert_close(gradients[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_c4s_last_stage_is_part_of_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    monkeypatch.setattr("resnext.model.plan._ways", lambda layer, *_: seen.append(layer) or Ways("product"))
+    monkeypatch.setattr("resnext.model.plan._fused_is_faster", lambda *_: False)
+    model = detector("c4").float()
+    plan = settled(model, 1, (48, 64))
+    names = {name for name, layer in model.named_modules() if isinstance(layer, Conv2d)}
+    assert plan.convolutions.keys() == names
+    assert any(name.startswith("roi_heads.box_head.layer3.") for name in names)
+
+
+def test_all_frozen_norms_fold() -> None:
+    for layout in ("fpn", "c4"):
+        model = detector(layout)
+        assert make_fast(model) == sum(isinstance(module, NormAct) for module in model.modules())

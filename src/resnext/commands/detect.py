@@ -101,7 +101,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     out = args.out or (RunDirectory(Path(args.weights)).evaluation if recipe is not None else None)
     with joined(args.device) as world:
         if args.detections is not None:
-            evaluation, about = _judged_file(args, dataset), {"data": dataset.name, "detections": args.detections}
+            evaluation, about = _judged_file(args, dataset)
         else:
             evaluation, about = _judged_model(args, dataset, recipe, world)
         if not world.leads:
@@ -114,18 +114,22 @@ def _evaluate(args: argparse.Namespace) -> int:
     return 0
 
 
-def _judged_file(args: argparse.Namespace, dataset: "DetectionDataset") -> "DetectionEvaluation":
+def _judged_file(args: argparse.Namespace, dataset: "DetectionDataset") -> tuple["DetectionEvaluation", dict[str, Any]]:
     from resnext.detect.evaluator import evaluate_detections
+    from resnext.detect.protocol import detection_protocol
     from resnext.detect.results import read_results
 
-    return evaluate_detections(dataset, read_results(Path(args.detections), dataset))
+    evaluation = evaluate_detections(dataset, read_results(Path(args.detections), dataset))
+    return evaluation, detection_protocol(
+        None, None, data=dataset.name, split=args.split, changed=dataset.counts, weights=str(args.detections)
+    )
 
 
 def _judged_model(
     args: argparse.Namespace, dataset: "DetectionDataset", recipe: DetectRecipe | None, world: Any
 ) -> tuple["DetectionEvaluation", dict[str, Any]]:
-    from resnext.detect.finish import protocol
     from resnext.detect.judge import evaluate
+    from resnext.detect.protocol import detection_protocol
     from resnext.detect.session import as_one_class, default_workers
     from resnext.evaluate.progress import image_bar
 
@@ -135,9 +139,12 @@ def _judged_model(
     workers = default_workers() if args.workers is None else args.workers
     with image_bar(len(dataset) // world.size) as progress:
         evaluation = evaluate(model, dataset, world, precision=precision, workers=workers, progress=progress)
-    about = protocol(
-        model,
+    about = detection_protocol(
+        model.preprocessing,
+        model.settings,
         data=dataset.name,
+        split=args.split,
+        changed=dataset.counts,
         device=str(world.device),
         precision=precision,
         weights=str(args.weights),

@@ -5,12 +5,14 @@ import json
 from typing import Any
 
 from rich.console import Console
+from torch import Tensor
 
-from resnext.detect.dataset import Boxes
 from resnext.detect.evaluator import DetectionEvaluation
 from resnext.detect.files import load_detector
 from resnext.detect.judge import evaluate
 from resnext.detect.pictures import detection_curves, training_samples
+from resnext.detect.protocol import detection_protocol
+from resnext.detect.report import write_detection_report
 from resnext.detect.session import DetectSession
 from resnext.detect.tables import write_detection_evaluation
 from resnext.environment import environment
@@ -20,6 +22,7 @@ from resnext.recipe import dump_recipe
 from resnext.train.logbook import read_log
 
 SAMPLES = 12  # pictures in samples.png
+HELD_OUT = "the data's own held-out images"
 
 
 def write_beginning(session: DetectSession) -> None:
@@ -29,17 +32,16 @@ def write_beginning(session: DetectSession) -> None:
         file.write(dump_recipe(session.recipe))
     with written_whole(run.environment, "w") as file:
         json.dump(environment(str(session.world.device)), file, indent=1)
-    images, boxes = [], []
+    images: list[Tensor] = []
+    boxes: list[Tensor] = []
+    labels: list[Tensor] = []
     batches = session.loader.batches(0)
     for batch in batches:
-        images += batch.images
-        for box, label in zip(batch.boxes, batch.labels, strict=True):
-            area = ((box[:, 2] - box[:, 0]) * (box[:, 3] - box[:, 1])).double()
-            boxes.append(Boxes(box.numpy(), label.numpy(), (label < 0).numpy(), area.numpy()))
+        images, boxes, labels = images + batch.images, boxes + batch.boxes, labels + batch.labels
         if len(images) >= SAMPLES:
             break
     batches.close()  # type: ignore[attr-defined]  # a generator: ends its workers
-    save(training_samples(images[:SAMPLES], boxes[:SAMPLES], session.model.classes), run.samples)
+    save(training_samples(images, boxes, labels, session.model.classes, SAMPLES), run.samples)
 
 
 def evaluate_held_out(session: DetectSession, model: Any) -> DetectionEvaluation:
@@ -64,9 +66,12 @@ def write_results(session: DetectSession, console: Console) -> None:
         return
     rows = read_log(run.log)
     save(detection_curves(rows, f"{session.model.architecture.name} on {session.val.name}"), run.curves)
-    about = protocol(
-        best,
+    about = detection_protocol(
+        best.preprocessing,
+        best.settings,
         data=session.val.name,
+        split=HELD_OUT,
+        changed=session.val.counts,
         device=str(device),
         precision=session.recipe.train.precision,
         weights=run.weights("best").name,
@@ -74,8 +79,6 @@ def write_results(session: DetectSession, console: Console) -> None:
         step=(position.best or {}).get("step"),
     )
     write_detection_evaluation(evaluation, session.val, run.evaluation, about)
-    from resnext.detect.report import write_detection_report
-
     write_detection_report(run.path)
     last = next(row for row in reversed(rows) if row["kind"] == "epoch")
     console.print(
@@ -86,35 +89,6 @@ def write_results(session: DetectSession, console: Console) -> None:
         soft_wrap=True,
     )
     console.print(f"run directory  {run.path}\nreport         {run.report}", highlight=False, soft_wrap=True)
-
-
-def protocol(
-    model: Any,
-    *,
-    data: str,
-    device: str,
-    precision: str,
-    weights: str,
-    checkpoint: str | None = None,
-    step: int | None = None,
-    command: str | None = None,
-) -> dict[str, Any]:
-    """How detections were made, as plain values for JSON: the line without which a number says little."""
-    return {
-        "data": data,
-        **model.preprocessing.to_dict(),
-        "architecture": model.architecture.name,
-        "layout": model.settings.layout,
-        "learn": model.learn,
-        "detections_an_image": model.settings.detections,
-        "least_score": model.settings.score,
-        "precision": precision,
-        "device": device,
-        "weights": weights,
-        "checkpoint": checkpoint,
-        "step": step,
-        "command": command,
-    }
 
 
 def percent(value: float | None) -> str:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 from torch import Tensor
 
+from resnext.data.source import BadImage
 from resnext.detect.dataset import DetectionDataset
 from resnext.detect.drawing import colour_of
 from resnext.detect.evaluator import DetectionEvaluation
@@ -177,8 +178,15 @@ def _judged(evaluation: DetectionEvaluation, dataset: DetectionDataset, index: i
     counts = f"{m.matched[index]} of {m.boxes[index]} found, {m.false[index]} false"
     f1 = f"  F1 {m.f1[index]:.2f}" if m.boxes[index] or m.false[index] else ""
     mistakes = m.missed[index] + m.false[index]
-    picture = np.asarray(dataset.image(index).convert("RGB"))
-    return picture, drawn, [(counts + f1, RED if mistakes else BLUE), (_tail(dataset.where(index), 44), MUTED)]
+    caption = [(counts + f1, RED if mistakes else BLUE), (_tail(dataset.where(index), 44), MUTED)]
+    try:
+        picture = np.asarray(dataset.image(index).convert("RGB"))
+    except BadImage:  # results of other tools can be judged without the images
+        width, height = dataset.sizes[index].tolist()
+        picture = np.full((min(height, 1000), max(1, width * min(height, 1000) // height)), 150, np.uint8)
+        drawn = [one | {"box": [side * picture.shape[0] / height for side in one["box"]]} for one in drawn]
+        caption[1] = (f"{_tail(dataset.where(index), 26)} (cannot be read)", MUTED)
+    return picture, drawn, caption
 
 
 def _box(

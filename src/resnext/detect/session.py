@@ -14,6 +14,7 @@ from torch import nn
 from resnext.data.randomness import seed_of
 from resnext.detect.augment import Augment
 from resnext.detect.dataset import DetectionDataset
+from resnext.detect.fast import make_fast
 from resnext.detect.faster_rcnn import OBJECT, FasterRcnn, around
 from resnext.detect.files import holds_detector, load_detector
 from resnext.detect.loader import DetectLoader
@@ -22,6 +23,7 @@ from resnext.detect.preprocessing import DetectPreprocessing
 from resnext.detect.settings import DetectRecipe
 from resnext.environment import available_cores
 from resnext.errors import RequestError, printable
+from resnext.model.frozen import check_frozen
 from resnext.model.network import Network, create_model
 from resnext.model.plan import Plan, fuse_all
 from resnext.run_directory import RunDirectory
@@ -67,9 +69,11 @@ def prepare(recipe: DetectRecipe, run: RunDirectory, world: World, resume: bool,
     freeze_detector(model, recipe)
     training_mode(model.to(world.device))
     plan = Plan.from_json(position_plan(files)) if files else fused_norms(model, recipe, world)
-    plan.apply(model)
     if recipe.train.channels_last:
         model = model.to(memory_format=torch.channels_last)
+    check_frozen(model)
+    if recipe.train.fast:
+        make_fast(model, plan)
     loader = make_loader(recipe, train, model.preprocessing, world)
     check_length(recipe, loader.steps_per_epoch)
     ema = (

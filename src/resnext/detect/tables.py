@@ -32,7 +32,7 @@ def write_detection_evaluation(
 
     ``protocol`` says how the detections were made, as plain values for JSON; ``environment`` defaults to what this
     process knows. An earlier evaluation there is replaced. Raises RequestError where a file of such a name is not ours
-    or the place cannot be written, WorkError when the disk refuses on the way, BadImage where a picture cannot be read.
+    or the place cannot be written, WorkError when the disk refuses on the way.
     """
     directory = Path(directory)
     check_directory(directory, FILES, FORMAT)

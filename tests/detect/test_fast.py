@@ -60,7 +60,7 @@ def test_losses_and_gradients_stay_as_they_are(layout: str, pre_activation: bool
     assert make_fast(quick, plan) > 0
     (expected, wanted), (found, gradients) = losses(plain), losses(quick)
     for name, loss in expected.items():
-        assert float(found[name]) == pytest.approx(float(loss), rel=1e-6), name
+        assert found[name].item() == pytest.approx(loss.item(), rel=1e-6), name
     assert gradients.keys() == wanted.keys()
     for name, gradient in wanted.items():
         torch.testing.assert_close(gradients[name], gradient, rtol=1e-4, atol=1e-6, msg=name)

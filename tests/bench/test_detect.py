@@ -43,7 +43,8 @@ def test_ours_has_torchvisions_losses_gradients_and_detections(freeze: str | Non
     assert mine.keys() == expected.keys()
     assert ("backbone.body.layer2.0.conv1.weight" in mine) == (freeze is None)
     for name, gradient in expected.items():
-        torch.testing.assert_close(mine[name], gradient, rtol=1e-2, atol=1e-3 * float(gradient.abs().max()), msg=name)
+        far = float((mine[name] - gradient).norm() / gradient.norm().clamp_min(1e-12))
+        assert far < (1e-3 if name.startswith("rpn") else 2e-2), name
     for arm in (ours, theirs):
         arm.optimizer.zero_grad()
     found = distance(outcome(ours), outcome(theirs))

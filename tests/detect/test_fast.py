@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from resnext.detect.fast import make_fast, settled
+from resnext.detect.fast import for_prediction, make_fast, settled
 from resnext.detect.faster_rcnn import FasterRcnn, build_detector
 from resnext.detect.preprocessing import DetectPreprocessing
 from resnext.detect.settings import DetectorSettings
@@ -81,3 +81,24 @@ def test_all_frozen_norms_fold() -> None:
     for layout in ("fpn", "c4"):
         model = detector(layout)
         assert make_fast(model) == sum(isinstance(module, NormAct) for module in model.modules())
+
+
+@pytest.mark.parametrize("layout", ["fpn", "c4"])
+def test_a_detector_ready_to_predict_finds_the_same(layout: str) -> None:
+    model = detector(layout).float()
+    for module in model.roi_heads.box_predictor.cls_score, model.rpn.head.cls_logits:
+        torch.nn.init.normal_(module.weight, std=1.0, generator=torch.Generator().manual_seed(0))
+    images = [torch.rand(3, 64, 64, generator=torch.Generator().manual_seed(5))]
+    model.eval()
+    for norm in norms(model):
+        norm.requires_grad_(True)
+    with torch.no_grad():
+        (plain,) = model.detect(images)
+        ready = for_prediction(model)
+        (found,) = ready.detect(images)
+    assert ready is model
+    assert not any(p.requires_grad for p in model.parameters())
+    assert all(module.folded for module in model.modules() if isinstance(module, NormAct))
+    assert len(plain["scores"]) >= 3
+    for key in ("boxes", "scores", "labels"):
+        torch.testing.assert_close(found[key], plain[key], rtol=1e-3, atol=1e-3)

@@ -191,9 +191,10 @@ def _predict(args: argparse.Namespace) -> int:
 
 def _loaded(args: argparse.Namespace) -> "FasterRcnn":
     """The detector, with what the command line changes of it. Raises RequestError."""
+    from resnext.detect.fast import for_prediction
     from resnext.detect.files import load_detector
 
-    model = load_detector(args.weights, args.checkpoint, bn_eps=args.bn_eps)
+    model = for_prediction(load_detector(args.weights, args.checkpoint, bn_eps=args.bn_eps))
     for note in model.provenance.get("notes", []):
         print(f"resnext: {args.weights}: {note}", file=sys.stderr)
     if args.score is not None:

@@ -48,3 +48,13 @@ def make_fast(model: FasterRcnn, plan: Plan | None = None) -> int:
     """
     (plan or Plan()).apply(model)
     return fold_frozen(model)
+
+
+def for_prediction(model: FasterRcnn) -> FasterRcnn:
+    """``model`` itself, ready to predict only: in evaluation mode, nothing trains, NHWC, BN folded.
+
+    Raises RequestError for a norm without a finite scale.
+    """
+    model.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    fold_frozen(model)
+    return model

@@ -20,9 +20,8 @@ TOY = ("bench", "detect", "resnet18", "--size", "64", "--batch", "1", "--boxes",
 
 @pytest.fixture(autouse=True)
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fast paths are off in other tests; those that are measured would take long here."""
+    """Fast paths are off in other tests; a thousand proposals would take long."""
     monkeypatch.setenv("RESNEXT_FAST", "1")
-    monkeypatch.setattr(detect_step, "settled", lambda *_: None)
     small = DetectorSettings(rpn_post_nms_train=100, rpn_post_nms_test=50, roi_batch=32)
     monkeypatch.setattr(detect_step, "SETTINGS", small)
 
@@ -69,7 +68,7 @@ def test_a_bench_prints_and_writes_each_arm_of_both_kinds_of_work(
 def test_an_arm_that_computes_something_else_is_not_timed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def wrong(model: torch.nn.Module, _: object) -> int:
+    def wrong(model: torch.nn.Module) -> int:
         model.backbone.fpn.layer_blocks[0][0].bias.data += 1  # type: ignore[union-attr, index, operator]
         return 0
 

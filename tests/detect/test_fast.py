@@ -1,17 +1,16 @@
 """The fast paths of a detector change no function, in either layout."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from torch import Tensor
 
-from resnext.detect.fast import for_prediction, make_fast, settled
+from resnext.detect.fast import for_prediction, make_fast
 from resnext.detect.faster_rcnn import FasterRcnn, build_detector
 from resnext.detect.preprocessing import DetectPreprocessing
 from resnext.detect.settings import DetectorSettings
 from resnext.model.architecture import Architecture
 from resnext.model.layers import Conv2d, NormAct
+from resnext.model.plan import Plan
 from resnext.speed.convolution import Ways
 from resnext.train.finetune import norms
 
@@ -20,10 +19,9 @@ SMALL = {"fpn_channels": 8, "head_channels": 16, "roi_batch": 8, "rpn_post_nms_t
 
 
 @pytest.fixture(autouse=True)
-def fast(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Fast paths are off in other tests; nothing that was measured before decides here."""
+def fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fast paths are off in other tests."""
     monkeypatch.setenv("RESNEXT_FAST", "1")
-    monkeypatch.setenv("RESNEXT_CACHE", str(tmp_path / "cache"))
 
 
 def detector(layout: str, pre_activation: bool = False) -> FasterRcnn:
@@ -56,25 +54,18 @@ def losses(model: FasterRcnn) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
 @pytest.mark.parametrize("pre_activation", [False, True])
 def test_losses_and_gradients_stay_as_they_are(layout: str, pre_activation: bool) -> None:
     plain, quick = detector(layout, pre_activation), detector(layout, pre_activation)
-    plan = settled(quick, 2, (48, 64))
-    assert make_fast(quick, plan) > 0
+    ways = {
+        name: Ways("pack2", "pack4", "pack2") if layer.groups > 1 else Ways("product", "product", "product")
+        for name, layer in quick.named_modules()
+        if isinstance(layer, Conv2d) and (layer.groups > 1 or layer.kernel_size == (1, 1))
+    }
+    assert make_fast(quick, Plan(ways)) > 0
     (expected, wanted), (found, gradients) = losses(plain), losses(quick)
     for name, loss in expected.items():
         assert found[name].item() == pytest.approx(loss.item(), rel=1e-6), name
     assert gradients.keys() == wanted.keys()
     for name, gradient in wanted.items():
         torch.testing.assert_close(gradients[name], gradient, rtol=1e-4, atol=1e-6, msg=name)
-
-
-def test_c4s_last_stage_is_part_of_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen = []
-    monkeypatch.setattr("resnext.model.plan._ways", lambda layer, *_: seen.append(layer) or Ways("product"))
-    monkeypatch.setattr("resnext.model.plan._fused_is_faster", lambda *_: False)
-    model = detector("c4").float()
-    plan = settled(model, 1, (48, 64))
-    names = {name for name, layer in model.named_modules() if isinstance(layer, Conv2d)}
-    assert plan.convolutions.keys() == names
-    assert any(name.startswith("roi_heads.box_head.layer3.") for name in names)
 
 
 def test_all_frozen_norms_fold() -> None:

@@ -17,7 +17,7 @@ from torchvision.ops import FrozenBatchNorm2d
 
 from resnext.bench.peers import OURS, calmed
 from resnext.bench.step import Way
-from resnext.detect.fast import make_fast, settled
+from resnext.detect.fast import make_fast
 from resnext.detect.faster_rcnn import FasterRcnn, Found, build_detector
 from resnext.detect.preprocessing import IMAGENET_MEAN, IMAGENET_STD, DetectPreprocessing
 from resnext.detect.settings import DetectorSettings
@@ -82,7 +82,7 @@ class Detecting:
     def __init__(self, task: Task, way: Way, start: FasterRcnn) -> None:
         keep_memory()
         self.way, self.ours = way, way.library == OURS
-        self.model: nn.Module = _ours(task, way, start) if self.ours else _theirs(task, start)
+        self.model: nn.Module = _ours(task, start) if self.ours else _theirs(task, start)
         if way.channels_last:
             self.model.to(memory_format=torch.channels_last)
         self.norms = norms(self.model)
@@ -194,16 +194,16 @@ def ways_of(precision: str) -> list[Way]:
     return list(dict.fromkeys(ways))
 
 
-def _ours(task: Task, way: Way, start: FasterRcnn) -> FasterRcnn:
+def _ours(task: Task, start: FasterRcnn) -> FasterRcnn:
     classes = start.classes
     architecture = task.architecture.change(num_classes=0)
     model = build_detector(architecture, SETTINGS, classes, DetectPreprocessing(), seed=SEED)
     model.load_state_dict(start.state_dict(), strict=True)
     freeze(model.network, InitSettings(weights="the same", frozen_bn=True, freeze=task.freeze))
-    model.to(memory_format=torch.channels_last if way.channels_last else torch.contiguous_format).train()
+    model.train()
     for norm in norms(model):
         norm.eval()
-    make_fast(model, settled(model, task.batch, (task.size, task.width), way.precision))
+    make_fast(model)  # as detect train has it
     return model
 
 

@@ -14,6 +14,7 @@ from torch import nn
 from resnext.data.randomness import seed_of
 from resnext.detect.augment import Augment
 from resnext.detect.dataset import DetectionDataset
+from resnext.detect.evaluator import check_installed
 from resnext.detect.fast import make_fast
 from resnext.detect.faster_rcnn import OBJECT, FasterRcnn, around
 from resnext.detect.files import holds_detector, load_detector
@@ -58,6 +59,7 @@ def prepare(recipe: DetectRecipe, run: RunDirectory, world: World, resume: bool,
     torch.backends.cudnn.deterministic = True
     if world.device.type == "cpu":
         keep_memory()
+    check_installed()
     train, val = open_detection(recipe.data)
     if recipe.train.learn == "rpn":
         train, val = as_one_class(train), as_one_class(val)

@@ -62,7 +62,7 @@ def prepare(recipe: DetectRecipe, run: RunDirectory, world: World, resume: bool,
     files = shared_checkpoint(run, world) if resume else {}
     model = detector_from_checkpoint(files["model"]) if files else starting_detector(recipe, train)
     if world.leads and not resume:
-        for note in model.provenance.get("notes", []):
+        for note in model.provenance.get("init", {}).get("notes", []):
             console.print(printable(f"{recipe.init.weights}: {note}"), highlight=False, markup=False, soft_wrap=True)
     freeze_detector(model, recipe)
     training_mode(model.to(world.device))
@@ -120,13 +120,16 @@ def starting_detector(recipe: DetectRecipe, train: DetectionDataset) -> FasterRc
         network = load(weights, form=recipe.model.form)
         check_architecture(recipe.model, network.architecture, weights)
         base = network.preprocessing
-        provenance = {"init": {"weights": weights}, "notes": network.provenance.get("notes", [])}
+        provenance = {"init": {"weights": weights, "notes": network.provenance.get("notes", [])}}
         network = without_classifier(network)
+    view = DetectPreprocessing.of(recipe.data, base)
+    if proposer is not None:
+        check_colours(view, proposer.preprocessing, recipe.train.proposals)
     model = around(
         network,
         recipe.detector,
         train.classes,
-        DetectPreprocessing.of(recipe.data, base),
+        view,
         seed=seed,
         learn=learn,
         proposer=proposer,
@@ -163,7 +166,7 @@ def adapted(model: FasterRcnn, recipe: DetectRecipe, classes: tuple[str, ...]) -
                 f"{theirs} there; leave detector.layout, fpn_channels, head_channels and the anchors as they were"
             )
     fresh.load_state_dict({name: state[name] for name in mine})
-    fresh.provenance = {"init": {"weights": recipe.init.weights}, "notes": notes}
+    fresh.provenance = {"init": {"weights": recipe.init.weights, "notes": notes}}
     return fresh
 
 
@@ -175,6 +178,17 @@ def proposer_of(source: str) -> FasterRcnn:
             f"train.proposals {source} is no run of the rpn step (train.learn rpn), but of {proposer.learn}"
         )
     return proposer
+
+
+def check_colours(mine: DetectPreprocessing, proposers: DetectPreprocessing, source: str | None) -> None:
+    """Both networks of the fast_rcnn step see the same batch. Raises RequestError where they were to see others."""
+    for name in ("mean", "std"):
+        own, theirs = getattr(mine, name), getattr(proposers, name)
+        if own != theirs:
+            raise RequestError(
+                f"train.proposals {source} was trained with data.{name} {list(theirs)}, this run would have "
+                f"{list(own)}: give data.mean and data.std as they are there"
+            )
 
 
 def detector_from_checkpoint(data: bytes) -> FasterRcnn:

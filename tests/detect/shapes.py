@@ -22,12 +22,11 @@ def picture(size: tuple[int, int], shapes: list[tuple[int, list[float]]]) -> Ima
 
 
 def folder(root: Path, train: int = 10, val: int = 4, size: tuple[int, int] = (64, 48)) -> Path:
-    """COCO's layout: every image has one to three shapes, but the last of the training images none."""
+    """COCO's layout: every image has one or two shapes, but the last of the training images none."""
     draw = np.random.default_rng(3)
     for split, count in (("train", train), ("val", val)):
         (root / split).mkdir(parents=True)
-        (root / "annotations").mkdir(exist_ok=True)
-        images, rows = [], []
+        images = []
         for number in range(count):
             wide = size if number % 3 else size[::-1]
             empty = split == "train" and number == count - 1
@@ -37,18 +36,46 @@ def folder(root: Path, train: int = 10, val: int = 4, size: tuple[int, int] = (6
                 x, y = float(draw.integers(0, wide[0] // 2 - 22 + 1)), float(draw.integers(0, wide[1] - 22))
                 shapes.append((int(draw.integers(2)), [x + place * wide[0] // 2, y, w, h]))
             picture(wide, shapes).save(root / split / f"{number}.png")
-            images.append({"id": number + 1, "file_name": f"{number}.png", "width": wide[0], "height": wide[1]})
-            rows += [
-                {"image_id": number + 1, "category_id": kind + 1, "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
-                for kind, box in shapes
-            ]
-        content = {
-            "images": images,
-            "annotations": [{"id": i + 1} | row for i, row in enumerate(rows)],
-            "categories": [{"id": i + 1, "name": name} for i, (name, _) in enumerate(KINDS)],
-        }
-        (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
+            images.append((wide, shapes))
+        write(root, split, images)
     return root
+
+
+def one_image(root: Path, copies: int) -> Path:
+    """COCO's layout: four shapes in one image, which is there ``copies`` times to train on and once held out."""
+    size = (96, 72)
+    shapes = [(0, [6.0, 8, 24, 24]), (1, [44.0, 6, 30, 18]), (1, [10.0, 44, 20, 24]), (0, [58.0, 38, 28, 28])]
+    for split, count in (("train", copies), ("val", 1)):
+        for number in range(count):
+            (root / split).mkdir(parents=True, exist_ok=True)
+            picture(size, shapes).save(root / split / f"{number}.png")
+        write(root, split, [(size, shapes)] * count)
+    return root
+
+
+def write(root: Path, split: str, images: list[tuple[tuple[int, int], list[tuple[int, list[float]]]]]) -> None:
+    """The annotations of images ``0.png``, ``1.png`` ..., each of a size and with shapes."""
+    rows = [(number, kind, box) for number, (_, shapes) in enumerate(images) for kind, box in shapes]
+    content = {
+        "images": [
+            {"id": number + 1, "file_name": f"{number}.png", "width": width, "height": height}
+            for number, ((width, height), _) in enumerate(images)
+        ],
+        "annotations": [
+            {
+                "id": row + 1,
+                "image_id": number + 1,
+                "category_id": kind + 1,
+                "bbox": box,
+                "area": box[2] * box[3],
+                "iscrowd": 0,
+            }
+            for row, (number, kind, box) in enumerate(rows)
+        ],
+        "categories": [{"id": i + 1, "name": name} for i, (name, _) in enumerate(KINDS)],
+    }
+    (root / "annotations").mkdir(exist_ok=True)
+    (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
 
 
 def recipe(path: Path, data: Path, **changes: Any) -> Path:

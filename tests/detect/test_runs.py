@@ -23,7 +23,7 @@ from resnext.recipe import read_recipe
 from resnext.run_directory import RunDirectory
 from resnext.train.logbook import read_log
 from tests.conftest import run_resnext
-from tests.detect.shapes import folder, recipe
+from tests.detect.shapes import folder, one_image, recipe
 from tests.train.test_resume import KILLED, assert_same_end
 
 FILES = {
@@ -260,3 +260,34 @@ def test_the_papers_two_steps_run_one_after_the_other(data: Path, tmp_path: Path
     assert load_detector(fast).proposer.learn == "rpn"
     assert main(["detect", "evaluate", str(rpn), "--device", "cpu"]) == 0
     assert main(["detect", "evaluate", str(fast), "--device", "cpu"]) == 0
+
+
+def test_it_learns_one_image_by_heart(tmp_path: Path) -> None:
+    """Four shapes of two classes: every box and class is right, and nothing else is found."""
+    run = trained(
+        tmp_path,
+        one_image(tmp_path / "data", 25),
+        model__base_channels=8,
+        detector__fpn_channels=16,
+        detector__head_channels=64,
+        detector__roi_batch=64,
+        detector__rpn_batch=64,
+        detector__score=0.5,
+        data__min_size=72,
+        data__max_size=96,
+        augment__flip=0.0,
+        augment__jitter=0.0,
+        optimizer__lr=0.02,
+        schedule__name="cosine",
+        schedule__warmup_epochs=0.2,
+        train__batch_size=1,
+        train__epochs=8,
+        train__clip_norm=5.0,
+        train__checkpoint_steps=None,
+        train__evaluate_every=4,
+    )
+    last = read_log(run / "log.jsonl")[-1]
+    assert last["step"] == 200
+    assert last["ap"] == pytest.approx(1)
+    found = json.loads((run / "evaluation" / "detections.json").read_text())
+    assert len(found) == 4

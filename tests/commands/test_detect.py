@@ -249,6 +249,7 @@ def test_runs_of_the_other_kind_are_refused_and_named(
 ) -> None:
     assert main(["train", str(tiny_recipe), "--run", str(tmp_path / "run"), "--train.epochs", "1"]) == 0
     run = tmp_path / "run"
-    assert str(run) in refused(capsys, "evaluate", run, "--data", place / "data")
-    assert str(run) in refused(capsys, "predict", run, place / "data" / "val")
+    said = f"{run} is no run of resnext detect train"
+    assert said in refused(capsys, "evaluate", run, "--data", place / "data")
+    assert said in refused(capsys, "predict", run, place / "data" / "val")
     assert str(run) in refused(capsys, "train", "--resume", run)

@@ -14,7 +14,7 @@ from resnext.detect.faster_rcnn import OBJECT
 from resnext.detect.files import load_detector, save_detector
 from resnext.detect.open import open_detection
 from resnext.detect.preprocessing import IMAGENET_MEAN
-from resnext.detect.session import DetectSession, as_one_class, prepare, starting_detector
+from resnext.detect.session import DetectSession, as_one_class, network_of, prepare, starting_detector
 from resnext.detect.settings import DetectRecipe
 from resnext.detect.step import train_step
 from resnext.errors import RequestError
@@ -277,3 +277,36 @@ def test_the_start_does_not_depend_on_the_data_beyond_its_classes(data: Path, tm
     train, val = open_detection(settings.data)
     one, two = (starting_detector(settings, part).state_dict() for part in (train, val))
     assert all(torch.equal(value, two[name]) for name, value in one.items())
+
+
+@pytest.mark.parametrize("layout", ["fpn", "c4"])
+def test_another_step_takes_the_network_of_a_detector_with_its_eps_and_colours(
+    layout: str, data: Path, classifier: Path, tmp_path: Path
+) -> None:
+    path, options = tmp_path / "d.safetensors", {"detector__layout": layout}
+    options |= {"detector__anchor_sizes": [8, 16, 32]} if layout == "c4" else {}
+    first, _ = prepared(tmp_path, data, init__weights=str(classifier), **options)
+    save_detector(first.model, path)
+    second, said = prepared(tmp_path, data, init__weights=str(path), train__learn="rpn", **options)
+    assert "of the detector only the network is taken" in said
+    model = second.model
+    assert (model.architecture.bn_eps, model.preprocessing.mean, model.preprocessing.std) == (1e-3, MEAN, STD)
+    body = model.network.state_dict()
+    theirs = load(classifier).state_dict()
+    assert all(torch.equal(value, theirs[name]) for name, value in body.items())
+    whole = network_of(first.model, "d").state_dict()
+    assert whole.keys() == theirs.keys() - {"fc.weight", "fc.bias"}
+    assert all(torch.equal(value, theirs[name]) for name, value in whole.items())
+    if layout == "c4":
+        save_detector(model, path)
+        with pytest.raises(RequestError, match="no last stage to start from"):
+            prepared(tmp_path, data, init__weights=str(path), **options)
+
+
+def test_weights_that_read_grey_images_are_refused_by_name(data: Path, tmp_path: Path) -> None:
+    path = tmp_path / "grey.safetensors"
+    network = create_model("resnext11_2x4d", **NETWORK, num_classes=7, in_channels=1)
+    network.preprocessing = Preprocessing(image_size=32, resize=32, mean=(0.5,), std=(0.5,), channels=1)
+    save(network, path)
+    with pytest.raises(RequestError, match=r"grey\.safetensors takes images of 1 channels"):
+        prepared(tmp_path, data, init__weights=str(path))

@@ -11,6 +11,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
+from resnext.data.preprocessing import Preprocessing
 from resnext.data.randomness import seed_of
 from resnext.detect.augment import Augment
 from resnext.detect.dataset import DetectionDataset
@@ -22,6 +23,7 @@ from resnext.detect.preprocessing import DetectPreprocessing
 from resnext.detect.settings import DetectRecipe
 from resnext.environment import available_cores
 from resnext.errors import RequestError, printable
+from resnext.model.forms import convert_form
 from resnext.model.network import Network, create_model
 from resnext.model.plan import Plan, fuse_all
 from resnext.run_directory import RunDirectory
@@ -111,17 +113,15 @@ def starting_detector(recipe: DetectRecipe, train: DetectionDataset) -> FasterRc
     """The detector before the first step: fresh, around a loaded network, or a loaded detector. Raises RequestError."""
     weights, learn, seed = recipe.init.weights, recipe.train.learn, recipe.train.seed
     proposer = None if recipe.train.proposals is None else proposer_of(recipe.train.proposals)
-    if weights is not None and learn == "joint" and holds_detector(weights):
-        return adapted(load_detector(weights), recipe, train.classes)
     if weights is None:
         architecture = recipe.model.architecture(0, 3)
         network, base, provenance = create_model(architecture, seed=seed_of(seed, WEIGHTS)), None, {}
     else:
-        network = load(weights, form=recipe.model.form)
-        check_architecture(recipe.model, network.architecture, weights)
-        base = network.preprocessing
-        provenance = {"init": {"weights": weights, "notes": network.provenance.get("notes", [])}}
-        network = without_classifier(network)
+        loaded = load_detector(weights) if holds_detector(weights) else None
+        if loaded is not None and learn == loaded.learn == "joint":
+            return adapted(loaded, recipe, train.classes)
+        network, base, notes = loaded_network(weights, loaded, recipe)
+        provenance = {"init": {"weights": weights, "notes": notes}}
     view = DetectPreprocessing.of(recipe.data, base)
     if proposer is not None:
         check_colours(view, proposer.preprocessing, recipe.train.proposals)
@@ -199,6 +199,37 @@ def detector_from_checkpoint(data: bytes) -> FasterRcnn:
         model = load_detector(path)
     model.provenance = {key: value for key, value in model.provenance.items() if key == "init"}
     return model
+
+
+def loaded_network(
+    weights: str, detector: FasterRcnn | None, recipe: DetectRecipe
+) -> tuple[Network, Preprocessing | DetectPreprocessing | None, list[str]]:
+    """The network of a classification file, or below a ``detector``, without classifier; its preprocessing; notes."""
+    if detector is not None:
+        network, base = network_of(detector, weights), detector.preprocessing
+        network = network if recipe.model.form is None else convert_form(network, recipe.model.form)
+        notes = [*detector.provenance.get("notes", []), "of the detector only the network is taken"]
+    else:
+        network = load(weights, form=recipe.model.form)
+        base, notes = network.preprocessing, network.provenance.get("notes", [])
+    check_architecture(recipe.model, network.architecture, weights)
+    if network.architecture.in_channels != 3:
+        raise RequestError(
+            f"{weights} takes images of {network.architecture.in_channels} channels; a detector reads RGB pictures"
+        )
+    return without_classifier(network), base, notes
+
+
+def network_of(detector: FasterRcnn, source: str) -> Network:
+    """The network below a detector, whole again. Raises RequestError where its last stage is not there."""
+    network = create_model(detector.architecture.change(num_classes=0), seed=0)
+    state = detector.network.state_dict()
+    if detector.settings.layout == "c4":
+        if detector.learn == "rpn":
+            raise RequestError(f"{source} is a c4 detector of the rpn step, which has no last stage to start from")
+        state |= detector.roi_heads.box_head.state_dict()
+    network.load_state_dict(state)
+    return network
 
 
 def without_classifier(network: Network) -> Network:

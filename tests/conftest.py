@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "2")
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # on a busy machine, threads that spin hold up those they wait for
 os.environ.setdefault(
     "RESNEXT_FAST", "0"
 )  # what is fastest here would differ from run to run; speed's tests switch it on

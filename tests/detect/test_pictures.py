@@ -88,6 +88,13 @@ def test_names_keep_clear_of_each_other_and_inside_the_image(monkeypatch: pytest
             assert min(x2, other[2]) <= max(x1, other[0]) or min(y2, other[3]) <= max(y1, other[1])
 
 
+def test_the_surest_box_lies_on_top() -> None:
+    for sure in (0, 1):
+        scores = np.array([0.9 - 0.5 * sure, 0.4 + 0.5 * sure])
+        both = draw_detections(GREY, np.array([FAR, FAR], "f4"), np.array([0, 1]), scores, ("cat", "dog"))
+        assert np.asarray(both)[330, FAR[2]].tolist() == rgb(colour_of(sure))
+
+
 def test_truth_is_dashed() -> None:
     none = np.empty((0, 4), np.float32)
     truth = Boxes(np.array([B], np.float32), np.array([1]), np.array([False]), np.array([8000.0]))
@@ -110,6 +117,14 @@ def test_best_and_worst_show_what_was_found_false_and_missed() -> None:
     assert low == [("#ffffff", "-"), (MISSED, "--"), (FALSE, "-"), (MATCHED, "-")]
     assert high == [("#ffffff", "-"), (MATCHED, "-")]
     assert {"1 of 2 found, 1 false  F1 0.50", "1 of 1 found, 0 false  F1 1.00"} <= {t.get_text() for t in figure.texts}
+
+
+def test_what_is_found_in_a_crowd_is_not_drawn_as_false() -> None:
+    data = dataset([(0, 0, A), (0, 0, [200, 200, 400, 400])], crowd=[1])
+    result = evaluate_detections(data, detections((0, 0, A, 0.5), (0, 0, [210, 210, 250, 250], 0.9)))
+    figure = best_and_worst(result, data)
+    assert colours_of(figure) == [[("#ffffff", "-"), ("#9ca3af", ":"), (MATCHED, "-")]]
+    assert list(figure.axes[0].images[0].get_extent()) == [0, 640, 480, 0]  # boxes go by the edges of pixels
 
 
 def test_images_that_are_not_there_are_grey_and_said_to_be_so(tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -74,6 +75,15 @@ def test_the_report_shows_numbers_tables_pictures_and_settings(run_directory: Pa
     for one in result.per_class:
         assert one.ap is not None
         assert f"{one.ap:.3f}" in page.text
+
+
+def test_the_worst_images_come_by_f1_and_then_by_mistakes(run_directory: Path) -> None:
+    rows = ("a.png,2,1,1,0,0.6", "b.png,1,0,1,0,0", "c.png,4,0,4,3,0", "d.png,0,0,0,0,", "e.png,1,1,0,0,1")
+    (run_directory / "evaluation" / "images.csv").write_text(
+        "path,boxes,matched,missed,false,f1\n" + "\n".join(rows) + "\n"
+    )
+    text = read(run_directory).text
+    assert re.findall(r"[a-e]\.png", text) == ["c.png", "b.png", "a.png"]
 
 
 def test_names_from_outside_stay_text_and_nothing_is_asked_of_the_network(run_directory: Path) -> None:

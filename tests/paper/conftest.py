@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from resnext.paper.recipes import recipe_named
+from resnext.paper.recipes import recipes
 from resnext.recipe import dump_recipe
 
 MakeRun = Callable[..., Path]
@@ -21,7 +21,7 @@ def make_run(tmp_path: Path) -> MakeRun:
     def make(recipe: str, epoch: int = 100, error: float = 22.4, name: str | None = None, **changes: Any) -> Path:
         run = tmp_path / "runs" / (name or recipe)
         (run / "checkpoints" / "last").mkdir(parents=True)
-        begun = recipe_named(recipe).recipe(changes)
+        begun = recipes()[recipe].recipe(changes)
         begun = replace(begun, train=replace(begun.train, channels_last="yes"))  # as a run notes what it measured
         (run / "recipe.yaml").write_text(dump_recipe(begun))
         position = {"step": begun.train.steps or epoch * 5005, "epoch": epoch}

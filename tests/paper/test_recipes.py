@@ -17,7 +17,7 @@ from resnext.errors import RequestError
 from resnext.paper.numbers import Row, table, tables
 from resnext.paper.recipe_entry import PaperRecipe
 from resnext.paper.recipe_files import cost_of, images_seen, m40_hours, text_of, write_recipes
-from resnext.paper.recipes import recipe_named, recipes, recipes_of
+from resnext.paper.recipes import detections, recipe_named, recipes, recipes_of
 from resnext.paper.toy import toy
 from resnext.recipe import read_recipe
 from resnext.run_directory import RunDirectory
@@ -49,7 +49,7 @@ def test_the_file_in_recipes_is_what_the_code_says(entry: PaperRecipe) -> None:
 
 def test_no_file_in_recipes_is_left_over() -> None:
     ours = {path.stem for path in (FOLDER / "paper").glob("*.yaml")}
-    assert ours == {entry.name for entry in EVERY if entry.folder == "paper"}
+    assert ours == {entry.name for entry in [*EVERY, *detections().values()] if entry.folder == "paper"}
 
 
 def test_every_row_that_can_be_trained_has_a_recipe() -> None:
@@ -60,6 +60,7 @@ def test_every_row_that_can_be_trained_has_a_recipe() -> None:
         "table5",
         "table6",
         "table7",
+        "table8",
         "figure5",
         "figure6",
         "figure7",
@@ -67,17 +68,19 @@ def test_every_row_that_can_be_trained_has_a_recipe() -> None:
     ):
         for row in table(name).rows:
             assert row.recipe is not None or row.family, f"{name} {row.key}"
-    assert {entry.name for entry in EVERY} == {r.recipe for t in tables().values() for r in t.rows if r.recipe}
+    used = {r.recipe for t in tables().values() for r in t.rows if r.recipe}
+    assert {entry.name for entry in EVERY} == used - detections().keys()
 
 
 @pytest.mark.parametrize(("name", "row"), [(t.name, r) for t in tables().values() for r in t.rows if r.recipe])
 def test_a_recipe_trains_its_rows_network(name: str, row: Row) -> None:
     entry = recipe_named(str(row.recipe))
-    assert entry.recipe().model.architecture(entry.classes, 3) == row.architecture(), name
+    classes = 1000 if entry.name in detections() else entry.classes  # Table 8 names the network it starts from
+    assert entry.recipe().model.architecture(classes, 3) == row.architecture(), name
 
 
 def test_imagenet_recipes_are_the_releases() -> None:
-    r = recipe_named("imagenet-resnext101-64x4d").recipe()
+    r = recipes()["imagenet-resnext101-64x4d"].recipe()
     assert (r.train.epochs, r.train.batch_size, r.train.bn_batch, r.train.drop_last) == (100, 256, 32, False)
     assert (r.optimizer.lr, r.optimizer.weight_decay, r.optimizer.decay) == (0.1, 1e-4, "all")
     assert (r.optimizer.nesterov, r.optimizer.momentum, r.train.label_smoothing) == (True, 0.9, 0.0)
@@ -88,14 +91,14 @@ def test_imagenet_recipes_are_the_releases() -> None:
 
 
 def test_imagenet5k_counts_mini_batches_as_figure_6_does() -> None:
-    r = recipe_named("imagenet5k-resnet50").recipe()
+    r = recipes()["imagenet5k-resnet50"].recipe()
     assert (r.train.steps, r.train.epochs, r.schedule.milestone_unit) == (529_200, None, "steps")
     for step, rate in ((158_759, 0.1), (158_760, 0.01), (317_520, 1e-3), (476_280, 1e-4), (529_199, 1e-4)):
         assert learning_rate(r.schedule, 0.1, 529_200, 26_461, step) == pytest.approx(rate)
 
 
 def test_cifar_has_the_printed_schedule_and_the_released_one() -> None:
-    entry = recipe_named("cifar10-resnext29-8x64d")
+    entry = recipes()["cifar10-resnext29-8x64d"]
     assert entry.recipe().schedule.milestones == (150, 225)
     released = entry.recipe(schedule="released")
     steps = 391  # a pass over 50,000 images
@@ -104,12 +107,12 @@ def test_cifar_has_the_printed_schedule_and_the_released_one() -> None:
         rate = learning_rate(released.schedule, 0.1, 300 * steps, steps, (epoch - 1) * steps)
         assert rate == pytest.approx(0.1 * 0.1**decay), epoch
     with pytest.raises(RequestError, match="one schedule"):
-        recipe_named("imagenet-resnet50").recipe(schedule="released")
+        recipes()["imagenet-resnet50"].recipe(schedule="released")
 
 
 def test_torchvisions_average_is_as_fast_as_its_train_py_makes_it() -> None:
     for name in ("torchvision-resnext50-32x4d", "torchvision-resnext101-64x4d"):
-        r = recipe_named(name).recipe()
+        r = recipes()[name].recipe()
         adjust = 8 * 128 * 32 / 600  # world size, batch of a GPU, steps between updates, epochs
         assert r.train.ema_decay == pytest.approx(1 - min(1.0, (1 - 0.99998) * adjust), abs=5e-7)
         assert (r.train.ema_steps, r.optimizer.lr, r.augment.size) == (32, 0.5, 176)
@@ -118,7 +121,7 @@ def test_torchvisions_average_is_as_fast_as_its_train_py_makes_it() -> None:
 
 def test_rsb_warms_up_from_1e_4_and_ends_at_1e_6() -> None:
     for name, peak in (("a1", 5e-3), ("a3", 8e-3)):
-        r = recipe_named(f"rsb-{name}-resnext50-32x4d").recipe()
+        r = recipes()[f"rsb-{name}-resnext50-32x4d"].recipe()
         total = (r.train.epochs or 0) * 625
         assert learning_rate(r.schedule, peak, total, 625, 0) == pytest.approx(1e-4)
         assert learning_rate(r.schedule, peak, total, 625, 5 * 625) == pytest.approx(peak)
@@ -126,11 +129,11 @@ def test_rsb_warms_up_from_1e_4_and_ends_at_1e_6() -> None:
 
 
 def test_costs_are_the_papers_where_it_says_them() -> None:
-    entry = recipe_named("imagenet-resnext101-64x4d")
+    entry = recipes()["imagenet-resnext101-64x4d"]
     assert m40_hours(entry) == pytest.approx(8 * 1.7 * 100 * 1_281_167 / 256 / 3600, rel=1e-3)
     assert m40_hours(entry) / 8 / 24 == pytest.approx(10, abs=0.2), "the paper: 10 days"
-    assert images_seen(recipe_named("imagenet5k-resnet50")) == 529_200 * 256
-    assert cost_of(recipe_named("rsb-a3-resnext50-32x4d")).macs < cost_of(recipe_named("rsb-a1-resnext50-32x4d")).macs
+    assert images_seen(recipes()["imagenet5k-resnet50"]) == 529_200 * 256
+    assert cost_of(recipes()["rsb-a3-resnext50-32x4d"]).macs < cost_of(recipes()["rsb-a1-resnext50-32x4d"]).macs
 
 
 def test_rows_with_recipes_are_listed_for_cost() -> None:
@@ -216,7 +219,7 @@ def test_every_recipe_trains_to_its_end_at_toy_size(entry: PaperRecipe, tmp_path
 
 
 def test_what_is_given_by_hand_wins_over_toy_size(tmp_path: Path) -> None:
-    entry = recipe_named("imagenet-resnet50")
+    entry = recipes()["imagenet-resnet50"]
     small = toy(entry.recipe(), tmp_path, {"train.steps": 2, "data.path": "/mine"})
     assert (small["train.steps"], small["data.path"]) == (2, "/mine")
     assert "data.source" not in small, "one's own data is read by the recipe's source"
@@ -231,4 +234,4 @@ def test_recipes_are_never_written_over_anothers_file(tmp_path: Path) -> None:
         write_recipes(tmp_path)
     assert mine.read_text() == "# mine\n"
     mine.unlink()
-    assert len(write_recipes(tmp_path)) == len(write_recipes(tmp_path)) == len(EVERY)
+    assert len(write_recipes(tmp_path)) == len(write_recipes(tmp_path)) == len(EVERY) + len(detections())

@@ -10,6 +10,7 @@ SENTENCE = "Measure speed and memory here, beside other libraries, in turn in on
 ACTIONS = {  # each is add_arguments(parser) and run(args) of resnext.bench.ACTION
     "train": "a training step, beside torchvision and timm",
     "infer": "prediction by each engine, beside theirs",
+    "detect": "a detector's training step and prediction, beside torchvision's own Faster R-CNN",
     "data": "from files to batches, beside torchvision's ImageFolder",
     "tune": "measure the ways to compute each layer, or show what was measured",
     "cardinality": "speed over cardinality at equal complexity",

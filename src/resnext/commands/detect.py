@@ -99,12 +99,13 @@ def _evaluate(args: argparse.Namespace) -> int:
     recipe = _recipe_of(args.weights)
     dataset = open_detection_split(_data_of(args, recipe), args.split)
     out = args.out or (RunDirectory(Path(args.weights)).evaluation if recipe is not None else None)
+    evaluation: DetectionEvaluation | None
     with joined(args.device) as world:
         if args.detections is not None:
             evaluation, about = _judged_file(args, dataset)
         else:
             evaluation, about = _judged_model(args, dataset, recipe, world)
-        if not world.leads:
+        if evaluation is None:
             return 0
     _show(evaluation)
     if out is not None:
@@ -127,7 +128,7 @@ def _judged_file(args: argparse.Namespace, dataset: "DetectionDataset") -> tuple
 
 def _judged_model(
     args: argparse.Namespace, dataset: "DetectionDataset", recipe: DetectRecipe | None, world: Any
-) -> tuple["DetectionEvaluation", dict[str, Any]]:
+) -> tuple["DetectionEvaluation | None", dict[str, Any]]:
     from resnext.detect.judge import evaluate
     from resnext.detect.protocol import detection_protocol
     from resnext.detect.session import as_one_class, default_workers
@@ -190,9 +191,10 @@ def _predict(args: argparse.Namespace) -> int:
 
 def _loaded(args: argparse.Namespace) -> "FasterRcnn":
     """The detector, with what the command line changes of it. Raises RequestError."""
+    from resnext.detect.fast import for_prediction
     from resnext.detect.files import load_detector
 
-    model = load_detector(args.weights, args.checkpoint, bn_eps=args.bn_eps)
+    model = for_prediction(load_detector(args.weights, args.checkpoint, bn_eps=args.bn_eps))
     for note in model.provenance.get("notes", []):
         print(f"resnext: {args.weights}: {note}", file=sys.stderr)
     if args.score is not None:

@@ -12,6 +12,7 @@ OPTIONAL = {  # package -> the extra that brings it
     "datasets": "hub-data",
     "s3fs": "remote",
     "imagecorruptions": "corruptions",
+    "pycocotools": "detect",
     "onnxruntime": "onnx",
     "openvino": "openvino",
     "nncf": "openvino",

@@ -4,7 +4,7 @@ import logging
 import os
 import sys
 import warnings
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import ModuleType
@@ -68,7 +68,7 @@ class OpenVinoEngine:
             compiled = self._for((size, *array.shape[1:]))
             if size == len(array):
                 return torch.from_numpy(compiled.request.infer({0: array}, share_inputs=True)[0].copy())
-            return torch.from_numpy(compiled.queued(array, size))
+            return torch.from_numpy(compiled.queued(array, size)[: len(array)])
 
     def _for(self, shape: tuple[int, ...]) -> "_Compiled":
         """The model compiled for a shape; the one not used for longest is forgotten."""
@@ -85,25 +85,31 @@ class OpenVinoEngine:
 
 
 class _Compiled:
-    """A compiled model with its request and its queue."""
+    """A compiled model with its requests."""
 
     def __init__(self, compiled: Any, streams: int) -> None:
         self.request = compiled.create_infer_request()
-        self.queue = openvino().AsyncInferQueue(compiled, 2 * streams)
-        self.queue.set_callback(_keep)
+        self.requests = [compiled.create_infer_request() for _ in range(2 * streams)]
 
     def queued(self, array: np.ndarray, size: int) -> np.ndarray:
-        """``array`` in pieces of ``size``, the last filled up with zeros."""
-        pieces: list[np.ndarray | None] = [None] * -(-len(array) // size)
-        for number in range(len(pieces)):
+        """``array`` in pieces of ``size``, the last filled up with zeros; as many under way as there are requests.
+
+        Requests are waited for in turn. OpenVINO's own AsyncInferQueue calls Python from its threads instead.
+        """
+        done: list[np.ndarray] = []
+        under_way: deque[Any] = deque()
+        for number in range(-(-len(array) // size)):
             piece = array[number * size : (number + 1) * size]
             if len(piece) < size:
                 piece = np.concatenate([piece, np.zeros((size - len(piece), *piece.shape[1:]), piece.dtype)])
-            self.queue.start_async({0: piece}, (pieces, number), share_inputs=True)
-        self.queue.wait_all()
-        return np.concatenate(pieces)[: len(array)]  # type: ignore[arg-type]
+            if len(under_way) == len(self.requests):
+                done.append(_result(under_way.popleft()))
+            request = self.requests[number % len(self.requests)]
+            request.start_async({0: piece}, share_inputs=True)
+            under_way.append(request)
+        return np.concatenate([*done, *map(_result, under_way)])
 
 
-def _keep(request: Any, place: tuple[list[np.ndarray | None], int]) -> None:
-    pieces, number = place
-    pieces[number] = request.get_output_tensor(0).data.copy()
+def _result(request: Any) -> np.ndarray:
+    request.wait()
+    return np.array(request.get_output_tensor(0).data)

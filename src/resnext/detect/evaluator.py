@@ -4,6 +4,7 @@ import contextlib
 import io
 from collections.abc import Iterable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -158,13 +159,18 @@ def check_detections(dataset: DetectionDataset, detections: Detections) -> None:
             raise WorkError(f"detection {row}{where} (label {label[row]}, box {box}, score {score[row]:g}) has {what}")
 
 
+def check_installed() -> None:
+    """Raises RequestError without pycocotools: before training, not after its first epoch."""
+    if find_spec("pycocotools") is None:
+        raise RequestError("evaluating boxes needs pycocotools: pip install 'resnext[detect]'")
+
+
 def _coco_evaluation(dataset: DetectionDataset, detections: Detections) -> Any:
     """A COCOeval that has run. The ids of its boxes are rows of the data set and of ``detections``, plus one."""
-    try:
-        from pycocotools.coco import COCO
-        from pycocotools.cocoeval import COCOeval
-    except ImportError:
-        raise RequestError("evaluating boxes needs pycocotools: pip install 'resnext[detect]'") from None
+    check_installed()
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
     truth = dataset.ground_truth()
     numbered = [{**one, "id": row} for row, one in enumerate(truth["annotations"], start=1)]  # 0 would be "no match"
     with contextlib.redirect_stdout(io.StringIO()):

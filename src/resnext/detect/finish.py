@@ -43,8 +43,8 @@ def write_beginning(session: DetectSession) -> None:
     save(training_samples(images, boxes, labels, session.model.classes, SAMPLES), run.samples)
 
 
-def evaluate_held_out(session: DetectSession, model: Any) -> DetectionEvaluation:
-    """``model`` on the held-out images, in the precision of training; the same result in every process."""
+def evaluate_held_out(session: DetectSession, model: Any) -> DetectionEvaluation | None:
+    """``model`` on the held-out images, in the precision of training; in the leading process, None in the others."""
     session.world.share(model)
     return evaluate(
         model,
@@ -62,7 +62,7 @@ def write_results(session: DetectSession, console: Console) -> None:
     files = read_files(run, "best") if session.world.leads else {}
     best = detector_from_checkpoint(session.world.share_bytes(files.get("model", b""))).to(device)
     evaluation = evaluate_held_out(session, best)
-    if not session.world.leads:
+    if evaluation is None:
         return
     rows = read_log(run.log)
     save(detection_curves(rows, f"{session.model.architecture.name} on {session.val.name}"), run.curves)

@@ -1,7 +1,7 @@
 """A detector on the images of a data set: each process finds what is in its share, and all get the whole."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
@@ -12,8 +12,10 @@ from resnext.detect.loader import eval_batches
 from resnext.device import autocast
 from resnext.errors import RequestError, ResnextError, WorkError, nearest
 from resnext.train.distributed import World
+from resnext.train.finetune import training_mode
 
 Progress = Callable[..., None]
+T = TypeVar("T")
 
 
 @torch.inference_mode()
@@ -57,23 +59,28 @@ def detect_all(
     return in_order(parts)
 
 
-def evaluate(model: FasterRcnn, dataset: DetectionDataset, world: World, **options: Any) -> DetectionEvaluation:
-    """COCO's evaluation of ``model`` on all of ``dataset``, the same in every process.
+def evaluate(model: FasterRcnn, dataset: DetectionDataset, world: World, **options: Any) -> DetectionEvaluation | None:
+    """COCO's evaluation of ``model`` on all of ``dataset``, in the leading process; None in the others.
 
     An image is computed alone, so the numbers do not depend on how many processes share the work. Raises what
     ``detect_all`` raises, RequestError where classes differ, WorkError where another process failed.
     """
     check_fit(model, dataset)
-    share, failure = None, None
+    share = _together(world, lambda: detect_all(model, dataset, world, **options))
+    whole = share if world.size == 1 else Detections.from_rows(world.gather_rows(share.as_rows()))
+    return _together(world, lambda: evaluate_detections(dataset, whole) if world.leads else None)
+
+
+def _together(world: World, work: Callable[[], T]) -> T:
+    """What ``work`` gives here. Where it fails in one process it fails in all, so that none waits for another."""
+    failure: ResnextError | None = None
     try:
-        share = detect_all(model, dataset, world, **options)
+        result = work()
     except ResnextError as error:
         failure = error
     if world.any(failure is not None):
         raise failure or WorkError("another process could not evaluate its share of the images")
-    assert share is not None
-    whole = share if world.size == 1 else Detections.from_rows(world.gather_rows(share.as_rows()))
-    return evaluate_detections(dataset, whole)
+    return result
 
 
 def check_fit(model: FasterRcnn, dataset: DetectionDataset) -> None:
@@ -97,7 +104,5 @@ def _first(names: tuple[str, ...]) -> str:
 
 def _restore(model: FasterRcnn, training: bool) -> None:
     """Training mode again, in which a frozen BN stays in evaluation mode."""
-    from resnext.train.finetune import training_mode
-
     if training:
         training_mode(model)

@@ -10,10 +10,11 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
-from torchvision.ops import FeaturePyramidNetwork, MultiScaleRoIAlign, roi_pool
+from torchvision.ops import FeaturePyramidNetwork, roi_pool
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 from torchvision.ops.poolers import LevelMapper
 
+from resnext.detect.roi import RoiAlign
 from resnext.detect.settings import DetectorSettings
 from resnext.errors import RequestError
 from resnext.model.network import Network
@@ -178,7 +179,7 @@ def _fpn(network: Network, settings: DetectorSettings) -> Parts:
     )
 
 
-def _align(network: Network, maps: int, side: int) -> MultiScaleRoIAlign:
+def _align(network: Network, maps: int, side: int) -> RoiAlign:
     """RoIAlign on the maps of all stages.
 
     It is told their strides: torchvision's guesses them from the first images it sees, padding included, and keeps
@@ -187,7 +188,7 @@ def _align(network: Network, maps: int, side: int) -> MultiScaleRoIAlign:
     strides = [network.architecture.stride]
     for stage in reversed(network.architecture.stages[1:]):
         strides.insert(0, strides[0] // stage.stride)
-    align = MultiScaleRoIAlign([str(number) for number in range(maps)], side, sampling_ratio=2)
+    align = RoiAlign([str(number) for number in range(maps)], side)
     align.scales = [1 / stride for stride in strides]
     align.map_levels = LevelMapper(*(stride.bit_length() - 1 for stride in (strides[0], strides[-1])))
     return align
@@ -196,7 +197,7 @@ def _align(network: Network, maps: int, side: int) -> MultiScaleRoIAlign:
 def _c4(network: Network, settings: DetectorSettings) -> Parts:
     *_, before, last = network.architecture.stages
     stride = network.architecture.stride // last.stride
-    align = MultiScaleRoIAlign(["0"], C4_ALIGNED, sampling_ratio=2)
+    align = RoiAlign(["0"], C4_ALIGNED)
     align.scales, align.map_levels = [1 / stride], LevelMapper(4, 4)
     head = LastStage(network)
     return Parts(

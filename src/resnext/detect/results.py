@@ -51,9 +51,8 @@ def read_results(path: Path | str, dataset: DetectionDataset) -> Detections:
             image[row], label[row], boxes[row], score[row] = _result(value, images, labels, dataset)
         except _Wrong as wrong:
             raise RequestError(f"{path}: result {row} {wrong}") from None
-    corner = boxes[:, :2].astype(np.float32)
-    far = (corner.astype(np.float64) + boxes[:, 2:]).astype(np.float32)
-    return in_order([Detections(image, label, np.concatenate([corner, far], axis=1), score.astype(np.float32))])
+    boxes[:, 2:] += boxes[:, :2]
+    return in_order([Detections(image, label, boxes.astype(np.float32), score.astype(np.float32))])
 
 
 class _Wrong(Exception):

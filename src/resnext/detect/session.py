@@ -15,6 +15,8 @@ from resnext.data.preprocessing import Preprocessing
 from resnext.data.randomness import seed_of
 from resnext.detect.augment import Augment
 from resnext.detect.dataset import DetectionDataset
+from resnext.detect.evaluator import check_installed
+from resnext.detect.fast import make_fast
 from resnext.detect.faster_rcnn import OBJECT, FasterRcnn, around
 from resnext.detect.files import holds_detector, load_detector
 from resnext.detect.loader import DetectLoader
@@ -24,6 +26,7 @@ from resnext.detect.settings import DetectRecipe
 from resnext.environment import available_cores
 from resnext.errors import RequestError, printable
 from resnext.model.forms import convert_form
+from resnext.model.frozen import check_frozen
 from resnext.model.network import Network, create_model
 from resnext.model.plan import Plan, fuse_all
 from resnext.run_directory import RunDirectory
@@ -58,6 +61,7 @@ def prepare(recipe: DetectRecipe, run: RunDirectory, world: World, resume: bool,
     torch.backends.cudnn.deterministic = True
     if world.device.type == "cpu":
         keep_memory()
+    check_installed()
     train, val = open_detection(recipe.data)
     if recipe.train.learn == "rpn":
         train, val = as_one_class(train), as_one_class(val)
@@ -69,9 +73,11 @@ def prepare(recipe: DetectRecipe, run: RunDirectory, world: World, resume: bool,
     freeze_detector(model, recipe)
     training_mode(model.to(world.device))
     plan = Plan.from_json(position_plan(files)) if files else fused_norms(model, recipe, world)
-    plan.apply(model)
     if recipe.train.channels_last:
         model = model.to(memory_format=torch.channels_last)
+    check_frozen(model)
+    if recipe.train.fast:
+        make_fast(model, plan)
     loader = make_loader(recipe, train, model.preprocessing, world)
     check_length(recipe, loader.steps_per_epoch)
     ema = (

@@ -1,5 +1,6 @@
 """What a detection run learns, for the loop of ``train/loop.py``."""
 
+import json
 from collections.abc import Iterable
 from typing import Any
 
@@ -25,7 +26,8 @@ def _trained(session: DetectSession) -> dict[str, Any]:
 
 def _judge(session: DetectSession) -> dict[str, Any]:
     evaluation = evaluate_held_out(session, session.used)
-    return {name: getattr(evaluation, name) for name in JUDGED}
+    numbers = {name: getattr(evaluation, name, None) for name in JUDGED}
+    return dict(json.loads(session.world.share_bytes(json.dumps(numbers).encode())))
 
 
 def _about(session: DetectSession) -> Iterable[str]:

@@ -10,22 +10,30 @@ from resnext.model.recompute import forgetting, remember
 from resnext.speed import kernels
 from resnext.speed.convolution import Shape, Ways, convolve, forward_pass
 
-FUSED = "fused"
+FUSED, FOLDED = "fused", "folded"
 
 
 class Conv2d(nn.Conv2d):
-    """``nn.Conv2d`` whose passes in training can be computed other ways (``ways``): model/plan.py measures them."""
+    """``nn.Conv2d`` whose passes in training can be computed other ways (``ways``): model/plan.py measures them.
+
+    A frozen norm that follows it may be in ``follower``, and is then computed here (model/frozen.py).
+    """
 
     ways = Ways()
+    follower: "tuple[NormAct, ...]" = ()  # in a tuple, so that it stays no part of this layer
 
     def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        own = bias
+        for norm in self.follower:
+            if norm.folded:
+                weight, bias = norm.folded_into(weight)
         with forgetting(x):
-            if self.ways.plain or not self.training or bias is not None or x.dim() != 4 or not x.numel():
+            if self.ways.plain or not self.training or own is not None or x.dim() != 4 or not x.numel():
                 return super()._conv_forward(x, weight, bias)
             if torch.is_autocast_enabled(x.device.type):
                 dtype = torch.get_autocast_dtype(x.device.type)
                 x, weight = x.to(dtype), weight.to(dtype)
-            return convolve(x, weight, self.shape, self.ways)
+            return convolve(x, weight, self.shape, self.ways, None if bias is None else bias.to(x.dtype))
 
     def again(self, x: Tensor) -> Tensor:
         """The output once more, bit for bit, without gradients; the weight is taken in the type of x."""
@@ -53,7 +61,8 @@ class NormAct(nn.BatchNorm2d):
 
     Without ``act`` the ReLU is left out. Parameters and buffers are those of ``nn.BatchNorm2d``
     (eps 1e-5, momentum 0.1, as in Torch7). With ``way`` fused (the kernels are loaded then), training computes all
-    of it in one operator where that takes the input, and by PyTorch elsewhere.
+    of it in one operator where that takes the input, and by PyTorch elsewhere. With ``way`` folded and frozen, the
+    convolution before it has computed BN, and the rest happens in its output.
     """
 
     way = "plain"
@@ -65,6 +74,8 @@ class NormAct(nn.BatchNorm2d):
 
     def forward(self, x: Tensor, residual: Tensor | None = None, drop: float = 0.0) -> Tensor:
         """x and residual: [B, C, H, W]; returns the same shape. In training BN(x) of an image is 0 with p ``drop``."""
+        if self.folded:
+            return self._rest(x, residual)
         with forgetting(x):
             if self.way == FUSED and self.training and not drop and self._fusible(x, residual):
                 return self._fused(x, residual)
@@ -76,6 +87,35 @@ class NormAct(nn.BatchNorm2d):
     def normalise(self, x: Tensor) -> Tensor:
         """BN(x)."""
         return super().forward(x)
+
+    @property
+    def folded(self) -> bool:
+        """Whether BN is computed by the convolution before it: only while it is frozen."""
+        return self.way == FOLDED and not self.training and frozen(self)
+
+    def folded_into(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Weight [out, in / groups, h, w] and bias [out] of the convolution that is BN on one of ``weight``."""
+        scale, shift = self.scale_and_shift()
+        return (weight * scale.view(-1, 1, 1, 1)).to(weight.dtype), shift.to(weight.dtype)
+
+    @torch.no_grad()
+    def scale_and_shift(self) -> tuple[Tensor, Tensor]:
+        """BN of evaluation as a scale and a shift [C] each, in float32 or wider: BN(x) = scale x + shift."""
+        assert self.running_mean is not None
+        assert self.running_var is not None
+        weight, bias, mean, variance = (
+            value.to(torch.promote_types(value.dtype, torch.float32))
+            for value in (self.weight, self.bias, self.running_mean, self.running_var)
+        )
+        scale = weight * torch.rsqrt(variance + self.eps)
+        return scale, bias - mean * scale
+
+    def _rest(self, x: Tensor, residual: Tensor | None) -> Tensor:
+        if getattr(x, "remake", None) is not None:
+            remember(x, None)  # x is about to be changed
+        if residual is not None:
+            x += residual  # the convolution does not need its output for the gradient
+        return F.relu(x, inplace=True) if self.act else x
 
     def _fusible(self, x: Tensor, residual: Tensor | None) -> bool:
         wide = torch.float64 if x.dtype == torch.float64 else torch.float32  # what the kernels take parameters in
@@ -98,6 +138,11 @@ class NormAct(nn.BatchNorm2d):
 
     def extra_repr(self) -> str:
         return f"{super().extra_repr()}, act={self.act}" + ("" if self.way == "plain" else f", {self.way}")
+
+
+def frozen(norm: nn.BatchNorm2d) -> bool:
+    """Whether scale and shift of ``norm`` stay as they are."""
+    return not norm.weight.requires_grad and not norm.bias.requires_grad
 
 
 def drop_path(x: Tensor, p: float) -> Tensor:

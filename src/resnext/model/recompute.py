@@ -15,8 +15,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
 
-def remember(tensor: Tensor, remake: Callable[[], Tensor]) -> None:
-    """Note on ``tensor`` how to make it again."""
+def remember(tensor: Tensor, remake: Callable[[], Tensor] | None) -> None:
+    """Note on ``tensor`` how to make it again; None takes the note away."""
     tensor.remake = remake  # type: ignore[attr-defined]
 
 

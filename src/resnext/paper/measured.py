@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from resnext.detect.settings import DetectRecipe
 from resnext.errors import RequestError
 from resnext.paper.numbers import Column
-from resnext.paper.recipes import recipe_named
+from resnext.paper.recipes import detections, recipe_named
 from resnext.recipe import read_recipe
 from resnext.run_directory import LARGEST_JSON, RunDirectory
 from resnext.settings import Recipe
@@ -27,6 +28,7 @@ LARGEST_CSV = 16 << 20  # bytes
 MOST_RUNS = 200  # of one recipe
 MOST_EVALUATIONS = 64  # of one run
 SAME = ("train.seed", "data.limit_val")  # beside what a resumption may change: the seed is named, not a difference
+WHERE = ("train.proposals", *(f"data.{name}" for name in ("train", "val", "train_images", "val_images")), "train.fast")
 OTHER_SCHEDULE = "as released"
 Rows = list[dict[str, str]]
 
@@ -97,7 +99,7 @@ class Measurement:
         if column.measured is None:
             return None
         runs = self.finished
-        values = [v for v in (_value_of(run, column) for run in runs) if v is not None]
+        values = [v * column.scale for v in (_value_of(run, column) for run in runs) if v is not None]
         if not column.view and column.measured == "top1_error" and not (runs and runs[0].changed):
             values += [v for line in self.results if (v := _number(line.get("top1_error_last"))) is not None]
         if not values:
@@ -140,7 +142,8 @@ def _read_run(path: Path, recipe: str, now: float) -> Run:
     run = RunDirectory(path)
     if not run.recipe.is_file():
         raise RequestError(f"{path} is named as a run, but has no recipe.yaml")
-    begun, state = read_recipe(run.recipe), run.state("last")
+    kind: type[Recipe | DetectRecipe] = DetectRecipe if recipe in detections() else Recipe
+    begun, state = read_recipe(run.recipe, kind=kind), run.state("last")
     position = state.get("position")
     step, epoch = (_count(position, key) for key in ("step", "epoch"))
     if step is None or epoch is None:
@@ -165,11 +168,19 @@ def _read_run(path: Path, recipe: str, now: float) -> Run:
     )  # fmt: skip
 
 
-def _changed(recipe: str, begun: Recipe, schedule: str) -> tuple[str, ...]:
+def _changed(recipe: str, begun: Recipe | DetectRecipe, schedule: str) -> tuple[str, ...]:
     """How a run's recipe differs from the paper's, in what may change a result."""
     asked = recipe_named(recipe).recipe(schedule=schedule)
-    different = [line for line in changes(asked, begun) if line.partition(":")[0] not in (*SAME, "train.channels_last")]
+    same = {*SAME, "train.channels_last"}
+    if isinstance(asked, DetectRecipe):
+        same |= {*WHERE, *(["init.weights"] if _file(asked) == _file(begun) else [])}
+    different = [line for line in changes(asked, begun) if line.partition(":")[0] not in same]
     return (OTHER_SCHEDULE, *different) if schedule == "released" and different else tuple(different)
+
+
+def _file(recipe: Recipe | DetectRecipe) -> str:
+    """The name of the weights' file: a copy of a published file is that file."""
+    return (recipe.init.weights or "").partition("#")[0].rpartition("/")[2]
 
 
 def _evaluations(path: Path) -> Iterable[Mapping[str, Any]]:

@@ -35,6 +35,7 @@ class Column:
     measured: str | None = None  # column of metrics.csv, or key of an evaluation's metrics.json
     view: Mapping[str, Any] = field(default_factory=dict)  # what such an evaluation's protocol must say
     epoch: int | None = None  # the epoch whose value it is; the last where not given
+    scale: float = 1.0  # of what is measured, to the unit that is printed
 
 
 @dataclass(frozen=True)

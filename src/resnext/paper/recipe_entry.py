@@ -4,8 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from resnext.detect.settings import DetectRecipe
 from resnext.errors import RequestError, nearest
-from resnext.recipe import parse_recipe
+from resnext.recipe import R, parse_recipe
 from resnext.settings import Recipe
 
 Values = dict[str, dict[str, Any]]
@@ -14,8 +15,8 @@ IMAGENET_IMAGES = 1_281_167  # of training
 
 
 @dataclass(frozen=True)
-class PaperRecipe:
-    """A recipe with what its header says of it."""
+class WrittenRecipe:
+    """A recipe of some kind with what its header says of it."""
 
     name: str
     folder: str  # below recipes/: paper or modern
@@ -28,14 +29,36 @@ class PaperRecipe:
     notes: tuple[str, ...] = ()  # further lines of the header
     released: Mapping[str, Any] = field(default_factory=dict)  # what --schedule released changes
 
-    def recipe(self, overrides: Mapping[str, Any] | None = None, schedule: str = "printed") -> Recipe:
+    def recipe(self, overrides: Mapping[str, Any] | None = None, schedule: str = "printed") -> Recipe | DetectRecipe:
         """The recipe, with ``{"train.epochs": 3}``-like overrides on top. Raises RequestError."""
+        raise NotImplementedError
+
+    def _parsed(self, kind: type[R], overrides: Mapping[str, Any] | None, schedule: str) -> R:
         if schedule not in SCHEDULES:
             raise RequestError(f"no schedule {schedule!r}{nearest(schedule, SCHEDULES)}")
         if schedule == "released" and not self.released:
             raise RequestError(f"{self.name} has one schedule: what is printed is what was released")
         changed = dict(self.released) if schedule == "released" else {}
-        return parse_recipe(yaml_of(self.values), f"{self.folder}/{self.name}.yaml", changed | dict(overrides or {}))
+        origin = f"{self.folder}/{self.name}.yaml"
+        return parse_recipe(yaml_of(self.values), origin, changed | dict(overrides or {}), kind)
+
+
+@dataclass(frozen=True)
+class PaperRecipe(WrittenRecipe):
+    """A recipe of ``resnext train``."""
+
+    def recipe(self, overrides: Mapping[str, Any] | None = None, schedule: str = "printed") -> Recipe:
+        """The recipe, with ``{"train.epochs": 3}``-like overrides on top. Raises RequestError."""
+        return self._parsed(Recipe, overrides, schedule)
+
+
+@dataclass(frozen=True)
+class DetectorRecipe(WrittenRecipe):
+    """A recipe of ``resnext detect train``."""
+
+    def recipe(self, overrides: Mapping[str, Any] | None = None, schedule: str = "printed") -> DetectRecipe:
+        """The recipe, with ``{"train.steps": 3}``-like overrides on top. Raises RequestError."""
+        return self._parsed(DetectRecipe, overrides, schedule)
 
 
 def yaml_of(values: Values) -> str:

@@ -7,8 +7,8 @@ from pathlib import Path
 from resnext.errors import RequestError
 from resnext.files import written_whole
 from resnext.model.complexity import Complexity, complexity
-from resnext.paper.recipe_entry import PaperRecipe, yaml_of
-from resnext.paper.recipes import recipes
+from resnext.paper.recipe_entry import DetectorRecipe, PaperRecipe, WrittenRecipe, yaml_of
+from resnext.paper.recipes import detections, recipes
 
 WIDTH = 120
 FORWARD_AND_BACKWARD = 3  # a training step's multiply-adds over a forward pass's
@@ -44,7 +44,7 @@ def m40_hours(entry: PaperRecipe) -> float:
     return images_seen(entry) * cost_of(entry).macs * M40_RATES[kind] / 3600
 
 
-def text_of(entry: PaperRecipe) -> str:
+def text_of(entry: WrittenRecipe) -> str:
     """The whole file: header and settings."""
     return "\n".join([*_header(entry), yaml_of(entry.values)])
 
@@ -55,7 +55,7 @@ def write_recipes(folder: Path) -> list[Path]:
     Raises RequestError where a file of such a name is there and was not written by this function.
     """
     written = []
-    for entry in recipes().values():
+    for entry in [*recipes().values(), *detections().values()]:
         path = folder / entry.folder / f"{entry.name}.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists() and MADE_BY not in path.read_text(encoding="utf-8", errors="replace"):
@@ -66,8 +66,13 @@ def write_recipes(folder: Path) -> list[Path]:
     return written
 
 
-def cost_line(entry: PaperRecipe) -> str:
-    """MACs, parameters and GPU-hours of the whole run in a sentence."""
+def cost_line(entry: WrittenRecipe) -> str:
+    """MACs and parameters in a sentence; of classification GPU-hours of the whole run too."""
+    if isinstance(entry, DetectorRecipe):
+        from resnext.paper.detect_cost import detector_cost_line
+
+        return detector_cost_line(entry)
+    assert isinstance(entry, PaperRecipe)
     cost = cost_of(entry)
     size = entry.recipe().augment.size or entry.recipe().data.image_size or 32
     training = FORWARD_AND_BACKWARD * images_seen(entry) * cost.macs
@@ -79,7 +84,7 @@ def cost_line(entry: PaperRecipe) -> str:
     )
 
 
-def _header(entry: PaperRecipe) -> Iterator[str]:
+def _header(entry: WrittenRecipe) -> Iterator[str]:
     yield from textwrap.wrap(f"{entry.title}.", WIDTH, initial_indent="# ", subsequent_indent="# ")
     yield from _said("Source:", entry.source)
     yield from _said("Expected:", f"{entry.expected} Not measured by us yet.")

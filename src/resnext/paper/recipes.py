@@ -8,9 +8,10 @@ from functools import cache
 from typing import Any
 
 from resnext.errors import RequestError, nearest
+from resnext.paper.detect_recipes import detector_recipes
 from resnext.paper.modern_recipes import rsb, torchvision
 from resnext.paper.numbers import WIDE_RESNET, WIDE_RESNET_FIELDS, table, tables
-from resnext.paper.recipe_entry import IMAGENET_IMAGES, PaperRecipe, Values
+from resnext.paper.recipe_entry import IMAGENET_IMAGES, DetectorRecipe, PaperRecipe, Values, WrittenRecipe
 from resnext.settings import Recipe
 
 RELEASED_CIFAR = [147, 222]  # the release's code drops at the start of epochs 148 and 223
@@ -19,27 +20,41 @@ IMAGENET5K_STEPS = 5292  # mini-batches of 256 in a pass over the set, as Figure
 
 
 def recipes() -> dict[str, PaperRecipe]:
-    """Every recipe by its name."""
+    """Every recipe of classification by its name."""
     return dict(_recipes())
 
 
-def recipe_named(name: str) -> PaperRecipe:
-    """The recipe ``name``. Raises RequestError naming the nearest."""
-    known = _recipes()
+def detections() -> dict[str, DetectorRecipe]:
+    """Every recipe of detection by its name."""
+    return dict(_detections())
+
+
+def recipe_named(name: str) -> WrittenRecipe:
+    """The recipe ``name``, of whatever kind. Raises RequestError naming the nearest."""
+    known = _recipes() | _detections()
     if name not in known:
         raise RequestError(f"there is no recipe {name!r}{nearest(name, known)}")
     return known[name]
 
 
 def recipes_of(name: str) -> list[tuple[str, Recipe]]:
-    """The rows of a table or figure that have recipes, with them. Raises RequestError for a table the paper has not."""
-    return [(row.key, recipe_named(row.recipe).recipe()) for row in table(name).rows if row.recipe is not None]
+    """The rows of a table or figure that have recipes of classification, with them.
+
+    Raises RequestError for a table the paper has not.
+    """
+    known = _recipes()
+    return [(row.key, known[row.recipe].recipe()) for row in table(name).rows if row.recipe in known]
 
 
 @cache
 def _recipes() -> dict[str, PaperRecipe]:
     every = [*_imagenet(), *_imagenet5k(), *_cifar(), *_wide_resnet(), *torchvision(), *rsb()]
     return {entry.name: entry for entry in every}
+
+
+@cache
+def _detections() -> dict[str, DetectorRecipe]:
+    return {entry.name: entry for entry in detector_recipes()}
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -1,12 +1,14 @@
 """``resnext paper run``: a row's recipe begun, or gone on with where it was begun before."""
 
 import os
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resnext.errors import RequestError
+from resnext.paper.detect_recipes import rpn_name
 from resnext.paper.numbers import Row, Table
 from resnext.paper.recipe_entry import PaperRecipe
 from resnext.paper.recipes import recipe_named
@@ -43,6 +45,8 @@ def plan(
         why = f"its network is not of this family ({row.family})" if row.family else "; ".join(table.remarks)
         raise RequestError(f"row {row.key} of {table.name} has no recipe{f': {why}' if why else ''}")
     entry, given = recipe_named(row.recipe), dict(given)
+    if not isinstance(entry, PaperRecipe):
+        raise RequestError(_commands(table, row, runs, seed))
     if seed is not None:
         if given.get("train.seed", seed) != seed:
             raise RequestError(
@@ -54,6 +58,18 @@ def plan(
     parts = [entry.name, "toy" if toy_size else "", "released" if schedule == "released" else ""]
     name = "-".join(filter(None, [*parts, f"seed{number}" if number else ""]))
     return Plan(entry, entry.recipe(overrides, schedule), RunDirectory(runs / name), toy_size)
+
+
+def _commands(table: Table, row: Row, runs: Path, seed: int | None) -> str:
+    """The sentence that says how a row of detection is filled: two runs, by another verb."""
+    name, after = str(row.recipe), f"-seed{seed}" if seed else ""
+    proposals = str(runs / (rpn_name(name) + after))
+    more = ["--data.path", "COCO", *(["--train.seed", str(seed)] if seed else [])]
+    first = [f"recipes/paper/{rpn_name(name)}.yaml", "--continue", proposals, *more]
+    second = [f"recipes/paper/{name}.yaml", "--continue", str(runs / (name + after))]
+    second += ["--train.proposals", proposals, *more]
+    said = [shlex.join(["resnext", "detect", "train", *words]) for words in (first, second)]
+    return f"row {row.key} of {table.name} is two runs of another verb: {said[0]}; then {said[1]}"
 
 
 def announce(console: "Console", table: Table, row: Row, plan: Plan) -> None:

@@ -49,19 +49,22 @@ def ways_for(shape: Shape, weight: Sequence[int]) -> tuple[str, ...]:
     return PLAIN, *(f"pack{p}" for p in factors)
 
 
-def convolve(x: Tensor, weight: Tensor, shape: Shape, ways: Ways) -> Tensor:
-    """``F.conv2d`` of x [B, in, H, W] and weight [out, in / groups, h, w], each pass computed its way."""
+def convolve(x: Tensor, weight: Tensor, shape: Shape, ways: Ways, bias: Tensor | None = None) -> Tensor:
+    """``F.conv2d`` of x [B, in, H, W] and weight [out, in / groups, h, w], each pass computed its way.
+
+    A ``bias`` [out] is taken as a constant, which has no gradient.
+    """
     if ways.plain:
-        return _plain(x, weight, shape)
-    return _Convolution.apply(x, weight, shape, ways)
+        return _plain(x, weight, shape, bias)
+    return _Convolution.apply(x, weight, shape, ways, bias)
 
 
-def forward_pass(x: Tensor, weight: Tensor, shape: Shape, way: str) -> Tensor:
-    """The convolution's output."""
-    if way == PRODUCT:
+def forward_pass(x: Tensor, weight: Tensor, shape: Shape, way: str, bias: Tensor | None = None) -> Tensor:
+    """The convolution's output. With a bias PRODUCT is plain: what follows may change the output, so no view serves."""
+    if way == PRODUCT and bias is None:
         return _as_images(_rows(_subsampled(x, shape.stride)) @ weight.flatten(1).t(), x, shape.stride)
-    packed, wide = _packed(weight, shape, way)
-    return _plain(x, packed, wide)
+    packed, wide = _packed(weight, shape, PLAIN if way == PRODUCT else way)
+    return _plain(x, packed, wide, bias)
 
 
 def input_gradient(gradient: Tensor, x: Tensor, weight: Tensor, shape: Shape, way: str) -> Tensor:
@@ -105,14 +108,14 @@ def unpack(wide: Tensor, groups: int, factor: int) -> Tensor:
 
 class _Convolution(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, shape: Shape, ways: Ways) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor, shape: Shape, ways: Ways, bias: Tensor | None) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.shape, ctx.ways = shape, ways
-        return forward_pass(x, weight, shape, ways.forward)
+        return forward_pass(x, weight, shape, ways.forward, bias)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         x, weight = ctx.saved_tensors
         shape, ways = ctx.shape, ctx.ways
         need_x, need_weight = ctx.needs_input_grad[:2]
@@ -121,11 +124,12 @@ class _Convolution(torch.autograd.Function):
             weight_gradient(gradient, x, weight, shape, ways.weight_gradient) if need_weight else None,
             None,
             None,
+            None,
         )
 
 
-def _plain(x: Tensor, weight: Tensor, shape: Shape) -> Tensor:
-    return F.conv2d(x, weight, None, shape.stride, shape.padding, shape.dilation, shape.groups)
+def _plain(x: Tensor, weight: Tensor, shape: Shape, bias: Tensor | None = None) -> Tensor:
+    return F.conv2d(x, weight, bias, shape.stride, shape.padding, shape.dilation, shape.groups)
 
 
 def _gradients(

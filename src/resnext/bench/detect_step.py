@@ -1,0 +1,271 @@
+"""A detector of an arm, ours or torchvision's own, with the same weights: its training step and its prediction.
+
+BN is frozen and the network frozen up to a stage, as detectors are trained. Boxes, samples and proposals are those
+that noise and the weights give; both libraries draw the same, from the same seed.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torchvision.models.detection import FasterRCNN
+from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
+from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
+from torchvision.ops import FrozenBatchNorm2d
+
+from resnext.bench.peers import OURS, calmed
+from resnext.bench.step import Way
+from resnext.detect.fast import make_fast
+from resnext.detect.faster_rcnn import FasterRcnn, Found, build_detector
+from resnext.detect.preprocessing import IMAGENET_MEAN, IMAGENET_STD, DetectPreprocessing
+from resnext.detect.settings import DetectorSettings
+from resnext.device import autocast
+from resnext.errors import RequestError, WorkError
+from resnext.model.architecture import Architecture
+from resnext.settings import InitSettings
+from resnext.speed.allocator import keep_memory
+from resnext.train.finetune import freeze, norms, stages_of
+from resnext.weights import torchvision as torchvision_names
+
+SGD: dict[str, Any] = {"lr": 1e-4, "momentum": 0.9, "weight_decay": 1e-4}
+WIDER = 4 / 3  # the longer side over the shorter one
+LOGITS = 1.0  # deviation of the classes' scores: some hundred candidates an image then pass the least score
+SEED = 0
+SETTINGS = DetectorSettings()  # torchvision's defaults
+RPN_LOSSES = ("loss_objectness", "loss_rpn_box_reg")
+PARTS = (*RPN_LOSSES, "loss_classifier", "loss_box_reg")
+
+
+@dataclass(frozen=True)
+class Task:
+    """What every arm does a step of."""
+
+    architecture: Architecture
+    size: int  # shorter side
+    batch: int
+    boxes: int = 8  # of an image
+    classes: int = 80
+    freeze: str | None = "conv2"
+
+    @property
+    def images(self) -> list[Tensor]:
+        """Noise of a coarse grain, uint8 [3, H, W]."""
+        generator = torch.Generator().manual_seed(1)
+        coarse = torch.rand(self.batch, 3, self.size // 8 + 1, self.width // 8 + 1, generator=generator)
+        fine = torch.nn.functional.interpolate(coarse, (self.size, self.width), mode="bilinear", align_corners=False)
+        return list((fine * 255).to(torch.uint8))
+
+    @property
+    def width(self) -> int:
+        """The longer side."""
+        return round(self.size * WIDER)
+
+    @property
+    def targets(self) -> list[dict[str, Tensor]]:
+        """Boxes of all sizes; labels from 0."""
+        generator = torch.Generator().manual_seed(2)
+        found = []
+        for _ in range(self.batch):
+            sides = self.size * torch.empty(self.boxes, 2).uniform_(0.05, 0.6, generator=generator)
+            room = torch.tensor([self.width, self.size]) - sides
+            corner = room * torch.rand(self.boxes, 2, generator=generator)
+            labels = torch.randint(self.classes, (self.boxes,), generator=generator)
+            found.append({"boxes": torch.cat([corner, corner + sides], 1), "labels": labels})
+        return found
+
+
+class Detecting:
+    """One arm: ``train_step`` and ``predict`` on the task's batch."""
+
+    def __init__(self, task: Task, way: Way, start: FasterRcnn) -> None:
+        keep_memory()
+        self.way, self.ours = way, way.library == OURS
+        self.model: nn.Module = _ours(task, start) if self.ours else _theirs(task, start)
+        if way.channels_last:
+            self.model.to(memory_format=torch.channels_last)
+        self.norms = norms(self.model)
+        trained = [p for p in self.model.parameters() if p.requires_grad]
+        self.optimizer = torch.optim.SGD(trained, fused=self.ours or None, **SGD)
+        self.images, self.targets = task.images, task.targets
+        if not self.ours:  # its own loaders give floats, and its labels begin behind the background
+            self.images = [image.float() / 255 for image in self.images]
+            self.targets = [target | {"labels": target["labels"] + 1} for target in self.targets]
+
+    def losses(self) -> dict[str, Tensor]:
+        """The parts of the loss, of samples that depend on the seed alone."""
+        self._mode(True)
+        torch.manual_seed(SEED)
+        with autocast(self.images[0].device, self.way.precision):
+            return dict(self.model(self.images, self.targets))
+
+    def train_step(self) -> None:
+        """Forward, loss, backward, SGD."""
+        sum(self.losses().values(), torch.zeros(())).backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    @torch.no_grad()
+    def predict(self) -> list[Found]:
+        """Boxes, scores and labels of each image."""
+        if self.model.training:
+            self._mode(False)
+        with autocast(self.images[0].device, self.way.precision):
+            return list(self.model(self.images))
+
+    def _mode(self, training: bool) -> None:
+        self.model.train(training)
+        for norm in self.norms:
+            norm.eval()
+
+
+def started(task: Task) -> FasterRcnn:
+    """The detector that every arm begins as. Raises RequestError for a network torchvision's has no counterpart of."""
+    a = task.architecture
+    torchvision_names.check_expressible(a)
+    if len(a.stages) != 4 or (a.block == "basic" and a.cardinality > 1):
+        raise RequestError(f"torchvision's detector stands on a ResNet or ResNeXt of four stages, not on {a.name}")
+    classes = tuple(f"class {number}" for number in range(task.classes))
+    model = build_detector(a.change(num_classes=0), SETTINGS, classes, DetectPreprocessing(), seed=SEED)
+    calmed(model.network)
+    with torch.no_grad():
+        _take_statistics(model, task)
+        scores = _class_scores(model, task)
+        model.roi_heads.box_predictor.cls_score.weight.mul_(LOGITS / scores.std())
+    return model
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an arm computes before its first step."""
+
+    losses: dict[str, float]
+    found: list[Found]
+
+
+def outcome(arm: Detecting) -> Outcome:
+    """This is also the arm's warm-up: it ends with a step."""
+    found = arm.predict()
+    losses = {name: loss.item() for name, loss in arm.losses().items()}
+    arm.train_step()
+    return Outcome(losses, found)
+
+
+@dataclass(frozen=True)
+class Distance:
+    """Of an outcome from the reference's: of the parts of the loss as shares of the whole, and of the best scores."""
+
+    rpn: float
+    head: float
+    scores: float
+
+
+def distance(of: Outcome, to: Outcome) -> Distance:
+    """How far an outcome is from the reference."""
+    whole = sum(to.losses.values())
+    losses = {name: abs(of.losses[name] - value) / whole for name, value in to.losses.items()}
+    rpn = max(losses[name] for name in RPN_LOSSES)
+    head = max(value for name, value in losses.items() if name not in RPN_LOSSES)
+    return Distance(rpn, head, max(_scores(a, b) for a, b in zip(of.found, to.found, strict=True)))
+
+
+# A proposal more or less, or two in another order, are other samples for the head: its losses move by some hundredths.
+TOLERANCES = {"fp32": Distance(1e-4, 2e-2, 1e-3), "bf16": Distance(0.05, 0.1, 0.1)}
+
+
+def check(arm: str, precision: str, found: Distance) -> None:
+    """Raises WorkError where ``found`` is more than rounding, and what follows from it, makes."""
+    most = TOLERANCES[precision]
+    for what in ("rpn", "head", "scores"):
+        value, limit = getattr(found, what), getattr(most, what)
+        if not value <= limit:
+            name = {"rpn": "losses of the RPN", "head": "losses of the head", "scores": "best scores"}[what]
+            raise WorkError(
+                f"{arm} does not compute what the reference does: its {name} differ by {value:.2g}, where {precision} "
+                f"may differ by {limit:g}; nothing was timed"
+            )
+
+
+def ways_of(precision: str) -> list[Way]:
+    """Ours fast and by default, then torchvision at its default and at its best."""
+    fast, plain = Way(OURS, precision), Way("torchvision", "fp32", channels_last=False)
+    ways = [fast, replace(fast, precision="fp32"), plain, Way("torchvision", precision)]
+    return list(dict.fromkeys(ways))
+
+
+def _ours(task: Task, start: FasterRcnn) -> FasterRcnn:
+    classes = start.classes
+    architecture = task.architecture.change(num_classes=0)
+    model = build_detector(architecture, SETTINGS, classes, DetectPreprocessing(), seed=SEED)
+    model.load_state_dict(start.state_dict(), strict=True)
+    freeze(model.network, InitSettings(weights="the same", frozen_bn=True, freeze=task.freeze))
+    model.train()
+    for norm in norms(model):
+        norm.eval()
+    make_fast(model)  # as detect train has it
+    return model
+
+
+def _theirs(task: Task, start: FasterRcnn) -> FasterRCNN:
+    a, stages = task.architecture, list(stages_of(start.network))[:-1]
+    frozen = 0 if task.freeze is None else stages.index(task.freeze) + 1
+    block = BasicBlock if a.block == "basic" else Bottleneck
+    groups = {} if a.block == "basic" else {"groups": a.cardinality, "width_per_group": a.width}
+    body = ResNet(block, list(a.blocks or ()), norm_layer=FrozenBatchNorm2d, **groups)
+    for module in body.modules():
+        if isinstance(module, FrozenBatchNorm2d):
+            module.eps = a.bn_eps
+    backbone = _resnet_fpn_extractor(body, len(stages) - frozen)
+    model = FasterRCNN(
+        backbone,
+        task.classes + 1,
+        image_mean=IMAGENET_MEAN,
+        image_std=IMAGENET_STD,
+        rpn_post_nms_top_n_train=SETTINGS.rpn_post_nms_train,
+        rpn_post_nms_top_n_test=SETTINGS.rpn_post_nms_test,
+        box_batch_size_per_image=SETTINGS.roi_batch,
+    )
+    model.transform.resize = lambda image, target=None: (image, target)  # a loader's work, as with ours
+    known, ours = model.state_dict(), start.state_dict()
+    left = {key for key in ours if key not in known and not key.endswith("num_batches_tracked")}
+    if left:
+        raise WorkError(f"torchvision's detector has no {min(left)}; nothing was timed")
+    model.load_state_dict({key: ours[key] for key in known}, strict=True)
+    return model
+
+
+def _take_statistics(model: FasterRcnn, task: Task) -> None:
+    """Running statistics as of training on these images, so that no map grows or dies."""
+    layers = norms(model.network)
+    before = [norm.momentum for norm in layers]
+    for norm in layers:
+        norm.momentum = 1.0
+    model.train()
+    model.backbone(model.batch(task.images).tensors)
+    for norm, momentum in zip(layers, before, strict=True):
+        norm.momentum = momentum
+
+
+def _class_scores(model: FasterRcnn, task: Task) -> Tensor:
+    """Logits of the classes for proposals of the first image."""
+    seen: list[Tensor] = []
+    hook = model.roi_heads.box_predictor.cls_score.register_forward_hook(lambda _m, _x, y: seen.append(y))
+    model.eval()
+    model.detect(task.images[:1])
+    hook.remove()
+    return seen[0].float()
+
+
+def _scores(a: Found, b: Found) -> float:
+    """The largest difference of the scores in order; as large as a score where one finds nothing."""
+    if not len(a["scores"]) or not len(b["scores"]):
+        return float(len(a["scores"]) != len(b["scores"]))
+    most = min(len(a["scores"]), len(b["scores"]))
+    return float((a["scores"][:most] - b["scores"][:most]).abs().max())
+
+
+def arms_named(task: Task, ways: Sequence[Way]) -> dict[str, Detecting]:
+    """The arms by their names, all with the same weights. Raises RequestError."""
+    start = started(task)
+    return {str(way): Detecting(task, way, start) for way in ways}

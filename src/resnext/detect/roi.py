@@ -1,0 +1,84 @@
+"""RoIAlign (He et al. 2017) as a weighted sum of pixels: what torchvision's computes, faster on CPUs.
+
+A region's cell is the mean of four samples, each of them between four pixels: a sum of sixteen pixels with weights
+that depend on the box alone. On maps whose channels lie together (NHWC) that is a bag of embeddings, forward and
+backward: whole pixels are added instead of one number of each channel at a time.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision.ops import MultiScaleRoIAlign
+from torchvision.ops.poolers import LevelMapper, _convert_to_roi_format, _setup_scales
+
+from resnext.speed import kernels
+
+SAMPLES = 2  # a side of a cell
+
+
+class RoiAlign(MultiScaleRoIAlign):
+    """torchvision's pooling of regions from the maps of a pyramid, or from one; on CPUs computed as bags of pixels.
+
+    Elsewhere, and where ``RESNEXT_FAST=0``, it is torchvision's own.
+    """
+
+    scales: list[float] | None
+    map_levels: LevelMapper | None
+
+    def __init__(self, names: list[str], size: int) -> None:
+        super().__init__(names, size, SAMPLES)
+
+    def forward(self, x: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]) -> Tensor:
+        """Maps [B, C, h, w] by their names, each image's boxes [n, 4] -> float32 [regions, C, size, size]."""
+        maps = [x[name] for name in self.featmap_names]
+        if maps[0].device.type != "cpu" or not kernels.switched_on():
+            return super().forward(x, boxes, image_shapes)
+        if self.scales is None:
+            self.scales, self.map_levels = _setup_scales(maps, image_shapes, self.canonical_scale, self.canonical_level)
+        levels = self.map_levels(boxes) if len(maps) > 1 and self.map_levels is not None else None
+        return pooled(maps, _convert_to_roi_format(boxes), levels, self.scales or [], self.output_size[0])
+
+
+def pooled(maps: list[Tensor], regions: Tensor, levels: Tensor | None, scales: list[float], size: int) -> Tensor:
+    """RoIAlign of ``regions`` [n, 5] (image, then the box), each from the map of its level: [n, C, size, size], NHWC.
+
+    ``scales`` are pixels of each map to one of the image. Computed in float32, or wider where the maps are.
+    """
+    dtype = torch.promote_types(maps[0].dtype, torch.float32)
+    level = torch.zeros(len(regions), dtype=torch.int64) if levels is None else levels
+    level = level.clamp(0, len(maps) - 1)  # of a box that is no number it could be anything
+    sizes = torch.tensor([[m.shape[2], m.shape[3], 0] for m in maps])
+    counts = torch.tensor([m.shape[0] * m.shape[2] * m.shape[3] for m in maps])
+    sizes[:, 2] = counts.cumsum(0) - counts  # rows before those of the map
+    heights, widths, before = sizes[level].unbind(1)
+    boxes = regions[:, 1:] * torch.tensor(scales, dtype=regions.dtype)[level, None]
+    ys, y_weights = _samples(boxes[:, 1], boxes[:, 3], heights, size)
+    xs, x_weights = _samples(boxes[:, 0], boxes[:, 2], widths, size)
+    first = before + regions[:, 0].long() * heights * widths
+    rows = first.view(-1, 1, 1, 1) + ys * widths.view(-1, 1, 1, 1)  # [n, size, samples, 2]
+    indices = rows[:, :, None, :, None, :, None] + xs[:, None, :, None, :, None, :]
+    weights = y_weights[:, :, None, :, None, :, None] * x_weights[:, None, :, None, :, None, :] / SAMPLES**2
+    pixels = torch.cat([m.permute(0, 2, 3, 1).reshape(-1, m.shape[1]).to(dtype) for m in maps])
+    bag = 4 * SAMPLES**2
+    cells = F.embedding_bag(
+        indices.view(-1, bag), pixels, mode="sum", per_sample_weights=weights.view(-1, bag).to(dtype)
+    )
+    return cells.view(len(regions), size, size, pixels.shape[1]).permute(0, 3, 1, 2)
+
+
+def _samples(low: Tensor, high: Tensor, sides: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Along one axis: the two pixels beside each sample of each cell [n, size, samples, 2], and their weights.
+
+    As in torchvision, a box is at least a pixel long, and samples beyond a pixel outside the map are 0.
+    """
+    cell = (high - low).clamp(min=1.0)[:, None, None] / size
+    cells = torch.arange(size, dtype=low.dtype)[:, None]
+    inner = (torch.arange(SAMPLES, dtype=low.dtype) + 0.5) / SAMPLES
+    at = low[:, None, None] + cells * cell + inner * cell
+    last = (sides - 1)[:, None, None]
+    inside = (at >= -1.0) & (at <= sides[:, None, None])
+    at = torch.minimum(torch.where(inside, at, 0.0).clamp(min=0.0), last)
+    below = torch.minimum(at.long(), last)
+    share = at - below
+    pixels = torch.stack([below, torch.minimum(below + 1, last)], -1)
+    return pixels, torch.stack([1 - share, share], -1) * inside[..., None]

@@ -1,0 +1,88 @@
+"""What a detection recipe costs, counted: multiply-adds of its convolutions and linear layers."""
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from resnext.detect.faster_rcnn import DIVISIBLE, FasterRcnn
+from resnext.detect.parts import ALIGNED, C4_ALIGNED, LastStage
+from resnext.detect.preprocessing import DetectPreprocessing
+from resnext.detect.settings import DetectorSettings
+from resnext.model.architecture import Architecture
+from resnext.model.network import Network
+from resnext.paper.recipe_entry import DetectorRecipe
+
+SHAPE = (4, 3)  # width and height of most of COCO's photographs, as parts
+FORWARD_AND_BACKWARD = 3  # a training step's multiply-adds over a forward pass's, where nothing is frozen
+
+
+@dataclass(frozen=True)
+class DetectorCost:
+    """Multiply-adds of a forward pass over one training image."""
+
+    height: int
+    width: int
+    network: int  # with the pyramid
+    rpn: int
+    regions: int  # the head, on as many as are sampled
+    parameters: int
+
+
+@cache
+def detector_cost(
+    architecture: Architecture, settings: DetectorSettings, height: int, width: int, classes: int
+) -> DetectorCost:
+    """The cost of each part; everything on the meta device, so nothing is computed."""
+    with torch.device("meta"):
+        names = tuple(map(str, range(classes)))
+        model = FasterRcnn(Network(architecture.change(num_classes=0)), settings, names, DetectPreprocessing())
+        sides = [-(-side // DIVISIBLE) * DIVISIBLE for side in (height, width)]
+        network, maps = _counted(model.backbone, torch.empty(1, 3, *sides))
+        rpn, _ = _counted(model.rpn.head, list(maps.values()))
+        heads, c4 = model.roi_heads, isinstance(model.roi_heads.box_head, LastStage)
+        side = C4_ALIGNED if c4 else ALIGNED
+        head, features = _counted(heads.box_head, torch.empty(1, maps["0"].shape[1], side, side))
+        predictor, _ = _counted(heads.box_predictor, features)
+    parameters = sum(p.numel() for p in model.parameters())
+    return DetectorCost(height, width, network, rpn, settings.roi_batch * (head + predictor), parameters)
+
+
+def detector_cost_line(entry: DetectorRecipe) -> str:
+    """The cost in a sentence: an image of COCO's usual shape, and the whole run."""
+    recipe = entry.recipe()
+    height, width = recipe.data.min_size, round(recipe.data.min_size * SHAPE[0] / SHAPE[1])
+    cost = detector_cost(recipe.model.architecture(0, 3), recipe.detector, height, width, entry.classes)
+    learn, steps, batch = recipe.train.learn, recipe.train.steps or 0, recipe.train.batch_size
+    parts = {"the network": cost.network}
+    if learn != "fast_rcnn":
+        parts["the RPN"] = cost.rpn
+    if learn != "rpn":
+        parts[f"{recipe.detector.roi_batch} regions"] = cost.regions
+    spelled = ", ".join(f"{value / 1e9:.0f} of {name}" for name, value in parts.items())
+    proposer = cost.network + cost.rpn if learn == "fast_rcnn" else 0
+    whole = steps * batch * (FORWARD_AND_BACKWARD * sum(parts.values()) + proposer)
+    return (
+        f"{sum(parts.values()) / 1e9:.0f} GMACs an image of {width}x{height} forward ({spelled}; 1 MAC = 2 FLOPs)"
+        + (f", and {proposer / 1e9:.0f} of the proposer" if proposer else "")
+        + f"; at most {whole / 1e18:.2g} EMACs for the {steps:,} steps of {batch} (forward x {FORWARD_AND_BACKWARD}; "
+        "what is frozen costs less). Hours are not estimated."
+    )
+
+
+def _counted(module: nn.Module, x: Tensor | list[Tensor]) -> tuple[int, Any]:
+    """Multiply-adds of ``module(x)``, and its output."""
+    found: list[int] = []
+
+    def note(layer: nn.Module, _: object, y: Tensor) -> None:
+        assert isinstance(layer, nn.Conv2d | nn.Linear)
+        places = y.shape[0] * (y.shape[2] * y.shape[3] if y.dim() == 4 else 1)
+        found.append(layer.weight.numel() * places)
+
+    hooks = [m.register_forward_hook(note) for m in module.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
+    y = module(x)
+    for hook in hooks:
+        hook.remove()
+    return sum(found), y

@@ -1,0 +1,115 @@
+"""``resnext bench detect`` at toy size: both libraries compute the same, and each arm is one line."""
+
+import csv
+from pathlib import Path
+
+import pytest
+import torch
+
+from resnext.bench import detect_step
+from resnext.bench.detect_step import Detecting, Distance, Task, check, distance, outcome, started, ways_of
+from resnext.bench.step import Way
+from resnext.cli import main
+from resnext.detect.settings import DetectorSettings
+from resnext.errors import RequestError, WorkError
+from resnext.model.architecture import Architecture
+
+TINY = Architecture.parse("resnext50_4x4d", depth=14, blocks=(1, 1, 1, 1))
+TOY = ("bench", "detect", "resnet18", "--size", "64", "--batch", "1", "--boxes", "2", "--rounds", "1")
+
+
+@pytest.fixture(autouse=True)
+def fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fast paths are off in other tests; a thousand proposals would take long."""
+    monkeypatch.setenv("RESNEXT_FAST", "1")
+    small = DetectorSettings(rpn_post_nms_train=100, rpn_post_nms_test=50, roi_batch=32)
+    monkeypatch.setattr(detect_step, "SETTINGS", small)
+
+
+def tiny(**changes: object) -> Task:
+    return Task(TINY, 64, 2, **({"classes": 5, "boxes": 3} | changes))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("freeze", [None, "conv3"])
+def test_ours_has_torchvisions_losses_gradients_and_detections(freeze: str | None) -> None:
+    task = tiny(freeze=freeze)
+    start = started(task)
+    ours, theirs = (Detecting(task, way, start) for way in (Way("resnext", "fp32"), Way("torchvision", "fp32")))
+    for arm in (ours, theirs):
+        sum(arm.losses().values()).backward()  # type: ignore[union-attr]
+    mine = {name: p.grad for name, p in ours.model.named_parameters() if p.grad is not None}
+    expected = {name: p.grad for name, p in theirs.model.named_parameters() if p.grad is not None}
+    assert mine.keys() == expected.keys()
+    assert ("backbone.body.layer2.0.conv1.weight" in mine) == (freeze is None)
+    for name, gradient in expected.items():
+        far = float((mine[name] - gradient).norm() / gradient.norm().clamp_min(1e-12))
+        assert far < (1e-3 if name.startswith("rpn") else 2e-2), name
+    for arm in (ours, theirs):
+        arm.optimizer.zero_grad()
+    found = distance(outcome(ours), outcome(theirs))
+    check("ours", "fp32", found)
+    assert found.rpn < 1e-5
+
+
+def test_a_bench_prints_and_writes_each_arm_of_both_kinds_of_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*TOY, "--out", str(tmp_path)]) == 0
+    with (tmp_path / "bench-detect.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    arms = ["resnext bf16 NHWC", "resnext fp32 NHWC", "torchvision fp32 NCHW", "torchvision bf16 NHWC"]
+    assert [row["arm"] for row in rows] == [*arms, *arms]
+    assert [row["work"] for row in rows] == ["train"] * 4 + ["predict"] * 4
+    assert {row["command"] for row in rows} == {f"resnext {' '.join(TOY)}"}
+    assert all(float(row["ours_over_arm"]) > 0 for row in rows)
+    assert all(arm in capsys.readouterr().out for arm in arms[:1])
+
+
+def test_an_arm_that_computes_something_else_is_not_timed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def wrong(model: torch.nn.Module) -> int:
+        model.backbone.fpn.layer_blocks[0][0].bias.data += 1  # type: ignore[union-attr, index, operator]
+        return 0
+
+    monkeypatch.setattr(detect_step, "make_fast", wrong)
+    assert main([*TOY, "--out", str(tmp_path)]) == 1
+    assert "does not compute what the reference does" in capsys.readouterr().err
+    assert not (tmp_path / "bench-detect.csv").exists()
+
+
+@pytest.mark.parametrize("part", ["rpn", "head", "scores"])
+@pytest.mark.parametrize("value", [0.6, float("nan")])
+def test_a_distance_beyond_rounding_names_what_differs(part: str, value: float) -> None:
+    check("arm", "fp32", Distance(0.0, 0.0, 0.0))
+    with pytest.raises(WorkError, match="nothing was timed"):
+        check("arm", "fp32", Distance(**({"rpn": 0.0, "head": 0.0, "scores": 0.0} | {part: value})))
+
+
+def test_in_fp32_no_arm_is_there_twice() -> None:
+    assert [str(way) for way in ways_of("fp32")] == [
+        "resnext fp32 NHWC",
+        "torchvision fp32 NCHW",
+        "torchvision fp32 NHWC",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("resnext29_2x64d",), "torchvision"),
+        (("resnext50_32x5",), "did you mean"),
+        (("resnet18", "--size", "32"), "--size 32 must be at least 64"),
+        (("resnet18", "--rounds", "0"), "--rounds 0 must be at least 1"),
+    ],
+)
+def test_a_wrong_request_is_one_sentence(
+    words: tuple[str, ...], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["bench", "detect", *words, "--out", str(tmp_path)]) == 2
+    assert says in capsys.readouterr().err
+
+
+def test_a_network_without_a_counterpart_is_refused() -> None:
+    with pytest.raises(RequestError, match="torchvision"):
+        started(Task(Architecture.parse("resnext50_4x4d", pre_activation=True), 64, 1))

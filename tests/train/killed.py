@@ -7,11 +7,13 @@ Points: ``step`` after optimizer step N of this process; ``write`` half-way thro
 import os
 import signal
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import resnext.files as files
 import resnext.train.loop as loop
 from resnext.cli import main
+from resnext.detect.task import DETECTION
 
 point, count = sys.argv[1], int(sys.argv[2])
 seen = {"step": 0, "write": 0, "rename": 0}
@@ -23,10 +25,13 @@ def die_at(name: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def counted_step(*arguments: object) -> float:
-    loss = train_step(*arguments)
-    die_at("step")
-    return loss
+def counted(step: Callable[..., float]) -> Callable[..., float]:
+    def counted_step(*arguments: object) -> float:
+        loss = step(*arguments)
+        die_at("step")
+        return loss
+
+    return counted_step
 
 
 def half_written(descriptor: int) -> None:
@@ -44,8 +49,9 @@ def counted_replace(source: str, target: str) -> None:
     die_at("rename")
 
 
-train_step, fsync, replace = loop.CLASSIFICATION.step, os.fsync, os.replace
-object.__setattr__(loop.CLASSIFICATION, "step", counted_step)
+fsync, replace = os.fsync, os.replace
+for task in (loop.CLASSIFICATION, DETECTION):
+    object.__setattr__(task, "step", counted(task.step))
 files.os.fsync = half_written
 files.os.replace = counted_replace
 sys.exit(main(sys.argv[3:]))

@@ -205,10 +205,13 @@ def _loaded(args: argparse.Namespace) -> "FasterRcnn":
 
 
 def _recipe_of(weights: str | None) -> DetectRecipe | None:
-    """The recipe of a detection run; None for anything else."""
+    """The recipe of a detection run; None for weights. Raises RequestError for another run."""
     if weights is None or not is_run(Path(weights)):
         return None
-    return read_recipe(RunDirectory(Path(weights)).recipe, kind=DetectRecipe)
+    try:
+        return read_recipe(RunDirectory(Path(weights)).recipe, kind=DetectRecipe)
+    except RequestError as error:
+        raise RequestError(f"{weights} is no run of resnext detect train: {error}") from None
 
 
 def _data_of(args: argparse.Namespace, recipe: DetectRecipe | None) -> DetectDataSettings:

@@ -13,14 +13,14 @@ from torch import Tensor
 
 from resnext.detect.faster_rcnn import FasterRcnn, around
 from resnext.detect.preprocessing import DetectPreprocessing
-from resnext.detect.settings import STEPS, DetectorSettings
+from resnext.detect.settings import MOST_CHANNELS, STEPS, DetectorSettings
 from resnext.errors import RequestError
 from resnext.files import written_whole
 from resnext.model.architecture import Architecture
 from resnext.recipe import build_settings
 from resnext.run_directory import RunDirectory, is_run
 from resnext.weights.build import MOST_UNASKED as MOST_TENSORS
-from resnext.weights.build import check_tensors, check_values, on_paper, with_counters
+from resnext.weights.build import check_sharing, check_tensors, check_values, on_paper, with_counters
 from resnext.weights.container import read
 from resnext.weights.contents import Raw
 from resnext.weights.hub import fetch, is_remote
@@ -30,6 +30,8 @@ KEY = "resnext-detector"  # of a safetensors file's metadata
 VERSION = 1
 BODY = "backbone.body."
 PARTS = re.compile(r"(backbone\.(body|fpn)|rpn\.head|roi_heads\.box_(head|predictor))\.")
+SCORES, HEAD = "roi_heads.box_predictor.cls_score.weight", "roi_heads.box_head.fc6.weight"
+PYRAMID = "backbone.fpn.layer_blocks.0.0.weight"
 COCO_V1 = "torchvision trained its COCO_V1 detectors with BN's eps at 0: for their exact function add bn_eps 1e-12"
 NUMBERED = "the file names no classes: they are numbered from 1, as the file's outputs are"
 
@@ -78,10 +80,10 @@ def from_native(raw: Raw, bn_eps: float | None = None) -> FasterRcnn:
         if not isinstance(version, int) or isinstance(version, bool) or not 1 <= version <= VERSION:
             raise RequestError(f"version {version!r} of the format is not one this program reads (up to {VERSION})")
         model = _on_paper(about, bn_eps)
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise RequestError(f"{raw.path}: its metadata does not say which detector it is ({error!r:.80})") from None
     except RequestError as error:
         raise RequestError(f"{raw.path}: {error}") from None
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        raise RequestError(f"{raw.path}: its metadata does not say which detector it is ({error!r:.80})") from None
     _fill(model, raw.value, str(raw.path))
     provenance = about.get("provenance")
     model.provenance = provenance if isinstance(provenance, dict) else {}
@@ -96,16 +98,15 @@ def from_torchvision(raw: Raw, bn_eps: float | None = None) -> FasterRcnn:
             f"{raw.path} holds no detector that this program knows: neither one of its own nor torchvision's Faster "
             "R-CNN with FPN (for a network alone there is --init)"
         )
+    check_sharing(state.values(), str(raw.path))
+    outputs, head, channels = (_first_side(state, name, str(raw.path)) for name in (SCORES, HEAD, PYRAMID))
+    if outputs < 2:
+        raise RequestError(f"{raw.path}: {SCORES} has outputs for no class but the background")
     body = {name.removeprefix(BODY): value for name, value in state.items() if name.startswith(BODY)}
     architecture = infer(body, str(raw.path)).change(num_classes=0)
     if bn_eps is not None:
         architecture = architecture.change(bn_eps=bn_eps)
-    outputs, channels = (
-        int(state[f"roi_heads.box_{name}"].shape[0]) for name in ("predictor.cls_score.weight", "head.fc6.weight")
-    )
-    settings = DetectorSettings(
-        fpn_channels=int(state["backbone.fpn.layer_blocks.0.0.weight"].shape[0]), head_channels=channels
-    )
+    settings = DetectorSettings(fpn_channels=channels, head_channels=head)
     classes = tuple(f"class {number}" for number in range(1, outputs))
     model = _empty(architecture, settings, classes, DetectPreprocessing(resize="torchvision"))
     _fill(model, state, str(raw.path))
@@ -115,6 +116,16 @@ def from_torchvision(raw: Raw, bn_eps: float | None = None) -> FasterRcnn:
     model.numbered = True
     model.provenance = {"format": "torchvision", "notes": notes}
     return model
+
+
+def _first_side(state: Mapping[str, Tensor], name: str, origin: str) -> int:
+    """How many outputs the layer of a weight has. Raises RequestError."""
+    shape = tuple(state[name].shape) if name in state else ()
+    if not shape or not 1 <= shape[0] <= MOST_CHANNELS:
+        raise RequestError(
+            f"{origin}: {name} has shape {shape}, not that of a weight" if shape else f"{origin}: {name} is missing"
+        )
+    return int(shape[0])
 
 
 def _about(model: FasterRcnn, provenance: dict[str, Any] | None) -> dict[str, Any]:
@@ -175,11 +186,7 @@ def _state(raw: Raw) -> dict[str, Tensor] | None:
     value = raw.value
     if isinstance(value, dict) and isinstance(value.get("model"), dict):
         value = value["model"]  # a checkpoint of torchvision's references
-    if (
-        not isinstance(value, dict)
-        or "rpn.head.cls_logits.weight" not in value
-        or "roi_heads.box_head.fc6.weight" not in value
-    ):
+    if not isinstance(value, dict) or "rpn.head.cls_logits.weight" not in value or HEAD not in value:
         return None
     if not all(
         isinstance(name, str) and PARTS.match(name) and isinstance(tensor, Tensor) for name, tensor in value.items()

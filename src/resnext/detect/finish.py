@@ -1,6 +1,5 @@
 """The files a detection run has around its training: recipe and samples first; evaluation and report at the end."""
 
-import copy
 import json
 from typing import Any
 
@@ -8,17 +7,17 @@ from rich.console import Console
 from torch import Tensor
 
 from resnext.detect.evaluator import DetectionEvaluation
-from resnext.detect.files import load_detector
 from resnext.detect.judge import evaluate
 from resnext.detect.pictures import detection_curves, training_samples
 from resnext.detect.protocol import detection_protocol
 from resnext.detect.report import write_detection_report
-from resnext.detect.session import DetectSession
+from resnext.detect.session import DetectSession, detector_from_checkpoint
 from resnext.detect.tables import write_detection_evaluation
 from resnext.environment import environment
 from resnext.evaluate.style import save
 from resnext.files import written_whole
 from resnext.recipe import dump_recipe
+from resnext.train.checkpoint import read_files
 from resnext.train.logbook import read_log
 
 SAMPLES = 12  # pictures in samples.png
@@ -60,7 +59,8 @@ def evaluate_held_out(session: DetectSession, model: Any) -> DetectionEvaluation
 def write_results(session: DetectSession, console: Console) -> None:
     """Curves, the evaluation of the best checkpoint with its pictures, and report.html; says where they lie."""
     run, position, device = session.run, session.position, session.world.device
-    best = load_detector(run.path, "best").to(device) if session.world.leads else copy.deepcopy(session.used)
+    files = read_files(run, "best") if session.world.leads else {}
+    best = detector_from_checkpoint(session.world.share_bytes(files.get("model", b""))).to(device)
     evaluation = evaluate_held_out(session, best)
     if evaluation is None:
         return

@@ -12,6 +12,7 @@ from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.ops import FeaturePyramidNetwork, roi_pool
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
+from torchvision.ops.poolers import LevelMapper
 
 from resnext.detect.roi import RoiAlign
 from resnext.detect.settings import DetectorSettings
@@ -172,16 +173,32 @@ def _fpn(network: Network, settings: DetectorSettings) -> Parts:
         FpnBackbone(network, channels),
         channels,
         tuple((size,) for size in sizes),
-        RoiAlign([str(number) for number in range(stages)], ALIGNED),
+        _align(network, stages, ALIGNED),
         TwoMLPHead(channels * ALIGNED**2, settings.head_channels),
         settings.head_channels,
     )
+
+
+def _align(network: Network, maps: int, side: int) -> RoiAlign:
+    """RoIAlign on the maps of all stages.
+
+    It is told their strides: torchvision's guesses them from the first images it sees, padding included, and keeps
+    what it guessed; of images below 68 pixels it guesses wrongly.
+    """
+    strides = [network.architecture.stride]
+    for stage in reversed(network.architecture.stages[1:]):
+        strides.insert(0, strides[0] // stage.stride)
+    align = RoiAlign([str(number) for number in range(maps)], side)
+    align.scales = [1 / stride for stride in strides]
+    align.map_levels = LevelMapper(*(stride.bit_length() - 1 for stride in (strides[0], strides[-1])))
+    return align
 
 
 def _c4(network: Network, settings: DetectorSettings) -> Parts:
     *_, before, last = network.architecture.stages
     stride = network.architecture.stride // last.stride
     align = RoiAlign(["0"], C4_ALIGNED)
+    align.scales, align.map_levels = [1 / stride], LevelMapper(4, 4)
     head = LastStage(network)
     return Parts(
         C4Backbone(network),

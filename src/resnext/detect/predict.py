@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -93,13 +94,16 @@ def draw_into(folder: Path, found: Sequence[Predicted], classes: Sequence[str]) 
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RequestError(f"--out {folder} cannot be made: {error.strerror}") from None
-    seen: Counter[str] = Counter()
+    names: set[str] = set()
     places: dict[int, Path] = {}
     for number, one in enumerate(found):
         if one.error is None:
-            stem = Path(one.path).stem
-            seen[stem] += 1
-            places[number] = folder / (f"{stem}.png" if seen[stem] == 1 else f"{stem}-{seen[stem]}.png")
+            stem, tries = Path(one.path).stem, count(2)
+            name = stem
+            while name in names:
+                name = f"{stem}-{next(tries)}"
+            names.add(name)
+            places[number] = folder / f"{name}.png"
     there = next((path for path in places.values() if path.exists()), None)
     if there is not None:
         raise RequestError(f"{there} is there already: give --out an empty folder")
@@ -115,8 +119,8 @@ def summary(one: Predicted, classes: Sequence[str]) -> str:
     """A picture's line: how many of each class, the most frequent first, and the best score of each."""
     counts = Counter(one.labels.tolist())
     parts = [
-        f"{count} {plain(classes[label], 30)} (best {100 * float(one.scores[one.labels == label].max()):.0f} %)"
-        for label, count in counts.most_common()
+        f"{number} {plain(classes[label], 30)} (best {100 * float(one.scores[one.labels == label].max()):.0f} %)"
+        for label, number in counts.most_common()
     ]
     return f"{plain(str(one.path), 10_000)}: {', '.join(parts) or 'nothing'}"
 

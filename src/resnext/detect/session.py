@@ -11,6 +11,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
+from resnext.data.preprocessing import Preprocessing
 from resnext.data.randomness import seed_of
 from resnext.detect.augment import Augment
 from resnext.detect.dataset import DetectionDataset
@@ -24,6 +25,7 @@ from resnext.detect.preprocessing import DetectPreprocessing
 from resnext.detect.settings import DetectRecipe
 from resnext.environment import available_cores
 from resnext.errors import RequestError, printable
+from resnext.model.forms import convert_form
 from resnext.model.frozen import check_frozen
 from resnext.model.network import Network, create_model
 from resnext.model.plan import Plan, fuse_all
@@ -66,7 +68,7 @@ def prepare(recipe: DetectRecipe, run: RunDirectory, world: World, resume: bool,
     files = shared_checkpoint(run, world) if resume else {}
     model = detector_from_checkpoint(files["model"]) if files else starting_detector(recipe, train)
     if world.leads and not resume:
-        for note in model.provenance.get("notes", []):
+        for note in model.provenance.get("init", {}).get("notes", []):
             console.print(printable(f"{recipe.init.weights}: {note}"), highlight=False, markup=False, soft_wrap=True)
     freeze_detector(model, recipe)
     training_mode(model.to(world.device))
@@ -117,22 +119,23 @@ def starting_detector(recipe: DetectRecipe, train: DetectionDataset) -> FasterRc
     """The detector before the first step: fresh, around a loaded network, or a loaded detector. Raises RequestError."""
     weights, learn, seed = recipe.init.weights, recipe.train.learn, recipe.train.seed
     proposer = None if recipe.train.proposals is None else proposer_of(recipe.train.proposals)
-    if weights is not None and learn == "joint" and holds_detector(weights):
-        return adapted(load_detector(weights), recipe, train.classes)
     if weights is None:
         architecture = recipe.model.architecture(0, 3)
         network, base, provenance = create_model(architecture, seed=seed_of(seed, WEIGHTS)), None, {}
     else:
-        network = load(weights, form=recipe.model.form)
-        check_architecture(recipe.model, network.architecture, weights)
-        base = network.preprocessing
-        provenance = {"init": {"weights": weights}, "notes": network.provenance.get("notes", [])}
-        network = without_classifier(network)
+        loaded = load_detector(weights) if holds_detector(weights) else None
+        if loaded is not None and learn == loaded.learn == "joint":
+            return adapted(loaded, recipe, train.classes)
+        network, base, notes = loaded_network(weights, loaded, recipe)
+        provenance = {"init": {"weights": weights, "notes": notes}}
+    view = DetectPreprocessing.of(recipe.data, base)
+    if proposer is not None:
+        check_colours(view, proposer.preprocessing, recipe.train.proposals)
     model = around(
         network,
         recipe.detector,
         train.classes,
-        DetectPreprocessing.of(recipe.data, base),
+        view,
         seed=seed,
         learn=learn,
         proposer=proposer,
@@ -169,7 +172,7 @@ def adapted(model: FasterRcnn, recipe: DetectRecipe, classes: tuple[str, ...]) -
                 f"{theirs} there; leave detector.layout, fpn_channels, head_channels and the anchors as they were"
             )
     fresh.load_state_dict({name: state[name] for name in mine})
-    fresh.provenance = {"init": {"weights": recipe.init.weights}, "notes": notes}
+    fresh.provenance = {"init": {"weights": recipe.init.weights, "notes": notes}}
     return fresh
 
 
@@ -183,6 +186,17 @@ def proposer_of(source: str) -> FasterRcnn:
     return proposer
 
 
+def check_colours(mine: DetectPreprocessing, proposers: DetectPreprocessing, source: str | None) -> None:
+    """Both networks of the fast_rcnn step see the same batch. Raises RequestError where they were to see others."""
+    for name in ("mean", "std"):
+        own, theirs = getattr(mine, name), getattr(proposers, name)
+        if own != theirs:
+            raise RequestError(
+                f"train.proposals {source} was trained with data.{name} {list(theirs)}, this run would have "
+                f"{list(own)}: give data.mean and data.std as they are there"
+            )
+
+
 def detector_from_checkpoint(data: bytes) -> FasterRcnn:
     """The detector of a run that goes on: its checkpoint has everything, and the weights it began with may be gone."""
     with tempfile.TemporaryDirectory() as folder:
@@ -191,6 +205,37 @@ def detector_from_checkpoint(data: bytes) -> FasterRcnn:
         model = load_detector(path)
     model.provenance = {key: value for key, value in model.provenance.items() if key == "init"}
     return model
+
+
+def loaded_network(
+    weights: str, detector: FasterRcnn | None, recipe: DetectRecipe
+) -> tuple[Network, Preprocessing | DetectPreprocessing | None, list[str]]:
+    """The network of a classification file, or below a ``detector``, without classifier; its preprocessing; notes."""
+    if detector is not None:
+        network, base = network_of(detector, weights), detector.preprocessing
+        network = network if recipe.model.form is None else convert_form(network, recipe.model.form)
+        notes = [*detector.provenance.get("notes", []), "of the detector only the network is taken"]
+    else:
+        network = load(weights, form=recipe.model.form)
+        base, notes = network.preprocessing, network.provenance.get("notes", [])
+    check_architecture(recipe.model, network.architecture, weights)
+    if network.architecture.in_channels != 3:
+        raise RequestError(
+            f"{weights} takes images of {network.architecture.in_channels} channels; a detector reads RGB pictures"
+        )
+    return without_classifier(network), base, notes
+
+
+def network_of(detector: FasterRcnn, source: str) -> Network:
+    """The network below a detector, whole again. Raises RequestError where its last stage is not there."""
+    network = create_model(detector.architecture.change(num_classes=0), seed=0)
+    state = detector.network.state_dict()
+    if detector.settings.layout == "c4":
+        if detector.learn == "rpn":
+            raise RequestError(f"{source} is a c4 detector of the rpn step, which has no last stage to start from")
+        state |= detector.roi_heads.box_head.state_dict()
+    network.load_state_dict(state)
+    return network
 
 
 def without_classifier(network: Network) -> Network:

@@ -18,6 +18,8 @@ SOURCES = ("coco", "voc")
 LAYOUTS = ("fpn", "c4")
 RESIZES = ("antialias", "torchvision")
 STEPS = ("joint", "rpn", "fast_rcnn")
+MOST_CHANNELS = 65_536
+MOST_ANCHORS = 64  # sizes, and ratios
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,8 +32,10 @@ class DetectorSettings:
         "fpn",
         choices=LAYOUTS,
     )
-    fpn_channels: int = say("Channels of the pyramid's maps.", 256, low=1)
-    head_channels: int = say("Outputs of the two linear layers of the fpn layout's head.", 1024, low=1)
+    fpn_channels: int = say("Channels of the pyramid's maps.", 256, low=1, high=MOST_CHANNELS)
+    head_channels: int = say(
+        "Outputs of the two linear layers of the fpn layout's head.", 1024, low=1, high=MOST_CHANNELS
+    )
     anchor_sizes: tuple[float, ...] | None = say(
         "Anchor sides in pixels: of fpn one a map, the pooled one behind the last stage too; of c4 all on one map. "
         "When not given 32 doubling from map to map; of c4 64, 128, 256, 512.",
@@ -52,6 +56,16 @@ class DetectorSettings:
     score: float = say("Least score of a detection.", 0.05, low=0, high=1)
     nms: float = say("Overlap (IoU) above which the lower one of two detections of a class goes.", 0.5, low=0, high=1)
     detections: int = say("Most detections an image.", 100, low=1)
+
+    def __post_init__(self) -> None:
+        for name in ("anchor_ratios", "anchor_sizes"):
+            values = getattr(self, name)
+            if values is None:
+                continue
+            if not 1 <= len(values) <= MOST_ANCHORS:
+                raise RequestError(f"detector.{name} must be 1 to {MOST_ANCHORS} numbers, not {len(values)}")
+            if min(values) <= 0:
+                raise RequestError(f"detector.{name} {list(values)} must be numbers above 0")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,7 +200,7 @@ class DetectRecipe:
 
 def _check_agreement(recipe: DetectRecipe) -> None:
     """Contradictions between fields, in the user's terms. Raises RequestError."""
-    data, train, detector = recipe.data, recipe.train, recipe.detector
+    data, train = recipe.data, recipe.train
     if (data.mean is None) != (data.std is None):
         raise RequestError("data.mean and data.std must be given together")
     for size in (data.min_size, *recipe.augment.min_sizes):
@@ -201,7 +215,3 @@ def _check_agreement(recipe: DetectRecipe) -> None:
         )
     if train.ema_steps > 1 and not train.ema_decay:
         raise RequestError(f"train.ema_steps {train.ema_steps} updates no average: give train.ema_decay")
-    if not detector.anchor_ratios or min(detector.anchor_ratios) <= 0:
-        raise RequestError(f"detector.anchor_ratios {list(detector.anchor_ratios)} must be numbers above 0")
-    if detector.anchor_sizes is not None and (not detector.anchor_sizes or min(detector.anchor_sizes) <= 0):
-        raise RequestError(f"detector.anchor_sizes {list(detector.anchor_sizes)} must be numbers above 0")

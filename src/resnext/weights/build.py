@@ -95,7 +95,7 @@ def _settled(given: Mapping[str, Tensor], origin: str) -> tuple[dict[str, Tensor
     state: dict[str, Tensor] = {}
     kinds: set[str] = set()
     owned: set[int] = set()
-    _check_sharing(given.values(), origin)
+    check_sharing(given.values(), origin)
     for name, tensor in given.items():
         settled = tensor.to(torch.float32 if tensor.is_floating_point() else torch.int64)
         if settled.is_floating_point() and settled is not tensor:
@@ -111,7 +111,7 @@ def _settled(given: Mapping[str, Tensor], origin: str) -> tuple[dict[str, Tensor
     return state, notes
 
 
-def _check_sharing(tensors: Iterable[Tensor], origin: str) -> None:
+def check_sharing(tensors: Iterable[Tensor], origin: str) -> None:
     """Raises RequestError where tensors share their memory so often that each alone would need many times as much."""
     memories: dict[int, int] = {}
     needed = 0

@@ -1,0 +1,104 @@
+"""Judging a detector on a data set: modes, what fits, what cannot be used; and images at the edge of what there is."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from rich.console import Console
+from torch import nn
+
+from resnext.data.source import BadImage
+from resnext.detect.judge import check_fit, detect_all, evaluate
+from resnext.detect.predict import predict
+from resnext.detect.session import prepare
+from resnext.detect.settings import DetectRecipe
+from resnext.detect.step import train_step
+from resnext.errors import RequestError, WorkError
+from resnext.recipe import read_recipe
+from resnext.run_directory import RunDirectory
+from resnext.train.distributed import World
+from tests.detect.made import Made, dataset
+from tests.detect.shapes import folder, recipe
+from tests.detect.tiny import CIFAR, CLASSES, detector
+
+WORLD = World(torch.device("cpu"))
+DATA = dataset([(0, 0, (4, 4, 30, 30)), (2, 1, (8, 2, 40, 40))], 3, CLASSES, size=(64, 48))
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def test_the_mode_is_as_before_and_frozen_norms_stay_frozen() -> None:
+    model = detector(CIFAR)
+    norms = [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+    norms[0].requires_grad_(False).eval()
+    statistics = [norm.running_mean.clone() for norm in norms]
+    found = detect_all(model, DATA, WORLD)
+    assert found.n > 0
+    assert model.training
+    assert [norm.training for norm in norms] == [False] + [True] * (len(norms) - 1)
+    assert all(torch.equal(norm.running_mean, before) for norm, before in zip(norms, statistics, strict=True))
+    model.eval()
+    again = detect_all(model, DATA, WORLD)
+    assert not model.training
+    assert np.array_equal(again.boxes, found.boxes)
+
+
+def test_an_evaluation_is_the_parts_of_its_ranks() -> None:
+    model = detector(CIFAR)
+    whole = detect_all(model, DATA, WORLD)
+    parts = [detect_all(model, DATA, World(torch.device("cpu"), rank, 2)) for rank in (0, 1)]
+    for name in ("image", "label", "boxes", "score"):
+        assert np.array_equal(np.concatenate([getattr(part, name) for part in parts]), getattr(whole, name)), name
+
+
+def test_classes_must_be_the_same_unless_they_are_only_numbered() -> None:
+    model = detector(CIFAR, ("round", "sqare"))
+    with pytest.raises(RequestError, match="has the class 'square' where the detector has 'sqare'"):
+        check_fit(model, DATA)
+    model.numbered = True
+    check_fit(model, DATA)
+    with pytest.raises(RequestError, match=r"knows 1 classes \(a\).* has 2 \(round, square\)"):
+        check_fit(detector(CIFAR, ("a",)), DATA)
+
+
+def test_an_output_that_is_not_finite_names_the_image() -> None:
+    model = detector(CIFAR)
+    found = {"boxes": torch.full((1, 4), float("nan")), "labels": torch.zeros(1), "scores": torch.ones(1)}
+    model.detect = lambda *_: [found]  # type: ignore[method-assign]
+    with pytest.raises(WorkError, match=r"output for 000\.png is not finite"):
+        evaluate(model, DATA, WORLD)
+
+
+def test_a_missing_image_ends_the_evaluation_by_name() -> None:
+    with pytest.raises(BadImage, match=r"/nowhere/000\.png"):
+        evaluate(detector(CIFAR), Made(**{**vars(DATA), "root": "/nowhere"}), WORLD)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (700, 2), (3, 500), (64, 64)])
+@pytest.mark.parametrize("layout", ["fpn", "c4"])
+def test_pictures_of_any_shape_have_detections_inside_them(size: tuple[int, int], layout: str, tmp_path: Path) -> None:
+    Image.new("RGB", size, (200, 30, 90)).save(tmp_path / "x.png")
+    (one,) = predict(detector(CIFAR, layout=layout), [str(tmp_path / "x.png")], torch.device("cpu"))
+    assert one.error is None
+    assert np.isfinite(one.boxes).all()
+    assert (one.boxes >= 0).all()
+    assert (one.boxes <= np.tile(size, 2) + 0.01).all()
+
+
+def test_a_loss_that_is_not_finite_stops_before_it_spoils_the_weights(tmp_path: Path) -> None:
+    settings = read_recipe(recipe(tmp_path / "r.yaml", folder(tmp_path / "data", 4, 1)), kind=DetectRecipe)
+    session = prepare(settings, RunDirectory(tmp_path / "run"), WORLD, False, Console(file=io.StringIO()))
+    batch = next(session.loader.batches(0))
+    with torch.no_grad():
+        session.model.rpn.head.cls_logits.bias.fill_(float("nan"))
+        before = session.model.backbone.fpn.state_dict()
+        before = {name: value.clone() for name, value in before.items()}
+    with pytest.raises(
+        WorkError, match=r"the loss became nan at step 1 \(epoch 1, learning rate 0.02; .*objectness nan"
+    ):
+        train_step(session, batch, 0.02)
+    assert all(torch.equal(value, before[name]) for name, value in session.model.backbone.fpn.state_dict().items())
+    assert session.position.step == 0

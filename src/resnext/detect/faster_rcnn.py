@@ -121,7 +121,7 @@ class FasterRcnn(nn.Module):
         height, width = (-(-max(sides) // DIVISIBLE) * DIVISIBLE for sides in zip(*sizes, strict=True))
         view = self.preprocessing
         mean, std = (torch.tensor(values, device=device).view(3, 1, 1) for values in (view.mean, view.std))
-        out = torch.zeros(len(images), 3, height, width, device=device).to(memory_format=self._layout())
+        out = self.network.conv1.weight.new_zeros(len(images), 3, height, width).to(memory_format=self._layout())
         for place, image, (h, w) in zip(out, images, sizes, strict=True):
             floats = image if image.is_floating_point() else image.float().div_(255)
             place[:, :h, :w] = (floats - mean) / std

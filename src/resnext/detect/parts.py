@@ -1,20 +1,16 @@
 """The parts a detector is made of: torchvision's, kept in float32 where coordinates are, and those it has not."""
 
 from dataclasses import dataclass
-from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torchvision.models.detection.anchor_utils import AnchorGenerator
 from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHead
-from torchvision.models.detection.image_list import ImageList
 from torchvision.models.detection.roi_heads import RoIHeads
-from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead
 from torchvision.ops import FeaturePyramidNetwork, roi_pool
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 from torchvision.ops.poolers import LevelMapper
 
 from resnext.detect.roi import RoiAlign
+from resnext.detect.rpn import Anchors, Head, Rpn, wide
 from resnext.detect.settings import DetectorSettings
 from resnext.errors import RequestError
 from resnext.model.network import Network
@@ -86,23 +82,7 @@ class MaxPool(nn.Module):
 
     def forward(self, maps: dict[str, Tensor], boxes: list[Tensor], sizes: list[tuple[int, int]]) -> Tensor:  # noqa: ARG002
         """A map [B, C, h, w] and each image's boxes [n, 4] -> [regions, C, size, size]."""
-        return roi_pool(maps["0"].float(), boxes, self.size, 1 / self.stride)
-
-
-class Anchors(AnchorGenerator):
-    """torchvision's anchors, in float32 also where the maps are not: bf16 cannot tell pixel 801 from 804."""
-
-    def forward(self, image_list: ImageList, feature_maps: list[Tensor]) -> list[Tensor]:
-        plain = [torch.empty(map_.shape[-2:], device=map_.device) for map_ in feature_maps]
-        return list(super().forward(image_list, plain))
-
-
-class Head(RPNHead):
-    """torchvision's, with scores and offsets in float32."""
-
-    def forward(self, x: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        scores, offsets = super().forward(x)
-        return [value.float() for value in scores], [value.float() for value in offsets]
+        return roi_pool(wide(maps["0"]), boxes, self.size, 1 / self.stride)
 
 
 class Predictor(FastRCNNPredictor):
@@ -110,24 +90,7 @@ class Predictor(FastRCNNPredictor):
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         scores, offsets = super().forward(x)
-        return scores.float(), offsets.float()
-
-
-class Rpn(RegionProposalNetwork):
-    """torchvision's, which keeps the scores of its last proposals, and gives as ``many`` as in training when told."""
-
-    many = False
-    scores: list[Tensor]
-
-    def pre_nms_top_n(self) -> int:
-        return int(self._pre_nms_top_n["training" if self.training or self.many else "testing"])
-
-    def post_nms_top_n(self) -> int:
-        return int(self._post_nms_top_n["training" if self.training or self.many else "testing"])
-
-    def filter_proposals(self, *args: Any) -> tuple[list[Tensor], list[Tensor]]:
-        boxes, self.scores = super().filter_proposals(*args)
-        return boxes, self.scores
+        return wide(scores), wide(offsets)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,133 @@
+"""The region proposal network: torchvision's, in float32 where coordinates are, its loss computed where it samples.
+
+The loss looks at a few hundred anchors of an image's hundred thousand, and proposals take no gradient. So the head runs
+over the maps without one, and once more on the samples alone, with it: what is trained on is the same, and neither
+does the backward pass go over whole maps nor are their activations kept.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchvision.models.detection.anchor_utils import AnchorGenerator
+from torchvision.models.detection.image_list import ImageList
+from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead, concat_box_prediction_layers
+
+from resnext.speed import kernels
+
+BETA = 1 / 9  # of the smooth L1 of offsets, as torchvision has it
+
+
+def wide(value: Tensor) -> Tensor:
+    """In float32, or as it is where that is wider."""
+    return value.to(torch.promote_types(value.dtype, torch.float32))
+
+
+class Anchors(AnchorGenerator):
+    """torchvision's anchors, in float32 also where the maps are not: bf16 cannot tell pixel 801 from 804."""
+
+    def forward(self, image_list: ImageList, feature_maps: list[Tensor]) -> list[Tensor]:
+        plain = [torch.empty(map_.shape[-2:], device=map_.device) for map_ in feature_maps]
+        return list(super().forward(image_list, plain))
+
+
+class Sampled(NamedTuple):
+    """Anchors of a batch: where they lie, and which of the place's anchors they are."""
+
+    level: Tensor  # int64 [n]
+    place: Tensor  # int64 [n]: image, row and column of the map as one number
+    row: Tensor  # int64 [n]
+    column: Tensor  # int64 [n]
+    kind: Tensor  # int64 [n]
+
+
+class Head(RPNHead):
+    """torchvision's, with scores and offsets in float32, and a way to compute it at some places alone."""
+
+    def forward(self, x: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        scores, offsets = super().forward(x)
+        return [wide(value) for value in scores], [wide(value) for value in offsets]
+
+    def at(self, maps: list[Tensor], sampled: Sampled) -> tuple[Tensor, Tensor]:
+        """Scores [n] and offsets [n, 4] of ``sampled`` anchors, float32."""
+        conv = self.conv[0][0]
+        patches = self._patches(maps, sampled)
+        features = F.relu(F.linear(patches, conv.weight.permute(0, 2, 3, 1).flatten(1), conv.bias))
+        scores = F.linear(features, self.cls_logits.weight.flatten(1), self.cls_logits.bias)
+        offsets = F.linear(features, self.bbox_pred.weight.flatten(1), self.bbox_pred.bias)
+        each = torch.arange(len(patches), device=patches.device)
+        return wide(scores[each, sampled.kind]), wide(offsets.view(len(patches), -1, 4)[each, sampled.kind])
+
+    def _patches(self, maps: list[Tensor], sampled: Sampled) -> Tensor:
+        """The 3x3 pixels around each anchor's place, zeros outside of the map: [n, 9 * channels]."""
+        step = torch.arange(-1, 2, device=sampled.row.device)
+        down, right = (value.flatten() for value in torch.meshgrid(step, step, indexing="ij"))
+        order, parts = [], []
+        for level, map_ in enumerate(maps):
+            here = (sampled.level == level).nonzero().flatten()
+            height, width = map_.shape[2:]
+            row, column = sampled.row[here, None] + down, sampled.column[here, None] + right
+            inside = (row >= 0) & (row < height) & (column >= 0) & (column < width)
+            place = torch.where(inside, sampled.place[here, None] + down * width + right, 0)
+            pixels = map_.permute(0, 2, 3, 1).reshape(-1, map_.shape[1])
+            parts.append(F.embedding(place, pixels) * inside[..., None])
+            order.append(here)
+        patches = torch.cat(parts).flatten(1)
+        return patches[torch.cat(order).argsort()]
+
+
+class Rpn(RegionProposalNetwork):
+    """torchvision's, which keeps the scores of its last proposals, and gives as ``many`` as in training when told."""
+
+    many = False
+    scores: list[Tensor]
+
+    def pre_nms_top_n(self) -> int:
+        return int(self._pre_nms_top_n["training" if self.training or self.many else "testing"])
+
+    def post_nms_top_n(self) -> int:
+        return int(self._post_nms_top_n["training" if self.training or self.many else "testing"])
+
+    def filter_proposals(self, *args: Any) -> tuple[list[Tensor], list[Tensor]]:
+        boxes, self.scores = super().filter_proposals(*args)
+        return boxes, self.scores
+
+    def forward(
+        self, images: ImageList, features: dict[str, Tensor], targets: list[dict[str, Tensor]] | None = None
+    ) -> tuple[list[Tensor], dict[str, Tensor]]:
+        """Proposals of each image, best first, and in training with ``targets`` the two parts of the loss."""
+        if not self.training or targets is None or not kernels.switched_on():
+            boxes, losses = super().forward(images, features, targets)
+            return list(boxes), dict(losses)
+        maps = list(features.values())
+        with torch.no_grad():
+            scores, offsets = self.head(maps)
+            sizes = [(score.shape[2], score.shape[3]) for score in scores]
+            kinds = scores[0].shape[1]
+            anchors = self.anchor_generator(images, maps)
+            scores_flat, offsets_flat = concat_box_prediction_layers(scores, offsets)
+            proposals = self.box_coder.decode(offsets_flat, anchors).view(len(anchors), -1, 4)
+            counts = [height * width * kinds for height, width in sizes]
+            boxes, _ = self.filter_proposals(proposals, scores_flat, images.image_sizes, counts)
+            labels, matched = self.assign_targets_to_anchors(anchors, targets)
+            wanted = torch.cat(self.box_coder.encode(matched, anchors))
+            positive, negative = (torch.where(torch.cat(one))[0] for one in self.fg_bg_sampler(labels))
+        chosen = torch.cat([positive, negative])
+        scores_at, offsets_at = self.head.at(maps, located(chosen, sizes, kinds))
+        many = len(positive)
+        box = F.smooth_l1_loss(offsets_at[:many], wanted[positive], beta=BETA, reduction="sum") / len(chosen)
+        objectness = F.binary_cross_entropy_with_logits(scores_at, torch.cat(labels)[chosen])
+        return boxes, {"loss_objectness": objectness, "loss_rpn_box_reg": box}
+
+
+def located(index: Tensor, sizes: list[tuple[int, int]], kinds: int) -> Sampled:
+    """Anchors by their numbers (image by image, map by map, row by row, column by column) on maps of ``sizes``."""
+    counts = torch.tensor([height * width * kinds for height, width in sizes], device=index.device)
+    ends = counts.cumsum(0)
+    image, within = index // ends[-1], index % ends[-1]
+    level = torch.bucketize(within, ends, right=True)
+    cell, kind = (within - (ends - counts)[level]) // kinds, within % kinds
+    heights, widths = torch.tensor(sizes, device=index.device).unbind(1)
+    height, width = heights[level], widths[level]
+    return Sampled(level, image * height * width + cell, cell // width, cell % width, kind)

@@ -12,7 +12,7 @@ from PIL import Image
 from resnext.cli import main
 from resnext.detect.files import load_detector, save_detector
 from resnext.detect.open import open_detection
-from resnext.detect.predict import Predicted, draw_into
+from resnext.detect.predict import Predicted, draw, drawing_places
 from resnext.detect.settings import DetectDataSettings
 from resnext.errors import RequestError
 from resnext.model.network import create_model
@@ -108,11 +108,23 @@ def test_drawn_pictures_of_the_same_name_stand_beside_each_other(tmp_path: Path)
         Image.new("RGB", (20 + number, 20)).save(path)
         nothing = np.empty((0, 4), np.float32), np.empty(0, np.int64), np.empty(0, np.float32)
         found.append(Predicted(str(path), *nothing, error="broken" if "broken" in name else None))
-    drawn = draw_into(tmp_path / "out", found, ("a",))
-    assert len(set(drawn)) == 4
+    paths = [one.path for one in found]
+    assert draw(found, drawing_places(tmp_path / "out", paths), ("a",)) == 4
     assert len(list((tmp_path / "out").iterdir())) == 4
     with pytest.raises(RequestError, match="is there already"):
-        draw_into(tmp_path / "out", found, ("a",))
+        drawing_places(tmp_path / "out", paths)
+
+
+def test_a_place_for_drawings_that_is_taken_is_refused_before_the_work(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "0.png").write_bytes(b"mine")
+    monkeypatch.setattr("resnext.detect.predict.predict", lambda *_, **__: pytest.fail("it worked first"))
+    images = place / "data" / "val"
+    assert "is there already" in refused(
+        capsys, "predict", place / "d.safetensors", images, "--device", "cpu", "--out", tmp_path / "out"
+    )
 
 
 def test_an_unreadable_image_is_named_and_the_others_are_done(

@@ -15,8 +15,8 @@ import torch
 from resnext.cli import main
 from resnext.detect.files import load_detector
 from resnext.detect.open import open_detection
-from resnext.detect.session import starting_detector
 from resnext.detect.settings import DetectRecipe
+from resnext.detect.starting import starting_detector
 from resnext.detect.step import train_step
 from resnext.detect.task import DETECTION
 from resnext.recipe import read_recipe

@@ -14,8 +14,9 @@ from resnext.detect.faster_rcnn import OBJECT
 from resnext.detect.files import load_detector, save_detector
 from resnext.detect.open import open_detection
 from resnext.detect.preprocessing import IMAGENET_MEAN
-from resnext.detect.session import DetectSession, as_one_class, network_of, prepare, starting_detector
+from resnext.detect.session import DetectSession, as_one_class, prepare
 from resnext.detect.settings import DetectRecipe
+from resnext.detect.starting import network_of, starting_detector
 from resnext.detect.step import train_step
 from resnext.errors import RequestError
 from resnext.model.network import create_model

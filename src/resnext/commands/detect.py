@@ -57,7 +57,11 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--images", metavar="DIR", help="folder of the images, when not at the usual place")
     parser.add_argument("--split", choices=("val", "train"), default="val", help="held-out or training images [val]")
     parser.add_argument("--workers", type=whole, metavar="N", help="loading processes [one a core]")
-    parser.add_argument("--out", metavar="DIR", help="where tables and pictures go [RUN/evaluation]")
+    parser.add_argument(
+        "--out",
+        metavar="DIR",
+        help="where tables and pictures go [of a run's own held-out images RUN/evaluation, else nowhere]",
+    )
 
 
 def _add_predict(parser: argparse.ArgumentParser) -> None:
@@ -98,7 +102,13 @@ def _evaluate(args: argparse.Namespace) -> int:
         raise RequestError("evaluate needs RUN_OR_WEIGHTS, or --detections FILE: one of them")
     recipe = _recipe_of(args.weights)
     dataset = open_detection_split(_data_of(args, recipe), args.split)
-    out = args.out or (RunDirectory(Path(args.weights)).evaluation if recipe is not None else None)
+    own = recipe is not None and args.data is None and args.annotations is None and args.split == "val"
+    out = args.out or (RunDirectory(Path(args.weights)).evaluation if own else None)
+    if out is not None:
+        from resnext.detect.tables import FILES, FORMAT
+        from resnext.evaluate.tables import check_directory
+
+        check_directory(Path(out), FILES, FORMAT)
     evaluation: DetectionEvaluation | None
     with joined(args.device) as world:
         if args.detections is not None:
@@ -129,15 +139,16 @@ def _judged_file(args: argparse.Namespace, dataset: "DetectionDataset") -> tuple
 def _judged_model(
     args: argparse.Namespace, dataset: "DetectionDataset", recipe: DetectRecipe | None, world: Any
 ) -> tuple["DetectionEvaluation | None", dict[str, Any]]:
+    from resnext.data.loader import workers_for_files
     from resnext.detect.judge import evaluate
     from resnext.detect.protocol import detection_protocol
-    from resnext.detect.session import as_one_class, default_workers
+    from resnext.detect.session import as_one_class
     from resnext.evaluate.progress import image_bar
 
     model = _loaded(args).to(world.device)
     dataset = as_one_class(dataset) if model.learn == "rpn" else dataset
     precision = args.precision or (recipe.train.precision if recipe is not None else "fp32")
-    workers = default_workers() if args.workers is None else args.workers
+    workers = workers_for_files() if args.workers is None else args.workers
     with image_bar(len(dataset) // world.size) as progress:
         evaluation = evaluate(model, dataset, world, precision=precision, workers=workers, progress=progress)
     about = detection_protocol(
@@ -155,7 +166,7 @@ def _judged_model(
 
 
 def _predict(args: argparse.Namespace) -> int:
-    from resnext.detect.predict import as_results, draw_into, predict
+    from resnext.detect.predict import as_results, draw, drawing_places, predict
     from resnext.device import pick_device
     from resnext.evaluate.predict import find_images
     from resnext.evaluate.progress import image_bar
@@ -167,9 +178,9 @@ def _predict(args: argparse.Namespace) -> int:
     model = _loaded(args).to(device)
     precision = args.precision or (recipe.train.precision if recipe is not None else "fp32")
     paths, problems = find_images(args.images)
+    places = drawing_places(Path(args.out), paths) if args.out is not None else []
     with image_bar(len(paths)) as progress:
         found = predict(model, paths, device, precision=precision, batch_size=args.batch_size, progress=progress)
-        drawn = draw_into(Path(args.out), found, model.classes) if args.out is not None else []
     if args.json is not None:
         text = json.dumps(as_results(found, model.classes), indent=1)
         if args.json == "-":
@@ -181,8 +192,8 @@ def _predict(args: argparse.Namespace) -> int:
                 file.write(text)
     if args.json != "-":
         _list(found, model.classes)
-    if drawn:
-        print(f"{len(drawn)} drawn into {args.out}", file=sys.stderr)
+    if places:
+        print(f"{draw(found, places, model.classes)} drawn into {args.out}", file=sys.stderr)
     failed = [one for one in found if one.error is not None]
     for path, error in [*((one.path, one.error) for one in failed), *((p.path, p.error) for p in problems)]:
         print(f"resnext: {str(path).encode('utf-8', 'backslashreplace').decode()}: {error}", file=sys.stderr)

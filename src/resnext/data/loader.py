@@ -151,8 +151,11 @@ def eval_batches(
 
 def default_workers(dataset: Dataset) -> int:
     """0 for a data set in memory, else one a core this process may use, at most 8."""
-    if dataset.in_memory:
-        return 0
+    return 0 if dataset.in_memory else workers_for_files()
+
+
+def workers_for_files() -> int:
+    """One a core this process may use, at most 8."""
     return min(MOST_WORKERS, available_cores())
 
 

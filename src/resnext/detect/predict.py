@@ -85,34 +85,38 @@ def as_results(found: Sequence[Predicted], classes: Sequence[str]) -> list[dict[
     ]
 
 
-def draw_into(folder: Path, found: Sequence[Predicted], classes: Sequence[str]) -> list[Path]:
-    """Each picture with its boxes as ``folder``/NAME.png; a name that comes twice gets a number.
+def drawing_places(folder: Path, paths: Sequence[str]) -> list[Path]:
+    """Where each picture is to be drawn: ``folder``/NAME.png; a name that comes twice gets a number.
 
-    Nothing that is there is written over. Raises RequestError for a folder that cannot be made, or holds such a file.
+    Raises RequestError for a folder that cannot be made, or that holds such a file: nothing there is written over.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise RequestError(f"--out {folder} cannot be made: {error.strerror}") from None
     names: set[str] = set()
-    places: dict[int, Path] = {}
-    for number, one in enumerate(found):
-        if one.error is None:
-            stem, tries = Path(one.path).stem, count(2)
-            name = stem
-            while name in names:
-                name = f"{stem}-{next(tries)}"
-            names.add(name)
-            places[number] = folder / f"{name}.png"
-    there = next((path for path in places.values() if path.exists()), None)
+    places = []
+    for path in paths:
+        stem, tries = Path(path).stem, count(2)
+        name = stem
+        while name in names:
+            name = f"{stem}-{next(tries)}"
+        names.add(name)
+        places.append(folder / f"{name}.png")
+    there = next((path for path in places if path.exists()), None)
     if there is not None:
         raise RequestError(f"{there} is there already: give --out an empty folder")
-    for number, path in places.items():
-        one = found[number]
+    return places
+
+
+def draw(found: Sequence[Predicted], places: Sequence[Path], classes: Sequence[str]) -> int:
+    """Each picture that could be read with its boxes, as PNG at its place; returns how many."""
+    readable = [(one, place) for one, place in zip(found, places, strict=True) if one.error is None]
+    for one, place in readable:
         picture = draw_detections(read_image(one.path, 3, one.exif), one.boxes, one.labels, one.scores, classes)
-        with written_whole(path) as file:
+        with written_whole(place) as file:
             picture.save(file, format="PNG")
-    return list(places.values())
+    return len(readable)
 
 
 def summary(one: Predicted, classes: Sequence[str]) -> str:

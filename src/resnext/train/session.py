@@ -216,7 +216,7 @@ def set_drop_path(model: Network, p: float) -> None:
         block.drop_path = p * number / max(len(blocks) - 1, 1)
 
 
-def make_ema(recipe: Recipe, model: Network) -> Ema | None:
+def make_ema(recipe: Any, model: nn.Module) -> Ema | None:
     """The averaged weights, where the recipe wants them."""
     train = recipe.train
     return Ema(model, train.ema_decay, train.ema_warmup, train.ema_steps) if train.ema_decay else None

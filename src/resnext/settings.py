@@ -247,11 +247,43 @@ class ScheduleSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TrainSettings:
-    """The run itself."""
+class RunSettings:
+    """How long, how exactly and where any kind of run computes, and what it keeps."""
 
     epochs: int | None = say("Passes over the training set; 100 when neither epochs nor steps is given.", None, low=1)
     steps: int | None = say("Optimizer steps of the whole run, instead of epochs.", None, low=1)
+    clip_norm: float | None = say("Largest gradient norm.", None, low=0)
+    ema_decay: float = say("Decay of the averaged weights and buffers, kept in fp32; 0 is off.", 0.0, low=0, high=1)
+    ema_steps: int = say("Steps between two updates of the average.", 1, low=1)
+    ema_warmup: bool = say("Let the decay grow as (1+t)/(10+t) up to ema_decay.", True)
+    precision: str = say(
+        "Arithmetic of the convolutions: fp32, or bf16 or fp16 by autocast (fp16 scales the loss, for GPUs).",
+        "fp32",
+        choices=("fp32", "bf16", "fp16"),
+    )
+    device: str = say("cpu, cuda, cuda:1, mps, or auto.", "auto")
+    threads: int | None = say("CPU threads of the computation; PyTorch's default when not given.", None, low=1)
+    seed: int = say("Seed of weights, order and augmentation.", 0, low=0)
+    evaluate_every: int = say("Epochs between evaluations; the last epoch is always evaluated.", 1, low=1)
+    checkpoint_steps: int | None = say(
+        "Steps between checkpoints within an epoch; each epoch ends with one anyway.", None, low=1
+    )
+    mirror: str | None = say(
+        "URL of a folder (s3://..., gs://..., file://...) that each checkpoint is copied to; "
+        "a run that is not on this disk goes on from there.",
+        None,
+    )
+    peer_timeout: float = say("Seconds without a word after which another process counts as lost.", 600.0, low=1)
+
+    def total_steps(self, steps_per_epoch: int) -> int:
+        """Optimizer steps of the whole run."""
+        return (self.epochs or EPOCHS) * steps_per_epoch if self.steps is None else self.steps
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings(RunSettings):
+    """The run itself."""
+
     batch_size: int = say("Images an optimizer step sees, over all devices.", 256, low=2)
     bn_batch: int | None = say(
         "Images whose statistics BN shares: a device computes its batch in parts of so many, one after the other; "
@@ -274,15 +306,6 @@ class TrainSettings:
         high=0.99,
     )
     label_smoothing: float = say("Label smoothing.", 0.0, low=0, high=0.999)
-    clip_norm: float | None = say("Largest gradient norm.", None, low=0)
-    ema_decay: float = say("Decay of the averaged weights and buffers, kept in fp32; 0 is off.", 0.0, low=0, high=1)
-    ema_steps: int = say("Steps between two updates of the average.", 1, low=1)
-    ema_warmup: bool = say("Let the decay grow as (1+t)/(10+t) up to ema_decay.", True)
-    precision: str = say(
-        "Arithmetic of the convolutions: fp32, or bf16 or fp16 by autocast (fp16 scales the loss, for GPUs).",
-        "fp32",
-        choices=("fp32", "bf16", "fp16"),
-    )
     compile: str = say(
         "torch.compile of the network: no, yes, or cuda-graphs; plans and kernels stay what they are.",
         "no",
@@ -306,23 +329,6 @@ class TrainSettings:
         "no",
         choices=("no", "activations", "expansions", "blocks"),
     )
-    device: str = say("cpu, cuda, cuda:1, mps, or auto.", "auto")
-    threads: int | None = say("CPU threads of the computation; PyTorch's default when not given.", None, low=1)
-    seed: int = say("Seed of weights, order and augmentation.", 0, low=0)
-    evaluate_every: int = say("Epochs between evaluations; the last epoch is always evaluated.", 1, low=1)
-    checkpoint_steps: int | None = say(
-        "Steps between checkpoints within an epoch; each epoch ends with one anyway.", None, low=1
-    )
-    mirror: str | None = say(
-        "URL of a folder (s3://..., gs://..., file://...) that each checkpoint is copied to; "
-        "a run that is not on this disk goes on from there.",
-        None,
-    )
-    peer_timeout: float = say("Seconds without a word after which another process counts as lost.", 600.0, low=1)
-
-    def total_steps(self, steps_per_epoch: int) -> int:
-        """Optimizer steps of the whole run."""
-        return (self.epochs or EPOCHS) * steps_per_epoch if self.steps is None else self.steps
 
 
 @dataclass(frozen=True, kw_only=True)

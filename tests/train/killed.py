@@ -51,7 +51,7 @@ def counted_replace(source: str, target: str) -> None:
 
 fsync, replace = os.fsync, os.replace
 for task in (loop.CLASSIFICATION, DETECTION):
-    object.__setattr__(task, "step", counted(task.step))
+    task.step = counted(task.step)
 files.os.fsync = half_written
 files.os.replace = counted_replace
 sys.exit(main(sys.argv[3:]))

@@ -129,7 +129,7 @@ def test_a_run_goes_on_bit_for_bit_with_fast_paths_and_a_cold_cache(tmp_path: Pa
         "def train_step(session, batch, lr):\n"
         "    if session.position.step == 8: sys.exit(9)\n"
         "    return step(session, batch, lr)\n"
-        "object.__setattr__(loop.CLASSIFICATION, 'step', train_step)\n"
+        "loop.CLASSIFICATION.step = train_step\n"
         "from resnext.cli import main\n"
         "sys.exit(main())\n"
     )

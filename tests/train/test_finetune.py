@@ -314,7 +314,7 @@ def test_a_run_cut_off_goes_on_to_the_same_bytes_without_the_weights_it_began_wi
             raise WorkError("cut off")
         return train_step(session, *arguments)
 
-    monkeypatch.setattr(loop, "train_step", no_further)
+    monkeypatch.setattr(loop.CLASSIFICATION, "step", no_further)
     with pytest.raises(WorkError, match="cut off"):
         loop.train(recipe, cut, console=QUIET)
     monkeypatch.undo()

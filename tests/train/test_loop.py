@@ -210,7 +210,7 @@ def test_modern_settings_resume_to_the_same_bytes(
         return train_step(session, *arguments)
 
     cut = RunDirectory(tmp_path / "cut")
-    monkeypatch.setattr(loop, "train_step", no_further)
+    monkeypatch.setattr(loop.CLASSIFICATION, "step", no_further)
     with pytest.raises(WorkError, match="cut off"):
         train(recipe, cut, resume=None, console=QUIET)
     monkeypatch.undo()

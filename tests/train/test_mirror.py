@@ -38,7 +38,7 @@ def cut_off(recipe: Path, folder: Path, url: str, step: int, monkeypatch: pytest
             raise WorkError("cut off")
         return train_step(session, *arguments)
 
-    monkeypatch.setattr(loop, "train_step", no_further)
+    monkeypatch.setattr(loop.CLASSIFICATION, "step", no_further)
     with pytest.raises(WorkError, match="cut off"):
         train(read_recipe(recipe, {**SHORT, "train.mirror": url}), run, resume=None, console=QUIET)
     monkeypatch.undo()

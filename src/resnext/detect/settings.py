@@ -4,10 +4,10 @@ from dataclasses import dataclass, field
 
 from resnext.errors import RequestError
 from resnext.settings import (
-    EPOCHS,
     InitSettings,
     ModelSettings,
     OptimizerSettings,
+    RunSettings,
     ScheduleSettings,
     check_init,
     check_schedule,
@@ -128,7 +128,7 @@ class DetectAugmentSettings:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DetectTrainSettings:
+class DetectTrainSettings(RunSettings):
     """The run itself."""
 
     learn: str = say(
@@ -138,37 +138,9 @@ class DetectTrainSettings:
         choices=STEPS,
     )
     proposals: str | None = say("Run or weights of the rpn step, whose proposals fast_rcnn trains on.", None)
-    epochs: int | None = say("Passes over the training set; 100 when neither epochs nor steps is given.", None, low=1)
-    steps: int | None = say("Optimizer steps of the whole run, instead of epochs.", None, low=1)
     batch_size: int = say("Images an optimizer step sees, over all devices.", 16, low=1)
-    clip_norm: float | None = say("Largest gradient norm.", None, low=0)
-    ema_decay: float = say("Decay of the averaged weights and buffers, kept in fp32; 0 is off.", 0.0, low=0, high=1)
-    ema_steps: int = say("Steps between two updates of the average.", 1, low=1)
-    ema_warmup: bool = say("Let the decay grow as (1+t)/(10+t) up to ema_decay.", True)
-    precision: str = say(
-        "Arithmetic of the convolutions: fp32, or bf16 or fp16 by autocast (fp16 scales the loss, for GPUs).",
-        "fp32",
-        choices=("fp32", "bf16", "fp16"),
-    )
     channels_last: bool = say("Memory layout NHWC.", True)
     fast: bool = say("Frozen BN inside the convolutions, and fused kernels where BN trains.", True)
-    device: str = say("cpu, cuda, cuda:1, mps, or auto.", "auto")
-    threads: int | None = say("CPU threads of the computation; PyTorch's default when not given.", None, low=1)
-    seed: int = say("Seed of weights, order and augmentation.", 0, low=0)
-    evaluate_every: int = say("Epochs between evaluations; the last epoch is always evaluated.", 1, low=1)
-    checkpoint_steps: int | None = say(
-        "Steps between checkpoints within an epoch; each epoch ends with one anyway.", None, low=1
-    )
-    mirror: str | None = say(
-        "URL of a folder (s3://..., gs://..., file://...) that each checkpoint is copied to; "
-        "a run that is not on this disk goes on from there.",
-        None,
-    )
-    peer_timeout: float = say("Seconds without a word after which another process counts as lost.", 600.0, low=1)
-
-    def total_steps(self, steps_per_epoch: int) -> int:
-        """Optimizer steps of the whole run."""
-        return (self.epochs or EPOCHS) * steps_per_epoch if self.steps is None else self.steps
 
 
 @dataclass(frozen=True, kw_only=True)

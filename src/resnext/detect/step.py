@@ -1,16 +1,13 @@
 """One optimizer step of a detector on this process's share of a global batch."""
 
-import math
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from resnext.data.randomness import seed_of
 from resnext.detect.loader import DetectBatch
 from resnext.detect.session import DetectSession
 from resnext.device import autocast
-from resnext.errors import WorkError
-from resnext.train.optimizer import set_learning_rate
+from resnext.train.step import take_step
 
 STEP = 0xDE7  # tag of seed_of: which anchors and regions a step samples has a stream of its own
 
@@ -20,28 +17,10 @@ def train_step(session: DetectSession, batch: DetectBatch, lr: float) -> float:
 
     Raises WorkError for a loss that is not finite, before it can spoil the weights.
     """
-    train, position, model = session.recipe.train, session.position, session.model
+    position, images = session.position, session.recipe.train.batch_size
     parts = compute_gradients(session, batch)
     loss = sum(parts.values())
-    if not math.isfinite(loss):
-        spelled = ", ".join(f"{name} {value:g}" for name, value in parts.items())
-        raise WorkError(
-            f"the loss became {loss} at step {position.step + 1} (epoch {position.epoch + 1}, learning rate {lr:g}; "
-            f"{spelled}); the checkpoints in {session.run.path / 'checkpoints'} are good; "
-            "a lower optimizer.lr, schedule.warmup_epochs or train.clip_norm may help"
-        )
-    if train.clip_norm is not None:
-        session.scaler.unscale_(session.optimizer)
-        nn.utils.clip_grad_norm_(model.parameters(), train.clip_norm)
-    set_learning_rate(session.optimizer, lr)
-    session.scaler.step(session.optimizer)
-    session.scaler.update()
-    position.scaler = session.scaler.state_dict()
-    session.optimizer.zero_grad(set_to_none=True)
-    if session.ema is not None:
-        session.ema.update(model, position.step)
-    position.step += 1
-    images = train.batch_size
+    take_step(session, loss, lr, "".join(f"; {name} {value:g}" for name, value in parts.items()))
     position.images += images
     position.loss_sum += loss * images
     for name, value in parts.items():

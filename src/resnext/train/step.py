@@ -20,7 +20,7 @@ from resnext.errors import WorkError
 from resnext.model.recompute import statistics_kept
 from resnext.train.loss import loss_sum_of
 from resnext.train.optimizer import set_learning_rate
-from resnext.train.session import Session
+from resnext.train.session import BaseSession, Session
 
 STEP = 0x57E9  # tag of seed_of: what is drawn per step has a stream of its own
 
@@ -30,30 +30,39 @@ def train_step(session: Session, batch: Batch, lr: float) -> float:
 
     Raises WorkError for a loss that is not finite, before it can spoil the weights.
     """
-    train, position, model = session.recipe.train, session.position, session.model
+    position = session.position
     loss_sum, wrong, images, bad = compute_gradients(session, batch)
-    if not math.isfinite(loss_sum):
+    take_step(session, loss_sum, lr)
+    position.loss_sum += loss_sum
+    position.wrong += wrong
+    position.images += images
+    position.bad_images += bad
+    return loss_sum / images
+
+
+def take_step(session: BaseSession, loss: float, lr: float, parts: str = "") -> None:
+    """Step at the rate ``lr`` by the gradients there are, clipped where the recipe says; the average follows.
+
+    Raises WorkError for a ``loss`` (of ``parts``, as text) that is not finite, before it can spoil the weights.
+    """
+    train, position = session.recipe.train, session.position
+    if not math.isfinite(loss):
         raise WorkError(
-            f"the loss became {loss_sum} at step {position.step + 1} (epoch {position.epoch + 1}, "
-            f"learning rate {lr:g}); the checkpoints in {session.run.path / 'checkpoints'} are good; "
+            f"the loss became {loss} at step {position.step + 1} (epoch {position.epoch + 1}, "
+            f"learning rate {lr:g}{parts}); the checkpoints in {session.run.path / 'checkpoints'} are good; "
             "a lower optimizer.lr, schedule.warmup_epochs or train.clip_norm may help"
         )
     if train.clip_norm is not None:
         session.scaler.unscale_(session.optimizer)
-        nn.utils.clip_grad_norm_(model.parameters(), train.clip_norm)
+        nn.utils.clip_grad_norm_(session.model.parameters(), train.clip_norm)
     set_learning_rate(session.optimizer, lr)
     session.scaler.step(session.optimizer)
     session.scaler.update()
     position.scaler = session.scaler.state_dict()
     session.optimizer.zero_grad(set_to_none=True)
     if session.ema is not None:
-        session.ema.update(model, position.step)
+        session.ema.update(session.model, position.step)
     position.step += 1
-    position.loss_sum += loss_sum
-    position.wrong += wrong
-    position.images += images
-    position.bad_images += bad
-    return loss_sum / images
 
 
 def compute_gradients(session: Session, batch: Batch) -> tuple[float, int, int, int]:

@@ -14,7 +14,7 @@ from resnext.train.step import train_step
 from resnext.weights.native import serialized
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(kw_only=True)
 class Task:
     """Every function takes the session that ``prepare`` made."""
 

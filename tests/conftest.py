@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "2")
-os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # on a busy machine, threads that spin hold up those they wait for
 os.environ.setdefault(
     "RESNEXT_FAST", "0"
 )  # what is fastest here would differ from run to run; speed's tests switch it on
 
 import torch
 
+THREADS = torch.get_num_threads()
 TINY = """
 model: {name: resnext11_2x4d, base_channels: 4}
 data: {source: digits, limit_train: 100, limit_val: 30, workers: 0}
@@ -41,6 +41,15 @@ def shared_data() -> Path:
     if not path.is_dir():
         pytest.skip("the team's shared data is not beside this checkout")
     return path
+
+
+@pytest.fixture(autouse=True)
+def threads_kept() -> Iterator[None]:
+    """A run in this process sets PyTorch's threads (``train.threads``), and their number changes last bits."""
+    if torch.get_num_threads() != THREADS:  # a fixture of a whole file may have run before
+        torch.set_num_threads(THREADS)
+    yield
+    torch.set_num_threads(THREADS)
 
 
 @pytest.fixture

@@ -3,12 +3,15 @@
 import argparse
 import re
 import shlex
+import textwrap
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 from resnext.cli import VERBS, Parser
+from resnext.detect.settings import DetectRecipe
+from resnext.recipe import parse_recipe
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "results").glob("*.md"))]
@@ -51,3 +54,10 @@ def test_the_tour_names_files_that_are_there() -> None:
     inside = [p.name for p in (ROOT / "src" / "resnext").rglob("*.py")]
     for name in set(re.findall(r"[`* ](\w+\.py)\b", text)):
         assert name in inside, f"the tour names {name}"
+
+
+def test_the_recipe_that_the_detection_page_shows_is_one() -> None:
+    block = re.search(r"^    model: .*\n(?:    .*\n)+", (ROOT / "docs" / "detection.md").read_text(), re.MULTILINE)
+    assert block is not None
+    recipe = parse_recipe(textwrap.dedent(block[0]), kind=DetectRecipe)
+    assert recipe.init.freeze == "conv2"

@@ -1,4 +1,3 @@
-import builtins
 from collections.abc import Sequence
 from typing import Any
 
@@ -285,14 +284,7 @@ def test_a_detection_that_cannot_be_one_is_named(row: tuple[int, int, Sequence[f
 def test_no_images_and_no_pycocotools_are_refused_with_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RequestError, match=r"made.json has no images"):
         evaluate_detections(dataset([], images=0), detections())
-    imported = builtins.__import__
-
-    def without(name: str, *rest: Any, **options: Any) -> Any:
-        if name.startswith("pycocotools"):
-            raise ImportError(name)
-        return imported(name, *rest, **options)
-
-    monkeypatch.setattr(builtins, "__import__", without)
+    monkeypatch.setattr("resnext.detect.evaluator.find_spec", lambda name: None)
     with pytest.raises(RequestError, match=r"pip install 'resnext\[detect\]'"):
         evaluate_detections(dataset([(0, 0, A)]), detections())
 

@@ -26,7 +26,7 @@ from resnext.errors import RequestError, WorkError
 from resnext.model.architecture import Architecture
 from resnext.settings import InitSettings
 from resnext.speed.allocator import keep_memory
-from resnext.train.finetune import freeze, norms, stages_of
+from resnext.train.finetune import freeze, norms, stages_of, training_mode
 from resnext.weights import torchvision as torchvision_names
 
 SGD: dict[str, Any] = {"lr": 1e-4, "momentum": 0.9, "weight_decay": 1e-4}
@@ -85,7 +85,6 @@ class Detecting:
         self.model: nn.Module = _ours(task, start) if self.ours else _theirs(task, start)
         if way.channels_last:
             self.model.to(memory_format=torch.channels_last)
-        self.norms = norms(self.model)
         trained = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.SGD(trained, fused=self.ours or None, **SGD)
         self.images, self.targets = task.images, task.targets
@@ -95,7 +94,7 @@ class Detecting:
 
     def losses(self) -> dict[str, Tensor]:
         """The parts of the loss, of samples that depend on the seed alone."""
-        self._mode(True)
+        training_mode(self.model)
         torch.manual_seed(SEED)
         with autocast(self.images[0].device, self.way.precision):
             return dict(self.model(self.images, self.targets))
@@ -110,14 +109,9 @@ class Detecting:
     def predict(self) -> list[Found]:
         """Boxes, scores and labels of each image."""
         if self.model.training:
-            self._mode(False)
+            self.model.eval()
         with autocast(self.images[0].device, self.way.precision):
             return list(self.model(self.images))
-
-    def _mode(self, training: bool) -> None:
-        self.model.train(training)
-        for norm in self.norms:
-            norm.eval()
 
 
 def started(task: Task) -> FasterRcnn:
@@ -200,9 +194,7 @@ def _ours(task: Task, start: FasterRcnn) -> FasterRcnn:
     model = build_detector(architecture, SETTINGS, classes, DetectPreprocessing(), seed=SEED)
     model.load_state_dict(start.state_dict(), strict=True)
     freeze(model.network, InitSettings(weights="the same", frozen_bn=True, freeze=task.freeze))
-    model.train()
-    for norm in norms(model):
-        norm.eval()
+    training_mode(model)
     make_fast(model)  # as detect train has it
     return model
 

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from resnext.commands import data_boxes
+from resnext.detect.settings import SOURCES as BOXES
 
 if TYPE_CHECKING:
     from resnext.settings import DataSettings
 
 SENTENCE = "Check a data set before training on it, or make shards of it."
 KINDS = ("folder", "imagenet", "imagenet5k", "webdataset", "parquet")
-BOXES = ("coco", "voc")  # images with boxes, for resnext detect
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -48,12 +48,12 @@ class FasterRcnn(nn.Module):
     ) -> None:
         super().__init__()
         assert (learn == "fast_rcnn") == (proposer is not None)
-        self.architecture = network.architecture
         self.settings, self.learn = settings, learn
         self.preprocessing, self.classes = preprocessing, OBJECT if learn == "rpn" else classes
         self.provenance: dict[str, Any] = {}
         self.numbered = False  # whether the classes are only numbers, of a file that has no names
         parts = parts_of(network, settings)
+        self.architecture = network.architecture
         self.backbone = parts.backbone
         if proposer is None:
             self.rpn = rpn_of(parts, settings)
@@ -121,7 +121,8 @@ class FasterRcnn(nn.Module):
         height, width = (-(-max(sides) // DIVISIBLE) * DIVISIBLE for sides in zip(*sizes, strict=True))
         view = self.preprocessing
         mean, std = (torch.tensor(values, device=device).view(3, 1, 1) for values in (view.mean, view.std))
-        out = self.network.conv1.weight.new_zeros(len(images), 3, height, width).to(memory_format=self._layout())
+        shape, dtype = (len(images), 3, height, width), self.network.conv1.weight.dtype
+        out = torch.empty(shape, dtype=dtype, device=device, memory_format=self._layout()).zero_()
         for place, image, (h, w) in zip(out, images, sizes, strict=True):
             floats = image if image.is_floating_point() else image.float().div_(255)
             place[:, :h, :w] = (floats - mean) / std

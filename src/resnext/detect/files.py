@@ -3,7 +3,6 @@
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,7 @@ from resnext.detect.settings import MOST_CHANNELS, STEPS, DetectorSettings
 from resnext.errors import RequestError
 from resnext.files import written_whole
 from resnext.model.architecture import Architecture
-from resnext.recipe import build_settings
+from resnext.recipe import build_settings, to_dict
 from resnext.run_directory import RunDirectory, is_run
 from resnext.weights.build import MOST_UNASKED as MOST_TENSORS
 from resnext.weights.build import check_sharing, check_tensors, check_values, on_paper, with_counters
@@ -131,7 +130,7 @@ def _first_side(state: Mapping[str, Tensor], name: str, origin: str) -> int:
 def _about(model: FasterRcnn, provenance: dict[str, Any] | None) -> dict[str, Any]:
     about: dict[str, Any] = {
         "architecture": model.architecture.to_dict(),
-        "detector": {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(model.settings).items()},
+        "detector": to_dict(model.settings),
         "learn": model.learn,
         "preprocessing": model.preprocessing.to_dict(),
         "classes": list(model.classes),

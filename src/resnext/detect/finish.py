@@ -1,6 +1,5 @@
 """The files a detection run has around its training: recipe and samples first; evaluation and report at the end."""
 
-import json
 from typing import Any
 
 from rich.console import Console
@@ -11,13 +10,12 @@ from resnext.detect.judge import evaluate
 from resnext.detect.pictures import detection_curves, training_samples
 from resnext.detect.protocol import detection_protocol
 from resnext.detect.report import write_detection_report
-from resnext.detect.session import DetectSession, detector_from_checkpoint
+from resnext.detect.session import DetectSession
+from resnext.detect.starting import detector_from_checkpoint
 from resnext.detect.tables import write_detection_evaluation
-from resnext.environment import environment
 from resnext.evaluate.style import save
-from resnext.files import written_whole
-from resnext.recipe import dump_recipe
 from resnext.train.checkpoint import read_files
+from resnext.train.finish import write_recipe_and_environment
 from resnext.train.logbook import read_log
 
 SAMPLES = 12  # pictures in samples.png
@@ -26,11 +24,7 @@ HELD_OUT = "the data's own held-out images"
 
 def write_beginning(session: DetectSession) -> None:
     """The resolved recipe, the environment, and a few training images as the detector will see them."""
-    run = session.run
-    with written_whole(run.recipe, "w") as file:
-        file.write(dump_recipe(session.recipe))
-    with written_whole(run.environment, "w") as file:
-        json.dump(environment(str(session.world.device)), file, indent=1)
+    write_recipe_and_environment(session)
     images: list[Tensor] = []
     boxes: list[Tensor] = []
     labels: list[Tensor] = []
@@ -40,7 +34,7 @@ def write_beginning(session: DetectSession) -> None:
         if len(images) >= SAMPLES:
             break
     batches.close()  # type: ignore[attr-defined]  # a generator: ends its workers
-    save(training_samples(images, boxes, labels, session.model.classes, SAMPLES), run.samples)
+    save(training_samples(images, boxes, labels, session.model.classes, SAMPLES), session.run.samples)
 
 
 def evaluate_held_out(session: DetectSession, model: Any) -> DetectionEvaluation | None:

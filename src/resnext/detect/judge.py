@@ -1,7 +1,7 @@
 """A detector on the images of a data set: each process finds what is in its share, and all get the whole."""
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 
@@ -10,12 +10,12 @@ from resnext.detect.evaluator import DetectionEvaluation, Detections, evaluate_d
 from resnext.detect.faster_rcnn import FasterRcnn
 from resnext.detect.loader import eval_batches
 from resnext.device import autocast
-from resnext.errors import RequestError, ResnextError, WorkError, nearest
+from resnext.errors import RequestError, WorkError, nearest
 from resnext.train.distributed import World
 from resnext.train.finetune import training_mode
+from resnext.train.gather import together
 
 Progress = Callable[..., None]
-T = TypeVar("T")
 
 
 @torch.inference_mode()
@@ -55,7 +55,8 @@ def detect_all(
             if progress is not None:
                 progress(done)
     finally:
-        _restore(model, training)
+        if training:
+            training_mode(model)
     return in_order(parts)
 
 
@@ -66,21 +67,9 @@ def evaluate(model: FasterRcnn, dataset: DetectionDataset, world: World, **optio
     ``detect_all`` raises, RequestError where classes differ, WorkError where another process failed.
     """
     check_fit(model, dataset)
-    share = _together(world, lambda: detect_all(model, dataset, world, **options))
+    share = together(world, lambda: detect_all(model, dataset, world, **options))
     whole = share if world.size == 1 else Detections.from_rows(world.gather_rows(share.as_rows()))
-    return _together(world, lambda: evaluate_detections(dataset, whole) if world.leads else None)
-
-
-def _together(world: World, work: Callable[[], T]) -> T:
-    """What ``work`` gives here. Where it fails in one process it fails in all, so that none waits for another."""
-    failure: ResnextError | None = None
-    try:
-        result = work()
-    except ResnextError as error:
-        failure = error
-    if world.any(failure is not None):
-        raise failure or WorkError("another process could not evaluate its share of the images")
-    return result
+    return together(world, lambda: evaluate_detections(dataset, whole) if world.leads else None)
 
 
 def check_fit(model: FasterRcnn, dataset: DetectionDataset) -> None:
@@ -100,9 +89,3 @@ def check_fit(model: FasterRcnn, dataset: DetectionDataset) -> None:
 
 def _first(names: tuple[str, ...]) -> str:
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
-
-
-def _restore(model: FasterRcnn, training: bool) -> None:
-    """Training mode again, in which a frozen BN stays in evaluation mode."""
-    if training:
-        training_mode(model)

@@ -7,7 +7,6 @@ from torchvision.models.detection.faster_rcnn import FastRCNNPredictor, TwoMLPHe
 from torchvision.models.detection.roi_heads import RoIHeads
 from torchvision.ops import FeaturePyramidNetwork, roi_pool
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
-from torchvision.ops.poolers import LevelMapper
 
 from resnext.detect.roi import RoiAlign
 from resnext.detect.rpn import Anchors, Head, Rpn, wide
@@ -108,7 +107,7 @@ class Parts:
 def parts_of(network: Network, settings: DetectorSettings) -> Parts:
     """The layout around ``network``, which becomes a part of it. Raises RequestError."""
     check_network(network, settings)
-    network.fc = nn.Identity()
+    network.fc, network.architecture = nn.Identity(), network.architecture.change(num_classes=0)
     return _fpn(network, settings) if settings.layout == "fpn" else _c4(network, settings)
 
 
@@ -136,38 +135,29 @@ def _fpn(network: Network, settings: DetectorSettings) -> Parts:
         FpnBackbone(network, channels),
         channels,
         tuple((size,) for size in sizes),
-        _align(network, stages, ALIGNED),
+        RoiAlign([str(number) for number in range(stages)], ALIGNED, _strides(network)),
         TwoMLPHead(channels * ALIGNED**2, settings.head_channels),
         settings.head_channels,
     )
 
 
-def _align(network: Network, maps: int, side: int) -> RoiAlign:
-    """RoIAlign on the maps of all stages.
-
-    It is told their strides: torchvision's guesses them from the first images it sees, padding included, and keeps
-    what it guessed; of images below 68 pixels it guesses wrongly.
-    """
+def _strides(network: Network) -> list[int]:
+    """Pixels of the image to one of each stage's map."""
     strides = [network.architecture.stride]
     for stage in reversed(network.architecture.stages[1:]):
         strides.insert(0, strides[0] // stage.stride)
-    align = RoiAlign([str(number) for number in range(maps)], side)
-    align.scales = [1 / stride for stride in strides]
-    align.map_levels = LevelMapper(*(stride.bit_length() - 1 for stride in (strides[0], strides[-1])))
-    return align
+    return strides
 
 
 def _c4(network: Network, settings: DetectorSettings) -> Parts:
     *_, before, last = network.architecture.stages
-    stride = network.architecture.stride // last.stride
-    align = RoiAlign(["0"], C4_ALIGNED)
-    align.scales, align.map_levels = [1 / stride], LevelMapper(4, 4)
+    stride = _strides(network)[-2]
     head = LastStage(network)
     return Parts(
         C4Backbone(network),
         before.out_channels,
         (settings.anchor_sizes or C4_ANCHORS,),
-        align if settings.pool == "align" else MaxPool(C4_ALIGNED, stride),
+        RoiAlign(["0"], C4_ALIGNED, [stride]) if settings.pool == "align" else MaxPool(C4_ALIGNED, stride),
         head,
         last.out_channels,
     )

@@ -5,6 +5,8 @@ that depend on the box alone. On maps whose channels lie together (NHWC) that is
 backward: whole pixels are added instead of one number of each channel at a time.
 """
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -25,8 +27,16 @@ class RoiAlign(MultiScaleRoIAlign):
     scales: list[float] | None
     map_levels: LevelMapper | None
 
-    def __init__(self, names: list[str], size: int) -> None:
+    def __init__(self, names: list[str], size: int, strides: Sequence[int] = ()) -> None:
+        """``strides`` are pixels of the image to one of each map.
+
+        Where they are not told, torchvision's way guesses them from the first images it sees, padding included, and
+        keeps what it guessed; of images below 68 pixels it guesses wrongly.
+        """
         super().__init__(names, size, SAMPLES)
+        if strides:
+            self.scales = [1 / stride for stride in strides]
+            self.map_levels = LevelMapper(*(stride.bit_length() - 1 for stride in (strides[0], strides[-1])))
 
     def forward(self, x: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]) -> Tensor:
         """Maps [B, C, h, w] by their names, each image's boxes [n, 4] -> float32 [regions, C, size, size]."""

@@ -1,8 +1,6 @@
 """All that a detection run holds while it runs, and how it comes to be: data, detector, optimizer, position."""
 
-import json
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,17 +18,25 @@ from resnext.detect.open import open_detection
 from resnext.detect.preprocessing import DetectPreprocessing
 from resnext.detect.settings import DetectRecipe
 from resnext.detect.starting import detector_from_checkpoint, starting_detector
-from resnext.errors import RequestError, printable
+from resnext.errors import RequestError
 from resnext.model.frozen import check_frozen
 from resnext.model.plan import Plan, fuse_all
 from resnext.run_directory import RunDirectory
 from resnext.speed import kernels
-from resnext.speed.allocator import keep_memory
-from resnext.train.checkpoint import Position, restore
+from resnext.train.checkpoint import Position
 from resnext.train.distributed import World
 from resnext.train.finetune import freeze_stages, stages_of, training_mode
 from resnext.train.optimizer import build_optimizer
-from resnext.train.session import BaseSession, check_length, check_same_data, make_ema, shared_checkpoint
+from resnext.train.session import (
+    BaseSession,
+    begun_plan,
+    check_length,
+    make_ema,
+    prepare_machine,
+    resumed_position,
+    say_notes,
+    shared_checkpoint,
+)
 
 
 @dataclass(kw_only=True)
@@ -46,11 +52,7 @@ class DetectSession(BaseSession):
 
 def prepare(recipe: DetectRecipe, run: RunDirectory, world: World, resume: bool, console: Console) -> DetectSession:
     """Data, detector, optimizer and position of a run, new or resumed."""
-    if recipe.train.threads is not None:
-        torch.set_num_threads(recipe.train.threads)
-    torch.backends.cudnn.deterministic = True
-    if world.device.type == "cpu":
-        keep_memory()
+    prepare_machine(recipe.train, world)
     check_installed()
     train, val = open_detection(recipe.data)
     if recipe.train.learn == "rpn":
@@ -58,16 +60,16 @@ def prepare(recipe: DetectRecipe, run: RunDirectory, world: World, resume: bool,
     files = shared_checkpoint(run, world) if resume else {}
     model = detector_from_checkpoint(files["model"]) if files else starting_detector(recipe, train)
     if world.leads and not resume:
-        for note in model.provenance.get("init", {}).get("notes", []):
-            console.print(printable(f"{recipe.init.weights}: {note}"), highlight=False, markup=False, soft_wrap=True)
+        say_notes(model.provenance, recipe.init.weights, console)
     freeze_detector(model, recipe)
     training_mode(model.to(world.device))
-    plan = Plan.from_json(position_plan(files)) if files else fused_norms(model, recipe, world)
+    plan = begun_plan(files) if files else fused_norms(model, recipe, world)
     if recipe.train.channels_last:
         model = model.to(memory_format=torch.channels_last)
-    check_frozen(model)
     if recipe.train.fast:
         make_fast(model, plan)
+    else:
+        check_frozen(model)
     loader = make_loader(recipe, train, model.preprocessing, world)
     check_length(recipe, loader.steps_per_epoch)
     ema = make_ema(recipe, model)
@@ -76,10 +78,7 @@ def prepare(recipe: DetectRecipe, run: RunDirectory, world: World, resume: bool,
     facts = {"classes": list(train.classes), "train_images": len(train), "val_images": len(val)}
     position = Position(facts=facts, plan=plan.as_json())
     if resume:
-        position = restore(files, run, model, ema, optimizer)
-        check_same_data(position.facts, facts, run)
-        if position.scaler:
-            scaler.load_state_dict(position.scaler)
+        position = resumed_position(files, run, facts, model, ema, optimizer, scaler)
     return DetectSession(
         recipe=recipe,
         run=run,
@@ -118,11 +117,6 @@ def fused_norms(model: FasterRcnn, recipe: DetectRecipe, world: World) -> Plan:
     """Fused kernels for the norms that train, where they can be had."""
     usable = recipe.train.fast and world.device.type == "cpu" and recipe.train.channels_last
     return fuse_all(model, Plan()) if usable and kernels.switched_on() and kernels.load() else Plan()
-
-
-def position_plan(files: dict[str, bytes]) -> Any:
-    """The plan a run began with, as JSON."""
-    return json.loads(files["state"])["position"].get("plan") or Plan().as_json()
 
 
 def make_loader(

@@ -1,7 +1,6 @@
 """The detector a run starts from: fresh, around a loaded network, a loaded detector, or its own checkpoint."""
 
-import tempfile
-from pathlib import Path
+from typing import cast
 
 from resnext.data.preprocessing import Preprocessing
 from resnext.data.randomness import seed_of
@@ -13,7 +12,7 @@ from resnext.detect.settings import DetectRecipe
 from resnext.errors import RequestError
 from resnext.model.forms import convert_form
 from resnext.model.network import Network, create_model
-from resnext.train.finetune import check_architecture
+from resnext.train.finetune import check_architecture, model_from_checkpoint
 from resnext.train.session import WEIGHTS
 from resnext.weights import load
 
@@ -101,19 +100,14 @@ def check_colours(mine: DetectPreprocessing, proposers: DetectPreprocessing, sou
 
 
 def detector_from_checkpoint(data: bytes) -> FasterRcnn:
-    """The detector of a run that goes on: its checkpoint has everything, and the weights it began with may be gone."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.safetensors"
-        path.write_bytes(data)
-        model = load_detector(path)
-    model.provenance = {key: value for key, value in model.provenance.items() if key == "init"}
-    return model
+    """The detector of a run that goes on."""
+    return cast(FasterRcnn, model_from_checkpoint(data, load_detector))
 
 
 def loaded_network(
     weights: str, detector: FasterRcnn | None, recipe: DetectRecipe
 ) -> tuple[Network, Preprocessing | DetectPreprocessing | None, list[str]]:
-    """The network of a classification file, or below a ``detector``, without classifier; its preprocessing; notes."""
+    """The network of a classification file, or below a ``detector``; its preprocessing; notes."""
     if detector is not None:
         network, base = network_of(detector, weights), detector.preprocessing
         network = network if recipe.model.form is None else convert_form(network, recipe.model.form)
@@ -126,7 +120,7 @@ def loaded_network(
         raise RequestError(
             f"{weights} takes images of {network.architecture.in_channels} channels; a detector reads RGB pictures"
         )
-    return without_classifier(network), base, notes
+    return network, base, notes
 
 
 def network_of(detector: FasterRcnn, source: str) -> Network:
@@ -139,10 +133,3 @@ def network_of(detector: FasterRcnn, source: str) -> Network:
         state |= detector.roi_heads.box_head.state_dict()
     network.load_state_dict(state)
     return network
-
-
-def without_classifier(network: Network) -> Network:
-    """The same network, without its last layer."""
-    bare = create_model(network.architecture.change(num_classes=0), seed=0)
-    bare.load_state_dict({name: value for name, value in network.state_dict().items() if not name.startswith("fc.")})
-    return bare

@@ -4,6 +4,7 @@ What is frozen is said once, by ``requires_grad``: the optimizer, the mode of BN
 """
 
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +44,11 @@ def network_from_weights(recipe: Recipe, source: Source) -> Network:
     return model
 
 
-def network_from_checkpoint(data: bytes) -> Network:
-    """The network of a run that goes on: its checkpoint has everything, and the weights it began with may be gone."""
+def model_from_checkpoint(data: bytes, load: Callable[[Path], Any]) -> Any:
+    """The model of a run that goes on, by its reader ``load``.
+
+    Its checkpoint has everything, and the weights it began with may be gone.
+    """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.safetensors"
         path.write_bytes(data)

@@ -18,7 +18,7 @@ from resnext.recipe import dump_recipe
 from resnext.train.gather import gathered
 from resnext.train.logbook import read_log
 from resnext.train.plots import draw_curves
-from resnext.train.session import Session
+from resnext.train.session import BaseSession, Session
 from resnext.weights import load
 
 SAMPLES = 64  # pictures in samples.png
@@ -30,10 +30,7 @@ def write_beginning(session: Session) -> None:
     recipe.yaml makes the directory a run that can be resumed; its first checkpoint is there already.
     """
     run = session.run
-    with written_whole(run.recipe, "w") as file:
-        file.write(dump_recipe(session.recipe))
-    with written_whole(run.environment, "w") as file:
-        json.dump(environment(str(session.world.device)), file, indent=1)
+    write_recipe_and_environment(session)
     for name, text in session.source.lists.items():
         with written_whole(run.path / name, "w") as file:
             file.write(text)
@@ -44,6 +41,14 @@ def write_beginning(session: Session) -> None:
         first.images[:SAMPLES], first.labels[:SAMPLES], session.source.train.classes, session.preprocessing
     )
     save(picture, run.samples)
+
+
+def write_recipe_and_environment(session: BaseSession) -> None:
+    """What was asked for, and what it runs on."""
+    with written_whole(session.run.recipe, "w") as file:
+        file.write(dump_recipe(session.recipe))
+    with written_whole(session.run.environment, "w") as file:
+        json.dump(environment(str(session.world.device)), file, indent=1)
 
 
 def evaluate_held_out(session: Session, model: Network) -> Evaluation:

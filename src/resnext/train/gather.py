@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -13,6 +13,23 @@ from resnext.errors import ResnextError, WorkError
 from resnext.evaluate.evaluator import COLUMNS, Evaluation, merge
 from resnext.train.distributed import World
 
+T = TypeVar("T")
+
+
+def together(world: World, work: Callable[[], T]) -> T:
+    """What ``work`` gives here. Where it fails in one process it fails in all, so that none waits for another.
+
+    Raises what ``work`` raises, and WorkError where another process failed.
+    """
+    failure: ResnextError | None = None
+    try:
+        result = work()
+    except ResnextError as error:
+        failure = error
+    if world.any(failure is not None):
+        raise failure or WorkError("another process could not evaluate its share of the images")
+    return result
+
 
 def gathered(
     evaluate: Callable[..., Evaluation], world: World, model: nn.Module, dataset: Dataset, *rest: Any, **options: Any
@@ -22,15 +39,8 @@ def gathered(
     The parts are unpadded, each image is judged once, and the rows are those of one process to rounding. Raises what
     ``evaluate`` raises, and WorkError where another process failed.
     """
-    share, failure = None, None
-    try:
-        where = {"device": world.device, "rank": world.rank, "world_size": world.size}
-        share = evaluate(model, dataset, *rest, **options, **where)
-    except ResnextError as error:
-        failure = error
-    if world.any(failure is not None):
-        raise failure or WorkError("another process could not evaluate its share of the images")
-    assert share is not None
+    where = {"device": world.device, "rank": world.rank, "world_size": world.size}
+    share = together(world, lambda: evaluate(model, dataset, *rest, **options, **where))
     if world.size == 1:
         return share
     rows = torch.tensor(np.stack([getattr(share, name) for name in COLUMNS], axis=1), dtype=torch.float64)

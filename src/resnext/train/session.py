@@ -20,16 +20,17 @@ from resnext.model.blocks import Block
 from resnext.model.network import Network, create_model
 from resnext.model.plan import Plan, set_recompute
 from resnext.run_directory import RunDirectory
-from resnext.settings import Recipe
+from resnext.settings import Recipe, RunSettings
 from resnext.speed.allocator import keep_memory
 from resnext.speed.kernels import switched_on
 from resnext.train.checkpoint import Position, read_files, restore
 from resnext.train.distributed import World
 from resnext.train.ema import Ema
 from resnext.train.fastest import settle_speed
-from resnext.train.finetune import freeze, network_from_checkpoint, network_from_weights, rate_scales, training_mode
+from resnext.train.finetune import freeze, model_from_checkpoint, network_from_weights, rate_scales, training_mode
 from resnext.train.optimizer import build_optimizer
 from resnext.train.sync_norm import synchronise
+from resnext.weights import load
 
 WEIGHTS = 0x3E16  # tag of seed_of: the weights draw from a stream of their own
 
@@ -79,11 +80,7 @@ class Session(BaseSession):
 
 def prepare(recipe: Recipe, run: RunDirectory, world: World, resume: bool, console: Console) -> Session:
     """Data, network, optimizer and position of a run, new or resumed; a new run's directory gets its first files."""
-    if recipe.train.threads is not None:
-        torch.set_num_threads(recipe.train.threads)
-    torch.backends.cudnn.deterministic = True
-    if world.device.type == "cpu":
-        keep_memory()
+    prepare_machine(recipe.train, world)
     source = open_data(recipe.data)
     files = shared_checkpoint(run, world) if resume else {}
     model = starting_network(recipe, source, files)
@@ -92,8 +89,7 @@ def prepare(recipe: Recipe, run: RunDirectory, world: World, resume: bool, conso
     check_length(recipe, loader.steps_per_epoch)
     parts = parts_of(recipe, world.size)
     if world.leads and not resume:
-        for note in model.provenance.get("init", {}).get("notes", []):
-            console.print(printable(f"{recipe.init.weights}: {note}"), highlight=False, markup=False, soft_wrap=True)
+        say_notes(model.provenance, recipe.init.weights, console)
     freeze(model, recipe.init)
     set_drop_path(model, recipe.train.drop_path)
     training_mode(model.to(world.device))
@@ -111,10 +107,7 @@ def prepare(recipe: Recipe, run: RunDirectory, world: World, resume: bool, conso
     facts = {"classes": list(source.train.classes), "train_images": len(source.train), "val_images": len(source.val)}
     position = Position(facts=facts, plan=plan.as_json())
     if resume:
-        position = restore(files, run, model, ema, optimizer)
-        check_same_data(position.facts, facts, run)
-        if position.scaler:
-            scaler.load_state_dict(position.scaler)
+        position = resumed_position(files, run, facts, model, ema, optimizer, scaler)
     ddp = compiled(world.wrap(model), recipe.train.compile)
     return Session(
         recipe=recipe,
@@ -131,6 +124,46 @@ def prepare(recipe: Recipe, run: RunDirectory, world: World, resume: bool, conso
         position=position,
         parts=parts,
     )
+
+
+def prepare_machine(train: RunSettings, world: World) -> None:
+    """Threads, determinism and memory of the process, before anything is built."""
+    if train.threads is not None:
+        torch.set_num_threads(train.threads)
+    torch.backends.cudnn.deterministic = True
+    if world.device.type == "cpu":
+        keep_memory()
+
+
+def say_notes(provenance: dict[str, Any], weights: str | None, console: Console) -> None:
+    """What was assumed or left out of the weights a new run starts from."""
+    for note in provenance.get("init", {}).get("notes", []):
+        console.print(printable(f"{weights}: {note}"), highlight=False, markup=False, soft_wrap=True)
+
+
+def resumed_position(
+    files: dict[str, bytes],
+    run: RunDirectory,
+    facts: dict[str, Any],
+    model: nn.Module,
+    ema: Ema | None,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+) -> Position:
+    """Put the last checkpoint into model, average, optimizer and scaler; where the run stands.
+
+    Raises RequestError where the data now (``facts``) is not what the run was trained on.
+    """
+    position = restore(files, run, model, ema, optimizer)
+    check_same_data(position.facts, facts, run)
+    if position.scaler:
+        scaler.load_state_dict(position.scaler)
+    return position
+
+
+def begun_plan(files: dict[str, bytes]) -> Plan:
+    """The plan of fast paths that the run of a checkpoint began with."""
+    return Plan.from_json(json.loads(files["state"])["position"].get("plan") or Plan().as_json())
 
 
 def compiled(ddp: nn.Module, how: str) -> nn.Module:
@@ -154,7 +187,7 @@ def starting_network(recipe: Recipe, source: Source, files: dict[str, bytes]) ->
         model = create_model(architecture, seed=seed_of(recipe.train.seed, WEIGHTS))
         model.preprocessing = preprocessing
     else:
-        model = network_from_checkpoint(files["model"]) if files else network_from_weights(recipe, source)
+        model = model_from_checkpoint(files["model"], load) if files else network_from_weights(recipe, source)
     for size in (model.preprocessing.image_size, recipe.augment.size or model.preprocessing.image_size):
         model.architecture.check_image_size(size, size)
     model.classes = tuple(source.train.classes)
@@ -228,7 +261,7 @@ def fast_paths(
     """Memory layout and plan of fast paths: measured for a new run, those it began with for one that goes on."""
     set_recompute(model, recipe.train.recompute)
     if files:
-        return recipe, Plan.from_json(json.loads(files["state"])["position"].get("plan") or Plan().as_json())
+        return recipe, begun_plan(files)
     parts = parts_of(recipe, world.size)
     part = recipe.train.batch_size // world.size // parts
     total = recipe.train.total_steps(steps) * parts

@@ -1,9 +1,11 @@
 # make demo   sets everything up, trains a small ResNeXt on real scans, evaluates it, predicts a few images
 # make test   sets everything up, runs lint, type check and tests
-PYTHON ?= python3
-VENV   := .venv
-BIN    := $(VENV)/bin
-READY  := $(VENV)/.ready
+PYTHON  ?= python3
+VENV    := .venv
+BIN     := $(VENV)/bin
+INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable
+USABLE  := $(VENV)/.usable
+READY   := $(VENV)/.ready
 
 .PHONY: help demo test test-all lint format clean
 .DEFAULT_GOAL := help
@@ -11,14 +13,18 @@ READY  := $(VENV)/.ready
 help:  ## print this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /	/' | expand -t 12
 
-$(READY): pyproject.toml constraints.txt
+$(USABLE): pyproject.toml constraints.txt  # the package alone, as a user has it
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), "Python 3.11 or newer is needed (make PYTHON=python3.12 ...)"'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(INSTALL) .
 	touch $@
 
-demo: $(READY)  ## train on handwritten digits, evaluate, predict; about two minutes after the set-up
+$(READY): $(USABLE)  # with every extra and the developers' tools
+	$(INSTALL) '.[dev,object-store-tests]'
+	touch $@
+
+demo: $(USABLE)  ## train on handwritten digits, evaluate, predict; about two minutes after the set-up
 	$(BIN)/python examples/demo.py
 
 lint: $(READY)  ## ruff (lint and format) and mypy

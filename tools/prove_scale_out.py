@@ -4,7 +4,7 @@
 
 Each host is a namespace with its own address on a bridge; on it a supervisor (as systemd, Slurm or Kubernetes would be)
 gives the same ``torchrun ... resnext train RECIPE --continue RUN`` again until it succeeds. Nothing leaves the machine.
-Needs root, Linux, iproute2; ``clock`` needs faketime, ``mirror`` the extra [dev] (moto, s3fs).
+Needs root, Linux, iproute2; ``clock`` needs faketime, ``mirror`` the extras [remote,object-store-tests].
 """
 
 import argparse

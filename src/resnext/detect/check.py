@@ -7,7 +7,7 @@ images are listed one by one.
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -16,8 +16,9 @@ import numpy as np
 from resnext.data.check import File, Inspection, duplicates, inspect_all, inspection, why_unreadable
 from resnext.data.findings import Finding, Report, count_of, in_order
 from resnext.data.source import BadImage
+from resnext.detect.box_format import other_formats
 from resnext.detect.boxes import FLAT, GOOD, NOT_FINITE, OUTSIDE, PROBLEMS, corners_of, fit
-from resnext.detect.dataset import DetectionDataset, WrongSize
+from resnext.detect.dataset import DetectionDataset, WrongSize, why_nothing_to_learn
 from resnext.detect.open import TRAIN, VAL, Found, check_same_categories, data_root
 from resnext.detect.parsed import Parsed, dataset_of
 from resnext.detect.places import missing_files, names_in
@@ -25,6 +26,7 @@ from resnext.detect.settings import DetectDataSettings
 from resnext.errors import RequestError
 
 BAD = {NOT_FINITE: "box of no numbers", FLAT: "box without width or height", OUTSIDE: "box outside of the image"}
+MOST_COUNTED = 100  # detections of a class in an image, by COCO's metric
 ROUNDING = 1.0  # pixels, by which annotators' boxes stick out without meaning anything
 
 
@@ -58,15 +60,18 @@ def check_detection(settings: DetectDataSettings, workers: int | None = None, pr
     }
     findings += _disagreement(datasets)
     images: list[_Image] = []
+    counts = {split: _boxes_of(data) for split, data in datasets.items()}
     for split, dataset in datasets.items():
-        annotations = Split(root, split, parsed[split], found[split].images)
+        if why := why_nothing_to_learn(dataset):
+            findings.append(Finding("", "", split, "error", "no boxes at all", why))
+        others = {datasets[other].name: counts[other] for other in datasets if other != split}
+        annotations = Split(root, split, parsed[split], found[split].images, others)
         gone = set(missing_files(annotations.images, dataset.files))
         findings += annotations.findings(settings.bad_boxes == "error", gone)
         images += [_Image(split, dataset, i, root) for i, file in enumerate(dataset.files) if file not in gone]
     done = list(inspect_all(images, _inspect, workers, progress))
     findings += [one.file.finding(problem) for one in done for problem in one.problems]
     findings += duplicates(done, unstated=False)
-    counts = {split: _boxes_of(data) for split, data in datasets.items()}
     return BoxReport(str(root), counts, in_order(findings), {split: len(data) for split, data in datasets.items()})
 
 
@@ -109,14 +114,18 @@ class Split:
     name: str
     parsed: Parsed
     images: Path
+    others: Mapping[str, Mapping[str, int]]  # boxes of each class in the other split, by its file's name
 
     def findings(self, strict: bool, gone: set[str]) -> Iterator[Finding]:
         """All that needs no pixels. ``strict``: a bad box stops training; ``gone`` are the files that are not there."""
         for file in sorted(gone):
             yield self._of(file, "", "error", "missing image", "the file is not there")
+        for problem in other_formats(self.parsed):
+            yield self._of("", "", "error", "boxes in another format", problem)
         yield from self._bad_boxes(strict)
         yield from self._cut_boxes()
         yield from self._same_boxes()
+        yield from self._crowded_images()
         yield from self._counts()
         names: dict[str, int] = {}
         for file in self.parsed.files:
@@ -172,7 +181,9 @@ class Split:
         parsed, found = self.parsed, self.parsed.found
         used = np.bincount(found.labels, minlength=len(parsed.classes))
         for label in np.flatnonzero(used == 0):
-            yield self._of("", parsed.classes[label], "warning", "class without boxes", f"none in {parsed.name}")
+            name = parsed.classes[label]
+            there = "".join(f", {boxes[name]} in {other}" for other, boxes in self.others.items() if boxes.get(name))
+            yield self._of("", name, "warning", "class without boxes", f"none in {parsed.name}{there}")
         crowds = int(found.crowd.sum())
         if crowds:
             where = len(np.unique(found.image[found.crowd]))
@@ -180,8 +191,26 @@ class Split:
                 f"{crowds} of {len(found.crowd)} boxes, in {count_of(where, 'image')}; neither trained on nor missed"
             )
             yield self._of("", "", "note", "crowds or difficult objects", detail)
-        for image in np.flatnonzero(np.bincount(found.image, minlength=len(parsed.files)) == 0):
+        empty = np.flatnonzero(np.bincount(found.image, minlength=len(parsed.files)) == 0)
+        if 2 * len(empty) > len(parsed.files) > len(empty):
+            detail = f"{len(empty)} of {len(parsed.files)}; each is taken as all background, so none may be unfinished"
+            yield self._of("", "", "warning", "most images have no boxes", detail)
+        for image in empty:
             yield self._of(parsed.files[image], "", "note", "no boxes", "the image is all background")
+
+    def _crowded_images(self) -> Iterator[Finding]:
+        """Images with more boxes of a class than the metric counts detections."""
+        found, parsed = self.parsed.found, self.parsed
+        keys = found.image[~found.crowd] * len(parsed.classes) + found.labels[~found.crowd]
+        for key, count in zip(*np.unique(keys, return_counts=True), strict=True):
+            if count <= MOST_COUNTED:
+                continue
+            image, label = divmod(int(key), len(parsed.classes))
+            detail = (
+                f"{count} of a class, but COCO's AP counts the best {MOST_COUNTED} detections of a class "
+                f"in an image (evaluate with --max-detections) and a detector gives detector.detections of all classes"
+            )
+            yield self._of(parsed.files[image], parsed.classes[label], "warning", f"more than {MOST_COUNTED} boxes", detail)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from PIL import Image
 
 from resnext.data.images import Facts, read_image, read_with_facts
 from resnext.data.source import BadImage
+from resnext.detect.boxes import LEFT_OUT
 
 
 class WrongSize(BadImage):
@@ -151,6 +152,16 @@ def without_empty(dataset: DetectionDataset) -> DetectionDataset:
         return dataset
     counts = dataset.counts | {"images without boxes left out": int((~trained_on).sum())}
     return replace(dataset.subset(np.flatnonzero(trained_on)), counts=counts)
+
+
+def why_nothing_to_learn(dataset: DetectionDataset) -> str:
+    """A sentence where a split has no box that can be trained on or judged by; empty where it has."""
+    if not dataset.crowd.all():
+        return ""
+    if len(dataset.crowd):
+        return f"every box of {dataset.name} is a crowd or a difficult object, which nothing is learnt from"
+    bad = f", the {dataset.counts[LEFT_OUT]} bad ones left out" if LEFT_OUT in dataset.counts else ""
+    return f"{dataset.name} has no boxes{bad}, so there is nothing to learn or to judge by"
 
 
 def _size(size: tuple[int, int]) -> str:

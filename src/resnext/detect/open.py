@@ -5,8 +5,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from resnext.data.classes import class_difference, listing
+from resnext.detect.box_format import check_box_format
 from resnext.detect.coco import parse_coco
-from resnext.detect.dataset import DetectionDataset, limited
+from resnext.detect.dataset import DetectionDataset, limited, why_nothing_to_learn
 from resnext.detect.parsed import Parsed, dataset_of
 from resnext.detect.places import check_all_there, first_that_holds, names_in
 from resnext.detect.settings import SOURCES, DetectDataSettings
@@ -35,7 +36,10 @@ def open_detection(settings: DetectDataSettings) -> tuple[DetectionDataset, Dete
     found = {split: Found(settings, split) for split in (TRAIN, VAL)}
     train, val = (_dataset(found[split], [*found.values()], settings, split) for split in (TRAIN, VAL))
     check_same_categories(train, val)
-    return train, val
+    for dataset in (train, val):
+        if why := why_nothing_to_learn(dataset):
+            raise RequestError(why)
+    return _limited(train, settings, TRAIN), _limited(val, settings, VAL)
 
 
 def open_detection_split(settings: DetectDataSettings, split: str) -> DetectionDataset:
@@ -45,7 +49,7 @@ def open_detection_split(settings: DetectDataSettings, split: str) -> DetectionD
     found = [Found(settings, split)]
     if settings.source == "voc" and _voc_place(data_root(settings), settings, VAL if split == TRAIN else TRAIN):
         found.append(Found(settings, VAL if split == TRAIN else TRAIN))
-    return _dataset(found[0], found, settings, split)
+    return _limited(_dataset(found[0], found, settings, split), settings, split)
 
 
 class Found:
@@ -70,14 +74,20 @@ class Found:
 
 
 def _dataset(found: Found, both: Sequence[Found], settings: DetectDataSettings, split: str) -> DetectionDataset:
+    parsed = found.parsed(both)
+    check_box_format(parsed)
     dataset = dataset_of(
-        found.parsed(both),
+        parsed,
         found.images,
         exif=settings.exif,
         bad_boxes=settings.bad_boxes,
         empty=settings.empty if split == TRAIN else "keep",
     )
     check_all_there(found.images, dataset.files, str(found.place))
+    return dataset
+
+
+def _limited(dataset: DetectionDataset, settings: DetectDataSettings, split: str) -> DetectionDataset:
     limit = settings.limit_train if split == TRAIN else settings.limit_val
     return limited(dataset, limit, settings.split_seed)
 

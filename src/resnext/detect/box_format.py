@@ -43,8 +43,8 @@ def other_formats(parsed: Parsed) -> Iterator[str]:
         )
     elif (stated[:, 2:] <= TINY).all() and (stated[:, 2:] > 0).any():
         yield (
-            f"{boxes} of {parsed.name} {verb} at most {TINY:g} pixels wide and high, too small to be found; if these are fractions of the "
-            "image's size, multiply them by it"
+            f"{boxes} of {parsed.name} {verb} at most {TINY:g} pixels wide and high, too small to be found; if these "
+            "are fractions of the image's size, multiply them by it"
         )
     elif kind := _likely_format(stated, sizes, least=LEAST_BOXES):
         out = int(_sticks_out(corners_of(stated), sizes).sum())

@@ -207,10 +207,11 @@ class Split:
                 continue
             image, label = divmod(int(key), len(parsed.classes))
             detail = (
-                f"{count} of a class, but COCO's AP counts the best {MOST_COUNTED} detections of a class "
-                f"in an image (evaluate with --max-detections) and a detector gives detector.detections of all classes"
+                f"{count} of a class, but COCO's AP counts the best {MOST_COUNTED} detections of a class (evaluate with "
+                "--max-detections), and detector.detections bounds those of all classes"
             )
-            yield self._of(parsed.files[image], parsed.classes[label], "warning", f"more than {MOST_COUNTED} boxes", detail)
+            problem = f"more than {MOST_COUNTED} boxes"
+            yield self._of(parsed.files[image], parsed.classes[label], "warning", problem, detail)
 
 
 @dataclass(frozen=True)

@@ -96,7 +96,7 @@ class DetectLoader:
     def _left_out(self, epoch: int) -> set[int]:
         """The images that fill no batch in this epoch: the epoch's window of one circle that is the same for all.
 
-        There are fewer than a batch, so fewer than half of the data set: the windows of two epochs in a row do not meet.
+        They are fewer than half of the data set, so the windows of two epochs in a row do not meet.
         """
         count = len(self.dataset)
         size = count % self.batch_size

@@ -19,6 +19,7 @@ from resnext.data.source import BadImage
 from resnext.detect.box_format import other_formats
 from resnext.detect.boxes import FLAT, GOOD, NOT_FINITE, OUTSIDE, PROBLEMS, corners_of, fit
 from resnext.detect.dataset import DetectionDataset, WrongSize, why_nothing_to_learn
+from resnext.detect.exif import LEFT, UNSURE, decide_orientation
 from resnext.detect.open import TRAIN, VAL, Found, check_same_categories, data_root
 from resnext.detect.parsed import Parsed, dataset_of
 from resnext.detect.places import missing_files, names_in
@@ -56,7 +57,8 @@ def check_detection(settings: DetectDataSettings, workers: int | None = None, pr
         raise RequestError(findings[0].detail)
     parsed = {split: one.parsed([*found.values()]) for split, one in found.items()}
     datasets = {
-        split: dataset_of(parsed[split], found[split].images, exif=settings.exif, bad_boxes="drop") for split in found
+        split: decide_orientation(dataset_of(parsed[split], found[split].images, exif=settings.exif, bad_boxes="drop"))
+        for split in found
     }
     findings += _disagreement(datasets)
     images: list[_Image] = []
@@ -64,6 +66,10 @@ def check_detection(settings: DetectDataSettings, workers: int | None = None, pr
     for split, dataset in datasets.items():
         if why := why_nothing_to_learn(dataset):
             findings.append(Finding("", "", split, "error", "no boxes at all", why))
+        for what, severity in ((LEFT, "note"), (UNSURE, "warning")):
+            if what in dataset.counts:
+                detail = f"{dataset.counts[what]} {what}"
+                findings.append(Finding("", "", split, severity, "EXIF fits both ways", detail))
         others = {datasets[other].name: counts[other] for other in datasets if other != split}
         annotations = Split(root, split, parsed[split], found[split].images, others)
         gone = set(missing_files(annotations.images, dataset.files))
@@ -207,7 +213,7 @@ class Split:
                 continue
             image, label = divmod(int(key), len(parsed.classes))
             detail = (
-                f"{count} of a class, but COCO's AP counts the best {MOST_COUNTED} detections of a class (evaluate with "
+                f"{count} of a class, but COCO's AP counts {MOST_COUNTED} detections of a class (evaluate with "
                 "--max-detections), and detector.detections bounds those of all classes"
             )
             problem = f"more than {MOST_COUNTED} boxes"

@@ -43,6 +43,7 @@ class DetectionDataset:
     areas: np.ndarray  # float64 [M]
     stated: np.ndarray | None = None  # float64 [M, 4]: x, y, width, height as in the file, before any cut
     exif: bool = True
+    either_as_stored: bool = False  # photographs that fit their size both as stored and upright stay as stored
     counts: dict[str, int] = field(default_factory=dict)  # what the policies did: {"boxes cut at the edge": 3}
 
     def __len__(self) -> int:
@@ -51,8 +52,9 @@ class DetectionDataset:
     def image(self, index: int) -> Image.Image:
         """The picture, RGB, of the stated size. Raises BadImage naming the file where it cannot be used.
 
-        With ``exif`` a photograph is turned upright wherever that gives the stated size (a square one too), and stays
-        as it is stored where only this does: the boxes were drawn in pixels of the stated size.
+        With ``exif`` a photograph is turned upright where only that gives the stated size, and stays as it is stored
+        where only this does: the boxes were drawn in pixels of the stated size. ``either_as_stored`` decides where
+        both do (turned by 180°, mirrored, or square).
         """
         return self.image_with_facts(index)[0]
 
@@ -61,7 +63,8 @@ class DetectionDataset:
         path = Path(self.root) / self.files[index]
         stated = (int(self.sizes[index, 0]), int(self.sizes[index, 1]))
         pixels, facts = read_with_facts(path, 3, self.exif)
-        if pixels.size != stated and self.exif and facts.size == stated:
+        turned = self.exif and facts.orientation != 1
+        if turned and facts.size == stated and (pixels.size != stated or self.either_as_stored):
             pixels = read_image(path, 3, exif=False)
         if pixels.size != stated:
             raise WrongSize(str(path), f"it has {_size(pixels.size)} pixels, but its annotations state {_size(stated)}")

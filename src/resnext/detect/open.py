@@ -8,6 +8,7 @@ from resnext.data.classes import class_difference, listing
 from resnext.detect.box_format import check_box_format
 from resnext.detect.coco import parse_coco
 from resnext.detect.dataset import DetectionDataset, limited, why_nothing_to_learn
+from resnext.detect.exif import decide_orientation
 from resnext.detect.parsed import Parsed, dataset_of
 from resnext.detect.places import check_all_there, first_that_holds, names_in
 from resnext.detect.settings import SOURCES, DetectDataSettings
@@ -84,7 +85,7 @@ def _dataset(found: Found, both: Sequence[Found], settings: DetectDataSettings, 
         empty=settings.empty if split == TRAIN else "keep",
     )
     check_all_there(found.images, dataset.files, str(found.place))
-    return dataset
+    return decide_orientation(dataset)
 
 
 def _limited(dataset: DetectionDataset, settings: DetectDataSettings, split: str) -> DetectionDataset:

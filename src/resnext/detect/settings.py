@@ -91,7 +91,9 @@ class DetectDataSettings:
         choices=RESIZES,
     )
     exif: bool = say(
-        "Turn photographs upright as their EXIF tag says, where that gives the size the data states.", True
+        "Turn photographs upright as their EXIF tag says, where that gives the size the data states; those that fit "
+        "both ways (turned by 180°, mirrored, square) as most of the others are stated. No: all stay as stored.",
+        True,
     )
     mean: tuple[float, ...] | None = say(
         "Mean of each channel, on the scale of 0 to 1; that of init.weights, else ImageNet's, when not given.", None

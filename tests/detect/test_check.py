@@ -10,7 +10,8 @@ import pytest
 
 from resnext.commands import data
 from resnext.data.source import BadImage
-from resnext.detect.check import check_detection, detection_source_at
+from resnext.detect.check import check_detection
+from resnext.detect.find_annotations import detection_source_at
 from resnext.detect.open import open_detection
 from resnext.detect.settings import DetectDataSettings
 from resnext.errors import RequestError

@@ -38,7 +38,7 @@ def add_minival(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def source_of(args: argparse.Namespace) -> str:
     """coco or voc, as stated or as PATH looks; empty for everything else. Raises RequestError for contradictions."""
-    from resnext.detect.check import detection_source_at
+    from resnext.detect.find_annotations import detection_source_at
     from resnext.detect.settings import SOURCES
     from resnext.errors import RequestError
 

@@ -20,9 +20,10 @@ from resnext.detect.box_format import other_formats
 from resnext.detect.boxes import FLAT, GOOD, NOT_FINITE, OUTSIDE, PROBLEMS, corners_of, fit
 from resnext.detect.dataset import DetectionDataset, WrongSize, why_nothing_to_learn
 from resnext.detect.exif import LEFT, UNSURE, decide_orientation
-from resnext.detect.open import TRAIN, VAL, Found, check_same_categories, data_root
+from resnext.detect.find_annotations import TRAIN, VAL
+from resnext.detect.open import Found, check_same_categories, data_root
 from resnext.detect.parsed import Parsed, dataset_of
-from resnext.detect.places import missing_files, names_in
+from resnext.detect.places import missing_files
 from resnext.detect.settings import DetectDataSettings
 from resnext.errors import RequestError
 
@@ -79,24 +80,6 @@ def check_detection(settings: DetectDataSettings, workers: int | None = None, pr
     findings += [one.file.finding(problem) for one in done for problem in one.problems]
     findings += duplicates(done, unstated=False)
     return BoxReport(str(root), counts, in_order(findings), {split: len(data) for split, data in datasets.items()})
-
-
-def detection_source_at(path: str) -> str:
-    """``coco`` or ``voc`` where a folder looks like one of them; empty where it does not."""
-    root = Path(path).expanduser()
-    if not root.is_dir():
-        return ""
-    folders = ("annotations", *(name for name in ("train", "val", "valid") if (root / name).is_dir()))
-    names = {folder: names_in(root / folder) for folder in folders}
-    if any(name.startswith("instances_") and name.endswith(".json") for name in names["annotations"]):
-        return "coco"
-    if any("_annotations.coco.json" in found for found in names.values()):
-        return "coco"
-    if (root / "Annotations").is_dir() and ((root / "JPEGImages").is_dir() or (root / "ImageSets").is_dir()):
-        return "voc"
-    if any(name.lower().endswith(".xml") for folder in folders[1:] for name in names[folder]):
-        return "voc"
-    return ""
 
 
 def _disagreement(datasets: dict[str, DetectionDataset]) -> Iterator[Finding]:

@@ -240,7 +240,8 @@ def test_options_of_another_kind_of_data_are_refused(root: Path, tmp_path: Path)
     photo(tmp_path / "classes/train/cat/a.jpg")
     for words, message in (
         ((root, "--md5"), "--md5 is not for images with boxes, and .* is coco"),
-        ((root, "--val-fraction", "0.1"), "--val-fraction is not for images with boxes"),
+        ((root, "--val-fraction", "0.1"), "has annotations for val already: leave data.val_fraction out"),
+        ((root, "--val-fraction", "1.5"), "--val-fraction 1.5 must be from 0.001 to 0.9"),
         ((tmp_path / "classes", "--train", "x.json"), "--train is for images with boxes, but .* does not look like"),
         ((root, "--source", "folder", "--bad-boxes", "drop"), "--bad-boxes is for .* is taken as folder"),
     ):

@@ -50,7 +50,7 @@ def test_photographs_that_fit_both_ways_follow_most_of_the_others(tmp_path: Path
             ([(1, STORED)], True, {UNSURE: 1}),
         ]
     ):
-        dataset = decide_orientation(photographs(tmp_path / str(place), either, *others))
+        dataset = decide_orientation([photographs(tmp_path / str(place), either, *others)])[0]
         assert is_turned(dataset, 0) is turned
         assert dataset.counts == said
         for index, (tag, stated) in enumerate(others, start=1):
@@ -64,16 +64,18 @@ def test_a_square_photograph_fits_both_ways_too(tmp_path: Path) -> None:
     content = coco_content(images=[image_row(0, "0.jpg", *STORED), image_row(1, "1.jpg", 30, 30)], annotations=[])
     dataset = read_coco(write_json(tmp_path / "x.json", content), tmp_path / "train")
     assert is_turned(dataset, 1)
-    assert not is_turned(decide_orientation(dataset), 1)
+    assert not is_turned(decide_orientation([dataset])[0], 1)
 
 
 def test_upright_photographs_and_exif_off_need_no_decision(tmp_path: Path) -> None:
     dataset = photographs(tmp_path, (1, STORED), (6, (30, 40)), (6, STORED), (3, (50, 50)))
     (tmp_path / "train/3.jpg").write_bytes(b"\xff\xd8 Exif\0\0 and no more")
-    assert decide_orientation(dataset) is dataset
+    (decided,) = decide_orientation([dataset])
+    assert (decided.either_as_stored, decided.counts) == (False, {})
     photographs(tmp_path / "off", (3, STORED), (6, STORED))
     dataset = read_coco(tmp_path / "off/annotations/instances_train.json", tmp_path / "off/train", exif=False)
-    assert decide_orientation(dataset) is dataset
+    (decided,) = decide_orientation([dataset])
+    assert decided.counts == {}
     assert not is_turned(dataset, 0)
 
 

@@ -19,15 +19,17 @@ from resnext.data.source import BadImage
 from resnext.detect.box_format import other_formats
 from resnext.detect.boxes import FLAT, GOOD, NOT_FINITE, OUTSIDE, PROBLEMS, corners_of, fit
 from resnext.detect.dataset import DetectionDataset, WrongSize, why_nothing_to_learn
+from resnext.detect.divide import divide
 from resnext.detect.exif import LEFT, UNSURE, decide_orientation
-from resnext.detect.find_annotations import TRAIN, VAL
-from resnext.detect.open import Found, check_same_categories, data_root
+from resnext.detect.find_annotations import TRAIN, VAL, has_annotations
+from resnext.detect.open import Found, check_same_categories, check_undivided, data_root
 from resnext.detect.parsed import Parsed, dataset_of
 from resnext.detect.places import missing_files
 from resnext.detect.settings import DetectDataSettings
 from resnext.errors import RequestError
 
 BAD = {NOT_FINITE: "box of no numbers", FLAT: "box without width or height", OUTSIDE: "box outside of the image"}
+NO_SPLIT = "training needs a share to hold out, such as data.val_fraction 0.2, or annotations for val"
 MOST_COUNTED = 100  # detections of a class in an image, by COCO's metric
 ROUNDING = 1.0  # pixels, by which annotators' boxes stick out without meaning anything
 
@@ -45,11 +47,14 @@ class BoxReport(Report):
 
 
 def check_detection(settings: DetectDataSettings, workers: int | None = None, progress: bool = False) -> BoxReport:
-    """Both splits, every box and every image. Raises RequestError where neither split can be read at all."""
+    """Both splits, every box and every image. Raises RequestError where neither split can be read at all.
+
+    Where there are annotations for train alone, and no ``val_fraction``, that is noted and train is checked.
+    """
     root = data_root(settings)
     findings: list[Finding] = []
     found: dict[str, Found] = {}
-    for split in (TRAIN, VAL):
+    for split in _splits(settings):
         try:
             found[split] = Found(settings, split)
         except RequestError as error:
@@ -57,10 +62,11 @@ def check_detection(settings: DetectDataSettings, workers: int | None = None, pr
     if not found:
         raise RequestError(findings[0].detail)
     parsed = {split: one.parsed([*found.values()]) for split, one in found.items()}
-    datasets = {
-        split: decide_orientation(dataset_of(parsed[split], found[split].images, exif=settings.exif, bad_boxes="drop"))
-        for split in found
-    }
+    if settings.val_fraction is not None:
+        parsed, found = divide(parsed[TRAIN], settings), dict.fromkeys((TRAIN, VAL), found[TRAIN])
+    elif VAL not in _splits(settings):
+        findings.append(Finding("", "", "", "note", "no split", NO_SPLIT))
+    datasets = _datasets(parsed, found, settings)
     findings += _disagreement(datasets)
     images: list[_Image] = []
     counts = {split: _boxes_of(data) for split, data in datasets.items()}
@@ -78,8 +84,31 @@ def check_detection(settings: DetectDataSettings, workers: int | None = None, pr
         images += [_Image(split, dataset, i, root) for i, file in enumerate(dataset.files) if file not in gone]
     done = list(inspect_all(images, _inspect, workers, progress))
     findings += [one.file.finding(problem) for one in done for problem in one.problems]
-    findings += duplicates(done, unstated=False)
+    findings += duplicates(done, unstated=VAL not in datasets)
     return BoxReport(str(root), counts, in_order(findings), {split: len(data) for split, data in datasets.items()})
+
+
+def _splits(settings: DetectDataSettings) -> tuple[str, ...]:
+    """The splits that have annotations of their own: train alone where a share of it is, or must be, held out."""
+    if settings.val_fraction is not None:
+        check_undivided(settings)
+        return (TRAIN,)
+    root = data_root(settings)
+    alone = settings.val is None and has_annotations(root, settings, TRAIN) and not has_annotations(root, settings, VAL)
+    return (TRAIN,) if alone else (TRAIN, VAL)
+
+
+def _datasets(
+    parsed: dict[str, Parsed], found: dict[str, Found], settings: DetectDataSettings
+) -> dict[str, DetectionDataset]:
+    """The data sets as training has them, without the boxes that cannot be used; all images of a split stay."""
+    datasets = {
+        split: dataset_of(one, found[split].images, exif=settings.exif, bad_boxes="drop")
+        for split, one in parsed.items()
+    }
+    if settings.val_fraction is not None:
+        return dict(zip(datasets, decide_orientation([*datasets.values()]), strict=True))
+    return {split: decide_orientation([dataset])[0] for split, dataset in datasets.items()}
 
 
 def _disagreement(datasets: dict[str, DetectionDataset]) -> Iterator[Finding]:
@@ -196,8 +225,8 @@ class Split:
                 continue
             image, label = divmod(int(key), len(parsed.classes))
             detail = (
-                f"{count} of a class, but COCO's AP counts {MOST_COUNTED} detections of a class (evaluate with "
-                "--max-detections), and detector.detections bounds those of all classes"
+                f"{count} of a class, but COCO's AP counts {MOST_COUNTED} detections of a class; a larger "
+                "detector.detections gives and counts more (evaluate --max-detections)"
             )
             problem = f"more than {MOST_COUNTED} boxes"
             yield self._of(parsed.files[image], parsed.classes[label], "warning", problem, detail)

@@ -44,6 +44,7 @@ class DetectionDataset:
     stated: np.ndarray | None = None  # float64 [M, 4]: x, y, width, height as in the file, before any cut
     exif: bool = True
     either_as_stored: bool = False  # photographs that fit their size both as stored and upright stay as stored
+    split: str = ""  # how train and val were divided, where one file was
     counts: dict[str, int] = field(default_factory=dict)  # what the policies did: {"boxes cut at the edge": 3}
 
     def __len__(self) -> int:

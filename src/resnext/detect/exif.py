@@ -4,6 +4,7 @@ A photograph that EXIF turns by 90° tells by its sides. One that is turned by 1
 program that wrote the annotations treated it as the others, so what most of the others say decides for it.
 """
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -20,22 +21,27 @@ UNSURE = "photographs that EXIF turns and that fit both ways, turned upright, th
 STORED, UPRIGHT, EITHER = "stored", "upright", "either"
 
 
-def decide_orientation(dataset: DetectionDataset) -> DetectionDataset:
-    """The data set that leaves photographs of either reading as stored where most others are; ``counts`` says so.
+def decide_orientation(parts: Sequence[DetectionDataset]) -> list[DetectionDataset]:
+    """The parts of one annotation file; photographs that fit both ways stay as stored where most others do.
 
-    Reads the head of every file. Only JPEG files are asked, and none where ``exif`` is off.
+    ``counts`` says of how many that was decided without a sign. Reads the head of every file. Only JPEG files are
+    asked, and none where ``exif`` is off.
     """
-    if not dataset.exif:
-        return dataset
+    readings = [_readings(part) if part.exif else [] for part in parts]
+    as_stored, upright = (sum(of_part.count(what) for of_part in readings) for what in (STORED, UPRIGHT))
+    said = LEFT if as_stored > upright else UNSURE if as_stored == upright else ""
+    decided = []
+    for part, of_part in zip(parts, readings, strict=True):
+        either = of_part.count(EITHER)
+        counts = part.counts | ({said: either} if said and either else {})
+        decided.append(replace(part, either_as_stored=said == LEFT, counts=counts))
+    return decided
+
+
+def _readings(dataset: DetectionDataset) -> list[str]:
     with ThreadPoolExecutor(THREADS) as pool:
         paths = (Path(dataset.root) / file for file in dataset.files)
-        readings = list(pool.map(_reading, paths, map(tuple, dataset.sizes.tolist())))
-    as_stored, upright, either = (readings.count(what) for what in (STORED, UPRIGHT, EITHER))
-    if not either:
-        return dataset
-    said = LEFT if as_stored > upright else UNSURE if as_stored == upright else ""
-    counts = dataset.counts | ({said: either} if said else {})
-    return replace(dataset, either_as_stored=said == LEFT, counts=counts)
+        return list(pool.map(_reading, paths, map(tuple, dataset.sizes.tolist())))
 
 
 def _reading(path: Path, stated: tuple[int, int]) -> str:

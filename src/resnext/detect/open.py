@@ -1,12 +1,14 @@
 """From the data settings to both splits of images with boxes."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from resnext.data.classes import class_difference
 from resnext.detect.box_format import check_box_format
 from resnext.detect.coco import parse_coco
 from resnext.detect.dataset import DetectionDataset, limited, why_nothing_to_learn
+from resnext.detect.divide import describe_split, divide
 from resnext.detect.exif import decide_orientation
 from resnext.detect.find_annotations import TRAIN, VAL, coco_file, has_annotations, image_folders, voc_files
 from resnext.detect.parsed import Parsed, dataset_of
@@ -19,11 +21,15 @@ from resnext.errors import RequestError, nearest
 def open_detection(settings: DetectDataSettings) -> tuple[DetectionDataset, DetectionDataset]:
     """Train and val, cut to ``limit_train`` and ``limit_val``. Raises RequestError for what is missing or wrong.
 
-    Classes and category ids must be the same in both. ``empty`` is for training alone: held-out images all stay.
+    They are of two files or lists, or parts of one by ``val_fraction``. Classes and category ids must be the same in
+    both. ``empty`` is for training alone: held-out images all stay.
     """
-    found = {split: Found(settings, split) for split in (TRAIN, VAL)}
-    train, val = (_dataset(found[split], [*found.values()], settings, split) for split in (TRAIN, VAL))
-    check_same_categories(train, val)
+    if settings.val_fraction is not None:
+        train, val = _divided(settings)
+    else:
+        found = {TRAIN: Found(settings, TRAIN), VAL: _found_val(settings)}
+        train, val = (_dataset(found[split], [*found.values()], settings, split) for split in (TRAIN, VAL))
+        check_same_categories(train, val)
     for dataset in (train, val):
         if why := why_nothing_to_learn(dataset):
             raise RequestError(why)
@@ -34,6 +40,9 @@ def open_detection_split(settings: DetectDataSettings, split: str) -> DetectionD
     """``train`` or ``val`` alone; of coco the other need not be there. VOC's classes come from all that is there."""
     if split not in (TRAIN, VAL):
         raise RequestError(f"no split {split!r}{nearest(split, (TRAIN, VAL))}")
+    if settings.val_fraction is not None:
+        train, val = _divided(settings)
+        return _limited(train if split == TRAIN else val, settings, split)
     found, other = [Found(settings, split)], VAL if split == TRAIN else TRAIN
     if settings.source == "voc" and has_annotations(data_root(settings), settings, other):
         found.append(Found(settings, other))
@@ -61,9 +70,44 @@ class Found:
         return parsed_voc(self.voc, class_names([found.voc for found in both if found.voc]), self.place.name)
 
 
+def check_undivided(settings: DetectDataSettings) -> None:
+    """Raise RequestError where ``val_fraction`` is to divide what has its own held-out images already."""
+    root = data_root(settings)
+    if settings.train is None and has_annotations(root, settings, VAL):
+        raise RequestError(
+            f"{root} has annotations for val already: leave data.val_fraction out, or name in data.train what to divide"
+        )
+
+
+def _found_val(settings: DetectDataSettings) -> Found:
+    try:
+        return Found(settings, VAL)
+    except RequestError as error:
+        if settings.val is not None or has_annotations(data_root(settings), settings, VAL):
+            raise
+        raise RequestError(f"{error}, or hold out a share of train with data.val_fraction 0.2") from None
+
+
+def _divided(settings: DetectDataSettings) -> tuple[DetectionDataset, DetectionDataset]:
+    """Train and val out of the annotations of train."""
+    check_undivided(settings)
+    found = Found(settings, TRAIN)
+    parsed = found.parsed([found])
+    check_box_format(parsed)
+    parts = divide(parsed, settings)
+    train, val = decide_orientation([_part(parts[split], found, settings, split) for split in (TRAIN, VAL)])
+    how = describe_split(settings)
+    return replace(train, split=how), replace(val, split=how)
+
+
 def _dataset(found: Found, both: Sequence[Found], settings: DetectDataSettings, split: str) -> DetectionDataset:
     parsed = found.parsed(both)
     check_box_format(parsed)
+    return decide_orientation([_part(parsed, found, settings, split)])[0]
+
+
+def _part(parsed: Parsed, found: Found, settings: DetectDataSettings, split: str) -> DetectionDataset:
+    """All of a file or a part of it, under the policies of the settings."""
     dataset = dataset_of(
         parsed,
         found.images,
@@ -72,7 +116,7 @@ def _dataset(found: Found, both: Sequence[Found], settings: DetectDataSettings, 
         empty=settings.empty if split == TRAIN else "keep",
     )
     check_all_there(found.images, dataset.files, str(found.place))
-    return decide_orientation(dataset)
+    return dataset
 
 
 def _limited(dataset: DetectionDataset, settings: DetectDataSettings, split: str) -> DetectionDataset:

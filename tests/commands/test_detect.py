@@ -173,8 +173,9 @@ def test_perfect_detections_have_ap_1(place: Path, tmp_path: Path, capsys: pytes
     assert "AP 100.0 %  AP50 100.0 %  AP75 100.0 %" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("one_thread")
 def test_a_run_is_judged_on_the_share_it_held_out(
-    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], one_thread: None
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data, run = folder(tmp_path / "data", train=12, val=1), tmp_path / "run"
     (data / "annotations/instances_val.json").unlink()

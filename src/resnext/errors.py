@@ -35,8 +35,13 @@ def printable(text: str) -> str:
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:
-    """A clause such as ``; did you mean 'cifar10'?`` for the closest choices, else the list of them all."""
+    """A clause such as ``; did you mean 'cifar10'?`` for the closest choices, else the list of them all.
+
+    Empty where ``word`` is itself one of the choices.
+    """
     names = [str(c) for c in choices]
+    if word in names:  # it is known, so what is wrong is not its spelling
+        return ""
     close = get_close_matches(str(word)[:LONGEST], names, n=3, cutoff=0.6)
     if close:
         return "; did you mean " + " or ".join(repr(c) for c in close) + "?"

@@ -18,6 +18,7 @@ from resnext.data.findings import Finding, Report, count_of, in_order
 from resnext.data.source import BadImage
 from resnext.detect.boxes import FLAT, GOOD, NOT_FINITE, OUTSIDE, PROBLEMS, corners_of, fit
 from resnext.detect.dataset import DetectionDataset, WrongSize
+from resnext.detect.faults import Faults
 from resnext.detect.find_annotations import TRAIN, VAL
 from resnext.detect.open import Found, check_same_categories, data_root
 from resnext.detect.parsed import Parsed, dataset_of
@@ -46,16 +47,25 @@ def check_detection(settings: DetectDataSettings, workers: int | None = None, pr
     root = data_root(settings)
     findings: list[Finding] = []
     found: dict[str, Found] = {}
+    parsed: dict[str, Parsed] = {}
+    errors: list[RequestError] = []
     for split in (TRAIN, VAL):
         try:
             found[split] = Found(settings, split)
         except RequestError as error:
-            findings.append(Finding("", "", split, "error", "annotations", str(error)))
-    if not found:
-        raise RequestError(findings[0].detail)
-    parsed = {split: one.parsed([*found.values()]) for split, one in found.items()}
+            errors.append(error)
+            findings += _unreadable(root, split, error)
+    for split, one in found.items():
+        try:
+            parsed[split] = one.parsed([*found.values()], exif=settings.exif)
+        except RequestError as error:
+            errors.append(error)
+            findings += _unreadable(root, split, error)
+    if not parsed and not any(isinstance(error, Faults) for error in errors):
+        raise errors[0]
     datasets = {
-        split: dataset_of(parsed[split], found[split].images, exif=settings.exif, bad_boxes="drop") for split in found
+        split: dataset_of(one, found[split].images, exif=settings.exif, bad_boxes="drop")
+        for split, one in parsed.items()
     }
     findings += _disagreement(datasets)
     images: list[_Image] = []
@@ -69,6 +79,15 @@ def check_detection(settings: DetectDataSettings, workers: int | None = None, pr
     findings += duplicates(done, unstated=False)
     counts = {split: _boxes_of(data) for split, data in datasets.items()}
     return BoxReport(str(root), counts, in_order(findings), {split: len(data) for split, data in datasets.items()})
+
+
+def _unreadable(root: Path, split: str, error: RequestError) -> Iterator[Finding]:
+    """Annotations that cannot be read: a finding for each file that is at fault, where these are known."""
+    if not isinstance(error, Faults):
+        yield Finding("", "", split, "error", "annotations", str(error))
+        return
+    for path, detail in error.faults:
+        yield Finding(path_below(root, path.parent, path.name), "", split, "error", "annotations", detail)
 
 
 def _disagreement(datasets: dict[str, DetectionDataset]) -> Iterator[Finding]:
@@ -153,6 +172,8 @@ class Split:
 
     def _counts(self) -> Iterator[Finding]:
         parsed, found = self.parsed, self.parsed.found
+        for what, count in parsed.counts.items():
+            yield self._of("", "", "note", "not as stated", f"{parsed.name}: {count} {what}")
         used = np.bincount(found.labels, minlength=len(parsed.classes))
         for label in np.flatnonzero(used == 0):
             yield self._of("", parsed.classes[label], "warning", "class without boxes", f"none in {parsed.name}")

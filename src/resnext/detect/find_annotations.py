@@ -100,8 +100,8 @@ def image_folders(root: Path, settings: DetectDataSettings, split: str, annotati
     names = [name for name in dict.fromkeys((own, *FOLDERS[split])) if name not in ("", ".", "..")]
     usual = [root / above / name for name in names for above in ("", "images")]
     beside = annotations.parent
-    around = [beside, *(folder / name for folder in (beside, _above(beside, root)) for name in ("images", "data"))]
-    return list(dict.fromkeys([*usual, root / "images", *around, root]))
+    near = [folder / name for folder in (beside, _above(beside, root)) for name in (f"images/{own}", "images", "data")]
+    return list(dict.fromkeys([*usual, root / "images", beside, *near, root]))
 
 
 class VocFiles(NamedTuple):

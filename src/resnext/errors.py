@@ -39,8 +39,8 @@ def nearest(word: str, choices: Iterable[str]) -> str:
 
     Empty where ``word`` is itself one of the choices.
     """
-    names = [str(c) for c in choices]
-    if word in names:  # it is known, so what is wrong is not its spelling
+    names = list(dict.fromkeys(map(str, choices)))
+    if str(word) in names:  # it is known, so what is wrong is not its spelling
         return ""
     close = get_close_matches(str(word)[:LONGEST], names, n=3, cutoff=0.6)
     if close:

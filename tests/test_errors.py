@@ -10,7 +10,7 @@ WORDS = st.text("abAB", max_size=4)
 
 def test_the_nearest_choices_are_named_or_all_of_them() -> None:
     assert nearest("WBCs", ["RBC", "WBC"]) == "; did you mean 'WBC'?"
-    assert nearest("--aut", ["--out", "--out", "--run"]) == "; did you mean '--out'?"
+    assert nearest("--aut", ["--out", "--out", "--epochs"]) == "; did you mean '--out'?"
     assert nearest("cat", ["dog", "bird"]) == "; choose from dog, bird"
     assert nearest("cat", map(str, range(25))) == ""
 

@@ -128,6 +128,36 @@ def test_images_that_cannot_be_used_are_errors(root: Path) -> None:
     assert not trains(root)
 
 
+def test_boxes_that_training_would_learn_nothing_from_are_errors(root: Path) -> None:
+    rewrite(root, "train", annotations=[])
+    report = check_detection(DetectDataSettings(path=str(root)), 1)
+    assert [f.problem for f in report.findings if f.severity == "error"] == ["no boxes at all"]
+    assert not trains(root)
+    rewrite(root, "train", annotations=[row | {"bbox": [0.1, 0.2, 0.5, 0.5]} for row in with_row()])
+    assert found(root) == {"boxes in another format": ("error", "", "")}
+    assert not trains(root)
+
+
+def test_classes_and_images_without_boxes_are_told_with_their_share(root: Path) -> None:
+    rewrite(root, "train", annotations=with_row()[:1])
+    report = check_detection(DetectDataSettings(path=str(root)), 1)
+    said = {f.problem: f.detail for f in report.findings if f.severity == "warning"}
+    assert said == {
+        "class without boxes": "none in instances_train.json, 1 in instances_val.json",
+        "most images have no boxes": "2 of 3; each is taken as all background, so none may be unfinished",
+    }
+
+
+def test_more_boxes_of_a_class_than_the_metric_counts_are_told(root: Path) -> None:
+    boxes = [box_row(i, 10, [i % 30, i // 30, 9, 9], 7 if i < 101 else 3) for i in range(201)]
+    rewrite(root, "train", annotations=boxes)
+    report = check_detection(DetectDataSettings(path=str(root)), 1)
+    (finding,) = [f for f in report.findings if f.problem == "more than 100 boxes"]
+    assert (finding.severity, finding.path, finding.class_name) == ("warning", "train/b.jpg", "dog")
+    assert finding.detail.startswith("101 of a class, but COCO's AP counts 100 detections")
+    assert not report.failed
+
+
 def test_one_picture_in_both_splits_is_told(root: Path) -> None:
     (root / "val/a.jpg").write_bytes((root / "train/b.jpg").read_bytes())
     report = check_detection(DetectDataSettings(path=str(root)), 1)
@@ -169,7 +199,8 @@ def test_voc_is_checked_too(tmp_path: Path) -> None:
     report = check_detection(DetectDataSettings(path=str(root), source="voc"), 1)
     errors = [f for f in report.findings if f.severity == "error"]
     assert [(f.path, f.class_name, f.problem) for f in errors] == [
-        ("JPEGImages/000003.jpg", "bird", "box without width or height")
+        ("JPEGImages/000003.jpg", "bird", "box without width or height"),
+        ("", "", "no boxes at all"),  # of val, whose only box that was
     ]
 
 
@@ -242,7 +273,8 @@ def test_options_of_another_kind_of_data_are_refused(root: Path, tmp_path: Path)
     photo(tmp_path / "classes/train/cat/a.jpg")
     for words, message in (
         ((root, "--md5"), "--md5 is not for images with boxes, and .* is coco"),
-        ((root, "--val-fraction", "0.1"), "--val-fraction is not for images with boxes"),
+        ((root, "--val-fraction", "0.1"), "has annotations for val already: leave data.val_fraction out"),
+        ((root, "--val-fraction", "1.5"), "--val-fraction 1.5 must be from 0.001 to 0.9"),
         ((tmp_path / "classes", "--train", "x.json"), "--train is for images with boxes, but .* does not look like"),
         ((root, "--source", "folder", "--bad-boxes", "drop"), "--bad-boxes is for .* is taken as folder"),
     ):

@@ -56,18 +56,19 @@ def test_images_may_all_lie_in_one_folder_or_beside_the_annotations(tmp_path: Pa
 
 def test_places_that_are_named_win_and_may_be_absolute(tmp_path: Path) -> None:
     root = coco_folder(tmp_path / "data")
-    write_json(tmp_path / "mine.json", coco_content(annotations=[]))
+    write_json(tmp_path / "mine.json", coco_content(annotations=[box_row(1, 10, [1, 2, 9, 9])]))
     train, val = open_detection(
         at(root, train=str(tmp_path / "mine.json"), train_images="val", val="annotations/instances_train.json")
     )
-    assert (train.name, len(train.boxes), train.root) == ("mine.json", 0, str(root / "val"))
+    assert (train.name, len(train.boxes), train.root) == ("mine.json", 1, str(root / "val"))
     assert (val.name, val.root) == ("instances_train.json", str(root / "train"))
 
 
 def test_names_with_folders_in_them_lie_below_the_path(tmp_path: Path) -> None:
     rows = [image_row(1, "train2014/a.jpg"), image_row(2, "val2014/b.jpg")]
+    content = coco_content(images=rows, annotations=[box_row(1, 2, [1, 2, 9, 9])])
     for name in ("trainval35k", "minival"):
-        write_json(tmp_path / f"annotations/instances_{name}.json", coco_content(images=rows, annotations=[]))
+        write_json(tmp_path / f"annotations/instances_{name}.json", content)
     for row in rows:
         photo(tmp_path / row["file_name"])
     settings = at(tmp_path, train="annotations/instances_trainval35k.json", val="annotations/instances_minival.json")

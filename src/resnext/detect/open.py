@@ -1,11 +1,15 @@
 """From the data settings to both splits of images with boxes."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from resnext.data.classes import class_difference
+from resnext.detect.box_format import check_box_format
 from resnext.detect.coco import parse_coco
-from resnext.detect.dataset import DetectionDataset, limited
+from resnext.detect.dataset import DetectionDataset, limited, why_nothing_to_learn
+from resnext.detect.divide import describe_split, divide
+from resnext.detect.exif import decide_orientation
 from resnext.detect.find_annotations import TRAIN, VAL, coco_file, has_annotations, image_folders, voc_files
 from resnext.detect.find_images import first_that_holds, locate_images
 from resnext.detect.parsed import Parsed, dataset_of, without_groups
@@ -18,22 +22,32 @@ from resnext.errors import RequestError, nearest
 def open_detection(settings: DetectDataSettings) -> tuple[DetectionDataset, DetectionDataset]:
     """Train and val, cut to ``limit_train`` and ``limit_val``. Raises RequestError for what is missing or wrong.
 
-    Classes and category ids must be the same in both. ``empty`` is for training alone: held-out images all stay.
+    They are of two files or lists, or parts of one by ``val_fraction``. Classes and category ids must be the same in
+    both. ``empty`` is for training alone: held-out images all stay.
     """
-    found = {split: Found(settings, split) for split in (TRAIN, VAL)}
-    train, val = (_dataset(found[split], [*found.values()], settings, split) for split in (TRAIN, VAL))
-    check_same_categories(train, val)
-    return train, val
+    if settings.val_fraction is not None:
+        train, val = _divided(settings)
+    else:
+        found = {TRAIN: Found(settings, TRAIN), VAL: _found_val(settings)}
+        train, val = (_dataset(found[split], [*found.values()], settings, split) for split in (TRAIN, VAL))
+        check_same_categories(train, val)
+    for dataset in (train, val):
+        if why := why_nothing_to_learn(dataset):
+            raise RequestError(why)
+    return _limited(train, settings, TRAIN), _limited(val, settings, VAL)
 
 
 def open_detection_split(settings: DetectDataSettings, split: str) -> DetectionDataset:
     """``train`` or ``val`` alone; the other need not be there. VOC's classes come from all that is there."""
     if split not in (TRAIN, VAL):
         raise RequestError(f"no split {split!r}{nearest(split, (TRAIN, VAL))}")
+    if settings.val_fraction is not None:
+        train, val = _divided(settings)
+        return _limited(train if split == TRAIN else val, settings, split)
     found, other = [Found(settings, split)], VAL if split == TRAIN else TRAIN
     if found[0].needs_other and has_annotations(data_root(settings), settings, other):
         found.append(Found(settings, other))
-    return _dataset(found[0], found, settings, split)
+    return _limited(_dataset(found[0], found, settings, split), settings, split)
 
 
 class Found:
@@ -41,6 +55,7 @@ class Found:
 
     def __init__(self, settings: DetectDataSettings, split: str) -> None:
         root = data_root(settings)
+        self.exif = settings.exif
         self.voc: list[VocImage] | None = None
         if settings.source == "voc":
             self.place, above, xml, self.images = voc_files(root, settings, split)
@@ -55,25 +70,66 @@ class Found:
         """Whether what the split's classes are depends on the other split too."""
         return self.voc is not None or bool(self.coco.groups)
 
-    def parsed(self, both: Sequence["Found"], *, exif: bool = True) -> Parsed:
+    def parsed(self, both: Sequence["Found"]) -> Parsed:
         """The split, under the classes of ``both``, its images located. Raises RequestError."""
         if self.voc is None:
             parsed = without_groups(self.coco, [found.coco for found in both])
         else:
             splits = [found.voc for found in both if found.voc]
             parsed = parsed_voc(self.voc, class_names(splits), self.place.name, first_pixel(splits))
-        return locate_images(parsed, self.images, exif=exif)
+        return locate_images(parsed, self.images, exif=self.exif)
+
+
+def check_undivided(settings: DetectDataSettings) -> None:
+    """Raise RequestError where ``val_fraction`` is to divide what has its own held-out images already."""
+    root = data_root(settings)
+    if settings.train is None and has_annotations(root, settings, VAL):
+        raise RequestError(
+            f"{root} has annotations for val already: leave data.val_fraction out, or name in data.train what to divide"
+        )
+
+
+def _found_val(settings: DetectDataSettings) -> Found:
+    try:
+        return Found(settings, VAL)
+    except RequestError as error:
+        if settings.val is not None or has_annotations(data_root(settings), settings, VAL):
+            raise
+        raise RequestError(f"{error}, or hold out a share of train with data.val_fraction 0.2") from None
+
+
+def _divided(settings: DetectDataSettings) -> tuple[DetectionDataset, DetectionDataset]:
+    """Train and val out of the annotations of train."""
+    check_undivided(settings)
+    found = Found(settings, TRAIN)
+    parsed = found.parsed([found])
+    check_box_format(parsed)
+    parts = divide(parsed, settings)
+    train, val = decide_orientation([_part(parts[split], found, settings, split) for split in (TRAIN, VAL)])
+    how = describe_split(settings)
+    return replace(train, split=how), replace(val, split=how)
 
 
 def _dataset(found: Found, both: Sequence[Found], settings: DetectDataSettings, split: str) -> DetectionDataset:
+    parsed = found.parsed(both)
+    check_box_format(parsed)
+    return decide_orientation([_part(parsed, found, settings, split)])[0]
+
+
+def _part(parsed: Parsed, found: Found, settings: DetectDataSettings, split: str) -> DetectionDataset:
+    """All of a file or a part of it, under the policies of the settings."""
     dataset = dataset_of(
-        found.parsed(both, exif=settings.exif),
+        parsed,
         found.images,
         exif=settings.exif,
         bad_boxes=settings.bad_boxes,
         empty=settings.empty if split == TRAIN else "keep",
     )
     check_all_there(found.images, dataset.files, str(found.place))
+    return dataset
+
+
+def _limited(dataset: DetectionDataset, settings: DetectDataSettings, split: str) -> DetectionDataset:
     limit = settings.limit_train if split == TRAIN else settings.limit_val
     return limited(dataset, limit, settings.split_seed)
 

@@ -22,7 +22,7 @@ class Parsed:
     sizes: np.ndarray  # int64 [N, 2]: width, height; below 1 where none is stated
     found: Annotated
     box_name: Callable[[int], str]  # of an annotation, for messages: where it stands and what it says
-    image_name: Callable[[int], str]  # of an image, for messages: where its file is named
+    image_name: Callable[[int], str] = "image {}".format  # of an image, for messages: where its file is named
     groups: tuple[int, ...] = ()  # ids of categories that may be mere groups of others (see ``without_groups``)
     counts: dict[str, int] = field(default_factory=dict)  # what was not taken as it is stated: {what: how often}
 

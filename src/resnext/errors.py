@@ -37,11 +37,9 @@ def printable(text: str) -> str:
 def nearest(word: str, choices: Iterable[str]) -> str:
     """A clause such as ``; did you mean 'cifar10'?`` for the closest choices, else the list of them all.
 
-    Empty where ``word`` is itself one of the choices.
+    The word itself is never suggested: it may be a valid choice that was refused for another reason.
     """
-    names = list(dict.fromkeys(map(str, choices)))
-    if str(word) in names:  # it is known, so what is wrong is not its spelling
-        return ""
+    names = [name for name in dict.fromkeys(map(str, choices)) if name != str(word)]
     close = get_close_matches(str(word)[:LONGEST], names, n=3, cutoff=0.6)
     if close:
         return "; did you mean " + " or ".join(repr(c) for c in close) + "?"

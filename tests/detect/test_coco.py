@@ -141,14 +141,20 @@ def roboflow(root: str = "cells", name: str = "cat", **changes: Any) -> dict[str
     return coco_content(categories=categories) | changes
 
 
-@pytest.mark.parametrize("name", ["cells", "cat"])
+@pytest.mark.parametrize("name", ["kitten", "cat"])
 def test_a_category_that_only_groups_others_is_no_class(tmp_path: Path, name: str) -> None:
-    dataset = read(tmp_path, roboflow("cat", "cat" if name == "cells" else "kitten"))
+    dataset = read(tmp_path, roboflow("cat", name))
     plain = read(tmp_path, coco_content())
     assert dataset.category_ids == plain.category_ids == (3, 7)
     assert np.array_equal(dataset.labels, plain.labels)
+    assert read(tmp_path, roboflow("cat", name, annotations=[])).category_ids == (3, 7)
     assert dataset.counts == {"category left out ('cat': a supercategory of others, without boxes)": 1}
     assert 0 not in [row["id"] for row in dataset.ground_truth()["categories"]]
+
+
+def test_a_list_of_categories_alone_has_no_group_that_is_called_as_a_class(tmp_path: Path) -> None:
+    assert coco.categories_of(roboflow("cells")["categories"], tmp_path) == ([0, 3, 7], ["cells", "cat", "dog"])
+    assert coco.categories_of(roboflow("cat")["categories"], tmp_path) == ([3, 7], ["cat", "dog"])
 
 
 def test_a_category_with_boxes_or_above_itself_alone_stays(tmp_path: Path) -> None:
@@ -158,6 +164,8 @@ def test_a_category_with_boxes_or_above_itself_alone_stays(tmp_path: Path) -> No
         {"id": 1, "name": "person", "supercategory": "person"},
         {"id": 2, "name": "car", "supercategory": "vehicle"},
     ]
+    assert read(tmp_path, coco_content(categories=above, annotations=[])).classes == ("person", "car")
+    above[1]["supercategory"] = "person"
     assert read(tmp_path, coco_content(categories=above, annotations=[])).classes == ("person", "car")
     circle = [{"id": 1, "name": "a", "supercategory": "b"}, {"id": 2, "name": "b", "supercategory": "a"}]
     assert read(tmp_path, coco_content(categories=circle, annotations=[])).classes == ("a", "b")

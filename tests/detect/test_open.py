@@ -162,6 +162,8 @@ def test_what_is_missing_is_said_with_what_is_there(tmp_path: Path) -> None:
         open_detection(at(tmp_path))
     root = coco_folder(tmp_path)
     (root / "annotations/instances_val.json").rename(root / "annotations/instances_held.json")
+    with pytest.raises(RequestError, match=r"no annotations for train.*it looks like data.source coco"):
+        open_detection(at(root, source="voc"))
     with pytest.raises(RequestError, match=r"no annotations for val.*JSON files there are 'annotations/instances_held"):
         open_detection(at(root))
     with pytest.raises(RequestError, match=r"data.val .*annotations is a folder"):

@@ -50,7 +50,9 @@ def read_coco(
 def parse_coco(path: Path) -> Parsed:
     """What the file states; bad boxes are still in it. Raises RequestError for all else that is wrong."""
     content = load_json(path)
-    category_ids, classes, groups = _categories_and_groups(content, path)
+    boxed = {id_ for row in content["annotations"] if isinstance(id_ := row.get("category_id"), int)}
+    names, groups = _names_and_groups(content["categories"], path, boxed)
+    category_ids, classes = list(names), list(names.values())
     image_ids, files, sizes = images_of(content["images"], path)
     found, ids = _annotations(content["annotations"], path, image_ids, category_ids, classes)
     said = [row["bbox"] for row in content["annotations"]]
@@ -70,7 +72,7 @@ def parse_coco(path: Path) -> Parsed:
         found=found,
         box_name=box_name,
         image_name=lambda place: f"{path}: images[{place}].file_name",
-        groups=groups,
+        groups=tuple(groups),
     )
 
 
@@ -120,32 +122,31 @@ def _without_outlines(row: Row) -> Row:
 
 
 def categories_of(rows: list[Row], path: Path) -> tuple[list[int], list[str]]:
-    """Ids and names, by ascending id."""
-    names = _category_names(rows, path)
-    ids = sorted(names)
-    _check_names_differ(ids, names, path)
+    """Ids and names, by ascending id, without groups that are called as one of their classes."""
+    names, groups = _names_and_groups(rows, path, set())
+    classes = {name for id_, name in names.items() if id_ not in groups}
+    ids = [id_ for id_, name in names.items() if id_ not in groups or name not in classes]
     return ids, [names[id_] for id_ in ids]
 
 
-def _categories_and_groups(content: dict[str, list[Any]], path: Path) -> tuple[list[int], list[str], tuple[int, ...]]:
-    """Ids and names, by ascending id, and the ids of those that may be mere groups of the others.
+def _names_and_groups(rows: list[Row], path: Path, boxed: set[int]) -> tuple[dict[int, str], set[int]]:
+    """Names by ascending id, and the ids of those that may be mere groups of the others.
 
-    A group is the ``supercategory`` of another category and has no box. Roboflow writes one, called as the project is;
-    a class may have the same name.
+    A group is the ``supercategory`` of others, not its own, and is not ``boxed``. Roboflow writes one, called as the
+    project is. Raises RequestError for classes of one name; a group may have the name of a class.
     """
-    names = _category_names(content["categories"], path)
-    below: dict[object, set[int]] = {}
-    for row in content["categories"]:
-        if isinstance(row.get("supercategory"), str):
-            below.setdefault(row["supercategory"], set()).add(row["id"])
-    boxed = {id_ for row in content["annotations"] if isinstance(id_ := row.get("category_id"), int)}
-    groups = {id_ for id_, name in names.items() if id_ not in boxed and below.get(name, set()) - {id_}}
+    names = _category_names(rows, path)
+    above = {row["id"]: value for row in rows if isinstance(value := row.get("supercategory"), str)}
+    over_others = set(above.values())
+    groups = {id_ for id_, name in names.items() if name in over_others and above.get(id_) != name} - boxed
     if len(groups) == len(names):  # each is above another: nothing is known
         groups = set()
-    ids = sorted(names)
-    classes = {names[id_] for id_ in ids if id_ not in groups}
-    _check_names_differ([id_ for id_ in ids if id_ not in groups or names[id_] not in classes], names, path)
-    return ids, [names[id_] for id_ in ids], tuple(id_ for id_ in ids if id_ in groups)
+    class_of = {name: id_ for id_, name in reversed(names.items()) if id_ not in groups}
+    for id_, name in names.items():
+        first = class_of.setdefault(name, id_)
+        if first != id_ and id_ not in groups:
+            raise RequestError(f"{path}: the categories {first} and {id_} have the same name, {name!r}")
+    return names, groups
 
 
 def _category_names(rows: list[Row], path: Path) -> dict[int, str]:
@@ -160,15 +161,7 @@ def _category_names(rows: list[Row], path: Path) -> dict[int, str]:
         names[id_] = name
     if not names:
         raise RequestError(f"{path} has no categories, so there is nothing to detect")
-    return names
-
-
-def _check_names_differ(ids: list[int], names: dict[int, str], path: Path) -> None:
-    first_of: dict[str, int] = {}
-    for id_ in ids:
-        first = first_of.setdefault(names[id_], id_)
-        if first != id_:
-            raise RequestError(f"{path}: the categories {first} and {id_} have the same name, {names[id_]!r}")
+    return dict(sorted(names.items()))
 
 
 def images_of(rows: list[Row], path: Path) -> tuple[list[int], list[str], np.ndarray]:

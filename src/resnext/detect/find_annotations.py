@@ -86,7 +86,7 @@ def coco_file(root: Path, settings: DetectDataSettings, split: str) -> Path:
         return found
     said = _said(settings, split)
     if said is None:
-        raise RequestError(_nothing(root, split, _patterns(COCO_FILES, WHOLE_COCO, split)) + _json_near(root))
+        raise RequestError(_nothing(root, split, _patterns(COCO_FILES, WHOLE_COCO, split), "coco") + _json_near(root))
     path = root / Path(said).expanduser()
     raise RequestError(f"data.{split} {path} {'is a folder' if path.is_dir() else 'does not exist'}{_json_near(root)}")
 
@@ -121,11 +121,10 @@ def voc_files(root: Path, settings: DetectDataSettings, split: str) -> VocFiles:
         if said is not None:
             looked = _voc_places(root, settings, split)
             wanted = [os.path.relpath(path, root) if path.is_relative_to(root) else str(path) for path in looked]
-            raise RequestError(f"data.{split} {said} is not there: {_nothing(root, split, ', '.join(wanted))}")
+            raise RequestError(f"data.{split} {said} is not there: {_nothing(root, split, ', '.join(wanted), 'voc')}")
         lists = [f"{LISTS}/{name}.txt" for name in _list_names(root, settings, split)]
-        raise RequestError(
-            _nothing(root, split, f"{', '.join(lists)}, XML files in {_patterns(XML_FOLDERS, WHOLE_XML, split)}")
-        )
+        wanted = [*lists, f"XML files in {_patterns(XML_FOLDERS, WHOLE_XML, split)}"]
+        raise RequestError(_nothing(root, split, ", ".join(wanted), "voc"))
     if place.is_dir():
         above, xml = place, xml_in(place)
     else:
@@ -219,14 +218,16 @@ def _patterns(patterns: Sequence[str], whole: Sequence[str], split: str) -> str:
     return f"{', '.join(wanted)} (also {', '.join(others)} for {usual})"
 
 
-def _nothing(root: Path, split: str, wanted: str) -> str:
+def _nothing(root: Path, split: str, wanted: str, source: str) -> str:
     """What was looked for and what is there instead."""
     try:
         there = sorted(name for name in os.listdir(root) if not name.startswith("."))
     except OSError as error:
         raise RequestError(f"cannot list {root}: {error.strerror}") from error
     has = f"it holds {listing(there)}" if there else "it is empty"
-    return f"{root} has no annotations for {split}: looked for {wanted}; {has}; name them in data.{split}"
+    looks = detection_source_at(str(root))
+    hint = f"; it looks like data.source {looks}" if looks not in ("", source) else ""
+    return f"{root} has no annotations for {split}: looked for {wanted}; {has}{hint}; name them in data.{split}"
 
 
 def _json_near(root: Path) -> str:

@@ -115,7 +115,8 @@ def _match(name: str, there: dict[str, list[str]], root: Path, where: str) -> st
     shared = {file: _common_end(path_parts(file), parts) for file in there.get(parts[-1] if parts else "", ())}
     if inside:  # its folders are meant: val/a.jpg is not train/a.jpg
         shared = {file: length for file, length in shared.items() if length == len(path_parts(file))}
-    best = [file for file, length in shared.items() if length == max(shared.values())]
+    longest = max(shared.values(), default=0)
+    best = [file for file, length in shared.items() if length == longest]
     if len(best) > 1:
         raise RequestError(
             f"{where} names {name!r}, which may be any of {listing(sorted(best))} in {root}; name the one that is meant"

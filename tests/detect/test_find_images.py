@@ -136,10 +136,10 @@ def test_sizes_that_are_not_stated_are_read_from_the_images(tmp_path: Path, stat
 def test_the_size_in_a_header_is_that_of_the_decoded_image(
     tmp_path: Path, ending: str, orientation: int, exif: bool
 ) -> None:
-    from resnext.data.images import size_in_header
+    from resnext.data.images import read_header_size
 
     path = photo(tmp_path / f"a.{ending}", 50, 20, orientation=orientation)
-    assert size_in_header(path, exif) == read_image(path, exif=exif).size
+    assert read_header_size(path, exif) == read_image(path, exif=exif).size
 
 
 def test_a_header_is_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ from resnext.detect.dataset import DetectionDataset
 from resnext.detect.faults import Faults
 from resnext.detect.find_images import locate_images
 from resnext.detect.parsed import Parsed, dataset_of
-from resnext.detect.voc import class_names, first_pixel, listed, parsed_voc, read_voc, xml_in
+from resnext.detect.voc import class_names, find_first_pixel, listed, parsed_voc, read_voc, xml_in
 from resnext.errors import RequestError
 from tests.detect.made_files import photo, voc_object, voc_xml, write
 
@@ -221,9 +221,9 @@ def test_a_coordinate_of_0_shows_that_no_box_of_either_split_counts_from_1(tmp_p
         photo(tmp_path / split / "p.jpg")
         write(tmp_path / split / "p.xml", voc_xml("".join(voc_object("cat", box) for box in corners)))
     splits = {split: read_voc([tmp_path / split / "p.xml"], tmp_path / split, tmp_path) for split in boxes}
-    first = first_pixel(list(splits.values()))
+    first = find_first_pixel(list(splits.values()))
     assert first == 0
-    assert first_pixel([splits["val"]]) == 1  # alone nothing shows it
+    assert find_first_pixel([splits["val"]]) == 1  # alone nothing shows it
     for split, corners in boxes.items():
         dataset = dataset_of(parsed_voc(splits[split], ("cat",), split, first), tmp_path / split)
         assert dataset.boxes.tolist() == [list(box) for box in corners]
@@ -236,7 +236,7 @@ def test_a_coordinate_of_0_shows_that_no_box_of_either_split_counts_from_1(tmp_p
 def test_what_counts_from_0_is_read_as_the_corners_it_states(boxes: list[tuple[int, ...]]) -> None:
     objects = tuple(voc.VocObject("cat", (float(a), float(b), float(c), float(d)), False) for a, b, c, d in boxes)
     images = [voc.VocImage(Path("p.xml"), "p.jpg", (40, 30), objects)]
-    first = first_pixel([images])
+    first = find_first_pixel([images])
     assert first == (0 if any(0 in box[:2] for box in boxes) else 1)
     stated = parsed_voc(images, ("cat",), "x", first).found.stated
     assert stated.tolist() == [[a - first, b - first, c - a + first, d - b + first] for a, b, c, d in boxes]

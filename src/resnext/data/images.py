@@ -71,7 +71,7 @@ def stored(file: ImageFile) -> tuple[str, tuple[int, int], int]:
         return str(image.format), image.size, _orientation(image)
 
 
-def size_in_header(file: ImageFile, exif: bool = True) -> tuple[int, int]:
+def read_header_size(file: ImageFile, exif: bool = True) -> tuple[int, int]:
     """Width and height that ``read_image`` gives, without decoding the pixels. Raises BadImage.
 
     One thing is not seen: an EXIF tag that a PNG file has behind its pixels.

@@ -62,13 +62,13 @@ def check_detection(settings: DetectDataSettings, workers: int | None = None, pr
             found[split] = Found(settings, split)
         except RequestError as error:
             errors.append(error)
-            findings += _unreadable(root, split, error)
+            findings += _describe_unreadable(root, split, error)
     for split, one in found.items():
         try:
             parsed[split] = one.parsed([*found.values()])
         except RequestError as error:
             errors.append(error)
-            findings += _unreadable(root, split, error)
+            findings += _describe_unreadable(root, split, error)
     if not parsed and not any(isinstance(error, Faults) for error in errors):
         raise errors[0]
     if settings.val_fraction is not None and parsed:
@@ -97,7 +97,7 @@ def check_detection(settings: DetectDataSettings, workers: int | None = None, pr
     return BoxReport(str(root), counts, in_order(findings), {split: len(data) for split, data in datasets.items()})
 
 
-def _unreadable(root: Path, split: str, error: RequestError) -> Iterator[Finding]:
+def _describe_unreadable(root: Path, split: str, error: RequestError) -> Iterator[Finding]:
     """Annotations that cannot be read: a finding for each file that is at fault, where these are known."""
     if not isinstance(error, Faults):
         yield Finding("", "", split, "error", "annotations", str(error))

@@ -14,7 +14,7 @@ from resnext.data.classes import more
 from resnext.detect.boxes import LONGEST_SIDE, Annotated
 from resnext.detect.dataset import DetectionDataset
 from resnext.detect.find_images import first_that_holds, locate_images
-from resnext.detect.parsed import Parsed, dataset_of, without_groups
+from resnext.detect.parsed import Parsed, dataset_of, leave_out_groups
 from resnext.detect.places import check_all_there
 from resnext.errors import RequestError
 
@@ -40,7 +40,7 @@ def read_coco(
     """
     parsed = parse_coco(annotations)
     root = images if isinstance(images, Path) else first_that_holds(images, parsed.files)
-    parsed = locate_images(without_groups(parsed, []), root, exif=exif)
+    parsed = locate_images(leave_out_groups(parsed, []), root, exif=exif)
     dataset = dataset_of(parsed, root, exif=exif, bad_boxes=bad_boxes, empty=empty)
     if check_files:
         check_all_there(root, dataset.files, str(annotations))
@@ -51,7 +51,7 @@ def parse_coco(path: Path) -> Parsed:
     """What the file states; bad boxes are still in it. Raises RequestError for all else that is wrong."""
     content = load_json(path)
     boxed = {id_ for row in content["annotations"] if isinstance(id_ := row.get("category_id"), int)}
-    names, groups = _names_and_groups(content["categories"], path, boxed)
+    names, groups = _read_categories(content["categories"], path, boxed)
     category_ids, classes = list(names), list(names.values())
     image_ids, files, sizes = images_of(content["images"], path)
     found, ids = _annotations(content["annotations"], path, image_ids, category_ids, classes)
@@ -123,19 +123,19 @@ def _without_outlines(row: Row) -> Row:
 
 def categories_of(rows: list[Row], path: Path) -> tuple[list[int], list[str]]:
     """Ids and names, by ascending id, without groups that are called as one of their classes."""
-    names, groups = _names_and_groups(rows, path, set())
+    names, groups = _read_categories(rows, path, set())
     classes = {name for id_, name in names.items() if id_ not in groups}
     ids = [id_ for id_, name in names.items() if id_ not in groups or name not in classes]
     return ids, [names[id_] for id_ in ids]
 
 
-def _names_and_groups(rows: list[Row], path: Path, boxed: set[int]) -> tuple[dict[int, str], set[int]]:
+def _read_categories(rows: list[Row], path: Path, boxed: set[int]) -> tuple[dict[int, str], set[int]]:
     """Names by ascending id, and the ids of those that may be mere groups of the others.
 
     A group is the ``supercategory`` of others, not its own, and is not ``boxed``. Roboflow writes one, called as the
     project is. Raises RequestError for classes of one name; a group may have the name of a class.
     """
-    names = _category_names(rows, path)
+    names = _read_names(rows, path)
     above = {row["id"]: value for row in rows if isinstance(value := row.get("supercategory"), str)}
     over_others = set(above.values())
     groups = {id_ for id_, name in names.items() if name in over_others and above.get(id_) != name} - boxed
@@ -149,7 +149,7 @@ def _names_and_groups(rows: list[Row], path: Path, boxed: set[int]) -> tuple[dic
     return names, groups
 
 
-def _category_names(rows: list[Row], path: Path) -> dict[int, str]:
+def _read_names(rows: list[Row], path: Path) -> dict[int, str]:
     names: dict[int, str] = {}
     for place, row in enumerate(rows):
         where = f"{path}: categories[{place}]"
@@ -174,7 +174,7 @@ def images_of(rows: list[Row], path: Path) -> tuple[list[int], list[str], np.nda
     for place, row in enumerate(rows):
         where = f"{path}: images[{place}]"
         id_ = _id(row, "id", where)
-        name = _file_name(row, where)
+        name = _read_file_name(row, where)
         if id_ in place_of:
             raise RequestError(f"{path}: two images have the id {id_}, {files[place_of[id_]]!r} and {name!r}")
         place_of[id_] = place
@@ -237,16 +237,16 @@ def _id(row: Row, key: str, where: str) -> int:
     if isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63:
         return value
     if key not in row:
-        raise RequestError(f"{where} has no {key!r}, {_keys_of(row)}")
+        raise RequestError(f"{where} has no {key!r}, {_list_keys(row)}")
     raise RequestError(f"{where}.{key} must be a whole number, not {short(value)}")
 
 
-def _file_name(row: Row, where: str) -> str:
+def _read_file_name(row: Row, where: str) -> str:
     name = row.get("file_name")
     if isinstance(name, str) and name.strip() and "\0" not in name:
         return name
     if "file_name" not in row:
-        raise RequestError(f"{where} has no 'file_name', {_keys_of(row)}")
+        raise RequestError(f"{where} has no 'file_name', {_list_keys(row)}")
     raise RequestError(f"{where}.file_name must name a file, not {short(name)}")
 
 
@@ -313,7 +313,7 @@ def _cut(text: str) -> str:
     return text if len(text) <= 80 else f"{text[:80]}..."
 
 
-def _keys_of(row: Row) -> str:
+def _list_keys(row: Row) -> str:
     return f"only {_cut(', '.join(map(repr, list(row)[:10])))}" if row else "nor any other key"
 
 

@@ -18,13 +18,13 @@ class Faults(RequestError):
         if len(faults) == 1:
             super().__init__(first)
             return
-        shown = _fitting([sentence for _, sentence in faults[:SHOWN]])
+        shown = _take_fitting([sentence for _, sentence in faults[:SHOWN]])
         hidden = len(faults) - len(shown)
         others = f"; and {hidden} more (resnext data check lists them all)" if hidden else ""
         super().__init__(f"{said_by}: {len(faults)} {what} cannot be used: {'; '.join(shown)}{others}")
 
 
-def _fitting(sentences: Sequence[str]) -> list[str]:
+def _take_fitting(sentences: Sequence[str]) -> list[str]:
     """The first of them that fit into ROOM, one at least."""
     shown, left = [sentences[0][:ROOM]], ROOM - len(sentences[0])
     for sentence in sentences[1:]:

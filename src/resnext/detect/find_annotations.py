@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 from resnext.data.classes import listing
 from resnext.data.folder import is_image_name
-from resnext.detect.find_images import composed
+from resnext.detect.find_images import compose_letters
 from resnext.detect.places import names_in
 from resnext.detect.settings import DetectDataSettings
-from resnext.detect.voc import by_stem, listed, xml_in
+from resnext.detect.voc import group_by_stem, listed, xml_in
 from resnext.errors import RequestError
 
 TRAIN, VAL = "train", "val"
@@ -59,18 +59,18 @@ def detection_source_at(path: str) -> str:
     root = Path(path).expanduser()
     if not root.is_dir():
         return ""
-    files = [name for split in FOLDERS for name in _filled(COCO_FILES, split)]
+    files = [name for split in FOLDERS for name in _fill(COCO_FILES, split)]
     if any(name.endswith("_annotations.coco.json") and (root / name).is_file() for name in (*files, *WHOLE_COCO)):
         return "coco"
     if any(name.startswith("instances_") and name.endswith(".json") for name in names_in(root / "annotations")):
         return "coco"
-    if any(_begins(root / name, COCO_BEGINS) for name in (*files, *WHOLE_COCO)):
+    if any(_begins_with(root / name, COCO_BEGINS) for name in (*files, *WHOLE_COCO)):
         return "coco"
     if (root / "Annotations").is_dir() and ((root / "JPEGImages").is_dir() or (root / "ImageSets").is_dir()):
         return "voc"
-    folders = [name for split in FOLDERS for name in _filled(XML_FOLDERS, split)]
+    folders = [name for split in FOLDERS for name in _fill(XML_FOLDERS, split)]
     first = [xml for name in (*folders, *WHOLE_XML) for xml in xml_in(root / name)[:1]]
-    return "voc" if any(_begins(xml, VOC_BEGINS) for xml in first) else ""
+    return "voc" if any(_begins_with(xml, VOC_BEGINS) for xml in first) else ""
 
 
 def has_annotations(root: Path, settings: DetectDataSettings, split: str) -> bool:
@@ -86,7 +86,7 @@ def coco_file(root: Path, settings: DetectDataSettings, split: str) -> Path:
         return found
     said = _said(settings, split)
     if said is None:
-        raise RequestError(_nothing(root, split, _patterns(COCO_FILES, WHOLE_COCO, split), "coco") + _json_near(root))
+        raise RequestError(_nothing(root, split, _describe(COCO_FILES, WHOLE_COCO, split), "coco") + _json_near(root))
     path = root / Path(said).expanduser()
     raise RequestError(f"data.{split} {path} {'is a folder' if path.is_dir() else 'does not exist'}{_json_near(root)}")
 
@@ -100,7 +100,11 @@ def image_folders(root: Path, settings: DetectDataSettings, split: str, annotati
     names = [name for name in dict.fromkeys((own, *FOLDERS[split])) if name not in ("", ".", "..")]
     usual = [root / above / name for name in names for above in ("", "images")]
     beside = annotations.parent
-    near = [folder / name for folder in (beside, _above(beside, root)) for name in (f"images/{own}", "images", "data")]
+    near = [
+        folder / name
+        for folder in (beside, _folder_around(beside, root))
+        for name in (f"images/{own}", "images", "data")
+    ]
     return list(dict.fromkeys([*usual, root / "images", beside, *near, root]))
 
 
@@ -122,8 +126,8 @@ def voc_files(root: Path, settings: DetectDataSettings, split: str) -> VocFiles:
             looked = _voc_places(root, settings, split)
             wanted = [os.path.relpath(path, root) if path.is_relative_to(root) else str(path) for path in looked]
             raise RequestError(f"data.{split} {said} is not there: {_nothing(root, split, ', '.join(wanted), 'voc')}")
-        lists = [f"{LISTS}/{name}.txt" for name in _list_names(root, settings, split)]
-        wanted = [*lists, f"XML files in {_patterns(XML_FOLDERS, WHOLE_XML, split)}"]
+        lists = [f"{LISTS}/{name}.txt" for name in _names_of_lists(root, settings, split)]
+        wanted = [*lists, f"XML files in {_describe(XML_FOLDERS, WHOLE_XML, split)}"]
         raise RequestError(_nothing(root, split, ", ".join(wanted), "voc"))
     if place.is_dir():
         above, xml = place, xml_in(place)
@@ -135,7 +139,7 @@ def voc_files(root: Path, settings: DetectDataSettings, split: str) -> VocFiles:
 
 def _coco_place(root: Path, settings: DetectDataSettings, split: str) -> Path | None:
     said = _said(settings, split)
-    names = list(_filled(COCO_FILES, split)) if said is None else [str(Path(said).expanduser())]
+    names = list(_fill(COCO_FILES, split)) if said is None else [str(Path(said).expanduser())]
     if said is None and split == TRAIN and (settings.val or _coco_place(root, settings, VAL) is None):
         names += WHOLE_COCO
     return next((root / name for name in names if (root / name).is_file()), None)
@@ -154,15 +158,15 @@ def _voc_places(root: Path, settings: DetectDataSettings, split: str) -> Iterato
         for above in (lists, root):
             yield from (above / f"{said}.txt", above / Path(said).expanduser())
         return
-    yield from (lists / f"{name}.txt" for name in _list_names(root, settings, split))
-    yield from (root / name for name in _filled(XML_FOLDERS, split))
+    yield from (lists / f"{name}.txt" for name in _names_of_lists(root, settings, split))
+    yield from (root / name for name in _fill(XML_FOLDERS, split))
     if split == TRAIN and (settings.val or _voc_place(root, settings, VAL) is None):
         yield lists / WHOLE_LIST
         if not any(name.endswith(".txt") for name in names_in(lists)):
             yield from (root / name for name in WHOLE_XML)
 
 
-def _list_names(root: Path, settings: DetectDataSettings, split: str) -> Sequence[str]:
+def _names_of_lists(root: Path, settings: DetectDataSettings, split: str) -> Sequence[str]:
     """Lists of a split. trainval.txt has val.txt in it: where it trains, test.txt is held out."""
     if split == TRAIN:
         return "train", "trainval", *FOLDERS[TRAIN][1:]
@@ -185,19 +189,19 @@ def _voc_folder(
     said = settings.train_images if split == TRAIN else settings.val_images
     if said is not None:
         return root / Path(said).expanduser()
-    beside = _above(above, root)
+    beside = _folder_around(above, root)
     candidates = [beside / "JPEGImages", above, beside / "images", beside / "Images", root / "images" / place.stem]
     candidates += [root / images / name for name in FOLDERS[split] for images in ("images", "JPEGImages", "")]
     candidates += [root / "images", root / "JPEGImages", root]
     probes = [path.relative_to(above) for path in (*xml[:1], *xml[-1:])]
     for folder in candidates:
-        if any(composed(probe.stem) in by_stem(folder / probe.parent) for probe in probes):
+        if any(compose_letters(probe.stem) in group_by_stem(folder / probe.parent) for probe in probes):
             return folder
     with_images = (folder for folder in candidates if any(map(is_image_name, names_in(folder))))
     return next(with_images, next((folder for folder in candidates if folder.is_dir()), above))
 
 
-def _above(folder: Path, root: Path) -> Path:
+def _folder_around(folder: Path, root: Path) -> Path:
     """The folder that ``folder`` lies in, but never the one around the whole data set."""
     return root if folder == root else folder.parent
 
@@ -206,12 +210,12 @@ def _said(settings: DetectDataSettings, split: str) -> str | None:
     return settings.train if split == TRAIN else settings.val
 
 
-def _filled(patterns: Sequence[str], split: str) -> Iterator[str]:
+def _fill(patterns: Sequence[str], split: str) -> Iterator[str]:
     """The patterns with each name of the split, pattern by pattern."""
     return (pattern.format(name) for pattern in patterns for name in FOLDERS[split])
 
 
-def _patterns(patterns: Sequence[str], whole: Sequence[str], split: str) -> str:
+def _describe(patterns: Sequence[str], whole: Sequence[str], split: str) -> str:
     """What is looked for, in words; ``whole`` stands for train alone."""
     usual, *others = FOLDERS[split]
     wanted = [*(pattern.format(usual) for pattern in patterns), *(whole if split == TRAIN else ())]
@@ -240,7 +244,7 @@ def _json_in(root: Path, folder: str) -> list[str]:
     return sorted(os.path.join(folder, name) for name in names_in(root / folder) if name.endswith(".json"))
 
 
-def _begins(path: Path, pattern: re.Pattern[bytes]) -> bool:
+def _begins_with(path: Path, pattern: re.Pattern[bytes]) -> bool:
     """Whether the first bytes of a file are such; no where it cannot be read."""
     try:
         if not path.is_file():

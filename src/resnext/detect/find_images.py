@@ -17,7 +17,7 @@ import numpy as np
 
 from resnext.data.classes import listing
 from resnext.data.folder import files_below
-from resnext.data.images import size_in_header
+from resnext.data.images import read_header_size
 from resnext.data.source import BadImage
 from resnext.detect.faults import Faults
 from resnext.detect.parsed import Parsed
@@ -37,7 +37,7 @@ def locate_images(parsed: Parsed, root: Path, *, exif: bool = True) -> Parsed:
     """
     counts = dict(parsed.counts)
     files = _find_images(root, parsed.files, parsed.image_name, counts)
-    sizes = _known_sizes(root, files, parsed, exif, counts)
+    sizes = _fill_in_sizes(root, files, parsed, exif, counts)
     return replace(parsed, files=files, sizes=sizes, counts=counts)
 
 
@@ -58,19 +58,19 @@ def _has_path(folder: Path, name: str) -> bool:
 
 def _has_name(folder: Path, name: str) -> bool:
     """Whether the stated path is there in another spelling, or without some of its first folders."""
-    parts = path_parts(name)
+    parts = split_path(name)
     ends = [parts[start:] for start in range(len(parts))]
-    return any(end[-1] in map(composed, names_in(folder.joinpath(*end[:-1]))) for end in ends)
+    return any(end[-1] in map(compose_letters, names_in(folder.joinpath(*end[:-1]))) for end in ends)
 
 
-def composed(text: str) -> str:
+def compose_letters(text: str) -> str:
     """``text`` in Unicode's composed form: one spelling for letters that have two."""
     return unicodedata.normalize("NFC", text)
 
 
-def path_parts(name: str) -> tuple[str, ...]:
+def split_path(name: str) -> tuple[str, ...]:
     """The folders of a stated path and its file name, whatever system wrote it; without ``.`` and ``..``."""
-    path = composed(DRIVE.sub("", name)).replace("\\", "/")
+    path = compose_letters(DRIVE.sub("", name)).replace("\\", "/")
     return tuple(part for part in path.split("/") if part not in ("", ".", ".."))
 
 
@@ -82,12 +82,12 @@ def _find_images(
     lost = [place for place, name in enumerate(names) if name in gone or not is_inside(name)]
     if not lost:
         return tuple(names)
-    there = _files_by_name(root)
+    there = _list_by_name(root)
     files = list(names)
     stated = {name: name for name in names if is_inside(name) and name not in gone}
     for place in lost:
         name, where = names[place], image_name(place)
-        found = _match(name, there, root, where)
+        found = _find_file(name, there, root, where)
         if found is None:
             continue
         if stated.setdefault(found, name) != name:
@@ -95,26 +95,26 @@ def _find_images(
                 f"{where} names {name!r}, and another image is {stated[found]!r}: both can only be {found!r} in {root}"
             )
         files[place] = found
-        how = SPELLED if path_parts(found) == path_parts(name) and is_inside(name) else BY_NAME
+        how = SPELLED if split_path(found) == split_path(name) and is_inside(name) else BY_NAME
         counts[how] = counts.get(how, 0) + 1
     return tuple(files)
 
 
-def _files_by_name(root: Path) -> dict[str, list[str]]:
+def _list_by_name(root: Path) -> dict[str, list[str]]:
     """Every file below ``root`` (as a path below it, with slashes) under its name in composed form."""
     found: dict[str, list[str]] = {}
     for path in files_below(str(root)) if root.is_dir() else ():
         below = os.path.relpath(path, root).replace(os.sep, "/")
-        found.setdefault(composed(os.path.basename(path)), []).append(below)
+        found.setdefault(compose_letters(os.path.basename(path)), []).append(below)
     return found
 
 
-def _match(name: str, there: dict[str, list[str]], root: Path, where: str) -> str | None:
+def _find_file(name: str, there: dict[str, list[str]], root: Path, where: str) -> str | None:
     """The file that a stated path means. Raises RequestError for several, and for none where the path leads out."""
-    parts, inside = path_parts(name), is_inside(name)
-    shared = {file: _common_end(path_parts(file), parts) for file in there.get(parts[-1] if parts else "", ())}
+    parts, inside = split_path(name), is_inside(name)
+    shared = {file: _count_common_end(split_path(file), parts) for file in there.get(parts[-1] if parts else "", ())}
     if inside:  # its folders are meant: val/a.jpg is not train/a.jpg
-        shared = {file: length for file, length in shared.items() if length == len(path_parts(file))}
+        shared = {file: length for file, length in shared.items() if length == len(split_path(file))}
     longest = max(shared.values(), default=0)
     best = [file for file, length in shared.items() if length == longest]
     if len(best) > 1:
@@ -131,13 +131,13 @@ def _match(name: str, there: dict[str, list[str]], root: Path, where: str) -> st
     )
 
 
-def _common_end(first: Sequence[str], second: Sequence[str]) -> int:
+def _count_common_end(first: Sequence[str], second: Sequence[str]) -> int:
     """How many parts both paths have in common, counted from their ends."""
     pairs = list(zip(reversed(first), reversed(second), strict=False))
     return next((place for place, (a, b) in enumerate(pairs) if a != b), len(pairs))
 
 
-def _known_sizes(root: Path, files: Sequence[str], parsed: Parsed, exif: bool, counts: dict[str, int]) -> np.ndarray:
+def _fill_in_sizes(root: Path, files: Sequence[str], parsed: Parsed, exif: bool, counts: dict[str, int]) -> np.ndarray:
     """The stated sizes, and where none is stated the image's own. Raises Faults naming all that cannot be read."""
     unknown = np.flatnonzero((parsed.sizes < 1).any(axis=1))
     if not len(unknown):
@@ -147,7 +147,7 @@ def _known_sizes(root: Path, files: Sequence[str], parsed: Parsed, exif: bool, c
     def read_size(place: int) -> tuple[int, int]:
         path = root / files[place]
         try:
-            return size_in_header(path, exif)
+            return read_header_size(path, exif)
         except BadImage as error:
             faults.append((path, f"{path}, whose size {parsed.name} does not state: {error.reason}"))
             return 0, 0

@@ -12,10 +12,10 @@ from resnext.detect.divide import describe_split, divide
 from resnext.detect.exif import decide_orientation
 from resnext.detect.find_annotations import TRAIN, VAL, coco_file, has_annotations, image_folders, voc_files
 from resnext.detect.find_images import first_that_holds, locate_images
-from resnext.detect.parsed import Parsed, dataset_of, without_groups
+from resnext.detect.parsed import Parsed, dataset_of, leave_out_groups
 from resnext.detect.places import check_all_there
 from resnext.detect.settings import SOURCES, DetectDataSettings
-from resnext.detect.voc import VocImage, class_names, first_pixel, parsed_voc, read_voc
+from resnext.detect.voc import VocImage, class_names, find_first_pixel, parsed_voc, read_voc
 from resnext.errors import RequestError, nearest
 
 
@@ -73,10 +73,10 @@ class Found:
     def parsed(self, both: Sequence["Found"]) -> Parsed:
         """The split, under the classes of ``both``, its images located. Raises RequestError."""
         if self.voc is None:
-            parsed = without_groups(self.coco, [found.coco for found in both])
+            parsed = leave_out_groups(self.coco, [found.coco for found in both])
         else:
             splits = [found.voc for found in both if found.voc]
-            parsed = parsed_voc(self.voc, class_names(splits), self.place.name, first_pixel(splits))
+            parsed = parsed_voc(self.voc, class_names(splits), self.place.name, find_first_pixel(splits))
         return locate_images(parsed, self.images, exif=self.exif)
 
 

@@ -23,11 +23,11 @@ class Parsed:
     found: Annotated
     box_name: Callable[[int], str]  # of an annotation, for messages: where it stands and what it says
     image_name: Callable[[int], str] = "image {}".format  # of an image, for messages: where its file is named
-    groups: tuple[int, ...] = ()  # ids of categories that may be mere groups of others (see ``without_groups``)
+    groups: tuple[int, ...] = ()  # ids of categories that may be mere groups of others (see ``leave_out_groups``)
     counts: dict[str, int] = field(default_factory=dict)  # what was not taken as it is stated: {what: how often}
 
 
-def without_groups(parsed: Parsed, others: Sequence[Parsed]) -> Parsed:
+def leave_out_groups(parsed: Parsed, others: Sequence[Parsed]) -> Parsed:
     """Leave out the categories of ``groups`` that have no box in the other splits either, so that all keep the same."""
     boxed = {id_ for other in others for id_ in other.category_ids if id_ not in other.groups}
     gone = [id_ for id_ in parsed.groups if id_ not in boxed]

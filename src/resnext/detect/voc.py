@@ -24,7 +24,7 @@ from resnext.data.classes import listing
 from resnext.data.folder import is_image_name
 from resnext.detect.boxes import LONGEST_SIDE, Annotated
 from resnext.detect.faults import Faults
-from resnext.detect.find_images import composed, path_parts
+from resnext.detect.find_images import compose_letters, split_path
 from resnext.detect.parsed import Parsed
 from resnext.detect.places import checked_name, missing_files, names_in
 from resnext.errors import RequestError
@@ -72,7 +72,7 @@ def read_voc(xml_files: Sequence[Path], images: Path, said_by: Path, above: Path
     pictures, found, faults = _Pictures(images), [], []
     for path in xml_files:
         try:
-            found.append(_read(path, pictures.called(path.relative_to(folder))))
+            found.append(_read(path, pictures.find_for(path.relative_to(folder))))
         except RequestError as error:
             faults.append((path, str(error)))
     if faults:
@@ -90,7 +90,7 @@ def class_names(splits: Sequence[Sequence[VocImage]]) -> tuple[str, ...]:
     return tuple(sorted(names))
 
 
-def first_pixel(splits: Sequence[Sequence[VocImage]]) -> int:
+def find_first_pixel(splits: Sequence[Sequence[VocImage]]) -> int:
     """What the files call the first pixel: 1 as VOC does, or 0 where a box of the splits begins there."""
     corners = (found.box for images in splits for image in images for found in image.objects)
     return 0 if any(0 <= side < 1 for x1, y1, _, _ in corners for side in (x1, y1)) else 1
@@ -115,7 +115,7 @@ def parsed_voc(images: Sequence[VocImage], classes: tuple[str, ...], name: str, 
         found=Annotated(
             image=np.array([place for place, _ in objects], np.int64),
             labels=np.array([label_of[one.name] for _, one in objects], np.int64),
-            stated=np.array([_on_our_scale(one.box, first) for _, one in objects], np.float64).reshape(-1, 4),
+            stated=np.array([_convert_box(one.box, first) for _, one in objects], np.float64).reshape(-1, 4),
             crowd=np.array([one.difficult for _, one in objects], bool),
             areas=np.full(len(objects), np.nan),
         ),
@@ -125,7 +125,7 @@ def parsed_voc(images: Sequence[VocImage], classes: tuple[str, ...], name: str, 
     )
 
 
-def _on_our_scale(box: tuple[float, float, float, float], first: int) -> tuple[float, float, float, float]:
+def _convert_box(box: tuple[float, float, float, float], first: int) -> tuple[float, float, float, float]:
     """x, y, width, height, of corners that count from ``first``."""
     x1, y1, x2, y2 = box
     return x1 - first, y1 - first, x2 - x1 + first, y2 - y1 + first
@@ -165,21 +165,20 @@ class _Pictures:
         self.images = images
         self.folders: dict[Path, dict[str, list[str]]] = {}
 
-    def called(self, xml: Path) -> list[str]:
-        """Those that are called as an XML file is, in the same folder below the images' or, without any, in theirs."""
+    def find_for(self, xml: Path) -> list[str]:
+        """Those that are called as an XML file is, which lies in the same folder below that of all XML files."""
         folder = xml.parent
         if folder not in self.folders:
-            self.folders[folder] = by_stem(self.images / folder)
-        found = [(folder / name).as_posix() for name in self.folders[folder].get(composed(xml.stem), [])]
-        return found or ([] if folder == Path() else self.called(Path(xml.name)))
+            self.folders[folder] = group_by_stem(self.images / folder)
+        return [(folder / name).as_posix() for name in self.folders[folder].get(compose_letters(xml.stem), [])]
 
 
-def by_stem(folder: Path) -> dict[str, list[str]]:
+def group_by_stem(folder: Path) -> dict[str, list[str]]:
     """The image files of a folder, by their names without an ending, in Unicode's composed form."""
     found: dict[str, list[str]] = {}
     for name in sorted(names_in(folder)):
         if is_image_name(name):
-            found.setdefault(composed(os.path.splitext(name)[0]), []).append(name)
+            found.setdefault(compose_letters(os.path.splitext(name)[0]), []).append(name)
     return found
 
 
@@ -202,7 +201,7 @@ def _picture(path: Path, root: ET.Element, own: list[str]) -> str:
         return own[0]
     if not own:
         return stated or f"{path.stem}.jpg"
-    same = [name for name in own if path_parts(name)[-1:] == path_parts(stated)[-1:]]
+    same = [name for name in own if split_path(name)[-1:] == split_path(stated)[-1:]]
     if len(same) != 1:
         raise RequestError(f"{path}: the images {listing(own)} both fit; name one of them in <filename>")
     return same[0]

@@ -238,13 +238,16 @@ def _data_of(args: argparse.Namespace, recipe: DetectRecipe | None) -> DetectDat
     """Where the labelled images lie: the run's own data, or what the command line says. Raises RequestError."""
     if recipe is None and args.data is None:
         raise RequestError("say which images: --data PATH, a folder of images with their annotations")
+    from resnext.detect.find_annotations import has_annotations
+    from resnext.detect.open import data_root
+
     data = DetectDataSettings() if recipe is None else recipe.data
-    if args.data is not None or args.annotations is not None:
-        data = replace(data, val_fraction=None)  # of the run's own data alone
     if args.data is not None:
         data = replace(data, path=args.data)
     if args.source is not None:
         data = replace(data, source=args.source)
+    if args.annotations is not None or (args.data is not None and has_annotations(data_root(data), data, "val")):
+        data = replace(data, val_fraction=None)  # what is held out there is stated
     images = "train_images" if data.val_fraction is not None else f"{args.split}_images"
     said = {args.split: args.annotations, images: args.images}
     return replace(data, **{key: value for key, value in said.items() if value is not None})

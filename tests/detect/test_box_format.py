@@ -106,7 +106,7 @@ def test_training_and_evaluation_refuse_them(tmp_path: Path) -> None:
 def test_fractions_in_vocs_files_are_refused_too(tmp_path: Path) -> None:
     root = voc_folder(tmp_path)
     write(root / "Annotations/000003.xml", voc_xml(voc_object("bird", (0.1, 0.2, 1.0, 0.7), 0)))
-    with pytest.raises(RequestError, match=r"the only box of val\.txt is at most 2 pixels wide and high"):
+    with pytest.raises(RequestError, match=r"the only box of val\.txt is of numbers from 0 to 1"):
         open_detection(DetectDataSettings(path=str(root), source="voc"))
 
 

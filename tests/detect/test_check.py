@@ -12,6 +12,7 @@ from resnext.commands import data
 from resnext.data.source import BadImage
 from resnext.detect.check import check_detection
 from resnext.detect.find_annotations import detection_source_at
+from resnext.detect.find_images import BY_NAME, MEASURED
 from resnext.detect.open import open_detection
 from resnext.detect.settings import DetectDataSettings
 from resnext.errors import RequestError
@@ -201,6 +202,38 @@ def test_voc_is_checked_too(tmp_path: Path) -> None:
         ("JPEGImages/000003.jpg", "bird", "box without width or height"),
         ("", "", "no boxes at all"),  # of val, whose only box that was
     ]
+
+
+def test_every_faulty_xml_file_is_a_finding(tmp_path: Path) -> None:
+    root = voc_folder(tmp_path / "voc")
+    for name in ("000001", "000002"):
+        write(root / f"Annotations/{name}.xml", voc_xml(size=(-1, 30)))
+    report = check_detection(DetectDataSettings(path=str(root), source="voc"), 1)
+    assert report.failed
+    assert [(f.path, f.split, f.problem) for f in report.findings if f.severity == "error"] == [
+        ("Annotations/000001.xml", "train", "annotations"),
+        ("Annotations/000002.xml", "train", "annotations"),
+    ]
+    write(root / "Annotations/000003.xml", "<a/>")  # nothing can be read, and yet each file is told
+    report = check_detection(DetectDataSettings(path=str(root), source="voc"), 1)
+    assert [f.path[-10:-4] for f in report.findings] == ["000001", "000002", "000003"]
+    assert report.counts == {}
+
+
+def test_what_is_not_taken_as_stated_is_told_and_images_without_a_size_too(root: Path) -> None:
+    rows = [image_row(id_, name) | {"width": 0} for id_, name in ((10, "/x/a.jpg"), (20, "b.jpg"), (30, "c.jpg"))]
+    rewrite(root, "train", images=rows)
+    report = check_detection(DetectDataSettings(path=str(root)), 1)
+    assert not report.failed
+    assert [(f.severity, f.problem, f.detail) for f in report.findings] == [
+        ("note", "not as stated", f"instances_train.json: {what}") for what in (f"1 {BY_NAME}", f"3 {MEASURED}")
+    ]
+    assert trains(root)
+    write(root / "train/b.jpg", "no image")
+    (root / "train/c.jpg").unlink()
+    report = check_detection(DetectDataSettings(path=str(root)), 1)
+    assert [f.path for f in report.findings] == ["train/b.jpg", "train/c.jpg"]
+    assert not trains(root)
 
 
 def test_folders_are_known_by_what_lies_in_them(root: Path, tmp_path: Path) -> None:

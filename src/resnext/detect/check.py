@@ -21,6 +21,7 @@ from resnext.detect.boxes import FLAT, GOOD, NOT_FINITE, OUTSIDE, PROBLEMS, corn
 from resnext.detect.dataset import DetectionDataset, WrongSize, why_nothing_to_learn
 from resnext.detect.divide import divide
 from resnext.detect.exif import LEFT, UNSURE, decide_orientation
+from resnext.detect.faults import Faults
 from resnext.detect.find_annotations import TRAIN, VAL, has_annotations
 from resnext.detect.open import Found, check_same_categories, check_undivided, data_root
 from resnext.detect.parsed import Parsed, dataset_of
@@ -54,15 +55,23 @@ def check_detection(settings: DetectDataSettings, workers: int | None = None, pr
     root = data_root(settings)
     findings: list[Finding] = []
     found: dict[str, Found] = {}
+    parsed: dict[str, Parsed] = {}
+    errors: list[RequestError] = []
     for split in _splits(settings):
         try:
             found[split] = Found(settings, split)
         except RequestError as error:
-            findings.append(Finding("", "", split, "error", "annotations", str(error)))
-    if not found:
-        raise RequestError(findings[0].detail)
-    parsed = {split: one.parsed([*found.values()]) for split, one in found.items()}
-    if settings.val_fraction is not None:
+            errors.append(error)
+            findings += _describe_unreadable(root, split, error)
+    for split, one in found.items():
+        try:
+            parsed[split] = one.parsed([*found.values()])
+        except RequestError as error:
+            errors.append(error)
+            findings += _describe_unreadable(root, split, error)
+    if not parsed and not any(isinstance(error, Faults) for error in errors):
+        raise errors[0]
+    if settings.val_fraction is not None and parsed:
         parsed, found = divide(parsed[TRAIN], settings), dict.fromkeys((TRAIN, VAL), found[TRAIN])
     elif VAL not in _splits(settings):
         findings.append(Finding("", "", "", "note", "no split", NO_SPLIT))
@@ -86,6 +95,15 @@ def check_detection(settings: DetectDataSettings, workers: int | None = None, pr
     findings += [one.file.finding(problem) for one in done for problem in one.problems]
     findings += duplicates(done, unstated=VAL not in datasets)
     return BoxReport(str(root), counts, in_order(findings), {split: len(data) for split, data in datasets.items()})
+
+
+def _describe_unreadable(root: Path, split: str, error: RequestError) -> Iterator[Finding]:
+    """Annotations that cannot be read: a finding for each file that is at fault, where these are known."""
+    if not isinstance(error, Faults):
+        yield Finding("", "", split, "error", "annotations", str(error))
+        return
+    for path, detail in error.faults:
+        yield Finding(path_below(root, path.parent, path.name), "", split, "error", "annotations", detail)
 
 
 def _splits(settings: DetectDataSettings) -> tuple[str, ...]:
@@ -197,6 +215,8 @@ class Split:
 
     def _counts(self) -> Iterator[Finding]:
         parsed, found = self.parsed, self.parsed.found
+        for what, count in parsed.counts.items():
+            yield self._of("", "", "note", "not as stated", f"{parsed.name}: {count} {what}")
         used = np.bincount(found.labels, minlength=len(parsed.classes))
         for label in np.flatnonzero(used == 0):
             name = parsed.classes[label]

@@ -44,4 +44,5 @@ def _part(parsed: Parsed, chosen: np.ndarray, split: str) -> Parsed:
         sizes=parsed.sizes[chosen],
         found=boxes._replace(image=place_of[boxes.image]),
         box_name=lambda place: parsed.box_name(int(rows[place])),
+        counts={f"{what}, in the whole file": count for what, count in parsed.counts.items()},
     )

@@ -11,10 +11,11 @@ from resnext.detect.dataset import DetectionDataset, limited, why_nothing_to_lea
 from resnext.detect.divide import describe_split, divide
 from resnext.detect.exif import decide_orientation
 from resnext.detect.find_annotations import TRAIN, VAL, coco_file, has_annotations, image_folders, voc_files
-from resnext.detect.parsed import Parsed, dataset_of
-from resnext.detect.places import check_all_there, first_that_holds
+from resnext.detect.find_images import first_that_holds, locate_images
+from resnext.detect.parsed import Parsed, dataset_of, leave_out_groups
+from resnext.detect.places import check_all_there
 from resnext.detect.settings import SOURCES, DetectDataSettings
-from resnext.detect.voc import VocImage, class_names, parsed_voc, read_voc
+from resnext.detect.voc import VocImage, class_names, find_first_pixel, parsed_voc, read_voc
 from resnext.errors import RequestError, nearest
 
 
@@ -37,14 +38,14 @@ def open_detection(settings: DetectDataSettings) -> tuple[DetectionDataset, Dete
 
 
 def open_detection_split(settings: DetectDataSettings, split: str) -> DetectionDataset:
-    """``train`` or ``val`` alone; of coco the other need not be there. VOC's classes come from all that is there."""
+    """``train`` or ``val`` alone; the other need not be there. VOC's classes come from all that is there."""
     if split not in (TRAIN, VAL):
         raise RequestError(f"no split {split!r}{nearest(split, (TRAIN, VAL))}")
     if settings.val_fraction is not None:
         train, val = _divided(settings)
         return _limited(train if split == TRAIN else val, settings, split)
     found, other = [Found(settings, split)], VAL if split == TRAIN else TRAIN
-    if settings.source == "voc" and has_annotations(data_root(settings), settings, other):
+    if found[0].needs_other and has_annotations(data_root(settings), settings, other):
         found.append(Found(settings, other))
     return _limited(_dataset(found[0], found, settings, split), settings, split)
 
@@ -54,20 +55,29 @@ class Found:
 
     def __init__(self, settings: DetectDataSettings, split: str) -> None:
         root = data_root(settings)
+        self.exif = settings.exif
         self.voc: list[VocImage] | None = None
         if settings.source == "voc":
-            self.place, xml, self.images = voc_files(root, settings, split)
-            self.voc = read_voc(xml, self.images, self.place)
+            self.place, above, xml, self.images = voc_files(root, settings, split)
+            self.voc = read_voc(xml, self.images, self.place, above)
         else:
             self.place = coco_file(root, settings, split)
             self.coco = parse_coco(self.place)
             self.images = first_that_holds(image_folders(root, settings, split, self.place), self.coco.files)
 
+    @property
+    def needs_other(self) -> bool:
+        """Whether what the split's classes are depends on the other split too."""
+        return self.voc is not None or bool(self.coco.groups)
+
     def parsed(self, both: Sequence["Found"]) -> Parsed:
-        """The split, under the classes of ``both``."""
+        """The split, under the classes of ``both``, its images located. Raises RequestError."""
         if self.voc is None:
-            return self.coco
-        return parsed_voc(self.voc, class_names([found.voc for found in both if found.voc]), self.place.name)
+            parsed = leave_out_groups(self.coco, [found.coco for found in both])
+        else:
+            splits = [found.voc for found in both if found.voc]
+            parsed = parsed_voc(self.voc, class_names(splits), self.place.name, find_first_pixel(splits))
+        return locate_images(parsed, self.images, exif=self.exif)
 
 
 def check_undivided(settings: DetectDataSettings) -> None:

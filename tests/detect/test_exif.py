@@ -67,6 +67,17 @@ def test_a_square_photograph_fits_both_ways_too(tmp_path: Path) -> None:
     assert not is_turned(decide_orientation([dataset])[0], 1)
 
 
+def test_sizes_that_are_not_stated_are_no_sign(tmp_path: Path) -> None:
+    photographs(tmp_path, (3, STORED), (6, STORED))
+    rows = [{key: row[key] for key in ("id", "file_name")} for row in (image_row(0, "0.jpg"), image_row(1, "1.jpg"))]
+    write_json(
+        tmp_path / "annotations/instances_train.json",
+        coco_content(images=rows, annotations=[box_row(1, 0, [1, 2, 9, 9])]),
+    )
+    dataset = open_detection_split(DetectDataSettings(path=str(tmp_path)), "train")
+    assert dataset.counts[UNSURE] == 1
+
+
 def test_upright_photographs_and_exif_off_need_no_decision(tmp_path: Path) -> None:
     dataset = photographs(tmp_path, (1, STORED), (6, (30, 40)), (6, STORED), (3, (50, 50)))
     (tmp_path / "train/3.jpg").write_bytes(b"\xff\xd8 Exif\0\0 and no more")

@@ -12,6 +12,7 @@ from pathlib import Path
 from resnext.data.images import stored
 from resnext.data.source import BadImage
 from resnext.detect.dataset import DetectionDataset
+from resnext.detect.find_images import MEASURED
 
 THREADS = 16  # they wait for the disk
 HEAD = 1 << 16  # bytes of a JPEG file, in which its tags begin
@@ -29,6 +30,8 @@ def decide_orientation(parts: Sequence[DetectionDataset]) -> list[DetectionDatas
     """
     readings = [_readings(part) if part.exif else [] for part in parts]
     as_stored, upright = (sum(of_part.count(what) for of_part in readings) for what in (STORED, UPRIGHT))
+    if any(MEASURED in part.counts for part in parts):
+        upright = 0  # sizes that were measured here are those of upright images
     said = LEFT if as_stored > upright else UNSURE if as_stored == upright else ""
     decided = []
     for part, of_part in zip(parts, readings, strict=True):

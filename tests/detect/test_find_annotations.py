@@ -1,15 +1,18 @@
 """The layouts that labelling tools write are recognised and opened as they are."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from resnext.data.images import read_image
+from resnext.detect.exif import UNSURE
 from resnext.detect.find_annotations import detection_source_at, has_annotations
-from resnext.detect.open import open_detection_split
+from resnext.detect.open import open_detection, open_detection_split
 from resnext.detect.settings import DetectDataSettings
 from resnext.errors import RequestError
-from tests.detect.made_files import coco_content, image_row, photo, voc_object, voc_xml, write, write_json
+from tests.detect.made_files import box_row, coco_content, image_row, photo, voc_object, voc_xml, write, write_json
 
 
 def coco(root: Path, annotations: str, images: str, stated: str = "") -> None:
@@ -100,6 +103,25 @@ def test_an_export_without_splits_is_train(tmp_path: Path, tool: str) -> None:
     assert not has_annotations(root, settings, "val")
     with pytest.raises(RequestError, match=r"has no annotations for val: looked for .*; it holds .*data.val"):
         open_detection_split(settings, "val")
+
+
+def test_an_export_without_splits_or_sizes_is_divided_and_says_what_is_not_as_stated(tmp_path: Path) -> None:
+    """Sizes that were read from the images say nothing of the photographs that fit both ways."""
+    rows = [{"id": i, "file_name": f"/home/someone/{i}.jpg"} for i in range(12)]
+    boxes = [box_row(i, i, [1, 2, 9, 9]) for i in range(12)]
+    write_json(tmp_path / "result.json", coco_content(images=rows, annotations=boxes))
+    for i in range(12):
+        photo(tmp_path / f"images/{i}.jpg", seed=i, orientation=(1, 3, 6)[i % 3])
+    settings = replace(settings_of(tmp_path), val_fraction=0.4)
+    both = open_detection(settings)
+    assert sum(dataset.counts.get(UNSURE, 0) for dataset in both) == 4
+    for dataset in both:
+        assert 0 < len(dataset) < 12
+        assert [count for what, count in dataset.counts.items() if what.endswith(", in the whole file")] == [12, 12]
+        for i, (name, size) in enumerate(zip(dataset.files, dataset.sizes.tolist(), strict=True)):
+            upright = read_image(tmp_path / "images" / name)
+            assert dataset.image(i).tobytes() == upright.tobytes()
+            assert upright.size == tuple(size)
 
 
 def test_cvats_list_of_all_images_is_train(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ def decide_orientation(parts: Sequence[DetectionDataset]) -> list[DetectionDatas
     """
     readings = [_readings(part) if part.exif else [] for part in parts]
     as_stored, upright = (sum(of_part.count(what) for of_part in readings) for what in (STORED, UPRIGHT))
-    if any(MEASURED in part.counts for part in parts):
+    if any(what.startswith(MEASURED) for part in parts for what in part.counts):
         upright = 0  # sizes that were measured here are those of upright images
     said = LEFT if as_stored > upright else UNSURE if as_stored == upright else ""
     decided = []

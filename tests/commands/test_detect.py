@@ -173,6 +173,36 @@ def test_perfect_detections_have_ap_1(place: Path, tmp_path: Path, capsys: pytes
     assert "AP 100.0 %  AP50 100.0 %  AP75 100.0 %" in capsys.readouterr().out
 
 
+@pytest.mark.usefixtures("one_thread")
+def test_a_run_is_judged_on_the_share_it_held_out(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, run = folder(tmp_path / "data", train=12, val=1), tmp_path / "run"
+    (data / "annotations/instances_val.json").unlink()
+    settings = recipe(tmp_path / "r.yaml", data, data__val_fraction=0.3, train__epochs=1)
+    assert main(["detect", "train", str(settings), "--run", str(run)]) == 0
+    _, val = open_detection(DetectDataSettings(path=str(data), val_fraction=0.3))
+    metrics = json.loads((run / "evaluation/metrics.json").read_text())
+    assert metrics["n"] == len(val) < 12
+    assert metrics["protocol"]["split"] == "a hash of each file's name with split_seed 0 holds out about 0.3"
+    capsys.readouterr()
+    for words, expected in (
+        ([], f"{len(val)} images of instances_train.json val"),
+        (["--split", "train"], f"{12 - len(val)} images of instances_train.json train"),
+        (["--data", str(data)], f"{len(val)} images of instances_train.json val"),
+        (["--data", str(place / "data")], "3 images of instances_val.json"),
+        (
+            ["--annotations", "annotations/instances_train.json", "--images", "train"],
+            "12 images of instances_train.json",
+        ),
+    ):
+        assert main(["detect", "evaluate", str(run), "--workers", "0", "--out", str(tmp_path / "out"), *words]) == 0
+        assert expected in capsys.readouterr().out
+    assert main(["detect", "evaluate", str(run), "--workers", "0"]) == 0
+    protocol = json.loads((run / "evaluation/metrics.json").read_text())["protocol"]
+    assert protocol["split"] == "val: a hash of each file's name with split_seed 0 holds out about 0.3"
+
+
 def test_training_images_and_other_places_can_be_judged(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["detect", "evaluate", str(place / "d.safetensors"), "--device", "cpu", "--workers", "0"]
     assert main([*words, "--data", str(place / "data"), "--split", "train"]) == 0

@@ -10,7 +10,9 @@ import pytest
 
 from resnext.commands import data
 from resnext.data.source import BadImage
-from resnext.detect.check import check_detection, detection_source_at
+from resnext.detect.check import check_detection
+from resnext.detect.find_annotations import detection_source_at
+from resnext.detect.find_images import BY_NAME, MEASURED
 from resnext.detect.open import open_detection
 from resnext.detect.settings import DetectDataSettings
 from resnext.errors import RequestError
@@ -126,6 +128,36 @@ def test_images_that_cannot_be_used_are_errors(root: Path) -> None:
     assert not trains(root)
 
 
+def test_boxes_that_training_would_learn_nothing_from_are_errors(root: Path) -> None:
+    rewrite(root, "train", annotations=[])
+    report = check_detection(DetectDataSettings(path=str(root)), 1)
+    assert [f.problem for f in report.findings if f.severity == "error"] == ["no boxes at all"]
+    assert not trains(root)
+    rewrite(root, "train", annotations=[row | {"bbox": [0.1, 0.2, 0.5, 0.5]} for row in with_row()])
+    assert found(root) == {"boxes in another format": ("error", "", "")}
+    assert not trains(root)
+
+
+def test_classes_and_images_without_boxes_are_told_with_their_share(root: Path) -> None:
+    rewrite(root, "train", annotations=with_row()[:1])
+    report = check_detection(DetectDataSettings(path=str(root)), 1)
+    said = {f.problem: f.detail for f in report.findings if f.severity == "warning"}
+    assert said == {
+        "class without boxes": "none in instances_train.json, 1 in instances_val.json",
+        "most images have no boxes": "2 of 3; each is taken as all background, so none may be unfinished",
+    }
+
+
+def test_more_boxes_of_a_class_than_the_metric_counts_are_told(root: Path) -> None:
+    boxes = [box_row(i, 10, [i % 30, i // 30, 9, 9], 7 if i < 101 else 3) for i in range(201)]
+    rewrite(root, "train", annotations=boxes)
+    report = check_detection(DetectDataSettings(path=str(root)), 1)
+    (finding,) = [f for f in report.findings if f.problem == "more than 100 boxes"]
+    assert (finding.severity, finding.path, finding.class_name) == ("warning", "train/b.jpg", "dog")
+    assert finding.detail.startswith("101 of a class, but COCO's AP counts 100 detections")
+    assert not report.failed
+
+
 def test_one_picture_in_both_splits_is_told(root: Path) -> None:
     (root / "val/a.jpg").write_bytes((root / "train/b.jpg").read_bytes())
     report = check_detection(DetectDataSettings(path=str(root)), 1)
@@ -167,8 +199,41 @@ def test_voc_is_checked_too(tmp_path: Path) -> None:
     report = check_detection(DetectDataSettings(path=str(root), source="voc"), 1)
     errors = [f for f in report.findings if f.severity == "error"]
     assert [(f.path, f.class_name, f.problem) for f in errors] == [
-        ("JPEGImages/000003.jpg", "bird", "box without width or height")
+        ("JPEGImages/000003.jpg", "bird", "box without width or height"),
+        ("", "", "no boxes at all"),  # of val, whose only box that was
     ]
+
+
+def test_every_faulty_xml_file_is_a_finding(tmp_path: Path) -> None:
+    root = voc_folder(tmp_path / "voc")
+    for name in ("000001", "000002"):
+        write(root / f"Annotations/{name}.xml", voc_xml(size=(-1, 30)))
+    report = check_detection(DetectDataSettings(path=str(root), source="voc"), 1)
+    assert report.failed
+    assert [(f.path, f.split, f.problem) for f in report.findings if f.severity == "error"] == [
+        ("Annotations/000001.xml", "train", "annotations"),
+        ("Annotations/000002.xml", "train", "annotations"),
+    ]
+    write(root / "Annotations/000003.xml", "<a/>")  # nothing can be read, and yet each file is told
+    report = check_detection(DetectDataSettings(path=str(root), source="voc"), 1)
+    assert [f.path[-10:-4] for f in report.findings] == ["000001", "000002", "000003"]
+    assert report.counts == {}
+
+
+def test_what_is_not_taken_as_stated_is_told_and_images_without_a_size_too(root: Path) -> None:
+    rows = [image_row(id_, name) | {"width": 0} for id_, name in ((10, "/x/a.jpg"), (20, "b.jpg"), (30, "c.jpg"))]
+    rewrite(root, "train", images=rows)
+    report = check_detection(DetectDataSettings(path=str(root)), 1)
+    assert not report.failed
+    assert [(f.severity, f.problem, f.detail) for f in report.findings] == [
+        ("note", "not as stated", f"instances_train.json: {what}") for what in (f"1 {BY_NAME}", f"3 {MEASURED}")
+    ]
+    assert trains(root)
+    write(root / "train/b.jpg", "no image")
+    (root / "train/c.jpg").unlink()
+    report = check_detection(DetectDataSettings(path=str(root)), 1)
+    assert [f.path for f in report.findings] == ["train/b.jpg", "train/c.jpg"]
+    assert not trains(root)
 
 
 def test_folders_are_known_by_what_lies_in_them(root: Path, tmp_path: Path) -> None:
@@ -208,7 +273,8 @@ def test_options_of_another_kind_of_data_are_refused(root: Path, tmp_path: Path)
     photo(tmp_path / "classes/train/cat/a.jpg")
     for words, message in (
         ((root, "--md5"), "--md5 is not for images with boxes, and .* is coco"),
-        ((root, "--val-fraction", "0.1"), "--val-fraction is not for images with boxes"),
+        ((root, "--val-fraction", "0.1"), "has annotations for val already: leave data.val_fraction out"),
+        ((root, "--val-fraction", "1.5"), "--val-fraction 1.5 must be from 0.001 to 0.9"),
         ((tmp_path / "classes", "--train", "x.json"), "--train is for images with boxes, but .* does not look like"),
         ((root, "--source", "folder", "--bad-boxes", "drop"), "--bad-boxes is for .* is taken as folder"),
     ):

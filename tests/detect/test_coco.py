@@ -103,6 +103,77 @@ def test_areas_and_crowds_that_are_not_stated_are_width_times_height_and_no(tmp_
     assert dataset.crowd.tolist() == [False, False]
 
 
+def test_null_stands_for_every_optional_key_that_is_not_there(tmp_path: Path) -> None:
+    photo(tmp_path / "a.jpg")
+    images = [image_row(20, "a.jpg") | {"width": None, "height": None, "license": None}]
+    box = box_row(1, 20, [0, 0, 4, 5], area=None, iscrowd=None, segmentation=None, keypoints=None)
+    categories = [row | {"supercategory": None} for row in CATEGORIES]
+    dataset = read(tmp_path, coco_content(images=images, annotations=[box], categories=categories, info=None))
+    assert (dataset.sizes.tolist(), dataset.areas.tolist(), dataset.crowd.tolist()) == ([[40, 30]], [20], [False])
+
+
+def test_ids_may_be_0(tmp_path: Path) -> None:
+    """As tools number that count from 0: judged by pycocotools, what was annotated is found."""
+    tools = pytest.importorskip("pycocotools.coco")
+    from pycocotools.cocoeval import COCOeval
+
+    images = [image_row(i, name) for i, name in enumerate(("a.jpg", "b.jpg"))]
+    rows = [box_row(i, i, [1, 2, 10, 5], i, area=50) for i in range(2)]
+    categories = [{"id": 0, "name": "dog"}, {"id": 1, "name": "cat"}]
+    dataset = read(tmp_path, coco_content(images=images, annotations=rows, categories=categories))
+    assert (dataset.classes, dataset.category_ids) == (("dog", "cat"), (0, 1))
+    assert (dataset.labels.tolist(), dataset.image_ids.tolist()) == ([0, 1], [0, 1])
+    truth = tools.COCO()
+    truth.dataset = dataset.ground_truth()
+    truth.createIndex()
+    found = [{"image_id": i, "category_id": i, "bbox": [1, 2, 10, 5], "score": 0.5} for i in range(2)]
+    run = COCOeval(truth, truth.loadRes(found), "bbox")
+    run.evaluate()
+    run.accumulate()
+    run.summarize()
+    assert run.stats[0] == pytest.approx(1)
+
+
+def roboflow(root: str = "cells", name: str = "cat", **changes: Any) -> dict[str, Any]:
+    """The root category that Roboflow writes: id 0, above all others."""
+    categories = [{"id": 0, "name": root, "supercategory": "none"}]
+    categories += [{"id": i, "name": n, "supercategory": root} for i, n in ((3, name), (7, "dog"))]
+    return coco_content(categories=categories) | changes
+
+
+@pytest.mark.parametrize("name", ["kitten", "cat"])
+def test_a_category_that_only_groups_others_is_no_class(tmp_path: Path, name: str) -> None:
+    dataset = read(tmp_path, roboflow("cat", name))
+    plain = read(tmp_path, coco_content())
+    assert dataset.category_ids == plain.category_ids == (3, 7)
+    assert np.array_equal(dataset.labels, plain.labels)
+    assert read(tmp_path, roboflow("cat", name, annotations=[])).category_ids == (3, 7)
+    assert dataset.counts == {"category left out ('cat': a supercategory of others, without boxes)": 1}
+    assert 0 not in [row["id"] for row in dataset.ground_truth()["categories"]]
+
+
+def test_a_list_of_categories_alone_has_no_group_that_is_called_as_a_class(tmp_path: Path) -> None:
+    assert coco.categories_of(roboflow("cells")["categories"], tmp_path) == ([0, 3, 7], ["cells", "cat", "dog"])
+    assert coco.categories_of(roboflow("cat")["categories"], tmp_path) == ([3, 7], ["cat", "dog"])
+
+
+def test_a_category_with_boxes_or_above_itself_alone_stays(tmp_path: Path) -> None:
+    boxed = read(tmp_path, roboflow(annotations=[box_row(1, 10, [0, 0, 4, 5], 0)]))
+    assert boxed.classes == ("cells", "cat", "dog")
+    above = [
+        {"id": 1, "name": "person", "supercategory": "person"},
+        {"id": 2, "name": "car", "supercategory": "vehicle"},
+    ]
+    assert read(tmp_path, coco_content(categories=above, annotations=[])).classes == ("person", "car")
+    above[1]["supercategory"] = "person"
+    assert read(tmp_path, coco_content(categories=above, annotations=[])).classes == ("person", "car")
+    circle = [{"id": 1, "name": "a", "supercategory": "b"}, {"id": 2, "name": "b", "supercategory": "a"}]
+    assert read(tmp_path, coco_content(categories=circle, annotations=[])).classes == ("a", "b")
+    twice = roboflow("cat", annotations=[box_row(1, 10, [0, 0, 4, 5], 0), box_row(2, 10, [0, 0, 4, 5], 3)])
+    with pytest.raises(RequestError, match="the categories 0 and 3 have the same name, 'cat'"):
+        read(tmp_path, twice)
+
+
 def test_a_file_without_annotations_is_a_data_set_of_background(tmp_path: Path) -> None:
     dataset = read(tmp_path, coco_content(annotations=[]))
     assert len(dataset) == 3
@@ -160,10 +231,15 @@ def gone(part: str, place: int, key: str) -> Callable[[dict[str, Any]], object]:
         (changed("categories", 0, name=""), "must have a name"),
         (changed("annotations", 0, image_id=31), "annotation 5 is of image 31, which is not among.*nearest id is 30"),
         (changed("annotations", 0, category_id=1), r"the category 1, .*its categories are 3 \(cat\), 7 \(dog\)"),
-        (changed("annotations", 0, image_id="30"), "image_id must be a whole number, not 30"),
-        (changed("annotations", 0, id=True), "id must be a whole number, not True"),
+        (changed("annotations", 0, image_id="30"), 'image_id must be a whole number, not the text "30"$'),
+        (changed("annotations", 0, id=True), "id must be a whole number, not true$"),
         (changed("annotations", 0, id=2**63), "id must be a whole number"),
-        (gone("annotations", 0, "id"), r"annotations\[0\] has no 'id'"),
+        (
+            gone("annotations", 0, "id"),
+            r"annotations\[0\] has no 'id', only 'image_id', 'category_id', 'bbox', 'area', 'iscrowd'$",
+        ),
+        (lambda c: c | {"annotations": [{}]}, r"annotations\[0\] has no 'id', nor any other key"),
+        (changed("annotations", 0, category_id=None), "category_id must be a whole number, not null"),
         (gone("annotations", 0, "bbox"), "annotation 5 has no bbox"),
         (changed("annotations", 0, iscrowd=2), "iscrowd must be 0 or 1, not 2"),
         (changed("annotations", 0, area=-1), "area must be a finite number from 0 up, not -1"),
@@ -174,8 +250,12 @@ def gone(part: str, place: int, key: str) -> Callable[[dict[str, Any]], object]:
         (changed("annotations", 0, bbox=[1, 2, 10**400, 4]), "is not four finite numbers"),
         (changed("annotations", 0, bbox=[True, 2, 3, 4]), "is not four finite numbers"),
         (changed("annotations", 0, bbox=[41, 2, 3, 4]), "lies outside of the image of 40 x 30 pixels"),
-        (gone("images", 0, "width"), r"images\[0\] \(a.jpg\): width must be .* which is missing"),
-        (changed("images", 0, height=0), "height must be a whole number of pixels from 1"),
+        (
+            changed("images", 0, height=-1),
+            r"images\[0\] \(a.jpg\): height must be a whole number of pixels up to .*, not -1",
+        ),
+        (changed("images", 0, width="40"), 'width must be .*, not the text "40"'),
+        (gone("images", 0, "width"), "a.jpg, whose size x.json does not state: No such file"),
         (changed("images", 0, height=30.5), "height must be a whole number"),
         (changed("images", 0, file_name="../a.jpg"), "leads out of the folder"),
         (changed("images", 0, file_name="x/../../a.jpg"), "leads out of the folder"),
@@ -183,7 +263,9 @@ def gone(part: str, place: int, key: str) -> Callable[[dict[str, Any]], object]:
         (changed("images", 0, file_name="/etc/a.jpg"), "leads out of the folder"),
         (changed("images", 0, file_name=""), "must name a file"),
         (changed("images", 0, file_name="a\0.jpg"), "must name a file"),
-        (gone("images", 0, "file_name"), r"images\[0\].file_name must name a file, not None"),
+        (gone("images", 0, "file_name"), r"images\[0\] has no 'file_name', only 'id', 'width', 'height'"),
+        (changed("images", 0, file_name=None), r"images\[0\].file_name must name a file, not null"),
+        (changed("images", 0, file_name="C:\\\\a.jpg"), "leads out of the folder"),
     ],
 )
 def test_each_fault_of_a_file_is_one_sentence(
@@ -260,10 +342,13 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None)
+KEYS = ("id", "image_id", "category_id", "bbox", "area", "iscrowd", "name", "supercategory", "file_name", "width")
+
+
+@settings(max_examples=200, deadline=None)
 @given(
     part=st.sampled_from(("images", "annotations", "categories")),
-    key=st.sampled_from(("id", "image_id", "category_id", "bbox", "area", "iscrowd", "name", "file_name", "width")),
+    key=st.sampled_from(KEYS),
     value=JSON,
 )
 def test_any_value_anywhere_is_read_or_refused_and_never_nan(
@@ -279,6 +364,15 @@ def test_any_value_anywhere_is_read_or_refused_and_never_nan(
     assert np.isfinite(dataset.areas).all()
     assert (dataset.boxes[:, 2:] > dataset.boxes[:, :2]).all()
     assert json.dumps(dataset.ground_truth(), allow_nan=False)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    content=JSON | st.dictionaries(st.sampled_from(("images", "annotations", "categories")), st.lists(JSON, max_size=3))
+)
+def test_any_json_is_read_or_refused(tmp_path_factory: pytest.TempPathFactory, content: object) -> None:
+    with pytest.raises(RequestError):
+        read(tmp_path_factory.mktemp("any"), content)
 
 
 def test_the_categories_of_the_tests_are_not_in_order() -> None:

@@ -8,6 +8,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from resnext.data.randomness import ORDER, seed_of
 from resnext.data.source import BadImage
 from resnext.detect.augment import Augment
 from resnext.detect.loader import DetectBatch, DetectLoader, eval_batches
@@ -54,29 +55,48 @@ def test_the_order_is_a_function_of_seed_and_epoch() -> None:
     assert len({str(order) for order in orders.values()}) == 4
 
 
-@settings(deadline=None, max_examples=200)
-@given(st.integers(0, 40), st.integers(0, 40), st.integers(1, 12), st.booleans(), st.integers(0, 5))
-def test_an_epoch_has_every_image_at_most_once_in_batches_of_one_shape(
-    wide: int, tall: int, size: int, group: bool, epoch: int
+@settings(deadline=None, max_examples=300)
+@given(
+    st.integers(0, 40), st.integers(0, 40), st.integers(1, 24), st.booleans(), st.integers(0, 9), st.integers(0, 1000)
+)
+def test_any_two_epochs_see_every_image_and_none_twice_in_one(
+    wide: int, tall: int, size: int, group: bool, seed: int, epoch: int
 ) -> None:
     if wide + tall < size:
         return
-    each = DetectLoader(shapes(wide, tall), AUGMENT, seed=1, batch_size=size, group=group, workers=0)
-    order = each.order(epoch)
-    assert len(order) == each.steps_per_epoch >= 1
-    assert all(len(batch) == size for batch in order)
-    seen = np.concatenate(order)
-    assert len(set(seen.tolist())) == len(seen) > wide + tall - (2 if group else 1) * size
-    if group:
-        kinds = [set((each.dataset.sizes[batch, 1] > each.dataset.sizes[batch, 0]).tolist()) for batch in order]
-        assert all(len(kind) == 1 for kind in kinds[:-1])
+    each = DetectLoader(shapes(wide, tall), AUGMENT, seed=seed, batch_size=size, group=group, workers=0)
+    seen: list[set[int]] = []
+    for order in (each.order(epoch), each.order(epoch + 1)):
+        assert len(order) == each.steps_per_epoch == (wide + tall) // size
+        assert all(len(batch) == size for batch in order)
+        images = np.concatenate(order).tolist()
+        seen.append(set(images))
+        assert len(images) == len(seen[-1])
+        if group:
+            tall_ones = each.dataset.sizes[:, 1] > each.dataset.sizes[:, 0]
+            assert all(len(set(tall_ones[batch].tolist())) == 1 for batch in order[:-1])
+    assert seen[0] | seen[1] == set(range(wide + tall))
 
 
-def test_what_is_left_out_of_one_epoch_comes_in_another() -> None:
-    each = loader(shapes(5, 6))
-    assert each.steps_per_epoch == 2
-    seen = np.concatenate([batch for epoch in range(12) for batch in each.order(epoch)])
-    assert set(seen.tolist()) == set(range(11))
+@pytest.mark.parametrize("group", [True, False])
+@pytest.mark.parametrize(("wide", "tall"), [(8, 3), (3, 8), (9, 2), (11, 0), (1, 10)])
+def test_in_the_long_run_every_image_is_seen_equally_often(wide: int, tall: int, group: bool) -> None:
+    each = loader(shapes(wide, tall), group=group)
+    seen = np.concatenate([batch for epoch in range(11) for batch in each.order(epoch)])
+    assert np.bincount(seen).tolist() == [8] * 11  # 11 epochs of 2 batches of 4, 11 images
+
+
+@pytest.mark.parametrize(("wide", "tall"), [(8, 4), (7, 5), (12, 0), (2, 10)])
+def test_whole_batches_come_as_the_epochs_permutation_fills_them(wide: int, tall: int) -> None:
+    each = loader(shapes(wide, tall))
+    order = np.random.Generator(np.random.PCG64(seed_of(7, 3, ORDER))).permutation(12)
+    tall_ones = each.dataset.sizes[order, 1] > each.dataset.sizes[order, 0]
+    lists = [order[~tall_ones], order[tall_ones]]
+    whole = [of_kind[i : i + 4] for of_kind in lists for i in range(0, len(of_kind) - 3, 4)]
+    whole.sort(key=lambda batch: order.tolist().index(batch[3]))
+    mixed = [index for of_kind in lists for index in of_kind[len(of_kind) // 4 * 4 :].tolist()]
+    expected = [batch.tolist() for batch in whole] + [mixed] * bool(mixed)
+    assert [batch.tolist() for batch in each.order(3)] == expected
 
 
 def test_batches_are_as_many_as_it_says_and_hold_what_is_annotated() -> None:

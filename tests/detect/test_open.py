@@ -8,6 +8,7 @@ from resnext.detect.open import open_detection, open_detection_split
 from resnext.detect.settings import DetectDataSettings
 from resnext.errors import RequestError
 from tests.detect.made_files import (
+    CATEGORIES,
     box_row,
     coco_content,
     coco_folder,
@@ -55,18 +56,19 @@ def test_images_may_all_lie_in_one_folder_or_beside_the_annotations(tmp_path: Pa
 
 def test_places_that_are_named_win_and_may_be_absolute(tmp_path: Path) -> None:
     root = coco_folder(tmp_path / "data")
-    write_json(tmp_path / "mine.json", coco_content(annotations=[]))
+    write_json(tmp_path / "mine.json", coco_content(annotations=[box_row(1, 10, [1, 2, 9, 9])]))
     train, val = open_detection(
         at(root, train=str(tmp_path / "mine.json"), train_images="val", val="annotations/instances_train.json")
     )
-    assert (train.name, len(train.boxes), train.root) == ("mine.json", 0, str(root / "val"))
+    assert (train.name, len(train.boxes), train.root) == ("mine.json", 1, str(root / "val"))
     assert (val.name, val.root) == ("instances_train.json", str(root / "train"))
 
 
 def test_names_with_folders_in_them_lie_below_the_path(tmp_path: Path) -> None:
     rows = [image_row(1, "train2014/a.jpg"), image_row(2, "val2014/b.jpg")]
+    content = coco_content(images=rows, annotations=[box_row(1, 2, [1, 2, 9, 9])])
     for name in ("trainval35k", "minival"):
-        write_json(tmp_path / f"annotations/instances_{name}.json", coco_content(images=rows, annotations=[]))
+        write_json(tmp_path / f"annotations/instances_{name}.json", content)
     for row in rows:
         photo(tmp_path / row["file_name"])
     settings = at(tmp_path, train="annotations/instances_trainval35k.json", val="annotations/instances_minival.json")
@@ -109,6 +111,48 @@ def test_categories_must_agree_between_the_splits(tmp_path: Path, categories: ob
     assert len(open_detection_split(at(root), "val")) == 3  # alone there is nothing to disagree with
 
 
+ROOT = [{"id": 0, "name": "cells", "supercategory": "none"}]
+ROOT += [row | {"supercategory": "cells"} for row in CATEGORIES]  # as Roboflow writes them
+
+
+def test_both_splits_and_each_alone_leave_out_the_same_groups(tmp_path: Path) -> None:
+    boxed = coco_content(categories=ROOT, annotations=[box_row(1, 10, [0, 0, 9, 9], 0)])
+    bare = coco_content(categories=ROOT)
+    for name, train, val, classes in (
+        ("neither", bare, bare, ("cat", "dog")),
+        ("train", boxed, bare, ("cells", "cat", "dog")),
+        ("val", bare, boxed, ("cells", "cat", "dog")),
+        ("not_in_val", bare, coco_content(), ("cat", "dog")),
+    ):
+        settings = at(coco_folder(tmp_path / name, train, val))
+        both = open_detection(settings)
+        alone = [open_detection_split(settings, split) for split in ("train", "val")]
+        assert {dataset.classes for dataset in (*both, *alone)} == {classes}
+        assert [dataset.labels.tolist() for dataset in both] == [dataset.labels.tolist() for dataset in alone]
+    (tmp_path / "train/annotations/instances_train.json").unlink()
+    assert open_detection_split(at(tmp_path / "train"), "val").classes == ("cat", "dog")  # as far as it can know
+
+
+def test_voc_counts_from_0_in_both_splits_or_in_neither(tmp_path: Path) -> None:
+    root = voc_folder(tmp_path)
+    write(root / "Annotations/000003.xml", voc_xml(voc_object("bird", (0, 4, 5, 6))))
+    train, val = open_detection(at(root, source="voc"))
+    assert val.boxes.tolist() == [[0, 4, 5, 6]]
+    assert train.boxes.tolist() == [[1, 1, 40, 30], [11, 6, 20, 10]]
+    assert open_detection_split(at(root, source="voc"), "train").boxes.tolist() == train.boxes.tolist()
+    said = [next(iter(dataset.counts.items())) for dataset in (train, val)]
+    assert [count for _, count in said] == [2, 1]
+
+
+def test_a_split_opens_without_the_images_of_the_other(tmp_path: Path) -> None:
+    for name, root in (("coco", coco_folder(tmp_path / "coco")), ("voc", voc_folder(tmp_path / "voc"))):
+        gone = root / ("train/a.jpg" if name == "coco" else "JPEGImages/000002.jpg")
+        gone.unlink()
+        assert len(open_detection_split(at(root, source=name), "val"))
+        write(root / "Annotations/000002.xml", voc_xml(size=(0, 0), filename="/gone/000002.jpg"))
+        assert len(open_detection_split(at(root, source=name), "val"))
+
+
 def test_what_is_missing_is_said_with_what_is_there(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match=r"data.path .* does not exist"):
         open_detection(at(tmp_path / "none"))
@@ -118,6 +162,8 @@ def test_what_is_missing_is_said_with_what_is_there(tmp_path: Path) -> None:
         open_detection(at(tmp_path))
     root = coco_folder(tmp_path)
     (root / "annotations/instances_val.json").rename(root / "annotations/instances_held.json")
+    with pytest.raises(RequestError, match=r"no annotations for train.*it looks like data.source coco"):
+        open_detection(at(root, source="voc"))
     with pytest.raises(RequestError, match=r"no annotations for val.*JSON files there are 'annotations/instances_held"):
         open_detection(at(root))
     with pytest.raises(RequestError, match=r"data.val .*annotations is a folder"):

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 from typing import Any
+from xml.sax.saxutils import escape
 
 import numpy as np
 import pytest
@@ -10,8 +11,10 @@ from hypothesis import strategies as st
 
 from resnext.detect import voc
 from resnext.detect.dataset import DetectionDataset
-from resnext.detect.parsed import dataset_of
-from resnext.detect.voc import class_names, listed, parsed_voc, read_voc, xml_in
+from resnext.detect.faults import Faults
+from resnext.detect.find_images import locate_images
+from resnext.detect.parsed import Parsed, dataset_of
+from resnext.detect.voc import class_names, find_first_pixel, listed, parsed_voc, read_voc, xml_in
 from resnext.errors import RequestError
 from tests.detect.made_files import photo, voc_object, voc_xml, write
 
@@ -27,6 +30,14 @@ def read(folder: Path, xml: str | bytes, **options: Any) -> DetectionDataset:
     (folder / "p.xml").write_bytes(xml if isinstance(xml, bytes) else xml.encode())
     images = read_voc([folder / "p.xml"], folder, folder)
     return dataset_of(parsed_voc(images, class_names([images]), "x"), folder, **options)
+
+
+def locate(folder: Path) -> Parsed:
+    """All of a folder of XML files, its images located in the same folder."""
+    images = read_voc(xml_in(folder), folder, folder)
+    return locate_images(
+        parsed_voc(images, class_names([images]) if any(i.objects for i in images) else (), "x"), folder
+    )
 
 
 def test_boxes_count_from_1_and_both_ends_are_inside(tmp_path: Path) -> None:
@@ -116,8 +127,8 @@ def test_of_two_pictures_of_one_name_the_one_that_is_stated_is_taken(tmp_path: P
         ("", "cannot be read as XML"),
         ("<annotation>", "cannot be read as XML"),
         ("<a/>", "holds <a>, not <annotation>"),
-        ("<annotation/>", "states no <size>"),
-        (voc_xml(size=(0, 30)), "<width> must be a whole number of pixels from 1 to .*, not '0'"),
+        (voc_xml(size=(-1, 30)), "<width> must be a whole number of pixels up to .*, not '-1'"),
+        ("<annotation/>", "has no objects in its annotations"),
         (voc_xml("<object><bndbox/></object>"), "object 1 has no <name>"),
         (voc_xml("<object><name>cat</name></object>"), r"object 1 \(cat\) has no <bndbox>"),
         (voc_xml(voc_object("cat", (1, 1, 5, 5), 2)), "<difficult> must be 0 or 1, not '2'"),
@@ -153,7 +164,7 @@ def test_no_entity_is_ever_expanded(tmp_path: Path, declared: str, encoding: str
 
 
 def test_sizes_are_bounded_and_depth_does_no_harm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(RequestError, match=r"states no <size>"):
+    with pytest.raises(RequestError, match=r"has no objects"):
         read(tmp_path, "<annotation>" + "<a>" * 200_000 + "</a>" * 200_000 + "</annotation>")
     monkeypatch.setattr(voc, "MAX_BYTES", 20)
     with pytest.raises(RequestError, match="larger than 20 bytes"):
@@ -170,9 +181,65 @@ def test_missing_annotations_are_named_all_at_once(tmp_path: Path) -> None:
 
 
 def test_a_stated_name_never_leads_out_of_the_folder(tmp_path: Path) -> None:
-    write(tmp_path / "b.xml", voc_xml(filename="../../b.jpg"))
-    with pytest.raises(RequestError, match=r"b.xml: <filename> names .* leads out of the folder"):
+    photo(tmp_path / "b.jpg")
+    write(tmp_path / "voc/b.xml", voc_xml(filename="../b.jpg"))
+    with pytest.raises(RequestError, match=r"b.xml names '../b.jpg', which leads out of the folder"):
+        locate(tmp_path / "voc")
+
+
+def test_optional_tags_may_be_empty_or_blank(tmp_path: Path) -> None:
+    blank = "<filename> </filename><path/><size> <width> </width><height/></size>"
+    thing = voc_object("cat", (1, 1, 5, 5)).replace("</name>", "</name><difficult> \n </difficult><pose/>", 1)
+    photo(tmp_path / "p.jpg")
+    write(tmp_path / "p.xml", f"<annotation>{blank}{thing}</annotation>")
+    parsed = locate(tmp_path)
+    assert (parsed.files, parsed.sizes.tolist(), parsed.found.crowd.tolist()) == (("p.jpg",), [[40, 30]], [False])
+
+
+def test_all_faulty_files_are_named_at_once(tmp_path: Path) -> None:
+    for i in range(30):
+        write(tmp_path / f"{i:02}.xml", voc_xml(size=(40 if i % 3 else -1, 30)))
+    with pytest.raises(
+        Faults, match=r"10 of 30 annotations cannot be used: .*00.xml: <width>.*03.xml: .*more"
+    ) as caught:
         read_voc(xml_in(tmp_path), tmp_path, tmp_path)
+    assert [path.name for path, _ in caught.value.faults] == [f"{i:02}.xml" for i in range(0, 30, 3)]
+    assert len(str(caught.value)) < 1200
+    (tmp_path / "00.xml").rename(tmp_path / "no.txt")
+    for i in range(3, 30, 3):
+        (tmp_path / f"{i:02}.xml").unlink()
+    write(tmp_path / "01.xml", "<a/>")
+    with pytest.raises(RequestError) as only:
+        read_voc(xml_in(tmp_path), tmp_path, tmp_path)
+    assert str(only.value) == f"{tmp_path}/01.xml is XML but not of Pascal VOC: it holds <a>, not <annotation>"
+
+
+def test_a_coordinate_of_0_shows_that_no_box_of_either_split_counts_from_1(tmp_path: Path) -> None:
+    """pycocotools' own numbers of the same boxes as corners: nothing is moved, nothing sticks out."""
+    boxes = {"train": [(0, 0, 40, 30), (3, 4, 13, 9)], "val": [(5, 6, 40, 12)]}
+    for split, corners in boxes.items():
+        photo(tmp_path / split / "p.jpg")
+        write(tmp_path / split / "p.xml", voc_xml("".join(voc_object("cat", box) for box in corners)))
+    splits = {split: read_voc([tmp_path / split / "p.xml"], tmp_path / split, tmp_path) for split in boxes}
+    first = find_first_pixel(list(splits.values()))
+    assert first == 0
+    assert find_first_pixel([splits["val"]]) == 1  # alone nothing shows it
+    for split, corners in boxes.items():
+        dataset = dataset_of(parsed_voc(splits[split], ("cat",), split, first), tmp_path / split)
+        assert dataset.boxes.tolist() == [list(box) for box in corners]
+        assert [*dataset.counts.values()] == [len(corners)]
+        assert "a coordinate of 0" in next(iter(dataset.counts))
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(*[st.integers(-3, 45)] * 4), min_size=1, max_size=4))
+def test_what_counts_from_0_is_read_as_the_corners_it_states(boxes: list[tuple[int, ...]]) -> None:
+    objects = tuple(voc.VocObject("cat", (float(a), float(b), float(c), float(d)), False) for a, b, c, d in boxes)
+    images = [voc.VocImage(Path("p.xml"), "p.jpg", (40, 30), objects)]
+    first = find_first_pixel([images])
+    assert first == (0 if any(0 in box[:2] for box in boxes) else 1)
+    stated = parsed_voc(images, ("cat",), "x", first).found.stated
+    assert stated.tolist() == [[a - first, b - first, c - a + first, d - b + first] for a, b, c, d in boxes]
 
 
 def test_lists_have_a_name_a_line(tmp_path: Path) -> None:
@@ -195,8 +262,6 @@ def test_lists_have_a_name_a_line(tmp_path: Path) -> None:
 def test_any_text_for_a_box_is_used_or_left_out_and_never_nan(
     tmp_path_factory: pytest.TempPathFactory, box: list[str]
 ) -> None:
-    from xml.sax.saxutils import escape
-
     thing = voc_object("cat", [escape(side) for side in box]).encode("utf-8", "replace")
     try:
         dataset = read(tmp_path_factory.mktemp("any"), voc_xml("X").encode().replace(b"X", thing), bad_boxes="drop")
@@ -206,3 +271,50 @@ def test_any_text_for_a_box_is_used_or_left_out_and_never_nan(
     assert np.isfinite(dataset.boxes).all()
     assert (dataset.boxes[:, 2:] > dataset.boxes[:, :2]).all()
     assert (dataset.boxes <= np.tile(dataset.sizes[0], 2)).all()
+
+
+XML_TEXT = st.text(st.characters(exclude_categories=("Cs", "Cc")), max_size=8).map(escape)
+TAGS = (
+    "annotation",
+    "size",
+    "width",
+    "height",
+    "object",
+    "name",
+    "bndbox",
+    "xmin",
+    "difficult",
+    "filename",
+    "path",
+    "a",
+)
+ANY_XML = st.recursive(
+    XML_TEXT, lambda inner: st.lists(st.tuples(st.sampled_from(TAGS), inner), max_size=5).map(
+        lambda parts: "".join(f"<{tag}>{content}</{tag}>" for tag, content in parts)), max_leaves=12
+)  # fmt: skip
+
+
+@settings(max_examples=200, deadline=None)
+@given(ANY_XML, st.sampled_from(("", voc_object("cat", (1, 1, 5, 5)))), st.booleans())
+def test_any_xml_is_read_or_refused_and_nothing_outside_is_named(
+    tmp_path_factory: pytest.TempPathFactory, content: str, thing: str, picture: bool
+) -> None:
+    folder = tmp_path_factory.mktemp("any") / "images"
+    photo(folder / ("p.jpg" if picture else "other.jpg"))
+    write(folder / "p.xml", f"<annotation>{content}{thing}</annotation>")
+    try:
+        dataset = dataset_of(locate(folder), folder, bad_boxes="drop")
+    except RequestError:
+        return
+    assert (dataset.sizes >= 1).all()
+    assert np.isfinite(dataset.boxes).all()
+    assert (folder / dataset.files[0]).resolve().is_relative_to(folder.resolve())
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.binary(max_size=60) | st.text(max_size=60).map(lambda text: text.encode("utf-8", "replace")))
+def test_any_bytes_are_refused_in_one_sentence(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+    path = tmp_path_factory.mktemp("any") / "p.xml"
+    path.write_bytes(b"<annotation>" + content)
+    with pytest.raises(RequestError):
+        read_voc([path], path.parent, path.parent)

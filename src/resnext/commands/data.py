@@ -63,6 +63,11 @@ def _add_data(parser: argparse.ArgumentParser, kinds: tuple[str, ...]) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Exit status 0, or 1 when training would fail. Raises RequestError for a path that cannot be used."""
+    from resnext.errors import RequestError
+
+    share = getattr(args, "val_fraction", None)
+    if share is not None and not 0.001 <= share <= 0.9:
+        raise RequestError(f"--val-fraction {share:g} must be from 0.001 to 0.9")
     return {"check": _check, "shard": _shard, "minival": data_boxes.minival}[args.action](args)
 
 
@@ -113,8 +118,6 @@ def _settings(args: argparse.Namespace) -> "DataSettings":
     from resnext.errors import RequestError
     from resnext.settings import DataSettings
 
-    if args.val_fraction is not None and not 0.001 <= args.val_fraction <= 0.9:
-        raise RequestError(f"--val-fraction {args.val_fraction:g} must be from 0.001 to 0.9")
     source = args.source or source_at(args.path)
     if args.val_fraction is not None and source != "folder":
         raise RequestError(f"--val-fraction splits a folder of classes, but {args.path} is {source}")

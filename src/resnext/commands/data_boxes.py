@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from resnext.detect.check import BoxReport
 
 OPTIONS = ("train", "val", "train_images", "val_images", "bad_boxes")
-NOT_OF_BOXES = {"val_path": None, "classes": None, "val_fraction": None, "md5": False, "channels": 3}
+NOT_OF_BOXES = {"val_path": None, "classes": None, "md5": False, "channels": 3}
 
 
 def add_check_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,7 +38,7 @@ def add_minival(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") 
 
 def source_of(args: argparse.Namespace) -> str:
     """coco or voc, as stated or as PATH looks; empty for everything else. Raises RequestError for contradictions."""
-    from resnext.detect.check import detection_source_at
+    from resnext.detect.find_annotations import detection_source_at
     from resnext.detect.settings import SOURCES
     from resnext.errors import RequestError
 
@@ -67,6 +67,8 @@ def report_of(args: argparse.Namespace, source: str, progress: bool) -> "BoxRepo
         path=args.path,
         train=args.train,
         val=args.val,
+        val_fraction=args.val_fraction,
+        split_seed=args.split_seed,
         train_images=args.train_images,
         val_images=args.val_images,
         exif=args.exif,

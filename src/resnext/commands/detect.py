@@ -132,7 +132,12 @@ def _judged_file(args: argparse.Namespace, dataset: "DetectionDataset") -> tuple
 
     evaluation = evaluate_detections(dataset, read_results(Path(args.detections), dataset))
     return evaluation, detection_protocol(
-        None, None, data=dataset.name, split=args.split, changed=dataset.counts, weights=str(args.detections)
+        None,
+        None,
+        data=dataset.name,
+        split=_split_of(args, dataset),
+        changed=dataset.counts,
+        weights=str(args.detections),
     )
 
 
@@ -155,7 +160,7 @@ def _judged_model(
         model.preprocessing,
         model.settings,
         data=dataset.name,
-        split=args.split,
+        split=_split_of(args, dataset),
         changed=dataset.counts,
         device=str(world.device),
         precision=precision,
@@ -163,6 +168,10 @@ def _judged_model(
         checkpoint=args.checkpoint if recipe is not None else None,
     )
     return evaluation, about
+
+
+def _split_of(args: argparse.Namespace, dataset: "DetectionDataset") -> str:
+    return f"{args.split}: {dataset.split}" if dataset.split else str(args.split)
 
 
 def _predict(args: argparse.Namespace) -> int:
@@ -229,12 +238,18 @@ def _data_of(args: argparse.Namespace, recipe: DetectRecipe | None) -> DetectDat
     """Where the labelled images lie: the run's own data, or what the command line says. Raises RequestError."""
     if recipe is None and args.data is None:
         raise RequestError("say which images: --data PATH, a folder of images with their annotations")
+    from resnext.detect.find_annotations import has_annotations
+    from resnext.detect.open import data_root
+
     data = DetectDataSettings() if recipe is None else recipe.data
     if args.data is not None:
         data = replace(data, path=args.data)
     if args.source is not None:
         data = replace(data, source=args.source)
-    said = {args.split: args.annotations, f"{args.split}_images": args.images}
+    if args.annotations is not None or (args.data is not None and has_annotations(data_root(data), data, "val")):
+        data = replace(data, val_fraction=None)  # what is held out there is stated
+    images = "train_images" if data.val_fraction is not None else f"{args.split}_images"
+    said = {args.split: args.annotations, images: args.images}
     return replace(data, **{key: value for key, value in said.items() if value is not None})
 
 

@@ -2,9 +2,11 @@
 
 import hashlib
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
+
+import numpy as np
 
 from resnext.data.check import File, Inspection, counts_of, duplicates, inspect_all, inspection, why_unreadable
 from resnext.data.devkit import WNID
@@ -63,6 +65,7 @@ def check_source(
     if not splits:
         raise RequestError(errors[0].detail)
     findings += errors or _disagreement(settings)
+    findings += _empty_classes(splits)
     images = [Image(split, data, i) for split, data in splits.items() for i in range(len(data))]
     done = list(inspect_all(images, partial(_inspect, settings), workers, progress))
     findings += [one.file.finding(problem) for one in done for problem in one.problems]
@@ -108,6 +111,20 @@ def _disagreement(settings: DataSettings) -> list[Finding]:
     except (RequestError, WorkError) as error:
         return [Finding("", "", "", "error", "layout", str(error))]
     return []
+
+
+def _empty_classes(splits: Mapping[str, Encoded]) -> Iterator[Finding]:
+    """Classes that a split has no image of, though its list or its table names them."""
+    counts = {split: np.bincount(data.labels, minlength=len(data.classes)) for split, data in splits.items()}
+    for split, of_split in counts.items():
+        for label in np.flatnonzero(of_split == 0):
+            name = splits[split].classes[label]
+            there = [
+                f", {counts[other][label]} in {other}"
+                for other in counts
+                if label < len(counts[other]) and counts[other][label]
+            ]
+            yield Finding("", name, split, "warning", "class without images", f"none in {split}{''.join(there)}")
 
 
 def _wrong_archives(settings: DataSettings) -> Iterator[Finding]:

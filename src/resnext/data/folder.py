@@ -1,6 +1,5 @@
 """One's own images: a folder a class, with ``train/`` and ``val/`` above them or a split that is stated."""
 
-import hashlib
 import io
 import os
 import stat
@@ -13,7 +12,7 @@ from PIL import Image
 
 from resnext.data.classes import class_difference, listing
 from resnext.data.images import EXTENSIONS, read_image
-from resnext.data.source import BadImage, Dataset, Source
+from resnext.data.source import BadImage, Dataset, Source, held_out_by_hash
 from resnext.errors import RequestError
 from resnext.settings import DataSettings
 
@@ -214,28 +213,18 @@ def scan(root: Path, split: str, settings: DataSettings) -> FolderDataset:
 def divided(whole: FolderDataset, fraction: float, seed: int) -> tuple[FolderDataset, FolderDataset]:
     """Train and val of one folder, class by class.
 
-    An image's side is a function of its path and the seed, so that added files move none. Only where a class would
-    have nothing on one side, the image nearest to it changes over; classes of one image are a RequestError.
+    An image's side is a function of its path and the seed (``held_out_by_hash``); classes of one image are a
+    RequestError.
     """
     counts = np.bincount(whole.labels, minlength=len(whole.classes))
     single = [whole.classes[i] for i in np.flatnonzero(counts == 1)]
     if single:
         raise RequestError(f"class {listing(single)} has one image, and a split needs two; add images or remove it")
-    draws = np.array([_draw(bytes(path), seed) for path in whole.paths])
-    held_out = draws < fraction
+    held_out = np.zeros(len(whole), bool)
     for stop, count in zip(np.cumsum(counts), counts, strict=True):  # labels rise from class to class
         of_class = slice(stop - count, stop)
-        if not held_out[of_class].any():
-            held_out[of_class][draws[of_class].argmin()] = True
-        elif held_out[of_class].all():
-            held_out[of_class][draws[of_class].argmax()] = False
+        held_out[of_class] = held_out_by_hash([bytes(path) for path in whole.paths[of_class]], fraction, seed)
     return _part(whole, ~held_out, "train"), _part(whole, held_out, "val")
-
-
-def _draw(path: bytes, seed: int) -> float:
-    """A number in [0, 1) for a path under a seed, the same on every machine."""
-    text = b"%d\0%s" % (seed, path.replace(os.fsencode(os.sep), b"/"))
-    return int.from_bytes(hashlib.blake2b(text, digest_size=6).digest(), "big") / (1 << 48)
 
 
 def _part(whole: FolderDataset, mask: np.ndarray, split: str) -> FolderDataset:

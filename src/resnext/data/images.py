@@ -2,7 +2,7 @@
 
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+SIDEWAYS = (5, 6, 7, 8)  # those that swap width and height
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,20 @@ def stored(file: ImageFile) -> tuple[str, tuple[int, int], int]:
     """Format, size and EXIF orientation of a file whose pixels are not decoded. Raises BadImage."""
     with _opened(file, "") as image:
         return str(image.format), image.size, _orientation(image)
+
+
+def read_header_size(file: ImageFile, exif: bool = True) -> tuple[int, int]:
+    """Width and height that ``read_image`` gives, without decoding the pixels. Raises BadImage.
+
+    One thing is not seen: an EXIF tag that a PNG file has behind its pixels.
+    """
+    with _opened(file, "") as image:
+        width, height = image.size
+        if image.format == "TIFF" or not exif:  # Pillow states a TIFF's size as it will turn it
+            return width, height
+        png = image.format == "PNG"  # whose own getexif() would decode the pixels
+        turned = _orientation(image, Image.Image.getexif if png else None) in SIDEWAYS
+        return (height, width) if turned else (width, height)
 
 
 def format_of(path: str) -> str:
@@ -130,10 +145,11 @@ def _is_deep(image: Image.Image) -> bool:
     return image.mode.startswith(("I", "F"))
 
 
-def _orientation(image: Image.Image) -> int:
+def _orientation(image: Image.Image, read_tags: Callable[[Image.Image], Image.Exif] | None = None) -> int:
     """The EXIF orientation, 1 where there is none or the tags cannot be read: broken tags do not spoil the pixels."""
     try:
-        value = image.getexif().get(ExifTags.Base.Orientation, 1)
+        tags = image.getexif() if read_tags is None else read_tags(image)
+        value = tags.get(ExifTags.Base.Orientation, 1)
     except Exception:
         return 1
     return value if value in UPRIGHT else 1

@@ -41,6 +41,7 @@ def open_data(settings: DataSettings) -> Source:
     """Both splits, cut to ``limit_train`` and ``limit_val``. Raises RequestError or WorkError."""
     source = _opener(settings)(settings)
     _check_channels(settings, source.train)
+    _check_classes(source.train)
     return replace(
         source,
         train=limited(source.train, settings.limit_train, settings.split_seed),
@@ -63,6 +64,15 @@ def _opener(settings: DataSettings) -> Callable[[DataSettings], Source]:
     if settings.source not in SOURCES:
         raise RequestError(f"no data.source {settings.source!r}{nearest(settings.source, SOURCES)}")
     return SOURCES[settings.source]
+
+
+def _check_classes(train: Dataset) -> None:
+    """Raise RequestError for training images that are all of one class: a network learns to say its name."""
+    if len(train.labels) and (train.labels == train.labels[0]).all():
+        raise RequestError(
+            f"all {len(train.labels)} images of {train.name} are of one class, {train.classes[train.labels[0]]!r}; "
+            "a classifier needs at least two"
+        )
 
 
 def _check_channels(settings: DataSettings, dataset: Dataset) -> None:

@@ -11,6 +11,7 @@ from resnext.errors import RequestError
 # Third keys that are no image index (those are 0 or more): what else an epoch needs a seed for.
 ORDER = -1  # the order of the images
 MIX = -2  # mixup and cutmix; the step is a fourth key
+LEFT_OUT = -3  # which images an epoch leaves out; the same for all epochs, so the second key is 0
 
 _MASK = 2**64 - 1
 

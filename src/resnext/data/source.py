@@ -1,6 +1,8 @@
 """What a data set is to the rest of the package: images, labels and class names, not where they came from."""
 
-from collections.abc import Mapping
+import hashlib
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Protocol, cast
@@ -157,6 +159,25 @@ class Source:
     std: tuple[float, ...]
     split: str  # one sentence: how train and val were divided
     lists: Mapping[str, str] = field(default_factory=dict)  # file name -> text, to be kept with a run
+
+
+def held_out_by_hash(paths: Sequence[bytes], fraction: float, seed: int) -> np.ndarray:
+    """bool [n]: which of ``paths`` are held out; about ``fraction`` of them, at least one, and not all.
+
+    A path's side is a function of the path and the seed, so that added files move none. Only where one side would have
+    nothing, the path nearest to it changes over. There must be two paths that differ.
+    """
+    draws = np.array([_draw(path, seed) for path in paths])
+    held_out = draws < fraction
+    if not held_out.any():
+        return np.asarray(draws == draws.min())
+    return np.asarray(draws < draws.max()) if held_out.all() else held_out
+
+
+def _draw(path: bytes, seed: int) -> float:
+    """A number in [0, 1) for a path under a seed, the same on every machine."""
+    text = b"%d\0%s" % (seed, path.replace(os.fsencode(os.sep), b"/"))
+    return int.from_bytes(hashlib.blake2b(text, digest_size=6).digest(), "big") / (1 << 48)
 
 
 def limited(dataset: Dataset, limit: int | None, seed: int) -> Dataset:

@@ -6,7 +6,7 @@ the cut box: evaluation judges against the boxes as stated, as COCO's own does.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -66,7 +66,7 @@ def sorted_out(
     bad_boxes: str,
     name_of: Callable[[int], str],
     counts: dict[str, int],
-) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+) -> tuple[np.ndarray, dict[str, Any]]:
     """Offsets int64 [N + 1] and the flat arrays of DetectionDataset, boxes of an image in the order they came in.
 
     Raises RequestError for the first box that cannot be used, as ``name_of`` its place names it, unless ``bad_boxes``

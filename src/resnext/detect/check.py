@@ -7,7 +7,7 @@ images are listed one by one.
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -16,15 +16,22 @@ import numpy as np
 from resnext.data.check import File, Inspection, duplicates, inspect_all, inspection, why_unreadable
 from resnext.data.findings import Finding, Report, count_of, in_order
 from resnext.data.source import BadImage
+from resnext.detect.box_format import other_formats
 from resnext.detect.boxes import FLAT, GOOD, NOT_FINITE, OUTSIDE, PROBLEMS, corners_of, fit
-from resnext.detect.dataset import DetectionDataset, WrongSize
-from resnext.detect.open import TRAIN, VAL, Found, check_same_categories, data_root
+from resnext.detect.dataset import DetectionDataset, WrongSize, why_nothing_to_learn
+from resnext.detect.divide import divide
+from resnext.detect.exif import LEFT, UNSURE, decide_orientation
+from resnext.detect.faults import Faults
+from resnext.detect.find_annotations import TRAIN, VAL, has_annotations
+from resnext.detect.open import Found, check_same_categories, check_undivided, data_root
 from resnext.detect.parsed import Parsed, dataset_of
-from resnext.detect.places import missing_files, names_in
+from resnext.detect.places import missing_files
 from resnext.detect.settings import DetectDataSettings
 from resnext.errors import RequestError
 
 BAD = {NOT_FINITE: "box of no numbers", FLAT: "box without width or height", OUTSIDE: "box outside of the image"}
+NO_SPLIT = "training needs a share to hold out, such as data.val_fraction 0.2, or annotations for val"
+MOST_COUNTED = 100  # detections of a class in an image, by COCO's metric
 ROUNDING = 1.0  # pixels, by which annotators' boxes stick out without meaning anything
 
 
@@ -41,51 +48,85 @@ class BoxReport(Report):
 
 
 def check_detection(settings: DetectDataSettings, workers: int | None = None, progress: bool = False) -> BoxReport:
-    """Both splits, every box and every image. Raises RequestError where neither split can be read at all."""
+    """Both splits, every box and every image. Raises RequestError where neither split can be read at all.
+
+    Where there are annotations for train alone, and no ``val_fraction``, that is noted and train is checked.
+    """
     root = data_root(settings)
     findings: list[Finding] = []
     found: dict[str, Found] = {}
-    for split in (TRAIN, VAL):
+    parsed: dict[str, Parsed] = {}
+    errors: list[RequestError] = []
+    for split in _splits(settings):
         try:
             found[split] = Found(settings, split)
         except RequestError as error:
-            findings.append(Finding("", "", split, "error", "annotations", str(error)))
-    if not found:
-        raise RequestError(findings[0].detail)
-    parsed = {split: one.parsed([*found.values()]) for split, one in found.items()}
-    datasets = {
-        split: dataset_of(parsed[split], found[split].images, exif=settings.exif, bad_boxes="drop") for split in found
-    }
+            errors.append(error)
+            findings += _describe_unreadable(root, split, error)
+    for split, one in found.items():
+        try:
+            parsed[split] = one.parsed([*found.values()])
+        except RequestError as error:
+            errors.append(error)
+            findings += _describe_unreadable(root, split, error)
+    if not parsed and not any(isinstance(error, Faults) for error in errors):
+        raise errors[0]
+    if settings.val_fraction is not None and parsed:
+        parsed, found = divide(parsed[TRAIN], settings), dict.fromkeys((TRAIN, VAL), found[TRAIN])
+    elif VAL not in _splits(settings):
+        findings.append(Finding("", "", "", "note", "no split", NO_SPLIT))
+    datasets = _datasets(parsed, found, settings)
     findings += _disagreement(datasets)
     images: list[_Image] = []
+    counts = {split: _boxes_of(data) for split, data in datasets.items()}
     for split, dataset in datasets.items():
-        annotations = Split(root, split, parsed[split], found[split].images)
+        if why := why_nothing_to_learn(dataset):
+            findings.append(Finding("", "", split, "error", "no boxes at all", why))
+        for what, severity in ((LEFT, "note"), (UNSURE, "warning")):
+            if what in dataset.counts:
+                detail = f"{dataset.counts[what]} {what}"
+                findings.append(Finding("", "", split, severity, "EXIF fits both ways", detail))
+        others = {datasets[other].name: counts[other] for other in datasets if other != split}
+        annotations = Split(root, split, parsed[split], found[split].images, others)
         gone = set(missing_files(annotations.images, dataset.files))
         findings += annotations.findings(settings.bad_boxes == "error", gone)
         images += [_Image(split, dataset, i, root) for i, file in enumerate(dataset.files) if file not in gone]
     done = list(inspect_all(images, _inspect, workers, progress))
     findings += [one.file.finding(problem) for one in done for problem in one.problems]
-    findings += duplicates(done, unstated=False)
-    counts = {split: _boxes_of(data) for split, data in datasets.items()}
+    findings += duplicates(done, unstated=VAL not in datasets)
     return BoxReport(str(root), counts, in_order(findings), {split: len(data) for split, data in datasets.items()})
 
 
-def detection_source_at(path: str) -> str:
-    """``coco`` or ``voc`` where a folder looks like one of them; empty where it does not."""
-    root = Path(path).expanduser()
-    if not root.is_dir():
-        return ""
-    folders = ("annotations", *(name for name in ("train", "val", "valid") if (root / name).is_dir()))
-    names = {folder: names_in(root / folder) for folder in folders}
-    if any(name.startswith("instances_") and name.endswith(".json") for name in names["annotations"]):
-        return "coco"
-    if any("_annotations.coco.json" in found for found in names.values()):
-        return "coco"
-    if (root / "Annotations").is_dir() and ((root / "JPEGImages").is_dir() or (root / "ImageSets").is_dir()):
-        return "voc"
-    if any(name.lower().endswith(".xml") for folder in folders[1:] for name in names[folder]):
-        return "voc"
-    return ""
+def _describe_unreadable(root: Path, split: str, error: RequestError) -> Iterator[Finding]:
+    """Annotations that cannot be read: a finding for each file that is at fault, where these are known."""
+    if not isinstance(error, Faults):
+        yield Finding("", "", split, "error", "annotations", str(error))
+        return
+    for path, detail in error.faults:
+        yield Finding(path_below(root, path.parent, path.name), "", split, "error", "annotations", detail)
+
+
+def _splits(settings: DetectDataSettings) -> tuple[str, ...]:
+    """The splits that have annotations of their own: train alone where a share of it is, or must be, held out."""
+    if settings.val_fraction is not None:
+        check_undivided(settings)
+        return (TRAIN,)
+    root = data_root(settings)
+    alone = settings.val is None and has_annotations(root, settings, TRAIN) and not has_annotations(root, settings, VAL)
+    return (TRAIN,) if alone else (TRAIN, VAL)
+
+
+def _datasets(
+    parsed: dict[str, Parsed], found: dict[str, Found], settings: DetectDataSettings
+) -> dict[str, DetectionDataset]:
+    """The data sets as training has them, without the boxes that cannot be used; all images of a split stay."""
+    datasets = {
+        split: dataset_of(one, found[split].images, exif=settings.exif, bad_boxes="drop")
+        for split, one in parsed.items()
+    }
+    if settings.val_fraction is not None:
+        return dict(zip(datasets, decide_orientation([*datasets.values()]), strict=True))
+    return {split: decide_orientation([dataset])[0] for split, dataset in datasets.items()}
 
 
 def _disagreement(datasets: dict[str, DetectionDataset]) -> Iterator[Finding]:
@@ -109,14 +150,18 @@ class Split:
     name: str
     parsed: Parsed
     images: Path
+    others: Mapping[str, Mapping[str, int]]  # boxes of each class in the other split, by its file's name
 
     def findings(self, strict: bool, gone: set[str]) -> Iterator[Finding]:
         """All that needs no pixels. ``strict``: a bad box stops training; ``gone`` are the files that are not there."""
         for file in sorted(gone):
             yield self._of(file, "", "error", "missing image", "the file is not there")
+        for problem in other_formats(self.parsed):
+            yield self._of("", "", "error", "boxes in another format", problem)
         yield from self._bad_boxes(strict)
         yield from self._cut_boxes()
         yield from self._same_boxes()
+        yield from self._crowded_images()
         yield from self._counts()
         names: dict[str, int] = {}
         for file in self.parsed.files:
@@ -170,9 +215,13 @@ class Split:
 
     def _counts(self) -> Iterator[Finding]:
         parsed, found = self.parsed, self.parsed.found
+        for what, count in parsed.counts.items():
+            yield self._of("", "", "note", "not as stated", f"{parsed.name}: {count} {what}")
         used = np.bincount(found.labels, minlength=len(parsed.classes))
         for label in np.flatnonzero(used == 0):
-            yield self._of("", parsed.classes[label], "warning", "class without boxes", f"none in {parsed.name}")
+            name = parsed.classes[label]
+            there = "".join(f", {boxes[name]} in {other}" for other, boxes in self.others.items() if boxes.get(name))
+            yield self._of("", name, "warning", "class without boxes", f"none in {parsed.name}{there}")
         crowds = int(found.crowd.sum())
         if crowds:
             where = len(np.unique(found.image[found.crowd]))
@@ -180,8 +229,27 @@ class Split:
                 f"{crowds} of {len(found.crowd)} boxes, in {count_of(where, 'image')}; neither trained on nor missed"
             )
             yield self._of("", "", "note", "crowds or difficult objects", detail)
-        for image in np.flatnonzero(np.bincount(found.image, minlength=len(parsed.files)) == 0):
+        empty = np.flatnonzero(np.bincount(found.image, minlength=len(parsed.files)) == 0)
+        if 2 * len(empty) > len(parsed.files) > len(empty):
+            detail = f"{len(empty)} of {len(parsed.files)}; each is taken as all background, so none may be unfinished"
+            yield self._of("", "", "warning", "most images have no boxes", detail)
+        for image in empty:
             yield self._of(parsed.files[image], "", "note", "no boxes", "the image is all background")
+
+    def _crowded_images(self) -> Iterator[Finding]:
+        """Images with more boxes of a class than the metric counts detections."""
+        found, parsed = self.parsed.found, self.parsed
+        keys = found.image[~found.crowd] * len(parsed.classes) + found.labels[~found.crowd]
+        for key, count in zip(*np.unique(keys, return_counts=True), strict=True):
+            if count <= MOST_COUNTED:
+                continue
+            image, label = divmod(int(key), len(parsed.classes))
+            detail = (
+                f"{count} of a class, but COCO's AP counts {MOST_COUNTED} detections of a class; a larger "
+                "detector.detections gives and counts more (evaluate --max-detections)"
+            )
+            problem = f"more than {MOST_COUNTED} boxes"
+            yield self._of(parsed.files[image], parsed.classes[label], "warning", problem, detail)
 
 
 @dataclass(frozen=True)

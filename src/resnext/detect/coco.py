@@ -13,9 +13,10 @@ import numpy as np
 from resnext.data.classes import more
 from resnext.detect.boxes import LONGEST_SIDE, Annotated
 from resnext.detect.dataset import DetectionDataset
-from resnext.detect.parsed import Parsed, dataset_of
-from resnext.detect.places import check_all_there, checked_name, first_that_holds
-from resnext.errors import RequestError, nearest
+from resnext.detect.find_images import first_that_holds, locate_images
+from resnext.detect.parsed import Parsed, dataset_of, leave_out_groups
+from resnext.detect.places import check_all_there
+from resnext.errors import RequestError
 
 MAX_BYTES = 1 << 32  # COCO's own largest is a tenth of it
 PARTS = ("images", "annotations", "categories")
@@ -39,6 +40,7 @@ def read_coco(
     """
     parsed = parse_coco(annotations)
     root = images if isinstance(images, Path) else first_that_holds(images, parsed.files)
+    parsed = locate_images(leave_out_groups(parsed, []), root, exif=exif)
     dataset = dataset_of(parsed, root, exif=exif, bad_boxes=bad_boxes, empty=empty)
     if check_files:
         check_all_there(root, dataset.files, str(annotations))
@@ -48,7 +50,9 @@ def read_coco(
 def parse_coco(path: Path) -> Parsed:
     """What the file states; bad boxes are still in it. Raises RequestError for all else that is wrong."""
     content = load_json(path)
-    category_ids, classes = categories_of(content["categories"], path)
+    boxed = {id_ for row in content["annotations"] if isinstance(id_ := row.get("category_id"), int)}
+    names, groups = _read_categories(content["categories"], path, boxed)
+    category_ids, classes = list(names), list(names.values())
     image_ids, files, sizes = images_of(content["images"], path)
     found, ids = _annotations(content["annotations"], path, image_ids, category_ids, classes)
     said = [row["bbox"] for row in content["annotations"]]
@@ -67,6 +71,8 @@ def parse_coco(path: Path) -> Parsed:
         sizes=sizes,
         found=found,
         box_name=box_name,
+        image_name=lambda place: f"{path}: images[{place}].file_name",
+        groups=tuple(groups),
     )
 
 
@@ -82,7 +88,7 @@ def load_json(path: Path, keep_all: bool = False) -> dict[str, list[Any]]:
     for part in PARTS:
         if part not in content:
             has = ", ".join(repr(key) for key in list(content)[:10]) or "nothing"
-            raise RequestError(f"{path} is JSON but not COCO's annotations: it has no {part!r}, only {short(has)}")
+            raise RequestError(f"{path} is JSON but not COCO's annotations: it has no {part!r}, only {_cut(has)}")
         if not isinstance(content[part], list):
             raise RequestError(f"{path}: {part!r} must be a list, not {_kind(content[part])}")
         for place, row in enumerate(content[part]):
@@ -116,7 +122,34 @@ def _without_outlines(row: Row) -> Row:
 
 
 def categories_of(rows: list[Row], path: Path) -> tuple[list[int], list[str]]:
-    """Ids and names, by ascending id."""
+    """Ids and names, by ascending id, without groups that are called as one of their classes."""
+    names, groups = _read_categories(rows, path, set())
+    classes = {name for id_, name in names.items() if id_ not in groups}
+    ids = [id_ for id_, name in names.items() if id_ not in groups or name not in classes]
+    return ids, [names[id_] for id_ in ids]
+
+
+def _read_categories(rows: list[Row], path: Path, boxed: set[int]) -> tuple[dict[int, str], set[int]]:
+    """Names by ascending id, and the ids of those that may be mere groups of the others.
+
+    A group is the ``supercategory`` of others, not its own, and is not ``boxed``. Roboflow writes one, called as the
+    project is. Raises RequestError for classes of one name; a group may have the name of a class.
+    """
+    names = _read_names(rows, path)
+    above = {row["id"]: value for row in rows if isinstance(value := row.get("supercategory"), str)}
+    over_others = set(above.values())
+    groups = {id_ for id_, name in names.items() if name in over_others and above.get(id_) != name} - boxed
+    if len(groups) == len(names):  # each is above another: nothing is known
+        groups = set()
+    class_of = {name: id_ for id_, name in reversed(names.items()) if id_ not in groups}
+    for id_, name in names.items():
+        first = class_of.setdefault(name, id_)
+        if first != id_ and id_ not in groups:
+            raise RequestError(f"{path}: the categories {first} and {id_} have the same name, {name!r}")
+    return names, groups
+
+
+def _read_names(rows: list[Row], path: Path) -> dict[int, str]:
     names: dict[int, str] = {}
     for place, row in enumerate(rows):
         where = f"{path}: categories[{place}]"
@@ -128,17 +161,11 @@ def categories_of(rows: list[Row], path: Path) -> tuple[list[int], list[str]]:
         names[id_] = name
     if not names:
         raise RequestError(f"{path} has no categories, so there is nothing to detect")
-    ids = sorted(names)
-    classes = [names[id_] for id_ in ids]
-    for place, name in enumerate(classes):
-        if name in classes[:place]:
-            first = ids[classes.index(name)]
-            raise RequestError(f"{path}: the categories {first} and {ids[place]} have the same name, {name!r}")
-    return ids, classes
+    return dict(sorted(names.items()))
 
 
 def images_of(rows: list[Row], path: Path) -> tuple[list[int], list[str], np.ndarray]:
-    """Ids, file names and sizes (int64 [N, 2]: width, height), in the file's order."""
+    """Ids, file names and sizes (int64 [N, 2]: width, height; 0 where none is stated), in the file's order."""
     if not rows:
         raise RequestError(f"{path} has no images")
     place_of: dict[int, int] = {}
@@ -147,12 +174,12 @@ def images_of(rows: list[Row], path: Path) -> tuple[list[int], list[str], np.nda
     for place, row in enumerate(rows):
         where = f"{path}: images[{place}]"
         id_ = _id(row, "id", where)
-        name = checked_name(row.get("file_name"), f"{where}.file_name")
+        name = _read_file_name(row, where)
         if id_ in place_of:
             raise RequestError(f"{path}: two images have the id {id_}, {files[place_of[id_]]!r} and {name!r}")
         place_of[id_] = place
         files.append(name)
-        sizes.append((_side(row, "width", where, name), _side(row, "height", where, name)))
+        sizes.append((_side(row, "width", where), _side(row, "height", where)))
     return list(place_of), files, np.array(sizes, np.int64)
 
 
@@ -191,7 +218,7 @@ def _annotations(
             )
         image[place], labels[place] = image_of[image_id], label_of[category_id]
         stated[place] = _box(row["bbox"])
-        crowd[place] = _crowd(row.get("iscrowd", 0), where)
+        crowd[place] = _crowd(row.get("iscrowd"), where)
         areas[place] = _area(row.get("area"), where)
     return Annotated(image, labels, stated, crowd, areas), list(place_of)
 
@@ -210,18 +237,31 @@ def _id(row: Row, key: str, where: str) -> int:
     if isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63:
         return value
     if key not in row:
-        raise RequestError(f"{where} has no {key!r}{nearest(key, row) if row else ''}")
+        raise RequestError(f"{where} has no {key!r}, {_list_keys(row)}")
     raise RequestError(f"{where}.{key} must be a whole number, not {short(value)}")
 
 
-def _side(row: Row, key: str, where: str, name: str) -> int:
+def _read_file_name(row: Row, where: str) -> str:
+    name = row.get("file_name")
+    if isinstance(name, str) and name.strip() and "\0" not in name:
+        return name
+    if "file_name" not in row:
+        raise RequestError(f"{where} has no 'file_name', {_list_keys(row)}")
+    raise RequestError(f"{where}.file_name must name a file, not {short(name)}")
+
+
+def _side(row: Row, key: str, where: str) -> int:
+    """Pixels; 0 where none are stated."""
     value = row.get(key)
     if isinstance(value, float) and value.is_integer():
         value = int(value)
-    if isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= LONGEST_SIDE:
+    if value is None:
+        return 0
+    if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= LONGEST_SIDE:
         return value
-    said = f"not {short(value)}" if key in row else "which is missing"
-    raise RequestError(f"{where} ({name}): {key} must be a whole number of pixels from 1 to {LONGEST_SIDE}, {said}")
+    raise RequestError(
+        f"{where} ({row['file_name']}): {key} must be a whole number of pixels up to {LONGEST_SIDE}, not {short(value)}"
+    )
 
 
 def _box(value: object) -> list[float]:
@@ -243,6 +283,9 @@ def _float(value: float) -> float:
 
 
 def _crowd(value: object, where: str) -> bool:
+    """As stated; no where nothing is."""
+    if value is None:
+        return False
     if value in (0, 1):  # also false, true
         return bool(value)
     raise RequestError(f"{where}.iscrowd must be 0 or 1, not {short(value)}")
@@ -258,9 +301,20 @@ def _area(value: object, where: str) -> float:
 
 
 def short(value: object) -> str:
-    """A value of a file, as much of it as a message needs."""
-    text = value if isinstance(value, str) else repr(value)
+    """A value as JSON has it, as much of it as a message needs; a text is called one, for "1" is not 1."""
+    try:
+        text = json.dumps(value, ensure_ascii=False)
+    except (ValueError, RecursionError):  # thousands of digits, or of levels
+        return _kind(value)
+    return _cut(f"the text {text}" if isinstance(value, str) else text)
+
+
+def _cut(text: str) -> str:
     return text if len(text) <= 80 else f"{text[:80]}..."
+
+
+def _list_keys(row: Row) -> str:
+    return f"only {_cut(', '.join(map(repr, list(row)[:10])))}" if row else "nor any other key"
 
 
 def _kind(value: object) -> str:

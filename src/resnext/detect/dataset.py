@@ -9,6 +9,7 @@ from PIL import Image
 
 from resnext.data.images import Facts, read_image, read_with_facts
 from resnext.data.source import BadImage
+from resnext.detect.boxes import LEFT_OUT
 
 
 class WrongSize(BadImage):
@@ -42,6 +43,8 @@ class DetectionDataset:
     areas: np.ndarray  # float64 [M]
     stated: np.ndarray | None = None  # float64 [M, 4]: x, y, width, height as in the file, before any cut
     exif: bool = True
+    either_as_stored: bool = False  # photographs that fit their size both as stored and upright stay as stored
+    split: str = ""  # how train and val were divided, where one file was
     counts: dict[str, int] = field(default_factory=dict)  # what the policies did: {"boxes cut at the edge": 3}
 
     def __len__(self) -> int:
@@ -50,8 +53,9 @@ class DetectionDataset:
     def image(self, index: int) -> Image.Image:
         """The picture, RGB, of the stated size. Raises BadImage naming the file where it cannot be used.
 
-        With ``exif`` a photograph is turned upright wherever that gives the stated size (a square one too), and stays
-        as it is stored where only this does: the boxes were drawn in pixels of the stated size.
+        With ``exif`` a photograph is turned upright where only that gives the stated size, and stays as it is stored
+        where only this does: the boxes were drawn in pixels of the stated size. ``either_as_stored`` decides where
+        both do (turned by 180°, mirrored, or square).
         """
         return self.image_with_facts(index)[0]
 
@@ -60,7 +64,8 @@ class DetectionDataset:
         path = Path(self.root) / self.files[index]
         stated = (int(self.sizes[index, 0]), int(self.sizes[index, 1]))
         pixels, facts = read_with_facts(path, 3, self.exif)
-        if pixels.size != stated and self.exif and facts.size == stated:
+        turned = self.exif and facts.orientation != 1
+        if turned and facts.size == stated and (pixels.size != stated or self.either_as_stored):
             pixels = read_image(path, 3, exif=False)
         if pixels.size != stated:
             raise WrongSize(str(path), f"it has {_size(pixels.size)} pixels, but its annotations state {_size(stated)}")
@@ -151,6 +156,16 @@ def without_empty(dataset: DetectionDataset) -> DetectionDataset:
         return dataset
     counts = dataset.counts | {"images without boxes left out": int((~trained_on).sum())}
     return replace(dataset.subset(np.flatnonzero(trained_on)), counts=counts)
+
+
+def why_nothing_to_learn(dataset: DetectionDataset) -> str:
+    """A sentence where a split has no box that can be trained on or judged by; empty where it has."""
+    if not dataset.crowd.all():
+        return ""
+    if len(dataset.crowd):
+        return f"every box of {dataset.name} is a crowd or a difficult object, which nothing is learnt from"
+    bad = f", the {dataset.counts[LEFT_OUT]} bad ones left out" if LEFT_OUT in dataset.counts else ""
+    return f"{dataset.name} has no boxes{bad}, so there is nothing to learn or to judge by"
 
 
 def _size(size: tuple[int, int]) -> str:

@@ -64,7 +64,7 @@ def write_results(session: DetectSession, console: Console) -> None:
         best.preprocessing,
         best.settings,
         data=session.val.name,
-        split=HELD_OUT,
+        split=session.val.split or HELD_OUT,
         changed=session.val.counts,
         device=str(device),
         precision=session.recipe.train.precision,

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from resnext.data.loader import check_start_method, run_batches
-from resnext.data.randomness import ORDER, seed_of
+from resnext.data.randomness import LEFT_OUT, ORDER, seed_of
 from resnext.data.source import BadImage
 from resnext.detect.augment import Augment
 from resnext.detect.dataset import DetectionDataset
@@ -40,10 +40,12 @@ class DetectBatch(NamedTuple):
 class DetectLoader:
     """The batches of training: every epoch in its own order, every image with its own randomness.
 
-    ``batch_size`` counts the images of all ranks together; rank r takes the r-th contiguous part. With ``group``, the
-    images of a batch are all wide or all tall, which need less padding; where the rest of both fills a batch, that one
-    is mixed. Images that fill no batch wait for another epoch, whose order is another. Raises RequestError for sizes
-    that cannot be trained on.
+    ``batch_size`` counts the images of all ranks together; rank r takes the r-th contiguous part. Every batch is full:
+    an epoch has N // batch_size steps, sees no image twice and leaves out N % batch_size of them. Those are other
+    ones in the next epoch, so that every image is seen at least once in any two epochs that follow each other, and in
+    the long run all are left out equally often. With ``group``, the images of a batch are all wide or all tall, which
+    need less padding, but for at most one mixed batch, the epoch's last. Raises RequestError for sizes that cannot be
+    trained on.
     """
 
     def __init__(
@@ -73,25 +75,37 @@ class DetectLoader:
         self.rank, self.world_size = rank, world_size
         self.tall = dataset.sizes[:, 1] > dataset.sizes[:, 0] if group else np.zeros(len(dataset), dtype=bool)
         self.reader = _Reader(dataset, augment, None, seed)
-        counts = [int((self.tall == kind).sum()) for kind in (False, True)]
-        rest = sum(count % batch_size for count in counts)
-        self.steps_per_epoch = sum(count // batch_size for count in counts) + rest // batch_size
+        self.steps_per_epoch = len(dataset) // batch_size
 
     def order(self, epoch: int) -> list[np.ndarray]:
         """The global batches of an epoch: indices int64 [batch_size] each."""
-        generator = np.random.Generator(np.random.PCG64(seed_of(self.seed, epoch, ORDER)))
+        left_out = self._left_out(epoch)
         waiting: tuple[list[int], list[int]] = ([], [])
         batches = []
-        for index in generator.permutation(len(self.dataset)).tolist():
+        for index in self._permutation(epoch, ORDER).tolist():
+            if index in left_out:
+                continue
             kind = waiting[int(self.tall[index])]
             kind.append(index)
             if len(kind) == self.batch_size:
                 batches.append(np.array(kind))
                 kind.clear()
-        rest = [*waiting[0], *waiting[1]]
-        if len(rest) >= self.batch_size:
-            batches.append(np.array(rest[: self.batch_size]))
-        return batches
+        mixed = [*waiting[0], *waiting[1]]  # a whole batch or nothing, as the images that are left are whole batches
+        return [*batches, np.array(mixed)] if mixed else batches
+
+    def _left_out(self, epoch: int) -> set[int]:
+        """The images that fill no batch in this epoch: the epoch's window of one circle that is the same for all.
+
+        They are fewer than half of the data set, so the windows of two epochs in a row do not meet.
+        """
+        count = len(self.dataset)
+        size = count % self.batch_size
+        circle = self._permutation(0, LEFT_OUT)
+        return set(circle[(epoch * size + np.arange(size)) % count].tolist())
+
+    def _permutation(self, epoch: int, purpose: int) -> np.ndarray:
+        generator = np.random.Generator(np.random.PCG64(seed_of(self.seed, epoch, purpose)))
+        return generator.permutation(len(self.dataset))
 
     def batches(self, epoch: int, first_step: int = 0) -> Iterator[DetectBatch]:
         """The epoch's batches from ``first_step`` on. Raises BadImage, WorkError where a worker dies."""

@@ -18,6 +18,7 @@ from typing import Any
 
 from resnext.data.classes import class_difference, listing
 from resnext.detect.coco import categories_of, images_of, load_json
+from resnext.detect.places import checked_name
 from resnext.errors import RequestError
 from resnext.files import written_whole
 
@@ -69,7 +70,8 @@ def _loaded(path: Path, outlines: bool, folder: str) -> Content:
     images_of(content["images"], path)
     categories_of(content["categories"], path)
     prefix = f"{folder}/"
-    for row in content["images"]:
+    for place, row in enumerate(content["images"]):
+        checked_name(row["file_name"], f"{path}: images[{place}].file_name")
         row["file_name"] = prefix + row["file_name"].removeprefix(prefix)
     return {part: content[part] for part in ("images", "annotations", "categories")}
 

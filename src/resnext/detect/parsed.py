@@ -1,7 +1,7 @@
 """A split as its files state it, whatever their format, and the data set that the policies make of it."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,16 +19,40 @@ class Parsed:
     category_ids: tuple[int, ...]
     image_ids: np.ndarray  # int64 [N]
     files: tuple[str, ...]
-    sizes: np.ndarray  # int64 [N, 2]: width, height
+    sizes: np.ndarray  # int64 [N, 2]: width, height; below 1 where none is stated
     found: Annotated
     box_name: Callable[[int], str]  # of an annotation, for messages: where it stands and what it says
+    image_name: Callable[[int], str] = "image {}".format  # of an image, for messages: where its file is named
+    groups: tuple[int, ...] = ()  # ids of categories that may be mere groups of others (see ``leave_out_groups``)
+    counts: dict[str, int] = field(default_factory=dict)  # what was not taken as it is stated: {what: how often}
+
+
+def leave_out_groups(parsed: Parsed, others: Sequence[Parsed]) -> Parsed:
+    """Leave out the categories of ``groups`` that have no box in the other splits either, so that all keep the same."""
+    boxed = {id_ for other in others for id_ in other.category_ids if id_ not in other.groups}
+    gone = [id_ for id_ in parsed.groups if id_ not in boxed]
+    if not gone:
+        return parsed
+    keep = np.array([id_ not in gone for id_ in parsed.category_ids])
+    counts = dict(parsed.counts)
+    for id_, name in zip(parsed.category_ids, parsed.classes, strict=True):
+        if id_ in gone:
+            counts[f"category left out ({name!r}: a supercategory of others, without boxes)"] = 1
+    return replace(
+        parsed,
+        classes=tuple(name for name, kept in zip(parsed.classes, keep, strict=True) if kept),
+        category_ids=tuple(id_ for id_ in parsed.category_ids if id_ not in gone),
+        found=parsed.found._replace(labels=(np.cumsum(keep) - 1)[parsed.found.labels]),
+        groups=(),
+        counts=counts,
+    )
 
 
 def dataset_of(
     parsed: Parsed, root: Path, *, exif: bool = True, bad_boxes: str = "error", empty: str = "keep"
 ) -> DetectionDataset:
     """The split with its images below ``root``; the policies are the settings'. Raises RequestError for bad boxes."""
-    counts: dict[str, int] = {}
+    counts = dict(parsed.counts)
     offsets, arrays = sorted_out(parsed.found, parsed.sizes, bad_boxes, parsed.box_name, counts)
     dataset = DetectionDataset(
         name=parsed.name,

@@ -1,24 +1,30 @@
 """Image files as annotations name them: names that stay in their folder, and whether the files are there."""
 
 import os
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
 
 from resnext.data.classes import listing
 from resnext.errors import RequestError
 
+DRIVE = re.compile(r"^[A-Za-z]:[\\/]")
 MANY = 5000  # names in a folder, above which none is looked for that is spelled nearly so
 
 
-def checked_name(name: object, where: str) -> str:
+def checked_name(name: str, where: str) -> str:
     """A file's name below its folder. Raises RequestError for one that leads out of it; ``where`` says who names it."""
-    if not isinstance(name, str) or not name or "\0" in name:
-        raise RequestError(f"{where} must name a file, not {name!r}")
-    path = PurePosixPath(name.replace("\\", "/"))
-    if path.is_absolute() or ".." in path.parts or (os.name == "nt" and ":" in name):
+    if not is_inside(name):
         raise RequestError(f"{where} names {name!r}, which leads out of the folder of the images")
     return name
+
+
+def is_inside(name: str) -> bool:
+    """Whether a path, whatever system wrote it, stays below the folder that it is joined to."""
+    path = PurePosixPath(name.replace("\\", "/"))
+    drive = DRIVE.match(name) or (os.name == "nt" and ":" in name)
+    return not (path.is_absolute() or ".." in path.parts or drive)
 
 
 def missing_files(root: Path, names: Sequence[str]) -> list[str]:
@@ -69,13 +75,3 @@ def _near(root: Path, name: str) -> str:
     if close:
         return f" (there is {close[0]!r})"
     return f" (the folder holds {listing(there)})" if there else f" ({root / folder} holds no files)"
-
-
-def first_that_holds(folders: Iterable[Path], names: Sequence[str]) -> Path:
-    """The first folder that holds one of the first and the last image; the first that exists where none does."""
-    candidates = list(folders)
-    probes = (*names[:1], *names[-1:])
-    for folder in candidates:
-        if any((folder / name).is_file() for name in probes):
-            return folder
-    return next((folder for folder in candidates if folder.is_dir()), candidates[0])

@@ -80,6 +80,12 @@ class DetectDataSettings:
         None,
     )
     val: str | None = say("Annotations that are held out, as train.", None)
+    val_fraction: float | None = say(
+        "Share of the images of train that is held out in place of val, by a hash of each file's name and split_seed.",
+        None,
+        low=0.001,
+        high=0.9,
+    )
     train_images: str | None = say("Folder of the training images; when not given the usual place.", None)
     val_images: str | None = say("Folder of the held-out images; when not given the usual place.", None)
     min_size: int = say("Shorter side that images are brought to, in pixels.", 800, low=1)
@@ -91,7 +97,9 @@ class DetectDataSettings:
         choices=RESIZES,
     )
     exif: bool = say(
-        "Turn photographs upright as their EXIF tag says, where that gives the size the data states.", True
+        "Turn photographs upright as their EXIF tag says, where that gives the size the data states; those that fit "
+        "both ways (turned by 180°, mirrored, square) as most of the others are stated. No: all stay as stored.",
+        True,
     )
     mean: tuple[float, ...] | None = say(
         "Mean of each channel, on the scale of 0 to 1; that of init.weights, else ImageNet's, when not given.", None
@@ -111,7 +119,13 @@ class DetectDataSettings:
     )
     limit_train: int | None = say("Use only so many training images, drawn by split_seed.", None, low=2)
     limit_val: int | None = say("Use only so many evaluation images, drawn by split_seed.", None, low=1)
-    split_seed: int = say("Seed of those draws.", 0, low=0)
+    split_seed: int = say("Seed of those draws and of val_fraction's split.", 0, low=0)
+
+    def __post_init__(self) -> None:
+        if self.val_fraction is not None and self.val is not None:
+            raise RequestError(
+                f"data.val {self.val} and data.val_fraction {self.val_fraction:g} exclude each other: give one of them"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,7 +1,8 @@
 """Pascal VOC's format: an XML file a picture, and lists of names that are the splits.
 
 - Boxes. VOC counts pixels from 1 and both ends are inside: columns xmin to xmax reach from xmin - 1 to xmax on our
-  scale, where a box is as wide as x2 - x1.
+  scale, where a box is as wide as x2 - x1. Many tools write corners on our scale into the same tags. A coordinate
+  of 0 shows it, for VOC has none: then all boxes of both splits are taken as they stand.
 - ``difficult`` objects are held as crowds: not trained on, never missed, and a detection on one is neither right nor
   wrong, however many there are, as in VOC's own evaluation. One thing differs: COCO's evaluation measures a crowd's
   overlap by the share of the detection that lies on it, so a small detection inside of a difficult object is
@@ -22,18 +23,21 @@ import numpy as np
 from resnext.data.classes import listing
 from resnext.data.folder import is_image_name
 from resnext.detect.boxes import LONGEST_SIDE, Annotated
+from resnext.detect.faults import Faults
+from resnext.detect.find_images import compose_letters, split_path
 from resnext.detect.parsed import Parsed
 from resnext.detect.places import checked_name, missing_files, names_in
 from resnext.errors import RequestError
 
 MAX_BYTES = 1 << 23  # of one XML file
 MAX_LIST_BYTES = 1 << 28
+FROM_ZERO = "boxes taken as they stand: a coordinate of 0 shows that the files do not count from 1"
 SIDES = ("xmin", "ymin", "xmax", "ymax")
 
 
 @dataclass(frozen=True)
 class VocObject:
-    """One object of a picture; ``box`` is float64 x, y, width, height on our scale, NaN where it is no numbers."""
+    """One object of a picture; ``box`` is xmin, ymin, xmax, ymax as stated, NaN where these are no numbers."""
 
     name: str
     box: tuple[float, float, float, float]
@@ -45,27 +49,35 @@ class VocImage:
     """What an XML file says."""
 
     xml: Path
-    file: str  # the picture, below the folder of the images
-    size: tuple[int, int]  # width, height
+    file: str  # the picture, as stated or below the folder of the images
+    size: tuple[int, int]  # width, height; 0, 0 where they are not stated
     objects: tuple[VocObject, ...]
 
 
-def read_voc(xml_files: Sequence[Path], images: Path, said_by: Path) -> list[VocImage]:
+def read_voc(xml_files: Sequence[Path], images: Path, said_by: Path, above: Path | None = None) -> list[VocImage]:
     """Every XML file's picture, boxes and names. The picture is called as the XML file is, or as that states.
 
-    Raises RequestError for a file that is missing or no annotation. ``said_by`` is the list or folder of the split.
+    Raises RequestError for files that are missing or no annotations, naming them all. ``said_by`` is the list or
+    folder of the split; folders below ``above`` (the XML files' own) may have their like below ``images``.
     """
     if not xml_files:
         raise RequestError(f"{said_by} has no annotations: expected XML files of Pascal VOC")
-    folder = xml_files[0].parent
+    folder = above or xml_files[0].parent
     absent = missing_files(folder, [path.relative_to(folder).as_posix() for path in xml_files])
     if absent:
         raise RequestError(
             f"{said_by}: {len(absent)} of {len(xml_files)} annotations are not in {folder}; "
             f"missing are {listing(absent)}"
         )
-    pictures = _pictures(images)
-    return [_read(path, pictures) for path in xml_files]
+    pictures, found, faults = _Pictures(images), [], []
+    for path in xml_files:
+        try:
+            found.append(_read(path, pictures.find_for(path.relative_to(folder))))
+        except RequestError as error:
+            faults.append((path, str(error)))
+    if faults:
+        raise Faults(str(said_by), f"of {len(xml_files)} annotations", faults)
+    return found
 
 
 def class_names(splits: Sequence[Sequence[VocImage]]) -> tuple[str, ...]:
@@ -78,8 +90,14 @@ def class_names(splits: Sequence[Sequence[VocImage]]) -> tuple[str, ...]:
     return tuple(sorted(names))
 
 
-def parsed_voc(images: Sequence[VocImage], classes: tuple[str, ...], name: str) -> Parsed:
-    """One split of what ``read_voc`` gave; bad boxes are still in it."""
+def find_first_pixel(splits: Sequence[Sequence[VocImage]]) -> int:
+    """What the files call the first pixel: 1 as VOC does, or 0 where a box of the splits begins there."""
+    corners = (found.box for images in splits for image in images for found in image.objects)
+    return 0 if any(0 <= side < 1 for x1, y1, _, _ in corners for side in (x1, y1)) else 1
+
+
+def parsed_voc(images: Sequence[VocImage], classes: tuple[str, ...], name: str, first: int = 1) -> Parsed:
+    """One split of what ``read_voc`` gave; bad boxes are still in it. ``first`` is what the first pixel is called."""
     label_of = {name: label for label, name in enumerate(classes)}
     objects = [(place, found) for place, image in enumerate(images) for found in image.objects]
 
@@ -97,12 +115,20 @@ def parsed_voc(images: Sequence[VocImage], classes: tuple[str, ...], name: str) 
         found=Annotated(
             image=np.array([place for place, _ in objects], np.int64),
             labels=np.array([label_of[one.name] for _, one in objects], np.int64),
-            stated=np.array([one.box for _, one in objects], np.float64).reshape(-1, 4),
+            stated=np.array([_convert_box(one.box, first) for _, one in objects], np.float64).reshape(-1, 4),
             crowd=np.array([one.difficult for _, one in objects], bool),
             areas=np.full(len(objects), np.nan),
         ),
         box_name=box_name,
+        image_name=lambda place: str(images[place].xml),
+        counts={FROM_ZERO: len(objects)} if first == 0 and objects else {},
     )
+
+
+def _convert_box(box: tuple[float, float, float, float], first: int) -> tuple[float, float, float, float]:
+    """x, y, width, height, of corners that count from ``first``."""
+    x1, y1, x2, y2 = box
+    return x1 - first, y1 - first, x2 - x1 + first, y2 - y1 + first
 
 
 def listed(path: Path) -> list[str]:
@@ -132,44 +158,53 @@ def xml_in(folder: Path) -> list[Path]:
     return [folder / name for name in sorted(names_in(folder)) if name.lower().endswith(".xml")]
 
 
-def _pictures(images: Path) -> dict[str, list[str]]:
-    """The image files of a folder, by their names without an ending."""
+class _Pictures:
+    """The image files of a folder, by their names without an ending; each folder is listed once."""
+
+    def __init__(self, images: Path) -> None:
+        self.images = images
+        self.folders: dict[Path, dict[str, list[str]]] = {}
+
+    def find_for(self, xml: Path) -> list[str]:
+        """Those that are called as an XML file is, which lies in the same folder below that of all XML files."""
+        folder = xml.parent
+        if folder not in self.folders:
+            self.folders[folder] = group_by_stem(self.images / folder)
+        return [(folder / name).as_posix() for name in self.folders[folder].get(compose_letters(xml.stem), [])]
+
+
+def group_by_stem(folder: Path) -> dict[str, list[str]]:
+    """The image files of a folder, by their names without an ending, in Unicode's composed form."""
     found: dict[str, list[str]] = {}
-    for name in sorted(names_in(images)):
+    for name in sorted(names_in(folder)):
         if is_image_name(name):
-            found.setdefault(_stem(name), []).append(name)
+            found.setdefault(compose_letters(os.path.splitext(name)[0]), []).append(name)
     return found
 
 
-def _stem(name: str) -> str:
-    return os.path.splitext(name)[0]
-
-
-def _read(path: Path, pictures: dict[str, list[str]]) -> VocImage:
+def _read(path: Path, pictures: list[str]) -> VocImage:
     root = _parsed(path)
     if root.tag != "annotation":
         raise RequestError(f"{path} is XML but not of Pascal VOC: it holds <{root.tag}>, not <annotation>")
-    size = root.find("size")
-    if size is None:
-        raise RequestError(f"{path} states no <size> of its image")
+    width, height = (_side(root, key, path) for key in ("width", "height"))
     file = _picture(path, root, pictures)
     objects = tuple(
         _object(element, f"{path}: object {place}") for place, element in enumerate(root.iterfind("object"), 1)
     )
-    return VocImage(path, file, (_side(size, "width", path), _side(size, "height", path)), objects)
+    return VocImage(path, file, (width, height) if width and height else (0, 0), objects)
 
 
-def _picture(path: Path, root: ET.Element, pictures: dict[str, list[str]]) -> str:
-    """The picture's name: the one stated where it is there, else the one that is called as the XML file is."""
-    stated = (root.findtext("filename") or "").strip()
-    own = pictures.get(path.stem, [])
+def _picture(path: Path, root: ET.Element, own: list[str]) -> str:
+    """The picture's name: the one in ``own``, which are called as the XML file is; of none or several the stated."""
+    stated = _text(root, "filename") or _text(root, "path")
     if len(own) == 1:
         return own[0]
-    if stated:
-        checked_name(stated, f"{path}: <filename>")
-    if own and stated not in own:
+    if not own:
+        return stated or f"{path.stem}.jpg"
+    same = [name for name in own if split_path(name)[-1:] == split_path(stated)[-1:]]
+    if len(same) != 1:
         raise RequestError(f"{path}: the images {listing(own)} both fit; name one of them in <filename>")
-    return stated or f"{path.stem}.jpg"
+    return same[0]
 
 
 class _Builder(ET.TreeBuilder):
@@ -197,26 +232,32 @@ def _parsed(path: Path) -> ET.Element:
     return root
 
 
-def _side(size: ET.Element, key: str, path: Path) -> int:
-    text = (size.findtext(key) or "").strip()
-    value = _number(text)
-    if value.is_integer() and 1 <= value <= LONGEST_SIDE:
+def _text(element: ET.Element, tag: str) -> str:
+    """What a tag holds; nothing where it is not there, empty, or white space."""
+    return (element.findtext(tag) or "").strip()
+
+
+def _side(root: ET.Element, key: str, path: Path) -> int:
+    """Pixels; 0 where none are stated."""
+    text = _text(root, f"size/{key}")
+    value = _number(text or "0")
+    if value.is_integer() and 0 <= value <= LONGEST_SIDE:
         return int(value)
-    raise RequestError(f"{path}: <{key}> must be a whole number of pixels from 1 to {LONGEST_SIDE}, not {text[:80]!r}")
+    raise RequestError(f"{path}: <{key}> must be a whole number of pixels up to {LONGEST_SIDE}, not {text[:80]!r}")
 
 
 def _object(element: ET.Element, where: str) -> VocObject:
-    name = (element.findtext("name") or "").strip()
+    name = _text(element, "name")
     if not name:
         raise RequestError(f"{where} has no <name>")
     box = element.find("bndbox")
     if box is None:
         raise RequestError(f"{where} ({name}) has no <bndbox>")
-    x1, y1, x2, y2 = (_number((box.findtext(side) or "").strip()) for side in SIDES)
-    difficult = (element.findtext("difficult") or "0").strip()
+    x1, y1, x2, y2 = (_number(_text(box, side)) for side in SIDES)
+    difficult = _text(element, "difficult") or "0"
     if difficult not in ("0", "1"):
         raise RequestError(f"{where} ({name}): <difficult> must be 0 or 1, not {difficult[:80]!r}")
-    return VocObject(name, (x1 - 1, y1 - 1, x2 - x1 + 1, y2 - y1 + 1), difficult == "1")
+    return VocObject(name, (x1, y1, x2, y2), difficult == "1")
 
 
 def _number(text: str) -> float:
@@ -228,7 +269,4 @@ def _number(text: str) -> float:
 
 
 def _as_voc(box: tuple[float, float, float, float]) -> str:
-    x, y, width, height = box
-    return ", ".join(
-        f"{side} {value:g}" for side, value in zip(SIDES, (x + 1, y + 1, x + width, y + height), strict=True)
-    )
+    return ", ".join(f"{side} {value:g}" for side, value in zip(SIDES, box, strict=True))

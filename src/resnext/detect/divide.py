@@ -1,0 +1,48 @@
+"""One annotation file divided into train and val, as labelling tools export one for all images."""
+
+import os
+from dataclasses import replace
+
+import numpy as np
+
+from resnext.data.source import held_out_by_hash
+from resnext.detect.find_annotations import TRAIN, VAL
+from resnext.detect.parsed import Parsed
+from resnext.detect.settings import DetectDataSettings
+from resnext.errors import RequestError
+
+
+def divide(parsed: Parsed, settings: DetectDataSettings) -> dict[str, Parsed]:
+    """Train and val of one file by ``val_fraction``: an image's side is a function of its file's name and the seed.
+
+    Raises RequestError where there are no two files.
+    """
+    assert settings.val_fraction is not None
+    if len(set(parsed.files)) < 2:
+        raise RequestError(f"{parsed.name} has one image, and data.val_fraction needs two")
+    names = [os.fsencode(file) for file in parsed.files]
+    held_out = held_out_by_hash(names, settings.val_fraction, settings.split_seed)
+    return {TRAIN: _part(parsed, ~held_out, TRAIN), VAL: _part(parsed, held_out, VAL)}
+
+
+def describe_split(settings: DetectDataSettings) -> str:
+    """How ``divide`` does it, for the protocol of a result."""
+    return f"a hash of each file's name with split_seed {settings.split_seed} holds out about {settings.val_fraction:g}"
+
+
+def _part(parsed: Parsed, chosen: np.ndarray, split: str) -> Parsed:
+    """The images of ``chosen`` (bool [N]) with their boxes."""
+    found = parsed.found
+    rows = np.flatnonzero(chosen[found.image])
+    boxes = type(found)(*(values[rows] for values in found))
+    place_of = np.cumsum(chosen) - 1
+    return replace(
+        parsed,
+        name=f"{parsed.name} {split}",
+        image_ids=parsed.image_ids[chosen],
+        files=tuple(parsed.files[i] for i in np.flatnonzero(chosen)),
+        sizes=parsed.sizes[chosen],
+        found=boxes._replace(image=place_of[boxes.image]),
+        box_name=lambda place: parsed.box_name(int(rows[place])),
+        counts={f"{what}, in the whole file": count for what, count in parsed.counts.items()},
+    )

@@ -1,0 +1,161 @@
+"""The images of a split, found below their folder whatever paths and spellings a tool wrote, and their sizes.
+
+A stated path is taken as it stands where that is a file below the folder. Else the files below it are searched: for the
+same path in another spelling (backslashes, another Unicode form of one letter), for the path without its first folders,
+and, where the stated path leads out of the folder (it is absolute, or has ``..`` in it), for the one file of that name.
+Nothing is ever opened that is not listed below the folder.
+"""
+
+import os
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from resnext.data.classes import listing
+from resnext.data.folder import files_below
+from resnext.data.images import read_header_size
+from resnext.data.source import BadImage
+from resnext.detect.faults import Faults
+from resnext.detect.parsed import Parsed
+from resnext.detect.places import DRIVE, is_inside, missing_files, names_in
+from resnext.environment import available_cores
+from resnext.errors import RequestError
+
+SPELLED = "images found under another spelling of the stated path (backslashes, Unicode form)"
+BY_NAME = "images found by their file name, not at the stated path"
+MEASURED = "image sizes that are not stated, read from the images"
+
+
+def locate_images(parsed: Parsed, root: Path, *, exif: bool = True) -> Parsed:
+    """The split with its files as paths below ``root``, and every size known. Raises RequestError.
+
+    Images that are nowhere keep the name they have. ``exif``: a size that is not stated is that of the upright image.
+    """
+    counts = dict(parsed.counts)
+    files = _find_images(root, parsed.files, parsed.image_name, counts)
+    sizes = _fill_in_sizes(root, files, parsed, exif, counts)
+    return replace(parsed, files=files, sizes=sizes, counts=counts)
+
+
+def first_that_holds(folders: Iterable[Path], names: Sequence[str]) -> Path:
+    """The first folder that holds the first or the last image; the first that exists where none does."""
+    candidates = list(folders)
+    probes = (*names[:1], *names[-1:])
+    for holds in (_has_path, _has_name):
+        for folder in candidates:
+            if any(holds(folder, name) for name in probes):
+                return folder
+    return next((folder for folder in candidates if folder.is_dir()), candidates[0])
+
+
+def _has_path(folder: Path, name: str) -> bool:
+    return is_inside(name) and os.path.isfile(folder / name)
+
+
+def _has_name(folder: Path, name: str) -> bool:
+    """Whether the stated path is there in another spelling, or without some of its first folders."""
+    parts = split_path(name)
+    ends = [parts[start:] for start in range(len(parts))]
+    return any(end[-1] in map(compose_letters, names_in(folder.joinpath(*end[:-1]))) for end in ends)
+
+
+def compose_letters(text: str) -> str:
+    """``text`` in Unicode's composed form: one spelling for letters that have two."""
+    return unicodedata.normalize("NFC", text)
+
+
+def split_path(name: str) -> tuple[str, ...]:
+    """The folders of a stated path and its file name, whatever system wrote it; without ``.`` and ``..``."""
+    path = compose_letters(DRIVE.sub("", name)).replace("\\", "/")
+    return tuple(part for part in path.split("/") if part not in ("", ".", ".."))
+
+
+def _find_images(
+    root: Path, names: Sequence[str], image_name: Callable[[int], str], counts: dict[str, int]
+) -> tuple[str, ...]:
+    """Each name as that of a file below ``root``; ``counts`` gets how many were not at the stated path."""
+    gone = set(missing_files(root, [name for name in names if is_inside(name)]))
+    lost = [place for place, name in enumerate(names) if name in gone or not is_inside(name)]
+    if not lost:
+        return tuple(names)
+    there = _list_by_name(root)
+    files = list(names)
+    stated = {name: name for name in names if is_inside(name) and name not in gone}
+    for place in lost:
+        name, where = names[place], image_name(place)
+        found = _find_file(name, there, root, where)
+        if found is None:
+            continue
+        if stated.setdefault(found, name) != name:
+            raise RequestError(
+                f"{where} names {name!r}, and another image is {stated[found]!r}: both can only be {found!r} in {root}"
+            )
+        files[place] = found
+        how = SPELLED if split_path(found) == split_path(name) and is_inside(name) else BY_NAME
+        counts[how] = counts.get(how, 0) + 1
+    return tuple(files)
+
+
+def _list_by_name(root: Path) -> dict[str, list[str]]:
+    """Every file below ``root`` (as a path below it, with slashes) under its name in composed form."""
+    found: dict[str, list[str]] = {}
+    for path in files_below(str(root)) if root.is_dir() else ():
+        below = os.path.relpath(path, root).replace(os.sep, "/")
+        found.setdefault(compose_letters(os.path.basename(path)), []).append(below)
+    return found
+
+
+def _find_file(name: str, there: dict[str, list[str]], root: Path, where: str) -> str | None:
+    """The file that a stated path means. Raises RequestError for several, and for none where the path leads out."""
+    parts, inside = split_path(name), is_inside(name)
+    shared = {file: _count_common_end(split_path(file), parts) for file in there.get(parts[-1] if parts else "", ())}
+    if inside:  # its folders are meant: val/a.jpg is not train/a.jpg
+        shared = {file: length for file, length in shared.items() if length == len(split_path(file))}
+    longest = max(shared.values(), default=0)
+    best = [file for file, length in shared.items() if length == longest]
+    if len(best) > 1:
+        raise RequestError(
+            f"{where} names {name!r}, which may be any of {listing(sorted(best))} in {root}; name the one that is meant"
+        )
+    if best:
+        return best[0]
+    if inside:
+        return None
+    raise RequestError(
+        f"{where} names {name!r}, which leads out of the folder of the images, and no file in {root} is called "
+        f"{parts[-1] if parts else name!r}"
+    )
+
+
+def _count_common_end(first: Sequence[str], second: Sequence[str]) -> int:
+    """How many parts both paths have in common, counted from their ends."""
+    pairs = list(zip(reversed(first), reversed(second), strict=False))
+    return next((place for place, (a, b) in enumerate(pairs) if a != b), len(pairs))
+
+
+def _fill_in_sizes(root: Path, files: Sequence[str], parsed: Parsed, exif: bool, counts: dict[str, int]) -> np.ndarray:
+    """The stated sizes, and where none is stated the image's own. Raises Faults naming all that cannot be read."""
+    unknown = np.flatnonzero((parsed.sizes < 1).any(axis=1))
+    if not len(unknown):
+        return parsed.sizes
+    faults: list[tuple[Path, str]] = []
+
+    def read_size(place: int) -> tuple[int, int]:
+        path = root / files[place]
+        try:
+            return read_header_size(path, exif)
+        except BadImage as error:
+            faults.append((path, f"{path}, whose size {parsed.name} does not state: {error.reason}"))
+            return 0, 0
+
+    sizes = parsed.sizes.copy()
+    with ThreadPoolExecutor(available_cores()) as pool:
+        sizes[unknown] = list(pool.map(read_size, unknown.tolist()))
+    if faults:
+        raise Faults(parsed.name, f"of {len(unknown)} images without a stated size", sorted(faults))
+    counts[MEASURED] = len(unknown)
+    return sizes

@@ -69,4 +69,4 @@ def _likely_format(stated: np.ndarray, sizes: np.ndarray, least: int) -> str:
 
 def _sticks_out(corners: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     """bool [n]: boxes x1, y1, x2, y2 that leave their image by more than a rounding."""
-    return (corners[:, :2] < -SLACK).any(axis=1) | (corners[:, 2:] > sizes + SLACK).any(axis=1)
+    return np.asarray((corners[:, :2] < -SLACK).any(axis=1) | (corners[:, 2:] > sizes + SLACK).any(axis=1))

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from resnext.errors import RequestError
+from resnext.recipe import Kind, recipe_kind
 
 CHECKPOINTS = ("last", "best")
 LARGEST_JSON = 64 << 20  # bytes
@@ -73,6 +74,19 @@ def is_run(path: Path) -> bool:
     """Whether ``path`` looks like a run directory. A hub's folder may have a recipe too, and its weights beside it."""
     recipe = (path / "recipe.yaml").exists() and not (path / "model.safetensors").exists()
     return path.is_dir() and (recipe or (path / "checkpoints").is_dir())
+
+
+def run_kind(path: Path | str) -> Kind | None:
+    """The task that a run was trained for; None for what is no run, or has no recipe that says it."""
+    path = Path(path)
+    return recipe_kind(path / "recipe.yaml") if is_run(path) else None
+
+
+def check_run_kind(path: Path | str, kind: Kind, instead: str) -> None:
+    """Raises RequestError for a run that is not of ``kind``: the command to use is then ``instead``."""
+    found = run_kind(path)
+    if found is not None and found != kind:
+        raise RequestError(f"{path} is a {found} run: use {instead}")
 
 
 def open_run(path: Path | str) -> RunDirectory:

@@ -9,7 +9,17 @@ from hypothesis import strategies as st
 
 from resnext.detect.settings import DetectRecipe
 from resnext.errors import RequestError
-from resnext.recipe import differences, dump_recipe, from_command_line, parse_recipe, read_recipe, settings_of
+from resnext.recipe import (
+    differences,
+    dump_recipe,
+    from_command_line,
+    kind_of_settings,
+    parse_recipe,
+    read_recipe,
+    recipe_kind,
+    settings_of,
+    to_dict,
+)
 from resnext.settings import Recipe, TrainSettings
 
 RECIPES = sorted(Path(__file__).parents[1].glob("recipes/*/*.yaml"))
@@ -22,6 +32,37 @@ def test_every_shipped_recipe_parses_and_states_source_expectation_and_cost(path
     head = "\n".join(line for line in path.read_text().splitlines() if line.startswith("#"))
     for word in ("Source:", "Expected:", "Cost:"):
         assert word in head, f"{path} does not state its {word}"
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_every_shipped_recipe_says_which_task_it_is_of_and_is_refused_by_the_other(path: Path) -> None:
+    detects = any(line.startswith("detector:") for line in path.read_text().splitlines())
+    assert recipe_kind(path) == ("detection" if detects else "classification")
+    with pytest.raises(RequestError, match=r"is a recipe of \w+, not of \w+: resnext (detect )?train takes it"):
+        read_recipe(path, kind=Recipe if detects else DetectRecipe)
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        (to_dict(Recipe()), "classification"),
+        (to_dict(DetectRecipe()), "detection"),
+        ({"detector": None}, "detection"),
+        ({"data": {"source": "voc"}}, "detection"),
+        ({"data": {"source": "folder"}}, "classification"),
+        ({"data": {"source": "folder"}, "train": {"learn": "rpn", "proposals": "x"}}, "detection"),
+        ({"data": {"min_size": 3}, "train": {"leanr": "rpn"}}, "detection"),  # a slip of the pen beside it
+        ({"train": {"epochs": 3}, "model": "resnext50_32x4d", "data": {"source": ["voc"]}}, None),
+        ({}, None),
+    ],
+)
+def test_the_task_of_a_recipe_is_that_whose_settings_it_has(values: dict[str, object], kind: str | None) -> None:
+    assert kind_of_settings(values) == kind
+
+
+def test_what_cannot_be_read_is_of_no_task(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text("{")
+    assert recipe_kind(tmp_path / "r.yaml") is recipe_kind(tmp_path / "none.yaml") is None
 
 
 @pytest.mark.parametrize(

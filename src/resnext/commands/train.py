@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
 from resnext.errors import RequestError
-from resnext.recipe import from_command_line, read_recipe
-from resnext.run_directory import RunDirectory, create_run, open_run
+from resnext.recipe import TRAINED_BY, Kind, from_command_line, read_recipe
+from resnext.run_directory import RunDirectory, check_run_kind, create_run, open_run
 from resnext.settings import Recipe
 from resnext.train.resume import resumed_recipe
 
@@ -85,6 +85,11 @@ def asked_for(args: argparse.Namespace, kind: type[R]) -> tuple[R, RunDirectory,
         raise RequestError(
             "--run begins a new run, --resume goes on with one, and --continue does what is possible: give one of them"
         )
+    begun = args.resume if args.resume is not None else args.again
+    if begun is not None:
+        task: Kind = "classification" if kind is Recipe else "detection"
+        other = TRAINED_BY["detection" if task == "classification" else "classification"]
+        check_run_kind(begun, task, f"{other} {'--continue' if args.resume is None else '--resume'} {begun}")
     if args.resume is not None:
         directory = open_run(args.resume)
         asked = read_recipe(directory.recipe if args.recipe is None else args.recipe, overrides, kind)

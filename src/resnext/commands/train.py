@@ -9,7 +9,7 @@ from typing import Any, TypeVar, get_args, get_type_hints
 
 from resnext.errors import RequestError
 from resnext.recipe import TRAINED_BY, Kind, from_command_line, read_recipe
-from resnext.run_directory import RunDirectory, check_run_kind, create_run, open_run
+from resnext.run_directory import RunDirectory, check_run_kind, new_run, open_run
 from resnext.settings import Recipe
 from resnext.train.resume import resumed_recipe
 
@@ -97,16 +97,18 @@ def asked_for(args: argparse.Namespace, kind: type[R]) -> tuple[R, RunDirectory,
     if args.recipe is None:
         raise RequestError("train needs a RECIPE, or --resume DIR")
     recipe = read_recipe(args.recipe, overrides, kind)
-    return (recipe, new_run(args), False) if args.again is None else (recipe, RunDirectory(Path(args.again)), None)
+    if args.again is not None:
+        return recipe, RunDirectory(Path(args.again)), None
+    return recipe, new_directory(args), False
 
 
-def new_run(args: argparse.Namespace) -> RunDirectory:
-    """The directory of a new run. Of several processes (``torchrun``), the first makes it. Raises RequestError."""
+def new_directory(args: argparse.Namespace) -> RunDirectory:
+    """Where a new run goes. Of several processes (``torchrun``), the first one writes there. Raises RequestError."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return create_run(args.run or Path("runs") / f"{Path(args.recipe).stem}-{time.strftime('%Y%m%d-%H%M%S')}")
+        return new_run(args.run or Path("runs") / f"{Path(args.recipe).stem}-{time.strftime('%Y%m%d-%H%M%S')}")
     if args.run is None:
         raise RequestError("the processes of one run need the same directory: give --run DIR")
-    return create_run(args.run) if int(os.environ.get("RANK", "0")) == 0 else RunDirectory(Path(args.run))
+    return new_run(args.run) if int(os.environ.get("RANK", "0")) == 0 else RunDirectory(Path(args.run))
 
 
 def _word(hint: Any) -> str:

@@ -38,7 +38,9 @@ class Run(NamedTuple):
     precision: str | None  # None: the fastest the machine has
 
 
-UNESTIMATED = "hours of detection are not estimated: the multiply-adds are in the Cost line of recipes/paper/coco-*.yaml"
+UNESTIMATED = (
+    "hours of detection are not estimated; its multiply-adds are in the Cost line of recipes/paper/coco-*.yaml"
+)
 
 RowsOf = Callable[[str], Sequence[tuple[str, Recipe]]]
 

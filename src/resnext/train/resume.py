@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from resnext.errors import RequestError, WorkError
 from resnext.recipe import differences, dump_recipe, parse_recipe, read_recipe
-from resnext.run_directory import RunDirectory, create_run, step_in
+from resnext.run_directory import RunDirectory, new_run, step_in
 
 if TYPE_CHECKING:
     from resnext.train.distributed import World
@@ -60,8 +60,8 @@ def settled(recipe: R, run: RunDirectory, world: "World") -> tuple[R, bool]:
     if world.leads:
         if goes_on:
             recipe = resumed_recipe(run, recipe)
-        elif not _barely_begun(run):
-            create_run(run.path)
+        else:
+            new_run(run.path)
     return agreed(recipe, world), goes_on
 
 
@@ -87,13 +87,6 @@ def step_of(run: RunDirectory) -> int:
     if step is None:
         raise RequestError(f"{run.checkpoint('last') / 'state.json'} does not say where the run stands")
     return step
-
-
-def _barely_begun(run: RunDirectory) -> bool:
-    """Whether the directory holds no more than the checkpoint of step 0, of a run killed before its recipe stood."""
-    names = {path.name for path in run.path.iterdir()} if run.path.is_dir() else set()
-    rest = {name for name in names if not (name.startswith(".") and name.endswith(".part"))}
-    return rest == {"checkpoints"} and {path.name for path in (run.path / "checkpoints").iterdir()} <= {"last"}
 
 
 def with_measured(asked: R, begun: R) -> R:

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from resnext.detect.settings import DetectRecipe
 from resnext.errors import RequestError
 from resnext.recipe import (
+    absolute_place,
+    change_places,
     differences,
     dump_recipe,
     from_command_line,
@@ -97,6 +99,53 @@ def test_any_recipe_survives_the_round_trip(
     }  # fmt: skip
     recipe = parse_recipe("{}", "test", values)
     assert parse_recipe(dump_recipe(recipe)) == recipe
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "absolute"),
+    [
+        ("data.path", "photos", "HERE/photos"),
+        ("data.path", "./a/train-{000..127}.tar", "HERE/a/train-{000..127}.tar"),
+        ("data.path", "/a/b", "/a/b"),
+        ("data.path", "~/photos", "HOME/photos"),
+        ("data.val_path", "s3://bucket/val-*.tar", "s3://bucket/val-*.tar"),
+        ("data.classes", "imagenet", "imagenet"),
+        ("data.classes", "names.txt", "HERE/names.txt"),
+        ("init.weights", "hf://owner/name", "hf://owner/name"),
+        ("init.weights", "runs/a", "HERE/runs/a"),
+        ("train.mirror", "copies", "HERE/copies"),
+        ("train.plan", "p.json", "HERE/p.json"),
+        ("train.proposals", "runs/rpn", "HERE/runs/rpn"),
+    ],
+)
+def test_places_become_absolute_and_names_of_something_elsewhere_stay(
+    key: str, value: str, absolute: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/me")
+    kind = DetectRecipe if key == "train.proposals" else Recipe
+    more = {"data.source": "webdataset"} if key.startswith("data.") else {}
+    more |= {"train.learn": "fast_rcnn"} if kind is DetectRecipe else {}
+    recipe = parse_recipe("{}", "test", {key: value, **more}, kind)
+    changed = change_places(recipe, absolute_place)
+    absolute = absolute.replace("HERE", str(Path.cwd())).replace("HOME", "/home/me")
+    assert dict(settings_of(changed))[key] == absolute
+    assert {line.partition(":")[0] for line in differences(recipe, changed)} <= {key, "data.path"}
+    assert change_places(changed, absolute_place) == changed
+
+
+def test_every_setting_that_is_a_path_says_so() -> None:
+    places = {
+        f"{section.name}.{f.name}"
+        for kind in (Recipe(), DetectRecipe())
+        for section in fields(kind)
+        for f in fields(getattr(kind, section.name))
+        if f.metadata["place"]
+    }
+    assert places == {
+        *("init.weights", "data.path", "data.val_path", "data.classes"),
+        *("train.mirror", "train.plan", "train.proposals"),
+    }  # data.train, data.val and their images lie below data.path
 
 
 @pytest.mark.parametrize("path", ["a\x85b", "a\u2028b", "Fotos/Grüße", "写真"])

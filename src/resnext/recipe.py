@@ -1,9 +1,10 @@
 """Recipes on disk and on the command line: YAML <-> the frozen dataclasses of settings.py."""
 
 import math
+import os
 import types
-from collections.abc import Iterator, Mapping
-from dataclasses import fields, is_dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
@@ -150,6 +151,35 @@ def settings_of(recipe: Any) -> Iterator[tuple[str, Any]]:
         inside = getattr(recipe, section.name)
         for f in fields(inside):
             yield f"{section.name}.{f.name}", getattr(inside, f.name)
+
+
+def change_places(recipe: R, change: Callable[[str, str], str]) -> R:
+    """The recipe with ``change(key, value)`` for every path and name of something elsewhere in it."""
+    for section in fields(cast(Any, recipe)):
+        inside = getattr(recipe, section.name)
+        named = [(f.name, getattr(inside, f.name)) for f in fields(inside) if f.metadata["place"]]
+        new = {name: change(f"{section.name}.{name}", value) for name, value in named if value is not None}
+        if new:
+            recipe = replace(cast(Any, recipe), **{section.name: replace(inside, **new)})
+    return recipe
+
+
+def absolute_place(key: str, value: str) -> str:
+    """The value of a setting that ``change_places`` changes, meaning the same in every working directory."""
+    if "://" in value or (key, value) == ("data.classes", "imagenet"):
+        return value
+    return str(Path.cwd() / os.path.expanduser(value))
+
+
+def same_place(key: str, asked: str, absolute: str) -> bool:
+    """Whether a value is the ``absolute`` one: from this working directory, or from that of another host."""
+    found = absolute_place(key, asked)
+    if found == asked:
+        return found == absolute
+    parts = Path(asked).parts
+    return os.path.normpath(found) == os.path.normpath(absolute) or (
+        len(parts) > 0 and parts == Path(absolute).parts[-len(parts) :]
+    )
 
 
 def from_command_line(key: str, text: str, kind: type = Recipe) -> Any:

@@ -1,6 +1,5 @@
 """The progress of a run: a live line on a terminal, plain lines elsewhere."""
 
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import IO, Any, TypeVar, cast
@@ -8,6 +7,7 @@ from typing import IO, Any, TypeVar, cast
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from resnext.screen import screen
 from resnext.train.session import BaseSession
 
 T = TypeVar("T")
@@ -47,7 +47,9 @@ class UnfailingFile:
 
 def run_console() -> Console:
     """Where a run says how it goes on. That nobody can read it any more does not end the run."""
-    return Console(file=None if sys.stdout is None else cast("IO[str]", UnfailingFile(sys.stdout)))
+    console = screen()
+    console.file = cast("IO[str]", UnfailingFile(console.file))
+    return console
 
 
 class Reporter:

@@ -4,7 +4,16 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from resnext.errors import RequestError, WorkError
-from resnext.recipe import differences, dump_recipe, parse_recipe, read_recipe
+from resnext.recipe import (
+    absolute_place,
+    change_places,
+    differences,
+    dump_recipe,
+    parse_recipe,
+    read_recipe,
+    same_place,
+    settings_of,
+)
 from resnext.run_directory import RunDirectory, new_run, step_in
 
 if TYPE_CHECKING:
@@ -12,7 +21,7 @@ if TYPE_CHECKING:
 
 # What may differ between a run and its resumption: it does not change the result.
 FREE = (
-    *("data.path", "data.val_path", "data.download", "data.workers", "data.start_method"),
+    *("data.path", "data.val_path", "data.classes", "data.download", "data.workers", "data.start_method"),
     *("train.device", "train.threads", "train.checkpoint_steps", "train.mirror", "train.peer_timeout"),
 )
 
@@ -29,7 +38,7 @@ def resumed_recipe(run: RunDirectory, asked: R) -> R:
     """
     begun = read_recipe(run.recipe, kind=type(asked))
     asked = with_measured(asked, begun)
-    changed = changes(begun, asked)
+    changed = changes(begun, with_places(asked, begun))
     if changed:
         raise RequestError(
             f"the run {run.path} was begun with another recipe (run -> asked for): {'; '.join(changed)}; "
@@ -93,6 +102,17 @@ def with_measured(asked: R, begun: R) -> R:
     """``asked`` with the memory layout and fast paths that were measured for ``begun``, where it leaves them open."""
     open_ones = [name for name in MEASURED if getattr(asked.train, name) == "auto"]
     return replace(asked, train=replace(asked.train, **{name: getattr(begun.train, name) for name in open_ones}))
+
+
+def with_places(asked: R, begun: R) -> R:
+    """``asked`` with paths as ``begun`` spells them, which holds them absolute, where they are the same ones."""
+    spelled = dict(settings_of(change_places(begun, absolute_place)))
+
+    def respell(key: str, value: str) -> str:
+        there = spelled[key]
+        return dict(settings_of(begun))[key] if there is not None and same_place(key, value, there) else value
+
+    return change_places(asked, respell)
 
 
 def changes(begun: R, asked: R) -> list[str]:

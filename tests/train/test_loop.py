@@ -143,7 +143,6 @@ def test_a_start_that_fails_leaves_no_directory(
     ("work", "says"),
     [
         ("prepare", "before the first step: give the command again"),
-        ("begin", "before the first step: give the command again"),
         ("judge", r"after step 6 \(epoch 1\); go on with: resnext train --resume"),
         ("finish", "while the results were written; all steps are done: resnext train --resume .* writes them"),
     ],

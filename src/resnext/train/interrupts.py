@@ -60,14 +60,16 @@ class Interrupts:
             raise WorkError(f"stopped by {self.requested} {remark}") from None
 
     def watch(self, batches: Iterable[T]) -> Iterator[T]:
-        """The ``batches``; waiting for one ends at once."""
+        """The ``batches``; a signal that comes while one is waited for raises Stopped."""
         iterator = iter(batches)
         while True:
-            with self.end_at_once():
-                try:
-                    batch = next(iterator)
-                except StopIteration:
-                    return
+            self.at_once = self.alone
+            try:
+                batch = next(iterator)
+            except StopIteration:
+                return
+            finally:
+                self.at_once = False
             yield batch
 
 

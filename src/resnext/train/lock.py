@@ -77,7 +77,7 @@ class RunLock:
             other = read_owner(self.path)
             if alone is False and (other is None or same(other, self.owner, "machine")):
                 self._refuse(other)
-            if other is not None and not (alone and same(other, self.owner, "machine")):
+            if other is not None:
                 self._check_dead(other, say)
             self._write_owner()
         except OSError as error:
@@ -133,7 +133,10 @@ class RunLock:
         return True
 
     def _check_dead(self, other: dict[str, Any], say: Callable[[str], None]) -> None:
-        """Returns where ``other``'s process has ended. Raises RequestError."""
+        """Returns where ``other``'s process has ended. Raises RequestError.
+
+        What the kernel said of its lock is no answer: two mounts of one network disk do not know of each other's.
+        """
         if os.name == "posix" and same(other, self.owner, "machine") and same(other, self.owner, "processes"):
             if is_alive(other):
                 self._refuse(other)

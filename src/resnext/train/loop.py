@@ -54,11 +54,11 @@ def train(
                 new_run(run.path)
             recipe, goes_on = settled(recipe, run, world) if resume is None else (agreed(recipe, world), resume)
             session = task.prepare(recipe, run, world, goes_on, console)
-            session.lock = lock if world.leads else None
-            if world.leads and not goes_on:
-                with undo_failed_start(run):
-                    save("last", session, task)
-                    task.begin(session)
+        session.lock = lock if world.leads else None
+        if world.leads and not goes_on:
+            with undo_failed_start(run):
+                save("last", session, task)
+                task.begin(session)
         position = session.position
         log_from = position if goes_on else None
         with Logbook(run, log_from, world.leads, task.columns) as logbook, Reporter(console, session) as reporter:

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from resnext.detect.settings import DetectRecipe
 from resnext.errors import RequestError
 from resnext.recipe import (
-    absolute_place,
     change_places,
     differences,
     dump_recipe,
     from_command_line,
-    kind_of_settings,
+    infer_kind,
+    make_absolute,
     parse_recipe,
     read_recipe,
     recipe_kind,
@@ -59,7 +59,7 @@ def test_every_shipped_recipe_says_which_task_it_is_of_and_is_refused_by_the_oth
     ],
 )
 def test_the_task_of_a_recipe_is_that_whose_settings_it_has(values: dict[str, object], kind: str | None) -> None:
-    assert kind_of_settings(values) == kind
+    assert infer_kind(values) == kind
 
 
 def test_what_cannot_be_read_is_of_no_task(tmp_path: Path) -> None:
@@ -127,11 +127,11 @@ def test_places_become_absolute_and_names_of_something_elsewhere_stay(
     more = {"data.source": "webdataset"} if key.startswith("data.") else {}
     more |= {"train.learn": "fast_rcnn"} if kind is DetectRecipe else {}
     recipe = parse_recipe("{}", "test", {key: value, **more}, kind)
-    changed = change_places(recipe, absolute_place)
+    changed = change_places(recipe, make_absolute)
     absolute = absolute.replace("HERE", str(Path.cwd())).replace("HOME", "/home/me")
     assert dict(settings_of(changed))[key] == absolute
     assert {line.partition(":")[0] for line in differences(recipe, changed)} <= {key, "data.path"}
-    assert change_places(changed, absolute_place) == changed
+    assert change_places(changed, make_absolute) == changed
 
 
 def test_every_setting_that_is_a_path_says_so() -> None:

@@ -50,7 +50,7 @@ def parse_recipe(
 ) -> R:
     """The recipe in a YAML text; ``origin`` names it in errors. Raises RequestError, also for one of the other task."""
     values = _sections(text, origin)
-    found, asked = kind_of_settings(values), "classification" if kind is Recipe else "detection"
+    found, asked = infer_kind(values), "classification" if kind is Recipe else "detection"
     if found is not None and found != asked:
         raise RequestError(f"{origin} is a recipe of {found}, not of {asked}: {TRAINED_BY[found]} takes it")
     for key, value in (overrides or {}).items():
@@ -81,12 +81,12 @@ def _sections(text: str, origin: str) -> dict[str, Any]:
 def recipe_kind(path: Path | str) -> Kind | None:
     """The task that a recipe file is of; None where it does not say, or is no recipe that can be read."""
     try:
-        return kind_of_settings(_sections(_text_of(Path(path)), str(path)))
+        return infer_kind(_sections(_text_of(Path(path)), str(path)))
     except RequestError:
         return None
 
 
-def kind_of_settings(values: Mapping[str, Any]) -> Kind | None:
+def infer_kind(values: Mapping[str, Any]) -> Kind | None:
     """The task whose recipes have more of these settings; None where both have as many."""
     from resnext.detect.settings import DetectRecipe  # dataclasses alone; that room stands above this file
 
@@ -164,16 +164,16 @@ def change_places(recipe: R, change: Callable[[str, str], str]) -> R:
     return recipe
 
 
-def absolute_place(key: str, value: str) -> str:
+def make_absolute(key: str, value: str) -> str:
     """The value of a setting that ``change_places`` changes, meaning the same in every working directory."""
     if "://" in value or (key, value) == ("data.classes", "imagenet"):
         return value
     return str(Path.cwd() / os.path.expanduser(value))
 
 
-def same_place(key: str, asked: str, absolute: str) -> bool:
+def is_same_place(key: str, asked: str, absolute: str) -> bool:
     """Whether a value is the ``absolute`` one: from this working directory, or from that of another host."""
-    found = absolute_place(key, asked)
+    found = make_absolute(key, asked)
     if found == asked:
         return found == absolute
     parts = Path(asked).parts

@@ -102,7 +102,7 @@ def open_run(path: Path | str) -> RunDirectory:
 
 def create_run(path: Path | str) -> RunDirectory:
     """A new, empty run directory. Raises RequestError where the place holds anything or cannot be written."""
-    run = new_run(path)
+    run = check_new_run(path)
     try:
         run.path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -110,7 +110,7 @@ def create_run(path: Path | str) -> RunDirectory:
     return run
 
 
-def new_run(path: Path | str) -> RunDirectory:
+def check_new_run(path: Path | str) -> RunDirectory:
     """A place for a new run, not made yet. Raises RequestError where it holds anything but a start that was killed."""
     path = Path(path)
     try:

@@ -15,10 +15,10 @@ import torch
 from rich.console import Console
 
 from resnext.errors import RequestError, WorkError
-from resnext.run_directory import OWNER, RunDirectory, new_run
+from resnext.run_directory import OWNER, RunDirectory, check_new_run
 from resnext.train import lock
 from resnext.train.distributed import World
-from resnext.train.lock import RunLock, beat_of, is_alive, lock_run, read_owner, start_of
+from resnext.train.lock import RunLock, is_alive, lock_run, read_heartbeat, read_owner, read_start_time
 
 HOLD = """
 import sys, time
@@ -97,7 +97,7 @@ def test_without_locks_of_the_kernel_the_process_is_looked_for(
         take(run)
     os.kill(holder.pid, signal.SIGKILL)
     deadline = time.monotonic() + 60  # a zombie, which nobody has waited for yet, is no process that trains
-    while start_of(holder.pid) and time.monotonic() < deadline:
+    while read_start_time(holder.pid) and time.monotonic() < deadline:
         time.sleep(0.01)
     said: list[str] = []
     take(run, said.append)
@@ -105,7 +105,7 @@ def test_without_locks_of_the_kernel_the_process_is_looked_for(
 
 
 def test_another_process_with_the_same_number_is_not_the_owner() -> None:
-    assert is_alive({"pid": os.getpid(), "started": start_of(os.getpid())})
+    assert is_alive({"pid": os.getpid(), "started": read_start_time(os.getpid())})
     assert not is_alive({"pid": os.getpid(), "started": "1"})
     assert not is_alive({"pid": "1", "started": ""})
 
@@ -155,8 +155,8 @@ def test_the_heartbeat_goes_on_whatever_the_process_does(run: RunDirectory, monk
     monkeypatch.setattr(lock, "BEAT", 0.01)
     held = RunLock(run)
     held.acquire(print)
-    first, deadline = beat_of(held.path), time.monotonic() + 60
-    while beat_of(held.path) == first:
+    first, deadline = read_heartbeat(held.path), time.monotonic() + 60
+    while read_heartbeat(held.path) == first:
         assert time.monotonic() < deadline
         time.sleep(0.01)
     held.confirm()
@@ -194,7 +194,7 @@ def test_folders_made_for_nothing_go_and_others_stay(run: RunDirectory, tmp_path
     assert run.path.is_dir()
     held = RunLock(RunDirectory(run.path / "inner"))
     held.acquire(print)
-    assert new_run(run.path / "inner")
+    assert check_new_run(run.path / "inner")
     (run.path / "inner" / "log.jsonl").write_text("")
     held.release()
     assert [path.name for path in (run.path / "inner").iterdir()] == ["log.jsonl"]

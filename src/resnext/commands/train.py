@@ -9,7 +9,7 @@ from typing import Any, TypeVar, get_args, get_type_hints
 
 from resnext.errors import RequestError
 from resnext.recipe import TRAINED_BY, Kind, from_command_line, read_recipe
-from resnext.run_directory import RunDirectory, check_run_kind, new_run, open_run
+from resnext.run_directory import RunDirectory, check_new_run, check_run_kind, open_run
 from resnext.settings import Recipe
 from resnext.train.resume import resumed_recipe
 
@@ -99,16 +99,16 @@ def asked_for(args: argparse.Namespace, kind: type[R]) -> tuple[R, RunDirectory,
     recipe = read_recipe(args.recipe, overrides, kind)
     if args.again is not None:
         return recipe, RunDirectory(Path(args.again)), None
-    return recipe, new_directory(args), False
+    return recipe, choose_run_directory(args), False
 
 
-def new_directory(args: argparse.Namespace) -> RunDirectory:
+def choose_run_directory(args: argparse.Namespace) -> RunDirectory:
     """Where a new run goes. Of several processes (``torchrun``), the first one writes there. Raises RequestError."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return new_run(args.run or Path("runs") / f"{Path(args.recipe).stem}-{time.strftime('%Y%m%d-%H%M%S')}")
+        return check_new_run(args.run or Path("runs") / f"{Path(args.recipe).stem}-{time.strftime('%Y%m%d-%H%M%S')}")
     if args.run is None:
         raise RequestError("the processes of one run need the same directory: give --run DIR")
-    return new_run(args.run) if int(os.environ.get("RANK", "0")) == 0 else RunDirectory(Path(args.run))
+    return check_new_run(args.run) if int(os.environ.get("RANK", "0")) == 0 else RunDirectory(Path(args.run))
 
 
 def _word(hint: Any) -> str:

@@ -101,7 +101,7 @@ def requested(args: argparse.Namespace, rows_of: RowsOf) -> Sequence[Run]:
     if args.table and not recipes:
         why = f"recipes of detection alone; {UNESTIMATED}" if has_recipes(args.table) else "no recipes to estimate"
         raise RequestError(f"{args.table} has {why}")
-    recipes += [(path.stem, classification_recipe(path)) for path in args.recipe]
+    recipes += [(path.stem, read_classification_recipe(path)) for path in args.recipe]
     runs = [of_recipe(name, recipe, args) for name, recipe in recipes]
     runs += [of_network(name, args) for name in args.network]
     if not runs:
@@ -116,7 +116,7 @@ def has_recipes(name: str) -> bool:
     return any(row.recipe for row in table(name).rows)
 
 
-def classification_recipe(path: Path) -> Recipe:
+def read_classification_recipe(path: Path) -> Recipe:
     """The recipe in a file. Raises RequestError, also where it is one of detection."""
     from resnext.recipe import read_recipe, recipe_kind
 

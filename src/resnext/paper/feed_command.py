@@ -12,10 +12,10 @@ from resnext.files import disk_named, written_whole
 from resnext.paper.cost_command import (
     add_machine,
     check_numbers,
-    classification_recipe,
     estimate_run,
     of_network,
     of_recipe,
+    read_classification_recipe,
 )
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ def asked(args: argparse.Namespace, cluster: "Cluster") -> "tuple[Pipeline, Imag
         raise RequestError(f"--latency-ms {args.latency_ms:g} must be 0 or more")
     for_cost = argparse.Namespace(**{**vars(args), "images": 1, "epochs": 1})  # how long it takes is no question here
     one = (
-        of_recipe(args.recipe.stem, classification_recipe(args.recipe), for_cost)
+        of_recipe(args.recipe.stem, read_classification_recipe(args.recipe), for_cost)
         if args.recipe
         else of_network(args.network, for_cost)
     )

@@ -14,7 +14,7 @@ from resnext.evaluate.style import save
 from resnext.evaluate.tables import write_evaluation
 from resnext.files import written_whole
 from resnext.model.network import Network
-from resnext.recipe import absolute_place, change_places, dump_recipe
+from resnext.recipe import change_places, dump_recipe, make_absolute
 from resnext.train.gather import gathered
 from resnext.train.logbook import read_log
 from resnext.train.plots import draw_curves
@@ -46,7 +46,7 @@ def write_beginning(session: Session) -> None:
 def write_recipe_and_environment(session: BaseSession) -> None:
     """What was asked for, paths in it absolute so that they hold from any working directory; and what it runs on."""
     with written_whole(session.run.recipe, "w") as file:
-        file.write(dump_recipe(change_places(session.recipe, absolute_place)))
+        file.write(dump_recipe(change_places(session.recipe, make_absolute)))
     with written_whole(session.run.environment, "w") as file:
         json.dump(environment(str(session.world.device)), file, indent=1)
 

@@ -4,6 +4,7 @@ SIGINT and SIGTERM always ask. SIGHUP (the terminal is gone) and those that sche
 they would end the process: what ``nohup`` ignores stays ignored, another handler stays in place.
 """
 
+import os
 import signal
 import threading
 from collections.abc import Iterable, Iterator
@@ -26,11 +27,14 @@ class Interrupts:
 
     def __init__(self, alone: bool = True) -> None:
         self.requested: str | None = None
+        self.process = os.getpid()
         self.alone = alone  # one of several processes may not leave work that all do together
         self.at_once = False
 
     def ask(self, number: int, _: FrameType | None) -> None:
         """The handler. A second Ctrl-C interrupts whatever is done; another signal may well come along with a first."""
+        if os.getpid() != self.process:
+            return  # a child that was forked a moment ago
         if self.requested is not None:
             if number == signal.SIGINT:
                 raise KeyboardInterrupt
@@ -80,7 +84,7 @@ def heeded(alone: bool = True) -> Iterator[Interrupts]:
     if threading.current_thread() is not threading.main_thread():
         yield interrupts  # only the main thread may set handlers
         return
-    before = {number: signal.signal(number, interrupts.ask) for number in _asking()}
+    before = {number: signal.signal(number, interrupts.ask) for number in _signals_to_take()}
     try:
         yield interrupts
     finally:
@@ -88,7 +92,7 @@ def heeded(alone: bool = True) -> Iterator[Interrupts]:
             signal.signal(number, handler)
 
 
-def _asking() -> Iterator[signal.Signals]:
+def _signals_to_take() -> Iterator[signal.Signals]:
     """The signals to take, of those this system has."""
     for name in (*INTERRUPTS, *NOTICES):
         number = getattr(signal, name, None)

@@ -54,10 +54,10 @@ class RunLock:
         self.owner = {
             "token": uuid4().hex,
             "host": socket.gethostname(),
-            "machine": this_machine(),
-            "processes": process_namespace(),
+            "machine": read_machine_id(),
+            "processes": read_process_namespace(),
             "pid": os.getpid(),
-            "started": start_of(os.getpid()),
+            "started": read_start_time(os.getpid()),
             "since": datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC"),
         }
         self.made: list[Path] = []  # folders that were not there, the innermost first
@@ -75,7 +75,7 @@ class RunLock:
             self._make_folder()
             alone = self._lock_folder()
             other = read_owner(self.path)
-            if alone is False and (other is None or same(other, self.owner, "machine")):
+            if alone is False and (other is None or is_same(other, self.owner, "machine")):
                 self._refuse(other)
             if other is not None:
                 self._check_dead(other, say)
@@ -95,8 +95,8 @@ class RunLock:
         other = read_owner(self.path)
         if other is not None and other.get("token") != self.owner["token"]:
             raise WorkError(
-                f"{describe(other)} has taken over {self.run.path}, as this process gave no sign of life: nothing more "
-                "is written here"
+                f"{describe_owner(other)} has taken over {self.run.path}, as this process gave no sign of life: nothing "
+                "more is written here"
             )
 
     def release(self) -> None:
@@ -137,22 +137,22 @@ class RunLock:
 
         What the kernel said of its lock is no answer: two mounts of one network disk do not know of each other's.
         """
-        if os.name == "posix" and same(other, self.owner, "machine") and same(other, self.owner, "processes"):
+        if os.name == "posix" and is_same(other, self.owner, "machine") and is_same(other, self.owner, "processes"):
             if is_alive(other):
                 self._refuse(other)
             return
-        say(f"waiting up to {WINDOW:g} s to see whether {describe(other)} still trains into {self.run.path}")
-        before, end = beat_of(self.path), time.monotonic() + WINDOW
+        say(f"waiting up to {WINDOW:g} s to see whether {describe_owner(other)} still trains into {self.run.path}")
+        before, end = read_heartbeat(self.path), time.monotonic() + WINDOW
         while before is not None and time.monotonic() < end:
             time.sleep(0.2)
-            now = beat_of(self.path)
+            now = read_heartbeat(self.path)
             if now is None:
                 return
             if now != before:
                 self._refuse(other)
 
     def _refuse(self, other: dict[str, Any] | None) -> NoReturn:
-        who = "another process" if other is None else describe(other)
+        who = "another process" if other is None else describe_owner(other)
         raise RequestError(f"{who} trains into {self.run.path}: wait until it has ended, or give another run directory")
 
     def _write_owner(self) -> None:
@@ -202,7 +202,7 @@ def read_owner(path: Path) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def beat_of(path: Path) -> tuple[int, int] | None:
+def read_heartbeat(path: Path) -> tuple[int, int] | None:
     """What changes with each heartbeat; None where the file is gone. A network disk asks its server at an open."""
     try:
         with open(path, "rb") as file:
@@ -212,22 +212,22 @@ def beat_of(path: Path) -> tuple[int, int] | None:
     return about.st_ino, about.st_mtime_ns
 
 
-def describe(owner: dict[str, Any]) -> str:
+def describe_owner(owner: dict[str, Any]) -> str:
     """The process in a few words."""
     return f"process {owner.get('pid')} on {owner.get('host')}, since {owner.get('since')},"
 
 
-def same(one: dict[str, Any], other: dict[str, Any], key: str) -> bool:
+def is_same(one: dict[str, Any], other: dict[str, Any], key: str) -> bool:
     """Whether both say the same, and anything at all."""
     return one.get(key) == other.get(key) != ""
 
 
-def this_machine() -> str:
+def read_machine_id() -> str:
     """What tells this kernel, since it booted, from every other one; else the host's name."""
     return _text_of("/proc/sys/kernel/random/boot_id") or platform.node()
 
 
-def process_namespace() -> str:
+def read_process_namespace() -> str:
     """Where a process number means the same process; empty where the system does not say."""
     try:
         return os.readlink("/proc/self/ns/pid")
@@ -245,10 +245,10 @@ def is_alive(owner: dict[str, Any]) -> bool:
             os.kill(pid, 0)
         except (ProcessLookupError, OverflowError):
             return False
-    return start_of(pid) == owner.get("started")
+    return read_start_time(pid) == owner.get("started")
 
 
-def start_of(pid: int) -> str:
+def read_start_time(pid: int) -> str:
     """When a process that still runs started, in the kernel's ticks; empty where the system does not say."""
     fields = _text_of(f"/proc/{pid}/stat").rpartition(")")[2].split()
     return fields[19] if len(fields) > 19 and fields[0] not in ("Z", "X") else ""

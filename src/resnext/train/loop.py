@@ -14,14 +14,14 @@ from typing import Any
 from rich.console import Console
 
 from resnext.errors import WorkError
-from resnext.run_directory import RunDirectory, new_run
+from resnext.run_directory import RunDirectory, check_new_run
 from resnext.train.checkpoint import Position, write_checkpoint
 from resnext.train.distributed import SKEW, World, joined
 from resnext.train.interrupts import Interrupts, Stopped, heeded
 from resnext.train.lock import lock_run
 from resnext.train.logbook import Logbook
 from resnext.train.mirror import push
-from resnext.train.progress import Reporter, run_console
+from resnext.train.progress import Reporter, open_console
 from resnext.train.resume import agreed, settled
 from resnext.train.schedule import learning_rate
 from resnext.train.session import BaseSession
@@ -43,7 +43,7 @@ def train(
     for a run that another process trains, WorkError when the work fails on the way (a loss that is not finite, a bad
     image, a full disk, a lost process, a signal): the last good checkpoint is then intact.
     """
-    console = console or run_console()
+    console = console or open_console()
     with ExitStack() as held:
         world = held.enter_context(joined(recipe.train.device, recipe.train.peer_timeout))
         interrupts = held.enter_context(heeded(alone=world.size == 1))
@@ -51,7 +51,7 @@ def train(
         with interrupts.end_with("before the first step: give the command again"):
             lock = held.enter_context(lock_run(run, world, console))
             if world.leads and resume is False:
-                new_run(run.path)
+                check_new_run(run.path)
             recipe, goes_on = settled(recipe, run, world) if resume is None else (agreed(recipe, world), resume)
             session = task.prepare(recipe, run, world, goes_on, console)
         session.lock = lock if world.leads else None

@@ -45,7 +45,7 @@ class UnfailingFile:
                 self.file = None
 
 
-def run_console() -> Console:
+def open_console() -> Console:
     """Where a run says how it goes on. That nobody can read it any more does not end the run."""
     console = screen()
     console.file = cast("IO[str]", UnfailingFile(console.file))

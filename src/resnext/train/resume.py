@@ -5,16 +5,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from resnext.errors import RequestError, WorkError
 from resnext.recipe import (
-    absolute_place,
     change_places,
     differences,
     dump_recipe,
+    is_same_place,
+    make_absolute,
     parse_recipe,
     read_recipe,
-    same_place,
     settings_of,
 )
-from resnext.run_directory import RunDirectory, new_run, step_in
+from resnext.run_directory import RunDirectory, check_new_run, step_in
 
 if TYPE_CHECKING:
     from resnext.train.distributed import World
@@ -38,7 +38,7 @@ def resumed_recipe(run: RunDirectory, asked: R) -> R:
     """
     begun = read_recipe(run.recipe, kind=type(asked))
     asked = with_measured(asked, begun)
-    changed = changes(begun, with_places(asked, begun))
+    changed = changes(begun, respell_places(asked, begun))
     if changed:
         raise RequestError(
             f"the run {run.path} was begun with another recipe (run -> asked for): {'; '.join(changed)}; "
@@ -70,7 +70,7 @@ def settled(recipe: R, run: RunDirectory, world: "World") -> tuple[R, bool]:
         if goes_on:
             recipe = resumed_recipe(run, recipe)
         else:
-            new_run(run.path)
+            check_new_run(run.path)
     return agreed(recipe, world), goes_on
 
 
@@ -104,13 +104,13 @@ def with_measured(asked: R, begun: R) -> R:
     return replace(asked, train=replace(asked.train, **{name: getattr(begun.train, name) for name in open_ones}))
 
 
-def with_places(asked: R, begun: R) -> R:
+def respell_places(asked: R, begun: R) -> R:
     """``asked`` with paths as ``begun`` spells them, which holds them absolute, where they are the same ones."""
-    spelled = dict(settings_of(change_places(begun, absolute_place)))
+    spelled = dict(settings_of(change_places(begun, make_absolute)))
 
     def respell(key: str, value: str) -> str:
         there = spelled[key]
-        return dict(settings_of(begun))[key] if there is not None and same_place(key, value, there) else value
+        return dict(settings_of(begun))[key] if there is not None and is_same_place(key, value, there) else value
 
     return change_places(asked, respell)
 

@@ -95,8 +95,8 @@ class RunLock:
         other = read_owner(self.path)
         if other is not None and other.get("token") != self.owner["token"]:
             raise WorkError(
-                f"{describe_owner(other)} has taken over {self.run.path}, as this process gave no sign of life: nothing "
-                "more is written here"
+                f"{describe_owner(other)} has taken over {self.run.path}, as this process gave no sign of life: "
+                "nothing more is written here"
             )
 
     def release(self) -> None:

@@ -9,7 +9,19 @@ from hypothesis import strategies as st
 
 from resnext.detect.settings import DetectRecipe
 from resnext.errors import RequestError
-from resnext.recipe import differences, dump_recipe, from_command_line, parse_recipe, read_recipe, settings_of
+from resnext.recipe import (
+    change_places,
+    differences,
+    dump_recipe,
+    from_command_line,
+    infer_kind,
+    make_absolute,
+    parse_recipe,
+    read_recipe,
+    recipe_kind,
+    settings_of,
+    to_dict,
+)
 from resnext.settings import Recipe, TrainSettings
 
 RECIPES = sorted(Path(__file__).parents[1].glob("recipes/*/*.yaml"))
@@ -22,6 +34,37 @@ def test_every_shipped_recipe_parses_and_states_source_expectation_and_cost(path
     head = "\n".join(line for line in path.read_text().splitlines() if line.startswith("#"))
     for word in ("Source:", "Expected:", "Cost:"):
         assert word in head, f"{path} does not state its {word}"
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: f"{path.parent.name}/{path.stem}")
+def test_every_shipped_recipe_says_which_task_it_is_of_and_is_refused_by_the_other(path: Path) -> None:
+    detects = any(line.startswith("detector:") for line in path.read_text().splitlines())
+    assert recipe_kind(path) == ("detection" if detects else "classification")
+    with pytest.raises(RequestError, match=r"is a recipe of \w+, not of \w+: resnext (detect )?train takes it"):
+        read_recipe(path, kind=Recipe if detects else DetectRecipe)
+
+
+@pytest.mark.parametrize(
+    ("values", "kind"),
+    [
+        (to_dict(Recipe()), "classification"),
+        (to_dict(DetectRecipe()), "detection"),
+        ({"detector": None}, "detection"),
+        ({"data": {"source": "voc"}}, "detection"),
+        ({"data": {"source": "folder"}}, "classification"),
+        ({"data": {"source": "folder"}, "train": {"learn": "rpn", "proposals": "x"}}, "detection"),
+        ({"data": {"min_size": 3}, "train": {"leanr": "rpn"}}, "detection"),  # a slip of the pen beside it
+        ({"train": {"epochs": 3}, "model": "resnext50_32x4d", "data": {"source": ["voc"]}}, None),
+        ({}, None),
+    ],
+)
+def test_the_task_of_a_recipe_is_that_whose_settings_it_has(values: dict[str, object], kind: str | None) -> None:
+    assert infer_kind(values) == kind
+
+
+def test_what_cannot_be_read_is_of_no_task(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text("{")
+    assert recipe_kind(tmp_path / "r.yaml") is recipe_kind(tmp_path / "none.yaml") is None
 
 
 @pytest.mark.parametrize(
@@ -56,6 +99,53 @@ def test_any_recipe_survives_the_round_trip(
     }  # fmt: skip
     recipe = parse_recipe("{}", "test", values)
     assert parse_recipe(dump_recipe(recipe)) == recipe
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "absolute"),
+    [
+        ("data.path", "photos", "HERE/photos"),
+        ("data.path", "./a/train-{000..127}.tar", "HERE/a/train-{000..127}.tar"),
+        ("data.path", "/a/b", "/a/b"),
+        ("data.path", "~/photos", "HOME/photos"),
+        ("data.val_path", "s3://bucket/val-*.tar", "s3://bucket/val-*.tar"),
+        ("data.classes", "imagenet", "imagenet"),
+        ("data.classes", "names.txt", "HERE/names.txt"),
+        ("init.weights", "hf://owner/name", "hf://owner/name"),
+        ("init.weights", "runs/a", "HERE/runs/a"),
+        ("train.mirror", "copies", "HERE/copies"),
+        ("train.plan", "p.json", "HERE/p.json"),
+        ("train.proposals", "runs/rpn", "HERE/runs/rpn"),
+    ],
+)
+def test_places_become_absolute_and_names_of_something_elsewhere_stay(
+    key: str, value: str, absolute: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/me")
+    kind = DetectRecipe if key == "train.proposals" else Recipe
+    more = {"data.source": "webdataset"} if key.startswith("data.") else {}
+    more |= {"train.learn": "fast_rcnn"} if kind is DetectRecipe else {}
+    recipe = parse_recipe("{}", "test", {key: value, **more}, kind)
+    changed = change_places(recipe, make_absolute)
+    absolute = absolute.replace("HERE", str(Path.cwd())).replace("HOME", "/home/me")
+    assert dict(settings_of(changed))[key] == absolute
+    assert {line.partition(":")[0] for line in differences(recipe, changed)} <= {key, "data.path"}
+    assert change_places(changed, make_absolute) == changed
+
+
+def test_every_setting_that_is_a_path_says_so() -> None:
+    places = {
+        f"{section.name}.{f.name}"
+        for kind in (Recipe(), DetectRecipe())
+        for section in fields(kind)
+        for f in fields(getattr(kind, section.name))
+        if f.metadata["place"]
+    }
+    assert places == {
+        *("init.weights", "data.path", "data.val_path", "data.classes"),
+        *("train.mirror", "train.plan", "train.proposals"),
+    }  # data.train, data.val and their images lie below data.path
 
 
 @pytest.mark.parametrize("path", ["a\x85b", "a\u2028b", "Fotos/Grüße", "写真"])

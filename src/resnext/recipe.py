@@ -1,11 +1,12 @@
 """Recipes on disk and on the command line: YAML <-> the frozen dataclasses of settings.py."""
 
 import math
+import os
 import types
-from collections.abc import Iterator, Mapping
-from dataclasses import fields, is_dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, Union, cast, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
 
 import yaml
 from typing_extensions import TypeVar
@@ -14,6 +15,8 @@ from resnext.errors import RequestError, nearest
 from resnext.settings import Recipe
 
 LARGEST_FILE = 1 << 20  # bytes; a recipe is a page of text
+Kind = Literal["classification", "detection"]
+TRAINED_BY: dict[Kind, str] = {"classification": "resnext train", "detection": "resnext detect train"}
 S = TypeVar("S")
 R = TypeVar("R", default=Recipe)  # the kind of recipe: Recipe, or that of another room
 
@@ -24,15 +27,19 @@ def read_recipe(path: Path | str, overrides: Mapping[str, Any] | None = None, ki
     Raises RequestError naming the file, the key and the nearest valid one.
     """
     path = Path(path)
+    return parse_recipe(_text_of(path), str(path), overrides, kind)
+
+
+def _text_of(path: Path) -> str:
+    """Raises RequestError."""
     try:
         if path.stat().st_size > LARGEST_FILE:
             raise RequestError(f"{path} is larger than 1 MiB, which no recipe is")
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise RequestError(f"there is no recipe {path}{_nearest_file(path)}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise RequestError(f"{path} cannot be read as a recipe: {error}") from None
-    return parse_recipe(text, str(path), overrides, kind)
 
 
 def parse_recipe(
@@ -41,15 +48,11 @@ def parse_recipe(
     overrides: Mapping[str, Any] | None = None,
     kind: type[R] = Recipe,  # type: ignore[assignment]
 ) -> R:
-    """The recipe in a YAML text; ``origin`` names it in errors. Raises RequestError."""
-    try:
-        values = yaml.load(text, Loader=_StrictLoader)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        reason = " ".join(str(error).split())
-        raise RequestError(f"{origin} is not valid YAML: {reason}") from None
-    values = {} if values is None else values
-    if not isinstance(values, dict):
-        raise RequestError(f"{origin} must hold sections such as model: and train:, not {_kind(values)}")
+    """The recipe in a YAML text; ``origin`` names it in errors. Raises RequestError, also for one of the other task."""
+    values = _sections(text, origin)
+    found, asked = infer_kind(values), "classification" if kind is Recipe else "detection"
+    if found is not None and found != asked:
+        raise RequestError(f"{origin} is a recipe of {found}, not of {asked}: {TRAINED_BY[found]} takes it")
     for key, value in (overrides or {}).items():
         section, _, name = key.partition(".")
         inside = values.setdefault(section, {})
@@ -60,6 +63,50 @@ def parse_recipe(
         return cast(R, _build(kind, values, "", kind))
     except RequestError as error:
         raise RequestError(f"{origin}: {error}") from None
+
+
+def _sections(text: str, origin: str) -> dict[str, Any]:
+    """The plain values of a recipe's text. Raises RequestError."""
+    try:
+        values = yaml.load(text, Loader=_StrictLoader)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        reason = " ".join(str(error).split())
+        raise RequestError(f"{origin} is not valid YAML: {reason}") from None
+    values = {} if values is None else values
+    if not isinstance(values, dict):
+        raise RequestError(f"{origin} must hold sections such as model: and train:, not {_kind(values)}")
+    return values
+
+
+def recipe_kind(path: Path | str) -> Kind | None:
+    """The task that a recipe file is of; None where it does not say, or is no recipe that can be read."""
+    try:
+        return infer_kind(_sections(_text_of(Path(path)), str(path)))
+    except RequestError:
+        return None
+
+
+def infer_kind(values: Mapping[str, Any]) -> Kind | None:
+    """The task whose recipes have more of these settings; None where both have as many."""
+    from resnext.detect.settings import DetectRecipe  # dataclasses alone; that room stands above this file
+
+    strange = {kind: _unknown_settings(values, cls) for kind, cls in (("c", Recipe), ("d", DetectRecipe))}
+    if strange["c"] == strange["d"]:
+        return None
+    return "classification" if strange["c"] < strange["d"] else "detection"
+
+
+def _unknown_settings(values: Mapping[str, Any], cls: type) -> int:
+    """How many sections, settings and words for ``data.source`` are none of this kind of recipe."""
+    hints, unknown = get_type_hints(cls), 0
+    for section, inside in values.items():
+        known = {f.name: f for f in fields(hints[section])} if section in hints else {}
+        unknown += section not in hints
+        for key in inside if isinstance(inside, dict) else ():
+            unknown += key not in known
+        if section == "data" and isinstance(inside, dict) and "source" in inside:
+            unknown += inside["source"] not in known["source"].metadata["choices"]
+    return unknown
 
 
 def build_settings(cls: type[S], values: Any, prefix: str) -> S:
@@ -104,6 +151,35 @@ def settings_of(recipe: Any) -> Iterator[tuple[str, Any]]:
         inside = getattr(recipe, section.name)
         for f in fields(inside):
             yield f"{section.name}.{f.name}", getattr(inside, f.name)
+
+
+def change_places(recipe: R, change: Callable[[str, str], str]) -> R:
+    """The recipe with ``change(key, value)`` for every path and name of something elsewhere in it."""
+    for section in fields(cast(Any, recipe)):
+        inside = getattr(recipe, section.name)
+        named = [(f.name, getattr(inside, f.name)) for f in fields(inside) if f.metadata["place"]]
+        new = {name: change(f"{section.name}.{name}", value) for name, value in named if value is not None}
+        if new:
+            recipe = replace(cast(Any, recipe), **{section.name: replace(inside, **new)})
+    return recipe
+
+
+def make_absolute(key: str, value: str) -> str:
+    """The value of a setting that ``change_places`` changes, meaning the same in every working directory."""
+    if "://" in value or (key, value) == ("data.classes", "imagenet"):
+        return value
+    return str(Path.cwd() / os.path.expanduser(value))
+
+
+def is_same_place(key: str, asked: str, absolute: str) -> bool:
+    """Whether a value is the ``absolute`` one: from this working directory, or from that of another host."""
+    found = make_absolute(key, asked)
+    if found == asked:
+        return found == absolute
+    parts = Path(asked).parts
+    return os.path.normpath(found) == os.path.normpath(absolute) or (
+        len(parts) > 0 and parts == Path(absolute).parts[-len(parts) :]
+    )
 
 
 def from_command_line(key: str, text: str, kind: type = Recipe) -> Any:

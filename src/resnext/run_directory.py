@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from resnext.errors import RequestError
+from resnext.recipe import Kind, recipe_kind
 
 CHECKPOINTS = ("last", "best")
+OWNER = ".owner.json"  # who trains into the run, while one does: train/lock.py
 LARGEST_JSON = 64 << 20  # bytes
 
 
@@ -75,6 +77,19 @@ def is_run(path: Path) -> bool:
     return path.is_dir() and (recipe or (path / "checkpoints").is_dir())
 
 
+def run_kind(path: Path | str) -> Kind | None:
+    """The task that a run was trained for; None for what is no run, or has no recipe that says it."""
+    path = Path(path)
+    return recipe_kind(path / "recipe.yaml") if is_run(path) else None
+
+
+def check_run_kind(path: Path | str, kind: Kind, instead: str) -> None:
+    """Raises RequestError for a run that is not of ``kind``: the command to use is then ``instead``."""
+    found = run_kind(path)
+    if found is not None and found != kind:
+        raise RequestError(f"{path} is a {found} run: use {instead}")
+
+
 def open_run(path: Path | str) -> RunDirectory:
     """An existing run directory. Raises RequestError saying what is missing."""
     path = Path(path)
@@ -87,15 +102,32 @@ def open_run(path: Path | str) -> RunDirectory:
 
 def create_run(path: Path | str) -> RunDirectory:
     """A new, empty run directory. Raises RequestError where the place holds anything or cannot be written."""
+    run = check_new_run(path)
+    try:
+        run.path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise RequestError(f"the run directory {path} cannot be written: {error.strerror or error}") from None
+    return run
+
+
+def check_new_run(path: Path | str) -> RunDirectory:
+    """A place for a new run, not made yet. Raises RequestError where it holds anything but a start that was killed."""
     path = Path(path)
     try:
-        path.mkdir(parents=True, exist_ok=True)
-        if any(path.iterdir()):
+        if not holds_no_run(path):
             again = f"; --resume {path} continues it" if is_run(path) else ""
             raise RequestError(f"the run directory {path} is not empty{again}; give --run another place")
     except OSError as error:
         raise RequestError(f"the run directory {path} cannot be written: {error.strerror or error}") from None
     return RunDirectory(path)
+
+
+def holds_no_run(path: Path) -> bool:
+    """Whether a folder is not there, is empty, or holds no more than the checkpoint of a run killed as it began."""
+    names = {entry.name for entry in path.iterdir()} if path.exists() else set()
+    rest = {name for name in names if name != OWNER and not (name.startswith(".") and name.endswith(".part"))}
+    begun = path / "checkpoints"
+    return not rest or (rest == {begun.name} and {entry.name for entry in begun.iterdir()} <= {"last"})
 
 
 def read_state(folder: Path) -> dict[str, Any]:

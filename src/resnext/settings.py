@@ -26,9 +26,14 @@ def say(
     choices: tuple[str, ...] = (),
     low: float | None = None,
     high: float | None = None,
+    place: bool = False,
 ) -> Any:
-    """A field with its sentence, and the values it may take (``low`` and ``high`` are both allowed)."""
-    return field(default=default, metadata={"help": sentence, "choices": choices, "low": low, "high": high})
+    """A field with its sentence, and the values it may take (``low`` and ``high`` are both allowed).
+
+    ``place``: a path, or a name of something elsewhere.
+    """
+    about = {"help": sentence, "choices": choices, "low": low, "high": high, "place": place}
+    return field(default=default, metadata=about)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +85,7 @@ class InitSettings:
     """Where the weights start, and what of them stays (fine-tuning)."""
 
     weights: str | None = say(
-        "Weights file, run directory or hub id to start from; fresh weights when not given.", None
+        "Weights file, run directory or hub id to start from; fresh weights when not given.", None, place=True
     )
     freeze: str | None = say("Everything up to and including this stage stays as loaded.", None, choices=FREEZES)
     frozen_bn: bool = say("All BN layers keep their loaded statistics, scales and shifts, and are not trained.", False)
@@ -101,13 +106,15 @@ class DataSettings:
         "Folder that holds the data; the source's own place when not given. Of webdataset the shards, as a pattern "
         "such as train-{0000..1023}.tar, on any file system fsspec knows; of parquet the files, or hf://datasets/NAME.",
         None,
+        place=True,
     )
     val_path: str | None = say(
         "Where the held-out images lie, when not below path: shards, parquet files, or ImageNet-1K for imagenet5k.",
         None,
+        place=True,
     )
     classes: str | None = say(
-        "File with the class names, one a line, or imagenet: for shards, which hold numbers only.", None
+        "File with the class names, one a line, or imagenet: for shards, which hold numbers only.", None, place=True
     )
     extra_classes: int = say(
         "Classes that imagenet5k takes beside the 1,000 of ImageNet-1K: those with most images.", 4000, low=0
@@ -272,6 +279,7 @@ class RunSettings:
         "URL of a folder (s3://..., gs://..., file://...) that each checkpoint is copied to; "
         "a run that is not on this disk goes on from there.",
         None,
+        place=True,
     )
     peer_timeout: float = say("Seconds without a word after which another process counts as lost.", 600.0, low=1)
 
@@ -322,7 +330,9 @@ class TrainSettings(RunSettings):
         "auto",
         choices=("auto", "yes", "no"),
     )
-    plan: str | None = say("File with the plan of fast paths to use (resnext bench tune --save), not measured.", None)
+    plan: str | None = say(
+        "File with the plan of fast paths to use (resnext bench tune --save), not measured.", None, place=True
+    )
     recompute: str = say(
         "What the backward pass computes again instead of keeping it, most memory last: activations (after BN and "
         "ReLU), expansions (also the last convolution of a block), blocks.",

@@ -67,7 +67,7 @@ def test_the_report_shows_numbers_tables_pictures_and_settings(run_directory: Pa
             "COCOeval",
             "the highest was 0.500 after epoch 2",
         ),
-        *("Epoch 3 ended at 0.250", "a little flattered; after epoch 3", "<b>CPU</b>", "<i>val</i>.json"),
+        *("Epoch 3 ended at 0.250", "<b>CPU</b>", "<i>val</i>.json"),
         f"{result.matches.ranked()[-1]:03}.png",
     ):
         assert part in page.text
@@ -75,6 +75,21 @@ def test_the_report_shows_numbers_tables_pictures_and_settings(run_directory: Pa
     for one in result.per_class:
         assert one.ap is not None
         assert f"{one.ap:.3f}" in page.text
+
+
+def test_the_last_epoch_comes_first_and_the_best_one_is_said_to_be_chosen_on_the_same_images(
+    run_directory: Path,
+) -> None:
+    ap, classes = evaluate_detections(*random_case(1)).ap, " and the classes"
+    text = " ".join(read(run_directory).text.split())
+    last = f"0.250 AP, the mean over IoU 0.50 to 0.95{classes}, after the last epoch"
+    best = f"{ap:.3f} at the best checkpoint, after epoch 2, which was chosen on these same images"
+    assert text.index(last) < text.index(best)
+    (run_directory / "metrics.csv").write_text(f"epoch,step,ap\n1,10,0.001\n2,20,{ap}\n")
+    text = " ".join(read(run_directory).text.split())
+    assert f"{ap:.3f} AP, the mean over IoU 0.50 to 0.95{classes}, after the last epoch, which is the best one" in text
+    assert "chosen on these same images" not in text
+    assert f"Epoch 2 ended at {ap:.3f} AP on held-out images, the highest." in text
 
 
 def test_the_worst_images_come_by_f1_and_then_by_mistakes(run_directory: Path) -> None:

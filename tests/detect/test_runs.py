@@ -146,6 +146,16 @@ def test_another_recipe_or_other_data_are_refused(
     assert capsys.readouterr().err.count("\n") == 1
 
 
+def test_a_start_that_fails_leaves_no_directory(
+    whole: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for way in ("--run", "--continue"):
+        place = tmp_path / "runs" / "a"
+        assert main(["detect", "train", str(whole[0]), way, str(place), "--train.batch_size", "11"]) == 2
+        assert "larger than the training set of 10 images" in capsys.readouterr().err
+        assert not place.parent.exists()
+
+
 def test_sigterm_says_how_to_go_on(whole: tuple[Path, Path], tmp_path: Path) -> None:
     path, _ = whole
     command = ["detect", "train", str(path), "--run", str(tmp_path / "run"), "--train.epochs", "500"]

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from resnext.evaluate.metrics import interval95
 from resnext.evaluate.protocol import protocol
 from resnext.evaluate.report import write_report
 from resnext.evaluate.tables import write_evaluation
@@ -82,10 +83,38 @@ def test_the_report_shows_result_settings_tables_pictures_and_environment(run_di
     for part in ("resnext50_32x4d", "weight_decay", "batch_size", "avx2, amx", "<b>CPU</b>", "my <run>"):
         assert part in page.text
     assert "lowest was 12.25 % after epoch 2" in page.text
-    assert "chosen on these same images" in page.text
-    assert "after the last epoch it was 14.00 %" in page.text
     assert "test[4]" in page.text
     assert sum(tag == "img" for tag, _ in page.tags) == 5
+
+
+def test_the_last_epoch_comes_first_and_the_best_one_is_said_to_be_chosen_on_the_same_images(
+    run_directory: Path,
+) -> None:
+    text = " ".join(read(run_directory).text.split())
+    low, high = interval95(1, 6)  # 14 % of 6 images
+    first = f"14.00 % top-1 error after the last epoch (95 % interval {low:.2f} to {high:.2f})"
+    best = "at the best checkpoint, after epoch 2, which was chosen on these same images"
+    assert text.index(first) < text.index("33.33 % (95 % interval") < text.index(best)
+    (run_directory / "metrics.csv").unlink()
+    text = " ".join(read(run_directory).text.split())
+    assert "33.33 % top-1 error (95 % interval" in text
+    assert "at the best checkpoint, which was chosen on these same images" in text
+
+
+def test_a_last_epoch_that_is_the_best_one_is_named_once(run_directory: Path) -> None:
+    (run_directory / "metrics.csv").write_text("epoch,step,top1_error\n1,10,40.0\n2,20,33.333\n")
+    text = " ".join(read(run_directory).text.split())
+    assert "33.33 % top-1 error after the last epoch, which is the best one (95 % interval" in text
+    assert "chosen on these same images" not in text
+    assert "Epoch 2 ended at 33.33 % held-out error, the lowest." in text
+
+
+@pytest.mark.parametrize("n", [0, 3, 1e400, -4])
+def test_a_number_of_images_that_cannot_be_gives_no_interval(run_directory: Path, n: float) -> None:
+    path = run_directory / "evaluation" / "metrics.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"n": n}))
+    (run_directory / "metrics.csv").write_text("epoch,step,top1_error\n1,10,10\n2,20,1e300\n")
+    assert "top-1 error after the last epoch" in read(run_directory).text
 
 
 def test_the_report_needs_nothing_from_outside(run_directory: Path) -> None:

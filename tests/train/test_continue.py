@@ -1,16 +1,21 @@
 """``--continue``: one command that begins a run or goes on with it, and all processes agree."""
 
+import subprocess
+import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from resnext.cli import main
 from resnext.errors import RequestError, WorkError
-from resnext.recipe import read_recipe
-from resnext.run_directory import RunDirectory
+from resnext.recipe import dump_recipe, read_recipe
+from resnext.run_directory import OWNER, RunDirectory
 from resnext.train.distributed import World
-from resnext.train.resume import settled, step_of
+from resnext.train.resume import resumed_recipe, settled, step_of
 from tests.train.test_resume import assert_same_end, kill
 
 SHORT = ["--train.epochs", "2"]
@@ -45,6 +50,68 @@ def test_a_run_killed_before_its_recipe_stood_begins_again(tiny_recipe: Path, tm
     kill("rename", 3, *command)  # the checkpoint of step 0 is there, the recipe is not
     assert step_of(RunDirectory(tmp_path / "run")) == -1
     assert main(command) == 0
+
+
+def test_the_same_command_given_while_the_run_goes_on_is_refused_and_takes_over_from_a_killed_one(
+    tiny_recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = RunDirectory(tmp_path / "run")
+    command = ["train", str(tiny_recipe), "--train.epochs", "500", "--train.seed", "3", "--continue", str(run.path)]
+    with subprocess.Popen([sys.executable, "-m", "resnext", *command], stdout=subprocess.DEVNULL) as first:
+        try:
+            while first.poll() is None and not run.metrics.exists():
+                time.sleep(0.01)
+            before = run.log.read_bytes()
+            for words in (command, ["train", "--resume", str(run.path)]):
+                assert main(words) == 2
+                assert f"process {first.pid} on " in capsys.readouterr().err
+            assert first.poll() is None
+            assert run.log.read_bytes().startswith(before), "the second one cut nothing off"
+        finally:
+            first.kill()
+    epochs = run.state("last")["position"]["epoch"] + 1
+    run.recipe.write_text(dump_recipe(read_recipe(run.recipe, {"train.epochs": epochs})))
+    assert main(["train", "--resume", str(run.path)]) == 0
+    assert run.state("last")["position"]["epoch"] == epochs
+    assert not (run.path / OWNER).exists()
+
+
+def test_paths_of_a_run_hold_from_any_working_directory(
+    tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("day", "night"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+        for number in range(10):
+            Image.effect_noise((24, 24), 40).save(tmp_path / "photos" / name / f"{number}.png")
+    (tmp_path / "elsewhere").mkdir()
+    options = "--data.source folder --data.val_fraction 0.2 --data.image_size 16 --data.path photos --train.epochs 1"
+    command = ["train", str(tiny_recipe), *options.split(), "--train.mirror", "copies", "--continue"]
+    monkeypatch.chdir(tmp_path)
+    assert main([*command, "run"]) == 0
+    assert main([*command, "run"]) == 0
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert main(["evaluate", str(tmp_path / "run")]) == 0
+    assert main(["train", "--resume", str(tmp_path / "run")]) == 0
+    assert list(Path().iterdir()) == []
+
+
+def test_a_relative_path_is_that_of_the_run_on_another_host_too(tiny_recipe: Path, tmp_path: Path) -> None:
+    run, begun = RunDirectory(tmp_path), read_recipe(tiny_recipe)
+
+    def goes_on(weights: str) -> bool:
+        try:
+            resumed_recipe(run, replace(begun, init=replace(begun.init, weights=weights)))
+        except RequestError as error:
+            assert "init.weights: " in str(error)
+            return False
+        return True
+
+    run.recipe.write_text(dump_recipe(replace(begun, init=replace(begun.init, weights="/home/a/weights/x.pt"))))
+    asked = ("/home/a/weights/x.pt", "weights/x.pt", "x.pt", "/home/b/weights/x.pt", "y.pt", "s/x.pt", "hf://x.pt")
+    assert [goes_on(weights) for weights in asked] == [True, True, True, False, False, False, False]
+    run.recipe.write_text(dump_recipe(replace(begun, init=replace(begun.init, weights="x.pt"))))  # by an older version
+    assert goes_on("x.pt")
+    assert goes_on(str(Path.cwd() / "x.pt"))
 
 
 def test_another_recipe_is_shown_with_its_differences(

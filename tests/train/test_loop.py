@@ -1,8 +1,12 @@
 """The loop's promises: what a run leaves, where it stops, and what it refuses."""
 
 import csv
+import io
 import json
 import os
+import signal
+import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +18,7 @@ from rich.console import Console
 from resnext.cli import main
 from resnext.errors import RequestError, WorkError
 from resnext.recipe import read_recipe
-from resnext.run_directory import RunDirectory, create_run
+from resnext.run_directory import OWNER, RunDirectory, create_run
 from resnext.train import loop
 from resnext.train.distributed import World
 from resnext.train.loop import train
@@ -117,6 +121,74 @@ def test_a_run_directory_that_holds_anything_is_refused(
     assert main(["train", str(tiny_recipe), "--run", str(tmp_path / "run")]) == 2
     assert "is not empty" in capsys.readouterr().err
     assert [p.name for p in (tmp_path / "run").iterdir()] == ["mine.txt"]
+
+
+def test_a_start_that_fails_leaves_no_directory(
+    tiny_recipe: Path, tmp_path: Path, photos_with_one_cut_short: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / "runs" / "a"
+    command = ["train", str(tiny_recipe), "--train.batch_size", "128"]  # more than there are images
+    for way in ("--run", "--continue"):
+        assert main([*command, way, str(place)]) == 2
+    monkeypatch.chdir(tmp_path)
+    assert main(command) == 2
+    changes = {"data__path": str(photos_with_one_cut_short), **FOLDER, "train__batch_size": 17}
+    values = {key.replace("__", "."): value for key, value in changes.items()}
+    with pytest.raises(WorkError, match=r"day/3\.jpg"):  # in the first batch, of which samples.png is drawn
+        train(read_recipe(tiny_recipe, values), RunDirectory(place), console=QUIET)
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize(
+    ("work", "says"),
+    [
+        ("prepare", "before the first step: give the command again"),
+        ("judge", r"after step 6 \(epoch 1\); go on with: resnext train --resume"),
+        ("finish", "while the results were written; all steps are done: resnext train --resume .* writes them"),
+    ],
+)
+def test_a_signal_ends_what_can_be_repeated_at_once_and_the_run_goes_on_to_the_same_end(
+    work: str, says: str, tiny_recipe: Path, tmp_path: Path
+) -> None:
+    def interrupted(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        raise AssertionError("unreachable")
+
+    recipe, run = read_recipe(tiny_recipe, {"train.epochs": 1}), RunDirectory(tmp_path / "run")
+    task = replace(loop.CLASSIFICATION, **{work: interrupted})
+    with pytest.raises(WorkError, match=f"stopped by SIGTERM {says}"):
+        train(recipe, run, resume=None, console=QUIET, task=task)
+    assert run.path.exists() == (work in ("judge", "finish"))
+    train(recipe, run, resume=None, console=QUIET)
+    whole = create_run(tmp_path / "whole")
+    train(recipe, whole, console=QUIET)
+    assert_same_end(run.path, whole.path)
+    assert not (run.path / OWNER).exists()
+
+
+def test_a_reader_that_goes_does_not_end_a_run(
+    tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class HungUp(io.StringIO):
+        def write(self, _: str) -> int:
+            raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(sys, "stdout", HungUp())
+    run = RunDirectory(tmp_path / "run")
+    train(read_recipe(tiny_recipe, {"train.epochs": 1}), run)
+    assert run.report.exists()
+
+
+def test_a_run_that_another_host_took_over_writes_nothing_more(tiny_recipe: Path, tmp_path: Path) -> None:
+    def taken(session: Session, *arguments: Any) -> float:
+        (session.run.path / OWNER).write_text('{"token": "y", "host": "node8", "pid": 1, "since": "now"}')
+        return train_step(session, *arguments)
+
+    run = create_run(tmp_path / "run")
+    task = replace(loop.CLASSIFICATION, step=taken)
+    with pytest.raises(WorkError, match=r"process 1 on node8, .* has taken over"):
+        train(read_recipe(tiny_recipe), run, console=QUIET, task=task)
+    assert run.state("last")["position"]["step"] == 0
 
 
 @pytest.mark.skipif(os.name != "posix", reason="POSIX paths")

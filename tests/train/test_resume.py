@@ -1,7 +1,9 @@
 """A run killed at any point and resumed ends with the same bytes as one that was never interrupted."""
 
 import json
+import os
 import random
+import select
 import signal
 import subprocess
 import sys
@@ -84,6 +86,36 @@ def test_sigterm_writes_a_checkpoint_and_says_how_to_go_on(whole_run: tuple[Path
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 1
     assert f"go on with: resnext train --resume {run}" in errors
+    state = json.loads((run / "checkpoints" / "last" / "state.json").read_text())
+    assert state["position"]["step"] >= 1
+    done = run_resnext("train", "--resume", run)
+    assert done.returncode == 0, done.stderr
+    assert_same_end(run, whole)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="terminals of POSIX")
+def test_a_terminal_that_hangs_up_costs_no_step(whole_run: tuple[Path, Path], tmp_path: Path) -> None:
+    """Standard output fails from then on, and the loading process has the signal too."""
+    import fcntl
+    import termios
+
+    recipe, whole = whole_run
+    run = tmp_path / "run"
+    command = [sys.executable, "-m", "resnext", "train", str(recipe), "--run", str(run), "--data.workers", "1"]
+    ours, theirs = os.openpty()
+    process = subprocess.Popen(
+        command,
+        **dict.fromkeys(("stdin", "stdout", "stderr"), theirs),  # type: ignore[call-overload]
+        start_new_session=True,
+        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # its controlling terminal, as a login has it
+        env=os.environ | {"TERM": "xterm"},
+    )
+    os.close(theirs)
+    while process.poll() is None and not (run / "checkpoints" / "last" / "state.json").exists():
+        if select.select([ours], [], [], 0.01)[0]:
+            os.read(ours, 1 << 16)
+    os.close(ours)
+    assert process.wait(timeout=120) == 1, "stopped by its own decision, not killed"
     state = json.loads((run / "checkpoints" / "last" / "state.json").read_text())
     assert state["position"]["step"] >= 1
     done = run_resnext("train", "--resume", run)

@@ -63,6 +63,7 @@ def run(args: argparse.Namespace) -> int:
     from resnext.bench.infer_arms import Case
     from resnext.bench.report import csv_path, out_folder, protocol, write_rows
     from resnext.deploy.runtime import usual_size
+    from resnext.run_directory import check_run_kind
     from resnext.screen import screen
 
     out, console = out_folder(args), screen()
@@ -71,6 +72,7 @@ def run(args: argparse.Namespace) -> int:
             raise RequestError(f"--threads {args.threads} must be at least 1")
         torch.set_num_threads(args.threads)
     check_precisions(args)
+    check_run_kind(args.model, "classification", "resnext bench detect NETWORK, which measures detectors")
     network, calibration = loaded(args)
     size = args.size or usual_size(network)
     rows: list[dict[str, object]] = []

@@ -12,7 +12,7 @@ from resnext.commands.train import add_settings, add_ways, asked_for
 from resnext.detect.settings import SOURCES, DetectDataSettings, DetectRecipe
 from resnext.errors import RequestError
 from resnext.recipe import read_recipe
-from resnext.run_directory import CHECKPOINTS, RunDirectory, is_run
+from resnext.run_directory import CHECKPOINTS, RunDirectory, check_run_kind, is_run
 
 if TYPE_CHECKING:
     from resnext.detect.dataset import DetectionDataset
@@ -100,7 +100,7 @@ def _evaluate(args: argparse.Namespace) -> int:
 
     if (args.weights is None) == (args.detections is None):
         raise RequestError("evaluate needs RUN_OR_WEIGHTS, or --detections FILE: one of them")
-    recipe = _recipe_of(args.weights)
+    recipe = _recipe_of(args)
     dataset = open_detection_split(_data_of(args, recipe), args.split)
     own = recipe is not None and args.data is None and args.annotations is None and args.split == "val"
     out = args.out or (RunDirectory(Path(args.weights)).evaluation if own else None)
@@ -182,7 +182,7 @@ def _predict(args: argparse.Namespace) -> int:
 
     if args.json not in (None, "-") and not Path(args.json).absolute().parent.is_dir():
         raise RequestError(f"--json {args.json}: there is no folder {Path(args.json).parent}")
-    recipe = _recipe_of(args.weights)
+    recipe = _recipe_of(args)
     device = pick_device(args.device)
     model = _loaded(args).to(device)
     precision = args.precision or (recipe.train.precision if recipe is not None else "fp32")
@@ -224,10 +224,12 @@ def _loaded(args: argparse.Namespace) -> "FasterRcnn":
     return model
 
 
-def _recipe_of(weights: str | None) -> DetectRecipe | None:
+def _recipe_of(args: argparse.Namespace) -> DetectRecipe | None:
     """The recipe of a detection run; None for weights. Raises RequestError for another run."""
+    weights: str | None = args.weights
     if weights is None or not is_run(Path(weights)):
         return None
+    check_run_kind(weights, "detection", f"resnext {args.action} {weights}")
     try:
         return read_recipe(RunDirectory(Path(weights)).recipe, kind=DetectRecipe)
     except RequestError as error:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from resnext.commands.engine_options import add_engine, check_engine, predictor_of
 from resnext.errors import RequestError
-from resnext.run_directory import CHECKPOINTS, RunDirectory
+from resnext.run_directory import CHECKPOINTS, RunDirectory, check_run_kind
 from resnext.settings import SOURCES
 
 if TYPE_CHECKING:
@@ -96,6 +96,8 @@ def run(args: argparse.Namespace) -> int:
     from resnext.train.distributed import joined
 
     check_questions(args)
+    for name in args.weights:
+        check_run_kind(name, "classification", f"resnext detect evaluate {name}")
     with joined(args.device) as world:
         networks = load_networks(args)
         networks.to(world.device)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 from resnext.commands.engine_options import add_engine, check_engine, predictor_of
 from resnext.commands.evaluate import positive
 from resnext.errors import RequestError
-from resnext.run_directory import CHECKPOINTS
+from resnext.run_directory import CHECKPOINTS, check_run_kind
 
 if TYPE_CHECKING:
     from resnext.evaluate.predict import Prediction
@@ -49,6 +49,7 @@ def run(args: argparse.Namespace) -> int:
     if args.picture is not None and not Path(args.picture).absolute().parent.is_dir():
         raise RequestError(f"--picture {args.picture}: there is no folder {Path(args.picture).parent}")
     check_engine(args)
+    check_run_kind(args.weights, "classification", f"resnext detect predict {args.weights}")
     if args.engine is None and args.precision is not None:
         raise RequestError(f"--precision {args.precision} belongs to an engine: add --engine auto")
     device = pick_device(args.device if args.engine is None else "cpu")

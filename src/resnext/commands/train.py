@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
 from resnext.errors import RequestError
-from resnext.recipe import from_command_line, read_recipe
-from resnext.run_directory import RunDirectory, create_run, open_run
+from resnext.recipe import TRAINED_BY, Kind, from_command_line, read_recipe
+from resnext.run_directory import RunDirectory, check_new_run, check_run_kind, open_run
 from resnext.settings import Recipe
 from resnext.train.resume import resumed_recipe
 
@@ -85,6 +85,11 @@ def asked_for(args: argparse.Namespace, kind: type[R]) -> tuple[R, RunDirectory,
         raise RequestError(
             "--run begins a new run, --resume goes on with one, and --continue does what is possible: give one of them"
         )
+    begun = args.resume if args.resume is not None else args.again
+    if begun is not None:
+        task: Kind = "classification" if kind is Recipe else "detection"
+        other = TRAINED_BY["detection" if task == "classification" else "classification"]
+        check_run_kind(begun, task, f"{other} {'--continue' if args.resume is None else '--resume'} {begun}")
     if args.resume is not None:
         directory = open_run(args.resume)
         asked = read_recipe(directory.recipe if args.recipe is None else args.recipe, overrides, kind)
@@ -92,16 +97,18 @@ def asked_for(args: argparse.Namespace, kind: type[R]) -> tuple[R, RunDirectory,
     if args.recipe is None:
         raise RequestError("train needs a RECIPE, or --resume DIR")
     recipe = read_recipe(args.recipe, overrides, kind)
-    return (recipe, new_run(args), False) if args.again is None else (recipe, RunDirectory(Path(args.again)), None)
+    if args.again is not None:
+        return recipe, RunDirectory(Path(args.again)), None
+    return recipe, choose_run_directory(args), False
 
 
-def new_run(args: argparse.Namespace) -> RunDirectory:
-    """The directory of a new run. Of several processes (``torchrun``), the first makes it. Raises RequestError."""
+def choose_run_directory(args: argparse.Namespace) -> RunDirectory:
+    """Where a new run goes. Of several processes (``torchrun``), the first one writes there. Raises RequestError."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return create_run(args.run or Path("runs") / f"{Path(args.recipe).stem}-{time.strftime('%Y%m%d-%H%M%S')}")
+        return check_new_run(args.run or Path("runs") / f"{Path(args.recipe).stem}-{time.strftime('%Y%m%d-%H%M%S')}")
     if args.run is None:
         raise RequestError("the processes of one run need the same directory: give --run DIR")
-    return create_run(args.run) if int(os.environ.get("RANK", "0")) == 0 else RunDirectory(Path(args.run))
+    return check_new_run(args.run) if int(os.environ.get("RANK", "0")) == 0 else RunDirectory(Path(args.run))
 
 
 def _word(hint: Any) -> str:

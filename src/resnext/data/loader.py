@@ -26,6 +26,7 @@ from resnext.data.randomness import ORDER, seed_of
 from resnext.data.source import BadImage, Dataset, files_of
 from resnext.environment import available_cores
 from resnext.errors import RequestError, WorkError, nearest
+from resnext.signals import INTERRUPTS, NOTICES
 
 Transform = Callable[[Image.Image], Tensor]
 Key = tuple[int, ...]  # (epoch, index), and of a repeated image's later visits their number
@@ -337,9 +338,10 @@ def _as_it_is(batch: Any) -> Any:
 
 
 def _leave_signals(worker: int) -> None:  # noqa: ARG001 - what a DataLoader calls it with
-    """Ctrl-C and SIGTERM reach the whole process group; the main process answers, and still gets its batches."""
-    for name in ("SIGINT", "SIGTERM"):
-        signal.signal(getattr(signal, name), signal.SIG_IGN)
+    """What asks to stop reaches the whole process group; the main process answers, and still gets its batches."""
+    for name in (*INTERRUPTS, *NOTICES):
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
 def check_start_method(start_method: str | None) -> None:

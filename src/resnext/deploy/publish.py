@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ from resnext.evaluate.protocol import protocol_line, view_line
 from resnext.files import disk_named, written_whole
 from resnext.model.complexity import complexity, default_image_size
 from resnext.model.network import Network
-from resnext.recipe import dump_recipe, read_recipe
+from resnext.recipe import change_places, dump_recipe, read_recipe
 from resnext.run_directory import LARGEST_JSON, RunDirectory
 from resnext.version import __version__
 from resnext.weights.hub import is_remote
@@ -225,15 +225,14 @@ def _evaluation(about: About) -> Path:
 
 
 def _recipe(about: About) -> str | None:
-    """The run's recipe in full, but for where its data and its first weights lay on this machine."""
+    """The run's recipe in full, but for where its data, first weights and copies lay."""
     if about.run is None or not about.run.recipe.exists():
         return None
-    recipe = read_recipe(about.run.recipe)
-    if recipe.data.path is not None:
-        recipe = replace(recipe, data=replace(recipe.data, path=Path(recipe.data.path).name))
-    if recipe.init.weights is not None and not is_remote(recipe.init.weights):
-        recipe = replace(recipe, init=replace(recipe.init, weights=Path(recipe.init.weights).name))
-    return dump_recipe(recipe)
+
+    def name_alone(key: str, place: str) -> str:
+        return place if key == "init.weights" and is_remote(place) else Path(place).name
+
+    return dump_recipe(change_places(read_recipe(about.run.recipe), name_alone))
 
 
 def _copy_pictures(about: About, folder: Path, with_evaluation: bool) -> list[tuple[str, str]]:

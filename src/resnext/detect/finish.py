@@ -75,13 +75,15 @@ def write_results(session: DetectSession, console: Console) -> None:
     write_detection_evaluation(evaluation, session.val, run.evaluation, about)
     write_detection_report(run.path)
     last = next(row for row in reversed(rows) if row["kind"] == "epoch")
-    console.print(
-        f"after the last epoch AP {percent(last['ap'])}, AP50 {percent(last['ap50'])}; AP {percent(evaluation.ap)}, "
-        f"AP50 {percent(evaluation.ap50)} at the best one, {(position.best or {}).get('epoch')}, which was chosen on "
-        "these same images",
-        highlight=False,
-        soft_wrap=True,
-    )
+    best_epoch, said = (position.best or {}).get("epoch"), f"AP {percent(last['ap'])}, AP50 {percent(last['ap50'])}"
+    if last["epoch"] == best_epoch:
+        said += " after the last epoch, which is the best one"
+    else:
+        said += (
+            f" after the last epoch; AP {percent(evaluation.ap)}, AP50 {percent(evaluation.ap50)} at the best one, "
+            f"{best_epoch}, which was chosen on these same images"
+        )
+    console.print(said, highlight=False, soft_wrap=True)
     console.print(f"run directory  {run.path}\nreport         {run.report}", highlight=False, soft_wrap=True)
 
 

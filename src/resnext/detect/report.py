@@ -29,7 +29,9 @@ def _content(run: RunDirectory) -> dict[str, Any]:
     pictures = {name: picture_of(run.path / name) for name in ("curves.png", "samples.png")}
     for name in ("precision_recall.png", "images.png"):
         pictures[name] = picture_of(run.evaluation / name)
-    recipe = recipe_of(run.recipe)
+    recipe, epochs = recipe_of(run.recipe), _epochs(run)
+    best = metrics is not None and metrics["ap"] is not None and metrics["protocol"].get("checkpoint") == "best"
+    chosen = best and not (epochs and epochs["last_epoch"] == epochs["best_epoch"])  # on the images it was judged on
     model = recipe.get("model", {}).get("name")
     data = metrics["protocol"].get("data") if metrics else recipe.get("data", {}).get("val")
     return {
@@ -37,7 +39,8 @@ def _content(run: RunDirectory) -> dict[str, Any]:
         "name": run.path.resolve().name,
         "metrics": metrics,
         "protocol": detection_line(metrics["protocol"], metrics["n"], metrics["boxes"]) if metrics else None,
-        "epochs": _epochs(run),
+        "epochs": epochs,
+        "chosen": chosen,
         "recipe": recipe,
         "pictures": pictures,
         "classes": [row for row in rows_of(run.evaluation / "per_class.csv") if _is_class(row)],
@@ -82,7 +85,7 @@ def _epochs(run: RunDirectory) -> dict[str, Any] | None:
     if not rows:
         return None
     best = max(rows, key=lambda pair: pair[0])
-    return {"count": rows[-1][1], "last": rows[-1][0], "best": best[0], "best_epoch": best[1]}
+    return {"last": rows[-1][0], "last_epoch": rows[-1][1], "best": best[0], "best_epoch": best[1]}
 
 
 def _worst(path: Path) -> list[dict[str, Any]]:

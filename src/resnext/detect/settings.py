@@ -73,7 +73,9 @@ class DetectDataSettings:
     """Images with boxes, and the view of an image that the network is judged on."""
 
     source: str = say("coco: COCO's JSON files; voc: folders of Pascal VOC's XML files.", "coco", choices=SOURCES)
-    path: str = say("Folder that holds images and annotations; the other paths are below it, or absolute.", ".")
+    path: str = say(
+        "Folder that holds images and annotations; the other paths are below it, or absolute.", ".", place=True
+    )
     train: str | None = say(
         "Annotations to train on: a JSON file of coco, a list of ImageSets/Main (or a folder of XML) of voc. "
         "When not given the source's usual place.",
@@ -151,7 +153,9 @@ class DetectTrainSettings(RunSettings):
         "joint",
         choices=STEPS,
     )
-    proposals: str | None = say("Run or weights of the rpn step, whose proposals fast_rcnn trains on.", None)
+    proposals: str | None = say(
+        "Run or weights of the rpn step, whose proposals fast_rcnn trains on.", None, place=True
+    )
     batch_size: int = say("Images an optimizer step sees, over all devices.", 16, low=1)
     channels_last: bool = say("Memory layout NHWC.", True)
     fast: bool = say("Frozen BN inside the convolutions, and fused kernels where BN trains.", True)

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from resnext.evaluate.metrics import interval95
 from resnext.evaluate.protocol import protocol_line
 from resnext.evaluate.report_parts import facts_of, is_number, json_of, picture_of, recipe_of, rows_of, write_page
 from resnext.evaluate.tables import FORMAT
@@ -28,13 +29,14 @@ def _content(run: RunDirectory) -> dict[str, Any]:
     pictures = {name: picture_of(run.path / name) for name in ("curves.png", "samples.png")}
     for name in ("confusion.png", "reliability.png", "worst.png"):
         pictures[name] = picture_of(run.evaluation / name)
-    recipe = recipe_of(run.recipe)
+    recipe, epochs = recipe_of(run.recipe), _epochs(run)
     return {
         "title": _title(run, recipe, metrics),
         "name": run.path.resolve().name,
         "metrics": metrics,
         "protocol": protocol_line(metrics["protocol"], metrics["n"]) if metrics else None,
-        "epochs": _epochs(run),
+        "epochs": epochs,
+        "headline": _headline(metrics, epochs),
         "recipe": recipe,
         "pictures": pictures,
         "classes": [row for row in rows_of(run.evaluation / "per_class.csv") if _is_class(row)],
@@ -98,7 +100,33 @@ def _epochs(run: RunDirectory) -> dict[str, Any] | None:
     if not errors:
         return None
     best = min(errors, key=lambda pair: pair[0])
-    return {"count": rows[-1].get("epoch"), "last": errors[-1][0], "best": best[0], "best_epoch": best[1]}
+    return {
+        "count": rows[-1].get("epoch"),
+        "last": errors[-1][0],
+        "last_epoch": errors[-1][1],
+        "best": best[0],
+        "best_epoch": best[1],
+    }
+
+
+def _headline(metrics: dict[str, Any] | None, epochs: dict[str, Any] | None) -> dict[str, Any] | None:
+    """The error to name first: that of the last epoch, which was not chosen on these images as the best one was."""
+    if metrics is None:
+        return None if epochs is None else {"error": epochs["last"], "interval": None, "of": " after the last epoch"}
+    own = {"error": metrics["top1_error"], "interval": metrics["top1_error_interval95"], "of": ""}
+    if epochs is None or metrics["protocol"].get("checkpoint") != "best":
+        return own
+    if epochs["last_epoch"] == epochs["best_epoch"]:
+        return own | {"of": " after the last epoch, which is the best one"}
+    return {"error": epochs["last"], "interval": _interval(epochs["last"], metrics["n"]), "of": " after the last epoch"}
+
+
+def _interval(error: float, n: float) -> tuple[float, float] | None:
+    """The 95 % interval of an error in percent of ``n`` images; None where that is none of so many."""
+    try:
+        return interval95(round(error * n / 100), int(n))
+    except (ValueError, OverflowError):
+        return None
 
 
 def _mistakes(path: Path) -> list[dict[str, Any]]:

@@ -38,6 +38,10 @@ class Run(NamedTuple):
     precision: str | None  # None: the fastest the machine has
 
 
+UNESTIMATED = (
+    "hours of detection are not estimated; its multiply-adds are in the Cost line of recipes/paper/coco-*.yaml"
+)
+
 RowsOf = Callable[[str], Sequence[tuple[str, Recipe]]]
 
 
@@ -93,14 +97,32 @@ def run(args: argparse.Namespace) -> int:
 
 def requested(args: argparse.Namespace, rows_of: RowsOf) -> Sequence[Run]:
     """The runs asked for, in the order of the arguments. Raises RequestError when there are none."""
-    from resnext.recipe import read_recipe
-
-    recipes = [*(rows_of(args.table) if args.table else ()), *((path.stem, read_recipe(path)) for path in args.recipe)]
+    recipes = list(rows_of(args.table)) if args.table else []
+    if args.table and not recipes:
+        why = f"recipes of detection alone; {UNESTIMATED}" if has_recipes(args.table) else "no recipes to estimate"
+        raise RequestError(f"{args.table} has {why}")
+    recipes += [(path.stem, read_classification_recipe(path)) for path in args.recipe]
     runs = [of_recipe(name, recipe, args) for name, recipe in recipes]
     runs += [of_network(name, args) for name in args.network]
     if not runs:
         raise RequestError("say what to estimate: a table such as table3, --recipe FILE or --network NAME")
     return runs
+
+
+def has_recipes(name: str) -> bool:
+    """Whether any row of a table is filled by a run."""
+    from resnext.paper.numbers import table
+
+    return any(row.recipe for row in table(name).rows)
+
+
+def read_classification_recipe(path: Path) -> Recipe:
+    """The recipe in a file. Raises RequestError, also where it is one of detection."""
+    from resnext.recipe import read_recipe, recipe_kind
+
+    if recipe_kind(path) == "detection":
+        raise RequestError(f"{path} is a recipe of detection; {UNESTIMATED}")
+    return read_recipe(path)
 
 
 def of_recipe(name: str, recipe: Recipe, args: argparse.Namespace) -> Run:

@@ -9,7 +9,14 @@ from typing import TYPE_CHECKING
 
 from resnext.errors import RequestError
 from resnext.files import disk_named, written_whole
-from resnext.paper.cost_command import add_machine, check_numbers, estimate_run, of_network, of_recipe
+from resnext.paper.cost_command import (
+    add_machine,
+    check_numbers,
+    estimate_run,
+    of_network,
+    of_recipe,
+    read_classification_recipe,
+)
 
 if TYPE_CHECKING:
     from resnext.paper.cost import Cluster
@@ -84,14 +91,13 @@ def run(args: argparse.Namespace) -> int:
 def asked(args: argparse.Namespace, cluster: "Cluster") -> "tuple[Pipeline, Images, str]":
     """The pipeline without an answer yet, its images, and the name of the network or recipe. Raises RequestError."""
     from resnext.paper.feed import Pipeline, measured_images, parse_bandwidth
-    from resnext.recipe import read_recipe
 
     check_numbers(args)
     if not 0 <= args.latency_ms < math.inf:
         raise RequestError(f"--latency-ms {args.latency_ms:g} must be 0 or more")
     for_cost = argparse.Namespace(**{**vars(args), "images": 1, "epochs": 1})  # how long it takes is no question here
     one = (
-        of_recipe(args.recipe.stem, read_recipe(args.recipe), for_cost)
+        of_recipe(args.recipe.stem, read_classification_recipe(args.recipe), for_cost)
         if args.recipe
         else of_network(args.network, for_cost)
     )

@@ -19,7 +19,7 @@ from resnext.errors import RequestError
 from resnext.paper.numbers import Column
 from resnext.paper.recipes import detections, recipe_named
 from resnext.recipe import read_recipe
-from resnext.run_directory import LARGEST_JSON, RunDirectory
+from resnext.run_directory import LARGEST_JSON, RunDirectory, holds_no_run
 from resnext.settings import Recipe
 from resnext.train.resume import changes
 
@@ -131,7 +131,7 @@ def measured(recipe: str, runs: Path, results: Path | None = None, now: float | 
 def _folders(runs: Path, name: re.Pattern[str]) -> list[Path]:
     try:
         named = [path for path in runs.iterdir() if name.fullmatch(path.name) and path.is_dir()]
-        begun = [path for path in named if any(path.iterdir())]  # a run refused at its start leaves an empty folder
+        begun = [path for path in named if not holds_no_run(path)]  # nor one that is about to begin
     except OSError:
         return []
     return sorted(begun)[:MOST_RUNS]

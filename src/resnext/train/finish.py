@@ -14,7 +14,7 @@ from resnext.evaluate.style import save
 from resnext.evaluate.tables import write_evaluation
 from resnext.files import written_whole
 from resnext.model.network import Network
-from resnext.recipe import dump_recipe
+from resnext.recipe import change_places, dump_recipe, make_absolute
 from resnext.train.gather import gathered
 from resnext.train.logbook import read_log
 from resnext.train.plots import draw_curves
@@ -44,9 +44,9 @@ def write_beginning(session: Session) -> None:
 
 
 def write_recipe_and_environment(session: BaseSession) -> None:
-    """What was asked for, and what it runs on."""
+    """What was asked for, paths in it absolute so that they hold from any working directory; and what it runs on."""
     with written_whole(session.run.recipe, "w") as file:
-        file.write(dump_recipe(session.recipe))
+        file.write(dump_recipe(change_places(session.recipe, make_absolute)))
     with written_whole(session.run.environment, "w") as file:
         json.dump(environment(str(session.world.device)), file, indent=1)
 
@@ -97,11 +97,14 @@ def write_results(session: Session, console: Console) -> None:
     write_report(run.path)
     last = next(row for row in reversed(rows) if row["kind"] == "epoch")
     low, high = evaluation.interval95
-    console.print(
-        f"top-1 error {last['top1_error']:.2f} % after the last epoch; {evaluation.top1_error:.2f} % "
-        f"(95 % interval {low:.2f} to {high:.2f}) at the best one, {(position.best or {}).get('epoch')}, "
-        "which was chosen on these same images",
-        highlight=False,
-        soft_wrap=True,
-    )
+    best_epoch, interval = (position.best or {}).get("epoch"), f"(95 % interval {low:.2f} to {high:.2f})"
+    said = f"top-1 error {last['top1_error']:.2f} %"
+    if last["epoch"] == best_epoch:
+        said += f" {interval} after the last epoch, which is the best one"
+    else:
+        said += (
+            f" after the last epoch; {evaluation.top1_error:.2f} % {interval} at the best one, {best_epoch}, "
+            "which was chosen on these same images"
+        )
+    console.print(said, highlight=False, soft_wrap=True)
     console.print(f"run directory  {run.path}\nreport         {run.report}", highlight=False, soft_wrap=True)

@@ -4,15 +4,24 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from resnext.errors import RequestError, WorkError
-from resnext.recipe import differences, dump_recipe, parse_recipe, read_recipe
-from resnext.run_directory import RunDirectory, create_run, step_in
+from resnext.recipe import (
+    change_places,
+    differences,
+    dump_recipe,
+    is_same_place,
+    make_absolute,
+    parse_recipe,
+    read_recipe,
+    settings_of,
+)
+from resnext.run_directory import RunDirectory, check_new_run, step_in
 
 if TYPE_CHECKING:
     from resnext.train.distributed import World
 
 # What may differ between a run and its resumption: it does not change the result.
 FREE = (
-    *("data.path", "data.val_path", "data.download", "data.workers", "data.start_method"),
+    *("data.path", "data.val_path", "data.classes", "data.download", "data.workers", "data.start_method"),
     *("train.device", "train.threads", "train.checkpoint_steps", "train.mirror", "train.peer_timeout"),
 )
 
@@ -29,7 +38,7 @@ def resumed_recipe(run: RunDirectory, asked: R) -> R:
     """
     begun = read_recipe(run.recipe, kind=type(asked))
     asked = with_measured(asked, begun)
-    changed = changes(begun, asked)
+    changed = changes(begun, respell_places(asked, begun))
     if changed:
         raise RequestError(
             f"the run {run.path} was begun with another recipe (run -> asked for): {'; '.join(changed)}; "
@@ -60,8 +69,8 @@ def settled(recipe: R, run: RunDirectory, world: "World") -> tuple[R, bool]:
     if world.leads:
         if goes_on:
             recipe = resumed_recipe(run, recipe)
-        elif not _barely_begun(run):
-            create_run(run.path)
+        else:
+            check_new_run(run.path)
     return agreed(recipe, world), goes_on
 
 
@@ -89,17 +98,21 @@ def step_of(run: RunDirectory) -> int:
     return step
 
 
-def _barely_begun(run: RunDirectory) -> bool:
-    """Whether the directory holds no more than the checkpoint of step 0, of a run killed before its recipe stood."""
-    names = {path.name for path in run.path.iterdir()} if run.path.is_dir() else set()
-    rest = {name for name in names if not (name.startswith(".") and name.endswith(".part"))}
-    return rest == {"checkpoints"} and {path.name for path in (run.path / "checkpoints").iterdir()} <= {"last"}
-
-
 def with_measured(asked: R, begun: R) -> R:
     """``asked`` with the memory layout and fast paths that were measured for ``begun``, where it leaves them open."""
     open_ones = [name for name in MEASURED if getattr(asked.train, name) == "auto"]
     return replace(asked, train=replace(asked.train, **{name: getattr(begun.train, name) for name in open_ones}))
+
+
+def respell_places(asked: R, begun: R) -> R:
+    """``asked`` with paths as ``begun`` spells them, which holds them absolute, where they are the same ones."""
+    spelled = dict(settings_of(change_places(begun, make_absolute)))
+
+    def respell(key: str, value: str) -> str:
+        there = spelled[key]
+        return dict(settings_of(begun))[key] if there is not None and is_same_place(key, value, there) else value
+
+    return change_places(asked, respell)
 
 
 def changes(begun: R, asked: R) -> list[str]:

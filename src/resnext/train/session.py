@@ -28,6 +28,7 @@ from resnext.train.distributed import World
 from resnext.train.ema import Ema
 from resnext.train.fastest import settle_speed
 from resnext.train.finetune import freeze, model_from_checkpoint, network_from_weights, rate_scales, training_mode
+from resnext.train.lock import RunLock
 from resnext.train.optimizer import build_optimizer
 from resnext.train.sync_norm import synchronise
 from resnext.weights import load
@@ -49,6 +50,7 @@ class BaseSession:
     scaler: torch.amp.GradScaler  # of the loss in fp16; elsewhere it does nothing
     loader: Any  # of the training batches
     position: Position
+    lock: RunLock | None = None  # of the run directory, in the leading process
 
     @property
     def total_steps(self) -> int:

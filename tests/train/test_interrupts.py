@@ -1,0 +1,92 @@
+"""Signals ask; the loop decides when to leave."""
+
+import os
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from resnext.errors import WorkError
+from resnext.train.interrupts import Stopped, heeded
+
+ASKING = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
+
+
+@pytest.fixture(autouse=True)
+def handlers_kept() -> Iterator[None]:
+    before = {name: signal.getsignal(getattr(signal, name)) for name in ASKING}
+    yield
+    assert {name: signal.getsignal(getattr(signal, name)) for name in ASKING} == before
+    for name, handler in before.items():
+        signal.signal(getattr(signal, name), handler)
+
+
+def send(name: str) -> None:
+    os.kill(os.getpid(), getattr(signal, name))
+
+
+@pytest.mark.parametrize("name", ASKING)
+def test_each_signal_asks_for_a_stop(name: str) -> None:
+    with heeded() as interrupts:
+        assert interrupts.requested is None
+        send(name)
+        assert interrupts.requested == name
+
+
+@pytest.mark.parametrize("name", ["SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU"])
+def test_what_nohup_ignores_stays_ignored_and_anothers_handler_stays(name: str) -> None:
+    seen: list[int] = []
+    before = signal.signal(getattr(signal, name), signal.SIG_IGN)
+    try:
+        with heeded() as interrupts:
+            send(name)
+            assert interrupts.requested is None
+        signal.signal(getattr(signal, name), lambda number, _: seen.append(number))
+        with heeded() as interrupts:
+            send(name)
+            assert interrupts.requested is None
+        assert seen == [getattr(signal, name)]
+    finally:
+        signal.signal(getattr(signal, name), before)
+
+
+def test_a_terminal_that_hangs_up_may_be_followed_by_sigterm_and_a_second_ctrl_c_leaves() -> None:
+    """A supervisor sends SIGTERM to what has had SIGHUP or SIGINT already: the checkpoint is still to be written."""
+    with heeded() as interrupts:
+        for name in ("SIGHUP", "SIGTERM", "SIGTERM"):
+            send(name)
+        assert interrupts.requested == "SIGHUP"
+        with pytest.raises(KeyboardInterrupt):
+            send("SIGINT")
+
+
+def test_work_that_can_be_repeated_ends_at_once_where_one_process_runs_alone() -> None:
+    said = pytest.raises(WorkError, match="stopped by SIGTERM before the first step")
+    with heeded() as interrupts, said, interrupts.end_with("before the first step"):
+        send("SIGTERM")
+        raise AssertionError("unreachable")
+    with heeded() as interrupts:
+        send("SIGTERM")  # just before
+        with pytest.raises(Stopped), interrupts.end_at_once():
+            raise AssertionError("unreachable")
+    with heeded(alone=False) as interrupts, interrupts.end_at_once():
+        send("SIGTERM")  # the other processes would wait for this one
+    assert interrupts.requested == "SIGTERM"
+
+
+def test_waiting_for_a_batch_ends_at_once_and_a_step_does_not() -> None:
+    def batches() -> Iterator[int]:
+        yield 1
+        send("SIGTERM")
+        raise AssertionError("unreachable")
+
+    with heeded() as interrupts:
+        watched = interrupts.watch(batches())
+        assert next(watched) == 1
+        with pytest.raises(Stopped):
+            next(watched)
+    with heeded() as interrupts:
+        send("SIGTERM")
+        assert list(interrupts.watch([1, 2])) == [1, 2], "the loop looks at it after each step"

@@ -35,8 +35,11 @@ def printable(text: str) -> str:
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:
-    """A clause such as ``; did you mean 'cifar10'?`` for the closest choices, else the list of them all."""
-    names = [str(c) for c in choices]
+    """A clause such as ``; did you mean 'cifar10'?`` for the closest choices, else the list of them all.
+
+    The word itself is never suggested: it may be a valid choice that was refused for another reason.
+    """
+    names = [name for name in map(str, choices) if name != str(word)]
     close = get_close_matches(str(word)[:LONGEST], names, n=3, cutoff=0.6)
     if close:
         return "; did you mean " + " or ".join(repr(c) for c in close) + "?"

@@ -53,8 +53,9 @@ def test_predict_writes_coco_results_and_drawings(
     assert len(rows) == 15
     for row in rows:
         assert tuple(row) == KEYS
-        assert row["category"] == model.classes[row["category_id"] - 1]
-        assert Path(row["file_name"]).name == f"{row['image_id'] - 1}.png"
+        assert row["category"] == row["category_id"]
+        assert row["category"] in model.classes
+        assert row["image_id"] == row["file_name"]
         with Image.open(row["file_name"]) as picture:
             x, y, w, h = row["bbox"]
             assert x >= 0 <= y
@@ -139,7 +140,6 @@ def test_an_unreadable_image_is_named_and_the_others_are_done(
     captured = capsys.readouterr()
     assert f"resnext: {bad}: " in captured.err
     assert {row["file_name"] for row in json.loads(file.read_text())} == {str(good)}
-    assert {row["image_id"] for row in json.loads(file.read_text())} == {2}
     assert [path.name for path in (tmp_path / "drawn").iterdir()] == ["0.png"]
     assert "0.png: " in captured.out
 
@@ -204,8 +204,8 @@ def test_training_images_and_other_places_can_be_judged(place: Path, capsys: pyt
         (["evaluate", "WEIGHTS", "--data", "DATA", "--score", "2"], "--score 2 must be from 0 to 1"),
         (["evaluate", "WEIGHTS", "--data", "DATA", "--source", "cooc"], "cooc"),
         (["evaluate", "--detections", "missing.json", "--data", "DATA"], "missing.json"),
-        (["evaluate", "THREE", "--data", "DATA"], "the detector knows 3 classes (a, b, c), instances_val.json has 2"),
-        (["evaluate", "OTHER", "--data", "DATA"], "has the class 'bar' where the detector has 'brr'; did you mean"),
+        (["evaluate", "THREE", "--data", "DATA"], "instances_val.json has 2 classes (disc, bar), and the detector does not know "),
+        (["evaluate", "OTHER", "--data", "DATA"], "the detector does not know 'bar'; did you mean 'brr'?"),
         (["predict", "WEIGHTS"], "IMAGE"),
         (["predict", "nowhere.pt", "DATA"], "there is no detector nowhere.pt"),
         (["predict", "CLASSIFIER", "DATA"], "holds no detector that this program knows"),

@@ -15,9 +15,11 @@ from resnext.recipe import read_recipe
 from resnext.run_directory import CHECKPOINTS, RunDirectory, is_run
 
 if TYPE_CHECKING:
+    from resnext.detect.coco_results import Ids
     from resnext.detect.dataset import DetectionDataset
     from resnext.detect.evaluator import DetectionEvaluation
     from resnext.detect.faster_rcnn import FasterRcnn
+    from resnext.detect.predict import Predicted
 
 SENTENCE = "Train a detector (Faster R-CNN), judge it by COCO's metrics, find what is in images."
 
@@ -73,7 +75,13 @@ def _add_predict(parser: argparse.ArgumentParser) -> None:
         help="image files, folders (with all that is below), quoted patterns: 'a/**/*.jpg'",
     )
     parser.add_argument(
-        "--json", metavar="FILE", help="write COCO's results format, with the files' names; - prints it"
+        "--json", metavar="FILE", help="write COCO's results format, a row a detection, with names; - prints it"
+    )
+    parser.add_argument(
+        "--images-json", metavar="FILE", help="write all images and how much was found in each, also those with nothing"
+    )
+    parser.add_argument(
+        "--annotations", metavar="FILE", help="COCO JSON whose image and category ids are written [names as ids]"
     )
     parser.add_argument("--out", metavar="DIR", help="draw each image with its boxes into this folder")
     parser.add_argument("--batch-size", type=positive, default=1, metavar="N", help="images at a time [1]")
@@ -130,9 +138,10 @@ def _judged_file(args: argparse.Namespace, dataset: "DetectionDataset") -> tuple
     from resnext.detect.protocol import detection_protocol
     from resnext.detect.results import read_results
 
-    evaluation = evaluate_detections(dataset, read_results(Path(args.detections), dataset))
+    changed = dict(dataset.counts)
+    evaluation = evaluate_detections(dataset, read_results(Path(args.detections), dataset, changed))
     return evaluation, detection_protocol(
-        None, None, data=dataset.name, split=args.split, changed=dataset.counts, weights=str(args.detections)
+        None, None, data=dataset.name, split=args.split, changed=changed, weights=str(args.detections)
     )
 
 
@@ -140,6 +149,7 @@ def _judged_model(
     args: argparse.Namespace, dataset: "DetectionDataset", recipe: DetectRecipe | None, world: Any
 ) -> tuple["DetectionEvaluation | None", dict[str, Any]]:
     from resnext.data.loader import workers_for_files
+    from resnext.detect.classes import match_classes
     from resnext.detect.judge import evaluate
     from resnext.detect.protocol import detection_protocol
     from resnext.detect.session import as_one_class
@@ -147,6 +157,9 @@ def _judged_model(
 
     model = _loaded(args).to(world.device)
     dataset = as_one_class(dataset) if model.learn == "rpn" else dataset
+    note = match_classes(model, dataset).note
+    if note and world.leads:
+        print(f"resnext: {dataset.name}: {note}", file=sys.stderr)
     precision = args.precision or (recipe.train.precision if recipe is not None else "fp32")
     workers = workers_for_files() if args.workers is None else args.workers
     with image_bar(len(dataset) // world.size) as progress:
@@ -161,36 +174,38 @@ def _judged_model(
         precision=precision,
         weights=str(args.weights),
         checkpoint=args.checkpoint if recipe is not None else None,
+        classes=note,
     )
     return evaluation, about
 
 
 def _predict(args: argparse.Namespace) -> int:
-    from resnext.detect.predict import as_results, draw, drawing_places, predict
+    from resnext.detect.coco_results import check_sizes, ids_of_annotations, ids_without_annotations
+    from resnext.detect.predict import draw, drawing_places, predict
     from resnext.device import pick_device
     from resnext.evaluate.predict import find_images
     from resnext.evaluate.progress import image_bar
 
-    if args.json not in (None, "-") and not Path(args.json).absolute().parent.is_dir():
-        raise RequestError(f"--json {args.json}: there is no folder {Path(args.json).parent}")
+    for option, file in (("--json", args.json), ("--images-json", args.images_json)):
+        if file == args.json == args.images_json == "-":
+            raise RequestError("--json and --images-json cannot both be printed; give one of them a FILE")
+        if file not in (None, "-") and not Path(file).absolute().parent.is_dir():
+            raise RequestError(f"{option} {file}: there is no folder {Path(file).parent}")
     recipe = _recipe_of(args.weights)
     device = pick_device(args.device)
     model = _loaded(args).to(device)
     precision = args.precision or (recipe.train.precision if recipe is not None else "fp32")
     paths, problems = find_images(args.images)
     places = drawing_places(Path(args.out), paths) if args.out is not None else []
+    if args.annotations is None:
+        ids = ids_without_annotations(paths, model)
+    else:
+        ids = ids_of_annotations(Path(args.annotations), paths, model)
     with image_bar(len(paths)) as progress:
         found = predict(model, paths, device, precision=precision, batch_size=args.batch_size, progress=progress)
-    if args.json is not None:
-        text = json.dumps(as_results(found, model.classes), indent=1)
-        if args.json == "-":
-            print(text)
-        else:
-            from resnext.files import written_whole
-
-            with written_whole(Path(args.json), "w") as file:
-                file.write(text)
-    if args.json != "-":
+    found = check_sizes(found, ids)
+    _write_found(args, found, ids)
+    if "-" not in (args.json, args.images_json):
         _list(found, model.classes)
     if places:
         print(f"{draw(found, places, model.classes)} drawn into {args.out}", file=sys.stderr)
@@ -198,6 +213,25 @@ def _predict(args: argparse.Namespace) -> int:
     for path, error in [*((one.path, one.error) for one in failed), *((p.path, p.error) for p in problems)]:
         print(f"resnext: {str(path).encode('utf-8', 'backslashreplace').decode()}: {error}", file=sys.stderr)
     return 1 if failed or problems else 0
+
+
+def _write_found(args: argparse.Namespace, found: "list[Predicted]", ids: "Ids") -> None:
+    """The files of ``--json`` and ``--images-json``; says where names stand in place of ids."""
+    from resnext.detect.coco_results import as_image_table, as_results
+    from resnext.files import written_whole
+
+    for file, values in ((args.json, as_results(found, ids)), (args.images_json, as_image_table(found, ids))):
+        if file == "-":
+            print(json.dumps(values, indent=1))
+        elif file is not None:
+            with written_whole(Path(file), "w") as stream:
+                stream.write(json.dumps(values, indent=1))
+    if args.json is not None and args.annotations is None:
+        print(
+            f"resnext: the ids of images in {args.json} are their names, as no --annotations FILE gives other ids: "
+            "resnext detect evaluate --detections looks them up, COCO's own tools refuse them",
+            file=sys.stderr,
+        )
 
 
 def _loaded(args: argparse.Namespace) -> "FasterRcnn":

@@ -42,6 +42,7 @@ class DetectionDataset:
     areas: np.ndarray  # float64 [M]
     stated: np.ndarray | None = None  # float64 [M, 4]: x, y, width, height as in the file, before any cut
     exif: bool = True
+    own_ids: bool = False  # the annotations have no ids (VOC): those of images and categories are only counted here
     counts: dict[str, int] = field(default_factory=dict)  # what the policies did: {"boxes cut at the edge": 3}
 
     def __len__(self) -> int:

@@ -21,6 +21,7 @@ class Parsed:
     files: tuple[str, ...]
     sizes: np.ndarray  # int64 [N, 2]: width, height
     found: Annotated
+    own_ids: bool = False  # whether image_ids and category_ids are only counted here, as the format has none
     box_name: Callable[[int], str]  # of an annotation, for messages: where it stands and what it says
 
 
@@ -40,6 +41,7 @@ def dataset_of(
         sizes=parsed.sizes,
         offsets=offsets,
         exif=exif,
+        own_ids=parsed.own_ids,
         counts=counts,
         **arrays,
     )

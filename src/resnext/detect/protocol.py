@@ -22,18 +22,21 @@ def detection_protocol(
     checkpoint: str | None = None,
     step: int | None = None,
     command: str | None = None,
+    classes: str | None = None,
 ) -> dict[str, Any]:
     """The protocol as plain values for JSON.
 
     ``preprocessing`` and ``detector`` are None where the detections come from a file (``weights``). ``data`` names the
     data set, ``split`` says in a sentence how the images were held out, ``changed`` what was done to its boxes
-    (``DetectionDataset.counts``), ``checkpoint`` and ``step`` which weights of a run were judged.
+    (``DetectionDataset.counts``), ``checkpoint`` and ``step`` which weights of a run were judged, ``classes`` how those
+    of the detector and of the data were matched where they differ (``ClassMatch.note``).
     """
     limits = {} if detector is None else {key: getattr(detector, key) for key in ("score", "nms", "detections")}
     return {
         "data": data,
         "split": split,
         "changed": dict(changed or {}),
+        "classes": classes or None,
         **({} if preprocessing is None else preprocessing.to_dict()),
         **limits,
         "precision": precision,
@@ -65,6 +68,8 @@ def detection_line(protocol: Mapping[str, Any], n: int, boxes: int) -> str:
     changed = protocol.get("changed")
     if isinstance(changed, Mapping) and changed:
         parts.append(", ".join(f"{what}: {count}" for what, count in changed.items()))
+    if protocol.get("classes"):
+        parts.append(str(protocol["classes"]))
     if weights_line(protocol):
         parts.append(weights_line(protocol))
     return " · ".join((*parts, "COCOeval (pycocotools)"))

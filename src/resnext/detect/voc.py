@@ -91,6 +91,7 @@ def parsed_voc(images: Sequence[VocImage], classes: tuple[str, ...], name: str) 
         name=name,
         classes=classes,
         category_ids=tuple(range(1, len(classes) + 1)),
+        own_ids=True,
         image_ids=np.arange(1, len(images) + 1, dtype=np.int64),
         files=tuple(image.file for image in images),
         sizes=np.array([image.size for image in images], np.int64).reshape(-1, 2),

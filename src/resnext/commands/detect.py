@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from resnext.detect.faster_rcnn import FasterRcnn
     from resnext.detect.predict import Predicted
 
+COUNT_MORE = "--max-detections N gives and counts more"
 SENTENCE = "Train a detector (Faster R-CNN), judge it by COCO's metrics, find what is in images."
 
 
@@ -58,6 +59,12 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--annotations", metavar="FILE", help="COCO JSON, or list of VOC, when not at the usual place")
     parser.add_argument("--images", metavar="DIR", help="folder of the images, when not at the usual place")
     parser.add_argument("--split", choices=("val", "train"), default="val", help="held-out or training images [val]")
+    parser.add_argument(
+        "--max-detections",
+        type=positive,
+        metavar="N",
+        help="most of a class in an image that count [100, as COCO has it]",
+    )
     parser.add_argument("--workers", type=whole, metavar="N", help="loading processes [one a core]")
     parser.add_argument(
         "--out",
@@ -103,11 +110,14 @@ def _train(args: argparse.Namespace) -> int:
 
 
 def _evaluate(args: argparse.Namespace) -> int:
+    from resnext.detect.evaluator import LEAST_MAX
     from resnext.detect.open import open_detection_split
     from resnext.train.distributed import joined
 
     if (args.weights is None) == (args.detections is None):
         raise RequestError("evaluate needs RUN_OR_WEIGHTS, or --detections FILE: one of them")
+    if args.max_detections is not None and args.max_detections < LEAST_MAX:
+        raise RequestError(f"--max-detections {args.max_detections} must be at least {LEAST_MAX}, or left out")
     recipe = _recipe_of(args.weights)
     dataset = open_detection_split(_data_of(args, recipe), args.split)
     own = recipe is not None and args.data is None and args.annotations is None and args.split == "val"
@@ -134,15 +144,25 @@ def _evaluate(args: argparse.Namespace) -> int:
 
 
 def _judged_file(args: argparse.Namespace, dataset: "DetectionDataset") -> tuple["DetectionEvaluation", dict[str, Any]]:
-    from resnext.detect.evaluator import evaluate_detections
+    from resnext.detect.evaluator import MAX_DETECTIONS, beyond_sentence, evaluate_detections
     from resnext.detect.protocol import detection_protocol
     from resnext.detect.results import read_results
 
     changed = dict(dataset.counts)
-    evaluation = evaluate_detections(dataset, read_results(Path(args.detections), dataset, changed))
-    return evaluation, detection_protocol(
-        None, None, data=dataset.name, split=args.split, changed=changed, weights=str(args.detections)
+    most = args.max_detections or MAX_DETECTIONS
+    evaluation = evaluate_detections(dataset, read_results(Path(args.detections), dataset, changed), most)
+    _warn(beyond_sentence(dataset, most, None, COUNT_MORE))
+    about = detection_protocol(
+        None,
+        None,
+        data=dataset.name,
+        split=args.split,
+        changed=changed,
+        weights=str(args.detections),
+        max_detections=most,
+        beyond=evaluation.beyond,
     )
+    return evaluation, about
 
 
 def _judged_model(
@@ -150,20 +170,25 @@ def _judged_model(
 ) -> tuple["DetectionEvaluation | None", dict[str, Any]]:
     from resnext.data.loader import workers_for_files
     from resnext.detect.classes import match_classes
-    from resnext.detect.judge import evaluate
+    from resnext.detect.evaluator import beyond_sentence
+    from resnext.detect.judge import counted_detections, evaluate
     from resnext.detect.protocol import detection_protocol
     from resnext.detect.session import as_one_class
     from resnext.evaluate.progress import image_bar
 
     model = _loaded(args).to(world.device)
     dataset = as_one_class(dataset) if model.learn == "rpn" else dataset
+    most = args.max_detections or counted_detections(model)
+    if model.settings.detections < (args.max_detections or 0):
+        model.set_detections(args.max_detections)
     note = match_classes(model, dataset).note
-    if note and world.leads:
-        print(f"resnext: {dataset.name}: {note}", file=sys.stderr)
+    if world.leads:
+        _warn(note and f"{dataset.name}: {note}")
+        _warn(beyond_sentence(dataset, most, model.settings.detections, COUNT_MORE))
     precision = args.precision or (recipe.train.precision if recipe is not None else "fp32")
     workers = workers_for_files() if args.workers is None else args.workers
     with image_bar(len(dataset) // world.size) as progress:
-        evaluation = evaluate(model, dataset, world, precision=precision, workers=workers, progress=progress)
+        evaluation = evaluate(model, dataset, world, most, precision=precision, workers=workers, progress=progress)
     about = detection_protocol(
         model.preprocessing,
         model.settings,
@@ -175,8 +200,16 @@ def _judged_model(
         weights=str(args.weights),
         checkpoint=args.checkpoint if recipe is not None else None,
         classes=note,
+        max_detections=most,
+        beyond=0 if evaluation is None else evaluation.beyond,
     )
     return evaluation, about
+
+
+def _warn(sentence: str) -> None:
+    """Print a sentence, where there is one, beside the results."""
+    if sentence:
+        print(f"resnext: {sentence}", file=sys.stderr)
 
 
 def _predict(args: argparse.Namespace) -> int:
@@ -285,8 +318,8 @@ def _show(evaluation: "DetectionEvaluation") -> None:
     e = evaluation
     console.print(
         f"AP {percent(e.ap)}  AP50 {percent(e.ap50)}  AP75 {percent(e.ap75)}   small {percent(e.ap_small)}  medium "
-        f"{percent(e.ap_medium)}  large {percent(e.ap_large)}\nAR of 1, 10, 100 detections {percent(e.ar1)}, "
-        f"{percent(e.ar10)}, {percent(e.ar100)}   small {percent(e.ar_small)}  medium {percent(e.ar_medium)}  large "
+        f"{percent(e.ap_medium)}  large {percent(e.ap_large)}\nAR of 1, 10, {e.max_detections} detections "
+        f"{percent(e.ar1)}, {percent(e.ar10)}, {percent(e.ar100)}   small {percent(e.ar_small)}  medium {percent(e.ar_medium)}  large "
         f"{percent(e.ar_large)}\n{e.n:,} images of {e.name}, {e.boxes:,} boxes, {e.detections.n:,} detections",
         highlight=False,
         markup=False,

@@ -52,7 +52,7 @@ def match_classes(model: FasterRcnn, dataset: DetectionDataset) -> ClassMatch:
 
 
 def find_labels(model: FasterRcnn, names: Sequence[str], ids: Sequence[int]) -> tuple[np.ndarray, str]:
-    """The label, into ``names`` with their category ``ids``, of each class of ``model`` (-1: none), and how it was found.
+    """The place in ``names``, whose category ids are ``ids``, of each class of ``model`` (-1: none); how it was found.
 
     By name. A file without class names (``model.numbered``) may also be matched by COCO's category ids, where ``ids``
     are just those of COCO, or by position, where there are as many.

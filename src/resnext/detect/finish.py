@@ -71,6 +71,8 @@ def write_results(session: DetectSession, console: Console) -> None:
         weights=run.weights("best").name,
         checkpoint="best",
         step=(position.best or {}).get("step"),
+        max_detections=evaluation.max_detections,
+        beyond=evaluation.beyond,
     )
     write_detection_evaluation(evaluation, session.val, run.evaluation, about)
     write_detection_report(run.path)

@@ -7,7 +7,7 @@ import torch
 
 from resnext.detect.classes import match_classes
 from resnext.detect.dataset import DetectionDataset
-from resnext.detect.evaluator import DetectionEvaluation, Detections, evaluate_detections, in_order
+from resnext.detect.evaluator import MAX_DETECTIONS, DetectionEvaluation, Detections, evaluate_detections, in_order
 from resnext.detect.faster_rcnn import FasterRcnn
 from resnext.detect.loader import eval_batches
 from resnext.device import autocast
@@ -61,13 +61,22 @@ def detect_all(
     return in_order(parts)
 
 
-def evaluate(model: FasterRcnn, dataset: DetectionDataset, world: World, **options: Any) -> DetectionEvaluation | None:
+def evaluate(
+    model: FasterRcnn, dataset: DetectionDataset, world: World, max_detections: int | None = None, **options: Any
+) -> DetectionEvaluation | None:
     """COCO's evaluation of ``model`` on all of ``dataset``, in the leading process; None in the others.
 
-    An image is computed alone, so the numbers do not depend on how many processes share the work. Raises what
-    ``detect_all`` and ``match_classes`` raise, WorkError where another process failed.
+    The best ``max_detections`` of a class in an image count: when not given COCO's 100, or all where the detector
+    gives more. An image is computed alone, so the numbers do not depend on how many processes share the work. Raises
+    what ``detect_all`` and ``match_classes`` raise, WorkError where another process failed.
     """
     match = match_classes(model, dataset)
     share = together(world, lambda: detect_all(model, dataset, world, **options))
     whole = share if world.size == 1 else Detections.from_rows(world.gather_rows(share.as_rows()))
-    return together(world, lambda: evaluate_detections(dataset, match.relabel(whole)) if world.leads else None)
+    found, count = match.relabel(whole), max_detections or counted_detections(model)
+    return together(world, lambda: evaluate_detections(dataset, found, count) if world.leads else None)
+
+
+def counted_detections(model: FasterRcnn) -> int:
+    """How many detections of a class in an image count: COCO's 100, or all where the detector gives more."""
+    return max(MAX_DETECTIONS, model.settings.detections)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from resnext.detect.evaluator import MAX_DETECTIONS
 from resnext.detect.preprocessing import DetectPreprocessing
 from resnext.detect.settings import DetectorSettings
 from resnext.evaluate.protocol import weights_line
@@ -23,13 +24,16 @@ def detection_protocol(
     step: int | None = None,
     command: str | None = None,
     classes: str | None = None,
+    max_detections: int = MAX_DETECTIONS,
+    beyond: int = 0,
 ) -> dict[str, Any]:
     """The protocol as plain values for JSON.
 
     ``preprocessing`` and ``detector`` are None where the detections come from a file (``weights``). ``data`` names the
     data set, ``split`` says in a sentence how the images were held out, ``changed`` what was done to its boxes
     (``DetectionDataset.counts``), ``checkpoint`` and ``step`` which weights of a run were judged, ``classes`` how those
-    of the detector and of the data were matched where they differ (``ClassMatch.note``).
+    of the detector and of the data were matched where they differ (``ClassMatch.note``), ``max_detections`` how many of
+    a class in an image counted, and ``beyond`` how many images have more boxes of one.
     """
     limits = {} if detector is None else {key: getattr(detector, key) for key in ("score", "nms", "detections")}
     return {
@@ -39,6 +43,8 @@ def detection_protocol(
         "classes": classes or None,
         **({} if preprocessing is None else preprocessing.to_dict()),
         **limits,
+        "max_detections": max_detections,
+        "images_beyond": beyond,
         "precision": precision,
         "device": device,
         "batch_size": batch_size,
@@ -61,6 +67,11 @@ def detection_line(protocol: Mapping[str, Any], n: int, boxes: int) -> str:
             f"at most {protocol['detections']} detections an image, score ≥ {protocol.get('score')}, "
             f"NMS {protocol.get('nms')}"
         )
+    most = protocol.get("max_detections", MAX_DETECTIONS)
+    if most != MAX_DETECTIONS:
+        parts.append(f"{most} detections of a class and image count (COCO: {MAX_DETECTIONS})")
+    if protocol.get("images_beyond"):
+        parts.append(f"{protocol['images_beyond']} images with more than {most} boxes of a class")
     if protocol.get("precision"):
         parts.append(str(protocol["precision"]))
     if protocol.get("split"):

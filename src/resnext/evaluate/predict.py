@@ -56,8 +56,9 @@ def predict(
 ) -> list[Prediction]:
     """One Prediction per image, in order, on the device where ``model`` is; ``progress(done)`` after each batch.
 
-    ``images`` are paths, PIL images and arrays (uint8 [H, W, 3] or [H, W]), mixed as they come, or one of these. A picture that cannot be read gets an ``error`` that names it, and the others are done all the same. Raises
-    RequestError where the weights do not know their preprocessing.
+    ``images`` are paths, PIL images and arrays (uint8 [H, W, 3] or [H, W]), mixed as they come, or one of these.
+    A picture that cannot be read gets an ``error`` that names it, and the others are done all the same. Raises
+    RequestError where the weights do not know their preprocessing, and for what is no picture.
     """
     if batch_size < 1:
         raise RequestError(f"the batch size must be at least 1, not {batch_size}")

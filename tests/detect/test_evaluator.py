@@ -133,14 +133,14 @@ def test_precision_and_recall_are_those_of_a_plain_computation(max_detections: i
 
 
 def _plain(data: Any, found: Detections, label: int, most: int) -> tuple[list[float], list[float]]:
-    """Mean precision at recall 0, .01 ... 1, and recall, of a class at each IoU; written down from COCO's definition."""
+    """Mean precision at recall 0, .01 ... 1, and recall, of a class at each IoU, from COCO's definition."""
     precisions, recalls = [], []
     ious = box_iou(torch.from_numpy(found.boxes).double(), torch.from_numpy(data.boxes).double()).numpy()
     boxes = int(np.count_nonzero(data.labels == label))
     for iou in np.linspace(0.5, 0.95, 10):
         rows: list[tuple[float, bool]] = []  # score, right
         for image in range(len(data)):
-            own = [i for i in np.flatnonzero((found.image == image) & (found.label == label))][:most]  # best first
+            own = np.flatnonzero((found.image == image) & (found.label == label))[:most]  # best first
             left = [i for i in range(data.offsets[image], data.offsets[image + 1]) if data.labels[i] == label]
             for i in own:
                 best = int(np.argmax(ious[i, left])) if left else -1

@@ -319,8 +319,9 @@ def _show(evaluation: "DetectionEvaluation") -> None:
     console.print(
         f"AP {percent(e.ap)}  AP50 {percent(e.ap50)}  AP75 {percent(e.ap75)}   small {percent(e.ap_small)}  medium "
         f"{percent(e.ap_medium)}  large {percent(e.ap_large)}\nAR of 1, 10, {e.max_detections} detections "
-        f"{percent(e.ar1)}, {percent(e.ar10)}, {percent(e.ar100)}   small {percent(e.ar_small)}  medium {percent(e.ar_medium)}  large "
-        f"{percent(e.ar_large)}\n{e.n:,} images of {e.name}, {e.boxes:,} boxes, {e.detections.n:,} detections",
+        f"{percent(e.ar1)}, {percent(e.ar10)}, {percent(e.ar100)}   small {percent(e.ar_small)}  medium "
+        f"{percent(e.ar_medium)}  large {percent(e.ar_large)}\n"
+        f"{e.n:,} images of {e.name}, {e.boxes:,} boxes, {e.detections.n:,} detections",
         highlight=False,
         markup=False,
         soft_wrap=True,

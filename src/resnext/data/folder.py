@@ -186,7 +186,7 @@ def image_files(folder: Path) -> list[str]:
 
 
 def scan(root: Path, split: str, settings: DataSettings, least: int = 2) -> FolderDataset:
-    """All images of ``root/split/CLASS``. Raises RequestError for fewer than ``least`` classes, and for an empty one."""
+    """All images of ``root/split/CLASS``. Raises RequestError for fewer than ``least`` classes or an empty one."""
     channels = image_channels(settings)
     folder = root / split
     classes = subfolders(folder)

@@ -71,7 +71,7 @@ def detection_line(protocol: Mapping[str, Any], n: int, boxes: int) -> str:
     if most != MAX_DETECTIONS:
         parts.append(f"{most} detections of a class and image count (COCO: {MAX_DETECTIONS})")
     if protocol.get("images_beyond"):
-        parts.append(f"{protocol['images_beyond']} images with more than {most} boxes of a class")
+        parts.append(f"images with more than {most} boxes of a class: {protocol['images_beyond']}")
     if protocol.get("precision"):
         parts.append(str(protocol["precision"]))
     if protocol.get("split"):

@@ -18,7 +18,7 @@ from resnext.data.findings import Finding, Report, count_of, in_order
 from resnext.data.source import BadImage
 from resnext.detect.boxes import FLAT, GOOD, NOT_FINITE, OUTSIDE, PROBLEMS, corners_of, fit
 from resnext.detect.dataset import DetectionDataset, WrongSize
-from resnext.detect.open import TRAIN, VAL, Found, check_same_categories, data_root
+from resnext.detect.open import TRAIN, VAL, Found, check_known_categories, data_root
 from resnext.detect.parsed import Parsed, dataset_of
 from resnext.detect.places import missing_files, names_in
 from resnext.detect.settings import DetectDataSettings
@@ -91,7 +91,7 @@ def detection_source_at(path: str) -> str:
 def _disagreement(datasets: dict[str, DetectionDataset]) -> Iterator[Finding]:
     if len(datasets) == 2:
         try:
-            check_same_categories(datasets[TRAIN], datasets[VAL])
+            check_known_categories(datasets[TRAIN], datasets[VAL])
         except RequestError as error:
             yield Finding("", "", "", "error", "categories differ", str(error))
 

@@ -4,6 +4,8 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from resnext.data.classes import class_difference, listing
 from resnext.detect.coco import parse_coco
 from resnext.detect.dataset import DetectionDataset, limited
@@ -30,11 +32,11 @@ LISTS = "ImageSets/Main"
 def open_detection(settings: DetectDataSettings) -> tuple[DetectionDataset, DetectionDataset]:
     """Train and val, cut to ``limit_train`` and ``limit_val``. Raises RequestError for what is missing or wrong.
 
-    Classes and category ids must be the same in both. ``empty`` is for training alone: held-out images all stay.
+    Val may have the classes in another order, under other ids, or only some; ``match_classes`` sees to it. ``empty`` is for training alone: held-out images all stay.
     """
     found = {split: Found(settings, split) for split in (TRAIN, VAL)}
     train, val = (_dataset(found[split], [*found.values()], settings, split) for split in (TRAIN, VAL))
-    check_same_categories(train, val)
+    check_known_categories(train, val)
     return train, val
 
 
@@ -82,17 +84,11 @@ def _dataset(found: Found, both: Sequence[Found], settings: DetectDataSettings, 
     return limited(dataset, limit, settings.split_seed)
 
 
-def check_same_categories(train: DetectionDataset, val: DetectionDataset) -> None:
-    """Raise RequestError unless both splits have the same classes under the same ids."""
-    difference = class_difference(train.classes, val.classes, train.name, val.name)
-    if not difference and train.category_ids != val.category_ids:
-        name, first, second = next(
-            (name, a, b)
-            for name, a, b in zip(train.classes, train.category_ids, val.category_ids, strict=True)
-            if a != b
-        )
-        difference = f"{name!r} has the id {first} in {train.name} but {second} in {val.name}"
-    if difference:
+def check_known_categories(train: DetectionDataset, val: DetectionDataset) -> None:
+    """Raise RequestError where val has boxes of a class that train does not have."""
+    boxes = np.bincount(val.labels[~val.crowd], minlength=len(val.classes))
+    if any(count and name not in train.classes for name, count in zip(val.classes, boxes, strict=True)):
+        difference = class_difference(train.classes, val.classes, train.name, val.name)
         raise RequestError(f"the categories of train ({train.name}) and val ({val.name}) differ: {difference}")
 
 

@@ -32,7 +32,8 @@ LISTS = "ImageSets/Main"
 def open_detection(settings: DetectDataSettings) -> tuple[DetectionDataset, DetectionDataset]:
     """Train and val, cut to ``limit_train`` and ``limit_val``. Raises RequestError for what is missing or wrong.
 
-    Val may have the classes in another order, under other ids, or only some; ``match_classes`` sees to it. ``empty`` is for training alone: held-out images all stay.
+    Val may have the classes in another order, under other ids, or only some; ``match_classes`` sees to it. ``empty`` is
+    for training alone: held-out images all stay.
     """
     found = {split: Found(settings, split) for split in (TRAIN, VAL)}
     train, val = (_dataset(found[split], [*found.values()], settings, split) for split in (TRAIN, VAL))

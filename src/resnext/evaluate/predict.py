@@ -141,8 +141,9 @@ def _walk(folder: str) -> Iterator[str]:
 
 def as_pictures(images: Picture | Iterable[Picture]) -> Iterator[Picture]:
     """Each picture of ``images``, which may be one alone. Raises RequestError for anything else."""
-    several = isinstance(images, Iterable) and not isinstance(images, Picture)
-    for number, image in enumerate(images if several else [images]):
+    alone = isinstance(images, Picture) or not isinstance(images, Iterable)
+    several: Iterable[object] = [images] if alone else images  # type: ignore[assignment]
+    for number, image in enumerate(several):
         if isinstance(image, np.ndarray):
             if image.dtype != np.uint8 or not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)):
                 raise RequestError(

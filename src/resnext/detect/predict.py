@@ -17,7 +17,7 @@ from resnext.detect.faster_rcnn import FasterRcnn
 from resnext.device import autocast, pick_device
 from resnext.errors import RequestError
 from resnext.evaluate.panel import in_eval_mode
-from resnext.evaluate.predict import Picture, as_pictures, open_picture, path_of
+from resnext.evaluate.predict import Picture, as_pictures, chunks, open_picture, path_of
 from resnext.evaluate.style import plain
 from resnext.files import written_whole
 
@@ -58,12 +58,12 @@ def predict(
     if device is not None:
         model.to(device)
     device = model.network.conv1.weight.device
-    pictures, results = list(as_pictures(images)), list[Predicted]()
+    results: list[Predicted] = []
     with in_eval_mode(model):
-        for start in range(0, len(pictures), batch_size):
-            results += _of_batch(model, pictures[start : start + batch_size], device, precision)
+        for pictures in chunks(as_pictures(images), batch_size):
+            results += _of_batch(model, pictures, device, precision)
             if progress is not None:
-                progress(start + batch_size)
+                progress(len(results))
     return results
 
 

@@ -69,7 +69,7 @@ def predict(
     view, device = eval_transform(preprocessing), next(model.parameters()).device
     predictions: list[Prediction] = []
     with in_eval_mode(model), torch.inference_mode(), ThreadPoolExecutor(READERS) as pool:
-        for chunk in _chunks(as_pictures(images), batch_size):
+        for chunk in chunks(as_pictures(images), batch_size):
             inputs = list(pool.map(lambda image: _open(image, preprocessing, view), chunk))
             good = [item for item in inputs if isinstance(item, Tensor)]
             rows = iter(_probabilities(model, torch.stack(good), preprocessing, device) if good else ())
@@ -198,6 +198,7 @@ def _prediction(path: str | None, classes: tuple[str, ...], probabilities: np.nd
     return Prediction(path, classes, probabilities)
 
 
-def _chunks(iterator: Iterator[Picture], size: int) -> Iterator[list[Picture]]:
+def chunks(iterator: Iterator[Picture], size: int) -> Iterator[list[Picture]]:
+    """Lists of up to ``size`` pictures, taken from the iterator when they are asked for."""
     while chunk := list(islice(iterator, size)):
         yield chunk

@@ -1,6 +1,7 @@
 """``resnext detect``: what is printed and written, and what a wrong request is told."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,11 +13,13 @@ from PIL import Image
 from resnext.cli import main
 from resnext.detect.files import load_detector, save_detector
 from resnext.detect.open import open_detection
-from resnext.detect.predict import Predicted, draw, drawing_places
+from resnext.detect.predict import Predicted, draw, drawing_places, predict
+from resnext.detect.protocol import detection_line
 from resnext.detect.settings import DetectDataSettings
 from resnext.errors import RequestError
 from resnext.model.network import create_model
 from resnext.weights.native import save
+from tests.detect.made_files import box_row, image_row, photo, write_json
 from tests.detect.shapes import folder, recipe
 from tests.detect.tiny import CIFAR, detector
 
@@ -53,8 +56,9 @@ def test_predict_writes_coco_results_and_drawings(
     assert len(rows) == 15
     for row in rows:
         assert tuple(row) == KEYS
-        assert row["category"] == model.classes[row["category_id"] - 1]
-        assert Path(row["file_name"]).name == f"{row['image_id'] - 1}.png"
+        assert row["category"] == row["category_id"]
+        assert row["category"] in model.classes
+        assert row["image_id"] == row["file_name"]
         with Image.open(row["file_name"]) as picture:
             x, y, w, h = row["bbox"]
             assert x >= 0 <= y
@@ -139,7 +143,6 @@ def test_an_unreadable_image_is_named_and_the_others_are_done(
     captured = capsys.readouterr()
     assert f"resnext: {bad}: " in captured.err
     assert {row["file_name"] for row in json.loads(file.read_text())} == {str(good)}
-    assert {row["image_id"] for row in json.loads(file.read_text())} == {2}
     assert [path.name for path in (tmp_path / "drawn").iterdir()] == ["0.png"]
     assert "0.png: " in captured.out
 
@@ -158,6 +161,92 @@ def test_detections_of_a_file_are_judged_as_the_detector_that_made_them(
     assert one["ap50"] is not None
     for key in ("ap", "ap50", "ap75", "ar1", "ar100", "n"):
         assert one[key] == two[key]
+
+
+def own_truth(place: Path, root: Path) -> Path:
+    """The images of ``place`` under other ids, annotated with what the detector finds there; classes in other order."""
+    model = load_detector(place / "d.safetensors")
+    shutil.copytree(place / "data" / "val", root / "val")
+    found = predict(model, [root / "val" / f"{number}.png" for number in range(3)])
+    ids, categories = (5, 0, 2), {"bar": 1, "disc": 2}
+    rows = []
+    for image, one in zip(ids, found, strict=True):
+        for (x1, y1, x2, y2), label in list(zip(one.boxes.tolist(), one.labels.tolist(), strict=True))[::2]:
+            category = categories[model.classes[label]]
+            box = [x1, y1, x2 - x1, y2 - y1]
+            rows.append(box_row(len(rows) + 1, image, box, category, area=box[2] * box[3], iscrowd=0))
+    sizes = [one.size or (0, 0) for one in found]
+    content = {
+        "images": [image_row(id_, f"{n}.png", *size) for n, (id_, size) in enumerate(zip(ids, sizes, strict=True))],
+        "annotations": rows,
+        "categories": [{"id": 0, "name": "things"}, *({"id": i, "name": name} for name, i in categories.items())],
+    }
+    write_json(root / "annotations" / "instances_val.json", content)
+    return root
+
+
+def test_a_file_of_predictions_has_the_numbers_of_the_detector_whatever_the_ids(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = own_truth(place, tmp_path / "data")
+    annotations, weights = data / "annotations" / "instances_val.json", str(place / "d.safetensors")
+    judge = ["detect", "evaluate", "--data", str(data), "--out"]
+    assert main([*judge, str(tmp_path / "own"), weights, "--device", "cpu", "--workers", "0"]) == 0
+    assert "classes matched by name; without boxes and unknown to the detector: 'things'" in capsys.readouterr().err
+    look = ["detect", "predict", weights, str(data / "val"), "--device", "cpu", "--json"]
+    assert main([*look, str(tmp_path / "ids.json"), "--annotations", str(annotations)]) == 0
+    assert capsys.readouterr().err == ""
+    assert main([*look, str(tmp_path / "names.json"), "--images-json", str(tmp_path / "images.json")]) == 0
+    assert "no --annotations FILE gives other ids" in capsys.readouterr().err
+    for name in ("ids", "names"):
+        assert main([*judge, str(tmp_path / name), "--detections", str(tmp_path / f"{name}.json")]) == 0
+    own, *files = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("own", "ids", "names"))
+    assert own["ap"] > 0.3
+    assert own["protocol"]["classes"].startswith("classes matched by name")
+    assert [one["ap"] for one in files] == [pytest.approx(own["ap"], abs=0.02)] * 2
+    table = json.loads((tmp_path / "images.json").read_text())
+    assert [row["detections"] for row in table["images"]] == [5, 5, 5]
+    rows = json.loads((tmp_path / "ids.json").read_text())
+    assert {(row["image_id"], row["category_id"]) for row in rows} <= {(i, k) for i in (5, 0, 2) for k in (1, 2)}
+    rows[0]["image_id"] = 2 if rows[0]["image_id"] != 2 else 5
+    write_json(tmp_path / "wrong.json", rows)
+    said = refused(capsys, "evaluate", "--detections", tmp_path / "wrong.json", "--data", data)
+    assert "it was written with other ids" in said
+
+
+def test_more_detections_than_100_can_count(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["detect", "evaluate", str(place / "d.safetensors"), "--data", str(place / "data"), "--device", "cpu"]
+    assert main([*words, "--workers", "0", "--max-detections", "150", "--out", str(tmp_path)]) == 0
+    captured = capsys.readouterr()
+    assert "AR of 1, 10, 150 detections" in captured.out
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert (
+        metrics["protocol"]["detections"] == metrics["protocol"]["max_detections"] == metrics["max_detections"] == 150
+    )
+    assert metrics["detections"] > 3 * 5  # the detector's own limit
+    assert main([*words, "--workers", "0"]) == 0
+    assert "AR of 1, 10, 100 detections" in capsys.readouterr().out
+
+
+def test_boxes_beyond_what_counts_are_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    boxes = [[4 * (k % 9), 3 * (k // 9), 3, 2] for k in range(12)]
+    rows = [box_row(k + 1, 1, box, 1, area=6, iscrowd=0) for k, box in enumerate(boxes)]
+    content = {"images": [image_row(1, "a.jpg")], "annotations": rows, "categories": [{"id": 1, "name": "seed"}]}
+    write_json(tmp_path / "annotations/instances_val.json", content)
+    photo(tmp_path / "val/a.jpg")
+    found = [{"image_id": 1, "category_id": 1, "bbox": box, "score": 0.9} for box in boxes]
+    words = ["detect", "evaluate", "--data", str(tmp_path), "--detections", str(write_json(tmp_path / "f.json", found))]
+    assert main([*words, "--max-detections", "10", "--out", str(tmp_path / "out")]) == 0
+    captured = capsys.readouterr()
+    assert "1 image of instances_val.json has more boxes than the 10 detections of a class that count" in captured.err
+    metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    assert metrics["images_beyond"] == metrics["protocol"]["images_beyond"] == 1
+    assert metrics["ar100"] == pytest.approx(10 / 12)
+    line = detection_line(metrics["protocol"], 1, 12)
+    assert "10 detections of a class and image count (COCO: 100) · images with more than 10 boxes of a class: 1" in line
+    assert main(words) == 0
+    assert "AP 100.0 %" in (captured := capsys.readouterr()).out
+    assert captured.err == ""
 
 
 def test_perfect_detections_have_ap_1(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -234,9 +323,16 @@ def test_training_images_and_other_places_can_be_judged(place: Path, capsys: pyt
         (["evaluate", "WEIGHTS", "--data", "DATA", "--score", "2"], "--score 2 must be from 0 to 1"),
         (["evaluate", "WEIGHTS", "--data", "DATA", "--source", "cooc"], "cooc"),
         (["evaluate", "--detections", "missing.json", "--data", "DATA"], "missing.json"),
-        (["evaluate", "THREE", "--data", "DATA"], "the detector knows 3 classes (a, b, c), instances_val.json has 2"),
-        (["evaluate", "OTHER", "--data", "DATA"], "has the class 'bar' where the detector has 'brr'; did you mean"),
+        (
+            ["evaluate", "THREE", "--data", "DATA"],
+            "the detector does not know 'disc', 'bar': it knows 3 classes (a, b, c)",
+        ),
+        (["evaluate", "OTHER", "--data", "DATA"], "the detector does not know 'bar'; did you mean 'brr'?"),
+        (["evaluate", "WEIGHTS", "--data", "DATA", "--max-detections", "5"], "--max-detections 5 must be at least 10"),
         (["predict", "WEIGHTS"], "IMAGE"),
+        (["predict", "WEIGHTS", "DATA", "--annotations", "missing.json"], "missing.json"),
+        (["predict", "WEIGHTS", "DATA", "--json", "-", "--images-json", "-"], "cannot both be printed"),
+        (["predict", "WEIGHTS", "DATA", "--images-json", "nowhere/x.json"], "there is no folder nowhere"),
         (["predict", "nowhere.pt", "DATA"], "there is no detector nowhere.pt"),
         (["predict", "CLASSIFIER", "DATA"], "holds no detector that this program knows"),
         (["predict", "WEIGHTS", "nowhere.jpg"], "nowhere.jpg"),

@@ -152,9 +152,18 @@ def test_empty_and_missing_classes_are_errors(tmp_path: Path) -> None:
     write_image(root / "val/gnu/1.png", 50, (40, 40))
     report = check(root)
     assert ("error", "empty class") in found(report, "train/emu")
-    assert ("error", "class missing in a split") in found(report, "train/emu")
+    assert ("warning", "class missing in a split") in found(report, "train/emu")
     assert found(report, "val/gnu") == {("error", "class missing in a split")}
     assert not trains(folder(root))
+
+
+def test_a_class_that_is_not_held_out_is_a_warning(tmp_path: Path) -> None:
+    root = clean(tmp_path)
+    write_image(root / "train/emu/1.png", 50, (40, 40))
+    report = check(root)
+    assert found(report, "train/emu") == {("warning", "class missing in a split")}
+    assert not report.failed
+    assert trains(folder(root))
 
 
 def test_a_split_that_training_does_not_read_only_warns(tmp_path: Path) -> None:

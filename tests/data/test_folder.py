@@ -238,6 +238,20 @@ def test_an_empty_class_is_named(tmp_path: Path) -> None:
 
 def test_classes_that_differ_between_splits_are_shown(tmp_path: Path) -> None:
     refused(make(tmp_path, TWO | {"train/emu": 1, "val/gnu": 1}), "only train/ has 'emu'; only val/ has 'gnu'")
+    refused(make(tmp_path / "b", TWO | {"val/gnu": 1}), "only val/ has 'gnu'")
+
+
+def test_a_held_out_split_may_lack_classes_of_the_training(tmp_path: Path) -> None:
+    root = make(tmp_path, {"train/ant": 2, "train/cat": 2, "train/dog": 2, "val/dog": 3})
+    source = open_data(folder(root))
+    assert source.val.classes == source.train.classes == ("ant", "cat", "dog")
+    assert source.val.labels.tolist() == [2, 2, 2]
+    assert source.split.endswith("val/ is held out (3), without any of 'ant', 'cat'")
+    assert open_split(folder(root), "val").labels.tolist() == [2, 2, 2]
+
+
+def test_one_class_alone_can_be_evaluated(tmp_path: Path) -> None:
+    assert open_split(folder(make(tmp_path, {"cat": 3})), "val").classes == ("cat",)
 
 
 def test_one_class_is_refused(tmp_path: Path) -> None:

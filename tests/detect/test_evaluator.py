@@ -1,3 +1,5 @@
+import contextlib
+import io
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +13,9 @@ from resnext.detect.evaluator import (
     STATS,
     DetectionEvaluation,
     Detections,
+    _coco_evaluation,
     evaluate_detections,
+    images_beyond,
     in_order,
 )
 from resnext.detect.matching import CROWD, NONE
@@ -87,6 +91,80 @@ def test_only_the_first_hundred_of_a_class_and_image_count() -> None:
     assert (late.ap, late.ar100) == (0, 0)
     assert late.matches.box[-1] == CROWD
     assert late.threshold is None
+
+
+def test_as_many_boxes_of_a_class_as_an_image_has_can_count() -> None:
+    boxes = [(image, 0, [20 * (k % 20), 20 * (k // 20), 20 * (k % 20) + 12, 20 * (k // 20) + 12]) for image in (0, 1)
+             for k in range(110)]  # fmt: skip
+    data = dataset([*boxes, (2, 0, A)], images=3)
+    found = detections(*[(*row, 0.9 - 0.001 * k) for k, row in enumerate(boxes)], (2, 0, A, 0.5))
+    usual = evaluate_detections(data, found)
+    assert usual.ar100 == CLOSE(201 / 221)
+    assert (usual.max_detections, usual.beyond) == (100, 2)
+    assert usual.matches.missed.tolist() == [10, 10, 0]
+    all_of_them = evaluate_detections(data, found, 110)
+    assert (all_of_them.ap, all_of_them.ar100, all_of_them.ar10) == (CLOSE(1), CLOSE(1), CLOSE(21 / 221))
+    assert (all_of_them.max_detections, all_of_them.beyond) == (110, 0)
+    assert all_of_them.matches.missed.tolist() == [0, 0, 0]
+    with pytest.raises(RequestError, match="at least 10 detections"):
+        evaluate_detections(data, found, 9)
+
+
+def test_images_with_more_boxes_than_can_count_are_counted() -> None:
+    data = dataset([(0, 0, A)] * 3 + [(0, 1, A)] * 2 + [(2, 1, A)] * 4, images=3, classes=("a", "b"), crowd=[8])
+    assert [images_beyond(data, most) for most in (1, 2, 3)] == [2, 2, 0]
+    assert [images_beyond(data, 3, in_all) for in_all in (2, 4, 5)] == [2, 1, 0]
+    assert images_beyond(dataset([], images=2), 1, 1) == 0
+
+
+@pytest.mark.parametrize("max_detections", [10, 25, 120])
+def test_precision_and_recall_are_those_of_a_plain_computation(max_detections: int) -> None:
+    data, found = random_case(7, images=2, classes=1, boxes=150, crowd=0)
+    assert np.bincount(found.image).max() > 120
+    result = evaluate_detections(data, found, max_detections)
+    means = [_plain(data, result.detections, 0, max_detections)]
+    for one, (precision, recall) in zip(result.per_class, means, strict=True):
+        assert one.ap == CLOSE(np.mean(precision), abs=1e-9)
+        assert one.ap50 == CLOSE(precision[0], abs=1e-9)
+        assert one.ap75 == CLOSE(precision[5], abs=1e-9)
+        assert one.ar100 == CLOSE(np.mean(recall), abs=1e-9)
+    assert result.ap == CLOSE(np.mean([precision for precision, _ in means]), abs=1e-9)
+    assert result.ar100 == CLOSE(np.mean([recall for _, recall in means]), abs=1e-9)
+
+
+def _plain(data: Any, found: Detections, label: int, most: int) -> tuple[list[float], list[float]]:
+    """Mean precision at recall 0, .01 ... 1, and recall, of a class at each IoU, from COCO's definition."""
+    precisions, recalls = [], []
+    ious = box_iou(torch.from_numpy(found.boxes).double(), torch.from_numpy(data.boxes).double()).numpy()
+    boxes = int(np.count_nonzero(data.labels == label))
+    for iou in np.linspace(0.5, 0.95, 10):
+        rows: list[tuple[float, bool]] = []  # score, right
+        for image in range(len(data)):
+            own = np.flatnonzero((found.image == image) & (found.label == label))[:most]  # best first
+            left = [i for i in range(data.offsets[image], data.offsets[image + 1]) if data.labels[i] == label]
+            for i in own:
+                best = int(np.argmax(ious[i, left])) if left else -1
+                right = bool(left) and bool(ious[i, left[best]] >= iou)
+                rows.append((float(found.score[i]), right))
+                if right:
+                    left.pop(best)
+        rows.sort(key=lambda row: -row[0])
+        hits = np.cumsum([right for _, right in rows])
+        precision, recall = hits / np.arange(1, len(rows) + 1), hits / boxes
+        at = [precision[recall >= x].max(initial=0) for x in np.linspace(0, 1, 101)]
+        precisions.append(float(np.mean(at)))
+        recalls.append(float(recall[-1]))
+    return precisions, recalls
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_numbers_are_those_of_cocos_own_summary_to_the_bit(seed: int) -> None:
+    data, found = random_case(seed)
+    coco = _coco_evaluation(data, in_order([found]), 100)
+    with contextlib.redirect_stdout(io.StringIO()):
+        coco.summarize()
+    ours = [-1.0 if value is None else value for value in numbers(evaluate_detections(data, found))]
+    assert ours == coco.stats.tolist()
 
 
 def test_recall_with_one_and_ten_detections_an_image() -> None:

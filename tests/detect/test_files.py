@@ -64,6 +64,17 @@ def test_our_file_gives_back_the_detector(changes: dict[str, Any], tmp_path: Pat
     assert serialized(loaded) == serialized(model)
 
 
+def test_category_ids_are_in_the_file_and_older_files_do_without(tmp_path: Path) -> None:
+    model = detector()
+    model.category_ids = (7, 3)
+    save_detector(model, tmp_path / "d.safetensors")
+    assert load_detector(tmp_path / "d.safetensors").category_ids == (7, 3)
+    about = json.loads(metadata_of(model))
+    del about["category_ids"]
+    save_file(model.state_dict(), tmp_path / "old.safetensors", metadata={KEY: json.dumps(about)})
+    assert load_detector(tmp_path / "old.safetensors").category_ids is None
+
+
 def test_a_proposer_is_in_the_file(tmp_path: Path) -> None:
     proposer = detector(learn="rpn", seed=1, anchor_ratios=(0.5, 2.0))
     model = detector(learn="fast_rcnn", proposer=proposer)
@@ -101,6 +112,25 @@ def test_torchvisions_file_is_a_detector_with_numbered_classes(tmp_path: Path) -
     assert (model.settings.fpn_channels, model.settings.head_channels) == (8, 16)
     assert len(model.provenance["notes"]) == 1
     assert all(torch.equal(value, state[name]) for name, value in model.state_dict().items())
+
+
+def test_torchvisions_91_outputs_have_cocos_names_and_ids(tmp_path: Path) -> None:
+    scores = "roi_heads.box_predictor."
+    state = torchvisions(
+        **{
+            f"{scores}cls_score.weight": torch.zeros(91, 16),
+            f"{scores}cls_score.bias": torch.zeros(91),
+            f"{scores}bbox_pred.weight": torch.zeros(364, 16),
+            f"{scores}bbox_pred.bias": torch.zeros(364),
+        }
+    )
+    model = load_detector(written(state, tmp_path / "tv.pth"))
+    assert model.category_ids == tuple(range(1, 91))
+    assert [model.classes[id_ - 1] for id_ in (1, 11, 12, 13, 90)] == [
+        *("person", "fire hydrant", "class 12", "stop sign", "toothbrush"),
+    ]
+    assert len(set(model.classes)) == 90
+    assert "taken for COCO's categories" in model.provenance["notes"][0]
 
 
 def test_a_checkpoint_of_torchvisions_references_is_read(tmp_path: Path) -> None:
@@ -224,6 +254,10 @@ def metadata_of(model: FasterRcnn) -> str:
         ({"classes": []}, "classes are not a list of names"),
         ({"classes": ["a", 2]}, "classes are not a list of names"),
         ({"classes": ["a"]}, "cls_score.* has shape"),
+        ({"category_ids": [1]}, "category_ids are not a different whole number for each class"),
+        ({"category_ids": [1, 1]}, "category_ids are not"),
+        ({"category_ids": [1, True]}, "category_ids are not"),
+        ({"category_ids": {"a": 1}}, "category_ids are not"),
         ({"learn": "all"}, "step 'all' is none of"),
         ({"learn": "fast_rcnn"}, "which detector"),
         ({"learn": "rpn"}, "unknown"),

@@ -11,12 +11,13 @@ from rich.console import Console
 from torch import nn
 
 from resnext.data.source import BadImage
-from resnext.detect.judge import check_fit, detect_all, evaluate
+from resnext.detect.evaluator import STATS
+from resnext.detect.judge import detect_all, evaluate
 from resnext.detect.predict import predict
 from resnext.detect.session import prepare
 from resnext.detect.settings import DetectRecipe
 from resnext.detect.step import train_step
-from resnext.errors import RequestError, WorkError
+from resnext.errors import WorkError
 from resnext.recipe import read_recipe
 from resnext.run_directory import RunDirectory
 from resnext.train.distributed import World
@@ -46,22 +47,27 @@ def test_the_mode_is_as_before_and_frozen_norms_stay_frozen() -> None:
     assert np.array_equal(again.boxes, found.boxes)
 
 
+def test_data_of_the_same_classes_in_another_order_gets_the_same_numbers() -> None:
+    model = detector(CIFAR)
+    found = detect_all(model, DATA, WORLD)
+    truth = {**vars(DATA), "boxes": found.boxes[[0, -1]], "labels": found.label[[0, -1]]}
+    turned = truth | {"classes": (CLASSES[1], "empty", CLASSES[0]), "category_ids": (5, 0, 9)}
+    turned["labels"] = np.array([2, 0])[truth["labels"]]
+    one, other = evaluate(model, Made(**truth), WORLD), evaluate(model, Made(**turned), WORLD)
+    assert one is not None
+    assert other is not None
+    assert one.ap is not None
+    assert one.ap > 0.1
+    assert [getattr(one, name) for name in STATS] == [getattr(other, name) for name in STATS]
+    assert {row.name: row for row in other.per_class if row.name != "empty"} == {row.name: row for row in one.per_class}
+
+
 def test_an_evaluation_is_the_parts_of_its_ranks() -> None:
     model = detector(CIFAR)
     whole = detect_all(model, DATA, WORLD)
     parts = [detect_all(model, DATA, World(torch.device("cpu"), rank, 2)) for rank in (0, 1)]
     for name in ("image", "label", "boxes", "score"):
         assert np.array_equal(np.concatenate([getattr(part, name) for part in parts]), getattr(whole, name)), name
-
-
-def test_classes_must_be_the_same_unless_they_are_only_numbered() -> None:
-    model = detector(CIFAR, ("round", "sqare"))
-    with pytest.raises(RequestError, match="has the class 'square' where the detector has 'sqare'"):
-        check_fit(model, DATA)
-    model.numbered = True
-    check_fit(model, DATA)
-    with pytest.raises(RequestError, match=r"knows 1 classes \(a\).* has 2 \(round, square\)"):
-        check_fit(detector(CIFAR, ("a",)), DATA)
 
 
 def test_an_output_that_is_not_finite_names_the_image() -> None:

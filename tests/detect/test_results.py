@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from resnext.detect.evaluator import STATS, evaluate_detections, in_order
 from resnext.detect.results import read_results, write_results
+from resnext.detect.session import as_one_class
 from resnext.errors import RequestError
-from tests.detect.made import dataset, detections, random_case
+from tests.detect.made import Made, dataset, detections, random_case
 
 A = [10, 10, 60, 60]
 DATA = dataset([(0, 0, A)], images=2, classes=("cat", "dog"), ids=(18, 3))
@@ -59,7 +60,7 @@ def test_no_detections_are_an_empty_list(tmp_path: Path) -> None:
     assert read_results(tmp_path / "d.json", DATA).n == 0
 
 
-def test_what_other_tools_add_is_not_looked_at(tmp_path: Path) -> None:
+def test_further_keys_of_other_tools_are_not_looked_at(tmp_path: Path) -> None:
     (tmp_path / "d.json").write_text(json.dumps([{**GOOD, "segmentation": [[1, 2]], "id": "x"}]))
     found = read_results(tmp_path / "d.json", DATA)
     assert found.boxes.tolist() == [[1, 2, 4, 6]]
@@ -125,3 +126,82 @@ def test_no_file_and_too_large_ones_are_refused(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr("resnext.detect.results.LARGEST", 50)
     with pytest.raises(RequestError, match="larger than 50 bytes"):
         read_results(tmp_path / "d.json", DATA)
+
+
+NAMES = {"file_name": "000.png", "category": "dog"}
+
+
+def test_names_beside_the_ids_must_be_those_of_the_data(tmp_path: Path) -> None:
+    path = tmp_path / "d.json"
+    path.write_text(json.dumps([GOOD | NAMES, GOOD | NAMES | {"file_name": "/data/val/000.png"}]))
+    assert read_results(path, DATA).label.tolist() == [1, 1]
+    for wrong, says in (
+        ({"file_name": "/data/001.png"}, r'image_id 7 and file_name "/data/001.png", but 7 is "000.png" in made.json'),
+        ({"category": "cat"}, r'category_id 3 and category "cat", but 3 is "dog" in made.json: it was'),
+    ):
+        path.write_text(json.dumps([GOOD | NAMES, GOOD | NAMES | wrong]))
+        with pytest.raises(RequestError, match=says):
+            read_results(path, DATA)
+
+
+def test_names_in_the_place_of_ids_are_looked_up(tmp_path: Path) -> None:
+    path = tmp_path / "d.json"
+    rows = [
+        GOOD | {"image_id": "val/001.png", "category_id": "cat"},
+        GOOD | {"image_id": "val/000.png", "category_id": 18, "category": "dog"},  # an id of its own numbering
+        GOOD | {"image_id": "val/000.png", "category_id": 18},
+    ]
+    path.write_text(json.dumps(rows))
+    found = read_results(path, DATA)
+    assert sorted(zip(found.image.tolist(), found.label.tolist(), strict=True)) == [(0, 0), (0, 1), (1, 0)]
+
+
+def test_results_of_a_class_that_the_data_lacks_are_left_out_and_counted(tmp_path: Path) -> None:
+    path = tmp_path / "d.json"
+    named = GOOD | {"image_id": "000.png"}
+    path.write_text(json.dumps([named | {"category_id": "owl"}, named | {"category_id": "dog"}]))
+    counts: dict[str, int] = {}
+    assert read_results(path, DATA, counts).label.tolist() == [1]
+    assert counts == {"results of classes that the data lacks left out": 1}
+    path.write_text(json.dumps([named | {"category_id": "owl"}]))
+    with pytest.raises(RequestError, match=r"no result is of a class that made\.json has, which are 18 cat, 3 dog"):
+        read_results(path, DATA)
+
+
+def test_two_names_of_one_image_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "d.json"
+    path.write_text(
+        json.dumps([GOOD | {"image_id": name, "category_id": "dog"} for name in ("a/000.png", "b/000.png")])
+    )
+    with pytest.raises(
+        RequestError, match=r'result 1 is of image_id "b/000.png", but "a/000.png" was taken for the same'
+    ):
+        read_results(path, DATA)
+
+
+def test_data_without_ids_has_names_in_their_places(tmp_path: Path) -> None:
+    data, found = random_case(1)
+    voc = Made(**vars(data) | {"own_ids": True})
+    path = tmp_path / "d.json"
+    write_results(path, voc, found)
+    first = json.loads(path.read_text())[0]
+    assert (first["image_id"], first["category_id"]) == (data.files[found.image[0]], data.classes[found.label[0]])
+    for ours, theirs in zip(read_results(path, voc), in_order([found]), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    for id_, says in (
+        ({}, r"result 0 has the image_id 7, but made.json states no ids: give the name there, or in file_name"),
+        ({"file_name": "000.png"}, r"result 0 is of category_id 3, but made.json states no ids"),
+    ):
+        path.write_text(json.dumps([GOOD | id_]))
+        with pytest.raises(RequestError, match=says):
+            read_results(path, voc)
+    path.write_text(json.dumps([GOOD | {"file_name": "000.png", "category": "class 2"}]))
+    assert read_results(path, voc).label.tolist() == [2]
+
+
+def test_objects_of_any_class_are_not_taken_for_the_first(tmp_path: Path) -> None:
+    write_results(tmp_path / "d.json", as_one_class(DATA), detections((0, 0, A, 0.5)))
+    assert read_results(tmp_path / "d.json", as_one_class(DATA)).n == 1
+    data = dataset([(0, 0, A)], images=2, classes=("cat", "dog"))
+    with pytest.raises(RequestError, match='category_id 1 and category "object", but 1 is "cat"'):
+        read_results(tmp_path / "d.json", data)

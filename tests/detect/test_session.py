@@ -1,6 +1,7 @@
 """Where a run's detector starts, what of it is frozen, and the chain of the paper's two steps."""
 
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from resnext.detect.session import DetectSession, as_one_class, prepare
 from resnext.detect.settings import DetectRecipe
 from resnext.detect.starting import network_of, starting_detector
 from resnext.detect.step import train_step
+from resnext.detect.task import DETECTION
 from resnext.errors import RequestError
 from resnext.model.network import create_model
 from resnext.recipe import read_recipe
@@ -25,6 +27,7 @@ from resnext.run_directory import RunDirectory
 from resnext.train.distributed import World
 from resnext.weights import load
 from resnext.weights.native import save
+from tests.detect.made_files import voc_folder
 from tests.detect.shapes import folder, recipe
 from tests.detect.tiny import shake
 
@@ -100,6 +103,25 @@ def test_a_detector_with_the_same_classes_goes_on_as_it_is(data: Path, tmp_path:
     assert all(torch.equal(value, state[name]) for name, value in second.model.state_dict().items())
     assert second.model.settings.score == 0.3
     assert "anew" not in said
+
+
+def test_a_detector_remembers_the_category_ids_it_was_trained_on(data: Path, tmp_path: Path) -> None:
+    assert prepared(tmp_path, data)[0].model.category_ids == (1, 2)
+    assert prepared(tmp_path, data, train__learn="rpn")[0].model.category_ids is None  # objects of any class
+    assert prepared(tmp_path, voc_folder(tmp_path / "voc"), data__source="voc")[0].model.category_ids is None
+
+
+def test_what_training_knows_of_its_held_out_images_is_said(tmp_path: Path) -> None:
+    root = folder(tmp_path / "data")
+    path = root / "annotations/instances_val.json"
+    content = json.loads(path.read_text())
+    content["categories"] = [{"id": 2, "name": "disc"}, {"id": 1, "name": "bar"}, {"id": 9, "name": "none"}]
+    content["annotations"] += [content["annotations"][0] | {"id": 1000 + k} for k in range(11)]
+    path.write_text(json.dumps(content))
+    session, _ = prepared(tmp_path, root)
+    said = list(DETECTION.about(session))
+    assert "instances_val.json: classes matched by name; without boxes and unknown to the detector: 'none'" in said
+    assert said[-1].startswith("1 image of instances_val.json has more boxes than the 10 detections that count")
 
 
 def test_a_detector_with_other_classes_gets_new_last_layers_and_a_note(data: Path, tmp_path: Path) -> None:

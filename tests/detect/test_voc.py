@@ -65,6 +65,7 @@ def test_difficult_objects_are_held_as_crowds_and_parts_are_no_objects(tmp_path:
     assert dataset.crowd.tolist() == [True, False, False]
     assert dataset.classes == ("cat", "dog")
     assert dataset.category_ids == (1, 2)
+    assert dataset.own_ids
 
 
 def test_detections_on_a_difficult_object_are_neither_right_nor_wrong(tmp_path: Path) -> None:

@@ -39,6 +39,26 @@ def test_other_folders_and_other_classifiers_are_left_alone(classes: tuple[str, 
     assert meet(thousand, ("a",) * 1000, 1000).dataset is thousand
 
 
+def test_classes_are_matched_by_name_in_any_order_and_some_may_be_missing() -> None:
+    names = ("dog", "ant", "cat")
+    whole = meet(pictures(("ant", "cat", "dog")), names, 3)
+    assert whole.dataset.classes == names
+    assert whole.dataset.labels.tolist() == [1, 2, 0]
+    assert whole.dataset.name == "some"
+    some = meet(pictures(("cat", "dog")), names, 3)
+    assert some.dataset.labels.tolist() == [2, 0]
+    assert some.dataset.name == "some (2 of 3 classes)"
+    assert some.outputs is None
+
+
+def test_a_class_without_images_may_be_unknown_and_one_with_images_is_not_hidden() -> None:
+    pixels = np.zeros((2, 4, 4, 3), dtype=np.uint8)
+    data = ArrayDataset("some", ("ant", "cat", "dog"), 3, pixels, np.array([2, 0]))
+    assert meet(data, ("dog", "ant"), 2).dataset.labels.tolist() == [0, 1]
+    assert meet(data, ("cat", "ant"), 2).dataset is data
+    assert meet(data, ("dog", "ant", "dog"), 3).dataset is data  # which of the two?
+
+
 def test_a_network_of_more_synsets_is_asked_about_the_thousand_by_name() -> None:
     whole = pictures(imagenet_synsets())
     answers = meet(whole, MORE, len(MORE))

@@ -1,6 +1,7 @@
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -101,6 +102,21 @@ def test_a_picture_in_memory_is_treated_like_its_file(tiny_network: Tiny, tmp_pa
     assert from_file.error is None
     assert from_memory.path is None
     assert from_memory.probabilities == pytest.approx(from_file.probabilities, rel=1e-6)
+
+
+def test_one_picture_may_be_given_alone_and_in_any_way(tiny_network: Tiny, picture_folder: Path) -> None:
+    model = tiny_network()
+    path = find_images([str(picture_folder)])[0][0]
+    (usual,) = predict(model, [path])
+    picture = Image.open(path).convert("RGB")
+    given: list[Any] = [path, Path(path), picture, np.asarray(picture)]
+    for one, prediction in zip(given, predict(model, iter(given)), strict=True):
+        assert prediction.path == (path if isinstance(one, str | Path) else None)
+        for found in (prediction, *predict(model, one)):
+            assert found.probabilities == pytest.approx(usual.probabilities, rel=1e-6)
+    for wrong in (3, [None], np.zeros((3, 8, 8), np.uint8), [np.zeros((8, 8, 3))]):
+        with pytest.raises(RequestError, match=r"image 0 is a.*; expected"):
+            predict(model, wrong)
 
 
 def test_a_photograph_is_turned_upright_where_the_weights_say_so(tiny_network: Tiny, tmp_path: Path) -> None:

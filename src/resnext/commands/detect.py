@@ -15,10 +15,13 @@ from resnext.recipe import read_recipe
 from resnext.run_directory import CHECKPOINTS, RunDirectory, check_run_kind, is_run
 
 if TYPE_CHECKING:
+    from resnext.detect.coco_results import Ids
     from resnext.detect.dataset import DetectionDataset
     from resnext.detect.evaluator import DetectionEvaluation
     from resnext.detect.faster_rcnn import FasterRcnn
+    from resnext.detect.predict import Predicted
 
+COUNT_MORE = "--max-detections N gives and counts more"
 SENTENCE = "Train a detector (Faster R-CNN), judge it by COCO's metrics, find what is in images."
 
 
@@ -56,6 +59,12 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--annotations", metavar="FILE", help="COCO JSON, or list of VOC, when not at the usual place")
     parser.add_argument("--images", metavar="DIR", help="folder of the images, when not at the usual place")
     parser.add_argument("--split", choices=("val", "train"), default="val", help="held-out or training images [val]")
+    parser.add_argument(
+        "--max-detections",
+        type=positive,
+        metavar="N",
+        help="most of a class in an image that count [100, as COCO has it]",
+    )
     parser.add_argument("--workers", type=whole, metavar="N", help="loading processes [one a core]")
     parser.add_argument(
         "--out",
@@ -73,7 +82,13 @@ def _add_predict(parser: argparse.ArgumentParser) -> None:
         help="image files, folders (with all that is below), quoted patterns: 'a/**/*.jpg'",
     )
     parser.add_argument(
-        "--json", metavar="FILE", help="write COCO's results format, with the files' names; - prints it"
+        "--json", metavar="FILE", help="write COCO's results format, a row a detection, with names; - prints it"
+    )
+    parser.add_argument(
+        "--images-json", metavar="FILE", help="write all images and how much was found in each, also those with nothing"
+    )
+    parser.add_argument(
+        "--annotations", metavar="FILE", help="COCO JSON whose image and category ids are written [names as ids]"
     )
     parser.add_argument("--out", metavar="DIR", help="draw each image with its boxes into this folder")
     parser.add_argument("--batch-size", type=positive, default=1, metavar="N", help="images at a time [1]")
@@ -95,11 +110,14 @@ def _train(args: argparse.Namespace) -> int:
 
 
 def _evaluate(args: argparse.Namespace) -> int:
+    from resnext.detect.evaluator import LEAST_MAX
     from resnext.detect.open import open_detection_split
     from resnext.train.distributed import joined
 
     if (args.weights is None) == (args.detections is None):
         raise RequestError("evaluate needs RUN_OR_WEIGHTS, or --detections FILE: one of them")
+    if args.max_detections is not None and args.max_detections < LEAST_MAX:
+        raise RequestError(f"--max-detections {args.max_detections} must be at least {LEAST_MAX}, or left out")
     recipe = _recipe_of(args)
     dataset = open_detection_split(_data_of(args, recipe), args.split)
     own = recipe is not None and args.data is None and args.annotations is None and args.split == "val"
@@ -126,36 +144,51 @@ def _evaluate(args: argparse.Namespace) -> int:
 
 
 def _judged_file(args: argparse.Namespace, dataset: "DetectionDataset") -> tuple["DetectionEvaluation", dict[str, Any]]:
-    from resnext.detect.evaluator import evaluate_detections
+    from resnext.detect.evaluator import MAX_DETECTIONS, beyond_sentence, evaluate_detections
     from resnext.detect.protocol import detection_protocol
     from resnext.detect.results import read_results
 
-    evaluation = evaluate_detections(dataset, read_results(Path(args.detections), dataset))
-    return evaluation, detection_protocol(
+    changed = dict(dataset.counts)
+    most = args.max_detections or MAX_DETECTIONS
+    evaluation = evaluate_detections(dataset, read_results(Path(args.detections), dataset, changed), most)
+    _warn(beyond_sentence(dataset, most, None, COUNT_MORE))
+    about = detection_protocol(
         None,
         None,
         data=dataset.name,
         split=_split_of(args, dataset),
-        changed=dataset.counts,
+        changed=changed,
         weights=str(args.detections),
+        max_detections=most,
+        beyond=evaluation.beyond,
     )
+    return evaluation, about
 
 
 def _judged_model(
     args: argparse.Namespace, dataset: "DetectionDataset", recipe: DetectRecipe | None, world: Any
 ) -> tuple["DetectionEvaluation | None", dict[str, Any]]:
     from resnext.data.loader import workers_for_files
-    from resnext.detect.judge import evaluate
+    from resnext.detect.classes import match_classes
+    from resnext.detect.evaluator import beyond_sentence
+    from resnext.detect.judge import counted_detections, evaluate
     from resnext.detect.protocol import detection_protocol
     from resnext.detect.session import as_one_class
     from resnext.evaluate.progress import image_bar
 
     model = _loaded(args).to(world.device)
     dataset = as_one_class(dataset) if model.learn == "rpn" else dataset
+    most = args.max_detections or counted_detections(model)
+    if model.settings.detections < (args.max_detections or 0):
+        model.set_detections(args.max_detections)
+    note = match_classes(model, dataset).note
+    if world.leads:
+        _warn(note and f"{dataset.name}: {note}")
+        _warn(beyond_sentence(dataset, most, model.settings.detections, COUNT_MORE))
     precision = args.precision or (recipe.train.precision if recipe is not None else "fp32")
     workers = workers_for_files() if args.workers is None else args.workers
     with image_bar(len(dataset) // world.size) as progress:
-        evaluation = evaluate(model, dataset, world, precision=precision, workers=workers, progress=progress)
+        evaluation = evaluate(model, dataset, world, most, precision=precision, workers=workers, progress=progress)
     about = detection_protocol(
         model.preprocessing,
         model.settings,
@@ -166,6 +199,9 @@ def _judged_model(
         precision=precision,
         weights=str(args.weights),
         checkpoint=args.checkpoint if recipe is not None else None,
+        classes=note,
+        max_detections=most,
+        beyond=0 if evaluation is None else evaluation.beyond,
     )
     return evaluation, about
 
@@ -174,32 +210,39 @@ def _split_of(args: argparse.Namespace, dataset: "DetectionDataset") -> str:
     return f"{args.split}: {dataset.split}" if dataset.split else str(args.split)
 
 
+def _warn(sentence: str) -> None:
+    """Print a sentence, where there is one, beside the results."""
+    if sentence:
+        print(f"resnext: {sentence}", file=sys.stderr)
+
+
 def _predict(args: argparse.Namespace) -> int:
-    from resnext.detect.predict import as_results, draw, drawing_places, predict
+    from resnext.detect.coco_results import check_sizes, ids_of_annotations, ids_without_annotations
+    from resnext.detect.predict import draw, drawing_places, predict
     from resnext.device import pick_device
     from resnext.evaluate.predict import find_images
     from resnext.evaluate.progress import image_bar
 
-    if args.json not in (None, "-") and not Path(args.json).absolute().parent.is_dir():
-        raise RequestError(f"--json {args.json}: there is no folder {Path(args.json).parent}")
+    for option, file in (("--json", args.json), ("--images-json", args.images_json)):
+        if file == args.json == args.images_json == "-":
+            raise RequestError("--json and --images-json cannot both be printed; give one of them a FILE")
+        if file not in (None, "-") and not Path(file).absolute().parent.is_dir():
+            raise RequestError(f"{option} {file}: there is no folder {Path(file).parent}")
     recipe = _recipe_of(args)
     device = pick_device(args.device)
     model = _loaded(args).to(device)
     precision = args.precision or (recipe.train.precision if recipe is not None else "fp32")
     paths, problems = find_images(args.images)
     places = drawing_places(Path(args.out), paths) if args.out is not None else []
+    if args.annotations is None:
+        ids = ids_without_annotations(paths, model)
+    else:
+        ids = ids_of_annotations(Path(args.annotations), paths, model)
     with image_bar(len(paths)) as progress:
         found = predict(model, paths, device, precision=precision, batch_size=args.batch_size, progress=progress)
-    if args.json is not None:
-        text = json.dumps(as_results(found, model.classes), indent=1)
-        if args.json == "-":
-            print(text)
-        else:
-            from resnext.files import written_whole
-
-            with written_whole(Path(args.json), "w") as file:
-                file.write(text)
-    if args.json != "-":
+    found = check_sizes(found, ids)
+    _write_found(args, found, ids)
+    if "-" not in (args.json, args.images_json):
         _list(found, model.classes)
     if places:
         print(f"{draw(found, places, model.classes)} drawn into {args.out}", file=sys.stderr)
@@ -207,6 +250,25 @@ def _predict(args: argparse.Namespace) -> int:
     for path, error in [*((one.path, one.error) for one in failed), *((p.path, p.error) for p in problems)]:
         print(f"resnext: {str(path).encode('utf-8', 'backslashreplace').decode()}: {error}", file=sys.stderr)
     return 1 if failed or problems else 0
+
+
+def _write_found(args: argparse.Namespace, found: "list[Predicted]", ids: "Ids") -> None:
+    """The files of ``--json`` and ``--images-json``; says where names stand in place of ids."""
+    from resnext.detect.coco_results import as_image_table, as_results
+    from resnext.files import written_whole
+
+    for file, values in ((args.json, as_results(found, ids)), (args.images_json, as_image_table(found, ids))):
+        if file == "-":
+            print(json.dumps(values, indent=1))
+        elif file is not None:
+            with written_whole(Path(file), "w") as stream:
+                stream.write(json.dumps(values, indent=1))
+    if args.json is not None and args.annotations is None:
+        print(
+            f"resnext: the ids of images in {args.json} are their names, as no --annotations FILE gives other ids: "
+            "resnext detect evaluate --detections looks them up, COCO's own tools refuse them",
+            file=sys.stderr,
+        )
 
 
 def _loaded(args: argparse.Namespace) -> "FasterRcnn":
@@ -268,9 +330,10 @@ def _show(evaluation: "DetectionEvaluation") -> None:
     e = evaluation
     console.print(
         f"AP {percent(e.ap)}  AP50 {percent(e.ap50)}  AP75 {percent(e.ap75)}   small {percent(e.ap_small)}  medium "
-        f"{percent(e.ap_medium)}  large {percent(e.ap_large)}\nAR of 1, 10, 100 detections {percent(e.ar1)}, "
-        f"{percent(e.ar10)}, {percent(e.ar100)}   small {percent(e.ar_small)}  medium {percent(e.ar_medium)}  large "
-        f"{percent(e.ar_large)}\n{e.n:,} images of {e.name}, {e.boxes:,} boxes, {e.detections.n:,} detections",
+        f"{percent(e.ap_medium)}  large {percent(e.ap_large)}\nAR of 1, 10, {e.max_detections} detections "
+        f"{percent(e.ar1)}, {percent(e.ar10)}, {percent(e.ar100)}   small {percent(e.ar_small)}  medium "
+        f"{percent(e.ar_medium)}  large {percent(e.ar_large)}\n"
+        f"{e.n:,} images of {e.name}, {e.boxes:,} boxes, {e.detections.n:,} detections",
         highlight=False,
         markup=False,
         soft_wrap=True,

@@ -122,6 +122,7 @@ def _structure(root: Path, images: list[File]) -> Iterator[Finding]:
     """Empty classes and classes that are missing in a split."""
     used = _used_splits(root)
     splits = split_folders(root) or {"": root}
+    held_out = held_out_name(splits)
     classes = {split: subfolders(folder) for split, folder in splits.items()}
     filled = {(file.split, file.class_name) for file in images}
     for split, names in classes.items():
@@ -132,10 +133,10 @@ def _structure(root: Path, images: list[File]) -> Iterator[Finding]:
                 yield Finding(path, name, split, severity, "empty class", "the folder has no images")
             for other in classes:
                 if name not in classes[other]:
-                    grade = severity if other in used else "warning"
+                    grade = severity if other in used and other != held_out else "warning"  # which may lack some
                     detail = f"{other}/ has no such class"
                     yield Finding(path, name, split, grade, "class missing in a split", detail)
-        if len(names) == 1:
+        if len(names) == 1 and split != held_out:
             detail = f"only {listing(names)}; a classifier needs at least two"
             yield Finding(split, names[0], split, severity, "one class", detail)
 

@@ -1,4 +1,4 @@
-"""Class names are part of the data: wherever a model meets data, the two lists must be the same list."""
+"""Class names are part of the data: wherever two lists of them must be the same list, and where they differ."""
 
 from collections.abc import Sequence
 

@@ -80,9 +80,10 @@ def open_folder(settings: DataSettings) -> Source:
     held_out = held_out_name(splits)
     if TRAIN in splits and held_out:
         train = scan(root, TRAIN, settings)
-        val = scan(root, held_out, settings)
-        _same_classes(root, train, val, held_out)
+        val = _under_classes_of(train, scan(root, held_out, settings, least=1), root, held_out)
+        lacking = [name for name, count in zip(train.classes, _counts(val), strict=True) if not count]
         split = f"{TRAIN}/ trains ({len(train)} images), {held_out}/ is held out ({len(val)})"
+        split += f", without any of {listing(lacking)}" if lacking else ""
         return photographs(train, val, settings, split)
     if splits and TRAIN not in splits:
         raise RequestError(f"{root} has {next(iter(splits))}/ but no {TRAIN}/; {LAYOUT}")
@@ -110,7 +111,7 @@ def open_folder_split(settings: DataSettings, split: str) -> Dataset:
     folder = TRAIN if split == TRAIN else held_out_name(splits)
     if splits and folder not in splits:
         raise RequestError(f"{root} has {', '.join(f'{name}/' for name in splits)} but nothing for {split}; {LAYOUT}")
-    return scan(root, folder if splits else "", settings)
+    return scan(root, folder if splits else "", settings, least=1)
 
 
 def data_root(settings: DataSettings) -> Path:
@@ -183,8 +184,8 @@ def image_files(folder: Path) -> list[str]:
     return sorted((path for path in files_below(str(folder)) if is_image_name(path)), key=os.path.split)
 
 
-def scan(root: Path, split: str, settings: DataSettings) -> FolderDataset:
-    """All images of ``root/split/CLASS``. Raises RequestError for no classes, one class, or one without images."""
+def scan(root: Path, split: str, settings: DataSettings, least: int = 2) -> FolderDataset:
+    """All images of ``root/split/CLASS``. Raises RequestError for fewer than ``least`` classes or an empty one."""
     channels = image_channels(settings)
     folder = root / split
     classes = subfolders(folder)
@@ -199,7 +200,7 @@ def scan(root: Path, split: str, settings: DataSettings) -> FolderDataset:
             f"class folder {listing(empty)} of {folder} has no images; remove it or fill it "
             f"(read are {' '.join(EXTENSIONS)})"
         )
-    if len(classes) == 1:
+    if len(classes) < least:
         raise RequestError(f"{folder} has one class, {classes[0]!r}; a classifier needs at least two; {LAYOUT}")
     paths = []
     for name, found in zip(classes, files, strict=True):
@@ -216,7 +217,7 @@ def divided(whole: FolderDataset, fraction: float, seed: int) -> tuple[FolderDat
     An image's side is a function of its path and the seed (``held_out_by_hash``); classes of one image are a
     RequestError.
     """
-    counts = np.bincount(whole.labels, minlength=len(whole.classes))
+    counts = _counts(whole)
     single = [whole.classes[i] for i in np.flatnonzero(counts == 1)]
     if single:
         raise RequestError(f"class {listing(single)} has one image, and a split needs two; add images or remove it")
@@ -232,10 +233,19 @@ def _part(whole: FolderDataset, mask: np.ndarray, split: str) -> FolderDataset:
     return whole.selected(np.flatnonzero(mask), whole.labels[mask], whole.classes, name)
 
 
-def _same_classes(root: Path, train: FolderDataset, val: FolderDataset, held_out: str) -> None:
-    difference = class_difference(train.classes, val.classes, f"{TRAIN}/", f"{held_out}/")
-    if difference:
+def _under_classes_of(train: FolderDataset, val: FolderDataset, root: Path, held_out: str) -> FolderDataset:
+    """``val`` with the classes of ``train``, of which it may lack some. Raises RequestError where it has others."""
+    label_of = {name: label for label, name in enumerate(train.classes)}
+    if not set(val.classes) <= label_of.keys():
+        difference = class_difference(train.classes, val.classes, f"{TRAIN}/", f"{held_out}/")
         raise RequestError(f"the class folders of {root} differ: {difference}")
+    labels = np.array([label_of[name] for name in val.classes], np.int64)[val.labels]
+    return replace(val, labels=labels, classes=train.classes)
+
+
+def _counts(dataset: FolderDataset) -> np.ndarray:
+    """The images of each class."""
+    return np.bincount(dataset.labels, minlength=len(dataset.classes))
 
 
 def photographs(

@@ -90,7 +90,10 @@ class Predictor(nn.Module):
                 raise RequestError(f"images must be floating point or uint8, not {images.dtype}")
             images = torch.from_numpy(np.array(images, order="C"))
         if not isinstance(images, Tensor):
-            raise RequestError(f"images must be a tensor or an array, not {type(images).__name__}")
+            raise RequestError(
+                f"images must be a tensor or an array, not {type(images).__name__}; of files and pictures: "
+                "resnext.evaluate.predict.predict(predictor, images)"
+            )
         self.network._check_input(images)
         if images.dtype == torch.uint8:
             if self.preprocessing is None:

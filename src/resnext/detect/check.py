@@ -23,7 +23,7 @@ from resnext.detect.divide import divide
 from resnext.detect.exif import LEFT, UNSURE, decide_orientation
 from resnext.detect.faults import Faults
 from resnext.detect.find_annotations import TRAIN, VAL, has_annotations
-from resnext.detect.open import Found, check_same_categories, check_undivided, data_root
+from resnext.detect.open import Found, check_known_categories, check_undivided, data_root
 from resnext.detect.parsed import Parsed, dataset_of
 from resnext.detect.places import missing_files
 from resnext.detect.settings import DetectDataSettings
@@ -132,7 +132,7 @@ def _datasets(
 def _disagreement(datasets: dict[str, DetectionDataset]) -> Iterator[Finding]:
     if len(datasets) == 2:
         try:
-            check_same_categories(datasets[TRAIN], datasets[VAL])
+            check_known_categories(datasets[TRAIN], datasets[VAL])
         except RequestError as error:
             yield Finding("", "", "", "error", "categories differ", str(error))
 

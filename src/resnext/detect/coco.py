@@ -76,8 +76,11 @@ def parse_coco(path: Path) -> Parsed:
     )
 
 
-def load_json(path: Path, keep_all: bool = False) -> dict[str, list[Any]]:
-    """What a file of COCO's format holds, without the outlines unless ``keep_all``. Raises RequestError."""
+def load_json(path: Path, keep_all: bool = False, parts: Sequence[str] = PARTS) -> dict[str, list[Any]]:
+    """What a file of COCO's format holds, without the outlines unless ``keep_all``. Raises RequestError.
+
+    ``parts`` are those that must be there: COCO's files of test images have no annotations.
+    """
     content = _parsed(path, None if keep_all else _without_outlines)
     if isinstance(content, list):
         results = content and isinstance(content[0], dict) and "score" in content[0]
@@ -85,7 +88,7 @@ def load_json(path: Path, keep_all: bool = False) -> dict[str, list[Any]]:
         raise RequestError(f"{path} is {what}, not COCO's annotations: an object with {', '.join(PARTS)}")
     if not isinstance(content, dict):
         raise RequestError(f"{path} is JSON but not COCO's annotations: an object with {', '.join(PARTS)}")
-    for part in PARTS:
+    for part in parts:
         if part not in content:
             has = ", ".join(repr(key) for key in list(content)[:10]) or "nothing"
             raise RequestError(f"{path} is JSON but not COCO's annotations: it has no {part!r}, only {_cut(has)}")

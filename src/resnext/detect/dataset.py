@@ -45,6 +45,7 @@ class DetectionDataset:
     exif: bool = True
     either_as_stored: bool = False  # photographs that fit their size both as stored and upright stay as stored
     split: str = ""  # how train and val were divided, where one file was
+    own_ids: bool = False  # the annotations have no ids (VOC): those of images and categories are only counted here
     counts: dict[str, int] = field(default_factory=dict)  # what the policies did: {"boxes cut at the edge": 3}
 
     def __len__(self) -> int:

@@ -19,6 +19,8 @@ STATS = (  # in the order of COCOeval.stats
     *("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large"),
     *("ar1", "ar10", "ar100", "ar_small", "ar_medium", "ar_large"),
 )
+MAX_DETECTIONS = 100  # detections of a class in an image that COCO's numbers count
+LEAST_MAX = 10  # as one of the numbers is the recall with ten
 COLUMNS = 7  # of a detection as a row of numbers: image, label, four of the box, score
 
 
@@ -97,6 +99,8 @@ class DetectionEvaluation:
     n: int  # images
     boxes: int  # that are to be found; crowds not counted
     detections: Detections  # in_order
+    max_detections: int  # of a class in an image that are counted; 100 in COCO's own numbers
+    beyond: int  # images with more boxes of a class than that, which cannot all be found
     ap: float | None  # mean over IoU .50, .55 ... .95 and the classes
     ap50: float | None
     ap75: float | None
@@ -105,7 +109,7 @@ class DetectionEvaluation:
     ap_large: float | None  # above 96² pixels
     ar1: float | None  # recall with one detection a class and image, mean over the IoUs and classes
     ar10: float | None
-    ar100: float | None
+    ar100: float | None  # with ``max_detections``
     ar_small: float | None
     ar_medium: float | None
     ar_large: float | None
@@ -115,18 +119,23 @@ class DetectionEvaluation:
     matches: Matches  # at IoU 0.5, at that score
 
 
-def evaluate_detections(dataset: DetectionDataset, detections: Detections) -> DetectionEvaluation:
+def evaluate_detections(
+    dataset: DetectionDataset, detections: Detections, max_detections: int = MAX_DETECTIONS
+) -> DetectionEvaluation:
     """COCO's evaluation (pycocotools) of ``detections``, in any order, on all images of ``dataset``.
 
-    Raises RequestError without pycocotools or without images, WorkError for a detection that cannot be one.
+    The best ``max_detections`` of each class and image count: by COCO's rules 100. Raises RequestError without
+    pycocotools or without images, WorkError for a detection that cannot be one.
     """
     if len(dataset) == 0:
         raise RequestError(f"{dataset.name} has no images to evaluate")
+    if max_detections < LEAST_MAX:
+        raise RequestError(f"at least {LEAST_MAX} detections of a class and image are counted, not {max_detections}")
     check_detections(dataset, detections)
     detections = in_order([detections])
-    coco = _coco_evaluation(dataset, detections)
+    coco = _coco_evaluation(dataset, detections, max_detections)
     order = np.argsort(np.argsort(dataset.category_ids))  # COCOeval goes by the id; [k] is the place of class k
-    stats = {name: _known(value) for name, value in zip(STATS, coco.stats, strict=True)}
+    stats = {name: _known(value) for name, value in zip(STATS, _stats(coco), strict=True)}
     threshold = best_threshold(coco, int(np.count_nonzero(~dataset.crowd)))
     return DetectionEvaluation(
         name=dataset.name,
@@ -134,12 +143,32 @@ def evaluate_detections(dataset: DetectionDataset, detections: Detections) -> De
         n=len(dataset),
         boxes=int(np.count_nonzero(~dataset.crowd)),
         detections=detections,
+        max_detections=max_detections,
+        beyond=images_beyond(dataset, max_detections),
         per_class=_classes(dataset, detections, coco, order),
         curves=curves_of(coco, order),
         threshold=threshold,
         matches=match_of(coco, dataset, detections.image, detections.score, threshold),
         **stats,
     )
+
+
+def images_beyond(dataset: DetectionDataset, most: int, in_all: int | None = None) -> int:
+    """How many images have more than ``most`` boxes of one class, or more than ``in_all`` boxes; crowds not counted."""
+    owners, labels = dataset.owners()[~dataset.crowd], dataset.labels[~dataset.crowd]
+    pairs, counts = np.unique(owners * len(dataset.classes) + labels, return_counts=True)
+    beyond = set((pairs[counts > most] // len(dataset.classes)).tolist())
+    if in_all is not None:
+        beyond |= set(np.flatnonzero(np.bincount(owners) > in_all).tolist())
+    return len(beyond)
+
+
+def beyond_sentence(dataset: DetectionDataset, most: int, in_all: int | None, advice: str) -> str:
+    """A warning where images have more boxes than detections are given or counted; empty where none has."""
+    images = images_beyond(dataset, most, in_all)
+    has = f"{images:,} image of {dataset.name} has" if images == 1 else f"{images:,} images of {dataset.name} have"
+    what = f"{most:,} detections of a class" if in_all is None or in_all > most else f"{in_all:,} detections"
+    return f"{has} more boxes than the {what} that count in an image: not all can be found; {advice}" if images else ""
 
 
 def check_detections(dataset: DetectionDataset, detections: Detections) -> None:
@@ -165,7 +194,7 @@ def check_installed() -> None:
         raise RequestError("evaluating boxes needs pycocotools: pip install 'resnext[detect]'")
 
 
-def _coco_evaluation(dataset: DetectionDataset, detections: Detections) -> Any:
+def _coco_evaluation(dataset: DetectionDataset, detections: Detections, most: int) -> Any:
     """A COCOeval that has run. The ids of its boxes are rows of the data set and of ``detections``, plus one."""
     check_installed()
     from pycocotools.coco import COCO
@@ -181,10 +210,20 @@ def _coco_evaluation(dataset: DetectionDataset, detections: Detections) -> Any:
             coco.createIndex()
             both.append(coco)
         evaluation = COCOeval(*both, iouType="bbox")
+        evaluation.params.maxDets = [1, 10, most]
         evaluation.evaluate()
         evaluation.accumulate()
-        evaluation.summarize()
     return evaluation
+
+
+def _stats(coco: Any) -> list[float]:
+    """The numbers of STATS, each the mean over what is known; COCOeval.summarize takes AP at 100 detections only."""
+    precision, recall = coco.eval["precision"], coco.eval["recall"]  # [IoU, 101, class, area, most], [IoU, class, ...]
+    parts = [precision[..., 0, -1], precision[0, ..., 0, -1], precision[5, ..., 0, -1]]
+    parts += [precision[..., area, -1] for area in (1, 2, 3)]
+    parts += [recall[..., 0, most] for most in (0, 1, -1)]
+    parts += [recall[..., area, -1] for area in (1, 2, 3)]
+    return [float(part[part > -1].mean()) if (part > -1).any() else -1.0 for part in parts]
 
 
 def _results(dataset: DetectionDataset, detections: Detections) -> list[dict[str, Any]]:

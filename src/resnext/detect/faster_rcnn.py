@@ -52,6 +52,7 @@ class FasterRcnn(nn.Module):
         self.preprocessing, self.classes = preprocessing, OBJECT if learn == "rpn" else classes
         self.provenance: dict[str, Any] = {}
         self.numbered = False  # whether the classes are only numbers, of a file that has no names
+        self.category_ids: tuple[int, ...] | None = None  # of each class, in the annotations it was trained on
         parts = parts_of(network, settings)
         self.architecture = network.architecture
         self.backbone = parts.backbone
@@ -106,6 +107,12 @@ class FasterRcnn(nn.Module):
         self.settings = replace(self.settings, score=score)
         if self.learn != "rpn":
             self.roi_heads.score_thresh = score
+
+    def set_detections(self, most: int) -> None:
+        """Give at most so many detections an image."""
+        self.settings = replace(self.settings, detections=most)
+        if self.learn != "rpn":
+            self.roi_heads.detections_per_img = most
 
     def train(self, mode: bool = True) -> "FasterRcnn":
         """As ``nn.Module.train``; a proposer stays in evaluation mode."""

@@ -33,6 +33,8 @@ SCORES, HEAD = "roi_heads.box_predictor.cls_score.weight", "roi_heads.box_head.f
 PYRAMID = "backbone.fpn.layer_blocks.0.0.weight"
 COCO_V1 = "torchvision trained its COCO_V1 detectors with BN's eps at 0: for their exact function add bn_eps 1e-12"
 NUMBERED = "the file names no classes: they are numbered from 1, as the file's outputs are"
+AS_COCO = "the file names no classes: its 91 outputs are taken for COCO's categories, as torchvision numbers them"
+COCO_OUTPUTS = 91  # of torchvision's COCO detectors: the background, and COCO's category ids up to 90
 
 
 def serialized(model: FasterRcnn, provenance: dict[str, Any] | None = None) -> bytes:
@@ -106,15 +108,30 @@ def from_torchvision(raw: Raw, bn_eps: float | None = None) -> FasterRcnn:
     if bn_eps is not None:
         architecture = architecture.change(bn_eps=bn_eps)
     settings = DetectorSettings(fpn_channels=channels, head_channels=head)
-    classes = tuple(f"class {number}" for number in range(1, outputs))
+    classes = coco_names() if outputs == COCO_OUTPUTS else tuple(map(unnamed, range(1, outputs)))
     model = _empty(architecture, settings, classes, DetectPreprocessing(resize="torchvision"))
     _fill(model, state, str(raw.path))
-    notes = [NUMBERED]
+    notes = [AS_COCO if outputs == COCO_OUTPUTS else NUMBERED]
     if bn_eps is None and not any(name.endswith("num_batches_tracked") for name in state):
         notes.append(COCO_V1)
     model.numbered = True
+    if outputs == COCO_OUTPUTS:
+        model.category_ids = tuple(range(1, outputs))
     model.provenance = {"format": "torchvision", "notes": notes}
     return model
+
+
+def unnamed(number: int) -> str:
+    """What an output without a name is called."""
+    return f"class {number}"
+
+
+def coco_names() -> tuple[str, ...]:
+    """COCO's category names by id, 1 to 90, as torchvision has them; of the ten ids that COCO left out their number."""
+    from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
+
+    names = FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
+    return tuple(unnamed(number) if name == "N/A" else name for number, name in enumerate(names) if number)
 
 
 def _first_side(state: Mapping[str, Tensor], name: str, origin: str) -> int:
@@ -134,6 +151,7 @@ def _about(model: FasterRcnn, provenance: dict[str, Any] | None) -> dict[str, An
         "learn": model.learn,
         "preprocessing": model.preprocessing.to_dict(),
         "classes": list(model.classes),
+        "category_ids": None if model.category_ids is None else list(model.category_ids),
         "provenance": model.provenance if provenance is None else provenance,
     }
     if model.learn == "fast_rcnn":
@@ -154,7 +172,19 @@ def _on_paper(about: Mapping[str, Any], bn_eps: float | None, *, proposes: bool 
         raise RequestError(f"its step {learn!r} is none of {', '.join(STEPS)}")
     proposer = _on_paper(about["proposer"], bn_eps, proposes=True) if learn == "fast_rcnn" else None
     view = DetectPreprocessing.from_dict(about["preprocessing"])
-    return _empty(architecture, settings, tuple(classes), view, learn=learn, proposer=proposer)
+    model = _empty(architecture, settings, tuple(classes), view, learn=learn, proposer=proposer)
+    model.category_ids = _category_ids(about.get("category_ids"), classes)
+    return model
+
+
+def _category_ids(ids: Any, classes: list[str]) -> tuple[int, ...] | None:
+    """None where the file does not say, as older ones do not. Raises RequestError."""
+    if ids is None:
+        return None
+    whole = isinstance(ids, list) and all(isinstance(id_, int) and not isinstance(id_, bool) for id_ in ids)
+    if not whole or len(ids) != len(classes) or len(set(ids)) != len(ids):
+        raise RequestError("its category_ids are not a different whole number for each class")
+    return tuple(ids)
 
 
 def _empty(

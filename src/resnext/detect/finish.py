@@ -5,6 +5,7 @@ from typing import Any
 from rich.console import Console
 from torch import Tensor
 
+from resnext.detect.classes import match_classes
 from resnext.detect.evaluator import DetectionEvaluation
 from resnext.detect.judge import evaluate
 from resnext.detect.pictures import detection_curves, training_samples
@@ -71,6 +72,9 @@ def write_results(session: DetectSession, console: Console) -> None:
         weights=run.weights("best").name,
         checkpoint="best",
         step=(position.best or {}).get("step"),
+        classes=match_classes(best, session.val).note,
+        max_detections=evaluation.max_detections,
+        beyond=evaluation.beyond,
     )
     write_detection_evaluation(evaluation, session.val, run.evaluation, about)
     write_detection_report(run.path)

@@ -5,12 +5,13 @@ from typing import Any
 
 import torch
 
+from resnext.detect.classes import match_classes
 from resnext.detect.dataset import DetectionDataset
-from resnext.detect.evaluator import DetectionEvaluation, Detections, evaluate_detections, in_order
+from resnext.detect.evaluator import MAX_DETECTIONS, DetectionEvaluation, Detections, evaluate_detections, in_order
 from resnext.detect.faster_rcnn import FasterRcnn
 from resnext.detect.loader import eval_batches
 from resnext.device import autocast
-from resnext.errors import RequestError, WorkError, nearest
+from resnext.errors import WorkError
 from resnext.train.distributed import World
 from resnext.train.finetune import training_mode
 from resnext.train.gather import together
@@ -60,32 +61,22 @@ def detect_all(
     return in_order(parts)
 
 
-def evaluate(model: FasterRcnn, dataset: DetectionDataset, world: World, **options: Any) -> DetectionEvaluation | None:
+def evaluate(
+    model: FasterRcnn, dataset: DetectionDataset, world: World, max_detections: int | None = None, **options: Any
+) -> DetectionEvaluation | None:
     """COCO's evaluation of ``model`` on all of ``dataset``, in the leading process; None in the others.
 
-    An image is computed alone, so the numbers do not depend on how many processes share the work. Raises what
-    ``detect_all`` raises, RequestError where classes differ, WorkError where another process failed.
+    The best ``max_detections`` of a class in an image count: when not given COCO's 100, or all where the detector
+    gives more. An image is computed alone, so the numbers do not depend on how many processes share the work. Raises
+    what ``detect_all`` and ``match_classes`` raise, WorkError where another process failed.
     """
-    check_fit(model, dataset)
+    match = match_classes(model, dataset)
     share = together(world, lambda: detect_all(model, dataset, world, **options))
     whole = share if world.size == 1 else Detections.from_rows(world.gather_rows(share.as_rows()))
-    return together(world, lambda: evaluate_detections(dataset, whole) if world.leads else None)
+    found, count = match.relabel(whole), max_detections or counted_detections(model)
+    return together(world, lambda: evaluate_detections(dataset, found, count) if world.leads else None)
 
 
-def check_fit(model: FasterRcnn, dataset: DetectionDataset) -> None:
-    """Raises RequestError where the data has other classes than the detector."""
-    if len(model.classes) != len(dataset.classes):
-        raise RequestError(
-            f"the detector knows {len(model.classes)} classes ({_first(model.classes)}), {dataset.name} has "
-            f"{len(dataset.classes)} ({_first(dataset.classes)}): train on it first (resnext detect train --init ...)"
-        )
-    for mine, theirs in zip(model.classes, dataset.classes, strict=True):
-        if mine != theirs and not model.numbered:
-            raise RequestError(
-                f"{dataset.name} has the class {theirs!r} where the detector has {mine!r}"
-                f"{nearest(theirs, model.classes)}; the classes of both must be the same, in the same order"
-            )
-
-
-def _first(names: tuple[str, ...]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+def counted_detections(model: FasterRcnn) -> int:
+    """How many detections of a class in an image count: COCO's 100, or all where the detector gives more."""
+    return max(MAX_DETECTIONS, model.settings.detections)

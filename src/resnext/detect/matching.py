@@ -34,7 +34,7 @@ class Matches:
     """What became of each detection and image at IoU 0.5 when detections from a score on are kept.
 
     ``box`` and ``kept`` have one row a detection (in their order), the others one an image. A detection that found a
-    crowd, or is beyond the 100 best of its class and image, counts neither as right nor as false (``box`` CROWD).
+    crowd, or is beyond the best of its class and image that count, is neither right nor false (``box`` CROWD).
     """
 
     box: np.ndarray  # int64 [n]: the row of the data set's boxes that it found, NONE, or CROWD; of those not kept too

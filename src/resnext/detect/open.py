@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from resnext.data.classes import class_difference
 from resnext.detect.box_format import check_box_format
 from resnext.detect.coco import parse_coco
@@ -22,15 +24,16 @@ from resnext.errors import RequestError, nearest
 def open_detection(settings: DetectDataSettings) -> tuple[DetectionDataset, DetectionDataset]:
     """Train and val, cut to ``limit_train`` and ``limit_val``. Raises RequestError for what is missing or wrong.
 
-    They are of two files or lists, or parts of one by ``val_fraction``. Classes and category ids must be the same in
-    both. ``empty`` is for training alone: held-out images all stay.
+    They are of two files or lists, or parts of one by ``val_fraction``. Val may have the classes in another order,
+    under other ids, or only some; ``match_classes`` sees to it. ``empty`` is for training alone: held-out images all
+    stay.
     """
     if settings.val_fraction is not None:
         train, val = _divided(settings)
     else:
         found = {TRAIN: Found(settings, TRAIN), VAL: _found_val(settings)}
         train, val = (_dataset(found[split], [*found.values()], settings, split) for split in (TRAIN, VAL))
-        check_same_categories(train, val)
+        check_known_categories(train, val)
     for dataset in (train, val):
         if why := why_nothing_to_learn(dataset):
             raise RequestError(why)
@@ -134,17 +137,11 @@ def _limited(dataset: DetectionDataset, settings: DetectDataSettings, split: str
     return limited(dataset, limit, settings.split_seed)
 
 
-def check_same_categories(train: DetectionDataset, val: DetectionDataset) -> None:
-    """Raise RequestError unless both splits have the same classes under the same ids."""
-    difference = class_difference(train.classes, val.classes, train.name, val.name)
-    if not difference and train.category_ids != val.category_ids:
-        name, first, second = next(
-            (name, a, b)
-            for name, a, b in zip(train.classes, train.category_ids, val.category_ids, strict=True)
-            if a != b
-        )
-        difference = f"{name!r} has the id {first} in {train.name} but {second} in {val.name}"
-    if difference:
+def check_known_categories(train: DetectionDataset, val: DetectionDataset) -> None:
+    """Raise RequestError where val has boxes of a class that train does not have."""
+    boxes = np.bincount(val.labels[~val.crowd], minlength=len(val.classes))
+    if any(count and name not in train.classes for name, count in zip(val.classes, boxes, strict=True)):
+        difference = class_difference(train.classes, val.classes, train.name, val.name)
         raise RequestError(f"the categories of train ({train.name}) and val ({val.name}) differ: {difference}")
 
 

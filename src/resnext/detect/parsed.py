@@ -21,6 +21,7 @@ class Parsed:
     files: tuple[str, ...]
     sizes: np.ndarray  # int64 [N, 2]: width, height; below 1 where none is stated
     found: Annotated
+    own_ids: bool = False  # whether image_ids and category_ids are only counted here, as the format has none
     box_name: Callable[[int], str]  # of an annotation, for messages: where it stands and what it says
     image_name: Callable[[int], str] = "image {}".format  # of an image, for messages: where its file is named
     groups: tuple[int, ...] = ()  # ids of categories that may be mere groups of others (see ``leave_out_groups``)
@@ -66,6 +67,7 @@ def dataset_of(
         exif=exif,
         either_as_stored=False,
         split="",
+        own_ids=parsed.own_ids,
         counts=counts,
         **arrays,
     )

@@ -1,21 +1,23 @@
 """A detector on pictures without labels: what is in them, as numbers and drawn."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 
 from resnext.data.images import read_image
 from resnext.data.source import BadImage
 from resnext.detect.drawing import draw_detections
 from resnext.detect.faster_rcnn import FasterRcnn
-from resnext.device import autocast
+from resnext.device import autocast, pick_device
 from resnext.errors import RequestError
+from resnext.evaluate.panel import in_eval_mode
+from resnext.evaluate.predict import Picture, as_pictures, chunks, open_picture, path_of
 from resnext.evaluate.style import plain
 from resnext.files import written_whole
 
@@ -24,65 +26,74 @@ from resnext.files import written_whole
 class Predicted:
     """One picture: what was found, best first; or why it could not be read."""
 
-    path: str
+    path: str | None  # None for a picture that came without one
     boxes: np.ndarray  # float32 [n, 4]: x1, y1, x2, y2 in pixels of the picture
     labels: np.ndarray  # int64 [n], into the detector's classes
     scores: np.ndarray  # float32 [n]
     exif: bool = True  # whether it was turned upright
     error: str | None = None
+    size: tuple[int, int] | None = None  # width, height in pixels; None where it could not be read
 
 
 @torch.inference_mode()
 def predict(
     model: FasterRcnn,
-    paths: Sequence[str],
-    device: torch.device,
+    images: Picture | Iterable[Picture],
+    device: torch.device | str | None = None,
     *,
     precision: str = "fp32",
     batch_size: int = 1,
     progress: Callable[..., None] | None = None,
 ) -> list[Predicted]:
-    """What ``model`` finds in the pictures at ``paths``, in their order; a picture that cannot be read says so."""
-    model.eval()
-    results: dict[int, Predicted] = {}
-    for start in range(0, len(paths), batch_size):
-        pictures = {}
-        for number in range(start, min(start + batch_size, len(paths))):
-            try:
-                pictures[number] = read_image(paths[number], 3, model.preprocessing.exif)
-            except BadImage as error:
-                results[number] = _nothing(paths[number], error.reason)
-        if pictures:
-            views = [model.preprocessing.view(picture).to(device) for picture in pictures.values()]
-            sizes = [(picture.height, picture.width) for picture in pictures.values()]
-            with autocast(device, precision):
-                found = model.detect(views, sizes)
-            for number, one in zip(pictures, found, strict=True):
-                boxes, labels, scores = (one[key].float().cpu().numpy() for key in ("boxes", "labels", "scores"))
-                exif = model.preprocessing.exif
-                results[number] = Predicted(paths[number], boxes, labels.astype(np.int64), scores, exif)
-        if progress is not None:
-            progress(start + batch_size)
-    return [results[number] for number in range(len(paths))]
+    """One Predicted per image, in order: also of images with nothing in them, and of those that cannot be read.
 
-
-def as_results(found: Sequence[Predicted], classes: Sequence[str]) -> list[dict[str, Any]]:
-    """COCO's results format: a row a detection, with the file and class names that its numbers have no table for.
-
-    ``image_id`` counts the pictures from 1, ``category_id`` the classes; ``bbox`` is [x, y, width, height] in pixels.
+    ``images`` are paths, PIL images and arrays (uint8 [H, W, 3] or [H, W]), mixed as they come, or one of these.
+    ``model`` is moved to ``device``, where one is given, and left in the mode it came in. Raises RequestError for a
+    device that is not here, and for what is no picture.
     """
-    return [
-        {
-            "image_id": number,
-            "category_id": int(label) + 1,
-            "bbox": [round(float(v), 3) for v in (box[0], box[1], box[2] - box[0], box[3] - box[1])],
-            "score": round(float(score), 6),
-            "file_name": one.path,
-            "category": classes[int(label)],
-        }
-        for number, one in enumerate(found, start=1)
-        for box, label, score in zip(one.boxes, one.labels, one.scores, strict=True)
-    ]
+    if batch_size < 1:
+        raise RequestError(f"the batch size must be at least 1, not {batch_size}")
+    if isinstance(device, str):
+        device = pick_device(device)
+    if device is not None:
+        model.to(device)
+    device = model.network.conv1.weight.device
+    results: list[Predicted] = []
+    with in_eval_mode(model):
+        for pictures in chunks(as_pictures(images), batch_size):
+            results += _of_batch(model, pictures, device, precision)
+            if progress is not None:
+                progress(len(results))
+    return results
+
+
+def _of_batch(
+    model: FasterRcnn, pictures: Sequence[Picture], device: torch.device, precision: str
+) -> Iterator[Predicted]:
+    exif = model.preprocessing.exif
+    opened = [_open(picture, exif) for picture in pictures]
+    good = [one for one in opened if not isinstance(one, str)]
+    found: Iterator[dict[str, torch.Tensor]] = iter(())
+    if good:
+        views = [model.preprocessing.view(picture).to(device) for picture in good]
+        with autocast(device, precision):
+            found = iter(model.detect(views, [(picture.height, picture.width) for picture in good]))
+    for picture, pixels in zip(pictures, opened, strict=True):
+        path = path_of(picture)
+        if isinstance(pixels, str):
+            yield _nothing(path, pixels)
+            continue
+        one = next(found)
+        boxes, labels, scores = (one[key].float().cpu().numpy() for key in ("boxes", "labels", "scores"))
+        yield Predicted(path, boxes, labels.astype(np.int64), scores, exif, size=pixels.size)
+
+
+def _open(picture: Picture, exif: bool) -> Image.Image | str:
+    """The pixels, or why there are none."""
+    try:
+        return open_picture(picture, 3, exif)
+    except BadImage as error:
+        return error.reason
 
 
 def drawing_places(folder: Path, paths: Sequence[str]) -> list[Path]:
@@ -111,9 +122,10 @@ def drawing_places(folder: Path, paths: Sequence[str]) -> list[Path]:
 
 def draw(found: Sequence[Predicted], places: Sequence[Path], classes: Sequence[str]) -> int:
     """Each picture that could be read with its boxes, as PNG at its place; returns how many."""
-    readable = [(one, place) for one, place in zip(found, places, strict=True) if one.error is None]
-    for one, place in readable:
-        picture = draw_detections(read_image(one.path, 3, one.exif), one.boxes, one.labels, one.scores, classes)
+    readable = [(one, one.path, place) for one, place in zip(found, places, strict=True) if one.error is None]
+    for one, path, place in readable:
+        assert path is not None
+        picture = draw_detections(read_image(path, 3, one.exif), one.boxes, one.labels, one.scores, classes)
         with written_whole(place) as file:
             picture.save(file, format="PNG")
     return len(readable)
@@ -126,8 +138,9 @@ def summary(one: Predicted, classes: Sequence[str]) -> str:
         f"{number} {plain(classes[label], 30)} (best {100 * float(one.scores[one.labels == label].max()):.0f} %)"
         for label, number in counts.most_common()
     ]
-    return f"{plain(str(one.path), 10_000)}: {', '.join(parts) or 'nothing'}"
+    name = "image" if one.path is None else plain(one.path, 10_000)
+    return f"{name}: {', '.join(parts) or 'nothing'}"
 
 
-def _nothing(path: str, error: str) -> Predicted:
+def _nothing(path: str | None, error: str) -> Predicted:
     return Predicted(path, np.empty((0, 4), np.float32), np.empty(0, np.int64), np.empty(0, np.float32), error=error)

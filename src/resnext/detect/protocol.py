@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from resnext.detect.evaluator import MAX_DETECTIONS
 from resnext.detect.preprocessing import DetectPreprocessing
 from resnext.detect.settings import DetectorSettings
 from resnext.evaluate.protocol import weights_line
@@ -22,20 +23,28 @@ def detection_protocol(
     checkpoint: str | None = None,
     step: int | None = None,
     command: str | None = None,
+    classes: str | None = None,
+    max_detections: int = MAX_DETECTIONS,
+    beyond: int = 0,
 ) -> dict[str, Any]:
     """The protocol as plain values for JSON.
 
     ``preprocessing`` and ``detector`` are None where the detections come from a file (``weights``). ``data`` names the
     data set, ``split`` says in a sentence how the images were held out, ``changed`` what was done to its boxes
-    (``DetectionDataset.counts``), ``checkpoint`` and ``step`` which weights of a run were judged.
+    (``DetectionDataset.counts``), ``checkpoint`` and ``step`` which weights of a run were judged, ``classes`` how those
+    of the detector and of the data were matched where they differ (``ClassMatch.note``), ``max_detections`` how many of
+    a class in an image counted, and ``beyond`` how many images have more boxes of one.
     """
     limits = {} if detector is None else {key: getattr(detector, key) for key in ("score", "nms", "detections")}
     return {
         "data": data,
         "split": split,
         "changed": dict(changed or {}),
+        "classes": classes or None,
         **({} if preprocessing is None else preprocessing.to_dict()),
         **limits,
+        "max_detections": max_detections,
+        "images_beyond": beyond,
         "precision": precision,
         "device": device,
         "batch_size": batch_size,
@@ -58,6 +67,11 @@ def detection_line(protocol: Mapping[str, Any], n: int, boxes: int) -> str:
             f"at most {protocol['detections']} detections an image, score ≥ {protocol.get('score')}, "
             f"NMS {protocol.get('nms')}"
         )
+    most = protocol.get("max_detections", MAX_DETECTIONS)
+    if most != MAX_DETECTIONS:
+        parts.append(f"{most} detections of a class and image count (COCO: {MAX_DETECTIONS})")
+    if protocol.get("images_beyond"):
+        parts.append(f"images with more than {most} boxes of a class: {protocol['images_beyond']}")
     if protocol.get("precision"):
         parts.append(str(protocol["precision"]))
     if protocol.get("split"):
@@ -65,6 +79,8 @@ def detection_line(protocol: Mapping[str, Any], n: int, boxes: int) -> str:
     changed = protocol.get("changed")
     if isinstance(changed, Mapping) and changed:
         parts.append(", ".join(f"{what}: {count}" for what, count in changed.items()))
+    if protocol.get("classes"):
+        parts.append(str(protocol["classes"]))
     if weights_line(protocol):
         parts.append(weights_line(protocol))
     return " · ".join((*parts, "COCOeval (pycocotools)"))

@@ -8,6 +8,8 @@ import numpy as np
 
 from resnext.detect.dataset import DetectionDataset
 from resnext.detect.evaluator import Detections, in_order
+from resnext.detect.faster_rcnn import OBJECT
+from resnext.detect.image_names import ImageNames
 from resnext.errors import RequestError, nearest
 from resnext.files import written_whole
 
@@ -19,40 +21,53 @@ FARTHEST = 1e9  # pixels
 def write_results(path: Path, dataset: DetectionDataset, detections: Detections) -> None:
     """``[{image_id, category_id, bbox: [x, y, width, height], score}, ...]``, whole or not at all, one a line.
 
-    Numbers have nine digits, from which ``read_results`` makes the same float32 again. Raises WorkError when the disk
-    refuses.
+    Where the annotations have no ids (VOC), names stand in their places, which no reader takes for ids. Numbers have
+    nine digits, from which ``read_results`` makes the same float32 again. Raises WorkError when the disk refuses.
     """
-    ids, categories = dataset.image_ids[detections.image].tolist(), dataset.category_ids
+    own = dataset.own_ids
+    images = [json.dumps(value) for value in (dataset.files if own else dataset.image_ids.tolist())]
+    categories = [json.dumps(value) for value in (dataset.classes if own else dataset.category_ids)]
+    last = ',"category":"object"' if dataset.classes == OBJECT else ""  # so that 1 is not taken for the data's first
     boxes = detections.boxes.astype(np.float64)
     boxes[:, 2:] -= boxes[:, :2]
-    rows = zip(ids, detections.label.tolist(), boxes.tolist(), detections.score.tolist(), strict=True)
+    columns = (detections.image.tolist(), detections.label.tolist(), boxes.tolist(), detections.score.tolist())
     with written_whole(path, "w") as file:
         file.write("[")
-        for row, (image, label, box, score) in enumerate(rows):
+        for row, (image, label, box, score) in enumerate(zip(*columns, strict=True)):
             place = ",".join(f"{value:.9g}" for value in box)
+            ids = f'"image_id":{images[image]},"category_id":{categories[label]}'
             file.write(",\n" if row else "\n")
-            file.write(f'{{"image_id":{image},"category_id":{categories[label]},"bbox":[{place}],"score":{score:.9g}}}')
+            file.write(f'{{{ids},"bbox":[{place}],"score":{score:.9g}{last}}}')
         file.write("\n]\n")
 
 
-def read_results(path: Path | str, dataset: DetectionDataset) -> Detections:
-    """The detections of a file in COCO's results format on ``dataset``; keys beside the four are not looked at.
+def read_results(path: Path | str, dataset: DetectionDataset, counts: dict[str, int] | None = None) -> Detections:
+    """The detections of a file in COCO's results format on ``dataset``.
 
-    Raises RequestError naming the file and the first result that cannot be one of the data set.
+    ``file_name`` and ``category``, where a result has them, must be what the data set says of its ids. A name in the
+    place of an id is looked up; results of a class that the data lacks are then left out, and ``counts`` says how many.
+    Further keys are not looked at. Raises RequestError naming the file and the first result that cannot be one of the
+    data set.
     """
     path = Path(path)
     values = _list(path)
-    images = {int(id): i for i, id in enumerate(dataset.image_ids)}
-    labels = {id: k for k, id in enumerate(dataset.category_ids)}
+    ids = _Ids(dataset)
     image, label = np.empty(len(values), np.int64), np.empty(len(values), np.int64)
     boxes, score = np.empty((len(values), 4)), np.empty(len(values))
     for row, value in enumerate(values):
         try:
-            image[row], label[row], boxes[row], score[row] = _result(value, images, labels, dataset)
-        except _Wrong as wrong:
+            boxes[row], score[row] = _box_and_score(value)
+            image[row], label[row] = ids.image(value), ids.label(value)
+        except (_Wrong, RequestError) as wrong:
             raise RequestError(f"{path}: result {row} {wrong}") from None
     boxes[:, 2:] += boxes[:, :2]
-    return in_order([Detections(image, label, boxes.astype(np.float32), score.astype(np.float32))])
+    whole = Detections(image, label, boxes.astype(np.float32), score.astype(np.float32))
+    left_out = int(np.count_nonzero(label < 0))
+    if left_out and left_out == len(label):
+        raise RequestError(f"{path}: no result is of a class that {dataset.name} has, which are {ids.known}")
+    if left_out and counts is not None:
+        counts["results of classes that the data lacks left out"] = left_out
+    return in_order([whole.chosen(label >= 0)])
 
 
 class _Wrong(Exception):
@@ -82,28 +97,92 @@ def _list(path: Path) -> list[Any]:
     return values
 
 
-def _result(
-    value: Any, images: dict[int, int], labels: dict[int, int], dataset: DetectionDataset
-) -> tuple[int, int, list[float], float]:
-    """Image, class, x, y, width and height, score. Raises _Wrong."""
+class _Ids:
+    """What the ids and names of results mean on a data set. Lookups raise _Wrong, or RequestError for two images."""
+
+    def __init__(self, dataset: DetectionDataset) -> None:
+        self.dataset = dataset
+        self.places = {int(id_): place for place, id_ in enumerate(dataset.image_ids)}
+        self.labels = {id_: label for label, id_ in enumerate(dataset.category_ids)}
+        self.label_of = {name: label for label, name in enumerate(dataset.classes)}
+        self.names = ImageNames(dataset.files, dataset.name)
+        self.found: dict[str, int] = {}  # the image of each name
+        self.path_of: dict[int, str] = {}  # the name that was given for each image
+        shown = zip(dataset.category_ids[:12], dataset.classes, strict=False)
+        self.known = ", ".join(name if dataset.own_ids else f"{id_} {name}" for id_, name in shown)
+
+    def image(self, value: dict[str, Any]) -> int:
+        """The place of a result's image in the data set."""
+        id_, path = value["image_id"], value.get("file_name")
+        if self.dataset.own_ids and not isinstance(id_, str):
+            id_ = path  # an id of other numbering says nothing of data that has no ids
+            if not isinstance(path, str):
+                raise _Wrong(f"has the image_id {_short(value['image_id'])}, but {self._no_ids('file_name')}")
+        if isinstance(id_, str):
+            return self._named(id_)
+        place = self.places.get(id_) if _is_whole(id_) else None
+        if place is None:
+            raise _Wrong(f"is of image_id {_short(id_)}, which {self.dataset.name} does not have")
+        if isinstance(path, str) and self.found.get(path) != place:
+            if not self.names.has(path, place):
+                stated = self.dataset.files[place]
+                raise _Wrong(f"is of image_id {id_} and file_name {_short(path)}, {self._disagree(id_, stated)}")
+            self.found[path] = place
+        return place
+
+    def _named(self, path: str) -> int:
+        if path not in self.found:
+            place = self.names.find(path)
+            if place is None:
+                raise _Wrong(f"is of image_id {_short(path)}, which {self.dataset.name} does not have")
+            other = self.path_of.setdefault(place, path)
+            if other != path:
+                raise _Wrong(f"is of image_id {_short(path)}, but {_short(other)} was taken for the same one")
+            self.found[path] = place
+        return self.found[path]
+
+    def label(self, value: dict[str, Any]) -> int:
+        """The label of a result's class; -1 for one of its own numbering that the data set does not have."""
+        id_, name = value["category_id"], value.get("category")
+        if isinstance(value["image_id"], str) and isinstance(name, str):
+            id_ = name  # the file was written without the ids of a data set
+        elif self.dataset.own_ids and not isinstance(id_, str):
+            id_ = name
+            if not isinstance(name, str):
+                raise _Wrong(f"is of category_id {_short(value['category_id'])}, but {self._no_ids('category')}")
+        if isinstance(id_, str):
+            return self.label_of.get(id_, -1)
+        label = self.labels.get(id_) if _is_whole(id_) else None
+        if label is None:
+            raise _Wrong(f"is of category_id {_short(id_)}; {self.dataset.name} has {self.known}")
+        stated = self.dataset.classes[label]
+        if isinstance(name, str) and name != stated:
+            raise _Wrong(f"is of category_id {id_} and category {_short(name)}, {self._disagree(id_, stated)}")
+        return label
+
+    def _disagree(self, id_: int, stated: str) -> str:
+        return (
+            f"but {id_} is {_short(stated)} in {self.dataset.name}: it was written with other ids (resnext detect "
+            "predict --annotations FILE writes those of a data set)"
+        )
+
+    def _no_ids(self, key: str) -> str:
+        return f"{self.dataset.name} states no ids: give the name there, or in {key}"
+
+
+def _box_and_score(value: Any) -> tuple[list[float], float]:
+    """x, y, width and height, and the score. Raises _Wrong, also where an id is missing."""
     if not isinstance(value, dict):
         raise _Wrong("is no object with image_id, category_id, bbox and score")
     for key in ("image_id", "category_id", "bbox", "score"):
         if key not in value:
             raise _Wrong(f"has no {key}{nearest(key, [str(k)[:40] for k in value][:50])}")
-    image = images.get(value["image_id"]) if _is_whole(value["image_id"]) else None
-    if image is None:
-        raise _Wrong(f"is of image_id {_short(value['image_id'])}, which {dataset.name} does not have")
-    label = labels.get(value["category_id"]) if _is_whole(value["category_id"]) else None
-    if label is None:
-        known = ", ".join(f"{id} {name}" for id, name in zip(dataset.category_ids[:12], dataset.classes, strict=False))
-        raise _Wrong(f"is of category_id {_short(value['category_id'])}; {dataset.name} has {known}")
     box, score = value["bbox"], value["score"]
     if not (isinstance(box, list) and len(box) == 4 and all(map(_is_place, box)) and min(box[2:]) >= 0):
         raise _Wrong(f"has the bbox {_short(box)}, not x, y, width and height in pixels")
     if not _is_place(score):
         raise _Wrong(f"has the score {_short(score)}, not a number")
-    return image, label, box, score
+    return box, score
 
 
 def _is_whole(value: Any) -> bool:

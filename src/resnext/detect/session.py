@@ -61,6 +61,7 @@ def prepare(recipe: DetectRecipe, run: RunDirectory, world: World, resume: bool,
     model = detector_from_checkpoint(files["model"]) if files else starting_detector(recipe, train)
     if world.leads and not resume:
         say_notes(model.provenance, recipe.init.weights, console)
+    model.category_ids = None if recipe.train.learn == "rpn" or train.own_ids else train.category_ids
     freeze_detector(model, recipe)
     training_mode(model.to(world.device))
     plan = begun_plan(files) if files else fused_norms(model, recipe, world)

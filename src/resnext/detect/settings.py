@@ -55,7 +55,9 @@ class DetectorSettings:
     roi_positive: float = say("Share of them that may be positive.", 0.25, low=0.01, high=1)
     score: float = say("Least score of a detection.", 0.05, low=0, high=1)
     nms: float = say("Overlap (IoU) above which the lower one of two detections of a class goes.", 0.5, low=0, high=1)
-    detections: int = say("Most detections an image.", 100, low=1)
+    detections: int = say(
+        "Most detections an image; where it is more than COCO's 100, evaluation counts as many of a class.", 100, low=1
+    )
 
     def __post_init__(self) -> None:
         for name in ("anchor_ratios", "anchor_sizes"):

@@ -57,10 +57,13 @@ def metrics(evaluation: DetectionEvaluation) -> dict[str, Any]:
         "classes": list(evaluation.classes),
         "boxes": evaluation.boxes,
         "detections": evaluation.detections.n,
+        "max_detections": evaluation.max_detections,
+        "images_beyond": evaluation.beyond,
         **{name: getattr(evaluation, name) for name in STATS},
         "threshold": None if evaluation.threshold is None else evaluation.threshold._asdict(),
         "per_class": [one._asdict() for one in evaluation.per_class],
         "units": "shares from 0 to 1; sizes small, medium, large: areas up to 32² pixels, to 96², above; "
+        "max_detections: of a class and image, that count, also in ar100; images_beyond: with more boxes of a class; "
         "threshold: the score with the best F1 at IoU 0.5",
     }
 

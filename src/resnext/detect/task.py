@@ -4,8 +4,11 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
+from resnext.detect.classes import match_classes
+from resnext.detect.evaluator import beyond_sentence
 from resnext.detect.files import serialized
 from resnext.detect.finish import evaluate_held_out, percent, write_beginning, write_results
+from resnext.detect.judge import counted_detections
 from resnext.detect.session import DetectSession, prepare
 from resnext.detect.step import train_step
 from resnext.train.finetune import trained_and_frozen
@@ -42,6 +45,11 @@ def _about(session: DetectSession) -> Iterable[str]:
     for dataset in (session.train, session.val):
         for what, count in dataset.counts.items():
             yield f"{dataset.name}: {count:,} {what}"
+    if note := match_classes(session.model, session.val).note:
+        yield f"{session.val.name}: {note}"
+    advice = "a larger detector.detections gives and counts more"
+    if beyond := beyond_sentence(session.val, counted_detections(session.model), settings.detections, advice):
+        yield beyond
 
 
 def _line(row: dict[str, Any]) -> Iterable[str]:

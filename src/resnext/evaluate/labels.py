@@ -1,7 +1,8 @@
 """Where the data's classes meet the network's outputs: which output each label means, and which outputs are answers.
 
-Elsewhere the two lists must be equal. ImageNet's are told apart by synset, so a network of words, of 1,000 or of 5,000
-synsets can be asked about folders of some of them; a network may also be restricted to some of its outputs.
+Classes are matched by name: the data may have them in another order, and some of them only. ImageNet's are told apart
+by synset, so a network of words, of 1,000 or of 5,000 synsets can be asked about folders of some of them; a network may
+also be restricted to some of its outputs.
 """
 
 from collections.abc import Sequence
@@ -47,8 +48,9 @@ def meet(dataset: Dataset, classes: Sequence[str] | None, count: int, restrict: 
         return Answers(dataset)
     kept = range(len(names)) if outputs is None else outputs
     by_synset = synsets is not None and set(found) <= set(synsets)
-    if not by_synset and outputs is None:
-        return Answers(dataset)  # has to have the network's classes, which check_fit sees to
+    by_name = len(set(names)) == len(names) and set(present(dataset, found)) <= set(names)
+    if not by_synset and not by_name and outputs is None:
+        return Answers(dataset)  # whose classes check_fit then holds against the network's
     keys = [synsets[i] if synsets and by_synset else names[i] for i in kept]
     answers = tuple(names[i] for i in kept)
     if dataset.classes == answers:

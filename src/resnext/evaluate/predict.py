@@ -44,17 +44,21 @@ class Prediction:
         return [(self.classes[i], float(self.probabilities[i])) for i in order]
 
 
+Picture = str | Path | Image.Image | np.ndarray  # a file, or uint8 [H, W, 3] or [H, W] pixels
+
+
 def predict(
     model: Network,
-    images: Iterable[str | Path | Image.Image],
+    images: Picture | Iterable[Picture],
     *,
     batch_size: int = 32,
     progress: Callable[[int], None] | None = None,
 ) -> list[Prediction]:
     """One Prediction per image, in order, on the device where ``model`` is; ``progress(done)`` after each batch.
 
+    ``images`` are paths, PIL images and arrays (uint8 [H, W, 3] or [H, W]), mixed as they come, or one of these.
     A picture that cannot be read gets an ``error`` that names it, and the others are done all the same. Raises
-    RequestError where the weights do not know their preprocessing.
+    RequestError where the weights do not know their preprocessing, and for what is no picture.
     """
     if batch_size < 1:
         raise RequestError(f"the batch size must be at least 1, not {batch_size}")
@@ -65,12 +69,12 @@ def predict(
     view, device = eval_transform(preprocessing), next(model.parameters()).device
     predictions: list[Prediction] = []
     with in_eval_mode(model), torch.inference_mode(), ThreadPoolExecutor(READERS) as pool:
-        for chunk in _chunks(images, batch_size):
+        for chunk in chunks(as_pictures(images), batch_size):
             inputs = list(pool.map(lambda image: _open(image, preprocessing, view), chunk))
             good = [item for item in inputs if isinstance(item, Tensor)]
             rows = iter(_probabilities(model, torch.stack(good), preprocessing, device) if good else ())
             for image, item in zip(chunk, inputs, strict=True):
-                path = None if isinstance(image, Image.Image) else str(image)
+                path = path_of(image)
                 if isinstance(item, Tensor):
                     predictions.append(_prediction(path, classes, next(rows)))
                 else:
@@ -135,29 +139,52 @@ def _walk(folder: str) -> Iterator[str]:
                 yield os.path.join(parent, name)
 
 
-def _open(
-    image: str | Path | Image.Image, preprocessing: Preprocessing, view: Callable[[Image.Image], Tensor]
-) -> Tensor | str:
-    """The network's input uint8 [C, S, S], or why there is none."""
-    try:
-        if isinstance(image, Image.Image):
-            return view(_from_memory(image, preprocessing))
-        return view(read_image(image, preprocessing.channels, preprocessing.exif))
-    except BadImage as error:
-        return error.reason
+def as_pictures(images: Picture | Iterable[Picture]) -> Iterator[Picture]:
+    """Each picture of ``images``, which may be one alone. Raises RequestError for anything else."""
+    alone = isinstance(images, Picture) or not isinstance(images, Iterable)
+    several: Iterable[object] = [images] if alone else images  # type: ignore[assignment]
+    for number, image in enumerate(several):
+        if isinstance(image, np.ndarray):
+            if image.dtype != np.uint8 or not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)):
+                raise RequestError(
+                    f"image {number} is an array of {image.dtype} {list(image.shape)}; "
+                    "expected the pixels of one picture, uint8 [height, width, 3] or [height, width]"
+                )
+        elif not isinstance(image, Picture):
+            raise RequestError(
+                f"image {number} is a {type(image).__name__}; expected a path, a PIL image or an array of pixels"
+            )
+        yield image
 
 
-def _from_memory(image: Image.Image, preprocessing: Preprocessing) -> Image.Image:
-    """A picture that Python code hands over, treated as if it had come from a file."""
+def path_of(image: Picture) -> str | None:
+    """Where a picture lies; None where it is in memory."""
+    return str(image) if isinstance(image, str | Path) else None
+
+
+def open_picture(image: Picture, channels: int, exif: bool) -> Image.Image:
+    """The pixels of a file or of a picture in memory, which is treated as if it came from one. Raises BadImage."""
+    if isinstance(image, str | Path):
+        return read_image(image, channels, exif)
     try:
-        image = ImageOps.exif_transpose(image) if preprocessing.exif else image
+        if isinstance(image, np.ndarray):
+            image = Image.fromarray(image)
+        image = ImageOps.exif_transpose(image) if exif else image
         if image.mode in ("L", "RGB"):
-            return image
+            return image.convert("RGB" if channels == 3 else "L")
         file = io.BytesIO()
         image.save(file, "TIFF")  # keeps every mode, so the reader of files decides what it means
     except Exception as error:  # a picture opened lazily may be broken
         raise BadImage("(image)", str(error) or type(error).__name__) from error
-    return read_image(file, preprocessing.channels, exif=False)
+    return read_image(file, channels, exif=False)
+
+
+def _open(image: Picture, preprocessing: Preprocessing, view: Callable[[Image.Image], Tensor]) -> Tensor | str:
+    """The network's input uint8 [C, S, S], or why there is none."""
+    try:
+        return view(open_picture(image, preprocessing.channels, preprocessing.exif))
+    except BadImage as error:
+        return error.reason
 
 
 def _probabilities(model: Network, images: Tensor, preprocessing: Preprocessing, device: torch.device) -> np.ndarray:
@@ -171,7 +198,7 @@ def _prediction(path: str | None, classes: tuple[str, ...], probabilities: np.nd
     return Prediction(path, classes, probabilities)
 
 
-def _chunks(items: Iterable[str | Path | Image.Image], size: int) -> Iterator[list[str | Path | Image.Image]]:
-    iterator = iter(items)
+def chunks(iterator: Iterator[Picture], size: int) -> Iterator[list[Picture]]:
+    """Lists of up to ``size`` pictures, taken from the iterator when they are asked for."""
     while chunk := list(islice(iterator, size)):
         yield chunk

@@ -1,0 +1,77 @@
+"""Where a detector's classes meet those of a data set: by name, whatever their order and their category ids."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from resnext.data.classes import listing
+from resnext.detect.dataset import DetectionDataset
+from resnext.detect.evaluator import Detections
+from resnext.detect.faster_rcnn import FasterRcnn
+from resnext.detect.files import unnamed
+from resnext.errors import RequestError, nearest
+
+
+class ClassMatch(NamedTuple):
+    """Which class of a data set each class of a detector is."""
+
+    labels: np.ndarray  # int64 [K]: the data set's label of each of the detector's K classes; -1 where it has none
+    note: str  # how they were matched and what is left out; empty where both have the same list
+
+    def relabel(self, found: Detections) -> Detections:
+        """A detector's detections under the data set's labels; those of classes that it does not have are left out."""
+        labels = self.labels[found.label]
+        return found._replace(label=labels).chosen(labels >= 0)
+
+
+def match_classes(model: FasterRcnn, dataset: DetectionDataset) -> ClassMatch:
+    """Match the classes of ``model`` and ``dataset``; see ``find_labels`` for the rules.
+
+    Raises RequestError for a class of the data set that has boxes and that the detector does not know.
+    """
+    classes = dataset.classes
+    labels, how = find_labels(model, classes, dataset.category_ids)
+    unknown = sorted(set(range(len(classes))) - set(labels.tolist()))
+    boxes = np.bincount(dataset.labels[~dataset.crowd], minlength=len(classes))
+    missing = [classes[k] for k in unknown if boxes[k] or len(unknown) == len(classes)]
+    if missing:
+        hint = nearest(missing[0], model.classes)
+        known = hint if "did you mean" in hint else f": it knows {_counted(model.classes)}"
+        raise RequestError(
+            f"{dataset.name} has {_counted(classes)}, and the detector does not know {listing(missing)}{known}; "
+            "train on it first (resnext detect train --init.weights ...)"
+        )
+    lacking = [name for name, label in zip(model.classes, labels.tolist(), strict=True) if label < 0]
+    parts = [how] if how else []
+    if lacking and not model.numbered:  # of a file without names these are outputs that never had a class
+        parts.append(f"left out as the data lacks them: {listing(lacking)}")
+    if unknown:
+        parts.append(f"without boxes and unknown to the detector: {listing([classes[k] for k in unknown])}")
+    return ClassMatch(labels, "; ".join(parts))
+
+
+def find_labels(model: FasterRcnn, names: Sequence[str], ids: Sequence[int]) -> tuple[np.ndarray, str]:
+    """The place in ``names``, whose category ids are ``ids``, of each class of ``model`` (-1: none); how it was found.
+
+    By name. A file without class names (``model.numbered``) may also be matched by COCO's category ids, where ``ids``
+    are just those of COCO, or by position, where there are as many.
+    """
+    label_of = {name: label for label, name in enumerate(names)}
+    labels = np.array([label_of.get(name, -1) for name in model.classes], np.int64)
+    if tuple(names) == model.classes:
+        return labels, ""
+    found = len(set(labels[labels >= 0].tolist()))
+    if model.numbered and found < len(names):
+        outputs = dict(zip(model.category_ids or (), model.classes, strict=False))
+        if set(ids) == {id_ for id_, name in outputs.items() if name != unnamed(id_)}:
+            label_of_id = {id_: label for label, id_ in enumerate(ids)}
+            return np.array([label_of_id.get(id_, -1) for id_ in outputs], np.int64), "classes matched by COCO's ids"
+        if len(names) == len(model.classes):
+            return np.arange(len(names)), "classes matched by position, as the detector's file names none"
+    return labels, "classes matched by name"
+
+
+def _counted(names: Sequence[str]) -> str:
+    more = ", ..." if len(names) > 3 else ""
+    return f"{len(names)} {'class' if len(names) == 1 else 'classes'} ({', '.join(names[:3])}{more})"

@@ -1,0 +1,121 @@
+"""What was found in pictures as COCO has it: its results format, and a table of all images.
+
+The results format is a list of detections that refers to images and categories by the ids of an annotation file. Where
+no such file is given, the images' and classes' names stand in place of ids: no reader takes these for ids (pycocotools'
+``loadRes`` refuses them), while ``resnext detect evaluate --detections`` looks them up.
+"""
+
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from resnext.data.classes import listing
+from resnext.detect.classes import find_labels
+from resnext.detect.coco import categories_of, images_of, load_json
+from resnext.detect.faster_rcnn import FasterRcnn
+from resnext.detect.image_names import ImageNames
+from resnext.detect.predict import Predicted
+from resnext.errors import RequestError
+
+Id = int | str  # a text is a name in place of an id
+
+
+class Ids(NamedTuple):
+    """What stands for pictures and classes in a file."""
+
+    images: Sequence[Id]  # of each picture
+    categories: Sequence[Id]  # of each of the detector's classes
+    names: Sequence[str]  # of each of these
+    sizes: np.ndarray | None = None  # int64 [N, 2]: width and height of each picture, as the annotations state them
+
+
+def ids_without_annotations(paths: Sequence[str | None], model: FasterRcnn) -> Ids:
+    """The images' names (``image 0`` of one without), and the category ids the detector knows, else its classes."""
+    names = [f"image {number}" if path is None else path for number, path in enumerate(paths)]
+    return Ids(names, model.category_ids or model.classes, model.classes)
+
+
+def ids_of_annotations(file: Path, paths: Sequence[str], model: FasterRcnn) -> Ids:
+    """The ids that a COCO file (its annotations are not read) gives to the pictures and, by name, to the classes.
+
+    A class that the file lacks keeps its name. Raises RequestError for a picture that the file lacks, for two that may
+    be one of its images, and where it has no class of the detector's.
+    """
+    content = load_json(file, parts=("images", "categories"))
+    image_ids, files, sizes = images_of(content["images"], file)
+    category_ids, classes = categories_of(content["categories"], file)
+    images = ImageNames(files, str(file))
+    taken: dict[int, str] = {}
+    places = [images.find(os.path.abspath(path)) for path in paths]
+    missing = [path for path, place in zip(paths, places, strict=True) if place is None]
+    if missing:
+        raise RequestError(
+            f"{len(missing)} of the {len(paths)} images are not in {file}: {listing(missing)}; "
+            f"it has {len(files)}, such as {files[0]!r}"
+        )
+    known = [place for place in places if place is not None]
+    for path, place in zip(paths, known, strict=True):
+        if taken.setdefault(place, path) != path:
+            raise RequestError(f"{path} and {taken[place]} may both be the image {files[place]!r} of {file}")
+    labels = find_labels(model, classes, category_ids)[0].tolist()
+    if not any(label >= 0 for label in labels):
+        raise RequestError(f"{file} has no class of the detector's: it has {listing(classes)}")
+    own = model.classes
+    categories = [category_ids[label] if label >= 0 else own[k] for k, label in enumerate(labels)]
+    names = [classes[label] if label >= 0 else own[k] for k, label in enumerate(labels)]
+    return Ids([image_ids[place] for place in known], categories, names, sizes[known])
+
+
+def check_sizes(found: Sequence[Predicted], ids: Ids) -> list[Predicted]:
+    """The same, with an error for each picture whose size is not the one that the annotations state."""
+    if ids.sizes is None:
+        return list(found)
+    return [
+        one
+        if one.error is not None or one.size == tuple(stated)
+        else replace(one, error=f"it has {_size(one.size)} pixels, but its annotations state {_size(stated)}")
+        for one, stated in zip(found, ids.sizes.tolist(), strict=True)
+    ]
+
+
+def as_results(found: Sequence[Predicted], ids: Ids) -> list[dict[str, Any]]:
+    """COCO's results format: a row a detection, with the names of file and class beside the ids.
+
+    ``bbox`` is [x, y, width, height] in pixels. An image with nothing in it has no row; ``as_image_table`` lists it.
+    """
+    return [
+        {
+            "image_id": image,
+            "category_id": ids.categories[int(label)],
+            "bbox": [round(float(v), 3) for v in (box[0], box[1], box[2] - box[0], box[3] - box[1])],
+            "score": round(float(score), 6),
+            **({} if one.path is None else {"file_name": one.path}),
+            "category": ids.names[int(label)],
+        }
+        for image, one in zip(ids.images, found, strict=True)
+        if one.error is None
+        for box, label, score in zip(one.boxes, one.labels, one.scores, strict=True)
+    ]
+
+
+def as_image_table(found: Sequence[Predicted], ids: Ids) -> dict[str, Any]:
+    """All images and categories, as COCO's files list them, with how much was found in each image, or why nothing was.
+
+    ``detections`` counts the image's rows in ``as_results``.
+    """
+    images = []
+    for id_, one in zip(ids.images, found, strict=True):
+        row: dict[str, Any] = {"id": id_, "file_name": one.path}
+        if one.size is not None:
+            row |= {"width": one.size[0], "height": one.size[1]}
+        images.append(row | ({"detections": len(one.labels)} if one.error is None else {"error": one.error}))
+    categories = [{"id": id_, "name": name} for id_, name in zip(ids.categories, ids.names, strict=True)]
+    return {"images": images, "categories": categories}
+
+
+def _size(size: Sequence[int] | None) -> str:
+    return "no" if size is None else f"{size[0]} x {size[1]}"

@@ -1,0 +1,46 @@
+"""Which image of a data set a path is: names are compared from their end, folder by folder."""
+
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+
+from resnext.errors import RequestError
+
+
+class ImageNames:
+    """The images' names in one annotation file, ``said_by``."""
+
+    def __init__(self, names: Sequence[str], said_by: str) -> None:
+        self.names, self.said_by = names, said_by
+        self._places: dict[str, list[int]] = {}
+        for place, name in enumerate(names):
+            self._places.setdefault(_parts(name)[-1], []).append(place)
+
+    def find(self, path: str) -> int | None:
+        """The place of the image that ``path`` ends like, of several the one that more folders agree with.
+
+        Either may have folders in front that the other has not. None where there is no such image. Raises RequestError
+        where several fit alike.
+        """
+        parts = _parts(path)
+        fitting = [place for place in self._places.get(parts[-1], []) if _agree(parts, _parts(self.names[place]))]
+        lengths = [min(len(parts), len(_parts(self.names[place]))) for place in fitting]
+        best = [place for place, length in zip(fitting, lengths, strict=True) if length == max(lengths)]
+        if len(best) > 1:
+            raise RequestError(
+                f"{path} may be {self.names[best[0]]} or {self.names[best[1]]} of {self.said_by}: give more of its path"
+            )
+        return best[0] if best else None
+
+    def has(self, path: str, place: int) -> bool:
+        """Whether ``path`` can be the image at ``place``."""
+        return _agree(_parts(path), _parts(self.names[place]))
+
+
+def _parts(path: str) -> tuple[str, ...]:
+    parts = PurePosixPath(path.replace("\\", "/")).parts
+    return tuple(part for part in parts if part not in ("/", "//")) or ("",)
+
+
+def _agree(one: tuple[str, ...], other: tuple[str, ...]) -> bool:
+    length = min(len(one), len(other))
+    return one[-length:] == other[-length:]

@@ -1,0 +1,174 @@
+"""Record what must not change while the code is rearranged, and compare with it later, on the same machine.
+
+    python tools/golden.py record before.json [--shared DIR]
+    python tools/golden.py compare before.json [--shared DIR]
+
+Final weights of short runs of each task (plain, by a plan of fast paths, in bf16 with EMA), what their evaluations say,
+the outputs and converted files of every Torch7 network, and the lines of the paper's tables, each as a SHA-256 or as it
+is printed. Last bits differ between processors and releases of PyTorch, so a record holds for one machine only; the
+entry ``machine`` says which. DIR holds bccd-coco.tar and t7/; without it those cases are left out.
+"""
+
+import argparse
+import hashlib
+import json
+import os
+import platform
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+SHORT = ["--train.steps", "12", "--train.threads", "1", "--data.workers", "0", "--train.channels_last", "yes"]
+DIGITS = {  # what a run of the digits recipe is given beside SHORT
+    "plain": ["--train.fast", "no"],
+    "nchw": ["--train.fast", "no", "--train.channels_last", "no"],
+    "plan": ["--train.plan", "plan.json"],
+    "bf16": ["--train.fast", "no", "--train.precision", "bf16", "--train.ema_decay", "0.9", "--augment.mixup", "0.2"],
+}
+BCCD = {
+    "plain": ["--train.fast", "false", "--train.precision", "fp32"],
+    "fast": ["--train.fast", "true"],
+}
+CONVERSIONS = {"ours": "net.safetensors", "torchvision": "net.pth", "timm": "timm.safetensors"}
+TABLES = [*(f"table{n}" for n in range(1, 9)), "residual", "ilsvrc", "modern"]
+LEFT_OUT = ("seconds", "images_per_second", "wait", "torch", "date", "machine")  # of what a run writes: the day's
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("action", choices=("record", "compare"))
+    parser.add_argument("file", type=Path)
+    parser.add_argument("--shared", type=Path)
+    args = parser.parse_args()
+    found = {"machine": machine()}
+    with tempfile.TemporaryDirectory() as folder:
+        for case in CASES:
+            for name, value in case(Path(folder), args.shared):
+                found[name] = value
+                print(f"{name}: {value[:80]}", flush=True)
+    if args.action == "record":
+        args.file.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+        return 0
+    return compare(json.loads(args.file.read_text("utf-8")), found)
+
+
+def compare(before: dict[str, str], now: dict[str, str]) -> int:
+    """Print what differs; exit status 1 where something does."""
+    changed = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
+    for name in changed:
+        print(f"CHANGED {name}: {before.get(name, '(none)')} -> {now.get(name, '(none)')}")
+    print(f"{len(now) - len(changed)} the same, {len(changed)} changed")
+    return 1 if changed else 0
+
+
+def machine() -> str:
+    """The processor and the PyTorch that a record was made on."""
+    import torch
+
+    flags = torch.backends.cpu.get_cpu_capability()
+    return f"{platform.machine()} {flags}, torch {torch.__version__}, Python {platform.python_version()}"
+
+
+def resnext(folder: Path, *words: str) -> str:
+    """Run a command in ``folder``; what it printed."""
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "RESNEXT_CACHE": str(folder / "cache")}
+    done = subprocess.run(
+        [sys.executable, "-m", "resnext", *words], cwd=folder, env=environment, capture_output=True, text=True
+    )
+    if done.returncode:
+        sys.exit(f"resnext {' '.join(words)} ended with {done.returncode}: {done.stderr}")
+    return done.stdout
+
+
+def digest(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def weights(path: Path) -> str:
+    """The SHA-256 of a safetensors file's tensors with their names."""
+    from safetensors.numpy import load_file
+
+    tensors = sorted(load_file(path).items())
+    return digest(b"".join(name.encode() + value.tobytes() for name, value in tensors))
+
+
+def numbers(path: Path) -> str:
+    """The numbers of an evaluation's metrics.json, without those of the day."""
+    values = json.loads(path.read_text("utf-8"))
+    kept = {k: v for k, v in values.items() if isinstance(v, int | float) and not any(w in k for w in LEFT_OUT)}
+    return json.dumps(kept, sort_keys=True)
+
+
+def digits(folder: Path, _: Path | None) -> Iterator[tuple[str, str]]:
+    write_plan(folder / "plan.json")
+    for name, settings in DIGITS.items():
+        run = f"digits-{name}"
+        resnext(folder, "train", str(ROOT / "recipes/small/digits.yaml"), "--run", run, *SHORT, *settings)
+        yield f"{run} weights", weights(folder / run / "checkpoints/last/model.safetensors")
+        yield f"{run} evaluation", numbers(folder / run / "evaluation/metrics.json")
+        resnext(folder, "evaluate", run, "--checkpoint", "last", "--out", f"{run}-again")
+        yield f"{run} evaluate", numbers(folder / f"{run}-again/metrics.json")
+
+
+def write_plan(path: Path) -> None:
+    """A plan that packs what can be packed of the digits network and fuses its norms."""
+    network = ["layer1.0", "layer1.1", "layer2.0", "layer2.1", "layer3.0", "layer3.1"]
+    passes = ("forward", "input_gradient", "weight_gradient")
+    plan = {
+        "convolutions": {f"{block}.conv2": dict.fromkeys(passes, "pack4") for block in network}
+        | {f"{block}.conv1": dict.fromkeys(passes, "product") for block in network},
+        "norms": [f"{block}.bn{n}" for block in network for n in (1, 2, 3)],
+    }
+    path.write_text(json.dumps(plan), encoding="utf-8")
+
+
+def cells(folder: Path, shared: Path | None) -> Iterator[tuple[str, str]]:
+    if shared is None:
+        return
+    with tarfile.open(shared / "bccd-coco.tar") as archive:
+        archive.extractall(folder / "bccd", filter="data")
+    for name, settings in BCCD.items():
+        run = f"bccd-{name}"
+        recipe = str(ROOT / "recipes/small/bccd.yaml")
+        words = ["--train.steps", "4", "--train.threads", "1", "--data.workers", "0", "--schedule.warmup_epochs", "0"]
+        resnext(folder, "detect", "train", recipe, "--run", run, "--data.limit_val", "12", *words, *settings)
+        yield f"{run} weights", weights(folder / run / "checkpoints/last/model.safetensors")
+        yield f"{run} evaluation", numbers(folder / run / "evaluation/metrics.json")
+
+
+def torch7(folder: Path, shared: Path | None) -> Iterator[tuple[str, str]]:
+    if shared is None:
+        return
+    import torch
+
+    from resnext import load
+
+    torch.set_num_threads(1)
+    for path in sorted((shared / "t7").glob("[BC]_*.t7")):
+        stem = path.stem.removesuffix("_float").removesuffix("_cuda")
+        images = torch.frombuffer(bytearray((shared / "t7" / f"{stem}_input.bin").read_bytes()), dtype=torch.float32)
+        (folder / path.name).write_bytes(path.read_bytes())
+        for form in ("grouped", "concatenated", "branched"):
+            with torch.inference_mode():
+                logits = load(path, form=form).eval()(images.view(-1, 3, 32, 32))
+            yield f"{path.name} {form}", digest(logits.contiguous().numpy().tobytes())
+        for kind, name in CONVERSIONS.items():
+            out = folder / f"{path.stem}-{name}"
+            resnext(folder, "convert", path.name, out.name, "--to", kind, "--form", "grouped")
+            yield f"{path.name} as {kind}", digest(out.read_bytes())
+
+
+def paper(folder: Path, _: Path | None) -> Iterator[tuple[str, str]]:
+    for table in TABLES:
+        lines = resnext(folder, "paper", table, *(["--no-measure"] if table == "table3" else []))
+        yield f"paper {table}", digest(lines.encode())
+
+
+CASES: tuple[Callable[[Path, Path | None], Iterator[tuple[str, str]]], ...] = (paper, torch7, digits, cells)
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -13,15 +13,23 @@ import pytest
 import torch
 
 from resnext.cli import main
+from resnext.data import open_data
+from resnext.data.preprocessing import Preprocessing
 from resnext.detect.files import load_detector
 from resnext.detect.open import open_detection
 from resnext.detect.settings import DetectRecipe
 from resnext.detect.starting import starting_detector
 from resnext.detect.step import train_step
 from resnext.detect.task import DETECTION
+from resnext.errors import RequestError
+from resnext.model.network import create_model
 from resnext.recipe import read_recipe
 from resnext.run_directory import RunDirectory
+from resnext.settings import DataSettings, InitSettings, Recipe
+from resnext.train.finetune import network_from_weights
 from resnext.train.logbook import read_log
+from resnext.weights import load
+from resnext.weights.native import save
 from tests.conftest import run_resnext
 from tests.detect.shapes import folder, one_image, recipe
 from tests.train.test_resume import KILLED, assert_same_end
@@ -179,6 +187,44 @@ def torchrun(*words: object) -> None:
         [*command, "resnext", *map(str, words)], capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_the_network_of_a_run_goes_on_elsewhere_as_it_was_trained(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its stride, eps and colours: no tensor says them, the detector's own metadata does."""
+    changes = {"stride_in_1x1": True, "bn_eps": 1e-3, "base_channels": 4, "blocks": (1, 1, 1)}
+    start = create_model("resnext11_2x4d", seed=1, stem="imagenet", num_classes=3, **changes)
+    start.preprocessing = Preprocessing(image_size=32, resize=32, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6), channels=3)
+    save(start, tmp_path / "start.safetensors")
+    run = trained(
+        tmp_path, data, init__weights=str(tmp_path / "start.safetensors"), train__epochs=1, model__name=None,
+        model__stem=None, model__blocks=None, model__base_channels=None,
+    )  # fmt: skip
+    theirs = load_detector(run)
+    assert main(["convert", str(run), str(tmp_path / "net.safetensors")]) == 0
+    assert main(["convert", str(run), str(tmp_path / "hub") + "/"]) == 0
+    for place in (tmp_path / "net.safetensors", tmp_path / "hub"):
+        network = load(place)
+        assert network.architecture == theirs.architecture
+        assert network.preprocessing is not None
+        assert network.preprocessing.mean == theirs.preprocessing.mean == (0.1, 0.2, 0.3)
+        for name, value in theirs.network.state_dict().items():
+            assert torch.equal(network.state_dict()[name], value), name
+    capsys.readouterr()
+    assert main(["predict", str(run), str(data)]) == main(["evaluate", str(run)]) == 2
+    assert capsys.readouterr().err.count(f"{run} is a detector: resnext.detect.files.load_detector reads it") == 2
+    source = open_data(DataSettings())
+    network = network_from_weights(Recipe(init=InitSettings(weights=str(run))), source)
+    assert network.architecture == theirs.architecture.change(num_classes=10, in_channels=1)
+    assert any("only the network is taken" in note for note in network.provenance["init"]["notes"])
+
+
+def test_what_a_run_goes_on_with_is_no_network(data: Path, tmp_path: Path) -> None:
+    run = trained(tmp_path, data, train__epochs=1, train__ema_decay=0.9)
+    file = next((run / "checkpoints" / "last").glob("training-*.safetensors"))
+    with pytest.raises(RequestError, match="what a run needs to go on, not its weights"):
+        load(file)
 
 
 def test_two_processes_find_the_same(whole: tuple[Path, Path], tmp_path: Path) -> None:

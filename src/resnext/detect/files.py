@@ -24,10 +24,10 @@ from resnext.weights.container import read
 from resnext.weights.contents import Raw
 from resnext.weights.hub import fetch, is_remote
 from resnext.weights.infer import infer
+from resnext.weights.native import BODY
+from resnext.weights.native import DETECTOR as KEY  # of a safetensors file's metadata
 
-KEY = "resnext-detector"  # of a safetensors file's metadata
 VERSION = 1
-BODY = "backbone.body."
 PARTS = re.compile(r"(backbone\.(body|fpn)|rpn\.head|roi_heads\.box_(head|predictor))\.")
 SCORES, HEAD = "roi_heads.box_predictor.cls_score.weight", "roi_heads.box_head.fc6.weight"
 PYRAMID = "backbone.fpn.layer_blocks.0.0.weight"

@@ -62,6 +62,18 @@ def load_detector(source: Path | str, checkpoint: str = "best", *, bn_eps: float
     return (from_native if KEY in raw.metadata else from_torchvision)(raw, bn_eps).eval()
 
 
+def copy_detector(model: FasterRcnn) -> FasterRcnn:
+    """The detector that ``load_detector`` gives of ``model`` once it is saved, on the same device, in eval mode.
+
+    Raises RequestError for weights that are not finite.
+    """
+    twin = _on_paper(_about(model, {}), None)
+    state = {name: value.detach().contiguous().clone() for name, value in model.state_dict().items()}
+    check_values(state, "the detector")
+    twin.load_state_dict(state, strict=True, assign=True)
+    return twin.eval()
+
+
 def holds_detector(source: Path | str) -> bool:
     """Whether a weights file or run directory holds a whole detector, not a network alone. Raises RequestError."""
     path = fetch(str(source)) if is_remote(str(source)) else Path(source)

@@ -7,7 +7,9 @@ import torch
 
 from resnext.detect.dataset import DetectionDataset
 from resnext.detect.evaluator import DetectionEvaluation, Detections, evaluate_detections, in_order
+from resnext.detect.fast import for_prediction
 from resnext.detect.faster_rcnn import FasterRcnn
+from resnext.detect.files import copy_detector
 from resnext.detect.loader import eval_batches
 from resnext.device import autocast
 from resnext.errors import RequestError, WorkError, nearest
@@ -63,11 +65,17 @@ def detect_all(
 def evaluate(model: FasterRcnn, dataset: DetectionDataset, world: World, **options: Any) -> DetectionEvaluation | None:
     """COCO's evaluation of ``model`` on all of ``dataset``, in the leading process; None in the others.
 
-    An image is computed alone, so the numbers do not depend on how many processes share the work. Raises what
-    ``detect_all`` raises, RequestError where classes differ, WorkError where another process failed.
+    A copy made ready to predict computes, whatever layout and fast paths ``model`` has: while a run trains, at its end
+    and afterwards the same weights give the same detections. An image is computed alone, so the numbers do not depend
+    on how many processes share the work. Raises what ``detect_all`` raises, RequestError where classes differ,
+    WorkError for weights that are not finite and where another process failed.
     """
     check_fit(model, dataset)
-    share = together(world, lambda: detect_all(model, dataset, world, **options))
+    try:
+        ready = for_prediction(copy_detector(model))
+    except RequestError as error:
+        raise WorkError(f"the detector cannot be evaluated: {error}") from None
+    share = together(world, lambda: detect_all(ready, dataset, world, **options))
     whole = share if world.size == 1 else Detections.from_rows(world.gather_rows(share.as_rows()))
     return together(world, lambda: evaluate_detections(dataset, whole) if world.leads else None)
 

@@ -172,10 +172,9 @@ def test_sigterm_says_how_to_go_on(whole: tuple[Path, Path], tmp_path: Path) -> 
     "changes",
     [
         {"train__ema_decay": 0.5, "data__limit_val": 3},
-        {"train__precision": "bf16"},
-        {"train__precision": "bf16", "train__fast": False, "train__channels_last": False, "train__ema_decay": 0.5},
+        {"train__precision": "bf16", "train__epochs": 1, "train__fast": False, "train__channels_last": False},
     ],
-    ids=["fp32", "bf16", "bf16 in the plain layout"],
+    ids=["fp32", "bf16 in the plain layout"],
 )
 def test_one_checkpoint_has_one_number(
     changes: dict[str, Any],
@@ -200,8 +199,9 @@ def test_one_checkpoint_has_one_number(
     assert again == own | {"environment": again["environment"]}
     assert {name: (run / "evaluation" / name).read_bytes() for name in files} == files
     assert (run / "report.html").read_text() != "old"
-    torchrun("detect", "evaluate", run, "--device", "cpu", "--workers", 0, "--out", tmp_path / "two")
-    assert (tmp_path / "two" / "detections.json").read_bytes() == files["detections.json"]
+    if "train__precision" in changes:
+        torchrun("detect", "evaluate", run, "--device", "cpu", "--workers", 0, "--out", tmp_path / "two")
+        assert (tmp_path / "two" / "detections.json").read_bytes() == files["detections.json"]
     assert own["protocol"]["changed"] == ({"images left out by the limit": 1} if "data__limit_val" in changes else {})
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -18,6 +19,7 @@ from resnext.detect.preprocessing import DetectPreprocessing
 from resnext.detect.settings import DetectorSettings
 from resnext.errors import RequestError
 from resnext.model.network import create_model
+from resnext.weights import load
 from resnext.weights.native import save
 from tests.detect.tiny import CIFAR, NARROW, detector, pixels
 
@@ -337,3 +339,65 @@ def test_any_value_in_the_metadata_ends_in_a_detector_or_a_sentence(place: tuple
 
 
 STATE = detector().state_dict()
+
+
+STRANGE = NARROW.change(stride_in_1x1=True, bn_eps=1e-3)  # what no tensor says
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"layout": "c4", "anchor_sizes": (16.0, 32.0), "anchor_ratios": (1.0,)},
+        {"learn": "rpn"},
+        {"architecture": STRANGE.change(form="branched")},
+        {"architecture": CIFAR.change(pre_activation=True, bn_eps=0.1)},
+    ],
+    ids=str,
+)
+def test_the_network_below_our_detector_is_the_one_that_was_trained(changes: dict[str, Any], tmp_path: Path) -> None:
+    view = DetectPreprocessing(min_size=64, max_size=128, mean=(0.1, 0.2, 0.3), std=(0.3, 0.4, 0.5), exif=False)
+    model = detector(**{"architecture": STRANGE, "view": view} | changes)
+    save_detector(model, tmp_path / "d.safetensors")
+    network = load(tmp_path / "d.safetensors", below_detector=True)
+    assert network.architecture == model.architecture.change(num_classes=0)
+    p = network.preprocessing
+    assert p is not None
+    assert (p.mean, p.std, p.exif) == (view.mean, view.std, view.exif)
+    image = torch.randn(1, 3, 64, 64)
+    last = [
+        name
+        for name in ("C2", "C3", "C4", "C5")
+        if f"layer{int(name[1]) - 1}." in str(model.network.state_dict().keys())
+    ][-1]
+    with torch.inference_mode():
+        assert torch.equal(network.features(image, last)[last], model.eval().network.features(image, last)[last])
+    if model.settings.layout == "c4":
+        theirs = model.roi_heads.box_head.state_dict()
+        assert all(torch.equal(network.state_dict()[name], value) for name, value in theirs.items())
+    assert "only the network is taken" in network.provenance["notes"][-1]
+
+
+def test_a_detector_is_no_network_unless_that_is_asked_for(tmp_path: Path) -> None:
+    save_detector(detector(), tmp_path / "d.safetensors")
+    with pytest.raises(RequestError, match=r"is a detector: resnext\.detect\.files\.load_detector reads it.*convert"):
+        load(tmp_path / "d.safetensors")
+
+
+def test_a_c4_detector_of_the_rpn_step_has_no_whole_network(tmp_path: Path) -> None:
+    save_detector(detector(layout="c4", learn="rpn", anchor_sizes=(16.0,)), tmp_path / "d.safetensors")
+    with pytest.raises(RequestError, match="no last stage"):
+        load(tmp_path / "d.safetensors", below_detector=True)
+
+
+@pytest.mark.parametrize(
+    "damage", [{"preprocessing": 3}, {"detector": None}, {"learn": "x", "detector": {}, "preprocessing": {}}]
+)
+def test_metadata_of_no_detector_is_one_sentence(damage: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "d.safetensors"
+    save_detector(detector(), path)
+    with safe_open(path, "pt") as file:
+        about = json.loads(file.metadata()[KEY]) | damage
+    save_file(load_file(path), path, metadata={KEY: json.dumps(about)})
+    with pytest.raises(RequestError, match=r"d\.safetensors: its metadata does not say which detector"):
+        load(path, below_detector=True)

@@ -75,7 +75,7 @@ def test_an_output_that_is_not_finite_names_the_image() -> None:
     found = {"boxes": torch.full((1, 4), float("nan")), "labels": torch.zeros(1), "scores": torch.ones(1)}
     model.detect = lambda *_: [found]  # type: ignore[method-assign]
     with pytest.raises(WorkError, match=r"output for 000\.png is not finite"):
-        evaluate(model, DATA, WORLD)
+        detect_all(model, DATA, WORLD)
 
 
 def test_a_missing_image_ends_the_evaluation_by_name() -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,15 +14,23 @@ import pytest
 import torch
 
 from resnext.cli import main
+from resnext.data import open_data
+from resnext.data.preprocessing import Preprocessing
 from resnext.detect.files import load_detector
 from resnext.detect.open import open_detection
 from resnext.detect.settings import DetectRecipe
 from resnext.detect.starting import starting_detector
 from resnext.detect.step import train_step
 from resnext.detect.task import DETECTION
+from resnext.errors import RequestError
+from resnext.model.network import create_model
 from resnext.recipe import read_recipe
 from resnext.run_directory import RunDirectory
+from resnext.settings import DataSettings, InitSettings, Recipe
+from resnext.train.finetune import network_from_weights
 from resnext.train.logbook import read_log
+from resnext.weights import load
+from resnext.weights.native import save
 from tests.conftest import run_resnext
 from tests.detect.shapes import folder, one_image, recipe
 from tests.train.test_resume import KILLED, assert_same_end
@@ -169,18 +178,87 @@ def test_sigterm_says_how_to_go_on(whole: tuple[Path, Path], tmp_path: Path) -> 
     assert f"go on with: resnext detect train --resume {tmp_path / 'run'}" in errors
 
 
-def test_evaluate_gives_the_runs_own_numbers(whole: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
-    _, run = whole
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"train__ema_decay": 0.5, "data__limit_val": 3},
+        {"train__precision": "bf16", "train__epochs": 1, "train__fast": False, "train__channels_last": False},
+    ],
+    ids=["fp32", "bf16 in the plain layout"],
+)
+def test_one_checkpoint_has_one_number(
+    changes: dict[str, Any],
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """In the log, at the end of the run and asked for again: with BN folded and any number of workers and processes."""
+    monkeypatch.setenv("RESNEXT_FAST", "1")
+    run = trained(tmp_path, data, **changes)
+    files = {name: (run / "evaluation" / name).read_bytes() for name in ("detections.json", "images.csv", "curves.csv")}
     own = json.loads((run / "evaluation" / "metrics.json").read_text())
-    capsys.readouterr()
-    assert main(["detect", "evaluate", str(run), "--device", "cpu", "--workers", "0"]) == 0
-    printed = capsys.readouterr().out
-    again = json.loads((run / "evaluation" / "metrics.json").read_text())
-    for key in ("ap", "ap50", "ap75", "ar100"):
-        assert again[key] == own[key]
-    assert f"AP {100 * own['ap']:.1f} %" in printed
     best = json.loads((run / "checkpoints" / "best" / "state.json").read_text())["position"]["best"]
-    assert own["ap"] == pytest.approx(best["ap"], abs=1e-6)
+    (row,) = (r for r in read_log(run / "log.jsonl") if r["kind"] == "epoch" and r["epoch"] == best["epoch"])
+    assert {name: row[name] for name in DETECTION.judged} == {name: own[name] for name in DETECTION.judged}
+    (run / "report.html").write_text("old")
+    capsys.readouterr()
+    assert main(["detect", "evaluate", str(run), "--device", "cpu", "--workers", "1"]) == 0
+    assert f"AP {100 * own['ap']:.1f} %" in capsys.readouterr().out
+    again = json.loads((run / "evaluation" / "metrics.json").read_text())
+    assert again == own | {"environment": again["environment"]}
+    assert {name: (run / "evaluation" / name).read_bytes() for name in files} == files
+    assert (run / "report.html").read_text() != "old"
+    if "train__precision" in changes:
+        torchrun("detect", "evaluate", run, "--device", "cpu", "--workers", 0, "--out", tmp_path / "two")
+        assert (tmp_path / "two" / "detections.json").read_bytes() == files["detections.json"]
+    assert own["protocol"]["changed"] == ({"images left out by the limit": 1} if "data__limit_val" in changes else {})
+
+
+def test_another_question_leaves_the_runs_own_evaluation_as_it_is(
+    whole: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(whole[1], run)
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+    def asked(*words: object) -> str:
+        assert main(["detect", "evaluate", str(run), "--device", "cpu", "--workers", "0", *map(str, words)]) == 0
+        assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+        return capsys.readouterr().out
+
+    stays = "the run's own evaluation stays as it is, as this is another one"
+    assert f"{stays} (score is 0.9, not 0.0): give --out DIR" in asked("--score", 0.9)
+    assert f"{stays} (precision is bf16, not fp32): give --out DIR" in asked("--precision", "bf16")
+    assert f"{stays} (bn_eps is 0.01, not None)" in asked("--bn-eps", 0.01)
+    for words in (("--split", "train"), ("--checkpoint", "last"), ("--source", "coco")):
+        assert "give --out DIR" in asked(*words)
+    monkeypatch.setenv("RESNEXT_FAST", "1")
+    assert f"{stays} (fast is True, not False)" in asked()
+    monkeypatch.setenv("RESNEXT_FAST", "0")
+    (run / "evaluation" / "metrics.json").unlink()
+    del before[run / "evaluation" / "metrics.json"]
+    for name in ("detections.json", "images.csv", "curves.csv", "per_class.csv", "images.png", "precision_recall.png"):
+        (run / "evaluation" / name).unlink()
+        del before[run / "evaluation" / name]
+    assert f"{stays} (score is 0.9, not 0.0): give --out DIR" in asked("--score", 0.9)
+    assert main(["detect", "evaluate", str(run), "--device", "cpu", "--workers", "0", "--score", "0.9",
+                 "--out", str(tmp_path / "what-if")]) == 0  # fmt: skip
+    assert json.loads((tmp_path / "what-if" / "metrics.json").read_text())["protocol"]["score"] == 0.9
+
+
+def test_other_data_is_judged_whole_and_the_runs_own_as_the_recipe_limits_it(data: Path, tmp_path: Path) -> None:
+    place = str(data / "annotations" / "instances_val.json")  # absolute: of the run's own data
+    run = trained(tmp_path, data, train__epochs=1, data__limit_val=2, data__limit_train=8, data__val=place)
+    other = folder(tmp_path / "other", train=3, val=7)
+    for words, count in (((), 2), (("--split", "train"), 8), (("--data", other), 7)):
+        out = tmp_path / f"out{count}"
+        assert main(["detect", "evaluate", str(run), "--workers", "0", "--out", str(out), *map(str, words)]) == 0
+        values = json.loads((out / "metrics.json").read_text())
+        assert values["n"] == count
+        left = values["protocol"]["changed"].get("images left out by the limit")
+        assert left == {2: 2, 8: 2, 7: None}[count]
+    assert "images left out by the limit: 2" in (run / "report.html").read_text()
 
 
 def torchrun(*words: object) -> None:
@@ -189,6 +267,39 @@ def torchrun(*words: object) -> None:
         [*command, "resnext", *map(str, words)], capture_output=True, text=True, timeout=300, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_the_network_of_a_run_goes_on_elsewhere_as_it_was_trained(data: Path, tmp_path: Path) -> None:
+    """Its stride, eps and colours: no tensor says them, the detector's own metadata does."""
+    changes = {"stride_in_1x1": True, "bn_eps": 1e-3, "base_channels": 4, "blocks": (1, 1, 1)}
+    start = create_model("resnext11_2x4d", seed=1, stem="imagenet", num_classes=3, **changes)
+    start.preprocessing = Preprocessing(image_size=32, resize=32, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6), channels=3)
+    save(start, tmp_path / "start.safetensors")
+    run = trained(
+        tmp_path, data, init__weights=str(tmp_path / "start.safetensors"), train__epochs=1, model__name=None,
+        model__stem=None, model__blocks=None, model__base_channels=None,
+    )  # fmt: skip
+    theirs = load_detector(run)
+    assert main(["convert", str(run), str(tmp_path / "net.safetensors")]) == 0
+    assert main(["convert", str(run), str(tmp_path / "hub") + "/"]) == 0
+    for place in (tmp_path / "net.safetensors", tmp_path / "hub"):
+        network = load(place)
+        assert network.architecture == theirs.architecture
+        assert network.preprocessing is not None
+        assert network.preprocessing.mean == theirs.preprocessing.mean == (0.1, 0.2, 0.3)
+        for name, value in theirs.network.state_dict().items():
+            assert torch.equal(network.state_dict()[name], value), name
+    source = open_data(DataSettings())
+    network = network_from_weights(Recipe(init=InitSettings(weights=str(run))), source)
+    assert network.architecture == theirs.architecture.change(num_classes=10, in_channels=1)
+    assert any("only the network is taken" in note for note in network.provenance["init"]["notes"])
+
+
+def test_what_a_run_goes_on_with_is_no_network(data: Path, tmp_path: Path) -> None:
+    run = trained(tmp_path, data, train__epochs=1, train__ema_decay=0.9)
+    file = next((run / "checkpoints" / "last").glob("training-*.safetensors"))
+    with pytest.raises(RequestError, match="what a run needs to go on, not its weights"):
+        load(file)
 
 
 def test_two_processes_find_the_same(whole: tuple[Path, Path], tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 import io
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from resnext.detect.files import load_detector, save_detector
 from resnext.detect.open import open_detection
 from resnext.detect.preprocessing import IMAGENET_MEAN
 from resnext.detect.session import DetectSession, as_one_class, prepare
-from resnext.detect.settings import DetectRecipe
+from resnext.detect.settings import DetectDataSettings, DetectRecipe
 from resnext.detect.starting import network_of, starting_detector
 from resnext.detect.step import train_step
 from resnext.detect.task import DETECTION
@@ -124,22 +126,43 @@ def test_what_training_knows_of_its_held_out_images_is_said(tmp_path: Path) -> N
     assert said[-1].startswith("1 image of instances_val.json has more boxes than the 10 detections that count")
 
 
-def test_a_detector_with_other_classes_gets_new_last_layers_and_a_note(data: Path, tmp_path: Path) -> None:
-    first, _ = prepared(tmp_path, data)
-    shake(first.model)
-    first.model.classes = ("disc", "other")
-    save_detector(first.model, tmp_path / "d.safetensors")
-    second, said = prepared(tmp_path, data, init__weights=str(tmp_path / "d.safetensors"), train__seed=9)
-    state = first.model.state_dict()
-    changed = {name for name, value in second.model.state_dict().items() if not torch.equal(value, state[name])}
-    assert changed == {
-        "roi_heads.box_predictor.cls_score.weight",
-        "roi_heads.box_predictor.bbox_pred.weight",
-        "roi_heads.box_predictor.cls_score.bias",
-        "roi_heads.box_predictor.bbox_pred.bias",
-    }
-    assert second.model.classes == ("disc", "bar")
-    assert "last layers start anew: 2 classes in place of its 2" in said
+HEAD = "roi_heads.box_predictor."
+
+
+@pytest.mark.parametrize(
+    ("theirs", "kept", "says"),
+    [
+        (("disc", "other"), {0: 0}, "had 2 classes and have 2 now: 1 keep .* by their names, as .*; 'bar' start anew"),
+        (("bar", "disc"), {0: 1, 1: 0}, "had 2 classes and have 2 now: all keep their rows by their names"),
+        (("a", "b", "bar"), {1: 2}, "had 3 classes and have 2 now: 1 keep .*; 'disc' start anew"),
+        (("a", "b"), {}, "none has a name it knew, so all start anew but for the background"),
+    ],
+    ids=["one", "another order", "fewer", "none"],
+)
+def test_last_layers_keep_the_rows_of_classes_known_by_name(
+    theirs: tuple[str, ...], kept: dict[int, int], says: str, data: Path, tmp_path: Path
+) -> None:
+    model = starting_detector(
+        asked(tmp_path, data), replace(open_detection(DetectDataSettings(path=str(data)))[0], classes=theirs)
+    )
+    shake(model)
+    with torch.no_grad():
+        model.roi_heads.box_predictor.cls_score.bias.normal_()
+        model.roi_heads.box_predictor.bbox_pred.bias.normal_()
+    save_detector(model, tmp_path / "d.safetensors")
+    session, said = prepared(tmp_path, data, init__weights=str(tmp_path / "d.safetensors"), train__seed=9)
+    fresh, _ = prepared(tmp_path, data, train__seed=9)
+    assert session.model.classes == ("disc", "bar")
+    assert re.search(says, said)
+    old, new, drawn = model.state_dict(), session.model.state_dict(), fresh.model.state_dict()
+    assert {name for name in new if not name.startswith(HEAD) and not torch.equal(new[name], old[name])} == set()
+    rows = {0: 0} | {mine + 1: their + 1 for mine, their in kept.items()}  # after the background
+    for row in range(3):
+        source, at = (old, rows[row]) if row in rows else (drawn, row)
+        for kind in ("weight", "bias"):
+            for layer, values in ((f"{HEAD}cls_score.{kind}", 1), (f"{HEAD}bbox_pred.{kind}", 4)):
+                mine, right = new[layer][row * values :][:values], source[layer][at * values :][:values]
+                assert torch.equal(mine, right), (layer, row)
 
 
 def test_a_detector_of_another_shape_is_refused(data: Path, tmp_path: Path) -> None:

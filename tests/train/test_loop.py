@@ -84,11 +84,38 @@ def test_an_exploding_loss_names_the_step_and_keeps_the_last_good_checkpoint(tin
         assert torch.isfinite(value.float()).all()
 
 
-@pytest.mark.parametrize("ema", [0.0, 0.9])
-def test_the_saved_weights_score_what_the_log_says(tiny_recipe: Path, tmp_path: Path, ema: float) -> None:
-    run = run_tiny(tiny_recipe, tmp_path / "run", train__ema_decay=ema)
-    metrics = json.loads((run.evaluation / "metrics.json").read_text())
-    assert metrics["top1_error"] == run.state("best")["position"]["best"]["top1_error"]
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"train__ema_decay": 0.0},
+        {"train__ema_decay": 0.9, "train__channels_last": "yes"},
+        {"train__precision": "bf16", "train__channels_last": "yes", "train__threads": 1, "train__epochs": 1},
+        {"train__precision": "bf16", "train__epochs": 1, "data__decode": "fast"},
+        {"train__sync_bn": True, "train__fast": "yes", "train__channels_last": "yes"},
+    ],
+    ids=str,
+)
+def test_one_checkpoint_has_one_number(
+    tiny_recipe: Path, tmp_path: Path, changes: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In the log, at the end of the run, and asked for again with other workers: bit for bit, in either layout."""
+    if "train__fast" in changes:
+        monkeypatch.setenv("RESNEXT_FAST", "1")
+    run = run_tiny(tiny_recipe, tmp_path / "run", **changes)
+    own = json.loads((run.evaluation / "metrics.json").read_text())
+    best = run.state("best")["position"]["best"]
+    (row,) = (row for row in rows(run, "epoch") if row["epoch"] == best["epoch"])
+    assert (row["val_loss"], row["top1_error"], row["top5_error"]) == (
+        own["loss"], own["top1_error"], own["top5_error"],
+    )  # fmt: skip
+    images = (run.evaluation / "images.csv").read_bytes()
+    assert main(["evaluate", str(run.path), "--device", "cpu", "--workers", "1"]) == 0
+    again = json.loads((run.evaluation / "metrics.json").read_text())
+    assert again == own | {name: again[name] for name in ("protocol", "environment")}
+    mine, theirs = ({k: v for k, v in one["protocol"].items() if k != "weights"} for one in (own, again))
+    assert mine == theirs
+    assert (run.evaluation / "images.csv").read_bytes() == images
+    assert not list(run.path.glob("evaluation-*"))
 
 
 @pytest.mark.parametrize(

@@ -77,6 +77,7 @@ def run(args: argparse.Namespace) -> int:
         classes=class_names(args.classes),
         in_channels=args.in_channels,
         stride_in_1x1=None if args.stride_in_1x1 is None else args.stride_in_1x1 == "yes",
+        below_detector=True,
     )
     if args.preprocessing is not None:
         model.preprocessing = preprocessing_named(args.preprocessing, model.architecture.in_channels)
@@ -261,13 +262,14 @@ def about_of(args: argparse.Namespace, model: "Network", path: Path) -> "About":
     """What the model card says beside the network: names, licence, the public file it is from, the run."""
     from resnext.deploy.publish import About
     from resnext.paper.released import came_from, unchanged
+    from resnext.weights.native import DETECTOR
 
     return About(
         name=args.name,
         licence=args.licence,
         origin=came_from(model.provenance, path, model.architecture.name),
         unchanged=unchanged(model.provenance),
-        run=RunDirectory(path) if is_run(path) else None,
+        run=RunDirectory(path) if is_run(path) and model.provenance.get("format") != DETECTOR else None,
         checkpoint=args.checkpoint,
     )
 

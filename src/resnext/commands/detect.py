@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 from resnext.commands.evaluate import positive, whole
 from resnext.commands.train import add_settings, add_ways, asked_for
-from resnext.detect.settings import SOURCES, DetectDataSettings, DetectRecipe
+from resnext.detect.settings import SOURCES, DetectDataSettings, DetectRecipe, DetectTrainSettings
 from resnext.errors import RequestError
 from resnext.recipe import read_recipe
-from resnext.run_directory import CHECKPOINTS, RunDirectory, check_run_kind, is_run
+from resnext.run_directory import CHECKPOINTS, RunDirectory, check_run_kind, is_run, step_in
 
 if TYPE_CHECKING:
     from resnext.detect.coco_results import Ids
@@ -54,8 +54,8 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--detections", metavar="FILE", help="judge these instead: COCO's results format, of any program"
     )
-    parser.add_argument("--data", metavar="PATH", help="folder of images and annotations [the run's own]")
-    parser.add_argument("--source", choices=SOURCES, help="what PATH is [coco]")
+    parser.add_argument("--data", metavar="PATH", help="folder of images and annotations, all of them [the run's own]")
+    parser.add_argument("--source", choices=SOURCES, help="what PATH is [as the run's data, or coco]")
     parser.add_argument("--annotations", metavar="FILE", help="COCO JSON, or list of VOC, when not at the usual place")
     parser.add_argument("--images", metavar="DIR", help="folder of the images, when not at the usual place")
     parser.add_argument("--split", choices=("val", "train"), default="val", help="held-out or training images [val]")
@@ -69,7 +69,8 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out",
         metavar="DIR",
-        help="where tables and pictures go [of a run's own held-out images RUN/evaluation, else nowhere]",
+        help="where tables and pictures go [RUN/evaluation, where nothing else than by the run itself is asked, else "
+        "nowhere]",
     )
 
 
@@ -120,13 +121,13 @@ def _evaluate(args: argparse.Namespace) -> int:
         raise RequestError(f"--max-detections {args.max_detections} must be at least {LEAST_MAX}, or left out")
     recipe = _recipe_of(args)
     dataset = open_detection_split(_data_of(args, recipe), args.split)
-    own = recipe is not None and args.data is None and args.annotations is None and args.split == "val"
-    out = args.out or (RunDirectory(Path(args.weights)).evaluation if own else None)
+    own = _own_directory(args, recipe)
+    out = own if args.out is None else Path(args.out)
     if out is not None:
         from resnext.detect.tables import FILES, FORMAT
         from resnext.evaluate.tables import check_directory
 
-        check_directory(Path(out), FILES, FORMAT)
+        check_directory(out, FILES, FORMAT)
     evaluation: DetectionEvaluation | None
     with joined(args.device) as world:
         if args.detections is not None:
@@ -135,12 +136,49 @@ def _evaluate(args: argparse.Namespace) -> int:
             evaluation, about = _judged_model(args, dataset, recipe, world)
         if evaluation is None:
             return 0
-    _show(evaluation)
+    other = ""
+    if own is not None and args.out is None and recipe is not None:
+        other = _other_question(own.parent, recipe, about)
+        out = None if other else own
     if out is not None:
-        from resnext.detect.tables import write_detection_evaluation
-
-        print(f"tables and pictures  {write_detection_evaluation(evaluation, dataset, out, about)}")
+        _write(evaluation, dataset, out, about)
+    _show(evaluation)
+    print(f"{other}give --out DIR to keep tables and pictures" if out is None else f"tables and pictures  {out}")
     return 0
+
+
+def _own_directory(args: argparse.Namespace, recipe: DetectRecipe | None) -> Path | None:
+    """The run's ``evaluation`` where its best weights are judged on its own held-out images; else None."""
+    elsewhere = any(value is not None for value in (args.data, args.source, args.annotations, args.images))
+    if recipe is None or elsewhere or args.split != "val" or args.checkpoint != "best":
+        return None
+    return RunDirectory(Path(args.weights)).evaluation
+
+
+def _other_question(run: Path, recipe: DetectRecipe, about: dict[str, Any]) -> str:
+    """Where ``about`` is not the protocol of the run's own evaluation, how it differs; else empty."""
+    from resnext.detect.evaluator import MAX_DETECTIONS
+    from resnext.detect.tables import FORMAT
+    from resnext.evaluate.protocol import changed_words, own_protocol
+
+    limits = {key: getattr(recipe.detector, key) for key in ("score", "nms", "detections")}
+    most = max(MAX_DETECTIONS, recipe.detector.detections)
+    usual = own_protocol(RunDirectory(run), FORMAT) or {
+        **{"precision": recipe.train.precision, "bn_eps": None, "max_detections": most},
+        **limits,
+    }
+    words = [f"{key} is {this}, not {own}" for key, (own, this) in changed_words(usual, about).items()]
+    return f"the run's own evaluation stays as it is, as this is another one ({', '.join(words)}): " if words else ""
+
+
+def _write(evaluation: "DetectionEvaluation", dataset: "DetectionDataset", out: Path, about: dict[str, Any]) -> None:
+    """Tables and pictures; of a run's own evaluation the report too, which shows the same numbers."""
+    from resnext.detect.report import write_detection_report
+    from resnext.detect.tables import write_detection_evaluation
+
+    write_detection_evaluation(evaluation, dataset, out, about)
+    if is_run(out.absolute().parent) and RunDirectory(out.absolute().parent).evaluation == out.absolute():
+        write_detection_report(out.absolute().parent)
 
 
 def _judged_file(args: argparse.Namespace, dataset: "DetectionDataset") -> tuple["DetectionEvaluation", dict[str, Any]]:
@@ -172,11 +210,14 @@ def _judged_model(
     from resnext.detect.classes import match_classes
     from resnext.detect.evaluator import beyond_sentence
     from resnext.detect.judge import counted_detections, evaluate
-    from resnext.detect.protocol import detection_protocol
+    from resnext.detect.protocol import OWN, detection_protocol
     from resnext.detect.session import as_one_class
     from resnext.evaluate.progress import image_bar
+    from resnext.train.session import prepare_machine
 
+    prepare_machine(DetectTrainSettings() if recipe is None else recipe.train, world)
     model = _loaded(args).to(world.device)
+    dataset = replace(dataset, exif=model.preprocessing.exif)
     dataset = as_one_class(dataset) if model.learn == "rpn" else dataset
     most = args.max_detections or counted_detections(model)
     if model.settings.detections < (args.max_detections or 0):
@@ -185,6 +226,7 @@ def _judged_model(
     if world.leads:
         _warn(note and f"{dataset.name}: {note}")
         _warn(beyond_sentence(dataset, most, model.settings.detections, COUNT_MORE))
+    run = None if recipe is None else RunDirectory(Path(args.weights))
     precision = args.precision or (recipe.train.precision if recipe is not None else "fp32")
     workers = workers_for_files() if args.workers is None else args.workers
     with image_bar(len(dataset) // world.size) as progress:
@@ -193,12 +235,14 @@ def _judged_model(
         model.preprocessing,
         model.settings,
         data=dataset.name,
-        split=_split_of(args, dataset),
+        split=_split_of(args, dataset) if _own_directory(args, recipe) is None else dataset.split or OWN,
         changed=dataset.counts,
         device=str(world.device),
         precision=precision,
-        weights=str(args.weights),
-        checkpoint=args.checkpoint if recipe is not None else None,
+        bn_eps=args.bn_eps,
+        weights=str(args.weights) if run is None else run.weights(args.checkpoint).name,
+        checkpoint=args.checkpoint if run is not None else None,
+        step=None if run is None else step_in(run.state(args.checkpoint)),
         classes=note,
         max_detections=most,
         beyond=0 if evaluation is None else evaluation.beyond,
@@ -299,15 +343,19 @@ def _recipe_of(args: argparse.Namespace) -> DetectRecipe | None:
 
 
 def _data_of(args: argparse.Namespace, recipe: DetectRecipe | None) -> DetectDataSettings:
-    """Where the labelled images lie: the run's own data, or what the command line says. Raises RequestError."""
+    """Where the labelled images lie: the run's own data, or all of what the command line says. Raises RequestError."""
     if recipe is None and args.data is None:
         raise RequestError("say which images: --data PATH, a folder of images with their annotations")
     from resnext.detect.find_annotations import has_annotations
     from resnext.detect.open import data_root
 
     data = DetectDataSettings() if recipe is None else recipe.data
-    if args.data is not None:
-        data = replace(data, path=args.data)
+    if args.data is not None:  # all of it: the recipe's limits, and files that lie elsewhere, are of the run's own data
+        names = ("train", "val", "train_images", "val_images")
+        elsewhere: dict[str, Any] = {
+            name: None for name in names if Path(getattr(data, name) or "").expanduser().is_absolute()
+        }
+        data = replace(data, path=args.data, limit_train=None, limit_val=None, **elsewhere)
     if args.source is not None:
         data = replace(data, source=args.source)
     if args.annotations is not None or (args.data is not None and has_annotations(data_root(data), data, "val")):

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from resnext.commands.engine_options import add_engine, check_engine, predictor_of
 from resnext.errors import RequestError
 from resnext.run_directory import CHECKPOINTS, RunDirectory, check_run_kind
-from resnext.settings import SOURCES
+from resnext.settings import SOURCES, RunSettings
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,7 +40,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_view(parser)
     add_questions(parser)
     parser.add_argument(
-        "--batch-size", type=positive, default=256, metavar="N", help="the result does not depend on it [256]"
+        "--batch-size",
+        type=positive,
+        default=256,
+        metavar="N",
+        help="the result does not depend on it, but for rounding [256]",
     )
     parser.add_argument(
         "--precision",
@@ -94,12 +98,15 @@ def run(args: argparse.Namespace) -> int:
     """Evaluate, print, and write the tables; exit status 0. Several processes (torchrun) share the images."""
     from resnext.evaluate.choose import load_networks
     from resnext.train.distributed import joined
+    from resnext.train.session import prepare_machine
 
     check_questions(args)
     for name in args.weights:
         check_run_kind(name, "classification", f"resnext detect evaluate {name}")
     with joined(args.device) as world:
         networks = load_networks(args)
+        if args.engine is None:
+            prepare_machine(networks.recipe.train if networks.recipe else RunSettings(), world)
         networks.to(world.device)
         precision = args.precision or (networks.recipe.train.precision if networks.recipe else "fp32")
         machine = machine_of(args, networks, world, precision)
@@ -151,6 +158,7 @@ def judge_all(args: argparse.Namespace, networks: "Networks", answers: "Answers"
             ensemble=networks.ensemble,
             outputs=answers.outputs,
             precision=machine.precision,
+            channels_last=networks.channels_last and args.engine is None,
         )
 
 
@@ -172,7 +180,8 @@ def run_images(args: argparse.Namespace, networks: "Networks", machine: Machine)
         check_fit(model, answers.dataset, answers.outputs)
     if labels is not None:
         reassessed.check_real(answers.dataset)
-    out = choose_directory(args, networks, None if judged.own else judged.dataset.name)
+    data = None if judged.own else judged.dataset.name
+    out = choose_directory(args, networks, data, str(machine.world.device), machine.precision)
     if out is not None:
         check_directory(out)
     evaluation = judge_all(args, networks, answers, machine)
@@ -206,7 +215,7 @@ def run_corruptions(args: argparse.Namespace, networks: "Networks", machine: Mac
     console, official = screen(), args.corruptions is not None
     suite = of_folder(args, networks) if official else made_here(args, networks)
     stored = networks.stored()
-    out = choose_directory(args, networks, suite.name)
+    out = choose_directory(args, networks, suite.name, str(machine.world.device), machine.precision)
     if out is not None:
         check_directory(out)
     results: list[Result] = []

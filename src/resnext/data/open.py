@@ -38,15 +38,16 @@ SPLITS: dict[
 
 
 def open_data(settings: DataSettings) -> Source:
-    """Both splits, cut to ``limit_train`` and ``limit_val``. Raises RequestError or WorkError."""
+    """Both splits, cut to ``limit_train`` and ``limit_val``, which ``split`` says. Raises RequestError or WorkError."""
     source = _opener(settings)(settings)
     _check_channels(settings, source.train)
     _check_classes(source.train)
-    return replace(
-        source,
-        train=limited(source.train, settings.limit_train, settings.split_seed),
-        val=limited(source.val, settings.limit_val, settings.split_seed),
-    )
+    train = limited(source.train, settings.limit_train, settings.split_seed)
+    val = limited(source.val, settings.limit_val, settings.split_seed)
+    parts = (("training", source.train, train), ("held-out", source.val, val))
+    drawn = [f"{len(few):,} of {len(all_):,} {what} images" for what, all_, few in parts if few is not all_]
+    split = f"{source.split}; only {' and '.join(drawn)} are used" if drawn else source.split
+    return replace(source, train=train, val=val, split=split)
 
 
 def open_split(settings: DataSettings, split: str) -> Dataset:

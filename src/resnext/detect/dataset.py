@@ -143,11 +143,15 @@ class DetectionDataset:
 
 
 def limited(dataset: DetectionDataset, limit: int | None, seed: int) -> DetectionDataset:
-    """``limit`` images drawn by ``seed``, in their old order; the data set itself when it has no more than that."""
+    """``limit`` images drawn by ``seed``, in their old order; the data set itself when it has no more than that.
+
+    ``counts`` says how many others there were.
+    """
     if limit is None or limit >= len(dataset):
         return dataset
     drawn = np.random.Generator(np.random.Philox(key=seed)).permutation(len(dataset))[:limit]
-    return dataset.subset(np.sort(drawn))
+    counts = dataset.counts | {"images left out by the limit": len(dataset) - limit}
+    return replace(dataset.subset(np.sort(drawn)), counts=counts)
 
 
 def without_empty(dataset: DetectionDataset) -> DetectionDataset:

@@ -24,10 +24,10 @@ from resnext.weights.container import read
 from resnext.weights.contents import Raw
 from resnext.weights.hub import fetch, is_remote
 from resnext.weights.infer import infer
+from resnext.weights.native import BODY
+from resnext.weights.native import DETECTOR as KEY  # of a safetensors file's metadata
 
-KEY = "resnext-detector"  # of a safetensors file's metadata
 VERSION = 1
-BODY = "backbone.body."
 PARTS = re.compile(r"(backbone\.(body|fpn)|rpn\.head|roi_heads\.box_(head|predictor))\.")
 SCORES, HEAD = "roi_heads.box_predictor.cls_score.weight", "roi_heads.box_head.fc6.weight"
 PYRAMID = "backbone.fpn.layer_blocks.0.0.weight"
@@ -62,6 +62,18 @@ def load_detector(source: Path | str, checkpoint: str = "best", *, bn_eps: float
         raise RequestError(f"there is no detector {path}: neither a weights file nor a run directory")
     raw = read(RunDirectory(path).weights(checkpoint) if is_run(path) else path)
     return (from_native if KEY in raw.metadata else from_torchvision)(raw, bn_eps).eval()
+
+
+def copy_detector(model: FasterRcnn) -> FasterRcnn:
+    """The detector that ``load_detector`` gives of ``model`` once it is saved, on the same device, in eval mode.
+
+    Raises RequestError for weights that are not finite.
+    """
+    twin = _on_paper(_about(model, {}), None)
+    state = {name: value.detach().contiguous().clone() for name, value in model.state_dict().items()}
+    check_values(state, "the detector")
+    twin.load_state_dict(state, strict=True, assign=True)
+    return twin.eval()
 
 
 def holds_detector(source: Path | str) -> bool:

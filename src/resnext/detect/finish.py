@@ -9,7 +9,7 @@ from resnext.detect.classes import match_classes
 from resnext.detect.evaluator import DetectionEvaluation
 from resnext.detect.judge import evaluate
 from resnext.detect.pictures import detection_curves, training_samples
-from resnext.detect.protocol import detection_protocol
+from resnext.detect.protocol import OWN, detection_protocol
 from resnext.detect.report import write_detection_report
 from resnext.detect.session import DetectSession
 from resnext.detect.starting import detector_from_checkpoint
@@ -20,7 +20,6 @@ from resnext.train.finish import write_recipe_and_environment
 from resnext.train.logbook import read_log
 
 SAMPLES = 12  # pictures in samples.png
-HELD_OUT = "the data's own held-out images"
 
 
 def write_beginning(session: DetectSession) -> None:
@@ -39,7 +38,7 @@ def write_beginning(session: DetectSession) -> None:
 
 
 def evaluate_held_out(session: DetectSession, model: Any) -> DetectionEvaluation | None:
-    """``model`` on the held-out images, in the precision of training; in the leading process, None in the others."""
+    """``model`` on the held-out images as ``resnext detect evaluate RUN`` does; in the leading process, else None."""
     session.world.share(model)
     return evaluate(
         model,
@@ -65,7 +64,7 @@ def write_results(session: DetectSession, console: Console) -> None:
         best.preprocessing,
         best.settings,
         data=session.val.name,
-        split=session.val.split or HELD_OUT,
+        split=session.val.split or OWN,
         changed=session.val.counts,
         device=str(device),
         precision=session.recipe.train.precision,

@@ -8,10 +8,12 @@ import torch
 from resnext.detect.classes import match_classes
 from resnext.detect.dataset import DetectionDataset
 from resnext.detect.evaluator import MAX_DETECTIONS, DetectionEvaluation, Detections, evaluate_detections, in_order
+from resnext.detect.fast import for_prediction
 from resnext.detect.faster_rcnn import FasterRcnn
+from resnext.detect.files import copy_detector
 from resnext.detect.loader import eval_batches
 from resnext.device import autocast
-from resnext.errors import WorkError
+from resnext.errors import RequestError, WorkError
 from resnext.train.distributed import World
 from resnext.train.finetune import training_mode
 from resnext.train.gather import together
@@ -66,12 +68,18 @@ def evaluate(
 ) -> DetectionEvaluation | None:
     """COCO's evaluation of ``model`` on all of ``dataset``, in the leading process; None in the others.
 
-    The best ``max_detections`` of a class in an image count: when not given COCO's 100, or all where the detector
-    gives more. An image is computed alone, so the numbers do not depend on how many processes share the work. Raises
-    what ``detect_all`` and ``match_classes`` raise, WorkError where another process failed.
+    A copy made ready to predict computes, whatever layout and fast paths ``model`` has: while a run trains, at its end
+    and afterwards the same weights give the same detections. An image is computed alone, so the numbers do not depend
+    on how many processes share the work. The best ``max_detections`` of a class in an image count: when not given
+    COCO's 100, or all where the detector gives more. Raises what ``detect_all`` and ``match_classes`` raise, WorkError
+    for weights that are not finite and where another process failed.
     """
     match = match_classes(model, dataset)
-    share = together(world, lambda: detect_all(model, dataset, world, **options))
+    try:
+        ready = for_prediction(copy_detector(model))
+    except RequestError as error:
+        raise WorkError(f"the detector cannot be evaluated: {error}") from None
+    share = together(world, lambda: detect_all(ready, dataset, world, **options))
     whole = share if world.size == 1 else Detections.from_rows(world.gather_rows(share.as_rows()))
     found, count = match.relabel(whole), max_detections or counted_detections(model)
     return together(world, lambda: evaluate_detections(dataset, found, count) if world.leads else None)

@@ -6,7 +6,10 @@ from typing import Any
 from resnext.detect.evaluator import MAX_DETECTIONS
 from resnext.detect.preprocessing import DetectPreprocessing
 from resnext.detect.settings import DetectorSettings
-from resnext.evaluate.protocol import weights_line
+from resnext.evaluate.protocol import arithmetic, weights_line
+from resnext.speed import kernels
+
+OWN = "the data's own held-out images"  # the split of a run's own evaluation
 
 
 def detection_protocol(
@@ -18,6 +21,7 @@ def detection_protocol(
     changed: Mapping[str, int] | None = None,
     device: str | None = None,
     precision: str | None = None,
+    bn_eps: float | None = None,
     batch_size: int | None = None,
     weights: str | None = None,
     checkpoint: str | None = None,
@@ -31,9 +35,10 @@ def detection_protocol(
 
     ``preprocessing`` and ``detector`` are None where the detections come from a file (``weights``). ``data`` names the
     data set, ``split`` says in a sentence how the images were held out, ``changed`` what was done to its boxes
-    (``DetectionDataset.counts``), ``checkpoint`` and ``step`` which weights of a run were judged, ``classes`` how those
-    of the detector and of the data were matched where they differ (``ClassMatch.note``), ``max_detections`` how many of
-    a class in an image counted, and ``beyond`` how many images have more boxes of one.
+    (``DetectionDataset.counts``), ``bn_eps`` what was asked for in place of the weights' own, ``checkpoint`` and
+    ``step`` which weights of a run were judged, ``classes`` how those of the detector and of the data were matched
+    where they differ (``ClassMatch.note``), ``max_detections`` how many of a class in an image counted, and ``beyond``
+    how many images have more boxes of one.
     """
     limits = {} if detector is None else {key: getattr(detector, key) for key in ("score", "nms", "detections")}
     return {
@@ -46,6 +51,8 @@ def detection_protocol(
         "max_detections": max_detections,
         "images_beyond": beyond,
         "precision": precision,
+        "bn_eps": bn_eps,
+        "fast": None if precision is None else kernels.switched_on(),
         "device": device,
         "batch_size": batch_size,
         "weights": weights,
@@ -73,7 +80,9 @@ def detection_line(protocol: Mapping[str, Any], n: int, boxes: int) -> str:
     if protocol.get("images_beyond"):
         parts.append(f"images with more than {most} boxes of a class: {protocol['images_beyond']}")
     if protocol.get("precision"):
-        parts.append(str(protocol["precision"]))
+        parts.append(arithmetic(protocol))
+    if protocol.get("bn_eps"):
+        parts.append(f"BN's eps {protocol['bn_eps']}")
     if protocol.get("split"):
         parts.append(f"split: {protocol['split']}")
     changed = protocol.get("changed")

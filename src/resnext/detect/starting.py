@@ -1,7 +1,11 @@
 """The detector a run starts from: fresh, around a loaded network, a loaded detector, or its own checkpoint."""
 
+from collections.abc import Mapping
 from typing import cast
 
+from torch import Tensor
+
+from resnext.data.classes import listing
 from resnext.data.preprocessing import Preprocessing
 from resnext.data.randomness import seed_of
 from resnext.detect.dataset import DetectionDataset
@@ -15,6 +19,7 @@ from resnext.model.network import Network, create_model
 from resnext.train.finetune import check_architecture, model_from_checkpoint
 from resnext.train.session import WEIGHTS
 from resnext.weights import load
+from resnext.weights.surgery import same_names
 
 
 def starting_detector(recipe: DetectRecipe, train: DetectionDataset) -> FasterRcnn:
@@ -47,7 +52,7 @@ def starting_detector(recipe: DetectRecipe, train: DetectionDataset) -> FasterRc
 
 
 def adapted(model: FasterRcnn, recipe: DetectRecipe, classes: tuple[str, ...]) -> FasterRcnn:
-    """A loaded detector for the data's ``classes``: its last layers start anew where those are others.
+    """A loaded detector for the data's ``classes``: those it knows by name keep their rows, others start anew.
 
     The recipe's detector settings that shape no tensor are taken. Raises RequestError for those that do and differ.
     """
@@ -62,10 +67,9 @@ def adapted(model: FasterRcnn, recipe: DetectRecipe, classes: tuple[str, ...]) -
     state, mine = model.state_dict(), fresh.state_dict()
     notes = list(model.provenance.get("notes", []))
     if model.classes != classes:
-        notes.append(
-            f"the detector's last layers start anew: {len(classes)} classes in place of its {len(model.classes)}"
-        )
-        state |= {name: value for name, value in mine.items() if name.startswith("roi_heads.box_predictor.")}
+        kept = same_names(model.classes, classes)
+        notes.append(_head_note(model.classes, classes, kept))
+        state |= _head_rows(state, mine, kept)
     for name, value in mine.items():
         if name not in state or state[name].shape != value.shape:
             theirs = tuple(state[name].shape) if name in state else "none"
@@ -76,6 +80,31 @@ def adapted(model: FasterRcnn, recipe: DetectRecipe, classes: tuple[str, ...]) -
     fresh.load_state_dict({name: state[name] for name in mine})
     fresh.provenance = {"init": {"weights": recipe.init.weights, "notes": notes}}
     return fresh
+
+
+def _head_rows(old: Mapping[str, Tensor], fresh: Mapping[str, Tensor], kept: Mapping[int, int]) -> dict[str, Tensor]:
+    """The box predictor's tensors ``fresh``, with the rows ``kept`` (new class -> old class) and the background's."""
+    rows = {0: 0} | {new + 1: before + 1 for new, before in kept.items()}  # 0 is the background
+    heads: dict[str, Tensor] = {}
+    for layer, values in (("cls_score", 1), ("bbox_pred", 4)):  # numbers a class
+        for name in (f"roi_heads.box_predictor.{layer}.weight", f"roi_heads.box_predictor.{layer}.bias"):
+            if old[name].shape[1:] != fresh[name].shape[1:]:
+                continue  # of another shape: the caller says so
+            head = fresh[name].clone().unflatten(0, (-1, values))
+            head[list(rows)] = old[name].unflatten(0, (-1, values))[list(rows.values())]
+            heads[name] = head.flatten(0, 1)
+    return heads
+
+
+def _head_note(old: tuple[str, ...], new: tuple[str, ...], kept: Mapping[int, int]) -> str:
+    """Which classes keep their rows of the last layers, and which start anew."""
+    anew = [name for row, name in enumerate(new) if row not in kept]
+    before = f"the detector's last layers had {len(old)} classes and have {len(new)} now"
+    if not anew:
+        return f"{before}: all keep their rows by their names"
+    if not kept:
+        return f"{before}: none has a name it knew, so all start anew but for the background"
+    return f"{before}: {len(kept)} keep their rows by their names, as the background does; {listing(anew)} start anew"
 
 
 def proposer_of(source: str) -> FasterRcnn:

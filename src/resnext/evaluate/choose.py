@@ -14,7 +14,8 @@ from resnext.data.source import Dataset
 from resnext.errors import RequestError
 from resnext.evaluate.labels import Answers, meet
 from resnext.evaluate.predict import preprocessing_of
-from resnext.evaluate.protocol import member, protocol
+from resnext.evaluate.protocol import changed_words, member, own_protocol, protocol
+from resnext.evaluate.tables import FORMAT
 from resnext.evaluate.views import Looks, as_stored, seen_at
 from resnext.model.network import Network
 from resnext.recipe import read_recipe
@@ -43,6 +44,11 @@ class Networks:
     @property
     def preprocessing(self) -> Preprocessing:
         return self.preprocessings[0]
+
+    @property
+    def channels_last(self) -> bool:
+        """Whether the run computed in NHWC, and so its networks are judged in it."""
+        return self.recipe is not None and self.recipe.train.channels_last == "yes"
 
     def to(self, device: Any) -> None:
         for model in self.models:
@@ -128,19 +134,26 @@ def choose_data(args: argparse.Namespace, networks: Networks) -> Judged:
     return Judged(dataset, f"every image of {dataset.name}", own=False)
 
 
-def choose_directory(args: argparse.Namespace, networks: Networks, data: str | None) -> Path | None:
-    """Where the tables go: the run's ``evaluation`` is kept for its best weights, its own held-out images and view.
+def choose_directory(
+    args: argparse.Namespace, networks: Networks, data: str | None, device: str, precision: str
+) -> Path | None:
+    """Where the tables go: the run's ``evaluation`` is kept for its own question.
 
-    ``data`` names other images than the run's own.
+    That is its best weights on its own held-out images (``data`` names others), in its own view, and on the device and
+    in the precision (or by the engine) that the evaluation there was computed with.
     """
     if args.out is not None:
-        return Path(args.out)
-    if networks.run is None or len(networks.models) > 1:
+        own = networks.run and RunDirectory(networks.run).evaluation
+        return own if own and own.resolve() == Path(args.out).resolve() else Path(args.out)
+    if networks.run is None or networks.recipe is None or len(networks.models) > 1:
         return None
     words = [word for word, usual in ((args.split, "val"), (args.checkpoint, "best")) if word != usual]
     words += [word for word in (data, args.restrict and Path(args.restrict).stem) if word]
     words += [] if networks.looks.is_plain else [str(networks.looks), networks.looks.combine]
     words += [f"{size}" for size in (args.image_size, args.resize) if size is not None]
+    usual = {"precision": networks.recipe.train.precision} | own_protocol(RunDirectory(networks.run), FORMAT)
+    computed = {"precision": precision, "device": device}
+    words += [computed[key] for key in changed_words(usual, computed)]
     name = "-".join(["evaluation", *("".join(c if c.isalnum() else "-" for c in word) for word in words)])
     return networks.run / name
 
@@ -157,6 +170,7 @@ def describe(
         split=split,
         device=device,
         precision=precision,
+        channels_last=networks.channels_last and args.engine is None,
         batch_size=args.batch_size,
         weights=" + ".join(one["weights"] for one in networks.about),
         checkpoint=None if together else first["checkpoint"],

@@ -20,6 +20,7 @@ from resnext.evaluate.metrics import interval95, percent
 from resnext.evaluate.panel import Member, Panel, in_eval_mode
 from resnext.evaluate.views import CENTER, Looks
 
+BATCH_SIZE = 256  # images at a time, where nobody says
 COLUMNS: dict[str, type] = {
     "index": np.int64,
     "label": np.int64,
@@ -106,7 +107,7 @@ def evaluate(
     preprocessing: Preprocessing,
     *,
     device: torch.device | str,
-    batch_size: int = 256,
+    batch_size: int = BATCH_SIZE,
     precision: str = "fp32",
     workers: int = 0,
     start_method: str | None = None,
@@ -133,6 +134,9 @@ def evaluate(
     models = [member.model for member in members]
     for network in models:
         check_fit(network, dataset, outputs)
+    if channels_last:  # weights and images: with one of them alone last bits differ
+        for network in models:
+            network.to(memory_format=torch.channels_last)
     panel = Panel(members, looks, ensemble, outputs, channels_last)
     device, done = torch.device(device), 0
     parts: list[dict[str, np.ndarray]] = []

@@ -1,11 +1,14 @@
 """The protocol every number carries: which images, which view of them, which weights."""
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from resnext.data.preprocessing import Preprocessing
 from resnext.evaluate.views import CENTER, Looks
+from resnext.run_directory import RunDirectory
 
+FREE = ("split", "changed", "step", "batch_size", "weights", "command")  # words of a protocol that pose no question
 INPUT = ("image_size", "resize", "fit", "interpolation", "exif", "mean", "std", "channels")
 
 
@@ -16,6 +19,7 @@ def protocol(
     split: str,
     device: str,
     precision: str = "fp32",
+    channels_last: bool = False,
     batch_size: int | None = None,
     weights: str | None = None,
     checkpoint: str | None = None,
@@ -29,10 +33,10 @@ def protocol(
 ) -> dict[str, Any]:
     """The protocol as plain values for JSON.
 
-    ``data`` names the data set, ``split`` says in a sentence how the images were held out, ``checkpoint`` and
-    ``step`` say which weights of a run were judged. ``looks`` is the view, ``corruption`` says how the images were
-    corrupted, if here, and ``restricted_to`` which outputs were answers, if not all. Of several networks, ``ensemble``
-    has what ``member`` says of each.
+    ``data`` names the data set, ``split`` says in a sentence how the images were held out, ``channels_last`` in which
+    memory layout was computed, ``checkpoint`` and ``step`` which weights of a run were judged. ``looks`` is the view,
+    ``corruption`` says how the images were corrupted, if here, and ``restricted_to`` which outputs were answers, if not
+    all. Of several networks, ``ensemble`` has what ``member`` says of each.
     """
     return {
         "data": data,
@@ -42,6 +46,7 @@ def protocol(
         "corruption": corruption,
         "restricted_to": restricted_to,
         "precision": precision,
+        "layout": "NHWC" if channels_last else "NCHW",
         "device": str(device),
         "batch_size": batch_size,
         "weights": weights,
@@ -65,7 +70,7 @@ def protocol_line(protocol: dict[str, Any], n: int) -> str:
         parts.append(str(protocol["corruption"]))
     if protocol.get("restricted_to"):
         parts.append(f"answers restricted to {protocol['restricted_to']}")
-    parts += [str(protocol.get("precision")), f"split: {protocol.get('split')}"]
+    parts += [arithmetic(protocol), f"split: {protocol.get('split')}"]
     members = _members(protocol)
     if len(members) > 1:
         names = ", ".join(weights_line(one, named=True) for one in members)
@@ -73,6 +78,34 @@ def protocol_line(protocol: dict[str, Any], n: int) -> str:
     elif weights_line(protocol):
         parts.append(weights_line(protocol))
     return " · ".join(parts)
+
+
+def own_protocol(run: RunDirectory, kind: str) -> dict[str, Any]:
+    """The protocol of the evaluation (of format ``kind``) that a run keeps; empty where there is none."""
+    path = run.evaluation / "metrics.json"
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    about = values.get("protocol") if isinstance(values, dict) and values.get("format") == kind else None
+    return about if isinstance(about, dict) else {}
+
+
+def changed_words(own: Mapping[str, Any], protocol: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """What both protocols say and say differently, as (own, other); empty where they ask the same question."""
+    other = json.loads(json.dumps(protocol))  # lists, as in a file
+    return {
+        key: (value, other[key])
+        for key, value in own.items()
+        if key in other and key not in FREE and value != other[key]
+    }
+
+
+def arithmetic(protocol: Mapping[str, Any]) -> str:
+    """What convolutions were computed in; fast paths are only named where they were switched off."""
+    off = ", RESNEXT_FAST=0" if protocol.get("fast") is False else ""
+    layout = f" {protocol['layout']}" if protocol.get("layout") == "NHWC" else ""
+    return f"{protocol.get('precision')}{layout}{off}"
 
 
 def view_line(view: Mapping[str, Any]) -> str:

@@ -37,6 +37,7 @@ def network_from_weights(recipe: Recipe, source: Source) -> Network:
         in_channels=source.train.channels,
         form=recipe.model.form,
         seed=recipe.train.seed,
+        below_detector=True,
     )
     check_architecture(recipe.model, model.architecture, weights)
     model.preprocessing = Preprocessing.of(recipe.data, source, model.preprocessing)

@@ -6,7 +6,7 @@ import json
 from rich.console import Console
 
 from resnext.environment import environment
-from resnext.evaluate.evaluator import Evaluation, evaluate
+from resnext.evaluate.evaluator import BATCH_SIZE, Evaluation, evaluate
 from resnext.evaluate.pictures import sample_grid
 from resnext.evaluate.protocol import protocol
 from resnext.evaluate.report import write_report
@@ -89,6 +89,8 @@ def write_results(session: Session, console: Console) -> None:
         split=session.source.split,
         device=str(device),
         precision=session.recipe.train.precision,
+        channels_last=session.recipe.train.channels_last == "yes",
+        batch_size=BATCH_SIZE,
         weights=run.weights("best").name,
         checkpoint="best",
         step=(position.best or {}).get("step"),

@@ -26,6 +26,7 @@ def load(
     in_channels: int | None = None,
     stride_in_1x1: bool | None = None,
     seed: int = 0,
+    below_detector: bool = False,
 ) -> "Network":
     """The network in a weights file, a run directory or on a hub, in eval mode on the CPU.
 
@@ -36,12 +37,19 @@ def load(
 
     ``form`` moves the weights to another form of Figure 3; ``num_classes`` or ``classes`` and ``in_channels`` change
     head and stem (``surgery.py``; new rows are drawn from ``seed``); ``stride_in_1x1`` overrules what a file of
-    detectron2 cannot say. Raises RequestError for what cannot be read, WorkError for a transfer that fails.
+    detectron2 cannot say. A detector of ours is refused unless ``below_detector`` asks for the network below it.
+    Raises RequestError for what cannot be read, WorkError for a transfer that fails.
     """
     from resnext.weights.build import build
+    from resnext.weights.native import DETECTOR
     from resnext.weights.surgery import change
 
     found = contents_of(source, checkpoint)
+    if found.format == DETECTOR and not below_detector:
+        raise RequestError(
+            f"{source} is a detector: resnext.detect.files.load_detector reads it, and resnext detect evaluates it and "
+            "predicts with it; the network below it is had by resnext convert, or by load(..., below_detector=True)"
+        )
     try:
         found = change(
             found,

@@ -44,6 +44,9 @@ def adapt(raw: Raw) -> Contents:
         return torch7_model.adapt(raw)
     if native.is_native(raw):
         return native.adapt(raw)
+    if native.is_detector(raw):
+        return native.adapt_detector(raw)
+    native.check_no_training_state(raw)
     origin = str(raw.path)
     tensors, notes = _state(raw.value, origin)
     for sign, adapter in NAMINGS.values():

@@ -31,7 +31,7 @@ class Contents:
 
     architecture: Architecture
     state: dict[str, Tensor]
-    format: str  # "resnext", "torchvision", "timm", "detectron2", "detectron", "pycls", "torch7"
+    format: str  # "resnext", "resnext-detector", "torchvision", "timm", "detectron2", "detectron", "pycls", "torch7"
     preprocessing: Preprocessing | None = None
     classes: tuple[str, ...] | None = None
     notes: tuple[str, ...] = ()

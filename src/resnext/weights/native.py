@@ -9,19 +9,28 @@ it is not at its default, so older programs go on to read what they can compute,
 """
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save as serialize
+from torch import Tensor
 
 from resnext.data.preprocessing import Preprocessing
 from resnext.errors import RequestError, nearest
 from resnext.files import written_whole
 from resnext.model.architecture import Architecture
+from resnext.model.complexity import default_image_size
 from resnext.model.network import Network
 from resnext.weights.contents import Contents, Raw
 
 VERSION = 1
+DETECTOR = "resnext-detector"  # the metadata key of a detector's file (detect/files.py), and the format it is named
+BODY, HEAD = (
+    "backbone.body.",
+    "roi_heads.box_head.",
+)  # where a detector keeps its network; of c4 the last stage is apart
+TRAINING = ("weights/", "optimizer/", "groups/")  # what names begin with in the part of a checkpoint that goes on
 ADDED = ("stride_in_1x1", "bn_eps")  # fields of Architecture that version 1 began without
 
 
@@ -60,7 +69,7 @@ def is_native(raw: Raw) -> bool:
 
 def adapt(raw: Raw) -> Contents:
     """What a file written by ``save`` says of its network. Raises RequestError naming what is wrong."""
-    about = _about(raw)
+    about = _about(raw, "resnext")
     try:
         architecture = Architecture(**_architecture_fields(about))
         preprocessing = Preprocessing.from_dict(about["preprocessing"]) if about.get("preprocessing") else None
@@ -80,19 +89,86 @@ def adapt(raw: Raw) -> Contents:
     )
 
 
+def is_detector(raw: Raw) -> bool:
+    """Whether a safetensors file has the metadata of our own detectors."""
+    return DETECTOR in raw.metadata
+
+
+def adapt_detector(raw: Raw) -> Contents:
+    """The network below a detector of ours: its architecture, weights and colours. Raises RequestError."""
+    about = _about(raw, DETECTOR)
+    try:
+        architecture = Architecture(**_architecture_fields(about)).change(num_classes=0)
+        state = _below_detector(raw.value, about)
+        preprocessing = _colours_of_detector(about["preprocessing"], architecture)
+    except RequestError as error:
+        raise RequestError(f"{raw.path}: {error}") from None
+    except (KeyError, TypeError) as error:
+        raise RequestError(f"{raw.path}: its metadata does not say which detector it is ({error!r:.80})") from None
+    provenance = about.get("provenance")
+    return Contents(
+        architecture=architecture,
+        state=state,
+        format=DETECTOR,
+        preprocessing=preprocessing,
+        provenance=(provenance if isinstance(provenance, dict) else {}) | {"format": DETECTOR},
+        notes=(
+            *_earlier_notes(provenance),
+            "of the detector only the network is taken, with its mean, std and exif; "
+            f"{preprocessing.resize}/{preprocessing.image_size} pixels are the usual, a detector has none",
+        ),
+    )
+
+
+def _below_detector(tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The network's tensors; of the c4 layout the last stage is the detector's head."""
+    split = about["detector"]["layout"] == "c4"
+    if split and about["learn"] == "rpn":
+        raise RequestError("it is a c4 detector of the rpn step, which has no last stage to start from")
+    prefixes = (BODY, HEAD) if split else (BODY,)
+    return {
+        name.removeprefix(prefix): tensor
+        for prefix in prefixes
+        for name, tensor in tensors.items()
+        if name.startswith(prefix)
+    }
+
+
+def _colours_of_detector(view: Mapping[str, Any], architecture: Architecture) -> Preprocessing:
+    """A detector's mean, std and exif, with the usual crop of pictures."""
+    size = default_image_size(architecture)
+    return Preprocessing(
+        image_size=size,
+        resize=256 if size == 224 else size,
+        interpolation="bilinear",
+        mean=view["mean"],
+        std=view["std"],
+        channels=architecture.in_channels,
+        exif=view["exif"],
+    )
+
+
+def check_no_training_state(raw: Raw) -> None:
+    """Raises RequestError for the file of a checkpoint that a run goes on with: its tensors are no network's."""
+    if raw.container == "safetensors" and any(name.startswith(TRAINING) for name in raw.value):
+        raise RequestError(
+            f"{raw.path} is what a run needs to go on, not its weights; those are in model-*.safetensors beside it"
+        )
+
+
 def _earlier_notes(provenance: Any) -> tuple[str, ...]:
     """What was noted when the weights were converted to this file."""
     notes = provenance.get("notes") if isinstance(provenance, dict) else None
     return tuple(note for note in notes if isinstance(note, str)) if isinstance(notes, list) else ()
 
 
-def _about(raw: Raw) -> dict[str, Any]:
+def _about(raw: Raw, key: str) -> dict[str, Any]:
     try:
-        about = json.loads(raw.metadata["resnext"])
+        about = json.loads(raw.metadata[key])
     except (ValueError, RecursionError) as error:
-        raise RequestError(f"{raw.path}: its resnext metadata is not JSON: {error}") from None
+        raise RequestError(f"{raw.path}: its {key} metadata is not JSON: {error}") from None
     if not isinstance(about, dict) or "architecture" not in about:
-        raise RequestError(f"{raw.path}: its resnext metadata does not say which network the tensors belong to")
+        raise RequestError(f"{raw.path}: its {key} metadata does not say which network the tensors belong to")
     version = about.get("version")
     if isinstance(version, bool) or not isinstance(version, int) or not 1 <= version <= VERSION:
         raise RequestError(f"{raw.path} has version {version!r} of the format; this program reads up to {VERSION}")

@@ -122,7 +122,7 @@ def _with_rows(contents: Contents, wanted: int, names: tuple[str, ...] | None, s
     had, width = contents.architecture.num_classes, contents.architecture.stages[-1].out_channels
     architecture = contents.architecture.change(num_classes=wanted)  # which refuses a count that makes no sense
     weight, bias = _fresh(wanted, width, seed)
-    kept = _same_names(_known_as(contents.classes or (), names or ()), names or ())
+    kept = same_names(_known_as(contents.classes or (), names or ()), names or ())
     if had and kept:
         old_weight, old_bias = _tensor(contents, "fc.weight", (had, width)), _tensor(contents, "fc.bias", (had,))
         rows, of = torch.tensor(list(kept)), torch.tensor(list(kept.values()))
@@ -149,7 +149,7 @@ def _known_as(old: tuple[str, ...], new: tuple[str, ...]) -> tuple[str, ...]:
     return synsets if new and set(new) <= set(synsets) and names_imagenet(old) else old
 
 
-def _same_names(old: Sequence[str], new: Sequence[str]) -> dict[int, int]:
+def same_names(old: Sequence[str], new: Sequence[str]) -> dict[int, int]:
     """New row -> old row of the same name; of a name that stands twice (ImageNet's crane), first to first."""
     places: dict[str, list[int]] = {}
     for index in reversed(range(len(old))):

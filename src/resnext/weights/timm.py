@@ -20,7 +20,7 @@ from resnext.model.network import Network
 from resnext.weights.contents import Contents
 from resnext.weights.infer import infer
 from resnext.weights.known import IMAGENET_MEAN, IMAGENET_STD
-from resnext.weights.naming import Found, check_same, renamed
+from resnext.weights.naming import UNKNOWN_PREPROCESSING, Found, check_same, renamed
 from resnext.weights.refused import SORRY
 from resnext.weights.torchvision import rename
 
@@ -30,6 +30,7 @@ HARMLESS = {"layers", "cardinality", "base_width", "channels", "block", "num_cla
 HARMLESS |= {"drop_rate", "drop_path_rate", "drop_block_rate", "zero_init_last"}
 USUAL: dict[str, Any] = {"output_stride": 32, "global_pool": "avg", "down_kernel_size": 1, "block_reduce_first": 1}
 CROP_PCT = 0.875
+OWN = "resnext"  # key of config.json that timm passes over: our preprocessing, which may be unknown or without exif
 
 
 def is_timm(config: Mapping[str, Any] | None) -> bool:
@@ -67,8 +68,9 @@ def _settings(config: Mapping[str, Any], origin: str) -> dict[str, Any]:
     settings = dict(inner)
     if "labels" in settings:
         settings.setdefault("label_names", settings["labels"])
-    if "label_names" in config:
-        settings["label_names"] = config["label_names"]
+    for name in ("label_names", OWN):
+        if name in config:
+            settings[name] = config[name]
     return settings
 
 
@@ -92,7 +94,14 @@ def _check_plain(name: str, config: Mapping[str, Any], origin: str) -> None:
 def _preprocessing(
     settings: Mapping[str, Any], architecture: Architecture, origin: str
 ) -> tuple[Preprocessing | None, tuple[str, ...]]:
-    """As timm would prepare pictures, or None and a note where ours cannot."""
+    """As timm would prepare pictures, or None and a note where ours cannot; in a folder of ours as that says."""
+    own = settings.get(OWN)
+    if isinstance(own, Mapping) and "preprocessing" in own:
+        try:
+            given = own["preprocessing"]
+            return (None, (UNKNOWN_PREPROCESSING,)) if given is None else (Preprocessing.from_dict(given), ())
+        except RequestError as error:
+            raise RequestError(f"{origin}: its config.json: {error}") from None
     channels = architecture.in_channels
     size = settings.get("input_size") or (channels, 224, 224)
     crop_pct = settings.get("crop_pct") or CROP_PCT
@@ -185,6 +194,7 @@ def to_timm(model: Network) -> tuple[dict[str, Tensor], dict[str, Any]]:
     if model.classes is not None:
         config["label_names"] = list(model.classes)
     config["pretrained_cfg"] = _pretrained(model)
+    config[OWN] = {"preprocessing": None if model.preprocessing is None else model.preprocessing.to_dict()}
     return dict(convert_form(model, "grouped").state_dict()), config
 
 

@@ -164,7 +164,9 @@ def _other_question(run: Path, recipe: DetectRecipe, about: dict[str, Any]) -> s
     limits = {key: getattr(recipe.detector, key) for key in ("score", "nms", "detections")}
     most = max(MAX_DETECTIONS, recipe.detector.detections)
     usual = own_protocol(RunDirectory(run), FORMAT) or {
-        **{"precision": recipe.train.precision, "bn_eps": None, "max_detections": most},
+        "precision": recipe.train.precision,
+        "bn_eps": None,
+        "max_detections": most,
         **limits,
     }
     words = [f"{key} is {this}, not {own}" for key, (own, this) in changed_words(usual, about).items()]

@@ -36,7 +36,7 @@ def printable(text: str) -> str:
 
 def nearest(word: str, choices: Iterable[str]) -> str:
     """A clause such as ``; did you mean 'cifar10'?`` for the closest choices, else the list of them all."""
-    names = [str(c) for c in choices]
+    names = list(dict.fromkeys(map(str, choices)))
     close = get_close_matches(str(word)[:LONGEST], names, n=3, cutoff=0.6)
     if close:
         return "; did you mean " + " or ".join(repr(c) for c in close) + "?"

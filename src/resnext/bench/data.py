@@ -47,8 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Exit status 0. Raises RequestError for a place without images."""
     import torch
-    from rich.console import Console
 
+    from resnext.screen import screen
     from resnext.speed.allocator import keep_memory
 
     keep_memory()  # as training does; every arm gains by it
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     torch.set_num_threads(1)
     try:
         with _unpacked(Path(args.path).expanduser()) as root:
-            _measured(args, root, folder, Console())
+            _measured(args, root, folder, screen())
     finally:
         torch.set_num_threads(threads)
     return 0

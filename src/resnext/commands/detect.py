@@ -11,6 +11,7 @@ from resnext.commands.evaluate import positive, whole
 from resnext.commands.train import add_settings, add_ways, asked_for
 from resnext.detect.settings import SOURCES, DetectDataSettings, DetectRecipe
 from resnext.errors import RequestError
+from resnext.files import check_file, check_folder, written_whole
 from resnext.recipe import read_recipe
 from resnext.run_directory import CHECKPOINTS, RunDirectory, is_run
 
@@ -117,11 +118,13 @@ def _evaluate(args: argparse.Namespace) -> int:
             evaluation, about = _judged_model(args, dataset, recipe, world)
         if evaluation is None:
             return 0
-    _show(evaluation)
     if out is not None:
         from resnext.detect.tables import write_detection_evaluation
 
-        print(f"tables and pictures  {write_detection_evaluation(evaluation, dataset, out, about)}")
+        write_detection_evaluation(evaluation, dataset, out, about)
+    _show(evaluation)
+    if out is not None:
+        print(f"tables and pictures  {out}")
     return 0
 
 
@@ -171,8 +174,10 @@ def _predict(args: argparse.Namespace) -> int:
     from resnext.evaluate.predict import find_images
     from resnext.evaluate.progress import image_bar
 
-    if args.json not in (None, "-") and not Path(args.json).absolute().parent.is_dir():
-        raise RequestError(f"--json {args.json}: there is no folder {Path(args.json).parent}")
+    if args.json not in (None, "-"):
+        check_file(Path(args.json), "--json")
+    if args.out is not None:
+        check_folder(Path(args.out), "--out")
     recipe = _recipe_of(args.weights)
     device = pick_device(args.device)
     model = _loaded(args).to(device)
@@ -181,19 +186,16 @@ def _predict(args: argparse.Namespace) -> int:
     places = drawing_places(Path(args.out), paths) if args.out is not None else []
     with image_bar(len(paths)) as progress:
         found = predict(model, paths, device, precision=precision, batch_size=args.batch_size, progress=progress)
-    if args.json is not None:
-        text = json.dumps(as_results(found, model.classes), indent=1)
-        if args.json == "-":
-            print(text)
-        else:
-            from resnext.files import written_whole
-
-            with written_whole(Path(args.json), "w") as file:
-                file.write(text)
-    if args.json != "-":
-        _list(found, model.classes)
+    text = json.dumps(as_results(found, model.classes), indent=1)
+    if args.json not in (None, "-"):
+        with written_whole(Path(args.json), "w") as file:
+            file.write(text)
     if places:
         print(f"{draw(found, places, model.classes)} drawn into {args.out}", file=sys.stderr)
+    if args.json == "-":
+        print(text)
+    else:
+        _list(found, model.classes)
     failed = [one for one in found if one.error is not None]
     for path, error in [*((one.path, one.error) for one in failed), *((p.path, p.error) for p in problems)]:
         print(f"resnext: {str(path).encode('utf-8', 'backslashreplace').decode()}: {error}", file=sys.stderr)
@@ -263,7 +265,7 @@ def _show(evaluation: "DetectionEvaluation") -> None:
         table.add_column(head, justify="left" if head == "class" else "right")
     for one in e.per_class:
         numbers = map(percent, (one.ap, one.ap50, one.ap75, one.ar100))
-        table.add_row(Text(plain(one.name, 40)), f"{one.images:,}", f"{one.boxes:,}", *numbers)
+        table.add_row(Text(plain(one.name)), f"{one.images:,}", f"{one.boxes:,}", *numbers)
     console.print(table)
 
 

@@ -82,7 +82,9 @@ def write_results(session: DetectSession, console: Console) -> None:
         highlight=False,
         soft_wrap=True,
     )
-    console.print(f"run directory  {run.path}\nreport         {run.report}", highlight=False, soft_wrap=True)
+    console.print(
+        f"run directory  {run.path}\nreport         {run.report}", highlight=False, markup=False, soft_wrap=True
+    )
 
 
 def percent(value: float | None) -> str:

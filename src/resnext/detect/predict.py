@@ -123,10 +123,10 @@ def summary(one: Predicted, classes: Sequence[str]) -> str:
     """A picture's line: how many of each class, the most frequent first, and the best score of each."""
     counts = Counter(one.labels.tolist())
     parts = [
-        f"{number} {plain(classes[label], 30)} (best {100 * float(one.scores[one.labels == label].max()):.0f} %)"
+        f"{number} {plain(classes[label])} (best {100 * float(one.scores[one.labels == label].max()):.0f} %)"
         for label, number in counts.most_common()
     ]
-    return f"{plain(str(one.path), 10_000)}: {', '.join(parts) or 'nothing'}"
+    return f"{plain(str(one.path))}: {', '.join(parts) or 'nothing'}"
 
 
 def _nothing(path: str, error: str) -> Predicted:

@@ -104,4 +104,6 @@ def write_results(session: Session, console: Console) -> None:
         highlight=False,
         soft_wrap=True,
     )
-    console.print(f"run directory  {run.path}\nreport         {run.report}", highlight=False, soft_wrap=True)
+    console.print(
+        f"run directory  {run.path}\nreport         {run.report}", highlight=False, markup=False, soft_wrap=True
+    )

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from resnext.errors import WorkError
 from resnext.run_directory import RunDirectory
+from resnext.screen import screen
 from resnext.train.checkpoint import Position, write_checkpoint
 from resnext.train.distributed import SKEW, World, joined
 from resnext.train.interrupts import heeded
@@ -39,7 +40,7 @@ def train(
     WorkError when the work fails on the way (a loss that is not finite, a bad image, a full disk, a lost process, a
     signal): the last good checkpoint is then intact.
     """
-    console = console or Console()
+    console = console or screen()
     with joined(recipe.train.device, recipe.train.peer_timeout) as world, heeded() as interrupts:
         warn_of_skew(world, console)
         recipe, goes_on = settled(recipe, run, world) if resume is None else (agreed(recipe, world), resume)

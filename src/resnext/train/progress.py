@@ -23,10 +23,10 @@ class Reporter:
         self.done = session.position.step
         self.live = console.is_terminal and not self.quiet
         self.progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[facts]}"),
+            TextColumn("{task.fields[facts]}", markup=False),
             TimeRemainingColumn(),
             console=console,
             disable=not self.live,

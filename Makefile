@@ -23,6 +23,7 @@ demo: $(READY)  ## train on handwritten digits, evaluate, predict; about two min
 
 lint: $(READY)  ## ruff (lint and format) and mypy
 	$(BIN)/ruff check .
+	$(BIN)/ruff check --preview --select PLW1514 src tools  # every text file says its encoding
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 

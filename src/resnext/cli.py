@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from importlib import import_module
 from types import ModuleType
+from typing import Any
 
 from resnext.errors import RequestError, ResnextError, nearest, printable
 from resnext.streams import lenient_streams
@@ -88,7 +89,7 @@ def _run(arguments: list[str]) -> int:
     if verb not in VERBS:
         raise RequestError(f"unknown verb {verb!r}{nearest(verb, VERBS)}")
     command = import_module(f"resnext.commands.{verb}")
-    parser = Parser(prog=f"resnext {verb}", description=command.SENTENCE, allow_abbrev=False)
+    parser = Parser(prog=f"resnext {verb}", description=command.SENTENCE)
     command.add_arguments(parser)
     parser.epilog = "--debug shows where an error came from."
     args, unknown = parser.parse_known_args(rest)
@@ -98,7 +99,10 @@ def _run(arguments: list[str]) -> int:
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse whose complaints are our one-sentence errors."""
+    """argparse whose complaints are our one-sentence errors; no option can be shortened, also not of an action."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **{"allow_abbrev": False} | options)
 
     def error(self, message: str) -> None:  # type: ignore[override]
         """Raise instead of printing the usage: main() turns it into exit status 2."""

@@ -77,7 +77,7 @@ def check_file(path: Path, option: str = "") -> None:
         if not path.absolute().parent.is_dir():
             raise RequestError(f"{named}: there is no folder {path.parent}")
         if not _is_device(path):
-            path.absolute().with_name(f".{path.name}.part").exists()  # a name that is too long is said here
+            path.with_name(f".{path.name}.12345678.part").exists()  # raises where the name would be too long
             check_folder(path.absolute().parent, f"{named}: the folder")
     except OSError as error:
         raise RequestError(f"{named} cannot be written: {error.strerror or error}") from None

@@ -23,7 +23,7 @@ class Screen(Console):
     def __init__(self, *, stderr: bool = False) -> None:
         super().__init__(stderr=stderr, markup=False, emoji=False, highlight=False, soft_wrap=True)
         if not self.file.isatty():
-            self.size = (WIDEST, self.height)  # type: ignore[assignment]
+            self.size = (WIDEST, self.height)
 
     def print(self, *objects: Any, **options: Any) -> None:
         """As ``Console.print``; tables in one of their own width, whatever that of the terminal."""
@@ -32,7 +32,7 @@ class Screen(Console):
                 _narrow(one, self)
         super().print(*objects, **options)
 
-    def status(self, status: RenderableType, **options: Any) -> Status:  # type: ignore[override]
+    def status(self, status: RenderableType, **options: Any) -> Status:
         """A line with a spinner while something is done."""
         return _PlainStatus(_as_text(status), console=self, spinner="dots" if _speaks_utf(self) else "line", **options)
 

@@ -106,7 +106,7 @@ def _lenient(stream: TextIO | None) -> tuple[TextIO, LenientFile] | None:
         return None
     unbuffered = getattr(stream, "write_through", False)
     text = io.TextIOWrapper(
-        file if unbuffered else io.BufferedWriter(file),  # type: ignore[arg-type]
+        file if unbuffered else io.BufferedWriter(file),
         encoding=getattr(stream, "encoding", "utf-8"),
         errors=SUBSTITUTE,
         line_buffering=getattr(stream, "line_buffering", False),

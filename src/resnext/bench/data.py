@@ -68,14 +68,14 @@ def _measured(args: argparse.Namespace, root: Path, folder: Path, console: "Cons
     _print_differences(args, dataset, console)
     with bench_bar("feeding") as progress:
         timings = interleaved(_arms(args, root, dataset), args.rounds, progress=progress)
-    print_timings(console, _title(args, len(dataset)), timings, OURS)
     stages = _stages(args, dataset, next(t for t in timings if t.name == OURS))
-    _print_stages(stages, console)
     path = csv_path(folder, "data")
     rows = timing_rows(timings, OURS)
     more = [{"arm": f"stage: {name}", "microseconds": f"{value:.1f}"} for name, value in stages.items()]
     write_rows(path, [*rows, *more], protocol(args.command))
     _draw(timings, path.with_suffix(".png"))
+    print_timings(console, _title(args, len(dataset)), timings, OURS)
+    _print_stages(stages, console)
     console.print(f"written: {path} and {path.with_suffix('.png').name}")
 
 

@@ -4,6 +4,7 @@ said before the work."""
 import contextlib
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -152,13 +153,11 @@ def test_a_place_that_cannot_be_written_to_is_one_sentence_before_the_work(
     assert (here / "OUT").read_bytes() == b"a file that is mine"
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "iso-8859-1"])
-def test_tables_can_be_printed_in_any_encoding(encoding: str, here: Path) -> None:
+def test_a_table_can_be_printed_where_there_is_only_ascii(here: Path) -> None:
     words = ["detect", "evaluate", DETECTOR, "--data", SHAPES, "--device", "cpu", "--workers", "0", "--out", "OUT"]
-    environment = os.environ | {"PYTHONIOENCODING": encoding, "LC_ALL": "C", "PYTHONUTF8": "0"}
-    done = run_resnext(*words, env=environment | {"PYTHONCOERCECLOCALE": "0"})
+    done = run_resnext(*words, env=os.environ | {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"})
     assert (done.returncode, done.stderr) == (0, "")
-    assert "AP50 -" in done.stdout or "large -" in done.stdout
+    assert re.search(r"(small|medium|large) -", done.stdout)  # a size that no box has, with a dash
     assert json.loads((here / "OUT" / "metrics.json").read_bytes())["n"] == 3
 
 
@@ -177,7 +176,7 @@ def test_a_training_whose_reader_goes_away_ends_with_everything(tiny_recipe: Pat
     assert state["position"]["epoch"] == 3
 
 
-@pytest.mark.parametrize("name", ["exp[small]", "x[/a]", ":smile:", "a[bold]b"])
+@pytest.mark.parametrize("name", ["exp[small]", "x[/a]:smile:"])
 def test_a_run_directory_is_named_as_it_is(
     name: str, tiny_recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

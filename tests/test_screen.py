@@ -42,6 +42,13 @@ def test_no_name_is_markup(name: str, capsys: pytest.CaptureFixture[str]) -> Non
     assert printed(None, table, capsys=capsys).split() == [name] * 4
 
 
+def test_no_name_steers_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    name, spelled = "a\x1b[2J\rb\u202ec\udce9", "a\\x1b[2J\\rb\\u202ec\\udce9"
+    table = Table(name, title=name, box=None)
+    table.add_row(name)
+    assert printed(None, f"{name}\n{name}", table, capsys=capsys).split() == [spelled] * 5
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_no_status_is_markup(name: str) -> None:
     with screen().status(name) as status:

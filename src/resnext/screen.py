@@ -8,6 +8,8 @@ from rich.status import Status
 from rich.table import Column, Table
 from rich.text import Text
 
+from resnext.errors import printable
+
 WIDEST = 10_000  # columns of a file or a pipe, which have no width
 LONGEST_WORD = 32  # columns; longer words, such as paths, are folded where a terminal is too narrow for a table
 
@@ -31,6 +33,10 @@ class Screen(Console):
             if isinstance(one, Table):
                 _narrow(one, self)
         super().print(*objects, **options)
+
+    def render_str(self, text: str, *places: Any, **options: Any) -> Text:
+        """``text`` with what would steer the terminal (a name can hold anything) spelled out."""
+        return super().render_str("\n".join(map(printable, text.split("\n"))), *places, **options)
 
     def status(self, status: RenderableType, **options: Any) -> Status:
         """A line with a spinner while something is done."""

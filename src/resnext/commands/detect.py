@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from resnext.commands.evaluate import positive, whole
 from resnext.commands.train import add_settings, add_ways, asked_for
 from resnext.detect.settings import SOURCES, DetectDataSettings, DetectRecipe
-from resnext.errors import RequestError
+from resnext.errors import RequestError, printable
 from resnext.files import check_file, check_folder, written_whole
 from resnext.recipe import read_recipe
 from resnext.run_directory import CHECKPOINTS, RunDirectory, is_run
@@ -198,7 +198,7 @@ def _predict(args: argparse.Namespace) -> int:
         _list(found, model.classes)
     failed = [one for one in found if one.error is not None]
     for path, error in [*((one.path, one.error) for one in failed), *((p.path, p.error) for p in problems)]:
-        print(f"resnext: {str(path).encode('utf-8', 'backslashreplace').decode()}: {error}", file=sys.stderr)
+        print(f"resnext: {printable(str(path))}: {error}", file=sys.stderr)
     return 1 if failed or problems else 0
 
 
@@ -209,7 +209,7 @@ def _loaded(args: argparse.Namespace) -> "FasterRcnn":
 
     model = for_prediction(load_detector(args.weights, args.checkpoint, bn_eps=args.bn_eps))
     for note in model.provenance.get("notes", []):
-        print(f"resnext: {args.weights}: {note}", file=sys.stderr)
+        print(printable(f"resnext: {args.weights}: {note}"), file=sys.stderr)
     if args.score is not None:
         if not 0 <= args.score <= 1:
             raise RequestError(f"--score {args.score:g} must be from 0 to 1")
@@ -246,7 +246,6 @@ def _show(evaluation: "DetectionEvaluation") -> None:
     from rich.text import Text
 
     from resnext.detect.finish import percent
-    from resnext.evaluate.style import plain
     from resnext.screen import screen
 
     console = screen()
@@ -265,7 +264,7 @@ def _show(evaluation: "DetectionEvaluation") -> None:
         table.add_column(head, justify="left" if head == "class" else "right")
     for one in e.per_class:
         numbers = map(percent, (one.ap, one.ap50, one.ap75, one.ar100))
-        table.add_row(Text(plain(one.name)), f"{one.images:,}", f"{one.boxes:,}", *numbers)
+        table.add_row(Text(printable(one.name)), f"{one.images:,}", f"{one.boxes:,}", *numbers)
     console.print(table)
 
 

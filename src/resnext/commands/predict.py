@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from resnext.commands.engine_options import add_engine, check_engine, predictor_of
 from resnext.commands.evaluate import positive
-from resnext.errors import RequestError
+from resnext.errors import RequestError, printable
 from resnext.files import check_file
 from resnext.run_directory import CHECKPOINTS
 
@@ -76,8 +76,7 @@ def run(args: argparse.Namespace) -> int:
     elif len(failed) < len(predictions):
         show(predictions, args.top, preprocessing.to_dict())
     for prediction in failed:
-        path = str(prediction.path).encode("utf-8", "backslashreplace").decode()
-        print(f"resnext: {path}: {prediction.error}", file=sys.stderr)
+        print(f"resnext: {printable(str(prediction.path))}: {prediction.error}", file=sys.stderr)
     return 1 if failed else 0
 
 
@@ -95,16 +94,15 @@ def show(predictions: list["Prediction"], top: int, view: dict[str, Any]) -> Non
     from rich.text import Text
 
     from resnext.evaluate.protocol import view_line
-    from resnext.evaluate.style import plain
     from resnext.screen import screen
 
     rows = []
     for prediction in predictions:
         if prediction.error is None:
             (name, p), *others = prediction.top(top)
-            path = plain(str(prediction.path))
-            rest = ", ".join(f"{plain(other)} {share(q)}" for other, q in others)
-            rows.append((path, plain(name), share(p), rest))
+            path = printable(str(prediction.path))
+            rest = ", ".join(f"{printable(other)} {share(q)}" for other, q in others)
+            rows.append((path, printable(name), share(p), rest))
     console = screen()
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("image", overflow="fold")

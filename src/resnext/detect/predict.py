@@ -15,8 +15,7 @@ from resnext.data.source import BadImage
 from resnext.detect.drawing import draw_detections
 from resnext.detect.faster_rcnn import FasterRcnn
 from resnext.device import autocast
-from resnext.errors import RequestError
-from resnext.evaluate.style import plain
+from resnext.errors import RequestError, printable
 from resnext.files import written_whole
 
 
@@ -123,10 +122,10 @@ def summary(one: Predicted, classes: Sequence[str]) -> str:
     """A picture's line: how many of each class, the most frequent first, and the best score of each."""
     counts = Counter(one.labels.tolist())
     parts = [
-        f"{number} {plain(classes[label])} (best {100 * float(one.scores[one.labels == label].max()):.0f} %)"
+        f"{number} {printable(classes[label])} (best {100 * float(one.scores[one.labels == label].max()):.0f} %)"
         for label, number in counts.most_common()
     ]
-    return f"{plain(str(one.path))}: {', '.join(parts) or 'nothing'}"
+    return f"{printable(str(one.path))}: {', '.join(parts) or 'nothing'}"
 
 
 def _nothing(path: str, error: str) -> Predicted:

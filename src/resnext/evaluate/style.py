@@ -97,12 +97,12 @@ def bare(axes: "Axes") -> None:
         spine.set_visible(False)
 
 
-def plain(text: str, columns: int | None = None) -> str:
-    """``text`` on one line, cut by an ellipsis to ``columns`` Latin letters if given; control letters become spaces."""
+def plain(text: str, columns: int) -> str:
+    """``text`` on one line of at most ``columns`` Latin letters, cut by an ellipsis; control letters become spaces."""
     text = unicodedata.normalize("NFC", text)
     clean = "".join(" " if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp") else c for c in text)
     clean = " ".join(clean.split()) or "(no name)"
-    if columns is None or text_columns(clean) <= columns:
+    if text_columns(clean) <= columns:
         return clean
     kept, used = [], 1
     for letter in clean:

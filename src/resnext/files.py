@@ -28,10 +28,11 @@ def written_whole(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
     """
     temporary = ""
     text: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
-    if _is_device(path):
-        with disk_named(path), open(path, mode, **text) as file:
-            yield file
-        return
+    with disk_named(path):
+        if _is_device(path):
+            with open(path, mode, **text) as file:
+                yield file
+            return
     with disk_named(path, "; what stood there before is intact"):
         try:
             handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")

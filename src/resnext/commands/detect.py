@@ -11,7 +11,7 @@ from resnext.commands.evaluate import positive, whole
 from resnext.commands.train import add_settings, add_ways, asked_for
 from resnext.detect.settings import SOURCES, DetectDataSettings, DetectRecipe
 from resnext.errors import RequestError, printable
-from resnext.files import check_file, check_folder, written_whole
+from resnext.files import check_file, check_folder
 from resnext.recipe import read_recipe
 from resnext.run_directory import CHECKPOINTS, RunDirectory, is_run
 
@@ -186,15 +186,18 @@ def _predict(args: argparse.Namespace) -> int:
     places = drawing_places(Path(args.out), paths) if args.out is not None else []
     with image_bar(len(paths)) as progress:
         found = predict(model, paths, device, precision=precision, batch_size=args.batch_size, progress=progress)
-    text = json.dumps(as_results(found, model.classes), indent=1)
-    if args.json not in (None, "-"):
-        with written_whole(Path(args.json), "w") as file:
-            file.write(text)
     if places:
         print(f"{draw(found, places, model.classes)} drawn into {args.out}", file=sys.stderr)
-    if args.json == "-":
-        print(text)
-    else:
+    if args.json is not None:
+        text = json.dumps(as_results(found, model.classes), indent=1)
+        if args.json == "-":
+            print(text)
+        else:
+            from resnext.files import written_whole
+
+            with written_whole(Path(args.json), "w") as file:
+                file.write(text)
+    if args.json != "-":
         _list(found, model.classes)
     failed = [one for one in found if one.error is not None]
     for path, error in [*((one.path, one.error) for one in failed), *((p.path, p.error) for p in problems)]:

@@ -29,6 +29,7 @@ demo: $(USABLE)  ## train on handwritten digits, evaluate, predict; about two mi
 
 lint: $(READY)  ## ruff (lint and format) and mypy
 	$(BIN)/ruff check .
+	$(BIN)/ruff check --preview --select PLW1514 src tools  # every text file says its encoding
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from resnext.cli import VERBS, main
+from resnext.commands.doctor import OPTIONAL
 from tests.conftest import run_resnext
 
 
@@ -51,6 +52,43 @@ def test_a_wrong_request_is_one_sentence_and_status_2(
     assert errors.count("\n") == 1
 
 
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["paper", "table3", "--bogus"], "did you mean '--out' or '--runs'?"),
+        (["paper", "table3", "--mesure"], "did you mean '--measure' or '--no-measure'?"),
+        (["data", "minival", "x", "--outline"], "did you mean '--outlines'"),
+        (["detect", "evaluate", "x", "--detection", "y"], "did you mean '--detections'"),
+        (["data", "minival", "x", "--images-per-shard", "3"], "unknown option --images-per-shard"),
+    ],
+)
+def test_an_unknown_option_is_told_those_of_its_action_once(
+    arguments: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(arguments) == 2
+    errors = capsys.readouterr().err
+    assert says in errors
+    options = re.findall(r"--[\w-]+", errors.partition(";")[2])
+    assert len(set(options)) == len(options)
+
+
+def test_an_error_nobody_expected_is_one_line_that_any_terminal_can_show(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for error, says in (
+        (FileNotFoundError(2, "No such file or directory", "/proc/nope"), "/proc/nope: No such file or directory"),
+        (OSError("no number\nno name\x1b[2J"), "OSError: no number\\nno name\\x1b[2J"),
+        (ZeroDivisionError("division"), "ZeroDivisionError: division"),
+    ):
+
+        def fail(*_: object, error: Exception = error) -> None:
+            raise error
+
+        monkeypatch.setattr("resnext.cli._run", fail)
+        assert main(["models"]) == 1
+        assert capsys.readouterr().err == f"resnext: {says} (--debug shows where)\n"
+
+
 def test_no_verb_prints_the_table_of_verbs(capsys: pytest.CaptureFixture[str]) -> None:
     assert main([]) == 2
     printed = capsys.readouterr().out
@@ -68,3 +106,13 @@ def test_doctor_names_the_processor_and_threads(capsys: pytest.CaptureFixture[st
     printed = capsys.readouterr().out
     assert "threads" in printed
     assert "torch" in printed
+
+
+def test_doctor_names_the_extras_that_are_missing(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("resnext.commands.doctor.find_spec", lambda _: None)
+    assert main(["doctor"]) == 0
+    printed = capsys.readouterr().out
+    for package, extra in OPTIONAL.items():
+        assert re.search(rf"^ *{package} +not installed \(pip install 'resnext\[{extra}\]'\) *$", printed, re.MULTILINE)

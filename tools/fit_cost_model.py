@@ -123,7 +123,7 @@ def write_model(model: Model, errors: dict[str, float]) -> None:
         "error": {name: round(value, 3) for name, value in errors.items()},
     }
     path = ROOT / "src" / "resnext" / "paper" / "cost_model.json"
-    path.write_text(json.dumps(values, indent=2) + "\n")
+    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 
 def write_results(speeds: Sequence[Speed], *errors: Sequence[float | None]) -> None:

@@ -41,7 +41,7 @@ def main() -> None:
         seeds(args.format, corpus)
         command = [sys.executable, __file__, args.format, "--seconds", str(args.seconds), "--corpus", str(corpus)]
         status = subprocess.run(command, check=False).returncode
-        counts = json.loads((Path(folder) / "counts.json").read_text())
+        counts = json.loads((Path(folder) / "counts.json").read_text(encoding="utf-8"))
     row = {"format": args.format, "seconds": args.seconds, "exit_status": status, **counts}
     print(row)
     if args.out is not None:
@@ -67,7 +67,7 @@ def fuzz(kind: str, corpus: Path, seconds: int) -> None:
 
     counts = {"inputs": 0, "networks": 0, "refused": 0}
     path, tally = corpus.parent / "input", corpus.parent / "counts.json"
-    tally.write_text(json.dumps(counts))
+    tally.write_text(json.dumps(counts), encoding="utf-8")
 
     def one(data: bytes) -> None:
         counts["inputs"] += 1
@@ -80,7 +80,7 @@ def fuzz(kind: str, corpus: Path, seconds: int) -> None:
                 raise AssertionError("the error does not name the file") from error
             counts["refused"] += 1
         if counts["inputs"] % 50 == 0:
-            tally.write_text(json.dumps(counts))
+            tally.write_text(json.dumps(counts), encoding="utf-8")
 
     limits = [f"-max_total_time={seconds}", "-timeout=10", "-rss_limit_mb=2048", "-max_len=65536"]
     atheris.Setup([sys.argv[0], *limits, str(corpus)], one)

@@ -157,7 +157,7 @@ def write_images(images: Images, path: Path) -> None:
         "bytes": images.sizes,
         "milliseconds": [round(s * 1000, 2) for s in images.seconds],
     }
-    path.write_text(json.dumps(values) + "\n")
+    path.write_text(json.dumps(values) + "\n", encoding="utf-8")
     print(f"{images.mean_seconds * 1000:.2f} ms and {images.mean_bytes / 1000:.0f} kB an image")
 
 

@@ -45,7 +45,7 @@ def main() -> None:
             for kind, readers in READERS.items():
                 for reader in readers:
                     command = [sys.executable, __file__, "--one", reader, str(files[kind])]
-                    answer = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+                    answer = subprocess.run(command, check=True, stdout=subprocess.PIPE, encoding="utf-8").stdout
                     found[kind, reader].append(json.loads(answer.splitlines()[-1]))
         report(found, {kind: size_of(path) for kind, path in files.items()}, args.out)
 
@@ -92,7 +92,7 @@ def measure(reader: str, path: str) -> dict[str, float]:
         "safetensors.torch.load_file": lambda: safetensors.torch.load_file(tensor_file(path)),
         "pickle.load": lambda: pickle.loads(Path(path).read_bytes(), encoding="latin1"),
     }
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins here
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak begins here
     before, begin = status("VmRSS"), time.perf_counter()
     kept = readers[reader]()
     seconds = time.perf_counter() - begin
@@ -114,7 +114,7 @@ def warm(resnext: object) -> None:
 
 def status(key: str) -> int:
     """A line of /proc/self/status, in bytes."""
-    lines = Path("/proc/self/status").read_text().splitlines()
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return 1024 * int(next(line for line in lines if line.startswith(key)).split()[1])
 
 

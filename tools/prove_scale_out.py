@@ -112,7 +112,7 @@ def ip(*words: str) -> None:
 def cluster(folder: Path, hosts: str) -> Iterator[Cluster]:
     """So many namespaces rx-a, rx-b ... on a bridge in rx-switch; all processes and namespaces are gone afterwards."""
     recipe = folder / "recipe.yaml"
-    recipe.write_text(RECIPE)
+    recipe.write_text(RECIPE, encoding="utf-8")
     names = [f"rx-{host}" for host in hosts]
     made = Cluster(folder, recipe)
     try:
@@ -136,7 +136,7 @@ def cluster(folder: Path, hosts: str) -> Iterator[Cluster]:
 
 def rows(run: Path) -> list[dict[str, object]]:
     path = run / "log.jsonl"
-    lines = path.read_text().splitlines() if path.exists() else []
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     return [json.loads(line) for line in lines if line.endswith("}")]
 
 
@@ -253,7 +253,7 @@ def judge(name: str, c: Cluster, whole: Path | None, seconds: float) -> dict[str
     theirs = load_file(next((whole / "checkpoints" / "last").glob("model-*"))) if whole else ours
     largest = max(float(abs(ours[k].astype("f8") - theirs[k].astype("f8")).max()) for k in ours)
     same = whole is None or all(ours[k].tobytes() == theirs[k].tobytes() for k in ours)
-    launches = (c.folder / "launches").read_text().count("launch")
+    launches = (c.folder / "launches").read_text(encoding="utf-8").count("launch")
     values = (
         *(name, what, start, end, launches, len(steps), len(steps) - len(set(steps)), STEPS - len(set(steps))),
         *("reference" if whole is None else "bit-equal" if same else "differ", largest, last["top1_error"]),

@@ -77,7 +77,7 @@ def resnext(folder: Path, *words: object) -> tuple[str, float]:
     """What ``resnext WORDS`` prints, and the seconds it took; its errors end this script."""
     started = time.perf_counter()
     command = [sys.executable, "-m", "resnext", *map(str, words)]
-    done = subprocess.run(command, capture_output=True, text=True, cwd=folder, check=False)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", cwd=folder, check=False)
     if done.returncode:
         sys.exit(f"{' '.join(command)}\n{done.stderr}")
     return done.stdout, round(time.perf_counter() - started, 1)
@@ -91,7 +91,7 @@ def row(what: str, words: list[object], result: str, seconds: float) -> dict[str
 
 def show_layouts(folder: Path, images: list[Picture]) -> list[dict[str, object]]:
     """One epoch from each layout: the logs, with every loss of every step, must be the same bytes."""
-    (folder / "one.yaml").write_text(RECIPE.replace("EPOCHS", "1"))
+    (folder / "one.yaml").write_text(RECIPE.replace("EPOCHS", "1"), encoding="utf-8")
     as_folders(folder / "folders", images)
     as_archives(folder / "archives", images)
     as_parquet(folder / "parquet", images)
@@ -115,12 +115,16 @@ def show_layouts(folder: Path, images: list[Picture]) -> list[dict[str, object]]
 
 
 def losses(log: Path) -> list[float]:
-    return [entry["loss"] for entry in map(json.loads, log.read_text().splitlines()) if entry["kind"] == "step"]
+    return [
+        entry["loss"]
+        for entry in map(json.loads, log.read_text(encoding="utf-8").splitlines())
+        if entry["kind"] == "step"
+    ]
 
 
 def show_views(folder: Path, images: list[Picture], epochs: int) -> list[dict[str, object]]:
     """Two networks that remember the pictures, under every view, label and corruption."""
-    (folder / "long.yaml").write_text(RECIPE.replace("EPOCHS", str(epochs)))
+    (folder / "long.yaml").write_text(RECIPE.replace("EPOCHS", str(epochs)), encoding="utf-8")
     for seed in (1, 2):
         words = ["train", "long.yaml", "--data.path", "archives", "--train.seed", seed, "--run", f"net-{seed}"]
         resnext(folder, *words)
@@ -178,10 +182,10 @@ def show_5k(folder: Path, images: list[Picture], extra: list[Picture]) -> list[d
         tars.setdefault(f"{image.wnid}.tar", []).append((image.name, image.content))
     put(folder / "fall11_whole.tar", tar_bytes((name, tar_bytes(files)) for name, files in tars.items()))
     recipe = RECIPE.replace("epochs: EPOCHS", "steps: 120").replace("source: imagenet,", "source: imagenet5k,")
-    (folder / "5k.yaml").write_text(recipe)
+    (folder / "5k.yaml").write_text(recipe, encoding="utf-8")
     words = ["train", "5k.yaml", "--data.path", "fall11_whole.tar", "--data.val_path", "archives", "--run", "net-5k"]
     _, seconds = resnext(folder, *words, "--data.extra_classes", 10)
-    chosen = (folder / "net-5k" / "imagenet5k-classes.csv").read_text().splitlines()[1:]
+    chosen = (folder / "net-5k" / "imagenet5k-classes.csv").read_text(encoding="utf-8").splitlines()[1:]
     extras = sum(line.endswith(",extra") for line in chosen)
     right = {line.split(",")[0] for line in chosen if line.endswith(",extra")} == counts
     result = f"{len(chosen)} classes, {extras} extra, {'the largest' if right else 'NOT the largest'} ones"

@@ -4,14 +4,15 @@ Exit status 0: done; 1: the work failed; 2: the request was wrong.
 """
 
 import argparse
-import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
 from importlib import import_module
 from types import ModuleType
+from typing import Any
 
-from resnext.errors import RequestError, ResnextError, nearest
+from resnext.errors import RequestError, ResnextError, nearest, printable
+from resnext.streams import lenient_streams
 from resnext.version import __version__
 
 VERBS = {
@@ -36,6 +37,16 @@ WORD = r"[^\s',]+"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns its exit status."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    with lenient_streams() as streams:
+        status = _run_and_explain(arguments)
+        lost = streams.lost()
+        if lost is not None:
+            print(f"resnext: standard output could not be written: {lost}", file=sys.stderr)
+        return status or int(lost is not None)
+
+
+def _run_and_explain(arguments: list[str]) -> int:
+    """Run one command; what ends it early is told in one sentence on standard error."""
     debug = "--debug" in arguments
     arguments = [word for word in arguments if word != "--debug"]
     try:
@@ -50,14 +61,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         print("resnext: interrupted", file=sys.stderr)
         return 1
-    except BrokenPipeError:  # the reader of our output has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
     except Exception as error:
         if debug:
             raise
-        print(f"resnext: {type(error).__name__}: {error} (--debug shows where)", file=sys.stderr)
+        print(f"resnext: {_explained(error)} (--debug shows where)", file=sys.stderr)
         return 1
+
+
+def _explained(error: Exception) -> str:
+    """One line about an error that nobody expected."""
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return printable(f"{error.filename}: {error.strerror}")
+    said = printable(f"{type(error).__name__}: {error}")
+    if isinstance(error, UnicodeEncodeError) and not sys.getfilesystemencoding().startswith("utf"):
+        return f"{said}; names of files are in {sys.getfilesystemencoding()} here: set PYTHONUTF8=1"
+    return said
 
 
 def _run(arguments: list[str]) -> int:
@@ -71,17 +89,20 @@ def _run(arguments: list[str]) -> int:
     if verb not in VERBS:
         raise RequestError(f"unknown verb {verb!r}{nearest(verb, VERBS)}")
     command = import_module(f"resnext.commands.{verb}")
-    parser = Parser(prog=f"resnext {verb}", description=command.SENTENCE, allow_abbrev=False)
+    parser = Parser(prog=f"resnext {verb}", description=command.SENTENCE)
     command.add_arguments(parser)
     parser.epilog = "--debug shows where an error came from."
     args, unknown = parser.parse_known_args(rest)
     if unknown:
-        raise RequestError(_unknown(unknown[0], parser, command))
+        raise RequestError(_unknown(unknown[0], parser, command, args))
     return int(command.run(args))
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse whose complaints are our one-sentence errors."""
+    """argparse whose complaints are our one-sentence errors; no option can be shortened, also not of an action."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **{"allow_abbrev": False} | options)
 
     def error(self, message: str) -> None:  # type: ignore[override]
         """Raise instead of printing the usage: main() turns it into exit status 2."""
@@ -92,22 +113,21 @@ class Parser(argparse.ArgumentParser):
         raise RequestError(f"{message}; {self.prog} --help says more")
 
 
-def _unknown(word: str, parser: argparse.ArgumentParser, command: ModuleType) -> str:
+def _unknown(word: str, parser: argparse.ArgumentParser, command: ModuleType, args: argparse.Namespace) -> str:
     option = word.partition("=")[0]
-    known = list(_options(parser))
+    known = list(_options(parser, args))
     if option.startswith("-"):
         hint = nearest(option, [name for name in known if len(name) > 2])
         return f"{parser.prog}: unknown option {option}{hint or f'; {parser.prog} --help lists them'}"
     return f"{parser.prog}: {word!r} is one word too many; {command.SENTENCE}"
 
 
-def _options(parser: argparse.ArgumentParser) -> Iterator[str]:
-    """The options of a verb and of its actions."""
+def _options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Iterator[str]:
+    """The options of a verb and of the action that was asked for."""
     for action in parser._actions:
         yield from action.option_strings
         if isinstance(action.choices, dict):
-            for inner in action.choices.values():
-                yield from _options(inner)
+            yield from _options(action.choices[getattr(args, action.dest)], args)
 
 
 def _overview() -> str:

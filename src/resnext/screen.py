@@ -1,9 +1,86 @@
-"""Where tables are printed."""
+"""The console that commands print on."""
 
-from rich.console import Console
+from typing import Any
+
+from rich.console import Console, RenderableType
+from rich.measure import Measurement
+from rich.status import Status
+from rich.table import Column, Table
+from rich.text import Text
+
+from resnext.errors import printable
+
+WIDEST = 10_000  # columns of a file or a pipe, which have no width
+LONGEST_WORD = 32  # columns; longer words, such as paths, are folded where a terminal is too narrow for a table
 
 
-def screen() -> Console:
-    """The terminal. A file or a pipe has no width: there nothing is cut or wrapped."""
-    console = Console()
-    return console if console.is_terminal else Console(width=10_000)
+class Screen(Console):
+    """A console that prints text as it is: no markup, no emoji codes, no colours of its own, nothing cut.
+
+    A line that is wider than the terminal is left to the terminal to wrap, so that it can be copied whole. A table is
+    narrowed by wrapping its cells between words; where that is not enough, its lines are wider than the terminal too.
+    In a file or a pipe nothing is wrapped.
+    """
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        super().__init__(stderr=stderr, markup=False, emoji=False, highlight=False, soft_wrap=True)
+        if not self.file.isatty():
+            self.size = (WIDEST, self.height)
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        """As ``Console.print``; tables in one of their own width, whatever that of the terminal."""
+        for one in objects:
+            if isinstance(one, Table):
+                _narrow(one, self)
+        super().print(*objects, **options)
+
+    def render_str(self, text: str, *places: Any, **options: Any) -> Text:
+        """``text`` with what would steer the terminal (a name can hold anything) spelled out."""
+        return super().render_str("\n".join(map(printable, text.split("\n"))), *places, **options)
+
+    def status(self, status: RenderableType, **options: Any) -> Status:
+        """A line with a spinner while something is done."""
+        return _PlainStatus(_as_text(status), console=self, spinner="dots" if _speaks_utf(self) else "line", **options)
+
+
+class _PlainStatus(Status):
+    """A status whose text is no markup."""
+
+    def update(self, status: RenderableType | None = None, **options: Any) -> None:
+        super().update(None if status is None else _as_text(status), **options)
+
+
+def screen(*, stderr: bool = False) -> Screen:
+    """A console on standard output, or standard error."""
+    return Screen(stderr=stderr)
+
+
+def _as_text(said: RenderableType) -> RenderableType:
+    return Text(said) if isinstance(said, str) else said
+
+
+def _speaks_utf(console: Console) -> bool:
+    return console.encoding.startswith("utf")
+
+
+def _narrow(table: Table, console: Console) -> None:
+    """Give the columns of a table that is wider than ``console`` widths at which every word stays whole."""
+    spans = [_span(column, console) for column in table.columns]
+    padding = (table.padding[1] + table.padding[3]) * len(spans)
+    widths, least = [most for _, most in spans], [word for word, _ in spans]
+    if sum(widths) + padding <= console.width:
+        return
+    while sum(widths) + padding > console.width and widths != least:
+        widest = max((i for i in range(len(widths)) if widths[i] > least[i]), key=lambda i: widths[i])
+        widths[widest] -= 1
+    for column, width in zip(table.columns, widths, strict=True):
+        column.width, column.no_wrap, column.overflow = width, False, "fold"
+    table.width = sum(widths) + padding
+
+
+def _span(column: Column, console: Console) -> tuple[int, int]:
+    """The columns that the longest word of a column takes (of a very long one, a part), and its longest line."""
+    options = console.options.update(max_width=WIDEST)
+    cells = [Measurement.get(console, options, cell) for cell in (column.header, *column.cells)]
+    most = max(cell.maximum for cell in cells)
+    return min(most, LONGEST_WORD, max(cell.minimum for cell in cells)) if not column.no_wrap else most, most

@@ -339,7 +339,7 @@ def test_training_images_and_other_places_can_be_judged(place: Path, capsys: pyt
         (["predict", "WEIGHTS", "DATA", "--score", "nan"], "--score nan must be from 0 to 1"),
         (["predict", "WEIGHTS", "DATA", "--bn-eps", "-1"], "bn_eps must be"),
         (["predict", "WEIGHTS", "DATA", "--json", "nowhere/x.json"], "there is no folder nowhere"),
-        (["predict", "WEIGHTS", "DATA", "--out", "RECIPE"], "cannot be made"),
+        (["predict", "WEIGHTS", "DATA", "--out", "RECIPE"], "cannot be written to"),
         (["predict", "WEIGHTS", "DATA", "--device", "gpu"], "gpu"),
     ],
 )

@@ -56,7 +56,6 @@ def run(args: argparse.Namespace) -> int:
     found = measured(entries, Task(args.batch, args.size), args.rounds, console)
     timings = {t.name: t for t in found.timings}
     lines = {library: [timings[f"{name}: {library}"] for name in networks] for library in libraries}
-    print_lines(console, list(networks), lines)
     more = {e.name: found.columns[e.name] | {"cardinality": e.architecture.cardinality} for e in entries}
     rows = [
         row
@@ -67,6 +66,7 @@ def run(args: argparse.Namespace) -> int:
     settings = [f"{a.cardinality}×{a.width}d" for a in networks.values()]
     said = f"batch {args.batch}, {args.size}×{args.size}, {args.precision}, NHWC; the medians of {args.rounds} rounds"
     save(cardinality_picture(settings, lines, said), folder / "bench-cardinality.png")
+    print_lines(console, list(networks), lines)
     console.print(f"{path}, {folder / 'bench-cardinality.png'}", highlight=False, markup=False, soft_wrap=True)
     return 0
 

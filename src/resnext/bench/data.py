@@ -47,8 +47,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Exit status 0. Raises RequestError for a place without images."""
     import torch
-    from rich.console import Console
 
+    from resnext.screen import screen
     from resnext.speed.allocator import keep_memory
 
     keep_memory()  # as training does; every arm gains by it
@@ -57,7 +57,7 @@ def run(args: argparse.Namespace) -> int:
     torch.set_num_threads(1)
     try:
         with _unpacked(Path(args.path).expanduser()) as root:
-            _measured(args, root, folder, Console())
+            _measured(args, root, folder, screen())
     finally:
         torch.set_num_threads(threads)
     return 0
@@ -68,14 +68,14 @@ def _measured(args: argparse.Namespace, root: Path, folder: Path, console: "Cons
     _print_differences(args, dataset, console)
     with bench_bar("feeding") as progress:
         timings = interleaved(_arms(args, root, dataset), args.rounds, progress=progress)
-    print_timings(console, _title(args, len(dataset)), timings, OURS)
     stages = _stages(args, dataset, next(t for t in timings if t.name == OURS))
-    _print_stages(stages, console)
     path = csv_path(folder, "data")
     rows = timing_rows(timings, OURS)
     more = [{"arm": f"stage: {name}", "microseconds": f"{value:.1f}"} for name, value in stages.items()]
     write_rows(path, [*rows, *more], protocol(args.command))
     _draw(timings, path.with_suffix(".png"))
+    print_timings(console, _title(args, len(dataset)), timings, OURS)
+    _print_stages(stages, console)
     console.print(f"written: {path} and {path.with_suffix('.png').name}")
 
 

@@ -106,7 +106,7 @@ def peak_memory(
     """
     variables = os.environ | dict(environment or {}) | {"PYTHONPATH": os.pathsep.join(p or "." for p in sys.path)}
     command = [sys.executable, "-c", CHILD, json.dumps([prepare, list(arguments), times])]
-    done = subprocess.run(command, capture_output=True, text=True, env=variables, check=False)
+    done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", env=variables, check=False)
     try:
         return float(done.stdout.strip().splitlines()[-1])
     except (IndexError, ValueError):
@@ -131,7 +131,7 @@ def _forget_peak() -> int:
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)  # glibc: what the preparation freed is given back, and not used by the work
     try:
-        Path("/proc/self/clear_refs").write_text("5")  # Linux: resets VmHWM
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # Linux: resets VmHWM
         return _status("VmRSS")
     except OSError:
         return _peak()
@@ -149,7 +149,7 @@ def _peak() -> int:
 
 def _status(name: str) -> int:
     """A line of /proc/self/status in bytes. Raises OSError where there is none."""
-    for line in Path("/proc/self/status").read_text().splitlines():
+    for line in Path("/proc/self/status").read_text(encoding="utf-8", errors="replace").splitlines():
         if line.startswith(f"{name}:"):
             return int(line.split()[1]) * 1024
     raise OSError(f"no {name} in /proc/self/status")

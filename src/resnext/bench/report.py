@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from resnext.bench.measure import Progress, Timing, ratio
 from resnext.errors import RequestError
-from resnext.files import written_whole
+from resnext.files import check_folder, written_whole
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -30,23 +30,20 @@ def add_out(parser: argparse.ArgumentParser) -> None:
 def out_folder(args: argparse.Namespace) -> Path:
     """Where files go, made where it is missing; call it before measuring. Raises RequestError where it cannot be."""
     folder = Path(args.out).expanduser() if args.out else Path("results") if Path("results").is_dir() else Path()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RequestError(f"--out {folder} cannot be made: {error.strerror}") from None
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise RequestError(f"--out {folder} cannot be written to")
+    check_folder(folder, "--out")
+    folder.mkdir(parents=True, exist_ok=True)
     return folder
 
 
 @contextmanager
 def bench_bar(what: str) -> Iterator[Progress]:
     """Gives the ``progress`` of ``interleaved``: a bar on standard error; nothing where there is no terminal."""
-    from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    from resnext.screen import screen
+
+    console = screen(stderr=True)
+    columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(what, total=None)
 

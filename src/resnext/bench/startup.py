@@ -44,13 +44,13 @@ def run(args: argparse.Namespace) -> int:
     for heading in ("median s", "best s", "limit s", ""):
         table.add_column(heading, justify="right")
     rows = [_row(timing) for timing in timings]
+    write_rows(path, rows, protocol(args.command))
     for row in rows:
         table.add_row(*(str(row[key]) for key in ("start", "median_seconds", "best_seconds", "limit_seconds", "kept")))
     console.print(table)
     for row in rows:
         if row["kept"] == "no":
             console.print(f"{row['start']} spends most in: {', '.join(costly(STARTS[str(row['start'])][0]))}")
-    write_rows(path, rows, protocol(args.command))
     console.print(str(path), highlight=False, markup=False, soft_wrap=True)
     return 0
 
@@ -65,7 +65,9 @@ def costly(words: list[str]) -> list[str]:
 
 def _start(words: list[str]) -> str:
     """Run python; returns what it says on standard error. Raises WorkError where it fails."""
-    done = subprocess.run([sys.executable, *words], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, *words], capture_output=True, encoding="utf-8", errors="replace", check=False
+    )
     if done.returncode:
         raise WorkError(f"python {' '.join(words)} ended with status {done.returncode}: {done.stderr.strip()[-300:]}")
     return done.stderr

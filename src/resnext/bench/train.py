@@ -93,8 +93,8 @@ def run(args: argparse.Namespace) -> int:
     found = measured(entries, task, args.rounds, console, memory=not args.without_memory)
     title = f"A training step of {architecture.name}, batch {args.batch} at {args.size}x{args.size}"
     shown = {name: {"peak MiB": values["peak_mib"]} for name, values in found.columns.items()}
-    print_timings(console, title, found.timings, entries[0].name, {} if args.without_memory else shown)
     write_rows(path, timing_rows(found.timings, entries[0].name, found.columns), protocol(args.command))
+    print_timings(console, title, found.timings, entries[0].name, {} if args.without_memory else shown)
     console.print(f"{path}", highlight=False, markup=False, soft_wrap=True)
     return 0
 

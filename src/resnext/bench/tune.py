@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from resnext.errors import RequestError
-from resnext.files import written_whole
+from resnext.files import check_file, written_whole
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -31,11 +31,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Exit status 0. Raises RequestError for a network or a size that cannot be, and for a FILE that is there."""
     import torch
-    from rich.console import Console
 
+    from resnext.screen import screen
     from resnext.speed.choices import Choices
 
-    choices, console = Choices.here(torch.device("cpu")), Console()
+    choices, console = Choices.here(torch.device("cpu")), screen()
     if args.forget:
         choices.forget()
         console.print(f"forgotten: {choices.machine}", highlight=False, soft_wrap=True)
@@ -44,15 +44,18 @@ def run(args: argparse.Namespace) -> int:
     else:
         if args.save and Path(args.save).exists():
             raise RequestError(f"--save {args.save} is there already: give another name")
-        plan = _measure(args, choices, console)
+        if args.save:
+            check_file(Path(args.save), "--save")
+        plan, norms = _measure(args, choices, console)
         if args.save:
             with written_whole(Path(args.save), "w") as file:
                 json.dump(plan.as_json(), file, indent=1)
+        _print_plan(plan, norms, console)
     return 0
 
 
-def _measure(args: argparse.Namespace, choices: "Choices", console: "Console") -> "Plan":
-    """Settle a plan, with a line for each piece of work that is measured, and print it."""
+def _measure(args: argparse.Namespace, choices: "Choices", console: "Console") -> tuple["Plan", int]:
+    """Settle a plan, saying which piece of work is measured; and how many norms the network has."""
     import torch
 
     from resnext.model.network import create_model
@@ -69,17 +72,21 @@ def _measure(args: argparse.Namespace, choices: "Choices", console: "Console") -
         console.print("RESNEXT_FAST=0: every fast path is off, so there is nothing to measure")
     with console.status("measuring") as status:
         plan = settle(model, images, args.precision, choices=choices, progress=lambda work: status.update(work))
+    return plan, sum(isinstance(layer, torch.nn.BatchNorm2d) for layer in model.modules())
+
+
+def _print_plan(plan: "Plan", norms: int, console: "Console") -> None:
+    """A line for each convolution, and how many norms are fused."""
     for name, ways in plan.convolutions.items():
         said = f"{ways.forward}, {ways.input_gradient}, {ways.weight_gradient}"
         console.print(f"{name:<24} forward, input gradient, weight gradient: {said}", highlight=False)
-    count = sum(isinstance(layer, torch.nn.BatchNorm2d) for layer in model.modules())
-    console.print(f"fused: {len(plan.norms)} of {count} norms", highlight=False)
-    return plan
+    console.print(f"fused: {len(plan.norms)} of {norms} norms", highlight=False)
 
 
 def _show(choices: "Choices", console: "Console") -> None:
     """Every piece of work that was measured here, with the milliseconds of its ways; the chosen one in bold."""
     from rich.table import Table
+    from rich.text import Text
 
     from resnext.speed.choices import fastest
 
@@ -89,8 +96,8 @@ def _show(choices: "Choices", console: "Console") -> None:
     for work, seconds in sorted(choices.measured.items()):
         chosen = fastest(seconds, "plain")
         ways = sorted(seconds.items(), key=lambda item: item[1])
-        said = (f"{way} {value * 1e3:.3g}" for way, value in ways)
-        table.add_row(work, "  ".join(f"[bold]{text}[/]" if text.startswith(f"{chosen} ") else text for text in said))
+        said = (Text(f"{way} {value * 1e3:.3g}", style="bold" if way == chosen else "") for way, value in ways)
+        table.add_row(work, Text("  ").join(said))
     if choices.measured:
         console.print(table)
     else:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resnext.errors import RequestError, nearest, printable
+from resnext.files import check_folder
 from resnext.run_directory import CHECKPOINTS, LARGEST_JSON, RunDirectory, is_run
 
 if TYPE_CHECKING:
@@ -146,6 +147,7 @@ def check_place(source: Path, out: Path, checkpoint: str, *, folder: bool, overw
     for path in (source, read):
         if out.exists() and path.exists() and out.samefile(path):
             raise RequestError(f"{out} is what is to be read; give another OUT")
+    check_folder(out if folder and out.is_dir() else out.absolute().parent, f"{out}: the folder")
     if not out.exists() and not out.is_symlink():
         return
     if folder != out.is_dir():

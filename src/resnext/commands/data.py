@@ -89,10 +89,7 @@ def _check(args: argparse.Namespace) -> int:
         report = check_folder(settings, args.workers, progress)
     else:
         report = check_source(settings, args.workers, progress, args.md5)
-    try:
-        report.write_csv(csv)
-    except OSError as error:
-        raise RequestError(f"cannot write --csv {csv}: {error.strerror}") from error
+    report.write_csv(csv)
     for line in report.summary():
         print(line)
     print(f"{count_of(len(report.findings), 'finding')} in {csv}")
@@ -137,8 +134,8 @@ def _settings(args: argparse.Namespace) -> "DataSettings":
 def _check_place(csv: Path, root: Path) -> None:
     """Raise RequestError unless the CSV can be written, outside of the data that is only to be read."""
     from resnext.errors import RequestError
+    from resnext.files import check_file
 
     if csv.resolve().is_relative_to(root.resolve()):
         raise RequestError(f"{csv.resolve()} would lie inside the data; give --csv a file outside of {root}")
-    if csv.is_dir() or not csv.resolve().parent.is_dir():
-        raise RequestError(f"--csv {csv} must be a file in a folder that exists")
+    check_file(csv, "--csv")

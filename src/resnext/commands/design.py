@@ -44,10 +44,9 @@ def parse_amount(text: str) -> float:
 
 def run(args: argparse.Namespace) -> int:
     """Prints the solved network and its neighbours, or Table 2's rows. Raises RequestError."""
-    from rich.console import Console
-
     from resnext.model.design import TABLE_2, design, neighbours, table_2
     from resnext.model.table import published
+    from resnext.screen import screen
 
     if args.table and args.width is not None:
         raise RequestError("--table has one row for each cardinality, so it takes no --width")
@@ -62,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
         "parameters": None if args.parameters is None else parse_amount(args.parameters),
         "image_size": args.image_size,
     }
-    console = Console()
+    console = screen()
     if args.table or (args.cardinality is None and args.width is None):
         cardinalities = tuple(sorted({*TABLE_2, *([args.cardinality] if args.cardinality is not None else [])}))
         solved = list(table_2(args.depth, cardinalities, **request))
@@ -70,9 +69,9 @@ def run(args: argparse.Namespace) -> int:
     else:
         found = design(args.depth, args.cardinality, width=args.width, **request)
         around = neighbours(found, "width" if args.width is None else "cardinality", args.image_size)
-        console.print(f"[bold]{found.name}[/]", highlight=False)
+        console.print(found.name, style="bold")
         console.print(_table([a for a, _ in around], args.image_size, chosen=found))
-    console.print(NOTE, soft_wrap=True, highlight=False)
+    console.print(NOTE)
     return 0
 
 

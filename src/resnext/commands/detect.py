@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from resnext.commands.evaluate import positive, whole
 from resnext.commands.train import add_settings, add_ways, asked_for
 from resnext.detect.settings import SOURCES, DetectDataSettings, DetectRecipe, DetectTrainSettings
-from resnext.errors import RequestError
+from resnext.errors import RequestError, printable
+from resnext.files import check_file, check_folder
 from resnext.recipe import read_recipe
 from resnext.run_directory import CHECKPOINTS, RunDirectory, check_run_kind, is_run, step_in
 
@@ -272,8 +273,10 @@ def _predict(args: argparse.Namespace) -> int:
     for option, file in (("--json", args.json), ("--images-json", args.images_json)):
         if file == args.json == args.images_json == "-":
             raise RequestError("--json and --images-json cannot both be printed; give one of them a FILE")
-        if file not in (None, "-") and not Path(file).absolute().parent.is_dir():
-            raise RequestError(f"{option} {file}: there is no folder {Path(file).parent}")
+        if file not in (None, "-"):
+            check_file(Path(file), option)
+    if args.out is not None:
+        check_folder(Path(args.out), "--out")
     recipe = _recipe_of(args)
     device = pick_device(args.device)
     model = _loaded(args).to(device)
@@ -287,14 +290,14 @@ def _predict(args: argparse.Namespace) -> int:
     with image_bar(len(paths)) as progress:
         found = predict(model, paths, device, precision=precision, batch_size=args.batch_size, progress=progress)
     found = check_sizes(found, ids)
+    if places:
+        print(f"{draw(found, places, model.classes)} drawn into {args.out}", file=sys.stderr)
     _write_found(args, found, ids)
     if "-" not in (args.json, args.images_json):
         _list(found, model.classes)
-    if places:
-        print(f"{draw(found, places, model.classes)} drawn into {args.out}", file=sys.stderr)
     failed = [one for one in found if one.error is not None]
     for path, error in [*((one.path, one.error) for one in failed), *((p.path, p.error) for p in problems)]:
-        print(f"resnext: {str(path).encode('utf-8', 'backslashreplace').decode()}: {error}", file=sys.stderr)
+        print(f"resnext: {printable(str(path))}: {error}", file=sys.stderr)
     return 1 if failed or problems else 0
 
 
@@ -324,7 +327,7 @@ def _loaded(args: argparse.Namespace) -> "FasterRcnn":
 
     model = for_prediction(load_detector(args.weights, args.checkpoint, bn_eps=args.bn_eps))
     for note in model.provenance.get("notes", []):
-        print(f"resnext: {args.weights}: {note}", file=sys.stderr)
+        print(printable(f"resnext: {args.weights}: {note}"), file=sys.stderr)
     if args.score is not None:
         if not 0 <= args.score <= 1:
             raise RequestError(f"--score {args.score:g} must be from 0 to 1")
@@ -373,7 +376,6 @@ def _show(evaluation: "DetectionEvaluation") -> None:
     from rich.text import Text
 
     from resnext.detect.finish import percent
-    from resnext.evaluate.style import plain
     from resnext.screen import screen
 
     console = screen()
@@ -393,7 +395,7 @@ def _show(evaluation: "DetectionEvaluation") -> None:
         table.add_column(head, justify="left" if head == "class" else "right")
     for one in e.per_class:
         numbers = map(percent, (one.ap, one.ap50, one.ap75, one.ar100))
-        table.add_row(Text(plain(one.name, 40)), f"{one.images:,}", f"{one.boxes:,}", *numbers)
+        table.add_row(Text(printable(one.name)), f"{one.images:,}", f"{one.boxes:,}", *numbers)
     console.print(table)
 
 

@@ -44,10 +44,10 @@ def fast_paths() -> Iterator[tuple[str, str]]:
 def run(_: argparse.Namespace) -> int:
     """Print a table of facts."""
     import torch
-    from rich.console import Console
     from rich.table import Table
 
     from resnext.environment import environment
+    from resnext.screen import screen
 
     facts = environment("cuda" if torch.cuda.is_available() else "cpu")
     table = Table(box=None, show_header=False)
@@ -58,5 +58,5 @@ def run(_: argparse.Namespace) -> int:
         table.add_row(name, said)
     for package, extra in OPTIONAL.items():
         table.add_row(package, "installed" if find_spec(package) else f"not installed (pip install 'resnext[{extra}]')")
-    Console().print(table)
+    screen().print(table)
     return 0

@@ -189,16 +189,16 @@ def run_images(args: argparse.Namespace, networks: "Networks", machine: Machine)
         return 0
     about = describe(args, networks, answers, judged.split, str(machine.world.device), machine.precision)
     real = None if labels is None else reassessed.score_real(evaluation, labels)
+    own = networks.run is not None and out == RunDirectory(networks.run).evaluation
+    if out is not None:
+        write_evaluation(evaluation, answers.dataset, networks.preprocessing, out, about, real=real)
+    if networks.run is not None and own:
+        write_report(networks.run)
     show(console, evaluation, about, real)
     if len(networks.models) == 1:
         show_published(console, networks.model, args.weights[0], evaluation, about)
-    if out is None:
-        say(console, "Give --out DIR to keep the tables and pictures.")
-        return 0
-    write_evaluation(evaluation, answers.dataset, networks.preprocessing, out, about, real=real)
-    say(console, f"tables and pictures: {out}")
-    if networks.run is not None and out == RunDirectory(networks.run).evaluation:
-        write_report(networks.run)
+    say(console, "Give --out DIR to keep the tables and pictures." if out is None else f"tables and pictures: {out}")
+    if networks.run is not None and own:
         say(console, f"report: {RunDirectory(networks.run).report}")
     return 0
 
@@ -229,12 +229,10 @@ def run_corruptions(args: argparse.Namespace, networks: "Networks", machine: Mac
     seen = stored if official else networks  # images corrupted here were cropped by our own view
     about = describe(args, seen, answers, suite.split, str(machine.world.device), machine.precision)
     about |= {"data": suite.name + answers.dataset.name.removeprefix(dataset.name), "corruption": suite.made}
+    if out is not None:
+        write_corruptions(results, about, official, out)
     show_corruptions(console, results, about, official)
-    if out is None:
-        say(console, "Give --out DIR to keep the table and the picture.")
-        return 0
-    write_corruptions(results, about, official, out)
-    say(console, f"table and picture: {out}")
+    say(console, "Give --out DIR to keep the table and the picture." if out is None else f"table and picture: {out}")
     return 0
 
 

@@ -50,26 +50,22 @@ def parse_changes(pairs: list[str]) -> dict[str, Any]:
 
 def run(args: argparse.Namespace) -> int:
     """Prints the stage table and the totals. Raises RequestError for unknown names, fields and sizes."""
-    from rich.console import Console
-
     from resnext.model.complexity import complexity, default_image_size
     from resnext.model.table import human, published
+    from resnext.screen import screen
 
     a = published(args.name, **parse_changes(args.changes))
     size = args.image_size if args.image_size is not None else default_image_size(a)
     cost = complexity(a, size)
-    console = Console()
-    console.print(
-        f"[bold]{a.name}[/]: {size}x{size} images of {a.in_channels} channels, {a.num_classes} classes", highlight=False
-    )
+    console = screen()
+    console.print(a.name, style="bold", end="")
+    console.print(f": {size}x{size} images of {a.in_channels} channels, {a.num_classes} classes")
     console.print(_stages(a, size))
     console.print(
         f"\nparameters   {cost.parameters:,} ({human(cost.parameters)})"
         f"\nwithout BN   {cost.parameters_without_bn:,} ({human(cost.parameters_without_bn)}, as the paper counts)"
         f"\nMACs         {cost.macs:,} ({human(cost.macs)}; 1 MAC = 2 FLOPs; the paper's FLOPs are MACs)"
-        f"\nactivations  {cost.activations:,} ({human(cost.activations)} convolution outputs)",
-        highlight=False,
-        soft_wrap=True,
+        f"\nactivations  {cost.activations:,} ({human(cost.activations)} convolution outputs)"
     )
     if args.layers:
         console.print()

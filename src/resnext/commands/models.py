@@ -16,13 +16,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints the table. Raises RequestError where nothing matches."""
-    from rich.console import Console
     from rich.table import Table
 
     from resnext.errors import RequestError, nearest
     from resnext.model.architecture import KNOWN, list_models
     from resnext.model.complexity import complexity, default_image_size
     from resnext.model.table import human, published
+    from resnext.screen import screen
 
     names = list_models(args.pattern)
     if not names:
@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
             name, f"{size}x{size}", str(a.num_classes), human(cost.parameters), human(cost.parameters_without_bn),
             f"{cost.macs / 1e9:.2f}", human(cost.activations),
         )  # fmt: skip
-    console = Console()
+    console = screen()
     console.print(table)
-    console.print(NOTE, soft_wrap=True, highlight=False)
+    console.print(NOTE)
     return 0

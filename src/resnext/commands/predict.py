@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 from resnext.commands.engine_options import add_engine, check_engine, predictor_of
 from resnext.commands.evaluate import positive
-from resnext.errors import RequestError
+from resnext.errors import RequestError, printable
+from resnext.files import check_file
 from resnext.run_directory import CHECKPOINTS, check_run_kind
 
 if TYPE_CHECKING:
@@ -46,8 +47,8 @@ def run(args: argparse.Namespace) -> int:
     from resnext.evaluate.progress import image_bar
     from resnext.weights import load
 
-    if args.picture is not None and not Path(args.picture).absolute().parent.is_dir():
-        raise RequestError(f"--picture {args.picture}: there is no folder {Path(args.picture).parent}")
+    if args.picture is not None:
+        check_file(Path(args.picture), "--picture")
     check_engine(args)
     check_run_kind(args.weights, "classification", f"resnext detect predict {args.weights}")
     if args.engine is None and args.precision is not None:
@@ -65,19 +66,18 @@ def run(args: argparse.Namespace) -> int:
         predictions = predict(running, paths, batch_size=args.batch_size, progress=progress)
     predictions += problems
     failed = [prediction for prediction in predictions if prediction.error is not None]
-    if args.json:
-        print(json.dumps([as_json(prediction, args.top) for prediction in predictions], indent=1))
-    elif len(failed) < len(predictions):
-        show(predictions, args.top, preprocessing.to_dict())
-    for prediction in failed:
-        path = str(prediction.path).encode("utf-8", "backslashreplace").decode()
-        print(f"resnext: {path}: {prediction.error}", file=sys.stderr)
     if args.picture is not None and len(failed) < len(predictions):
         from resnext.evaluate.pictures import predicted
         from resnext.evaluate.style import save
 
         save(predicted(predictions, preprocessing), args.picture)
         print(f"resnext: {args.picture} shows them as the network sees them", file=sys.stderr)
+    if args.json:
+        print(json.dumps([as_json(prediction, args.top) for prediction in predictions], indent=1))
+    elif len(failed) < len(predictions):
+        show(predictions, args.top, preprocessing.to_dict())
+    for prediction in failed:
+        print(f"resnext: {printable(str(prediction.path))}: {prediction.error}", file=sys.stderr)
     return 1 if failed else 0
 
 
@@ -95,16 +95,15 @@ def show(predictions: list["Prediction"], top: int, view: dict[str, Any]) -> Non
     from rich.text import Text
 
     from resnext.evaluate.protocol import view_line
-    from resnext.evaluate.style import plain
     from resnext.screen import screen
 
     rows = []
     for prediction in predictions:
         if prediction.error is None:
             (name, p), *others = prediction.top(top)
-            path = plain(str(prediction.path), 10_000)
-            rest = ", ".join(f"{plain(other, 40)} {share(q)}" for other, q in others)
-            rows.append((path, plain(name, 60), share(p), rest))
+            path = printable(str(prediction.path))
+            rest = ", ".join(f"{printable(other)} {share(q)}" for other, q in others)
+            rows.append((path, printable(name), share(p), rest))
     console = screen()
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("image", overflow="fold")

@@ -170,10 +170,11 @@ def inspect_all(
     items: Sequence[T], inspect_one: Callable[[T], Inspection], workers: int | None, progress: bool
 ) -> Iterator[Inspection]:
     """Every item's inspection, in order. Threads: decoding and hashing leave Python's lock alone."""
-    from rich.console import Console
     from rich.progress import Progress
 
-    bar = Progress(console=Console(stderr=True), disable=not progress, transient=True)
+    from resnext.screen import screen
+
+    bar = Progress(console=screen(stderr=True), disable=not progress, transient=True)
     with warnings.catch_warnings(), ThreadPoolExecutor(workers or available_cores()) as pool, bar:
         warnings.simplefilter("ignore")  # Pillow's remarks on odd files become findings or do not matter
         task = bar.add_task("checking", total=len(items))

@@ -268,11 +268,12 @@ def _progress(archive: Archive, part: Path) -> Iterator[Advance]:
         print(f"fetching {archive.url}{size} to {part.parent}", file=sys.stderr)
         yield lambda _done, _expected: None
         return
-    from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
+    from resnext.screen import screen
+
     columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(TextColumn("{task.description}"), *columns, console=Console(stderr=True)) as bar:
+    with Progress(TextColumn("{task.description}", markup=False), *columns, console=screen(stderr=True)) as bar:
         task = bar.add_task(archive.name, total=archive.bytes)
         yield lambda done, expected: bar.update(task, completed=done, total=expected)
 

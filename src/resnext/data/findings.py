@@ -1,10 +1,12 @@
 """What a check of a folder found: rows for a CSV, and a summary to read."""
 
 import csv
-import os
+import io
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
+
+from resnext.files import written_whole
 
 SEVERITIES = ("error", "warning", "note")  # an error: training would fail
 
@@ -34,13 +36,13 @@ class Report:
         return any(finding.severity == "error" for finding in self.findings)
 
     def write_csv(self, path: Path) -> None:
-        """One row a finding, put in place atomically. Names that are not UTF-8 keep their bytes."""
-        part = path.with_name(path.name + ".part")
-        with part.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file:
-            rows = csv.writer(file)
-            rows.writerow("class" if field.name == "class_name" else field.name for field in fields(Finding))
-            rows.writerows(astuple(finding) for finding in self.findings)
-        os.replace(part, path)
+        """One row a finding, whole or not at all. Names that are not UTF-8 keep their bytes."""
+        text = io.StringIO(newline="")
+        rows = csv.writer(text)
+        rows.writerow("class" if field.name == "class_name" else field.name for field in fields(Finding))
+        rows.writerows(astuple(finding) for finding in self.findings)
+        with written_whole(path) as file:
+            file.write(text.getvalue().encode("utf-8", "surrogateescape"))
 
     def holds(self, split: str) -> str:
         """What a split holds, in a few words."""

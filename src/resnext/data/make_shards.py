@@ -15,7 +15,7 @@ from resnext.data.images import EXTENSIONS
 from resnext.data.open import open_data
 from resnext.data.randomness import ORDER, seed_of
 from resnext.errors import RequestError
-from resnext.files import disk_named, sync_folder
+from resnext.files import check_folder, disk_named, sync_folder
 from resnext.settings import DataSettings
 
 CLASSES, ORIGINS = "classes.txt", "origins.csv"
@@ -31,6 +31,7 @@ def make_shards(settings: DataSettings, out: Path, per_shard: int, seed: int) ->
         raise RequestError(f"{out} is there already, and nothing is overwritten; give a folder that is not there")
     if not out.resolve().parent.is_dir():
         raise RequestError(f"{out} must be in a folder that exists")
+    check_folder(out.absolute().parent, f"{out}: the folder")
     source = open_data(settings)
     if any("\n" in name for name in source.train.classes):
         raise RequestError("a class name has a line break, so the classes cannot be listed one a line")

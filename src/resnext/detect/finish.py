@@ -86,8 +86,10 @@ def write_results(session: DetectSession, console: Console) -> None:
             f" after the last epoch; AP {percent(evaluation.ap)}, AP50 {percent(evaluation.ap50)} at the best one, "
             f"{best_epoch}, which was chosen on these same images"
         )
-    console.print(said, highlight=False, soft_wrap=True)
-    console.print(f"run directory  {run.path}\nreport         {run.report}", highlight=False, soft_wrap=True)
+    console.print(said, highlight=False, markup=False, soft_wrap=True)
+    console.print(
+        f"run directory  {run.path}\nreport         {run.report}", highlight=False, markup=False, soft_wrap=True
+    )
 
 
 def percent(value: float | None) -> str:

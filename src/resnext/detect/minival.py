@@ -20,7 +20,7 @@ from resnext.data.classes import class_difference, listing
 from resnext.detect.coco import categories_of, images_of, load_json
 from resnext.detect.places import checked_name
 from resnext.errors import RequestError
-from resnext.files import written_whole
+from resnext.files import check_folder, written_whole
 
 # As COCO has them: images.
 OFFICIAL = {"train2014": 82_783, "val2014": 40_504, "minival": 5_000, "trainval35k": 118_287}
@@ -54,6 +54,7 @@ def make_minival(train2014: Path, val2014: Path, val2017: Path, out: Path, outli
     for target in targets.values():
         if target.exists():
             raise RequestError(f"{target} is there already; move it away or choose another folder")
+    check_folder(out)
     train, val = _loaded(train2014, outlines, "train2014"), _loaded(val2014, outlines, "val2014")
     _check_apart(train, val, train2014, val2014)
     ids = _ids(val2017, val, val2014)

@@ -15,10 +15,9 @@ from resnext.data.source import BadImage
 from resnext.detect.drawing import draw_detections
 from resnext.detect.faster_rcnn import FasterRcnn
 from resnext.device import autocast, pick_device
-from resnext.errors import RequestError
+from resnext.errors import RequestError, printable
 from resnext.evaluate.panel import in_eval_mode
 from resnext.evaluate.predict import Picture, as_pictures, chunks, open_picture, path_of
-from resnext.evaluate.style import plain
 from resnext.files import written_whole
 
 
@@ -135,10 +134,10 @@ def summary(one: Predicted, classes: Sequence[str]) -> str:
     """A picture's line: how many of each class, the most frequent first, and the best score of each."""
     counts = Counter(one.labels.tolist())
     parts = [
-        f"{number} {plain(classes[label], 30)} (best {100 * float(one.scores[one.labels == label].max()):.0f} %)"
+        f"{number} {printable(classes[label])} (best {100 * float(one.scores[one.labels == label].max()):.0f} %)"
         for label, number in counts.most_common()
     ]
-    name = "image" if one.path is None else plain(one.path, 10_000)
+    name = "image" if one.path is None else printable(one.path)
     return f"{name}: {', '.join(parts) or 'nothing'}"
 
 

@@ -3,14 +3,15 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from resnext.screen import screen
 
 
 @contextmanager
 def image_bar(total: int) -> Iterator[Callable[..., None]]:
     """Gives ``progress(done, ...)``. Nothing is drawn where there is no terminal."""
-    console = Console(stderr=True)
+    console = screen(stderr=True)
     columns = (TextColumn("images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("images", total=total)

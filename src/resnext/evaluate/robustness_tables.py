@@ -12,6 +12,7 @@ from resnext.evaluate.robustness import SEVERITIES, Result, mean_errors, summary
 from resnext.evaluate.show import verdict
 from resnext.evaluate.style import INK, RED, look, new_figure, plain, save, title
 from resnext.evaluate.tables import is_ours, write_csv, write_json
+from resnext.files import check_folder
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,6 +26,7 @@ def check_directory(directory: Path) -> None:
     """Make ``directory``; raises RequestError where it cannot be, or holds files of our names that are not ours."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
+        check_folder(directory)
         there = [name for name in FILES if (directory / name).exists()]
         if there and not is_ours(directory / FILES[0], FORMAT):
             raise RequestError(f"{directory} holds {there[0]}, but no result of ours; give --out another place")

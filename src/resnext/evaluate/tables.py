@@ -18,7 +18,7 @@ from resnext.evaluate.evaluator import Evaluation
 from resnext.evaluate.metrics import class_scores, mean_class_error
 from resnext.evaluate.real import RealScore
 from resnext.evaluate.style import save
-from resnext.files import written_whole
+from resnext.files import check_folder, written_whole
 
 FORMAT = "resnext-evaluation"
 FILES = (
@@ -63,6 +63,7 @@ def check_directory(directory: Path, files: Sequence[str] = FILES, kind: str = F
     """Make ``directory``; raises RequestError where it cannot be, or holds such files but no evaluation of the kind."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
+        check_folder(directory)
         there = [name for name in files if (directory / name).exists()]
         if there and not is_ours(directory / "metrics.json", kind):
             raise RequestError(f"{directory} holds {there[0]}, but no evaluation of ours; give --out another place")

@@ -79,19 +79,19 @@ def add_machine(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints one line a run. Raises RequestError."""
-    from rich.console import Console
-
     from resnext.paper.cost import parse_cluster
     from resnext.paper.recipes import recipes_of
+    from resnext.screen import screen
 
     check_numbers(args)
     runs = requested(args, recipes_of)
     cluster = parse_cluster(args.machine)
     estimates = [(one, estimate_run(one, cluster, args.cores, seconds_an_image(args))) for one in runs]
-    console = Console()
-    console.print(f"[bold]{cluster}[/]: {cluster.machine.source}", highlight=False, soft_wrap=True)
+    console = screen()
+    console.print(f"{cluster}", style="bold", end="")
+    console.print(f": {cluster.machine.source}")
     console.print(_table(estimates))
-    console.print(_notes(cluster, estimates), highlight=False, soft_wrap=True)
+    console.print(_notes(cluster, estimates))
     return 0
 
 

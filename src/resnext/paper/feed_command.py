@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from resnext.errors import RequestError
-from resnext.files import disk_named, written_whole
+from resnext.files import check_folder, disk_named, written_whole
 from resnext.paper.cost_command import (
     add_machine,
     check_numbers,
@@ -60,31 +60,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Prints the answer, and writes a picture and its numbers. Raises RequestError."""
-    from rich.console import Console
-
     from resnext.paper.cost import parse_cluster
     from resnext.paper.feed import plan, throughput
+    from resnext.screen import screen
 
     cluster = parse_cluster(args.machine)
     pipeline, images, name = asked(args, cluster)
-    console = Console()
+    check_folder(args.out, "--out")
     found = plan(pipeline, images)
     cores = sorted({max(1, round(share * found.cores)) for share in SHARES} | ({args.cores} if args.cores else set()))
     flows = throughput(replace(pipeline, workers=found.workers), images, cores)
-    console.print(f"[bold]{name} on {cluster}[/]: {pipeline.demand:,.0f} images/s if nothing waits", highlight=False)
-    console.print(answer(pipeline, images, found), highlight=False, soft_wrap=True)
-    if args.cores:
-        flow = flows[cores.index(args.cores)]
-        console.print(
-            f"with {args.cores} cores a host: {flow.images_per_second:,.0f} images/s, devices idle {flow.idle:.0%}",
-            highlight=False,
-        )
     with disk_named(args.out):
         args.out.mkdir(parents=True, exist_ok=True)
     stem = args.out / f"{cluster}-{name}"
     write_numbers(stem.with_name(f"{stem.name}.csv"), cluster, name, pipeline, cores, flows)
     picture(stem.with_name(f"{stem.name}.png"), f"{name} on {cluster}", pipeline, found, cores, flows)
-    console.print(f"written: {stem}.png, {stem}.csv", highlight=False, soft_wrap=True)
+    console = screen()
+    console.print(f"{name} on {cluster}", style="bold", end="")
+    console.print(f": {pipeline.demand:,.0f} images/s if nothing waits")
+    console.print(answer(pipeline, images, found))
+    if args.cores:
+        flow = flows[cores.index(args.cores)]
+        console.print(
+            f"with {args.cores} cores a host: {flow.images_per_second:,.0f} images/s, devices idle {flow.idle:.0%}"
+        )
+    console.print(f"written: {stem}.png, {stem}.csv")
     return 0
 
 

@@ -2,31 +2,37 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from resnext.errors import RequestError
-from resnext.files import disk_named, written_whole
+from resnext.files import check_folder, disk_named, written_whole
 
 INDEX = ".resnext-paper.json"  # name -> SHA-256 of what we wrote there last, and of what stood there before
 LARGEST_INDEX = 1 << 20  # bytes
 
 
-def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Write ``files`` into ``folder``, made where it is missing.
-
-    Raises RequestError, before anything is written, where a file of such a name is there that we did not write or that
-    was changed since; WorkError when the disk refuses.
-    """
-    with disk_named(folder):
-        folder.mkdir(parents=True, exist_ok=True)
+def check_files(folder: Path, names: Iterable[str]) -> None:
+    """Raise RequestError where nothing can be put into ``folder``, or a file there is not ours or was changed since."""
+    check_folder(folder, "--out")
     index = _index(folder)
-    for name in files:
+    for name in names:
         path = folder / name
         if path.is_symlink() or (path.exists() and _digest(path) not in index.get(name, [])):
             raise RequestError(
                 f"{path} is there and is not as resnext wrote it; move it away, or give --out another folder"
             )
+
+
+def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write ``files`` into ``folder``, made where it is missing.
+
+    Raises what ``check_files`` does, before anything is written, and WorkError when the disk refuses.
+    """
+    check_files(folder, files)
+    with disk_named(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    index = _index(folder)
     index |= {name: [hashlib.sha256(data).hexdigest(), *index.get(name, [])][:2] for name, data in files.items()}
     with written_whole(folder / INDEX, "w") as file:  # first: whenever this is killed, each file is known
         json.dump(index, file, indent=1)

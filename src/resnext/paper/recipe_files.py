@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from resnext.errors import RequestError
-from resnext.files import written_whole
+from resnext.files import check_folder, disk_named, written_whole
 from resnext.model.complexity import Complexity, complexity
 from resnext.paper.recipe_entry import DetectorRecipe, PaperRecipe, WrittenRecipe, yaml_of
 from resnext.paper.recipes import detections, recipes
@@ -52,12 +52,14 @@ def text_of(entry: WrittenRecipe) -> str:
 def write_recipes(folder: Path) -> list[Path]:
     """Every recipe as ``folder/paper/NAME.yaml`` or ``folder/modern/NAME.yaml``.
 
-    Raises RequestError where a file of such a name is there and was not written by this function.
+    Raises RequestError where nothing can be written there, or a file of such a name was not written by this function.
     """
+    check_folder(folder)
     written = []
     for entry in [*recipes().values(), *detections().values()]:
         path = folder / entry.folder / f"{entry.name}.yaml"
-        path.parent.mkdir(parents=True, exist_ok=True)
+        with disk_named(path.parent):
+            path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists() and MADE_BY not in path.read_text(encoding="utf-8", errors="replace"):
             raise RequestError(f"{path} is another file of that name; give another folder, or move it away")
         with written_whole(path, "w") as file:

@@ -133,8 +133,8 @@ def _with_unit(column: Column) -> str:
 def print_table(console: "Console", table: Table, entries: list[Entry]) -> None:
     """The table, its source, footnotes and remarks."""
     sheet = sheet_of(table, entries)
-    console.print(f"[bold]{table.title}[/]", highlight=False, soft_wrap=True)
-    console.print(f"[dim]{table.source}[/]", highlight=False, soft_wrap=True)
+    console.print(table.title, style="bold")
+    console.print(table.source, style="dim")
     for grid in _grids(sheet, console):
         console.print()
         console.print(grid)

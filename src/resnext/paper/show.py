@@ -7,7 +7,7 @@ from resnext.evaluate.style import encoded
 from resnext.paper.curve_pictures import lines_of
 from resnext.paper.entries import gather, take_times
 from resnext.paper.numbers import Table
-from resnext.paper.output import write_files
+from resnext.paper.output import check_files, write_files
 from resnext.paper.pictures import picture_of
 from resnext.paper.sheet import curves_csv, print_table, table_csv
 
@@ -19,31 +19,35 @@ def show(console: "Console", table: Table, runs: Path, results: Path, out: Path,
     """Print ``table`` filled in and write NAME.csv, NAME.png, NAME.svg (and NAME-curves.csv) into ``out``.
 
     ``measure`` says which networks are timed on this machine: those ``missing``, all ``again``, or ``none``. Raises
-    RequestError where ``out`` holds files of these names that are not ours.
+    RequestError, before anything is timed, where ``out`` cannot be written or holds files of these names that are not
+    ours.
     """
+    with_curves = any(row.curve for row in table.rows)
+    check_files(out, [table.name + end for end in (".csv", ".png", ".svg", "-curves.csv")[: 4 if with_curves else 3]])
     entries = gather(table, runs, results, None if measure == "none" else _timings(table, measure == "again"))
-    print_table(console, table, entries)
-    if any(entry.speed is None for entry in entries if entry.architecture):
-        console.print("images/s that were never timed here are empty: leave --no-measure out", style="dim")
     picture = picture_of(table, entries)
     files = {
         f"{table.name}.csv": table_csv(table, entries),
         f"{table.name}.png": encoded(picture),
         f"{table.name}.svg": encoded(picture, "svg"),
     }
-    if any(entry.row.curve for entry in entries):
+    if with_curves:
         at = "epoch" if table.name == "figure5" else "minibatches"
         files[f"{table.name}-curves.csv"] = curves_csv(lines_of(table, entries), at)
     write_files(out, files)
+    print_table(console, table, entries)
+    if any(entry.speed is None for entry in entries if entry.architecture):
+        console.print("images/s that were never timed here are empty: leave --no-measure out", style="dim")
     console.print(f"written: {', '.join(str(out / name) for name in files)}", highlight=False, soft_wrap=True)
 
 
 def _timings(table: Table, again: bool) -> dict[str, float]:
     """Timings with a bar on the terminal while they are taken."""
-    from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn
 
-    terminal = Console(stderr=True)
+    from resnext.screen import screen
+
+    terminal = screen(stderr=True)
     columns = (TextColumn("timing networks on this machine, once"), BarColumn())
     with Progress(*columns, console=terminal, transient=True, disable=not terminal.is_terminal) as bar:
         task = bar.add_task("timing", total=None)

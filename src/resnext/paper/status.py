@@ -17,6 +17,7 @@ STYLES = {"finished": "green", "running": "yellow", "stopped": "red", "missing":
 def print_status(console: "Console", runs: Path, results: Path | None) -> None:
     """A line a row of every table with recipes; then what is to be said of the runs that are there."""
     from rich.table import Table as Grid
+    from rich.text import Text
 
     grid = Grid("", "row", "recipe", box=None, header_style="bold", padding=(0, 1))
     for heading in ("paper", "measured", "difference"):
@@ -28,8 +29,8 @@ def print_status(console: "Console", runs: Path, results: Path | None) -> None:
         for number, entry in enumerate(entries):
             assert entry.measurement is not None
             found[entry.measurement.recipe] = entry.measurement
-            state = f"[{STYLES[entry.measurement.state]}]{state_text(entry)}[/]"
-            name = f"[bold]{table.name}[/]" if number == 0 else ""
+            state = Text(state_text(entry), style=STYLES[entry.measurement.state])
+            name = Text(table.name if number == 0 else "", style="bold")
             grid.add_row(name, entry.row.key, str(entry.row.recipe), *_cells(table, entry), state)
     console.print(grid)
     console.print()

@@ -93,7 +93,7 @@ def _compile(
 
 
 def _run(*command: str) -> None:
-    subprocess.run(command, check=True, capture_output=True, text=True, timeout=PATIENCE)
+    subprocess.run(command, check=True, capture_output=True, encoding="utf-8", errors="replace", timeout=PATIENCE)
 
 
 def _reason(error: Exception) -> str:
@@ -134,7 +134,9 @@ def _key(
     torch_headers: bool,
 ) -> str:
     """What the library depends on: its text, flags, compiler, machine, and torch where it is linked against."""
-    version = subprocess.run([program, "--version"], capture_output=True, text=True, timeout=60).stdout
+    version = subprocess.run(
+        [program, "--version"], capture_output=True, encoding="utf-8", errors="replace", timeout=60
+    ).stdout
     digest = hashlib.sha256(repr((version, platform.machine(), units, flags, libraries)).encode())
     for path in (*(unit.source for unit in units), *includes):
         digest.update(path.read_bytes())

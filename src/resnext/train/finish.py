@@ -108,5 +108,7 @@ def write_results(session: Session, console: Console) -> None:
             f" after the last epoch; {evaluation.top1_error:.2f} % {interval} at the best one, {best_epoch}, "
             "which was chosen on these same images"
         )
-    console.print(said, highlight=False, soft_wrap=True)
-    console.print(f"run directory  {run.path}\nreport         {run.report}", highlight=False, soft_wrap=True)
+    console.print(said, highlight=False, markup=False, soft_wrap=True)
+    console.print(
+        f"run directory  {run.path}\nreport         {run.report}", highlight=False, markup=False, soft_wrap=True
+    )

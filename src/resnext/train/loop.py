@@ -15,13 +15,14 @@ from rich.console import Console
 
 from resnext.errors import WorkError
 from resnext.run_directory import RunDirectory, check_new_run
+from resnext.screen import screen
 from resnext.train.checkpoint import Position, write_checkpoint
 from resnext.train.distributed import SKEW, World, joined
 from resnext.train.interrupts import Interrupts, Stopped, heeded
 from resnext.train.lock import lock_run
 from resnext.train.logbook import Logbook
 from resnext.train.mirror import push
-from resnext.train.progress import Reporter, open_console
+from resnext.train.progress import Reporter
 from resnext.train.resume import agreed, settled
 from resnext.train.schedule import learning_rate
 from resnext.train.session import BaseSession
@@ -43,7 +44,7 @@ def train(
     for a run that another process trains, WorkError when the work fails on the way (a loss that is not finite, a bad
     image, a full disk, a lost process, a signal): the last good checkpoint is then intact.
     """
-    console = console or open_console()
+    console = console or screen()
     with ExitStack() as held:
         world = held.enter_context(joined(recipe.train.device, recipe.train.peer_timeout))
         interrupts = held.enter_context(heeded(alone=world.size == 1))

@@ -1,55 +1,16 @@
 """The progress of a run: a live line on a terminal, plain lines elsewhere."""
 
 import time
-from collections.abc import Callable, Iterable, Iterator
-from typing import IO, Any, TypeVar, cast
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from resnext.screen import screen
 from resnext.train.session import BaseSession
 
 T = TypeVar("T")
 PLAIN_EVERY = 30.0  # seconds between lines where there is no terminal
-
-
-class UnfailingFile:
-    """A text file whose reader may go (a terminal hangs up, a pipe closes): what is written then is dropped."""
-
-    def __init__(self, file: IO[str]) -> None:
-        self.file: IO[str] | None = file
-        self.encoding = getattr(file, "encoding", "utf-8")
-        self.is_terminal = file.isatty()
-
-    def isatty(self) -> bool:
-        return self.is_terminal
-
-    def fileno(self) -> int:
-        if self.file is None:
-            raise OSError("nobody reads this any more")
-        return self.file.fileno()
-
-    def write(self, text: str) -> int:
-        self._try(lambda file: file.write(text))
-        return len(text)
-
-    def flush(self) -> None:
-        self._try(lambda file: file.flush())
-
-    def _try(self, work: Callable[[IO[str]], object]) -> None:
-        if self.file is not None:
-            try:
-                work(self.file)
-            except (OSError, ValueError):  # a closed file is a ValueError
-                self.file = None
-
-
-def open_console() -> Console:
-    """Where a run says how it goes on. That nobody can read it any more does not end the run."""
-    console = screen()
-    console.file = cast("IO[str]", UnfailingFile(console.file))
-    return console
 
 
 class Reporter:
@@ -62,10 +23,10 @@ class Reporter:
         self.done = session.position.step
         self.live = console.is_terminal and not self.quiet
         self.progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[facts]}"),
+            TextColumn("{task.fields[facts]}", markup=False),
             TimeRemainingColumn(),
             console=console,
             disable=not self.live,

@@ -169,6 +169,33 @@ def test_data_that_changed_under_a_run_is_refused(tiny_recipe: Path, tmp_path: P
         train(recipe, run, resume=True, console=QUIET)
 
 
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_as_many_images_of_other_names_or_labels_are_not_the_same_data(
+    tiny_recipe: Path, tmp_path: Path, split: str
+) -> None:
+    for number in range(24):
+        place = tmp_path / "photos" / ("train" if number < 12 else "val") / "ab"[number % 2] / f"{number}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.effect_noise((24, 24), 40).save(place)
+    changes = FOLDER | {"data__val_fraction": None, "data__path": str(tmp_path / "photos"), "train__epochs": 1}
+    run = run_tiny(tiny_recipe, tmp_path / "run", **changes)
+    moved = (tmp_path / "photos").rename(tmp_path / "elsewhere")
+    recipe = read_recipe(run.recipe, {"data.path": str(moved)})
+    train(recipe, run, resume=True, console=QUIET)  # the same data at another place
+    first = min((moved / split / "a").iterdir())
+    first.rename(first.with_name("z.png"))
+    with pytest.raises(RequestError, match="the data now has 12 of which some have other names or labels"):
+        train(recipe, run, resume=True, console=QUIET)
+
+
+def test_a_run_of_a_version_that_did_not_note_the_names_goes_on(tiny_recipe: Path, tmp_path: Path) -> None:
+    run = run_tiny(tiny_recipe, tmp_path / "run", train__epochs=1)
+    state = json.loads((run.checkpoint("last") / "state.json").read_text())
+    del state["position"]["facts"]["train_listing"], state["position"]["facts"]["val_listing"]
+    (run.checkpoint("last") / "state.json").write_text(json.dumps(state))
+    train(read_recipe(run.recipe), run, resume=True, console=QUIET)
+
+
 def test_both_layouts_are_measured_where_the_recipe_says_auto(tiny_recipe: Path, tmp_path: Path) -> None:
     run = run_tiny(tiny_recipe, tmp_path / "run", train__epochs=1, train__channels_last="auto")
     assert read_recipe(run.recipe).train.channels_last in ("yes", "no")

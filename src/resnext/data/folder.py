@@ -50,6 +50,10 @@ class FolderDataset:
     exif: bool = True
     in_memory: bool = False
 
+    @property
+    def file_names(self) -> np.ndarray:
+        return self.paths
+
     def __len__(self) -> int:
         return len(self.labels)
 

@@ -97,6 +97,8 @@ def test_links_to_files_and_folders_are_followed_and_circles_end(tmp_path: Path)
     (tmp_path / "data/train/cat/circle").symlink_to(tmp_path / "data/train/cat")
     source = open_data(folder(tmp_path / "data"))
     assert len(source.train) == 3 + 1 + 2 + 2
+    cats = {source.train.where(i) for i in np.flatnonzero(source.train.labels == 0)}
+    assert {"train/cat/link.png", "train/cat/more/0.png"} <= cats  # by the folder of the link, not of the file
 
 
 def test_a_link_to_a_folder_above_brings_no_other_class_in(tmp_path: Path) -> None:

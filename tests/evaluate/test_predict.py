@@ -70,6 +70,8 @@ def test_arguments_that_mean_nothing_are_reported_beside_the_others(picture_fold
     ]
     with pytest.raises(RequestError, match=r"no image found: .*does not exist"):
         find_images([missing])
+    with pytest.raises(RequestError, match="is an address; fetch the picture first"):
+        find_images(["https://example.org/cat.jpg?size=1"])
 
 
 def test_predictions_are_the_softmax_of_the_network_on_its_own_view(tiny_network: Tiny, picture_folder: Path) -> None:

@@ -4,6 +4,7 @@ import csv
 import json
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,10 +17,12 @@ from resnext.errors import RequestError, WorkError
 from resnext.recipe import read_recipe
 from resnext.run_directory import RunDirectory, create_run
 from resnext.train import loop
+from resnext.train.checkpoint import Position
 from resnext.train.distributed import World
 from resnext.train.loop import train
 from resnext.train.session import Session
 from resnext.train.step import train_step
+from resnext.train.task import CLASSIFICATION
 from resnext.weights import load
 from tests.train.test_resume import assert_same_end
 
@@ -167,6 +170,13 @@ def test_data_that_changed_under_a_run_is_refused(tiny_recipe: Path, tmp_path: P
     recipe = read_recipe(run.recipe, {"data.limit_train": 90})
     with pytest.raises(RequestError, match="was trained with 100 training images, but the data now has 90"):
         train(recipe, run, resume=True, console=QUIET)
+
+
+def test_mixed_images_have_no_training_error(tiny_recipe: Path) -> None:
+    for values, error in (({}, 50.0), ({"augment.mixup": 0.2}, None), ({"augment.cutmix": 1.0}, None)):
+        position = Position(loss_sum=6.0, wrong=2, images=4)
+        session = SimpleNamespace(position=position, recipe=read_recipe(tiny_recipe, values))
+        assert CLASSIFICATION.trained(session) == {"train_loss": 1.5, "train_error": error}
 
 
 @pytest.mark.parametrize("split", ["train", "val"])

@@ -97,6 +97,9 @@ def test_a_linear_layer_that_is_no_classifier_of_the_network_is_left_alone() -> 
         contents = adapt(raw(body | {"head.weight": torch.ones(shape), "head.bias": torch.ones(3)}))
         assert contents.architecture.num_classes == 0
         assert any("left out" in note for note in contents.notes)
+    scalar = body | {"backbone.layer4.0.downsample.0.weight": torch.tensor(1.0)}
+    with pytest.raises(RequestError):
+        adapt(raw(scalar | {"head.weight": torch.ones(3, 64), "head.bias": torch.ones(3)}))
     several = {"fc.0.weight": torch.ones(3, 64), "fc.0.bias": torch.ones(3), "fc.2.weight": torch.ones(3, 3)}
     with pytest.raises(RequestError, match=r"unknown .*fc\.0\."):
         adapt(raw({name.removeprefix("backbone."): tensor for name, tensor in body.items()} | several))

@@ -243,8 +243,8 @@ def scan(root: Path, split: str, settings: DataSettings) -> FolderDataset:
     classes = subfolders(folder)
     if not classes:
         raise RequestError(f"{folder} has no class folders; {LAYOUT}")
-    below = [list(files_below(str(folder / name))) for name in classes]
-    files = list(map(image_files, below))
+    listed = [list(files_below(str(folder / name))) for name in classes]
+    files = list(map(image_files, listed))
     empty = [name for name, found in zip(classes, files, strict=True) if not found]
     if len(empty) == len(classes):
         raise RequestError(f"{folder} has no images in its {len(classes)} folders; {LAYOUT}")
@@ -255,7 +255,7 @@ def scan(root: Path, split: str, settings: DataSettings) -> FolderDataset:
         )
     if len(classes) == 1:
         raise RequestError(f"{folder} has one class, {classes[0]!r}; a classifier needs at least two; {LAYOUT}")
-    _say_what_is_left_out(folder, below)
+    _say_what_is_left_out(folder, listed)
     paths = []
     for name, found in zip(classes, files, strict=True):
         below, relative = len(str(folder / name)), os.path.join(split, name)
@@ -265,9 +265,9 @@ def scan(root: Path, split: str, settings: DataSettings) -> FolderDataset:
     return FolderDataset(name, tuple(classes), channels, str(root), np.array(paths), labels, settings.exif)
 
 
-def _say_what_is_left_out(folder: Path, below: list[list[str]]) -> None:
+def _say_what_is_left_out(folder: Path, listed: list[list[str]]) -> None:
     """Tell the user of pictures in formats that are not read; other files may well lie between the images."""
-    endings = Counter(os.path.splitext(path)[1].lower() for found in below for path in found)
+    endings = Counter(os.path.splitext(path)[1].lower() for found in listed for path in found)
     kinds = ", ".join(f"{endings[ending]} {ending}" for ending in NOT_READ if endings[ending])
     if kinds:
         say_once(f"{folder}: pictures that are not read are left out ({kinds}); convert them to PNG or JPEG")

@@ -31,7 +31,8 @@ OTHERS: tuple[tuple[int, bytes, str], ...] = (
     (0, b"%PDF", "a PDF"),
 )
 HEAD = 512  # bytes that tell
-PngImagePlugin.MAX_TEXT_CHUNK = 16 << 20  # bytes; at Pillow's 1 MB a long text or colour profile spoils the picture
+# bytes; at Pillow's 1 MB a long text or colour profile spoils the picture
+PngImagePlugin.MAX_TEXT_CHUNK = max(PngImagePlugin.MAX_TEXT_CHUNK, 16 << 20)
 # Pillow's remarks on damaged tags and large pictures, thousands in an epoch, without the file's name
 warnings.filterwarnings("ignore", module=r"PIL\.")
 UPRIGHT = {

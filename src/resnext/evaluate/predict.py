@@ -103,7 +103,10 @@ def find_images(arguments: Sequence[str]) -> tuple[list[str], list[Prediction]]:
     found: dict[str, None] = {}
     problems = []
     for argument in arguments:
-        paths, problem = _meaning(argument)
+        try:
+            paths, problem = _meaning(argument)
+        except RequestError as error:  # of a folder that cannot be listed
+            paths, problem = [], str(error)
         found.update(dict.fromkeys(paths))
         if problem:
             problems.append(Prediction(argument, (), error=problem))
@@ -115,13 +118,12 @@ def find_images(arguments: Sequence[str]) -> tuple[list[str], list[Prediction]]:
 def _meaning(argument: str) -> tuple[list[str], str | None]:
     """The files an argument means, or what is wrong with it."""
     if os.path.isdir(argument):
-        try:
-            paths = _pictures_below(argument)
-        except RequestError as error:
-            return [], str(error)
+        paths = _pictures_below(argument)
         return paths, None if paths else f"holds no image ({', '.join(EXTENSIONS)})"
     if os.path.lexists(argument):
         return [argument], None
+    if "://" in argument:
+        return [], "is an address; fetch the picture first, images are read from this disk"
     if not glob.has_magic(argument):
         return [], "does not exist"
     paths = []

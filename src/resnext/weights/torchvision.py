@@ -56,8 +56,12 @@ def adapt(found: Found) -> Contents:
 
 def adapt_sequential(found: Found) -> Contents:
     """A state dict of ``nn.Sequential(*resnet.children())``, whole or without its head, as fastai has it."""
-    split = [(name.partition("."), tensor) for name, tensor in found.state.items()]
-    state = {f"{SEQUENTIAL.get(place, place)}.{rest}": tensor for (place, _, rest), tensor in split}
+
+    def named(name: str) -> str:
+        place, _, rest = name.partition(".")
+        return f"{SEQUENTIAL.get(place, place)}.{rest}"
+
+    state, _ = renamed(found, named)  # its note comes again in ``adapt``
     return adapt(replace(found, state=state))
 
 
@@ -71,7 +75,7 @@ def with_classifier(found: Found) -> Found:
     weights = [name for name, tensor in named.items() if name.endswith(".weight") and tensor.dim() == 2]
     if "fc.weight" in found.state or len(weights) != 1 or len(named) != 2 or not shortcuts:
         return found
-    if named[weights[0]].shape[1] != len(found.state[shortcuts[max(shortcuts)]]):
+    if named[weights[0]].shape[1:] != found.state[shortcuts[max(shortcuts)]].shape[:1]:
         return found  # of something behind the network
     layer = weights[0].removesuffix(".weight")
     state, others = (

@@ -173,9 +173,9 @@ def test_data_that_changed_under_a_run_is_refused(tiny_recipe: Path, tmp_path: P
 
 
 def test_mixed_images_have_no_training_error(tiny_recipe: Path) -> None:
-    for values, error in (({}, 50.0), ({"augment.mixup": 0.2}, None), ({"augment.cutmix": 1.0}, None)):
-        position = Position(loss_sum=6.0, wrong=2, images=4)
-        session = SimpleNamespace(position=position, recipe=read_recipe(tiny_recipe, values))
+    for mixup, cutmix, error in ((0, 0, 50.0), (0.2, 0, None), (0, 1.0, None)):
+        recipe = read_recipe(tiny_recipe, {"augment.mixup": mixup, "augment.cutmix": cutmix})
+        session = SimpleNamespace(position=Position(loss_sum=6.0, wrong=2, images=4), recipe=recipe)
         assert CLASSIFICATION.trained(session) == {"train_loss": 1.5, "train_error": error}
 
 

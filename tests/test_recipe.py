@@ -188,6 +188,8 @@ def test_no_text_ends_in_anything_but_a_recipe_or_one_clear_error(text: str) -> 
         ("train: {epochs: 2, steps: 9}", "train.epochs 2 and train.steps 9 both say how long: give one"),
         ("train: {bce_threshold: 0.2}", "train.bce_threshold belongs to train.loss bce"),
         ("train: {ema_steps: 32}", "train.ema_steps 32 updates no average"),
+        ("train: {clip_norm: 0}", "train.clip_norm 0 leaves nothing of any gradient"),
+        ("train: {ema_decay: 1}", "train.ema_decay 1 keeps the first weights for ever"),
         ("train: {accumulate: 2}", "unknown setting train.accumulate"),
         ("augment: {trivial_augment: true, rand_augment: rand-m7}", "are two policies: give one"),
         ("data: {val_path: x}", "data.val_path belongs to data.source imagenet, "),

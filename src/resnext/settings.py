@@ -393,8 +393,21 @@ def check_schedule(
         raise RequestError(f"optimizer.betas {list(optimizer.betas)} must be two numbers from 0 to below 1")
 
 
+def check_run(train: RunSettings) -> None:
+    """Values at the end of their range under which nothing would be learned, or seen of it. Raises RequestError."""
+    if train.clip_norm == 0:
+        raise RequestError("train.clip_norm 0 leaves nothing of any gradient; leave it out to clip none")
+    if train.ema_decay == 1:
+        raise RequestError(
+            "train.ema_decay 1 keeps the first weights for ever; give less, such as 0.9999, or 0 for none"
+        )
+    if train.ema_steps > 1 and not train.ema_decay:
+        raise RequestError(f"train.ema_steps {train.ema_steps} updates no average: give train.ema_decay")
+
+
 def _check_train(train: TrainSettings) -> None:
     """Raises RequestError."""
+    check_run(train)
     if train.bn_batch is not None and train.batch_size % train.bn_batch:
         raise RequestError(f"train.bn_batch {train.bn_batch} does not divide train.batch_size {train.batch_size}")
     if train.bn_batch is not None and train.sync_bn:
@@ -403,8 +416,6 @@ def _check_train(train: TrainSettings) -> None:
         raise RequestError(f"train.bce_threshold belongs to train.loss bce, but it is {train.loss}")
     if train.plan is not None and train.fast == "no":
         raise RequestError(f"train.plan {train.plan} says how to compute fast, but train.fast is no")
-    if train.ema_steps > 1 and not train.ema_decay:
-        raise RequestError(f"train.ema_steps {train.ema_steps} updates no average: give train.ema_decay")
 
 
 def _check_data(data: DataSettings) -> None:

@@ -84,6 +84,16 @@ def see_through(path: Path) -> None:
     Image.open(path).convert("RGBA").save(path, format="PNG")
 
 
+def drawn_in_transparency(path: Path) -> None:
+    pixels = np.zeros((40, 40, 4), np.uint8)
+    pixels[10:30, 10:30, 3] = 255
+    Image.fromarray(pixels).save(path, format="PNG")
+
+
+def twelve_bits(path: Path) -> None:
+    Image.fromarray(np.arange(1600).reshape(40, 40).astype(np.uint16)).save(path, format="TIFF")
+
+
 def animated(path: Path) -> None:
     frames = [Image.open(path).convert("L"), Image.new("L", (40, 36), 7)]
     frames[0].save(path, format="GIF", save_all=True, append_images=frames[1:])
@@ -105,6 +115,8 @@ def animated(path: Path) -> None:
         (rotated, ("note", "EXIF rotated")),
         (deep, ("note", "16-bit")),
         (see_through, ("note", "alpha")),
+        (drawn_in_transparency, ("warning", "one colour")),
+        (twelve_bits, ("warning", "nearly black")),
         (lambda path: write_image(path, 99, (31, 90)), ("note", "small")),
     ],
 )
@@ -178,14 +190,14 @@ def test_a_split_that_training_does_not_read_only_warns(tmp_path: Path) -> None:
 
 def test_pictures_that_training_leaves_out_are_named(tmp_path: Path) -> None:
     root = clean(tmp_path)
-    shutil.copy(write_image(tmp_path / "a" / "1.png", 70), root / "train/cat/photo.jfif")
+    shutil.copy(write_image(tmp_path / "a" / "1.png", 70), root / "train/cat/photo.image")
     shutil.copy(tmp_path / "a" / "1.png", root / "train/loose.png")
     shutil.rmtree(tmp_path / "a")
     (root / "train/cat/new.HEIC").write_bytes(b"x")
     (root / "train/cat/notes.txt").write_text("x")
     (root / "train/cat/.DS_Store").write_text("x")
     report = check(root)
-    assert found(report, "train/cat/photo.jfif") == found(report, "train/loose.png") == {("warning", "left out")}
+    assert found(report, "train/cat/photo.image") == found(report, "train/loose.png") == {("warning", "left out")}
     assert found(report, "train/cat/new.HEIC") == {("warning", "left out")}
     assert found(report, "train/cat/notes.txt") == {("note", "not an image file")}
     assert len(report.findings) == 4

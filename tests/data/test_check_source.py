@@ -140,7 +140,7 @@ def test_official_checksums_are_compared_when_asked(tmp_path: Path, monkeypatch:
 
 def test_an_image_of_another_format_than_its_name_says_is_noted(tmp_path: Path) -> None:
     file = io.BytesIO()
-    Image.new("RGB", (40, 40)).save(file, "PNG")
+    Image.effect_noise((40, 40), 50).convert("RGB").save(file, "PNG")
     images = pictures()
     images[0] = images[0]._replace(content=file.getvalue())
     report = check_source(settings_of("imagenet", tmp_path, images), workers=1)

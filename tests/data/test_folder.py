@@ -97,6 +97,54 @@ def test_links_to_files_and_folders_are_followed_and_circles_end(tmp_path: Path)
     (tmp_path / "data/train/cat/circle").symlink_to(tmp_path / "data/train/cat")
     source = open_data(folder(tmp_path / "data"))
     assert len(source.train) == 3 + 1 + 2 + 2
+    cats = {source.train.where(i) for i in np.flatnonzero(source.train.labels == 0)}
+    assert {"train/cat/link.png", "train/cat/more/0.png"} <= cats  # by the folder of the link, not of the file
+
+
+def test_a_link_to_a_folder_above_brings_no_other_class_in(tmp_path: Path) -> None:
+    make(tmp_path, TWO)
+    (tmp_path / "train/cat/up").symlink_to("..")
+    assert len(open_data(folder(tmp_path)).train) == 5
+
+
+@pytest.mark.parametrize("place", ["train/emu", "train/cat/more", "val"])
+def test_a_link_to_nothing_is_named_where_it_may_have_been_a_folder(tmp_path: Path, place: str) -> None:
+    make(tmp_path, {"train/cat": 2, "train/dog": 2, "test/cat": 1, "test/dog": 1})
+    (tmp_path / place).symlink_to("/not/mounted/here")
+    refused(tmp_path, f"{place} is a link to /not/mounted/here, which is not there")
+
+
+def test_folders_of_the_system_are_no_classes_and_hold_no_images(tmp_path: Path) -> None:
+    system = ("__MACOSX", "@eaDir", "lost+found", "$RECYCLE.BIN")
+    make(tmp_path, TWO | {f"train/{name}": 1 for name in system} | {f"train/cat/{name}": 1 for name in system})
+    source = open_data(folder(tmp_path))
+    assert (len(source.train), source.train.classes) == (5, ("cat", "dog"))
+
+
+def test_other_names_of_the_same_formats_are_read(tmp_path: Path) -> None:
+    make(tmp_path, TWO)
+    for extension, kind in {"jfif": "JPEG", "JPE": "JPEG", "apng": "PNG", "pnm": "PPM"}.items():
+        Image.new("RGB", (8, 6)).save(tmp_path / f"train/cat/x.{extension}", kind)
+    data = open_data(folder(tmp_path)).train
+    assert [data.image(i).size for i in range(len(data))] == [(8, 6)] * (5 + 4)
+
+
+def test_pictures_that_are_not_read_are_told_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make(tmp_path, TWO)
+    for name in ("a.heic", "b.HEIC", "c.avif", "notes.txt"):
+        (tmp_path / "train/cat" / name).write_bytes(b"x")
+    open_data(folder(tmp_path))
+    open_data(folder(tmp_path))
+    errors = capsys.readouterr().err
+    assert errors.count("left out (2 .heic, 1 .avif)") == 1
+    assert errors.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["a[b]c", "a*b", "a{1..2}b", "a#b", "a%20b", "a b", "ü"])
+def test_any_name_of_a_folder_is_taken_as_it_is(tmp_path: Path, name: str) -> None:
+    make(tmp_path / name, TWO)
+    source = open_data(folder(tmp_path / name))
+    assert source.val.image(0).size == (8, 6)
 
 
 def test_a_bad_image_is_named(tmp_path: Path) -> None:
@@ -226,6 +274,31 @@ def test_one_folder_of_classes_needs_a_share(tmp_path: Path) -> None:
 
 def test_a_share_contradicts_a_folder_that_is_split(tmp_path: Path) -> None:
     refused(make(tmp_path, TWO), r"train/ and val/ already; leave data\.val_fraction out", val_fraction=0.1)
+
+
+def test_a_test_folder_without_labels_says_how_to_divide_train(tmp_path: Path) -> None:
+    make(tmp_path, {"train/cat": 6, "train/dog": 6, "test": 3})
+    refused(tmp_path, r"or give data\.path .*/train to divide that", val_fraction=0.3)
+    assert len(open_data(folder(tmp_path / "train", val_fraction=0.3)).train) < 12
+
+
+@pytest.mark.parametrize(
+    "names", [("Train", "Val"), ("Training", "Testing"), ("training_set", "test_set"), ("seg_train", "seg_test")]
+)
+def test_splits_of_other_names_are_not_taken_for_classes(tmp_path: Path, names: tuple[str, str]) -> None:
+    make(tmp_path, {f"{split}/{name}": 3 for split in names for name in ("cat", "dog")})
+    for share in ({}, {"val_fraction": 0.3}):
+        refused(tmp_path, rf"{names[0]}/ and {names[1]}/, which look like splits.* train/ and val/", **share)
+
+
+def test_a_held_out_folder_of_another_name_is_not_overlooked(tmp_path: Path) -> None:
+    make(tmp_path, {f"{split}/{name}": 3 for split in ("train", "Valid") for name in ("cat", "dog")})
+    refused(tmp_path, "train/ and Valid/, which look like splits", val_fraction=0.3)
+
+
+def test_a_folder_around_the_splits_is_seen_through(tmp_path: Path) -> None:
+    make(tmp_path, {f"data/{place}": n for place, n in TWO.items()})
+    refused(tmp_path, r"nothing but data/, which has the splits: give data\.path .*/data")
 
 
 def test_val_without_train_is_refused(tmp_path: Path) -> None:

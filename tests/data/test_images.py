@@ -3,6 +3,8 @@
 import io
 import os
 import struct
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngInfo
 from torchvision.datasets.folder import pil_loader
 
 from resnext.data.images import EXTENSIONS, FORMATS, MAX_PIXELS, format_of, read_image, read_with_facts
@@ -35,7 +38,8 @@ def png(width: int, height: int, depth: int, colour: int, rows: bytes) -> bytes:
 MODES = {  # what Pillow writes into each
     ".jpg": "1 L RGB CMYK", ".jpeg": "L", ".png": "1 L LA P RGB RGBA", ".ppm": "L RGB", ".pgm": "L",
     ".bmp": "1 L P RGB RGBA", ".tif": "1 L LA P RGB RGBA CMYK", ".tiff": "RGB",
-    ".webp": "L P RGB RGBA", ".gif": "1 L P RGB RGBA",
+    ".webp": "L P RGB RGBA", ".gif": "1 L P RGB RGBA", ".jfif": "L", ".jpe": "RGB CMYK", ".apng": "P RGBA",
+    ".pnm": "RGB", ".pbm": "1",
 }  # fmt: skip
 
 
@@ -65,6 +69,96 @@ def test_16_bit_grey_is_scaled_and_not_clipped(tmp_path: Path, extension: str) -
         found = np.asarray(read_image(tmp_path / f"a{extension}", channels)).reshape(6, 8, -1)[..., 0]
         np.testing.assert_array_equal(found, np.round(values / 257))
     assert read_with_facts(tmp_path / f"a{extension}")[1].deep
+
+
+def tiff(bits: int, pixels: bytes, *, photometric: int = 1, sample_format: int = 1) -> bytes:
+    """A grey TIFF of 4 x 2 pixels written by hand, for what Pillow does not write."""
+    tags = {
+        256: 4,
+        257: 2,
+        258: bits,
+        259: 1,
+        262: photometric,
+        273: 142,
+        277: 1,
+        278: 2,
+        279: len(pixels),
+        339: sample_format,
+    }
+    entries = b"".join(struct.pack("<HHII", tag, 3, 1, value) for tag, value in tags.items())
+    head = b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4)
+    return head.ljust(142, b"\0") + pixels
+
+
+def test_grey_of_a_tiff_whose_0_is_white_is_inverted_at_16_bits_as_at_8() -> None:
+    values = np.array([0, 257, 514, 32896, 40000, 65278, 65534, 65535], "<u2")
+    deep = np.asarray(read_image(io.BytesIO(tiff(16, values.tobytes(), photometric=0)), 1))
+    np.testing.assert_array_equal(deep.ravel(), np.rint(255 - values / 257))
+    shallow = np.asarray(read_image(io.BytesIO(tiff(8, bytes(range(8)), photometric=0)), 1))
+    np.testing.assert_array_equal(shallow.ravel(), 255 - np.arange(8))
+
+
+def test_grey_of_12_bits_uses_the_whole_range() -> None:
+    values = [0, 16, 1000, 2048, 2056, 4000, 4094, 4095]
+    packed = b"".join(
+        bytes((a >> 4, (a & 15) << 4 | b >> 8, b & 255)) for a, b in zip(values[::2], values[1::2], strict=True)
+    )
+    found = np.asarray(read_image(io.BytesIO(tiff(12, packed)), 1)).ravel()
+    np.testing.assert_array_equal(found, np.rint(np.array(values) * 255 / 4095))
+
+
+@pytest.mark.parametrize(
+    ("bits", "sample_format", "says"), [(32, 1, "32-bit pixels"), (32, 2, "32-bit|signed"), (16, 2, "signed pixels")]
+)
+def test_grey_of_no_known_scale_is_refused_rather_than_turned_black(bits: int, sample_format: int, says: str) -> None:
+    values = np.arange(0, 256, 36, f"<i{bits // 8}")  # which would end as 0 and 1
+    with pytest.raises(BadImage, match=f"({says}).* no known scale"):
+        read_image(io.BytesIO(tiff(bits, values.tobytes(), sample_format=sample_format)))
+
+
+@pytest.mark.parametrize("large", ["text", "profile"])
+def test_a_png_with_megabytes_of_text_or_profile_is_read(tmp_path: Path, large: str) -> None:
+    text = PngInfo()
+    text.add_text("prompt", "x" * 3_000_000, zip=True)
+    extra: dict[str, object] = {"pnginfo": text} if large == "text" else {"icc_profile": b"profile" * 500_000}
+    picture().save(tmp_path / "a.png", **extra)
+    assert read_image(tmp_path / "a.png").tobytes() == picture().tobytes()
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"", "the file is empty"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "a HEIC picture"),
+        (b"\0\0\0\x1cftypavif\0\0\0\0", "an AVIF picture"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n", "a JPEG XL picture"),
+        (b"\0\0\0\x0cjP  \r\n\x87\n", "a JPEG 2000 picture"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "git lfs pull"),
+        (b"\n<!DOCTYPE html><html>", "a web page"),
+        (b"anything else", "not an image in any of the formats JPEG, PNG"),
+    ],
+)
+def test_what_is_no_image_of_ours_is_called_what_it_is(tmp_path: Path, content: bytes, says: str) -> None:
+    (tmp_path / "a.jpg").write_bytes(content)
+    for file in (tmp_path / "a.jpg", io.BytesIO(content)):
+        with pytest.raises(BadImage, match=says):
+            read_image(file)
+
+
+def test_damaged_tags_and_large_pictures_say_nothing_on_the_terminal(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x010E] = "a description that the tag will say is longer than the file"
+    picture().save(tmp_path / "a.jpg", exif=exif)
+    content = bytearray((tmp_path / "a.jpg").read_bytes())
+    at = content.index(b"\x01\x0e\x00\x02") + 4
+    content[at : at + 4] = struct.pack(">I", 1 << 22)
+    (tmp_path / "a.jpg").write_bytes(content)
+    Image.new("1", (11_000, 9_000)).save(tmp_path / "b.png")
+    script = "import sys; from resnext.data.images import stored; [stored(path) for path in sys.argv[1:]]"
+    done = subprocess.run(
+        [sys.executable, "-c", script, "a.jpg", "b.png"], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert done.stderr == ""
 
 
 def test_pgm_with_1000_levels_uses_the_whole_range(tmp_path: Path) -> None:
@@ -134,8 +228,8 @@ def test_no_file_empty_file_text_and_folder_are_named(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.jpg")
     reasons = {
         "none": "No such file",
-        "empty": "not an image",
-        "page": "not an image",
+        "empty": "is empty",
+        "page": "web page",
         "folder": "regular",
         "pipe": "regular",
     }

@@ -97,6 +97,20 @@ def test_columns_that_do_not_serve_are_named(columns: dict[str, Any], message: s
         open_split(parquet(tmp_path / "a"), "train")
 
 
+def test_unlabelled_rows_are_named_and_classes_without_images_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images = pa.array([{"bytes": jpeg(i), "path": None} for i in range(3)])
+    write(tmp_path / "one/train.parquet", image=images, label=[1, 2, 3])
+    write(tmp_path / "one/test.parquet", image=images, label=[1, 2, 3])
+    open_data(parquet(tmp_path / "one"))
+    assert "no image is of class '0'" in capsys.readouterr().err
+    write(tmp_path / "two/train.parquet", image=images, label=[0, 1, 2])
+    write(tmp_path / "two/test.parquet", image=images, label=[-1, -1, -1])  # as hubs publish a test set
+    with pytest.raises(RequestError, match="image 0 has label -1, and 2 more"):
+        open_data(parquet(tmp_path / "two"))
+
+
 def test_places_that_hold_no_parquet_are_told_the_layout(tmp_path: Path) -> None:
     for settings, message in (
         (DataSettings(source="parquet"), r"needs data\.path; expected train"),

@@ -93,6 +93,7 @@ def test_class_names_that_do_not_serve_are_refused(content: bytes | None, messag
     ("files", "message"),
     [
         ([("5.cls", b"0")], r"train-0\.tar: sample 5 has no image among 'cls'"),
+        ([("5.cls", b"0"), ("6.cls", b"1"), ("5.jpg", A), ("6.jpg", B)], "side by side, as tar --sort=name puts them"),
         ([("5.jpg", A), ("5.png", A), ("5.cls", b"0")], "sample 5 has 2 images"),
         ([("5.jpg", A)], r"train-0\.tar: sample 5 has no label"),
         ([("5.jpg", A), ("5.cls", b"cat")], "sample 5 has no label; expected 5.cls with a whole number"),
@@ -113,6 +114,19 @@ def test_a_sample_that_is_none_is_named(files: list[tuple[str, bytes]], message:
 
 def test_a_key_in_two_shards_is_named(tmp_path: Path) -> None:
     refused(r"key x/1 is twice there, in 'train-0\.tar', 'train-1\.tar'", tmp_path, TWO, TWO[2:])
+
+
+def test_files_of_the_system_in_a_shard_are_passed_over(tmp_path: Path) -> None:
+    apple = [("x/._0.jpg", b"apple"), ("x/.DS_Store", b""), ("__MACOSX/x/0.jpg", b"apple"), ("@eaDir/x/0.jpg", A)]
+    assert len(open_data(shards(tmp_path, [[*apple, *TWO]])).train) == 2
+
+
+def test_classes_without_a_training_image_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from_one = [("5.jpg", A), ("5.cls", b"1"), ("6.jpg", B), ("6.cls", b"2")]
+    assert open_data(shards(tmp_path, [from_one], from_one)).train.classes == ("0", "1", "2")
+    errors = capsys.readouterr().err
+    assert "no image is of class '0', so that output of the network will stand for nothing" in errors
+    assert "labels count from 0" in errors
 
 
 def test_one_class_is_none(tmp_path: Path) -> None:

@@ -151,6 +151,9 @@ def test_another_recipe_or_other_data_are_refused(
     other = folder(tmp_path / "other", train=9)
     assert main(["detect", "train", "--resume", str(run), "--data.path", str(other)]) == 2
     assert "was trained with 10 training images, but the data now has 9" in capsys.readouterr().err
+    moved = folder(tmp_path / "moved", size=(80, 48))  # as many images, with other boxes
+    assert main(["detect", "train", "--resume", str(run), "--data.path", str(moved)]) == 2
+    assert "now has 10 of which some have other names or labels" in capsys.readouterr().err
     assert main(["train", "--resume", str(run)]) == 2
     assert capsys.readouterr().err.count("\n") == 1
 

@@ -37,6 +37,22 @@ def test_patterns_take_images_and_each_file_comes_once(picture_folder: Path) -> 
     assert names(paths, picture_folder) == ["a.png", "b.png", "broken.png"]
 
 
+def test_links_are_followed_and_what_cannot_be_read_is_named_rather_than_left_out(
+    tiny_network: Tiny, picture_folder: Path, tmp_path: Path
+) -> None:
+    linked = tmp_path / "classes"
+    linked.mkdir()
+    (linked / "one").symlink_to(picture_folder / "below")
+    (linked / "circle").symlink_to(linked)
+    (linked / "photo.heic").write_bytes(b"\0\0\0\x18ftypheic")
+    paths, problems = find_images([str(linked)])
+    assert names(paths, linked) == ["photo.heic", "one/d.png", "one/e.png"]
+    assert not problems
+    assert "HEIC" in str(predict(tiny_network(), paths)[0].error)
+    (linked / "gone").symlink_to("/not/here")
+    assert "gone is a link to /not/here" in str(find_images([str(linked), paths[1]])[1][0].error)
+
+
 def test_a_file_whose_name_looks_like_a_pattern_is_a_file(picture_folder: Path) -> None:
     path = picture_folder / "x[1].png"
     path.write_bytes((picture_folder / "a.png").read_bytes())
@@ -55,6 +71,8 @@ def test_arguments_that_mean_nothing_are_reported_beside_the_others(picture_fold
     ]
     with pytest.raises(RequestError, match=r"no image found: .*does not exist"):
         find_images([missing])
+    with pytest.raises(RequestError, match="is an address; fetch the picture first"):
+        find_images(["https://example.org/cat.jpg?size=1"])
 
 
 def test_predictions_are_the_softmax_of_the_network_on_its_own_view(tiny_network: Tiny, picture_folder: Path) -> None:

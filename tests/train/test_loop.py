@@ -8,6 +8,7 @@ import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,10 +21,12 @@ from resnext.errors import RequestError, WorkError
 from resnext.recipe import read_recipe
 from resnext.run_directory import OWNER, RunDirectory, create_run
 from resnext.train import loop
+from resnext.train.checkpoint import Position
 from resnext.train.distributed import World
 from resnext.train.loop import train
 from resnext.train.session import Session
 from resnext.train.step import train_step
+from resnext.train.task import CLASSIFICATION
 from resnext.weights import load
 from tests.train.test_resume import assert_same_end
 
@@ -266,6 +269,40 @@ def test_data_that_changed_under_a_run_is_refused(tiny_recipe: Path, tmp_path: P
     recipe = read_recipe(run.recipe, {"data.limit_train": 90})
     with pytest.raises(RequestError, match="was trained with 100 training images, but the data now has 90"):
         train(recipe, run, resume=True, console=QUIET)
+
+
+def test_mixed_images_have_no_training_error(tiny_recipe: Path) -> None:
+    for mixup, cutmix, error in ((0, 0, 50.0), (0.2, 0, None), (0, 1.0, None)):
+        recipe = read_recipe(tiny_recipe, {"augment.mixup": mixup, "augment.cutmix": cutmix})
+        session = SimpleNamespace(position=Position(loss_sum=6.0, wrong=2, images=4), recipe=recipe)
+        assert CLASSIFICATION.trained(session) == {"train_loss": 1.5, "train_error": error}
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_as_many_images_of_other_names_or_labels_are_not_the_same_data(
+    tiny_recipe: Path, tmp_path: Path, split: str
+) -> None:
+    for number in range(24):
+        place = tmp_path / "photos" / ("train" if number < 12 else "val") / "ab"[number % 2] / f"{number}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.effect_noise((24, 24), 40).save(place)
+    changes = FOLDER | {"data__val_fraction": None, "data__path": str(tmp_path / "photos"), "train__epochs": 1}
+    run = run_tiny(tiny_recipe, tmp_path / "run", **changes)
+    moved = (tmp_path / "photos").rename(tmp_path / "elsewhere")
+    recipe = read_recipe(run.recipe, {"data.path": str(moved)})
+    train(recipe, run, resume=True, console=QUIET)  # the same data at another place
+    first = min((moved / split / "a").iterdir())
+    first.rename(first.with_name("z.png"))
+    with pytest.raises(RequestError, match="the data now has 12 of which some have other names or labels"):
+        train(recipe, run, resume=True, console=QUIET)
+
+
+def test_a_run_of_a_version_that_did_not_note_the_names_goes_on(tiny_recipe: Path, tmp_path: Path) -> None:
+    run = run_tiny(tiny_recipe, tmp_path / "run", train__epochs=1)
+    state = json.loads((run.checkpoint("last") / "state.json").read_text())
+    del state["position"]["facts"]["train_listing"], state["position"]["facts"]["val_listing"]
+    (run.checkpoint("last") / "state.json").write_text(json.dumps(state))
+    train(read_recipe(run.recipe), run, resume=True, console=QUIET)
 
 
 def test_both_layouts_are_measured_where_the_recipe_says_auto(tiny_recipe: Path, tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
+from torchvision.models.resnet import BasicBlock, ResNet
 
 import resnext
 from resnext.errors import RequestError
@@ -73,6 +74,48 @@ def test_arrays_become_tensors_without_a_copy() -> None:
     for array in foreign.values():
         array.flags.writeable = False
     same(foreign, model)
+
+
+@pytest.mark.parametrize(
+    ("prefix", "classifier"),
+    [
+        ("", "fc.1"), ("module.", "fc.1"), ("backbone.", "fc"), ("backbone.", "head.fc"), ("encoder.", "classifier"),
+        ("backbone.", "head"), ("model.backbone.", "model.fc"), ("", "classifier.1"), ("net.", "linear"),
+    ],
+)  # fmt: skip
+def test_a_classifier_of_another_name_or_place_is_taken_and_said(prefix: str, classifier: str) -> None:
+    model = network()
+    body = {prefix + name: tensor for name, tensor in state_of(model).items() if not name.startswith("fc.")}
+    place = prefix + classifier if classifier == "fc.1" else classifier
+    head = {f"{place}.weight": model.fc.weight.detach(), f"{place}.bias": model.fc.bias.detach()}
+    assert any("was taken as the classifier" in note for note in same({"state_dict": body | head}, model))
+
+
+def test_a_linear_layer_that_is_no_classifier_of_the_network_is_left_alone() -> None:
+    body = {f"backbone.{name}": tensor for name, tensor in state_of(network()).items() if not name.startswith("fc.")}
+    for shape in ((3, 5), (3,), (3, 64, 1, 1)):  # behind something else, no matrix, a convolution
+        contents = adapt(raw(body | {"head.weight": torch.ones(shape), "head.bias": torch.ones(3)}))
+        assert contents.architecture.num_classes == 0
+        assert any("left out" in note for note in contents.notes)
+    scalar = body | {"backbone.layer4.0.downsample.0.weight": torch.tensor(1.0)}
+    with pytest.raises(RequestError):
+        adapt(raw(scalar | {"head.weight": torch.ones(3, 64), "head.bias": torch.ones(3)}))
+    several = {"fc.0.weight": torch.ones(3, 64), "fc.0.bias": torch.ones(3), "fc.2.weight": torch.ones(3, 3)}
+    with pytest.raises(RequestError, match=r"unknown .*fc\.0\."):
+        adapt(raw({name.removeprefix("backbone."): tensor for name, tensor in body.items()} | several))
+
+
+def test_torchvisions_layers_in_a_sequential_are_found() -> None:
+    model = ResNet(BasicBlock, [1, 1, 1, 1], num_classes=3)
+    disturbed(model)
+    expected = adapt(raw(state_of(model)))
+    for layers in (list(model.children()), list(model.children())[:-1]):
+        found = adapt(raw({f"0.{name}": tensor for name, tensor in state_of(nn.Sequential(*layers)).items()}))
+        assert found.architecture.num_classes == (3 if len(layers) == 10 else 0)
+        assert all(torch.equal(tensor, expected.state[name]) for name, tensor in found.state.items())
+    head = {"1.2.weight": torch.ones(512), "1.8.weight": torch.ones(3, 512)}  # fastai's, of several layers
+    body = {f"0.{name}": tensor for name, tensor in state_of(nn.Sequential(*layers)).items()}
+    assert any("left out" in note for note in adapt(raw({"model": body | head, "opt": None})).notes)
 
 
 def test_weights_around_the_network_are_named() -> None:

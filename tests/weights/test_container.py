@@ -223,6 +223,17 @@ def test_safetensors_come_back(tmp_path: Path, dtype: torch.dtype) -> None:
     assert raw.value["a"].tolist() == state["a"].tolist()
 
 
+@pytest.mark.parametrize("metadata", [None, {}])
+def test_safetensors_with_empty_metadata_come_back(tmp_path: Path, metadata: dict[str, str] | None) -> None:
+    numbers = struct.pack("<2f", 1, 2)
+    path = tmp_path / "w"
+    path.write_bytes(
+        table({"__metadata__": metadata, "a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}, numbers)
+    )
+    assert read(path).metadata == {}
+    assert read(path).value["a"].tolist() == [1, 2]
+
+
 def table(entries: dict[str, Any], numbers: bytes = b"") -> bytes:
     text = json.dumps(entries).encode()
     return struct.pack("<Q", len(text)) + text + numbers

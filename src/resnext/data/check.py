@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from PIL import Image
 
@@ -24,25 +24,27 @@ from resnext.data.folder import (
     data_root,
     files_below,
     held_out_name,
+    is_hidden,
     is_image_name,
     open_folder,
     split_folders,
     subfolders,
 )
-from resnext.data.images import Facts, format_of, read_with_facts
+from resnext.data.images import NOT_READ, Facts, format_of, read_with_facts
 from resnext.data.source import BadImage
 from resnext.environment import available_cores
 from resnext.errors import RequestError
 from resnext.settings import DataSettings
 
+DARK = 31  # of 255; 12 bits in a file of 16 end at 16
 SMALL = 32  # pixels: the least side that the family's five halvings leave anything of
 TRIAL_FRACTION = 0.1  # held out in the trial of a folder whose split is not stated
 AHEAD = 1024  # files given to the threads at a time
 FORMAT_OF = {
     ".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".ppm": "PPM", ".pgm": "PPM", ".bmp": "BMP",
-    ".tif": "TIFF", ".tiff": "TIFF", ".webp": "WEBP", ".gif": "GIF",
+    ".tif": "TIFF", ".tiff": "TIFF", ".webp": "WEBP", ".gif": "GIF", ".jfif": "JPEG", ".jpe": "JPEG", ".apng": "PNG",
+    ".pnm": "PPM", ".pbm": "PPM",
 }  # fmt: skip
-NOT_READ = (".heic", ".heif", ".avif", ".jp2", ".jxl", ".svg")  # pictures that are none of FORMATS
 
 T = TypeVar("T")
 Problem = tuple[str, str, str]  # severity, name, detail
@@ -104,7 +106,7 @@ def _list(root: Path) -> tuple[list[File], list[File]]:
     others: list[File] = []
     for split in split_folders(root) or ("",):
         loose = [name for name in sorted(os.listdir(root / split)) if (root / split / name).is_file()]
-        others += [File(os.path.join(split, name), split, "") for name in loose if not name.startswith(".")]
+        others += [File(os.path.join(split, name), split, "") for name in loose if not is_hidden(name)]
         for name in subfolders(root / split):
             for path in sorted(files_below(str(root / split / name)), key=os.path.split):
                 file = File(os.path.relpath(path, root), split, name)
@@ -202,7 +204,8 @@ def inspection(file: File, pixels: Image.Image, facts: Facts, content: bytes) ->
     """Of an image that can be read; ``content`` is the digest of its bytes."""
     seen = hashlib.sha256(b"%d %d " % pixels.size)
     seen.update(pixels.tobytes())
-    return Inspection(file, tuple(_oddities(file.path, facts)), content, seen.digest())
+    problems = (*_oddities(file.path, facts), *_blankness(pixels, facts))
+    return Inspection(file, problems, content, seen.digest())
 
 
 def _left_out(path: str, file: File) -> Problem:
@@ -250,6 +253,18 @@ def _oddities(path: str, facts: Facts) -> Iterator[Problem]:
         yield "note", "EXIF rotated", f"orientation {facts.orientation}"
     if min(facts.size) < SMALL:
         yield "note", "small", f"{facts.size[0]} x {facts.size[1]} pixels"
+
+
+def _blankness(pixels: Image.Image, facts: Facts) -> Iterator[Problem]:
+    """What leaves a network nothing or little to see in a file that can be read."""
+    extrema: Any = pixels.getextrema()  # (least, most) of a grey image, else a pair a channel
+    pairs = (extrema,) if pixels.mode == "L" else extrema
+    brightest = max(most for _, most in pairs)
+    if all(least == most for least, most in pairs):
+        hidden = "; what it shows is in its transparency, which is dropped" if facts.transparent else ""
+        yield "warning", "one colour", f"every pixel is {', '.join(str(most) for _, most in pairs)}{hidden}"
+    elif facts.deep and brightest <= DARK:
+        yield "warning", "nearly black", f"its brightest value is {brightest} of 255: it uses few of its 16 bits"
 
 
 def _graded(problem: Problem, file: File, used: tuple[str, ...]) -> Problem:

@@ -2,8 +2,10 @@
 
 import io
 import os
+import re
 import stat
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,13 +13,19 @@ import numpy as np
 from PIL import Image
 
 from resnext.data.classes import class_difference, listing
-from resnext.data.images import EXTENSIONS, read_image
+from resnext.data.images import EXTENSIONS, NOT_READ, read_image
 from resnext.data.source import BadImage, Dataset, Source, held_out_by_hash
 from resnext.errors import RequestError
 from resnext.settings import DataSettings
+from resnext.speed.cache import say_once
 
 TRAIN = "train"
 HELD_OUT = ("val", "valid", "validation", "test")  # the first that is there is evaluated on
+# names that mean a split, but are not the ones above
+TRAIN_LIKE = re.compile(r"(seg_)?train(ing)?([_ -]?(set|data|images))?", re.IGNORECASE)
+HELD_OUT_LIKE = re.compile(r"(seg_)?(val(id(ation)?)?|test(ing)?)([_ -]?(set|data|images))?", re.IGNORECASE)
+# folders that systems and network disks put beside one's own
+SYSTEM = ("__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found")
 LAYOUT = (
     "expected PATH/train/CLASS/IMAGE and PATH/val/CLASS/IMAGE, or PATH/CLASS/IMAGE with a share to hold out "
     "(data.val_fraction), in files ending in " + " ".join(EXTENSIONS)
@@ -40,6 +48,10 @@ class FolderDataset:
     labels: np.ndarray
     exif: bool = True
     in_memory: bool = False
+
+    @property
+    def file_names(self) -> np.ndarray:
+        return self.paths
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -76,7 +88,9 @@ def open_folder(settings: DataSettings) -> Source:
     splits = split_folders(root)
     if settings.val_fraction is not None and len(splits) > 1:
         found = " and ".join(f"{name}/" for name in splits)
-        raise RequestError(f"{root} has {found} already; leave data.val_fraction out")
+        raise RequestError(
+            f"{root} has {found} already; leave data.val_fraction out, or give data.path {root / TRAIN} to divide that"
+        )
     held_out = held_out_name(splits)
     if TRAIN in splits and held_out:
         train = scan(root, TRAIN, settings)
@@ -128,39 +142,77 @@ def data_root(settings: DataSettings) -> Path:
 def split_folders(root: Path) -> dict[str, Path]:
     """The folders of ``root`` that are splits, in the order train, val, ..., test; empty for one folder of classes.
 
-    A class may be called ``train`` as well: alone, it is a split only when there are folders in it.
+    A class may be called ``train`` as well: alone, it is a split only when there are folders in it. Raises
+    RequestError for folders that can only be splits, but are called otherwise (``Training``, ``Val``).
     """
+    for name in (TRAIN, *HELD_OUT):
+        _check_link(str(root / name))
     found = {name: root / name for name in (TRAIN, *HELD_OUT) if (root / name).is_dir()}
     if len(found) > 1 and TRAIN in found:
         return found
-    return {name: path for name, path in found.items() if subfolders(path)}
+    names = subfolders(root)
+    found = {name: path for name, path in found.items() if subfolders(path)}
+    trains, held_out = ([name for name in names if like.fullmatch(name)] for like in (TRAIN_LIKE, HELD_OUT_LIKE))
+    if trains and held_out:
+        raise RequestError(
+            f"{root} has {trains[0]}/ and {held_out[0]}/, which look like splits; these must be called {TRAIN}/ and "
+            f"{HELD_OUT[0]}/: rename them, or make links of these names"
+        )
+    if len(names) == 1 and TRAIN in subfolders(root / names[0]):
+        raise RequestError(
+            f"{root} holds nothing but {names[0]}/, which has the splits: give data.path {root / names[0]}"
+        )
+    return found
 
 
 def held_out_name(splits: dict[str, Path]) -> str:
     return next((name for name in HELD_OUT if name in splits), "")
 
 
+def is_hidden(name: str) -> bool:
+    """Whether a name is none of the user's: hidden, or a folder of the system."""
+    return name.startswith(".") or name in SYSTEM
+
+
 def subfolders(folder: Path) -> list[str]:
     """Names of the folders in ``folder``, plain sorted, without hidden ones: the class names of a split."""
+    return sorted(name for name, is_folder in _listed(str(folder)) if is_folder)
+
+
+def _listed(folder: str) -> list[tuple[str, bool]]:
+    """Name of each entry that is not hidden, and whether it is a folder.
+
+    Raises RequestError, also for a link to what is not there, which may have been a folder of images.
+    """
     try:
         with os.scandir(folder) as entries:
-            return sorted(e.name for e in entries if not e.name.startswith(".") and e.is_dir())
+            shown = [entry for entry in entries if not is_hidden(entry.name)]
+            listed = [(entry.name, entry.is_dir()) for entry in shown]
     except OSError as error:
         raise RequestError(f"cannot list {folder}: {error.strerror}") from error
+    for entry in shown:
+        if entry.is_symlink() and not is_image_name(entry.name):
+            _check_link(entry.path)
+    return listed
+
+
+def _check_link(path: str) -> None:
+    if os.path.islink(path) and not os.path.exists(path):
+        raise RequestError(f"{path} is a link to {os.readlink(path)}, which is not there; mend or remove it")
 
 
 def files_below(folder: str, above: tuple[tuple[int, int], ...] = ()) -> Iterator[str]:
     """Every file below ``folder``, symbolic links followed, hidden names left out, a link to a folder above too."""
     try:
         status = os.stat(folder)
-        identity = (status.st_dev, status.st_ino)
-        if identity in above:
-            return
-        with os.scandir(folder) as entries:
-            listed = [(e.name, e.is_dir()) for e in entries if not e.name.startswith(".")]
     except OSError as error:
         raise RequestError(f"cannot list {folder}: {error.strerror}") from error
-    for name, is_folder in listed:
+    identity = (status.st_dev, status.st_ino)
+    if identity in above:
+        return
+    if not above:
+        above = tuple((there.st_dev, there.st_ino) for there in map(os.stat, Path(folder).absolute().parents))
+    for name, is_folder in _listed(folder):
         path = os.path.join(folder, name)
         if is_folder:
             yield from files_below(path, (*above, identity))
@@ -179,9 +231,9 @@ def is_image_name(path: str) -> bool:
     return path.lower().endswith(EXTENSIONS)
 
 
-def image_files(folder: Path) -> list[str]:
-    """The image files of a class folder, in torchvision's order: folder by folder, names plain sorted."""
-    return sorted((path for path in files_below(str(folder)) if is_image_name(path)), key=os.path.split)
+def image_files(found: Iterable[str]) -> list[str]:
+    """The image files among ``found``, in torchvision's order: folder by folder, names plain sorted."""
+    return sorted(filter(is_image_name, found), key=os.path.split)
 
 
 def scan(root: Path, split: str, settings: DataSettings, least: int = 2) -> FolderDataset:
@@ -191,7 +243,8 @@ def scan(root: Path, split: str, settings: DataSettings, least: int = 2) -> Fold
     classes = subfolders(folder)
     if not classes:
         raise RequestError(f"{folder} has no class folders; {LAYOUT}")
-    files = [image_files(folder / name) for name in classes]
+    listed = [list(files_below(str(folder / name))) for name in classes]
+    files = list(map(image_files, listed))
     empty = [name for name, found in zip(classes, files, strict=True) if not found]
     if len(empty) == len(classes):
         raise RequestError(f"{folder} has no images in its {len(classes)} folders; {LAYOUT}")
@@ -202,6 +255,7 @@ def scan(root: Path, split: str, settings: DataSettings, least: int = 2) -> Fold
         )
     if len(classes) < least:
         raise RequestError(f"{folder} has one class, {classes[0]!r}; a classifier needs at least two; {LAYOUT}")
+    _say_what_is_left_out(folder, listed)
     paths = []
     for name, found in zip(classes, files, strict=True):
         below, relative = len(str(folder / name)), os.path.join(split, name)
@@ -209,6 +263,14 @@ def scan(root: Path, split: str, settings: DataSettings, least: int = 2) -> Fold
     labels = np.repeat(np.arange(len(classes), dtype=np.int64), [len(found) for found in files])
     name = f"{root.resolve().name} {split or 'all'}"
     return FolderDataset(name, tuple(classes), channels, str(root), np.array(paths), labels, settings.exif)
+
+
+def _say_what_is_left_out(folder: Path, listed: list[list[str]]) -> None:
+    """Tell the user of pictures in formats that are not read; other files may well lie between the images."""
+    endings = Counter(os.path.splitext(path)[1].lower() for found in listed for path in found)
+    kinds = ", ".join(f"{endings[ending]} {ending}" for ending in NOT_READ if endings[ending])
+    if kinds:
+        say_once(f"{folder}: pictures that are not read are left out ({kinds}); convert them to PNG or JPEG")
 
 
 def divided(whole: FolderDataset, fraction: float, seed: int) -> tuple[FolderDataset, FolderDataset]:

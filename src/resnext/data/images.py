@@ -2,20 +2,39 @@
 
 import io
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image
+from PIL import ExifTags, Image, PngImagePlugin, TiffImagePlugin
 
 from resnext.data.source import BadImage
 
-# torchvision's ImageFolder reads these; .gif is ours, so that no picture of a user's is left out without a word.
-EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif")
+# torchvision's ImageFolder reads the first nine; the others are other names of the same formats, and .gif.
+EXTENSIONS = (
+    *(".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"),
+    *(".gif", ".jfif", ".jpe", ".apng", ".pnm", ".pbm"),
+)
+NOT_READ = (".heic", ".heif", ".avif", ".jp2", ".jxl", ".svg")  # pictures that are none of FORMATS
 FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")  # all that Pillow may try, whatever the file is called
 MAX_PIXELS = 178_956_970  # above this Pillow itself speaks of a decompression bomb
+# what is often taken for an image: where the bytes stand, the bytes, and what such a file is
+OTHERS: tuple[tuple[int, bytes, str], ...] = (
+    *((4, brand, "a HEIC picture") for brand in (b"ftyphei", b"ftyphev", b"ftypmif1", b"ftypmsf1")),
+    *((4, brand, "an AVIF picture") for brand in (b"ftypavif", b"ftypavis")),
+    *((at, magic, "a JPEG XL picture") for at, magic in ((0, b"\xff\x0a"), (4, b"JXL \r\n"))),
+    *((at, magic, "a JPEG 2000 picture") for at, magic in ((4, b"jP  \r\n"), (0, b"\xff\x4f\xff\x51"))),
+    (0, b"8BPS", "a Photoshop file"),
+    (0, b"%PDF", "a PDF"),
+)
+HEAD = 512  # bytes that tell
+# bytes; at Pillow's 1 MB a long text or colour profile spoils the picture
+PngImagePlugin.MAX_TEXT_CHUNK = max(PngImagePlugin.MAX_TEXT_CHUNK, 16 << 20)
+# Pillow's remarks on damaged tags and large pictures, thousands in an epoch, without the file's name
+warnings.filterwarnings("ignore", module=r"PIL\.")
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -47,8 +66,8 @@ ImageFile = str | Path | io.BytesIO
 def read_image(file: ImageFile, channels: int = 3, exif: bool = True, name: str = "") -> Image.Image:
     """The first frame, fully decoded, mode ``RGB`` or ``L``. Raises BadImage naming the file (or ``name``).
 
-    Transparency is dropped, CMYK and palettes are converted as ``Image.convert`` does, 16-bit grey is scaled to
-    8 bits, and with ``exif`` photographs are turned upright (Pillow turns TIFF files in any case).
+    Transparency is dropped, CMYK and palettes are converted as ``Image.convert`` does, grey of 9 to 16 bits is scaled
+    to 8 bits, and with ``exif`` photographs are turned upright (Pillow turns TIFF files in any case).
     """
     with _opened(file, name) as image:
         return _decode(image, channels, exif)[0]
@@ -109,7 +128,7 @@ def _opened(file: ImageFile, name: str) -> Iterator[Image.Image]:
         raise
     except Exception as error:  # Pillow's decoders raise all kinds on broken files
         shown = name or (str(file) if isinstance(file, str | Path) else "(bytes)")
-        raise BadImage(shown, _reason(error)) from error
+        raise BadImage(shown, _reason(error, file)) from error
 
 
 def _decode(image: Image.Image, channels: int, exif: bool) -> tuple[Image.Image, int]:
@@ -126,12 +145,36 @@ def _decode(image: Image.Image, channels: int, exif: bool) -> tuple[Image.Image,
     return pixels, orientation
 
 
-def _reason(error: Exception) -> str:
+def _reason(error: Exception, file: ImageFile) -> str:
     if isinstance(error, Image.UnidentifiedImageError):
-        return f"not an image in any of the formats {', '.join(FORMATS)}"
+        return _what_it_is(_head(file)) or f"not an image in any of the formats {', '.join(FORMATS)}"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return str(error) or type(error).__name__
+
+
+def _head(file: ImageFile) -> bytes:
+    if isinstance(file, io.BytesIO):
+        return file.getvalue()[:HEAD]
+    try:
+        with open(file, "rb") as stream:
+            return stream.read(HEAD)
+    except OSError:
+        return b"?"
+
+
+def _what_it_is(head: bytes) -> str:
+    """What a file is that is no image we read, where its first bytes tell; else empty."""
+    if not head:
+        return "the file is empty"
+    for at, magic, what in OTHERS:
+        if head[at : at + len(magic)] == magic:
+            return f"the content is {what}, whatever the name says; convert it to PNG or JPEG"
+    if head.startswith(b"version https://git-lfs"):
+        return "a pointer of Git LFS, not the image itself; run: git lfs pull"
+    if head.lstrip().startswith(b"<"):
+        return "a web page or an SVG drawing, not an image; did the download fail?"
+    return ""
 
 
 def _is_deep(image: Image.Image) -> bool:
@@ -160,12 +203,24 @@ def _convert(image: Image.Image, mode: str) -> Image.Image:
     if image.mode == "F":
         raise ValueError("floating-point pixels have no known scale; save it with 8 or 16 bits a channel")
     if image.mode.startswith("I"):
+        black, white = _black_and_white(image)
         values = np.asarray(image).astype(np.int64)
-        if values.min() < 0 or values.max() > 65535:
-            raise ValueError("32-bit pixels beyond 0..65535 have no known scale; save it with 8 or 16 bits a channel")
-        image = Image.fromarray(np.rint(values / 257).astype(np.uint8))
+        image = Image.fromarray(np.rint((values - black) * 255 / (white - black)).astype(np.uint8))
     elif image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # the same colours, without Pillow's warning
     elif image.mode == "RGBa":
         image = image.convert("RGBA")
     return image.convert(mode)
+
+
+def _black_and_white(image: Image.Image) -> tuple[int, int]:
+    """The values of black and white in a grey image of more than 8 bits. Raises ValueError where they are not known."""
+    if not isinstance(image, TiffImagePlugin.TiffImageFile):
+        return 0, 65535  # Pillow scales PGM to that
+    tags = image.tag_v2
+    bits, signed = tags[TiffImagePlugin.BITSPERSAMPLE][0], tags.get(TiffImagePlugin.SAMPLEFORMAT, (1,))[0] == 2
+    if bits > 16 or signed:
+        kind = "signed" if signed else f"{bits}-bit"
+        raise ValueError(f"{kind} pixels have no known scale; save it with 8 or 16 unsigned bits a channel")
+    inverted = tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0  # WhiteIsZero, which Pillow heeds up to 8 bits
+    return (2**bits - 1, 0) if inverted else (0, 2**bits - 1)

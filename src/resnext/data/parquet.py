@@ -19,7 +19,7 @@ from resnext.data.folder import HELD_OUT, TRAIN, image_channels, photographs
 from resnext.data.images import read_image
 from resnext.data.source import BadImage, Dataset, Source
 from resnext.data.storage import base_name, expand, is_folder, joined, names_in, stamps_of
-from resnext.data.webdataset import check_labels, class_names
+from resnext.data.webdataset import check_labels, class_names, say_unused_classes
 from resnext.errors import RequestError, WorkError
 from resnext.settings import DataSettings
 
@@ -134,6 +134,7 @@ def open_parquet(settings: DataSettings) -> Source:
     train, val = _table(settings, "train"), _table(settings, "val")
     classes = _classes(settings, [train, val])
     parts = train.dataset("train", classes, settings), val.dataset("val", classes, settings)
+    say_unused_classes(parts[0])
     split = f"{train.place} trains ({len(parts[0])} images), {val.place} is held out ({len(parts[1])})"
     return photographs(*parts, settings, split)
 

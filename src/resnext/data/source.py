@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Protocol, cast
@@ -75,6 +75,21 @@ def files_of(dataset: Dataset) -> Files | None:
     return cast(Files, dataset) if hasattr(inner, "encoded") and hasattr(dataset, "encoded") else None
 
 
+def listing_digest(dataset: Dataset) -> str:
+    """A digest of which images a split holds, in which order and under which labels; their pixels are not read."""
+    return digest_of(getattr(dataset, "file_names", ()), dataset.labels)
+
+
+def digest_of(names: Iterable[bytes], *columns: np.ndarray) -> str:
+    """A digest of the base names of files, which are the same wherever these lie, and of what is known of each."""
+    digest = hashlib.blake2b(digest_size=16)
+    for name in names:
+        digest.update(name.rpartition(b"/")[2] + b"\0")
+    for column in columns:
+        digest.update(column.tobytes())
+    return digest.hexdigest()
+
+
 @dataclass(frozen=True, eq=False)
 class ArrayDataset:
     """A split that lives in memory: ``images`` uint8 [N, H, W] or [N, H, W, 3], ``labels`` int64 [N]."""
@@ -129,6 +144,12 @@ class Subset:
     @cached_property
     def labels(self) -> np.ndarray:
         return self.dataset.labels[self.indices]
+
+    @property
+    def file_names(self) -> np.ndarray:
+        """Of a data set of files: bytes [n]."""
+        names: np.ndarray = self.dataset.file_names[self.indices]  # type: ignore[attr-defined]
+        return names
 
     def __len__(self) -> int:
         return len(self.indices)

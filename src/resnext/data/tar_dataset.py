@@ -45,6 +45,10 @@ class TarDataset:
         archives = tuple((index.place, index.stamp) for index in indexes)
         return TarDataset(name, classes, channels, archives, shards, names, offsets, sizes, labels, exif)
 
+    @property
+    def file_names(self) -> np.ndarray:
+        return self.names
+
     def __len__(self) -> int:
         return len(self.labels)
 

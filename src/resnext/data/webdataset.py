@@ -16,7 +16,7 @@ from typing import IO, NamedTuple
 import numpy as np
 
 from resnext.data.classes import listing
-from resnext.data.folder import image_channels, photographs
+from resnext.data.folder import image_channels, is_hidden, photographs
 from resnext.data.imagenet import imagenet_synsets
 from resnext.data.images import EXTENSIONS
 from resnext.data.index_cache import Arrays
@@ -26,11 +26,13 @@ from resnext.data.tar_dataset import TarDataset
 from resnext.data.tar_index import Member, TarIndex, as_arrays, indexed, members, repeated
 from resnext.errors import RequestError
 from resnext.settings import DataSettings
+from resnext.speed.cache import say_once
 
 ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 LONGEST_LABEL = 1 << 16  # bytes of a .cls or .json
 LONGEST_LIST = 1 << 22  # bytes of a file of class names
 MOST_CLASSES = 1 << 20
+TOGETHER = "the files of a sample must lie side by side, as tar --sort=name puts them"
 LABEL = re.compile(rb"\s*([0-9]{1,9})\s*")
 
 
@@ -49,6 +51,7 @@ def open_webdataset(settings: DataSettings) -> Source:
     shards = {"train": indexed_shards(settings.path), "val": indexed_shards(settings.val_path)}
     classes = class_names(settings.classes, max(_count(indexes) for indexes in shards.values()))
     train, val = (_dataset(split, indexes, classes, settings) for split, indexes in shards.items())
+    say_unused_classes(train)
     split = (
         f"{len(shards['train'])} shards of {settings.path} train ({len(train)} images), "
         f"{len(shards['val'])} of {settings.val_path} are held out ({len(val)})"
@@ -111,6 +114,17 @@ def check_labels(labels: np.ndarray, classes: tuple[str, ...], where: str) -> No
         raise RequestError(f"{where}: image {beyond[0]} has label {label}{more}; the classes end at {len(classes) - 1}")
 
 
+def say_unused_classes(train: Dataset) -> None:
+    """Tell the user of classes without a training image: often labels that count from 1."""
+    unused = np.flatnonzero(np.bincount(train.labels, minlength=len(train.classes)) == 0)
+    if len(unused):
+        names = listing([train.classes[i] for i in unused])
+        more = "; labels count from 0" if 0 in unused else ""
+        say_once(
+            f"{train.name}: no image is of class {names}, so that output of the network will stand for nothing{more}"
+        )
+
+
 def _dataset(split: str, indexes: list[TarIndex], classes: tuple[str, ...], settings: DataSettings) -> TarDataset:
     for index in indexes:
         check_labels(_labels(index), classes, index.place)
@@ -164,15 +178,15 @@ def _samples(file: IO[bytes], place: str, size: int) -> Iterator[Sample]:
     found = (member for member in members(file, place, 0, size) if _counts(member.name))
     for key, group in groupby(found, key=lambda member: key_of(member.name)[0]):
         if key in seen:
-            raise RequestError(f"{place}: key {os.fsdecode(key)} comes twice; the files of a sample must lie together")
+            raise RequestError(f"{place}: key {os.fsdecode(key)} comes twice; {TOGETHER}")
         seen.add(key)
         yield _sample(os.fsdecode(key), list(group), partial(_content, file), place)
 
 
 def _counts(name: bytes) -> bool:
     """Not for names without extension, hidden ones and WebDataset's own ``__meta__``."""
-    base = name.rpartition(b"/")[2]
-    return b"." in base and not base.startswith((b".", b"__"))
+    *folders, base = name.split(b"/")
+    return b"." in base and not base.startswith((b".", b"__")) and not any(is_hidden(os.fsdecode(f)) for f in folders)
 
 
 def _sample(key: str, files: list[Member], content: "partial[bytes]", place: str) -> Sample:
@@ -183,7 +197,8 @@ def _sample(key: str, files: list[Member], content: "partial[bytes]", place: str
     if len(images) != 1:
         what = "has no image" if not images else f"has {len(images)} images"
         raise RequestError(
-            f"{place}: sample {key} {what} among {listing(sorted(by_kind))}; read are {' '.join(EXTENSIONS)}"
+            f"{place}: sample {key} {what} among {listing(sorted(by_kind))}; {TOGETHER}, and images end in "
+            f"{' '.join(EXTENSIONS)}"
         )
     for kind in ("cls", "json"):
         if kind not in by_kind:
@@ -195,7 +210,7 @@ def _sample(key: str, files: list[Member], content: "partial[bytes]", place: str
             return Sample(images[0], label)
     raise RequestError(
         f"{place}: sample {key} has no label; expected {key}.cls with a whole number, or {key}.json with "
-        '{"label": a whole number}'
+        f'{{"label": a whole number}}; {TOGETHER}'
     )
 
 

@@ -1,5 +1,6 @@
 """Images with boxes, as every source of them gives them; what training, evaluation and checks read."""
 
+import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -8,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from resnext.data.images import Facts, read_image, read_with_facts
-from resnext.data.source import BadImage
+from resnext.data.source import BadImage, digest_of
 from resnext.detect.boxes import LEFT_OUT
 
 
@@ -50,6 +51,11 @@ class DetectionDataset:
 
     def __len__(self) -> int:
         return len(self.files)
+
+    def listing_digest(self) -> str:
+        """A digest of which images there are, in which order, and of their boxes."""
+        columns = (self.offsets, self.boxes, self.labels, self.crowd)
+        return digest_of(map(os.fsencode, self.files), *columns)
 
     def image(self, index: int) -> Image.Image:
         """The picture, RGB, of the stated size. Raises BadImage naming the file where it cannot be used.

@@ -31,6 +31,7 @@ from resnext.train.session import (
     BaseSession,
     begun_plan,
     check_length,
+    data_facts,
     make_ema,
     prepare_machine,
     resumed_position,
@@ -76,7 +77,7 @@ def prepare(recipe: DetectRecipe, run: RunDirectory, world: World, resume: bool,
     ema = make_ema(recipe, model)
     optimizer = build_optimizer(model, recipe.optimizer)
     scaler = torch.amp.GradScaler(world.device.type, enabled=recipe.train.precision == "fp16")
-    facts = {"classes": list(train.classes), "train_images": len(train), "val_images": len(val)}
+    facts = data_facts(train, val, DetectionDataset.listing_digest)
     position = Position(facts=facts, plan=plan.as_json())
     if resume:
         position = resumed_position(files, run, facts, model, ema, optimizer, scaler)

@@ -10,6 +10,7 @@ from resnext.settings import (
     RunSettings,
     ScheduleSettings,
     check_init,
+    check_run,
     check_schedule,
     say,
 )
@@ -187,6 +188,7 @@ class DetectRecipe:
     def __post_init__(self) -> None:
         check_schedule(self.schedule, self.optimizer, self.train.epochs, self.train.steps)
         check_init(self.init)
+        check_run(self.train)
         _check_agreement(self)
 
 
@@ -205,5 +207,3 @@ def _check_agreement(recipe: DetectRecipe) -> None:
             f"train.learn {train.learn} {'needs' if train.proposals is None else 'takes no'} train.proposals, "
             "the run of the rpn step"
         )
-    if train.ema_steps > 1 and not train.ema_decay:
-        raise RequestError(f"train.ema_steps {train.ema_steps} updates no average: give train.ema_decay")

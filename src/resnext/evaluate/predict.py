@@ -15,7 +15,8 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from resnext.data.augment import eval_transform
-from resnext.data.images import EXTENSIONS, read_image
+from resnext.data.folder import files_below
+from resnext.data.images import EXTENSIONS, NOT_READ, read_image
 from resnext.data.preprocessing import Preprocessing, normalize
 from resnext.data.source import BadImage
 from resnext.environment import available_cores
@@ -24,6 +25,7 @@ from resnext.evaluate.panel import in_eval_mode
 from resnext.model.network import Network
 from resnext.weights.known import PREPROCESSINGS
 
+PICTURES = (*EXTENSIONS, *NOT_READ)
 READERS = min(8, available_cores())  # threads; Pillow decodes outside Python's lock
 
 
@@ -97,14 +99,18 @@ def preprocessing_of(model: Network) -> Preprocessing:
 def find_images(arguments: Sequence[str]) -> tuple[list[str], list[Prediction]]:
     """The image files that files, folders and glob patterns mean, and an error for each argument that means none.
 
-    A file is taken as it stands; folders are walked to the bottom, sorted, without hidden files; of folders and of
-    what a pattern matches, files are taken by their extension. Each file once. Raises RequestError where there is
+    A file is taken as it stands; folders are walked to the bottom, links followed, sorted, without hidden files; of
+    folders and of what a pattern matches, files are taken by their extension, those of pictures that cannot be read
+    too: they are named, not left out. Each file once. Raises RequestError where there is
     no image at all.
     """
     found: dict[str, None] = {}
     problems = []
     for argument in arguments:
-        paths, problem = _meaning(argument)
+        try:
+            paths, problem = _meaning(argument)
+        except RequestError as error:  # of a folder that cannot be listed
+            paths, problem = [], str(error)
         found.update(dict.fromkeys(paths))
         if problem:
             problems.append(Prediction(argument, (), error=problem))
@@ -116,27 +122,25 @@ def find_images(arguments: Sequence[str]) -> tuple[list[str], list[Prediction]]:
 def _meaning(argument: str) -> tuple[list[str], str | None]:
     """The files an argument means, or what is wrong with it."""
     if os.path.isdir(argument):
-        paths = list(_walk(argument))
+        paths = _pictures_below(argument)
         return paths, None if paths else f"holds no image ({', '.join(EXTENSIONS)})"
     if os.path.lexists(argument):
         return [argument], None
+    if "://" in argument:
+        return [], "is an address; fetch the picture first, images are read from this disk"
     if not glob.has_magic(argument):
         return [], "does not exist"
     paths = []
     for match in sorted(glob.glob(argument, recursive=True)):
         if os.path.isdir(match):
-            paths += [] if "**" in argument else _walk(match)
-        elif match.lower().endswith(EXTENSIONS):
+            paths += [] if "**" in argument else _pictures_below(match)
+        elif match.lower().endswith(PICTURES):
             paths.append(match)
     return paths, None if paths else "matches no image"
 
 
-def _walk(folder: str) -> Iterator[str]:
-    for parent, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        for name in sorted(files):
-            if name.lower().endswith(EXTENSIONS) and not name.startswith("."):
-                yield os.path.join(parent, name)
+def _pictures_below(folder: str) -> list[str]:
+    return sorted((path for path in files_below(folder) if path.lower().endswith(PICTURES)), key=os.path.split)
 
 
 def as_pictures(images: Picture | Iterable[Picture]) -> Iterator[Picture]:

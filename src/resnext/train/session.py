@@ -1,6 +1,7 @@
 """All that a run holds while it runs, and how it comes to be: data, network, optimizer, position."""
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -14,7 +15,7 @@ from resnext.data.classes import compare_classes
 from resnext.data.loader import TrainLoader, default_workers
 from resnext.data.preprocessing import Preprocessing
 from resnext.data.randomness import seed_of
-from resnext.data.source import Source
+from resnext.data.source import Source, listing_digest
 from resnext.errors import RequestError, printable
 from resnext.model.blocks import Block
 from resnext.model.network import Network, create_model
@@ -106,7 +107,7 @@ def prepare(recipe: Recipe, run: RunDirectory, world: World, resume: bool, conso
     fused = recipe.train.fast == "yes" and switched_on()
     optimizer = build_optimizer(model, recipe.optimizer, rate_scales(model, recipe.init.layer_decay), fused=fused)
     scaler = torch.amp.GradScaler(world.device.type, enabled=recipe.train.precision == "fp16")
-    facts = {"classes": list(source.train.classes), "train_images": len(source.train), "val_images": len(source.val)}
+    facts = data_facts(source.train, source.val, listing_digest)
     position = Position(facts=facts, plan=plan.as_json())
     if resume:
         position = resumed_position(files, run, facts, model, ema, optimizer, scaler)
@@ -270,12 +271,23 @@ def fast_paths(
     return settle_speed(recipe, model, (part, size), total, world, console)
 
 
+def data_facts(train: Any, val: Any, listing: Callable[[Any], str]) -> dict[str, Any]:
+    """What a run keeps of its data to know it again; ``listing`` makes a digest of a split's images and labels."""
+    facts: dict[str, Any] = {"classes": list(train.classes)}
+    for name, split in (("train", train), ("val", val)):
+        facts |= {f"{name}_images": len(split), f"{name}_listing": listing(split)}
+    return facts
+
+
 def check_same_data(before: dict[str, Any], now: dict[str, Any], run: RunDirectory) -> None:
     """Raises RequestError where the data is not what the run was trained on so far."""
     compare_classes(before.get("classes", []), now["classes"], f"the data of {run.path}")
-    for key, what in (("train_images", "training"), ("val_images", "held-out")):
-        if before.get(key) != now[key]:
+    for split, what in (("train", "training"), ("val", "held-out")):
+        had, has = (facts.get(f"{split}_images") for facts in (before, now))
+        listing = before.get(f"{split}_listing")  # which runs of older versions lack
+        if had != has or listing not in (None, now[f"{split}_listing"]):
+            others = f"{has}" if had != has else f"{has} of which some have other names or labels"
             raise RequestError(
-                f"{run.path} was trained with {before.get(key)} {what} images, but the data now has {now[key]}: "
+                f"{run.path} was trained with {had} {what} images, but the data now has {others}: "
                 "a run goes on only with the data it began with"
             )

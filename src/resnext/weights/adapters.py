@@ -32,6 +32,7 @@ NAMINGS: dict[str, tuple[str, Callable[[Found], Contents]]] = {
     "detectron2": ("res2.0.conv1.weight", detectron2.adapt),
     "Detectron (Caffe2)": ("res2_0_branch2a_w", detectron2.adapt_caffe2),
     "pycls": ("s1.b1.f.a.weight", pycls.adapt),
+    "torchvision's layers in an nn.Sequential": ("4.0.conv1.weight", torchvision.adapt_sequential),
     "transformers": ("encoder.stages.0.layers.0.layer.0.convolution.weight", transformers.adapt),
 }
 

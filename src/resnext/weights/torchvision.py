@@ -4,6 +4,8 @@ A published file is recognised by its content: the name of its architecture, the
 first eight digits torchvision, Facebook and timm write into the file's name (``released.py``).
 """
 
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +26,18 @@ from resnext.weights.released import MIB, Released, released
 # what may stand around a backbone; any other name is a part of the network, and must be one of ours
 HEADS = ("fpn", "rpn", "roi_heads", "classifier", "aux_classifier", "head", "neck", "decoder", "decode_head")
 DIGITS = 8  # of a SHA-256, in the names of published files
+LINEAR = re.compile(
+    r"((module|model|net|network)\.)*(fc(\.\d+)?|(head|cls_head)(\.fc)?|classifier(\.\d+)?|linear)\.(weight|bias)"
+)
+LAST_SHORTCUT = re.compile(r"layer(\d{1,3})\.0\.downsample\.0\.weight")
+# the children of torchvision's ResNet by their place; those between have no weights
+SEQUENTIAL = {"0": "conv1", "1": "bn1", **{str(stage + 3): f"layer{stage}" for stage in (1, 2, 3, 4)}, "9": "fc"}
 DETECTOR = "rpn.head.cls_logits.weight"
 
 
 def adapt(found: Found) -> Contents:
     """A state dict of torchvision's names, also out of a detector or another network around it. Raises RequestError."""
+    found = with_classifier(found)
     state, notes = renamed(found, rename)
     architecture = infer(state, found.path)
     published = recognise(found.raw.path, architecture, state)
@@ -43,6 +52,38 @@ def adapt(found: Found) -> Contents:
         about["preprocessing"] = imagenet(view.resize, view.interpolation, view.image_size)
         about |= {"classes": imagenet_classes(), "provenance": {"published": published.name}}
     return Contents(architecture=architecture, state=state, format="torchvision", notes=notes, **about)
+
+
+def adapt_sequential(found: Found) -> Contents:
+    """A state dict of ``nn.Sequential(*resnet.children())``, whole or without its head, as fastai has it."""
+
+    def named(name: str) -> str:
+        place, _, rest = name.partition(".")
+        return f"{SEQUENTIAL.get(place, place)}.{rest}"
+
+    state, _ = renamed(found, named)  # its note comes again in ``adapt``
+    return adapt(replace(found, state=state))
+
+
+def with_classifier(found: Found) -> Found:
+    """``found`` with its one linear layer as ``fc``, where that has another name than in torchvision's ResNet.
+
+    In an ``nn.Sequential`` (``fc.1``, behind a dropout), or beside the backbone (mmpretrain's ``head.fc``).
+    """
+    shortcuts = {int(match[1]): match[0] for match in map(LAST_SHORTCUT.fullmatch, found.state) if match}
+    named = {name: tensor for name, tensor in (found.others | found.state).items() if LINEAR.fullmatch(name)}
+    weights = [name for name, tensor in named.items() if name.endswith(".weight") and tensor.dim() == 2]
+    if "fc.weight" in found.state or len(weights) != 1 or len(named) != 2 or not shortcuts:
+        return found
+    if named[weights[0]].shape[1:] != found.state[shortcuts[max(shortcuts)]].shape[:1]:
+        return found  # of something behind the network
+    layer = weights[0].removesuffix(".weight")
+    state, others = (
+        {name: tensor for name, tensor in part.items() if name not in named} for part in (found.state, found.others)
+    )
+    state |= {f"fc.{name.rpartition('.')[2]}": tensor for name, tensor in named.items()}
+    note = f"{layer} was taken as the classifier, as if nothing but dropout stood before it and nothing behind it"
+    return replace(found, state=state, others=others, notes=(*found.notes, note))
 
 
 def rename(name: str) -> str | None:

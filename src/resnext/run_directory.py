@@ -80,7 +80,7 @@ def is_run(path: Path) -> bool:
 def run_kind(path: Path | str) -> Kind | None:
     """The task that a run was trained for; None for what is no run, or has no recipe that says it."""
     path = Path(path)
-    return recipe_kind(path / "recipe.yaml") if is_run(path) else None
+    return recipe_kind(path / "recipe.yaml") if is_run(path) and (path / "recipe.yaml").is_file() else None
 
 
 def check_run_kind(path: Path | str, kind: Kind, instead: str) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from resnext import WorkError, create_model
-from resnext.bench import infer_arms
+from resnext.bench import infer, infer_arms
 from resnext.bench.infer_arms import Case
 from resnext.cli import main
 from resnext.deploy.engines import TOLERANCE, distance, missing
@@ -44,7 +44,9 @@ def test_a_network_by_name_gives_lines_with_their_protocol(tmp_path: Path, capsy
     assert "arithmetic bound in fp32" in capsys.readouterr().out
 
 
-def test_of_a_run_the_accuracy_is_counted_too(tmp_path: Path) -> None:
+def test_of_a_run_the_accuracy_is_counted_too_and_images_that_are_not_there_are_named_before_the_work(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "tiny.yaml").write_text(TINY)
     assert main(["train", str(tmp_path / "tiny.yaml"), "--run", str(tmp_path / "run")]) == 0
     assert bench(tmp_path / "run", "--batch", "2", "--out", tmp_path) == 0
@@ -56,6 +58,11 @@ def test_of_a_run_the_accuracy_is_counted_too(tmp_path: Path) -> None:
         "0",
     )
     assert row["wrong"] == row["wrong_in_fp32"]
+    recipe = tmp_path / "run" / "recipe.yaml"
+    recipe.write_text(recipe.read_text().replace("source: digits\n  path: null", "source: folder\n  path: /no/photos"))
+    monkeypatch.setattr(infer, "measured", lambda *_: pytest.fail("measured first"))
+    assert bench(tmp_path / "run", "--batch", "2", "--out", tmp_path) == 2
+    assert "/no/photos" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,7 @@ def run(args: argparse.Namespace) -> int:
     """Measure, print, and write ``bench-infer.csv``; of a run also the accuracy lost in each precision."""
     import torch
 
-    from resnext.bench.infer_accuracy import show_accuracy
+    from resnext.bench.infer_accuracy import held_out_images, show_accuracy
     from resnext.bench.infer_arms import Case
     from resnext.bench.report import csv_path, out_folder, protocol, write_rows
     from resnext.deploy.runtime import usual_size
@@ -74,12 +74,13 @@ def run(args: argparse.Namespace) -> int:
     check_precisions(args)
     check_run_kind(args.model, "classification", "resnext bench detect NETWORK, which measures detectors")
     network, calibration = loaded(args)
+    held_out = held_out_images(args.model)
     size = args.size or usual_size(network)
     rows: list[dict[str, object]] = []
     for batch in args.batch:
         case = Case(network, args.model, batch, size, tuple(args.precision), args.engine, calibration, args.no_peers)
         rows += measured(case, args, console)
-    rows += show_accuracy(args, network, calibration, console)
+    rows += show_accuracy(args, network, calibration, console, held_out)
     path = csv_path(out, "infer")
     write_rows(path, rows, protocol(args.command))
     console.print(f"written: {path}", markup=False, highlight=False, soft_wrap=True)

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from resnext.data.open import open_data
+from resnext.data.source import Dataset
 from resnext.deploy.runtime import Predictor
 from resnext.evaluate.evaluator import Evaluation, evaluate
 from resnext.evaluate.predict import preprocessing_of
@@ -15,13 +16,17 @@ from resnext.recipe import read_recipe
 from resnext.run_directory import is_run
 
 
+def held_out_images(model: str) -> Dataset | None:
+    """The held-out images of a run; None for what is no run. Raises RequestError where they are not there."""
+    return open_data(read_recipe(Path(model) / "recipe.yaml").data).val if is_run(Path(model)) else None
+
+
 def show_accuracy(
-    args: argparse.Namespace, network: Network, calibration: Tensor | None, console: Any
+    args: argparse.Namespace, network: Network, calibration: Tensor | None, console: Any, held_out: Dataset | None
 ) -> list[dict[str, object]]:
     """Of a run: errors of each precision asked for beside plain fp32, printed and as lines of the CSV. Else nothing."""
-    if not is_run(Path(args.model)):
+    if held_out is None:
         return []
-    held_out = open_data(read_recipe(Path(args.model) / "recipe.yaml").data).val
     preprocessing = preprocessing_of(network)
 
     def judged(model: Any) -> Evaluation:

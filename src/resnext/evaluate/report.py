@@ -90,9 +90,8 @@ def _is_class(row: dict[str, str]) -> bool:
 
 def _epochs(run: RunDirectory) -> dict[str, Any] | None:
     """The last epoch of the log, and the epoch with the lowest error."""
-    rows = list(rows_of(run.metrics))
     errors = []
-    for row in rows:
+    for row in rows_of(run.metrics):
         try:
             errors.append((float(row["top1_error"]), row["epoch"]))
         except (KeyError, TypeError, ValueError):
@@ -101,7 +100,6 @@ def _epochs(run: RunDirectory) -> dict[str, Any] | None:
         return None
     best = min(errors, key=lambda pair: pair[0])
     return {
-        "count": rows[-1].get("epoch"),
         "last": errors[-1][0],
         "last_epoch": errors[-1][1],
         "best": best[0],

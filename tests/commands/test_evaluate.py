@@ -121,14 +121,12 @@ def test_what_is_computed_otherwise_goes_elsewhere(run: Path) -> None:
     assert evaluate(run, "--precision", "bf16") == 0
     assert evaluate(run, "--engine", "pytorch") == 0
     assert evaluate(run, "--checkpoint", "last", "--precision", "bf16") == 0
-    assert evaluate(run, "--corrupt", "brightness", "--precision", "bf16") == 0
     assert {path: path.read_bytes() for path in kept} == kept
     assert metrics(run / "evaluation-bf16")["protocol"]["precision"] == "bf16"  # type: ignore[index]
     names = {path.name for path in run.glob("evaluation-*")}
-    assert len(names) == 4
+    assert len(names) == 3
     assert {"evaluation-bf16", "evaluation-last-bf16"} < names
-    assert any(name.startswith("evaluation-pytorch") for name in names)
-    assert any(name.endswith("severity-3-bf16") for name in names)
+    assert any("pytorch" in name for name in names)
     assert evaluate(run, "--precision", "bf16", "--out", f"{run}/x/../evaluation") == 0
     assert "bf16" in (run / "report.html").read_text()
 
@@ -147,7 +145,7 @@ def test_an_evaluation_from_another_device_is_kept(run: Path) -> None:
 def test_the_protocol_says_that_only_some_images_were_used(run: Path) -> None:
     assert evaluate(run) == 0
     split = metrics(run / "evaluation")["protocol"]["split"]  # type: ignore[index]
-    assert split.endswith("only 50 of 1,438 training and 40 of 359 held-out images are used")
+    assert split.endswith("only 50 of 1,438 training images and 40 of 359 held-out images are used")
 
 
 def test_weights_need_to_be_told_their_images(

@@ -105,6 +105,11 @@ def test_a_detector_with_the_same_classes_goes_on_as_it_is(data: Path, tmp_path:
     assert all(torch.equal(value, state[name]) for name, value in second.model.state_dict().items())
     assert second.model.settings.score == 0.3
     assert "anew" not in said
+    assert "as it did" not in said
+    _, said = prepared(
+        tmp_path, data, init__weights=str(tmp_path / "d.safetensors"), data__max_size=100, data__exif=False
+    )
+    assert "no longer as it did: data.max_size 100, not 64, data.exif False, not True" in said
 
 
 def test_a_detector_remembers_the_category_ids_it_was_trained_on(data: Path, tmp_path: Path) -> None:

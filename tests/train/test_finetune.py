@@ -113,6 +113,17 @@ def test_colours_and_filter_follow_the_weights_unless_said(begin: Callable[..., 
     assert (p.mean, p.std, p.interpolation, p.image_size) == (THEIRS.mean, THEIRS.std, "bicubic", 8)
 
 
+def test_weights_of_pictures_that_were_not_turned_upright_are_noted(
+    begin: Callable[..., Session], weights: Path
+) -> None:
+    model = tiny()
+    model.preprocessing = replace(THEIRS, exif=False)
+    save(model, weights)
+    session = begin()
+    assert session.preprocessing.exif
+    assert "photographs are opened with data.exif True, no longer False" in session.model.provenance["init"]["notes"]
+
+
 def test_a_folder_of_other_classes_and_colours_gets_a_new_head_and_stem(
     begin: Callable[..., Session], weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

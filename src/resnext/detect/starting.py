@@ -57,15 +57,16 @@ def adapted(model: FasterRcnn, recipe: DetectRecipe, classes: tuple[str, ...]) -
     The recipe's detector settings that shape no tensor are taken. Raises RequestError for those that do and differ.
     """
     check_architecture(recipe.model, model.architecture, str(recipe.init.weights))
+    view = DetectPreprocessing.of(recipe.data, model.preprocessing)
     fresh = around(
         create_model(model.architecture.change(num_classes=0), seed=0),
         recipe.detector,
         classes,
-        DetectPreprocessing.of(recipe.data, model.preprocessing),
+        view,
         seed=recipe.train.seed,
     )
     state, mine = model.state_dict(), fresh.state_dict()
-    notes = list(model.provenance.get("notes", []))
+    notes = [*model.provenance.get("notes", []), *_view_note(model.preprocessing, view)]
     if model.classes != classes:
         kept = same_names(model.classes, classes)
         notes.append(_head_note(model.classes, classes, kept))
@@ -80,6 +81,18 @@ def adapted(model: FasterRcnn, recipe: DetectRecipe, classes: tuple[str, ...]) -
     fresh.load_state_dict({name: state[name] for name in mine})
     fresh.provenance = {"init": {"weights": recipe.init.weights, "notes": notes}}
     return fresh
+
+
+def _view_note(theirs: DetectPreprocessing, mine: DetectPreprocessing) -> list[str]:
+    """Where the recipe's view of an image is another than that of a loaded detector."""
+    changed = [
+        f"data.{name} {value}, not {getattr(theirs, name)}"
+        for name, value in mine.to_dict().items()
+        if name in ("min_size", "max_size", "resize", "exif") and value != getattr(theirs, name)
+    ]
+    return (
+        [f"the detector sees images as the recipe says, no longer as it did: {', '.join(changed)}"] if changed else []
+    )
 
 
 def _head_rows(old: Mapping[str, Tensor], fresh: Mapping[str, Tensor], kept: Mapping[int, int]) -> dict[str, Tensor]:

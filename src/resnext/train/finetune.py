@@ -40,7 +40,10 @@ def network_from_weights(recipe: Recipe, source: Source) -> Network:
         below_detector=True,
     )
     check_architecture(recipe.model, model.architecture, weights)
-    model.preprocessing = Preprocessing.of(recipe.data, source, model.preprocessing)
+    theirs, mine = model.preprocessing, Preprocessing.of(recipe.data, source, model.preprocessing)
+    if theirs is not None and theirs.exif != mine.exif:
+        model.provenance["notes"].append(f"photographs are opened with data.exif {mine.exif}, no longer {theirs.exif}")
+    model.preprocessing = mine
     model.provenance = {"init": model.provenance | {"weights": weights}}
     return model
 

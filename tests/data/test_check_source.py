@@ -3,6 +3,7 @@
 import hashlib
 import io
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,21 @@ from PIL import Image
 
 from resnext.data.check_source import check_source, source_at
 from resnext.data.findings import Report
+from resnext.data.open import open_data
 from resnext.errors import RequestError
 from resnext.settings import DataSettings
-from tests.data.layouts import Picture, as_archives, as_folders, as_parquet, as_shards, class_tars, of, pictures, put
+from tests.data.layouts import (
+    WNIDS,
+    Picture,
+    as_archives,
+    as_folders,
+    as_parquet,
+    as_shards,
+    class_tars,
+    of,
+    pictures,
+    put,
+)
 
 pytestmark = pytest.mark.usefixtures("cache")
 
@@ -90,6 +103,28 @@ def test_a_layout_that_training_refuses_is_an_error(tmp_path: Path) -> None:
     assert "classes of ImageNet's two splits differ" in report.findings[0].detail
     with pytest.raises(RequestError, match="no training images"):
         check_source(DataSettings(source="imagenet", path=str(tmp_path)))
+
+
+@pytest.mark.parametrize("layout", ["webdataset", "parquet"])
+def test_classes_without_images_are_told_and_one_class_alone_is_no_training_set(layout: str, tmp_path: Path) -> None:
+    images = pictures()
+    first = images[0].wnid
+    kept = [image for image in images if image.split == "val" or image.wnid != first]
+    settings = settings_of(layout, tmp_path / "lacking", kept)
+    if layout == "webdataset":
+        names = tmp_path / "names.txt"
+        names.write_text("\n".join(WNIDS))
+        settings = replace(settings, classes=str(names))
+    (finding,) = check_source(settings, workers=1).findings
+    assert (finding.severity, finding.problem, finding.split) == ("warning", "class without images", "train")
+    assert (finding.class_name, finding.detail) == (first, "none in train, 1 in val")
+
+    alone = [image for image in images if image.split == "val" or image.wnid == first]
+    report = check_source(replace(settings_of(layout, tmp_path / "alone", alone), classes=settings.classes), workers=1)
+    assert report.failed
+    assert "are of one class, " in report.findings[0].detail
+    with pytest.raises(RequestError, match=r"all 2 images of .* are of one class, .*; a classifier needs at least two"):
+        open_data(replace(settings_of(layout, tmp_path / "open", alone), classes=settings.classes))
 
 
 def test_official_checksums_are_compared_when_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -71,6 +71,8 @@ def dataset_of(
         sizes=parsed.sizes,
         offsets=offsets,
         exif=exif,
+        either_as_stored=False,
+        split="",
         counts=counts,
         **arrays,
     )

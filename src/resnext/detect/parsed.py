@@ -30,23 +30,30 @@ class Parsed:
 
 def leave_out_groups(parsed: Parsed, others: Sequence[Parsed]) -> Parsed:
     """Leave out the categories of ``groups`` that have no box in the other splits either, so that all keep the same."""
-    boxed = {id_ for other in others for id_ in other.category_ids if id_ not in other.groups}
-    gone = [id_ for id_ in parsed.groups if id_ not in boxed]
+    classes, boxed = _names_but_groups([parsed]), _names_but_groups(others)
+    names = dict(zip(parsed.category_ids, parsed.classes, strict=True))
+    gone = {id_: names[id_] for id_ in parsed.groups if names[id_] in classes or names[id_] not in boxed}
     if not gone:
         return parsed
-    keep = np.array([id_ not in gone for id_ in parsed.category_ids])
-    counts = dict(parsed.counts)
-    for id_, name in zip(parsed.category_ids, parsed.classes, strict=True):
-        if id_ in gone:
-            counts[f"category left out ({name!r}: a supercategory of others, without boxes)"] = 1
+    keep = np.array([id_ not in gone for id_ in names])
+    left = {f"category left out ({name!r}: a supercategory of others, without boxes)": 1 for name in gone.values()}
     return replace(
         parsed,
-        classes=tuple(name for name, kept in zip(parsed.classes, keep, strict=True) if kept),
-        category_ids=tuple(id_ for id_ in parsed.category_ids if id_ not in gone),
+        classes=tuple(name for id_, name in names.items() if id_ not in gone),
+        category_ids=tuple(id_ for id_ in names if id_ not in gone),
         found=parsed.found._replace(labels=(np.cumsum(keep) - 1)[parsed.found.labels]),
         groups=(),
-        counts=counts,
+        counts=parsed.counts | left,
     )
+
+
+def _names_but_groups(splits: Sequence[Parsed]) -> set[str]:
+    return {
+        name
+        for parsed in splits
+        for id_, name in zip(parsed.category_ids, parsed.classes, strict=True)
+        if id_ not in parsed.groups
+    }
 
 
 def dataset_of(

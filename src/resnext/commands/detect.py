@@ -135,7 +135,7 @@ def _judged_file(args: argparse.Namespace, dataset: "DetectionDataset") -> tuple
         None,
         None,
         data=dataset.name,
-        split=_split_of(args, dataset),
+        split=_describe_split(args, dataset),
         changed=dataset.counts,
         weights=str(args.detections),
     )
@@ -160,7 +160,7 @@ def _judged_model(
         model.preprocessing,
         model.settings,
         data=dataset.name,
-        split=_split_of(args, dataset),
+        split=_describe_split(args, dataset),
         changed=dataset.counts,
         device=str(world.device),
         precision=precision,
@@ -170,7 +170,7 @@ def _judged_model(
     return evaluation, about
 
 
-def _split_of(args: argparse.Namespace, dataset: "DetectionDataset") -> str:
+def _describe_split(args: argparse.Namespace, dataset: "DetectionDataset") -> str:
     return f"{args.split}: {dataset.split}" if dataset.split else str(args.split)
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from resnext.detect.box_format import other_formats
+from resnext.detect.box_format import find_other_format
 from resnext.detect.boxes import Annotated
 from resnext.detect.open import open_detection, open_detection_split
 from resnext.detect.parsed import Parsed
@@ -63,8 +63,8 @@ def as_pixels_sticking_out(boxes: np.ndarray) -> np.ndarray:
 @given(st.integers(0, 2**32), st.integers(1, 300), st.floats(0.05, 1.0))
 def test_boxes_in_pixels_are_left_in_peace(seed: int, count: int, largest: float) -> None:
     boxes = boxes_in_pixels(seed, count, largest)
-    assert list(other_formats(parsed(boxes))) == []
-    assert list(other_formats(parsed(as_pixels_sticking_out(boxes)))) == []
+    assert list(find_other_format(parsed(boxes))) == []
+    assert list(find_other_format(parsed(as_pixels_sticking_out(boxes)))) == []
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -82,16 +82,16 @@ def test_boxes_in_pixels_are_left_in_peace(seed: int, count: int, largest: float
 def test_boxes_in_another_format_are_named_with_what_mends_them(
     change: Callable[[np.ndarray], np.ndarray], says: str, seed: int
 ) -> None:
-    (problem,) = other_formats(parsed(change(boxes_in_pixels(seed, 120))))
+    (problem,) = find_other_format(parsed(change(boxes_in_pixels(seed, 120))))
     assert re.search(says, problem), problem
 
 
 def test_a_few_boxes_or_none_say_nothing() -> None:
-    assert list(other_formats(parsed(np.zeros((0, 4))))) == []
-    assert list(other_formats(parsed(np.full((9, 4), np.nan)))) == []
-    assert list(other_formats(parsed(as_corners(boxes_in_pixels(1, 4))))) == []
+    assert list(find_other_format(parsed(np.zeros((0, 4))))) == []
+    assert list(find_other_format(parsed(np.full((9, 4), np.nan)))) == []
+    assert list(find_other_format(parsed(as_corners(boxes_in_pixels(1, 4))))) == []
     whole_images = np.tile([0.0, 0.0, 640.0, 480.0], (50, 1))  # wider than x, higher than y, all of them
-    assert list(other_formats(parsed(whole_images))) == []
+    assert list(find_other_format(parsed(whole_images))) == []
 
 
 def test_training_and_evaluation_refuse_them(tmp_path: Path) -> None:

@@ -197,7 +197,7 @@ def _judged_file(args: argparse.Namespace, dataset: "DetectionDataset") -> tuple
         None,
         None,
         data=dataset.name,
-        split=_split_of(args, dataset),
+        split=_describe_split(args, dataset),
         changed=changed,
         weights=str(args.detections),
         max_detections=most,
@@ -238,7 +238,7 @@ def _judged_model(
         model.preprocessing,
         model.settings,
         data=dataset.name,
-        split=_split_of(args, dataset) if _own_directory(args, recipe) is None else dataset.split or OWN,
+        split=_describe_split(args, dataset) if _own_directory(args, recipe) is None else dataset.split or OWN,
         changed=dataset.counts,
         device=str(world.device),
         precision=precision,
@@ -253,7 +253,7 @@ def _judged_model(
     return evaluation, about
 
 
-def _split_of(args: argparse.Namespace, dataset: "DetectionDataset") -> str:
+def _describe_split(args: argparse.Namespace, dataset: "DetectionDataset") -> str:
     return f"{args.split}: {dataset.split}" if dataset.split else str(args.split)
 
 

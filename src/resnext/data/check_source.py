@@ -65,7 +65,7 @@ def check_source(
     if not splits:
         raise RequestError(errors[0].detail)
     findings += errors or _disagreement(settings)
-    findings += _empty_classes(splits)
+    findings += _find_empty_classes(splits)
     images = [Image(split, data, i) for split, data in splits.items() for i in range(len(data))]
     done = list(inspect_all(images, partial(_inspect, settings), workers, progress))
     findings += [one.file.finding(problem) for one in done for problem in one.problems]
@@ -113,7 +113,7 @@ def _disagreement(settings: DataSettings) -> list[Finding]:
     return []
 
 
-def _empty_classes(splits: Mapping[str, Encoded]) -> Iterator[Finding]:
+def _find_empty_classes(splits: Mapping[str, Encoded]) -> Iterator[Finding]:
     """Classes that a split has no image of, though its list or its table names them."""
     counts = {split: np.bincount(data.labels, minlength=len(data.classes)) for split, data in splits.items()}
     for split, of_split in counts.items():

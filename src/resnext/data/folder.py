@@ -14,7 +14,7 @@ from PIL import Image
 
 from resnext.data.classes import class_difference, listing
 from resnext.data.images import EXTENSIONS, NOT_READ, read_image
-from resnext.data.source import BadImage, Dataset, Source, held_out_by_hash
+from resnext.data.source import BadImage, Dataset, Source, choose_held_out
 from resnext.errors import RequestError
 from resnext.settings import DataSettings
 from resnext.speed.cache import say_once
@@ -276,7 +276,7 @@ def _say_what_is_left_out(folder: Path, listed: list[list[str]]) -> None:
 def divided(whole: FolderDataset, fraction: float, seed: int) -> tuple[FolderDataset, FolderDataset]:
     """Train and val of one folder, class by class.
 
-    An image's side is a function of its path and the seed (``held_out_by_hash``); classes of one image are a
+    An image's side is a function of its path and the seed (``choose_held_out``); classes of one image are a
     RequestError.
     """
     counts = _counts(whole)
@@ -286,7 +286,7 @@ def divided(whole: FolderDataset, fraction: float, seed: int) -> tuple[FolderDat
     held_out = np.zeros(len(whole), bool)
     for stop, count in zip(np.cumsum(counts), counts, strict=True):  # labels rise from class to class
         of_class = slice(stop - count, stop)
-        held_out[of_class] = held_out_by_hash([bytes(path) for path in whole.paths[of_class]], fraction, seed)
+        held_out[of_class] = choose_held_out([bytes(path) for path in whole.paths[of_class]], fraction, seed)
     return _part(whole, ~held_out, "train"), _part(whole, held_out, "val")
 
 

@@ -182,7 +182,7 @@ class Source:
     lists: Mapping[str, str] = field(default_factory=dict)  # file name -> text, to be kept with a run
 
 
-def held_out_by_hash(paths: Sequence[bytes], fraction: float, seed: int) -> np.ndarray:
+def choose_held_out(paths: Sequence[bytes], fraction: float, seed: int) -> np.ndarray:
     """bool [n]: which of ``paths`` are held out; about ``fraction`` of them, at least one, and not all.
 
     A path's side is a function of the path and the seed, so that added files move none. Only where one side would have

@@ -22,11 +22,11 @@ MEND = {CENTRE: "take half of width and height off x and y", CORNERS: "width is 
 
 def check_box_format(parsed: Parsed) -> None:
     """Raise RequestError where the boxes were surely written in another format."""
-    for problem in other_formats(parsed):
+    for problem in find_other_format(parsed):
         raise RequestError(problem)
 
 
-def other_formats(parsed: Parsed) -> Iterator[str]:
+def find_other_format(parsed: Parsed) -> Iterator[str]:
     """At most one sentence: which format the boxes of a split look like, and how to mend them."""
     finite = np.isfinite(parsed.found.stated).all(axis=1)
     stated, sizes = parsed.found.stated[finite], parsed.sizes[parsed.found.image[finite]].astype(np.float64)
@@ -35,7 +35,7 @@ def other_formats(parsed: Parsed) -> Iterator[str]:
         return
     boxes, verb = (f"all {count} boxes", "are") if count > 1 else ("the only box", "is")
     if ((stated >= 0) & (stated <= 1)).all():
-        kind = _likely_format(stated * np.tile(sizes, 2), sizes, least=1)
+        kind = _guess_format(stated * np.tile(sizes, 2), sizes, least=1)
         yield (
             f"{boxes} of {parsed.name} {verb} of numbers from 0 to 1, which look like fractions of the image's size"
             f"{f' ({kind})' if kind else ''}: expected x, y, width, height in pixels, so multiply x and width by the "
@@ -46,7 +46,7 @@ def other_formats(parsed: Parsed) -> Iterator[str]:
             f"{boxes} of {parsed.name} {verb} at most {TINY:g} pixels wide and high, too small to be found; if these "
             "are fractions of the image's size, multiply them by it"
         )
-    elif kind := _likely_format(stated, sizes, least=LEAST_BOXES):
+    elif kind := _guess_format(stated, sizes, least=LEAST_BOXES):
         out = int(_sticks_out(corners_of(stated), sizes).sum())
         yield (
             f"the boxes of {parsed.name} look like {kind}: read as x, y, width, height {out} of {count} stick out of "
@@ -54,7 +54,7 @@ def other_formats(parsed: Parsed) -> Iterator[str]:
         )
 
 
-def _likely_format(stated: np.ndarray, sizes: np.ndarray, least: int) -> str:
+def _guess_format(stated: np.ndarray, sizes: np.ndarray, least: int) -> str:
     """CORNERS or CENTRE where boxes of ``stated`` (float64 [n, 4], pixels) stick out unless they are read so."""
     out = _sticks_out(corners_of(stated), sizes)
     if len(stated) < least or out.sum() < least:

@@ -16,9 +16,9 @@ import numpy as np
 from resnext.data.check import File, Inspection, duplicates, inspect_all, inspection, why_unreadable
 from resnext.data.findings import Finding, Report, count_of, in_order
 from resnext.data.source import BadImage
-from resnext.detect.box_format import other_formats
+from resnext.detect.box_format import find_other_format
 from resnext.detect.boxes import FLAT, GOOD, NOT_FINITE, OUTSIDE, PROBLEMS, corners_of, fit
-from resnext.detect.dataset import DetectionDataset, WrongSize, why_nothing_to_learn
+from resnext.detect.dataset import DetectionDataset, WrongSize, explain_no_boxes
 from resnext.detect.divide import divide
 from resnext.detect.exif import LEFT, UNSURE, decide_orientation
 from resnext.detect.faults import Faults
@@ -57,7 +57,7 @@ def check_detection(settings: DetectDataSettings, workers: int | None = None, pr
     found: dict[str, Found] = {}
     parsed: dict[str, Parsed] = {}
     errors: list[RequestError] = []
-    for split in _splits(settings):
+    for split in _list_splits(settings):
         try:
             found[split] = Found(settings, split)
         except RequestError as error:
@@ -73,14 +73,14 @@ def check_detection(settings: DetectDataSettings, workers: int | None = None, pr
         raise errors[0]
     if settings.val_fraction is not None and parsed:
         parsed, found = divide(parsed[TRAIN], settings), dict.fromkeys((TRAIN, VAL), found[TRAIN])
-    elif VAL not in _splits(settings):
+    elif VAL not in _list_splits(settings):
         findings.append(Finding("", "", "", "note", "no split", NO_SPLIT))
-    datasets = _datasets(parsed, found, settings)
+    datasets = _make_datasets(parsed, found, settings)
     findings += _disagreement(datasets)
     images: list[_Image] = []
     counts = {split: _boxes_of(data) for split, data in datasets.items()}
     for split, dataset in datasets.items():
-        if why := why_nothing_to_learn(dataset):
+        if why := explain_no_boxes(dataset):
             findings.append(Finding("", "", split, "error", "no boxes at all", why))
         for what, severity in ((LEFT, "note"), (UNSURE, "warning")):
             if what in dataset.counts:
@@ -106,7 +106,7 @@ def _describe_unreadable(root: Path, split: str, error: RequestError) -> Iterato
         yield Finding(path_below(root, path.parent, path.name), "", split, "error", "annotations", detail)
 
 
-def _splits(settings: DetectDataSettings) -> tuple[str, ...]:
+def _list_splits(settings: DetectDataSettings) -> tuple[str, ...]:
     """The splits that have annotations of their own: train alone where a share of it is, or must be, held out."""
     if settings.val_fraction is not None:
         check_undivided(settings)
@@ -116,7 +116,7 @@ def _splits(settings: DetectDataSettings) -> tuple[str, ...]:
     return (TRAIN,) if alone else (TRAIN, VAL)
 
 
-def _datasets(
+def _make_datasets(
     parsed: dict[str, Parsed], found: dict[str, Found], settings: DetectDataSettings
 ) -> dict[str, DetectionDataset]:
     """The data sets as training has them, without the boxes that cannot be used; all images of a split stay."""
@@ -156,7 +156,7 @@ class Split:
         """All that needs no pixels. ``strict``: a bad box stops training; ``gone`` are the files that are not there."""
         for file in sorted(gone):
             yield self._of(file, "", "error", "missing image", "the file is not there")
-        for problem in other_formats(self.parsed):
+        for problem in find_other_format(self.parsed):
             yield self._of("", "", "error", "boxes in another format", problem)
         yield from self._bad_boxes(strict)
         yield from self._cut_boxes()

@@ -169,7 +169,7 @@ def without_empty(dataset: DetectionDataset) -> DetectionDataset:
     return replace(dataset.subset(np.flatnonzero(trained_on)), counts=counts)
 
 
-def why_nothing_to_learn(dataset: DetectionDataset) -> str:
+def explain_no_boxes(dataset: DetectionDataset) -> str:
     """A sentence where a split has no box that can be trained on or judged by; empty where it has."""
     if not dataset.crowd.all():
         return ""

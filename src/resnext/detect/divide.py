@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from resnext.data.source import held_out_by_hash
+from resnext.data.source import choose_held_out
 from resnext.detect.find_annotations import TRAIN, VAL
 from resnext.detect.parsed import Parsed
 from resnext.detect.settings import DetectDataSettings
@@ -21,8 +21,8 @@ def divide(parsed: Parsed, settings: DetectDataSettings) -> dict[str, Parsed]:
     if len(set(parsed.files)) < 2:
         raise RequestError(f"{parsed.name} has one image, and data.val_fraction needs two")
     names = [os.fsencode(file) for file in parsed.files]
-    held_out = held_out_by_hash(names, settings.val_fraction, settings.split_seed)
-    return {TRAIN: _part(parsed, ~held_out, TRAIN), VAL: _part(parsed, held_out, VAL)}
+    held_out = choose_held_out(names, settings.val_fraction, settings.split_seed)
+    return {TRAIN: _select(parsed, ~held_out, TRAIN), VAL: _select(parsed, held_out, VAL)}
 
 
 def describe_split(settings: DetectDataSettings) -> str:
@@ -30,7 +30,7 @@ def describe_split(settings: DetectDataSettings) -> str:
     return f"a hash of each file's name with split_seed {settings.split_seed} holds out about {settings.val_fraction:g}"
 
 
-def _part(parsed: Parsed, chosen: np.ndarray, split: str) -> Parsed:
+def _select(parsed: Parsed, chosen: np.ndarray, split: str) -> Parsed:
     """The images of ``chosen`` (bool [N]) with their boxes."""
     found = parsed.found
     rows = np.flatnonzero(chosen[found.image])

@@ -28,7 +28,7 @@ def decide_orientation(parts: Sequence[DetectionDataset]) -> list[DetectionDatas
     ``counts`` says of how many that was decided without a sign. Reads the head of every file. Only JPEG files are
     asked, and none where ``exif`` is off.
     """
-    readings = [_readings(part) if part.exif else [] for part in parts]
+    readings = [_read_orientations(part) if part.exif else [] for part in parts]
     as_stored, upright = (sum(of_part.count(what) for of_part in readings) for what in (STORED, UPRIGHT))
     if any(what.startswith(MEASURED) for part in parts for what in part.counts):
         upright = 0  # sizes that were measured here are those of upright images
@@ -41,15 +41,17 @@ def decide_orientation(parts: Sequence[DetectionDataset]) -> list[DetectionDatas
     return decided
 
 
-def _readings(dataset: DetectionDataset) -> list[str]:
+def _read_orientations(dataset: DetectionDataset) -> list[str]:
     with ThreadPoolExecutor(THREADS) as pool:
         paths = (Path(dataset.root) / file for file in dataset.files)
-        return list(pool.map(_reading, paths, map(tuple, dataset.sizes.tolist())))
+        return list(pool.map(_read_orientation, paths, map(tuple, dataset.sizes.tolist())))
 
 
-def _reading(path: Path, stated: tuple[int, int]) -> str:
+def _read_orientation(path: Path, stated: tuple[int, int]) -> str:
     """How a file fits its stated size; empty where EXIF does not turn it, or it does not fit or cannot be read."""
     try:
+        if not path.is_file():
+            return ""  # a pipe would never end
         with path.open("rb") as file:
             head = file.read(HEAD)
         if not (head.startswith(b"\xff\xd8") and any(tag in head for tag in TAGS)):

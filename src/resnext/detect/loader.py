@@ -79,10 +79,10 @@ class DetectLoader:
 
     def order(self, epoch: int) -> list[np.ndarray]:
         """The global batches of an epoch: indices int64 [batch_size] each."""
-        left_out = self._left_out(epoch)
+        left_out = self._choose_left_out(epoch)
         waiting: tuple[list[int], list[int]] = ([], [])
         batches = []
-        for index in self._permutation(epoch, ORDER).tolist():
+        for index in self._permute(epoch, ORDER).tolist():
             if index in left_out:
                 continue
             kind = waiting[int(self.tall[index])]
@@ -93,17 +93,17 @@ class DetectLoader:
         mixed = [*waiting[0], *waiting[1]]  # a whole batch or nothing, as the images that are left are whole batches
         return [*batches, np.array(mixed)] if mixed else batches
 
-    def _left_out(self, epoch: int) -> set[int]:
+    def _choose_left_out(self, epoch: int) -> set[int]:
         """The images that fill no batch in this epoch: the epoch's window of one circle that is the same for all.
 
         They are fewer than half of the data set, so the windows of two epochs in a row do not meet.
         """
         count = len(self.dataset)
         size = count % self.batch_size
-        circle = self._permutation(0, LEFT_OUT)
+        circle = self._permute(0, LEFT_OUT)
         return set(circle[(epoch * size + np.arange(size)) % count].tolist())
 
-    def _permutation(self, epoch: int, purpose: int) -> np.ndarray:
+    def _permute(self, epoch: int, purpose: int) -> np.ndarray:
         generator = np.random.Generator(np.random.PCG64(seed_of(self.seed, epoch, purpose)))
         return generator.permutation(len(self.dataset))
 

@@ -9,7 +9,7 @@ import numpy as np
 from resnext.data.classes import class_difference
 from resnext.detect.box_format import check_box_format
 from resnext.detect.coco import parse_coco
-from resnext.detect.dataset import DetectionDataset, limited, why_nothing_to_learn
+from resnext.detect.dataset import DetectionDataset, explain_no_boxes, limited
 from resnext.detect.divide import describe_split, divide
 from resnext.detect.exif import decide_orientation
 from resnext.detect.find_annotations import TRAIN, VAL, coco_file, has_annotations, image_folders, voc_files
@@ -29,13 +29,13 @@ def open_detection(settings: DetectDataSettings) -> tuple[DetectionDataset, Dete
     stay.
     """
     if settings.val_fraction is not None:
-        train, val = _divided(settings)
+        train, val = _open_parts(settings)
     else:
-        found = {TRAIN: Found(settings, TRAIN), VAL: _found_val(settings)}
+        found = {TRAIN: Found(settings, TRAIN), VAL: _find_val(settings)}
         train, val = (_dataset(found[split], [*found.values()], settings, split) for split in (TRAIN, VAL))
         check_known_categories(train, val)
     for dataset in (train, val):
-        if why := why_nothing_to_learn(dataset):
+        if why := explain_no_boxes(dataset):
             raise RequestError(why)
     return _limited(train, settings, TRAIN), _limited(val, settings, VAL)
 
@@ -45,7 +45,7 @@ def open_detection_split(settings: DetectDataSettings, split: str) -> DetectionD
     if split not in (TRAIN, VAL):
         raise RequestError(f"no split {split!r}{nearest(split, (TRAIN, VAL))}")
     if settings.val_fraction is not None:
-        train, val = _divided(settings)
+        train, val = _open_parts(settings)
         return _limited(train if split == TRAIN else val, settings, split)
     found, other = [Found(settings, split)], VAL if split == TRAIN else TRAIN
     if found[0].needs_other and has_annotations(data_root(settings), settings, other):
@@ -92,7 +92,7 @@ def check_undivided(settings: DetectDataSettings) -> None:
         )
 
 
-def _found_val(settings: DetectDataSettings) -> Found:
+def _find_val(settings: DetectDataSettings) -> Found:
     try:
         return Found(settings, VAL)
     except RequestError as error:
@@ -101,14 +101,14 @@ def _found_val(settings: DetectDataSettings) -> Found:
         raise RequestError(f"{error}, or hold out a share of train with data.val_fraction 0.2") from None
 
 
-def _divided(settings: DetectDataSettings) -> tuple[DetectionDataset, DetectionDataset]:
+def _open_parts(settings: DetectDataSettings) -> tuple[DetectionDataset, DetectionDataset]:
     """Train and val out of the annotations of train."""
     check_undivided(settings)
     found = Found(settings, TRAIN)
     parsed = found.parsed([found])
     check_box_format(parsed)
     parts = divide(parsed, settings)
-    train, val = decide_orientation([_part(parts[split], found, settings, split) for split in (TRAIN, VAL)])
+    train, val = decide_orientation([_apply_policies(parts[split], found, settings, split) for split in (TRAIN, VAL)])
     how = describe_split(settings)
     return replace(train, split=how), replace(val, split=how)
 
@@ -116,10 +116,10 @@ def _divided(settings: DetectDataSettings) -> tuple[DetectionDataset, DetectionD
 def _dataset(found: Found, both: Sequence[Found], settings: DetectDataSettings, split: str) -> DetectionDataset:
     parsed = found.parsed(both)
     check_box_format(parsed)
-    return decide_orientation([_part(parsed, found, settings, split)])[0]
+    return decide_orientation([_apply_policies(parsed, found, settings, split)])[0]
 
 
-def _part(parsed: Parsed, found: Found, settings: DetectDataSettings, split: str) -> DetectionDataset:
+def _apply_policies(parsed: Parsed, found: Found, settings: DetectDataSettings, split: str) -> DetectionDataset:
     """All of a file or a part of it, under the policies of the settings."""
     dataset = dataset_of(
         parsed,

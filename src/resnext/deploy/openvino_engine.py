@@ -1,4 +1,4 @@
-"""Running in OpenVINO: converted in memory, synchronous or in streams, int8 by NNCF."""
+"""Running in OpenVINO: synchronous or in streams, int8 by NNCF."""
 
 import logging
 import os
@@ -40,13 +40,6 @@ def hushed() -> Iterator[None]:
             yield
     finally:
         logging.disable(logging.NOTSET)
-
-
-def convert(model: torch.nn.Module, channels: int, size: int) -> Any:
-    """An openvino.Model of a network, for images of any number and size."""
-    ov = openvino()
-    with hushed(), signal_stack_kept(), torch.inference_mode():
-        return ov.convert_model(model, example_input=torch.zeros(2, channels, size, size), input=[-1, channels, -1, -1])
 
 
 class OpenVinoEngine:

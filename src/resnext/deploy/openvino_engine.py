@@ -33,13 +33,14 @@ def openvino() -> ModuleType:
 @contextmanager
 def hushed() -> Iterator[None]:
     """Without the warnings of PyTorch and its tracer, which are not about the network: on CUDA, on shapes in Python."""
-    logging.disable(logging.WARNING)
+    before = logging.root.manager.disable
+    logging.disable(max(before, logging.WARNING))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logging.disable(logging.NOTSET)
+        logging.disable(before)
 
 
 class OpenVinoEngine:

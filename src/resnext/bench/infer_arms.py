@@ -1,6 +1,10 @@
 """What takes part in ``resnext bench infer``: ours, and the peers' ways to run the same weights, checked first."""
 
 import argparse
+import contextlib
+import io
+import logging
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -140,25 +144,52 @@ def eager(model: nn.Module, *, bf16: bool) -> Callable[[Tensor], Tensor]:
 
 def onnx_runtime(model: nn.Module) -> Callable[[Tensor], Tensor]:
     """PyTorch's own export in ONNX Runtime."""
-    from resnext.deploy.onnx_engine import OnnxEngine, export
+    from resnext.deploy.onnx_engine import OnnxEngine
 
     channels = next(p for p in model.parameters()).shape[1]
-    return OnnxEngine(export(model, channels, 64), torch.get_num_threads())
+    return OnnxEngine(export(model, channels), torch.get_num_threads())
+
+
+def export(model: nn.Module, channels: int) -> bytes:
+    """PyTorch's own ONNX model of a network, for images of any number and size."""
+    file: Any = io.BytesIO()
+    free = torch.export.Dim.DYNAMIC
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):  # it reports its progress there
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            model,
+            (torch.zeros(2, channels, 64, 64),),
+            file,
+            dynamo=True,
+            input_names=["images"],
+            output_names=["logits"],
+            dynamic_shapes=({0: free, 2: free, 3: free},),
+        )
+    return file.getvalue()
 
 
 def openvino_of_torchvision(case: Case) -> Iterator[Made]:
     """OpenVINO's own conversion of the eager model: synchronous, and a queue of single images in throughput mode."""
-    from resnext.deploy.openvino_engine import convert
     from resnext.deploy.quantize import quantize
 
-    theirs = peer(case)
-    converted = convert(theirs, case.network.architecture.in_channels, 64)
+    converted = trace(peer(case), case.network.architecture.in_channels)
     for precision in case.precisions:
         model = quantize(converted.clone(), case.calibration) if precision == "int8" else converted
         yield f"OpenVINO {precision}", precision, "its own conversion, synchronous", synchronous(model, precision)
         if case.batch > 1:
             way = "its own conversion, AsyncInferQueue of single images"
             yield f"OpenVINO {precision} queue", precision, way, asynchronous(model, precision)
+
+
+def trace(model: nn.Module, channels: int) -> Any:
+    """OpenVINO's own model of a network, for images of any number and size."""
+    from resnext.deploy.openvino_engine import hushed, openvino
+    from resnext.deploy.signal_stack import signal_stack_kept
+
+    ov, example = openvino(), torch.zeros(2, channels, 64, 64)
+    with hushed(), signal_stack_kept(), torch.inference_mode():
+        return ov.convert_model(model, example_input=example, input=[-1, channels, -1, -1])
 
 
 def synchronous(model: Any, precision: str) -> Callable[[Tensor], Tensor]:

@@ -112,21 +112,20 @@ class Parts:
 
     def openvino(self, channels: int) -> Any:
         """The packed network as an openvino.Model, in int8 where that is the precision."""
-        from resnext.deploy.openvino_engine import convert
+        from resnext.deploy.openvino_graph import build_openvino_model
         from resnext.deploy.quantize import quantize
 
         def make() -> Any:
-            model = convert(self.packed(channels), self.channels, self.size)
+            model = build_openvino_model(self.packed(channels))
             return quantize(model, self.calibration) if self.precision == "int8" else model
 
         return self._once("openvino", channels, make)
 
     def onnx(self, channels: int) -> bytes:
         """The packed network as an ONNX model."""
-        from resnext.deploy.onnx_engine import export
+        from resnext.deploy.onnx_graph import build_onnx_model
 
-        made = self._once("onnx", channels, lambda: export(self.packed(channels), self.channels, self.size))
-        return cast(bytes, made)
+        return cast(bytes, self._once("onnx", channels, lambda: build_onnx_model(self.packed(channels))))
 
     def _once(self, kind: str, channels: int, make: Callable[[], Any]) -> Any:
         if (kind, channels) not in self._made:
@@ -136,11 +135,6 @@ class Parts:
     @property
     def channels(self) -> int:
         return self.network.architecture.in_channels
-
-    @property
-    def size(self) -> int:
-        """Side of example images for tracing, pixels: what every network of the family takes."""
-        return max(64, 2 * self.network.architecture.stride)
 
     def build(self, way: Way) -> Engine:
         """The engine of ``way``. Raises RequestError for a missing package, and for int8 without calibration images."""

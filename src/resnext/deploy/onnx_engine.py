@@ -1,33 +1,10 @@
-"""Running in ONNX Runtime, by way of PyTorch's exporter."""
+"""Running in ONNX Runtime."""
 
-import contextlib
-import io
-import logging
-import warnings
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-
-
-def export(model: nn.Module, channels: int, size: int) -> bytes:
-    """An ONNX model of a network, for images of any number and size."""
-    file: Any = io.BytesIO()
-    free = torch.export.Dim.DYNAMIC
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):  # it reports its progress there
-        warnings.simplefilter("ignore")
-        torch.onnx.export(
-            model,
-            (torch.zeros(2, channels, size, size),),
-            file,
-            dynamo=True,
-            input_names=["images"],
-            output_names=["logits"],
-            dynamic_shapes=({0: free, 2: free, 3: free},),
-        )
-    return file.getvalue()
+from torch import Tensor
 
 
 class OnnxEngine:

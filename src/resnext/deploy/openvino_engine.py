@@ -1,4 +1,4 @@
-"""Running in OpenVINO: converted in memory, synchronous or in streams, int8 by NNCF."""
+"""Running in OpenVINO: synchronous or in streams, int8 by NNCF."""
 
 import logging
 import os
@@ -7,8 +7,9 @@ import warnings
 from collections import OrderedDict, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from threading import Lock
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -32,24 +33,21 @@ def openvino() -> ModuleType:
 @contextmanager
 def hushed() -> Iterator[None]:
     """Without the warnings of PyTorch and its tracer, which are not about the network: on CUDA, on shapes in Python."""
-    logging.disable(logging.WARNING)
+    before = logging.root.manager.disable
+    logging.disable(max(before, logging.WARNING))
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logging.disable(logging.NOTSET)
-
-
-def convert(model: torch.nn.Module, channels: int, size: int) -> Any:
-    """An openvino.Model of a network, for images of any number and size."""
-    ov = openvino()
-    with hushed(), signal_stack_kept(), torch.inference_mode():
-        return ov.convert_model(model, example_input=torch.zeros(2, channels, size, size), input=[-1, channels, -1, -1])
+        logging.disable(before)
 
 
 class OpenVinoEngine:
-    """A compiled model for each shape met. With ``piece``, batches run as pieces of so many images in ``streams``."""
+    """A compiled model for each shape met. With ``piece``, batches run as pieces of so many images in ``streams``.
+
+    Any number of threads may call it: each call has requests of its own.
+    """
 
     def __init__(self, model: Any, precision: str, piece: int, streams: int, threads: int) -> None:
         self.model = model
@@ -59,7 +57,8 @@ class OpenVinoEngine:
             "INFERENCE_NUM_THREADS": threads,
             "INFERENCE_PRECISION_HINT": HINTS[precision],
         }
-        self._compiled: OrderedDict[tuple[int, ...], Any] = OrderedDict()
+        self._compiled: OrderedDict[tuple[int, ...], _Compiled] = OrderedDict()
+        self._reading, self._compiling = Lock(), Lock()
 
     def __call__(self, images: Tensor) -> Tensor:
         array = np.ascontiguousarray(images.numpy())
@@ -67,47 +66,79 @@ class OpenVinoEngine:
         with signal_stack_kept():
             compiled = self._for((size, *array.shape[1:]))
             if size == len(array):
-                return torch.from_numpy(compiled.request.infer({0: array}, share_inputs=True)[0].copy())
-            return torch.from_numpy(compiled.queued(array, size)[: len(array)])
+                return torch.from_numpy(compiled.infer(array))
+            return torch.from_numpy(compiled.infer_pieces(array, size)[: len(array)])
 
     def _for(self, shape: tuple[int, ...]) -> "_Compiled":
-        """The model compiled for a shape; the one not used for longest is forgotten."""
-        if shape not in self._compiled:
-            model = self.model.clone()
-            model.reshape(list(shape))
-            self._compiled[shape] = _Compiled(
-                openvino().Core().compile_model(model, "CPU", self.settings), self.streams
-            )
+        """The model compiled for a shape; the one not used for longest is forgotten.
+
+        One thread compiles at a time, and others meanwhile run what is compiled already.
+        """
+        compiled = self._known(shape)
+        if compiled is None:
+            with self._compiling:
+                compiled = self._known(shape) or self._compile(shape)
+        return compiled
+
+    def _known(self, shape: tuple[int, ...]) -> "_Compiled | None":
+        with self._reading:
+            if shape in self._compiled:
+                self._compiled.move_to_end(shape)
+            return self._compiled.get(shape)
+
+    def _compile(self, shape: tuple[int, ...]) -> "_Compiled":
+        model = self.model.clone()
+        model.reshape(list(shape))
+        compiled = _Compiled(openvino().Core().compile_model(model, "CPU", self.settings), self.streams)
+        with self._reading:
+            self._compiled[shape] = compiled
             if len(self._compiled) > KEPT:
                 self._compiled.popitem(last=False)
-        self._compiled.move_to_end(shape)
-        return self._compiled[shape]
+        return compiled
 
 
 class _Compiled:
-    """A compiled model with its requests."""
+    """A compiled model with its requests, each of which is one call's from its input to the copy of its output."""
 
     def __init__(self, compiled: Any, streams: int) -> None:
-        self.request = compiled.create_infer_request()
-        self.requests = [compiled.create_infer_request() for _ in range(2 * streams)]
+        self.compiled, self.at_once = compiled, 2 * streams
+        self._idle: list[Any] = []
 
-    def queued(self, array: np.ndarray, size: int) -> np.ndarray:
-        """``array`` in pieces of ``size``, the last filled up with zeros; as many under way as there are requests.
+    def infer(self, array: np.ndarray) -> np.ndarray:
+        """The model's output for the whole of ``array``."""
+        request = self._request()
+        result = request.infer({0: array}, share_inputs=True)[0].copy()
+        self._idle.append(request)
+        return cast(np.ndarray, result)
+
+    def infer_pieces(self, array: np.ndarray, size: int) -> np.ndarray:
+        """``array`` in pieces of ``size``, the last filled up with zeros; ``at_once`` of them are under way.
 
         Requests are waited for in turn. OpenVINO's own AsyncInferQueue calls Python from its threads instead.
         """
         done: list[np.ndarray] = []
         under_way: deque[Any] = deque()
-        for number in range(-(-len(array) // size)):
-            piece = array[number * size : (number + 1) * size]
+        for start in range(0, len(array), size):
+            piece = array[start : start + size]
             if len(piece) < size:
                 piece = np.concatenate([piece, np.zeros((size - len(piece), *piece.shape[1:]), piece.dtype)])
-            if len(under_way) == len(self.requests):
-                done.append(_result(under_way.popleft()))
-            request = self.requests[number % len(self.requests)]
+            if len(under_way) < self.at_once:
+                request = self._request()
+            else:
+                request = under_way.popleft()
+                done.append(_result(request))
             request.start_async({0: piece}, share_inputs=True)
             under_way.append(request)
-        return np.concatenate([*done, *map(_result, under_way)])
+        results = [*done, *map(_result, under_way)]
+        self._idle += under_way
+        return np.concatenate(results)
+
+    def _request(self) -> Any:
+        """One that no other call uses, as does none that a failed call left behind."""
+        try:
+            return self._idle.pop()
+        except IndexError:
+            return self.compiled.create_infer_request()
 
 
 def _result(request: Any) -> np.ndarray:

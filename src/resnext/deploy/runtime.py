@@ -9,6 +9,7 @@ the default is fp32, ``precision="auto"`` may take bf16, and int8 must be asked 
 """
 
 import copy
+from threading import Lock
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ from resnext.model.network import Network
 from resnext.speed.choices import seconds_of
 
 CHECKED = 8  # images that an engine's results are compared on
+CHOOSING = Lock()  # one engine at a time is chosen: timings would disturb each other, and NNCF's output is caught
 
 
 class Predictor(nn.Module):
@@ -30,7 +32,7 @@ class Predictor(nn.Module):
 
     ``batch`` and ``image_size`` say what it will mostly be given (latency is measured at this batch too); it takes any.
     ``calibration`` are normalised images of the training data, which int8 needs; with them results are checked on
-    them, else on random numbers. Raises RequestError for what cannot be had here.
+    them, else on random numbers. Any number of threads may call it. Raises RequestError for what cannot be had here.
     """
 
     def __init__(
@@ -61,7 +63,8 @@ class Predictor(nn.Module):
         if precision == "int8":
             check_calibration(calibration)
         wish = Wish(engine, goal, batch, (side, side))
-        self.precision, self._chosen = self._choose(wish, precision, calibration)
+        with CHOOSING:
+            self.precision, self._chosen = self._choose(wish, precision, calibration)
 
     @property
     def engine(self) -> str:

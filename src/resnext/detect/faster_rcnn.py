@@ -91,10 +91,10 @@ class FasterRcnn(nn.Module):
         """What is in the images, in pixels of the images given, or of their (height, width) ``sizes``."""
         batch = self.batch(images)
         maps = self.backbone(batch.tensors)
-        proposals, _ = self._proposed(batch, maps)
         if self.learn == "rpn":
-            found = self._as_found(proposals)
+            found = self._as_found(*self.rpn.propose(batch, maps))
         else:
+            proposals, _ = self._proposed(batch, maps)
             found = [
                 one | {"labels": one["labels"] - 1} for one in self.roi_heads(maps, proposals, batch.image_sizes)[0]
             ]
@@ -154,16 +154,16 @@ class FasterRcnn(nn.Module):
             proposals, _ = rpn(batch, self.proposer.backbone(batch.tensors))
         return list(proposals), {}
 
-    def _as_found(self, proposals: list[Tensor]) -> list[Found]:
+    def _as_found(self, proposals: list[Tensor], scores: list[Tensor]) -> list[Found]:
         """The best proposals as detections of the one class."""
         most = self.settings.detections
         return [
             {
                 "boxes": boxes[:most],
-                "labels": torch.zeros_like(scores[:most], dtype=torch.int64),
-                "scores": scores[:most],
+                "labels": torch.zeros_like(score[:most], dtype=torch.int64),
+                "scores": score[:most],
             }
-            for boxes, scores in zip(proposals, self.rpn.scores, strict=True)
+            for boxes, score in zip(proposals, scores, strict=True)
         ]
 
 

@@ -5,7 +5,7 @@ over the maps without one, and once more on the samples alone, with it: what is 
 does the backward pass go over whole maps nor are their activations kept.
 """
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -78,10 +78,9 @@ class Head(RPNHead):
 
 
 class Rpn(RegionProposalNetwork):
-    """torchvision's, which keeps the scores of its last proposals, and gives as ``many`` as in training when told."""
+    """torchvision's, which can also give scores of proposals, and gives as ``many`` as in training when told."""
 
     many = False
-    scores: list[Tensor]
 
     def pre_nms_top_n(self) -> int:
         return int(self._pre_nms_top_n["training" if self.training or self.many else "testing"])
@@ -89,9 +88,10 @@ class Rpn(RegionProposalNetwork):
     def post_nms_top_n(self) -> int:
         return int(self._post_nms_top_n["training" if self.training or self.many else "testing"])
 
-    def filter_proposals(self, *args: Any) -> tuple[list[Tensor], list[Tensor]]:
-        boxes, self.scores = super().filter_proposals(*args)
-        return boxes, self.scores
+    def propose(self, images: ImageList, features: dict[str, Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Proposals of each image, best first, and their scores."""
+        maps = list(features.values())
+        return self._proposals(images, self.anchor_generator(images, maps), *self.head(maps))
 
     def forward(
         self, images: ImageList, features: dict[str, Tensor], targets: list[dict[str, Tensor]] | None = None
@@ -106,10 +106,7 @@ class Rpn(RegionProposalNetwork):
             sizes = [(score.shape[2], score.shape[3]) for score in scores]
             kinds = scores[0].shape[1]
             anchors = self.anchor_generator(images, maps)
-            scores_flat, offsets_flat = concat_box_prediction_layers(scores, offsets)
-            proposals = self.box_coder.decode(offsets_flat, anchors).view(len(anchors), -1, 4)
-            counts = [height * width * kinds for height, width in sizes]
-            boxes, _ = self.filter_proposals(proposals, scores_flat, images.image_sizes, counts)
+            boxes, _ = self._proposals(images, anchors, scores, offsets)
             labels, matched = self.assign_targets_to_anchors(anchors, targets)
             wanted = torch.cat(self.box_coder.encode(matched, anchors))
             positive, negative = (torch.where(torch.cat(one))[0] for one in self.fg_bg_sampler(labels))
@@ -119,6 +116,16 @@ class Rpn(RegionProposalNetwork):
         box = F.smooth_l1_loss(offsets_at[:many], wanted[positive], beta=BETA, reduction="sum") / len(chosen)
         objectness = F.binary_cross_entropy_with_logits(scores_at, torch.cat(labels)[chosen])
         return boxes, {"loss_objectness": objectness, "loss_rpn_box_reg": box}
+
+    def _proposals(
+        self, images: ImageList, anchors: list[Tensor], scores: list[Tensor], offsets: list[Tensor]
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """The best of what the head says of each map."""
+        counts = [score[0].numel() for score in scores]
+        scores_flat, offsets_flat = concat_box_prediction_layers(scores, offsets)
+        boxes = self.box_coder.decode(offsets_flat.detach(), anchors).view(len(anchors), -1, 4)
+        best = self.filter_proposals(boxes, scores_flat, images.image_sizes, counts)
+        return list(best[0]), list(best[1])
 
 
 def located(index: Tensor, sizes: list[tuple[int, int]], kinds: int) -> Sampled:

@@ -1,0 +1,94 @@
+"""A folded network as an ONNX model."""
+
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from resnext.deploy.fold import Folded
+from resnext.deploy.graph import build_graph, pair
+from resnext.model.layers import PadShortcut
+
+OPSET, IR_VERSION = 18, 8  # old enough for every release of ONNX Runtime that may be installed
+END = np.iinfo(np.int64).max  # of a slice: as far as there is
+
+
+def build_onnx_model(folded: Folded) -> bytes:
+    """An ONNX model of a network, for ``images`` of any number and size; its output is ``logits``."""
+    import onnx
+    from onnx import helper
+
+    graph = OnnxGraph()
+    logits = graph.add_node("Identity", [build_graph(folded, "images", graph)], "logits")
+    shape: list[str | int | None] = ["B", folded.architecture.in_channels, "H", "W"]
+    given = helper.make_tensor_value_info("images", onnx.TensorProto.FLOAT, shape)
+    output = helper.make_tensor_value_info(logits, onnx.TensorProto.FLOAT, ["B", None])
+    made = helper.make_graph(graph.nodes, folded.architecture.name, [given], [output], graph.constants)
+    model = helper.make_model(made, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
+    return model.SerializeToString()
+
+
+class OnnxGraph:
+    """A ``graph.GraphBuilder`` whose values are the names of ONNX nodes' outputs."""
+
+    def __init__(self) -> None:
+        self.nodes: list[Any] = []
+        self.constants: list[Any] = []
+
+    def conv(self, x: str, conv: nn.Conv2d) -> str:
+        padding = [*pair(conv.padding), *pair(conv.padding)]
+        constants = [self._constant(value) for value in (conv.weight, conv.bias) if value is not None]
+        return self.add_node(
+            "Conv",
+            [x, *constants],
+            strides=pair(conv.stride),
+            pads=padding,
+            dilations=pair(conv.dilation),
+            group=conv.groups,
+        )
+
+    def add(self, x: str, y: str) -> str:
+        return self.add_node("Add", [x, y])
+
+    def relu(self, x: str) -> str:
+        return self.add_node("Relu", [x])
+
+    def scale(self, x: str, scale: Tensor, shift: Tensor) -> str:
+        return self.add(self.add_node("Mul", [x, self._constant(scale)]), self._constant(shift))
+
+    def max_pool(self, x: str, pool: nn.MaxPool2d) -> str:
+        padding = [*pair(pool.padding), *pair(pool.padding)]
+        kernel, stride, dilation = pair(pool.kernel_size), pair(pool.stride), pair(pool.dilation)
+        return self.add_node("MaxPool", [x], kernel_shape=kernel, strides=stride, pads=padding, dilations=dilation)
+
+    def pad_shortcut(self, x: str, shortcut: PadShortcut) -> str:
+        begin, end, axes, step = [0, 0], [END, END], [2, 3], pair(shortcut.stride)
+        x = self.add_node("Slice", [x, *map(self._integers, (begin, end, axes, step))])
+        return self.add_node("Pad", [x, self._integers([0, 0, 0, 0, 0, shortcut.extra_channels, 0, 0])])
+
+    def mean(self, x: str) -> str:
+        return self.add_node("ReduceMean", [x, self._integers([2, 3])], keepdims=0)
+
+    def linear(self, x: str, linear: nn.Linear) -> str:
+        return self.add_node("Gemm", [x, self._constant(linear.weight), self._constant(linear.bias)], transB=1)
+
+    def add_node(self, kind: str, inputs: list[str], name: str | None = None, **attributes: Any) -> str:
+        """Add an operator with one output; returns the output's name."""
+        from onnx import helper
+
+        name = name or f"{kind}_{len(self.nodes)}"
+        self.nodes.append(helper.make_node(kind, inputs, [name], **attributes))
+        return name
+
+    def _constant(self, value: Tensor) -> str:
+        return self._named(value.detach().contiguous().numpy())
+
+    def _integers(self, values: list[int]) -> str:
+        return self._named(np.array(values, np.int64))
+
+    def _named(self, value: np.ndarray) -> str:
+        from onnx import numpy_helper
+
+        name = f"constant_{len(self.constants)}"
+        self.constants.append(numpy_helper.from_array(value, name))
+        return name

@@ -1,0 +1,69 @@
+"""A folded network as an openvino.Model."""
+
+from typing import Any
+
+import numpy as np
+from torch import Tensor, nn
+
+from resnext.deploy.fold import Folded
+from resnext.deploy.graph import build_graph, pair
+from resnext.deploy.openvino_engine import openvino
+from resnext.model.layers import PadShortcut
+
+END = np.iinfo(np.int64).max  # of a slice: as far as there is
+
+
+def build_openvino_model(folded: Folded) -> Any:
+    """An openvino.Model of a network, for images of any number and size."""
+    ov = openvino()
+    graph = OpenVinoGraph()
+    images = graph.ops.parameter(ov.PartialShape([-1, folded.architecture.in_channels, -1, -1]), np.float32, "images")
+    return ov.Model([build_graph(folded, images, graph)], [images], folded.architecture.name)
+
+
+class OpenVinoGraph:
+    """A ``graph.GraphBuilder`` whose values are OpenVINO's nodes."""
+
+    def __init__(self) -> None:
+        from openvino import opset13
+
+        self.ops: Any = opset13
+
+    def conv(self, x: Any, conv: nn.Conv2d) -> Any:
+        weight, groups = conv.weight, conv.groups
+        places = [pair(value) for value in (conv.stride, conv.padding, conv.padding, conv.dilation)]
+        if groups == 1:
+            y = self.ops.convolution(x, self._constant(weight), *places)
+        else:
+            grouped = weight.unflatten(0, (groups, -1))
+            y = self.ops.group_convolution(x, self._constant(grouped), *places)
+        return y if conv.bias is None else self.ops.add(y, self._constant(conv.bias.view(1, -1, 1, 1)))
+
+    def add(self, x: Any, y: Any) -> Any:
+        return self.ops.add(x, y)
+
+    def relu(self, x: Any) -> Any:
+        return self.ops.relu(x)
+
+    def scale(self, x: Any, scale: Tensor, shift: Tensor) -> Any:
+        return self.ops.add(self.ops.multiply(x, self._constant(scale[None])), self._constant(shift[None]))
+
+    def max_pool(self, x: Any, pool: nn.MaxPool2d) -> Any:
+        padding = pair(pool.padding)
+        kernel, stride, dilation = pair(pool.kernel_size), pair(pool.stride), pair(pool.dilation)
+        return self.ops.max_pool(x, stride, dilation, padding, padding, kernel).output(0)
+
+    def pad_shortcut(self, x: Any, shortcut: PadShortcut) -> Any:
+        begin, end, step, axes = [0, 0], [END, END], pair(shortcut.stride), [2, 3]
+        x = self.ops.slice(x, *map(np.array, (begin, end, step, axes)))
+        return self.ops.pad(x, np.zeros(4, int), np.array([0, shortcut.extra_channels, 0, 0]), "constant", np.float32())
+
+    def mean(self, x: Any) -> Any:
+        return self.ops.reduce_mean(x, np.array([2, 3]), False)
+
+    def linear(self, x: Any, linear: nn.Linear) -> Any:
+        y = self.ops.matmul(x, self._constant(linear.weight), False, True)
+        return self.ops.add(y, self._constant(linear.bias[None]))
+
+    def _constant(self, value: Tensor) -> Any:
+        return self.ops.constant(value.detach().contiguous().numpy())

@@ -271,7 +271,9 @@ def _data_of(args: argparse.Namespace, recipe: DetectRecipe | None) -> DetectDat
     data = DetectDataSettings() if recipe is None else recipe.data
     if args.data is not None:  # all of it: the recipe's limits, and files that lie elsewhere, are of the run's own data
         names = ("train", "val", "train_images", "val_images")
-        elsewhere = {name: None for name in names if Path(getattr(data, name) or "").expanduser().is_absolute()}
+        elsewhere: dict[str, Any] = {
+            name: None for name in names if Path(getattr(data, name) or "").expanduser().is_absolute()
+        }
         data = replace(data, path=args.data, limit_train=None, limit_val=None, **elsewhere)
     if args.source is not None:
         data = replace(data, source=args.source)

@@ -22,7 +22,7 @@ from uuid import uuid4
 
 from rich.console import Console
 
-from resnext.errors import RequestError, WorkError
+from resnext.errors import RequestError, WorkError, printable
 from resnext.run_directory import OWNER, RunDirectory
 from resnext.train.distributed import World
 
@@ -179,7 +179,7 @@ def lock_run(run: RunDirectory, world: World, console: Console) -> Iterator[RunL
     lock, refusal = RunLock(run), ""
     if world.leads:
         try:
-            lock.acquire(lambda text: console.print(text, highlight=False, markup=False, soft_wrap=True))
+            lock.acquire(lambda text: console.print(printable(text), highlight=False, markup=False, soft_wrap=True))
         except RequestError as error:
             refusal = str(error)
     try:

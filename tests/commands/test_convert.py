@@ -253,10 +253,10 @@ def test_a_file_that_computes_something_else_is_never_put_in_place(
     assert left_over(weights.parent) == set()
 
 
-def test_a_disk_that_refuses_is_named(weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_place_that_cannot_be_written_to_is_named(weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (weights.parent / "file").touch()
-    assert convert(weights, weights.parent / "file" / "out.pth") == 1
-    assert "could not be written" in capsys.readouterr().err
+    assert convert(weights, weights.parent / "file" / "out.pth") == 2
+    assert "cannot be written to: it is a file" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("out", ["out.safetensors", "out.pth", "out.pkl", "hub"])

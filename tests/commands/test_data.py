@@ -61,7 +61,7 @@ def test_the_csv_never_lies_in_the_data(root: Path, monkeypatch: pytest.MonkeyPa
 def test_arguments_that_cannot_be_are_refused(root: Path, tmp_path: Path) -> None:
     for words, message in (
         ((tmp_path / "none",), "does not exist"),
-        ((root, "--csv", tmp_path / "no" / "a.csv"), "folder that exists"),
+        ((root, "--csv", tmp_path / "no" / "a.csv"), "there is no folder"),
         ((root, "--workers", "0"), "at least 1"),
         ((root, "--val-fraction", "1.5"), "from 0.001 to 0.9"),
     ):

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -73,6 +74,12 @@ def is_run(path: Path) -> bool:
     """Whether ``path`` looks like a run directory. A hub's folder may have a recipe too, and its weights beside it."""
     recipe = (path / "recipe.yaml").exists() and not (path / "model.safetensors").exists()
     return path.is_dir() and (recipe or (path / "checkpoints").is_dir())
+
+
+def check_checkpoint(checkpoint: str, weights: Sequence[str]) -> None:
+    """Raises RequestError for a checkpoint that is asked for where none of ``weights`` is a run, which has several."""
+    if checkpoint != "best" and not any(is_run(Path(name)) for name in weights):
+        raise RequestError(f"--checkpoint {checkpoint} says which checkpoint of a run, and {weights[0]} is no run")
 
 
 def open_run(path: Path | str) -> RunDirectory:

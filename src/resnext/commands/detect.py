@@ -12,7 +12,7 @@ from resnext.commands.train import add_settings, add_ways, asked_for
 from resnext.detect.settings import SOURCES, DetectDataSettings, DetectRecipe
 from resnext.errors import RequestError
 from resnext.recipe import read_recipe
-from resnext.run_directory import CHECKPOINTS, RunDirectory, is_run
+from resnext.run_directory import CHECKPOINTS, RunDirectory, check_checkpoint, is_run
 
 if TYPE_CHECKING:
     from resnext.detect.dataset import DetectionDataset
@@ -100,6 +100,7 @@ def _evaluate(args: argparse.Namespace) -> int:
 
     if (args.weights is None) == (args.detections is None):
         raise RequestError("evaluate needs RUN_OR_WEIGHTS, or --detections FILE: one of them")
+    _check_options(args)
     recipe = _recipe_of(args.weights)
     dataset = open_detection_split(_data_of(args, recipe), args.split)
     own = recipe is not None and args.data is None and args.annotations is None and args.split == "val"
@@ -123,6 +124,18 @@ def _evaluate(args: argparse.Namespace) -> int:
 
         print(f"tables and pictures  {write_detection_evaluation(evaluation, dataset, out, about)}")
     return 0
+
+
+def _check_options(args: argparse.Namespace) -> None:
+    """Raises RequestError for options that would change nothing."""
+    if args.detections is None:
+        check_checkpoint(args.checkpoint, [args.weights])
+        return
+    usual = {"checkpoint": "best", "device": "auto", "precision": None, "bn_eps": None, "score": None, "workers": None}
+    for name, value in usual.items():
+        if getattr(args, name) != value:
+            option = name.replace("_", "-")
+            raise RequestError(f"--{option} says how a detector runs, and --detections are judged without one")
 
 
 def _judged_file(args: argparse.Namespace, dataset: "DetectionDataset") -> tuple["DetectionEvaluation", dict[str, Any]]:
@@ -173,6 +186,7 @@ def _predict(args: argparse.Namespace) -> int:
 
     if args.json not in (None, "-") and not Path(args.json).absolute().parent.is_dir():
         raise RequestError(f"--json {args.json}: there is no folder {Path(args.json).parent}")
+    check_checkpoint(args.checkpoint, [args.weights])
     recipe = _recipe_of(args.weights)
     device = pick_device(args.device)
     model = _loaded(args).to(device)

@@ -1,9 +1,12 @@
 """Which device a name means, on this machine."""
 
+import re
+
 import torch
 
 from resnext.errors import RequestError
 
+NAMES = re.compile(r"(?:cpu|mps)(?::0)?|cuda(?::(0|[1-9]\d{0,5}))?")  # torch.device takes cuda:256 for cuda:0
 LOW = {"bf16": torch.bfloat16, "fp16": torch.float16}  # precisions of autocast
 
 
@@ -18,17 +21,15 @@ def pick_device(name: str, local_rank: int = 0) -> torch.device:
         if torch.cuda.is_available():
             return torch.device("cuda", local_rank)
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError:
-        raise RequestError(f"device {name!r} is unknown; choose cpu, cuda, cuda:1, mps or auto") from None
-    if device.type == "cuda":
+    match = NAMES.fullmatch(name)
+    if match is None:
+        raise RequestError(f"device {name!r} is unknown; choose cpu, cuda, cuda:1, mps or auto")
+    if name.startswith("cuda"):
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-        device = torch.device("cuda", local_rank if device.index is None else device.index)
-        if device.index >= count:
+        index = local_rank if match[1] is None else int(match[1])
+        if index >= count:
             raise RequestError(f"device {name!r} is not here: this machine offers {count} CUDA devices")
-    elif device.type == "mps" and not torch.backends.mps.is_available():
-        raise RequestError("device 'mps' is not here")
-    elif device.type not in ("cpu", "mps"):
-        raise RequestError(f"device {name!r} cannot be used; choose cpu, cuda, cuda:1, mps or auto")
-    return device
+        return torch.device("cuda", index)
+    if name.startswith("mps") and not torch.backends.mps.is_available():
+        raise RequestError(f"device {name!r} is not here")
+    return torch.device(name)

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,12 @@ def check_run_kind(path: Path | str, kind: Kind, instead: str) -> None:
     found = run_kind(path)
     if found is not None and found != kind:
         raise RequestError(f"{path} is a {found} run: use {instead}")
+
+
+def check_checkpoint(checkpoint: str, weights: Sequence[str]) -> None:
+    """Raises RequestError for a checkpoint that is asked for where none of ``weights`` is a run, which has several."""
+    if checkpoint != "best" and not any(is_run(Path(name)) for name in weights):
+        raise RequestError(f"--checkpoint {checkpoint} says which checkpoint of a run, and {weights[0]} is no run")
 
 
 def open_run(path: Path | str) -> RunDirectory:

@@ -4,11 +4,15 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from resnext.cli import main
+from resnext.deploy.runtime import Predictor
 from resnext.model.network import create_model
 from resnext.model.plan import Plan
 from resnext.speed import kernels
+from resnext.speed.cache import say_once
+from resnext.speed.choices import fingerprint
 
 SMALL = ("resnext11_2x4d", "--batch", "2", "--size", "32", "--precision", "fp32")
 
@@ -35,6 +39,46 @@ def test_tuning_is_kept_shown_and_forgotten(tmp_path: Path, capsys: pytest.Captu
     capsys.readouterr()
     assert main(["bench", "tune", "--show"]) == 0
     assert "nothing was measured yet" in capsys.readouterr().out
+
+
+def keep(folder: Path, works: dict[str, dict[str, float]]) -> None:
+    """Write ``works`` into the cache as measured on this machine."""
+    (folder / "cache").mkdir()
+    content = json.dumps({fingerprint(torch.device("cpu")): works})
+    (folder / "cache" / "choices.json").write_text(content)
+
+
+def test_measured_engines_are_shown_too(capsys: pytest.CaptureFixture[str]) -> None:
+    network = create_model("resnext11_2x4d", seed=0, base_channels=8, num_classes=10)
+    Predictor(network, engine="pytorch", image_size=32)
+    assert main(["bench", "tune", "--show"]) == 0
+    shown = "".join(capsys.readouterr().out.split())
+    assert "runresnext11_2x4d" in shown
+    assert "pytorchfoldedpack=0" in shown
+
+
+def test_every_kind_of_entry_is_shown_as_it_stands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    keep(tmp_path, {"conv": {"plain": 0.002, "pack2": 0.001}, "[red]a\x1b[2J": {"[/]": 3.0}, "old": {"cudnn": 1e-4}})
+    assert main(["bench", "tune", "--show"]) == 0
+    shown = capsys.readouterr().out
+    for part in ("pack2 1  plain 2", "[red]a\\x1b[2J", "[/] 3e+03", "cudnn 0.1"):
+        assert part in shown
+
+
+def test_a_damaged_cache_shows_nothing_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    say_once.cache_clear()
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "choices.json").write_bytes(b"\xff\x00")
+    assert main(["bench", "tune", "--show"]) == 0
+    said = capsys.readouterr()
+    assert "nothing was measured yet" in said.out
+    assert "cannot be read" in said.err
+
+
+@pytest.mark.parametrize("words", ["--show --forget", "--show --save FILE", "--forget --save FILE"])
+def test_showing_forgetting_and_saving_are_three_requests(words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "tune", *words.split()]) == 2
+    assert "not allowed with" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from resnext.cli import main
 from tests.deploy.networks import lived
@@ -47,6 +48,10 @@ def test_evaluate_on_an_engine_gives_the_same_predictions(run_folder: Path, tmp_
         (["--engine", "openvin"], "did you mean 'openvino'"),
         (["--precision", "int8"], "add --engine auto"),
         (["--calibration", "x"], "--calibration belongs to --engine"),
+        (["--calibration", "x", "--engine", "pytorch"], "--calibration belongs to --engine with --precision int8"),
+        (["--device", "nonsense"], "device 'nonsense' is unknown; choose cpu, cuda, cuda:1, mps or auto"),
+        (["--device", "nonsense", "--engine", "pytorch"], "device 'nonsense' is unknown"),
+        (["--device", "cuda:77", "--engine", "pytorch"], "device 'cuda:77' is not here"),
     ],
 )
 @pytest.mark.parametrize("verb", ["evaluate", "predict"])
@@ -59,6 +64,26 @@ def test_options_that_make_no_sense_are_one_sentence(
     images = [str(tmp_path / "a.png")] if verb == "predict" else []
     assert main([verb, str(run_folder), *images, *options]) == 2
     assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "predict"])
+def test_engines_run_on_the_cpu_and_no_device_is_overruled(
+    verb: str, run_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    words = [verb, str(run_folder), *["x.png"] * (verb == "predict"), "--engine", "pytorch", "--device", "cuda"]
+    assert main(words) == 2
+    assert "--device cuda does not go with --engine: engines run on the CPU" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["evaluate"], ["predict", "a.png"], ["convert", "out.safetensors"]])
+def test_a_checkpoint_is_only_asked_of_a_run(
+    words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    weights = str(tmp_path / "w.safetensors")
+    assert main([words[0], weights, *words[1:], "--checkpoint", "last"]) == 2
+    assert f"--checkpoint last says which checkpoint of a run, and {weights} is no run" in capsys.readouterr().err
 
 
 def test_predict_on_an_engine_gives_the_same_answer(

@@ -2,6 +2,7 @@
 
 import json
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -30,6 +31,7 @@ def test_a_way_must_be_clearly_faster_than_the_plain_one() -> None:
     assert fastest({"plain": 1.0, "pack2": 0.97}, "plain") == "plain"
     assert fastest({"plain": 1.0, "pack2": 0.9, "pack4": 0.8}, "plain") == "pack4"
     assert fastest({"plain": 1.0}, "plain") == "plain"
+    assert fastest({"an engine": 1.0, "another": 0.99}, "plain") == "another"
 
 
 def test_every_way_is_run_and_hopeless_ones_are_dropped() -> None:
@@ -55,6 +57,22 @@ def test_what_was_measured_is_found_again_and_others_are_left(cache: Path) -> No
     kept = json.loads((cache / "choices.json").read_text())
     assert kept["another machine"] == {"work": {"plain": 1.0}}
     assert fingerprint(CPU) in kept
+
+
+def test_what_is_known_of_other_ways_is_measured_again() -> None:
+    choices = Choices("a machine", measured={"work": {"plain": 1.0, "of another release": 1e-9}})
+    seconds = choices.take("work", lambda: {"plain": lambda: None, "pack2": lambda: None}, CPU, ("plain", "pack2"))
+    assert set(seconds) == {"plain", "pack2"}
+    assert choices.take("work", never, CPU, ("pack2", "plain")) == seconds  # type: ignore[arg-type]
+
+
+def test_writers_at_the_same_time_keep_what_each_measured(cache: Path) -> None:
+    def save(number: int) -> None:
+        Choices("a machine", measured={f"work {number}": {"plain": 1.0}}).save()
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(save, range(40)))
+    assert len(json.loads((cache / "choices.json").read_text())["a machine"]) == 40
 
 
 @pytest.mark.parametrize(

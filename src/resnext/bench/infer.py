@@ -88,13 +88,16 @@ def run(args: argparse.Namespace) -> int:
 
 
 def check_precisions(args: argparse.Namespace) -> None:
-    """Raises RequestError for precisions that are unknown, or that the engine does not compute in."""
+    """Raises RequestError for precisions that are unknown, or that the engine does not compute in, and images for
+    int8 without it."""
     from resnext.deploy.engines import TOLERANCE, candidates
 
     for precision in args.precision:
         if precision not in TOLERANCE:
             raise RequestError(f"--precision {precision!r} is unknown{nearest(precision, TOLERANCE)}")
         candidates(args.engine, precision)
+    if args.calibration is not None and "int8" not in args.precision:
+        raise RequestError("--calibration belongs to --precision int8")
 
 
 def measured(case: "Case", args: argparse.Namespace, console: Any) -> list[dict[str, object]]:

@@ -23,9 +23,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=int, default=32, help="images a step (default %(default)s)")
     parser.add_argument("--size", type=int, default=224, help="their side in pixels (default %(default)s)")
     parser.add_argument("--precision", choices=PRECISIONS, default="bf16", help="default %(default)s")
-    parser.add_argument("--save", metavar="FILE", help="write the plan as JSON, for train.plan; it may be edited")
-    parser.add_argument("--show", action="store_true", help="measure nothing: show what is known of this machine")
-    parser.add_argument("--forget", action="store_true", help="measure nothing: forget what is known of this machine")
+    one = parser.add_mutually_exclusive_group()
+    one.add_argument("--save", metavar="FILE", help="write the plan as JSON, for train.plan; it may be edited")
+    one.add_argument("--show", action="store_true", help="measure nothing: show what is known of this machine")
+    one.add_argument("--forget", action="store_true", help="measure nothing: forget what is known of this machine")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -88,18 +89,19 @@ def _show(choices: "Choices", console: "Console") -> None:
     from rich.table import Table
     from rich.text import Text
 
+    from resnext.errors import printable
     from resnext.speed.choices import fastest
 
-    table = Table(box=None, header_style="bold", title=choices.machine, title_justify="left")
+    table = Table(box=None, header_style="bold", title=Text(choices.machine), title_justify="left")
     table.add_column("work", overflow="fold")
-    table.add_column("ms of each way")
+    table.add_column("ms of each way", overflow="fold")
     for work, seconds in sorted(choices.measured.items()):
         chosen = fastest(seconds, "plain")
         ways = sorted(seconds.items(), key=lambda item: item[1])
-        said = (Text(f"{way} {value * 1e3:.3g}", style="bold" if way == chosen else "") for way, value in ways)
-        table.add_row(work, Text("  ").join(said))
+        said = (Text(f"{printable(way)} {value * 1e3:.3g}", "bold" if way == chosen else "") for way, value in ways)
+        table.add_row(printable(work), Text("  ").join(said))
     if choices.measured:
         console.print(table)
     else:
-        console.print(f"nothing was measured yet: {choices.machine}", highlight=False, soft_wrap=True)
-    console.print(f"kept in {choices.path}", highlight=False, soft_wrap=True)
+        console.print(f"nothing was measured yet: {choices.machine}", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"kept in {choices.path}", highlight=False, markup=False, soft_wrap=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from resnext.errors import RequestError, nearest, printable
 from resnext.files import check_folder
-from resnext.run_directory import CHECKPOINTS, LARGEST_JSON, RunDirectory, is_run
+from resnext.run_directory import CHECKPOINTS, LARGEST_JSON, RunDirectory, check_checkpoint, is_run
 
 if TYPE_CHECKING:
     from resnext.data.preprocessing import Preprocessing
@@ -68,6 +68,7 @@ def run(args: argparse.Namespace) -> int:
     target = target_of(args.out, args.to)
     form = form_for(args.form, target)
     check_words(args.name, args.licence, target)
+    check_checkpoint(args.checkpoint, [args.source])
     path = fetch(args.source) if is_remote(args.source) else Path(args.source)
     check_place(path, out, args.checkpoint, folder=is_folder(target, out), overwrite=args.overwrite)
     model = load(

@@ -13,7 +13,7 @@ from resnext.detect.settings import SOURCES, DetectDataSettings, DetectRecipe, D
 from resnext.errors import RequestError, printable
 from resnext.files import check_file, check_folder
 from resnext.recipe import read_recipe
-from resnext.run_directory import CHECKPOINTS, RunDirectory, check_run_kind, is_run, step_in
+from resnext.run_directory import CHECKPOINTS, RunDirectory, check_checkpoint, check_run_kind, is_run, step_in
 
 if TYPE_CHECKING:
     from resnext.detect.coco_results import Ids
@@ -112,14 +112,12 @@ def _train(args: argparse.Namespace) -> int:
 
 
 def _evaluate(args: argparse.Namespace) -> int:
-    from resnext.detect.evaluator import LEAST_MAX
     from resnext.detect.open import open_detection_split
     from resnext.train.distributed import joined
 
     if (args.weights is None) == (args.detections is None):
         raise RequestError("evaluate needs RUN_OR_WEIGHTS, or --detections FILE: one of them")
-    if args.max_detections is not None and args.max_detections < LEAST_MAX:
-        raise RequestError(f"--max-detections {args.max_detections} must be at least {LEAST_MAX}, or left out")
+    _check_options(args)
     recipe = _recipe_of(args)
     dataset = open_detection_split(_data_of(args, recipe), args.split)
     own = _own_directory(args, recipe)
@@ -146,6 +144,22 @@ def _evaluate(args: argparse.Namespace) -> int:
     _show(evaluation)
     print(f"{other}give --out DIR to keep tables and pictures" if out is None else f"tables and pictures  {out}")
     return 0
+
+
+def _check_options(args: argparse.Namespace) -> None:
+    """Raises RequestError for options that would change nothing or cannot be."""
+    from resnext.detect.evaluator import LEAST_MAX
+
+    if args.max_detections is not None and args.max_detections < LEAST_MAX:
+        raise RequestError(f"--max-detections {args.max_detections} must be at least {LEAST_MAX}, or left out")
+    if args.detections is None:
+        check_checkpoint(args.checkpoint, [args.weights])
+        return
+    usual = {"checkpoint": "best", "device": "auto", "precision": None, "bn_eps": None, "score": None, "workers": None}
+    for name, value in usual.items():
+        if getattr(args, name) != value:
+            option = name.replace("_", "-")
+            raise RequestError(f"--{option} says how a detector runs, and --detections are judged without one")
 
 
 def _own_directory(args: argparse.Namespace, recipe: DetectRecipe | None) -> Path | None:
@@ -277,6 +291,7 @@ def _predict(args: argparse.Namespace) -> int:
             check_file(Path(file), option)
     if args.out is not None:
         check_folder(Path(args.out), "--out")
+    check_checkpoint(args.checkpoint, [args.weights])
     recipe = _recipe_of(args)
     device = pick_device(args.device)
     model = _loaded(args).to(device)

@@ -24,11 +24,23 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
 
 
 def check_engine(args: argparse.Namespace) -> None:
-    """Raises RequestError for options that say something only of an engine, without one."""
+    """Raises RequestError for options that say something only of an engine, without one, or that it does not take."""
     if args.engine is None and args.precision in ("int8", "auto"):
         raise RequestError(f"--precision {args.precision} is an engine's: add --engine auto")
-    if args.engine is None and args.calibration is not None:
+    if args.calibration is not None and (args.engine is None or args.precision != "int8"):
         raise RequestError("--calibration belongs to --engine with --precision int8")
+    device_name(args)
+
+
+def device_name(args: argparse.Namespace) -> str:
+    """The device of ``--device``, or the CPU, where every engine runs. Raises RequestError for another one with it."""
+    if args.engine is None:
+        return str(args.device)
+    from resnext.device import pick_device
+
+    if args.device != "auto" and pick_device(args.device).type != "cpu":
+        raise RequestError(f"--device {args.device} does not go with --engine: engines run on the CPU")
+    return "cpu"
 
 
 def predictor_of(

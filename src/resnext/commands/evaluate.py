@@ -3,9 +3,9 @@
 import argparse
 from typing import TYPE_CHECKING, NamedTuple
 
-from resnext.commands.engine_options import add_engine, check_engine, predictor_of
+from resnext.commands.engine_options import add_engine, check_engine, device_name, predictor_of
 from resnext.errors import RequestError
-from resnext.run_directory import CHECKPOINTS, RunDirectory, check_run_kind
+from resnext.run_directory import CHECKPOINTS, RunDirectory, check_checkpoint, check_run_kind
 from resnext.settings import SOURCES, RunSettings
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def run(args: argparse.Namespace) -> int:
     check_questions(args)
     for name in args.weights:
         check_run_kind(name, "classification", f"resnext detect evaluate {name}")
-    with joined(args.device) as world:
+    with joined(device_name(args)) as world:
         networks = load_networks(args)
         if args.engine is None:
             prepare_machine(networks.recipe.train if networks.recipe else RunSettings(), world)
@@ -239,6 +239,7 @@ def run_corruptions(args: argparse.Namespace, networks: "Networks", machine: Mac
 def check_questions(args: argparse.Namespace) -> None:
     """Raises RequestError for questions that cannot be asked together."""
     check_engine(args)
+    check_checkpoint(args.checkpoint, args.weights)
     corrupted = [name for name in ("corruptions", "corrupt") if getattr(args, name) is not None]
     if len(corrupted) > 1:
         raise RequestError("--corruptions takes ImageNet-C's own images and --corrupt makes some; give one of them")

@@ -6,11 +6,11 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from resnext.commands.engine_options import add_engine, check_engine, predictor_of
+from resnext.commands.engine_options import add_engine, check_engine, device_name, predictor_of
 from resnext.commands.evaluate import positive
 from resnext.errors import RequestError, printable
 from resnext.files import check_file
-from resnext.run_directory import CHECKPOINTS, check_run_kind
+from resnext.run_directory import CHECKPOINTS, check_checkpoint, check_run_kind
 
 if TYPE_CHECKING:
     from resnext.evaluate.predict import Prediction
@@ -53,7 +53,8 @@ def run(args: argparse.Namespace) -> int:
     check_run_kind(args.weights, "classification", f"resnext detect predict {args.weights}")
     if args.engine is None and args.precision is not None:
         raise RequestError(f"--precision {args.precision} belongs to an engine: add --engine auto")
-    device = pick_device(args.device if args.engine is None else "cpu")
+    check_checkpoint(args.checkpoint, [args.weights])
+    device = pick_device(device_name(args))
     model = load(args.weights, args.checkpoint)
     preprocessing = preprocessing_of(model)
     paths, problems = find_images(args.images)

@@ -221,7 +221,7 @@ def _ways(layer: Conv2d, seen: Seen, choices: Choices, device: torch.device, pro
     for which in PASSES:
         key = f"{work} of {seen}, {which}"
         progress(key)
-        best[which] = fastest(choices.take(key, partial(works, which), device), PLAIN)
+        best[which] = fastest(choices.take(key, partial(works, which), device, possible), PLAIN)
     return Ways(**best)
 
 
@@ -247,4 +247,4 @@ def _fused_is_faster(
         return False
     key = f"norm{' + residual' if seen.residual else ''}{' + ReLU' if layer.act else ''} of {seen}"
     progress(key)
-    return fastest(choices.take(key, works, device), PLAIN) == FUSED
+    return fastest(choices.take(key, works, device, (PLAIN, FUSED)), PLAIN) == FUSED

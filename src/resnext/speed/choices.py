@@ -3,12 +3,13 @@
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 
 from resnext.environment import available_cores, cpu_features, cpu_name
 from resnext.errors import WorkError
@@ -21,6 +22,9 @@ GAIN = 0.95  # share of the plain way's time below which another way is taken: l
 CAPS = ("ONEDNN_MAX_CPU_ISA", "RESNEXT_ISA")  # what makes a processor pretend to be less
 HOPELESS = 1.5  # times the best so far after which a way is not tried again
 LARGEST = 1 << 24  # bytes of a file of choices
+TURN = 30  # seconds to wait for others that write the file
+
+Machines = dict[str, dict[str, dict[str, float]]]  # machine -> work -> way -> seconds
 
 
 def fingerprint(device: torch.device) -> str:
@@ -54,9 +58,9 @@ def seconds_of(ways: Mapping[str, Callable[[], object]], device: torch.device) -
 
 
 def fastest(seconds: Mapping[str, float], plain: str) -> str:
-    """The way to take: the plain one unless another is clearly faster."""
+    """The way to take: the plain one, where there is one, unless another is clearly faster."""
     way = min(seconds, key=lambda name: seconds[name])
-    return way if seconds[way] < GAIN * seconds[plain] else plain
+    return way if plain not in seconds or seconds[way] < GAIN * seconds[plain] else plain
 
 
 @dataclass
@@ -79,33 +83,43 @@ class Choices:
         return choices
 
     def take(
-        self, key: str, ways: Callable[[], Mapping[str, Callable[[], object]]], device: torch.device
+        self,
+        key: str,
+        ways: Callable[[], Mapping[str, Callable[[], object]]],
+        device: torch.device,
+        names: Collection[str] | None = None,
     ) -> dict[str, float]:
-        """Seconds of each way of the work ``key``, measured now where they are not known."""
-        if key not in self.measured:
+        """Seconds of each way of the work ``key``, measured now where they are not known.
+
+        Where the ways have ``names``, what is known of other ways (another release's, say) is measured again.
+        """
+        known = self.measured.get(key)
+        if known is None or (names is not None and known.keys() != set(names)):
             self.measured[key] = seconds_of(ways(), device)
         return self.measured[key]
 
     def save(self) -> None:
         """Add what was measured to the file."""
-        known = _machines(self.path)
-        self._write(known | {self.machine: known.get(self.machine, {}) | self.measured})
+        self._change(lambda known: known | {self.machine: known.get(self.machine, {}) | self.measured})
 
     def forget(self) -> None:
         """Take this machine out of the file."""
         self.measured = {}
-        self._write({machine: works for machine, works in _machines(self.path).items() if machine != self.machine})
+        self._change(lambda known: {machine: works for machine, works in known.items() if machine != self.machine})
 
-    def _write(self, machines: dict[str, dict[str, dict[str, float]]]) -> None:
+    def _change(self, change: Callable[[Machines], Machines]) -> None:
+        """Write the file anew; threads and processes take turns, so that none undoes what another wrote."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            with written_whole(self.path, "w") as file:
-                json.dump(machines, file, indent=1)
+            with FileLock(self.path.with_suffix(".lock"), timeout=TURN):
+                machines = change(_machines(self.path))
+                with written_whole(self.path, "w") as file:
+                    json.dump(machines, file, indent=1)
         except (OSError, WorkError) as error:
             say_once(f"what was measured could not be kept for next time: {error}")
 
 
-def _machines(path: Path) -> dict[str, dict[str, dict[str, float]]]:
+def _machines(path: Path) -> Machines:
     """The file's contents; empty where there is none or it is not one of ours."""
     try:
         with path.open("rb") as file:

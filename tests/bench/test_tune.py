@@ -48,7 +48,7 @@ def keep(folder: Path, works: dict[str, dict[str, float]]) -> None:
     (folder / "cache" / "choices.json").write_text(content)
 
 
-def test_measured_engines_are_shown_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_measured_engines_are_shown_too(capsys: pytest.CaptureFixture[str]) -> None:
     network = create_model("resnext11_2x4d", seed=0, base_channels=8, num_classes=10)
     Predictor(network, engine="pytorch", image_size=32)
     assert main(["bench", "tune", "--show"]) == 0
@@ -75,13 +75,9 @@ def test_a_damaged_cache_shows_nothing_and_says_so(tmp_path: Path, capsys: pytes
     assert "cannot be read" in said.err
 
 
-@pytest.mark.parametrize(
-    "words", [("--show", "--forget"), ("--show", "--save", "FILE"), ("--forget", "--save", "FILE")]
-)
-def test_showing_forgetting_and_saving_are_three_requests(
-    words: tuple[str, ...], capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["bench", "tune", *words]) == 2
+@pytest.mark.parametrize("words", ["--show --forget", "--show --save FILE", "--forget --save FILE"])
+def test_showing_forgetting_and_saving_are_three_requests(words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["bench", "tune", *words.split()]) == 2
     assert "not allowed with" in capsys.readouterr().err
 
 

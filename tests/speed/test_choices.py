@@ -59,7 +59,7 @@ def test_what_was_measured_is_found_again_and_others_are_left(cache: Path) -> No
     assert fingerprint(CPU) in kept
 
 
-def test_what_is_known_of_other_ways_is_measured_again(cache: Path) -> None:
+def test_what_is_known_of_other_ways_is_measured_again() -> None:
     choices = Choices("a machine", measured={"work": {"plain": 1.0, "of another release": 1e-9}})
     seconds = choices.take("work", lambda: {"plain": lambda: None, "pack2": lambda: None}, CPU, ("plain", "pack2"))
     assert set(seconds) == {"plain", "pack2"}

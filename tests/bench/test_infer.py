@@ -83,6 +83,11 @@ def test_an_unknown_precision_gets_the_nearest(tmp_path: Path, capsys: pytest.Ca
     assert "did you mean 'bf16'" in capsys.readouterr().err
 
 
+def test_calibration_without_int8_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert bench("resnext11_2x4d", "--calibration", tmp_path, "--out", tmp_path) == 2
+    assert "--calibration belongs to --precision int8" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_the_peers_have_our_weights_and_give_our_logits() -> None:
     network = create_model("resnet18", seed=0, num_classes=10).eval()

@@ -341,6 +341,10 @@ def test_training_images_and_other_places_can_be_judged(place: Path, capsys: pyt
         (["predict", "WEIGHTS", "DATA", "--json", "nowhere/x.json"], "there is no folder nowhere"),
         (["predict", "WEIGHTS", "DATA", "--out", "RECIPE"], "cannot be written to"),
         (["predict", "WEIGHTS", "DATA", "--device", "gpu"], "gpu"),
+        (["predict", "WEIGHTS", "DATA", "--checkpoint", "last"], "--checkpoint last says which checkpoint of a run"),
+        (["evaluate", "WEIGHTS", "--data", "DATA", "--checkpoint", "last"], "--checkpoint last says which checkpoint"),
+        (["evaluate", "--detections", "x", "--data", "DATA", "--score", "0.5"], "--score says how a detector runs"),
+        (["evaluate", "--detections", "x", "--data", "DATA", "--device", "gpu"], "--device says how a detector runs"),
     ],
 )
 def test_a_wrong_request_is_one_sentence_and_status_2(

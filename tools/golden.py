@@ -22,7 +22,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-SHORT = ["--train.steps", "12", "--train.threads", "1", "--data.workers", "0", "--train.channels_last", "yes"]
+SHORT = [
+    *("--train.epochs", "2", "--schedule.warmup_epochs", "1", "--data.limit_train", "256", "--data.limit_val", "64"),
+    *("--train.threads", "1", "--data.workers", "0", "--train.channels_last", "yes"),
+]
 DIGITS = {  # what a run of the digits recipe is given beside SHORT
     "plain": ["--train.fast", "no"],
     "nchw": ["--train.fast", "no", "--train.channels_last", "no"],
@@ -33,12 +36,13 @@ BCCD = {
     "plain": ["--train.fast", "false", "--train.precision", "fp32"],
     "fast": ["--train.fast", "true"],
 }
-CONVERSIONS = {"ours": "net.safetensors", "torchvision": "net.pth", "timm": "timm.safetensors"}
+CONVERSIONS = {"ours": "net.safetensors", "torchvision": "net.pth", "timm": "timm.safetensors"}  # of four stages
 TABLES = [*(f"table{n}" for n in range(1, 9)), "residual", "ilsvrc", "modern"]
 LEFT_OUT = ("seconds", "images_per_second", "wait", "torch", "date", "machine")  # of what a run writes: the day's
 
 
 def main() -> int:
+    sys.path.insert(0, str(ROOT / "src"))  # the checkout this file is in, whatever is installed
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("action", choices=("record", "compare"))
     parser.add_argument("file", type=Path)
@@ -88,10 +92,11 @@ def digest(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def weights(path: Path) -> str:
-    """The SHA-256 of a safetensors file's tensors with their names."""
+def weights(run: Path) -> str:
+    """The SHA-256 of the tensors of a run's last checkpoint with their names."""
     from safetensors.numpy import load_file
 
+    (path,) = run.glob("checkpoints/last/model*.safetensors")
     tensors = sorted(load_file(path).items())
     return digest(b"".join(name.encode() + value.tobytes() for name, value in tensors))
 
@@ -108,7 +113,7 @@ def digits(folder: Path, _: Path | None) -> Iterator[tuple[str, str]]:
     for name, settings in DIGITS.items():
         run = f"digits-{name}"
         resnext(folder, "train", str(ROOT / "recipes/small/digits.yaml"), "--run", run, *SHORT, *settings)
-        yield f"{run} weights", weights(folder / run / "checkpoints/last/model.safetensors")
+        yield f"{run} weights", weights(folder / run)
         yield f"{run} evaluation", numbers(folder / run / "evaluation/metrics.json")
         resnext(folder, "evaluate", run, "--checkpoint", "last", "--out", f"{run}-again")
         yield f"{run} evaluate", numbers(folder / f"{run}-again/metrics.json")
@@ -134,9 +139,10 @@ def cells(folder: Path, shared: Path | None) -> Iterator[tuple[str, str]]:
     for name, settings in BCCD.items():
         run = f"bccd-{name}"
         recipe = str(ROOT / "recipes/small/bccd.yaml")
-        words = ["--train.steps", "4", "--train.threads", "1", "--data.workers", "0", "--schedule.warmup_epochs", "0"]
-        resnext(folder, "detect", "train", recipe, "--run", run, "--data.limit_val", "12", *words, *settings)
-        yield f"{run} weights", weights(folder / run / "checkpoints/last/model.safetensors")
+        words = ["--train.epochs", "1", "--data.limit_train", "16", "--train.threads", "1", "--data.workers", "0"]
+        words += ["--data.limit_val", "12", "--schedule.warmup_epochs", "0"]
+        resnext(folder, "detect", "train", recipe, "--run", run, *words, *settings)
+        yield f"{run} weights", weights(folder / run)
         yield f"{run} evaluation", numbers(folder / run / "evaluation/metrics.json")
 
 
@@ -156,10 +162,19 @@ def torch7(folder: Path, shared: Path | None) -> Iterator[tuple[str, str]]:
             with torch.inference_mode():
                 logits = load(path, form=form).eval()(images.view(-1, 3, 32, 32))
             yield f"{path.name} {form}", digest(logits.contiguous().numpy().tobytes())
-        for kind, name in CONVERSIONS.items():
-            out = folder / f"{path.stem}-{name}"
-            resnext(folder, "convert", path.name, out.name, "--to", kind, "--form", "grouped")
-            yield f"{path.name} as {kind}", digest(out.read_bytes())
+        out = folder / f"{path.stem}.safetensors"
+        resnext(folder, "convert", path.name, out.name, "--form", "grouped")
+        yield f"{path.name} as ours", digest(out.read_bytes())
+
+
+def conversions(folder: Path, _: Path | None) -> Iterator[tuple[str, str]]:
+    from resnext import create_model, save
+
+    model = create_model("resnext50_4x8d", base_channels=16, num_classes=10, seed=0)
+    save(model, folder / "four-stages.safetensors")
+    for kind, name in CONVERSIONS.items():
+        resnext(folder, "convert", "four-stages.safetensors", name, "--to", kind)
+        yield f"four stages as {kind}", digest((folder / name).read_bytes())
 
 
 def paper(folder: Path, _: Path | None) -> Iterator[tuple[str, str]]:
@@ -168,7 +183,13 @@ def paper(folder: Path, _: Path | None) -> Iterator[tuple[str, str]]:
         yield f"paper {table}", digest(lines.encode())
 
 
-CASES: tuple[Callable[[Path, Path | None], Iterator[tuple[str, str]]], ...] = (paper, torch7, digits, cells)
+CASES: tuple[Callable[[Path, Path | None], Iterator[tuple[str, str]]], ...] = (
+    paper,
+    conversions,
+    torch7,
+    digits,
+    cells,
+)
 
 if __name__ == "__main__":
     sys.exit(main())

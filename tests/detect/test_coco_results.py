@@ -168,6 +168,10 @@ def test_a_picture_of_another_size_than_its_annotations_state_is_an_error(model:
     assert [one.error for one in checked] == ["it has 40 x 30 pixels, but its annotations state 30 x 40", None, None]
     assert {row["image_id"] for row in as_results(checked, ids)} == {2}
 
+    unstated = [image_row(3, "a.jpg", 0, 0), *images[1:]]
+    ids = ids_of_annotations(annotations(tmp_path / "y.json", "shuffled", images=unstated), paths_of(found), model)
+    assert [one.error for one in check_sizes(found, ids)] == [None, None, None]
+
 
 def test_names_that_are_no_text_come_back_as_the_same_bytes(model: FasterRcnn) -> None:
     path = os.fsdecode(b"x\xff.jpg")

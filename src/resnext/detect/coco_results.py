@@ -71,12 +71,12 @@ def ids_of_annotations(file: Path, paths: Sequence[str], model: FasterRcnn) -> I
 
 
 def check_sizes(found: Sequence[Predicted], ids: Ids) -> list[Predicted]:
-    """The same, with an error for each picture whose size is not the one that the annotations state."""
+    """The same, with an error for each picture whose size is not the one that the annotations state, if they do."""
     if ids.sizes is None:
         return list(found)
     return [
         one
-        if one.error is not None or one.size == tuple(stated)
+        if one.error is not None or one.size == tuple(stated) or min(stated) < 1
         else replace(one, error=f"it has {_size(one.size)} pixels, but its annotations state {_size(stated)}")
         for one, stated in zip(found, ids.sizes.tolist(), strict=True)
     ]

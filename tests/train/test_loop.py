@@ -1,11 +1,9 @@
 """The loop's promises: what a run leaves, where it stops, and what it refuses."""
 
 import csv
-import io
 import json
 import os
 import signal
-import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -194,19 +192,6 @@ def test_a_signal_ends_what_can_be_repeated_at_once_and_the_run_goes_on_to_the_s
     train(recipe, whole, console=QUIET)
     assert_same_end(run.path, whole.path)
     assert not (run.path / OWNER).exists()
-
-
-def test_a_reader_that_goes_does_not_end_a_run(
-    tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    class HungUp(io.StringIO):
-        def write(self, _: str) -> int:
-            raise OSError(5, "Input/output error")
-
-    monkeypatch.setattr(sys, "stdout", HungUp())
-    run = RunDirectory(tmp_path / "run")
-    train(read_recipe(tiny_recipe, {"train.epochs": 1}), run)
-    assert run.report.exists()
 
 
 def test_a_run_that_another_host_took_over_writes_nothing_more(tiny_recipe: Path, tmp_path: Path) -> None:

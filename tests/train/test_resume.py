@@ -103,11 +103,16 @@ def test_a_terminal_that_hangs_up_costs_no_step(whole_run: tuple[Path, Path], tm
     run = tmp_path / "run"
     command = [sys.executable, "-m", "resnext", "train", str(recipe), "--run", str(run), "--data.workers", "1"]
     ours, theirs = os.openpty()
+
+    def log_in() -> None:
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # the controlling terminal
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which the tests' own shell may ignore
+
     process = subprocess.Popen(
         command,
         **dict.fromkeys(("stdin", "stdout", "stderr"), theirs),  # type: ignore[call-overload]
         start_new_session=True,
-        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # its controlling terminal, as a login has it
+        preexec_fn=log_in,
         env=os.environ | {"TERM": "xterm"},
     )
     os.close(theirs)

@@ -170,7 +170,7 @@ def torch7(folder: Path, shared: Path | None) -> Iterator[tuple[str, str]]:
 def conversions(folder: Path, _: Path | None) -> Iterator[tuple[str, str]]:
     from resnext import create_model, save
 
-    model = create_model("resnext50_4x8d", base_channels=16, num_classes=10, seed=0)
+    model = create_model("resnext50_4x8d", blocks=(1, 1, 1, 1), num_classes=10, seed=0)
     save(model, folder / "four-stages.safetensors")
     for kind, name in CONVERSIONS.items():
         resnext(folder, "convert", "four-stages.safetensors", name, "--to", kind)

@@ -184,10 +184,12 @@ def test_sigterm_says_how_to_go_on(whole: tuple[Path, Path], tmp_path: Path) -> 
 @pytest.mark.parametrize(
     "changes",
     [
-        {"train__ema_decay": 0.5, "data__limit_val": 3},
-        {"train__precision": "bf16", "train__epochs": 1, "train__fast": False, "train__channels_last": False},
+        pytest.param({"train__ema_decay": 0.5, "data__limit_val": 3}, marks=pytest.mark.slow, id="fp32"),
+        pytest.param(
+            {"train__precision": "bf16", "train__epochs": 1, "train__fast": False, "train__channels_last": False},
+            id="bf16 in the plain layout",
+        ),
     ],
-    ids=["fp32", "bf16 in the plain layout"],
 )
 def test_one_checkpoint_has_one_number(
     changes: dict[str, Any],

@@ -24,7 +24,7 @@ $(READY): $(USABLE)  # with every extra and the developers' tools
 	$(INSTALL) '.[dev,object-store-tests]'
 	touch $@
 
-demo: $(USABLE)  ## train on handwritten digits, evaluate, predict; about a minute after the set-up
+demo: $(USABLE)  ## train on handwritten digits, evaluate, predict; one to three minutes after the set-up
 	$(BIN)/python examples/demo.py
 
 lint: $(READY)  ## ruff (lint and format) and mypy

@@ -157,7 +157,7 @@ def test_the_window_of_dense_is_the_map_that_training_saw(name: str, size: int) 
         alone = model.score_map(image, last.shape[-1])
         assert alone.shape == (1, 1, 1, 3)
         assert torch.allclose(alone[0, 0, 0], model(image)[0], rtol=1e-5, atol=1e-6)
-        with pytest.raises(RequestError, match="holds no window"):
+        with pytest.raises(RequestError, match="smaller than the window"):
             model.score_map(image, last.shape[-1] + 1)
 
 

@@ -155,7 +155,7 @@ def test_missing_paths_are_counted() -> None:
 def test_a_width_that_cannot_be_cut_is_named() -> None:
     model = network("bottleneck", "grouped")
     state = {"layer1.0.conv1.weight": torch.zeros(7, 4, 1, 1)}
-    with pytest.raises(RequestError, match=r"layer1\.0\.conv1\.weight of shape \[7, 4, 1, 1\] cannot be cut into 3"):
+    with pytest.raises(RequestError, match=r"layer1\.0\.conv1\.weight of shape \[7, 4, 1, 1\] cannot be split into 3"):
         convert_state(state, model.architecture, "branched")
 
 

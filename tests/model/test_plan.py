@@ -173,7 +173,7 @@ def test_a_plan_goes_through_json_and_refuses_what_is_none() -> None:
     plan = Plan({"layer1.0.conv2": Ways("plain", "pack2", "pack4")}, ("bn1",))
     assert Plan.from_json(json.loads(json.dumps(plan.as_json()))) == plan
     for wrong in (None, [], {}, {"convolutions": {"a": {"no": "way"}}, "norms": []}, {"convolutions": [], "norms": 3}):
-        with pytest.raises(RequestError, match="not a plan"):
+        with pytest.raises(RequestError, match="not a tuning plan"):
             Plan.from_json(wrong)
 
 

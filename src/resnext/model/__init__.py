@@ -1,1 +1,1 @@
-"""The network family: notation, blocks, networks, forms, cost and design. Import the file you need."""
+"""The networks of the paper: architecture notation, blocks, networks, forms, cost and design."""

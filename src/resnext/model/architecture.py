@@ -1,6 +1,6 @@
-"""The paper's notation as one frozen value: depth, cardinality C, width d, and names <-> Architecture.
+"""Describe a network by one frozen value, ``Architecture``, and convert it from and to names like resnext50_32x4d.
 
-No torch here: names, stage tables and errors answer at once.
+This module does not import torch, so that the command line can check names quickly.
 """
 
 import re
@@ -16,7 +16,8 @@ FORMS = ("grouped", "concatenated", "branched")
 SHORTCUTS = ("A", "B", "C", "none")
 INITIALISATIONS = ("release", "zero_gamma")
 
-# Blocks in conv2..conv5, as the Torch7 release has them (models/resnext.lua; 18, 34 and 200 from fb.resnet.torch).
+# Block type and blocks per stage (conv2..conv5) in the Torch7 release (models/resnext.lua; 18, 34 and 200 from
+# fb.resnet.torch).
 IMAGENET_STAGES: dict[int, tuple[str, tuple[int, ...]]] = {
     18: ("basic", (2, 2, 2, 2)),
     34: ("basic", (3, 4, 6, 3)),
@@ -26,40 +27,40 @@ IMAGENET_STAGES: dict[int, tuple[str, tuple[int, ...]]] = {
     200: ("bottleneck", (3, 24, 36, 3)),
 }
 CONVOLUTIONS = {"bottleneck": 3, "basic": 2}  # per block
-EXPANSION = {"bottleneck": 4, "basic": 1}  # block output over the stage's template width
-LARGEST = 1_000_000  # of any count
+EXPANSION = {"bottleneck": 4, "basic": 1}  # output channels of a block / template width of its stage
+LARGEST = 1_000_000  # upper bound of every count in an Architecture
 NAME = re.compile(r"(?P<family>resnet|resnext)(?P<depth>\d{1,4})(?:_(?P<cardinality>\d{1,5})x(?P<width>\d{1,5})d)?")
 
 
 class Stage(NamedTuple):
-    """One stage of Table 1, as its blocks are built."""
+    """The numbers from which the blocks of one stage are built (Table 1)."""
 
     blocks: int
     width: int  # d in this stage
     in_channels: int
     out_channels: int
-    stride: int  # of its first block
+    stride: int  # of the stage's first block
 
 
 @dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """One member of the family, in the paper's terms (Section 3, Tables 1 and 2).
+    """One network of the ResNet/ResNeXt family in the paper's terms (Section 3, Tables 1 and 2).
 
-    ``blocks``, ``stage_widths`` and ``stage_channels`` are filled in from the other fields unless given:
-    the template rules of Section 3.1 double the width whenever the map halves.
+    ``blocks``, ``stage_widths`` and ``stage_channels`` are computed from the other fields unless given. By the
+    template rules of Section 3.1, the width doubles whenever the feature map halves.
     """
 
     depth: int | None = None  # layers with weights on the longest path: 50, 101, ...; CIFAR 9n+2
     cardinality: int = 1  # C, the number of paths
-    width: int | None = None  # d, channels of one path in the first stage (64 where nothing says otherwise)
+    width: int | None = None  # d, channels of one path in the first stage; default 64
     stem: str = "imagenet"  # "imagenet": 7x7/2 and max pool; "cifar": 3x3, no pool
     block: str = "bottleneck"  # "bottleneck": 1x1, 3x3, 1x1; "basic": 3x3, 3x3
     form: str = "grouped"  # Figure 3: (c) "grouped", (b) "concatenated", (a) "branched"
-    shortcut: str = "B"  # A: zero padding, B: projection where shapes change, C: always, none: no residual
+    shortcut: str = "B"  # A: zero padding, B: projection where shapes change, C: always projection, none: no residual
     pre_activation: bool = False  # BN and ReLU before each convolution (the CIFAR nets of the paper's v1)
-    stride_in_1x1: bool = False  # a bottleneck's stride in its first 1x1, as in Caffe's nets, not in the 3x3
+    stride_in_1x1: bool = False  # a bottleneck has its stride in the first 1x1 (as in Caffe's nets), not in the 3x3
     bn_eps: float = 1e-5  # added to the variance in every BN
-    num_classes: int = 1000  # 0: no classifier, the network ends in its pooled features
+    num_classes: int = 1000  # 0: no classifier; the network returns its pooled features
     in_channels: int = 3
     base_channels: int = 64  # output channels of the stem
     initialisation: str = "release"  # or "zero_gamma": the last BN of a block starts at 0
@@ -77,13 +78,13 @@ class Architecture:
     def _check_agreement(self) -> None:
         assert self.blocks is not None
         if self.stride_in_1x1 and self.block == "basic":
-            raise RequestError("stride_in_1x1 belongs to bottleneck blocks; a basic block has no 1x1")
+            raise RequestError("stride_in_1x1 applies to bottleneck blocks only; a basic block has no 1x1")
         if self.initialisation == "zero_gamma" and (self.pre_activation or self.shortcut == "none"):
-            raise RequestError("zero_gamma needs blocks that end in a BN (not pre_activation) and a shortcut past it")
+            raise RequestError("zero_gamma needs blocks that end in a BN (not pre_activation) and have a shortcut")
         if self.form != "grouped" and self.cardinality * sum(self.blocks) > 65_536:
             raise RequestError(
-                f"{self.cardinality} paths in each of {sum(self.blocks)} blocks are too many to build one by one; "
-                "form 'grouped' computes the same"
+                f"{self.cardinality} paths in each of {sum(self.blocks)} blocks are too many separate layers; "
+                "form 'grouped' computes the same function"
             )
 
     def _set(self, name: str, value: Any) -> None:
@@ -123,13 +124,13 @@ class Architecture:
             self._set("blocks", _blocks_of_depth(self.depth, self.stem, self.block))
         assert self.blocks is not None
         if not 1 <= len(self.blocks) <= 6:
-            raise RequestError(f"blocks {self.blocks} has {len(self.blocks)} stages; from 1 to 6 can be built")
+            raise RequestError(f"blocks {self.blocks} has {len(self.blocks)} stages; from 1 to 6 are supported")
         if sum(self.blocks) > 4096:
-            raise RequestError(f"blocks {self.blocks} are {sum(self.blocks)}; at most 4096 can be built")
+            raise RequestError(f"blocks {self.blocks} add up to {sum(self.blocks)}; at most 4096 are supported")
         depth = convolutions * sum(self.blocks) + 2
         if self.depth not in (None, depth):
             raise RequestError(
-                f"blocks {self.blocks} of {convolutions} convolutions make depth {depth}, not {self.depth}"
+                f"blocks {self.blocks} of {convolutions} convolutions each give depth {depth}, not {self.depth}"
             )
         self._set("depth", depth)
 
@@ -144,7 +145,7 @@ class Architecture:
             if self.stage_widths[-1] > LARGEST:
                 raise RequestError(
                     f"cardinality {c} and width {self.width} make the last stage {self.stage_widths[-1]:,} channels "
-                    f"wide; at most {LARGEST:,} can be built"
+                    f"wide; at most {LARGEST:,} are supported"
                 )
             return
         self._check_stages("stage_widths", self.stage_widths)
@@ -153,7 +154,7 @@ class Architecture:
                 near = sorted({max(c, total // c * c), (total // c + 1) * c})
                 raise RequestError(
                     f"cardinality {c} does not divide the stage width {total}; "
-                    f"the nearest it divides: {' or '.join(map(str, near))}"
+                    f"the nearest valid widths: {' or '.join(map(str, near))}"
                 )
         width = self.stage_widths[0] // c
         if self.width not in (None, width):
@@ -176,7 +177,7 @@ class Architecture:
             for channels in self.stage_channels:
                 if channels < before:
                     raise RequestError(
-                        f"shortcut A pads channels, so stage_channels {self.stage_channels} must not fall"
+                        f"shortcut A pads channels, so stage_channels {self.stage_channels} must not decrease"
                     )
                 before = channels
 
@@ -187,7 +188,7 @@ class Architecture:
 
     @property
     def stages(self) -> tuple[Stage, ...]:
-        """The stages conv2, conv3 ... with everything settled."""
+        """The stages conv2, conv3, ... with the numbers that their blocks are built from."""
         assert self.blocks is not None
         assert self.stage_widths is not None
         assert self.stage_channels is not None
@@ -198,15 +199,15 @@ class Architecture:
 
     @property
     def stride(self) -> int:
-        """Input pixels per pixel of the last map, along one side."""
+        """Total stride: input pixels per pixel of the last feature map, along one side."""
         assert self.blocks is not None
         return (4 if self.stem == "imagenet" else 1) * 2 ** (len(self.blocks) - 1)
 
     @property
     def name(self) -> str:
-        """The name as the field writes it, with the fields it cannot say in brackets, as ``parse`` takes them.
+        """The usual name, followed by its other non-default fields: ``resnext50_32x4d (base_channels=16)``.
 
-        Not said are classes and input channels, which belong to the data, and what follows from the fields said.
+        ``num_classes`` and ``in_channels`` depend on the data and are left out, as is what follows from other fields.
         """
         stem, block = _family(self.depth or 0)
         assumed: dict[str, Any] = {f.name: f.default for f in fields(self)} | {"stem": stem, "block": block}
@@ -221,7 +222,7 @@ class Architecture:
         return f"{plain} ({', '.join(unsaid)})" if unsaid else plain
 
     def _derived(self) -> dict[str, Any]:
-        """What blocks, widths and channels follow from the other fields; None where blocks do not."""
+        """Compute blocks, stage widths and stage channels from the other fields; blocks is None for unknown depths."""
         follows = replace(self, stage_widths=None, stage_channels=None)
         assert self.depth is not None
         try:
@@ -235,9 +236,9 @@ class Architecture:
 
     @staticmethod
     def parse(name: str, **changes: Any) -> "Architecture":
-        """The architecture a name stands for: ``resnet50``, ``resnext101_64x4d``, ``resnet101_1x100d``.
+        """Build the architecture of a name such as ``resnet50``, ``resnext101_64x4d`` or ``resnet101_1x100d``.
 
-        ``changes`` override single fields. Raises RequestError naming the nearest known name.
+        ``changes`` override single fields. Raises RequestError for an unknown name, with the nearest known one.
         """
         match = NAME.fullmatch(name.strip().lower()) if isinstance(name, str) else None
         if match is None or (match["family"] == "resnext" and match["cardinality"] is None):
@@ -252,9 +253,9 @@ class Architecture:
         return Architecture(**_merge(base | {"stem": stem, "block": block}, changes))
 
     def change(self, **changes: Any) -> "Architecture":
-        """This architecture with some fields changed; what follows from them is worked out anew.
+        """Return this architecture with some fields changed; fields that follow from them are computed again.
 
-        Raises RequestError for an unknown field, naming the nearest.
+        Raises RequestError for an unknown field, with the nearest known one.
         """
         base: dict[str, Any] = asdict(self)
         for name, value in self._derived().items():
@@ -265,25 +266,28 @@ class Architecture:
         elif base["blocks"] is not None and "block" in changes:
             base["depth"] = None  # the same count of other blocks makes another depth
         if base["stage_widths"] is not None and "cardinality" in changes:
-            base["width"] = None  # free widths are C*d: d follows
+            base["width"] = None  # given stage widths are C*d, so d changes with C
         return Architecture(**_merge(base, changes))
 
     def check_image_size(self, height: int, width: int) -> None:
-        """Raises RequestError where the strides would leave less than one pixel of the last map."""
+        """Raise RequestError if the strides would leave less than one pixel of the last feature map."""
         if min(height, width) < self.stride:
             raise RequestError(
-                f"an image of {height}x{width} is too small for {_plain_name(self)}, whose strides divide by "
+                f"an image of {height}x{width} is too small for {_plain_name(self)}, whose total stride is "
                 f"{self.stride}: each side must be at least {self.stride} pixels"
-                + ("; small images want stem 'cifar'" if self.stem == "imagenet" else "")
+                + ("; for small images use stem 'cifar'" if self.stem == "imagenet" else "")
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON; ``Architecture(**d)`` builds it again."""
+        """Convert to plain values for JSON; ``Architecture(**values)`` is the inverse."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
 
 
 def list_models(pattern: str = "*") -> list[str]:
-    """Names of the paper's and the release's networks that match a shell pattern; more can be built."""
+    """List the known names (networks of the paper and the release) that match a shell pattern.
+
+    Other names of the same pattern, such as ``resnext50_16x8d``, can be built too.
+    """
     return [name for name in KNOWN if fnmatchcase(name, pattern.lower())]
 
 
@@ -312,7 +316,7 @@ def _blocks_of_depth(depth: int, stem: str, block: str) -> tuple[int, ...]:
             return stages
         known = [str(d) for d, (k, _) in IMAGENET_STAGES.items() if k == block]
         raise RequestError(
-            f"depth {depth} with {block} blocks has no ImageNet layout: known are {', '.join(known)}; "
+            f"depth {depth} with {block} blocks has no ImageNet layout: choose from {', '.join(known)}, "
             "or give blocks per stage"
         )
     per_n = 3 * CONVOLUTIONS[block]
@@ -321,7 +325,7 @@ def _blocks_of_depth(depth: int, stem: str, block: str) -> tuple[int, ...]:
         near = sorted({per_n * max(1, n) + 2, per_n * max(1, n + 1) + 2})
         known = [str(d) for d, (k, _) in IMAGENET_STAGES.items() if k == block]
         raise RequestError(
-            f"depth {depth} is not {per_n}n+2, as a CIFAR network of {block} blocks needs; "
+            f"depth {depth} is not {per_n}n+2, which a CIFAR network of {block} blocks needs; "
             f"nearest: {' or '.join(map(str, near))}; ImageNet networks of {block} blocks have depth "
             f"{', '.join(known)}; or give blocks per stage"
         )
@@ -342,7 +346,7 @@ def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
 
 
 def _family(depth: int) -> tuple[str, str]:
-    """The stem and block that a depth alone means."""
+    """Infer the stem and the block type from the depth alone."""
     return ("imagenet", IMAGENET_STAGES[depth][0]) if depth in IMAGENET_STAGES else ("cifar", "bottleneck")
 
 

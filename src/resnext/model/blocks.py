@@ -1,16 +1,16 @@
-"""Figure 3: one residual block in three equal forms, to be read beside page 4 of the paper.
+"""The residual block of Figure 3 in its three equivalent forms (page 4 of the paper).
 
 A block computes y = x + F(x), where F(x) = T_1(x) + ... + T_C(x) is the sum over C paths (Equations 2 and 3). The
-three classes differ only in how they compute F; they are equal as functions, and ``forms.py`` moves the weights.
+three classes compute the same F in different ways; ``forms.py`` converts weights between them.
 
-Inside a path each convolution is followed by its BN and ReLU, up to the last convolution, which has none: paths
-are summed first. What stands around F is the order's choice, and the same in all three forms:
+Inside a path, BN and ReLU follow each convolution except the last, because the paths are summed first. Around F, all
+three forms have the same layers:
 
     as published:    x -> F -> BN -> + shortcut(x) -> ReLU           (BN is bn3, or bn2 in a basic block)
     pre-activation:  x -> BN -> ReLU -> F -> + shortcut              (BN is bn0; He et al. 2016)
 
-A basic block (Section 3.3, Figure 4) has paths of two 3x3 convolutions. Their sum is a dense block of width C*d, so
-its grouped form is simply dense.
+The paths of a basic block (Section 3.3, Figure 4) are two 3x3 convolutions. Their sum is a dense block of width C*d,
+so the grouped form of a basic block has no groups.
 """
 
 from collections import OrderedDict
@@ -26,7 +26,7 @@ from resnext.model.recompute import recomputed, remember
 
 @dataclass(frozen=True, kw_only=True)
 class BlockShape:
-    """Where a block stands in its network, in the numbers of Figure 3 (256, 256, C = 32, d = 4)."""
+    """The numbers that define one block, as in Figure 3 (256, 256, C = 32, d = 4)."""
 
     in_channels: int
     out_channels: int
@@ -40,10 +40,10 @@ class BlockShape:
 
 
 def inner_layers(s: BlockShape, paths: int) -> "OrderedDict[str, nn.Module]":
-    """``paths`` paths side by side, without their last convolution.
+    """Build ``paths`` parallel paths without their last convolution.
 
-    One for forms (a) and (b); all C of them for form (c), where the 3x3 keeps them apart by its groups. The stride
-    is in the 3x3 (in the first one of a basic block), as in the release; in Caffe's nets it is in the 1x1.
+    Forms (a) and (b) call this for one path, form (c) for all C, which the groups of the 3x3 keep apart. The stride is
+    in the 3x3 (the first one of a basic block), as in the release; in Caffe's nets it is in the 1x1.
     """
     width = paths * s.width
     if s.kind == "basic":
@@ -58,14 +58,14 @@ def inner_layers(s: BlockShape, paths: int) -> "OrderedDict[str, nn.Module]":
 
 
 def last_layer(s: BlockShape, paths: int) -> "OrderedDict[str, nn.Module]":
-    """The convolution that ends ``paths`` paths side by side, and by its sum over channels adds them up."""
+    """Build the convolution that ends ``paths`` parallel paths; its sum over input channels also adds the paths."""
     if s.kind == "basic":
         return OrderedDict(conv2=conv2d(paths * s.width, s.out_channels, 3))
     return OrderedDict(conv3=conv2d(paths * s.width, s.out_channels, 1))
 
 
 class Block(nn.Module):
-    """y = x + F(x): what the three forms share. A form hands in the layers of F and computes ``aggregate``."""
+    """Base class of the three forms: y = x + F(x). A subclass passes the layers of F and implements ``aggregate``."""
 
     conv1: Conv2d
     conv2: Conv2d
@@ -82,7 +82,7 @@ class Block(nn.Module):
         self.bottleneck = s.kind == "bottleneck"
         self.pre_activation = s.pre_activation
         self.drop_path = 0.0  # probability that an image skips F in training
-        self.recompute = "no"  # what the backward pass computes again: see train.recompute
+        self.recompute = "no"  # level of activation checkpointing, see plan.set_activation_checkpointing
         if s.pre_activation:
             self.bn0 = NormAct(s.in_channels)
         for name, layer in layers.items():
@@ -92,11 +92,11 @@ class Block(nn.Module):
         self.downsample = shortcut(s.shortcut, s.in_channels, s.out_channels, s.stride, norm=not s.pre_activation)
 
     def aggregate(self, x: Tensor) -> Tensor:
-        """F(x), the aggregated transformations: [B, in, H, W] -> [B, out, ceil(H / stride), ceil(W / stride)]."""
+        """Compute F(x), the sum over paths: [B, in, H, W] -> [B, out, ceil(H / stride), ceil(W / stride)]."""
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, in, H, W] -> [B, out, ceil(H / stride), ceil(W / stride)]."""
+        """Compute the block: [B, in, H, W] -> [B, out, ceil(H / stride), ceil(W / stride)]."""
         if self.recompute == "blocks" and self.training and torch.is_grad_enabled():
             return recomputed(self, self._forward, x)
         return self._forward(x)
@@ -112,39 +112,41 @@ class Block(nn.Module):
         y = drop_path(self.aggregate(activated), self.drop_path if self.training else 0.0)
         if self.downsample is None:
             return y
-        # The identity passes x as it came; where shapes change, the shortcut too starts from the activation.
+        # An identity shortcut adds x itself; a projection or padding starts from the activation, as F does.
         return y + self.downsample(x if isinstance(self.downsample, nn.Identity) else activated)
 
     @property
     def last_norm(self) -> NormAct:
-        """The BN on the sum of the paths, before the shortcut is added (Section 4)."""
+        """The BN after the sum of the paths, before the shortcut is added (Section 4)."""
         return self.bn3 if self.bottleneck else self.bn2
 
     @property
     def last_convolution(self) -> Conv2d:
-        """The convolution all paths end in, where they share one."""
+        """The last convolution of forms (b) and (c), which all paths share."""
         return self.conv3 if self.bottleneck else self.conv2
 
 
 class BranchedBlock(Block):
-    """Figure 3 (a), split-transform-merge: C paths of 256,1x1,4; 4,3x3,4; 4,1x1,256, and their sum."""
+    """Figure 3 (a), split-transform-merge: the sum of C paths of 256,1x1,4; 4,3x3,4; 4,1x1,256."""
 
     def __init__(self, s: BlockShape) -> None:
         paths = (nn.Sequential(inner_layers(s, 1) | last_layer(s, 1)) for _ in range(s.cardinality))
         super().__init__(s, OrderedDict(paths=nn.ModuleList(paths)))
 
     def aggregate(self, x: Tensor) -> Tensor:
+        """Run the paths one by one and sum their outputs."""
         return reduce(torch.add, (path(x) for path in self.paths))
 
 
 class ConcatenatedBlock(Block):
-    """Figure 3 (b), early concatenation: C paths of 256,1x1,4; 4,3x3,4, side by side into one 128,1x1,256."""
+    """Figure 3 (b), early concatenation: C paths of 256,1x1,4; 4,3x3,4, concatenated, then one 128,1x1,256."""
 
     def __init__(self, s: BlockShape) -> None:
         paths = (nn.Sequential(inner_layers(s, 1)) for _ in range(s.cardinality))
         super().__init__(s, OrderedDict(paths=nn.ModuleList(paths)) | last_layer(s, s.cardinality))
 
     def aggregate(self, x: Tensor) -> Tensor:
+        """Concatenate the outputs of the paths and apply the last convolution."""
         return self.last_convolution(torch.cat([path(x) for path in self.paths], dim=1))
 
 
@@ -155,6 +157,7 @@ class GroupedBlock(Block):
         super().__init__(s, inner_layers(s, s.cardinality) | last_layer(s, s.cardinality))
 
     def aggregate(self, x: Tensor) -> Tensor:
+        """Run all paths at once, as groups of one convolution."""
         y = self.bn1(self.conv1(x))
         if self.bottleneck:
             y = self.bn2(self.conv2(y))

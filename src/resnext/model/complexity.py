@@ -1,6 +1,6 @@
-"""What a network costs: parameters, multiply-adds and activations, read off the built network on the meta device.
+"""Count parameters, multiply-adds and activations of a network by running it on the meta device.
 
-The paper's "FLOPs" are multiply-adds (MACs; 1 MAC = 2 FLOPs) of convolutions and classifier, and its parameter
+The paper's "FLOPs" are multiply-adds (MACs; 1 MAC = 2 FLOPs) of the convolutions and the classifier. Its parameter
 counts leave out the scales and shifts of BN.
 """
 
@@ -25,32 +25,36 @@ Counted = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear
 
 @dataclass(frozen=True)
 class Complexity:
-    """The cost of one image. All are exact counts."""
+    """Cost of a network for one image. All values are exact counts."""
 
-    parameters: int  # everything learned, BN's scale and shift too
+    parameters: int  # all learned values, including BN's scale and shift
     macs: int  # multiply-adds of convolutions and linear layers
-    activations: int  # elements that convolutions put out
+    activations: int  # output elements of convolutions
     parameters_without_bn: int  # as the paper counts
 
 
 @dataclass(frozen=True)
 class LayerCost:
-    """One layer's share of a Complexity, with its output as [C, H, W] (or [C] for a linear layer)."""
+    """Cost of one layer for one image."""
 
     name: str
-    kind: str  # the class of the layer
-    output: tuple[int, ...]
+    kind: str  # class name of the layer
+    output: tuple[int, ...]  # [C, H, W], or [C] for a linear layer
     parameters: int
     macs: int
     activations: int
-    groups: int = 1  # of a convolution
+    groups: int = 1  # 1 for other layers than convolutions
 
 
 def complexity(model: str | Architecture | nn.Module, image_size: ImageSize = None) -> Complexity:
-    """Cost of a name, an Architecture or a model, for images of one side or of (height, width).
+    """Count parameters, multiply-adds and activations of a network for one image.
 
-    ``image_size`` is 224 where not given, 32 for a CIFAR stem. A model's weights are neither read nor copied.
-    Raises RequestError for unknown names, sizes too small, and foreign models that cannot run without weights.
+    Args:
+        model: a name, an Architecture, or a model of any library. Weights are neither read nor copied.
+        image_size: the side, or (height, width), in pixels. Default 224, or 32 for a CIFAR stem.
+
+    Raises:
+        RequestError: the name is unknown, the size is too small, or the model cannot run on the meta device.
     """
     if isinstance(model, nn.Module) and not isinstance(model, Network):
         return _sum(layer_costs(model, image_size), model)
@@ -59,7 +63,7 @@ def complexity(model: str | Architecture | nn.Module, image_size: ImageSize = No
 
 
 def layer_costs(model: str | Architecture | nn.Module, image_size: ImageSize = None) -> list[LayerCost]:
-    """The same, layer by layer in the order they run: convolutions, BNs and linear layers."""
+    """Count the cost of each convolution, BN and linear layer, in the order they run. Arguments as ``complexity``."""
     if isinstance(model, nn.Module) and not isinstance(model, Network):
         return _trace(model, _input_channels(model), _size(image_size, None))
     a = _architecture(model)
@@ -67,7 +71,7 @@ def layer_costs(model: str | Architecture | nn.Module, image_size: ImageSize = N
 
 
 def default_image_size(architecture: Architecture) -> int:
-    """The paper's input side: 224, or 32 for a CIFAR stem."""
+    """Return the paper's image side in pixels: 224, or 32 for a CIFAR stem."""
     return 224 if architecture.stem == "imagenet" else 32
 
 
@@ -84,16 +88,16 @@ def _architecture(model: str | Architecture | nn.Module) -> Architecture:
         return Architecture.parse(model)
     if isinstance(model, Architecture):
         return model
-    raise RequestError(f"complexity wants a name, an Architecture or a model, not a {type(model).__name__}")
+    raise RequestError(f"complexity takes a name, an Architecture or a model, not a {type(model).__name__}")
 
 
 def _size(image_size: ImageSize, a: Architecture | None) -> tuple[int, int]:
-    """(height, width), checked against the strides."""
+    """Return (height, width); raise RequestError if it is no size or too small for the strides."""
     if image_size is None:
         image_size = default_image_size(a) if a else 224
     pair = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
     if len(pair) != 2 or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in pair):
-        raise RequestError(f"image_size must be a side or (height, width) in pixels, not {image_size!r}")
+        raise RequestError(f"image_size must be one side or (height, width), in pixels, not {image_size!r}")
     if a:
         a.check_image_size(*pair)
     return pair
@@ -108,15 +112,15 @@ def _input_channels(model: nn.Module) -> int:
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             return module.in_channels
-    raise RequestError(f"{type(model).__name__} has no 2-d convolution: it is no image network")
+    raise RequestError(f"{type(model).__name__} has no 2-d convolution, so it is not an image network")
 
 
 def _trace(model: nn.Module, in_channels: int, size: tuple[int, int]) -> list[LayerCost]:
-    """One forward pass of shapes alone; the model's own tensors stay where and as they are."""
+    """Run one forward pass on the meta device (shapes only); the model's own tensors are not touched."""
     tensors = chain(model.named_parameters(), model.named_buffers())
     meta = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors}
     dtype = next((t.dtype for t in meta.values() if t.is_floating_point()), torch.float32)
-    images = torch.empty(2, in_channels, *size, device="meta", dtype=dtype)  # BN cannot train on one of 1x1
+    images = torch.empty(2, in_channels, *size, device="meta", dtype=dtype)  # BN in training needs two values a channel
     rows: list[LayerCost] = []
     with _hooks(model, rows), torch.no_grad():
         try:
@@ -124,13 +128,13 @@ def _trace(model: nn.Module, in_channels: int, size: tuple[int, int]) -> list[La
         except RequestError:
             raise
         except (RuntimeError, NotImplementedError, ValueError) as error:
-            raise RequestError(f"{type(model).__name__} cannot be counted without running it: {error}") from error
+            raise RequestError(f"{type(model).__name__} does not run on the meta device: {error}") from error
     return rows
 
 
 @contextmanager
 def _hooks(model: nn.Module, rows: list[LayerCost]) -> Iterator[None]:
-    """While open, every counted layer that runs adds its row."""
+    """Register hooks that add a row for every counted layer that runs; remove them at the end."""
     handles: list[RemovableHandle] = [
         module.register_forward_hook(_hook(name, rows))
         for name, module in model.named_modules()

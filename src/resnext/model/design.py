@@ -1,7 +1,8 @@
-"""Choosing C and d: the paper's trade of cardinality against width at preserved complexity (Section 3.4, Table 2).
+"""Choose width d for a cardinality C, or C for d, at preserved complexity (Section 3.4, Table 2).
 
-Without a budget the template block keeps the parameters of the one it replaces (Equation 4: C*(256*d + 9*d*d + d*256)
-is about 70k). With a budget the whole network comes as near to it as it can.
+Without a budget, the template block keeps the parameters of the ResNet block it replaces (Equation 4:
+C*(256*d + 9*d*d + d*256) is about 70k). With a budget, the cost of the whole network is brought as near to it as
+possible.
 """
 
 from collections.abc import Callable, Iterator
@@ -24,27 +25,36 @@ def design(
     image_size: ImageSize = None,
     **changes: Any,
 ) -> Architecture:
-    """The network of this depth whose d (or whose C, where ``width`` is given) comes nearest to the budget.
+    """Solve for the width d (or, if ``width`` is given, the cardinality C) whose cost is nearest to the budget.
 
-    Where not given, ``depth`` is 50 (or what ``blocks`` make) and ``cardinality`` 32. The budget is in multiply-adds
-    for one image of ``image_size``, or in parameters with BN; without one, the template block's parameters are kept.
-    Of two equally near networks it is the smaller.
-    ``changes`` are fields of Architecture (``num_classes``, ``stem``, ``blocks`` ...). Raises RequestError for
-    contradictions and for a budget that even d = 1 (or C = 1) exceeds.
+    Args:
+        depth: layers; default 50, or what ``blocks`` gives.
+        cardinality: C; default 32. Not together with ``width``.
+        width: d, if C is to be solved.
+        macs: budget in multiply-adds for one image of ``image_size``.
+        parameters: budget in parameters, including BN. Without a budget, the template block's parameters are kept.
+        image_size: the side, or (height, width), in pixels. Default 224, or 32 for a CIFAR stem.
+        changes: other fields of Architecture (``num_classes``, ``stem``, ``blocks``, ...).
+
+    Returns:
+        The architecture. Of two equally near ones, the smaller.
+
+    Raises:
+        RequestError: the arguments contradict each other, or even d = 1 (or C = 1) exceeds the budget.
     """
     if width is not None and cardinality is not None:
-        raise RequestError("give cardinality and d is solved, or width and C is solved; both leave nothing to solve")
+        raise RequestError("give either cardinality (d is solved) or width (C is solved), not both")
     if macs is not None and parameters is not None:
         raise RequestError("give a budget of macs or of parameters, not both")
     if changes.get("stage_widths") is not None:
-        raise RequestError("stage_widths cannot be fixed here: they are what the design solves")
+        raise RequestError("stage_widths cannot be given here, because the design solves for them")
     fixed, solved = ("width", "cardinality") if width is not None else ("cardinality", "width")
     given = {"width": width} if width is not None else {"cardinality": 32 if cardinality is None else cardinality}
     if depth is not None and changes.get("blocks") is not None:
-        changes["depth"] = depth  # so that they must agree
+        changes["depth"] = depth  # Architecture checks that the two agree
     name = f"resnet{50 if depth is None else depth}"
     wanted = Architecture.parse(name, **(changes | given | {solved: 1}))
-    smallest = wanted.change(form="grouped")  # the forms cost the same, and this one is quick to build
+    smallest = wanted.change(form="grouped")  # all forms cost the same, and this one is built fastest
 
     def at(n: int) -> Architecture:
         return smallest.change(**{solved: n})
@@ -67,7 +77,7 @@ def design(
 def neighbours(
     architecture: Architecture, solved: str = "width", image_size: ImageSize = None
 ) -> list[tuple[Architecture, Complexity]]:
-    """The network with d - 1, d and d + 1 (or C, where ``solved`` is "cardinality") and what each costs."""
+    """Return the networks with d - 1, d and d + 1 (or C, if ``solved`` is "cardinality"), each with its cost."""
     middle = getattr(architecture, solved)
     around = (architecture.change(**{solved: n}) for n in (middle - 1, middle, middle + 1) if n >= 1)
     return [(a, complexity(a, image_size)) for a in around]
@@ -76,12 +86,12 @@ def neighbours(
 def table_2(
     depth: int | None = None, cardinalities: tuple[int, ...] = TABLE_2, **budget_and_changes: Any
 ) -> Iterator[Architecture]:
-    """The solved network of each cardinality, as Table 2 lists them."""
+    """Solve for the width at each cardinality, as Table 2 does."""
     return (design(depth, cardinality, **budget_and_changes) for cardinality in cardinalities)
 
 
 def template_parameters(architecture: Architecture) -> int:
-    """Weights of one block of the first stage that keeps its channels: Equation 4, C*(256*d + 9*d*d + d*256)."""
+    """Count the weights of a first-stage block with equal in and out channels (Equation 4)."""
     first = architecture.stages[0]
     out, c, d = first.out_channels, architecture.cardinality, first.width
     if architecture.block == "basic":
@@ -90,21 +100,21 @@ def template_parameters(architecture: Architecture) -> int:
 
 
 def _template_width(architecture: Architecture) -> int:
-    """The width of the plain residual block with this in and output: 64 for 256."""
+    """Return the width of the plain ResNet block with this many output channels: 64 for 256."""
     return max(1, architecture.stages[0].out_channels // EXPANSION[architecture.block])
 
 
 def _network_cost(at: Callable[[int], Architecture], what: str, image_size: ImageSize) -> Callable[[int], int]:
-    """The whole network's cost as a function of d (or C): a quadratic with whole coefficients, from three networks."""
+    """Fit the network's cost as a function of d (or C): an exact quadratic through the costs of three networks."""
     c1, c2, c3 = (int(getattr(complexity(at(n), image_size), what)) for n in (1, 2, 3))
-    bend = c3 - 2 * c2 + c1  # Newton's forward differences: exact in whole numbers
+    bend = c3 - 2 * c2 + c1  # Newton's forward differences, exact in integers
     return lambda n: c1 + (n - 1) * (c2 - c1) + (n - 1) * (n - 2) * bend // 2
 
 
 def _nearest(cost: Callable[[int], int], budget: float, largest: int, unit: str) -> int:
-    """The whole n >= 1 whose rising cost is nearest to the budget, by bisection."""
+    """Find by bisection the integer n >= 1 whose cost, which rises with n, is nearest to the budget."""
     if cost(largest) < budget:
-        raise RequestError(f"a budget of {budget:,.0f} {unit} is beyond the largest, which has {cost(largest):,}")
+        raise RequestError(f"a budget of {budget:,.0f} {unit} is more than the largest network has: {cost(largest):,}")
     low, high = 1, largest  # cost(high) >= budget
     while low < high:
         middle = (low + high) // 2
@@ -116,7 +126,7 @@ def _nearest(cost: Callable[[int], int], budget: float, largest: int, unit: str)
 
 
 def _largest(smallest: Architecture) -> int:
-    """The largest d (or C) whose last stage is not too wide to build."""
+    """Return the largest d (or C) whose last stage is within the supported width."""
     assert smallest.stage_widths is not None
     return LARGEST // smallest.stage_widths[-1]
 

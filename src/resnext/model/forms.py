@@ -1,13 +1,13 @@
-"""Moving one set of weights between the three forms of Figure 3.
+"""Convert weights between the three forms of Figure 3.
 
-Every tensor of a path is a slice of the corresponding tensor of form (c), and the other way round a concatenation:
+Every tensor of a path is a slice of the corresponding tensor of form (c), which concatenates them:
 
     path i of ...                  form (c)                        slice
     conv1, conv2, bn1, bn2         [C*d, ...]                      rows [i*d, (i+1)*d)
     the last convolution           [out, C*d, k, k]                columns [i*d, (i+1)*d)
 
-(footnote 3 of the paper: A1*B1 + A2*B2 = [A1, A2] * [B1; B2]). The maps are linear and elementwise optimizers keep
-them, so they carry gradients, momentum buffers and weight averages as well as weights.
+(footnote 3 of the paper: A1*B1 + A2*B2 = [A1, A2] * [B1; B2]). Slicing and concatenation commute with elementwise
+optimizers, so gradients, momentum buffers and weight averages are converted in the same way.
 """
 
 import re
@@ -27,13 +27,21 @@ KEY = re.compile(r"(?P<block>layer\d+\.\d+\.)(?:paths\.(?P<path>\d+)\.)?(?P<laye
 
 
 def convert_form(model: "Network", form: str) -> "Network":
-    """A new network that computes the same function in another form: "grouped", "concatenated" or "branched".
+    """Return a new network that computes the same function in another form.
 
-    It has the model's weights, running statistics, dtype, device, train or eval mode, preprocessing, classes and
-    provenance, and shares no memory with it. Raises RequestError for an unknown form or a foreign model.
+    Args:
+        model: a network of this package.
+        form: "grouped", "concatenated" or "branched".
+
+    Returns:
+        A network with the model's weights, running statistics, dtype, device, train or eval mode, preprocessing,
+        classes and provenance. It shares no memory with ``model``.
+
+    Raises:
+        RequestError: the form is unknown, or the model is not one of this package.
     """
     if not isinstance(getattr(model, "architecture", None), Architecture):
-        raise RequestError(f"only networks of this package have forms to convert, not a {type(model).__name__}")
+        raise RequestError(f"only networks of this package have forms, not a {type(model).__name__}")
     with torch.device("meta"):
         converted = type(model)(model.architecture.change(form=form))
     state = convert_state(model.state_dict(), model.architecture, form)
@@ -45,13 +53,12 @@ def convert_form(model: "Network", form: str) -> "Network":
 
 
 def convert_state(state: Mapping[str, Tensor], architecture: Architecture, form: str) -> dict[str, Tensor]:
-    """A state dict of ``architecture`` (which says the form it is in) as ``form`` has it.
+    """Convert a state dict from the form of ``architecture`` to ``form``.
 
-    Keys may be a subset, such as the parameters without buffers: what is given is converted, so gradients and
-    momentum buffers by parameter name go the same way. Results may share memory with ``state``.
-    Raises RequestError where the weights of some paths are missing or of the wrong size.
+    A subset of the keys is enough, so gradients and momentum buffers by parameter name can be converted too. Results
+    may share memory with ``state``. Raises RequestError if weights of some paths are missing or have the wrong size.
     """
-    target = architecture.change(form=form).form  # checks the word
+    target = architecture.change(form=form).form  # raises RequestError for an unknown form
     grouped = _to_grouped(state, architecture)
     if target == "grouped":
         return grouped
@@ -69,7 +76,7 @@ def convert_state(state: Mapping[str, Tensor], architecture: Architecture, form:
 
 
 def _to_grouped(state: Mapping[str, Tensor], architecture: Architecture) -> dict[str, Tensor]:
-    """The state in form (c), whichever form its keys are in."""
+    """Convert a state dict of any form to form (c)."""
     grouped: dict[str, Tensor] = {}
     paths: dict[str, dict[int, Tensor]] = {}
     for key, tensor in state.items():
@@ -87,14 +94,14 @@ def _to_grouped(state: Mapping[str, Tensor], architecture: Architecture) -> dict
         tensors = [parts[i] for i in range(architecture.cardinality)]
         dim = _path_dimension(key, architecture)
         if dim is None:
-            raise RequestError(f"{key} is no layer of a path of {architecture.name}")
-        # A scalar counts batches: the same in all paths.
+            raise RequestError(f"{key} is not a layer of a path of {architecture.name}")
+        # A scalar is num_batches_tracked, which is equal in all paths.
         grouped[key] = tensors[0] if tensors[0].dim() == 0 else torch.cat(tensors, dim)
     return grouped
 
 
 def _path_dimension(key: str, architecture: Architecture) -> int | None:
-    """Along which dimension of form (c)'s tensor the paths lie; None for what all paths share."""
+    """Return the dimension along which form (c)'s tensor holds the paths; None for a tensor that all paths share."""
     match = KEY.fullmatch(key)
     if match is None:
         return None
@@ -109,5 +116,5 @@ def _split(key: str, tensor: Tensor, dim: int, cardinality: int) -> list[Tensor]
     if tensor.dim() == 0:
         return [tensor] * cardinality
     if dim >= tensor.dim() or tensor.shape[dim] % cardinality:
-        raise RequestError(f"{key} of shape {list(tensor.shape)} cannot be cut into {cardinality} paths")
+        raise RequestError(f"{key} of shape {list(tensor.shape)} cannot be split into {cardinality} paths")
     return list(tensor.split(tensor.shape[dim] // cardinality, dim))

@@ -1,9 +1,9 @@
-"""Frozen BN made free: the convolution before it computes it, as the same function with the same parameters.
+"""Fold frozen BN layers into the convolutions before them, without changing parameters or state dict.
 
-A BN that keeps its statistics, scale and shift is scale * x + shift, so on a convolution it is a convolution with
-other weights and a bias. Those are made anew in each forward pass (little work beside the convolution), so whatever
-is loaded, moved or averaged counts at once, and autograd takes the gradient back to the true weight by the scale.
-What is left of the layer, ``ReLU(... + residual)``, happens in place.
+A frozen BN is scale * x + shift, so a convolution and its frozen BN equal one convolution with other weights and a
+bias. These are computed in each forward pass (cheap beside the convolution). So a parameter that is loaded, moved or
+averaged takes effect at once, and autograd computes the gradient of the true weight. The rest of the layer,
+``ReLU(... + residual)``, is computed in place.
 """
 
 from collections.abc import Iterator
@@ -17,16 +17,15 @@ from resnext.model.layers import FOLDED, Conv2d, NormAct, frozen
 from resnext.speed import kernels
 from resnext.speed.convolution import PLAIN
 
-POSITIONS = (1, 2, 3)  # of a block's convolutions
+POSITIONS = (1, 2, 3)  # numbers of a block's convolutions: conv1, conv2, conv3
 
 
 def fold_frozen(model: nn.Module) -> int:
-    """Have every frozen NormAct of ``model`` computed by the convolution it follows; returns how many.
+    """Fold every frozen NormAct of ``model`` into the convolution before it; return the number of folded norms.
 
-    Parameters, names and state dict stay as they are. A norm is folded while it is in evaluation mode and its scale
-    and shift take no gradient, and plain again where that changes. Norms behind a sum stay plain (pre-activation's
-    first, the last one of form (a)), and all do where ``RESNEXT_FAST=0``.
-    Raises RequestError for a frozen norm whose statistics give no finite scale.
+    Parameters, names and state dict do not change. A norm is folded only while it is in evaluation mode and its scale
+    and shift need no gradient. Norms that follow a sum are not folded (the first of a pre-activation block, the last of
+    form (a)). With ``RESNEXT_FAST=0`` none is. Raises RequestError if a frozen norm has no finite scale.
     """
     check_frozen(model)
     if not kernels.switched_on():
@@ -40,7 +39,7 @@ def fold_frozen(model: nn.Module) -> int:
 
 
 def unfold(model: nn.Module) -> None:
-    """Take back what ``fold_frozen`` did."""
+    """Undo ``fold_frozen_norms``."""
     for module in model.modules():
         if isinstance(module, Conv2d):
             module.follower = ()
@@ -49,10 +48,10 @@ def unfold(model: nn.Module) -> None:
 
 
 def check_frozen(model: nn.Module) -> None:
-    """Raises RequestError, naming it, for a frozen BN of ``model`` that would give infinity or NaN.
+    """Raise RequestError if a frozen BN of ``model`` would give infinity or NaN.
 
-    ResNeXt has channels whose running variance is 0 or nearly so; with the eps of 0 that some detectors' weights
-    come with, their scale is infinite (pytorch/vision#2599).
+    Some channels of ResNeXt have a running variance near 0. Together with an eps of 0, as some detectors' weights have
+    it, the scale becomes infinite (pytorch/vision#2599).
     """
     for name, norm in model.named_modules():
         if not isinstance(norm, nn.BatchNorm2d) or not frozen(norm) or norm.running_var is None:
@@ -65,15 +64,16 @@ def check_frozen(model: nn.Module) -> None:
             channel = int(bad.nonzero()[0])
             raise RequestError(
                 f"{name or 'the BN layer'} is frozen with running_var {norm.running_var[channel].item():g} in channel "
-                f"{channel} and eps {norm.eps:g}, which gives no finite output: give it the eps it was trained with "
-                "(1e-5 as a rule), or weights with sound statistics"
+                f"{channel} and eps {norm.eps:g}, so its output is not finite: set the eps it was trained with "
+                "(usually 1e-5), or use weights with valid statistics"
             )
 
 
 def followed(model: nn.Module) -> Iterator[tuple[Conv2d, NormAct]]:
-    """Each convolution with the norm that reads it and nothing else: ``bn2`` reads ``conv2`` in all our blocks.
+    """Iterate over each convolution with the norm that directly follows it.
 
-    In a sequence (a path of forms (a) and (b), a projecting shortcut) a norm reads the layer before it.
+    In all blocks of this package ``bn2`` follows ``conv2``, and so on. In an ``nn.Sequential`` (a path of forms (a) and
+    (b), a projection shortcut) a norm follows the layer before it.
     """
     for module in model.modules():
         children = dict(module.named_children())

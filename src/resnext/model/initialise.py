@@ -1,4 +1,4 @@
-"""The weights a network starts from: those of the Torch7 release (models/resnext.lua, ConvInit and BNInit)."""
+"""Initialise a network's weights as the Torch7 release does (models/resnext.lua, ConvInit and BNInit)."""
 
 from typing import TYPE_CHECKING
 
@@ -13,14 +13,15 @@ if TYPE_CHECKING:
 
 
 def initialise(network: "Network", generator: torch.Generator | None = None) -> None:
-    """Draws the weights of a network on the CPU, in place.
+    """Draw the weights of a network on the CPU, in place.
 
-    Convolutions: N(0, sqrt(2 / n)) with n = kW * kH * output planes, where a grouped convolution counts its full width
-    C*d. BN: scale 1, shift 0; with ``initialisation="zero_gamma"`` the BN that ends a block starts at scale 0. The
-    classifier: torch's default weights, bias 0.
+    Convolutions: N(0, sqrt(2 / n)) with n = kW * kH * output planes; a grouped convolution counts its full width C*d.
+    BN: scale 1, shift 0; with ``initialisation="zero_gamma"`` the last BN of a block starts at scale 0. Classifier:
+    torch's default weights, bias 0.
 
-    Forms (a) and (b) start as the form (c) they are equal to, so one seed is one function in every form. That differs
-    from the release's resnext_B, whose paths' own convolutions count their d planes only: sqrt(C) times larger.
+    Forms (a) and (b) are initialised as form (c) and then converted, so a seed gives the same function in every form.
+    In the release's resnext_B, a path's convolutions count their d planes only, so its weights are sqrt(C) times
+    larger.
     """
     if network.architecture.form != "grouped":
         _initialise_as_grouped(network, generator)

@@ -1,4 +1,14 @@
-"""The vocabulary every block is written in: convolution, batch norm with what follows it, shortcut."""
+"""Layers of the networks: convolution, batch norm with residual and ReLU, shortcut."""
+
+# Attributes that other modules set on layers and tensors. They select how the same function is computed, except
+# drop_path. None of them is in a state dict.
+#   Conv2d.algorithms        the algorithm of each pass (plan.Plan.apply)
+#   Conv2d.folded_norm       (norm,) of the frozen norm that this convolution computes, or () (frozen_norm.py)
+#   NormAct.algorithm        "plain", "fused" (plan.Plan.apply) or "folded" (frozen_norm.py)
+#   NormAct.allow_recompute  whether the next layer may recompute y instead of saving it (plan.py)
+#   Block.recompute_level    level of activation checkpointing (plan.set_activation_checkpointing)
+#   Block.drop_path          probability of stochastic depth (train/session.py)
+#   Tensor.recompute_fn      function that computes this tensor again in the backward pass (activation_checkpointing.py)
 
 from functools import partial
 
@@ -14,13 +24,13 @@ FUSED, FOLDED = "fused", "folded"
 
 
 class Conv2d(nn.Conv2d):
-    """``nn.Conv2d`` whose passes in training can be computed other ways (``ways``): model/plan.py measures them.
+    """``nn.Conv2d`` with a choice of algorithm for each pass in training (``algorithms``, measured by model/plan.py).
 
-    A frozen norm that follows it may be in ``follower``, and is then computed here (model/frozen.py).
+    If ``folded_norm`` holds the frozen norm that follows, this layer computes that norm too (model/frozen_norm.py).
     """
 
     ways = Ways()
-    follower: "tuple[NormAct, ...]" = ()  # in a tuple, so that it stays no part of this layer
+    follower: "tuple[NormAct, ...]" = ()  # in a tuple, so that it is not registered as a submodule
 
     def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         own = bias
@@ -36,7 +46,7 @@ class Conv2d(nn.Conv2d):
             return convolve(x, weight, self.shape, self.ways, None if bias is None else bias.to(x.dtype))
 
     def again(self, x: Tensor) -> Tensor:
-        """The output once more, bit for bit, without gradients; the weight is taken in the type of x."""
+        """Compute the same output again, bit for bit, without gradients; the weight is cast to the type of x."""
         with torch.no_grad():
             return forward_pass(x, self.weight.to(x.dtype), self.shape, self.ways.forward)
 
@@ -46,34 +56,37 @@ class Conv2d(nn.Conv2d):
         return Shape(self.stride, self.padding, self.dilation, self.groups)  # type: ignore[arg-type]
 
     def extra_repr(self) -> str:
+        """Name the algorithms in ``repr`` where they are not PyTorch's."""
         return super().extra_repr() + ("" if self.ways.plain else f", {self.ways}")
 
 
 class GroupedConv2d(Conv2d):
-    """A convolution in groups: the split, transform and concatenation of Figure 3 (c) in one layer.
+    """A grouped convolution: the split, transform and concatenation of Figure 3 (c) in one layer.
 
-    Its plan may pack groups: p of them are computed as one, by a weight that is zero between them.
+    A plan may pack its groups: p groups are computed as one, with zeros in the weight between them.
     """
 
 
 class NormAct(nn.BatchNorm2d):
-    """Batch norm and what follows it in a residual network: ``ReLU(BN(x) + residual)``.
+    """Batch norm, residual sum and ReLU in one layer: ``ReLU(BN(x) + residual)``; no ReLU with ``act=False``.
 
-    Without ``act`` the ReLU is left out. Parameters and buffers are those of ``nn.BatchNorm2d``
-    (eps 1e-5, momentum 0.1, as in Torch7). With ``way`` fused (the kernels are loaded then), training computes all
-    of it in one operator where that takes the input, and by PyTorch elsewhere. With ``way`` folded and frozen, the
-    convolution before it has computed BN, and the rest happens in its output.
+    Parameters and buffers are those of ``nn.BatchNorm2d`` (eps 1e-5, momentum 0.1, as in Torch7). With ``algorithm``
+    "fused", training uses one compiled operator for inputs it supports, and PyTorch otherwise. With "folded", while
+    the layer is frozen, the convolution before it has computed BN, and the rest is done in place in its output.
     """
 
     way = "plain"
-    recomputed = False  # whether the convolution that reads y may have it computed again instead of keeping it
+    recomputed = False  # whether the convolution that reads y may recompute y in its backward pass instead of saving it
 
     def __init__(self, channels: int, *, act: bool = True) -> None:
         super().__init__(channels)
         self.act = act
 
     def forward(self, x: Tensor, residual: Tensor | None = None, drop: float = 0.0) -> Tensor:
-        """x and residual: [B, C, H, W]; returns the same shape. In training BN(x) of an image is 0 with p ``drop``."""
+        """Compute the layer: x, residual and result are [B, C, H, W].
+
+        ``drop`` is the probability that an image's BN(x) is 0 in training (stochastic depth).
+        """
         if self.folded:
             return self._rest(x, residual)
         with forgetting(x):
@@ -81,26 +94,26 @@ class NormAct(nn.BatchNorm2d):
                 return self._fused(x, residual)
             y = drop_path(self.normalise(x), drop if self.training else 0.0)
             if residual is not None:
-                y += residual  # in place: neither BN nor the sum needs its output for the gradient
+                y += residual  # in place: neither BN nor the sum needs its output in the backward pass
             return F.relu(y, inplace=True) if self.act else y
 
     def normalise(self, x: Tensor) -> Tensor:
-        """BN(x)."""
+        """Compute BN(x)."""
         return super().forward(x)
 
     @property
     def folded(self) -> bool:
-        """Whether BN is computed by the convolution before it: only while it is frozen."""
+        """Whether the convolution before this layer computes BN, which holds only while the layer is frozen."""
         return self.way == FOLDED and not self.training and frozen(self)
 
     def folded_into(self, weight: Tensor) -> tuple[Tensor, Tensor]:
-        """Weight [out, in / groups, h, w] and bias [out] of the convolution that is BN on one of ``weight``."""
+        """Fold BN into a convolution's ``weight``; return the new weight [out, in / groups, h, w] and bias [out]."""
         scale, shift = self.scale_and_shift()
         return (weight * scale.view(-1, 1, 1, 1)).to(weight.dtype), shift.to(weight.dtype)
 
     @torch.no_grad()
     def scale_and_shift(self) -> tuple[Tensor, Tensor]:
-        """BN of evaluation as a scale and a shift [C] each, in float32 or wider: BN(x) = scale x + shift."""
+        """Return scale and shift [C] of evaluation, in float32 or wider: BN(x) = scale * x + shift."""
         assert self.running_mean is not None
         assert self.running_var is not None
         weight, bias, mean, variance = (
@@ -112,13 +125,13 @@ class NormAct(nn.BatchNorm2d):
 
     def _rest(self, x: Tensor, residual: Tensor | None) -> Tensor:
         if getattr(x, "remake", None) is not None:
-            remember(x, None)  # x is about to be changed
+            remember(x, None)  # x is changed in place below
         if residual is not None:
-            x += residual  # the convolution does not need its output for the gradient
+            x += residual  # the convolution does not need its output in the backward pass
         return F.relu(x, inplace=True) if self.act else x
 
     def _fusible(self, x: Tensor, residual: Tensor | None) -> bool:
-        wide = torch.float64 if x.dtype == torch.float64 else torch.float32  # what the kernels take parameters in
+        wide = torch.float64 if x.dtype == torch.float64 else torch.float32  # parameter type of the kernels
         same = self.weight.dtype == wide and self.momentum is not None
         return same and kernels.takes(x, residual)
 
@@ -137,27 +150,28 @@ class NormAct(nn.BatchNorm2d):
         return y
 
     def extra_repr(self) -> str:
+        """Name ``act`` and the algorithm in ``repr``."""
         return f"{super().extra_repr()}, act={self.act}" + ("" if self.way == "plain" else f", {self.way}")
 
 
 def frozen(norm: nn.BatchNorm2d) -> bool:
-    """Whether scale and shift of ``norm`` stay as they are."""
+    """Return whether scale and shift of ``norm`` take no gradient."""
     return not norm.weight.requires_grad and not norm.bias.requires_grad
 
 
 def drop_path(x: Tensor, p: float) -> Tensor:
-    """Stochastic depth (Huang et al. 2016): an image's part of x [B, ...] is 0 with probability p, else x / (1 - p)."""
+    """Apply stochastic depth (Huang et al. 2016): an image of x [B, ...] is 0 with probability p, else x / (1 - p)."""
     if not p:
         return x
-    from torchvision.ops import stochastic_depth  # not before: a second of importing
+    from torchvision.ops import stochastic_depth  # imported here because it takes a second
 
     return stochastic_depth(x, p, mode="row")
 
 
 class PadShortcut(nn.Module):
-    """Shortcut A where shapes change: every ``stride``-th pixel, and zeros for the new channels.
+    """Shortcut A where shapes change: take every ``stride``-th pixel and add channels of zeros.
 
-    The release's average pool of 1x1 with a stride is this subsampling.
+    The release writes the same subsampling as an average pool of 1x1 with a stride.
     """
 
     def __init__(self, extra_channels: int, stride: int) -> None:
@@ -165,23 +179,23 @@ class PadShortcut(nn.Module):
         self.extra_channels, self.stride = extra_channels, stride
 
     def forward(self, x: Tensor) -> Tensor:
-        """[B, C, H, W] -> [B, C + extra, ceil(H / stride), ceil(W / stride)]."""
+        """Map [B, C, H, W] to [B, C + extra, ceil(H / stride), ceil(W / stride)]."""
         x = x[:, :, :: self.stride, :: self.stride]
         return F.pad(x, (0, 0, 0, 0, 0, self.extra_channels))
 
 
 def conv2d(in_channels: int, out_channels: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
-    """A convolution without bias (BN follows) whose padding keeps the map: H -> ceil(H / stride)."""
+    """Build a convolution without bias (BN follows), padded so that H becomes ceil(H / stride)."""
     layer = Conv2d if groups == 1 else GroupedConv2d
     return layer(in_channels, out_channels, kernel, stride=stride, padding=kernel // 2, groups=groups, bias=False)
 
 
 def shortcut(kind: str, in_channels: int, out_channels: int, stride: int, *, norm: bool = True) -> nn.Module | None:
-    """The way round a block (Section 4): A pads, B projects where shapes change, C always projects.
+    """Build the shortcut of a block (Section 4): A pads, B projects where shapes change, C always projects.
 
-    ``none`` gives None, the paper's ablation without residual. The release projects where channels change; with
-    free stage channels a block of stride 2 may keep them, and is projected too. Pre-activation blocks project
-    without BN (``norm=False``).
+    ``none`` gives None, the paper's ablation without residual. The release projects only where the number of channels
+    changes; here a block of stride 2 that keeps it is projected too. Pre-activation blocks project without BN
+    (``norm=False``).
     """
     changes = in_channels != out_channels or stride != 1
     if kind == "none":

@@ -1,4 +1,4 @@
-"""The whole network: stem -> stages -> pooled features -> classes, as in the paper's Table 1."""
+"""The whole network: stem, stages, pooled features, classifier (the paper's Table 1)."""
 
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -15,11 +15,11 @@ from resnext.model.layers import NormAct, conv2d
 
 
 class Network(nn.Module):
-    """One member of the family, with the weights it starts from (``initialise.py``) drawn from ``generator``.
+    """A ResNet or ResNeXt with initial weights (``initialise.py``) drawn from ``generator``.
 
-    Form (c) has torchvision's parameter names. Under ``torch.device("meta")`` it is built without weights.
-    ``preprocessing``, ``classes`` and ``provenance`` (free JSON: where weights come from) belong to trained weights and
-    travel with them; a new network has none.
+    Form (c) has torchvision's parameter names. Under ``torch.device("meta")`` the network is built without weights.
+    ``preprocessing``, ``classes`` and ``provenance`` (JSON values that say where the weights come from) are loaded and
+    saved together with trained weights; a new network has none.
     """
 
     def __init__(self, architecture: Architecture, *, generator: torch.Generator | None = None) -> None:
@@ -29,7 +29,7 @@ class Network(nn.Module):
         self.classes: tuple[str, ...] | None = None
         self.provenance: dict[str, Any] = {}
         device = torch.get_default_device()
-        with torch.device("meta"):  # the layers' own initialisation is skipped: ours follows
+        with torch.device("meta"):  # skips PyTorch's initialisation; ours follows
             self._build()
         if device.type != "meta":
             self.to_empty(device="cpu")
@@ -40,7 +40,7 @@ class Network(nn.Module):
         a = self.architecture
         kernel, stride = (7, 2) if a.stem == "imagenet" else (3, 1)
         self.conv1 = conv2d(a.in_channels, a.base_channels, kernel, stride)
-        if not a.pre_activation:  # else the first block's bn0 stands here
+        if not a.pre_activation:  # with pre-activation the first block's bn0 takes its place
             self.bn1 = NormAct(a.base_channels)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1) if a.stem == "imagenet" else nn.Identity()
         for number, stage in enumerate(a.stages, start=1):
@@ -54,9 +54,9 @@ class Network(nn.Module):
                 module.eps = a.bn_eps
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images [B, C, H, W] -> logits [B, K], or pooled features [B, channels] where there are no classes.
+        """Compute logits [B, K] of images [B, C, H, W], or pooled features [B, channels] if there are no classes.
 
-        Raises RequestError for a shape the network cannot take.
+        Raises RequestError for an unsupported shape.
         """
         self._check_input(x)
         x = self._stem(x)
@@ -65,10 +65,17 @@ class Network(nn.Module):
         return self.fc(self._pool(x))
 
     def features(self, x: Tensor, names: Iterable[str] | None = None) -> dict[str, Tensor]:
-        """Feature maps by the paper's names: ``C2`` (the first stage) to ``C5``, and ``pooled`` [B, channels].
+        """Compute feature maps: the outputs of the stages, ``C2`` to ``C5``, and ``pooled`` [B, channels].
 
-        Maps are the outputs of the stages; with pre-activation the final BN and ReLU are only in ``pooled``. Nothing
-        beyond the deepest name asked for is computed. All of them when ``names`` is None. Raises RequestError.
+        Stages after the deepest requested one are not run. With pre-activation, the final BN and ReLU apply to
+        ``pooled`` only.
+
+        Args:
+            x: images [B, C, H, W].
+            names: the maps to return; None returns all.
+
+        Raises:
+            RequestError: a name is unknown, or the shape of x is not supported.
         """
         known = self.feature_names
         wanted = list(known if names is None else [names] if isinstance(names, str) else names)
@@ -87,10 +94,11 @@ class Network(nn.Module):
         return {name: maps[name] for name in wanted}
 
     def score_map(self, x: Tensor, window: int) -> Tensor:
-        """Fully convolutional: images [B, C, H, W] of any size -> logits [B, h, w, K], one at every place.
+        """Run the network fully convolutionally: images [B, C, H, W] of any size to logits [B, h, w, K].
 
-        Each is the classifier on the mean of window x window pixels of the last map, which moves by one pixel; where
-        the map is no larger than the window, this is ``forward``. Raises RequestError for a map that is smaller.
+        Each logit vector is the classifier on the mean over ``window`` x ``window`` pixels of the last feature map; the
+        window moves by one pixel. For a map of exactly the window's size, the result equals ``forward``. Raises
+        RequestError for a smaller map.
         """
         self._check_input(x)
         x = self._stem(x)
@@ -98,12 +106,12 @@ class Network(nn.Module):
             x = stage(x)
         x = self.bn(x) if self.architecture.pre_activation else x
         if min(x.shape[2:]) < window:
-            raise RequestError(f"a map of {x.shape[2]}x{x.shape[3]} pixels holds no window of {window}x{window}")
+            raise RequestError(f"a map of {x.shape[2]}x{x.shape[3]} is smaller than the window of {window}x{window}")
         return self.fc(F.avg_pool2d(x, window, stride=1).permute(0, 2, 3, 1))
 
     @property
     def feature_names(self) -> tuple[str, ...]:
-        """``C2``, ``C3`` ... as many as there are stages, then ``pooled``."""
+        """Names that ``features`` accepts: ``C2``, ``C3``, ... for the stages, then ``pooled``."""
         return (*(f"C{number}" for number, _ in enumerate(self.architecture.stages, start=2)), "pooled")
 
     def _stages(self) -> Iterator[nn.Module]:
@@ -128,11 +136,16 @@ class Network(nn.Module):
 
 
 def create_model(name_or_architecture: str | Architecture, *, seed: int | None = None, **changes: Any) -> Network:
-    """A network with fresh weights, from a name such as ``resnext50_32x4d`` or an Architecture.
+    """Create a network with newly initialised weights.
 
-    ``changes`` override single fields (``num_classes=10``, ``form="branched"``, ...). With ``seed`` the weights are a
-    function of it alone, equal in all forms and on all devices, and the global random state is untouched; without, they
-    come from torch's global generator. Raises RequestError for an unknown name, field or value.
+    Args:
+        name_or_architecture: a name such as ``resnext50_32x4d``, or an Architecture.
+        seed: determines the weights, equally in all forms and on all devices, without using the global random state.
+            None draws from torch's global generator.
+        changes: fields of Architecture to override (``num_classes=10``, ``form="branched"``, ...).
+
+    Raises:
+        RequestError: a name, field or value is unknown.
     """
     if isinstance(name_or_architecture, Architecture):
         architecture = name_or_architecture.change(**changes)
@@ -143,7 +156,7 @@ def create_model(name_or_architecture: str | Architecture, *, seed: int | None =
 
 
 def _blocks(a: Architecture, stage: Stage) -> Iterator[nn.Module]:
-    """The blocks of one stage; the first takes the stage's stride and change of channels."""
+    """Build the blocks of one stage; the first has the stage's stride and changes the number of channels."""
     for number in range(stage.blocks):
         yield BLOCK_OF_FORM[a.form](
             BlockShape(

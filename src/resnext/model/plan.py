@@ -1,8 +1,8 @@
-"""The plan of a network's fast paths: layer by layer the way that was measured to be fastest here.
+"""Choose the fastest algorithm for each layer of a network on this machine (autotuning).
 
-``create_model`` gives plain PyTorch layers. ``settle`` measures each different piece of work once (``speed/choices.py``
-keeps it), and ``apply`` sets the ways; the function stays the same to rounding. A plan is plain JSON: a run keeps its
-own, so it goes on bit for bit on a machine that would have chosen otherwise.
+``create_model`` gives plain PyTorch layers. ``autotune`` times the algorithms of each distinct layer and input once
+(``speed/tuning_cache.py`` stores the times) and returns a ``Plan``; ``Plan.apply`` sets it. Results differ by rounding
+only. A run saves its plan as JSON, so that it can be resumed bit for bit on a machine that would choose otherwise.
 """
 
 import copy
@@ -33,24 +33,24 @@ from resnext.speed.convolution import (
     weight_gradient,
 )
 
-LARGEST = 1 << 22  # bytes of a file with a plan
+LARGEST = 1 << 22  # bytes of a plan file
 Works = Mapping[str, Callable[[], object]]
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The ways of a network's layers by their names; layers that are not named are plain."""
+    """The algorithms of a network's layers, by layer name; layers without an entry run as plain PyTorch."""
 
     convolutions: dict[str, Ways] = field(default_factory=dict)
-    norms: tuple[str, ...] = ()  # that are fused
+    norms: tuple[str, ...] = ()  # names of the fused norms
 
     def apply(self, model: nn.Module) -> None:
-        """Set the ways of every layer of ``model``; all plain where ``RESNEXT_FAST=0``.
+        """Set the algorithm of every layer of ``model``; with ``RESNEXT_FAST=0`` all layers become plain.
 
-        Raises RequestError for a layer or a way that is not there.
+        Raises RequestError if the model lacks a named layer, or a layer does not support its algorithm.
         """
         if not kernels.switched_on() and self != Plan():
-            say_once("RESNEXT_FAST=0: a plan of fast paths is not followed; results differ from it by rounding")
+            say_once("RESNEXT_FAST=0: the tuning plan is ignored; results differ by rounding from those with it")
             Plan().apply(model)
             return
         layers = dict(model.named_modules())
@@ -65,38 +65,38 @@ class Plan:
                 known = ways_for(layer.shape, layer.weight.shape)
                 for way in asdict(layer.ways).values():
                     if way not in known:
-                        raise RequestError(f"the plan computes {name} by {way!r}; it can be {', '.join(known)}")
+                        raise RequestError(f"the plan sets {way!r} for {name}, which supports {', '.join(known)}")
             elif isinstance(layer, NormAct):
                 layer.way = FUSED if name in fused else PLAIN
 
     def as_json(self) -> dict[str, Any]:
-        """Plain values."""
+        """Convert to plain values for JSON."""
         return {"convolutions": {k: asdict(w) for k, w in self.convolutions.items()}, "norms": list(self.norms)}
 
     @classmethod
     def read(cls, path: Path) -> "Plan":
-        """A plan from a file (``resnext bench tune --save``). Raises RequestError naming it."""
+        """Read a plan file (written by ``resnext bench tune --save``). Raises RequestError if it is not one."""
         try:
             if path.stat().st_size > LARGEST:
-                raise RequestError(f"{path} is larger than {LARGEST:,} bytes, so no plan of fast paths")
+                raise RequestError(f"{path} is larger than {LARGEST:,} bytes, so it is not a tuning plan")
             return cls.from_json(json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError, RecursionError) as error:
-            raise RequestError(f"{path} holds no plan of fast paths (resnext bench tune --save): {error}") from None
+            raise RequestError(f"{path} is not a tuning plan (resnext bench tune --save writes one): {error}") from None
 
     @classmethod
     def from_json(cls, value: Any) -> "Plan":
-        """The inverse of ``as_json``. Raises RequestError for anything else."""
+        """Build a plan from the values of ``to_dict``. Raises RequestError for other values."""
         try:
             convolutions = {str(name): Ways(**ways) for name, ways in value["convolutions"].items()}
             norms = tuple(str(name) for name in value["norms"])
         except (TypeError, KeyError, AttributeError):
-            raise RequestError("this is not a plan of fast paths: convolutions and norms were expected") from None
+            raise RequestError("this is not a tuning plan: it needs the keys convolutions and norms") from None
         return cls(convolutions, norms)
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What a layer met in a forward pass: size, type and memory layout of x, and whether a residual came with it."""
+    """The input of a layer in a forward pass: size, type and layout of x, and whether there is a residual."""
 
     size: tuple[int, ...]
     dtype: torch.dtype
@@ -104,7 +104,7 @@ class Seen:
     residual: bool = False
 
     def images(self, device: torch.device, size: Iterable[int] | None = None) -> Tensor:
-        """Random numbers of this kind."""
+        """Return random numbers of this type and layout, of this or another size."""
         layout = torch.channels_last if self.nhwc else torch.contiguous_format
         return torch.randn(*(size or self.size), device=device).to(self.dtype).contiguous(memory_format=layout)
 
@@ -121,10 +121,10 @@ def settle(
     choices: Choices | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Plan:
-    """The plan for training ``model`` on batches like ``images`` [B, C, H, W], in their memory layout and device.
+    """Find the fastest plan for training ``model`` on batches like ``images`` [B, C, H, W], in their layout and device.
 
-    What was not measured before on this machine is measured now, and kept; ``progress`` hears of each piece of work.
-    The model is left as it was. The plan is empty where fast paths are switched off (``RESNEXT_FAST=0``).
+    Times that this machine's cache lacks are measured and stored; ``progress`` is called with the name of each
+    measurement. The model is not changed. With ``RESNEXT_FAST=0`` the plan is empty.
     """
     if not kernels.switched_on():
         return Plan()
@@ -144,9 +144,18 @@ def settle(
 
 
 def tune(model: nn.Module, batch_size: int, image_size: int = 224, precision: str = "fp32") -> Plan:
-    """Turn ``model`` to NHWC and set the ways that were measured to train it fastest here; returns the plan.
+    """Convert ``model`` to channels_last (NHWC), autotune it for training on this machine, and apply the plan.
 
-    For training loops of one's own: ``resnext train`` does this by itself. The function stays the same to rounding.
+    For your own training loop; ``resnext train`` does this by itself. Results differ by rounding only.
+
+    Args:
+        model: a network of this package, on the device it is trained on.
+        batch_size: images in a training batch.
+        image_size: side of the images in pixels.
+        precision: "fp32" or "bf16".
+
+    Returns:
+        The plan, which is already applied.
     """
     parameter = next(model.parameters())
     channels = next(layer for layer in model.modules() if isinstance(layer, nn.Conv2d)).in_channels
@@ -158,7 +167,7 @@ def tune(model: nn.Module, batch_size: int, image_size: int = 224, precision: st
 
 
 def set_recompute(model: nn.Module, level: str) -> None:
-    """What the backward pass computes again instead of keeping it (``train.recompute``)."""
+    """Set what the backward pass recomputes instead of saving it (the setting ``train.activation_checkpointing``)."""
     for module in model.modules():
         if isinstance(module, Block):
             module.recompute = level
@@ -167,7 +176,10 @@ def set_recompute(model: nn.Module, level: str) -> None:
 
 
 def fuse_all(model: nn.Module, plan: Plan) -> Plan:
-    """The plan with every norm fused: recomputing activations needs that. Raises RequestError where it cannot be."""
+    """Return the plan with every norm fused, which recomputing activations needs.
+
+    Raises RequestError if there are no compiled kernels.
+    """
     if not (kernels.switched_on() and kernels.load()):
         raise RequestError(
             "train.recompute activations and expansions need compiled kernels (a C++ compiler, RESNEXT_FAST not 0); "
@@ -178,7 +190,7 @@ def fuse_all(model: nn.Module, plan: Plan) -> Plan:
 
 
 def _seen(model: nn.Module, images: Tensor, precision: str) -> list[tuple[str, Conv2d | NormAct, Seen]]:
-    """The layers in the order they are used, with what they meet; found by a forward pass of a copy."""
+    """Run a copy of the model on ``images`` and list its layers in the order they run, each with its input."""
     twin = copy.deepcopy(model)
     met: list[tuple[str, Conv2d | NormAct, Seen]] = []
     dtype = LOW.get(precision)
@@ -200,7 +212,7 @@ def _seen(model: nn.Module, images: Tensor, precision: str) -> list[tuple[str, C
 
 
 def _ways(layer: Conv2d, seen: Seen, choices: Choices, device: torch.device, progress: Callable[[str], None]) -> Ways:
-    """The fastest way of each pass."""
+    """Find the fastest algorithm for each pass of a convolution."""
     possible = ways_for(layer.shape, layer.weight.shape)
     if len(possible) == 1 or layer.bias is not None:
         return Ways()

@@ -1,7 +1,7 @@
-"""Memory for time: tensors that are computed again in the backward pass instead of being kept (``train.recompute``).
+"""Activation checkpointing: recompute tensors in the backward pass instead of saving them, to use less memory.
 
-A layer that knows how its output can be made again says so (``remember``); the layer that reads it keeps that recipe
-in place of the tensor (``forgetting``). No function changes: what is made again has the same bits.
+A layer that can recompute its output attaches a function for that to the tensor (``attach_recompute``). The layer that
+reads the tensor saves this function in its place (``save_recompute_only``). Recomputed tensors have the same bits.
 """
 
 from collections.abc import Callable, Iterator
@@ -16,17 +16,17 @@ from torch.utils.checkpoint import checkpoint
 
 
 def remember(tensor: Tensor, remake: Callable[[], Tensor] | None) -> None:
-    """Note on ``tensor`` how to make it again; None takes the note away."""
+    """Attach to ``tensor`` the function that computes it again; None removes it."""
     tensor.remake = remake  # type: ignore[attr-defined]
 
 
 def forgetting(tensor: Tensor) -> AbstractContextManager[Any]:
-    """Within, what autograd would keep of ``tensor`` is the recipe to make it again, where it has one."""
+    """Make autograd save the attached function of ``tensor``, if it has one, instead of the tensor."""
     remake = getattr(tensor, "remake", None)
     if remake is None or not torch.is_grad_enabled():
         return nullcontext()
 
-    identity = _identity(tensor)  # not the tensor: the hook lives as long as what it saves
+    identity = _identity(tensor)  # the hook must not hold the tensor, as it lives as long as the graph
 
     def pack(saved: Tensor) -> Any:
         return remake if _identity(saved) == identity else saved
@@ -39,13 +39,13 @@ def _identity(tensor: Tensor) -> tuple[Any, ...]:
 
 
 def recomputed(module: nn.Module, function: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
-    """function(x), of which only x is kept; it is run again in the backward pass, without moving BN's statistics."""
+    """Compute function(x) and save only x; the backward pass runs it again without updating BN's statistics."""
     return checkpoint(function, x, use_reentrant=False, context_fn=lambda: (nullcontext(), _buffers_kept(module)))
 
 
 @contextmanager
 def _buffers_kept(module: nn.Module) -> Iterator[None]:
-    """Within, what moves running statistics is undone at the end (what autograd saves must be the same both times)."""
+    """Restore the buffers of ``module`` at the end (both runs must update them, so that autograd saves the same)."""
     before = [(buffer, buffer.clone()) for buffer in module.buffers()]
     try:
         yield
@@ -56,7 +56,7 @@ def _buffers_kept(module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def statistics_kept(model: nn.Module, kept: bool) -> Iterator[None]:
-    """Within, BN's running statistics move only where ``kept``."""
+    """Let BN layers update their running statistics inside the context only if ``enabled``."""
     norms = [] if kept else [module for module in model.modules() if isinstance(module, _BatchNorm) and module.training]
     before = [norm.track_running_stats for norm in norms]
     for norm in norms:

@@ -1,4 +1,4 @@
-"""The stage table of a network, as the paper's Table 1 prints it, with what each stage costs."""
+"""Build the stage table of a network, like the paper's Table 1, with the cost of each stage."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -10,17 +10,17 @@ from resnext.model.complexity import ImageSize, LayerCost, layer_costs
 
 @dataclass(frozen=True)
 class StageRow:
-    """One line of Table 1: ``conv2 | 56x56 | [1x1,128; 3x3,128,C=32; 1x1,256] x3``."""
+    """One row of Table 1: ``conv2 | 56x56 | [1x1,128; 3x3,128,C=32; 1x1,256] x3``."""
 
     stage: str
     output: str  # height x width
     layers: str
-    parameters: int  # with BN
+    parameters: int  # including BN
     macs: int
 
 
 def stage_table(architecture: Architecture, image_size: ImageSize = None) -> list[StageRow]:
-    """Stem, stages and classifier, in the order they run; the rows' costs add up to the network's."""
+    """Build the rows of stem, stages and classifier, in this order; their costs add up to the network's."""
     costs = layer_costs(architecture, image_size)
     stem = [cost for cost in costs if cost.name in ("conv1", "bn1")]
     rows = [_row("conv1", _stem_layers(architecture), stem)]
@@ -35,7 +35,7 @@ def stage_table(architecture: Architecture, image_size: ImageSize = None) -> lis
 
 
 def published(name: str, **changes: Any) -> Architecture:
-    """The network as the paper trains it: a CIFAR stem has 10 classes where nothing says otherwise."""
+    """Parse a name as the paper uses it: a network with a CIFAR stem has 10 classes unless ``num_classes`` is given."""
     architecture = Architecture.parse(name, **changes)
     if architecture.stem == "cifar" and "num_classes" not in changes:
         return architecture.change(num_classes=10)
@@ -43,7 +43,7 @@ def published(name: str, **changes: Any) -> Architecture:
 
 
 def human(count: int, digits: int = 4) -> str:
-    """A count in M or G with so many significant digits, as papers print them: 25.03M, 4.230G."""
+    """Format a count with k, M or G and ``digits`` significant digits, as papers do: 25.03M, 4.230G."""
     for size, letter in ((10**9, "G"), (10**6, "M"), (10**3, "k")):
         if count >= size:
             value = count / size
@@ -69,9 +69,9 @@ def _stem_layers(a: Architecture) -> str:
 
 
 def _stage_layers(a: Architecture, stage: Stage, *, first: bool) -> str:
-    """The block in the words of Table 1 (which has the stem's pool under conv2), times the number of blocks."""
+    """Describe a stage in the notation of Table 1, which lists the stem's pool under conv2."""
     pool = "3x3 max pool, stride 2\n" if first and a.stem == "imagenet" else ""
-    one_by_one = "1x1" if a.block == "bottleneck" else "3x3"  # a block's first and last convolution
+    one_by_one = "1x1" if a.block == "bottleneck" else "3x3"  # first and last convolution of a block
     c, last = a.cardinality, f"{one_by_one},{stage.out_channels}"
 
     def inner(width: int, groups: str = "") -> str:

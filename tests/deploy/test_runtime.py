@@ -144,7 +144,7 @@ def test_a_cache_that_cannot_be_written_costs_a_sentence(tmp_path: Path, monkeyp
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("RESNEXT_CACHE", str(tmp_path / "file" / "cache"))
     Predictor(lived(), engine="pytorch", image_size=32)
-    assert "could not be kept" in capsys.readouterr().err
+    assert "could not be saved" in capsys.readouterr().err
 
 
 def test_an_engine_with_wrong_results_is_left_out_with_a_sentence(monkeypatch, capsys) -> None:

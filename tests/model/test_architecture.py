@@ -134,7 +134,7 @@ def test_changing_blocks_works_out_the_depth() -> None:
         ("resnext29_8x64d", {"shortcut": "A", "stage_channels": (256, 128, 64)}, "must not decrease"),
         ("resnext29_8x64d", {"blocks": (9999, 1, 1)}, "at most 4096"),
         ("resnext50_99999x99999d", {}, "at most 1,000,000"),
-        ("resnext50_8192x4d", {"form": "branched"}, "too many to build one by one"),
+        ("resnext50_8192x4d", {"form": "branched"}, "too many separate layers"),
         ("resnet50", {"pre_activation": True, "initialisation": "zero_gamma"}, "zero_gamma"),
         ("resnet50", {"shortcut": "none", "initialisation": "zero_gamma"}, "zero_gamma"),
     ],

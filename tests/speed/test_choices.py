@@ -118,7 +118,7 @@ def test_a_cache_that_cannot_be_written_costs_a_sentence(
     choices = Choices.here(CPU)
     choices.take("work", lambda: {"plain": lambda: None}, CPU)
     choices.save()
-    assert "could not be kept for next time" in capsys.readouterr().err
+    assert "could not be saved for next time" in capsys.readouterr().err
 
 
 def test_the_cache_lies_where_the_user_says(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

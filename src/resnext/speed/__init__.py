@@ -1,1 +1,1 @@
-"""What makes cardinality cheap: packed convolutions, fused kernels, and the choices between ways. Below ``model``."""
+"""Fast paths for grouped networks: packed convolutions, fused kernels and autotuning. Does not import ``model``."""

@@ -1,6 +1,6 @@
-"""C++ compiled at first use and kept: one shared object for sources, flags, compiler and torch release.
+"""Compile C++ sources at first use and cache the shared object by sources, flags, compiler and torch release.
 
-The compiler is called as torch's own extension tools call it, but directly: no ninja, no CUDA, no Python headers.
+The compiler is called with the flags of ``torch.utils.cpp_extension``, but without ninja, CUDA or Python headers.
 """
 
 import hashlib
@@ -20,19 +20,19 @@ from filelock import FileLock
 from resnext.speed.cache import cache_folder, say_once
 
 COMMON = ("-std=c++20", "-O3", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-fno-math-errno", "-DNDEBUG")
-PATIENCE = 600  # seconds that a compilation may take
+PATIENCE = 600  # time limit of a compilation, seconds
 
 
 @dataclass(frozen=True)
 class Unit:
-    """One file to compile, with flags of its own (an instruction set, say)."""
+    """One source file to compile, with extra flags (for example an instruction set)."""
 
     source: Path
     flags: tuple[str, ...] = ()
 
 
 def compiler() -> str | None:
-    """$CXX, else c++, g++ or clang++; None where there is none."""
+    """Find the C++ compiler: $CXX, else c++, g++ or clang++; None if there is none."""
     said = os.environ.get("CXX")
     return shutil.which(said) if said else next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
 
@@ -46,10 +46,10 @@ def library(
     includes: Sequence[Path] = (),
     instead: str | None = None,
 ) -> Path | None:
-    """The shared object made of ``units``, compiled now where the cache has none; None where that cannot be.
+    """Return the shared object built from ``units``; compile it if the cache lacks it.
 
-    ``libraries`` are linker words such as ``-ljpeg``. The reason of a None is said once, on stderr, with what happens
-    ``instead``. Processes that ask at the same time wait for one of them.
+    ``libraries`` are linker flags such as ``-ljpeg``. If it cannot be built, the result is None, and a warning says why
+    and what happens instead (``fallback``). A lock makes concurrent processes wait for a single compilation.
     """
     program = compiler()
     instead = instead or f"so {name} runs as plain PyTorch"
@@ -78,7 +78,7 @@ def library(
 def _compile(
     program: str, units: tuple[Unit, ...], flags: tuple[str, ...], libraries: Sequence[str], target: Path
 ) -> None:
-    """Compile beside ``target`` and rename: nobody sees half a library."""
+    """Compile into a temporary folder beside ``target``, then rename, so that ``target`` is always complete."""
     with tempfile.TemporaryDirectory(dir=target.parent) as folder, ThreadPoolExecutor() as pool:
         objects = [str(Path(folder) / f"{number}.o") for number, _ in enumerate(units)]
 
@@ -97,7 +97,7 @@ def _run(*command: str) -> None:
 
 
 def _reason(error: Exception) -> str:
-    """The compiler's first complaint, or what the system said."""
+    """Return the compiler's first error line, or the text of another error."""
     if isinstance(error, subprocess.CalledProcessError):
         lines = [line for line in error.stderr.splitlines() if "error" in line] or error.stderr.splitlines()
         return lines[0] if lines else str(error)
@@ -108,7 +108,7 @@ def _reason(error: Exception) -> str:
 def _torch_flags() -> tuple[str, ...]:
     import torch
 
-    headers = _torch_folder() / "include"  # torch.utils.cpp_extension says so too, and warns of CUDA
+    headers = _torch_folder() / "include"  # as torch.utils.cpp_extension, without its warnings about CUDA
     abi = f"-D_GLIBCXX_USE_CXX11_ABI={int(torch._C._GLIBCXX_USE_CXX11_ABI)}"
     folders = (headers, headers / "torch" / "csrc" / "api" / "include")
     return ("-fopenmp", abi, *(word for path in folders for word in ("-isystem", str(path))))
@@ -133,7 +133,7 @@ def _key(
     includes: tuple[Path, ...],
     torch_headers: bool,
 ) -> str:
-    """What the library depends on: its text, flags, compiler, machine, and torch where it is linked against."""
+    """Hash what the library depends on: sources, flags, compiler, machine, and the torch release if it uses torch."""
     version = subprocess.run(
         [program, "--version"], capture_output=True, encoding="utf-8", errors="replace", timeout=60
     ).stdout

@@ -1,4 +1,4 @@
-"""The folder where what was measured or compiled once is kept, and sentences that are said once."""
+"""The user's cache folder for measured times and compiled libraries, and warnings that are printed once."""
 
 import os
 import sys
@@ -9,7 +9,7 @@ from resnext.errors import printable
 
 
 def cache_folder() -> Path:
-    """$RESNEXT_CACHE, else $XDG_CACHE_HOME/resnext, else ~/.cache/resnext."""
+    """Return $RESNEXT_CACHE, else $XDG_CACHE_HOME/resnext, else ~/.cache/resnext."""
     said = os.environ.get("RESNEXT_CACHE")
     if said:
         return Path(said)
@@ -19,5 +19,5 @@ def cache_folder() -> Path:
 
 @cache
 def say_once(sentence: str) -> None:
-    """Tell the user on stderr, the first time only."""
+    """Print a warning on stderr, unless this process has printed the same one before."""
     print(printable(f"resnext: {sentence}"), file=sys.stderr, flush=True)

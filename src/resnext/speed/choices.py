@@ -1,4 +1,4 @@
-"""Which way is faster here: measured once, kept in a file for this machine, and shown on request."""
+"""Autotuning: time the candidates for a computation once and cache the times per machine."""
 
 import json
 import os
@@ -16,19 +16,19 @@ from resnext.errors import WorkError
 from resnext.files import written_whole
 from resnext.speed.cache import cache_folder, say_once
 
-ROUNDS = (5, 40)  # least and most
-PATIENCE = 0.3  # seconds of rounds after which there are enough: short works get more of them, against noise
-GAIN = 0.95  # share of the plain way's time below which another way is taken: less is noise
-CAPS = ("ONEDNN_MAX_CPU_ISA", "RESNEXT_ISA")  # what makes a processor pretend to be less
-HOPELESS = 1.5  # times the best so far after which a way is not tried again
-LARGEST = 1 << 24  # bytes of a file of choices
-TURN = 30  # seconds to wait for others that write the file
+ROUNDS = (5, 40)  # minimum and maximum number of timed rounds
+PATIENCE = 0.3  # no further round starts after so many seconds; short candidates get more rounds, against noise
+GAIN = 0.95  # a candidate replaces the plain one only below this ratio of times; smaller gains may be noise
+CAPS = ("ONEDNN_MAX_CPU_ISA", "RESNEXT_ISA")  # environment variables that limit the instruction set
+HOPELESS = 1.5  # a candidate slower than the best by this ratio is not timed again
+LARGEST = 1 << 24  # bytes of the cache file
+TURN = 30  # seconds to wait for the file lock
 
-Machines = dict[str, dict[str, dict[str, float]]]  # machine -> work -> way -> seconds
+Machines = dict[str, dict[str, dict[str, float]]]  # machine -> key of the computation -> candidate -> seconds
 
 
 def fingerprint(device: torch.device) -> str:
-    """What a measurement depends on beside the work itself; a change of any part makes old choices foreign."""
+    """Describe what times depend on: processor, instruction sets, threads and torch release. It is the cache's key."""
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else cpu_name()
     isa = "+".join(cpu_features())
     caps = (f"{name}={os.environ[name]}" for name in CAPS if name in os.environ)
@@ -38,7 +38,10 @@ def fingerprint(device: torch.device) -> str:
 
 
 def seconds_of(ways: Mapping[str, Callable[[], object]], device: torch.device) -> dict[str, float]:
-    """Best seconds of each way over interleaved rounds; those that are far behind are tried once or twice only."""
+    """Time each candidate over interleaved rounds and return its best time in seconds.
+
+    Candidates that are much slower than the best run in the first two rounds only.
+    """
     best = dict.fromkeys(ways, float("inf"))
     begin = time.perf_counter()
     for number in range(ROUNDS[1] + 1):
@@ -58,17 +61,17 @@ def seconds_of(ways: Mapping[str, Callable[[], object]], device: torch.device) -
 
 
 def fastest(seconds: Mapping[str, float], plain: str) -> str:
-    """The way to take: the plain one, where there is one, unless another is clearly faster."""
+    """Return the fastest candidate, but prefer the plain one (if there is one) unless another is clearly faster."""
     way = min(seconds, key=lambda name: seconds[name])
     return way if plain not in seconds or seconds[way] < GAIN * seconds[plain] else plain
 
 
 @dataclass
 class Choices:
-    """Measured seconds of each way of each piece of work, for one machine, over a file that holds many machines.
+    """Measured seconds of each candidate of each computation on one machine, stored in a file for several machines.
 
-    A file that cannot be read, or holds something else, counts as empty; one that cannot be written is left: both are
-    said once.
+    A file that is unreadable or malformed counts as empty, and one that cannot be written is left as it is; both give a
+    warning.
     """
 
     machine: str
@@ -77,7 +80,7 @@ class Choices:
 
     @classmethod
     def here(cls, device: torch.device) -> "Choices":
-        """Those of this machine, as the cache has them."""
+        """Load the times of this machine from the cache file."""
         choices = cls(fingerprint(device))
         choices.measured = _machines(choices.path).get(choices.machine, {})
         return choices
@@ -89,9 +92,9 @@ class Choices:
         device: torch.device,
         names: Collection[str] | None = None,
     ) -> dict[str, float]:
-        """Seconds of each way of the work ``key``, measured now where they are not known.
+        """Return the seconds of each candidate of the computation ``key``; measure them if they are not cached.
 
-        Where the ways have ``names``, what is known of other ways (another release's, say) is measured again.
+        Cached times are measured again if their candidates differ from ``names`` (for example from another release).
         """
         known = self.measured.get(key)
         if known is None or (names is not None and known.keys() != set(names)):
@@ -99,16 +102,16 @@ class Choices:
         return self.measured[key]
 
     def save(self) -> None:
-        """Add what was measured to the file."""
+        """Add the times to the file."""
         self._change(lambda known: known | {self.machine: known.get(self.machine, {}) | self.measured})
 
     def forget(self) -> None:
-        """Take this machine out of the file."""
+        """Remove this machine's times from the file."""
         self.measured = {}
         self._change(lambda known: {machine: works for machine, works in known.items() if machine != self.machine})
 
     def _change(self, change: Callable[[Machines], Machines]) -> None:
-        """Write the file anew; threads and processes take turns, so that none undoes what another wrote."""
+        """Rewrite the file under a lock, so that no thread or process loses what another has written."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             with FileLock(self.path.with_suffix(".lock"), timeout=TURN):
@@ -116,21 +119,21 @@ class Choices:
                 with written_whole(self.path, "w") as file:
                     json.dump(machines, file, indent=1)
         except (OSError, WorkError) as error:
-            say_once(f"what was measured could not be kept for next time: {error}")
+            say_once(f"measured times could not be saved for next time: {error}")
 
 
 def _machines(path: Path) -> Machines:
-    """The file's contents; empty where there is none or it is not one of ours."""
+    """Read the file; a missing, unreadable or malformed file counts as empty."""
     try:
         with path.open("rb") as file:
             machines = json.loads(file.read(LARGEST))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError, RecursionError) as error:
-        say_once(f"{path} cannot be read, so speeds are measured again: {error}")
+        say_once(f"{path} cannot be read, so times are measured again: {error}")
         return {}
     if not _well_formed(machines):
-        say_once(f"{path} does not hold measured speeds, so they are measured again")
+        say_once(f"{path} does not contain measured times, so they are measured again")
         return {}
     return machines
 

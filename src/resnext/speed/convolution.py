@@ -1,8 +1,9 @@
-"""One convolution, three passes, and the ways to compute each: plain, packed, or as a matrix product.
+"""Algorithms for the three passes of a convolution: PyTorch's own ("plain"), packed groups, or a matrix product.
 
-A convolution in C groups of g channels equals one in C/p groups of p*g channels whose weight is block-diagonal
-(packing): more arithmetic, but in shapes that machines are built for. A 1x1 convolution on NHWC memory is a matrix
-product over pixels. The parameters stay the true ones: gradients are taken back from the blocks on the diagonal.
+Packing: a convolution in C groups of g channels equals one in C/p groups of p*g channels whose weight is
+block-diagonal. This costs more arithmetic, but in shapes that processors compute faster. Product: a 1x1 convolution in
+NHWC layout is a matrix product over pixels. The parameter stays the unpacked weight; its gradient is read from the
+blocks on the diagonal.
 """
 
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ PASSES = ("forward", "input_gradient", "weight_gradient")
 
 @dataclass(frozen=True)
 class Ways:
-    """How each pass of a convolution is computed: ``plain``, ``pack2``, ``pack4`` ... or ``product``."""
+    """The algorithm of each pass of a convolution: ``plain``, ``pack2``, ``pack4``, ... or ``product``."""
 
     forward: str = PLAIN
     input_gradient: str = PLAIN
@@ -27,13 +28,13 @@ class Ways:
 
     @property
     def plain(self) -> bool:
-        """Whether this is PyTorch's own convolution."""
+        """Whether all passes are PyTorch's own."""
         return self == Ways()
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What a convolution without bias is: ``stride``, ``padding`` and ``dilation`` as (height, width)."""
+    """Parameters of a convolution; ``stride``, ``padding`` and ``dilation`` are (height, width)."""
 
     stride: tuple[int, int]
     padding: tuple[int, int]
@@ -42,7 +43,7 @@ class Shape:
 
 
 def ways_for(shape: Shape, weight: Sequence[int]) -> tuple[str, ...]:
-    """The ways that compute a convolution with a weight of this size [out, in / groups, height, width]."""
+    """List the algorithms for a convolution with a weight of this size [out, in / groups, height, width]."""
     if tuple(weight[2:]) == (1, 1) and shape.groups == 1 and shape.padding == (0, 0):
         return PLAIN, PRODUCT
     factors = (p for p in range(2, shape.groups + 1) if shape.groups % p == 0)
@@ -50,9 +51,9 @@ def ways_for(shape: Shape, weight: Sequence[int]) -> tuple[str, ...]:
 
 
 def convolve(x: Tensor, weight: Tensor, shape: Shape, ways: Ways, bias: Tensor | None = None) -> Tensor:
-    """``F.conv2d`` of x [B, in, H, W] and weight [out, in / groups, h, w], each pass computed its way.
+    """Compute ``F.conv2d`` of x [B, in, H, W] and weight [out, in / groups, h, w] with an algorithm for each pass.
 
-    A ``bias`` [out] is taken as a constant, which has no gradient.
+    A ``bias`` [out] is treated as a constant without gradient.
     """
     if ways.plain:
         return _plain(x, weight, shape, bias)
@@ -60,7 +61,7 @@ def convolve(x: Tensor, weight: Tensor, shape: Shape, ways: Ways, bias: Tensor |
 
 
 def forward_pass(x: Tensor, weight: Tensor, shape: Shape, way: str, bias: Tensor | None = None) -> Tensor:
-    """The convolution's output. With a bias PRODUCT is plain: what follows may change the output, so no view serves."""
+    """Compute the output. With a bias PRODUCT falls back to plain: the output may be changed in place, so no view."""
     if way == PRODUCT and bias is None:
         return _as_images(_rows(_subsampled(x, shape.stride)) @ weight.flatten(1).t(), x, shape.stride)
     packed, wide = _packed(weight, shape, PLAIN if way == PRODUCT else way)
@@ -68,7 +69,7 @@ def forward_pass(x: Tensor, weight: Tensor, shape: Shape, way: str, bias: Tensor
 
 
 def input_gradient(gradient: Tensor, x: Tensor, weight: Tensor, shape: Shape, way: str) -> Tensor:
-    """The gradient of x."""
+    """Compute the gradient of x."""
     if way == PRODUCT:
         small = _as_images(_rows(gradient) @ weight.flatten(1), gradient, (1, 1))
         if shape.stride == (1, 1):
@@ -81,7 +82,7 @@ def input_gradient(gradient: Tensor, x: Tensor, weight: Tensor, shape: Shape, wa
 
 
 def weight_gradient(gradient: Tensor, x: Tensor, weight: Tensor, shape: Shape, way: str) -> Tensor:
-    """The gradient of the true weight."""
+    """Compute the gradient of the unpacked weight."""
     if way == PRODUCT:
         return (_rows(gradient).t() @ _rows(_subsampled(x, shape.stride))).view_as(weight)
     factor = _factor(way)
@@ -91,7 +92,10 @@ def weight_gradient(gradient: Tensor, x: Tensor, weight: Tensor, shape: Shape, w
 
 
 def pack(weight: Tensor, groups: int, factor: int) -> Tensor:
-    """[out, in / groups, h, w] -> [out, factor * in / groups, h, w]: ``factor`` groups as one, zeros between them."""
+    """Pack ``factor`` groups into one, with zeros between them.
+
+    [out, in / groups, h, w] becomes [out, factor * in / groups, h, w].
+    """
     out, inner, *kernel = weight.shape
     wide = weight.new_zeros(groups // factor, factor, out // groups, factor, inner, *kernel)
     _diagonal(wide).copy_(_diagonal_of_true(weight, groups, factor))
@@ -99,7 +103,7 @@ def pack(weight: Tensor, groups: int, factor: int) -> Tensor:
 
 
 def unpack(wide: Tensor, groups: int, factor: int) -> Tensor:
-    """The blocks on the diagonal of a packed weight: the inverse of ``pack``."""
+    """Extract the blocks on the diagonal of a packed weight: the inverse of ``pack_weight``."""
     out, inner, *kernel = wide.shape
     blocks = wide.reshape(groups // factor, factor, out // groups, factor, inner // factor, *kernel)
     diagonal = blocks.diagonal(dim1=1, dim2=3).movedim(-1, 1)
@@ -135,7 +139,7 @@ def _plain(x: Tensor, weight: Tensor, shape: Shape, bias: Tensor | None = None) 
 def _gradients(
     gradient: Tensor, x: Tensor, weight: Tensor, shape: Shape, wanted: tuple[bool, bool]
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of x and weight, those of them that are wanted."""
+    """Compute the gradients of x and weight; ``wanted`` says which of them."""
     stride, padding, dilation = list(shape.stride), list(shape.padding), list(shape.dilation)
     return torch.ops.aten.convolution_backward(
         gradient, x, weight, None, stride, padding, dilation, False, [0, 0], shape.groups, [*wanted, False]
@@ -160,13 +164,13 @@ def _diagonal(wide: Tensor) -> Tensor:
 
 
 def _diagonal_of_true(weight: Tensor, groups: int, factor: int) -> Tensor:
-    """The true weight in the order of ``_diagonal``: the factor's axis comes last."""
+    """View the unpacked weight in the axis order of ``_view_diagonal``: the factor's axis comes last."""
     blocks = weight.view(groups // factor, factor, weight.shape[0] // groups, *weight.shape[1:])
     return blocks.movedim(1, -1)
 
 
 def _rows(x: Tensor) -> Tensor:
-    """[B, C, H, W] -> [B*H*W, C]; no copy where x is NHWC."""
+    """Flatten [B, C, H, W] to [B*H*W, C]; no copy if x is NHWC."""
     return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
 
 
@@ -175,6 +179,6 @@ def _subsampled(x: Tensor, stride: tuple[int, int]) -> Tensor:
 
 
 def _as_images(rows: Tensor, x: Tensor, stride: tuple[int, int]) -> Tensor:
-    """[B*h*w, C] -> [B, C, h, w] in NHWC, with the B of x and its subsampled size."""
+    """Reshape [B*h*w, C] to [B, C, h, w] in NHWC, with the B of x and its size divided by the stride."""
     height, width = (-(-size // step) for size, step in zip(x.shape[2:], stride, strict=True))
     return rows.view(x.shape[0], height, width, rows.shape[1]).permute(0, 3, 1, 2)

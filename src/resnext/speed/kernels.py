@@ -1,4 +1,4 @@
-"""The fused operator of ``csrc/``, compiled and loaded at first use: ``torch.ops.resnext``."""
+"""Compile and load the fused norm + residual + ReLU operator of ``csrc/`` at first use: ``torch.ops.resnext``."""
 
 import os
 import platform
@@ -12,7 +12,7 @@ from resnext.speed.build import Unit, library
 from resnext.speed.cache import cache_folder, say_once
 
 FOLDER = Path(__file__).parent / "csrc"
-ISA_FLAGS = {  # of the three copies of the loops; what is used is chosen when the library is loaded
+ISA_FLAGS = {  # the loops are compiled once for each instruction set; the best one is chosen when the library is loaded
     "portable": (),
     "avx2": ("-mavx2",),
     "avx512": ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq"),
@@ -22,18 +22,18 @@ DTYPES = (torch.bfloat16, torch.float32, torch.float64)
 
 
 def switched_on() -> bool:
-    """Whether fast paths may be used at all: ``RESNEXT_FAST=0`` turns every one of them off."""
+    """Return whether fast paths are allowed; ``RESNEXT_FAST=0`` turns all of them off."""
     return os.environ.get("RESNEXT_FAST", "1") not in ("0", "no", "false")
 
 
 def compiled() -> bool:
-    """Whether some release's kernels are in the cache."""
+    """Return whether the cache folder has compiled kernels, of any release."""
     return any((cache_folder() / "lib").glob("norm_act-*.so"))
 
 
 @cache
 def load() -> bool:
-    """Make ``torch.ops.resnext`` ready; False, with the reason said once, where it cannot be."""
+    """Compile (if needed) and load ``torch.ops.resnext``; return False, with a warning, if that is not possible."""
     loops = FOLDER / "norm_act_kernels.cpp"
     x86 = platform.machine() in ("x86_64", "AMD64")
     isas = ISA_FLAGS if x86 else {"portable": ()}
@@ -46,20 +46,23 @@ def load() -> bool:
     try:
         torch.ops.load_library(str(path))
     except OSError as error:
-        say_once(f"{path} does not load, so norm_act runs as plain PyTorch: {error.__cause__ or error}")
+        say_once(f"{path} cannot be loaded, so norm_act runs as plain PyTorch: {error.__cause__ or error}")
         return False
     _register_shapes()
     return True
 
 
 def isa() -> str:
-    """The instruction set in use: avx512, avx2 or portable; ``RESNEXT_ISA`` caps it before the first use."""
+    """Return the instruction set in use: avx512, avx2 or portable; ``RESNEXT_ISA``, set before first use, limits it."""
     return str(torch.ops.resnext.isa())
 
 
 def takes(x: Tensor, residual: Tensor | None) -> bool:
-    """Whether the kernels compute this: images [B, C, H, W] on the CPU in NHWC, of a type they know, more than one
-    pixel, and a residual that matches."""
+    """Return whether the kernels support these inputs.
+
+    They take images [B, C, H, W] on the CPU in NHWC, of a type in ``DTYPES``, with more than one pixel; a residual must
+    have the same shape, type and layout.
+    """
     if x.device.type != "cpu" or x.dtype not in DTYPES or x.dim() != 4 or x.numel() <= x.shape[1]:
         return False
     if not x.is_contiguous(memory_format=torch.channels_last):
@@ -72,7 +75,7 @@ def takes(x: Tensor, residual: Tensor | None) -> bool:
 
 
 def _register_shapes() -> None:
-    """What torch.compile and torch.export must know of the operators: shapes, types and layouts."""
+    """Register fake versions of the operators, which give torch.compile and torch.export shapes, types and layouts."""
 
     def statistics(x: Tensor) -> tuple[Tensor, Tensor]:
         return x.new_empty(x.shape[1], dtype=torch.float64), x.new_empty(x.shape[1], dtype=torch.float64)

@@ -1,7 +1,7 @@
-// The loops of norm_act.h, compiled once for each instruction set (-DISA=...). Vectors are the compiler's own
-// (GCC and Clang), 16 lanes wide whatever the machine has; channel counts that are no multiple of 16 are met by
-// taking several rows as one. No templates of the standard library: the linker keeps one copy of each, which could be
-// the one compiled for more than this machine has.
+// The loops of norm_act.h, compiled once for each instruction set (-DISA=...). Vectors are compiler extensions (GCC and
+// Clang) of 16 lanes on every machine. If the number of channels is not a multiple of 16, several rows are processed as
+// one. No standard library templates are used: the linker keeps one copy of each, and that copy could be compiled for
+// instructions which this machine does not have.
 #include "norm_act.h"
 
 #include <cstdlib>

@@ -1,8 +1,8 @@
 // torch.ops.resnext: the fused operator with its gradient, over norm_act.h.
 //
 //   norm_act(x, residual?, weight, bias, eps, act) -> (y, mean, variance)     differentiable; statistics of the batch
-//   norm_act_forward / norm_act_backward                                      what it is made of
-//   norm_act_apply(x, residual?, weight, bias, mean, variance, eps, act) -> y the same y again, from kept statistics
+//   norm_act_forward / norm_act_backward                                      its forward and backward pass
+//   norm_act_apply(x, residual?, weight, bias, mean, variance, eps, act) -> y recomputes y from saved statistics
 //
 // x, residual, y: [B, C, H, W] in channels_last, bf16, fp32 or fp64; weight, bias: [C], fp32 (fp64 with fp64);
 // mean, variance: [C] in fp64, the variance biased.
@@ -77,10 +77,10 @@ T* data(const Tensor& x) { return static_cast<T*>(x.data_ptr()); }
 template <typename T>
 T* data(const OptionalTensor& x) { return x ? data<T>(*x) : nullptr; }
 
-// The pixels of an NHWC tensor, cut into blocks whose sums are taken one by one and added in order: results do not
+// The pixels of an NHWC tensor, split into blocks. Sums are computed per block and added in order, so results do not
 // depend on the number of threads.
 struct Pixels {
-  static constexpr int64_t BLOCK = 32768;  // elements, that stay in a core's cache between two readings
+  static constexpr int64_t BLOCK = 32768;  // elements, so that a block stays in cache between two passes
   int64_t rows, channels, step, blocks;
   explicit Pixels(const Tensor& x) : rows(x.numel() / x.size(1)), channels(x.size(1)) {
     step = std::max<int64_t>(BLOCK / channels / ROWS_ALIGNED, 4) * ROWS_ALIGNED;
@@ -106,8 +106,8 @@ void check(const Tensor& x, const OptionalTensor& residual, const Tensor& weight
                 "norm_act takes ", wide, " weight and bias of ", x.size(1), " channels");
 }
 
-// What the kernels need of a channel. The low part of the mean goes into the shift, so that a mean far larger than
-// the deviation loses no digits.
+// The values that the kernels need for each channel. The rounding error of the mean goes into the shift, so that a mean
+// far larger than the deviation loses no digits.
 template <typename Wide>
 struct Channels {
   std::vector<Wide> mean, scale, shift;

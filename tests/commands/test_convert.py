@@ -382,7 +382,7 @@ def test_a_file_that_only_resembles_a_public_one_does_not_get_its_licence(
     card = (weights.parent / "hub" / "README.md").read_text()
     assert "license: other\n" in card
     assert "They look like the release, whose licence is cc-by-nc-4.0." in card
-    assert "published for the release, which these weights probably are: top-1 error 22.20 %" in card
+    assert "published for the release, which these weights are likely to be: top-1 error 22.20 %" in card
 
 
 def test_a_note_that_the_preprocessing_is_unknown_goes_when_it_is_given(
@@ -416,7 +416,7 @@ def test_what_is_written_does_not_tell_where_the_first_weights_lay(weights: Path
     assert convert(run, hub) == 0
     for path in (hub / "README.md", hub / "recipe.yaml", hub / "model.safetensors"):
         assert str(weights.parent).encode() not in path.read_bytes()
-    assert "begun from first.safetensors" in (hub / "README.md").read_text()
+    assert "initialised from first.safetensors" in (hub / "README.md").read_text()
     assert load(hub).provenance["init"]["source"]["sha256"] == hashlib.sha256(first.read_bytes()).hexdigest()
 
 

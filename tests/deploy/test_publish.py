@@ -181,7 +181,7 @@ def test_a_licence_says_whose_it_is_or_that_nobody_knows(tmp_path: Path) -> None
     assert published(tmp_path / "a").data.license == "cc-by-nc-4.0"
     write_folder(network(), tmp_path / "b", About())
     assert published(tmp_path / "b").data.license == "other"
-    assert "Nobody has said under which licence" in (tmp_path / "b" / "README.md").read_text()
+    assert "The licence of these weights is unknown" in (tmp_path / "b" / "README.md").read_text()
     write_folder(network(), tmp_path / "c", About(origin=replace(RELEASE, certain=False)))
     assert published(tmp_path / "c").data.license == "other"
     assert "They look like the release, whose licence is cc-by-nc-4.0." in (tmp_path / "c" / "README.md").read_text()

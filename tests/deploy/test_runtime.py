@@ -157,12 +157,12 @@ def test_an_engine_with_wrong_results_is_left_out_with_a_sentence(monkeypatch, c
     monkeypatch.setattr(engines.Parts, "build", spoiled)
     predictor = Predictor(lived(), engine="pytorch", image_size=32)
     assert "pytorch network" in predictor.engine
-    assert "its results in fp32 are off by" in capsys.readouterr().err
+    assert "the relative error of its logits in fp32 is" in capsys.readouterr().err
 
 
 def test_no_engine_with_right_results_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engines.Parts, "build", lambda self, way: lambda x: torch.zeros(len(x), 10))
-    with pytest.raises(WorkError, match="none gives the network's results in fp32"):
+    with pytest.raises(WorkError, match="gives the network's results in fp32"):
         Predictor(lived(), engine="pytorch", image_size=32)
 
 

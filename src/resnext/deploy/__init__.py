@@ -1,1 +1,1 @@
-"""A trained network on its way to other people: a hub's folder."""
+"""Run a trained network on the fastest engine (PyTorch, ONNX Runtime, OpenVINO; int8) and publish it to a model hub."""

@@ -1,4 +1,4 @@
-"""Which engine runs a network fastest here: each way is checked against the network, timed, and remembered."""
+"""Select the fastest engine for a network: build each candidate, check its results, time it, and cache the times."""
 
 import hashlib
 import os
@@ -18,26 +18,27 @@ CPU = torch.device("cpu")
 
 
 class Chosen(NamedTuple):
-    """An engine, the way it runs, and how far its logits were from the network's on the images they were checked on."""
+    """An engine that has passed its check."""
 
     engine: Engine
     way: Way
-    distance: float
+    distance: float  # relative error of its logits on the check images (``engines.compute_relative_error``)
 
 
 class Wish(NamedTuple):
-    """What is to be run fast."""
+    """What an engine is selected for."""
 
-    engine: str
-    goal: str
-    batch: int
-    size: tuple[int, int]
+    engine: str  # a key of ENGINES, or "auto"
+    goal: str  # one of GOALS
+    batch: int  # images in a batch
+    size: tuple[int, int]  # height and width in pixels
 
 
 def choose(parts: Parts, wish: Wish, check: Tensor) -> Chosen:
-    """The fastest way for the wish, as remembered or as measured now, whose results on ``check`` are the network's.
+    """Return the fastest engine for the workload whose logits on the images ``check`` match the network's.
 
-    Raises RequestError for an engine that cannot be had, WorkError where no way gives the network's results.
+    Times come from the cache, or are measured and cached. Raises RequestError if the engine is not available, and
+    WorkError if no candidate matches the network.
     """
     names = candidates(wish.engine, parts.precision)
     with torch.inference_mode():
@@ -50,10 +51,10 @@ def choose(parts: Parts, wish: Wish, check: Tensor) -> Chosen:
     tried = [way for way in tried if not way.pack or parts.narrow(way.pack)]
     good = [chosen for way in tried if (chosen := _checked(parts, way, check, reference)) is not None]
     if not good:
-        raise WorkError(f"of {', '.join(names)} none gives the network's results in {parts.precision}")
+        raise WorkError(f"no engine of {', '.join(names)} gives the network's results in {parts.precision}")
     images = torch.randn(wish.batch, parts.channels, *wish.size, generator=torch.Generator().manual_seed(0))
     if len(good) > 1:
-        say_once(f"measuring {len(good)} ways to run {parts.network.architecture.name} in {parts.precision}")
+        say_once(f"timing {len(good)} engine variants of {parts.network.architecture.name} in {parts.precision}")
     choices.measured.pop(key, None)
     seconds = choices.take(key, lambda: {str(c.way): partial(c.engine, images) for c in good}, CPU)
     choices.save()
@@ -61,7 +62,7 @@ def choose(parts: Parts, wish: Wish, check: Tensor) -> Chosen:
 
 
 def _remembered(seconds: dict[str, float], names: list[str]) -> list[Way]:
-    """The fastest way that a cache knows, alone; none where it holds what is no way of these engines."""
+    """Return the fastest cached configuration as a list of one; an empty list if the entry is unusable."""
     try:
         found = [Way.parse(name) for name in sorted(seconds, key=lambda name: seconds[name])]
     except (ValueError, TypeError):
@@ -70,18 +71,18 @@ def _remembered(seconds: dict[str, float], names: list[str]) -> list[Way]:
 
 
 def _checked(parts: Parts, way: Way, check: Tensor, reference: Tensor) -> Chosen | None:
-    """The engine of a way whose results are the network's; None, and a sentence, where they are not."""
+    """Build an engine and compare its logits with ``reference``; return None, with a warning, if it fails."""
     try:
         engine = parts.build(way)
         far = distance(engine(check), reference)
     except RequestError:
         raise
-    except Exception as error:  # an engine that is installed and does not work is left out, whatever it raises
-        say_once(f"{way.engine} ({way.form}) is left out: {type(error).__name__}: {str(error)[:200]}")
+    except Exception as error:  # an installed engine that does not work is skipped, whatever it raises
+        say_once(f"{way.engine} ({way.form}) is skipped: {type(error).__name__}: {str(error)[:200]}")
         return None
     if not far <= TOLERANCE[parts.precision]:
         say_once(
-            f"{way} is left out: its results in {parts.precision} are off by {far:.2g} of the logits' length, "
+            f"{way} is skipped: the relative error of its logits in {parts.precision} is {far:.2g}, "
             f"above {TOLERANCE[parts.precision]:g}"
         )
         return None
@@ -89,7 +90,7 @@ def _checked(parts: Parts, way: Way, check: Tensor, reference: Tensor) -> Chosen
 
 
 def _key(parts: Parts, wish: Wish, names: list[str]) -> str:
-    """What the speed of a network depends on beside the machine."""
+    """Build the cache key: all that the times depend on besides the machine."""
     a = parts.network.architecture
     digest = hashlib.sha256(repr(a).encode()).hexdigest()[:8]
     installed = [p for name in names for p in ENGINES[name].packages]

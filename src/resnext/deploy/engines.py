@@ -1,7 +1,7 @@
-"""What can run a folded network: the table of engines, and the ways in which each is tried.
+"""The inference engines, and the configurations of each that are worth timing.
 
-An engine is built for one network and precision. It takes normalised float32 images [B, C, H, W] of any B and size
-and gives float32 logits [B, K], all on the CPU.
+An engine is built for one network and precision. It maps normalised float32 images [B, C, H, W] of any B and size to
+float32 logits [B, K], on the CPU.
 """
 
 import os
@@ -19,15 +19,15 @@ from resnext.errors import RequestError, nearest
 from resnext.model.network import Network
 
 GOALS = ("latency", "throughput")
-TOLERANCE = {"fp32": 1e-4, "bf16": 5e-2, "int8": 0.3}  # of the length of the logits: see ``distance``
+TOLERANCE = {"fp32": 1e-4, "bf16": 5e-2, "int8": 0.3}  # relative error of the logits, see ``compute_relative_error``
 PRECISIONS = (*TOLERANCE, "auto")
-BF16 = ("avx512_bf16", "amx_bf16")  # what computes in bf16 rather than imitating it
-WITHOUT_BF16 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512_CORE_VNNI")  # for ONEDNN_MAX_CPU_ISA
+BF16 = ("avx512_bf16", "amx_bf16")  # CPU features for bf16 arithmetic
+WITHOUT_BF16 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512_CORE_VNNI")  # of ONEDNN_MAX_CPU_ISA
 
 
 @dataclass(frozen=True)
 class Kind:
-    """One engine: the packages it needs, the extra that brings them, and its precisions."""
+    """One engine: the packages it needs, the extra of this package that installs them, and its precisions."""
 
     packages: tuple[str, ...]
     extra: str
@@ -43,26 +43,26 @@ ENGINES = {
 
 @dataclass(frozen=True)
 class Way:
-    """One way to run a network: ``str(way)`` and ``Way.parse`` go between it and its name in the cache."""
+    """One configuration of an engine. ``str(config)`` is its name in the cache, and ``EngineConfig.parse`` reads it."""
 
     engine: str
-    form: str = "fused"  # fused: oneDNN's operators; folded: plain PyTorch; network: as it was trained
-    pack: int = 0  # channels that a group has at least; 0: as they are
-    piece: int = 0  # images at a time; 0: the whole batch
-    streams: int = 1  # pieces at a time
+    form: str = "fused"  # fused: oneDNN's operators; folded: BN folded, plain operators; network: as trained
+    pack: int = 0  # minimum number of channels in a group after packing; 0: no packing
+    piece: int = 0  # images in a micro-batch; 0: the whole batch
+    streams: int = 1  # micro-batches that run in parallel
 
     def __str__(self) -> str:
         return f"{self.engine} {self.form} pack={self.pack} piece={self.piece} streams={self.streams}"
 
     @property
     def words(self) -> str:
-        """The same for people."""
+        """The configuration in words."""
         more = [f"packed to {self.pack} channels"] * bool(self.pack) + [f"{self.piece} at a time"] * bool(self.piece)
         return ", ".join([f"{self.engine} {self.form}", *more, *[f"{self.streams} streams"] * (self.streams > 1)])
 
     @classmethod
     def parse(cls, name: str) -> "Way":
-        """Raises ValueError for what is not the name of a way."""
+        """Parse a name from the cache. Raises ValueError for other text."""
         engine, form, *pairs = name.split(" ")
         values = dict(pair.split("=") for pair in pairs)
         way = cls(engine, form, **{key: int(value) for key, value in values.items()})
@@ -72,13 +72,14 @@ class Way:
 
 
 class Engine(Protocol):
-    """A network ready to run."""
+    """A network that is ready to run."""
 
-    def __call__(self, images: Tensor) -> Tensor: ...
+    def __call__(self, images: Tensor) -> Tensor:
+        """Compute logits [B, K] of normalised images [B, C, H, W], float32 on the CPU."""
 
 
 def ways(engine: str, precision: str, goal: str, batch: int, cores: int) -> Iterator[Way]:
-    """The ways of one engine worth measuring, the plainest first."""
+    """List the configurations of one engine that are worth timing, the simplest first."""
     pieces = [0] if goal == "latency" or batch < 2 else sorted({0, min(4, batch)})
     if engine == "pytorch":
         yield Way(engine, "network")
@@ -93,7 +94,7 @@ def ways(engine: str, precision: str, goal: str, batch: int, cores: int) -> Iter
 
 
 class Parts:
-    """A network and what engines are made of it, each made once for all the ways that are tried."""
+    """Build engines for a network; models that several configurations share are built once."""
 
     def __init__(self, network: Network, precision: str, threads: int, calibration: Tensor | None = None) -> None:
         self.network, self.precision, self.threads = network, precision, threads
@@ -102,16 +103,16 @@ class Parts:
         self._made: dict[tuple[str, int], Any] = {}
 
     def packed(self, channels: int) -> Folded:
-        """The folded network with groups of at least ``channels``; 0: as it is."""
+        """Return the folded network, packed to groups of at least ``channels`` channels (0: not packed)."""
         return cast(Folded, self._once("packed", channels, lambda: pack(self.folded, channels)))
 
     def narrow(self, channels: int) -> bool:
-        """Whether packing to ``channels`` would change anything."""
+        """Return whether a grouped convolution has fewer than ``channels`` channels in a group."""
         convolutions = [layer.conv for layer in self.folded.convolutions()]
         return any(conv.groups > 1 and conv.weight.shape[1] < channels for conv in convolutions)
 
     def openvino(self, channels: int) -> Any:
-        """The packed network as an openvino.Model, in int8 where that is the precision."""
+        """Return the packed network as an openvino.Model, quantised if the precision is int8."""
         from resnext.deploy.openvino_graph import build_openvino_model
         from resnext.deploy.quantize import quantize
 
@@ -122,7 +123,7 @@ class Parts:
         return self._once("openvino", channels, make)
 
     def onnx(self, channels: int) -> bytes:
-        """The packed network as an ONNX model."""
+        """Return the packed network as a serialised ONNX model."""
         from resnext.deploy.onnx_graph import build_onnx_model
 
         return cast(bytes, self._once("onnx", channels, lambda: build_onnx_model(self.packed(channels))))
@@ -134,10 +135,11 @@ class Parts:
 
     @property
     def channels(self) -> int:
+        """Channels of the network's images."""
         return self.network.architecture.in_channels
 
     def build(self, way: Way) -> Engine:
-        """The engine of ``way``. Raises RequestError for a missing package, and for int8 without calibration images."""
+        """Build an engine. Raises RequestError if a package is missing, or calibration images for int8 are."""
         require(way.engine)
         if way.engine == "pytorch":
             from resnext.deploy import pytorch_engine
@@ -153,7 +155,10 @@ class Parts:
 
 
 def candidates(engine: str, precision: str) -> list[str]:
-    """The engines that ``engine`` ("auto": those installed) means at a precision. Raises RequestError if none can."""
+    """List the engines that ``engine`` ("auto": all installed ones) stands for at a precision.
+
+    Raises RequestError if there is none.
+    """
     if engine != "auto" and engine not in ENGINES:
         raise RequestError(f"engine {engine!r} is unknown{nearest(engine, [*ENGINES, 'auto'])}")
     if engine == "auto":
@@ -170,12 +175,12 @@ def candidates(engine: str, precision: str) -> list[str]:
 
 
 def missing(engine: str) -> list[str]:
-    """The packages an engine needs and that are not installed."""
+    """List the packages that an engine needs and that are not installed."""
     return [package for package in ENGINES[engine].packages if find_spec(package) is None]
 
 
 def require(engine: str) -> None:
-    """Raises RequestError where the engine's packages are not installed."""
+    """Raise RequestError if packages of the engine are not installed."""
     lacking = missing(engine)
     if lacking:
         extra = ENGINES[engine].extra
@@ -183,13 +188,13 @@ def require(engine: str) -> None:
 
 
 def has_bf16() -> bool:
-    """Whether the processor computes in bf16, and ONEDNN_MAX_CPU_ISA lets it."""
+    """Return whether the processor has bf16 arithmetic and ONEDNN_MAX_CPU_ISA permits it."""
     return (
         bool(set(BF16) & set(cpu_features())) and os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() not in WITHOUT_BF16
     )
 
 
 def distance(logits: Tensor, reference: Tensor) -> float:
-    """The length of the difference of two sets of logits over the length of ``reference``; nan if not finite."""
+    """Return the norm of ``logits - reference`` divided by the norm of ``reference``; nan if values are not finite."""
     difference = (logits.double() - reference.double()).norm()
     return float(difference / reference.double().norm().clamp_min(1e-30))

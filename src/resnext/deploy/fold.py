@@ -1,8 +1,8 @@
-"""The network as it runs when nobody trains it: each BN folded into the convolution before it.
+"""Fold each BN of a network into the convolution before it, for inference.
 
-In evaluation BN(x) = a x + b with constants, so a BN on a convolution is a convolution with other weights and a bias.
-A pre-activation block begins with a BN that follows a sum; that one and the network's last stay, as what they are:
-a scale and a shift of each channel. Forms (a) and (b) become the form (c) they equal first (``model/forms.py``).
+In evaluation BN(x) = a * x + b with constants, so a convolution and its BN equal one convolution with other weights and
+a bias. The first BN of a pre-activation block and its network's last BN follow a sum, so they remain, as a scale and a
+shift for each channel. Networks in forms (a) and (b) are first converted to form (c) (``model/forms.py``).
 """
 
 from collections.abc import Iterator
@@ -21,14 +21,14 @@ from resnext.model.network import Network
 
 
 class ConvAct(nn.Module):
-    """A convolution with bias and what follows it: ``ReLU(conv(x) + residual)``, the ReLU only with ``act``."""
+    """A convolution with bias, residual sum and ReLU: ``ReLU(conv(x) + residual)``; no ReLU with ``act=False``."""
 
     def __init__(self, conv: nn.Conv2d, act: bool) -> None:
         super().__init__()
         self.conv, self.act = conv, act
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
-        """[B, C, H, W] -> [B, C', H', W'], the shape of ``residual``."""
+        """Map x [B, C, H, W] to [B, C', H', W'], the shape of ``residual``."""
         y = self.conv(x)
         if residual is not None:
             y = y + residual
@@ -36,7 +36,7 @@ class ConvAct(nn.Module):
 
 
 class ScaleAct(nn.Module):
-    """A BN that stays: ``ReLU(scale x + shift)``, one scale and shift a channel."""
+    """A BN that cannot be folded: ``ReLU(scale * x + shift)``, with one scale and shift for each channel."""
 
     def __init__(self, scale: Tensor, shift: Tensor) -> None:
         super().__init__()
@@ -44,11 +44,12 @@ class ScaleAct(nn.Module):
         self.shift = nn.Parameter(shift.view(-1, 1, 1), requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Compute the layer; the shape stays."""
         return F.relu(x * self.scale + self.shift)
 
 
 class FoldedBlock(nn.Module):
-    """A block: its convolutions in a row, the last of which takes the shortcut's output as its residual."""
+    """A block: a sequence of convolutions, of which the last adds the shortcut's output as its residual."""
 
     def __init__(self, before: ScaleAct | None, layers: list[ConvAct], shortcut: nn.Module | None) -> None:
         super().__init__()
@@ -56,9 +57,10 @@ class FoldedBlock(nn.Module):
         self.layers = nn.ModuleList(layers)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Compute the block."""
         start = x if self.before is None else self.before(x)
         residual = None
-        if self.shortcut is not None:  # the identity passes x as it came, others start from the activation
+        if self.shortcut is not None:  # an identity adds x itself; other shortcuts start from the activation
             residual = self.shortcut(x if isinstance(self.shortcut, nn.Identity) else start)
         *inner, last = self.layers
         for layer in inner:
@@ -67,7 +69,7 @@ class FoldedBlock(nn.Module):
 
 
 class Folded(nn.Module):
-    """The whole network without BN: images [B, C, H, W] -> logits [B, K] or pooled features. What engines run."""
+    """A whole network with its BN folded, from which the engines are built."""
 
     def __init__(
         self,
@@ -84,6 +86,7 @@ class Folded(nn.Module):
         self.fc: nn.Module = nn.Identity()
 
     def forward(self, x: Tensor) -> Tensor:
+        """Compute logits [B, K] (or pooled features) of normalised images [B, C, H, W]."""
         x = self.pool(self.stem(x))
         for block in self.blocks:
             x = block(x)
@@ -91,15 +94,15 @@ class Folded(nn.Module):
         return cast(Tensor, self.fc(x.mean((2, 3))))
 
     def convolutions(self) -> Iterator[ConvAct]:
-        """Every convolution, in the order of the network's modules."""
+        """Iterate over all convolutions, in the order of the network's modules."""
         return (module for module in self.modules() if isinstance(module, ConvAct))
 
 
 @torch.no_grad()
 def fold(network: Network) -> Folded:
-    """The same function as ``network.eval()``, with its own copy of the weights, computed in float64 and rounded once.
+    """Fold the BN layers of a network; the result computes the same function as ``network.eval()``.
 
-    Raises RequestError for what is not one of our networks.
+    It has its own weights, computed in float64 and rounded once. Raises RequestError for a model of another library.
     """
     if not isinstance(network, Network):
         raise RequestError(f"only networks of this package can be folded, not a {type(network).__name__}")
@@ -135,7 +138,7 @@ def _shortcut(shortcut: nn.Module | None) -> nn.Module | None:
 
 
 def _fold(conv: nn.Conv2d, norm: NormAct | None) -> ConvAct:
-    """The convolution that is ``norm(conv(x))``; without a norm, the convolution as it is, with a bias of zero."""
+    """Build the convolution that equals ``norm(conv(x))``; without a norm, a copy of ``conv`` with a bias of zero."""
     weight = conv.weight.to(torch.float64)
     scale, shift = _affine(norm) if norm is not None else (torch.ones(len(weight)).double(), torch.zeros(len(weight)))
     dtype = conv.weight.dtype
@@ -144,7 +147,7 @@ def _fold(conv: nn.Conv2d, norm: NormAct | None) -> ConvAct:
 
 
 def remade(conv: nn.Conv2d, weight: Tensor, bias: Tensor | None, groups: int) -> nn.Conv2d:
-    """``conv`` with another weight, bias and number of groups; nothing is drawn or copied."""
+    """Build a convolution like ``conv`` with another weight, bias and number of groups, without copying tensors."""
     made = nn.Conv2d(
         conv.in_channels,
         conv.out_channels,
@@ -161,7 +164,7 @@ def remade(conv: nn.Conv2d, weight: Tensor, bias: Tensor | None, groups: int) ->
 
 
 def _affine(norm: NormAct) -> tuple[Tensor, Tensor]:
-    """Scale and shift of a BN in evaluation, float64 [C] each."""
+    """Return the scale and the shift of a BN in evaluation, float64 [C] each."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
     scale = norm.weight.double() / torch.sqrt(norm.running_var.double() + norm.eps)

@@ -1,8 +1,8 @@
-"""A folded network as a graph of operators, built directly for OpenVINO or ONNX.
+"""Build the operator graph of a folded network directly, for OpenVINO or ONNX.
 
-``torch.jit.trace`` and ``torch.onnx.export`` take any model, but each call leaves memory behind for ever
-(pytorch/pytorch#35600; of ResNeXt-50 21 and 5 MB), needs seconds, and fails or crashes in two threads at once. A
-folded network is made of eight kinds of operators.
+``torch.jit.trace`` and ``torch.onnx.export`` accept any model, but each call leaks memory (pytorch/pytorch#35600; 21
+and 5 MB for ResNeXt-50), takes seconds, and fails or crashes when two threads call it. A folded network needs only
+eight kinds of operators.
 """
 
 from typing import Protocol, TypeVar, cast
@@ -16,22 +16,35 @@ Value = TypeVar("Value")
 
 
 class GraphBuilder(Protocol[Value]):
-    """Adds operators to a graph; each takes values of the graph and returns its output."""
+    """Adds operators to a graph. Each method takes values of the graph and returns the operator's output."""
 
-    def conv(self, x: Value, conv: nn.Conv2d) -> Value: ...
-    def add(self, x: Value, y: Value) -> Value: ...
-    def relu(self, x: Value) -> Value: ...
-    def scale(self, x: Value, scale: Tensor, shift: Tensor) -> Value: ...
-    def max_pool(self, x: Value, pool: nn.MaxPool2d) -> Value: ...
-    def pad_shortcut(self, x: Value, shortcut: PadShortcut) -> Value: ...
+    def conv(self, x: Value, conv: nn.Conv2d) -> Value:
+        """Add a convolution, with its bias if it has one."""
+
+    def add(self, x: Value, y: Value) -> Value:
+        """Add a sum."""
+
+    def relu(self, x: Value) -> Value:
+        """Add a ReLU."""
+
+    def scale(self, x: Value, scale: Tensor, shift: Tensor) -> Value:
+        """Add ``x * scale + shift`` with constants [C, 1, 1]."""
+
+    def max_pool(self, x: Value, pool: nn.MaxPool2d) -> Value:
+        """Add a max pool."""
+
+    def pad_shortcut(self, x: Value, shortcut: PadShortcut) -> Value:
+        """Add the subsampling and zero padding of shortcut A."""
+
     def mean(self, x: Value) -> Value:
-        """[B, C, H, W] -> [B, C]."""
+        """Add the mean over pixels: [B, C, H, W] to [B, C]."""
 
-    def linear(self, x: Value, linear: nn.Linear) -> Value: ...
+    def linear(self, x: Value, linear: nn.Linear) -> Value:
+        """Add a fully connected layer."""
 
 
 def build_graph(folded: Folded, x: Value, to: GraphBuilder[Value]) -> Value:
-    """Add what ``folded.forward`` computes of images ``x`` to a graph; returns the logits or pooled features."""
+    """Add the operators of ``folded.forward`` on images ``x`` to a graph; return the logits or pooled features."""
     x = _conv_act(folded.stem, x, to)
     if isinstance(folded.pool, nn.MaxPool2d):
         x = to.max_pool(x, folded.pool)
@@ -44,7 +57,7 @@ def build_graph(folded: Folded, x: Value, to: GraphBuilder[Value]) -> Value:
 
 
 def pair(value: int | str | tuple[int, ...]) -> list[int]:
-    """A layer's size, stride or padding as [height, width]."""
+    """Convert a layer's size, stride or padding to [height, width]."""
     assert not isinstance(value, str)
     return [value, value] if isinstance(value, int) else list(value)
 

@@ -1,4 +1,4 @@
-"""Running in ONNX Runtime."""
+"""The ONNX Runtime engine."""
 
 from typing import Any
 
@@ -8,17 +8,18 @@ from torch import Tensor
 
 
 class OnnxEngine:
-    """An ONNX Runtime session, in fp32."""
+    """Run a network in an ONNX Runtime session, in fp32."""
 
     def __init__(self, model: bytes, threads: int) -> None:
         self.session = session(model, threads)
 
     def __call__(self, images: Tensor) -> Tensor:
+        """Compute logits of normalised images."""
         return torch.from_numpy(self.session.run(None, {"images": np.ascontiguousarray(images.numpy())})[0])
 
 
 def session(model: bytes, threads: int) -> Any:
-    """A session on the CPU."""
+    """Create an ONNX Runtime session on the CPU."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

@@ -1,4 +1,4 @@
-"""A folded network as an ONNX model."""
+"""Convert a folded network to an ONNX model."""
 
 from typing import Any
 
@@ -9,12 +9,12 @@ from resnext.deploy.fold import Folded
 from resnext.deploy.graph import build_graph, pair
 from resnext.model.layers import PadShortcut
 
-OPSET, IR_VERSION = 18, 8  # old enough for every release of ONNX Runtime that may be installed
-END = np.iinfo(np.int64).max  # of a slice: as far as there is
+OPSET, IR_VERSION = 18, 8  # old enough for every supported release of ONNX Runtime
+END = np.iinfo(np.int64).max  # end of a slice that takes all
 
 
 def build_onnx_model(folded: Folded) -> bytes:
-    """An ONNX model of a network, for ``images`` of any number and size; its output is ``logits``."""
+    """Build an ONNX model with input ``images``, of any batch and image size, and output ``logits``."""
     import onnx
     from onnx import helper
 
@@ -29,13 +29,14 @@ def build_onnx_model(folded: Folded) -> bytes:
 
 
 class OnnxGraph:
-    """A ``graph.GraphBuilder`` whose values are the names of ONNX nodes' outputs."""
+    """A ``GraphBuilder`` whose values are the names of ONNX nodes' outputs."""
 
     def __init__(self) -> None:
         self.nodes: list[Any] = []
         self.constants: list[Any] = []
 
     def conv(self, x: str, conv: nn.Conv2d) -> str:
+        """Add a Conv node."""
         padding = [*pair(conv.padding), *pair(conv.padding)]
         constants = [self._constant(value) for value in (conv.weight, conv.bias) if value is not None]
         return self.add_node(
@@ -48,32 +49,39 @@ class OnnxGraph:
         )
 
     def add(self, x: str, y: str) -> str:
+        """Add an Add node."""
         return self.add_node("Add", [x, y])
 
     def relu(self, x: str) -> str:
+        """Add a Relu node."""
         return self.add_node("Relu", [x])
 
     def scale(self, x: str, scale: Tensor, shift: Tensor) -> str:
+        """Add a Mul and an Add node."""
         return self.add(self.add_node("Mul", [x, self._constant(scale)]), self._constant(shift))
 
     def max_pool(self, x: str, pool: nn.MaxPool2d) -> str:
+        """Add a MaxPool node."""
         padding = [*pair(pool.padding), *pair(pool.padding)]
         kernel, stride, dilation = pair(pool.kernel_size), pair(pool.stride), pair(pool.dilation)
         return self.add_node("MaxPool", [x], kernel_shape=kernel, strides=stride, pads=padding, dilations=dilation)
 
     def pad_shortcut(self, x: str, shortcut: PadShortcut) -> str:
+        """Add a Slice and a Pad node."""
         begin, end, axes, step = [0, 0], [END, END], [2, 3], pair(shortcut.stride)
         x = self.add_node("Slice", [x, *map(self._integers, (begin, end, axes, step))])
         return self.add_node("Pad", [x, self._integers([0, 0, 0, 0, 0, shortcut.extra_channels, 0, 0])])
 
     def mean(self, x: str) -> str:
+        """Add a ReduceMean node."""
         return self.add_node("ReduceMean", [x, self._integers([2, 3])], keepdims=0)
 
     def linear(self, x: str, linear: nn.Linear) -> str:
+        """Add a Gemm node."""
         return self.add_node("Gemm", [x, self._constant(linear.weight), self._constant(linear.bias)], transB=1)
 
     def add_node(self, kind: str, inputs: list[str], name: str | None = None, **attributes: Any) -> str:
-        """Add an operator with one output; returns the output's name."""
+        """Add a node with one output and return the output's name."""
         from onnx import helper
 
         name = name or f"{kind}_{len(self.nodes)}"

@@ -1,4 +1,4 @@
-"""Running in OpenVINO: synchronous or in streams, int8 by NNCF."""
+"""The OpenVINO engine: whole batches, or micro-batches in parallel streams."""
 
 import logging
 import os
@@ -17,12 +17,12 @@ from torch import Tensor
 
 from resnext.deploy.signal_stack import signal_stack_kept
 
-KEPT = 4  # compiled models of different shapes
-HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}  # int8: what is left in floating point
+KEPT = 4  # compiled models of different input shapes that an engine keeps
+HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}  # int8: for the operators that remain in floating point
 
 
 def openvino() -> ModuleType:
-    """The package, kept from reporting its use to its makers, which it does unless it is told not to."""
+    """Import OpenVINO with its telemetry, and NNCF's, switched off."""
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     os.environ.setdefault("NNCF_CI", "1")
     import openvino
@@ -32,7 +32,7 @@ def openvino() -> ModuleType:
 
 @contextmanager
 def hushed() -> Iterator[None]:
-    """Without the warnings of PyTorch and its tracer, which are not about the network: on CUDA, on shapes in Python."""
+    """Suppress warnings and log messages, such as those of PyTorch about CUDA, that do not concern the network."""
     before = logging.root.manager.disable
     logging.disable(max(before, logging.WARNING))
     try:
@@ -44,9 +44,10 @@ def hushed() -> Iterator[None]:
 
 
 class OpenVinoEngine:
-    """A compiled model for each shape met. With ``piece``, batches run as pieces of so many images in ``streams``.
+    """Run a network in OpenVINO, with a compiled model for each input shape.
 
-    Any number of threads may call it: each call has requests of its own.
+    With ``piece`` > 0, a batch runs as micro-batches of ``piece`` images in ``streams`` parallel streams. Thread-safe:
+    each call uses its own inference requests.
     """
 
     def __init__(self, model: Any, precision: str, piece: int, streams: int, threads: int) -> None:
@@ -61,6 +62,7 @@ class OpenVinoEngine:
         self._reading, self._compiling = Lock(), Lock()
 
     def __call__(self, images: Tensor) -> Tensor:
+        """Compute logits of normalised images."""
         array = np.ascontiguousarray(images.numpy())
         size = min(self.piece, len(array)) or len(array)
         with signal_stack_kept():
@@ -70,9 +72,9 @@ class OpenVinoEngine:
             return torch.from_numpy(compiled.infer_pieces(array, size)[: len(array)])
 
     def _for(self, shape: tuple[int, ...]) -> "_Compiled":
-        """The model compiled for a shape; the one not used for longest is forgotten.
+        """Return the model compiled for a shape, from a cache that drops the least recently used one.
 
-        One thread compiles at a time, and others meanwhile run what is compiled already.
+        One thread compiles at a time; other threads can use compiled models meanwhile.
         """
         compiled = self._known(shape)
         if compiled is None:
@@ -98,23 +100,23 @@ class OpenVinoEngine:
 
 
 class _Compiled:
-    """A compiled model with its requests, each of which is one call's from its input to the copy of its output."""
+    """A compiled model with a pool of inference requests; a call owns its request until the output is copied."""
 
     def __init__(self, compiled: Any, streams: int) -> None:
         self.compiled, self.at_once = compiled, 2 * streams
         self._idle: list[Any] = []
 
     def infer(self, array: np.ndarray) -> np.ndarray:
-        """The model's output for the whole of ``array``."""
+        """Run ``array`` as one batch and return the model's output."""
         request = self._request()
         result = request.infer({0: array}, share_inputs=True)[0].copy()
         self._idle.append(request)
         return cast(np.ndarray, result)
 
     def infer_pieces(self, array: np.ndarray, size: int) -> np.ndarray:
-        """``array`` in pieces of ``size``, the last filled up with zeros; ``at_once`` of them are under way.
+        """Run ``array`` in micro-batches of ``size``, the last padded with zeros, up to ``max_requests`` in parallel.
 
-        Requests are waited for in turn. OpenVINO's own AsyncInferQueue calls Python from its threads instead.
+        Results are awaited in order, without OpenVINO's AsyncInferQueue, which calls Python from its own threads.
         """
         done: list[np.ndarray] = []
         under_way: deque[Any] = deque()
@@ -134,7 +136,7 @@ class _Compiled:
         return np.concatenate(results)
 
     def _request(self) -> Any:
-        """One that no other call uses, as does none that a failed call left behind."""
+        """Return a request that no other call uses; requests of failed calls do not return to the pool."""
         try:
             return self._idle.pop()
         except IndexError:

@@ -1,4 +1,4 @@
-"""A folded network as an openvino.Model."""
+"""Convert a folded network to an openvino.Model."""
 
 from typing import Any
 
@@ -10,11 +10,11 @@ from resnext.deploy.graph import build_graph, pair
 from resnext.deploy.openvino_engine import openvino
 from resnext.model.layers import PadShortcut
 
-END = np.iinfo(np.int64).max  # of a slice: as far as there is
+END = np.iinfo(np.int64).max  # end of a slice that takes all
 
 
 def build_openvino_model(folded: Folded) -> Any:
-    """An openvino.Model of a network, for images of any number and size."""
+    """Build an openvino.Model for images of any batch and image size."""
     ov = openvino()
     graph = OpenVinoGraph()
     images = graph.ops.parameter(ov.PartialShape([-1, folded.architecture.in_channels, -1, -1]), np.float32, "images")
@@ -22,7 +22,7 @@ def build_openvino_model(folded: Folded) -> Any:
 
 
 class OpenVinoGraph:
-    """A ``graph.GraphBuilder`` whose values are OpenVINO's nodes."""
+    """A ``GraphBuilder`` whose values are OpenVINO nodes."""
 
     def __init__(self) -> None:
         from openvino import opset13
@@ -30,6 +30,7 @@ class OpenVinoGraph:
         self.ops: Any = opset13
 
     def conv(self, x: Any, conv: nn.Conv2d) -> Any:
+        """Add a (grouped) convolution and its bias."""
         weight, groups = conv.weight, conv.groups
         places = [pair(value) for value in (conv.stride, conv.padding, conv.padding, conv.dilation)]
         if groups == 1:
@@ -40,28 +41,35 @@ class OpenVinoGraph:
         return y if conv.bias is None else self.ops.add(y, self._constant(conv.bias.view(1, -1, 1, 1)))
 
     def add(self, x: Any, y: Any) -> Any:
+        """Add an Add node."""
         return self.ops.add(x, y)
 
     def relu(self, x: Any) -> Any:
+        """Add a ReLU node."""
         return self.ops.relu(x)
 
     def scale(self, x: Any, scale: Tensor, shift: Tensor) -> Any:
+        """Add a Multiply and an Add node."""
         return self.ops.add(self.ops.multiply(x, self._constant(scale[None])), self._constant(shift[None]))
 
     def max_pool(self, x: Any, pool: nn.MaxPool2d) -> Any:
+        """Add a MaxPool node."""
         padding = pair(pool.padding)
         kernel, stride, dilation = pair(pool.kernel_size), pair(pool.stride), pair(pool.dilation)
         return self.ops.max_pool(x, stride, dilation, padding, padding, kernel).output(0)
 
     def pad_shortcut(self, x: Any, shortcut: PadShortcut) -> Any:
+        """Add a Slice and a Pad node."""
         begin, end, step, axes = [0, 0], [END, END], pair(shortcut.stride), [2, 3]
         x = self.ops.slice(x, *map(np.array, (begin, end, step, axes)))
         return self.ops.pad(x, np.zeros(4, int), np.array([0, shortcut.extra_channels, 0, 0]), "constant", np.float32())
 
     def mean(self, x: Any) -> Any:
+        """Add a ReduceMean node."""
         return self.ops.reduce_mean(x, np.array([2, 3]), False)
 
     def linear(self, x: Any, linear: nn.Linear) -> Any:
+        """Add a MatMul and an Add node."""
         y = self.ops.matmul(x, self._constant(linear.weight), False, True)
         return self.ops.add(y, self._constant(linear.bias[None]))
 

@@ -1,7 +1,7 @@
-"""A grouped convolution as one with fewer, wider groups: the same function, often many times faster on a CPU.
+"""Pack the groups of a folded network's convolutions into fewer, wider ones, which CPUs often run many times faster.
 
-C groups of g channels are C/p groups of p*g channels whose weight is block-diagonal: p times the arithmetic, but in
-pieces that the processor's units can fill.
+C groups of g channels equal C/p groups of p*g channels with a block-diagonal weight. This is p times the arithmetic,
+but it makes better use of the processor's vector units (see ``speed/convolution.py`` for training).
 """
 
 import copy
@@ -15,9 +15,9 @@ from resnext.speed import convolution
 
 
 def block_diagonal(weight: Tensor, groups: int, factor: int) -> Tensor:
-    """The weight [O, factor * g, k, k] of ``groups / factor`` groups that equals ``weight`` [O, g, k, k] of ``groups``.
+    """Convert ``weight`` [O, g, k, k] of ``groups`` groups to [O, factor * g, k, k] of ``groups / factor`` groups.
 
-    Raises RequestError where ``factor`` does not divide the groups, or the groups not the output channels.
+    Raises RequestError if ``factor`` does not divide the groups, or the groups do not divide the output channels.
     """
     if factor < 1 or groups % factor or len(weight) % groups:
         raise RequestError(f"{groups} groups of {len(weight)} output channels cannot be packed by {factor}")
@@ -25,13 +25,13 @@ def block_diagonal(weight: Tensor, groups: int, factor: int) -> Tensor:
 
 
 def factor_for(groups: int, channels: int, wanted: int) -> int:
-    """The smallest divisor of ``groups`` that makes ``channels`` a group at least ``wanted``; else all of them."""
+    """Choose the smallest divisor f of ``groups`` with ``f * channels >= wanted``; if there is none, ``groups``."""
     return next((f for f in range(1, groups + 1) if groups % f == 0 and f * channels >= wanted), groups)
 
 
 @torch.no_grad()
 def pack(folded: Folded, channels: int) -> Folded:
-    """A copy whose grouped convolutions have at least ``channels`` input channels a group, where there are as many."""
+    """Return a copy whose convolutions with groups have at least ``channels`` input channels a group, if possible."""
     packed = copy.deepcopy(folded)
     for layer in packed.convolutions():
         conv = layer.conv

@@ -1,4 +1,4 @@
-"""A folder for a model hub: weights, config.json, a model card that says what was measured how, and the recipe."""
+"""Write a folder for a model hub: weights, config.json, recipe, and a model card with errors and their protocol."""
 
 import json
 import shutil
@@ -21,28 +21,28 @@ from resnext.weights.released import Released
 from resnext.weights.writers import make_folder
 
 PICTURES = {
-    "confusion.png": "Which classes are taken for which",
-    "reliability.png": "How far to trust the probabilities",
+    "confusion.png": "Confusion matrix",
+    "reliability.png": "Reliability diagram of the probabilities",
 }
 
 
 @dataclass(frozen=True, kw_only=True)
 class About:
-    """What the card says that the network does not know."""
+    """Facts for the model card that are not part of the network."""
 
     name: str | None = None  # owner/name on the hub
-    licence: str | None = None  # the publisher's own word, one of the hub's list
-    origin: Released | None = None  # the public file that the weights come from
-    unchanged: bool = True  # whether they are still those of that file
-    run: RunDirectory | None = None
-    checkpoint: str = "best"
+    licence: str | None = None  # stated by the publisher, from the hub's list
+    origin: Released | None = None  # the released file that the weights come from
+    unchanged: bool = True  # whether the weights still equal that file's
+    run: RunDirectory | None = None  # the run that trained the weights
+    checkpoint: str = "best"  # its checkpoint
 
 
 def write_folder(model: Network, folder: Path, about: About) -> None:
-    """Write model.safetensors, config.json, README.md, and of a run its recipe, curves and pictures.
+    """Write model.safetensors, config.json and README.md, and for a run its recipe, curves and plots.
 
-    ``resnext.load`` reads the folder; timm does too where it has such a network (the card says). Raises WorkError when
-    the disk refuses.
+    ``resnext.load`` reads the folder, and so does timm if it has such a network (the card says whether). Raises
+    WorkError if a file cannot be written.
     """
     config, why_not = timm_config(model)
     metrics = _metrics(about)
@@ -61,7 +61,7 @@ def write_folder(model: Network, folder: Path, about: About) -> None:
 
 
 def timm_config(model: Network) -> tuple[dict[str, Any] | None, str]:
-    """timm's config.json, or None and why timm cannot read the folder."""
+    """Build config.json for timm; return None and the reason if timm cannot read the folder."""
     from resnext.weights.timm import to_timm
 
     if model.architecture.form != "grouped":
@@ -80,7 +80,7 @@ def card(
     pictures: list[tuple[str, str]],
     why_not_timm: str,
 ) -> str:
-    """README.md: the hub's YAML block, then the text."""
+    """Render README.md: the hub's YAML block, then the text."""
     from huggingface_hub import ModelCardData
 
     name = about.name or model.architecture.name.partition(" (")[0]
@@ -99,7 +99,7 @@ def card(
     sections += [_use(model, about, why_not_timm)]
     sections += [f"![{caption}]({file})" for file, caption in pictures]
     if recipe is not None:
-        sections.append(f"## Recipe\n\n`resnext train recipe.yaml` trained it with this:\n\n```yaml\n{recipe}```")
+        sections.append(f"## Recipe\n\nTrained by `resnext train recipe.yaml` with this recipe:\n\n```yaml\n{recipe}```")
     sections.append(_licence(about))
     notes = model.provenance.get("notes") or []
     if notes:
@@ -125,7 +125,7 @@ def _summary(model: Network, about: About) -> str:
 
 
 def _numbers(model: Network, metrics: Mapping[str, Any] | None, about: About) -> str:
-    """What was measured, each number with its protocol, and what was published; nothing of a network without head."""
+    """Render measured and published errors with their protocol; empty for a network without classifier."""
     lines: list[str] = []
     if model.architecture.num_classes == 0:
         return ""
@@ -137,11 +137,11 @@ def _numbers(model: Network, metrics: Mapping[str, Any] | None, about: About) ->
         lines.append("protocol: " + _line(protocol_line(metrics["protocol"], metrics["n"])))
     origin = about.origin if about.unchanged else None
     if origin is not None:
-        whose = "these weights" if origin.certain else f"{origin.name}, which these weights probably are"
+        whose = "these weights" if origin.certain else f"{origin.name}, which these weights are likely to be"
         lines += [f"published for {whose}: {_line(figure.line)}" for figure in origin.figures]
         lines += [origin.note] if origin.note else []
     if not lines:
-        lines = ["not measured: `resnext evaluate` gives the error on labelled images, with its protocol"]
+        lines = ["not measured; `resnext evaluate` measures the error on labelled images"]
     return "## Error\n\n" + "\n".join(f"- {line}" for line in lines)
 
 
@@ -167,16 +167,16 @@ def _licence(about: About) -> str:
     if about.licence is not None:
         text = f"{about.licence}."
     elif origin is not None and origin.certain:
-        text = f"{origin.licence}: that of {origin.name}, which these weights come from."
+        text = f"{origin.licence}, the licence of {origin.name}, from which these weights come."
     else:
-        text = "Nobody has said under which licence these weights are; ask whoever gave them before using them."
+        text = "The licence of these weights is unknown; ask their authors before you use them."
         if origin is not None:
             text += f" They look like {origin.name}, whose licence is {origin.licence}."
     return f"## Licence\n\n{text}"
 
 
 def _results(metrics: Mapping[str, Any] | None) -> list[Any]:
-    """The measured accuracies as the hub's index wants them, with the protocol as their arguments."""
+    """Build the measured accuracies for the hub's index, with the protocol as their arguments."""
     from huggingface_hub import EvalResult
 
     if metrics is None:
@@ -200,13 +200,13 @@ def _results(metrics: Mapping[str, Any] | None) -> list[Any]:
 
 
 def _metrics(about: About) -> dict[str, Any] | None:
-    """The run's evaluation of this very checkpoint, None where there is none. Raises RequestError for a damaged one."""
+    """Read the run's evaluation of this checkpoint; None if there is none. Raises RequestError if it is damaged."""
     if about.run is None:
         return None
     path = _evaluation(about) / "metrics.json"
     try:
         if path.stat().st_size > LARGEST_JSON:
-            raise RequestError(f"{path} is too large to be an evaluation")
+            raise RequestError(f"{path} is larger than an evaluation can be")
         values = json.loads(path.read_text(encoding="utf-8"))
         usable = values["protocol"]["checkpoint"] == about.checkpoint
         numbers = (values["n"], values["top1_error"], *values["top1_error_interval95"])
@@ -215,7 +215,7 @@ def _metrics(about: About) -> dict[str, Any] | None:
     except (OSError, ValueError, RecursionError, KeyError, TypeError) as error:
         raise RequestError(f"{path} is damaged: {type(error).__name__} {error}") from None
     if not all(isinstance(number, int | float) for number in numbers) or len(numbers) != 4:
-        raise RequestError(f"{path} is damaged: its errors are no numbers")
+        raise RequestError(f"{path} is damaged: its errors are not numbers")
     return values if usable else None
 
 
@@ -225,7 +225,7 @@ def _evaluation(about: About) -> Path:
 
 
 def _recipe(about: About) -> str | None:
-    """The run's recipe in full, but for where its data, first weights and copies lay."""
+    """Return the run's complete recipe, with the paths of data, initial weights and copies cut to their last names."""
     if about.run is None or not about.run.recipe.exists():
         return None
 
@@ -236,10 +236,10 @@ def _recipe(about: About) -> str | None:
 
 
 def _copy_pictures(about: About, folder: Path, with_evaluation: bool) -> list[tuple[str, str]]:
-    """Curves and diagrams of a run; not the pictures that show its images, which are not ours to publish."""
+    """Copy the run's curves and diagrams; plots that show images of the data set are not published."""
     if about.run is None:
         return []
-    found = [(about.run.curves, "How training went")]
+    found = [(about.run.curves, "Training curves")]
     if with_evaluation:
         found += [(_evaluation(about) / name, caption) for name, caption in PICTURES.items()]
     found = [(path, caption) for path, caption in found if path.is_file()]
@@ -250,7 +250,7 @@ def _copy_pictures(about: About, folder: Path, with_evaluation: bool) -> list[tu
 
 
 def _own_config(model: Network) -> dict[str, Any]:
-    """config.json where timm has no such network: for a reader's eyes; the weights file says it all."""
+    """Build config.json for a network that timm lacks; it is for people, as the weights file contains the same."""
     p = model.preprocessing
     about = {"architecture": model.architecture.to_dict(), "preprocessing": None if p is None else p.to_dict()}
     return {"model_type": "resnext", "resnext": about | {"classes": model.classes and list(model.classes)}}
@@ -269,7 +269,7 @@ def _origin(model: Network, about: About) -> str:
     step, epoch = model.provenance.get("step"), model.provenance.get("epoch")
     if about.run is not None:
         start = model.provenance.get("init")
-        begun = f", begun from {start.get('weights')}" if isinstance(start, Mapping) else ""
+        begun = f", initialised from {start.get('weights')}" if isinstance(start, Mapping) else ""
         return f"a run of `resnext train`{begun}, checkpoint {about.checkpoint} (epoch {epoch}, step {step})"
     where = source.get("hub") or source.get("url") or source.get("file") or "unknown"
     digest = f", SHA-256 {source['sha256']}" if source.get("sha256") else ""
@@ -283,5 +283,5 @@ def _some(classes: tuple[str, ...] | None) -> str:
 
 
 def _line(value: Any) -> str:
-    """Foreign text on one line of a Markdown table."""
+    """Escape text for one line of a Markdown table."""
     return " ".join(str(value).split()).replace("|", "\\|").replace("<", "&lt;")

@@ -1,8 +1,8 @@
-"""Running in PyTorch alone: through oneDNN's fused convolutions where they are there, plainly elsewhere.
+"""The PyTorch engines: the network itself, the folded network, and the folded network on oneDNN's fused operators.
 
-The operators of ``torch.ops.mkldnn`` are those that inductor's compiled code calls: convolution, sum and ReLU in one
-pass over memory, with weights laid out beforehand. They are not a documented interface, so what they give is compared
-with the network before they are used (``runtime.py``), and a build of PyTorch without them does without.
+``torch.ops.mkldnn`` has the operators that inductor's compiled code calls: convolution, sum and ReLU in one pass over
+memory, with weights in a layout prepared beforehand. They are not a documented interface. So their results are compared
+with the network's before use (``engine_selection.py``), and a PyTorch without them uses the other engines.
 """
 
 import copy
@@ -21,47 +21,52 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 def build(way: Way, network: Network, folded: Folded, precision: str) -> Engine:
-    """The engine of ``way``, on as many threads as PyTorch has. Raises WorkError where oneDNN is not to be had."""
+    """Build an engine. Raises WorkError if it needs oneDNN's fused operators and this PyTorch lacks them."""
     if way.form == "network":
         return PlainEngine(network, precision)
     if way.form == "folded":
         return FoldedEngine(folded, precision)
     if not has_fused():
-        raise WorkError("this PyTorch has no fused convolutions of oneDNN")
+        raise WorkError("this PyTorch build has no fused convolutions of oneDNN")
     return FusedEngine(folded, precision, way.piece)
 
 
 def has_fused() -> bool:
-    """Whether this PyTorch has oneDNN's fused convolutions."""
+    """Return whether this PyTorch build has oneDNN's fused convolutions."""
     return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
 
 
 class PlainEngine:
-    """The network as it is, under autocast in bf16: what the others are compared with in speed."""
+    """Run the network as it was trained (under autocast for bf16): the baseline of all speed comparisons."""
 
     def __init__(self, network: Network, precision: str) -> None:
         self.network, self.precision = network, precision
 
     def __call__(self, images: Tensor) -> Tensor:
+        """Compute logits of normalised images."""
         with torch.inference_mode(), autocast(images.device, self.precision):
             return cast(Tensor, self.network(images)).float()
 
 
 class FoldedEngine:
-    """The folded network, channels last."""
+    """Run the folded network in channels_last."""
 
     def __init__(self, folded: Folded, precision: str) -> None:
         self.dtype = DTYPES[precision]
         self.model = copy.deepcopy(folded).to(self.dtype).to(memory_format=torch.channels_last)
 
     def __call__(self, images: Tensor) -> Tensor:
+        """Compute logits of normalised images."""
         with torch.inference_mode(), torch.autocast("cpu", enabled=False):
             x = images.to(self.dtype, memory_format=torch.channels_last)
             return cast(Tensor, self.model(x)).float()
 
 
 class FusedEngine(FoldedEngine):
-    """The folded network on oneDNN's fused operators, ``piece`` images at a time (0: all): maps stay in cache."""
+    """Run the folded network on oneDNN's fused operators, in micro-batches of ``piece`` images (0: the whole batch).
+
+    Feature maps of a small micro-batch stay in the processor's cache.
+    """
 
     def __init__(self, folded: Folded, precision: str, piece: int) -> None:
         super().__init__(folded, precision)
@@ -69,6 +74,7 @@ class FusedEngine(FoldedEngine):
         _replace(self.model)
 
     def __call__(self, images: Tensor) -> Tensor:
+        """Compute logits of normalised images."""
         forward = super().__call__
         if not self.piece or len(images) <= self.piece:
             return forward(images)
@@ -76,7 +82,7 @@ class FusedEngine(FoldedEngine):
 
 
 class FusedConv(nn.Module):
-    """``ConvAct`` as one operator. It may write into ``residual``, which is not used after it."""
+    """``ConvAct`` as one fused operator. It may overwrite ``residual``, which no later layer reads."""
 
     def __init__(self, layer: ConvAct) -> None:
         super().__init__()
@@ -89,6 +95,7 @@ class FusedConv(nn.Module):
         )
 
     def forward(self, x: Tensor, residual: Tensor | None = None) -> Tensor:
+        """Compute the layer, as ``ConvAct.forward``."""
         shape = (self.padding, self.stride, self.dilation, self.groups)
         if residual is None:
             relu = "relu" if self.act else "none"

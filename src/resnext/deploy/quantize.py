@@ -1,7 +1,7 @@
-"""int8 by NNCF: which images it calibrates on, and the quantisation itself.
+"""Quantise a network to int8 with NNCF, and load the images it is calibrated on.
 
-Weights are quantised per channel, activations by statistics over the calibration images, and biases corrected; images
-of the training data are the right ones, since held-out images would be looked at before they are judged.
+Weights are quantised per channel and activations by their statistics over the calibration images; biases are corrected.
+Calibrate on training images: with test images, the measured error would be too low.
 """
 
 import logging
@@ -20,18 +20,18 @@ if TYPE_CHECKING:
     from resnext.data.source import Dataset
     from resnext.model.network import Network
 
-IMAGES = 300  # NNCF's own default
+IMAGES = 300  # number of calibration images, NNCF's default
 
 
 def check_calibration(images: Tensor | None) -> Tensor:
-    """The images. Raises RequestError where there are none."""
+    """Return the images; raise RequestError if there are none."""
     if images is None or not len(images):
-        raise RequestError("int8 needs calibration images of the training data; give some, or choose bf16 or fp32")
+        raise RequestError("int8 needs calibration images from the training data; without them, use bf16 or fp32")
     return images
 
 
 def quantize(model: Any, calibration: Tensor | None) -> Any:
-    """An int8 openvino.Model of a floating point one. Raises RequestError without images or without NNCF."""
+    """Quantise an openvino.Model to int8. Raises RequestError if calibration images or NNCF are missing."""
     images = check_calibration(calibration)
     try:
         with hushed():
@@ -47,7 +47,7 @@ def quantize(model: Any, calibration: Tensor | None) -> Any:
 
 
 def nncf_quiet() -> Any:
-    """NNCF draws progress bars on stdout, where our commands print results; they go nowhere."""
+    """Discard what NNCF prints on stdout (progress bars), where the commands print their results."""
     import contextlib
     import io
 
@@ -55,7 +55,7 @@ def nncf_quiet() -> Any:
 
 
 def calibration_images(dataset: "Dataset", preprocessing: "Preprocessing", count: int = IMAGES) -> Tensor:
-    """Normalised float32 [N, C, S, S]: ``count`` images of ``dataset`` at even distances, as evaluation sees them."""
+    """Sample ``count`` evenly spaced images of ``dataset``; return them preprocessed, float32 [N, C, S, S]."""
     from resnext.data.augment import eval_transform
     from resnext.data.preprocessing import normalize
 
@@ -67,9 +67,9 @@ def calibration_images(dataset: "Dataset", preprocessing: "Preprocessing", count
 
 
 def calibration_of(network: "Network", run: Path | None, folder: str | None) -> Tensor:
-    """Images for a network: of ``folder`` (a folder a class, or images) where one is named, else a run's training data.
+    """Load calibration images for a network from ``folder``, or else from the training data of ``run``.
 
-    Raises RequestError where there is neither.
+    Raises RequestError if both are None.
     """
     from resnext.evaluate.predict import preprocessing_of
 
@@ -77,7 +77,7 @@ def calibration_of(network: "Network", run: Path | None, folder: str | None) -> 
     if folder is not None:
         return _of_files(folder, preprocessing)
     if run is None:
-        raise RequestError("int8 calibrates on images of the training data: give --calibration DIR")
+        raise RequestError("int8 needs calibration images from the training data: give --calibration DIR")
     from resnext.data.open import open_data
     from resnext.recipe import read_recipe
 

@@ -1,11 +1,10 @@
-"""One predictor over every engine: images in, logits out, on the CPU, as fast as this machine can.
+"""Run a network on the fastest engine of this machine, on the CPU.
 
     predictor = Predictor(resnext.load("run"), precision="bf16", goal="throughput", batch=16)
     logits = predictor(images)
 
-Results are those of the network in fp32 within ``engines.TOLERANCE``: the length of the difference of the logits over
-their own length, checked on a few images before an engine is taken. Nothing else than what was asked for is computed:
-the default is fp32, ``precision="auto"`` may take bf16, and int8 must be asked for by name.
+Before an engine is used, its logits for a few images are compared with the network's in fp32; their relative error must
+be within ``engines.TOLERANCE``. The default precision is fp32; "auto" may use bf16; int8 must be requested by name.
 """
 
 import copy
@@ -23,16 +22,25 @@ from resnext.errors import RequestError, nearest
 from resnext.model.network import Network
 from resnext.speed.choices import seconds_of
 
-CHECKED = 8  # images that an engine's results are compared on
-CHOOSING = Lock()  # one engine at a time is chosen: timings would disturb each other, and NNCF's output is caught
+CHECKED = 8  # images on which an engine is compared with the network
+CHOOSING = Lock()  # one selection at a time: timings would disturb each other, and NNCF's stdout is redirected
 
 
 class Predictor(nn.Module):
-    """A network that runs on the fastest engine here. It stands wherever a network in eval mode does.
+    """A network on the fastest engine of this machine. It can replace a network in eval mode, and is thread-safe.
 
-    ``batch`` and ``image_size`` say what it will mostly be given (latency is measured at this batch too); it takes any.
-    ``calibration`` are normalised images of the training data, which int8 needs; with them results are checked on
-    them, else on random numbers. Any number of threads may call it. Raises RequestError for what cannot be had here.
+    Args:
+        network: a network of this package, on the CPU. It is copied.
+        engine: "auto", "pytorch", "onnxruntime" or "openvino".
+        precision: "fp32", "bf16", "int8", or "auto" for the faster of fp32 and bf16.
+        goal: "latency" or "throughput".
+        batch: the usual number of images in a batch, for which the engine is selected; other sizes work too.
+        image_size: the usual side in pixels; default: that of the weights' preprocessing.
+        calibration: normalised training images [N, C, H, W]. int8 needs them. The engine's results are checked on
+            them, or else on random numbers.
+
+    Raises:
+        RequestError: an option is unknown, or this machine does not support it.
     """
 
     def __init__(
@@ -49,9 +57,9 @@ class Predictor(nn.Module):
         super().__init__()
         _check_words(engine, precision, goal)
         if batch < 1:
-            raise RequestError(f"the batch to choose an engine for must be at least 1, not {batch}")
+            raise RequestError(f"batch must be at least 1, not {batch}")
         if next(network.parameters()).device.type != "cpu":
-            raise RequestError("engines run on the CPU: move the network there, or leave the engine out")
+            raise RequestError("engines run on the CPU, but the network is on another device")
         self.network = copy.deepcopy(network).float().eval().requires_grad_(False)
         self.architecture, self.classes = network.architecture, network.classes
         self.preprocessing: Preprocessing | None = network.preprocessing
@@ -68,18 +76,23 @@ class Predictor(nn.Module):
 
     @property
     def engine(self) -> str:
-        """The precision and the way that was chosen, in words."""
+        """The selected precision and engine, in words."""
         return f"{self.precision} on {self._chosen.way.words}"
 
     @property
     def distance(self) -> float:
-        """How far the logits were from the network's in fp32 when the engine was chosen (``engines.distance``)."""
+        """Relative error of the logits on the check images, against fp32 (``engines.compute_relative_error``)."""
         return self._chosen.distance
 
     def forward(self, images: Tensor | np.ndarray) -> Tensor:
-        """Logits float32 [B, K] of images [B, C, H, W]: normalised floating point, or uint8 to be normalised here.
+        """Compute logits, float32 [B, K].
 
-        Any layout and B, 0 included. Raises RequestError for other shapes and types.
+        Args:
+            images: [B, C, H, W] of any memory layout and any B, including 0: normalised floating point, or uint8,
+                which is normalised here.
+
+        Raises:
+            RequestError: the shape or the type is not supported.
         """
         images = self._prepared(images)
         if not len(images):
@@ -94,13 +107,13 @@ class Predictor(nn.Module):
             images = torch.from_numpy(np.array(images, order="C"))
         if not isinstance(images, Tensor):
             raise RequestError(
-                f"images must be a tensor or an array, not {type(images).__name__}; of files and pictures: "
+                f"images must be a tensor or an array, not {type(images).__name__}; for files and PIL images, call "
                 "resnext.evaluate.predict.predict(predictor, images)"
             )
         self.network._check_input(images)
         if images.dtype == torch.uint8:
             if self.preprocessing is None:
-                raise RequestError("the weights do not say how uint8 images are normalised; give normalised floats")
+                raise RequestError("the weights do not say how uint8 images are normalised; pass normalised floats")
             return normalize(images, self.preprocessing, "cpu")
         if not images.is_floating_point():
             raise RequestError(f"images must be floating point or uint8, not {images.dtype}")
@@ -110,7 +123,7 @@ class Predictor(nn.Module):
         return self.architecture.num_classes or self.architecture.stages[-1].out_channels
 
     def _choose(self, wish: Wish, precision: str, calibration: Tensor | None) -> tuple[str, Chosen]:
-        """The precision that is taken, and its engine."""
+        """Select the precision and its engine."""
         check = self._check_images(wish, calibration)
         possible = [precision] if precision != "auto" else self._able(wish.engine)
         chosen = [choose(Parts(self.network, p, torch.get_num_threads(), calibration), wish, check) for p in possible]
@@ -130,13 +143,13 @@ class Predictor(nn.Module):
         return torch.randn(2, self.architecture.in_channels, *wish.size, generator=generator)
 
     def _able(self, engine: str) -> list[str]:
-        """What "auto" may take: fp32, and bf16 where engine and processor have it."""
+        """List the precisions that "auto" tries: fp32, and bf16 if engine and processor support it."""
         names = candidates(engine, "fp32")
         return ["fp32", "bf16"] if has_bf16() and any("bf16" in ENGINES[n].precisions for n in names) else ["fp32"]
 
 
 def usual_size(network: Network) -> int:
-    """The side of the images that the weights expect, pixels."""
+    """Return the image side, in pixels, that the weights expect."""
     if network.preprocessing is not None:
         return int(network.preprocessing.image_size)
     return 224 if network.architecture.stem == "imagenet" else 32
@@ -152,6 +165,6 @@ def _check_words(engine: str, precision: str, goal: str) -> None:
             raise RequestError(f"{name} {value!r} is unknown{nearest(str(value), choices)}")
     if precision == "bf16" and not has_bf16():
         raise RequestError(
-            "this processor does not compute in bf16 (avx512_bf16 or amx_bf16, not held back by ONEDNN_MAX_CPU_ISA); "
-            "choose fp32 or auto"
+            "this processor does not compute in bf16 (it needs avx512_bf16 or amx_bf16, and ONEDNN_MAX_CPU_ISA must "
+            "not exclude it); use fp32 or auto"
         )

@@ -1,4 +1,4 @@
-"""The stack that signal handlers run on, kept from libraries that put theirs in its place."""
+"""Preserve the alternate stack of signal handlers around calls into libraries that replace it."""
 
 import ctypes
 import sys
@@ -12,10 +12,10 @@ class _Stack(ctypes.Structure):
 
 @contextmanager
 def signal_stack_kept() -> Iterator[None]:
-    """Within, a library may set this thread's alternate signal stack; afterwards it is the one it was before.
+    """Restore this thread's alternate signal stack at the end of the context (Linux only).
 
-    Running OpenVINO leaves one set whose memory is unmapped later. The next signal with a handler (a loading process
-    that ends, say) then kills Python, whose handlers use that stack. Elsewhere than on Linux nothing is done.
+    OpenVINO sets an alternate stack whose memory is unmapped later. The next signal with a handler (for example when a
+    data loader process ends) would then kill Python, whose handlers run on that stack.
     """
     if sys.platform != "linux":
         yield

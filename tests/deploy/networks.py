@@ -1,4 +1,4 @@
-"""Networks for these tests: small, and with statistics that make every BN do something."""
+"""Small networks for these tests, with BN statistics that affect the output."""
 
 import torch
 from torch import nn
@@ -9,7 +9,7 @@ SMALL = {"base_channels": 8, "num_classes": 10}
 
 
 def lived(name: str = "resnext11_4x4d", **changes: object) -> Network:
-    """A network in eval mode whose BNs have the statistics of some life, tiny variances included (float32)."""
+    """Build a float32 network in eval mode with non-trivial BN statistics, including tiny variances."""
     network = create_model(name, seed=0, **(SMALL | changes))
     generator = torch.Generator().manual_seed(1)
     for module in network.modules():

@@ -1,4 +1,4 @@
-"""Every engine gives the network's logits, at each of its precisions and in each of its ways."""
+"""Test that every engine gives the network's logits, in each precision and configuration."""
 
 import pytest
 import torch

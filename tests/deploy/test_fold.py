@@ -1,4 +1,4 @@
-"""Folding BN away changes no function: exact in float64, for every kind of network, and against torchvision."""
+"""Test that folding BN keeps the function, in float64 for every kind of network, and against torchvision."""
 
 import pytest
 import torch

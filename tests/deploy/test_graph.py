@@ -1,4 +1,4 @@
-"""The graphs that are written for OpenVINO and ONNX compute what the folded network does."""
+"""Test that the OpenVINO and ONNX graphs compute the same as the folded network."""
 
 import pytest
 import torch

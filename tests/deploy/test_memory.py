@@ -1,4 +1,4 @@
-"""Predictors come and go, and their memory with them."""
+"""Test that deleted predictors release their memory."""
 
 import ctypes
 import gc
@@ -18,11 +18,11 @@ pytestmark = [
 ]
 
 PREDICTORS = 12
-ALLOWED = 4 << 20  # bytes for all of them; by torch.jit.trace one alone took 7 MB, by torch.onnx.export 1.3 MB
+ALLOWED = 4 << 20  # bytes for all; with torch.jit.trace a single one leaked 7 MB, with torch.onnx.export 1.3 MB
 
 
 def resident() -> int:
-    """Bytes of this process in memory, after what is free was given back."""
+    """Return the resident bytes of this process after free memory was returned to the system."""
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
     pages = int(Path("/proc/self/statm").read_text().split()[1])

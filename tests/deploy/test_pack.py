@@ -1,4 +1,4 @@
-"""Packed groups are the same convolution."""
+"""Test that convolutions with packed groups compute the same."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The folder for a hub: our reader and timm's read it, and the card holds what was measured, with its protocol."""
+"""Tests of the hub folder: resnext and timm can read it, and the card has the errors with their protocol."""
 
 import json
 from dataclasses import replace
@@ -30,7 +30,7 @@ RECIPE = "model: {name: resnext11_2x4d}\ndata: {source: folder, path: /home/some
 
 
 def network(**changes: Any) -> Network:
-    """Small, but one that timm has too."""
+    """Build a small network that timm has too."""
     fields = {"blocks": (1, 1, 1, 1), "stage_channels": (16, 32, 64, 128), "num_classes": 5} | changes
     model = create_model("resnext50_2x4d", seed=1, **fields).eval()
     model.preprocessing, model.classes = VIEW, NAMES[: model.architecture.num_classes]
@@ -51,7 +51,7 @@ def metrics(checkpoint: str = "best") -> dict[str, Any]:
 
 @pytest.fixture
 def run(tmp_path: Path) -> RunDirectory:
-    """What a run leaves beside its weights."""
+    """Make a run directory without weights."""
     directory = RunDirectory(tmp_path / "run")
     directory.evaluation.mkdir(parents=True)
     directory.recipe.write_text(dump_recipe(parse_recipe(RECIPE)))

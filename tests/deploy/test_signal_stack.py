@@ -1,4 +1,4 @@
-"""Running OpenVINO leaves the stack of signal handlers as it was: a later signal must not kill the process."""
+"""Test that OpenVINO leaves the stack of signal handlers unchanged, so that later signals do not kill the process."""
 
 import ctypes
 import sys

@@ -1,4 +1,4 @@
-"""Many threads may ask one network at the same time: each gets the answers it gets alone, on every engine."""
+"""Test that threads that share a predictor get the same results as alone, on every engine."""
 
 import threading
 from collections.abc import Callable
@@ -21,7 +21,7 @@ COMBINATIONS = [(name, p) for name, kind in ENGINES.items() for p in kind.precis
 
 
 def compare_with_alone(run: Callable[[Tensor], Tensor], inputs: list[Tensor], times: int = 8) -> None:
-    """A thread for each of ``inputs``, all at once, each asking ``times``."""
+    """Run each of ``inputs`` ``times`` times in its own thread, all at once, and compare with running alone."""
     alone = [run(x) for x in inputs]
     start = threading.Barrier(len(inputs))
 

@@ -1,4 +1,4 @@
-"""Names, what follows from them, and the sentences for what cannot be built."""
+"""Tests of architecture names, derived fields and error messages."""
 
 import pytest
 from hypothesis import given

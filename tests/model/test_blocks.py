@@ -1,4 +1,4 @@
-"""The three forms of Figure 3 against the page, layer by layer."""
+"""Compare the layers of the three forms with Figure 3 of the paper."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Every count the paper and the release give, and independent counts where they give none."""
+"""Compare counts of parameters and multiply-adds with the paper, the release, and independent counts."""
 
 import pytest
 import timm
@@ -13,7 +13,7 @@ from resnext.model.architecture import Architecture
 from resnext.model.complexity import Complexity, complexity, layer_costs
 from resnext.model.network import create_model
 
-# name: parameters with BN, and MACs in G to the digits of the facts collected from the paper and the release.
+# name: parameters including BN, and MACs in G with the digits that the paper and the release give.
 IMAGENET = {
     "resnet50": (25_557_032, "4.089"),
     "resnext50_2x40d": (25_425_000, "4.125"),
@@ -41,7 +41,7 @@ WITHOUT_BN = {
     "resnext101_32x4d": 44_039_848,
     "resnext101_64x4d": 83_252_392,
 }
-# CIFAR-10: parameters with BN, MACs in G, as far as they are known.
+# CIFAR-10: parameters including BN, and MACs in G where known.
 CIFAR = {
     "resnet29": (4_914_250, "0.75"),
     "resnext29_2x64d": (9_130_314, "1.41"),
@@ -143,7 +143,7 @@ def test_all_forms_have_the_same_parameters_and_macs(form: str) -> None:
 def test_counts_are_those_of_the_formula(
     blocks: list[int], c: int, d: int, channels: int, size: tuple[int, int], stem: str
 ) -> None:
-    """The hand count of a bottleneck network with shortcut B, written independently of the modules."""
+    """Count a bottleneck network with shortcut B by formula, independently of the modules."""
     a = Architecture(
         blocks=tuple(blocks), cardinality=c, width=d, base_channels=channels, stem=stem, num_classes=7, in_channels=2
     )

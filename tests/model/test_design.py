@@ -1,4 +1,4 @@
-"""Solving d and C: the paper's Table 2, and budgets against exhaustive search."""
+"""Compare solved widths and cardinalities with the paper's Table 2 and with exhaustive search."""
 
 import pytest
 from hypothesis import given, settings
@@ -50,7 +50,7 @@ def test_the_budget_of_a_network_gives_the_network_back() -> None:
 def test_the_solved_network_is_the_nearest_of_all(
     fixed: int, solve_width: bool, in_macs: bool, share: float, form: str, block: str
 ) -> None:
-    """Against every candidate, each built and counted."""
+    """Compare with every candidate, each built and counted."""
     changes = {"blocks": (1, 1), "stem": "cifar", "base_channels": 8, "num_classes": 3, "form": form, "block": block}
     given_field, solved = ("cardinality", "width") if solve_width else ("width", "cardinality")
     base = design(**{given_field: fixed}, **changes)

@@ -1,4 +1,4 @@
-"""Figure 3's claim, proven: the three forms are one function, and one training."""
+"""Test that the three forms of Figure 3 compute and train the same function."""
 
 import itertools
 
@@ -24,7 +24,7 @@ EXACT = {"rtol": 1e-10, "atol": 1e-11}
 
 
 def network(kind: str, form: str, cardinality: int = 3) -> Network:
-    """A small network in float64 whose every tensor has been moved away from its starting value."""
+    """Build a small float64 network in which no tensor has its initial value."""
     a = Architecture(
         blocks=(2, 1),
         stem="cifar",
@@ -67,7 +67,7 @@ def test_the_function_is_the_same_in_all_nine_directions(kind: str, source: str,
 
 
 def train(model: Network, steps: int) -> tuple[list[Tensor], dict[str, Tensor], torch.optim.SGD]:
-    """Losses of some steps as the release trains, the first step's gradients, and the optimizer at the end."""
+    """Train some steps as the release does; return the losses, the first step's gradients and the optimizer."""
     images, labels = images_and_labels()
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.9, nesterov=True, weight_decay=1e-2)
     losses, first = [], {}

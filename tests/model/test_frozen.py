@@ -1,4 +1,4 @@
-"""Frozen BN inside the convolution: the same function and gradients as torchvision's FrozenBatchNorm2d."""
+"""Compare outputs and gradients of folded frozen BN with torchvision's FrozenBatchNorm2d."""
 
 import copy
 from pathlib import Path
@@ -39,12 +39,12 @@ FORMS = [
 
 @pytest.fixture(autouse=True)
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fast paths are off in other tests."""
+    """Switch fast paths on; other tests run without them."""
     monkeypatch.setenv("RESNEXT_FAST", "1")
 
 
 def network(frozen: InitSettings = FROZEN, **changes: object) -> nn.Module:
-    """A network whose norms have statistics, scales and shifts of their own, and are frozen."""
+    """Build a network whose norms are frozen, with non-trivial statistics, scales and shifts."""
     name = "resnext8_4x4d" if changes.get("block") == "basic" else "resnext11_4x4d"
     depth = {"depth": 14, "blocks": (1, 1, 1, 1)} if changes.get("stem") == "imagenet" else {}
     model = create_model(name, seed=0, **(SMALL | depth | changes)).double()
@@ -62,7 +62,7 @@ def images(size: int = 15) -> Tensor:
 
 
 def step(model: nn.Module, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-    """Logits and gradients, the image's too."""
+    """Return logits and gradients, including the images' gradient."""
     x = x.clone(memory_format=torch.preserve_format).requires_grad_()
     logits = model(x)
     F.cross_entropy(logits.float() if logits.dtype == torch.bfloat16 else logits, torch.arange(len(x))).backward()

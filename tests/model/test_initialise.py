@@ -1,4 +1,4 @@
-"""The weights a network starts from, against the release's definition."""
+"""Compare initial weights with the release's definition."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The vocabulary against PyTorch's own layers and the release's definitions."""
+"""Compare the layers with PyTorch's own and with the release's definitions."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Whole networks: the same functions as torchvision's and timm's, feature maps, sizes, and random state."""
+"""Compare whole networks with torchvision's and timm's; test feature maps, image sizes and random state."""
 
 import pytest
 import timm
@@ -28,7 +28,7 @@ SMALL = ("resnet18", "resnet50", "resnext50_32x4d")
 
 
 def randomise(model: nn.Module) -> nn.Module:
-    """Weights and running statistics far from their starting values, so that no layer can hide."""
+    """Set weights and running statistics far from their initial values, so that every layer affects the output."""
     generator = torch.Generator().manual_seed(5)
     for name, tensor in model.state_dict().items():
         if name.endswith("running_var") or ("bn" in name and name.endswith("weight")):
@@ -192,7 +192,7 @@ def test_every_parameter_gets_a_gradient(shortcut: str, form: str) -> None:
 
 @pytest.mark.parametrize("form", ["grouped", "concatenated", "branched"])
 def test_a_stride_in_the_1x1_is_caffes_network(form: str) -> None:
-    """Oracle: torchvision's network with its strides moved by hand, as Caffe's ResNets have them."""
+    """Compare with torchvision's network after its strides are moved to the first 1x1, as in Caffe's ResNets."""
     reference = torchvision.models.ResNet(Bottleneck, [1, 2, 1, 1], 5, groups=2, width_per_group=8).eval()
     for module in reference.modules():
         if isinstance(module, Bottleneck) and module.stride == 2:

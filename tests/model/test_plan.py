@@ -1,4 +1,4 @@
-"""Plans of fast paths: what is measured is kept, applied and given back, and changes no function."""
+"""Tests of tuning plans: times are cached, plans are applied and saved, and the function stays the same."""
 
 import json
 from pathlib import Path
@@ -22,7 +22,7 @@ SMALL = {"base_channels": 8, "num_classes": 5, "stem": "cifar"}
 
 @pytest.fixture(autouse=True)
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fast paths are off in other tests."""
+    """Switch fast paths on; other tests run without them."""
     monkeypatch.setenv("RESNEXT_FAST", "1")
 
 
@@ -42,7 +42,7 @@ def network(name: str = "resnext11_4x4d", **changes: object) -> nn.Module:
 
 
 def everything(model: nn.Module) -> Plan:
-    """Every layer by another way than plain."""
+    """Build a plan that gives every layer an algorithm other than plain."""
     ways = {}
     for name, layer in model.named_modules():
         if isinstance(layer, GroupedConv2d):
@@ -117,7 +117,7 @@ def test_recomputing_blocks_of_plain_layers_gives_the_same_bits() -> None:
 
 
 def held_bytes(model: nn.Module, x: Tensor) -> int:
-    """Bytes that a forward pass in training allocates and that are still held while its output is."""
+    """Return the bytes that a training forward pass allocates and that its output keeps alive."""
     model.train()
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         logits = model(x)

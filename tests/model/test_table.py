@@ -1,4 +1,4 @@
-"""The stage table against the paper's Table 1."""
+"""Compare the stage table with the paper's Table 1."""
 
 import pytest
 

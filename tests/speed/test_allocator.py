@@ -1,4 +1,4 @@
-"""Memory that a step frees is there for the next one, without faults."""
+"""Test that freed memory is reused by the next step without page faults."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""C++ compiled once and kept; where it cannot be, one sentence and plain PyTorch."""
+"""Tests of compiling and caching C++ libraries, and of the fallback to plain PyTorch with a warning."""
 
 import ctypes
 import subprocess
@@ -92,7 +92,7 @@ def test_a_cache_that_cannot_be_written_is_named(
 
 
 def test_a_network_trains_without_a_compiler(tmp_path: Path) -> None:
-    """The plan asks for fused norms; the run goes on plain, saying why."""
+    """A plan with fused norms runs as plain PyTorch, with a warning."""
     script = """
 import torch
 from resnext.model.network import create_model

@@ -1,4 +1,4 @@
-"""Measured choices: kept for this machine, never believed from another one or from a damaged file."""
+"""Tests of the tuning cache: times are stored per machine; damaged files are ignored."""
 
 import json
 import os

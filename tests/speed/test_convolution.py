@@ -1,4 +1,4 @@
-"""Every way to compute a convolution is the convolution: outputs and true gradients against PyTorch's own."""
+"""Compare outputs and gradients of every convolution algorithm with PyTorch's own."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The fused operator against its definition in float64, in every type, shape and instruction set."""
+"""Compare the fused operator with its definition in float64, for every type, shape and instruction set."""
 
 import os
 import subprocess
@@ -29,7 +29,7 @@ def nhwc(value: Tensor) -> Tensor:
 
 
 def pair(channels: int, act: bool, dtype: torch.dtype, seed: int = 0) -> tuple[NormAct, NormAct]:
-    """A fused layer, and a plain one in float64 with the same parameters."""
+    """Build a fused layer, and a plain float64 layer with the same parameters."""
     generator = torch.Generator().manual_seed(seed)
     fused, plain = NormAct(channels, act=act), NormAct(channels, act=act).double()
     with torch.no_grad():
@@ -42,7 +42,7 @@ def pair(channels: int, act: bool, dtype: torch.dtype, seed: int = 0) -> tuple[N
 
 
 def compare(fused: NormAct, plain: NormAct, x: Tensor, residual: Tensor | None, tolerance: float) -> None:
-    """y, statistics and all gradients; elements whose sign rounding may turn are left out of neither."""
+    """Compare y, statistics and all gradients."""
     inputs = [value for value in (x, residual) if value is not None]
     mine = [value.detach().clone(memory_format=torch.preserve_format).requires_grad_() for value in inputs]
     exact = [value.detach().double().requires_grad_() for value in inputs]
@@ -103,7 +103,7 @@ def test_many_blocks_of_pixels_add_up(dtype: torch.dtype) -> None:
 
 @pytest.mark.parametrize("ratio", [1e2, 1e4, 1e6])
 def test_a_mean_far_above_the_deviation_loses_no_digits(ratio: float) -> None:
-    """fp32 data whose mean is ``ratio`` deviations: only the rounding of the data itself is left."""
+    """Test fp32 data whose mean is ``ratio`` deviations: the only error is the rounding of the data."""
     generator = torch.Generator().manual_seed(3)
     x = nhwc((torch.randn(8, 24, 16, 16, generator=generator).double() + ratio).float())  # deviation 1
     fused, plain = pair(24, False, torch.float32)

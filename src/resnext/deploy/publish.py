@@ -99,7 +99,7 @@ def card(
     sections += [_use(model, about, why_not_timm)]
     sections += [f"![{caption}]({file})" for file, caption in pictures]
     if recipe is not None:
-        sections.append(f"## Recipe\n\nTrained by `resnext train recipe.yaml` with this recipe:\n\n```yaml\n{recipe}```")
+        sections.append(f"## Recipe\n\nTrained by `resnext train recipe.yaml` with:\n\n```yaml\n{recipe}```")
     sections.append(_licence(about))
     notes = model.provenance.get("notes") or []
     if notes:

@@ -92,7 +92,7 @@ def _architecture(model: str | Architecture | nn.Module) -> Architecture:
 
 
 def _size(image_size: ImageSize, a: Architecture | None) -> tuple[int, int]:
-    """Return (height, width); raise RequestError if it is no size or too small for the strides."""
+    """Return (height, width); raise RequestError if it is not a size, or is too small for the strides."""
     if image_size is None:
         image_size = default_image_size(a) if a else 224
     pair = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)

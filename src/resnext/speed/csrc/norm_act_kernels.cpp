@@ -96,7 +96,7 @@ inline void store(V<float> v, BFloat16* to) {
 #endif
 }
 
-// Which lanes are chosen: all ones or zeros a lane, or 16 bits where the machine has mask registers.
+// A mask of lanes: all ones or all zeros in each lane, or 16 bits on machines with mask registers.
 template <typename Wide>
 inline Bits<Wide> positive_lanes(V<Wide> v) {
   return !(v <= 0);  // a NaN passes, as in torch
@@ -153,7 +153,7 @@ struct Buffer {
 
 int64_t divisor(int64_t a, int64_t b) { return b ? divisor(b, a % b) : a; }
 
-// Rows taken together so that a vector is full: `width` elements, of which every `channels` repeat.
+// Rows that are processed as one, so that vectors are full: `together` rows of `channels`, `width` elements.
 struct Rows {
   int64_t together, width, whole, rest;  // whole: rows in full groups; rest: rows after them
   Rows(int64_t rows, int64_t channels)
@@ -163,7 +163,7 @@ struct Rows {
         rest(rows % together) {}
 };
 
-// A vector of channels repeated for rows taken together; the vector itself where that is one row.
+// A vector of channels, repeated for the rows processed as one (not repeated if that is one row).
 template <typename Wide>
 struct Repeated {
   Buffer<Wide> own;
@@ -182,7 +182,7 @@ struct RepeatedAffine {
       : mean(a.mean, channels, together), scale(a.scale, channels, together), shift(a.shift, channels, together) {}
 };
 
-// Sums over rows taken together -> sums a channel.
+// Reduces sums over the `width` elements to sums for each channel.
 template <typename Wide>
 void fold(const Buffer<Wide>& wide, int64_t channels, double* out) {
   for (int64_t c = 0; c < channels; ++c) out[c] = double(wide.data[c]);
@@ -190,7 +190,7 @@ void fold(const Buffer<Wide>& wide, int64_t channels, double* out) {
     for (int64_t c = 0; c < channels; ++c) out[c] += double(wide.data[i + c]);
 }
 
-// Adds rows taken together, `STEPS` of them, to sums and squares of x - pivot.
+// Adds `STEPS` groups of rows to the sums of x - pivot and of its squares.
 template <int STEPS, typename T, typename Wide>
 inline void add_moments(const T* x, int64_t width, const Wide* pivot, Wide* sums, Wide* squares) {
   for (int64_t i = 0; i < width; i += LANES) {
@@ -204,7 +204,7 @@ inline void add_moments(const T* x, int64_t width, const Wide* pivot, Wide* sums
   }
 }
 
-// As Functions::moments, around a given pivot for rows taken together.
+// As Functions::moments, around a given pivot for the rows processed as one.
 template <typename T, typename Wide>
 void moments_around(const T* x, const Rows& r, int64_t channels, const Wide* pivot, Wide* sums, Wide* squares) {
   int64_t g = 0;
@@ -222,7 +222,7 @@ template <typename T, typename Wide>
 void moments(const T* x, int64_t rows, int64_t channels, double* mean, double* deviations) {
   Rows r(rows, channels);
   Buffer<Wide> s(r.width), q(r.width), pivot(r.width);
-  const int64_t few = rows < 8 ? rows : 8;  // their mean is near the block's, so that the sums keep their digits
+  const int64_t few = rows < 8 ? rows : 8;  // their mean is near the block's, so sums of x - pivot lose no digits
   for (int64_t row = 0; row < few; ++row)
     for (int64_t c = 0; c < channels; ++c) pivot.data[c] += widen(x[row * channels + c]);
   for (int64_t c = 0; c < channels; ++c) pivot.data[c] /= Wide(few);
@@ -286,7 +286,7 @@ void forward(const T* x, const T* residual, T* y, uint16_t* mask, int64_t rows, 
   }
 }
 
-// The gradient that passes the ReLU, at element `at` (i within the rows taken together).
+// The gradient after the ReLU's backward pass, at element `at` (index i within the rows processed as one).
 template <Sign SIGN, typename T, typename Wide>
 inline V<Wide> passed(const T* gradient, V<Wide> centred, const uint16_t* mask, int64_t at, int64_t i,
                       const RepeatedAffine<Wide>& a) {
@@ -307,7 +307,7 @@ inline Wide passed_one(const T* gradient, Wide centred, const uint16_t* mask, in
   return d;
 }
 
-// Adds rows taken together, `STEPS` of them from row group g on.
+// Adds `STEPS` groups of rows, from group g on.
 template <int STEPS, Sign SIGN, typename T, typename Wide>
 inline void add_gradient_sums(const T* gradient, const T* x, const uint16_t* mask, T* masked, int64_t start,
                               int64_t width, const RepeatedAffine<Wide>& a, Wide* sums, Wide* products) {

@@ -177,7 +177,7 @@ def test_a_damaged_evaluation_is_named(tmp_path: Path, run: RunDirectory, text: 
 
 def test_a_licence_says_whose_it_is_or_that_nobody_knows(tmp_path: Path) -> None:
     write_folder(network(), tmp_path / "a", About(origin=RELEASE))
-    assert "cc-by-nc-4.0: that of the release" in (tmp_path / "a" / "README.md").read_text()
+    assert "cc-by-nc-4.0, the licence of the release" in (tmp_path / "a" / "README.md").read_text()
     assert published(tmp_path / "a").data.license == "cc-by-nc-4.0"
     write_folder(network(), tmp_path / "b", About())
     assert published(tmp_path / "b").data.license == "other"

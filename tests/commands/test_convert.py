@@ -366,11 +366,11 @@ def test_the_card_of_a_known_file_has_its_figures_and_licence(weights: Path) -> 
     card = (weights.parent / "hub" / "README.md").read_text()
     assert "published for these weights: top-1 error 22.20 % · val · shorter side 72, centre crop 64×64" in card
     assert "- a note" in card
-    assert "cc-by-nc-4.0: that of the release" in card
+    assert "cc-by-nc-4.0, the licence of the release" in card
     assert convert(weights.parent / "hub", weights.parent / "other", "--num-classes", "2") == 0
     card = (weights.parent / "other" / "README.md").read_text()
     assert "22.20" not in card
-    assert "cc-by-nc-4.0: that of the release" in card
+    assert "cc-by-nc-4.0, the licence of the release" in card
 
 
 def test_a_file_that_only_resembles_a_public_one_does_not_get_its_licence(

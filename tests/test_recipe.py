@@ -40,7 +40,7 @@ def test_every_shipped_recipe_parses_and_states_source_expectation_and_cost(path
 def test_every_shipped_recipe_says_which_task_it_is_of_and_is_refused_by_the_other(path: Path) -> None:
     detects = any(line.startswith("detector:") for line in path.read_text().splitlines())
     assert recipe_kind(path) == ("detection" if detects else "classification")
-    with pytest.raises(RequestError, match=r"is a recipe of \w+, not of \w+: resnext (detect )?train takes it"):
+    with pytest.raises(RequestError, match=r"is a \w+ recipe, not a \w+ recipe; use resnext (detect )?train"):
         read_recipe(path, kind=Recipe if detects else DetectRecipe)
 
 
@@ -179,7 +179,7 @@ def test_no_text_ends_in_anything_but_a_recipe_or_one_clear_error(text: str) -> 
         ("schedule: {milestones: 30}", "schedule.milestones must be a list"),
         ("schedule: {milestones: [60, 30]}", "must rise"),
         ("schedule: {name: cosine, milestones: [30]}", "belong to schedule.name step"),
-        ("train: {epochs: 2, epochs: 3}", "'epochs' stands twice"),
+        ("train: {epochs: 2, epochs: 3}", "'epochs' is given twice"),
         ("a: &x [1]\nb: *x", "aliases"),
         ("train: [1]", "train must hold settings, not a list"),
         ("- 1", "must hold sections"),

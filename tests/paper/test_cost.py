@@ -151,7 +151,7 @@ def test_machines_are_written_in_one_word(text: str, hosts: int, devices: int, n
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("8xH10", "H100"), ("0xH100", "0 devices"), ("8x", "no machine"), ("", "no machine"), ("8", "no machine"),
+        ("8xH10", "H100"), ("0xH100", "0 devices"), ("8x", "not a machine"), ("", "not a machine"), ("8", "not a machine"),
         ("-1xH100", "unknown"), ("2x0xH100", "0 devices"), ("99999999xH100", "65536"), ("8xTPU", "choose from"),
     ],
 )  # fmt: skip

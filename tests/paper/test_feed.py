@@ -154,7 +154,7 @@ def test_a_plan_for_slow_reads_has_more_workers_and_hardly_more_cores() -> None:
 
 def test_storage_that_cannot_do_it_is_named() -> None:
     with pytest.raises(
-        RequestError, match=r"0\.01 GB/s cannot feed 320 images of 100 kB a second, which are 0\.032 GB/s"
+        RequestError, match=r"0\.01 GB/s cannot feed 320 images of 100 kB per second, which need 0\.032 GB/s"
     ):
         plan(Pipeline(0.1, 32, 1, cores=1, bandwidth=1e7), EQUAL)
     with pytest.raises(RequestError, match="256 workers"):
@@ -191,7 +191,7 @@ def test_bandwidths_are_read_as_people_write_them(text: str, value: float) -> No
     "text", ["", "2", "2GB", "GB/s", "0GB/s", "-1GB/s", "2XB/s", "nanGB/s", "1e999GB/s", "2 GB /s", "2gb/s"]
 )
 def test_what_is_no_bandwidth_is_refused(text: str) -> None:
-    with pytest.raises(RequestError, match="no bandwidth"):
+    with pytest.raises(RequestError, match="is not a bandwidth"):
         parse_bandwidth(text)
 
 

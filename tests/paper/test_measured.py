@@ -103,7 +103,7 @@ def test_the_released_schedule_is_a_run_of_its_own(tmp_path: Path, make_run: Mak
     ("file", "content", "says"),
     [
         ("recipe.yaml", "model: [", "not valid YAML"),
-        ("recipe.yaml", None, "has no recipe.yaml"),
+        ("recipe.yaml", None, "no recipe.yaml"),
         ("checkpoints/last/state.json", "{", "is damaged"),
         ("checkpoints/last/state.json", None, "no checkpoint"),
         ("checkpoints/last/state.json", '{"format": "resnext-checkpoint", "position": {"step": -1}}', "where the run"),

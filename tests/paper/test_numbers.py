@@ -126,7 +126,7 @@ def test_a_row_is_found_by_what_one_would_type(name: str, text: str, key: str | 
     ("name", "text", "says"),
     [
         ("table3", "32x5d/50", "did you mean '32x4d/50'"),
-        ("table3", "32x4d", "means several rows of table3: 32x4d/50, 32x4d/101"),
+        ("table3", "32x4d", "matches several rows of table3: 32x4d/50, 32x4d/101"),
         ("table3", "", "has no row ''"),
     ],
 )

@@ -78,12 +78,12 @@ def test_a_network_is_trained_as_the_paper_trains_it() -> None:
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        ((), "say what to estimate"),
+        ((), "nothing to estimate"),
         (("--network", "resnet50", "--machine", "8xH10"), "H100"),
         (("--network", "resnet50", "--cores", "0"), "--cores 0 must be above 0"),
         (("--network", "resnet50", "--decode-ms", "nan"), "--decode-ms"),
         (("--network", "resnet50", "--epochs", "-1"), "--epochs"),
-        (("--network", "resnet50", "--machine", "7xA100"), "does not divide"),
+        (("--network", "resnet50", "--machine", "7xA100"), "is not divisible"),
         (("--network", "resnet51x",), "resnet51x"),
         (("--recipe", "nowhere.yaml"), "nowhere.yaml"),
     ],

@@ -1,4 +1,4 @@
-"""``resnext bench data``: every arm reads the same files, and what was measured is written."""
+"""``resnext bench data``: all candidates read the same files, and the results are written."""
 
 import csv
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""``resnext bench infer``: equal arms, a table, a CSV with its protocol, and the accuracy a precision costs."""
+"""``resnext bench infer``: equal candidates, table, CSV with protocol, and the accuracy a precision costs."""
 
 import csv
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""``resnext bench train`` at toy size: honest arms, one report, and one sentence for a wrong request."""
+"""``resnext bench train`` at toy size: equal candidates, one CSV, and one sentence for a wrong request."""
 
 import csv
 import subprocess

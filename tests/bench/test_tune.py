@@ -1,4 +1,4 @@
-"""``resnext bench tune``: what is measured is shown, kept, forgotten, and given to a run as a plan."""
+"""``resnext bench tune``: measurements are shown, cached, deleted, and saved as a plan for a run."""
 
 import json
 from pathlib import Path
@@ -42,7 +42,7 @@ def test_tuning_is_kept_shown_and_forgotten(tmp_path: Path, capsys: pytest.Captu
 
 
 def keep(folder: Path, works: dict[str, dict[str, float]]) -> None:
-    """Write ``works`` into the cache as measured on this machine."""
+    """Write ``works`` into the tuning cache of this machine."""
     (folder / "cache").mkdir()
     content = json.dumps({fingerprint(torch.device("cpu")): works})
     (folder / "cache" / "choices.json").write_text(content)

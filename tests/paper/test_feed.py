@@ -52,7 +52,7 @@ def test_hosts_share_the_storage_but_not_the_cores() -> None:
 
 
 def test_reads_that_wait_cost_workers_and_not_cores() -> None:
-    """10 ms of waiting and 10 ms of a core: each of 4 workers gives an image in 20 ms."""
+    """With 10 ms latency and 10 ms of a core, each of 4 workers loads an image in 20 ms."""
     slow = Pipeline(0.0, 8, 4, cores=4, latency=0.01)
     flow = simulate(slow, EQUAL)
     assert flow.images_per_second == pytest.approx(4 / 0.02, rel=0.03)
@@ -81,7 +81,7 @@ def test_one_worker_is_worked_out_by_hand() -> None:
 
 
 def test_a_batch_waits_for_its_worker_though_another_is_free() -> None:
-    """Batch k is worker k mod W's. The first batch is slow: the second worker may have two ahead, and no more."""
+    """Worker k mod W loads batch k. The first batch is slow: the second worker may be two batches ahead, not more."""
 
     def steps(slow: float) -> float:
         naive, free, ready = [], [0.0, 0.0], []

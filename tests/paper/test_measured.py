@@ -1,4 +1,4 @@
-"""What runs and results say of a row, and nothing more: whatever lies there."""
+"""Measurements of a recipe are read correctly from runs and results, whatever else is in the folders."""
 
 import json
 import os

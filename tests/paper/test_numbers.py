@@ -1,4 +1,4 @@
-"""The paper's numbers as data: every network is one that can be built, every count agrees or says why."""
+"""The paper's numbers: every network can be built, and every count agrees or has a note why not."""
 
 import csv
 from importlib.resources import files

@@ -1,4 +1,4 @@
-"""``resnext paper cost`` and ``resnext paper feed``, as their own parsers."""
+"""``resnext paper cost`` and ``resnext paper feed``, called through their own parsers."""
 
 import argparse
 import csv

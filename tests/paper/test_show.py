@@ -1,4 +1,4 @@
-"""Tables as text, CSV and pictures: what is in them is what was published, counted and measured."""
+"""Tables as text, CSV and plots contain what was published, counted and measured."""
 
 import csv
 import io

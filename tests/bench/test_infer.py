@@ -85,7 +85,7 @@ def test_an_unknown_precision_gets_the_nearest(tmp_path: Path, capsys: pytest.Ca
 
 def test_calibration_without_int8_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert bench("resnext11_2x4d", "--calibration", tmp_path, "--out", tmp_path) == 2
-    assert "--calibration belongs to --precision int8" in capsys.readouterr().err
+    assert "--calibration needs --precision int8" in capsys.readouterr().err
 
 
 @pytest.mark.slow

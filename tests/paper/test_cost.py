@@ -172,7 +172,7 @@ def test_any_text_is_a_cluster_or_a_refusal(text: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"batch_size": 30}, "does not divide"), ({"images": 0}, "at least 1"), ({"precision": "fp8"}, "fp8"),
+        ({"batch_size": 30}, "not divisible"), ({"images": 0}, "at least 1"), ({"precision": "fp8"}, "fp8"),
         ({"architecture": "resnext50"}, "resnext50"), ({"image_size": 0}, "image_size"),
     ],
 )  # fmt: skip

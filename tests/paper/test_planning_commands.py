@@ -35,7 +35,7 @@ def test_cost_prints_a_line_for_each_run_and_says_how_sure_it_is(capsys: pytest.
     assert "resnet50" in said
     assert "cifar10-re" in said
     assert "38%" in said
-    assert "extrapolated: no training speed measured on H100" in said
+    assert "extrapolated: the fit has no training speed of H100" in said
 
 
 def test_a_table_is_its_rows_recipes() -> None:
@@ -106,7 +106,7 @@ def test_feed_answers_and_writes_a_picture_with_its_numbers(tmp_path: Path, caps
     words = ("--machine", "2xV100", "--cores", "3", "--bandwidth", "1GB/s", "--out", str(tmp_path / "new" / "feed"))
     assert feed_command.run(parsed(feed_command, *words)) == 0
     said = capsys.readouterr().out
-    for word in ("cores", "storage", "shards", "with 3 cores a host"):
+    for word in ("cores", "storage", "shards", "with 3 cores per host"):
         assert word in said
     stem = tmp_path / "new" / "feed" / "2xV100-resnext50_32x4d"
     with Image.open(f"{stem}.png") as picture:
@@ -121,7 +121,7 @@ def test_feed_answers_and_writes_a_picture_with_its_numbers(tmp_path: Path, caps
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (("--bandwidth", "fast"), "no bandwidth"),
+        (("--bandwidth", "fast"), "not a bandwidth"),
         (("--bandwidth", "1MB/s"), "cannot feed"),
         (("--latency-ms", "-1"), "--latency-ms"),
         (("--machine", "0xV100"), "0 devices"),

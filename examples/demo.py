@@ -1,4 +1,4 @@
-"""The main job on real scans that need no network: train a small ResNeXt, judge it, let it read a few digits."""
+"""Train a small ResNeXt on scanned digits, which need no download; evaluate it, and classify a few images."""
 
 import sys
 import time
@@ -12,7 +12,7 @@ RECIPE = Path(__file__).parents[1] / "recipes" / "small" / "digits.yaml"
 
 
 def step(*words: object) -> None:
-    """Print a command as a user would type it, run it, and stop where it fails."""
+    """Print a command as a user would type it, run it, and exit if it fails."""
     command = [str(word) for word in words]
     print(f"\n$ resnext {' '.join(command)}", flush=True)
     status = main(command)

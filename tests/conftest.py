@@ -1,4 +1,4 @@
-"""What several rooms' tests share."""
+"""Fixtures and helpers that tests of several packages share."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ.setdefault(
     "RESNEXT_FAST", "0"
-)  # what is fastest here would differ from run to run; speed's tests switch it on
+)  # the fastest algorithm can differ from run to run; the tests of speed switch it on
 
 import torch
 
@@ -28,7 +28,7 @@ train: {epochs: 3, batch_size: 16, ema_decay: 0.9, channels_last: "no", checkpoi
 
 @pytest.fixture
 def tiny_recipe(tmp_path: Path) -> Path:
-    """A recipe file whose run takes seconds: 3 epochs of 6 steps."""
+    """A recipe file whose training takes seconds: 3 epochs of 6 steps."""
     path = tmp_path / "tiny.yaml"
     path.write_text(TINY)
     return path
@@ -36,7 +36,7 @@ def tiny_recipe(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def shared_data() -> Path:
-    """The folder of real data that lies beside a checkout of the team; tests that need it skip without."""
+    """The team's folder of real data beside the checkout; tests that need it are skipped without it."""
     path = Path(__file__).parents[1].parent / "shared" / "data"
     if not path.is_dir():
         pytest.skip("the team's shared data is not beside this checkout")
@@ -45,8 +45,8 @@ def shared_data() -> Path:
 
 @pytest.fixture(autouse=True)
 def threads_kept() -> Iterator[None]:
-    """A run in this process sets PyTorch's threads (``train.threads``), and their number changes last bits."""
-    if torch.get_num_threads() != THREADS:  # a fixture of a whole file may have run before
+    """Restore PyTorch's threads, which a run in this process can set (``train.threads``): they change last bits."""
+    if torch.get_num_threads() != THREADS:  # a module fixture may have changed them
         torch.set_num_threads(THREADS)
     yield
     torch.set_num_threads(THREADS)
@@ -54,7 +54,7 @@ def threads_kept() -> Iterator[None]:
 
 @pytest.fixture
 def one_thread() -> Iterator[None]:
-    """For networks so small that threads only wait for each other."""
+    """Use one thread, for networks so small that threads only wait for each other."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     yield
@@ -62,7 +62,7 @@ def one_thread() -> Iterator[None]:
 
 
 def run_resnext(*arguments: object, script: Path | None = None, **options: object) -> subprocess.CompletedProcess[str]:
-    """``resnext ARGUMENTS`` in a process of its own, by way of ``script`` where one is given."""
+    """Run ``resnext ARGUMENTS`` in a process of its own, through ``script`` if given."""
     start = ["-m", "resnext"] if script is None else [str(script)]
     command = [sys.executable, *start, *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=300, **options)  # type: ignore[call-overload]

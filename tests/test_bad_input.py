@@ -12,7 +12,7 @@ from tests.conftest import TINY
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run of one epoch; tests that damage it take a copy."""
+    """Train a run of one epoch; tests that damage it use a copy."""
     folder = tmp_path_factory.mktemp("finished")
     (folder / "tiny.yaml").write_text(TINY)
     assert main(["train", str(folder / "tiny.yaml"), "--run", str(folder / "run"), "--train.epochs", "1"]) == 0
@@ -20,7 +20,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def photos(root: Path, **classes: int) -> Path:
-    """A folder of class folders with so many pictures each."""
+    """Make class folders with the given numbers of images."""
     for name, count in classes.items():
         (root / name).mkdir(parents=True)
         for number in range(count):
@@ -29,7 +29,7 @@ def photos(root: Path, **classes: int) -> Path:
 
 
 def refused(capsys: pytest.CaptureFixture[str], *words: object) -> str:
-    """The one sentence of a command that must end with status 2."""
+    """Run a command that must end with status 2; return its one error sentence."""
     capsys.readouterr()
     assert main([str(word) for word in words]) == 2
     errors = capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""The command line: statuses, sentences, and answers at once."""
+"""The command line: exit statuses, error sentences, and fast help."""
 
 import re
 import subprocess

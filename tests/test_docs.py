@@ -1,4 +1,4 @@
-"""What README and docs tell a user to type can be typed, and the files they point to are there."""
+"""The commands in README and docs parse, and the files they link to exist."""
 
 import argparse
 import re

@@ -1,4 +1,4 @@
-"""The clause that names what may have been meant."""
+"""The clause that suggests what may have been meant."""
 
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,5 +1,5 @@
-"""Every verb: its files are there before it prints, whoever reads what it prints, and a place it cannot write to is
-said before the work."""
+"""Every command writes its files before it prints, whatever happens to its output, and reports a place it cannot
+write to before the work."""
 
 import contextlib
 import json
@@ -44,7 +44,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def here(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty directory to be in, with the files of ``made`` beside it."""
+    """Change to an empty directory, with the files of ``made`` beside it."""
     for name in (CLASSIFIER, DETECTOR, SHAPES):
         (tmp_path / name).symlink_to(made / name)
     monkeypatch.setenv("RESNEXT_DATA", str(tmp_path / "cache"))
@@ -74,12 +74,12 @@ WRITING = {  # what is typed -> the files that are there afterwards
 
 
 class Gone(Exception):
-    """What a console of a test raises."""
+    """Raised by the console of a test."""
 
 
 @contextlib.contextmanager
 def no_console(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Within, whatever prints on a console fails."""
+    """Let every print on a console fail inside the context."""
 
     def fail(*_: object, **__: object) -> None:
         raise Gone
@@ -92,7 +92,7 @@ def no_console(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @contextlib.contextmanager
 def no_reader(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Within, nobody reads standard output."""
+    """Use a closed pipe as standard output inside the context."""
     reader, writer = os.pipe()
     os.close(reader)
     with open(writer, "w", encoding="ascii") as file, monkeypatch.context() as patch:

@@ -15,7 +15,7 @@ EXTRAS: dict[str, list[str]] = PROJECT["optional-dependencies"]
 
 
 def requirements(extra: str) -> dict[str, Requirement]:
-    """Every requirement of an extra by its name, those of the extras it names included."""
+    """Return all requirements of an extra by name, including those of extras it names."""
     found: dict[str, Requirement] = {}
     for line in EXTRAS[extra]:
         requirement = Requirement(line)

@@ -1,4 +1,4 @@
-"""Recipes: what is written is what is read, and what is wrong is named."""
+"""Recipes: writing and reading are inverse, and errors name what is wrong."""
 
 from dataclasses import fields
 from pathlib import Path
@@ -40,7 +40,7 @@ def test_every_shipped_recipe_parses_and_states_source_expectation_and_cost(path
 def test_every_shipped_recipe_says_which_task_it_is_of_and_is_refused_by_the_other(path: Path) -> None:
     detects = any(line.startswith("detector:") for line in path.read_text().splitlines())
     assert recipe_kind(path) == ("detection" if detects else "classification")
-    with pytest.raises(RequestError, match=r"is a recipe of \w+, not of \w+: resnext (detect )?train takes it"):
+    with pytest.raises(RequestError, match=r"is a \w+ recipe, not a \w+ recipe; use resnext (detect )?train"):
         read_recipe(path, kind=Recipe if detects else DetectRecipe)
 
 
@@ -177,21 +177,21 @@ def test_no_text_ends_in_anything_but_a_recipe_or_one_clear_error(text: str) -> 
         ("optimizer: {lr: .nan}", "optimizer.lr must be a finite number"),
         ("optimizer: {name: sdg}", "optimizer.name 'sdg' is unknown; did you mean 'sgd'"),
         ("schedule: {milestones: 30}", "schedule.milestones must be a list"),
-        ("schedule: {milestones: [60, 30]}", "must rise"),
+        ("schedule: {milestones: [60, 30]}", "must increase"),
         ("schedule: {name: cosine, milestones: [30]}", "belong to schedule.name step"),
-        ("train: {epochs: 2, epochs: 3}", "'epochs' stands twice"),
+        ("train: {epochs: 2, epochs: 3}", "'epochs' is given twice"),
         ("a: &x [1]\nb: *x", "aliases"),
         ("train: [1]", "train must hold settings, not a list"),
         ("- 1", "must hold sections"),
         ("train: {batch_size: 10, bn_batch: 3}", "train.bn_batch 3 does not divide train.batch_size 10"),
-        ("train: {batch_size: 16, bn_batch: 8, sync_bn: true}", "so it takes no train.bn_batch"),
-        ("train: {epochs: 2, steps: 9}", "train.epochs 2 and train.steps 9 both say how long: give one"),
+        ("train: {batch_size: 16, bn_batch: 8, sync_bn: true}", "so it cannot be combined with train.bn_batch"),
+        ("train: {epochs: 2, steps: 9}", "train.epochs 2 and train.steps 9 both set the length of the run: give one"),
         ("train: {bce_threshold: 0.2}", "train.bce_threshold belongs to train.loss bce"),
-        ("train: {ema_steps: 32}", "train.ema_steps 32 updates no average"),
-        ("train: {clip_norm: 0}", "train.clip_norm 0 leaves nothing of any gradient"),
-        ("train: {ema_decay: 1}", "train.ema_decay 1 keeps the first weights for ever"),
+        ("train: {ema_steps: 32}", "train.ema_steps 32 needs an average"),
+        ("train: {clip_norm: 0}", "train.clip_norm 0 sets all gradients to 0"),
+        ("train: {ema_decay: 1}", "train.ema_decay 1 never changes the average"),
         ("train: {accumulate: 2}", "unknown setting train.accumulate"),
-        ("augment: {trivial_augment: true, rand_augment: rand-m7}", "are two policies: give one"),
+        ("augment: {trivial_augment: true, rand_augment: rand-m7}", "exclude each other: give one"),
         ("data: {val_path: x}", "data.val_path belongs to data.source imagenet, "),
         ("data: {source: imagenet, classes: names.txt}", "data.classes belongs to data.source webdataset, parquet"),
         ("data: {mean: [0.5]}", "data.mean and data.std must be given together"),

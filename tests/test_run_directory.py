@@ -1,4 +1,4 @@
-"""Run directories are recognised and never written over."""
+"""Run directories are recognised and never overwritten."""
 
 from pathlib import Path
 
@@ -32,7 +32,7 @@ def test_what_is_no_run_is_not_opened(tmp_path: Path, name: str) -> None:
 
 @pytest.fixture
 def runs(tmp_path: Path) -> Path:
-    """A folder with a run of each task, as far as their recipes say it."""
+    """Make a folder with a run of each task; the runs have only a recipe."""
     for name, recipe in (("names", Recipe()), ("boxes", DetectRecipe())):
         (tmp_path / name).mkdir()
         (tmp_path / name / "recipe.yaml").write_text(dump_recipe(recipe))

@@ -1,4 +1,4 @@
-"""What is printed is what was given: no markup, nothing cut, words whole."""
+"""Text is printed as given: no markup, nothing cut, words kept whole."""
 
 import ast
 from pathlib import Path
@@ -16,7 +16,7 @@ TEXT = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, m
 
 
 def printed(console_width: int | None, *objects: object, capsys: pytest.CaptureFixture[str]) -> str:
-    """What ``objects`` look like on a terminal of so many columns; None is a pipe."""
+    """Print ``objects`` on a terminal of this width and return the text; None is a pipe."""
     console = screen()
     if console_width is not None:
         console.size = (console_width, 25)  # type: ignore[assignment]
@@ -95,7 +95,7 @@ def test_a_narrow_terminal_wraps_between_words_and_stays_within_its_width_where_
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.name)
 def test_every_console_is_ours_and_no_text_is_marked_up(path: Path) -> None:
-    """``screen`` makes the consoles, and the bars' texts are told not to be markup."""
+    """All consoles come from ``make_screen``, and texts of progress bars are not markup."""
     if path.name == "screen.py":
         return
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):

@@ -1,4 +1,4 @@
-"""Standard output and error whose reader, disk or encoding is not what a program hopes for."""
+"""Standard output and error with a closed reader, a full disk, or a limited encoding."""
 
 import fcntl
 import os
@@ -13,12 +13,12 @@ NAMES = "0.5 – 0.7, 3 × 4, 9 ± 1, 10⁻² …, café, 日本, a\udce9b"
 
 
 def run_python(code: str, **options: object) -> subprocess.CompletedProcess[bytes]:
-    """``code`` in a process of its own; no torch is imported, so it takes a tenth of a second."""
+    """Run ``code`` in a process of its own, without torch, so it takes a tenth of a second."""
     return subprocess.run([sys.executable, "-c", START + code], timeout=60, check=False, **options)  # type: ignore[call-overload]
 
 
 def closed_pipe() -> int:
-    """The writing end of a pipe that nobody reads."""
+    """Return the writing end of a pipe without a reader."""
     reader, writer = os.pipe()
     os.close(reader)
     return writer

@@ -1,10 +1,10 @@
-"""Fits the cost model on published and measured training speeds, and judges it on speeds that were left out.
+"""Fit the cost model on published and measured training speeds, and validate it on speeds that were left out.
 
     python tools/fit_cost_model.py
 
 Reads ``tools/training_speeds.csv``; writes ``src/resnext/paper/cost_model.json`` (the fit) and
-``results/cost-model.csv``: for each speed what the fit says, and what a fit says that has not seen this network on this
-machine, or not this machine at all (it then has the utilisation of the other machines with such kernels).
+``results/cost-model.csv``: for each speed the error of the fit, of a fit without this network on this machine, and of a
+fit without this machine (which then uses the utilisation of other machines with the same kernels).
 """
 
 import csv
@@ -21,12 +21,12 @@ from scipy.optimize import least_squares
 from resnext.paper.cost import Cluster, Machine, Model, estimate, machines
 
 ROOT = Path(__file__).parents[1]
-WIDEST = 128.0  # channels a group; none of the paper's networks trained here has wider ones
+WIDEST = 128.0  # channels per group; upper bound of the fitted widths
 
 
 @dataclass(frozen=True)
 class Speed:
-    """One measured figure."""
+    """One measured training speed."""
 
     machine: Machine
     precision: str
@@ -37,15 +37,17 @@ class Speed:
 
     @property
     def kernels(self) -> str:
+        """The kernels whose fit applies."""
         return self.machine.kernels or self.precision
 
     @property
     def place(self) -> tuple[str, str]:
-        """Whose utilisation it tells of."""
+        """The machine and kernels whose utilisation it measures."""
         return self.machine.like, self.kernels
 
 
 def main() -> None:
+    """Fit, validate and write the results."""
     known = machines()
     with (ROOT / "tools" / "training_speeds.csv").open(newline="") as file:
         speeds = [
@@ -69,7 +71,7 @@ def main() -> None:
 
 
 def fit(speeds: Sequence[Speed]) -> Model:
-    """Least squares of the logarithms: a width for each kind of kernels, a utilisation for each machine and kind."""
+    """Fit by least squares of logarithms: a width per kind of kernels, a utilisation per machine and kind."""
     kinds = sorted({speed.kernels for speed in speeds})
     places = sorted({speed.place for speed in speeds})
 
@@ -86,31 +88,32 @@ def fit(speeds: Sequence[Speed]) -> Model:
 
 
 def error(model: Model, speed: Speed) -> float:
-    """Logarithm of predicted over measured."""
+    """Compute the logarithm of predicted over measured speed."""
     cluster = Cluster(speed.machine, speed.devices)
     said = estimate(speed.network, 224, 1, cluster, batch_size=speed.devices, precision=speed.precision, model=model)
     return math.log(said.images_per_second / speed.images_per_second)
 
 
 def without_network(speeds: Sequence[Speed], speed: Speed) -> float | None:
-    """The error of a fit without this network on this machine; None where nothing else tells of the machine."""
+    """Compute the error of a fit without this network on this machine; None if no other speed is of the machine."""
     rest = [s for s in speeds if (s.place, s.network) != (speed.place, speed.network)]
     return error(fit(rest), speed) if any(s.place == speed.place for s in rest) else None
 
 
 def without_machine(speeds: Sequence[Speed], speed: Speed) -> float | None:
-    """The error of a fit without this machine; None where no other has such kernels."""
+    """Compute the error of a fit without this machine; None if no other machine has such kernels."""
     rest = [s for s in speeds if s.machine.like != speed.machine.like]
     return error(fit(rest), speed) if any(s.kernels == speed.kernels for s in rest) else None
 
 
 def rms(errors: Sequence[float | None]) -> float:
-    """Of those there are, as a relative error."""
+    """Compute the root mean square of the errors that are not None, as a relative error."""
     squares = [e * e for e in errors if e is not None]
     return math.expm1(math.sqrt(sum(squares) / len(squares)))
 
 
 def write_model(model: Model, errors: dict[str, float]) -> None:
+    """Write ``cost_model.json``."""
     by_machine = {
         name: {kernels: round(model.utilisation[name, kernels], 3) for _, kernels in places}
         for name, places in groupby(sorted(model.utilisation), key=lambda place: place[0])
@@ -127,6 +130,7 @@ def write_model(model: Model, errors: dict[str, float]) -> None:
 
 
 def write_results(speeds: Sequence[Speed], *errors: Sequence[float | None]) -> None:
+    """Write ``results/cost-model.csv``."""
     names = ("error_of_fit_percent", "network_left_out_percent", "machine_left_out_percent")
     with (ROOT / "results" / "cost-model.csv").open("w", newline="") as file:
         out = csv.writer(file, lineterminator="\n")

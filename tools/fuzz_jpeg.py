@@ -1,6 +1,6 @@
-"""Break JPEG files at random and feed them to the fast decoder: it must not crash, nor take what Pillow refuses.
+"""Fuzz the fast JPEG decoder with randomly damaged files: it must not crash, nor decode what Pillow refuses.
 
-Without a folder the files are made up; with one they are its own. A wrong answer is written to --keep.
+The files are those of the folder, or generated ones without a folder. The current file is written to --keep.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from resnext.data.source import BadImage
 
 
 def made_up(rng: np.random.Generator) -> list[bytes]:
-    """A small file of each kind."""
+    """Make small files of all kinds."""
     files = []
     for number in range(24):
         width, height = rng.integers(9, 120, 2)
@@ -39,7 +39,7 @@ def made_up(rng: np.random.Generator) -> list[bytes]:
 
 
 def broken(file: bytes, rng: np.random.Generator) -> bytes:
-    """The file with bytes changed, cut, doubled or set to a marker."""
+    """Damage a file: change or delete bytes, insert markers, or cut its end."""
     data = bytearray(file)
     for _ in range(int(rng.integers(1, 6))):
         at = int(rng.integers(2, len(data)))
@@ -58,7 +58,7 @@ def broken(file: bytes, rng: np.random.Generator) -> bytes:
 
 
 def verdict(library: Decoder, file: bytes, rng: np.random.Generator) -> str:
-    """left to Pillow, same, or what is wrong."""
+    """Compare the fast decoder with Pillow: return "left to Pillow", "same ...", or what is wrong."""
     header = library.header(file)
     if not header.plain or header.tagged or header.width * header.height > min(MAX_PIXELS, 4_000_000):
         return "left to Pillow"
@@ -80,6 +80,7 @@ def verdict(library: Decoder, file: bytes, rng: np.random.Generator) -> str:
 
 
 def main() -> int:
+    """Run the fuzzer; exit status 1 if anything was wrong."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", nargs="?", type=Path)
     parser.add_argument("--files", type=int, default=20_000)

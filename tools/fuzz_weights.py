@@ -1,10 +1,10 @@
-"""Coverage-guided fuzzing of everything that reads weights: any file gives a network or one RequestError.
+"""Coverage-guided fuzzing of the weights readers: every file must give a network or a RequestError.
 
     python tools/fuzz_weights.py FORMAT --seconds 300
 
-runs atheris (`pip install '.[fuzz]'`) on one format's reader, from small real files as seeds; FORMAT is one of FORMATS.
-Anything else than a network or a RequestError stops the run and leaves the input in the working directory, as do 10
-seconds or 2 GiB spent on one input. Counts go to `--out`, a CSV with one row a run; results/fuzz.csv is what we claim.
+runs atheris (`pip install '.[fuzz]'`) on the reader of one format, with small real files as seeds; FORMAT is one of
+FORMATS. Any other outcome, or more than 10 seconds or 2 GiB for one input, stops the run and leaves the input in the
+working directory. Counts go to `--out`, a CSV with one row per run; results/fuzz.csv holds our results.
 """
 
 import argparse
@@ -26,11 +26,12 @@ SHARED = Path(__file__).parents[2] / "shared" / "data" / "t7"
 
 
 def main() -> None:
+    """Fuzz one format in a child process, and record the counts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("format", choices=FORMATS)
     parser.add_argument("--seconds", type=int, default=60)
     parser.add_argument("--out", type=Path)
-    parser.add_argument("--corpus", type=Path, help=argparse.SUPPRESS)  # set: this is the process that fuzzes
+    parser.add_argument("--corpus", type=Path, help=argparse.SUPPRESS)  # set in the child process that fuzzes
     args, _ = parser.parse_known_args()
     if args.corpus is not None:
         fuzz(args.format, args.corpus, args.seconds)
@@ -54,7 +55,7 @@ def main() -> None:
 
 
 def fuzz(kind: str, corpus: Path, seconds: int) -> None:
-    """Feed mutated files to ``load``; never returns."""
+    """Call ``load`` on mutated files; never returns."""
     import atheris
 
     with atheris.instrument_imports(include=["resnext.weights", "resnext.model.architecture"]):
@@ -88,7 +89,7 @@ def fuzz(kind: str, corpus: Path, seconds: int) -> None:
 
 
 def seeds(kind: str, folder: Path) -> None:
-    """Small real files of the format."""
+    """Write small real files of the format as seeds."""
     import torch
 
     import resnext
@@ -103,7 +104,7 @@ def seeds(kind: str, folder: Path) -> None:
     if kind in ("zip", "any"):
         torch.save(state, folder / "state")
         torch.save({"model": state, "epoch": 3, "args": argparse.Namespace(lr=0.1)}, folder / "training")
-    if kind == "zip-inside":  # the pickle alone is mutated: a zip's checksum would refuse nearly every change
+    if kind == "zip-inside":  # mutate only the pickle: the checksum of a zip would refuse nearly every change
         torch.save({"model": state, "args": argparse.Namespace(lr=0.1)}, folder.parent / "tensors")
         with zipfile.ZipFile(folder.parent / "tensors") as whole:
             (folder / "pickle").write_bytes(whole.read("tensors/data.pkl"))
@@ -118,7 +119,7 @@ def seeds(kind: str, folder: Path) -> None:
 
 
 def zipped(program: bytes, whole: Path) -> bytes:
-    """The zip file ``whole`` with another data.pkl, its checksums right."""
+    """Return the zip file ``whole`` with another data.pkl and correct checksums."""
     made = io.BytesIO()
     with zipfile.ZipFile(whole) as old, zipfile.ZipFile(made, "w") as new:
         for name in old.namelist():
@@ -127,10 +128,10 @@ def zipped(program: bytes, whole: Path) -> bytes:
 
 
 def copy_torch7(folder: Path, *, ascii_only: bool) -> None:
-    """Files of real Torch7, where they are at hand."""
+    """Copy real Torch7 files, if they are available."""
     names = ["basics_ascii.t7"] if ascii_only else ["basics.t7", "basics_b32.t7", "hostile/model_ok_tiny.t7"]
     if not SHARED.is_dir():
-        sys.exit(f"the seeds of Torch7 files are not there: {SHARED}")
+        sys.exit(f"the seed files of Torch7 are missing: {SHARED}")
     for name in names:
         shutil.copy(SHARED / name, folder / os.path.basename(name))
 

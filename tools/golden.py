@@ -1,12 +1,12 @@
-"""Record what must not change while the code is rearranged, and compare with it later, on the same machine.
+"""Record results that must not change during refactoring, and compare with them later on the same machine.
 
     python tools/golden.py record before.json [--shared DIR]
     python tools/golden.py compare before.json [--shared DIR]
 
-Final weights of short runs of each task (plain, by a plan of fast paths, in bf16 with EMA), what their evaluations say,
-the outputs and converted files of every Torch7 network, and the lines of the paper's tables, each as a SHA-256 or as it
-is printed. Last bits differ between processors and releases of PyTorch, so a record holds for one machine only; the
-entry ``machine`` says which. DIR holds bccd-coco.tar and t7/; without it those cases are left out.
+Recorded are the final weights of short runs of each task (plain, with a plan of fast paths, in bf16 with EMA), their
+evaluations, outputs and converted files of all Torch7 networks, and the tables of the paper, each as a SHA-256 or as
+printed. Last bits differ between processors and PyTorch releases, so a record is valid for one machine only, the one in
+its entry ``machine``. DIR holds bccd-coco.tar and t7/; without it those cases are left out.
 """
 
 import argparse
@@ -26,7 +26,7 @@ SHORT = [
     *("--train.epochs", "2", "--schedule.warmup_epochs", "1", "--data.limit_train", "256", "--data.limit_val", "64"),
     *("--train.threads", "1", "--data.workers", "0", "--train.channels_last", "yes"),
 ]
-DIGITS = {  # what a run of the digits recipe is given beside SHORT
+DIGITS = {  # options of the runs of the digits recipe besides SHORT
     "plain": ["--train.fast", "no"],
     "nchw": ["--train.fast", "no", "--train.channels_last", "no"],
     "plan": ["--train.plan", "plan.json"],
@@ -38,11 +38,19 @@ BCCD = {
 }
 CONVERSIONS = {"ours": "net.safetensors", "torchvision": "net.pth", "timm": "timm.safetensors"}  # of four stages
 TABLES = [*(f"table{n}" for n in range(1, 9)), "residual", "ilsvrc", "modern"]
-LEFT_OUT = ("seconds", "images_per_second", "wait", "torch", "date", "machine")  # of what a run writes: the day's
+LEFT_OUT = (
+    "seconds",
+    "images_per_second",
+    "wait",
+    "torch",
+    "date",
+    "machine",
+)  # parts of result keys that differ from day to day
 
 
 def main() -> int:
-    sys.path.insert(0, str(ROOT / "src"))  # the checkout this file is in, whatever is installed
+    """Record or compare."""
+    sys.path.insert(0, str(ROOT / "src"))  # use the checkout of this file, not an installed package
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("action", choices=("record", "compare"))
     parser.add_argument("file", type=Path)
@@ -61,7 +69,7 @@ def main() -> int:
 
 
 def compare(before: dict[str, str], now: dict[str, str]) -> int:
-    """Print what differs; exit status 1 where something does."""
+    """Print what differs; exit status 1 if anything does."""
     changed = [name for name in sorted({*before, *now}) if before.get(name) != now.get(name)]
     for name in changed:
         print(f"CHANGED {name}: {before.get(name, '(none)')} -> {now.get(name, '(none)')}")
@@ -70,7 +78,7 @@ def compare(before: dict[str, str], now: dict[str, str]) -> int:
 
 
 def machine() -> str:
-    """The processor and the PyTorch that a record was made on."""
+    """Describe the processor and the PyTorch release of a record."""
     import torch
 
     flags = torch.backends.cpu.get_cpu_capability()
@@ -78,7 +86,7 @@ def machine() -> str:
 
 
 def resnext(folder: Path, *words: str) -> str:
-    """Run a command in ``folder``; what it printed."""
+    """Run a command in ``folder``; return what it printed."""
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "RESNEXT_CACHE": str(folder / "cache")}
     done = subprocess.run(
         [sys.executable, "-m", "resnext", *words], cwd=folder, env=environment, capture_output=True, text=True
@@ -89,11 +97,12 @@ def resnext(folder: Path, *words: str) -> str:
 
 
 def digest(data: bytes) -> str:
+    """Return the SHA-256 of ``data``."""
     return hashlib.sha256(data).hexdigest()
 
 
 def weights(run: Path) -> str:
-    """The SHA-256 of the tensors of a run's last checkpoint with their names."""
+    """Hash names and tensors of a run's last checkpoint."""
     from safetensors.numpy import load_file
 
     (path,) = run.glob("checkpoints/last/model*.safetensors")
@@ -102,13 +111,14 @@ def weights(run: Path) -> str:
 
 
 def numbers(path: Path) -> str:
-    """The numbers of an evaluation's metrics.json, without those of the day."""
+    """Read the numbers of an evaluation's metrics.json that do not differ from day to day."""
     values = json.loads(path.read_text("utf-8"))
     kept = {k: v for k, v in values.items() if isinstance(v, int | float) and not any(w in k for w in LEFT_OUT)}
     return json.dumps(kept, sort_keys=True)
 
 
 def digits(folder: Path, _: Path | None) -> Iterator[tuple[str, str]]:
+    """Train and evaluate on digits."""
     write_plan(folder / "plan.json")
     for name, settings in DIGITS.items():
         run = f"digits-{name}"
@@ -120,7 +130,7 @@ def digits(folder: Path, _: Path | None) -> Iterator[tuple[str, str]]:
 
 
 def write_plan(path: Path) -> None:
-    """A plan that packs what can be packed of the digits network and fuses its norms."""
+    """Write a plan that packs all possible convolutions of the digits network and fuses its norms."""
     network = ["layer1.0", "layer1.1", "layer2.0", "layer2.1", "layer3.0", "layer3.1"]
     passes = ("forward", "input_gradient", "weight_gradient")
     plan = {
@@ -132,6 +142,7 @@ def write_plan(path: Path) -> None:
 
 
 def cells(folder: Path, shared: Path | None) -> Iterator[tuple[str, str]]:
+    """Train and evaluate a detector on BCCD."""
     if shared is None:
         return
     with tarfile.open(shared / "bccd-coco.tar") as archive:
@@ -147,6 +158,7 @@ def cells(folder: Path, shared: Path | None) -> Iterator[tuple[str, str]]:
 
 
 def torch7(folder: Path, shared: Path | None) -> Iterator[tuple[str, str]]:
+    """Load, run and convert all Torch7 networks."""
     if shared is None:
         return
     import torch
@@ -168,6 +180,7 @@ def torch7(folder: Path, shared: Path | None) -> Iterator[tuple[str, str]]:
 
 
 def conversions(folder: Path, _: Path | None) -> Iterator[tuple[str, str]]:
+    """Convert a network to each format."""
     from resnext import create_model, save
 
     model = create_model("resnext50_4x8d", blocks=(1, 1, 1, 1), num_classes=10, seed=0)
@@ -178,6 +191,7 @@ def conversions(folder: Path, _: Path | None) -> Iterator[tuple[str, str]]:
 
 
 def paper(folder: Path, _: Path | None) -> Iterator[tuple[str, str]]:
+    """Print the tables of the paper."""
     for table in TABLES:
         lines = resnext(folder, "paper", table, "--no-measure")
         yield f"paper {table}", digest(lines.encode())

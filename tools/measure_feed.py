@@ -1,13 +1,13 @@
-"""Checks the simulation of the input pipeline against the loader itself, on real images on this machine.
+"""Compare the simulated input pipeline with the real loader, on real images on this machine.
 
     python tools/measure_feed.py imagenet-sample-250.tar --out results/feed-simulation.csv
     python tools/measure_feed.py imagenet-sample-250.tar --images src/resnext/paper/decoding.json
     python tools/measure_feed.py 'shards/{0000..0003}.tar' --source webdataset
 
-The images go through the paper's augmentation. First the processor time of each is taken, alone on one core; then a
-TrainLoader feeds a consumer that sleeps through its steps, with 1, 2 and 4 workers on 1 and 2 cores; and the simulation
-is asked for the same run with those times. Rounds are interleaved and medians kept, as other programs disturb. The
-files are in the page cache, so storage plays no part.
+With the paper's augmentation, the processor time of each image is measured alone on one core. Then a TrainLoader with
+1, 2 and 4 workers on 1 and 2 cores feeds a consumer that sleeps during its steps, and the same runs are simulated with
+the measured times. Rounds are interleaved and medians used, because other programs disturb. The files are in the page
+cache, so storage does not matter.
 """
 
 import argparse
@@ -38,24 +38,25 @@ from resnext.paper.feed import PREFETCH, Images, Pipeline, simulate
 from resnext.settings import AugmentSettings, DataSettings
 
 BATCH = 16
-COPIES = 2  # of the data set in an epoch
+COPIES = 2  # of the data set per epoch
 CORES, WORKERS = (1, 2), (1, 2, 4)
-STEPS = (0.0, 0.7, 1.5)  # seconds of a step, in those that one core takes to load a batch
+STEPS = (0.0, 0.7, 1.5)  # time of a step, relative to the time of one core to load a batch
 PAPER = AugmentSettings(crop="paper_imagenet", flip=0.5, jitter=0.4, lighting=0.1)
 VIEW = Preprocessing(image_size=224, resize=256, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), channels=3)
 COMMAND = "python tools/measure_feed.py imagenet-sample-250.tar"
-Place = tuple[int, int, float]  # cores, workers, seconds of a step as in STEPS
+Place = tuple[int, int, float]  # cores, workers, time of a step as in STEPS
 
 
 def main() -> None:
+    """Measure, simulate and report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "path", help="folder with a folder of images for each class, a tar of one, or what --source reads"
+        "path", help="folder with one folder of images per class, a tar file of it, or what --source reads"
     )
     parser.add_argument("--source", default="folder", help="data.source (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, help="CSV of predicted and measured throughput")
-    parser.add_argument("--images", type=Path, help="only time the images one by one, and write this JSON")
+    parser.add_argument("--images", type=Path, help="only time the images one by one, and write this JSON file")
     args = parser.parse_args()
     torch.set_num_threads(1)  # as in a loading process
     with ExitStack() as stack:
@@ -75,7 +76,7 @@ def main() -> None:
 
 
 def opened(path: str, source: str, stack: ExitStack) -> Dataset:
-    """The data set at ``path``; a tar of a folder is unpacked, for as long as ``stack`` is open."""
+    """Open the data set at ``path``; a tar file of a folder is unpacked while ``stack`` is open."""
     if source == "folder" and path.endswith(".tar"):
         folder = stack.enter_context(tempfile.TemporaryDirectory())
         with tarfile.open(path) as tar:
@@ -85,7 +86,7 @@ def opened(path: str, source: str, stack: ExitStack) -> Dataset:
 
 
 def timed_alone(dataset: Dataset) -> list[float]:
-    """Processor seconds of each image: reading, decoding, augmenting, and its share of handing a batch over."""
+    """Measure the processor seconds of each image: reading, decoding, augmenting, and its share of batch transfer."""
     everywhere = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(everywhere)})
     try:
@@ -106,9 +107,9 @@ def timed_alone(dataset: Dataset) -> list[float]:
 
 
 def measured(dataset: Dataset, place: Place, load: float) -> tuple[float, float]:
-    """Images a second that a TrainLoader gives to a consumer, from the end of step ``skip`` to the end of the last.
+    """Measure the images per second of a TrainLoader, from the end of step ``skip`` to the end of the last step.
 
-    And the processor seconds of its workers for an image, which other programs disturb less.
+    Also returns the processor seconds of its workers per image, which other programs disturb less.
     """
     cores, workers, step = place
     everywhere = os.sched_getaffinity(0)
@@ -128,7 +129,7 @@ def measured(dataset: Dataset, place: Place, load: float) -> tuple[float, float]
 
 
 def predicted(place: Place, images: Images) -> tuple[float, int]:
-    """The same from the simulation, in images that one core loads, and the number of steps."""
+    """Simulate the same run; return its speed relative to one core's loading speed, and the number of steps."""
     cores, workers, step = place
     steps = COPIES * len(images.sizes) // BATCH
     pipeline = Pipeline(step * BATCH * images.mean_seconds, BATCH, workers, cores)
@@ -137,19 +138,21 @@ def predicted(place: Place, images: Images) -> tuple[float, int]:
 
 
 def loader_of(dataset: Dataset, workers: int) -> TrainLoader:
+    """Make the loader of COPIES copies of the data set."""
     copies = Subset(dataset, np.tile(np.arange(len(dataset)), COPIES))
     transform = train_transform(PAPER, VIEW)
     return TrainLoader(copies, transform, seed=0, batch_size=BATCH, drop_last=True, workers=workers)
 
 
 def images_of(dataset: Dataset, times: Sequence[Sequence[float]]) -> Images:
-    """The median of the rounds for each image."""
-    root = getattr(dataset, "root", None)  # of a folder; sizes play no part elsewhere
+    """Make a sample with the median time of each image."""
+    root = getattr(dataset, "root", None)  # of a folder; other sources do not need sizes
     sizes = [os.path.getsize(os.path.join(root, dataset.where(i))) if root else 1 for i in range(len(dataset))]
     return Images(tuple(sizes), tuple(float(t) for t in np.median(times, axis=0)))
 
 
 def write_images(images: Images, path: Path) -> None:
+    """Write a sample as JSON."""
     values = {
         "command": f"{COMMAND} --images src/resnext/paper/decoding.json",
         "what": "files of ImageNet; decoding, the paper's augmentation at 224 pixels and handing over",
@@ -158,11 +161,11 @@ def write_images(images: Images, path: Path) -> None:
         "milliseconds": [round(s * 1000, 2) for s in images.seconds],
     }
     path.write_text(json.dumps(values) + "\n", encoding="utf-8")
-    print(f"{images.mean_seconds * 1000:.2f} ms and {images.mean_bytes / 1000:.0f} kB an image")
+    print(f"{images.mean_seconds * 1000:.2f} ms and {images.mean_bytes / 1000:.0f} kB per image")
 
 
 def report(rates: dict[Place, list[tuple[float, float]]], images: Images, source: str, out: Path | None) -> None:
-    """One line a place; speeds are in the images that one core loads in a round's time, so that rounds compare."""
+    """Print and write one row per setting; speeds are relative to one core's in the same round, so rounds compare."""
     rows: list[dict[str, object]] = []
     for (cores, workers, step), pairs in rates.items():
         found = [rate for rate, _ in pairs]

@@ -1,9 +1,9 @@
-"""Time and peak memory of loading a 25 M-parameter file of each format, against the plain reader of the same tensors.
+"""Measure time and peak memory of loading ResNeXt-50 in each format, compared with the plain reader of its tensors.
 
     python tools/measure_loading.py --repeats 5 --out results/weights-loading.csv
 
-Each load is a fresh process that has imported everything first; formats and readers are interleaved. ``seconds`` is the
-median; ``peak`` is the growth of the resident set at its highest, over the bytes of the network's tensors.
+Each load runs in a fresh process after all imports; formats and readers are interleaved. ``seconds`` is the median;
+``peak`` is the largest growth of resident memory over the bytes of the network's tensors.
 """
 
 import argparse
@@ -30,6 +30,7 @@ READERS = {
 
 
 def main() -> None:
+    """Measure all formats and report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--out", type=Path)
@@ -51,6 +52,7 @@ def main() -> None:
 
 
 def report(found: dict[tuple[str, str], list[dict[str, float]]], sizes: dict[str, int], out: Path | None) -> None:
+    """Print one row per format and reader, and write them as CSV."""
     rows = []
     for (kind, reader), measured in found.items():
         seconds = [one["seconds"] for one in measured]
@@ -74,7 +76,7 @@ def report(found: dict[tuple[str, str], list[dict[str, float]]], sizes: dict[str
 
 
 def measure(reader: str, path: str) -> dict[str, float]:
-    """One load in this process. Everything is touched, so that mapped tensors count as well."""
+    """Measure one load in this process."""
     import pickle
     import time
 
@@ -92,7 +94,7 @@ def measure(reader: str, path: str) -> dict[str, float]:
         "safetensors.torch.load_file": lambda: safetensors.torch.load_file(tensor_file(path)),
         "pickle.load": lambda: pickle.loads(Path(path).read_bytes(), encoding="latin1"),
     }
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak begins here
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # reset the peak
     before, begin = status("VmRSS"), time.perf_counter()
     kept = readers[reader]()
     seconds = time.perf_counter() - begin
@@ -101,7 +103,7 @@ def measure(reader: str, path: str) -> dict[str, float]:
 
 
 def warm(resnext: object) -> None:
-    """Import what every reader needs, by loading a network of a few weights."""
+    """Import what every reader needs, by loading a tiny network."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "w"
         resnext.save(resnext.create_model("resnext11_2x1d", base_channels=1, num_classes=2, seed=0), path)  # type: ignore[attr-defined]
@@ -113,27 +115,30 @@ def warm(resnext: object) -> None:
 
 
 def status(key: str) -> int:
-    """A line of /proc/self/status, in bytes."""
+    """Read a value of /proc/self/status in bytes."""
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return 1024 * int(next(line for line in lines if line.startswith(key)).split()[1])
 
 
 def tensor_bytes() -> int:
+    """Count the bytes of the network's parameters."""
     import resnext
 
     return 4 * resnext.complexity(NAME).parameters
 
 
 def tensor_file(path: str) -> str:
+    """Return the safetensors file of a path, which can be a folder."""
     return str(Path(path) / "model.safetensors") if Path(path).is_dir() else path
 
 
 def size_of(path: Path) -> int:
+    """Count the bytes of a file or folder."""
     return sum(p.stat().st_size for p in path.iterdir()) if path.is_dir() else path.stat().st_size
 
 
 def write_files(folder: Path) -> dict[str, Path]:
-    """A network of the same size in every format."""
+    """Write the same network in every format."""
     import pickle
 
     import torch
@@ -160,7 +165,7 @@ def write_files(folder: Path) -> dict[str, Path]:
 
 
 def pycls_name(name: str) -> str:
-    """A parameter of ours in pycls's words."""
+    """Convert a parameter name of ours to pycls's."""
     name = re.sub(r"layer(\d)\.(\d+)\.", lambda m: f"s{m[1]}.b{int(m[2]) + 1}.", name)
     name = name.replace("downsample.0", "proj").replace("downsample.1", "bn")
     name = re.sub(r"(s\d\.b\d+)\.(conv|bn)(\d)", lambda m: f"{m[1]}.f.{'abc'[int(m[3]) - 1]}{BN[m[2]]}", name)
@@ -171,7 +176,7 @@ BN = {"conv": "", "bn": "_bn"}
 
 
 def write_torch7(path: Path) -> None:
-    """The release's tree (form C) with gradients beside the weights, as its files have them: 200 MB."""
+    """Write a network as the released Torch7 files store it (form C, with gradients beside the weights): 200 MB."""
     sys.path.insert(0, str(Path(__file__).parents[1]))
     from tests.weights.t7_models import Trees, seq
     from tests.weights.t7_writer import Object, Storage, dump

@@ -1,9 +1,9 @@
-"""Time that pip takes to choose the releases of the package and each extra, without constraints.txt.
+"""Measure how long pip takes to resolve the package and each extra, without constraints.txt.
 
     python tools/measure_resolving.py --pip 23.2.1 latest --out results/resolving.csv
 
-Each is ``pip install --dry-run`` in a new virtual environment, so nothing is installed; ``rounds`` counts the times
-that pip looked at several releases of one package. A first run fills pip's cache of downloads: quote the second one.
+Each measurement is ``pip install --dry-run`` in a new virtual environment, so nothing is installed. ``rounds`` counts
+how often pip looked at several releases of one package. The first run fills pip's download cache: use the second one.
 """
 
 import argparse
@@ -21,9 +21,12 @@ COLUMNS = ("extra", "pip", "seconds", "packages", "rounds", "python", "command")
 
 
 def main() -> None:
+    """Measure each extra with each pip."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pip", nargs="+", default=["23.2.1", "latest"], metavar="VERSION")
-    parser.add_argument("--extras", nargs="+", default=["", *extras()], metavar="EXTRA", help="'' is the package alone")
+    parser.add_argument(
+        "--extras", nargs="+", default=["", *extras()], metavar="EXTRA", help="'' is the package without extras"
+    )
     parser.add_argument("--timeout", type=float, default=600, metavar="SECONDS")
     parser.add_argument("--out", type=Path)
     args = parser.parse_args()
@@ -42,12 +45,12 @@ def main() -> None:
 
 
 def extras() -> list[str]:
-    """The names of the extras in pyproject.toml."""
+    """Read the names of the extras in pyproject.toml."""
     return list(tomllib.loads((PROJECT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"])
 
 
 def install_pip(version: str, folder: Path) -> Path:
-    """The Python of a new virtual environment with this release of pip."""
+    """Create a virtual environment with this release of pip; return its Python."""
     place = folder / version
     venv.create(place, with_pip=True)
     python = place / "bin" / "python"
@@ -57,7 +60,7 @@ def install_pip(version: str, folder: Path) -> Path:
 
 
 def resolve(extra: str, version: str, python: Path, timeout: float) -> dict[str, object]:
-    """One dry run: its time, the number of packages chosen, and how often pip went back to other releases."""
+    """Measure one dry run: time, number of packages, and how often pip looked at several releases of a package."""
     wanted = f"{PROJECT}[{extra}]" if extra else str(PROJECT)
     start = time.perf_counter()
     try:

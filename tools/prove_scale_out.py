@@ -1,10 +1,10 @@
-"""Hosts in network namespaces of this machine train together, some are lost, and the run ends as if nothing had been.
+"""Test training across hosts with failures: hosts are network namespaces, and the result must not change.
 
     sudo python tools/prove_scale_out.py [SCENARIO ...] [--out results/scale-out.csv]
 
-Each host is a namespace with its own address on a bridge; on it a supervisor (as systemd, Slurm or Kubernetes would be)
-gives the same ``torchrun ... resnext train RECIPE --continue RUN`` again until it succeeds. Nothing leaves the machine.
-Needs root, Linux, iproute2; ``clock`` needs faketime, ``mirror`` the extras [remote,object-store-tests].
+Each host is a namespace with its own address on a bridge. On it a supervisor (in place of systemd, Slurm or Kubernetes)
+repeats ``torchrun ... resnext train RECIPE --continue RUN`` until it succeeds. Nothing leaves the machine. Needs root,
+Linux and iproute2; ``clock`` needs faketime, ``mirror`` needs the extras [remote,object-store-tests].
 """
 
 import argparse
@@ -36,7 +36,7 @@ train: {epochs: 6, batch_size: 16, bn_batch: 8, drop_path: 0.1, ema_decay: 0.9, 
 STEPS = 6 * (1438 // 16)
 FIRST_LOSS = 150  # the step after which a host is lost
 CONF = "join_timeout=60,last_call_timeout=3,keep_alive_interval=1,keep_alive_max_attempt=3"
-AWAY = 8.0  # seconds that a lost host is gone: more than a dead one is remembered by the rendezvous
+AWAY = 8.0  # seconds that a lost host stays away; longer than the rendezvous remembers a dead host
 COLUMNS = (
     *(
         "scenario",
@@ -60,10 +60,11 @@ class Cluster:
     hosts: dict[str, subprocess.Popen[bytes]] = field(default_factory=dict)
 
     def address(self, host: str) -> str:
+        """Return the address of a host."""
         return f"10.77.0.{1 + ord(host) - ord('a')}"
 
     def launch(self, host: str, run: Path, nodes: str, *extra: str, prefix: str = "") -> None:
-        """A supervisor on ``host``: the same command until it succeeds."""
+        """Start a supervisor on ``host`` that repeats the command until it succeeds."""
         torchrun = (
             f"{prefix} {sys.executable} -m torch.distributed.run --nnodes {nodes} --nproc-per-node 1 --max-restarts 20 "
             f"--rdzv-backend c10d --rdzv-endpoint {self.address('a')}:29400 --rdzv-id one --local-addr "
@@ -80,7 +81,7 @@ class Cluster:
         )
 
     def kill(self, host: str) -> None:
-        """The host is gone at once: every process in its namespace."""
+        """Kill every process in the namespace of a host."""
         while pids := subprocess.run(
             ["ip", "netns", "pids", f"rx-{host}"], capture_output=True, text=True, check=True
         ).stdout.split():
@@ -93,10 +94,11 @@ class Cluster:
         self.hosts.pop(host).wait()
 
     def cable(self, host: str, state: str) -> None:
+        """Set the network link of a host up or down."""
         ip("-n", f"rx-{host}", "link", "set", "eth0", state)
 
     def wait(self, seconds: float) -> None:
-        """Until every supervisor is satisfied. Raises TimeoutError."""
+        """Wait until every supervisor has finished. Raises TimeoutError."""
         end = time.monotonic() + seconds
         while any(process.poll() is None for process in self.hosts.values()):
             if time.monotonic() > end:
@@ -105,12 +107,13 @@ class Cluster:
 
 
 def ip(*words: str) -> None:
+    """Run the ip command."""
     subprocess.run(["ip", *words], check=True)
 
 
 @contextmanager
 def cluster(folder: Path, hosts: str) -> Iterator[Cluster]:
-    """So many namespaces rx-a, rx-b ... on a bridge in rx-switch; all processes and namespaces are gone afterwards."""
+    """Create namespaces rx-a, rx-b ... on a bridge in rx-switch; remove all processes and namespaces afterwards."""
     recipe = folder / "recipe.yaml"
     recipe.write_text(RECIPE, encoding="utf-8")
     names = [f"rx-{host}" for host in hosts]
@@ -135,12 +138,14 @@ def cluster(folder: Path, hosts: str) -> Iterator[Cluster]:
 
 
 def rows(run: Path) -> list[dict[str, object]]:
+    """Read the log of a run."""
     path = run / "log.jsonl"
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     return [json.loads(line) for line in lines if line.endswith("}")]
 
 
 def wait_for_step(run: Path, step: int, seconds: float = 240) -> None:
+    """Wait until a run has logged a step. Raises TimeoutError."""
     end = time.monotonic() + seconds
     while not any(row["kind"] == "step" and row["step"] == step for row in rows(run)):
         if time.monotonic() > end:
@@ -149,7 +154,7 @@ def wait_for_step(run: Path, step: int, seconds: float = 240) -> None:
 
 
 def begun(c: Cluster, hosts: str, nodes: str) -> Path:
-    """A run that these hosts have trained up to FIRST_LOSS."""
+    """Start a run on these hosts and wait until it reaches LOSS_STEP."""
     run = c.folder / "run"
     for host in hosts:
         c.launch(host, run, nodes)
@@ -158,12 +163,14 @@ def begun(c: Cluster, hosts: str, nodes: str) -> Path:
 
 
 def uninterrupted(c: Cluster) -> tuple[str, int, int, Path]:
+    """Train on two hosts without failures."""
     for host in "ab":
         c.launch(host, c.folder / "run", "2")
     return "nothing: two hosts from the first step to the last", 2, 2, c.folder / "run"
 
 
 def killed(c: Cluster) -> tuple[str, int, int, Path]:
+    """Kill the second host and restart it."""
     run = begun(c, "ab", "2")
     c.kill("b")
     time.sleep(AWAY)
@@ -172,6 +179,7 @@ def killed(c: Cluster) -> tuple[str, int, int, Path]:
 
 
 def leader_killed(c: Cluster) -> tuple[str, int, int, Path]:
+    """Kill the first host and restart it."""
     run = begun(c, "ab", "2")
     c.kill("a")
     time.sleep(AWAY)
@@ -180,18 +188,21 @@ def leader_killed(c: Cluster) -> tuple[str, int, int, Path]:
 
 
 def shrinks(c: Cluster) -> tuple[str, int, int, Path]:
+    """Kill the second host and go on without it."""
     run = begun(c, "ab", "1:2")
     c.kill("b")
     return "the second host is killed and stays away: the first goes on alone", 2, 1, run
 
 
 def grows(c: Cluster) -> tuple[str, int, int, Path]:
+    """Start the second host later."""
     run = begun(c, "a", "1:2")
     c.launch("b", run, "1:2")
     return "the second host comes when the first has trained alone for a while", 1, 2, run
 
 
 def cut_cable(c: Cluster) -> tuple[str, int, int, Path]:
+    """Cut the network of the second host for a while."""
     run = begun(c, "ab", "2")
     c.cable("b", "down")
     time.sleep(25)
@@ -200,7 +211,7 @@ def cut_cable(c: Cluster) -> tuple[str, int, int, Path]:
 
 
 def mirror(c: Cluster) -> tuple[str, int, int, Path]:
-    """Each host has a disk of its own; what survives is an object store (moto) on a third host."""
+    """Kill the first host and erase its disk; checkpoints survive in an object store (moto) on a third host."""
     server = (
         "from moto.server import ThreadedMotoServer as S; import time; S('0.0.0.0', 5000).start(); time.sleep(9999)"
     )
@@ -232,6 +243,7 @@ def mirror(c: Cluster) -> tuple[str, int, int, Path]:
 
 
 def clock(c: Cluster) -> tuple[str, int, int, Path]:
+    """Let the clocks of the hosts differ."""
     run = c.folder / "run"
     c.launch("a", run, "2")
     c.launch("b", run, "2", prefix="faketime -f +60s")
@@ -245,7 +257,7 @@ SCENARIOS: dict[str, Callable[[Cluster], tuple[str, int, int, Path]]] = {
 
 
 def judge(name: str, c: Cluster, whole: Path | None, seconds: float) -> dict[str, object]:
-    """What became of a run, beside the uninterrupted one at ``whole``."""
+    """Summarize a run, compared with the uninterrupted one at ``whole``."""
     what, start, end, run = c.outcome  # type: ignore[attr-defined]
     steps = [row["step"] for row in rows(run) if row["kind"] == "step"]
     last = [row for row in rows(run) if row["kind"] == "epoch"][-1]
@@ -263,6 +275,7 @@ def judge(name: str, c: Cluster, whole: Path | None, seconds: float) -> dict[str
 
 
 def main() -> None:
+    """Run the scenarios and write the CSV."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("scenarios", nargs="*", metavar="SCENARIO", help=f"of {', '.join(SCENARIOS)} [all]")
     parser.add_argument("--out", type=Path, help="CSV to write")

@@ -1,9 +1,9 @@
-"""ImageNet end to end on a handful of its images: every layout trains alike, every view and question is answered.
+"""Test ImageNet end to end on a few of its images: every layout trains alike, and every evaluation option works.
 
     python tools/show_imagenet.py imagenet-sample-250.tar --out results/imagenet-end-to-end.csv
 
-The tar holds images as val/<wnid>/<name>.JPEG, one a class. Each image serves for training and for validation, so the
-errors say how well a small network remembers these very pictures under each view; they are no claim about ImageNet.
+The tar file holds images as val/<wnid>/<name>.JPEG, one per class. Each image is used for training and validation, so
+the errors only show how well a small network remembers these images under each view; they say nothing about ImageNet.
 """
 
 import argparse
@@ -42,6 +42,7 @@ train: {epochs: EPOCHS, batch_size: 20, channels_last: "yes", evaluate_every: 20
 
 
 def main() -> None:
+    """Run all parts and write the CSV."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sample", type=Path, metavar="TAR")
     parser.add_argument("--out", type=Path, default=Path("imagenet-end-to-end.csv"), help="CSV to write")
@@ -60,7 +61,7 @@ def main() -> None:
 
 
 def read_sample(path: Path) -> tuple[list[Picture], list[Picture]]:
-    """The classes that count as ImageNet-1K's, and further ones for ImageNet-22K."""
+    """Read the images of the classes used as ImageNet-1K, and of further classes for ImageNet-22K."""
     with tarfile.open(path) as tar:
         found = [(m.name.split("/")[1], member(tar, m.name)) for m in tar.getmembers() if m.isreg()]
     found.sort()
@@ -74,7 +75,7 @@ def read_sample(path: Path) -> tuple[list[Picture], list[Picture]]:
 
 
 def resnext(folder: Path, *words: object) -> tuple[str, float]:
-    """What ``resnext WORDS`` prints, and the seconds it took; its errors end this script."""
+    """Run ``resnext WORDS``; return what it prints and its seconds. An error ends this script."""
     started = time.perf_counter()
     command = [sys.executable, "-m", "resnext", *map(str, words)]
     done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", cwd=folder, check=False)
@@ -84,13 +85,14 @@ def resnext(folder: Path, *words: object) -> tuple[str, float]:
 
 
 def row(what: str, words: list[object], result: str, seconds: float) -> dict[str, object]:
+    """Make and print one row of the CSV."""
     shown = {"what": what, "command": f"resnext {' '.join(map(str, words))}", "result": result, "seconds": seconds}
     print(json.dumps(shown), flush=True)
     return shown
 
 
 def show_layouts(folder: Path, images: list[Picture]) -> list[dict[str, object]]:
-    """One epoch from each layout: the logs, with every loss of every step, must be the same bytes."""
+    """Train one epoch from each layout; the losses of all steps must be equal."""
     (folder / "one.yaml").write_text(RECIPE.replace("EPOCHS", "1"), encoding="utf-8")
     as_folders(folder / "folders", images)
     as_archives(folder / "archives", images)
@@ -115,6 +117,7 @@ def show_layouts(folder: Path, images: list[Picture]) -> list[dict[str, object]]
 
 
 def losses(log: Path) -> list[float]:
+    """Read the losses of all steps of a log."""
     return [
         entry["loss"]
         for entry in map(json.loads, log.read_text(encoding="utf-8").splitlines())
@@ -123,7 +126,7 @@ def losses(log: Path) -> list[float]:
 
 
 def show_views(folder: Path, images: list[Picture], epochs: int) -> list[dict[str, object]]:
-    """Two networks that remember the pictures, under every view, label and corruption."""
+    """Evaluate two networks that remember the images, under every view, label set and corruption."""
     (folder / "long.yaml").write_text(RECIPE.replace("EPOCHS", str(epochs)), encoding="utf-8")
     for seed in (1, 2):
         words = ["train", "long.yaml", "--data.path", "archives", "--train.seed", seed, "--run", f"net-{seed}"]
@@ -157,7 +160,7 @@ def show_views(folder: Path, images: list[Picture], epochs: int) -> list[dict[st
 
 
 def real_labels(val: list[Picture]) -> list[list[int]]:
-    """A file in ReaL's format: 50,000 lists, of which those of our pictures hold their class."""
+    """Make labels in ReaL's format: 50,000 lists, where those of our images hold their class."""
     from resnext.data.imagenet import imagenet_synsets
 
     labels: list[list[int]] = [[] for _ in range(50_000)]
@@ -167,13 +170,14 @@ def real_labels(val: list[Picture]) -> list[list[int]]:
 
 
 def result_of(output: str) -> str:
+    """Extract the lines with results from the output."""
     lines = [" ".join(line.split()) for line in output.splitlines()]
     wanted = ("top-1 error", "top-5 error", "ReaL", "gaussian_noise", "fog", "jpeg_compression", "mean")
     return "; ".join(line for line in lines if line.startswith(wanted))
 
 
 def show_5k(folder: Path, images: list[Picture], extra: list[Picture]) -> list[dict[str, object]]:
-    """ImageNet-5K in small: the validation set's classes and the largest ten others, judged both ways (Section 5.2)."""
+    """Train and evaluate a small ImageNet-5K: the classes of the validation set and ten others (Section 5.2)."""
     train = [image for image in images if image.split == "train"] + extra
     counts = {image.wnid for image in extra[:EXTRA]}  # the first ten have one more image each
     more = [Picture("train", w, f"{w}_9.JPEG", next(i.content for i in extra if i.wnid == w)) for w in sorted(counts)]

@@ -1,9 +1,9 @@
-"""Every row of every table and figure that has a recipe, started here at toy size by ``resnext paper run ... --toy``.
+"""Run every row that has a recipe at toy size: ``resnext paper run ... --toy``.
 
     python tools/start_every_row.py --out results/paper-rows-start.csv
 
-Four steps on noise say nothing about errors: recorded is that each recipe's network, augmentation, loss, optimizer
-and schedule run, and that the same command goes on with the run.
+Four steps on noise say nothing about accuracy. They show that network, augmentation, loss, optimizer and schedule of
+each recipe run, and that the same command continues a run.
 """
 
 import argparse
@@ -21,6 +21,7 @@ COLUMNS = ("table", "row", "recipe", "exit status", "steps", "first loss", "last
 
 
 def main() -> None:
+    """Run all rows and write the CSV."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("paper-rows-start.csv"), help="CSV to write")
     args = parser.parse_args()
@@ -34,6 +35,7 @@ def main() -> None:
 
 
 def started(table: str, row: str, recipe: str, runs: str) -> tuple[object, ...]:
+    """Run one row twice; return its CSV values."""
     command = ["paper", "run", table, "--row", row, "--toy", "--runs", runs]
     begun = time.perf_counter()
     status = resnext(command)

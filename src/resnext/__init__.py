@@ -1,4 +1,4 @@
-"""resnext: aggregated residual transformations as one package. The public names, imported when first used."""
+"""Build, train, evaluate and deploy ResNeXt networks. The public names are imported on first use."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

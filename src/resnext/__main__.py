@@ -1,4 +1,4 @@
-"""``python -m resnext`` is ``resnext``."""
+"""Run the command line: ``python -m resnext``."""
 
 import sys
 

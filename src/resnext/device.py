@@ -1,4 +1,4 @@
-"""Which device a name means, on this machine."""
+"""Devices by name, and autocast."""
 
 import re
 
@@ -7,16 +7,19 @@ import torch
 from resnext.errors import RequestError
 
 NAMES = re.compile(r"(?:cpu|mps)(?::0)?|cuda(?::(0|[1-9]\d{0,5}))?")  # torch.device takes cuda:256 for cuda:0
-LOW = {"bf16": torch.bfloat16, "fp16": torch.float16}  # precisions of autocast
+LOW = {"bf16": torch.bfloat16, "fp16": torch.float16}  # dtypes of autocast
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
-    """Within, convolutions and products are computed in ``precision``: bf16, fp16, or fp32 (nothing is cast)."""
+    """Create an autocast context for ``precision``: bf16, fp16, or fp32, which casts nothing."""
     return torch.autocast(device.type, LOW.get(precision, torch.bfloat16), enabled=precision in LOW)
 
 
 def pick_device(name: str, local_rank: int = 0) -> torch.device:
-    """The device a recipe names; "auto" prefers CUDA, then MPS, then the CPU. Raises RequestError for one not here."""
+    """Return the device of a name; "auto" prefers CUDA, then MPS, then the CPU.
+
+    A plain "cuda" means the device of ``local_rank``. Raises RequestError if the device is unknown or not available.
+    """
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda", local_rank)
@@ -28,8 +31,8 @@ def pick_device(name: str, local_rank: int = 0) -> torch.device:
         count = torch.cuda.device_count() if torch.cuda.is_available() else 0
         index = local_rank if match[1] is None else int(match[1])
         if index >= count:
-            raise RequestError(f"device {name!r} is not here: this machine offers {count} CUDA devices")
+            raise RequestError(f"device {name!r} is not available: this machine has {count} CUDA devices")
         return torch.device("cuda", index)
     if name.startswith("mps") and not torch.backends.mps.is_available():
-        raise RequestError(f"device {name!r} is not here")
+        raise RequestError(f"device {name!r} is not available on this machine")
     return torch.device(name)

@@ -1,4 +1,4 @@
-"""What a number was computed with: versions, machine, threads. Kept with every run and every result."""
+"""Versions, machine and threads that a result depends on; stored with every run and every result."""
 
 import os
 import platform
@@ -12,7 +12,7 @@ ISA = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_int8", "asimd", "sve")
 
 
 def environment(device: str = "cpu") -> dict[str, Any]:
-    """Plain facts for JSON; nothing that names the user or the host."""
+    """Describe the environment as plain JSON values, without names of user or host."""
     import numpy
     import PIL
     import torch
@@ -39,12 +39,12 @@ def environment(device: str = "cpu") -> dict[str, Any]:
 
 
 def available_cores() -> int:
-    """Cores this process may use."""
+    """Count the cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def cpu_name() -> str:
-    """The processor's name as the system gives it."""
+    """Read the name of the processor."""
     for line in _cpuinfo():
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
@@ -52,7 +52,7 @@ def cpu_name() -> str:
 
 
 def cpu_features() -> list[str]:
-    """Those of the instruction sets that matter here which the processor has."""
+    """Read which of the instruction sets in ``REPORTED_ISAS`` the processor has."""
     words = {word for line in _cpuinfo() if line.startswith(("flags", "Features")) for word in line.split()}
     return [name for name in ISA if name in words]
 

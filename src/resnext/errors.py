@@ -1,4 +1,4 @@
-"""The two ways a request can end badly, and the sentence that helps."""
+"""Errors whose message is one sentence for the user."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -7,9 +7,9 @@ LONGEST = 1200  # characters of a message
 
 
 class ResnextError(Exception):
-    """Base of every error whose message is meant for the user as it stands: one line that any terminal can show.
+    """Base of all errors whose message is shown to the user as one printable line.
 
-    Files put names into messages, and names can hold anything: control characters, halves of letters, megabytes.
+    Messages can contain names from files, so they are shortened, and unprintable characters are escaped.
     """
 
     def __str__(self) -> str:
@@ -20,22 +20,22 @@ class ResnextError(Exception):
 
 
 class RequestError(ResnextError, ValueError):
-    """The request was wrong (exit status 2): a name, key, value or path that cannot be used."""
+    """The request is wrong (exit status 2): a name, key, value or path cannot be used."""
 
 
 class WorkError(ResnextError, RuntimeError):
-    """The work failed (exit status 1): bad data met on the way, a full disk, a loss that is not finite."""
+    """The work failed (exit status 1): bad data, a full disk, a loss that is not finite."""
 
 
 def printable(text: str) -> str:
-    """``text`` with what no terminal should be sent (control characters, halves of letters) spelled out."""
+    """Escape the characters that cannot be printed, such as control characters and lone surrogates."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 def nearest(word: str, choices: Iterable[str]) -> str:
-    """A clause such as ``; did you mean 'cifar10'?`` for the closest choices, else the list of them all.
+    """Return a clause such as ``; did you mean 'cifar10'?`` with the closest choices, else a list of all choices.
 
     The word itself is never suggested: it may be a valid choice that was refused for another reason.
     """

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, through kills, full disks and power cuts; and places they can go to."""
+"""Atomic file writing, and checks that files and folders can be written."""
 
 import os
 import tempfile
@@ -12,7 +12,7 @@ from resnext.errors import RequestError, WorkError
 
 @contextmanager
 def disk_named(path: Path, remark: str = "") -> Iterator[None]:
-    """Within, a disk that refuses is a WorkError that names ``path``."""
+    """Turn each OSError inside the context into a WorkError that names ``path``."""
     try:
         yield
     except OSError as error:
@@ -21,10 +21,10 @@ def disk_named(path: Path, remark: str = "") -> Iterator[None]:
 
 @contextmanager
 def written_whole(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
-    """Write ``path`` by a temporary file, fsync and rename: readers see the old file or the new one, never a part.
+    """Write ``path`` through a temporary file, fsync and rename: readers see the old or the new file, never a part.
 
-    A device or a pipe (``/dev/null``, ``>(command)``) is written to as it is. Raises WorkError when the disk refuses;
-    the old file is then still there.
+    Devices and pipes (``/dev/null``, ``>(command)``) are written directly. Raises WorkError if writing fails; the old
+    file then still exists.
     """
     temporary = ""
     text: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
@@ -33,7 +33,7 @@ def written_whole(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
             with open(path, mode, **text) as file:
                 yield file
             return
-    with disk_named(path, "; what stood there before is intact"):
+    with disk_named(path, "; the old content is unchanged"):
         try:
             handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
             with os.fdopen(handle, mode, **text) as file:
@@ -50,9 +50,9 @@ def written_whole(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
 
 
 def check_folder(folder: Path, option: str = "") -> None:
-    """Raise RequestError unless files can be put into ``folder``, which need not be there yet and is left as it is.
+    """Check before the work that files can be written to ``folder``, which may not exist yet and is not created.
 
-    To be called before the work whose results go there; ``option`` is what the user gave the folder by.
+    ``option`` is the option that names the folder in errors. Raises RequestError if files cannot be written.
     """
     missing: list[Path] = []
     try:
@@ -70,7 +70,7 @@ def check_folder(folder: Path, option: str = "") -> None:
 
 
 def check_file(path: Path, option: str = "") -> None:
-    """Raise RequestError unless ``path`` can be written, in a folder that is there. To be called before the work."""
+    """Check before the work that ``path`` can be written, in an existing folder. Raises RequestError if not."""
     named = f"{option} {path}".lstrip()
     try:
         if path.is_dir():
@@ -78,19 +78,19 @@ def check_file(path: Path, option: str = "") -> None:
         if not path.absolute().parent.is_dir():
             raise RequestError(f"{named}: there is no folder {path.parent}")
         if not _is_device(path):
-            path.with_name(f".{path.name}.12345678.part").exists()  # raises where the name would be too long
+            path.with_name(f".{path.name}.12345678.part").exists()  # raises OSError if the name is too long
             check_folder(path.absolute().parent, f"{named}: the folder")
     except OSError as error:
         raise RequestError(f"{named} cannot be written: {error.strerror or error}") from None
 
 
 def _is_device(path: Path) -> bool:
-    """Whether there is something that is neither a file nor a folder."""
+    """Whether the path exists and is neither a file nor a folder."""
     return path.exists() and not path.is_file() and not path.is_dir()
 
 
 def sync_folder(folder: Path) -> None:
-    """Make a rename inside ``folder`` last through a power cut, where folders can be synchronised."""
+    """Flush ``folder`` to disk so that a rename inside survives a power failure (POSIX only)."""
     if os.name != "posix":
         return
     descriptor = os.open(folder, os.O_RDONLY)

@@ -1,4 +1,4 @@
-"""Recipes on disk and on the command line: YAML <-> the frozen dataclasses of settings.py."""
+"""Convert recipes between YAML, command line values, and the frozen dataclasses of settings.py."""
 
 import math
 import os
@@ -14,27 +14,33 @@ from typing_extensions import TypeVar
 from resnext.errors import RequestError, nearest
 from resnext.settings import Recipe
 
-LARGEST_FILE = 1 << 20  # bytes; a recipe is a page of text
+LARGEST_FILE = 1 << 20  # bytes
 Kind = Literal["classification", "detection"]
 TRAINED_BY: dict[Kind, str] = {"classification": "resnext train", "detection": "resnext detect train"}
 S = TypeVar("S")
-R = TypeVar("R", default=Recipe)  # the kind of recipe: Recipe, or that of another room
+R = TypeVar("R", default=Recipe)  # the class of recipe: Recipe, or DetectRecipe
 
 
 def read_recipe(path: Path | str, overrides: Mapping[str, Any] | None = None, kind: type[R] = Recipe) -> R:  # type: ignore[assignment]
-    """The recipe in a YAML file, with ``{"train.epochs": 3}``-like overrides on top.
+    """Read a recipe from a YAML file.
 
-    Raises RequestError naming the file, the key and the nearest valid one.
+    Args:
+        path: The file.
+        overrides: Settings that replace those of the file, such as ``{"train.epochs": 3}``.
+        kind: The class of recipe.
+
+    Raises:
+        RequestError: Naming the file, the key and the closest valid key.
     """
     path = Path(path)
     return parse_recipe(_text_of(path), str(path), overrides, kind)
 
 
 def _text_of(path: Path) -> str:
-    """Raises RequestError."""
+    """Read the text of a recipe file. Raises RequestError."""
     try:
         if path.stat().st_size > LARGEST_FILE:
-            raise RequestError(f"{path} is larger than 1 MiB, which no recipe is")
+            raise RequestError(f"{path} is larger than 1 MiB, so it is not a recipe")
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise RequestError(f"there is no recipe {path}{_nearest_file(path)}") from None
@@ -48,16 +54,16 @@ def parse_recipe(
     overrides: Mapping[str, Any] | None = None,
     kind: type[R] = Recipe,  # type: ignore[assignment]
 ) -> R:
-    """The recipe in a YAML text; ``origin`` names it in errors. Raises RequestError, also for one of the other task."""
+    """Parse a recipe from YAML text; ``origin`` names it in errors. Raises RequestError, also for the wrong kind."""
     values = _sections(text, origin)
     found, asked = infer_kind(values), "classification" if kind is Recipe else "detection"
     if found is not None and found != asked:
-        raise RequestError(f"{origin} is a recipe of {found}, not of {asked}: {TRAINED_BY[found]} takes it")
+        raise RequestError(f"{origin} is a {found} recipe, not a {asked} recipe; use {TRAINED_BY[found]}")
     for key, value in (overrides or {}).items():
         section, _, name = key.partition(".")
         inside = values.setdefault(section, {})
         if not isinstance(inside, dict) or not name:
-            raise RequestError(f"--{key} is no setting of a recipe; a setting looks like --train.epochs")
+            raise RequestError(f"--{key} is not a setting of a recipe; settings look like --train.epochs")
         inside[name] = value
     try:
         return cast(R, _build(kind, values, "", kind))
@@ -66,7 +72,7 @@ def parse_recipe(
 
 
 def _sections(text: str, origin: str) -> dict[str, Any]:
-    """The plain values of a recipe's text. Raises RequestError."""
+    """Parse YAML text to plain nested values. Raises RequestError."""
     try:
         values = yaml.load(text, Loader=_StrictLoader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
@@ -79,7 +85,7 @@ def _sections(text: str, origin: str) -> dict[str, Any]:
 
 
 def recipe_kind(path: Path | str) -> Kind | None:
-    """The task that a recipe file is of; None where it does not say, or is no recipe that can be read."""
+    """Read the kind of a recipe file; None if it cannot be told or the file is not a readable recipe."""
     try:
         return infer_kind(_sections(_text_of(Path(path)), str(path)))
     except RequestError:
@@ -87,8 +93,8 @@ def recipe_kind(path: Path | str) -> Kind | None:
 
 
 def infer_kind(values: Mapping[str, Any]) -> Kind | None:
-    """The task whose recipes have more of these settings; None where both have as many."""
-    from resnext.detect.settings import DetectRecipe  # dataclasses alone; that room stands above this file
+    """Infer the kind of recipe that knows more of these settings; None if both know equally many."""
+    from resnext.detect.settings import DetectRecipe  # imported here: that package builds on this module
 
     strange = {kind: _unknown_settings(values, cls) for kind, cls in (("c", Recipe), ("d", DetectRecipe))}
     if strange["c"] == strange["d"]:
@@ -97,7 +103,7 @@ def infer_kind(values: Mapping[str, Any]) -> Kind | None:
 
 
 def _unknown_settings(values: Mapping[str, Any], cls: type) -> int:
-    """How many sections, settings and words for ``data.source`` are none of this kind of recipe."""
+    """Count the sections, settings and values of ``data.source`` that this kind of recipe does not know."""
     hints, unknown = get_type_hints(cls), 0
     for section, inside in values.items():
         known = {f.name: f for f in fields(hints[section])} if section in hints else {}
@@ -110,21 +116,21 @@ def _unknown_settings(values: Mapping[str, Any], cls: type) -> int:
 
 
 def build_settings(cls: type[S], values: Any, prefix: str) -> S:
-    """One section of settings from plain values; ``prefix`` names it in errors. Raises RequestError."""
+    """Build one section of settings from plain values; ``prefix`` names it in errors. Raises RequestError."""
     return cast(S, _build(cls, values, prefix, Recipe))
 
 
 def dump_recipe(recipe: Any) -> str:
-    """The recipe as YAML, every field spelled out; ``parse_recipe`` gives the equal recipe back."""
+    """Write a recipe as YAML with all settings; ``parse_recipe`` returns an equal recipe."""
     values = to_dict(recipe)
     text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
     if yaml.safe_load(text) == values:
         return text
-    return yaml.safe_dump(values, sort_keys=False)  # a path with a line separator in it, which YAML would fold
+    return yaml.safe_dump(values, sort_keys=False)  # a path with a line separator, which YAML would fold
 
 
 def to_dict(settings: Any) -> dict[str, Any]:
-    """Settings as plain nested values (tuples as lists)."""
+    """Convert settings to plain nested values, with tuples as lists."""
     plain: dict[str, Any] = {}
     for f in fields(settings):
         value = getattr(settings, f.name)
@@ -137,7 +143,7 @@ def to_dict(settings: Any) -> dict[str, Any]:
 
 
 def differences(before: R, after: R) -> list[str]:
-    """The settings in which two recipes differ, as ``train.epochs: 10 -> 20``."""
+    """List the settings in which two recipes differ, as ``train.epochs: 10 -> 20``."""
     rows = []
     for (key, old), (_, new) in zip(settings_of(before), settings_of(after), strict=True):
         if old != new:
@@ -146,7 +152,7 @@ def differences(before: R, after: R) -> list[str]:
 
 
 def settings_of(recipe: Any) -> Iterator[tuple[str, Any]]:
-    """Every setting as (``section.field``, value), in the order of settings.py."""
+    """Iterate over all settings as (``section.field``, value), in the order of settings.py."""
     for section in fields(recipe):
         inside = getattr(recipe, section.name)
         for f in fields(inside):
@@ -154,7 +160,7 @@ def settings_of(recipe: Any) -> Iterator[tuple[str, Any]]:
 
 
 def change_places(recipe: R, change: Callable[[str, str], str]) -> R:
-    """The recipe with ``change(key, value)`` for every path and name of something elsewhere in it."""
+    """Replace every path, URL or hub id in the recipe by ``change(key, value)``."""
     for section in fields(cast(Any, recipe)):
         inside = getattr(recipe, section.name)
         named = [(f.name, getattr(inside, f.name)) for f in fields(inside) if f.metadata["place"]]
@@ -165,14 +171,14 @@ def change_places(recipe: R, change: Callable[[str, str], str]) -> R:
 
 
 def make_absolute(key: str, value: str) -> str:
-    """The value of a setting that ``change_places`` changes, meaning the same in every working directory."""
+    """Make a path setting absolute, so that it means the same in every working directory."""
     if "://" in value or (key, value) == ("data.classes", "imagenet"):
         return value
     return str(Path.cwd() / os.path.expanduser(value))
 
 
 def is_same_place(key: str, asked: str, absolute: str) -> bool:
-    """Whether a value is the ``absolute`` one: from this working directory, or from that of another host."""
+    """Whether a path means ``absolute`` in this working directory or, by its last parts, on another host."""
     found = make_absolute(key, asked)
     if found == asked:
         return found == absolute
@@ -183,7 +189,7 @@ def is_same_place(key: str, asked: str, absolute: str) -> bool:
 
 
 def from_command_line(key: str, text: str, kind: type = Recipe) -> Any:
-    """The value a user typed after ``--key``: YAML, or a plain comma-separated list."""
+    """Parse the value of ``--key`` on the command line: YAML, or a comma-separated list."""
     try:
         value = yaml.load(text, Loader=_StrictLoader)
     except (yaml.YAMLError, ValueError, RecursionError):
@@ -204,11 +210,11 @@ def from_command_line(key: str, text: str, kind: type = Recipe) -> Any:
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """SafeLoader that refuses a key given twice, instead of letting the last one win, and aliases."""
+    """SafeLoader that refuses duplicate keys and aliases."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
-            raise yaml.YAMLError("aliases are not used in recipes")
+            raise yaml.YAMLError("aliases are not allowed in recipes")
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
@@ -218,7 +224,7 @@ class _StrictLoader(yaml.SafeLoader):
             if not isinstance(key, str):
                 raise yaml.YAMLError(f"the key {key!r} on line {key_node.start_mark.line + 1} is not a word")
             if key in seen:
-                raise yaml.YAMLError(f"the key {key!r} stands twice (line {key_node.start_mark.line + 1})")
+                raise yaml.YAMLError(f"the key {key!r} is given twice (line {key_node.start_mark.line + 1})")
             seen.add(key)
         return super().construct_mapping(node, deep)
 
@@ -248,7 +254,7 @@ def _nearest_key(key: str, known: list[str], kind: type) -> str:
 
 
 def _coerce(value: Any, hint: Any, key: str, metadata: Mapping[str, Any]) -> Any:
-    """``value`` as the field's type, or RequestError naming the key and what was expected."""
+    """Convert ``value`` to the type of the field. Raises RequestError naming the key and what was expected."""
     options = _options(hint)
     if value is None:
         if type(None) in options:
@@ -293,7 +299,7 @@ def _options(hint: Any) -> tuple[Any, ...]:
 
 
 def _element(hint: Any) -> Any:
-    """The element type of a tuple field, or None for a scalar field."""
+    """Return the element type of a tuple field, or None for a scalar field."""
     return next((get_args(option)[0] for option in _options(hint) if get_origin(option) is tuple), None)
 
 

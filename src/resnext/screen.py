@@ -10,16 +10,15 @@ from rich.text import Text
 
 from resnext.errors import printable
 
-WIDEST = 10_000  # columns of a file or a pipe, which have no width
-LONGEST_WORD = 32  # columns; longer words, such as paths, are folded where a terminal is too narrow for a table
+WIDEST = 10_000  # width assumed for a file or a pipe
+LONGEST_WORD = 32  # longer words, such as paths, are folded if the terminal is too narrow for a table
 
 
 class Screen(Console):
-    """A console that prints text as it is: no markup, no emoji codes, no colours of its own, nothing cut.
+    """A console that prints text as it is: no markup, no emoji codes, no highlighting, nothing cut.
 
-    A line that is wider than the terminal is left to the terminal to wrap, so that it can be copied whole. A table is
-    narrowed by wrapping its cells between words; where that is not enough, its lines are wider than the terminal too.
-    In a file or a pipe nothing is wrapped.
+    The terminal wraps long lines, so they can be copied whole. Tables wrap their cells between words; if that is not
+    enough, their lines are wider than the terminal. In a file or a pipe nothing is wrapped.
     """
 
     def __init__(self, *, stderr: bool = False) -> None:
@@ -28,30 +27,30 @@ class Screen(Console):
             self.size = (WIDEST, self.height)
 
     def print(self, *objects: Any, **options: Any) -> None:
-        """As ``Console.print``; tables in one of their own width, whatever that of the terminal."""
+        """Print as ``Console.print`` does, with tables narrowed to the terminal between words."""
         for one in objects:
             if isinstance(one, Table):
                 _narrow(one, self)
         super().print(*objects, **options)
 
     def render_str(self, text: str, *places: Any, **options: Any) -> Text:
-        """``text`` with what would steer the terminal (a name can hold anything) spelled out."""
+        """Render ``text`` with control characters escaped, since names can contain anything."""
         return super().render_str("\n".join(map(printable, text.split("\n"))), *places, **options)
 
     def status(self, status: RenderableType, **options: Any) -> Status:
-        """A line with a spinner while something is done."""
+        """Show a line with a spinner during some work."""
         return _PlainStatus(_as_text(status), console=self, spinner="dots" if _speaks_utf(self) else "line", **options)
 
 
 class _PlainStatus(Status):
-    """A status whose text is no markup."""
+    """A status whose text is not parsed as markup."""
 
     def update(self, status: RenderableType | None = None, **options: Any) -> None:
         super().update(None if status is None else _as_text(status), **options)
 
 
 def screen(*, stderr: bool = False) -> Screen:
-    """A console on standard output, or standard error."""
+    """Create a console on standard output or standard error."""
     return Screen(stderr=stderr)
 
 
@@ -64,7 +63,7 @@ def _speaks_utf(console: Console) -> bool:
 
 
 def _narrow(table: Table, console: Console) -> None:
-    """Give the columns of a table that is wider than ``console`` widths at which every word stays whole."""
+    """Narrow the columns of a table that is wider than ``console``, without breaking words."""
     spans = [_span(column, console) for column in table.columns]
     padding = (table.padding[1] + table.padding[3]) * len(spans)
     widths, least = [most for _, most in spans], [word for word, _ in spans]
@@ -79,7 +78,7 @@ def _narrow(table: Table, console: Console) -> None:
 
 
 def _span(column: Column, console: Console) -> tuple[int, int]:
-    """The columns that the longest word of a column takes (of a very long one, a part), and its longest line."""
+    """Measure the longest word of a column, at most ``MAX_WORD_COLUMNS``, and its longest line."""
     options = console.options.update(max_width=WIDEST)
     cells = [Measurement.get(console, options, cell) for cell in (column.header, *column.cells)]
     most = max(cell.maximum for cell in cells)

@@ -1,4 +1,4 @@
-"""The signals that ask a run to save and stop."""
+"""Signals that make a run save a checkpoint and stop."""
 
-INTERRUPTS = ("SIGINT", "SIGTERM")  # Ctrl-C; kill, schedulers, machines that go down
-NOTICES = ("SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")  # a lost terminal; what Slurm, LSF and SGE send before a limit
+INTERRUPTS = ("SIGINT", "SIGTERM")  # Ctrl-C; kill, schedulers, shutdown
+NOTICES = ("SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")  # terminal closed; time limit of Slurm, LSF or SGE is near

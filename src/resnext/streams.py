@@ -1,7 +1,7 @@
-"""Standard output and standard error that never end the work, whatever becomes of their reader, disk or encoding.
+"""Standard output and standard error that never raise.
 
-A reader that goes away (``| head -1``), a terminal that is closed, a full disk, and an encoding that lacks a letter
-raise inside of whatever happens to print. Here they only stop or change what is printed.
+A closed pipe (``| head -1``), a closed terminal, a full disk, or an encoding without a character would raise in
+whatever code prints. These streams drop or replace the output instead.
 """
 
 import codecs
@@ -15,15 +15,15 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, TextIO
 
-SUBSTITUTE = "resnext.substitute"  # the name of the error handler below
+SUBSTITUTE = "resnext.substitute"  # name of the codecs error handler below
 PLAIN = {"–": "-", "—": "-", "×": "x", "·": "-", "±": "+-", "…": "...", "≠": "!=", "≤": "<=", "≥": ">="}
 PLAIN |= {raised: f"^{digit}" for digit, raised in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")}
 DRAWN = range(0x2500, 0x2900)  # lines, blocks and dots of progress bars
-READER_GONE = (errno.EPIPE, errno.EIO)  # a pipe without a reader, a terminal that was closed
+READER_GONE = (errno.EPIPE, errno.EIO)  # a closed pipe, a closed terminal
 
 
 def substitute(error: UnicodeError) -> tuple[str, int]:
-    """An error handler for ``codecs``: what an encoding cannot hold, in ASCII that reads the same or spells it out."""
+    """Replace characters that an encoding lacks by similar ASCII or an escape; an error handler for ``codecs``."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
     return "".join(map(_in_ascii, error.object[error.start : error.end])), error.end
@@ -39,12 +39,12 @@ codecs.register_error(SUBSTITUTE, substitute)
 
 
 class LenientFile(io.FileIO):
-    """A file descriptor that keeps its first failed write in ``error``; from then on it leads to the null device."""
+    """A file that stores its first failed write in ``error``, and from then on writes to the null device."""
 
     error: OSError | None = None
 
     def write(self, data: Any) -> int:
-        """Write all of ``data``, waiting where the descriptor does not block; never raises OSError."""
+        """Write all of ``data``, waiting if the descriptor is non-blocking; never raises OSError."""
         left = memoryview(data).cast("B")
         size = len(left)
         try:
@@ -55,7 +55,7 @@ class LenientFile(io.FileIO):
                 left = left[written or 0 :]
         except OSError as error:
             self.error = error
-            with suppress(OSError):  # for what other libraries and the interpreter still write there
+            with suppress(OSError):  # for later writes of other libraries and the interpreter
                 null = os.open(os.devnull, os.O_WRONLY)
                 os.dup2(null, self.fileno())
                 os.close(null)
@@ -64,13 +64,13 @@ class LenientFile(io.FileIO):
 
 @dataclass
 class LenientStreams:
-    """Standard output while it is in place of Python's own."""
+    """The replaced standard output."""
 
     output: LenientFile | None
 
     def lost(self) -> str | None:
-        """Why something that was printed is lost, such as a full disk; a reader that went away wanted no more."""
-        with suppress(ValueError):  # closed by somebody
+        """Describe why printed output was lost, such as a full disk; None if it was not, or if the reader closed."""
+        with suppress(ValueError):  # already closed
             sys.stdout.flush()
         error = self.output.error if self.output else None
         return None if error is None or error.errno in READER_GONE else error.strerror or str(error)
@@ -78,9 +78,9 @@ class LenientStreams:
 
 @contextmanager
 def lenient_streams() -> Iterator[LenientStreams]:
-    """Within, ``sys.stdout`` and ``sys.stderr`` write to the same places and never raise.
+    """Replace ``sys.stdout`` and ``sys.stderr`` inside the context by streams to the same places that never raise.
 
-    Streams without a file descriptor, such as a test's or a notebook's, are left alone.
+    Streams without a file descriptor, as in tests and notebooks, are not replaced.
     """
     before = sys.stdout, sys.stderr
     output, error = map(_lenient, before)
@@ -96,7 +96,7 @@ def lenient_streams() -> Iterator[LenientStreams]:
 
 
 def _lenient(stream: TextIO | None) -> tuple[TextIO, LenientFile] | None:
-    """A stream to the same descriptor; to the null device where it was closed before the start."""
+    """Open a lenient stream on the same descriptor, or on the null device if the stream was closed at start."""
     try:
         descriptor = os.open(os.devnull, os.O_WRONLY) if stream is None else stream.fileno()
         if stream is not None:

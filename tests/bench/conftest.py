@@ -1,3 +1,3 @@
-"""The fast decoder, for the bench of feeding."""
+"""The fixture of the fast decoder."""
 
 from tests.data.conftest import decoder as decoder

@@ -1,4 +1,4 @@
-"""``resnext bench detect`` at toy size: both libraries compute the same, and each arm is one line."""
+"""``resnext bench detect`` at toy size: both libraries compute the same, and each candidate is one row."""
 
 import csv
 from pathlib import Path
@@ -20,7 +20,7 @@ TOY = ("bench", "detect", "resnet18", "--size", "64", "--batch", "1", "--boxes",
 
 @pytest.fixture(autouse=True)
 def fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fast paths are off in other tests; a thousand proposals would take long."""
+    """Switch fast paths on, which are off in other tests, and use few proposals, for speed."""
     monkeypatch.setenv("RESNEXT_FAST", "1")
     small = DetectorSettings(rpn_post_nms_train=100, rpn_post_nms_test=50, roi_batch=32)
     monkeypatch.setattr(detect_step, "SETTINGS", small)
@@ -74,7 +74,7 @@ def test_an_arm_that_computes_something_else_is_not_timed(
 
     monkeypatch.setattr(detect_step, "make_fast", wrong)
     assert main([*TOY, "--out", str(tmp_path)]) == 1
-    assert "does not compute what the reference does" in capsys.readouterr().err
+    assert "does not compute the same as the reference" in capsys.readouterr().err
     assert not (tmp_path / "bench-detect.csv").exists()
 
 

@@ -1,4 +1,4 @@
-"""``resnext bench growth`` at toy size: every point measured once, kept, and drawn."""
+"""``resnext bench growth`` at toy size: every point is measured once, kept, and plotted."""
 
 import csv
 from pathlib import Path
@@ -21,7 +21,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 
 @pytest.fixture
 def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Measuring replaced by made-up figures; the names of the networks that were measured."""
+    """Replace measuring by fixed numbers; returns the names of the networks that were measured."""
     seen: list[str] = []
 
     def measured(entries: list, task: arms.Task, rounds: int, *_: object, **__: object) -> arms.Measured:

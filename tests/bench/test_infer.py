@@ -1,4 +1,4 @@
-"""``resnext bench infer``: equal arms, a table, a CSV with its protocol, and the accuracy a precision costs."""
+"""``resnext bench infer``: equal candidates, table, CSV with protocol, and the accuracy a precision costs."""
 
 import csv
 from pathlib import Path
@@ -41,7 +41,7 @@ def test_a_network_by_name_gives_lines_with_their_protocol(tmp_path: Path, capsy
         ("resnext fp32", "3"),
     ]
     assert all(row["size"] == "32" and row["torch"] == torch.__version__ and row["command"] for row in rows)
-    assert "arithmetic bound in fp32" in capsys.readouterr().out
+    assert "upper bound from arithmetic in fp32" in capsys.readouterr().out
 
 
 def test_of_a_run_the_accuracy_is_counted_too_and_images_that_are_not_there_are_named_before_the_work(
@@ -85,7 +85,7 @@ def test_an_unknown_precision_gets_the_nearest(tmp_path: Path, capsys: pytest.Ca
 
 def test_calibration_without_int8_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert bench("resnext11_2x4d", "--calibration", tmp_path, "--out", tmp_path) == 2
-    assert "--calibration belongs to --precision int8" in capsys.readouterr().err
+    assert "--calibration needs --precision int8" in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -108,7 +108,7 @@ def test_an_arm_with_other_logits_ends_the_measurement(monkeypatch: pytest.Monke
     network = create_model("resnext11_2x4d", seed=0, num_classes=10).eval()
     wrong = [("theirs", "fp32", "a way", lambda images: torch.ones(len(images), 10))]
     monkeypatch.setattr(infer_arms, "makers", lambda case: wrong)
-    with pytest.raises(WorkError, match="theirs is off by"):
+    with pytest.raises(WorkError, match="the logits of theirs differ"):
         infer_arms.arms_of(Case(network, "x", 2, 32, ("fp32",), "pytorch", None))
 
 

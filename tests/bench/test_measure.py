@@ -1,4 +1,4 @@
-"""Arms in turn, ratios within rounds, memory of a fresh process."""
+"""Interleaved timing, speed ratios within rounds, peak memory of a fresh process."""
 
 import statistics
 from collections.abc import Callable
@@ -15,7 +15,7 @@ SECONDS = st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=9)
 
 
 def allocate(size: int) -> Callable[[], object]:
-    """Work that touches ``size`` MiB for a moment, made by something that itself took 200 MiB."""
+    """Return work that allocates ``size`` MiB for a moment; making it allocates 200 MiB."""
     bytearray(b"x" * (200 * MIB))
     return lambda: bytearray(b"x" * (size * MIB))
 

@@ -1,4 +1,4 @@
-"""What a bench prints and writes."""
+"""The table and the CSV of a benchmark."""
 
 import argparse
 import csv

@@ -1,4 +1,4 @@
-"""``resnext bench train`` at toy size: honest arms, one report, and one sentence for a wrong request."""
+"""``resnext bench train`` at toy size: equal candidates, one CSV, and one sentence for a wrong request."""
 
 import csv
 import subprocess
@@ -133,7 +133,7 @@ def test_the_work_of_a_fresh_process_is_the_same_step() -> None:
         (["resnext11_2x4d", "--rounds", "0"], "--rounds 0 must be at least 1"),
         (["resnext11_2x4d", "--size", "2"], "too small"),
         (["resnext11_2x4d", "--peers", "timn"], "did you mean 'timm'"),
-        (["resnext11_2x4d", "--peers", "torchvision"], "plain measures PyTorch's own layers"),
+        (["resnext11_2x4d", "--peers", "torchvision"], "use plain to measure PyTorch's own layers"),
         (["--isa", "avx3"], "did you mean"),
         (["--recompute", "block"], "did you mean 'blocks'"),
         (["--precision", "fp16"], "bf16"),

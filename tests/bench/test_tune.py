@@ -1,4 +1,4 @@
-"""``resnext bench tune``: what is measured is shown, kept, forgotten, and given to a run as a plan."""
+"""``resnext bench tune``: measurements are shown, cached, deleted, and saved as a plan for a run."""
 
 import json
 from pathlib import Path
@@ -38,11 +38,11 @@ def test_tuning_is_kept_shown_and_forgotten(tmp_path: Path, capsys: pytest.Captu
     assert json.loads((tmp_path / "cache" / "choices.json").read_text()) == {}
     capsys.readouterr()
     assert main(["bench", "tune", "--show"]) == 0
-    assert "nothing was measured yet" in capsys.readouterr().out
+    assert "nothing has been measured yet" in capsys.readouterr().out
 
 
 def keep(folder: Path, works: dict[str, dict[str, float]]) -> None:
-    """Write ``works`` into the cache as measured on this machine."""
+    """Write ``works`` into the tuning cache of this machine."""
     (folder / "cache").mkdir()
     content = json.dumps({fingerprint(torch.device("cpu")): works})
     (folder / "cache" / "choices.json").write_text(content)
@@ -71,7 +71,7 @@ def test_a_damaged_cache_shows_nothing_and_says_so(tmp_path: Path, capsys: pytes
     (tmp_path / "cache" / "choices.json").write_bytes(b"\xff\x00")
     assert main(["bench", "tune", "--show"]) == 0
     said = capsys.readouterr()
-    assert "nothing was measured yet" in said.out
+    assert "nothing has been measured yet" in said.out
     assert "cannot be read" in said.err
 
 
@@ -98,7 +98,7 @@ def test_a_request_that_cannot_be_is_named(words: list[str], named: str, capsys:
 def test_a_plan_is_not_written_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "plan.json").write_text("mine")
     assert main(["bench", "tune", *SMALL, "--save", str(tmp_path / "plan.json")]) == 2
-    assert "is there already" in capsys.readouterr().err
+    assert "exists already" in capsys.readouterr().err
     assert (tmp_path / "plan.json").read_text() == "mine"
 
 

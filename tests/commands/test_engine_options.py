@@ -51,7 +51,7 @@ def test_evaluate_on_an_engine_gives_the_same_predictions(run_folder: Path, tmp_
         (["--calibration", "x", "--engine", "pytorch"], "--calibration belongs to --engine with --precision int8"),
         (["--device", "nonsense"], "device 'nonsense' is unknown; choose cpu, cuda, cuda:1, mps or auto"),
         (["--device", "nonsense", "--engine", "pytorch"], "device 'nonsense' is unknown"),
-        (["--device", "cuda:77", "--engine", "pytorch"], "device 'cuda:77' is not here"),
+        (["--device", "cuda:77", "--engine", "pytorch"], "device 'cuda:77' is not available"),
     ],
 )
 @pytest.mark.parametrize("verb", ["evaluate", "predict"])

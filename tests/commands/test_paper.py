@@ -38,7 +38,7 @@ def test_a_row_starts_at_toy_size_goes_on_and_is_not_taken_for_the_real_one(
     monkeypatch.chdir(tmp_path)
     threads = torch.get_num_threads()
     command = ["paper", "run", "table3", "--row", "32x4d/50", "--toy"]
-    for says in ("beginning", "going on in"):
+    for says in ("starting", "continuing"):
         assert main(command) == 0
         assert f"{says} runs/paper/imagenet-resnext50-32x4d-toy" in capsys.readouterr().out
     torch.set_num_threads(threads)
@@ -52,15 +52,15 @@ def test_a_row_starts_at_toy_size_goes_on_and_is_not_taken_for_the_real_one(
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["run", "tabel3", "--row", "32x4d/50"], "the paper has no 'tabel3' here; did you mean 'table"),
-        (["run", "table3", "--row", "32x4d"], "means several rows of table3"),
+        (["run", "tabel3", "--row", "32x4d/50"], "the paper has no table or figure 'tabel3'; did you mean 'table"),
+        (["run", "table3", "--row", "32x4d"], "matches several rows of table3"),
         (
             ["run", "table8", "--row", "1x64d/50"],
-            "row 1x64d/50 of table8 is two runs of another verb: resnext detect train",
+            "row 1x64d/50 of table8 needs two runs of resnext detect train: resnext detect train",
         ),
-        (["run", "table5", "--row", "inception-v3"], "its network is not of this family (Inception)"),
+        (["run", "table5", "--row", "inception-v3"], "its network is of another family (Inception)"),
         (["run", "table3", "--row", "32x4d/50", "--schedule", "released"], "has one schedule"),
-        (["run", "table3", "--row", "32x4d/50", "--seed", "1", "--train.seed", "2"], "are one setting"),
+        (["run", "table3", "--row", "32x4d/50", "--seed", "1", "--train.seed", "2"], "are the same setting"),
         (["run", "table3", "--row", "32x4d/50", "--train.epochs", "many"], "train.epochs must be a whole number"),
         (
             ["run", "table3", "--row", "32x4d/50", "--train.epoch", "3"],

@@ -262,7 +262,7 @@ def test_frozen_norms_keep_weights_and_statistics_in_a_step(
         ({"detector__anchor_ratios": []}, "detector.anchor_ratios must be 1 to 64 numbers"),
         (
             {"model__name": None, "model__stem": None, "model__blocks": None, "model__base_channels": None},
-            "the recipe says no network",
+            "the recipe names no network",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""Runs of the paper's recipes as they lie on the disk, without training."""
+"""Run directories of the paper's recipes, made without training."""
 
 import json
 from collections.abc import Callable
@@ -16,13 +16,13 @@ MakeRun = Callable[..., Path]
 
 @pytest.fixture
 def make_run(tmp_path: Path) -> MakeRun:
-    """``make_run(recipe, epoch=, error=, ...)``: a run directory below ``tmp_path/runs``."""
+    """Return ``make_run(recipe, epoch=, error=, ...)``, which writes a run directory below ``tmp_path/runs``."""
 
     def make(recipe: str, epoch: int = 100, error: float = 22.4, name: str | None = None, **changes: Any) -> Path:
         run = tmp_path / "runs" / (name or recipe)
         (run / "checkpoints" / "last").mkdir(parents=True)
         begun = recipes()[recipe].recipe(changes)
-        begun = replace(begun, train=replace(begun.train, channels_last="yes"))  # as a run notes what it measured
+        begun = replace(begun, train=replace(begun.train, channels_last="yes"))  # as a run stores what it measured
         (run / "recipe.yaml").write_text(dump_recipe(begun))
         position = {"step": begun.train.steps or epoch * 5005, "epoch": epoch}
         state = {"format": "resnext-checkpoint", "version": 1, "position": position}

@@ -54,7 +54,7 @@ def test_work_without_narrow_groups_is_the_counts() -> None:
 
 
 def test_infinitely_wide_groups_cost_what_dense_convolutions_do() -> None:
-    """By walking over the modules, not over the rows the model uses."""
+    """Count by walking over the modules, not over the rows that the cost model uses."""
     architecture = Architecture.parse("resnext50_32x4d")
     groups = {n: m.groups for n, m in Network(architecture).named_modules() if isinstance(m, nn.Conv2d)}
     dense = sum(row.macs * groups.get(row.name, 1) for row in layer_costs(architecture))
@@ -151,7 +151,8 @@ def test_machines_are_written_in_one_word(text: str, hosts: int, devices: int, n
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("8xH10", "H100"), ("0xH100", "0 devices"), ("8x", "no machine"), ("", "no machine"), ("8", "no machine"),
+        ("8xH10", "H100"), ("0xH100", "0 devices"), ("8x", "not a machine"), ("", "not a machine"),
+        ("8", "not a machine"),
         ("-1xH100", "unknown"), ("2x0xH100", "0 devices"), ("99999999xH100", "65536"), ("8xTPU", "choose from"),
     ],
 )  # fmt: skip
@@ -171,7 +172,7 @@ def test_any_text_is_a_cluster_or_a_refusal(text: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"batch_size": 30}, "does not divide"), ({"images": 0}, "at least 1"), ({"precision": "fp8"}, "fp8"),
+        ({"batch_size": 30}, "not divisible"), ({"images": 0}, "at least 1"), ({"precision": "fp8"}, "fp8"),
         ({"architecture": "resnext50"}, "resnext50"), ({"image_size": 0}, "image_size"),
     ],
 )  # fmt: skip

@@ -89,7 +89,7 @@ def test_weights_to_start_from_are_published_ones_of_that_network(entry: Detecto
 
 @pytest.mark.parametrize("name", ["coco-fpn-1x-resnet50", "coco-resnet50"])
 def test_what_is_counted_is_what_is_computed(name: str) -> None:
-    """By PyTorch's own counter, on the CPU, of the network and the RPN."""
+    """Count with PyTorch's own counter, on the CPU: network and RPN."""
     from torch.utils.flop_counter import FlopCounterMode
 
     recipe = detections()[name].recipe()
@@ -106,7 +106,7 @@ def test_what_is_counted_is_what_is_computed(name: str) -> None:
 
 
 def finished(folder: Path, name: str, ap: float, ap50: float, **changes: Any) -> Path:
-    """A finished run of the recipe, as detect train leaves it."""
+    """Write a finished run of the recipe, as detect train does."""
     run = folder / "runs" / name
     (run / "checkpoints" / "last").mkdir(parents=True)
     recipe = detections()[X50].recipe(changes)

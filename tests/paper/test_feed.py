@@ -52,7 +52,7 @@ def test_hosts_share_the_storage_but_not_the_cores() -> None:
 
 
 def test_reads_that_wait_cost_workers_and_not_cores() -> None:
-    """10 ms of waiting and 10 ms of a core: each of 4 workers gives an image in 20 ms."""
+    """With 10 ms latency and 10 ms of a core, each of 4 workers loads an image in 20 ms."""
     slow = Pipeline(0.0, 8, 4, cores=4, latency=0.01)
     flow = simulate(slow, EQUAL)
     assert flow.images_per_second == pytest.approx(4 / 0.02, rel=0.03)
@@ -81,7 +81,7 @@ def test_one_worker_is_worked_out_by_hand() -> None:
 
 
 def test_a_batch_waits_for_its_worker_though_another_is_free() -> None:
-    """Batch k is worker k mod W's. The first batch is slow: the second worker may have two ahead, and no more."""
+    """Worker k mod W loads batch k. The first batch is slow: the second worker may be two batches ahead, not more."""
 
     def steps(slow: float) -> float:
         naive, free, ready = [], [0.0, 0.0], []
@@ -154,7 +154,7 @@ def test_a_plan_for_slow_reads_has_more_workers_and_hardly_more_cores() -> None:
 
 def test_storage_that_cannot_do_it_is_named() -> None:
     with pytest.raises(
-        RequestError, match=r"0\.01 GB/s cannot feed 320 images of 100 kB a second, which are 0\.032 GB/s"
+        RequestError, match=r"0\.01 GB/s cannot feed 320 images of 100 kB per second, which need 0\.032 GB/s"
     ):
         plan(Pipeline(0.1, 32, 1, cores=1, bandwidth=1e7), EQUAL)
     with pytest.raises(RequestError, match="256 workers"):
@@ -191,7 +191,7 @@ def test_bandwidths_are_read_as_people_write_them(text: str, value: float) -> No
     "text", ["", "2", "2GB", "GB/s", "0GB/s", "-1GB/s", "2XB/s", "nanGB/s", "1e999GB/s", "2 GB /s", "2gb/s"]
 )
 def test_what_is_no_bandwidth_is_refused(text: str) -> None:
-    with pytest.raises(RequestError, match="no bandwidth"):
+    with pytest.raises(RequestError, match="is not a bandwidth"):
         parse_bandwidth(text)
 
 

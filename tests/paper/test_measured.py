@@ -1,4 +1,4 @@
-"""What runs and results say of a row, and nothing more: whatever lies there."""
+"""Measurements of a recipe are read correctly from runs and results, whatever else is in the folders."""
 
 import json
 import os
@@ -103,11 +103,11 @@ def test_the_released_schedule_is_a_run_of_its_own(tmp_path: Path, make_run: Mak
     ("file", "content", "says"),
     [
         ("recipe.yaml", "model: [", "not valid YAML"),
-        ("recipe.yaml", None, "has no recipe.yaml"),
+        ("recipe.yaml", None, "no recipe.yaml"),
         ("checkpoints/last/state.json", "{", "is damaged"),
         ("checkpoints/last/state.json", None, "no checkpoint"),
-        ("checkpoints/last/state.json", '{"format": "resnext-checkpoint", "position": {"step": -1}}', "where the run"),
-        ("checkpoints/last/state.json", '{"format": "resnext-checkpoint", "position": [1]}', "where the run"),
+        ("checkpoints/last/state.json", '{"format": "resnext-checkpoint", "position": {"step": -1}}', "at which step"),
+        ("checkpoints/last/state.json", '{"format": "resnext-checkpoint", "position": [1]}', "at which step"),
         ("metrics.csv", b"\xff\xfe\x00", "cannot be read"),
     ],
 )
@@ -139,7 +139,7 @@ def test_a_number_that_no_error_can_be_is_none(tmp_path: Path, make_run: MakeRun
 def test_a_huge_table_is_not_read(tmp_path: Path, make_run: MakeRun) -> None:
     run = make_run(X50)
     os.truncate(run / "metrics.csv", 1 << 30)  # sparse
-    assert "no file of at most" in measured(X50, tmp_path / "runs").damaged[0]
+    assert "not a file of at most" in measured(X50, tmp_path / "runs").damaged[0]
 
 
 def test_another_view_is_read_from_an_evaluation_of_the_last_checkpoint_alone(

@@ -1,4 +1,4 @@
-"""The paper's numbers as data: every network is one that can be built, every count agrees or says why."""
+"""The paper's numbers: every network can be built, and every count agrees or has a note why not."""
 
 import csv
 from importlib.resources import files
@@ -126,7 +126,7 @@ def test_a_row_is_found_by_what_one_would_type(name: str, text: str, key: str | 
     ("name", "text", "says"),
     [
         ("table3", "32x5d/50", "did you mean '32x4d/50'"),
-        ("table3", "32x4d", "means several rows of table3: 32x4d/50, 32x4d/101"),
+        ("table3", "32x4d", "matches several rows of table3: 32x4d/50, 32x4d/101"),
         ("table3", "", "has no row ''"),
     ],
 )

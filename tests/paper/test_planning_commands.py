@@ -1,4 +1,4 @@
-"""``resnext paper cost`` and ``resnext paper feed``, as their own parsers."""
+"""``resnext paper cost`` and ``resnext paper feed``, called through their own parsers."""
 
 import argparse
 import csv
@@ -35,7 +35,7 @@ def test_cost_prints_a_line_for_each_run_and_says_how_sure_it_is(capsys: pytest.
     assert "resnet50" in said
     assert "cifar10-re" in said
     assert "38%" in said
-    assert "extrapolated: no training speed measured on H100" in said
+    assert "extrapolated: the fit has no training speed of H100" in said
 
 
 def test_a_table_is_its_rows_recipes() -> None:
@@ -78,12 +78,12 @@ def test_a_network_is_trained_as_the_paper_trains_it() -> None:
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        ((), "say what to estimate"),
+        ((), "nothing to estimate"),
         (("--network", "resnet50", "--machine", "8xH10"), "H100"),
         (("--network", "resnet50", "--cores", "0"), "--cores 0 must be above 0"),
         (("--network", "resnet50", "--decode-ms", "nan"), "--decode-ms"),
         (("--network", "resnet50", "--epochs", "-1"), "--epochs"),
-        (("--network", "resnet50", "--machine", "7xA100"), "does not divide"),
+        (("--network", "resnet50", "--machine", "7xA100"), "is not divisible"),
         (("--network", "resnet51x",), "resnet51x"),
         (("--recipe", "nowhere.yaml"), "nowhere.yaml"),
     ],
@@ -106,7 +106,7 @@ def test_feed_answers_and_writes_a_picture_with_its_numbers(tmp_path: Path, caps
     words = ("--machine", "2xV100", "--cores", "3", "--bandwidth", "1GB/s", "--out", str(tmp_path / "new" / "feed"))
     assert feed_command.run(parsed(feed_command, *words)) == 0
     said = capsys.readouterr().out
-    for word in ("cores", "storage", "shards", "with 3 cores a host"):
+    for word in ("cores", "storage", "shards", "with 3 cores per host"):
         assert word in said
     stem = tmp_path / "new" / "feed" / "2xV100-resnext50_32x4d"
     with Image.open(f"{stem}.png") as picture:
@@ -121,7 +121,7 @@ def test_feed_answers_and_writes_a_picture_with_its_numbers(tmp_path: Path, caps
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (("--bandwidth", "fast"), "no bandwidth"),
+        (("--bandwidth", "fast"), "not a bandwidth"),
         (("--bandwidth", "1MB/s"), "cannot feed"),
         (("--latency-ms", "-1"), "--latency-ms"),
         (("--machine", "0xV100"), "0 devices"),

@@ -147,7 +147,7 @@ def test_rows_with_recipes_are_listed_for_cost() -> None:
 
 @each_recipe
 def test_rate_and_batches_are_the_same_on_any_number_of_devices(entry: PaperRecipe) -> None:
-    """The indices of all devices' parts, in turn, are the one order; so the steps, and the rate of each, agree too."""
+    """The indices of all devices together are the order of one device, so steps and learning rates agree too."""
     r = entry.recipe()
     images = np.zeros((2 * r.train.batch_size + entry.images % r.train.batch_size, 1, 1, 3), dtype=np.uint8)
     data = ArrayDataset("black", ("a", "b"), 3, images, np.zeros(len(images), dtype=np.int64))

@@ -1,4 +1,4 @@
-"""The list of public files, checked against what torchvision and timm themselves say, and recognising files."""
+"""The list of public files agrees with torchvision and timm, and files are identified."""
 
 import hashlib
 import math
@@ -102,7 +102,7 @@ FILE = Released(
 
 @pytest.fixture
 def listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A file that the list knows by size and checksum, and one that it knows by size and format only."""
+    """List one file by size and checksum, and others by size or name and format only."""
     path = tmp_path / "renamed.bin"
     path.write_bytes(b"weights" * 1000)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -159,7 +159,7 @@ def test_a_file_without_checksum_is_probably_the_one_of_its_format_network_and_s
 
 @pytest.mark.usefixtures("listed")
 def test_form_and_stride_are_no_part_of_what_was_published(tmp_path: Path) -> None:
-    """The release's files are of form (b), and MSRA's networks have their stride in the 1x1."""
+    """The released Torch7 files are of form (b), and MSRA's networks have the stride in the 1x1 convolution."""
     (tmp_path / "c.pyth").write_bytes(b"x")
     for architecture in ("resnet50 (form=concatenated)", "resnet50 (stride_in_1x1=True)"):
         assert name(recognise({"format": "pycls"}, tmp_path / "c.pyth", architecture)) == ("c", False)

@@ -1,4 +1,4 @@
-"""Tables as text, CSV and pictures: what is in them is what was published, counted and measured."""
+"""Tables as text, CSV and plots contain what was published, counted and measured."""
 
 import csv
 import io
@@ -98,7 +98,7 @@ def test_files_of_others_are_never_replaced(tmp_path: Path) -> None:
     write_files(tmp_path, {"a.csv": b"1"})
     write_files(tmp_path, {"a.csv": b"2", "b.csv": b"3"})
     (tmp_path / "a.csv").write_bytes(b"edited")
-    with pytest.raises(RequestError, match=r"a\.csv is there and is not as resnext wrote it"):
+    with pytest.raises(RequestError, match=r"a\.csv exists and is not as resnext wrote it"):
         write_files(tmp_path, {"b.csv": b"4", "a.csv": b"5"})
     assert (tmp_path / "b.csv").read_bytes() == b"3", "nothing is written before all is checked"
     (tmp_path / "c.csv").symlink_to(tmp_path / "b.csv")
@@ -122,7 +122,7 @@ def test_status_names_every_recipe_and_what_is_wrong(tmp_path: Path, make_run: M
         assert all(str(row.recipe) in text for row in entry.rows if row.recipe)
     line = next(line for line in text.splitlines() if "imagenet-resnext50-32x4d " in line and "22.2" in line)
     assert "+0.2" in line
-    assert f"{broken} is named as a run, but has no recipe.yaml" in text
+    assert f"{broken} has the name of a run, but no recipe.yaml" in text
     assert "≠ its recipe (recipe -> run): train.precision: 'fp32' -> 'bf16'" in text
     assert "2 finished" in text
 

@@ -1,1 +1,1 @@
-"""Speed and memory measured side by side: ours and the peers' in one process, in turn."""
+"""Benchmarks of speed and memory: our code and other libraries, timed in turn in one process."""

@@ -1,4 +1,4 @@
-"""Whether arms that are about to be timed compute the same: outputs, loss and gradients from the same weights."""
+"""Check before timing that all candidates compute the same logits, loss and gradients from the same weights."""
 
 from dataclasses import dataclass
 
@@ -7,33 +7,33 @@ from torch import Tensor, nn
 from resnext.bench.step import Step
 from resnext.errors import WorkError
 
-# Relative distances |a - b| / |b| to the fp32 reference that are taken as rounding: of logits, and of gradients, where
-# a ReLU whose input lies within rounding of 0 is open in one arm and closed in the other: plain bf16 reaches 0.3.
+# Relative distances |a - b| / |b| from the fp32 reference that still count as rounding: (logits, gradients).
+# Gradients differ more, because rounding can switch a ReLU whose input is close to 0: plain bf16 reaches 0.3.
 TOLERANCES = {"fp32": (1e-4, 2e-2), "bf16": (3e-2, 0.5)}
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one arm computes on its batch before its first step."""
+    """What one candidate computes on its batch before its first step."""
 
     evaluated: Tensor  # logits of the first images in evaluation mode
-    logits: Tensor  # of the batch in training mode
+    logits: Tensor  # logits of the batch in training mode
     loss: float
-    gradients: dict[str, Tensor]  # of a few parameters from both ends
+    gradients: dict[str, Tensor]  # of a few parameters of the first and the last layers
 
 
 @dataclass(frozen=True)
 class Distance:
-    """Relative distances of an outcome from the reference's."""
+    """Relative distances of a candidate's outputs from the reference."""
 
     evaluated: float
     logits: float
     loss: float
-    gradients: float  # the largest
+    gradients: float  # the largest over the compared parameters
 
 
 def outcome(step: Step) -> Outcome:
-    """Of a step, which is then finished: this is its warm-up."""
+    """Compute logits, loss and gradients, then finish the training step; this is also the warm-up."""
     evaluated = step.evaluated()
     logits, loss = step.gradients()
     gradients = {name: _gradient(step.model, name).clone() for name in sampled(step.model)}
@@ -42,7 +42,7 @@ def outcome(step: Step) -> Outcome:
 
 
 def sampled(model: nn.Module) -> list[str]:
-    """The parameters whose gradients are compared, by the names that all libraries give them."""
+    """Choose the parameters whose gradients are compared; all libraries use the same names for them."""
     known = dict(model.named_parameters())
     stages = sorted({name.split(".")[0] for name in known if name.startswith("layer")})
     last = max(int(name.split(".")[1]) for name in known if name.startswith(f"{stages[-1]}."))
@@ -53,7 +53,7 @@ def sampled(model: nn.Module) -> list[str]:
 
 
 def distance(of: Outcome, to: Outcome) -> Distance:
-    """How far an outcome is from the reference."""
+    """Measure how far outputs are from those of the reference."""
     return Distance(
         _relative(of.evaluated, to.evaluated),
         _relative(of.logits, to.logits),
@@ -63,7 +63,7 @@ def distance(of: Outcome, to: Outcome) -> Distance:
 
 
 def check(arm: str, precision: str, found: Distance) -> None:
-    """Raises WorkError where ``found`` is more than rounding."""
+    """Check that a distance can be explained by rounding. Raises WorkError if it is larger."""
     outputs, gradients = TOLERANCES[precision]
     for what, value, most in (
         ("logits in evaluation", found.evaluated, outputs),
@@ -73,8 +73,8 @@ def check(arm: str, precision: str, found: Distance) -> None:
     ):
         if not value <= most:
             raise WorkError(
-                f"{arm} does not compute what the reference does: its {what} differ by {value:.2g} of their size, "
-                f"where rounding in {precision} makes at most {most:g}; nothing was timed"
+                f"{arm} does not compute the same as the reference: its {what} differ by a relative distance of "
+                f"{value:.2g}, but rounding in {precision} explains at most {most:g}; nothing was timed"
             )
 
 

@@ -1,4 +1,4 @@
-"""The arms of a bench of training: their plans settled, their outputs compared, their memory taken."""
+"""Candidates of a training benchmark: tune their plans, compare their outputs, measure their speed and memory."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -15,7 +15,7 @@ from resnext.model.plan import Plan
 
 @dataclass(frozen=True)
 class Entry:
-    """An arm before it is built."""
+    """Description of a candidate that is not built yet."""
 
     name: str
     architecture: Architecture
@@ -24,7 +24,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Task:
-    """What every arm does a step of."""
+    """The batch that every candidate trains on."""
 
     batch: int
     size: int
@@ -38,7 +38,11 @@ def arms_of(
     *,
     resnet: bool = False,
 ) -> list[Entry]:
-    """Ours first, then ours with recomputing, the peers at their defaults and at their best, and the ResNet's best."""
+    """List the candidates of ``resnext bench train``.
+
+    Ours first, then ours with each level of recomputation, then each peer with its defaults (fp32, NCHW) and with its
+    fastest settings. ``resnet`` adds the ResNet of the same depth, ours and the peers with their fastest settings.
+    """
     ours = Way("resnext", precision)
     ways = [ours, *(replace(ours, recompute=level) for level in recompute)]
     for peer in peers:
@@ -53,14 +57,17 @@ def arms_of(
 
 @dataclass(frozen=True)
 class Measured:
-    """What was found: timings in the order of the arms, and for each arm's name what the CSV says of it."""
+    """Timings in the order of the candidates, and further CSV columns by candidate name."""
 
     timings: list[Timing]
     columns: dict[str, dict[str, object]]
 
 
 def measured(entries: Sequence[Entry], task: Task, rounds: int, console: Console, *, memory: bool = False) -> Measured:
-    """Settle, build, compare, time, and take the peaks. Raises WorkError where an arm computes something else."""
+    """Tune, build, compare and time the candidates; with ``memory`` also measure their peak memory.
+
+    Raises WorkError if a candidate computes something different.
+    """
     plans = plans_of(entries, task, console)
     steps = [Step(e.architecture, e.way, task.batch, task.size, plans.get(e.name)) for e in entries]
     distances = compared(entries, steps, task, console)
@@ -90,7 +97,7 @@ def _columns(entry: Entry, task: Task, found: Distance, peak: float | None) -> d
 
 
 def plans_of(entries: Sequence[Entry], task: Task, console: Console) -> dict[str, Plan]:
-    """The plans of our arms by name; what was not measured before on this machine is measured now."""
+    """Find the plans of our candidates, by candidate name; what is not in the tuning cache is measured now."""
     plans: dict[str, Plan] = {}
     found: dict[tuple[Architecture, str], Plan] = {}
     for entry in entries:
@@ -98,7 +105,7 @@ def plans_of(entries: Sequence[Entry], task: Task, console: Console) -> dict[str
             continue
         a, precision = entry.architecture, entry.way.precision
         if (a, precision) not in found:
-            with console.status(f"{a.name}: measuring the ways of its layers") as status:
+            with console.status(f"{a.name}: tuning its layers") as status:
                 found[a, precision] = settled(a, task.batch, task.size, precision, status.update)
         everywhere = entry.way.recompute in ("activations", "expansions")
         plans[entry.name] = fused_throughout(a, found[a, precision]) if everywhere else found[a, precision]
@@ -106,15 +113,16 @@ def plans_of(entries: Sequence[Entry], task: Task, console: Console) -> dict[str
 
 
 def compared(entries: Sequence[Entry], steps: Sequence[Step], task: Task, console: Console) -> dict[str, Distance]:
-    """How far each arm is from PyTorch in fp32, on this very batch; this is also the warm-up.
+    """Compare the outputs of each candidate with PyTorch in fp32 on the same batch; this is also the warm-up.
 
-    The reference is the first peer's fp32 arm, or our plain network. Raises WorkError where it is more than rounding.
+    The reference is the first fp32 candidate in NCHW, otherwise our network without fast paths. Raises WorkError if a
+    difference is larger than rounding.
     """
     references: dict[Architecture, Outcome] = {}
     outcomes, found = {}, {}
-    with console.status("comparing what the arms compute") as status:
+    with console.status("comparing the outputs of the candidates") as status:
         for entry, step in zip(entries, steps, strict=True):
-            status.update(f"comparing what the arms compute: {entry.name}")
+            status.update(f"comparing the outputs of the candidates: {entry.name}")
             outcomes[entry.name] = outcome(step)
             if entry.way.precision == "fp32" and not entry.way.channels_last:
                 references.setdefault(entry.architecture, outcomes[entry.name])
@@ -128,15 +136,16 @@ def compared(entries: Sequence[Entry], steps: Sequence[Step], task: Task, consol
         some = [found[e.name] for e in entries if e.way.precision == precision]
         logits, gradients = max(max(d.logits, d.evaluated) for d in some), max(d.gradients for d in some)
         console.print(
-            f"equal in {precision}: logits within {logits:.1e} (at most {TOLERANCES[precision][0]:g}), "
-            f"gradients within {gradients:.1e} (at most {TOLERANCES[precision][1]:g}) of the fp32 reference",
+            f"outputs agree in {precision}: relative distance from the fp32 reference at most {logits:.1e} for logits "
+            f"(allowed {TOLERANCES[precision][0]:g}) and {gradients:.1e} for gradients "
+            f"(allowed {TOLERANCES[precision][1]:g})",
             highlight=False, soft_wrap=True,
         )  # fmt: skip
     return found
 
 
 def peaks_of(entries: Sequence[Entry], plans: Mapping[str, Plan], task: Task, console: Console) -> dict[str, float]:
-    """MiB of each arm's peak over two steps, above what was there before the first, in a fresh process each."""
+    """Measure the peak memory of two steps of each candidate, in MiB above the start, each in a fresh process."""
     peaks = {}
     with console.status("memory") as status:
         for e in entries:

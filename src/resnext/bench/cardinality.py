@@ -1,4 +1,4 @@
-"""``resnext bench cardinality``: training speed over C at equal complexity (the paper's Table 2, ResNet-50's row)."""
+"""``resnext bench cardinality``: training speed over cardinality at equal complexity (networks of Table 2)."""
 
 import argparse
 from collections.abc import Mapping, Sequence
@@ -15,19 +15,25 @@ NETWORKS = ("resnet50", "resnext50_2x40d", "resnext50_4x24d", "resnext50_8x14d",
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``resnext bench cardinality``."""
+    """Add the arguments of ``resnext bench cardinality``."""
     parser.add_argument(
-        "--networks", nargs="+", metavar="NAME", default=list(NETWORKS), help="(default: those of Table 2, 50 layers)"
+        "--networks",
+        nargs="+",
+        metavar="NAME",
+        default=list(NETWORKS),
+        help="(default: the 50-layer networks of Table 2)",
     )
     add_batch(parser, 32, 224)
-    parser.add_argument("--rounds", type=int, default=5, metavar="N", help="timed steps of each arm [%(default)s]")
+    parser.add_argument(
+        "--rounds", type=int, default=5, metavar="N", help="timed steps of each candidate [%(default)s]"
+    )
     add_peers(parser)
-    parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16", help="of all arms [%(default)s]")
+    parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16", help="of all candidates [%(default)s]")
     add_out(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Exit status 0. Raises RequestError, and WorkError where an arm computes something else."""
+    """Run the benchmark; exit status 0. Raises WorkError if a candidate computes something different."""
     from resnext.bench.peers import OURS, chosen_peers
     from resnext.model.table import published
 
@@ -64,7 +70,7 @@ def run(args: argparse.Namespace) -> int:
     ]
     write_rows(path, rows, protocol(args.command))
     settings = [f"{a.cardinality}×{a.width}d" for a in networks.values()]
-    said = f"batch {args.batch}, {args.size}×{args.size}, {args.precision}, NHWC; the medians of {args.rounds} rounds"
+    said = f"batch {args.batch}, {args.size}×{args.size}, {args.precision}, NHWC; medians of {args.rounds} rounds"
     save(cardinality_picture(settings, lines, said), folder / "bench-cardinality.png")
     print_lines(console, list(networks), lines)
     console.print(f"{path}, {folder / 'bench-cardinality.png'}", highlight=False, markup=False, soft_wrap=True)
@@ -72,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def print_lines(console: "Console", names: Sequence[str], lines: Mapping[str, Sequence[Timing]]) -> None:
-    """A row a network, a column a library; below, how far each library's slowest is behind its fastest."""
+    """Print one row per network and one column per library, then each library's slowest speed over its fastest."""
     from rich.table import Table
 
     table = Table(box=None, header_style="bold", title="Training, images/s", title_justify="left", title_style="bold")
@@ -86,7 +92,7 @@ def print_lines(console: "Console", names: Sequence[str], lines: Mapping[str, Se
 
 
 def flatness(timings: Sequence[Timing]) -> float:
-    """The speed of the slowest over that of the fastest, by the ratios within each round."""
+    """Compute the slowest speed over the fastest, from the speed ratios within each round."""
     first = timings[0]
     relative = [ratio(timing, first)[0] for timing in timings]
     return min(relative) / max(relative)

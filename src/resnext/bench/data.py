@@ -1,4 +1,4 @@
-"""``resnext bench data``: from image files to augmented batches with the paper's recipe, beside torchvision's ways."""
+"""``resnext bench data``: speed from image files to augmented batches, compared with torchvision."""
 
 import argparse
 import tarfile
@@ -27,31 +27,31 @@ if TYPE_CHECKING:
     from resnext.data.folder import FolderDataset
     from resnext.data.loader import TrainLoader
 
-SENTENCE = "Images a second a core from files to batches, beside torchvision's ImageFolder."
+SENTENCE = "Measure images per second from files to batches, compared with torchvision's ImageFolder."
 OURS, EXACT = "resnext fast", "resnext exact"
 EXTENSIONS = (".jpg", ".jpeg", ".png")
-LARGEST = 4 << 30  # bytes of a tar that is unpacked
+LARGEST = 4 << 30  # bytes; larger tar files are not unpacked
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The place of the images, and how much of what is measured."""
-    parser.add_argument("path", metavar="FOLDER_OR_TAR", help="image files below a folder for each class")
+    """Add the arguments of ``resnext bench data``."""
+    parser.add_argument("path", metavar="FOLDER_OR_TAR", help="image files in one folder per class")
     parser.add_argument("--size", type=int, default=224, metavar="PIXELS", help="side of the inputs (default 224)")
-    parser.add_argument("--batch", type=int, default=32, help="images a batch (default 32)")
-    parser.add_argument("--limit", type=int, default=256, help="images a round (default 256)")
-    parser.add_argument("--rounds", type=int, default=7, help="times each arm is measured (default 7)")
-    parser.add_argument("--workers", type=int, default=0, help="loading processes of every arm (default 0: none)")
+    parser.add_argument("--batch", type=int, default=32, help="images per batch (default 32)")
+    parser.add_argument("--limit", type=int, default=256, help="images per round (default 256)")
+    parser.add_argument("--rounds", type=int, default=7, help="timed rounds of each candidate (default 7)")
+    parser.add_argument("--workers", type=int, default=0, help="loading processes of each candidate (default 0)")
     add_out(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Exit status 0. Raises RequestError for a place without images."""
+    """Run the benchmark; exit status 0. Raises RequestError if there are no images."""
     import torch
 
     from resnext.screen import screen
     from resnext.speed.allocator import keep_memory
 
-    keep_memory()  # as training does; every arm gains by it
+    keep_memory()  # as in training; it speeds up every candidate
     folder = out_folder(args)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -66,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
 def _measured(args: argparse.Namespace, root: Path, folder: Path, console: "Console") -> None:
     dataset = _dataset(root, args.limit)
     _print_differences(args, dataset, console)
-    with bench_bar("feeding") as progress:
+    with bench_bar("loading") as progress:
         timings = interleaved(_arms(args, root, dataset), args.rounds, progress=progress)
     stages = _stages(args, dataset, next(t for t in timings if t.name == OURS))
     path = csv_path(folder, "data")
@@ -80,7 +80,7 @@ def _measured(args: argparse.Namespace, root: Path, folder: Path, console: "Cons
 
 
 def _arms(args: argparse.Namespace, root: Path, dataset: "FolderDataset") -> list[Arm]:
-    """Ours, then torchvision's and, where it is installed, OpenCV's; each pass reads ``args.limit`` images at most."""
+    """Make our candidates, torchvision's and, if installed, OpenCV's; a pass reads at most ``args.limit`` images."""
     from importlib.util import find_spec
 
     from resnext.bench import feeding
@@ -107,7 +107,7 @@ def _epochs(loader: "TrainLoader") -> Callable[[], Iterator[Any]]:
 
 
 def _loader(dataset: Any, args: argparse.Namespace, *, fast: bool, **augment: Any) -> "TrainLoader":
-    """The training batches of the paper's ImageNet recipe."""
+    """Make the training loader of the paper's ImageNet recipe; ``augment`` changes single settings of it."""
     from resnext.data.augment import fast_transform, train_transform
     from resnext.data.folder import MEAN, STD
     from resnext.data.loader import TrainLoader
@@ -130,10 +130,12 @@ def _dataset(root: Path, limit: int) -> Any:
 
 
 def _print_differences(args: argparse.Namespace, dataset: Any, console: "Console") -> None:
-    """Fast against exact, same draws: how far their values lie apart, in levels of 0..255."""
+    """Print how far fast decoding is from exact decoding with the same random draws (0 to 255)."""
     from rich.table import Table
 
-    table = Table(box=None, header_style="bold", title="fast - exact, levels of 255", title_justify="left")
+    table = Table(
+        box=None, header_style="bold", title="fast minus exact decoding, on the scale of 0 to 255", title_justify="left"
+    )
     for heading in ("recipe", "largest", "mean", "values that differ"):
         table.add_column(heading, justify="left" if heading == "recipe" else "right")
     for name, change in (("crop and flip", {"jitter": 0.0, "lighting": 0.0}), ("with jitter and lighting", {})):
@@ -149,7 +151,7 @@ def _print_differences(args: argparse.Namespace, dataset: Any, console: "Console
 
 
 def _stages(args: argparse.Namespace, dataset: Any, whole: Timing) -> dict[str, float]:
-    """Microseconds an image of each part of our fast way; empty without it."""
+    """Time each stage of the fast decoder, in microseconds per image; empty if there is no fast decoder."""
     import torch
 
     from resnext.data.jpeg import Look, decoder
@@ -192,8 +194,8 @@ def _stages(args: argparse.Namespace, dataset: Any, whole: Timing) -> dict[str, 
 def _print_stages(stages: dict[str, float], console: "Console") -> None:
     from rich.table import Table
 
-    table = Table(box=None, header_style="bold", title=f"{OURS}, microseconds an image", title_justify="left")
-    table.add_column("part")
+    table = Table(box=None, header_style="bold", title=f"{OURS}, microseconds per image", title_justify="left")
+    table.add_column("stage")
     table.add_column("time", justify="right")
     table.add_column("share", justify="right")
     total = sum(stages.values())
@@ -209,7 +211,7 @@ def _title(args: argparse.Namespace, images: int) -> str:
 
 
 def _draw(timings: list[Timing], path: Path) -> None:
-    """A bar for each arm: the median, and a mark at the best round."""
+    """Plot one bar per candidate: the median, with a mark at the best round."""
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 0.6 + 0.5 * len(timings)), layout="constrained")
@@ -217,18 +219,18 @@ def _draw(timings: list[Timing], path: Path) -> None:
     names = [timing.name for timing in timings][::-1]
     axes.barh(names, [timing.median for timing in timings][::-1], color="#4878a8")
     axes.plot([timing.best for timing in timings][::-1], names, "|", color="black", markersize=14)
-    axes.set_xlabel("images a second: median, and the best round")
+    axes.set_xlabel("images per second: median (bar) and best round (mark)")
     figure.savefig(path, dpi=150)
 
 
 @contextmanager
 def _unpacked(path: Path) -> Iterator[Path]:
-    """The folder that holds a folder for each class: below ``path``, or of what a tar holds, unpacked for the while."""
+    """Find the folder with one subfolder per class, in ``path`` or in a tar file that is unpacked temporarily."""
     if path.is_dir():
         yield _class_root(path)
         return
     if not path.is_file():
-        raise RequestError(f"{path} does not exist; give a folder of image files, or a tar of one")
+        raise RequestError(f"{path} does not exist; give a folder of image files, or a tar file of one")
     with tempfile.TemporaryDirectory(prefix="resnext-bench-") as name:
         try:
             with tarfile.open(path) as tar:
@@ -242,7 +244,7 @@ def _unpacked(path: Path) -> Iterator[Path]:
 
 
 def _class_root(root: Path) -> Path:
-    """The nearest folder whose folders hold images. Raises RequestError."""
+    """Find the topmost folder whose subfolders hold images. Raises RequestError if there is none."""
     level = [root]
     for _ in range(4):
         for folder in level:
@@ -251,5 +253,5 @@ def _class_root(root: Path) -> Path:
                 return folder
         level = [entry for folder in level for entry in sorted(folder.iterdir()) if entry.is_dir()]
     raise RequestError(
-        f"{root} has no folders of images; expected CLASS/IMAGE in files ending in {' '.join(EXTENSIONS)}"
+        f"{root} has no folders of images; expected CLASS/IMAGE with files ending in {' '.join(EXTENSIONS)}"
     )

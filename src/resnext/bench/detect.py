@@ -1,7 +1,7 @@
-"""``resnext bench detect``: a detector's training step and prediction, ours beside torchvision's own Faster R-CNN.
+"""``resnext bench detect``: training step and prediction of our Faster R-CNN, compared with torchvision's own.
 
-Both stand on the same network with the same weights, BN frozen and the stages frozen that are named; the same images
-and boxes, and the same samples. What they compute is compared before anything is timed.
+Both use the same network and weights, frozen BN, the same frozen stages, the same images and boxes, and the same random
+samples of proposals. Their outputs are compared before anything is timed.
 """
 
 import argparse
@@ -27,23 +27,25 @@ if TYPE_CHECKING:
     from resnext.bench.detect_step import Detecting, Distance, Task
     from resnext.bench.step import Way
 
-SMALLEST = 64  # pixels: the coarsest map of the pyramid has a pixel then
+SMALLEST = 64  # pixels; the coarsest pyramid level then has one pixel
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``resnext bench detect``."""
+    """Add the arguments of ``resnext bench detect``."""
     parser.add_argument("model", nargs="?", default="resnext50_32x4d", metavar="MODEL", help="(default: %(default)s)")
     parser.add_argument("--size", type=int, default=480, metavar="PIXELS", help="shorter side of the images [480]")
-    parser.add_argument("--batch", type=int, default=2, metavar="N", help="images a step [2]")
-    parser.add_argument("--boxes", type=int, default=8, metavar="N", help="boxes an image [8]")
+    parser.add_argument("--batch", type=int, default=2, metavar="N", help="images per step [2]")
+    parser.add_argument("--boxes", type=int, default=8, metavar="N", help="boxes per image [8]")
     parser.add_argument("--freeze", default="conv2", choices=(*FREEZES[:-1], "none"), help="last frozen stage [conv2]")
-    parser.add_argument("--rounds", type=int, default=7, metavar="N", help="timed steps of each arm [7]")
-    parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16", help="of ours and of theirs at best")
+    parser.add_argument("--rounds", type=int, default=7, metavar="N", help="timed steps of each candidate [7]")
+    parser.add_argument(
+        "--precision", choices=("bf16", "fp32"), default="bf16", help="of the fastest candidates [bf16]"
+    )
     add_out(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Exit status 0. Raises RequestError, and WorkError where an arm computes something else."""
+    """Run the benchmark; exit status 0. Raises WorkError if a candidate computes something different."""
     from resnext.model.table import published
 
     for option, least in (("size", SMALLEST), ("batch", 1), ("boxes", 1), ("rounds", 1)):
@@ -65,11 +67,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def measured(task: "Task", ways: "list[Way]", rounds: int, console: "Console") -> list[dict[str, object]]:
-    """Build, compare, time both kinds of work and print them; gives the lines of the CSV."""
+    """Build and compare the candidates, time training and prediction, print the results, and return the CSV rows."""
     from resnext.bench.detect_step import arms_named
     from resnext.bench.measure import Arm, interleaved
 
-    with console.status("comparing what the arms compute"):
+    with console.status("comparing the outputs of the candidates"):
         arms = arms_named(task, ways)
         distances = compared(arms, console)
     rows: list[dict[str, object]] = []
@@ -85,20 +87,20 @@ def measured(task: "Task", ways: "list[Way]", rounds: int, console: "Console") -
 
 
 def compared(arms: "dict[str, Detecting]", console: "Console") -> "dict[str, Distance]":
-    """How far each arm is from torchvision's in fp32, on this very batch. Raises WorkError where ours is too far."""
+    """Compare the outputs of each candidate with torchvision in fp32. Raises WorkError if ours differ too much."""
     from resnext.bench.detect_step import check, distance, outcome
 
     outcomes = {name: outcome(arm) for name, arm in arms.items()}
     reference = next(n for n, a in arms.items() if not a.ours and a.way.precision == "fp32" and not a.way.channels_last)
     found = {name: distance(one, outcomes[reference]) for name, one in outcomes.items()}
     for name, arm in arms.items():
-        if arm.ours:  # how far theirs goes in bf16, with anchors in bf16 too, is only reported
+        if arm.ours:  # torchvision in bf16 computes its anchors in bf16 too: its distance is only reported
             check(name, arm.way.precision, found[name])
     for name, far in found.items():
         if name != reference:
             console.print(
-                f"{name}: losses of the RPN within {far.rpn:.1e} of {reference}'s, of the head within {far.head:.1e}, "
-                f"scores within {far.scores:.1e}",
+                f"{name}: distance from {reference}: RPN losses {far.rpn:.1e}, head losses {far.head:.1e}, "
+                f"scores {far.scores:.1e}",
                 highlight=False, soft_wrap=True,
             )  # fmt: skip
     return found

@@ -1,7 +1,7 @@
-"""A detector of an arm, ours or torchvision's own, with the same weights: its training step and its prediction.
+"""Training step and prediction of a detector for ``resnext bench detect``: ours or torchvision's, with equal weights.
 
-BN is frozen and the network frozen up to a stage, as detectors are trained. Boxes, samples and proposals are those
-that noise and the weights give; both libraries draw the same, from the same seed.
+BN is frozen, and so is the network up to a stage, as usual when detectors are trained. Images are noise and boxes are
+random. Both libraries draw the same samples from the same seed.
 """
 
 from collections.abc import Sequence
@@ -30,8 +30,8 @@ from resnext.train.finetune import freeze, norms, stages_of, training_mode
 from resnext.weights import torchvision as torchvision_names
 
 SGD: dict[str, Any] = {"lr": 1e-4, "momentum": 0.9, "weight_decay": 1e-4}
-WIDER = 4 / 3  # the longer side over the shorter one
-LOGITS = 1.0  # deviation of the classes' scores: some hundred candidates an image then pass the least score
+WIDER = 4 / 3  # longer side over shorter side
+LOGITS = 1.0  # standard deviation of class logits; some hundred boxes per image then pass the score threshold
 SEED = 0
 SETTINGS = DetectorSettings()  # torchvision's defaults
 RPN_LOSSES = ("loss_objectness", "loss_rpn_box_reg")
@@ -40,18 +40,18 @@ PARTS = (*RPN_LOSSES, "loss_classifier", "loss_box_reg")
 
 @dataclass(frozen=True)
 class Task:
-    """What every arm does a step of."""
+    """The batch and the detector that every candidate is timed on."""
 
     architecture: Architecture
     size: int  # shorter side
     batch: int
-    boxes: int = 8  # of an image
+    boxes: int = 8  # per image
     classes: int = 80
-    freeze: str | None = "conv2"
+    freeze: str | None = "conv2"  # last frozen stage
 
     @property
     def images(self) -> list[Tensor]:
-        """Noise of a coarse grain, uint8 [3, H, W]."""
+        """Images of coarse noise, uint8 [3, H, W]."""
         generator = torch.Generator().manual_seed(1)
         coarse = torch.rand(self.batch, 3, self.size // 8 + 1, self.width // 8 + 1, generator=generator)
         fine = torch.nn.functional.interpolate(coarse, (self.size, self.width), mode="bilinear", align_corners=False)
@@ -59,12 +59,12 @@ class Task:
 
     @property
     def width(self) -> int:
-        """The longer side."""
+        """The longer side in pixels."""
         return round(self.size * WIDER)
 
     @property
     def targets(self) -> list[dict[str, Tensor]]:
-        """Boxes of all sizes; labels from 0."""
+        """Random boxes of all sizes, with labels that start at 0."""
         generator = torch.Generator().manual_seed(2)
         found = []
         for _ in range(self.batch):
@@ -77,7 +77,7 @@ class Task:
 
 
 class Detecting:
-    """One arm: ``train_step`` and ``predict`` on the task's batch."""
+    """One candidate: ``train_step`` and ``predict`` on the batch of the workload."""
 
     def __init__(self, task: Task, way: Way, start: FasterRcnn) -> None:
         keep_memory()
@@ -88,26 +88,26 @@ class Detecting:
         trained = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.SGD(trained, fused=self.ours or None, **SGD)
         self.images, self.targets = task.images, task.targets
-        if not self.ours:  # its own loaders give floats, and its labels begin behind the background
+        if not self.ours:  # torchvision expects float images, and label 0 is the background
             self.images = [image.float() / 255 for image in self.images]
             self.targets = [target | {"labels": target["labels"] + 1} for target in self.targets]
 
     def losses(self) -> dict[str, Tensor]:
-        """The parts of the loss, of samples that depend on the seed alone."""
+        """Compute the losses; the samples depend on the seed only."""
         training_mode(self.model)
         torch.manual_seed(SEED)
         with autocast(self.images[0].device, self.way.precision):
             return dict(self.model(self.images, self.targets))
 
     def train_step(self) -> None:
-        """Forward, loss, backward, SGD."""
+        """Run forward pass, loss, backward pass and an SGD step."""
         sum(self.losses().values(), torch.zeros(())).backward()
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
     @torch.no_grad()
     def predict(self) -> list[Found]:
-        """Boxes, scores and labels of each image."""
+        """Predict boxes, scores and labels for each image."""
         if self.model.training:
             self.model.eval()
         with autocast(self.images[0].device, self.way.precision):
@@ -115,11 +115,14 @@ class Detecting:
 
 
 def started(task: Task) -> FasterRcnn:
-    """The detector that every arm begins as. Raises RequestError for a network torchvision's has no counterpart of."""
+    """Build the detector whose weights every candidate starts from.
+
+    Raises RequestError for a network that torchvision's detector cannot use.
+    """
     a = task.architecture
     torchvision_names.check_expressible(a)
     if len(a.stages) != 4 or (a.block == "basic" and a.cardinality > 1):
-        raise RequestError(f"torchvision's detector stands on a ResNet or ResNeXt of four stages, not on {a.name}")
+        raise RequestError(f"torchvision's detector needs a ResNet or ResNeXt of four stages, not {a.name}")
     classes = tuple(f"class {number}" for number in range(task.classes))
     model = build_detector(a.change(num_classes=0), SETTINGS, classes, DetectPreprocessing(), seed=SEED)
     calmed(model.network)
@@ -132,14 +135,14 @@ def started(task: Task) -> FasterRcnn:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What an arm computes before its first step."""
+    """What a candidate computes before its first step."""
 
     losses: dict[str, float]
     found: list[Found]
 
 
 def outcome(arm: Detecting) -> Outcome:
-    """This is also the arm's warm-up: it ends with a step."""
+    """Compute detections and losses, then do a training step; this is also the warm-up."""
     found = arm.predict()
     losses = {name: loss.item() for name, loss in arm.losses().items()}
     arm.train_step()
@@ -148,7 +151,7 @@ def outcome(arm: Detecting) -> Outcome:
 
 @dataclass(frozen=True)
 class Distance:
-    """Of an outcome from the reference's: of the parts of the loss as shares of the whole, and of the best scores."""
+    """Distances from the reference: of losses as shares of the total loss, and of the best scores."""
 
     rpn: float
     head: float
@@ -156,7 +159,7 @@ class Distance:
 
 
 def distance(of: Outcome, to: Outcome) -> Distance:
-    """How far an outcome is from the reference."""
+    """Measure how far outputs are from those of the reference."""
     whole = sum(to.losses.values())
     losses = {name: abs(of.losses[name] - value) / whole for name, value in to.losses.items()}
     rpn = max(losses[name] for name in RPN_LOSSES)
@@ -164,25 +167,25 @@ def distance(of: Outcome, to: Outcome) -> Distance:
     return Distance(rpn, head, max(_scores(a, b) for a, b in zip(of.found, to.found, strict=True)))
 
 
-# A proposal more or less, or two in another order, are other samples for the head: its losses move by some hundredths.
+# One proposal more or less, or another order, changes the samples of the head: its losses move by a few percent.
 TOLERANCES = {"fp32": Distance(1e-4, 2e-2, 1e-3), "bf16": Distance(0.05, 0.1, 0.1)}
 
 
 def check(arm: str, precision: str, found: Distance) -> None:
-    """Raises WorkError where ``found`` is more than rounding, and what follows from it, makes."""
+    """Check that a distance can be explained by rounding and its consequences. Raises WorkError if it is larger."""
     most = TOLERANCES[precision]
     for what in ("rpn", "head", "scores"):
         value, limit = getattr(found, what), getattr(most, what)
         if not value <= limit:
-            name = {"rpn": "losses of the RPN", "head": "losses of the head", "scores": "best scores"}[what]
+            name = {"rpn": "RPN losses", "head": "head losses", "scores": "best scores"}[what]
             raise WorkError(
-                f"{arm} does not compute what the reference does: its {name} differ by {value:.2g}, where {precision} "
-                f"may differ by {limit:g}; nothing was timed"
+                f"{arm} does not compute the same as the reference: its {name} differ by {value:.2g}, but in "
+                f"{precision} at most {limit:g} is allowed; nothing was timed"
             )
 
 
 def ways_of(precision: str) -> list[Way]:
-    """Ours fast and by default, then torchvision at its default and at its best."""
+    """List ours in ``precision`` and in fp32, then torchvision with its defaults and with its fastest settings."""
     fast, plain = Way(OURS, precision), Way("torchvision", "fp32", channels_last=False)
     ways = [fast, replace(fast, precision="fp32"), plain, Way("torchvision", precision)]
     return list(dict.fromkeys(ways))
@@ -195,7 +198,7 @@ def _ours(task: Task, start: FasterRcnn) -> FasterRcnn:
     model.load_state_dict(start.state_dict(), strict=True)
     freeze(model.network, InitSettings(weights="the same", frozen_bn=True, freeze=task.freeze))
     training_mode(model)
-    make_fast(model)  # as detect train has it
+    make_fast(model)  # as in resnext detect train
     return model
 
 
@@ -218,17 +221,17 @@ def _theirs(task: Task, start: FasterRcnn) -> FasterRCNN:
         rpn_post_nms_top_n_test=SETTINGS.rpn_post_nms_test,
         box_batch_size_per_image=SETTINGS.roi_batch,
     )
-    model.transform.resize = lambda image, target=None: (image, target)  # a loader's work, as with ours
+    model.transform.resize = lambda image, target=None: (image, target)  # the loader resizes, as with ours
     known, ours = model.state_dict(), start.state_dict()
     left = {key for key in ours if key not in known and not key.endswith("num_batches_tracked")}
     if left:
-        raise WorkError(f"torchvision's detector has no {min(left)}; nothing was timed")
+        raise WorkError(f"torchvision's detector has no parameter {min(left)}; nothing was timed")
     model.load_state_dict({key: ours[key] for key in known}, strict=True)
     return model
 
 
 def _take_statistics(model: FasterRcnn, task: Task) -> None:
-    """Running statistics as of training on these images, so that no map grows or dies."""
+    """Set running statistics from these images, so that activations neither grow nor vanish."""
     layers = norms(model.network)
     before = [norm.momentum for norm in layers]
     for norm in layers:
@@ -240,7 +243,7 @@ def _take_statistics(model: FasterRcnn, task: Task) -> None:
 
 
 def _class_scores(model: FasterRcnn, task: Task) -> Tensor:
-    """Logits of the classes for proposals of the first image."""
+    """Compute the class logits of the proposals of the first image."""
     seen: list[Tensor] = []
     hook = model.roi_heads.box_predictor.cls_score.register_forward_hook(lambda _m, _x, y: seen.append(y))
     model.eval()
@@ -250,7 +253,7 @@ def _class_scores(model: FasterRcnn, task: Task) -> Tensor:
 
 
 def _scores(a: Found, b: Found) -> float:
-    """The largest difference of the scores in order; as large as a score where one finds nothing."""
+    """Return the largest difference between sorted scores; 1 if only one of both found anything."""
     if not len(a["scores"]) or not len(b["scores"]):
         return float(len(a["scores"]) != len(b["scores"]))
     most = min(len(a["scores"]), len(b["scores"]))
@@ -258,6 +261,6 @@ def _scores(a: Found, b: Found) -> float:
 
 
 def arms_named(task: Task, ways: Sequence[Way]) -> dict[str, Detecting]:
-    """The arms by their names, all with the same weights. Raises RequestError."""
+    """Build all candidates with the same weights, by name."""
     start = started(task)
     return {str(way): Detecting(task, way, start) for way in ways}

@@ -1,4 +1,4 @@
-"""The ways of others from image files to augmented batches, with the paper's recipe, for ``resnext bench data``."""
+"""Input pipelines of other libraries with the paper's augmentation, for ``resnext bench data``."""
 
 import warnings
 from collections.abc import Callable, Iterator
@@ -20,7 +20,7 @@ Batches = Callable[[], Iterator[Any]]
 
 
 def image_folder(root: Path, size: int, batch: int, workers: int) -> Batches:
-    """torchvision's ImageFolder with Pillow: crop, ColorJitter and flip on the picture, then tensor and lighting."""
+    """Use torchvision's ImageFolder with Pillow: crop, jitter and flip on the PIL image, lighting on the tensor."""
     steps = [
         v2.RandomResizedCrop(size, interpolation=InterpolationMode.BICUBIC, antialias=True),
         v2.ColorJitter(JITTER, JITTER, JITTER),
@@ -33,7 +33,7 @@ def image_folder(root: Path, size: int, batch: int, workers: int) -> Batches:
 
 
 def decoded_tensors(root: Path, size: int, batch: int, workers: int) -> Batches:
-    """torchvision.io's decoder and v2 transforms on tensors."""
+    """Use torchvision.io's decoder and v2 transforms on tensors."""
     steps = [
         v2.RandomResizedCrop(size, interpolation=InterpolationMode.BICUBIC, antialias=True),
         v2.RandomHorizontalFlip(FLIP),
@@ -45,7 +45,7 @@ def decoded_tensors(root: Path, size: int, batch: int, workers: int) -> Batches:
 
 
 def opencv(root: Path, size: int, batch: int, workers: int) -> Batches:
-    """OpenCV's decoder and resize (by area where it shrinks, which is its antialiasing), colours on floats as ours."""
+    """Use OpenCV's decoder and resize (INTER_AREA when shrinking, for antialiasing) and our colour transforms."""
     import cv2
 
     cv2.setNumThreads(1)
@@ -72,7 +72,7 @@ class _OpenCV:
 
 def _tensor_of(path: str) -> Tensor:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # newer releases point to another package
+        warnings.simplefilter("ignore", DeprecationWarning)  # newer releases recommend another package
         return decode_image(path, mode=ImageReadMode.RGB)
 
 

@@ -1,7 +1,7 @@
-"""``resnext bench growth``: a training step's time and memory as batch, image size and depth grow; and small nets.
+"""``resnext bench growth``: time and memory of a training step as batch, image size and depth grow; and small networks.
 
-Ours stands beside plain PyTorch: the network as ``create_model`` gives it. A point that was measured by the same
-command on this machine is kept, so a run that was interrupted goes on where it was.
+Our fast paths are compared with plain PyTorch: the network as ``create_model`` returns it. Points that the same command
+has measured on this machine are kept, so an interrupted run continues where it stopped.
 """
 
 import argparse
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
     from resnext.model.architecture import Architecture
 
-SWEEPS = {  # what grows -> its name on the axis, and the picture's heading
-    "batch": ("images a step", "A training step as the batch grows"),
+SWEEPS = {  # what grows -> label of the x axis, title of the plot
+    "batch": ("images per step", "A training step as the batch grows"),
     "size": ("side of the images (pixels)", "A training step as the images grow"),
     "depth": ("layers", "A training step as the network grows"),
 }
@@ -36,37 +36,49 @@ SMALL = "small"
 DEPTHS = ("resnext50_32x4d", "resnext101_32x4d", "resnext152_32x4d")
 SMALL_NETWORKS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("resnext29_4x8d", {"base_channels": 16}),
-    (  # that of recipes/small/fashion-mnist.yaml
+    (  # the network of recipes/small/fashion-mnist.yaml
         "resnext20_4x8d",
         {"base_channels": 16, "blocks": (1, 2, 3), "stage_widths": (32, 64, 256), "stage_channels": (32, 128, 256)},
     ),
 )
-MACHINE = ("cpu", "isa", "threads", "torch", "resnext")  # columns that a kept point must share
+MACHINE = ("cpu", "isa", "threads", "torch", "resnext")  # columns in which a kept point must agree
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``resnext bench growth``."""
+    """Add the arguments of ``resnext bench growth``."""
     parser.add_argument("model", nargs="?", default=DEPTHS[0], metavar="MODEL", help="[%(default)s]")
     parser.add_argument(
         "--of", nargs="+", choices=(*SWEEPS, SMALL), default=[*SWEEPS, SMALL], metavar="WHAT",
-        help=f"{', '.join(SWEEPS)}, or {SMALL}: nets of 16 channels on 32x32 (default: all)",
+        help=f"{', '.join(SWEEPS)}, or {SMALL}: networks of 16 channels on 32x32 images (default: all)",
     )  # fmt: skip
     parser.add_argument("--batches", type=int, nargs="+", default=[4, 8, 16, 32, 64], metavar="N", help="%(default)s")
     parser.add_argument(
         "--sizes", type=int, nargs="+", default=[96, 128, 160, 192, 224, 288], metavar="N", help="%(default)s"
     )
-    parser.add_argument("--networks", nargs="+", default=list(DEPTHS), metavar="NAME", help="of the depths")
-    parser.add_argument("--batch", type=int, default=8, metavar="N", help="where it does not grow [%(default)s]")
-    parser.add_argument("--size", type=int, default=224, metavar="N", help="where it does not grow [%(default)s]")
-    parser.add_argument("--rounds", type=int, default=3, metavar="N", help="timed steps of each arm [%(default)s]")
-    parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16", help="of both [%(default)s]")
-    parser.add_argument("--again", action="store_true", help="measure points anew that this command measured before")
+    parser.add_argument(
+        "--networks", nargs="+", default=list(DEPTHS), metavar="NAME", help="networks of the depth sweep"
+    )
+    parser.add_argument(
+        "--batch", type=int, default=8, metavar="N", help="batch size of the other sweeps [%(default)s]"
+    )
+    parser.add_argument(
+        "--size", type=int, default=224, metavar="N", help="image size of the other sweeps [%(default)s]"
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=3, metavar="N", help="timed steps of each candidate [%(default)s]"
+    )
+    parser.add_argument(
+        "--precision", choices=("bf16", "fp32"), default="bf16", help="of both candidates [%(default)s]"
+    )
+    parser.add_argument(
+        "--again", action="store_true", help="measure points again that this command has measured before"
+    )
     add_out(parser)
 
 
 @dataclass(frozen=True)
 class Point:
-    """One network on one batch."""
+    """One network and batch to be measured."""
 
     sweep: str
     at: int
@@ -76,7 +88,7 @@ class Point:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Exit status 0. Raises RequestError, and WorkError where an arm computes something else."""
+    """Run the benchmark; exit status 0. Raises WorkError if a candidate computes something different."""
     args.command = args.command.replace(" --again", "")
     points = {sweep: points_of(sweep, args) for sweep in SWEEPS if sweep in args.of}
     folder = out_folder(args)
@@ -94,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def points_of(sweep: str, args: argparse.Namespace) -> list[Point]:
-    """The points of a sweep in the order they grow. Raises RequestError for those that cannot be measured."""
+    """List the points of a sweep in growing order. Raises RequestError for points that cannot be measured."""
     from resnext.model.table import published
 
     a = published(args.model)
@@ -107,7 +119,9 @@ def points_of(sweep: str, args: argparse.Namespace) -> list[Point]:
         raise RequestError(f"--rounds {args.rounds} must be at least 1")
     for point in points:
         if point.batch < 2:
-            raise RequestError(f"a batch of {point.batch} is too small: batch norm takes its statistics over the batch")
+            raise RequestError(
+                f"a batch of {point.batch} is too small: batch norm computes its statistics over the batch"
+            )
         point.architecture.check_image_size(point.size, point.size)
     return points
 
@@ -115,7 +129,7 @@ def points_of(sweep: str, args: argparse.Namespace) -> list[Point]:
 def measure_sweep(
     sweep: str, points: Sequence[Point], folder: Path, args: argparse.Namespace, console: "Console"
 ) -> None:
-    """Measure what is missing, write each point as it comes, and draw them all."""
+    """Measure the missing points, write each to the CSV at once, and plot all of them."""
     from resnext.bench.pictures import growth_picture
     from resnext.evaluate.style import save
 
@@ -142,7 +156,7 @@ def measure_sweep(
 
 
 def measure_point(point: Point, args: argparse.Namespace, console: "Console") -> list[dict[str, object]]:
-    """Its lines of the CSV, ours first."""
+    """Measure one point; return its CSV rows, ours first."""
     from resnext.bench.arms import Entry, Task, measured
     from resnext.bench.step import Way
 
@@ -157,7 +171,7 @@ def measure_point(point: Point, args: argparse.Namespace, console: "Console") ->
 
 
 def drawn(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The points of a picture out of lines of the CSV, in the order they grow."""
+    """Collect the points of a plot from CSV rows, in growing order."""
     points: dict[int, dict[str, Any]] = {}
     for row in rows:
         at = int(row["at"])
@@ -168,7 +182,7 @@ def drawn(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def measure_small(folder: Path, args: argparse.Namespace, console: "Console") -> None:
-    """Small nets, batch 64 of 32x32: ours and plain in both precisions and, plain, both layouts."""
+    """Measure small networks on batches of 64 images of 32x32: ours and plain PyTorch in all precisions and layouts."""
     from resnext.bench.arms import Entry, Task, measured
     from resnext.bench.step import Way
     from resnext.model.architecture import Architecture

@@ -1,4 +1,4 @@
-"""``resnext bench infer``: how fast networks answer here, ours on the engine it chose beside the peers' own ways."""
+"""``resnext bench infer``: inference speed of our engines, compared with other libraries."""
 
 import argparse
 from pathlib import Path
@@ -13,34 +13,42 @@ if TYPE_CHECKING:
     from resnext.bench.measure import Timing
     from resnext.model.network import Network
 
-SENTENCE = "Measure prediction by each engine, beside theirs."
+SENTENCE = "Measure inference speed of each engine, compared with other libraries."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Which network, batches and precisions, and how long to measure."""
+    """Add the arguments of ``resnext bench infer``."""
     from resnext.bench.report import add_out
 
     parser.add_argument(
         "model", nargs="?", default="resnext50_32x4d", metavar="MODEL|RUN|FILE", help="[resnext50_32x4d, new weights]"
     )
     parser.add_argument(
-        "--batch", type=numbers, default=[1, 16], metavar="N,N", help="1: latency; else throughput [1,16]"
+        "--batch",
+        type=numbers,
+        default=[1, 16],
+        metavar="N,N",
+        help="batch sizes; 1 measures latency, more throughput [1,16]",
     )
-    parser.add_argument("--size", type=int, metavar="N", help="side of the images, pixels [the weights', or 224]")
-    parser.add_argument("--precision", type=words, default=["fp32", "bf16"], metavar="P,P", help="fp32, bf16, int8")
-    parser.add_argument("--engine", default="auto", help="pytorch, onnxruntime, openvino or auto: for ours [auto]")
-    parser.add_argument("--threads", type=int, metavar="N", help="of every arm [the cores]")
-    parser.add_argument("--rounds", type=int, default=9, metavar="N", help="measured rounds [9]")
     parser.add_argument(
-        "--memory", action="store_true", help="also the peak memory of each arm, in a process of its own"
+        "--size", type=int, metavar="N", help="side of the images in pixels [that of the weights, else 224]"
     )
-    parser.add_argument("--no-peers", action="store_true", help="ours and plain PyTorch only")
-    parser.add_argument("--calibration", metavar="DIR", help="images for int8 [a run's training data, else noise]")
+    parser.add_argument("--precision", type=words, default=["fp32", "bf16"], metavar="P,P", help="fp32, bf16, int8")
+    parser.add_argument("--engine", default="auto", help="our engine: pytorch, onnxruntime, openvino or auto [auto]")
+    parser.add_argument("--threads", type=int, metavar="N", help="threads of each candidate [the cores]")
+    parser.add_argument("--rounds", type=int, default=9, metavar="N", help="timed rounds of each candidate [9]")
+    parser.add_argument(
+        "--memory", action="store_true", help="also measure the peak memory of each candidate, in a fresh process"
+    )
+    parser.add_argument("--no-peers", action="store_true", help="measure only ours and plain PyTorch")
+    parser.add_argument(
+        "--calibration", metavar="DIR", help="calibration images for int8 [the run's training data, else noise]"
+    )
     add_out(parser)
 
 
 def numbers(text: str) -> list[int]:
-    """``1,16`` as whole numbers above 0."""
+    """Parse a list of positive whole numbers such as ``1,16``."""
     try:
         values = [int(word) for word in text.split(",")]
     except ValueError:
@@ -51,12 +59,12 @@ def numbers(text: str) -> list[int]:
 
 
 def words(text: str) -> list[str]:
-    """``fp32,bf16`` as words."""
+    """Parse a list of words such as ``fp32,bf16``."""
     return text.split(",")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Measure, print, and write ``bench-infer.csv``; of a run also the accuracy lost in each precision."""
+    """Measure, print and write ``bench-infer.csv``; for a run also the accuracy lost in each precision."""
     import torch
 
     from resnext.bench.infer_accuracy import held_out_images, show_accuracy
@@ -88,8 +96,10 @@ def run(args: argparse.Namespace) -> int:
 
 
 def check_precisions(args: argparse.Namespace) -> None:
-    """Raises RequestError for precisions that are unknown, or that the engine does not compute in, and images for
-    int8 without it."""
+    """Check ``--precision`` and ``--calibration``.
+
+    Raises RequestError for an unknown precision, one the engine does not support, or calibration images without int8.
+    """
     from resnext.deploy.engines import TOLERANCE, candidates
 
     for precision in args.precision:
@@ -97,11 +107,11 @@ def check_precisions(args: argparse.Namespace) -> None:
             raise RequestError(f"--precision {precision!r} is unknown{nearest(precision, TOLERANCE)}")
         candidates(args.engine, precision)
     if args.calibration is not None and "int8" not in args.precision:
-        raise RequestError("--calibration belongs to --precision int8")
+        raise RequestError("--calibration needs --precision int8")
 
 
 def measured(case: "Case", args: argparse.Namespace, console: Any) -> list[dict[str, object]]:
-    """One batch size: the arms in turn, a table, and the lines of the CSV."""
+    """Measure and print one batch size; return the CSV rows."""
     from resnext.bench.infer_arms import arms_of, bound, memory
     from resnext.bench.measure import interleaved
     from resnext.bench.report import bench_bar, print_timings, timing_rows
@@ -123,24 +133,26 @@ def measured(case: "Case", args: argparse.Namespace, console: Any) -> list[dict[
     print_timings(console, f"{name}, batch {case.batch}, {case.size}x{case.size}", timings, ours, more)
     say_ours(timings, about, console)
     for precision, images in peaks.items():
-        console.print(f"arithmetic bound in {precision}: {images:.1f} images/s", highlight=False, style="dim")
+        console.print(
+            f"upper bound from arithmetic in {precision}: {images:.1f} images/s", highlight=False, style="dim"
+        )
     facts = {"model": name, "batch": case.batch, "size": case.size}
     rows = timing_rows(timings, ours, {n: {**about[n], **more[n]} for n in more})
     return [facts | row for row in rows]
 
 
 def say_ours(timings: "list[Timing]", about: dict[str, dict[str, object]], console: Any) -> None:
-    """The way our arms run, and how many times as fast each is as each peer."""
+    """Print the engine of each of our candidates, and its speed relative to each other candidate."""
     from resnext.bench.measure import ratio
 
     for mine in (timing for timing in timings if timing.name.startswith("resnext ")):
         others = [t for t in timings if not t.name.startswith("resnext ")]
-        said = ", ".join(f"{ratio(mine, other)[0]:.2f}x {other.name}" for other in others)
-        console.print(f"{mine.name} ({about[mine.name]['way']}) is {said}", highlight=False, soft_wrap=True)
+        said = ", ".join(f"{ratio(mine, other)[0]:.2f}x the speed of {other.name}" for other in others)
+        console.print(f"{mine.name} ({about[mine.name]['way']}): {said}", highlight=False, soft_wrap=True)
 
 
 def loaded(args: argparse.Namespace) -> "tuple[Network, Tensor | None]":
-    """The network, and images to calibrate int8 on: of a run, a folder, or noise where only the speed is asked for."""
+    """Load the network and, for int8, calibration images of the run or folder, else noise (enough to time it)."""
     import torch
 
     from resnext import create_model

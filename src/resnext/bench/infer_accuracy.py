@@ -1,4 +1,4 @@
-"""What a precision costs in accuracy: a run's held-out images, all of them, by the evaluator's exact counts."""
+"""Measure the accuracy that a precision costs, on all held-out images of a run."""
 
 import argparse
 from pathlib import Path
@@ -17,14 +17,14 @@ from resnext.run_directory import is_run
 
 
 def held_out_images(model: str) -> Dataset | None:
-    """The held-out images of a run; None for what is no run. Raises RequestError where they are not there."""
+    """Open the held-out images of a run; None if ``model`` is not a run. Raises RequestError if they are missing."""
     return open_data(read_recipe(Path(model) / "recipe.yaml").data).val if is_run(Path(model)) else None
 
 
 def show_accuracy(
     args: argparse.Namespace, network: Network, calibration: Tensor | None, console: Any, held_out: Dataset | None
 ) -> list[dict[str, object]]:
-    """Of a run: errors of each precision asked for beside plain fp32, printed and as lines of the CSV. Else nothing."""
+    """Evaluate each precision against plain fp32, print the errors, and return CSV rows; nothing without images."""
     if held_out is None:
         return []
     preprocessing = preprocessing_of(network)
@@ -35,7 +35,8 @@ def show_accuracy(
     plain = judged(network)
     wrong = plain.n - plain.correct1
     console.print(
-        f"{held_out.name}: {wrong} of {plain.n:,} wrong in plain fp32 ({plain.top1_error:.2f} %)", highlight=False
+        f"{held_out.name}: {wrong} errors on {plain.n:,} images in plain fp32 ({plain.top1_error:.2f} %)",
+        highlight=False,
     )
     rows: list[dict[str, object]] = []
     for precision in args.precision:
@@ -45,8 +46,8 @@ def show_accuracy(
         found = judged(predictor)
         lost, changed = found.top1_error - plain.top1_error, int((found.predicted != plain.predicted).sum())
         console.print(
-            f"  {precision}: {found.n - found.correct1} wrong, {lost:+.2f} points lost, {changed} predictions "
-            f"differ ({predictor.engine})",
+            f"  {precision}: {found.n - found.correct1} errors, {lost:+.2f} percentage points, {changed} predictions "
+            f"changed ({predictor.engine})",
             highlight=False,
             soft_wrap=True,
         )

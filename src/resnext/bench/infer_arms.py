@@ -1,4 +1,4 @@
-"""What takes part in ``resnext bench infer``: ours, and the peers' ways to run the same weights, checked first."""
+"""Candidates of ``resnext bench infer``: our engines and other libraries with the same weights, checked first."""
 
 import argparse
 import contextlib
@@ -22,15 +22,15 @@ from resnext.model.network import Network
 from resnext.speed.choices import seconds_of
 
 CPU = torch.device("cpu")
-Made = tuple[str, str, str, Callable[[Tensor], Tensor]]  # name, precision, way, and images -> logits
+Made = tuple[str, str, str, Callable[[Tensor], Tensor]]  # name, precision, engine, function from images to logits
 
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """One batch of one network to be measured."""
+    """One network and batch to be measured."""
 
     network: Network
-    named: str  # as the user did
+    named: str  # as the user wrote it
     batch: int
     size: int
     precisions: tuple[str, ...]
@@ -40,7 +40,7 @@ class Case:
 
     @property
     def images(self) -> Tensor:
-        """Of the calibration where there are enough, so that int8 sees what it was made for; else noise."""
+        """The images to run on: calibration images if they have the right size, else noise."""
         if self.calibration is not None and self.calibration.shape[-1] == self.size:
             return self.calibration[torch.arange(self.batch) % len(self.calibration)].contiguous()
         shape = (self.batch, self.network.architecture.in_channels, self.size, self.size)
@@ -48,9 +48,9 @@ class Case:
 
 
 def arms_of(case: Case) -> tuple[list[Arm], dict[str, dict[str, object]]]:
-    """The arms, and of each its precision, its way, and how far its logits are from plain fp32.
+    """Build the candidates, and for each its precision, engine, and distance of its logits from plain fp32.
 
-    Raises WorkError for an arm whose logits are off.
+    Raises WorkError for a candidate whose logits differ too much.
     """
     images = case.images
     with torch.inference_mode():
@@ -60,14 +60,16 @@ def arms_of(case: Case) -> tuple[list[Arm], dict[str, dict[str, object]]]:
     for name, precision, way, work in makers(case):
         far = distance(work(images), reference)
         if not far <= TOLERANCE[precision]:
-            raise WorkError(f"{name} is off by {far:.2g} of the logits' length, above {TOLERANCE[precision]:g}")
+            raise WorkError(
+                f"the logits of {name} differ by a relative distance of {far:.2g}, above {TOLERANCE[precision]:g}"
+            )
         arms.append(Arm(name, partial(work, images), case.batch))
         about[name] = {"precision": precision, "way": way, "distance": f"{far:.2g}"}
     return arms, about
 
 
 def makers(case: Case) -> Iterator[Made]:
-    """Every arm of a case, built when it is asked for."""
+    """Build the candidates one after the other, when the iterator asks for the next one."""
     yield from plain(case)
     if not case.no_peers:
         if not missing("onnxruntime") and "fp32" in case.precisions:
@@ -89,7 +91,7 @@ def makers(case: Case) -> Iterator[Made]:
 
 
 def plain(case: Case) -> Iterator[Made]:
-    """Eager PyTorch: torchvision's default, and torchvision and timm at their best."""
+    """Build eager PyTorch candidates: torchvision and timm in fp32, and in bf16 with channels_last."""
     theirs = peer(case)
     name = "torchvision" if theirs is not case.network else "plain PyTorch"
     yield f"{name} fp32", "fp32", "eager, NCHW", eager(theirs, bf16=False)
@@ -103,7 +105,7 @@ def plain(case: Case) -> Iterator[Made]:
 
 
 def peer(case: Case) -> nn.Module:
-    """torchvision's network with the same weights, or ours where torchvision has none such."""
+    """Build torchvision's network with the same weights; return ours if torchvision has no such network."""
     import torchvision
 
     a = case.network.architecture
@@ -116,7 +118,7 @@ def peer(case: Case) -> nn.Module:
 
 
 def of_timm(case: Case) -> nn.Module | None:
-    """timm's network with the same weights; None where timm is not installed or has none such."""
+    """Build timm's network with the same weights; None if timm is not installed or has no such network."""
     try:
         import timm
 
@@ -129,7 +131,7 @@ def of_timm(case: Case) -> nn.Module | None:
 
 
 def eager(model: nn.Module, *, bf16: bool) -> Callable[[Tensor], Tensor]:
-    """A network as PyTorch runs it."""
+    """Make a function that runs a network in eager PyTorch."""
     import copy
 
     layout = torch.channels_last if bf16 else torch.contiguous_format
@@ -143,7 +145,7 @@ def eager(model: nn.Module, *, bf16: bool) -> Callable[[Tensor], Tensor]:
 
 
 def onnx_runtime(model: nn.Module) -> Callable[[Tensor], Tensor]:
-    """PyTorch's own export in ONNX Runtime."""
+    """Make a function that runs PyTorch's own ONNX export in ONNX Runtime."""
     from resnext.deploy.onnx_engine import OnnxEngine
 
     channels = next(p for p in model.parameters()).shape[1]
@@ -151,11 +153,11 @@ def onnx_runtime(model: nn.Module) -> Callable[[Tensor], Tensor]:
 
 
 def export(model: nn.Module, channels: int) -> bytes:
-    """PyTorch's own ONNX model of a network, for images of any number and size."""
+    """Export a network with PyTorch's own ONNX exporter, for any batch and image size."""
     file: Any = io.BytesIO()
     free = torch.export.Dim.DYNAMIC
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):  # it reports its progress there
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):  # the exporter prints its progress
         warnings.simplefilter("ignore")
         torch.onnx.export(
             model,
@@ -170,7 +172,7 @@ def export(model: nn.Module, channels: int) -> bytes:
 
 
 def openvino_of_torchvision(case: Case) -> Iterator[Made]:
-    """OpenVINO's own conversion of the eager model: synchronous, and a queue of single images in throughput mode."""
+    """Build OpenVINO candidates from its own conversion: synchronous, and a queue of single images for throughput."""
     from resnext.deploy.quantize import quantize
 
     converted = trace(peer(case), case.network.architecture.in_channels)
@@ -183,7 +185,7 @@ def openvino_of_torchvision(case: Case) -> Iterator[Made]:
 
 
 def trace(model: nn.Module, channels: int) -> Any:
-    """OpenVINO's own model of a network, for images of any number and size."""
+    """Convert a network with OpenVINO's own converter, for any batch and image size."""
     from resnext.deploy.openvino_engine import hushed, openvino
     from resnext.deploy.signal_stack import signal_stack_kept
 
@@ -193,7 +195,7 @@ def trace(model: nn.Module, channels: int) -> Any:
 
 
 def synchronous(model: Any, precision: str) -> Callable[[Tensor], Tensor]:
-    """One request at a time, as compiled for latency."""
+    """Make a function that runs one request at a time, compiled for latency."""
     compiled: dict[Any, Any] = {}
 
     def run(images: Tensor) -> Tensor:
@@ -205,7 +207,7 @@ def synchronous(model: Any, precision: str) -> Callable[[Tensor], Tensor]:
 
 
 def asynchronous(model: Any, precision: str) -> Callable[[Tensor], Tensor]:
-    """A queue of as many single images as the batch has."""
+    """Make a function that runs a batch as a queue of single images, compiled for throughput."""
     from resnext.deploy.openvino_engine import openvino
 
     queues: dict[Any, Any] = {}
@@ -243,8 +245,10 @@ def _compile(model: Any, precision: str, shape: Any, hint: str) -> Any:
 
 
 def bound(case: Case, precision: str) -> float:
-    """Images a second if all arithmetic went at the rate of the fastest large matrix product here: NumPy's, PyTorch's
-    or oneDNN's with a weight laid out beforehand. int8 counts as twice bf16."""
+    """Compute an upper bound in images per second from the fastest large matrix product measured here.
+
+    Products of NumPy, PyTorch, and oneDNN with a prepacked weight are timed. int8 counts as twice bf16.
+    """
     from resnext.deploy.pytorch_engine import has_fused
 
     dtype = torch.float32 if precision == "fp32" else torch.bfloat16
@@ -261,7 +265,7 @@ def bound(case: Case, precision: str) -> float:
 
 
 def memory(case: Case, name: str, args: argparse.Namespace) -> float:
-    """MiB of an arm's peak above what it held before its first batch."""
+    """Measure the peak memory of a candidate in MiB, above what it holds before its first batch."""
     values = [case.named, case.batch, case.size, list(case.precisions), case.engine, args.calibration, name]
     return peak_memory("resnext.bench.infer_arms:prepared", *values)
 
@@ -269,7 +273,7 @@ def memory(case: Case, name: str, args: argparse.Namespace) -> float:
 def prepared(
     named: str, batch: int, size: int, precisions: list[str], engine: str, calibration: str | None, name: str
 ) -> Callable[[], object]:
-    """The work of one arm in a fresh process, for ``peak_memory``."""
+    """Prepare the work of one candidate in a fresh process, for ``measure_peak_memory``."""
     from resnext.bench.infer import loaded
 
     args = argparse.Namespace(model=named, precision=precisions, calibration=calibration, size=size)
@@ -279,4 +283,4 @@ def prepared(
     for found, _, _, work in makers(replace(case, no_peers=name.startswith(("resnext", "plain")))):
         if found == name:
             return partial(work, case.images)
-    raise RequestError(f"there is no arm {name!r}")
+    raise RequestError(f"there is no candidate {name!r}")

@@ -1,4 +1,4 @@
-"""Arms measured in turn in one process, so that a busy moment falls on all of them; memory in fresh processes."""
+"""Time candidates in turn in one process, so that disturbances affect all alike; measure memory in fresh ones."""
 
 import ctypes
 import gc
@@ -17,23 +17,23 @@ from pathlib import Path
 from resnext.errors import RequestError, WorkError
 
 Work = Callable[[], object]
-Progress = Callable[[int, int, str], None]  # repetitions done, of how many, and the arm that runs next ("" at the end)
+Progress = Callable[[int, int, str], None]  # repetitions done, total, next candidate ("" at the end)
 MIB = 1 << 20
 CHILD = "from resnext.bench.measure import _measure_here; _measure_here()"
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One competitor."""
+    """One piece of work to be timed against others."""
 
     name: str
     work: Work  # one repetition
-    images: int  # that a repetition handles
+    images: int  # that one repetition processes
 
 
 @dataclass(frozen=True)
 class Timing:
-    """What was measured of one arm: the seconds of each round."""
+    """The measured seconds of each round of one candidate."""
 
     name: str
     images: int
@@ -41,36 +41,37 @@ class Timing:
 
     @property
     def best(self) -> float:
-        """Images a second of the fastest round."""
+        """Images per second of the fastest round."""
         return self.images / min(self.seconds)
 
     @property
     def median(self) -> float:
-        """Images a second of the median round."""
+        """Images per second of the median round."""
         return self.images / statistics.median(self.seconds)
 
     @property
     def spread(self) -> float:
-        """Interquartile range of the seconds as a share of their median; 0 of a single round."""
+        """Interquartile range of the seconds over their median; 0 for a single round."""
         low, high = _quartiles(self.seconds)
         return (high - low) / statistics.median(self.seconds)
 
     @property
     def quartiles(self) -> tuple[float, float]:
-        """Images a second between which the middle half of the rounds lie: low, high."""
+        """Lower and upper quartile of the images per second."""
         low, high = _quartiles(self.seconds)
         return self.images / high, self.images / low
 
 
 def interleaved(arms: Sequence[Arm], rounds: int, warmup: int = 1, progress: Progress | None = None) -> list[Timing]:
-    """The timings of ``arms``, in their order: every round runs each of them once, and starts with the next one.
+    """Time candidates in interleaved rounds; return their timings in the given order.
 
-    ``warmup`` rounds before are not counted. Raises RequestError for less than one round, or arms of the same name.
+    A round runs each candidate once; the next round starts with the next candidate. The first ``warmup`` rounds are not
+    counted. Raises RequestError for less than one round, or for two candidates of the same name.
     """
     if rounds < 1:
         raise RequestError(f"--rounds {rounds} must be at least 1")
     if len({arm.name for arm in arms}) < len(arms):
-        raise RequestError(f"two arms have the same name: {', '.join(arm.name for arm in arms)}")
+        raise RequestError(f"two candidates have the same name: {', '.join(arm.name for arm in arms)}")
     seconds: dict[str, list[float]] = {arm.name: [] for arm in arms}
     done, total = 0, len(arms) * (rounds + warmup)
     for number in range(-warmup, rounds):
@@ -90,7 +91,7 @@ def interleaved(arms: Sequence[Arm], rounds: int, warmup: int = 1, progress: Pro
 
 
 def ratio(of: Timing, to: Timing) -> tuple[float, float, float]:
-    """How many times as fast ``of`` is as ``to``: the median over rounds of the ratio within a round, and quartiles."""
+    """Compute the speed of ``of`` relative to ``to``: median and quartiles of the ratios within each round."""
     ratios = [(of.images / mine) / (to.images / theirs) for mine, theirs in zip(of.seconds, to.seconds, strict=True)]
     return statistics.median(ratios), *_quartiles(ratios)
 
@@ -98,11 +99,11 @@ def ratio(of: Timing, to: Timing) -> tuple[float, float, float]:
 def peak_memory(
     prepare: str, *arguments: object, times: int = 2, environment: Mapping[str, str] | None = None
 ) -> float:
-    """MiB by which some work raises the resident memory of a fresh process at its peak, above that before it.
+    """Measure by how many MiB some work raises the peak resident memory of a fresh process.
 
-    ``prepare``: ``package.module:function``, which makes the work, a callable, of ``arguments`` (plain values); what
-    it allocates itself is not counted. The work is done ``times`` times. ``environment`` is added to this process's.
-    Raises WorkError when the process fails.
+    ``prepare`` names a function as ``package.module:function``. It gets ``arguments`` (plain values) and returns the
+    work, a callable that runs ``times`` times. What ``prepare`` itself allocates is not counted. The process gets
+    ``environment`` in addition to this one's variables. Raises WorkError if the process fails.
     """
     variables = os.environ | dict(environment or {}) | {"PYTHONPATH": os.pathsep.join(p or "." for p in sys.path)}
     command = [sys.executable, "-c", CHILD, json.dumps([prepare, list(arguments), times])]
@@ -115,7 +116,7 @@ def peak_memory(
 
 
 def _measure_here() -> None:
-    """What the fresh process of ``peak_memory`` runs: prints MiB."""
+    """Measure the peak memory in the fresh process of ``measure_peak_memory``, and print it in MiB."""
     prepare, arguments, times = json.loads(sys.argv[1])
     module, _, function = prepare.partition(":")
     work = getattr(import_module(module), function)(*arguments)
@@ -126,10 +127,10 @@ def _measure_here() -> None:
 
 
 def _forget_peak() -> int:
-    """Resident bytes now, from where the peak counts; where the system cannot start anew, the peak so far."""
+    """Reset the peak; return the resident bytes now, or the peak so far if the system cannot reset it."""
     gc.collect()
     with suppress(OSError, AttributeError):
-        ctypes.CDLL(None).malloc_trim(0)  # glibc: what the preparation freed is given back, and not used by the work
+        ctypes.CDLL(None).malloc_trim(0)  # glibc: return freed memory to the system, so that the work does not reuse it
     try:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # Linux: resets VmHWM
         return _status("VmRSS")
@@ -148,7 +149,7 @@ def _peak() -> int:
 
 
 def _status(name: str) -> int:
-    """A line of /proc/self/status in bytes. Raises OSError where there is none."""
+    """Read a value of /proc/self/status in bytes. Raises OSError if there is none."""
     for line in Path("/proc/self/status").read_text(encoding="utf-8", errors="replace").splitlines():
         if line.startswith(f"{name}:"):
             return int(line.split()[1]) * 1024

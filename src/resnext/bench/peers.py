@@ -1,4 +1,4 @@
-"""The same network built by other libraries, with the same weights; ``plain`` is ours with no fast path."""
+"""Build the same network with other libraries and the same weights; ``plain`` is ours without fast paths."""
 
 from collections.abc import Callable, Sequence
 from importlib.util import find_spec
@@ -19,9 +19,10 @@ LIBRARIES = ("torchvision", "timm", "plain")
 
 
 def chosen_peers(asked: Sequence[str] | None, architecture: Architecture) -> list[str]:
-    """The libraries to measure beside ours: those asked for, else torchvision and timm where they can, else plain.
+    """Choose the libraries to compare with.
 
-    Raises RequestError for a library that is unknown, not installed, or cannot build ``architecture``.
+    These are the ones asked for, else those of torchvision and timm that can build ``architecture``, else plain. Raises
+    RequestError for a library that is unknown, not installed, or cannot build ``architecture``.
     """
     if asked is not None:
         names = [name for name in asked if name != "none"]
@@ -33,7 +34,7 @@ def chosen_peers(asked: Sequence[str] | None, architecture: Architecture) -> lis
 
 
 def build(library: str, architecture: Architecture) -> nn.Module:
-    """The network in training mode; its weights are a function of the architecture alone, whichever the library."""
+    """Build the network in training mode; all libraries get the same weights for the same architecture."""
     ours = calmed(create_model(architecture, seed=0))
     if library in (OURS, "plain"):
         return ours.train()
@@ -43,10 +44,10 @@ def build(library: str, architecture: Architecture) -> nn.Module:
 
 
 def calmed(model: Network) -> Network:
-    """The network with weights under which rounding stays small, so that gradients can be compared.
+    """Change the weights so that rounding errors stay small and gradients can be compared.
 
-    With fresh ones a ReLU's input is as often below 0 as above, and each block doubles what earlier ones rounded: in
-    bf16 nothing of the first layer's gradient is left. So BN shifts by 2, and the last BN of a block is scaled by 0.2.
+    With fresh weights half of all ReLU inputs are negative, and each block doubles earlier rounding errors: in bf16 the
+    first layer's gradient is lost. So all BN biases are set to 2, and the last BN of each block is scaled by 0.2.
     """
     with torch.no_grad():
         for module in model.modules():
@@ -84,13 +85,13 @@ _BUILDERS: dict[str, Callable[[Network], tuple[nn.Module, dict]]] = {
 
 def _check(name: str, architecture: Architecture) -> None:
     if name not in LIBRARIES:
-        raise RequestError(f"--peers {name!r} is no library that can be measured{nearest(name, (*LIBRARIES, 'none'))}")
+        raise RequestError(f"--peers {name!r} is not a known library{nearest(name, (*LIBRARIES, 'none'))}")
     if not _installed(name):
         raise RequestError("--peers timm: timm is not installed; pip install 'resnext[modern]'")
     try:
         _check_expressible(name, architecture)
     except RequestError as error:
-        raise RequestError(f"--peers {name}: {error}; plain measures PyTorch's own layers") from None
+        raise RequestError(f"--peers {name}: {error}; use plain to measure PyTorch's own layers") from None
 
 
 def _can(name: str, architecture: Architecture) -> bool:

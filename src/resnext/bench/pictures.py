@@ -1,4 +1,4 @@
-"""The pictures of the benches: our line strong, the others' beside it, each named at its end."""
+"""Plots of the benchmarks: our line is thicker, and each line is labelled at its end."""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 COLOURS = {OURS: RED, "torchvision": BLUE, "timm": INK, "plain": BLUE}
-APART = 0.055  # of the axes' height, between names at the ends of lines
+APART = 0.055  # smallest distance between labels at the ends of lines, as a share of the axes' height
 
 
 def cardinality_picture(settings: Sequence[str], lines: Mapping[str, Sequence[Timing]], said: str) -> "Figure":
-    """Images a second over C x d, a line a library; a bar spans the middle half of the rounds."""
+    """Plot images per second over C x d, one line per library; bars show the quartiles of the rounds."""
     with look():
         figure = new_figure(6.6, 4.0)
         title(figure, "Training speed over cardinality, at equal complexity", said)
@@ -37,7 +37,7 @@ def cardinality_picture(settings: Sequence[str], lines: Mapping[str, Sequence[Ti
 
 
 def draw_line(axes: "Axes", at: Sequence[float], timings: Sequence[Timing], library: str, *, strong: bool) -> None:
-    """Medians and the middle half of the rounds."""
+    """Plot the medians, with bars for the quartiles of the rounds."""
     medians = [timing.median for timing in timings]
     half = [(max(0.0, m - t.quartiles[0]), max(0.0, t.quartiles[1] - m)) for m, t in zip(medians, timings, strict=True)]
     axes.errorbar(at, medians, yerr=list(zip(*half, strict=True)), fmt="-o", color=COLOURS[library],
@@ -46,14 +46,14 @@ def draw_line(axes: "Axes", at: Sequence[float], timings: Sequence[Timing], libr
 
 
 def growth_picture(heading: str, said: str, label: str, points: Sequence[Mapping[str, Any]]) -> "Figure":
-    """Seconds a step and peak memory over what grows, ours beside plain.
+    """Plot seconds per step and peak memory over what grows.
 
-    Points have ``at``, ``name`` (of a tick), and ``seconds`` and ``mib``, each by library.
+    Points have ``at`` (x value), ``name`` (tick label), and ``seconds`` and ``mib``, each by library.
     """
     with look():
         figure = new_figure(7.6, 3.7)
         title(figure, heading, said)
-        panels = (("seconds", "seconds a step", 1.0), ("mib", "peak memory (GiB)", 1024.0))
+        panels = (("seconds", "seconds per step", 1.0), ("mib", "peak memory (GiB)", 1024.0))
         for number, (key, name, unit) in enumerate(panels):
             axes = figure.add_axes((0.075 + 0.495 * number, 0.145, 0.335, 0.64))
             at = [point["at"] for point in points]
@@ -73,7 +73,7 @@ def growth_picture(heading: str, said: str, label: str, points: Sequence[Mapping
 
 
 def name_ends(axes: "Axes", ends: Mapping[str, float], x: float) -> None:
-    """The lines' names to the right of their last points, moved apart where they would overlap."""
+    """Write the name of each line to the right of its last point, moved apart where labels would overlap."""
     low, high = axes.get_ylim()
     step, y = APART * (high - low), -float("inf")
     for library, value in sorted(ends.items(), key=lambda item: item[1]):
@@ -84,7 +84,7 @@ def name_ends(axes: "Axes", ends: Mapping[str, float], x: float) -> None:
 
 
 def grid(axes: "Axes") -> None:
-    """Faint lines across, behind everything."""
+    """Draw faint horizontal grid lines behind everything else."""
     axes.grid(axis="y", color=FAINT, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.tick_params(colors=MUTED, labelcolor=INK)

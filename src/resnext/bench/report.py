@@ -1,4 +1,4 @@
-"""How a bench ends: a table on the terminal, and lines of ``bench-WHAT.csv`` with the protocol in their columns."""
+"""Results of a benchmark: a table on the terminal, and rows of ``bench-WHAT.csv`` that include the protocol."""
 
 import argparse
 import csv
@@ -15,20 +15,31 @@ from resnext.files import check_folder, written_whole
 if TYPE_CHECKING:
     from rich.console import Console
 
-PROTOCOL = ("date", "resnext", "torch", "torchvision", "cpu", "isa", "cores", "threads")  # of environment()
+PROTOCOL = (
+    "date",
+    "resnext",
+    "torch",
+    "torchvision",
+    "cpu",
+    "isa",
+    "cores",
+    "threads",
+)  # keys of describe_environment()
 VARIABLES = ("RESNEXT_", "ONEDNN_", "ATEN_", "OMP_", "KMP_", "MKL_", "DNNL_", "MALLOC_", "LD_PRELOAD", "GLIBC_TUNABLES")
-LARGEST = 16 << 20  # bytes of a CSV that lines are added to
+LARGEST = 16 << 20  # bytes; larger CSV files are refused
 
 Values = Mapping[str, object]
 
 
 def add_out(parser: argparse.ArgumentParser) -> None:
-    """The option ``--out``, the same for every bench."""
-    parser.add_argument("--out", metavar="DIR", help="gets the CSV (default: results where it is there, else here)")
+    """Add the option ``--out``, which all benchmarks share."""
+    parser.add_argument(
+        "--out", metavar="DIR", help="folder for the CSV (default: results if it exists, else the current folder)"
+    )
 
 
 def out_folder(args: argparse.Namespace) -> Path:
-    """Where files go, made where it is missing; call it before measuring. Raises RequestError where it cannot be."""
+    """Create and return the output folder; call it before measuring. Raises RequestError if it cannot be written."""
     folder = Path(args.out).expanduser() if args.out else Path("results") if Path("results").is_dir() else Path()
     check_folder(folder, "--out")
     folder.mkdir(parents=True, exist_ok=True)
@@ -37,7 +48,7 @@ def out_folder(args: argparse.Namespace) -> Path:
 
 @contextmanager
 def bench_bar(what: str) -> Iterator[Progress]:
-    """Gives the ``progress`` of ``interleaved``: a bar on standard error; nothing where there is no terminal."""
+    """Show a progress bar on standard error if it is a terminal; yields the ``progress`` of ``time_interleaved``."""
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from resnext.screen import screen
@@ -56,16 +67,16 @@ def bench_bar(what: str) -> Iterator[Progress]:
 def print_timings(
     console: "Console", title: str, timings: Sequence[Timing], ours: str, more: Mapping[str, Values] | None = None
 ) -> None:
-    """A table: images a second of each arm, and how many times as fast the arm ``ours`` is, with quartiles.
+    """Print images per second of each candidate, and the speed of candidate ``ours`` relative to it, with quartiles.
 
-    ``more``: further columns by arm, from heading to what stands there.
+    ``more`` adds columns: by candidate name, a mapping from heading to value.
     """
     from rich.table import Table
 
     more = more or {}
     further = list(dict.fromkeys(heading for values in more.values() for heading in values))
     table = Table(box=None, header_style="bold", title=title, title_justify="left", title_style="bold")
-    table.add_column("arm", overflow="fold")
+    table.add_column("candidate", overflow="fold")
     for heading in ("median images/s", "best", "spread", f"{ours} is", *further):
         table.add_column(heading, justify="right")
     reference = _named(timings, ours)
@@ -83,7 +94,7 @@ def print_timings(
 def timing_rows(
     timings: Sequence[Timing], ours: str, more: Mapping[str, Values] | None = None
 ) -> list[dict[str, object]]:
-    """The same as lines of a CSV; ``ratio`` is how many times as fast the arm ``ours`` is."""
+    """Make CSV rows with the same numbers; ``ours_over_arm`` is the speed of candidate ``ours`` relative to the row."""
     reference, more = _named(timings, ours), more or {}
     rows = []
     for timing in timings:
@@ -106,7 +117,7 @@ def timing_rows(
 
 
 def protocol(command: str) -> dict[str, str]:
-    """What the numbers of this process were measured with, and the command that repeats them."""
+    """Collect what the numbers depend on: versions, machine, environment variables, and the command to repeat them."""
     from resnext.environment import environment
 
     facts = environment()
@@ -116,27 +127,27 @@ def protocol(command: str) -> dict[str, str]:
 
 
 def csv_path(folder: Path, what: str) -> Path:
-    """``bench-WHAT.csv`` in ``folder``."""
+    """Return the path of ``bench-WHAT.csv`` in ``folder``."""
     return folder / f"bench-{what}.csv"
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
-    """The lines of a CSV that is there; none of one that is not. Raises RequestError for what is no CSV of ours."""
+    """Read the rows of a CSV; none if it does not exist. Raises RequestError if no benchmark wrote it."""
     if not path.exists():
         return []
     try:
         if path.stat().st_size > LARGEST:
-            raise RequestError(f"{path} is larger than a bench makes it; move it away")
+            raise RequestError(f"{path} is larger than any file a benchmark writes; move it away")
         rows = list(csv.DictReader(path.read_text(encoding="utf-8").splitlines(), strict=True))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise RequestError(f"{path} cannot be read, so nothing can be added to it: {error}") from None
+        raise RequestError(f"{path} cannot be read, so no rows can be added to it: {error}") from None
     if any("command" not in row or None in row or None in row.values() for row in rows):
-        raise RequestError(f"{path} is not a CSV that a bench wrote; move it away")
+        raise RequestError(f"{path} is not a CSV file that a benchmark wrote; move it away")
     return rows
 
 
 def write_rows(path: Path, rows: Sequence[Values], facts: Mapping[str, str]) -> None:
-    """Add ``rows``, with ``facts`` (``protocol``) where they have none; they replace those of this command."""
+    """Write ``rows`` with the protocol ``facts``; they replace earlier rows of the same command and variables."""
     same = ("command", "variables")
     old = [row for row in read_rows(path) if any(row.get(key) != facts[key] for key in same)]
     new: list[Values] = [*old, *({**facts, **row} for row in rows)]
@@ -156,5 +167,5 @@ def _shown(value: object) -> str:
 
 
 def _three(value: float) -> str:
-    """Three digits, but a whole number whole: 0.0241, 3.35, 1,051."""
+    """Format with three digits, but whole numbers in full: 0.0241, 3.35, 1,051."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"

@@ -1,4 +1,4 @@
-"""``resnext bench startup``: how long ``resnext --help`` and ``import resnext`` take, each in a fresh process."""
+"""``resnext bench startup``: time of ``resnext --help`` and ``import resnext``, each in a fresh process."""
 
 import argparse
 import subprocess
@@ -10,24 +10,24 @@ from resnext.bench.report import add_out, bench_bar, csv_path, out_folder, proto
 from resnext.errors import WorkError
 
 BARE = "python, nothing imported"
-STARTS = {  # name -> arguments of python, and the seconds it should stay under
+STARTS = {  # name -> arguments of python, limit in seconds
     BARE: (["-c", "pass"], None),
     "import resnext": (["-c", "import resnext"], 0.3),
     "resnext --help": (["-m", "resnext", "--help"], 0.5),
     "resnext train --help": (["-m", "resnext", "train", "--help"], None),
     "resnext bench train --help": (["-m", "resnext", "bench", "train", "--help"], None),
 }
-COSTLY = 6  # imports that are named where a start is over its limit
+COSTLY = 6  # slowest imports that are listed if a start exceeds its limit
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``resnext bench startup``."""
+    """Add the arguments of ``resnext bench startup``."""
     parser.add_argument("--rounds", type=int, default=9, metavar="N", help="timed starts of each [%(default)s]")
     add_out(parser)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Exit status 0, also where a start is over its limit: the table says so. Raises RequestError and WorkError."""
+    """Run the benchmark; exit status 0, also if a start exceeds its limit. Raises WorkError if a start fails."""
     path = csv_path(out_folder(args), "startup")
     read_rows(path)
     with bench_bar("starts") as progress:
@@ -50,13 +50,13 @@ def run(args: argparse.Namespace) -> int:
     console.print(table)
     for row in rows:
         if row["kept"] == "no":
-            console.print(f"{row['start']} spends most in: {', '.join(costly(STARTS[str(row['start'])][0]))}")
+            console.print(f"{row['start']}: slowest imports: {', '.join(costly(STARTS[str(row['start'])][0]))}")
     console.print(str(path), highlight=False, markup=False, soft_wrap=True)
     return 0
 
 
 def costly(words: list[str]) -> list[str]:
-    """The modules whose own code takes longest to import, with milliseconds, by ``python -X importtime``."""
+    """Find the modules whose own code is slowest to import, with milliseconds, by ``python -X importtime``."""
     lines = _start(["-X", "importtime", *words]).splitlines()
     timed = [line.removeprefix("import time:").split("|") for line in lines if line.startswith("import time:")]
     own = [(int(first), name.strip()) for first, _, name in timed if first.strip().isdigit()]
@@ -64,7 +64,7 @@ def costly(words: list[str]) -> list[str]:
 
 
 def _start(words: list[str]) -> str:
-    """Run python; returns what it says on standard error. Raises WorkError where it fails."""
+    """Run python and return its standard error. Raises WorkError if it fails."""
     done = subprocess.run(
         [sys.executable, *words], capture_output=True, encoding="utf-8", errors="replace", check=False
     )

@@ -1,4 +1,4 @@
-"""One training step of an arm: forward, loss, backward and an SGD step, the same for ours and for every peer."""
+"""One training step of a candidate: forward, loss, backward and SGD, the same for all libraries."""
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -22,7 +22,7 @@ EVALUATED = 4  # images whose logits are compared in evaluation mode
 
 @dataclass(frozen=True)
 class Way:
-    """How an arm trains: whose code, precision, memory layout, and what is computed again."""
+    """How a candidate trains: library, precision, memory layout, and recomputation level."""
 
     library: str
     precision: str = "bf16"
@@ -35,10 +35,10 @@ class Way:
 
 
 class Step:
-    """A network and its optimizer on one fixed batch of noise; calling it does a training step."""
+    """A network and its optimizer on one fixed batch of noise; calling it runs a training step."""
 
     def __init__(self, architecture: Architecture, way: Way, batch: int, size: int, plan: Plan | None = None) -> None:
-        keep_memory()  # for every arm of this process, as resnext train does
+        keep_memory()  # for all candidates of this process, as in resnext train
         layout = torch.channels_last if way.channels_last else torch.contiguous_format
         self.way = way
         self.model: nn.Module = build(way.library, architecture)
@@ -47,7 +47,7 @@ class Step:
             if way.recompute != "no":
                 set_recompute(self.model, way.recompute)
         self.model.to(memory_format=layout)
-        fused = way.library == "resnext" or None  # as resnext train has it with fast paths
+        fused = way.library == "resnext" or None  # as in resnext train with fast paths
         self.optimizer = torch.optim.SGD(self.model.parameters(), fused=fused, **SGD)
         generator = torch.Generator().manual_seed(0)
         images = torch.randn(batch, architecture.in_channels, size, size, generator=generator)
@@ -55,16 +55,17 @@ class Step:
         self.labels = torch.randint(architecture.num_classes, (batch,), generator=generator)
 
     def __call__(self) -> None:
+        """Run one training step."""
         self.gradients()
         self.finish()
 
     def finish(self) -> None:
-        """The optimizer's part."""
+        """Update the weights and clear the gradients."""
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
 
     def gradients(self) -> tuple[Tensor, float]:
-        """Logits [B, K] in training mode, and the loss; the gradients are left in the parameters."""
+        """Run forward and backward pass; return logits [B, K] in training mode and the loss."""
         with autocast(self.images.device, self.way.precision):
             logits = self.model(self.images)
         loss = F.cross_entropy(logits.float(), self.labels)
@@ -72,7 +73,7 @@ class Step:
         return logits.detach().float(), loss.item()
 
     def evaluated(self) -> Tensor:
-        """Logits of the first images in evaluation mode."""
+        """Compute the logits of the first images in evaluation mode."""
         self.model.eval()
         with torch.no_grad(), autocast(self.images.device, self.way.precision):
             logits = self.model(self.images[:EVALUATED])
@@ -83,14 +84,14 @@ class Step:
 def settled(
     architecture: Architecture, batch: int, size: int, precision: str, progress: Callable[[str], None] = lambda _: None
 ) -> Plan:
-    """The plan that ``resnext.tune`` finds for training on such batches; what it measures is kept for next time."""
+    """Find the plan that ``resnext.tune`` chooses for training on such batches; uses and fills the tuning cache."""
     model = build(OURS, architecture).to(memory_format=torch.channels_last)
     images = torch.zeros(batch, architecture.in_channels, size, size)
     return settle(model, images.contiguous(memory_format=torch.channels_last), precision, progress=progress)
 
 
 def fused_throughout(architecture: Architecture, plan: Plan) -> Plan:
-    """The plan with every norm fused, as recomputing activations needs it. Raises RequestError without a compiler."""
+    """Fuse all norms in the plan, which recomputing activations needs. Raises RequestError without a compiler."""
     with torch.device("meta"):
         return fuse_all(Network(architecture), plan)
 
@@ -98,12 +99,12 @@ def fused_throughout(architecture: Architecture, plan: Plan) -> Plan:
 def memory_arguments(
     architecture: Architecture, way: Way, batch: int, size: int, plan: Plan | None = None
 ) -> tuple[Any, ...]:
-    """What ``peak_memory("resnext.bench.step:step_again", ...)`` takes for such a step."""
+    """Make the arguments of ``rebuild_step`` as plain values, for ``measure_peak_memory``."""
     return architecture.to_dict(), asdict(way), batch, size, (plan or Plan()).as_json()
 
 
 def step_again(architecture: dict, way: dict, batch: int, size: int, plan: dict) -> Callable[[], object]:
-    """The step in a fresh process, from plain values: two images the first time, which makes the momentum, then all."""
+    """Build the step in a fresh process; its first call uses two images, to allocate the momentum, later ones all."""
     step = Step(Architecture(**architecture), Way(**way), batch, size, Plan.from_json(plan))
     images, labels = step.images, step.labels
     step.images, step.labels = images[:2], labels[:2]

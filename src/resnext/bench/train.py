@@ -1,8 +1,8 @@
-"""``resnext bench train``: a training step, ours beside torchvision's and timm's, in turn in one process.
+"""``resnext bench train``: time and memory of a training step, compared with torchvision and timm in the same process.
 
-Ours is what ``create_model`` and ``tune`` give. A step is forward (autocast where bf16), cross-entropy, backward and
-SGD with momentum, on one fixed batch of noise. Before the first round all arms start from the same weights, and what
-they compute is compared.
+Ours is the network of ``create_model`` with the plan of ``tune``. A step is forward (autocast for bf16), cross-entropy,
+backward and SGD with momentum, on one fixed batch of noise. All candidates start from the same weights, and their
+outputs are compared before the first round.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from resnext.bench.report import (
 from resnext.errors import RequestError
 
 LEVELS = ("activations", "expansions", "blocks")
-ISAS = {  # what makes PyTorch, oneDNN, MKL and our kernels take no wider instructions
+ISAS = {  # environment variables that limit the instructions of PyTorch, oneDNN, MKL and our kernels
     "avx2": {
         "RESNEXT_ISA": "avx2",
         "ONEDNN_MAX_CPU_ISA": "AVX2",
@@ -41,37 +41,48 @@ ISAS = {  # what makes PyTorch, oneDNN, MKL and our kernels take no wider instru
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``resnext bench train``."""
+    """Add the arguments of ``resnext bench train``."""
     parser.add_argument("model", nargs="?", default="resnext50_32x4d", metavar="MODEL", help="(default: %(default)s)")
     add_batch(parser, 32, 224)
-    parser.add_argument("--rounds", type=int, default=7, metavar="N", help="timed steps of each arm [%(default)s]")
-    add_peers(parser)
-    parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16", help="of ours and of the peers' best")
-    parser.add_argument("--without-resnet", action="store_true", help="leave out the ResNet of the same depth")
-    parser.add_argument("--without-memory", action="store_true", help="leave out the peaks, each in a fresh process")
     parser.add_argument(
-        "--recompute", nargs="*", choices=LEVELS, default=[], help="ours also with these", metavar="LEVEL"
+        "--rounds", type=int, default=7, metavar="N", help="timed steps of each candidate [%(default)s]"
     )
-    parser.add_argument("--isa", choices=tuple(ISAS), help="as on a machine without wider instructions")
+    add_peers(parser)
+    parser.add_argument(
+        "--precision", choices=("bf16", "fp32"), default="bf16", help="of the fastest candidates [%(default)s]"
+    )
+    parser.add_argument("--without-resnet", action="store_true", help="leave out the ResNet of the same depth")
+    parser.add_argument("--without-memory", action="store_true", help="do not measure peak memory")
+    parser.add_argument(
+        "--recompute",
+        nargs="*",
+        choices=LEVELS,
+        default=[],
+        help="also measure ours with these levels of recomputation",
+        metavar="LEVEL",
+    )
+    parser.add_argument(
+        "--isa", choices=tuple(ISAS), help="limit the instruction set, as on a machine without wider instructions"
+    )
     add_out(parser)
 
 
 def add_batch(parser: argparse.ArgumentParser, batch: int, size: int) -> None:
-    """``--batch`` and ``--size``, the same for every bench of training."""
-    parser.add_argument("--batch", type=int, default=batch, metavar="N", help="images a step [%(default)s]")
+    """Add ``--batch`` and ``--size``, which the training benchmarks share."""
+    parser.add_argument("--batch", type=int, default=batch, metavar="N", help="images per step [%(default)s]")
     parser.add_argument("--size", type=int, default=size, metavar="PIXELS", help="side of the images [%(default)s]")
 
 
 def add_peers(parser: argparse.ArgumentParser) -> None:
-    """``--peers``, the same for every bench of training."""
+    """Add ``--peers``, which the training benchmarks share."""
     parser.add_argument(
         "--peers", nargs="+", metavar="NAME",
-        help="torchvision, timm, plain (our network, no fast path) or none (default: the first two where they can)",
+        help="torchvision, timm, plain (ours without fast paths) or none (default: torchvision, timm if possible)",
     )  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> int:
-    """Exit status 0. Raises RequestError, and WorkError where an arm computes something else."""
+    """Run the benchmark; exit status 0. Raises WorkError if a candidate computes something different."""
     from resnext.bench.peers import chosen_peers
     from resnext.model.table import published
 
@@ -100,9 +111,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def check_numbers(args: argparse.Namespace) -> None:
-    """Raises RequestError for numbers that no step can be made of."""
+    """Check ``--batch``, ``--rounds`` and ``--size``. Raises RequestError if one is too small."""
     if args.batch < 2:
-        raise RequestError(f"--batch {args.batch} must be at least 2: batch norm takes its statistics over the batch")
+        raise RequestError(
+            f"--batch {args.batch} must be at least 2: batch norm computes its statistics over the batch"
+        )
     for option in ("rounds", "size"):
         if getattr(args, option) < 1:
             raise RequestError(f"--{option} {getattr(args, option)} must be at least 1")
@@ -113,7 +126,7 @@ def _capped(isa: str) -> bool:
 
 
 def _in_a_capped_process(args: argparse.Namespace) -> int:
-    """The same command where the libraries have not been loaded yet: they read the caps only then."""
+    """Run the same command in a fresh process: the libraries read the limits only when they are loaded."""
     words = shlex.split(args.command)[1:]
     out = ["--out", args.out] if args.out else []
     paths = os.pathsep.join(path or "." for path in sys.path)

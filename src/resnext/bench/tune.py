@@ -1,4 +1,4 @@
-"""``resnext bench tune``: measure the ways to compute each layer in training, or show what was measured."""
+"""``resnext bench tune``: measure the algorithms of each layer in training, or show the tuning cache."""
 
 import argparse
 import json
@@ -18,19 +18,19 @@ PRECISIONS = ("bf16", "fp32")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """What is measured, and what becomes of it."""
+    """Add the arguments of ``resnext bench tune``."""
     parser.add_argument("model", nargs="?", default="resnext50_32x4d", help="network (default %(default)s)")
-    parser.add_argument("--batch", type=int, default=32, help="images a step (default %(default)s)")
-    parser.add_argument("--size", type=int, default=224, help="their side in pixels (default %(default)s)")
+    parser.add_argument("--batch", type=int, default=32, help="images per step (default %(default)s)")
+    parser.add_argument("--size", type=int, default=224, help="side of the images in pixels (default %(default)s)")
     parser.add_argument("--precision", choices=PRECISIONS, default="bf16", help="default %(default)s")
     one = parser.add_mutually_exclusive_group()
-    one.add_argument("--save", metavar="FILE", help="write the plan as JSON, for train.plan; it may be edited")
-    one.add_argument("--show", action="store_true", help="measure nothing: show what is known of this machine")
-    one.add_argument("--forget", action="store_true", help="measure nothing: forget what is known of this machine")
+    one.add_argument("--save", metavar="FILE", help="write the plan as JSON, for train.plan; you may edit it")
+    one.add_argument("--show", action="store_true", help="do not measure; show the tuning cache of this machine")
+    one.add_argument("--forget", action="store_true", help="do not measure; delete the tuning cache of this machine")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Exit status 0. Raises RequestError for a network or a size that cannot be, and for a FILE that is there."""
+    """Run the command; exit status 0. Raises RequestError for an invalid network or size, or a FILE that exists."""
     import torch
 
     from resnext.screen import screen
@@ -39,12 +39,12 @@ def run(args: argparse.Namespace) -> int:
     choices, console = Choices.here(torch.device("cpu")), screen()
     if args.forget:
         choices.forget()
-        console.print(f"forgotten: {choices.machine}", highlight=False, soft_wrap=True)
+        console.print(f"deleted: measurements of {choices.machine}", highlight=False, soft_wrap=True)
     elif args.show:
         _show(choices, console)
     else:
         if args.save and Path(args.save).exists():
-            raise RequestError(f"--save {args.save} is there already: give another name")
+            raise RequestError(f"--save {args.save} exists already; give another name")
         if args.save:
             check_file(Path(args.save), "--save")
         plan, norms = _measure(args, choices, console)
@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _measure(args: argparse.Namespace, choices: "Choices", console: "Console") -> tuple["Plan", int]:
-    """Settle a plan, saying which piece of work is measured; and how many norms the network has."""
+    """Find the plan and count the norms of the network; a status line names the work that is being measured."""
     import torch
 
     from resnext.model.network import create_model
@@ -64,20 +64,22 @@ def _measure(args: argparse.Namespace, choices: "Choices", console: "Console") -
     from resnext.speed import kernels
 
     if args.batch < 2:
-        raise RequestError(f"--batch {args.batch} must be at least 2: BN needs more than one image")
+        raise RequestError(
+            f"--batch {args.batch} must be at least 2: batch norm computes its statistics over the batch"
+        )
     model = create_model(args.model, seed=0).train().to(memory_format=torch.channels_last)
     model.architecture.check_image_size(args.size, args.size)
     images = torch.zeros(args.batch, model.architecture.in_channels, args.size, args.size)
     images = images.contiguous(memory_format=torch.channels_last)
     if not kernels.switched_on():
-        console.print("RESNEXT_FAST=0: every fast path is off, so there is nothing to measure")
+        console.print("RESNEXT_FAST=0: all fast paths are off, so there is nothing to measure")
     with console.status("measuring") as status:
         plan = settle(model, images, args.precision, choices=choices, progress=lambda work: status.update(work))
     return plan, sum(isinstance(layer, torch.nn.BatchNorm2d) for layer in model.modules())
 
 
 def _print_plan(plan: "Plan", norms: int, console: "Console") -> None:
-    """A line for each convolution, and how many norms are fused."""
+    """Print the algorithms of each convolution, and how many norms are fused."""
     for name, ways in plan.convolutions.items():
         said = f"{ways.forward}, {ways.input_gradient}, {ways.weight_gradient}"
         console.print(f"{name:<24} forward, input gradient, weight gradient: {said}", highlight=False)
@@ -85,7 +87,7 @@ def _print_plan(plan: "Plan", norms: int, console: "Console") -> None:
 
 
 def _show(choices: "Choices", console: "Console") -> None:
-    """Every piece of work that was measured here, with the milliseconds of its ways; the chosen one in bold."""
+    """Print the tuning cache: the milliseconds of each algorithm for each piece of work, the chosen one in bold."""
     from rich.table import Table
     from rich.text import Text
 
@@ -94,7 +96,7 @@ def _show(choices: "Choices", console: "Console") -> None:
 
     table = Table(box=None, header_style="bold", title=Text(choices.machine), title_justify="left")
     table.add_column("work", overflow="fold")
-    table.add_column("ms of each way", overflow="fold")
+    table.add_column("ms of each algorithm", overflow="fold")
     for work, seconds in sorted(choices.measured.items()):
         chosen = fastest(seconds, "plain")
         ways = sorted(seconds.items(), key=lambda item: item[1])
@@ -103,5 +105,7 @@ def _show(choices: "Choices", console: "Console") -> None:
     if choices.measured:
         console.print(table)
     else:
-        console.print(f"nothing was measured yet: {choices.machine}", highlight=False, markup=False, soft_wrap=True)
-    console.print(f"kept in {choices.path}", highlight=False, markup=False, soft_wrap=True)
+        console.print(
+            f"nothing has been measured yet on {choices.machine}", highlight=False, markup=False, soft_wrap=True
+        )
+    console.print(f"stored in {choices.path}", highlight=False, markup=False, soft_wrap=True)

@@ -1,1 +1,1 @@
-"""The published numbers as data, and what is known of the files they belong to."""
+"""The numbers of the paper as data, compared with what is measured here, and the recipes that reproduce them."""

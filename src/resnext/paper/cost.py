@@ -1,9 +1,10 @@
-"""What a training run costs on a machine: seconds a step, hours, and what bounds it, from counts and a fit.
+"""Estimate the cost of a training run on a machine: seconds per step, hours, and the bottleneck.
 
-An image in training costs 6 FLOPs a multiply-add (forward, and two products backward) and about 14 passes over the
-outputs of the convolutions. Both are divided by the machine's peak and by one utilisation, fitted on published and
-measured training speeds (``tools/fit_cost_model.py`` writes ``cost_model.json``), and added: a layer is either
-computing or moving. A grouped convolution with few channels a group costs as much as one with ``width`` channels.
+One training image costs 6 FLOPs per multiply-add (one product forward, two backward) and memory traffic of about 14
+passes over the outputs of the convolutions. Each is divided by the machine's peak times one utilisation, and the two
+times are added: a layer either computes or moves data. The utilisation is fitted on published and measured training
+speeds (``tools/fit_cost_model.py`` writes ``cost_model.json``). A grouped convolution with fewer than ``width``
+channels per group costs as much as one with ``width`` channels.
 """
 
 import json
@@ -19,7 +20,7 @@ from resnext.errors import RequestError, nearest
 from resnext.model.architecture import Architecture
 
 FLOPS_A_MAC = 6
-PASSES = 14  # over the activations; read, write and read again by convolution, BN, ReLU, sum and their gradients
+PASSES = 14  # over the activations: reads and writes by convolution, BN, ReLU, sum and their gradients
 PRECISIONS = ("fp32", "tf32", "half")
 BYTES = {"fp32": 4, "tf32": 4, "half": 2}
 MOST_DEVICES = 1 << 16
@@ -28,23 +29,26 @@ MACHINE = re.compile(r"(?:(?P<first>\d{1,9})\s*x\s*)?(?:(?P<second>\d{1,9})\s*x\
 
 @dataclass(frozen=True)
 class Machine:
-    """One device: its dense peaks in TFLOPS by precision, its memory's GB/s, and whose utilisation it has."""
+    """One device: dense peak TFLOPS by precision, memory bandwidth in GB/s, and whose utilisation applies."""
 
     name: str
     peak: Mapping[str, float]
     bandwidth: float
     source: str
-    like: str  # the machine whose measured utilisation holds for it, mostly itself
-    extrapolated: bool = False  # no training speed of it, or of one alike, went into the fit
-    kernels: str | None = None  # libraries of another time, with a fit of their own
+    like: str  # the machine whose measured utilisation applies, mostly itself
+    extrapolated: bool = False  # the fit has no training speed of this machine or a similar one
+    kernels: str | None = None  # older libraries (Torch7) that have a fit of their own
 
     def precision(self, wanted: str) -> str:
-        """What PyTorch computes in when asked for fp32, tf32, bf16 or half. Raises RequestError."""
+        """Return the precision that PyTorch uses when asked for fp32, tf32, bf16 or half.
+
+        Raises RequestError if the machine does not support it.
+        """
         precision = "half" if wanted in ("bf16", "fp16") else wanted
         if precision not in PRECISIONS:
             raise RequestError(f"precision {wanted!r} is unknown{nearest(wanted, (*PRECISIONS, 'bf16'))}")
         if precision == "fp32" and "tf32" in self.peak:
-            return "tf32"  # what cuDNN's convolutions do with fp32 by default
+            return "tf32"  # the default of cuDNN's convolutions for fp32
         if precision not in self.peak:
             raise RequestError(f"{self.name} has no fast {wanted}; choose from {', '.join(self.peak)}")
         return precision
@@ -52,15 +56,15 @@ class Machine:
 
 @dataclass(frozen=True)
 class Cluster:
-    """``hosts`` times ``devices`` of one machine."""
+    """Hosts with the same number of devices of one machine."""
 
     machine: Machine
-    devices: int = 1  # in each host
+    devices: int = 1  # per host
     hosts: int = 1
 
     @property
     def size(self) -> int:
-        """Devices of all hosts."""
+        """Number of devices over all hosts."""
         return self.hosts * self.devices
 
     def __str__(self) -> str:
@@ -70,16 +74,16 @@ class Cluster:
 
 @dataclass(frozen=True)
 class Model:
-    """The fit: see ``cost_model.json``. Keys of ``utilisation`` are (machine, kernels)."""
+    """The fitted model of ``cost_model.json``. Keys of ``utilisation`` are (machine, kernels)."""
 
-    width: Mapping[str, float]  # kernels -> channels a group below which a grouped convolution gets no cheaper
+    width: Mapping[str, float]  # kernels -> channels per group below which a grouped convolution gets no cheaper
     utilisation: Mapping[tuple[str, str], float]
-    scaling: float  # share of the speed that is left on more than one device
-    error_measured: float  # relative, for a network that was left out on a machine that was not
-    error_extrapolated: float  # relative, for a machine that was left out
+    scaling: float  # efficiency on more than one device
+    error_measured: float  # relative error on a known machine, for a network left out of the fit
+    error_extrapolated: float  # relative error on a machine left out of the fit
 
     def utilisation_of(self, machine: Machine, kernels: str) -> tuple[float, bool]:
-        """Its share of the peaks, and whether that was measured on it; else the geometric mean of other machines."""
+        """Return the utilisation of a machine, and whether it was measured there; else the mean of other machines."""
         if (machine.like, kernels) in self.utilisation:
             return self.utilisation[machine.like, kernels], not machine.extrapolated
         return geometric_mean([u for (_, k), u in self.utilisation.items() if k == kernels]), False
@@ -87,29 +91,29 @@ class Model:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a run takes, and why."""
+    """Estimated time of a run, and its bottleneck."""
 
     seconds_a_step: float
     images_per_second: float
-    hours: float  # of training; evaluation is not counted
+    hours: float  # of training, without evaluation
     gpu_hours: float
-    bound: str  # arithmetic, memory or data
-    arithmetic: float  # share of a step's computation that is multiply-adds and not memory traffic
-    cores: float  # that decode and augment as fast, each host's
-    error: float  # relative, one standard deviation
+    bound: str  # what limits the speed: arithmetic, memory or data
+    arithmetic: float  # share of a step's time that is multiply-adds and not memory traffic
+    cores: float  # per host, to decode and augment as fast as the devices train
+    error: float  # relative error, one standard deviation
     extrapolated: bool
     precision: str
 
 
 def machines() -> dict[str, Machine]:
-    """The machines of ``machines.json`` by name."""
+    """Load the machines of ``machines.json`` by name."""
     values = json.loads(files("resnext.paper").joinpath("machines.json").read_text(encoding="utf-8"))
     return {name: Machine(name=name, **({"like": name} | facts)) for name, facts in values.items()}
 
 
 @cache
 def fitted() -> Model:
-    """The fit that comes with the package."""
+    """Load the fitted model that comes with the package."""
     values = json.loads(files("resnext.paper").joinpath("cost_model.json").read_text(encoding="utf-8"))
     return Model(
         width=values["width"],
@@ -121,25 +125,25 @@ def fitted() -> Model:
 
 
 def geometric_mean(values: Sequence[float]) -> float:
-    """Of values above 0."""
+    """Compute the geometric mean of positive values."""
     return math.exp(sum(map(math.log, values)) / len(values))
 
 
 def parse_cluster(text: str) -> Cluster:
-    """``H100``, ``8xH100`` or ``4x8xH100`` (hosts x devices x machine). Raises RequestError."""
+    """Parse ``H100``, ``8xH100`` or ``4x8xH100`` (hosts x devices x machine). Raises RequestError."""
     match = MACHINE.fullmatch(text.strip())
     if match is None:
-        raise RequestError(f"{text!r} is no machine: write one such as H100, 8xH100 or, for four hosts, 4x8xH100")
+        raise RequestError(f"{text!r} is not a machine; write H100, 8xH100 or, for four hosts, 4x8xH100")
     hosts, devices = (
         (int(match["first"] or 1), int(match["second"])) if match["second"] else (1, int(match["first"] or 1))
     )
     if not 1 <= hosts * devices <= MOST_DEVICES:
-        raise RequestError(f"{text!r} has {hosts * devices} devices; write 1 to {MOST_DEVICES}")
+        raise RequestError(f"{text!r} has {hosts * devices} devices; from 1 to {MOST_DEVICES} are possible")
     return Cluster(find_machine(match["name"]), devices, hosts)
 
 
 def find_machine(name: str) -> Machine:
-    """By name, whatever its case and spaces; ``this`` is the processor here, measured. Raises RequestError."""
+    """Find a machine by name, ignoring case and spaces; ``this`` measures the processor here. Raises RequestError."""
     if _plain(name) == "this":
         from resnext.paper.this_machine import measure
 
@@ -163,16 +167,27 @@ def estimate(
     cores: int | None = None,
     model: Model | None = None,
 ) -> Estimate:
-    """The cost of training on ``images`` images (those of all epochs), ``batch_size`` a step over all devices.
+    """Estimate the cost of training.
 
-    ``seconds_an_image`` is what one core takes to decode and augment an image, and ``cores`` how many each host has for
-    that; None means enough. Raises RequestError for unknown names and for sizes that do not fit.
+    Args:
+        architecture: The network or its name.
+        image_size: Side of the images in pixels; None for the usual size of the network.
+        images: Number of training images over all epochs.
+        cluster: The devices.
+        batch_size: Images per step over all devices.
+        precision: fp32, tf32, bf16 or half.
+        seconds_per_image: Time of one core to decode and augment an image.
+        cores: Cores per host for loading images; None means enough.
+        model: The fitted model; that of the package if not given.
+
+    Raises:
+        RequestError: For unknown names, and for a batch size that the devices cannot share evenly.
     """
     model = model or fitted()
     if images < 1 or batch_size < 1:
-        raise RequestError(f"a run has at least 1 image and a batch of 1, not {images} and {batch_size}")
+        raise RequestError(f"a run needs at least 1 image and a batch size of 1, not {images} and {batch_size}")
     if batch_size % cluster.size:
-        raise RequestError(f"batch size {batch_size} does not divide into the {cluster.size} devices of {cluster}")
+        raise RequestError(f"batch size {batch_size} is not divisible by the {cluster.size} devices of {cluster}")
     machine = cluster.machine
     used = machine.precision(precision)
     arithmetic, traffic = seconds(architecture, image_size, machine, used, model)
@@ -199,7 +214,7 @@ def estimate(
 def seconds(
     architecture: str | Architecture, image_size: int | None, machine: Machine, precision: str, model: Model
 ) -> tuple[float, float]:
-    """Seconds that one image takes on one device: multiply-adds, and memory traffic."""
+    """Estimate the seconds of one image on one device: for multiply-adds, and for memory traffic."""
     kernels = machine.kernels or precision
     a = Architecture.parse(architecture) if isinstance(architecture, str) else architecture
     macs, activations = work(a, image_size, model.width[kernels])
@@ -212,9 +227,9 @@ def seconds(
 
 @lru_cache(maxsize=1024)
 def work(architecture: Architecture, image_size: int | None, width: float) -> tuple[float, int]:
-    """Multiply-adds of one forward pass as grouped convolutions make them cost, and outputs of the convolutions.
+    """Count the effective multiply-adds of one forward pass, and the outputs of the convolutions.
 
-    A group of g < ``width`` channels costs width / g times its multiply-adds, at most what a dense convolution would.
+    A group of g < ``width`` channels costs width / g times its multiply-adds, at most as much as a dense convolution.
     """
     macs, activations = 0.0, 0
     for layer in _layers(architecture, image_size):

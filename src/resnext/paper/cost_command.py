@@ -1,4 +1,4 @@
-"""``resnext paper cost``: what a table's rows, a recipe or a network would take on a machine."""
+"""``resnext paper cost``: estimate training time for the rows of a table, a recipe or a network on a machine."""
 
 import argparse
 from collections.abc import Callable, Sequence
@@ -14,71 +14,75 @@ if TYPE_CHECKING:
 
     from resnext.paper.cost import Cluster, Estimate
 
-SOURCES = {  # data.source -> training images, classes, channels, side in pixels
+SOURCES = {  # data.source -> training images, classes, channels, image side in pixels
     "imagenet": (1_281_167, 1000, 3, 224),
-    "imagenet5k": (6_800_000, 5000, 3, 224),  # as section 5.2 says it
+    "imagenet5k": (6_800_000, 5000, 3, 224),  # section 5.2
     "cifar10": (50_000, 10, 3, 32),
     "cifar100": (50_000, 100, 3, 32),
     "fashion_mnist": (60_000, 10, 1, 28),
     "digits": (1_438, 10, 1, 8),
 }
-SMALL = 64  # images a device; the measured speeds of tensor cores had more
+SMALL = 64  # images per device; the measured speeds of tensor cores used at least as many
 ANY_SOURCE = (None, 1000, 3, None)
 PAPER = {"imagenet": (1_281_167, 100, 256), "cifar": (50_000, 300, 128)}  # stem -> images, epochs, batch size
 
 
 class Run(NamedTuple):
-    """One line of the answer: a network and how much it is trained."""
+    """A network and how long it is trained; one row of the output."""
 
     name: str
     architecture: Architecture
-    image_size: int | None  # None: the network's usual one
-    images: int  # of all epochs
+    image_size: int | None  # None: the usual size of the network
+    images: int  # over all epochs
     batch_size: int
-    precision: str | None  # None: the fastest the machine has
+    precision: str | None  # None: the fastest of the machine
 
 
-UNESTIMATED = (
-    "hours of detection are not estimated; its multiply-adds are in the Cost line of recipes/paper/coco-*.yaml"
-)
+UNESTIMATED = "hours of detection are not estimated; the Cost line of recipes/paper/coco-*.yaml has the multiply-adds"
 
 RowsOf = Callable[[str], Sequence[tuple[str, Recipe]]]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``resnext paper cost``."""
-    parser.add_argument("table", nargs="?", help="table or figure of the paper whose rows to estimate, such as table3")
-    parser.add_argument("--recipe", type=Path, action="append", default=[], metavar="FILE", help="or a recipe's run")
+    """Add the arguments of ``resnext paper cost``."""
+    parser.add_argument("table", nargs="?", help="table or figure of the paper to estimate, such as table3")
+    parser.add_argument("--recipe", type=Path, action="append", default=[], metavar="FILE", help="recipe to estimate")
     parser.add_argument(
-        "--network", action="append", default=[], metavar="NAME", help="or a network, trained as the paper's"
+        "--network",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="network to estimate, trained as long as in the paper",
     )
     add_machine(parser)
-    parser.add_argument("--images", type=int, metavar="N", help="training images of an epoch (default: the data set's)")
+    parser.add_argument("--images", type=int, metavar="N", help="training images per epoch (default: the data set's)")
     parser.add_argument("--epochs", type=float, metavar="N", help="epochs (default: the recipe's, or the paper's)")
 
 
 def add_machine(parser: argparse.ArgumentParser) -> None:
-    """What ``cost`` and ``feed`` share."""
+    """Add the arguments that ``cost`` and ``feed`` share."""
     parser.add_argument(
         "--machine", default="8xH100", metavar="NxNAME",
         help="devices, such as 8xH100, 4x8xA100 for four hosts, or this for the processor here (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument(
-        "--batch-size", type=int, metavar="N", help="images a step over all devices (default: the recipe's)"
+        "--batch-size", type=int, metavar="N", help="images per step over all devices (default: the recipe's)"
     )
-    parser.add_argument("--image-size", type=int, metavar="N", help="side in training (default: the recipe's)")
+    parser.add_argument(
+        "--image-size", type=int, metavar="N", help="side of the training images (default: the recipe's)"
+    )
     parser.add_argument(
         "--precision", metavar="NAME", help="fp32, tf32 or bf16 (default: the recipe's, else the fastest)"
     )
-    parser.add_argument("--cores", type=int, metavar="N", help="cores of a host that load images (default: enough)")
+    parser.add_argument("--cores", type=int, metavar="N", help="cores per host for loading images (default: enough)")
     parser.add_argument(
         "--decode-ms", type=float, metavar="MS",
-        help="milliseconds a core takes to decode and augment an image (default: as measured for the package)",
+        help="milliseconds of one core to decode and augment an image (default: as measured on ImageNet files)",
     )  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints one line a run. Raises RequestError."""
+    """Print one row per run; exit status 0. Raises RequestError."""
     from resnext.paper.cost import parse_cluster
     from resnext.paper.recipes import recipes_of
     from resnext.screen import screen
@@ -96,43 +100,45 @@ def run(args: argparse.Namespace) -> int:
 
 
 def requested(args: argparse.Namespace, rows_of: RowsOf) -> Sequence[Run]:
-    """The runs asked for, in the order of the arguments. Raises RequestError when there are none."""
+    """Collect the runs asked for, in the order of the arguments. Raises RequestError if there are none."""
     recipes = list(rows_of(args.table)) if args.table else []
     if args.table and not recipes:
-        why = f"recipes of detection alone; {UNESTIMATED}" if has_recipes(args.table) else "no recipes to estimate"
+        why = f"detection recipes only; {UNESTIMATED}" if has_recipes(args.table) else "no recipes to estimate"
         raise RequestError(f"{args.table} has {why}")
     recipes += [(path.stem, read_classification_recipe(path)) for path in args.recipe]
     runs = [of_recipe(name, recipe, args) for name, recipe in recipes]
     runs += [of_network(name, args) for name in args.network]
     if not runs:
-        raise RequestError("say what to estimate: a table such as table3, --recipe FILE or --network NAME")
+        raise RequestError("nothing to estimate; give a table such as table3, --recipe FILE or --network NAME")
     return runs
 
 
 def has_recipes(name: str) -> bool:
-    """Whether any row of a table is filled by a run."""
+    """Whether any row of a table has a recipe."""
     from resnext.paper.numbers import table
 
     return any(row.recipe for row in table(name).rows)
 
 
 def read_classification_recipe(path: Path) -> Recipe:
-    """The recipe in a file. Raises RequestError, also where it is one of detection."""
+    """Read a classification recipe. Raises RequestError, also for a detection recipe."""
     from resnext.recipe import read_recipe, recipe_kind
 
     if recipe_kind(path) == "detection":
-        raise RequestError(f"{path} is a recipe of detection; {UNESTIMATED}")
+        raise RequestError(f"{path} is a detection recipe; {UNESTIMATED}")
     return read_recipe(path)
 
 
 def of_recipe(name: str, recipe: Recipe, args: argparse.Namespace) -> Run:
-    """What a recipe trains. Raises RequestError where nothing says how many images its data has."""
+    """Make the training job of a recipe. Raises RequestError if the number of images is unknown."""
     known, classes, channels, side = SOURCES.get(recipe.data.source, ANY_SOURCE)
     images = args.images or recipe.data.limit_train or known
     if images is None:
-        raise RequestError(f"{name}: how many images data.source {recipe.data.source} has is not known; give --images")
+        raise RequestError(
+            f"{name}: the number of images of data.source {recipe.data.source} is not known; give --images"
+        )
     if recipe.model.name is None:
-        raise RequestError(f"{name}: the network is that of init.weights, which is not read here; give --network")
+        raise RequestError(f"{name}: the network is defined by init.weights, which is not read here; give --network")
     architecture = recipe.model.architecture(classes, channels)
     size = args.image_size or recipe.augment.size or recipe.data.image_size or side
     batch = args.batch_size or recipe.train.batch_size
@@ -144,7 +150,7 @@ def of_recipe(name: str, recipe: Recipe, args: argparse.Namespace) -> Run:
 
 
 def of_network(name: str, args: argparse.Namespace) -> Run:
-    """A network trained as long as the paper trains one of its kind."""
+    """Make the training job of a network, trained as long as the paper trains such networks."""
     from resnext.model.table import published
 
     architecture = published(name)
@@ -154,7 +160,7 @@ def of_network(name: str, args: argparse.Namespace) -> Run:
 
 
 def estimate_run(one: Run, cluster: "Cluster", cores: int | None, seconds: float) -> "Estimate":
-    """A Run on a cluster."""
+    """Estimate the cost of a training job on a cluster."""
     from resnext.paper.cost import estimate
 
     precision = one.precision or next(p for p in ("half", "tf32", "fp32") if p in cluster.machine.peak)
@@ -165,7 +171,7 @@ def estimate_run(one: Run, cluster: "Cluster", cores: int | None, seconds: float
 
 
 def check_numbers(args: argparse.Namespace) -> None:
-    """Raises RequestError for a number that must be above 0 and is not."""
+    """Check the numbers of the command line. Raises RequestError if one is not above 0."""
     for option in ("images", "epochs", "batch_size", "image_size", "cores", "decode_ms", "image_kb", "shard_mb"):
         value = getattr(args, option, None)
         if value is not None and not 0 < value < float("inf"):
@@ -173,7 +179,7 @@ def check_numbers(args: argparse.Namespace) -> None:
 
 
 def seconds_an_image(args: argparse.Namespace) -> float:
-    """Of one core, as told or as measured."""
+    """Return the seconds of one core per image: ``--decode-ms``, else as measured."""
     from resnext.paper.feed import measured_images
 
     return measured_images().mean_seconds if args.decode_ms is None else args.decode_ms / 1000
@@ -195,7 +201,7 @@ def _table(estimates: Sequence[tuple[Run, "Estimate"]]) -> "Table":
 
 
 def short(value: float) -> str:
-    """Three digits, but a whole number whole: 0.0241, 3.35, 1,051."""
+    """Format with three digits, but whole numbers in full: 0.0241, 3.35, 1,051."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
@@ -203,18 +209,14 @@ def _notes(cluster: "Cluster", runs: Sequence[tuple[Run, "Estimate"]]) -> str:
     small = min(one.batch_size // cluster.size for one, _ in runs)
     notes = [
         "",
-        "±: the model's error (one standard deviation) on speeds it had not seen, results/cost-model.csv",
-        "cores: of each host, to decode and augment as fast; resnext paper feed says more",
-        "evaluation is not counted: 50,000 images after each epoch of ImageNet-1K add about 1 %",
+        "±: error (one standard deviation) of the cost model on speeds left out of its fit, results/cost-model.csv",
+        "cores: per host, to decode and augment as fast as the devices train; see resnext paper feed",
+        "evaluation is not included: 50,000 images after each epoch of ImageNet-1K add about 1 %",
     ]
     if cluster.hosts > 1:
-        notes.append("the network between hosts is not in the model")
+        notes.append("the model does not include the network between hosts")
     if any(e.extrapolated for _, e in runs):
-        notes.append(
-            f"extrapolated: no training speed measured on {cluster.machine.name} in this precision is in the model"
-        )
+        notes.append(f"extrapolated: the fit has no training speed of {cluster.machine.name} in this precision")
     if small < SMALL and "half" in cluster.machine.peak:
-        notes.append(
-            f"{small} images a device are few: the model's speeds had {SMALL} and more, and smaller steps are slower"
-        )
+        notes.append(f"{small} images per device are few: the fit used {SMALL} and more, and smaller steps are slower")
     return "\n".join(notes)

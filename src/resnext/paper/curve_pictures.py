@@ -1,4 +1,4 @@
-"""Figures 5, 6 and 7: the paper's lines, and those of runs here over them."""
+"""Plot Figures 5, 6 and 7: the printed lines, with measured lines drawn over them."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -13,25 +13,25 @@ if TYPE_CHECKING:
 
 SPLITS = {"train": "train_error", "val": "top1_error", "val-1Kway": "top1_error"}  # curve -> column of metrics.csv
 DASHES: dict[str, Any] = {"train": (0, (3, 1.6)), "val": "-", "val-1Kway": "-"}
-RANGES = {"figure5": (15, 50), "figure6": (20, 55)}  # % shown, as the paper's axes do nearly
-DROPS = (30, 60, 90)  # epochs
+RANGES = {"figure5": (15, 50), "figure6": (20, 55)}  # range of the y axis in %, close to the paper's
+DROPS = (30, 60, 90)  # epochs at which the learning rate drops
 Line = list[tuple[float, float]]
 
 
 def printed_line(table: str, curve: str, split: str) -> Line:
-    """One printed curve as (epoch or mini-batch, error) points."""
+    """Return a printed curve as (epoch or mini-batch, error) points."""
     return [(p.at, p.error) for p in curves(table) if (p.curve, p.split) == (curve, split)]
 
 
 def measured_line(entry: Entry, table: str, split: str) -> Line:
-    """The same of a run here; empty where there is none."""
-    if entry.measurement is None or table == "figure6":  # a run's log has the 5K-way error, the figure the 1K-way one
+    """Return the curve of a run here as such points; empty if there is none."""
+    if entry.measurement is None or table == "figure6":  # a log has the 5K-way error, the figure the 1K-way error
         return []
     return entry.measurement.curve(SPLITS[split])
 
 
 def lines_of(table: Table, entries: list[Entry]) -> list[tuple[str, str, str, float, float]]:
-    """All curves of a figure, printed and measured, as rows of its CSV."""
+    """Collect all curves of a figure, printed and measured, as rows of its CSV."""
     rows = []
     for entry in entries:
         curve = str(entry.row.curve)
@@ -45,7 +45,7 @@ def lines_of(table: Table, entries: list[Entry]) -> list[tuple[str, str, str, fl
 
 
 def error_curves(table: Table, entries: list[Entry]) -> "Figure":
-    """Figure 5 (a panel a depth, over epochs) or Figure 6 (over mini-batches)."""
+    """Plot Figure 5 (one panel per depth, over epochs) or Figure 6 (over mini-batches)."""
     depths = list(dict.fromkeys(entry.row.key.rpartition("/")[2] for entry in entries))
     wide = 4.6
     with look():
@@ -97,7 +97,7 @@ def _scaled(line: Line, scale: float) -> tuple[list[float], list[float]]:
 
 
 def _name_ends(axes: "Axes", ends: list[tuple[float, str]], apart: float) -> None:
-    """The last printed value of each line at the right, moved apart where they would overlap."""
+    """Write the last printed value of each line at the right, moved apart where labels would overlap."""
     below = float("-inf")
     for error, colour in sorted(ends):
         y = max(error, below + apart)
@@ -106,7 +106,7 @@ def _name_ends(axes: "Axes", ends: list[tuple[float, str]], apart: float) -> Non
 
 
 def error_over_parameters(table: Table, entries: list[Entry]) -> "Figure":
-    """Figure 7: two ways to spend parameters."""
+    """Plot Figure 7: error over parameters, for more paths and for more width."""
     column, by_key = table.columns[0], {entry.row.key: entry for entry in entries}
     with look():
         figure = new_figure(6.6, 4.4)
@@ -121,7 +121,7 @@ def error_over_parameters(table: Table, entries: list[Entry]) -> "Figure":
                           elinewidth=1, label=f"more {'paths' if series == 'cardinality' else 'width'}")  # fmt: skip
             for i, (a, b, entry) in enumerate(zip(x, y, line, strict=True)):
                 if series == "cardinality" and i == 0:
-                    continue  # both lines start there: named once
+                    continue  # both lines start there: label it once
                 down = series == "cardinality"
                 axes.annotate(entry.row.setting, (a, b), (-3, -15) if down else (6, 8), textcoords="offset points",
                               ha="right" if down else "left", fontsize=8, color=colour)  # fmt: skip

@@ -1,4 +1,4 @@
-"""What a detection recipe costs, counted: multiply-adds of its convolutions and linear layers."""
+"""Count the cost of a detection recipe: multiply-adds of its convolutions and linear layers."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -15,8 +15,8 @@ from resnext.model.architecture import Architecture
 from resnext.model.network import Network
 from resnext.paper.recipe_entry import DetectorRecipe
 
-SHAPE = (4, 3)  # width and height of most of COCO's photographs, as parts
-FORWARD_AND_BACKWARD = 3  # a training step's multiply-adds over a forward pass's, where nothing is frozen
+SHAPE = (4, 3)  # width to height of most COCO images
+FORWARD_AND_BACKWARD = 3  # multiply-adds of a training step over those of a forward pass, if nothing is frozen
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,9 @@ class DetectorCost:
 
     height: int
     width: int
-    network: int  # with the pyramid
+    network: int  # including the pyramid
     rpn: int
-    regions: int  # the head, on as many as are sampled
+    regions: int  # the head, on all sampled regions
     parameters: int
 
 
@@ -35,7 +35,7 @@ class DetectorCost:
 def detector_cost(
     architecture: Architecture, settings: DetectorSettings, height: int, width: int, classes: int
 ) -> DetectorCost:
-    """The cost of each part; everything on the meta device, so nothing is computed."""
+    """Count the cost of each part, on the meta device."""
     with torch.device("meta"):
         names = tuple(map(str, range(classes)))
         model = FasterRcnn(Network(architecture.change(num_classes=0)), settings, names, DetectPreprocessing())
@@ -51,7 +51,7 @@ def detector_cost(
 
 
 def detector_cost_line(entry: DetectorRecipe) -> str:
-    """The cost in a sentence: an image of COCO's usual shape, and the whole run."""
+    """Describe the cost in a sentence: for an image of COCO's usual shape, and for the whole run."""
     recipe = entry.recipe()
     height, width = recipe.data.min_size, round(recipe.data.min_size * SHAPE[0] / SHAPE[1])
     cost = detector_cost(recipe.model.architecture(0, 3), recipe.detector, height, width, entry.classes)
@@ -73,7 +73,7 @@ def detector_cost_line(entry: DetectorRecipe) -> str:
 
 
 def _counted(module: nn.Module, x: Tensor | list[Tensor]) -> tuple[int, Any]:
-    """Multiply-adds of ``module(x)``, and its output."""
+    """Count the multiply-adds of ``module(x)``; return them with its output."""
     found: list[int] = []
 
     def note(layer: nn.Module, _: object, y: Tensor) -> None:

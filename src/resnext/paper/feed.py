@@ -1,8 +1,8 @@
-"""The input pipeline, simulated: how many cores, what storage and how many shards keep the devices busy.
+"""Simulate the input pipeline: how many cores, which storage and how many shards keep the devices busy.
 
-It is the loader of ``data/loader.py``, event by event: each process hands its batches to W workers in turn, two to each
-ahead; a worker reads, decodes and augments one image after the other; batches come in order; and a step begins when
-every device has its batch. Cores and storage are shared fairly by whoever uses them.
+This is an event simulation of ``data/loader.py``. Each process gives its batches to its workers in turn, at most two
+per worker ahead. A worker reads, decodes and augments its images one by one. Batches arrive in order, and a step starts
+when every device has its batch. Cores and storage are shared equally among their current users.
 """
 
 import heapq
@@ -20,12 +20,12 @@ import numpy as np
 
 from resnext.errors import RequestError
 
-PREFETCH = 2  # batches a worker has ahead, as a DataLoader has them
-PIECES = 16  # a batch is read and decoded in so many, where storage plays a part
-ROOM = 1.1  # times the least cores: the storage is judged with some to spare, as waiting for it takes workers
-SPARE = 1.25  # workers for each core: some always wait for their turn
-MOST_WORKERS = 256  # as data.workers allows
-IDLE = 0.02  # of the devices' time, that counts as kept busy
+PREFETCH = 2  # batches per worker ahead, the default of DataLoader
+PIECES = 16  # parts in which a batch is read and decoded, if storage is simulated
+ROOM = 1.1  # times the fewest cores: used to find the bandwidth, since waiting for storage occupies workers
+SPARE = 1.25  # workers per core, since some always wait for their turn
+MOST_WORKERS = 256  # the maximum of data.workers
+IDLE = 0.02  # share of idle time up to which devices count as busy
 BANDWIDTH = re.compile(
     r"(?P<number>\d+(?:\.\d*)?(?:e\d{1,2})?)\s*(?P<prefix>[kMGT]?)(?P<binary>i?)(?P<unit>B|bit|b)(?:/s|ps)"
 )
@@ -34,92 +34,92 @@ PREFIXES = {"": 0, "k": 1, "M": 2, "G": 3, "T": 4}
 
 @dataclass(frozen=True)
 class Images:
-    """Images as they were measured one by one: file size, and seconds of one core to decode and augment it."""
+    """Measured images: file size of each, and seconds of one core to decode and augment it."""
 
     sizes: tuple[int, ...]  # bytes
     seconds: tuple[float, ...]
 
     @property
     def mean_bytes(self) -> float:
-        """Of a file."""
+        """Mean file size in bytes."""
         return sum(self.sizes) / len(self.sizes)
 
     @property
     def mean_seconds(self) -> float:
-        """Of one core."""
+        """Mean seconds of one core per image."""
         return sum(self.seconds) / len(self.seconds)
 
     def scaled(self, mean_seconds: float, mean_bytes: float) -> "Images":
-        """The same spread around other means."""
+        """Scale to other means with the same relative spread."""
         slower, larger = mean_seconds / self.mean_seconds, mean_bytes / self.mean_bytes
         return Images(tuple(round(b * larger) for b in self.sizes), tuple(s * slower for s in self.seconds))
 
 
 @dataclass(frozen=True)
 class Pipeline:
-    """What feeds what. Sizes that make no sense raise RequestError."""
+    """An input pipeline and the devices it feeds. Raises RequestError for impossible values."""
 
-    step_seconds: float  # of computation
-    batch: int  # images a device and step
-    workers: int  # loading processes of each device's process; 0 loads in that process itself
-    cores: float  # of each host, for the loading processes
-    devices: int = 1  # of each host
+    step_seconds: float  # computation of one step
+    batch: int  # images per device and step
+    workers: int  # loading processes per device; 0: the training process loads
+    cores: float  # per host, for the loading processes
+    devices: int = 1  # per host
     hosts: int = 1
-    bandwidth: float = math.inf  # bytes a second, of a storage that all hosts share
-    latency: float = 0.0  # seconds of a read
-    read_bytes: float | None = None  # of a sequential read; None: every image is a read of its own
+    bandwidth: float = math.inf  # bytes per second of the storage, shared by all hosts
+    latency: float = 0.0  # seconds per read
+    read_bytes: float | None = None  # size of a sequential read; None: one read per image
 
     def __post_init__(self) -> None:
         for name, least in (("batch", 1), ("workers", 0), ("devices", 1), ("hosts", 1)):
             if getattr(self, name) < least:
-                raise RequestError(f"a pipeline has {name} of {least} or more, not {getattr(self, name)}")
+                raise RequestError(f"{name} of a pipeline must be at least {least}, not {getattr(self, name)}")
         for name in ("cores", "bandwidth"):
             if not getattr(self, name) > 0:
                 raise RequestError(f"{name} must be above 0, not {getattr(self, name)}")
         if not self.step_seconds >= 0 or not self.latency >= 0:
-            raise RequestError("a step and a read cannot take less than no time")
+            raise RequestError("the time of a step and of a read cannot be negative")
 
     @property
     def demand(self) -> float:
-        """Images a second that the devices could take."""
+        """Images per second that the devices can process."""
         return self.hosts * self.devices * self.batch / self.step_seconds if self.step_seconds else math.inf
 
 
 @dataclass(frozen=True)
 class Flow:
-    """What a simulation saw after its warm-up."""
+    """Result of a simulation, measured after its warm-up."""
 
     images_per_second: float
-    idle: float  # share of the time that devices waited
-    core_use: float  # share of the cores
+    idle: float  # share of the time that devices wait
+    core_use: float  # share of the cores' time that is used
     bytes_per_second: float
-    images: int  # of the whole simulation, every one of them once
+    images: int  # over the whole simulation
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The least that keeps the devices busy, and what flows then."""
+    """The fewest cores and the lowest bandwidth that keep the devices busy, and the resulting throughput."""
 
-    cores: int  # of each host, for loading; the training processes need one each besides
-    workers: int  # of each process
-    bandwidth: float  # bytes a second, with a tenth more cores
-    readers: int  # loading processes of all hosts
+    cores: int  # per host, for loading; each training process needs one more
+    workers: int  # per training process
+    bandwidth: float  # bytes per second, with a tenth more cores
+    readers: int  # loading processes over all hosts
     flow: Flow
 
 
 @cache
 def measured_images() -> Images:
-    """250 ImageNet files under the paper's augmentation, as ``tools/measure_feed.py`` measured them on one core."""
+    """Load the sample of 250 ImageNet files that ``tools/measure_feed.py`` measured with the paper's augmentation."""
     values = json.loads(files("resnext.paper").joinpath("decoding.json").read_text(encoding="utf-8"))
     return Images(tuple(values["bytes"]), tuple(ms / 1000 for ms in values["milliseconds"]))
 
 
 def parse_bandwidth(text: str) -> float:
-    """``2GB/s``, ``500 MiB/s`` or ``10Gbit/s`` as bytes a second. Raises RequestError."""
+    """Parse ``2GB/s``, ``500 MiB/s`` or ``10Gbit/s`` to bytes per second. Raises RequestError."""
     match = BANDWIDTH.fullmatch(text.strip())
     value = float(match["number"]) if match else 0.0
     if not match or not 0 < value < math.inf:
-        raise RequestError(f"{text!r} is no bandwidth: write one such as 2GB/s, 500MiB/s or 10Gbit/s")
+        raise RequestError(f"{text!r} is not a bandwidth; write 2GB/s, 500MiB/s or 10Gbit/s")
     base = 1024 if match["binary"] else 1000
     return value * base ** PREFIXES[match["prefix"]] / (1 if match["unit"] == "B" else 8)
 
@@ -133,37 +133,37 @@ def simulate(
     ends: bool = False,
     seed: int = 0,
 ) -> Flow:
-    """Runs ``steps`` steps and reports on those after the first ``skip``; the same answer for the same seed.
+    """Simulate ``steps`` steps and measure those after the first ``skip``; the result depends on the seed only.
 
-    With ``ends`` the epoch ends with them, and workers load nothing beyond; else it goes on, as a long one does.
+    With ``epoch_ends`` the epoch ends after these steps and workers load nothing beyond; otherwise it continues.
     """
     ahead = PREFETCH * max(pipeline.workers, 1)
-    skip = 4 * ahead if skip is None else skip  # until the devices that are ahead have all they may have
+    skip = 4 * ahead if skip is None else skip  # until all prefetch queues are full
     steps = skip + max(8 * ahead, 48) if steps is None else steps
     assert 0 <= skip < steps
     return _Simulation(pipeline, images, steps, ends, seed).run(skip)
 
 
 def plan(pipeline: Pipeline, images: Images, *, idle: float = IDLE, seed: int = 0) -> Plan:
-    """The least cores that leave the devices idle for less than ``idle``, and with ROOM the least bandwidth.
+    """Find the fewest cores that keep the devices idle for less than ``idle``, then the lowest bandwidth.
 
-    What the pipeline says of cores and workers is not used. Raises RequestError where its storage cannot do it.
+    Cores and workers of ``pipeline`` are ignored. Raises RequestError if its storage is too slow.
     """
 
     def busy(candidate: Pipeline) -> bool:
         return simulate(candidate, images, seed=seed).idle < idle
 
     bytes_needed = pipeline.demand * images.mean_bytes
-    need = pipeline.demand * images.mean_seconds / pipeline.hosts  # cores that never wait
+    need = pipeline.demand * images.mean_seconds / pipeline.hosts  # if cores never wait
     if pipeline.bandwidth < bytes_needed * (1 - idle):
         raise RequestError(
             f"storage of {pipeline.bandwidth / 1e9:.3g} GB/s cannot feed {pipeline.demand:,.0f} images of "
-            f"{images.mean_bytes / 1e3:.0f} kB a second, which are {bytes_needed / 1e9:.3g} GB/s"
+            f"{images.mean_bytes / 1e3:.0f} kB per second, which need {bytes_needed / 1e9:.3g} GB/s"
         )
     if with_cores(pipeline, images, math.ceil(need)).workers > MOST_WORKERS:
         raise RequestError(
-            f"{pipeline.demand:,.0f} images a second take {need:.0f} cores a host and more than {MOST_WORKERS} "
-            "workers a device: use more hosts"
+            f"{pipeline.demand:,.0f} images per second need {need:.0f} cores per host and more than {MOST_WORKERS} "
+            "workers per device; use more hosts"
         )
     least = max(1, math.floor(need * (1 - 2 * idle)))
     cores = _least(lambda c: busy(with_cores(pipeline, images, c)), least)
@@ -175,32 +175,32 @@ def plan(pipeline: Pipeline, images: Images, *, idle: float = IDLE, seed: int = 
 
 
 def throughput(pipeline: Pipeline, images: Images, cores: Sequence[int], *, seed: int = 0) -> list[Flow]:
-    """The flow for each number of cores."""
+    """Simulate the pipeline with each number of cores."""
     return [simulate(replace(pipeline, cores=c), images, seed=seed) for c in cores]
 
 
 def with_cores(pipeline: Pipeline, images: Images, cores: int) -> Pipeline:
-    """As many cores, and workers that keep them all busy while others read or wait for their turn."""
+    """Set the number of cores, with enough workers to keep them busy while others read or wait."""
     reads = 1.0 if pipeline.read_bytes is None else images.mean_bytes / pipeline.read_bytes
-    waiting = reads * pipeline.latency / images.mean_seconds  # workers in a read for each that computes
+    waiting = reads * pipeline.latency / images.mean_seconds  # reading workers per computing one
     return replace(pipeline, cores=cores, workers=math.ceil(SPARE * cores * (1 + waiting) / pipeline.devices))
 
 
 def uneven(shards: int, readers: int) -> float:
-    """Share of the time that readers of whole shards stand still at the end of an epoch, waiting for the slowest."""
+    """Compute the share of an epoch that readers of whole shards wait for the slowest reader at its end."""
     assert shards >= 1
     assert readers >= 1
     return 1 - shards / (readers * -(-shards // readers))
 
 
 def even_from(readers: int, idle: float = IDLE) -> int:
-    """The number of shards from which on every number of them is even enough; ``readers`` of them always are."""
+    """Find the smallest shard count from which on every count splits evenly enough over the readers."""
     rounds = math.ceil((1 - 1 / readers) / idle - 1e-9) if readers > 1 else 1
     return readers * (rounds - 1) + 1
 
 
 def _least(enough: Callable[[int], bool], low: int) -> int:
-    """The least whole number from ``low`` on that is enough, taken to be monotonous."""
+    """Find the smallest whole number from ``low`` on for which the monotonic predicate ``enough`` holds."""
     step, high = max(1, low // 16), low
     while not enough(high):
         low, high, step = high + 1, high + step, step * 2
@@ -211,9 +211,9 @@ def _least(enough: Callable[[int], bool], low: int) -> int:
 
 
 class _Shared:
-    """A resource that serves all its jobs at once, each at ``most`` or at its fair share of ``capacity``.
+    """A resource that serves all jobs at once, each with at most ``max_speed`` or its equal share of ``capacity``.
 
-    The clock of the jobs: it runs at the speed of one of them, so a job ends when it shows the job's end.
+    ``clock`` counts the work done for a single job since the start; a job ends when the clock reaches its end.
     """
 
     def __init__(self, capacity: float, most: float) -> None:
@@ -240,7 +240,7 @@ class _Shared:
         return then
 
     def amount(self, now: float) -> float:
-        """All work done until now."""
+        """Return all work done until ``now``."""
         self._advance(now)
         return self.done
 
@@ -253,7 +253,7 @@ class _Shared:
 
 
 class _Simulation:
-    """Everything that happens, in the order of time."""
+    """The event loop: processes all events in order of time."""
 
     def __init__(self, pipeline: Pipeline, images: Images, steps: int, ends: bool, seed: int) -> None:
         self.p, self.steps, self.seed = pipeline, steps, seed
@@ -270,7 +270,7 @@ class _Simulation:
             for d in range(pipeline.devices)
         ]
         self.waiting = 0
-        self.ends: list[tuple[float, float, float]] = []  # of steps: time, seconds of cores, bytes
+        self.ends: list[tuple[float, float, float]] = []  # per step: end time, core seconds, bytes
 
     def run(self, skip: int) -> Flow:
         for rank in self.ranks:
@@ -290,7 +290,7 @@ class _Simulation:
         heapq.heappush(self.timers, (self.now + seconds, next(self.numbers), then))
 
     def pieces(self, rank: int, batch: int) -> list[tuple[float, float, float]]:
-        """Bytes, waiting for reads, and seconds of a core of a batch's images; without storage one piece is exact."""
+        """Split a batch into pieces: (bytes, read latency, core seconds); one piece if storage is not simulated."""
         drawn = np.random.default_rng([self.seed, rank, batch]).integers(len(self.sizes), size=self.p.batch)
         stored = self.p.latency > 0 or self.p.bandwidth < math.inf
         parts = np.array_split(drawn, min(PIECES, len(drawn)) if stored else 1)
@@ -301,7 +301,7 @@ class _Simulation:
         return float(self.p.latency * reads)
 
     def taken(self) -> None:
-        """Another device has its batch; the last one starts the step of all."""
+        """Note that a device has its batch; the last device starts the step."""
         self.waiting -= 1
         self.images += self.p.batch
         if not self.waiting:
@@ -331,7 +331,7 @@ class _Simulation:
 
 
 class _Rank:
-    """One device's process and its workers: a DataLoader and the loop around it."""
+    """The training process of one device and its workers: a DataLoader and the loop around it."""
 
     def __init__(self, simulation: _Simulation, number: int, cores: _Shared) -> None:
         self.simulation, self.number, self.cores = simulation, number, cores
@@ -345,7 +345,7 @@ class _Rank:
             self._send()
 
     def want(self) -> None:
-        """The loop asks for its next batch."""
+        """Request the next batch for the training loop."""
         self.waits = True
         if not self.workers:
             self._send()
@@ -361,7 +361,7 @@ class _Rank:
             self.simulation.taken()
 
     def _send(self) -> None:
-        """The next batch to the worker whose turn it is, which starts if it has nothing else to do."""
+        """Queue the next batch at the worker whose turn it is; an idle worker starts at once."""
         if self.sent < self.simulation.batches:
             queue = self.queues[self.sent % len(self.queues)]
             queue.append(self.sent)

@@ -1,4 +1,4 @@
-"""``resnext paper feed``: the cores, the storage and the shards that keep the devices of a machine busy."""
+"""``resnext paper feed``: find the cores, storage and shards that keep the devices of a machine busy."""
 
 import argparse
 import csv
@@ -22,44 +22,61 @@ if TYPE_CHECKING:
     from resnext.paper.cost import Cluster
     from resnext.paper.feed import Flow, Images, Pipeline, Plan
 
-SHARES = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0, 1.125, 1.25, 1.5)  # of the cores of the answer
+SHARES = (
+    0.125,
+    0.25,
+    0.375,
+    0.5,
+    0.625,
+    0.75,
+    0.875,
+    1.0,
+    1.125,
+    1.25,
+    1.5,
+)  # numbers of cores in the plot, relative to the cores needed
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``resnext paper feed``."""
+    """Add the arguments of ``resnext paper feed``."""
     which = parser.add_mutually_exclusive_group()
     which.add_argument(
         "--network", metavar="NAME", default="resnext50_32x4d", help="network to train (default: %(default)s)"
     )
-    which.add_argument("--recipe", type=Path, metavar="FILE", help="or a recipe")
+    which.add_argument("--recipe", type=Path, metavar="FILE", help="recipe to train")
     add_machine(parser)
     parser.add_argument(
-        "--bandwidth", metavar="RATE", help="of the storage, shared by all hosts: 2GB/s, 10Gbit/s (default: enough)"
+        "--bandwidth",
+        metavar="RATE",
+        help="bandwidth of the storage that all hosts share: 2GB/s, 10Gbit/s (default: enough)",
     )
     parser.add_argument(
         "--latency-ms",
         type=float,
         default=0.0,
         metavar="MS",
-        help="milliseconds before a read's first byte (default: 0)",
+        help="latency of a read in milliseconds (default: 0)",
     )
     parser.add_argument(
         "--image-kb", type=float, metavar="kB", help="mean size of an image file (default: as measured)"
     )
     parser.add_argument(
-        "--shard-mb", type=float, metavar="MB", help="shards of this size, each read from its start to its end"
+        "--shard-mb",
+        type=float,
+        metavar="MB",
+        help="size of shards that are read sequentially (default: one file per image)",
     )
     parser.add_argument(
         "--out",
         type=Path,
         default=Path("feed"),
         metavar="FOLDER",
-        help="folder of the picture and CSV (default: %(default)s)",
+        help="folder for the plot and the CSV (default: %(default)s)",
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints the answer, and writes a picture and its numbers. Raises RequestError."""
+    """Print the requirements, and write a plot and its numbers; exit status 0. Raises RequestError."""
     from resnext.paper.cost import parse_cluster
     from resnext.paper.feed import plan, throughput
     from resnext.screen import screen
@@ -77,25 +94,27 @@ def run(args: argparse.Namespace) -> int:
     picture(stem.with_name(f"{stem.name}.png"), f"{name} on {cluster}", pipeline, found, cores, flows)
     console = screen()
     console.print(f"{name} on {cluster}", style="bold", end="")
-    console.print(f": {pipeline.demand:,.0f} images/s if nothing waits")
+    console.print(f": {pipeline.demand:,.0f} images/s if devices never wait")
     console.print(answer(pipeline, images, found))
     if args.cores:
         flow = flows[cores.index(args.cores)]
         console.print(
-            f"with {args.cores} cores a host: {flow.images_per_second:,.0f} images/s, devices idle {flow.idle:.0%}"
+            f"with {args.cores} cores per host: {flow.images_per_second:,.0f} images/s, devices idle {flow.idle:.0%}"
         )
     console.print(f"written: {stem}.png, {stem}.csv")
     return 0
 
 
 def asked(args: argparse.Namespace, cluster: "Cluster") -> "tuple[Pipeline, Images, str]":
-    """The pipeline without an answer yet, its images, and the name of the network or recipe. Raises RequestError."""
+    """Build the pipeline to be planned, its images, and the name of the network or recipe. Raises RequestError."""
     from resnext.paper.feed import Pipeline, measured_images, parse_bandwidth
 
     check_numbers(args)
     if not 0 <= args.latency_ms < math.inf:
         raise RequestError(f"--latency-ms {args.latency_ms:g} must be 0 or more")
-    for_cost = argparse.Namespace(**{**vars(args), "images": 1, "epochs": 1})  # how long it takes is no question here
+    for_cost = argparse.Namespace(
+        **{**vars(args), "images": 1, "epochs": 1}
+    )  # the length of the run does not matter here
     one = (
         of_recipe(args.recipe.stem, read_classification_recipe(args.recipe), for_cost)
         if args.recipe
@@ -122,19 +141,19 @@ def asked(args: argparse.Namespace, cluster: "Cluster") -> "tuple[Pipeline, Imag
 
 
 def answer(pipeline: "Pipeline", images: "Images", found: "Plan") -> str:
-    """The plan in sentences."""
+    """Describe the requirements in sentences."""
     from resnext.paper.feed import IDLE, even_from
 
     flow, even = found.flow, even_from(found.readers)
     return (
-        f"the least that keeps the devices idle below {IDLE:.0%}, at {1000 * images.mean_seconds:.2f} ms of a core and "
-        f"{images.mean_bytes / 1000:.0f} kB an image:\n"
-        f"  cores    {found.cores} a host to load, with {found.workers} workers a device (data.workers), "
+        f"minimum to keep devices idle below {IDLE:.0%}, at {1000 * images.mean_seconds:.2f} ms of one core and "
+        f"{images.mean_bytes / 1000:.0f} kB per image:\n"
+        f"  cores    {found.cores} per host for loading, with {found.workers} workers per device (data.workers), "
         f"and {pipeline.devices} for the training processes\n"
         f"  storage  {found.bandwidth / 1e9:.3g} GB/s, with a tenth more cores; "
-        f"{flow.bytes_per_second / 1e9:.3g} GB/s flow\n"
-        f"  shards   any number with random access; where each of the {found.readers} workers reads whole ones, "
-        f"a multiple of {found.readers}, or {even:,} and more\n"
+        f"{flow.bytes_per_second / 1e9:.3g} GB/s are read\n"
+        f"  shards   any number with random access; if each of the {found.readers} workers reads whole shards, "
+        f"a multiple of {found.readers}, or at least {even:,}\n"
         f"then {flow.images_per_second:,.0f} images/s, devices idle {flow.idle:.1%}, "
         f"loading cores {flow.core_use:.0%} busy"
     )
@@ -143,7 +162,7 @@ def answer(pipeline: "Pipeline", images: "Images", found: "Plan") -> str:
 def write_numbers(
     path: Path, cluster: "Cluster", name: str, pipeline: "Pipeline", cores: list[int], flows: "list[Flow]"
 ) -> None:
-    """One line for each number of cores. Raises WorkError when the disk refuses."""
+    """Write one CSV row per number of cores. Raises WorkError if the disk cannot be written."""
     with written_whole(path, "w") as file:
         out = csv.writer(file, lineterminator="\n")
         out.writerow(
@@ -171,7 +190,7 @@ def write_numbers(
 def picture(
     path: Path, heading: str, pipeline: "Pipeline", found: "Plan", cores: list[int], flows: "list[Flow]"
 ) -> None:
-    """Throughput against cores, and the devices' demand as a line. Raises WorkError when the disk refuses."""
+    """Plot throughput over cores, with the demand as a line. Raises WorkError if the disk cannot be written."""
     from resnext.evaluate import style
 
     with style.look():
@@ -181,14 +200,14 @@ def picture(
         axes.plot(cores, [flow.images_per_second for flow in flows], color=style.BLUE, marker="o", markersize=4)
         axes.axvline(found.cores, color=style.MUTED, linewidth=0.8, linestyle=(0, (4, 3)))
         axes.annotate(
-            "the devices' demand", (cores[0], pipeline.demand), (0, 4), textcoords="offset points", color=style.RED
+            "demand of the devices", (cores[0], pipeline.demand), (0, 4), textcoords="offset points", color=style.RED
         )
         axes.annotate(
             f"{found.cores} cores", (found.cores, 0), (-4, 6), textcoords="offset points", ha="right", color=style.MUTED
         )
         axes.set_ylim(0, 1.15 * pipeline.demand)
         axes.set_xlim(0, None)
-        axes.set_xlabel("loading cores of a host")
+        axes.set_xlabel("loading cores per host")
         axes.set_ylabel("images/s")
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
         style.title(figure, heading, "simulated input pipeline", left=0.2)

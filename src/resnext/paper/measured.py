@@ -1,6 +1,6 @@
-"""What has been measured of a row: run directories named by its recipe, and lines of results/. No torch here.
+"""Collect what has been measured for a recipe: run directories named after it, and rows of results/. No torch here.
 
-Nothing of a run is trusted: sizes are bounded, values checked, and what is damaged is named and left out.
+Run directories are not trusted: sizes are limited, values are checked, and damaged runs are reported and left out.
 """
 
 import csv
@@ -23,11 +23,11 @@ from resnext.run_directory import LARGEST_JSON, RunDirectory, holds_no_run
 from resnext.settings import Recipe
 from resnext.train.resume import changes
 
-ALIVE = 900.0  # seconds since a run's last sign of life, within which it counts as running
+ALIVE = 900.0  # seconds; a run counts as running if it wrote something within this time
 LARGEST_CSV = 16 << 20  # bytes
-MOST_RUNS = 200  # of one recipe
-MOST_EVALUATIONS = 64  # of one run
-SAME = ("train.seed", "data.limit_val")  # beside what a resumption may change: the seed is named, not a difference
+MOST_RUNS = 200  # per recipe
+MOST_EVALUATIONS = 64  # per run
+SAME = ("train.seed", "data.limit_val")  # ignored beside what resuming may change
 WHERE = ("train.proposals", *(f"data.{name}" for name in ("train", "val", "train_images", "val_images")), "train.fast")
 OTHER_SCHEDULE = "as released"
 Rows = list[dict[str, str]]
@@ -35,28 +35,28 @@ Rows = list[dict[str, str]]
 
 @dataclass(frozen=True)
 class Run:
-    """One run of a recipe, as far as it is."""
+    """One run of a recipe, finished or not."""
 
     path: Path
     seed: int
     state: str  # finished, running, stopped
     epoch: int
     step: int
-    length: str  # "of 100 epochs"
-    changed: tuple[str, ...] = ()  # settings in which it is not the recipe
+    length: str  # format of the progress: "epoch {epoch} of 100"
+    changed: tuple[str, ...] = ()  # settings that differ from the recipe
     rows: tuple[Mapping[str, str], ...] = ()  # of metrics.csv
     evaluations: tuple[Mapping[str, Any], ...] = ()
-    silent: float = 0.0  # seconds since its last sign of life
+    silent: float = 0.0  # seconds since it last wrote something
 
     @property
     def done(self) -> str:
-        """How far it is: ``epoch 43 of 100``."""
+        """Progress, such as ``epoch 43 of 100``."""
         return self.length.format(epoch=self.epoch, step=self.step)
 
 
 @dataclass(frozen=True)
 class Value:
-    """One measured cell: a mean over ``count`` runs."""
+    """One measured value: a mean over ``count`` runs."""
 
     mean: float
     deviation: float | None  # sample standard deviation, of two runs or more
@@ -64,23 +64,23 @@ class Value:
     changed: bool = False  # whether the runs differ from the recipe in more than the seed
 
     def text(self, decimals: int) -> str:
-        """``22.4``, ``22.4 ± 0.1 (3)``; with ≠ where the runs are not the recipe's."""
+        """Format as ``22.4`` or ``22.4 ± 0.1 (3)``, with ≠ if the runs differ from the recipe."""
         spread = f" ± {self.deviation:.{decimals}f} ({self.count})" if self.deviation is not None else ""
         return f"{self.mean:.{decimals}f}{spread}{' ≠' if self.changed else ''}"
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """Everything found of one recipe."""
+    """Everything found for one recipe."""
 
     recipe: str
     runs: tuple[Run, ...] = ()
-    results: tuple[Mapping[str, str], ...] = ()  # lines of results/*.csv
-    damaged: tuple[str, ...] = field(default=())  # a sentence each
+    results: tuple[Mapping[str, str], ...] = ()  # rows of results/*.csv
+    damaged: tuple[str, ...] = field(default=())  # one sentence per damaged run
 
     @property
     def state(self) -> str:
-        """finished, running, stopped or missing: that of the run that is furthest; a run as it should be goes first."""
+        """State of the furthest run: finished, running, stopped or missing; runs that follow the recipe count first."""
         if any(not run.changed for run in self.finished) or self.results:
             return "finished"
         for state in ("running", "stopped"):
@@ -90,12 +90,12 @@ class Measurement:
 
     @property
     def finished(self) -> tuple[Run, ...]:
-        """The finished runs; those that are exactly the recipe, where there are any."""
+        """The finished runs; only those that follow the recipe exactly, if there are any."""
         done = tuple(run for run in self.runs if run.state == "finished")
         return tuple(run for run in done if not run.changed) or done
 
     def value(self, column: Column) -> Value | None:
-        """The measured value of a printed column: of the last epoch (never the best), over the seeds."""
+        """Return the measured value of a printed column: mean over seeds at the last epoch, never the best one."""
         if column.measured is None:
             return None
         runs = self.finished
@@ -108,7 +108,7 @@ class Measurement:
         return Value(statistics.fmean(values), deviation, len(values), bool(runs and runs[0].changed))
 
     def curve(self, name: str, key: str = "epoch") -> list[tuple[float, float]]:
-        """(epoch or step, value) of the furthest run, for a picture."""
+        """Return (epoch or step, value) points of the furthest run, for a plot."""
         if not self.runs:
             return []
         furthest = max(self.runs, key=lambda run: (not run.changed, run.step))
@@ -117,7 +117,7 @@ class Measurement:
 
 
 def measured(recipe: str, runs: Path, results: Path | None = None, now: float | None = None) -> Measurement:
-    """What ``runs`` and ``results`` hold of a recipe: ``RUNS/NAME``, ``RUNS/NAME-seed3``, ``RUNS/NAME-released``."""
+    """Collect the runs (``RUNS/NAME``, ``RUNS/NAME-seed3``, ``RUNS/NAME-released``) and noted results of a recipe."""
     found, damaged = [], []
     name = re.compile(rf"{re.escape(recipe)}(-released)?(-seed\d{{1,9}})?")
     for path in _folders(runs, name):
@@ -131,23 +131,23 @@ def measured(recipe: str, runs: Path, results: Path | None = None, now: float | 
 def _folders(runs: Path, name: re.Pattern[str]) -> list[Path]:
     try:
         named = [path for path in runs.iterdir() if name.fullmatch(path.name) and path.is_dir()]
-        begun = [path for path in named if not holds_no_run(path)]  # nor one that is about to begin
+        begun = [path for path in named if not holds_no_run(path)]  # a run that is about to start has no files yet
     except OSError:
         return []
     return sorted(begun)[:MOST_RUNS]
 
 
 def _read_run(path: Path, recipe: str, now: float) -> Run:
-    """Raises RequestError for what is no run or a damaged one."""
+    """Read a run directory. Raises RequestError if it is damaged or not a run."""
     run = RunDirectory(path)
     if not run.recipe.is_file():
-        raise RequestError(f"{path} is named as a run, but has no recipe.yaml")
+        raise RequestError(f"{path} has the name of a run, but no recipe.yaml")
     kind: type[Recipe | DetectRecipe] = DetectRecipe if recipe in detections() else Recipe
     begun, state = read_recipe(run.recipe, kind=kind), run.state("last")
     position = state.get("position")
     step, epoch = (_count(position, key) for key in ("step", "epoch"))
     if step is None or epoch is None:
-        raise RequestError(f"{run.checkpoint('last') / 'state.json'} does not say where the run stands")
+        raise RequestError(f"{run.checkpoint('last') / 'state.json'} does not say at which step the run is")
     schedule = "released" if "-released" in path.name else "printed"
     rows = _read_csv(run.metrics)
     silent = max(0.0, now - max((_age(p) for p in (run.log, run.checkpoint("last") / "state.json")), default=0.0))
@@ -169,7 +169,7 @@ def _read_run(path: Path, recipe: str, now: float) -> Run:
 
 
 def _changed(recipe: str, begun: Recipe | DetectRecipe, schedule: str) -> tuple[str, ...]:
-    """How a run's recipe differs from the paper's, in what may change a result."""
+    """List the settings that differ from the paper's recipe and may change a result."""
     asked = recipe_named(recipe).recipe(schedule=schedule)
     same = {*SAME, "train.channels_last"}
     if isinstance(asked, DetectRecipe):
@@ -179,12 +179,12 @@ def _changed(recipe: str, begun: Recipe | DetectRecipe, schedule: str) -> tuple[
 
 
 def _file(recipe: Recipe | DetectRecipe) -> str:
-    """The name of the weights' file: a copy of a published file is that file."""
+    """Return the file name of the initial weights: a copy of a published file counts as that file."""
     return (recipe.init.weights or "").partition("#")[0].rpartition("/")[2]
 
 
 def _evaluations(path: Path) -> Iterable[Mapping[str, Any]]:
-    """Evaluations written inside the run directory: ``evaluation/``, ``evaluation-320/`` ..."""
+    """Read the evaluations inside the run directory: ``evaluation/``, ``evaluation-320/`` ..."""
     for file in sorted(path.glob("*/metrics.json"))[:MOST_EVALUATIONS]:
         try:
             if file.is_file() and file.stat().st_size <= LARGEST_JSON:
@@ -196,7 +196,7 @@ def _evaluations(path: Path) -> Iterable[Mapping[str, Any]]:
 
 
 def _value_of(run: Run, column: Column) -> float | None:
-    """The column's value in a finished run: of its log's last (or stated) epoch, or of an evaluation of that view."""
+    """Read a column's value of a finished run: from its log at the last or given epoch, or from an evaluation."""
     assert column.measured is not None
     if column.view:
         for values in run.evaluations:
@@ -209,7 +209,7 @@ def _value_of(run: Run, column: Column) -> float | None:
 
 
 def _is_view(about: Any, view: Mapping[str, Any]) -> bool:
-    """Whether an evaluation's protocol is of this view, of the last checkpoint, and of nothing else that is special."""
+    """Whether an evaluation used this view, the last checkpoint, and no other special options."""
     if not isinstance(about, dict):
         return False
     wanted = {"checkpoint": "last", "restricted_to": None, "corruption": None, "ensemble": None} | dict(view)
@@ -218,7 +218,7 @@ def _is_view(about: Any, view: Mapping[str, Any]) -> bool:
 
 
 def _results(recipe: str, folder: Path | None) -> Iterable[Mapping[str, str]]:
-    """Lines of ``results/*.csv`` that are of this recipe, unchanged: columns recipe, top1_error_last, changes."""
+    """Read rows of ``results/*.csv`` for this recipe without changes (columns recipe, top1_error_last, changes)."""
     if folder is None or not folder.is_dir():
         return
     for path in sorted(folder.glob("*.csv")):
@@ -233,12 +233,12 @@ def _results(recipe: str, folder: Path | None) -> Iterable[Mapping[str, str]]:
 
 
 def _read_csv(path: Path) -> Rows:
-    """The rows of a small CSV; none where there is no file. Raises RequestError for one that is none."""
+    """Read a small CSV; no rows if there is no file. Raises RequestError if it is not a CSV."""
     if not path.exists():
         return []
     try:
         if not path.is_file() or path.stat().st_size > LARGEST_CSV:
-            raise RequestError(f"{path} is no file of at most {LARGEST_CSV:,} bytes")
+            raise RequestError(f"{path} is not a file of at most {LARGEST_CSV:,} bytes")
         with path.open(encoding="utf-8", newline="") as file:
             rows = [{k: v for k, v in row.items() if isinstance(k, str)} for row in csv.DictReader(file)]
     except (OSError, UnicodeDecodeError, csv.Error) as error:
@@ -247,7 +247,7 @@ def _read_csv(path: Path) -> Rows:
 
 
 def _number(value: Any, high: float = 100.0) -> float | None:
-    """A finite number from 0 to ``high``, from text or JSON; None for anything else."""
+    """Parse a number from 0 to ``high`` from text or JSON; None for anything else."""
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         return None
     try:

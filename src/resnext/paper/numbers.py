@@ -1,4 +1,4 @@
-"""What the paper printed: every table and figure as typed rows, each with its network and its recipe. No torch here."""
+"""The published numbers: every table and figure as typed rows, with network and recipe. No torch here."""
 
 import csv
 import json
@@ -26,49 +26,49 @@ WIDE_RESNET_FIELDS: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Column:
-    """One printed quantity, and what of a run corresponds to it."""
+    """One printed quantity, and the measured quantity it corresponds to."""
 
     key: str
     heading: str
     unit: str = ""
     decimals: int = 1
     measured: str | None = None  # column of metrics.csv, or key of an evaluation's metrics.json
-    view: Mapping[str, Any] = field(default_factory=dict)  # what such an evaluation's protocol must say
-    epoch: int | None = None  # the epoch whose value it is; the last where not given
-    scale: float = 1.0  # of what is measured, to the unit that is printed
+    view: Mapping[str, Any] = field(default_factory=dict)  # what the protocol of the evaluation must contain
+    epoch: int | None = None  # the epoch of the value; None: the last
+    scale: float = 1.0  # factor from the measured to the printed unit
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a table, or one curve or point of a figure: what one run would measure."""
+    """One row of a table, or one curve or point of a figure: what one run measures."""
 
-    key: str  # as --row takes it: 32x4d/50
+    key: str  # the name for --row: 32x4d/50
     label: str
-    network: str | None = None  # a name for Architecture.parse; none for other families
-    changes: Mapping[str, Any] = field(default_factory=dict)  # fields of Architecture that differ from it
+    network: str | None = None  # a name for Architecture.parse; None for other families
+    changes: Mapping[str, Any] = field(default_factory=dict)  # fields of Architecture that differ from the name
     published: Mapping[str, float] = field(default_factory=dict)  # column key -> value
     errors: Mapping[str, float] = field(default_factory=dict)  # column key -> standard error
-    claims: Mapping[str, str] = field(default_factory=dict)  # what the source says of the cost, as printed: "25.5 M"
-    recipe: str | None = None  # of recipes.py, which fills the row
-    family: str | None = None  # whose network it is, where not ours
+    claims: Mapping[str, str] = field(default_factory=dict)  # printed costs, such as "25.5 M"
+    recipe: str | None = None  # name of the recipe that measures the row
+    family: str | None = None  # family of the network, if not ours
     data: str | None = None
-    curve: str | None = None  # its name in the curves' file
-    note: str | None = None  # why our count differs from what is printed
+    curve: str | None = None  # its name in the file of curves
+    note: str | None = None  # why our count differs from the printed one
 
     @property
     def setting(self) -> str:
-        """C x d as the paper writes it, where the network is ours."""
+        """C x d as in the paper, if the network is ours; else empty."""
         a = self.architecture()
         return "" if a is None or self.network == WIDE_RESNET else f"{a.cardinality}x{a.width}d"
 
     @property
     def name(self) -> str:
-        """The label with its setting: ``ResNet-200 1x64d, deeper``."""
+        """Label with setting: ``ResNet-200 1x64d, deeper``."""
         first, comma, rest = self.label.partition(",")
         return f"{first} {self.setting}".rstrip() + comma + rest
 
     def architecture(self) -> Architecture | None:
-        """The network; None where it is not of this family."""
+        """Return the network; None if it is of another family."""
         if self.network is None:
             return None
         if self.network == WIDE_RESNET:
@@ -89,7 +89,7 @@ class Table:
     remarks: tuple[str, ...] = ()
 
     def row(self, text: str) -> Row:
-        """The row a user means by ``text``: its key, whatever the case and the order. Raises RequestError."""
+        """Find a row by its key, ignoring case and word order. Raises RequestError."""
         wanted = _words(text)
         exact = [row for row in self.rows if row.key.lower() == text.strip().lower()]
         same = exact or [row for row in self.rows if wanted == _words(row.key)]
@@ -100,13 +100,13 @@ class Table:
             return names[0]
         keys = [row.key for row in (names or self.rows)]
         if names:
-            raise RequestError(f"--row {text!r} means several rows of {self.name}: {', '.join(keys)}")
+            raise RequestError(f"--row {text!r} matches several rows of {self.name}: {', '.join(keys)}")
         raise RequestError(f"{self.name} has no row {text!r}{nearest(text.lower(), keys)}")
 
 
 @dataclass(frozen=True)
 class Point:
-    """One value of a printed curve."""
+    """One point of a printed curve."""
 
     curve: str
     split: str
@@ -115,21 +115,21 @@ class Point:
 
 
 def tables() -> dict[str, Table]:
-    """Every table and figure by its name, in the paper's order."""
+    """Load all tables and figures by name, in the paper's order."""
     return dict(_tables())
 
 
 def table(name: str) -> Table:
-    """The table ``name``. Raises RequestError naming the nearest."""
+    """Return the table or figure ``name``. Raises RequestError if there is none."""
     known = _tables()
     if name not in known:
-        raise RequestError(f"the paper has no {name!r} here{nearest(name, known)}")
+        raise RequestError(f"the paper has no table or figure {name!r}{nearest(name, known)}")
     return known[name]
 
 
 @cache
 def curves(name: str) -> tuple[Point, ...]:
-    """The curves of ``figure5`` (over epochs) or ``figure6`` (over mini-batches), as printed."""
+    """Load the printed curves of ``figure5`` (over epochs) or ``figure6`` (over mini-batches)."""
     at = {"figure5": "epoch", "figure6": "minibatches"}[name]
     rows = _csv(f"fig{name[-1]}_curves.csv")
     return tuple(Point(r["model"], r["split"], float(r[at]), float(r["top1_err"])) for r in rows)
@@ -137,7 +137,7 @@ def curves(name: str) -> tuple[Point, ...]:
 
 @cache
 def figure7_series() -> dict[str, tuple[str, ...]]:
-    """The two lines of Figure 7: row keys along each, from small to large."""
+    """Load the two lines of Figure 7: the row keys along each, from small to large."""
     series: dict[str, tuple[str, ...]] = {}
     for r in _csv("fig7_points.csv"):
         series[r["series"]] = (*series.get(r["series"], ()), r["template"])

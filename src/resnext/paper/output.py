@@ -1,4 +1,4 @@
-"""The folder that pictures and tables are written to: only files of our own are ever replaced."""
+"""The output folder of plots and tables: only files that this program wrote are replaced."""
 
 import hashlib
 import json
@@ -8,33 +8,33 @@ from pathlib import Path
 from resnext.errors import RequestError
 from resnext.files import check_folder, disk_named, written_whole
 
-INDEX = ".resnext-paper.json"  # name -> SHA-256 of what we wrote there last, and of what stood there before
+INDEX = ".resnext-paper.json"  # file name -> SHA-256 of the version we wrote last, and of the one before
 LARGEST_INDEX = 1 << 20  # bytes
 
 
 def check_files(folder: Path, names: Iterable[str]) -> None:
-    """Raise RequestError where nothing can be put into ``folder``, or a file there is not ours or was changed since."""
+    """Check that files can be written. Raises RequestError if not, or if a file there is not as we wrote it."""
     check_folder(folder, "--out")
     index = _index(folder)
     for name in names:
         path = folder / name
         if path.is_symlink() or (path.exists() and _digest(path) not in index.get(name, [])):
             raise RequestError(
-                f"{path} is there and is not as resnext wrote it; move it away, or give --out another folder"
+                f"{path} exists and is not as resnext wrote it; move it away, or give another folder with --out"
             )
 
 
 def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Write ``files`` into ``folder``, made where it is missing.
+    """Write ``files`` into ``folder``, which is created if missing.
 
-    Raises what ``check_files`` does, before anything is written, and WorkError when the disk refuses.
+    Checks first as ``check_out_files`` does. Raises WorkError if the disk cannot be written.
     """
     check_files(folder, files)
     with disk_named(folder):
         folder.mkdir(parents=True, exist_ok=True)
     index = _index(folder)
     index |= {name: [hashlib.sha256(data).hexdigest(), *index.get(name, [])][:2] for name, data in files.items()}
-    with written_whole(folder / INDEX, "w") as file:  # first: whenever this is killed, each file is known
+    with written_whole(folder / INDEX, "w") as file:  # first, so that the index knows every file even if this is killed
         json.dump(index, file, indent=1)
     for name, data in files.items():
         with written_whole(folder / name) as file:

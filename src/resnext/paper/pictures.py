@@ -1,4 +1,4 @@
-"""A picture for every table and figure: the paper's numbers filled, what was measured here as rings or strong lines."""
+"""Plot every table and figure: the paper's numbers as filled marks, measured numbers as rings or strong lines."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -14,12 +14,16 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LEGEND, ONLY = "Filled: as published; ring: measured here", "As published"
-CLEAR: dict[str, Any] = {"facecolor": PAPER, "edgecolor": "none", "pad": 0.8}  # under text that a line may cross
+CLEAR: dict[str, Any] = {
+    "facecolor": PAPER,
+    "edgecolor": "none",
+    "pad": 0.8,
+}  # background of text that a line may cross
 ROW, PANEL, LETTER = 0.33, 2.2, 0.073  # inches
 
 
 def picture_of(table: Table, entries: list[Entry]) -> "Figure":
-    """The picture of a table or figure."""
+    """Plot a table or figure."""
     if table.name in ("figure5", "figure6"):
         return error_curves(table, entries)
     special = {"table1": stages, "table2": trade, "table3": by_cardinality, "timing": timing}
@@ -29,7 +33,7 @@ def picture_of(table: Table, entries: list[Entry]) -> "Figure":
 
 
 def dots(table: Table, entries: list[Entry]) -> "Figure":
-    """A row a line, a column a panel: how far each network is, on a scale of its own."""
+    """Plot one line per row and one panel per column, each panel on its own scale."""
     columns = [c for c in table.columns if any(c.key in e.row.published for e in entries)]
     groups = list(dict.fromkeys(entry.row.data for entry in entries))
     panels = [(column, group) for group in groups for column in columns]
@@ -80,7 +84,7 @@ def _ring(axes: "Axes", entry: Entry, column: Column, y: float, colour: str) -> 
 
 
 def by_cardinality(table: Table, entries: list[Entry]) -> "Figure":
-    """Table 3: error along the settings from one path to 32, a line a depth."""
+    """Plot Table 3: error over cardinality from 1 to 32, one line per depth."""
     column = table.columns[0]
     with look():
         figure = new_figure(6.6, 4.2)
@@ -115,7 +119,7 @@ def _ring_upright(axes: "Axes", entry: Entry, column: Column, x: float, colour: 
 
 
 def stages(table: Table, entries: list[Entry]) -> "Figure":
-    """Table 1: where the parameters and multiply-adds of the two networks are."""
+    """Plot Table 1: parameters and multiply-adds of each stage of the two networks."""
     with look():
         figure = new_figure(7.6, 3.9)
         said = ", ".join(f"{e.row.label}: {e.row.claims['parameters']}, {e.row.claims['macs']}" for e in entries)
@@ -149,7 +153,7 @@ def _stage_bars(axes: "Axes", named: Sequence[tuple[Entry, list[StageRow]]], wha
 
 
 def trade(table: Table, entries: list[Entry]) -> "Figure":
-    """Table 2: d falls as C rises and C·d grows, while the block's parameters stay."""
+    """Plot Table 2: d falls and C·d grows as C rises, while the parameters of the block stay constant."""
     with look():
         figure = new_figure(7.6, 3.6)
         title(figure, table.title, "Rings: solved by Equation 4 for the parameters of ResNet's block, 69,632")
@@ -181,18 +185,18 @@ def trade(table: Table, entries: list[Entry]) -> "Figure":
 
 
 def timing(table: Table, entries: list[Entry]) -> "Figure":
-    """Time of a training step over ResNet-101's: on the paper's GPUs, and here where it was timed."""
+    """Plot the time of a training step relative to ResNet-101: on the paper's GPUs, and here if it was timed."""
     first = entries[0]
     with look():
         figure = new_figure(6.4, 2.9)
-        title(figure, table.title, "Over that of ResNet-101. Wide: 8 M40 in the paper; thin: this machine; tick: MACs")
+        title(figure, table.title, "Relative to ResNet-101. Wide: 8 M40 in the paper; thin: this machine; tick: MACs")
         axes = figure.add_axes((0.24, 0.17, 0.72, 0.58))
         for y, entry in enumerate(entries):
             colour, pale = (RED, PALE_RED) if _is_resnext(entry) else (BLUE, PALE_BLUE)
             seconds = entry.row.published["seconds"]
             share = seconds / first.row.published["seconds"]
             axes.barh(y - 0.12, share, 0.42, color=pale)
-            axes.text(share + 0.03, y - 0.12, f"{share:.2f}   {seconds:.2f} s of 256 images", va="center", fontsize=8)
+            axes.text(share + 0.03, y - 0.12, f"{share:.2f}   {seconds:.2f} s per 256 images", va="center", fontsize=8)
             if entry.training_speed and first.training_speed:
                 here = first.training_speed / entry.training_speed
                 axes.barh(y + 0.25, here, 0.18, color=colour)

@@ -1,4 +1,4 @@
-"""Telling whether a network's weights are one of the public files of ``weights/released.py``, wherever they went."""
+"""Identify which public weights file of ``weights/released.py`` a network comes from, also after conversion."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -8,13 +8,13 @@ from typing import Any
 from resnext.data.download import file_sha256
 from resnext.weights.released import MIB, Released, released
 
-ROUNDED = 1.0  # MiB; sizes given in whole MiB
-SINCE = ("changed", "init", "step")  # in the provenance: surgery, fine-tuning, training
+ROUNDED = 1.0  # MiB; published sizes are whole MiB
+SINCE = ("changed", "init", "step")  # provenance keys of modified, fine-tuned and trained networks
 
 
 @dataclass(frozen=True)
 class Origin:
-    """What is known of the file that weights came from."""
+    """What is known about the file that weights came from."""
 
     format: str | None = None
     file: str | None = None
@@ -24,29 +24,29 @@ class Origin:
     url: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """What provenance keeps under ``source``."""
+        """Return the plain values that provenance stores under ``source``."""
         return {name: value for name, value in vars(self).items() if value is not None}
 
 
 def recognise(provenance: Mapping[str, Any], path: Path | str, architecture: str = "") -> Released | None:
-    """The public file whose network this is, or None.
+    """Find the public file that holds exactly this network; None if there is none, or if the network was changed.
 
-    ``provenance`` is the network's; ``path`` what it was loaded from, used where the provenance does not know its
-    source; ``architecture`` its name. Known by hub id, URL, or size and SHA-256; files without a published checksum by
-    format, architecture and size or name, and then not ``certain``. A network changed or trained since is none of them.
+    ``path`` is what the network was loaded from, used if ``provenance`` has no source. ``architecture`` is its name.
+    Files match by hub id, by URL, or by size and SHA-256. Files without a published checksum match by format,
+    architecture, and size or name; such a match is not certain.
     """
     return came_from(provenance, path, architecture) if unchanged(provenance) else None
 
 
 def unchanged(provenance: Mapping[str, Any]) -> bool:
-    """Whether a network is still what its file held: what was published for the file holds for it too."""
+    """Whether a network is still as its file stores it, so that what was published for the file holds for it too."""
     return not any(provenance.get(key) for key in SINCE)
 
 
 def came_from(provenance: Mapping[str, Any], path: Path | str, architecture: str = "") -> Released | None:
-    """As ``recognise``, also for a network that was changed or trained since: the file's licence still matters."""
+    """Find the public file, also for a network that was changed or trained: the file's licence still applies."""
     start = provenance.get("init")
-    if isinstance(start, Mapping):  # a run that began from these weights
+    if isinstance(start, Mapping):  # a run that started from these weights
         provenance, path = start, str(start.get("weights"))
     origin = origin_of(provenance, path)
     for entry in released():
@@ -64,7 +64,7 @@ def came_from(provenance: Mapping[str, Any], path: Path | str, architecture: str
 
 
 def origin_of(provenance: Mapping[str, Any], path: Path | str) -> Origin:
-    """Where weights came from: what ``convert`` noted, or the file or address itself. Never fails."""
+    """Find where weights came from: what ``convert`` noted, else the file or address itself. Never fails."""
     noted = provenance.get("source")
     if isinstance(noted, Mapping):
         return _noted(noted)
@@ -77,17 +77,17 @@ def origin_of(provenance: Mapping[str, Any], path: Path | str) -> Origin:
 
 
 def _of_file(kind: str | None, path: Path) -> Origin:
-    """The file's name, size and SHA-256; this reads all of it."""
+    """Describe a file by name, size and SHA-256; this reads the whole file."""
     try:
         if not path.is_file():
             return Origin(kind)
         return Origin(kind, path.name, path.stat().st_size, file_sha256(path))
-    except (OSError, ValueError):  # a name no file can have
+    except (OSError, ValueError):  # not a valid file name
         return Origin(kind)
 
 
 def _noted(values: Mapping[str, Any]) -> Origin:
-    """An Origin from a file nobody vouches for: what is not of its type is left out."""
+    """Parse an Origin from untrusted values: values of a wrong type are left out."""
     texts = {name: values.get(name) for name in ("format", "file", "sha256", "hub", "url")}
     size = values.get("bytes")
     return Origin(
@@ -97,8 +97,8 @@ def _noted(values: Mapping[str, Any]) -> Origin:
 
 
 def _resembles(entry: Released, origin: Origin, architecture: str) -> bool:
-    """Whether a file without a published checksum may be the one: its format, its network, and its size or name."""
-    plain = architecture.partition(" (")[0]  # without the form, which is no part of what was published
+    """Whether a file without a published checksum matches by format, network, and size or name."""
+    plain = architecture.partition(" (")[0]  # without the form, which is not published
     if entry.sha256 is not None or entry.format != origin.format or entry.architecture != plain:
         return False
     if entry.mib is not None:

@@ -1,4 +1,4 @@
-"""``resnext paper run``: a row's recipe begun, or gone on with where it was begun before."""
+"""``resnext paper run``: start the recipe of a row, or continue its run."""
 
 import os
 import shlex
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is about to be run."""
+    """A run that is about to start or continue."""
 
     entry: PaperRecipe
     recipe: Recipe
@@ -40,9 +40,9 @@ def plan(
     schedule: str = "printed",
     toy_size: bool = False,
 ) -> Plan:
-    """The recipe of ``row`` with what was given on top, and its directory below ``runs``. Raises RequestError."""
+    """Return the recipe of ``row`` with the given overrides, and its directory below ``runs``. Raises RequestError."""
     if row.recipe is None:
-        why = f"its network is not of this family ({row.family})" if row.family else "; ".join(table.remarks)
+        why = f"its network is of another family ({row.family})" if row.family else "; ".join(table.remarks)
         raise RequestError(f"row {row.key} of {table.name} has no recipe{f': {why}' if why else ''}")
     entry, given = recipe_named(row.recipe), dict(given)
     if not isinstance(entry, PaperRecipe):
@@ -50,7 +50,7 @@ def plan(
     if seed is not None:
         if given.get("train.seed", seed) != seed:
             raise RequestError(
-                f"--seed {seed} and --train.seed {given['train.seed']} are one setting: give one of them"
+                f"--seed {seed} and --train.seed {given['train.seed']} are the same setting; give one of them"
             )
         given["train.seed"] = seed
     overrides = toy(entry.recipe(schedule=schedule), runs, given) if toy_size else given
@@ -61,7 +61,7 @@ def plan(
 
 
 def _commands(table: Table, row: Row, runs: Path, seed: int | None) -> str:
-    """The sentence that says how a row of detection is filled: two runs, by another verb."""
+    """Describe how to measure a detection row: two runs of ``resnext detect train``."""
     name, after = str(row.recipe), f"-seed{seed}" if seed else ""
     proposals = str(runs / (rpn_name(name) + after))
     more = ["--data.path", "COCO", *(["--train.seed", str(seed)] if seed else [])]
@@ -69,11 +69,11 @@ def _commands(table: Table, row: Row, runs: Path, seed: int | None) -> str:
     second = [f"recipes/paper/{name}.yaml", "--continue", str(runs / (name + after))]
     second += ["--train.proposals", proposals, *more]
     said = [shlex.join(["resnext", "detect", "train", *words]) for words in (first, second)]
-    return f"row {row.key} of {table.name} is two runs of another verb: {said[0]}; then {said[1]}"
+    return f"row {row.key} of {table.name} needs two runs of resnext detect train: {said[0]}; then {said[1]}"
 
 
 def announce(console: "Console", table: Table, row: Row, plan: Plan) -> None:
-    """Say what will be trained, how long, and where."""
+    """Print what will be trained, for how long, and where."""
     from resnext.paper.recipe_files import cost_line
 
     if int(os.environ.get("RANK", "0")) != 0:
@@ -81,16 +81,16 @@ def announce(console: "Console", table: Table, row: Row, plan: Plan) -> None:
     goes_on = plan.run.recipe.is_file()
     lines = [f"{table.title}, row {row.key}: {row.name}", f"recipe {plan.entry.name}: {plan.entry.title}"]
     if plan.toy:
-        lines.append("toy size: 4 steps of 8 small images with few channels; its error says nothing")
+        lines.append("toy size: 4 steps of 8 small images with few channels; its error has no meaning")
     else:
         lines += [f"expected {plan.entry.expected}", f"cost {cost_line(plan.entry)}"]
-    lines.append(f"{'going on in' if goes_on else 'beginning'} {plan.run.path}; the same command again goes on with it")
+    lines.append(f"{'continuing' if goes_on else 'starting'} {plan.run.path}; the same command continues it")
     for line in lines:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def start(plan: Plan) -> None:
-    """Train to the end: the code of ``resnext train``."""
+    """Train to the end, as ``resnext train`` does."""
     from resnext.train.loop import train
 
     train(plan.recipe, plan.run, resume=None)

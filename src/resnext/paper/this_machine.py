@@ -1,4 +1,4 @@
-"""The processor here as a Machine: its peaks are measured, its utilisation is that of the processor in the fit."""
+"""Describe this processor as a Machine: peaks are measured, the utilisation is that of the processor in the fit."""
 
 import time
 from collections.abc import Callable
@@ -6,13 +6,13 @@ from functools import partial
 
 from resnext.paper.cost import Machine
 
-SIDE = 1536  # of the matrices, as large as a layer's products
-ELEMENTS = 1 << 26  # of the copy: 256 MiB, more than any cache
+SIDE = 1536  # of the matrices, about the size of a layer's products
+ELEMENTS = 1 << 26  # of the copied tensor: 256 MiB, larger than any cache
 ROUNDS = 3
 
 
 def measure() -> Machine:
-    """Best of a few matrix products in fp32 and bf16, and of a few copies, with the threads PyTorch has here."""
+    """Measure peak arithmetic (matrix products in fp32 and bf16) and memory bandwidth with PyTorch's threads."""
     import torch
 
     peak = {}
@@ -26,7 +26,7 @@ def measure() -> Machine:
 
 
 def _fastest(action: Callable[[], object]) -> float:
-    """Seconds of the fastest of a few calls, the first of which only warms up."""
+    """Time a few calls after one warm-up call; return the seconds of the fastest."""
     seconds = []
     for _ in range(ROUNDS + 1):
         start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Images a second of a network on this machine: measured once, kept in a file, told by what it was measured with."""
+"""Images per second of networks on this machine: measured once, then cached with what the measurement depends on."""
 
 import hashlib
 import json
@@ -18,27 +18,27 @@ from resnext.files import written_whole
 from resnext.model.architecture import Architecture
 
 BATCH = 8
-ROUNDS, BUDGET = 3, 2.0  # timed passes of each network, in turn with the others'; fewer where they take such seconds
+ROUNDS, BUDGET = 3, 2.0  # timed passes per network; fewer once they took this many seconds
 LARGEST_FILE = 4 << 20  # bytes
 KINDS = ("inference", "training")
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """One network to be timed."""
+    """A network to be timed."""
 
     architecture: Architecture
     image_size: int
-    kind: str = "inference"  # or training: forward, backward and a step of SGD
+    kind: str = "inference"  # or training: forward, backward and an SGD step
 
     def key(self, machine: Mapping[str, Any]) -> str:
-        """The name this measurement is kept under: another machine, thread count or torch has another."""
+        """Make the cache key; it differs between machines, thread counts and torch versions."""
         values = [self.architecture.to_dict(), self.image_size, self.kind, BATCH, "fp32", dict(machine)]
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def machine() -> dict[str, Any]:
-    """What a throughput depends on, beside the network."""
+    """Describe what a throughput depends on besides the network."""
     import torch
 
     return {
@@ -51,12 +51,12 @@ def machine() -> dict[str, Any]:
 
 
 def cache_file() -> Path:
-    """Where measurements are kept."""
+    """Return the path of the cache file."""
     return data_folder() / "throughput.json"
 
 
 def known(path: Path | None = None) -> dict[str, float]:
-    """Kept measurements, images a second by key; what is not a number is left out, a damaged file is as none."""
+    """Read cached images per second by key; invalid values are left out, a damaged file counts as empty."""
     path = path or cache_file()
     try:
         if path.stat().st_size > LARGEST_FILE:
@@ -77,10 +77,10 @@ def measure(
     progress: Callable[[int, int], None] | None = None,
     again: bool = False,
 ) -> dict[str, float]:
-    """Kept and new measurements by key, images a second: the median of up to ROUNDS passes over BATCH images.
+    """Return images per second by key, cached or measured: the median of up to ROUNDS passes over BATCH images.
 
-    The networks take turns, so that a busy moment of the machine falls on all of them. New ones are kept; a disk that
-    refuses costs only the keeping. ``again`` measures all of ``wanted`` anew.
+    The networks take turns, so that disturbances affect all of them. New results are cached; write errors are ignored.
+    ``force`` measures everything in ``wanted`` again.
     """
     here, path = machine(), path or cache_file()
     speeds = {} if again else known(path)
@@ -102,7 +102,7 @@ def measure(
 
 
 def _pass(wanted: Wanted) -> Callable[[], None]:
-    """What is timed, warm: BATCH images through the network, and in training back again with a step."""
+    """Prepare and warm up one pass of BATCH images: inference, or a training step."""
     import torch
 
     from resnext.model.network import Network

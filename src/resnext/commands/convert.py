@@ -55,7 +55,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="how images are prepared: paper, torchvision, torchvision_v2, cifar10, cifar100 or FILE.json [that of IN]",
     )
     parser.add_argument(
-        "--stride-in-1x1", choices=("yes", "no"), help="stride in the 1x1 convolution, if IN does not tell"
+        "--stride-in-1x1",
+        choices=("yes", "no"),
+        help="whether the stride is in the first 1x1 convolution, if IN does not tell",
     )
     parser.add_argument("--licence", metavar="WORD", help="licence for the model card, such as apache-2.0 [that of IN]")
     parser.add_argument("--name", metavar="OWNER/NAME", help="name on the hub, for the model card")

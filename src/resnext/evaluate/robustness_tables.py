@@ -29,7 +29,7 @@ def check_directory(directory: Path) -> None:
         check_folder(directory)
         there = [name for name in FILES if (directory / name).exists()]
         if there and not is_ours(directory / FILES[0], FORMAT):
-            raise RequestError(f"{directory} holds a {there[0]} that resnext did not write; choose another --out")
+            raise RequestError(f"{directory} contains {there[0]}, which resnext did not write; choose another --out")
     except OSError as error:
         raise RequestError(f"{directory} cannot be written: {error.strerror or error}") from None
 

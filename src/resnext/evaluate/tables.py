@@ -65,7 +65,7 @@ def check_directory(directory: Path, files: Sequence[str] = FILES, kind: str = F
         check_folder(directory)
         there = [name for name in files if (directory / name).exists()]
         if there and not is_ours(directory / "metrics.json", kind):
-            raise RequestError(f"{directory} holds a {there[0]} that resnext did not write; choose another --out")
+            raise RequestError(f"{directory} contains {there[0]}, which resnext did not write; choose another --out")
     except OSError as error:
         raise RequestError(f"{directory} cannot be written: {error.strerror or error}") from None
 

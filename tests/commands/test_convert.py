@@ -144,7 +144,7 @@ def test_form_head_and_stem_can_be_changed_and_it_is_said(weights: Path, capsys:
 def test_0_classes_give_a_backbone(weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert convert(weights, weights.parent / "out.safetensors", "--num-classes", 0) == 0
     assert load(weights.parent / "out.safetensors").architecture.num_classes == 0
-    assert "none: pooled features" in capsys.readouterr().out
+    assert "none: outputs pooled features" in capsys.readouterr().out
 
 
 def test_other_libraries_get_form_c_without_asking(weights: Path) -> None:
@@ -169,7 +169,7 @@ def test_other_libraries_get_form_c_without_asking(weights: Path) -> None:
         (["IN", "x.pth", "--to", "ours"], "--to ours contradicts"),
         (["IN", "x.pth", "--to", "hub"], "--to hub contradicts"),
         (["IN", "x.safetensor"], "unknown extension .safetensor; did you mean '.safetensors'"),
-        (["IN", "x.pth", "--form", "branched"], "torchvision has only form grouped"),
+        (["IN", "x.pth", "--form", "branched"], "torchvision supports only form grouped"),
         (["IN", "x.safetensors", "--form", "grupped"], "did you mean 'grouped'"),
         (["IN", "x.safetensors", "--classes", "imagenett"], "did you mean 'imagenet'"),
         (["IN", "x.safetensors", "--classes", "gap.txt"], "line 2 is empty"),

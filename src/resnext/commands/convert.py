@@ -225,7 +225,7 @@ def _text(path: str, what: str, words: Any) -> str:
 
 
 def origin_in(model: "Network", source: str, path: Path, checkpoint: str) -> "Origin":
-    """Find the origin of IN: its file with size and SHA-256, and its URL if it has one."""
+    """Describe the source, IN: its file with size and SHA-256, and its URL if it has one."""
     from resnext.paper.released import origin_of
     from resnext.weights.container import FOLDER_FILES
 

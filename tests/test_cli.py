@@ -39,7 +39,7 @@ def test_the_public_names_are_imported_when_used() -> None:
         (["train", "missing.yaml"], "there is no recipe missing.yaml"),
         (["train", "a.yaml", "b.yaml"], "unexpected argument"),
         (["info", "resnex50"], "did you mean 'resnet50'"),
-        (["train", "--run", "a", "--resume", "b"], "give one of them"),
+        (["train", "--run", "a", "--resume", "b"], "give only one of them"),
         (["train", "--resume", "nowhere"], "there is no run directory nowhere"),
     ],
 )

@@ -78,7 +78,7 @@ def test_any_text_is_an_amount_above_zero_or_one_clear_sentence(text: str) -> No
         (["--cardinality", "32", "--width", "4"], "nothing to solve"),
         (["--macs", "4G", "--parameters", "25M"], "not both"),
         (["--width", "4", "--table"], "takes no --width"),
-        (["--set", "depth=101"], "is --depth here"),
+        (["--set", "depth=101"], "use --depth instead of --set depth"),
         (["--depth", "51"], "not 9n"),
     ],
 )

@@ -315,7 +315,7 @@ def test_training_images_and_other_places_can_be_judged(place: Path, capsys: pyt
         (["train", "RECIPE", "--train.learn", "fast_rcnn"], "needs train.proposals"),
         (["train", "RECIPE", "--data.val", "missing.json"], "missing.json"),
         (["evaluate"], "needs either RUN_OR_WEIGHTS or --detections FILE"),
-        (["evaluate", "WEIGHTS", "--detections", "x.json"], "one of them"),
+        (["evaluate", "WEIGHTS", "--detections", "x.json"], "either RUN_OR_WEIGHTS or --detections"),
         (["evaluate", "WEIGHTS"], "name the images: --data PATH"),
         (["evaluate", "nowhere.pt", "--data", "DATA"], "there is no detector nowhere.pt"),
         (["evaluate", "WEIGHTS", "--data", "DATA", "--annotations", "missing.json"], "missing.json"),

@@ -193,7 +193,7 @@ def test_foreign_files_in_out_are_refused_before_the_work(
     (tmp_path / "worst.png").write_bytes(b"mine")
     assert evaluate(run, "--out", tmp_path) == 2
     out = capsys.readouterr()
-    assert "holds worst.png" in out.err
+    assert "contains worst.png, which resnext did not write" in out.err
     assert not out.out
 
 

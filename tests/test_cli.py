@@ -37,9 +37,9 @@ def test_the_public_names_are_imported_when_used() -> None:
         (["train", "x.yaml", "--train.epoch", "3"], "did you mean '--train.epochs'"),
         (["train"], "needs a RECIPE"),
         (["train", "missing.yaml"], "there is no recipe missing.yaml"),
-        (["train", "a.yaml", "b.yaml"], "one word too many"),
+        (["train", "a.yaml", "b.yaml"], "unexpected argument"),
         (["info", "resnex50"], "did you mean 'resnet50'"),
-        (["train", "--run", "a", "--resume", "b"], "give one of them"),
+        (["train", "--run", "a", "--resume", "b"], "give only one of them"),
         (["train", "--resume", "nowhere"], "there is no run directory nowhere"),
     ],
 )

@@ -1,4 +1,4 @@
-"""The command line: a table of verbs. Nothing heavy is imported before the verb is known, nor for its --help.
+"""The command line: a table of verbs. Heavy modules are imported only when a verb runs, not for --help.
 
 Exit status 0: done; 1: the work failed; 2: the request was wrong.
 """
@@ -16,26 +16,26 @@ from resnext.streams import lenient_streams
 from resnext.version import __version__
 
 VERBS = {
-    "models": "list the networks of the paper and their sizes",
-    "info": "print a network as the paper's Table 1 does",
-    "design": "solve for the width d (or cardinality C) that meets a budget",
-    "data": "check a folder of images before training on it",
-    "train": "train a network by a recipe, or go on with a run",
-    "evaluate": "judge a run or weights on labelled images",
-    "predict": "name what is in images",
-    "detect": "train, judge and use a detector (Faster R-CNN) on these networks",
-    "paper": "show the paper's tables and figures, measured and missing; run what is missing",
-    "bench": "measure speed and memory here, beside other libraries",
-    "convert": "move weights between formats",
-    "doctor": "say what this machine offers",
+    "models": "list the paper's networks and their sizes",
+    "info": "show a network's stages and costs, as the paper's Table 1 does",
+    "design": "find the width d (or cardinality C) that meets a budget",
+    "data": "check a data set before training, or write it as shards",
+    "train": "train a network by a recipe, or resume a run",
+    "evaluate": "evaluate a run or a weights file on labelled images",
+    "predict": "classify images",
+    "detect": "train, evaluate and run object detectors (Faster R-CNN)",
+    "paper": "show the paper's tables and figures beside measured results; run what is missing",
+    "bench": "measure speed and memory on this machine, beside other libraries",
+    "convert": "convert weights between formats",
+    "doctor": "show what this machine supports",
 }
 
-INVALID = re.compile(r"invalid choice: '(.*)' \(choose from (.*)\)")  # argparse's words
+INVALID = re.compile(r"invalid choice: '(.*)' \(choose from (.*)\)")  # argparse's message
 WORD = r"[^\s',]+"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns its exit status."""
+    """Run one command and return its exit status."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     with lenient_streams() as streams:
         status = _run_and_explain(arguments)
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run_and_explain(arguments: list[str]) -> int:
-    """Run one command; what ends it early is told in one sentence on standard error."""
+    """Run one command; print an error as one sentence on standard error."""
     debug = "--debug" in arguments
     arguments = [word for word in arguments if word != "--debug"]
     try:
@@ -69,12 +69,12 @@ def _run_and_explain(arguments: list[str]) -> int:
 
 
 def _explained(error: Exception) -> str:
-    """One line about an error that nobody expected."""
+    """Describe an unexpected error in one line."""
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
         return printable(f"{error.filename}: {error.strerror}")
     said = printable(f"{type(error).__name__}: {error}")
     if isinstance(error, UnicodeEncodeError) and not sys.getfilesystemencoding().startswith("utf"):
-        return f"{said}; names of files are in {sys.getfilesystemencoding()} here: set PYTHONUTF8=1"
+        return f"{said}; file names are encoded as {sys.getfilesystemencoding()} here: set PYTHONUTF8=1"
     return said
 
 
@@ -99,13 +99,13 @@ def _run(arguments: list[str]) -> int:
 
 
 class Parser(argparse.ArgumentParser):
-    """argparse whose complaints are our one-sentence errors; no option can be shortened, also not of an action."""
+    """An ArgumentParser that raises RequestError and accepts no abbreviated options."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **{"allow_abbrev": False} | options)
 
     def error(self, message: str) -> None:  # type: ignore[override]
-        """Raise instead of printing the usage: main() turns it into exit status 2."""
+        """Raise RequestError instead of printing the usage; main() returns exit status 2."""
         wrong = INVALID.search(message)
         if wrong:
             what, said, choices = message[: wrong.start()], wrong[1], re.findall(WORD, wrong[2])
@@ -119,11 +119,11 @@ def _unknown(word: str, parser: argparse.ArgumentParser, command: ModuleType, ar
     if option.startswith("-"):
         hint = nearest(option, [name for name in known if len(name) > 2])
         return f"{parser.prog}: unknown option {option}{hint or f'; {parser.prog} --help lists them'}"
-    return f"{parser.prog}: {word!r} is one word too many; {command.SENTENCE}"
+    return f"{parser.prog}: unexpected argument {word!r}; {command.SENTENCE}"
 
 
 def _options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Iterator[str]:
-    """The options of a verb and of the action that was asked for."""
+    """List the options of a verb and of its chosen action."""
     for action in parser._actions:
         yield from action.option_strings
         if isinstance(action.choices, dict):
@@ -134,6 +134,6 @@ def _overview() -> str:
     width = max(map(len, VERBS))
     rows = "\n".join(f"  {verb:<{width}}  {sentence}" for verb, sentence in VERBS.items())
     return (
-        "resnext: aggregated residual transformations, from the paper's tables to a trained network\n\n"
+        "resnext: train, evaluate and run ResNeXt networks (aggregated residual transformations)\n\n"
         f"usage: resnext VERB ...\n\n{rows}\n\nresnext VERB --help says more; --version prints {__version__}"
     )

@@ -1,4 +1,4 @@
-"""The verb: its table of actions, whose modules are imported when they are asked for."""
+"""``resnext bench``: its table of actions, and that their modules are imported only when used."""
 
 import argparse
 import sys
@@ -12,7 +12,7 @@ from resnext.commands.bench import ACTIONS
 
 @pytest.fixture
 def told(monkeypatch: pytest.MonkeyPatch) -> dict[str, argparse.Namespace]:
-    """An action of the test's own in place of ``train``; gets the arguments that it ran with."""
+    """Replace the action ``train`` by one that records its arguments."""
     got: dict[str, argparse.Namespace] = {}
     module = ModuleType("resnext.bench.train")
     module.add_arguments = lambda parser: parser.add_argument("--rounds", type=int)  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""``resnext convert``: every format, what it prints, and that nothing is lost on the way."""
+"""``resnext convert``: every format, its output, and that nothing is lost."""
 
 import errno
 import hashlib
@@ -30,7 +30,7 @@ NAMES = ("cat", "dog", "fox", "owl", "yak")
 
 
 def network(**changes: Any) -> Network:
-    """One block a stage: what torchvision, timm and detectron2 have too."""
+    """A network of one block per stage, which torchvision, timm and detectron2 can build too."""
     fields = {"blocks": (1, 1, 1, 1), "num_classes": 5} | changes
     model = create_model("resnext50_2x4d", seed=1, **fields).eval()
     model.preprocessing, model.classes = VIEW, NAMES
@@ -78,7 +78,7 @@ def test_what_is_written_computes_the_same(weights: Path, out: str, capsys: pyte
         "shorter side 72, centre crop 64×64",
         "5 (cat, dog, fox, ...)",
         f"{written.stat().st_size:,} bytes",
-        "read back, its outputs are",
+        "read back; outputs ",
     ):
         assert part in shown
     assert hashlib.sha256(written.read_bytes()).hexdigest() in shown
@@ -103,7 +103,7 @@ def test_timm_loads_its_folder(weights: Path, to: str) -> None:
 
 def test_timm_s_weights_alone_go_into_a_file(weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert convert(weights, weights.parent / "x.safetensors", "--to", "timm") == 0
-    assert "neither preprocessing nor class names" in capsys.readouterr().out
+    assert "cannot store preprocessing and class names" in capsys.readouterr().out
     assert load(weights.parent / "x.safetensors").preprocessing is None
 
 
@@ -144,7 +144,7 @@ def test_form_head_and_stem_can_be_changed_and_it_is_said(weights: Path, capsys:
 def test_0_classes_give_a_backbone(weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert convert(weights, weights.parent / "out.safetensors", "--num-classes", 0) == 0
     assert load(weights.parent / "out.safetensors").architecture.num_classes == 0
-    assert "none: pooled features" in capsys.readouterr().out
+    assert "none: outputs pooled features" in capsys.readouterr().out
 
 
 def test_other_libraries_get_form_c_without_asking(weights: Path) -> None:
@@ -160,16 +160,16 @@ def test_other_libraries_get_form_c_without_asking(weights: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["IN", "IN"], "is what is to be read"),
-        (["IN", "IN", "--overwrite"], "is what is to be read"),
+        (["IN", "IN"], "is the input too"),
+        (["IN", "IN", "--overwrite"], "is the input too"),
         (["IN", "there.pth"], "there.pth exists; --overwrite replaces it"),
         (["IN", "full/"], "full exists; --overwrite replaces its files"),
-        (["IN", "there.pth/"], "there.pth is no folder"),
+        (["IN", "there.pth/"], "there.pth is not a folder"),
         (["IN", "full", "--to", "torchvision"], "--to torchvision contradicts"),
         (["IN", "x.pth", "--to", "ours"], "--to ours contradicts"),
         (["IN", "x.pth", "--to", "hub"], "--to hub contradicts"),
-        (["IN", "x.safetensor"], ".safetensor says no format; did you mean '.safetensors'"),
-        (["IN", "x.pth", "--form", "branched"], "torchvision has only form grouped"),
+        (["IN", "x.safetensor"], "unknown extension .safetensor; did you mean '.safetensors'"),
+        (["IN", "x.pth", "--form", "branched"], "torchvision supports only form grouped"),
         (["IN", "x.safetensors", "--form", "grupped"], "did you mean 'grouped'"),
         (["IN", "x.safetensors", "--classes", "imagenett"], "did you mean 'imagenet'"),
         (["IN", "x.safetensors", "--classes", "gap.txt"], "line 2 is empty"),
@@ -184,7 +184,7 @@ def test_other_libraries_get_form_c_without_asking(weights: Path) -> None:
         (["IN", "hub/", "--licence", "a b"], "one word"),
         (
             ["IN", "out.pth", "--licence", "mit"],
-            "--licence is for the model card of a hub's folder; torchvision has none",
+            "--licence is for the model card of a hub folder; torchvision has none",
         ),
         (["IN", "out.safetensors", "--num-classes", "-1"], "num_classes must be a whole number"),
         (["none.pth", "x.pth"], "there is no weights file"),
@@ -332,7 +332,7 @@ def released(monkeypatch: pytest.MonkeyPatch) -> Released:
 
 
 def judged(weights: Path, capsys: pytest.CaptureFixture[str]) -> str:
-    """What ``resnext evaluate`` prints for one picture a class."""
+    """Output of ``resnext evaluate`` on one image per class."""
     data = weights.parent / "pictures"
     for name in NAMES:
         (data / name).mkdir(parents=True, exist_ok=True)
@@ -394,7 +394,7 @@ def test_a_note_that_the_preprocessing_is_unknown_goes_when_it_is_given(
     assert convert(tmp_path / "bare.pth", tmp_path / "b.safetensors", "--preprocessing", "torchvision") == 0
     out = capsys.readouterr().out
     assert "does not say how pictures were prepared" not in out
-    assert "the preprocessing is torchvision, as asked" in out
+    assert "the preprocessing is torchvision, as given by --preprocessing" in out
 
 
 def test_help_and_the_note_name_every_known_preprocessing(capsys: pytest.CaptureFixture[str]) -> None:

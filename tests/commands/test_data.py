@@ -1,4 +1,4 @@
-"""``resnext data check``: exit status, the CSV's place, and hands off the data."""
+"""``resnext data check``: exit status, the CSV file's location, and that the data is not changed."""
 
 import argparse
 import subprocess

@@ -1,4 +1,4 @@
-"""``resnext detect``: what is printed and written, and what a wrong request is told."""
+"""``resnext detect``: its output, its files, and its error messages."""
 
 import json
 import shutil
@@ -36,7 +36,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def refused(capsys: pytest.CaptureFixture[str], *words: object) -> str:
-    """The one sentence of a command that must end with status 2."""
+    """The error message of a command that must end with status 2."""
     capsys.readouterr()
     assert main(["detect", *map(str, words)]) == 2
     errors = capsys.readouterr().err
@@ -197,7 +197,7 @@ def test_a_file_of_predictions_has_the_numbers_of_the_detector_whatever_the_ids(
     assert main([*look, str(tmp_path / "ids.json"), "--annotations", str(annotations)]) == 0
     assert capsys.readouterr().err == ""
     assert main([*look, str(tmp_path / "names.json"), "--images-json", str(tmp_path / "images.json")]) == 0
-    assert "no --annotations FILE gives other ids" in capsys.readouterr().err
+    assert "no --annotations FILE was given" in capsys.readouterr().err
     for name in ("ids", "names"):
         assert main([*judge, str(tmp_path / name), "--detections", str(tmp_path / f"{name}.json")]) == 0
     own, *files = (json.loads((tmp_path / name / "metrics.json").read_text()) for name in ("own", "ids", "names"))
@@ -314,9 +314,9 @@ def test_training_images_and_other_places_can_be_judged(place: Path, capsys: pyt
         (["train", "RECIPE", "--detector.score", "2"], "detector.score must be from 0 to 1"),
         (["train", "RECIPE", "--train.learn", "fast_rcnn"], "needs train.proposals"),
         (["train", "RECIPE", "--data.val", "missing.json"], "missing.json"),
-        (["evaluate"], "needs RUN_OR_WEIGHTS, or --detections FILE"),
-        (["evaluate", "WEIGHTS", "--detections", "x.json"], "one of them"),
-        (["evaluate", "WEIGHTS"], "say which images: --data PATH"),
+        (["evaluate"], "needs either RUN_OR_WEIGHTS or --detections FILE"),
+        (["evaluate", "WEIGHTS", "--detections", "x.json"], "either RUN_OR_WEIGHTS or --detections"),
+        (["evaluate", "WEIGHTS"], "name the images: --data PATH"),
         (["evaluate", "nowhere.pt", "--data", "DATA"], "there is no detector nowhere.pt"),
         (["evaluate", "WEIGHTS", "--data", "DATA", "--annotations", "missing.json"], "missing.json"),
         (["evaluate", "WEIGHTS", "--data", "DATA", "--score", "2"], "--score 2 must be from 0 to 1"),
@@ -342,8 +342,8 @@ def test_training_images_and_other_places_can_be_judged(place: Path, capsys: pyt
         (["predict", "WEIGHTS", "DATA", "--device", "gpu"], "gpu"),
         (["predict", "WEIGHTS", "DATA", "--checkpoint", "last"], "--checkpoint last says which checkpoint of a run"),
         (["evaluate", "WEIGHTS", "--data", "DATA", "--checkpoint", "last"], "--checkpoint last says which checkpoint"),
-        (["evaluate", "--detections", "x", "--data", "DATA", "--score", "0.5"], "--score says how a detector runs"),
-        (["evaluate", "--detections", "x", "--data", "DATA", "--device", "gpu"], "--device says how a detector runs"),
+        (["evaluate", "--detections", "x", "--data", "DATA", "--score", "0.5"], "--score is for running a detector"),
+        (["evaluate", "--detections", "x", "--data", "DATA", "--device", "gpu"], "--device is for running a detector"),
     ],
 )
 def test_a_wrong_request_is_one_sentence_and_status_2(

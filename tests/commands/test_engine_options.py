@@ -1,4 +1,4 @@
-"""``resnext predict`` and ``evaluate`` on an engine: the same answers, or a sentence."""
+"""``resnext predict`` and ``evaluate`` on an engine: the same results, or a clear error."""
 
 import csv
 import json
@@ -47,8 +47,8 @@ def test_evaluate_on_an_engine_gives_the_same_predictions(run_folder: Path, tmp_
     [
         (["--engine", "openvin"], "did you mean 'openvino'"),
         (["--precision", "int8"], "add --engine auto"),
-        (["--calibration", "x"], "--calibration belongs to --engine"),
-        (["--calibration", "x", "--engine", "pytorch"], "--calibration belongs to --engine with --precision int8"),
+        (["--calibration", "x"], "--calibration needs --engine"),
+        (["--calibration", "x", "--engine", "pytorch"], "--calibration needs --engine and --precision int8"),
         (["--device", "nonsense"], "device 'nonsense' is unknown; choose cpu, cuda, cuda:1, mps or auto"),
         (["--device", "nonsense", "--engine", "pytorch"], "device 'nonsense' is unknown"),
         (["--device", "cuda:77", "--engine", "pytorch"], "device 'cuda:77' is not available"),
@@ -74,7 +74,7 @@ def test_engines_run_on_the_cpu_and_no_device_is_overruled(
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     words = [verb, str(run_folder), *["x.png"] * (verb == "predict"), "--engine", "pytorch", "--device", "cuda"]
     assert main(words) == 2
-    assert "--device cuda does not go with --engine: engines run on the CPU" in capsys.readouterr().err
+    assert "--device cuda cannot be used with --engine: engines run on the CPU" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("words", [["evaluate"], ["predict", "a.png"], ["convert", "out.safetensors"]])

@@ -59,7 +59,7 @@ def weights(tmp_path: Path) -> Path:
 
 
 def digits_folder(root: Path, classes: str = "0123456789") -> Path:
-    """Two digits of each class as PNG, a folder a class."""
+    """Two digits of each class as PNG, one folder per class."""
     data = open_digits(DataSettings()).val
     for label, name in enumerate(classes):
         (root / name).mkdir(parents=True)
@@ -152,7 +152,7 @@ def test_weights_need_to_be_told_their_images(
     weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert evaluate(weights) == 2
-    assert "give --data PATH" in capsys.readouterr().err
+    assert "--data PATH" in capsys.readouterr().err
     assert evaluate(weights, "--source", "digits") == 0
     assert "359 images" in capsys.readouterr().out.replace("of digits", "")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["digits.safetensors"]
@@ -193,7 +193,7 @@ def test_foreign_files_in_out_are_refused_before_the_work(
     (tmp_path / "worst.png").write_bytes(b"mine")
     assert evaluate(run, "--out", tmp_path) == 2
     out = capsys.readouterr()
-    assert "holds worst.png" in out.err
+    assert "contains worst.png, which resnext did not write" in out.err
     assert not out.out
 
 
@@ -221,7 +221,7 @@ def test_weights_without_preprocessing_are_refused(tmp_path: Path, capsys: pytes
     model.preprocessing = None
     save(model, tmp_path / "bare.safetensors")
     assert evaluate(tmp_path / "bare.safetensors", "--source", "digits") == 2
-    assert "do not say how their images were prepared" in capsys.readouterr().err
+    assert "do not say how images are prepared" in capsys.readouterr().err
 
 
 def test_a_classifier_of_imagenet_judges_a_folder_of_some_synsets(

@@ -1,4 +1,4 @@
-"""``resnext evaluate``: views, ensembles, restricted answers, other labels and other ImageNets, end to end."""
+"""``resnext evaluate`` end to end: views, ensembles, restricted classes, ReaL labels, ImageNet-C and ImageNet-5K."""
 
 import csv
 import json
@@ -32,7 +32,7 @@ def colour(size: int = 16) -> Preprocessing:
 
 
 def weights(path: Path, classes: tuple[str, ...] | None, *favourites: int, size: int = 16, seed: int = 0) -> Path:
-    """A network of 1000 outputs, or as many as ``classes``, that says its favourites whatever it sees."""
+    """A network of 1000 outputs, or as many as ``classes``, whose predictions do not depend on the image."""
     model = create_model("resnext11_2x4d", seed=seed, base_channels=4, num_classes=len(classes or imagenet_synsets()))
     with torch.no_grad():
         model.fc.weight.zero_()
@@ -98,7 +98,7 @@ def test_a_change_of_size_is_printed_and_keeps_the_share_that_is_seen(
 def test_an_ensemble_names_its_networks_whatever_they_call_imagenets_classes(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The first is as sure of the tench as the others of the shark, and outvoted."""
+    """The first network predicts tench as confidently as the others shark, and is outvoted."""
     names = (None, imagenet_classes(), imagenet_synsets())
     nets = [
         weights(tmp_path / f"{i}.safetensors", classes, favourite, size=16 + 16 * (i == 2))
@@ -177,7 +177,7 @@ def test_real_labels_stand_beside_the_ordinary_ones(tmp_path: Path, capsys: pyte
 
 
 def imagenet_c(root: Path, corruptions: Sequence[str] = CORRUPTIONS) -> Path:
-    """Of every severity s as many pictures of a shark as s, and one tench."""
+    """For every severity s: s images of a shark and one of a tench."""
     for corruption in corruptions:
         for severity in range(1, 6):
             names = [f"{SHARK}/{i}.png" for i in range(3)] + [f"{TENCH}/t.png"]
@@ -228,14 +228,14 @@ def test_corruptions_are_made_of_any_labelled_images(tmp_path: Path, capsys: pyt
     shown = capsys.readouterr().out
     assert "12 images of photos all, fog, pixelate at severity 1, 5 · shorter side 32, centre crop 32×32" in shown
     assert "corrupted after the crop by imagecorruptions, seed 0" in shown
-    assert "no mCE: the corruptions were made here" in shown
+    assert "no mCE: the images were corrupted here, not taken from ImageNet-C" in shown
     assert [(row["corruption"], row["severity"]) for row in rows(out / "corruptions.csv")] == [
         *(("fog", "1"), ("fog", "5"), ("pixelate", "1"), ("pixelate", "5"))
     ]
     assert evaluate(net, *arguments) == 0  # replaces its own
     (out / "corruptions.json").write_text("{}")
     assert evaluate(net, *arguments) == 2
-    assert "no result of ours" in capsys.readouterr().err
+    assert "which resnext did not write" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -245,17 +245,17 @@ def test_corruptions_are_made_of_any_labelled_images(tmp_path: Path, capsys: pyt
         (("--view", "dense:8"), "scale 8 is smaller than the 16 pixels"),
         (("--combine", "votes"), "invalid choice"),
         (("--image-size", "0"), "at least 1"),
-        (("--restrict", "nothing.txt"), "no list of class names"),
-        (("--real", "nothing.json"), "no file of ReaL labels"),
-        (("--severity", "3"), "belongs to --corrupt"),
+        (("--restrict", "nothing.txt"), "not a list of class names"),
+        (("--real", "nothing.json"), "not a file of ReaL labels"),
+        (("--severity", "3"), "--severity needs --corrupt"),
         (("--corrupt", "fog", "--severity", "0"), "different numbers from 1 to 5"),
         (("--corrupt", "fog", "--severity", "1,1"), "different numbers from 1 to 5"),
         (("--corrupt", "fog,fog"), "twice"),
         (("--corrupt", "fog"), "at least 32 pixels"),
-        (("--corrupt", "fog", "--corruptions", "C"), "give one of them"),
-        (("--corrupt", "fog", "--view", "ten-crop"), "no view ten-crop can be cut"),
-        (("--corrupt", "fog", "--real", "r"), "not had with --corrupt"),
-        (("--corruptions", "C"), "leave --data and --source out"),
+        (("--corrupt", "fog", "--corruptions", "C"), "give only one of them"),
+        (("--corrupt", "fog", "--view", "ten-crop"), "view ten-crop is impossible"),
+        (("--corrupt", "fog", "--real", "r"), "cannot be combined with --corrupt"),
+        (("--corruptions", "C"), "leave out --data and --source"),
     ],
 )
 def test_wrong_questions_are_one_sentence(

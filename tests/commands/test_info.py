@@ -1,4 +1,4 @@
-"""``resnext info`` as a user sees it."""
+"""The command line of ``resnext info``."""
 
 import argparse
 

@@ -1,4 +1,4 @@
-"""``resnext models`` as a user sees it."""
+"""The command line of ``resnext models``."""
 
 import argparse
 

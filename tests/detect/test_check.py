@@ -291,5 +291,5 @@ def test_the_command_makes_minival_and_says_what_is_unlike_cocos(
         write_json(folder / f"instances_{name}.json", coco_content(images=images, annotations=[]))
     assert run("minival", tmp_path) == 0
     out = capsys.readouterr().out
-    assert "trainval35k: 4 images (COCO's own has 118,287), 0 boxes" in out
+    assert "trainval35k: 4 images (COCO's list has 118,287), 0 boxes" in out
     assert [row["id"] for row in json.loads((folder / "instances_minival.json").read_text())["images"]] == [4]

@@ -232,7 +232,7 @@ def test_another_question_leaves_the_runs_own_evaluation_as_it_is(
         assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
         return capsys.readouterr().out
 
-    stays = "the run's own evaluation stays as it is, as this is another one"
+    stays = "RUN/evaluation is kept, as this protocol differs from it"
     assert f"{stays} (score is 0.9, not 0.0): give --out DIR" in asked("--score", 0.9)
     assert f"{stays} (precision is bf16, not fp32): give --out DIR" in asked("--precision", "bf16")
     assert f"{stays} (bn_eps is 0.01, not None)" in asked("--bn-eps", 0.01)

@@ -91,7 +91,7 @@ def test_an_evaluation_replaces_its_like_but_nothing_else(tmp_path: Path) -> Non
     out = tmp_path / "e"
     out.mkdir()
     (out / "metrics.json").write_text('{"format": "resnext-evaluation"}')
-    with pytest.raises(RequestError, match=r"holds metrics.json, but no evaluation of ours"):
+    with pytest.raises(RequestError, match=r"contains metrics.json, which resnext did not write"):
         write_detection_evaluation(result, data, out, ABOUT)
     (out / "metrics.json").unlink()
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""Tiny data and networks whose answers are known beforehand."""
+"""Tiny data sets and networks with known outputs."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +17,7 @@ VIEW = Preprocessing(image_size=4, resize=4, mean=(0.0,), std=(1.0,), channels=1
 
 
 class Lookup(nn.Module):
-    """Answers with the row of ``table`` that the image's pixels name: image i is filled with the value i."""
+    """A network whose logits for an image filled with the value i are row i of ``table``."""
 
     def __init__(self, table: Tensor) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ def numbered(labels: np.ndarray, classes: int, names: tuple[str, ...] | None = N
 
 
 def made_up(label: list[int], predicted: list[int], classes: tuple[str, ...], probability: float = 0.8) -> Evaluation:
-    """An evaluation with the given answers and losses that rise from image to image."""
+    """An evaluation with the given predictions, and losses that rise from image to image."""
     n = len(label)
     values = {
         "index": np.arange(n),
@@ -57,7 +57,7 @@ def made_up(label: list[int], predicted: list[int], classes: tuple[str, ...], pr
 
 @pytest.fixture
 def tiny_network() -> Callable[..., Network]:
-    """A real network of few weights for 8x8 grey images, with preprocessing and class names."""
+    """A small real network for 8x8 grey images, with preprocessing and class names."""
 
     def build(classes: int = 3, channels: int = 1, **view: object) -> Network:
         model = create_model("resnext11_2x4d", seed=0, num_classes=classes, in_channels=channels, base_channels=4)
@@ -77,7 +77,7 @@ def tiny_network() -> Callable[..., Network]:
 
 @pytest.fixture
 def picture_folder(tmp_path: Path) -> Path:
-    """Five readable pictures in two folders, one broken one and one file that is no picture."""
+    """Five readable images in two folders, one broken image and one other file."""
     folder = tmp_path / "pictures"
     (folder / "below").mkdir(parents=True)
     rng = np.random.default_rng(0)

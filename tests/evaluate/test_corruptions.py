@@ -1,4 +1,4 @@
-"""The corruptions made here: all fifteen run with what is installed, as a function of the seed, and corrupt."""
+"""Corruptions on the fly: all fifteen run with the installed libraries, change images and depend on the seed only."""
 
 import builtins
 import importlib.util
@@ -21,7 +21,7 @@ FIXED = {"defocus_blur", "zoom_blur", "brightness", "contrast", "pixelate", "jpe
 
 
 def photograph(side: int = 48) -> np.ndarray:
-    """Smooth shapes, as photographs have and noise has not: uint8 [side, side, 3]."""
+    """An image of smooth shapes, closer to a photograph than noise: uint8 [side, side, 3]."""
     y, x = np.mgrid[:side, :side] / side
     channels = (np.sin(6 * x) * np.cos(5 * y), np.sin(9 * x * y), np.cos(7 * (x - y)))
     return np.stack([127 + 90 * channel for channel in channels], axis=-1).astype(np.uint8)
@@ -83,7 +83,7 @@ def test_grey_pictures_stay_grey() -> None:
 
 
 def test_what_cannot_be_had_is_one_sentence() -> None:
-    with pytest.raises(RequestError, match="no corruption 'frog'; did you mean 'fog' or 'frost'"):
+    with pytest.raises(RequestError, match="unknown corruption 'frog'; did you mean 'fog' or 'frost'"):
         Corrupted(numbers(), P, "frog", 1)
     with pytest.raises(RequestError, match="1 to 5, not 6"):
         Corrupted(numbers(), P, "fog", 6)

@@ -30,7 +30,7 @@ def same(a: Evaluation, b: Evaluation) -> bool:
 
 
 def slow_ranks(table: np.ndarray, labels: np.ndarray) -> list[int]:
-    """Where a stable sort by falling logit puts the true class."""
+    """Rank of the true class by a stable sort of descending logits."""
     return [sorted(range(len(row)), key=lambda j, r=row: -r[j]).index(y) for row, y in zip(table, labels, strict=True)]
 
 

@@ -1,4 +1,4 @@
-"""Data of some classes before networks of other names, of more classes, or of answers that are restricted."""
+"""Mapping labels to networks with other class names, more classes, or restricted outputs."""
 
 from pathlib import Path
 
@@ -98,7 +98,7 @@ def test_a_network_of_words_is_restricted_to_the_synsets_the_data_has() -> None:
 
 
 def test_numbered_folders_are_the_official_order_and_not_the_sorted_one() -> None:
-    """ImageNet-V2: sorted as text, 10 comes after 1, and nine classes in ten would get a wrong label."""
+    """ImageNet-V2 names folders by number; sorted as text (1, 10, 100), nine of ten classes would get a wrong label."""
     dataset = pictures(tuple(sorted(map(str, range(1000)))))
     for classes, count, restrict in (
         (imagenet_classes(), 1000, None),
@@ -124,7 +124,7 @@ def test_a_restriction_by_file_takes_names_one_a_line(tmp_path: Path) -> None:
     assert answers.outputs.tolist() == [1, 2]
     assert answers.dataset.classes == ("dog", "cat")
     assert answers.dataset.labels.tolist() == [1, 0]
-    with pytest.raises(RequestError, match="leaves out: 'bird'"):
+    with pytest.raises(RequestError, match="excludes: 'bird'"):
         meet(pictures(("bird", "cat")), ("bird", "dog", "cat"), 3, str(file))
 
 

@@ -1,4 +1,4 @@
-"""Looks and ensembles through real small networks, against loops over single crops, windows and networks."""
+"""Views and ensembles with small real networks, against loops over single crops, windows and networks."""
 
 from collections.abc import Callable
 
@@ -30,7 +30,7 @@ def preprocessing(image_size: int = 16, resize: int = 21) -> Preprocessing:
 
 
 def network(seed: int = 0, p: Preprocessing | None = None, classes: int = 6, **changes: object) -> Network:
-    """Running statistics that are no identity, so that nothing is equal by chance."""
+    """Give BN non-trivial running statistics, so that nothing is equal by chance."""
     model = create_model("resnext11_2x4d", seed=seed, base_channels=4, num_classes=classes, **changes)
     torch.manual_seed(seed)
     with torch.no_grad():
@@ -44,7 +44,7 @@ def network(seed: int = 0, p: Preprocessing | None = None, classes: int = 6, **c
 
 
 class Pictures(ArrayDataset):
-    """Pictures of different sizes."""
+    """Images of different sizes."""
 
     def image(self, index: int):
         return picture(30 + 5 * index, 45 - 3 * index, seed=index)
@@ -62,7 +62,7 @@ def judged(model: Network, data: Pictures, view: str = "center", combine: str = 
 
 
 def ask(model: Network, image: Tensor) -> Tensor:
-    """Logits float64 [K] of one picture uint8 [C, H, W]."""
+    """Logits float64 [K] of one image uint8 [C, H, W]."""
     with torch.inference_mode():
         return model(normalize(image[None], model.preprocessing, "cpu"))[0].double()
 
@@ -75,7 +75,7 @@ def average(answers: list[Tensor], how: str) -> Tensor:
 
 
 def agrees(result: Evaluation, expected: list[Tensor], data: Pictures, tolerance: float = 1e-5) -> None:
-    """Labels' probabilities, predictions and losses are those of the naive loop."""
+    """Check that probabilities, predictions and losses are those of the naive loop."""
     p = torch.stack(expected)
     own = p[range(len(data)), data.labels]
     assert result.probability_of_label == pytest.approx(own.numpy(), rel=tolerance)
@@ -115,7 +115,7 @@ def test_flip_is_the_mean_of_a_crop_and_its_mirror_image(how: str) -> None:
 
 
 def window_answers(model: Network, image: Tensor, window: int) -> list[Tensor]:
-    """The classifier at every place of the last map, by explicit loops."""
+    """The classifier at every position of the last feature map, by explicit loops."""
     with torch.inference_mode():
         last = model.feature_names[-2]
         maps = model.features(normalize(image[None], model.preprocessing, "cpu"), last)[last]
@@ -170,7 +170,7 @@ def test_dense_refuses_networks_that_are_not_ours() -> None:
 @pytest.mark.parametrize("world_size", [1, 2, 3, 4])
 @pytest.mark.parametrize("n", [1, 7])
 def test_shards_of_every_view_make_the_same_evaluation(view: str, world_size: int, n: int) -> None:
-    """Of an ensemble, with restricted outputs: all that the sums depend on."""
+    """Merged shards equal one process, for an ensemble with restricted outputs."""
     model, other, data = network(classes=8), network(1, preprocessing(16, 16), classes=8), pictures(n)
     for one in (model, other):
         one.classes = ("x", *data.classes, "y")
@@ -245,7 +245,7 @@ def test_an_ensemble_of_other_classes_is_refused(tiny_network: Callable[..., Net
 
 @pytest.mark.parametrize("view", ["center", "ten-crop", "dense:16,24"])
 def test_restricted_outputs_leave_the_others_out_before_the_softmax(view: str) -> None:
-    """A network whose other rows are cut off says the same."""
+    """A network without the other classifier rows gives the same result."""
     big, keep = network(classes=9), np.array([8, 0, 5, 2, 7, 1])
     data = pictures(5)
     big.classes = tuple(f"c{keep.tolist().index(i)}" if i in keep else f"x{i}" for i in range(9))

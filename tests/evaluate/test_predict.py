@@ -71,7 +71,7 @@ def test_arguments_that_mean_nothing_are_reported_beside_the_others(picture_fold
     ]
     with pytest.raises(RequestError, match=r"no image found: .*does not exist"):
         find_images([missing])
-    with pytest.raises(RequestError, match="is an address; fetch the picture first"):
+    with pytest.raises(RequestError, match="is a URL; download the image first"):
         find_images(["https://example.org/cat.jpg?size=1"])
 
 
@@ -171,7 +171,7 @@ def test_weights_without_preprocessing_or_names(tiny_network: Tiny) -> None:
     model.classes = None
     assert predict(model, [Image.new("L", (8, 8))])[0].top()[0][0].startswith("class ")
     model.preprocessing = None
-    with pytest.raises(RequestError, match="do not say how their images were prepared"):
+    with pytest.raises(RequestError, match="do not say how images are prepared"):
         predict(model, [])
     with pytest.raises(RequestError, match="batch size"):
         predict(tiny_network(), [], batch_size=0)

@@ -1,4 +1,4 @@
-"""The line under a number says what was seen, by which networks, and which answers were allowed; old files still do."""
+"""The protocol line names views, networks and allowed classes, also for incomplete files."""
 
 from resnext.data.preprocessing import Preprocessing
 from resnext.evaluate.protocol import member, protocol, protocol_line, view_line
@@ -18,12 +18,12 @@ def test_every_view_has_its_words() -> None:
     assert view_line(about()) == f"{center}, bicubic"
     assert view_line(about("center+flip")) == f"{center} and its mirror image, mean of logits, bicubic"
     assert view_line(about("ten-crop", "probabilities")) == (
-        "shorter side 256, ten crops 224×224: centre, corners, and of the mirror image, mean of probabilities, bicubic"
+        "shorter side 256, ten crops 224×224: centre and corners, each mirrored too, mean of probabilities, bicubic"
     )
     assert view_line(about("dense:256,384+flip")) == (
-        "whole picture and its mirror image at shorter side 256, 384, every window of 224×224, mean of logits, bicubic"
+        "whole image and its mirror image at shorter side 256, 384, every window of 224×224, mean of logits, bicubic"
     )
-    assert view_line(about("dense:256")).startswith("whole picture at shorter side 256, every window of 224×224,")
+    assert view_line(about("dense:256")).startswith("whole image at shorter side 256, every window of 224×224,")
 
 
 def test_a_protocol_from_before_there_were_views_is_the_centre_crop() -> None:
@@ -39,7 +39,7 @@ def test_a_protocol_from_before_there_were_views_is_the_centre_crop() -> None:
 def test_restrictions_and_ensembles_are_named_with_every_network() -> None:
     members = [member(P, "a.t7", None, None), member(P, "runs/b", "best", 1200)]
     line = protocol_line(about(ensemble=members, ensemble_combine="probabilities", restricted_to="1,000 classes"), 5)
-    assert "answers restricted to 1,000 classes" in line
+    assert "predictions restricted to 1,000 classes" in line
     assert line.endswith("ensemble of 2 (mean of probabilities): weights a.t7, runs/b checkpoint best (step 1,200)")
     assert line.count("centre crop") == 1
     smaller = Preprocessing(image_size=176, resize=200, mean=(0.5,) * 3, std=(0.2,) * 3, channels=3)

@@ -1,4 +1,4 @@
-"""ReaL's labels: which files they belong to, what is right, and files that are something else."""
+"""ReaL labels: matching by file name, scoring, and rejection of other files."""
 
 import json
 from dataclasses import replace
@@ -80,5 +80,5 @@ def test_the_file_is_read_and_others_are_refused(tmp_path: Path) -> None:
         path.write_text(content)
         with pytest.raises(RequestError, match=part):
             read_real(path)
-    with pytest.raises(RequestError, match="no file of ReaL labels"):
+    with pytest.raises(RequestError, match="not a file of ReaL labels"):
         read_real(tmp_path)

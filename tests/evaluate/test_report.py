@@ -57,7 +57,7 @@ def run_directory(whole_run: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="module")
 def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run directory with everything a report shows, class names and paths being hostile."""
+    """A run directory with everything a report shows, with hostile class names and paths."""
     run = tmp_path_factory.mktemp("runs") / "my <run>"
     run.mkdir()
     (run / "recipe.yaml").write_text(dump_recipe(Recipe(model=ModelSettings(name="resnext50_32x4d"))))
@@ -93,19 +93,19 @@ def test_the_last_epoch_comes_first_and_the_best_one_is_said_to_be_chosen_on_the
     text = " ".join(read(run_directory).text.split())
     low, high = interval95(1, 6)  # 14 % of 6 images
     first = f"14.00 % top-1 error after the last epoch (95 % interval {low:.2f} to {high:.2f})"
-    best = "at the best checkpoint, after epoch 2, which was chosen on these same images"
+    best = "at the best checkpoint, after epoch 2. It was selected on these same images"
     assert text.index(first) < text.index("33.33 % (95 % interval") < text.index(best)
     (run_directory / "metrics.csv").unlink()
     text = " ".join(read(run_directory).text.split())
     assert "33.33 % top-1 error (95 % interval" in text
-    assert "at the best checkpoint, which was chosen on these same images" in text
+    assert "at the best checkpoint. It was selected on these same images" in text
 
 
 def test_a_last_epoch_that_is_the_best_one_is_named_once(run_directory: Path) -> None:
     (run_directory / "metrics.csv").write_text("epoch,step,top1_error\n1,10,40.0\n2,20,33.333\n")
     text = " ".join(read(run_directory).text.split())
     assert "33.33 % top-1 error after the last epoch, which is the best one (95 % interval" in text
-    assert "chosen on these same images" not in text
+    assert "selected on these same images" not in text
     assert "Epoch 2 ended at 33.33 % held-out error, the lowest." in text
 
 
@@ -150,7 +150,7 @@ def test_a_missing_or_damaged_file_is_left_out(run_directory: Path, name: str, d
     path.unlink()
     if damage is not None:
         path.write_bytes(damage)
-    assert "Class by class" in read(run_directory).text or name == "evaluation/per_class.csv"
+    assert "Results per class" in read(run_directory).text or name == "evaluation/per_class.csv"
 
 
 def test_an_empty_run_has_a_report_that_says_so(tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def test_an_empty_run_has_a_report_that_says_so(tmp_path: Path) -> None:
 def test_metrics_of_a_wrong_type_are_left_out(run_directory: Path, key: str, value: object) -> None:
     path = run_directory / "evaluation" / "metrics.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {key: value}))
-    assert "Class by class" in read(run_directory).text
+    assert "Results per class" in read(run_directory).text
 
 
 def test_the_error_under_real_labels_is_shown_where_it_was_asked_for(run_directory: Path) -> None:

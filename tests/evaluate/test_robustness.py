@@ -63,7 +63,7 @@ def test_without_all_of_them_there_is_no_mce_and_it_says_why() -> None:
 def test_what_was_made_here_is_never_called_imagenet_c() -> None:
     numbers = summary(whole([50] * 75), official=False)
     assert numbers["mce"] is None
-    assert numbers["no_mce_because"] == "the corruptions were made here"
+    assert numbers["no_mce_because"] == "the images were corrupted here, not taken from ImageNet-C"
     assert numbers["mean_error"] == 50
     low, high = wilson_interval(50, 100)
     assert numbers["results"][0]["top1_error_interval95"] == [100 * low, 100 * high]
@@ -83,12 +83,12 @@ def test_folders_are_found_flat_and_in_the_groups_of_the_download(tmp_path: Path
 
 
 def test_other_folders_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match="no folder; expected DIR/CORRUPTION"):
+    with pytest.raises(RequestError, match="not a folder; expected DIR/CORRUPTION"):
         find_corruptions(tmp_path / "nowhere")
     (tmp_path / "val" / "n01440764").mkdir(parents=True)
     with pytest.raises(RequestError, match="holds no corruptions"):
         find_corruptions(tmp_path)
     for parent in ("", "weather"):
         (tmp_path / parent / "fog" / "1").mkdir(parents=True)
-    with pytest.raises(RequestError, match="fog 1 is there twice"):
+    with pytest.raises(RequestError, match="fog 1 exists twice"):
         find_corruptions(tmp_path)

@@ -77,11 +77,11 @@ def test_an_evaluation_of_ours_is_replaced_and_foreign_files_are_not(tmp_path: P
     foreign = tmp_path / "foreign"
     foreign.mkdir()
     (foreign / "images.csv").write_text("mine")
-    with pytest.raises(RequestError, match=r"holds images\.csv, but no evaluation of ours"):
+    with pytest.raises(RequestError, match=r"contains images\.csv, which resnext did not write"):
         written(foreign)
     assert [path.name for path in foreign.iterdir()] == ["images.csv"]
     (foreign / "metrics.json").write_text('{"accuracy": 1}')
-    with pytest.raises(RequestError, match="give --out another place"):
+    with pytest.raises(RequestError, match="choose another --out"):
         written(foreign)
 
 

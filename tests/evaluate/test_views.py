@@ -1,4 +1,4 @@
-"""Views: their spelling, what they cut out of a picture, and how answers become one; against torchvision and loops."""
+"""Views: parsing, crops, and averaging of logits, against torchvision and loops."""
 
 import io
 import math
@@ -61,13 +61,13 @@ def test_dense_has_the_scales_of_the_residual_networks_paper() -> None:
     ("text", "part"),
     [
         ("centre", "did you mean 'center'"),
-        ("ten-crop+flip", "mirror images already"),
+        ("ten-crop+flip", "already includes mirror images"),
         ("center:256", "scales belong to the view dense"),
         ("dense:256,256", "different scales"),
         ("dense:0", "1 to 8192"),
         ("dense:9999", "1 to 8192"),
-        ("dense:a", "whole numbers with commas"),
-        ("dense:", "whole numbers with commas"),
+        ("dense:a", "whole numbers separated by commas"),
+        ("dense:", "whole numbers separated by commas"),
         ("center+mirror", "cannot be read"),
     ],
 )
@@ -110,7 +110,7 @@ def test_what_the_weights_ask_for_and_a_view_cannot_give_is_refused() -> None:
     squash = Preprocessing(image_size=24, resize=24, fit="squash", mean=(0.5,) * 3, std=(0.2,) * 3, channels=3)
     assert len(CENTER.transforms(squash)) == 1
     for text in ("ten-crop", "dense:32"):
-        with pytest.raises(RequestError, match="these weights squash them"):
+        with pytest.raises(RequestError, match="but these squash them"):
             Looks.parse(text).transforms(squash)
     with pytest.raises(RequestError, match="scale 23 is smaller than the 24 pixels"):
         Looks.parse("dense:32,23").transforms(P)

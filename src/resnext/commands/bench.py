@@ -1,26 +1,26 @@
-"""``resnext bench ACTION``: how fast this machine trains, runs and feeds networks, beside other libraries."""
+"""``resnext bench ACTION``: measure how fast this machine trains, runs and loads data, beside other libraries."""
 
 import argparse
 import shlex
 from importlib import import_module
 from typing import Any
 
-SENTENCE = "Measure speed and memory here, beside other libraries, in turn in one process."
+SENTENCE = "Measure speed and memory on this machine, alternating with other libraries in one process."
 
-ACTIONS = {  # each is add_arguments(parser) and run(args) of resnext.bench.ACTION
+ACTIONS = {  # each action has add_arguments(parser) and run(args) in resnext.bench.ACTION
     "train": "a training step, beside torchvision and timm",
-    "infer": "prediction by each engine, beside theirs",
-    "detect": "a detector's training step and prediction, beside torchvision's own Faster R-CNN",
-    "data": "from files to batches, beside torchvision's ImageFolder",
-    "tune": "measure the ways to compute each layer, or show what was measured",
+    "infer": "inference with each engine, beside torchvision and timm",
+    "detect": "training step and inference of a detector, beside torchvision's Faster R-CNN",
+    "data": "data loading from files to batches, beside torchvision's ImageFolder",
+    "tune": "autotune each layer's algorithm, or show what was measured",
     "cardinality": "speed over cardinality at equal complexity",
-    "growth": "a step's time and memory as batch, image size and depth grow",
-    "startup": "how long resnext --help and import resnext take",
+    "growth": "time and memory of a training step over batch size, image size and depth",
+    "startup": "time of resnext --help and of import resnext",
 }
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """One action a bench; its module is imported when it is asked for."""
+    """Add one action per benchmark; its module is imported only when it is used."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     for name, sentence in ACTIONS.items():
         about = f"Measures: {sentence}."
@@ -28,12 +28,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Exit status 0. Raises RequestError and WorkError."""
+    """Run the benchmark and return its exit status."""
     return int(_module(args.action).run(args))
 
 
 def _fill_when_used(parser: argparse.ArgumentParser, name: str) -> None:
-    """Give ``parser`` its arguments when it parses; ``args.command`` is then the line that repeats the measurement."""
+    """Add the arguments only when ``parser`` parses; set ``args.command`` to the command that repeats the benchmark."""
     parse = parser.parse_known_args
 
     def parse_known_args(words: Any = None, namespace: Any = None) -> Any:
@@ -50,7 +50,7 @@ def _module(name: str) -> Any:
 
 
 def _without_out(words: list[str]) -> list[str]:
-    """Where the results go is no part of a measurement."""
+    """Remove --out: where results go is not part of the benchmark."""
     if "--out" in words:
         at = words.index("--out")
         words = words[:at] + words[at + 2 :]

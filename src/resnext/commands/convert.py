@@ -1,4 +1,4 @@
-"""``resnext convert``: weights of any format into any other, proven by reading them back."""
+"""``resnext convert``: convert weights between formats, verified by reading them back."""
 
 import argparse
 import json
@@ -18,47 +18,54 @@ if TYPE_CHECKING:
     from resnext.model.network import Network
     from resnext.paper.released import Origin
 
-SENTENCE = "Move weights between formats: Torch7, torchvision, timm, detectron2, pycls, a hub's folder, and ours."
+SENTENCE = "Convert weights between formats: Torch7, torchvision, timm, detectron2, pycls, hub folders, and ours."
 
-# What an ending means; a folder is a hub's.
+# The format of each file extension; a folder is one for a hub.
 SUFFIXES = {".safetensors": "ours", ".pth": "torchvision", ".pt": "torchvision", ".pkl": "detectron2"}
 TARGETS = ("ours", "torchvision", "timm", "detectron2", "hub")
 FOLDERS = ("hub", "timm")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """From where to where, and what to change on the way."""
+    """Add IN, OUT and the changes to make."""
     parser.add_argument(
         "source", metavar="IN", help="weights file, run directory, folder, hf://owner/name, https://..."
     )
     parser.add_argument(
         "out", metavar="OUT", help="x.safetensors (ours), x.pth (torchvision), x.pkl (detectron2), folder/ (for a hub)"
     )
-    parser.add_argument("--to", choices=TARGETS, help="the format, where OUT does not say it")
+    parser.add_argument("--to", choices=TARGETS, help="output format, if OUT does not tell it")
     parser.add_argument("--form", help="grouped, concatenated or branched [that of IN; grouped for other libraries]")
     parser.add_argument("--checkpoint", choices=CHECKPOINTS, default="best", help="which checkpoint of a run [best]")
-    parser.add_argument("--num-classes", type=int, metavar="N", help="another head, its rows new; 0 for none")
+    parser.add_argument(
+        "--num-classes", type=int, metavar="N", help="replace the classifier by a new one of N classes; 0 removes it"
+    )
     parser.add_argument(
         "--classes",
         metavar="FILE",
-        help="class names, one a line, or imagenet, cifar10, cifar100; of another head, classes of the same name keep "
-        "their rows",
+        help="class names, one per line, or imagenet, cifar10, cifar100; with --num-classes, classes of the same name "
+        "keep their weights",
     )
-    parser.add_argument("--in-channels", type=int, metavar="N", help="another stem: 1 for grey pictures")
+    parser.add_argument(
+        "--in-channels", type=int, metavar="N", help="replace the first convolution for N channels: 1 for grey images"
+    )
     parser.add_argument(
         "--preprocessing",
         metavar="NAME",
-        help="how pictures are prepared: paper, torchvision, torchvision_v2, cifar10, cifar100 or FILE.json [that of "
-        "IN]",
+        help="how images are prepared: paper, torchvision, torchvision_v2, cifar10, cifar100 or FILE.json [that of IN]",
     )
-    parser.add_argument("--stride-in-1x1", choices=("yes", "no"), help="where the stride is, where IN cannot say")
-    parser.add_argument("--licence", metavar="WORD", help="for the model card, such as apache-2.0 [that of IN]")
-    parser.add_argument("--name", metavar="OWNER/NAME", help="on the hub, for the model card")
-    parser.add_argument("--overwrite", action="store_true", help="replace OUT where it exists")
+    parser.add_argument(
+        "--stride-in-1x1",
+        choices=("yes", "no"),
+        help="whether the stride is in the first 1x1 convolution, if IN does not tell",
+    )
+    parser.add_argument("--licence", metavar="WORD", help="licence for the model card, such as apache-2.0 [that of IN]")
+    parser.add_argument("--name", metavar="OWNER/NAME", help="name on the hub, for the model card")
+    parser.add_argument("--overwrite", action="store_true", help="replace OUT if it exists")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Convert, prove and print; exit status 0."""
+    """Convert, verify and print; return exit status 0."""
     from resnext.weights import load
     from resnext.weights.hub import fetch, is_remote
     from resnext.weights.naming import UNKNOWN_PREPROCESSING
@@ -84,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
     if args.preprocessing is not None:
         model.preprocessing = preprocessing_named(args.preprocessing, model.architecture.in_channels)
         notes = [note for note in model.provenance.get("notes", []) if note != UNKNOWN_PREPROCESSING]
-        model.provenance["notes"] = [*notes, f"the preprocessing is {args.preprocessing}, as asked"]
+        model.provenance["notes"] = [*notes, f"the preprocessing is {args.preprocessing}, as given by --preprocessing"]
     origin = origin_in(model, args.source, path, args.checkpoint)
     if not isinstance(model.provenance.get("source"), dict):
         model.provenance["source"] = origin.to_dict()
@@ -96,46 +103,47 @@ def run(args: argparse.Namespace) -> int:
 
 
 def target_of(out: str, to: str | None) -> str:
-    """The format of OUT. Raises RequestError where its ending says nothing, or something else than ``--to``."""
+    """Choose the format of OUT. Raises RequestError if its extension is unknown or contradicts ``--to``."""
     path = Path(out)
     folder = out.endswith(("/", "\\")) or path.is_dir() or not path.suffix
     meant = "hub" if folder else SUFFIXES.get(path.suffix.lower())
     if to is None:
         if meant is None:
             raise RequestError(
-                f"{out}: {path.suffix} says no format{nearest(path.suffix, SUFFIXES)}; or give --to {'|'.join(TARGETS)}"
+                f"{out}: unknown extension {path.suffix}{nearest(path.suffix, SUFFIXES)}; "
+                f"or give --to {'|'.join(TARGETS)}"
             )
         return meant
     fits = to in FOLDERS if folder else to != "hub" and meant in (None, to)
     if not fits and not (to == "timm" and path.suffix.lower() == ".safetensors"):
         raise RequestError(
             f"--to {to} contradicts {out}, which is "
-            + ("a folder" if folder else f"named as a file of {meant}" if meant else "a file; a hub takes a folder")
+            + ("a folder" if folder else f"named as a file of {meant}" if meant else "a file; a hub needs a folder")
         )
     return to
 
 
 def is_folder(target: str, out: Path) -> bool:
-    """Whether what is written is a folder: of timm a name ending in .safetensors asks for the weights alone."""
+    """Whether OUT is a folder; for timm, OUT.safetensors is a file with the weights only."""
     return target == "hub" or (target == "timm" and out.suffix.lower() != ".safetensors")
 
 
 def form_for(form: str | None, target: str) -> str | None:
-    """The form to write. Raises RequestError where the other library has only form (c)."""
+    """Choose the form to write. Raises RequestError if the target library has only form (c)."""
     from resnext.model.architecture import FORMS
 
     if form is not None and form not in FORMS:
         raise RequestError(f"--form {form!r} is unknown{nearest(form, FORMS)}")
     if form not in (None, "grouped") and target not in ("ours", "hub"):
-        raise RequestError(f"{target} has only form grouped; --form {form} can be kept in a .safetensors of ours")
+        raise RequestError(f"{target} supports only form grouped; write a .safetensors of ours to keep --form {form}")
     return form if form is not None or target == "ours" else "grouped"
 
 
 def check_words(name: str | None, licence: str | None, target: str) -> None:
-    """Raises RequestError where what the card is to say is not of the hub's form, or there will be no card."""
+    """Check --name and --licence; raises RequestError if they are malformed or no model card is written."""
     for option, word in (("--name", name), ("--licence", licence)):
         if word is not None and target != "hub":
-            raise RequestError(f"{option} is for the model card of a hub's folder; {target} has none")
+            raise RequestError(f"{option} is for the model card of a hub folder; {target} has none")
     if name is not None and not re.fullmatch(r"[\w-][\w.-]*/[\w-][\w.-]*", name):
         raise RequestError(f"--name {name!r} should look like owner/name")
     if licence is not None and not re.fullmatch(r"[A-Za-z0-9][\w.+-]*", licence):
@@ -143,16 +151,16 @@ def check_words(name: str | None, licence: str | None, target: str) -> None:
 
 
 def check_place(source: Path, out: Path, checkpoint: str, *, folder: bool, overwrite: bool) -> None:
-    """Raises RequestError where OUT is IN, or is there already and may not be replaced."""
+    """Check OUT; raises RequestError if it is IN, or exists and may not be replaced."""
     read = RunDirectory(source).weights(checkpoint) if is_run(source) else source
     for path in (source, read):
         if out.exists() and path.exists() and out.samefile(path):
-            raise RequestError(f"{out} is what is to be read; give another OUT")
+            raise RequestError(f"{out} is the input too; give another OUT")
     check_folder(out if folder and out.is_dir() else out.absolute().parent, f"{out}: the folder")
     if not out.exists() and not out.is_symlink():
         return
     if folder != out.is_dir():
-        raise RequestError(f"{out} is {'no folder' if folder else 'a folder'}; give another OUT")
+        raise RequestError(f"{out} is {'not a folder' if folder else 'a folder'}; give another OUT")
     if not overwrite and not (folder and not any(out.iterdir())):
         raise RequestError(f"{out} exists; --overwrite replaces {'its files' if folder else 'it'}")
     if is_run(out):
@@ -160,7 +168,7 @@ def check_place(source: Path, out: Path, checkpoint: str, *, folder: bool, overw
 
 
 def class_names(given: str | None) -> tuple[str, ...] | None:
-    """Names by a known word, or the lines of a UTF-8 file. Raises RequestError."""
+    """Read class names: a known list, or the lines of a UTF-8 file."""
     if given is None:
         return None
     from resnext.data.imagenet import imagenet_classes
@@ -185,7 +193,7 @@ def class_names(given: str | None) -> tuple[str, ...] | None:
 
 
 def preprocessing_named(given: str, channels: int) -> "Preprocessing":
-    """A known preprocessing, or one from a JSON file, for a network of so many channels. Raises RequestError."""
+    """Find a known preprocessing, or read one from a JSON file; it must have ``channels`` channels."""
     from resnext.data.preprocessing import Preprocessing
     from resnext.weights.known import PREPROCESSINGS
 
@@ -204,7 +212,7 @@ def preprocessing_named(given: str, channels: int) -> "Preprocessing":
 
 
 def _text(path: str, what: str, words: Any) -> str:
-    """The text of a file the user names. Raises RequestError, offering the known words."""
+    """Read a text file given by the user. Raises RequestError, with the nearest known word."""
     file = Path(path)
     try:
         if file.stat().st_size > LARGEST_JSON:
@@ -217,7 +225,7 @@ def _text(path: str, what: str, words: Any) -> str:
 
 
 def origin_in(model: "Network", source: str, path: Path, checkpoint: str) -> "Origin":
-    """What IN is: its file with size and SHA-256, and its address where it has one."""
+    """Describe the source, IN: its file with size and SHA-256, and its URL if it has one."""
     from resnext.paper.released import origin_of
     from resnext.weights.container import FOLDER_FILES
 
@@ -232,7 +240,7 @@ def origin_in(model: "Network", source: str, path: Path, checkpoint: str) -> "Or
 
 
 def forget_places(provenance: dict[str, Any]) -> None:
-    """Of the weights a run began with, keep what they were, and not where they lay on this machine."""
+    """Remove local paths from the record of a run's initial weights; keep their origin."""
     from resnext.paper.released import origin_of
     from resnext.weights.hub import is_remote
 
@@ -246,7 +254,7 @@ def forget_places(provenance: dict[str, Any]) -> None:
 
 
 def writer_of(target: str, args: argparse.Namespace, model: "Network", path: Path) -> "Callable[[Network, Path], None]":
-    """The function that writes the format."""
+    """Choose the function that writes the format."""
     from resnext.deploy import publish
     from resnext.weights import writers
 
@@ -262,7 +270,7 @@ def writer_of(target: str, args: argparse.Namespace, model: "Network", path: Pat
 
 
 def about_of(args: argparse.Namespace, model: "Network", path: Path) -> "About":
-    """What the model card says beside the network: names, licence, the public file it is from, the run."""
+    """Collect the facts for the model card: name, licence, the public file it comes from, the run."""
     from resnext.deploy.publish import About
     from resnext.paper.released import came_from, unchanged
     from resnext.weights.native import DETECTOR
@@ -278,7 +286,7 @@ def about_of(args: argparse.Namespace, model: "Network", path: Path) -> "About":
 
 
 def show(model: "Network", origin: "Origin", source: str, out: Path, target: str, proof: float) -> None:
-    """What was read, what was noted, and what was written."""
+    """Print what was read, the notes, and what was written."""
     from rich.table import Table
     from rich.text import Text
 
@@ -296,15 +304,15 @@ def show(model: "Network", origin: "Origin", source: str, out: Path, target: str
         ("form", a.form),
         ("parameters", f"{sum(parameter.numel() for parameter in model.parameters()):,}"),
         ("preprocessing", "unknown" if p is None else f"{p.colour_order}, {view_line(p.to_dict())}"),
-        ("classes", f"{a.num_classes} ({names})" if a.num_classes else "none: pooled features"),
+        ("classes", f"{a.num_classes} ({names})" if a.num_classes else "none: outputs pooled features"),
         *(("note", str(note)) for note in model.provenance.get("notes") or ()),
         ("written", f"{out} ({target})"),
         ("", f"{written.stat().st_size:,} bytes"),
         ("SHA-256", file_sha256(written)),
     ]
     if target == "torchvision" or (target == "timm" and not out.is_dir()):
-        rows.append(("", "this format holds neither preprocessing nor class names: keep them beside it"))
-    rows.append(("proof", "read back, its outputs are " + (f"within {proof:.2g}" if proof else "the same")))
+        rows.append(("", "this format cannot store preprocessing and class names: keep them elsewhere"))
+    rows.append(("verified", "read back; outputs " + (f"differ by at most {proof:.2g}" if proof else "are identical")))
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0), pad_edge=False)
     table.add_column()
     table.add_column(overflow="fold")

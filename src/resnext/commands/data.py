@@ -1,4 +1,4 @@
-"""``resnext data ACTION PATH``: find what would stop or spoil training on a data set; make shards of it."""
+"""``resnext data ACTION PATH``: check a data set before training, or write it as shards."""
 
 import argparse
 import sys
@@ -11,38 +11,43 @@ from resnext.detect.settings import SOURCES as BOXES
 if TYPE_CHECKING:
     from resnext.settings import DataSettings
 
-SENTENCE = "Check a data set before training on it, or make shards of it."
+SENTENCE = "Check a data set before training on it, or write it as shards."
 KINDS = ("folder", "imagenet", "imagenet5k", "webdataset", "parquet")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the actions check, shard and minival."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     check = actions.add_parser(
         "check",
-        help="find files and folders that would stop or spoil training",
-        description="Reads every image of PATH as training would and writes what it finds into a CSV; PATH itself is "
-        "only read. Exit status 1 when training would fail, 2 when PATH cannot be used.",
+        help="find files and folders that would break or harm training",
+        description="Reads every image of PATH as training would and writes the findings into a CSV file; PATH is not "
+        "changed. Exit status 1 when training would fail, 2 when PATH cannot be used.",
     )
     _add_data(check, (*KINDS, *BOXES))
     check.add_argument(
         "--csv", default="data-check.csv", metavar="FILE", help="where the findings go (default: %(default)s)"
     )
     check.add_argument("--channels", type=int, choices=(1, 3), default=3, help="read as RGB (3) or grey (1)")
-    check.add_argument("--no-exif", dest="exif", action="store_false", help="leave photographs as they are stored")
-    check.add_argument("--workers", type=int, metavar="N", help="threads (default: one a core)")
+    check.add_argument(
+        "--no-exif", dest="exif", action="store_false", help="do not rotate images by their EXIF orientation"
+    )
+    check.add_argument("--workers", type=int, metavar="N", help="threads (default: one per core)")
     check.add_argument("--md5", action="store_true", help="compare ImageNet's archives with the official checksums")
     data_boxes.add_check_arguments(check)
     shard = actions.add_parser(
         "shard",
-        help="write the images into WebDataset shards",
-        description="Copies the image files of PATH, as they are, into OUT/train-000000.tar ... and "
-        "OUT/val-000000.tar ..., with the class names and a list of where each image came from. OUT appears whole or "
-        "not at all, and must not be there before.",
+        help="write the images as WebDataset shards",
+        description="Copies the image files of PATH unchanged into OUT/train-000000.tar ... and OUT/val-000000.tar ... "
+        "with the class names and a list of the source of each image. OUT must not exist; it is created only when all "
+        "is written.",
     )
     _add_data(shard, KINDS)
-    shard.add_argument("out", metavar="OUT", help="the folder to make")
-    shard.add_argument("--images-per-shard", type=int, default=5000, metavar="N", help="(default: %(default)s)")
-    shard.add_argument("--seed", type=int, default=0, help="of the order the images are written in")
+    shard.add_argument("out", metavar="OUT", help="the folder to create")
+    shard.add_argument(
+        "--images-per-shard", type=int, default=5000, metavar="N", help="images in each shard (default: %(default)s)"
+    )
+    shard.add_argument("--seed", type=int, default=0, help="seed of the order in which images are written")
     data_boxes.add_minival(actions)
 
 
@@ -50,19 +55,21 @@ def _add_data(parser: argparse.ArgumentParser, kinds: tuple[str, ...]) -> None:
     parser.add_argument(
         "path",
         metavar="PATH",
-        help="folder with train/ and val/, or with a folder for each class; or ImageNet's archives, shards or Parquet"
-        + ("; or images with boxes, in COCO's or Pascal VOC's files" if BOXES[0] in kinds else ""),
+        help="folder with train/ and val/, or with one folder per class; or ImageNet's archives, shards or Parquet"
+        + ("; or images with boxes in COCO or Pascal VOC format" if BOXES[0] in kinds else ""),
     )
-    parser.add_argument("--source", choices=kinds, help="what PATH is (default: what it looks like)")
-    parser.add_argument("--val-path", metavar="PATH", help="the held-out images, when they are not below PATH")
-    parser.add_argument("--classes", metavar="FILE", help="class names for shards, one a line, or imagenet")
-    parser.add_argument("--extra-classes", type=int, default=4000, metavar="N", help="of imagenet5k")
-    parser.add_argument("--val-fraction", type=float, metavar="SHARE", help="the share that training will hold out")
-    parser.add_argument("--split-seed", type=int, default=0, metavar="SEED", help="the seed of that split")
+    parser.add_argument("--source", choices=kinds, help="type of the data at PATH (default: detected)")
+    parser.add_argument("--val-path", metavar="PATH", help="held-out images, if not inside PATH")
+    parser.add_argument("--classes", metavar="FILE", help="class names for shards, one per line, or imagenet")
+    parser.add_argument("--extra-classes", type=int, default=4000, metavar="N", help="additional classes of imagenet5k")
+    parser.add_argument(
+        "--val-fraction", type=float, metavar="SHARE", help="share of the images that training will hold out"
+    )
+    parser.add_argument("--split-seed", type=int, default=0, metavar="SEED", help="seed of that split")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Exit status 0, or 1 when training would fail. Raises RequestError for a path that cannot be used."""
+    """Run the action; return 0, or 1 if training would fail."""
     from resnext.errors import RequestError
 
     share = getattr(args, "val_fraction", None)
@@ -110,7 +117,7 @@ def _shard(args: argparse.Namespace) -> int:
 
 
 def _settings(args: argparse.Namespace) -> "DataSettings":
-    """The data settings of the arguments. Raises RequestError."""
+    """Build the data settings from the arguments."""
     from resnext.data.check_source import source_at
     from resnext.errors import RequestError
     from resnext.settings import DataSettings
@@ -132,10 +139,10 @@ def _settings(args: argparse.Namespace) -> "DataSettings":
 
 
 def _check_place(csv: Path, root: Path) -> None:
-    """Raise RequestError unless the CSV can be written, outside of the data that is only to be read."""
+    """Raise RequestError unless the CSV file can be written, and outside of the data."""
     from resnext.errors import RequestError
     from resnext.files import check_file
 
     if csv.resolve().is_relative_to(root.resolve()):
-        raise RequestError(f"{csv.resolve()} would lie inside the data; give --csv a file outside of {root}")
+        raise RequestError(f"{csv.resolve()} is inside the data; give --csv a file outside of {root}")
     check_file(csv, "--csv")

@@ -1,4 +1,4 @@
-"""What ``resnext data`` does with images that have boxes: check them, and COCO's split of before 2017."""
+"""``resnext data`` for detection data: check images with boxes, and make COCO's trainval35k and minival lists."""
 
 import argparse
 from pathlib import Path
@@ -12,19 +12,19 @@ NOT_OF_BOXES = {"val_path": None, "classes": None, "md5": False, "channels": 3}
 
 
 def add_check_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options that only images with boxes have."""
-    of_boxes = parser.add_argument_group("of coco and voc, as in a detection recipe's data")
+    """Add the options for images with boxes."""
+    of_boxes = parser.add_argument_group("options for coco and voc, as in the data section of a detection recipe")
     of_boxes.add_argument("--train", metavar="FILE", help="annotations to train on (default: the usual place)")
-    of_boxes.add_argument("--val", metavar="FILE", help="annotations that are held out (default: the usual place)")
+    of_boxes.add_argument("--val", metavar="FILE", help="held-out annotations (default: the usual place)")
     of_boxes.add_argument("--train-images", metavar="FOLDER", help="images of --train")
     of_boxes.add_argument("--val-images", metavar="FOLDER", help="images of --val")
     of_boxes.add_argument(
-        "--bad-boxes", choices=("error", "drop"), help="what training will do with them (default: error)"
+        "--bad-boxes", choices=("error", "drop"), help="what training will do with invalid boxes (default: error)"
     )
 
 
 def add_minival(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """The action ``minival``."""
+    """Add the action ``minival``."""
     parser = actions.add_parser(
         "minival",
         help="make COCO's lists trainval35k and minival",
@@ -32,12 +32,12 @@ def add_minival(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         "test on, out of instances_train2014.json, instances_val2014.json and the ids of instances_val2017.json.",
     )
     parser.add_argument("path", metavar="PATH", help="COCO's folder, with annotations/, train2014/ and val2014/")
-    parser.add_argument("--out", metavar="FOLDER", help="where the two files go (default: PATH/annotations)")
-    parser.add_argument("--outlines", action="store_true", help="keep the segmentations, which take nine tenths")
+    parser.add_argument("--out", metavar="FOLDER", help="output folder of the two files (default: PATH/annotations)")
+    parser.add_argument("--outlines", action="store_true", help="keep the segmentations (90 %% of the file size)")
 
 
 def source_of(args: argparse.Namespace) -> str:
-    """coco or voc, as stated or as PATH looks; empty for everything else. Raises RequestError for contradictions."""
+    """Choose coco or voc, as given or as PATH looks like; empty for other data."""
     from resnext.detect.find_annotations import detection_source_at
     from resnext.detect.settings import SOURCES
     from resnext.errors import RequestError
@@ -78,14 +78,14 @@ def report_of(args: argparse.Namespace, source: str, progress: bool) -> "BoxRepo
 
 
 def minival(args: argparse.Namespace) -> int:
-    """Write both lists; say what they hold and whether that is what COCO's hold."""
+    """Write both lists; print their sizes and whether they match COCO's own lists."""
     from resnext.detect.minival import OFFICIAL, make_minival
 
     folder = Path(args.path).expanduser() / "annotations"
     out = Path(args.out).expanduser() if args.out else folder
     years = [folder / f"instances_{name}.json" for name in ("train2014", "val2014", "val2017")]
     for count in make_minival(years[0], years[1], years[2], out, args.outlines):
-        official = "as COCO has it" if count.official else f"COCO's own has {OFFICIAL[count.name]:,}"
+        official = "as in COCO's list" if count.official else f"COCO's list has {OFFICIAL[count.name]:,}"
         print(f"{count.name}: {count.images:,} images ({official}), {count.boxes:,} boxes")
     print(f"instances_trainval35k.json and instances_minival.json are in {out}")
     return 0

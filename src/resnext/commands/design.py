@@ -1,4 +1,4 @@
-"""``resnext design``: solve d for a cardinality, or C for a width, under a budget; the paper's Table 2."""
+"""``resnext design``: find d for a cardinality, or C for a width, under a budget, as in the paper's Table 2."""
 
 import argparse
 import re
@@ -11,39 +11,39 @@ from resnext.model.architecture import Architecture
 if TYPE_CHECKING:
     from rich.table import Table
 
-SENTENCE = "Solve the width d for a cardinality C (or C for d) at a budget, as the paper's Table 2 does."
+SENTENCE = "Find the width d for a cardinality C (or C for d) under a budget, as the paper's Table 2 does."
 AMOUNT = re.compile(r"(?P<number>\d+(?:[_,]\d{3})*(?:\.\d*)?(?:e\d{1,2})?)\s*(?P<unit>[kMG]?)", re.IGNORECASE)
 NOTE = """
-block: weights of a block of the first stage that keeps its channels (Equation 4)
-parameters: of the network, with BN; MACs: 1 MAC = 2 FLOPs, and the paper's FLOPs are MACs"""
+block: weights of a first-stage block with equal input and output channels (Equation 4)
+parameters: of the network, including BN; MACs: 1 MAC = 2 FLOPs, and the paper's FLOPs are MACs"""
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``resnext design``."""
+    """Add the arguments of ``resnext design``."""
     parser.add_argument("--depth", type=int, help="layers: 50, 101, ...; CIFAR networks 9n+2 (default: 50)")
-    parser.add_argument("--cardinality", type=int, metavar="C", help="number of paths; d is solved")
-    parser.add_argument("--width", type=int, metavar="d", help="channels of a path in the first stage; C is solved")
+    parser.add_argument("--cardinality", type=int, metavar="C", help="number of paths; finds d")
+    parser.add_argument("--width", type=int, metavar="d", help="channels of a path in the first stage; finds C")
     parser.add_argument("--macs", metavar="N", help="budget of multiply-adds for one image, such as 4.1G")
     parser.add_argument("--parameters", metavar="N", help="budget of parameters (with BN), such as 25M")
     parser.add_argument(
         "--image-size", type=int, metavar="N", help="side of the input in pixels (default: the paper's)"
     )
-    parser.add_argument("--table", action="store_true", help="one row for each cardinality of Table 2")
+    parser.add_argument("--table", action="store_true", help="print one row for each cardinality of Table 2")
     add_changes(parser)
 
 
 def parse_amount(text: str) -> float:
-    """``4.1G``, ``25M``, ``70k`` or a plain number. Raises RequestError."""
+    """Parse ``4.1G``, ``25M``, ``70k`` or a plain number."""
     match = AMOUNT.fullmatch(text.strip())
     value = float(re.sub("[_,]", "", match["number"])) * UNITS[match["unit"].lower()] if match else 0.0
     if not value:
-        raise RequestError(f"{text!r} is no amount: write a number above 0 such as 4.1G, 25M or 70k")
+        raise RequestError(f"{text!r} is not an amount: write a number above 0 such as 4.1G, 25M or 70k")
     return value
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints the solved network and its neighbours, or Table 2's rows. Raises RequestError."""
+    """Print the network found and its neighbours, or the rows of Table 2."""
     from resnext.model.design import TABLE_2, design, neighbours, table_2
     from resnext.model.table import published
     from resnext.screen import screen
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     changes = parse_changes(args.changes)
     for field in ("depth", "cardinality", "width"):
         if field in changes:
-            raise RequestError(f"--set {field} is --{field} here")
+            raise RequestError(f"use --{field} instead of --set {field}")
     stem = published(f"resnet{50 if args.depth is None else args.depth}", **changes).stem
     changes.setdefault("num_classes", 10 if stem == "cifar" else 1000)
     request: dict[str, Any] = changes | {

@@ -1,4 +1,4 @@
-"""``resnext detect ACTION``: Faster R-CNN on our networks, trained, judged and used on pictures."""
+"""``resnext detect ACTION``: train, evaluate and run object detectors (Faster R-CNN) on our networks."""
 
 import argparse
 import json
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
     from resnext.detect.faster_rcnn import FasterRcnn
     from resnext.detect.predict import Predicted
 
-COUNT_MORE = "--max-detections N gives and counts more"
-SENTENCE = "Train a detector (Faster R-CNN), judge it by COCO's metrics, find what is in images."
+COUNT_MORE = "--max-detections N allows more"
+SENTENCE = "Train an object detector (Faster R-CNN), evaluate it by COCO's metrics, or detect objects in images."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """train, evaluate, predict."""
+    """Add the actions train, evaluate and predict."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    train = actions.add_parser("train", help="train a detector by a recipe, or go on with a run", allow_abbrev=False)
+    train = actions.add_parser("train", help="train a detector by a recipe, or resume a run", allow_abbrev=False)
     add_ways(train)
     add_settings(train, DetectRecipe)
-    _add_evaluate(actions.add_parser("evaluate", help="COCO's metrics on labelled images", allow_abbrev=False))
-    _add_predict(actions.add_parser("predict", help="find what is in images", allow_abbrev=False))
+    _add_evaluate(actions.add_parser("evaluate", help="compute COCO's metrics on labelled images", allow_abbrev=False))
+    _add_predict(actions.add_parser("predict", help="detect objects in images", allow_abbrev=False))
 
 
 def _add_weights(parser: argparse.ArgumentParser, **options: Any) -> None:
@@ -42,36 +42,38 @@ def _add_weights(parser: argparse.ArgumentParser, **options: Any) -> None:
     parser.add_argument("--checkpoint", choices=CHECKPOINTS, default="best", help="which checkpoint of a run [best]")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps or auto [auto]")
     parser.add_argument(
-        "--precision", choices=("fp32", "bf16", "fp16"), help="of the convolutions [the run's, or fp32]"
+        "--precision", choices=("fp32", "bf16", "fp16"), help="precision of the convolutions [the run's, or fp32]"
     )
-    parser.add_argument(
-        "--bn-eps", type=float, metavar="X", help="what BN adds to the variance, where the file cannot say"
-    )
-    parser.add_argument("--score", type=float, metavar="X", help="least score of a detection [the detector's]")
+    parser.add_argument("--bn-eps", type=float, metavar="X", help="epsilon of BN, if the file does not tell")
+    parser.add_argument("--score", type=float, metavar="X", help="minimum score of a detection [the detector's]")
 
 
 def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     _add_weights(parser, nargs="?")
     parser.add_argument(
-        "--detections", metavar="FILE", help="judge these instead: COCO's results format, of any program"
+        "--detections",
+        metavar="FILE",
+        help="evaluate these detections instead: COCO's results format, from any program",
     )
-    parser.add_argument("--data", metavar="PATH", help="folder of images and annotations, all of them [the run's own]")
-    parser.add_argument("--source", choices=SOURCES, help="what PATH is [as the run's data, or coco]")
-    parser.add_argument("--annotations", metavar="FILE", help="COCO JSON, or list of VOC, when not at the usual place")
-    parser.add_argument("--images", metavar="DIR", help="folder of the images, when not at the usual place")
+    parser.add_argument(
+        "--data", metavar="PATH", help="folder of images and annotations, all used [the run's own data]"
+    )
+    parser.add_argument("--source", choices=SOURCES, help="format of PATH [that of the run's data, or coco]")
+    parser.add_argument("--annotations", metavar="FILE", help="COCO JSON or VOC list, if not at the usual place")
+    parser.add_argument("--images", metavar="DIR", help="folder of the images, if not at the usual place")
     parser.add_argument("--split", choices=("val", "train"), default="val", help="held-out or training images [val]")
     parser.add_argument(
         "--max-detections",
         type=positive,
         metavar="N",
-        help="most of a class in an image that count [100, as COCO has it]",
+        help="maximum detections per class and image that count [100, as in COCO]",
     )
-    parser.add_argument("--workers", type=whole, metavar="N", help="loading processes [one a core]")
+    parser.add_argument("--workers", type=whole, metavar="N", help="loading processes [one per core]")
     parser.add_argument(
         "--out",
         metavar="DIR",
-        help="where tables and pictures go [RUN/evaluation, where nothing else than by the run itself is asked, else "
-        "nowhere]",
+        help="output folder for tables and plots [RUN/evaluation for the run's own standard evaluation, otherwise "
+        "none]",
     )
 
 
@@ -81,23 +83,25 @@ def _add_predict(parser: argparse.ArgumentParser) -> None:
         "images",
         nargs="+",
         metavar="IMAGE",
-        help="image files, folders (with all that is below), quoted patterns: 'a/**/*.jpg'",
+        help="image files, folders (searched recursively), quoted patterns: 'a/**/*.jpg'",
     )
     parser.add_argument(
-        "--json", metavar="FILE", help="write COCO's results format, a row a detection, with names; - prints it"
+        "--json",
+        metavar="FILE",
+        help="write COCO's results format with class names, one entry per detection; - prints it",
     )
     parser.add_argument(
-        "--images-json", metavar="FILE", help="write all images and how much was found in each, also those with nothing"
+        "--images-json", metavar="FILE", help="write all images with their number of detections, also zero; - prints it"
     )
     parser.add_argument(
-        "--annotations", metavar="FILE", help="COCO JSON whose image and category ids are written [names as ids]"
+        "--annotations", metavar="FILE", help="COCO JSON that gives the image and category ids to write [names as ids]"
     )
-    parser.add_argument("--out", metavar="DIR", help="draw each image with its boxes into this folder")
-    parser.add_argument("--batch-size", type=positive, default=1, metavar="N", help="images at a time [1]")
+    parser.add_argument("--out", metavar="DIR", help="write each image with its boxes drawn into this folder")
+    parser.add_argument("--batch-size", type=positive, default=1, metavar="N", help="images per batch [1]")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Exit status 0, or 1 where the work failed for some images. Raises RequestError and WorkError."""
+    """Run the action; return 0, or 1 if some images failed."""
     return {"train": _train, "evaluate": _evaluate, "predict": _predict}[args.action](args)
 
 
@@ -116,7 +120,7 @@ def _evaluate(args: argparse.Namespace) -> int:
     from resnext.train.distributed import joined
 
     if (args.weights is None) == (args.detections is None):
-        raise RequestError("evaluate needs RUN_OR_WEIGHTS, or --detections FILE: one of them")
+        raise RequestError("evaluate needs either RUN_OR_WEIGHTS or --detections FILE")
     _check_options(args)
     recipe = _recipe_of(args)
     dataset = open_detection_split(_data_of(args, recipe), args.split)
@@ -142,16 +146,16 @@ def _evaluate(args: argparse.Namespace) -> int:
     if out is not None:
         _write(evaluation, dataset, out, about)
     _show(evaluation)
-    print(f"{other}give --out DIR to keep tables and pictures" if out is None else f"tables and pictures  {out}")
+    print(f"{other}give --out DIR to keep tables and plots" if out is None else f"tables and plots  {out}")
     return 0
 
 
 def _check_options(args: argparse.Namespace) -> None:
-    """Raises RequestError for options that would change nothing or cannot be."""
+    """Raise RequestError for options that are invalid or would have no effect."""
     from resnext.detect.evaluator import LEAST_MAX
 
     if args.max_detections is not None and args.max_detections < LEAST_MAX:
-        raise RequestError(f"--max-detections {args.max_detections} must be at least {LEAST_MAX}, or left out")
+        raise RequestError(f"--max-detections {args.max_detections} must be at least {LEAST_MAX}")
     if args.detections is None:
         check_checkpoint(args.checkpoint, [args.weights])
         return
@@ -159,11 +163,11 @@ def _check_options(args: argparse.Namespace) -> None:
     for name, value in usual.items():
         if getattr(args, name) != value:
             option = name.replace("_", "-")
-            raise RequestError(f"--{option} says how a detector runs, and --detections are judged without one")
+            raise RequestError(f"--{option} is for running a detector and has no effect on --detections")
 
 
 def _own_directory(args: argparse.Namespace, recipe: DetectRecipe | None) -> Path | None:
-    """The run's ``evaluation`` where its best weights are judged on its own held-out images; else None."""
+    """Return RUN/evaluation if the run's best checkpoint is evaluated on its own held-out images; otherwise None."""
     elsewhere = any(value is not None for value in (args.data, args.source, args.annotations, args.images))
     if recipe is None or elsewhere or args.split != "val" or args.checkpoint != "best":
         return None
@@ -171,7 +175,7 @@ def _own_directory(args: argparse.Namespace, recipe: DetectRecipe | None) -> Pat
 
 
 def _other_question(run: Path, recipe: DetectRecipe, about: dict[str, Any]) -> str:
-    """Where ``about`` is not the protocol of the run's own evaluation, how it differs; else empty."""
+    """Explain how the protocol ``about`` differs from that of the run's own evaluation; empty if it does not."""
     from resnext.detect.evaluator import MAX_DETECTIONS
     from resnext.detect.tables import FORMAT
     from resnext.evaluate.protocol import changed_words, own_protocol
@@ -185,11 +189,11 @@ def _other_question(run: Path, recipe: DetectRecipe, about: dict[str, Any]) -> s
         **limits,
     }
     words = [f"{key} is {this}, not {own}" for key, (own, this) in changed_words(usual, about).items()]
-    return f"the run's own evaluation stays as it is, as this is another one ({', '.join(words)}): " if words else ""
+    return f"RUN/evaluation is kept, as this protocol differs from it ({', '.join(words)}): " if words else ""
 
 
 def _write(evaluation: "DetectionEvaluation", dataset: "DetectionDataset", out: Path, about: dict[str, Any]) -> None:
-    """Tables and pictures; of a run's own evaluation the report too, which shows the same numbers."""
+    """Write tables and plots; for a run's own evaluation also its report, which shows the same numbers."""
     from resnext.detect.report import write_detection_report
     from resnext.detect.tables import write_detection_evaluation
 
@@ -272,7 +276,7 @@ def _describe_split(args: argparse.Namespace, dataset: "DetectionDataset") -> st
 
 
 def _warn(sentence: str) -> None:
-    """Print a sentence, where there is one, beside the results."""
+    """Print a warning on standard error, unless it is empty."""
     if sentence:
         print(f"resnext: {sentence}", file=sys.stderr)
 
@@ -317,7 +321,7 @@ def _predict(args: argparse.Namespace) -> int:
 
 
 def _write_found(args: argparse.Namespace, found: "list[Predicted]", ids: "Ids") -> None:
-    """The files of ``--json`` and ``--images-json``; says where names stand in place of ids."""
+    """Write ``--json`` and ``--images-json``; print a note if names are used as ids."""
     from resnext.detect.coco_results import as_image_table, as_results
     from resnext.files import written_whole
 
@@ -329,14 +333,14 @@ def _write_found(args: argparse.Namespace, found: "list[Predicted]", ids: "Ids")
                 stream.write(json.dumps(values, indent=1))
     if args.json is not None and args.annotations is None:
         print(
-            f"resnext: the ids of images in {args.json} are their names, as no --annotations FILE gives other ids: "
-            "resnext detect evaluate --detections looks them up, COCO's own tools refuse them",
+            f"resnext: {args.json} uses image names as ids, because no --annotations FILE was given: "
+            "resnext detect evaluate --detections accepts them, COCO's own tools do not",
             file=sys.stderr,
         )
 
 
 def _loaded(args: argparse.Namespace) -> "FasterRcnn":
-    """The detector, with what the command line changes of it. Raises RequestError."""
+    """Load the detector and apply --bn-eps and --score."""
     from resnext.detect.fast import for_prediction
     from resnext.detect.files import load_detector
 
@@ -351,7 +355,7 @@ def _loaded(args: argparse.Namespace) -> "FasterRcnn":
 
 
 def _recipe_of(args: argparse.Namespace) -> DetectRecipe | None:
-    """The recipe of a detection run; None for weights. Raises RequestError for another run."""
+    """Read the recipe of a detection run; None for a weights file. Raises RequestError for other runs."""
     weights: str | None = args.weights
     if weights is None or not is_run(Path(weights)):
         return None
@@ -359,18 +363,18 @@ def _recipe_of(args: argparse.Namespace) -> DetectRecipe | None:
     try:
         return read_recipe(RunDirectory(Path(weights)).recipe, kind=DetectRecipe)
     except RequestError as error:
-        raise RequestError(f"{weights} is no run of resnext detect train: {error}") from None
+        raise RequestError(f"{weights} is not a run of resnext detect train: {error}") from None
 
 
 def _data_of(args: argparse.Namespace, recipe: DetectRecipe | None) -> DetectDataSettings:
-    """Where the labelled images lie: the run's own data, or all of what the command line says. Raises RequestError."""
+    """Choose the labelled images: the run's own data, or all of the data given by the options."""
     if recipe is None and args.data is None:
-        raise RequestError("say which images: --data PATH, a folder of images with their annotations")
+        raise RequestError("name the images: --data PATH, a folder of images with their annotations")
     from resnext.detect.find_annotations import has_annotations
     from resnext.detect.open import data_root
 
     data = DetectDataSettings() if recipe is None else recipe.data
-    if args.data is not None:  # all of it: the recipe's limits, and files that lie elsewhere, are of the run's own data
+    if args.data is not None:  # use all of it: the recipe's limits and absolute paths are for the run's own data
         names = ("train", "val", "train_images", "val_images")
         elsewhere: dict[str, Any] = {
             name: None for name in names if Path(getattr(data, name) or "").expanduser().is_absolute()
@@ -379,14 +383,14 @@ def _data_of(args: argparse.Namespace, recipe: DetectRecipe | None) -> DetectDat
     if args.source is not None:
         data = replace(data, source=args.source)
     if args.annotations is not None or (args.data is not None and has_annotations(data_root(data), data, "val")):
-        data = replace(data, val_fraction=None)  # what is held out there is stated
+        data = replace(data, val_fraction=None)  # the annotations already define the split
     images = "train_images" if data.val_fraction is not None else f"{args.split}_images"
     said = {args.split: args.annotations, images: args.images}
     return replace(data, **{key: value for key, value in said.items() if value is not None})
 
 
 def _show(evaluation: "DetectionEvaluation") -> None:
-    """COCO's twelve numbers, and a row a class."""
+    """Print COCO's twelve metrics and one row per class."""
     from rich.table import Table
     from rich.text import Text
 
@@ -415,7 +419,7 @@ def _show(evaluation: "DetectionEvaluation") -> None:
 
 
 def _list(found: list[Any], classes: tuple[str, ...]) -> None:
-    """One line an image: how many of each class."""
+    """Print one line per image: the number of objects of each class."""
     from resnext.detect.predict import summary
     from resnext.screen import screen
 

@@ -1,13 +1,13 @@
-"""``resnext doctor``: what this machine offers to training and prediction."""
+"""``resnext doctor``: show what this machine supports for training and inference."""
 
 import argparse
 import platform
 from collections.abc import Iterator
 from importlib.util import find_spec
 
-SENTENCE = "Say what this machine offers: processor, threads, compilers, CUDA, optional packages."
+SENTENCE = "Show what this machine supports: processor, threads, compilers, CUDA, optional packages."
 
-OPTIONAL = {  # package -> the extra that brings it
+OPTIONAL = {  # package -> the extra that installs it
     "timm": "modern",
     "datasets": "hub-data",
     "s3fs": "remote",
@@ -20,11 +20,11 @@ OPTIONAL = {  # package -> the extra that brings it
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """No arguments."""
+    """Add no arguments."""
 
 
 def fast_paths() -> Iterator[tuple[str, str]]:
-    """What training's fast paths have here; nothing is compiled or measured for it."""
+    """List the state of the fast paths of training, without compiling or measuring anything."""
     import torch
 
     from resnext.speed import build, kernels
@@ -36,9 +36,12 @@ def fast_paths() -> Iterator[tuple[str, str]]:
         return
     known = len(Choices.here(torch.device("cpu")).measured)
     yield "fused kernels", "compiled" if kernels.compiled() else "compiled when training first needs them"
-    yield "fast ways", f"{known} pieces of work measured (resnext bench tune --show)"
+    yield "autotuned algorithms", f"{known} measured (resnext bench tune --show)"
     glibc = platform.libc_ver()[0] == "glibc"
-    yield "memory between steps", "kept while training" if glibc else "left to the C library (try jemalloc or mimalloc)"
+    yield (
+        "memory between steps",
+        "kept by the process" if glibc else "managed by the C library (try jemalloc or mimalloc)",
+    )
 
 
 def run(_: argparse.Namespace) -> int:

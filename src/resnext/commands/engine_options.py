@@ -1,4 +1,4 @@
-"""The options of every verb that can run a network on an engine, and the predictor they mean."""
+"""The options shared by all verbs that can run a network on an inference engine."""
 
 import argparse
 from pathlib import Path
@@ -13,40 +13,40 @@ if TYPE_CHECKING:
 
 
 def add_engine(parser: argparse.ArgumentParser) -> None:
-    """``--engine`` and ``--calibration``; ``--precision`` is the verb's own."""
-    group = parser.add_argument_group("engine", "plain PyTorch, unless:")
+    """Add ``--engine`` and ``--calibration``; each verb adds its own ``--precision``."""
+    group = parser.add_argument_group("engine", "inference engine [plain PyTorch]")
     group.add_argument(
-        "--engine", metavar="NAME", help="pytorch, onnxruntime, openvino or auto: the fastest here, measured once"
+        "--engine",
+        metavar="NAME",
+        help="pytorch, onnxruntime, openvino or auto (the fastest on this machine, measured once)",
     )
-    group.add_argument(
-        "--calibration", metavar="DIR", help="images that int8 is calibrated on [the run's training data]"
-    )
+    group.add_argument("--calibration", metavar="DIR", help="images for int8 calibration [the run's training data]")
 
 
 def check_engine(args: argparse.Namespace) -> None:
-    """Raises RequestError for options that say something only of an engine, without one, or that it does not take."""
+    """Raise RequestError for engine options without --engine, or options that an engine does not take."""
     if args.engine is None and args.precision in ("int8", "auto"):
-        raise RequestError(f"--precision {args.precision} is an engine's: add --engine auto")
+        raise RequestError(f"--precision {args.precision} needs an engine: add --engine auto")
     if args.calibration is not None and (args.engine is None or args.precision != "int8"):
-        raise RequestError("--calibration belongs to --engine with --precision int8")
+        raise RequestError("--calibration needs --engine and --precision int8")
     device_name(args)
 
 
 def device_name(args: argparse.Namespace) -> str:
-    """The device of ``--device``, or the CPU, where every engine runs. Raises RequestError for another one with it."""
+    """Return ``--device``, or the CPU with --engine. Raises RequestError for another device with --engine."""
     if args.engine is None:
         return str(args.device)
     from resnext.device import pick_device
 
     if args.device != "auto" and pick_device(args.device).type != "cpu":
-        raise RequestError(f"--device {args.device} does not go with --engine: engines run on the CPU")
+        raise RequestError(f"--device {args.device} cannot be used with --engine: engines run on the CPU")
     return "cpu"
 
 
 def predictor_of(
     args: argparse.Namespace, network: "Network", weights: str, precision: str, size: int, batch: int
 ) -> "Predictor":
-    """``network``, which comes from ``weights``, on the engine asked for, for batches of images of ``size``."""
+    """Build the predictor that runs ``network`` (loaded from ``weights``) on the chosen engine."""
     from resnext.deploy.quantize import calibration_of
     from resnext.deploy.runtime import Predictor
 

@@ -1,4 +1,4 @@
-"""``resnext evaluate``: the error of a run or of weights on labelled images, with everything that explains it."""
+"""``resnext evaluate``: evaluate a run or a weights file on labelled images; write tables, plots and the report."""
 
 import argparse
 from typing import TYPE_CHECKING, NamedTuple
@@ -18,23 +18,23 @@ if TYPE_CHECKING:
     from resnext.evaluate.labels import Answers
     from resnext.train.distributed import World
 
-SENTENCE = "Judge a run or weights on labelled images."
+SENTENCE = "Evaluate a run or a weights file on labelled images."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Whose weights, which images, which view of them, how to compute, and where the tables go."""
+    """Add the arguments for weights, images, views, computation and output."""
     parser.add_argument(
         "weights",
         nargs="+",
         metavar="RUN_OR_WEIGHTS",
-        help="run directory, weights file of any format, hf://...; several are judged as one ensemble",
+        help="run directory, weights file of any format, hf://...; several form an ensemble",
     )
     parser.add_argument(
-        "--data", metavar="PATH", help="where the images lie; of a run: its own data, found at another place"
+        "--data",
+        metavar="PATH",
+        help="folder of the images; for a run without --source: another location of its own data",
     )
-    parser.add_argument(
-        "--source", choices=SOURCES, help="other data than the run's own; folder takes all images of PATH"
-    )
+    parser.add_argument("--source", choices=SOURCES, help="other data than the run's own; folder: all images in PATH")
     parser.add_argument("--split", choices=("val", "train"), default="val", help="held-out or training images [val]")
     parser.add_argument("--checkpoint", choices=CHECKPOINTS, default="best", help="which checkpoint of a run [best]")
     add_view(parser)
@@ -44,24 +44,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=positive,
         default=256,
         metavar="N",
-        help="the result does not depend on it, but for rounding [256]",
+        help="images per batch; results depend on it only by rounding [256]",
     )
     parser.add_argument(
         "--precision",
         choices=("fp32", "bf16", "fp16", "int8", "auto"),
-        help="arithmetic of the convolutions; int8 and auto with --engine [the run's, or fp32]",
+        help="precision of the convolutions; int8 and auto need --engine [the run's, or fp32]",
     )
     parser.add_argument(
-        "--workers", type=whole, metavar="N", help="loading processes [0 for data in memory, else one a core]"
+        "--workers", type=whole, metavar="N", help="loading processes [0 for data in memory, else one per core]"
     )
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps or auto [auto]")
-    parser.add_argument("--out", metavar="DIR", help="where tables and pictures go [RUN/evaluation]")
+    parser.add_argument("--out", metavar="DIR", help="output folder for tables and plots [RUN/evaluation]")
     add_engine(parser)
 
 
 def add_view(parser: argparse.ArgumentParser) -> None:
-    """What the networks see of each picture, and how their answers become one."""
-    view = parser.add_argument_group("view", "one crop of the centre, as the weights say, unless:")
+    """Add the options for views and for averaging."""
+    view = parser.add_argument_group("view", "crops of each image [one centre crop, as stored with the weights]")
     view.add_argument(
         "--view",
         default="center",
@@ -72,7 +72,7 @@ def add_view(parser: argparse.ArgumentParser) -> None:
     view.add_argument(
         "--combine",
         choices=("logits", "probabilities"),
-        help="what is averaged over looks and networks [logits over looks, probabilities over networks]",
+        help="what is averaged over views and networks [logits over views, probabilities over networks]",
     )
     view.add_argument("--image-size", type=positive, metavar="N", help="side of the crop, pixels [the weights']")
     view.add_argument(
@@ -81,21 +81,28 @@ def add_view(parser: argparse.ArgumentParser) -> None:
 
 
 def add_questions(parser: argparse.ArgumentParser) -> None:
-    """Other labels, other answers, and other ImageNets."""
-    asked = parser.add_argument_group("other questions")
+    """Add the options for restricted classes, ReaL labels and corruptions."""
+    asked = parser.add_argument_group("classes, labels and corruptions")
     asked.add_argument(
         "--restrict",
         metavar="CLASSES",
-        help="answer only with imagenet1k (of a larger ImageNet), data (the classes there) or a file, one name a line",
+        help="predict only these classes: imagenet1k (of a larger ImageNet), data (those of the data), or a file with "
+        "one name per line",
     )
-    asked.add_argument("--real", metavar="FILE", help="also the error under ReaL's labels (real.json)")
-    asked.add_argument("--corruptions", metavar="DIR", help="ImageNet-C: DIR/CORRUPTION/SEVERITY/CLASS/IMAGE")
-    asked.add_argument("--corrupt", metavar="NAMES", help="corrupt the images here: names with commas, or all")
-    asked.add_argument("--severity", type=severities, metavar="N", help="of --corrupt, 1 to 5, or such as 1,3,5 [3]")
+    asked.add_argument("--real", metavar="FILE", help="also compute the error on ReaL labels (real.json)")
+    asked.add_argument(
+        "--corruptions", metavar="DIR", help="evaluate on ImageNet-C: DIR/CORRUPTION/SEVERITY/CLASS/IMAGE"
+    )
+    asked.add_argument(
+        "--corrupt", metavar="NAMES", help="corrupt the images on the fly: names separated by commas, or all"
+    )
+    asked.add_argument(
+        "--severity", type=severities, metavar="N", help="severity of --corrupt: 1 to 5, or several such as 1,3,5 [3]"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Evaluate, print, and write the tables; exit status 0. Several processes (torchrun) share the images."""
+    """Evaluate, print and write the tables; return 0. With torchrun, the images are divided among the processes."""
     from resnext.evaluate.choose import load_networks
     from resnext.train.distributed import joined
     from resnext.train.session import prepare_machine
@@ -116,7 +123,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 class Machine(NamedTuple):
-    """What computes: this process among its peers, its arithmetic, and the networks as they run."""
+    """What an evaluation runs on: the processes, the precision, and the networks or predictors."""
 
     world: "World"
     precision: str
@@ -124,7 +131,7 @@ class Machine(NamedTuple):
 
 
 def machine_of(args: argparse.Namespace, networks: "Networks", world: "World", precision: str) -> Machine:
-    """The networks as they are, or on ``--engine``, which the machine's ``precision`` then names."""
+    """Build the runtime: the networks themselves, or with ``--engine`` predictors, whose engine ``precision`` names."""
     if args.engine is None:
         return Machine(world, precision, networks.models)
     predictors = [
@@ -135,7 +142,7 @@ def machine_of(args: argparse.Namespace, networks: "Networks", world: "World", p
 
 
 def judge_all(args: argparse.Namespace, networks: "Networks", answers: "Answers", machine: Machine) -> "Evaluation":
-    """The networks on every image, once each, in every process: the one place where an evaluation is computed."""
+    """Evaluate the networks on every image once, divided among the processes."""
     from resnext.data.loader import default_workers
     from resnext.evaluate.evaluator import evaluate
     from resnext.evaluate.panel import Member
@@ -163,7 +170,7 @@ def judge_all(args: argparse.Namespace, networks: "Networks", answers: "Answers"
 
 
 def run_images(args: argparse.Namespace, networks: "Networks", machine: Machine) -> int:
-    """One data set: its numbers, tables and pictures."""
+    """Evaluate on one data set: print the metrics, write tables and plots."""
     from resnext.evaluate import real as reassessed
     from resnext.evaluate.choose import choose_data, choose_directory, describe
     from resnext.evaluate.evaluator import check_fit
@@ -197,14 +204,14 @@ def run_images(args: argparse.Namespace, networks: "Networks", machine: Machine)
     show(console, evaluation, about, real)
     if len(networks.models) == 1:
         show_published(console, networks.model, args.weights[0], evaluation, about)
-    say(console, "Give --out DIR to keep the tables and pictures." if out is None else f"tables and pictures: {out}")
+    say(console, "Give --out DIR to keep the tables and plots." if out is None else f"tables and plots: {out}")
     if networks.run is not None and own:
         say(console, f"report: {RunDirectory(networks.run).report}")
     return 0
 
 
 def run_corruptions(args: argparse.Namespace, networks: "Networks", machine: Machine) -> int:
-    """ImageNet-C, or corruptions made here: the error of each, the mean, and the mCE where all are there."""
+    """Evaluate on ImageNet-C, or on images corrupted on the fly: errors, their mean, and the mCE if possible."""
     from resnext.evaluate.choose import choose_directory, describe
     from resnext.evaluate.robustness import Result
     from resnext.evaluate.robustness_tables import check_directory, write_corruptions
@@ -226,40 +233,42 @@ def run_corruptions(args: argparse.Namespace, networks: "Networks", machine: Mac
         results.append(Result(corruption, severity, evaluation.n, evaluation.n - evaluation.correct1))
     if not machine.world.leads:
         return 0
-    seen = stored if official else networks  # images corrupted here were cropped by our own view
+    seen = stored if official else networks  # images corrupted on the fly were cropped by our own preprocessing
     about = describe(args, seen, answers, suite.split, str(machine.world.device), machine.precision)
     about |= {"data": suite.name + answers.dataset.name.removeprefix(dataset.name), "corruption": suite.made}
     if out is not None:
         write_corruptions(results, about, official, out)
     show_corruptions(console, results, about, official)
-    say(console, "Give --out DIR to keep the table and the picture." if out is None else f"table and picture: {out}")
+    say(console, "Give --out DIR to keep the table and the plot." if out is None else f"table and plot: {out}")
     return 0
 
 
 def check_questions(args: argparse.Namespace) -> None:
-    """Raises RequestError for questions that cannot be asked together."""
+    """Raise RequestError for options that cannot be combined."""
     check_engine(args)
     check_checkpoint(args.checkpoint, args.weights)
     corrupted = [name for name in ("corruptions", "corrupt") if getattr(args, name) is not None]
     if len(corrupted) > 1:
-        raise RequestError("--corruptions takes ImageNet-C's own images and --corrupt makes some; give one of them")
+        raise RequestError(
+            "--corruptions uses ImageNet-C's files and --corrupt corrupts images on the fly; give only one of them"
+        )
     if args.severity is not None and args.corrupt is None:
-        raise RequestError("--severity belongs to --corrupt")
+        raise RequestError("--severity needs --corrupt")
     if corrupted and args.real is not None:
-        raise RequestError(f"--real is not had with --{corrupted[0]}")
+        raise RequestError(f"--real cannot be combined with --{corrupted[0]}")
     if args.corruptions is not None and (args.data is not None or args.source is not None):
-        raise RequestError("--corruptions says where the images lie; leave --data and --source out")
+        raise RequestError("--corruptions already names the images; leave out --data and --source")
     if corrupted and args.view not in ("center", "center+flip"):
         raise RequestError(
-            f"--{corrupted[0]} are images of the network's size, so no view {args.view} can be cut out of them; "
-            "leave --view out or give center+flip"
+            f"the images of --{corrupted[0]} have the network's input size, so view {args.view} is impossible; "
+            "leave out --view or give center+flip"
         )
     if corrupted and args.resize is not None:
-        raise RequestError(f"--resize does not go with --{corrupted[0]}, whose images are cropped already")
+        raise RequestError(f"--resize cannot be combined with --{corrupted[0]}, whose images are already cropped")
 
 
 def positive(text: str) -> int:
-    """A whole number from 1, for argparse."""
+    """Parse a whole number from 1, for argparse."""
     value = whole(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, not {value}")
@@ -267,19 +276,19 @@ def positive(text: str) -> int:
 
 
 def whole(text: str) -> int:
-    """A whole number from 0, for argparse."""
+    """Parse a whole number from 0, for argparse."""
     try:
         value = int(text)
     except ValueError:
         value = -1
     if value < 0:
-        raise argparse.ArgumentTypeError(f"must be a whole number, not {text!r}")
+        raise argparse.ArgumentTypeError(f"must be a whole number from 0, not {text!r}")
     return value
 
 
 def severities(text: str) -> list[int]:
-    """Numbers from 1 to 5 with commas between, for argparse."""
+    """Parse numbers from 1 to 5 separated by commas, for argparse."""
     values = text.split(",")
     if not values or not all(value in ("1", "2", "3", "4", "5") for value in values) or len(set(values)) < len(values):
-        raise argparse.ArgumentTypeError(f"must be different numbers from 1 to 5 with commas, not {text!r}")
+        raise argparse.ArgumentTypeError(f"must be different numbers from 1 to 5 separated by commas, not {text!r}")
     return sorted(map(int, values))

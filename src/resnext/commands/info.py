@@ -1,4 +1,4 @@
-"""``resnext info``: one network as the paper's Table 1 prints it, with its costs."""
+"""``resnext info``: show one network as the paper's Table 1 does, with its costs."""
 
 import argparse
 from typing import TYPE_CHECKING, Any
@@ -9,11 +9,11 @@ from resnext.model.architecture import Architecture
 if TYPE_CHECKING:
     from rich.table import Table
 
-SENTENCE = "Show a network's stages as the paper's Table 1 does, with what they cost."
+SENTENCE = "Show a network's stages as the paper's Table 1 does, with their costs."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``resnext info``."""
+    """Add the arguments of ``resnext info``."""
     parser.add_argument("name", help="network, such as resnext50_32x4d or resnext29_8x64d")
     parser.add_argument(
         "--image-size", type=int, metavar="N", help="side of the input in pixels (default: the paper's)"
@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_changes(parser: argparse.ArgumentParser) -> None:
-    """The ``--set field=value`` argument, shared with ``resnext design``."""
+    """Add ``--set field=value``, shared with ``resnext design``."""
     parser.add_argument(
         "--set", action="append", default=[], metavar="FIELD=VALUE", dest="changes",
         help="change one field: form=branched, num_classes=10, blocks=1,1,1 (may be repeated)",
@@ -31,7 +31,7 @@ def add_changes(parser: argparse.ArgumentParser) -> None:
 
 
 def parse_changes(pairs: list[str]) -> dict[str, Any]:
-    """``["num_classes=10", "blocks=1,1,1"]`` as fields of an Architecture. Raises RequestError naming the pair."""
+    """Parse ``["num_classes=10", "blocks=1,1,1"]`` into fields of an Architecture."""
     import yaml
 
     changes: dict[str, Any] = {}
@@ -49,7 +49,7 @@ def parse_changes(pairs: list[str]) -> dict[str, Any]:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints the stage table and the totals. Raises RequestError for unknown names, fields and sizes."""
+    """Print the stage table and the totals."""
     from resnext.model.complexity import complexity, default_image_size
     from resnext.model.table import human, published
     from resnext.screen import screen

@@ -1,4 +1,4 @@
-"""``resnext models``: the named networks and what they cost."""
+"""``resnext models``: list the named networks and their costs."""
 
 import argparse
 
@@ -6,16 +6,16 @@ SENTENCE = "List the named networks with their parameters and multiply-adds."
 
 NOTE = """
 GMACs: 1 MAC = 2 FLOPs; the paper's FLOPs are MACs, and its parameters are those without BN.
-Any resnext{depth}_{C}x{d}d can be built, not only these."""
+Any other resnext{depth}_{C}x{d}d can be built too."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Arguments of ``resnext models``."""
+    """Add the arguments of ``resnext models``."""
     parser.add_argument("pattern", nargs="?", default="*", help="shell pattern, such as 'resnext50*' (default: all)")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints the table. Raises RequestError where nothing matches."""
+    """Print the table. Raises RequestError if nothing matches."""
     from rich.table import Table
 
     from resnext.errors import RequestError, nearest

@@ -1,4 +1,4 @@
-"""``resnext paper``: every table and figure of the paper, what is measured of it, and the runs that fill it."""
+"""``resnext paper``: the paper's tables and figures beside measured results, and the runs that measure them."""
 
 import argparse
 from collections.abc import Callable
@@ -12,35 +12,37 @@ from resnext.paper.numbers import table, tables
 if TYPE_CHECKING:
     from rich.console import Console
 
-SENTENCE = "Show the paper's tables and figures beside what is measured, and run what is missing."
+SENTENCE = "Show the paper's tables and figures beside measured results, and run what is missing."
 RUNS, RESULTS, OUT = "runs/paper", "results", "paper-out"
 MODULES = {  # further actions: add_arguments(parser) and run(args) of a file below paper/
-    "cost": ("resnext.paper.cost_command", "estimate time and money of a table's runs on a machine"),
-    "feed": ("resnext.paper.feed_command", "say what keeps so many GPUs busy: cores, storage, shards"),
+    "cost": ("resnext.paper.cost_command", "estimate time and cost of a table's runs on a machine"),
+    "feed": ("resnext.paper.feed_command", "estimate what keeps a number of GPUs busy: cores, storage, shards"),
 }
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """One action a table or figure; run, status, recipes; and those of MODULES."""
+    """Add one action per table or figure; run, status, recipes; and those of ACTION_MODULES."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     for name, entry in tables().items():
         about = f"{entry.title}. {entry.source}."
         _add_table_arguments(actions.add_parser(name, help=entry.title, description=about, allow_abbrev=False))
     run_parser = actions.add_parser(
-        "run", help="begin or go on with the run that fills a row", allow_abbrev=False,
-        description="Trains a row's recipe into RUNS/RECIPE. The same command again goes on with it.",
+        "run", help="start or resume the run of a row", allow_abbrev=False,
+        description="Trains a row's recipe into RUNS/RECIPE. The same command resumes it.",
     )  # fmt: skip
     _add_run_arguments(run_parser)
-    status = actions.add_parser("status", help="what is measured, running and missing", allow_abbrev=False)
+    status = actions.add_parser(
+        "status", help="show which results are measured, running and missing", allow_abbrev=False
+    )
     _add_places(status)
-    recipes = actions.add_parser("recipes", help="write every recipe as YAML, with its header", allow_abbrev=False)
-    recipes.add_argument("directory", metavar="DIR", help="gets paper/NAME.yaml and modern/NAME.yaml")
+    recipes = actions.add_parser("recipes", help="write all recipes as YAML files with headers", allow_abbrev=False)
+    recipes.add_argument("directory", metavar="DIR", help="output folder for paper/NAME.yaml and modern/NAME.yaml")
     for name, (module, sentence) in MODULES.items():
         import_module(module).add_arguments(actions.add_parser(name, help=sentence, allow_abbrev=False))
 
 
 def run(args: argparse.Namespace) -> int:
-    """Exit status 0. Raises RequestError and WorkError."""
+    """Run the action and return exit status 0."""
     if args.action in MODULES:
         return int(import_module(MODULES[args.action][0]).run(args))
     action: Callable[[argparse.Namespace, Console], None] = {
@@ -56,34 +58,45 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _add_places(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--runs", default=RUNS, metavar="DIR", help="where runs lie, named by recipe [%(default)s]")
-    parser.add_argument("--results", default=RESULTS, metavar="DIR", help="CSV files of noted results [%(default)s]")
+    parser.add_argument("--runs", default=RUNS, metavar="DIR", help="folder of runs, named by recipe [%(default)s]")
+    parser.add_argument(
+        "--results", default=RESULTS, metavar="DIR", help="folder of CSV files with recorded results [%(default)s]"
+    )
 
 
 def _add_table_arguments(parser: argparse.ArgumentParser) -> None:
     _add_places(parser)
-    parser.add_argument("--out", default=OUT, metavar="DIR", help="gets NAME.png, NAME.svg, NAME.csv [%(default)s]")
+    parser.add_argument(
+        "--out", default=OUT, metavar="DIR", help="output folder for NAME.png, NAME.svg, NAME.csv [%(default)s]"
+    )
     timing = parser.add_mutually_exclusive_group()
     timing.add_argument(
         "--measure", dest="measure", action="store_const", const="again", default="missing",
-        help="time every network here again; without, those are timed that were not before, for seconds each",
+        help="time every network here again [only those not yet timed; seconds each]",
     )  # fmt: skip
     timing.add_argument(
-        "--no-measure", dest="measure", action="store_const", const="none", help="leave what was not timed empty"
+        "--no-measure",
+        dest="measure",
+        action="store_const",
+        const="none",
+        help="time nothing; leave missing times empty",
     )
 
 
 def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.usage = f"{parser.prog} TABLE --row ROW [--seed N] [--toy] [--runs DIR] [--SECTION.FIELD VALUE ...]"
     parser.add_argument("table", metavar="TABLE", help=f"one of {', '.join(tables())}")
-    parser.add_argument("--row", required=True, metavar="ROW", help="as the table's first column has it: 32x4d/50")
-    parser.add_argument("--seed", type=int, metavar="N", help="another run of the same row, beside the first")
-    parser.add_argument("--runs", default=RUNS, metavar="DIR", help="where runs lie [%(default)s]")
+    parser.add_argument("--row", required=True, metavar="ROW", help="row, as in the table's first column: 32x4d/50")
+    parser.add_argument("--seed", type=int, metavar="N", help="another run of the same row with this seed")
+    parser.add_argument("--runs", default=RUNS, metavar="DIR", help="folder of runs [%(default)s]")
     parser.add_argument(
         "--schedule", choices=("printed", "released"), default="printed",
-        help="CIFAR: drops after epochs 150 and 225, or at the start of 148 and 223 as the released code [%(default)s]",
+        help="CIFAR learning rate: drops after epochs 150 and 225, or at the start of 148 and 223 as in the released "
+        "code [%(default)s]",
     )  # fmt: skip
-    parser.add_argument("--toy", action="store_true", help="the same recipe in seconds: 4 steps, small, on noise")
+    parser.add_argument(
+        "--toy", action="store_true", help="run the recipe in seconds: 4 steps, small images, random data"
+    )
     add_settings(parser)
 
 
@@ -95,7 +108,7 @@ def _show(args: argparse.Namespace, console: "Console") -> None:
 
 
 def _run(args: argparse.Namespace, console: "Console") -> None:
-    """Begin or go on with a row's run."""
+    """Start or resume a row's run."""
     from resnext.paper.run import announce, plan, start
 
     chosen = table(args.table)
@@ -109,14 +122,14 @@ def _run(args: argparse.Namespace, console: "Console") -> None:
 
 
 def _status(args: argparse.Namespace, console: "Console") -> None:
-    """Print what is measured, running and missing."""
+    """Print which results are measured, running and missing."""
     from resnext.paper.status import print_status
 
     print_status(console, Path(args.runs), Path(args.results))
 
 
 def _recipes(args: argparse.Namespace, console: "Console") -> None:
-    """Write the recipes as files."""
+    """Write the recipes as YAML files."""
     from resnext.paper.recipe_files import write_recipes
 
     written = write_recipes(Path(args.directory))

@@ -1,4 +1,4 @@
-"""``resnext predict``: what a trained network says of pictures it is given."""
+"""``resnext predict``: classify images."""
 
 import argparse
 import json
@@ -16,32 +16,34 @@ if TYPE_CHECKING:
     from resnext.evaluate.predict import Prediction
     from resnext.model.network import Network
 
-SENTENCE = "Name what is in images."
+SENTENCE = "Classify images with a run or a weights file."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Whose weights, which pictures, and how to print."""
+    """Add the arguments for weights, images and output."""
     parser.add_argument("weights", metavar="RUN_OR_WEIGHTS", help="run directory, weights file of any format, hf://...")
     parser.add_argument(
         "images",
         nargs="+",
         metavar="IMAGE",
-        help="image files, folders (with all that is below), quoted patterns: 'a/**/*.jpg'",
+        help="image files, folders (searched recursively), quoted patterns: 'a/**/*.jpg'",
     )
-    parser.add_argument("--top", type=positive, default=3, metavar="K", help="how many classes to name [3]")
+    parser.add_argument("--top", type=positive, default=3, metavar="K", help="number of classes to show [3]")
     parser.add_argument("--json", action="store_true", help="print one JSON array instead of a table")
     parser.add_argument("--checkpoint", choices=CHECKPOINTS, default="best", help="which checkpoint of a run [best]")
-    parser.add_argument("--batch-size", type=positive, default=32, metavar="N", help="images at a time [32]")
+    parser.add_argument("--batch-size", type=positive, default=32, metavar="N", help="images per batch [32]")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps or auto [auto]")
     parser.add_argument(
-        "--precision", choices=("fp32", "bf16", "int8", "auto"), help="arithmetic of an --engine [fp32]"
+        "--precision", choices=("fp32", "bf16", "int8", "auto"), help="precision of the --engine [fp32]"
     )
     add_engine(parser)
-    parser.add_argument("--picture", metavar="FILE", help="also draw the first 24 as the network sees them, as PNG")
+    parser.add_argument(
+        "--picture", metavar="FILE", help="also write a PNG of the first 24 images as the network sees them"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Predict and print; exit status 1 where a picture could not be read, the others being done."""
+    """Classify and print; return 1 if an image could not be read (the others are still classified)."""
     from resnext.device import pick_device
     from resnext.evaluate.predict import find_images, predict, preprocessing_of
     from resnext.evaluate.progress import image_bar
@@ -52,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
     check_engine(args)
     check_run_kind(args.weights, "classification", f"resnext detect predict {args.weights}")
     if args.engine is None and args.precision is not None:
-        raise RequestError(f"--precision {args.precision} belongs to an engine: add --engine auto")
+        raise RequestError(f"--precision {args.precision} needs an engine: add --engine auto")
     check_checkpoint(args.checkpoint, [args.weights])
     device = pick_device(device_name(args))
     model = load(args.weights, args.checkpoint)
@@ -62,7 +64,9 @@ def run(args: argparse.Namespace) -> int:
     if args.engine is not None:
         batch = min(args.batch_size, len(paths))
         precision, size = args.precision or "fp32", preprocessing.image_size
-        running = cast("Network", predictor_of(args, model, args.weights, precision, size, batch))  # stands in for it
+        running = cast(
+            "Network", predictor_of(args, model, args.weights, precision, size, batch)
+        )  # called like a network
     with image_bar(len(paths)) as progress:
         predictions = predict(running, paths, batch_size=args.batch_size, progress=progress)
     predictions += problems
@@ -83,7 +87,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def as_json(prediction: "Prediction", top: int) -> dict[str, Any]:
-    """One entry of the array: the path with its predictions, or with its error."""
+    """Build one entry of the JSON array: the path with its predictions, or with its error."""
     if prediction.error is not None:
         return {"path": prediction.path, "error": prediction.error}
     pairs = [{"class": name, "probability": p} for name, p in prediction.top(top)]
@@ -91,7 +95,7 @@ def as_json(prediction: "Prediction", top: int) -> dict[str, Any]:
 
 
 def show(predictions: list["Prediction"], top: int, view: dict[str, Any]) -> None:
-    """One row a picture, and under them what the network was really given."""
+    """Print one row per image, and below how images were prepared."""
     from rich.table import Table
     from rich.text import Text
 
@@ -118,5 +122,5 @@ def show(predictions: list["Prediction"], top: int, view: dict[str, Any]) -> Non
 
 
 def share(probability: float) -> str:
-    """A probability in percent."""
+    """Format a probability in percent."""
     return f"{100 * probability:.1f} %"

@@ -1,4 +1,4 @@
-"""``resnext train``: a recipe into a run directory, or a run directory further along."""
+"""``resnext train``: train by a recipe into a run directory, or resume a run."""
 
 import argparse
 import os
@@ -13,35 +13,35 @@ from resnext.run_directory import RunDirectory, check_new_run, check_run_kind, o
 from resnext.settings import Recipe
 from resnext.train.resume import resumed_recipe
 
-SENTENCE = "Train a network by a recipe, or go on with a run."
+SENTENCE = "Train a network by a recipe, or resume a run."
 
 R = TypeVar("R")
-SHORT = {"init.weights": "--init"}  # what is given often has a short name too
+SHORT = {"init.weights": "--init"}  # short names of frequently used options
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """RECIPE, --run, --resume, --continue, and one option for every setting."""
+    """Add RECIPE, --run, --resume, --continue, and one option for every setting."""
     add_ways(parser)
     add_settings(parser)
 
 
 def add_ways(parser: argparse.ArgumentParser) -> None:
-    """Which recipe, and into which run directory."""
+    """Add the options that choose the recipe and the run directory."""
     ways = "[--run DIR | --resume DIR | --continue DIR]"
     parser.usage = f"{parser.prog} [RECIPE] {ways} [--init WEIGHTS] [--SECTION.FIELD VALUE ...]"
-    parser.add_argument("recipe", nargs="?", metavar="RECIPE", help="YAML file; may be left out with --resume")
+    parser.add_argument("recipe", nargs="?", metavar="RECIPE", help="YAML file; optional with --resume")
     parser.add_argument("--run", metavar="DIR", help="new run directory (default: runs/NAME-DATE-TIME)")
-    parser.add_argument("--resume", metavar="DIR", help="go on with this run from its last checkpoint")
+    parser.add_argument("--resume", metavar="DIR", help="resume this run from its last checkpoint")
     parser.add_argument(
         "--continue",
         dest="again",
         metavar="DIR",
-        help="begin this run, or go on with it where it has begun, here or in train.mirror: a command to give again",
+        help="start this run, or resume it if it exists, here or in train.mirror; safe to repeat",
     )
 
 
 def add_settings(parser: argparse.ArgumentParser, kind: type = Recipe) -> None:
-    """One option for every setting of a recipe."""
+    """Add one option for every setting of a recipe."""
     hints = get_type_hints(kind)
     for section in fields(kind):
         group = parser.add_argument_group(section.name, section.metadata["help"])
@@ -59,7 +59,7 @@ def add_settings(parser: argparse.ArgumentParser, kind: type = Recipe) -> None:
 
 
 def given_settings(args: argparse.Namespace, kind: type = Recipe) -> dict[str, Any]:
-    """The settings that were given, as ``{"train.epochs": 3}``."""
+    """Collect the settings given as options, as ``{"train.epochs": 3}``."""
     return {
         key.removeprefix("set:"): from_command_line(key.removeprefix("set:"), text, kind)
         for key, text in vars(args).items()
@@ -68,7 +68,7 @@ def given_settings(args: argparse.Namespace, kind: type = Recipe) -> dict[str, A
 
 
 def run(args: argparse.Namespace) -> int:
-    """Train; exit status 0 when the run is complete."""
+    """Train, and return exit status 0 when the run is complete."""
     recipe, directory, resume = asked_for(args, Recipe)
 
     from resnext.train.loop import train
@@ -78,12 +78,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def asked_for(args: argparse.Namespace, kind: type[R]) -> tuple[R, RunDirectory, bool | None]:
-    """Recipe, run directory, and whether the run goes on (None: where there is one). Raises RequestError."""
+    """Return the recipe, the run directory, and whether to resume (None: resume if the run exists)."""
     overrides = given_settings(args, kind)
     ways = {"--run": args.run, "--resume": args.resume, "--continue": args.again}
     if sum(value is not None for value in ways.values()) > 1:
         raise RequestError(
-            "--run begins a new run, --resume goes on with one, and --continue does what is possible: give one of them"
+            "--run starts a new run, --resume resumes one, --continue does either: give only one of them"
         )
     begun = args.resume if args.resume is not None else args.again
     if begun is not None:
@@ -103,15 +103,15 @@ def asked_for(args: argparse.Namespace, kind: type[R]) -> tuple[R, RunDirectory,
 
 
 def choose_run_directory(args: argparse.Namespace) -> RunDirectory:
-    """Where a new run goes. Of several processes (``torchrun``), the first one writes there. Raises RequestError."""
+    """Choose the directory of a new run. With several processes (``torchrun``), only rank 0 creates it."""
     if int(os.environ.get("WORLD_SIZE", "1")) == 1:
         return check_new_run(args.run or Path("runs") / f"{Path(args.recipe).stem}-{time.strftime('%Y%m%d-%H%M%S')}")
     if args.run is None:
-        raise RequestError("the processes of one run need the same directory: give --run DIR")
+        raise RequestError("all processes of a run need the same directory: give --run DIR")
     return check_new_run(args.run) if int(os.environ.get("RANK", "0")) == 0 else RunDirectory(Path(args.run))
 
 
 def _word(hint: Any) -> str:
-    """A metavar for a field's type."""
+    """Choose the metavar for a field's type."""
     words = {int: "N", float: "X", bool: "BOOL", str: "WORD"}
     return next((words[option] for option in (hint, *get_args(hint)) if option in words), "LIST")

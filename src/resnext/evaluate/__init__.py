@@ -1,1 +1,1 @@
-"""Judging a trained network: exact sums, tables, pictures, the report, and predictions on new images."""
+"""Evaluation of trained networks: metrics, tables, plots and the report; predictions on new images."""

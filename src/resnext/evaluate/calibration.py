@@ -1,4 +1,4 @@
-"""Whether a network that says 90 % is right nine times out of ten."""
+"""Calibration: do predicted probabilities match the share of correct predictions?"""
 
 import math
 from dataclasses import dataclass
@@ -10,16 +10,16 @@ BINS = 15
 
 @dataclass(frozen=True, eq=False)
 class Calibration:
-    """Reliability in equal-width bins of the predicted class's probability; shares of empty bins are not a number."""
+    """Accuracy and confidence in equal-width bins of the predicted class's probability; NaN in empty bins."""
 
     edges: np.ndarray  # [bins + 1], from 0 to 1
     count: np.ndarray  # int64 [bins]
-    accuracy: np.ndarray  # share of the bin's images that are right
+    accuracy: np.ndarray  # share of the bin's images that are predicted correctly
     confidence: np.ndarray  # mean probability in the bin
 
     @property
     def ece(self) -> float:
-        """Expected calibration error: the gap |accuracy - confidence|, a mean over images (Guo 2017, Eq. 3)."""
+        """Expected calibration error: mean of |accuracy - confidence| over images (Guo 2017, Eq. 3)."""
         n = int(self.count.sum())
         filled = self.count > 0
         gaps = self.count[filled] * np.abs(self.accuracy - self.confidence)[filled]
@@ -27,18 +27,18 @@ class Calibration:
 
     @property
     def max_gap(self) -> float:
-        """Maximum calibration error: the widest gap of any bin that holds images."""
+        """Maximum calibration error: the largest gap of all bins that hold images."""
         filled = self.count > 0
         return float(np.abs(self.accuracy - self.confidence)[filled].max()) if filled.any() else math.nan
 
 
 def calibration(probability: np.ndarray, correct: np.ndarray, bins: int = BINS) -> Calibration:
-    """Bins (i/bins, (i+1)/bins] of the predicted class's ``probability``; the first also takes 0.
+    """Sort images into bins (i/bins, (i+1)/bins] of the predicted class's ``probability``; the first includes 0.
 
-    ``correct`` says of each image whether that class was the true one.
+    ``correct`` tells for each image whether the prediction is the true class.
     """
     if bins < 1:
-        raise ValueError(f"{bins} bins cannot be filled")
+        raise ValueError(f"calibration needs at least one bin, not {bins}")
     edges = np.arange(bins + 1) / bins
     which = np.clip(np.searchsorted(edges, probability, side="left") - 1, 0, bins - 1)
     count = np.bincount(which, minlength=bins)

@@ -1,4 +1,4 @@
-"""From what a user typed to networks, images and a place for the result; nothing is computed here."""
+"""Turn command-line arguments into networks, images and an output directory. Nothing is evaluated here."""
 
 import argparse
 from collections.abc import Sequence
@@ -27,11 +27,11 @@ from resnext.weights.hub import is_remote
 
 @dataclass(frozen=True, eq=False)
 class Networks:
-    """The networks to judge, and how they look. The first one's run, where it has one, says what nobody else says."""
+    """The networks to evaluate and their views. ``run`` and ``recipe`` are those of the first one, if it has a run."""
 
     models: Sequence[Network]
     preprocessings: Sequence[Preprocessing]
-    about: Sequence[dict[str, Any]]  # of each: protocol.member
+    about: Sequence[dict[str, Any]]  # of each network, by protocol.describe_member
     looks: Looks
     ensemble: str
     run: Path | None
@@ -39,32 +39,35 @@ class Networks:
 
     @property
     def model(self) -> Network:
+        """The first network."""
         return self.models[0]
 
     @property
     def preprocessing(self) -> Preprocessing:
+        """The preprocessing of the first network."""
         return self.preprocessings[0]
 
     @property
     def channels_last(self) -> bool:
-        """Whether the run computed in NHWC, and so its networks are judged in it."""
+        """Whether the run was trained in NHWC memory layout; its networks are then evaluated in it too."""
         return self.recipe is not None and self.recipe.train.channels_last == "yes"
 
     def to(self, device: Any) -> None:
+        """Move all networks to ``device``."""
         for model in self.models:
             model.to(device)
 
     def meet(self, dataset: Dataset, restrict: str | None) -> Answers:
-        """The data under the first network's classes, which the others must have too: ``evaluate`` compares them."""
+        """Map the data's labels to the outputs of the first network; the others have the same classes."""
         return meet(dataset, self.model.classes, self.model.architecture.num_classes, restrict)
 
     def stored(self) -> "Networks":
-        """The same networks before pictures that were cropped already."""
+        """Return the same networks for images that are already cropped."""
         return replace(self, preprocessings=list(map(as_stored, self.preprocessings)))
 
 
 class Judged(NamedTuple):
-    """The images to judge, how they were divided from the others, and whether they are the run's own."""
+    """The images to evaluate on, how they were held out, and whether they are the run's own data."""
 
     dataset: Dataset
     split: str
@@ -72,16 +75,16 @@ class Judged(NamedTuple):
 
 
 def load_networks(args: argparse.Namespace) -> Networks:
-    """The weights the user names, and their view. Raises RequestError where they are not fit to be judged together."""
+    """Load the given weights. Raises RequestError if they cannot be evaluated together."""
     looks = Looks.parse(args.view, args.combine or "logits")
     models = [load(name, args.checkpoint) for name in args.weights]
     preprocessings = [seen_at(preprocessing_of(model), args.image_size, args.resize) for model in models]
     _same_classes(models, args.weights)
     for p in preprocessings:
-        looks.transforms(p)  # a view that cannot be had is said before the work
+        looks.transforms(p)  # report an impossible view before the work starts
         first = preprocessings[0]
         if (p.channels, p.exif) != (first.channels, first.exif):
-            raise RequestError("the networks of an ensemble must agree on channels and exif, how their files are read")
+            raise RequestError("the networks of an ensemble must read images the same way: same channels and exif")
     run = Path(args.weights[0]) if is_run(Path(args.weights[0])) else None
     recipe = None if run is None else read_recipe(run / "recipe.yaml")
     about = [_about(name, args.checkpoint, p) for name, p in zip(args.weights, preprocessings, strict=True)]
@@ -89,16 +92,18 @@ def load_networks(args: argparse.Namespace) -> Networks:
 
 
 def _same_classes(models: Sequence[Network], names: Sequence[str]) -> None:
-    """Give all networks the names that the first one with names has, ImageNet's by synset, by word or none alike.
+    """Give all networks the class names of the first one that has names. ImageNet names and synsets count as equal.
 
-    Raises RequestError where their classes differ.
+    Raises RequestError if their classes differ.
     """
     count = models[0].architecture.num_classes
     known = next((model.classes for model in models if model.classes is not None), None)
     for model, name in zip(models, names, strict=True):
         own = model.architecture.num_classes
         if own != count:
-            raise RequestError(f"{names[0]} has {count} outputs and {name} {own}, so they make no ensemble")
+            raise RequestError(
+                f"{names[0]} has {count} outputs and {name} has {own}; an ensemble needs networks with the same classes"
+            )
         synsets = output_synsets(model.classes, count)
         same = synsets is not None and synsets == output_synsets(known, count)
         if not same and known is not None and model.classes is not None:
@@ -115,12 +120,12 @@ def _about(weights: str, checkpoint: str, preprocessing: Preprocessing) -> dict[
 
 
 def choose_data(args: argparse.Namespace, networks: Networks) -> Judged:
-    """The images the user means. Raises RequestError where weights come without a run and nothing says it."""
+    """Open the data set to evaluate on. Raises RequestError if neither the arguments nor a run name one."""
     recipe, preprocessing = networks.recipe, networks.preprocessing
     if args.source is None and recipe is None and args.data is None:
         raise RequestError(
-            f"{args.weights[0]} is a weights file, so nothing says which images to judge it on; "
-            f"give --data PATH with a folder a class, or --source {'|'.join(SOURCES)}"
+            f"{args.weights[0]} is a weights file, so name the images to evaluate it on: "
+            f"--data PATH with one folder per class, or --source {'|'.join(SOURCES)}"
         )
     if args.source is None and recipe is not None:
         settings = recipe.data if args.data is None else replace(recipe.data, path=args.data)
@@ -137,10 +142,11 @@ def choose_data(args: argparse.Namespace, networks: Networks) -> Judged:
 def choose_directory(
     args: argparse.Namespace, networks: Networks, data: str | None, device: str, precision: str
 ) -> Path | None:
-    """Where the tables go: the run's ``evaluation`` is kept for its own question.
+    """Choose the directory for the tables; None if they are not kept.
 
-    That is its best weights on its own held-out images (``data`` names others), in its own view, and on the device and
-    in the precision (or by the engine) that the evaluation there was computed with.
+    RUN/evaluation is only for the run's standard evaluation: best checkpoint, held-out images of the run (``data``
+    names others), centre crop, and the device and precision (or engine) of the evaluation already there. Any other
+    evaluation of a run goes to RUN/evaluation-WORDS, with a word for each difference.
     """
     if args.out is not None:
         own = networks.run and RunDirectory(networks.run).evaluation
@@ -161,7 +167,7 @@ def choose_directory(
 def describe(
     args: argparse.Namespace, networks: Networks, answers: Answers, split: str, device: str, precision: str
 ) -> dict[str, Any]:
-    """The protocol of this evaluation."""
+    """Build the protocol of this evaluation."""
     first = networks.about[0]
     together = len(networks.about) > 1
     return protocol(
@@ -183,7 +189,7 @@ def describe(
 
 
 def restriction(restrict: str | None, answers: Answers) -> str | None:
-    """In a few words, which outputs were answers; None for all."""
+    """Describe the classes that predictions were restricted to; None for all."""
     if restrict is None or answers.outputs is None:
         return None
     return f"{len(answers.outputs):,} classes ({Path(restrict).name})"

@@ -1,7 +1,7 @@
-"""The corruptions of ImageNet-C made on the fly, by the library ``imagecorruptions``, of any labelled images.
+"""Corrupt any labelled images on the fly as ImageNet-C does, with the library ``imagecorruptions``.
 
-ImageNet-C's own files were blurred and snowed on by ImageMagick and stored as JPEG, so numbers of the two are near but
-not the same.
+ImageNet-C's own files were partly made by ImageMagick and stored as JPEG, so results are close to but not equal to
+those on its files.
 """
 
 import importlib.util
@@ -25,15 +25,15 @@ from resnext.data.source import Dataset
 from resnext.errors import RequestError, nearest
 from resnext.evaluate.robustness import CORRUPTIONS, SEVERITIES
 
-SMALLEST = 32  # pixels a side, of the library
+SMALLEST = 32  # pixels a side; limit of the library
 LIBRARY = "imagecorruptions"
 
 
 @dataclass(frozen=True, eq=False)
 class Corrupted:
-    """Another data set's images as the network sees them, under one corruption; labels and names stay what they were.
+    """The cropped images of another data set under one corruption, with the same labels and paths.
 
-    What happens to an image is a function of ``seed`` and its index, the same for each corruption.
+    The random numbers for an image depend on ``seed`` and its index only.
     """
 
     dataset: Dataset
@@ -41,64 +41,70 @@ class Corrupted:
     corruption: str
     severity: int
     seed: int = 0
-    in_memory: bool = False  # hundreds of milliseconds an image: workers are worth it
+    in_memory: bool = False  # a corruption takes hundreds of milliseconds per image, so use workers
 
     def __post_init__(self) -> None:
         if self.corruption not in CORRUPTIONS:
-            raise RequestError(f"no corruption {self.corruption!r}{nearest(self.corruption, CORRUPTIONS)}")
+            raise RequestError(f"unknown corruption {self.corruption!r}{nearest(self.corruption, CORRUPTIONS)}")
         if self.severity not in SEVERITIES:
-            raise RequestError(f"the severity of a corruption is 1 to 5, not {self.severity}")
+            raise RequestError(f"the severity of a corruption must be from 1 to 5, not {self.severity}")
         if self.preprocessing.image_size < SMALLEST:
             raise RequestError(
-                f"{LIBRARY} takes pictures of at least {SMALLEST} pixels a side, but this network sees "
+                f"{LIBRARY} needs images of at least {SMALLEST} pixels a side, but this network's input has "
                 f"{self.preprocessing.image_size}"
             )
 
     @property
     def name(self) -> str:
+        """The data set's name with corruption and severity."""
         return f"{self.dataset.name}, {self.corruption} {self.severity}"
 
     @property
     def classes(self) -> tuple[str, ...]:
+        """The class names of the data set."""
         return self.dataset.classes
 
     @property
     def channels(self) -> int:
+        """Channels of the images."""
         return self.dataset.channels
 
     @property
     def labels(self) -> np.ndarray:
+        """The labels of the data set."""
         return self.dataset.labels
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def image(self, index: int) -> Image.Image:
-        """The view of the image, image_size pixels a side, corrupted."""
+        """Crop the image to image_size pixels a side and corrupt it."""
         p = self.preprocessing
         seen = View(p)(Mode(p.channels)(self.dataset.image(index)))
         pixels = corrupt(np.asarray(seen.convert("RGB")), self.corruption, self.severity, seed_of(self.seed, index))
         return Image.fromarray(pixels).convert(seen.mode)
 
     def where(self, index: int) -> str:
+        """Return the path of the original image."""
         return self.dataset.where(index)
 
 
 def corrupt(pixels: np.ndarray, corruption: str, severity: int, seed: int) -> np.ndarray:
-    """uint8 [H, W, 3] to the same, a function of ``seed`` alone: the library draws from a generator of its own."""
+    """Corrupt an image, uint8 [H, W, 3]. All random numbers are drawn from ``seed``."""
     module = library()
     module.np.random = np.random.RandomState(seed % 2**32)
     module.sk.util.random_noise = partial(module.skimage.util.random_noise, rng=np.random.default_rng(seed))
     corrupted = getattr(module, corruption)(Image.fromarray(pixels), severity)
-    return np.asarray(corrupted).astype(np.uint8)  # cut off, not rounded, as the library's own corrupt()
+    return np.asarray(corrupted).astype(np.uint8)  # truncated, not rounded, as the library's own corrupt() does
 
 
 @cache
 def library() -> Any:
-    """The library's functions, mended for today's numpy, scikit-image and setuptools. Raises RequestError without it.
+    """Import imagecorruptions, patched for current numpy, scikit-image and setuptools.
 
-    The module is a copy of our own, so nothing changes for other users of the library. What they no longer have:
-    ``np.float_``, ``multichannel``, and noise that scikit-image draws from numpy's global generator.
+    We patch a private copy of the module, so other users of the library are not affected. It relies on ``np.float_``,
+    ``multichannel`` and scikit-image drawing noise from numpy's global generator, which no longer exist. Raises
+    RequestError if it is not installed.
     """
     if importlib.util.find_spec(LIBRARY) is None:
         raise RequestError(f"--corrupt needs {LIBRARY}: pip install 'resnext[corruptions]'")
@@ -125,14 +131,14 @@ def _own_copy() -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # scipy.ndimage.interpolation
         spec.loader.exec_module(module)
-    module.print = lambda *_: None  # it speaks of exceptions that it handled
+    module.print = lambda *_: None  # it prints exceptions that it has handled
     module.resource_filename = lambda _, name: str(path.parent / name)
     return module
 
 
 @contextmanager
 def _resources() -> Iterator[None]:
-    """setuptools 81 took pkg_resources away; all that is wanted of it is where the frost pictures lie."""
+    """Provide a stub of pkg_resources, which setuptools 81 removed; the library only locates its frost images by it."""
     name = "pkg_resources"
     before = sys.modules.get(name)
     stand_in = types.ModuleType(name)

@@ -1,4 +1,4 @@
-"""The network on every image of a split, once each; all that is reported later is sums over these rows."""
+"""Run networks on every image of a split exactly once; every reported number is a sum over these rows."""
 
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +20,7 @@ from resnext.evaluate.metrics import interval95, percent
 from resnext.evaluate.panel import Member, Panel, in_eval_mode
 from resnext.evaluate.views import CENTER, Looks
 
-BATCH_SIZE = 256  # images at a time, where nobody says
+BATCH_SIZE = 256  # default
 COLUMNS: dict[str, type] = {
     "index": np.int64,
     "label": np.int64,
@@ -34,15 +34,15 @@ COLUMNS: dict[str, type] = {
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Evaluation:
-    """One row per image, in the order of the data set, and the sums over them.
+    """The results of an evaluation: one row per image, in the order of the data set, and sums over the rows.
 
-    ``rank`` is the place of the true class in the network's order of classes, 0 for the first. Equal logits are
-    ordered by class number, as a stable sort would, so the prediction and the ranks never contradict each other.
-    Errors and the interval are in percent, probabilities from 0 to 1, losses in nats.
+    ``rank`` is the position of the true class when the classes are sorted by logit, 0 for the highest. Equal logits are
+    ordered by class number, so predictions and ranks are consistent. Errors and the interval are in percent,
+    probabilities from 0 to 1, losses in nats.
     """
 
     name: str
-    total: int  # images of the whole data set; n of them are here
+    total: int  # images of the whole data set; this evaluation holds n of them
     classes: tuple[str, ...]
     where: tuple[str, ...]
     index: np.ndarray
@@ -60,29 +60,32 @@ class Evaluation:
 
     @property
     def correct1(self) -> int:
-        """Images whose true class the network puts first."""
+        """Images whose true class is the prediction."""
         return int(np.count_nonzero(self.rank == 0))
 
     @property
     def correct5(self) -> int | None:
-        """Images whose true class is among the first five; None with fewer than five classes, where it says nothing."""
+        """Images whose true class is among the first five; None with fewer than five classes."""
         return None if len(self.classes) < 5 else int(np.count_nonzero(self.rank < 5))
 
     @property
     def loss_sum(self) -> float:
-        """Cross entropy summed without rounding on the way, so the order of images and shards is nothing to it."""
+        """Cross entropy, summed exactly, so that the order of images and shards does not matter."""
         return math.fsum(self.losses)
 
     @property
     def loss(self) -> float:
+        """Mean cross entropy, nats per image."""
         return self.loss_sum / self.n if self.n else math.nan
 
     @property
     def top1_error(self) -> float:
+        """Top-1 error, percent."""
         return percent(self.n - self.correct1, self.n)
 
     @property
     def top5_error(self) -> float | None:
+        """Top-5 error, percent; None with fewer than five classes."""
         return None if self.correct5 is None else percent(self.n - self.correct5, self.n)
 
     @property
@@ -92,12 +95,12 @@ class Evaluation:
 
     @cached_property
     def confusion(self) -> np.ndarray:
-        """int64 [K, K]: images of class i (row) that were taken for class j (column)."""
+        """int64 [K, K]: number of images of class i (row) predicted as class j (column)."""
         k = len(self.classes)
         return np.bincount(self.label * k + self.predicted, minlength=k * k).reshape(k, k)
 
     def worst(self, count: int) -> np.ndarray:
-        """Rows with the highest loss, highest first; equal losses in the order of the data set."""
+        """Find the rows with the highest loss, highest first; equal losses in the order of the data set."""
         return np.argsort(-self.losses, kind="stable")[:count]
 
 
@@ -120,13 +123,32 @@ def evaluate(
     ensemble: str = "probabilities",
     outputs: np.ndarray | None = None,
 ) -> Evaluation:
-    """``model``, which must be on ``device``, on the images of ``dataset`` that fall to ``rank``.
+    """Evaluate one model or an ensemble: average logits over views, then over models.
 
-    ``looks`` says what of each picture is seen, ``others`` are networks whose answers are averaged with this one's as
-    ``ensemble`` says, and ``outputs`` (int64) restricts them all to some of their outputs, the data's classes in order.
-    ``progress(done, total)`` is called after each batch. With several ranks, ``merge`` joins what they return.
-    Raises RequestError where the classes of model and data differ, WorkError for an unreadable image and for logits
-    that are not finite, naming the image.
+    Args:
+        model: The network, on ``device``.
+        dataset: Labelled images. Their classes must be the network's, or those of ``output_indices``.
+        preprocessing: How images are prepared for ``model``.
+        device: Where to compute.
+        batch_size: Images (crops, for views of several crops) per forward pass.
+        precision: "fp32", "bf16" or "fp16".
+        workers: Loading processes; 0 loads in this one.
+        start_method: How loading processes are started.
+        channels_last: Compute in NHWC memory layout.
+        progress: Called as ``progress(done, total)`` after each batch.
+        rank: The rank of this process, which evaluates its contiguous part of the images.
+        world_size: Number of processes. With more than one, join their results by ``merge_shards``.
+        views: Which crops of each image to use.
+        other_members: Further networks of an ensemble.
+        ensemble_combine: What to average over networks: "probabilities" or "logits".
+        output_indices: int64, the outputs to choose from, in the order of the data's classes; None for all.
+
+    Returns:
+        One row per image of this rank.
+
+    Raises:
+        RequestError: The classes of model and data differ.
+        WorkError: An image cannot be read, or logits are not finite.
     """
     if batch_size < 1:
         raise RequestError(f"the batch size must be at least 1, not {batch_size}")
@@ -134,7 +156,7 @@ def evaluate(
     models = [member.model for member in members]
     for network in models:
         check_fit(network, dataset, outputs)
-    if channels_last:  # weights and images: with one of them alone last bits differ
+    if channels_last:  # convert both weights and images; with one alone the last bits differ
         for network in models:
             network.to(memory_format=torch.channels_last)
     panel = Panel(members, looks, ensemble, outputs, channels_last)
@@ -145,7 +167,7 @@ def evaluate(
         for batches in passes:
             first = batches[0]
             if first.bad:
-                raise WorkError(f"an evaluation leaves no image out: {first.bad[0]}")
+                raise WorkError(f"an image cannot be read, and an evaluation must not skip any: {first.bad[0]}")
             answers = panel.answers([batch.images for batch in batches], device)
             indices = first.indices.cpu().numpy()
             parts.append({"index": indices, **judge(answers, first.labels, partial(_where, dataset, indices))})
@@ -165,7 +187,7 @@ def _passes(
     rank: int,
     world_size: int,
 ) -> Iterator[tuple[Batch, ...]]:
-    """The same images side by side, once for each way that they are brought to size; workers are shared out."""
+    """Yield each batch once per transform, side by side; the workers are divided among the transforms."""
     transforms = panel.transforms()
     passes = [
         eval_batches(
@@ -183,9 +205,9 @@ def _passes(
 
 
 def judge(logits: Tensor, labels: Tensor, where: Callable[[int], str]) -> dict[str, np.ndarray]:
-    """What is kept of each image: COLUMNS but for ``index``, from logits [B, K] and labels int64 [B].
+    """Compute COLUMNS, except ``index``, from logits [B, K] and labels int64 [B], in float64 on the CPU.
 
-    Computed in float64 on the CPU. Raises WorkError naming ``where(i)`` for the first row that is not finite.
+    Raises WorkError for the first row with a value that is not finite, naming its image by ``path_of_row(i)``.
     """
     scores = logits.detach().cpu().to(torch.float64)
     labels = labels.cpu()
@@ -198,7 +220,7 @@ def judge(logits: Tensor, labels: Tensor, where: Callable[[int], str]) -> dict[s
     of_label = labels[:, None]
     own = scores.gather(1, of_label)
     earlier = torch.arange(scores.shape[1])[None, :] < of_label
-    predicted = torch.from_numpy(scores.numpy().argmax(axis=1))  # numpy promises the first of equals
+    predicted = torch.from_numpy(scores.numpy().argmax(axis=1))  # numpy guarantees the first of equal values
     log_p_of_label = log_p.gather(1, of_label)[:, 0]
     return {
         "label": labels.numpy(),
@@ -211,9 +233,9 @@ def judge(logits: Tensor, labels: Tensor, where: Callable[[int], str]) -> dict[s
 
 
 def merge(evaluations: Sequence[Evaluation]) -> Evaluation:
-    """Shards of one data set as the one evaluation they make; their order does not matter.
+    """Merge evaluations of shards of one data set, in any order.
 
-    Raises WorkError where an image was counted twice or was left out between the shards.
+    Raises WorkError if an image is missing or counted twice.
     """
     if not evaluations:
         raise RequestError("there is no evaluation to merge")
@@ -230,7 +252,7 @@ def merge(evaluations: Sequence[Evaluation]) -> Evaluation:
 
 
 def check_fit(model: nn.Module, dataset: Dataset, outputs: np.ndarray | None = None) -> None:
-    """Raises RequestError where the data has no images, or other classes than the network's (of its ``outputs``)."""
+    """Check that the data has images, and the classes of the network (of its ``output_indices``, if given)."""
     if len(dataset) == 0:
         raise RequestError(f"{dataset.name} has no images to evaluate")
     architecture = getattr(model, "architecture", None)

@@ -1,8 +1,8 @@
-"""Where the data's classes meet the network's outputs: which output each label means, and which outputs are answers.
+"""Map the labels of a data set to the outputs of a network.
 
-Classes are matched by name: the data may have them in another order, and some of them only. ImageNet's are told apart
-by synset, so a network of words, of 1,000 or of 5,000 synsets can be asked about folders of some of them; a network may
-also be restricted to some of its outputs.
+Classes are matched by name: the data may have them in another order, or only some of them. ImageNet classes are matched
+by synset, whether the network names them by word or synset, 1,000 or 5,000 of them. Predictions may also be restricted
+to some of the outputs.
 """
 
 from collections.abc import Sequence
@@ -22,18 +22,18 @@ LARGEST_LIST = 16 << 20  # bytes
 
 @dataclass(frozen=True, eq=False)
 class Answers:
-    """The data with the labels of the answers; ``outputs`` (int64) are their places in the network, None for all."""
+    """A data set with mapped labels; ``output_indices`` (int64) are the outputs they refer to, None for all."""
 
     dataset: Dataset
     outputs: np.ndarray | None = None
 
 
 def meet(dataset: Dataset, classes: Sequence[str] | None, count: int, restrict: str | None = None) -> Answers:
-    """``dataset`` as a network of ``count`` outputs, called ``classes`` where they have names, is asked about it.
+    """Map the labels of ``dataset`` to a network of ``count`` outputs with the names ``classes``, if it has any.
 
-    ``restrict`` is imagenet1k, data (the classes that the data has) or a file of class names, one a line; the softmax
-    is then over these alone. Data whose classes are not known to be the network's comes back as it is. Raises
-    RequestError for names that the network or the restriction lacks.
+    ``restrict`` is imagenet1k, data (the classes that the data has) or a file of class names, one per line; the softmax
+    is then over these classes only. Data whose classes cannot be matched is returned unchanged. Raises RequestError for
+    names that the network or the restriction lacks.
     """
     synsets = output_synsets(classes, count)
     by_number = synsets_by_number(dataset.classes) if synsets else None
@@ -42,7 +42,7 @@ def meet(dataset: Dataset, classes: Sequence[str] | None, count: int, restrict: 
     outputs = None
     if restrict is not None:
         if names is None:
-            raise RequestError("the weights have no class names, so they cannot be restricted to some of them")
+            raise RequestError("the weights have no class names, so --restrict cannot select any")
         outputs = indices_of(allowed_names(restrict, present(dataset, found)), names, synsets or names)
     if names is None:
         return Answers(dataset)
@@ -50,7 +50,7 @@ def meet(dataset: Dataset, classes: Sequence[str] | None, count: int, restrict: 
     by_synset = synsets is not None and set(found) <= set(synsets)
     by_name = len(set(names)) == len(names) and set(present(dataset, found)) <= set(names)
     if not by_synset and not by_name and outputs is None:
-        return Answers(dataset)  # whose classes check_fit then holds against the network's
+        return Answers(dataset)  # check_compatible compares its classes with the network's
     keys = [synsets[i] if synsets and by_synset else names[i] for i in kept]
     answers = tuple(names[i] for i in kept)
     if dataset.classes == answers:
@@ -59,25 +59,25 @@ def meet(dataset: Dataset, classes: Sequence[str] | None, count: int, restrict: 
     unasked = [name for name in present(dataset, found) if name not in places]
     if unasked:
         raise RequestError(
-            f"{dataset.name} has classes that --restrict {restrict} leaves out: {listing(unasked)}; "
-            "an image of these could not be answered"
+            f"{dataset.name} has classes that --restrict {restrict} excludes: {listing(unasked)}; "
+            "their images could not be predicted correctly"
         )
-    labels = np.array([places.get(name, -1) for name in found], dtype=np.int64)  # -1: no image has it
+    labels = np.array([places.get(name, -1) for name in found], dtype=np.int64)  # -1: class without images
     return Answers(Relabelled(dataset, answers, labels), outputs)
 
 
 def present(dataset: Dataset, names: Sequence[str]) -> list[str]:
-    """Those of the ``names`` of the data's classes that have images: ImageNet-5K is judged on 1,000 of its 5,000."""
+    """List those ``names`` of the data's classes that have images: ImageNet-5K is evaluated on 1,000 of its 5,000."""
     return [names[label] for label in np.unique(dataset.labels)]
 
 
 def indices_of(allowed: Sequence[str], names: Sequence[str], synsets: Sequence[str]) -> np.ndarray:
-    """int64: the outputs that ``allowed`` names (by word or synset), in the network's order. Raises RequestError."""
+    """Find the outputs named by ``allowed``, by word or synset: int64, in the network's order."""
     places = dict(zip(names, range(len(names)), strict=True)) | dict(zip(synsets, range(len(synsets)), strict=True))
     missing = [name for name in allowed if name not in places]
     if missing:
         hint = nearest(missing[0], names) if len(missing) == 1 else ""
-        raise RequestError(f"the network has no class {listing(missing)}, so it cannot be restricted to it{hint}")
+        raise RequestError(f"the network has no class {listing(missing)}, so --restrict cannot select it{hint}")
     for name in allowed:
         if name not in synsets and names.count(name) > 1:  # in some lists "crane" is a bird and a machine
             raise RequestError(f"{name!r} is the name of {names.count(name)} classes; restrict by synset instead")
@@ -88,7 +88,7 @@ def indices_of(allowed: Sequence[str], names: Sequence[str], synsets: Sequence[s
 
 
 def allowed_names(restrict: str, found: Sequence[str]) -> Sequence[str]:
-    """The names that ``restrict`` means; ``found`` are the data's own. Raises RequestError for a file without any."""
+    """Read the class names that ``restrict`` stands for; ``found`` are those of the data."""
     if restrict == IMAGENET1K:
         return imagenet_synsets()
     if restrict == DATA:
@@ -97,11 +97,12 @@ def allowed_names(restrict: str, found: Sequence[str]) -> Sequence[str]:
     try:
         if not path.is_file() or path.stat().st_size > LARGEST_LIST:
             raise RequestError(
-                f"--restrict {restrict} is no list of class names; give {IMAGENET1K}, {DATA} or a file, one name a line"
+                f"--restrict {restrict} is not a list of class names; "
+                f"give {IMAGENET1K}, {DATA} or a file with one name per line"
             )
         names = [line.strip() for line in path.read_text("utf-8").splitlines() if line.strip()]
     except (OSError, UnicodeDecodeError) as error:
         raise RequestError(f"--restrict {restrict} cannot be read: {error}") from None
     if len(names) < 2:
-        raise RequestError(f"--restrict {restrict} names {len(names)} classes; at least two are needed")
+        raise RequestError(f"--restrict {restrict} has {len(names)} class names; at least two are needed")
     return names

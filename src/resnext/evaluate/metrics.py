@@ -1,4 +1,4 @@
-"""Numbers from counts: the interval of an error, and what each class got right."""
+"""Metrics from counts: confidence intervals of errors, scores per class."""
 
 import math
 from dataclasses import dataclass
@@ -8,12 +8,12 @@ import numpy as np
 
 
 def percent(part: int, whole: int) -> float:
-    """``part`` of ``whole`` in percent; not a number where there is nothing to divide."""
+    """Return ``part`` of ``whole`` in percent; NaN if ``whole`` is 0."""
     return 100 * part / whole if whole else math.nan
 
 
 def wilson_interval(count: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval of a share, from 0 to 1 (Wilson 1927), which holds near 0 and for few images too."""
+    """Compute Wilson's score interval of a share, 0 to 1 (Wilson 1927); valid near 0 and for few images too."""
     if not 0 <= count <= n:
         raise ValueError(f"{count} of {n} is not a share")
     if n == 0:
@@ -28,14 +28,14 @@ def wilson_interval(count: int, n: int, confidence: float = 0.95) -> tuple[float
 
 
 def interval95(count: int, n: int) -> tuple[float, float]:
-    """The 95 % Wilson interval of an error of ``count`` in ``n`` images, in percent."""
+    """Compute the 95 % Wilson interval, in percent, of ``count`` errors in ``n`` images."""
     low, high = wilson_interval(count, n)
     return 100 * low, 100 * high
 
 
 @dataclass(frozen=True)
 class ClassScore:
-    """One class. A share with nothing to divide by (no image, never predicted) is None, not zero."""
+    """The scores of one class. A share of nothing (no images, never predicted) is None, not zero."""
 
     name: str
     images: int
@@ -44,7 +44,7 @@ class ClassScore:
 
     @property
     def recall(self) -> float | None:
-        """Share of the class's images that were recognised."""
+        """Share of the class's images that were predicted correctly."""
         return self.correct / self.images if self.images else None
 
     @property
@@ -54,7 +54,7 @@ class ClassScore:
 
     @property
     def precision(self) -> float | None:
-        """Share of the images taken for this class that are of it."""
+        """Share of the images predicted as this class that belong to it."""
         return self.correct / self.predicted if self.predicted else None
 
     @property
@@ -65,7 +65,7 @@ class ClassScore:
 
 
 def class_scores(confusion: np.ndarray, classes: tuple[str, ...]) -> list[ClassScore]:
-    """A score for each class from the counts [K, K], rows true."""
+    """Compute the scores of each class from the confusion matrix [K, K] (rows: true classes)."""
     images, predicted, correct = confusion.sum(axis=1), confusion.sum(axis=0), confusion.diagonal()
     return [
         ClassScore(name, int(i), int(p), int(c))
@@ -74,6 +74,6 @@ def class_scores(confusion: np.ndarray, classes: tuple[str, ...]) -> list[ClassS
 
 
 def mean_class_error(scores: list[ClassScore]) -> float | None:
-    """The mean of the classes' errors in percent, each class counted alike; classes without images are left out."""
+    """Compute the unweighted mean of the class errors in percent, without classes that have no images."""
     errors = [score.error for score in scores if score.error is not None]
     return 100 * math.fsum(errors) / len(errors) if errors else None

@@ -1,4 +1,4 @@
-"""One network or several before the same pictures: what each says of all looks at them, and their common answer."""
+"""One network or an ensemble: average logits over the views of each image, then over the networks."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -16,7 +16,7 @@ from resnext.model.network import Network
 
 @dataclass(frozen=True, eq=False)
 class Member:
-    """A network, on its device, with the preprocessing of its own weights."""
+    """A network, on its device, with its preprocessing."""
 
     model: nn.Module
     preprocessing: Preprocessing
@@ -24,10 +24,10 @@ class Member:
 
 @dataclass(frozen=True, eq=False)
 class Panel:
-    """Networks with the same classes, judged as one.
+    """Networks with the same classes, evaluated as one.
 
-    ``ensemble`` says how their answers become one, as ``Looks.combine`` does for the looks of each; ``outputs`` (int64)
-    which of their outputs are answers, all when None: the others are left out before any softmax.
+    ``combine`` says what is averaged over networks, as ``Views.combine`` does for views. ``output_indices`` (int64)
+    selects outputs before any softmax; None for all.
     """
 
     members: Sequence[Member]
@@ -40,18 +40,18 @@ class Panel:
         assert self.members
         for member in self.members if self.looks.kind == "dense" else ():
             if not isinstance(member.model, Network):
-                raise RequestError("dense needs one of our networks, which can be run fully convolutionally")
+                raise RequestError("the dense view needs one of our networks, which can be run fully convolutionally")
 
     def transforms(self) -> list[Transform]:
-        """One for each pass over the images; networks with the same preprocessing share theirs."""
+        """Build one transform for each pass over the images; networks with the same preprocessing share passes."""
         return [transform for p in self._preprocessings() for transform in self.looks.transforms(p)]
 
     def batch_size(self, images: int) -> int:
-        """Pictures at a time, so that about ``images`` crops are in the network; whole pictures go one by one."""
+        """Return the images per batch for about ``images`` crops per forward pass; 1 for dense views."""
         return 1 if self.looks.kind == "dense" else max(1, images // self.looks.count)
 
     def answers(self, passes: Sequence[Tensor], device: torch.device) -> Tensor:
-        """float64 [B, K] on the CPU: logits, or logarithms of probabilities, from the tensors of each pass."""
+        """Compute logits (or log probabilities), float64 [B, K] on the CPU, from the images of each pass."""
         preprocessings = self._preprocessings()
         each = len(passes) // len(preprocessings)
         said = []
@@ -65,7 +65,7 @@ class Panel:
         return list(dict.fromkeys(member.preprocessing for member in self.members))
 
     def _of_scale(self, member: Member, images: Tensor, device: torch.device) -> Tensor:
-        """One pass of one network: [B, K], its looks combined."""
+        """Compute the logits [B, K] of one network for one pass, averaged over its views."""
         p = member.preprocessing
         crops = images.flatten(0, 1) if images.dim() == 5 else images
         inputs = normalize(crops, p, device, channels_last=self.channels_last)
@@ -75,19 +75,21 @@ class Panel:
         return combined(answers, self.looks.combine)
 
     def _forward(self, member: Member, inputs: Tensor, count: int) -> Tensor:
-        """float64 [B, n, K]: an answer to each of the n looks at ``count`` pictures."""
+        """Compute the logits float64 [B, n, K] of the n views of each of ``count`` images."""
         if self.looks.kind != "dense":
             logits = member.model(inputs)
         else:
             assert isinstance(member.model, Network)
-            window = -(-member.preprocessing.image_size // member.model.architecture.stride)  # the map of one crop
+            window = -(
+                -member.preprocessing.image_size // member.model.architecture.stride
+            )  # size of the feature map of one crop
             logits = member.model.score_map(inputs, window).flatten(1, 2)
         return logits.detach().cpu().to(torch.float64).reshape(count, -1, logits.shape[-1])
 
 
 @contextmanager
 def in_eval_mode(*models: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside; each module's own mode is put back afterwards, frozen ones included."""
+    """Set evaluation mode; restore the mode of every module afterwards, also of frozen ones."""
     with ExitStack() as stack:
         for model in models:
             stack.callback(_restore, [(module, module.training) for module in model.modules()])

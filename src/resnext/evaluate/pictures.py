@@ -1,4 +1,4 @@
-"""Pictures of an evaluation and of the images themselves; the curves of a run are drawn by the trainer."""
+"""Plots of an evaluation and grids of images. The training curves are plotted by ``train``."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -33,14 +33,14 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-WITH_COUNTS = 14  # classes up to which the confusion matrix shows its counts
-WITH_NAMES = 60  # and up to which it names its classes
-LARGEST_MATRIX = 368  # cells a side; larger matrices are drawn by the darkest cell of each patch
+WITH_COUNTS = 14  # up to so many classes the confusion matrix shows counts
+WITH_NAMES = 60  # and up to so many it shows class names
+LARGEST_MATRIX = 368  # cells a side; a larger matrix is reduced to the maximum of each patch
 GRID_COLUMNS = 6
 
 
 def confusion(counts: np.ndarray, classes: tuple[str, ...]) -> "Figure":
-    """The confusion matrix [K, K], rows true: each row shaded by its shares, hits blue and mistakes red."""
+    """Plot the confusion matrix [K, K] (rows: true classes), each row shaded by its shares, correct blue, wrong red."""
     k = len(classes)
     names = [plain(name, 18) for name in classes]
     margin = 0.5 + 0.065 * max(map(text_columns, names)) if k <= WITH_NAMES else 0.75
@@ -53,8 +53,8 @@ def confusion(counts: np.ndarray, classes: tuple[str, ...]) -> "Figure":
         title(
             figure,
             "Confusion matrix",
-            f"{n:,} images, {wrong:,} mistaken. Blue: recognised, red: mistaken;\n"
-            "shade: share of the true class's images (red by its root)",
+            f"{n:,} images, {wrong:,} wrong. Blue: correct, red: wrong;\n"
+            "shade: share of the true class's images (red: its square root)",
         )
         axes = figure.add_axes((margin / width, margin / height, side / width, side / height))
         axes.imshow(_shades(counts), interpolation="nearest", extent=(-0.5, k - 0.5, k - 0.5, -0.5))
@@ -70,7 +70,7 @@ def confusion(counts: np.ndarray, classes: tuple[str, ...]) -> "Figure":
 
 
 def _shades(counts: np.ndarray) -> np.ndarray:
-    """RGB [K, K, 3] of 0..1, or of fewer patches for very many classes."""
+    """Compute the cell colours: RGB [K, K, 3], 0 to 1, or fewer cells for very many classes."""
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     hits = np.where(np.eye(len(counts), dtype=bool), share, 0)
     mistakes = np.sqrt(np.where(np.eye(len(counts), dtype=bool), 0, share))
@@ -98,7 +98,7 @@ def _write_counts(axes: "Axes", counts: np.ndarray) -> None:
 
 
 def reliability(calibration: Calibration) -> "Figure":
-    """What share was right where the network was so sure: accuracy by bin, the gap to the diagonal, and the counts."""
+    """Plot the reliability diagram: accuracy per confidence bin, its gap to the diagonal, and the counts."""
     with look():
         figure = new_figure(5.2, 5.6)
         ece, widest = 100 * calibration.ece, 100 * calibration.max_gap
@@ -113,10 +113,10 @@ def reliability(calibration: Calibration) -> "Figure":
         gap = confidence - accuracy
         hatched: dict[str, Any] = {"hatch": "////", **look_of}
         over, under_sure = np.maximum(gap, 0), np.maximum(-gap, 0)
-        top.bar(left, over, wide, accuracy, color=PALE_RED, label="more sure than right", **hatched)
-        top.bar(left, under_sure, wide, confidence, color=PALE_BLUE, label="more right than sure", **hatched)
+        top.bar(left, over, wide, accuracy, color=PALE_RED, label="overconfident", **hatched)
+        top.bar(left, under_sure, wide, confidence, color=PALE_BLUE, label="underconfident", **hatched)
         top.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (4, 3)), label="perfectly calibrated")
-        top.set(xlim=(0, 1), ylim=(0, 1), ylabel="share that is right")
+        top.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy")
         top.legend(loc="upper left", fontsize=8)
         top.tick_params(labelbottom=False)
         shares = calibration.count / max(1, int(calibration.count.sum()))
@@ -134,9 +134,9 @@ def reliability(calibration: Calibration) -> "Figure":
 def worst(
     evaluation: Evaluation, dataset: Dataset, preprocessing: Preprocessing, count: int = 24, seen: str = "center"
 ) -> "Figure":
-    """The images with the highest loss as the network saw them, each with what was said and what is true.
+    """Plot the images with the highest loss, as the network saw them, with predicted and true class.
 
-    Of a view that saw more than the centre, ``seen``, it is the centre all the same.
+    Shows the centre crop, also if the evaluation used another view, ``view_name``.
     """
     view = eval_transform(preprocessing)
     rows = evaluation.worst(count)
@@ -155,17 +155,17 @@ def worst(
             ]
         )
     size = f"{preprocessing.image_size}×{preprocessing.image_size}"
-    part = "As the network sees them" if seen == "center" else f"The centre of what was seen ({seen})"
+    part = "As the network sees them" if seen == "center" else f"The centre crop (evaluated: {seen})"
     return _grid(
         tiles,
         captions,
         "Highest loss",
-        f"{part}, {size}. Red: wrong, blue: right but unsure; p of the prediction",
+        f"{part}, {size}. Red: wrong, blue: correct; p of the prediction",
     )
 
 
 def predicted(predictions: Sequence[Prediction], preprocessing: Preprocessing, count: int = 24) -> "Figure":
-    """New pictures as the network sees them, with what it says of each; those that could not be read are left out."""
+    """Plot images as the network sees them, with its predictions; unreadable images are left out."""
     view = eval_transform(preprocessing)
     chosen = [p for p in predictions if p.error is None and p.path is not None][:count]
     tiles = [_picture(view(read_image(str(p.path), preprocessing.channels, preprocessing.exif))) for p in chosen]
@@ -176,16 +176,16 @@ def predicted(predictions: Sequence[Prediction], preprocessing: Preprocessing, c
         lines += [(f"or {plain(name, 17)}  {_share(q)}", MUTED) for name, q in others]
         captions.append([*lines, (_tail(str(prediction.path), 24), MUTED)])
     size = f"{preprocessing.image_size}×{preprocessing.image_size}"
-    return _grid(tiles, captions, "Predictions", f"As the network sees the pictures, {size}")
+    return _grid(tiles, captions, "Predictions", f"As the network sees the images, {size}")
 
 
 def sample_grid(
     images: Tensor, labels: Tensor, classes: tuple[str, ...], preprocessing: Preprocessing, count: int = 64
 ) -> "Figure":
-    """Training images after augmentation, with their labels.
+    """Plot training images after augmentation, with their labels.
 
-    ``images`` [B, C, H, W], uint8 or float on the scale of 0 to 1, not normalised; ``labels`` int64 [B], or shares
-    [B, K] where images were mixed.
+    ``images`` [B, C, H, W] are uint8 or float from 0 to 1, not normalised; ``labels`` are int64 [B], or probabilities
+    [B, K] after mixup or CutMix.
     """
     tiles = [_picture(image) for image in images[:count].cpu()]
     captions = [[(text, INK)] for text in _label_texts(labels[:count].cpu(), classes)]
@@ -200,7 +200,7 @@ def _label_texts(labels: Tensor, classes: tuple[str, ...]) -> list[str]:
     texts = []
     for shares in labels:
         values, which = shares.topk(min(2, len(classes)))
-        mixed = len(values) > 1 and float(values[1]) > 0.1  # less is label smoothing
+        mixed = len(values) > 1 and float(values[1]) > 0.1  # a smaller value comes from label smoothing
         pairs = list(zip(values.tolist(), which.tolist(), strict=True))[: 2 if mixed else 1]
         columns = 9 if mixed else 19
         texts.append(" + ".join(f"{plain(classes[i], columns)} {100 * value:.0f}%" for value, i in pairs))
@@ -208,7 +208,7 @@ def _label_texts(labels: Tensor, classes: tuple[str, ...]) -> list[str]:
 
 
 def _picture(image: Tensor) -> np.ndarray:
-    """uint8 [H, W] or [H, W, 3] of a uint8 or 0..1 float [C, H, W]."""
+    """Convert [C, H, W], uint8 or float from 0 to 1, to uint8 [H, W] or [H, W, 3]."""
     if image.is_floating_point():
         image = (image.float().nan_to_num().clamp(0, 1) * 255).round()
     array = image.numpy().astype(np.uint8)
@@ -216,7 +216,7 @@ def _picture(image: Tensor) -> np.ndarray:
 
 
 def _grid(tiles: list[np.ndarray], captions: list[list[tuple[str, str]]], heading: str, under: str) -> "Figure":
-    """Pictures in rows, each with its lines of (text, colour) below."""
+    """Plot images in rows, each with lines of (text, colour) below."""
     few = len(tiles) <= 4 * GRID_COLUMNS
     tile, gap, line, top = (1.5 if few else 1.3), 0.18, 0.155, 0.62
     lines = max((len(caption) for caption in captions), default=1)
@@ -246,6 +246,6 @@ def _share(probability: float) -> str:
 
 
 def _tail(path: str, columns: int) -> str:
-    """The end of a path, which tells images apart better than its beginning."""
+    """Shorten a path to its end, which distinguishes images better than its beginning."""
     short = plain(path, 10_000)
     return short if len(short) <= columns else "…" + short[-columns + 1 :]

@@ -1,4 +1,4 @@
-"""A trained network on new pictures: which files are meant, what it says of each, and which could not be read."""
+"""Find image files, classify them, and report those that could not be read."""
 
 import glob
 import io
@@ -26,27 +26,27 @@ from resnext.model.network import Network
 from resnext.weights.known import PREPROCESSINGS
 
 PICTURES = (*EXTENSIONS, *NOT_READ)
-READERS = min(8, available_cores())  # threads; Pillow decodes outside Python's lock
+READERS = min(8, available_cores())  # Pillow decodes without holding the GIL
 
 
 @dataclass(frozen=True, eq=False)
 class Prediction:
-    """What the network says of one picture: its ``probabilities`` (float64 [K]), or the ``error`` that prevented it."""
+    """The prediction for one image: ``probabilities`` (float64 [K]), or the ``error`` that prevented it."""
 
-    path: str | None  # None for a picture that came without one
+    path: str | None  # None for an image in memory
     classes: tuple[str, ...]
     probabilities: np.ndarray | None = None
     error: str | None = None
 
     def top(self, count: int = 1) -> list[tuple[str, float]]:
-        """The ``count`` most probable classes, most probable first; equals in the order of the classes."""
+        """Return the ``count`` most probable classes with their probabilities; equal ones in class order."""
         if self.probabilities is None:
             return []
         order = np.argsort(-self.probabilities, kind="stable")[:count]
         return [(self.classes[i], float(self.probabilities[i])) for i in order]
 
 
-Picture = str | Path | Image.Image | np.ndarray  # a file, or uint8 [H, W, 3] or [H, W] pixels
+Picture = str | Path | Image.Image | np.ndarray  # a file, an image, or uint8 pixels [H, W, 3] or [H, W]
 
 
 def predict(
@@ -56,17 +56,25 @@ def predict(
     batch_size: int = 32,
     progress: Callable[[int], None] | None = None,
 ) -> list[Prediction]:
-    """One Prediction per image, in order, on the device where ``model`` is; ``progress(done)`` after each batch.
+    """Classify images on the device of ``model``.
 
-    ``images`` are paths, PIL images and arrays (uint8 [H, W, 3] or [H, W]), mixed as they come, or one of these.
-    A picture that cannot be read gets an ``error`` that names it, and the others are done all the same. Raises
-    RequestError where the weights do not know their preprocessing, and for what is no picture.
+    Args:
+        model: A network with class names and preprocessing, as ``load`` returns it.
+        images: Paths, PIL images or arrays (uint8 [H, W, 3] or [H, W]), also mixed; or a single one.
+        batch_size: Images per forward pass.
+        progress: Called as ``progress(done)`` after each batch.
+
+    Returns:
+        One Prediction per image, in order. An image that cannot be read gets an ``error``; the others are predicted.
+
+    Raises:
+        RequestError: The weights have no preprocessing or no classifier, or an item is not an image.
     """
     if batch_size < 1:
         raise RequestError(f"the batch size must be at least 1, not {batch_size}")
     preprocessing = preprocessing_of(model)
     if model.architecture.num_classes == 0:
-        raise RequestError("the network has no classifier (num_classes 0), so it cannot name what is in an image")
+        raise RequestError("the network has no classifier (num_classes 0), so it cannot classify images")
     classes = model.classes or tuple(f"class {i}" for i in range(model.architecture.num_classes))
     view, device = eval_transform(preprocessing), next(model.parameters()).device
     predictions: list[Prediction] = []
@@ -87,29 +95,28 @@ def predict(
 
 
 def preprocessing_of(model: Network) -> Preprocessing:
-    """What the weights say of their input. Raises RequestError where they do not."""
+    """Return the preprocessing stored with the weights. Raises RequestError if there is none."""
     if model.preprocessing is None:
         raise RequestError(
-            "the weights do not say how their images were prepared (size, crop, mean, std); write it down with "
+            "the weights do not say how images are prepared (size, crop, mean, std); add it by "
             f"`resnext convert WEIGHTS NEW.safetensors --preprocessing {'|'.join(PREPROCESSINGS)}|FILE.json`"
         )
     return model.preprocessing
 
 
 def find_images(arguments: Sequence[str]) -> tuple[list[str], list[Prediction]]:
-    """The image files that files, folders and glob patterns mean, and an error for each argument that means none.
+    """Find the image files named by files, folders and glob patterns, and an error for each argument without any.
 
-    A file is taken as it stands; folders are walked to the bottom, links followed, sorted, without hidden files; of
-    folders and of what a pattern matches, files are taken by their extension, those of pictures that cannot be read
-    too: they are named, not left out. Each file once. Raises RequestError where there is
-    no image at all.
+    A file is taken as given. Folders are searched recursively, sorted, following links, without hidden files. In
+    folders and for patterns, files are chosen by extension; image formats that cannot be read are included, so that
+    they are reported. Each file is taken once. Raises RequestError if there is no image at all.
     """
     found: dict[str, None] = {}
     problems = []
     for argument in arguments:
         try:
             paths, problem = _meaning(argument)
-        except RequestError as error:  # of a folder that cannot be listed
+        except RequestError as error:  # a folder that cannot be listed
             paths, problem = [], str(error)
         found.update(dict.fromkeys(paths))
         if problem:
@@ -120,14 +127,14 @@ def find_images(arguments: Sequence[str]) -> tuple[list[str], list[Prediction]]:
 
 
 def _meaning(argument: str) -> tuple[list[str], str | None]:
-    """The files an argument means, or what is wrong with it."""
+    """Return the files an argument stands for, or what is wrong with it."""
     if os.path.isdir(argument):
         paths = _pictures_below(argument)
         return paths, None if paths else f"holds no image ({', '.join(EXTENSIONS)})"
     if os.path.lexists(argument):
         return [argument], None
     if "://" in argument:
-        return [], "is an address; fetch the picture first, images are read from this disk"
+        return [], "is a URL; download the image first, only local files are read"
     if not glob.has_magic(argument):
         return [], "does not exist"
     paths = []
@@ -144,7 +151,7 @@ def _pictures_below(folder: str) -> list[str]:
 
 
 def as_pictures(images: Picture | Iterable[Picture]) -> Iterator[Picture]:
-    """Each picture of ``images``, which may be one alone. Raises RequestError for anything else."""
+    """Yield each image of ``images``, which may be a single one. Raises RequestError for anything else."""
     alone = isinstance(images, Picture) or not isinstance(images, Iterable)
     several: Iterable[object] = [images] if alone else images  # type: ignore[assignment]
     for number, image in enumerate(several):
@@ -152,7 +159,7 @@ def as_pictures(images: Picture | Iterable[Picture]) -> Iterator[Picture]:
             if image.dtype != np.uint8 or not (image.ndim == 2 or (image.ndim == 3 and image.shape[2] == 3)):
                 raise RequestError(
                     f"image {number} is an array of {image.dtype} {list(image.shape)}; "
-                    "expected the pixels of one picture, uint8 [height, width, 3] or [height, width]"
+                    "expected the pixels of one image, uint8 [height, width, 3] or [height, width]"
                 )
         elif not isinstance(image, Picture):
             raise RequestError(
@@ -162,12 +169,12 @@ def as_pictures(images: Picture | Iterable[Picture]) -> Iterator[Picture]:
 
 
 def path_of(image: Picture) -> str | None:
-    """Where a picture lies; None where it is in memory."""
+    """Return the path of an image; None for an image in memory."""
     return str(image) if isinstance(image, str | Path) else None
 
 
 def open_picture(image: Picture, channels: int, exif: bool) -> Image.Image:
-    """The pixels of a file or of a picture in memory, which is treated as if it came from one. Raises BadImage."""
+    """Read the pixels of a file or an image in memory, both in the same way. Raises BadImage."""
     if isinstance(image, str | Path):
         return read_image(image, channels, exif)
     try:
@@ -177,14 +184,14 @@ def open_picture(image: Picture, channels: int, exif: bool) -> Image.Image:
         if image.mode in ("L", "RGB"):
             return image.convert("RGB" if channels == 3 else "L")
         file = io.BytesIO()
-        image.save(file, "TIFF")  # keeps every mode, so the reader of files decides what it means
-    except Exception as error:  # a picture opened lazily may be broken
+        image.save(file, "TIFF")  # keeps every mode; read_image then converts it as it does for files
+    except Exception as error:  # a lazily opened image may be broken
         raise BadImage("(image)", str(error) or type(error).__name__) from error
     return read_image(file, channels, exif=False)
 
 
 def _open(image: Picture, preprocessing: Preprocessing, view: Callable[[Image.Image], Tensor]) -> Tensor | str:
-    """The network's input uint8 [C, S, S], or why there is none."""
+    """Return the network's input, uint8 [C, S, S], or the reason why the image cannot be read."""
     try:
         return view(open_picture(image, preprocessing.channels, preprocessing.exif))
     except BadImage as error:
@@ -203,6 +210,6 @@ def _prediction(path: str | None, classes: tuple[str, ...], probabilities: np.nd
 
 
 def chunks(iterator: Iterator[Picture], size: int) -> Iterator[list[Picture]]:
-    """Lists of up to ``size`` pictures, taken from the iterator when they are asked for."""
+    """Yield lists of up to ``size`` images, read lazily from the iterator."""
     while chunk := list(islice(iterator, size)):
         yield chunk

@@ -1,4 +1,4 @@
-"""A bar on the terminal while images go by; standard error, so that output can be piped."""
+"""A progress bar on standard error, so that standard output can be piped."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ from resnext.screen import screen
 
 @contextmanager
 def image_bar(total: int) -> Iterator[Callable[..., None]]:
-    """Gives ``progress(done, ...)``. Nothing is drawn where there is no terminal."""
+    """Show a progress bar, updated by the yielded ``progress(done, ...)``; nothing if standard error is no terminal."""
     console = screen(stderr=True)
     columns = (TextColumn("images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:

@@ -1,4 +1,4 @@
-"""The protocol every number carries: which images, which view of them, which weights."""
+"""The protocol stored with every result: which images, which view of them, which weights."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,7 @@ from resnext.data.preprocessing import Preprocessing
 from resnext.evaluate.views import CENTER, Looks
 from resnext.run_directory import RunDirectory
 
-FREE = ("split", "changed", "step", "batch_size", "weights", "command")  # words of a protocol that pose no question
+FREE = ("split", "changed", "step", "batch_size", "weights", "command")  # keys that do not change what is measured
 INPUT = ("image_size", "resize", "fit", "interpolation", "exif", "mean", "std", "channels")
 
 
@@ -31,12 +31,12 @@ def protocol(
     ensemble: Sequence[Mapping[str, Any]] = (),
     ensemble_combine: str | None = None,
 ) -> dict[str, Any]:
-    """The protocol as plain values for JSON.
+    """Build the protocol as plain values for JSON.
 
-    ``data`` names the data set, ``split`` says in a sentence how the images were held out, ``channels_last`` in which
-    memory layout was computed, ``checkpoint`` and ``step`` which weights of a run were judged. ``looks`` is the view,
-    ``corruption`` says how the images were corrupted, if here, and ``restricted_to`` which outputs were answers, if not
-    all. Of several networks, ``ensemble`` has what ``member`` says of each.
+    ``data`` names the data set; ``split`` is a sentence on how the images were held out; ``channels_last`` is the
+    memory layout; ``checkpoint`` and ``step`` tell which weights of a run were evaluated. ``views`` are the crops of
+    each image, ``corruption`` says how images were corrupted here, ``restricted_to`` which classes were allowed (None:
+    all). ``ensemble`` holds ``describe_member`` of each network, if there are several.
     """
     return {
         "data": data,
@@ -59,17 +59,17 @@ def protocol(
 
 
 def member(preprocessing: Preprocessing, weights: str, checkpoint: str | None, step: int | None) -> dict[str, Any]:
-    """One network of an ensemble: its weights and its input."""
+    """Describe one network of an ensemble: its weights and its input."""
     return {"weights": weights, "checkpoint": checkpoint, "step": step, **_input(preprocessing)}
 
 
 def protocol_line(protocol: dict[str, Any], n: int) -> str:
-    """The protocol in one line, as it stands under every result."""
+    """Format the protocol as the line printed under every result."""
     parts = [f"{n:,} images of {protocol.get('data')}", _views(protocol)]
     if protocol.get("corruption"):
         parts.append(str(protocol["corruption"]))
     if protocol.get("restricted_to"):
-        parts.append(f"answers restricted to {protocol['restricted_to']}")
+        parts.append(f"predictions restricted to {protocol['restricted_to']}")
     parts += [arithmetic(protocol), f"split: {protocol.get('split')}"]
     members = _members(protocol)
     if len(members) > 1:
@@ -81,7 +81,7 @@ def protocol_line(protocol: dict[str, Any], n: int) -> str:
 
 
 def own_protocol(run: RunDirectory, kind: str) -> dict[str, Any]:
-    """The protocol of the evaluation (of format ``kind``) that a run keeps; empty where there is none."""
+    """Read the protocol of the evaluation (of format ``kind``) in a run; empty if there is none."""
     path = run.evaluation / "metrics.json"
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -92,8 +92,8 @@ def own_protocol(run: RunDirectory, kind: str) -> dict[str, Any]:
 
 
 def changed_words(own: Mapping[str, Any], protocol: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """What both protocols say and say differently, as (own, other); empty where they ask the same question."""
-    other = json.loads(json.dumps(protocol))  # lists, as in a file
+    """Return the keys of both protocols whose values differ, as (own, other); IGNORED_KEYS do not count."""
+    other = json.loads(json.dumps(protocol))  # tuples become lists, as in a file
     return {
         key: (value, other[key])
         for key, value in own.items()
@@ -102,24 +102,24 @@ def changed_words(own: Mapping[str, Any], protocol: Mapping[str, Any]) -> dict[s
 
 
 def arithmetic(protocol: Mapping[str, Any]) -> str:
-    """What convolutions were computed in; fast paths are only named where they were switched off."""
+    """Format the precision and memory layout; fast paths are only mentioned if they were switched off."""
     off = ", RESNEXT_FAST=0" if protocol.get("fast") is False else ""
     layout = f" {protocol['layout']}" if protocol.get("layout") == "NHWC" else ""
     return f"{protocol.get('precision')}{layout}{off}"
 
 
 def view_line(view: Mapping[str, Any]) -> str:
-    """What becomes of a picture before the network sees it, from a protocol or ``Preprocessing.to_dict()``.
+    """Format how images are prepared, from a protocol or ``Preprocessing.to_dict()``.
 
-    Protocols of earlier versions have no view: theirs was the centre crop.
+    A protocol without a view means the centre crop.
     """
     size = f"{view.get('image_size')}×{view.get('image_size')}"
     kind, _, scales = str(view.get("view") or "center").removesuffix("+flip").partition(":")
     flipped = " and its mirror image" if str(view.get("view")).endswith("+flip") else ""
     if kind == "ten-crop":
-        how = f"shorter side {view.get('resize')}, ten crops {size}: centre, corners, and of the mirror image"
+        how = f"shorter side {view.get('resize')}, ten crops {size}: centre and corners, each mirrored too"
     elif kind == "dense":
-        how = f"whole picture{flipped} at shorter side {scales.replace(',', ', ')}, every window of {size}"
+        how = f"whole image{flipped} at shorter side {scales.replace(',', ', ')}, every window of {size}"
     else:
         how = {
             "crop": f"shorter side {view.get('resize')}, centre crop {size}",
@@ -132,20 +132,20 @@ def view_line(view: Mapping[str, Any]) -> str:
 
 
 def _views(protocol: Mapping[str, Any]) -> str:
-    """The view of all networks, or of each where they differ."""
+    """Format the view of all networks, or of each if they differ."""
     about = {key: protocol.get(key) for key in ("view", "combine")}
     lines = [view_line({**one, **about}) for one in _members(protocol)]
     return view_line(protocol) if len(set(lines)) < 2 else " | ".join(lines)
 
 
 def _members(protocol: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """The networks of an ensemble, of a file that nobody vouches for."""
+    """List the networks of an ensemble, from a file that may be damaged."""
     members = protocol.get("ensemble")
     return [one for one in members if isinstance(one, Mapping)] if isinstance(members, list) else []
 
 
 def weights_line(about: Mapping[str, Any], named: bool = False) -> str:
-    """Which weights a protocol says: a run's checkpoint (``named``: with the run), or a file; empty for neither."""
+    """Format the weights: a run's checkpoint (``with_run``: and the run), or a file; empty if unknown."""
     if about.get("checkpoint"):
         step = about.get("step")
         run = f"{about.get('weights')} " if named else ""

@@ -1,7 +1,7 @@
-"""ReaL: the reassessed labels of ImageNet's validation images (Beyer et al. 2020), several or none to an image.
+"""ReaL: the reassessed labels of ImageNet's validation images (Beyer et al. 2020), with several or no labels per image.
 
-``real.json`` is a list of 50,000 lists of class numbers, that of ILSVRC2012_val_00000001 first. A prediction is right
-where it is in the list; images whose list is empty are left out.
+``real.json`` is a list of 50,000 lists of class numbers, starting with ILSVRC2012_val_00000001. A prediction is correct
+if it is in the image's list; images with an empty list are left out.
 """
 
 import json
@@ -29,34 +29,37 @@ Labels = list[frozenset[int]]
 
 @dataclass(frozen=True)
 class RealScore:
-    """The error under ReaL's labels. ``verdicts`` has a word for each image of the evaluation."""
+    """The error on ReaL labels. ``outcomes`` has RIGHT, WRONG or NO_LABEL for each image of the evaluation."""
 
     verdicts: tuple[str, ...]
 
     @property
     def n(self) -> int:
-        """Images that have a label."""
+        """Number of images that have a label."""
         return len(self.verdicts) - self.left_out
 
     @property
     def wrong(self) -> int:
+        """Number of wrong predictions."""
         return self.verdicts.count(WRONG)
 
     @property
     def left_out(self) -> int:
+        """Number of images without a label."""
         return self.verdicts.count(NONE)
 
     @property
     def error(self) -> float:
-        """In percent of the images that have a label."""
+        """Top-1 error in percent of the images that have a label."""
         return percent(self.wrong, self.n)
 
     @property
     def interval95(self) -> tuple[float, float]:
+        """The 95 % Wilson interval of the error."""
         return interval95(self.wrong, self.n)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         error = self.error if self.n else None
         return {
             "n": self.n,
@@ -68,10 +71,10 @@ class RealScore:
 
 
 def read_real(path: Path | str) -> Labels:
-    """The labels of ``real.json``. Raises RequestError for any other file."""
+    """Read the labels of ``real.json``. Raises RequestError for any other file."""
     path = Path(path)
     if not path.is_file() or path.stat().st_size > LARGEST:
-        raise RequestError(f"--real {path} is no file of ReaL labels (real.json)")
+        raise RequestError(f"--real {path} is not a file of ReaL labels (real.json)")
     try:
         lists = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
@@ -86,14 +89,14 @@ def read_real(path: Path | str) -> Labels:
 
 
 def check_real(dataset: Dataset) -> None:
-    """Raises RequestError unless these are validation images of ImageNet by their names, under classes of ImageNet."""
+    """Check by file names and classes that these are ImageNet validation images; raises RequestError otherwise."""
     official_numbers(dataset.classes)
     for index in range(len(dataset)):
         number_of(dataset.where(index))
 
 
 def score_real(evaluation: Evaluation, labels: Labels) -> RealScore:
-    """The predictions of an evaluation under ReaL's labels. Raises RequestError as ``check_real`` does."""
+    """Score the predictions of an evaluation on ReaL labels. Raises RequestError as ``check_imagenet_validation``."""
     official = official_numbers(evaluation.classes)[evaluation.predicted]
     verdicts = []
     for where, predicted in zip(evaluation.where, official.tolist(), strict=True):
@@ -103,16 +106,16 @@ def score_real(evaluation: Evaluation, labels: Labels) -> RealScore:
 
 
 def official_numbers(classes: Sequence[str]) -> np.ndarray:
-    """int64 [K]: each class's number among ImageNet's 1,000, -1 for those of larger ImageNets. Raises RequestError."""
+    """Map each class to its number among ImageNet's 1,000: int64 [K], -1 for classes of larger ImageNets."""
     synsets = output_synsets(classes, len(classes))
     if synsets is None:
-        raise RequestError("ReaL labels are ImageNet's 1,000 classes, but this network has others")
+        raise RequestError("ReaL labels need ImageNet's 1,000 classes, but this network has others")
     places = {synset: number for number, synset in enumerate(imagenet_synsets())}
     return np.array([places.get(synset, -1) for synset in synsets], dtype=np.int64)
 
 
 def number_of(path: str) -> int:
-    """1 to 50,000 of a file called ILSVRC2012_val_00000001.JPEG. Raises RequestError."""
+    """Return the number, 1 to 50,000, in a file name like ILSVRC2012_val_00000001.JPEG."""
     found = FILE_NAME.fullmatch(path)
     if found is None or not 1 <= int(found[1]) <= IMAGES:
         raise RequestError(

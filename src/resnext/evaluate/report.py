@@ -1,4 +1,4 @@
-"""``report.html``: all that a run directory says, in one file that opens anywhere and asks nothing of the network."""
+"""Write ``report.html``: everything a run directory holds, in one self-contained file."""
 
 from pathlib import Path
 from typing import Any
@@ -9,22 +9,22 @@ from resnext.evaluate.report_parts import facts_of, is_number, json_of, picture_
 from resnext.evaluate.tables import FORMAT
 from resnext.run_directory import RunDirectory
 
-WORST = 12  # rows of the table of images
-MISTAKES = 10  # pairs of classes
-OPEN_ROWS = 20  # a longer table of classes starts folded
+WORST = 12  # rows in the table of the worst images
+MISTAKES = 10  # pairs of classes in the table of mistakes
+OPEN_ROWS = 20  # a longer table of classes starts collapsed
 
 
 def write_report(run_dir: Path | str) -> Path:
-    """Write the run's ``report.html`` from the files that are there, whole or not at all, and return its path.
+    """Write the run's ``report.html`` atomically from the files in the run, and return its path.
 
-    Files that are missing or damaged are left out. Raises WorkError when the disk refuses.
+    Missing or damaged files are left out. Raises WorkError if it cannot be written.
     """
     run = RunDirectory(Path(run_dir))
     return write_page(run, "resnext.evaluate", _content(run))
 
 
 def _content(run: RunDirectory) -> dict[str, Any]:
-    """All that the template shows; None or an empty list for what is not there."""
+    """Collect what the template shows; None or an empty list for what is missing."""
     metrics = _metrics(run.evaluation / "metrics.json")
     pictures = {name: picture_of(run.path / name) for name in ("curves.png", "samples.png")}
     for name in ("confusion.png", "reliability.png", "worst.png"):
@@ -54,7 +54,7 @@ def _title(run: RunDirectory, recipe: dict[str, dict[str, Any]], metrics: dict[s
 
 
 def _metrics(path: Path) -> dict[str, Any] | None:
-    """The evaluation's numbers, only where all that the report shows of them has the right type."""
+    """Read the metrics of the evaluation; None unless all that the report shows has the right type."""
     values = json_of(path)
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         return None
@@ -79,7 +79,7 @@ def _metrics(path: Path) -> dict[str, Any] | None:
 
 
 def _is_class(row: dict[str, str]) -> bool:
-    """Whether a row of per_class.csv holds what it should."""
+    """Tell whether a row of per_class.csv is valid."""
     try:
         [int(row[key]) for key in ("images", "correct", "predicted")]
         [float(row[key] or 0) for key in ("error", "precision", "recall", "f1")]
@@ -89,7 +89,7 @@ def _is_class(row: dict[str, str]) -> bool:
 
 
 def _epochs(run: RunDirectory) -> dict[str, Any] | None:
-    """The last epoch of the log, and the epoch with the lowest error."""
+    """Read the last epoch of the log and the epoch with the lowest error."""
     errors = []
     for row in rows_of(run.metrics):
         try:
@@ -108,7 +108,7 @@ def _epochs(run: RunDirectory) -> dict[str, Any] | None:
 
 
 def _headline(metrics: dict[str, Any] | None, epochs: dict[str, Any] | None) -> dict[str, Any] | None:
-    """The error to name first: that of the last epoch, which was not chosen on these images as the best one was."""
+    """Choose the error to show first: that of the last epoch, as the best epoch was selected on these same images."""
     if metrics is None:
         return None if epochs is None else {"error": epochs["last"], "interval": None, "of": " after the last epoch"}
     own = {"error": metrics["top1_error"], "interval": metrics["top1_error_interval95"], "of": ""}
@@ -120,7 +120,7 @@ def _headline(metrics: dict[str, Any] | None, epochs: dict[str, Any] | None) -> 
 
 
 def _interval(error: float, n: float) -> tuple[float, float] | None:
-    """The 95 % interval of an error in percent of ``n`` images; None where that is none of so many."""
+    """Compute the 95 % interval of an error, in percent, of ``n`` images; None if it is impossible."""
     try:
         return interval95(round(error * n / 100), int(n))
     except (ValueError, OverflowError):
@@ -128,7 +128,7 @@ def _interval(error: float, n: float) -> tuple[float, float] | None:
 
 
 def _mistakes(path: Path) -> list[dict[str, Any]]:
-    """The most frequent (true class, taken for) pairs."""
+    """Count the most frequent pairs of true and wrongly predicted class."""
     counts: dict[tuple[str, str], int] = {}
     for row in rows_of(path):
         pair = (row.get("label") or "", row.get("predicted") or "")
@@ -139,7 +139,7 @@ def _mistakes(path: Path) -> list[dict[str, Any]]:
 
 
 def _worst(path: Path) -> list[dict[str, Any]]:
-    """The images with the highest loss."""
+    """Read the images with the highest loss."""
     rows: list[dict[str, Any]] = []
     for row in rows_of(path):
         try:

@@ -1,4 +1,4 @@
-"""What every report is made of: files that nobody vouches for, read with bounds, and the page around them."""
+"""Parts of every HTML report: readers for files that may be large or damaged, and the page template."""
 
 import base64
 import csv
@@ -13,14 +13,14 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 from resnext.files import written_whole
 from resnext.run_directory import RunDirectory
 
-LARGEST_TEXT = 64 << 20  # bytes; what is larger is left out
+LARGEST_TEXT = 64 << 20  # larger files are left out
 LARGEST_PICTURE = 16 << 20
 
 
 def write_page(run: RunDirectory, package: str, content: dict[str, Any]) -> Path:
-    """Write a run's ``report.html`` by the ``report.html.j2`` of ``package``, whole or not at all; returns its path.
+    """Write a run's ``report.html`` atomically from the ``report.html.j2`` of ``package``, and return its path.
 
-    Raises WorkError when the disk refuses.
+    Raises WorkError if it cannot be written.
     """
     environment = Environment(
         loader=ChoiceLoader([PackageLoader(package, "."), PackageLoader("resnext.evaluate", ".")]),
@@ -38,12 +38,12 @@ def write_page(run: RunDirectory, package: str, content: dict[str, Any]) -> Path
 
 
 def is_number(value: Any) -> bool:
-    """Whether a JSON value is a number."""
+    """Tell whether a JSON value is a number."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def recipe_of(path: Path) -> dict[str, dict[str, Any]]:
-    """The sections of the recipe, settings that were not given left out."""
+    """Read the sections of the recipe, without settings that were not given."""
     text = _text_of(path, 1 << 20)
     try:
         values = yaml.safe_load(text) if text else None
@@ -67,14 +67,14 @@ def _spell(value: Any) -> str:
 
 
 def facts_of(values: Any) -> list[tuple[str, str]]:
-    """Pairs for a table out of a JSON object."""
+    """Format a JSON object as pairs for a table."""
     if not isinstance(values, dict):
         return []
     return [(str(key).replace("_", " "), _spell(value)) for key, value in values.items() if value is not None]
 
 
 def picture_of(path: Path) -> str | None:
-    """A PNG as a data URI."""
+    """Return a PNG file as a data URI; None if it is missing or no PNG."""
     data = _bytes(path, LARGEST_PICTURE)
     if not data or not data.startswith(b"\x89PNG\r\n\x1a\n"):
         return None
@@ -82,7 +82,7 @@ def picture_of(path: Path) -> str | None:
 
 
 def rows_of(path: Path) -> Iterator[dict[str, str]]:
-    """The rows of a CSV, up to where it is damaged."""
+    """Yield the rows of a CSV file, up to the first damaged one."""
     text = _text_of(path, LARGEST_TEXT)
     try:
         yield from csv.DictReader(text.splitlines(keepends=True)) if text else ()
@@ -91,7 +91,7 @@ def rows_of(path: Path) -> Iterator[dict[str, str]]:
 
 
 def json_of(path: Path) -> Any:
-    """A JSON value; None for what is missing or damaged."""
+    """Read a JSON value; None if the file is missing or damaged."""
     try:
         return json.loads(_text_of(path, LARGEST_TEXT) or "null")
     except (ValueError, RecursionError):

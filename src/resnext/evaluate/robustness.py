@@ -1,4 +1,4 @@
-"""ImageNet-C: the error under 15 corruptions of 5 severities, and the mCE (Hendrycks & Dietterich 2019)."""
+"""ImageNet-C: the error under 15 corruptions at 5 severities, and the mCE (Hendrycks & Dietterich 2019)."""
 
 import math
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from resnext.errors import RequestError
 from resnext.evaluate.metrics import interval95, percent
 
 SEVERITIES = (1, 2, 3, 4, 5)
-# AlexNet's error, the mean over the severities: the measure that mCE divides by (test.py of the authors' repository,
+# AlexNet's mean error over the severities, by which mCE divides (test.py of the authors' repository,
 # hendrycks/robustness).
 ALEXNET = {
     "gaussian_noise": 0.886428,
@@ -36,7 +36,7 @@ LAYOUT = "expected DIR/CORRUPTION/SEVERITY/CLASS/IMAGE, or the same below noise/
 
 @dataclass(frozen=True)
 class Result:
-    """The images of one corruption and severity, and how many of them were mistaken."""
+    """The number of images of one corruption and severity, and of wrong predictions."""
 
     corruption: str
     severity: int
@@ -45,26 +45,30 @@ class Result:
 
     @property
     def error(self) -> float:
-        """Top-1, in percent."""
+        """Top-1 error, percent."""
         return percent(self.wrong, self.n)
 
     @property
     def interval95(self) -> tuple[float, float]:
+        """The 95 % Wilson interval of the error."""
         return interval95(self.wrong, self.n)
 
 
 def find_corruptions(root: Path | str) -> dict[tuple[str, int], Path]:
-    """(corruption, severity) -> the folder of classes, in the paper's order. Raises RequestError for no such folder."""
+    """Find the class folders of each (corruption, severity), in the paper's order.
+
+    Raises RequestError if ``root`` is no folder of corruptions.
+    """
     root = Path(root)
     if not root.is_dir():
-        raise RequestError(f"--corruptions {root} is no folder; {LAYOUT}")
+        raise RequestError(f"--corruptions {root} is not a folder; {LAYOUT}")
     found: dict[tuple[str, int], Path] = {}
     for parent in (root, *(root / name for name in subfolders(root))):
         for name in subfolders(parent):
             for severity in sorted(set(subfolders(parent / name)) & set(map(str, SEVERITIES))):
                 folder = parent / name / severity
                 if (name, int(severity)) in found:
-                    raise RequestError(f"{name} {severity} is there twice: {found[name, int(severity)]} and {folder}")
+                    raise RequestError(f"{name} {severity} exists twice: {found[name, int(severity)]} and {folder}")
                 found[name, int(severity)] = folder
     if not found:
         raise RequestError(f"{root} holds no corruptions; {LAYOUT}")
@@ -72,7 +76,7 @@ def find_corruptions(root: Path | str) -> dict[tuple[str, int], Path]:
 
 
 def mean_errors(results: Sequence[Result]) -> dict[str, float]:
-    """Each corruption's error in percent, the mean over the severities that are there."""
+    """Compute the error of each corruption in percent: the mean over the available severities."""
     errors: dict[str, list[float]] = {}
     for result in sorted(results, key=lambda result: _place(result.corruption, result.severity)):
         errors.setdefault(result.corruption, []).append(result.error)
@@ -80,7 +84,7 @@ def mean_errors(results: Sequence[Result]) -> dict[str, float]:
 
 
 def lacking(results: Sequence[Result]) -> str:
-    """Why there is no mCE, in a clause; empty where all of its 75 errors are there, each of as many images."""
+    """Say in a clause why there is no mCE; empty if all 75 errors exist, of equally many images."""
     there = {(result.corruption, result.severity) for result in results}
     missing = [f"{name} {severity}" for name in CORRUPTIONS for severity in SEVERITIES if (name, severity) not in there]
     if missing:
@@ -91,9 +95,9 @@ def lacking(results: Sequence[Result]) -> str:
 
 
 def mce(results: Sequence[Result]) -> float | None:
-    """The mean corruption error in percent: our error over AlexNet's, a mean over 15 corruptions; None unless whole.
+    """Compute the mean corruption error in percent: our error over AlexNet's, averaged over the 15 corruptions.
 
-    Both errors are summed over the five severities.
+    Both errors are means over the five severities. None if results are missing.
     """
     if lacking(results):
         return None
@@ -102,13 +106,15 @@ def mce(results: Sequence[Result]) -> float | None:
 
 
 def summary(results: Sequence[Result], official: bool) -> dict[str, Any]:
-    """All that is said of the results, as plain JSON values; ``official`` where the images are ImageNet-C's own."""
+    """Summarize the results as plain JSON values; ``official``: the images are ImageNet-C's own files."""
     means = mean_errors(results)
     return {
         "errors": means,
         "mean_error": math.fsum(means.values()) / len(means),
         "mce": mce(results) if official else None,
-        "no_mce_because": (lacking(results) or None) if official else "the corruptions were made here",
+        "no_mce_because": (lacking(results) or None)
+        if official
+        else "the images were corrupted here, not taken from ImageNet-C",
         "results": [
             {
                 "corruption": r.corruption,
@@ -120,11 +126,11 @@ def summary(results: Sequence[Result], official: bool) -> dict[str, Any]:
             }
             for r in results
         ],
-        "units": "errors and mCE in percent; the mean error weighs all corruptions alike",
+        "units": "errors and mCE in percent; the mean error is the unweighted mean over corruptions",
     }
 
 
 def _place(corruption: str, severity: int) -> tuple[int, str, int]:
-    """The paper's order, then others by name."""
+    """Sort key: the paper's order, then other corruptions by name."""
     place = CORRUPTIONS.index(corruption) if corruption in ALEXNET else len(CORRUPTIONS)
     return place, corruption, severity

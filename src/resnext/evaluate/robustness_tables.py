@@ -1,4 +1,4 @@
-"""Errors under corruption on disk: the numbers as JSON and CSV, and a picture of them."""
+"""Write errors under corruption as JSON, CSV and a plot."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,19 +23,19 @@ FILES = ("corruptions.json", "corruptions.csv", "corruptions.png")
 
 
 def check_directory(directory: Path) -> None:
-    """Make ``directory``; raises RequestError where it cannot be, or holds files of our names that are not ours."""
+    """Create ``directory``; raises RequestError if that fails or it holds other files under our file names."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
         check_folder(directory)
         there = [name for name in FILES if (directory / name).exists()]
         if there and not is_ours(directory / FILES[0], FORMAT):
-            raise RequestError(f"{directory} holds {there[0]}, but no result of ours; give --out another place")
+            raise RequestError(f"{directory} contains {there[0]}, which resnext did not write; choose another --out")
     except OSError as error:
         raise RequestError(f"{directory} cannot be written: {error.strerror or error}") from None
 
 
 def write_corruptions(results: Sequence[Result], protocol: dict[str, Any], official: bool, directory: Path) -> None:
-    """Write FILES into ``directory``, each whole or not at all. Raises WorkError when the disk refuses."""
+    """Write FILES into ``directory``, each atomically. Raises WorkError if that fails."""
     check_directory(directory)
     about = {"protocol": protocol, "environment": environment(str(protocol.get("device") or "cpu"))}
     write_json(directory / FILES[0], {"format": FORMAT, "version": 1, **summary(results, official), **about})
@@ -46,7 +46,7 @@ def write_corruptions(results: Sequence[Result], protocol: dict[str, Any], offic
 
 
 def picture(results: Sequence[Result], under: str, data: str) -> "Figure":
-    """The error of each corruption (row) and severity (column) as shades and numbers, the means beside them."""
+    """Plot the error of each corruption (row) and severity (column) as a heat map, with the means."""
     means = mean_errors(results)
     severities = [severity for severity in SEVERITIES if any(r.severity == severity for r in results)]
     errors = {(r.corruption, r.severity): r.error for r in results}
@@ -61,7 +61,7 @@ def picture(results: Sequence[Result], under: str, data: str) -> "Figure":
         box = (left / width, 0.15 / height, cell * (columns + 1) / width, high * len(names) / height)
         axes = figure.add_axes(box)
         axes.imshow(shades, cmap=_ramp(), vmin=0, vmax=100, aspect="auto")
-        axes.set_xlim(-0.5, columns + 0.5)  # one more column, of means
+        axes.set_xlim(-0.5, columns + 0.5)  # one more column for the means
         axes.set_yticks(range(len(names)), names, color=INK)
         heads = [f"severity {s}" if i == 0 else str(s) for i, s in enumerate(severities)]
         axes.set_xticks(range(columns + 1), [*heads, "mean"])

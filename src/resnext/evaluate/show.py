@@ -1,4 +1,4 @@
-"""What ``resnext evaluate`` prints: the numbers, and under them the protocol without which they say little."""
+"""Print the results of ``resnext evaluate``, each with its protocol."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,7 +16,7 @@ from resnext.paper.released import recognise
 
 
 def show(console: Console, evaluation: Evaluation, protocol: dict[str, Any], real: RealScore | None = None) -> None:
-    """The result as a small table, and its protocol."""
+    """Print the result as a small table, followed by its protocol."""
     low, high = evaluation.interval95
     wrong = evaluation.n - evaluation.correct1
     table = Table(show_header=False, box=None, padding=(0, 2, 0, 0))
@@ -38,7 +38,7 @@ def show(console: Console, evaluation: Evaluation, protocol: dict[str, Any], rea
 
 
 def real_words(real: RealScore) -> str:
-    """The error under ReaL's labels with what it was counted on."""
+    """Format the error on ReaL labels with the counts behind it."""
     without = f"{real.left_out:,} without a label left out"
     if real.n == 0:
         return f"none of the images has a label ({without})"
@@ -49,7 +49,7 @@ def real_words(real: RealScore) -> str:
 def show_published(
     console: Console, model: Network, weights: str, evaluation: Evaluation, protocol: dict[str, Any]
 ) -> None:
-    """What was published for these very weights, where they are known, under what was measured."""
+    """Print published results beside the measured ones, if the weights are known."""
     entry = recognise(model.provenance, weights, model.architecture.name)
     if entry is None:
         return
@@ -67,7 +67,7 @@ def show_published(
 
 
 def show_corruptions(console: Console, results: Sequence[Result], protocol: dict[str, Any], official: bool) -> None:
-    """Errors by corruption and severity, their mean and the mCE, or why there is none."""
+    """Print errors by corruption and severity, their mean, and the mCE or why there is none."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     severities = [severity for severity in SEVERITIES if any(r.severity == severity for r in results)]
     table.add_column("top-1 error, %, at severity")
@@ -84,7 +84,7 @@ def show_corruptions(console: Console, results: Sequence[Result], protocol: dict
 
 
 def verdict(results: Sequence[Result], official: bool) -> str:
-    """The mean error and the mCE in one sentence."""
+    """Format the mean error and the mCE in one sentence."""
     numbers = summary(results, official)
     count = len(numbers["errors"])
     mean = f"mean error {numbers['mean_error']:.2f} % over {count} corruption{'s' if count > 1 else ''}"
@@ -94,10 +94,10 @@ def verdict(results: Sequence[Result], official: bool) -> str:
 
 
 def say(console: Console, text: str) -> None:
-    """A line as it is: no markup, no colours, no wrapping."""
+    """Print a line without markup, colours or wrapping."""
     console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def percent(error: float | None) -> str:
-    """An error in percent, or nothing where it is unknown."""
+    """Format an error in percent; empty for None."""
     return "" if error is None else f"{error:.2f} %"

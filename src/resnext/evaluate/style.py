@@ -1,4 +1,4 @@
-"""One look for every picture, and text from outside that cannot break one."""
+"""The common style of all plots, and cleaning of text that comes from files."""
 
 import logging
 import unicodedata
@@ -20,7 +20,7 @@ INK, MUTED, FAINT, PAPER = "#1f2937", "#6b7280", "#e5e7eb", "#ffffff"
 BLUE, RED = "#2f6db5", "#c8402f"
 PALE_BLUE, PALE_RED = "#9db8d9", "#edbdb4"
 DOTS_PER_INCH = 130
-MORE_FONTS = (  # for letters the first font lacks, where they are installed
+MORE_FONTS = (  # for characters the first font lacks, if installed
     *("Noto Sans CJK SC", "Noto Sans CJK JP", "WenQuanYi Zen Hei", "Noto Sans", "Noto Sans Arabic"),
     *("Noto Sans Devanagari", "Noto Sans Thai", "Segoe UI Symbol", "Arial Unicode MS", "Symbola"),
 )
@@ -28,7 +28,7 @@ MORE_FONTS = (  # for letters the first font lacks, where they are installed
 
 @contextmanager
 def look() -> Iterator[None]:
-    """The settings every picture is drawn under. ``$`` is a dollar here: names are text, not formulas."""
+    """Apply matplotlib settings for all plots. ``$`` is an ordinary character: names are not formulas."""
     import matplotlib
 
     rules: dict[str, Any] = {
@@ -53,7 +53,7 @@ def look() -> Iterator[None]:
 
 
 def new_figure(width: float, height: float) -> "Figure":
-    """An empty figure of so many inches, drawn by Agg; no window, no pyplot state."""
+    """Create an empty figure, size in inches, with the Agg backend: no window, no pyplot state."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -63,25 +63,25 @@ def new_figure(width: float, height: float) -> "Figure":
 
 
 def save(figure: "Figure", path: Path | str) -> None:
-    """Write a figure as PNG, whole or not at all. Raises WorkError when the disk refuses."""
+    """Write a figure as PNG atomically. Raises WorkError if that fails."""
     with written_whole(Path(path)) as file:
         file.write(encoded(figure))
 
 
 def encoded(figure: "Figure", kind: str = "png") -> bytes:
-    """A figure as the bytes of a PNG or SVG, the same ones for the same figure."""
+    """Encode a figure as PNG or SVG; the same figure always gives the same bytes."""
     import matplotlib
 
     none = {"Software": None} if kind == "png" else {"Date": None, "Creator": None}
     data = BytesIO()
     with look(), matplotlib.rc_context({"svg.hashsalt": "resnext"}), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # drawn as a box
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")  # such a glyph is drawn as a box
         figure.savefig(data, format=kind, metadata=cast(Any, none))
     return data.getvalue()
 
 
 def title(figure: "Figure", text: str, under: str = "", *, left: float = 0.15, top: float = 0.13) -> None:
-    """A heading at the upper left, ``left`` and ``top`` inches from the corner, and a quieter line under it."""
+    """Add a heading, ``left`` and ``top`` inches from the upper left corner, and a smaller line under it."""
     width, height = figure.get_size_inches()
     options: dict[str, Any] = {"ha": "left", "va": "top"}
     figure.text(left / width, 1 - top / height, text, fontsize=12, fontweight="bold", **options)
@@ -90,7 +90,7 @@ def title(figure: "Figure", text: str, under: str = "", *, left: float = 0.15, t
 
 
 def bare(axes: "Axes") -> None:
-    """No ticks and no frame, for pictures."""
+    """Hide ticks and frame, for images."""
     axes.set_xticks([])
     axes.set_yticks([])
     for spine in axes.spines.values():
@@ -98,7 +98,7 @@ def bare(axes: "Axes") -> None:
 
 
 def plain(text: str, columns: int) -> str:
-    """``text`` on one line of at most ``columns`` Latin letters, cut by an ellipsis; control letters become spaces."""
+    """Fit ``text`` on one line of ``columns`` Latin letters: cut with an ellipsis; control characters become spaces."""
     text = unicodedata.normalize("NFC", text)
     clean = "".join(" " if unicodedata.category(c) in ("Cc", "Cf", "Cs", "Zl", "Zp") else c for c in text)
     clean = " ".join(clean.split()) or "(no name)"
@@ -114,7 +114,7 @@ def plain(text: str, columns: int) -> str:
 
 
 def text_columns(text: str) -> int:
-    """How many Latin letters wide ``text`` is."""
+    """Return the width of ``text`` in Latin letters."""
     return sum(map(_columns, text))
 
 

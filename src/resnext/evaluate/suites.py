@@ -1,4 +1,4 @@
-"""The data sets of a test of robustness: ImageNet-C's folders, or corruptions made here of any labelled images."""
+"""The data sets of a robustness test: ImageNet-C's folders, or labelled images corrupted on the fly."""
 
 import argparse
 from collections.abc import Callable, Mapping
@@ -14,21 +14,21 @@ from resnext.evaluate.corruptions import Corrupted, library
 from resnext.evaluate.robustness import CORRUPTIONS, find_corruptions
 from resnext.settings import DataSettings
 
-SEVERITY = 3  # of the five, when none is asked for
+SEVERITY = 3  # default, of 1 to 5
 
 
 @dataclass(frozen=True, eq=False)
 class Suite:
-    """Data sets by (corruption, severity), what they are called together, and where they come from."""
+    """Data sets by (corruption, severity), with a common name and how the images were selected."""
 
     name: str
     split: str
-    made: str | None  # for the protocol: how the corruptions came about, where not as downloaded
-    datasets: Mapping[tuple[str, int], Callable[[], Dataset]]  # opened one by one: ImageNet-C has 3,750,000 files
+    made: str | None  # for the protocol: how images were corrupted; None for ImageNet-C as downloaded
+    datasets: Mapping[tuple[str, int], Callable[[], Dataset]]  # opened one at a time: ImageNet-C has 3,750,000 files
 
 
 def of_folder(args: argparse.Namespace, networks: Networks) -> Suite:
-    """ImageNet-C as downloaded. Raises RequestError for any other folder."""
+    """Open the folder of ImageNet-C as downloaded. Raises RequestError for any other folder."""
     root = Path(args.corruptions)
     p = networks.preprocessing
     settings = DataSettings(source="folder", channels=p.channels, exif=p.exif)
@@ -43,10 +43,10 @@ def of_folder(args: argparse.Namespace, networks: Networks) -> Suite:
 
 
 def made_here(args: argparse.Namespace, networks: Networks) -> Suite:
-    """The images the user means, each corrupted after its crop. Raises RequestError for what cannot be had."""
+    """Corrupt the images of the chosen data set, each after its crop. Raises RequestError for invalid options."""
     p = networks.preprocessing
     if any(other != p for other in networks.preprocessings):
-        raise RequestError("--corrupt needs networks with the same preprocessing: all are shown the same pictures")
+        raise RequestError("--corrupt needs networks with the same preprocessing, as all get the same corrupted images")
     names = list(CORRUPTIONS) if args.corrupt == "all" else args.corrupt.split(",")
     if len(set(names)) < len(names):
         raise RequestError(f"--corrupt {args.corrupt} names a corruption twice")
@@ -55,7 +55,7 @@ def made_here(args: argparse.Namespace, networks: Networks) -> Suite:
     judged = choose_data(args, networks)
     keys = [(name, severity) for name in names for severity in severities]
     for key in keys:
-        Corrupted(judged.dataset, p, *key)  # what cannot be had is said before the work
+        Corrupted(judged.dataset, p, *key)  # report invalid options before the work starts
     listed = "all corruptions" if args.corrupt == "all" else ", ".join(names)
     about = f"{listed} at severity {', '.join(map(str, severities))}"
     return Suite(

@@ -1,4 +1,4 @@
-"""An evaluation on disk: the numbers as JSON and CSV, the pictures beside them."""
+"""Write an evaluation to disk: metrics as JSON, tables as CSV, and plots."""
 
 import csv
 import json
@@ -36,12 +36,11 @@ def write_evaluation(
     environment: dict[str, Any] | None = None,
     real: RealScore | None = None,
 ) -> Path:
-    """Write FILES into ``directory`` (made where it is missing), each whole or not at all, and return it.
+    """Write FILES into ``directory`` (created if missing), each atomically, and return it.
 
-    ``protocol`` is what ``protocol.protocol`` gives; ``environment`` defaults to what this process knows; ``real`` is
-    the error under ReaL's labels, where that was asked for. An earlier evaluation there is replaced. Raises
-    RequestError where a file of such a name is not ours or the place cannot be written, WorkError when the disk refuses
-    on the way.
+    ``protocol`` is what ``build_protocol`` returns; ``environment`` defaults to that of this process; ``real`` adds the
+    error on ReaL labels. Replaces an earlier evaluation there. Raises RequestError if ``directory`` cannot be used (see
+    ``check_output_directory``), WorkError if writing fails.
     """
     directory = Path(directory)
     check_directory(directory)
@@ -60,24 +59,24 @@ def write_evaluation(
 
 
 def check_directory(directory: Path, files: Sequence[str] = FILES, kind: str = FORMAT) -> None:
-    """Make ``directory``; raises RequestError where it cannot be, or holds such files but no evaluation of the kind."""
+    """Create ``directory``; raises RequestError if that fails or it holds such ``files`` of another origin."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
         check_folder(directory)
         there = [name for name in files if (directory / name).exists()]
         if there and not is_ours(directory / "metrics.json", kind):
-            raise RequestError(f"{directory} holds {there[0]}, but no evaluation of ours; give --out another place")
+            raise RequestError(f"{directory} contains {there[0]}, which resnext did not write; choose another --out")
     except OSError as error:
         raise RequestError(f"{directory} cannot be written: {error.strerror or error}") from None
 
 
 def calibrate(evaluation: Evaluation) -> Calibration:
-    """The calibration of an evaluation's predictions."""
+    """Compute the calibration of an evaluation's predictions."""
     return calibration(evaluation.probability, evaluation.predicted == evaluation.label)
 
 
 def metrics(evaluation: Evaluation, reliability: Calibration) -> dict[str, Any]:
-    """Every number of an evaluation, as plain JSON values."""
+    """Collect all metrics of an evaluation as plain JSON values."""
     low, high = evaluation.interval95
     return {
         "format": FORMAT,
@@ -133,7 +132,7 @@ def _images(evaluation: Evaluation, real: RealScore | None) -> tuple[Sequence[st
 
 
 def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """A table, whole or not at all."""
+    """Write a CSV file atomically."""
     with written_whole(path, "w") as file:
         table = csv.writer(file, lineterminator="\n")
         table.writerow([_text(value) for value in header])
@@ -141,12 +140,12 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[Any]]) 
 
 
 def _text(value: Any) -> Any:
-    """Text that UTF-8 can hold: a file name of other bytes is written with backslashes."""
+    """Escape what UTF-8 cannot hold: other bytes of a file name are written with backslashes."""
     return value.encode("utf-8", "backslashreplace").decode() if isinstance(value, str) else value
 
 
 def write_json(path: Path, values: dict[str, Any]) -> None:
-    """Plain values, whole or not at all. Raises WorkError for a number that is not finite."""
+    """Write a JSON file atomically. Raises WorkError for a number that is not finite."""
     try:
         text = json.dumps(values, indent=1, allow_nan=False)
     except ValueError:
@@ -156,7 +155,7 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
 
 
 def is_ours(path: Path, kind: str) -> bool:
-    """Whether ``path`` is a result of ours of that format."""
+    """Tell whether ``path`` is a JSON result of the format ``kind``."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):

@@ -1,8 +1,8 @@
-"""How a network looks at one picture: which parts of it, and how the answers to them become one.
+"""Views: which crops of an image a network sees, and how the logits of several views are averaged.
 
-``center`` is one crop, ``ten-crop`` the centre and the corners of the picture and of its mirror image, ``dense`` the
-whole picture at several scales with the classifier at every place of the last map (Section 5.1: "multi-scale dense
-testing"; He et al. 2016). ``+flip`` adds the mirror image of what is seen.
+``center`` is one crop. ``ten-crop`` is the centre and the corners of the image and of its mirror image. ``dense`` is
+the whole image at several scales, with the classifier applied at every position of the last feature map (Section 5.1:
+"multi-scale dense testing"; He et al. 2016). ``+flip`` adds the mirror image of each view.
 """
 
 import math
@@ -24,32 +24,32 @@ KINDS = ("center", "ten-crop", "dense")
 COMBINATIONS = ("logits", "probabilities")
 SCALES = (224, 256, 384, 480, 640)  # shorter sides in pixels (He et al. 2016, Section 4.1)
 MOST_SCALES = 16
-LONGEST = 8  # long over short side that dense looks keep of a picture: memory stays bounded
+LONGEST = 8  # long over short side of an image; longer images are cut for dense views, to bound memory
 
 Transform = Callable[[Image.Image], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Looks:
-    """What is seen of each picture and how it is combined. Values that make no sense raise RequestError.
+    """The views of each image and how to average over them. Raises RequestError for invalid values.
 
-    ``combine`` "logits" is the mean of the raw outputs: the release's sum over the number of looks, which ranks alike
-    and leaves the loss comparable. "probabilities" is the mean of each look's softmax. All looks of one scale weigh
-    alike, and all scales do.
+    ``combine`` "logits" is the mean of the logits: the release's sum divided by the number of views. It gives the same
+    ranking and keeps the loss comparable. "probabilities" is the mean of each view's softmax. All views of one scale
+    have the same weight, and so have all scales.
     """
 
     kind: str = "center"
-    flip: bool = False  # of ten-crop, whose looks are mirrored already, never set
-    scales: tuple[int, ...] = ()  # of dense only: the shorter sides, pixels
+    flip: bool = False  # never set for ten-crop, which has mirror images already
+    scales: tuple[int, ...] = ()  # only for dense: shorter sides, pixels
     combine: str = "logits"
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
-            raise RequestError(f"no view {self.kind!r}{nearest(self.kind, KINDS)}")
+            raise RequestError(f"unknown view {self.kind!r}{nearest(self.kind, KINDS)}")
         if self.combine not in COMBINATIONS:
-            raise RequestError(f"views are not combined by {self.combine!r}{nearest(self.combine, COMBINATIONS)}")
+            raise RequestError(f"views cannot be combined by {self.combine!r}{nearest(self.combine, COMBINATIONS)}")
         if self.kind == "ten-crop" and self.flip:
-            raise RequestError("ten-crop has the mirror images already; leave +flip out")
+            raise RequestError("ten-crop already includes mirror images; leave out +flip")
         if self.kind != "dense":
             if self.scales:
                 raise RequestError(f"scales belong to the view dense, not to {self.kind}")
@@ -63,13 +63,17 @@ class Looks:
 
     @staticmethod
     def parse(text: str, combine: str = "logits") -> "Looks":
-        """``center``, ``center+flip``, ``ten-crop``, ``dense``, ``dense:256,384+flip``: the inverse of ``str``."""
+        """Parse a view such as ``center+flip``, ``ten-crop``, ``dense:256,384+flip``: the inverse of ``str``."""
         found = re.fullmatch(r"([^:+]*)(?::([^+]*))?(\+flip)?", text)
         if found is None:
-            raise RequestError(f"view {text[:80]!r} cannot be read; write {', '.join(KINDS)} or such as {EXAMPLE}")
+            raise RequestError(
+                f"view {text[:80]!r} cannot be read; expected {', '.join(KINDS)}, or for example {EXAMPLE}"
+            )
         kind, scales, flip = found.groups()
         if scales is not None and not re.fullmatch(r"[0-9]{1,5}(,[0-9]{1,5})*", scales):
-            raise RequestError(f"the scales {scales[:80]!r} of a view are whole numbers with commas, such as {EXAMPLE}")
+            raise RequestError(
+                f"the scales {scales[:80]!r} of a view must be whole numbers separated by commas, as in {EXAMPLE}"
+            )
         sides = tuple(map(int, scales.split(","))) if scales else ()
         return Looks(kind=kind, flip=flip is not None, scales=sides, combine=combine)
 
@@ -79,28 +83,28 @@ class Looks:
 
     @property
     def is_plain(self) -> bool:
-        """Whether this is the usual view: one centre crop."""
+        """Whether this is the default view: one centre crop."""
         return self.kind == "center" and not self.flip
 
     @property
     def count(self) -> int:
-        """Crops of one picture that go through the network together."""
+        """Crops of one image in one forward pass."""
         return (10 if self.kind == "ten-crop" else 1) * (2 if self.flip else 1)
 
     def to_dict(self) -> dict[str, Any]:
-        """What a protocol says of the view."""
+        """Return the protocol's entries for the view."""
         return {"view": str(self), "combine": None if self.is_plain else self.combine}
 
     def transforms(self, preprocessing: Preprocessing) -> tuple[Transform, ...]:
-        """One transform for each pass over the images: to uint8 [C, S, S], [10, C, S, S], or [C, H, W] of each scale.
+        """Build one transform per pass over the images: to uint8 [C, S, S], [10, C, S, S], or [C, H, W] per scale.
 
-        Raises RequestError where the view cannot be had with such a preprocessing.
+        Raises RequestError if the view does not go with the preprocessing.
         """
         p = preprocessing
         if self.kind == "center":
             return (eval_transform(p),)
         if p.fit != "crop":
-            raise RequestError(f"{self.kind} needs pictures that are cropped, but these weights {p.fit} them")
+            raise RequestError(f"{self.kind} needs weights that crop images, but these {p.fit} them")
         if self.kind == "ten-crop":
             return (TenCrop(p),)
         if min(self.scales) < p.image_size:
@@ -112,20 +116,20 @@ class Looks:
 
 
 def seen_at(preprocessing: Preprocessing, image_size: int | None, resize: int | None) -> Preprocessing:
-    """The preprocessing at another size. ``image_size`` alone keeps the share of the picture that is seen.
+    """Return the preprocessing at another size. ``image_size`` alone keeps the ratio of crop to resized image.
 
-    Raises RequestError where no crop fits, or where pictures are not cropped.
+    Raises RequestError if the crop does not fit, or if images are not cropped.
     """
     p = preprocessing
     if resize is not None and p.fit != "crop":
-        raise RequestError(f"--resize {resize} belongs to pictures that are cropped, but these weights {p.fit} them")
+        raise RequestError(f"--resize {resize} needs weights that crop images, but these {p.fit} them")
     size = p.image_size if image_size is None else image_size
     shorter = round(p.resize * size / p.image_size) if resize is None else resize
     return p if (size, shorter) == (p.image_size, p.resize) else replace(p, image_size=size, resize=shorter)
 
 
 def as_stored(preprocessing: Preprocessing) -> Preprocessing:
-    """The preprocessing of pictures that were cropped before they were stored: nothing is cut off again."""
+    """Return the preprocessing for images that were cropped before they were stored, without another crop."""
     return replace(preprocessing, resize=preprocessing.image_size)
 
 
@@ -135,7 +139,7 @@ EXAMPLE = "dense:256,384+flip"
 
 @dataclass(frozen=True)
 class TenCrop:
-    """uint8 [10, C, S, S]: four corners and the centre of the resized picture, then of its mirror image.
+    """Cut ten crops, uint8 [10, C, S, S]: four corners and the centre of the resized image, then of its mirror image.
 
     Order and rounding are torchvision's ``ten_crop``.
     """
@@ -143,6 +147,7 @@ class TenCrop:
     preprocessing: Preprocessing
 
     def __call__(self, image: Image.Image) -> Tensor:
+        """Return the ten crops."""
         p = self.preprocessing
         upright = resize_shorter(Mode(p.channels)(image), p.resize, FILTERS[p.interpolation])
         crops = [crop for side in (upright, ImageOps.mirror(upright)) for crop in five_crops(side, p.image_size)]
@@ -150,7 +155,7 @@ class TenCrop:
 
 
 def five_crops(image: Image.Image, size: int) -> list[Image.Image]:
-    """Upper left, upper right, lower left, lower right and centre, size x size pixels each."""
+    """Crop the upper left, upper right, lower left and lower right corner and the centre, size x size pixels each."""
     width, height = image.size
     corners = [(left, top) for top in (0, height - size) for left in (0, width - size)]
     crops = [image.crop((left, top, left + size, top + size)) for left, top in corners]
@@ -159,22 +164,26 @@ def five_crops(image: Image.Image, size: int) -> list[Image.Image]:
 
 @dataclass(frozen=True)
 class Whole:
-    """uint8 [C, H, W]: the whole picture, its shorter side ``scale`` pixels; of strips beyond LONGEST the middle."""
+    """Resize the whole image to a shorter side of ``scale``: uint8 [C, H, W].
+
+    An image longer than MAX_ASPECT_RATIO is cut to its middle.
+    """
 
     channels: int
     scale: int
     interpolation: str
 
     def __call__(self, image: Image.Image) -> Tensor:
+        """Return the resized image."""
         image = long_side_cut(Mode(self.channels)(image), LONGEST)
         return to_tensor(resize_shorter(image, self.scale, FILTERS[self.interpolation]))
 
 
 def combined(answers: Tensor, how: str) -> Tensor:
-    """Answers float64 [B, n, K] to n looks as one, [B, K]: the mean of logits, or the log of mean probabilities.
+    """Average logits float64 [B, n, K] over n views to [B, K]: the mean of logits, or the log of mean probabilities.
 
-    The latter are logits too, whose softmax is those probabilities. One look stays what it is. A row with a value that
-    is not finite becomes NaN, so that it cannot hide behind the others.
+    The latter are logits too: their softmax is the mean probabilities. A single view is returned unchanged. Values that
+    are not finite become NaN, so that averaging cannot hide them.
     """
     if answers.shape[1] == 1:
         return answers[:, 0]

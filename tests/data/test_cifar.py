@@ -1,4 +1,4 @@
-"""CIFAR's binary format, from small archives of exactly the same build."""
+"""CIFAR's binary format, with small archives of the same layout."""
 
 import hashlib
 import io

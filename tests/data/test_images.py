@@ -1,4 +1,4 @@
-"""One way from a file to pixels, against Pillow and torchvision."""
+"""Decoding image files, compared with Pillow and torchvision."""
 
 import io
 import os

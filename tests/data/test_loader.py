@@ -1,4 +1,4 @@
-"""The stream of batches: the same for any workers, start method, world size and point of resuming."""
+"""Batches are the same for any number of workers, start method, world size and step of resuming."""
 
 import gc
 import multiprocessing

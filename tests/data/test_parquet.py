@@ -143,7 +143,7 @@ def test_without_the_library_the_extra_is_named(tmp_path: Path, monkeypatch: pyt
 
 
 class Hub:
-    """What the library's functions would answer, and what they were asked."""
+    """A stand-in for the library's functions that records their arguments."""
 
     def __init__(self, root: Path, splits: list[str]) -> None:
         self.root, self.splits = root, splits

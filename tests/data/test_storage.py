@@ -1,4 +1,4 @@
-"""Places and patterns: what they name, in which order, and what is said when they name nothing."""
+"""Paths and patterns: the files they expand to, their order, and the errors."""
 
 import os
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Where a tar's members lie: as tarfile finds them, and no tar that is cut or hostile is taken for a whole one."""
+"""The index of tars: offsets as tarfile finds them, and errors for archives that are cut off or hostile."""
 
 import io
 import os

@@ -1,4 +1,4 @@
-"""WebDataset shards: samples, keys, labels and classes, and what no shard may have."""
+"""WebDataset shards: samples, keys, labels and classes, and the errors for shards that are not valid."""
 
 import os
 import re

@@ -97,7 +97,7 @@ def download(archive: Archive, folder: Path, *, timeout: float = 30, attempts: i
             if target.exists():
                 wrong = mismatch(target, archive)
                 if wrong:
-                    raise WorkError(f"{target} is not {archive.url}: {wrong}; move it away to fetch it again")
+                    raise WorkError(f"{target} is not {archive.url}: {wrong}; remove it to download it again")
                 return target
             _fetch(archive, target, timeout=timeout, attempts=attempts, pause=pause)
     except OSError as error:
@@ -222,7 +222,7 @@ def _start_of(answer: http.client.HTTPResponse, have: int, part: Path) -> int:
 
 
 def _expected(answer: http.client.HTTPResponse, archive: Archive, start: int, part: Path) -> int | None:
-    """The bytes of the whole file, where anybody says. Raises WorkError where the server says other than we know."""
+    """Return the size of the whole file if known. Raises WorkError if the server states another size than expected."""
     length = answer.headers.get("Content-Length") or ""
     offered = start + int(length) if length.isdecimal() and len(length) < 20 else None
     if offered is not None and archive.bytes is not None and offered != archive.bytes:

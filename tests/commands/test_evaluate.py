@@ -203,7 +203,7 @@ def test_foreign_files_in_out_are_refused_before_the_work(
         (("--batch-size", "0"), "at least 1"),
         (("--workers", "-1"), "whole number"),
         (("--split", "test"), "invalid choice"),
-        (("--data", "/nowhere"), "of no use to digits"),
+        (("--data", "/nowhere"), "cannot be used with digits"),
         (("--device", "abacus"), "unknown"),
     ],
 )

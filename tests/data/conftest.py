@@ -1,4 +1,4 @@
-"""What the tests of sources share: a cache folder of their own, and pictures in every layout."""
+"""Fixtures of the data tests: a cache folder of their own, the fast decoder, and sample images."""
 
 import tarfile
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(scope="module")
 def decoder() -> Iterator[Decoder]:
-    """The fast decoder, which tests run without unless they ask for it."""
+    """The fast decoder, which is off in tests that do not use this fixture."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RESNEXT_FAST", "1")
         jpeg.decoder.cache_clear()

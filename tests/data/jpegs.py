@@ -1,4 +1,4 @@
-"""JPEG files of every kind, and what Pillow makes of a crop of them."""
+"""Make JPEG files of every kind, and crop them with Pillow."""
 
 import io
 
@@ -29,7 +29,7 @@ def jpeg_of(image: Image.Image, **options: object) -> bytes:
 
 
 def pillow_crop(file: bytes, box: tuple[int, int, int, int], size: int, bicubic: bool, flip: bool) -> np.ndarray:
-    """int [3, size, size]: the crop as the exact transforms make it."""
+    """Crop as the transforms of decoded images do. Returns int [3, size, size]."""
     left, top, width, height = box
     image = Image.open(io.BytesIO(file)).convert("RGB").crop((left, top, left + width, top + height))
     pixels = np.asarray(image.resize((size, size), FILTERS[bicubic])).astype(int)

@@ -1,4 +1,4 @@
-"""The same pictures in every layout that the sources read."""
+"""Write the same sample images in every layout that the sources read."""
 
 import io
 import tarfile
@@ -31,7 +31,7 @@ def jpeg(seed: int, size: tuple[int, int] = (40, 36)) -> bytes:
 
 
 def pictures(wnids: Iterable[str] = WNIDS, train: int = 2) -> list[Picture]:
-    """Numbered as in ImageNet: validation images in no order of classes, training images not in that of names."""
+    """Make numbered images as in ImageNet: val images are not sorted by class, train images not by name."""
     wnids = list(wnids)
     contents = (jpeg(seed) for seed in range(10_000))
     return arranged([(wnid, [next(contents) for _ in range(train + 1)]) for wnid in wnids])
@@ -87,7 +87,7 @@ def as_folders(root: Path, images: list[Picture]) -> Path:
 
 
 def as_archives(root: Path, images: list[Picture], **devkit: object) -> Path:
-    """The three files of ImageNet as downloaded."""
+    """Write the three files of ImageNet as downloaded."""
     put(root / "ILSVRC2012_img_train.tar", tar_of_tars(of(images, "train")))
     put(root / "ILSVRC2012_img_val.tar", tar_bytes((image.name, image.content) for image in of(images, "val")))
     put(root / "ILSVRC2012_devkit_t12.tar.gz", tar_bytes(devkit_files(images, **devkit), "w:gz"))  # type: ignore[arg-type]
@@ -106,7 +106,7 @@ def class_tars(images: list[Picture]) -> dict[str, bytes]:
 def devkit_files(
     images: list[Picture], *, truth: list[object] | None = None, wnids: list[str] | None = None, first: int = 1
 ) -> dict[str, bytes]:
-    """meta.mat and the ground truth, with ILSVRC's own numbers, which are in no order of synsets."""
+    """Make meta.mat and the ground truth. ILSVRC's own class numbers are not sorted by synset."""
     val = sorted(of(images, "val"), key=lambda image: image.name)
     wnids = wnids or sorted({image.wnid for image in val}, key=lambda wnid: wnid[::-1])
     numbers = {wnid: number for number, wnid in enumerate(wnids, first)}
@@ -124,7 +124,7 @@ def devkit_files(
 
 
 def as_shards(root: Path, images: list[Picture], per_shard: int = 4, kind: str = "cls") -> Path:
-    """train-000000.tar ... and val-000000.tar ..., in the order of classes and names."""
+    """Write train-000000.tar ... and val-000000.tar ..., sorted by class and name."""
     wnids = sorted({image.wnid for image in images})
     for split in ("train", "val"):
         ordered = sorted(of(images, split), key=lambda image: (image.wnid, image.name))
@@ -139,7 +139,7 @@ def as_shards(root: Path, images: list[Picture], per_shard: int = 4, kind: str =
 
 
 def as_parquet(root: Path, images: list[Picture], named: bool = True) -> Path:
-    """train-00000-of-00002.parquet ..., as the hub's files are."""
+    """Write train-00000-of-00002.parquet ..., named as on the hub."""
     import datasets
 
     wnids = sorted({image.wnid for image in images})
@@ -160,7 +160,7 @@ def as_parquet(root: Path, images: list[Picture], named: bool = True) -> Path:
 
 
 def contents(dataset: Dataset) -> list[tuple[int, tuple[int, int], bytes]]:
-    """Label, size and pixels of each image."""
+    """Return label, size and pixels of each image."""
     found = []
     for index in range(len(dataset)):
         image = dataset.image(index)

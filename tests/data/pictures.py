@@ -1,4 +1,4 @@
-"""Small pictures and what a network may expect of them, for the tests of this folder."""
+"""Small sample images and preprocessings for the data tests."""
 
 from typing import Any
 

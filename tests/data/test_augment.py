@@ -1,4 +1,4 @@
-"""What training does to a picture, as a whole: the paper's recipes, the modern set, and what is refused."""
+"""The whole training transform: the paper's recipes, the modern augmentations, and settings that are refused."""
 
 import pickle
 from collections import Counter

@@ -1,4 +1,4 @@
-"""``data check`` finds what it says it finds, and says error exactly where training would fail."""
+"""``data check`` finds each kind of problem, and reports an error exactly where training would fail."""
 
 import csv
 import os
@@ -23,7 +23,7 @@ from tests.data.test_images import png
 
 
 def clean(root: Path) -> Path:
-    """Twelve different photographs-to-be in train/ and val/, two classes."""
+    """Write twelve different images in train/ and val/, two classes."""
     for i, place in enumerate(
         f"{split}/{name}/{n}.jpg" for split in ("train", "val") for name in ("cat", "dog") for n in "123"
     ):
@@ -40,7 +40,7 @@ def found(report: Report, path: str) -> set[tuple[str, str]]:
 
 
 def trains(settings: DataSettings) -> bool:
-    """Whether the folder source gives every image of both splits."""
+    """Whether the folder source loads every image of both splits."""
     try:
         source = open_data(settings)
         for data in (source.train, source.val):

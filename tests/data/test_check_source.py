@@ -1,4 +1,4 @@
-"""``data check`` of archives, shards and Parquet: what a path is taken for, and what is found in it."""
+"""``data check`` of archives, shards and Parquet: the source guessed from a path, and the findings."""
 
 import hashlib
 import io

@@ -1,4 +1,4 @@
-"""CIFAR's binary format, from small archives of exactly the same build."""
+"""CIFAR's binary format, with small archives of the same layout."""
 
 import hashlib
 import io
@@ -181,7 +181,7 @@ def test_something_that_is_no_archive_is_refused(tmp_path: Path) -> None:
 
 
 def test_an_empty_or_missing_path_is_told_what_belongs_there(tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match=r"holds none of cifar-10-binary\.tar\.gz.*170052171 bytes"):
+    with pytest.raises(RequestError, match=r"has none of cifar-10-binary\.tar\.gz.*170052171 bytes"):
         open_cifar(at(tmp_path, CIFAR10), CIFAR10)
     with pytest.raises(RequestError, match="does not exist"):
         open_cifar(at(tmp_path / "none", CIFAR10), CIFAR10)

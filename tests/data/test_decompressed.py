@@ -1,4 +1,4 @@
-"""Compressed tars: decompressed once, whole or not at all, and then read as any other."""
+"""Compressed tars are decompressed once and atomically, and are then read as any other."""
 
 import bz2
 import gzip

@@ -1,4 +1,4 @@
-"""IDX files as something from outside, and the four files of Fashion-MNIST."""
+"""IDX files, also damaged ones, and the four files of Fashion-MNIST."""
 
 import gzip
 import struct

@@ -1,4 +1,4 @@
-"""Training on JPEG files the fast way: the draws of the exact way, its pixels within the bound, its refusals."""
+"""The JPEG transform makes the same draws as the transform of decoded images, with pixels within the bound."""
 
 import pickle
 from collections.abc import Callable

@@ -111,7 +111,7 @@ def test_a_link_to_a_folder_above_brings_no_other_class_in(tmp_path: Path) -> No
 def test_a_link_to_nothing_is_named_where_it_may_have_been_a_folder(tmp_path: Path, place: str) -> None:
     make(tmp_path, {"train/cat": 2, "train/dog": 2, "test/cat": 1, "test/dog": 1})
     (tmp_path / place).symlink_to("/not/mounted/here")
-    refused(tmp_path, f"{place} is a link to /not/mounted/here, which is not there")
+    refused(tmp_path, f"{place} is a link to /not/mounted/here, which does not exist")
 
 
 def test_folders_of_the_system_are_no_classes_and_hold_no_images(tmp_path: Path) -> None:
@@ -273,12 +273,12 @@ def test_one_folder_of_classes_needs_a_share(tmp_path: Path) -> None:
 
 
 def test_a_share_contradicts_a_folder_that_is_split(tmp_path: Path) -> None:
-    refused(make(tmp_path, TWO), r"train/ and val/ already; leave data\.val_fraction out", val_fraction=0.1)
+    refused(make(tmp_path, TWO), r"train/ and val/ already; remove data\.val_fraction", val_fraction=0.1)
 
 
 def test_a_test_folder_without_labels_says_how_to_divide_train(tmp_path: Path) -> None:
     make(tmp_path, {"train/cat": 6, "train/dog": 6, "test": 3})
-    refused(tmp_path, r"or give data\.path .*/train to divide that", val_fraction=0.3)
+    refused(tmp_path, r"or set data\.path .*/train to split that folder", val_fraction=0.3)
     assert len(open_data(folder(tmp_path / "train", val_fraction=0.3)).train) < 12
 
 
@@ -298,7 +298,7 @@ def test_a_held_out_folder_of_another_name_is_not_overlooked(tmp_path: Path) -> 
 
 def test_a_folder_around_the_splits_is_seen_through(tmp_path: Path) -> None:
     make(tmp_path, {f"data/{place}": n for place, n in TWO.items()})
-    refused(tmp_path, r"nothing but data/, which has the splits: give data\.path .*/data")
+    refused(tmp_path, r"nothing but data/, which has the splits: set data\.path .*/data")
 
 
 def test_val_without_train_is_refused(tmp_path: Path) -> None:

@@ -124,7 +124,7 @@ def test_a_missing_devkit_is_asked_for(root: Path) -> None:
     as_folders(root, [])
     for image in of(pictures(), "val"):
         put(root / "val" / image.name, image.content)
-    refused(root, rf"val does not say what its images show: put {DEVKIT}")
+    refused(root, rf"classes of the images in .*val are not known: put {DEVKIT}")
 
 
 def test_a_wrong_archive_is_recognised(root: Path) -> None:
@@ -133,7 +133,7 @@ def test_a_wrong_archive_is_recognised(root: Path) -> None:
     refused(root, r"img_train\.tar should hold one tar for each class, but has ILSVRC2012_val_")
     (root / TRAIN).write_bytes(train)
     (root / VAL).write_bytes(train)
-    refused(root, r"img_val\.tar has n\d+\.tar, which ImageNet's validation set has not")
+    refused(root, r"img_val\.tar has n\d+\.tar, which is not in ImageNet's validation set")
     (root / VAL).write_bytes(val)
     (root / DEVKIT).write_bytes(val)
     refused(root, "is not a whole tar.gz")
@@ -149,12 +149,12 @@ def test_synsets_that_are_not_imagenet_1k_s_or_no_synsets_are_named(root: Path) 
     put(root / TRAIN, tar_of_tars(strange))
     refused(root, r"n00000001.*not one of ImageNet-1K's 1,000 synsets")
     put(root / TRAIN, tar_of_tars([images[0]._replace(wnid="cats"), *images]))
-    refused(root, "'cats', which names no synset")
+    refused(root, "'cats', which is not a synset")
     put(
         root / TRAIN,
         tar_bytes({f"{WNIDS[0]}.tar": tar_bytes({"a.txt": b""}), f"{WNIDS[1]}.tar": tar_bytes({"a.jpg": b""})}),
     )
-    refused(root, r"a\.txt, which is no image")
+    refused(root, r"a\.txt, which is not an image")
 
 
 def test_a_synset_that_comes_twice_is_named(root: Path) -> None:

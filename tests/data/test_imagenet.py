@@ -1,4 +1,4 @@
-"""ImageNet's synsets and words: one order, and folders named by synset meet classifiers that name words."""
+"""ImageNet's synsets and words are in the same order, so folders named by synset fit published classifiers."""
 
 from timm.data import ImageNetInfo
 

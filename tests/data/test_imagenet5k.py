@@ -85,7 +85,7 @@ def test_the_validation_set_is_the_1k_s_among_all_classes(tmp_path: Path) -> Non
         alone.classes[label] for label in alone.labels
     ]
     assert contents(open_split(settings, "val")) == contents(source.val)
-    assert source.split.startswith("20 training images of 8 classes, 3 of them beside ImageNet-1K's; ImageNet-1K's 5")
+    assert source.split.startswith("20 training images of 8 classes, 3 of them not in ImageNet-1K; ImageNet-1K's 5")
 
 
 def test_the_real_images_serve_too(shared_data: Path, tmp_path: Path) -> None:

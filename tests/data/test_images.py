@@ -1,4 +1,4 @@
-"""One way from a file to pixels, against Pillow and torchvision."""
+"""Decoding image files, compared with Pillow and torchvision."""
 
 import io
 import os
@@ -129,10 +129,10 @@ def test_a_png_with_megabytes_of_text_or_profile_is_read(tmp_path: Path, large: 
     ("content", "says"),
     [
         (b"", "the file is empty"),
-        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "a HEIC picture"),
-        (b"\0\0\0\x1cftypavif\0\0\0\0", "an AVIF picture"),
-        (b"\0\0\0\x0cJXL \r\n\x87\n", "a JPEG XL picture"),
-        (b"\0\0\0\x0cjP  \r\n\x87\n", "a JPEG 2000 picture"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic", "a HEIC image"),
+        (b"\0\0\0\x1cftypavif\0\0\0\0", "an AVIF image"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n", "a JPEG XL image"),
+        (b"\0\0\0\x0cjP  \r\n\x87\n", "a JPEG 2000 image"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "git lfs pull"),
         (b"\n<!DOCTYPE html><html>", "a web page"),
         (b"anything else", "not an image in any of the formats JPEG, PNG"),

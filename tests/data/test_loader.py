@@ -1,4 +1,4 @@
-"""The stream of batches: the same for any workers, start method, world size and point of resuming."""
+"""Batches are the same for any number of workers, start method, world size and step of resuming."""
 
 import gc
 import multiprocessing
@@ -361,12 +361,12 @@ def test_a_batch_of_bad_images_is_empty(workers: int) -> None:
     ("count", "changes", "words"),
     [
         (24, {"batch_size": 25}, "batch_size 25 is larger than the training set of 24 images"),
-        (24, {"batch_size": 6, "world_size": 4}, "batch_size 6 does not divide into the 4 processes"),
+        (24, {"batch_size": 6, "world_size": 4}, "batch_size 6 is not a multiple of the 4 processes"),
         (24, {"batch_size": 4, "world_size": 4}, "leaves each of 4 processes one image"),
         (25, {"drop_last": False}, "last batch of an epoch would have 1 of 25 images"),
         (27, {"drop_last": False, "world_size": 2}, "would have 3 of 27 images for 2 processes"),
         (24, {"on_bad_image": "skipp"}, "did you mean 'skip'"),
-        (24, {"start_method": "spoon"}, "start_method 'spoon' is not one of this machine's"),
+        (24, {"start_method": "spoon"}, "start_method 'spoon' is not available on this machine"),
     ],
 )
 def test_a_request_that_cannot_be_met_is_refused(count: int, changes: dict[str, Any], words: str) -> None:

@@ -60,9 +60,9 @@ def test_the_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:
 def test_nothing_is_overwritten_and_nothing_half_made_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = DataSettings(source="folder", path=str(as_folders(tmp_path / "data", pictures())))
     (tmp_path / "there").mkdir()
-    with pytest.raises(RequestError, match="is there already, and nothing is overwritten"):
+    with pytest.raises(RequestError, match="exists already, and nothing is overwritten"):
         make_shards(settings, tmp_path / "there", 4, 0)
-    with pytest.raises(RequestError, match="in a folder that exists"):
+    with pytest.raises(RequestError, match="in an existing folder"):
         make_shards(settings, tmp_path / "no" / "out", 4, 0)
 
     def full(*_: object) -> None:

@@ -1,4 +1,4 @@
-"""Shards and archives on an object store, played by moto: batches as from a disk, and errors that name keys."""
+"""Shards and archives on an object store (moto): the same batches as from a disk, and errors that name keys."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -71,7 +71,7 @@ def test_a_row_without_bytes_is_a_bad_image_and_no_path_is_followed(tmp_path: Pa
     rows = [{"bytes": None, "path": str(secret)}, {"bytes": b"hello", "path": "x"}, {"bytes": jpeg(2), "path": None}]
     write(tmp_path / "a/train.parquet", image=rows, label=[0, 1, 0])
     train = open_split(parquet(tmp_path / "a"), "train")
-    with pytest.raises(BadImage, match=r"a train\[0\]: the row holds no bytes"):
+    with pytest.raises(BadImage, match=r"a train\[0\]: the row has no bytes"):
         train.image(0)
     with pytest.raises(BadImage, match=r"a train\[1\]: not an image"):
         train.image(1)
@@ -83,11 +83,11 @@ def test_a_row_without_bytes_is_a_bad_image_and_no_path_is_followed(tmp_path: Pa
     [
         ({"picture": [b"x", b"y"], "label": [0, 1]}, "no image column image or img; its columns are picture, label"),
         ({"image": [b"x", b"y"], "target": [0, 1]}, "no label column label or labels or fine_label"),
-        ({"image": [1, 2], "label": [0, 1]}, "column image holds no images"),
-        ({"image": [b"x", b"y"], "label": ["cat", "dog"]}, "label holds .*expected one whole number a row"),
+        ({"image": [1, 2], "label": [0, 1]}, "column image does not hold images"),
+        ({"image": [b"x", b"y"], "label": ["cat", "dog"]}, "label has .*expected one whole number a row"),
         ({"image": [b"x", b"y"], "label": [0.5, 1.0]}, "expected one whole number"),
         ({"image": [b"x", b"y"], "label": [[0], [1]]}, "expected one whole number"),
-        ({"image": [b"x", b"y"], "label": [0, -1]}, "image 1 has label -1; the classes end at 0|at least two"),
+        ({"image": [b"x", b"y"], "label": [0, -1]}, "image 1 has label -1; the last class is 0|at least two"),
         ({"image": [b"x", b"y"], "label": [0, None]}, "expected one whole number"),
     ],
 )
@@ -143,7 +143,7 @@ def test_without_the_library_the_extra_is_named(tmp_path: Path, monkeypatch: pyt
 
 
 class Hub:
-    """What the library's functions would answer, and what they were asked."""
+    """A stand-in for the library's functions that records their arguments."""
 
     def __init__(self, root: Path, splits: list[str]) -> None:
         self.root, self.splits = root, splits

@@ -1,4 +1,4 @@
-"""Preprocessing: what it refuses, what wins, and that normalising equals torchvision's."""
+"""Preprocessing: values it refuses, the order of settings, weights and source, and normalising as torchvision does."""
 
 import json
 from dataclasses import replace

@@ -60,5 +60,5 @@ def test_the_global_generators_are_left_as_they_were() -> None:
 
 @pytest.mark.parametrize("policy", ["", "augmix-m3", "rand-q7"])
 def test_a_policy_that_timm_does_not_know_is_named(policy: str) -> None:
-    with pytest.raises(RequestError, match="is no policy that timm knows"):
+    with pytest.raises(RequestError, match="is not a policy that timm knows"):
         RandAugment(policy, VIEW)

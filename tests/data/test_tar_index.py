@@ -1,4 +1,4 @@
-"""Where a tar's members lie: as tarfile finds them, and no tar that is cut or hostile is taken for a whole one."""
+"""The index of tars: offsets as tarfile finds them, and errors for archives that are cut off or hostile."""
 
 import io
 import os
@@ -99,7 +99,7 @@ def test_a_cut_tar_is_never_taken_for_a_whole_one(cut: int, tmp_path: Path) -> N
         (header("p", size=2**30, kind=tarfile.XHDTYPE) + END, "a header of 1073741824 bytes"),
         (header("L", size=-512, kind=tarfile.GNUTYPE_LONGNAME) + END, "not a whole tar"),
         (tar_bytes({"y" * 600: b""}), "name cannot be used"),
-        (b"\x1f\x8b" + bytes(1000), "is compressed .gz., so its name must say so"),
+        (b"\x1f\x8b" + bytes(1000), "is compressed .gz., so its name must end in"),
     ],
 )
 def test_what_is_no_plain_archive_of_files_is_refused(content: bytes, message: str, tmp_path: Path) -> None:

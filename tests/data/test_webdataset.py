@@ -1,4 +1,4 @@
-"""WebDataset shards: samples, keys, labels and classes, and what no shard may have."""
+"""WebDataset shards: samples, keys, labels and classes, and the errors for shards that are not valid."""
 
 import os
 import re
@@ -78,7 +78,7 @@ def test_classes_come_from_a_file_or_are_imagenet_s(tmp_path: Path) -> None:
         (b"cat\ncat\n", "has 'cat' twice"),
         (b"\xff\xfe\n", "cannot be read"),
         (b"x" * (1 << 22) + b"\ny", "has 1 names|bytes"),
-        (b"cat\ndog\n", "label 2.*; the classes end at 1"),
+        (b"cat\ndog\n", "label 2.*; the last class is 1"),
         (None, "cannot be read: No such file"),
     ],
 )
@@ -93,7 +93,10 @@ def test_class_names_that_do_not_serve_are_refused(content: bytes | None, messag
     ("files", "message"),
     [
         ([("5.cls", b"0")], r"train-0\.tar: sample 5 has no image among 'cls'"),
-        ([("5.cls", b"0"), ("6.cls", b"1"), ("5.jpg", A), ("6.jpg", B)], "side by side, as tar --sort=name puts them"),
+        (
+            [("5.cls", b"0"), ("6.cls", b"1"), ("5.jpg", A), ("6.jpg", B)],
+            "adjacent in the tar, as with tar --sort=name",
+        ),
         ([("5.jpg", A), ("5.png", A), ("5.cls", b"0")], "sample 5 has 2 images"),
         ([("5.jpg", A)], r"train-0\.tar: sample 5 has no label"),
         ([("5.jpg", A), ("5.cls", b"cat")], "sample 5 has no label; expected 5.cls with a whole number"),
@@ -103,9 +106,9 @@ def test_class_names_that_do_not_serve_are_refused(content: bytes | None, messag
         ([("5.jpg", A), ("5.json", b"[" * 60000)], "sample 5 has no label"),
         ([("5.jpg", A), ("5.json", b"{")], "sample 5 has no label"),
         ([("5.jpg", A), ("5.cls", b"1" * 70000)], r"5\.cls has 70000 bytes, too many for a label"),
-        ([("5.jpg", A), ("5.cls", b"999999999")], "label 999999999 is no number of a class"),
-        ([("5.jpg", A), ("5.cls", b"0"), ("6.jpg", A), ("6.cls", b"0"), ("5.txt", b"")], "key 5 comes twice"),
-        ([("5.jpg", A), ("5.cls", b"0"), ("5.jpg", A)], "sample 5 has files of one kind twice"),
+        ([("5.jpg", A), ("5.cls", b"999999999")], "label 999999999 is too large for a class number"),
+        ([("5.jpg", A), ("5.cls", b"0"), ("6.jpg", A), ("6.cls", b"0"), ("5.txt", b"")], "key 5 occurs twice"),
+        ([("5.jpg", A), ("5.cls", b"0"), ("5.jpg", A)], "sample 5 has two files of one extension"),
     ],
 )
 def test_a_sample_that_is_none_is_named(files: list[tuple[str, bytes]], message: str, tmp_path: Path) -> None:
@@ -113,7 +116,7 @@ def test_a_sample_that_is_none_is_named(files: list[tuple[str, bytes]], message:
 
 
 def test_a_key_in_two_shards_is_named(tmp_path: Path) -> None:
-    refused(r"key x/1 is twice there, in 'train-0\.tar', 'train-1\.tar'", tmp_path, TWO, TWO[2:])
+    refused(r"key x/1 occurs twice, in 'train-0\.tar', 'train-1\.tar'", tmp_path, TWO, TWO[2:])
 
 
 def test_files_of_the_system_in_a_shard_are_passed_over(tmp_path: Path) -> None:
@@ -125,7 +128,7 @@ def test_classes_without_a_training_image_are_told(tmp_path: Path, capsys: pytes
     from_one = [("5.jpg", A), ("5.cls", b"1"), ("6.jpg", B), ("6.cls", b"2")]
     assert open_data(shards(tmp_path, [from_one], from_one)).train.classes == ("0", "1", "2")
     errors = capsys.readouterr().err
-    assert "no image is of class '0', so that output of the network will stand for nothing" in errors
+    assert "no image is of class '0', so the network cannot learn that output" in errors
     assert "labels count from 0" in errors
 
 
@@ -140,7 +143,7 @@ def test_shards_that_are_missing_cut_or_misspelled_are_named(tmp_path: Path) -> 
         open_data(replace(settings, path=f"{tmp_path}/train-{{0..2}}.tar"))
     with pytest.raises(RequestError, match="matches nothing"):
         open_data(replace(settings, path=f"{tmp_path}/trian-*.tar"))
-    with pytest.raises(RequestError, match="ragged"):
+    with pytest.raises(RequestError, match="same number of digits"):
         open_data(replace(settings, path=f"{tmp_path}/train-{{0..02}}.tar"))
     with pytest.raises(RequestError, match=r"needs data\.path and data\.val_path"):
         open_data(replace(settings, val_path=None))

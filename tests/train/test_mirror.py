@@ -153,7 +153,7 @@ def test_a_damaged_mirror_is_named_and_nothing_outside_is_written(
 
 @pytest.mark.parametrize("url", ["s4://bucket/run", "nonsense://x"])
 def test_a_url_of_no_file_system_is_refused(url: str, tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match="is no place that can be reached"):
+    with pytest.raises(RequestError, match="is not a path or URL that can be read"):
         pull(url, RunDirectory(tmp_path / "run"))
 
 

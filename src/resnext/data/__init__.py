@@ -1,4 +1,4 @@
-"""Where images come from, and what happens to them on the way to a network."""
+"""Data: sources of labelled images, their transforms, and the loader that makes batches of them."""
 
 from resnext.data.classes import compare_classes
 from resnext.data.open import open_data, open_split

@@ -1,4 +1,4 @@
-"""The two ways a picture becomes an input: the fixed view of evaluation and the random one of training.
+"""Build the transforms: the fixed view of evaluation, and the random augmentation of training.
 
 Random draws come from torch's global CPU generator, which the loader seeds for each image.
 """
@@ -21,21 +21,21 @@ from resnext.data.rand_augment import RandAugment
 from resnext.errors import RequestError, nearest
 from resnext.settings import CROPS, AugmentSettings
 
-RESIZED = ("random_resized", "paper_imagenet")  # crops whose output may have any size
+RESIZED = ("random_resized", "paper_imagenet")  # crops that can give any output size
 Transform = Callable[[Image.Image], Tensor]
 
 
 def eval_transform(preprocessing: Preprocessing) -> Transform:
-    """A picture to uint8 [C, S, S], with S = image_size. Draws nothing."""
+    """Build the evaluation transform: an image to uint8 [C, S, S] with S = image_size. It is not random."""
     return v2.Compose([Mode(preprocessing.channels), View(preprocessing), to_tensor])
 
 
 def train_transform(augment: AugmentSettings, preprocessing: Preprocessing) -> Transform:
-    """A picture to uint8 [C, S, S], with S = augment.size or image_size; float32 in 0..1, not clamped, where jitter or
-    lighting run.
+    """Build the training transform: an image to uint8 [C, S, S] with S = augment.size or image_size.
 
-    Order as in the release (datasets/imagenet.lua): crop, jitter, lighting, flip; TrivialAugmentWide or RandAugment
-    follow the crop and random erasing (with the mean colour) ends. Raises RequestError for colour noise on grey images.
+    With jitter or lighting the result is float32 in 0..1, not clamped. The order is that of the release
+    (datasets/imagenet.lua): crop, jitter, lighting, flip. TrivialAugmentWide or RandAugment follow the crop, and random
+    erasing (with the mean colour) is last. Raises RequestError for colour augmentation of grey images.
     """
     preprocessing = at_training_size(augment, preprocessing)
     coloured = augment.jitter > 0 or augment.lighting > 0
@@ -63,15 +63,16 @@ def train_transform(augment: AugmentSettings, preprocessing: Preprocessing) -> T
 
 
 def fast_transform(augment: AugmentSettings, preprocessing: Preprocessing) -> Transform:
-    """``train_transform`` that also takes JPEG files, where this augmentation has a fast way; else it alone.
+    """Build the training transform so that it also takes JPEG files, if the fast decoder supports the augmentation.
 
-    That is a resized crop of RGB pictures, with or without jitter, lighting, flip and erasing.
+    Supported is a resized crop of RGB images, with or without jitter, lighting, flip and erasing. For other settings
+    this returns ``build_train_transform``.
     """
     exact = train_transform(augment, preprocessing)
     p = at_training_size(augment, preprocessing)
     if augment.crop not in RESIZED or augment.trivial_augment or augment.rand_augment is not None or p.channels != 3:
         return exact
-    decoder()  # compiled, or its absence said, here and not in every loading process
+    decoder()  # compile it, or warn, here once and not in every worker
     return FastTransform(
         exact,
         size=p.image_size,
@@ -87,14 +88,14 @@ def fast_transform(augment: AugmentSettings, preprocessing: Preprocessing) -> Tr
 
 
 def _erasing(augment: AugmentSettings, preprocessing: Preprocessing) -> v2.RandomErasing:
-    """Erasing with the mean colour, on the scale of what the steps before it give."""
+    """Build random erasing with the mean colour, on the scale of the steps before it (0..1 or 0..255)."""
     coloured = augment.jitter > 0 or augment.lighting > 0
     colour = [c / 255 for c in preprocessing.mean_colour] if coloured else list(preprocessing.mean_colour)
     return v2.RandomErasing(augment.erase, value=colour)
 
 
 def at_training_size(augment: AugmentSettings, preprocessing: Preprocessing) -> Preprocessing:
-    """``preprocessing`` with the size of training, which may be another than that of evaluation.
+    """Return ``preprocessing`` with the image size of training, ``augment.size``, if that is set.
 
     Raises RequestError for a crop that takes its size from the evaluation view.
     """
@@ -108,18 +109,18 @@ def at_training_size(augment: AugmentSettings, preprocessing: Preprocessing) -> 
 
 
 def to_float(image: Tensor) -> Tensor:
-    """uint8 in 0..255 to float32 in 0..1."""
+    """Convert uint8 in 0..255 to float32 in 0..1."""
     return image.to(torch.float32).div_(255)
 
 
 def _crop(augment: AugmentSettings, preprocessing: Preprocessing) -> list[Any]:
-    """The steps from a picture to a square picture of image_size."""
+    """Build the steps from an image to a square image of image_size."""
     p = preprocessing
     if augment.crop == "center":
         return [View(p)]
     if augment.crop == "pad":
-        # The release pads with zeros after normalising (flip first, which changes nothing in distribution):
-        # before normalising, its zero is the mean colour.
+        # The release pads with zeros after normalising; before normalising, this zero is the mean colour. (It also
+        # flips first, which does not change the distribution.)
         colour = p.mean_colour if p.channels == 3 else p.mean_colour[0]
         return [View(p), v2.RandomCrop(p.image_size, padding=augment.pad, fill=colour)]
     if augment.crop == "random_resized":

@@ -1,7 +1,7 @@
-"""``data check``: everything about a folder of images that would stop training or spoil it, before it does.
+"""``resnext data check`` of an image folder: find problems that would stop training or harm its result.
 
-Read-only. Files are read by the same function as in training, and the last word on the layout is the folder
-source's own, so that a folder without errors here trains.
+Nothing is written. Files are decoded by the same function as in training, and the layout is checked by opening the
+``folder`` source itself. So a folder without errors here can be trained on.
 """
 
 import hashlib
@@ -36,10 +36,10 @@ from resnext.environment import available_cores
 from resnext.errors import RequestError
 from resnext.settings import DataSettings
 
-DARK = 31  # of 255; 12 bits in a file of 16 end at 16
-SMALL = 32  # pixels: the least side that the family's five halvings leave anything of
-TRIAL_FRACTION = 0.1  # held out in the trial of a folder whose split is not stated
-AHEAD = 1024  # files given to the threads at a time
+DARK = 31  # of 255; 12-bit values in a 16-bit file reach 16
+SMALL = 32  # pixels; the network halves the size five times
+TRIAL_FRACTION = 0.1  # val_fraction used to check a folder if the settings have none
+AHEAD = 1024  # files submitted to the threads at a time
 FORMAT_OF = {
     ".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".ppm": "PPM", ".pgm": "PPM", ".bmp": "BMP",
     ".tif": "TIFF", ".tiff": "TIFF", ".webp": "WEBP", ".gif": "GIF", ".jfif": "JPEG", ".jpe": "JPEG", ".apng": "PNG",
@@ -52,28 +52,29 @@ Problem = tuple[str, str, str]  # severity, name, detail
 
 @dataclass(frozen=True)
 class File:
-    """A file of a class folder; ``path`` is relative to the root. ``split`` and ``class_name`` may be empty."""
+    """A file of the data set; ``path`` is relative to the root. ``split`` and ``class_name`` may be empty."""
 
     path: str
     split: str
     class_name: str
 
     def finding(self, problem: Problem) -> Finding:
+        """Return a problem of this file as a finding."""
         return Finding(self.path, self.class_name, self.split, *problem)
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """What one file turned out to be. Digests are empty where the file cannot be read."""
+    """Result of checking one file. The digests are empty if the file cannot be decoded."""
 
     file: File
     problems: tuple[Problem, ...]
     content: bytes = b""  # digest of the file's bytes
-    pixels: bytes = b""  # digest of what a network would see
+    pixels: bytes = b""  # digest of the decoded pixels
 
 
 def check_folder(settings: DataSettings, workers: int | None = None, progress: bool = False) -> Report:
-    """Check every image of ``settings.path``. Raises RequestError for a path that holds no images at all."""
+    """Check every image of ``settings.path``. Raises RequestError if it has no images."""
     root = data_root(settings)
     images, others = _list(root)
     if not images:
@@ -92,7 +93,7 @@ def check_folder(settings: DataSettings, workers: int | None = None, progress: b
 
 
 def counts_of(images: list[File]) -> dict[str, dict[str, int]]:
-    """The images of each split and class."""
+    """Count the images of each split and class."""
     counts: dict[str, dict[str, int]] = {}
     for file in images:
         of_split = counts.setdefault(file.split, {})
@@ -101,7 +102,7 @@ def counts_of(images: list[File]) -> dict[str, dict[str, int]]:
 
 
 def _list(root: Path) -> tuple[list[File], list[File]]:
-    """The images of all splits, and the other files that lie between them."""
+    """List the images of all splits, and the other files among them."""
     images: list[File] = []
     others: list[File] = []
     for split in split_folders(root) or ("",):
@@ -115,13 +116,13 @@ def _list(root: Path) -> tuple[list[File], list[File]]:
 
 
 def _used_splits(root: Path) -> tuple[str, ...]:
-    """The splits that training reads."""
+    """Return the splits that training reads."""
     splits = split_folders(root)
     return (TRAIN, held_out_name(splits)) if TRAIN in splits else tuple(splits) or ("",)
 
 
 def _structure(root: Path, images: list[File]) -> Iterator[Finding]:
-    """Empty classes and classes that are missing in a split."""
+    """Find empty classes, classes missing in a split, and splits with one class."""
     used = _used_splits(root)
     splits = split_folders(root) or {"": root}
     held_out = held_out_name(splits)
@@ -135,7 +136,7 @@ def _structure(root: Path, images: list[File]) -> Iterator[Finding]:
                 yield Finding(path, name, split, severity, "empty class", "the folder has no images")
             for other in classes:
                 if name not in classes[other]:
-                    grade = severity if other in used and other != held_out else "warning"  # which may lack some
+                    grade = severity if other in used and other != held_out else "warning"  # val may lack classes
                     detail = f"{other}/ has no such class"
                     yield Finding(path, name, split, grade, "class missing in a split", detail)
         if len(names) == 1 and split != held_out:
@@ -144,7 +145,7 @@ def _structure(root: Path, images: list[File]) -> Iterator[Finding]:
 
 
 def _trial(settings: DataSettings, findings: list[Finding], unstated: bool) -> Iterator[Finding]:
-    """What the folder source itself says of the layout, where nothing found so far explains it."""
+    """Open the data as training would; report its error on the layout if no other error was found."""
     if unstated:
         settings = replace(settings, val_fraction=TRIAL_FRACTION)
         detail = "training needs a share to hold out, such as data.val_fraction 0.1"
@@ -157,7 +158,7 @@ def _trial(settings: DataSettings, findings: list[Finding], unstated: bool) -> I
 
 
 def _with_stated_split(settings: DataSettings, images: list[File]) -> list[File]:
-    """The images with the side that ``val_fraction`` and ``split_seed`` put them on, where these are given."""
+    """Set the split of each image as ``val_fraction`` and ``split_seed`` choose it, if ``val_fraction`` is given."""
     if settings.val_fraction is None:
         return images
     try:
@@ -171,14 +172,14 @@ def _with_stated_split(settings: DataSettings, images: list[File]) -> list[File]
 def inspect_all(
     items: Sequence[T], inspect_one: Callable[[T], Inspection], workers: int | None, progress: bool
 ) -> Iterator[Inspection]:
-    """Every item's inspection, in order. Threads: decoding and hashing leave Python's lock alone."""
+    """Check all items in threads (decoding and hashing release the GIL) and iterate over the results in order."""
     from rich.progress import Progress
 
     from resnext.screen import screen
 
     bar = Progress(console=screen(stderr=True), disable=not progress, transient=True)
     with warnings.catch_warnings(), ThreadPoolExecutor(workers or available_cores()) as pool, bar:
-        warnings.simplefilter("ignore")  # Pillow's remarks on odd files become findings or do not matter
+        warnings.simplefilter("ignore")  # Pillow's warnings on files are covered by our findings
         task = bar.add_task("checking", total=len(items))
         for start in range(0, len(items), AHEAD):
             for done in pool.map(inspect_one, items[start : start + AHEAD]):
@@ -187,7 +188,7 @@ def inspect_all(
 
 
 def inspect(root: Path, file: File, settings: DataSettings) -> Inspection:
-    """Read one file as training would."""
+    """Check one file by reading it as training would."""
     path = os.path.join(root, file.path)
     if not (file.class_name and is_image_name(path)):
         return Inspection(file, (_left_out(path, file),))
@@ -201,7 +202,7 @@ def inspect(root: Path, file: File, settings: DataSettings) -> Inspection:
 
 
 def inspection(file: File, pixels: Image.Image, facts: Facts, content: bytes) -> Inspection:
-    """Of an image that can be read; ``content`` is the digest of its bytes."""
+    """Check a decoded image; ``content`` is the digest of its file."""
     seen = hashlib.sha256(b"%d %d " % pixels.size)
     seen.update(pixels.tobytes())
     problems = (*_oddities(file.path, facts), *_blankness(pixels, facts))
@@ -209,7 +210,7 @@ def inspection(file: File, pixels: Image.Image, facts: Facts, content: bytes) ->
 
 
 def _left_out(path: str, file: File) -> Problem:
-    """A file that training does not read."""
+    """Classify a file that training does not read."""
     found = format_of(path)
     extension = os.path.splitext(path)[1]
     if found and not file.class_name:
@@ -222,7 +223,7 @@ def _left_out(path: str, file: File) -> Problem:
 
 
 def why_unreadable(path: str, error: Exception) -> Problem:
-    """The kind of an image that cannot be read, from the exception that told so."""
+    """Classify why an image cannot be read, from the exception."""
     cause = error.__cause__ or error
     detail = error.reason if isinstance(error, BadImage) else str(error)
     if os.path.isfile(path) and os.path.getsize(path) == 0:
@@ -237,16 +238,16 @@ def why_unreadable(path: str, error: Exception) -> Problem:
 
 
 def _oddities(path: str, facts: Facts) -> Iterator[Problem]:
-    """What is unusual in a file that can be read."""
+    """Find unusual properties of a readable file."""
     extension = os.path.splitext(path)[1].lower()
     if FORMAT_OF.get(extension, facts.format) != facts.format:
         yield "warning", "wrong extension", f"the content is {facts.format}"
     if facts.frames > 1:
         yield "warning", "animated", f"{facts.frames} frames or pages, of which only the first is used"
     if facts.mode == "CMYK":
-        yield "note", "CMYK", "is converted to RGB without a colour profile"
+        yield "note", "CMYK", "converted to RGB without a colour profile"
     if facts.deep:
-        yield "note", "16-bit", f"mode {facts.mode}, is brought to 8 bits"
+        yield "note", "16-bit", f"mode {facts.mode}, scaled to 8 bits"
     if facts.transparent:
         yield "note", "alpha", "transparency is dropped"
     if facts.orientation != 1:
@@ -256,25 +257,25 @@ def _oddities(path: str, facts: Facts) -> Iterator[Problem]:
 
 
 def _blankness(pixels: Image.Image, facts: Facts) -> Iterator[Problem]:
-    """What leaves a network nothing or little to see in a file that can be read."""
-    extrema: Any = pixels.getextrema()  # (least, most) of a grey image, else a pair a channel
+    """Find images of one colour, and nearly black ones."""
+    extrema: Any = pixels.getextrema()  # (least, most) of a grey image, else such a pair for each channel
     pairs = (extrema,) if pixels.mode == "L" else extrema
     brightest = max(most for _, most in pairs)
     if all(least == most for least, most in pairs):
-        hidden = "; what it shows is in its transparency, which is dropped" if facts.transparent else ""
+        hidden = "; its content is in the transparency, which is dropped" if facts.transparent else ""
         yield "warning", "one colour", f"every pixel is {', '.join(str(most) for _, most in pairs)}{hidden}"
     elif facts.deep and brightest <= DARK:
-        yield "warning", "nearly black", f"its brightest value is {brightest} of 255: it uses few of its 16 bits"
+        yield "warning", "nearly black", f"its brightest value is {brightest} of 255: it uses only part of its 16 bits"
 
 
 def _graded(problem: Problem, file: File, used: tuple[str, ...]) -> Problem:
-    """An error in a split that training does not read is a warning."""
+    """Turn an error into a warning if training does not read the split."""
     severity, name, detail = problem
     return problem if severity != "error" or file.split in used else ("warning", name, detail)
 
 
 def duplicates(inspections: list[Inspection], unstated: bool) -> Iterator[Finding]:
-    """Images that a network would see as one and the same."""
+    """Find images with equal pixels."""
     groups: dict[bytes, list[Inspection]] = {}
     for done in inspections:
         if done.pixels:
@@ -289,7 +290,7 @@ def duplicates(inspections: list[Inspection], unstated: bool) -> Iterator[Findin
                 apart = [other for other in others if other.file.split != done.file.split]
                 yield done.file.finding(("warning", "duplicate across splits", _same_as(done, apart)))
             elif unstated:
-                detail = _same_as(done, others) + "; a split may part them"
+                detail = _same_as(done, others) + "; they may end up in different splits"
                 yield done.file.finding(("warning", "duplicate", detail))
             else:
                 yield done.file.finding(("note", "duplicate within a split", _same_as(done, others)))

@@ -1,4 +1,4 @@
-"""``data check`` of what is no plain folder: ImageNet's archives, shards, Parquet. Read-only, as training reads."""
+"""``resnext data check`` of ImageNet archives, WebDataset shards and Parquet files. Nothing is written."""
 
 import hashlib
 import io
@@ -27,7 +27,7 @@ Encoded = Images | ParquetDataset
 
 
 def source_at(path: str) -> str:
-    """The data.source that a path looks like; ``folder`` when it looks like none of the others."""
+    """Guess the ``data.source`` of a path from what is there; ``folder`` if nothing else fits."""
     if not exists(path) and not ("://" in path or "{" in path or MAGIC.search(path)):
         return "folder"
     if path.startswith("hf://") or path.endswith(".parquet"):
@@ -53,7 +53,7 @@ def _is_flat(path: str) -> bool:
 def check_source(
     settings: DataSettings, workers: int | None = None, progress: bool = False, md5: bool = False
 ) -> Report:
-    """Open both splits, read every image. Raises RequestError where neither split can be opened."""
+    """Open both splits and check every image. Raises RequestError if neither split can be opened."""
     findings: list[Finding] = list(_wrong_archives(settings)) if md5 else []
     splits: dict[str, Encoded] = {}
     errors = []
@@ -83,12 +83,13 @@ class Image:
 
     @property
     def file(self) -> File:
+        """Path, split and class of the image."""
         label = self.dataset.labels[self.index]
         return File(self.dataset.where(self.index), self.split, self.dataset.classes[label])
 
 
 def _inspect(settings: DataSettings, image: Image) -> Inspection:
-    """Read one image as training would."""
+    """Check one image by reading it as training would."""
     file = image.file
     try:
         content = image.dataset.encoded(image.index)
@@ -103,7 +104,7 @@ def _inspect(settings: DataSettings, image: Image) -> Inspection:
 
 
 def _disagreement(settings: DataSettings) -> list[Finding]:
-    """What only shows when both splits are opened together, such as classes that differ."""
+    """Find errors that only occur when both splits are opened together, such as different classes."""
     if settings.source == "webdataset" and settings.val_path is None:
         return []
     try:
@@ -114,7 +115,7 @@ def _disagreement(settings: DataSettings) -> list[Finding]:
 
 
 def _find_empty_classes(splits: Mapping[str, Encoded]) -> Iterator[Finding]:
-    """Classes that a split has no image of, though its list or its table names them."""
+    """Find classes of the class list that have no image in a split."""
     counts = {split: np.bincount(data.labels, minlength=len(data.classes)) for split, data in splits.items()}
     for split, of_split in counts.items():
         for label in np.flatnonzero(of_split == 0):
@@ -128,7 +129,7 @@ def _find_empty_classes(splits: Mapping[str, Encoded]) -> Iterator[Finding]:
 
 
 def _wrong_archives(settings: DataSettings) -> Iterator[Finding]:
-    """ImageNet's official archives whose MD5 is another: all 145 GB are read for it."""
+    """Find ImageNet archives with a wrong MD5. This reads all 145 GB."""
     for folder in dict.fromkeys(place for place in (settings.path, settings.val_path) if place):
         for name, expected in MD5.items():
             place = joined(folder, name)

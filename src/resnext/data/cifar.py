@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100 (Krizhevsky, 2009) from the official binary archives; the Python ones are pickles."""
+"""CIFAR-10 and CIFAR-100 (Krizhevsky, 2009) from the official binary archives (the Python ones are pickles)."""
 
 import tarfile
 import zlib
@@ -12,18 +12,18 @@ from resnext.data.source import ArrayDataset, Source
 from resnext.errors import RequestError
 from resnext.settings import DataSettings
 
-PIXELS = 3 * 32 * 32  # a record is its labels, then the red, green and blue planes row by row
+PIXELS = 3 * 32 * 32  # a record is the labels, then the red, green and blue planes row by row
 MAX_TEXT = 1 << 16
 MAX_MEMBERS = 64
 
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """How one of the two archives is made up."""
+    """Layout of one of the two archives, and the statistics of its images."""
 
     name: str
     archive: Archive
-    folder: str  # inside the archive
+    folder: str  # in the archive
     train_files: tuple[str, ...]
     test_files: tuple[str, ...]
     names_file: str
@@ -36,10 +36,11 @@ class Layout:
 
     @property
     def record_bytes(self) -> int:
+        """Size of a record in bytes."""
         return self.label_bytes + PIXELS
 
     def sizes(self) -> dict[str, int]:
-        """Exact bytes of every file of records."""
+        """Return the exact size in bytes of every file of records."""
         train = dict.fromkeys(self.train_files, self.train_records * self.record_bytes)
         return train | dict.fromkeys(self.test_files, self.records * self.record_bytes)
 
@@ -48,7 +49,7 @@ def _of_255(*values: float) -> tuple[float, ...]:
     return tuple(value / 255 for value in values)
 
 
-# mean and std: the release's datasets/cifar10.lua and cifar100.lua, which count in 0..255
+# mean and std: the release's datasets/cifar10.lua and cifar100.lua, on the scale of 0..255
 CIFAR10 = Layout(
     name="cifar10",
     archive=Archive(
@@ -90,16 +91,20 @@ CIFAR100 = Layout(
 
 
 def open_cifar10(settings: DataSettings) -> Source:
+    """Open CIFAR-10."""
     return open_cifar(settings, CIFAR10)
 
 
 def open_cifar100(settings: DataSettings) -> Source:
+    """Open CIFAR-100 with its 100 fine classes."""
     return open_cifar(settings, CIFAR100)
 
 
 def open_cifar(settings: DataSettings, layout: Layout) -> Source:
-    """From ``settings.path`` (the archive, its unpacked folder, or a folder that holds either), else the cache, else
-    downloaded. Raises RequestError for files that are not what they should be, WorkError where a download fails.
+    """Open a CIFAR data set from ``settings.path``, else from the cache, else download it.
+
+    ``settings.path`` is the archive, its unpacked folder, or a folder with either. Raises RequestError for files that
+    are not valid, WorkError if a download fails.
     """
     place = _place(settings, layout)
     files = _unpacked_files(place, layout) if place.is_dir() else _archived_files(place, layout)
@@ -111,7 +116,7 @@ def open_cifar(settings: DataSettings, layout: Layout) -> Source:
 
 
 def _place(settings: DataSettings, layout: Layout) -> Path:
-    """The archive or the unpacked folder."""
+    """Find the archive or its unpacked folder; download the archive if there is none."""
     archive = layout.archive
     given = settings.path is not None
     folder = Path(settings.path).expanduser() if settings.path is not None else data_folder()
@@ -124,7 +129,7 @@ def _place(settings: DataSettings, layout: Layout) -> Path:
             return candidate
     if given:
         wanted = f"{archive.name}, {layout.folder}/ or {layout.names_file}"
-        raise RequestError(f"data.path {folder} holds none of {wanted}; {archive.by_hand(folder)}")
+        raise RequestError(f"data.path {folder} has none of {wanted}; {archive.by_hand(folder)}")
     if not settings.download:
         raise RequestError(f"{layout.name} is not in {folder} and data.download is off; {archive.by_hand(folder)}")
     return download(archive, folder)
@@ -144,10 +149,10 @@ def _unpacked_files(folder: Path, layout: Layout) -> dict[str, bytes]:
 
 
 def _archived_files(path: Path, layout: Layout) -> dict[str, bytes]:
-    """The wanted files of the tar, in memory: nothing is unpacked, and no name in it becomes a path."""
+    """Read the wanted files of the archive into memory. Nothing is unpacked, so names in it never become paths."""
     wrong = mismatch(path, layout.archive)
     if wrong:
-        raise RequestError(f"{path} is not {layout.archive.url}: {wrong}; move it away to fetch it again")
+        raise RequestError(f"{path} is not {layout.archive.url}: {wrong}; remove it to download it again")
     sizes = layout.sizes()
     wanted = {f"{layout.folder}/{name}": name for name in (*sizes, layout.names_file)}
     files: dict[str, bytes] = {}

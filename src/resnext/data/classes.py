@@ -1,4 +1,4 @@
-"""Class names are part of the data: wherever two lists of them must be the same list, and where they differ."""
+"""Comparing lists of class names, and describing how they differ."""
 
 from collections.abc import Sequence
 
@@ -8,14 +8,14 @@ SHOWN = 5  # differences that a message spells out
 
 
 def compare_classes(model_classes: Sequence[str], data_classes: Sequence[str], what: str) -> None:
-    """Raise RequestError unless both lists are equal in count, names and order; ``what`` names the data."""
+    """Raise RequestError unless both lists have the same names in the same order; ``what`` describes the data."""
     difference = class_difference(model_classes, data_classes, "the model", what)
     if difference:
         raise RequestError(f"the classes of the model and of {what} differ: {difference}")
 
 
 def class_difference(first: Sequence[str], second: Sequence[str], first_name: str, second_name: str) -> str:
-    """A clause that shows two class lists where they differ; empty when they are the same list."""
+    """Return a clause on how two class lists differ, or an empty text when they are equal."""
     first, second = list(first), list(second)
     if first == second:
         return ""
@@ -40,9 +40,10 @@ def class_difference(first: Sequence[str], second: Sequence[str], first_name: st
 
 
 def listing(names: Sequence[str]) -> str:
-    """The first few names in quotes, and how many more there are."""
+    """Return the first few names in quotes, and how many more there are."""
     return ", ".join(repr(name) for name in names[:SHOWN]) + more(names)
 
 
 def more(items: Sequence[str]) -> str:
+    """Return the text "and N more" for the items beyond the first MAX_SHOWN; empty if there are none."""
     return f" and {len(items) - SHOWN} more" if len(items) > SHOWN else ""

@@ -1,6 +1,6 @@
-"""Which part of a picture the network sees: the evaluation view, and the random crops of training.
+"""Resizing and cropping: the evaluation view, and the random crops of training.
 
-All resizing is PIL's, antialiased: the reference that published accuracies were measured with.
+All resizing uses PIL with antialiasing, as published accuracies do.
 """
 
 import math
@@ -17,34 +17,36 @@ from torchvision.transforms.v2 import functional as F
 from resnext.data.preprocessing import Preprocessing
 
 FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
-ATTEMPTS = 10  # of the release's RandomSizedCrop, before it takes the centre
-LONGEST = 32  # long side over short side that a view keeps before resizing: a 1 x 100000 strip must not fill memory
+ATTEMPTS = 10  # tries of the release's RandomSizedCrop before it takes the centre
+LONGEST = 32  # longer side over shorter side: wider images are cropped first, so that 1 x 100000 does not fill memory
 
 
 def to_tensor(image: Image.Image) -> Tensor:
-    """A picture of mode L or RGB as uint8 [C, H, W]."""
+    """Convert a PIL image of mode L or RGB to a uint8 tensor [C, H, W]."""
     pixels = torch.from_numpy(np.array(image, dtype=np.uint8))
     return pixels.unsqueeze(0) if pixels.ndim == 2 else pixels.permute(2, 0, 1).contiguous()
 
 
 @dataclass(frozen=True)
 class Mode:
-    """A picture in the colours the network takes: grey (ITU-R 601) or RGB."""
+    """Converts an image to the network's channels: grey (ITU-R 601) or RGB."""
 
     channels: int
 
     def __call__(self, image: Image.Image) -> Image.Image:
+        """Return the converted image."""
         wanted = "L" if self.channels == 1 else "RGB"
         return image if image.mode == wanted else image.convert(wanted)
 
 
 @dataclass(frozen=True)
 class View:
-    """The evaluation view: a picture of any size to image_size x image_size pixels, still a picture."""
+    """The evaluation view: resizes and crops (or squashes, or pads) an image to image_size x image_size pixels."""
 
     preprocessing: Preprocessing
 
     def __call__(self, image: Image.Image) -> Image.Image:
+        """Return the view as a PIL image."""
         p = self.preprocessing
         size, resample = p.image_size, FILTERS[p.interpolation]
         if p.fit == "crop":
@@ -57,7 +59,7 @@ class View:
 
 
 def resize_shorter(image: Image.Image, size: int, resample: Image.Resampling) -> Image.Image:
-    """Shorter side to ``size``, longer side to int(size * long / short), as torchvision's Resize of one number."""
+    """Resize the shorter side to ``size``, the longer to int(size * long / short), as torchvision's Resize(size)."""
     width, height = image.size
     if min(width, height) == size:
         return image
@@ -68,7 +70,7 @@ def resize_shorter(image: Image.Image, size: int, resample: Image.Resampling) ->
 
 
 def center_crop(image: Image.Image, size: int) -> Image.Image:
-    """The middle size x size pixels, rounded as torchvision's CenterCrop does."""
+    """Crop the middle size x size pixels, rounded as torchvision's CenterCrop does."""
     width, height = image.size
     if (width, height) == (size, size):
         return image
@@ -77,7 +79,7 @@ def center_crop(image: Image.Image, size: int) -> Image.Image:
 
 
 def long_side_cut(image: Image.Image, ratio: int) -> Image.Image:
-    """The middle of the longer side where it is more than ``ratio`` times the shorter one; else the picture itself."""
+    """Crop the middle of the longer side to ``ratio`` times the shorter side; an image within that is not changed."""
     width, height = image.size
     length = ratio * min(width, height)
     if max(width, height) <= length:
@@ -90,7 +92,7 @@ def long_side_cut(image: Image.Image, ratio: int) -> Image.Image:
 
 
 def _letterbox(image: Image.Image, size: int, resample: Image.Resampling, colour: tuple[int, ...]) -> Image.Image:
-    """The whole picture, as large as fits, in the middle of a square of the mean colour."""
+    """Resize the whole image to fit into the square, and pad it with the mean colour."""
     width, height = image.size
     long = max(width, height)
     inner = (max(1, round(width * size / long)), max(1, round(height * size / long)))
@@ -103,9 +105,10 @@ def _letterbox(image: Image.Image, size: int, resample: Image.Resampling, colour
 class PaperCrop(v2.Transform):
     """RandomSizedCrop of the release (datasets/transforms.lua of fb.resnet.torch; paper/README 2.1).
 
-    Area share uniform in (min_area, 1), aspect uniform in (3/4, 4/3), sides swapped half of the time, a uniform
-    position; after ten attempts that do not fit, the centre. torchvision's RandomResizedCrop differs: its aspect is
-    uniform in the logarithm. The one difference from the release: pixels are resized by PIL's antialiased filter.
+    The share of the area is uniform in (min_area, 1), the aspect ratio is uniform in (3/4, 4/3), the sides are swapped
+    half of the time, and the position is uniform. After ten tries that do not fit, the centre is taken. In
+    torchvision's RandomResizedCrop the logarithm of the aspect ratio is uniform instead. One difference from the
+    release: pixels are resized by PIL's antialiased filter.
     """
 
     _transformed_types = (Image.Image,)
@@ -115,13 +118,13 @@ class PaperCrop(v2.Transform):
         self.size, self.min_area, self.interpolation = size, min_area, interpolation
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        """``box`` as (top, left, height, width), or None where no attempt fits."""
+        """Draw ``box`` as (top, left, height, width), or None if no try fits."""
         height, width = F.get_size(flat_inputs[0])
         box = self.box(width, height)
         return {"box": box and (box[1], box[0], box[3], box[2])}
 
     def box(self, width: int, height: int) -> tuple[int, int, int, int] | None:
-        """Left, top, width and height of the crop drawn for a picture of this size; None where no attempt fits."""
+        """Draw left, top, width and height of a crop of an image of this size; None if no try fits."""
         for _ in range(ATTEMPTS):
             area = _uniform(self.min_area, 1) * height * width
             aspect = _uniform(3 / 4, 4 / 3)
@@ -134,7 +137,7 @@ class PaperCrop(v2.Transform):
         return None
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        """The box, resized to the square."""
+        """Crop the box and resize it to the square."""
         resample = FILTERS[self.interpolation]
         if params["box"] is None:
             return self._center(inpt, resample)
@@ -143,22 +146,22 @@ class PaperCrop(v2.Transform):
         return crop if crop.size == (self.size, self.size) else crop.resize((self.size, self.size), resample)
 
     def _center(self, image: Image.Image, resample: Image.Resampling) -> Image.Image:
-        """Scale(size) and CenterCrop of the release, whose half pixels go up where torchvision's go to even."""
+        """Apply the release's Scale(size) and CenterCrop, which round half pixels up (torchvision: to even)."""
         scaled = resize_shorter(image, self.size, resample)
         left, top = math.ceil((scaled.width - self.size) / 2), math.ceil((scaled.height - self.size) / 2)
         return scaled.crop((left, top, left + self.size, top + self.size))
 
 
 def _uniform(low: float, high: float) -> float:
-    """A float64 draw from torch's global generator, which the loader seeds for each image."""
+    """Draw a float64 from torch's global generator, which the loader seeds for each image."""
     return low + (high - low) * torch.rand((), dtype=torch.float64).item()
 
 
 def _whole(high: int) -> int:
-    """A whole number from 0 to ``high``, both included."""
+    """Draw an integer from 0 to ``high``, both included."""
     return int(torch.randint(0, high + 1, ()).item())
 
 
 def _round(value: float) -> int:
-    """Half up, as Lua's torch.round on positive numbers; Python's round goes to even."""
+    """Round halves up, as Lua's torch.round does for positive numbers; Python's round goes to even."""
     return math.floor(value + 0.5)

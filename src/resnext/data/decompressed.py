@@ -1,7 +1,6 @@
-"""Compressed tars cannot be sought in: each is decompressed once, into the cache folder, and is then like any other.
+"""Decompress tars into the cache folder, once, since a compressed file does not allow reading at an offset.
 
-This is the rule for pure streams: no shuffle buffer, no replay. It costs disk; the order of images and the way a run
-goes on stay exact.
+This costs disk space. In return the order of images and resuming are exact, without a shuffle buffer.
 """
 
 import hashlib
@@ -21,24 +20,26 @@ from resnext.errors import RequestError, WorkError
 from resnext.files import disk_named, sync_folder
 
 CHUNK = 1 << 20
-RESERVE = 1 << 28  # bytes of the disk that stay free
+RESERVE = 1 << 28  # bytes of the disk to leave free
 FORMATS = {"gz": "gzip", "tgz": "gzip", "bz2": "bz2", "xz": "xz", "zst": "zstd"}  # ending -> fsspec's name
 FIRST_BYTES = {b"\x1f\x8b": "gz", b"BZh": "bz2", b"\xfd7zXZ": "xz", b"\x28\xb5\x2f\xfd": "zst"}
 
 
 def compression_of(beginning: bytes) -> str:
-    """The compression that a file's first bytes speak of; empty when they speak of none."""
+    """Detect the compression from a file's first bytes; an empty text if there is none."""
     return next((kind for first, kind in FIRST_BYTES.items() if beginning.startswith(first)), "")
 
 
 def is_compressed_name(place: str) -> bool:
+    """Whether a path ends as a compressed tar does."""
     return place.rpartition(".")[2].lower() in FORMATS
 
 
 def decompressed(place: str) -> str:
-    """The plain tar of a compressed one, in the cache folder. Made unless it is there; whole or not at all.
+    """Decompress a tar into the cache folder, unless it is there already, and return the path of the plain tar.
 
-    Raises RequestError for a place that cannot be read, WorkError where the disk has no room or the stream is broken.
+    The file appears atomically. Raises RequestError for a file that cannot be read, WorkError if the disk is full or
+    the content is broken.
     """
     stamp = stamps_of([place])[0]
     identity = identity_of(place, stamp).encode("utf-8", "surrogateescape")
@@ -53,8 +54,8 @@ def decompressed(place: str) -> str:
 
 
 def _decompress(place: str, size: int, target: Path) -> None:
-    """By way of ``NAME.part``, which the next attempt begins anew."""
-    _check_room(place, target.parent, size)  # it will be larger, but how much nobody knows
+    """Decompress to ``NAME.part`` and rename it. A file left by a killed process is overwritten."""
+    _check_room(place, target.parent, size)  # a lower bound: the decompressed size is not known
     print(f"decompressing {place} into {target.parent}, once", file=sys.stderr)
     part = target.with_name(target.name + ".part")
     try:
@@ -65,8 +66,8 @@ def _decompress(place: str, size: int, target: Path) -> None:
                     _check_room(place, target.parent, 64 * CHUNK)
                 out.write(chunk)
                 end = (end + chunk)[-BLOCKSIZE:]
-            if end != bytes(BLOCKSIZE):  # zstandard says nothing where a stream is cut off
-                raise WorkError(f"{place} was cut off, or is no compressed tar: its content ends without a tar's end")
+            if end != bytes(BLOCKSIZE):  # zstandard reports no error for a stream that was cut off
+                raise WorkError(f"{place} was cut off, or is not a compressed tar: its content lacks a tar's end mark")
             out.flush()
             os.fsync(out.fileno())
         os.replace(part, target)
@@ -77,7 +78,7 @@ def _decompress(place: str, size: int, target: Path) -> None:
 
 
 def _content(file: IO[bytes], place: str) -> Iterator[bytes]:
-    """What the compressed file holds, CHUNK by CHUNK."""
+    """Iterate over the decompressed content in pieces of CHUNK bytes."""
     kind = FORMATS[place.rpartition(".")[2].lower()]
     if kind not in compr:
         raise RequestError(f"{place} needs the package zstandard: pip install zstandard")
@@ -85,7 +86,7 @@ def _content(file: IO[bytes], place: str) -> Iterator[bytes]:
         with compr[kind](file, mode="rb") as stream:
             while chunk := stream.read(CHUNK):
                 yield chunk
-    except Exception as error:  # every decompressor, and every store below it, has its own kinds
+    except Exception as error:  # every decompressor and every store has its own exceptions
         raise WorkError(f"{place} is not a whole {kind} file: {error}") from error
 
 
@@ -94,5 +95,5 @@ def _check_room(place: str, folder: Path, needed: int) -> None:
     if free < needed + RESERVE:
         raise WorkError(
             f"{folder} has {free} bytes free, too few to decompress {place}; "
-            "RESNEXT_DATA names another folder, or decompress it by hand"
+            "set RESNEXT_DATA to another folder, or decompress it yourself"
         )

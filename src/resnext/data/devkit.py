@@ -1,4 +1,4 @@
-"""ImageNet's development kit: which synset each image of the validation archive shows. Read where it lies."""
+"""ImageNet's development kit: the synset of each image of the validation archive. Read without unpacking."""
 
 import re
 import tarfile
@@ -18,15 +18,15 @@ WNID = re.compile(r"n[0-9]{8}")
 
 
 def ground_truth(folders: list[str], wanted_by: str) -> list[str]:
-    """The synset of validation image 1, 2, ... by the devkit that lies in one of ``folders``, packed or not.
+    """Read the synset of validation image 1, 2, ... from the devkit in one of ``folders``, packed or unpacked.
 
-    Raises RequestError where there is none (naming ``wanted_by``, what needs it), or none that can be right.
+    ``wanted_by`` is the path that needs it, for the error. Raises RequestError if the devkit is missing or not valid.
     """
     place = next((place for folder in folders for place in _candidates(folder) if exists(place)), None)
     if place is None:
         raise RequestError(
-            f"{wanted_by} does not say what its images show: put {DEVKIT}, as downloaded or unpacked, beside it "
-            f"(looked in {', '.join(folders)})"
+            f"the classes of the images in {wanted_by} are not known: put {DEVKIT}, as downloaded or unpacked, "
+            f"beside it (looked in {', '.join(folders)})"
         )
     files = _unpacked(place) if is_folder(place) else _packed(place)
     synsets = _synsets(files[META], place)
@@ -80,7 +80,7 @@ def _bounded(file: IO[bytes], name: str) -> bytes:
 
 
 def _synsets(meta: bytes, place: str) -> dict[int, str]:
-    """ILSVRC2012's own number of each class -> its synset; classes are the entries without children."""
+    """Map the ILSVRC2012 number of each class to its synset. Classes are the entries without children."""
     try:
         rows = read_structs(meta, "synsets", ("ILSVRC2012_ID", "WNID", "num_children"))
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""scikit-learn's handwritten digits: 1,797 real scans of 8x8 that come with it, so a first run needs no network."""
+"""scikit-learn's handwritten digits: 1,797 images of 8x8 pixels. They need no download."""
 
 import numpy as np
 
@@ -7,16 +7,16 @@ from resnext.errors import RequestError
 from resnext.settings import DataSettings
 
 CLASSES = tuple("0123456789")
-# Of the 1,438 training images; tests/data/test_digits.py computes them again.
+# of the 1,438 training images; checked by tests/data/sources/test_digits.py
 MEAN, STD = (0.305855,), (0.376279,)
 
 
 def open_digits(settings: DataSettings) -> Source:
-    """Image i is held out when i % 5 == 4: 1,438 images train, 359 are held out. Raises RequestError for a path."""
+    """Open the digits; image i is held out if i % 5 == 4 (1,438 train, 359 val). Raises RequestError for a path."""
     from sklearn.datasets import load_digits  # slow to import
 
     if settings.path is not None:
-        raise RequestError(f"data.path {settings.path!r} is of no use to digits, which come with scikit-learn")
+        raise RequestError(f"data.path {settings.path!r} cannot be used with digits, which come with scikit-learn")
     digits = load_digits()
     images = np.rint(digits.images * (255 / 16)).astype(np.uint8)
     labels = digits.target.astype(np.int64)

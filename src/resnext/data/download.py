@@ -1,4 +1,4 @@
-"""Fetching a public file once: resumed, bounded, checksummed and put in place atomically."""
+"""Download a public file once, with resuming, a size limit and a checksum; the file appears atomically."""
 
 import hashlib
 import http.client
@@ -20,14 +20,14 @@ from resnext.errors import WorkError
 from resnext.files import sync_folder
 
 CHUNK = 1 << 20
-LARGEST = 16 << 30  # bytes; what claims more is broken or hostile
-Advance = Callable[[int, int | None], None]  # bytes there, and of how many
+LARGEST = 16 << 30  # bytes; a larger size is broken or hostile
+Advance = Callable[[int, int | None], None]  # (bytes received, bytes expected)
 PATIENT = (408, 425, 429, 500, 502, 503, 504)  # HTTP answers after which trying again may help
 
 
 @dataclass(frozen=True)
 class Archive:
-    """A file on the internet, with what is known of it beforehand; of ``sha256`` the first digits may do."""
+    """A file to download and its known size and checksums; ``sha256`` may be only the first digits."""
 
     url: str
     name: str
@@ -36,23 +36,23 @@ class Archive:
     sha256: str | None = None
 
     def by_hand(self, folder: Path) -> str:
-        """The manual steps, as a clause."""
+        """Return the steps to get the file without this program, as a clause for errors."""
         known = {"{} bytes": self.bytes, "MD5 {}": self.md5, "SHA-256 {}": self.sha256}
         facts = ", ".join(text.format(value) for text, value in known.items() if value is not None)
         return f"fetch {self.url} by hand{f' ({facts})' if facts else ''} and put it at {folder / self.name}"
 
     @property
     def checked(self) -> bool:
-        """Whether a checksum tells the right bytes from wrong ones."""
+        """Whether a checksum is known."""
         return self.md5 is not None or self.sha256 is not None
 
 
 class Interrupted(Exception):
-    """A transfer that broke off; what came so far stays and another attempt may go on from there."""
+    """A transfer that broke off. The bytes so far are kept, and another attempt can resume there."""
 
 
 def data_folder() -> Path:
-    """Where downloads live: $RESNEXT_DATA, else $XDG_CACHE_HOME/resnext, else ~/.cache/resnext."""
+    """Return the folder of downloads: $RESNEXT_DATA, else $XDG_CACHE_HOME/resnext, else ~/.cache/resnext."""
     own = os.environ.get("RESNEXT_DATA")
     if own:
         return Path(own).expanduser()
@@ -61,7 +61,7 @@ def data_folder() -> Path:
 
 
 def mismatch(path: Path, archive: Archive) -> str:
-    """A clause that says how a local file differs from the archive in size or checksum; empty when it does not."""
+    """Return a clause on how a local file differs from the archive in size or checksum; empty if it does not."""
     size = path.stat().st_size
     if archive.bytes is not None and size != archive.bytes:
         return f"it has {size} bytes, expected {archive.bytes}"
@@ -73,20 +73,22 @@ def mismatch(path: Path, archive: Archive) -> str:
 
 
 def file_md5(path: Path) -> str:
+    """Return the MD5 of a file as hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
 def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file as hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def download(archive: Archive, folder: Path, *, timeout: float = 30, attempts: int = 4, pause: float = 1) -> Path:
-    """The archive as a file in ``folder``, fetched unless it is there. Raises WorkError with the manual steps.
+    """Download an archive into ``folder``, unless it is there already, and return its path.
 
-    ``timeout`` and ``pause`` are in seconds; ``attempts`` counts failures in a row that brought no new bytes.
-    Two processes that ask at once wait for each other, and the second finds the first one's file.
+    ``timeout`` and ``pause`` are in seconds; ``attempts`` is the number of consecutive failures without new bytes that
+    are allowed. Of several processes one downloads while the others wait. Raises WorkError with the manual steps.
     """
     target = folder / archive.name
     try:
@@ -95,7 +97,7 @@ def download(archive: Archive, folder: Path, *, timeout: float = 30, attempts: i
             if target.exists():
                 wrong = mismatch(target, archive)
                 if wrong:
-                    raise WorkError(f"{target} is not {archive.url}: {wrong}; move it away to fetch it again")
+                    raise WorkError(f"{target} is not {archive.url}: {wrong}; remove it to download it again")
                 return target
             _fetch(archive, target, timeout=timeout, attempts=attempts, pause=pause)
     except OSError as error:
@@ -104,6 +106,7 @@ def download(archive: Archive, folder: Path, *, timeout: float = 30, attempts: i
 
 
 def only_one(lock_path: Path, target: Path) -> FileLock:
+    """Acquire a file lock. If another process has it, say so and wait."""
     lock = FileLock(lock_path)
     try:
         lock.acquire(timeout=0)
@@ -126,7 +129,7 @@ def _fetch(archive: Archive, target: Path, *, timeout: float, attempts: int, pau
         _tag_path(part).unlink(missing_ok=True)
         if not resumed:
             raise WorkError(f"{archive.url} sent another file: {wrong}; or {archive.by_hand(target.parent)}")
-        resumed = False  # the earlier half may have been of another file: once more from the start
+        resumed = False  # the earlier part may have been of another file: download once more from the start
     os.replace(part, target)
     _tag_path(part).unlink(missing_ok=True)
     sync_folder(target.parent)
@@ -219,7 +222,7 @@ def _start_of(answer: http.client.HTTPResponse, have: int, part: Path) -> int:
 
 
 def _expected(answer: http.client.HTTPResponse, archive: Archive, start: int, part: Path) -> int | None:
-    """The bytes of the whole file, where anybody says. Raises WorkError where the server says other than we know."""
+    """Return the size of the whole file if known. Raises WorkError if the server states another size than expected."""
     length = answer.headers.get("Content-Length") or ""
     offered = start + int(length) if length.isdecimal() and len(length) < 20 else None
     if offered is not None and archive.bytes is not None and offered != archive.bytes:

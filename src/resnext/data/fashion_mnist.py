@@ -1,4 +1,4 @@
-"""Fashion-MNIST (Xiao et al., 2017): 70,000 grey pictures of clothes, in four IDX files, gzipped or not."""
+"""Fashion-MNIST (Xiao et al., 2017): 70,000 grey images of clothes in four IDX files, gzipped or not."""
 
 from pathlib import Path
 
@@ -12,7 +12,7 @@ CLASSES = (
     "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
 )  # fmt: skip
 MEAN, STD = (0.2860,), (0.3530,)  # of the 60,000 training images
-DEBIAN = Path("/usr/share/datasets/fashion-mnist")  # where the package dataset-fashion-mnist puts it
+DEBIAN = Path("/usr/share/datasets/fashion-mnist")  # installed by Debian's package dataset-fashion-mnist
 URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
 COUNTS = {"train": 60000, "t10k": 10000}
 
@@ -35,10 +35,11 @@ def open_fashion_mnist(
     counts: dict[str, int] = COUNTS,
     usual: Path = DEBIAN,
 ) -> Source:
-    """From ``settings.path``, else Debian's package, else the cache, else downloaded. Raises RequestError, WorkError.
+    """Open Fashion-MNIST from ``settings.path``, else Debian's package, else the cache, else download it.
 
-    Debian packed the files again, so a local file is judged by what is in it: its counts, 28x28, labels 0 to 9.
-    ``archives``, ``counts`` and ``usual`` are there for small copies in tests.
+    Debian compressed the files again, so local files are not checked by checksum but by content: counts, 28x28
+    pixels, labels 0 to 9. ``archives``, ``counts`` and ``system_folder`` are changed in tests only. Raises RequestError
+    for files that are not valid, WorkError if a download fails.
     """
     folder = _folder(settings, archives, usual)
     train = _read(folder, "train", counts["train"], "fashion_mnist train")
@@ -48,7 +49,7 @@ def open_fashion_mnist(
 
 
 def _folder(settings: DataSettings, archives: tuple[Archive, ...], usual: Path) -> Path:
-    """The folder that has all four files."""
+    """Find the folder that has all four files; download them if there is none."""
     if settings.path is not None:
         folder = Path(settings.path).expanduser()
         missing = [archive.name for archive in archives if _find(folder, archive.name) is None]
@@ -68,7 +69,7 @@ def _folder(settings: DataSettings, archives: tuple[Archive, ...], usual: Path) 
 
 
 def _find(folder: Path, name: str) -> Path | None:
-    """The file with or without its .gz."""
+    """Find a file with or without its .gz."""
     return next((path for path in (folder / name, folder / name.removesuffix(".gz")) if path.is_file()), None)
 
 

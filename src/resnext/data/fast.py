@@ -1,7 +1,7 @@
-"""Training's transform on JPEG files themselves: the draws and the picture of ``train_transform``, sooner.
+"""The training transform applied to JPEG files directly, with the fast decoder.
 
-Every draw is the one that ``train_transform`` makes for the same seed, so both choose the same crops, mirror images and
-colours; how far their pixels may lie apart is said in docs/speed.md and held by tests/data/test_fast.py.
+For the same seed its random draws equal those of the transform of decoded images: the same crops, flips and colours.
+Pixels may differ slightly; docs/speed.md gives the bound and tests/data/transforms/test_from_jpeg.py checks it.
 """
 
 import io
@@ -26,9 +26,9 @@ LOG_RATIO = torch.log(torch.tensor((3.0 / 4.0, 4.0 / 3.0)))
 
 @dataclass(frozen=True)
 class FastTransform:
-    """A picture to what ``exact`` makes of it; a JPEG file to nearly the same, written where the caller wants it."""
+    """Transforms a decoded image with ``image_transform``, or a JPEG file with the fast decoder to nearly the same."""
 
-    exact: Any  # the transform of pictures, drawing crop, jitter, lighting, mirror image and erasing in this order
+    exact: Any  # the transform of decoded images; draws crop, jitter, lighting, flip and erasing in this order
     size: int
     bicubic: bool
     paper: PaperCrop | None  # None: torchvision's RandomResizedCrop
@@ -41,16 +41,17 @@ class FastTransform:
 
     @property
     def dtype(self) -> torch.dtype:
-        """float32 where colours change, as ``exact`` has it, else uint8."""
+        """Dtype of the result: float32 if jitter or lighting run, else uint8."""
         return torch.float32 if self.jitter or self.lighting else torch.uint8
 
     def __call__(self, image: Image.Image) -> Tensor:
+        """Transform a decoded image."""
         return self.exact(image)
 
     def draw(self, file: bytes, out: Tensor) -> bool:
-        """Fill ``out`` [3, S, S] of ``dtype`` from a JPEG file, drawing from torch's global generator.
+        """Transform a JPEG file into ``out`` [3, S, S] of ``dtype``, drawing from torch's global generator.
 
-        False where that cannot be done, or not surely as Pillow does it; the draws must then be made again.
+        Returns False if the file must be decoded by Pillow instead; the caller must then seed the generator again.
         """
         library = decoder()
         if library is None:
@@ -70,7 +71,7 @@ class FastTransform:
         return True
 
     def _upright(self, file: bytes, header: Header) -> bool:
-        """Whether Pillow opens the file, as one picture that need not be turned."""
+        """Whether Pillow opens the file as a JPEG of this size that need not be rotated."""
         try:
             kind, size, orientation = stored(io.BytesIO(file))
         except BadImage:
@@ -78,7 +79,7 @@ class FastTransform:
         return kind == "JPEG" and size == (header.width, header.height) and (orientation == 1 or not self.exif)
 
     def drawn(self, header: Header) -> Look | None:
-        """The draws, in the order of ``exact``; None where it would not cut a box out of the picture."""
+        """Draw the crop and colours in the order of ``image_transform``; None if it would take the centre instead."""
         if self.paper is not None:
             box = self.paper.box(header.width, header.height)
         else:
@@ -92,7 +93,7 @@ class FastTransform:
 
 
 def resized_box(width: int, height: int, min_area: float) -> Box:
-    """The crop that torchvision's RandomResizedCrop draws, from the same numbers of torch's global generator."""
+    """Draw the crop that torchvision's RandomResizedCrop would draw from torch's global generator."""
     low, high = LOG_RATIO.tolist()
     for _ in range(10):
         area = width * height * torch.empty(1).uniform_(min_area, 1.0).item()

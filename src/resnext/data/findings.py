@@ -1,4 +1,4 @@
-"""What a check of a folder found: rows for a CSV, and a summary to read."""
+"""Findings of a data check: rows of a CSV file, and a summary for the terminal."""
 
 import csv
 import io
@@ -13,7 +13,7 @@ SEVERITIES = ("error", "warning", "note")  # an error: training would fail
 
 @dataclass(frozen=True)
 class Finding:
-    """One problem of one file or folder; ``path`` is relative to the folder that was checked."""
+    """One problem of one file or folder; ``path`` is relative to the checked folder."""
 
     path: str
     class_name: str
@@ -25,7 +25,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Report:
-    """All findings, and the images that each split has in each of its classes."""
+    """All findings of a check, and the number of images of each class in each split."""
 
     root: str
     counts: dict[str, dict[str, int]]
@@ -33,10 +33,11 @@ class Report:
 
     @property
     def failed(self) -> bool:
+        """Whether there is an error, so that training would fail."""
         return any(finding.severity == "error" for finding in self.findings)
 
     def write_csv(self, path: Path) -> None:
-        """One row a finding, whole or not at all. Names that are not UTF-8 keep their bytes."""
+        """Write one row for each finding, atomically. File names that are not UTF-8 keep their bytes."""
         text = io.StringIO(newline="")
         rows = csv.writer(text)
         rows.writerow("class" if field.name == "class_name" else field.name for field in fields(Finding))
@@ -45,12 +46,12 @@ class Report:
             file.write(text.getvalue().encode("utf-8", "surrogateescape"))
 
     def holds(self, split: str) -> str:
-        """What a split holds, in a few words."""
+        """Return the number of images and classes of a split as text."""
         classes = self.counts[split]
         return f"{sum(classes.values())} images in {len(classes)} classes"
 
     def summary(self) -> Iterator[str]:
-        """Lines: what was checked, a row for each kind of problem with an example, and the verdict."""
+        """Iterate over the lines of the summary: the splits, one row for each kind of problem, and the result."""
         for split in self.counts:
             yield printable(f"{f'{split}/' if split else self.root}: {self.holds(split)}")
         groups: dict[tuple[str, str], list[Finding]] = {}
@@ -66,12 +67,12 @@ class Report:
 
 
 def in_order(findings: Iterable[Finding]) -> tuple[Finding, ...]:
-    """Errors first, then by problem and path."""
+    """Sort findings: errors first, then by problem and path."""
     return tuple(sorted(findings, key=lambda f: (SEVERITIES.index(f.severity), f.problem, f.path, f.detail)))
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Aligned columns; nothing for no rows."""
+    """Format rows as lines with aligned columns; no lines if there are no rows."""
     if rows:
         widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head) - 1)]
         for row in (head, *rows):
@@ -80,9 +81,10 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator[str]:
 
 
 def count_of(number: int, word: str) -> str:
+    """Return the number and the word, with an s unless the number is 1."""
     return f"{number} {word}" if number == 1 else f"{number} {word}s"
 
 
 def printable(text: str) -> str:
-    """File names may hold anything; a terminal should not."""
+    """Escape unprintable characters, which file names may contain, for the terminal."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)

@@ -1,4 +1,4 @@
-"""One's own images: a folder a class, with ``train/`` and ``val/`` above them or a split that is stated."""
+"""Image folders: one folder for each class, in ``train/`` and ``val/`` or in one folder that is split by hash."""
 
 import io
 import os
@@ -20,25 +20,27 @@ from resnext.settings import DataSettings
 from resnext.speed.cache import say_once
 
 TRAIN = "train"
-HELD_OUT = ("val", "valid", "validation", "test")  # the first that is there is evaluated on
-# names that mean a split, but are not the ones above
+HELD_OUT = ("val", "valid", "validation", "test")  # the first that exists is the val split
+# names that look like a split, but are not those above
 TRAIN_LIKE = re.compile(r"(seg_)?train(ing)?([_ -]?(set|data|images))?", re.IGNORECASE)
 HELD_OUT_LIKE = re.compile(r"(seg_)?(val(id(ation)?)?|test(ing)?)([_ -]?(set|data|images))?", re.IGNORECASE)
-# folders that systems and network disks put beside one's own
+# folders that operating systems and network disks create
 SYSTEM = ("__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found")
 LAYOUT = (
-    "expected PATH/train/CLASS/IMAGE and PATH/val/CLASS/IMAGE, or PATH/CLASS/IMAGE with a share to hold out "
-    "(data.val_fraction), in files ending in " + " ".join(EXTENSIONS)
+    "expected PATH/train/CLASS/IMAGE and PATH/val/CLASS/IMAGE, or PATH/CLASS/IMAGE and data.val_fraction, "
+    "in files ending in " + " ".join(EXTENSIONS)
 )
 IMAGE_SIZE = 224
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet, as everybody has them
-GREY_MEAN, GREY_STD = (0.459,), (0.226,)  # the luma of that mean colour; the middle of the deviations
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # the usual values for ImageNet
+GREY_MEAN, GREY_STD = (0.459,), (0.226,)  # the luma of that mean; the average of these deviations
 
 
 @dataclass(frozen=True, eq=False)
 class FolderDataset:
-    """Image files below ``root``. ``paths`` are relative and held as one array of bytes: a list of a million
-    strings would be copied to every worker. ``labels`` int64 [N]."""
+    """Image files below ``root``. ``labels`` are int64 [N], ``paths`` relative paths as one array of bytes.
+
+    A list of a million strings would be copied to every worker.
+    """
 
     name: str
     classes: tuple[str, ...]
@@ -51,45 +53,49 @@ class FolderDataset:
 
     @property
     def file_names(self) -> np.ndarray:
+        """Paths relative to the root, bytes [N]."""
         return self.paths
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def image(self, index: int) -> Image.Image:
+        """Return the decoded image. Raises BadImage."""
         return read_image(os.path.join(self.root, self.where(index)), self.channels, self.exif)
 
     def encoded(self, index: int) -> bytes:
-        """The image's file as it is. Raises BadImage where it cannot be read."""
+        """Return the content of the image's file. Raises BadImage if it cannot be read."""
         path = os.path.join(self.root, self.where(index))
         try:
             if not stat.S_ISREG(os.stat(path).st_mode):
-                raise BadImage(path, "not a regular file")  # a pipe would never end
+                raise BadImage(path, "not a regular file")  # reading a pipe would never end
             with open(path, "rb", buffering=0) as file:
                 return file.readall()
         except OSError as error:
             raise BadImage(path, error.strerror or str(error)) from error
 
     def decoded(self, file: bytes, index: int) -> Image.Image:
-        """The image in the bytes that ``encoded`` gave."""
+        """Decode the bytes that ``read_bytes`` returned. Raises BadImage."""
         return read_image(io.BytesIO(file), self.channels, self.exif, os.path.join(self.root, self.where(index)))
 
     def where(self, index: int) -> str:
+        """Return the image's path relative to the root."""
         return os.fsdecode(bytes(self.paths[index]))
 
     def selected(self, indices: np.ndarray, labels: np.ndarray, classes: tuple[str, ...], name: str) -> "FolderDataset":
-        """The images at ``indices``, in that order, under new labels and classes."""
+        """Select the images at ``indices``, in that order, with new labels, classes and name."""
         return replace(self, name=name, classes=classes, labels=labels, paths=self.paths[indices])
 
 
 def open_folder(settings: DataSettings) -> Source:
-    """Train and val of ``settings.path``. Raises RequestError that says what is missing and where."""
+    """Open both splits of ``settings.path``. Raises RequestError that says what is missing and where."""
     root = data_root(settings)
     splits = split_folders(root)
     if settings.val_fraction is not None and len(splits) > 1:
         found = " and ".join(f"{name}/" for name in splits)
         raise RequestError(
-            f"{root} has {found} already; leave data.val_fraction out, or give data.path {root / TRAIN} to divide that"
+            f"{root} has {found} already; remove data.val_fraction, or set data.path {root / TRAIN} to split that "
+            "folder"
         )
     held_out = held_out_name(splits)
     if TRAIN in splits and held_out:
@@ -102,9 +108,9 @@ def open_folder(settings: DataSettings) -> Source:
     if splits and TRAIN not in splits:
         raise RequestError(f"{root} has {next(iter(splits))}/ but no {TRAIN}/; {LAYOUT}")
     if settings.val_fraction is None:
-        what = f"{root} has {TRAIN}/ but nothing held out" if splits else f"{root} is one folder of classes"
+        what = f"{root} has {TRAIN}/ but no val/" if splits else f"{root} is one folder of classes"
         raise RequestError(
-            f"{what}: give the share to hold out, such as data.val_fraction 0.1, or add val/ with the same classes"
+            f"{what}: set the share to hold out, such as data.val_fraction 0.1, or add val/ with the same classes"
         )
     whole = scan(root, TRAIN if splits else "", settings)
     train, val = divided(whole, settings.val_fraction, settings.split_seed)
@@ -116,7 +122,7 @@ def open_folder(settings: DataSettings) -> Source:
 
 
 def open_folder_split(settings: DataSettings, split: str) -> Dataset:
-    """One split alone, for evaluation: also of a folder that has nothing else, or that is one folder of classes."""
+    """Open one split, for evaluation. The folder may have only this split, or be one folder of classes."""
     root = data_root(settings)
     splits = split_folders(root)
     if settings.val_fraction is not None or (TRAIN in splits and held_out_name(splits)):
@@ -129,9 +135,9 @@ def open_folder_split(settings: DataSettings, split: str) -> Dataset:
 
 
 def data_root(settings: DataSettings) -> Path:
-    """The folder the settings name. Raises RequestError unless it is there."""
+    """Return the folder of ``settings.path``. Raises RequestError if it does not exist."""
     if settings.path is None:
-        raise RequestError("data.source folder needs data.path, the folder that holds the images")
+        raise RequestError("data.source folder needs data.path, the folder with the images")
     root = Path(settings.path).expanduser()
     if not root.is_dir():
         what = "is a file" if root.exists() else "does not exist"
@@ -140,10 +146,10 @@ def data_root(settings: DataSettings) -> Path:
 
 
 def split_folders(root: Path) -> dict[str, Path]:
-    """The folders of ``root`` that are splits, in the order train, val, ..., test; empty for one folder of classes.
+    """Find the split folders of ``root``, in the order train, val, ..., test; none for one folder of classes.
 
-    A class may be called ``train`` as well: alone, it is a split only when there are folders in it. Raises
-    RequestError for folders that can only be splits, but are called otherwise (``Training``, ``Val``).
+    A class may be named ``train``: a single such folder is a split only if it has subfolders. Raises RequestError for
+    folders that can only be splits but have other names (``Training``, ``Val``).
     """
     for name in (TRAIN, *HELD_OUT):
         _check_link(str(root / name))
@@ -155,34 +161,33 @@ def split_folders(root: Path) -> dict[str, Path]:
     trains, held_out = ([name for name in names if like.fullmatch(name)] for like in (TRAIN_LIKE, HELD_OUT_LIKE))
     if trains and held_out:
         raise RequestError(
-            f"{root} has {trains[0]}/ and {held_out[0]}/, which look like splits; these must be called {TRAIN}/ and "
-            f"{HELD_OUT[0]}/: rename them, or make links of these names"
+            f"{root} has {trains[0]}/ and {held_out[0]}/, which look like splits; these must be named {TRAIN}/ and "
+            f"{HELD_OUT[0]}/: rename them, or make links with these names"
         )
     if len(names) == 1 and TRAIN in subfolders(root / names[0]):
-        raise RequestError(
-            f"{root} holds nothing but {names[0]}/, which has the splits: give data.path {root / names[0]}"
-        )
+        raise RequestError(f"{root} has nothing but {names[0]}/, which has the splits: set data.path {root / names[0]}")
     return found
 
 
 def held_out_name(splits: dict[str, Path]) -> str:
+    """Return the name of the val split, or an empty text."""
     return next((name for name in HELD_OUT if name in splits), "")
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a name is none of the user's: hidden, or a folder of the system."""
+    """Whether a file or folder is ignored: hidden, or a system folder."""
     return name.startswith(".") or name in SYSTEM
 
 
 def subfolders(folder: Path) -> list[str]:
-    """Names of the folders in ``folder``, plain sorted, without hidden ones: the class names of a split."""
+    """List the subfolders, sorted, without hidden ones. For a split these are the class names."""
     return sorted(name for name, is_folder in _listed(str(folder)) if is_folder)
 
 
 def _listed(folder: str) -> list[tuple[str, bool]]:
-    """Name of each entry that is not hidden, and whether it is a folder.
+    """List the entries that are not hidden: name, and whether it is a folder.
 
-    Raises RequestError, also for a link to what is not there, which may have been a folder of images.
+    Raises RequestError, also for a broken link, since its target may have been a folder of images.
     """
     try:
         with os.scandir(folder) as entries:
@@ -198,11 +203,11 @@ def _listed(folder: str) -> list[tuple[str, bool]]:
 
 def _check_link(path: str) -> None:
     if os.path.islink(path) and not os.path.exists(path):
-        raise RequestError(f"{path} is a link to {os.readlink(path)}, which is not there; mend or remove it")
+        raise RequestError(f"{path} is a link to {os.readlink(path)}, which does not exist; repair or remove it")
 
 
 def files_below(folder: str, above: tuple[tuple[int, int], ...] = ()) -> Iterator[str]:
-    """Every file below ``folder``, symbolic links followed, hidden names left out, a link to a folder above too."""
+    """Iterate over all files below ``folder``. Links are followed; hidden names and links to a parent are skipped."""
     try:
         status = os.stat(folder)
     except OSError as error:
@@ -221,23 +226,24 @@ def files_below(folder: str, above: tuple[tuple[int, int], ...] = ()) -> Iterato
 
 
 def image_channels(settings: DataSettings) -> int:
-    """3, or what the settings say. Raises RequestError for 2."""
+    """Return ``settings.channels``, or 3 by default. Raises RequestError for 2."""
     if settings.channels == 2:
-        raise RequestError("data.channels 2 is no way to read images; choose 3 (RGB) or 1 (grey)")
+        raise RequestError("data.channels 2 is not possible for image files; choose 3 (RGB) or 1 (grey)")
     return settings.channels or 3
 
 
 def is_image_name(path: str) -> bool:
+    """Whether the extension is that of an image file we read."""
     return path.lower().endswith(EXTENSIONS)
 
 
 def image_files(found: Iterable[str]) -> list[str]:
-    """The image files among ``found``, in torchvision's order: folder by folder, names plain sorted."""
+    """Select the image files of ``found`` in torchvision's order: by folder, then by name."""
     return sorted(filter(is_image_name, found), key=os.path.split)
 
 
 def scan(root: Path, split: str, settings: DataSettings, least: int = 2) -> FolderDataset:
-    """All images of ``root/split/CLASS``. Raises RequestError for fewer than ``least`` classes or an empty one."""
+    """Scan the images of ``root/split/CLASS``. Raises RequestError for fewer than ``min_classes`` or an empty class."""
     channels = image_channels(settings)
     folder = root / split
     classes = subfolders(folder)
@@ -250,8 +256,7 @@ def scan(root: Path, split: str, settings: DataSettings, least: int = 2) -> Fold
         raise RequestError(f"{folder} has no images in its {len(classes)} folders; {LAYOUT}")
     if empty:
         raise RequestError(
-            f"class folder {listing(empty)} of {folder} has no images; remove it or fill it "
-            f"(read are {' '.join(EXTENSIONS)})"
+            f"class folder {listing(empty)} of {folder} has no images; remove it or add images ({' '.join(EXTENSIONS)})"
         )
     if len(classes) < least:
         raise RequestError(f"{folder} has one class, {classes[0]!r}; a classifier needs at least two; {LAYOUT}")
@@ -266,25 +271,24 @@ def scan(root: Path, split: str, settings: DataSettings, least: int = 2) -> Fold
 
 
 def _say_what_is_left_out(folder: Path, listed: list[list[str]]) -> None:
-    """Tell the user of pictures in formats that are not read; other files may well lie between the images."""
+    """Warn of images in unsupported formats. Other files among the images are ignored."""
     endings = Counter(os.path.splitext(path)[1].lower() for found in listed for path in found)
     kinds = ", ".join(f"{endings[ending]} {ending}" for ending in NOT_READ if endings[ending])
     if kinds:
-        say_once(f"{folder}: pictures that are not read are left out ({kinds}); convert them to PNG or JPEG")
+        say_once(f"{folder}: images in unsupported formats are left out ({kinds}); convert them to PNG or JPEG")
 
 
 def divided(whole: FolderDataset, fraction: float, seed: int) -> tuple[FolderDataset, FolderDataset]:
-    """Train and val of one folder, class by class.
+    """Split one folder into train and val, class by class, by a hash of each path and the seed.
 
-    An image's side is a function of its path and the seed (``choose_held_out``); classes of one image are a
-    RequestError.
+    Raises RequestError for a class with one image.
     """
     counts = _counts(whole)
     single = [whole.classes[i] for i in np.flatnonzero(counts == 1)]
     if single:
         raise RequestError(f"class {listing(single)} has one image, and a split needs two; add images or remove it")
     held_out = np.zeros(len(whole), bool)
-    for stop, count in zip(np.cumsum(counts), counts, strict=True):  # labels rise from class to class
+    for stop, count in zip(np.cumsum(counts), counts, strict=True):  # images are sorted by label
         of_class = slice(stop - count, stop)
         held_out[of_class] = choose_held_out([bytes(path) for path in whole.paths[of_class]], fraction, seed)
     return _part(whole, ~held_out, "train"), _part(whole, held_out, "val")
@@ -296,7 +300,7 @@ def _part(whole: FolderDataset, mask: np.ndarray, split: str) -> FolderDataset:
 
 
 def _under_classes_of(train: FolderDataset, val: FolderDataset, root: Path, held_out: str) -> FolderDataset:
-    """``val`` with the classes of ``train``, of which it may lack some. Raises RequestError where it has others."""
+    """Give ``val`` the classes of ``train``; it may lack some. Raises RequestError if it has other classes."""
     label_of = {name: label for label, name in enumerate(train.classes)}
     if not set(val.classes) <= label_of.keys():
         difference = class_difference(train.classes, val.classes, f"{TRAIN}/", f"{held_out}/")
@@ -306,13 +310,13 @@ def _under_classes_of(train: FolderDataset, val: FolderDataset, root: Path, held
 
 
 def _counts(dataset: FolderDataset) -> np.ndarray:
-    """The images of each class."""
+    """Count the images of each class."""
     return np.bincount(dataset.labels, minlength=len(dataset.classes))
 
 
 def photographs(
     train: Dataset, val: Dataset, settings: DataSettings, split: str, lists: dict[str, str] | None = None
 ) -> Source:
-    """Two splits of ordinary pictures as a source: ImageNet's view and colours."""
+    """Make a source of two splits of natural images, with the image size, mean and std of ImageNet."""
     grey = settings.channels == 1
     return Source(train, val, IMAGE_SIZE, GREY_MEAN if grey else MEAN, GREY_STD if grey else STD, split, lists or {})

@@ -1,4 +1,4 @@
-"""The IDX format of the MNIST family, raw or gzipped, read as something from outside: nothing in it is believed."""
+"""Read IDX files, the format of the MNIST family, raw or gzipped. All header values are checked."""
 
 import gzip
 import math
@@ -10,15 +10,15 @@ import numpy as np
 
 from resnext.errors import RequestError
 
-UNSIGNED_BYTE = 0x08  # the only element type these data sets use
+UNSIGNED_BYTE = 0x08  # code of uint8, the only element type these data sets use
 MAX_BYTES = 1 << 28
 
 
 def read_idx(path: Path, shape: tuple[int | None, ...]) -> np.ndarray:
-    """The uint8 array of an IDX file; None in ``shape`` takes any length. Raises RequestError naming the file.
+    """Read the uint8 array of an IDX file; None in ``shape`` accepts any length.
 
-    The header's sizes are checked against ``shape`` and MAX_BYTES before anything of that size is read,
-    and the file must end where they say.
+    The sizes in the header are checked against ``shape`` and MAX_BYTES before data is read, and the file must have
+    exactly that length. Raises RequestError naming the file.
     """
     try:
         with path.open("rb") as raw:

@@ -1,7 +1,7 @@
-"""ImageNet-1K (ILSVRC 2012) as it lies on people's disks: class folders, the official archives, or some of each.
+"""ImageNet-1K (ILSVRC 2012): class folders, the official archives, or one split each way. Nothing is unpacked.
 
-Nothing is unpacked. Images come class by class in the official order of the 1,000, and by name within a class, whatever
-the layout: index i is the same image in folders and in archives.
+Images are sorted by class (the official order of the 1,000) and by name within a class. So index i is the same image in
+every layout.
 """
 
 import os
@@ -35,9 +35,9 @@ LAYOUT = (
 
 
 def open_imagenet(settings: DataSettings) -> Source:
-    """Both splits, from ``data.path``, val from ``data.val_path`` where that is given. Raises RequestError.
+    """Open both splits from ``data.path``, or val from ``data.val_path`` if that is given.
 
-    The classes are the synsets that are there: all 1,000, or in a small experiment fewer, the same in both splits.
+    The classes are the synsets found: all 1,000 or a subset, the same in both splits. Raises RequestError.
     """
     train, val = open_imagenet_split(settings, "train"), open_imagenet_split(settings, "val")
     difference = class_difference(train.classes, val.classes, "train", "val")
@@ -48,7 +48,7 @@ def open_imagenet(settings: DataSettings) -> Source:
 
 
 def open_imagenet_split(settings: DataSettings, split: str) -> Images:
-    """One split alone. Raises RequestError for a layout, class, count or devkit that is not ImageNet-1K's."""
+    """Open one split. Raises RequestError for a layout, class, count or devkit that is not ImageNet-1K's."""
     if settings.path is None and (split == "train" or settings.val_path is None):
         raise RequestError(f"data.source imagenet needs data.path, the folder of its images; {LAYOUT}")
     given = settings.val_path if split == "val" else None
@@ -60,7 +60,7 @@ def open_imagenet_split(settings: DataSettings, split: str) -> Images:
     unknown = sorted(set(dataset.classes) - set(known))
     if unknown:
         hint = nearest(unknown[0], known)
-        raise RequestError(f"{root} has {listing(unknown)}, which is not one of ImageNet-1K's 1,000 synsets{hint}")
+        raise RequestError(f"{root} has {listing(unknown)}, not one of ImageNet-1K's 1,000 synsets{hint}")
     return dataset
 
 
@@ -76,7 +76,7 @@ def _train(root: str, settings: DataSettings) -> Images:
 
 
 def _val(root: str, settings: DataSettings) -> Images:
-    """From ``val/`` (classes, or flat), the archive, or ``root`` itself when it is either."""
+    """Open val from ``val/`` (class folders or loose images), from the archive, or from ``root`` itself."""
     if not is_folder(root):
         return _val_archive(root, settings)
     for place in [joined(root, name) for name in HELD_OUT] + [root]:
@@ -92,11 +92,12 @@ def _val(root: str, settings: DataSettings) -> Images:
 
 
 def _has_classes(folder: str) -> bool:
-    """Whether there are folders or tars in it that are called by a synset."""
+    """Whether the folder has a folder or tar named by a synset."""
     return any(WNID.fullmatch(name.removesuffix(".tar")) for name in names_in(folder))
 
 
 def _is_flat(folder: str) -> bool:
+    """Whether the folder has loose validation images."""
     return any(VAL_NAME.fullmatch(os.fsencode(name)) for name in names_in(folder))
 
 
@@ -109,7 +110,7 @@ def _val_archive(place: str, settings: DataSettings) -> TarDataset:
 
 def _val_flat(folder: str, settings: DataSettings) -> FolderDataset:
     if not is_local(folder):
-        raise RequestError(f"{folder}: loose images are read from local disks only; {VAL_TAR} serves anywhere")
+        raise RequestError(f"{folder}: loose images are read from local disks only; use {VAL_TAR} elsewhere")
     root = system_of(folder)[1]
     names = np.array([os.fsencode(name) for name in names_in(folder) if name.endswith(".JPEG")])
     classes, labels = np.unique(_truth(names, folder), return_inverse=True)
@@ -118,11 +119,14 @@ def _val_flat(folder: str, settings: DataSettings) -> FolderDataset:
 
 
 def _truth(names: np.ndarray, place: str) -> np.ndarray:
-    """The synset of each image by its number. Raises RequestError unless they are 1 to what the devkit counts."""
+    """Return the synset of each image by its number.
+
+    Raises RequestError unless the numbers are exactly 1 to the number of lines in the devkit's ground truth.
+    """
     matches = [VAL_NAME.fullmatch(name.rpartition(b"/")[2]) for name in names.tolist()]
     if None in matches:
         name = os.fsdecode(bytes(names[matches.index(None)]))
-        raise RequestError(f"{place} has {name}, which ImageNet's validation set has not; {LAYOUT}")
+        raise RequestError(f"{place} has {name}, which is not in ImageNet's validation set; {LAYOUT}")
     numbers = np.array([int(match[1]) for match in matches if match])
     beside = place.rstrip("/").rpartition("/")[0] or "."
     truth = np.array(ground_truth([beside, *([place] if is_folder(place) else [])], place))

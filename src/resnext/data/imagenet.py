@@ -1,4 +1,4 @@
-"""ImageNet-1K's classes: folders are named by synset (n01440764), published classifiers by word (tench)."""
+"""ImageNet-1K's classes by synset (n01440764, as folders are named) and by word (tench, as in published weights)."""
 
 import re
 from collections.abc import Sequence
@@ -14,28 +14,28 @@ from resnext.data.source import Dataset, Files
 
 SYNSET = re.compile(r"n[0-9]{8}")
 NUMBER = re.compile(r"0|[1-9][0-9]{0,2}", re.ASCII)
-ENOUGH = 990  # of the 1000 names, in the same places
+ENOUGH = 990  # of the 1000 names at the same index
 
 
 @cache
 def imagenet_synsets() -> tuple[str, ...]:
-    """The 1000 synsets, sorted: the order of the outputs of every published classifier."""
+    """Return the 1000 synsets, sorted. This is the order of the outputs of every published classifier."""
     return tuple(files("resnext.data").joinpath("imagenet_synsets.txt").read_text("ascii").split())
 
 
 @cache
 def imagenet_classes() -> tuple[str, ...]:
-    """The same classes by word, as torchvision has them."""
+    """Return the same classes by word, as in torchvision."""
     from torchvision.models import ResNet50_Weights
 
     return tuple(ResNet50_Weights.IMAGENET1K_V1.meta["categories"])
 
 
 def output_synsets(classes: Sequence[str] | None, count: int) -> tuple[str, ...] | None:
-    """The synset of each of a classifier's ``count`` outputs; None where it is not one of ImageNet's.
+    """Return the synset of each of a classifier's ``count`` outputs, or None if its classes are not ImageNet's.
 
-    ``classes`` are its names: ImageNet's 1000 by word, or synsets of any ImageNet; None where 1000 outputs have no
-    names.
+    ``classes`` are its class names: ImageNet's 1000 by word, or synsets of any ImageNet. Without names (None), 1000
+    outputs are taken for ImageNet's.
     """
     if classes is None:
         return imagenet_synsets() if count == 1000 else None
@@ -45,7 +45,7 @@ def output_synsets(classes: Sequence[str] | None, count: int) -> tuple[str, ...]
 
 
 def synsets_by_number(names: Sequence[str]) -> tuple[str, ...] | None:
-    """The synsets that names such as 0, 1, 10 ... 999 stand for, as ImageNet-V2 has them; None for any other names."""
+    """Return the synsets for class names 0, 1, 10 ... 999, as in ImageNet-V2; None if a name is not a number."""
     if not all(NUMBER.fullmatch(name) for name in names):
         return None
     return tuple(imagenet_synsets()[int(name)] for name in names)
@@ -54,7 +54,7 @@ def synsets_by_number(names: Sequence[str]) -> tuple[str, ...] | None:
 def names_imagenet(names: tuple[str, ...]) -> bool:
     """Whether these are ImageNet's 1000 classes in order, by synset or by word.
 
-    Lists of words differ in a few, and some go on ("tench, Tinca tinca").
+    Published lists of words differ in a few names, and some have synonyms ("tench, Tinca tinca").
     """
     if len(names) != 1000:
         return False
@@ -64,7 +64,7 @@ def names_imagenet(names: tuple[str, ...]) -> bool:
 
 @dataclass(frozen=True, eq=False)
 class Relabelled:
-    """Another data set under other ``classes``; ``places`` (int64) has the new label of each old one."""
+    """Another data set with other ``classes``; ``new_labels`` (int64) has the new label of each old label."""
 
     dataset: Dataset
     classes: tuple[str, ...]
@@ -72,6 +72,7 @@ class Relabelled:
 
     @property
     def name(self) -> str:
+        """Name of the data set, with the number of classes present if some are missing."""
         present = int(np.count_nonzero(self.places >= 0))
         return self.dataset.name + (
             f" ({present:,} of {len(self.classes):,} classes)" if present < len(self.classes) else ""
@@ -79,29 +80,34 @@ class Relabelled:
 
     @property
     def channels(self) -> int:
+        """Number of channels: 1 (grey) or 3 (RGB)."""
         return self.dataset.channels
 
     @cached_property
     def labels(self) -> np.ndarray:
+        """New labels, int64 [N]."""
         return self.places[self.dataset.labels]
 
     @property
     def in_memory(self) -> bool:
+        """Whether the data set is in memory."""
         return self.dataset.in_memory
 
     def __len__(self) -> int:
         return len(self.dataset)
 
     def image(self, index: int) -> Image.Image:
+        """Return the decoded image."""
         return self.dataset.image(index)
 
     def encoded(self, index: int) -> bytes:
-        """Of a data set of files."""
+        """Return the content of the image's file; only for file data sets."""
         return cast(Files, self.dataset).encoded(index)
 
     def decoded(self, file: bytes, index: int) -> Image.Image:
-        """Of a data set of files."""
+        """Decode the content of the image's file; only for file data sets."""
         return cast(Files, self.dataset).decoded(file, index)
 
     def where(self, index: int) -> str:
+        """Return the image's path."""
         return self.dataset.where(index)

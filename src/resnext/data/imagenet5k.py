@@ -1,6 +1,6 @@
-"""ImageNet-5K (Section 5.2): the 1,000 classes of ImageNet-1K and the largest others of ImageNet-22K.
+"""ImageNet-5K (Section 5.2): the 1,000 classes of ImageNet-1K and the largest other classes of ImageNet-22K.
 
-There is no official held-out set; as in the paper the validation set is ImageNet-1K's, labelled among all the classes.
+There is no official validation set. As in the paper, it is ImageNet-1K's, with labels among all the classes.
 """
 
 import csv
@@ -23,7 +23,7 @@ LIST = "imagenet5k-classes.csv"
 
 
 class Chosen(NamedTuple):
-    """A class of ImageNet-5K, its training images, and why it is one: part ``1k`` or ``extra``."""
+    """A class of ImageNet-5K, its number of training images, and its part: ``1k`` or ``extra``."""
 
     wnid: str
     images: int
@@ -31,7 +31,10 @@ class Chosen(NamedTuple):
 
 
 def open_imagenet5k(settings: DataSettings) -> Source:
-    """Train from ImageNet-22K (``data.path``), val from ImageNet-1K (``data.val_path``). Raises RequestError."""
+    """Open both splits: train from ImageNet-22K (``data.path``), val from ImageNet-1K (``data.val_path``).
+
+    Raises RequestError for a layout that is not valid or for missing classes.
+    """
     val = _val(settings)
     everything = _everything(settings)
     rows = choose(_counts(everything), val.classes, settings.extra_classes)
@@ -39,29 +42,29 @@ def open_imagenet5k(settings: DataSettings) -> Source:
     train = chosen(everything, classes, "imagenet5k train")
     extra = sum(row.part == "extra" for row in rows)
     split = (
-        f"{len(train)} training images of {len(classes)} classes, {extra} of them beside ImageNet-1K's; "
+        f"{len(train)} training images of {len(classes)} classes, {extra} of them not in ImageNet-1K; "
         f"ImageNet-1K's {len(val)} validation images are held out"
     )
     return photographs(train, chosen(val, classes, "imagenet5k val"), settings, split, {LIST: as_csv(rows)})
 
 
 def open_imagenet5k_split(settings: DataSettings, split: str) -> Dataset:
-    """One split, with all the classes: which these are depends on both."""
+    """Open one split. Both splits are read, since the classes depend on both."""
     source = open_imagenet5k(settings)
     return source.train if split == "train" else source.val
 
 
 def choose(counts: Mapping[str, int], required: Iterable[str], extra: int) -> list[Chosen]:
-    """The required classes and the ``extra`` largest others, sorted by wnid; of equals the earlier wnid is taken.
+    """Choose the required classes and the ``extra`` largest others, sorted by wnid; ties go to the earlier wnid.
 
-    Raises RequestError for required classes that are not there, and for more extra ones than there are.
+    Raises RequestError if required classes are missing, or if there are fewer than ``extra`` others.
     """
     required = sorted(required)
     missing = [wnid for wnid in required if not counts.get(wnid)]
     if missing:
         raise RequestError(
             f"data.path lacks {len(missing)} of the {len(required)} classes of the validation set, {listing(missing)}; "
-            "their images in ImageNet-1K's training set can be put there"
+            "add their images from ImageNet-1K's training set"
         )
     others = sorted(set(counts) - set(required), key=lambda wnid: (-counts[wnid], wnid))
     if len(others) < extra:
@@ -74,6 +77,7 @@ def choose(counts: Mapping[str, int], required: Iterable[str], extra: int) -> li
 
 
 def as_csv(rows: Iterable[Chosen]) -> str:
+    """Format the classes as CSV, with a header."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(Chosen._fields)
@@ -85,7 +89,7 @@ def _val(settings: DataSettings) -> Images:
     if settings.path is None or settings.val_path is None:
         raise RequestError(
             "data.source imagenet5k needs data.path, ImageNet-22K, and data.val_path, ImageNet-1K with its validation "
-            f"set; of the former {LAYOUT}"
+            f"set; for data.path {LAYOUT}"
         )
     return open_imagenet_split(settings, "val")
 

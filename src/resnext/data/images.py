@@ -1,4 +1,4 @@
-"""The one place where an image file becomes pixels: training, evaluation, prediction and ``data check`` read here."""
+"""Decode image files with Pillow. Training, evaluation, prediction and ``resnext data check`` all use this module."""
 
 import io
 import os
@@ -13,27 +13,27 @@ from PIL import ExifTags, Image, PngImagePlugin, TiffImagePlugin
 
 from resnext.data.source import BadImage
 
-# torchvision's ImageFolder reads the first nine; the others are other names of the same formats, and .gif.
+# torchvision's ImageFolder reads the first nine; the others are .gif and more names of the same formats.
 EXTENSIONS = (
     *(".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp"),
     *(".gif", ".jfif", ".jpe", ".apng", ".pnm", ".pbm"),
 )
-NOT_READ = (".heic", ".heif", ".avif", ".jp2", ".jxl", ".svg")  # pictures that are none of FORMATS
-FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")  # all that Pillow may try, whatever the file is called
-MAX_PIXELS = 178_956_970  # above this Pillow itself speaks of a decompression bomb
-# what is often taken for an image: where the bytes stand, the bytes, and what such a file is
+NOT_READ = (".heic", ".heif", ".avif", ".jp2", ".jxl", ".svg")  # image formats that are not in FORMATS
+FORMATS = ("JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF")  # formats Pillow may try, whatever the extension
+MAX_PIXELS = 178_956_970  # Pillow's own limit for a decompression bomb
+# files that are not in FORMATS: offset and value of their first bytes, and what they are
 OTHERS: tuple[tuple[int, bytes, str], ...] = (
-    *((4, brand, "a HEIC picture") for brand in (b"ftyphei", b"ftyphev", b"ftypmif1", b"ftypmsf1")),
-    *((4, brand, "an AVIF picture") for brand in (b"ftypavif", b"ftypavis")),
-    *((at, magic, "a JPEG XL picture") for at, magic in ((0, b"\xff\x0a"), (4, b"JXL \r\n"))),
-    *((at, magic, "a JPEG 2000 picture") for at, magic in ((4, b"jP  \r\n"), (0, b"\xff\x4f\xff\x51"))),
+    *((4, brand, "a HEIC image") for brand in (b"ftyphei", b"ftyphev", b"ftypmif1", b"ftypmsf1")),
+    *((4, brand, "an AVIF image") for brand in (b"ftypavif", b"ftypavis")),
+    *((at, magic, "a JPEG XL image") for at, magic in ((0, b"\xff\x0a"), (4, b"JXL \r\n"))),
+    *((at, magic, "a JPEG 2000 image") for at, magic in ((4, b"jP  \r\n"), (0, b"\xff\x4f\xff\x51"))),
     (0, b"8BPS", "a Photoshop file"),
     (0, b"%PDF", "a PDF"),
 )
-HEAD = 512  # bytes that tell
-# bytes; at Pillow's 1 MB a long text or colour profile spoils the picture
+HEAD = 512  # bytes read to find the type of a file
+# bytes; with Pillow's limit of 1 MB, images with a long text or colour profile could not be read
 PngImagePlugin.MAX_TEXT_CHUNK = max(PngImagePlugin.MAX_TEXT_CHUNK, 16 << 20)
-# Pillow's remarks on damaged tags and large pictures, thousands in an epoch, without the file's name
+# Pillow's warnings on damaged tags and large images: thousands in an epoch, and without the file's name
 warnings.filterwarnings("ignore", module=r"PIL\.")
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -44,17 +44,17 @@ UPRIGHT = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-SIDEWAYS = (5, 6, 7, 8)  # those that swap width and height
+SIDEWAYS = (5, 6, 7, 8)  # EXIF orientations that swap width and height
 
 
 @dataclass(frozen=True)
 class Facts:
-    """What a file says of itself, before any conversion."""
+    """Properties of an image file before any conversion."""
 
     format: str  # one of FORMATS
-    mode: str  # Pillow's: L, RGB, RGBA, CMYK, I;16 ...
+    mode: str  # Pillow's mode: L, RGB, RGBA, CMYK, I;16 ...
     size: tuple[int, int]  # width, height as stored
-    frames: int  # above 1: animated, or pages
+    frames: int  # more than 1 for an animation or several pages
     orientation: int  # EXIF tag 0x0112; 1 is upright
     deep: bool  # more than 8 bits a channel
     transparent: bool
@@ -64,20 +64,22 @@ ImageFile = str | Path | io.BytesIO
 
 
 def read_image(file: ImageFile, channels: int = 3, exif: bool = True, name: str = "") -> Image.Image:
-    """The first frame, fully decoded, mode ``RGB`` or ``L``. Raises BadImage naming the file (or ``name``).
+    """Decode the first frame of an image file to mode ``RGB`` (3 channels) or ``L`` (1 channel).
 
-    Transparency is dropped, CMYK and palettes are converted as ``Image.convert`` does, grey of 9 to 16 bits is scaled
-    to 8 bits, and with ``exif`` photographs are turned upright (Pillow turns TIFF files in any case).
+    Transparency is dropped. CMYK and palettes are converted as ``Image.convert`` does. Grey of 9 to 16 bits is scaled
+    to 8 bits. With ``exif`` the image is turned upright (Pillow always turns TIFF files).
+
+    Raises BadImage, which names the file (or ``name``), if the file cannot be decoded.
     """
     with _opened(file, name) as image:
         return _decode(image, channels, exif)[0]
 
 
 def read_with_facts(file: ImageFile, channels: int = 3, exif: bool = True, name: str = "") -> tuple[Image.Image, Facts]:
-    """``read_image``, and what the file says of itself."""
+    """Decode an image like ``read_image``, and return the properties of its file too."""
     with _opened(file, name) as image:
-        kind = "JPEG" if image.format == "MPO" else str(image.format)  # MPO: a JPEG with a preview behind it
-        mode, size, deep = image.mode, image.size, _is_deep(image)  # loading changes these
+        kind = "JPEG" if image.format == "MPO" else str(image.format)  # MPO: a JPEG followed by a preview
+        mode, size, deep = image.mode, image.size, _is_deep(image)  # before loading, which changes these
         transparent = image.has_transparency_data
         pixels, orientation = _decode(image, channels, exif)
         frames = 1 if kind == "JPEG" else int(getattr(image, "n_frames", 1))
@@ -85,27 +87,27 @@ def read_with_facts(file: ImageFile, channels: int = 3, exif: bool = True, name:
 
 
 def stored(file: ImageFile) -> tuple[str, tuple[int, int], int]:
-    """Format, size and EXIF orientation of a file whose pixels are not decoded. Raises BadImage."""
+    """Read format, size as stored and EXIF orientation without decoding the pixels. Raises BadImage."""
     with _opened(file, "") as image:
         return str(image.format), image.size, _orientation(image)
 
 
 def read_header_size(file: ImageFile, exif: bool = True) -> tuple[int, int]:
-    """Width and height that ``read_image`` gives, without decoding the pixels. Raises BadImage.
+    """Return the width and height that ``read_image`` would give, without decoding the pixels. Raises BadImage.
 
-    One thing is not seen: an EXIF tag that a PNG file has behind its pixels.
+    Limitation: an EXIF tag that follows the pixels of a PNG file is not read.
     """
     with _opened(file, "") as image:
         width, height = image.size
-        if image.format == "TIFF" or not exif:  # Pillow states a TIFF's size as it will turn it
+        if image.format == "TIFF" or not exif:  # for a TIFF Pillow's size is already that of the upright image
             return width, height
-        png = image.format == "PNG"  # whose own getexif() would decode the pixels
+        png = image.format == "PNG"  # its own getexif() would decode the pixels
         turned = _orientation(image, Image.Image.getexif if png else None) in SIDEWAYS
         return (height, width) if turned else (width, height)
 
 
 def format_of(path: str) -> str:
-    """The format a file's first bytes speak of, whatever it is called; empty when it is none of FORMATS."""
+    """Detect the format from the content, whatever the extension. Returns an empty text if it is not in FORMATS."""
     try:
         with _opened(path, "") as image:
             return str(image.format)
@@ -115,10 +117,10 @@ def format_of(path: str) -> str:
 
 @contextmanager
 def _opened(file: ImageFile, name: str) -> Iterator[Image.Image]:
-    """The opened file; whatever goes wrong inside the block is a BadImage."""
+    """Open an image file. Any exception inside the block is raised as BadImage."""
     try:
         if isinstance(file, str | Path) and os.path.exists(file) and not os.path.isfile(file):
-            raise ValueError("not a regular file")  # a pipe would never end
+            raise ValueError("not a regular file")  # reading a pipe would never end
         with Image.open(file, formats=FORMATS) as image:
             width, height = image.size
             if width * height > MAX_PIXELS:
@@ -126,22 +128,22 @@ def _opened(file: ImageFile, name: str) -> Iterator[Image.Image]:
             yield image
     except MemoryError:
         raise
-    except Exception as error:  # Pillow's decoders raise all kinds on broken files
+    except Exception as error:  # Pillow's decoders raise many exception types on broken files
         shown = name or (str(file) if isinstance(file, str | Path) else "(bytes)")
         raise BadImage(shown, _reason(error, file)) from error
 
 
 def _decode(image: Image.Image, channels: int, exif: bool) -> tuple[Image.Image, int]:
-    """Upright pixels and the EXIF orientation."""
+    """Return the upright pixels and the EXIF orientation."""
     is_tiff = image.format == "TIFF"
-    orientation = _orientation(image) if is_tiff else 1  # loading a TIFF turns it and takes the tag away
+    orientation = _orientation(image) if is_tiff else 1  # loading a TIFF turns it and removes the tag
     image.load()
-    if not is_tiff:  # not before: reading a PNG's tags loads it, and a second load is silent about a broken file
+    if not is_tiff:  # after load(): reading a PNG's tags loads it, and a second load hides the error of a broken file
         orientation = _orientation(image)
         if exif and orientation in UPRIGHT:
             image = image.transpose(UPRIGHT[orientation])
     pixels = _convert(image, "RGB" if channels == 3 else "L")
-    pixels.info = {}  # only pixels leave: no tag that somebody might apply a second time
+    pixels.info = {}  # drops all tags, so that nothing is applied a second time
     return pixels, orientation
 
 
@@ -164,24 +166,24 @@ def _head(file: ImageFile) -> bytes:
 
 
 def _what_it_is(head: bytes) -> str:
-    """What a file is that is no image we read, where its first bytes tell; else empty."""
+    """Describe an unsupported file by its first bytes. Returns an empty text if they are not known."""
     if not head:
         return "the file is empty"
     for at, magic, what in OTHERS:
         if head[at : at + len(magic)] == magic:
-            return f"the content is {what}, whatever the name says; convert it to PNG or JPEG"
+            return f"the content is {what}, whatever the file name says; convert it to PNG or JPEG"
     if head.startswith(b"version https://git-lfs"):
-        return "a pointer of Git LFS, not the image itself; run: git lfs pull"
+        return "a Git LFS pointer, not the image itself; run: git lfs pull"
     if head.lstrip().startswith(b"<"):
         return "a web page or an SVG drawing, not an image; did the download fail?"
     return ""
 
 
 def _is_deep(image: Image.Image) -> bool:
-    """More than 8 bits a channel; Pillow hands 16-bit colour out as plain RGB, so only the tiles know."""
+    """Whether the file has more than 8 bits a channel. Pillow gives 16-bit RGB as mode RGB, so the tiles are read."""
     for tile in getattr(image, "tile", ()):
         args = tile.args if isinstance(tile.args, tuple) else (tile.args,)
-        if ";16" in str(args[0]) and "BGR" not in str(args[0]):  # BGR;16 is five or six bits a channel
+        if ";16" in str(args[0]) and "BGR" not in str(args[0]):  # BGR;16 has five or six bits a channel
             return True
         if tile.codec_name.startswith("ppm") and args[1] > 255:
             return True
@@ -189,7 +191,7 @@ def _is_deep(image: Image.Image) -> bool:
 
 
 def _orientation(image: Image.Image, read_tags: Callable[[Image.Image], Image.Exif] | None = None) -> int:
-    """The EXIF orientation, 1 where there is none or the tags cannot be read: broken tags do not spoil the pixels."""
+    """Read the EXIF orientation; 1 if there is none or the tags are broken (the pixels may still be good)."""
     try:
         tags = image.getexif() if read_tags is None else read_tags(image)
         value = tags.get(ExifTags.Base.Orientation, 1)
@@ -199,7 +201,7 @@ def _orientation(image: Image.Image, read_tags: Callable[[Image.Image], Image.Ex
 
 
 def _convert(image: Image.Image, mode: str) -> Image.Image:
-    """To ``RGB`` or ``L``. Raises ValueError where the scale of the values is not known."""
+    """Convert to ``RGB`` or ``L``. Raises ValueError if the scale of the values is not known."""
     if image.mode == "F":
         raise ValueError("floating-point pixels have no known scale; save it with 8 or 16 bits a channel")
     if image.mode.startswith("I"):
@@ -207,20 +209,20 @@ def _convert(image: Image.Image, mode: str) -> Image.Image:
         values = np.asarray(image).astype(np.int64)
         image = Image.fromarray(np.rint((values - black) * 255 / (white - black)).astype(np.uint8))
     elif image.mode == "P" and "transparency" in image.info:
-        image = image.convert("RGBA")  # the same colours, without Pillow's warning
+        image = image.convert("RGBA")  # gives the same colours without Pillow's warning
     elif image.mode == "RGBa":
         image = image.convert("RGBA")
     return image.convert(mode)
 
 
 def _black_and_white(image: Image.Image) -> tuple[int, int]:
-    """The values of black and white in a grey image of more than 8 bits. Raises ValueError where they are not known."""
+    """Return the values of black and white of a grey image with more than 8 bits. Raises ValueError if not known."""
     if not isinstance(image, TiffImagePlugin.TiffImageFile):
-        return 0, 65535  # Pillow scales PGM to that
+        return 0, 65535  # Pillow scales PGM to this range
     tags = image.tag_v2
     bits, signed = tags[TiffImagePlugin.BITSPERSAMPLE][0], tags.get(TiffImagePlugin.SAMPLEFORMAT, (1,))[0] == 2
     if bits > 16 or signed:
         kind = "signed" if signed else f"{bits}-bit"
         raise ValueError(f"{kind} pixels have no known scale; save it with 8 or 16 unsigned bits a channel")
-    inverted = tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0  # WhiteIsZero, which Pillow heeds up to 8 bits
+    inverted = tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == 0  # WhiteIsZero: Pillow inverts it up to 8 bits
     return (2**bits - 1, 0) if inverted else (0, 2**bits - 1)

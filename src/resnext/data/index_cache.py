@@ -1,4 +1,4 @@
-"""Arrays that took long to make, in the cache folder. They only save time: a lost or damaged file is made again."""
+"""Cache of the indexes of archives: arrays in the cache folder. A lost or damaged file is made again."""
 
 import hashlib
 import sys
@@ -15,17 +15,18 @@ from resnext.data.download import data_folder
 from resnext.errors import WorkError
 from resnext.files import written_whole
 
-VERSION = 1  # of what the arrays mean; another one is another file
+VERSION = 1  # version of the content; part of the key, so older files are ignored
 Arrays = dict[str, np.ndarray]
 Valid = Callable[[Arrays], bool]
 
 
 def index_folder() -> Path:
+    """Return the folder of the cached indexes."""
     return data_folder() / "indexes"
 
 
 def recall(key: str, valid: Valid) -> Arrays | None:
-    """The arrays kept under a key, None where there are none that can be trusted."""
+    """Load the arrays cached under a key; None if there are none, or if ``valid`` rejects them."""
     try:
         with np.load(_path(key), allow_pickle=False) as file:
             arrays = {name: file[name] for name in file.files}
@@ -35,7 +36,7 @@ def recall(key: str, valid: Valid) -> Arrays | None:
 
 
 def keep(key: str, arrays: Arrays) -> None:
-    """Keep the arrays. A folder that cannot be written costs only the time of making them again."""
+    """Cache the arrays under a key. If the folder cannot be written, nothing is cached."""
     try:
         index_folder().mkdir(parents=True, exist_ok=True)
         with written_whole(_path(key)) as file:
@@ -46,7 +47,7 @@ def keep(key: str, arrays: Arrays) -> None:
 
 @contextmanager
 def one_at_a_time() -> Iterator[None]:
-    """Of the processes of a run, one makes an index while the others wait and then find it."""
+    """Hold the lock of the cache: one process makes an index while the others wait and then load it."""
     lock = FileLock(index_folder() / ".lock")
     try:
         index_folder().mkdir(parents=True, exist_ok=True)
@@ -55,7 +56,7 @@ def one_at_a_time() -> Iterator[None]:
         except Timeout:
             print("waiting for another process that is indexing", file=sys.stderr)
             lock.acquire()
-    except OSError:  # nothing can be kept there, so there is nothing to wait for
+    except OSError:  # nothing can be cached there, so no lock is needed
         yield
         return
     try:

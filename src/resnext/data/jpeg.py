@@ -1,7 +1,8 @@
-"""Crops of JPEG files at the highest speed: the C++ of ``csrc/``, compiled at first use.
+"""The fast JPEG decoder: C++ in ``csrc/``, compiled at first use, that decodes a crop and resizes it.
 
-It decodes with the libjpeg-turbo that Pillow brings, only the rows and blocks that a crop needs, and resizes as Pillow
-does; so a full-size crop differs from Pillow's by one level in about one of 20,000 values (tests/data/test_jpeg.py).
+It uses the libjpeg-turbo of the Pillow package, decodes only the rows and blocks that the crop needs, and resizes as
+Pillow does. A crop decoded at full size differs from Pillow's by one level in about one of 20,000 values
+(tests/data/decode/test_turbojpeg.py).
 """
 
 import ctypes
@@ -27,34 +28,32 @@ SOURCES, HEADERS = ("feed.cpp", "jpeg.cpp", "header.cpp"), ("jpeg.hpp", "lanes.h
 LIBJPEG = ("jconfig.h", "jmorecfg.h", "jpeglib.h")
 INSTEAD = "so images are decoded by Pillow alone"
 OPERATIONS = {"brightness": 0, "contrast": 1, "saturation": 2}
-SPARE = (
-    2  # a picture is decoded at a half or a quarter only where that leaves so many pixels a side for each of the crop
-)
+SPARE = 2  # decode at 1/2 or 1/4 scale only if this leaves at least so many pixels a side for each output pixel
 
 
 @dataclass(frozen=True)
 class Header:
-    """What a JPEG file says before its pixels. Of files that are not ``plain`` nothing else is known."""
+    """Header of a JPEG file. The other fields are valid only if ``is_plain``."""
 
-    plain: bool
-    tagged: bool  # has metadata blocks, which Pillow must accept and which may turn the picture
+    plain: bool  # a usual JPEG file, which Pillow surely opens
+    tagged: bool  # has metadata that Pillow must check; it may contain an orientation
     width: int
     height: int
 
 
 @dataclass(frozen=True)
 class Look:
-    """What becomes of a picture: the crop, its filter and mirror image, and for floats its colours."""
+    """A crop to decode: box, filter, horizontal flip, and for float output the changes of colour."""
 
-    box: tuple[int, int, int, int]  # left, top, width, height, of the whole picture
+    box: tuple[int, int, int, int]  # left, top, width, height in the whole image
     bicubic: bool
     flip: bool = False
-    steps: Sequence[tuple[str, float]] = ()  # brightness, contrast, saturation in their order, with their alphas
+    steps: Sequence[tuple[str, float]] = ()  # (brightness | contrast | saturation, alpha) in the order to apply
     shift: Sequence[float] = (0.0, 0.0, 0.0)  # added to R, G and B
 
 
 class _Request(ctypes.Structure):
-    """``Request`` of csrc/feed.cpp."""
+    """The struct ``Request`` of csrc/feed.cpp."""
 
     _fields_ = (
         *((name, ctypes.c_int32) for name in ("left", "top", "width", "height", "size", "cubic", "flip")),
@@ -67,21 +66,21 @@ class _Request(ctypes.Structure):
 
 @dataclass(frozen=True)
 class Decoder:
-    """The loaded library."""
+    """The loaded C++ library."""
 
     functions: ctypes.CDLL
-    minds_height: bool  # Pillow since 13 filters tall crops down their columns first
+    minds_height: bool  # Pillow 13 and later resizes tall crops vertically first
 
     def header(self, file: bytes) -> Header:
-        """Reads no pixel and trusts nothing; a file that is no JPEG has a header that is not plain."""
+        """Read the header of a file; no pixels are decoded. For a file that is not JPEG, ``is_plain`` is False."""
         values = (ctypes.c_int32 * 4)()
         self.functions.feed_header(file, len(file), values)
         return Header(bool(values[0]), bool(values[1]), values[2], values[3])
 
     def image(self, file: bytes, look: Look, out: Tensor) -> bool:
-        """Fill ``out`` [3, S, S]: uint8, or float32 in 0..1, not clamped, with the colours of ``look``.
+        """Decode a crop into ``out`` [3, S, S], uint8 or float32. Float values are in 0..1, not clamped.
 
-        False where Pillow must decide what the file is worth; then ``out`` may hold anything.
+        Returns False if Pillow must decode the file instead; the content of ``out`` is then undefined.
         """
         assert out.is_contiguous()
         assert out.dtype in (torch.uint8, torch.float32)
@@ -101,19 +100,19 @@ class Decoder:
         return bool(self.functions.feed_image(file, len(file), ctypes.byref(request), out.data_ptr()) == 0)
 
     def decodes(self, file: bytes, box: tuple[int, int, int, int], size: int) -> bool:
-        """Only the decoding that a crop of ``box`` to ``size`` needs, for measurements."""
+        """Decode what a crop of ``box`` to ``size`` needs and discard it; for benchmarks."""
         request = _Request(*box, *(size, 0, 0, SPARE, 0, 2))
         return bool(self.functions.feed_image(file, len(file), ctypes.byref(request), None) == 0)
 
 
 @cache
 def decoder() -> Decoder | None:
-    """The library, compiled where the cache has none; None, with the reason said once, where it cannot be had."""
+    """Load the decoder, compiling it if the cache has none. Returns None, and warns once why, if it cannot be used."""
     if not switched_on():
         return None
     turbo = _turbo()
     if turbo is None:
-        say_once(f"Pillow's libjpeg-turbo was not found beside it, {INSTEAD}")
+        say_once(f"Pillow's libjpeg-turbo library was not found, {INSTEAD}")
         return None
     path = library(
         "jpeg",
@@ -145,7 +144,7 @@ def _started(functions: ctypes.CDLL, turbo: Path) -> Decoder | None:
 
 
 def _turbo() -> Path | None:
-    """The shared library that Pillow's wheel brings, or the one its extension was linked against."""
+    """Find the libjpeg-turbo library in Pillow's wheel, or the one its extension is linked against."""
     package = Path(PIL.__file__).parent
     beside = sorted((package.parent / "pillow.libs").glob("libjpeg*.so*"))
     if beside:
@@ -154,7 +153,7 @@ def _turbo() -> Path | None:
         maps = Path("/proc/self/maps").read_text("utf-8", "surrogateescape")
     except OSError:
         return None
-    Image.core.jpeg_decoder  # noqa: B018 - the extension is loaded, and the library with it
+    Image.core.jpeg_decoder  # noqa: B018 - loads the extension, and the library with it
     found = re.search(r"^.*?(/\S*/libjpeg\.so\.[0-9.]+)$", maps, re.MULTILINE)
     return Path(found[1]) if found else None
 
@@ -167,9 +166,9 @@ def _units(turbo: Path) -> list[Unit]:
 
 
 def _minds_height() -> bool:
-    """Which pass Pillow's resize of a tall picture begins with, found on a stripe that the two orders round apart.
+    """Whether Pillow resizes a tall image vertically first, tested on stripes where the order changes the result.
 
-    Between the passes values are clamped to bytes: a filter that overshoots tells which one came first.
+    Values are clamped to bytes between the two passes, so a filter that overshoots shows which pass is first.
     """
     stripes = np.zeros((64, 8), np.uint8)
     stripes[::3, ::2] = 255

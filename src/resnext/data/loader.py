@@ -1,7 +1,6 @@
-"""Batches, the same ones for any number of workers, any start method and any point of resuming.
+"""The data loader: batches that do not depend on the number of workers, the start method or the step of resuming.
 
-The order of an epoch is a function of (seed, epoch), and what happens to an image is one of (seed, epoch, index).
-Workers only change who does the work.
+The order of an epoch is a function of (seed, epoch); the augmentation of an image is one of (seed, epoch, index).
 """
 
 import atexit
@@ -29,15 +28,15 @@ from resnext.errors import RequestError, WorkError, nearest
 from resnext.signals import INTERRUPTS, NOTICES
 
 Transform = Callable[[Image.Image], Tensor]
-Key = tuple[int, ...]  # (epoch, index), and of a repeated image's later visits their number
+Key = tuple[int, ...]  # (epoch, index), or (epoch, index, visit) for later visits of a repeated image
 POLICIES = ("error", "skip")
 MOST_WORKERS = 8  # by default
-DEATH = re.compile(r"DataLoader worker \(pid")  # how torch says that a worker was killed
-DEATH_MEANS = "a loading process died, mostly for lack of memory; try fewer data.workers (0 loads in the main process)"
+DEATH = re.compile(r"DataLoader worker \(pid")  # torch's message for a killed worker
+DEATH_MEANS = "a loading process died, usually for lack of memory; try fewer data.workers (0 loads in the main process)"
 
 
 class Batch(NamedTuple):
-    """What one rank computes on in one step. Skipped images are missing, and named in ``bad``."""
+    """The batch of one rank in one step. Skipped images are absent; ``bad_images`` has their error messages."""
 
     images: Tensor  # [B, C, S, S], uint8, or float32 where the transform gives that; [0, C, 0, 0] when all were skipped
     labels: Tensor  # int64 [B]
@@ -45,21 +44,24 @@ class Batch(NamedTuple):
     bad: tuple[str, ...] = ()
 
     def pin_memory(self) -> "Batch":
-        """The same batch in page-locked memory, from which copies to a GPU need not be waited for."""
+        """Return the same batch in page-locked memory, so that copies to a GPU can be asynchronous."""
         return self._replace(images=self.images.pin_memory(), labels=self.labels.pin_memory())
 
 
 class TrainLoader:
-    """The batches of training: every epoch in its own order, every image with its own randomness.
+    """Training batches: each epoch has its own order, and each image its own random augmentation.
 
-    ``batch_size`` counts the images of all ranks together; rank r takes the r-th contiguous part of each global
-    batch, so the order does not depend on ``world_size``. Without ``drop_last`` the last batch may be smaller, and
-    then the parts of the ranks may differ by one image. Raises RequestError for sizes that cannot be trained on.
+    ``batch_size`` is the global batch over all ranks. Rank r takes the r-th contiguous part of each global batch, so
+    the order does not depend on ``world_size``. Without ``drop_last`` the last batch may be smaller, and the parts of
+    the ranks may differ by one image.
 
-    ``repeats`` above 1 is repeated augmentation (Hoffer et al. 2019; Berman et al. 2019): an epoch visits the first
-    ceil(N / repeats) images of its order so many times each, cut to N visits in all. The visits of an image fall into
-    one global batch (or two, at its edges), first visits before second ones: so ``repeats`` processes, or a multiple,
-    see an image once each, as with torchvision's RASampler, and yet the order does not depend on how many they are.
+    ``repeats`` above 1 is repeated augmentation (Hoffer et al. 2019; Berman et al. 2019). An epoch visits the first
+    ceil(N / repeats) images of its order ``repeats`` times each, cut to N visits in all. All visits of an image are in
+    one global batch (or in two, at its edges), first visits before second ones. So with ``repeats`` ranks, or a
+    multiple, each rank sees an image once, as with torchvision's RASampler, and the order does not depend on the
+    number of ranks.
+
+    Raises RequestError for a batch size that cannot be trained with, and for an unknown policy or start method.
     """
 
     def __init__(
@@ -92,14 +94,14 @@ class TrainLoader:
         self._reader = _Reader(dataset, transform, seed, skip=on_bad_image == "skip")
 
     def order(self, epoch: int) -> np.ndarray:
-        """The indices of the data set as this epoch visits them: int64 [N]."""
+        """Return the data set's indices in the order of this epoch, int64 [N]."""
         return self._visits(epoch)[0]
 
     def batches(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
-        """The epoch's batches from ``first_step`` on, exactly those that a whole epoch has there.
+        """Iterate over the epoch's batches from ``first_step`` on; they equal those of a whole epoch at these steps.
 
-        Raises BadImage where an image cannot be used and the policy is error, WorkError where a worker dies. Closing
-        the iterator, or dropping it, ends its workers.
+        Closing or dropping the iterator stops its workers. Raises BadImage for an image that cannot be used if
+        ``on_bad_image`` is error, and WorkError if a worker dies.
         """
         assert 0 <= first_step <= self.steps_per_epoch
         cuts = [self._part(step) for step in range(first_step, self.steps_per_epoch)]
@@ -107,7 +109,7 @@ class TrainLoader:
         return run_batches(self._reader, keys, self.workers, self.start_method)
 
     def _visits(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """Index and number (0 is the first) of each of the epoch's visits: int64 [N] both."""
+        """Return image index and visit number (0 is the first) of each visit of the epoch, both int64 [N]."""
         count = len(self.dataset)
         generator = np.random.Generator(np.random.PCG64(seed_of(self.seed, epoch, ORDER)))
         order = generator.permutation(count)
@@ -115,11 +117,11 @@ class TrainLoader:
             return order, np.zeros_like(order)
         visits = np.arange(count)
         order, number = order[visits // self.repeats], visits % self.repeats
-        within = np.lexsort((number, visits // self.batch_size))  # stable: each global batch by number
+        within = np.lexsort((number, visits // self.batch_size))  # stable: sorts each global batch by visit number
         return order[within], number[within]
 
     def _part(self, step: int) -> tuple[int, int]:
-        """Where this rank's part of a global batch begins and ends in the order."""
+        """Return start and end, in the epoch's order, of this rank's part of a global batch."""
         start = step * self.batch_size
         length = min(self.batch_size, len(self.dataset) - start)
         first, end = (start + length * r // self.world_size for r in (self.rank, self.rank + 1))
@@ -136,9 +138,9 @@ def eval_batches(
     rank: int = 0,
     world_size: int = 1,
 ) -> Iterator[Batch]:
-    """Every image once, in order: rank r has the r-th contiguous, unpadded part of the data set.
+    """Iterate over every image once, in order. Rank r gets the r-th contiguous part of the data set, without padding.
 
-    Raises BadImage for an image that cannot be used: evaluation skips nothing.
+    Raises BadImage for an image that cannot be used: evaluation skips no image.
     """
     assert 0 <= rank < world_size
     assert batch_size >= 1
@@ -151,18 +153,18 @@ def eval_batches(
 
 
 def default_workers(dataset: Dataset) -> int:
-    """0 for a data set in memory, else one a core this process may use, at most 8."""
+    """Return the default number of workers: 0 for a data set in memory, else ``default_file_workers``."""
     return 0 if dataset.in_memory else workers_for_files()
 
 
 def workers_for_files() -> int:
-    """One a core this process may use, at most 8."""
+    """Return one worker for each core this process may use, at most MAX_DEFAULT_WORKERS."""
     return min(MOST_WORKERS, available_cores())
 
 
 @dataclass(frozen=True)
 class _Reader:
-    """Turns keys into a batch, in whatever process it finds itself. ``seed`` None means nothing is random."""
+    """Reads the images of a list of keys into a batch, in the main process or a worker. ``seed`` None: not random."""
 
     dataset: Dataset
     transform: Transform
@@ -173,9 +175,9 @@ class _Reader:
         return len(self.dataset)
 
     def __getitems__(self, keys: list[Key]) -> Batch | WorkError:
-        """What goes wrong is returned, not raised: a DataLoader would wrap it in the worker's traceback.
+        """Read a batch. Errors are returned, not raised: a DataLoader would wrap them in the worker's traceback.
 
-        Only an image that cannot be used is ever skipped, never one that could not be fetched.
+        Only images that cannot be decoded are skipped, never images that could not be fetched.
         """
         generator = torch.default_generator
         state = generator.get_state()
@@ -196,7 +198,7 @@ class _Reader:
         return self._batch(images, indices, tuple(bad))
 
     def _read(self, key: Key, images: "_Stack") -> None:
-        """Adds the image of ``key``: from its file where transform and data set know how, else as a picture."""
+        """Add the image of ``key``. JPEG files are decoded by the transform itself if it can; else Pillow decodes."""
         index = key[1]
         files = files_of(self.dataset) if isinstance(self.transform, FastTransform) else None
         if files is None or not isinstance(self.transform, FastTransform):
@@ -225,14 +227,14 @@ class _Reader:
 
 
 class _Stack:
-    """The images of a batch, each written once to where it stays: in a worker, memory that the main process sees."""
+    """Buffer for the images of a batch. In a worker it is shared memory, so no image is copied twice."""
 
     def __init__(self, most: int) -> None:
         self.most, self.count = most, 0
         self.tensor: Tensor | None = None
 
     def room(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        """The place of the next image."""
+        """Return the buffer's slot for the next image."""
         if self.tensor is None:
             self.tensor = torch.empty(0, dtype=dtype)
             if get_worker_info() is not None:
@@ -242,7 +244,7 @@ class _Stack:
         return self.tensor[self.count]
 
     def add(self, image: Tensor) -> None:
-        """A copy of ``image``; all must be alike."""
+        """Copy ``image`` into the next slot. All images must have the same shape and dtype."""
         place = self.room(tuple(image.shape), image.dtype)
         assert (place.shape, place.dtype) == (image.shape, image.dtype)
         place.copy_(image)
@@ -251,11 +253,11 @@ class _Stack:
 
 @dataclass(frozen=True)
 class _Keys:
-    """The keys of each batch in turn; a list of them all would take gigabytes for ImageNet-5K."""
+    """Iterable over the keys of each batch. A list of all keys would take gigabytes for ImageNet-5K."""
 
     epoch: int
     order: np.ndarray
-    numbers: np.ndarray  # of each visit of a repeated image
+    numbers: np.ndarray  # visit number of each entry of ``order``
     cuts: list[tuple[int, int]]
 
     def __len__(self) -> int:
@@ -268,9 +270,10 @@ class _Keys:
 
 
 def run_batches(reader: Any, keys: Any, workers: int, start_method: str | None) -> Iterator[Any]:
-    """The batches that ``reader.__getitems__`` makes of each item of ``keys``, in order.
+    """Iterate over the batches that ``reader.__getitems__`` makes of each item of ``keys``, in order.
 
-    They are read here, or by workers that live as long as this iterator. Raises the WorkError that a batch may be.
+    They are read in this process, or by ``workers`` processes that live as long as this iterator. Raises the WorkError
+    that the reader returns instead of a batch.
     """
     workers = min(workers, len(keys))
     if workers:
@@ -284,21 +287,21 @@ def run_batches(reader: Any, keys: Any, workers: int, start_method: str | None) 
 
 def _run_workers(reader: Any, keys: Any, workers: int, start_method: str | None) -> Iterator[Any]:
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="This DataLoader will create")  # the user said how many
+        warnings.filterwarnings("ignore", message="This DataLoader will create")  # the user chose the number
         loader: DataLoader[Any] = DataLoader(
-            cast(Any, reader),  # all a DataLoader asks for is __len__ and __getitems__
+            cast(Any, reader),  # a DataLoader only needs __len__ and __getitems__
             batch_sampler=keys,
             num_workers=workers,
             collate_fn=_as_it_is,
             worker_init_fn=_leave_signals,
             multiprocessing_context=start_method,
             pin_memory=torch.cuda.is_available(),
-            generator=torch.Generator(),  # else it would draw from the global one, and only with workers
+            generator=torch.Generator(),  # otherwise it draws from the global generator, and only with workers
         )
         batches = iter(loader)
     end = partial(_end_workers, batches)
-    atexit.register(end)  # for an iterator still open at exit: Python would wait for its workers for ever
-    unregister = atexit.unregister  # which at exit may go before this iterator does
+    atexit.register(end)  # for an iterator still open at exit: Python would wait for its workers forever
+    unregister = atexit.unregister  # kept here: at exit the module may be cleared before this iterator
     try:
         while True:
             try:
@@ -322,7 +325,7 @@ def _or_raise(batch: Any) -> Any:
 
 
 def _end_workers(batches: Any) -> None:
-    """Ends the workers now rather than when Python finds time; one that hangs in a read is killed."""
+    """Stop the workers now, not at garbage collection. A worker that hangs in a read is killed."""
     processes = list(getattr(batches, "_workers", ()))
     shutdown = getattr(batches, "_shutdown_workers", None)
     if shutdown is not None:
@@ -337,28 +340,29 @@ def _as_it_is(batch: Any) -> Any:
     return batch
 
 
-def _leave_signals(worker: int) -> None:  # noqa: ARG001 - what a DataLoader calls it with
-    """What asks to stop reaches the whole process group; the main process answers, and still gets its batches."""
+def _leave_signals(worker: int) -> None:  # noqa: ARG001 - the signature a DataLoader requires
+    """Ignore stop signals in a worker. They reach the whole process group; only the main process handles them."""
     for name in (*INTERRUPTS, *NOTICES):
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.SIG_IGN)
 
 
 def check_start_method(start_method: str | None) -> None:
+    """Raise RequestError for a multiprocessing start method that this machine does not have."""
     methods = multiprocessing.get_all_start_methods()
     if start_method is not None and start_method not in methods:
         raise RequestError(
-            f"start_method {start_method!r} is not one of this machine's{nearest(start_method, methods)}"
+            f"start_method {start_method!r} is not available on this machine{nearest(start_method, methods)}"
         )
 
 
 def _check_batches(count: int, batch_size: int, drop_last: bool, world_size: int) -> None:
-    """Sizes that cannot be trained on, in the user's terms. Raises RequestError."""
+    """Raise RequestError for a batch size that cannot be trained with."""
     if batch_size % world_size:
-        raise RequestError(f"batch_size {batch_size} does not divide into the {world_size} processes of this run")
+        raise RequestError(f"batch_size {batch_size} is not a multiple of the {world_size} processes of this run")
     if batch_size // world_size < 2:
         raise RequestError(
-            f"batch_size {batch_size} leaves each of {world_size} processes one image, which batch norm cannot train on"
+            f"batch_size {batch_size} leaves each of {world_size} processes one image; batch norm needs at least two"
         )
     if batch_size > count:
         raise RequestError(f"batch_size {batch_size} is larger than the training set of {count} images")
@@ -366,6 +370,6 @@ def _check_batches(count: int, batch_size: int, drop_last: bool, world_size: int
     if not drop_last and 0 < last < 2 * world_size:
         raise RequestError(
             f"the last batch of an epoch would have {last} of {count} images for {world_size} "
-            f"process{'es' if world_size > 1 else ''}, and batch norm needs two each; set drop_last or choose another "
-            f"batch_size than {batch_size}"
+            f"process{'es' if world_size > 1 else ''}, and batch norm needs two each; set drop_last or change "
+            f"batch_size {batch_size}"
         )

@@ -1,4 +1,4 @@
-"""``data shard``: a data set as WebDataset shards, whole or not at all."""
+"""``resnext data shard``: write a data set as WebDataset shards."""
 
 import csv
 import io
@@ -22,21 +22,22 @@ CLASSES, ORIGINS = "classes.txt", "origins.csv"
 
 
 def make_shards(settings: DataSettings, out: Path, per_shard: int, seed: int) -> dict[str, int]:
-    """Write ``out/train-000000.tar`` ..., ``out/val-000000.tar`` ..., the class names and where each image came from.
+    """Write ``out/train-000000.tar`` ..., ``out/val-000000.tar`` ..., the class names and the origin of each image.
 
-    The image files are copied as they are, in an order drawn by ``seed``. Gives the shards of each split. Raises
-    RequestError where ``out`` is there already or the data cannot be used, WorkError where the disk refuses.
+    The image files are copied unchanged, in an order drawn with ``seed``. ``out`` appears only when it is complete.
+    Returns the number of shards of each split. Raises RequestError if ``out`` exists or the data cannot be used,
+    WorkError if the disk cannot be written.
     """
     if out.exists():
-        raise RequestError(f"{out} is there already, and nothing is overwritten; give a folder that is not there")
+        raise RequestError(f"{out} exists already, and nothing is overwritten; give a folder that does not exist")
     if not out.resolve().parent.is_dir():
-        raise RequestError(f"{out} must be in a folder that exists")
+        raise RequestError(f"{out} must be in an existing folder")
     check_folder(out.absolute().parent, f"{out}: the folder")
     source = open_data(settings)
     if any("\n" in name for name in source.train.classes):
         raise RequestError("a class name has a line break, so the classes cannot be listed one a line")
     part = out.with_name(f".{out.name}.part")
-    shutil.rmtree(part, ignore_errors=True)  # of an attempt that was killed
+    shutil.rmtree(part, ignore_errors=True)  # left by a killed process
     try:
         with disk_named(out):
             part.mkdir()
@@ -61,7 +62,7 @@ def make_shards(settings: DataSettings, out: Path, per_shard: int, seed: int) ->
 def _write(
     folder: Path, split: str, dataset: Encoded, per_shard: int, seed: int, note: Callable[[tuple[str, ...]], object]
 ) -> int:
-    """The shards of one split; gives their number."""
+    """Write the shards of one split and return their number."""
     drawn = np.random.Generator(np.random.PCG64(seed_of(seed, 0, ORDER))).permutation(len(dataset))
     shards = range(0, len(drawn), per_shard)
     for number, start in enumerate(shards):
@@ -81,7 +82,7 @@ def _write(
 
 
 def _sample(key: str, where: str, content: bytes, label: int) -> Iterator[tuple[str, bytes]]:
-    """The files of one image; one without an extension is taken for JPEG."""
+    """Return the files of one sample. An image without an extension is taken for JPEG."""
     extension = PurePosixPath(where).suffix.lower()
     yield f"{key}{extension if extension in EXTENSIONS else '.jpg'}", content
     yield f"{key}.cls", str(label).encode()

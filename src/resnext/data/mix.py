@@ -1,4 +1,4 @@
-"""Mixup and cutmix: what training does to a whole batch, after it was normalised."""
+"""Mixup and cutmix of a normalised training batch."""
 
 import torch
 from torch import Tensor
@@ -11,17 +11,18 @@ from resnext.settings import AugmentSettings
 def mix_batch(
     images: Tensor, labels: Tensor, num_classes: int, augment: AugmentSettings, label_smoothing: float, seed: int
 ) -> tuple[Tensor, Tensor]:
-    """Normalised float images [B, C, H, W] and int labels [B] to mixed images and soft targets [B, K].
+    """Mix normalised float images [B, C, H, W] and int labels [B] to mixed images and soft targets [B, K].
 
-    Each image meets its predecessor in the batch, with one lambda ~ Beta(alpha, alpha) a batch (torchvision's MixUp
-    and CutMix); with both on, the batch draws one of them. The targets hold the label smoothing already, in torch's
-    sense: (1 - s) * onehot + s / K. With neither on, images and int labels come back as they were, and smoothing is
-    the loss's work. Draws depend on ``seed`` alone and leave torch's global generator as it was.
+    Each image is mixed with its predecessor in the batch, with one lambda ~ Beta(alpha, alpha) for the batch
+    (torchvision's MixUp and CutMix). If both are on, one of them is drawn for each batch. The targets include the label
+    smoothing as torch defines it: (1 - s) * onehot + s / K. If neither is on, images and int labels are returned
+    unchanged, and the loss does the smoothing. Random draws depend on ``seed`` only; torch's global generator keeps its
+    state.
     """
     choices = [mix for alpha, mix in ((augment.mixup, v2.MixUp), (augment.cutmix, v2.CutMix)) if alpha > 0]
     if not choices:
         return images, labels
-    assert images.is_floating_point(), "mix after normalising: bytes would be cut to whole numbers"
+    assert images.is_floating_point(), "mix after normalising: uint8 would be rounded down"
     if len(labels) == 0:
         return images, one_hot(labels, num_classes).to(images.dtype)
     with torch.random.fork_rng(devices=[]):

@@ -1,4 +1,4 @@
-"""From the data settings to the data: one table, source -> function."""
+"""Open the data of the settings: a table of the functions for each ``data.source``."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -38,7 +38,10 @@ SPLITS: dict[
 
 
 def open_data(settings: DataSettings) -> Source:
-    """Both splits, cut to ``limit_train`` and ``limit_val``, which ``split`` says. Raises RequestError or WorkError."""
+    """Open both splits of the data settings, limited to ``max_train_images`` and ``max_val_images``.
+
+    Raises RequestError for settings or data that cannot be used, WorkError if a download or an archive fails.
+    """
     source = _opener(settings)(settings)
     _check_channels(settings, source.train)
     _check_classes(source.train)
@@ -51,7 +54,7 @@ def open_data(settings: DataSettings) -> Source:
 
 
 def open_split(settings: DataSettings, split: str) -> Dataset:
-    """``train`` or ``val`` alone. Of SPLITS this also takes a place that holds nothing but what is to be evaluated."""
+    """Open ``train`` or ``val`` alone. For sources in SPLIT_OPENERS the other split need not exist."""
     if split not in ("train", "val"):
         raise RequestError(f"no split {split!r}{nearest(split, ('train', 'val'))}")
     if settings.source not in SPLITS:
@@ -68,7 +71,7 @@ def _opener(settings: DataSettings) -> Callable[[DataSettings], Source]:
 
 
 def _check_classes(train: Dataset) -> None:
-    """Raise RequestError for training images that are all of one class: a network learns to say its name."""
+    """Raise RequestError if all training images are of one class."""
     if len(train.labels) and (train.labels == train.labels[0]).all():
         raise RequestError(
             f"all {len(train.labels)} images of {train.name} are of one class, {train.classes[train.labels[0]]!r}; "
@@ -79,5 +82,5 @@ def _check_classes(train: Dataset) -> None:
 def _check_channels(settings: DataSettings, dataset: Dataset) -> None:
     if settings.channels not in (None, dataset.channels):
         raise RequestError(
-            f"data.channels {settings.channels} is not what {settings.source} has, which is {dataset.channels}"
+            f"data.channels {settings.channels} does not fit {settings.source}, whose images have {dataset.channels}"
         )

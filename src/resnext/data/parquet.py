@@ -1,6 +1,6 @@
-"""Images in Parquet files, as the Hugging Face hub has them: local, on a store, or ``hf://datasets/OWNER/NAME``.
+"""Images in Parquet files, as on the Hugging Face hub: local, on a store, or ``hf://datasets/OWNER/NAME``.
 
-Their library turns the files into memory-mapped Arrow once, in its own cache; every image has its place from then on.
+The library ``datasets`` converts the files once to memory-mapped Arrow in its own cache, so images are read by index.
 """
 
 import io
@@ -31,7 +31,7 @@ LAYOUT = "expected train*.parquet and validation*.parquet in a folder, or data.v
 
 @dataclass(frozen=True, eq=False)
 class ParquetDataset:
-    """One split over a ``datasets.Dataset`` whose image column gives the file's bytes, undecoded."""
+    """One split over a ``datasets.Dataset`` whose image column has the undecoded bytes of the files."""
 
     name: str
     classes: tuple[str, ...]
@@ -46,30 +46,31 @@ class ParquetDataset:
         return len(self.labels)
 
     def image(self, index: int) -> Image.Image:
+        """Return the decoded image. Raises BadImage or WorkError."""
         return self.decoded(self.encoded(index), index)
 
     def decoded(self, file: bytes, index: int) -> Image.Image:
-        """The image in the bytes that ``encoded`` gave."""
+        """Decode the bytes that ``read_bytes`` returned. Raises BadImage."""
         return read_image(io.BytesIO(file), self.channels, self.exif, name=self.where(index))
 
     def encoded(self, index: int) -> bytes:
-        """The image's file. Raises BadImage for a row without bytes, WorkError where the row cannot be read."""
+        """Return the content of the image's file. Raises BadImage for a row without bytes, WorkError if unreadable."""
         try:
             content = self.rows[int(index)][self.column]["bytes"]
-        except Exception as error:  # Arrow's own kinds, where its file has gone
+        except Exception as error:  # Arrow's own exceptions, for example when its file was removed
             raise WorkError(f"cannot read {self.where(index)}: {error}") from error
-        if not isinstance(content, bytes):  # a path may stand there instead: it is never followed
-            raise BadImage(self.where(index), "the row holds no bytes of an image")
+        if not isinstance(content, bytes):  # the row may have a path instead, which is never opened
+            raise BadImage(self.where(index), "the row has no bytes of an image")
         return content
 
     def where(self, index: int) -> str:
-        """``train[17]``."""
+        """Return data set, split and row, such as ``data train[17]``."""
         return f"{self.name}[{index}]"
 
 
 @dataclass(frozen=True)
 class _Table:
-    """A split before its classes are known."""
+    """The rows of a split, before the classes of both splits are known."""
 
     rows: Any
     place: str
@@ -105,14 +106,14 @@ class _Table:
         labels = np.asarray(column)
         if labels.dtype.kind not in "iu" or labels.ndim != 1 or not len(labels):
             raise RequestError(
-                f"{self.place}: column {self.label_column} holds {labels.dtype} of shape {list(labels.shape)}, "
+                f"{self.place}: column {self.label_column} has {labels.dtype} of shape {list(labels.shape)}, "
                 "expected one whole number a row"
             )
         return labels.astype(np.int64)
 
     @property
     def names(self) -> tuple[str, ...] | None:
-        """The classes, where the file knows them."""
+        """The class names, if the file has them."""
         names = getattr(self.rows.features[self.label_column], "names", None)
         return None if names is None else tuple(names)
 
@@ -123,14 +124,14 @@ class _Table:
         column = self.image_column
         try:
             rows = self.rows.select_columns([column]).cast_column(column, Feature(decode=False))
-        except Exception as error:  # Arrow's kinds
-            raise RequestError(f"{self.place}: column {column} holds no images but {error}") from error
+        except Exception as error:  # Arrow's own exceptions
+            raise RequestError(f"{self.place}: column {column} does not hold images: {error}") from error
         name = f"{base_name(self.place.rstrip('/'))} {split}"
         return ParquetDataset(name, classes, image_channels(settings), rows, column, self.labels, settings.exif)
 
 
 def open_parquet(settings: DataSettings) -> Source:
-    """Both splits. Raises RequestError for files, columns, labels or classes that cannot be used."""
+    """Open both splits. Raises RequestError for files, columns, labels or classes that cannot be used."""
     train, val = _table(settings, "train"), _table(settings, "val")
     classes = _classes(settings, [train, val])
     parts = train.dataset("train", classes, settings), val.dataset("val", classes, settings)
@@ -140,13 +141,13 @@ def open_parquet(settings: DataSettings) -> Source:
 
 
 def open_parquet_split(settings: DataSettings, split: str) -> Dataset:
-    """One split alone; a single file or pattern is whatever split is asked for."""
+    """Open one split. A single file or a pattern is used for either split."""
     table = _table(settings, split, alone=True)
     return table.dataset(split, _classes(settings, [table]), settings)
 
 
 def _classes(settings: DataSettings, tables: list[_Table]) -> tuple[str, ...]:
-    """data.classes, else the names in the files, else numbers."""
+    """Return the class names: ``data.classes``, else those in the files, else numbers."""
     if settings.classes is not None:
         return class_names(settings.classes, 0)
     first, last = tables[0].names, tables[-1].names
@@ -172,7 +173,7 @@ def _table(settings: DataSettings, split: str, alone: bool = False) -> _Table:
 
 
 def _files(place: str, split: str, whole: bool) -> list[str]:
-    """The files of a split: all that ``place`` names, or of a folder those whose names begin with the split's."""
+    """List the files of a split: all of ``place`` if ``whole``, else those of a folder that start with its name."""
     if whole:
         files = expand(place, (".parquet",))
     else:
@@ -183,7 +184,7 @@ def _files(place: str, split: str, whole: bool) -> list[str]:
         mine = [[name for name in listed if re.match(rf"{word}(?![a-z])", name)] for word in words]
         files = [joined(place, name) for name in next((found for found in mine if found), [])]
         if not files:
-            raise RequestError(f"{place} has no {split} files among its {len(listed)} of Parquet; {LAYOUT}")
+            raise RequestError(f"{place} has no {split} files among its {len(listed)} Parquet files; {LAYOUT}")
     stamps_of(files)
     return files
 
@@ -195,7 +196,7 @@ def _from_files(place: str, files: list[str]) -> _Table:
 
 
 def _from_hub(place: str, name: str, revision: str | None, split: str, settings: DataSettings) -> _Table:
-    """The hub's own split, alone: the others are not fetched. No code of the repository is run."""
+    """Load one split from the hub. Other splits are not downloaded, and no code of the repository is run."""
     from datasets import DownloadConfig, get_dataset_split_names, load_dataset
 
     said = {"revision": revision, "download_config": DownloadConfig(local_files_only=not settings.download)}
@@ -209,7 +210,7 @@ def _from_hub(place: str, name: str, revision: str | None, split: str, settings:
 
 @contextmanager
 def _library() -> Iterator[None]:
-    """Within, the library's absence and its errors are a RequestError."""
+    """Raise RequestError if the library is not installed, and for its errors inside the block."""
     try:
         import datasets
     except ImportError as error:
@@ -218,6 +219,6 @@ def _library() -> Iterator[None]:
         yield
     except (RequestError, WorkError):
         raise
-    except Exception as error:  # the library's, Arrow's, the hub's
+    except Exception as error:  # exceptions of the library, of Arrow and of the hub
         reason = str(error.__cause__ or error) or type(error).__name__
         raise RequestError(f"{datasets.__name__} cannot read the Parquet data: {reason}") from error

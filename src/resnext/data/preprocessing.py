@@ -1,6 +1,6 @@
-"""What a network expects of its input: one frozen value that travels with the weights.
+"""The input preprocessing a network expects. It is stored with the weights.
 
-Evaluation, prediction and every export read it, so nobody has to guess a resize or a mean again.
+Training writes it; evaluation, prediction and every export read it.
 """
 
 import math
@@ -18,30 +18,30 @@ if TYPE_CHECKING:
     from resnext.data.source import Source
 
 INTERPOLATIONS = ("bicubic", "bilinear")
-ANY_SIZE = ("folder", "imagenet", "imagenet5k", "webdataset", "parquet")  # sources of pictures of any size
-LARGEST_SIDE = 8192  # pixels; a file that asks for more is broken or hostile
+ANY_SIZE = ("folder", "imagenet", "imagenet5k", "webdataset", "parquet")  # sources whose images differ in size
+LARGEST_SIDE = 8192  # pixels; a file with a larger value is broken or hostile
 
 
 @dataclass(frozen=True, kw_only=True)
 class Preprocessing:
-    """From a picture to the network's input. Values that make no sense raise RequestError.
+    """How an image becomes the network's input: resize, crop, channels and normalisation.
 
-    ``exif`` says whether whoever opens a file turns it upright first; the view itself starts from upright pictures.
+    Raises RequestError for values that are out of range or contradict each other.
     """
 
-    image_size: int  # side of the square the network sees, pixels
-    resize: int  # shorter side before the centre crop, pixels; without meaning where fit is squash or pad
+    image_size: int  # side of the square network input, pixels
+    resize: int  # shorter side before the centre crop, pixels; unused if fit is squash or pad
     fit: str = "crop"  # crop the centre, squash to the square, or pad with the mean colour
     interpolation: str = "bicubic"
-    mean: tuple[float, ...]  # of each channel, on the scale 0 to 1
+    mean: tuple[float, ...]  # per channel, on the scale 0 to 1
     std: tuple[float, ...]
     channels: int
-    exif: bool = True
+    exif: bool = True  # whether image files are turned upright by their EXIF orientation when they are opened
 
     def __post_init__(self) -> None:
         check_whole("channels", self.channels, 3)
         if self.channels not in (1, 3):
-            raise RequestError(f"channels {self.channels} cannot be read from pictures; choose 1 (grey) or 3 (RGB)")
+            raise RequestError(f"channels {self.channels} cannot be read from images; choose 1 (grey) or 3 (RGB)")
         check_whole("image_size", self.image_size, LARGEST_SIDE)
         check_whole("resize", self.resize, LARGEST_SIDE)
         for name, choices in (("fit", FITS), ("interpolation", INTERPOLATIONS)):
@@ -62,21 +62,21 @@ class Preprocessing:
 
     @property
     def colour_order(self) -> str:
-        """The order of the input channels. Adapters turn other orders into this one when they load."""
+        """Order of the input channels. Weights made for another order are converted when they are loaded."""
         return "grey" if self.channels == 1 else "RGB"
 
     @property
     def mean_colour(self) -> tuple[int, ...]:
-        """The mean rounded to whole steps of 0..255: what padding is filled with."""
+        """The mean as integers in 0..255. Padding is filled with it."""
         return tuple(round(255 * value) for value in self.mean)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values that JSON can hold."""
+        """Return the fields as JSON values."""
         return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Preprocessing":
-        """The inverse of ``to_dict``, from a file nobody vouches for. Raises RequestError."""
+        """Invert ``to_dict``. The values may come from any file; raises RequestError for what is not valid."""
         if not isinstance(values, Mapping):
             raise RequestError(f"preprocessing must be a table of names and values, not {values!r}")
         names = [f.name for f in fields(cls)]
@@ -90,10 +90,10 @@ class Preprocessing:
 
     @staticmethod
     def of(settings: DataSettings, source: "Source", base: "Preprocessing | None" = None) -> "Preprocessing":
-        """What the settings say; where they say nothing, what the weights do (``base``); else the source's defaults.
+        """Return the preprocessing of a run: settings first, then that of the weights (``base``), then the source's.
 
-        Filter and colours follow the weights; size and fit only for pictures that have no size of their own
-        (ANY_SIZE). Raises RequestError.
+        Interpolation, mean and std follow the weights. Size and fit follow the weights only for the sources in
+        ANY_SIZE_SOURCES; other sources have a fixed image size. Raises RequestError for settings that contradict.
         """
         channels = source.train.channels
         view = base if settings.source in ANY_SIZE else None
@@ -102,8 +102,8 @@ class Preprocessing:
         fit = settings.fit or (view.fit if view else "crop")
         if fit != "crop" and settings.resize not in (None, size):
             raise RequestError(
-                f"data.resize {settings.resize} belongs to data.fit crop; with {fit} the picture is brought "
-                f"straight to data.image_size {size}"
+                f"data.resize {settings.resize} belongs to data.fit crop; with {fit} the image is resized "
+                f"directly to data.image_size {size}"
             )
         resize = settings.resize
         if resize is None:
@@ -124,10 +124,10 @@ class Preprocessing:
 def normalize(
     images: Tensor, preprocessing: Preprocessing, device: torch.device | str, *, channels_last: bool = False
 ) -> Tensor:
-    """Images [B, C, H, W], uint8 in 0..255 or float in 0..1, to normalised float32 on the device.
+    """Normalise images [B, C, H, W], uint8 in 0..255 or float in 0..1, to float32 on ``device``.
 
-    Bytes cross to the device as bytes. The input is left as it was. Raises RequestError for other channels than
-    the network's.
+    uint8 images are copied to the device before the conversion. The input is not changed. Raises RequestError if the
+    images do not have the network's number of channels.
     """
     if images.ndim != 4 or images.shape[1] != preprocessing.channels:
         raise RequestError(
@@ -145,12 +145,13 @@ def normalize(
 
 
 def check_whole(name: str, value: Any, high: int) -> None:
+    """Raise RequestError unless ``value`` is an integer from 1 to ``high``."""
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= high:
         raise RequestError(f"{name} must be a whole number from 1 to {high}, not {value!r}")
 
 
 def channel_values(name: str, values: Any, channels: int) -> tuple[float, ...]:
-    """One number from 0 to 1 a channel, as floats."""
+    """Check that ``values`` has one number from 0 to 1 for each channel, and return them as floats."""
     if isinstance(values, str) or not hasattr(values, "__iter__"):
         raise RequestError(f"{name} must be a list of {channels} numbers, one per channel, not {values!r}")
     items = list(values)

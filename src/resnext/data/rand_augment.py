@@ -1,4 +1,4 @@
-"""RandAugment as timm has it, drawing from torch's generator as everything else here does."""
+"""timm's RandAugment, with its random draws taken from torch's generator."""
 
 import random
 from typing import Any
@@ -14,10 +14,11 @@ FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BIL
 
 
 class RandAugment:
-    """A policy such as ``rand-m7-mstd0.5-inc1`` (Cubuk et al. 2020; timm's spelling) on a picture of mode RGB.
+    """Applies a policy such as ``rand-m7-mstd0.5-inc1`` (Cubuk et al. 2020; timm's spelling) to an RGB image.
 
-    timm draws from Python's and NumPy's global generators: they are seeded from torch's for the picture, which the
-    loader seeds by (seed, epoch, index), and put back afterwards. Raises RequestError for a policy timm does not know.
+    timm draws from Python's and NumPy's global generators. For each image they are seeded from torch's generator (which
+    the loader seeds by (seed, epoch, index)) and restored afterwards. Raises RequestError for a policy that timm does
+    not know.
     """
 
     def __init__(self, policy: str, preprocessing: Preprocessing) -> None:
@@ -34,11 +35,11 @@ class RandAugment:
             self.transform = rand_augment_transform(policy, options)
         except (AssertionError, ValueError, KeyError, TypeError, IndexError):
             raise RequestError(
-                f"augment.rand_augment {policy!r} is no policy that timm knows; one looks like rand-m7-mstd0.5-inc1"
+                f"augment.rand_augment {policy!r} is not a policy that timm knows; an example is rand-m7-mstd0.5-inc1"
             ) from None
 
     def __call__(self, image: Image.Image) -> Image.Image:
-        """The picture after its operations."""
+        """Return the augmented image."""
         seed = int(torch.randint(2**31, ()).item())
         before, numpy_before = random.getstate(), np.random.get_state()  # noqa: NPY002
         random.seed(seed)

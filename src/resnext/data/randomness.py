@@ -1,26 +1,26 @@
-"""Where every random choice of a run gets its seed: a pure function of (seed, epoch, index).
+"""Seeds of random choices: each is a pure function of (seed, epoch, index).
 
-Because nothing is drawn from a stream that others draw from, any number of workers, any start method and any
-point of resuming see the same images in the same order.
+No random generator is shared. So the images and their order are the same for any number of workers, for any start
+method, and for a run that was resumed at any step.
 """
 
 import operator
 
 from resnext.errors import RequestError
 
-# Third keys that are no image index (those are 0 or more): what else an epoch needs a seed for.
-ORDER = -1  # the order of the images
+# Values of the third key for purposes other than an image; an image index is 0 or more.
+ORDER = -1  # the order of the images in an epoch
 MIX = -2  # mixup and cutmix; the step is a fourth key
-LEFT_OUT = -3  # which images an epoch leaves out; the same for all epochs, so the second key is 0
+LEFT_OUT = -3  # which images are left out; the same in all epochs, so the second key is 0
 
 _MASK = 2**64 - 1
 
 
 def seed_of(*keys: int) -> int:
-    """A seed from 0 to 2**63 - 1 for these keys, the same on every platform and in every version.
+    """Derive a seed from 0 to 2**63 - 1 from these keys, the same on every platform and in every version.
 
-    A chain of the splitmix64 finaliser (Steele, Lea and Flood 2014), which is a bijection of 64 bits: the
-    order and the number of keys matter. Raises RequestError for a key that does not fit in 64 signed bits.
+    Chains the splitmix64 finaliser (Steele, Lea and Flood 2014), a bijection of 64 bits. The order and the number of
+    keys matter. Raises RequestError for a key that does not fit in 64 signed bits.
     """
     state = _scramble(len(keys))
     for key in keys:
@@ -32,7 +32,7 @@ def seed_of(*keys: int) -> int:
 
 
 def _scramble(value: int) -> int:
-    """One step of splitmix64."""
+    """Do one step of splitmix64."""
     value = (value + 0x9E3779B97F4A7C15) & _MASK
     value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
     value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & _MASK

@@ -1,4 +1,4 @@
-"""What a data set is to the rest of the package: images, labels and class names, not where they came from."""
+"""What every data set provides: images, labels and class names, whatever source they come from."""
 
 import hashlib
 import os
@@ -14,7 +14,7 @@ from resnext.errors import WorkError
 
 
 class BadImage(WorkError):
-    """One image cannot be used. ``path`` names the file, ``reason`` says why. Pickles, so that workers can send it."""
+    """One image cannot be used: ``path`` is its file, ``reason`` says why. Workers send it to the main process."""
 
     def __init__(self, path: str, reason: str) -> None:
         super().__init__(path, reason)
@@ -26,62 +26,62 @@ class BadImage(WorkError):
 
 
 class Dataset(Protocol):
-    """One split of a source."""
+    """One split (train or val) of a data source."""
 
     @property
     def name(self) -> str:
-        """For people: ``cifar10 test``."""
+        """Name for messages and reports, such as ``cifar10 test``."""
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Class names; a label is an index into them."""
+        """Class names. A label is an index into them."""
 
     @property
     def channels(self) -> int:
-        """1 (grey) or 3 (RGB)."""
+        """Number of channels of every image: 1 (grey) or 3 (RGB)."""
 
     @property
     def labels(self) -> np.ndarray:
-        """int64 [N]."""
+        """Label of each image, int64 [N]."""
 
     @property
     def in_memory(self) -> bool:
-        """Whether ``image`` costs no reading and decoding."""
+        """Whether the decoded images are in memory, so that ``image`` reads no file."""
 
     def __len__(self) -> int: ...
 
     def image(self, index: int) -> Image.Image:
-        """The image, fully decoded, mode ``L`` or ``RGB``. Raises BadImage naming the file."""
+        """Return the decoded image, mode ``L`` or ``RGB``. Raises BadImage if it cannot be decoded."""
 
     def where(self, index: int) -> str:
-        """The image's path under the data's root, or ``test[17]``."""
+        """Return the image's path below the root of the data, or for data in memory ``test[17]``."""
 
 
 class Files(Dataset, Protocol):
-    """A split whose images are files of any format."""
+    """A split whose images are encoded files, such as JPEG or PNG."""
 
     def encoded(self, index: int) -> bytes:
-        """The image's file as it is. Raises BadImage or WorkError where it cannot be read."""
+        """Return the content of the image's file. Raises BadImage or WorkError if it cannot be read."""
 
     def decoded(self, file: bytes, index: int) -> Image.Image:
-        """What ``image`` makes of those bytes. Raises BadImage naming the file."""
+        """Decode these bytes as ``image`` does. Raises BadImage naming the file."""
 
 
 def files_of(dataset: Dataset) -> Files | None:
-    """The data set itself where its images are files; else None."""
+    """Return the data set itself if its images are files, else None."""
     inner = dataset
-    while hasattr(inner, "dataset"):  # a view of another
+    while hasattr(inner, "dataset"):  # a wrapper, such as Subset
         inner = inner.dataset
     return cast(Files, dataset) if hasattr(inner, "encoded") and hasattr(dataset, "encoded") else None
 
 
 def listing_digest(dataset: Dataset) -> str:
-    """A digest of which images a split holds, in which order and under which labels; their pixels are not read."""
+    """Hash which images a split has, their order and their labels. Pixels are not read."""
     return digest_of(getattr(dataset, "file_names", ()), dataset.labels)
 
 
 def digest_of(names: Iterable[bytes], *columns: np.ndarray) -> str:
-    """A digest of the base names of files, which are the same wherever these lie, and of what is known of each."""
+    """Hash the base names of files and arrays with one row for each of them; folders do not matter."""
     digest = hashlib.blake2b(digest_size=16)
     for name in names:
         digest.update(name.rpartition(b"/")[2] + b"\0")
@@ -92,7 +92,7 @@ def digest_of(names: Iterable[bytes], *columns: np.ndarray) -> str:
 
 @dataclass(frozen=True, eq=False)
 class ArrayDataset:
-    """A split that lives in memory: ``images`` uint8 [N, H, W] or [N, H, W, 3], ``labels`` int64 [N]."""
+    """A split in memory: ``images`` uint8 [N, H, W] or [N, H, W, 3], ``labels`` int64 [N]."""
 
     name: str
     classes: tuple[str, ...]
@@ -112,42 +112,49 @@ class ArrayDataset:
         return len(self.labels)
 
     def image(self, index: int) -> Image.Image:
+        """Return image ``index`` as a PIL image."""
         return Image.fromarray(self.images[index])
 
     def where(self, index: int) -> str:
+        """Return split and index, such as ``test[17]``."""
         return f"{self.name.split()[-1]}[{index}]"
 
 
 @dataclass(frozen=True, eq=False)
 class Subset:
-    """The images of another data set at ``indices`` (int64 [n]); names, classes and labels stay what they were."""
+    """The images of another data set at ``indices`` (int64 [n]), with the same name, classes and labels."""
 
     dataset: Dataset
     indices: np.ndarray
 
     @property
     def name(self) -> str:
+        """Name of the whole data set."""
         return self.dataset.name
 
     @property
     def classes(self) -> tuple[str, ...]:
+        """Classes of the whole data set."""
         return self.dataset.classes
 
     @property
     def channels(self) -> int:
+        """Number of channels: 1 (grey) or 3 (RGB)."""
         return self.dataset.channels
 
     @property
     def in_memory(self) -> bool:
+        """Whether the whole data set is in memory."""
         return self.dataset.in_memory
 
     @cached_property
     def labels(self) -> np.ndarray:
+        """Labels of the subset, int64 [n]."""
         return self.dataset.labels[self.indices]
 
     @property
     def file_names(self) -> np.ndarray:
-        """Of a data set of files: bytes [n]."""
+        """File names of a file data set, bytes [n]."""
         names: np.ndarray = self.dataset.file_names[self.indices]  # type: ignore[attr-defined]
         return names
 
@@ -155,38 +162,40 @@ class Subset:
         return len(self.indices)
 
     def image(self, index: int) -> Image.Image:
+        """Return the decoded image."""
         return self.dataset.image(int(self.indices[index]))
 
     def encoded(self, index: int) -> bytes:
-        """Of a data set of files."""
+        """Return the content of the image's file; only for file data sets."""
         return cast(Files, self.dataset).encoded(int(self.indices[index]))
 
     def decoded(self, file: bytes, index: int) -> Image.Image:
-        """Of a data set of files."""
+        """Decode the content of the image's file; only for file data sets."""
         return cast(Files, self.dataset).decoded(file, int(self.indices[index]))
 
     def where(self, index: int) -> str:
+        """Return the image's path in the whole data set."""
         return self.dataset.where(int(self.indices[index]))
 
 
 @dataclass(frozen=True)
 class Source:
-    """Both splits of a data set, and its usual view. ``mean`` and ``std`` are on the scale of 0 to 1."""
+    """Both splits of a data set, with its default image size, ``mean`` and ``std`` (per channel, scale 0 to 1)."""
 
     train: Dataset
     val: Dataset
     image_size: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    split: str  # one sentence: how train and val were divided
-    lists: Mapping[str, str] = field(default_factory=dict)  # file name -> text, to be kept with a run
+    split: str  # one sentence: how train and val were separated
+    lists: Mapping[str, str] = field(default_factory=dict)  # file name -> text of files that a run folder keeps
 
 
 def choose_held_out(paths: Sequence[bytes], fraction: float, seed: int) -> np.ndarray:
-    """bool [n]: which of ``paths`` are held out; about ``fraction`` of them, at least one, and not all.
+    """Choose about ``fraction`` of ``paths`` to hold out, at least one and not all. Returns bool [n].
 
-    A path's side is a function of the path and the seed, so that added files move none. Only where one side would have
-    nothing, the path nearest to it changes over. There must be two paths that differ.
+    The choice for a path depends only on the path and the seed, so adding files moves no other file. If one side
+    would be empty, the path whose hash is nearest to it is moved there. At least two paths must differ.
     """
     draws = np.array([_draw(path, seed) for path in paths])
     held_out = draws < fraction
@@ -196,13 +205,13 @@ def choose_held_out(paths: Sequence[bytes], fraction: float, seed: int) -> np.nd
 
 
 def _draw(path: bytes, seed: int) -> float:
-    """A number in [0, 1) for a path under a seed, the same on every machine."""
+    """Hash a path and a seed to a number in [0, 1), the same on every machine."""
     text = b"%d\0%s" % (seed, path.replace(os.fsencode(os.sep), b"/"))
     return int.from_bytes(hashlib.blake2b(text, digest_size=6).digest(), "big") / (1 << 48)
 
 
 def limited(dataset: Dataset, limit: int | None, seed: int) -> Dataset:
-    """``limit`` images drawn by ``seed``, in their old order; the data set itself when it has no more than that."""
+    """Draw ``limit`` images with ``seed``, keeping their order. A smaller data set is returned unchanged."""
     if limit is None or limit >= len(dataset):
         return dataset
     drawn = np.random.Generator(np.random.Philox(key=seed)).permutation(len(dataset))[:limit]

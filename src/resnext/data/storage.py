@@ -1,4 +1,4 @@
-"""Where bytes lie: a local path, or any URL that fsspec knows (s3://, gs://, file://, memory:// ...)."""
+"""Read files by a local path or any URL that fsspec supports (s3://, gs://, file://, memory:// ...)."""
 
 import os
 import re
@@ -17,25 +17,25 @@ from fsspec.implementations.local import LocalFileSystem
 from resnext.data.classes import listing
 from resnext.errors import RequestError, WorkError
 
-AT_ONCE = 16  # requests under way, where many places are asked for the same thing
-HANDLES = 128  # local files a process holds open
-AHEAD = 8 << 20  # bytes that reading on from a remote place fetches at a time
-MOST_PLACES = 1_000_000  # that one pattern may name
-TAGS = ("ETag", "etag", "md5Hash", "LastModified", "last_modified", "created")  # what tells two versions apart
+AT_ONCE = 16  # requests sent at the same time
+HANDLES = 128  # local files a process keeps open
+AHEAD = 8 << 20  # bytes of one request when a remote file is read in sequence
+MOST_PLACES = 1_000_000  # paths one pattern may expand to
+TAGS = ("ETag", "etag", "md5Hash", "LastModified", "last_modified", "created")  # fields that identify a file version
 BRACES = re.compile(r"\{([^{}]*)\}")
 RANGE = re.compile(r"([0-9]+)\.\.([0-9]+)")
 MAGIC = re.compile(r"[*?\[]")
 
 
 class Stamp(NamedTuple):
-    """What tells a file from what stood at the same place before: its bytes, and its time or a store's ETag."""
+    """Identifies one version of a file: its size, and its modification time or the store's ETag."""
 
     size: int
     tag: str
 
 
 def system_of(place: str) -> tuple[Any, str]:
-    """fsspec's file system and its own name of the place. Asked anew in every process, which makes forks safe."""
+    """Return the fsspec file system of a path or URL and the path in it. Not cached, so it is safe after a fork."""
     if "://" not in place:
         return LocalFileSystem(), os.path.abspath(os.path.expanduser(place))
     try:
@@ -43,35 +43,40 @@ def system_of(place: str) -> tuple[Any, str]:
     except ImportError as error:
         raise RequestError(f"{place} needs a package: {error}; pip install 'resnext[remote]' brings s3://") from error
     except ValueError as error:
-        raise RequestError(f"{place} is no place that can be reached: {error}") from error
+        raise RequestError(f"{place} is not a path or URL that can be read: {error}") from error
 
 
 def is_local(place: str) -> bool:
+    """Whether the path or URL is on a local disk."""
     return isinstance(system_of(place)[0], LocalFileSystem)
 
 
 def joined(folder: str, name: str) -> str:
+    """Join a folder (path or URL) and a name."""
     return f"{folder.rstrip('/')}/{name}" if folder.strip("/") else f"{folder}{name}"
 
 
 def base_name(place: str) -> str:
+    """Return the last part of a path or URL."""
     return PurePosixPath(place).name
 
 
 def exists(place: str) -> bool:
+    """Whether there is a file or folder. Raises RequestError if the store cannot be read."""
     system, path = system_of(place)
     with asked(place):
         return bool(system.exists(path))
 
 
 def is_folder(place: str) -> bool:
+    """Whether there is a folder. Raises RequestError if the store cannot be read."""
     system, path = system_of(place)
     with asked(place):
         return bool(system.isdir(path))
 
 
 def names_in(folder: str) -> list[str]:
-    """Base names of what lies in a folder, hidden ones left out, plain sorted."""
+    """List the base names in a folder, sorted, without hidden ones."""
     system, path = system_of(folder)
     with asked(folder):
         names = [base_name(str(found).rstrip("/")) for found in system.ls(path, detail=False)]
@@ -79,7 +84,10 @@ def names_in(folder: str) -> list[str]:
 
 
 def stamp_of(place: str) -> Stamp | None:
-    """None where nothing is. Raises RequestError for a folder, and for a store that cannot be asked."""
+    """Return the version of a file, or None if it does not exist.
+
+    Raises RequestError for a folder and for a store that cannot be read.
+    """
     system, path = system_of(place)
     with asked(place):
         try:
@@ -97,22 +105,22 @@ def stamp_of(place: str) -> Stamp | None:
 
 
 def identity_of(place: str, stamp: Stamp) -> str:
-    """What a cache knows this version of this file by."""
+    """Return a text that identifies this version of this file in a cache."""
     return f"{place if '://' in place else system_of(place)[1]}\0{stamp.size}\0{stamp.tag}"
 
 
 def stamps_of(places: Sequence[str]) -> list[Stamp]:
-    """Of all places. Raises RequestError that names those where nothing is."""
+    """Return the version of each file. Raises RequestError naming the files that do not exist."""
     with ThreadPoolExecutor(AT_ONCE) as pool:
         stamps = list(pool.map(stamp_of, places))
     missing = [place for place, stamp in zip(places, stamps, strict=True) if stamp is None]
     if missing:
-        raise RequestError(f"missing: {listing(missing)}, of {len(places)} that the pattern or folder names")
+        raise RequestError(f"missing: {listing(missing)}, of {len(places)} files that the pattern or folder names")
     return cast("list[Stamp]", stamps)
 
 
 def opened(place: str) -> IO[bytes]:
-    """A file to read and seek in."""
+    """Open a local or remote file for reading; the result can seek."""
     system, path = system_of(place)
     with asked(place):
         if isinstance(system, LocalFileSystem):
@@ -121,14 +129,17 @@ def opened(place: str) -> IO[bytes]:
 
 
 def read_range(place: str, stamp: Stamp, offset: int, size: int, what: str) -> bytes:
-    """``size`` bytes from ``offset`` on, of the file that had this stamp. Raises WorkError naming it and ``what``."""
+    """Read ``size`` bytes from ``offset`` on. ``what`` describes them in errors.
+
+    Raises WorkError if the file is not the given version, or cannot be read.
+    """
     try:
         system, path = system_of(place)
         if isinstance(system, LocalFileSystem):
             content = _handle(path, stamp).read(offset, size)
         else:
             content = system.cat_file(path, start=offset, end=offset + size) if size else b""
-    except Exception as error:  # every store has its own kinds
+    except Exception as error:  # every store has its own exceptions
         raise WorkError(f"cannot read {what} of {place}: {_reason(error)}") from error
     if len(content) != size:
         raise WorkError(
@@ -139,10 +150,10 @@ def read_range(place: str, stamp: Stamp, offset: int, size: int, what: str) -> b
 
 
 class _Handle:
-    """An open local file. Reading by position shares no state, so threads and forked processes may do it too."""
+    """An open local file. ``read`` does not use the file position, so threads and forked processes can share it."""
 
     def __init__(self, path: str, stamp: Stamp) -> None:
-        self.file = open(path, "rb", buffering=0)  # noqa: SIM115 - closed when it falls out of the cache
+        self.file = open(path, "rb", buffering=0)  # noqa: SIM115 - closed when it is evicted from the cache
         status = os.fstat(self.file.fileno())
         now = Stamp(status.st_size, str(status.st_mtime_ns))
         if now != stamp:
@@ -167,10 +178,10 @@ def _handle(path: str, stamp: Stamp) -> _Handle:
 
 
 def expand(pattern: str, endings: tuple[str, ...]) -> list[str]:
-    """The places a pattern names, in its order: ``{000..127}`` and ``{a,b}`` as they count, ``*`` and folders sorted.
+    """Expand a pattern to paths: ``{000..127}`` and ``{a,b}`` in the order written, ``*`` and folders sorted.
 
-    A place that is there as it is spelled is taken as it is. Of a folder count the names with one of ``endings``.
-    Raises RequestError for what names nothing, for a pattern that cannot be read and for a place named twice.
+    A path that exists literally is not expanded. A folder stands for its files with one of ``endings``. Raises
+    RequestError if nothing matches, if the pattern is not valid, or if it names a path twice.
     """
     places = [place for part in _braces(pattern) for place in _expand_one(part, endings)]
     if len(set(places)) < len(places):
@@ -196,17 +207,17 @@ def _expand_one(pattern: str, endings: tuple[str, ...]) -> list[str]:
 
 
 def _braces(pattern: str) -> list[str]:
-    """Every text that the braces stand for, the last one counting fastest."""
+    """Expand all braces of a pattern; the last one varies fastest."""
     if not re.search(r"[{}]", pattern) or exists(pattern):
         return [pattern]
     texts, choices = BRACES.split(pattern)[::2], [_choices(inner, pattern) for inner in BRACES.findall(pattern)]
     if any("{" in text or "}" in text for text in texts):
-        raise RequestError(f"{pattern} has a brace without its partner")
+        raise RequestError(f"{pattern} has a brace without its counterpart")
     count = 1
     for chosen in choices:
         count *= len(chosen)
         if count > MOST_PLACES:
-            raise RequestError(f"{pattern} names more than {MOST_PLACES} places")
+            raise RequestError(f"{pattern} names more than {MOST_PLACES} files")
     return [
         "".join(part for pair in zip(texts, (*chosen, ""), strict=True) for part in pair)
         for chosen in product(*choices)
@@ -214,7 +225,7 @@ def _braces(pattern: str) -> list[str]:
 
 
 def _choices(inner: str, pattern: str) -> list[str]:
-    """What one pair of braces stands for."""
+    """Return the alternatives in one pair of braces."""
     span = RANGE.fullmatch(inner)
     if span is None:
         words = inner.split(",")
@@ -224,22 +235,22 @@ def _choices(inner: str, pattern: str) -> list[str]:
     first, last = span.groups()
     padded = any(len(end) > 1 and end.startswith("0") for end in (first, last))
     if padded and len(first) != len(last):
-        raise RequestError(f"{{{inner}}} of {pattern} is ragged: both ends need the same number of digits")
+        raise RequestError(f"{{{inner}}} of {pattern} is not valid: both ends need the same number of digits")
     if len(last) > 9 or int(last) < int(first):
-        raise RequestError(f"{{{inner}}} of {pattern} must rise, to no more than 999,999,999")
+        raise RequestError(f"{{{inner}}} of {pattern} must be a rising range, up to 999,999,999")
     if int(last) - int(first) >= MOST_PLACES:
-        raise RequestError(f"{pattern} names more than {MOST_PLACES} places")
+        raise RequestError(f"{pattern} names more than {MOST_PLACES} files")
     return [str(number).zfill(len(first) if padded else 0) for number in range(int(first), int(last) + 1)]
 
 
 @contextmanager
 def asked(place: str) -> Iterator[None]:
-    """Within, whatever a file system or a store says against it is a RequestError that names the place."""
+    """Raise any error of a file system or a store inside the block as a RequestError that names the path."""
     try:
         yield
     except (RequestError, WorkError):
         raise
-    except Exception as error:  # botocore, aiohttp ...: every store has its own kinds
+    except Exception as error:  # botocore, aiohttp ...: every store has its own exceptions
         raise RequestError(f"cannot read {place}: {_reason(error)}") from error
 
 

@@ -1,4 +1,4 @@
-"""Images of WordNet synsets in the ways they are kept: class folders, a tar for each class, or a tar of those tars."""
+"""Layouts of images of WordNet synsets: class folders, a tar for each class, or a tar of those tars."""
 
 import os
 from collections.abc import Sequence
@@ -22,9 +22,9 @@ LAYOUT = "expected <wnid>/ folders such as n01440764/, a <wnid>.tar for each cla
 
 
 def open_synsets(place: str, name: str, settings: DataSettings) -> Images:
-    """All images of a folder or tar, class by class (sorted), and by name in each: one order for every layout.
+    """Open all images of a folder or tar, sorted by class and then by name, in the same order for every layout.
 
-    Raises RequestError for another layout, a class that is no synset, or a class that is there twice.
+    Raises RequestError for another layout, a class that is not a synset, or a class that occurs twice.
     """
     if not is_folder(place):
         return _of_archives([place], name, settings, indexed([place], "nested", nested))
@@ -32,7 +32,7 @@ def open_synsets(place: str, name: str, settings: DataSettings) -> Images:
     if tars:
         folders = [folder for folder in names_in(place) if f"{folder}.tar" in tars]
         if folders:
-            raise RequestError(f"{place} has class {listing(folders)} twice, as a folder and as a tar; move one away")
+            raise RequestError(f"{place} has class {listing(folders)} twice, as a folder and as a tar; remove one")
         places = [joined(place, tar) for tar in tars]
         return _of_archives(places, name, settings, indexed(places, "flat", flat))
     if not is_local(place):
@@ -44,7 +44,7 @@ def open_synsets(place: str, name: str, settings: DataSettings) -> Images:
 
 
 def chosen(dataset: Images, classes: Sequence[str], name: str) -> Images:
-    """The images of some of the classes, labelled by their place in ``classes``; the order stays."""
+    """Select the images of ``classes``, labelled by the index in ``classes``; their order is kept."""
     places = {wnid: label for label, wnid in enumerate(classes)}
     new = np.array([places.get(wnid, -1) for wnid in dataset.classes], dtype=np.int64)[dataset.labels]
     indices = np.flatnonzero(new >= 0)
@@ -52,14 +52,14 @@ def chosen(dataset: Images, classes: Sequence[str], name: str) -> Images:
 
 
 def in_class_order(dataset: Kept, names: np.ndarray) -> Kept:
-    """The images sorted by class, then by base name."""
+    """Sort the images by class, then by base name."""
     bases = np.array([name.rpartition(b"/")[2] for name in names.tolist()])
     order = np.lexsort((bases, dataset.labels))
     return dataset.selected(order, dataset.labels[order], dataset.classes, dataset.name)
 
 
 def _of_archives(places: Sequence[str], name: str, settings: DataSettings, indexes: list[TarIndex]) -> TarDataset:
-    """From indexes whose members lie in tars called by their synset."""
+    """Open indexed archives in which each image is in a tar named by its synset."""
     owners = np.concatenate([_owners(place, index) for place, index in zip(places, indexes, strict=True)])
     classes, labels = np.unique(owners, return_inverse=True)
     wnids = tuple(os.fsdecode(wnid) for wnid in classes.tolist())
@@ -69,12 +69,12 @@ def _of_archives(places: Sequence[str], name: str, settings: DataSettings, index
     dataset = TarDataset.of(name, indexes, labels.astype(np.int64), wnids, image_channels(settings), settings.exif)
     strange = next((n for n in dataset.names.tolist() if not is_image_name(os.fsdecode(n))), None)
     if strange is not None:
-        raise RequestError(f"{places[0]} has {os.fsdecode(strange)}, which is no image")
+        raise RequestError(f"{places[0]} has {os.fsdecode(strange)}, which is not an image")
     return in_class_order(dataset, dataset.names)
 
 
 def _owners(place: str, index: TarIndex) -> np.ndarray:
-    """The synset of each member: the name of the inner tar, or of the archive itself. Bytes [N]."""
+    """Return the synset of each member: the name of the inner tar, or of the archive itself. Bytes [N]."""
     own = os.fsencode(base_name(place).removesuffix(".tar"))
     if WNID.fullmatch(os.fsdecode(own)):
         return np.full(len(index), own)
@@ -91,4 +91,4 @@ def _owners(place: str, index: TarIndex) -> np.ndarray:
 def _check_wnids(classes: Sequence[str], place: str) -> None:
     strange = [name for name in classes if not WNID.fullmatch(name)]
     if strange:
-        raise RequestError(f"{place} has {listing(strange)}, which names no synset; {LAYOUT}")
+        raise RequestError(f"{place} has {listing(strange)}, which is not a synset; {LAYOUT}")

@@ -1,4 +1,4 @@
-"""Images that lie in tar archives, read where they lie."""
+"""A data set of images in tar archives, read by their offset without unpacking."""
 
 import io
 import os
@@ -15,10 +15,10 @@ from resnext.data.tar_index import TarIndex
 
 @dataclass(frozen=True, eq=False)
 class TarDataset:
-    """One split over the members of ``archives``: image i is ``sizes[i]`` bytes at ``offsets[i]`` of ``shards[i]``.
+    """One split in tar archives: image i is ``sizes[i]`` bytes at ``offsets[i]`` of archive ``shards[i]``.
 
-    An image that does not decode is a BadImage; an archive that does not give its bytes is a WorkError that names
-    archive and member, and is never skipped.
+    An image that cannot be decoded raises BadImage. An archive that cannot be read raises WorkError, which names
+    archive and member and is never skipped.
     """
 
     name: str
@@ -37,7 +37,7 @@ class TarDataset:
     def of(
         name: str, indexes: Sequence[TarIndex], labels: np.ndarray, classes: tuple[str, ...], channels: int, exif: bool
     ) -> "TarDataset":
-        """All members of the archives, in order; ``labels`` int64 [N] over all of them."""
+        """Make a data set of all members of the archives, in order; ``labels`` int64 [N] for all of them."""
         shards = np.repeat(np.arange(len(indexes), dtype=np.int32), [len(index) for index in indexes])
         names, offsets, sizes = (
             np.concatenate([getattr(index, column) for index in indexes]) for column in ("names", "offsets", "sizes")
@@ -47,29 +47,31 @@ class TarDataset:
 
     @property
     def file_names(self) -> np.ndarray:
+        """Names of the members, bytes [N]."""
         return self.names
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def image(self, index: int) -> Image.Image:
+        """Return the decoded image. Raises BadImage or WorkError."""
         return self.decoded(self.encoded(index), index)
 
     def decoded(self, file: bytes, index: int) -> Image.Image:
-        """The image in the bytes that ``encoded`` gave."""
+        """Decode the bytes that ``read_bytes`` returned. Raises BadImage."""
         return read_image(io.BytesIO(file), self.channels, self.exif, name=self.where(index))
 
     def encoded(self, index: int) -> bytes:
-        """The image's file as it lies in the archive. Raises WorkError where the archive does not give it."""
+        """Return the content of the image's file. Raises WorkError if the archive cannot be read."""
         place, stamp = self.archives[self.shards[index]]
         size = int(self.sizes[index])
         return read_range(place, stamp, int(self.offsets[index]), size, os.fsdecode(bytes(self.names[index])))
 
     def where(self, index: int) -> str:
-        """``shard.tar:member``."""
+        """Return archive and member as ``shard.tar:member``."""
         return f"{base_name(self.archives[self.shards[index]][0])}:{os.fsdecode(bytes(self.names[index]))}"
 
     def selected(self, indices: np.ndarray, labels: np.ndarray, classes: tuple[str, ...], name: str) -> "TarDataset":
-        """The images at ``indices``, in that order, under new labels and classes."""
+        """Select the images at ``indices``, in that order, with new labels, classes and name."""
         columns = {column: getattr(self, column)[indices] for column in ("shards", "names", "offsets", "sizes")}
         return replace(self, name=name, classes=classes, labels=labels, **columns)

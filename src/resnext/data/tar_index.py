@@ -1,7 +1,7 @@
-"""Where the members of tar archives lie, so that any of them can be read at once and nothing is unpacked.
+"""Index of tar archives: offset and size of every member, so that images are read without unpacking.
 
-The headers are read one time (``indexed`` keeps what they say). Members of a tar within a tar, as ImageNet comes,
-are resolved to their place in the outer file.
+The headers are read once, and the index is cached. For a tar within a tar, as in ImageNet's archive, the offsets are in
+the outer file.
 """
 
 import io
@@ -20,16 +20,16 @@ from resnext.data.index_cache import Arrays, keep, one_at_a_time, recall
 from resnext.data.storage import Stamp, asked, identity_of, opened, stamps_of
 from resnext.errors import RequestError
 
-AT_ONCE = 8  # archives whose headers are read side by side
+AT_ONCE = 8  # archives indexed in parallel
 BLOCK = tarfile.BLOCKSIZE
-LONGEST_HEADER = 1 << 20  # bytes of one read; a header that asks for more is broken or hostile
+LONGEST_HEADER = 1 << 20  # bytes of one read; a longer header is broken or hostile
 LONGEST_NAME = 512  # bytes
-LARGEST_MEMBER = 1 << 30  # bytes; of images and labels, not of a tar within a tar
+LARGEST_MEMBER = 1 << 30  # bytes of an image or label; a tar within a tar may be larger
 MOST_MEMBERS = 1 << 25
 
 
 class Member(NamedTuple):
-    """A regular file in an archive; ``offset`` counts from the beginning of the outermost file."""
+    """A regular file in an archive; ``offset`` is in the outermost file."""
 
     name: bytes
     offset: int
@@ -38,27 +38,27 @@ class Member(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class TarIndex:
-    """One archive's members in its order: ``names`` bytes [N], ``offsets`` and ``sizes`` int64 [N]."""
+    """The members of one archive, in its order: ``names`` bytes [N], ``offsets`` and ``sizes`` int64 [N]."""
 
-    place: str  # of the plain tar, local or a URL
+    place: str  # path or URL of the plain tar
     stamp: Stamp
     names: np.ndarray
     offsets: np.ndarray
     sizes: np.ndarray
-    labels: np.ndarray | None = None  # int64 [N], where the index has them
+    labels: np.ndarray | None = None  # int64 [N], if the index has them
 
     def __len__(self) -> int:
         return len(self.names)
 
 
-Build = Callable[[IO[bytes], str, int], Arrays]  # from the open archive, its place and its bytes
+Build = Callable[[IO[bytes], str, int], Arrays]  # (open archive, its path, its size in bytes) -> arrays
 
 
 def indexed(places: Sequence[str], kind: str, build: Build) -> list[TarIndex]:
-    """The index of each archive, from the cache where it has been made before; ``kind`` names what ``build`` makes.
+    """Load the index of each archive from the cache, or make it with ``build``; ``kind`` is part of the cache key.
 
-    A compressed tar is first unpacked into the cache (``decompressed``). Raises RequestError naming archive and
-    member for whatever is missing, cut off, damaged or not to be used.
+    A compressed tar is first decompressed into the cache. Raises RequestError naming archive and member if one is
+    missing, cut off, damaged or not supported.
     """
     plain = [decompressed(place) if is_compressed_name(place) else place for place in places]
     stamps = stamps_of(plain)
@@ -79,12 +79,12 @@ def indexed(places: Sequence[str], kind: str, build: Build) -> list[TarIndex]:
 
 
 def flat(file: IO[bytes], place: str, size: int) -> Arrays:
-    """The members as they are."""
+    """Index the members of an archive."""
     return as_arrays(members(file, place, 0, size), place)
 
 
 def nested(file: IO[bytes], place: str, size: int) -> Arrays:
-    """The members of the tars that are the members: ``n01440764.tar/n01440764_18.JPEG``."""
+    """Index the members of the tars in an archive, named as ``n01440764.tar/n01440764_18.JPEG``."""
     return as_arrays(_inner(file, place, size), place)
 
 
@@ -98,21 +98,21 @@ def _inner(file: IO[bytes], place: str, size: int) -> Iterator[Member]:
 
 
 def members(file: IO[bytes], place: str, start: int, size: int, *, largest: int = LARGEST_MEMBER) -> Iterator[Member]:
-    """The regular files of the tar that is ``size`` bytes from ``start`` on; folders are passed over.
+    """Iterate over the regular files of the tar at ``start`` with ``size`` bytes; folders are skipped.
 
-    Raises RequestError for what is no tar or only the beginning of one, for links, devices and sparse files, and
-    beyond the bounds of this module.
+    Raises RequestError for a file that is not a whole tar, for links, devices and sparse files, and for names and sizes
+    beyond the limits of this module.
     """
     window = _Window(file, start, size)
     with asked(place):
         kind = compression_of(window.read(8))
         window.seek(0)
         if kind:
-            raise RequestError(f"{place} is compressed ({kind}), so its name must say so, as .tar.{kind} does")
+            raise RequestError(f"{place} is compressed ({kind}), so its name must end in .tar.{kind}")
         try:
             with tarfile.TarFile(fileobj=window, mode="r") as tar:
                 while (member := tar.next()) is not None:
-                    tar.members = []  # type: ignore[attr-defined]  # else they would all be kept
+                    tar.members = []  # type: ignore[attr-defined]  # else tarfile keeps them all in memory
                     if _is_file(member, place, size, largest):
                         yield Member(_name(member, place), start + member.offset_data, member.size)
                 end = tar.offset
@@ -128,7 +128,7 @@ def members(file: IO[bytes], place: str, start: int, size: int, *, largest: int 
 
 
 class _Window(io.RawIOBase):
-    """A part of a file as a file of its own, for tarfile; nothing longer than a header can be read from it."""
+    """A part of a file as a file for tarfile. One read gives at most MAX_HEADER_BYTES."""
 
     def __init__(self, file: IO[bytes], start: int, size: int) -> None:
         self.file, self.start, self.size, self.position = file, start, size, 0
@@ -151,18 +151,18 @@ class _Window(io.RawIOBase):
 
 
 def _is_file(member: tarfile.TarInfo, place: str, size: int, largest: int) -> bool:
-    """False for a folder; raises RequestError for what can be neither."""
+    """Whether a member is a regular file; False for a folder. Raises RequestError for anything else."""
     name = _shown(member.name.encode("utf-8", "surrogateescape"))
     if not 0 <= member.size <= size - member.offset_data:
         raise RequestError(
-            f"{place} was cut off: {name} should have {member.size} bytes, which reach beyond the archive's {size}"
+            f"{place} was cut off: {name} should have {member.size} bytes, which end after the archive's {size}"
         )
     if member.isdir():
         return False
     if not member.isreg() or member.issparse():
-        raise RequestError(f"{place}: {name} is not a regular file; links, devices and sparse files are not followed")
+        raise RequestError(f"{place}: {name} is not a regular file; links, devices and sparse files are not read")
     if member.size > largest:
-        raise RequestError(f"{place}: {name} has {member.size} bytes; more than {largest} is no image")
+        raise RequestError(f"{place}: {name} has {member.size} bytes; more than {largest} cannot be an image")
     return True
 
 
@@ -178,7 +178,7 @@ def _shown(name: bytes) -> str:
 
 
 def as_arrays(found: Iterator[Member], place: str) -> Arrays:
-    """The members as arrays. Raises RequestError for no members, too many, or one name twice."""
+    """Collect the members into arrays. Raises RequestError for no members, too many, or a name that occurs twice."""
     names, offsets, sizes = [], [], []
     for member in found:
         names.append(member.name)
@@ -196,7 +196,7 @@ def as_arrays(found: Iterator[Member], place: str) -> Arrays:
 
 
 def repeated(names: np.ndarray) -> bytes | None:
-    """A name that is there more than once."""
+    """Return a name that occurs more than once, or None."""
     ordered = np.sort(names)
     same = np.flatnonzero(ordered[1:] == ordered[:-1])
     return bytes(ordered[same[0]]) if len(same) else None
@@ -219,7 +219,7 @@ def _key(kind: str, place: str, stamp: Stamp) -> str:
 
 
 def _fits(size: int, arrays: Arrays) -> bool:
-    """Whether arrays from the cache can be of an archive of this many bytes."""
+    """Whether arrays from the cache are valid for an archive of ``size`` bytes."""
     if not {"names", "offsets", "sizes"} <= set(arrays) <= {"names", "offsets", "sizes", "labels"}:
         return False
     names, offsets, sizes = (arrays[name] for name in ("names", "offsets", "sizes"))

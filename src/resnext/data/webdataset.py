@@ -1,6 +1,6 @@
-"""WebDataset shards: tars in which a sample is the files that share a key, ``0017.jpg`` and ``0017.cls``.
+"""WebDataset shards: tars in which the files of a sample share a key, such as ``0017.jpg`` and ``0017.cls``.
 
-Every image keeps its place, so an epoch has an exact order as with any other source; nothing is streamed.
+Images are read by their offset, not streamed. So an epoch has an exact order, as with any other source.
 """
 
 import json
@@ -32,17 +32,22 @@ ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 LONGEST_LABEL = 1 << 16  # bytes of a .cls or .json
 LONGEST_LIST = 1 << 22  # bytes of a file of class names
 MOST_CLASSES = 1 << 20
-TOGETHER = "the files of a sample must lie side by side, as tar --sort=name puts them"
+TOGETHER = "the files of a sample must be adjacent in the tar, as with tar --sort=name"
 LABEL = re.compile(rb"\s*([0-9]{1,9})\s*")
 
 
 class Sample(NamedTuple):
+    """One labelled image of a shard."""
+
     image: Member
     label: int
 
 
 def open_webdataset(settings: DataSettings) -> Source:
-    """Train from the shards of ``data.path``, val from those of ``data.val_path``. Raises RequestError."""
+    """Open both splits: train from the shards of ``data.path``, val from those of ``data.val_path``.
+
+    Raises RequestError for shards, samples or labels that are not valid.
+    """
     if settings.path is None or settings.val_path is None:
         raise RequestError(
             "data.source webdataset needs data.path and data.val_path, the shards to train and to evaluate on, such as "
@@ -60,7 +65,7 @@ def open_webdataset(settings: DataSettings) -> Source:
 
 
 def open_webdataset_split(settings: DataSettings, split: str) -> Dataset:
-    """One split alone: also where only the shards to evaluate on are given, as either path."""
+    """Open one split. If only one of ``data.path`` and ``data.val_path`` is given, it is used for either split."""
     if settings.path is not None and settings.val_path is not None:
         source = open_webdataset(settings)
         return source.train if split == "train" else source.val
@@ -72,17 +77,17 @@ def open_webdataset_split(settings: DataSettings, split: str) -> Dataset:
 
 
 def indexed_shards(pattern: str) -> list[TarIndex]:
-    """The images of all shards with their labels, in order. Raises RequestError, also for a key in two shards."""
+    """Index the images and labels of all shards, in order. Raises RequestError, also for a key in two shards."""
     indexes = indexed(expand(pattern, ENDINGS), "webdataset", _build)
     twice = repeated(np.concatenate([_keys(index.names) for index in indexes]))
     if twice is not None:
         places = [base_name(index.place) for index in indexes if (_keys(index.names) == twice).any()]
-        raise RequestError(f"{pattern}: key {os.fsdecode(twice)} is twice there, in {listing(places)}")
+        raise RequestError(f"{pattern}: key {os.fsdecode(twice)} occurs twice, in {listing(places)}")
     return indexes
 
 
 def class_names(listed: str | None, count: int) -> tuple[str, ...]:
-    """Names from a file, one a line, or ``imagenet``'s synsets; else the numbers 0 to ``count`` - 1 as text."""
+    """Return class names: from a file (one a line), the synsets for ``imagenet``, else 0 to ``count`` - 1 as text."""
     if listed is None:
         if count < 2:
             raise RequestError("all labels are 0, so there is one class; a classifier needs at least two")
@@ -102,27 +107,25 @@ def class_names(listed: str | None, count: int) -> tuple[str, ...]:
     twice = [name for name, times in Counter(names).items() if times > 1]
     if len(content) > LONGEST_LIST or len(names) < 2 or twice:
         what = f"has {twice[0]!r} twice" if twice else f"has {len(names)} names in {len(content)} bytes"
-        raise RequestError(f"data.classes {path} {what}; expected two names or more, one a line, none twice")
+        raise RequestError(f"data.classes {path} {what}; expected at least two names, one a line, none twice")
     return names
 
 
 def check_labels(labels: np.ndarray, classes: tuple[str, ...], where: str) -> None:
-    """Raises RequestError for a label that is no class."""
+    """Raise RequestError for a label that is not the index of a class."""
     beyond = np.flatnonzero((labels < 0) | (labels >= len(classes)))
     if len(beyond):
         label, more = labels[beyond[0]], f", and {len(beyond) - 1} more" if len(beyond) > 1 else ""
-        raise RequestError(f"{where}: image {beyond[0]} has label {label}{more}; the classes end at {len(classes) - 1}")
+        raise RequestError(f"{where}: image {beyond[0]} has label {label}{more}; the last class is {len(classes) - 1}")
 
 
 def say_unused_classes(train: Dataset) -> None:
-    """Tell the user of classes without a training image: often labels that count from 1."""
+    """Warn of classes without a training image. A common cause is labels that count from 1."""
     unused = np.flatnonzero(np.bincount(train.labels, minlength=len(train.classes)) == 0)
     if len(unused):
         names = listing([train.classes[i] for i in unused])
         more = "; labels count from 0" if 0 in unused else ""
-        say_once(
-            f"{train.name}: no image is of class {names}, so that output of the network will stand for nothing{more}"
-        )
+        say_once(f"{train.name}: no image is of class {names}, so the network cannot learn that output{more}")
 
 
 def _dataset(split: str, indexes: list[TarIndex], classes: tuple[str, ...], settings: DataSettings) -> TarDataset:
@@ -141,23 +144,23 @@ def _labels(index: TarIndex) -> np.ndarray:
 def _count(indexes: list[TarIndex]) -> int:
     most = 1 + max(int(_labels(index).max()) for index in indexes)
     if most > MOST_CLASSES:
-        raise RequestError(f"{indexes[0].place}: label {most - 1} is no number of a class; give data.classes")
+        raise RequestError(f"{indexes[0].place}: label {most - 1} is too large for a class number; set data.classes")
     return most
 
 
 def _keys(names: np.ndarray) -> np.ndarray:
-    """The part of each name before the base name's first dot. Bytes [N]."""
+    """Return the sample key of each name: the part before the first dot of the base name. Bytes [N]."""
     return np.array([key_of(name)[0] for name in names.tolist()])
 
 
 def key_of(name: bytes) -> tuple[bytes, bytes]:
-    """``a/0017.seg.png`` -> ``a/0017``, ``seg.png``: WebDataset's rule. The second is empty for a name without dot."""
+    """Split a name into key and extension by WebDataset's rule: ``a/0017.seg.png`` -> ``a/0017``, ``seg.png``."""
     folder, slash, base = name.rpartition(b"/")
     key, _, extension = base.partition(b".")
     return folder + slash + key, extension.lower()
 
 
-# ---- making the index: images with their labels, read as the headers pass by
+# ---- building the index: images with their labels, in one pass over a shard
 
 
 def _build(file: IO[bytes], place: str, size: int) -> Arrays:
@@ -173,18 +176,21 @@ def _noting_labels(samples: Iterator[Sample], labels: list[int]) -> Iterator[Mem
 
 
 def _samples(file: IO[bytes], place: str, size: int) -> Iterator[Sample]:
-    """The samples of one shard. Raises RequestError for one without image or label, and for a key that comes again."""
+    """Iterate over the samples of one shard.
+
+    Raises RequestError for a sample without image or label, and for a key whose files are not adjacent.
+    """
     seen: set[bytes] = set()
     found = (member for member in members(file, place, 0, size) if _counts(member.name))
     for key, group in groupby(found, key=lambda member: key_of(member.name)[0]):
         if key in seen:
-            raise RequestError(f"{place}: key {os.fsdecode(key)} comes twice; {TOGETHER}")
+            raise RequestError(f"{place}: key {os.fsdecode(key)} occurs twice; {TOGETHER}")
         seen.add(key)
         yield _sample(os.fsdecode(key), list(group), partial(_content, file), place)
 
 
 def _counts(name: bytes) -> bool:
-    """Not for names without extension, hidden ones and WebDataset's own ``__meta__``."""
+    """Whether a member belongs to a sample: not without extension, not hidden, not WebDataset's ``__meta__``."""
     *folders, base = name.split(b"/")
     return b"." in base and not base.startswith((b".", b"__")) and not any(is_hidden(os.fsdecode(f)) for f in folders)
 
@@ -193,7 +199,7 @@ def _sample(key: str, files: list[Member], content: "partial[bytes]", place: str
     by_kind = {key_of(member.name)[1].decode("ascii", "replace"): member for member in files}
     images = [member for kind, member in by_kind.items() if f".{kind}" in EXTENSIONS]
     if len(by_kind) < len(files):
-        raise RequestError(f"{place}: sample {key} has files of one kind twice, among {listing(sorted(by_kind))}")
+        raise RequestError(f"{place}: sample {key} has two files of one extension, among {listing(sorted(by_kind))}")
     if len(images) != 1:
         what = "has no image" if not images else f"has {len(images)} images"
         raise RequestError(

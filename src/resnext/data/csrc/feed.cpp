@@ -1,4 +1,4 @@
-// The C interface: a JPEG file and what was drawn for it, to one image of a batch.
+// The C interface: decodes a crop of a JPEG file into one image of a batch.
 #include <cmath>
 #include <cstdlib>
 #include <cstring>
@@ -12,7 +12,7 @@
 namespace feed {
 namespace {
 
-// The best that this machine has; RESNEXT_ISA caps it.
+// The kernels for the best instruction set of this machine, limited by RESNEXT_ISA.
 const Kernels& best_kernels() {
 #if defined(__x86_64__)
     const char* said = std::getenv("RESNEXT_ISA");
@@ -28,7 +28,7 @@ const Kernels& best_kernels() {
 const Kernels* kernels = &portable;
 
 constexpr double GREY[3] = {0.299, 0.587, 0.114};
-constexpr size_t KEPT = 64 << 20;  // bytes of a buffer that stays for the next image
+constexpr size_t KEPT = 64 << 20;  // a larger buffer, in bytes, is freed after an image
 
 struct Work {
     std::vector<uint8_t> pixels, planes;
@@ -42,7 +42,7 @@ double bicubic(double x) {
 
 double bilinear(double x) { return std::fabs(x) < 1 ? 1 - std::fabs(x) : 0; }
 
-// Pillow's precompute_coeffs: the part of the input from `begin` to `end`, resized to `size`; `flip` counts from the end.
+// Pillow's precompute_coeffs: weights to resize the input from `begin` to `end` to `size`; `flip` reverses the output.
 Taps taps_of(int input, double begin, double end, int size, bool cubic, bool flip) {
     const double scale = (end - begin) / size, wide = std::max(scale, 1.0), support = (cubic ? 2 : 1) * wide;
     Taps taps;
@@ -69,20 +69,20 @@ Taps taps_of(int input, double begin, double end, int size, bool cubic, bool fli
     return taps;
 }
 
-// What is drawn for an image. Plain values, as ctypes fills them in.
+// The crop to decode. Plain values, filled in by ctypes.
 struct Request {
-    int32_t left, top, width, height;  // the crop, in pixels of the whole picture
+    int32_t left, top, width, height;  // the crop, in pixels of the whole image
     int32_t size, cubic, flip;
-    int32_t spare;                     // pixels a side that a picture decoded smaller must have for one of the crop
-    int32_t down_first;                // the vertical pass before the horizontal one
+    int32_t spare;                     // least decoded pixels a side for each output pixel, when decoding at a scale
+    int32_t down_first;                // whether the vertical pass is first
     int32_t output;                    // 0: bytes; 1: floats through the colour operations; 2: nothing, only decode
     int32_t operations[3];             // 0 brightness, 1 contrast, 2 saturation; -1 none
     double alphas[3];
     double shift[3];
 };
 
-// The operations as one affine map. Saturation leaves grey as it is, so the mean grey that contrast mixes in is that of
-// the crop times the brightness so far.
+// Combines the operations into one affine map. Saturation does not change grey, so the mean grey that contrast mixes in
+// is that of the crop times the brightness so far.
 Colours colours_of(const Request& request, const uint8_t* planes, size_t pixels) {
     double m[3][3] = {{1, 0, 0}, {0, 1, 0}, {0, 0, 1}}, shift = 0, grey = 0;
     for (int channel = 0; channel < 3; channel++) {
@@ -119,8 +119,8 @@ bool valid(const Request& r, const Header& h) {
     return inside && r.size >= 1 && r.size <= 8192 && r.spare >= 1;
 }
 
-// By how much the picture may be decoded smaller. Uneven colours are decoded half as wide as that, so it counts double;
-// at an eighth libjpeg does not smooth them.
+// The denominator of the scale to decode at. Unevenly subsampled chroma is decoded at half that width, so it needs
+// twice the pixels. 1/8 is not used: there libjpeg does not smooth chroma.
 int scale_of(const Request& r, const Header& h) {
     const int64_t least = (int64_t)r.size * r.spare * (h.uneven ? 2 : 1), side = std::min(r.width, r.height);
     return side >= 4 * least ? 4 : side >= 2 * least ? 2 : 1;
@@ -153,7 +153,7 @@ bool image(const uint8_t* data, size_t size, const Header& header, const Request
 
 using namespace feed;
 
-// 0 where `library` (the path of a libjpeg-turbo) decodes from now on; else 1 and the reason.
+// Loads `library`, the path of a libjpeg-turbo. Returns 0, or 1 and the reason.
 EXPORT int feed_start(const char* library, char* why, size_t room) {
     kernels = &best_kernels();
     std::string reason;
@@ -162,14 +162,14 @@ EXPORT int feed_start(const char* library, char* why, size_t room) {
     return 1;
 }
 
-// The header as {plain, tagged, width, height}.
+// Reads the header to {plain, tagged, width, height}.
 EXPORT void feed_header(const uint8_t* data, size_t size, int32_t* out) {
     const Header header = read_header(data, size);
     const int32_t values[4] = {header.plain, header.tagged, header.width, header.height};
     std::memcpy(out, values, sizeof values);
 }
 
-// 0 where `out` holds the image: bytes [3, size, size], or floats in 0..1 that are not clamped. 1: ask Pillow.
+// Decodes to `out`: bytes [3, size, size], or floats in 0..1, not clamped. Returns 0, or 1 if Pillow must decode.
 EXPORT int feed_image(const uint8_t* data, size_t size, const Request* request, void* out) try {
     thread_local Work work;
     const Header header = read_header(data, size);

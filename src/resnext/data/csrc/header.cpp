@@ -1,4 +1,4 @@
-// The markers before the first scan of a JPEG file, read strictly: whatever is unusual is left to Pillow.
+// Reads the markers before the first scan of a JPEG file. Files with anything unusual are left to Pillow.
 #include <cstring>
 
 #include "jpeg.hpp"
@@ -37,7 +37,7 @@ bool frame(const Segment& segment, Header& header) {
     return true;
 }
 
-// Photoshop's resource blocks, walked as Pillow does: it refuses a file whose last block ends before its name.
+// Walks Photoshop's resource blocks as Pillow does. Pillow rejects a file whose last block ends before its name.
 bool good_resources(const Segment& segment) {
     size_t at = 14;
     while (at + 4 <= segment.length && !std::memcmp(segment.body + at, "8BIM", 4)) {
@@ -53,7 +53,7 @@ bool good_resources(const Segment& segment) {
     return true;
 }
 
-// Metadata that Pillow must look at: EXIF and XMP, which may turn the picture, previews, and what it may not read.
+// Whether Pillow must check the segment: EXIF and XMP (which may have an orientation), previews, and what may fail.
 bool metadata(const Segment& segment) {
     if (segment.marker == APP2) return !segment.begins("ICC_PROFILE") || segment.length < 14;
     return segment.marker == APP1 || (segment.marker == APP13 && !good_resources(segment));

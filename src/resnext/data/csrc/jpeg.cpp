@@ -12,7 +12,7 @@
 namespace feed {
 namespace {
 
-// The functions of the library, taken from its handle: other libjpegs may be in the process (torchvision has its own).
+// Functions of the library, found by its handle: the process may have other libjpegs (torchvision has its own).
 struct Turbo {
     decltype(&jpeg_std_error) std_error;
     decltype(&jpeg_CreateDecompress) create;
@@ -26,7 +26,7 @@ struct Turbo {
     decltype(&jpeg_destroy_decompress) destroy;
 } turbo = {};
 
-constexpr int EDGE = 4;  // pixels decoded left and right of the box: smooth chroma looks at its neighbours
+constexpr int EDGE = 4;  // pixels decoded left and right of the box, since chroma upsampling uses neighbours
 
 // One file being decoded. libjpeg jumps back to `failed` on an error, so nothing here has a destructor.
 struct Decoder {
@@ -34,7 +34,7 @@ struct Decoder {
     jpeg_error_mgr errors;
     jpeg_source_mgr source;
     jmp_buf failed;
-    bool ended;  // it asked for bytes after the last one
+    bool ended;  // libjpeg asked for bytes after the last one
 };
 
 Decoder* of(j_common_ptr info) { return static_cast<Decoder*>(info->client_data); }
@@ -75,7 +75,7 @@ void begin(Decoder& decoder, const uint8_t* data, size_t size) {
     decoder.info.src = &decoder.source;
 }
 
-// Whether the first marker after the start of the only scan is the end of the image: then no later byte can be an error.
+// Whether the first marker after the start of the only scan ends the image. Then no later byte can cause an error.
 bool ends_well(const uint8_t* data, size_t size, size_t at) {
     while (at + 1 < size) {
         const auto* next = static_cast<const uint8_t*>(std::memchr(data + at, 0xFF, size - 1 - at));
@@ -87,12 +87,12 @@ bool ends_well(const uint8_t* data, size_t size, size_t at) {
     return false;
 }
 
-// Where the box begins in a row of the buffer, after libjpeg has widened it to whole blocks.
+// The columns that libjpeg decodes: the box, widened to whole blocks.
 struct Cut {
     JDIMENSION left = 0, width = 0;
 };
 
-// libjpeg's work up to the first row of the box. Gives false for a picture that is not what its header said.
+// Decodes up to the first row of the box. Returns false if the image does not match its header.
 bool start(Decoder& decoder, const Header& header, Box box, int denominator, Cut& cut) {
     jpeg_decompress_struct& info = decoder.info;
     if (turbo.read_header(&info, TRUE) != JPEG_HEADER_OK) return false;
@@ -109,14 +109,14 @@ bool start(Decoder& decoder, const Header& header, Box box, int denominator, Cut
     return turbo.skip(&info, (JDIMENSION)box.top) == (JDIMENSION)box.top;
 }
 
-// Reads the rows below the box where they could hold an error that Pillow would meet; `line` has room for one.
+// Reads the rows below the box if they could have an error that Pillow would report; `line` is a buffer for one row.
 bool rest_is_good(Decoder& decoder, const Header& header, const uint8_t* data, size_t size, JSAMPROW line) {
     jpeg_decompress_struct& info = decoder.info;
     if (header.single_scan && ends_well(data, size, header.scan)) return true;
     const JDIMENSION left = info.output_height - info.output_scanline;
-    if (left > 1) turbo.skip(&info, left - 1);  // a skip to the very end would not look at the bytes
+    if (left > 1) turbo.skip(&info, left - 1);  // not to the end: that would not check the bytes
     if (left > 0) turbo.read(&info, &line, 1);
-    if (setjmp(decoder.failed)) return decoder.ended;  // a missing end marker is no error to Pillow
+    if (setjmp(decoder.failed)) return decoder.ended;  // Pillow accepts a missing end marker
     turbo.finish(&info);
     return true;
 }
@@ -157,7 +157,7 @@ bool load_turbo(const char* path, std::string& why) {
         find(handle, "jpeg_finish_decompress", found.finish) && find(handle, "jpeg_resync_to_restart", found.resync) &&
         find(handle, "jpeg_destroy_decompress", found.destroy);
     if (!all) {
-        why = "it lacks jpeg_crop_scanline and its like (libjpeg-turbo has them since 1.5)";
+        why = "it lacks jpeg_crop_scanline and related functions (libjpeg-turbo has them since 1.5)";
         return false;
     }
     turbo = found;

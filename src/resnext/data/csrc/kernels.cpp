@@ -1,7 +1,7 @@
-// Resize and colour, compiled once for each instruction set (-DISA=portable, avx2 or avx512).
+// Resize and colour kernels, compiled once for each instruction set (-DISA=portable, avx2 or avx512).
 //
-// Every instruction set gives the same bits: the resize is whole numbers, and the compiler may not fuse what colours
-// multiply and add (-ffp-contract=off).
+// All instruction sets give bit-identical results: the resize uses integers, and the compiler may not fuse the
+// multiplications and additions of the colour kernel (-ffp-contract=off).
 #include "lanes.hpp"
 
 namespace feed {
@@ -11,13 +11,13 @@ constexpr int HALF = 1 << (FIXED_BITS - 1);
 
 constexpr size_t padded(size_t size) { return (size + LANES - 1) / LANES * LANES; }
 
-// Where a pass writes: rows of bytes, and for planes the way from one to the next.
+// Output of a pass: rows of bytes, and for planes the distance from one to the next.
 struct Target {
     uint8_t* rows;
     size_t stride, plane;
 };
 
-// 16 rows of the picture as columns of numbers: [width * 3][16].
+// Transposes 16 rows of the image to columns of integers: [width * 3][16].
 void turned(const Picture& picture, int row, int32_t* columns) {
     const uint8_t* rows[LANES];
     for (int i = 0; i < LANES; i++) rows[i] = picture.rows + picture.stride * std::min(row + i, picture.height - 1);
@@ -29,7 +29,7 @@ void turned(const Picture& picture, int row, int32_t* columns) {
     }
 }
 
-// 16 rows through the horizontal filter: from columns [width * 3][16] to bytes [3][padded size][16].
+// Filters 16 rows horizontally: from columns [width * 3][16] to bytes [3][padded size][16].
 void filter_columns(const int32_t* columns, const Taps& taps, int size, uint8_t* out) {
     const size_t plane = padded(size) * LANES;
     for (int x = 0; x < size; x++) {
@@ -47,7 +47,7 @@ void filter_columns(const int32_t* columns, const Taps& taps, int size, uint8_t*
     }
 }
 
-// `count` rows of one plane from columns of bytes [padded size][16].
+// Transposes columns of bytes [padded size][16] back to `count` rows of one plane.
 void turn_back(const uint8_t* columns, int size, int count, uint8_t* rows, size_t stride) {
     alignas(64) uint8_t block[LANES * LANES];
     for (int x = 0; x < size; x += LANES) {
@@ -59,7 +59,7 @@ void turn_back(const uint8_t* columns, int size, int count, uint8_t* rows, size_
     }
 }
 
-// The horizontal pass: interleaved rows to three planes, each with the picture's height.
+// The horizontal pass: interleaved rows to three planes, each with the image's height.
 void across(const Picture& picture, const Taps& taps, int size, const Target& target) {
     const size_t plane = padded(size) * LANES;
     std::vector<int32_t> columns(padded((size_t)picture.width * 3) * LANES);
@@ -74,7 +74,7 @@ void across(const Picture& picture, const Taps& taps, int size, const Target& ta
     }
 }
 
-// The vertical pass: `bytes` of each row, whatever they mean, to `size` rows.
+// The vertical pass: rows of `bytes` bytes (a plane or interleaved pixels) to `size` rows.
 void down(const uint8_t* rows, size_t stride, size_t bytes, const Taps& taps, int size, const Target& target) {
     uint8_t last[LANES];
     for (int y = 0; y < size; y++) {

@@ -1,4 +1,4 @@
-// Sixteen whole numbers, in as many registers as the instruction set at hand needs for them.
+// Vectors of sixteen integers, in as many registers as the instruction set needs.
 #pragma once
 #include <algorithm>
 #include <cstring>
@@ -50,7 +50,7 @@ inline Ints widened(const uint8_t* from) {
 #endif
 }
 
-// Sums that are kept in registers while terms are added; they begin with a half.
+// Sums kept in registers while terms are added. They start at a half, for rounding.
 struct Sums {
     Ints parts[PARTS];
 
@@ -88,7 +88,7 @@ struct Sums {
     }
 };
 
-// 16 x 16 bytes turned: byte j of from[i] becomes byte i of to + j * LANES.
+// Transposes 16 x 16 bytes: byte j of from[i] becomes byte i of to + j * LANES.
 inline void transpose(const uint8_t* const from[LANES], uint8_t* to) {
 #if defined(__SSE2__)
     __m128i a[LANES], b[LANES];

@@ -148,7 +148,7 @@ def damage_gone(folder: Path) -> None:
         (damage_absent, "cannot be read"),
         (damage_foreign, "is not the state of a resnext checkpoint"),
         (damage_json, "state.json is damaged"),
-        (damage_position, "does not say where the run stands"),
+        (damage_position, "has no valid training position"),
         (damage_gone, "there is no checkpoint in"),
     ],
 )

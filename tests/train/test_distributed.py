@@ -116,7 +116,7 @@ def test_a_killed_process_is_replaced_and_the_run_ends_with_the_same_bytes(tiny_
     os.kill(children(process.pid)[-1], signal.SIGKILL)
     output, _ = process.communicate(timeout=240)
     assert process.returncode == 0, output
-    assert "going on after step" in output
+    assert "resuming after step" in output
     for name in ("log.jsonl", "metrics.csv", "checkpoints/last/state.json"):
         assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
@@ -135,7 +135,7 @@ def test_processes_with_different_recipes_are_told_where(tiny_recipe: Path, tmp_
     )
     done = torchrun(2, script)
     assert done.returncode != 0
-    assert "different recipes (leading process -> process 1): optimizer.lr: 0.01 -> 0.11" in done.stderr
+    assert "different recipes (main process -> process 1): optimizer.lr: 0.01 -> 0.11" in done.stderr
 
 
 @pytest.mark.parametrize(

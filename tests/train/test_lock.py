@@ -56,7 +56,7 @@ def take(run: RunDirectory, say: Callable[[str], None] = print) -> None:
 
 def test_a_second_process_is_refused_and_told_who_has_the_run(run: RunDirectory, holder: subprocess.Popen[str]) -> None:
     owner = (run.path / OWNER).read_bytes()
-    with pytest.raises(RequestError, match=rf"process {holder.pid} on .*, since .* UTC, trains into {run.path}: wait"):
+    with pytest.raises(RequestError, match=rf"process {holder.pid} on .*, since .*, is training in {run.path}: wait"):
         take(run)
     assert (run.path / OWNER).read_bytes() == owner
 
@@ -126,7 +126,7 @@ def test_a_host_whose_heartbeat_has_stopped_is_followed_after_a_while(run: RunDi
     held = RunLock(run)
     held.acquire(said.append)
     assert said == [
-        f"waiting up to 0.5 s to see whether process 12 on node7, since yesterday, still trains into {run.path}"
+        f"waiting up to 0.5 s to see whether process 12 on node7, since yesterday, is still training in {run.path}"
     ]
     assert read_owner(elsewhere) == held.owner
     held.release()
@@ -138,7 +138,7 @@ def test_a_host_whose_heartbeat_goes_on_keeps_the_run(
 ) -> None:
     monkeypatch.setattr(lock.time, "sleep", lambda _: os.utime(elsewhere, ns=(0, next(beats))))
     beats = iter(range(1, 1000))
-    with pytest.raises(RequestError, match="process 12 on node7, since yesterday, trains into"):
+    with pytest.raises(RequestError, match="process 12 on node7, since yesterday, is training in"):
         take(run)
     assert read_owner(elsewhere)["host"] == "node7"  # type: ignore[index]
 
@@ -168,7 +168,7 @@ def test_a_process_that_was_taken_for_dead_writes_nothing_more(run: RunDirectory
     held.acquire(print)
     other = held.owner | {"token": "y", "host": "node8"}
     held.path.write_text(json.dumps(other))
-    with pytest.raises(WorkError, match=r"on node8, .* has taken over .*run, as this process gave no sign of life"):
+    with pytest.raises(WorkError, match=r"on node8, .* has taken over .*run, as this process sent no heartbeats"):
         held.confirm()
     held.release()
     assert read_owner(held.path) == other, "what is another's stays"
@@ -211,7 +211,7 @@ class Follower(World):
 
     def share_bytes(self, data: bytes) -> bytes:
         assert data == b""
-        return b"process 12 on node7 trains into run"
+        return b"process 12 on node7 is training in run"
 
 
 def test_all_processes_of_a_run_are_refused_together(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,6 +220,6 @@ def test_all_processes_of_a_run_are_refused_together(run: RunDirectory, monkeypa
 
     monkeypatch.setattr(RunLock, "acquire", acquire)
     world = Follower(torch.device("cpu"), rank=1, size=2)
-    with pytest.raises(RequestError, match="node7 trains into"), lock_run(run, world, Console(quiet=True)):
+    with pytest.raises(RequestError, match="node7 is training in"), lock_run(run, world, Console(quiet=True)):
         raise AssertionError("unreachable")
     assert not run.path.exists()

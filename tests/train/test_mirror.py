@@ -113,7 +113,7 @@ def test_a_push_that_breaks_off_anywhere_leaves_a_whole_mirror(
 
     _send = mirror._send
     monkeypatch.setattr(mirror, "_send", broken)
-    with pytest.raises(WorkError, match=r"the mirror .* could not be written; the checkpoint on this disk is whole"):
+    with pytest.raises(WorkError, match=r"could not be written; the checkpoint on the local disk is complete"):
         push(later, store)
     monkeypatch.undo()
     back = RunDirectory(tmp_path / "back")
@@ -161,5 +161,5 @@ def test_a_mirror_out_of_reach_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
     run = create_run(tmp_path / "run")
     (run.path / "log.jsonl").write_text("")
-    with pytest.raises(WorkError, match=r"the mirror file://.* could not be written"):
+    with pytest.raises(WorkError, match=r"the remote checkpoints at file://.* could not be written"):
         push(run, f"file://{tmp_path / 'file'}/below")

@@ -1,4 +1,4 @@
-"""Checkpoints are whole or refused, and a disk that is full costs nothing that was saved."""
+"""Checkpoints are complete or refused, and a full disk loses nothing that was saved."""
 
 import errno
 import json
@@ -19,7 +19,7 @@ from resnext.weights import load
 
 
 class Trained:
-    """A network that has made a step, with all that a checkpoint holds."""
+    """A network after one step, with everything a checkpoint needs."""
 
     def __init__(self, folder: Path, seed: int = 0, optimizer: str = "sgd") -> None:
         self.run = create_run(folder)

@@ -1,4 +1,4 @@
-"""``--continue``: one command that begins a run or goes on with it, and all processes agree."""
+"""``--continue``: one command starts a run or resumes it, the same in all processes."""
 
 import subprocess
 import sys
@@ -22,7 +22,7 @@ SHORT = ["--train.epochs", "2"]
 
 
 class Two(World):
-    """The leader of two processes; the other one holds the run at ``other``."""
+    """Rank 0 of two processes; rank 1 has the run at step ``other``."""
 
     other = -1
 

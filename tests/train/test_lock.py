@@ -1,4 +1,4 @@
-"""One process trains into a run directory: the kernel says so on one machine, a heartbeat between hosts."""
+"""Only one process trains in a run directory: flock on one machine, a heartbeat file between hosts."""
 
 import json
 import os
@@ -71,7 +71,7 @@ def test_a_killed_process_frees_the_run_at_once(run: RunDirectory, holder: subpr
 
 
 def test_a_child_that_outlives_its_killed_parent_holds_nothing(run: RunDirectory) -> None:
-    """A loading process is forked from the one that trains, and has its open files."""
+    """A loader worker is forked from the training process and inherits its open files."""
     forks = HOLD.replace('print("held"', 'import os\nif os.fork() == 0: time.sleep(300)\nprint("held"')
     with subprocess.Popen(
         [sys.executable, "-W", "ignore", "-c", forks, str(run.path)], stdout=subprocess.PIPE, start_new_session=True
@@ -112,7 +112,7 @@ def test_another_process_with_the_same_number_is_not_the_owner() -> None:
 
 @pytest.fixture
 def elsewhere(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The file of an owner on another host; a contender watches it for half a second."""
+    """Write the owner file of a process on another host; the heartbeat timeout is half a second."""
     monkeypatch.setattr(lock, "WINDOW", 0.5)
     run.path.mkdir(parents=True)
     owner = {"token": "x", "host": "node7", "pid": 12, "machine": "another", "processes": "p", "since": "yesterday"}
@@ -207,7 +207,7 @@ def test_a_disk_that_cannot_be_written_is_named() -> None:
 
 
 class Follower(World):
-    """A process that is told what the leading one met."""
+    """Rank 1, which receives the error that rank 0 met."""
 
     def share_bytes(self, data: bytes) -> bytes:
         assert data == b""

@@ -1,4 +1,4 @@
-"""The loop's promises: what a run leaves, where it stops, and what it refuses."""
+"""The training loop: the files of a run, where it stops, and what it refuses."""
 
 import csv
 import json
@@ -99,7 +99,7 @@ def test_an_exploding_loss_names_the_step_and_keeps_the_last_good_checkpoint(tin
 def test_one_checkpoint_has_one_number(
     tiny_recipe: Path, tmp_path: Path, changes: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In the log, at the end of the run, and asked for again with other workers: bit for bit, in either layout."""
+    """The number in the log, at the end, and from another evaluation with other workers is the same to the bit."""
     if "train__fast" in changes:
         monkeypatch.setenv("RESNEXT_FAST", "1")
     run = run_tiny(tiny_recipe, tmp_path / "run", **changes)
@@ -214,7 +214,7 @@ def test_a_place_that_cannot_be_written_is_named(tiny_recipe: Path, capsys: pyte
 
 @pytest.fixture
 def photos_with_one_cut_short(tmp_path: Path) -> Path:
-    """Two classes of ten pictures, one file of which ends early."""
+    """Write two classes of ten images, one of them a truncated file."""
     for name, colour in (("day", 220), ("night", 20)):
         (tmp_path / "photos" / name).mkdir(parents=True)
         for number in range(10):

@@ -41,8 +41,8 @@ def settle_speed(
 ) -> tuple[Recipe, Plan]:
     """Decide ``channels_last`` and ``fast``; return the recipe with both set, and the plan of fast paths.
 
-    Values set in the recipe are kept; "auto" is decided by timing copies of the network. ``part`` is the size of a
-    micro-batch (images, pixels), ``steps`` the number of micro-batches in the whole run. All processes decide the same:
+    Values set in the recipe are kept; "auto" is decided by timing copies of the network. ``micro_batch`` is
+    its number of images and their size, ``steps`` the number of micro-batches in the whole run. All processes decide the same:
     the plan is rank 0's, times are averaged. Raises RequestError if ``train.recompute`` needs kernels that cannot be
     built.
     """

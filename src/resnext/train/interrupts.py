@@ -23,7 +23,7 @@ class Stopped(KeyboardInterrupt):
 
 
 class Interrupts:
-    """Record stop signals; ``requested`` is the name of the first one, or None."""
+    """Record stop signals; ``signal_name`` is the name of the first one, or None."""
 
     def __init__(self, alone: bool = True) -> None:
         self.requested: str | None = None
@@ -79,7 +79,7 @@ class Interrupts:
 
 @contextmanager
 def heeded(alone: bool = True) -> Iterator[Interrupts]:
-    """Send stop signals to an ``Interrupts`` within the context; ``alone``: the run has only this process."""
+    """Send stop signals to an ``Interrupts`` within the context; ``single_process``: the run has only this one."""
     interrupts = Interrupts(alone)
     if threading.current_thread() is not threading.main_thread():
         yield interrupts  # Python lets only the main thread set handlers

@@ -70,7 +70,7 @@ class RunLock:
         return self.run.path / OWNER
 
     def acquire(self, say: Callable[[str], None]) -> None:
-        """Create and lock the run directory; pass messages about waiting to ``say``.
+        """Create and lock the run directory; pass messages about waiting to ``notify``.
 
         Raises RequestError if another process holds the lock or the directory cannot be written.
         """

@@ -133,7 +133,7 @@ def _send(fs: Any, path: Path, target: str) -> None:
 
 
 def _fetch(fs: Any, path: str, target: Path, most: int) -> None:
-    """Download a file. Raises RequestError if it has more than ``most`` bytes."""
+    """Download a file. Raises RequestError if it has more than ``max_bytes`` bytes."""
     with fs.open(path, "rb") as source, written_whole(target) as sink:
         done = 0
         while chunk := source.read(CHUNK):

@@ -16,8 +16,8 @@ def build_optimizer(
 ) -> torch.optim.Optimizer:
     """Build the optimizer of the recipe. SGD has dampening 0, as in the release's train.lua.
 
-    ``fused`` selects PyTorch's fused kernels (SGD and AdamW). ``scales`` are learning-rate multipliers by module
-    (``finetune.lr_multipliers``), 1 by default.
+    ``fused`` selects PyTorch's fused kernels (SGD and AdamW). ``lr_multipliers`` scale the learning rate by
+    module (``finetune.lr_multipliers``); 1 by default.
     """
     groups = parameter_groups(model, settings, scales or {})
     if settings.name == "sgd":

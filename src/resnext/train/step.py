@@ -43,7 +43,7 @@ def train_step(session: Session, batch: Batch, lr: float) -> float:
 def take_step(session: BaseSession, loss: float, lr: float, parts: str = "") -> None:
     """Clip the gradients if the recipe says so, step the optimizer at the rate ``lr``, update the EMA.
 
-    Raises WorkError if ``loss`` is not finite, before the weights change; ``parts`` is appended to its message.
+    Raises WorkError if ``loss`` is not finite, before the weights change; ``detail`` is appended to its message.
     """
     train, position = session.recipe.train, session.position
     if not math.isfinite(loss):

@@ -41,10 +41,10 @@ def settle_speed(
 ) -> tuple[Recipe, Plan]:
     """Decide ``channels_last`` and ``fast``; return the recipe with both set, and the plan of fast paths.
 
-    Values set in the recipe are kept; "auto" is decided by timing copies of the network. ``micro_batch`` is
-    its number of images and their size, ``steps`` the number of micro-batches in the whole run. All processes decide the same:
-    the plan is rank 0's, times are averaged. Raises RequestError if ``train.recompute`` needs kernels that cannot be
-    built.
+    Values set in the recipe are kept; "auto" is decided by timing copies of the network. ``micro_batch`` is the
+    number of images in a micro-batch and their size, ``steps`` the number of micro-batches in the run. All processes
+    decide the same: the plan is rank 0's, times are averaged.
+    Raises RequestError if ``train.recompute`` needs kernels that cannot be built.
     """
     train = recipe.train if recipe.train.plan is None else replace(recipe.train, fast="yes")
     layouts = [False, True] if train.channels_last == "auto" else [train.channels_last == "yes"]

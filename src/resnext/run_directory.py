@@ -1,4 +1,4 @@
-"""The layout of a run directory: what a user keeps of a run, and where each piece lies. No torch here."""
+"""The layout of a run directory: paths of its files, creation, and checks. Does not import torch."""
 
 import json
 import os
@@ -12,93 +12,105 @@ from resnext.errors import RequestError
 from resnext.recipe import Kind, recipe_kind
 
 CHECKPOINTS = ("last", "best")
-OWNER = ".owner.json"  # who trains into the run, while one does: train/lock.py
+OWNER = ".owner.json"  # the process that is training in the run: train/lock.py
 LARGEST_JSON = 64 << 20  # bytes
 
 
 @dataclass(frozen=True)
 class RunDirectory:
-    """Paths inside one run directory."""
+    """Paths in a run directory."""
 
     path: Path
 
     @property
     def recipe(self) -> Path:
+        """The resolved recipe."""
         return self.path / "recipe.yaml"
 
     @property
     def environment(self) -> Path:
+        """Versions, machine and device of the run."""
         return self.path / "environment.json"
 
     @property
     def log(self) -> Path:
+        """All steps and epochs, as JSON lines."""
         return self.path / "log.jsonl"
 
     @property
     def metrics(self) -> Path:
+        """A row of metrics per epoch."""
         return self.path / "metrics.csv"
 
     @property
     def speed(self) -> Path:
+        """A row of speeds per epoch."""
         return self.path / "speed.csv"
 
     @property
     def curves(self) -> Path:
+        """Plot of the metrics over epochs."""
         return self.path / "curves.png"
 
     @property
     def samples(self) -> Path:
+        """Grid of augmented training images."""
         return self.path / "samples.png"
 
     @property
     def evaluation(self) -> Path:
+        """Folder with the evaluation of the best checkpoint."""
         return self.path / "evaluation"
 
     @property
     def report(self) -> Path:
+        """The report of the run."""
         return self.path / "report.html"
 
     def checkpoint(self, which: str) -> Path:
-        """The folder of the ``last`` or ``best`` checkpoint."""
+        """Path of the folder of the "last" or "best" checkpoint."""
         return self.path / "checkpoints" / which
 
     def state(self, which: str) -> dict[str, Any]:
-        """The checkpoint's ``state.json``. Raises RequestError where there is none or it is not one."""
+        """Read a checkpoint's ``state.json``. Raises RequestError if it is missing or invalid."""
         return read_state(self.checkpoint(which))
 
     def weights(self, which: str = "best") -> Path:
-        """The weights file of a checkpoint (a plain safetensors file). Raises RequestError."""
+        """Path of a checkpoint's weights file (safetensors). Raises RequestError if there is none."""
         folder = self.checkpoint(which)
         return folder / file_name(read_state(folder), "model", folder)
 
 
 def is_run(path: Path) -> bool:
-    """Whether ``path`` looks like a run directory. A hub's folder may have a recipe too, and its weights beside it."""
+    """Return whether ``path`` looks like a run directory.
+
+    A folder from a model hub may have a recipe.yaml too, but has its weights beside it.
+    """
     recipe = (path / "recipe.yaml").exists() and not (path / "model.safetensors").exists()
     return path.is_dir() and (recipe or (path / "checkpoints").is_dir())
 
 
 def run_kind(path: Path | str) -> Kind | None:
-    """The task that a run was trained for; None for what is no run, or has no recipe that says it."""
+    """Read the task of a run from its recipe; None if ``path`` is not a run or has no such recipe."""
     path = Path(path)
     return recipe_kind(path / "recipe.yaml") if is_run(path) and (path / "recipe.yaml").is_file() else None
 
 
 def check_run_kind(path: Path | str, kind: Kind, instead: str) -> None:
-    """Raises RequestError for a run that is not of ``kind``: the command to use is then ``instead``."""
+    """Raise RequestError, naming the command ``instead``, for a run that is not of ``kind``."""
     found = run_kind(path)
     if found is not None and found != kind:
         raise RequestError(f"{path} is a {found} run: use {instead}")
 
 
 def check_checkpoint(checkpoint: str, weights: Sequence[str]) -> None:
-    """Raises RequestError for a checkpoint that is asked for where none of ``weights`` is a run, which has several."""
+    """Raise RequestError if a checkpoint is selected but none of ``weights`` is a run."""
     if checkpoint != "best" and not any(is_run(Path(name)) for name in weights):
-        raise RequestError(f"--checkpoint {checkpoint} says which checkpoint of a run, and {weights[0]} is no run")
+        raise RequestError(f"--checkpoint {checkpoint} selects a checkpoint of a run, but {weights[0]} is not a run")
 
 
 def open_run(path: Path | str) -> RunDirectory:
-    """An existing run directory. Raises RequestError saying what is missing."""
+    """Open an existing run directory. Raises RequestError if it is not one."""
     path = Path(path)
     if not path.exists():
         raise RequestError(f"there is no run directory {path}")
@@ -108,7 +120,7 @@ def open_run(path: Path | str) -> RunDirectory:
 
 
 def create_run(path: Path | str) -> RunDirectory:
-    """A new, empty run directory. Raises RequestError where the place holds anything or cannot be written."""
+    """Create a new run directory. Raises RequestError if it is not empty or cannot be written."""
     run = check_new_run(path)
     try:
         run.path.mkdir(parents=True, exist_ok=True)
@@ -118,19 +130,22 @@ def create_run(path: Path | str) -> RunDirectory:
 
 
 def check_new_run(path: Path | str) -> RunDirectory:
-    """A place for a new run, not made yet. Raises RequestError where it holds anything but a start that was killed."""
+    """Check that a new run can be created at ``path``, without creating it.
+
+    Raises RequestError if the directory holds anything but the rest of a run that was killed at its start.
+    """
     path = Path(path)
     try:
         if not holds_no_run(path):
             again = f"; --resume {path} continues it" if is_run(path) else ""
-            raise RequestError(f"the run directory {path} is not empty{again}; give --run another place")
+            raise RequestError(f"the run directory {path} is not empty{again}; choose another --run")
     except OSError as error:
         raise RequestError(f"the run directory {path} cannot be written: {error.strerror or error}") from None
     return RunDirectory(path)
 
 
 def holds_no_run(path: Path) -> bool:
-    """Whether a folder is not there, is empty, or holds no more than the checkpoint of a run killed as it began."""
+    """Return whether a folder is missing, empty, or has only the checkpoint of a run that was killed at its start."""
     names = {entry.name for entry in path.iterdir()} if path.exists() else set()
     rest = {name for name in names if name != OWNER and not (name.startswith(".") and name.endswith(".part"))}
     begun = path / "checkpoints"
@@ -138,12 +153,12 @@ def holds_no_run(path: Path) -> bool:
 
 
 def read_state(folder: Path) -> dict[str, Any]:
-    """``state.json`` of a checkpoint folder. Raises RequestError for a missing, foreign or damaged one."""
+    """Read ``state.json`` of a checkpoint folder. Raises RequestError if it is missing or invalid."""
     path = folder / "state.json"
     if not path.exists():
         raise RequestError(f"there is no checkpoint in {folder} (no state.json)")
-    if not path.is_file() or path.stat().st_size > LARGEST_JSON:  # a pipe would block, a device might never end
-        raise RequestError(f"{path} is no file of at most {LARGEST_JSON:,} bytes, so no checkpoint's state")
+    if not path.is_file() or path.stat().st_size > LARGEST_JSON:  # reading a pipe could block, a device may be endless
+        raise RequestError(f"{path} is not a regular file of at most {LARGEST_JSON:,} bytes")
     try:
         state = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -154,14 +169,14 @@ def read_state(folder: Path) -> dict[str, Any]:
 
 
 def step_in(state: dict[str, Any]) -> int | None:
-    """The optimizer step a state says it is of; None where it does not say."""
+    """Return the optimizer step in a checkpoint's state; None if it has none."""
     position = state.get("position")
     step = position.get("step") if isinstance(position, dict) else None
     return step if isinstance(step, int) else None
 
 
 def file_name(state: dict[str, Any], key: str, folder: Path) -> str:
-    """The file a state names under ``key``, held to be a plain name inside ``folder``. Raises RequestError."""
+    """Return the file name in a state under ``key``. Raises RequestError unless it is a plain name, without a path."""
     files = state.get("files")
     entry = files.get(key) if isinstance(files, dict) else None
     name = entry.get("name") if isinstance(entry, dict) else None

@@ -83,7 +83,7 @@ def test_a_checkpoint_is_only_asked_of_a_run(
 ) -> None:
     weights = str(tmp_path / "w.safetensors")
     assert main([words[0], weights, *words[1:], "--checkpoint", "last"]) == 2
-    assert f"--checkpoint last says which checkpoint of a run, and {weights} is no run" in capsys.readouterr().err
+    assert f"--checkpoint last selects a checkpoint of a run, but {weights} is not a run" in capsys.readouterr().err
 
 
 def test_predict_on_an_engine_gives_the_same_answer(

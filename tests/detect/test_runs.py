@@ -153,7 +153,7 @@ def test_another_recipe_or_other_data_are_refused(
     assert "was trained with 10 training images, but the data now has 9" in capsys.readouterr().err
     moved = folder(tmp_path / "moved", size=(80, 48))  # as many images, with other boxes
     assert main(["detect", "train", "--resume", str(run), "--data.path", str(moved)]) == 2
-    assert "now has 10 of which some have other names or labels" in capsys.readouterr().err
+    assert "now has 10, some with other names or labels" in capsys.readouterr().err
     assert main(["train", "--resume", str(run)]) == 2
     assert capsys.readouterr().err.count("\n") == 1
 
@@ -178,7 +178,7 @@ def test_sigterm_says_how_to_go_on(whole: tuple[Path, Path], tmp_path: Path) -> 
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 1
-    assert f"go on with: resnext detect train --resume {tmp_path / 'run'}" in errors
+    assert f"continue with: resnext detect train --resume {tmp_path / 'run'}" in errors
 
 
 @pytest.mark.parametrize(

@@ -254,7 +254,7 @@ def test_frozen_norms_keep_weights_and_statistics_in_a_step(
         ({"init__weights": "WEIGHTS", "model__cardinality": 4}, "model.cardinality 4 contradicts"),
         ({"init__weights": "nowhere.pt"}, "nowhere.pt"),
         ({"train__batch_size": 11}, "larger than the training set of 10 images"),
-        ({"schedule__warmup_epochs": 2, "train__epochs": None, "train__steps": 4}, "leave nothing of the run"),
+        ({"schedule__warmup_epochs": 2, "train__epochs": None, "train__steps": 4}, "must be shorter than the"),
         ({"train__proposals": "WEIGHTS", "train__learn": "fast_rcnn"}, "WEIGHTS"),
         ({"train__learn": "fast_rcnn"}, "train.learn fast_rcnn needs train.proposals"),
         ({"train__proposals": "x"}, "train.learn joint takes no train.proposals"),

@@ -1,7 +1,7 @@
-"""A ``resnext`` that kills itself with SIGKILL at a named point: ``killed.py POINT N ARGUMENTS...``.
+"""Run ``resnext`` so that it kills itself with SIGKILL at a named point: ``killed.py POINT N ARGUMENTS...``.
 
-Points: ``step`` after optimizer step N of this process; ``write`` half-way through the N-th file written whole;
-``rename`` between the rename of that file and whatever comes next.
+Points: ``step`` after optimizer step N of this process; ``write`` half-way through the N-th file that is
+written atomically; ``rename`` directly after that file is renamed.
 """
 
 import os
@@ -35,7 +35,7 @@ def counted(step: Callable[..., float]) -> Callable[..., float]:
 
 
 def half_written(descriptor: int) -> None:
-    """Stands in for fsync of the temporary file: cuts it in half before dying."""
+    """Replace fsync of the temporary file: truncate it to half before the kill."""
     path = Path(f"/proc/self/fd/{descriptor}").resolve()
     if path.suffix == ".part":
         if point == "write" and seen["write"] + 1 == count:

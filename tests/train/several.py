@@ -1,4 +1,4 @@
-"""Checks that several processes run together (``torchrun several.py``): each asserts, and exits 0 where all hold."""
+"""Checks for several processes, started by torchrun: each process asserts and exits with 0 if all hold."""
 
 import os
 
@@ -24,13 +24,13 @@ with joined("cpu", timeout=60) as world:
     assert world.sum([1.0, float(world.rank)]) == [world.size, sum(range(world.size))]
     assert world.any(world.rank == world.size - 1)
     assert not world.any(False)
-    assert world.share_bytes(b"from the leader" if world.leads else b"") == b"from the leader"
+    assert world.share_bytes(b"from rank 0" if world.leads else b"") == b"from rank 0"
     assert world.share_bytes(b"") == b""
     mine = torch.full((world.rank, 2), float(world.rank), dtype=torch.float64)
     assert world.gather_rows(mine)[:, 0].tolist() == [float(r) for r in range(world.size) for _ in range(r)]
     assert world.skew() < 5
 
-    # weights and buffers become the leader's, from one memory layout into another
+    # weights and buffers of rank 0 are copied to all, also into another memory layout
     model = create_model("resnext11_2x4d", base_channels=4, num_classes=3, in_channels=1, seed=0)
     other = create_model("resnext11_2x4d", base_channels=4, num_classes=3, in_channels=1, seed=world.rank)
     other.bn1.running_mean += world.rank
@@ -39,7 +39,7 @@ with joined("cpu", timeout=60) as world:
     for name, value in model.state_dict().items():
         assert torch.equal(other.state_dict()[name], value), name
 
-    # an evaluation in shards of odd sizes is the evaluation
+    # an evaluation in shards of unequal sizes equals the whole one
     rng = np.random.default_rng(0)
     for n in (1, 2, 13):
         images, labels = rng.integers(0, 256, (n, 8, 8), dtype=np.uint8), rng.integers(0, 3, n)

@@ -1,4 +1,4 @@
-"""Checkpoints are whole or refused, and a disk that is full costs nothing that was saved."""
+"""Checkpoints are complete or refused, and a full disk loses nothing that was saved."""
 
 import errno
 import json
@@ -19,7 +19,7 @@ from resnext.weights import load
 
 
 class Trained:
-    """A network that has made a step, with all that a checkpoint holds."""
+    """A network after one step, with everything a checkpoint needs."""
 
     def __init__(self, folder: Path, seed: int = 0, optimizer: str = "sgd") -> None:
         self.run = create_run(folder)
@@ -148,7 +148,7 @@ def damage_gone(folder: Path) -> None:
         (damage_absent, "cannot be read"),
         (damage_foreign, "is not the state of a resnext checkpoint"),
         (damage_json, "state.json is damaged"),
-        (damage_position, "does not say where the run stands"),
+        (damage_position, "has no valid training position"),
         (damage_gone, "there is no checkpoint in"),
     ],
 )

@@ -1,4 +1,4 @@
-"""``--continue``: one command that begins a run or goes on with it, and all processes agree."""
+"""``--continue``: one command starts a run or resumes it, the same in all processes."""
 
 import subprocess
 import sys
@@ -22,7 +22,7 @@ SHORT = ["--train.epochs", "2"]
 
 
 class Two(World):
-    """The leader of two processes; the other one holds the run at ``other``."""
+    """Rank 0 of two processes; rank 1 has the run at step ``other``."""
 
     other = -1
 
@@ -138,7 +138,7 @@ def test_a_folder_of_something_else_is_left_alone(
 def test_a_run_that_lies_on_another_hosts_disk_is_not_begun_anew(tiny_recipe: Path, tmp_path: Path) -> None:
     world = Two(torch.device("cpu"), rank=0, size=2)
     Two.other = 40
-    with pytest.raises(WorkError, match=r"process 1 holds .* at step 40, .* need one folder that all see, or a train"):
+    with pytest.raises(WorkError, match=r"process 1 has .* at step 40, .* need a shared folder, or a train"):
         settled(read_recipe(tiny_recipe), RunDirectory(tmp_path / "run"), world)
     assert not (tmp_path / "run").exists()
     Two.other = -1
@@ -150,5 +150,5 @@ def test_a_damaged_state_is_named_rather_than_begun_over(tiny_recipe: Path, tmp_
     run.checkpoint("last").mkdir(parents=True)
     run.recipe.write_text("{}")
     (run.checkpoint("last") / "state.json").write_text('{"format": "resnext-checkpoint"}')
-    with pytest.raises(RequestError, match="does not say where the run stands"):
+    with pytest.raises(RequestError, match="has no valid training position"):
         settled(read_recipe(tiny_recipe), run, World(torch.device("cpu")))

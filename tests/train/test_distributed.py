@@ -1,4 +1,4 @@
-"""Several processes are one: the same order, gradients and evaluation. And device names that cannot be used."""
+"""Several processes compute the same as one: order, gradients, evaluation. And unusable device names."""
 
 import os
 import signal
@@ -25,14 +25,14 @@ ONE_THREAD = ["--train.threads", "1"]
 
 
 def torchrun(processes: int, *words: object, **options: object) -> subprocess.CompletedProcess[str]:
-    """``torchrun WORDS`` on this machine."""
+    """Run ``torchrun WORDS`` on this machine."""
     launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(processes), "--standalone"]
     command = [sys.executable, *launcher, *map(str, words)]
     return subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, **options)  # type: ignore[call-overload]
 
 
 def train_by(processes: int, *arguments: object) -> None:
-    """``resnext train ARGUMENTS`` by so many processes."""
+    """Run ``resnext train ARGUMENTS`` with so many processes."""
     done = torchrun(processes, "-m", "--", "resnext", "train", *arguments)
     assert done.returncode == 0, done.stderr
 
@@ -93,7 +93,7 @@ def test_synchronised_bn_trains_like_one_process_with_the_whole_batch(tiny_recip
 
 @pytest.mark.slow
 def test_a_killed_process_is_replaced_and_the_run_ends_with_the_same_bytes(tiny_recipe: Path, tmp_path: Path) -> None:
-    """``torchrun --max-restarts`` gives the same command again: --continue goes on from the last checkpoint."""
+    """``torchrun --max-restarts`` runs the same command again: --continue resumes from the last checkpoint."""
     options = [*ONE_THREAD, "--train.epochs", "6", "--train.peer_timeout", "60"]
     train_by(2, tiny_recipe, "--run", tmp_path / "whole", *options)
     words = ["--nproc-per-node", "2", "--standalone", "--max-restarts", "2", "-m", "--", "resnext", "train"]
@@ -116,7 +116,7 @@ def test_a_killed_process_is_replaced_and_the_run_ends_with_the_same_bytes(tiny_
     os.kill(children(process.pid)[-1], signal.SIGKILL)
     output, _ = process.communicate(timeout=240)
     assert process.returncode == 0, output
-    assert "going on after step" in output
+    assert "resuming after step" in output
     for name in ("log.jsonl", "metrics.csv", "checkpoints/last/state.json"):
         assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
@@ -135,7 +135,7 @@ def test_processes_with_different_recipes_are_told_where(tiny_recipe: Path, tmp_
     )
     done = torchrun(2, script)
     assert done.returncode != 0
-    assert "different recipes (leading process -> process 1): optimizer.lr: 0.01 -> 0.11" in done.stderr
+    assert "different recipes (main process -> process 1): optimizer.lr: 0.01 -> 0.11" in done.stderr
 
 
 @pytest.mark.parametrize(

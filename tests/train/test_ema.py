@@ -1,4 +1,4 @@
-"""The average against its definition; buffers belong to it."""
+"""The EMA against its definition, buffers included."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The fastest way to train is measured, kept with the run, and followed bit for bit when it goes on."""
+"""Autotuning of training: the choice is measured, saved with the run, and reproduced bit for bit on resume."""
 
 import json
 import os
@@ -36,7 +36,7 @@ def small() -> torch.nn.Module:
 def settled(
     monkeypatch: pytest.MonkeyPatch, seconds: dict[str, float], steps: int = 10**6, **train: str
 ) -> tuple[TrainSettings, Plan]:
-    """What settle_speed decides where arms take so many seconds, and the plan is a known one."""
+    """Return what autotuning decides if candidates take the given seconds and tuning finds a known plan."""
     known = Plan({}, ("bn1",))
     monkeypatch.setattr(fastest, "measured", lambda model, plans, *_: {arm: seconds[str(arm)] for arm in plans})
     monkeypatch.setattr(fastest, "shared_plan", lambda *_: known)
@@ -106,7 +106,7 @@ FAST = TINY.replace('channels_last: "no"', 'channels_last: "yes", fast: "yes", r
 
 @pytest.mark.parametrize("precision", ["bf16", pytest.param("fp16", marks=pytest.mark.slow)])
 def test_a_run_goes_on_bit_for_bit_with_fast_paths_and_a_cold_cache(tmp_path: Path, precision: str) -> None:
-    """Stopped half-way, resumed in a new process whose cache would choose otherwise."""
+    """Stop half-way and resume in a new process whose tuning cache would choose another plan."""
     if not kernels.load():
         pytest.skip("no C++ compiler here: the fused operator runs as plain PyTorch")
     recipe = tmp_path / "fast.yaml"

@@ -1,4 +1,4 @@
-"""Fine-tuning: what starts from the weights, what stays as loaded, and that a resumed run needs them no more."""
+"""Fine-tuning: what is loaded, what is frozen, and that a resumed run no longer needs the initial weights."""
 
 import math
 from collections.abc import Callable
@@ -56,7 +56,7 @@ def weights(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def begin(tiny_recipe: Path, weights: Path, tmp_path: Path) -> Callable[..., Session]:
-    """Prepares a run of the tiny recipe from the weights, with changes such as ``init__freeze="conv2"``."""
+    """Build a session of the tiny recipe from the weights, with changes such as ``init__freeze="conv2"``."""
 
     def prepared(console: Console = QUIET, resume: bool = False, **changes: Any) -> Session:
         values = {"init.weights": str(weights), "augment.mixup": 0, **dotted(changes)}
@@ -369,7 +369,7 @@ def test_weights_that_are_not_there_are_named_before_anything_is_written(
 
 
 def with_dead_channels(variance: float) -> Network:
-    """Weights as released ones are: some channels of a block never fire, and their running variance is (almost) 0."""
+    """Make weights like released ones, where some channels never fire and have a running variance of (almost) 0."""
     model = tiny()
     block = model.layer1[0]
     with torch.no_grad():

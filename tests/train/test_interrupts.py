@@ -1,4 +1,4 @@
-"""Signals ask; the loop decides when to leave."""
+"""Stop signals are recorded; the loop decides when to stop."""
 
 import os
 import signal
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
 
 @pytest.fixture(autouse=True)
 def handlers_kept() -> Iterator[None]:
-    """Handlers are put back by what installs them; the tests may run under nohup, which has some ignored."""
+    """Check that signal handlers are restored. Under nohup some are ignored, so they are set before."""
     outside = {name: signal.signal(getattr(signal, name), usual_handler(name)) for name in ASKING}
     yield
     after = {name: signal.getsignal(getattr(signal, name)) for name in ASKING}

@@ -1,4 +1,4 @@
-"""One process trains into a run directory: the kernel says so on one machine, a heartbeat between hosts."""
+"""Only one process trains in a run directory: flock on one machine, a heartbeat file between hosts."""
 
 import json
 import os
@@ -56,7 +56,7 @@ def take(run: RunDirectory, say: Callable[[str], None] = print) -> None:
 
 def test_a_second_process_is_refused_and_told_who_has_the_run(run: RunDirectory, holder: subprocess.Popen[str]) -> None:
     owner = (run.path / OWNER).read_bytes()
-    with pytest.raises(RequestError, match=rf"process {holder.pid} on .*, since .* UTC, trains into {run.path}: wait"):
+    with pytest.raises(RequestError, match=rf"process {holder.pid} on .*, since .*, is training in {run.path}: wait"):
         take(run)
     assert (run.path / OWNER).read_bytes() == owner
 
@@ -71,7 +71,7 @@ def test_a_killed_process_frees_the_run_at_once(run: RunDirectory, holder: subpr
 
 
 def test_a_child_that_outlives_its_killed_parent_holds_nothing(run: RunDirectory) -> None:
-    """A loading process is forked from the one that trains, and has its open files."""
+    """A loader worker is forked from the training process and inherits its open files."""
     forks = HOLD.replace('print("held"', 'import os\nif os.fork() == 0: time.sleep(300)\nprint("held"')
     with subprocess.Popen(
         [sys.executable, "-W", "ignore", "-c", forks, str(run.path)], stdout=subprocess.PIPE, start_new_session=True
@@ -112,7 +112,7 @@ def test_another_process_with_the_same_number_is_not_the_owner() -> None:
 
 @pytest.fixture
 def elsewhere(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The file of an owner on another host; a contender watches it for half a second."""
+    """Write the owner file of a process on another host; the heartbeat timeout is half a second."""
     monkeypatch.setattr(lock, "WINDOW", 0.5)
     run.path.mkdir(parents=True)
     owner = {"token": "x", "host": "node7", "pid": 12, "machine": "another", "processes": "p", "since": "yesterday"}
@@ -126,7 +126,7 @@ def test_a_host_whose_heartbeat_has_stopped_is_followed_after_a_while(run: RunDi
     held = RunLock(run)
     held.acquire(said.append)
     assert said == [
-        f"waiting up to 0.5 s to see whether process 12 on node7, since yesterday, still trains into {run.path}"
+        f"waiting up to 0.5 s to see whether process 12 on node7, since yesterday, is still training in {run.path}"
     ]
     assert read_owner(elsewhere) == held.owner
     held.release()
@@ -138,7 +138,7 @@ def test_a_host_whose_heartbeat_goes_on_keeps_the_run(
 ) -> None:
     monkeypatch.setattr(lock.time, "sleep", lambda _: os.utime(elsewhere, ns=(0, next(beats))))
     beats = iter(range(1, 1000))
-    with pytest.raises(RequestError, match="process 12 on node7, since yesterday, trains into"):
+    with pytest.raises(RequestError, match="process 12 on node7, since yesterday, is training in"):
         take(run)
     assert read_owner(elsewhere)["host"] == "node7"  # type: ignore[index]
 
@@ -168,7 +168,7 @@ def test_a_process_that_was_taken_for_dead_writes_nothing_more(run: RunDirectory
     held.acquire(print)
     other = held.owner | {"token": "y", "host": "node8"}
     held.path.write_text(json.dumps(other))
-    with pytest.raises(WorkError, match=r"on node8, .* has taken over .*run, as this process gave no sign of life"):
+    with pytest.raises(WorkError, match=r"on node8, .* has taken over .*run, as this process sent no heartbeats"):
         held.confirm()
     held.release()
     assert read_owner(held.path) == other, "what is another's stays"
@@ -207,11 +207,11 @@ def test_a_disk_that_cannot_be_written_is_named() -> None:
 
 
 class Follower(World):
-    """A process that is told what the leading one met."""
+    """Rank 1, which receives the error that rank 0 met."""
 
     def share_bytes(self, data: bytes) -> bytes:
         assert data == b""
-        return b"process 12 on node7 trains into run"
+        return b"process 12 on node7 is training in run"
 
 
 def test_all_processes_of_a_run_are_refused_together(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,6 +220,6 @@ def test_all_processes_of_a_run_are_refused_together(run: RunDirectory, monkeypa
 
     monkeypatch.setattr(RunLock, "acquire", acquire)
     world = Follower(torch.device("cpu"), rank=1, size=2)
-    with pytest.raises(RequestError, match="node7 trains into"), lock_run(run, world, Console(quiet=True)):
+    with pytest.raises(RequestError, match="node7 is training in"), lock_run(run, world, Console(quiet=True)):
         raise AssertionError("unreachable")
     assert not run.path.exists()

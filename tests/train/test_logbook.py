@@ -1,4 +1,4 @@
-"""The log of a run: rows as written, and cut where a kill left it ragged."""
+"""The log of a run: rows as written, and cut at a line that a killed process left incomplete."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The loop's promises: what a run leaves, where it stops, and what it refuses."""
+"""The training loop: the files of a run, where it stops, and what it refuses."""
 
 import csv
 import json
@@ -99,7 +99,7 @@ def test_an_exploding_loss_names_the_step_and_keeps_the_last_good_checkpoint(tin
 def test_one_checkpoint_has_one_number(
     tiny_recipe: Path, tmp_path: Path, changes: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """In the log, at the end of the run, and asked for again with other workers: bit for bit, in either layout."""
+    """The number in the log, at the end, and from another evaluation with other workers is the same to the bit."""
     if "train__fast" in changes:
         monkeypatch.setenv("RESNEXT_FAST", "1")
     run = run_tiny(tiny_recipe, tmp_path / "run", **changes)
@@ -170,9 +170,9 @@ def test_a_start_that_fails_leaves_no_directory(
 @pytest.mark.parametrize(
     ("work", "says"),
     [
-        ("prepare", "before the first step: give the command again"),
-        ("judge", r"after step 6 \(epoch 1\); go on with: resnext train --resume"),
-        ("finish", "while the results were written; all steps are done: resnext train --resume .* writes them"),
+        ("prepare", "before the first step: run the command again"),
+        ("judge", r"after step 6 \(epoch 1\); continue with: resnext train --resume"),
+        ("finish", "while writing the results; all steps are done, so write them with: resnext train --resume"),
     ],
 )
 def test_a_signal_ends_what_can_be_repeated_at_once_and_the_run_goes_on_to_the_same_end(
@@ -214,7 +214,7 @@ def test_a_place_that_cannot_be_written_is_named(tiny_recipe: Path, capsys: pyte
 
 @pytest.fixture
 def photos_with_one_cut_short(tmp_path: Path) -> Path:
-    """Two classes of ten pictures, one file of which ends early."""
+    """Write two classes of ten images, one of them a truncated file."""
     for name, colour in (("day", 220), ("night", 20)):
         (tmp_path / "photos" / name).mkdir(parents=True)
         for number in range(10):
@@ -278,7 +278,7 @@ def test_as_many_images_of_other_names_or_labels_are_not_the_same_data(
     train(recipe, run, resume=True, console=QUIET)  # the same data at another place
     first = min((moved / split / "a").iterdir())
     first.rename(first.with_name("z.png"))
-    with pytest.raises(RequestError, match="the data now has 12 of which some have other names or labels"):
+    with pytest.raises(RequestError, match="the data now has 12, some with other names or labels"):
         train(recipe, run, resume=True, console=QUIET)
 
 
@@ -307,7 +307,7 @@ def test_a_run_counted_in_steps_ends_there_in_the_middle_of_an_epoch(tiny_recipe
 
 
 def test_a_warm_up_longer_than_the_run_is_refused(tiny_recipe: Path, tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match=r"warmup_epochs 0\.5 are 3 steps, which leave nothing of the run's 3"):
+    with pytest.raises(RequestError, match=r"0\.5 \(3 steps\) must be shorter than the whole run \(3 steps\)"):
         run_tiny(tiny_recipe, tmp_path / "run", train__epochs=None, train__steps=3)
 
 

@@ -1,4 +1,4 @@
-"""A run's mirror: whole at every instant, enough to go on from on another disk, and refused where it is damaged."""
+"""Remote checkpoints: complete at any moment, enough to resume on another machine, refused if damaged."""
 
 import json
 import shutil
@@ -30,7 +30,7 @@ def store(tmp_path: Path) -> str:
 
 
 def cut_off(recipe: Path, folder: Path, url: str, step: int, monkeypatch: pytest.MonkeyPatch) -> RunDirectory:
-    """A run with a mirror that stops before ``step``, as if its machine had gone."""
+    """Train with remote checkpoints and stop before ``step``, as if the machine had disappeared."""
     run = RunDirectory(folder)
 
     def no_further(session: Session, *arguments: Any) -> float:
@@ -47,7 +47,7 @@ def cut_off(recipe: Path, folder: Path, url: str, step: int, monkeypatch: pytest
 
 @pytest.fixture
 def object_store() -> Iterator[str]:
-    """An S3 on this machine: moto's server, and the environment that s3fs reads."""
+    """Run a local S3 server (moto) and set the environment that s3fs reads."""
     pytest.importorskip("s3fs")
     server = pytest.importorskip("moto.server").ThreadedMotoServer(port=0)
     server.start()
@@ -113,7 +113,7 @@ def test_a_push_that_breaks_off_anywhere_leaves_a_whole_mirror(
 
     _send = mirror._send
     monkeypatch.setattr(mirror, "_send", broken)
-    with pytest.raises(WorkError, match=r"the mirror .* could not be written; the checkpoint on this disk is whole"):
+    with pytest.raises(WorkError, match=r"could not be written; the checkpoint on the local disk is complete"):
         push(later, store)
     monkeypatch.undo()
     back = RunDirectory(tmp_path / "back")
@@ -137,7 +137,7 @@ def damaged(store: str, text: str) -> None:
             lambda s: json.dumps(s | {"files": {"model": {"name": "../x.safetensors", "bytes": 3}}}),
             "no usable model file",
         ),
-        (lambda s: json.dumps(s | {"files": {"model": s["files"]["model"] | {"bytes": 3}}}), "more than the 3 bytes"),
+        (lambda s: json.dumps(s | {"files": {"model": s["files"]["model"] | {"bytes": 3}}}), "the expected 3 bytes"),
     ],
 )
 def test_a_damaged_mirror_is_named_and_nothing_outside_is_written(
@@ -161,5 +161,5 @@ def test_a_mirror_out_of_reach_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
     run = create_run(tmp_path / "run")
     (run.path / "log.jsonl").write_text("")
-    with pytest.raises(WorkError, match=r"the mirror file://.* could not be written"):
+    with pytest.raises(WorkError, match=r"the remote checkpoints at file://.* could not be written"):
         push(run, f"file://{tmp_path / 'file'}/below")

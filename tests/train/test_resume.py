@@ -85,7 +85,7 @@ def test_sigterm_writes_a_checkpoint_and_says_how_to_go_on(whole_run: tuple[Path
     process.send_signal(signal.SIGTERM)
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 1
-    assert f"go on with: resnext train --resume {run}" in errors
+    assert f"continue with: resnext train --resume {run}" in errors
     state = json.loads((run / "checkpoints" / "last" / "state.json").read_text())
     assert state["position"]["step"] >= 1
     done = run_resnext("train", "--resume", run)

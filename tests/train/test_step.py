@@ -105,7 +105,7 @@ def test_running_statistics_are_those_of_the_first_part_alone(tiny_recipe: Path,
 
 
 def test_what_a_part_draws_depends_on_its_number_and_not_on_the_process(tiny_recipe: Path, tmp_path: Path) -> None:
-    """Half of a batch as the second part of one process is what it is as the only part of the second of two."""
+    """The second half of a batch gives the same as second micro-batch of one process and as the only one of rank 1."""
     changes = {"augment__mixup": 0.5, "train__drop_path": 0.5}
     one = session_of(tiny_recipe, tmp_path / "one", train__bn_batch=8, **changes)
     two = session_of(tiny_recipe, tmp_path / "two", **changes)
@@ -121,7 +121,7 @@ def test_what_a_part_draws_depends_on_its_number_and_not_on_the_process(tiny_rec
 def test_parts_that_do_not_divide_into_the_processes_are_refused(tiny_recipe: Path) -> None:
     recipe = read_recipe(tiny_recipe, {"train.bn_batch": 4})
     assert [parts_of(recipe, n) for n in (1, 2, 4)] == [4, 2, 1]
-    with pytest.raises(RequestError, match=r"are 4 parts, which do not divide into the 3 processes of this run"):
+    with pytest.raises(RequestError, match=r"4 micro-batches, which cannot be divided evenly between 3 processes"):
         parts_of(recipe, 3)
 
 

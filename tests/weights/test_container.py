@@ -296,7 +296,7 @@ def test_a_runs_state_names_no_file_outside_and_none_that_cannot_be(tmp_path: Pa
 
 
 def test_a_runs_state_that_is_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
-    with pytest.raises(RequestError, match=r"state\.json is no file of at most"):
+    with pytest.raises(RequestError, match=r"state\.json is not a regular file of at most"):
         resnext.load(run_directory(tmp_path, None))
 
 

@@ -1,1 +1,1 @@
-"""Training: loop.py reads top to bottom; the other files are its parts."""
+"""Training: loop.py has the training loop, the other files its parts."""

@@ -1,8 +1,8 @@
-"""Checkpoints: safetensors and JSON, whole at every instant.
+"""Write and read checkpoints: safetensors and JSON, replaced atomically.
 
 A checkpoint folder holds ``state.json`` and the tensor files it names. A new checkpoint writes its tensor files beside
-the old ones under new names, then replaces ``state.json`` by a rename, then deletes what the new state no longer
-names. A process killed anywhere in between leaves a ``state.json`` whose files are all there. No pickle anywhere.
+the old ones under new names, then replaces ``state.json`` by a rename, then deletes the files that are no longer named.
+A process killed at any moment leaves a ``state.json`` whose files all exist. No pickle is used.
 """
 
 import hashlib
@@ -30,19 +30,19 @@ VERSION = 1
 
 @dataclass
 class Position:
-    """Where a run stands: all that is not a tensor. Sums are of the epoch under way."""
+    """The progress of a run: everything in a checkpoint that is not a tensor. Sums are over the current epoch."""
 
     step: int = 0  # optimizer steps done
-    epoch: int = 0  # epochs done, evaluation and log row included
+    epoch: int = 0  # epochs done, including evaluation and log row
     loss_sum: float = 0.0  # over images
-    loss_parts: dict[str, float] = field(default_factory=dict)  # of a loss that is a sum of named parts
+    loss_parts: dict[str, float] = field(default_factory=dict)  # by name, where the loss is a sum of several terms
     wrong: int = 0  # training images misclassified
     images: int = 0
-    bad_images: int = 0  # skipped, in the whole run
+    bad_images: int = 0  # skipped so far in the whole run
     best: dict[str, Any] | None = None  # {"epoch", "step", "top1_error"}
-    facts: dict[str, Any] = field(default_factory=dict)  # of the data: must be the same on resume
-    scaler: dict[str, Any] = field(default_factory=dict)  # of the gradients of fp16
-    plan: dict[str, Any] = field(default_factory=dict)  # of fast paths, as the run began: model/plan.py
+    facts: dict[str, Any] = field(default_factory=dict)  # about the data; must be the same on resume
+    scaler: dict[str, Any] = field(default_factory=dict)  # state of the fp16 gradient scaler
+    plan: dict[str, Any] = field(default_factory=dict)  # fast paths chosen when the run started: model/plan.py
 
 
 def write_checkpoint(
@@ -54,12 +54,11 @@ def write_checkpoint(
     optimizer: torch.optim.Optimizer,
     encode: Callable[[Any, dict[str, Any]], bytes] = serialized,
 ) -> None:
-    """Write the "last" or "best" checkpoint. Raises WorkError when the disk refuses; the previous one is then intact.
+    """Write the "last" or "best" checkpoint.
 
-    ``encode`` makes a weights file of a model and its provenance.
-
-    The model file holds the weights to use: the averaged ones where there is an EMA. "best" needs nothing else;
-    "last" also holds what training needs to go on.
+    The model file holds the weights to evaluate: the averaged ones if there is an EMA. "last" also holds what training
+    needs to resume. ``encode`` turns a model and its provenance into the bytes of a weights file.
+    Raises WorkError on a write error; the previous checkpoint then stays intact.
     """
     used = model if ema is None else ema.model
     check_finite(used, position)
@@ -83,9 +82,10 @@ def write_checkpoint(
 
 
 def read_files(run: RunDirectory, which: str = "last") -> dict[str, bytes]:
-    """The bytes of a checkpoint as ``state`` (JSON), ``model`` and ``training``, held against their checksums.
+    """Read the files of a checkpoint, verify their checksums and return their bytes by name.
 
-    ``best`` has no ``training``. Raises RequestError if the checkpoint is not whole.
+    The names are ``state`` (JSON), ``model`` and, for "last" only, ``training``.
+    Raises RequestError if the checkpoint is incomplete or damaged.
     """
     folder = run.checkpoint(which)
     state = read_state(folder)
@@ -98,9 +98,9 @@ def read_files(run: RunDirectory, which: str = "last") -> dict[str, bytes]:
 def restore(
     files: dict[str, bytes], run: RunDirectory, model: nn.Module, ema: Ema | None, optimizer: torch.optim.Optimizer
 ) -> Position:
-    """Put the "last" checkpoint (``read_files``) into network, average and optimizer.
+    """Load the "last" checkpoint (from ``read_checkpoint``) into network, EMA and optimizer; return the position.
 
-    Raises RequestError where it is not one of this run's network; ``run`` names it in errors.
+    ``run`` is used in error messages only. Raises RequestError if the checkpoint does not fit the network.
     """
     folder, state = run.checkpoint("last"), json.loads(files["state"])
     names = {key: folder / file_name(state, key, folder) for key in ("model", "training")}
@@ -113,15 +113,15 @@ def restore(
     try:
         return Position(**state["position"])
     except (KeyError, TypeError):
-        raise RequestError(f"{folder / 'state.json'} does not say where the run stands") from None
+        raise RequestError(f"{folder / 'state.json'} has no valid training position") from None
 
 
 def check_finite(model: nn.Module, position: Position) -> None:
-    """Raises WorkError naming the first tensor that holds a value that is not finite."""
+    """Raise WorkError naming the first tensor with a NaN or infinite value."""
     for name, tensor in model.state_dict().items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise WorkError(
-                f"{name} is not finite after step {position.step}: nothing was saved over the last good checkpoint; "
+                f"{name} is not finite after step {position.step}: the last good checkpoint was kept; "
                 "a lower optimizer.lr, schedule.warmup_epochs or train.clip_norm may help"
             )
 
@@ -134,7 +134,7 @@ def _training_tensors(model: nn.Module, ema: Ema | None, optimizer: torch.optim.
         for key, value in optimizer.state.get(parameter, {}).items():
             if isinstance(value, torch.Tensor):
                 tensors[f"optimizer/{key}/{name}"] = value
-    for number, group in enumerate(optimizer.param_groups):  # LAMB counts its steps there
+    for number, group in enumerate(optimizer.param_groups):  # LAMB keeps its step count here
         tensors |= {f"groups/{number}/{key}": value for key, value in group.items() if isinstance(value, torch.Tensor)}
     return {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
 
@@ -151,7 +151,7 @@ def _restore_optimizer(
         parameter = parameters[name]
         if value.ndim and value.shape != parameter.shape:
             raise RequestError(f"{origin}: {full} has shape {tuple(value.shape)}, not {tuple(parameter.shape)}")
-        if value.ndim:  # the layout of the parameter, so that the arithmetic is the same as without a resume
+        if value.ndim:  # use the parameter's memory layout, so that a resumed run computes the same bits
             value = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
         optimizer.state[parameter][key] = value
 
@@ -171,7 +171,7 @@ def _checked(folder: Path, state: dict[str, Any], key: str) -> bytes:
     except OSError as error:
         raise RequestError(f"the checkpoint file {path} cannot be read: {error.strerror}") from None
     if data is None or hashlib.sha256(data).hexdigest() != entry.get("sha256"):
-        raise RequestError(f"the checkpoint file {path} is damaged: its size or SHA-256 is not what state.json says")
+        raise RequestError(f"the checkpoint file {path} is damaged: its size or SHA-256 does not match state.json")
     return data
 
 
@@ -192,7 +192,7 @@ def _under(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Ten
 
 
 def _sweep(folder: Path, keep: set[str]) -> None:
-    """Delete tensor files and leavings of killed writers that the committed state does not name."""
+    """Delete tensor files and leftovers of killed processes that ``state.json`` does not name."""
     for path in folder.iterdir():
         ours = path.name.endswith((".safetensors", ".part"))
         if ours and path.name not in keep:

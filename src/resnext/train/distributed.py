@@ -1,4 +1,7 @@
-"""One process or many: the only file that knows which. ``torchrun`` sets RANK, WORLD_SIZE and LOCAL_RANK."""
+"""Distributed training: process group, collectives, DDP. With one process every operation is a no-op.
+
+``torchrun`` sets RANK, WORLD_SIZE and LOCAL_RANK.
+"""
 
 import os
 import re
@@ -18,15 +21,15 @@ from resnext.device import pick_device
 from resnext.errors import WorkError
 
 LOST = re.compile(r"gloo|nccl|connection (closed|reset|refused)|broken pipe|timed? ?out", re.IGNORECASE)
-STALE = (  # torchrun of PyTorch 2.14 keeps one store over restarts, where new processes find the addresses of dead ones
+STALE = (  # torchrun of PyTorch 2.14 keeps one store over restarts; it still has the addresses of dead processes
     "if only restarted processes are refused, set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 for torchrun"
 )
-SKEW = 5.0  # seconds; torchrun's c10d rendezvous takes a host whose clock is 15 s off for a dead one
+SKEW = 5.0  # seconds; torchrun's c10d rendezvous treats a host whose clock is 15 s off as dead
 
 
 @dataclass(frozen=True)
 class World:
-    """This process among its peers, and the device it computes on."""
+    """Rank and device of this process, number of processes, and the collective operations between them."""
 
     device: torch.device
     rank: int = 0
@@ -34,31 +37,31 @@ class World:
 
     @property
     def leads(self) -> bool:
-        """Whether this process writes the run directory."""
+        """Whether this is rank 0, the process that writes the run directory."""
         return self.rank == 0
 
     def wrap(self, model: nn.Module) -> nn.Module:
-        """The model with its gradients averaged over the processes.
+        """Wrap the model in DDP, which averages gradients over the processes.
 
-        Buffers stay a process's own until they are asked for (``share``): training reads no running statistics.
+        Buffers are not synchronised in training, which does not read running statistics; ``broadcast_model`` does it.
         """
         if self.size == 1:
             return model
         ddp = nn.parallel.DistributedDataParallel
-        names = ("forward_sync_buffers", "broadcast_buffers")  # the second is PyTorch's name for it up to 2.13
+        names = ("forward_sync_buffers", "broadcast_buffers")  # the second is its name up to PyTorch 2.13
         name = next(name for name in names if name in signature(ddp.__init__).parameters)
         ids = [self.device.index] if self.device.type == "cuda" else None
         options: dict[str, Any] = {name: False}
         return ddp(model, device_ids=ids, **options)
 
     def unsynchronised(self, model: nn.Module) -> AbstractContextManager[None]:
-        """Within, gradients add up here; the next backward outside sums them over the processes."""
+        """Return a context in which gradients are accumulated locally; the next backward outside reduces them."""
         if self.size == 1:
             return nullcontext()
         return cast(AbstractContextManager[None], cast(nn.parallel.DistributedDataParallel, model).no_sync())
 
     def sum(self, values: list[float]) -> list[float]:
-        """The sums of ``values`` over all processes, in float64."""
+        """Sum each of ``values`` over all processes, in float64."""
         if self.size == 1:
             return values
         dtype = torch.float32 if self.device.type == "mps" else torch.float64
@@ -67,11 +70,11 @@ class World:
         return [float(value) for value in total]
 
     def any(self, flag: bool) -> bool:
-        """Whether ``flag`` is set in any process."""
+        """Return whether ``flag`` is true in any process."""
         return flag if self.size == 1 else self.sum([float(flag)])[0] > 0
 
     def share(self, model: nn.Module) -> None:
-        """Give every process the leader's weights and buffers, whatever their memory layouts."""
+        """Copy the weights and buffers of rank 0 to all processes, whatever their memory layouts."""
         if self.size > 1:
             for tensor in model.state_dict().values():
                 value = tensor.contiguous()
@@ -79,7 +82,7 @@ class World:
                 tensor.copy_(value)
 
     def share_bytes(self, data: bytes) -> bytes:
-        """The leader's ``data``, in every process."""
+        """Send ``data`` from rank 0 to all processes and return it."""
         if self.size == 1:
             return data
         length = torch.tensor([len(data)], dtype=torch.int64, device=self.device)
@@ -92,7 +95,7 @@ class World:
         return content.cpu().numpy().tobytes()
 
     def gather_rows(self, rows: torch.Tensor) -> torch.Tensor:
-        """The rows [n, columns] of all processes below each other, in the order of ranks; n may differ."""
+        """Concatenate the rows [n, columns] of all processes in rank order; n may differ between processes."""
         if self.size == 1:
             return rows
         counts = [torch.zeros(1, dtype=torch.int64, device=self.device) for _ in range(self.size)]
@@ -105,20 +108,20 @@ class World:
         return torch.cat([part[: int(count)] for part, count in zip(parts, counts, strict=True)]).cpu()
 
     def skew(self) -> float:
-        """Seconds between the most advanced and the slowest clock of the processes, as far as a message tells."""
+        """Estimate the largest difference in seconds between the clocks of the processes."""
         if self.size == 1:
             return 0.0
-        self.any(False)  # so that all are here at about the same time
+        self.any(False)  # a barrier, so that all read their clocks at about the same time
         clocks = self.gather_rows(torch.tensor([[time.time()]], dtype=torch.float64))
         return float(clocks.max() - clocks.min())
 
 
 @contextmanager
 def joined(device: str, timeout: float = 600.0) -> Iterator[World]:
-    """The world this process belongs to: itself alone unless ``torchrun`` started it.
+    """Join the process group if ``torchrun`` started this process, and leave it at the end.
 
-    A process that says nothing for ``timeout`` seconds counts as lost. Raises RequestError for a device that is not
-    here, WorkError where another process is lost.
+    A process that does not answer for ``timeout`` seconds counts as lost. Raises RequestError for an unavailable device
+    and WorkError if another process is lost.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     if size == 1:
@@ -137,7 +140,7 @@ def joined(device: str, timeout: float = 600.0) -> Iterator[World]:
 
 @contextmanager
 def _losses_named() -> Iterator[None]:
-    """Within, what torch says of a lost process is a WorkError that says how to go on."""
+    """Convert torch's errors about a lost process into a WorkError that says how to continue."""
     try:
         yield
     except RuntimeError as error:

@@ -8,10 +8,10 @@ from torch import nn
 
 
 class Ema:
-    """The averaged network ``.model``: after each step, average = decay * average + (1 - decay) * weight.
+    """Keep an averaged network ``.model``: after each step, average = decay * average + (1 - decay) * weight.
 
-    Buffers are averaged too, so that BN statistics belong to the weights they stand with; integers are copied. With
-    ``every`` above 1 only each ``every``-th step counts, as in torchvision's ``--model-ema-steps``.
+    Buffers are averaged too, so that BN statistics fit the averaged weights; integers are copied. Only every
+    ``every``-th step updates the average, as with torchvision's ``--model-ema-steps``.
     """
 
     def __init__(self, model: nn.Module, decay: float, warmup: bool, every: int = 1) -> None:
@@ -22,7 +22,7 @@ class Ema:
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
-        """Take in the weights after optimizer step ``step`` (from 0)."""
+        """Update the average with the weights after optimizer step ``step`` (from 0)."""
         if (step + 1) % self.every:
             return
         update = step // self.every

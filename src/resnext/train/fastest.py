@@ -1,4 +1,4 @@
-"""How this network trains fastest here, measured and not guessed: NCHW or NHWC, plain PyTorch or fast paths."""
+"""Autotune training: time NCHW and NHWC, plain PyTorch and fast paths, and choose the fastest."""
 
 import copy
 import json
@@ -21,13 +21,13 @@ from resnext.speed import kernels
 from resnext.train.distributed import World
 
 ROUNDS = 3
-WORTH = 120.0  # seconds of plain training below which a run is over before measuring fast paths has paid
-GAIN = 0.97  # share of the plain time that fast paths may take at most to be used
+WORTH = 120.0  # seconds; for shorter plain training, tuning fast paths costs more time than it saves
+GAIN = 0.97  # fast paths are used only if they take at most this share of the plain time
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One way to train: the memory layout, and whether the fast paths are used."""
+    """A training configuration to time: the memory layout, and whether fast paths are used."""
 
     channels_last: bool
     fast: bool = False
@@ -39,11 +39,12 @@ class Arm:
 def settle_speed(
     recipe: Recipe, model: Network, part: tuple[int, int], steps: int, world: World, console: Console
 ) -> tuple[Recipe, Plan]:
-    """The recipe with ``channels_last`` and ``fast`` decided, and the plan of fast paths to train by.
+    """Decide ``channels_last`` and ``fast``; return the recipe with both set, and the plan of fast paths.
 
-    ``part``: images in a part of the batch and their size; ``steps``: parts in the whole run. What the recipe says is
-    done; what it leaves open (auto) is measured, on copies. Every process comes to the same decision: the plan is the
-    leader's, times are added up. Raises RequestError where ``train.recompute`` asks for kernels that cannot be built.
+    Values set in the recipe are kept; "auto" is decided by timing copies of the network. ``micro_batch`` is the
+    number of images in a micro-batch and their size, ``steps`` the number of micro-batches in the run. All processes
+    decide the same: the plan is rank 0's, times are averaged.
+    Raises RequestError if ``train.recompute`` needs kernels that cannot be built.
     """
     train = recipe.train if recipe.train.plan is None else replace(recipe.train, fast="yes")
     layouts = [False, True] if train.channels_last == "auto" else [train.channels_last == "yes"]
@@ -58,12 +59,12 @@ def settle_speed(
         found = shared_plan(model, arm, part, world, train, console)
         if asks and found != Plan():
             again = measured(model, {Arm(layouts[-1]): Plan(), arm: found}, part, world, train)
-            seconds[arm] = seconds[plain[-1]] * again[arm] / again[plain[-1]]  # beside its plain twin, in one run
+            seconds[arm] = seconds[plain[-1]] * again[arm] / again[plain[-1]]  # relative to plain, timed beside it
         if train.fast == "yes" or seconds.get(arm, math.inf) < GAIN * seconds[best]:
             best, plan = arm, found
     if world.leads and len(seconds) > 1:
         times = ", ".join(f"{value * 1e3:.0f} ms in {arm}" for arm, value in seconds.items())
-        console.print(f"{best}: a part of {part[0]} images takes {times}", highlight=False, soft_wrap=True)
+        console.print(f"{best}: a micro-batch of {part[0]} images takes {times}", highlight=False, soft_wrap=True)
     channels_last, fast = ("yes" if flag else "no" for flag in (best.channels_last, best.fast))
     recipe = replace(recipe, train=replace(train, channels_last=channels_last, fast=fast))
     return recipe, fuse_all(model, plan) if train.recompute in ("activations", "expansions") else plan
@@ -72,7 +73,7 @@ def settle_speed(
 def shared_plan(
     model: Network, arm: Arm, part: tuple[int, int], world: World, train: TrainSettings, console: Console
 ) -> Plan:
-    """The leader's plan, measured or from ``train.plan``, in every process."""
+    """Tune a plan on rank 0, or read it from ``train.plan``, and send it to all processes."""
     plan = Plan()
     if world.leads and train.plan is not None:
         plan = Plan.read(Path(train.plan))
@@ -91,10 +92,10 @@ def shared_plan(
 def measured(
     model: Network, plans: dict[Arm, Plan], part: tuple[int, int], world: World, train: TrainSettings
 ) -> dict[Arm, float]:
-    """Median seconds of a part's gradients in each arm, a mean over processes; interleaved, on copies.
+    """Time the gradients of a micro-batch for each candidate, interleaved, on copies of the network.
 
-    The network is measured in the mode it comes in: training, with frozen layers as they are. One arm alone is
-    measured all the same: how long a step takes decides what is worth measuring.
+    Returns median seconds, averaged over processes. Frozen layers stay frozen. A single candidate is timed too, because
+    the length of a step decides whether tuning fast paths is worth it.
     """
     models = {arm: _prepared(model, arm, plan, world.device) for arm, plan in plans.items()}
     labels = torch.zeros(part[0], dtype=torch.long, device=world.device)
@@ -114,7 +115,7 @@ def _prepared(model: Network, arm: Arm, plan: Plan, device: torch.device) -> Net
 
 
 def _images(model: Network, arm: Arm, part: tuple[int, int], device: torch.device) -> torch.Tensor:
-    """Noise of the part's size, without touching the global random state."""
+    """Make random images of the micro-batch's size without changing the global random state."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randn(part[0], model.architecture.in_channels, part[1], part[1], generator=generator).to(device)
     return images.contiguous(memory_format=torch.channels_last if arm.channels_last else torch.contiguous_format)

@@ -1,6 +1,6 @@
-"""Fine-tuning: a network that starts from loaded weights, what of it stays as loaded, and rates by stage.
+"""Fine-tuning: load initial weights, freeze stages and BN, set learning rates by stage.
 
-What is frozen is said once, by ``requires_grad``: the optimizer, the mode of BN layers and the counts follow from it.
+``requires_grad`` alone marks what is frozen: optimizer, BN mode and parameter counts follow from it.
 """
 
 import tempfile
@@ -18,16 +18,16 @@ from resnext.model.network import Network
 from resnext.settings import InitSettings, ModelSettings, Recipe
 from resnext.weights import load
 
-FREE = ("form", "initialisation")  # settings of the network that change no function
-NAMED = ("depth", "cardinality", "width", "stem", "block")  # what a network's name says
+FREE = ("form", "initialisation")  # model settings that do not change the function
+NAMED = ("depth", "cardinality", "width", "stem", "block")  # settings that a model name implies
 
 
 def network_from_weights(recipe: Recipe, source: Source) -> Network:
-    """The network of ``init.weights``, with a head for the classes of ``source`` and a stem for its channels.
+    """Load ``init.weights`` and adapt head and stem to the classes and channels of ``source``.
 
-    Its preprocessing is what the run will use, and ``provenance["init"]`` says where it started, with the notes on what
-    was kept and what starts anew (``weights/surgery.py``).
-    Raises RequestError for weights that cannot be read, or that are another network than the recipe says.
+    The model gets the preprocessing of the run, and ``provenance["init"]`` with notes on what was kept and what was
+    newly initialised (``weights/modify.py``). Raises RequestError if the weights cannot be read or are of another
+    network than the recipe's.
     """
     weights = recipe.init.weights
     assert weights is not None
@@ -49,9 +49,9 @@ def network_from_weights(recipe: Recipe, source: Source) -> Network:
 
 
 def model_from_checkpoint(data: bytes, load: Callable[[Path], Any]) -> Any:
-    """The model of a run that goes on, by its reader ``load``.
+    """Load the model of a resumed run from the bytes of its checkpoint with the reader ``load``.
 
-    Its checkpoint has everything, and the weights it began with may be gone.
+    The initial weights are not needed and may no longer exist.
     """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.safetensors"
@@ -62,7 +62,7 @@ def model_from_checkpoint(data: bytes, load: Callable[[Path], Any]) -> Any:
 
 
 def check_architecture(settings: ModelSettings, architecture: Architecture, weights: str) -> None:
-    """Raises RequestError where a given setting of the network is not what the weights have."""
+    """Raise RequestError if a model setting in the recipe contradicts the weights."""
     said: dict[str, Any] = settings.said()
     if settings.name is not None:
         named = settings.architecture(architecture.num_classes, architecture.in_channels)
@@ -73,12 +73,12 @@ def check_architecture(settings: ModelSettings, architecture: Architecture, weig
             by = "" if getattr(settings, key) is not None else f" (by model.name {settings.name})"
             raise RequestError(
                 f"model.{key} {_spelled(value)}{by} contradicts {weights}, {architecture.name}, which has "
-                f"{_spelled(theirs)}; leave it out to take the network of the weights"
+                f"{_spelled(theirs)}; leave it out to use the network of the weights"
             )
 
 
 def stages_of(model: Network) -> dict[str, list[str]]:
-    """The paper's stages and the network's parts in each: ``stem``, ``conv2`` ..., ``head``, from the images on.
+    """Map the paper's stages, input to output (``stem``, ``conv2`` ..., ``head``), to names of the network's modules.
 
     With pre-activation the final BN belongs to the last stage.
     """
@@ -92,7 +92,10 @@ def stages_of(model: Network) -> dict[str, list[str]]:
 
 
 def freeze(model: Network, init: InitSettings) -> None:
-    """Set ``requires_grad`` as ``init`` says. Raises RequestError for a stage the network does not have."""
+    """Set ``requires_grad`` by ``init.freeze`` and ``init.frozen_bn``.
+
+    Raises RequestError for a stage the network does not have.
+    """
     stages = {name: [model.get_submodule(part) for part in parts] for name, parts in stages_of(model).items()}
     freeze_stages(stages, norms(model), init, model.architecture.name)
 
@@ -100,7 +103,7 @@ def freeze(model: Network, init: InitSettings) -> None:
 def freeze_stages(
     stages: dict[str, list[nn.Module]], bns: list[nn.BatchNorm2d], init: InitSettings, network: str
 ) -> None:
-    """``freeze`` for the modules of each stage (``stages_of``, the head last) and the BN layers of ``network``."""
+    """Freeze stages and BN layers. ``stages`` are in network order, the head last; ``network`` is for errors."""
     if init.freeze is not None:
         names = list(stages)[:-1]
         last = names[-1] if init.freeze == "features" else init.freeze
@@ -117,20 +120,20 @@ def freeze_stages(
 
 
 def training_mode(model: nn.Module) -> None:
-    """Training mode; a frozen BN stays in evaluation mode: its loaded statistics and eps are part of its function."""
+    """Set training mode, but keep frozen BN layers in evaluation mode, so that they use their loaded statistics."""
     model.train()
     for module in norms(model):
         module.train(module.weight.requires_grad)
 
 
 def rate_scales(model: Network, layer_decay: float) -> dict[str, float]:
-    """The share of the learning rate of each part of the network: 1 for the head, ``layer_decay`` less a stage down."""
+    """Return a learning-rate multiplier for each module: 1 for the head, times ``layer_decay`` per stage before it."""
     stages = reversed(stages_of(model).values())
     return {part: layer_decay**distance for distance, parts in enumerate(stages) for part in parts}
 
 
 def trained_and_frozen(model: nn.Module) -> tuple[int, int]:
-    """How many parameters train, and how many are frozen."""
+    """Count the trainable and the frozen parameters."""
     counts = {True: 0, False: 0}
     for parameter in model.parameters():
         counts[parameter.requires_grad] += parameter.numel()
@@ -138,7 +141,7 @@ def trained_and_frozen(model: nn.Module) -> tuple[int, int]:
 
 
 def norms(model: nn.Module) -> list[nn.BatchNorm2d]:
-    """The BN layers."""
+    """Return the BN layers of ``model``."""
     return [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
 
 

@@ -1,4 +1,4 @@
-"""The files a run has around its training: recipe, environment and samples first; evaluation and report at the end."""
+"""Write the files of a run: recipe, environment and samples at the start; evaluation and report at the end."""
 
 import copy
 import json
@@ -21,13 +21,13 @@ from resnext.train.plots import draw_curves
 from resnext.train.session import BaseSession, Session
 from resnext.weights import load
 
-SAMPLES = 64  # pictures in samples.png
+SAMPLES = 64  # images in samples.png
 
 
 def write_beginning(session: Session) -> None:
-    """The resolved recipe, the environment, and a grid of training images as the network will see them.
+    """Write the resolved recipe, the environment and a grid of augmented training images.
 
-    recipe.yaml makes the directory a run that can be resumed; its first checkpoint is there already.
+    recipe.yaml marks the directory as a run that can be resumed, so its first checkpoint must exist before.
     """
     run = session.run
     write_recipe_and_environment(session)
@@ -36,7 +36,7 @@ def write_beginning(session: Session) -> None:
             file.write(text)
     batches = session.loader.batches(0)
     first = next(batches)
-    batches.close()  # type: ignore[attr-defined]  # a generator: ends its workers
+    batches.close()  # type: ignore[attr-defined]  # a generator; this stops its workers
     picture = sample_grid(
         first.images[:SAMPLES], first.labels[:SAMPLES], session.source.train.classes, session.preprocessing
     )
@@ -44,7 +44,7 @@ def write_beginning(session: Session) -> None:
 
 
 def write_recipe_and_environment(session: BaseSession) -> None:
-    """What was asked for, paths in it absolute so that they hold from any working directory; and what it runs on."""
+    """Write recipe.yaml, with absolute paths so that it works from any directory, and environment.json."""
     with written_whole(session.run.recipe, "w") as file:
         file.write(dump_recipe(change_places(session.recipe, make_absolute)))
     with written_whole(session.run.environment, "w") as file:
@@ -52,9 +52,9 @@ def write_recipe_and_environment(session: BaseSession) -> None:
 
 
 def evaluate_held_out(session: Session, model: Network) -> Evaluation:
-    """``model`` on the held-out images, in the precision and layout of training; each process takes its share.
+    """Evaluate ``model`` on the held-out images with all processes, in the precision and memory layout of training.
 
-    The result is the same in every process. Raises what ``evaluate`` raises, WorkError where another process failed.
+    The result is the same in every process. Raises WorkError if another process failed.
     """
     recipe, world = session.recipe, session.world
     world.share(model)
@@ -72,10 +72,7 @@ def evaluate_held_out(session: Session, model: Network) -> Evaluation:
 
 
 def write_results(session: Session, console: Console) -> None:
-    """Curves, the evaluation of the best checkpoint with its pictures, and report.html; says where they lie.
-
-    All processes evaluate, the leader writes.
-    """
+    """Evaluate the best checkpoint with all processes; rank 0 writes curves, evaluation and report.html."""
     run, position, device = session.run, session.position, session.world.device
     best = load(run.path, "best").to(device) if session.world.leads else copy.deepcopy(session.used)
     evaluation = evaluate_held_out(session, best)

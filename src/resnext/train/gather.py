@@ -1,4 +1,4 @@
-"""One evaluation by several processes: each judges its share of the images, and every one of them gets the whole."""
+"""Evaluate with several processes: each evaluates a shard of the images, then all gather all rows."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,9 +17,9 @@ T = TypeVar("T")
 
 
 def together(world: World, work: Callable[[], T]) -> T:
-    """What ``work`` gives here. Where it fails in one process it fails in all, so that none waits for another.
+    """Run ``work`` in every process and return its result; if it fails in one process, raise in all.
 
-    Raises what ``work`` raises, and WorkError where another process failed.
+    So no process waits forever for a failed one, which the others report as a WorkError.
     """
     failure: ResnextError | None = None
     try:
@@ -27,17 +27,17 @@ def together(world: World, work: Callable[[], T]) -> T:
     except ResnextError as error:
         failure = error
     if world.any(failure is not None):
-        raise failure or WorkError("another process could not evaluate its share of the images")
+        raise failure or WorkError("another process could not evaluate its shard of the images")
     return result
 
 
 def gathered(
     evaluate: Callable[..., Evaluation], world: World, model: nn.Module, dataset: Dataset, *rest: Any, **options: Any
 ) -> Evaluation:
-    """What ``evaluate(model, dataset, ...)`` gives for all images, in every process of ``world``.
+    """Call ``evaluate`` on one shard per process and return the merged evaluation in every process.
 
-    The parts are unpadded, each image is judged once, and the rows are those of one process to rounding. Raises what
-    ``evaluate`` raises, and WorkError where another process failed.
+    Shards are not padded, so each image counts once; rows equal those of one process up to rounding. Raises WorkError
+    if another process failed.
     """
     where = {"device": world.device, "rank": world.rank, "world_size": world.size}
     share = together(world, lambda: evaluate(model, dataset, *rest, **options, **where))

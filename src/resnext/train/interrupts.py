@@ -1,7 +1,7 @@
-"""Signals that ask a run to stop: the loop saves and leaves after a step; work that can be repeated ends at once.
+"""Stop a run on a signal: the loop saves a checkpoint after the current step; repeatable work stops immediately.
 
-SIGINT and SIGTERM always ask. SIGHUP (the terminal is gone) and those that schedulers send before a limit ask where
-they would end the process: what ``nohup`` ignores stays ignored, another handler stays in place.
+SIGINT and SIGTERM always stop. SIGHUP (the terminal is gone) and the signals that schedulers send before a time limit
+stop only if their handler is the default one: what ``nohup`` ignores stays ignored, other handlers stay installed.
 """
 
 import os
@@ -19,22 +19,22 @@ T = TypeVar("T")
 
 
 class Stopped(KeyboardInterrupt):
-    """Work that can be repeated ends here, because a signal asked for it."""
+    """A signal asked to stop."""
 
 
 class Interrupts:
-    """``requested`` names the first signal that asked for a stop."""
+    """Record stop signals; ``signal_name`` is the name of the first one, or None."""
 
     def __init__(self, alone: bool = True) -> None:
         self.requested: str | None = None
         self.process = os.getpid()
-        self.alone = alone  # one of several processes may not leave work that all do together
+        self.alone = alone  # with several processes, none may leave a collective operation
         self.at_once = False
 
     def ask(self, number: int, _: FrameType | None) -> None:
-        """The handler. A second Ctrl-C interrupts whatever is done; another signal may well come along with a first."""
+        """Handle a signal. A second Ctrl-C raises KeyboardInterrupt; other repeated signals are ignored."""
         if os.getpid() != self.process:
-            return  # a child that was forked a moment ago
+            return  # a forked child that still has this handler
         if self.requested is not None:
             if number == signal.SIGINT:
                 raise KeyboardInterrupt
@@ -45,7 +45,7 @@ class Interrupts:
 
     @contextmanager
     def end_at_once(self) -> Iterator[None]:
-        """Within, a signal (also one that came before) raises Stopped, where this process runs alone."""
+        """Return a context in which a signal, earlier or new, raises StopRequested at once (with one process only)."""
         self.at_once = self.alone
         try:
             if self.at_once and self.requested is not None:
@@ -56,7 +56,7 @@ class Interrupts:
 
     @contextmanager
     def end_with(self, remark: str) -> Iterator[None]:
-        """``end_at_once``, as a WorkError that names the signal and says ``remark``."""
+        """Like ``stop_immediately``, but raise a WorkError that names the signal, followed by ``remark``."""
         try:
             with self.end_at_once():
                 yield
@@ -64,7 +64,7 @@ class Interrupts:
             raise WorkError(f"stopped by {self.requested} {remark}") from None
 
     def watch(self, batches: Iterable[T]) -> Iterator[T]:
-        """The ``batches``; a signal that comes while one is waited for raises Stopped."""
+        """Yield the ``batches``; a signal while waiting for one raises StopRequested."""
         iterator = iter(batches)
         while True:
             self.at_once = self.alone
@@ -79,10 +79,10 @@ class Interrupts:
 
 @contextmanager
 def heeded(alone: bool = True) -> Iterator[Interrupts]:
-    """Within, signals that ask for a stop go to the ``Interrupts``; ``alone``: this is the run's only process."""
+    """Send stop signals to an ``Interrupts`` within the context; ``single_process``: the run has only this one."""
     interrupts = Interrupts(alone)
     if threading.current_thread() is not threading.main_thread():
-        yield interrupts  # only the main thread may set handlers
+        yield interrupts  # Python lets only the main thread set handlers
         return
     before = {number: signal.signal(number, interrupts.ask) for number in _signals_to_take()}
     try:
@@ -93,7 +93,7 @@ def heeded(alone: bool = True) -> Iterator[Interrupts]:
 
 
 def _signals_to_take() -> Iterator[signal.Signals]:
-    """The signals to take, of those this system has."""
+    """List the signals to handle that exist on this system."""
     for name in (*INTERRUPTS, *NOTICES):
         number = getattr(signal, name, None)
         if number is not None and (name in INTERRUPTS or signal.getsignal(number) == signal.SIG_DFL):

@@ -1,10 +1,10 @@
-"""One process at a time trains into a run directory.
+"""Lock a run directory, so that only one process at a time trains in it.
 
-On one machine the kernel says so: a lock on the directory itself, which ends with the process that holds it, however
-that ends. Other hosts, and disks without such locks, see ``.owner.json``: who trains, and a heartbeat, the file's time,
-which is set anew every few seconds. A contender watches it for a while: a heartbeat that stays is a live process's, one
-that has stopped a dead one's. No two clocks are compared. A process that was only taken for dead (suspended, cut off)
-finds another's name in the file when it next writes, and leaves.
+On one machine this is a kernel lock (flock) on the directory, which ends with its process. For other hosts and file
+systems without flock there is ``.owner.json``: it names the owner, and its modification time, updated every few
+seconds, is a heartbeat. Another process watches it for a while: if the time changes, the owner is alive, else dead.
+No clocks are compared. A process wrongly considered dead (suspended, disconnected) finds another owner in the file
+before it next writes, and stops.
 """
 
 import json
@@ -32,14 +32,14 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 BEAT = 5.0  # seconds between two heartbeats
-WINDOW = 30.0  # seconds without one after which a process of another host counts as dead
+WINDOW = 30.0  # seconds without a heartbeat after which a process on another host counts as dead
 LARGEST_OWNER = 1 << 16  # bytes
-OPEN: set[int] = set()  # locked directories of this process
+OPEN: set[int] = set()  # file descriptors of directories that this process has locked
 
 if hasattr(os, "register_at_fork"):
 
     def _close_all() -> None:
-        """A loading process that outlives this one must not hold its lock."""
+        """Close inherited lock descriptors: a forked loader worker that outlives its parent must not hold the lock."""
         while OPEN:
             os.close(OPEN.pop())
 
@@ -47,7 +47,7 @@ if hasattr(os, "register_at_fork"):
 
 
 class RunLock:
-    """The right to write into a run directory, from ``acquire`` to ``release``."""
+    """The lock of a run directory, held from ``acquire`` to ``release``."""
 
     def __init__(self, run: RunDirectory) -> None:
         self.run = run
@@ -60,17 +60,20 @@ class RunLock:
             "started": read_start_time(os.getpid()),
             "since": datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC"),
         }
-        self.made: list[Path] = []  # folders that were not there, the innermost first
-        self.folder: int | None = None  # the locked directory
+        self.made: list[Path] = []  # folders created by acquire, the innermost first
+        self.folder: int | None = None  # file descriptor of the locked directory
         self.ended = threading.Event()
 
     @property
     def path(self) -> Path:
-        """Where the owner is written down."""
+        """Path of the owner file."""
         return self.run.path / OWNER
 
     def acquire(self, say: Callable[[str], None]) -> None:
-        """Take the run, making its directory. Raises RequestError where another process has it or the disk refuses."""
+        """Create and lock the run directory; pass messages about waiting to ``notify``.
+
+        Raises RequestError if another process holds the lock or the directory cannot be written.
+        """
         try:
             self._make_folder()
             alone = self._lock_folder()
@@ -91,16 +94,16 @@ class RunLock:
         threading.Thread(target=self._beat, name="heartbeat of the run", daemon=True).start()
 
     def confirm(self) -> None:
-        """Raises WorkError where another process has taken the run meanwhile."""
+        """Raise WorkError if another process has taken over the run directory."""
         other = read_owner(self.path)
         if other is not None and other.get("token") != self.owner["token"]:
             raise WorkError(
-                f"{describe_owner(other)} has taken over {self.run.path}, as this process gave no sign of life: "
-                "nothing more is written here"
+                f"{describe_owner(other)} has taken over {self.run.path}, as this process sent no heartbeats: "
+                "it writes nothing more there"
             )
 
     def release(self) -> None:
-        """Give the run back; a directory that was made for it and holds nothing goes."""
+        """Release the lock and remove folders that ``acquire`` created if they are empty."""
         self.ended.set()
         with suppress(OSError):
             owner = read_owner(self.path)
@@ -119,7 +122,7 @@ class RunLock:
         self.made = missing
 
     def _lock_folder(self) -> bool | None:
-        """Whether the kernel gives the directory to this process alone; None where it has no such locks there."""
+        """Try to lock the directory; return whether it succeeded, or None if flock is not available there."""
         if fcntl is None:
             return None
         self.folder = os.open(self.run.path, os.O_RDONLY)
@@ -128,20 +131,20 @@ class RunLock:
             fcntl.flock(self.folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
-        except OSError:  # network disks: NFS locks no directory
+        except OSError:  # network file systems: NFS cannot lock a directory
             return None
         return True
 
     def _check_dead(self, other: dict[str, Any], say: Callable[[str], None]) -> None:
-        """Returns where ``other``'s process has ended. Raises RequestError.
+        """Return if the process of owner ``other`` has ended; raise RequestError if it is alive.
 
-        What the kernel said of its lock is no answer: two mounts of one network disk do not know of each other's.
+        The kernel lock alone does not tell: two mounts of one network file system may not share locks.
         """
         if os.name == "posix" and is_same(other, self.owner, "machine") and is_same(other, self.owner, "processes"):
             if is_alive(other):
                 self._refuse(other)
             return
-        say(f"waiting up to {WINDOW:g} s to see whether {describe_owner(other)} still trains into {self.run.path}")
+        say(f"waiting up to {WINDOW:g} s to see whether {describe_owner(other)} is still training in {self.run.path}")
         before, end = read_heartbeat(self.path), time.monotonic() + WINDOW
         while before is not None and time.monotonic() < end:
             time.sleep(0.2)
@@ -153,10 +156,10 @@ class RunLock:
 
     def _refuse(self, other: dict[str, Any] | None) -> NoReturn:
         who = "another process" if other is None else describe_owner(other)
-        raise RequestError(f"{who} trains into {self.run.path}: wait until it has ended, or give another run directory")
+        raise RequestError(f"{who} is training in {self.run.path}: wait until it ends, or use another run directory")
 
     def _write_owner(self) -> None:
-        """Whole or not at all; no fsync, for after a power cut it says nothing that is true."""
+        """Write the owner file atomically; without fsync, because it is obsolete after a power failure."""
         part = self.path.with_name(f"{OWNER}.{self.owner['token']}.part")
         part.write_text(json.dumps(self.owner), encoding="utf-8")
         if os.name != "posix":
@@ -172,9 +175,9 @@ class RunLock:
 
 @contextmanager
 def lock_run(run: RunDirectory, world: World, console: Console) -> Iterator[RunLock]:
-    """Within, no other process trains into ``run``: the leading process of this run holds it.
+    """Hold the lock of ``run`` within the context, in rank 0.
 
-    Raises RequestError, in every process, where another one has it.
+    Raises RequestError, in every process, if another run's process holds it.
     """
     lock, refusal = RunLock(run), ""
     if world.leads:
@@ -193,7 +196,7 @@ def lock_run(run: RunDirectory, world: World, console: Console) -> Iterator[RunL
 
 
 def read_owner(path: Path) -> dict[str, Any] | None:
-    """Who trains into a run; None where nobody says so in a file that can be read."""
+    """Read the owner file of a run; None if it is missing or invalid."""
     try:
         with open(path, encoding="utf-8") as file:
             value = json.loads(file.read(LARGEST_OWNER)) if path.is_file() else None
@@ -203,7 +206,10 @@ def read_owner(path: Path) -> dict[str, Any] | None:
 
 
 def read_heartbeat(path: Path) -> tuple[int, int] | None:
-    """What changes with each heartbeat; None where the file is gone. A network disk asks its server at an open."""
+    """Return a value that changes with each heartbeat; None if the file is gone.
+
+    The file is opened, because network file systems then ask the server instead of their cache.
+    """
     try:
         with open(path, "rb") as file:
             about = os.fstat(file.fileno())
@@ -213,22 +219,22 @@ def read_heartbeat(path: Path) -> tuple[int, int] | None:
 
 
 def describe_owner(owner: dict[str, Any]) -> str:
-    """The process in a few words."""
+    """Describe the owning process for a message."""
     return f"process {owner.get('pid')} on {owner.get('host')}, since {owner.get('since')},"
 
 
 def is_same(one: dict[str, Any], other: dict[str, Any], key: str) -> bool:
-    """Whether both say the same, and anything at all."""
+    """Return whether both have the same, non-empty value for ``key``."""
     return one.get(key) == other.get(key) != ""
 
 
 def read_machine_id() -> str:
-    """What tells this kernel, since it booted, from every other one; else the host's name."""
+    """Return an id of this machine since its boot, or the host name if there is none."""
     return _text_of("/proc/sys/kernel/random/boot_id") or platform.node()
 
 
 def read_process_namespace() -> str:
-    """Where a process number means the same process; empty where the system does not say."""
+    """Return the PID namespace, within which a PID means the same process; empty if unknown."""
     try:
         return os.readlink("/proc/self/ns/pid")
     except OSError:
@@ -236,7 +242,7 @@ def read_process_namespace() -> str:
 
 
 def is_alive(owner: dict[str, Any]) -> bool:
-    """Whether the process of an owner of this machine is there, and not another one that got its number."""
+    """Return whether an owner's process on this machine still runs; start times exclude a reused PID."""
     pid = owner.get("pid")
     if not isinstance(pid, int) or pid < 1:
         return False
@@ -249,7 +255,7 @@ def is_alive(owner: dict[str, Any]) -> bool:
 
 
 def read_start_time(pid: int) -> str:
-    """When a process that still runs started, in the kernel's ticks; empty where the system does not say."""
+    """Return the start time of a running process in kernel ticks; empty if it does not run or is unknown."""
     fields = _text_of(f"/proc/{pid}/stat").rpartition(")")[2].split()
     return fields[19] if len(fields) > 19 and fields[0] not in ("Z", "X") else ""
 

@@ -1,7 +1,7 @@
-"""What a run writes down: log.jsonl (every step and epoch), metrics.csv, speed.csv and TensorBoard events.
+"""Log a run: log.jsonl (every step and epoch), metrics.csv, speed.csv and TensorBoard events.
 
-log.jsonl and metrics.csv hold only what the recipe determines, so a resumed run ends with the same bytes as an
-uninterrupted one; times go to speed.csv.
+log.jsonl and metrics.csv have only values that the recipe determines, so a resumed run ends with the same bytes as an
+uninterrupted one. Times go to speed.csv.
 """
 
 import csv
@@ -23,9 +23,9 @@ TENSORBOARD_EVERY = 10  # steps
 
 
 class Logbook:
-    """Open for the length of a run. Resuming at ``position`` cuts off what a killed run wrote after its checkpoint.
+    """Write the log files of a run. Only rank 0 writes; in other processes every call is a no-op.
 
-    Only the leading process writes; in the others every call is a no-op.
+    When resuming at ``position``, rows that a killed run wrote after its last checkpoint are removed.
     """
 
     def __init__(
@@ -49,12 +49,12 @@ class Logbook:
 
     def __exit__(self, *_: object) -> None:
         if self.leads:
-            with suppress(OSError):  # a full disk was named when it was met
+            with suppress(OSError):  # a full disk was reported by an earlier write
                 self.file.close()
                 self.board.close()
 
     def step(self, step: int, epoch: int, loss: float, lr: float) -> None:
-        """Note optimizer step ``step`` (from 1) of epoch ``epoch`` (from 1)."""
+        """Log optimizer step ``step`` (from 1) of epoch ``epoch`` (from 1)."""
         if not self.leads:
             return
         self._append({"kind": "step", "step": step, "epoch": epoch, "loss": loss, "lr": lr})
@@ -63,7 +63,7 @@ class Logbook:
             self.board.add_scalar("step/lr", lr, step)
 
     def epoch(self, row: dict[str, Any], speed: dict[str, Any]) -> None:
-        """Note a finished epoch: ``row`` has the columns of metrics.csv, ``speed`` those of speed.csv."""
+        """Log a finished epoch: ``row`` has the columns of metrics.csv, ``speed`` those of speed.csv."""
         if not self.leads:
             return
         self._append({"kind": "epoch", **row})
@@ -79,7 +79,7 @@ class Logbook:
             _write_csv(file, SPEED, [speed], header=new)
 
     def flush(self) -> None:
-        """Everything noted so far is on the disk when this returns: a checkpoint may then rely on it."""
+        """Write everything logged so far to disk (fsync), before a checkpoint relies on it."""
         with disk_named(self.run.log):
             self.file.flush()
             os.fsync(self.file.fileno())
@@ -91,7 +91,7 @@ class Logbook:
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """The rows of a log.jsonl; a line cut short by a kill, and all after it, is left out."""
+    """Read the rows of a log.jsonl up to the first incomplete line, which a killed process may leave."""
     rows: list[dict[str, Any]] = []
     if not path.exists():
         return rows

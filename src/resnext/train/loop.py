@@ -1,6 +1,6 @@
-"""Training, top to bottom: prepare, go through epochs and steps, evaluate, keep checkpoints, report.
+"""The training loop: build the session, run epochs and steps, evaluate, write checkpoints and the report.
 
-All randomness is a function of (seed, epoch, index) or (seed, step), so a run goes on from any step without replay.
+All randomness is a function of (seed, epoch, index) or (seed, step), so a run resumes at any step without replay.
 """
 
 import resource
@@ -37,19 +37,27 @@ def train(
     console: Console | None = None,
     task: Task = CLASSIFICATION,
 ) -> Position:
-    """Train as ``recipe`` says into ``run``; with ``resume``, go on from its last checkpoint.
+    """Train by a recipe into a run directory and return the final position.
 
-    With ``resume`` None, go on where there is such a run, on this disk or in ``train.mirror``, else begin it: the same
-    call again goes on. Returns where the run ended. Raises RequestError for settings that cannot work with the data and
-    for a run that another process trains, WorkError when the work fails on the way (a loss that is not finite, a bad
-    image, a full disk, a lost process, a signal): the last good checkpoint is then intact.
+    Args:
+        recipe: Settings of the run, of the kind that ``task`` trains.
+        run: Directory to write to. A new run needs an empty or missing one.
+        resume: True resumes from the last checkpoint, False starts a new run. None resumes if the run exists, on this
+            disk or in ``train.mirror``, and starts it otherwise, so that the same call can be repeated.
+        console: Where progress is printed; standard output by default.
+        task: What is trained: classification or detection.
+
+    Raises:
+        RequestError: The settings do not fit the data, or another process is training in ``run``.
+        WorkError: Training failed (loss not finite, bad image, full disk, lost process) or was stopped by a signal.
+            The last checkpoint is intact.
     """
     console = console or screen()
     with ExitStack() as held:
         world = held.enter_context(joined(recipe.train.device, recipe.train.peer_timeout))
         interrupts = held.enter_context(heeded(alone=world.size == 1))
         warn_of_skew(world, console)
-        with interrupts.end_with("before the first step: give the command again"):
+        with interrupts.end_with("before the first step: run the command again"):
             lock = held.enter_context(lock_run(run, world, console))
             if world.leads and resume is False:
                 check_new_run(run.path)
@@ -72,7 +80,7 @@ def train(
                 except Stopped:
                     stop(session, task, logbook, interrupts.requested)
         again = f"resnext {task.verb} --resume {run.path}"
-        with interrupts.end_with(f"while the results were written; all steps are done: {again} writes them"):
+        with interrupts.end_with(f"while writing the results; all steps are done, so write them with: {again}"):
             confirm_lock(session)
             task.finish(session, console)
         return position
@@ -80,13 +88,13 @@ def train(
 
 @contextmanager
 def undo_failed_start(run: RunDirectory) -> Iterator[None]:
-    """Within, what is written into the directory of a new run goes again where anything fails: its name stays free."""
+    """Delete what was written to the directory of a new run if the context fails, so that the name stays free."""
     before = {path.name for path in run.path.iterdir()}
     try:
         yield
     except BaseException:
         for path in run.path.iterdir():
-            if path.name == "checkpoints":  # perhaps of an earlier start, which was killed
+            if path.name == "checkpoints":  # may exist from an earlier start that was killed
                 shutil.rmtree(path)
             elif path.name not in before:
                 path.unlink()
@@ -94,7 +102,7 @@ def undo_failed_start(run: RunDirectory) -> Iterator[None]:
 
 
 def train_epoch(session: BaseSession, task: Task, logbook: Logbook, reporter: Reporter, interrupts: Interrupts) -> None:
-    """The steps that are left of the epoch. Raises Stopped after the one during which a signal came."""
+    """Run the remaining steps of the epoch. Raises StopRequested after the step in which a signal came."""
     position, world, total = session.position, session.world, session.total_steps
     per_epoch, every = session.loader.steps_per_epoch, session.recipe.train.checkpoint_steps
     first_step = position.step - position.epoch * per_epoch
@@ -114,7 +122,7 @@ def train_epoch(session: BaseSession, task: Task, logbook: Logbook, reporter: Re
 def finish_epoch(
     session: BaseSession, task: Task, logbook: Logbook, reporter: Reporter, interrupts: Interrupts
 ) -> None:
-    """Evaluate, note the epoch, keep the best and the last checkpoint. Raises Stopped where a signal asks for it."""
+    """Evaluate, log the epoch, write the best and the last checkpoint. Raises StopRequested on a signal."""
     position, train = session.position, session.recipe.train
     speed = {
         "epoch": position.epoch + 1,
@@ -147,13 +155,13 @@ def finish_epoch(
 
 
 def rate_of(session: BaseSession, step: int) -> float:
-    """The learning rate of optimizer step ``step`` (from 0)."""
+    """Return the learning rate of optimizer step ``step`` (from 0)."""
     recipe, per_epoch = session.recipe, session.loader.steps_per_epoch
     return learning_rate(recipe.schedule, recipe.optimizer.lr, session.total_steps, per_epoch, step)
 
 
 def save_last(session: BaseSession, task: Task, logbook: Logbook) -> None:
-    """Write the last checkpoint; what the log says up to here is on the disk before it. The mirror follows."""
+    """Flush the log, write the last checkpoint, then upload it if there is a ``train.mirror``."""
     if session.world.leads:
         logbook.flush()
         save("last", session, task)
@@ -162,7 +170,7 @@ def save_last(session: BaseSession, task: Task, logbook: Logbook) -> None:
 
 
 def save(which: str, session: BaseSession, task: Task) -> None:
-    """Write a checkpoint, where this process leads."""
+    """Write the checkpoint ``which`` in rank 0."""
     confirm_lock(session)
     if session.world.leads:
         write_checkpoint(
@@ -171,34 +179,34 @@ def save(which: str, session: BaseSession, task: Task) -> None:
 
 
 def confirm_lock(session: BaseSession) -> None:
-    """Raises WorkError where another process has taken the run directory."""
+    """Raise WorkError if another process has taken over the run directory."""
     if session.lock is not None:
         session.lock.confirm()
 
 
 def stop(session: BaseSession, task: Task, logbook: Logbook, signal_name: str | None) -> None:
-    """Save and leave, saying how to go on."""
+    """Write the last checkpoint, then raise a WorkError that says how to resume."""
     save_last(session, task, logbook)
     position = session.position
     raise WorkError(
         f"stopped by {signal_name or 'a signal to another process'} after step {position.step} "
-        f"(epoch {position.epoch + 1}); go on with: resnext {task.verb} --resume {session.run.path}"
+        f"(epoch {position.epoch + 1}); continue with: resnext {task.verb} --resume {session.run.path}"
     )
 
 
 def warn_of_skew(world: World, console: Console) -> None:
-    """Say that the hosts' clocks differ, before it costs a run: torchrun's rendezvous compares them."""
+    """Warn if the clocks of the hosts differ so much that torchrun's rendezvous may fail."""
     skew = world.skew()
     if world.leads and skew > SKEW:
         console.print(
-            f"the clocks of this run's hosts differ by {skew:.0f} s; above 15 s torchrun's c10d rendezvous takes a "
-            "living host for dead when it joins again: set the clocks (NTP), or use --rdzv-backend static",
+            f"the clocks of this run's hosts differ by {skew:.0f} s; above 15 s torchrun's c10d rendezvous treats a "
+            "live host as dead when it joins again: set the clocks (NTP), or use --rdzv-backend static",
             highlight=False,
             soft_wrap=True,
         )
 
 
 def peak_memory_mb() -> int:
-    """The largest memory this process has held, in MiB."""
+    """Return the peak resident memory of this process in MiB."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak // (1024 if sys.platform != "darwin" else 1024**2)

@@ -1,4 +1,4 @@
-"""The loss of a recipe, summed over images: cross entropy (the paper), or a binary cross entropy for each class."""
+"""Training losses: cross entropy (the paper) and binary cross entropy per class."""
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -7,11 +7,11 @@ from resnext.settings import TrainSettings
 
 
 def loss_sum_of(logits: Tensor, targets: Tensor, train: TrainSettings) -> Tensor:
-    """The sum over images of the loss of ``logits`` [B, K].
+    """Compute the loss of ``logits`` [B, K], summed over images.
 
-    ``targets`` are int labels [B], smoothed here, or shares [B, K] that ``mix_batch`` has smoothed already. ``bce`` is
-    the mean over classes (RSB, Wightman et al. 2021, Section 4.1): each class a question of its own, and with
-    ``bce_threshold`` both classes of a mixed image count whole.
+    ``targets`` are int labels [B], smoothed here, or probabilities [B, K] that ``mixup_cutmix`` has already smoothed.
+    ``bce`` is the mean over classes of binary cross entropies (RSB, Wightman et al. 2021, Section 4.1);
+    ``bce_threshold`` then sets the targets of both classes of a mixed image to 1.
     """
     hard = not targets.is_floating_point()
     if train.loss == "cross_entropy":

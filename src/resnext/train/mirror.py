@@ -1,7 +1,7 @@
-"""A run's checkpoints on another file system, by URL: what outlives the machine.
+"""Copy a run's checkpoints to and from another file system by URL, for machines that may disappear.
 
-Every checkpoint is pushed after it is whole on this disk, its tensors before the ``state.json`` that names them, so
-that the mirror too is whole at every instant. ``pull`` brings back what is newer there than here.
+A checkpoint is uploaded once it is complete on the local disk: its tensors first, then the ``state.json`` that names
+them, so that the remote checkpoint is complete at any moment.
 """
 
 import json
@@ -16,31 +16,31 @@ from resnext.files import written_whole
 from resnext.run_directory import CHECKPOINTS, LARGEST_JSON, RunDirectory, file_name, step_in
 from resnext.train.resume import step_of
 
-FILES = ("recipe.yaml", "environment.json", "log.jsonl", "metrics.csv", "speed.csv")  # beside the checkpoints
+FILES = ("recipe.yaml", "environment.json", "log.jsonl", "metrics.csv", "speed.csv")  # copied with the checkpoints
 LARGEST_LOG = 4 << 30  # bytes
 CHUNK = 8 << 20
 
 
 def push(run: RunDirectory, url: str) -> None:
-    """Copy what is new in ``run`` to the folder ``url``. Raises WorkError where the other side refuses.
+    """Upload what is new in ``run`` to the folder ``url``: the log first, because a checkpoint relies on it.
 
-    The log goes first: a checkpoint relies on it.
+    Raises WorkError if ``url`` cannot be written.
     """
-    with _named(url, "written; the checkpoint on this disk is whole"):
+    with _named(url, "written; the checkpoint on the local disk is complete"):
         fs, root = opened(url)
         fs.makedirs(root, exist_ok=True)
         for name in FILES:
             if (run.path / name).exists():
                 _replace(fs, run.path / name, f"{root}/{name}")
-        for which in reversed(CHECKPOINTS):  # "best" before "last", whose position names it
+        for which in reversed(CHECKPOINTS):  # "best" before "last", whose position refers to it
             if (run.checkpoint(which) / "state.json").exists():
                 _push_checkpoint(fs, run, which, f"{root}/checkpoints/{which}")
 
 
 def pull(url: str, run: RunDirectory) -> bool:
-    """Bring ``run`` up to date from ``url``, where the last checkpoint there is a later one; whether it was.
+    """Download the run at ``url`` if its last checkpoint is later than the local one; return whether it was.
 
-    Raises RequestError for a mirror that is damaged, WorkError where it cannot be reached.
+    Raises RequestError if the remote files are damaged, WorkError if ``url`` cannot be read.
     """
     with _named(url, "read"):
         fs, root = opened(url)
@@ -52,16 +52,16 @@ def pull(url: str, run: RunDirectory) -> bool:
             found = state if which == "last" else _state(fs, f"{root}/checkpoints/{which}")
             if found is not None:
                 _pull_checkpoint(fs, f"{root}/checkpoints/{which}", run.checkpoint(which), found)
-        for name in reversed(FILES):  # recipe.yaml makes it a run: last
+        for name in reversed(FILES):  # recipe.yaml last: it marks the folder as a run
             if fs.exists(f"{root}/{name}"):
                 _fetch(fs, f"{root}/{name}", run.path / name, LARGEST_LOG)
     return True
 
 
 def opened(url: str) -> tuple[Any, str]:
-    """The file system and the path that a URL means. Raises RequestError for one that cannot be used."""
+    """Return file system and path of a URL. Raises RequestError for an unusable one."""
     fs, path = system_of(url)
-    fs.invalidate_cache()  # others may have written
+    fs.invalidate_cache()  # other machines may have written
     return fs, path.rstrip("/")
 
 
@@ -81,7 +81,7 @@ def _push_checkpoint(fs: Any, run: RunDirectory, which: str, root: str) -> None:
 
 
 def _pull_checkpoint(fs: Any, root: str, folder: Path, state: dict[str, Any]) -> None:
-    """Tensors first, then the state that names them, as ``write_checkpoint`` does it."""
+    """Download the tensors first, then ``state.json``, in the order of ``write_checkpoint``."""
     folder.mkdir(parents=True, exist_ok=True)
     for key, entry in state["files"].items():
         name = file_name(state, key, folder)
@@ -91,7 +91,10 @@ def _pull_checkpoint(fs: Any, root: str, folder: Path, state: dict[str, Any]) ->
 
 
 def _state(fs: Any, root: str) -> dict[str, Any] | None:
-    """The ``state.json`` of a checkpoint folder there; None where there is none. Raises RequestError."""
+    """Read the ``state.json`` of a remote checkpoint folder; None if there is none.
+
+    Raises RequestError if it is invalid.
+    """
     path = f"{root}/state.json"
     if not fs.exists(path):
         return None
@@ -110,7 +113,7 @@ def _state(fs: Any, root: str) -> dict[str, Any] | None:
 
 
 def _names(fs: Any, root: str) -> set[str]:
-    """The files of a folder there; an object store has no empty folders."""
+    """List the files of a remote folder. A missing one counts as empty: object stores have no empty folders."""
     try:
         return {path.rsplit("/", 1)[-1] for path in fs.ls(root, detail=False)}
     except FileNotFoundError:
@@ -118,7 +121,7 @@ def _names(fs: Any, root: str) -> set[str]:
 
 
 def _replace(fs: Any, path: Path, target: str) -> None:
-    """Whole or not at all, also where writing is not (object stores appear whole anyway)."""
+    """Upload to a temporary name, then rename, for file systems on which writing is not atomic."""
     _send(fs, path, f"{target}.part")
     fs.mv(f"{target}.part", target)
 
@@ -130,20 +133,20 @@ def _send(fs: Any, path: Path, target: str) -> None:
 
 
 def _fetch(fs: Any, path: str, target: Path, most: int) -> None:
-    """One file, never more than ``most`` bytes. Raises RequestError."""
+    """Download a file. Raises RequestError if it has more than ``max_bytes`` bytes."""
     with fs.open(path, "rb") as source, written_whole(target) as sink:
         done = 0
         while chunk := source.read(CHUNK):
             done += len(chunk)
             if done > most:
-                raise RequestError(f"{path} has more than the {most:,} bytes it should have")
+                raise RequestError(f"{path} is larger than the expected {most:,} bytes")
             sink.write(chunk)
 
 
 @contextmanager
 def _named(url: str, done: str) -> Iterator[None]:
-    """Within, a file system that refuses is a WorkError that names the mirror."""
+    """Convert OSError into a WorkError that names the URL."""
     try:
         yield
     except OSError as error:
-        raise WorkError(f"the mirror {url} could not be {done}: {error}") from error
+        raise WorkError(f"the remote checkpoints at {url} could not be {done}: {error}") from error

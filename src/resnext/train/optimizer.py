@@ -1,4 +1,4 @@
-"""SGD, AdamW and LAMB over the parameters that train, with weight decay on all of them (the paper) or on some."""
+"""Build SGD, AdamW or LAMB, with weight decay on all parameters (the paper) or on some."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,10 +14,10 @@ from resnext.settings import OptimizerSettings
 def build_optimizer(
     model: nn.Module, settings: OptimizerSettings, scales: Mapping[str, float] | None = None, *, fused: bool = False
 ) -> torch.optim.Optimizer:
-    """The optimizer of the recipe. SGD has dampening 0, as the release's train.lua.
+    """Build the optimizer of the recipe. SGD has dampening 0, as in the release's train.lua.
 
-    ``fused`` reads and writes each parameter once a step (SGD and AdamW). ``scales`` are the shares of the learning
-    rate by the network's parts (``finetune.rate_scales``); 1 where not said.
+    ``fused`` selects PyTorch's fused kernels (SGD and AdamW). ``lr_multipliers`` scale the learning rate by
+    module (``finetune.lr_multipliers``); 1 by default.
     """
     groups = parameter_groups(model, settings, scales or {})
     if settings.name == "sgd":
@@ -34,11 +34,11 @@ def build_optimizer(
 def parameter_groups(
     model: nn.Module, settings: OptimizerSettings, scales: Mapping[str, float] | None = None
 ) -> list[dict[str, Any]]:
-    """The parameters that train: a group for each pair of weight decay and share of the learning rate (``lr_scale``).
+    """Group the trainable parameters by weight decay and learning-rate multiplier (``lr_scale``).
 
-    Where ``decay`` is "weights", norms and biases are spared; where it is "not_norms", norms alone (torchvision's
-    ``--norm-weight-decay 0``). The paper decays "all weights and biases instead of just the weights of the
-    convolution layers" (Section 4).
+    With ``decay`` "weights", norms and biases have no weight decay; with "not_norms" only norms have none
+    (torchvision's ``--norm-weight-decay 0``). The paper decays "all weights and biases instead of just the
+    weights of the convolution layers" (Section 4).
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for path, module in model.named_modules():
@@ -53,7 +53,10 @@ def parameter_groups(
 
 
 def _lamb() -> Any:
-    """timm's LAMB (You et al. 2020; gradients clipped to a global norm of 1). Raises RequestError without timm."""
+    """Import timm's LAMB (You et al. 2020; clips gradients to a global norm of 1).
+
+    Raises RequestError without timm.
+    """
     try:
         from timm.optim import Lamb
     except ImportError:
@@ -62,6 +65,6 @@ def _lamb() -> Any:
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:
-    """Give every group its share of the rate ``lr``."""
+    """Set the learning rate of every group to ``lr`` times the group's multiplier."""
     for group in optimizer.param_groups:
         group["lr"] = lr * group["lr_scale"]

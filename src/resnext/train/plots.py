@@ -1,4 +1,4 @@
-"""Curves of a run: loss, error and learning rate over the epochs, drawn like the paper's Figure 5."""
+"""Plot loss, error and learning rate of a run over its epochs, in the style of the paper's Figure 5."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ TRAIN, VAL = "#5b7fa6", "#b5442e"
 
 
 def draw_curves(rows: list[dict[str, Any]], path: Path, title: str = "") -> None:
-    """Draw log rows (``read_log``) to a PNG: dashed for training (augmented images), solid for held-out images."""
+    """Plot log rows (``read_log``) to a PNG: training (augmented images) dashed, held-out images solid."""
     epochs = [row for row in rows if row["kind"] == "epoch"]
     steps = [row for row in rows if row["kind"] == "step"]
     figure = Figure(figsize=(11, 3.6), layout="constrained")
@@ -48,6 +48,6 @@ def _line(axes: Axes, epochs: list[dict[str, Any]], key: str, label: str, color:
 
 
 def _range(epochs: list[dict[str, Any]], *keys: str) -> tuple[float, float | None]:
-    """From zero up to the values after the first fifth of the epochs: the first ones would flatten all others."""
+    """Return y limits that fit all but the first fifth of the epochs, whose values are much larger."""
     values = [row[key] for row in epochs[len(epochs) // 5 :] for key in keys if row.get(key) is not None]
     return 0, 1.1 * max(values) if values and max(values) > 0 else None

@@ -1,4 +1,4 @@
-"""The progress of a run: a live line on a terminal, plain lines elsewhere."""
+"""Show the progress of a run: a live line on a terminal, plain lines elsewhere."""
 
 import time
 from collections.abc import Iterable, Iterator
@@ -10,11 +10,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from resnext.train.session import BaseSession
 
 T = TypeVar("T")
-PLAIN_EVERY = 30.0  # seconds between lines where there is no terminal
+PLAIN_EVERY = 30.0  # seconds between lines without a terminal
 
 
 class Reporter:
-    """Shows how far the run is, at what rate, and what share of the time it waits for data."""
+    """Show steps done, images per second, and the share of time spent waiting for data."""
 
     def __init__(self, console: Console, session: BaseSession) -> None:
         self.console = console
@@ -43,23 +43,23 @@ class Reporter:
         self.progress.stop()
 
     def begin(self, session: BaseSession, about: Iterable[str]) -> None:
-        """Say what is trained on what (``about``), and from where."""
+        """Print the lines ``about`` the run, and the step it resumes after."""
         position = session.position
         for text in about:
             self.say(text)
         if self.done == self.total:
-            self.say("all steps are done already; writing the results again")
+            self.say("all steps are already done; writing the results again")
         elif position.step:
-            self.say(f"going on after step {position.step:,} (epoch {position.epoch + 1})")
+            self.say(f"resuming after step {position.step:,} (epoch {position.epoch + 1})")
 
     def begin_epoch(self) -> None:
-        """Start counting images and waiting time anew."""
+        """Reset the counts of images and waiting time."""
         self.started = time.perf_counter()
         self.waited = 0.0
         self.images = 0
 
     def watch(self, batches: Iterable[T]) -> Iterator[T]:
-        """The batches as they come, the time spent waiting for them counted."""
+        """Yield the batches and add up the time spent waiting for them."""
         iterator = iter(batches)
         while True:
             start = time.perf_counter()
@@ -72,7 +72,7 @@ class Reporter:
             yield batch
 
     def step(self, epoch: int, images: int, loss: float) -> None:
-        """One step of ``images`` images is done."""
+        """Show that a step of ``images`` images is done."""
         self.images += images
         self.done += 1
         if self.live:
@@ -85,12 +85,12 @@ class Reporter:
             )
 
     def skipped(self, messages: Iterable[str]) -> None:
-        """Name each image that was left out."""
+        """Print a line for each skipped image."""
         for message in messages:
             self.say(f"skipped: {message}")
 
     def epoch(self, row: dict[str, Any], speed: dict[str, Any], facts: Iterable[str]) -> None:
-        """One line for a finished epoch: ``facts`` of its row, and how fast it was."""
+        """Print a line for a finished epoch: ``facts`` about its row, then its speed."""
         parts = [f"epoch {row['epoch']:>3}", *facts]
         parts.append(f"{speed['images_per_second']:,.{0 if speed['images_per_second'] >= 10 else 1}f} images/s")
         parts[-1] += f", data wait {100 * speed['data_wait_share']:.0f} %"
@@ -99,19 +99,19 @@ class Reporter:
         self.say("  ".join(parts))
 
     def say(self, text: str) -> None:
-        """One line for the user."""
+        """Print a line."""
         self.last_plain = time.perf_counter()
         if not self.quiet:
             self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     @property
     def seconds(self) -> float:
-        """Seconds since the epoch began."""
+        """Seconds since the epoch started."""
         return time.perf_counter() - self.started
 
     @property
     def rate(self) -> float:
-        """Images a second in this epoch."""
+        """Images per second in this epoch."""
         return self.images / max(self.seconds, 1e-9)
 
     @property

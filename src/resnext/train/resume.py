@@ -1,4 +1,4 @@
-"""Going on with a run: what may differ from how it was begun, and whether there is one to go on with. No torch here."""
+"""Resume a run: decide whether there is one, and check that its settings are unchanged. Does not import torch."""
 
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -19,7 +19,7 @@ from resnext.run_directory import RunDirectory, check_new_run, step_in
 if TYPE_CHECKING:
     from resnext.train.distributed import World
 
-# What may differ between a run and its resumption: it does not change the result.
+# Settings that may change when a run is resumed, because they do not affect the result.
 FREE = (
     *("data.path", "data.val_path", "data.classes", "data.download", "data.workers", "data.start_method"),
     *("train.device", "train.threads", "train.checkpoint_steps", "train.mirror", "train.peer_timeout"),
@@ -27,32 +27,32 @@ FREE = (
 
 R = TypeVar("R", bound=Any)  # the kind of recipe
 
-MEASURED = ("channels_last", "fast")  # of train: what auto leaves to a measurement when the run begins
+MEASURED = ("channels_last", "fast")  # settings of train whose "auto" is decided by timing when the run starts
 
 
 def resumed_recipe(run: RunDirectory, asked: R) -> R:
-    """The recipe a run goes on with: ``asked``, which may differ from its own in ``FREE`` only.
+    """Return the recipe to resume with: ``asked``, which may differ from the run's in ``ALLOWED_CHANGES`` only.
 
-    Raises RequestError showing every other difference between what is asked for and what the run was begun with. Other
-    ``init.weights`` are among them: a run goes on from its checkpoint, and weights given by hand would have no effect.
+    Raises RequestError listing every other difference. ``init.weights`` counts as one: a run resumes from its
+    checkpoint, so other initial weights would have no effect.
     """
     begun = read_recipe(run.recipe, kind=type(asked))
     asked = with_measured(asked, begun)
     changed = changes(begun, respell_places(asked, begun))
     if changed:
         raise RequestError(
-            f"the run {run.path} was begun with another recipe (run -> asked for): {'; '.join(changed)}; "
-            "leave RECIPE and these settings out to go on with the run's own, or begin a new run with --run"
+            f"the run {run.path} was started with another recipe (run -> requested): {'; '.join(changed)}; "
+            "leave RECIPE and these settings out to resume with the run's own, or start a new run with --run"
         )
     return asked
 
 
 def settled(recipe: R, run: RunDirectory, world: "World") -> tuple[R, bool]:
-    """For ``--continue``: the recipe to follow, and whether there is a run to go on with; all processes agree.
+    """For ``--continue``: return the recipe, and whether to resume, the same in all processes.
 
-    The leader's disk decides, brought up to date from ``train.mirror``; where there is nothing, a run begins. Raises
-    RequestError where run and request differ, WorkError where a later checkpoint lies on another host's disk alone:
-    going on without it would lose it.
+    Rank 0 decides by its disk, after downloading what is newer in ``train.mirror``; without a checkpoint a new run
+    starts. Raises RequestError if the run has another recipe, WorkError if only another host's disk has the latest
+    checkpoint, which would be lost.
     """
     if world.leads and recipe.train.mirror is not None:
         from resnext.train.mirror import pull
@@ -62,8 +62,8 @@ def settled(recipe: R, run: RunDirectory, world: "World") -> tuple[R, bool]:
     steps = world.sum([float(here) if rank == world.rank else 0.0 for rank in range(world.size)])
     if max(steps) > steps[0]:
         raise WorkError(
-            f"process {steps.index(max(steps))} holds {run.path} at step {max(steps):.0f}, but the leading process "
-            "does not: the hosts of a run need one folder that all see, or a train.mirror"
+            f"process {steps.index(max(steps))} has {run.path} at step {max(steps):.0f}, but the main process (0) "
+            "does not: the hosts of a run need a shared folder, or a train.mirror"
         )
     goes_on = steps[0] >= 0
     if world.leads:
@@ -75,37 +75,40 @@ def settled(recipe: R, run: RunDirectory, world: "World") -> tuple[R, bool]:
 
 
 def agreed(recipe: R, world: "World") -> R:
-    """``recipe`` once it is known to be that of all processes. Raises RequestError showing where it is not."""
+    """Check that all processes have the same recipe and return it, with the settings that rank 0 autotuned.
+
+    Raises RequestError listing the differences.
+    """
     text = world.share_bytes(dump_recipe(recipe).encode()).decode()
-    leaders = parse_recipe(text, "the leading process's recipe", kind=type(recipe))
+    leaders = parse_recipe(text, "the main process's recipe", kind=type(recipe))
     recipe = with_measured(recipe, leaders)
     changed = changes(leaders, recipe)
     if changed:
         raise RequestError(
-            f"the processes of this run were given different recipes (leading process -> process {world.rank}): "
+            f"the processes of this run were given different recipes (main process -> process {world.rank}): "
             f"{'; '.join(changed)}"
         )
     return recipe
 
 
 def step_of(run: RunDirectory) -> int:
-    """The step of a run's last checkpoint, -1 where there is none. Raises RequestError for a damaged one."""
+    """Read the step of a run's last checkpoint; -1 without one. Raises RequestError for a damaged one."""
     if not run.recipe.exists() or not (run.checkpoint("last") / "state.json").exists():
         return -1
     step = step_in(run.state("last"))
     if step is None:
-        raise RequestError(f"{run.checkpoint('last') / 'state.json'} does not say where the run stands")
+        raise RequestError(f"{run.checkpoint('last') / 'state.json'} has no valid training position")
     return step
 
 
 def with_measured(asked: R, begun: R) -> R:
-    """``asked`` with the memory layout and fast paths that were measured for ``begun``, where it leaves them open."""
+    """Replace "auto" in ``asked`` by the memory layout and fast paths that were autotuned for ``begun``."""
     open_ones = [name for name in MEASURED if getattr(asked.train, name) == "auto"]
     return replace(asked, train=replace(asked.train, **{name: getattr(begun.train, name) for name in open_ones}))
 
 
 def respell_places(asked: R, begun: R) -> R:
-    """``asked`` with paths as ``begun`` spells them, which holds them absolute, where they are the same ones."""
+    """Replace paths in ``asked`` by the absolute ones of ``begun`` where both mean the same place."""
     spelled = dict(settings_of(change_places(begun, make_absolute)))
 
     def respell(key: str, value: str) -> str:
@@ -116,5 +119,5 @@ def respell_places(asked: R, begun: R) -> R:
 
 
 def changes(begun: R, asked: R) -> list[str]:
-    """The settings outside of ``FREE`` in which two recipes differ."""
+    """List the differences between two recipes that ``ALLOWED_CHANGES`` does not have."""
     return [row for row in differences(begun, asked) if row.partition(":")[0] not in FREE]

@@ -1,4 +1,4 @@
-"""The learning rate as a pure function of the step: nothing to save, nothing to lose on resume."""
+"""The learning rate as a pure function of the step, so that it needs no state in checkpoints."""
 
 import math
 
@@ -6,10 +6,10 @@ from resnext.settings import ScheduleSettings
 
 
 def learning_rate(schedule: ScheduleSettings, peak: float, total_steps: int, steps_per_epoch: int, step: int) -> float:
-    """The rate of optimizer step ``step`` (from 0) of ``total_steps``.
+    """Compute the learning rate of optimizer step ``step`` (from 0) of ``total_steps``.
 
-    Warm-up rises linearly to the peak. The step schedule multiplies by ``factor`` after each milestone, so
-    milestones 30, 60, 90 give the rate of the release's ``0.1^floor((epoch-1)/30)`` (epoch from 1).
+    Warm-up is linear up to ``peak``. The step schedule multiplies by ``factor`` at each milestone: with 30, 60, 90 it
+    is the release's ``0.1^floor((epoch-1)/30)`` (epoch from 1).
     """
     warmup = schedule.warmup_epochs * steps_per_epoch
     if step < warmup:

@@ -1,4 +1,4 @@
-"""All that a run holds while it runs, and how it comes to be: data, network, optimizer, position."""
+"""The session: all objects of a run (data, network, optimizer, position), and how they are built or restored."""
 
 import json
 from collections.abc import Callable
@@ -34,55 +34,55 @@ from resnext.train.optimizer import build_optimizer
 from resnext.train.sync_norm import synchronise
 from resnext.weights import load
 
-WEIGHTS = 0x3E16  # tag of seed_of: the weights draw from a stream of their own
+WEIGHTS = 0x3E16  # tag for derive_seed: initial weights have their own random stream
 
 
 @dataclass(kw_only=True)
 class BaseSession:
-    """What every kind of run holds while it runs."""
+    """The objects that classification and detection runs share."""
 
     recipe: Any
     run: RunDirectory
     world: World
-    model: Any  # with the weights that train, and provenance
-    ddp: nn.Module  # the same network, gradients averaged over processes
+    model: Any  # the trained network; has provenance
+    ddp: nn.Module  # the same network, wrapped to average gradients over processes
     ema: Ema | None
     optimizer: torch.optim.Optimizer
-    scaler: torch.amp.GradScaler  # of the loss in fp16; elsewhere it does nothing
-    loader: Any  # of the training batches
+    scaler: torch.amp.GradScaler  # scales the loss in fp16; disabled in other precisions
+    loader: Any  # yields the training batches
     position: Position
-    lock: RunLock | None = None  # of the run directory, in the leading process
+    lock: RunLock | None = None  # of the run directory, in rank 0
 
     @property
     def total_steps(self) -> int:
-        """Optimizer steps of the whole run."""
+        """Number of optimizer steps of the whole run."""
         return self.recipe.train.total_steps(self.loader.steps_per_epoch)
 
     @property
     def epochs(self) -> int:
-        """Epochs of the whole run; the last may be cut short by ``train.steps``."""
+        """Number of epochs of the whole run; ``train.steps`` may end it within the last one."""
         return -(-self.total_steps // self.loader.steps_per_epoch)
 
     @property
     def used(self) -> Any:
-        """The weights one uses: the averaged ones where there is an EMA."""
+        """The model to evaluate and save: the averaged one if there is an EMA."""
         return self.model if self.ema is None else self.ema.model
 
 
 @dataclass(kw_only=True)
 class Session(BaseSession):
-    """A run that learns to name what is in images."""
+    """The objects of a classification run."""
 
     recipe: Recipe
     source: Source
     preprocessing: Preprocessing
     model: Network
     loader: TrainLoader
-    parts: int  # that this process computes its share of a batch in
+    parts: int  # number of micro-batches of this process per step
 
 
 def prepare(recipe: Recipe, run: RunDirectory, world: World, resume: bool, console: Console) -> Session:
-    """Data, network, optimizer and position of a run, new or resumed; a new run's directory gets its first files."""
+    """Build the session of a new or resumed run: data, network, optimizer, position."""
     prepare_machine(recipe.train, world)
     source = open_data(recipe.data)
     files = shared_checkpoint(run, world) if resume else {}
@@ -130,7 +130,7 @@ def prepare(recipe: Recipe, run: RunDirectory, world: World, resume: bool, conso
 
 
 def prepare_machine(train: RunSettings, world: World) -> None:
-    """Threads, determinism and memory of the process, before anything is built."""
+    """Set threads, determinism and memory allocation of the process, before anything is built."""
     if train.threads is not None:
         torch.set_num_threads(train.threads)
     torch.backends.cudnn.deterministic = True
@@ -139,7 +139,7 @@ def prepare_machine(train: RunSettings, world: World) -> None:
 
 
 def say_notes(provenance: dict[str, Any], weights: str | None, console: Console) -> None:
-    """What was assumed or left out of the weights a new run starts from."""
+    """Print notes on the initial weights: what was assumed and what was not loaded."""
     for note in provenance.get("init", {}).get("notes", []):
         console.print(printable(f"{weights}: {note}"), highlight=False, markup=False, soft_wrap=True)
 
@@ -153,9 +153,9 @@ def resumed_position(
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
 ) -> Position:
-    """Put the last checkpoint into model, average, optimizer and scaler; where the run stands.
+    """Load the last checkpoint into model, EMA, optimizer and scaler; return the position.
 
-    Raises RequestError where the data now (``facts``) is not what the run was trained on.
+    Raises RequestError if the data (``facts``) is not what the run was trained on.
     """
     position = restore(files, run, model, ema, optimizer)
     check_same_data(position.facts, facts, run)
@@ -165,25 +165,25 @@ def resumed_position(
 
 
 def begun_plan(files: dict[str, bytes]) -> Plan:
-    """The plan of fast paths that the run of a checkpoint began with."""
+    """Read the plan of fast paths from a checkpoint."""
     return Plan.from_json(json.loads(files["state"])["position"].get("plan") or Plan().as_json())
 
 
 def compiled(ddp: nn.Module, how: str) -> nn.Module:
-    """The network as ``train.compile`` wants it: as it is, compiled, or compiled into CUDA graphs."""
+    """Apply ``train.compile``: leave the network as it is, or compile it, possibly with CUDA graphs."""
     if how == "no":
         return ddp
     return cast(nn.Module, torch.compile(ddp, mode="reduce-overhead" if how == "cuda-graphs" else None))
 
 
 def shared_checkpoint(run: RunDirectory, world: World) -> dict[str, bytes]:
-    """The files of the last checkpoint, in every process: only the leader needs them on its disk."""
+    """Read the files of the last checkpoint in rank 0 and send them to all processes."""
     files = read_files(run) if world.leads else {}
     return {key: world.share_bytes(files.get(key, b"")) for key in ("state", "model", "training")}
 
 
 def starting_network(recipe: Recipe, source: Source, files: dict[str, bytes]) -> Network:
-    """The network before the first step, or of the right shape to take a checkpoint, with preprocessing and classes."""
+    """Build the network with preprocessing and classes; checkpoint tensors, if any, are loaded into it later."""
     if recipe.init.weights is None:
         preprocessing = Preprocessing.of(recipe.data, source)
         architecture = recipe.model.architecture(len(source.train.classes), source.train.channels)
@@ -198,7 +198,7 @@ def starting_network(recipe: Recipe, source: Source, files: dict[str, bytes]) ->
 
 
 def make_loader(recipe: Recipe, source: Source, preprocessing: Preprocessing, world: World) -> TrainLoader:
-    """The training batches of the recipe."""
+    """Build the training data loader."""
     data, train = recipe.data, recipe.train
     return TrainLoader(
         source.train,
@@ -216,34 +216,37 @@ def make_loader(recipe: Recipe, source: Source, preprocessing: Preprocessing, wo
 
 
 def check_length(recipe: Any, steps_per_epoch: int) -> None:
-    """Raises RequestError where the warm-up leaves nothing of the run."""
+    """Raise RequestError if the warm-up is as long as the whole run."""
     total, warmup = recipe.train.total_steps(steps_per_epoch), recipe.schedule.warmup_epochs * steps_per_epoch
     if warmup >= total:
         raise RequestError(
-            f"schedule.warmup_epochs {recipe.schedule.warmup_epochs:g} are {warmup:g} steps, which leave nothing of "
-            f"the run's {total:,}"
+            f"schedule.warmup_epochs {recipe.schedule.warmup_epochs:g} ({warmup:g} steps) must be shorter than "
+            f"the whole run ({total:,} steps)"
         )
 
 
 def parts_of(recipe: Recipe, processes: int) -> int:
-    """How many parts each process computes its share of a batch in. Raises RequestError where they do not come out."""
+    """Return the number of micro-batches per process and step.
+
+    Raises RequestError if they cannot be divided evenly between processes.
+    """
     train = recipe.train
     if train.bn_batch is None:
         return 1
     parts = train.batch_size // train.bn_batch
     if parts % processes:
         raise RequestError(
-            f"train.batch_size {train.batch_size} in parts of train.bn_batch {train.bn_batch} are {parts} parts, which "
-            f"do not divide into the {processes} processes of this run; choose a number of processes that divides "
+            f"train.batch_size {train.batch_size} with train.bn_batch {train.bn_batch} gives {parts} micro-batches, "
+            f"which cannot be divided evenly between {processes} processes; choose a number of processes that divides "
             f"{parts}, or a smaller train.bn_batch"
         )
     return parts // processes
 
 
 def set_drop_path(model: Network, p: float) -> None:
-    """Let images skip blocks with a probability that grows from 0 at the first block to ``p`` at the last one.
+    """Set stochastic depth: drop probabilities rise linearly from 0 at the first block to ``p`` at the last.
 
-    Raises RequestError for a network without shortcuts, where nothing would be left of such an image.
+    Raises RequestError for a network without shortcuts, where a dropped block would leave no signal.
     """
     if p and model.architecture.shortcut == "none":
         raise RequestError("train.drop_path needs shortcuts, but model.shortcut is none")
@@ -253,7 +256,7 @@ def set_drop_path(model: Network, p: float) -> None:
 
 
 def make_ema(recipe: Any, model: nn.Module) -> Ema | None:
-    """The averaged weights, where the recipe wants them."""
+    """Build the EMA, or None if ``train.ema_decay`` is 0."""
     train = recipe.train
     return Ema(model, train.ema_decay, train.ema_warmup, train.ema_steps) if train.ema_decay else None
 
@@ -261,7 +264,7 @@ def make_ema(recipe: Any, model: nn.Module) -> Ema | None:
 def fast_paths(
     recipe: Recipe, model: Network, size: int, steps: int, files: dict[str, bytes], world: World, console: Console
 ) -> tuple[Recipe, Plan]:
-    """Memory layout and plan of fast paths: measured for a new run, those it began with for one that goes on."""
+    """Choose memory layout and plan of fast paths: autotuned for a new run, from the checkpoint for a resumed one."""
     set_recompute(model, recipe.train.recompute)
     if files:
         return recipe, begun_plan(files)
@@ -272,7 +275,7 @@ def fast_paths(
 
 
 def data_facts(train: Any, val: Any, listing: Callable[[Any], str]) -> dict[str, Any]:
-    """What a run keeps of its data to know it again; ``listing`` makes a digest of a split's images and labels."""
+    """Collect what identifies the data of a run; ``listing`` computes a digest of a split's images and labels."""
     facts: dict[str, Any] = {"classes": list(train.classes)}
     for name, split in (("train", train), ("val", val)):
         facts |= {f"{name}_images": len(split), f"{name}_listing": listing(split)}
@@ -280,14 +283,14 @@ def data_facts(train: Any, val: Any, listing: Callable[[Any], str]) -> dict[str,
 
 
 def check_same_data(before: dict[str, Any], now: dict[str, Any], run: RunDirectory) -> None:
-    """Raises RequestError where the data is not what the run was trained on so far."""
+    """Raise RequestError if the data is not what the run was trained on."""
     compare_classes(before.get("classes", []), now["classes"], f"the data of {run.path}")
     for split, what in (("train", "training"), ("val", "held-out")):
         had, has = (facts.get(f"{split}_images") for facts in (before, now))
-        listing = before.get(f"{split}_listing")  # which runs of older versions lack
+        listing = before.get(f"{split}_listing")  # missing in runs of older versions
         if had != has or listing not in (None, now[f"{split}_listing"]):
-            others = f"{has}" if had != has else f"{has} of which some have other names or labels"
+            others = f"{has}" if had != has else f"{has}, some with other names or labels"
             raise RequestError(
                 f"{run.path} was trained with {had} {what} images, but the data now has {others}: "
-                "a run goes on only with the data it began with"
+                "a run can be resumed only with the same data"
             )

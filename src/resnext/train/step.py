@@ -1,8 +1,8 @@
 """One optimizer step on this process's share of a global batch.
 
-A global batch is computed in parts, whose images share their BN statistics: one part a process, or more where
-``train.bn_batch`` says so. All that a part draws is a function of (seed, step, part), so that the step is the same
-function however the parts are spread over processes.
+A global batch is split into micro-batches, within which BN statistics are computed: one per process, or more if
+``train.bn_batch`` is set. All randomness is a function of (seed, step, micro-batch), so the result does not depend on
+how the micro-batches are distributed over processes.
 """
 
 import math
@@ -22,13 +22,13 @@ from resnext.train.loss import loss_sum_of
 from resnext.train.optimizer import set_learning_rate
 from resnext.train.session import BaseSession, Session
 
-STEP = 0x57E9  # tag of seed_of: what is drawn per step has a stream of its own
+STEP = 0x57E9  # tag for derive_seed: steps have their own random stream
 
 
 def train_step(session: Session, batch: Batch, lr: float) -> float:
-    """Compute gradients, check them, step; returns the mean loss over the global batch.
+    """Compute gradients, update the weights, and return the mean loss over the global batch.
 
-    Raises WorkError for a loss that is not finite, before it can spoil the weights.
+    Raises WorkError if the loss is not finite, before the weights change.
     """
     position = session.position
     loss_sum, wrong, images, bad = compute_gradients(session, batch)
@@ -41,9 +41,9 @@ def train_step(session: Session, batch: Batch, lr: float) -> float:
 
 
 def take_step(session: BaseSession, loss: float, lr: float, parts: str = "") -> None:
-    """Step at the rate ``lr`` by the gradients there are, clipped where the recipe says; the average follows.
+    """Clip the gradients if the recipe says so, step the optimizer at the rate ``lr``, update the EMA.
 
-    Raises WorkError for a ``loss`` (of ``parts``, as text) that is not finite, before it can spoil the weights.
+    Raises WorkError if ``loss`` is not finite, before the weights change; ``detail`` is appended to its message.
     """
     train, position = session.recipe.train, session.position
     if not math.isfinite(loss):
@@ -66,7 +66,10 @@ def take_step(session: BaseSession, loss: float, lr: float, parts: str = "") -> 
 
 
 def compute_gradients(session: Session, batch: Batch) -> tuple[float, int, int, int]:
-    """Gradients of the mean loss over the global batch; returns its loss sum, errors, images and skipped images."""
+    """Compute gradients of the mean loss over the global batch.
+
+    Returns the loss sum and the numbers of errors, images and skipped images, all over the global batch.
+    """
     train, world, local = session.recipe.train, session.world, len(batch.labels)
     if local < 2 * session.parts:
         raise WorkError(
@@ -79,8 +82,8 @@ def compute_gradients(session: Session, batch: Batch) -> tuple[float, int, int, 
     for number in range(session.parts):
         first, end = (local * n // session.parts for n in (number, number + 1))
         last = number == session.parts - 1
-        # Running statistics follow the first part of each global batch, as with one part a device they follow the first
-        # device (the release's DataParallelTable, DDP): then they do not depend on where the other parts are computed.
+        # Running statistics are updated by the first micro-batch of each process only, like those of the first device
+        # in the release's DataParallelTable and in DDP: rank 0's do not depend on where other parts are computed.
         with statistics_kept(session.model, number == 0), nullcontext() if last else world.unsynchronised(session.ddp):
             part_loss, part_wrong = part_gradients(session, images[first:end], labels[first:end], number, total)
         loss_sum += part_loss
@@ -90,7 +93,7 @@ def compute_gradients(session: Session, batch: Batch) -> tuple[float, int, int, 
 
 
 def part_gradients(session: Session, images: Tensor, labels: Tensor, number: int, total: int) -> tuple[float, int]:
-    """Add the gradients of one part to those of the step; returns its loss sum and errors."""
+    """Add the gradients of one micro-batch to those of the step; return its loss sum and number of errors."""
     recipe, world = session.recipe, session.world
     train, classes = recipe.train, session.model.architecture.num_classes
     part = world.rank * session.parts + number
@@ -100,5 +103,5 @@ def part_gradients(session: Session, images: Tensor, labels: Tensor, number: int
     with autocast(world.device, train.precision):
         logits = session.ddp(images)
     loss = loss_sum_of(logits.float(), targets, train)
-    session.scaler.scale(loss * (world.size / total)).backward()  # DDP divides by the number of processes
+    session.scaler.scale(loss * (world.size / total)).backward()  # because DDP averages over processes
     return loss.item(), int((logits.detach().argmax(1) != labels).sum())

@@ -1,7 +1,6 @@
-"""BN whose statistics are those of the whole global batch: for many devices with few images each.
+"""Synchronised BN: statistics over the global batch, for many devices with few images each.
 
-PyTorch's SyncBatchNorm needs a GPU and knows nothing of NormAct's residual; this one is NormAct with another
-normalisation, on any device and backend.
+PyTorch's SyncBatchNorm needs a GPU and does not support NormAct's residual; this one runs on any device and backend.
 """
 
 import torch
@@ -13,10 +12,10 @@ from resnext.model.layers import NormAct
 
 
 class SyncNormAct(NormAct):
-    """NormAct that shares mean and variance over all processes while it trains."""
+    """NormAct with mean and variance over all processes in training mode."""
 
     def normalise(self, x: Tensor) -> Tensor:
-        """BN(x) with the statistics of all processes' x [B, C, H, W]; in evaluation mode as NormAct."""
+        """Normalise ``x`` [B, C, H, W] by the statistics of all processes' x; in evaluation mode as NormAct."""
         if not self.training or not dist.is_initialized():
             return super().normalise(x)
         assert self.running_mean is not None
@@ -25,7 +24,7 @@ class SyncNormAct(NormAct):
         count = all_reduce(torch.tensor([x.numel() // x.shape[1]], dtype=torch.float32, device=x.device))
         mean = all_reduce(wide.sum((0, 2, 3))) / count
         centred = wide - mean[:, None, None]
-        variance = all_reduce(centred.square().sum((0, 2, 3))) / count  # in a second pass: no large means cancel
+        variance = all_reduce(centred.square().sum((0, 2, 3))) / count  # second pass: avoids cancellation
         with torch.no_grad():
             momentum = self.momentum or 0.0
             self.running_mean.lerp_(mean, momentum)
@@ -37,7 +36,7 @@ class SyncNormAct(NormAct):
 
 
 def synchronise(model: nn.Module) -> None:
-    """Turn every NormAct of ``model`` that trains into one that synchronises, with the same parameters and buffers."""
+    """Replace every trainable NormAct of ``model`` by a SyncNormAct with the same parameters and buffers."""
     for module in model.modules():
         for name, child in module.named_children():
             if type(child) is NormAct and child.weight.requires_grad:

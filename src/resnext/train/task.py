@@ -1,4 +1,4 @@
-"""What a run learns: the parts of the loop that differ between kinds of training, as plain functions."""
+"""The parts of the training loop that depend on the task, and those of classification."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -16,29 +16,29 @@ from resnext.weights.native import serialized
 
 @dataclass(kw_only=True)
 class Task:
-    """Every function takes the session that ``prepare`` made."""
+    """What the loop calls for one kind of training. The functions take the session that ``build`` returned."""
 
-    verb: str  # the command that goes on with such a run
+    verb: str  # the command that resumes such a run: resnext VERB --resume
     columns: tuple[str, ...]  # of metrics.csv
-    judged: tuple[str, ...]  # those of them that an evaluation fills
-    goal: str  # the one of them that says which checkpoint is the best
-    lower: bool  # whether less of it is better
-    prepare: Callable[..., Any]  # recipe, run, world, whether it goes on, console -> session
-    begin: Callable[[Any], None]  # writes what a run directory has before the first step
+    judged: tuple[str, ...]  # those of the columns that an evaluation fills
+    goal: str  # the column that selects the best checkpoint
+    lower: bool  # whether a lower value is better
+    prepare: Callable[..., Any]  # recipe, run, world, resume, console -> session
+    begin: Callable[[Any], None]  # writes files before the first step
     step: Callable[[Any, Any, float], float]  # session, batch, learning rate -> loss
-    trained: Callable[[Any], dict[str, Any]]  # columns of an epoch's training
-    judge: Callable[[Any], dict[str, Any]]  # columns of its evaluation
-    finish: Callable[[Any, Console], None]  # writes what a run directory has at the end
-    about: Callable[[Any], Iterable[str]]  # what is trained on what, in lines
-    line: Callable[[dict[str, Any]], Iterable[str]]  # an epoch in a few words
-    encode: Callable[[Any, dict[str, Any]], bytes]  # a weights file of a model and its provenance
+    trained: Callable[[Any], dict[str, Any]]  # training columns of an epoch
+    judge: Callable[[Any], dict[str, Any]]  # evaluation columns of an epoch
+    finish: Callable[[Any, Console], None]  # writes files at the end
+    about: Callable[[Any], Iterable[str]]  # lines printed at the start: model, data, steps
+    line: Callable[[dict[str, Any]], Iterable[str]]  # parts of the line printed after an epoch
+    encode: Callable[[Any, dict[str, Any]], bytes]  # model, provenance -> bytes of a weights file
 
     def better(self, row: dict[str, Any], best: dict[str, Any] | None) -> bool:
-        """Whether an epoch's row beats the best one so far; the earlier of equals stays."""
+        """Return whether an epoch's row is better than the best so far. Of equal epochs the earlier one stays best."""
         if best is None:
             return True
         now, before = row[self.goal], best[self.goal]
-        if now is None or before is None:  # nothing it could be of
+        if now is None or before is None:  # not measurable on this data
             return before is None and now is not None
         return bool(now < before if self.lower else now > before)
 

@@ -348,7 +348,7 @@ def test_images_are_ranked_from_the_best_to_the_worst() -> None:
         ((0, 1, A, 0.5), "in 000.png (label 1, "),
         ((0, 0, [0, 0, float("nan"), 1], 0.5), "not finite"),
         ((0, 0, A, float("inf")), "not finite"),
-        ((1, 0, [9, 0, 8, 1], 0.5), "edge lies before"),
+        ((1, 0, [9, 0, 8, 1], 0.5), "edge is before"),
     ],
 )
 def test_a_detection_that_cannot_be_one_is_named(row: tuple[int, int, Sequence[float], float], words: str) -> None:

@@ -375,7 +375,7 @@ def test_the_network_below_our_detector_is_the_one_that_was_trained(changes: dic
     if model.settings.layout == "c4":
         theirs = model.roi_heads.box_head.state_dict()
         assert all(torch.equal(network.state_dict()[name], value) for name, value in theirs.items())
-    assert "only the detector's backbone is used" in network.provenance["notes"][-1]
+    assert "only the network is taken" in network.provenance["notes"][-1]
 
 
 def test_a_detector_is_no_network_unless_that_is_asked_for(tmp_path: Path) -> None:

@@ -121,7 +121,7 @@ def test_no_file_and_too_large_ones_are_refused(tmp_path: Path, monkeypatch: pyt
             read_results(path, DATA)
     (tmp_path / "d.json").write_text(json.dumps([GOOD] * 3))
     monkeypatch.setattr("resnext.detect.results.MOST", 2)
-    with pytest.raises(RequestError, match="holds 3 results; at most 2"):
+    with pytest.raises(RequestError, match="contains 3 results; at most 2"):
         read_results(tmp_path / "d.json", DATA)
     monkeypatch.setattr("resnext.detect.results.LARGEST", 50)
     with pytest.raises(RequestError, match="larger than the 50 bytes"):

@@ -258,7 +258,7 @@ def test_frozen_norms_keep_weights_and_statistics_in_a_step(
         ({"train__proposals": "WEIGHTS", "train__learn": "fast_rcnn"}, "WEIGHTS"),
         ({"train__learn": "fast_rcnn"}, "train.learn fast_rcnn needs train.proposals"),
         ({"train__proposals": "x"}, "train.learn joint does not take train.proposals"),
-        ({"detector__anchor_sizes": [8, 16]}, "give 4"),
+        ({"detector__anchor_sizes": [8, 16]}, "needs 4"),
         ({"detector__anchor_ratios": []}, "detector.anchor_ratios must be 1 to 64 numbers"),
         (
             {"model__name": None, "model__stem": None, "model__blocks": None, "model__base_channels": None},

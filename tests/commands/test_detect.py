@@ -243,7 +243,7 @@ def test_boxes_beyond_what_counts_are_said(tmp_path: Path, capsys: pytest.Captur
     assert metrics["images_beyond"] == metrics["protocol"]["images_beyond"] == 1
     assert metrics["ar100"] == pytest.approx(10 / 12)
     line = detection_line(metrics["protocol"], 1, 12)
-    assert "10 detections of a class and image count (COCO: 100) · images with more than 10 boxes of a class: 1" in line
+    assert "10 detections per class and image count (COCO: 100) · images with more than 10 boxes of a class: 1" in line
     assert main(words) == 0
     assert "AP 100.0 %" in (captured := capsys.readouterr()).out
     assert captured.err == ""
@@ -317,7 +317,7 @@ def test_training_images_and_other_places_can_be_judged(place: Path, capsys: pyt
         (["evaluate"], "needs RUN_OR_WEIGHTS, or --detections FILE"),
         (["evaluate", "WEIGHTS", "--detections", "x.json"], "one of them"),
         (["evaluate", "WEIGHTS"], "say which images: --data PATH"),
-        (["evaluate", "nowhere.pt", "--data", "DATA"], "there is no detector nowhere.pt"),
+        (["evaluate", "nowhere.pt", "--data", "DATA"], "nowhere.pt does not exist"),
         (["evaluate", "WEIGHTS", "--data", "DATA", "--annotations", "missing.json"], "missing.json"),
         (["evaluate", "WEIGHTS", "--data", "DATA", "--score", "2"], "--score 2 must be from 0 to 1"),
         (["evaluate", "WEIGHTS", "--data", "DATA", "--source", "cooc"], "cooc"),
@@ -332,8 +332,8 @@ def test_training_images_and_other_places_can_be_judged(place: Path, capsys: pyt
         (["predict", "WEIGHTS", "DATA", "--annotations", "missing.json"], "missing.json"),
         (["predict", "WEIGHTS", "DATA", "--json", "-", "--images-json", "-"], "cannot both be printed"),
         (["predict", "WEIGHTS", "DATA", "--images-json", "nowhere/x.json"], "there is no folder nowhere"),
-        (["predict", "nowhere.pt", "DATA"], "there is no detector nowhere.pt"),
-        (["predict", "CLASSIFIER", "DATA"], "holds no detector that this program knows"),
+        (["predict", "nowhere.pt", "DATA"], "nowhere.pt does not exist"),
+        (["predict", "CLASSIFIER", "DATA"], "is not a supported detector"),
         (["predict", "WEIGHTS", "nowhere.jpg"], "nowhere.jpg"),
         (["predict", "WEIGHTS", "DATA", "--score", "nan"], "--score nan must be from 0 to 1"),
         (["predict", "WEIGHTS", "DATA", "--bn-eps", "-1"], "bn_eps must be"),

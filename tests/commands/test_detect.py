@@ -192,7 +192,10 @@ def test_a_file_of_predictions_has_the_numbers_of_the_detector_whatever_the_ids(
     annotations, weights = data / "annotations" / "instances_val.json", str(place / "d.safetensors")
     judge = ["detect", "evaluate", "--data", str(data), "--out"]
     assert main([*judge, str(tmp_path / "own"), weights, "--device", "cpu", "--workers", "0"]) == 0
-    assert "classes matched by name; unknown to the detector, without boxes in the data: 'things'" in capsys.readouterr().err
+    assert (
+        "classes matched by name; unknown to the detector, without boxes in the data: 'things'"
+        in capsys.readouterr().err
+    )
     look = ["detect", "predict", weights, str(data / "val"), "--device", "cpu", "--json"]
     assert main([*look, str(tmp_path / "ids.json"), "--annotations", str(annotations)]) == 0
     assert capsys.readouterr().err == ""

@@ -229,7 +229,10 @@ def gone(part: str, place: int, key: str) -> Callable[[dict[str, Any]], object]:
         (changed("categories", 1, id=7), "two categories have the id 7, 'dog' and 'cat'"),
         (changed("categories", 1, name="dog"), "the categories 3 and 7 have the same name, 'dog'"),
         (changed("categories", 0, name=""), "must have a name"),
-        (changed("annotations", 0, image_id=31), "annotation 5 refers to image 31, which is not among.*nearest id is 30"),
+        (
+            changed("annotations", 0, image_id=31),
+            "annotation 5 refers to image 31, which is not among.*nearest id is 30",
+        ),
         (changed("annotations", 0, category_id=1), r"the category 1, .*its categories are 3 \(cat\), 7 \(dog\)"),
         (changed("annotations", 0, image_id="30"), 'image_id must be a whole number, not the text "30"$'),
         (changed("annotations", 0, id=True), "id must be a whole number, not true$"),

@@ -71,7 +71,9 @@ def test_both_sides_have_an_image_and_one_image_cannot_be_divided(tmp_path: Path
             root = one_file(tmp_path / "three", 3)
             parts = [open_detection_split(settings(root, val_fraction=fraction, split_seed=seed), s) for s in SPLITS]
             assert sorted(map(len, parts)) == [1, 2]
-    with pytest.raises(RequestError, match=r"instances_train\.json has one image, but data\.val_fraction needs at least two"):
+    with pytest.raises(
+        RequestError, match=r"instances_train\.json has one image, but data\.val_fraction needs at least two"
+    ):
         open_detection(settings(one_file(tmp_path / "one", 1)))
 
 

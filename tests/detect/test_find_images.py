@@ -63,9 +63,7 @@ def test_of_several_files_of_a_name_the_folders_decide_or_it_is_an_error(tmp_pat
     for name in ("train/a.jpg", "val/a.jpg", "b.jpg", "old/b.jpg"):
         photo(tmp_path / "images" / name)
     assert read(tmp_path / "images", "/home/someone/val/a.jpg").files == ("val/a.jpg",)
-    with pytest.raises(
-        RequestError, match=r"images\[0\].file_name names '/x/b.jpg', which matches 'b.jpg', 'old"
-    ):
+    with pytest.raises(RequestError, match=r"images\[0\].file_name names '/x/b.jpg', which matches 'b.jpg', 'old"):
         read(tmp_path / "images", "/x/b.jpg")
 
 

@@ -109,7 +109,9 @@ def test_a_detector_with_the_same_classes_goes_on_as_it_is(data: Path, tmp_path:
     _, said = prepared(
         tmp_path, data, init__weights=str(tmp_path / "d.safetensors"), data__max_size=100, data__exif=False
     )
-    assert "the recipe changes the detector's preprocessing: data.max_size 100, not 64, data.exif False, not True" in said
+    assert (
+        "the recipe changes the detector's preprocessing: data.max_size 100, not 64, data.exif False, not True" in said
+    )
 
 
 def test_a_detector_remembers_the_category_ids_it_was_trained_on(data: Path, tmp_path: Path) -> None:
@@ -128,7 +130,10 @@ def test_what_training_knows_of_its_held_out_images_is_said(tmp_path: Path) -> N
     path.write_text(json.dumps(content))
     session, _ = prepared(tmp_path, root)
     said = list(DETECTION.about(session))
-    assert "instances_val.json: classes matched by name; unknown to the detector, without boxes in the data: 'none'" in said
+    assert (
+        "instances_val.json: classes matched by name; unknown to the detector, without boxes in the data: 'none'"
+        in said
+    )
     assert said[-1].startswith("1 image of instances_val.json has more boxes than the 10 detections that count")
 
 

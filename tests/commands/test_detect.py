@@ -99,7 +99,7 @@ def test_nothing_is_drawn_over(place: Path, tmp_path: Path, capsys: pytest.Captu
     out.mkdir()
     (out / "1.png").write_bytes(b"mine")
     said = refused(capsys, "predict", place / "d.safetensors", place / "data/val", "--device", "cpu", "--out", out)
-    assert "1.png is there already: give --out an empty folder" in said
+    assert "1.png exists already: give --out an empty folder" in said
     assert (out / "1.png").read_bytes() == b"mine"
     assert [path.name for path in out.iterdir()] == ["1.png"]
 
@@ -115,7 +115,7 @@ def test_drawn_pictures_of_the_same_name_stand_beside_each_other(tmp_path: Path)
     paths = [one.path for one in found]
     assert draw(found, drawing_places(tmp_path / "out", paths), ("a",)) == 4
     assert len(list((tmp_path / "out").iterdir())) == 4
-    with pytest.raises(RequestError, match="is there already"):
+    with pytest.raises(RequestError, match="exists already"):
         drawing_places(tmp_path / "out", paths)
 
 
@@ -126,7 +126,7 @@ def test_a_place_for_drawings_that_is_taken_is_refused_before_the_work(
     (tmp_path / "out" / "0.png").write_bytes(b"mine")
     monkeypatch.setattr("resnext.detect.predict.predict", lambda *_, **__: pytest.fail("it worked first"))
     images = place / "data" / "val"
-    assert "is there already" in refused(
+    assert "exists already" in refused(
         capsys, "predict", place / "d.safetensors", images, "--device", "cpu", "--out", tmp_path / "out"
     )
 
@@ -192,7 +192,10 @@ def test_a_file_of_predictions_has_the_numbers_of_the_detector_whatever_the_ids(
     annotations, weights = data / "annotations" / "instances_val.json", str(place / "d.safetensors")
     judge = ["detect", "evaluate", "--data", str(data), "--out"]
     assert main([*judge, str(tmp_path / "own"), weights, "--device", "cpu", "--workers", "0"]) == 0
-    assert "classes matched by name; without boxes and unknown to the detector: 'things'" in capsys.readouterr().err
+    assert (
+        "classes matched by name; unknown to the detector, without boxes in the data: 'things'"
+        in capsys.readouterr().err
+    )
     look = ["detect", "predict", weights, str(data / "val"), "--device", "cpu", "--json"]
     assert main([*look, str(tmp_path / "ids.json"), "--annotations", str(annotations)]) == 0
     assert capsys.readouterr().err == ""
@@ -243,7 +246,7 @@ def test_boxes_beyond_what_counts_are_said(tmp_path: Path, capsys: pytest.Captur
     assert metrics["images_beyond"] == metrics["protocol"]["images_beyond"] == 1
     assert metrics["ar100"] == pytest.approx(10 / 12)
     line = detection_line(metrics["protocol"], 1, 12)
-    assert "10 detections of a class and image count (COCO: 100) · images with more than 10 boxes of a class: 1" in line
+    assert "10 detections per class and image count (COCO: 100) · images with more than 10 boxes of a class: 1" in line
     assert main(words) == 0
     assert "AP 100.0 %" in (captured := capsys.readouterr()).out
     assert captured.err == ""
@@ -317,7 +320,7 @@ def test_training_images_and_other_places_can_be_judged(place: Path, capsys: pyt
         (["evaluate"], "needs either RUN_OR_WEIGHTS or --detections FILE"),
         (["evaluate", "WEIGHTS", "--detections", "x.json"], "either RUN_OR_WEIGHTS or --detections"),
         (["evaluate", "WEIGHTS"], "name the images: --data PATH"),
-        (["evaluate", "nowhere.pt", "--data", "DATA"], "there is no detector nowhere.pt"),
+        (["evaluate", "nowhere.pt", "--data", "DATA"], "nowhere.pt does not exist"),
         (["evaluate", "WEIGHTS", "--data", "DATA", "--annotations", "missing.json"], "missing.json"),
         (["evaluate", "WEIGHTS", "--data", "DATA", "--score", "2"], "--score 2 must be from 0 to 1"),
         (["evaluate", "WEIGHTS", "--data", "DATA", "--source", "cooc"], "cooc"),
@@ -332,8 +335,8 @@ def test_training_images_and_other_places_can_be_judged(place: Path, capsys: pyt
         (["predict", "WEIGHTS", "DATA", "--annotations", "missing.json"], "missing.json"),
         (["predict", "WEIGHTS", "DATA", "--json", "-", "--images-json", "-"], "cannot both be printed"),
         (["predict", "WEIGHTS", "DATA", "--images-json", "nowhere/x.json"], "there is no folder nowhere"),
-        (["predict", "nowhere.pt", "DATA"], "there is no detector nowhere.pt"),
-        (["predict", "CLASSIFIER", "DATA"], "holds no detector that this program knows"),
+        (["predict", "nowhere.pt", "DATA"], "nowhere.pt does not exist"),
+        (["predict", "CLASSIFIER", "DATA"], "is not a supported detector"),
         (["predict", "WEIGHTS", "nowhere.jpg"], "nowhere.jpg"),
         (["predict", "WEIGHTS", "DATA", "--score", "nan"], "--score nan must be from 0 to 1"),
         (["predict", "WEIGHTS", "DATA", "--bn-eps", "-1"], "bn_eps must be"),

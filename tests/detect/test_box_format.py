@@ -71,11 +71,11 @@ def test_boxes_in_pixels_are_left_in_peace(seed: int, count: int, largest: float
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (as_fractions, "all 120 boxes of x.json are of numbers from 0 to 1, .* so multiply x and width by"),
-        (lambda b: as_fractions(as_centres(b)), r"from 0 to 1, .*\(centre x, centre y, width, height\): .* take half"),
+        (as_fractions, "all 120 boxes of x.json are numbers from 0 to 1, .* so multiply x and width by"),
+        (lambda b: as_fractions(as_centres(b)), r"from 0 to 1, .*\(center x, .* height\): .* subtract half"),
         (lambda b: as_fractions(as_corners(b)), r"from 0 to 1, .*\(x1, y1, x2, y2\): .* width is x2 - x1"),
-        (as_corners, r"look like x1, y1, x2, y2: .* \d+ of 120 stick out of .*; width is x2 - x1"),
-        (as_centres, r"look like centre x, centre y, width, height: .* take half of width and height off x and y"),
+        (as_corners, r"look like x1, y1, x2, y2: .* \d+ of 120 extend past .*; width is x2 - x1"),
+        (as_centres, r"look like center x, center y, width, height: .* subtract half of width and height from x and y"),
         (lambda b: b * 0 + [9, 9, 2, 1], "all 120 boxes of x.json are at most 2 pixels wide and high"),
     ],
 )  # fmt: skip
@@ -97,7 +97,7 @@ def test_a_few_boxes_or_none_say_nothing() -> None:
 def test_training_and_evaluation_refuse_them(tmp_path: Path) -> None:
     fractions = [box_row(i, 10, [0.1 * i, 0.2, 0.3, 0.4]) for i in range(3)]
     root = coco_folder(tmp_path / "a", None, coco_content(annotations=fractions))
-    says = "all 3 boxes of instances_val.json are of numbers from 0 to 1"
+    says = "all 3 boxes of instances_val.json are numbers from 0 to 1"
     for read in (open_detection, lambda data: open_detection_split(data, "val")):
         with pytest.raises(RequestError, match=says):
             read(DetectDataSettings(path=str(root), bad_boxes="drop"))
@@ -106,7 +106,7 @@ def test_training_and_evaluation_refuse_them(tmp_path: Path) -> None:
 def test_fractions_in_vocs_files_are_refused_too(tmp_path: Path) -> None:
     root = voc_folder(tmp_path)
     write(root / "Annotations/000003.xml", voc_xml(voc_object("bird", (0.1, 0.2, 1.0, 0.7), 0)))
-    with pytest.raises(RequestError, match=r"the only box of val\.txt is of numbers from 0 to 1"):
+    with pytest.raises(RequestError, match=r"the only box of val\.txt is numbers from 0 to 1"):
         open_detection(DetectDataSettings(path=str(root), source="voc"))
 
 
@@ -115,9 +115,9 @@ def test_a_split_without_a_box_to_learn_is_refused(tmp_path: Path) -> None:
     bad = [box_row(1, 10, [1, 2, 0, 9])]
     for place, (rows, says) in enumerate(
         [
-            ([], "instances_train.json has no boxes, so there is nothing to learn"),
+            ([], "instances_train.json has no boxes, so nothing can be trained"),
             (crowd, "every box of instances_train.json is a crowd or a difficult object"),
-            (bad, "instances_train.json has no boxes, the 1 bad ones left out"),
+            (bad, "instances_train.json has no boxes after 1 bad ones were left out"),
         ]
     ):
         root = coco_folder(tmp_path / str(place), coco_content(annotations=rows))

@@ -84,8 +84,8 @@ def test_clean_folders_have_no_findings_and_say_what_they_hold(root: Path) -> No
     ("box", "problem"),
     [
         ([1, 1, 0, 5], "box without width or height"),
-        ([50, 1, 5, 5], "box outside of the image"),
-        ([1, 1, float("nan"), 5], "box of no numbers"),
+        ([50, 1, 5, 5], "box outside the image"),
+        ([1, 1, float("nan"), 5], "box not four numbers"),
     ],
 )
 def test_bad_boxes_are_errors_unless_training_drops_them(root: Path, box: list[float], problem: str) -> None:
@@ -102,7 +102,7 @@ def test_what_training_can_bear_is_said_too(root: Path) -> None:
     rewrite(root, "train", annotations=with_row(box_row(9, 10, [30, 20, 15, 10], 7)))
     assert found(root) == {"box cut at the edge": ("warning", "train/b.jpg", "")}
     rewrite(root, "train", annotations=with_row(box_row(9, 20, [1, 2, 9, 9], 7)))
-    assert found(root) == {"box twice": ("warning", "train/a.jpg", "dog")}
+    assert found(root) == {"duplicate box": ("warning", "train/a.jpg", "dog")}
     rewrite(root, "train", annotations=with_row(box_row(9, 20, [1, 2, 19, 9], 7, iscrowd=1)))
     assert found(root) == {"crowds or difficult objects": ("note", "", "")}
     rewrite(root, "train", annotations=with_row()[1:])
@@ -117,7 +117,7 @@ def test_images_that_cannot_be_used_are_errors(root: Path) -> None:
     assert found(root) == {"missing image": ("error", "train/a.jpg", "")}
     assert not trains(root)
     photo(root / "train/a.jpg", 41, 30)
-    assert found(root) == {"size differs from the stated": ("error", "train/a.jpg", "")}
+    assert found(root) == {"size differs from the annotations": ("error", "train/a.jpg", "")}
     assert not trains(root)
     content = photo(root / "train/a.jpg").read_bytes()
     (root / "train/a.jpg").write_bytes(content[:-200])
@@ -144,7 +144,7 @@ def test_classes_and_images_without_boxes_are_told_with_their_share(root: Path) 
     said = {f.problem: f.detail for f in report.findings if f.severity == "warning"}
     assert said == {
         "class without boxes": "none in instances_train.json, 1 in instances_val.json",
-        "most images have no boxes": "2 of 3; each is taken as all background, so none may be unfinished",
+        "most images have no boxes": "2 of 3; they count as background, so all must be labelled",
     }
 
 
@@ -273,7 +273,7 @@ def test_options_of_another_kind_of_data_are_refused(root: Path, tmp_path: Path)
     photo(tmp_path / "classes/train/cat/a.jpg")
     for words, message in (
         ((root, "--md5"), "--md5 is not for images with boxes, and .* is coco"),
-        ((root, "--val-fraction", "0.1"), "has annotations for val already: leave data.val_fraction out"),
+        ((root, "--val-fraction", "0.1"), "already has annotations for val: leave out data.val_fraction"),
         ((root, "--val-fraction", "1.5"), "--val-fraction 1.5 must be from 0.001 to 0.9"),
         ((tmp_path / "classes", "--train", "x.json"), "--train is for images with boxes, but .* does not look like"),
         ((root, "--source", "folder", "--bad-boxes", "drop"), "--bad-boxes is for .* is taken as folder"),

@@ -34,7 +34,7 @@ def test_a_class_that_the_data_lacks_is_left_out_and_named() -> None:
     model = detector(CIFAR, ("a", "b", "c"))
     match = match_classes(model, dataset([(0, 0, BOX), (0, 1, BOX)], classes=("a", "c")))
     assert match.labels.tolist() == [0, -1, 1]
-    assert match.note == "classes matched by name; left out as the data lacks them: 'b'"
+    assert match.note == "classes matched by name; left out, as the data does not have them: 'b'"
     found = match.relabel(detections((0, 0, BOX, 0.9), (0, 1, BOX, 0.8), (0, 2, BOX, 0.7)))
     assert found.label.tolist() == [0, 1]
     assert found.score.tolist() == np.array([0.9, 0.7], np.float32).tolist()
@@ -45,9 +45,9 @@ def test_an_unknown_class_without_boxes_is_ignored_and_one_with_boxes_is_an_erro
     rows = [(0, 0, BOX), (0, 2, BOX)]
     match = match_classes(model, dataset(rows, classes=("a", "RBC", "WBC")))
     assert match.labels.tolist() == [0, 2]
-    assert match.note == "classes matched by name; without boxes and unknown to the detector: 'RBC'"
+    assert match.note == "classes matched by name; unknown to the detector, without boxes in the data: 'RBC'"
     assert match_classes(model, dataset([*rows, (0, 1, BOX)], classes=("a", "RBC", "WBC"), crowd=[2])).note
-    with pytest.raises(RequestError, match=r"3 classes \(a, RBC, WBC\), and the detector does not know 'RBC'") as one:
+    with pytest.raises(RequestError, match=r"3 classes \(a, RBC, WBC\), but the detector does not know 'RBC'") as one:
         match_classes(model, dataset([*rows, (0, 1, BOX)], classes=("a", "RBC", "WBC")))
     assert "did you mean 'WBC'?" in str(one.value)
     with pytest.raises(RequestError, match="does not know 'x', 'y'"):
@@ -59,7 +59,7 @@ def test_outputs_without_names_are_matched_by_position_where_there_are_as_many()
     model.numbered = True
     match = match_classes(model, dataset([(0, 0, BOX)], classes=("x", "y"), ids=(5, 9)))
     assert match.labels.tolist() == [0, 1]
-    assert match.note == "classes matched by position, as the detector's file names none"
+    assert match.note == "classes matched by position, as the detector's file has no class names"
     with pytest.raises(RequestError, match="does not know 'x', 'y', 'z'"):
         match_classes(model, dataset([(0, 0, BOX)], classes=("x", "y", "z")))
 

@@ -229,7 +229,10 @@ def gone(part: str, place: int, key: str) -> Callable[[dict[str, Any]], object]:
         (changed("categories", 1, id=7), "two categories have the id 7, 'dog' and 'cat'"),
         (changed("categories", 1, name="dog"), "the categories 3 and 7 have the same name, 'dog'"),
         (changed("categories", 0, name=""), "must have a name"),
-        (changed("annotations", 0, image_id=31), "annotation 5 is of image 31, which is not among.*nearest id is 30"),
+        (
+            changed("annotations", 0, image_id=31),
+            "annotation 5 refers to image 31, which is not among.*nearest id is 30",
+        ),
         (changed("annotations", 0, category_id=1), r"the category 1, .*its categories are 3 \(cat\), 7 \(dog\)"),
         (changed("annotations", 0, image_id="30"), 'image_id must be a whole number, not the text "30"$'),
         (changed("annotations", 0, id=True), "id must be a whole number, not true$"),
@@ -242,30 +245,30 @@ def gone(part: str, place: int, key: str) -> Callable[[dict[str, Any]], object]:
         (changed("annotations", 0, category_id=None), "category_id must be a whole number, not null"),
         (gone("annotations", 0, "bbox"), "annotation 5 has no bbox"),
         (changed("annotations", 0, iscrowd=2), "iscrowd must be 0 or 1, not 2"),
-        (changed("annotations", 0, area=-1), "area must be a finite number from 0 up, not -1"),
+        (changed("annotations", 0, area=-1), "area must be a finite number of at least 0, not -1"),
         (changed("annotations", 0, area=float("nan")), "area must be a finite number"),
         (changed("annotations", 0, area="9"), "area must be a finite number"),
         (changed("annotations", 0, bbox=[1, 2, 3]), r"\[1, 2, 3\].*is not four finite numbers"),
         (changed("annotations", 0, bbox=[1, 2, float("nan"), 4]), "is not four finite numbers"),
         (changed("annotations", 0, bbox=[1, 2, 10**400, 4]), "is not four finite numbers"),
         (changed("annotations", 0, bbox=[True, 2, 3, 4]), "is not four finite numbers"),
-        (changed("annotations", 0, bbox=[41, 2, 3, 4]), "lies outside of the image of 40 x 30 pixels"),
+        (changed("annotations", 0, bbox=[41, 2, 3, 4]), "lies outside the image of 40 x 30 pixels"),
         (
             changed("images", 0, height=-1),
             r"images\[0\] \(a.jpg\): height must be a whole number of pixels up to .*, not -1",
         ),
         (changed("images", 0, width="40"), 'width must be .*, not the text "40"'),
-        (gone("images", 0, "width"), "a.jpg, whose size x.json does not state: No such file"),
+        (gone("images", 0, "width"), "a.jpg, whose size is missing in x.json: No such file"),
         (changed("images", 0, height=30.5), "height must be a whole number"),
-        (changed("images", 0, file_name="../a.jpg"), "leads out of the folder"),
-        (changed("images", 0, file_name="x/../../a.jpg"), "leads out of the folder"),
-        (changed("images", 0, file_name="..\\a.jpg"), "leads out of the folder"),
-        (changed("images", 0, file_name="/etc/a.jpg"), "leads out of the folder"),
+        (changed("images", 0, file_name="../a.jpg"), "is outside the image folder"),
+        (changed("images", 0, file_name="x/../../a.jpg"), "is outside the image folder"),
+        (changed("images", 0, file_name="..\\a.jpg"), "is outside the image folder"),
+        (changed("images", 0, file_name="/etc/a.jpg"), "is outside the image folder"),
         (changed("images", 0, file_name=""), "must name a file"),
         (changed("images", 0, file_name="a\0.jpg"), "must name a file"),
         (gone("images", 0, "file_name"), r"images\[0\] has no 'file_name', only 'id', 'width', 'height'"),
         (changed("images", 0, file_name=None), r"images\[0\].file_name must name a file, not null"),
-        (changed("images", 0, file_name="C:\\\\a.jpg"), "leads out of the folder"),
+        (changed("images", 0, file_name="C:\\\\a.jpg"), "is outside the image folder"),
     ],
 )
 def test_each_fault_of_a_file_is_one_sentence(
@@ -298,10 +301,10 @@ def test_files_that_are_not_there_or_too_large_are_one_sentence(
 ) -> None:
     with pytest.raises(RequestError, match="does not exist"):
         read_coco(tmp_path / "no.json", tmp_path)
-    with pytest.raises(RequestError, match="is no file"):
+    with pytest.raises(RequestError, match="is not a file"):
         read_coco(tmp_path, tmp_path)
     monkeypatch.setattr(coco, "MAX_BYTES", 10)
-    with pytest.raises(RequestError, match="of more than 10 are not read"):
+    with pytest.raises(RequestError, match="at most 10 are read"):
         read(tmp_path, coco_content())
 
 
@@ -311,16 +314,16 @@ def test_missing_images_are_named_all_at_once(tmp_path: Path) -> None:
         photo(tmp_path / f"part{i % 2}/{i}.jpg")
     photo(tmp_path / "part0/00.jpg")
     with pytest.raises(
-        RequestError, match=r"2 of the 20 images of .*x\.json are in .*; missing are 'part0/0.jpg', .*"
+        RequestError, match=r"2 of the 20 images of .*x\.json are in .*; missing: 'part0/0.jpg', .*"
     ) as caught:
         read(tmp_path, coco_content(images=images, annotations=[]), check_files=True)
     assert "and 13 more" in str(caught.value)
-    assert "(there is '00.jpg')" in str(caught.value)
+    assert "(did you mean '00.jpg'?)" in str(caught.value)
 
 
 def test_a_folder_of_images_that_is_not_there_is_said(tmp_path: Path) -> None:
     path = write_json(tmp_path / "x.json", coco_content())
-    with pytest.raises(RequestError, match=r"the folder of the images .*none, does not exist"):
+    with pytest.raises(RequestError, match=r"the image folder .*none, does not exist"):
         read_coco(path, tmp_path / "none")
 
 

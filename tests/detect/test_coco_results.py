@@ -138,7 +138,7 @@ def test_a_class_that_the_annotations_lack_keeps_its_name(tmp_path: Path) -> Non
     truth = annotations(tmp_path / "x.json", "shuffled")
     ids = ids_of_annotations(truth, ["a.jpg"], detector(CIFAR, ("owl", "dog")))
     assert ids.categories == ["owl", 2]
-    with pytest.raises(RequestError, match=r"has no class of the detector's: it has 'cat', 'dog'"):
+    with pytest.raises(RequestError, match=r"has none of the detector's classes, only 'cat', 'dog'"):
         ids_of_annotations(truth, ["a.jpg"], detector(CIFAR, ("owl", "Dog")))
 
 
@@ -154,7 +154,7 @@ def test_images_that_the_annotations_do_not_have_once_are_refused(model: FasterR
     truth = annotations(tmp_path / "x.json", "shuffled")
     with pytest.raises(RequestError, match=r"1 of the 2 images are not in .*x\.json: 'd\.jpg'; it has 3, such as"):
         ids_of_annotations(truth, ["a.jpg", "d.jpg"], model)
-    with pytest.raises(RequestError, match=r"two/a\.jpg and one/a\.jpg may both be the image 'a\.jpg'"):
+    with pytest.raises(RequestError, match=r"two/a\.jpg and one/a\.jpg both match the image 'a\.jpg'"):
         ids_of_annotations(truth, ["one/a.jpg", "two/a.jpg"], model)
 
 
@@ -165,7 +165,7 @@ def test_a_picture_of_another_size_than_its_annotations_state_is_an_error(model:
     truth = annotations(tmp_path / "x.json", "shuffled", images=images)
     ids = ids_of_annotations(truth, paths_of(found), model)
     checked = check_sizes(found, ids)
-    assert [one.error for one in checked] == ["it has 40 x 30 pixels, but its annotations state 30 x 40", None, None]
+    assert [one.error for one in checked] == ["it has 40 x 30 pixels, but its annotations say 30 x 40", None, None]
     assert {row["image_id"] for row in as_results(checked, ids)} == {2}
 
     unstated = [image_row(3, "a.jpg", 0, 0), *images[1:]]

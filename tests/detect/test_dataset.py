@@ -53,13 +53,13 @@ def test_without_exif_a_photograph_stays_as_it_is_stored(tmp_path: Path) -> None
     dataset = read_coco(tmp_path / "p.json", tmp_path, exif=False)
     assert np.array_equal(np.asarray(dataset.image(0)), as_stored(tmp_path))
     one_photo(tmp_path, (40, 30), (30, 40), 6)
-    with pytest.raises(BadImage, match=r"it has 40 x 30 pixels, but its annotations state 30 x 40"):
+    with pytest.raises(BadImage, match=r"it has 40 x 30 pixels, but its annotations say 30 x 40"):
         read_coco(tmp_path / "p.json", tmp_path, exif=False).image(0)
 
 
 def test_another_size_than_stated_names_the_file_and_both_sizes(tmp_path: Path) -> None:
     dataset = one_photo(tmp_path, (40, 30), (41, 30), 1)
-    with pytest.raises(BadImage, match=r"p\.jpg: it has 40 x 30 pixels, but its annotations state 41 x 30"):
+    with pytest.raises(BadImage, match=r"p\.jpg: it has 40 x 30 pixels, but its annotations say 41 x 30"):
         dataset.image(0)
 
 

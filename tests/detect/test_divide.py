@@ -71,7 +71,9 @@ def test_both_sides_have_an_image_and_one_image_cannot_be_divided(tmp_path: Path
             root = one_file(tmp_path / "three", 3)
             parts = [open_detection_split(settings(root, val_fraction=fraction, split_seed=seed), s) for s in SPLITS]
             assert sorted(map(len, parts)) == [1, 2]
-    with pytest.raises(RequestError, match=r"instances_train\.json has one image, and data\.val_fraction needs two"):
+    with pytest.raises(
+        RequestError, match=r"instances_train\.json has one image, but data\.val_fraction needs at least two"
+    ):
         open_detection(settings(one_file(tmp_path / "one", 1)))
 
 
@@ -96,9 +98,9 @@ def test_a_folder_of_xml_is_divided_too(tmp_path: Path) -> None:
 
 def test_own_held_out_images_and_a_fraction_exclude_each_other(tmp_path: Path) -> None:
     for root, source in ((coco_folder(tmp_path / "coco"), "coco"), (voc_folder(tmp_path / "voc"), "voc")):
-        with pytest.raises(RequestError, match="has annotations for val already: leave data"):
+        with pytest.raises(RequestError, match="already has annotations for val: leave out data"):
             open_detection(settings(root, source=source))
-    with pytest.raises(RequestError, match=r"data\.val x\.json and data\.val_fraction 0\.3 exclude each other"):
+    with pytest.raises(RequestError, match=r"data\.val x\.json and data\.val_fraction 0\.3 cannot be combined"):
         settings(tmp_path, val="x.json")
     named = settings(tmp_path / "coco", train="annotations/instances_train.json")
     assert len(open_detection_split(named, "train")) + len(open_detection_split(named, "val")) == 3

@@ -106,7 +106,7 @@ def test_as_many_boxes_of_a_class_as_an_image_has_can_count() -> None:
     assert (all_of_them.ap, all_of_them.ar100, all_of_them.ar10) == (CLOSE(1), CLOSE(1), CLOSE(21 / 221))
     assert (all_of_them.max_detections, all_of_them.beyond) == (110, 0)
     assert all_of_them.matches.missed.tolist() == [0, 0, 0]
-    with pytest.raises(RequestError, match="at least 10 detections"):
+    with pytest.raises(RequestError, match="max_detections must be at least 10"):
         evaluate_detections(data, found, 9)
 
 
@@ -343,12 +343,12 @@ def test_images_are_ranked_from_the_best_to_the_worst() -> None:
 @pytest.mark.parametrize(
     ("row", "words"),
     [
-        ((2, 0, A, 0.5), "none of made.json's 2"),
-        ((-1, 0, A, 0.5), "none of made.json's 2"),
+        ((2, 0, A, 0.5), "not among the 2 of made.json"),
+        ((-1, 0, A, 0.5), "not among the 2 of made.json"),
         ((0, 1, A, 0.5), "in 000.png (label 1, "),
         ((0, 0, [0, 0, float("nan"), 1], 0.5), "not finite"),
         ((0, 0, A, float("inf")), "not finite"),
-        ((1, 0, [9, 0, 8, 1], 0.5), "edge lies before"),
+        ((1, 0, [9, 0, 8, 1], 0.5), "edge is before"),
     ],
 )
 def test_a_detection_that_cannot_be_one_is_named(row: tuple[int, int, Sequence[float], float], words: str) -> None:

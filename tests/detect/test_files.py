@@ -132,7 +132,7 @@ def test_torchvisions_91_outputs_have_cocos_names_and_ids(tmp_path: Path) -> Non
         *("person", "fire hydrant", "class 12", "stop sign", "toothbrush"),
     ]
     assert len(set(model.classes)) == 90
-    assert "taken for COCO's categories" in model.provenance["notes"][0]
+    assert "taken as COCO's categories" in model.provenance["notes"][0]
 
 
 def test_a_checkpoint_of_torchvisions_references_is_read(tmp_path: Path) -> None:
@@ -170,8 +170,8 @@ def tensor_changes() -> dict[str, tuple[dict[str, Any], str]]:
         "no pyramid": ({"backbone.fpn.layer_blocks.0.0.weight": None}, "is missing"),
         "no stem": ({"backbone.body.conv1.weight": None}, "conv1"),
         "scalar": ({"roi_heads.box_head.fc6.weight": torch.tensor(1.0)}, "fc6.weight"),
-        "endless": ({scores: torch.empty(10**12, 0)}, "cls_score.weight has shape"),
-        "no outputs": ({scores: torch.empty(0, 16)}, "cls_score.weight has shape"),
+        "endless": ({scores: torch.empty(10**12, 0)}, "cls_score.weight has the invalid shape"),
+        "no outputs": ({scores: torch.empty(0, 16)}, "cls_score.weight has the invalid shape"),
         "shape": ({"rpn.head.bbox_pred.weight": torch.zeros(12, 9, 1, 1)}, "bbox_pred.weight has shape"),
         "not finite": ({"backbone.fpn.layer_blocks.0.0.bias": torch.full((8,), float("nan"))}, "not finite"),
         "complex": ({"rpn.head.cls_logits.bias": torch.zeros(3, dtype=torch.complex64)}, "complex"),
@@ -183,7 +183,7 @@ def tensor_changes() -> dict[str, tuple[dict[str, Any], str]]:
                 "roi_heads.box_predictor.bbox_pred.weight": torch.zeros(4, 16),
                 "roi_heads.box_predictor.bbox_pred.bias": torch.zeros(4),
             },
-            "no class",
+            "no outputs except the background",
         ),
     }
 
@@ -251,19 +251,19 @@ def metadata_of(model: FasterRcnn) -> str:
         ({"architecture__base_channels": 10**9}, "."),
         ({"architecture__blocks": [10**6] * 4}, "."),
         ({"architecture__depth": "deep"}, "."),
-        ({"architecture": "resnet50"}, "which detector"),
+        ({"architecture": "resnet50"}, "does not describe a detector"),
         ({"preprocessing__min_size": 10**9}, "min_size"),
-        ({"classes": []}, "classes are not a list of names"),
-        ({"classes": ["a", 2]}, "classes are not a list of names"),
+        ({"classes": []}, "classes must be a list of names"),
+        ({"classes": ["a", 2]}, "classes must be a list of names"),
         ({"classes": ["a"]}, "cls_score.* has shape"),
-        ({"category_ids": [1]}, "category_ids are not a different whole number for each class"),
-        ({"category_ids": [1, 1]}, "category_ids are not"),
-        ({"category_ids": [1, True]}, "category_ids are not"),
-        ({"category_ids": {"a": 1}}, "category_ids are not"),
-        ({"learn": "all"}, "step 'all' is none of"),
-        ({"learn": "fast_rcnn"}, "which detector"),
+        ({"category_ids": [1]}, "category_ids must be one distinct integer per class"),
+        ({"category_ids": [1, 1]}, "category_ids must be"),
+        ({"category_ids": [1, True]}, "category_ids must be"),
+        ({"category_ids": {"a": 1}}, "category_ids must be"),
+        ({"learn": "all"}, "stage 'all' is not one of"),
+        ({"learn": "fast_rcnn"}, "does not describe a detector"),
         ({"learn": "rpn"}, "unknown"),
-        ({"learn": "fast_rcnn", "proposer": {}}, "which detector"),
+        ({"learn": "fast_rcnn", "proposer": {}}, "does not describe a detector"),
         ({"version": 2}, "version 2"),
         ({"version": True}, "version True"),
         ({"version": None}, "version None"),

@@ -101,7 +101,7 @@ def test_an_export_without_splits_is_train(tmp_path: Path, tool: str) -> None:
     assert dataset.image(2).size == (40, 30)
     assert has_annotations(root, settings, "train")
     assert not has_annotations(root, settings, "val")
-    with pytest.raises(RequestError, match=r"has no annotations for val: looked for .*; it holds .*data.val"):
+    with pytest.raises(RequestError, match=r"has no annotations for val: looked for .*; it contains .*data.val"):
         open_detection_split(settings, "val")
 
 

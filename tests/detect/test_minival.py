@@ -84,7 +84,7 @@ def test_files_that_do_not_belong_together_are_refused(files: dict[str, Path]) -
     change(files["val2017"], images=[image_row(11, f"{11:012d}.jpg"), image_row(99, f"{99:012d}.jpg")])
     refused("1 of the 2 images of .*val2017.json are not in .*val2014.json: '000000000099.jpg'")
     change(files["val2017"], images=[image_row(11, f"{12:012d}.jpg")])
-    refused("image 11 is .* but 000000000012.jpg in .*: not one picture")
+    refused("image 11 is .* but 000000000012.jpg in .*: not the same image")
     files["val2017"].write_text(good)
     change(files["val2014"], categories=CATEGORIES[:1])
     refused("the categories of .* differ: .*'cat'")
@@ -97,7 +97,7 @@ def test_files_that_do_not_belong_together_are_refused(files: dict[str, Path]) -
 def test_nothing_that_is_there_is_overwritten(files: dict[str, Path]) -> None:
     make_minival(*files.values())
     before = (files["out"] / "instances_minival.json").read_bytes()
-    with pytest.raises(RequestError, match="is there already"):
+    with pytest.raises(RequestError, match="exists already"):
         make_minival(*files.values())
     assert (files["out"] / "instances_minival.json").read_bytes() == before
     files["out"] = files["out"] / "none"

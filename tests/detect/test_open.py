@@ -174,13 +174,13 @@ def test_what_is_missing_is_said_with_what_is_there(tmp_path: Path) -> None:
     (root / "annotations/instances_val.json").rename(root / "annotations/instances_held.json")
     with pytest.raises(RequestError, match=r"no annotations for train.*it looks like data.source coco"):
         open_detection(at(root, source="voc"))
-    with pytest.raises(RequestError, match=r"no annotations for val.*JSON files there are 'annotations/instances_held"):
+    with pytest.raises(RequestError, match=r"no annotations for val.*JSON files there: 'annotations/instances_held"):
         open_detection(at(root))
     with pytest.raises(RequestError, match=r"data.val .*annotations is a folder"):
         open_detection(at(root, val="annotations"))
     with pytest.raises(RequestError, match=r"no split 'vall'; did you mean 'val'"):
         open_detection_split(at(root), "vall")
-    with pytest.raises(RequestError, match=r"no data.source 'cocoo'; did you mean 'coco'"):
+    with pytest.raises(RequestError, match=r"unknown data.source 'cocoo'; did you mean 'coco'"):
         open_detection(at(root, source="cocoo"))
 
 

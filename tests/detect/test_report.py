@@ -67,7 +67,7 @@ def test_the_report_shows_numbers_tables_pictures_and_settings(run_directory: Pa
             "COCOeval",
             "the highest was 0.500 after epoch 2",
         ),
-        *("Epoch 3 ended at 0.250", "<b>CPU</b>", "<i>val</i>.json"),
+        *("AP on held-out images after epoch 3: 0.250", "<b>CPU</b>", "<i>val</i>.json"),
         f"{result.matches.ranked()[-1]:03}.png",
     ):
         assert part in page.text
@@ -83,13 +83,13 @@ def test_the_last_epoch_comes_first_and_the_best_one_is_said_to_be_chosen_on_the
     ap, classes = evaluate_detections(*random_case(1)).ap, " and the classes"
     text = " ".join(read(run_directory).text.split())
     last = f"0.250 AP, the mean over IoU 0.50 to 0.95{classes}, after the last epoch"
-    best = f"{ap:.3f} at the best checkpoint, after epoch 2, which was chosen on these same images"
+    best = f"{ap:.3f} at the best checkpoint, after epoch 2, which was chosen on the same images"
     assert text.index(last) < text.index(best)
     (run_directory / "metrics.csv").write_text(f"epoch,step,ap\n1,10,0.001\n2,20,{ap}\n")
     text = " ".join(read(run_directory).text.split())
-    assert f"{ap:.3f} AP, the mean over IoU 0.50 to 0.95{classes}, after the last epoch, which is the best one" in text
-    assert "chosen on these same images" not in text
-    assert f"Epoch 2 ended at {ap:.3f} AP on held-out images, the highest." in text
+    assert f"{ap:.3f} AP, the mean over IoU 0.50 to 0.95{classes}, after the last epoch, which is the best" in text
+    assert "chosen on the same images" not in text
+    assert f"AP on held-out images after epoch 2: {ap:.3f}, the highest." in text
 
 
 def test_the_worst_images_come_by_f1_and_then_by_mistakes(run_directory: Path) -> None:
@@ -152,7 +152,7 @@ def test_data_without_boxes_and_empty_directories_say_so(tmp_path: Path) -> None
     data = dataset([], images=2)
     write_detection_evaluation(evaluate_detections(data, detections()), data, tmp_path / "evaluation", ABOUT)
     page = read(tmp_path)
-    assert "The 2 images that were evaluated have no boxes to find" in page.text
+    assert "The 2 evaluated images have no boxes" in page.text
     assert "None" not in page.text
 
 

@@ -70,7 +70,7 @@ def test_further_keys_of_other_tools_are_not_looked_at(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("value", "words"),
     [
-        (3, "is no object"),
+        (3, "is not an object"),
         ({k: v for k, v in GOOD.items() if k != "bbox"}, "has no bbox"),
         ({k if k != "score" else "scores": v for k, v in GOOD.items()}, "has no score; did you mean 'scores'?"),
         ({**GOOD, "image_id": 8}, "image_id 8, which made.json does not have"),
@@ -101,12 +101,12 @@ def test_a_result_that_cannot_be_one_is_named(value: Any, words: str, tmp_path: 
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        (b"", "is no JSON file"),
-        (b"\xff\xfe\x00", "is no JSON file"),
-        (b"[" * 100_000, "is no JSON file"),
-        (b"[" + b"9" * 5000 + b"]", "is no JSON file"),
-        (b'{"a": 1}', "holds no list of results"),
-        (b'{"annotations": []}', "this is a data set"),
+        (b"", "is not a JSON file"),
+        (b"\xff\xfe\x00", "is not a JSON file"),
+        (b"[" * 100_000, "is not a JSON file"),
+        (b"[" + b"9" * 5000 + b"]", "is not a JSON file"),
+        (b'{"a": 1}', "is not a list of results"),
+        (b'{"annotations": []}', "it contains annotations"),
     ],
 )
 def test_a_file_that_holds_no_results_is_refused(text: bytes, words: str, tmp_path: Path) -> None:
@@ -117,14 +117,14 @@ def test_a_file_that_holds_no_results_is_refused(text: bytes, words: str, tmp_pa
 
 def test_no_file_and_too_large_ones_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for path in (tmp_path, tmp_path / "none.json"):
-        with pytest.raises(RequestError, match="there is no file"):
+        with pytest.raises(RequestError, match="does not exist"):
             read_results(path, DATA)
     (tmp_path / "d.json").write_text(json.dumps([GOOD] * 3))
     monkeypatch.setattr("resnext.detect.results.MOST", 2)
-    with pytest.raises(RequestError, match="holds 3 results; at most 2"):
+    with pytest.raises(RequestError, match="contains 3 results; at most 2"):
         read_results(tmp_path / "d.json", DATA)
     monkeypatch.setattr("resnext.detect.results.LARGEST", 50)
-    with pytest.raises(RequestError, match="larger than 50 bytes"):
+    with pytest.raises(RequestError, match="larger than the 50 bytes"):
         read_results(tmp_path / "d.json", DATA)
 
 
@@ -162,9 +162,9 @@ def test_results_of_a_class_that_the_data_lacks_are_left_out_and_counted(tmp_pat
     path.write_text(json.dumps([named | {"category_id": "owl"}, named | {"category_id": "dog"}]))
     counts: dict[str, int] = {}
     assert read_results(path, DATA, counts).label.tolist() == [1]
-    assert counts == {"results of classes that the data lacks left out": 1}
+    assert counts == {"results left out, as the data does not have their class": 1}
     path.write_text(json.dumps([named | {"category_id": "owl"}]))
-    with pytest.raises(RequestError, match=r"no result is of a class that made\.json has, which are 18 cat, 3 dog"):
+    with pytest.raises(RequestError, match=r"no result has a class of made\.json, whose classes are 18 cat, 3 dog"):
         read_results(path, DATA)
 
 
@@ -174,7 +174,7 @@ def test_two_names_of_one_image_are_refused(tmp_path: Path) -> None:
         json.dumps([GOOD | {"image_id": name, "category_id": "dog"} for name in ("a/000.png", "b/000.png")])
     )
     with pytest.raises(
-        RequestError, match=r'result 1 is of image_id "b/000.png", but "a/000.png" was taken for the same'
+        RequestError, match=r'result 1 has the image_id "b/000.png", but "a/000.png" already matched the same'
     ):
         read_results(path, DATA)
 
@@ -189,8 +189,8 @@ def test_data_without_ids_has_names_in_their_places(tmp_path: Path) -> None:
     for ours, theirs in zip(read_results(path, voc), in_order([found]), strict=True):
         np.testing.assert_array_equal(ours, theirs)
     for id_, says in (
-        ({}, r"result 0 has the image_id 7, but made.json states no ids: give the name there, or in file_name"),
-        ({"file_name": "000.png"}, r"result 0 is of category_id 3, but made.json states no ids"),
+        ({}, r"result 0 has the image_id 7, but made.json has no ids: give the name there, or in file_name"),
+        ({"file_name": "000.png"}, r"result 0 has the category_id 3, but made.json has no ids"),
     ):
         path.write_text(json.dumps([GOOD | id_]))
         with pytest.raises(RequestError, match=says):

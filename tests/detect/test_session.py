@@ -109,7 +109,9 @@ def test_a_detector_with_the_same_classes_goes_on_as_it_is(data: Path, tmp_path:
     _, said = prepared(
         tmp_path, data, init__weights=str(tmp_path / "d.safetensors"), data__max_size=100, data__exif=False
     )
-    assert "no longer as it did: data.max_size 100, not 64, data.exif False, not True" in said
+    assert (
+        "the recipe changes the detector's preprocessing: data.max_size 100, not 64, data.exif False, not True" in said
+    )
 
 
 def test_a_detector_remembers_the_category_ids_it_was_trained_on(data: Path, tmp_path: Path) -> None:
@@ -128,7 +130,10 @@ def test_what_training_knows_of_its_held_out_images_is_said(tmp_path: Path) -> N
     path.write_text(json.dumps(content))
     session, _ = prepared(tmp_path, root)
     said = list(DETECTION.about(session))
-    assert "instances_val.json: classes matched by name; without boxes and unknown to the detector: 'none'" in said
+    assert (
+        "instances_val.json: classes matched by name; unknown to the detector, without boxes in the data: 'none'"
+        in said
+    )
     assert said[-1].startswith("1 image of instances_val.json has more boxes than the 10 detections that count")
 
 
@@ -138,10 +143,10 @@ HEAD = "roi_heads.box_predictor."
 @pytest.mark.parametrize(
     ("theirs", "kept", "says"),
     [
-        (("disc", "other"), {0: 0}, "had 2 classes and have 2 now: 1 keep .* by their names, as .*; 'bar' start anew"),
-        (("bar", "disc"), {0: 1, 1: 0}, "had 2 classes and have 2 now: all keep their rows by their names"),
-        (("a", "b", "bar"), {1: 2}, "had 3 classes and have 2 now: 1 keep .*; 'disc' start anew"),
-        (("a", "b"), {}, "none has a name it knew, so all start anew but for the background"),
+        (("disc", "other"), {0: 0}, "change from 2 to 2 classes: 1 and the background keep .*; 'bar' start new"),
+        (("bar", "disc"), {0: 1, 1: 0}, "change from 2 to 2 classes: all keep their weights, matched by name"),
+        (("a", "b", "bar"), {1: 2}, "change from 3 to 2 classes: 1 and .* keep .*; 'disc' start new"),
+        (("a", "b"), {}, "no name matches, so all but the background start new"),
     ],
     ids=["one", "another order", "fewer", "none"],
 )
@@ -249,7 +254,7 @@ def test_frozen_norms_keep_weights_and_statistics_in_a_step(
     [
         ({"init__freeze": "conv2"}, "init.freeze conv2 is about loaded weights"),
         ({"init__frozen_bn": True}, "init.frozen_bn true is about loaded weights"),
-        ({"init__weights": "WEIGHTS", "init__layer_decay": 0.5}, "init.layer_decay is not had in detection"),
+        ({"init__weights": "WEIGHTS", "init__layer_decay": 0.5}, "init.layer_decay is not supported in detection"),
         ({"init__weights": "WEIGHTS", "init__freeze": "conv5"}, "no such stage; choose from stem, conv2, conv3, conv4"),
         ({"init__weights": "WEIGHTS", "model__cardinality": 4}, "model.cardinality 4 contradicts"),
         ({"init__weights": "nowhere.pt"}, "nowhere.pt"),
@@ -257,8 +262,8 @@ def test_frozen_norms_keep_weights_and_statistics_in_a_step(
         ({"schedule__warmup_epochs": 2, "train__epochs": None, "train__steps": 4}, "must be shorter than the"),
         ({"train__proposals": "WEIGHTS", "train__learn": "fast_rcnn"}, "WEIGHTS"),
         ({"train__learn": "fast_rcnn"}, "train.learn fast_rcnn needs train.proposals"),
-        ({"train__proposals": "x"}, "train.learn joint takes no train.proposals"),
-        ({"detector__anchor_sizes": [8, 16]}, "give 4"),
+        ({"train__proposals": "x"}, "train.learn joint does not take train.proposals"),
+        ({"detector__anchor_sizes": [8, 16]}, "needs 4"),
         ({"detector__anchor_ratios": []}, "detector.anchor_ratios must be 1 to 64 numbers"),
         (
             {"model__name": None, "model__stem": None, "model__blocks": None, "model__base_channels": None},
@@ -317,7 +322,7 @@ def test_proposals_of_a_joint_detector_or_in_other_colours_are_refused(data: Pat
     path = tmp_path / "d.safetensors"
     options = {"train__learn": "fast_rcnn", "train__proposals": str(path)}
     save_detector(prepared(tmp_path, data)[0].model, path)
-    with pytest.raises(RequestError, match=r"is no run of the rpn step .* but of joint"):
+    with pytest.raises(RequestError, match=r"must be a run of the rpn stage .*, not of joint"):
         prepared(tmp_path, data, **options)
     save_detector(prepared(tmp_path, data, train__learn="rpn")[0].model, path)
     with pytest.raises(RequestError, match=r"was trained with data\.mean"):
@@ -340,7 +345,7 @@ def test_another_step_takes_the_network_of_a_detector_with_its_eps_and_colours(
     first, _ = prepared(tmp_path, data, init__weights=str(classifier), **options)
     save_detector(first.model, path)
     second, said = prepared(tmp_path, data, init__weights=str(path), train__learn="rpn", **options)
-    assert "of the detector only the network is taken" in said
+    assert "only the detector's backbone is used" in said
     model = second.model
     assert (model.architecture.bn_eps, model.preprocessing.mean, model.preprocessing.std) == (1e-3, MEAN, STD)
     body = model.network.state_dict()

@@ -1,1 +1,1 @@
-"""Detection: Faster R-CNN on our networks (Section 5.4)."""
+"""Object detection: Faster R-CNN on ResNeXt backbones (Section 5.4 of the paper)."""

@@ -1,4 +1,4 @@
-"""What training does to an image and its boxes: flips, one of several sizes, colour."""
+"""Augment training images with their boxes: flips, random size, color jitter."""
 
 import torch
 from PIL import Image
@@ -11,9 +11,9 @@ from resnext.detect.settings import DetectAugmentSettings
 
 
 class Augment:
-    """A picture with boxes [n, 4] in its pixels -> the detector's input with boxes in its pixels.
+    """Turns an image and its boxes into the detector's input and boxes in its pixels.
 
-    Draws from torch's global generator: always the same number of times, so that no setting moves another's draws.
+    Always makes the same number of draws from torch's global generator, so that no setting changes another's draws.
     """
 
     def __init__(self, settings: DetectAugmentSettings, preprocessing: DetectPreprocessing) -> None:
@@ -22,7 +22,7 @@ class Augment:
         self.jitter = Jitter(settings.jitter)
 
     def __call__(self, image: Image.Image, boxes: Tensor) -> tuple[Tensor, Tensor]:
-        """[3, H, W] as ``DetectPreprocessing.view`` gives it, and float32 [n, 4]."""
+        """Return an image [3, H, W] like ``DetectPreprocessing.apply``, and boxes float32 [n, 4]."""
         flip, vertical, size = torch.rand(3).tolist()
         view = self.preprocessing.view(image, self.sizes[min(int(size * len(self.sizes)), len(self.sizes) - 1)])
         height, width = view.shape[1:]

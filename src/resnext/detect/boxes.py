@@ -1,8 +1,7 @@
-"""The policy of boxes, one for every source: which can be used, what is cut, and what happens to the others.
+"""Decide which annotated boxes can be used: clip them to their images, and drop or reject bad ones.
 
-A box is used when its corners are finite and, cut at the image's edge, at least LEAST_SIDE is left of its width and of
-its height. So no NaN, no infinity and no box without width or height ever reaches a loss. What was stated stays beside
-the cut box: evaluation judges against the boxes as stated, as COCO's own does.
+A box is used where its corners are finite and, clipped to the image, its sides are at least MIN_SIDE. So no NaN,
+infinity or empty box reaches a loss. The unclipped box is kept as well: like COCO's own, our evaluation uses it.
 """
 
 from collections.abc import Callable
@@ -13,29 +12,29 @@ import numpy as np
 from resnext.errors import RequestError
 
 LEAST_SIDE = 1 / 128  # pixels: below the two decimals of COCO's files, above float32's rounding at 65,000 pixels
-LONGEST_SIDE = 1 << 24  # pixels: up to here float32 counts exactly
+LONGEST_SIDE = 1 << 24  # pixels: float32 represents integers up to here exactly
 GOOD, NOT_FINITE, FLAT, OUTSIDE = range(4)
-PROBLEMS = ("", "is not four finite numbers", "has no width or height", "lies outside of the image")
+PROBLEMS = ("", "is not four finite numbers", "has no width or height", "lies outside the image")
 CUT = "boxes cut at the edge"
 LEFT_OUT = "bad boxes left out"
 
 
 class Fitted(NamedTuple):
-    """Boxes as they are used."""
+    """Boxes clipped to their images."""
 
-    boxes: np.ndarray  # float32 [n, 4]: x1, y1, x2, y2, inside of the image
-    problem: np.ndarray  # int64 [n]: GOOD, or why the box cannot be used
-    cut: np.ndarray  # bool [n]: stuck out of the image
+    boxes: np.ndarray  # float32 [n, 4]: x1, y1, x2, y2, inside the image
+    problem: np.ndarray  # int64 [n]: GOOD, or the reason why the box cannot be used
+    cut: np.ndarray  # bool [n]: extended past the image's edge
 
 
 def corners_of(stated: np.ndarray) -> np.ndarray:
-    """float64 [n, 4] x1, y1, x2, y2 of boxes stated as x, y, width, height."""
+    """Convert boxes x, y, width, height to x1, y1, x2, y2: float64 [n, 4]."""
     with np.errstate(all="ignore"):
         return np.concatenate([stated[:, :2], stated[:, :2] + stated[:, 2:]], axis=1)
 
 
 def fit(stated: np.ndarray, sizes: np.ndarray) -> Fitted:
-    """Boxes (float64 [n, 4]: x, y, width, height) cut at the edges of their images (int64 [n, 2]: width, height)."""
+    """Clip boxes (float64 [n, 4]: x, y, width, height) to their images (int64 [n, 2]: width, height)."""
     corners = corners_of(stated)
     finite = np.isfinite(stated).all(axis=1) & np.isfinite(corners).all(axis=1)
     corners = np.where(finite[:, None], corners, 0.0)
@@ -51,13 +50,13 @@ def fit(stated: np.ndarray, sizes: np.ndarray) -> Fitted:
 
 
 class Annotated(NamedTuple):
-    """Annotations of a split as they were read, in any order of images; what ``sorted_out`` turns into flat arrays."""
+    """Boxes of a split as read from its files, in any order; input of ``apply_box_policy``."""
 
     image: np.ndarray  # int64 [n]: index of the image
     labels: np.ndarray  # int64 [n]
-    stated: np.ndarray  # float64 [n, 4]: x, y, width, height; NaN where these were no numbers
+    stated: np.ndarray  # float64 [n, 4]: x, y, width, height; NaN where they were not numbers
     crowd: np.ndarray  # bool [n]
-    areas: np.ndarray  # float64 [n]; NaN where none is stated
+    areas: np.ndarray  # float64 [n]; NaN where there is none
 
 
 def sorted_out(
@@ -67,10 +66,10 @@ def sorted_out(
     name_of: Callable[[int], str],
     counts: dict[str, int],
 ) -> tuple[np.ndarray, dict[str, Any]]:
-    """Offsets int64 [N + 1] and the flat arrays of DetectionDataset, boxes of an image in the order they came in.
+    """Clip boxes, drop bad ones, and group them by image: offsets int64 [N + 1] and DetectionDataset's box arrays.
 
-    Raises RequestError for the first box that cannot be used, as ``name_of`` its place names it, unless ``bad_boxes``
-    is drop. ``counts`` gets what was cut and what was left out.
+    ``counts`` gets the numbers of clipped and dropped boxes. Unless ``bad_boxes`` is drop, raises RequestError for the
+    first bad box, described by ``describe_box``.
     """
     fitted = fit(found.stated, sizes[found.image])
     bad = np.flatnonzero(fitted.problem)
@@ -100,7 +99,7 @@ def _first_bad(
     size = f" of {width} x {height} pixels" if fitted.problem[first] == OUTSIDE else ""
     others = f" (and {count - 1} more like it)" if count > 1 else ""
     return (
-        f"{name_of(first)} {problem}{size}{others}; correct it, or leave such boxes out with data.bad_boxes drop "
+        f"{name_of(first)} {problem}{size}{others}; correct it, or drop such boxes with data.bad_boxes drop "
         "(resnext data check lists them all)"
     )
 

@@ -1,8 +1,7 @@
-"""``data check`` of images with boxes: all that would stop training or spoil it, before it does. Read-only.
+"""Check a detection data set for everything that would stop or spoil training (``data check``). Read-only.
 
-Annotations are read by the readers of training, images by the data set's own function, so that what has no error here
-trains. A fault of a whole file (an id twice, an unknown category) is the first such fault of the file; boxes and
-images are listed one by one.
+Uses the same readers as training, so that data without errors here can be trained on. Of errors that concern a whole
+file (a duplicate id, an unknown category) only the first is reported; boxes and images are reported one by one.
 """
 
 import hashlib
@@ -29,28 +28,29 @@ from resnext.detect.places import missing_files
 from resnext.detect.settings import DetectDataSettings
 from resnext.errors import RequestError
 
-BAD = {NOT_FINITE: "box of no numbers", FLAT: "box without width or height", OUTSIDE: "box outside of the image"}
-NO_SPLIT = "training needs a share to hold out, such as data.val_fraction 0.2, or annotations for val"
-MOST_COUNTED = 100  # detections of a class in an image, by COCO's metric
-ROUNDING = 1.0  # pixels, by which annotators' boxes stick out without meaning anything
+BAD = {NOT_FINITE: "box not four numbers", FLAT: "box without width or height", OUTSIDE: "box outside the image"}
+NO_SPLIT = "training needs annotations for val, or a share to hold out, such as data.val_fraction 0.2"
+MOST_COUNTED = 100  # detections per class and image in COCO's metric
+ROUNDING = 1.0  # pixels by which correct boxes may extend past the image
 
 
 @dataclass(frozen=True)
 class BoxReport(Report):
-    """A report whose ``counts`` are boxes."""
+    """A report that counts boxes."""
 
     images: dict[str, int] = field(default_factory=dict)  # of each split
 
     def holds(self, split: str) -> str:
+        """Describe the content of a split."""
         classes = self.counts[split]
         boxes = sum(classes.values())
         return f"{self.images[split]} images with {boxes} boxes in {len(classes)} classes"
 
 
 def check_detection(settings: DetectDataSettings, workers: int | None = None, progress: bool = False) -> BoxReport:
-    """Both splits, every box and every image. Raises RequestError where neither split can be read at all.
+    """Check every box and image of both splits. Raises RequestError where no split can be read.
 
-    Where there are annotations for train alone, and no ``val_fraction``, that is noted and train is checked.
+    Where only train has annotations and there is no ``val_fraction``, train is checked and a note says so.
     """
     root = data_root(settings)
     findings: list[Finding] = []
@@ -98,7 +98,7 @@ def check_detection(settings: DetectDataSettings, workers: int | None = None, pr
 
 
 def _describe_unreadable(root: Path, split: str, error: RequestError) -> Iterator[Finding]:
-    """Annotations that cannot be read: a finding for each file that is at fault, where these are known."""
+    """Report annotations that cannot be read: one finding per bad file where these are known."""
     if not isinstance(error, Faults):
         yield Finding("", "", split, "error", "annotations", str(error))
         return
@@ -107,7 +107,7 @@ def _describe_unreadable(root: Path, split: str, error: RequestError) -> Iterato
 
 
 def _list_splits(settings: DetectDataSettings) -> tuple[str, ...]:
-    """The splits that have annotations of their own: train alone where a share of it is, or must be, held out."""
+    """List the splits with their own annotations: only train where a share of it is, or must be, held out."""
     if settings.val_fraction is not None:
         check_undivided(settings)
         return (TRAIN,)
@@ -119,7 +119,7 @@ def _list_splits(settings: DetectDataSettings) -> tuple[str, ...]:
 def _make_datasets(
     parsed: dict[str, Parsed], found: dict[str, Found], settings: DetectDataSettings
 ) -> dict[str, DetectionDataset]:
-    """The data sets as training has them, without the boxes that cannot be used; all images of a split stay."""
+    """Build the data sets as in training, without bad boxes but with all images."""
     datasets = {
         split: dataset_of(one, found[split].images, exif=settings.exif, bad_boxes="drop")
         for split, one in parsed.items()
@@ -144,18 +144,18 @@ def _boxes_of(dataset: DetectionDataset) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Split:
-    """What the annotations of one split say, and where its images lie."""
+    """The annotations of one split and its image folder."""
 
     root: Path
     name: str
     parsed: Parsed
     images: Path
-    others: Mapping[str, Mapping[str, int]]  # boxes of each class in the other split, by its file's name
+    others: Mapping[str, Mapping[str, int]]  # boxes per class of the other split, by its name
 
     def findings(self, strict: bool, gone: set[str]) -> Iterator[Finding]:
-        """All that needs no pixels. ``strict``: a bad box stops training; ``gone`` are the files that are not there."""
+        """Find all problems that need no pixels; ``strict``: bad boxes are errors; ``gone``: the missing files."""
         for file in sorted(gone):
-            yield self._of(file, "", "error", "missing image", "the file is not there")
+            yield self._of(file, "", "error", "missing image", "the file does not exist")
         for problem in find_other_format(self.parsed):
             yield self._of("", "", "error", "boxes in another format", problem)
         yield from self._bad_boxes(strict)
@@ -187,7 +187,7 @@ class Split:
             yield self._of_box(int(place), "error" if strict else "warning", BAD[kind], detail)
 
     def _cut_boxes(self) -> Iterator[Finding]:
-        """One finding an image: the boxes that stick out, and by how much."""
+        """Report boxes that extend past the image, one finding per image."""
         found, parsed = self.parsed.found, self.parsed
         sizes = parsed.sizes[found.image]
         corners = corners_of(found.stated)
@@ -197,20 +197,20 @@ class Split:
         images, starts = np.unique(found.image[cut], return_index=True)
         for image, of_image in zip(images.tolist(), np.split(cut, starts[1:]), strict=False):  # of none one empty part
             most = float(outside[of_image].max())
-            boxes = "1 box sticks" if len(of_image) == 1 else f"{len(of_image)} boxes stick"
+            boxes = "1 box extends" if len(of_image) == 1 else f"{len(of_image)} boxes extend"
             severity = "note" if most <= ROUNDING else "warning"
-            detail = f"{boxes} out by up to {most:.2f} pixels; training cuts at the edge"
+            detail = f"{boxes} past the image by up to {most:.2f} pixels; training clips at the edge"
             yield self._of(parsed.files[image], "", severity, "box cut at the edge", detail)
 
     def _same_boxes(self) -> Iterator[Finding]:
-        """Boxes that are there twice, of the same class in the same image."""
+        """Report boxes that occur twice with the same class in the same image."""
         found = self.parsed.found
         seen: dict[tuple[object, ...], int] = {}
         for place, key in enumerate(
             zip(found.image.tolist(), found.labels.tolist(), map(tuple, found.stated.tolist()), strict=True)
         ):
             if key in seen:
-                yield self._of_box(place, "warning", "box twice", f"{self.parsed.box_name(place)} is there before")
+                yield self._of_box(place, "warning", "duplicate box", f"{self.parsed.box_name(place)} occurs before")
             seen[key] = place
 
     def _counts(self) -> Iterator[Finding]:
@@ -226,18 +226,18 @@ class Split:
         if crowds:
             where = len(np.unique(found.image[found.crowd]))
             detail = (
-                f"{crowds} of {len(found.crowd)} boxes, in {count_of(where, 'image')}; neither trained on nor missed"
+                f"{crowds} of {len(found.crowd)} boxes, in {count_of(where, 'image')}; not trained on, never missed"
             )
             yield self._of("", "", "note", "crowds or difficult objects", detail)
         empty = np.flatnonzero(np.bincount(found.image, minlength=len(parsed.files)) == 0)
         if 2 * len(empty) > len(parsed.files) > len(empty):
-            detail = f"{len(empty)} of {len(parsed.files)}; each is taken as all background, so none may be unfinished"
+            detail = f"{len(empty)} of {len(parsed.files)}; they count as background, so all must be labelled"
             yield self._of("", "", "warning", "most images have no boxes", detail)
         for image in empty:
-            yield self._of(parsed.files[image], "", "note", "no boxes", "the image is all background")
+            yield self._of(parsed.files[image], "", "note", "no boxes", "the image counts as background")
 
     def _crowded_images(self) -> Iterator[Finding]:
-        """Images with more boxes of a class than the metric counts detections."""
+        """Report images with more boxes of a class than the metric counts detections."""
         found, parsed = self.parsed.found, self.parsed
         keys = found.image[~found.crowd] * len(parsed.classes) + found.labels[~found.crowd]
         for key, count in zip(*np.unique(keys, return_counts=True), strict=True):
@@ -245,8 +245,8 @@ class Split:
                 continue
             image, label = divmod(int(key), len(parsed.classes))
             detail = (
-                f"{count} of a class, but COCO's AP counts {MOST_COUNTED} detections of a class; a larger "
-                "detector.detections gives and counts more (evaluate --max-detections)"
+                f"{count} of a class, but COCO's AP counts {MOST_COUNTED} detections of a class; raise "
+                "detector.detections to give and count more (evaluate --max-detections)"
             )
             problem = f"more than {MOST_COUNTED} boxes"
             yield self._of(parsed.files[image], parsed.classes[label], "warning", problem, detail)
@@ -254,7 +254,7 @@ class Split:
 
 @dataclass(frozen=True)
 class _Image:
-    """One image of an open split."""
+    """One image of an opened split."""
 
     split: str
     dataset: DetectionDataset
@@ -263,11 +263,12 @@ class _Image:
 
     @property
     def file(self) -> File:
+        """The image's file, for findings."""
         return File(path_below(self.root, Path(self.dataset.root), self.dataset.files[self.index]), self.split, "")
 
 
 def _inspect(image: _Image) -> Inspection:
-    """Read one image as training would."""
+    """Read one image as training does, and report its problems."""
     file = image.file
     path = os.path.join(image.dataset.root, image.dataset.files[image.index])
     try:
@@ -275,16 +276,16 @@ def _inspect(image: _Image) -> Inspection:
         with open(path, "rb") as stream:
             content = hashlib.file_digest(stream, "sha256").digest()
     except WrongSize as error:
-        return Inspection(file, (("error", "size differs from the stated", error.reason),))
+        return Inspection(file, (("error", "size differs from the annotations", error.reason),))
     except (BadImage, OSError) as error:
         return Inspection(file, (why_unreadable(path, error),))
     done = inspection(file, pixels, facts, content)
     return replace(
         done, problems=tuple(problem for problem in done.problems if problem[1] != "small")
-    )  # all are enlarged
+    )  # small images are enlarged anyway
 
 
 def path_below(root: Path, images: Path, file: str) -> str:
-    """An image's path, relative to the folder that is checked where it lies below it."""
+    """Return an image's path, relative to the checked folder where it is inside."""
     path = images / file
     return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)

@@ -1,4 +1,4 @@
-"""Where a detector's classes meet those of a data set: by name, whatever their order and their category ids."""
+"""Match a detector's classes to those of a data set by name, independent of order and category ids."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -14,13 +14,13 @@ from resnext.errors import RequestError, nearest
 
 
 class ClassMatch(NamedTuple):
-    """Which class of a data set each class of a detector is."""
+    """The class of a data set that each class of a detector corresponds to."""
 
-    labels: np.ndarray  # int64 [K]: the data set's label of each of the detector's K classes; -1 where it has none
-    note: str  # how they were matched and what is left out; empty where both have the same list
+    labels: np.ndarray  # int64 [K]: the data set's label of each detector class; -1 without one
+    note: str  # how they were matched and what is left out; empty for equal lists
 
     def relabel(self, found: Detections) -> Detections:
-        """A detector's detections under the data set's labels; those of classes that it does not have are left out."""
+        """Convert detections to the data set's labels; drop those of classes that it does not have."""
         labels = self.labels[found.label]
         return found._replace(label=labels).chosen(labels >= 0)
 
@@ -39,23 +39,23 @@ def match_classes(model: FasterRcnn, dataset: DetectionDataset) -> ClassMatch:
         hint = nearest(missing[0], model.classes)
         known = hint if "did you mean" in hint else f": it knows {_counted(model.classes)}"
         raise RequestError(
-            f"{dataset.name} has {_counted(classes)}, and the detector does not know {listing(missing)}{known}; "
+            f"{dataset.name} has {_counted(classes)}, but the detector does not know {listing(missing)}{known}; "
             "train on it first (resnext detect train --init.weights ...)"
         )
     lacking = [name for name, label in zip(model.classes, labels.tolist(), strict=True) if label < 0]
     parts = [how] if how else []
-    if lacking and not model.numbered:  # of a file without names these are outputs that never had a class
-        parts.append(f"left out as the data lacks them: {listing(lacking)}")
+    if lacking and not model.numbered:  # without class names in the file, these are unused outputs
+        parts.append(f"left out, as the data does not have them: {listing(lacking)}")
     if unknown:
-        parts.append(f"without boxes and unknown to the detector: {listing([classes[k] for k in unknown])}")
+        parts.append(f"unknown to the detector, without boxes in the data: {listing([classes[k] for k in unknown])}")
     return ClassMatch(labels, "; ".join(parts))
 
 
 def find_labels(model: FasterRcnn, names: Sequence[str], ids: Sequence[int]) -> tuple[np.ndarray, str]:
-    """The place in ``names``, whose category ids are ``ids``, of each class of ``model`` (-1: none); how it was found.
+    """Find the index in ``names`` (with category ids ``ids``) of each class of ``model`` (-1: none), and how.
 
-    By name. A file without class names (``model.numbered``) may also be matched by COCO's category ids, where ``ids``
-    are just those of COCO, or by position, where there are as many.
+    By name. A model without class names may also be matched by COCO's category ids, where ``ids`` are exactly COCO's,
+    or by position, where the numbers of classes agree.
     """
     label_of = {name: label for label, name in enumerate(names)}
     labels = np.array([label_of.get(name, -1) for name in model.classes], np.int64)
@@ -68,7 +68,7 @@ def find_labels(model: FasterRcnn, names: Sequence[str], ids: Sequence[int]) -> 
             label_of_id = {id_: label for label, id_ in enumerate(ids)}
             return np.array([label_of_id.get(id_, -1) for id_ in outputs], np.int64), "classes matched by COCO's ids"
         if len(names) == len(model.classes):
-            return np.arange(len(names)), "classes matched by position, as the detector's file names none"
+            return np.arange(len(names)), "classes matched by position, as the detector's file has no class names"
     return labels, "classes matched by name"
 
 

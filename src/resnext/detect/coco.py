@@ -1,6 +1,6 @@
-"""COCO's detection format: one JSON file of images, annotations and categories.
+"""Read COCO's detection format: a JSON file of images, annotations and categories.
 
-Segmentations, key points and licences are not read. Labels count the categories by ascending id, as COCO's tools do.
+Segmentations, keypoints and licenses are not read. Labels number the categories by ascending id, as COCO's tools do.
 """
 
 import json
@@ -18,7 +18,7 @@ from resnext.detect.parsed import Parsed, dataset_of, leave_out_groups
 from resnext.detect.places import check_all_there
 from resnext.errors import RequestError
 
-MAX_BYTES = 1 << 32  # COCO's own largest is a tenth of it
+MAX_BYTES = 1 << 32  # ten times the largest file of COCO
 PARTS = ("images", "annotations", "categories")
 UNREAD = ("segmentation", "keypoints", "captions")
 Row = dict[str, Any]
@@ -33,10 +33,10 @@ def read_coco(
     empty: str = "keep",
     check_files: bool = True,
 ) -> DetectionDataset:
-    """The split that ``annotations`` describes, its pictures below ``images``: of several folders the first with some.
+    """Read the split in ``annotations``, with images below ``images`` (of several folders the first that has some).
 
-    ``bad_boxes`` is error or drop, ``empty`` keep or drop, as the settings say of them. Raises RequestError naming the
-    file, the entry and what was expected; for missing pictures unless ``check_files`` is off.
+    ``bad_boxes`` and ``empty`` are as in the data settings. Raises RequestError for invalid entries, and for missing
+    images unless ``check_files`` is off.
     """
     parsed = parse_coco(annotations)
     root = images if isinstance(images, Path) else first_that_holds(images, parsed.files)
@@ -48,7 +48,7 @@ def read_coco(
 
 
 def parse_coco(path: Path) -> Parsed:
-    """What the file states; bad boxes are still in it. Raises RequestError for all else that is wrong."""
+    """Read a file, bad boxes included. Raises RequestError for anything else that is invalid."""
     content = load_json(path)
     boxed = {id_ for row in content["annotations"] if isinstance(id_ := row.get("category_id"), int)}
     names, groups = _read_categories(content["categories"], path, boxed)
@@ -77,9 +77,9 @@ def parse_coco(path: Path) -> Parsed:
 
 
 def load_json(path: Path, keep_all: bool = False, parts: Sequence[str] = PARTS) -> dict[str, list[Any]]:
-    """What a file of COCO's format holds, without the outlines unless ``keep_all``. Raises RequestError.
+    """Load a COCO file, without segmentations unless ``keep_segmentations``. Raises RequestError.
 
-    ``parts`` are those that must be there: COCO's files of test images have no annotations.
+    ``required_keys`` must be present; COCO's files of test images have no annotations.
     """
     content = _parsed(path, None if keep_all else _without_outlines)
     if isinstance(content, list):
@@ -102,30 +102,30 @@ def load_json(path: Path, keep_all: bool = False, parts: Sequence[str] = PARTS) 
 
 def _parsed(path: Path, hook: Callable[[Row], Row] | None) -> object:
     if not path.is_file():
-        raise RequestError(f"{path} {'is no file' if path.exists() else 'does not exist'}; expected COCO's annotations")
+        raise RequestError(f"{path} {'is not a file' if path.exists() else 'does not exist'}; expected COCO's format")
     try:
         size = path.stat().st_size
         if size > MAX_BYTES:
-            raise RequestError(f"{path} has {size} bytes; annotations of more than {MAX_BYTES} are not read")
+            raise RequestError(f"{path} has {size} bytes; at most {MAX_BYTES} are read")
         with path.open(encoding="utf-8-sig") as file:
             return json.load(file, object_hook=hook)
     except OSError as error:
         raise RequestError(f"cannot read {path}: {error.strerror}") from error
     except RecursionError:
-        raise RequestError(f"{path} is not COCO's annotations: it is nested too deeply") from None
-    except ValueError as error:  # also bytes that are no UTF-8, and numbers of thousands of digits
+        raise RequestError(f"{path} is not COCO annotations: it is nested too deeply") from None
+    except ValueError as error:  # also bytes that are not UTF-8, and numbers of thousands of digits
         raise RequestError(f"{path} is not JSON: {error}") from error
 
 
 def _without_outlines(row: Row) -> Row:
-    """Polygons are nine tenths of COCO's files: they go as soon as they are parsed."""
+    """Drop unused keys while parsing; polygons are nine tenths of COCO's files."""
     for key in UNREAD:
         row.pop(key, None)
     return row
 
 
 def categories_of(rows: list[Row], path: Path) -> tuple[list[int], list[str]]:
-    """Ids and names, by ascending id, without groups that are called as one of their classes."""
+    """Return ids and names by ascending id, without group categories that share a class's name."""
     names, groups = _read_categories(rows, path, set())
     classes = {name for id_, name in names.items() if id_ not in groups}
     ids = [id_ for id_, name in names.items() if id_ not in groups or name not in classes]
@@ -133,16 +133,17 @@ def categories_of(rows: list[Row], path: Path) -> tuple[list[int], list[str]]:
 
 
 def _read_categories(rows: list[Row], path: Path, boxed: set[int]) -> tuple[dict[int, str], set[int]]:
-    """Names by ascending id, and the ids of those that may be mere groups of the others.
+    """Return names by ascending id, and the ids of categories that may be groups of others.
 
-    A group is the ``supercategory`` of others, not its own, and is not ``boxed``. Roboflow writes one, called as the
-    project is. Raises RequestError for classes of one name; a group may have the name of a class.
+    A group is the ``supercategory`` of others but not of itself, and has no box (``boxed`` are the ids with one).
+    Roboflow writes one, named like the project. Raises RequestError for two classes with the same name; a group may
+    have the name of a class.
     """
     names = _read_names(rows, path)
     above = {row["id"]: value for row in rows if isinstance(value := row.get("supercategory"), str)}
     over_others = set(above.values())
     groups = {id_ for id_, name in names.items() if name in over_others and above.get(id_) != name} - boxed
-    if len(groups) == len(names):  # each is above another: nothing is known
+    if len(groups) == len(names):  # each is the supercategory of another, so none can be told apart
         groups = set()
     class_of = {name: id_ for id_, name in reversed(names.items()) if id_ not in groups}
     for id_, name in names.items():
@@ -168,7 +169,7 @@ def _read_names(rows: list[Row], path: Path) -> dict[int, str]:
 
 
 def images_of(rows: list[Row], path: Path) -> tuple[list[int], list[str], np.ndarray]:
-    """Ids, file names and sizes (int64 [N, 2]: width, height; 0 where none is stated), in the file's order."""
+    """Return ids, file names and sizes (int64 [N, 2]: width, height; 0 if missing) in the file's order."""
     if not rows:
         raise RequestError(f"{path} has no images")
     place_of: dict[int, int] = {}
@@ -189,7 +190,7 @@ def images_of(rows: list[Row], path: Path) -> tuple[list[int], list[str], np.nda
 def _annotations(
     rows: list[Row], path: Path, image_ids: list[int], category_ids: list[int], classes: list[str]
 ) -> tuple[Annotated, list[int]]:
-    """All annotations and their ids, in the file's order."""
+    """Read all annotations and their ids, in the file's order."""
     image_of = {id_: place for place, id_ in enumerate(image_ids)}
     label_of = {id_: place for place, id_ in enumerate(category_ids)}
     place_of: dict[int, int] = {}
@@ -229,13 +230,13 @@ def _annotations(
 def _unknown_image(path: Path, annotation: int, image_id: int, image_ids: list[int]) -> NoReturn:
     near = min(image_ids, key=lambda known: abs(known - image_id))
     raise RequestError(
-        f"{path}: annotation {annotation} is of image {image_id}, which is not among the file's "
+        f"{path}: annotation {annotation} refers to image {image_id}, which is not among the file's "
         f"{len(image_ids)} images; the nearest id is {near}"
     )
 
 
 def _id(row: Row, key: str, where: str) -> int:
-    """A whole number of 64 bits."""
+    """Read a 64-bit integer."""
     value = row.get(key)
     if isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63:
         return value
@@ -254,7 +255,7 @@ def _read_file_name(row: Row, where: str) -> str:
 
 
 def _side(row: Row, key: str, where: str) -> int:
-    """Pixels; 0 where none are stated."""
+    """Read a side in pixels; 0 where there is none."""
     value = row.get(key)
     if isinstance(value, float) and value.is_integer():
         value = int(value)
@@ -268,7 +269,7 @@ def _side(row: Row, key: str, where: str) -> int:
 
 
 def _box(value: object) -> list[float]:
-    """The four numbers; NaN where there are none."""
+    """Read four numbers; NaN where they are not numbers."""
     if isinstance(value, list) and len(value) == 4 and all(_is_number(part) for part in value):
         return [_float(part) for part in value]
     return [np.nan] * 4
@@ -281,12 +282,12 @@ def _is_number(value: object) -> bool:
 def _float(value: float) -> float:
     try:
         return float(value)
-    except OverflowError:  # a whole number of more than 308 digits
+    except OverflowError:  # an integer of more than 308 digits
         return float("inf")
 
 
 def _crowd(value: object, where: str) -> bool:
-    """As stated; no where nothing is."""
+    """Read iscrowd; False where it is missing."""
     if value is None:
         return False
     if value in (0, 1):  # also false, true
@@ -295,16 +296,16 @@ def _crowd(value: object, where: str) -> bool:
 
 
 def _area(value: object, where: str) -> float:
-    """As stated; NaN where there is none, for width x height to stand in."""
+    """Read the area; NaN where it is missing, to be replaced by width x height."""
     if value is None:
         return float("nan")
     if _is_number(value) and 0 <= (area := _float(cast(float, value))) < float("inf"):
         return area
-    raise RequestError(f"{where}.area must be a finite number from 0 up, not {short(value)}")
+    raise RequestError(f"{where}.area must be a finite number of at least 0, not {short(value)}")
 
 
 def short(value: object) -> str:
-    """A value as JSON has it, as much of it as a message needs; a text is called one, for "1" is not 1."""
+    """Format a value as shortened JSON for messages; strings are marked as text, as "1" is not 1."""
     try:
         text = json.dumps(value, ensure_ascii=False)
     except (ValueError, RecursionError):  # thousands of digits, or of levels

@@ -1,8 +1,8 @@
-"""What was found in pictures as COCO has it: its results format, and a table of all images.
+"""Convert predictions to COCO's results format and to a table of all images.
 
-The results format is a list of detections that refers to images and categories by the ids of an annotation file. Where
-no such file is given, the images' and classes' names stand in place of ids: no reader takes these for ids (pycocotools'
-``loadRes`` refuses them), while ``resnext detect evaluate --detections`` looks them up.
+COCO's results format is a list of detections that refer to images and categories by the ids of an annotation file.
+Without such a file, image and class names are written in place of ids. ``resnext detect evaluate --detections`` looks
+them up; pycocotools' ``loadRes`` rejects them, so nothing mistakes them for ids.
 """
 
 import os
@@ -21,29 +21,29 @@ from resnext.detect.image_names import ImageNames
 from resnext.detect.predict import Predicted
 from resnext.errors import RequestError
 
-Id = int | str  # a text is a name in place of an id
+Id = int | str  # a string is a name in place of an id
 
 
 class Ids(NamedTuple):
-    """What stands for pictures and classes in a file."""
+    """Ids or names that stand for images and classes in a results file."""
 
-    images: Sequence[Id]  # of each picture
+    images: Sequence[Id]  # of each image
     categories: Sequence[Id]  # of each of the detector's classes
-    names: Sequence[str]  # of each of these
-    sizes: np.ndarray | None = None  # int64 [N, 2]: width and height of each picture, as the annotations state them
+    names: Sequence[str]  # of each category
+    sizes: np.ndarray | None = None  # int64 [N, 2]: width, height of each image in the annotations
 
 
 def ids_without_annotations(paths: Sequence[str | None], model: FasterRcnn) -> Ids:
-    """The images' names (``image 0`` of one without), and the category ids the detector knows, else its classes."""
+    """Use image paths as ids (``image 0`` without one), and the detector's category ids, else its class names."""
     names = [f"image {number}" if path is None else path for number, path in enumerate(paths)]
     return Ids(names, model.category_ids or model.classes, model.classes)
 
 
 def ids_of_annotations(file: Path, paths: Sequence[str], model: FasterRcnn) -> Ids:
-    """The ids that a COCO file (its annotations are not read) gives to the pictures and, by name, to the classes.
+    """Look up the ids of images and classes in a COCO file, classes by name. Its annotations are not read.
 
-    A class that the file lacks keeps its name. Raises RequestError for a picture that the file lacks, for two that may
-    be one of its images, and where it has no class of the detector's.
+    A class that is not in the file keeps its name. Raises RequestError for an image that is not in the file, for two
+    paths that match the same image, and where no class of the detector is in the file.
     """
     content = load_json(file, parts=("images", "categories"))
     image_ids, files, sizes = images_of(content["images"], file)
@@ -60,10 +60,10 @@ def ids_of_annotations(file: Path, paths: Sequence[str], model: FasterRcnn) -> I
     known = [place for place in places if place is not None]
     for path, place in zip(paths, known, strict=True):
         if taken.setdefault(place, path) != path:
-            raise RequestError(f"{path} and {taken[place]} may both be the image {files[place]!r} of {file}")
+            raise RequestError(f"{path} and {taken[place]} both match the image {files[place]!r} of {file}")
     labels = find_labels(model, classes, category_ids)[0].tolist()
     if not any(label >= 0 for label in labels):
-        raise RequestError(f"{file} has no class of the detector's: it has {listing(classes)}")
+        raise RequestError(f"{file} has none of the detector's classes, only {listing(classes)}")
     own = model.classes
     categories = [category_ids[label] if label >= 0 else own[k] for k, label in enumerate(labels)]
     names = [classes[label] if label >= 0 else own[k] for k, label in enumerate(labels)]
@@ -71,21 +71,21 @@ def ids_of_annotations(file: Path, paths: Sequence[str], model: FasterRcnn) -> I
 
 
 def check_sizes(found: Sequence[Predicted], ids: Ids) -> list[Predicted]:
-    """The same, with an error for each picture whose size is not the one that the annotations state, if they do."""
+    """Return the predictions, with an error in place of each whose image size differs from the annotations."""
     if ids.sizes is None:
         return list(found)
     return [
         one
         if one.error is not None or one.size == tuple(stated) or min(stated) < 1
-        else replace(one, error=f"it has {_size(one.size)} pixels, but its annotations state {_size(stated)}")
+        else replace(one, error=f"it has {_size(one.size)} pixels, but its annotations say {_size(stated)}")
         for one, stated in zip(found, ids.sizes.tolist(), strict=True)
     ]
 
 
 def as_results(found: Sequence[Predicted], ids: Ids) -> list[dict[str, Any]]:
-    """COCO's results format: a row a detection, with the names of file and class beside the ids.
+    """Convert to COCO's results format: one row per detection, with file and class names besides the ids.
 
-    ``bbox`` is [x, y, width, height] in pixels. An image with nothing in it has no row; ``as_image_table`` lists it.
+    ``bbox`` is [x, y, width, height] in pixels. Images without detections are only in ``to_image_table``.
     """
     return [
         {
@@ -103,10 +103,7 @@ def as_results(found: Sequence[Predicted], ids: Ids) -> list[dict[str, Any]]:
 
 
 def as_image_table(found: Sequence[Predicted], ids: Ids) -> dict[str, Any]:
-    """All images and categories, as COCO's files list them, with how much was found in each image, or why nothing was.
-
-    ``detections`` counts the image's rows in ``as_results``.
-    """
+    """List all images and categories as COCO files do, with the number of detections or the error of each image."""
     images = []
     for id_, one in zip(ids.images, found, strict=True):
         row: dict[str, Any] = {"id": id_, "file_name": one.path}

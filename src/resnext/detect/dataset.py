@@ -1,4 +1,4 @@
-"""Images with boxes, as every source of them gives them; what training, evaluation and checks read."""
+"""The detection data set: images with boxes, the same for every source format."""
 
 import os
 from dataclasses import dataclass, field, replace
@@ -14,60 +14,59 @@ from resnext.detect.boxes import LEFT_OUT
 
 
 class WrongSize(BadImage):
-    """A picture of another size than its annotations state."""
+    """An image whose size differs from the one in its annotations."""
 
 
 class Boxes(NamedTuple):
-    """What is annotated in one image, in pixels of the image as it is stated (upright where it is turned)."""
+    """Boxes of one image, in pixels of the image at its annotated size (upright where it is turned)."""
 
     boxes: np.ndarray  # float32 [n, 4]: x1, y1, x2, y2
-    labels: np.ndarray  # int64 [n], into the data set's classes
-    crowd: np.ndarray  # bool [n]: a box around many, which is neither trained on nor counted as missed
-    areas: np.ndarray  # float64 [n]: as stated, by which COCO tells small from large
+    labels: np.ndarray  # int64 [n], indices into the data set's classes
+    crowd: np.ndarray  # bool [n]: a box around several objects, not trained on and not counted as missed
+    areas: np.ndarray  # float64 [n]: as annotated; COCO's size classes use them
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class DetectionDataset:
-    """One split. Boxes of all images lie below each other; those of image i from ``offsets[i]`` to ``offsets[i+1]``."""
+    """One split. The boxes of image i are rows ``offsets[i]`` to ``offsets[i+1]`` of the arrays of all boxes."""
 
-    name: str  # for people: ``instances_val.json``
+    name: str  # for messages, such as ``instances_val.json``
     classes: tuple[str, ...]
-    category_ids: tuple[int, ...]  # of each class, in the files
+    category_ids: tuple[int, ...]  # id of each class in the annotation files
     root: str  # folder of the images
-    files: tuple[str, ...]  # below it
+    files: tuple[str, ...]  # paths relative to root
     image_ids: np.ndarray  # int64 [N]
-    sizes: np.ndarray  # int64 [N, 2]: width, height as stated
+    sizes: np.ndarray  # int64 [N, 2]: annotated width, height
     offsets: np.ndarray  # int64 [N + 1]
-    boxes: np.ndarray  # float32 [M, 4]: cut at the image's edge
+    boxes: np.ndarray  # float32 [M, 4]: x1, y1, x2, y2, clipped to the image
     labels: np.ndarray  # int64 [M]
     crowd: np.ndarray  # bool [M]
     areas: np.ndarray  # float64 [M]
-    stated: np.ndarray | None = None  # float64 [M, 4]: x, y, width, height as in the file, before any cut
+    stated: np.ndarray | None = None  # float64 [M, 4]: x, y, width, height as in the file, not clipped
     exif: bool = True
-    either_as_stored: bool = False  # photographs that fit their size both as stored and upright stay as stored
-    split: str = ""  # how train and val were divided, where one file was
-    own_ids: bool = False  # the annotations have no ids (VOC): those of images and categories are only counted here
-    counts: dict[str, int] = field(default_factory=dict)  # what the policies did: {"boxes cut at the edge": 3}
+    either_as_stored: bool = False  # keep images as stored whose size fits both as stored and upright
+    split: str = ""  # how train and val were split, where both come from one file
+    own_ids: bool = False  # ids of images and categories are generated, as the annotations have none (VOC)
+    counts: dict[str, int] = field(default_factory=dict)  # what was changed or left out: {"boxes cut at the edge": 3}
 
     def __len__(self) -> int:
         return len(self.files)
 
     def listing_digest(self) -> str:
-        """A digest of which images there are, in which order, and of their boxes."""
+        """Compute a digest of the images, their order and their boxes."""
         columns = (self.offsets, self.boxes, self.labels, self.crowd)
         return digest_of(map(os.fsencode, self.files), *columns)
 
     def image(self, index: int) -> Image.Image:
-        """The picture, RGB, of the stated size. Raises BadImage naming the file where it cannot be used.
+        """Read the image as RGB at its annotated size. Raises BadImage naming a file that cannot be used.
 
-        With ``exif`` a photograph is turned upright where only that gives the stated size, and stays as it is stored
-        where only this does: the boxes were drawn in pixels of the stated size. ``either_as_stored`` decides where
-        both do (turned by 180°, mirrored, or square).
+        With ``exif``, an image is turned upright or kept as stored, whichever gives the annotated size, because the
+        boxes refer to that size. Where both do (turned 180°, mirrored, square), ``keeps_stored_orientation`` decides.
         """
         return self.image_with_facts(index)[0]
 
     def image_with_facts(self, index: int) -> tuple[Image.Image, Facts]:
-        """``image``, and what the file says of itself."""
+        """Read the image, and the facts of its file (format, orientation, size)."""
         path = Path(self.root) / self.files[index]
         stated = (int(self.sizes[index, 0]), int(self.sizes[index, 1]))
         pixels, facts = read_with_facts(path, 3, self.exif)
@@ -75,26 +74,26 @@ class DetectionDataset:
         if turned and facts.size == stated and (pixels.size != stated or self.either_as_stored):
             pixels = read_image(path, 3, exif=False)
         if pixels.size != stated:
-            raise WrongSize(str(path), f"it has {_size(pixels.size)} pixels, but its annotations state {_size(stated)}")
+            raise WrongSize(str(path), f"it has {_size(pixels.size)} pixels, but its annotations say {_size(stated)}")
         return pixels, facts
 
     def annotations(self, index: int) -> Boxes:
-        """What is annotated in image ``index``."""
+        """Return the boxes of image ``index``."""
         part = slice(int(self.offsets[index]), int(self.offsets[index + 1]))
         return Boxes(self.boxes[part], self.labels[part], self.crowd[part], self.areas[part])
 
     def where(self, index: int) -> str:
-        """The image's path under the data's folder."""
+        """Return the image's path relative to the data folder."""
         return self.files[index]
 
     def owners(self) -> np.ndarray:
-        """int64 [M]: the index of each box's image."""
+        """Return the image index of each box: int64 [M]."""
         return np.repeat(np.arange(len(self)), np.diff(self.offsets))
 
     def ground_truth(self) -> dict[str, Any]:
-        """The data set in COCO's format, as its evaluation wants it: boxes as [x, y, width, height], as stated.
+        """Convert to COCO's annotation format, with boxes [x, y, width, height] as annotated.
 
-        Annotations are numbered anew from 1, because pycocotools takes an id of 0 for no match.
+        Annotations get new ids from 1, because pycocotools treats an id of 0 as no match.
         """
         boxes = self._stated().tolist()
         images = self.image_ids[self.owners()].tolist()
@@ -123,7 +122,7 @@ class DetectionDataset:
         }
 
     def subset(self, indices: np.ndarray) -> "DetectionDataset":
-        """The images at ``indices`` (int64 [n]), in that order, with their boxes."""
+        """Select the images at ``indices`` (int64 [n]), in that order, with their boxes."""
         indices = np.asarray(indices, np.int64)
         starts, counts = self.offsets[indices], np.diff(self.offsets)[indices]
         offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
@@ -149,9 +148,9 @@ class DetectionDataset:
 
 
 def limited(dataset: DetectionDataset, limit: int | None, seed: int) -> DetectionDataset:
-    """``limit`` images drawn by ``seed``, in their old order; the data set itself when it has no more than that.
+    """Select ``limit`` images at random by ``seed``, in their old order; all where there are no more.
 
-    ``counts`` says how many others there were.
+    ``counts`` gets the number of images left out.
     """
     if limit is None or limit >= len(dataset):
         return dataset
@@ -161,7 +160,7 @@ def limited(dataset: DetectionDataset, limit: int | None, seed: int) -> Detectio
 
 
 def without_empty(dataset: DetectionDataset) -> DetectionDataset:
-    """The images that have a box to train on, one that is no crowd; ``counts`` says how many others there were."""
+    """Drop images without a box to train on (crowds do not count); ``counts`` gets their number."""
     trained_on = np.bincount(dataset.owners()[~dataset.crowd], minlength=len(dataset)) > 0
     if trained_on.all():
         return dataset
@@ -170,13 +169,13 @@ def without_empty(dataset: DetectionDataset) -> DetectionDataset:
 
 
 def explain_no_boxes(dataset: DetectionDataset) -> str:
-    """A sentence where a split has no box that can be trained on or judged by; empty where it has."""
+    """Explain why a split has no box to train on or evaluate with; empty where it has one."""
     if not dataset.crowd.all():
         return ""
     if len(dataset.crowd):
-        return f"every box of {dataset.name} is a crowd or a difficult object, which nothing is learnt from"
-    bad = f", the {dataset.counts[LEFT_OUT]} bad ones left out" if LEFT_OUT in dataset.counts else ""
-    return f"{dataset.name} has no boxes{bad}, so there is nothing to learn or to judge by"
+        return f"every box of {dataset.name} is a crowd or a difficult object, which are not used in training"
+    bad = f" after {dataset.counts[LEFT_OUT]} bad ones were left out" if LEFT_OUT in dataset.counts else ""
+    return f"{dataset.name} has no boxes{bad}, so nothing can be trained or evaluated"
 
 
 def _size(size: tuple[int, int]) -> str:

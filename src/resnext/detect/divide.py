@@ -1,4 +1,4 @@
-"""One annotation file divided into train and val, as labelling tools export one for all images."""
+"""Split one annotation file into train and val, as labelling tools often export a single file."""
 
 import os
 from dataclasses import replace
@@ -13,25 +13,25 @@ from resnext.errors import RequestError
 
 
 def divide(parsed: Parsed, settings: DetectDataSettings) -> dict[str, Parsed]:
-    """Train and val of one file by ``val_fraction``: an image's side is a function of its file's name and the seed.
+    """Split by ``val_fraction``; an image's split is a function of its file name and the seed.
 
-    Raises RequestError where there are no two files.
+    Raises RequestError for fewer than two files.
     """
     assert settings.val_fraction is not None
     if len(set(parsed.files)) < 2:
-        raise RequestError(f"{parsed.name} has one image, and data.val_fraction needs two")
+        raise RequestError(f"{parsed.name} has one image, but data.val_fraction needs at least two")
     names = [os.fsencode(file) for file in parsed.files]
     held_out = choose_held_out(names, settings.val_fraction, settings.split_seed)
     return {TRAIN: _select(parsed, ~held_out, TRAIN), VAL: _select(parsed, held_out, VAL)}
 
 
 def describe_split(settings: DetectDataSettings) -> str:
-    """How ``divide`` does it, for the protocol of a result."""
+    """Describe the split, for the protocol of a result."""
     return f"a hash of each file's name with split_seed {settings.split_seed} holds out about {settings.val_fraction:g}"
 
 
 def _select(parsed: Parsed, chosen: np.ndarray, split: str) -> Parsed:
-    """The images of ``chosen`` (bool [N]) with their boxes."""
+    """Select the images of ``chosen`` (bool [N]) with their boxes."""
     found = parsed.found
     rows = np.flatnonzero(chosen[found.image])
     boxes = type(found)(*(values[rows] for values in found))

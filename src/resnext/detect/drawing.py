@@ -1,4 +1,4 @@
-"""Boxes drawn on a photograph: names and scores that can be read at any size of image."""
+"""Draw boxes with class names and scores on an image, legible at any image size."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -11,18 +11,18 @@ from PIL import Image, ImageDraw, ImageFont
 from resnext.detect.dataset import Boxes
 from resnext.evaluate.style import plain
 
-COLOURS = (  # after Okabe and Ito, and Tol: told apart with any colour vision; further classes begin again
+COLOURS = (  # after Okabe and Ito, and Tol: distinct for color-blind readers; repeated for further classes
     *("#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#f0e442"),
     *("#882255", "#44aa99", "#999933", "#332288", "#ddcc77"),
 )
-SMALLEST = 480  # pixels of the longer side; smaller images are enlarged until a name fits on them
+SMALLEST = 480  # pixels of the longer side; smaller images are enlarged so that names fit
 LONGEST_NAME = 24  # letters
 
 Rectangle = tuple[float, float, float, float]
 
 
 def colour_of(label: int) -> str:
-    """The colour of a class, in every picture."""
+    """Return the color of a class, the same in all plots."""
     return COLOURS[label % len(COLOURS)]
 
 
@@ -34,9 +34,9 @@ def draw_detections(
     classes: Sequence[str],
     truth: Boxes | None = None,
 ) -> Image.Image:
-    """A copy of ``image`` with boxes [n, 4] (x1, y1, x2, y2), each with its class and score; the surest lie on top.
+    """Draw boxes [n, 4] (x1, y1, x2, y2) with class and score on a copy of ``image``, the highest scores on top.
 
-    Boxes of ``truth`` are dashed. An image whose longer side is below 480 pixels is enlarged by a whole factor.
+    Boxes of ``truth`` are dashed. An image whose longer side is below 480 pixels is enlarged by an integer factor.
     """
     factor = -(-SMALLEST // max(image.size)) if max(image.size) < SMALLEST else 1
     size = (image.width * factor, image.height * factor)
@@ -57,7 +57,7 @@ def draw_detections(
 
 
 class _Pen(NamedTuple):
-    """What a canvas is drawn with."""
+    """Line width, font and padding for a canvas."""
 
     line: int  # pixels
     font: ImageFont.FreeTypeFont
@@ -79,7 +79,7 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
 
 
 def _outline(draw: ImageDraw.ImageDraw, box: Rectangle, colour: str, pen: _Pen) -> None:
-    """A line in the class's colour between two thin dark ones, so that it shows on any ground."""
+    """Draw a rectangle in the class's color with thin dark borders, visible on any background."""
     x1, y1, x2, y2 = box
     edge = max(1, pen.line // 3)
     x2, y2 = max(x1, x2), max(y1, y2)
@@ -100,7 +100,7 @@ def _dashed(draw: ImageDraw.ImageDraw, box: Rectangle, colour: str, pen: _Pen) -
 
 
 def _tag(draw: ImageDraw.ImageDraw, box: Rectangle, text: str, colour: str, pen: _Pen, placed: list[Rectangle]) -> None:
-    """The name on a patch of the class's colour, at the place around the box that hides least of other names."""
+    """Draw the label on a patch of the class's color, where it hides least of other labels."""
     _, _, right, bottom = pen.font.getbbox(text, anchor="lt")
     width, height = round(right) + 2 * pen.pad, round(bottom) + 2 * pen.pad
     x, y = map(round, _place(box, width, height, pen, placed))
@@ -110,7 +110,7 @@ def _tag(draw: ImageDraw.ImageDraw, box: Rectangle, text: str, colour: str, pen:
 
 
 def _place(box: Rectangle, width: float, height: float, pen: _Pen, placed: Sequence[Rectangle]) -> tuple[float, float]:
-    """Above the box, inside it, below it, at its left, right or middle: the first free place, else the freest."""
+    """Place a label above, inside or below the box, left, right or centered: the first free place, or the freest."""
     x1, y1, x2, y2 = box
     wide, high = pen.size
     edges = (y1 - height - 1, y1 + pen.line, y2 - height - pen.line, y2 + 1)
@@ -126,12 +126,12 @@ def _place(box: Rectangle, width: float, height: float, pen: _Pen, placed: Seque
 
 
 def _shared(a: Rectangle, b: Rectangle) -> float:
-    """Pixels that two rectangles share."""
+    """Compute the common area of two rectangles in pixels."""
     return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
 
 
 def _ink_on(colour: str) -> str:
-    """Dark or white, whichever reads better, by the WCAG's luminance."""
+    """Choose dark or white text, whichever has more contrast by WCAG luminance."""
     parts = np.array([int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)])
     linear = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
     luminance = float(linear @ (0.2126, 0.7152, 0.0722))

@@ -1,4 +1,4 @@
-"""What a detector found, and what COCO's own evaluation says of it."""
+"""Detections of a data set, and their evaluation with COCO's metrics (pycocotools)."""
 
 import contextlib
 import io
@@ -19,54 +19,54 @@ STATS = (  # in the order of COCOeval.stats
     *("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large"),
     *("ar1", "ar10", "ar100", "ar_small", "ar_medium", "ar_large"),
 )
-MAX_DETECTIONS = 100  # detections of a class in an image that COCO's numbers count
-LEAST_MAX = 10  # as one of the numbers is the recall with ten
-COLUMNS = 7  # of a detection as a row of numbers: image, label, four of the box, score
+MAX_DETECTIONS = 100  # detections per class and image that COCO's metrics count
+LEAST_MAX = 10  # one of the metrics is the recall with ten
+COLUMNS = 7  # numbers per detection: image, label, four of the box, score
 
 
 class Detections(NamedTuple):
-    """What was found in all images, one row a detection. ``in_order`` gives the order that all results are in."""
+    """Detections in all images, one row per detection. Results are in the order of ``sort_detections``."""
 
-    image: np.ndarray  # int64 [n], index into the data set
-    label: np.ndarray  # int64 [n], into the data set's classes
-    boxes: np.ndarray  # float32 [n, 4]: x1, y1, x2, y2 in pixels of the image as it is stated
+    image: np.ndarray  # int64 [n], image index in the data set
+    label: np.ndarray  # int64 [n], index into the data set's classes
+    boxes: np.ndarray  # float32 [n, 4]: x1, y1, x2, y2 in pixels of the image at its annotated size
     score: np.ndarray  # float32 [n]
 
     @property
     def n(self) -> int:
-        """How many there are (``len`` of a tuple is its fields)."""
+        """Number of detections (``len`` of a NamedTuple is its number of fields)."""
         return len(self.image)
 
     def as_rows(self) -> Tensor:
-        """float64 [n, 7], from which ``from_rows`` gives the same detections to the bit; for World.gather_rows."""
+        """Convert to float64 [n, 7], exactly inverted by ``from_rows``; for ``World.all_gather_rows``."""
         columns = (self.image[:, None], self.label[:, None], self.boxes, self.score[:, None])
         return torch.from_numpy(np.concatenate([column.astype(np.float64) for column in columns], axis=1))
 
     @classmethod
     def from_rows(cls, rows: Tensor) -> "Detections":
-        """The detections that ``as_rows`` gave, in the order of ``in_order`` whatever the rows' order."""
+        """Convert rows of ``to_rows`` to sorted detections, for any order of rows."""
         values = rows.detach().cpu().numpy().reshape(-1, COLUMNS)
         image, label = (values[:, i].astype(np.int64) for i in (0, 1))
         return in_order([cls(image, label, values[:, 2:6].astype(np.float32), values[:, 6].astype(np.float32))])
 
     @classmethod
     def of_image(cls, index: int, boxes: Tensor, labels: Tensor, scores: Tensor) -> "Detections":
-        """The detections of one image: boxes [n, 4], labels [n] into the data set's classes, scores [n]."""
+        """Make the detections of one image from boxes [n, 4], labels [n] and scores [n]."""
         label, box, score = (value.detach().cpu().numpy() for value in (labels, boxes, scores))
         image = np.full(len(label), index, np.int64)
         return cls(image, label.astype(np.int64), box.astype(np.float32).reshape(-1, 4), score.astype(np.float32))
 
     def of(self, index: int) -> "Detections":
-        """Those of image ``index``."""
+        """Select the detections of image ``index``."""
         return self.chosen(self.image == index)
 
     def chosen(self, rows: np.ndarray) -> "Detections":
-        """Those that a mask or indices [k] choose."""
+        """Select detections by a mask or by indices [k]."""
         return Detections(*(column[rows] for column in self))
 
 
 def in_order(parts: Iterable[Detections]) -> Detections:
-    """All of them by image, then score (highest first), label and box: an order that no way of sharing changes."""
+    """Concatenate and sort by image, score (highest first), label and box, independent of the input's order."""
     none = Detections(np.empty(0, np.int64), np.empty(0, np.int64), np.empty((0, 4), np.float32), np.empty(0, "f4"))
     columns = zip(none, *parts, strict=True)
     whole = Detections(*(np.concatenate(column).astype(column[0].dtype) for column in columns))
@@ -75,11 +75,11 @@ def in_order(parts: Iterable[Detections]) -> Detections:
 
 
 class ClassResult(NamedTuple):
-    """One class. Numbers are from 0 to 1, None where the class has no box."""
+    """Results of one class, from 0 to 1; None where the class has no box."""
 
     name: str
-    images: int  # that have a box of it
-    boxes: int  # crowds not counted
+    images: int  # with a box of the class
+    boxes: int  # without crowds
     detections: int
     ap: float | None
     ap50: float | None
@@ -89,25 +89,25 @@ class ClassResult(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class DetectionEvaluation:
-    """COCOeval's twelve numbers, those of each class, the curves, and what became of each box and detection.
+    """COCO's twelve metrics, results per class, curves, and the match of each box and detection.
 
-    Numbers are from 0 to 1; None where the data has nothing that they could be of, which COCOeval spells -1.
+    Metrics are from 0 to 1; None where the data has no boxes for them (-1 in COCOeval).
     """
 
     name: str
     classes: tuple[str, ...]
     n: int  # images
-    boxes: int  # that are to be found; crowds not counted
-    detections: Detections  # in_order
-    max_detections: int  # of a class in an image that are counted; 100 in COCO's own numbers
-    beyond: int  # images with more boxes of a class than that, which cannot all be found
-    ap: float | None  # mean over IoU .50, .55 ... .95 and the classes
+    boxes: int  # ground-truth boxes without crowds
+    detections: Detections  # sorted by sort_detections
+    max_detections: int  # per class and image that count; 100 in COCO's own metrics
+    beyond: int  # images with more boxes of a class than max_detections, which cannot all be found
+    ap: float | None  # mean over IoU .50, .55, ..., .95 and the classes
     ap50: float | None
     ap75: float | None
     ap_small: float | None  # of boxes below 32² pixels
     ap_medium: float | None
     ap_large: float | None  # above 96² pixels
-    ar1: float | None  # recall with one detection a class and image, mean over the IoUs and classes
+    ar1: float | None  # recall with one detection per class and image, mean over IoUs and classes
     ar10: float | None
     ar100: float | None  # with ``max_detections``
     ar_small: float | None
@@ -115,26 +115,26 @@ class DetectionEvaluation:
     ar_large: float | None
     per_class: tuple[ClassResult, ...]
     curves: Curves
-    threshold: Threshold | None  # the score that gives the best F1 at IoU 0.5; None where nothing is found
-    matches: Matches  # at IoU 0.5, at that score
+    threshold: Threshold | None  # the score with the best F1 at IoU 0.5; None where nothing is found
+    matches: Matches  # at IoU 0.5 and that score
 
 
 def evaluate_detections(
     dataset: DetectionDataset, detections: Detections, max_detections: int = MAX_DETECTIONS
 ) -> DetectionEvaluation:
-    """COCO's evaluation (pycocotools) of ``detections``, in any order, on all images of ``dataset``.
+    """Evaluate ``detections``, in any order, on all images of ``dataset`` with COCO's metrics.
 
-    The best ``max_detections`` of each class and image count: by COCO's rules 100. Raises RequestError without
-    pycocotools or without images, WorkError for a detection that cannot be one.
+    The best ``max_detections`` per class and image count, 100 in COCO's rules. Raises RequestError without pycocotools
+    or without images, WorkError for an invalid detection.
     """
     if len(dataset) == 0:
         raise RequestError(f"{dataset.name} has no images to evaluate")
     if max_detections < LEAST_MAX:
-        raise RequestError(f"at least {LEAST_MAX} detections of a class and image are counted, not {max_detections}")
+        raise RequestError(f"max_detections must be at least {LEAST_MAX}, not {max_detections}")
     check_detections(dataset, detections)
     detections = in_order([detections])
     coco = _coco_evaluation(dataset, detections, max_detections)
-    order = np.argsort(np.argsort(dataset.category_ids))  # COCOeval goes by the id; [k] is the place of class k
+    order = np.argsort(np.argsort(dataset.category_ids))  # COCOeval sorts by id; order[k] is its index of class k
     stats = {name: _known(value) for name, value in zip(STATS, _stats(coco), strict=True)}
     threshold = best_threshold(coco, int(np.count_nonzero(~dataset.crowd)))
     return DetectionEvaluation(
@@ -154,7 +154,7 @@ def evaluate_detections(
 
 
 def images_beyond(dataset: DetectionDataset, most: int, in_all: int | None = None) -> int:
-    """How many images have more than ``most`` boxes of one class, or more than ``in_all`` boxes; crowds not counted."""
+    """Count the images with more boxes than ``max_per_class`` of one class or ``max_per_image`` in all, no crowds."""
     owners, labels = dataset.owners()[~dataset.crowd], dataset.labels[~dataset.crowd]
     pairs, counts = np.unique(owners * len(dataset.classes) + labels, return_counts=True)
     beyond = set((pairs[counts > most] // len(dataset.classes)).tolist())
@@ -164,21 +164,21 @@ def images_beyond(dataset: DetectionDataset, most: int, in_all: int | None = Non
 
 
 def beyond_sentence(dataset: DetectionDataset, most: int, in_all: int | None, advice: str) -> str:
-    """A warning where images have more boxes than detections are given or counted; empty where none has."""
+    """Return a warning where images have more boxes than detections are given or counted; else empty."""
     images = images_beyond(dataset, most, in_all)
     has = f"{images:,} image of {dataset.name} has" if images == 1 else f"{images:,} images of {dataset.name} have"
     what = f"{most:,} detections of a class" if in_all is None or in_all > most else f"{in_all:,} detections"
-    return f"{has} more boxes than the {what} that count in an image: not all can be found; {advice}" if images else ""
+    return f"{has} more boxes than the {what} that count per image, so not all can be found; {advice}" if images else ""
 
 
 def check_detections(dataset: DetectionDataset, detections: Detections) -> None:
-    """Raises WorkError naming the first detection that is of no image or class, not finite, or inside out."""
+    """Raise WorkError for the first detection with an invalid image, class, box or score."""
     image, label, boxes, score = detections
     for wrong, what in (
-        ((image < 0) | (image >= len(dataset)), f"an image that is none of {dataset.name}'s {len(dataset)}"),
-        ((label < 0) | (label >= len(dataset.classes)), f"a class that is none of the {len(dataset.classes)}"),
+        ((image < 0) | (image >= len(dataset)), f"an image that is not among the {len(dataset)} of {dataset.name}"),
+        ((label < 0) | (label >= len(dataset.classes)), f"a class that is not among the {len(dataset.classes)}"),
         (~np.isfinite(boxes).all(axis=1) | ~np.isfinite(score), "a box or score that is not finite"),
-        ((boxes[:, 2:] < boxes[:, :2]).any(axis=1), "a box whose right or lower edge lies before the other"),
+        ((boxes[:, 2:] < boxes[:, :2]).any(axis=1), "a box whose right or lower edge is before the other"),
     ):
         if wrong.any():
             row = int(np.flatnonzero(wrong)[0])
@@ -189,13 +189,13 @@ def check_detections(dataset: DetectionDataset, detections: Detections) -> None:
 
 
 def check_installed() -> None:
-    """Raises RequestError without pycocotools: before training, not after its first epoch."""
+    """Raise RequestError without pycocotools, so that this fails before training, not after an epoch."""
     if find_spec("pycocotools") is None:
-        raise RequestError("evaluating boxes needs pycocotools: pip install 'resnext[detect]'")
+        raise RequestError("evaluating detections needs pycocotools: pip install 'resnext[detect]'")
 
 
 def _coco_evaluation(dataset: DetectionDataset, detections: Detections, most: int) -> Any:
-    """A COCOeval that has run. The ids of its boxes are rows of the data set and of ``detections``, plus one."""
+    """Run COCOeval. Ids of its boxes are row numbers of the data set and of ``detections``, plus one."""
     check_installed()
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
@@ -217,7 +217,7 @@ def _coco_evaluation(dataset: DetectionDataset, detections: Detections, most: in
 
 
 def _stats(coco: Any) -> list[float]:
-    """The numbers of STATS, each the mean over what is known; COCOeval.summarize takes AP at 100 detections only."""
+    """Compute the metrics of STATS; COCOeval.summarize supports AP at 100 detections only."""
     precision, recall = coco.eval["precision"], coco.eval["recall"]  # [IoU, 101, class, area, most], [IoU, class, ...]
     parts = [precision[..., 0, -1], precision[0, ..., 0, -1], precision[5, ..., 0, -1]]
     parts += [precision[..., area, -1] for area in (1, 2, 3)]
@@ -227,7 +227,7 @@ def _stats(coco: Any) -> list[float]:
 
 
 def _results(dataset: DetectionDataset, detections: Detections) -> list[dict[str, Any]]:
-    """What COCO.loadRes would make of them; it takes no empty list."""
+    """Make the rows that COCO.loadRes would make; it fails for an empty list."""
     box = detections.boxes.astype(np.float64)
     size = box[:, 2:] - box[:, :2]
     ids, categories = dataset.image_ids[detections.image], np.asarray(dataset.category_ids)[detections.label]
@@ -255,5 +255,5 @@ def _classes(
 
 
 def _known(value: float) -> float | None:
-    """COCOeval says -1 where there is nothing to find."""
+    """Replace COCOeval's -1 for no boxes by None."""
     return None if value < 0 else float(value)

@@ -1,6 +1,6 @@
-"""The fast paths of a detector: fused norms where BN trains, frozen BN inside the convolutions. The function stays.
+"""Fast paths of a detector with unchanged outputs: fused norms where BN trains, frozen BN folded into convolutions.
 
-``RoiAlign`` (roi.py) is fast by itself.
+``RoiAlign`` chooses its fast path by itself.
 """
 
 import torch
@@ -11,17 +11,17 @@ from resnext.model.plan import Plan
 
 
 def make_fast(model: FasterRcnn, plan: Plan | None = None) -> int:
-    """Set the ways of ``plan`` and fold frozen BN; returns how many norms are folded.
+    """Apply ``plan`` and fold frozen BN; return the number of folded norms.
 
-    After freezing, and again after a plan is applied. Raises RequestError for a frozen norm without a finite scale,
-    or a plan of another network.
+    Call after freezing, and again after another plan is applied. Raises RequestError for a frozen norm without a
+    finite scale or a plan of another network.
     """
     (plan or Plan()).apply(model)
     return fold_frozen(model)
 
 
 def for_prediction(model: FasterRcnn) -> FasterRcnn:
-    """``model`` itself, ready to predict only: in evaluation mode, nothing trains, NHWC, BN folded.
+    """Prepare ``model`` in place for inference: eval mode, no gradients, NHWC, BN folded.
 
     Raises RequestError for a norm without a finite scale.
     """

@@ -1,7 +1,7 @@
-"""Faster R-CNN (Ren et al. 2015) around a network, of torchvision's parts and under its parameter names.
+"""Faster R-CNN (Ren et al. 2015) on our networks, built from torchvision's modules with its parameter names.
 
-Two layouts: ``fpn``, a feature pyramid on all stages (Lin et al. 2017), and ``c4``, whose regions are read from the
-last stage but one and computed on by the last (He et al. 2016, the lineage of the paper's Section 5.4).
+Two layouts: ``fpn``, a feature pyramid on all stages (Lin et al. 2017), and ``c4``, which pools regions from the
+second-to-last stage and uses the last stage as the head (He et al. 2016; Section 5.4 of the paper).
 """
 
 from dataclasses import replace
@@ -19,21 +19,21 @@ from resnext.detect.settings import DetectorSettings
 from resnext.model.architecture import Architecture
 from resnext.model.network import Network, create_model
 
-Target = dict[str, Tensor]  # boxes float32 [n, 4] in pixels of the image given, labels int64 [n] from 0
-Found = dict[str, Tensor]  # of an image: boxes, labels, scores float32 [n], best first
+Target = dict[str, Tensor]  # boxes float32 [n, 4] in pixels of the input image, labels int64 [n] from 0
+Found = dict[str, Tensor]  # of one image: boxes [n, 4], labels [n], scores float32 [n], highest score first
 
-DIVISIBLE = 32  # batches are filled up to a multiple of it
-OBJECT = ("object",)  # the one class of an rpn step
-AROUND = 0x4EAD  # tag of seed_of: the weights around the network draw from a stream of their own
+DIVISIBLE = 32  # height and width of a batch are padded to a multiple of it
+OBJECT = ("object",)  # the only class of the rpn stage
+AROUND = 0x4EAD  # seed tag of the initial weights of RPN, pyramid and head
 
 
 class FasterRcnn(nn.Module):
-    """Images in, boxes with classes out.
+    """Faster R-CNN: finds boxes with classes in images.
 
-    ``learn`` says which parts there are: ``joint`` all; ``rpn`` no head, proposals are what it detects; ``fast_rcnn``
-    no RPN of its own: ``proposer`` proposes, a detector of the rpn step, which is not trained. The network's last stage
-    goes over into the head in the c4 layout; its classifier is left out. Raises RequestError where network and settings
-    do not fit.
+    The training stage decides which parts exist: ``joint`` has all; ``rpn`` has no head, and its detections are the
+    proposals; ``fast_rcnn`` has no RPN and uses the proposals of ``proposer``, a frozen detector of the rpn stage.
+    The network's classifier is dropped; in the c4 layout its last stage moves into the head. Raises RequestError where
+    network and settings do not fit.
     """
 
     def __init__(
@@ -51,8 +51,8 @@ class FasterRcnn(nn.Module):
         self.settings, self.learn = settings, learn
         self.preprocessing, self.classes = preprocessing, OBJECT if learn == "rpn" else classes
         self.provenance: dict[str, Any] = {}
-        self.numbered = False  # whether the classes are only numbers, of a file that has no names
-        self.category_ids: tuple[int, ...] | None = None  # of each class, in the annotations it was trained on
+        self.numbered = False  # whether the class names are only numbers, as the weights file had none
+        self.category_ids: tuple[int, ...] | None = None  # id of each class in the training annotations
         parts = parts_of(network, settings)
         self.architecture = network.architecture
         self.backbone = parts.backbone
@@ -65,19 +65,19 @@ class FasterRcnn(nn.Module):
 
     @property
     def network(self) -> Network:
-        """The network below the detector (of c4 without its last stage)."""
+        """The backbone network (in the c4 layout without its last stage)."""
         return self.backbone.body
 
     def forward(
         self, images: list[Tensor], targets: list[Target] | None = None, sizes: list[tuple[int, int]] | None = None
     ) -> Any:
-        """``losses`` where there are targets, else ``detect``."""
+        """Call ``compute_losses`` where targets are given, else ``detect``."""
         return self.detect(images, sizes) if targets is None else self.losses(images, targets)
 
     def losses(self, images: list[Tensor], targets: list[Target]) -> dict[str, Tensor]:
-        """The parts of the loss, each a mean over what was sampled; their sum is what is trained on.
+        """Compute the parts of the loss, each a mean over its samples; the training loss is their sum.
 
-        Images as ``preprocessing.view`` gives them, on the device. Samples are drawn from torch's global generator.
+        ``images`` are outputs of ``preprocessing``, on the device. Samples are drawn from torch's global generator.
         """
         batch = self.batch(images)
         given = [{"boxes": target["boxes"], "labels": target["labels"] + 1} for target in targets]  # 0 is background
@@ -88,7 +88,7 @@ class FasterRcnn(nn.Module):
         return {**self.roi_heads(maps, proposals, batch.image_sizes, given)[1], **losses}
 
     def detect(self, images: list[Tensor], sizes: list[tuple[int, int]] | None = None) -> list[Found]:
-        """What is in the images, in pixels of the images given, or of their (height, width) ``sizes``."""
+        """Detect objects; boxes are in pixels of the images given, or of the original (height, width) ``sizes``."""
         batch = self.batch(images)
         maps = self.backbone(batch.tensors)
         if self.learn == "rpn":
@@ -103,26 +103,26 @@ class FasterRcnn(nn.Module):
         return found
 
     def set_score(self, score: float) -> None:
-        """Give only detections of at least this ``score``."""
+        """Set the minimum score of detections."""
         self.settings = replace(self.settings, score=score)
         if self.learn != "rpn":
             self.roi_heads.score_thresh = score
 
     def set_detections(self, most: int) -> None:
-        """Give at most so many detections an image."""
+        """Set the maximum number of detections per image."""
         self.settings = replace(self.settings, detections=most)
         if self.learn != "rpn":
             self.roi_heads.detections_per_img = most
 
     def train(self, mode: bool = True) -> "FasterRcnn":
-        """As ``nn.Module.train``; a proposer stays in evaluation mode."""
+        """Set the mode as ``nn.Module.train`` does, but keep the proposer in eval mode."""
         super().train(mode)
         if self.learn == "fast_rcnn":
             self.proposer.eval()
         return self
 
     def batch(self, images: list[Tensor]) -> ImageList:
-        """The images normalised and, filled up with mean colour, below each other: [B, 3, H, W]."""
+        """Normalize the images and pad them with zeros (the mean color) to one batch [B, 3, H, W]."""
         device = images[0].device
         sizes = [(int(image.shape[1]), int(image.shape[2])) for image in images]
         height, width = (-(-max(sides) // DIVISIBLE) * DIVISIBLE for sides in zip(*sizes, strict=True))
@@ -136,7 +136,7 @@ class FasterRcnn(nn.Module):
         return ImageList(out, sizes)
 
     def _layout(self) -> torch.memory_format:
-        """The memory format of the weights."""
+        """Return the memory format of the weights."""
         weight = self.network.conv1.weight
         nhwc = weight.is_contiguous(memory_format=torch.channels_last) and not weight.is_contiguous()
         return torch.channels_last if nhwc else torch.contiguous_format
@@ -144,7 +144,7 @@ class FasterRcnn(nn.Module):
     def _proposed(
         self, batch: ImageList, maps: dict[str, Tensor], targets: list[Target] | None = None
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
-        """Each image's proposals, and where there are targets and an RPN of its own the parts of its loss."""
+        """Compute each image's proposals, and with targets the RPN's losses, unless a proposer proposes."""
         if self.learn != "fast_rcnn":
             proposals, losses = self.rpn(batch, maps, targets)
             return list(proposals), dict(losses)
@@ -155,7 +155,7 @@ class FasterRcnn(nn.Module):
         return list(proposals), {}
 
     def _as_found(self, proposals: list[Tensor], scores: list[Tensor]) -> list[Found]:
-        """The best proposals as detections of the one class."""
+        """Convert the best proposals to detections of the single class."""
         most = self.settings.detections
         return [
             {
@@ -177,7 +177,7 @@ def build_detector(
     learn: str = "joint",
     proposer: FasterRcnn | None = None,
 ) -> FasterRcnn:
-    """A detector with fresh weights, which are a function of ``seed``. Raises RequestError."""
+    """Build a detector with initial weights that are a function of ``seed``. Raises RequestError."""
     network = create_model(architecture, seed=seed, num_classes=0)
     return around(network, settings, classes, preprocessing, seed=seed, learn=learn, proposer=proposer)
 
@@ -192,7 +192,7 @@ def around(
     learn: str = "joint",
     proposer: FasterRcnn | None = None,
 ) -> FasterRcnn:
-    """A detector around ``network``, whose other weights are a function of ``seed``. Raises RequestError."""
+    """Build a detector around ``network``; the new weights are a function of ``seed``. Raises RequestError."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed_of(seed, AROUND))
         return FasterRcnn(network, settings, classes, preprocessing, learn=learn, proposer=proposer)

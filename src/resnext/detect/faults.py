@@ -1,16 +1,16 @@
-"""Files of a data set that cannot be used, told all at once instead of one at a time."""
+"""An error that reports all unusable files of a data set at once."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
 from resnext.errors import RequestError
 
-SHOWN = 20  # files that a message names
-ROOM = 800  # characters for them: a message is cut in its middle where it is much longer
+SHOWN = 20  # files named in the message
+ROOM = 800  # characters for their sentences; much longer messages are shortened in the middle
 
 
 class Faults(RequestError):
-    """Several files are wrong: ``faults`` has each with its sentence, the message the first of them and how many."""
+    """Files cannot be used. ``faults`` has every file with its error; the message has the first ones and the count."""
 
     def __init__(self, said_by: str, what: str, faults: Sequence[tuple[Path, str]]) -> None:
         self.faults = tuple(faults)
@@ -25,7 +25,7 @@ class Faults(RequestError):
 
 
 def _take_fitting(sentences: Sequence[str]) -> list[str]:
-    """The first of them that fit into ROOM, one at least."""
+    """Take the first sentences that fit into MAX_MESSAGE_CHARS, at least one."""
     shown, left = [sentences[0][:ROOM]], ROOM - len(sentences[0])
     for sentence in sentences[1:]:
         left -= len(sentence)

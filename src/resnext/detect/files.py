@@ -1,4 +1,4 @@
-"""Detectors on disk: our own file, a run's checkpoint, and torchvision's state dicts of ``fasterrcnn_*_fpn``."""
+"""Save and load detectors: our own format, run checkpoints, and torchvision's ``fasterrcnn_*_fpn`` state dicts."""
 
 import json
 import re
@@ -25,47 +25,58 @@ from resnext.weights.contents import Raw
 from resnext.weights.hub import fetch, is_remote
 from resnext.weights.infer import infer
 from resnext.weights.native import BODY
-from resnext.weights.native import DETECTOR as KEY  # of a safetensors file's metadata
+from resnext.weights.native import DETECTOR as KEY  # metadata key of our safetensors files
 
 VERSION = 1
 PARTS = re.compile(r"(backbone\.(body|fpn)|rpn\.head|roi_heads\.box_(head|predictor))\.")
 SCORES, HEAD = "roi_heads.box_predictor.cls_score.weight", "roi_heads.box_head.fc6.weight"
 PYRAMID = "backbone.fpn.layer_blocks.0.0.weight"
-COCO_V1 = "torchvision trained its COCO_V1 detectors with BN's eps at 0: for their exact function add bn_eps 1e-12"
-NUMBERED = "the file names no classes: they are numbered from 1, as the file's outputs are"
-AS_COCO = "the file names no classes: its 91 outputs are taken for COCO's categories, as torchvision numbers them"
-COCO_OUTPUTS = 91  # of torchvision's COCO detectors: the background, and COCO's category ids up to 90
+COCO_V1 = "torchvision trained its COCO_V1 detectors with a BN eps of 0: to reproduce them exactly add bn_eps 1e-12"
+NUMBERED = "the file has no class names: classes are numbered from 1, like its outputs"
+AS_COCO = "the file has no class names: its 91 outputs are taken as COCO's categories in torchvision's numbering"
+COCO_OUTPUTS = 91  # of torchvision's COCO detectors: background and COCO category ids up to 90
 
 
 def serialized(model: FasterRcnn, provenance: dict[str, Any] | None = None) -> bytes:
-    """The bytes of a detector's weights file: safetensors, with what the tensors are in its metadata."""
+    """Serialize a detector to safetensors bytes, with its description in the metadata."""
     about = {"version": VERSION, **_about(model, provenance)}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     return serialize(tensors, metadata={KEY: json.dumps(about)})
 
 
 def save_detector(model: FasterRcnn, path: Path | str) -> None:
-    """Write ``model`` to ``path``, whole or not at all. Raises WorkError when the disk refuses."""
+    """Save ``model`` to a safetensors file at ``path``, atomically.
+
+    Raises:
+        WorkError: If the file cannot be written.
+    """
     with written_whole(Path(path)) as file:
         file.write(serialized(model))
 
 
 def load_detector(source: Path | str, checkpoint: str = "best", *, bn_eps: float | None = None) -> FasterRcnn:
-    """The detector in a weights file, a detection run or torchvision's file, in eval mode on the CPU.
+    """Load a detector from our weights file, a detection run, or a torchvision state dict. Executes no code in it.
 
-    ``source`` is a path, ``hf://owner/name`` or ``https://...``; of a run, ``checkpoint`` says which. ``bn_eps`` is
-    what BN adds to the variance, where the file does not know (torchvision's). ``.provenance["notes"]`` says what was
-    assumed. Nothing in the file is executed. Raises RequestError for what cannot be read as a detector.
+    Args:
+        source: A path, ``hf://owner/name`` or ``https://...``.
+        checkpoint: ``best`` or ``last``, where ``source`` is a run.
+        bn_eps: Replaces the eps of BatchNorm, which torchvision's files do not state.
+
+    Returns:
+        The detector in eval mode on the CPU; ``.provenance["notes"]`` lists what was assumed.
+
+    Raises:
+        RequestError: If the source is missing or is not a detector.
     """
     path = fetch(str(source)) if is_remote(str(source)) else Path(source)
     if not path.exists():
-        raise RequestError(f"there is no detector {path}: neither a weights file nor a run directory")
+        raise RequestError(f"{path} does not exist; expected a weights file or a run directory")
     raw = read(RunDirectory(path).weights(checkpoint) if is_run(path) else path)
     return (from_native if KEY in raw.metadata else from_torchvision)(raw, bn_eps).eval()
 
 
 def copy_detector(model: FasterRcnn) -> FasterRcnn:
-    """The detector that ``load_detector`` gives of ``model`` once it is saved, on the same device, in eval mode.
+    """Copy ``model`` as if it were saved and loaded: same device, eval mode.
 
     Raises RequestError for weights that are not finite.
     """
@@ -77,26 +88,26 @@ def copy_detector(model: FasterRcnn) -> FasterRcnn:
 
 
 def holds_detector(source: Path | str) -> bool:
-    """Whether a weights file or run directory holds a whole detector, not a network alone. Raises RequestError."""
+    """Return whether a weights file or run holds a whole detector rather than a backbone. Raises RequestError."""
     path = fetch(str(source)) if is_remote(str(source)) else Path(source)
     if not path.exists():
-        raise RequestError(f"there is no weights file or run directory {source}")
+        raise RequestError(f"{source} does not exist; expected a weights file or a run directory")
     raw = read(RunDirectory(path).weights() if is_run(path) else path)
     return KEY in raw.metadata or _state(raw) is not None
 
 
 def from_native(raw: Raw, bn_eps: float | None = None) -> FasterRcnn:
-    """The detector in our own file. Raises RequestError naming what is wrong."""
+    """Build the detector of a file in our own format. Raises RequestError."""
     try:
         about = json.loads(raw.metadata[KEY])
         version = about["version"]
         if not isinstance(version, int) or isinstance(version, bool) or not 1 <= version <= VERSION:
-            raise RequestError(f"version {version!r} of the format is not one this program reads (up to {VERSION})")
+            raise RequestError(f"format version {version!r} is not supported (this program reads up to {VERSION})")
         model = _on_paper(about, bn_eps)
     except RequestError as error:
         raise RequestError(f"{raw.path}: {error}") from None
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
-        raise RequestError(f"{raw.path}: its metadata does not say which detector it is ({error!r:.80})") from None
+        raise RequestError(f"{raw.path}: its metadata does not describe a detector ({error!r:.80})") from None
     _fill(model, raw.value, str(raw.path))
     provenance = about.get("provenance")
     model.provenance = provenance if isinstance(provenance, dict) else {}
@@ -104,17 +115,17 @@ def from_native(raw: Raw, bn_eps: float | None = None) -> FasterRcnn:
 
 
 def from_torchvision(raw: Raw, bn_eps: float | None = None) -> FasterRcnn:
-    """The detector in a state dict of torchvision's ``fasterrcnn_*_fpn``. Raises RequestError."""
+    """Build the detector of a torchvision ``fasterrcnn_*_fpn`` state dict. Raises RequestError."""
     state = _state(raw)
     if state is None:
         raise RequestError(
-            f"{raw.path} holds no detector that this program knows: neither one of its own nor torchvision's Faster "
-            "R-CNN with FPN (for a network alone there is --init)"
+            f"{raw.path} is not a supported detector: expected a file of this program or a torchvision Faster R-CNN "
+            "with FPN (for a backbone alone use --init)"
         )
     check_sharing(state.values(), str(raw.path))
     outputs, head, channels = (_first_side(state, name, str(raw.path)) for name in (SCORES, HEAD, PYRAMID))
     if outputs < 2:
-        raise RequestError(f"{raw.path}: {SCORES} has outputs for no class but the background")
+        raise RequestError(f"{raw.path}: {SCORES} has no outputs except the background")
     body = {name.removeprefix(BODY): value for name, value in state.items() if name.startswith(BODY)}
     architecture = infer(body, str(raw.path)).change(num_classes=0)
     if bn_eps is not None:
@@ -134,12 +145,12 @@ def from_torchvision(raw: Raw, bn_eps: float | None = None) -> FasterRcnn:
 
 
 def unnamed(number: int) -> str:
-    """What an output without a name is called."""
+    """Make a name for an output that has none."""
     return f"class {number}"
 
 
 def coco_names() -> tuple[str, ...]:
-    """COCO's category names by id, 1 to 90, as torchvision has them; of the ten ids that COCO left out their number."""
+    """List COCO's category names for ids 1 to 90 as in torchvision, with a numbered name for the ten unused ids."""
     from torchvision.models.detection import FasterRCNN_ResNet50_FPN_Weights
 
     names = FasterRCNN_ResNet50_FPN_Weights.COCO_V1.meta["categories"]
@@ -147,11 +158,11 @@ def coco_names() -> tuple[str, ...]:
 
 
 def _first_side(state: Mapping[str, Tensor], name: str, origin: str) -> int:
-    """How many outputs the layer of a weight has. Raises RequestError."""
+    """Return the number of outputs of the layer with this weight. Raises RequestError."""
     shape = tuple(state[name].shape) if name in state else ()
     if not shape or not 1 <= shape[0] <= MOST_CHANNELS:
         raise RequestError(
-            f"{origin}: {name} has shape {shape}, not that of a weight" if shape else f"{origin}: {name} is missing"
+            f"{origin}: {name} has the invalid shape {shape}" if shape else f"{origin}: {name} is missing"
         )
     return int(shape[0])
 
@@ -172,16 +183,16 @@ def _about(model: FasterRcnn, provenance: dict[str, Any] | None) -> dict[str, An
 
 
 def _on_paper(about: Mapping[str, Any], bn_eps: float | None, *, proposes: bool = False) -> FasterRcnn:
-    """The detector that ``about`` describes, its weights still to come. Raises RequestError, KeyError, TypeError."""
+    """Build the detector that ``about`` describes, without weights. Raises RequestError, KeyError, TypeError."""
     architecture = Architecture(**about["architecture"])
     if bn_eps is not None:
         architecture = architecture.change(bn_eps=bn_eps)
     settings = build_settings(DetectorSettings, about["detector"], "detector.")
     classes, learn = about["classes"], about["learn"]
     if not isinstance(classes, list) or not classes or not all(isinstance(name, str) for name in classes):
-        raise RequestError("its classes are not a list of names")
+        raise RequestError("its classes must be a list of names")
     if learn not in STEPS or (proposes and learn != "rpn"):
-        raise RequestError(f"its step {learn!r} is none of {', '.join(STEPS)}")
+        raise RequestError(f"its stage {learn!r} is not one of {', '.join(STEPS)}")
     proposer = _on_paper(about["proposer"], bn_eps, proposes=True) if learn == "fast_rcnn" else None
     view = DetectPreprocessing.from_dict(about["preprocessing"])
     model = _empty(architecture, settings, tuple(classes), view, learn=learn, proposer=proposer)
@@ -190,12 +201,12 @@ def _on_paper(about: Mapping[str, Any], bn_eps: float | None, *, proposes: bool 
 
 
 def _category_ids(ids: Any, classes: list[str]) -> tuple[int, ...] | None:
-    """None where the file does not say, as older ones do not. Raises RequestError."""
+    """Check category ids from a file; None where an older file has none. Raises RequestError."""
     if ids is None:
         return None
     whole = isinstance(ids, list) and all(isinstance(id_, int) and not isinstance(id_, bool) for id_ in ids)
     if not whole or len(ids) != len(classes) or len(set(ids)) != len(ids):
-        raise RequestError("its category_ids are not a different whole number for each class")
+        raise RequestError("its category_ids must be one distinct integer per class")
     return tuple(ids)
 
 
@@ -223,10 +234,10 @@ def _fill(model: FasterRcnn, state: Mapping[str, Tensor], origin: str) -> None:
 
 
 def _state(raw: Raw) -> dict[str, Tensor] | None:
-    """The tensors of torchvision's detector in a file; None where it holds none."""
+    """Return the tensors of a torchvision detector in a file; None where there is none."""
     value = raw.value
     if isinstance(value, dict) and isinstance(value.get("model"), dict):
-        value = value["model"]  # a checkpoint of torchvision's references
+        value = value["model"]  # a checkpoint of torchvision's reference scripts
     if not isinstance(value, dict) or "rpn.head.cls_logits.weight" not in value or HEAD not in value:
         return None
     if not all(
@@ -237,6 +248,6 @@ def _state(raw: Raw) -> dict[str, Tensor] | None:
 
 
 def _renamed(name: str) -> str:
-    """Files from before torchvision 0.15 lack a level in two places."""
+    """Convert a tensor name of torchvision before 0.15, which lacks a level in two places."""
     name = re.sub(r"^(backbone\.fpn\.(?:inner|layer)_blocks\.\d+)\.(weight|bias)$", r"\1.0.\2", name)
     return re.sub(r"^rpn\.head\.conv\.(weight|bias)$", r"rpn.head.conv.0.0.\1", name)

@@ -1,8 +1,8 @@
-"""Where the annotations and the images of a data set lie when nobody says so: the layouts that tools write.
+"""Find the annotations and images of a data set in the folder layouts that common tools write.
 
-COCO's own and Pascal VOC's own come first, then those of Roboflow, CVAT, Label Studio, FiftyOne and MMDetection. What
-holds a whole set (Label Studio's ``result.json``, CVAT's ``instances_default.json``, one folder of XML files) is train
-where val has nothing of its own.
+Layouts of COCO and Pascal VOC come first, then those of Roboflow, CVAT, Label Studio, FiftyOne and MMDetection. A file
+or folder for a whole data set (Label Studio's ``result.json``, CVAT's ``instances_default.json``, one folder of XML
+files) is used as train where there is no separate val.
 """
 
 import os
@@ -24,7 +24,7 @@ FOLDERS = {
     TRAIN: ("train", "train2017", "train2014", "Train", "training"),
     VAL: ("val", "val2017", "val2014", "valid", "validation", "Val", "Validation", "test", "Test"),
 }
-# Of a split; {} is one of its FOLDERS.
+# Files of one split; {} is one of its FOLDERS.
 COCO_FILES = (
     "annotations/instances_{}.json",
     "{}/_annotations.coco.json",
@@ -36,7 +36,7 @@ COCO_FILES = (
     "{}/labels.json",
 )
 XML_FOLDERS = ("{}", "{}/annotations", "{}/Annotations", "annotations/{}", "Annotations/{}")
-# Of a whole set.
+# Files of a whole data set.
 WHOLE_COCO = (
     "annotations/instances_default.json",
     "annotations/annotations.json",
@@ -51,11 +51,11 @@ LISTS = "ImageSets/Main"
 WHOLE_LIST = "default.txt"
 COCO_BEGINS = re.compile(rb'\A(\xef\xbb\xbf)?\s*\{.*?"(images|annotations|categories|licenses)"\s*:\s*\[', re.DOTALL)
 VOC_BEGINS = re.compile(rb"<annotation[\s>]")
-BEGINNING = 1 << 16  # bytes of a file that are looked at to tell what it is
+BEGINNING = 1 << 16  # bytes at the start of a file that are searched for the signature
 
 
 def detection_source_at(path: str) -> str:
-    """``coco`` or ``voc`` where a folder looks like one of them; empty where it does not."""
+    """Guess ``coco`` or ``voc`` from the content of a folder; empty for neither."""
     root = Path(path).expanduser()
     if not root.is_dir():
         return ""
@@ -74,13 +74,13 @@ def detection_source_at(path: str) -> str:
 
 
 def has_annotations(root: Path, settings: DetectDataSettings, split: str) -> bool:
-    """Whether a split has annotations, where the settings say or in a usual place of the source's."""
+    """Return whether a split has annotations, where the settings say or in a usual place."""
     find = _voc_place if settings.source == "voc" else _coco_place
     return find(root, settings, split) is not None
 
 
 def coco_file(root: Path, settings: DetectDataSettings, split: str) -> Path:
-    """The annotations of a split: those the settings name, or the first usual place. Raises RequestError."""
+    """Find the annotations of a split, where the settings say or in the first usual place. Raises RequestError."""
     found = _coco_place(root, settings, split)
     if found is not None:
         return found
@@ -92,7 +92,7 @@ def coco_file(root: Path, settings: DetectDataSettings, split: str) -> Path:
 
 
 def image_folders(root: Path, settings: DetectDataSettings, split: str, annotations: Path) -> list[Path]:
-    """Where the images of a split may lie: as the settings say, else the usual folders, likely ones first."""
+    """List the possible image folders of a split: the one in the settings, else usual ones, likely ones first."""
     said = settings.train_images if split == TRAIN else settings.val_images
     if said is not None:
         return [root / Path(said).expanduser()]
@@ -109,16 +109,16 @@ def image_folders(root: Path, settings: DetectDataSettings, split: str, annotati
 
 
 class VocFiles(NamedTuple):
-    """One split in Pascal VOC's format."""
+    """The files of one split in Pascal VOC's format."""
 
-    place: Path  # the list or folder that is the split
+    place: Path  # the list or folder that defines the split
     above: Path  # the folder of its XML files
     xml: list[Path]
     images: Path  # the folder of its images
 
 
 def voc_files(root: Path, settings: DetectDataSettings, split: str) -> VocFiles:
-    """Where a split lies: as the settings say, or in the first usual place. Raises RequestError."""
+    """Find the files of a split, where the settings say or in the first usual place. Raises RequestError."""
     place = _voc_place(root, settings, split)
     if place is None:
         said = _said(settings, split)
@@ -146,12 +146,12 @@ def _coco_place(root: Path, settings: DetectDataSettings, split: str) -> Path | 
 
 
 def _voc_place(root: Path, settings: DetectDataSettings, split: str) -> Path | None:
-    """The list or folder that is the split; None where there is none."""
+    """Find the list or folder that defines the split; None where there is none."""
     return next((path for path in _voc_places(root, settings, split) if path.is_file() or xml_in(path)), None)
 
 
 def _voc_places(root: Path, settings: DetectDataSettings, split: str) -> Iterator[Path]:
-    """Lists first, then folders, then what is not divided into splits."""
+    """List where a split may be defined: lists first, then folders, then what covers the whole data set."""
     said = _said(settings, split)
     lists = root / LISTS
     if said is not None:
@@ -167,7 +167,7 @@ def _voc_places(root: Path, settings: DetectDataSettings, split: str) -> Iterato
 
 
 def _names_of_lists(root: Path, settings: DetectDataSettings, split: str) -> Sequence[str]:
-    """Lists of a split. trainval.txt has val.txt in it: where it trains, test.txt is held out."""
+    """List the names of a split's lists. trainval.txt includes val.txt, so with it test.txt is held out."""
     if split == TRAIN:
         return "train", "trainval", *FOLDERS[TRAIN][1:]
     apart = settings.train or any((root / LISTS / f"{name}.txt").is_file() for name in FOLDERS[TRAIN])
@@ -175,7 +175,7 @@ def _names_of_lists(root: Path, settings: DetectDataSettings, split: str) -> Seq
 
 
 def _annotations_of(root: Path, place: Path) -> Path:
-    """The folder of the XML files that a list is about: ``Annotations`` beside its ``ImageSets``, or below root."""
+    """Find the folder of the XML files of a list: ``Annotations`` next to its ``ImageSets``, or below root."""
     beside = place.parent.parent.parent / "Annotations"
     if beside.is_dir() and place.parent.parent.name == "ImageSets":
         return beside
@@ -185,7 +185,7 @@ def _annotations_of(root: Path, place: Path) -> Path:
 def _voc_folder(
     root: Path, settings: DetectDataSettings, split: str, place: Path, above: Path, xml: Sequence[Path]
 ) -> Path:
-    """The folder of the images, whose XML files lie in ``above``: as the settings say, or one that holds some."""
+    """Find the image folder of the XML files: the one in the settings, or one that contains matching images."""
     said = settings.train_images if split == TRAIN else settings.val_images
     if said is not None:
         return root / Path(said).expanduser()
@@ -202,7 +202,7 @@ def _voc_folder(
 
 
 def _folder_around(folder: Path, root: Path) -> Path:
-    """The folder that ``folder`` lies in, but never the one around the whole data set."""
+    """Return the parent of ``folder``, but never above the data set's root."""
     return root if folder == root else folder.parent
 
 
@@ -211,33 +211,33 @@ def _said(settings: DetectDataSettings, split: str) -> str | None:
 
 
 def _fill(patterns: Sequence[str], split: str) -> Iterator[str]:
-    """The patterns with each name of the split, pattern by pattern."""
+    """Fill each name of the split into each pattern."""
     return (pattern.format(name) for pattern in patterns for name in FOLDERS[split])
 
 
 def _describe(patterns: Sequence[str], whole: Sequence[str], split: str) -> str:
-    """What is looked for, in words; ``whole`` stands for train alone."""
+    """Describe the places that are searched; those of a whole data set for train only."""
     usual, *others = FOLDERS[split]
     wanted = [*(pattern.format(usual) for pattern in patterns), *(whole if split == TRAIN else ())]
     return f"{', '.join(wanted)} (also {', '.join(others)} for {usual})"
 
 
 def _nothing(root: Path, split: str, wanted: str, source: str) -> str:
-    """What was looked for and what is there instead."""
+    """Describe what was searched for and what is there instead."""
     try:
         there = sorted(name for name in os.listdir(root) if not name.startswith("."))
     except OSError as error:
         raise RequestError(f"cannot list {root}: {error.strerror}") from error
-    has = f"it holds {listing(there)}" if there else "it is empty"
+    has = f"it contains {listing(there)}" if there else "it is empty"
     looks = detection_source_at(str(root))
     hint = f"; it looks like data.source {looks}" if looks not in ("", source) else ""
     return f"{root} has no annotations for {split}: looked for {wanted}; {has}{hint}; name them in data.{split}"
 
 
 def _json_near(root: Path) -> str:
-    """A clause about the JSON files that are there."""
+    """Describe the JSON files that are there."""
     below = [name for folder in ("", "annotations") for name in _json_in(root, folder)]
-    return f"; JSON files there are {listing(below)}" if below else ""
+    return f"; JSON files there: {listing(below)}" if below else ""
 
 
 def _json_in(root: Path, folder: str) -> list[str]:
@@ -245,7 +245,7 @@ def _json_in(root: Path, folder: str) -> list[str]:
 
 
 def _begins_with(path: Path, pattern: re.Pattern[bytes]) -> bool:
-    """Whether the first bytes of a file are such; no where it cannot be read."""
+    """Return whether the start of a file matches; False where it cannot be read."""
     try:
         if not path.is_file():
             return False

@@ -1,9 +1,8 @@
-"""The images of a split, found below their folder whatever paths and spellings a tool wrote, and their sizes.
+"""Find the images of a split below their folder, in whatever form a tool wrote their paths, and their sizes.
 
-A stated path is taken as it stands where that is a file below the folder. Else the files below it are searched: for the
-same path in another spelling (backslashes, another Unicode form of one letter), for the path without its first folders,
-and, where the stated path leads out of the folder (it is absolute, or has ``..`` in it), for the one file of that name.
-Nothing is ever opened that is not listed below the folder.
+A path in the annotations is used unchanged where it is a file below the folder. Otherwise the files below the folder
+are searched for the same path in another spelling (backslashes, Unicode form), for the path without its first folders,
+and, for an absolute path or one with ``..``, for the only file of that name. Files outside the folder are never opened.
 """
 
 import os
@@ -25,15 +24,15 @@ from resnext.detect.places import DRIVE, is_inside, missing_files, names_in
 from resnext.environment import available_cores
 from resnext.errors import RequestError
 
-SPELLED = "images found under another spelling of the stated path (backslashes, Unicode form)"
-BY_NAME = "images found by their file name, not at the stated path"
-MEASURED = "image sizes that are not stated, read from the images"
+SPELLED = "images found under another spelling of their path (backslashes, Unicode form)"
+BY_NAME = "images found by file name, not at their path in the annotations"
+MEASURED = "image sizes missing in the annotations, read from the images"
 
 
 def locate_images(parsed: Parsed, root: Path, *, exif: bool = True) -> Parsed:
-    """The split with its files as paths below ``root``, and every size known. Raises RequestError.
+    """Resolve the image paths below ``root`` and fill in missing sizes. Raises RequestError.
 
-    Images that are nowhere keep the name they have. ``exif``: a size that is not stated is that of the upright image.
+    Images that are not found keep their path. With ``exif``, a missing size is that of the upright image.
     """
     counts = dict(parsed.counts)
     files = _find_images(root, parsed.files, parsed.image_name, counts)
@@ -42,7 +41,7 @@ def locate_images(parsed: Parsed, root: Path, *, exif: bool = True) -> Parsed:
 
 
 def first_that_holds(folders: Iterable[Path], names: Sequence[str]) -> Path:
-    """The first folder that holds the first or the last image; the first that exists where none does."""
+    """Find the first folder with the first or last image; else the first that exists."""
     candidates = list(folders)
     probes = (*names[:1], *names[-1:])
     for holds in (_has_path, _has_name):
@@ -57,19 +56,19 @@ def _has_path(folder: Path, name: str) -> bool:
 
 
 def _has_name(folder: Path, name: str) -> bool:
-    """Whether the stated path is there in another spelling, or without some of its first folders."""
+    """Return whether the path exists in another spelling, or without some of its first folders."""
     parts = split_path(name)
     ends = [parts[start:] for start in range(len(parts))]
     return any(end[-1] in map(compose_letters, names_in(folder.joinpath(*end[:-1]))) for end in ends)
 
 
 def compose_letters(text: str) -> str:
-    """``text`` in Unicode's composed form: one spelling for letters that have two."""
+    """Normalize to Unicode's composed form (NFC), so that equal letters compare equal."""
     return unicodedata.normalize("NFC", text)
 
 
 def split_path(name: str) -> tuple[str, ...]:
-    """The folders of a stated path and its file name, whatever system wrote it; without ``.`` and ``..``."""
+    """Split a Unix or Windows path into folders and file name, without ``.`` and ``..``."""
     path = compose_letters(DRIVE.sub("", name)).replace("\\", "/")
     return tuple(part for part in path.split("/") if part not in ("", ".", ".."))
 
@@ -77,7 +76,7 @@ def split_path(name: str) -> tuple[str, ...]:
 def _find_images(
     root: Path, names: Sequence[str], image_name: Callable[[int], str], counts: dict[str, int]
 ) -> tuple[str, ...]:
-    """Each name as that of a file below ``root``; ``counts`` gets how many were not at the stated path."""
+    """Find each image below ``root``; ``counts`` gets the number of those not at their path."""
     gone = set(missing_files(root, [name for name in names if is_inside(name)]))
     lost = [place for place, name in enumerate(names) if name in gone or not is_inside(name)]
     if not lost:
@@ -92,7 +91,7 @@ def _find_images(
             continue
         if stated.setdefault(found, name) != name:
             raise RequestError(
-                f"{where} names {name!r}, and another image is {stated[found]!r}: both can only be {found!r} in {root}"
+                f"{where} names {name!r}, and another image is {stated[found]!r}: both match only {found!r} in {root}"
             )
         files[place] = found
         how = SPELLED if split_path(found) == split_path(name) and is_inside(name) else BY_NAME
@@ -101,7 +100,7 @@ def _find_images(
 
 
 def _list_by_name(root: Path) -> dict[str, list[str]]:
-    """Every file below ``root`` (as a path below it, with slashes) under its name in composed form."""
+    """List all files below ``root`` (relative paths with slashes) by normalized file name."""
     found: dict[str, list[str]] = {}
     for path in files_below(str(root)) if root.is_dir() else ():
         below = os.path.relpath(path, root).replace(os.sep, "/")
@@ -110,35 +109,35 @@ def _list_by_name(root: Path) -> dict[str, list[str]]:
 
 
 def _find_file(name: str, there: dict[str, list[str]], root: Path, where: str) -> str | None:
-    """The file that a stated path means. Raises RequestError for several, and for none where the path leads out."""
+    """Find the file that a path means. Raises RequestError for several, and for none if the path is outside root."""
     parts, inside = split_path(name), is_inside(name)
     shared = {file: _count_common_end(split_path(file), parts) for file in there.get(parts[-1] if parts else "", ())}
-    if inside:  # its folders are meant: val/a.jpg is not train/a.jpg
+    if inside:  # its folders must match: val/a.jpg is not train/a.jpg
         shared = {file: length for file, length in shared.items() if length == len(split_path(file))}
     longest = max(shared.values(), default=0)
     best = [file for file, length in shared.items() if length == longest]
     if len(best) > 1:
         raise RequestError(
-            f"{where} names {name!r}, which may be any of {listing(sorted(best))} in {root}; name the one that is meant"
+            f"{where} names {name!r}, which matches {listing(sorted(best))} in {root}; give more of its path"
         )
     if best:
         return best[0]
     if inside:
         return None
     raise RequestError(
-        f"{where} names {name!r}, which leads out of the folder of the images, and no file in {root} is called "
+        f"{where} names {name!r}, which is outside the image folder, and no file in {root} is called "
         f"{parts[-1] if parts else name!r}"
     )
 
 
 def _count_common_end(first: Sequence[str], second: Sequence[str]) -> int:
-    """How many parts both paths have in common, counted from their ends."""
+    """Count the parts that two paths have in common at their ends."""
     pairs = list(zip(reversed(first), reversed(second), strict=False))
     return next((place for place, (a, b) in enumerate(pairs) if a != b), len(pairs))
 
 
 def _fill_in_sizes(root: Path, files: Sequence[str], parsed: Parsed, exif: bool, counts: dict[str, int]) -> np.ndarray:
-    """The stated sizes, and where none is stated the image's own. Raises Faults naming all that cannot be read."""
+    """Fill in missing sizes from the images. Raises FaultyFilesError naming all that cannot be read."""
     unknown = np.flatnonzero((parsed.sizes < 1).any(axis=1))
     if not len(unknown):
         return parsed.sizes
@@ -149,13 +148,13 @@ def _fill_in_sizes(root: Path, files: Sequence[str], parsed: Parsed, exif: bool,
         try:
             return read_header_size(path, exif)
         except BadImage as error:
-            faults.append((path, f"{path}, whose size {parsed.name} does not state: {error.reason}"))
+            faults.append((path, f"{path}, whose size is missing in {parsed.name}: {error.reason}"))
             return 0, 0
 
     sizes = parsed.sizes.copy()
     with ThreadPoolExecutor(available_cores()) as pool:
         sizes[unknown] = list(pool.map(read_size, unknown.tolist()))
     if faults:
-        raise Faults(parsed.name, f"of {len(unknown)} images without a stated size", sorted(faults))
+        raise Faults(parsed.name, f"of {len(unknown)} images without a size in the annotations", sorted(faults))
     counts[MEASURED] = len(unknown)
     return sizes

@@ -1,4 +1,4 @@
-"""The files a detection run has around its training: recipe and samples first; evaluation and report at the end."""
+"""Write the files of a detection run: recipe and samples at the start, evaluation and report at the end."""
 
 from typing import Any
 
@@ -19,11 +19,11 @@ from resnext.train.checkpoint import read_files
 from resnext.train.finish import write_recipe_and_environment
 from resnext.train.logbook import read_log
 
-SAMPLES = 12  # pictures in samples.png
+SAMPLES = 12  # images in samples.png
 
 
 def write_beginning(session: DetectSession) -> None:
-    """The resolved recipe, the environment, and a few training images as the detector will see them."""
+    """Write the resolved recipe, the environment, and a few augmented training images."""
     write_recipe_and_environment(session)
     images: list[Tensor] = []
     boxes: list[Tensor] = []
@@ -33,12 +33,12 @@ def write_beginning(session: DetectSession) -> None:
         images, boxes, labels = images + batch.images, boxes + batch.boxes, labels + batch.labels
         if len(images) >= SAMPLES:
             break
-    batches.close()  # type: ignore[attr-defined]  # a generator: ends its workers
+    batches.close()  # type: ignore[attr-defined]  # a generator: stops its workers
     save(training_samples(images, boxes, labels, session.model.classes, SAMPLES), session.run.samples)
 
 
 def evaluate_held_out(session: DetectSession, model: Any) -> DetectionEvaluation | None:
-    """``model`` on the held-out images as ``resnext detect evaluate RUN`` does; in the leading process, else None."""
+    """Evaluate ``model`` on the held-out images like ``resnext detect evaluate RUN``; None except on the main rank."""
     session.world.share(model)
     return evaluate(
         model,
@@ -51,7 +51,7 @@ def evaluate_held_out(session: DetectSession, model: Any) -> DetectionEvaluation
 
 
 def write_results(session: DetectSession, console: Console) -> None:
-    """Curves, the evaluation of the best checkpoint with its pictures, and report.html; says where they lie."""
+    """Write curves, the evaluation of the best checkpoint and report.html; print the results and paths."""
     run, position, device = session.run, session.position, session.world.device
     files = read_files(run, "best") if session.world.leads else {}
     best = detector_from_checkpoint(session.world.share_bytes(files.get("model", b""))).to(device)
@@ -80,11 +80,11 @@ def write_results(session: DetectSession, console: Console) -> None:
     last = next(row for row in reversed(rows) if row["kind"] == "epoch")
     best_epoch, said = (position.best or {}).get("epoch"), f"AP {percent(last['ap'])}, AP50 {percent(last['ap50'])}"
     if last["epoch"] == best_epoch:
-        said += " after the last epoch, which is the best one"
+        said += " after the last epoch, which is the best"
     else:
         said += (
-            f" after the last epoch; AP {percent(evaluation.ap)}, AP50 {percent(evaluation.ap50)} at the best one, "
-            f"{best_epoch}, which was chosen on these same images"
+            f" after the last epoch; AP {percent(evaluation.ap)}, AP50 {percent(evaluation.ap50)} after the best, "
+            f"epoch {best_epoch}, which was chosen on the same images"
         )
     console.print(said, highlight=False, markup=False, soft_wrap=True)
     console.print(
@@ -93,5 +93,5 @@ def write_results(session: DetectSession, console: Console) -> None:
 
 
 def percent(value: float | None) -> str:
-    """A share as a percentage."""
+    """Format a share as a percentage."""
     return "–" if value is None else f"{100 * value:.1f} %"

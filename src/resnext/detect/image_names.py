@@ -1,4 +1,4 @@
-"""Which image of a data set a path is: names are compared from their end, folder by folder."""
+"""Find the image of a data set that a path means: paths are compared from their end, folder by folder."""
 
 from collections.abc import Sequence
 from pathlib import PurePosixPath
@@ -7,7 +7,7 @@ from resnext.errors import RequestError
 
 
 class ImageNames:
-    """The images' names in one annotation file, ``said_by``."""
+    """An index of the image names in the annotation file ``said_by``."""
 
     def __init__(self, names: Sequence[str], said_by: str) -> None:
         self.names, self.said_by = names, said_by
@@ -16,10 +16,9 @@ class ImageNames:
             self._places.setdefault(_parts(name)[-1], []).append(place)
 
     def find(self, path: str) -> int | None:
-        """The place of the image that ``path`` ends like, of several the one that more folders agree with.
+        """Find the index of the image whose name ends like ``path``, with the most equal folders; None without one.
 
-        Either may have folders in front that the other has not. None where there is no such image. Raises RequestError
-        where several fit alike.
+        Either may have further folders in front. Raises RequestError where several match equally.
         """
         parts = _parts(path)
         fitting = [place for place in self._places.get(parts[-1], []) if _agree(parts, _parts(self.names[place]))]
@@ -27,12 +26,12 @@ class ImageNames:
         best = [place for place, length in zip(fitting, lengths, strict=True) if length == max(lengths)]
         if len(best) > 1:
             raise RequestError(
-                f"{path} may be {self.names[best[0]]} or {self.names[best[1]]} of {self.said_by}: give more of its path"
+                f"{path} fits {self.names[best[0]]} and {self.names[best[1]]} of {self.said_by}: give more of its path"
             )
         return best[0] if best else None
 
     def has(self, path: str, place: int) -> bool:
-        """Whether ``path`` can be the image at ``place``."""
+        """Return whether ``path`` can be the image at ``place``."""
         return _agree(_parts(path), _parts(self.names[place]))
 
 

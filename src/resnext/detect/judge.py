@@ -1,4 +1,4 @@
-"""A detector on the images of a data set: each process finds what is in its share, and all get the whole."""
+"""Run and evaluate a detector on a data set, with the images divided over ranks."""
 
 from collections.abc import Callable
 from typing import Any
@@ -32,7 +32,7 @@ def detect_all(
     start_method: str | None = None,
     progress: Progress | None = None,
 ) -> Detections:
-    """What ``model`` finds in this process's share of ``dataset``. The network is left in the mode it came in.
+    """Detect objects in this rank's share of ``dataset``; the model's mode is restored afterwards.
 
     Raises BadImage for an image that cannot be used, WorkError for an output that is not finite.
     """
@@ -66,13 +66,13 @@ def detect_all(
 def evaluate(
     model: FasterRcnn, dataset: DetectionDataset, world: World, max_detections: int | None = None, **options: Any
 ) -> DetectionEvaluation | None:
-    """COCO's evaluation of ``model`` on all of ``dataset``, in the leading process; None in the others.
+    """Evaluate ``model`` on ``dataset`` with COCO's metrics; return None except on the main rank.
 
-    A copy made ready to predict computes, whatever layout and fast paths ``model`` has: while a run trains, at its end
-    and afterwards the same weights give the same detections. An image is computed alone, so the numbers do not depend
-    on how many processes share the work. The best ``max_detections`` of a class in an image count: when not given
-    COCO's 100, or all where the detector gives more. Raises what ``detect_all`` and ``match_classes`` raise, WorkError
-    for weights that are not finite and where another process failed.
+    A copy prepared for inference is used, so the same weights give the same detections during a run, at its end and
+    afterwards. Images are computed one by one, so the results do not depend on the number of ranks.
+    ``max_detections`` per class and image count; by default COCO's 100, or all where the detector gives more. Raises
+    WorkError for weights that are not finite or a failure on another rank, and what ``run_inference`` and
+    ``match_classes`` raise.
     """
     match = match_classes(model, dataset)
     try:
@@ -86,5 +86,5 @@ def evaluate(
 
 
 def counted_detections(model: FasterRcnn) -> int:
-    """How many detections of a class in an image count: COCO's 100, or all where the detector gives more."""
+    """Return how many detections per class and image count: COCO's 100, or all where the detector gives more."""
     return max(MAX_DETECTIONS, model.settings.detections)

@@ -1,6 +1,6 @@
-"""Batches of images with boxes, the same ones for any number of workers and any point of resuming.
+"""Load batches of images with boxes, the same for any number of workers and after resuming.
 
-As in ``data/loader.py``: the order of an epoch is a function of (seed, epoch), what happens to an image is one of
+As in ``data/loader.py``: the order of an epoch is a function of (seed, epoch), the augmentation of an image one of
 (seed, epoch, index).
 """
 
@@ -23,29 +23,28 @@ Key = tuple[int, int]  # epoch, index
 
 
 class DetectBatch(NamedTuple):
-    """What one rank computes on in one step."""
+    """One rank's batch of one step."""
 
-    images: list[Tensor]  # [3, H, W] each, as ``DetectPreprocessing.view`` gives them
-    boxes: list[Tensor]  # float32 [n, 4] in pixels of the images here; crowds are left out
+    images: list[Tensor]  # [3, H, W] each, as ``DetectPreprocessing.apply`` returns them
+    boxes: list[Tensor]  # float32 [n, 4] in pixels of these images, without crowds
     labels: list[Tensor]  # int64 [n], into the data set's classes
-    sizes: list[tuple[int, int]]  # height, width of the pictures as they are stored
+    sizes: list[tuple[int, int]]  # height, width of the original images
     indices: list[int]  # into the data set
     bad: tuple[str, ...] = ()
 
     def pin_memory(self) -> "DetectBatch":
-        """The same batch in page-locked memory."""
+        """Copy the images to page-locked memory."""
         return self._replace(images=[image.pin_memory() for image in self.images])
 
 
 class DetectLoader:
-    """The batches of training: every epoch in its own order, every image with its own randomness.
+    """The training data loader, with a new order every epoch.
 
     ``batch_size`` counts the images of all ranks together; rank r takes the r-th contiguous part. Every batch is full:
-    an epoch has N // batch_size steps, sees no image twice and leaves out N % batch_size of them. Those are other
-    ones in the next epoch, so that every image is seen at least once in any two epochs that follow each other, and in
-    the long run all are left out equally often. With ``group``, the images of a batch are all wide or all tall, which
-    need less padding, but for at most one mixed batch, the epoch's last. Raises RequestError for sizes that cannot be
-    trained on.
+    an epoch has N // batch_size steps, repeats no image and leaves out N % batch_size of them. The next epoch leaves
+    out others, so any two consecutive epochs see every image, and all are left out equally often in the long run.
+    With ``group``, the images of a batch are all wide or all tall, which need less padding, except in one last mixed
+    batch. Raises RequestError for a batch size that does not fit the ranks or the data set.
     """
 
     def __init__(
@@ -64,7 +63,7 @@ class DetectLoader:
         check_start_method(start_method)
         if batch_size % world_size:
             raise RequestError(
-                f"train.batch_size {batch_size} does not divide into the {world_size} processes of this run"
+                f"train.batch_size {batch_size} is not divisible by the {world_size} processes of this run"
             )
         if batch_size > len(dataset):
             raise RequestError(
@@ -78,7 +77,7 @@ class DetectLoader:
         self.steps_per_epoch = len(dataset) // batch_size
 
     def order(self, epoch: int) -> list[np.ndarray]:
-        """The global batches of an epoch: indices int64 [batch_size] each."""
+        """Compute the global batches of an epoch: indices int64 [batch_size] each."""
         left_out = self._choose_left_out(epoch)
         waiting: tuple[list[int], list[int]] = ([], [])
         batches = []
@@ -90,13 +89,13 @@ class DetectLoader:
             if len(kind) == self.batch_size:
                 batches.append(np.array(kind))
                 kind.clear()
-        mixed = [*waiting[0], *waiting[1]]  # a whole batch or nothing, as the images that are left are whole batches
+        mixed = [*waiting[0], *waiting[1]]  # one full batch or nothing, as the total is a multiple of the batch size
         return [*batches, np.array(mixed)] if mixed else batches
 
     def _choose_left_out(self, epoch: int) -> set[int]:
-        """The images that fill no batch in this epoch: the epoch's window of one circle that is the same for all.
+        """Choose the images to leave out: a window that moves each epoch along one fixed random circle of all images.
 
-        They are fewer than half of the data set, so the windows of two epochs in a row do not meet.
+        A window has fewer than half of the images, so those of two consecutive epochs do not overlap.
         """
         count = len(self.dataset)
         size = count % self.batch_size
@@ -108,7 +107,7 @@ class DetectLoader:
         return generator.permutation(len(self.dataset))
 
     def batches(self, epoch: int, first_step: int = 0) -> Iterator[DetectBatch]:
-        """The epoch's batches from ``first_step`` on. Raises BadImage, WorkError where a worker dies."""
+        """Load the epoch's batches from ``first_step`` on. Raises BadImage, and WorkError where a worker dies."""
         assert 0 <= first_step <= self.steps_per_epoch
         each = self.batch_size // self.world_size
         mine = slice(self.rank * each, (self.rank + 1) * each)
@@ -125,9 +124,9 @@ def eval_batches(
     rank: int = 0,
     world_size: int = 1,
 ) -> Iterator[DetectBatch]:
-    """Every image once, in order, one a batch: what an image is filled up to then depends on no other.
+    """Load every image once, in order, one per batch, so that its padding does not depend on other images.
 
-    Rank r has the r-th contiguous part of the data set. Raises BadImage for an image that cannot be used.
+    Rank r gets the r-th contiguous part of the data set. Raises BadImage for an image that cannot be used.
     """
     check_start_method(start_method)
     first, end = (len(dataset) * r // world_size for r in (rank, rank + 1))
@@ -136,7 +135,7 @@ def eval_batches(
 
 
 class _Reader:
-    """Turns keys into a batch, in whatever process it finds itself. ``seed`` None means nothing is random."""
+    """Reads the batch of given keys, in any process. Without ``seed`` nothing is random."""
 
     def __init__(
         self,
@@ -151,7 +150,7 @@ class _Reader:
         return len(self.dataset)
 
     def __getitems__(self, keys: list[Key]) -> DetectBatch | WorkError:
-        """What goes wrong is returned, not raised: a DataLoader would wrap it in the worker's traceback."""
+        """Read a batch; errors are returned, not raised, as a DataLoader would wrap them in a traceback."""
         state = torch.default_generator.get_state()
         batch = DetectBatch([], [], [], [], [])
         try:

@@ -1,4 +1,4 @@
-"""Which detection found which box, by COCOeval's own matching; curves, the best score, and images ranked by it."""
+"""Match detections to boxes with COCOeval; precision-recall curves, the best score threshold, image ranking."""
 
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -7,21 +7,21 @@ import numpy as np
 
 from resnext.detect.dataset import DetectionDataset
 
-NONE, CROWD = -1, -2  # of a detection: it found no box; it is not counted
+NONE, CROWD = -1, -2  # match of a detection: no box; not counted
 
 
 @dataclass(frozen=True, eq=False)
 class Curves:
-    """Precision [K, 101] of each class at recall 0, 0.01 ... 1, from the most precise point on; NaN without boxes."""
+    """Interpolated precision [K, 101] of each class at recall 0, 0.01, ..., 1; NaN without boxes."""
 
     recall: np.ndarray  # [101]
     precision50: np.ndarray  # at IoU 0.50
     precision75: np.ndarray
-    precision: np.ndarray  # mean over IoU .50, .55 ... .95
+    precision: np.ndarray  # mean over IoU .50, .55, ..., .95
 
 
 class Threshold(NamedTuple):
-    """The score from which on detections are kept, and what that gives over the data set at IoU 0.5."""
+    """A score threshold and the resulting precision, recall and F1 over the data set at IoU 0.5."""
 
     score: float
     precision: float
@@ -31,44 +31,44 @@ class Threshold(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Matches:
-    """What became of each detection and image at IoU 0.5 when detections from a score on are kept.
+    """Matches of detections and counts per image at IoU 0.5, with detections from a score threshold on.
 
-    ``box`` and ``kept`` have one row a detection (in their order), the others one an image. A detection that found a
-    crowd, or is beyond the best of its class and image that count, is neither right nor false (``box`` CROWD).
+    ``box`` and ``kept`` have one row per detection, the others one per image. A detection that matches a crowd, or is
+    beyond the number that counts for its class and image, is neither right nor false (``box`` is IGNORED).
     """
 
-    box: np.ndarray  # int64 [n]: the row of the data set's boxes that it found, NONE, or CROWD; of those not kept too
+    box: np.ndarray  # int64 [n]: row of the matched box in the data set, UNMATCHED or IGNORED; also of those not kept
     kept: np.ndarray  # bool [n]
-    boxes: np.ndarray  # int64 [N]: to be found
+    boxes: np.ndarray  # int64 [N]: ground-truth boxes
     matched: np.ndarray  # int64 [N]
     missed: np.ndarray  # int64 [N]
     false: np.ndarray  # int64 [N]
-    overlap: np.ndarray  # float64 [N]: mean IoU of the pairs that match; 0 without
+    overlap: np.ndarray  # float64 [N]: mean IoU of the matched pairs; 0 without
 
     @property
     def f1(self) -> np.ndarray:
-        """float64 [N]: 2·matched / (2·matched + missed + false); 1 where nothing is there and nothing was found."""
+        """float64 [N]: 2·matched / (2·matched + missed + false); 1 without boxes and detections."""
         whole = 2 * self.matched + self.missed + self.false
         return np.where(whole == 0, 1.0, 2 * self.matched / np.maximum(whole, 1))
 
     def ranked(self) -> np.ndarray:
-        """Images from best to worst: by F1, then fewer mistakes, more found, closer boxes, and the data's order."""
+        """Rank images from best to worst: by F1, fewer mistakes, more matches, higher IoU, then data order."""
         mistakes = self.missed + self.false
         return np.lexsort((np.arange(len(self.boxes)), -self.overlap, -self.matched, mistakes, -self.f1))
 
 
 def curves_of(coco: Any, order: np.ndarray) -> Curves:
-    """The curves of a COCOeval that has run; class k is its ``order[k]``-th."""
+    """Extract the curves from a finished COCOeval, whose index of class k is ``order[k]``."""
     values = coco.eval["precision"][:, :, order, 0, -1].transpose(0, 2, 1)  # [IoU, class, recall]
     values = np.where(values < 0, np.nan, values)
     return Curves(np.asarray(coco.params.recThrs), values[0], values[5], values.mean(axis=0))
 
 
 def best_threshold(coco: Any, boxes: int) -> Threshold | None:
-    """The score with the highest F1 over all classes and images at IoU 0.5; of equal ones the highest.
+    """Find the score with the highest F1 over all classes and images at IoU 0.5; the highest of equal ones.
 
-    None where nothing was found rightly. Matching takes detections by score, so those above a score match alike
-    whatever lies below.
+    None where no detection is right. Matching goes by descending score, so a threshold does not change the matches
+    above it.
     """
     scores, right = [], []
     for one in _of_all_areas(coco):
@@ -90,7 +90,7 @@ def best_threshold(coco: Any, boxes: int) -> Threshold | None:
 def match_of(
     coco: Any, dataset: DetectionDataset, image: np.ndarray, score: np.ndarray, threshold: Threshold | None
 ) -> Matches:
-    """What became of detections of these images and scores; ids in ``coco`` are rows plus one."""
+    """Match detections of these images and scores; ids in ``coco`` are row numbers plus one."""
     box, overlap = np.full(len(image), CROWD, np.int64), np.zeros(len(image))
     for one in _of_all_areas(coco):
         rows = np.asarray(one["dtIds"], np.int64) - 1
@@ -108,13 +108,13 @@ def match_of(
 
 
 def _of_all_areas(coco: Any) -> list[dict[str, Any]]:
-    """COCOeval's findings for each class and image, boxes of all areas."""
+    """Select COCOeval's results per class and image for boxes of all areas."""
     everything = coco.params.areaRng[0]
     return [one for one in coco.evalImgs if one is not None and one["aRng"] == everything]
 
 
 def _overlaps(coco: Any, one: dict[str, Any]) -> np.ndarray:
-    """IoU of each detection with the box that it found; 0 where none."""
+    """Find the IoU of each detection with its matched box; 0 without."""
     ious = coco.ious[one["image_id"], one["category_id"]]
     ids = [box["id"] for box in coco._gts[one["image_id"], one["category_id"]]]  # the order of the columns
     where = {box: column for column, box in enumerate(ids)}

@@ -1,13 +1,12 @@
-"""The split that papers before 2017 train and test on: trainval35k and minival, from COCO's own files.
+"""Make trainval35k and minival, the COCO split of papers before 2017, from COCO's own files.
 
-Of the 40,504 images of val2014, 5,000 are minival and the other 35,504 train, beside all 82,783 of train2014 (Section
-5.4). The list came with py-faster-rcnn's code, not with COCO, until COCO made it its split of 2017: val2017 is these
-5,000 images and train2017 the other 118,287 (tensorpack's FasterRCNN says so where it names its data: "trainval35k, AKA
-train2017"; the counts add up). So the ids in instances_val2017.json are the list, and nothing else is needed. An image
-has one id in all of COCO's files; where the numbers in two file names contradict that, it is an error.
+Of the 40,504 images of val2014, 5,000 are minival; the other 35,504 are used for training together with all 82,783 of
+train2014 (Section 5.4). The list came with py-faster-rcnn until COCO adopted it as its 2017 split: val2017 is minival,
+and train2017 the other 118,287 images (tensorpack's FasterRCNN: "trainval35k, AKA train2017"; the counts agree). So the
+ids in instances_val2017.json are the list. An image has the same id in all COCO files; file names whose numbers
+contradict this are an error.
 
-Two other splits go by the name of minival and are not meant here: TensorFlow's of 8,059 images, and the last 5,000 of
-val2014 as they come.
+Two other splits called minival are not meant: TensorFlow's of 8,059 images, and the last 5,000 images of val2014.
 """
 
 import json
@@ -22,7 +21,7 @@ from resnext.detect.places import checked_name
 from resnext.errors import RequestError
 from resnext.files import check_folder, written_whole
 
-# As COCO has them: images.
+# Numbers of images in COCO's own files.
 OFFICIAL = {"train2014": 82_783, "val2014": 40_504, "minival": 5_000, "trainval35k": 118_287}
 NUMBER = re.compile(r"(\d+)\.\w+$")
 Content = dict[str, list[dict[str, Any]]]
@@ -30,7 +29,7 @@ Content = dict[str, list[dict[str, Any]]]
 
 @dataclass(frozen=True)
 class Count:
-    """What one list holds, and how many images COCO's has."""
+    """The number of images and boxes of one list."""
 
     name: str
     images: int
@@ -38,22 +37,22 @@ class Count:
 
     @property
     def official(self) -> bool:
+        """Whether the number of images is that of COCO's own files."""
         return self.images == OFFICIAL[self.name]
 
 
 def make_minival(train2014: Path, val2014: Path, val2017: Path, out: Path, outlines: bool = False) -> list[Count]:
-    """Write ``instances_trainval35k.json`` and ``instances_minival.json`` into ``out``; what all the lists hold.
+    """Write ``instances_trainval35k.json`` and ``instances_minival.json`` into ``out``; return the counts of all lists.
 
-    The names of the images get their folder in front (``train2014/...``, ``val2014/...``), so that both years lie
-    below one. Segmentations are left out unless ``outlines``. Raises RequestError for files that do not belong
-    together, or that are there already.
+    Image names get their folder in front (``train2014/...``, ``val2014/...``). Segmentations are left out unless
+    ``keep_segmentations``. Raises RequestError for inputs that do not belong together or outputs that exist.
     """
     targets = {name: out / f"instances_{name}.json" for name in ("trainval35k", "minival")}
     if not out.is_dir():
-        raise RequestError(f"{out} is no folder; the lists need one to go into")
+        raise RequestError(f"{out} is not a folder; the lists are written into an existing one")
     for target in targets.values():
         if target.exists():
-            raise RequestError(f"{target} is there already; move it away or choose another folder")
+            raise RequestError(f"{target} exists already; move it away or choose another folder")
     check_folder(out)
     train, val = _loaded(train2014, outlines, "train2014"), _loaded(val2014, outlines, "val2014")
     _check_apart(train, val, train2014, val2014)
@@ -66,7 +65,7 @@ def make_minival(train2014: Path, val2014: Path, val2017: Path, out: Path, outli
 
 
 def _loaded(path: Path, outlines: bool, folder: str) -> Content:
-    """A file's three parts, the images' names with their folder in front."""
+    """Load a file and put the folder in front of its image names."""
     content = load_json(path, keep_all=outlines)
     images_of(content["images"], path)
     categories_of(content["categories"], path)
@@ -78,7 +77,7 @@ def _loaded(path: Path, outlines: bool, folder: str) -> Content:
 
 
 def _check_apart(train: Content, val: Content, train_path: Path, val_path: Path) -> None:
-    """Raise RequestError unless two files can be one: the same categories, no id twice."""
+    """Raise RequestError unless two files can be merged: equal categories, no common ids."""
     first, second = (
         categories_of(content["categories"], path) for content, path in ((train, train_path), (val, val_path))
     )
@@ -90,12 +89,12 @@ def _check_apart(train: Content, val: Content, train_path: Path, val_path: Path)
         if common:
             raise RequestError(
                 f"{train_path} and {val_path} share {len(common)} ids of {part}, such as {next(iter(common))}; "
-                "expected the two files of one year"
+                "expected two files of the same year"
             )
 
 
 def _ids(val2017: Path, val: Content, val_path: Path) -> set[int]:
-    """The ids of minival. Raises RequestError unless they are images of val2014."""
+    """Read the ids of minival. Raises RequestError unless they are images of val2014."""
     content = load_json(val2017)
     ids, names, _ = images_of(content["images"], val2017)
     known = {row["id"]: row["file_name"] for row in val["images"]}
@@ -103,12 +102,12 @@ def _ids(val2017: Path, val: Content, val_path: Path) -> set[int]:
     if strangers:
         raise RequestError(
             f"{len(strangers)} of the {len(ids)} images of {val2017} are not in {val_path}: {listing(strangers)}; "
-            "expected instances_val2017.json, or another list out of val2014"
+            "expected instances_val2017.json or another subset of val2014"
         )
     for id_, name in zip(ids, names, strict=True):
         here, there = _number(known[id_]), _number(name)
         if here is not None and there is not None and here != there:
-            raise RequestError(f"image {id_} is {known[id_]} in {val_path} but {name} in {val2017}: not one picture")
+            raise RequestError(f"image {id_} is {known[id_]} in {val_path} but {name} in {val2017}: not the same image")
     return set(ids)
 
 
@@ -118,7 +117,7 @@ def _number(name: str) -> int | None:
 
 
 def _divided(content: Content, ids: set[int]) -> tuple[Content, Content]:
-    """The images that are not in ``ids``, and those that are, each with its annotations, in the file's order."""
+    """Split into images not in ``ids`` and those in it, with their annotations, in the file's order."""
     parts: list[Content] = []
     for inside in (False, True):
         images = [row for row in content["images"] if (row["id"] in ids) is inside]

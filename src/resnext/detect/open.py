@@ -1,4 +1,4 @@
-"""From the data settings to both splits of images with boxes."""
+"""Open the training and held-out data sets that the data settings describe."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -22,11 +22,10 @@ from resnext.errors import RequestError, nearest
 
 
 def open_detection(settings: DetectDataSettings) -> tuple[DetectionDataset, DetectionDataset]:
-    """Train and val, cut to ``limit_train`` and ``limit_val``. Raises RequestError for what is missing or wrong.
+    """Open train and val, reduced to the settings' limits. Raises RequestError for missing or invalid data.
 
-    They are of two files or lists, or parts of one by ``val_fraction``. Val may have the classes in another order,
-    under other ids, or only some; ``match_classes`` sees to it. ``empty`` is for training alone: held-out images all
-    stay.
+    They come from two files or lists, or from one by ``val_fraction``. Val may have the classes in another order, with
+    other ids, or only some of them; ``match_classes`` handles this. ``empty`` applies to training only.
     """
     if settings.val_fraction is not None:
         train, val = _open_parts(settings)
@@ -41,7 +40,7 @@ def open_detection(settings: DetectDataSettings) -> tuple[DetectionDataset, Dete
 
 
 def open_detection_split(settings: DetectDataSettings, split: str) -> DetectionDataset:
-    """``train`` or ``val`` alone; the other need not be there. VOC's classes come from all that is there."""
+    """Open ``train`` or ``val`` alone. VOC's classes come from both splits, where both exist."""
     if split not in (TRAIN, VAL):
         raise RequestError(f"no split {split!r}{nearest(split, (TRAIN, VAL))}")
     if settings.val_fraction is not None:
@@ -54,7 +53,7 @@ def open_detection_split(settings: DetectDataSettings, split: str) -> DetectionD
 
 
 class Found:
-    """A split's annotations, read, and where its images lie. Raises RequestError for what is missing or wrong."""
+    """The annotations of a split and its image folder. Raises RequestError for missing or invalid files."""
 
     def __init__(self, settings: DetectDataSettings, split: str) -> None:
         root = data_root(settings)
@@ -70,11 +69,11 @@ class Found:
 
     @property
     def needs_other(self) -> bool:
-        """Whether what the split's classes are depends on the other split too."""
+        """Whether the split's classes depend on the other split too."""
         return self.voc is not None or bool(self.coco.groups)
 
     def parsed(self, both: Sequence["Found"]) -> Parsed:
-        """The split, under the classes of ``both``, its images located. Raises RequestError."""
+        """Build the annotations with the classes of ``both`` splits, and locate the images. Raises RequestError."""
         if self.voc is None:
             parsed = leave_out_groups(self.coco, [found.coco for found in both])
         else:
@@ -84,11 +83,11 @@ class Found:
 
 
 def check_undivided(settings: DetectDataSettings) -> None:
-    """Raise RequestError where ``val_fraction`` is to divide what has its own held-out images already."""
+    """Raise RequestError where ``val_fraction`` is given but the data has its own held-out images."""
     root = data_root(settings)
     if settings.train is None and has_annotations(root, settings, VAL):
         raise RequestError(
-            f"{root} has annotations for val already: leave data.val_fraction out, or name in data.train what to divide"
+            f"{root} already has annotations for val: leave out data.val_fraction, or name in data.train what to split"
         )
 
 
@@ -102,7 +101,7 @@ def _find_val(settings: DetectDataSettings) -> Found:
 
 
 def _open_parts(settings: DetectDataSettings) -> tuple[DetectionDataset, DetectionDataset]:
-    """Train and val out of the annotations of train."""
+    """Open train and val from the annotations of train."""
     check_undivided(settings)
     found = Found(settings, TRAIN)
     parsed = found.parsed([found])
@@ -120,7 +119,7 @@ def _dataset(found: Found, both: Sequence[Found], settings: DetectDataSettings, 
 
 
 def _apply_policies(parsed: Parsed, found: Found, settings: DetectDataSettings, split: str) -> DetectionDataset:
-    """All of a file or a part of it, under the policies of the settings."""
+    """Build a data set with the policies of the settings, and check that its images exist."""
     dataset = dataset_of(
         parsed,
         found.images,
@@ -146,9 +145,9 @@ def check_known_categories(train: DetectionDataset, val: DetectionDataset) -> No
 
 
 def data_root(settings: DetectDataSettings) -> Path:
-    """The folder ``settings.path``. Raises RequestError unless it is there."""
+    """Return the folder ``settings.path``. Raises RequestError unless it exists."""
     if settings.source not in SOURCES:
-        raise RequestError(f"no data.source {settings.source!r}{nearest(settings.source, SOURCES)}")
+        raise RequestError(f"unknown data.source {settings.source!r}{nearest(settings.source, SOURCES)}")
     root = Path(settings.path).expanduser()
     if not root.is_dir():
         raise RequestError(f"data.path {root} {'is a file' if root.exists() else 'does not exist'}; expected a folder")

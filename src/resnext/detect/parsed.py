@@ -1,4 +1,4 @@
-"""A split as its files state it, whatever their format, and the data set that the policies make of it."""
+"""Annotations of a split before any policy is applied, and the data set built from them."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,24 +12,24 @@ from resnext.detect.dataset import DetectionDataset, without_empty
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Parsed:
-    """Images, classes and every box of the files, also those that no policy would let through."""
+    """Images, classes and all boxes of a split, bad boxes included."""
 
     name: str
     classes: tuple[str, ...]
     category_ids: tuple[int, ...]
     image_ids: np.ndarray  # int64 [N]
     files: tuple[str, ...]
-    sizes: np.ndarray  # int64 [N, 2]: width, height; below 1 where none is stated
+    sizes: np.ndarray  # int64 [N, 2]: width, height; below 1 where there is none
     found: Annotated
-    own_ids: bool = False  # whether image_ids and category_ids are only counted here, as the format has none
-    box_name: Callable[[int], str]  # of an annotation, for messages: where it stands and what it says
-    image_name: Callable[[int], str] = "image {}".format  # of an image, for messages: where its file is named
-    groups: tuple[int, ...] = ()  # ids of categories that may be mere groups of others (see ``leave_out_groups``)
-    counts: dict[str, int] = field(default_factory=dict)  # what was not taken as it is stated: {what: how often}
+    own_ids: bool = False  # whether image_ids and category_ids are generated, as the format has none
+    box_name: Callable[[int], str]  # of a box index, for messages: file, annotation and values
+    image_name: Callable[[int], str] = "image {}".format  # of an image index, for messages: where its file is named
+    groups: tuple[int, ...] = ()  # ids of categories that may be groups of others (see ``drop_group_categories``)
+    counts: dict[str, int] = field(default_factory=dict)  # what was changed or left out: {what: how often}
 
 
 def leave_out_groups(parsed: Parsed, others: Sequence[Parsed]) -> Parsed:
-    """Leave out the categories of ``groups`` that have no box in the other splits either, so that all keep the same."""
+    """Drop the group categories that have no box in any split, the same ones in all splits."""
     classes, boxed = _names_but_groups([parsed]), _names_but_groups(others)
     names = dict(zip(parsed.category_ids, parsed.classes, strict=True))
     gone = {id_: names[id_] for id_ in parsed.groups if names[id_] in classes or names[id_] not in boxed}
@@ -59,7 +59,7 @@ def _names_but_groups(splits: Sequence[Parsed]) -> set[str]:
 def dataset_of(
     parsed: Parsed, root: Path, *, exif: bool = True, bad_boxes: str = "error", empty: str = "keep"
 ) -> DetectionDataset:
-    """The split with its images below ``root``; the policies are the settings'. Raises RequestError for bad boxes."""
+    """Build the data set of a split with images below ``root``. Raises RequestError for bad boxes."""
     counts = dict(parsed.counts)
     offsets, arrays = sorted_out(parsed.found, parsed.sizes, bad_boxes, parsed.box_name, counts)
     dataset = DetectionDataset(

@@ -1,4 +1,4 @@
-"""The parts a detector is made of: torchvision's, kept in float32 where coordinates are, and those it has not."""
+"""Build the modules of a detector for its layout (fpn or c4), from torchvision's and our own."""
 
 from dataclasses import dataclass
 
@@ -14,15 +14,15 @@ from resnext.detect.settings import DetectorSettings
 from resnext.errors import RequestError
 from resnext.model.network import Network
 
-RPN_SAME, RPN_OTHER = 0.7, 0.3  # overlap from which an anchor is positive, and below which it is negative
-ROI_SAME = 0.5  # overlap from which a region is positive; below, it is background
-ALIGNED, C4_ALIGNED = 7, 14  # side of a region's map before the head
+RPN_SAME, RPN_OTHER = 0.7, 0.3  # an anchor is positive from the first IoU on, negative below the second
+ROI_SAME = 0.5  # a region is positive from this IoU on, background below
+ALIGNED, C4_ALIGNED = 7, 14  # side of a region's feature map at the head's input
 SMALLEST_ANCHOR = 32.0
 C4_ANCHORS = (64.0, 128.0, 256.0, 512.0)  # py-faster-rcnn's for COCO: scales 4, 8, 16, 32 of stride 16
 
 
 class FpnBackbone(nn.Module):
-    """The network and a feature pyramid on all its stages: maps ``0`` (the finest) ..., and ``pool``."""
+    """The network and a feature pyramid on all its stages: maps ``0`` (finest), ``1``, ..., ``pool``."""
 
     def __init__(self, body: Network, channels: int) -> None:
         super().__init__()
@@ -32,7 +32,7 @@ class FpnBackbone(nn.Module):
         self.names = [name for name in body.feature_names if name != "pooled"]
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """[B, 3, H, W] -> maps [B, channels, h, w], the finest first."""
+        """Compute maps [B, channels, h, w], finest first, from images [B, 3, H, W]."""
         maps = self.body.features(images, self.names)
         if self.body.architecture.pre_activation:
             maps[self.names[-1]] = self.body.bn(maps[self.names[-1]])
@@ -40,7 +40,7 @@ class FpnBackbone(nn.Module):
 
 
 class C4Backbone(nn.Module):
-    """The network up to its last stage but one, whose map is ``0``."""
+    """The network without its last stage; its output is map ``0``."""
 
     def __init__(self, body: Network) -> None:
         super().__init__()
@@ -48,12 +48,12 @@ class C4Backbone(nn.Module):
         self.name = body.feature_names[-3]
 
     def forward(self, images: Tensor) -> dict[str, Tensor]:
-        """[B, 3, H, W] -> a map [B, channels, h, w]."""
+        """Compute a map [B, channels, h, w] from images [B, 3, H, W]."""
         return {"0": self.body.features(images, [self.name])[self.name]}
 
 
 class LastStage(nn.Module):
-    """The head of c4: the network's last stage on each region, then the mean over places."""
+    """The c4 head: the network's last stage on each region, then global average pooling."""
 
     def __init__(self, body: Network) -> None:
         super().__init__()
@@ -67,34 +67,35 @@ class LastStage(nn.Module):
             del body.bn
 
     def forward(self, x: Tensor) -> Tensor:
-        """[regions, channels, 14, 14] -> [regions, channels of the last stage]."""
+        """Compute [regions, channels of the last stage] from region features [regions, channels, 14, 14]."""
         x = self.get_submodule(self.name)(x)
         return (self.bn(x) if self.norm else x).mean((2, 3))
 
 
 class MaxPool(nn.Module):
-    """RoI max pooling of one map (Girshick 2015), as the paper had it."""
+    """RoI max pooling of one map (Girshick 2015), as in the paper."""
 
     def __init__(self, size: int, stride: int) -> None:
         super().__init__()
         self.size, self.stride = size, stride
 
     def forward(self, maps: dict[str, Tensor], boxes: list[Tensor], sizes: list[tuple[int, int]]) -> Tensor:  # noqa: ARG002
-        """A map [B, C, h, w] and each image's boxes [n, 4] -> [regions, C, size, size]."""
+        """Pool [regions, C, size, size] from a map [B, C, h, w] and boxes [n, 4] per image."""
         return roi_pool(wide(maps["0"]), boxes, self.size, 1 / self.stride)
 
 
 class Predictor(FastRCNNPredictor):
-    """torchvision's, with scores and offsets in float32."""
+    """torchvision's FastRCNNPredictor with class scores and box offsets in float32."""
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Compute scores [n, classes] and offsets [n, 4 * classes] from features [n, C]."""
         scores, offsets = super().forward(x)
         return wide(scores), wide(offsets)
 
 
 @dataclass(frozen=True)
 class Parts:
-    """A layout: what the RPN and the head are put on."""
+    """The modules of a layout that the RPN and the head are built on."""
 
     backbone: FpnBackbone | C4Backbone
     channels: int  # of each map
@@ -105,26 +106,26 @@ class Parts:
 
 
 def parts_of(network: Network, settings: DetectorSettings) -> Parts:
-    """The layout around ``network``, which becomes a part of it. Raises RequestError."""
+    """Build the layout around ``network``, which it takes over and modifies. Raises RequestError."""
     check_network(network, settings)
     network.fc, network.architecture = nn.Identity(), network.architecture.change(num_classes=0)
     return _fpn(network, settings) if settings.layout == "fpn" else _c4(network, settings)
 
 
 def check_network(network: Network, settings: DetectorSettings) -> None:
-    """Raises RequestError for a network the layout cannot stand on."""
+    """Raise RequestError for a network that the layout does not support."""
     a, sizes = network.architecture, settings.anchor_sizes
     if a.in_channels != 3:
-        raise RequestError(f"a detector reads RGB pictures, but {a.name} takes {a.in_channels} channels")
+        raise RequestError(f"a detector reads RGB images, but {a.name} takes {a.in_channels} channels")
     if settings.layout == "c4" and len(a.stages) < 2:
-        raise RequestError(f"detector.layout c4 needs two stages at least; {a.name} has one")
+        raise RequestError(f"detector.layout c4 needs at least two stages; {a.name} has one")
     if settings.layout == "fpn" and sizes is not None and len(sizes) != len(a.stages) + 1:
         raise RequestError(
-            f"detector.anchor_sizes {[*sizes]} are {len(sizes)}, but {a.name} has {len(a.stages)} stages and the "
-            f"pooled map: give {len(a.stages) + 1}"
+            f"detector.anchor_sizes has {len(sizes)} values, but {a.name} needs {len(a.stages) + 1}: one for each of "
+            f"its {len(a.stages)} stages and one for the pooled map"
         )
     if settings.layout == "fpn" and settings.pool == "max":
-        raise RequestError("detector.pool max reads one map, so it belongs to detector.layout c4")
+        raise RequestError("detector.pool max works on a single map, so it needs detector.layout c4")
 
 
 def _fpn(network: Network, settings: DetectorSettings) -> Parts:
@@ -142,7 +143,7 @@ def _fpn(network: Network, settings: DetectorSettings) -> Parts:
 
 
 def _strides(network: Network) -> list[int]:
-    """Pixels of the image to one of each stage's map."""
+    """Compute the stride of each stage's map in image pixels."""
     strides = [network.architecture.stride]
     for stage in reversed(network.architecture.stages[1:]):
         strides.insert(0, strides[0] // stage.stride)
@@ -164,7 +165,7 @@ def _c4(network: Network, settings: DetectorSettings) -> Parts:
 
 
 def rpn_of(parts: Parts, settings: DetectorSettings) -> Rpn:
-    """The region proposal network of the recipe."""
+    """Build the region proposal network."""
     anchors = Anchors(parts.anchor_sizes, (tuple(settings.anchor_ratios),) * len(parts.anchor_sizes))
     return Rpn(
         anchors,
@@ -180,7 +181,7 @@ def rpn_of(parts: Parts, settings: DetectorSettings) -> Rpn:
 
 
 def roi_heads_of(parts: Parts, settings: DetectorSettings, classes: int) -> RoIHeads:
-    """The head that judges regions: ``classes`` and the background."""
+    """Build the head that classifies regions into ``classes`` plus background."""
     return RoIHeads(
         parts.pool,
         parts.head,
@@ -189,7 +190,7 @@ def roi_heads_of(parts: Parts, settings: DetectorSettings, classes: int) -> RoIH
         ROI_SAME,
         settings.roi_batch,
         settings.roi_positive,
-        None,  # torchvision's weights of offsets: 10, 10, 5, 5
+        None,  # torchvision's default weights of box offsets: 10, 10, 5, 5
         settings.score,
         settings.nms,
         settings.detections,

@@ -1,4 +1,4 @@
-"""Pictures of a detection run: curves, precision against recall, the best and worst images, what training showed."""
+"""Plots of a detection run: training curves, precision-recall, best and worst images, training samples."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 MATCHED, FALSE, MISSED = "#1a9e5c", "#d9381e", "#ffd21f"
 WITH_NAMES = 10  # classes up to which each curve has its own colour and name
-COLUMNS, TILE, GAP = 3, (3.1, 2.45), 0.18  # of the grids; inches
+COLUMNS, TILE, GAP = 3, (3.1, 2.45), 0.18  # of image grids, in inches
 LOSSES = {
     "train_loss": ("all", INK, 1.8),
     "loss_classifier": ("class", "#0072b2", 1.2),
@@ -29,11 +29,11 @@ LOSSES = {
 }
 PRECISIONS = {"ap": ("AP", BLUE, 1.8), "ap50": ("AP50", "#009e73", 1.3), "ap75": ("AP75", "#e69f00", 1.3)}
 
-Tile = tuple[np.ndarray, list[dict[str, Any]], list[tuple[str, str]]]  # picture, boxes, lines of (text, colour) below
+Tile = tuple[np.ndarray, list[dict[str, Any]], list[tuple[str, str]]]  # image, boxes, caption lines (text, color)
 
 
 def precision_recall(evaluation: DetectionEvaluation) -> "Figure":
-    """Precision against recall at IoU 0.50 and 0.75, class by class and their mean."""
+    """Plot precision against recall at IoU 0.50 and 0.75, for each class and their mean."""
     curves, classes = evaluation.curves, evaluation.classes
     known = [k for k in range(len(classes)) if not np.isnan(curves.precision50[k]).any()]
     few = len(known) <= WITH_NAMES
@@ -67,14 +67,14 @@ def precision_recall(evaluation: DetectionEvaluation) -> "Figure":
 def best_and_worst(
     evaluation: DetectionEvaluation, dataset: DetectionDataset, worst: int = 6, best: int = 3
 ) -> "Figure":
-    """The images with the lowest and highest F1 at IoU 0.5, detections from the best score on."""
+    """Plot the images with the lowest and highest F1 at IoU 0.5 and the best score threshold."""
     order = evaluation.matches.ranked()
     low = order[::-1][:worst]
     high = [i for i in order[: max(0, len(order) - len(low))] if evaluation.matches.boxes[i]][:best]
     groups = [("Worst images", [_judged(evaluation, dataset, int(i)) for i in low])]
     if high:
         groups.append(("Best images", [_judged(evaluation, dataset, int(i)) for i in high]))
-    score = "nothing found rightly" if evaluation.threshold is None else f"score ≥ {evaluation.threshold.score:.2f}"
+    score = "no correct detection" if evaluation.threshold is None else f"score ≥ {evaluation.threshold.score:.2f}"
     under = [
         ("found", MATCHED, "-"),
         ("false", FALSE, "-"),
@@ -87,10 +87,10 @@ def best_and_worst(
 def training_samples(
     images: Sequence[Tensor], boxes: Sequence[Tensor], labels: Sequence[Tensor], classes: Sequence[str], count: int = 12
 ) -> "Figure":
-    """Training images after augmentation with their boxes, each class in its colour.
+    """Plot augmented training images with their boxes, in a color per class.
 
-    ``images`` are [C, H, W], uint8 or float on the scale of 0 to 1, not normalised, of any sizes; ``boxes`` [n, 4] and
-    ``labels`` int64 [n] of each.
+    ``images`` are [C, H, W], uint8 or float from 0 to 1, not normalized, of any sizes; ``boxes`` [n, 4] and ``labels``
+    int64 [n] belong to each.
     """
     tiles: list[Tile] = []
     shown: set[int] = set()
@@ -106,7 +106,7 @@ def training_samples(
 
 
 def detection_curves(rows: list[dict[str, Any]], heading: str = "") -> "Figure":
-    """Losses, precision and learning rate over the epochs, of log rows (``read_log``)."""
+    """Plot losses, precision and learning rate over the epochs of a log (``read_log``)."""
     epochs = [row for row in rows if row.get("kind") == "epoch"]
     steps = [row for row in rows if row.get("kind") == "step"]
     with look():
@@ -157,7 +157,7 @@ def _lines(axes: "Axes", epochs: list[dict[str, Any]], what: dict[str, tuple[str
 
 
 def _most(epochs: list[dict[str, Any]], what: dict[str, Any]) -> float | None:
-    """A little above the values after the first twentieth of the epochs: the first ones would flatten all others."""
+    """Compute an upper axis limit from all but the first twentieth of the epochs, whose losses are much larger."""
     values = [row[key] for row in epochs[len(epochs) // 20 :] for key in what if row.get(key) is not None]
     return 1.05 * max(values) if values and max(values) > 0 else None
 
@@ -181,7 +181,7 @@ def _judged(evaluation: DetectionEvaluation, dataset: DetectionDataset, index: i
     caption = [(counts + f1, RED if mistakes else BLUE), (_tail(dataset.where(index), 44), MUTED)]
     try:
         picture = np.asarray(dataset.image(index).convert("RGB"))
-    except BadImage:  # results of other tools can be judged without the images
+    except BadImage:  # results of other tools can be evaluated without the images
         width, height = dataset.sizes[index].tolist()
         picture = np.full((min(height, 1000), max(1, width * min(height, 1000) // height)), 150, np.uint8)
         drawn = [one | {"box": [side * picture.shape[0] / height for side in one["box"]]} for one in drawn]
@@ -196,7 +196,7 @@ def _box(
 
 
 def _grid(groups: list[tuple[str, list[Tile]]], legend: list[tuple[str, str, str]]) -> "Figure":
-    """Groups of pictures under their headings, in rows; each picture fitted into its place, its lines below."""
+    """Draw groups of images with headings in rows, each image with its caption below."""
     wide, high = TILE
     line, top, head = 0.165, 0.62, 0.36
     lines = max((len(caption) for _, tiles in groups for *_, caption in tiles), default=1)
@@ -222,7 +222,7 @@ def _grid(groups: list[tuple[str, list[Tile]]], legend: list[tuple[str, str, str
 
 
 def _legend(figure: "Figure", entries: list[tuple[str, str, str]], down: float) -> None:
-    """Names with a piece of their line, in one row ``down`` inches from the top."""
+    """Draw a one-row legend ``down`` inches from the top."""
     from matplotlib.lines import Line2D
 
     width, height = figure.get_size_inches()
@@ -239,7 +239,7 @@ def _legend(figure: "Figure", entries: list[tuple[str, str, str]], down: float) 
 
 
 def _show(figure: "Figure", tile: Tile, x: float, top: float, line: float) -> None:
-    """One picture with its boxes, its upper left corner at (x, top) inches."""
+    """Draw one image with its boxes, the upper left corner at (x, top) inches."""
     from matplotlib.patches import Rectangle
     from matplotlib.patheffects import Normal, Stroke
 
@@ -248,7 +248,7 @@ def _show(figure: "Figure", tile: Tile, x: float, top: float, line: float) -> No
     scale = min(TILE[0] / picture.shape[1], TILE[1] / picture.shape[0])
     wide, high = picture.shape[1] * scale, picture.shape[0] * scale
     axes = figure.add_axes((x / width, (top - TILE[1]) / height, wide / width, high / height))
-    extent = (0, picture.shape[1], picture.shape[0], 0)  # boxes go by the edges of pixels
+    extent = (0, picture.shape[1], picture.shape[0], 0)  # box coordinates refer to pixel edges
     axes.imshow(picture, cmap="gray", vmin=0, vmax=255, extent=extent, aspect="auto", interpolation="antialiased")
     bare(axes)
     for one in boxes:
@@ -271,7 +271,7 @@ def _show(figure: "Figure", tile: Tile, x: float, top: float, line: float) -> No
 
 
 def _pixels(image: Tensor) -> np.ndarray:
-    """uint8 [H, W] or [H, W, 3] of a uint8 or 0..1 float [C, H, W]."""
+    """Convert uint8 or float (0 to 1) [C, H, W] to uint8 [H, W] or [H, W, 3]."""
     if image.is_floating_point():
         image = (image.float().nan_to_num().clamp(0, 1) * 255).round()
     array = image.cpu().numpy().astype(np.uint8)

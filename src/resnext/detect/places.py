@@ -1,4 +1,4 @@
-"""Image files as annotations name them: names that stay in their folder, and whether the files are there."""
+"""Check image paths in annotations: they must stay inside the image folder, and the files must exist."""
 
 import os
 import re
@@ -10,25 +10,25 @@ from resnext.data.classes import listing
 from resnext.errors import RequestError
 
 DRIVE = re.compile(r"^[A-Za-z]:[\\/]")
-MANY = 5000  # names in a folder, above which none is looked for that is spelled nearly so
+MANY = 5000  # files in a folder, above which no similar name is searched
 
 
 def checked_name(name: str, where: str) -> str:
-    """A file's name below its folder. Raises RequestError for one that leads out of it; ``where`` says who names it."""
+    """Return ``name``. Raises RequestError for a path out of the image folder; ``where`` is its source."""
     if not is_inside(name):
-        raise RequestError(f"{where} names {name!r}, which leads out of the folder of the images")
+        raise RequestError(f"{where} names {name!r}, which is outside the image folder")
     return name
 
 
 def is_inside(name: str) -> bool:
-    """Whether a path, whatever system wrote it, stays below the folder that it is joined to."""
+    """Return whether a relative path stays inside its folder, in Unix or Windows notation."""
     path = PurePosixPath(name.replace("\\", "/"))
     drive = DRIVE.match(name) or (os.name == "nt" and ":" in name)
     return not (path.is_absolute() or ".." in path.parts or drive)
 
 
 def missing_files(root: Path, names: Sequence[str]) -> list[str]:
-    """Those of ``names`` that are no file below ``root``, by one listing of each folder."""
+    """Return the ``names`` that are not files below ``root``; each folder is listed once."""
     folders: dict[str, set[str]] = {}
     missing = []
     for name in names:
@@ -41,7 +41,7 @@ def missing_files(root: Path, names: Sequence[str]) -> list[str]:
 
 
 def names_in(folder: Path) -> list[str]:
-    """What lies in a folder, folders left out; nothing where it is none."""
+    """List the files in a folder, without subfolders; empty where it is not a folder."""
     try:
         with os.scandir(folder) as entries:
             return [entry.name for entry in entries if not entry.is_dir()]
@@ -52,26 +52,26 @@ def names_in(folder: Path) -> list[str]:
 
 
 def check_all_there(root: Path, names: Sequence[str], said_by: str) -> None:
-    """Raise RequestError unless every image is there: the first few that are not, how many, and what is near."""
+    """Raise RequestError unless all images exist, with the first missing ones and similar names."""
     missing = missing_files(root, names)
     if not missing:
         return
     if not root.is_dir():
         raise RequestError(
-            f"the folder of the images of {said_by}, {root}, {'is a file' if root.exists() else 'does not exist'}"
+            f"the image folder of {said_by}, {root}, {'is a file' if root.exists() else 'does not exist'}"
         )
     how_many = "none" if len(missing) == len(names) else f"{len(names) - len(missing)}"
     raise RequestError(
-        f"{how_many} of the {len(names)} images of {said_by} are in {root}; missing are {listing(missing)}"
+        f"{how_many} of the {len(names)} images of {said_by} are in {root}; missing: {listing(missing)}"
         f"{_near(root, missing[0])}"
     )
 
 
 def _near(root: Path, name: str) -> str:
-    """A clause about a file that is called nearly so, or about what the folder holds instead."""
+    """Describe a file with a similar name, or what the folder contains instead."""
     folder, _, base = name.rpartition("/")
     there = sorted(name for name in names_in(root / folder) if not name.startswith("."))
     close = get_close_matches(base, there, n=1, cutoff=0.8) if len(there) <= MANY else []
     if close:
-        return f" (there is {close[0]!r})"
-    return f" (the folder holds {listing(there)})" if there else f" ({root / folder} holds no files)"
+        return f" (did you mean {close[0]!r}?)"
+    return f" (the folder contains {listing(there)})" if there else f" ({root / folder} contains no files)"

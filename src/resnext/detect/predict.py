@@ -1,4 +1,4 @@
-"""A detector on pictures without labels: what is in them, as numbers and drawn."""
+"""Run a detector on unlabelled images, and draw what it finds."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -23,13 +23,13 @@ from resnext.files import written_whole
 
 @dataclass(frozen=True, eq=False)
 class Predicted:
-    """One picture: what was found, best first; or why it could not be read."""
+    """Detections of one image, highest score first; or why the image could not be read."""
 
-    path: str | None  # None for a picture that came without one
-    boxes: np.ndarray  # float32 [n, 4]: x1, y1, x2, y2 in pixels of the picture
+    path: str | None  # None for an image given without one
+    boxes: np.ndarray  # float32 [n, 4]: x1, y1, x2, y2 in pixels of the image
     labels: np.ndarray  # int64 [n], into the detector's classes
     scores: np.ndarray  # float32 [n]
-    exif: bool = True  # whether it was turned upright
+    exif: bool = True  # whether its EXIF orientation was applied
     error: str | None = None
     size: tuple[int, int] | None = None  # width, height in pixels; None where it could not be read
 
@@ -44,11 +44,21 @@ def predict(
     batch_size: int = 1,
     progress: Callable[..., None] | None = None,
 ) -> list[Predicted]:
-    """One Predicted per image, in order: also of images with nothing in them, and of those that cannot be read.
+    """Detect objects in images.
 
-    ``images`` are paths, PIL images and arrays (uint8 [H, W, 3] or [H, W]), mixed as they come, or one of these.
-    ``model`` is moved to ``device``, where one is given, and left in the mode it came in. Raises RequestError for a
-    device that is not here, and for what is no picture.
+    Args:
+        model: The detector. It is moved to ``device`` where one is given, and keeps its training or eval mode.
+        images: Paths, PIL images or arrays (uint8 [H, W, 3] or [H, W]), mixed, or a single one of these.
+        device: Where to compute; by default where the model is.
+        precision: fp32, bf16 or fp16.
+        batch_size: Images computed together.
+        progress: Called with the number of images done.
+
+    Returns:
+        One DetectPrediction per image, in order, also for images without detections and unreadable files.
+
+    Raises:
+        RequestError: For an unavailable device, a batch size below 1, or a value that is not an image.
     """
     if batch_size < 1:
         raise RequestError(f"the batch size must be at least 1, not {batch_size}")
@@ -88,7 +98,7 @@ def _of_batch(
 
 
 def _open(picture: Picture, exif: bool) -> Image.Image | str:
-    """The pixels, or why there are none."""
+    """Read the image, or return why it cannot be read."""
     try:
         return open_picture(picture, 3, exif)
     except BadImage as error:
@@ -96,14 +106,14 @@ def _open(picture: Picture, exif: bool) -> Image.Image | str:
 
 
 def drawing_places(folder: Path, paths: Sequence[str]) -> list[Path]:
-    """Where each picture is to be drawn: ``folder``/NAME.png; a name that comes twice gets a number.
+    """Choose where each image is drawn: ``folder``/NAME.png, with a number where a name repeats.
 
-    Raises RequestError for a folder that cannot be made, or that holds such a file: nothing there is written over.
+    Makes the folder. Raises RequestError where this fails or where one of the files exists already.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise RequestError(f"--out {folder} cannot be made: {error.strerror}") from None
+        raise RequestError(f"cannot make the folder --out {folder}: {error.strerror}") from None
     names: set[str] = set()
     places = []
     for path in paths:
@@ -115,12 +125,12 @@ def drawing_places(folder: Path, paths: Sequence[str]) -> list[Path]:
         places.append(folder / f"{name}.png")
     there = next((path for path in places if path.exists()), None)
     if there is not None:
-        raise RequestError(f"{there} is there already: give --out an empty folder")
+        raise RequestError(f"{there} exists already: give --out an empty folder")
     return places
 
 
 def draw(found: Sequence[Predicted], places: Sequence[Path], classes: Sequence[str]) -> int:
-    """Each picture that could be read with its boxes, as PNG at its place; returns how many."""
+    """Draw the boxes of every readable image into a PNG file at its place; return how many were drawn."""
     readable = [(one, one.path, place) for one, place in zip(found, places, strict=True) if one.error is None]
     for one, path, place in readable:
         assert path is not None
@@ -131,7 +141,7 @@ def draw(found: Sequence[Predicted], places: Sequence[Path], classes: Sequence[s
 
 
 def summary(one: Predicted, classes: Sequence[str]) -> str:
-    """A picture's line: how many of each class, the most frequent first, and the best score of each."""
+    """Summarize an image in one line: the count and best score of each class, most frequent first."""
     counts = Counter(one.labels.tolist())
     parts = [
         f"{number} {printable(classes[label])} (best {100 * float(one.scores[one.labels == label].max()):.0f} %)"

@@ -1,4 +1,4 @@
-"""What a detector expects of its input: one frozen value that travels with the weights."""
+"""Preprocessing of a detector's input: a frozen value that is saved with the weights."""
 
 import math
 from collections.abc import Mapping
@@ -19,11 +19,11 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True, kw_only=True)
 class DetectPreprocessing:
-    """From a picture to the detector's input. Values that make no sense raise RequestError."""
+    """Resizing and normalization of a detector's input images. Raises RequestError for invalid values."""
 
-    min_size: int = 800  # shorter side, pixels
-    max_size: int = 1333  # the longer side at most, which makes the shorter one smaller where it has to
-    resize: str = "antialias"  # or torchvision: floats, between neighbours
+    min_size: int = 800  # pixels, of the shorter side
+    max_size: int = 1333  # pixels, limit of the longer side; the shorter one is reduced where necessary
+    resize: str = "antialias"  # or torchvision: bilinear on floats, without antialiasing
     mean: tuple[float, ...] = IMAGENET_MEAN  # of each channel, on the scale 0 to 1
     std: tuple[float, ...] = IMAGENET_STD
     exif: bool = True
@@ -46,7 +46,7 @@ class DetectPreprocessing:
     def of(
         settings: DetectDataSettings, base: "Preprocessing | DetectPreprocessing | None" = None
     ) -> "DetectPreprocessing":
-        """What the settings say; colours of the weights (``base``), else ImageNet's, where they say nothing."""
+        """Build from the settings; mean and std default to those of the initial weights (``base``), else ImageNet's."""
         mean, std = (IMAGENET_MEAN, IMAGENET_STD) if base is None else (base.mean, base.std)
         return DetectPreprocessing(
             min_size=settings.min_size,
@@ -58,15 +58,15 @@ class DetectPreprocessing:
         )
 
     def size(self, width: int, height: int, min_size: int | None = None) -> tuple[int, int]:
-        """Width and height that a picture is brought to; ``min_size`` in place of the usual one."""
+        """Compute the width and height that an image is resized to; ``min_size`` overrides the usual one."""
         shorter, longer = min(width, height), max(width, height)
         scale = min((min_size or self.min_size) / shorter, self.max_size / longer)
-        if self.resize == "torchvision":  # which lets interpolate round down
+        if self.resize == "torchvision":  # interpolate rounds down there
             return max(math.floor(width * scale), 1), max(math.floor(height * scale), 1)
         return max(round(width * scale), 1), max(round(height * scale), 1)
 
     def view(self, image: Image.Image, min_size: int | None = None) -> Tensor:
-        """An RGB picture as [3, H, W]: bytes, or floats from 0 to 1 where ``resize`` is torchvision."""
+        """Resize an RGB image to [3, H, W]: uint8, or float32 from 0 to 1 where ``resize`` is torchvision."""
         width, height = self.size(*image.size, min_size)
         tensor = F.pil_to_tensor(image)
         if self.resize == "torchvision":
@@ -77,12 +77,12 @@ class DetectPreprocessing:
         return F.resize(tensor, [height, width], F.InterpolationMode.BILINEAR, antialias=True)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values that JSON can hold."""
+        """Convert to values that JSON can hold."""
         return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "DetectPreprocessing":
-        """The inverse of ``to_dict``, from a file nobody vouches for. Raises RequestError."""
+        """Invert ``to_dict`` for values from an untrusted file. Raises RequestError."""
         if not isinstance(values, Mapping):
             raise RequestError(f"preprocessing must be a table of names and values, not {values!r}")
         names = [f.name for f in fields(cls)]

@@ -1,4 +1,4 @@
-"""The protocol a detection result carries: which images at which size, which detections, which weights."""
+"""The protocol of a detection result: images and their size, detection limits, precision, weights."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +9,7 @@ from resnext.detect.settings import DetectorSettings
 from resnext.evaluate.protocol import arithmetic, weights_line
 from resnext.speed import kernels
 
-OWN = "the data's own held-out images"  # the split of a run's own evaluation
+OWN = "the data's own held-out images"  # split of a run's own evaluation
 
 
 def detection_protocol(
@@ -31,14 +31,12 @@ def detection_protocol(
     max_detections: int = MAX_DETECTIONS,
     beyond: int = 0,
 ) -> dict[str, Any]:
-    """The protocol as plain values for JSON.
+    """Describe how a result was made, in JSON values.
 
-    ``preprocessing`` and ``detector`` are None where the detections come from a file (``weights``). ``data`` names the
-    data set, ``split`` says in a sentence how the images were held out, ``changed`` what was done to its boxes
-    (``DetectionDataset.counts``), ``bn_eps`` what was asked for in place of the weights' own, ``checkpoint`` and
-    ``step`` which weights of a run were judged, ``classes`` how those of the detector and of the data were matched
-    where they differ (``ClassMatch.note``), ``max_detections`` how many of a class in an image counted, and ``beyond``
-    how many images have more boxes of one.
+    ``preprocessing`` and ``detector`` are None for detections from a file, which ``weights`` then names. ``split`` says
+    how the images were held out, ``changed`` is ``DetectionDataset.counts``, ``bn_eps`` replaces that of the weights,
+    ``checkpoint`` and ``step`` are of a run, ``classes`` is ``ClassMatch.note``, ``max_detections`` counts per class
+    and image, and ``images_over_limit`` is the number of images with more boxes of a class than that.
     """
     limits = {} if detector is None else {key: getattr(detector, key) for key in ("score", "nms", "detections")}
     return {
@@ -63,7 +61,7 @@ def detection_protocol(
 
 
 def detection_line(protocol: Mapping[str, Any], n: int, boxes: int) -> str:
-    """The protocol in one line, as it stands under every result; of a file that nobody vouches for."""
+    """Format the protocol in one line, shown under every result; accepts untrusted values."""
     parts = [f"{n:,} images and {boxes:,} boxes of {protocol.get('data')}"]
     if protocol.get("min_size") is not None:
         parts.append(
@@ -71,12 +69,12 @@ def detection_line(protocol: Mapping[str, Any], n: int, boxes: int) -> str:
         )
     if protocol.get("detections") is not None:
         parts.append(
-            f"at most {protocol['detections']} detections an image, score ≥ {protocol.get('score')}, "
+            f"at most {protocol['detections']} detections per image, score ≥ {protocol.get('score')}, "
             f"NMS {protocol.get('nms')}"
         )
     most = protocol.get("max_detections", MAX_DETECTIONS)
     if most != MAX_DETECTIONS:
-        parts.append(f"{most} detections of a class and image count (COCO: {MAX_DETECTIONS})")
+        parts.append(f"{most} detections per class and image count (COCO: {MAX_DETECTIONS})")
     if protocol.get("images_beyond"):
         parts.append(f"images with more than {most} boxes of a class: {protocol['images_beyond']}")
     if protocol.get("precision"):

@@ -1,4 +1,4 @@
-"""``report.html`` of a detection run: all that its directory says, in one file that opens anywhere."""
+"""Write ``report.html`` of a detection run, a single self-contained file."""
 
 from pathlib import Path
 from typing import Any
@@ -9,29 +9,29 @@ from resnext.detect.tables import FORMAT
 from resnext.evaluate.report_parts import facts_of, is_number, json_of, picture_of, recipe_of, rows_of, write_page
 from resnext.run_directory import RunDirectory
 
-WORST = 12  # rows of the table of images
-OPEN_ROWS = 20  # a longer table of classes starts folded
+WORST = 12  # rows in the table of images
+OPEN_ROWS = 20  # a longer table of classes starts collapsed
 THRESHOLD = ("score", "precision", "recall", "f1")
 
 
 def write_detection_report(run_dir: Path | str) -> Path:
-    """Write the run's ``report.html`` from the files that are there, whole or not at all, and return its path.
+    """Write the run's ``report.html`` atomically from the files of its directory; return its path.
 
-    Files that are missing or damaged are left out. Raises WorkError when the disk refuses.
+    Missing or damaged files are left out. Raises WorkError where writing fails.
     """
     run = RunDirectory(Path(run_dir))
     return write_page(run, "resnext.detect", _content(run))
 
 
 def _content(run: RunDirectory) -> dict[str, Any]:
-    """All that the template shows; None or an empty list for what is not there."""
+    """Collect the template's values; None or an empty list where something is missing."""
     metrics = _metrics(run.evaluation / "metrics.json")
     pictures = {name: picture_of(run.path / name) for name in ("curves.png", "samples.png")}
     for name in ("precision_recall.png", "images.png"):
         pictures[name] = picture_of(run.evaluation / name)
     recipe, epochs = recipe_of(run.recipe), _epochs(run)
     best = metrics is not None and metrics["ap"] is not None and metrics["protocol"].get("checkpoint") == "best"
-    chosen = best and not (epochs and epochs["last_epoch"] == epochs["best_epoch"])  # on the images it was judged on
+    chosen = best and not (epochs and epochs["last_epoch"] == epochs["best_epoch"])  # on these images
     model = recipe.get("model", {}).get("name")
     data = metrics["protocol"].get("data") if metrics else recipe.get("data", {}).get("val")
     return {
@@ -51,7 +51,7 @@ def _content(run: RunDirectory) -> dict[str, Any]:
 
 
 def _metrics(path: Path) -> dict[str, Any] | None:
-    """The evaluation's numbers, only where all that the report shows of them has the right type."""
+    """Read the evaluation's numbers; None unless all that the report shows have the right type."""
     values = json_of(path)
     if not isinstance(values, dict) or values.get("format") != FORMAT:
         return None
@@ -65,7 +65,7 @@ def _metrics(path: Path) -> dict[str, Any] | None:
 
 
 def _is_class(row: dict[str, str]) -> bool:
-    """Whether a row of per_class.csv holds what it should."""
+    """Return whether a row of per_class.csv is valid."""
     try:
         [int(row[key]) for key in ("images", "boxes", "detections")]
         [float(row[key] or 0) for key in ("ap", "ap50", "ap75", "ar100")]
@@ -75,7 +75,7 @@ def _is_class(row: dict[str, str]) -> bool:
 
 
 def _epochs(run: RunDirectory) -> dict[str, Any] | None:
-    """The last evaluated epoch of the log, and the epoch with the highest AP."""
+    """Read the last evaluated epoch of the log and the epoch with the highest AP."""
     rows = []
     for row in rows_of(run.metrics):
         try:
@@ -89,7 +89,7 @@ def _epochs(run: RunDirectory) -> dict[str, Any] | None:
 
 
 def _worst(path: Path) -> list[dict[str, Any]]:
-    """The images with the lowest F1, those with more mistakes first."""
+    """Read the images with the lowest F1, those with more mistakes first."""
     rows: list[dict[str, Any]] = []
     for row in rows_of(path):
         try:

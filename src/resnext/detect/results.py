@@ -1,4 +1,4 @@
-"""Detections as a file in COCO's results format, which every tool of the field reads and writes."""
+"""Read and write detections in COCO's results format."""
 
 import json
 from pathlib import Path
@@ -13,21 +13,21 @@ from resnext.detect.image_names import ImageNames
 from resnext.errors import RequestError, nearest
 from resnext.files import written_whole
 
-LARGEST = 1 << 30  # bytes of a file that is read
-MOST = 5_000_000  # detections in it
+LARGEST = 1 << 30  # bytes of a file
+MOST = 5_000_000  # detections in a file
 FARTHEST = 1e9  # pixels
 
 
 def write_results(path: Path, dataset: DetectionDataset, detections: Detections) -> None:
-    """``[{image_id, category_id, bbox: [x, y, width, height], score}, ...]``, whole or not at all, one a line.
+    """Write ``[{image_id, category_id, bbox: [x, y, width, height], score}, ...]`` atomically, one result per line.
 
-    Where the annotations have no ids (VOC), names stand in their places, which no reader takes for ids. Numbers have
-    nine digits, from which ``read_results`` makes the same float32 again. Raises WorkError when the disk refuses.
+    Where the annotations have no ids (VOC), names are written instead. Numbers have nine digits, which preserve
+    float32 exactly. Raises WorkError where writing fails.
     """
     own = dataset.own_ids
     images = [json.dumps(value) for value in (dataset.files if own else dataset.image_ids.tolist())]
     categories = [json.dumps(value) for value in (dataset.classes if own else dataset.category_ids)]
-    last = ',"category":"object"' if dataset.classes == OBJECT else ""  # so that 1 is not taken for the data's first
+    last = ',"category":"object"' if dataset.classes == OBJECT else ""  # so that 1 is not taken for the first class
     boxes = detections.boxes.astype(np.float64)
     boxes[:, 2:] -= boxes[:, :2]
     columns = (detections.image.tolist(), detections.label.tolist(), boxes.tolist(), detections.score.tolist())
@@ -42,12 +42,11 @@ def write_results(path: Path, dataset: DetectionDataset, detections: Detections)
 
 
 def read_results(path: Path | str, dataset: DetectionDataset, counts: dict[str, int] | None = None) -> Detections:
-    """The detections of a file in COCO's results format on ``dataset``.
+    """Read detections on ``dataset`` from a file in COCO's results format.
 
-    ``file_name`` and ``category``, where a result has them, must be what the data set says of its ids. A name in the
-    place of an id is looked up; results of a class that the data lacks are then left out, and ``counts`` says how many.
-    Further keys are not looked at. Raises RequestError naming the file and the first result that cannot be one of the
-    data set.
+    ``file_name`` and ``category`` of a result, where given, must agree with the data set's ids. Names in place of ids
+    are looked up; results of a class that the data does not have are then left out, and ``counts`` gets their number.
+    Other keys are ignored. Raises RequestError for the first invalid result.
     """
     path = Path(path)
     values = _list(path)
@@ -64,14 +63,14 @@ def read_results(path: Path | str, dataset: DetectionDataset, counts: dict[str, 
     whole = Detections(image, label, boxes.astype(np.float32), score.astype(np.float32))
     left_out = int(np.count_nonzero(label < 0))
     if left_out and left_out == len(label):
-        raise RequestError(f"{path}: no result is of a class that {dataset.name} has, which are {ids.known}")
+        raise RequestError(f"{path}: no result has a class of {dataset.name}, whose classes are {ids.known}")
     if left_out and counts is not None:
-        counts["results of classes that the data lacks left out"] = left_out
+        counts["results left out, as the data does not have their class"] = left_out
     return in_order([whole.chosen(label >= 0)])
 
 
 class _Wrong(Exception):
-    """The end of a sentence that begins with the result."""
+    """A result is invalid; the message continues a sentence that starts with the result's number."""
 
 
 def _list(path: Path) -> list[Any]:
@@ -80,25 +79,25 @@ def _list(path: Path) -> list[Any]:
         size = path.stat().st_size if there else 0
         data = path.read_bytes() if there and size <= LARGEST else b""
     except OSError as error:
-        raise RequestError(f"{path} cannot be read: {error.strerror or error}") from None
+        raise RequestError(f"cannot read {path}: {error.strerror or error}") from None
     if not there:
-        raise RequestError(f"there is no file {path} of detections")
+        raise RequestError(f"{path} does not exist; expected a file of detections")
     if size > LARGEST:
-        raise RequestError(f"{path} is larger than {LARGEST:,} bytes, so it is not read as detections")
+        raise RequestError(f"{path} is larger than the {LARGEST:,} bytes that are read as detections")
     try:
         values = json.loads(data)
     except (ValueError, RecursionError):
-        raise RequestError(f"{path} is no JSON file") from None
+        raise RequestError(f"{path} is not a JSON file") from None
     if not isinstance(values, list):
-        hint = "; this is a data set" if isinstance(values, dict) and "annotations" in values else ""
-        raise RequestError(f"{path} holds no list of results, as COCO's results format has it{hint}")
+        hint = "; it contains annotations" if isinstance(values, dict) and "annotations" in values else ""
+        raise RequestError(f"{path} is not a list of results in COCO's results format{hint}")
     if len(values) > MOST:
-        raise RequestError(f"{path} holds {len(values):,} results; at most {MOST:,} are read")
+        raise RequestError(f"{path} contains {len(values):,} results; at most {MOST:,} are read")
     return values
 
 
 class _Ids:
-    """What the ids and names of results mean on a data set. Lookups raise _Wrong, or RequestError for two images."""
+    """Looks up ids and names of results. Raises _InvalidResultError, or RequestError for an ambiguous image."""
 
     def __init__(self, dataset: DetectionDataset) -> None:
         self.dataset = dataset
@@ -112,21 +111,21 @@ class _Ids:
         self.known = ", ".join(name if dataset.own_ids else f"{id_} {name}" for id_, name in shown)
 
     def image(self, value: dict[str, Any]) -> int:
-        """The place of a result's image in the data set."""
+        """Find the index of a result's image in the data set."""
         id_, path = value["image_id"], value.get("file_name")
         if self.dataset.own_ids and not isinstance(id_, str):
-            id_ = path  # an id of other numbering says nothing of data that has no ids
+            id_ = path  # numeric ids mean nothing where the data has no ids
             if not isinstance(path, str):
                 raise _Wrong(f"has the image_id {_short(value['image_id'])}, but {self._no_ids('file_name')}")
         if isinstance(id_, str):
             return self._named(id_)
         place = self.places.get(id_) if _is_whole(id_) else None
         if place is None:
-            raise _Wrong(f"is of image_id {_short(id_)}, which {self.dataset.name} does not have")
+            raise _Wrong(f"has the image_id {_short(id_)}, which {self.dataset.name} does not have")
         if isinstance(path, str) and self.found.get(path) != place:
             if not self.names.has(path, place):
                 stated = self.dataset.files[place]
-                raise _Wrong(f"is of image_id {id_} and file_name {_short(path)}, {self._disagree(id_, stated)}")
+                raise _Wrong(f"has the image_id {id_} and file_name {_short(path)}, {self._disagree(id_, stated)}")
             self.found[path] = place
         return place
 
@@ -134,30 +133,30 @@ class _Ids:
         if path not in self.found:
             place = self.names.find(path)
             if place is None:
-                raise _Wrong(f"is of image_id {_short(path)}, which {self.dataset.name} does not have")
+                raise _Wrong(f"has the image_id {_short(path)}, which {self.dataset.name} does not have")
             other = self.path_of.setdefault(place, path)
             if other != path:
-                raise _Wrong(f"is of image_id {_short(path)}, but {_short(other)} was taken for the same one")
+                raise _Wrong(f"has the image_id {_short(path)}, but {_short(other)} already matched the same image")
             self.found[path] = place
         return self.found[path]
 
     def label(self, value: dict[str, Any]) -> int:
-        """The label of a result's class; -1 for one of its own numbering that the data set does not have."""
+        """Find the label of a result's class; -1 for a class name that the data set does not have."""
         id_, name = value["category_id"], value.get("category")
         if isinstance(value["image_id"], str) and isinstance(name, str):
             id_ = name  # the file was written without the ids of a data set
         elif self.dataset.own_ids and not isinstance(id_, str):
             id_ = name
             if not isinstance(name, str):
-                raise _Wrong(f"is of category_id {_short(value['category_id'])}, but {self._no_ids('category')}")
+                raise _Wrong(f"has the category_id {_short(value['category_id'])}, but {self._no_ids('category')}")
         if isinstance(id_, str):
             return self.label_of.get(id_, -1)
         label = self.labels.get(id_) if _is_whole(id_) else None
         if label is None:
-            raise _Wrong(f"is of category_id {_short(id_)}; {self.dataset.name} has {self.known}")
+            raise _Wrong(f"has the category_id {_short(id_)}; {self.dataset.name} has {self.known}")
         stated = self.dataset.classes[label]
         if isinstance(name, str) and name != stated:
-            raise _Wrong(f"is of category_id {id_} and category {_short(name)}, {self._disagree(id_, stated)}")
+            raise _Wrong(f"has the category_id {id_} and category {_short(name)}, {self._disagree(id_, stated)}")
         return label
 
     def _disagree(self, id_: int, stated: str) -> str:
@@ -167,13 +166,13 @@ class _Ids:
         )
 
     def _no_ids(self, key: str) -> str:
-        return f"{self.dataset.name} states no ids: give the name there, or in {key}"
+        return f"{self.dataset.name} has no ids: give the name there, or in {key}"
 
 
 def _box_and_score(value: Any) -> tuple[list[float], float]:
-    """x, y, width and height, and the score. Raises _Wrong, also where an id is missing."""
+    """Parse x, y, width, height and the score. Raises _InvalidResultError, also where an id is missing."""
     if not isinstance(value, dict):
-        raise _Wrong("is no object with image_id, category_id, bbox and score")
+        raise _Wrong("is not an object with image_id, category_id, bbox and score")
     for key in ("image_id", "category_id", "bbox", "score"):
         if key not in value:
             raise _Wrong(f"has no {key}{nearest(key, [str(k)[:40] for k in value][:50])}")
@@ -190,7 +189,7 @@ def _is_whole(value: Any) -> bool:
 
 
 def _is_place(value: Any) -> bool:
-    """Whether it is a number that a picture or score could have."""
+    """Return whether it is a number in the valid range of coordinates."""
     return isinstance(value, int | float) and not isinstance(value, bool) and -FARTHEST <= value <= FARTHEST
 
 

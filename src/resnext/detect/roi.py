@@ -1,8 +1,8 @@
-"""RoIAlign (He et al. 2017) as a weighted sum of pixels: what torchvision's computes, faster on CPUs.
+"""RoIAlign (He et al. 2017) as an embedding bag: equal to torchvision's, faster on CPUs.
 
-A region's cell is the mean of four samples, each of them between four pixels: a sum of sixteen pixels with weights
-that depend on the box alone. On maps whose channels lie together (NHWC) that is a bag of embeddings, forward and
-backward: whole pixels are added instead of one number of each channel at a time.
+Each output cell is the mean of four samples, each interpolated from four pixels: a sum of sixteen pixels with weights
+that depend on the box alone. On NHWC maps this is an embedding bag, forward and backward, which adds whole pixels
+instead of single channels.
 """
 
 from collections.abc import Sequence
@@ -15,23 +15,23 @@ from torchvision.ops.poolers import LevelMapper, _convert_to_roi_format, _setup_
 
 from resnext.speed import kernels
 
-SAMPLES = 2  # a side of a cell
+SAMPLES = 2  # sampling points per side of a cell
 
 
 class RoiAlign(MultiScaleRoIAlign):
-    """torchvision's pooling of regions from the maps of a pyramid, or from one; on CPUs computed as bags of pixels.
+    """torchvision's multi-scale RoIAlign, computed as embedding bags on CPUs.
 
-    Elsewhere, and where ``RESNEXT_FAST=0``, it is torchvision's own.
+    On other devices, and with ``RESNEXT_FAST=0``, torchvision's own code runs.
     """
 
     scales: list[float] | None
     map_levels: LevelMapper | None
 
     def __init__(self, names: list[str], size: int, strides: Sequence[int] = ()) -> None:
-        """``strides`` are pixels of the image to one of each map.
+        """Set up pooling; ``strides`` are the maps' strides in image pixels.
 
-        Where they are not told, torchvision's way guesses them from the first images it sees, padding included, and
-        keeps what it guessed; of images below 68 pixels it guesses wrongly.
+        Without ``strides``, torchvision infers them from the first batch, padding included, and keeps them; for
+        images below 68 pixels it infers wrong ones.
         """
         super().__init__(names, size, SAMPLES)
         if strides:
@@ -39,7 +39,7 @@ class RoiAlign(MultiScaleRoIAlign):
             self.map_levels = LevelMapper(*(stride.bit_length() - 1 for stride in (strides[0], strides[-1])))
 
     def forward(self, x: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]) -> Tensor:
-        """Maps [B, C, h, w] by their names, each image's boxes [n, 4] -> float32 [regions, C, size, size]."""
+        """Pool float32 [regions, C, size, size] from named maps [B, C, h, w] and boxes [n, 4] per image."""
         maps = [x[name] for name in self.featmap_names]
         if maps[0].device.type != "cpu" or not kernels.switched_on():
             return super().forward(x, boxes, image_shapes)
@@ -50,16 +50,16 @@ class RoiAlign(MultiScaleRoIAlign):
 
 
 def pooled(maps: list[Tensor], regions: Tensor, levels: Tensor | None, scales: list[float], size: int) -> Tensor:
-    """RoIAlign of ``regions`` [n, 5] (image, then the box), each from the map of its level: [n, C, size, size], NHWC.
+    """Pool ``regions`` [n, 5] (image index, box), each from the map of its level, to [n, C, size, size] in NHWC.
 
-    ``scales`` are pixels of each map to one of the image. Computed in float32, or wider where the maps are.
+    ``scales`` are map pixels per image pixel. Computes in float32, or in the maps' type where it is wider.
     """
     dtype = torch.promote_types(maps[0].dtype, torch.float32)
     level = torch.zeros(len(regions), dtype=torch.int64) if levels is None else levels
-    level = level.clamp(0, len(maps) - 1)  # of a box that is no number it could be anything
+    level = level.clamp(0, len(maps) - 1)  # a box with NaN could have any level
     sizes = torch.tensor([[m.shape[2], m.shape[3], 0] for m in maps])
     counts = torch.tensor([m.shape[0] * m.shape[2] * m.shape[3] for m in maps])
-    sizes[:, 2] = counts.cumsum(0) - counts  # rows before those of the map
+    sizes[:, 2] = counts.cumsum(0) - counts  # number of pixels in the maps before this one
     heights, widths, before = sizes[level].unbind(1)
     boxes = regions[:, 1:] * torch.tensor(scales, dtype=regions.dtype)[level, None]
     ys, y_weights = _samples(boxes[:, 1], boxes[:, 3], heights, size)
@@ -77,9 +77,9 @@ def pooled(maps: list[Tensor], regions: Tensor, levels: Tensor | None, scales: l
 
 
 def _samples(low: Tensor, high: Tensor, sides: Tensor, size: int) -> tuple[Tensor, Tensor]:
-    """Along one axis: the two pixels beside each sample of each cell [n, size, samples, 2], and their weights.
+    """Compute, along one axis, the two pixels next to each sample [n, size, samples, 2] and their weights.
 
-    As in torchvision, a box is at least a pixel long, and samples beyond a pixel outside the map are 0.
+    As in torchvision, a box is at least one pixel long, and samples more than a pixel outside the map are 0.
     """
     cell = (high - low).clamp(min=1.0)[:, None, None] / size
     cells = torch.arange(size, dtype=low.dtype)[:, None]

@@ -1,8 +1,8 @@
-"""The region proposal network: torchvision's, in float32 where coordinates are, its loss computed where it samples.
+"""The region proposal network: torchvision's, with coordinates in float32 and a sparse loss.
 
-The loss looks at a few hundred anchors of an image's hundred thousand, and proposals take no gradient. So the head runs
-over the maps without one, and once more on the samples alone, with it: what is trained on is the same, and neither
-does the backward pass go over whole maps nor are their activations kept.
+The loss samples a few hundred of an image's hundred thousand anchors, and proposals take no gradient. So the head runs
+over whole maps without gradient, then again with gradient on the sampled anchors alone. The loss is the same, but the
+backward pass does not cover whole maps and their activations are not kept.
 """
 
 from typing import NamedTuple
@@ -16,41 +16,43 @@ from torchvision.models.detection.rpn import RegionProposalNetwork, RPNHead, con
 
 from resnext.speed import kernels
 
-BETA = 1 / 9  # of the smooth L1 of offsets, as torchvision has it
+BETA = 1 / 9  # of the smooth L1 loss of box offsets, as in torchvision
 
 
 def wide(value: Tensor) -> Tensor:
-    """In float32, or as it is where that is wider."""
+    """Convert to float32, or keep a wider type."""
     return value.to(torch.promote_types(value.dtype, torch.float32))
 
 
 class Anchors(AnchorGenerator):
-    """torchvision's anchors, in float32 also where the maps are not: bf16 cannot tell pixel 801 from 804."""
+    """torchvision's anchors, always in float32: bf16 cannot represent pixel coordinates above 256 exactly."""
 
     def forward(self, image_list: ImageList, feature_maps: list[Tensor]) -> list[Tensor]:
+        """Compute the anchors [n, 4] of each image, float32."""
         plain = [torch.empty(map_.shape[-2:], device=map_.device) for map_ in feature_maps]
         return list(super().forward(image_list, plain))
 
 
 class Sampled(NamedTuple):
-    """Anchors of a batch: where they lie, and which of the place's anchors they are."""
+    """Locations of anchors of a batch: map, cell, and number of the anchor within the cell."""
 
-    level: Tensor  # int64 [n]
-    place: Tensor  # int64 [n]: image, row and column of the map as one number
+    level: Tensor  # int64 [n]: index of the map
+    place: Tensor  # int64 [n]: flat index of image, row and column in the map
     row: Tensor  # int64 [n]
     column: Tensor  # int64 [n]
-    kind: Tensor  # int64 [n]
+    kind: Tensor  # int64 [n]: number of the anchor (size and ratio) within the cell
 
 
 class Head(RPNHead):
-    """torchvision's, with scores and offsets in float32, and a way to compute it at some places alone."""
+    """torchvision's RPN head with float32 outputs, which can also be computed at single anchors only."""
 
     def forward(self, x: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Compute objectness scores and box offsets of each map, float32."""
         scores, offsets = super().forward(x)
         return [wide(value) for value in scores], [wide(value) for value in offsets]
 
     def at(self, maps: list[Tensor], sampled: Sampled) -> tuple[Tensor, Tensor]:
-        """Scores [n] and offsets [n, 4] of ``sampled`` anchors, float32."""
+        """Compute scores [n] and offsets [n, 4] of the ``sampled`` anchors, float32."""
         conv = self.conv[0][0]
         patches = self._patches(maps, sampled)
         features = F.relu(F.linear(patches, conv.weight.permute(0, 2, 3, 1).flatten(1), conv.bias))
@@ -60,7 +62,7 @@ class Head(RPNHead):
         return wide(scores[each, sampled.kind]), wide(offsets.view(len(patches), -1, 4)[each, sampled.kind])
 
     def _patches(self, maps: list[Tensor], sampled: Sampled) -> Tensor:
-        """The 3x3 pixels around each anchor's place, zeros outside of the map: [n, 9 * channels]."""
+        """Gather the 3x3 cells around each anchor's cell, zero outside the map: [n, 9 * channels]."""
         step = torch.arange(-1, 2, device=sampled.row.device)
         down, right = (value.flatten() for value in torch.meshgrid(step, step, indexing="ij"))
         order, parts = [], []
@@ -78,25 +80,27 @@ class Head(RPNHead):
 
 
 class Rpn(RegionProposalNetwork):
-    """torchvision's, which can also give scores of proposals, and gives as ``many`` as in training when told."""
+    """torchvision's RPN, which also gives proposal scores, and on request training's proposal counts in eval mode."""
 
     many = False
 
     def pre_nms_top_n(self) -> int:
+        """Return the number of proposals kept per map before NMS."""
         return int(self._pre_nms_top_n["training" if self.training or self.many else "testing"])
 
     def post_nms_top_n(self) -> int:
+        """Return the number of proposals kept per image after NMS."""
         return int(self._post_nms_top_n["training" if self.training or self.many else "testing"])
 
     def propose(self, images: ImageList, features: dict[str, Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Proposals of each image, best first, and their scores."""
+        """Compute each image's proposals, highest score first, and their scores."""
         maps = list(features.values())
         return self._proposals(images, self.anchor_generator(images, maps), *self.head(maps))
 
     def forward(
         self, images: ImageList, features: dict[str, Tensor], targets: list[dict[str, Tensor]] | None = None
     ) -> tuple[list[Tensor], dict[str, Tensor]]:
-        """Proposals of each image, best first, and in training with ``targets`` the two parts of the loss."""
+        """Compute each image's proposals, best first, and in training with ``targets`` the two losses."""
         if not self.training or targets is None or not kernels.switched_on():
             boxes, losses = super().forward(images, features, targets)
             return list(boxes), dict(losses)
@@ -120,7 +124,7 @@ class Rpn(RegionProposalNetwork):
     def _proposals(
         self, images: ImageList, anchors: list[Tensor], scores: list[Tensor], offsets: list[Tensor]
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """The best of what the head says of each map."""
+        """Decode the head's outputs and keep the best proposals of each image, with their scores."""
         counts = [score[0].numel() for score in scores]
         scores_flat, offsets_flat = concat_box_prediction_layers(scores, offsets)
         boxes = self.box_coder.decode(offsets_flat.detach(), anchors).view(len(anchors), -1, 4)
@@ -129,7 +133,7 @@ class Rpn(RegionProposalNetwork):
 
 
 def located(index: Tensor, sizes: list[tuple[int, int]], kinds: int) -> Sampled:
-    """Anchors by their numbers (image by image, map by map, row by row, column by column) on maps of ``sizes``."""
+    """Locate anchors by flat index (image, map, row, column, anchor in the cell) on maps of ``sizes``."""
     counts = torch.tensor([height * width * kinds for height, width in sizes], device=index.device)
     ends = counts.cumsum(0)
     image, within = index // ends[-1], index % ends[-1]

@@ -1,4 +1,4 @@
-"""All that a detection run holds while it runs, and how it comes to be: data, detector, optimizer, position."""
+"""Set up a detection run: data, detector, optimizer, position."""
 
 from dataclasses import dataclass, replace
 
@@ -42,7 +42,7 @@ from resnext.train.session import (
 
 @dataclass(kw_only=True)
 class DetectSession(BaseSession):
-    """A run that learns to find what is in images."""
+    """The state of a detection run in memory."""
 
     recipe: DetectRecipe
     train: DetectionDataset
@@ -52,7 +52,7 @@ class DetectSession(BaseSession):
 
 
 def prepare(recipe: DetectRecipe, run: RunDirectory, world: World, resume: bool, console: Console) -> DetectSession:
-    """Data, detector, optimizer and position of a run, new or resumed."""
+    """Set up data, detector, optimizer and position of a new or resumed run."""
     prepare_machine(recipe.train, world)
     check_installed()
     train, val = open_detection(recipe.data)
@@ -98,14 +98,14 @@ def prepare(recipe: DetectRecipe, run: RunDirectory, world: World, resume: bool,
 
 
 def as_one_class(dataset: DetectionDataset) -> DetectionDataset:
-    """The data set as the rpn step sees it: objects, of whatever class."""
+    """Merge all classes into the single class of the rpn stage."""
     return replace(dataset, classes=OBJECT, category_ids=(1,), labels=np.zeros_like(dataset.labels))
 
 
 def freeze_detector(model: FasterRcnn, recipe: DetectRecipe) -> None:
-    """Set ``requires_grad`` as ``init`` says. Raises RequestError for a stage the network does not have."""
+    """Freeze stages and BN as the init settings say. Raises RequestError for an unknown stage."""
     if recipe.init.layer_decay != 1:
-        raise RequestError("init.layer_decay is not had in detection: leave it at 1")
+        raise RequestError("init.layer_decay is not supported in detection: leave it at 1")
     places = [model.network, *([model.roi_heads.box_head] if hasattr(model, "roi_heads") else [])]
     parts = {name: module for place in places for name, module in place.named_children()}
     stages = {
@@ -116,7 +116,7 @@ def freeze_detector(model: FasterRcnn, recipe: DetectRecipe) -> None:
 
 
 def fused_norms(model: FasterRcnn, recipe: DetectRecipe, world: World) -> Plan:
-    """Fused kernels for the norms that train, where they can be had."""
+    """Plan fused kernels for the norms that train, where they are available."""
     usable = recipe.train.fast and world.device.type == "cpu" and recipe.train.channels_last
     return fuse_all(model, Plan()) if usable and kernels.switched_on() and kernels.load() else Plan()
 
@@ -124,7 +124,7 @@ def fused_norms(model: FasterRcnn, recipe: DetectRecipe, world: World) -> Plan:
 def make_loader(
     recipe: DetectRecipe, train: DetectionDataset, preprocessing: DetectPreprocessing, world: World
 ) -> DetectLoader:
-    """The training batches of the recipe."""
+    """Build the training data loader."""
     workers = recipe.data.workers
     return DetectLoader(
         train,

@@ -1,4 +1,4 @@
-"""A detection recipe as frozen dataclasses: every choice of a run, each with its sentence. No torch here."""
+"""Settings of a detection run as frozen dataclasses, each field with its help text. Must not import torch."""
 
 from dataclasses import dataclass, field
 
@@ -25,39 +25,39 @@ MOST_ANCHORS = 64  # sizes, and ratios
 
 @dataclass(frozen=True, kw_only=True)
 class DetectorSettings:
-    """Faster R-CNN around the network, in torchvision's parts."""
+    """Faster R-CNN around the backbone, built from torchvision's modules."""
 
     layout: str = say(
-        "fpn: a feature pyramid on all stages, two linear layers a region; c4: regions from the last stage but one, "
-        "which the last stage computes on, as in the paper.",
+        "fpn: a feature pyramid on all stages and a head of two linear layers; c4: regions pooled from the "
+        "second-to-last stage, with the last stage as the head, as in the paper.",
         "fpn",
         choices=LAYOUTS,
     )
-    fpn_channels: int = say("Channels of the pyramid's maps.", 256, low=1, high=MOST_CHANNELS)
+    fpn_channels: int = say("Channels of the feature pyramid's maps.", 256, low=1, high=MOST_CHANNELS)
     head_channels: int = say(
-        "Outputs of the two linear layers of the fpn layout's head.", 1024, low=1, high=MOST_CHANNELS
+        "Outputs of each of the two linear layers in the fpn layout's head.", 1024, low=1, high=MOST_CHANNELS
     )
     anchor_sizes: tuple[float, ...] | None = say(
-        "Anchor sides in pixels: of fpn one a map, the pooled one behind the last stage too; of c4 all on one map. "
-        "When not given 32 doubling from map to map; of c4 64, 128, 256, 512.",
+        "Anchor sides in pixels. fpn: one per map, including the pooled map after the last stage; default 32, doubled "
+        "from map to map. c4: all on one map; default 64, 128, 256, 512.",
         None,
     )
-    anchor_ratios: tuple[float, ...] = say("Heights over widths of the anchors.", (0.5, 1.0, 2.0))
-    pool: str = say("How a region's features are read: RoIAlign, or the paper's RoI max pooling.", "align",
+    anchor_ratios: tuple[float, ...] = say("Aspect ratios of the anchors, height / width.", (0.5, 1.0, 2.0))
+    pool: str = say("Pooling of regions: align (RoIAlign) or max (RoI max pooling, as in the paper).", "align",
                     choices=("align", "max"))  # fmt: skip
-    rpn_batch: int = say("Anchors of an image that the RPN's loss samples.", 256, low=2)
-    rpn_positive: float = say("Share of them that may be positive.", 0.5, low=0.01, high=1)
-    rpn_pre_nms_train: int = say("Best proposals a map before NMS, in training.", 2000, low=1)
-    rpn_pre_nms_test: int = say("Best proposals a map before NMS, elsewhere.", 1000, low=1)
-    rpn_post_nms_train: int = say("Proposals an image that are left after NMS, in training.", 2000, low=1)
-    rpn_post_nms_test: int = say("Proposals an image that are left after NMS, elsewhere.", 1000, low=1)
-    rpn_nms: float = say("Overlap (IoU) above which the lower one of two proposals goes.", 0.7, low=0, high=1)
-    roi_batch: int = say("Regions of an image that the head's loss samples.", 512, low=2)
-    roi_positive: float = say("Share of them that may be positive.", 0.25, low=0.01, high=1)
-    score: float = say("Least score of a detection.", 0.05, low=0, high=1)
-    nms: float = say("Overlap (IoU) above which the lower one of two detections of a class goes.", 0.5, low=0, high=1)
+    rpn_batch: int = say("Anchors sampled per image for the RPN's loss.", 256, low=2)
+    rpn_positive: float = say("Largest share of positive anchors among them.", 0.5, low=0.01, high=1)
+    rpn_pre_nms_train: int = say("Highest-scoring proposals kept per map before NMS, in training.", 2000, low=1)
+    rpn_pre_nms_test: int = say("Highest-scoring proposals kept per map before NMS, outside training.", 1000, low=1)
+    rpn_post_nms_train: int = say("Proposals kept per image after NMS, in training.", 2000, low=1)
+    rpn_post_nms_test: int = say("Proposals kept per image after NMS, outside training.", 1000, low=1)
+    rpn_nms: float = say("IoU above which NMS removes the lower-scoring of two proposals.", 0.7, low=0, high=1)
+    roi_batch: int = say("Regions sampled per image for the head's loss.", 512, low=2)
+    roi_positive: float = say("Largest share of positive regions among them.", 0.25, low=0.01, high=1)
+    score: float = say("Minimum score of a detection.", 0.05, low=0, high=1)
+    nms: float = say("IoU above which NMS removes the lower-scoring of two detections of a class.", 0.5, low=0, high=1)
     detections: int = say(
-        "Most detections an image; where it is more than COCO's 100, evaluation counts as many of a class.", 100, low=1
+        "Maximum detections per image. Above COCO's limit of 100, evaluation counts this many per class.", 100, low=1
     )
 
     def __post_init__(self) -> None:
@@ -73,117 +73,117 @@ class DetectorSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class DetectDataSettings:
-    """Images with boxes, and the view of an image that the network is judged on."""
+    """Images with boxes, and how an image is resized and normalized for evaluation."""
 
-    source: str = say("coco: COCO's JSON files; voc: folders of Pascal VOC's XML files.", "coco", choices=SOURCES)
+    source: str = say("coco: COCO JSON files; voc: folders of Pascal VOC XML files.", "coco", choices=SOURCES)
     path: str = say(
-        "Folder that holds images and annotations; the other paths are below it, or absolute.", ".", place=True
+        "Folder with images and annotations; the other paths are relative to it, or absolute.", ".", place=True
     )
     train: str | None = say(
-        "Annotations to train on: a JSON file of coco, a list of ImageSets/Main (or a folder of XML) of voc. "
-        "When not given the source's usual place.",
+        "Training annotations. coco: a JSON file; voc: a list in ImageSets/Main or a folder of XML files. "
+        "Default: the usual place of the source.",
         None,
     )
-    val: str | None = say("Annotations that are held out, as train.", None)
+    val: str | None = say("Held-out annotations, given like data.train.", None)
     val_fraction: float | None = say(
-        "Share of the images of train that is held out in place of val, by a hash of each file's name and split_seed.",
+        "Share of the training images to hold out when there is no val, chosen by a hash of file name and split_seed.",
         None,
         low=0.001,
         high=0.9,
     )
-    train_images: str | None = say("Folder of the training images; when not given the usual place.", None)
-    val_images: str | None = say("Folder of the held-out images; when not given the usual place.", None)
-    min_size: int = say("Shorter side that images are brought to, in pixels.", 800, low=1)
-    max_size: int = say("Longer side that they may then have at most, in pixels.", 1333, low=1)
+    train_images: str | None = say("Folder of the training images. Default: the usual place.", None)
+    val_images: str | None = say("Folder of the held-out images. Default: the usual place.", None)
+    min_size: int = say("Shorter side that images are resized to, in pixels.", 800, low=1)
+    max_size: int = say("Maximum of the longer side after resizing, in pixels.", 1333, low=1)
     resize: str = say(
-        "antialias: bytes, averaged over all pixels they stand for; torchvision: floats between neighbours, as "
+        "antialias: bilinear on uint8 with antialiasing; torchvision: bilinear on floats without antialiasing, as "
         "torchvision's detectors were trained.",
         "antialias",
         choices=RESIZES,
     )
     exif: bool = say(
-        "Turn photographs upright as their EXIF tag says, where that gives the size the data states; those that fit "
-        "both ways (turned by 180°, mirrored, square) as most of the others are stated. No: all stay as stored.",
+        "Turn images upright by their EXIF tag where this gives the size in the annotations. Images whose size fits "
+        "both ways (turned by 180°, mirrored, square) follow the majority of the others. No: keep all as stored.",
         True,
     )
     mean: tuple[float, ...] | None = say(
-        "Mean of each channel, on the scale of 0 to 1; that of init.weights, else ImageNet's, when not given.", None
+        "Mean of each channel, on the scale of 0 to 1. Default: that of init.weights, else ImageNet's.", None
     )
     std: tuple[float, ...] | None = say("Standard deviation of each channel, on the same scale.", None)
-    empty: str = say("Training images without boxes: keep them as background, or drop them.", "keep",
+    empty: str = say("Training images without boxes: keep them as background or drop them.", "keep",
                      choices=("keep", "drop"))  # fmt: skip
     bad_boxes: str = say(
-        "Boxes that cannot be trained on (outside the image, without width or height): error names the first, "
-        "drop leaves them out and counts them. Boxes that stick out are cut at the image's edge.",
+        "Unusable boxes (outside the image, without width or height): error stops and names the first, drop leaves "
+        "them out and counts them. Boxes that extend past the image's edge are clipped.",
         "error",
         choices=("error", "drop"),
     )
-    workers: int | None = say("Loading processes; one a core, at most 8, when not given.", None, low=0, high=256)
+    workers: int | None = say("Loading processes. Default: one per core, at most 8.", None, low=0, high=256)
     start_method: str | None = say(
-        "How those processes start; Python's default when not given.", None, choices=("fork", "spawn", "forkserver")
+        "Start method of those processes. Default: Python's.", None, choices=("fork", "spawn", "forkserver")
     )
-    limit_train: int | None = say("Use only so many training images, drawn by split_seed.", None, low=2)
-    limit_val: int | None = say("Use only so many evaluation images, drawn by split_seed.", None, low=1)
+    limit_train: int | None = say("Use at most this many training images, drawn by split_seed.", None, low=2)
+    limit_val: int | None = say("Use at most this many held-out images, drawn by split_seed.", None, low=1)
     split_seed: int = say("Seed of those draws and of val_fraction's split.", 0, low=0)
 
     def __post_init__(self) -> None:
         if self.val_fraction is not None and self.val is not None:
             raise RequestError(
-                f"data.val {self.val} and data.val_fraction {self.val_fraction:g} exclude each other: give one of them"
+                f"data.val {self.val} and data.val_fraction {self.val_fraction:g} cannot be combined: give one of them"
             )
 
 
 @dataclass(frozen=True, kw_only=True)
 class DetectAugmentSettings:
-    """What training does to an image and its boxes. Each draw is a function of (seed, epoch, index)."""
+    """Augmentation of an image and its boxes in training. Each random draw is a function of (seed, epoch, index)."""
 
     flip: float = say("Probability of a horizontal flip.", 0.5, low=0, high=1)
-    vertical_flip: float = say("Probability of a vertical flip, for pictures that know no upright.", 0.0, low=0, high=1)
-    min_sizes: tuple[int, ...] = say("Shorter sides, one of which each image draws; data.min_size when not given.", ())
-    jitter: float = say(
-        "Brightness, contrast and saturation each by up to this share, in random order.", 0.0, low=0, high=1
+    vertical_flip: float = say(
+        "Probability of a vertical flip, for images without an up direction.", 0.0, low=0, high=1
     )
-    group: bool = say("Batches of images that are all wide or all tall, which need less padding.", True)
+    min_sizes: tuple[int, ...] = say("Shorter sides to draw from for each image. Default: data.min_size.", ())
+    jitter: float = say(
+        "Change brightness, contrast and saturation each by up to this share, in random order.", 0.0, low=0, high=1
+    )
+    group: bool = say("Make batches of images that are all wide or all tall, which need less padding.", True)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DetectTrainSettings(RunSettings):
-    """The run itself."""
+    """The training run."""
 
     learn: str = say(
-        "joint: RPN and head together, on one network; rpn: the proposals alone; fast_rcnn: the head alone, on the "
-        "proposals of an rpn run (train.proposals), features not shared, as the paper has it.",
+        "joint: RPN and head together on one backbone; rpn: the RPN alone; fast_rcnn: the head alone, on the "
+        "proposals of an rpn run (train.proposals), without shared features, as in the paper.",
         "joint",
         choices=STEPS,
     )
     proposals: str | None = say(
-        "Run or weights of the rpn step, whose proposals fast_rcnn trains on.", None, place=True
+        "Run or weights file of the rpn stage, whose proposals fast_rcnn trains on.", None, place=True
     )
-    batch_size: int = say("Images an optimizer step sees, over all devices.", 16, low=1)
-    channels_last: bool = say("Memory layout NHWC.", True)
-    fast: bool = say("Frozen BN inside the convolutions, and fused kernels where BN trains.", True)
+    batch_size: int = say("Images per optimizer step, over all devices.", 16, low=1)
+    channels_last: bool = say("Use the NHWC memory layout.", True)
+    fast: bool = say("Fold frozen BN into the convolutions, and use fused kernels where BN trains.", True)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DetectRecipe:
-    """Everything a detection run depends on."""
+    """All settings of a detection run."""
 
-    model: ModelSettings = field(default_factory=ModelSettings, metadata={"help": "The network below the detector."})
+    model: ModelSettings = field(default_factory=ModelSettings, metadata={"help": "The backbone."})
     detector: DetectorSettings = field(default_factory=DetectorSettings, metadata={"help": "Faster R-CNN around it."})
     init: InitSettings = field(
-        default_factory=InitSettings, metadata={"help": "Where the weights start, and what of them stays."}
+        default_factory=InitSettings, metadata={"help": "Initial weights, and which of them stay frozen."}
     )
     data: DetectDataSettings = field(default_factory=DetectDataSettings, metadata={"help": "The images and boxes."})
     augment: DetectAugmentSettings = field(
-        default_factory=DetectAugmentSettings, metadata={"help": "What training does to an image and its boxes."}
+        default_factory=DetectAugmentSettings, metadata={"help": "Augmentation of images and boxes in training."}
     )
-    optimizer: OptimizerSettings = field(
-        default_factory=OptimizerSettings, metadata={"help": "How gradients become steps."}
-    )
+    optimizer: OptimizerSettings = field(default_factory=OptimizerSettings, metadata={"help": "The optimizer."})
     schedule: ScheduleSettings = field(
-        default_factory=ScheduleSettings, metadata={"help": "The learning rate over time."}
+        default_factory=ScheduleSettings, metadata={"help": "The learning rate schedule."}
     )
-    train: DetectTrainSettings = field(default_factory=DetectTrainSettings, metadata={"help": "The run itself."})
+    train: DetectTrainSettings = field(default_factory=DetectTrainSettings, metadata={"help": "The training run."})
 
     def __post_init__(self) -> None:
         check_schedule(self.schedule, self.optimizer, self.train.epochs, self.train.steps)
@@ -193,17 +193,15 @@ class DetectRecipe:
 
 
 def _check_agreement(recipe: DetectRecipe) -> None:
-    """Contradictions between fields, in the user's terms. Raises RequestError."""
+    """Raise RequestError for fields that contradict each other."""
     data, train = recipe.data, recipe.train
     if (data.mean is None) != (data.std is None):
         raise RequestError("data.mean and data.std must be given together")
     for size in (data.min_size, *recipe.augment.min_sizes):
         if not 1 <= size <= data.max_size:
-            raise RequestError(
-                f"a shorter side of {size} is larger than the longer one may be, data.max_size {data.max_size}"
-            )
+            raise RequestError(f"a shorter side of {size} is not between 1 and data.max_size {data.max_size}")
     if (train.learn == "fast_rcnn") != (train.proposals is not None):
         raise RequestError(
-            f"train.learn {train.learn} {'needs' if train.proposals is None else 'takes no'} train.proposals, "
-            "the run of the rpn step"
+            f"train.learn {train.learn} {'needs' if train.proposals is None else 'does not take'} train.proposals, "
+            "the run of the rpn stage"
         )

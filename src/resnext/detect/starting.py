@@ -1,4 +1,4 @@
-"""The detector a run starts from: fresh, around a loaded network, a loaded detector, or its own checkpoint."""
+"""Build the detector that a run starts from: new, from backbone weights, from a detector, or from a checkpoint."""
 
 from collections.abc import Mapping
 from typing import cast
@@ -23,7 +23,7 @@ from resnext.weights.surgery import same_names
 
 
 def starting_detector(recipe: DetectRecipe, train: DetectionDataset) -> FasterRcnn:
-    """The detector before the first step: fresh, around a loaded network, or a loaded detector. Raises RequestError."""
+    """Build the detector of a new run: new, around a loaded network, or from a loaded detector. Raises RequestError."""
     weights, learn, seed = recipe.init.weights, recipe.train.learn, recipe.train.seed
     proposer = None if recipe.train.proposals is None else proposer_of(recipe.train.proposals)
     if weights is None:
@@ -52,9 +52,9 @@ def starting_detector(recipe: DetectRecipe, train: DetectionDataset) -> FasterRc
 
 
 def adapted(model: FasterRcnn, recipe: DetectRecipe, classes: tuple[str, ...]) -> FasterRcnn:
-    """A loaded detector for the data's ``classes``: those it knows by name keep their rows, others start anew.
+    """Adapt a loaded detector to ``classes``: classes it knows by name keep their predictor rows, others start new.
 
-    The recipe's detector settings that shape no tensor are taken. Raises RequestError for those that do and differ.
+    Takes the recipe's detector settings that do not affect tensor shapes. Raises RequestError where shapes differ.
     """
     check_architecture(recipe.model, model.architecture, str(recipe.init.weights))
     view = DetectPreprocessing.of(recipe.data, model.preprocessing)
@@ -75,8 +75,8 @@ def adapted(model: FasterRcnn, recipe: DetectRecipe, classes: tuple[str, ...]) -
         if name not in state or state[name].shape != value.shape:
             theirs = tuple(state[name].shape) if name in state else "none"
             raise RequestError(
-                f"{recipe.init.weights} is a detector of another shape: {name} is {tuple(value.shape)} by the recipe, "
-                f"{theirs} there; leave detector.layout, fpn_channels, head_channels and the anchors as they were"
+                f"{recipe.init.weights} is a detector of another shape: {name} is {tuple(value.shape)} by the recipe "
+                f"but {theirs} in the file; use its detector.layout, fpn_channels, head_channels and anchors"
             )
     fresh.load_state_dict({name: state[name] for name in mine})
     fresh.provenance = {"init": {"weights": recipe.init.weights, "notes": notes}}
@@ -84,25 +84,23 @@ def adapted(model: FasterRcnn, recipe: DetectRecipe, classes: tuple[str, ...]) -
 
 
 def _view_note(theirs: DetectPreprocessing, mine: DetectPreprocessing) -> list[str]:
-    """Where the recipe's view of an image is another than that of a loaded detector."""
+    """Note where the recipe's preprocessing differs from that of the loaded detector."""
     changed = [
         f"data.{name} {value}, not {getattr(theirs, name)}"
         for name, value in mine.to_dict().items()
         if name in ("min_size", "max_size", "resize", "exif") and value != getattr(theirs, name)
     ]
-    return (
-        [f"the detector sees images as the recipe says, no longer as it did: {', '.join(changed)}"] if changed else []
-    )
+    return [f"the recipe changes the detector's preprocessing: {', '.join(changed)}"] if changed else []
 
 
 def _head_rows(old: Mapping[str, Tensor], fresh: Mapping[str, Tensor], kept: Mapping[int, int]) -> dict[str, Tensor]:
-    """The box predictor's tensors ``fresh``, with the rows ``kept`` (new class -> old class) and the background's."""
+    """Copy the rows of ``kept`` (new class -> old class) and the background from ``old`` into the box predictor."""
     rows = {0: 0} | {new + 1: before + 1 for new, before in kept.items()}  # 0 is the background
     heads: dict[str, Tensor] = {}
-    for layer, values in (("cls_score", 1), ("bbox_pred", 4)):  # numbers a class
+    for layer, values in (("cls_score", 1), ("bbox_pred", 4)):  # outputs per class
         for name in (f"roi_heads.box_predictor.{layer}.weight", f"roi_heads.box_predictor.{layer}.bias"):
             if old[name].shape[1:] != fresh[name].shape[1:]:
-                continue  # of another shape: the caller says so
+                continue  # the caller reports the other shape
             head = fresh[name].clone().unflatten(0, (-1, values))
             head[list(rows)] = old[name].unflatten(0, (-1, values))[list(rows.values())]
             heads[name] = head.flatten(0, 1)
@@ -110,68 +108,68 @@ def _head_rows(old: Mapping[str, Tensor], fresh: Mapping[str, Tensor], kept: Map
 
 
 def _head_note(old: tuple[str, ...], new: tuple[str, ...], kept: Mapping[int, int]) -> str:
-    """Which classes keep their rows of the last layers, and which start anew."""
+    """Describe which classes keep their rows of the last layers, and which start new."""
     anew = [name for row, name in enumerate(new) if row not in kept]
-    before = f"the detector's last layers had {len(old)} classes and have {len(new)} now"
+    before = f"the detector's last layers change from {len(old)} to {len(new)} classes"
     if not anew:
-        return f"{before}: all keep their rows by their names"
+        return f"{before}: all keep their weights, matched by name"
     if not kept:
-        return f"{before}: none has a name it knew, so all start anew but for the background"
-    return f"{before}: {len(kept)} keep their rows by their names, as the background does; {listing(anew)} start anew"
+        return f"{before}: no name matches, so all but the background start new"
+    return f"{before}: {len(kept)} and the background keep their weights, matched by name; {listing(anew)} start new"
 
 
 def proposer_of(source: str) -> FasterRcnn:
-    """The detector of the rpn step. Raises RequestError for another."""
+    """Load a detector of the rpn stage. Raises RequestError for another stage."""
     proposer = load_detector(source)
     if proposer.learn != "rpn":
         raise RequestError(
-            f"train.proposals {source} is no run of the rpn step (train.learn rpn), but of {proposer.learn}"
+            f"train.proposals {source} must be a run of the rpn stage (train.learn rpn), not of {proposer.learn}"
         )
     return proposer
 
 
 def check_colours(mine: DetectPreprocessing, proposers: DetectPreprocessing, source: str | None) -> None:
-    """Both networks of the fast_rcnn step see the same batch. Raises RequestError where they were to see others."""
+    """Raise RequestError unless both networks of the fast_rcnn stage normalize alike: they share the input batch."""
     for name in ("mean", "std"):
         own, theirs = getattr(mine, name), getattr(proposers, name)
         if own != theirs:
             raise RequestError(
-                f"train.proposals {source} was trained with data.{name} {list(theirs)}, this run would have "
-                f"{list(own)}: give data.mean and data.std as they are there"
+                f"train.proposals {source} was trained with data.{name} {list(theirs)}, but this run has {list(own)}: "
+                "use its data.mean and data.std"
             )
 
 
 def detector_from_checkpoint(data: bytes) -> FasterRcnn:
-    """The detector of a run that goes on."""
+    """Load the detector of a checkpoint, to resume a run."""
     return cast(FasterRcnn, model_from_checkpoint(data, load_detector))
 
 
 def loaded_network(
     weights: str, detector: FasterRcnn | None, recipe: DetectRecipe
 ) -> tuple[Network, Preprocessing | DetectPreprocessing | None, list[str]]:
-    """The network of a classification file, or below a ``detector``; its preprocessing; notes."""
+    """Load the backbone from a classification file or a ``detector``, its preprocessing and notes."""
     if detector is not None:
         network, base = network_of(detector, weights), detector.preprocessing
         network = network if recipe.model.form is None else convert_form(network, recipe.model.form)
-        notes = [*detector.provenance.get("notes", []), "of the detector only the network is taken"]
+        notes = [*detector.provenance.get("notes", []), "only the detector's backbone is used"]
     else:
         network = load(weights, form=recipe.model.form)
         base, notes = network.preprocessing, network.provenance.get("notes", [])
     check_architecture(recipe.model, network.architecture, weights)
     if network.architecture.in_channels != 3:
         raise RequestError(
-            f"{weights} takes images of {network.architecture.in_channels} channels; a detector reads RGB pictures"
+            f"{weights} takes images of {network.architecture.in_channels} channels; a detector reads RGB images"
         )
     return network, base, notes
 
 
 def network_of(detector: FasterRcnn, source: str) -> Network:
-    """The network below a detector, whole again. Raises RequestError where its last stage is not there."""
+    """Extract the whole backbone from a detector. Raises RequestError where the last stage is missing."""
     network = create_model(detector.architecture.change(num_classes=0), seed=0)
     state = detector.network.state_dict()
     if detector.settings.layout == "c4":
         if detector.learn == "rpn":
-            raise RequestError(f"{source} is a c4 detector of the rpn step, which has no last stage to start from")
+            raise RequestError(f"{source} is a c4 detector of the rpn stage, which has no last stage to start from")
         state |= detector.roi_heads.box_head.state_dict()
     network.load_state_dict(state)
     return network

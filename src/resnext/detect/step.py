@@ -1,4 +1,4 @@
-"""One optimizer step of a detector on this process's share of a global batch."""
+"""One training step of a detector on this rank's part of the global batch."""
 
 import torch
 from torch import Tensor
@@ -9,13 +9,13 @@ from resnext.detect.session import DetectSession
 from resnext.device import autocast
 from resnext.train.step import take_step
 
-STEP = 0xDE7  # tag of seed_of: which anchors and regions a step samples has a stream of its own
+STEP = 0xDE7  # seed tag of the sampling of anchors and regions
 
 
 def train_step(session: DetectSession, batch: DetectBatch, lr: float) -> float:
-    """Compute gradients, check them, step; returns the loss, a mean over the processes.
+    """Compute and check gradients and update the weights; return the loss averaged over ranks.
 
-    Raises WorkError for a loss that is not finite, before it can spoil the weights.
+    Raises WorkError for a loss that is not finite, before the weights change.
     """
     position, images = session.position, session.recipe.train.batch_size
     parts = compute_gradients(session, batch)
@@ -29,7 +29,7 @@ def train_step(session: DetectSession, batch: DetectBatch, lr: float) -> float:
 
 
 def compute_gradients(session: DetectSession, batch: DetectBatch) -> dict[str, float]:
-    """Gradients of the mean over processes of each one's loss; returns the parts of that mean."""
+    """Compute the gradients of the loss averaged over ranks; return the parts of that loss."""
     world, train = session.world, session.recipe.train
     images = [image.to(world.device, non_blocking=True) for image in batch.images]
     targets = [

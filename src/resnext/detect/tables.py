@@ -1,4 +1,4 @@
-"""A detection evaluation on disk: the numbers as JSON and CSV, the pictures beside them."""
+"""Write a detection evaluation to disk: numbers as JSON and CSV, and plots."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -28,11 +28,11 @@ def write_detection_evaluation(
     protocol: dict[str, Any],
     environment: dict[str, Any] | None = None,
 ) -> Path:
-    """Write FILES into ``directory`` (made where it is missing), each whole or not at all, and return it.
+    """Write FILES into ``directory``, created if missing, each atomically; return the directory.
 
-    ``protocol`` says how the detections were made, as plain values for JSON; ``environment`` defaults to what this
-    process knows. An earlier evaluation there is replaced. Raises RequestError where a file of such a name is not ours
-    or the place cannot be written, WorkError when the disk refuses on the way.
+    ``protocol`` describes how the detections were made, in JSON values; ``environment`` defaults to this process's.
+    Replaces an earlier evaluation. Raises RequestError where a file there is not ours or the directory cannot be
+    written, WorkError where writing fails later.
     """
     directory = Path(directory)
     check_directory(directory, FILES, FORMAT)
@@ -48,7 +48,7 @@ def write_detection_evaluation(
 
 
 def metrics(evaluation: DetectionEvaluation) -> dict[str, Any]:
-    """Every number of an evaluation, as plain JSON values; null where there is nothing that it could be of."""
+    """Convert an evaluation's numbers to JSON values; null where the data has no boxes for them."""
     return {
         "format": FORMAT,
         "version": 1,
@@ -82,7 +82,7 @@ def _images(
         (
             dataset.where(i),
             *(boxes, matched, missed, false),
-            f1 if boxes or false else None,  # of an image where nothing is and nothing was found it says nothing
+            f1 if boxes or false else None,  # without boxes and detections F1 has no meaning
             overlap if matched else None,
         )
         for i, (boxes, matched, missed, false, f1, overlap) in enumerate(counts)

@@ -1,4 +1,4 @@
-"""What a detection run learns, for the loop of ``train/loop.py``."""
+"""The detection task: what ``train/loop.py`` calls to train and evaluate a detector."""
 
 import json
 from collections.abc import Iterable
@@ -38,16 +38,16 @@ def _about(session: DetectSession) -> Iterable[str]:
     settings = session.model.settings
     yield (
         f"Faster R-CNN ({settings.layout}, {session.recipe.train.learn}) on {session.model.architecture.name}, "
-        f"{trained:,} parameters train, {frozen:,} are frozen; {len(session.train):,} images of {session.train.name} "
-        f"to train on, {len(session.val):,} of {session.val.name} held out; {session.total_steps:,} steps on "
-        f"{session.world.device} into {session.run.path}"
+        f"{trained:,} trainable parameters, {frozen:,} frozen; {len(session.train):,} training images of "
+        f"{session.train.name}, {len(session.val):,} held-out images of {session.val.name}; "
+        f"{session.total_steps:,} steps on {session.world.device} into {session.run.path}"
     )
     for dataset in (session.train, session.val):
         for what, count in dataset.counts.items():
             yield f"{dataset.name}: {count:,} {what}"
     if note := match_classes(session.model, session.val).note:
         yield f"{session.val.name}: {note}"
-    advice = "a larger detector.detections gives and counts more"
+    advice = "raise detector.detections to give and count more"
     if beyond := beyond_sentence(session.val, counted_detections(session.model), settings.detections, advice):
         yield beyond
 

@@ -1,14 +1,13 @@
-"""Pascal VOC's format: an XML file a picture, and lists of names that are the splits.
+"""Read Pascal VOC's format: an XML file per image, and lists of image names for the splits.
 
-- Boxes. VOC counts pixels from 1 and both ends are inside: columns xmin to xmax reach from xmin - 1 to xmax on our
-  scale, where a box is as wide as x2 - x1. Many tools write corners on our scale into the same tags. A coordinate
-  of 0 shows it, for VOC has none: then all boxes of both splits are taken as they stand.
-- ``difficult`` objects are held as crowds: not trained on, never missed, and a detection on one is neither right nor
-  wrong, however many there are, as in VOC's own evaluation. One thing differs: COCO's evaluation measures a crowd's
-  overlap by the share of the detection that lies on it, so a small detection inside of a difficult object is
-  forgiven too, where VOC asks for an IoU.
-- Classes are the names in the XML files of both splits, plain sorted, which is VOC's own order of its twenty; their
-  ids count from 1. Images are numbered from 1 as the list has them.
+- Boxes: VOC counts pixels from 1 and includes both ends, so columns xmin to xmax are xmin - 1 to xmax in our
+  coordinates, where the width is x2 - x1. Many tools write our coordinates into the same tags. A coordinate of 0 shows
+  this, as VOC has none: then all boxes of both splits are taken unchanged.
+- ``difficult`` objects are treated as crowds: not trained on, not counted as missed, and detections on them are
+  ignored, as in VOC's own evaluation. One difference: COCO's evaluation measures the overlap with a crowd as the share
+  of the detection inside it, so a small detection inside a difficult object is ignored too, where VOC requires an IoU.
+- Classes are the names in the XML files of both splits, sorted, which is VOC's own order; ids count from 1. Images are
+  numbered from 1 in the order of the list.
 """
 
 import os
@@ -31,13 +30,13 @@ from resnext.errors import RequestError
 
 MAX_BYTES = 1 << 23  # of one XML file
 MAX_LIST_BYTES = 1 << 28
-FROM_ZERO = "boxes taken as they stand: a coordinate of 0 shows that the files do not count from 1"
+FROM_ZERO = "boxes taken unchanged: a coordinate of 0 shows that the files do not count from 1"
 SIDES = ("xmin", "ymin", "xmax", "ymax")
 
 
 @dataclass(frozen=True)
 class VocObject:
-    """One object of a picture; ``box`` is xmin, ymin, xmax, ymax as stated, NaN where these are no numbers."""
+    """One object of an image; ``box`` is xmin, ymin, xmax, ymax as in the file, NaN where not a number."""
 
     name: str
     box: tuple[float, float, float, float]
@@ -46,28 +45,28 @@ class VocObject:
 
 @dataclass(frozen=True)
 class VocImage:
-    """What an XML file says."""
+    """The content of an XML file."""
 
     xml: Path
-    file: str  # the picture, as stated or below the folder of the images
-    size: tuple[int, int]  # width, height; 0, 0 where they are not stated
+    file: str  # image path as in the XML file, or relative to the image folder
+    size: tuple[int, int]  # width, height; 0, 0 where missing
     objects: tuple[VocObject, ...]
 
 
 def read_voc(xml_files: Sequence[Path], images: Path, said_by: Path, above: Path | None = None) -> list[VocImage]:
-    """Every XML file's picture, boxes and names. The picture is called as the XML file is, or as that states.
+    """Read image names, boxes and class names of XML files.
 
-    Raises RequestError for files that are missing or no annotations, naming them all. ``said_by`` is the list or
-    folder of the split; folders below ``above`` (the XML files' own) may have their like below ``images``.
+    The image has the stem of the XML file or the name stated in it. ``said_by`` is the split's list or folder;
+    subfolders of ``xml_folder`` correspond to those of ``images``. Raises RequestError naming all files that are
+    missing or invalid.
     """
     if not xml_files:
-        raise RequestError(f"{said_by} has no annotations: expected XML files of Pascal VOC")
+        raise RequestError(f"{said_by} has no annotations: expected Pascal VOC XML files")
     folder = above or xml_files[0].parent
     absent = missing_files(folder, [path.relative_to(folder).as_posix() for path in xml_files])
     if absent:
         raise RequestError(
-            f"{said_by}: {len(absent)} of {len(xml_files)} annotations are not in {folder}; "
-            f"missing are {listing(absent)}"
+            f"{said_by}: {len(absent)} of {len(xml_files)} annotations are not in {folder}; missing: {listing(absent)}"
         )
     pictures, found, faults = _Pictures(images), [], []
     for path in xml_files:
@@ -81,23 +80,23 @@ def read_voc(xml_files: Sequence[Path], images: Path, said_by: Path, above: Path
 
 
 def class_names(splits: Sequence[Sequence[VocImage]]) -> tuple[str, ...]:
-    """All names of the splits, sorted. Raises RequestError where there are none."""
+    """List the class names of all splits, sorted. Raises RequestError where there are none."""
     names = {found.name for images in splits for image in images for found in image.objects}
     if not names:
         raise RequestError(
-            f"{splits[0][0].xml.parent} has no objects in its annotations, so there is nothing to detect"
+            f"the annotations in {splits[0][0].xml.parent} have no objects, so there is nothing to detect"
         )
     return tuple(sorted(names))
 
 
 def find_first_pixel(splits: Sequence[Sequence[VocImage]]) -> int:
-    """What the files call the first pixel: 1 as VOC does, or 0 where a box of the splits begins there."""
+    """Find the number of the first pixel: 1 as in VOC, or 0 where a box of any split starts there."""
     corners = (found.box for images in splits for image in images for found in image.objects)
     return 0 if any(0 <= side < 1 for x1, y1, _, _ in corners for side in (x1, y1)) else 1
 
 
 def parsed_voc(images: Sequence[VocImage], classes: tuple[str, ...], name: str, first: int = 1) -> Parsed:
-    """One split of what ``read_voc`` gave; bad boxes are still in it. ``first`` is what the first pixel is called."""
+    """Convert the output of ``read_voc``, bad boxes included; ``first_pixel`` is the number of the first pixel."""
     label_of = {name: label for label, name in enumerate(classes)}
     objects = [(place, found) for place, image in enumerate(images) for found in image.objects]
 
@@ -127,21 +126,21 @@ def parsed_voc(images: Sequence[VocImage], classes: tuple[str, ...], name: str, 
 
 
 def _convert_box(box: tuple[float, float, float, float], first: int) -> tuple[float, float, float, float]:
-    """x, y, width, height, of corners that count from ``first``."""
+    """Convert corners that count from ``first_pixel`` to x, y, width, height."""
     x1, y1, x2, y2 = box
     return x1 - first, y1 - first, x2 - x1 + first, y2 - y1 + first
 
 
 def listed(path: Path) -> list[str]:
-    """The names in a list of ImageSets/Main; a second column, of the lists of one class, is left out."""
+    """Read a list of ImageSets/Main; the second column of per-class lists is ignored."""
     try:
         if path.stat().st_size > MAX_LIST_BYTES:
-            raise RequestError(f"{path} is larger than {MAX_LIST_BYTES} bytes, which no list of images is")
+            raise RequestError(f"{path} is larger than the {MAX_LIST_BYTES} bytes that are read as a list of images")
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except OSError as error:
         raise RequestError(f"cannot read {path}: {error.strerror}") from error
     except ValueError as error:
-        raise RequestError(f"{path} is no list of image names: {error}") from error
+        raise RequestError(f"{path} is not a list of image names: {error}") from error
     names = [line.split()[0] for line in lines if line.strip()]
     for place, name in enumerate(names, 1):
         checked_name(name, f"{path}: name {place}")
@@ -155,19 +154,19 @@ def listed(path: Path) -> list[str]:
 
 
 def xml_in(folder: Path) -> list[Path]:
-    """The XML files of a folder, plain sorted."""
+    """List the XML files of a folder, sorted."""
     return [folder / name for name in sorted(names_in(folder)) if name.lower().endswith(".xml")]
 
 
 class _Pictures:
-    """The image files of a folder, by their names without an ending; each folder is listed once."""
+    """Finds image files by stem; each folder is listed once."""
 
     def __init__(self, images: Path) -> None:
         self.images = images
         self.folders: dict[Path, dict[str, list[str]]] = {}
 
     def find_for(self, xml: Path) -> list[str]:
-        """Those that are called as an XML file is, which lies in the same folder below that of all XML files."""
+        """Find images with the stem of an XML file (a relative path), in the same relative folder."""
         folder = xml.parent
         if folder not in self.folders:
             self.folders[folder] = group_by_stem(self.images / folder)
@@ -175,7 +174,7 @@ class _Pictures:
 
 
 def group_by_stem(folder: Path) -> dict[str, list[str]]:
-    """The image files of a folder, by their names without an ending, in Unicode's composed form."""
+    """Group the image files of a folder by stem, in Unicode's composed form."""
     found: dict[str, list[str]] = {}
     for name in sorted(names_in(folder)):
         if is_image_name(name):
@@ -186,7 +185,7 @@ def group_by_stem(folder: Path) -> dict[str, list[str]]:
 def _read(path: Path, pictures: list[str]) -> VocImage:
     root = _parsed(path)
     if root.tag != "annotation":
-        raise RequestError(f"{path} is XML but not of Pascal VOC: it holds <{root.tag}>, not <annotation>")
+        raise RequestError(f"{path} is XML but not Pascal VOC: its root is <{root.tag}>, not <annotation>")
     width, height = (_side(root, key, path) for key in ("width", "height"))
     file = _picture(path, root, pictures)
     objects = tuple(
@@ -196,7 +195,7 @@ def _read(path: Path, pictures: list[str]) -> VocImage:
 
 
 def _picture(path: Path, root: ET.Element, own: list[str]) -> str:
-    """The picture's name: the one in ``own``, which are called as the XML file is; of none or several the stated."""
+    """Choose the image: the one in ``own`` (files with the XML file's stem), else the one named in the XML."""
     stated = _text(root, "filename") or _text(root, "path")
     if len(own) == 1:
         return own[0]
@@ -204,15 +203,16 @@ def _picture(path: Path, root: ET.Element, own: list[str]) -> str:
         return stated or f"{path.stem}.jpg"
     same = [name for name in own if split_path(name)[-1:] == split_path(stated)[-1:]]
     if len(same) != 1:
-        raise RequestError(f"{path}: the images {listing(own)} both fit; name one of them in <filename>")
+        raise RequestError(f"{path}: several images match, {listing(own)}; name one of them in <filename>")
     return same[0]
 
 
 class _Builder(ET.TreeBuilder):
-    """Refuses document types, with which entities come."""
+    """Rejects document types, and so entity declarations."""
 
     def doctype(self, *_: object) -> NoReturn:
-        raise ValueError("it declares a document type, which annotations do not need and which is not read")
+        """Raise ValueError."""
+        raise ValueError("it declares a document type, which is not allowed in annotations")
 
 
 def _parsed(path: Path) -> ET.Element:
@@ -220,7 +220,7 @@ def _parsed(path: Path) -> ET.Element:
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
         if len(content) > MAX_BYTES:
-            raise RequestError(f"{path} is larger than {MAX_BYTES} bytes, which no annotation of an image is")
+            raise RequestError(f"{path} is larger than the {MAX_BYTES} bytes that are read as an annotation")
         parser = ET.XMLParser(target=_Builder())
         parser.feed(content)
         root: ET.Element = parser.close()
@@ -228,18 +228,18 @@ def _parsed(path: Path) -> ET.Element:
         raise RequestError(f"cannot read {path}: {error.strerror}") from error
     except RequestError:
         raise
-    except (ET.ParseError, ValueError, LookupError) as error:  # LookupError: an encoding that nobody knows
+    except (ET.ParseError, ValueError, LookupError) as error:  # LookupError: an unknown encoding
         raise RequestError(f"{path} cannot be read as XML: {error}") from None
     return root
 
 
 def _text(element: ET.Element, tag: str) -> str:
-    """What a tag holds; nothing where it is not there, empty, or white space."""
+    """Read the stripped text of a tag; empty where it is missing."""
     return (element.findtext(tag) or "").strip()
 
 
 def _side(root: ET.Element, key: str, path: Path) -> int:
-    """Pixels; 0 where none are stated."""
+    """Read a side in pixels; 0 where there is none."""
     text = _text(root, f"size/{key}")
     value = _number(text or "0")
     if value.is_integer() and 0 <= value <= LONGEST_SIDE:
@@ -262,7 +262,7 @@ def _object(element: ET.Element, where: str) -> VocObject:
 
 
 def _number(text: str) -> float:
-    """NaN for what is no number."""
+    """Parse a number; NaN for other text."""
     try:
         return float("nan") if "_" in text else float(text)
     except ValueError:

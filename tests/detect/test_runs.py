@@ -297,13 +297,13 @@ def test_the_network_of_a_run_goes_on_elsewhere_as_it_was_trained(data: Path, tm
     source = open_data(DataSettings())
     network = network_from_weights(Recipe(init=InitSettings(weights=str(run))), source)
     assert network.architecture == theirs.architecture.change(num_classes=10, in_channels=1)
-    assert any("only the network is taken" in note for note in network.provenance["init"]["notes"])
+    assert any("only the backbone of the detector was read" in note for note in network.provenance["init"]["notes"])
 
 
 def test_what_a_run_goes_on_with_is_no_network(data: Path, tmp_path: Path) -> None:
     run = trained(tmp_path, data, train__epochs=1, train__ema_decay=0.9)
     file = next((run / "checkpoints" / "last").glob("training-*.safetensors"))
-    with pytest.raises(RequestError, match="what a run needs to go on, not its weights"):
+    with pytest.raises(RequestError, match="the training state of a run, not its weights"):
         load(file)
 
 

@@ -155,7 +155,7 @@ def test_storages_of_a_legacy_file_are_checked(tmp_path: Path) -> None:
     path.write_bytes(data[:at] + b"\x89" + data[at + 1 :])
     assert "big-endian" in says(path)
     path.write_bytes(data.replace(b"M\xe9\3.", b"M\xea\3."))
-    assert "unknown version" in says(path)
+    assert "unknown protocol version" in says(path)
 
 
 def small(**options: Any) -> bytes:

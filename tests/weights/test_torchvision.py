@@ -137,4 +137,4 @@ def test_a_detectors_backbone_is_taken_and_the_rest_named() -> None:
     contents = adapt(raw(detector.state_dict()))
     assert contents.architecture == Architecture.parse("resnet50", num_classes=0)
     assert any("ignored" in note and "roi_heads" in note and "fpn" in note for note in contents.notes)
-    assert any("eps at 0" in note for note in contents.notes)
+    assert any("eps 0" in note for note in contents.notes)

@@ -244,7 +244,7 @@ def table(entries: dict[str, Any], numbers: bytes = b"") -> bytes:
     [
         (table({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}, bytes(4)), "not a complete safetensors"),
         (table({"a": {"dtype": "F32", "shape": [3], "data_offsets": [0, 8]}}, bytes(8)), "not a complete safetensors"),
-        (table({"a": {"dtype": "F32", "shape": [2**62], "data_offsets": [0, 8]}}, bytes(8)), "not a complete safetensors"),
+        (table({"a": {"dtype": "F32", "shape": [2**62], "data_offsets": [0, 8]}}, bytes(8)), "not a complete"),
         (table({"a": {"dtype": "U32", "shape": [2], "data_offsets": [0, 8]}}, bytes(8)), "has a of dtype U32"),
         (table({"a": 1}), "not a complete safetensors"),
         (b"\x02\0\0\0\0\0\0\0{]", "not a complete safetensors"),

@@ -137,7 +137,11 @@ def test_form_head_and_stem_can_be_changed_and_it_is_said(weights: Path, capsys:
     assert (again.architecture.form, again.architecture.in_channels, again.classes) == ("branched", 1, ("dog", "bear"))
     assert torch.equal(again.fc.weight[0], before.fc.weight[1])
     shown = " ".join(capsys.readouterr().out.split())
-    for part in ("1 rows were kept by their names, 1 start anew", "conv1 was changed from 3 to 1", "form 'branched'"):
+    for part in (
+        "1 rows were kept by name, 1 are newly initialized",
+        "conv1 was changed from 3 to 1",
+        "form 'branched'",
+    ):
         assert part in shown
 
 
@@ -390,10 +394,10 @@ def test_a_note_that_the_preprocessing_is_unknown_goes_when_it_is_given(
 ) -> None:
     torch.save(ResNet(Bottleneck, [1, 1, 1, 1], num_classes=5).state_dict(), tmp_path / "bare.pth")
     assert convert(tmp_path / "bare.pth", tmp_path / "a.safetensors") == 0
-    assert "does not say how pictures were prepared" in capsys.readouterr().out
+    assert "does not contain the preprocessing of images" in capsys.readouterr().out
     assert convert(tmp_path / "bare.pth", tmp_path / "b.safetensors", "--preprocessing", "torchvision") == 0
     out = capsys.readouterr().out
-    assert "does not say how pictures were prepared" not in out
+    assert "does not contain the preprocessing of images" not in out
     assert "the preprocessing is torchvision, as given by --preprocessing" in out
 
 

@@ -201,7 +201,7 @@ def test_a_damaged_file_of_torchvision_is_refused_by_name(case: str, tmp_path: P
 def test_tensors_that_share_their_numbers_do_not_outgrow_the_file(tmp_path: Path) -> None:
     many = torch.zeros(10**6)
     path = written(torchvisions() | {f"backbone.body.x{i}": many for i in range(50)}, tmp_path / "tv.pth")
-    with pytest.raises(RequestError, match="outgrows the file"):
+    with pytest.raises(RequestError, match="far larger than the file"):
         load_detector(path)
 
 
@@ -375,18 +375,18 @@ def test_the_network_below_our_detector_is_the_one_that_was_trained(changes: dic
     if model.settings.layout == "c4":
         theirs = model.roi_heads.box_head.state_dict()
         assert all(torch.equal(network.state_dict()[name], value) for name, value in theirs.items())
-    assert "only the network is taken" in network.provenance["notes"][-1]
+    assert "only the backbone of the detector was read" in network.provenance["notes"][-1]
 
 
 def test_a_detector_is_no_network_unless_that_is_asked_for(tmp_path: Path) -> None:
     save_detector(detector(), tmp_path / "d.safetensors")
-    with pytest.raises(RequestError, match=r"is a detector: resnext\.detect\.files\.load_detector reads it.*convert"):
+    with pytest.raises(RequestError, match=r"is a detector: .*resnext\.detect\.weights\.load_detector.*convert"):
         load(tmp_path / "d.safetensors")
 
 
 def test_a_c4_detector_of_the_rpn_step_has_no_whole_network(tmp_path: Path) -> None:
     save_detector(detector(layout="c4", learn="rpn", anchor_sizes=(16.0,)), tmp_path / "d.safetensors")
-    with pytest.raises(RequestError, match="no last stage"):
+    with pytest.raises(RequestError, match="no last backbone stage"):
         load(tmp_path / "d.safetensors", below_detector=True)
 
 
@@ -399,5 +399,5 @@ def test_metadata_of_no_detector_is_one_sentence(damage: dict[str, Any], tmp_pat
     with safe_open(path, "pt") as file:
         about = json.loads(file.metadata()[KEY]) | damage
     save_file(load_file(path), path, metadata={KEY: json.dumps(about)})
-    with pytest.raises(RequestError, match=r"d\.safetensors: its metadata does not say which detector"):
+    with pytest.raises(RequestError, match=r"d\.safetensors: its detector metadata is incomplete"):
         load(path, below_detector=True)

@@ -303,7 +303,7 @@ def test_the_network_of_a_run_goes_on_elsewhere_as_it_was_trained(data: Path, tm
 def test_what_a_run_goes_on_with_is_no_network(data: Path, tmp_path: Path) -> None:
     run = trained(tmp_path, data, train__epochs=1, train__ema_decay=0.9)
     file = next((run / "checkpoints" / "last").glob("training-*.safetensors"))
-    with pytest.raises(RequestError, match="what a run needs to go on, not its weights"):
+    with pytest.raises(RequestError, match="the training state of a run, not its weights"):
         load(file)
 
 

@@ -53,7 +53,7 @@ def test_the_weights_are_found_in_any_wrapper(wrappers: tuple[str, ...], prefix:
     value: Any = {prefix + name: tensor for name, tensor in state_of(model).items()}
     for key in wrappers:
         value = {"epoch": 3, "optimizer": {"state": {0: {"exp_avg": torch.ones(2)}}}, key: value, "args": None}
-    assert not any("left out" in note for note in same(value, model))
+    assert not any("ignored" in note for note in same(value, model))
 
 
 def test_averaged_weights_are_preferred_and_said() -> None:
@@ -61,7 +61,7 @@ def test_averaged_weights_are_preferred_and_said() -> None:
     ema = {f"module.{name}": tensor for name, tensor in state_of(averaged).items()} | {"n_averaged": torch.tensor(7)}
     notes = same({"model": state_of(model), "model_ema": ema, "epoch": 1}, averaged)
     assert any("model_ema" in note for note in notes)
-    assert not any("left out" in note for note in notes)
+    assert not any("ignored" in note for note in notes)
     same({"model": state_of(model), "model_ema": None}, model)
 
 
@@ -88,7 +88,7 @@ def test_a_classifier_of_another_name_or_place_is_taken_and_said(prefix: str, cl
     body = {prefix + name: tensor for name, tensor in state_of(model).items() if not name.startswith("fc.")}
     place = prefix + classifier if classifier == "fc.1" else classifier
     head = {f"{place}.weight": model.fc.weight.detach(), f"{place}.bias": model.fc.bias.detach()}
-    assert any("was taken as the classifier" in note for note in same({"state_dict": body | head}, model))
+    assert any("was used as the classifier" in note for note in same({"state_dict": body | head}, model))
 
 
 def test_a_linear_layer_that_is_no_classifier_of_the_network_is_left_alone() -> None:
@@ -96,7 +96,7 @@ def test_a_linear_layer_that_is_no_classifier_of_the_network_is_left_alone() -> 
     for shape in ((3, 5), (3,), (3, 64, 1, 1)):  # behind something else, no matrix, a convolution
         contents = adapt(raw(body | {"head.weight": torch.ones(shape), "head.bias": torch.ones(3)}))
         assert contents.architecture.num_classes == 0
-        assert any("left out" in note for note in contents.notes)
+        assert any("ignored" in note for note in contents.notes)
     scalar = body | {"backbone.layer4.0.downsample.0.weight": torch.tensor(1.0)}
     with pytest.raises(RequestError):
         adapt(raw(scalar | {"head.weight": torch.ones(3, 64), "head.bias": torch.ones(3)}))
@@ -115,7 +115,7 @@ def test_torchvisions_layers_in_a_sequential_are_found() -> None:
         assert all(torch.equal(tensor, expected.state[name]) for name, tensor in found.state.items())
     head = {"1.2.weight": torch.ones(512), "1.8.weight": torch.ones(3, 512)}  # fastai's, of several layers
     body = {f"0.{name}": tensor for name, tensor in state_of(nn.Sequential(*layers)).items()}
-    assert any("left out" in note for note in adapt(raw({"model": body | head, "opt": None})).notes)
+    assert any("ignored" in note for note in adapt(raw({"model": body | head, "opt": None})).notes)
 
 
 def test_weights_around_the_network_are_named() -> None:
@@ -124,20 +124,23 @@ def test_weights_around_the_network_are_named() -> None:
     heads = {"backbone.fpn.inner.weight": torch.ones(2), "rpn.head.conv.weight": torch.ones(2), "fc6_w": torch.ones(1)}
     notes = same(body | heads, model)
     assert any(
-        all(head in note for head in ("left out", "backbone.fpn (1)", "rpn.head (1)", "fc6 (1)")) for note in notes
+        all(head in note for head in ("ignored", "backbone.fpn (1)", "rpn.head (1)", "fc6 (1)")) for note in notes
     )
 
 
 @pytest.mark.parametrize(
     ("value", "says"),
     [
-        (None, "holds no table of weights by name, but a NoneType"),
-        ([torch.ones(2)], "but a list"),
+        (None, "has no dict of weights by name; it has a NoneType"),
+        ([torch.ones(2)], "it has a list"),
         ({}, "it has no names"),
         ({"epoch": 3}, "it has 'epoch'"),
-        ({"model": {"model": {"model": {"model": {"model": {"model": {"a": torch.ones(1)}}}}}}}, "holds no table"),
-        ({"some.weight": torch.ones(2)}, "of no naming known here (such as some.weight)"),
-        ({1: torch.ones(2)}, "holds no table"),
+        (
+            {"model": {"model": {"model": {"model": {"model": {"model": {"a": torch.ones(1)}}}}}}},
+            "has no dict of weights",
+        ),
+        ({"some.weight": torch.ones(2)}, "unknown parameter names (such as some.weight)"),
+        ({1: torch.ones(2)}, "has no dict of weights"),
         ({"a": np.array([None])}, "an array of object"),
         ({"a": np.array(["x"])}, "expected numbers"),
         (
@@ -173,7 +176,7 @@ def test_other_families_are_named(name: str) -> None:
 def test_a_table_that_holds_itself_ends() -> None:
     value: dict[str, Any] = {}
     value["model"] = value
-    with pytest.raises(RequestError, match="no table of weights"):
+    with pytest.raises(RequestError, match="no dict of weights"):
         adapt(raw(value))
 
 

@@ -1,4 +1,4 @@
-"""From Contents to a Network: what fits is built with its own memory, what does not is one sentence."""
+"""Building a Network from a NetworkSpec: what fits is built with its own memory, what does not is one sentence."""
 
 from dataclasses import replace
 from typing import Any
@@ -116,8 +116,8 @@ def test_batch_counters_of_any_whole_numbers_become_int64(dtype: torch.dtype) ->
     ("changes", "needed"),
     [
         ({"blocks": (4096,)}, "0 tensors; resnet12290 "),
-        ({"blocks": (1,), "cardinality": 65_536, "width": 1, "form": "branched"}, "needs more than 655,360"),
-        ({"blocks": (1,), "cardinality": 65_536, "width": 1, "form": "concatenated"}, "needs more than 655,360"),
+        ({"blocks": (1,), "cardinality": 65_536, "width": 1, "form": "branched"}, "needs at least 655,360"),
+        ({"blocks": (1,), "cardinality": 65_536, "width": 1, "form": "concatenated"}, "needs at least 655,360"),
     ],
 )
 def test_a_large_network_is_not_built_for_a_file_without_its_tensors(changes: dict[str, Any], needed: str) -> None:
@@ -134,5 +134,5 @@ def test_tensors_that_share_their_numbers_do_not_outgrow_the_file() -> None:
     numbers = torch.ones(256 * 256 * 9)
     state = {name: numbers[: tensor.numel()].view(tensor.shape) for name, tensor in expected.items()}
     state |= {name: torch.tensor(0) for name in state if name.endswith("tracked")}
-    with pytest.raises(RequestError, match="f: its tensors share their numbers so often"):
+    with pytest.raises(RequestError, match="f: its tensors share memory"):
         build(Contents(architecture=architecture, state=state, format="test"), "f")

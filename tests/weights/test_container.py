@@ -92,7 +92,7 @@ def onnx() -> bytes:
 
 NOT_WEIGHTS = {
     "empty": (b"", "is empty"),
-    "zeros": (bytes(5000), "nothing but zeros"),
+    "zeros": (bytes(5000), "contains only zeros"),
     "page": (b"<!DOCTYPE html>\n<html><body>404</body></html>", "is a web page, not weights: the download failed"),
     "page in capitals": (b"\n  <HTML><BODY>Sign in", "is a web page"),
     "lfs": (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "git lfs pull"),
@@ -116,9 +116,9 @@ NOT_WEIGHTS = {
     "prose": (b"(In this folder lie the weights.\nSee below.", "is text, not weights"),
     "npy": (b"\x93NUMPY\x01\0", "is a single NumPy array"),
     "program": (b"\x7fELF" + bytes(100), "is a program"),
-    "noise": (bytes(range(128, 255)), "is no weights file that is known here"),
-    "zip": (b"PK\x03\x04" + bytes(100), "not a whole zip archive"),
-    "truncated table": (b"\xff\xff\0\0\0\0\0\0{", "its table of tensors declares 65,535 bytes"),
+    "noise": (bytes(range(128, 255)), "is not a known weights file"),
+    "zip": (b"PK\x03\x04" + bytes(100), "not a complete zip archive"),
+    "truncated table": (b"\xff\xff\0\0\0\0\0\0{", "its header declares 65,535 bytes"),
 }
 
 
@@ -135,7 +135,7 @@ def test_what_is_no_file_is_refused_without_waiting(tmp_path: Path) -> None:
     assert "a pipe, socket or device" in says(tmp_path / "pipe")
     assert "a pipe, socket or device" in says(Path("/dev/zero"))
     assert "No such file" in says(tmp_path / "none")
-    assert "neither a run nor has model.safetensors" in says(tmp_path)
+    assert "is not a run directory and has no model.safetensors" in says(tmp_path)
     (tmp_path / "model.safetensors.index.json").write_text("{}")
     assert "in several files" in says(tmp_path)
     (tmp_path / "loop").symlink_to("loop")
@@ -185,7 +185,7 @@ def test_a_folder_gives_its_file_and_its_config(tmp_path: Path, name: str) -> No
 @pytest.mark.parametrize(
     ("config", "sentence"),
     [
-        (b"[1]", "is JSON, but not a table"),
+        (b"[1]", "is JSON, but not an object"),
         (b"{", "is not JSON"),
         (b'{"a":' * 100_000, "is not JSON"),
         (b"\xff\xfe\0", "is not JSON"),
@@ -242,15 +242,15 @@ def table(entries: dict[str, Any], numbers: bytes = b"") -> bytes:
 @pytest.mark.parametrize(
     ("data", "sentence"),
     [
-        (table({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}, bytes(4)), "not a whole safetensors"),
-        (table({"a": {"dtype": "F32", "shape": [3], "data_offsets": [0, 8]}}, bytes(8)), "not a whole safetensors"),
-        (table({"a": {"dtype": "F32", "shape": [2**62], "data_offsets": [0, 8]}}, bytes(8)), "not a whole safetensors"),
+        (table({"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}, bytes(4)), "not a complete safetensors"),
+        (table({"a": {"dtype": "F32", "shape": [3], "data_offsets": [0, 8]}}, bytes(8)), "not a complete safetensors"),
+        (table({"a": {"dtype": "F32", "shape": [2**62], "data_offsets": [0, 8]}}, bytes(8)), "not a complete"),
         (table({"a": {"dtype": "U32", "shape": [2], "data_offsets": [0, 8]}}, bytes(8)), "has a of dtype U32"),
-        (table({"a": 1}), "not a whole safetensors"),
-        (b"\x02\0\0\0\0\0\0\0{]", "not a whole safetensors"),
-        (b"\xff\xff\xff\xff\xff\0\0\0{" + bytes(20), "its table of tensors declares"),
-        (struct.pack("<Q", LARGEST_TABLE + 1) + b"{" + b" " * LARGEST_TABLE, "at most 16,777,216 are read"),
-        (struct.pack("<Q", 500_000) + b'{"":' * 125_000, "not a whole safetensors"),
+        (table({"a": 1}), "not a complete safetensors"),
+        (b"\x02\0\0\0\0\0\0\0{]", "not a complete safetensors"),
+        (b"\xff\xff\xff\xff\xff\0\0\0{" + bytes(20), "its header declares"),
+        (struct.pack("<Q", LARGEST_TABLE + 1) + b"{" + b" " * LARGEST_TABLE, "at most 16,777,216 are supported"),
+        (struct.pack("<Q", 500_000) + b'{"":' * 125_000, "not a complete safetensors"),
     ],
 )  # fmt: skip
 def test_broken_safetensors_say_what_is_wrong(tmp_path: Path, data: bytes, sentence: str) -> None:
@@ -272,7 +272,7 @@ def test_safetensors_of_impossible_shapes_are_refused(tmp_path: Path, shape: lis
     size = 0 if 0 in shape else 4
     table = json.dumps({"a": {"dtype": "F32", "shape": shape, "data_offsets": [0, size]}}).encode()
     (tmp_path / "w").write_bytes(struct.pack("<Q", len(table)) + table + bytes(size))
-    assert "has a of an impossible shape" in says(tmp_path / "w")
+    assert "has a with too many dimensions or elements" in says(tmp_path / "w")
 
 
 def run_directory(path: Path, name: str | None) -> Path:

@@ -262,7 +262,7 @@ def test_a_table_of_ours_that_would_grow_when_shown_does_not(key: str) -> None:
     about[key] = shared_lists(64)
     with pytest.raises(RequestError) as caught:
         adapt(raw(table, "pickle"))
-    assert str(caught.value).startswith("some/file.pth: its table 'resnext'")
+    assert str(caught.value).startswith("some/file.pth: its entry 'resnext'")
 
 
 def test_the_names_written_are_those_of_detectron2() -> None:

@@ -103,12 +103,12 @@ def meta(*shape: int) -> Tensor:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"conv1.weight": None}, "lacks conv1.weight"),
-        ({"conv1.weight": meta(4, 3, 5, 5)}, "a convolution of 5x5"),
+        ({"conv1.weight": None}, "has no conv1.weight"),
+        ({"conv1.weight": meta(4, 3, 5, 5)}, "a 5x5 convolution"),
         ({"conv1.weight": meta(4, 3, 3)}, "expected 4 sizes above 0"),
         ({"conv1.weight": meta(0, 3, 3, 3)}, "expected 4 sizes above 0"),
-        ({"layer2.0.conv2.weight": meta(16, 16, 3, 3)}, "another cardinality in every stage (2 in layer1, 1 in layer2"),
-        ({"layer2.0.conv2.weight": meta(16, 7, 3, 3)}, "no multiple of the 7 it sees"),
+        ({"layer2.0.conv2.weight": meta(16, 16, 3, 3)}, "stages of different cardinality (2 in layer1, 1 in layer2"),
+        ({"layer2.0.conv2.weight": meta(16, 7, 3, 3)}, "not a multiple of their 7 input channels"),
         ({"layer2.0.downsample.0.weight": None, "layer2.0.downsample.1.weight": None}, "layer2.0.downsample.0.weight"),
         ({"layer1.0.bn3.bias": None}, "1 missing (layer1.0.bn3.bias)"),
         ({"layer1.0.bn3.bias": meta(5)}, "layer1.0.bn3.bias has shape (5,)"),

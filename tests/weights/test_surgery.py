@@ -53,7 +53,7 @@ def test_classes_known_by_name_keep_their_rows() -> None:
     assert 0 < changed.state["fc.weight"][0].abs().max() <= width**-0.5
     assert changed.classes == ("horse", "dog", "cat", "crane")
     assert changed.notes == (
-        "the head of 4 classes became one of 4: 3 rows were kept by their names, 1 start anew (seed 0)",
+        "the head of 4 classes became one of 4: 3 rows were kept by name, 1 are newly initialized (seed 0)",
     )
 
 
@@ -80,7 +80,7 @@ def test_a_count_alone_starts_all_rows_anew_and_the_same_each_time() -> None:
     assert torch.equal(one.state["fc.weight"], two.state["fc.weight"])
     assert one.classes is None
     assert one.architecture.num_classes == 6
-    assert "all rows start anew" in one.notes[-1]
+    assert "all rows are newly initialized" in one.notes[-1]
     assert one.provenance["changed"] == {"num_classes": [4, 6], "kept_classes": 0}
 
 
@@ -118,7 +118,7 @@ def test_0_classes_leave_the_pooled_features() -> None:
     with torch.inference_mode():
         assert torch.equal(model(x), whole.features(x, "pooled")["pooled"])
     assert changed.classes is None
-    assert "left out" in changed.notes[-1]
+    assert "removed" in changed.notes[-1]
 
 
 def test_a_backbone_gets_a_new_head() -> None:
@@ -175,7 +175,7 @@ def test_other_channels_take_turns_and_keep_their_scale(had: int, wanted: int, t
         expected = given.state["conv1.weight"][:, old] * had / wanted
         assert torch.allclose(changed.state["conv1.weight"][:, new], expected)
     assert changed.preprocessing is None
-    assert ("the preprocessing was left out" in changed.notes[-1]) is (had == 3)
+    assert ("the preprocessing was removed" in changed.notes[-1]) is (had == 3)
     assert changed.provenance["changed"] == {"in_channels": [had, wanted]}
 
 
@@ -193,7 +193,7 @@ def test_the_stride_goes_where_it_is_asked_for() -> None:
     given = contents()
     changed = change_stride(given, True)
     assert changed.architecture.stride_in_1x1
-    assert changed.notes == ("the stride of the blocks is in the first 1x1, as asked",)
+    assert changed.notes == ("the stride of the blocks is in the first 1x1, as requested",)
     assert change_stride(given, False) is given
     assert change_stride(changed, None) is changed
 

@@ -86,7 +86,7 @@ def test_pictures_are_prepared_as_by_timm(settings: dict[str, Any], shape: tuple
 def test_preprocessing_without_a_counterpart_is_none_and_said(settings: dict[str, Any]) -> None:
     contents = beside({"pretrained_cfg": settings})
     assert contents.preprocessing is None
-    assert any("no counterpart" in note for note in contents.notes)
+    assert any("no equivalent" in note for note in contents.notes)
 
 
 def test_the_setting_for_tests_is_said() -> None:
@@ -135,10 +135,10 @@ def test_a_tag_of_imagenet_names_the_classes() -> None:
         ({"model_args": {"act_layer": "silu"}}, "act_layer=silu"),
         ({"model_args": {"avg_down": True}}, "avg_down=True"),
         ({"model_args": []}, None),
-        ({"model_args": [1]}, "no table of arguments"),
+        ({"model_args": [1]}, "model_args in its config.json is not an object"),
         ({"global_pool": "max"}, "global_pool=max"),
         ({"model_args": {"cardinality": 2, "base_width": 2, "global_pool": "avg"}}, None),
-        ({"pretrained_cfg": 3}, "no table of settings"),
+        ({"pretrained_cfg": 3}, "pretrained_cfg in its config.json is not an object"),
         ({"pretrained_cfg": {"input_size": "x"}}, "input_size 'x'"),
         ({"pretrained_cfg": {"input_size": [3, -1, 5]}}, "input_size [3, -1, 5]"),
         ({"pretrained_cfg": {"crop_pct": "x"}}, "crop_pct 'x'"),

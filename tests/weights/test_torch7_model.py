@@ -148,7 +148,7 @@ def test_the_names_of_the_release(tmp_path: Path) -> None:
         depth=50, cardinality=2, width=2, base_channels=4, num_classes=7, stem="imagenet"
     )
     assert (found.preprocessing, found.classes) == (None, None)
-    assert "7 classes are; its average pool means pictures of 224x224" in found.notes[0]
+    assert "7 classes; its average pool needs images of 224x224" in found.notes[0]
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -168,7 +168,7 @@ def test_running_std_of_old_batch_norms(tmp_path: Path) -> None:
         bn.fields["running_std"] = tensor((variance + bn.fields["eps"]) ** -0.5)
     found = written(tmp_path, tree)
     check_same_function(found, tree)
-    assert "running_std of old batch norms was turned into running_var" in found.notes
+    assert "running_std of old batch norms was converted to running_var" in found.notes
 
 
 def test_a_channel_that_never_varied_keeps_a_variance_of_zero(tmp_path: Path) -> None:
@@ -198,7 +198,7 @@ def test_eps_is_read_from_the_file(tmp_path: Path) -> None:
     assert found.architecture.bn_eps == 0.1
     check_same_function(found, tree)
     of_class(tree, "BatchNormalization")[3].fields["eps"] = 0.2
-    assert "has eps 0.2, the first batch norm has 0.1" in refusal(tmp_path, tree)
+    assert "has eps 0.2, but the first batch norm has 0.1" in refusal(tmp_path, tree)
 
 
 def test_one_batch_norm_in_two_places(tmp_path: Path) -> None:
@@ -297,13 +297,13 @@ def test_latest_is_followed_by_the_bare_name_only(tmp_path: Path, name: str) -> 
 @pytest.mark.parametrize("name", ["missing.t7", "", "..", "a/", "\0", "x" * 300])
 def test_latest_that_names_no_file_beside_it(tmp_path: Path, name: str) -> None:
     (tmp_path / "latest.t7").write_bytes(dump({"epoch": 9, "modelFile": name}))
-    with pytest.raises(RequestError, match=r"latest\.t7 says the network is in"):
+    with pytest.raises(RequestError, match=r"latest\.t7 refers to the network"):
         contents(tmp_path / "latest.t7")
 
 
 def test_latest_that_names_itself(tmp_path: Path) -> None:
     (tmp_path / "latest.t7").write_bytes(dump({"epoch": 9, "modelFile": "latest.t7"}))
-    with pytest.raises(RequestError, match="holds no network but a table with the keys 'epoch', 'modelFile'"):
+    with pytest.raises(RequestError, match="has no network, but a table with the keys 'epoch', 'modelFile'"):
         contents(tmp_path / "latest.t7")
 
 

@@ -63,7 +63,7 @@ def says_or_value(path: Path) -> None:
         (lambda e: e.update({"constants.pkl": b""}), "TorchScript"),
         (lambda e: e.update({"code/x.py": b""}), "TorchScript"),
         (lambda e: e.update({"data.pkl": b""}), "ends early"),
-        (lambda e: e.update({"data.pkl": e["data.pkl"].replace(b"storage", b"stora.e")}), "else than a storage"),
+        (lambda e: e.update({"data.pkl": e["data.pkl"].replace(b"storage", b"stora.e")}), "that is not a storage"),
         (lambda e: e.update({"data.pkl": e["data.pkl"].replace(b"FloatStorage", b"QInt8Storage")}), "quantized"),
         (lambda e: e.update({"data.pkl": e["data.pkl"].replace(b"FloatStorage", b"XXXXXStorage")}), "is not data"),
         (lambda e: e.update({"data.pkl": e["data.pkl"].replace(b"K\2K\3\x86", b"K\2K\4\x86")}), "2x4 in a storage"),
@@ -111,8 +111,8 @@ def flagged(data: bytes, flag: int) -> bytes:
     [
         (20, 0x7FFFFFF0, "compressed"),  # its size in the archive
         (24, 0x7FFFFFF0, "compressed"),  # its size
-        (16, 0xABCDEF, "the checksum of its entry data"),
-        (42, 0x7FFFFFF0, "no zip entry where"),  # where it lies
+        (16, 0xABCDEF, "has a wrong checksum"),
+        (42, 0x7FFFFFF0, "no zip entry at the position"),  # where it lies
         (42, 0, "overlap"),
     ],
 )
@@ -130,7 +130,7 @@ def test_a_size_beyond_the_file_allocates_nothing(good: Path) -> None:
     data[entry + 20 : entry + 28] = struct.pack("<II", 2**31, 2**31)
     good.write_bytes(data)
     tracemalloc.start()
-    assert "is cut off: w/data/0 declares 2,147,483,648 bytes" in says(good)
+    assert "is truncated: w/data/0 declares 2,147,483,648 bytes" in says(good)
     assert tracemalloc.get_traced_memory()[1] < 8 << 20
     tracemalloc.stop()
 
@@ -148,14 +148,14 @@ def test_storages_of_a_legacy_file_are_checked(tmp_path: Path) -> None:
     path = saved(tmp_path / "w", {"b": torch.tensor(1)}, _use_new_zipfile_serialization=False)
     data = path.read_bytes()
     at = len(data) - 16  # the last storage: one int64
-    for count, sentence in ((2**60, "numbers in the storage"), (-1, "has -1 numbers in the storage")):
+    for count, sentence in ((2**60, "elements in the storage"), (-1, "has -1 elements in the storage")):
         path.write_bytes(data[:at] + struct.pack("<q", count) + data[at + 8 :])
         assert sentence in says(path)
     at = data.index(b"\x88", data.index(b"little_endian"))  # True
     path.write_bytes(data[:at] + b"\x89" + data[at + 1 :])
     assert "big-endian" in says(path)
     path.write_bytes(data.replace(b"M\xe9\3.", b"M\xea\3."))
-    assert "unknown version" in says(path)
+    assert "unknown protocol version" in says(path)
 
 
 def small(**options: Any) -> bytes:

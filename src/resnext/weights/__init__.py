@@ -1,6 +1,6 @@
-"""Weights on disk: one reader a format, one adapter a naming, and ``load`` for all of them.
+"""Load and save networks in every supported weights format.
 
-path or id -> hub.fetch -> container.read -> adapters.adapt -> surgery -> build
+path or hub name -> hub.fetch -> detect_format.read_weights_file -> registry.adapt -> modify -> build_network
 """
 
 import os
@@ -28,17 +28,30 @@ def load(
     seed: int = 0,
     below_detector: bool = False,
 ) -> "Network":
-    """The network in a weights file, a run directory or on a hub, in eval mode on the CPU.
+    """Load a network from a weights file, a run directory or a hub.
 
-    ``source`` is a path, ``hf://owner/name[@revision]`` or ``https://...``; its format (ours, torchvision, timm,
-    detectron2, Detectron, pycls, Torch7) is recognised by content, and nothing in it is executed. Of a run directory,
-    ``checkpoint`` says which: "best" or "last". The network has ``.preprocessing`` and ``.classes`` where they are
-    known, and ``.provenance["notes"]``, a sentence for everything that was assumed, folded or left out.
+    The file format is detected from the content, not the name: resnext, torchvision, timm, transformers, detectron2,
+    Detectron, pycls or Torch7. Nothing in the file is executed.
 
-    ``form`` moves the weights to another form of Figure 3; ``num_classes`` or ``classes`` and ``in_channels`` change
-    head and stem (``surgery.py``; new rows are drawn from ``seed``); ``stride_in_1x1`` overrules what a file of
-    detectron2 cannot say. A detector of ours is refused unless ``below_detector`` asks for the network below it.
-    Raises RequestError for what cannot be read, WorkError for a transfer that fails.
+    Args:
+        source: a path, ``hf://owner/name[@revision]`` or ``https://...``.
+        checkpoint: which weights of a run directory: "best" or "last".
+        form: convert the network to this form of Figure 3.
+        num_classes: replace the classifier; see ``modify.py``.
+        classes: class names of the new classifier. Rows of classes that both networks know by name are kept.
+        in_channels: change the input channels of conv1.
+        stride_in_1x1: put the stride of the bottlenecks in the first 1x1 (True) or in the 3x3 (False). Needed only
+            for files that do not record it.
+        seed: seed of the new classifier rows.
+        detector_backbone: accept a resnext detector and return its backbone. Without it, a detector is an error.
+
+    Returns:
+        The network in eval mode on the CPU. ``.preprocessing`` and ``.classes`` are set where they are known.
+        ``.provenance["notes"]`` has one sentence for everything that was assumed, folded or left out.
+
+    Raises:
+        RequestError: the source cannot be read as a network.
+        WorkError: the download failed.
     """
     from resnext.weights.build import build
     from resnext.weights.native import DETECTOR
@@ -47,8 +60,8 @@ def load(
     found = contents_of(source, checkpoint)
     if found.format == DETECTOR and not below_detector:
         raise RequestError(
-            f"{source} is a detector: resnext.detect.files.load_detector reads it, and resnext detect evaluates it and "
-            "predicts with it; the network below it is had by resnext convert, or by load(..., below_detector=True)"
+            f"{source} is a detector: load it with resnext.detect.weights.load_detector, or use resnext detect; "
+            "for its backbone alone, use resnext convert or load(..., detector_backbone=True)"
         )
     try:
         found = change(
@@ -66,12 +79,12 @@ def load(
 
 
 def contents_of(source: Path | str, checkpoint: str = "best") -> "Contents":
-    """What ``load`` would build the network from: its architecture, tensors, preprocessing, classes and notes."""
+    """Read what ``load`` builds the network from: architecture, tensors, preprocessing, classes and notes."""
     from resnext.weights.adapters import adapt
     from resnext.weights.container import read
     from resnext.weights.hub import fetch, is_remote
 
     path = fetch(str(source)) if is_remote(str(source)) else Path(source)
-    if not os.path.exists(path):  # False for names that no file can have, too
+    if not os.path.exists(path):  # also False for invalid names
         raise RequestError(f"there is no weights file or run directory {path}")
     return adapt(read(RunDirectory(path).weights(checkpoint) if is_run(path) else path))

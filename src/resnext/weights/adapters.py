@@ -1,6 +1,7 @@
-"""From what a reader found to a network on paper: finds the weights in the file and the naming they follow.
+"""Find the weights in a file and the library whose parameter names they have, and adapt them to our names.
 
-Form (c) has torchvision's parameter names, so every adapter is a renaming to those names; ``infer`` does the rest.
+Form (c) has torchvision's parameter names, so every adapter is a renaming to those; ``infer_architecture`` does the
+rest.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -16,17 +17,17 @@ from resnext.weights.contents import Contents, Raw
 from resnext.weights.naming import Found
 from resnext.weights.refused import SORRY, refused_family
 
-AVERAGED = ("model_ema", "state_dict_ema", "ema_state_dict", "ema_state", "ema")  # preferred: what was evaluated
+AVERAGED = ("model_ema", "state_dict_ema", "ema_state_dict", "ema_state", "ema")  # preferred: evaluated in training
 WRAPPERS = (*AVERAGED, "model_state", "model_state_dict", "state_dict", "model", "net", "network", "weights", "blobs")
-DEEPEST = 4  # tables inside tables
+DEEPEST = 4  # dicts inside dicts
 
 
 def _torchvision_or_timm(found: Found) -> Contents:
-    """Both have the same names; timm's files lie beside a config.json that says so."""
+    """Choose between two libraries with the same names: a timm folder has timm's config.json."""
     return timm.adapt(found) if timm.is_timm(found.raw.config) else torchvision.adapt(found)
 
 
-# The parameter that gives each naming away (anything may stand before it), and its adapter. The first that fits counts.
+# A parameter name that identifies each naming, with or without a prefix, and its adapter. The first match is used.
 NAMINGS: dict[str, tuple[str, Callable[[Found], Contents]]] = {
     "torchvision and timm": ("layer1.0.conv1.weight", _torchvision_or_timm),
     "detectron2": ("res2.0.conv1.weight", detectron2.adapt),
@@ -38,7 +39,7 @@ NAMINGS: dict[str, tuple[str, Callable[[Found], Contents]]] = {
 
 
 def adapt(raw: Raw) -> Contents:
-    """What a file holds, as a network of ours. Raises RequestError, beginning with the path, naming what is wrong."""
+    """Interpret a weights file as one of our networks. Raises RequestError, which begins with the path."""
     if raw.container == "torch7":
         from resnext.weights import torch7_model
 
@@ -61,7 +62,7 @@ def adapt(raw: Raw) -> Contents:
 
 
 def _state(value: Any, origin: str) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """The tensors by name in the table, or in the tables inside it that checkpoints keep their model in."""
+    """Find the dict of tensors by name: ``value`` or a dict inside it, under a key that checkpoints use."""
     notes: tuple[str, ...] = ()
     for _ in range(DEEPEST):
         if not isinstance(value, Mapping):
@@ -70,16 +71,16 @@ def _state(value: Any, origin: str) -> tuple[dict[str, Tensor], tuple[str, ...]]
         if key is None:
             break
         if key in AVERAGED:
-            notes = (f"the averaged weights {key!r} were taken, not the last step's",)
+            notes = (f"the averaged weights {key!r} were used, not those of the last step",)
         value = value[key]
     tensors = _tensors(value, origin) if isinstance(value, Mapping) else {}
     if not tensors:
-        raise RequestError(f"{origin} holds no table of weights by name{_what_it_holds(value)}")
+        raise RequestError(f"{origin} has no dict of weights by name{_what_it_holds(value)}")
     return tensors, notes
 
 
 def _holds_tensors(value: Any, depth: int = DEEPEST) -> bool:
-    """Whether a table has tensors by name, itself or in one of its wrappers."""
+    """Return whether a dict has tensors by name, directly or under one of WRAPPER_KEYS."""
     if not isinstance(value, Mapping) or not depth:
         return False
     if any(_holds_tensors(value.get(key), depth - 1) for key in WRAPPERS):
@@ -96,7 +97,7 @@ def _tensors(table: Mapping[Any, Any], origin: str) -> dict[str, Tensor]:
 
 
 def _from_numpy(array: np.ndarray, name: str, origin: str) -> Tensor:
-    """The array's own memory as a tensor, where torch can use it."""
+    """Convert an array to a tensor, without a copy where possible."""
     plain = array.astype(array.dtype.newbyteorder("="), copy=False)
     if not plain.flags.writeable or any(stride < 0 for stride in plain.strides):
         plain = plain.copy()
@@ -107,11 +108,13 @@ def _from_numpy(array: np.ndarray, name: str, origin: str) -> Tensor:
 
 
 def _prefix(names: Iterable[str], sign: str, origin: str) -> str | None:
-    """What stands before the sign (``module.``, ``backbone.bottom_up.``); None where the sign is nowhere."""
+    """Find the prefix of the name ``sign`` (``module.``, ``backbone.bottom_up.``); None if no name ends with it."""
     prefixes = [name[: -len(sign)] for name in names if name == sign or name.endswith(f".{sign}")]
     if len(prefixes) > 1:
         shown = ", ".join(repr(prefix[:60]) for prefix in prefixes[:4])
-        raise RequestError(f"{origin} holds {len(prefixes)} networks, under {shown}; keep the one you want in a file")
+        raise RequestError(
+            f"{origin} has {len(prefixes)} networks, under {shown}; save the one you want to its own file"
+        )
     return prefixes[0] if prefixes else None
 
 
@@ -120,11 +123,11 @@ def _nothing_known(tensors: Mapping[str, Tensor], origin: str) -> str:
     if family is not None:
         return f"{origin} holds {family}, which {SORRY}; this package has ResNet and ResNeXt"
     shown = ", ".join(name[:60] for name in list(tensors)[:4])
-    return f"{origin} has weights of no naming known here (such as {shown}); known are {', '.join(NAMINGS)}"
+    return f"{origin} has unknown parameter names (such as {shown}); known are those of {', '.join(NAMINGS)}"
 
 
 def _what_it_holds(value: Any) -> str:
     if not isinstance(value, Mapping):
-        return f", but a {type(value).__name__}"
+        return f"; it has a {type(value).__name__}"
     keys = [repr(key[:40]) for key in value if isinstance(key, str)][:5]  # others may be large
     return f"; it has {', '.join(keys)}" if keys else "; it has no names"

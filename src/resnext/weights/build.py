@@ -1,4 +1,4 @@
-"""From Contents to a Network: the one place where foreign tensors become weights, checked first."""
+"""Build a Network from a NetworkSpec. Every tensor that was read from a file is checked here."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -11,15 +11,15 @@ from resnext.model.architecture import CONVOLUTIONS, Architecture
 from resnext.model.network import Network
 from resnext.weights.contents import Contents
 
-MOST_UNASKED = 8192  # tensors of a network that is built without asking whether the file has as many
+MOST_UNASKED = 8192  # a network with more tensors is built only if the file has as many
 SPARE = 2**24  # bytes
 
 
 def build(contents: Contents, origin: str) -> Network:
-    """The network, in eval mode on the CPU, with its own contiguous float32 weights.
+    """Build the network in eval mode on the CPU, with its own contiguous float32 weights.
 
-    Raises RequestError, beginning with ``origin``, for tensors that are missing, unknown, of a wrong shape or type, not
-    finite, or variances below 0.
+    Raises RequestError, which begins with ``origin``, if a tensor is missing, unknown, of a wrong shape or type, not
+    finite, or a variance below 0.
     """
     model = on_paper(contents.architecture, len(contents.state), origin)
     expected = model.state_dict()
@@ -37,28 +37,33 @@ def build(contents: Contents, origin: str) -> Network:
 
 
 def on_paper(architecture: Architecture, tensors: int, origin: str) -> Network:
-    """The network without numbers, for a file of so many ``tensors``.
+    """Build the network on the meta device, for a file with this number of ``tensors``.
 
-    Raises RequestError where a large network needs more than those: a few bytes can ask for one that takes minutes.
+    Raises RequestError if the network needs many more tensors: a small hostile file could describe a network that
+    takes minutes to build.
     """
     a = architecture
     paths = 1 if a.form == "grouped" else a.cardinality
-    within = CONVOLUTIONS[a.block] - (a.form != "grouped")  # convolutions of a path, at least, each with its BN
+    within = CONVOLUTIONS[a.block] - (a.form != "grouped")  # minimum number of convolutions in a path, each with a BN
     needed = 5 * within * paths * sum(a.blocks or ())
     if needed > max(tensors, MOST_UNASKED):
-        raise RequestError(f"{origin} has {tensors:,} tensors; {a.name} needs more than {needed:,}")
+        raise RequestError(f"{origin} has {tensors:,} tensors; {a.name} needs at least {needed:,}")
     with torch.device("meta"):
         return Network(a)
 
 
 def with_counters(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """``state`` with BN's batch counters at 0 where it lacks them: old files have none, and they compute nothing."""
+    """Add the ``num_batches_tracked`` counters that old files lack, as 0. They do not affect the outputs."""
     counters = (name for name in expected if name.endswith("num_batches_tracked"))
     return dict.fromkeys(counters, torch.tensor(0)) | dict(state)
 
 
 def check_tensors(given: Mapping[str, Tensor], expected: Mapping[str, Tensor], origin: str) -> None:
-    """Raises RequestError listing missing and extra names (with the nearest) and the first tensor of a wrong shape."""
+    """Check the names, shapes and types of the tensors.
+
+    Raises RequestError that lists missing and unknown names (with the nearest known one), or names the first tensor of
+    a wrong shape or type.
+    """
     missing, extra = sorted(expected.keys() - given.keys()), sorted(given.keys() - expected.keys())
     if missing or extra:
         parts = []
@@ -78,20 +83,20 @@ def check_tensors(given: Mapping[str, Tensor], expected: Mapping[str, Tensor], o
 
 
 def check_values(state: Mapping[str, Tensor], origin: str) -> None:
-    """Raises RequestError naming the first tensor with a value that is not finite, or a running variance below 0."""
+    """Raise RequestError for the first tensor with a value that is not finite, or a running variance below 0."""
     for name, tensor in state.items():
         if not tensor.is_floating_point():
             continue
-        # A finite sum has finite terms and takes no memory; large terms overflow it, so only then is each looked at.
+        # If the sum is finite, so is every term, and the sum needs no memory. Each value is checked only if it is not.
         if not math.isfinite(tensor.sum()) and not bool(torch.isfinite(tensor).all()):
             bad = int((~torch.isfinite(tensor)).sum())
             raise RequestError(f"{origin}: {bad} of {tensor.numel()} values of {name} are not finite numbers")
         if name.endswith("running_var") and bool((tensor < 0).any()):
-            raise RequestError(f"{origin}: {name} has values below 0, which no variance has")
+            raise RequestError(f"{origin}: {name} has values below 0, but a variance cannot be negative")
 
 
 def _settled(given: Mapping[str, Tensor], origin: str) -> tuple[dict[str, Tensor], list[str]]:
-    """The tensors as the network keeps them: float32, contiguous, each alone in its memory; and notes on changes."""
+    """Convert the tensors to contiguous float32, each with its own memory; also return notes on conversions."""
     state: dict[str, Tensor] = {}
     kinds: set[str] = set()
     owned: set[int] = set()
@@ -112,7 +117,7 @@ def _settled(given: Mapping[str, Tensor], origin: str) -> tuple[dict[str, Tensor
 
 
 def check_sharing(tensors: Iterable[Tensor], origin: str) -> None:
-    """Raises RequestError where tensors share their memory so often that each alone would need many times as much."""
+    """Raise RequestError if copies of the tensors would need many times the memory that they share."""
     memories: dict[int, int] = {}
     needed = 0
     for tensor in tensors:
@@ -120,7 +125,9 @@ def check_sharing(tensors: Iterable[Tensor], origin: str) -> None:
         memories[memory.data_ptr()] = memory.nbytes()
         needed += tensor.numel() * torch.float32.itemsize
     if needed > 4 * sum(memories.values()) + SPARE:
-        raise RequestError(f"{origin}: its tensors share their numbers so often that the network outgrows the file")
+        raise RequestError(
+            f"{origin}: its tensors share memory; as separate tensors they would be far larger than the file"
+        )
 
 
 def _check_range(given: Tensor, tensor: Tensor, name: str, origin: str) -> None:
@@ -129,7 +136,7 @@ def _check_range(given: Tensor, tensor: Tensor, name: str, origin: str) -> None:
 
 
 def _fill(model: Network, state: Mapping[str, Tensor]) -> None:
-    """Like ``load_state_dict(assign=True)``, which takes quadratic time: for each block it looks at all names."""
+    """Do what ``load_state_dict(assign=True)`` does, which takes quadratic time: it scans all names for each block."""
     for prefix, module in model.named_modules():
         for name, _ in list(module.named_parameters(recurse=False)):
             setattr(module, name, nn.Parameter(state[f"{prefix}.{name}".lstrip(".")]))

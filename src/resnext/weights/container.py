@@ -1,6 +1,6 @@
-"""The first step of every load: what kind of file this is, by its content, and what it holds.
+"""Detect the format of a weights file from its content, and read it.
 
-Names and extensions are not asked: a ``.pth`` may be a zip, a row of pickles, a tar or a Torch7 file.
+File names and extensions are ignored: a ``.pth`` may be a zip, a sequence of pickles, a tar or a Torch7 file.
 """
 
 import json
@@ -29,20 +29,21 @@ CONFIG = "config.json"
 LARGEST_CONFIG = 4 << 20  # bytes; ImageNet-21k's class names take less than 1 MB
 
 PICKLE = re.compile(rb"\x80[\x02-\x05]")
-# protocols 0 and 1 have no sign of their own: a list, table, tuple or name opens them, and a full stop is their end
+# Protocols 0 and 1 have no magic number. They begin with a list, dict, tuple or name, and end with a full stop.
 OLD_PICKLE = re.compile(
     rb"\([dlt][pqrSVIFLUXTKJMGNc(\]}.]|[\]}][pqr(.]|\(?c[\w.]+\n[\w.]+\n|\((?:S['\"]|I\d+\n|[\]}(][pqr(\]}])"
 )
-OLD_MAGIC = b"L%dL\n." % MAGIC  # a legacy file of torch in protocol 1
+OLD_MAGIC = b"L%dL\n." % MAGIC  # start of a legacy torch file in protocol 1
 TAR = b"ustar"
 TAR_AT = 257
 
 
 def read(path: Path) -> Raw:
-    """What the file ``path`` holds, or the weights in the folder ``path``.
+    """Read the weights file ``path``, or the weights file in the folder ``path``.
 
-    Arrays of NumPy stay arrays; all else is plain values, tables, lists and tensors, which share nothing with the file.
-    Raises RequestError beginning with the path for what is no weights file, is damaged, or is not data.
+    The result has plain values, dicts, lists, tensors and NumPy arrays. It does not share memory with the file, except
+    for Torch7 files, which are memory-mapped. Raises RequestError, which begins with the path, if the file is no
+    weights file, is damaged, or contains code.
     """
     path = Path(path)
     with _naming(path):
@@ -58,7 +59,7 @@ def read(path: Path) -> Raw:
 
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """Within, every error becomes a RequestError that begins with ``path``."""
+    """Convert errors in the ``with`` block to a RequestError that begins with ``path``."""
     try:
         yield
     except RequestError as error:
@@ -69,22 +70,22 @@ def _naming(path: Path) -> Iterator[None]:
 
 
 def _file_of(path: Path) -> Path:
-    """The regular file that is meant; nothing else is opened, because it might block."""
+    """Find the regular file to read. Pipes and devices are refused, because opening one may block."""
     mode = path.stat().st_mode
     if stat.S_ISDIR(mode):
         for name in FOLDER_FILES:
             if (path / name).is_file():
                 return path / name
         if any((path / f"{name}.index.json").is_file() for name in FOLDER_FILES):
-            raise RequestError("has its weights in several files, which are not read; save them as one")
-        raise RequestError(f"is a folder that is neither a run nor has {' or '.join(FOLDER_FILES)}")
+            raise RequestError("has its weights in several files, which is not supported; save them as one file")
+        raise RequestError(f"is a folder that is not a run directory and has no {' or '.join(FOLDER_FILES)}")
     if not stat.S_ISREG(mode):
-        raise RequestError("is not a file but a pipe, socket or device")
+        raise RequestError("is a pipe, socket or device, not a file")
     return path
 
 
 def _read(path: Path, file: IO[bytes], size: int) -> tuple[str, Any, dict[str, str]]:
-    """The container's name, its value, and the metadata that only safetensors has."""
+    """Return the file format, the value, and the metadata (safetensors only)."""
     head = file.read(foreign.HEAD)
     if not head:
         raise RequestError("is empty")
@@ -108,7 +109,7 @@ def _read(path: Path, file: IO[bytes], size: int) -> tuple[str, Any, dict[str, s
 
 
 def _read_pickle(file: IO[bytes], size: int) -> tuple[str, Any]:
-    """A legacy file of torch, which begins with a number of its own, or a plain pickle."""
+    """Read a legacy torch file, which begins with a magic number, or a plain pickle."""
     value = interpret(Stream(file, 0, size), NAMES)
     if type(value) is int and value == MAGIC:
         return "torch legacy", read_legacy(file, size)
@@ -122,15 +123,15 @@ def _last_byte(file: IO[bytes], size: int) -> bytes:
 
 def _unknown(head: bytes, size: int) -> str:
     if not head.strip(b"\0"):
-        return "holds nothing but zeros; was the download broken off?"
+        return "contains only zeros; was the download interrupted?"
     return (
-        f"is no weights file that is known here ({size:,} bytes that begin with {head[:8].hex(' ')}); "
-        "safetensors, torch, pickle and Torch7 files are read"
+        f"is not a known weights file ({size:,} bytes, beginning with {head[:8].hex(' ')}); "
+        "safetensors, torch, pickle and Torch7 files can be read"
     )
 
 
 def _config(path: Path) -> dict[str, Any] | None:
-    """The table in ``config.json``; None where there is none."""
+    """Read ``config.json`` as a dict; None if there is no such file."""
     if not path.is_file():
         return None
     with open(path, "rb") as file:
@@ -142,5 +143,5 @@ def _config(path: Path) -> dict[str, Any] | None:
     except (ValueError, RecursionError) as error:
         raise RequestError(f"is not JSON: {error}") from None
     if not isinstance(config, dict):
-        raise RequestError("is JSON, but not a table")
+        raise RequestError("is JSON, but not an object")
     return config

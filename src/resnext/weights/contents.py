@@ -1,4 +1,4 @@
-"""The two plain values between a file and a network: what a reader found, and what an adapter made of it."""
+"""The two values between a file and a network: a reader returns RawCheckpoint, an adapter returns NetworkSpec."""
 
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +12,7 @@ from resnext.model.architecture import Architecture
 
 @dataclass(frozen=True, kw_only=True)
 class Raw:
-    """What a reader found in a file, not yet understood: plain values, lists, dicts and tensors."""
+    """The content of a weights file before it is interpreted: plain values, lists, dicts and tensors."""
 
     path: Path
     container: str  # "safetensors", "torch zip", "torch legacy", "torch tar", "pickle" or "torch7"
@@ -23,10 +23,10 @@ class Raw:
 
 @dataclass(frozen=True, kw_only=True)
 class Contents:
-    """A network on paper: everything ``build`` needs.
+    """Everything ``build_network`` needs to build a network.
 
-    ``state`` has the names of ``architecture`` in its own form. ``notes`` say, a sentence each, what was assumed,
-    folded, converted or left out; ``provenance`` is free JSON that travels with the weights.
+    ``state`` has the parameter names of ``architecture`` in its form. Each note is one sentence on what was assumed,
+    folded, converted or left out. ``provenance`` is free JSON that is saved with the weights.
     """
 
     architecture: Architecture

@@ -1,15 +1,15 @@
-"""detectron2's weights, and Detectron's before it: other names, usually BGR pictures, sometimes frozen BN.
+"""Adapter for weights of detectron2 and Detectron, most of which expect BGR images and some of which have frozen BN.
 
-What the files do not say follows from where they come (detectron2's MODEL_ZOO.md, configs and checkpoint code):
+What the files do not record is assumed from their source (detectron2's MODEL_ZOO.md, configs and checkpoint code):
 
-    whose weights                          channels  mean                     std                    stride in
+    source                                 channels  mean                     std                    stride in
     __author__ "torchvision"               RGB       123.675 116.28 103.53    58.395 57.12 57.375    3x3
     one group: MSRA's ResNets              BGR       103.53 116.28 123.675    1 1 1                  1x1
     more groups: FAIR's ResNeXts (Caffe2)  BGR       103.53 116.28 123.675    57.375 57.12 58.395    3x3
 
-``pixel_mean`` and ``pixel_std`` in a checkpoint win over the table. Values are of pixels from 0 to 255. Detectron
-folds the statistics of BN into its weight and bias; detectron2 then has mean 0 and variance 1 - eps, and so have we:
-the function is the same. Its readers pass over biases of convolutions, and so do we.
+``pixel_mean`` and ``pixel_std`` in a checkpoint override the table. Values are for pixels from 0 to 255. Detectron
+folds the running statistics of BN into its weight and bias. Like detectron2, we then set mean 0 and variance 1 - eps,
+which computes the same function. Like detectron2, we ignore biases of convolutions.
 """
 
 import math
@@ -63,11 +63,11 @@ KINDS = {
 CLASSIFIERS = {f"{name}_{kind}": f"linear.{KINDS[kind]}" for name in ("pred", "fc1000") for kind in ("w", "b")}
 
 
-EPS = 1e-5  # of detectron2's BN, and our own default
+EPS = 1e-5  # of detectron2's BN, and our default
 
 
 class Pixels(NamedTuple):
-    """How a network expects pixels of 0 to 255, and what else goes with that."""
+    """The input format that a network expects (pixels from 0 to 255), the position of its stride, and the source."""
 
     bgr: bool
     mean: tuple[float, ...]
@@ -82,23 +82,23 @@ FAIR = Pixels(True, RGB[0][::-1], RGB[1][::-1], False, "more than one group mean
 
 
 def adapt(found: Found) -> Contents:
-    """A checkpoint of detectron2's names, of a classifier or a detector. Raises RequestError."""
+    """Adapt a checkpoint with detectron2's names, of a classifier or a detector."""
     state, notes = renamed(found, rename)
     return _contents(found, state, notes, "detectron2")
 
 
 def adapt_caffe2(found: Found) -> Contents:
-    """A file of Detectron's Caffe2 blobs, of a classifier or a detector. Raises RequestError."""
+    """Adapt a file of Detectron's Caffe2 blobs, of a classifier or a detector."""
     kept = {name: tensor for name, tensor in found.state.items() if not name.endswith("_momentum")}
     state, notes = renamed(replace(found, state=kept), lambda name: rename_blob(name, found.path))
     return _contents(found, state, notes, "detectron")
 
 
 def rename(name: str) -> str | None:
-    """detectron2's name as torchvision's; None for what stands around the backbone."""
+    """Convert a name of detectron2 to torchvision's; None for a parameter outside the backbone."""
     if name.startswith((*HEADS, *PIXELS)):
         return None
-    if name.startswith(("linear.", "stem.fc.")):  # stem.fc: the name that detectron2's converter of torchvision gives
+    if name.startswith(("linear.", "stem.fc.")):  # stem.fc is made by detectron2's script that converts torchvision
         return f"fc.{name.rsplit('.', 1)[1]}"
     stem, match = STEM.fullmatch(name), LAYER.fullmatch(name)
     if stem is not None:
@@ -110,7 +110,7 @@ def rename(name: str) -> str | None:
 
 
 def rename_blob(name: str, origin: str) -> str | None:
-    """A Caffe2 blob as torchvision's name; None for what stands around the backbone."""
+    """Convert the name of a Caffe2 blob to torchvision's; None for a blob outside the backbone."""
     if name in CLASSIFIERS:
         return rename(CLASSIFIERS[name])
     match = BLOB.fullmatch(name)
@@ -148,23 +148,23 @@ def _contents(found: Found, state: dict[str, Tensor], notes: tuple[str, ...], fo
         preprocessing = _preprocessing(pixels)
         state = reversed_colours(state) if pixels.bgr else state
     stride = "the first 1x1" if architecture.stride_in_1x1 else "the 3x3"
-    order = "BGR, turned into RGB in conv1" if pixels.bgr else "RGB"
-    about = f"{pixels.because}: {order}, stride in {stride}; 256/224 pixels are the usual, the file does not say"
+    order = "BGR, converted to RGB in conv1" if pixels.bgr else "RGB"
+    about = f"{pixels.because}: {order}, stride in {stride}; resize and crop (256/224 pixels) are assumed"
     notes = (*found.notes, *notes, *about_biases, *about_norms, about)
     if architecture.num_classes == 0:
-        notes += ("no classifier in the file: the network ends in its pooled features",)
+        notes += ("the file has no classifier: the output is the pooled features",)
     return Contents(architecture=architecture, state=state, format=format, preprocessing=preprocessing, notes=notes)
 
 
 def _without_biases(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """Without the biases of convolutions, which Caffe keeps (at zero) in front of every BN."""
+    """Drop the biases of convolutions, which Caffe keeps (as zeros) before every BN."""
     biases = [name for name in state if name.endswith(".bias") and _is_convolution(name)]
     used = [name for name in biases if bool(state[name].count_nonzero())]
     kept = {name: tensor for name, tensor in state.items() if name not in set(biases)}
     if not used:
         return kept, ()
     return kept, (
-        f"left out, as detectron2 does: {len(used)} biases of convolutions that are not zero ({used[0]}, ...)",
+        f"ignored, as detectron2 does: {len(used)} biases of convolutions that are not zero ({used[0]}, ...)",
     )
 
 
@@ -174,7 +174,7 @@ def _is_convolution(name: str) -> bool:
 
 
 def _with_statistics(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """BN without statistics gets those that leave its weight and bias alone: mean 0, variance 1 - eps."""
+    """Add running statistics that have no effect, mean 0 and variance 1 - eps, to every BN that has none."""
     added: dict[str, Tensor] = {}
     norms = 0
     for name, weight in state.items():
@@ -188,12 +188,13 @@ def _with_statistics(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], tuple
     if not norms:
         return state, ()
     return state | added, (
-        f"{norms} BN without statistics are frozen affine ones, as detectron2 reads them: mean 0, variance 1 - eps",
+        f"{norms} BNs without running statistics were read as frozen affine layers, as in detectron2: "
+        "mean 0, variance 1 - eps",
     )
 
 
 def _pixels(found: Found, architecture: Architecture) -> Pixels:
-    """The table at the head of this file."""
+    """Find the input format: from the file, or else from the table at the top of this module."""
     if found.table.get("__author__") == "torchvision":
         return Pixels(False, *RGB, False, "__author__ torchvision")
     assumed = FAIR if architecture.cardinality > 1 else MSRA
@@ -209,7 +210,7 @@ def _pixels(found: Found, architecture: Architecture) -> Pixels:
 
 
 def _preprocessing(pixels: Pixels) -> Preprocessing:
-    """On the scale of 0 to 1 and in the order RGB."""
+    """Make the preprocessing, with RGB values from 0 to 1."""
     step = -1 if pixels.bgr else 1
     return Preprocessing(
         image_size=224,
@@ -222,9 +223,9 @@ def _preprocessing(pixels: Pixels) -> Preprocessing:
 
 
 def _own(found: Found, state: dict[str, Tensor], architecture: Architecture, about: dict[str, Any]) -> Contents:
-    """A file of ``to_detectron2``, which says what detectron2's own files do not."""
+    """Adapt a file of ``to_detectron2``, which records what other detectron2 files do not."""
     if not _is_plain(about):
-        raise RequestError(f"{found.path}: its table 'resnext' is not as this package writes it")
+        raise RequestError(f"{found.path}: its entry 'resnext' was not written by this package")
     try:
         architecture = architecture.change(stride_in_1x1=about.get("stride_in_1x1", False))
         prepared = None if about.get("preprocessing") is None else Preprocessing.from_dict(about["preprocessing"])
@@ -242,7 +243,7 @@ def _own(found: Found, state: dict[str, Tensor], architecture: Architecture, abo
 
 
 def _is_plain(value: Any, depth: int = 3) -> bool:
-    """Whether values nest no deeper than ours: in a pickle, shared lists can stand for more than any memory."""
+    """Return whether a value is not nested too deep: in a pickle, shared lists could expand to more than memory."""
     if isinstance(value, dict):
         return depth > 0 and all(isinstance(key, str) and _is_plain(item, depth - 1) for key, item in value.items())
     if isinstance(value, list):
@@ -251,11 +252,11 @@ def _is_plain(value: Any, depth: int = 3) -> bool:
 
 
 def to_detectron2(model: Network) -> dict[str, Any]:
-    """What a .pkl for detectron2 holds: float32 arrays under its names, and ``matching_heuristics``.
+    """Make the content of a .pkl for detectron2: float32 arrays under its names, and ``matching_heuristics``.
 
     The network takes RGB (``INPUT.FORMAT: "RGB"``), with PIXEL_MEAN and PIXEL_STD 255 times those of its preprocessing;
-    MODEL.RESNETS.STRIDE_IN_1X1 is the architecture's. The key ``resnext``, which detectron2 passes over, keeps them for
-    our own reader. Raises RequestError naming the field of the architecture that detectron2's ResNet cannot express.
+    MODEL.RESNETS.STRIDE_IN_1X1 is the architecture's. The key ``resnext``, which detectron2 ignores, records them for
+    our reader. Raises RequestError that names the field of the architecture that detectron2's ResNet cannot express.
     """
     _check_expressible(model.architecture)
     arrays = {

@@ -1,16 +1,16 @@
-"""Files that hold no weights we read, known by their first bytes: a user learns what the file is and what to do.
+"""Recognize files that are not supported weights from their first bytes, so that an error can say what the file is.
 
-A failed download is the most frequent of them.
+The most frequent case is a failed download.
 """
 
 import re
 
-HEAD = 4096  # bytes that tell
+HEAD = 4096  # number of bytes that are examined
 
 UNPACK = "unpack it first"
-OTHER = "networks of other frameworks are not read; take the weights from torch, timm, detectron2 or Torch7"
+OTHER = "networks of other frameworks are not supported; use weights from torch, timm, detectron2 or Torch7"
 
-# where the bytes stand, the bytes, what the file is
+# offset of the bytes, the bytes, what the file is
 MAGIC: tuple[tuple[int, bytes, str], ...] = (
     (0, b"\x1f\x8b", f"is compressed by gzip; {UNPACK}"),
     (0, b"\xfd7zXZ\0", f"is compressed by xz; {UNPACK}"),
@@ -29,10 +29,10 @@ MAGIC: tuple[tuple[int, bytes, str], ...] = (
     (0, b"SQLite format 3", "is a SQLite database, not weights"),
     (0, b"PAR1", "is a Parquet table, not weights"),
     (4, b"TFL3", f"is a TensorFlow Lite model; {OTHER}"),
-    (4, b"ET1", "is an ExecuTorch program; save the state_dict() of the model that it was made from"),
-    (0, b"PTMF", "is a PyTorch Mobile program; save the state_dict() of the model that it was made from"),
-    (4, b"PTMF", "is a PyTorch Mobile program; save the state_dict() of the model that it was made from"),
-    (0, b"version https://git-lfs.github.com", "is a pointer of Git LFS, not the file itself; run: git lfs pull"),
+    (4, b"ET1", "is an ExecuTorch program; save the state_dict() of the original model"),
+    (0, b"PTMF", "is a PyTorch Mobile program; save the state_dict() of the original model"),
+    (4, b"PTMF", "is a PyTorch Mobile program; save the state_dict() of the original model"),
+    (0, b"version https://git-lfs.github.com", "is a Git LFS pointer, not the file itself; run: git lfs pull"),
     (0, b"\x08\x01\x12", f"is a TensorFlow SavedModel; {OTHER}"),
     (0, b"\x7fELF", "is a program, not weights"),
 )
@@ -43,7 +43,7 @@ GRAPH = re.compile(rb"(?s)\n.{1,5}\n.{1,300}\x12.(?:Placeholder|Const|VariableV2
 
 
 def foreign(head: bytes) -> str | None:
-    """What a file with these first bytes is, if it is something known and not text; the sentence lacks the path."""
+    """Describe a known binary file from its first bytes; None if it is not known. The path is not included."""
     for at, magic, what in MAGIC:
         if head[at : at + len(magic)] == magic:
             return what
@@ -55,7 +55,7 @@ def foreign(head: bytes) -> str | None:
 
 
 def text(head: bytes) -> str | None:
-    """What a file with these first bytes is, if they are text."""
+    """Describe a text file from its first bytes; None if it is not text."""
     try:
         words = head.decode("utf-8-sig") if len(head) < HEAD else head[:-4].decode("utf-8-sig", "ignore")
     except UnicodeDecodeError:
@@ -64,11 +64,11 @@ def text(head: bytes) -> str | None:
         return None
     start = words.lstrip().lower()
     if start.startswith(("<!doctype html", "<html", "<head", "<body")):
-        return "is a web page, not weights: the download failed or wants a login; fetch the file itself"
+        return "is a web page, not weights: the download failed or needs a login; download the file itself"
     if start.startswith("<"):
         if "<net " in start:
             return f"is an OpenVINO model; {OTHER}"
         return "is XML, not weights; was the download refused?"
     if start.startswith(("{", "[")):
-        return "is JSON, not weights; the weights lie in a file of their own beside it"
-    return "is text, not weights; the weights lie in a file of their own"
+        return "is JSON, not weights; the weights are in another file beside it"
+    return "is text, not weights; the weights are in another file"

@@ -1,4 +1,4 @@
-"""Weights that live elsewhere: ``hf://`` by way of huggingface_hub, ``https://`` by our own downloader, both cached."""
+"""Download weights to a cache: ``hf://`` names with huggingface_hub, ``https://`` URLs with our own downloader."""
 
 import ipaddress
 import re
@@ -15,14 +15,14 @@ from resnext.weights.container import FOLDER_FILES
 REMOTE = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 SHA256 = re.compile(r"[0-9a-f]{64}")
 COMMIT = re.compile(r"[0-9a-f]{40}")
-DATE = r"(?:19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])"  # eight digits that are no checksum
+DATE = r"(?:19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])"  # eight digits that are a date, not a checksum
 NAME_WITH_SUM = re.compile(rf".*-(?!{DATE}\.)(?P<sum>[0-9a-f]{{8,64}})\.[A-Za-z0-9.]+")  # resnet50-0676ba61.pth
-HF_FORM = "hf://owner/name, with /file.safetensors or @revision after it"
+HF_FORM = "hf://owner/name, optionally followed by /file.safetensors and @revision"
 
 
 @dataclass(frozen=True)
 class HubFile:
-    """What an ``hf://`` name says: a repository, and perhaps a file and a revision of it."""
+    """The parts of an ``hf://`` name: a repository, and optionally a file and a revision."""
 
     repository: str
     file: str | None = None
@@ -30,40 +30,41 @@ class HubFile:
 
 
 def is_remote(source: str) -> bool:
-    """Whether ``source`` is a name such as ``hf://...`` or ``https://...`` rather than a path."""
+    """Return whether ``source`` is a name such as ``hf://...`` or ``https://...``, not a path."""
     return REMOTE.match(source) is not None
 
 
 def fetch(source: str) -> Path:
-    """The weights file ``source`` names, on this machine; a repository's config.json lies beside it.
+    """Download the weights file ``source`` unless it is cached, and return its path.
 
-    ``hf://owner/name[/file][@revision]`` goes through huggingface_hub: its cache, HF_ENDPOINT, HF_TOKEN and
-    HF_HUB_OFFLINE hold, and a file whose name in the cache is its SHA-256 is checked against it. ``https://`` is
-    cached in the data folder and checked against ``#sha256=HEX`` or a name that ends as in ``-0676ba61.pth``.
-    Raises RequestError for a name that means nothing, WorkError where the network or the disk fails.
+    ``hf://owner/name[/file][@revision]`` uses huggingface_hub with its cache, HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE.
+    A config.json in the repository is downloaded too. Large files are checked against the SHA-256 that is their name in
+    the cache. ``https://`` files are cached in the data folder and checked against ``#sha256=HEX`` or the checksum in a
+    name such as ``resnet50-0676ba61.pth``. Raises RequestError for an invalid name, WorkError if the network or the
+    disk fails.
     """
     scheme = source.partition("://")[0].lower()
     if scheme == "hf":
         return _fetch_hub(parse_hub(source))
     if scheme in ("https", "http"):
         return _fetch_url(source)
-    raise RequestError(f"{source}: nothing is fetched by {scheme}://; give {HF_FORM}, an https:// URL or a path")
+    raise RequestError(f"{source}: {scheme}:// is not supported; give {HF_FORM}, an https:// URL or a path")
 
 
 def parse_hub(source: str) -> HubFile:
-    """The parts of ``hf://owner/name[/file][@revision]``. Raises RequestError saying the form."""
+    """Parse ``hf://owner/name[/file][@revision]``."""
     body, _, revision = source.partition("://")[2].partition("@")
     parts = body.rstrip("/").split("/")
     unusable = len(parts) < 2 or any(part in ("", ".", "..") for part in parts) or "\\" in body
     if unusable or (not revision and "@" in source):
-        raise RequestError(f"{source} names no file of the hub; the form is {HF_FORM}")
+        raise RequestError(f"{source} is not a valid hub name; expected {HF_FORM}")
     if revision.endswith((".safetensors", ".bin", ".pth", ".pt")):
-        raise RequestError(f"{source}: the revision comes last; the form is {HF_FORM}")
+        raise RequestError(f"{source}: the revision comes last; expected {HF_FORM}")
     return HubFile("/".join(parts[:2]), "/".join(parts[2:]) or None, revision or None)
 
 
 def _fetch_hub(wanted: HubFile) -> Path:
-    """The file in huggingface_hub's cache. Its config.json comes from the same commit, whatever happens meanwhile."""
+    """Download the weights, and the config.json of the same commit, to huggingface_hub's cache."""
     names = FOLDER_FILES if wanted.file is None else (wanted.file,)
     weights = next((path for name in names if (path := _hub_file(wanted, name)) is not None), None)
     if weights is None:
@@ -79,11 +80,11 @@ def _fetch_hub(wanted: HubFile) -> Path:
 
 
 def _hub_file(wanted: HubFile, name: str) -> Path | None:
-    """One file of a repository, None where the repository has none of this name."""
+    """Download one file of a repository; None if the repository has no such file."""
     from huggingface_hub import errors as hub
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
-    by_hand = f"fetch {_address(wanted, name)} by hand and give its path"
+    by_hand = f"download {_address(wanted, name)} yourself and give its path"
     known_missing = False
     try:
         cached = try_to_load_from_cache(wanted.repository, name, revision=wanted.revision or "main")
@@ -92,14 +93,14 @@ def _hub_file(wanted: HubFile, name: str) -> Path | None:
             return None
         return Path(hf_hub_download(wanted.repository, name, revision=wanted.revision))
     except hub.HFValidationError as error:
-        raise RequestError(f"hf://{wanted.repository} names no repository: {_sentence(error)}") from None
+        raise RequestError(f"hf://{wanted.repository} is not a valid repository: {_sentence(error)}") from None
     except hub.GatedRepoError:
         raise RequestError(
             f"hf://{wanted.repository} is gated: accept its terms at {_home(wanted)} and set HF_TOKEN, or {by_hand}"
         ) from None
     except hub.RepositoryNotFoundError:
         raise RequestError(
-            f"there is no repository {_home(wanted)}, or it is private and HF_TOKEN does not open it"
+            f"there is no repository {_home(wanted)}, or it is private and HF_TOKEN gives no access"
         ) from None
     except hub.RevisionNotFoundError:
         raise RequestError(
@@ -109,22 +110,23 @@ def _hub_file(wanted: HubFile, name: str) -> Path | None:
         if known_missing:
             return None
         reason = _sentence(error.__cause__ or error)
-        raise WorkError(f"{_spelled(wanted)} is not in the cache and cannot be fetched: {reason}; {by_hand}") from None
+        raise WorkError(
+            f"{_spelled(wanted)} is not in the cache and could not be downloaded: {reason}; {by_hand}"
+        ) from None
     except hub.EntryNotFoundError:
         return None
     except (hub.HfHubHTTPError, hub.HTTPError, hub.OfflineModeIsEnabled, hub.FileMetadataError, OSError) as error:
-        raise WorkError(f"{_spelled(wanted)} could not be fetched: {_sentence(error)}; {by_hand}") from None
+        raise WorkError(f"{_spelled(wanted)} could not be downloaded: {_sentence(error)}; {by_hand}") from None
 
 
 def _check_blob(path: Path, wanted: HubFile) -> None:
-    """Large files lie in the cache under their SHA-256. A wrong one is taken out of it, so that it comes anew."""
+    """Check a large file against its SHA-256, which is its name in the cache. Delete it if they differ."""
     blob = path.resolve()
     if SHA256.fullmatch(blob.name) and (found := file_sha256(blob)) != blob.name:
         path.unlink(missing_ok=True)
         blob.unlink(missing_ok=True)
         raise WorkError(
-            f"{_spelled(wanted)} came with SHA-256 {found}, but the hub says {blob.name}; "
-            "it was taken out of the cache: try again"
+            f"{_spelled(wanted)} has SHA-256 {found}, expected {blob.name}; it was deleted from the cache: try again"
         )
 
 
@@ -144,7 +146,7 @@ def _spelled(wanted: HubFile) -> str:
 
 
 def _sentence(error: BaseException) -> str:
-    """The first line of a message, short enough for one sentence of ours."""
+    """Return the first line of an error message, at most 300 characters."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0].rstrip(". ")[:300]
 
@@ -155,15 +157,15 @@ def _fetch_url(source: str) -> Path:
     path = download(archive, folder)
     if fresh and not archive.checked:
         print(
-            f"resnext: warning: nothing says which bytes {archive.url} should have; what came has SHA-256 "
-            f"{file_sha256(path)}: give the URL with #sha256=... to be sure of them",
+            f"resnext: warning: {archive.url} was downloaded without a checksum to verify; its SHA-256 is "
+            f"{file_sha256(path)}; add #sha256=... to the URL to verify it",
             file=sys.stderr,
         )
     return path
 
 
 def archive_of(source: str) -> Archive:
-    """What a URL says of its file. Raises RequestError for what is no URL, or is one that anybody may tamper with."""
+    """Parse an ``https://`` URL and its optional ``#sha256=HEX``. Plain http is allowed only to this machine."""
     address, _, fragment = source.partition("#")
     try:
         parts = urlsplit(address)
@@ -173,10 +175,10 @@ def archive_of(source: str) -> Archive:
     if not host or re.search(r"[\s\x00-\x1f\x7f]", address):
         raise RequestError(f"{source} is not a URL: it should look like https://host/path/weights.pth")
     if parts.scheme.lower() == "http" and not _loopback(host):
-        raise RequestError(f"{source}: http can be changed on its way; give https, or fetch it by hand")
+        raise RequestError(f"{source}: http is not secure; give an https URL, or download the file yourself")
     label, _, digest = fragment.lower().partition("=")
     if fragment and not (label == "sha256" and SHA256.fullmatch(digest)):
-        raise RequestError(f"{source}: after # only sha256= and its 64 hexadecimal digits are understood")
+        raise RequestError(f"{source}: after #, expected sha256= and 64 hexadecimal digits")
     name = PurePosixPath(unquote(parts.path)).name
     named = NAME_WITH_SUM.fullmatch(name)
     plain = re.sub(r"[^A-Za-z0-9._-]", "_", name)[-100:] or "weights"

@@ -1,7 +1,7 @@
-"""The architecture of a state dict in form (c), from its names and shapes alone.
+"""Infer the architecture of a form (c) state dict from its parameter names and shapes.
 
-What tensors cannot say is assumed, unless the caller knows better: BN's eps 1e-5, the stride of a bottleneck in its
-3x3, a stem of 7x7 followed by the max pool, one of 3x3 by nothing.
+What tensors do not show is assumed, unless the caller says otherwise: BN's eps is 1e-5, a bottleneck has its stride in
+the 3x3, a 7x7 stem is followed by the max pool, and a 3x3 stem has no pool.
 """
 
 import re
@@ -20,10 +20,11 @@ STEMS = {7: "imagenet", 3: "cifar"}
 
 
 def infer(state: Mapping[str, Tensor], origin: str, **known: Any) -> Architecture:
-    """The architecture whose network has exactly the parameters of ``state``, each of the same shape.
+    """Find the architecture whose network has exactly the parameters of ``state``, each of the same shape.
 
-    ``known`` are fields the caller is sure of (``stride_in_1x1``, ``bn_eps``); they are not inferred. Names
-    ``num_batches_tracked`` may be missing. Raises RequestError, beginning with ``origin``, for anything else.
+    ``known`` are fields of the architecture that the caller knows (``stride_in_1x1``, ``bn_eps``); they are not
+    inferred. ``num_batches_tracked`` may be missing. Raises RequestError, which begins with ``origin``, if there is no
+    such architecture.
     """
     part = refused_part(state)
     if part is not None:
@@ -45,7 +46,7 @@ def _fields(state: Mapping[str, Tensor], origin: str) -> dict[str, Any]:
     stem = _shape(state, "conv1.weight", 4, origin)
     if stem[2] not in STEMS or stem[3] != stem[2]:
         raise RequestError(
-            f"{origin}: conv1.weight is a convolution of {stem[2]}x{stem[3]}; stems are 7x7 (ImageNet) or 3x3 (CIFAR)"
+            f"{origin}: conv1.weight is a {stem[2]}x{stem[3]} convolution; expected 7x7 (ImageNet) or 3x3 (CIFAR)"
         )
     blocks = _blocks(state, origin)
     firsts = [f"layer{stage}.0." for stage in range(1, len(blocks) + 1)]
@@ -66,54 +67,56 @@ def _fields(state: Mapping[str, Tensor], origin: str) -> dict[str, Any]:
 
 
 def _blocks(state: Mapping[str, Tensor], origin: str) -> tuple[int, ...]:
-    """Blocks in each stage, numbered without a gap."""
+    """Count the blocks of each stage; their numbers must have no gap."""
     numbers: dict[int, set[int]] = {}
     for name in state:
         match = BLOCK.match(name)
         if match:
             numbers.setdefault(int(match["stage"]), set()).add(int(match["block"]))
     if not numbers:
-        raise RequestError(f"{origin} has no parameters of blocks such as layer1.0.conv1.weight")
+        raise RequestError(f"{origin} has no block parameters such as layer1.0.conv1.weight")
     for stage in range(1, max(numbers) + 1):
         present = numbers.get(stage, set())
         for block in range(max(present, default=0) + 1):
             if block not in present:
                 raise RequestError(
-                    f"{origin} has no parameters of layer{stage}.{block}, but of blocks and stages after it"
+                    f"{origin} has no parameters of layer{stage}.{block}, but has parameters of later blocks"
                 )
     return tuple(len(numbers[stage]) for stage in range(1, max(numbers) + 1))
 
 
 def _cardinality(state: Mapping[str, Tensor], firsts: list[str], origin: str) -> int:
-    """C: the channels of a stage's 3x3 over those each of its filters sees. One for all stages."""
+    """Infer C: the channels of a stage's 3x3 divided by the input channels of each filter; the same in all stages."""
     found = {}
     for first in firsts:
         rows, width = _shape(state, f"{first}conv2.weight", 4, origin)[:2]
         if rows % width:
-            raise RequestError(f"{origin}: {first}conv2.weight has {rows} filters, no multiple of the {width} it sees")
+            raise RequestError(
+                f"{origin}: {first}conv2.weight has {rows} filters, not a multiple of their {width} input channels"
+            )
         found[first.split(".")[0]] = rows // width
     if len(set(found.values())) > 1:
         stages = ", ".join(f"{c} in {stage}" for stage, c in found.items())
-        raise RequestError(f"{origin} has another cardinality in every stage ({stages}); a ResNeXt has one for all")
+        raise RequestError(f"{origin} has stages of different cardinality ({stages}); a ResNeXt has one cardinality")
     return next(iter(found.values()))
 
 
 def _shortcut(state: Mapping[str, Tensor], blocks: tuple[int, ...], origin: str) -> str:
-    """B, projections where shapes change, or C, projections everywhere."""
+    """Infer the shortcut: B has projections where shapes change, C has projections everywhere."""
     projected = {name.rsplit(".downsample.", 1)[0] for name in state if ".downsample." in name}
     if len(projected) == sum(blocks) and max(blocks) > 1:
         return "C"
     for stage in range(2, len(blocks) + 1):
         if f"layer{stage}.0" not in projected:
             raise RequestError(
-                f"{origin} has no projection layer{stage}.0.downsample where the map halves; shortcuts without weights "
-                "(zero padding, pooling, none) leave no trace that says which they are"
+                f"{origin} has no projection layer{stage}.0.downsample where the feature map halves; shortcuts without "
+                "weights (zero padding, pooling, none) cannot be told apart"
             )
     return "B"
 
 
 def _check_statistics(state: Mapping[str, Tensor], origin: str) -> None:
-    """GroupNorm and its like have weight and bias, but no running mean."""
+    """Refuse norms without running statistics, such as GroupNorm."""
     for norm in ("bn1", "layer1.0.bn1"):
         if f"{norm}.weight" in state and f"{norm}.running_mean" not in state:
             raise RequestError(
@@ -122,9 +125,9 @@ def _check_statistics(state: Mapping[str, Tensor], origin: str) -> None:
 
 
 def _shape(state: Mapping[str, Tensor], name: str, dimensions: int, origin: str) -> tuple[int, ...]:
-    """The shape of a parameter that must be there, with no side of 0."""
+    """Get the shape of a required parameter; no size may be 0."""
     if name not in state:
-        raise RequestError(f"{origin} lacks {name}, which every network of this family has")
+        raise RequestError(f"{origin} has no {name}, which every ResNet and ResNeXt has")
     shape = tuple(state[name].shape)
     if len(shape) != dimensions or 0 in shape:
         raise RequestError(f"{origin}: {name} has shape {shape}, expected {dimensions} sizes above 0")

@@ -1,4 +1,4 @@
-"""Preprocessings and class names that published weights were trained with, for files that do not say."""
+"""Preprocessings and class names of well-known published weights, for files that do not contain them."""
 
 from resnext.data import cifar
 from resnext.data.preprocessing import Preprocessing
@@ -8,7 +8,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 def imagenet(resize: int, interpolation: str, image_size: int = 224) -> Preprocessing:
-    """The centre of a picture, in the usual colours."""
+    """Make a preprocessing with a center crop and ImageNet's mean and std."""
     return Preprocessing(
         image_size=image_size,
         resize=resize,

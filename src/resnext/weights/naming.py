@@ -1,6 +1,6 @@
-"""What every adapter starts from, and the renaming of foreign parameters to ours.
+"""Shared code of the adapters: rename the parameters of another library to ours.
 
-Form (c) has torchvision's names, so an adapter is a function from a foreign name to torchvision's, applied here.
+Form (c) has torchvision's names, so an adapter is mainly a function from another library's name to torchvision's.
 """
 
 import math
@@ -15,35 +15,36 @@ from resnext.model.architecture import Architecture
 from resnext.weights.contents import Raw
 from resnext.weights.known import PREPROCESSINGS
 
-SHOWN = 5  # groups of left-out weights that a note names
+SHOWN = 5  # groups of ignored weights that a note lists
 UNKNOWN_PREPROCESSING = (
-    "the file does not say how pictures were prepared; `resnext convert IN OUT --preprocessing "
-    f"{'|'.join(PREPROCESSINGS)}|FILE.json` tells the network"
+    "the file does not contain the preprocessing of images; set it with `resnext convert IN OUT --preprocessing "
+    f"{'|'.join(PREPROCESSINGS)}|FILE.json`"
 )
-# what torchvision's, timm's and detectron2's ResNet all have
+# fields of the architecture that torchvision's, timm's and detectron2's ResNet have in common
 USUAL: dict[str, Any] = {"stem": "imagenet", "pre_activation": False, "shortcut": "B", "bn_eps": 1e-5}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """The one network found in a file, under the names of its format."""
+    """The network found in a file, with the parameter names of its library."""
 
     raw: Raw
-    state: dict[str, Tensor]  # its weights, the common prefix taken off
-    others: dict[str, Tensor]  # what stood outside that prefix
-    table: Mapping[str, Any]  # the file's outermost table, where formats keep author and settings
+    state: dict[str, Tensor]  # its weights, without the common prefix
+    others: dict[str, Tensor]  # tensors without that prefix
+    table: Mapping[str, Any]  # the outermost dict of the file, which may have author and settings
     notes: tuple[str, ...]
 
     @property
     def path(self) -> str:
+        """The path of the file, for error messages."""
         return str(self.raw.path)
 
 
 def renamed(found: Found, rename: Callable[[str], str | None]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """The state under torchvision's names, and a note about the weights that are no part of the network.
+    """Rename the state to torchvision's names; also return a note on the weights that are not part of the network.
 
-    ``rename`` gives None for what belongs to something around the network (a detector's heads). A name it does not know
-    comes back as it was, and ``infer`` will name it. Raises RequestError where two parameters get the same name.
+    ``rename`` returns None for a parameter outside the network (a detector's heads), and an unknown name unchanged;
+    ``infer_architecture`` then reports it. Raises RequestError if two parameters get the same name.
     """
     state: dict[str, Tensor] = {}
     left = list(found.others)
@@ -59,7 +60,7 @@ def renamed(found: Found, rename: Callable[[str], str | None]) -> tuple[dict[str
 
 
 def left_out(names: Iterable[str]) -> tuple[str, ...]:
-    """A note that names the groups of weights left out, biggest first; none where there are none."""
+    """Make a note that lists the groups of ignored weights, largest first; no note if there are none."""
     groups: dict[str, int] = {}
     for name in names:
         group = ".".join(name.split(".", 2)[:2]) if "." in name else name.split("_", 1)[0]
@@ -69,11 +70,11 @@ def left_out(names: Iterable[str]) -> tuple[str, ...]:
     ranked = sorted(groups, key=lambda group: (-groups[group], group))
     shown = ", ".join(f"{group} ({groups[group]})" for group in ranked[:SHOWN])
     more = f" and {len(ranked) - SHOWN} more groups" if len(ranked) > SHOWN else ""
-    return (f"left out, as no part of the network: {shown}{more}",)
+    return (f"ignored, as not part of the network: {shown}{more}",)
 
 
 def reversed_colours(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The state of a network that takes BGR, as one that takes RGB: conv1's input channels reversed."""
+    """Reverse the input channels of conv1, to turn a network for BGR images into one for RGB."""
     first = state.get("conv1.weight")
     if first is None or first.dim() != 4 or first.shape[1] != 3:
         return state
@@ -81,7 +82,7 @@ def reversed_colours(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def check_same(library: str, a: Architecture, fields: Mapping[str, Any]) -> None:
-    """Raises RequestError naming the first of ``USUAL`` and ``fields`` in which the library's ResNet is another."""
+    """Raise RequestError for the first of ``fields`` and COMMON_FIELDS that the library's ResNet cannot express."""
     for name, value in (USUAL | dict(fields)).items():
         given = getattr(a, name)
         if not (math.isclose(given, value) if name == "bn_eps" else given == value):

@@ -1,11 +1,11 @@
-"""Our own weights file: one safetensors file whose metadata says what the tensors are.
+"""The resnext weights file: a safetensors file whose metadata describes the network.
 
-Any safetensors reader opens it. The metadata key ``resnext`` holds JSON: the format's version, the architecture,
-the preprocessing, the classes, and where the weights come from.
+Any safetensors reader can open it. The metadata key ``resnext`` holds JSON: the format version, architecture,
+preprocessing, classes and provenance.
 
-How the format may grow: a program reads files of its own version and older. What a network's function does not depend
-on becomes a new key of the JSON, which older programs pass over. A new field of the architecture is written only where
-it is not at its default, so older programs go on to read what they can compute, and name the field where they cannot.
+Compatibility: a program reads files of its own format version and older. Information that does not affect the outputs
+becomes a new JSON key, which older programs ignore. A new field of the architecture is written only if it is not at
+its default, so that older programs can read all files they support; for others they name the unknown field.
 """
 
 import json
@@ -25,20 +25,27 @@ from resnext.model.network import Network
 from resnext.weights.contents import Contents, Raw
 
 VERSION = 1
-DETECTOR = "resnext-detector"  # the metadata key of a detector's file (detect/files.py), and the format it is named
+DETECTOR = "resnext-detector"  # metadata key of a detector's file (detect/weights.py), and the name of its format
 BODY, HEAD = (
     "backbone.body.",
     "roi_heads.box_head.",
-)  # where a detector keeps its network; of c4 the last stage is apart
-TRAINING = ("weights/", "optimizer/", "groups/")  # what names begin with in the part of a checkpoint that goes on
-ADDED = ("stride_in_1x1", "bn_eps")  # fields of Architecture that version 1 began without
+)  # prefixes of a detector's backbone; in the c4 layout the last stage is in the box head
+TRAINING = ("weights/", "optimizer/", "groups/")  # prefixes of the tensors in the training state of a checkpoint
+ADDED = ("stride_in_1x1", "bn_eps")  # fields of Architecture that were added after the first files of version 1
 
 
 def save(model: Network, path: Path | str, provenance: dict[str, Any] | None = None) -> None:
-    """Write ``model`` with its architecture, preprocessing and classes to ``path``, whole or not at all.
+    """Save a network with its architecture, preprocessing and classes as one safetensors file.
 
-    ``provenance`` is free JSON (recipe, epoch, metrics) kept in the file; the model's own where not given. Raises
-    WorkError when the disk refuses.
+    The file is written atomically.
+
+    Args:
+        model: the network.
+        path: the file to write.
+        provenance: free JSON (recipe, epoch, metrics) to store in the file; by default ``model.provenance``.
+
+    Raises:
+        WorkError: the file could not be written.
     """
     data = serialized(model, provenance)
     with written_whole(Path(path)) as file:
@@ -46,7 +53,7 @@ def save(model: Network, path: Path | str, provenance: dict[str, Any] | None = N
 
 
 def serialized(model: Network, provenance: dict[str, Any] | None = None) -> bytes:
-    """The bytes of the weights file."""
+    """Return the bytes of the weights file."""
     architecture = model.architecture.to_dict()
     for name in ADDED:
         if architecture[name] == Architecture.__dataclass_fields__[name].default:
@@ -59,16 +66,16 @@ def serialized(model: Network, provenance: dict[str, Any] | None = None) -> byte
         "provenance": model.provenance if provenance is None else provenance,
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    return serialize(tensors, metadata={"resnext": json.dumps(about)})  # one key: safetensors shuffles more
+    return serialize(tensors, metadata={"resnext": json.dumps(about)})  # one key, as safetensors does not keep an order
 
 
 def is_native(raw: Raw) -> bool:
-    """Whether a safetensors file has our metadata."""
+    """Return whether this is a weights file of a resnext network."""
     return "resnext" in raw.metadata
 
 
 def adapt(raw: Raw) -> Contents:
-    """What a file written by ``save`` says of its network. Raises RequestError naming what is wrong."""
+    """Read the spec from a file written by ``save``."""
     about = _about(raw, "resnext")
     try:
         architecture = Architecture(**_architecture_fields(about))
@@ -90,12 +97,12 @@ def adapt(raw: Raw) -> Contents:
 
 
 def is_detector(raw: Raw) -> bool:
-    """Whether a safetensors file has the metadata of our own detectors."""
+    """Return whether this is a weights file of a resnext detector."""
     return DETECTOR in raw.metadata
 
 
 def adapt_detector(raw: Raw) -> Contents:
-    """The network below a detector of ours: its architecture, weights and colours. Raises RequestError."""
+    """Read the spec of a resnext detector's backbone."""
     about = _about(raw, DETECTOR)
     try:
         architecture = Architecture(**_architecture_fields(about)).change(num_classes=0)
@@ -104,7 +111,7 @@ def adapt_detector(raw: Raw) -> Contents:
     except RequestError as error:
         raise RequestError(f"{raw.path}: {error}") from None
     except (KeyError, TypeError) as error:
-        raise RequestError(f"{raw.path}: its metadata does not say which detector it is ({error!r:.80})") from None
+        raise RequestError(f"{raw.path}: its detector metadata is incomplete or invalid ({error!r:.80})") from None
     provenance = about.get("provenance")
     return Contents(
         architecture=architecture,
@@ -114,17 +121,17 @@ def adapt_detector(raw: Raw) -> Contents:
         provenance=(provenance if isinstance(provenance, dict) else {}) | {"format": DETECTOR},
         notes=(
             *_earlier_notes(provenance),
-            "of the detector only the network is taken, with its mean, std and exif; "
-            f"{preprocessing.resize}/{preprocessing.image_size} pixels are the usual, a detector has none",
+            "only the backbone of the detector was read, with its mean, std and exif; resize and crop "
+            f"({preprocessing.resize}/{preprocessing.image_size} pixels) are defaults, as a detector has none",
         ),
     )
 
 
 def _below_detector(tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The network's tensors; of the c4 layout the last stage is the detector's head."""
+    """Get the backbone's tensors; in the c4 layout its last stage is in the box head."""
     split = about["detector"]["layout"] == "c4"
     if split and about["learn"] == "rpn":
-        raise RequestError("it is a c4 detector of the rpn step, which has no last stage to start from")
+        raise RequestError("it is a c4 detector from the rpn step of training, which has no last backbone stage")
     prefixes = (BODY, HEAD) if split else (BODY,)
     return {
         name.removeprefix(prefix): tensor
@@ -135,7 +142,7 @@ def _below_detector(tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> 
 
 
 def _colours_of_detector(view: Mapping[str, Any], architecture: Architecture) -> Preprocessing:
-    """A detector's mean, std and exif, with the usual crop of pictures."""
+    """Combine a detector's mean, std and exif with the default resize and crop."""
     size = default_image_size(architecture)
     return Preprocessing(
         image_size=size,
@@ -149,15 +156,15 @@ def _colours_of_detector(view: Mapping[str, Any], architecture: Architecture) ->
 
 
 def check_no_training_state(raw: Raw) -> None:
-    """Raises RequestError for the file of a checkpoint that a run goes on with: its tensors are no network's."""
+    """Raise RequestError if this is the training state of a checkpoint, not its weights."""
     if raw.container == "safetensors" and any(name.startswith(TRAINING) for name in raw.value):
         raise RequestError(
-            f"{raw.path} is what a run needs to go on, not its weights; those are in model-*.safetensors beside it"
+            f"{raw.path} is the training state of a run, not its weights; those are in model-*.safetensors beside it"
         )
 
 
 def _earlier_notes(provenance: Any) -> tuple[str, ...]:
-    """What was noted when the weights were converted to this file."""
+    """Get the notes from the conversion that made this file."""
     notes = provenance.get("notes") if isinstance(provenance, dict) else None
     return tuple(note for note in notes if isinstance(note, str)) if isinstance(notes, list) else ()
 
@@ -168,21 +175,21 @@ def _about(raw: Raw, key: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise RequestError(f"{raw.path}: its {key} metadata is not JSON: {error}") from None
     if not isinstance(about, dict) or "architecture" not in about:
-        raise RequestError(f"{raw.path}: its {key} metadata does not say which network the tensors belong to")
+        raise RequestError(f"{raw.path}: its {key} metadata has no architecture")
     version = about.get("version")
     if isinstance(version, bool) or not isinstance(version, int) or not 1 <= version <= VERSION:
-        raise RequestError(f"{raw.path} has version {version!r} of the format; this program reads up to {VERSION}")
+        raise RequestError(f"{raw.path} has format version {version!r}; this program reads versions up to {VERSION}")
     return about
 
 
 def _architecture_fields(about: dict[str, Any]) -> dict[str, Any]:
     values = about["architecture"]
     if not isinstance(values, dict):
-        raise RequestError("its architecture is not a table of fields")
+        raise RequestError("its architecture is not a JSON object")
     known = set(Architecture.__dataclass_fields__)
     for key in values:
         if key not in known:
             raise RequestError(
-                f"its architecture has the unknown field {key!r}{nearest(key, known)} (or a newer resnext wrote it)"
+                f"its architecture has the unknown field {key!r}{nearest(key, known)}; did a newer resnext write it?"
             )
     return values

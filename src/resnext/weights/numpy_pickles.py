@@ -1,7 +1,7 @@
-"""NumPy's arrays, scalars and dtypes in a pickle, rebuilt without NumPy's own ``__setstate__``.
+"""Rebuild NumPy's arrays, scalars and dtypes from a pickle, without NumPy's own ``__setstate__``.
 
-Numbers and fixed-length strings only: no Python objects, no records, no dates. Arrays come back in the byte order of
-this machine, with memory of their own.
+Only numbers and fixed-length strings are supported, not Python objects, records or dates. Arrays are returned in the
+byte order of this machine, with their own memory.
 """
 
 import math
@@ -14,7 +14,7 @@ from resnext.errors import RequestError
 from resnext.weights.pickle_names import latin1
 from resnext.weights.pickle_values import Meter, Named, Payload, Shell, described, shown
 
-# numbers by their size in bytes; strings by their length; the byte order comes by BUILD
+# numbers by their size in bytes; strings by their length; BUILD sets the byte order
 CODE = re.compile(r"b1|[iu][1248]|f[248]|c(?:8|16)|[SUa][1-9][0-9]{0,3}")
 MOST_DIMENSIONS = 32
 LARGEST = 2**40  # values
@@ -22,7 +22,7 @@ UNICODE_END = 0x110000
 
 
 class DType(Shell):
-    """``numpy.dtype``: its code first, its byte order by BUILD."""
+    """A ``numpy.dtype``: made with its code; BUILD sets the byte order."""
 
     __slots__ = ("code", "order")
 
@@ -30,18 +30,20 @@ class DType(Shell):
         self.code, self.order = code, "="
 
     def build(self, state: Any, meter: Meter) -> None:  # noqa: ARG002
+        """Set the byte order."""
         match state:
             case (int(), "<" | ">" | "|" | "=" as order, None, None, None, *_):
                 self.order = order
             case _:
-                raise RequestError(f"has a NumPy dtype {shown(self.code)} with fields, which is no array of numbers")
+                raise RequestError(f"has a NumPy dtype {shown(self.code)} with fields, which is not supported")
 
     def settle(self) -> np.dtype[Any]:
+        """Return the dtype."""
         return np.dtype(self.code if self.order == "|" else self.order + self.code)
 
 
 class Array(Shell):
-    """``numpy.ndarray``: nothing first, its dtype, shape and numbers by BUILD."""
+    """A ``numpy.ndarray``: made empty; BUILD sets dtype, shape and data."""
 
     __slots__ = ("axes", "data", "dtype", "order", "shape")
 
@@ -50,14 +52,15 @@ class Array(Shell):
         self.axes: tuple[int, ...] | None = None
 
     def build(self, state: Any, meter: Meter) -> None:
+        """Set shape, dtype, order and data."""
         match state:
             case (int(), tuple() as shape, DType() as dtype, bool() | int() as fortran, data):
                 self.put(data, dtype, shape, "F" if fortran else "C", meter)
             case _:
-                raise RequestError("has a NumPy array without shape, dtype and numbers")
+                raise RequestError("has a NumPy array without shape, dtype and data")
 
     def put(self, data: Any, dtype: DType, shape: tuple[Any, ...], order: str, meter: Meter) -> None:
-        """Check that ``data`` are the bytes of such an array."""
+        """Set the data, after a check that they are the bytes of such an array."""
         if isinstance(data, list):
             raise RequestError("has a NumPy array of Python objects, which are not data")
         if isinstance(data, str):
@@ -65,25 +68,26 @@ class Array(Shell):
         if not isinstance(data, bytes | bytearray | Payload):
             raise RequestError(f"has a NumPy array made of {described(data)}")
         if len(shape) > MOST_DIMENSIONS or not all(type(side) is int and side >= 0 for side in shape):
-            raise RequestError("has a NumPy array of a shape that is none")
+            raise RequestError("has a NumPy array of an invalid shape")
         if math.prod(max(side, 1) for side in shape) >= LARGEST:
-            raise RequestError("has a NumPy array of an impossible shape")
+            raise RequestError("has a NumPy array that is too large")
         if isinstance(data, Payload) and data.kind == "utf8":
             raise RequestError("has a NumPy array made of text")
         size = data.length if isinstance(data, Payload) else len(data)
         self.dtype, self.shape, self.order = dtype.settle(), shape, order
         if math.prod(shape) * self.dtype.itemsize != size:
-            raise RequestError(f"has a NumPy array of shape {shape} and {self.dtype} with {size:,} bytes of numbers")
+            raise RequestError(f"has a NumPy array of shape {shape} and {self.dtype} with {size:,} bytes of data")
         meter.charge(size)
         self.data = data
 
     def settle(self) -> np.ndarray[Any, Any]:
+        """Return the array. Its bytes are read now if they are still in the file."""
         if self.data is None:
-            raise RequestError("has a NumPy array that was never filled")
+            raise RequestError("has a NumPy array without data")
         flat = np.empty(math.prod(self.shape), self.dtype)
         if flat.size:
             _fill(flat, self.data)
-        self.data = None  # it may be as large as the array
+        self.data = None  # free it: it may be as large as the array
         array = _plain(flat).reshape(self.shape, order="F" if self.order == "F" else "C")
         return array if self.axes is None else array.transpose(self.axes)
 
@@ -97,14 +101,14 @@ def _fill(flat: np.ndarray[Any, Any], data: "bytes | bytearray | Payload") -> No
 
 
 def _plain(flat: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """``flat`` in this machine's byte order, without bits that are no value of its dtype."""
+    """Convert to this machine's byte order, and make sure that all values are valid for the dtype."""
     native = flat.dtype.newbyteorder("=")
     if flat.dtype != native:
         flat = flat.byteswap(inplace=True).view(native)
     if flat.dtype.kind == "b":
         np.minimum(flat.view(np.uint8), 1, out=flat.view(np.uint8))
     if flat.dtype.kind == "U" and flat.size and flat.view(np.uint32).max() >= UNICODE_END:
-        raise RequestError("has a NumPy array of text with characters that are none")
+        raise RequestError("has a NumPy array of text with invalid characters")
     return flat
 
 
@@ -112,16 +116,16 @@ def _dtype(arguments: tuple[Any, ...], meter: Meter) -> DType:  # noqa: ARG001
     match arguments:
         case (str() as code, bool() | int(), bool() | int()) | (str() as code,):
             if not CODE.fullmatch(code):
-                raise RequestError(f"has NumPy values of dtype {shown(code)}; numbers and text are read")
+                raise RequestError(f"has NumPy values of dtype {shown(code)}; only numbers and text are supported")
             return DType(code.replace("a", "S"))
-    raise RequestError("has a NumPy dtype that is none")
+    raise RequestError("has a malformed NumPy dtype")
 
 
 def _reconstruct(arguments: tuple[Any, ...], meter: Meter) -> Array:  # noqa: ARG001
     match arguments:
         case (Named(name="numpy.ndarray"), (0,), str() | bytes()):
             return Array()
-    raise RequestError("has a NumPy array of a class of its own")
+    raise RequestError("has a NumPy array of a subclass, which is not supported")
 
 
 def _scalar(arguments: tuple[Any, ...], meter: Meter) -> Any:
@@ -130,20 +134,20 @@ def _scalar(arguments: tuple[Any, ...], meter: Meter) -> Any:
             array = Array()
             array.put(data, dtype, (1,), "C", meter)
             return array.settle()[0]
-    raise RequestError("has a NumPy scalar that is none")
+    raise RequestError("has a malformed NumPy scalar")
 
 
 def _frombuffer(arguments: tuple[Any, ...], meter: Meter) -> Array:
-    """The way of protocol 5; ``axes`` are those of an array whose axes were swapped."""
+    """Handle ``_frombuffer`` of protocol 5; ``axes`` is the permutation of a transposed array."""
     match arguments:
         case (data, DType() as dtype, tuple() as shape, "C" | "F" as order):
             axes = None
         case (data, DType() as dtype, tuple() as shape, "K", tuple() as axes) if len(axes) == len(shape):
             order = "C"
             if not all(type(axis) is int for axis in axes) or sorted(axes) != list(range(len(shape))):
-                raise RequestError("has a NumPy array whose axes are none")
+                raise RequestError("has a NumPy array with invalid axes")
         case _:
-            raise RequestError("has a NumPy array without shape, dtype and numbers")
+            raise RequestError("has a NumPy array without shape, dtype and data")
     array = Array()
     array.put(data, dtype, shape, order, meter)
     array.axes = axes

@@ -1,15 +1,15 @@
-"""The names of Python's own that a pickle may use, and the sentence about every other.
+"""The names of Python's standard library that a pickle may use, and the error message for all others.
 
-    collections.OrderedDict                 OrderedDict; attributes that hang on it are dropped
+    collections.OrderedDict                 OrderedDict without extra attributes
     collections.defaultdict, Counter        dict
-    argparse.Namespace, Lightning's tables  Record, a dict of the attributes
+    argparse.Namespace, Lightning's dicts   Record, a dict of the attributes
     pathlib's paths                         str
     set, frozenset, list, dict, complex, bytearray, bytes
-    _codecs.encode                          bytes, the way that protocols 0 to 2 write them
-    copy_reg._reconstructor                 how protocols 0 and 1 make an object of a class above
+    _codecs.encode                          bytes, as protocols 0 to 2 write them
+    copy_reg._reconstructor                 an object of a class above, as protocols 0 and 1 make it
 
-Names stand under the modules of Python 2 and 3. A class that may not be called (``int`` in ``defaultdict(int)``) is
-only a word here.
+Names are listed under the modules of Python 2 and 3. Classes such as ``int`` in ``defaultdict(int)`` may be named but
+not called.
 """
 
 from collections import OrderedDict
@@ -23,13 +23,13 @@ TENSOR_KINDS = {
     "_rebuild_sparse_tensor": "a sparse tensor",
     "_rebuild_sparse_csr_tensor": "a sparse tensor",
     "_rebuild_nested_tensor": "a nested tensor",
-    "_rebuild_meta_tensor_no_storage": "a meta tensor, which has no numbers",
-    "_rebuild_wrapper_subclass": "a tensor of a class of its own",
-    "_rebuild_from_type_v2": "a tensor of a class of its own",
-    "_rebuild_device_tensor_from_numpy": "a tensor of a device of its own",
-    "_rebuild_xla_tensor": "a tensor of a device of its own",
-    "_rebuild_tensor_v3": "a tensor of unusual numbers",
-    "FakeTensor": "a fake tensor, which has no numbers",
+    "_rebuild_meta_tensor_no_storage": "a meta tensor, which has no data",
+    "_rebuild_wrapper_subclass": "a tensor of a subclass",
+    "_rebuild_from_type_v2": "a tensor of a subclass",
+    "_rebuild_device_tensor_from_numpy": "a tensor of a special device",
+    "_rebuild_xla_tensor": "a tensor of a special device",
+    "_rebuild_tensor_v3": "a tensor of an unusual dtype",
+    "FakeTensor": "a fake tensor, which has no data",
     "ComplexFloatStorage": "complex numbers",
     "ComplexDoubleStorage": "complex numbers",
     "QInt8Storage": "quantized numbers",
@@ -43,10 +43,10 @@ PATHS = ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")
 
 
 def refused(dotted: str) -> str:
-    """The sentence about a name that is not allowed."""
+    """Make the error message for a name that is not allowed."""
     name = dotted.rsplit(".", 1)[-1]
     if dotted.startswith("torch.") and name in TENSOR_KINDS:
-        return f"refers to {shown(dotted)}: {TENSOR_KINDS[name]}, which cannot be read; save plain dense tensors"
+        return f"refers to {shown(dotted)}: {TENSOR_KINDS[name]}, which is not supported; save plain dense tensors"
     sentence = f"refers to {shown(dotted)}, which is not data; nothing was executed"
     if dotted.startswith(MODEL_MODULES) or name[:1].isupper():
         sentence += "; if a whole model or trainer was pickled, save model.state_dict() with the program that made it"
@@ -68,7 +68,7 @@ def _default(arguments: tuple[Any, ...], meter: Meter) -> Any:
 
 
 def _entries(arguments: tuple[Any, ...], meter: Meter) -> list[tuple[Any, Any]]:
-    """Keys and values out of a table or, as Python 2 writes an OrderedDict, a list of pairs."""
+    """List keys and values of a dict or, as Python 2 writes an OrderedDict, of a list of pairs."""
     match arguments:
         case ():
             return []
@@ -78,9 +78,9 @@ def _entries(arguments: tuple[Any, ...], meter: Meter) -> list[tuple[Any, Any]]:
         case (list() as pairs,):
             meter.charge(ENTRY * len(pairs))
             if not all(type(pair) in (list, tuple) and len(pair) == 2 for pair in pairs):
-                raise RequestError("has a table made of something else than pairs")
+                raise RequestError("has a dict made from a list that has something else than pairs")
             return [(meter.key(key), value) for key, value in pairs]
-    raise RequestError("has a table made of something else than a table or pairs")
+    raise RequestError("has a dict made from something else than a dict or pairs")
 
 
 def _members(arguments: tuple[Any, ...], meter: Meter) -> Any:
@@ -90,7 +90,7 @@ def _members(arguments: tuple[Any, ...], meter: Meter) -> Any:
         case (list() | tuple() | set() | frozenset() as members,):
             meter.charge(ENTRY * len(members))
             return members
-    raise RequestError("has a set or list made of something else than a list")
+    raise RequestError("has a set or list made from something else than a list")
 
 
 def _set(arguments: tuple[Any, ...], meter: Meter) -> Any:
@@ -113,11 +113,11 @@ def _complex(arguments: tuple[Any, ...], meter: Meter) -> Any:  # noqa: ARG001
     match arguments:
         case (float() as real, float() as imaginary):
             return complex(real, imaginary)
-    raise RequestError("has a complex number that is none")
+    raise RequestError("has a malformed complex number")
 
 
 def _encode(arguments: tuple[Any, ...], meter: Meter) -> Any:
-    """Bytes that were written as text, a character each."""
+    """Handle ``_codecs.encode``: bytes that were written as text, one character each."""
     match arguments:
         case (str() | Payload() as text, "latin1" | "latin-1"):
             meter.charge(text.length if isinstance(text, Payload) else len(text))
@@ -128,7 +128,7 @@ def _encode(arguments: tuple[Any, ...], meter: Meter) -> Any:
 
 def _bytes(arguments: tuple[Any, ...], meter: Meter) -> Any:  # noqa: ARG001
     if arguments:
-        raise RequestError("makes bytes of something else than nothing")
+        raise RequestError("calls bytes() with arguments, which is not supported")
     return b""
 
 
@@ -141,7 +141,7 @@ def _bytearray(arguments: tuple[Any, ...], meter: Meter) -> Any:
         case (str() | Payload(), "latin-1" | "latin1"):
             data = _encode(arguments, meter)
         case _:
-            raise RequestError("makes a bytearray of something else than bytes")
+            raise RequestError("makes a bytearray from something else than bytes")
     if isinstance(data, Payload):
         return Payload(data.file, data.offset, data.length, "bytearray")
     meter.charge(len(data))
@@ -159,18 +159,18 @@ def _reconstructor(arguments: tuple[Any, ...], meter: Meter) -> Any:
     match arguments:
         case (Named(make=make) as named, Named(name="object"), None) if make is not None and named.name in RECORDS:
             return make((), meter)
-    raise RequestError("calls copy_reg._reconstructor for something else than a table of attributes")
+    raise RequestError("calls copy_reg._reconstructor for an object that is not a dict of attributes")
 
 
 def latin1(text: "str | Payload") -> bytes:
-    """The bytes that text stands for, a character each."""
+    """Convert text back to the bytes it was made from, one character each."""
     found = text.settle() if isinstance(text, Payload) else text
     if not isinstance(found, str):
         return bytes(found)
     try:
         return found.encode("latin-1")
     except UnicodeEncodeError:
-        raise RequestError("has bytes written as text with characters that are no bytes") from None
+        raise RequestError("has bytes written as text, with characters that are not latin-1") from None
 
 
 RECORDS = (

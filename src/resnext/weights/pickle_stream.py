@@ -1,4 +1,4 @@
-"""The bytes of a pickle: a window of a file, every size checked against what is left before anything is allocated."""
+"""Read the bytes of a pickle. Every size is checked against the bytes left before memory is allocated."""
 
 import codecs
 import re
@@ -13,14 +13,14 @@ WHOLE = re.compile(rb"[+-]?[0-9]+L?")
 
 
 class Stream:
-    """Bytes ``start`` to ``end`` of ``file``; ``position`` is where the next one lies."""
+    """Bytes ``start`` to ``end`` of ``file``; ``position`` is the offset of the next one."""
 
     def __init__(self, file: IO[bytes], start: int, end: int) -> None:
         self.file, self.position, self.end = file, start, end
         file.seek(start)
 
     def take(self, count: int) -> bytes:
-        """The next ``count`` bytes. Raises RequestError where there are fewer."""
+        """Read the next ``count`` bytes. Raises RequestError if there are fewer."""
         self.claim(count)
         data = self.file.read(count)
         if len(data) != count:
@@ -28,20 +28,20 @@ class Stream:
         return data
 
     def number(self, layout: str) -> Any:
-        """The next number, laid out as ``struct`` says."""
+        """Read the next number in this ``struct`` format."""
         return struct.unpack(layout, self.take(struct.calcsize(layout)))[0]
 
     def line(self, longest: int | None = None) -> bytes:
-        """Up to the next newline, without it."""
+        """Read up to the next newline, and return the line without it."""
         left = self.end - self.position
         data = self.file.readline(left if longest is None else min(longest, left))
         self.position += len(data)
         if not data.endswith(b"\n"):
-            raise RequestError(f"has no end of a line where one must come (byte {self.position:,})")
+            raise RequestError(f"has no newline where one is required (byte {self.position:,})")
         return data[:-1]
 
     def string(self, count: int, kind: str) -> Any:
-        """The next ``count`` bytes as ``kind``; long ones stay in the file until they are needed."""
+        """Read the next ``count`` bytes as a string of ``kind``; long ones stay in the file until they are needed."""
         if count < LONG:
             return decoded(self.take(count), kind)
         self.claim(count)
@@ -49,19 +49,19 @@ class Stream:
         return Payload(self.file, self.position - count, count, kind)
 
     def back(self, count: int) -> None:
-        """Go back ``count`` bytes that were just taken."""
+        """Go back ``count`` bytes that were just read."""
         self.position -= count
         self.file.seek(self.position)
 
     def claim(self, count: int) -> None:
-        """Pass over ``count`` bytes. Raises RequestError where there are fewer."""
+        """Skip ``count`` bytes. Raises RequestError if there are fewer."""
         if count > self.end - self.position:
             raise RequestError(f"ends early: a value declares {count:,} bytes, {self.end - self.position:,} are left")
         self.position += count
 
 
 def decoded(data: bytes, kind: str) -> Any:
-    """A short string as the value it stands for, as ``Payload.settle`` does it for long ones."""
+    """Convert the bytes of a short string to its value, as ``LongString.resolve`` does for long ones."""
     if kind == "utf8":
         return text(data)
     if kind == "latin1":
@@ -70,40 +70,40 @@ def decoded(data: bytes, kind: str) -> Any:
 
 
 def whole_number(line: bytes) -> int:
-    """A whole number in text, as protocol 0 has it; ``L`` may end it."""
+    """Parse a whole number in text, as in protocol 0; it may end with ``L``."""
     if not WHOLE.fullmatch(line):
-        raise RequestError("has a whole number that is none")
+        raise RequestError("has a malformed whole number")
     return int(line.removesuffix(b"L"))
 
 
 def int_or_bool(line: bytes) -> int | bool:
-    """INT, which protocol 0 uses for True and False too."""
+    """Parse the argument of INT, which protocol 0 uses for True and False too."""
     return line == b"01" if line in (b"00", b"01") else whole_number(line)
 
 
 def real_number(line: bytes) -> float:
-    """A float in text."""
+    """Parse a float in text."""
     try:
         return float(line)
     except ValueError:
-        raise RequestError("has a number that is none") from None
+        raise RequestError("has a malformed number") from None
 
 
 def quoted_string(line: bytes) -> Any:
-    """Python 2's str in quotes."""
+    """Parse a quoted str of Python 2."""
     if len(line) < 2 or line[:1] != line[-1:] or line[:1] not in (b"'", b'"'):
         raise RequestError("has a string without its quotes")
     try:
         data = codecs.escape_decode(line[1:-1])[0]
     except ValueError:
-        raise RequestError("has a string with a broken escape") from None
+        raise RequestError("has a string with an invalid escape") from None
     return decoded(data, "latin1") if len(data) < LONG else payload(data, "latin1")
 
 
 def escaped_text(line: bytes) -> Any:
-    """Protocol 0's unicode."""
+    """Parse the escaped unicode text of protocol 0."""
     try:
         found = line.decode("raw-unicode-escape")
     except UnicodeDecodeError:
-        raise RequestError("has text with a broken escape") from None
+        raise RequestError("has text with an invalid escape") from None
     return found if len(found) < LONG else payload(found.encode("utf-8", "surrogatepass"), "utf8")

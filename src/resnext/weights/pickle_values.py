@@ -1,7 +1,7 @@
-"""What stands between a pickle's instructions and plain values: names, places in the file, and the last look at all.
+"""Placeholders that a pickle's instructions make, and the step that replaces them by plain values.
 
-A pickle builds from the inside out, so a value may be named before its numbers are known. A ``Shell`` stands in its
-place, and ``settled`` puts the values in once the whole program has been read and found harmless.
+A pickle may refer to a value before its data are known. A ``Placeholder`` then takes its place. ``resolve`` replaces
+all placeholders after the whole pickle was read and found harmless.
 """
 
 import io
@@ -12,49 +12,51 @@ from typing import IO, Any, NamedTuple
 
 from resnext.errors import RequestError
 
-DEEPEST = 100  # tables inside tables; checkpoints have less than ten
+DEEPEST = 100  # dicts inside dicts; checkpoints have less than ten
 LARGEST_UNFOLDED = 10_000_000  # values, each counted as often as it is reached
 LONG = 4096  # bytes; longer strings stay in the file until they are needed
-SMALL_INT = 2**20  # whole numbers below it do not collide in a table
-MOST_NUMBER_KEYS = 10_000  # other numbers and tuples: their hashes can be made to collide, which takes quadratic time
+SMALL_INT = 2**20  # hashes of whole numbers below it do not collide
+MOST_NUMBER_KEYS = (
+    10_000  # other numbers and tuples: a hostile file can make hashes collide, which takes quadratic time
+)
 SPARE = 16 << 20  # bytes that a pickle may take beyond twice its size
-ENTRY = 100  # bytes of one entry of a table or set, roughly
+ENTRY = 100  # bytes of one entry of a dict or set, roughly
 
 
 class Shell:
-    """What a pickle holds on the way: never part of the final value."""
+    """A value that is not complete yet; never part of the final result."""
 
     __slots__ = ()
 
     def build(self, state: Any, meter: "Meter") -> None:  # noqa: ARG002
-        """BUILD, the instruction that sets an object's state; most things here have none."""
+        """Handle BUILD, the instruction that sets an object's state. By default an error."""
         raise RequestError(f"sets the state of {described(self)}, which has none")
 
     def settle(self) -> Any:
-        """The plain value; where there is none, RequestError."""
+        """Return the plain value. By default an error."""
         raise RequestError(f"holds {described(self)} where data was expected")
 
 
 class Meter:
-    """What one pickle may take: copies are paid for by the file's size, and keys that can collide are counted."""
+    """The limits of one pickle: memory in proportion to the file's size, and the number of keys that can collide."""
 
     def __init__(self, size: int) -> None:
         self.left = 2 * size + SPARE
         self.number_keys = 0
 
     def charge(self, count: int) -> None:
-        """Take ``count`` bytes, before they are allocated."""
+        """Subtract ``count`` bytes from the budget, before they are allocated."""
         self.left -= count
         if self.left < 0:
-            raise RequestError("copies its own parts until they outgrow the file many times over")
+            raise RequestError("needs far more memory than the size of the file, as it copies its own parts")
 
     def new_set(self) -> set[Any]:
-        """An empty set, which takes far more than its instruction."""
+        """Make an empty set, and charge for its memory."""
         self.charge(ENTRY)
         return set()
 
     def key(self, value: Any) -> Any:
-        """A key of a table or a member of a set: text, bytes, number, None, or a short tuple of those."""
+        """Check and return a dict key or set member: text, bytes, a number, None, or a short tuple of those."""
         if type(value) in (str, bytes, bool, type(None)) or (type(value) is int and 0 <= value < SMALL_INT):
             return value
         if type(value) is tuple and len(value) <= 16 and all(type(item) is not tuple for item in value):
@@ -70,7 +72,7 @@ class Meter:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Named(Shell):
-    """A dotted name out of the allow-list and, if it may be called, our own function for it."""
+    """An allowed dotted name and, if it may be called, our function for it."""
 
     name: str
     make: Callable[[tuple[Any, ...], Meter], Any] | None = None
@@ -78,7 +80,7 @@ class Named(Shell):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Payload(Shell):
-    """A long string that was left where it lies: ``kind`` is bytes, bytearray, latin1 (Python 2's str) or utf8."""
+    """A long string that is still in the file; ``kind`` is bytes, bytearray, latin1 (Python 2's str) or utf8."""
 
     file: IO[bytes]
     offset: int
@@ -86,19 +88,20 @@ class Payload(Shell):
     kind: str
 
     def read(self) -> bytearray:
-        """A fresh copy of its bytes."""
+        """Read the bytes into a new bytearray."""
         data = bytearray(self.length)
         self.read_into(memoryview(data))
         return data
 
     def read_into(self, buffer: memoryview) -> None:
-        """Its bytes into ``buffer``, which has their length; whoever reads the file goes on where it was."""
+        """Read the bytes into ``buffer``, which has their length; the position of the file does not change."""
         back = self.file.tell()
         self.file.seek(self.offset)
         fill(self.file, buffer)
         self.file.seek(back)
 
     def settle(self) -> bytes | bytearray | str:
+        """Read the string as the type that ``kind`` names."""
         data = self.read()
         if self.kind == "utf8":
             return text(data)
@@ -111,20 +114,21 @@ class Record(dict[str, Any]):
     """The attributes of an object such as argparse.Namespace, without the object."""
 
     def build(self, state: Any, meter: Meter) -> None:
+        """Add the attributes in ``state``."""
         if not isinstance(state, dict):
-            raise RequestError(f"sets attributes from {described(state)}, expected a table")
+            raise RequestError(f"sets attributes from {described(state)}, expected a dict")
         meter.charge(ENTRY * len(state))
         for key, value in state.items():
             self[meter.key(key)] = value
 
 
 def payload(data: bytes, kind: str) -> Payload:
-    """A long string that had to be decoded first."""
+    """Make a LongString from bytes in memory."""
     return Payload(io.BytesIO(data), 0, len(data), kind)
 
 
 def fill(file: IO[bytes], buffer: memoryview) -> None:
-    """Read until ``buffer`` is full. Raises RequestError where the file ends before."""
+    """Read until ``buffer`` is full. Raises RequestError if the file ends before."""
     at = 0
     while at < len(buffer):
         count = file.readinto(buffer[at:])  # type: ignore[attr-defined]
@@ -134,7 +138,7 @@ def fill(file: IO[bytes], buffer: memoryview) -> None:
 
 
 def text(data: bytes | bytearray) -> str:
-    """UTF-8 as pickle writes it."""
+    """Decode UTF-8 as pickle writes it, with surrogates."""
     try:
         return data.decode("utf-8", "surrogatepass")
     except UnicodeDecodeError:
@@ -142,7 +146,7 @@ def text(data: bytes | bytearray) -> str:
 
 
 def described(value: Any) -> str:
-    """A word for a value in an error: never its contents, which may be endless."""
+    """Describe a value in an error message by its type; its content may be too long."""
     if isinstance(value, Named):
         return shown(value.name)
     if isinstance(value, Payload):
@@ -151,7 +155,7 @@ def described(value: Any) -> str:
 
 
 def shown(name: str) -> str:
-    """A name out of a file, made fit for one line of a terminal."""
+    """Escape and shorten a name from a file, so that it fits on one line of a terminal."""
     return name[:120].encode("unicode_escape", "backslashreplace").decode("ascii") + ("..." if len(name) > 120 else "")
 
 
@@ -163,13 +167,14 @@ class _Done(NamedTuple):
 
 
 def settled(root: Any) -> Any:
-    """``root`` with every Shell replaced by its value: lists and tables in place, tuples anew.
+    """Replace every Placeholder in ``root`` by its value. Lists and dicts are changed in place, tuples are new.
 
-    Whoever gets the result may walk it by recursion: it has no cycle, is at most DEEPEST deep and not endless through
-    parts that are shared over and over. Raises RequestError for what is, and for what is no data.
+    The result is safe to walk by recursion: it has no cycle, is at most MAX_DEPTH deep, and has at most
+    MAX_EXPANDED_VALUES values if shared parts are counted each time. Raises RequestError otherwise, and for a
+    placeholder that is not data.
     """
     done: dict[int, _Done] = {}
-    opened: set[int] = set()  # not yet done: exactly the way from the root to the current node
+    opened: set[int] = set()  # the path from the root to the current node
     todo = [root]
     while todo:
         node = todo[-1]
@@ -184,18 +189,18 @@ def settled(root: Any) -> Any:
             _check_depth(len(opened))
             inside = [child for child in _children(node) if _is_compound(child) and id(child) not in done]
             if any(id(child) in opened for child in inside):
-                raise RequestError("holds a table or list that contains itself")
+                raise RequestError("has a dict or list that contains itself")
             todo.extend(inside)
     return done[id(root)].value if id(root) in done else root
 
 
 def _check_depth(depth: int) -> None:
     if depth > DEEPEST:
-        raise RequestError(f"nests tables and lists more than {DEEPEST} deep")
+        raise RequestError(f"nests dicts and lists more than {DEEPEST} deep")
 
 
 def _is_compound(node: Any) -> bool:
-    """Whether there is something to settle: not in what is empty."""
+    """Return whether the node may have something to resolve."""
     return isinstance(node, Shell) or (type(node) in (list, tuple, dict, OrderedDict, Record) and len(node) > 0)
 
 
@@ -206,16 +211,16 @@ def _children(node: Any) -> Any:
 
 
 def _finished(node: Any, done: dict[int, _Done]) -> _Done:
-    """``node`` after all its children."""
+    """Resolve a node whose children are all resolved."""
     if isinstance(node, Shell):
         return _Done(node, node.settle(), 0, 1)
     children = list(_children(node))
-    parts = [done.get(id(child)) for child in children]  # None where there was nothing to settle
+    parts = [done.get(id(child)) for child in children]  # None if there was nothing to resolve
     depth = 1 + max((part.depth for part in parts if part), default=0)
     unfolded = 1 + sum(part.unfolded if part else 1 for part in parts)
     _check_depth(depth)
     if unfolded > LARGEST_UNFOLDED:
-        raise RequestError(f"shares its parts so often that it unfolds into more than {LARGEST_UNFOLDED:,} values")
+        raise RequestError(f"shares its parts so often that it expands to more than {LARGEST_UNFOLDED:,} values")
     values = [part.value if part else child for part, child in zip(parts, children, strict=True)]
     if isinstance(node, tuple):
         return _Done(node, tuple(values), depth, unfolded)

@@ -1,16 +1,16 @@
-"""Pickles as data: an interpreter of their instructions that can only make plain values.
+"""Interpret pickles safely: an interpreter of their instructions that can only make plain values.
 
-A pickle is a program for a small stack machine. Python's own machine calls whatever the program names; this one knows
-a table of names, each with a pure function of ours (``pickle_names.py``, ``numpy_pickles.py``, ``torch_tensors.py``),
-and refuses every other by its dotted name. No module is imported, no attribute is looked up, nothing is executed, and
-no option changes that.
+A pickle is a program for a small stack machine. Python's unpickler calls whatever the program names. This one has a
+list of allowed names, each with a pure function of ours (``allowed.py``, ``numpy_arrays.py``, ``torch_tensors.py``),
+and refuses every other name. No module is imported, no attribute is looked up, nothing is executed, and no option
+changes that.
 
-It is no subclass of ``pickle.Unpickler``: there one instruction can make the memo allocate gigabytes, and nested
-tuples as a key of a table hang in hashing, as they do in ``torch.load(weights_only=True)``. Here memory follows from
-the size of the file, and time from the number of instructions, which is bounded.
+It is not a subclass of ``pickle.Unpickler``, because there one instruction can make the memo allocate gigabytes, and
+nested tuples as a dict key hang in hashing, as in ``torch.load(weights_only=True)``. Here the memory is bounded by the
+size of the file, and the time by the number of instructions.
 
-Known are protocols 0 to 5, except extension codes, buffers outside of the pickle and persistent identities in text.
-A ``str`` of Python 2 is text in latin-1, unless it becomes the numbers of an array.
+Protocols 0 to 5 are supported, except extension codes, out-of-band buffers and persistent ids in text. A ``str`` of
+Python 2 is read as latin-1 text, unless it is the data of an array.
 """
 
 from collections import OrderedDict
@@ -30,7 +30,7 @@ from resnext.weights.pickle_stream import (
 )
 from resnext.weights.pickle_values import Meter, Named, Record, Shell, described, shown
 
-MOST_INSTRUCTIONS = 2**20  # weights take a few thousand
+MOST_INSTRUCTIONS = 2**20  # weights files have a few thousand
 LONGEST_NAME = 256
 NEWEST_PROTOCOL = 5
 
@@ -38,16 +38,20 @@ Persistent = Callable[[Any], Any]
 
 
 def interpret(stream: Stream, names: Mapping[str, Any], persistent: Persistent | None = None) -> Any:
-    """The value of the pickle that starts where ``stream`` is, which then stands behind it; ``settled`` finishes it.
+    """Interpret the pickle at the position of ``stream``, which is then at the pickle's end.
 
-    ``names`` are the dotted names it may use: a ``Named``, or the value itself. ``persistent`` gives the values that
-    the pickle only refers to, such as torch's storages. Raises RequestError, without the path.
+    The result may have placeholders, which ``resolve`` replaces. ``names`` are the dotted names the pickle may use,
+    each with an ``AllowedName`` or the value itself. ``persistent`` returns the value of a persistent id, such as
+    torch's storages. Error messages do not include the path.
     """
     return _Machine(stream, names, persistent).run()
 
 
 class _Machine:
-    """A stack, the stacks below the marks, and the memo."""
+    """The stack machine: the current stack, the stacks below the marks, and the memo.
+
+    Most methods are one pickle instruction; the comments in ``pickletools.py`` describe each.
+    """
 
     def __init__(self, stream: Stream, names: Mapping[str, Any], persistent: Persistent | None) -> None:
         self.stream, self.names, self.persistent = stream, names, persistent
@@ -57,13 +61,14 @@ class _Machine:
         self.memo: dict[int, Any] = {}
 
     def run(self) -> Any:
+        """Run until STOP, and return the top of the stack."""
         for _ in range(MOST_INSTRUCTIONS):
             code = self.stream.take(1)
             if code == b".":
                 return self.pop()
             action = ACTIONS.get(code)
             if action is None:
-                what = REFUSED.get(code, f"0x{code.hex()}, which is no instruction of a pickle")
+                what = REFUSED.get(code, f"0x{code.hex()}, which is not a pickle instruction,")
                 raise RequestError(f"has {what} at byte {self.stream.position - 1:,}")
             action(self)
         raise RequestError(f"is a pickle of more than {MOST_INSTRUCTIONS:,} instructions")
@@ -75,12 +80,12 @@ class _Machine:
 
     def pop(self) -> Any:
         if not self.stack:
-            raise RequestError("is a broken pickle: it takes a value where there is none")
+            raise RequestError("is a broken pickle: it takes a value from an empty stack")
         return self.stack.pop()
 
     def top(self, kind: type | None = None) -> Any:
         if not self.stack:
-            raise RequestError("is a broken pickle: it changes a value where there is none")
+            raise RequestError("is a broken pickle: it changes a value on an empty stack")
         if kind is not None and type(self.stack[-1]) is not kind:
             raise RequestError(f"adds to {described(self.stack[-1])} as if it were a {kind.__name__}")
         return self.stack[-1]
@@ -91,7 +96,7 @@ class _Machine:
 
     def since_mark(self) -> list[Any]:
         if not self.below:
-            raise RequestError("is a broken pickle: it goes back to a mark it never set")
+            raise RequestError("is a broken pickle: it goes back to a mark that was never set")
         items, self.stack = self.stack, self.below.pop()
         return items
 
@@ -105,15 +110,15 @@ class _Machine:
 
     def remember(self, index: int) -> None:
         if not 0 <= index < MOST_INSTRUCTIONS:
-            raise RequestError(f"remembers a value under the number {index:,}, but has fewer values")
+            raise RequestError(f"uses memo number {index:,}, which is larger than the number of values it can have")
         self.memo[index] = self.top()
 
     def recall(self, index: int) -> None:
         if index not in self.memo:
-            raise RequestError("is a broken pickle: it recalls a value it never remembered")
+            raise RequestError("is a broken pickle: it gets a value from the memo that was never stored")
         self.push(self.memo[index])
 
-    # lists, tables and sets
+    # lists, dicts and sets
 
     def tuple_of(self, count: int) -> None:
         self.push(tuple(reversed([self.pop() for _ in range(count)])))
@@ -184,7 +189,7 @@ class _Machine:
     def new_object_by_keywords(self) -> None:
         keywords, arguments, named = self.pop(), self.pop(), self.pop()
         if type(keywords) is not dict or keywords:
-            raise RequestError(f"makes {described(named)} by keywords, which no weights need")
+            raise RequestError(f"makes {described(named)} with keyword arguments, which is not supported")
         self.make(named, arguments)
 
     def instance(self) -> None:
@@ -195,19 +200,19 @@ class _Machine:
     def object(self) -> None:
         items = self.since_mark()
         if not items:
-            raise RequestError("is a broken pickle: it makes an object of nothing")
+            raise RequestError("is a broken pickle: it makes an object without a class")
         self.make(items[0], tuple(items[1:]))
 
     def build(self) -> None:
         state, target = self.pop(), self.top()
         if isinstance(target, Shell | Record):
             target.build(state, self.meter)
-        elif type(target) is not OrderedDict or not isinstance(state, dict):  # of a state dict: its modules' versions
+        elif type(target) is not OrderedDict or not isinstance(state, dict):  # a state dict's metadata are ignored
             raise RequestError(f"sets the state of {described(target)}, which has none")
 
     def persistent_value(self) -> None:
         if self.persistent is None:
-            raise RequestError("refers to a value outside of the file")
+            raise RequestError("has a persistent id, which refers to a value outside of the pickle")
         self.push(self.persistent(self.pop()))
 
     # single values
@@ -215,11 +220,11 @@ class _Machine:
     def protocol(self) -> None:
         version = self.stream.number("<B")
         if version > NEWEST_PROTOCOL:
-            raise RequestError(f"is a pickle of protocol {version}; known are 0 to {NEWEST_PROTOCOL}")
+            raise RequestError(f"is a pickle of protocol {version}; supported are 0 to {NEWEST_PROTOCOL}")
 
     def long(self, count: int) -> None:
         if not 0 <= count <= LONGEST_NUMBER:
-            raise RequestError(f"has a whole number of {count:,} bytes; at most {LONGEST_NUMBER:,} are read")
+            raise RequestError(f"has a whole number of {count:,} bytes; at most {LONGEST_NUMBER:,} are supported")
         self.push(int.from_bytes(self.stream.take(count), "little", signed=True))
 
     def string(self, layout: str, kind: str) -> None:
@@ -237,17 +242,17 @@ def _name(line: bytes) -> str:
 
 
 REFUSED = {
-    b"P": "a persistent identity in text, which torch never writes,",
-    b"\x82": "an extension code, which only the writing program understands,",
-    b"\x83": "an extension code, which only the writing program understands,",
-    b"\x84": "an extension code, which only the writing program understands,",
-    b"\x97": "a buffer kept outside of the file",
-    b"\x98": "a buffer kept outside of the file",
+    b"P": "a persistent id in text, which torch never writes,",
+    b"\x82": "an extension code, which is not supported,",
+    b"\x83": "an extension code, which is not supported,",
+    b"\x84": "an extension code, which is not supported,",
+    b"\x97": "a buffer outside of the file",
+    b"\x98": "a buffer outside of the file",
 }
 
 ACTIONS: dict[bytes, Callable[[_Machine], None]] = {
     b"\x80": _Machine.protocol,
-    b"\x95": lambda m: m.stream.number("<Q"),  # a frame is only advice how much to read at once
+    b"\x95": lambda m: m.stream.number("<Q"),  # a frame length is only a hint how much to read at once
     # the stack and the memo
     b"(": _Machine.mark,
     b"0": _Machine.discard,
@@ -285,7 +290,7 @@ ACTIONS: dict[bytes, Callable[[_Machine], None]] = {
     b"C": lambda m: m.string("<B", "bytes"),
     b"\x8e": lambda m: m.string("<Q", "bytes"),
     b"\x96": lambda m: m.string("<Q", "bytearray"),
-    # lists, tuples, tables and sets
+    # lists, tuples, dicts and sets
     b"]": lambda m: m.push([]),
     b"l": lambda m: m.push(m.since_mark()),
     b"a": _Machine.append,

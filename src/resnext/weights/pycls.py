@@ -1,4 +1,4 @@
-"""pycls's checkpoints (.pyth): its names, its settings as YAML in the file, and BGR pictures for ImageNet."""
+"""Adapter for pycls's checkpoints (.pyth), which have settings as YAML; its ImageNet networks expect BGR images."""
 
 import re
 from collections.abc import Mapping
@@ -23,11 +23,11 @@ LAYERS = {"proj": "downsample.0", "bn": "downsample.1"} | {
     for norm in ("", "_bn")
 }
 OUTER = {"stem.conv": "conv1", "stem.bn": "bn1", "head.fc": "fc"}
-LONGEST = 1 << 16  # characters of settings; pycls writes 5,000
+LONGEST = 1 << 16  # characters of the settings; pycls writes about 5,000
 
 
 def adapt(found: Found) -> Contents:
-    """A checkpoint of pycls's ResNe(X)t. Raises RequestError for RegNet and others of its networks."""
+    """Adapt a checkpoint of pycls's ResNe(X)t. Raises RequestError for RegNet and its other networks."""
     settings = _settings(found)
     _check_kind(settings, found)
     state, notes = renamed(found, rename)
@@ -38,12 +38,14 @@ def adapt(found: Found) -> Contents:
         architecture = architecture.change(stride_in_1x1=True)
     notes = (*found.notes, *notes)
     if not settings:
-        notes += ("no settings in the file: stride in the 3x3 and pictures of 256/224 pixels are pycls's usual ones",)
+        notes += ("the file has no settings; pycls's defaults are assumed: stride in the 3x3, 256/224 pixels",)
     cifar = architecture.stem == "cifar" or _word(settings, "TRAIN.DATASET") == "cifar10"
     preprocessing = _preprocessing(settings, cifar, found.path) if architecture.in_channels == 3 else None
     if not cifar:
         state = reversed_colours(state)
-        notes += ("pycls's ImageNet networks take BGR, turned into RGB in conv1; it resized without antialiasing",)
+        notes += (
+            "pycls's ImageNet networks take BGR, converted to RGB in conv1; pycls resized images without antialiasing",
+        )
     return Contents(
         architecture=architecture,
         state=state,
@@ -55,7 +57,7 @@ def adapt(found: Found) -> Contents:
 
 
 def rename(name: str) -> str | None:
-    """pycls's name as torchvision's."""
+    """Convert a name of pycls to torchvision's."""
     match = LAYER.fullmatch(name)
     if match is not None:
         return f"layer{match['stage']}.{int(match['block']) - 1}.{LAYERS[match['layer']]}.{match['rest']}"
@@ -64,19 +66,21 @@ def rename(name: str) -> str | None:
 
 
 def _settings(found: Found) -> dict[str, Any]:
-    """The settings pycls dumps into its checkpoints, all values as words; empty where there are none."""
+    """Parse the settings in a checkpoint, with all values as strings; empty if there are none."""
     text = found.table.get("cfg")
     if not isinstance(text, str):
         return {}
     if len(text) > LONGEST:
-        raise RequestError(f"{found.path}: its settings are {len(text):,} characters long, more than any of pycls's")
+        raise RequestError(
+            f"{found.path}: its settings have {len(text):,} characters; at most {LONGEST:,} are supported"
+        )
     try:
-        # BaseLoader knows no merge keys and no dates or numbers: nothing in the text can grow
+        # BaseLoader has no merge keys and converts no dates or numbers, so a small text cannot expand
         settings = yaml.load(text, Loader=yaml.BaseLoader)
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise RequestError(f"{found.path}: its settings are not YAML: {str(error).splitlines()[0][:120]}") from None
     if not isinstance(settings, dict):
-        raise RequestError(f"{found.path}: its settings are no table, but a {type(settings).__name__}")
+        raise RequestError(f"{found.path}: its settings are a {type(settings).__name__}, expected a mapping")
     return settings
 
 
@@ -103,7 +107,7 @@ def _number(settings: Mapping[str, Any], key: str, default: float, origin: str) 
 
 
 def _check_kind(settings: Mapping[str, Any], found: Found) -> None:
-    """Refuses what has a ResNet's names and another function."""
+    """Refuse networks that have a ResNet's parameter names but compute another function."""
     kind = _word(settings, "MODEL.TYPE", "resnet")
     if kind not in ("resnet", "anynet"):
         raise RequestError(f"{found.path}: pycls's {kind[:40]!r} {SORRY}; this package has ResNet and ResNeXt")
@@ -140,7 +144,7 @@ def _preprocessing(settings: Mapping[str, Any], cifar: bool, origin: str) -> Pre
 
 
 def _classes(settings: Mapping[str, Any], architecture: Architecture) -> tuple[str, ...] | None:
-    """Known where the settings name the data set."""
+    """Get the class names if the settings name a known data set."""
     dataset = _word(settings, "TRAIN.DATASET")
     if dataset.startswith("imagenet") and architecture.num_classes == 1000:
         return imagenet_classes()

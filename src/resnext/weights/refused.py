@@ -1,7 +1,7 @@
-"""Networks we recognise and do not have, by the names of their parameters: a user learns what the file holds.
+"""Recognize unsupported networks by their parameter names, so that an error can name the network.
 
-Some variants leave no trace in the parameters (average pooling against aliasing, other activations); they are refused
-by the name that timm's config.json gives them (``timm.py``).
+Some variants do not show in the parameters (anti-aliasing by average pooling, other activations). These are refused by
+the name in timm's config.json (``timm.py``).
 """
 
 import re
@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 SORRY = "is not supported yet"
 
-# inside a network that otherwise has torchvision's names
+# parts of a network that otherwise has torchvision's names
 PARTS: tuple[tuple[str, str], ...] = (
     (r"layer\d+\.\d+\.(se|eca)\.conv\.weight", "ecaresnet: efficient channel attention"),
     (r"layer\d+\.\d+\.(se|se_module)\.", "seresnext: squeeze-and-excitation"),
@@ -25,7 +25,7 @@ PARTS: tuple[tuple[str, str], ...] = (
     (r"attnpool\.", "CLIP's ResNet: attention pooling"),
     (r"stage2\.\d+\.(branches|fuse_layers)\.", "HRNet"),
 )
-# whole families with names of their own
+# families of networks with other names
 FAMILIES: tuple[tuple[str, str], ...] = (
     (r"(.*\.)?layer0\.conv1\.|(.*\.)?layer\d\.\d+\.se_module\.", "SENet or legacy_seresnet"),
     (r"trunk_output\.|s\d\.b\d+\.conv\d\.conv\.", "RegNet"),
@@ -44,12 +44,12 @@ FAMILIES: tuple[tuple[str, str], ...] = (
 
 
 def refused_part(names: Iterable[str]) -> str | None:
-    """What the first name gives away that a ResNet or ResNeXt of ours does not have; None where nothing does."""
+    """Find a part that our ResNet and ResNeXt do not have; None if there is none."""
     return _first(names, PARTS)
 
 
 def refused_family(names: Iterable[str]) -> str | None:
-    """The family of networks that the names belong to; None where they tell nothing."""
+    """Find the family of networks that the names belong to; None if it is not known."""
     return _first(names, FAMILIES)
 
 

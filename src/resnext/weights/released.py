@@ -1,8 +1,7 @@
-"""The public weights files: what each holds, under which licence, and the errors published for it.
+"""The list of public weights files: content, licence and published errors of each.
 
-The list lies in ``paper/released.json``, with the other published numbers. Every figure carries its protocol and its
-source: an error measured otherwise is another number. The first figure of a file is for pictures prepared as its
-library does by default, so it also says what the file's network expects.
+The list is in ``paper/released.json``. Every published error has its protocol and its source. The first error of a
+file was measured with the default preprocessing of its library, so it also gives the preprocessing of the network.
 """
 
 import json
@@ -11,12 +10,12 @@ from functools import cache
 from importlib.resources import files
 
 MIB = 1 << 20
-EXACT = 0.001  # MiB; sizes given to three digits
+EXACT = 0.001  # MiB; published sizes have three decimals
 
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    """A published error in percent: on which images, seen how (pixels), and who says so."""
+    """A published error in percent, with the data, the preprocessing (pixels) and the source."""
 
     top1_error: float
     top5_error: float | None
@@ -28,7 +27,7 @@ class Figure:
 
     @property
     def protocol(self) -> str:
-        """What was measured how, and who says so, in one line."""
+        """Data, preprocessing and source in one line."""
         return (
             f"{self.data} · shorter side {self.resize}, centre crop {self.image_size}×{self.image_size}, "
             f"{self.interpolation} · {self.source}"
@@ -36,14 +35,18 @@ class Figure:
 
     @property
     def line(self) -> str:
-        """The figure with its protocol, in one line."""
+        """The error with its protocol in one line."""
         top5 = "" if self.top5_error is None else f", top-5 {self.top5_error:.2f} %"
         return f"top-1 error {self.top1_error:.2f} %{top5} · {self.protocol}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Released:
-    """One public file. ``sha256`` holds the digits that are known; ``certain`` is what recognising it said."""
+    """One public file.
+
+    ``sha256`` has only the digits that are published. ``is_certain`` is False for a file that was matched without its
+    checksum.
+    """
 
     name: str
     architecture: str
@@ -58,12 +61,12 @@ class Released:
     certain: bool = True
 
     def has_size(self, size: int) -> bool:
-        """Whether so many bytes are the published size, which is known to three digits of a MiB."""
+        """Return whether a size in bytes matches the published size, which has three decimals of a MiB."""
         return self.mib is not None and abs(size / MIB - self.mib) <= EXACT
 
 
 @cache
 def released() -> tuple[Released, ...]:
-    """Every entry of released.json."""
+    """Load all entries of released.json."""
     entries = json.loads(files("resnext").joinpath("paper", "released.json").read_text(encoding="utf-8"))
     return tuple(Released(**entry | {"figures": tuple(Figure(**f) for f in entry["figures"])}) for entry in entries)

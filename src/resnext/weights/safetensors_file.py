@@ -1,7 +1,7 @@
-"""safetensors: a JSON table of names, then the numbers, one tensor after the other.
+"""Read safetensors files: a JSON header, then the data of one tensor after the other.
 
-The library checks the table (sizes, gaps, overlaps); the numbers are then read into memory of their own. Its own
-tensors are views of the mapped file: they would change, or end the process, with the file.
+The safetensors library checks the header (sizes, gaps, overlaps). The data are then copied to new memory, because the
+library's tensors are views of the mapped file: if the file changes they change, and if it shrinks the process crashes.
 """
 
 import json
@@ -19,7 +19,7 @@ from resnext.weights.pickle_values import shown
 from resnext.weights.torch_tensors import LARGEST, MOST_DIMENSIONS, in_this_order, read_bytes
 
 LENGTH = struct.Struct("<Q")
-LARGEST_TABLE = 16 << 20  # bytes; a network's takes some 100,000
+LARGEST_TABLE = 16 << 20  # bytes; the header of a network has about 100,000
 DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -35,35 +35,35 @@ DTYPES = {
 
 
 def looks_like_safetensors(head: bytes) -> bool:
-    """Whether a file starts with the length of a table, and the table."""
+    """Return whether a file starts with the length of a JSON header, and a header."""
     return len(head) > LENGTH.size and head[LENGTH.size : LENGTH.size + 1] == b"{" and head[7] == 0
 
 
 def read_safetensors(path: Path, file: IO[bytes], size: int) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The tensors by name and the metadata. Raises RequestError, without the path."""
+    """Read the tensors by name and the metadata. Error messages do not include the path."""
     file.seek(0)
     length = LENGTH.unpack(file.read(LENGTH.size))[0]
     start = LENGTH.size + length
     if start > size:
-        raise RequestError(f"is cut off: its table of tensors declares {length:,} bytes, the file has {size:,}")
+        raise RequestError(f"is truncated: its header declares {length:,} bytes, the file has {size:,}")
     if length > LARGEST_TABLE:
-        raise RequestError(f"has a table of tensors of {length:,} bytes; at most {LARGEST_TABLE:,} are read")
+        raise RequestError(f"has a header of {length:,} bytes; at most {LARGEST_TABLE:,} are supported")
     try:
         with safe_open(path, framework="pt") as checked:
             metadata = checked.metadata() or {}
         table = json.loads(file.read(length))
     except (SafetensorError, OSError, ValueError, RecursionError) as error:
-        raise RequestError(f"is not a whole safetensors file: {shown(str(error))}") from None
+        raise RequestError(f"is not a complete safetensors file: {shown(str(error))}") from None
     tensors: dict[str, Tensor] = {}
     for name, entry in table.items():
         if name == "__metadata__":
             continue
         dtype = DTYPES.get(entry["dtype"])
         if dtype is None:
-            raise RequestError(f"has {shown(name)} of dtype {entry['dtype']}; known are {', '.join(DTYPES)}")
+            raise RequestError(f"has {shown(name)} of dtype {entry['dtype']}; expected one of {', '.join(DTYPES)}")
         shape = entry["shape"]
         if len(shape) > MOST_DIMENSIONS or math.prod(max(side, 1) for side in shape) >= LARGEST:
-            raise RequestError(f"has {shown(name)} of an impossible shape")
+            raise RequestError(f"has {shown(name)} with too many dimensions or elements")
         begin, end = entry["data_offsets"]
         data = in_this_order(read_bytes(file, start + begin, end - begin), dtype, "little")
         if dtype == torch.bool:

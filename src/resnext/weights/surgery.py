@@ -1,4 +1,4 @@
-"""Other classes, other input channels, another form: what is kept, what starts anew, and a sentence on each."""
+"""Change the classes, input channels, stride position or form of a network before it is built."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -24,18 +24,18 @@ def change(
     stride_in_1x1: bool | None = None,
     seed: int = 0,
 ) -> Contents:
-    """All that was asked for, in the order stride, stem, head, form; None leaves alone. Raises RequestError."""
+    """Apply all requested changes, in the order stride, stem, head, form. None means no change."""
     changed = change_stem(change_stride(contents, stride_in_1x1), in_channels)
     return change_form(change_head(changed, num_classes, classes, seed=seed), form)
 
 
 def change_stride(contents: Contents, stride_in_1x1: bool | None) -> Contents:
-    """The same weights, with the stride of a bottleneck in its first 1x1 or in its 3x3, which files cannot say."""
+    """Put the stride of the bottlenecks in the first 1x1 or in the 3x3. The weights stay the same."""
     if stride_in_1x1 is None or stride_in_1x1 == contents.architecture.stride_in_1x1:
         return contents
     return _noted(
         contents,
-        f"the stride of the blocks is in the {'first 1x1' if stride_in_1x1 else '3x3'}, as asked",
+        f"the stride of the blocks is in the {'first 1x1' if stride_in_1x1 else '3x3'}, as requested",
         architecture=contents.architecture.change(stride_in_1x1=stride_in_1x1),
     )
 
@@ -43,12 +43,12 @@ def change_stride(contents: Contents, stride_in_1x1: bool | None) -> Contents:
 def change_head(
     contents: Contents, num_classes: int | None = None, classes: Sequence[str] | None = None, *, seed: int = 0
 ) -> Contents:
-    """The network with ``num_classes`` outputs, or with one for each name of ``classes``; 0 leaves out the head.
+    """Replace the classifier by one with ``num_classes`` outputs or one output for each of ``classes``.
 
-    A class that both networks know by name (of ImageNet, by synset too) keeps its row of fc; all other rows start anew
-    as ``initialise.py`` starts a classifier, drawn from ``seed``. Names for as many outputs as there are, where the
-    file knows no names, only name them. Raises RequestError where the count and the names disagree, or the file's head
-    is not what it says.
+    ``num_classes=0`` removes the classifier. A class that both networks know by name (for ImageNet also by synset)
+    keeps its row of fc; all other rows are initialized from ``seed`` as for a new network. If the file has no class
+    names and the number of outputs does not change, ``classes`` only sets the names. Raises RequestError if the number
+    and the names disagree, or the tensors of the classifier do not fit the architecture.
     """
     if classes is not None and num_classes not in (None, len(classes)):
         raise RequestError(f"{len(classes)} class names were given for {num_classes} classes")
@@ -60,16 +60,16 @@ def change_head(
     if wanted == 0:
         return _without_head(contents)
     if wanted == had and known is None:
-        return _noted(contents, f"the {had} outputs got the class names given; the file had none", classes=names)
+        return _noted(contents, f"the {had} outputs got the given class names; the file had none", classes=names)
     return _with_rows(contents, wanted, names, seed)
 
 
 def change_stem(contents: Contents, in_channels: int | None) -> Contents:
-    """The network for images of ``in_channels`` channels.
+    """Change conv1 to ``in_channels`` input channels.
 
-    To one channel, the filters of conv1 are summed over theirs: a grey picture gives what its RGB copy gave. To more,
-    they are repeated in turn and scaled by old/new, so that their sum stays. The preprocessing follows between 1 and
-    3 channels (mean of the means and stds, or copies) and is left out for others. Raises RequestError.
+    For one channel, the filters are summed over their input channels: a gray image gives the same output as its RGB
+    copy did. For more channels, the filters are repeated in turn and scaled by old/new, which keeps their sum. Between
+    1 and 3 channels the preprocessing is converted (averaged or copied mean and std); otherwise it is removed.
     """
     had = contents.architecture.in_channels
     if in_channels is None or in_channels == had:
@@ -81,7 +81,7 @@ def change_stem(contents: Contents, in_channels: int | None) -> Contents:
     else:
         turn = torch.arange(in_channels) % had
         changed = weight[:, turn] * (had / in_channels)
-        how = f"its {had} input channels in turn, times {had}/{in_channels}"
+        how = f"its {had} input channels repeated in turn, times {had}/{in_channels}"
     preprocessing, remark = _preprocessing(contents.preprocessing, in_channels)
     return _noted(
         contents,
@@ -94,7 +94,7 @@ def change_stem(contents: Contents, in_channels: int | None) -> Contents:
 
 
 def change_form(contents: Contents, form: str | None) -> Contents:
-    """The same function in another form of Figure 3. Raises RequestError for an unknown form."""
+    """Convert the network to another form of Figure 3, which computes the same function."""
     had = contents.architecture.form
     if form is None or form == had:
         return contents
@@ -109,7 +109,7 @@ def change_form(contents: Contents, form: str | None) -> Contents:
 def _without_head(contents: Contents) -> Contents:
     return _noted(
         contents,
-        f"the head of {contents.architecture.num_classes} classes was left out: the output is the pooled features",
+        f"the head of {contents.architecture.num_classes} classes was removed: the output is the pooled features",
         architecture=contents.architecture.change(num_classes=0),
         state={name: tensor for name, tensor in contents.state.items() if not name.startswith("fc.")},
         classes=None,
@@ -118,9 +118,9 @@ def _without_head(contents: Contents) -> Contents:
 
 
 def _with_rows(contents: Contents, wanted: int, names: tuple[str, ...] | None, seed: int) -> Contents:
-    """A head of ``wanted`` rows: those of classes known by name, and new ones."""
+    """Replace the head by one of ``wanted`` rows: rows of classes known by name are kept, the others are new."""
     had, width = contents.architecture.num_classes, contents.architecture.stages[-1].out_channels
-    architecture = contents.architecture.change(num_classes=wanted)  # which refuses a count that makes no sense
+    architecture = contents.architecture.change(num_classes=wanted)  # raises for an invalid number
     weight, bias = _fresh(wanted, width, seed)
     kept = same_names(_known_as(contents.classes or (), names or ()), names or ())
     if had and kept:
@@ -138,19 +138,19 @@ def _with_rows(contents: Contents, wanted: int, names: tuple[str, ...] | None, s
 
 
 def _fresh(classes: int, width: int, seed: int) -> tuple[Tensor, Tensor]:
-    """The rows a classifier starts from, as in ``model/initialise.py``."""
+    """Initialize the weight and bias of a classifier, as in ``model/initialise.py``."""
     generator, bound = torch.Generator().manual_seed(seed), width**-0.5
     return torch.empty(classes, width).uniform_(-bound, bound, generator=generator), torch.zeros(classes)
 
 
 def _known_as(old: tuple[str, ...], new: tuple[str, ...]) -> tuple[str, ...]:
-    """``old``, or the synsets of ImageNet's classes where ``new`` names synsets."""
+    """Return ``old``, or ImageNet's synsets if ``old`` are ImageNet's classes and ``new`` are synsets."""
     synsets = imagenet_synsets()
     return synsets if new and set(new) <= set(synsets) and names_imagenet(old) else old
 
 
 def same_names(old: Sequence[str], new: Sequence[str]) -> dict[int, int]:
-    """New row -> old row of the same name; of a name that stands twice (ImageNet's crane), first to first."""
+    """Map each new row to the old row of the same name. A repeated name (ImageNet's crane) is matched in order."""
     places: dict[str, list[int]] = {}
     for index in reversed(range(len(old))):
         places.setdefault(old[index], []).append(index)
@@ -160,26 +160,26 @@ def same_names(old: Sequence[str], new: Sequence[str]) -> dict[int, int]:
 def _head_note(had: int, wanted: int, kept: int, seed: int) -> str:
     before = f"the head of {had} classes became one of {wanted}" if had else f"a head of {wanted} classes was added"
     if kept == wanted:
-        return f"{before}: all rows were kept by their names"
+        return f"{before}: all rows were kept by name"
     if kept == 0:
-        return f"{before}: all rows start anew (seed {seed})"
-    return f"{before}: {kept} rows were kept by their names, {wanted - kept} start anew (seed {seed})"
+        return f"{before}: all rows are newly initialized (seed {seed})"
+    return f"{before}: {kept} rows were kept by name, {wanted - kept} are newly initialized (seed {seed})"
 
 
 def _preprocessing(given: Preprocessing | None, channels: int) -> tuple[Preprocessing | None, str]:
-    """What the changed network expects of pictures, and a remark for the note."""
+    """Convert the preprocessing to ``channels`` channels; also return a remark for the note."""
     if given is None:
         return None, ""
     if channels == 1:
         mean, std = (sum(values) / len(values) for values in (given.mean, given.std))
-        return replace(given, channels=1, mean=(mean,), std=(std,)), "; its mean and std are the means of the old"
+        return replace(given, channels=1, mean=(mean,), std=(std,)), "; its mean and std are averages of the old ones"
     if channels == 3 and given.channels == 1:
         return replace(given, channels=3, mean=given.mean * 3, std=given.std * 3), ""
-    return None, f"; the preprocessing was left out, as pictures have 1 or 3 channels, not {channels}"
+    return None, f"; the preprocessing was removed, as images have 1 or 3 channels, not {channels}"
 
 
 def _tensor(contents: Contents, name: str, shape: tuple[int | None, ...]) -> Tensor:
-    """A tensor of the file, of the shape the architecture says (None: any). Raises RequestError."""
+    """Get a tensor and check that it has floats of this shape (None: any size)."""
     tensor = contents.state.get(name)
     if tensor is None:
         raise RequestError(f"{name} is missing")
@@ -191,7 +191,7 @@ def _tensor(contents: Contents, name: str, shape: tuple[int | None, ...]) -> Ten
 
 
 def _changed(contents: Contents, **what: Any) -> dict[str, Any]:
-    """The provenance with what was changed: figures published for the file no longer hold for the network."""
+    """Record a change in the provenance: errors published for the file do not apply to the changed network."""
     before = contents.provenance.get("changed")
     return contents.provenance | {"changed": (dict(before) if isinstance(before, Mapping) else {}) | what}
 

@@ -1,7 +1,7 @@
-"""timm's folders (also on the Hugging Face hub): the names are ours, and config.json says the rest.
+"""Adapter for timm's folders (also on the Hugging Face hub), which have our parameter names and a config.json.
 
-The preprocessing is what timm's ``resolve_data_config`` and ``create_transform`` make of config.json by default:
-``input_size``, not ``test_input_size``; the shorter side to floor(size / crop_pct).
+The preprocessing is what timm's ``resolve_data_config`` and ``create_transform`` make from config.json by default:
+``input_size``, not ``test_input_size``; the shorter side is resized to floor(size / crop_pct).
 """
 
 import math
@@ -24,22 +24,22 @@ from resnext.weights.naming import UNKNOWN_PREPROCESSING, Found, check_same, ren
 from resnext.weights.refused import SORRY
 from resnext.weights.torchvision import rename
 
-# timm's plain networks; a letter or word more in a name is a network with more in it (resnet50d, resnetaa50)
+# timm's plain networks; variants have longer names (resnet50d, resnetaa50)
 PLAIN = re.compile(r"(tv_|ig_|ssl_|swsl_)?(resnet\d+|resnext\d+_\d+x\d+d|wide_resnet\d+_2)|gluon_resnet\d+_v1b")
 HARMLESS = {"layers", "cardinality", "base_width", "channels", "block", "num_classes", "in_chans", "stem_width"}
 HARMLESS |= {"drop_rate", "drop_path_rate", "drop_block_rate", "zero_init_last"}
 USUAL: dict[str, Any] = {"output_stride": 32, "global_pool": "avg", "down_kernel_size": 1, "block_reduce_first": 1}
 CROP_PCT = 0.875
-OWN = "resnext"  # key of config.json that timm passes over: our preprocessing, which may be unknown or without exif
+OWN = "resnext"  # key of config.json that timm ignores: our preprocessing, which may be unknown or without exif
 
 
 def is_timm(config: Mapping[str, Any] | None) -> bool:
-    """Whether a config.json is timm's."""
+    """Return whether a config.json is timm's."""
     return config is not None and isinstance(config.get("architecture"), str)
 
 
 def adapt(found: Found) -> Contents:
-    """A state dict beside its config.json. Raises RequestError for timm's networks that are not ours."""
+    """Adapt a state dict with timm's config.json. Raises RequestError if the network is an unsupported variant."""
     config = found.raw.config or {}
     settings = _settings(config, found.path)
     name = config["architecture"]
@@ -61,10 +61,10 @@ def adapt(found: Found) -> Contents:
 
 
 def _settings(config: Mapping[str, Any], origin: str) -> dict[str, Any]:
-    """timm's pretrained_cfg: a table of its own, or (before 2023) config.json itself; top-level words win."""
+    """Get the settings from pretrained_cfg or (before 2023) config.json itself; top-level keys take precedence."""
     inner = config.get("pretrained_cfg", config)
     if not isinstance(inner, Mapping):
-        raise RequestError(f"{origin}: pretrained_cfg in its config.json is no table of settings")
+        raise RequestError(f"{origin}: pretrained_cfg in its config.json is not an object")
     settings = dict(inner)
     if "labels" in settings:
         settings.setdefault("label_names", settings["labels"])
@@ -77,12 +77,12 @@ def _settings(config: Mapping[str, Any], origin: str) -> dict[str, Any]:
 def _check_plain(name: str, config: Mapping[str, Any], origin: str) -> None:
     if not PLAIN.fullmatch(name):
         raise RequestError(
-            f"{origin}: timm's {name[:60]!r} {SORRY}: it is no plain ResNet or ResNeXt (squeeze-and-excitation, "
-            "another stem, other pooling or another norm)"
+            f"{origin}: timm's {name[:60]!r} {SORRY}: it is not a plain ResNet or ResNeXt (it may have "
+            "squeeze-and-excitation, or another stem, pooling or norm)"
         )
     arguments = config.get("model_args") or {}
     if not isinstance(arguments, Mapping):
-        raise RequestError(f"{origin}: model_args in its config.json is no table of arguments")
+        raise RequestError(f"{origin}: model_args in its config.json is not an object")
     pooled = {"global_pool": config["global_pool"]} if config.get("global_pool") else {}
     for key, value in {**pooled, **arguments}.items():
         if key not in HARMLESS and value not in (None, False, "") and value != USUAL.get(key):
@@ -94,7 +94,7 @@ def _check_plain(name: str, config: Mapping[str, Any], origin: str) -> None:
 def _preprocessing(
     settings: Mapping[str, Any], architecture: Architecture, origin: str
 ) -> tuple[Preprocessing | None, tuple[str, ...]]:
-    """As timm would prepare pictures, or None and a note where ours cannot; in a folder of ours as that says."""
+    """Read timm's preprocessing, or ours in a folder that resnext wrote; None and a note if it has no equivalent."""
     own = settings.get(OWN)
     if isinstance(own, Mapping) and "preprocessing" in own:
         try:
@@ -120,7 +120,7 @@ def _preprocessing(
     elif size[0] != channels or channels not in (1, 3):
         why = f"{channels} input channels"
     if why:
-        return None, (f"timm's preprocessing has no counterpart here ({str(why)[:120]}), so none is set",)
+        return None, (f"timm's preprocessing has no equivalent here ({str(why)[:120]}), so none is set",)
     try:
         preprocessing = Preprocessing(
             image_size=side,
@@ -139,7 +139,7 @@ def _preprocessing(
 def _larger_test(settings: Mapping[str, Any]) -> tuple[str, ...]:
     given = {key: settings[key] for key in ("test_input_size", "test_crop_pct") if settings.get(key)}
     said = ", ".join(f"{key} {value}" for key, value in given.items())
-    return (f"timm also names a setting for tests, which is not the one taken: {said[:120]}",) if given else ()
+    return (f"timm also has settings for tests, which were not used: {said[:120]}",) if given else ()
 
 
 def _is_size(size: Any) -> bool:
@@ -151,7 +151,7 @@ def _is_size(size: Any) -> bool:
 
 
 def _classes(settings: Mapping[str, Any], architecture: Architecture) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:
-    """``label_names`` as a list or a table by index; ImageNet's where the tag says that is what it was trained on."""
+    """Read ``label_names``, a list or a dict by index; use ImageNet's classes if the tag says in1k."""
     names = settings.get("label_names")
     if isinstance(names, Mapping):
         names = [names.get(str(index), names.get(index)) for index in range(len(names))]
@@ -159,7 +159,7 @@ def _classes(settings: Mapping[str, Any], architecture: Architecture) -> tuple[t
         if len(names) == architecture.num_classes and all(isinstance(name, str) for name in names):
             return tuple(names), ()
         return None, (
-            f"label_names of config.json do not name the {architecture.num_classes} outputs, so none are set",
+            f"label_names of config.json do not match the {architecture.num_classes} outputs, so no classes are set",
         )
     tag = settings.get("tag")
     if architecture.num_classes == 1000 and isinstance(tag, str) and tag.endswith("in1k"):
@@ -168,10 +168,10 @@ def _classes(settings: Mapping[str, Any], architecture: Architecture) -> tuple[t
 
 
 def to_timm(model: Network) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The tensors (for model.safetensors) and the content of config.json of a folder that timm opens.
+    """Make the tensors (for model.safetensors) and the content of config.json of a folder that timm can open.
 
     ``timm.create_model("local-dir:FOLDER", pretrained=True)`` then computes the same function. Raises RequestError
-    naming the field of the architecture that timm's ResNet cannot express.
+    that names the field of the architecture that timm's ResNet cannot express.
     """
     a = model.architecture
     check_expressible(a)
@@ -199,7 +199,7 @@ def to_timm(model: Network) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def _pretrained(model: Network) -> dict[str, Any]:
-    """timm's pretrained_cfg: the preprocessing in its words."""
+    """Make timm's pretrained_cfg, which has the preprocessing."""
     a, p = model.architecture, model.preprocessing
     settings: dict[str, Any] = {"num_classes": a.num_classes, "first_conv": "conv1", "classifier": "fc"}
     settings |= {"input_size": [a.in_channels, 224, 224], "fixed_input_size": False}
@@ -212,13 +212,13 @@ def _pretrained(model: Network) -> dict[str, Any]:
 
 
 def crop_share(image_size: int, resize: int) -> float:
-    """The share whose floor(image_size / share) is ``resize``, in spite of rounding."""
+    """Compute a crop_pct for which floor(image_size / crop_pct) is exactly ``resize``."""
     share = image_size / resize
     return share if math.floor(image_size / share) == resize else math.nextafter(share, 0)
 
 
 def check_expressible(a: Architecture) -> None:
-    """Raises RequestError naming the first field that timm's ResNet does not have."""
+    """Raise RequestError for the first field of the architecture that timm's ResNet cannot express."""
     if len(a.stages) != 4:
         raise RequestError(f"timm's ResNet has four stages; {a.name} has {len(a.stages)}")
     check_same("timm", a, {"stride_in_1x1": False, "base_channels": 64})
@@ -242,7 +242,7 @@ def check_expressible(a: Architecture) -> None:
 
 
 def _base_width(a: Architecture) -> int | float:
-    """timm's base_width: the width of a path where a stage has 64 planes."""
+    """Compute timm's base_width: the width of a path in a stage of 64 planes."""
     assert a.stage_channels is not None
     planes = a.stage_channels[0] // EXPANSION[a.block]
     base = (a.width or 0) * 64 / max(planes, 1)

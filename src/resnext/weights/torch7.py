@@ -1,14 +1,14 @@
-"""Torch7's serialization, which nothing maintained reads any more: the format of the original release's files.
+"""Read Torch7 files, the format of the paper's released weights, which no maintained library reads.
 
-The format has no magic and no trailer: an object says its type, then its content; tables, tensors and objects of a
-class carry an index by which later ones refer to them. Nothing of a file is executed, no class is looked up by name
-and no attribute is set. Numbers of tensors stay in the file, which is mapped, until somebody looks at them.
+The format has no magic number and no trailer. An object is a type number followed by its content; tables, tensors and
+class objects have an index by which later objects refer to them. Nothing in a file is executed, no class is looked up
+by name and no attribute is set. The file is memory-mapped, so the data of a tensor are read when they are used.
 
-Where Torch7 leaves a choice (it checks nothing): sizes and strides must lie inside their storage, strides may be 0
-(an expanded tensor, of at most a million elements or as many as the file has bytes) but not negative, there are at
-most 32 dimensions, and what follows the first object is ignored, except after a nil, which is then no Torch7 file.
-Nothing in a binary file says its byte order and the size of its longs: little endian and 8 bytes are tried first, and
-another choice counts only if it reads the file to its last byte.
+Torch7 itself checks nothing. Here, a tensor must lie inside its storage. Strides may be 0 (an expanded tensor, of at
+most a million elements or as many as the file has bytes) but not negative. There are at most 32 dimensions. Bytes after
+the first object are ignored, unless that object is nil: then the file is not a Torch7 file. A binary file does not
+record its byte order and the size of its longs: little endian and 8 bytes are tried first, and another combination is
+accepted only if it reads the file to the last byte.
 """
 
 import math
@@ -30,8 +30,8 @@ NIL, NUMBER, STRING, TABLE, TORCH, BOOLEAN, OLD_FUNCTION, LEGACY_FUNCTION, FUNCT
 VERSION = re.compile(r"V (\d{1,9})")
 KINDS = {f"torch.{kind}": kind for kind in (*ELEMENTS, "Long")} | {"torch.Cuda": "Float"}
 KINDS |= {f"torch.Cuda{kind}": kind for kind in (*ELEMENTS, "Long")}
-MOST_DIMENSIONS = 32  # of an array of any NumPy
-EXPANDED = 2**20  # elements a tensor may have whatever the file's size
+MOST_DIMENSIONS = 32  # the limit of all NumPy versions
+EXPANDED = 2**20  # elements that an expanded tensor may have, independent of the file's size
 
 
 @dataclass(eq=False, slots=True, repr=False)
@@ -39,7 +39,7 @@ class T7Object:
     """An object of a Lua class, such as ``nn.Sequential``: its name, its version and the table of its fields."""
 
     class_name: str
-    version: int  # 0 where a file is older than versions
+    version: int  # 0 in files that are older than class versions
     fields: dict[Any, Any]
 
     def __repr__(self) -> str:
@@ -47,13 +47,13 @@ class T7Object:
 
 
 class T7Function:
-    """Stands where a file has a Lua function. Its code was skipped and is gone."""
+    """A placeholder for a Lua function in the file. Its code is not kept."""
 
     __slots__ = ()
 
 
 class Key:
-    """A table's key that is neither string nor number: a boolean, or a table, tensor or object by identity."""
+    """A table key that is neither string nor number: a boolean, or a table, tensor or object, compared by identity."""
 
     __slots__ = ("value",)
 
@@ -71,12 +71,21 @@ class Key:
 
 
 def read_t7(path: Path | str) -> Any:
-    """The object in a Torch7 file, binary or ascii, of any byte order and long size, as plain Python and NumPy.
+    """Read a Torch7 file as plain Python and NumPy values.
 
-    Numbers are floats, strings str (bytes that are no UTF-8 as surrogates), nil None, tables dicts (whole-number keys
-    are ints, boolean and object keys wrapped in ``Key``), tensors and storages read-only arrays over the mapped file
-    that share memory as in Torch7 (an empty tensor has shape (0,)); the rest is T7Object and T7Function.
-    Raises RequestError beginning with the path, and saying at which byte what was expected.
+    Binary and ascii files of any byte order and long size are supported.
+
+    Args:
+        path: the file.
+
+    Returns:
+        The first object of the file. Numbers are floats, strings are str (bytes that are not UTF-8 become surrogates),
+        nil is None, and tables are dicts: whole-number keys are ints, boolean and object keys are wrapped in ``T7Key``.
+        Tensors and storages are read-only arrays over the mapped file, which share memory as in Torch7; an empty tensor
+        has shape (0,). Everything else is a ``T7Object`` or ``T7Function``.
+
+    Raises:
+        RequestError: the file is not a complete Torch7 file. The message says at which byte what was expected.
     """
     path = Path(path)
     data = _mapped(path)
@@ -85,24 +94,24 @@ def read_t7(path: Path | str) -> Any:
         try:
             value = _Reader(stream).read()
         except Malformed as error:
-            if stream.offset > reached:  # the attempt that understood most says what is wrong
+            if stream.offset > reached:  # report the error of the attempt that came furthest
                 reached, failure = stream.offset, str(error)
             continue
         if stream.remaining and value is None:
-            raise RequestError(f"{path} is not a Torch7 file: after a nil it goes on for {stream.remaining} bytes")
+            raise RequestError(f"{path} is not a Torch7 file: a nil is followed by {stream.remaining} more bytes")
         if stream.native or not stream.remaining:
             return value
-    raise RequestError(f"{path} is not a whole Torch7 file: {failure}")
+    raise RequestError(f"{path} is not a complete Torch7 file: {failure}")
 
 
 def looks_like_t7(head: bytes) -> bool:
-    """Whether the first bytes of a file (64 are enough) are those of a Torch7 table, object, string or number."""
+    """Return whether a file begins like a Torch7 table, object, string or number; 64 bytes are enough."""
     if re.match(rb"3\n1\n\d+\n(?:[1-5]\n|$)|4\n1\n\d+\n(?:V \d|[A-Za-z])", head):
         return True
     for order in ("little", "big"):
         kind, index, third = (int.from_bytes(head[i : i + 4], order, signed=True) for i in (0, 4, 8))
         if kind in (TABLE, LEGACY_FUNCTION, FUNCTION) and len(head) >= 12:
-            # Eight bytes and a brace open a safetensors file.
+            # A safetensors file begins with eight bytes and a brace.
             return index >= 0 and third >= 0 and not (index == 0 and head[8:9] == b"{")
         if kind == TORCH and len(head) > 12:
             return index >= 0 and third > 0 and (head[12:14] == b"V " or head[12:13].isalpha())
@@ -114,9 +123,9 @@ def looks_like_t7(head: bytes) -> bool:
 
 
 def forget_pages(array: np.ndarray) -> None:
-    """Give back the memory that reading ``array`` of a mapped file took; it can still be read.
+    """Release the memory of the file's mapped pages, of which ``array`` is a view; the array can still be read.
 
-    A copy of one array after the other then takes the memory of the copies alone.
+    If this is called while arrays are copied one after the other, only the copies need memory.
     """
     base: Any = array
     while isinstance(base, np.ndarray | memoryview):
@@ -144,15 +153,15 @@ def _attempts(data: mmap.mmap) -> list[Stream]:
 
 
 class _Reader:
-    """One attempt at one file. Containers are generators that ask for their next object, so nothing recurses."""
+    """Reads one file with one stream. Containers are generators that ask for their next object, to avoid recursion."""
 
     def __init__(self, stream: Stream) -> None:
         self.stream = stream
         self.objects: dict[int, Any] = {}  # by reference index
-        self.storages: dict[int, str] = {}  # and what those hold that are storages
+        self.storages: dict[int, str] = {}  # element kind of the objects that are storages
 
     def read(self) -> Any:
-        """The first object. Raises Malformed."""
+        """Read the first object. Raises MalformedError."""
         open_containers: list[Generator[None, Any, Any]] = []
         value = self._object()
         while True:
@@ -170,7 +179,7 @@ class _Reader:
                 value = self._object()
 
     def _object(self) -> Any:
-        """The next object, or the generator of a container."""
+        """Read the next object; for a container, return its generator."""
         start, kind = self.stream.offset, self.stream.integer()
         if kind == NIL:
             return None
@@ -235,7 +244,7 @@ class _Reader:
         self.objects[index] = item
         assignments = None
         if item.class_name == "nn.DataParallelTable" and item.version >= 2:
-            assignments = yield  # which copy on which GPU: an object before the fields
+            assignments = yield  # the GPU of each copy: an extra object before the fields
         start = self.stream.offset
         fields = yield
         if not isinstance(fields, dict):
@@ -258,13 +267,13 @@ class _Reader:
             raise Malformed(start, f"expected a tensor of at most {MOST_DIMENSIONS} dimensions, found {dimensions}")
         sizes, strides = self.stream.longs(dimensions), self.stream.longs(dimensions)
         (offset,) = self.stream.longs(1)
-        self.objects[index] = None  # a storage cannot be the tensor itself
+        self.objects[index] = None  # so that the storage cannot refer to the tensor itself
         storage = self._storage_of_tensor(kind)
         self.objects[index] = tensor = self._view(storage, sizes, strides, offset - 1, start)
         return tensor
 
     def _storage_of_tensor(self, kind: str) -> np.ndarray:
-        """The storage that follows: none, one already read, or a new one."""
+        """Read the tensor's storage: nil, a reference to one already read, or a new one."""
         start, word = self.stream.offset, self.stream.integer()
         if word == NIL:
             return self.stream.elements(kind, 0)
@@ -278,20 +287,20 @@ class _Reader:
         raise Malformed(start, f"expected the {kind}Storage of a {kind}Tensor")
 
     def _view(self, storage: np.ndarray, sizes: list[int], strides: list[int], offset: int, start: int) -> np.ndarray:
-        """The tensor's elements in its storage, all of them inside it; Python's ints do not overflow."""
+        """Make the tensor as a view of its storage, after a check that all elements lie inside it."""
         what = f"a tensor of sizes {sizes[:8]} and strides {strides[:8]}"
         if any(size < 0 for size in sizes) or any(stride < 0 for stride in strides):
-            raise Malformed(start, f"{what}: a negative one cannot be")
+            raise Malformed(start, f"{what}: negative values are not allowed")
         count = math.prod(sizes) if sizes else 0
         span = max(math.prod(size for size in sizes if size), *strides, 0)
         if count > max(self.stream.size, EXPANDED) or span >= 2**56:
-            raise Malformed(start, f"{what} is larger than a file of {self.stream.size} bytes can mean")
+            raise Malformed(start, f"{what} is too large for a file of {self.stream.size} bytes")
         if count == 0:
             return np.empty(sizes or 0, storage.dtype)
         last = offset + sum((size - 1) * stride for size, stride in zip(sizes, strides, strict=True))
         if offset < 0 or last >= storage.size:
             raise Malformed(
-                start, f"{what} from element {offset + 1} on does not lie within its storage of {storage.size} elements"
+                start, f"{what} at element {offset + 1} does not lie within its storage of {storage.size} elements"
             )
         item = storage.itemsize
         return np.ndarray(sizes, storage.dtype, storage, offset * item, [stride * item for stride in strides])

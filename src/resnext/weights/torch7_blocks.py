@@ -1,8 +1,8 @@
-"""A residual block of the release's files (models/resnext.lua, and resnet.lua of fb.resnet.torch) in the paper's terms.
+"""Read a residual block of the released Torch7 files (models/resnext.lua, and resnet.lua of fb.resnet.torch).
 
 Sequential { ConcatTable { F, shortcut }, CAddTable, ReLU }
 
-resnext_C, resnet   F = conv BN ReLU  conv BN ReLU  conv BN       the middle one in groups: Figure 3 (c)
+resnext_C, resnet   F = conv BN ReLU  conv BN ReLU  conv BN       the middle one grouped: Figure 3 (c)
 resnext_B           F = ConcatTable of C { conv BN ReLU conv BN ReLU }, JoinTable, conv BN       Figure 3 (b)
 basic               F = conv BN ReLU  conv BN
 """
@@ -16,7 +16,7 @@ from resnext.weights.torch7_modules import Convolution, Node, Norm
 
 @dataclass(frozen=True, eq=False)
 class Unit:
-    """A convolution and the BN behind it."""
+    """A convolution and the batch norm after it."""
 
     convolution: Convolution
     norm: Norm
@@ -24,10 +24,10 @@ class Unit:
 
 @dataclass(frozen=True, eq=False)
 class Block:
-    """One block, checked within itself."""
+    """One residual block, checked on its own."""
 
     node: Node
-    paths: tuple[tuple[Unit, ...], ...]  # of form (b); one of form (c), all its paths side by side
+    paths: tuple[tuple[Unit, ...], ...]  # C paths in form (b); one in form (c), where convolutions are grouped
     last: Unit
     shortcut: "Unit | str"  # a projection, "identity" or "pad"
     concatenated: bool
@@ -40,69 +40,71 @@ class Block:
 
     @property
     def kind(self) -> str:
-        """ "bottleneck" or "basic"."""
+        """The block of the architecture: "bottleneck" or "basic"."""
         return "bottleneck" if len(self.paths[0]) == 2 else "basic"
 
     @property
     def units(self) -> list[Unit]:
-        """All of its convolutions with their BNs."""
+        """All convolutions of the block with their batch norms."""
         units = [unit for path in self.paths for unit in path] + [self.last]
         return [*units, self.shortcut] if isinstance(self.shortcut, Unit) else units
 
 
 class Layers:
-    """The layers of one sequence, taken one by one."""
+    """A cursor over the layers of one sequence; each ``take`` method reads the next layer."""
 
     def __init__(self, owner: Node, nodes: Iterable[Node]) -> None:
         self.owner, self.nodes, self.taken = owner, list(nodes), 0
 
     @staticmethod
     def of(node: Node) -> "Layers":
-        """Those within ``node``."""
+        """Start at the first layer of ``node``."""
         return Layers(node, m.layers(node))
 
     def next_kind(self) -> str:
-        """The kind of the next layer; empty at the end."""
+        """Return the kind of the next layer; empty at the end."""
         return self.nodes[self.taken].kind if self.taken < len(self.nodes) else ""
 
     def take(self, *kinds: str, remark: str = "") -> Node:
-        """The next layer, which must be of one of ``kinds``. Raises RequestError naming what stands there instead."""
+        """Take the next layer, which must be of one of ``kinds``. Raises RequestError that names the layer if not."""
         expected = " or ".join(kinds)
         if self.taken == len(self.nodes):
             raise self.owner.refuse(f"ends where a {expected} was expected{remark}")
         node = self.nodes[self.taken]
         if node.kind not in kinds:
-            raise node.refuse(f"stands where a {expected} was expected{remark}")
+            raise node.refuse(f"is where a {expected} was expected{remark}")
         self.taken += 1
         return node
 
     def take_relu(self, remark: str = "") -> None:
-        """The next layer, a ReLU."""
+        """Take the next layer, a ReLU."""
         m.check_relu(self.take(m.RELU, remark=remark))
 
     def take_unit(self, in_channels: int | None = None) -> Unit:
-        """The next two layers: a convolution, of so many input channels, and its BN."""
+        """Take the next two layers: a convolution with ``in_channels`` input channels, and its batch norm."""
         convolution = m.convolution(self.take(m.CONVOLUTION))
         if in_channels not in (None, convolution.in_channels):
-            raise convolution.node.refuse(f"takes {convolution.in_channels} channels, but {in_channels} come in")
-        after = self.take(m.NORM, remark=" (every convolution of the release has its BN)")
+            raise convolution.node.refuse(
+                f"has {convolution.in_channels} input channels, but its input has {in_channels}"
+            )
+        after = self.take(m.NORM, remark=" (every convolution must be followed by a batch norm)")
         norm = m.norm(after, convolution.out_channels)
         return Unit(convolution, norm)
 
     def end(self) -> None:
-        """Raises RequestError where something follows."""
+        """Raise RequestError if there are more layers."""
         if self.taken < len(self.nodes):
-            raise self.nodes[self.taken].refuse("stands where nothing more was expected")
+            raise self.nodes[self.taken].refuse("is where no more layers were expected")
 
 
 def take_block(network: Layers, in_channels: int) -> Block:
-    """The next block of the network. Raises RequestError naming the module that fits no block of the release."""
+    """Take the next block of the network. Raises RequestError that names the module that does not fit."""
     table = network.take(m.TABLE)
     network.take(m.SUM)
-    network.take_relu(" (BN after the sum, or pre-activation blocks as in preresnet.lua, cannot be read)")
+    network.take_relu(" (a BN after the sum, and pre-activation blocks as in preresnet.lua, are not supported)")
     children = table.children()
     if len(children) != 2:
-        raise table.refuse(f"has {len(children)} branches, not the two of a residual block")
+        raise table.refuse(f"has {len(children)} branches; a residual block has two")
     first, second = (Layers.of(child) for child in children)
     branch, way_round = (first, second) if len(first.nodes) >= len(second.nodes) else (second, first)
     concatenated = branch.next_kind() == m.TABLE
@@ -147,7 +149,7 @@ def _concatenated(branch: Layers, in_channels: int) -> "tuple[tuple[tuple[Unit, 
         raise table.refuse("has no paths")
     for path, child in zip(paths, table.children(), strict=True):
         if _shape(path) != _shape(paths[0]):
-            raise child.refuse("is a path of another shape than the first one beside it")
+            raise child.refuse("is a path of another shape than the first path")
     last = branch.take_unit(sum(path[-1].convolution.out_channels for path in paths))
     branch.end()
     _check_kernels([*paths[0], last], grouped=False)
@@ -173,23 +175,25 @@ def _check_kernels(units: list[Unit], *, grouped: bool) -> None:
     for number, (unit, kernel) in enumerate(zip(units, kernels, strict=True)):
         convolution = unit.convolution
         if convolution.kernel != kernel:
-            raise convolution.node.refuse(f"has a kernel of {convolution.kernel}; a block of the release has {kernel}")
+            raise convolution.node.refuse(f"has a kernel of {convolution.kernel}; expected {kernel} in this block")
         if convolution.groups != 1 and not (grouped and number == 1):
             raise convolution.node.refuse(
-                f"has {convolution.groups} groups; only the middle convolution of a bottleneck has"
+                f"has {convolution.groups} groups; only the middle convolution of a bottleneck may have groups"
             )
     if len(units) == 3 and units[0].convolution.out_channels != units[1].convolution.out_channels:
         raise units[1].convolution.node.refuse(
             f"changes {units[0].convolution.out_channels} channels to {units[1].convolution.out_channels}; "
-            "a bottleneck keeps its width"
+            "the middle convolution of a bottleneck must keep its width"
         )
 
 
 def _strides(table: Node, paths: tuple[tuple[Unit, ...], ...], last: Unit) -> tuple[int, bool]:
-    """The block's stride, and whether a bottleneck has it in its first 1x1."""
+    """Get the block's stride, and whether a bottleneck has it in its first 1x1."""
     strides = [unit.convolution.stride for unit in paths[0]]
     if last.convolution.stride != 1 or strides.count(2) > 1:
-        raise table.refuse(f"has strides {[*strides, last.convolution.stride]}; a block has one, before its last layer")
+        raise table.refuse(
+            f"has strides {[*strides, last.convolution.stride]}; at most one may be 2, and not that of the last layer"
+        )
     return max(strides), len(strides) == 2 and strides[0] == 2
 
 
@@ -197,13 +201,15 @@ def _shortcut(way: Layers, in_channels: int, out_channels: int, stride: int) -> 
     kind = way.next_kind()
     if not kind:
         if (in_channels, stride) != (out_channels, 1):
-            raise way.owner.refuse(f"is no shortcut from {in_channels} to {out_channels} channels at stride {stride}")
+            raise way.owner.refuse(
+                f"cannot be the shortcut from {in_channels} to {out_channels} channels at stride {stride}"
+            )
         return "identity"
     if kind == m.CONVOLUTION:
         unit = way.take_unit(in_channels)
         c = unit.convolution
         if (c.kernel, c.groups, c.stride, c.out_channels) != (1, 1, stride, out_channels):
-            raise c.node.refuse(f"is no projection to {out_channels} channels by a 1x1 of stride {stride}")
+            raise c.node.refuse(f"is not a 1x1 projection to {out_channels} channels with stride {stride}")
         way.end()
         return unit
     _check_padding(way, in_channels, out_channels, stride)
@@ -211,10 +217,10 @@ def _shortcut(way: Layers, in_channels: int, out_channels: int, stride: int) -> 
 
 
 def _check_padding(way: Layers, in_channels: int, out_channels: int, stride: int) -> None:
-    """Shortcut A: every stride-th pixel, and as many channels of zeros beside the old ones."""
+    """Take shortcut A: subsample the pixels by the stride, and append as many zero channels as there are channels."""
     pool = way.take(m.AVERAGE_POOL)
     if m.pool_window(pool) != 1 or {pool.whole("dW", 1), pool.whole("dH", 1)} != {stride}:
-        raise pool.refuse(f"is no shortcut A, which takes every {stride}th pixel")
+        raise pool.refuse(f"is not a shortcut A, which subsamples by {stride}")
     concat = way.take(m.CONCAT)
     way.end()
     parts = [list(m.layers(child)) for child in concat.children()]
@@ -223,6 +229,6 @@ def _check_padding(way: Layers, in_channels: int, out_channels: int, stride: int
         or parts[1][0].number("constant_scalar")
         or concat.whole("dimension") != 2
     ):
-        raise concat.refuse("is no shortcut A, which has the channels and then as many times 0")
+        raise concat.refuse("is not a shortcut A, which concatenates the channels and as many zero channels")
     if out_channels != 2 * in_channels:
-        raise concat.refuse(f"makes {2 * in_channels} channels, but {out_channels} come from the other branch")
+        raise concat.refuse(f"makes {2 * in_channels} channels, but the other branch makes {out_channels}")

@@ -1,4 +1,4 @@
-"""A network of the Torch7 release, or of fb.resnet.torch, as one of ours: its module tree read as stages of blocks."""
+"""Convert a Torch7 module tree, of the paper's release or of fb.resnet.torch, to one of our networks."""
 
 import os
 from collections.abc import Iterator
@@ -22,53 +22,53 @@ from resnext.weights.torch7_modules import Convolution, Node, Tree
 STEMS = {(7, 2): "imagenet", (3, 1): "cifar"}  # by kernel and stride of the first convolution
 FORGET_EVERY = 2**23  # bytes copied
 SPARE = 2**22  # bytes that copies may take beyond four times the file's size
-ROUND_ABOUT = 512  # bytes that every tensor takes besides its numbers
+ROUND_ABOUT = 512  # bytes of every tensor besides its data
 
 
 @dataclass(frozen=True, eq=False)
 class Parsed:
-    """The whole network, checked but not yet copied."""
+    """The whole network, checked; its tensors are not copied yet."""
 
     root: Node
     stem: Unit
     stem_kind: str
     stages: tuple[tuple[Block, ...], ...]
-    window: int | None  # the average pool's side; None where it takes any map
+    window: int | None  # the average pool's side; None for a global pool
     weight: np.ndarray  # of the linear layer
     bias: np.ndarray | None
     softmax: str
 
     @property
     def blocks(self) -> list[Block]:
-        """Those of all stages."""
+        """The blocks of all stages."""
         return [block for stage in self.stages for block in stage]
 
     @property
     def units(self) -> list[Unit]:
-        """All convolutions with their BNs."""
+        """All convolutions with their batch norms."""
         return [self.stem, *(unit for block in self.blocks for unit in block.units)]
 
 
 def adapt(raw: Raw) -> Contents:
-    """The network in a Torch7 file: a module tree, a table with one as ``model``, or a ``latest.t7`` that names one.
+    """Convert a Torch7 file: a module tree, a table with one as ``model``, or a ``latest.t7`` that names a file.
 
-    Form (b) files become form "concatenated", the others "grouped". Biases of convolutions are folded into the BN
-    behind them, which is exact. Raises RequestError naming the module that fits no network of ours.
+    Form (b) becomes "concatenated", all others "grouped". Biases of convolutions are folded into the next batch norm,
+    which is exact. Raises RequestError that names the first module that does not fit our networks.
     """
     file, module, provenance = _module(raw)
     parsed = _parse(Node(Tree(file), module))
     architecture = _architecture(file, parsed)
     preprocessing, classes, notes = _known_data(parsed, architecture)
     if any(unit.convolution.bias is not None for unit in parsed.units):
-        notes.append("biases of convolutions were folded into the running means of the batch norms behind them")
+        notes.append("biases of convolutions were folded into the running means of the batch norms after them")
     if any(unit.norm.inverted for unit in parsed.units):
-        notes.append("running_std of old batch norms was turned into running_var")
+        notes.append("running_std of old batch norms was converted to running_var")
     if any(unit.norm.weight is None for unit in parsed.units):
         notes.append("batch norms without weights got weight 1 and bias 0")
     if parsed.bias is None:
         notes.append("the last layer has no bias; it got zeros")
     if parsed.softmax:
-        notes.append(f"the {parsed.softmax} at the end was left out: outputs are logits")
+        notes.append(f"the {parsed.softmax} at the end was removed: the outputs are logits")
     return Contents(
         architecture=architecture,
         state=_state(file, parsed),
@@ -81,12 +81,12 @@ def adapt(raw: Raw) -> Contents:
 
 
 def _module(raw: Raw) -> tuple[Path, T7Object, dict[str, Any]]:
-    """The file that holds the network, the network, and what the way there said."""
+    """Find the network: return its file, its outermost module, and the provenance from a ``latest.t7``."""
     if isinstance(raw.value, dict) and isinstance(raw.value.get("modelFile"), str):
         name = raw.value["modelFile"].replace("\\", "/").rpartition("/")[2]
         file = raw.path.parent / name
-        if not os.path.isfile(file):  # False for names no file can have, too
-            raise RequestError(f"{raw.path} says the network is in {name[:80]!r}, which is not in its folder")
+        if not os.path.isfile(file):  # also False for invalid names
+            raise RequestError(f"{raw.path} refers to the network {name[:80]!r}, which is not in its folder")
         module = _unwrapped(file, read_t7(file))
         epoch = raw.value.get("epoch")
         epochs = {"epoch": int(epoch)} if isinstance(epoch, float) and epoch.is_integer() else {}
@@ -103,7 +103,7 @@ def _unwrapped(path: Path, value: Any) -> T7Object:
         raise RequestError(f"{path} is the state of an optimizer (optimState_N.t7); the network is in model_N.t7")
     what = "a table" if isinstance(value, dict) else f"a {type(value).__name__}"
     keys = [repr(key)[:40] for key in list(value)[:5]] if isinstance(value, dict) else []
-    raise RequestError(f"{path} holds no network but {what}{' with the keys ' + ', '.join(keys) if keys else ''}")
+    raise RequestError(f"{path} has no network, but {what}{' with the keys ' + ', '.join(keys) if keys else ''}")
 
 
 def _parse(root: Node) -> Parsed:
@@ -113,7 +113,9 @@ def _parse(root: Node) -> Parsed:
     c = stem.convolution
     kind = STEMS.get((c.kernel, c.stride))
     if kind is None or c.groups != 1:
-        raise c.node.refuse(f"is no stem: {c.kernel}x{c.kernel} at stride {c.stride}; the release has 7x7/2 or 3x3/1")
+        raise c.node.refuse(
+            f"is not a stem: {c.kernel}x{c.kernel} at stride {c.stride}; expected 7x7 at stride 2 or 3x3 at stride 1"
+        )
     if kind == "imagenet":
         m.check_max_pool(network.take(m.MAX_POOL))
     blocks = [take_block(network, c.out_channels)]
@@ -123,7 +125,7 @@ def _parse(root: Node) -> Parsed:
     pool = network.take(m.AVERAGE_POOL, m.GLOBAL_POOL)
     window = m.pool_window(pool) if pool.kind == m.AVERAGE_POOL else None
     if window is None and (pool.whole("W"), pool.whole("H")) != (1, 1):
-        raise pool.refuse("should average the whole map")
+        raise pool.refuse("should average the whole feature map")
     m.check_flattening(network.take(m.FLATTEN), channels)
     weight, bias = _linear(network.take(m.LINEAR), channels)
     softmax = network.take(m.LOGARITHM).module.class_name if network.next_kind() == m.LOGARITHM else ""
@@ -138,24 +140,24 @@ def _linear(node: Node, channels: int) -> tuple[np.ndarray, np.ndarray | None]:
 
 
 def _stages(blocks: list[Block]) -> Iterator[tuple[Block, ...]]:
-    """The blocks by stage: a stride of 2 opens one, and within one all are alike."""
+    """Split the blocks into stages: a stage begins at a stride of 2, and all blocks in it have the same widths."""
     starts = [number for number, block in enumerate(blocks) if block.stride == 2 or number == 0]
     if blocks[0].stride != 1:
-        raise blocks[0].node.refuse("opens the first stage with a stride of 2, not 1")
+        raise blocks[0].node.refuse("is the first block and has stride 2; expected 1")
     for start, end in zip(starts, [*starts[1:], len(blocks)], strict=True):
         stage = blocks[start:end]
         for block in stage:
             for what in ("width", "out_channels"):
                 if getattr(block, what) != getattr(stage[0], what):
                     raise block.node.refuse(
-                        f"has {what} {getattr(block, what)}, others of its stage have {getattr(stage[0], what)}"
+                        f"has {what} {getattr(block, what)}, but the first in its stage has {getattr(stage[0], what)}"
                     )
         yield tuple(stage)
     for block in blocks:
         for what in ("kind", "concatenated", "cardinality"):
             if getattr(block, what) != getattr(blocks[0], what):
                 raise block.node.refuse(
-                    f"has {what} {getattr(block, what)}, the first block has {getattr(blocks[0], what)}"
+                    f"has {what} {getattr(block, what)}, but the first block has {getattr(blocks[0], what)}"
                 )
 
 
@@ -164,7 +166,9 @@ def _architecture(file: Path, parsed: Parsed) -> Architecture:
     eps = parsed.stem.norm.eps
     for unit in parsed.units:
         if unit.norm.eps != eps:
-            raise unit.norm.node.refuse(f"has eps {unit.norm.eps}, the first batch norm has {eps}; one must do for all")
+            raise unit.norm.node.refuse(
+                f"has eps {unit.norm.eps}, but the first batch norm has {eps}; all must be equal"
+            )
     try:
         return Architecture(
             cardinality=first.cardinality,
@@ -186,7 +190,7 @@ def _architecture(file: Path, parsed: Parsed) -> Architecture:
 
 
 def _shortcut(parsed: Parsed) -> str:
-    """The shortcut all blocks agree on: A, B or C."""
+    """Infer the shortcut, A, B or C, and check that all blocks have it."""
     found = "B"
     for block in parsed.blocks:
         changes = block.stride != 1 or block.in_channels != block.out_channels
@@ -198,7 +202,7 @@ def _shortcut(parsed: Parsed) -> str:
         changes = block.stride != 1 or block.in_channels != block.out_channels
         projects = found == "C" or (found == "B" and changes)
         if isinstance(block.shortcut, Unit) != projects:
-            raise block.node.refuse(f"has a shortcut that does not go with the shortcuts {found} of other blocks")
+            raise block.node.refuse(f"has a shortcut that does not match the shortcuts {found} of other blocks")
     return found
 
 
@@ -213,7 +217,7 @@ def _stride_in_1x1(parsed: Parsed) -> bool:
 def _known_data(
     parsed: Parsed, architecture: Architecture
 ) -> tuple[Preprocessing | None, tuple[str, ...] | None, list[str]]:
-    """Preprocessing and classes where stem and number of classes say which data it was trained on."""
+    """Find preprocessing and classes if stem and number of classes show the training data."""
     from resnext.data.imagenet import imagenet_classes
     from resnext.weights import known
 
@@ -226,14 +230,14 @@ def _known_data(
     elif data == ("cifar", 100, 3) and size in (None, 32):
         what, preset, classes = "CIFAR-100", "cifar100", known.CIFAR100_CLASSES
     else:
-        side = "" if size is None else f"; its average pool means pictures of {size}x{size}"
-        return None, None, [f"the file does not say what its inputs and {data[1]} classes are{side}"]
-    note = f"preprocessing and class names are those of the release for {what}; the file does not say"
+        side = "" if size is None else f"; its average pool needs images of {size}x{size}"
+        return None, None, [f"the file does not contain its preprocessing and the names of its {data[1]} classes{side}"]
+    note = f"preprocessing and class names were assumed to be those of the release for {what}"
     return known.PREPROCESSINGS[preset], classes, [note]
 
 
 def _state(file: Path, parsed: Parsed) -> dict[str, Tensor]:
-    """All tensors by our names, copied out of the file one by one."""
+    """Copy all tensors out of the file one by one, under our names."""
     copy = _Copier(file)
     state: dict[str, Tensor] = {}
     for name, item in _named(parsed):
@@ -247,7 +251,7 @@ def _state(file: Path, parsed: Parsed) -> dict[str, Tensor]:
 
 
 def _named(parsed: Parsed) -> "Iterator[tuple[str, Convolution | Unit]]":
-    """Each convolution, and each BN with the convolution before it, by its name in our network."""
+    """Iterate over the layers with their names in our network; a batch norm is given with its convolution."""
 
     def pair(where: str, number: int, unit: Unit) -> "Iterator[tuple[str, Convolution | Unit]]":
         yield f"{where}conv{number}", unit.convolution
@@ -276,7 +280,7 @@ def _norm_state(copy: "_Copier", unit: Unit) -> dict[str, Tensor]:
         if not bool((spread > 0).all()):
             raise norm.node.refuse("has a running_std that is not above 0")
         variance = spread.double() ** -2 - norm.eps
-        variance[(variance < 0) & (variance > -norm.eps / 1000)] = 0  # rounding; a true negative is refused later
+        variance[(variance < 0) & (variance > -norm.eps / 1000)] = 0  # rounding; larger negative values fail later
         spread = variance.to(spread.dtype)
     return {
         "weight": torch.ones_like(mean) if norm.weight is None else copy(norm.weight),
@@ -288,18 +292,22 @@ def _norm_state(copy: "_Copier", unit: Unit) -> dict[str, Tensor]:
 
 
 class _Copier:
-    """Copies arrays of a mapped file to tensors, so that memory holds the copies and little of the file."""
+    """Copies arrays of a mapped file to tensors, and releases its pages, so that little of it stays in memory."""
 
     def __init__(self, file: Path) -> None:
         self.file = file
-        self.most = 4 * file.stat().st_size + SPARE  # modules may share tensors, but not without end
+        self.most = (
+            4 * file.stat().st_size + SPARE
+        )  # modules may share tensors, but a hostile file could share too many
         self.copied = self.unforgotten = 0
 
     def __call__(self, array: np.ndarray) -> Tensor:
         self.copied += array.nbytes + ROUND_ABOUT
         self.unforgotten += array.nbytes
         if self.copied > self.most:
-            raise RequestError(f"{self.file}: its modules share tensors so often that the network outgrows the file")
+            raise RequestError(
+                f"{self.file}: its modules share tensors; copied, they would be far larger than the file"
+            )
         tensor = torch.from_numpy(np.array(array, array.dtype.newbyteorder("="), order="C"))
         if self.unforgotten >= FORGET_EVERY:
             self.unforgotten = 0

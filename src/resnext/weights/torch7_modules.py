@@ -1,6 +1,6 @@
-"""The layers of a Torch7 module tree, each checked against its own fields: one sentence names what is odd and where.
+"""Read single layers of a Torch7 module tree. An error names the module by its path and says what is unexpected.
 
-Structure drives everything: a class name says only what kind of layer it is, and only the classes below are known.
+Only the classes below are supported; several class names may stand for the same kind of layer.
 """
 
 import math
@@ -58,14 +58,14 @@ KINDS: dict[str, str] = {
     "cudnn.SoftMax": LOGARITHM,
     "nn.DataParallelTable": PARALLEL,
 }
-DEEPEST = 24  # modules within modules; the release has 8
-MOST_MODULES = 600_000  # 65,536 paths of seven, and more than any network that can be built
-LARGEST = 1_000_000  # of any count
+DEEPEST = 24  # modules within modules; the released files have 8
+MOST_MODULES = 600_000  # more than any network that can be built: 65,536 paths of seven modules
+LARGEST = 1_000_000  # largest value of a whole-number field
 
 
 @dataclass(slots=True)
 class Tree:
-    """The file a tree comes from, and how many more of its modules may be looked at."""
+    """The file of a module tree, and how many more modules may be visited."""
 
     file: Path
     left: int = MOST_MODULES
@@ -87,14 +87,13 @@ class Node:
         if name not in KINDS:
             short = name if len(name) <= 60 else name[:60] + "..."
             raise RequestError(
-                f"{self.tree.file}: {self.path} is of the class {short!r}, which no network of the release has"
-                f"{nearest(name[:60], KINDS)}"
+                f"{self.tree.file}: {self.path} has the unsupported class {short!r}{nearest(name[:60], KINDS)}"
             )
         object.__setattr__(self, "kind", KINDS[name])
 
     @property
     def path(self) -> str:
-        """Such as ``modules[6].modules[1]``."""
+        """The path from the root, such as ``modules[6].modules[1]``."""
         parts: list[str] = []
         node: Node | None = self
         while node is not None and node.parent is not None:
@@ -103,24 +102,24 @@ class Node:
         return ".".join(reversed(parts)) or "its outermost module"
 
     def refuse(self, sentence: str) -> RequestError:
-        """The error that this module ``sentence``."""
+        """Make an error whose message is the file, the path of this module, and ``sentence``."""
         return RequestError(f"{self.tree.file}: {self.path} ({self.module.class_name}) {sentence}")
 
     def children(self) -> "list[Node]":
-        """The modules this one is made of, in order."""
+        """List the child modules in order."""
         modules = self.module.fields.get("modules")
         if not isinstance(modules, dict):
             raise self.refuse("has no table of modules")
         ancestor = self.parent
         while ancestor is not None:
             if ancestor.module is self.module:
-                raise self.refuse(f"is {ancestor.path} again, so it contains itself")
+                raise self.refuse(f"is the same module as {ancestor.path}, so it contains itself")
             ancestor = ancestor.parent
         if self.depth >= DEEPEST:
-            raise self.refuse(f"lies {DEEPEST} modules deep; no network of the release is so deep")
+            raise self.refuse(f"is nested {DEEPEST} modules deep, which is not supported")
         self.tree.left -= len(modules) + 1
         if self.tree.left < 0:
-            raise RequestError(f"{self.tree.file}: its modules hold each other more than {MOST_MODULES:,} times")
+            raise RequestError(f"{self.tree.file}: its module tree has more than {MOST_MODULES:,} modules")
         nodes = []
         for place in range(1, len(modules) + 1):
             module = modules.get(place)
@@ -131,22 +130,22 @@ class Node:
         return nodes
 
     def number(self, name: str, default: float | None = None) -> float:
-        """A number among the fields."""
+        """Read a number from a field."""
         value = self.module.fields.get(name, default)
         if isinstance(value, bool) or not isinstance(value, int | float):
-            found = "missing" if value is None else f"a {type(value).__name__}"  # not its repr, which may have no end
+            found = "missing" if value is None else f"a {type(value).__name__}"  # not its repr, which may be endless
             raise self.refuse(f"needs {name} as a number, which is {found}")
         return value
 
     def whole(self, name: str, default: int | None = None) -> int:
-        """A whole number from 0 to a million among the fields."""
+        """Read a whole number from 0 to a million from a field."""
         value = self.number(name, default)
         if not 0 <= value <= LARGEST or value % 1:
             raise self.refuse(f"needs {name} as a whole number from 0 to {LARGEST:,}, not {value}")
         return int(value)
 
     def tensor(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
-        """A floating tensor of this very shape among the fields."""
+        """Read a tensor of floats of exactly this shape from a field."""
         value = self.module.fields.get(name)
         if not isinstance(value, np.ndarray):
             raise self.refuse(f"has no tensor {name}")
@@ -157,12 +156,12 @@ class Node:
         return value
 
     def optional(self, name: str, shape: tuple[int, ...]) -> np.ndarray | None:
-        """Such a tensor, or None where the field is absent."""
+        """Read a tensor as ``read_tensor`` does; None if the field is missing."""
         return self.tensor(name, shape) if name in self.module.fields else None
 
 
 def layers(node: Node) -> Iterator[Node]:
-    """The layers of ``node`` in the order they compute: sequences opened, identities and wrappers left out."""
+    """Iterate over the layers of ``node`` in the order they compute: sequences are flattened, identities skipped."""
     if node.kind == SEQUENCE:
         for child in node.children():
             yield from layers(child)  # no deeper than DEEPEST
@@ -170,7 +169,7 @@ def layers(node: Node) -> Iterator[Node]:
         children = node.children()
         if not children:
             raise node.refuse("holds no network")
-        yield from layers(children[0])  # copies of it went to the other GPUs
+        yield from layers(children[0])  # the others are copies on other GPUs
     elif node.kind != IDENTITY:
         yield node
 
@@ -190,31 +189,31 @@ class Convolution:
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        """Of the weight: (out, in of a group, kernel, kernel)."""
+        """Shape of the weight: (out, in of a group, kernel, kernel)."""
         return (self.out_channels, self.in_channels // self.groups, self.kernel, self.kernel)
 
 
 @dataclass(frozen=True, eq=False)
 class Norm:
-    """A batch norm: its tensors have one number a channel."""
+    """A batch norm; its tensors have one number per channel."""
 
     node: Node
     eps: float
     mean: np.ndarray
-    spread: np.ndarray  # the variance, or of old files 1 / sqrt(variance + eps)
+    spread: np.ndarray  # the variance, or in old files 1 / sqrt(variance + eps)
     inverted: bool
     weight: np.ndarray | None
     bias: np.ndarray | None
 
 
 def convolution(node: Node) -> Convolution:
-    """The convolution ``node`` is. Raises RequestError where its fields and its weight disagree."""
+    """Read a convolution, and check that its fields and its weight agree."""
     kernel, stride = _square(node, "kernel", "kW", "kH"), _square(node, "stride", "dW", "dH", 1)
     pad = node.whole("padding") if "padding" in node.module.fields else _square(node, "padding", "padW", "padH", 0)
     inputs, outputs, groups = node.whole("nInputPlane"), node.whole("nOutputPlane"), node.whole("groups", 1)
     if kernel not in (1, 3, 7) or pad != kernel // 2:
         raise node.refuse(
-            f"has a kernel of {kernel} with a padding of {pad}; the release has 1 with 0, 3 with 1 and 7 with 3"
+            f"has a kernel of {kernel} with a padding of {pad}; supported are 1 with 0, 3 with 1 and 7 with 3"
         )
     if not 1 <= stride <= 2:
         raise node.refuse(f"has a stride of {stride}, not 1 or 2")
@@ -229,7 +228,7 @@ def convolution(node: Node) -> Convolution:
 
 
 def norm(node: Node, channels: int) -> Norm:
-    """The batch norm ``node`` of so many channels; before version 2 it may keep running_std in place of running_var."""
+    """Read a batch norm; before version 2 it may have running_std (1 / std) instead of running_var."""
     fields, shape = node.module.fields, (channels,)
     inverted = node.module.version < 2 and "running_std" in fields
     mean, spread = node.tensor("running_mean", shape), node.tensor("running_std" if inverted else "running_var", shape)
@@ -243,14 +242,14 @@ def norm(node: Node, channels: int) -> Norm:
 
 
 def check_relu(node: Node) -> None:
-    """Raises RequestError where a threshold other than 0 makes it no ReLU."""
+    """Check that a threshold layer is a ReLU, with threshold and value 0."""
     for name in ("threshold", "val"):
         if node.number(name, 0):
-            raise node.refuse(f"has {name} {node.number(name)}, which is no ReLU")
+            raise node.refuse(f"has {name} {node.number(name)}, so it is not a ReLU")
 
 
 def pool_window(node: Node) -> int:
-    """The side of the square the average pool ``node`` takes, with no padding."""
+    """Read the side of an average pool's square window, and check that it has no padding."""
     window = _square(node, "window", "kW", "kH")
     if window < 1 or _square(node, "padding", "padW", "padH", 0) or node.module.fields.get("divide") is False:
         raise node.refuse("should average windows without padding")
@@ -258,24 +257,24 @@ def pool_window(node: Node) -> int:
 
 
 def check_max_pool(node: Node) -> None:
-    """Raises RequestError unless it is the stem's: 3x3, stride 2, padding 1."""
+    """Check that this is the stem's max pool: 3x3, stride 2, padding 1."""
     found = tuple(_square(node, w, f"{w}W", f"{w}H", 0) for w in ("k", "d", "pad"))
     if found != (3, 2, 1) or node.module.fields.get("ceil_mode") is True:
         raise node.refuse("should be the stem's max pool: 3x3, stride 2, padding 1, rounding down")
 
 
 def check_flattening(node: Node, channels: int) -> None:
-    """Raises RequestError unless it makes a vector of ``channels`` of each picture."""
+    """Check that each image is flattened to a vector of ``channels``."""
     size = node.module.fields.get("size")
     if not isinstance(size, np.ndarray) or size.dtype.kind != "i" or size.ndim != 1 or size.size > 8:
-        raise node.refuse("has no list of sizes")
+        raise node.refuse("has no valid list of sizes")
     numbers = size.tolist()
     if math.prod(n for n in numbers if n != -1) not in (channels, 1 if -1 in numbers else channels):
-        raise node.refuse(f"flattens to {numbers}, but {channels} channels come in")
+        raise node.refuse(f"flattens to {numbers}, but its input has {channels} channels")
 
 
 def _square(node: Node, what: str, across: str, down: str, default: int | None = None) -> int:
-    """The one number that two fields agree on."""
+    """Read width and height from two fields, and check that they are equal."""
     width, height = node.whole(across, default), node.whole(down, default)
     if width != height:
         raise node.refuse(f"has a {what} of {width}x{height}, which is not square")

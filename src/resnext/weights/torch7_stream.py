@@ -1,7 +1,7 @@
-"""The elements of a Torch7 file, binary or ascii: ints, longs, doubles, bytes and runs of numbers.
+"""Read the basic values of a Torch7 file, binary or ascii: ints, longs, doubles, bytes and arrays of numbers.
 
-Both streams answer the same calls, so ``torch7.py`` reads objects without knowing which it has. No call allocates
-by a size the file declares before that size is checked against the bytes left.
+Both streams have the same methods, so ``torch7.py`` does not need to know which it has. Every size that the file
+declares is checked against the bytes left before memory is allocated.
 """
 
 import mmap
@@ -12,12 +12,12 @@ from typing import Protocol
 
 import numpy as np
 
-# What a Storage holds, by the middle of its name; Long is as long as the writer's.
+# The dtype of a storage by the middle of its class name. Long is missing: its size depends on the writing machine.
 ELEMENTS = {"Byte": "u1", "Char": "i1", "Short": "i2", "Int": "i4", "Half": "f2", "Float": "f4", "Double": "f8"}
 
 
 class Malformed(Exception):
-    """Why one attempt to read a file ended: the byte, and what was expected there."""
+    """One attempt to read a file failed: at which byte, and what was expected there."""
 
     def __init__(self, offset: int, reason: str) -> None:
         super().__init__(f"at byte {offset}: {reason}")
@@ -25,25 +25,38 @@ class Malformed(Exception):
 
 
 class Stream(Protocol):
-    """What ``torch7.py`` needs of a file."""
+    """The methods ``torch7.py`` needs to read a file."""
 
     offset: int
-    native: bool  # how nearly all files are written, so bytes after the first object do not speak against it
-    smallest_pair: int  # bytes the shortest key and value of a table take
+    native: bool  # the usual layout, which is accepted even if bytes follow the first object
+    smallest_pair: int  # bytes of the shortest key and value of a table
 
     @property
-    def remaining(self) -> int: ...
+    def remaining(self) -> int:
+        """Bytes left."""
+
     @property
-    def size(self) -> int: ...
-    def integer(self) -> int: ...
-    def longs(self, count: int) -> list[int]: ...
-    def double(self) -> float: ...
-    def raw(self, count: int) -> bytes: ...
-    def elements(self, kind: str, count: int) -> np.ndarray: ...
+    def size(self) -> int:
+        """Bytes of the file."""
+
+    def integer(self) -> int:
+        """Read a signed int of 4 bytes."""
+
+    def longs(self, count: int) -> list[int]:
+        """Read ``count`` longs."""
+
+    def double(self) -> float:
+        """Read a double."""
+
+    def raw(self, count: int) -> bytes:
+        """Read ``count`` bytes."""
+
+    def elements(self, kind: str, count: int) -> np.ndarray:
+        """Read ``count`` elements of a storage of this kind, as a read-only array."""
 
 
 class BinaryStream:
-    """A binary file; ``order`` is "<" or ">", ``long_size`` 8 or 4: nothing in the file says which."""
+    """A binary file; ``order`` is "<" or ">", ``long_size`` 8 or 4. The file does not record them."""
 
     smallest_pair = 12  # a boolean and a nil
 
@@ -59,25 +72,25 @@ class BinaryStream:
         return self.size - self.offset
 
     def integer(self) -> int:
-        """4 bytes, signed."""
+        """Read a signed int of 4 bytes."""
         return self._integer.unpack_from(self.data, self._advance(4, "an int"))[0]
 
     def longs(self, count: int) -> list[int]:
-        """``count`` longs."""
+        """Read ``count`` longs."""
         start = self._advance(count * self.long_size, f"{count} longs")
         return list(struct.unpack_from(f"{self.order}{count}{'q' if self.long_size == 8 else 'i'}", self.data, start))
 
     def double(self) -> float:
-        """8 bytes."""
+        """Read a double of 8 bytes."""
         return self._double.unpack_from(self.data, self._advance(8, "a double"))[0]
 
     def raw(self, count: int) -> bytes:
-        """``count`` bytes, as they are."""
+        """Read ``count`` bytes."""
         start = self._advance(count, f"{count} bytes of text")
         return self.data[start : start + count]
 
     def elements(self, kind: str, count: int) -> np.ndarray:
-        """``count`` numbers as a read-only array over the mapped file: nothing is read yet."""
+        """Return ``count`` elements as a read-only array over the mapped file, without reading them."""
         dtype = np.dtype(self.order + ELEMENTS.get(kind, f"i{self.long_size}"))
         start = self._advance(count * dtype.itemsize, f"{count} elements of a {kind}Storage")
         return np.frombuffer(self.data, dtype, count, start)
@@ -91,7 +104,7 @@ class BinaryStream:
 
 
 class AsciiStream:
-    """A text file: each call's values are separated by one space and end with one newline, if there are any."""
+    """A text file: the values of one call are separated by one space and end with one newline, if there are any."""
 
     native = True
     smallest_pair = 5  # "5\n1\n0", the last newline missing
@@ -107,7 +120,7 @@ class AsciiStream:
         return self.size - self.offset
 
     def integer(self) -> int:
-        """One whole number within 4 bytes."""
+        """Read a whole number that fits into 4 bytes."""
         start = self.offset
         (value,) = map(int, self._values(self.INTEGER, 1, "an int"))
         if not -(2**31) <= value < 2**31:
@@ -115,21 +128,21 @@ class AsciiStream:
         return value
 
     def longs(self, count: int) -> list[int]:
-        """``count`` whole numbers."""
+        """Read ``count`` whole numbers."""
         return list(map(int, self._values(self.INTEGER, count, f"{count} longs")))
 
     def double(self) -> float:
-        """One number; nan, -nan and inf too."""
+        """Read a number, which may be nan, -nan or inf."""
         (value,) = map(float, self._values(self.FLOATING, 1, "a number"))
         return value
 
     def raw(self, count: int) -> bytes:
-        """``count`` bytes, as they are."""
+        """Read ``count`` bytes."""
         start = self._raw(count, f"{count} bytes of text")
         return self.data[start : start + count]
 
     def elements(self, kind: str, count: int) -> np.ndarray:
-        """``count`` numbers; chars and bytes lie raw in the file, all others are read from their digits."""
+        """Read ``count`` elements: chars and bytes are stored raw, all other kinds as decimal numbers."""
         what, dtype = f"{count} elements of a {kind}Storage", np.dtype(ELEMENTS.get(kind, "i8"))
         if dtype.itemsize == 1:
             return np.frombuffer(self.data, dtype, count, self._raw(count, what))
@@ -154,8 +167,8 @@ class AsciiStream:
         return start
 
     def _values(self, pattern: "re.Pattern[bytes]", count: int, what: str) -> Iterator[bytes]:
-        """The next ``count`` words, each read when it is asked for."""
-        if not 0 <= 2 * count <= self.remaining + 1:  # a digit and a space each
+        """Yield the next ``count`` words."""
+        if not 0 <= 2 * count <= self.remaining + 1:  # at least a digit and a space each
             raise Malformed(self.offset, f"expected {what}, but {self.remaining} bytes are left")
         for _ in range(count):
             match = pattern.match(self.data, self.offset)

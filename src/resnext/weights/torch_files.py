@@ -1,7 +1,7 @@
-"""What ``torch.save`` writes: a zip archive since torch 1.6, before that a row of pickles with the numbers behind.
+"""Read files of ``torch.save``: a zip archive since torch 1.6, before that a sequence of pickles followed by the data.
 
-A zip of torch is not compressed and not encrypted, so a storage is a stretch of the file. Names in it are looked up
-and never touch the disk.
+The zip is neither compressed nor encrypted, so each storage is one contiguous part of the file. Nothing is extracted to
+the disk.
 """
 
 import struct
@@ -18,9 +18,9 @@ from resnext.weights.pickle_values import settled, shown
 from resnext.weights.pickles import interpret
 from resnext.weights.torch_tensors import NAMES, Storage, StorageView, in_this_order, read_bytes, storage_of
 
-MAGIC = 0x1950A86A20F9469CFC6C  # the first of the pickles
-PROTOCOL = 1001  # the second
-LARGEST_DIRECTORY = 4 << 20  # bytes of a zip's directory: some 40,000 entries
+MAGIC = 0x1950A86A20F9469CFC6C  # value of the first pickle
+PROTOCOL = 1001  # value of the second pickle
+LARGEST_DIRECTORY = 4 << 20  # bytes of a zip's directory: about 40,000 entries
 LARGEST_WORD = 64  # bytes of an entry such as byteorder
 LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, ..., lengths of the name and of the extra field
 SCRIPT = ("constants.pkl", "code/", "model.json")
@@ -28,7 +28,7 @@ PROGRAM = ("archive_format", "models/", "serialized_exported_program.json", "arc
 
 
 class Entry(NamedTuple):
-    """Where an entry of the archive lies in the file."""
+    """The position of an archive entry in the file."""
 
     offset: int
     size: int
@@ -39,10 +39,10 @@ class Entry(NamedTuple):
 
 
 def read_zip(file: IO[bytes], size: int) -> Any:
-    """The value in a zip of ``torch.save``. Raises RequestError, without the path."""
+    """Read a zip archive of ``torch.save``. Error messages do not include the path."""
     entries = _entries(file, size)
     program = entries["data.pkl"]
-    checked = program.checksum != 0  # torch can be told to leave checksums out; then all are 0
+    checked = program.checksum != 0  # torch can write archives without checksums; then all are 0
     if checked:
         _checked(read_bytes(file, program.offset, program.size), "data.pkl", program)
     order = _word(file, entries, "byteorder") or "little"
@@ -54,7 +54,7 @@ def read_zip(file: IO[bytes], size: int) -> Any:
         match identity:
             case ("storage", kind, key, str() | None, count):
                 return storage_of(found, kind, key, count)
-        raise RequestError("refers to something else than a storage outside of its pickle")
+        raise RequestError("has a persistent id in its pickle that is not a storage")
 
     stream = Stream(file, program.offset, program.offset + program.size)
     value = interpret(stream, NAMES, persistent)
@@ -74,32 +74,34 @@ def read_zip(file: IO[bytes], size: int) -> Any:
 
 def _checked(data: Tensor, name: str, entry: Entry) -> None:
     if zlib.crc32(memoryview(data.numpy())) != entry.checksum:
-        raise RequestError(f"is damaged: the checksum of its entry {shown(name)} does not fit")
+        raise RequestError(f"is damaged: its entry {shown(name)} has a wrong checksum")
 
 
 class _Careful:
-    """A file that does not read more at once than a zip's directory may take."""
+    """A file whose ``read`` returns at most MAX_DIRECTORY_BYTES, so that zipfile cannot allocate more."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self.file, self.seek, self.tell = file, file.seek, file.tell
 
     def read(self, count: int = -1) -> bytes:
+        """Read at most ``count`` bytes. Raises BadZipFile if there are too many."""
         data = self.file.read(LARGEST_DIRECTORY + 1 if count < 0 else min(count, LARGEST_DIRECTORY + 1))
         if len(data) > LARGEST_DIRECTORY:
             raise zipfile.BadZipFile("its directory is too large")
         return data
 
     def seekable(self) -> bool:
+        """Return True, which zipfile requires."""
         return True
 
 
 def _entries(file: IO[bytes], size: int) -> dict[str, Entry]:
-    """Entries by their name below the archive's one folder. Raises RequestError for what torch never writes."""
+    """List the entries by their name below the archive's single folder. Refuses anything that torch never writes."""
     try:
         with zipfile.ZipFile(_Careful(file)) as archive:
             infos, end = archive.infolist(), archive.start_dir
     except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError, OverflowError, struct.error) as error:
-        raise RequestError(f"is not a whole zip archive: {error}; was it cut off?") from None
+        raise RequestError(f"is not a complete zip archive: {error}; was the download interrupted?") from None
     names = [info.filename for info in infos]
     for info in infos:
         _check_name(info.orig_filename)
@@ -115,17 +117,17 @@ def _entries(file: IO[bytes], size: int) -> dict[str, Entry]:
         taken.append((info.header_offset, entries[name].offset + info.file_size))
     taken.sort()
     if any(first[1] > second[0] for first, second in pairwise(taken)):
-        raise RequestError("has zip entries that overlap")
+        raise RequestError("has overlapping zip entries")
     return entries
 
 
 def _check_name(name: str) -> None:
     if name.startswith("/") or "\\" in name or "\0" in name or ".." in name.split("/"):
-        raise RequestError(f"has a zip entry of the name {shown(name)}, which leads out of the archive")
+        raise RequestError(f"has a zip entry {shown(name)}, whose name leads out of the archive")
 
 
 def _entry(file: IO[bytes], size: int, info: zipfile.ZipInfo) -> Entry:
-    """Where the bytes of an entry lie, checked against the file."""
+    """Find the bytes of an entry, and check that they lie within the file."""
     name = info.filename
     if info.flag_bits & 0x2041:
         raise RequestError(f"has an encrypted zip entry {shown(name)}")
@@ -134,21 +136,21 @@ def _entry(file: IO[bytes], size: int, info: zipfile.ZipInfo) -> Entry:
     file.seek(max(0, info.header_offset))
     header = file.read(LOCAL_HEADER.size)
     if info.header_offset < 0 or len(header) < LOCAL_HEADER.size or header[:4] != b"PK\3\4":
-        raise RequestError(f"has no zip entry where {shown(name)} should lie")
+        raise RequestError(f"has no zip entry at the position of {shown(name)}")
     _, name_length, extra_length = LOCAL_HEADER.unpack(header)
     offset = info.header_offset + LOCAL_HEADER.size + name_length + extra_length
     if offset + info.file_size > size:
         raise RequestError(
-            f"is cut off: {shown(name)} declares {info.file_size:,} bytes, {max(0, size - offset):,} are left"
+            f"is truncated: {shown(name)} declares {info.file_size:,} bytes, {max(0, size - offset):,} are left"
         )
     return Entry(offset, info.file_size, info.CRC)
 
 
 def _check_kind(names: list[str]) -> None:
-    """That the archive, by the names below its folder, holds a plain ``torch.save``."""
+    """Check by the entry names that the archive was written by ``torch.save``; otherwise say what it is."""
     if any(name == mark or (mark.endswith("/") and name.startswith(mark)) for mark in SCRIPT for name in names):
         raise RequestError(
-            "is a TorchScript archive, a program; save the tensors: torch.save(torch.jit.load(FILE).state_dict(), NEW)"
+            "is a TorchScript program; save its tensors: torch.save(torch.jit.load(FILE).state_dict(), NEW)"
         )
     if "data.pkl" in names:
         return
@@ -156,13 +158,15 @@ def _check_kind(names: list[str]) -> None:
         raise RequestError("has more than one folder in its archive; torch.save writes one")
     if any(name == mark or (mark.endswith("/") and name.startswith(mark)) for mark in PROGRAM for name in names):
         raise RequestError(
-            "is an exported program (.pt2); save the tensors: torch.save(torch.export.load(FILE).state_dict, NEW)"
+            "is an exported program (.pt2); save its tensors: torch.save(torch.export.load(FILE).state_dict, NEW)"
         )
     if any(name.endswith(".npy") for name in names):
-        raise RequestError("is an archive of NumPy arrays (.npz), which is no format of weights here")
+        raise RequestError("is an archive of NumPy arrays (.npz), which is not supported as weights")
     if any(name.endswith("model.weights.h5") for name in names):
-        raise RequestError("is a Keras model; networks of other frameworks are not read")
-    raise RequestError("is a zip archive, but not of torch.save: it has no data.pkl; is it a folder to be unzipped?")
+        raise RequestError("is a Keras model; networks of other frameworks are not supported")
+    raise RequestError(
+        "is a zip archive, but not of torch.save (it has no data.pkl); if it is a folder, unzip it first"
+    )
 
 
 def _word(file: IO[bytes], entries: dict[str, Entry], name: str) -> str:
@@ -173,35 +177,37 @@ def _word(file: IO[bytes], entries: dict[str, Entry], name: str) -> str:
     return file.read(min(entry.size, LARGEST_WORD)).decode("ascii", "backslashreplace")
 
 
-# the row of pickles
+# the legacy format: a sequence of pickles
 
 
 def read_legacy(file: IO[bytes], size: int) -> Any:
-    """The value that torch before 1.6 saved. Raises RequestError, without the path."""
+    """Read a file of torch before 1.6. Error messages do not include the path."""
     stream = Stream(file, 0, size)
     if interpret(stream, {}) != MAGIC:
-        raise RequestError("is no file of torch.save")
+        raise RequestError("is not a file of torch.save")
     version = interpret(stream, {})
     if version != PROTOCOL:
-        raise RequestError(f"is a file of torch.save in an unknown version; expected {PROTOCOL}")
+        raise RequestError(f"is a file of torch.save with an unknown protocol version; expected {PROTOCOL}")
     system = settled(interpret(stream, {}))
     if not isinstance(system, dict) or system.get("little_endian") is not True:
-        raise RequestError("was saved on a big-endian machine, in a form that only such a machine reads")
+        raise RequestError("was saved on a big-endian machine, which is not supported in this format")
     found: dict[str, Storage] = {}
     value = interpret(stream, NAMES, lambda identity: _legacy_storage(found, identity))
     keys = settled(interpret(stream, {}))
     if type(keys) is not list or not all(type(key) is str for key in keys) or sorted(keys) != sorted(found):
-        raise RequestError("does not list the storages that its tensors are in")
+        raise RequestError("has a list of storages that does not match those of its tensors")
     for key in keys:
         read_storage(stream, found[key])
     return settled(value)
 
 
 def read_storage(stream: Stream, storage: Storage) -> None:
-    """The numbers of a storage where ``stream`` stands: their count, then their bytes."""
+    """Read the data of a storage at the position of ``stream``: the number of elements, then their bytes."""
     count = stream.number("<q")
     if count != storage.count:
-        raise RequestError(f"has {count:,} numbers in the storage {shown(storage.key)}, declared are {storage.count:,}")
+        raise RequestError(
+            f"has {count:,} elements in the storage {shown(storage.key)}, but declares {storage.count:,}"
+        )
     start = stream.position
     stream.claim(storage.size)
     storage.put(in_this_order(read_bytes(stream.file, start, storage.size), storage.dtype, "little"))
@@ -215,10 +221,10 @@ def _legacy_storage(found: dict[str, Storage], identity: Any) -> Storage:
         case ("storage", kind, key, str() | None, count, (str(), int() as start, int() as length)):
             root = storage_of(found, kind, key, count)
             if min(start, length) < 0 or start + length > count:
-                raise RequestError(f"has a part of the storage {shown(key)} that ends beyond it")
+                raise RequestError(f"has a view of the storage {shown(key)} that ends beyond it")
             return StorageView(root, start, length)
         case ("module", *_):
             raise RequestError(
-                "holds a whole pickled model, a program; save model.state_dict() with the program that made it"
+                "holds a whole pickled model, which needs code; save model.state_dict() with the program that made it"
             )
-    raise RequestError("refers to something else than a storage outside of its pickle")
+    raise RequestError("has a persistent id in its pickle that is not a storage")

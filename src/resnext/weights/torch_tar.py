@@ -1,7 +1,7 @@
-"""What ``torch.save`` wrote before version 0.2: a tar archive of storages, tensors and a pickle that refers to them.
+"""Read files of ``torch.save`` before version 0.2: a tar of storages, tensors and a pickle that refers to them.
 
-``torch.load(weights_only=True)`` refuses it. Members are stretches of the file, found by walking the headers; nothing
-is extracted. Python's tarfile is not used: some of its versions recurse or backtrack without end on hostile headers.
+``torch.load(weights_only=True)`` does not read them. The members are located by walking the headers; nothing is
+extracted. Python's tarfile is not used, because some versions recurse or backtrack endlessly on hostile headers.
 """
 
 import math
@@ -23,11 +23,11 @@ from resnext.weights.torch_tensors import (
     storage_of,
 )
 
-BLOCK = 512  # bytes of a header; members are padded to as many
+BLOCK = 512  # bytes of a header; members are padded to a multiple of it
 MOST_MEMBERS = 64
 MOST_ITEMS = 100_000  # storages or tensors
 NEEDED = ("storages", "tensors", "pickle")
-FILES, EXTRAS = b"0\0", b"xg"  # kinds of members: a file; attributes of the next one, which say nothing about weights
+FILES, EXTRAS = b"0\0", b"xg"  # types of members: a file; attributes of the next member, which are ignored
 OCTAL = re.compile(rb" *([0-7]{1,12})[ \0]*")
 TENSOR_NAMES = {
     f"torch{device}.{kind}Tensor": Named(f"torch{device}.{kind}Tensor") for kind in DTYPES for device in ("", ".cuda")
@@ -37,7 +37,7 @@ TAR_NAMES: dict[str, Any] = NAMES | TENSOR_NAMES | STORAGE_NAMES
 
 
 def read_tar(file: IO[bytes], size: int) -> Any:
-    """The value in a tar of ``torch.save``. Raises RequestError, without the path."""
+    """Read a tar archive of ``torch.save``. Error messages do not include the path."""
     members = _members(file, size)
     if not all(name in members for name in NEEDED):
         shown_names = ", ".join(shown(name)[:40] for name in list(members)[:4])
@@ -47,7 +47,9 @@ def read_tar(file: IO[bytes], size: int) -> Any:
 
     def persistent(identity: Any) -> Any:
         if isinstance(identity, tuple):
-            raise RequestError("holds a whole pickled model, a program; save its state_dict() with the old torch")
+            raise RequestError(
+                "holds a whole pickled model, which needs code; save its state_dict() with the old torch"
+            )
         name = str(identity) if type(identity) in (int, str) else ""
         if name in tensors:
             return tensors[name]
@@ -59,7 +61,7 @@ def read_tar(file: IO[bytes], size: int) -> Any:
 
 
 def _members(file: IO[bytes], size: int) -> dict[str, tuple[int, int]]:
-    """The files in the archive: name -> where it starts and ends."""
+    """List the files in the archive: name -> (start, end)."""
     members: dict[str, tuple[int, int]] = {}
     position = 0
     for _ in range(MOST_MEMBERS):
@@ -72,7 +74,7 @@ def _members(file: IO[bytes], size: int) -> dict[str, tuple[int, int]]:
             raise RequestError(f"is a damaged tar archive: the header at byte {position:,} has a wrong checksum")
         start, name = position + BLOCK, header[:100].split(b"\0", 1)[0].decode("utf-8", "backslashreplace")
         if start + length > size:
-            raise RequestError(f"is cut off: {shown(name)} declares {length:,} bytes, {size - start:,} are left")
+            raise RequestError(f"is truncated: {shown(name)} declares {length:,} bytes, {size - start:,} are left")
         position = start + math.ceil(length / BLOCK) * BLOCK
         if header[156:157] in EXTRAS:
             continue
@@ -90,19 +92,19 @@ def _members(file: IO[bytes], size: int) -> dict[str, tuple[int, int]]:
 def _octal(field: bytes) -> int:
     found = OCTAL.fullmatch(field)
     if found is None:
-        raise RequestError("is a damaged tar archive: a header has a number that is none")
+        raise RequestError("is a damaged tar archive: a header has a malformed number")
     return int(found[1], 8)
 
 
 def _count(stream: Stream) -> int:
     count = interpret(stream, {})
     if type(count) is not int or not 0 <= count <= MOST_ITEMS:
-        raise RequestError(f"declares an impossible number of tensors; at most {MOST_ITEMS:,} are read")
+        raise RequestError(f"declares an invalid number of tensors; at most {MOST_ITEMS:,} are supported")
     return count
 
 
 def _storages(stream: Stream) -> dict[str, Storage]:
-    """By the number that the pickles know them by: each with its numbers behind, then parts of them."""
+    """Read the storages by key: each is followed by its data; then come the views of storages."""
     storages: dict[str, Storage] = {}
     for _ in range(_count(stream)):
         match interpret(stream, TAR_NAMES):
@@ -111,8 +113,8 @@ def _storages(stream: Stream) -> dict[str, Storage]:
                 stream.back(8)
                 read_storage(stream, storage_of(storages, kind, str(key), count))
             case _:
-                raise RequestError("has a storage without a name, a place and a kind, or twice")
-    roots = dict(storages)  # a part is always one of these
+                raise RequestError("has a storage that is malformed or declared twice")
+    roots = dict(storages)  # a view is always of one of these
     views = settled(interpret(stream, {}))
     for view in views if isinstance(views, list) else [None]:
         match view:
@@ -121,12 +123,12 @@ def _storages(stream: Stream) -> dict[str, Storage]:
             ):
                 storages[str(key)] = StorageView(roots[str(root)], start, count)
             case _:
-                raise RequestError("has a part of a storage that is none")
+                raise RequestError("has a malformed view of a storage")
     return storages
 
 
 def _tensors(stream: Stream, storages: dict[str, Storage]) -> dict[str, StoredTensor]:
-    """By their number: a pickle of (number, number of the storage, class), then the sizes."""
+    """Read the tensors by key: a pickle of (key, storage key, class), then sizes and strides."""
     tensors: dict[str, StoredTensor] = {}
     for _ in range(_count(stream)):
         match interpret(stream, TAR_NAMES):
@@ -138,5 +140,5 @@ def _tensors(stream: Stream, storages: dict[str, Storage]) -> dict[str, StoredTe
                 stride = tuple(stream.number("<q") for _ in range(dimensions))
                 tensors[str(key)] = StoredTensor(storages[str(storage)], stream.number("<q"), size, stride)
             case _:
-                raise RequestError("has a tensor without a name and a storage of the archive")
+                raise RequestError("has a malformed tensor, or one without a storage in the archive")
     return tensors

@@ -1,7 +1,7 @@
-"""Torch's tensors in a pickle: a storage that the pickle refers to, and sizes and strides that must lie inside it.
+"""Rebuild torch's tensors from a pickle: a tensor is a storage with sizes and strides, which must lie inside it.
 
-Nothing of torch is called by name. The numbers are read after the pickle, storage by storage, into memory of their
-own, so that the tensors do not depend on the file; tensors that shared a storage share it again.
+No torch function is called by name. The data are read after the pickle, storage by storage, into new memory, so the
+tensors do not depend on the file. Tensors that shared a storage share it again.
 """
 
 import math
@@ -17,7 +17,7 @@ from resnext.weights import numpy_pickles, pickle_names
 from resnext.weights.pickle_values import Meter, Named, Shell, described, fill, shown
 
 MOST_DIMENSIONS = 32
-LARGEST = 2**50  # numbers, of a tensor or storage
+LARGEST = 2**50  # elements of a tensor or storage
 LONGEST_KEY = 100
 
 DTYPES = {
@@ -35,7 +35,7 @@ DTYPES = {
 
 
 class StorageClass(Shell):
-    """The name of a class of storages, such as torch.FloatStorage."""
+    """A storage class in a pickle, such as torch.FloatStorage."""
 
     __slots__ = ("dtype", "name")
 
@@ -43,11 +43,12 @@ class StorageClass(Shell):
         self.name, self.dtype = name, dtype
 
     def settle(self) -> Any:
+        """Raise RequestError: a class is not data."""
         raise RequestError(f"holds the class {self.name} where data was expected")
 
 
 class Storage(Shell):
-    """``count`` numbers, whose bytes are put in when the pickle has been read."""
+    """A storage of ``count`` elements. Its bytes are set after the pickle has been read."""
 
     __slots__ = ("count", "data", "dtype", "key")
 
@@ -57,27 +58,28 @@ class Storage(Shell):
 
     @property
     def size(self) -> int:
-        """In bytes."""
+        """The size in bytes."""
         return self.count * self.dtype.itemsize
 
     def put(self, data: Tensor) -> None:
-        """Its bytes, a uint8 tensor [size]."""
+        """Set the data from a uint8 tensor [size]."""
         if self.dtype == torch.bool:
             data.clamp_(max=1)
         self.data = data.view(self.dtype)
 
     def numbers(self) -> tuple[Tensor, int]:
-        """The numbers [n], and where among them this storage starts."""
+        """Return the elements [n], and the index of this storage's first one."""
         if self.data is None:
-            raise RequestError(f"has no numbers for the storage {shown(self.key)}")
+            raise RequestError(f"has no data for the storage {shown(self.key)}")
         return self.data, 0
 
     def settle(self) -> Any:
-        raise RequestError("holds a bare storage of torch where data was expected; save tensors")
+        """Raise RequestError: a storage without a tensor is not supported."""
+        raise RequestError("holds a torch storage where a tensor was expected; save tensors")
 
 
 class StorageView(Storage):
-    """A part of another storage, as torch before 0.4 wrote it."""
+    """A part of another storage, as written by torch before 0.4."""
 
     __slots__ = ("root", "start")
 
@@ -86,12 +88,13 @@ class StorageView(Storage):
         self.root, self.start = root, start
 
     def numbers(self) -> tuple[Tensor, int]:
+        """Return the elements of the whole storage, and the index of this part's first one."""
         numbers, before = self.root.numbers()
         return numbers, before + self.start
 
 
 class StoredTensor(Shell):
-    """A tensor, but for its numbers."""
+    """A tensor whose data are not read yet."""
 
     __slots__ = ("offset", "size", "storage", "stride")
 
@@ -102,19 +105,20 @@ class StoredTensor(Shell):
         if len(size) != len(stride) or len(size) > MOST_DIMENSIONS:
             raise RequestError(f"has a tensor of {len(size)} sizes and {len(stride)} strides")
         if math.prod(max(side, 1) for side in size) >= LARGEST:
-            raise RequestError(f"has a tensor of the impossible size {_sizes(size)}")
+            raise RequestError(f"has a tensor of size {_sizes(size)}, which is too large")
         if math.prod(size) > storage.count:
             raise RequestError(
-                f"has a tensor of {_sizes(size)} in a storage of {storage.count:,} numbers; "
-                "expanded tensors are not read, save tensor.contiguous()"
+                f"has a tensor of {_sizes(size)} in a storage of {storage.count:,} elements; "
+                "expanded tensors are not supported, save tensor.contiguous()"
             )
         if 0 in size:
-            offset = 0  # a part of an empty tensor may start anywhere
+            offset = 0  # an empty tensor may have any offset
         elif offset + sum((side - 1) * step for side, step in zip(size, stride, strict=True)) >= storage.count:
             raise RequestError(f"has a tensor of {_sizes(size)} that ends beyond its storage")
         self.storage, self.offset, self.size, self.stride = storage, offset, size, stride
 
     def settle(self) -> Tensor:
+        """Return the tensor, a view of its storage."""
         numbers, before = self.storage.numbers()
         return numbers.as_strided(self.size, self.stride, before + self.offset)
 
@@ -124,11 +128,11 @@ def _sizes(size: tuple[int, ...]) -> str:
 
 
 def storage_of(found: dict[str, Storage], kind: Any, key: Any, count: Any) -> Storage:
-    """The storage ``key``, new or as it was declared before. Raises RequestError."""
+    """Get the storage ``key``, or add it if it is new. Raises RequestError if it was declared differently before."""
     if not isinstance(kind, StorageClass):
         raise RequestError(f"has a storage of {described(kind)}")
     if type(key) is not str or len(key) > LONGEST_KEY or type(count) is not int or not 0 <= count < LARGEST:
-        raise RequestError("has a storage without a name and a size")
+        raise RequestError("has a storage without a valid key and size")
     storage = found.setdefault(key, Storage(key, kind.dtype, count))
     if (storage.dtype, storage.count) != (kind.dtype, count):
         raise RequestError(f"declares the storage {shown(key)} twice, with different sizes or kinds")
@@ -136,7 +140,7 @@ def storage_of(found: dict[str, Storage], kind: Any, key: Any, count: Any) -> St
 
 
 def read_bytes(file: IO[bytes], offset: int, size: int) -> Tensor:
-    """``size`` bytes of ``file``, which must have them, as a new uint8 tensor. Raises RequestError."""
+    """Read ``size`` bytes of ``file`` into a new uint8 tensor."""
     data = torch.empty(size, dtype=torch.uint8)
     file.seek(offset)
     fill(file, memoryview(data.numpy()))
@@ -144,14 +148,14 @@ def read_bytes(file: IO[bytes], offset: int, size: int) -> Tensor:
 
 
 def in_this_order(data: Tensor, dtype: torch.dtype, order: str) -> Tensor:
-    """Bytes of numbers from a machine of byte ``order`` ("little" or "big"), in this machine's."""
+    """Convert data from byte ``order`` ("little" or "big") to this machine's, in place."""
     if order != sys.byteorder and dtype.itemsize > 1:
         data.numpy().view(f"u{dtype.itemsize}").byteswap(inplace=True)
     return data
 
 
 def _tensor(arguments: tuple[Any, ...], meter: Meter) -> StoredTensor:  # noqa: ARG001
-    """``_rebuild_tensor(storage, offset, size, stride)`` and v2, with gradients and hooks that are not needed."""
+    """Handle ``_rebuild_tensor(storage, offset, size, stride)`` and v2, whose gradient flag and hooks are ignored."""
     if len(arguments) not in (4, 6, 7) or not isinstance(arguments[0], Storage):
         raise RequestError("has a tensor without a storage, sizes and strides")
     if len(arguments) == 7 and arguments[6]:
@@ -161,7 +165,7 @@ def _tensor(arguments: tuple[Any, ...], meter: Meter) -> StoredTensor:  # noqa: 
 
 def _parameter(arguments: tuple[Any, ...], meter: Meter) -> StoredTensor:  # noqa: ARG001
     if len(arguments) != 3 or not isinstance(arguments[0], StoredTensor):
-        raise RequestError("has a parameter that is no tensor")
+        raise RequestError("has a parameter that is not a tensor")
     return arguments[0]
 
 
@@ -171,7 +175,7 @@ def _size(arguments: tuple[Any, ...], meter: Meter) -> tuple[int, ...]:  # noqa:
             return ()
         case (tuple() as size,) if all(type(side) is int for side in size):
             return size
-    raise RequestError("has a torch.Size that is none")
+    raise RequestError("has a malformed torch.Size")
 
 
 def _device(arguments: tuple[Any, ...], meter: Meter) -> str:  # noqa: ARG001
@@ -180,7 +184,7 @@ def _device(arguments: tuple[Any, ...], meter: Meter) -> str:  # noqa: ARG001
             return kind
         case (str() as kind, int() as index):
             return f"{kind[:40]}:{index}"
-    raise RequestError("has a torch.device that is none")
+    raise RequestError("has a malformed torch.device")
 
 
 _CALLED: dict[str, Callable[[tuple[Any, ...], Meter], Any]] = {
@@ -190,7 +194,7 @@ _CALLED: dict[str, Callable[[tuple[Any, ...], Meter], Any]] = {
     "torch.Size": _size,
     "torch.device": _device,
 }
-# all that any file may name: Python's, NumPy's and torch's
+# all names that a file may use: Python's, NumPy's and torch's
 NAMES: dict[str, Any] = {
     **pickle_names.NAMES,
     **numpy_pickles.NAMES,

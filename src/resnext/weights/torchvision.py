@@ -1,7 +1,7 @@
-"""torchvision's files: the names are ours, so what is to find out is which published file this is, if it is one.
+"""Adapter for torchvision's files, which have our parameter names; it also recognizes published files.
 
-A published file is recognised by its content: the name of its architecture, then its size, then its SHA-256, whose
-first eight digits torchvision, Facebook and timm write into the file's name (``released.py``).
+A published file is recognized by architecture, size and SHA-256, whose first eight digits torchvision, Facebook and
+timm put into the file name (``released.py``).
 """
 
 import re
@@ -23,27 +23,27 @@ from resnext.weights.known import imagenet
 from resnext.weights.naming import UNKNOWN_PREPROCESSING, Found, check_same, renamed
 from resnext.weights.released import MIB, Released, released
 
-# what may stand around a backbone; any other name is a part of the network, and must be one of ours
+# modules outside the backbone, which are ignored; any other name must be one of our parameters
 HEADS = ("fpn", "rpn", "roi_heads", "classifier", "aux_classifier", "head", "neck", "decoder", "decode_head")
-DIGITS = 8  # of a SHA-256, in the names of published files
+DIGITS = 8  # digits of the SHA-256 in the names of published files
 LINEAR = re.compile(
     r"((module|model|net|network)\.)*(fc(\.\d+)?|(head|cls_head)(\.fc)?|classifier(\.\d+)?|linear)\.(weight|bias)"
 )
 LAST_SHORTCUT = re.compile(r"layer(\d{1,3})\.0\.downsample\.0\.weight")
-# the children of torchvision's ResNet by their place; those between have no weights
+# the children of torchvision's ResNet by index; the others have no weights
 SEQUENTIAL = {"0": "conv1", "1": "bn1", **{str(stage + 3): f"layer{stage}" for stage in (1, 2, 3, 4)}, "9": "fc"}
 DETECTOR = "rpn.head.cls_logits.weight"
 
 
 def adapt(found: Found) -> Contents:
-    """A state dict of torchvision's names, also out of a detector or another network around it. Raises RequestError."""
+    """Adapt a state dict with torchvision's names, of a classifier or of a detector's backbone."""
     found = with_classifier(found)
     state, notes = renamed(found, rename)
     architecture = infer(state, found.path)
     published = recognise(found.raw.path, architecture, state)
     notes = (*found.notes, *notes, *assumptions(architecture))
     if DETECTOR in found.others or DETECTOR in found.state:
-        notes += ("torchvision runs its own COCO_V1 detectors with BN's eps at 0; here it is 1e-5",)
+        notes += ("torchvision runs its COCO_V1 detectors with BN's eps 0; here it is 1e-5",)
     about: dict[str, Any] = {}
     if published is None:
         notes += (UNKNOWN_PREPROCESSING,)
@@ -55,20 +55,20 @@ def adapt(found: Found) -> Contents:
 
 
 def adapt_sequential(found: Found) -> Contents:
-    """A state dict of ``nn.Sequential(*resnet.children())``, whole or without its head, as fastai has it."""
+    """Adapt a state dict of ``nn.Sequential(*resnet.children())``, with or without head, as fastai saves it."""
 
     def named(name: str) -> str:
         place, _, rest = name.partition(".")
         return f"{SEQUENTIAL.get(place, place)}.{rest}"
 
-    state, _ = renamed(found, named)  # its note comes again in ``adapt``
+    state, _ = renamed(found, named)  # ``adapt`` makes the same note
     return adapt(replace(found, state=state))
 
 
 def with_classifier(found: Found) -> Found:
-    """``found`` with its one linear layer as ``fc``, where that has another name than in torchvision's ResNet.
+    """Rename the classifier to ``fc`` if there is exactly one linear layer and it has another name.
 
-    In an ``nn.Sequential`` (``fc.1``, behind a dropout), or beside the backbone (mmpretrain's ``head.fc``).
+    Examples are ``fc.1`` (an ``nn.Sequential`` with dropout) and ``head.fc`` (mmpretrain).
     """
     shortcuts = {int(match[1]): match[0] for match in map(LAST_SHORTCUT.fullmatch, found.state) if match}
     named = {name: tensor for name, tensor in (found.others | found.state).items() if LINEAR.fullmatch(name)}
@@ -76,30 +76,30 @@ def with_classifier(found: Found) -> Found:
     if "fc.weight" in found.state or len(weights) != 1 or len(named) != 2 or not shortcuts:
         return found
     if named[weights[0]].shape[1:] != found.state[shortcuts[max(shortcuts)]].shape[:1]:
-        return found  # of something behind the network
+        return found  # it does not take the network's features
     layer = weights[0].removesuffix(".weight")
     state, others = (
         {name: tensor for name, tensor in part.items() if name not in named} for part in (found.state, found.others)
     )
     state |= {f"fc.{name.rpartition('.')[2]}": tensor for name, tensor in named.items()}
-    note = f"{layer} was taken as the classifier, as if nothing but dropout stood before it and nothing behind it"
+    note = f"{layer} was used as the classifier, assuming only dropout before it and no layer after it"
     return replace(found, state=state, others=others, notes=(*found.notes, note))
 
 
 def rename(name: str) -> str | None:
-    """A name of the network as it is; None for heads that stand around it."""
+    """Return a name of the network unchanged, and None for a head."""
     return None if name.split(".", 1)[0] in HEADS else name
 
 
 def assumptions(architecture: Architecture) -> tuple[str, ...]:
-    """What the tensors do not say and is taken as usual."""
+    """List what was assumed because tensors do not show it."""
     if architecture.stem == "cifar":
-        return ("the 3x3 stem is taken as of stride 1, without a pool (the CIFAR stem)",)
+        return ("the 3x3 stem is assumed to have stride 1 and no pool (the CIFAR stem)",)
     return ()
 
 
 def recognise(path: Path, architecture: Architecture, state: dict[str, Tensor]) -> Released | None:
-    """The published classifier that ``path`` is; only where its size fits one of them is it read for its digest."""
+    """Find the published classifier in ``path``. The SHA-256 is computed only if the size fits one."""
     if architecture.num_classes != 1000 or not path.is_file():
         return None
     size = path.stat().st_size
@@ -114,21 +114,21 @@ def recognise(path: Path, architecture: Architecture, state: dict[str, Tensor]) 
 
 
 def to_torchvision(model: Network) -> dict[str, Tensor]:
-    """The state dict that ``torchvision.models.ResNet(block, layers, groups=, width_per_group=)`` loads strictly.
+    """Make a state dict that ``torchvision.models.ResNet(block, layers, groups=, width_per_group=)`` loads strictly.
 
-    Raises RequestError naming the field of the architecture that torchvision's class cannot express.
+    Raises RequestError that names the field of the architecture that torchvision's class cannot express.
     """
     check_expressible(model.architecture)
     return dict(convert_form(model, "grouped").state_dict())
 
 
 def check_expressible(a: Architecture) -> None:
-    """Raises RequestError naming the first field that torchvision's ResNet does not have."""
+    """Raise RequestError for the first field of the architecture that torchvision's ResNet cannot express."""
     assert a.stage_widths is not None
     if len(a.stages) != 4:
         raise RequestError(f"torchvision's ResNet has four stages; {a.name} has {len(a.stages)}")
     if a.num_classes == 0:
-        raise RequestError("torchvision's ResNet always has a classifier; num_classes 0 has none to write")
+        raise RequestError("torchvision's ResNet always has a classifier, but num_classes is 0")
     channels = tuple(64 * EXPANSION[a.block] * 2**stage for stage in range(4))
     widths = channels if a.block == "basic" else tuple(a.stage_widths[0] * 2**stage for stage in range(4))
     fields = {"stride_in_1x1": False, "base_channels": 64, "in_channels": 3}

@@ -1,4 +1,4 @@
-"""Hugging Face transformers' ResNetForImageClassification: microsoft/resnet-50 and its kind."""
+"""Adapter for ResNetForImageClassification of Hugging Face transformers, such as microsoft/resnet-50."""
 
 import re
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ STEM = {"embedder.embedder.convolution": "conv1", "embedder.embedder.normalizati
 
 
 def adapt(found: Found) -> Contents:
-    """A state dict of transformers' names, with its config.json where there is one. Raises RequestError."""
+    """Adapt a state dict with transformers' names, and its config.json if there is one."""
     config: Mapping[str, Any] = found.raw.config or {}
     _check_config(config, found.path)
     head = {name: tensor for name, tensor in found.others.items() if name.startswith("classifier.")}
@@ -39,7 +39,7 @@ def adapt(found: Found) -> Contents:
 
 
 def rename(name: str) -> str | None:
-    """transformers' name as torchvision's."""
+    """Convert a name of transformers to torchvision's."""
     match = LAYER.fullmatch(name)
     if match is None:
         layer, _, rest = name.rpartition(".")

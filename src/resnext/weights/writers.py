@@ -1,4 +1,4 @@
-"""Networks into files of any format, whole or not at all, and proven: what was written is read back and compared."""
+"""Write a network in any supported format, atomically, and verify the file by reading it back."""
 
 import io
 import json
@@ -19,42 +19,42 @@ from resnext.files import disk_named, sync_folder, written_whole
 from resnext.model.complexity import default_image_size
 from resnext.model.network import Network
 
-ROUNDING = 1e-4  # of the largest output: float32 sums in another order
-LARGEST_SIDE = 224  # pixels of the picture that is compared
+ROUNDING = 1e-4  # relative to the largest output: float32 sums are added in another order
+LARGEST_SIDE = 224  # pixels of the test image
 
-OF_A_RUN = ("recipe.yaml", "curves.png", "confusion.png", "reliability.png")  # else an earlier card's would stay
+OF_A_RUN = ("recipe.yaml", "curves.png", "confusion.png", "reliability.png")  # removed before a new model card
 
 Write = Callable[[Network, Path], None]
 
 
 def write_ours(model: Network, path: Path) -> None:
-    """One safetensors file with everything the network knows of itself."""
+    """Write a resnext safetensors file, which has the architecture, preprocessing and classes too."""
     from resnext.weights.native import save
 
     save(model, path)
 
 
 def write_torchvision(model: Network, path: Path) -> None:
-    """A state dict as torch.save writes it, for ``torchvision.models.ResNet(...).load_state_dict``."""
+    """Write a state dict with torch.save, for ``torchvision.models.ResNet(...).load_state_dict``."""
     from resnext.weights.torchvision import to_torchvision
 
-    state, data = to_torchvision(model), io.BytesIO()  # a full disk under torch.save is a RuntimeError about zip files
+    state, data = to_torchvision(model), io.BytesIO()  # in memory: on a full disk torch.save raises a misleading error
     torch.save(OrderedDict((name, tensor.contiguous()) for name, tensor in state.items()), data)
     with written_whole(path) as file:
         file.write(data.getbuffer())
 
 
 def write_detectron2(model: Network, path: Path) -> None:
-    """A backbone as ``cfg.MODEL.WEIGHTS`` of detectron2 takes it: a pickle of NumPy arrays."""
+    """Write a backbone for detectron2's ``cfg.MODEL.WEIGHTS``: a pickle of NumPy arrays."""
     from resnext.weights.detectron2 import to_detectron2
 
     table = to_detectron2(model)
     with written_whole(path) as file:
-        pickle.dump(table, file, protocol=4)  # every Python that detectron2 runs on; bytes stay bytes
+        pickle.dump(table, file, protocol=4)  # readable by every Python that detectron2 supports
 
 
 def write_timm(model: Network, path: Path) -> None:
-    """A folder that ``timm.create_model("local-dir:FOLDER", pretrained=True)`` takes; as *.safetensors its weights."""
+    """Write a folder for ``timm.create_model("local-dir:FOLDER", pretrained=True)``, or only its .safetensors file."""
     from resnext.weights.timm import to_timm
 
     state, config = to_timm(model)
@@ -68,10 +68,10 @@ def write_timm(model: Network, path: Path) -> None:
 
 
 def write_proven(model: Network, out: Path, write: Write) -> float:
-    """Write ``model`` to ``out``, which appears whole and only once it was read back and computes the same.
+    """Write ``model`` to ``out`` with ``write``, after checking that the written network computes the same outputs.
 
-    Returns the largest difference of the outputs. A folder that is there already keeps its other files. Raises
-    WorkError where the disk refuses or the network read back is another, and what the writer raises.
+    ``out`` appears only after the check. An existing folder keeps its other files. Returns the largest difference of
+    the outputs. Raises WorkError if the disk fails or the outputs differ, and any error of the writer.
     """
     out = Path(os.path.abspath(out))
     with _beside(out) as staged:
@@ -82,23 +82,23 @@ def write_proven(model: Network, out: Path, write: Write) -> float:
 
 
 def prove(model: Network, path: Path) -> float:
-    """The largest difference between the outputs of ``model`` and of what ``path`` holds. Above ROUNDING a WorkError.
+    """Compare the outputs of ``model`` and of the network in ``path`` on one fixed, already normalized test image.
 
-    One fixed picture, normalised once: files that do not hold the preprocessing are compared all the same.
+    Returns the largest difference. Raises WorkError if it is above MAX_RELATIVE_DIFFERENCE or the file cannot be read.
     """
     from resnext.weights import load
 
     try:
         again = load(path)
     except RequestError as error:
-        raise WorkError(f"what was written cannot be read back: {error}") from None
+        raise WorkError(f"the written file cannot be read back: {error}") from None
     picture = _picture(model)
     with torch.inference_mode():
         expected, found = _outputs(model.eval(), picture, again), _outputs(again, picture, model)
     difference, scale = (found - expected).abs().max().item(), expected.abs().max().item()
-    if not difference <= ROUNDING * max(1.0, scale):  # also where they are no numbers
+    if not difference <= ROUNDING * max(1.0, scale):  # also true for nan
         raise WorkError(
-            f"what was written computes something else: outputs of up to {scale:.3g} differ by {difference:.3g}"
+            f"the written network computes something else: outputs of up to {scale:.3g} differ by {difference:.3g}"
         )
     return difference
 
@@ -111,7 +111,7 @@ def _picture(model: Network) -> Tensor:
 
 
 def _outputs(model: Network, picture: Tensor, other: Network) -> Tensor:
-    """The classes, or the pooled features where one of the two has no head."""
+    """Compute the logits, or the pooled features if only one of the two networks has a classifier."""
     if model.architecture.num_classes == other.architecture.num_classes:
         return model(picture)
     return model.features(picture, "pooled")["pooled"]
@@ -119,7 +119,7 @@ def _outputs(model: Network, picture: Tensor, other: Network) -> Tensor:
 
 @contextmanager
 def _beside(out: Path) -> Iterator[Path]:
-    """A path of the same name in a temporary folder on the same disk, which goes away at the end."""
+    """Provide a path of the same name in a temporary folder on the same disk, which is deleted at the end."""
     with disk_named(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         folder = tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.", suffix=".part")
@@ -128,13 +128,13 @@ def _beside(out: Path) -> Iterator[Path]:
 
 
 def make_folder(path: Path) -> None:
-    """A new folder. Raises WorkError where the disk refuses."""
+    """Make a folder unless it exists."""
     with disk_named(path):
         path.mkdir(exist_ok=True)
 
 
 def _move(staged: Path, out: Path) -> None:
-    """Put in place: by one rename, or file by file into a folder that is there (the weights last)."""
+    """Move to the final place by one rename, or file by file into an existing folder (the weights last)."""
     with disk_named(out):
         if staged.is_dir() and out.is_dir():
             if (staged / "README.md").exists():

@@ -297,7 +297,7 @@ def test_the_network_of_a_run_goes_on_elsewhere_as_it_was_trained(data: Path, tm
     source = open_data(DataSettings())
     network = network_from_weights(Recipe(init=InitSettings(weights=str(run))), source)
     assert network.architecture == theirs.architecture.change(num_classes=10, in_channels=1)
-    assert any("only the detector's backbone is used" in note for note in network.provenance["init"]["notes"])
+    assert any("only the backbone of the detector was read" in note for note in network.provenance["init"]["notes"])
 
 
 def test_what_a_run_goes_on_with_is_no_network(data: Path, tmp_path: Path) -> None:

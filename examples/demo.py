@@ -11,7 +11,7 @@ from resnext.settings import DataSettings
 RECIPE = Path(__file__).parents[1] / "recipes" / "small" / "digits.yaml"
 
 
-def step(*words: object) -> None:
+def run_step(*words: object) -> None:
     """Print a command as a user would type it, run it, and exit if it fails."""
     command = [str(word) for word in words]
     print(f"\n$ resnext {' '.join(command)}", flush=True)
@@ -22,10 +22,10 @@ def step(*words: object) -> None:
 
 run = Path("runs") / f"demo-{time.strftime('%Y%m%d-%H%M%S')}"
 start = time.perf_counter()
-step("train", RECIPE.relative_to(Path.cwd()) if RECIPE.is_relative_to(Path.cwd()) else RECIPE, "--run", run)
+run_step("train", RECIPE.relative_to(Path.cwd()) if RECIPE.is_relative_to(Path.cwd()) else RECIPE, "--run", run)
 print(f"trained, evaluated and reported in {time.perf_counter() - start:.0f} s")
 
-step("evaluate", run, "--checkpoint", "last")
+run_step("evaluate", run, "--checkpoint", "last")
 
 held_out = open_data(DataSettings(source="digits")).val
 images = run / "a-few-images"
@@ -33,6 +33,6 @@ images.mkdir()
 for index in range(0, len(held_out), len(held_out) // 5):
     label = held_out.classes[held_out.labels[index]]
     held_out.image(index).save(images / f"a-{label}-number-{index}.png")
-step("predict", run, images)
+run_step("predict", run, images)
 
 print(f"\nthe run directory  {run}\nits report         {run / 'report.html'} (open it in a browser)")

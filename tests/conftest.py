@@ -18,7 +18,7 @@ import torch
 THREADS = torch.get_num_threads()
 TINY = """
 model: {name: resnext11_2x4d, base_channels: 4}
-data: {source: digits, limit_train: 100, limit_val: 30, workers: 0}
+data: {source: digits, max_train_images: 100, max_val_images: 30, workers: 0}
 augment: {crop: pad, pad: 1, mixup: 0.2}
 optimizer: {lr: 0.05}
 schedule: {name: cosine, warmup_epochs: 0.5}

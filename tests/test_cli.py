@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from resnext.cli import VERBS, main
-from resnext.commands.doctor import OPTIONAL
+from resnext.commands.doctor import OPTIONAL_PACKAGES
 from tests.conftest import run_resnext
 
 
@@ -114,5 +114,5 @@ def test_doctor_names_the_extras_that_are_missing(
     monkeypatch.setattr("resnext.commands.doctor.find_spec", lambda _: None)
     assert main(["doctor"]) == 0
     printed = capsys.readouterr().out
-    for package, extra in OPTIONAL.items():
+    for package, extra in OPTIONAL_PACKAGES.items():
         assert re.search(rf"^ *{package} +not installed \(pip install 'resnext\[{extra}\]'\) *$", printed, re.MULTILINE)

@@ -6,13 +6,13 @@ from pathlib import Path
 import pytest
 
 from resnext.errors import RequestError, WorkError
-from resnext.files import check_file, check_folder, written_whole
+from resnext.files import atomic_write, check_file, check_folder
 
 
 def test_a_writer_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
     path = tmp_path / "a.json"
     path.write_text("old")
-    with pytest.raises(ZeroDivisionError), written_whole(path, "w") as file:
+    with pytest.raises(ZeroDivisionError), atomic_write(path, "w") as file:
         file.write("half of the n")
         raise ZeroDivisionError
     assert path.read_text() == "old"
@@ -21,13 +21,13 @@ def test_a_writer_that_fails_leaves_the_old_file_and_nothing_else(tmp_path: Path
 
 def test_a_file_written_whole_has_ordinary_permissions(tmp_path: Path) -> None:
     (tmp_path / "plain").write_text("")
-    with written_whole(tmp_path / "whole", "w") as file:
+    with atomic_write(tmp_path / "whole", "w") as file:
         file.write("x")
     assert (tmp_path / "whole").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
 def test_a_missing_folder_is_one_sentence(tmp_path: Path) -> None:
-    with pytest.raises(WorkError, match="No such file"), written_whole(tmp_path / "no" / "a", "w") as file:
+    with pytest.raises(WorkError, match="No such file"), atomic_write(tmp_path / "no" / "a", "w") as file:
         file.write("x")
 
 
@@ -35,7 +35,7 @@ def test_a_device_is_written_to_and_not_replaced(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
-    with written_whole(pipe, "w") as file:
+    with atomic_write(pipe, "w") as file:
         file.write("é")
     assert os.read(reader, 10) == "é".encode()
     os.close(reader)

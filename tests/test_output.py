@@ -14,16 +14,16 @@ import pytest
 from rich.console import Console
 
 from resnext.cli import main
-from resnext.data.digits import open_digits
 from resnext.data.preprocessing import Preprocessing
-from resnext.detect.files import save_detector
+from resnext.data.sources.digits import open_digits
+from resnext.detect.weights import save_detector
 from resnext.model.network import create_model
 from resnext.screen import Screen
 from resnext.settings import DataSettings
 from resnext.weights.native import save
 from tests.conftest import run_resnext
-from tests.detect.shapes import folder as shapes_folder
-from tests.detect.tiny import CIFAR, detector
+from tests.detect.shape_images import folder as shapes_folder
+from tests.detect.tiny_detector import CIFAR, detector
 from tests.train.test_loop import FILES
 
 CLASSIFIER, DETECTOR, SHAPES, IMAGE = "c.safetensors", "d.safetensors", "shapes", "shapes/val/0.png"
@@ -35,7 +35,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("made")
     model = create_model("resnext11_2x4d", seed=0, base_channels=4, num_classes=10, in_channels=1)
     digits = open_digits(DataSettings())
-    model.preprocessing, model.classes = Preprocessing.of(DataSettings(), digits), digits.train.classes
+    model.preprocessing, model.classes = Preprocessing.from_settings(DataSettings(), digits), digits.train.classes
     save(model, root / CLASSIFIER)
     shapes_folder(root / SHAPES, train=3, val=3)
     save_detector(detector(CIFAR, ("disc", "bar"), detections=5), root / DETECTOR)

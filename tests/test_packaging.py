@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
-from resnext.commands.doctor import OPTIONAL
+from resnext.commands.doctor import OPTIONAL_PACKAGES
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
@@ -28,7 +28,7 @@ def requirements(extra: str) -> dict[str, Requirement]:
 
 
 def test_all_brings_every_package_that_doctor_names_by_the_extra_it_names() -> None:
-    for package, extra in OPTIONAL.items():
+    for package, extra in OPTIONAL_PACKAGES.items():
         assert package in requirements(extra)
         assert package in requirements("all")
 

@@ -10,16 +10,16 @@ from hypothesis import strategies as st
 from resnext.detect.settings import DetectRecipe
 from resnext.errors import RequestError
 from resnext.recipe import (
-    change_places,
-    differences,
     dump_recipe,
-    from_command_line,
     infer_kind,
+    iterate_settings,
+    list_differences,
     make_absolute,
+    parse_command_line_value,
     parse_recipe,
     read_recipe,
-    recipe_kind,
-    settings_of,
+    read_recipe_kind,
+    replace_places,
     to_dict,
 )
 from resnext.settings import Recipe, TrainSettings
@@ -39,7 +39,7 @@ def test_every_shipped_recipe_parses_and_states_source_expectation_and_cost(path
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: f"{path.parent.name}/{path.stem}")
 def test_every_shipped_recipe_says_which_task_it_is_of_and_is_refused_by_the_other(path: Path) -> None:
     detects = any(line.startswith("detector:") for line in path.read_text().splitlines())
-    assert recipe_kind(path) == ("detection" if detects else "classification")
+    assert read_recipe_kind(path) == ("detection" if detects else "classification")
     with pytest.raises(RequestError, match=r"is a \w+ recipe, not a \w+ recipe; use resnext (detect )?train"):
         read_recipe(path, kind=Recipe if detects else DetectRecipe)
 
@@ -64,7 +64,7 @@ def test_the_task_of_a_recipe_is_that_whose_settings_it_has(values: dict[str, ob
 
 def test_what_cannot_be_read_is_of_no_task(tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text("{")
-    assert recipe_kind(tmp_path / "r.yaml") is recipe_kind(tmp_path / "none.yaml") is None
+    assert read_recipe_kind(tmp_path / "r.yaml") is read_recipe_kind(tmp_path / "none.yaml") is None
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,11 @@ def test_the_papers_recipes_train_the_papers_networks(name: str, parameters: flo
     recipe = read_recipe(RECIPES[0].parents[1] / "paper" / f"{name}.yaml")
     cost = complexity(recipe.model.architecture(10, 3))
     assert round(cost.parameters_without_bn / 1e6, 1) == parameters
-    assert (recipe.optimizer.weight_decay, recipe.optimizer.decay, recipe.optimizer.nesterov) == (5e-4, "all", True)
+    assert (recipe.optimizer.weight_decay, recipe.optimizer.weight_decay_on, recipe.optimizer.nesterov) == (
+        5e-4,
+        "all",
+        True,
+    )
     assert (recipe.train.epochs, recipe.train.batch_size, recipe.schedule.milestones) == (300, 128, (150, 225))
 
 
@@ -113,8 +117,8 @@ def test_any_recipe_survives_the_round_trip(
         ("data.classes", "names.txt", "HERE/names.txt"),
         ("init.weights", "hf://owner/name", "hf://owner/name"),
         ("init.weights", "runs/a", "HERE/runs/a"),
-        ("train.mirror", "copies", "HERE/copies"),
-        ("train.plan", "p.json", "HERE/p.json"),
+        ("train.checkpoint_url", "copies", "HERE/copies"),
+        ("train.tuning_plan", "p.json", "HERE/p.json"),
         ("train.proposals", "runs/rpn", "HERE/runs/rpn"),
     ],
 )
@@ -125,13 +129,13 @@ def test_places_become_absolute_and_names_of_something_elsewhere_stay(
     monkeypatch.setenv("HOME", "/home/me")
     kind = DetectRecipe if key == "train.proposals" else Recipe
     more = {"data.source": "webdataset"} if key.startswith("data.") else {}
-    more |= {"train.learn": "fast_rcnn"} if kind is DetectRecipe else {}
+    more |= {"train.stage": "fast_rcnn"} if kind is DetectRecipe else {}
     recipe = parse_recipe("{}", "test", {key: value, **more}, kind)
-    changed = change_places(recipe, make_absolute)
+    changed = replace_places(recipe, make_absolute)
     absolute = absolute.replace("HERE", str(Path.cwd())).replace("HOME", "/home/me")
-    assert dict(settings_of(changed))[key] == absolute
-    assert {line.partition(":")[0] for line in differences(recipe, changed)} <= {key, "data.path"}
-    assert change_places(changed, make_absolute) == changed
+    assert dict(iterate_settings(changed))[key] == absolute
+    assert {line.partition(":")[0] for line in list_differences(recipe, changed)} <= {key, "data.path"}
+    assert replace_places(changed, make_absolute) == changed
 
 
 def test_every_setting_that_is_a_path_says_so() -> None:
@@ -144,7 +148,7 @@ def test_every_setting_that_is_a_path_says_so() -> None:
     }
     assert places == {
         *("init.weights", "data.path", "data.val_path", "data.classes"),
-        *("train.mirror", "train.plan", "train.proposals"),
+        *("train.checkpoint_url", "train.tuning_plan", "train.proposals"),
     }  # data.train, data.val and their images lie below data.path
 
 
@@ -183,12 +187,15 @@ def test_no_text_ends_in_anything_but_a_recipe_or_one_clear_error(text: str) -> 
         ("a: &x [1]\nb: *x", "aliases"),
         ("train: [1]", "train must hold settings, not a list"),
         ("- 1", "must hold sections"),
-        ("train: {batch_size: 10, bn_batch: 3}", "train.bn_batch 3 does not divide train.batch_size 10"),
-        ("train: {batch_size: 16, bn_batch: 8, sync_bn: true}", "so it cannot be combined with train.bn_batch"),
+        ("train: {batch_size: 10, bn_batch_size: 3}", "train.bn_batch_size 3 does not divide train.batch_size 10"),
+        (
+            "train: {batch_size: 16, bn_batch_size: 8, sync_bn: true}",
+            "so it cannot be combined with train.bn_batch_size",
+        ),
         ("train: {epochs: 2, steps: 9}", "train.epochs 2 and train.steps 9 both set the length of the run: give one"),
         ("train: {bce_threshold: 0.2}", "train.bce_threshold belongs to train.loss bce"),
         ("train: {ema_steps: 32}", "train.ema_steps 32 needs an average"),
-        ("train: {clip_norm: 0}", "train.clip_norm 0 sets all gradients to 0"),
+        ("train: {grad_clip_norm: 0}", "train.grad_clip_norm 0 sets all gradients to 0"),
         ("train: {ema_decay: 1}", "train.ema_decay 1 never changes the average"),
         ("train: {accumulate: 2}", "unknown setting train.accumulate"),
         ("augment: {trivial_augment: true, rand_augment: rand-m7}", "exclude each other: give one"),
@@ -253,13 +260,13 @@ def test_a_value_given_by_hand_wins_over_the_file(tiny_recipe: Path) -> None:
     ],
 )
 def test_values_on_the_command_line(key: str, text: str, value: object) -> None:
-    recipe = parse_recipe("{}", "test", {key: from_command_line(key, text)})
-    assert dict(settings_of(recipe))[key] == value
+    recipe = parse_recipe("{}", "test", {key: parse_command_line_value(key, text)})
+    assert dict(iterate_settings(recipe))[key] == value
 
 
 def test_differences_name_the_setting_and_both_values() -> None:
     before, after = parse_recipe("{}"), parse_recipe("train: {epochs: 5}")
-    assert differences(before, after) == [f"train.epochs: {TrainSettings().epochs} -> 5"]
+    assert list_differences(before, after) == [f"train.epochs: {TrainSettings().epochs} -> 5"]
 
 
 def test_every_setting_has_a_sentence() -> None:

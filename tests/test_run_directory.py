@@ -8,7 +8,7 @@ from resnext.cli import main
 from resnext.detect.settings import DetectRecipe
 from resnext.errors import RequestError
 from resnext.recipe import dump_recipe
-from resnext.run_directory import create_run, is_run, open_run, run_kind
+from resnext.run_directory import create_run, is_run, open_run, read_run_kind
 from resnext.settings import Recipe
 
 
@@ -40,7 +40,7 @@ def runs(tmp_path: Path) -> Path:
 
 
 def test_a_run_knows_its_task(runs: Path) -> None:
-    assert [run_kind(runs / name) for name in ("names", "boxes", "none", ".")] == [
+    assert [read_run_kind(runs / name) for name in ("names", "boxes", "none", ".")] == [
         "classification", "detection", None, None,
     ]  # fmt: skip
 

@@ -8,16 +8,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.table import Table
 
-from resnext.screen import LONGEST_WORD, screen
+from resnext.screen import MAX_WORD_COLUMNS, make_screen
 
 SOURCES = [*(Path(__file__).parents[1] / "src").rglob("*.py"), *(Path(__file__).parents[1] / "tools").rglob("*.py")]
 NAMES = ("exp[small]", "x[/a]", "[bold]", ":smile:", "https://a.b/c", "'3.5'", "resnext[openvino]", "\\[red]x[/red]")
-TEXT = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=LONGEST_WORD)
+TEXT = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=MAX_WORD_COLUMNS)
 
 
 def printed(console_width: int | None, *objects: object, capsys: pytest.CaptureFixture[str]) -> str:
     """Print ``objects`` on a terminal of this width and return the text; None is a pipe."""
-    console = screen()
+    console = make_screen()
     if console_width is not None:
         console.size = (console_width, 25)  # type: ignore[assignment]
     capsys.readouterr()
@@ -51,7 +51,7 @@ def test_no_name_steers_the_terminal(capsys: pytest.CaptureFixture[str]) -> None
 
 @pytest.mark.parametrize("name", NAMES)
 def test_no_status_is_markup(name: str) -> None:
-    with screen().status(name) as status:
+    with make_screen().status(name) as status:
         assert str(status.renderable.text) == name  # type: ignore[union-attr]
         status.update(f"{name} 2")
         assert str(status.renderable.text) == f"{name} 2"  # type: ignore[union-attr]
@@ -60,7 +60,7 @@ def test_no_status_is_markup(name: str) -> None:
 @settings(deadline=None, max_examples=40)
 @given(words=st.lists(TEXT, min_size=1, max_size=4), width=st.integers(1, 120))
 def test_every_word_of_a_table_is_whole_on_every_terminal(words: list[str], width: int) -> None:
-    console = screen()
+    console = make_screen()
     console.size = (width, 25)  # type: ignore[assignment]
     with console.capture() as capture:
         console.print(network_table(*words))
@@ -74,7 +74,7 @@ def test_every_word_of_a_table_is_whole_on_every_terminal(words: list[str], widt
 def test_a_long_path_is_in_the_table_with_every_letter(width: int | None, capsys: pytest.CaptureFixture[str]) -> None:
     path = "/".join(["/folder"] * 20)
     shown = printed(width, network_table(path), capsys=capsys)
-    first_column = "".join(line[: LONGEST_WORD + 1].strip() for line in shown.splitlines())
+    first_column = "".join(line[: MAX_WORD_COLUMNS + 1].strip() for line in shown.splitlines())
     assert path in (shown if width is None else first_column)
 
 

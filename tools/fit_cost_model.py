@@ -18,10 +18,10 @@ from pathlib import Path
 import numpy as np
 from scipy.optimize import least_squares
 
-from resnext.paper.cost import Cluster, Machine, Model, estimate, machines
+from resnext.planning.cost import Cluster, CostModel, Machine, estimate_cost, load_machines
 
 ROOT = Path(__file__).parents[1]
-WIDEST = 128.0  # channels per group; upper bound of the fitted widths
+MAX_WIDTH = 128.0  # channels per group; upper bound of the fitted widths
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Speed:
 
 def main() -> None:
     """Fit, validate and write the results."""
-    known = machines()
+    known = load_machines()
     with (ROOT / "tools" / "training_speeds.csv").open(newline="") as file:
         speeds = [
             Speed(
@@ -62,57 +62,59 @@ def main() -> None:
             for r in csv.DictReader(file)
         ]
     model = fit(speeds)
-    unseen_network = [without_network(speeds, speed) for speed in speeds]
-    unseen_machine = [without_machine(speeds, speed) for speed in speeds]
-    errors = {"measured": rms(unseen_network), "extrapolated": rms(unseen_machine)}
+    unseen_network = [refit_without_network(speeds, speed) for speed in speeds]
+    unseen_machine = [refit_without_machine(speeds, speed) for speed in speeds]
+    errors = {"measured": compute_rms(unseen_network), "extrapolated": compute_rms(unseen_machine)}
     write_model(model, errors)
-    write_results(speeds, [error(model, speed) for speed in speeds], unseen_network, unseen_machine)
+    write_results(speeds, [compute_log_error(model, speed) for speed in speeds], unseen_network, unseen_machine)
     print({name: f"{value:.1%}" for name, value in errors.items()})
 
 
-def fit(speeds: Sequence[Speed]) -> Model:
+def fit(speeds: Sequence[Speed]) -> CostModel:
     """Fit by least squares of logarithms: a width per kind of kernels, a utilisation per machine and kind."""
     kinds = sorted({speed.kernels for speed in speeds})
     places = sorted({speed.place for speed in speeds})
 
-    def model_of(x: np.ndarray) -> Model:
+    def model_of(x: np.ndarray) -> CostModel:
         values = np.exp(x).tolist()
         width = dict(zip(kinds, values[1:], strict=False))
-        return Model(width, dict(zip(places, values[1 + len(kinds) :], strict=True)), values[0], 0.0, 0.0)
+        return CostModel(width, dict(zip(places, values[1 + len(kinds) :], strict=True)), values[0], 0.0, 0.0)
 
     start = np.log([0.9, *[30.0] * len(kinds), *[0.6] * len(places)])
     low = np.log([0.3, *[1.0] * len(kinds), *[0.02] * len(places)])
-    high = np.log([1.0, *[WIDEST] * len(kinds), *[1.0] * len(places)])
-    found = least_squares(lambda x: [error(model_of(x), s) for s in speeds], start, bounds=(low, high))
+    high = np.log([1.0, *[MAX_WIDTH] * len(kinds), *[1.0] * len(places)])
+    found = least_squares(lambda x: [compute_log_error(model_of(x), s) for s in speeds], start, bounds=(low, high))
     return model_of(found.x)
 
 
-def error(model: Model, speed: Speed) -> float:
+def compute_log_error(model: CostModel, speed: Speed) -> float:
     """Compute the logarithm of predicted over measured speed."""
     cluster = Cluster(speed.machine, speed.devices)
-    said = estimate(speed.network, 224, 1, cluster, batch_size=speed.devices, precision=speed.precision, model=model)
+    said = estimate_cost(
+        speed.network, 224, 1, cluster, batch_size=speed.devices, precision=speed.precision, model=model
+    )
     return math.log(said.images_per_second / speed.images_per_second)
 
 
-def without_network(speeds: Sequence[Speed], speed: Speed) -> float | None:
+def refit_without_network(speeds: Sequence[Speed], speed: Speed) -> float | None:
     """Compute the error of a fit without this network on this machine; None if no other speed is of the machine."""
     rest = [s for s in speeds if (s.place, s.network) != (speed.place, speed.network)]
-    return error(fit(rest), speed) if any(s.place == speed.place for s in rest) else None
+    return compute_log_error(fit(rest), speed) if any(s.place == speed.place for s in rest) else None
 
 
-def without_machine(speeds: Sequence[Speed], speed: Speed) -> float | None:
+def refit_without_machine(speeds: Sequence[Speed], speed: Speed) -> float | None:
     """Compute the error of a fit without this machine; None if no other machine has such kernels."""
     rest = [s for s in speeds if s.machine.like != speed.machine.like]
-    return error(fit(rest), speed) if any(s.kernels == speed.kernels for s in rest) else None
+    return compute_log_error(fit(rest), speed) if any(s.kernels == speed.kernels for s in rest) else None
 
 
-def rms(errors: Sequence[float | None]) -> float:
+def compute_rms(errors: Sequence[float | None]) -> float:
     """Compute the root mean square of the errors that are not None, as a relative error."""
     squares = [e * e for e in errors if e is not None]
     return math.expm1(math.sqrt(sum(squares) / len(squares)))
 
 
-def write_model(model: Model, errors: dict[str, float]) -> None:
+def write_model(model: CostModel, errors: dict[str, float]) -> None:
     """Write ``cost_model.json``."""
     by_machine = {
         name: {kernels: round(model.utilisation[name, kernels], 3) for _, kernels in places}

@@ -13,12 +13,12 @@ import torch
 from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from resnext.data.images import MAX_PIXELS, read_image
-from resnext.data.jpeg import Decoder, Look, decoder
-from resnext.data.source import BadImage
+from resnext.data.dataset import BadImageError
+from resnext.data.decode.pillow import MAX_PIXELS, read_image
+from resnext.data.decode.turbojpeg import CropSpec, TurboJpegDecoder, load_decoder
 
 
-def made_up(rng: np.random.Generator) -> list[bytes]:
+def make_files(rng: np.random.Generator) -> list[bytes]:
     """Make small files of all kinds."""
     files = []
     for number in range(24):
@@ -38,7 +38,7 @@ def made_up(rng: np.random.Generator) -> list[bytes]:
     return files
 
 
-def broken(file: bytes, rng: np.random.Generator) -> bytes:
+def break_file(file: bytes, rng: np.random.Generator) -> bytes:
     """Damage a file: change or delete bytes, insert markers, or cut its end."""
     data = bytearray(file)
     for _ in range(int(rng.integers(1, 6))):
@@ -57,19 +57,19 @@ def broken(file: bytes, rng: np.random.Generator) -> bytes:
     return bytes(data)
 
 
-def verdict(library: Decoder, file: bytes, rng: np.random.Generator) -> str:
+def compare_decoders(library: TurboJpegDecoder, file: bytes, rng: np.random.Generator) -> str:
     """Compare the fast decoder with Pillow: return "left to Pillow", "same ...", or what is wrong."""
-    header = library.header(file)
-    if not header.plain or header.tagged or header.width * header.height > min(MAX_PIXELS, 4_000_000):
+    header = library.read_header(file)
+    if not header.is_plain or header.has_metadata or header.width * header.height > min(MAX_PIXELS, 4_000_000):
         return "left to Pillow"
     w, h = int(rng.integers(1, header.width + 1)), int(rng.integers(1, header.height + 1))
     left, top = int(rng.integers(0, header.width - w + 1)), int(rng.integers(0, header.height - h + 1))
     out = torch.zeros(3, 32, 32, dtype=torch.uint8)
-    if not library.image(file, Look((left, top, w, h), True), out):
+    if not library.decode_crop(file, CropSpec((left, top, w, h), True), out):
         return "left to Pillow"
     try:
         image = read_image(io.BytesIO(file))
-    except BadImage as error:
+    except BadImageError as error:
         return f"taken, but {error}"
     if image.size != (header.width, header.height):
         return f"taken as {header}, but {image.size}"
@@ -88,16 +88,16 @@ def main() -> int:
     parser.add_argument("--keep", type=Path)
     args = parser.parse_args()
     rng = np.random.default_rng(args.seed)
-    files = [p.read_bytes() for p in sorted(args.folder.rglob("*.JPEG"))] if args.folder else made_up(rng)
-    library = decoder()
+    files = [p.read_bytes() for p in sorted(args.folder.rglob("*.JPEG"))] if args.folder else make_files(rng)
+    library = load_decoder()
     if library is None:
         return 2
     counts: dict[str, int] = {}
     for number in range(args.files):
-        file = broken(files[int(rng.integers(0, len(files)))], rng)
+        file = break_file(files[int(rng.integers(0, len(files)))], rng)
         if args.keep:
             args.keep.write_bytes(file)
-        answer = verdict(library, file, rng)
+        answer = compare_decoders(library, file, rng)
         wrong = answer.startswith("taken")
         counts[answer if not wrong else "wrong"] = counts.get(answer if not wrong else "wrong", 0) + 1
         if wrong:

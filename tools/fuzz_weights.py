@@ -39,7 +39,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="fuzz-") as folder:
         corpus = Path(folder) / "corpus"
         corpus.mkdir()
-        seeds(args.format, corpus)
+        write_seeds(args.format, corpus)
         command = [sys.executable, __file__, args.format, "--seconds", str(args.seconds), "--corpus", str(corpus)]
         status = subprocess.run(command, check=False).returncode
         counts = json.loads((Path(folder) / "counts.json").read_text(encoding="utf-8"))
@@ -59,11 +59,11 @@ def fuzz(kind: str, corpus: Path, seconds: int) -> None:
     import atheris
 
     with atheris.instrument_imports(include=["resnext.weights", "resnext.model.architecture"]):
-        import resnext.weights.adapters
+        import resnext.weights.adapters.registry
+        import resnext.weights.adapters.torch7.network
         import resnext.weights.build
-        import resnext.weights.container
         import resnext.weights.native
-        import resnext.weights.torch7_model
+        import resnext.weights.readers.detect_format
     from resnext.errors import RequestError
 
     counts = {"inputs": 0, "networks": 0, "refused": 0}
@@ -72,7 +72,7 @@ def fuzz(kind: str, corpus: Path, seconds: int) -> None:
 
     def one(data: bytes) -> None:
         counts["inputs"] += 1
-        path.write_bytes(zipped(data, corpus.parent / "tensors") if kind == "zip-inside" else data)
+        path.write_bytes(replace_pickle(data, corpus.parent / "tensors") if kind == "zip-inside" else data)
         try:
             resnext.weights.load(path)
             counts["networks"] += 1
@@ -88,7 +88,7 @@ def fuzz(kind: str, corpus: Path, seconds: int) -> None:
     atheris.Fuzz()
 
 
-def seeds(kind: str, folder: Path) -> None:
+def write_seeds(kind: str, folder: Path) -> None:
     """Write small real files of the format as seeds."""
     import torch
 
@@ -118,7 +118,7 @@ def seeds(kind: str, folder: Path) -> None:
         copy_torch7(folder, ascii_only=kind == "torch7-ascii")
 
 
-def zipped(program: bytes, whole: Path) -> bytes:
+def replace_pickle(program: bytes, whole: Path) -> bytes:
     """Return the zip file ``whole`` with another data.pkl and correct checksums."""
     made = io.BytesIO()
     with zipfile.ZipFile(whole) as old, zipfile.ZipFile(made, "w") as new:

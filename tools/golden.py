@@ -23,13 +23,22 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 SHORT = [
-    *("--train.epochs", "2", "--schedule.warmup_epochs", "1", "--data.limit_train", "256", "--data.limit_val", "64"),
+    *(
+        "--train.epochs",
+        "2",
+        "--schedule.warmup_epochs",
+        "1",
+        "--data.max_train_images",
+        "256",
+        "--data.max_val_images",
+        "64",
+    ),
     *("--train.threads", "1", "--data.workers", "0", "--train.channels_last", "yes"),
 ]
 DIGITS = {  # options of the runs of the digits recipe besides SHORT
     "plain": ["--train.fast", "no"],
     "nchw": ["--train.fast", "no", "--train.channels_last", "no"],
-    "plan": ["--train.plan", "plan.json"],
+    "plan": ["--train.tuning_plan", "plan.json"],
     "bf16": ["--train.fast", "no", "--train.precision", "bf16", "--train.ema_decay", "0.9", "--augment.mixup", "0.2"],
 }
 BCCD = {
@@ -38,7 +47,7 @@ BCCD = {
 }
 CONVERSIONS = {"ours": "net.safetensors", "torchvision": "net.pth", "timm": "timm.safetensors"}  # of four stages
 TABLES = [*(f"table{n}" for n in range(1, 9)), "residual", "ilsvrc", "modern"]
-LEFT_OUT = (
+IGNORED_KEYS = (
     "seconds",
     "images_per_second",
     "wait",
@@ -56,7 +65,7 @@ def main() -> int:
     parser.add_argument("file", type=Path)
     parser.add_argument("--shared", type=Path)
     args = parser.parse_args()
-    found = {"machine": machine()}
+    found = {"machine": describe_machine()}
     with tempfile.TemporaryDirectory() as folder:
         for case in CASES:
             for name, value in case(Path(folder), args.shared):
@@ -77,7 +86,7 @@ def compare(before: dict[str, str], now: dict[str, str]) -> int:
     return 1 if changed else 0
 
 
-def machine() -> str:
+def describe_machine() -> str:
     """Describe the processor and the PyTorch release of a record."""
     import torch
 
@@ -85,7 +94,7 @@ def machine() -> str:
     return f"{platform.machine()} {flags}, torch {torch.__version__}, Python {platform.python_version()}"
 
 
-def resnext(folder: Path, *words: str) -> str:
+def run_resnext(folder: Path, *words: str) -> str:
     """Run a command in ``folder``; return what it printed."""
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src"), "RESNEXT_CACHE": str(folder / "cache")}
     done = subprocess.run(
@@ -96,37 +105,37 @@ def resnext(folder: Path, *words: str) -> str:
     return done.stdout
 
 
-def digest(data: bytes) -> str:
+def hash_bytes(data: bytes) -> str:
     """Return the SHA-256 of ``data``."""
     return hashlib.sha256(data).hexdigest()
 
 
-def weights(run: Path) -> str:
+def hash_weights(run: Path) -> str:
     """Hash names and tensors of a run's last checkpoint."""
     from safetensors.numpy import load_file
 
     (path,) = run.glob("checkpoints/last/model*.safetensors")
     tensors = sorted(load_file(path).items())
-    return digest(b"".join(name.encode() + value.tobytes() for name, value in tensors))
+    return hash_bytes(b"".join(name.encode() + value.tobytes() for name, value in tensors))
 
 
-def numbers(path: Path) -> str:
+def read_numbers(path: Path) -> str:
     """Read the numbers of an evaluation's metrics.json that do not differ from day to day."""
     values = json.loads(path.read_text("utf-8"))
-    kept = {k: v for k, v in values.items() if isinstance(v, int | float) and not any(w in k for w in LEFT_OUT)}
+    kept = {k: v for k, v in values.items() if isinstance(v, int | float) and not any(w in k for w in IGNORED_KEYS)}
     return json.dumps(kept, sort_keys=True)
 
 
-def digits(folder: Path, _: Path | None) -> Iterator[tuple[str, str]]:
+def run_digits(folder: Path, _: Path | None) -> Iterator[tuple[str, str]]:
     """Train and evaluate on digits."""
     write_plan(folder / "plan.json")
     for name, settings in DIGITS.items():
         run = f"digits-{name}"
-        resnext(folder, "train", str(ROOT / "recipes/small/digits.yaml"), "--run", run, *SHORT, *settings)
-        yield f"{run} weights", weights(folder / run)
-        yield f"{run} evaluation", numbers(folder / run / "evaluation/metrics.json")
-        resnext(folder, "evaluate", run, "--checkpoint", "last", "--out", f"{run}-again")
-        yield f"{run} evaluate", numbers(folder / f"{run}-again/metrics.json")
+        run_resnext(folder, "train", str(ROOT / "recipes/small/digits.yaml"), "--run", run, *SHORT, *settings)
+        yield f"{run} weights", hash_weights(folder / run)
+        yield f"{run} evaluation", read_numbers(folder / run / "evaluation/metrics.json")
+        run_resnext(folder, "evaluate", run, "--checkpoint", "last", "--out", f"{run}-again")
+        yield f"{run} evaluate", read_numbers(folder / f"{run}-again/metrics.json")
 
 
 def write_plan(path: Path) -> None:
@@ -141,7 +150,7 @@ def write_plan(path: Path) -> None:
     path.write_text(json.dumps(plan), encoding="utf-8")
 
 
-def cells(folder: Path, shared: Path | None) -> Iterator[tuple[str, str]]:
+def run_bccd(folder: Path, shared: Path | None) -> Iterator[tuple[str, str]]:
     """Train and evaluate a detector on BCCD."""
     if shared is None:
         return
@@ -150,14 +159,14 @@ def cells(folder: Path, shared: Path | None) -> Iterator[tuple[str, str]]:
     for name, settings in BCCD.items():
         run = f"bccd-{name}"
         recipe = str(ROOT / "recipes/small/bccd.yaml")
-        words = ["--train.epochs", "1", "--data.limit_train", "16", "--train.threads", "1", "--data.workers", "0"]
-        words += ["--data.limit_val", "12", "--schedule.warmup_epochs", "0"]
-        resnext(folder, "detect", "train", recipe, "--run", run, *words, *settings)
-        yield f"{run} weights", weights(folder / run)
-        yield f"{run} evaluation", numbers(folder / run / "evaluation/metrics.json")
+        words = ["--train.epochs", "1", "--data.max_train_images", "16", "--train.threads", "1", "--data.workers", "0"]
+        words += ["--data.max_val_images", "12", "--schedule.warmup_epochs", "0"]
+        run_resnext(folder, "detect", "train", recipe, "--run", run, *words, *settings)
+        yield f"{run} weights", hash_weights(folder / run)
+        yield f"{run} evaluation", read_numbers(folder / run / "evaluation/metrics.json")
 
 
-def torch7(folder: Path, shared: Path | None) -> Iterator[tuple[str, str]]:
+def run_torch7(folder: Path, shared: Path | None) -> Iterator[tuple[str, str]]:
     """Load, run and convert all Torch7 networks."""
     if shared is None:
         return
@@ -173,36 +182,36 @@ def torch7(folder: Path, shared: Path | None) -> Iterator[tuple[str, str]]:
         for form in ("grouped", "concatenated", "branched"):
             with torch.inference_mode():
                 logits = load(path, form=form).eval()(images.view(-1, 3, 32, 32))
-            yield f"{path.name} {form}", digest(logits.contiguous().numpy().tobytes())
+            yield f"{path.name} {form}", hash_bytes(logits.contiguous().numpy().tobytes())
         out = folder / f"{path.stem}.safetensors"
-        resnext(folder, "convert", path.name, out.name, "--form", "grouped")
-        yield f"{path.name} as ours", digest(out.read_bytes())
+        run_resnext(folder, "convert", path.name, out.name, "--form", "grouped")
+        yield f"{path.name} as ours", hash_bytes(out.read_bytes())
 
 
-def conversions(folder: Path, _: Path | None) -> Iterator[tuple[str, str]]:
+def run_conversions(folder: Path, _: Path | None) -> Iterator[tuple[str, str]]:
     """Convert a network to each format."""
     from resnext import create_model, save
 
     model = create_model("resnext50_4x8d", blocks=(1, 1, 1, 1), num_classes=10, seed=0)
     save(model, folder / "four-stages.safetensors")
     for kind, name in CONVERSIONS.items():
-        resnext(folder, "convert", "four-stages.safetensors", name, "--to", kind)
-        yield f"four stages as {kind}", digest((folder / name).read_bytes())
+        run_resnext(folder, "convert", "four-stages.safetensors", name, "--to", kind)
+        yield f"four stages as {kind}", hash_bytes((folder / name).read_bytes())
 
 
-def paper(folder: Path, _: Path | None) -> Iterator[tuple[str, str]]:
+def run_paper_tables(folder: Path, _: Path | None) -> Iterator[tuple[str, str]]:
     """Print the tables of the paper."""
     for table in TABLES:
-        lines = resnext(folder, "paper", table, "--no-measure")
-        yield f"paper {table}", digest(lines.encode())
+        lines = run_resnext(folder, "paper", table, "--no-measure")
+        yield f"paper {table}", hash_bytes(lines.encode())
 
 
 CASES: tuple[Callable[[Path, Path | None], Iterator[tuple[str, str]]], ...] = (
-    paper,
-    conversions,
-    torch7,
-    digits,
-    cells,
+    run_paper_tables,
+    run_conversions,
+    run_torch7,
+    run_digits,
+    run_bccd,
 )
 
 if __name__ == "__main__":

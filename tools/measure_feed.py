@@ -28,20 +28,20 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from resnext.data.augment import train_transform
+from resnext.data.dataset import Dataset, Subset
 from resnext.data.loader import TrainLoader
-from resnext.data.open import open_split
 from resnext.data.preprocessing import Preprocessing
-from resnext.data.source import Dataset, Subset
-from resnext.environment import cpu_name
-from resnext.paper.feed import PREFETCH, Images, Pipeline, simulate
+from resnext.data.sources.registry import open_split
+from resnext.data.transforms.pipeline import build_train_transform
+from resnext.environment import read_cpu_name
+from resnext.planning.input_pipeline import PREFETCH, ImageSample, Pipeline, simulate
 from resnext.settings import AugmentSettings, DataSettings
 
 BATCH = 16
 COPIES = 2  # of the data set per epoch
 CORES, WORKERS = (1, 2), (1, 2, 4)
 STEPS = (0.0, 0.7, 1.5)  # time of a step, relative to the time of one core to load a batch
-PAPER = AugmentSettings(crop="paper_imagenet", flip=0.5, jitter=0.4, lighting=0.1)
+PAPER = AugmentSettings(crop="paper_imagenet", flip=0.5, color_jitter=0.4, lighting=0.1)
 VIEW = Preprocessing(image_size=224, resize=256, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), channels=3)
 COMMAND = "python tools/measure_feed.py imagenet-sample-250.tar"
 Place = tuple[int, int, float]  # cores, workers, time of a step as in STEPS
@@ -60,22 +60,22 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)  # as in a loading process
     with ExitStack() as stack:
-        dataset = opened(args.path, args.source, stack)
+        dataset = open_dataset(args.path, args.source, stack)
         if args.images:
-            write_images(images_of(dataset, [timed_alone(dataset) for _ in range(args.rounds)]), args.images)
+            write_images(make_sample(dataset, [time_images(dataset) for _ in range(args.rounds)]), args.images)
             return
         times: list[list[float]] = []
         rates: dict[Place, list[tuple[float, float]]] = defaultdict(list)
         for _ in range(args.rounds):
-            times.append(timed_alone(dataset))
+            times.append(time_images(dataset))
             mean = statistics.fmean(times[-1])
             for place in product(CORES, WORKERS, STEPS):
-                rate, processor = measured(dataset, place, BATCH * mean)
+                rate, processor = measure_loader(dataset, place, BATCH * mean)
                 rates[place].append((rate * mean, processor))
-        report(rates, images_of(dataset, times), args.source, args.out)
+        report(rates, make_sample(dataset, times), args.source, args.out)
 
 
-def opened(path: str, source: str, stack: ExitStack) -> Dataset:
+def open_dataset(path: str, source: str, stack: ExitStack) -> Dataset:
     """Open the data set at ``path``; a tar file of a folder is unpacked while ``stack`` is open."""
     if source == "folder" and path.endswith(".tar"):
         folder = stack.enter_context(tempfile.TemporaryDirectory())
@@ -85,12 +85,12 @@ def opened(path: str, source: str, stack: ExitStack) -> Dataset:
     return open_split(DataSettings(source=source, path=path), "val")
 
 
-def timed_alone(dataset: Dataset) -> list[float]:
+def time_images(dataset: Dataset) -> list[float]:
     """Measure the processor seconds of each image: reading, decoding, augmenting, and its share of batch transfer."""
     everywhere = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(everywhere)})
     try:
-        reader = loader_of(dataset, 0)._reader
+        reader = make_loader(dataset, 0)._reader
         seconds, batches, images = [], [], []
         for index in range(len(dataset)):
             start = time.thread_time()
@@ -106,7 +106,7 @@ def timed_alone(dataset: Dataset) -> list[float]:
     return [one + statistics.median(batches) for one in seconds]
 
 
-def measured(dataset: Dataset, place: Place, load: float) -> tuple[float, float]:
+def measure_loader(dataset: Dataset, place: Place, load: float) -> tuple[float, float]:
     """Measure the images per second of a TrainLoader, from the end of step ``skip`` to the end of the last step.
 
     Also returns the processor seconds of its workers per image, which other programs disturb less.
@@ -115,7 +115,7 @@ def measured(dataset: Dataset, place: Place, load: float) -> tuple[float, float]
     everywhere = os.sched_getaffinity(0)
     os.sched_setaffinity(0, set(sorted(everywhere)[:cores]))
     try:
-        loader = loader_of(dataset, workers)
+        loader = make_loader(dataset, workers)
         ends, before = [], resource.getrusage(resource.RUSAGE_CHILDREN)
         for _ in loader.batches(0):
             time.sleep(step * load)
@@ -128,35 +128,35 @@ def measured(dataset: Dataset, place: Place, load: float) -> tuple[float, float]
     return (len(ends) - skip) * BATCH / (ends[-1] - ends[skip - 1]), processor / (len(ends) * BATCH)
 
 
-def predicted(place: Place, images: Images) -> tuple[float, int]:
+def predict_loader(place: Place, images: ImageSample) -> tuple[float, int]:
     """Simulate the same run; return its speed relative to one core's loading speed, and the number of steps."""
     cores, workers, step = place
     steps = COPIES * len(images.sizes) // BATCH
     pipeline = Pipeline(step * BATCH * images.mean_seconds, BATCH, workers, cores)
-    flow = simulate(pipeline, images, steps, skip=PREFETCH * workers, ends=True)
+    flow = simulate(pipeline, images, steps, skip=PREFETCH * workers, epoch_ends=True)
     return flow.images_per_second * images.mean_seconds, steps
 
 
-def loader_of(dataset: Dataset, workers: int) -> TrainLoader:
+def make_loader(dataset: Dataset, workers: int) -> TrainLoader:
     """Make the loader of COPIES copies of the data set."""
     copies = Subset(dataset, np.tile(np.arange(len(dataset)), COPIES))
-    transform = train_transform(PAPER, VIEW)
+    transform = build_train_transform(PAPER, VIEW)
     return TrainLoader(copies, transform, seed=0, batch_size=BATCH, drop_last=True, workers=workers)
 
 
-def images_of(dataset: Dataset, times: Sequence[Sequence[float]]) -> Images:
+def make_sample(dataset: Dataset, times: Sequence[Sequence[float]]) -> ImageSample:
     """Make a sample with the median time of each image."""
     root = getattr(dataset, "root", None)  # of a folder; other sources do not need sizes
-    sizes = [os.path.getsize(os.path.join(root, dataset.where(i))) if root else 1 for i in range(len(dataset))]
-    return Images(tuple(sizes), tuple(float(t) for t in np.median(times, axis=0)))
+    sizes = [os.path.getsize(os.path.join(root, dataset.image_path(i))) if root else 1 for i in range(len(dataset))]
+    return ImageSample(tuple(sizes), tuple(float(t) for t in np.median(times, axis=0)))
 
 
-def write_images(images: Images, path: Path) -> None:
+def write_images(images: ImageSample, path: Path) -> None:
     """Write a sample as JSON."""
     values = {
         "command": f"{COMMAND} --images src/resnext/paper/decoding.json",
         "what": "files of ImageNet; decoding, the paper's augmentation at 224 pixels and handing over",
-        "processor": f"one core of {cpu_name()}",
+        "processor": f"one core of {read_cpu_name()}",
         "bytes": images.sizes,
         "milliseconds": [round(s * 1000, 2) for s in images.seconds],
     }
@@ -164,12 +164,12 @@ def write_images(images: Images, path: Path) -> None:
     print(f"{images.mean_seconds * 1000:.2f} ms and {images.mean_bytes / 1000:.0f} kB per image")
 
 
-def report(rates: dict[Place, list[tuple[float, float]]], images: Images, source: str, out: Path | None) -> None:
+def report(rates: dict[Place, list[tuple[float, float]]], images: ImageSample, source: str, out: Path | None) -> None:
     """Print and write one row per setting; speeds are relative to one core's in the same round, so rounds compare."""
     rows: list[dict[str, object]] = []
     for (cores, workers, step), pairs in rates.items():
         found = [rate for rate, _ in pairs]
-        said, steps = predicted((cores, workers, step), images)
+        said, steps = predict_loader((cores, workers, step), images)
         rate = statistics.median(found)
         a_second = 1 / images.mean_seconds
         rows.append(
@@ -185,7 +185,7 @@ def report(rates: dict[Place, list[tuple[float, float]]], images: Images, source
                 "best_images_per_second": round(max(found) * a_second, 1),
                 "spread_percent": round(100 * (max(found) - min(found)) / rate, 1),
                 "load_average": round(os.getloadavg()[0], 1),
-                "processor": cpu_name(),
+                "processor": read_cpu_name(),
                 "command": f"{COMMAND} --rounds {len(found)}",
             }
         )  # fmt: skip

@@ -48,7 +48,7 @@ def main() -> None:
                     command = [sys.executable, __file__, "--one", reader, str(files[kind])]
                     answer = subprocess.run(command, check=True, stdout=subprocess.PIPE, encoding="utf-8").stdout
                     found[kind, reader].append(json.loads(answer.splitlines()[-1]))
-        report(found, {kind: size_of(path) for kind, path in files.items()}, args.out)
+        report(found, {kind: count_file_bytes(path) for kind, path in files.items()}, args.out)
 
 
 def report(found: dict[tuple[str, str], list[dict[str, float]]], sizes: dict[str, int], out: Path | None) -> None:
@@ -86,23 +86,23 @@ def measure(reader: str, path: str) -> dict[str, float]:
 
     import resnext
 
-    warm(resnext)
+    warm_up(resnext)
     readers = {
         "resnext.load": lambda: resnext.load(path).state_dict(),
         "resnext.read_t7": lambda: resnext.read_t7(path),
         "torch.load": lambda: torch.load(path, weights_only=True),
-        "safetensors.torch.load_file": lambda: safetensors.torch.load_file(tensor_file(path)),
+        "safetensors.torch.load_file": lambda: safetensors.torch.load_file(find_tensor_file(path)),
         "pickle.load": lambda: pickle.loads(Path(path).read_bytes(), encoding="latin1"),
     }
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # reset the peak
-    before, begin = status("VmRSS"), time.perf_counter()
+    before, begin = read_status("VmRSS"), time.perf_counter()
     kept = readers[reader]()
     seconds = time.perf_counter() - begin
     assert kept is not None
-    return {"seconds": seconds, "peak": (status("VmHWM") - before) / tensor_bytes()}
+    return {"seconds": seconds, "peak": (read_status("VmHWM") - before) / count_tensor_bytes()}
 
 
-def warm(resnext: object) -> None:
+def warm_up(resnext: object) -> None:
     """Import what every reader needs, by loading a tiny network."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "w"
@@ -114,25 +114,25 @@ def warm(resnext: object) -> None:
         resnext.load(path)  # type: ignore[attr-defined]
 
 
-def status(key: str) -> int:
+def read_status(key: str) -> int:
     """Read a value of /proc/self/status in bytes."""
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return 1024 * int(next(line for line in lines if line.startswith(key)).split()[1])
 
 
-def tensor_bytes() -> int:
+def count_tensor_bytes() -> int:
     """Count the bytes of the network's parameters."""
     import resnext
 
     return 4 * resnext.complexity(NAME).parameters
 
 
-def tensor_file(path: str) -> str:
+def find_tensor_file(path: str) -> str:
     """Return the safetensors file of a path, which can be a folder."""
     return str(Path(path) / "model.safetensors") if Path(path).is_dir() else path
 
 
-def size_of(path: Path) -> int:
+def count_file_bytes(path: Path) -> int:
     """Count the bytes of a file or folder."""
     return sum(p.stat().st_size for p in path.iterdir()) if path.is_dir() else path.stat().st_size
 
@@ -145,8 +145,8 @@ def write_files(folder: Path) -> dict[str, Path]:
     from safetensors.torch import save_file
 
     import resnext
-    from resnext.weights.detectron2 import to_detectron2
-    from resnext.weights.timm import to_timm
+    from resnext.weights.adapters.detectron2 import to_detectron2
+    from resnext.weights.adapters.timm import to_timm
 
     model = resnext.create_model(NAME, seed=0).eval()
     state = model.state_dict()
@@ -159,29 +159,29 @@ def write_files(folder: Path) -> dict[str, Path]:
     torch.save(state, folder / "torchvision legacy", _use_new_zipfile_serialization=False)
     with (folder / "detectron2").open("wb") as file:
         pickle.dump(to_detectron2(model), file, protocol=4)
-    torch.save({"epoch": 1, "model_state": {pycls_name(name): t for name, t in state.items()}}, folder / "pycls")
+    torch.save({"epoch": 1, "model_state": {to_pycls_name(name): t for name, t in state.items()}}, folder / "pycls")
     write_torch7(folder / "torch7")
     return {kind: folder / kind for kind in READERS}
 
 
-def pycls_name(name: str) -> str:
+def to_pycls_name(name: str) -> str:
     """Convert a parameter name of ours to pycls's."""
     name = re.sub(r"layer(\d)\.(\d+)\.", lambda m: f"s{m[1]}.b{int(m[2]) + 1}.", name)
     name = name.replace("downsample.0", "proj").replace("downsample.1", "bn")
-    name = re.sub(r"(s\d\.b\d+)\.(conv|bn)(\d)", lambda m: f"{m[1]}.f.{'abc'[int(m[3]) - 1]}{BN[m[2]]}", name)
+    name = re.sub(r"(s\d\.b\d+)\.(conv|bn)(\d)", lambda m: f"{m[1]}.f.{'abc'[int(m[3]) - 1]}{BN_SUFFIX[m[2]]}", name)
     return re.sub(r"^(conv|bn)1", r"stem.\1", name).replace("fc.", "head.fc.")
 
 
-BN = {"conv": "", "bn": "_bn"}
+BN_SUFFIX = {"conv": "", "bn": "_bn"}
 
 
 def write_torch7(path: Path) -> None:
     """Write a network as the released Torch7 files store it (form C, with gradients beside the weights): 200 MB."""
     sys.path.insert(0, str(Path(__file__).parents[1]))
-    from tests.weights.t7_models import Trees, seq
-    from tests.weights.t7_writer import Object, Storage, dump
+    from tests.weights.adapters.torch7.module_trees import TreeBuilder, make_sequential
+    from tests.weights.readers.torch7_writer import Object, Storage, dump
 
-    class Release(Trees):
+    class Release(TreeBuilder):
         def conv(self, *args: int, **options: int) -> Object:
             made = super().conv(*args, **options)
             shape = made.fields["weight"].sizes
@@ -197,11 +197,11 @@ def write_torch7(path: Path) -> None:
             stride = 2 if stage and not number else 1
             made.append(trees.block("C", channels, 4 << stage, 32, 256 << stage, stride))
             channels = 256 << stage
-        layers.append(seq(*made))
+        layers.append(make_sequential(*made))
     layers.append(Object("cudnn.SpatialAveragePooling", {"kW": 7, "kH": 7, "dW": 1, "dH": 1, "padW": 0, "padH": 0}))
     layers.append(Object("nn.View", {"size": Storage("Long", [channels]), "numElements": channels, "numInputDims": 3}))
     layers.append(Object("nn.Linear", {"weight": trees.draw(1000, channels), "bias": trees.draw(1000)}))
-    path.write_bytes(dump(seq(*layers)))
+    path.write_bytes(dump(make_sequential(*layers)))
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--pip", nargs="+", default=["23.2.1", "latest"], metavar="VERSION")
     parser.add_argument(
-        "--extras", nargs="+", default=["", *extras()], metavar="EXTRA", help="'' is the package without extras"
+        "--extras", nargs="+", default=["", *read_extras()], metavar="EXTRA", help="'' is the package without extras"
     )
     parser.add_argument("--timeout", type=float, default=600, metavar="SECONDS")
     parser.add_argument("--out", type=Path)
@@ -44,7 +44,7 @@ def main() -> None:
             writer.writerows(rows)
 
 
-def extras() -> list[str]:
+def read_extras() -> list[str]:
     """Read the names of the extras in pyproject.toml."""
     return list(tomllib.loads((PROJECT / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"])
 

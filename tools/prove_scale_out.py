@@ -30,13 +30,13 @@ data: {source: digits, workers: 1}
 augment: {crop: pad, pad: 1, mixup: 0.2}
 optimizer: {lr: 0.05}
 schedule: {name: cosine, warmup_epochs: 0.5}
-train: {epochs: 6, batch_size: 16, bn_batch: 8, drop_path: 0.1, ema_decay: 0.9, channels_last: "no",
+train: {epochs: 6, batch_size: 16, bn_batch_size: 8, drop_path: 0.1, ema_decay: 0.9, channels_last: "no",
         checkpoint_steps: 10, threads: 1, peer_timeout: 15, seed: 3}
 """
 STEPS = 6 * (1438 // 16)
-FIRST_LOSS = 150  # the step after which a host is lost
+LOSS_STEP = 150  # the step after which a host is lost
 CONF = "join_timeout=60,last_call_timeout=3,keep_alive_interval=1,keep_alive_max_attempt=3"
-AWAY = 8.0  # seconds that a lost host stays away; longer than the rendezvous remembers a dead host
+AWAY_SECONDS = 8.0  # seconds that a lost host stays away; longer than the rendezvous remembers a dead host
 COLUMNS = (
     *(
         "scenario",
@@ -95,7 +95,7 @@ class Cluster:
 
     def cable(self, host: str, state: str) -> None:
         """Set the network link of a host up or down."""
-        ip("-n", f"rx-{host}", "link", "set", "eth0", state)
+        run_ip("-n", f"rx-{host}", "link", "set", "eth0", state)
 
     def wait(self, seconds: float) -> None:
         """Wait until every supervisor has finished. Raises TimeoutError."""
@@ -106,29 +106,31 @@ class Cluster:
             time.sleep(0.2)
 
 
-def ip(*words: str) -> None:
+def run_ip(*words: str) -> None:
     """Run the ip command."""
     subprocess.run(["ip", *words], check=True)
 
 
 @contextmanager
-def cluster(folder: Path, hosts: str) -> Iterator[Cluster]:
+def make_cluster(folder: Path, hosts: str) -> Iterator[Cluster]:
     """Create namespaces rx-a, rx-b ... on a bridge in rx-switch; remove all processes and namespaces afterwards."""
     recipe = folder / "recipe.yaml"
     recipe.write_text(RECIPE, encoding="utf-8")
     names = [f"rx-{host}" for host in hosts]
     made = Cluster(folder, recipe)
     try:
-        ip("netns", "add", "rx-switch")
-        ip("-n", "rx-switch", "link", "add", "bridge0", "type", "bridge")
-        ip("-n", "rx-switch", "link", "set", "bridge0", "up")
+        run_ip("netns", "add", "rx-switch")
+        run_ip("-n", "rx-switch", "link", "add", "bridge0", "type", "bridge")
+        run_ip("-n", "rx-switch", "link", "set", "bridge0", "up")
         for host, name in zip(hosts, names, strict=True):
-            ip("netns", "add", name)
-            ip("-n", name, "link", "add", "eth0", "type", "veth", "peer", "name", f"port-{host}", "netns", "rx-switch")
-            ip("-n", "rx-switch", "link", "set", f"port-{host}", "master", "bridge0", "up")
-            ip("-n", name, "addr", "add", f"{made.address(host)}/24", "dev", "eth0")
+            run_ip("netns", "add", name)
+            run_ip(
+                "-n", name, "link", "add", "eth0", "type", "veth", "peer", "name", f"port-{host}", "netns", "rx-switch"
+            )
+            run_ip("-n", "rx-switch", "link", "set", f"port-{host}", "master", "bridge0", "up")
+            run_ip("-n", name, "addr", "add", f"{made.address(host)}/24", "dev", "eth0")
             for link in ("lo", "eth0"):
-                ip("-n", name, "link", "set", link, "up")
+                run_ip("-n", name, "link", "set", link, "up")
         yield made
     finally:
         for host in list(made.hosts):
@@ -137,7 +139,7 @@ def cluster(folder: Path, hosts: str) -> Iterator[Cluster]:
             subprocess.run(["ip", "netns", "del", name], check=False, stderr=subprocess.DEVNULL)
 
 
-def rows(run: Path) -> list[dict[str, object]]:
+def read_rows(run: Path) -> list[dict[str, object]]:
     """Read the log of a run."""
     path = run / "log.jsonl"
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
@@ -147,70 +149,70 @@ def rows(run: Path) -> list[dict[str, object]]:
 def wait_for_step(run: Path, step: int, seconds: float = 240) -> None:
     """Wait until a run has logged a step. Raises TimeoutError."""
     end = time.monotonic() + seconds
-    while not any(row["kind"] == "step" and row["step"] == step for row in rows(run)):
+    while not any(row["kind"] == "step" and row["step"] == step for row in read_rows(run)):
         if time.monotonic() > end:
             raise TimeoutError(f"{run} did not reach step {step} in {seconds:.0f} s")
         time.sleep(0.05)
 
 
-def begun(c: Cluster, hosts: str, nodes: str) -> Path:
+def start_run(c: Cluster, hosts: str, nodes: str) -> Path:
     """Start a run on these hosts and wait until it reaches LOSS_STEP."""
     run = c.folder / "run"
     for host in hosts:
         c.launch(host, run, nodes)
-    wait_for_step(run, FIRST_LOSS)
+    wait_for_step(run, LOSS_STEP)
     return run
 
 
-def uninterrupted(c: Cluster) -> tuple[str, int, int, Path]:
+def run_uninterrupted(c: Cluster) -> tuple[str, int, int, Path]:
     """Train on two hosts without failures."""
     for host in "ab":
         c.launch(host, c.folder / "run", "2")
     return "nothing: two hosts from the first step to the last", 2, 2, c.folder / "run"
 
 
-def killed(c: Cluster) -> tuple[str, int, int, Path]:
+def run_killed(c: Cluster) -> tuple[str, int, int, Path]:
     """Kill the second host and restart it."""
-    run = begun(c, "ab", "2")
+    run = start_run(c, "ab", "2")
     c.kill("b")
-    time.sleep(AWAY)
+    time.sleep(AWAY_SECONDS)
     c.launch("b", run, "2")
     return "the second host is killed and started again 8 s later", 2, 2, run
 
 
-def leader_killed(c: Cluster) -> tuple[str, int, int, Path]:
+def run_leader_killed(c: Cluster) -> tuple[str, int, int, Path]:
     """Kill the first host and restart it."""
-    run = begun(c, "ab", "2")
+    run = start_run(c, "ab", "2")
     c.kill("a")
-    time.sleep(AWAY)
+    time.sleep(AWAY_SECONDS)
     c.launch("a", run, "2")
     return "the first host, which holds the rendezvous and writes the run, is killed and started again", 2, 2, run
 
 
-def shrinks(c: Cluster) -> tuple[str, int, int, Path]:
+def run_shrinking(c: Cluster) -> tuple[str, int, int, Path]:
     """Kill the second host and go on without it."""
-    run = begun(c, "ab", "1:2")
+    run = start_run(c, "ab", "1:2")
     c.kill("b")
     return "the second host is killed and stays away: the first goes on alone", 2, 1, run
 
 
-def grows(c: Cluster) -> tuple[str, int, int, Path]:
+def run_growing(c: Cluster) -> tuple[str, int, int, Path]:
     """Start the second host later."""
-    run = begun(c, "a", "1:2")
+    run = start_run(c, "a", "1:2")
     c.launch("b", run, "1:2")
     return "the second host comes when the first has trained alone for a while", 1, 2, run
 
 
-def cut_cable(c: Cluster) -> tuple[str, int, int, Path]:
+def run_cut_cable(c: Cluster) -> tuple[str, int, int, Path]:
     """Cut the network of the second host for a while."""
-    run = begun(c, "ab", "2")
+    run = start_run(c, "ab", "2")
     c.cable("b", "down")
     time.sleep(25)
     c.cable("b", "up")
     return "the second host's cable is out for 25 s (peer_timeout 15 s)", 2, 2, run
 
 
-def mirror(c: Cluster) -> tuple[str, int, int, Path]:
+def run_without_shared_disk(c: Cluster) -> tuple[str, int, int, Path]:
     """Kill the first host and erase its disk; checkpoints survive in an object store (moto) on a third host."""
     server = (
         "from moto.server import ThreadedMotoServer as S; import time; S('0.0.0.0', 5000).start(); time.sleep(9999)"
@@ -225,10 +227,10 @@ def mirror(c: Cluster) -> tuple[str, int, int, Path]:
     bucket = "import time, fsspec; time.sleep(5); fsspec.filesystem('s3').mkdir('bucket')"
     subprocess.run(["ip", "netns", "exec", "rx-a", sys.executable, "-c", bucket], check=True)
     disks = {host: c.folder / f"disk-{host}" / "run" for host in "ab"}
-    extra = ("--train.mirror", "s3://bucket/run", "--train.checkpoint_steps", "40")
+    extra = ("--train.checkpoint_url", "s3://bucket/run", "--train.checkpoint_steps", "40")
     for host, disk in disks.items():
         c.launch(host, disk, "2", *extra)
-    wait_for_step(disks["a"], FIRST_LOSS)
+    wait_for_step(disks["a"], LOSS_STEP)
     c.kill("a")
     shutil.rmtree(disks["a"])
     c.launch("a", disks["a"], "2", *extra)
@@ -242,7 +244,7 @@ def mirror(c: Cluster) -> tuple[str, int, int, Path]:
     return "no shared disk: the first host is killed, its disk erased; all that is left is the mirror", 2, 2, done[0]
 
 
-def clock(c: Cluster) -> tuple[str, int, int, Path]:
+def run_with_clock_skew(c: Cluster) -> tuple[str, int, int, Path]:
     """Let the clocks of the hosts differ."""
     run = c.folder / "run"
     c.launch("a", run, "2")
@@ -251,16 +253,16 @@ def clock(c: Cluster) -> tuple[str, int, int, Path]:
 
 
 SCENARIOS: dict[str, Callable[[Cluster], tuple[str, int, int, Path]]] = {
-    "uninterrupted": uninterrupted, "killed": killed, "leader killed": leader_killed, "shrinks": shrinks,
-    "grows": grows, "cable": cut_cable, "mirror": mirror, "clock": clock,
+    "uninterrupted": run_uninterrupted, "killed": run_killed, "leader killed": run_leader_killed, "shrinks": run_shrinking,
+    "grows": run_growing, "cable": run_cut_cable, "mirror": run_without_shared_disk, "clock": run_with_clock_skew,
 }  # fmt: skip
 
 
-def judge(name: str, c: Cluster, whole: Path | None, seconds: float) -> dict[str, object]:
+def summarize_run(name: str, c: Cluster, whole: Path | None, seconds: float) -> dict[str, object]:
     """Summarize a run, compared with the uninterrupted one at ``whole``."""
     what, start, end, run = c.outcome  # type: ignore[attr-defined]
-    steps = [row["step"] for row in rows(run) if row["kind"] == "step"]
-    last = [row for row in rows(run) if row["kind"] == "epoch"][-1]
+    steps = [row["step"] for row in read_rows(run) if row["kind"] == "step"]
+    last = [row for row in read_rows(run) if row["kind"] == "epoch"][-1]
     ours = load_file(next((run / "checkpoints" / "last").glob("model-*")))
     theirs = load_file(next((whole / "checkpoints" / "last").glob("model-*"))) if whole else ours
     largest = max(float(abs(ours[k].astype("f8") - theirs[k].astype("f8")).max()) for k in ours)
@@ -287,11 +289,11 @@ def main() -> None:
         for name in wanted:
             folder = (args.keep or Path(temporary)) / name.replace(" ", "-")
             folder.mkdir(parents=True)
-            with cluster(folder, "abc") as c:
+            with make_cluster(folder, "abc") as c:
                 started = time.monotonic()
                 c.outcome = SCENARIOS[name](c)  # type: ignore[attr-defined]
                 c.wait(400)
-                results.append(judge(name, c, whole, time.monotonic() - started))
+                results.append(summarize_run(name, c, whole, time.monotonic() - started))
                 whole = whole or c.outcome[3]  # type: ignore[attr-defined]
             print(json.dumps(results[-1]), flush=True)
     if args.out:

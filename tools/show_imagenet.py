@@ -19,22 +19,22 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from tests.data.layouts import (  # noqa: E402
-    Picture,
-    as_archives,
-    as_folders,
-    as_parquet,
-    as_shards,
-    member,
-    put,
+from tests.data.layouts import (
+    SampleImage,
+    read_member,
     tar_bytes,
+    write_archives,
+    write_file,
+    write_folders,
+    write_parquet,
+    write_shards,
 )
 
 CLASSES, EXTRA = 60, 20
 RECIPE = """
 model: {name: resnext20_4x8d, base_channels: 16}
 data: {source: imagenet, image_size: 64, resize: 73, exif: false, workers: 2}
-augment: {crop: paper_imagenet, min_area: 0.35, flip: 0.5, jitter: 0.4, lighting: 0.1}
+augment: {crop: paper_imagenet, min_area: 0.35, flip: 0.5, color_jitter: 0.4, lighting: 0.1}
 optimizer: {lr: 0.05, weight_decay: 1.0e-4}
 schedule: {name: cosine, warmup_epochs: 0.5}
 train: {epochs: EPOCHS, batch_size: 20, channels_last: "yes", evaluate_every: 20, seed: 1}
@@ -60,21 +60,21 @@ def main() -> None:
         writer.writerows(rows)
 
 
-def read_sample(path: Path) -> tuple[list[Picture], list[Picture]]:
+def read_sample(path: Path) -> tuple[list[SampleImage], list[SampleImage]]:
     """Read the images of the classes used as ImageNet-1K, and of further classes for ImageNet-22K."""
     with tarfile.open(path) as tar:
-        found = [(m.name.split("/")[1], member(tar, m.name)) for m in tar.getmembers() if m.isreg()]
+        found = [(m.name.split("/")[1], read_member(tar, m.name)) for m in tar.getmembers() if m.isreg()]
     found.sort()
     images = []
     for number, (wnid, content) in enumerate(found[:CLASSES], 1):
-        images.append(Picture("train", wnid, f"{wnid}_{number}.JPEG", content))
-        images.append(Picture("val", wnid, f"ILSVRC2012_val_{number:08d}.JPEG", content))
+        images.append(SampleImage("train", wnid, f"{wnid}_{number}.JPEG", content))
+        images.append(SampleImage("val", wnid, f"ILSVRC2012_val_{number:08d}.JPEG", content))
     others = found[CLASSES : CLASSES + EXTRA]
-    extra = [Picture("train", wnid, f"{wnid}_{i}.JPEG", content) for wnid, content in others for i in range(1, 3)]
+    extra = [SampleImage("train", wnid, f"{wnid}_{i}.JPEG", content) for wnid, content in others for i in range(1, 3)]
     return images, extra
 
 
-def resnext(folder: Path, *words: object) -> tuple[str, float]:
+def run_resnext(folder: Path, *words: object) -> tuple[str, float]:
     """Run ``resnext WORDS``; return what it prints and its seconds. An error ends this script."""
     started = time.perf_counter()
     command = [sys.executable, "-m", "resnext", *map(str, words)]
@@ -84,21 +84,21 @@ def resnext(folder: Path, *words: object) -> tuple[str, float]:
     return done.stdout, round(time.perf_counter() - started, 1)
 
 
-def row(what: str, words: list[object], result: str, seconds: float) -> dict[str, object]:
+def make_row(what: str, words: list[object], result: str, seconds: float) -> dict[str, object]:
     """Make and print one row of the CSV."""
     shown = {"what": what, "command": f"resnext {' '.join(map(str, words))}", "result": result, "seconds": seconds}
     print(json.dumps(shown), flush=True)
     return shown
 
 
-def show_layouts(folder: Path, images: list[Picture]) -> list[dict[str, object]]:
+def show_layouts(folder: Path, images: list[SampleImage]) -> list[dict[str, object]]:
     """Train one epoch from each layout; the losses of all steps must be equal."""
     (folder / "one.yaml").write_text(RECIPE.replace("EPOCHS", "1"), encoding="utf-8")
-    as_folders(folder / "folders", images)
-    as_archives(folder / "archives", images)
-    as_parquet(folder / "parquet", images)
-    as_shards(folder / "shards", images, per_shard=16)
-    put(folder / "classes.txt", "\n".join(sorted({image.wnid for image in images})).encode())
+    write_folders(folder / "folders", images)
+    write_archives(folder / "archives", images)
+    write_parquet(folder / "parquet", images)
+    write_shards(folder / "shards", images, per_shard=16)
+    write_file(folder / "classes.txt", "\n".join(sorted({image.wnid for image in images})).encode())
     shards = ["--data.source", "webdataset", "--data.path", "shards/train-*.tar", "--data.val_path", "shards/val-*.tar"]
     layouts: dict[str, list[object]] = {
         "class folders": ["--data.path", "folders"],
@@ -109,14 +109,14 @@ def show_layouts(folder: Path, images: list[Picture]) -> list[dict[str, object]]
     logs, rows = [], []
     for number, (name, options) in enumerate(layouts.items()):
         words = ["train", "one.yaml", *options, "--run", f"layout-{number}"]
-        _, seconds = resnext(folder, *words)
-        logs.append(losses(folder / f"layout-{number}" / "log.jsonl"))
+        _, seconds = run_resnext(folder, *words)
+        logs.append(read_losses(folder / f"layout-{number}" / "log.jsonl"))
         same = "the reference" if not number else "every loss bit-equal" if logs[-1] == logs[0] else "another stream"
-        rows.append(row(f"{name}: one epoch of {len(logs[-1])} steps", words, same, seconds))
+        rows.append(make_row(f"{name}: one epoch of {len(logs[-1])} steps", words, same, seconds))
     return rows
 
 
-def losses(log: Path) -> list[float]:
+def read_losses(log: Path) -> list[float]:
     """Read the losses of all steps of a log."""
     return [
         entry["loss"]
@@ -125,18 +125,18 @@ def losses(log: Path) -> list[float]:
     ]
 
 
-def show_views(folder: Path, images: list[Picture], epochs: int) -> list[dict[str, object]]:
+def show_views(folder: Path, images: list[SampleImage], epochs: int) -> list[dict[str, object]]:
     """Evaluate two networks that remember the images, under every view, label set and corruption."""
     (folder / "long.yaml").write_text(RECIPE.replace("EPOCHS", str(epochs)), encoding="utf-8")
     for seed in (1, 2):
         words = ["train", "long.yaml", "--data.path", "archives", "--train.seed", seed, "--run", f"net-{seed}"]
-        resnext(folder, *words)
+        run_resnext(folder, *words)
     val = [image for image in images if image.split == "val"]
-    put(folder / "real.json", json.dumps(real_labels(val)).encode())
-    from resnext.data.imagenet import imagenet_synsets
+    write_file(folder / "real.json", json.dumps(make_real_labels(val)).encode())
+    from resnext.data.imagenet_classes import imagenet_synsets
 
     for image in val:
-        put(folder / "v2" / str(imagenet_synsets().index(image.wnid)) / image.name, image.content)
+        write_file(folder / "v2" / str(imagenet_synsets().index(image.wnid)) / image.name, image.content)
     net, both = ["net-1", "--checkpoint", "last"], ["net-1", "net-2", "--checkpoint", "last"]
     questions: dict[str, list[object]] = {
         "centre crop 64 of 73": net,
@@ -154,14 +154,14 @@ def show_views(folder: Path, images: list[Picture], epochs: int) -> list[dict[st
     rows = []
     for number, (name, options) in enumerate(questions.items()):
         words = ["evaluate", *options, "--out", f"view-{number}"]
-        output, seconds = resnext(folder, *words)
-        rows.append(row(name, words, result_of(output), seconds))
+        output, seconds = run_resnext(folder, *words)
+        rows.append(make_row(name, words, extract_result(output), seconds))
     return rows
 
 
-def real_labels(val: list[Picture]) -> list[list[int]]:
+def make_real_labels(val: list[SampleImage]) -> list[list[int]]:
     """Make labels in ReaL's format: 50,000 lists, where those of our images hold their class."""
-    from resnext.data.imagenet import imagenet_synsets
+    from resnext.data.imagenet_classes import imagenet_synsets
 
     labels: list[list[int]] = [[] for _ in range(50_000)]
     for image in val:
@@ -169,35 +169,37 @@ def real_labels(val: list[Picture]) -> list[list[int]]:
     return labels
 
 
-def result_of(output: str) -> str:
+def extract_result(output: str) -> str:
     """Extract the lines with results from the output."""
     lines = [" ".join(line.split()) for line in output.splitlines()]
     wanted = ("top-1 error", "top-5 error", "ReaL", "gaussian_noise", "fog", "jpeg_compression", "mean")
     return "; ".join(line for line in lines if line.startswith(wanted))
 
 
-def show_5k(folder: Path, images: list[Picture], extra: list[Picture]) -> list[dict[str, object]]:
+def show_5k(folder: Path, images: list[SampleImage], extra: list[SampleImage]) -> list[dict[str, object]]:
     """Train and evaluate a small ImageNet-5K: the classes of the validation set and ten others (Section 5.2)."""
     train = [image for image in images if image.split == "train"] + extra
     counts = {image.wnid for image in extra[:EXTRA]}  # the first ten have one more image each
-    more = [Picture("train", w, f"{w}_9.JPEG", next(i.content for i in extra if i.wnid == w)) for w in sorted(counts)]
+    more = [
+        SampleImage("train", w, f"{w}_9.JPEG", next(i.content for i in extra if i.wnid == w)) for w in sorted(counts)
+    ]
     tars: dict[str, list[tuple[str, bytes]]] = {}
     for image in [*train, *more]:
         tars.setdefault(f"{image.wnid}.tar", []).append((image.name, image.content))
-    put(folder / "fall11_whole.tar", tar_bytes((name, tar_bytes(files)) for name, files in tars.items()))
+    write_file(folder / "fall11_whole.tar", tar_bytes((name, tar_bytes(files)) for name, files in tars.items()))
     recipe = RECIPE.replace("epochs: EPOCHS", "steps: 120").replace("source: imagenet,", "source: imagenet5k,")
     (folder / "5k.yaml").write_text(recipe, encoding="utf-8")
     words = ["train", "5k.yaml", "--data.path", "fall11_whole.tar", "--data.val_path", "archives", "--run", "net-5k"]
-    _, seconds = resnext(folder, *words, "--data.extra_classes", 10)
+    _, seconds = run_resnext(folder, *words, "--data.extra_classes", 10)
     chosen = (folder / "net-5k" / "imagenet5k-classes.csv").read_text(encoding="utf-8").splitlines()[1:]
     extras = sum(line.endswith(",extra") for line in chosen)
     right = {line.split(",")[0] for line in chosen if line.endswith(",extra")} == counts
     result = f"{len(chosen)} classes, {extras} extra, {'the largest' if right else 'NOT the largest'} ones"
-    rows = [row("ImageNet-22K archive: class selection, training counted in steps", words, result, seconds)]
+    rows = [make_row("ImageNet-22K archive: class selection, training counted in steps", words, result, seconds)]
     for name, options in {"5K-way": [], "1K-way": ["--restrict", "data"]}.items():
         words = ["evaluate", "net-5k", "--checkpoint", "last", *options]
-        output, seconds = resnext(folder, *words)
-        rows.append(row(f"{name} evaluation on the 1K validation set", words, result_of(output), seconds))
+        output, seconds = run_resnext(folder, *words)
+        rows.append(make_row(f"{name} evaluation on the 1K validation set", words, extract_result(output), seconds))
     return rows
 
 

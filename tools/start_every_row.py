@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from resnext.cli import main as resnext
-from resnext.paper.numbers import tables
+from resnext.paper.numbers import load_tables
 from resnext.train.logbook import read_log
 
 COLUMNS = ("table", "row", "recipe", "exit status", "steps", "first loss", "last loss", "again", "seconds")
@@ -28,13 +28,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as runs, args.out.open("w", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
-        for table in tables().values():
+        for table in load_tables().values():
             for row in table.rows:
                 if row.recipe is not None:
-                    writer.writerow(dict(zip(COLUMNS, started(table.name, row.key, row.recipe, runs), strict=True)))
+                    writer.writerow(dict(zip(COLUMNS, start_row(table.name, row.key, row.recipe, runs), strict=True)))
 
 
-def started(table: str, row: str, recipe: str, runs: str) -> tuple[object, ...]:
+def start_row(table: str, row: str, recipe: str, runs: str) -> tuple[object, ...]:
     """Run one row twice; return its CSV values."""
     command = ["paper", "run", table, "--row", row, "--toy", "--runs", runs]
     begun = time.perf_counter()

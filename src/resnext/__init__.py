@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from resnext.model.plan import tune
     from resnext.weights import load
     from resnext.weights.native import save
-    from resnext.weights.torch7 import read_t7
+    from resnext.weights.readers.torch7 import read_t7
 
-_HOMES = {
+_MODULES = {
     "Architecture": "resnext.model.architecture",
     "list_models": "resnext.model.architecture",
     "Network": "resnext.model.network",
@@ -29,7 +29,7 @@ _HOMES = {
     "convert_form": "resnext.model.forms",
     "load": "resnext.weights",
     "save": "resnext.weights.native",
-    "read_t7": "resnext.weights.torch7",
+    "read_t7": "resnext.weights.readers.torch7",
     "RequestError": "resnext.errors",
     "WorkError": "resnext.errors",
     "ResnextError": "resnext.errors",
@@ -56,9 +56,9 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module 'resnext' has no attribute {name!r}")
-    value = getattr(import_module(_HOMES[name]), name)
+    value = getattr(import_module(_MODULES[name]), name)
     globals()[name] = value
     return value
 

@@ -11,8 +11,8 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
-from resnext.errors import RequestError, ResnextError, nearest, printable
-from resnext.streams import lenient_streams
+from resnext.errors import RequestError, ResnextError, did_you_mean, escape_unprintable
+from resnext.streams import use_lenient_streams
 from resnext.version import __version__
 
 VERBS = {
@@ -30,16 +30,16 @@ VERBS = {
     "doctor": "show what this machine supports",
 }
 
-INVALID = re.compile(r"invalid choice: '(.*)' \(choose from (.*)\)")  # argparse's message
-WORD = r"[^\s',]+"
+INVALID_CHOICE = re.compile(r"invalid choice: '(.*)' \(choose from (.*)\)")  # argparse's message
+WORD_PATTERN = r"[^\s',]+"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    with lenient_streams() as streams:
+    with use_lenient_streams() as streams:
         status = _run_and_explain(arguments)
-        lost = streams.lost()
+        lost = streams.describe_loss()
         if lost is not None:
             print(f"resnext: standard output could not be written: {lost}", file=sys.stderr)
         return status or int(lost is not None)
@@ -64,15 +64,15 @@ def _run_and_explain(arguments: list[str]) -> int:
     except Exception as error:
         if debug:
             raise
-        print(f"resnext: {_explained(error)} (--debug shows where)", file=sys.stderr)
+        print(f"resnext: {_explain_error(error)} (--debug shows where)", file=sys.stderr)
         return 1
 
 
-def _explained(error: Exception) -> str:
+def _explain_error(error: Exception) -> str:
     """Describe an unexpected error in one line."""
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
-        return printable(f"{error.filename}: {error.strerror}")
-    said = printable(f"{type(error).__name__}: {error}")
+        return escape_unprintable(f"{error.filename}: {error.strerror}")
+    said = escape_unprintable(f"{type(error).__name__}: {error}")
     if isinstance(error, UnicodeEncodeError) and not sys.getfilesystemencoding().startswith("utf"):
         return f"{said}; file names are encoded as {sys.getfilesystemencoding()} here: set PYTHONUTF8=1"
     return said
@@ -80,21 +80,21 @@ def _explained(error: Exception) -> str:
 
 def _run(arguments: list[str]) -> int:
     if not arguments or arguments[0] in ("-h", "--help"):
-        print(_overview())
+        print(_format_overview())
         return 0 if arguments else 2
     if arguments[0] in ("-V", "--version"):
         print(__version__)
         return 0
     verb, rest = arguments[0], arguments[1:]
     if verb not in VERBS:
-        raise RequestError(f"unknown verb {verb!r}{nearest(verb, VERBS)}")
+        raise RequestError(f"unknown verb {verb!r}{did_you_mean(verb, VERBS)}")
     command = import_module(f"resnext.commands.{verb}")
     parser = Parser(prog=f"resnext {verb}", description=command.SENTENCE)
     command.add_arguments(parser)
     parser.epilog = "--debug shows where an error came from."
     args, unknown = parser.parse_known_args(rest)
     if unknown:
-        raise RequestError(_unknown(unknown[0], parser, command, args))
+        raise RequestError(_explain_unknown(unknown[0], parser, command, args))
     return int(command.run(args))
 
 
@@ -106,31 +106,31 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> None:  # type: ignore[override]
         """Raise RequestError instead of printing the usage; main() returns exit status 2."""
-        wrong = INVALID.search(message)
+        wrong = INVALID_CHOICE.search(message)
         if wrong:
-            what, said, choices = message[: wrong.start()], wrong[1], re.findall(WORD, wrong[2])
-            raise RequestError(f"{what.removeprefix('argument ')}invalid choice {said!r}{nearest(said, choices)}")
+            what, said, choices = message[: wrong.start()], wrong[1], re.findall(WORD_PATTERN, wrong[2])
+            raise RequestError(f"{what.removeprefix('argument ')}invalid choice {said!r}{did_you_mean(said, choices)}")
         raise RequestError(f"{message}; {self.prog} --help says more")
 
 
-def _unknown(word: str, parser: argparse.ArgumentParser, command: ModuleType, args: argparse.Namespace) -> str:
+def _explain_unknown(word: str, parser: argparse.ArgumentParser, command: ModuleType, args: argparse.Namespace) -> str:
     option = word.partition("=")[0]
-    known = list(_options(parser, args))
+    known = list(_list_options(parser, args))
     if option.startswith("-"):
-        hint = nearest(option, [name for name in known if len(name) > 2])
+        hint = did_you_mean(option, [name for name in known if len(name) > 2])
         return f"{parser.prog}: unknown option {option}{hint or f'; {parser.prog} --help lists them'}"
     return f"{parser.prog}: unexpected argument {word!r}; {command.SENTENCE}"
 
 
-def _options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Iterator[str]:
+def _list_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Iterator[str]:
     """List the options of a verb and of its chosen action."""
     for action in parser._actions:
         yield from action.option_strings
         if isinstance(action.choices, dict):
-            yield from _options(action.choices[getattr(args, action.dest)], args)
+            yield from _list_options(action.choices[getattr(args, action.dest)], args)
 
 
-def _overview() -> str:
+def _format_overview() -> str:
     width = max(map(len, VERBS))
     rows = "\n".join(f"  {verb:<{width}}  {sentence}" for verb, sentence in VERBS.items())
     return (

@@ -6,13 +6,15 @@ import torch
 
 from resnext.errors import RequestError
 
-NAMES = re.compile(r"(?:cpu|mps)(?::0)?|cuda(?::(0|[1-9]\d{0,5}))?")  # torch.device takes cuda:256 for cuda:0
-LOW = {"bf16": torch.bfloat16, "fp16": torch.float16}  # dtypes of autocast
+DEVICE_PATTERN = re.compile(r"(?:cpu|mps)(?::0)?|cuda(?::(0|[1-9]\d{0,5}))?")  # torch.device takes cuda:256 for cuda:0
+AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}  # dtypes of autocast
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:
     """Create an autocast context for ``precision``: bf16, fp16, or fp32, which casts nothing."""
-    return torch.autocast(device.type, LOW.get(precision, torch.bfloat16), enabled=precision in LOW)
+    return torch.autocast(
+        device.type, AUTOCAST_DTYPES.get(precision, torch.bfloat16), enabled=precision in AUTOCAST_DTYPES
+    )
 
 
 def pick_device(name: str, local_rank: int = 0) -> torch.device:
@@ -24,7 +26,7 @@ def pick_device(name: str, local_rank: int = 0) -> torch.device:
         if torch.cuda.is_available():
             return torch.device("cuda", local_rank)
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    match = NAMES.fullmatch(name)
+    match = DEVICE_PATTERN.fullmatch(name)
     if match is None:
         raise RequestError(f"device {name!r} is unknown; choose cpu, cuda, cuda:1, mps or auto")
     if name.startswith("cuda"):

@@ -8,10 +8,10 @@ from typing import Any
 
 from resnext.version import __version__
 
-ISA = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_int8", "asimd", "sve")
+REPORTED_ISAS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_int8", "asimd", "sve")
 
 
-def environment(device: str = "cpu") -> dict[str, Any]:
+def describe_environment(device: str = "cpu") -> dict[str, Any]:
     """Describe the environment as plain JSON values, without names of user or host."""
     import numpy
     import PIL
@@ -27,9 +27,9 @@ def environment(device: str = "cpu") -> dict[str, Any]:
         "numpy": numpy.__version__,
         "pillow": PIL.__version__,
         "system": f"{platform.system()} {platform.machine()}",
-        "cpu": cpu_name(),
-        "isa": cpu_features(),
-        "cores": available_cores(),
+        "cpu": read_cpu_name(),
+        "isa": read_cpu_features(),
+        "cores": count_available_cores(),
         "threads": torch.get_num_threads(),
         "device": str(device),
     }
@@ -38,25 +38,25 @@ def environment(device: str = "cpu") -> dict[str, Any]:
     return facts
 
 
-def available_cores() -> int:
+def count_available_cores() -> int:
     """Count the cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def cpu_name() -> str:
+def read_cpu_name() -> str:
     """Read the name of the processor."""
-    for line in _cpuinfo():
+    for line in _read_cpuinfo():
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
 
 
-def cpu_features() -> list[str]:
+def read_cpu_features() -> list[str]:
     """Read which of the instruction sets in ``REPORTED_ISAS`` the processor has."""
-    words = {word for line in _cpuinfo() if line.startswith(("flags", "Features")) for word in line.split()}
-    return [name for name in ISA if name in words]
+    words = {word for line in _read_cpuinfo() if line.startswith(("flags", "Features")) for word in line.split()}
+    return [name for name in REPORTED_ISAS if name in words]
 
 
-def _cpuinfo() -> list[str]:
+def _read_cpuinfo() -> list[str]:
     path = Path("/proc/cpuinfo")
     return path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []

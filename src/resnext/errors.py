@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from difflib import get_close_matches
 
-LONGEST = 1200  # characters of a message
+MAX_MESSAGE_LENGTH = 1200  # characters of a message
 
 
 class ResnextError(Exception):
@@ -14,9 +14,9 @@ class ResnextError(Exception):
 
     def __str__(self) -> str:
         said = super().__str__()
-        if len(said) > LONGEST:
-            said = f"{said[: LONGEST // 2]} ... {said[-LONGEST // 2 :]}"
-        return printable(said)
+        if len(said) > MAX_MESSAGE_LENGTH:
+            said = f"{said[: MAX_MESSAGE_LENGTH // 2]} ... {said[-MAX_MESSAGE_LENGTH // 2 :]}"
+        return escape_unprintable(said)
 
 
 class RequestError(ResnextError, ValueError):
@@ -27,20 +27,20 @@ class WorkError(ResnextError, RuntimeError):
     """The work failed (exit status 1): bad data, a full disk, a loss that is not finite."""
 
 
-def printable(text: str) -> str:
+def escape_unprintable(text: str) -> str:
     """Escape the characters that cannot be printed, such as control characters and lone surrogates."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
-def nearest(word: str, choices: Iterable[str]) -> str:
+def did_you_mean(word: str, choices: Iterable[str]) -> str:
     """Return a clause such as ``; did you mean 'cifar10'?`` with the closest choices, else a list of all choices.
 
     The word itself is never suggested: it may be a valid choice that was refused for another reason.
     """
     names = [name for name in dict.fromkeys(map(str, choices)) if name != str(word)]
-    close = get_close_matches(str(word)[:LONGEST], names, n=3, cutoff=0.6)
+    close = get_close_matches(str(word)[:MAX_MESSAGE_LENGTH], names, n=3, cutoff=0.6)
     if close:
         return "; did you mean " + " or ".join(repr(c) for c in close) + "?"
     if 0 < len(names) <= 24:

@@ -11,7 +11,7 @@ from resnext.errors import RequestError, WorkError
 
 
 @contextmanager
-def disk_named(path: Path, remark: str = "") -> Iterator[None]:
+def report_write_errors(path: Path, remark: str = "") -> Iterator[None]:
     """Turn each OSError inside the context into a WorkError that names ``path``."""
     try:
         yield
@@ -20,7 +20,7 @@ def disk_named(path: Path, remark: str = "") -> Iterator[None]:
 
 
 @contextmanager
-def written_whole(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
+def atomic_write(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
     """Write ``path`` through a temporary file, fsync and rename: readers see the old or the new file, never a part.
 
     Devices and pipes (``/dev/null``, ``>(command)``) are written directly. Raises WorkError if writing fails; the old
@@ -28,19 +28,19 @@ def written_whole(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
     """
     temporary = ""
     text: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
-    with disk_named(path):
+    with report_write_errors(path):
         if _is_device(path):
             with open(path, mode, **text) as file:
                 yield file
             return
-    with disk_named(path, "; the old content is unchanged"):
+    with report_write_errors(path, "; the old content is unchanged"):
         try:
             handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
             with os.fdopen(handle, mode, **text) as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            os.chmod(temporary, 0o666 & ~_umask())
+            os.chmod(temporary, 0o666 & ~_read_umask())
             os.replace(temporary, path)
             sync_folder(path.parent)
         except BaseException:
@@ -100,7 +100,7 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _umask() -> int:
+def _read_umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask

@@ -11,12 +11,12 @@ from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hin
 import yaml
 from typing_extensions import TypeVar
 
-from resnext.errors import RequestError, nearest
+from resnext.errors import RequestError, did_you_mean
 from resnext.settings import Recipe
 
-LARGEST_FILE = 1 << 20  # bytes
+MAX_FILE_BYTES = 1 << 20  # bytes
 Kind = Literal["classification", "detection"]
-TRAINED_BY: dict[Kind, str] = {"classification": "resnext train", "detection": "resnext detect train"}
+TRAIN_COMMANDS: dict[Kind, str] = {"classification": "resnext train", "detection": "resnext detect train"}
 S = TypeVar("S")
 R = TypeVar("R", default=Recipe)  # the class of recipe: Recipe, or DetectRecipe
 
@@ -33,17 +33,17 @@ def read_recipe(path: Path | str, overrides: Mapping[str, Any] | None = None, ki
         RequestError: Naming the file, the key and the closest valid key.
     """
     path = Path(path)
-    return parse_recipe(_text_of(path), str(path), overrides, kind)
+    return parse_recipe(_read_text(path), str(path), overrides, kind)
 
 
-def _text_of(path: Path) -> str:
+def _read_text(path: Path) -> str:
     """Read the text of a recipe file. Raises RequestError."""
     try:
-        if path.stat().st_size > LARGEST_FILE:
+        if path.stat().st_size > MAX_FILE_BYTES:
             raise RequestError(f"{path} is larger than 1 MiB, so it is not a recipe")
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise RequestError(f"there is no recipe {path}{_nearest_file(path)}") from None
+        raise RequestError(f"there is no recipe {path}{_suggest_file(path)}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise RequestError(f"{path} cannot be read as a recipe: {error}") from None
 
@@ -55,10 +55,10 @@ def parse_recipe(
     kind: type[R] = Recipe,  # type: ignore[assignment]
 ) -> R:
     """Parse a recipe from YAML text; ``origin`` names it in errors. Raises RequestError, also for the wrong kind."""
-    values = _sections(text, origin)
+    values = _parse_sections(text, origin)
     found, asked = infer_kind(values), "classification" if kind is Recipe else "detection"
     if found is not None and found != asked:
-        raise RequestError(f"{origin} is a {found} recipe, not a {asked} recipe; use {TRAINED_BY[found]}")
+        raise RequestError(f"{origin} is a {found} recipe, not a {asked} recipe; use {TRAIN_COMMANDS[found]}")
     for key, value in (overrides or {}).items():
         section, _, name = key.partition(".")
         inside = values.setdefault(section, {})
@@ -66,12 +66,12 @@ def parse_recipe(
             raise RequestError(f"--{key} is not a setting of a recipe; settings look like --train.epochs")
         inside[name] = value
     try:
-        return cast(R, _build(kind, values, "", kind))
+        return cast(R, _build_section(kind, values, "", kind))
     except RequestError as error:
         raise RequestError(f"{origin}: {error}") from None
 
 
-def _sections(text: str, origin: str) -> dict[str, Any]:
+def _parse_sections(text: str, origin: str) -> dict[str, Any]:
     """Parse YAML text to plain nested values. Raises RequestError."""
     try:
         values = yaml.load(text, Loader=_StrictLoader)
@@ -80,14 +80,14 @@ def _sections(text: str, origin: str) -> dict[str, Any]:
         raise RequestError(f"{origin} is not valid YAML: {reason}") from None
     values = {} if values is None else values
     if not isinstance(values, dict):
-        raise RequestError(f"{origin} must hold sections such as model: and train:, not {_kind(values)}")
+        raise RequestError(f"{origin} must hold sections such as model: and train:, not {_describe_value(values)}")
     return values
 
 
-def recipe_kind(path: Path | str) -> Kind | None:
+def read_recipe_kind(path: Path | str) -> Kind | None:
     """Read the kind of a recipe file; None if it cannot be told or the file is not a readable recipe."""
     try:
-        return infer_kind(_sections(_text_of(Path(path)), str(path)))
+        return infer_kind(_parse_sections(_read_text(Path(path)), str(path)))
     except RequestError:
         return None
 
@@ -96,13 +96,13 @@ def infer_kind(values: Mapping[str, Any]) -> Kind | None:
     """Infer the kind of recipe that knows more of these settings; None if both know equally many."""
     from resnext.detect.settings import DetectRecipe  # imported here: that package builds on this module
 
-    strange = {kind: _unknown_settings(values, cls) for kind, cls in (("c", Recipe), ("d", DetectRecipe))}
+    strange = {kind: _count_unknown_settings(values, cls) for kind, cls in (("c", Recipe), ("d", DetectRecipe))}
     if strange["c"] == strange["d"]:
         return None
     return "classification" if strange["c"] < strange["d"] else "detection"
 
 
-def _unknown_settings(values: Mapping[str, Any], cls: type) -> int:
+def _count_unknown_settings(values: Mapping[str, Any], cls: type) -> int:
     """Count the sections, settings and values of ``data.source`` that this kind of recipe does not know."""
     hints, unknown = get_type_hints(cls), 0
     for section, inside in values.items():
@@ -117,7 +117,7 @@ def _unknown_settings(values: Mapping[str, Any], cls: type) -> int:
 
 def build_settings(cls: type[S], values: Any, prefix: str) -> S:
     """Build one section of settings from plain values; ``prefix`` names it in errors. Raises RequestError."""
-    return cast(S, _build(cls, values, prefix, Recipe))
+    return cast(S, _build_section(cls, values, prefix, Recipe))
 
 
 def dump_recipe(recipe: Any) -> str:
@@ -142,16 +142,16 @@ def to_dict(settings: Any) -> dict[str, Any]:
     return plain
 
 
-def differences(before: R, after: R) -> list[str]:
+def list_differences(before: R, after: R) -> list[str]:
     """List the settings in which two recipes differ, as ``train.epochs: 10 -> 20``."""
     rows = []
-    for (key, old), (_, new) in zip(settings_of(before), settings_of(after), strict=True):
+    for (key, old), (_, new) in zip(iterate_settings(before), iterate_settings(after), strict=True):
         if old != new:
             rows.append(f"{key}: {old!r} -> {new!r}")
     return rows
 
 
-def settings_of(recipe: Any) -> Iterator[tuple[str, Any]]:
+def iterate_settings(recipe: Any) -> Iterator[tuple[str, Any]]:
     """Iterate over all settings as (``section.field``, value), in the order of settings.py."""
     for section in fields(recipe):
         inside = getattr(recipe, section.name)
@@ -159,7 +159,7 @@ def settings_of(recipe: Any) -> Iterator[tuple[str, Any]]:
             yield f"{section.name}.{f.name}", getattr(inside, f.name)
 
 
-def change_places(recipe: R, change: Callable[[str, str], str]) -> R:
+def replace_places(recipe: R, change: Callable[[str, str], str]) -> R:
     """Replace every path, URL or hub id in the recipe by ``change(key, value)``."""
     for section in fields(cast(Any, recipe)):
         inside = getattr(recipe, section.name)
@@ -188,23 +188,23 @@ def is_same_place(key: str, asked: str, absolute: str) -> bool:
     )
 
 
-def from_command_line(key: str, text: str, kind: type = Recipe) -> Any:
+def parse_command_line_value(key: str, text: str, kind: type = Recipe) -> Any:
     """Parse the value of ``--key`` on the command line: YAML, or a comma-separated list."""
     try:
         value = yaml.load(text, Loader=_StrictLoader)
     except (yaml.YAMLError, ValueError, RecursionError):
         return text
-    hint = _hint_of(key, kind)
-    if isinstance(value, str) and hint is not None and _element(hint) is not None:
+    hint = _get_type_hint(key, kind)
+    if isinstance(value, str) and hint is not None and _get_element_type(hint) is not None:
         return [yaml.load(part, Loader=_StrictLoader) for part in value.split(",")]
     if (
         hint is not None
-        and _element(hint) is not None
+        and _get_element_type(hint) is not None
         and isinstance(value, int | float)
         and not isinstance(value, bool)
     ):
         return [value]
-    if hint is not None and str in _options(hint) and value is not None:
+    if hint is not None and str in _list_types(hint) and value is not None:
         return text
     return value
 
@@ -229,48 +229,48 @@ class _StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _build(cls: type, values: Any, prefix: str, kind: type) -> Any:
+def _build_section(cls: type, values: Any, prefix: str, kind: type) -> Any:
     if not isinstance(values, dict):
-        raise RequestError(f"{prefix.rstrip('.') or 'the recipe'} must hold settings, not {_kind(values)}")
+        raise RequestError(f"{prefix.rstrip('.') or 'the recipe'} must hold settings, not {_describe_value(values)}")
     hints = get_type_hints(cls)
     known = {f.name: f for f in fields(cls)}
     given: dict[str, Any] = {}
     for key, value in values.items():
         if key not in known:
-            raise RequestError(f"unknown setting {prefix}{key}{_nearest_key(key, list(known), kind)}")
+            raise RequestError(f"unknown setting {prefix}{key}{_suggest_key(key, list(known), kind)}")
         if is_dataclass(hints[key]):
-            given[key] = _build(hints[key], {} if value is None else value, f"{prefix}{key}.", kind)
+            given[key] = _build_section(hints[key], {} if value is None else value, f"{prefix}{key}.", kind)
         else:
             given[key] = _coerce(value, hints[key], f"{prefix}{key}", known[key].metadata)
     return cls(**given)
 
 
-def _nearest_key(key: str, known: list[str], kind: type) -> str:
-    hint = nearest(key, known)
+def _suggest_key(key: str, known: list[str], kind: type) -> str:
+    hint = did_you_mean(key, known)
     if "did you mean" in hint:
         return hint
-    elsewhere = [name for name, _ in settings_of(kind()) if name.partition(".")[2] == key]
+    elsewhere = [name for name, _ in iterate_settings(kind()) if name.partition(".")[2] == key]
     return f"; did you mean {' or '.join(elsewhere)}?" if elsewhere else hint
 
 
 def _coerce(value: Any, hint: Any, key: str, metadata: Mapping[str, Any]) -> Any:
     """Convert ``value`` to the type of the field. Raises RequestError naming the key and what was expected."""
-    options = _options(hint)
+    options = _list_types(hint)
     if value is None:
         if type(None) in options:
             return None
-        raise RequestError(f"{key} needs {_expected(options)}, not an empty value")
-    element = _element(hint)
+        raise RequestError(f"{key} needs {_describe_expected(options)}, not an empty value")
+    element = _get_element_type(hint)
     if element is not None:
         if not isinstance(value, list | tuple):
             raise RequestError(f"{key} must be a list, such as [30, 60, 90], not {value!r}")
         return tuple(_coerce(item, element, key, {}) for item in value)
-    result = _scalar(value, options)
+    result = _convert_scalar(value, options)
     if result is None:
-        raise RequestError(f"{key} must be {_expected(options)}, not {value!r}")
+        raise RequestError(f"{key} must be {_describe_expected(options)}, not {value!r}")
     choices = metadata.get("choices")
     if choices and result not in choices:
-        raise RequestError(f"{key} {result!r} is unknown{nearest(str(result), choices)}")
+        raise RequestError(f"{key} {result!r} is unknown{did_you_mean(str(result), choices)}")
     low, high = metadata.get("low"), metadata.get("high")
     if (low is not None and result < low) or (high is not None and result > high):
         bounds = f"at least {low}" if high is None else f"at most {high}" if low is None else f"from {low} to {high}"
@@ -278,7 +278,7 @@ def _coerce(value: Any, hint: Any, key: str, metadata: Mapping[str, Any]) -> Any
     return result
 
 
-def _scalar(value: Any, options: tuple[Any, ...]) -> Any:
+def _convert_scalar(value: Any, options: tuple[Any, ...]) -> Any:
     if bool in options:
         return value if isinstance(value, bool) else None
     if isinstance(value, bool):
@@ -294,30 +294,30 @@ def _scalar(value: Any, options: tuple[Any, ...]) -> Any:
     return value if isinstance(value, str) else None
 
 
-def _options(hint: Any) -> tuple[Any, ...]:
+def _list_types(hint: Any) -> tuple[Any, ...]:
     return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
 
 
-def _element(hint: Any) -> Any:
+def _get_element_type(hint: Any) -> Any:
     """Return the element type of a tuple field, or None for a scalar field."""
-    return next((get_args(option)[0] for option in _options(hint) if get_origin(option) is tuple), None)
+    return next((get_args(option)[0] for option in _list_types(hint) if get_origin(option) is tuple), None)
 
 
-def _hint_of(key: str, kind: type) -> Any:
+def _get_type_hint(key: str, kind: type) -> Any:
     section, _, name = key.partition(".")
     cls = get_type_hints(kind).get(section)
     return get_type_hints(cls).get(name) if cls is not None else None
 
 
-def _expected(options: tuple[Any, ...]) -> str:
+def _describe_expected(options: tuple[Any, ...]) -> str:
     words = {bool: "true or false", int: "a whole number", float: "a finite number", str: "a word"}
     return next((words[option] for option in options if option in words), "a list")
 
 
-def _kind(value: Any) -> str:
+def _describe_value(value: Any) -> str:
     return "a list" if isinstance(value, list) else f"{value!r:.40}"
 
 
-def _nearest_file(path: Path) -> str:
+def _suggest_file(path: Path) -> str:
     here = [str(p) for p in sorted(path.parent.glob("*.yaml"))[:50]] if path.parent.is_dir() else []
-    return nearest(str(path), here)
+    return did_you_mean(str(path), here)

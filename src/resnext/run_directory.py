@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from resnext.errors import RequestError
-from resnext.recipe import Kind, recipe_kind
+from resnext.recipe import Kind, read_recipe_kind
 
-CHECKPOINTS = ("last", "best")
-OWNER = ".owner.json"  # the process that is training in the run: train/lock.py
-LARGEST_JSON = 64 << 20  # bytes
+CHECKPOINT_NAMES = ("last", "best")
+OWNER_FILE = ".owner.json"  # the process that is training in the run: train/lock.py
+MAX_JSON_BYTES = 64 << 20  # bytes
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class RunDirectory:
     def weights(self, which: str = "best") -> Path:
         """Path of a checkpoint's weights file (safetensors). Raises RequestError if there is none."""
         folder = self.checkpoint(which)
-        return folder / file_name(read_state(folder), "model", folder)
+        return folder / get_file_name(read_state(folder), "model", folder)
 
 
 def is_run(path: Path) -> bool:
@@ -90,20 +90,20 @@ def is_run(path: Path) -> bool:
     return path.is_dir() and (recipe or (path / "checkpoints").is_dir())
 
 
-def run_kind(path: Path | str) -> Kind | None:
+def read_run_kind(path: Path | str) -> Kind | None:
     """Read the task of a run from its recipe; None if ``path`` is not a run or has no such recipe."""
     path = Path(path)
-    return recipe_kind(path / "recipe.yaml") if is_run(path) and (path / "recipe.yaml").is_file() else None
+    return read_recipe_kind(path / "recipe.yaml") if is_run(path) and (path / "recipe.yaml").is_file() else None
 
 
 def check_run_kind(path: Path | str, kind: Kind, instead: str) -> None:
     """Raise RequestError, naming the command ``instead``, for a run that is not of ``kind``."""
-    found = run_kind(path)
+    found = read_run_kind(path)
     if found is not None and found != kind:
         raise RequestError(f"{path} is a {found} run: use {instead}")
 
 
-def check_checkpoint(checkpoint: str, weights: Sequence[str]) -> None:
+def check_checkpoint_choice(checkpoint: str, weights: Sequence[str]) -> None:
     """Raise RequestError if a checkpoint is selected but none of ``weights`` is a run."""
     if checkpoint != "best" and not any(is_run(Path(name)) for name in weights):
         raise RequestError(f"--checkpoint {checkpoint} selects a checkpoint of a run, but {weights[0]} is not a run")
@@ -136,7 +136,7 @@ def check_new_run(path: Path | str) -> RunDirectory:
     """
     path = Path(path)
     try:
-        if not holds_no_run(path):
+        if not has_no_run(path):
             again = f"; --resume {path} continues it" if is_run(path) else ""
             raise RequestError(f"the run directory {path} is not empty{again}; choose another --run")
     except OSError as error:
@@ -144,10 +144,10 @@ def check_new_run(path: Path | str) -> RunDirectory:
     return RunDirectory(path)
 
 
-def holds_no_run(path: Path) -> bool:
+def has_no_run(path: Path) -> bool:
     """Return whether a folder is missing, empty, or has only the checkpoint of a run that was killed at its start."""
     names = {entry.name for entry in path.iterdir()} if path.exists() else set()
-    rest = {name for name in names if name != OWNER and not (name.startswith(".") and name.endswith(".part"))}
+    rest = {name for name in names if name != OWNER_FILE and not (name.startswith(".") and name.endswith(".part"))}
     begun = path / "checkpoints"
     return not rest or (rest == {begun.name} and {entry.name for entry in begun.iterdir()} <= {"last"})
 
@@ -157,8 +157,10 @@ def read_state(folder: Path) -> dict[str, Any]:
     path = folder / "state.json"
     if not path.exists():
         raise RequestError(f"there is no checkpoint in {folder} (no state.json)")
-    if not path.is_file() or path.stat().st_size > LARGEST_JSON:  # reading a pipe could block, a device may be endless
-        raise RequestError(f"{path} is not a regular file of at most {LARGEST_JSON:,} bytes")
+    if (
+        not path.is_file() or path.stat().st_size > MAX_JSON_BYTES
+    ):  # reading a pipe could block, a device may be endless
+        raise RequestError(f"{path} is not a regular file of at most {MAX_JSON_BYTES:,} bytes")
     try:
         state = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
@@ -168,14 +170,14 @@ def read_state(folder: Path) -> dict[str, Any]:
     return state
 
 
-def step_in(state: dict[str, Any]) -> int | None:
+def read_step(state: dict[str, Any]) -> int | None:
     """Return the optimizer step in a checkpoint's state; None if it has none."""
     position = state.get("position")
     step = position.get("step") if isinstance(position, dict) else None
     return step if isinstance(step, int) else None
 
 
-def file_name(state: dict[str, Any], key: str, folder: Path) -> str:
+def get_file_name(state: dict[str, Any], key: str, folder: Path) -> str:
     """Return the file name in a state under ``key``. Raises RequestError unless it is a plain name, without a path."""
     files = state.get("files")
     entry = files.get(key) if isinstance(files, dict) else None

@@ -8,10 +8,10 @@ from rich.status import Status
 from rich.table import Column, Table
 from rich.text import Text
 
-from resnext.errors import printable
+from resnext.errors import escape_unprintable
 
-WIDEST = 10_000  # width assumed for a file or a pipe
-LONGEST_WORD = 32  # longer words, such as paths, are folded if the terminal is too narrow for a table
+MAX_COLUMNS = 10_000  # width assumed for a file or a pipe
+MAX_WORD_COLUMNS = 32  # longer words, such as paths, are folded if the terminal is too narrow for a table
 
 
 class Screen(Console):
@@ -24,47 +24,47 @@ class Screen(Console):
     def __init__(self, *, stderr: bool = False) -> None:
         super().__init__(stderr=stderr, markup=False, emoji=False, highlight=False, soft_wrap=True)
         if not self.file.isatty():
-            self.size = (WIDEST, self.height)
+            self.size = (MAX_COLUMNS, self.height)
 
     def print(self, *objects: Any, **options: Any) -> None:
         """Print as ``Console.print`` does, with tables narrowed to the terminal between words."""
         for one in objects:
             if isinstance(one, Table):
-                _narrow(one, self)
+                _narrow_table(one, self)
         super().print(*objects, **options)
 
     def render_str(self, text: str, *places: Any, **options: Any) -> Text:
         """Render ``text`` with control characters escaped, since names can contain anything."""
-        return super().render_str("\n".join(map(printable, text.split("\n"))), *places, **options)
+        return super().render_str("\n".join(map(escape_unprintable, text.split("\n"))), *places, **options)
 
     def status(self, status: RenderableType, **options: Any) -> Status:
         """Show a line with a spinner during some work."""
-        return _PlainStatus(_as_text(status), console=self, spinner="dots" if _speaks_utf(self) else "line", **options)
+        return _PlainStatus(_to_text(status), console=self, spinner="dots" if _is_utf(self) else "line", **options)
 
 
 class _PlainStatus(Status):
     """A status whose text is not parsed as markup."""
 
     def update(self, status: RenderableType | None = None, **options: Any) -> None:
-        super().update(None if status is None else _as_text(status), **options)
+        super().update(None if status is None else _to_text(status), **options)
 
 
-def screen(*, stderr: bool = False) -> Screen:
+def make_screen(*, stderr: bool = False) -> Screen:
     """Create a console on standard output or standard error."""
     return Screen(stderr=stderr)
 
 
-def _as_text(said: RenderableType) -> RenderableType:
+def _to_text(said: RenderableType) -> RenderableType:
     return Text(said) if isinstance(said, str) else said
 
 
-def _speaks_utf(console: Console) -> bool:
+def _is_utf(console: Console) -> bool:
     return console.encoding.startswith("utf")
 
 
-def _narrow(table: Table, console: Console) -> None:
+def _narrow_table(table: Table, console: Console) -> None:
     """Narrow the columns of a table that is wider than ``console``, without breaking words."""
-    spans = [_span(column, console) for column in table.columns]
+    spans = [_measure_column(column, console) for column in table.columns]
     padding = (table.padding[1] + table.padding[3]) * len(spans)
     widths, least = [most for _, most in spans], [word for word, _ in spans]
     if sum(widths) + padding <= console.width:
@@ -77,9 +77,9 @@ def _narrow(table: Table, console: Console) -> None:
     table.width = sum(widths) + padding
 
 
-def _span(column: Column, console: Console) -> tuple[int, int]:
+def _measure_column(column: Column, console: Console) -> tuple[int, int]:
     """Measure the longest word of a column, at most ``MAX_WORD_COLUMNS``, and its longest line."""
-    options = console.options.update(max_width=WIDEST)
+    options = console.options.update(max_width=MAX_COLUMNS)
     cells = [Measurement.get(console, options, cell) for cell in (column.header, *column.cells)]
     most = max(cell.maximum for cell in cells)
-    return min(most, LONGEST_WORD, max(cell.minimum for cell in cells)) if not column.no_wrap else most, most
+    return min(most, MAX_WORD_COLUMNS, max(cell.minimum for cell in cells)) if not column.no_wrap else most, most

@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from typing import Any, TextIO
 
 SUBSTITUTE = "resnext.substitute"  # name of the codecs error handler below
-PLAIN = {"–": "-", "—": "-", "×": "x", "·": "-", "±": "+-", "…": "...", "≠": "!=", "≤": "<=", "≥": ">="}
-PLAIN |= {raised: f"^{digit}" for digit, raised in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")}
-DRAWN = range(0x2500, 0x2900)  # lines, blocks and dots of progress bars
+ASCII_SPELLINGS = {"–": "-", "—": "-", "×": "x", "·": "-", "±": "+-", "…": "...", "≠": "!=", "≤": "<=", "≥": ">="}
+ASCII_SPELLINGS |= {raised: f"^{digit}" for digit, raised in enumerate("⁰¹²³⁴⁵⁶⁷⁸⁹")}
+BOX_DRAWING = range(0x2500, 0x2900)  # lines, blocks and dots of progress bars
 READER_GONE = (errno.EPIPE, errno.EIO)  # a closed pipe, a closed terminal
 
 
@@ -26,13 +26,13 @@ def substitute(error: UnicodeError) -> tuple[str, int]:
     """Replace characters that an encoding lacks by similar ASCII or an escape; an error handler for ``codecs``."""
     if not isinstance(error, UnicodeEncodeError):
         raise error
-    return "".join(map(_in_ascii, error.object[error.start : error.end])), error.end
+    return "".join(map(_to_ascii, error.object[error.start : error.end])), error.end
 
 
-def _in_ascii(letter: str) -> str:
-    if letter in PLAIN:
-        return PLAIN[letter]
-    return "*" if ord(letter) in DRAWN else letter.encode("ascii", "backslashreplace").decode("ascii")
+def _to_ascii(letter: str) -> str:
+    if letter in ASCII_SPELLINGS:
+        return ASCII_SPELLINGS[letter]
+    return "*" if ord(letter) in BOX_DRAWING else letter.encode("ascii", "backslashreplace").decode("ascii")
 
 
 codecs.register_error(SUBSTITUTE, substitute)
@@ -68,7 +68,7 @@ class LenientStreams:
 
     output: LenientFile | None
 
-    def lost(self) -> str | None:
+    def describe_loss(self) -> str | None:
         """Describe why printed output was lost, such as a full disk; None if it was not, or if the reader closed."""
         with suppress(ValueError):  # already closed
             sys.stdout.flush()
@@ -77,13 +77,13 @@ class LenientStreams:
 
 
 @contextmanager
-def lenient_streams() -> Iterator[LenientStreams]:
+def use_lenient_streams() -> Iterator[LenientStreams]:
     """Replace ``sys.stdout`` and ``sys.stderr`` inside the context by streams to the same places that never raise.
 
     Streams without a file descriptor, as in tests and notebooks, are not replaced.
     """
     before = sys.stdout, sys.stderr
-    output, error = map(_lenient, before)
+    output, error = map(_open_lenient, before)
     sys.stdout = output[0] if output else sys.stdout
     sys.stderr = error[0] if error else sys.stderr
     try:
@@ -95,7 +95,7 @@ def lenient_streams() -> Iterator[LenientStreams]:
         sys.stdout, sys.stderr = before
 
 
-def _lenient(stream: TextIO | None) -> tuple[TextIO, LenientFile] | None:
+def _open_lenient(stream: TextIO | None) -> tuple[TextIO, LenientFile] | None:
     """Open a lenient stream on the same descriptor, or on the null device if the stream was closed at start."""
     try:
         descriptor = os.open(os.devnull, os.O_WRONLY) if stream is None else stream.fileno()

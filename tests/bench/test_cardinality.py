@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from resnext.bench.cardinality import NETWORKS, flatness
+from resnext.bench.cardinality import NETWORKS, compute_flatness
 from resnext.bench.measure import Timing
 from resnext.cli import main
 from resnext.model.architecture import Architecture
@@ -35,7 +35,9 @@ def test_the_networks_are_of_equal_complexity() -> None:
 def test_flatness_is_of_the_rounds_and_not_of_a_drift() -> None:
     drift = (1.0, 3.0, 2.0)
     slower = tuple(1.25 * second for second in drift)
-    assert flatness([Timing("a", 1, drift), Timing("b", 1, slower), Timing("c", 1, drift)]) == pytest.approx(0.8)
+    assert compute_flatness([Timing("a", 1, drift), Timing("b", 1, slower), Timing("c", 1, drift)]) == pytest.approx(
+        0.8
+    )
 
 
 @pytest.mark.parametrize(

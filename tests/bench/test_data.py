@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 
 from resnext.cli import main
-from tests.data.jpegs import jpeg_of, scene
-from tests.data.layouts import put, tar_bytes
+from tests.data.jpeg_files import encode_jpeg, make_scene
+from tests.data.layouts import tar_bytes, write_file
 
 WORDS = ("--size", "32", "--batch", "4", "--rounds", "1")
 
 
 def files() -> dict[str, bytes]:
-    return {f"val/{'ab'[i % 2]}/{i}.jpg": jpeg_of(scene(80 + i, 60, seed=i)) for i in range(8)}
+    return {f"val/{'ab'[i % 2]}/{i}.jpg": encode_jpeg(make_scene(80 + i, 60, seed=i)) for i in range(8)}
 
 
 @pytest.mark.usefixtures("decoder")
@@ -22,11 +22,11 @@ def test_arms_and_stages_are_measured_and_written(
     tmp_path: Path, packed: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if packed:
-        place = put(tmp_path / "images.tar", tar_bytes(files()))
+        place = write_file(tmp_path / "images.tar", tar_bytes(files()))
     else:
         place = tmp_path / "images"
         for name, content in files().items():
-            put(place / name, content)
+            write_file(place / name, content)
     assert main(["bench", "data", str(place), *WORDS, "--out", str(tmp_path)]) == 0
     rows = list(csv.DictReader((tmp_path / "bench-data.csv").open()))
     arms = {row["arm"]: row for row in rows}

@@ -7,8 +7,17 @@ import pytest
 import torch
 
 from resnext.bench import detect_step
-from resnext.bench.detect_step import Detecting, Distance, Task, check, distance, outcome, started, ways_of
-from resnext.bench.step import Way
+from resnext.bench.detect_step import (
+    DetectDistance,
+    DetectStep,
+    DetectWorkload,
+    build_initial_detector,
+    check_distance,
+    compute_outputs,
+    list_configs,
+    measure_distance,
+)
+from resnext.bench.train_step import StepConfig
 from resnext.cli import main
 from resnext.detect.settings import DetectorSettings
 from resnext.errors import RequestError, WorkError
@@ -26,15 +35,17 @@ def fast(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(detect_step, "SETTINGS", small)
 
 
-def tiny(**changes: object) -> Task:
-    return Task(TINY, 64, 2, **({"classes": 5, "boxes": 3} | changes))  # type: ignore[arg-type]
+def tiny(**changes: object) -> DetectWorkload:
+    return DetectWorkload(TINY, 64, 2, **({"classes": 5, "boxes": 3} | changes))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("freeze", [None, "conv3"])
 def test_ours_has_torchvisions_losses_gradients_and_detections(freeze: str | None) -> None:
     task = tiny(freeze=freeze)
-    start = started(task)
-    ours, theirs = (Detecting(task, way, start) for way in (Way("resnext", "fp32"), Way("torchvision", "fp32")))
+    start = build_initial_detector(task)
+    ours, theirs = (
+        DetectStep(task, way, start) for way in (StepConfig("resnext", "fp32"), StepConfig("torchvision", "fp32"))
+    )
     for arm in (ours, theirs):
         sum(arm.losses().values()).backward()  # type: ignore[union-attr]
     mine = {name: p.grad for name, p in ours.model.named_parameters() if p.grad is not None}
@@ -46,8 +57,8 @@ def test_ours_has_torchvisions_losses_gradients_and_detections(freeze: str | Non
         assert far < (1e-3 if name.startswith("rpn") else 2e-2), name
     for arm in (ours, theirs):
         arm.optimizer.zero_grad()
-    found = distance(outcome(ours), outcome(theirs))
-    check("ours", "fp32", found)
+    found = measure_distance(compute_outputs(ours), compute_outputs(theirs))
+    check_distance("ours", "fp32", found)
     assert found.rpn < 1e-5
 
 
@@ -72,7 +83,7 @@ def test_an_arm_that_computes_something_else_is_not_timed(
         model.backbone.fpn.layer_blocks[0][0].bias.data += 1  # type: ignore[union-attr, index, operator]
         return 0
 
-    monkeypatch.setattr(detect_step, "make_fast", wrong)
+    monkeypatch.setattr(detect_step, "fuse_detector", wrong)
     assert main([*TOY, "--out", str(tmp_path)]) == 1
     assert "does not compute the same as the reference" in capsys.readouterr().err
     assert not (tmp_path / "bench-detect.csv").exists()
@@ -81,13 +92,13 @@ def test_an_arm_that_computes_something_else_is_not_timed(
 @pytest.mark.parametrize("part", ["rpn", "head", "scores"])
 @pytest.mark.parametrize("value", [0.6, float("nan")])
 def test_a_distance_beyond_rounding_names_what_differs(part: str, value: float) -> None:
-    check("arm", "fp32", Distance(0.0, 0.0, 0.0))
+    check_distance("arm", "fp32", DetectDistance(0.0, 0.0, 0.0))
     with pytest.raises(WorkError, match="nothing was timed"):
-        check("arm", "fp32", Distance(**({"rpn": 0.0, "head": 0.0, "scores": 0.0} | {part: value})))
+        check_distance("arm", "fp32", DetectDistance(**({"rpn": 0.0, "head": 0.0, "scores": 0.0} | {part: value})))
 
 
 def test_in_fp32_no_arm_is_there_twice() -> None:
-    assert [str(way) for way in ways_of("fp32")] == [
+    assert [str(way) for way in list_configs("fp32")] == [
         "resnext fp32 NHWC",
         "torchvision fp32 NCHW",
         "torchvision fp32 NHWC",
@@ -112,4 +123,4 @@ def test_a_wrong_request_is_one_sentence(
 
 def test_a_network_without_a_counterpart_is_refused() -> None:
     with pytest.raises(RequestError, match="torchvision"):
-        started(Task(Architecture.parse("resnext50_4x4d", pre_activation=True), 64, 1))
+        build_initial_detector(DetectWorkload(Architecture.parse("resnext50_4x4d", pre_activation=True), 64, 1))

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from resnext.bench import arms, growth
+from resnext.bench import candidates, growth
 from resnext.bench.measure import Timing
 from resnext.cli import main
 
@@ -24,13 +24,15 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Replace measuring by fixed numbers; returns the names of the networks that were measured."""
     seen: list[str] = []
 
-    def measured(entries: list, task: arms.Task, rounds: int, *_: object, **__: object) -> arms.Measured:
+    def measured(
+        entries: list, task: candidates.TrainWorkload, rounds: int, *_: object, **__: object
+    ) -> candidates.CandidateResults:
         seen.append(f"{entries[0].architecture.name} {task.batch} {task.size}")
         timings = [Timing(e.name, task.batch, tuple(1.0 + n for _ in range(rounds))) for n, e in enumerate(entries)]
         columns = {e.name: {"library": e.way.library, "peak_mib": 100 * task.batch} for e in entries}
-        return arms.Measured(timings, columns)  # type: ignore[arg-type]
+        return candidates.CandidateResults(timings, columns)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(arms, "measured", measured)
+    monkeypatch.setattr(candidates, "measure_candidates", measured)
     return seen
 
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from resnext import WorkError, create_model
-from resnext.bench import infer, infer_arms
-from resnext.bench.infer_arms import Case
+from resnext.bench import infer, infer_candidates
+from resnext.bench.infer_candidates import InferWorkload
 from resnext.cli import main
-from resnext.deploy.engines import TOLERANCE, distance, missing
+from resnext.deploy.engines import TOLERANCE, compute_relative_error, find_missing_packages
 from tests.conftest import TINY
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -60,7 +60,7 @@ def test_of_a_run_the_accuracy_is_counted_too_and_images_that_are_not_there_are_
     assert row["wrong"] == row["wrong_in_fp32"]
     recipe = tmp_path / "run" / "recipe.yaml"
     recipe.write_text(recipe.read_text().replace("source: digits\n  path: null", "source: folder\n  path: /no/photos"))
-    monkeypatch.setattr(infer, "measured", lambda *_: pytest.fail("measured first"))
+    monkeypatch.setattr(infer, "measure_workload", lambda *_: pytest.fail("measured first"))
     assert bench(tmp_path / "run", "--batch", "2", "--out", tmp_path) == 2
     assert "/no/photos" in capsys.readouterr().err
 
@@ -91,27 +91,27 @@ def test_calibration_without_int8_is_refused(tmp_path: Path, capsys: pytest.Capt
 @pytest.mark.slow
 def test_the_peers_have_our_weights_and_give_our_logits() -> None:
     network = create_model("resnet18", seed=0, num_classes=10).eval()
-    case = Case(network, "resnet18", 2, 64, ("fp32",), "pytorch", None)
-    assert infer_arms.peer(case) is not network
+    case = InferWorkload(network, "resnet18", 2, 64, ("fp32",), "pytorch", None)
+    assert infer_candidates.build_torchvision(case) is not network
     with torch.inference_mode():
         logits = network(case.images)
     names = []
-    for name, precision, _, work in infer_arms.makers(case):
+    for name, precision, _, work in infer_candidates.iterate_candidates(case):
         names.append(name)
-        assert distance(work(case.images), logits) < TOLERANCE[precision], name
+        assert compute_relative_error(work(case.images), logits) < TOLERANCE[precision], name
     assert names[0] == "torchvision fp32"
     assert names[-1] == "resnext fp32"
-    assert missing("openvino") or "OpenVINO fp32 queue" in names
+    assert find_missing_packages("openvino") or "OpenVINO fp32 queue" in names
 
 
 def test_an_arm_with_other_logits_ends_the_measurement(monkeypatch: pytest.MonkeyPatch) -> None:
     network = create_model("resnext11_2x4d", seed=0, num_classes=10).eval()
     wrong = [("theirs", "fp32", "a way", lambda images: torch.ones(len(images), 10))]
-    monkeypatch.setattr(infer_arms, "makers", lambda case: wrong)
+    monkeypatch.setattr(infer_candidates, "iterate_candidates", lambda case: wrong)
     with pytest.raises(WorkError, match="the logits of theirs differ"):
-        infer_arms.arms_of(Case(network, "x", 2, 32, ("fp32",), "pytorch", None))
+        infer_candidates.build_candidates(InferWorkload(network, "x", 2, 32, ("fp32",), "pytorch", None))
 
 
 def test_the_memory_of_an_arm_is_that_of_a_fresh_process() -> None:
-    work = infer_arms.prepared("resnext11_2x4d", 2, 32, ["fp32"], "pytorch", None, "plain PyTorch fp32")
+    work = infer_candidates.prepare_work("resnext11_2x4d", 2, 32, ["fp32"], "pytorch", None, "plain PyTorch fp32")
     assert work().shape == (2, 1000)  # type: ignore[attr-defined]

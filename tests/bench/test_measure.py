@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resnext.bench.measure import MIB, Arm, Timing, interleaved, peak_memory, ratio
+from resnext.bench.measure import MIB, Candidate, Timing, compute_speed_ratio, measure_peak_memory, time_interleaved
 from resnext.errors import RequestError, WorkError
 
 SECONDS = st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=9)
@@ -22,8 +22,8 @@ def allocate(size: int) -> Callable[[], object]:
 
 def test_each_round_runs_every_arm_once_and_starts_with_the_next() -> None:
     ran: list[str] = []
-    arms = [Arm(name, lambda name=name: ran.append(name), 1) for name in "abc"]
-    timings = interleaved(arms, rounds=3, warmup=0)
+    arms = [Candidate(name, lambda name=name: ran.append(name), 1) for name in "abc"]
+    timings = time_interleaved(arms, rounds=3, warmup=0)
     assert "".join(ran) == "abc" + "bca" + "cab"
     assert [t.name for t in timings] == ["a", "b", "c"]
     assert all(len(t.seconds) == 3 for t in timings)
@@ -32,7 +32,9 @@ def test_each_round_runs_every_arm_once_and_starts_with_the_next() -> None:
 def test_the_warm_up_is_run_and_not_counted_and_progress_hears_of_all() -> None:
     ran: list[str] = []
     heard: list[tuple[int, int, str]] = []
-    timing = interleaved([Arm("a", lambda: ran.append("a"), 2)], 2, warmup=3, progress=lambda *x: heard.append(x))[0]
+    timing = time_interleaved(
+        [Candidate("a", lambda: ran.append("a"), 2)], 2, warmup=3, progress=lambda *x: heard.append(x)
+    )[0]
     assert len(ran) == 5
     assert len(timing.seconds) == 2
     assert heard[0] == (0, 5, "a")
@@ -51,31 +53,33 @@ def test_a_timing_s_figures_are_numpy_s(seconds: list[float], images: int) -> No
 @given(st.lists(st.tuples(st.floats(1e-3, 1e3), st.floats(1e-3, 1e3)), min_size=1, max_size=9))
 def test_a_ratio_is_paired_within_rounds(pairs: list[tuple[float, float]]) -> None:
     mine, theirs = zip(*pairs, strict=True)
-    middle, low, high = ratio(Timing("mine", 2, mine), Timing("theirs", 4, theirs))
+    middle, low, high = compute_speed_ratio(Timing("mine", 2, mine), Timing("theirs", 4, theirs))
     assert middle == pytest.approx(statistics.median(t / m / 2 for m, t in pairs))
     assert low <= middle <= high
 
 
 def test_a_machine_that_slows_down_between_rounds_leaves_the_ratio_as_it_is() -> None:
     drift = (1.0, 1.5, 2.0, 3.0)
-    assert ratio(Timing("a", 1, drift), Timing("b", 1, tuple(2 * s for s in drift))) == (2.0, 2.0, 2.0)
+    assert compute_speed_ratio(Timing("a", 1, drift), Timing("b", 1, tuple(2 * s for s in drift))) == (2.0, 2.0, 2.0)
 
 
 @pytest.mark.parametrize("rounds", [0, -1])
 def test_less_than_one_round_is_refused(rounds: int) -> None:
     with pytest.raises(RequestError, match="at least 1"):
-        interleaved([Arm("a", lambda: None, 1)], rounds)
+        time_interleaved([Candidate("a", lambda: None, 1)], rounds)
 
 
 def test_two_arms_of_one_name_are_refused() -> None:
     with pytest.raises(RequestError, match="same name"):
-        interleaved([Arm("a", lambda: None, 1)] * 2, 1)
+        time_interleaved([Candidate("a", lambda: None, 1)] * 2, 1)
 
 
 def test_peak_memory_counts_the_work_and_not_its_preparation() -> None:
-    assert peak_memory("tests.bench.test_measure:allocate", 64) == pytest.approx(128, abs=24)  # b"x" * n, and its copy
+    assert measure_peak_memory("tests.bench.test_measure:allocate", 64) == pytest.approx(
+        128, abs=24
+    )  # b"x" * n, and its copy
 
 
 def test_peak_memory_of_work_that_fails_says_why() -> None:
     with pytest.raises(WorkError, match="no attribute 'nothing'"):
-        peak_memory("tests.bench.test_measure:nothing")
+        measure_peak_memory("tests.bench.test_measure:nothing")

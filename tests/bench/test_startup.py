@@ -29,4 +29,4 @@ def test_a_start_over_its_limit_is_said_with_what_it_imports(
 
 def test_a_start_that_fails_is_an_error() -> None:
     with pytest.raises(WorkError, match="status 3"):
-        startup._start(["-c", "raise SystemExit(3)"])
+        startup._run_python(["-c", "raise SystemExit(3)"])

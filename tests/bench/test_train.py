@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from resnext.bench import agree, peers, step
-from resnext.bench.agree import check, distance, outcome
-from resnext.bench.peers import build, chosen_peers
-from resnext.bench.step import Step, Way, memory_arguments
-from resnext.bench.train import ISAS
+from resnext.bench import check_outputs, peers, train_step
+from resnext.bench.check_outputs import check_distance, compute_outputs, measure_distance
+from resnext.bench.peers import build_network, choose_peers
+from resnext.bench.train import ISA_CAPS
+from resnext.bench.train_step import StepConfig, TrainStep, make_memory_arguments
 from resnext.cli import main
 from resnext.errors import RequestError, WorkError
 from resnext.model.architecture import Architecture
@@ -54,21 +54,21 @@ def test_peaks_are_those_of_a_fresh_process_and_fp32_needs_more(tmp_path: Path) 
 def test_peers_start_from_our_weights_and_compute_the_same(library: str, precision: str) -> None:
     if library == "timm":
         pytest.importorskip("timm")
-    reference = outcome(Step(RESNEXT, Way("plain", "fp32", channels_last=False), 8, 64))
-    found = distance(outcome(Step(RESNEXT, Way(library, precision), 8, 64)), reference)
-    check(library, precision, found)
-    assert found.evaluated > 0 or precision == "fp32"
-    assert type(build(library, RESNEXT)).__module__.startswith(library)
+    reference = compute_outputs(TrainStep(RESNEXT, StepConfig("plain", "fp32", channels_last=False), 8, 64))
+    found = measure_distance(compute_outputs(TrainStep(RESNEXT, StepConfig(library, precision), 8, 64)), reference)
+    check_distance(library, precision, found)
+    assert found.eval_logits > 0 or precision == "fp32"
+    assert type(build_network(library, RESNEXT)).__module__.startswith(library)
 
 
 def test_an_arm_that_computes_something_else_is_not_timed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Wrong(Step):
+    class Wrong(TrainStep):
         def __init__(self, *arguments: object) -> None:
             super().__init__(*arguments)  # type: ignore[arg-type]
-            if self.way.library == "resnext":
+            if self.config.library == "resnext":
                 self.model.fc.weight.data[0] += 0.1  # type: ignore[union-attr, operator]
 
-    monkeypatch.setattr("resnext.bench.arms.Step", Wrong)
+    monkeypatch.setattr("resnext.bench.candidates.Step", Wrong)
     assert main([*TOY, "--out", str(tmp_path)]) == 1
     assert not (tmp_path / "bench-train.csv").exists()
 
@@ -76,10 +76,12 @@ def test_an_arm_that_computes_something_else_is_not_timed(tmp_path: Path, monkey
 @pytest.mark.parametrize("part", ["evaluated", "logits", "loss", "gradients"])
 @pytest.mark.parametrize("value", [0.6, float("nan")])
 def test_a_distance_beyond_rounding_names_what_differs(part: str, value: float) -> None:
-    found = agree.Distance(**(dict.fromkeys(("evaluated", "logits", "loss", "gradients"), 0.0) | {part: value}))
-    check("arm", "fp32", agree.Distance(0.0, 0.0, 0.0, 0.0))
+    found = check_outputs.OutputDistance(
+        **(dict.fromkeys(("evaluated", "logits", "loss", "gradients"), 0.0) | {part: value})
+    )
+    check_distance("arm", "fp32", check_outputs.OutputDistance(0.0, 0.0, 0.0, 0.0))
     with pytest.raises(WorkError, match=part if part in ("loss", "gradients") else "logits"):
-        check("arm", "fp32", found)
+        check_distance("arm", "fp32", found)
 
 
 def test_a_wrong_gradient_is_found_where_outputs_agree() -> None:
@@ -92,22 +94,22 @@ def test_a_wrong_gradient_is_found_where_outputs_agree() -> None:
         def backward(_: object, gradient: torch.Tensor) -> torch.Tensor:  # type: ignore[override]
             return 1.5 * gradient
 
-    right = Step(SMALL, Way("plain", "fp32"), 8, 16)
-    wrong = Step(SMALL, Way("plain", "fp32"), 8, 16)
+    right = TrainStep(SMALL, StepConfig("plain", "fp32"), 8, 16)
+    wrong = TrainStep(SMALL, StepConfig("plain", "fp32"), 8, 16)
     layer = wrong.model.get_submodule("layer2")
     wrong.model.layer2 = nn.Sequential(layer)  # type: ignore[assignment]
     wrong.model.layer2.forward = lambda x: Scaled.apply(layer(x))  # type: ignore[union-attr, method-assign]
     for name, module in layer.named_children():
         wrong.model.layer2.add_module(name, module)  # type: ignore[union-attr]
-    found = distance(outcome(wrong), outcome(right))
+    found = measure_distance(compute_outputs(wrong), compute_outputs(right))
     assert found.logits == 0
     with pytest.raises(WorkError, match="gradients"):
-        check("wrong", "fp32", found)
+        check_distance("wrong", "fp32", found)
 
 
 def test_a_step_is_torch_s_sgd_with_momentum() -> None:
-    one = Step(SMALL, Way("plain", "fp32", channels_last=False), 4, 16)
-    twin = build("plain", SMALL)
+    one = TrainStep(SMALL, StepConfig("plain", "fp32", channels_last=False), 4, 16)
+    twin = build_network("plain", SMALL)
     optimizer = torch.optim.SGD(twin.parameters(), lr=0.01, momentum=0.9, nesterov=True, weight_decay=1e-4)
     for _ in range(2):
         one()
@@ -119,8 +121,8 @@ def test_a_step_is_torch_s_sgd_with_momentum() -> None:
 
 
 def test_the_work_of_a_fresh_process_is_the_same_step() -> None:
-    arguments = memory_arguments(SMALL, Way("plain", "fp32"), 4, 16, Plan())
-    work = step.step_again(*arguments)
+    arguments = make_memory_arguments(SMALL, StepConfig("plain", "fp32"), 4, 16, Plan())
+    work = train_step.rebuild_step(*arguments)
     work()
     work()
 
@@ -154,24 +156,24 @@ def test_a_wrong_request_is_one_sentence_before_anything_is_measured(
 def test_timm_asked_for_by_name_must_be_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(peers, "find_spec", lambda name: None if name == "timm" else object())
     with pytest.raises(RequestError, match=r"pip install 'resnext\[modern\]'"):
-        chosen_peers(["torchvision", "timm"], RESNEXT)
-    assert chosen_peers(None, RESNEXT) == ["torchvision"]
-    assert chosen_peers(None, SMALL) == ["plain"]
-    assert chosen_peers(["none"], SMALL) == []
+        choose_peers(["torchvision", "timm"], RESNEXT)
+    assert choose_peers(None, RESNEXT) == ["torchvision"]
+    assert choose_peers(None, SMALL) == ["plain"]
+    assert choose_peers(["none"], SMALL) == []
 
 
-@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("isa", ISA_CAPS)
 def test_isa_hands_the_caps_to_a_process_of_its_own(isa: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ran = {}
     finished = subprocess.CompletedProcess([], 7)
     monkeypatch.setattr(subprocess, "run", lambda words, **options: ran.update(words=words, **options) or finished)
     assert main([*TOY, "--isa", isa, "--out", str(tmp_path)]) == 7
     assert ran["words"][1:] == ["-m", "resnext", *TOY, "--isa", isa, "--out", str(tmp_path)]
-    assert {name: ran["env"][name] for name in ISAS[isa]} == ISAS[isa]
+    assert {name: ran["env"][name] for name in ISA_CAPS[isa]} == ISA_CAPS[isa]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("isa", ISAS)
+@pytest.mark.parametrize("isa", ISA_CAPS)
 def test_isa_runs_the_same_command_in_a_capped_process(isa: str, tmp_path: Path) -> None:
     assert main([*TOY, "--without-memory", "--precision", "fp32", "--isa", isa, "--out", str(tmp_path)]) == 0
     rows = rows_of(tmp_path)

@@ -7,12 +7,12 @@ import pytest
 import torch
 
 from resnext.cli import main
-from resnext.deploy.runtime import Predictor
+from resnext.deploy.predictor import Predictor
 from resnext.model.network import create_model
 from resnext.model.plan import Plan
 from resnext.speed import kernels
-from resnext.speed.cache import say_once
-from resnext.speed.choices import fingerprint
+from resnext.speed.cache_folder import warn_once
+from resnext.speed.tuning_cache import get_machine_fingerprint
 
 SMALL = ("resnext11_2x4d", "--batch", "2", "--size", "32", "--precision", "fp32")
 
@@ -44,7 +44,7 @@ def test_tuning_is_kept_shown_and_forgotten(tmp_path: Path, capsys: pytest.Captu
 def keep(folder: Path, works: dict[str, dict[str, float]]) -> None:
     """Write ``works`` into the tuning cache of this machine."""
     (folder / "cache").mkdir()
-    content = json.dumps({fingerprint(torch.device("cpu")): works})
+    content = json.dumps({get_machine_fingerprint(torch.device("cpu")): works})
     (folder / "cache" / "choices.json").write_text(content)
 
 
@@ -66,7 +66,7 @@ def test_every_kind_of_entry_is_shown_as_it_stands(tmp_path: Path, capsys: pytes
 
 
 def test_a_damaged_cache_shows_nothing_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    say_once.cache_clear()
+    warn_once.cache_clear()
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache" / "choices.json").write_bytes(b"\xff\x00")
     assert main(["bench", "tune", "--show"]) == 0
@@ -108,7 +108,7 @@ def test_a_run_refuses_a_file_that_is_no_plan(
 ) -> None:
     plan = tmp_path / "plan.json"
     plan.write_text(content)
-    words = ["train", str(tiny_recipe), "--train.plan", str(plan), "--run", str(tmp_path / "run")]
+    words = ["train", str(tiny_recipe), "--train.tuning_plan", str(plan), "--run", str(tmp_path / "run")]
     assert main(words) == 2
     assert str(plan) in capsys.readouterr().err
     assert main([*words, "--train.fast", "no"]) == 2

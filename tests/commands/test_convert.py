@@ -18,12 +18,12 @@ from resnext.cli import main
 from resnext.data.preprocessing import Preprocessing
 from resnext.errors import WorkError
 from resnext.model.network import Network, create_model
-from resnext.paper import released as module
 from resnext.weights import load, writers
-from resnext.weights.known import PREPROCESSINGS, TORCHVISION
-from resnext.weights.naming import UNKNOWN_PREPROCESSING
-from resnext.weights.native import serialized
-from resnext.weights.released import MIB, Figure, Released
+from resnext.weights import origin as module
+from resnext.weights.adapters.naming import UNKNOWN_PREPROCESSING
+from resnext.weights.native import serialize_network
+from resnext.weights.presets import PREPROCESSINGS, TORCHVISION_V1
+from resnext.weights.released import MIB, PublishedError, ReleasedFile
 
 VIEW = Preprocessing(image_size=64, resize=72, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25), channels=3)
 NAMES = ("cat", "dog", "fox", "owl", "yak")
@@ -39,7 +39,7 @@ def network(**changes: Any) -> Network:
 
 @cache
 def content() -> bytes:
-    return serialized(network())
+    return serialize_network(network())
 
 
 @pytest.fixture
@@ -125,7 +125,7 @@ def test_ours_keeps_everything_and_where_it_came_from(weights: Path) -> None:
 
 def test_a_known_word_gives_the_preprocessing(weights: Path) -> None:
     assert convert(weights, weights.parent / "out.safetensors", "--preprocessing", "torchvision") == 0
-    assert load(weights.parent / "out.safetensors").preprocessing == TORCHVISION
+    assert load(weights.parent / "out.safetensors").preprocessing == TORCHVISION_V1
 
 
 def test_form_head_and_stem_can_be_changed_and_it_is_said(weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -248,7 +248,7 @@ def test_a_file_that_computes_something_else_is_never_put_in_place(
     monkeypatch.setattr("resnext.weights.load", wrong)
     place = weights.parent / out
     with pytest.raises(WorkError, match=r"computes something else: outputs of up to .* differ by 0\.5"):
-        writers.prove(network(), weights)
+        writers.verify_file(network(), weights)
     loads = iter([load, wrong])
     monkeypatch.setattr("resnext.weights.load", lambda *a, **o: next(loads)(*a, **o))
     assert convert(weights, place) == 1
@@ -316,12 +316,12 @@ def test_the_last_checkpoint_can_be_taken_and_a_run_is_never_overwritten(
 
 
 @pytest.fixture
-def released(monkeypatch: pytest.MonkeyPatch) -> Released:
+def released(monkeypatch: pytest.MonkeyPatch) -> ReleasedFile:
     """The list of public files holds ``weights``, with one figure."""
-    figure = Figure(
+    figure = PublishedError(
         top1_error=22.2, top5_error=None, data="val", image_size=64, resize=72, interpolation="bicubic", source="README"
     )
-    entry = Released(
+    entry = ReleasedFile(
         name="the release",
         architecture="resnext50_2x4d",
         format="resnext",
@@ -331,7 +331,7 @@ def released(monkeypatch: pytest.MonkeyPatch) -> Released:
         sha256=hashlib.sha256(content()).hexdigest()[:8],
         note="a note",
     )
-    monkeypatch.setattr(module, "released", lambda: (entry,))
+    monkeypatch.setattr(module, "load_released", lambda: (entry,))
     return entry
 
 
@@ -378,10 +378,10 @@ def test_the_card_of_a_known_file_has_its_figures_and_licence(weights: Path) -> 
 
 
 def test_a_file_that_only_resembles_a_public_one_does_not_get_its_licence(
-    weights: Path, released: Released, monkeypatch: pytest.MonkeyPatch
+    weights: Path, released: ReleasedFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     rough = replace(released, architecture="resnext14_2x4d", sha256=None, mib=round(len(content()) / MIB))
-    monkeypatch.setattr(module, "released", lambda: (rough,))
+    monkeypatch.setattr(module, "load_released", lambda: (rough,))
     assert convert(weights, weights.parent / "hub") == 0
     card = (weights.parent / "hub" / "README.md").read_text()
     assert "license: other\n" in card
@@ -412,7 +412,7 @@ def test_help_and_the_note_name_every_known_preprocessing(capsys: pytest.Capture
 def test_what_is_written_does_not_tell_where_the_first_weights_lay(weights: Path, tiny_recipe: Path) -> None:
     model = network(stem="cifar", in_channels=1)
     model.preprocessing, first = None, weights.parent / "first.safetensors"
-    first.write_bytes(serialized(model))
+    first.write_bytes(serialize_network(model))
     text = tiny_recipe.read_text().replace("model: {name: resnext11_2x4d, base_channels: 4}\n", "")
     tiny_recipe.write_text(text.replace("epochs: 3", "epochs: 1").replace("limit_train: 100", "limit_train: 16"))
     run, hub = weights.parent / "run", weights.parent / "hub"
@@ -430,7 +430,7 @@ def test_what_a_file_says_of_itself_cannot_reach_into_the_terminal(
     model = network()
     model.classes = ("\x1b[2Jcat", *NAMES[1:])
     model.provenance = {"notes": ["all is well\x1b[1A\nproof  forged"]}
-    (tmp_path / "in").write_bytes(serialized(model))
+    (tmp_path / "in").write_bytes(serialize_network(model))
     assert convert(tmp_path / "in", tmp_path / "out.safetensors") == 0
     shown = capsys.readouterr().out
     assert "\x1b" not in shown

@@ -9,8 +9,8 @@ import pytest
 
 from resnext.commands import data
 from resnext.errors import RequestError
-from tests.data.layouts import as_archives, pictures
-from tests.data.test_check import clean, cut
+from tests.data.layouts import make_sample_images, write_archives
+from tests.data.tools.test_check_folder import clean, cut
 
 
 def run(*words: str | Path) -> int:
@@ -83,7 +83,7 @@ def test_archives_are_checked_and_made_into_shards(
 ) -> None:
     monkeypatch.setenv("RESNEXT_DATA", str(tmp_path / "cache"))
     monkeypatch.chdir(tmp_path)
-    as_archives(tmp_path / "imagenet", pictures())
+    write_archives(tmp_path / "imagenet", make_sample_images())
     before = state(tmp_path / "imagenet")
     assert run("check", tmp_path / "imagenet") == 0
     assert run("check", tmp_path / "imagenet", "--md5") == 1

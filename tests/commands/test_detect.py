@@ -11,17 +11,17 @@ import pytest
 from PIL import Image
 
 from resnext.cli import main
-from resnext.detect.files import load_detector, save_detector
-from resnext.detect.open import open_detection
-from resnext.detect.predict import Predicted, draw, drawing_places, predict
-from resnext.detect.protocol import detection_line
+from resnext.detect.data.open import open_detection_data
+from resnext.detect.evaluate.protocol import format_detection_protocol
+from resnext.detect.predict import DetectPrediction, draw_predictions, make_drawing_paths, predict
 from resnext.detect.settings import DetectDataSettings
+from resnext.detect.weights import load_detector, save_detector
 from resnext.errors import RequestError
 from resnext.model.network import create_model
 from resnext.weights.native import save
-from tests.detect.made_files import box_row, image_row, photo, write_json
-from tests.detect.shapes import folder, recipe
-from tests.detect.tiny import CIFAR, detector
+from tests.detect.annotation_files import box_row, image_row, photo, write_json
+from tests.detect.shape_images import folder, recipe
+from tests.detect.tiny_detector import CIFAR, detector
 
 KEYS = ("image_id", "category_id", "bbox", "score", "file_name", "category")
 
@@ -111,12 +111,12 @@ def test_drawn_pictures_of_the_same_name_stand_beside_each_other(tmp_path: Path)
         path.parent.mkdir(exist_ok=True)
         Image.new("RGB", (20 + number, 20)).save(path)
         nothing = np.empty((0, 4), np.float32), np.empty(0, np.int64), np.empty(0, np.float32)
-        found.append(Predicted(str(path), *nothing, error="broken" if "broken" in name else None))
+        found.append(DetectPrediction(str(path), *nothing, error="broken" if "broken" in name else None))
     paths = [one.path for one in found]
-    assert draw(found, drawing_places(tmp_path / "out", paths), ("a",)) == 4
+    assert draw_predictions(found, make_drawing_paths(tmp_path / "out", paths), ("a",)) == 4
     assert len(list((tmp_path / "out").iterdir())) == 4
     with pytest.raises(RequestError, match="exists already"):
-        drawing_places(tmp_path / "out", paths)
+        make_drawing_paths(tmp_path / "out", paths)
 
 
 def test_a_place_for_drawings_that_is_taken_is_refused_before_the_work(
@@ -245,7 +245,7 @@ def test_boxes_beyond_what_counts_are_said(tmp_path: Path, capsys: pytest.Captur
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     assert metrics["images_beyond"] == metrics["protocol"]["images_beyond"] == 1
     assert metrics["ar100"] == pytest.approx(10 / 12)
-    line = detection_line(metrics["protocol"], 1, 12)
+    line = format_detection_protocol(metrics["protocol"], 1, 12)
     assert "10 detections per class and image count (COCO: 100) · images with more than 10 boxes of a class: 1" in line
     assert main(words) == 0
     assert "AP 100.0 %" in (captured := capsys.readouterr()).out
@@ -253,10 +253,10 @@ def test_boxes_beyond_what_counts_are_said(tmp_path: Path, capsys: pytest.Captur
 
 
 def test_perfect_detections_have_ap_1(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    _, val = open_detection(DetectDataSettings(path=str(place / "data")))
+    _, val = open_detection_data(DetectDataSettings(path=str(place / "data")))
     rows = [
         {key: row[key] for key in ("image_id", "category_id", "bbox")} | {"score": 0.9}
-        for row in val.ground_truth()["annotations"]
+        for row in val.to_coco_dict()["annotations"]
     ]
     (tmp_path / "right.json").write_text(json.dumps(rows))
     assert (
@@ -273,7 +273,7 @@ def test_a_run_is_judged_on_the_share_it_held_out(
     (data / "annotations/instances_val.json").unlink()
     settings = recipe(tmp_path / "r.yaml", data, data__val_fraction=0.3, train__epochs=1)
     assert main(["detect", "train", str(settings), "--run", str(run)]) == 0
-    _, val = open_detection(DetectDataSettings(path=str(data), val_fraction=0.3))
+    _, val = open_detection_data(DetectDataSettings(path=str(data), val_fraction=0.3))
     metrics = json.loads((run / "evaluation/metrics.json").read_text())
     assert metrics["n"] == len(val) < 12
     assert metrics["protocol"]["split"] == "a hash of each file's name with split_seed 0 holds out about 0.3"
@@ -315,7 +315,7 @@ def test_training_images_and_other_places_can_be_judged(place: Path, capsys: pyt
         (["train", "RECIPE", "--detector.layout", "fnp"], "did you mean 'fpn'"),
         (["train", "RECIPE", "--data.path", "nowhere"], "nowhere"),
         (["train", "RECIPE", "--detector.score", "2"], "detector.score must be from 0 to 1"),
-        (["train", "RECIPE", "--train.learn", "fast_rcnn"], "needs train.proposals"),
+        (["train", "RECIPE", "--train.stage", "fast_rcnn"], "needs train.proposals"),
         (["train", "RECIPE", "--data.val", "missing.json"], "missing.json"),
         (["evaluate"], "needs either RUN_OR_WEIGHTS or --detections FILE"),
         (["evaluate", "WEIGHTS", "--detections", "x.json"], "either RUN_OR_WEIGHTS or --detections"),

@@ -9,9 +9,9 @@ import torch
 from PIL import Image
 
 from resnext.cli import main
-from resnext.data.digits import open_digits
-from resnext.data.imagenet import imagenet_classes, imagenet_synsets
+from resnext.data.imagenet_classes import imagenet_classes, imagenet_synsets
 from resnext.data.preprocessing import Preprocessing
+from resnext.data.sources.digits import open_digits
 from resnext.model.network import Network, create_model
 from resnext.recipe import dump_recipe, parse_recipe
 from resnext.settings import DataSettings
@@ -19,7 +19,7 @@ from resnext.weights.native import save
 
 RECIPE = """
 model: {name: resnext11_2x4d, base_channels: 4}
-data: {source: digits, limit_val: 40, limit_train: 50}
+data: {source: digits, max_val_images: 40, max_train_images: 50}
 train: {device: cpu}
 """
 
@@ -28,7 +28,7 @@ def digits_network() -> Network:
     model = create_model("resnext11_2x4d", seed=0, base_channels=4, num_classes=10, in_channels=1)
     settings = DataSettings()
     source = open_digits(settings)
-    model.preprocessing, model.classes = Preprocessing.of(settings, source), source.train.classes
+    model.preprocessing, model.classes = Preprocessing.from_settings(settings, source), source.train.classes
     return model
 
 

@@ -10,7 +10,7 @@ import torch
 
 from resnext.cli import main
 from resnext.commands import paper
-from resnext.paper.numbers import tables
+from resnext.paper.numbers import load_tables
 
 
 def test_help_answers_without_torch() -> None:
@@ -25,7 +25,7 @@ def test_help_answers_without_torch() -> None:
 def test_every_table_is_an_action() -> None:
     parser = argparse.ArgumentParser()
     paper.add_arguments(parser)
-    for name in tables():
+    for name in load_tables():
         assert parser.parse_args([name, "--no-measure"]).measure == "none"
     assert parser.parse_args(["table3"]).measure == "missing"
     assert parser.parse_args(["table3", "--measure"]).measure == "again"

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from resnext.cli import main
-from resnext.data.images import read_image
+from resnext.data.decode.pillow import read_image
 from resnext.evaluate.predict import predict
 from resnext.weights import load
 from resnext.weights.native import save

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from resnext.data import jpeg
-from resnext.data.jpeg import Decoder
-from tests.data.layouts import Picture, pictures, real_pictures
+from resnext.data.decode import turbojpeg
+from resnext.data.decode.turbojpeg import TurboJpegDecoder
+from tests.data.layouts import SampleImage, make_sample_images, read_sample_images
 
 
 @pytest.fixture
@@ -19,22 +19,22 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture(scope="module")
-def decoder() -> Iterator[Decoder]:
+def decoder() -> Iterator[TurboJpegDecoder]:
     """The fast decoder, which is off in tests that do not use this fixture."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RESNEXT_FAST", "1")
-        jpeg.decoder.cache_clear()
-        found = jpeg.decoder()
+        turbojpeg.load_decoder.cache_clear()
+        found = turbojpeg.load_decoder()
         if found is None:
             pytest.skip("needs a C++ compiler and the libjpeg-turbo of Pillow's wheel")
         yield found
-    jpeg.decoder.cache_clear()
+    turbojpeg.load_decoder.cache_clear()
 
 
 @pytest.fixture(params=["made up", "real"])
-def images(request: pytest.FixtureRequest) -> list[Picture]:
+def images(request: pytest.FixtureRequest) -> list[SampleImage]:
     """Two training images and a validation image of each of a few synsets."""
     if request.param == "made up":
-        return pictures()
+        return make_sample_images()
     with tarfile.open(request.getfixturevalue("shared_data") / "imagenet-sample-250.tar") as tar:
-        return real_pictures(tar)
+        return read_sample_images(tar)

@@ -17,17 +17,17 @@ from PIL import Image
 from scipy.stats import chisquare
 from torch import Tensor
 
-from resnext.data.augment import eval_transform, train_transform
-from resnext.data.crops import to_tensor
-from resnext.data.loader import Batch, TrainLoader, default_workers, eval_batches
+from resnext.data.dataset import ArrayDataset, BadImageError, Subset
+from resnext.data.loader import Batch, TrainLoader, default_workers, iterate_eval_batches
 from resnext.data.preprocessing import Preprocessing
-from resnext.data.source import ArrayDataset, BadImage, Subset
+from resnext.data.transforms.crops import to_tensor
+from resnext.data.transforms.pipeline import build_eval_transform, build_train_transform
 from resnext.errors import RequestError
 from resnext.settings import AugmentSettings
 
 P = Preprocessing(image_size=8, resize=8, mean=(0.5,), std=(0.25,), channels=1)
-AUGMENT = train_transform(AugmentSettings(crop="pad", pad=2, flip=0.5), P)
-VIEW = eval_transform(P)
+AUGMENT = build_train_transform(AugmentSettings(crop="pad", pad=2, flip=0.5), P)
+VIEW = build_eval_transform(P)
 
 
 def toy(n: int = 24) -> ArrayDataset:
@@ -54,7 +54,7 @@ class Broken:
 
     def image(self, index: int) -> Image.Image:
         if index in self.broken:
-            raise BadImage(f"cats/{index}.jpg", "it ends early")
+            raise BadImageError(f"cats/{index}.jpg", "it ends early")
         return self.data.image(index)
 
 
@@ -96,7 +96,8 @@ def same(one: Iterator[Batch], other: Iterator[Batch]) -> bool:
     pairs = list(zip(one, other, strict=True))
     assert pairs
     return all(
-        all(torch.equal(a[i], b[i]) and a[i].dtype == b[i].dtype for i in range(3)) and a.bad == b.bad for a, b in pairs
+        all(torch.equal(a[i], b[i]) and a[i].dtype == b[i].dtype for i in range(3)) and a.bad_images == b.bad_images
+        for a, b in pairs
     )
 
 
@@ -122,7 +123,7 @@ def test_an_epoch_shows_every_image_once_with_its_label() -> None:
         assert b.labels.dtype == b.indices.dtype == torch.int64
         assert torch.equal(b.images[:, 0], torch.from_numpy(data.images[b.indices.numpy()]))
         assert b.labels.tolist() == data.labels[b.indices.numpy()].tolist()
-        assert b.bad == ()
+        assert b.bad_images == ()
 
 
 def test_epochs_and_seeds_differ_in_order_and_in_augmentation() -> None:
@@ -292,7 +293,8 @@ def test_ranks_see_different_visits_of_an_image_as_torchvision_s_sampler_has_it(
 def test_evaluation_sees_every_image_once_under_any_world_size(count: int, batch_size: int, world_size: int) -> None:
     data = toy(count)
     shards = [
-        list(eval_batches(data, VIEW, batch_size=batch_size, rank=r, world_size=world_size)) for r in range(world_size)
+        list(iterate_eval_batches(data, VIEW, batch_size=batch_size, rank=r, world_size=world_size))
+        for r in range(world_size)
     ]
     seen = [index for shard in shards for b in shard for index in b.indices.tolist()]
     assert seen == list(range(count))
@@ -302,15 +304,15 @@ def test_evaluation_sees_every_image_once_under_any_world_size(count: int, batch
 
 
 def test_evaluation_is_the_same_with_workers() -> None:
-    one = eval_batches(toy(13), VIEW, batch_size=4)
-    assert same(one, eval_batches(toy(13), VIEW, batch_size=4, workers=2))
+    one = iterate_eval_batches(toy(13), VIEW, batch_size=4)
+    assert same(one, iterate_eval_batches(toy(13), VIEW, batch_size=4, workers=2))
 
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_evaluation_never_skips(workers: int) -> None:
-    batches = eval_batches(Broken(toy(), (13,)), VIEW, batch_size=5, workers=workers)
+    batches = iterate_eval_batches(Broken(toy(), (13,)), VIEW, batch_size=5, workers=workers)
     assert [len(next(batches).labels) for _ in range(2)] == [5, 5]
-    with pytest.raises(BadImage, match=r"^cannot use image cats/13\.jpg: it ends early$"):
+    with pytest.raises(BadImageError, match=r"^cannot use image cats/13\.jpg: it ends early$"):
         next(batches)
 
 
@@ -324,7 +326,7 @@ def test_a_bad_image_stops_training_with_its_own_sentence(workers: int) -> None:
     batches = train.batches(0)
     for _ in range(position):
         next(batches)
-    with pytest.raises(BadImage) as caught:
+    with pytest.raises(BadImageError) as caught:
         next(batches)
     assert str(caught.value) == "cannot use image cats/7.jpg: it ends early"
     assert caught.value.path == "cats/7.jpg"
@@ -334,11 +336,11 @@ def test_a_bad_image_stops_training_with_its_own_sentence(workers: int) -> None:
 def test_a_skipped_image_is_named_and_changes_no_other(workers: int) -> None:
     whole = list(loader().batches(0))
     skipping = list(loader(Broken(toy(), (7, 19)), on_bad_image="skip", workers=workers).batches(0))
-    messages = [message for b in skipping for message in b.bad]
+    messages = [message for b in skipping for message in b.bad_images]
     assert sorted(messages) == [f"cannot use image cats/{i}.jpg: it ends early" for i in (19, 7)]
     for full, less in zip(whole, skipping, strict=True):
         kept = (full.indices != 7) & (full.indices != 19)
-        assert len(less.bad) == int((~kept).sum())
+        assert len(less.bad_images) == int((~kept).sum())
         assert torch.equal(less.indices, full.indices[kept])
         assert torch.equal(less.labels, full.labels[kept])
         assert torch.equal(less.images, full.images[kept])
@@ -351,7 +353,7 @@ def test_a_batch_of_bad_images_is_empty(workers: int) -> None:
     for b in batches:
         assert b.images.shape[0] == len(b.labels) == len(b.indices) == 0
         assert b.labels.dtype == b.indices.dtype == torch.int64
-        assert len(b.bad) == 2
+        assert len(b.bad_images) == 2
 
 
 # ---- requests that cannot be met
@@ -376,7 +378,7 @@ def test_a_request_that_cannot_be_met_is_refused(count: int, changes: dict[str, 
 
 def test_evaluation_refuses_an_unknown_start_method_at_once() -> None:
     with pytest.raises(RequestError, match="spoon"):
-        eval_batches(toy(), VIEW, batch_size=4, start_method="spoon")
+        iterate_eval_batches(toy(), VIEW, batch_size=4, start_method="spoon")
 
 
 def test_sets_in_memory_need_no_workers_and_files_one_a_core() -> None:

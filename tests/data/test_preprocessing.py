@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from torchvision.transforms.functional import normalize as normalize_v1
 from torchvision.transforms.functional import to_tensor
 
-from resnext.data.preprocessing import ANY_SIZE, Preprocessing, normalize
-from resnext.data.source import ArrayDataset, Source
+from resnext.data.dataset import ArrayDataset, Source
+from resnext.data.preprocessing import ANY_SIZE_SOURCES, Preprocessing, normalize
 from resnext.errors import RequestError
 from resnext.settings import DataSettings
 
@@ -25,7 +25,9 @@ COLOUR = Preprocessing(image_size=224, resize=256, mean=(0.485, 0.456, 0.406), s
 def source(channels: int = 3) -> Source:
     shape = (2, 32, 32, 3) if channels == 3 else (2, 32, 32)
     data = ArrayDataset("toy", ("a", "b"), channels, np.zeros(shape, np.uint8), np.array([0, 1]))
-    return Source(train=data, val=data, image_size=32, mean=(0.5,) * channels, std=(0.25,) * channels, split="made")
+    return Source(
+        train=data, val=data, image_size=32, mean=(0.5,) * channels, std=(0.25,) * channels, split_rule="made"
+    )
 
 
 @st.composite
@@ -99,7 +101,7 @@ def test_a_missing_key_and_a_wrong_kind_of_table_are_refused() -> None:
 
 
 def test_the_source_fills_what_the_settings_leave_open() -> None:
-    p = Preprocessing.of(DataSettings(source="cifar10"), source())
+    p = Preprocessing.from_settings(DataSettings(source="cifar10"), source())
     assert (p.image_size, p.resize, p.fit, p.channels) == (32, 32, "crop", 3)
     assert (p.mean, p.std, p.interpolation, p.exif) == ((0.5,) * 3, (0.25,) * 3, "bicubic", True)
 
@@ -108,10 +110,10 @@ def test_the_settings_win() -> None:
     said = DataSettings(
         image_size=48, resize=56, interpolation="bilinear", exif=False, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6)
     )
-    p = Preprocessing.of(said, source())
+    p = Preprocessing.from_settings(said, source())
     assert (p.image_size, p.resize, p.interpolation, p.exif) == (48, 56, "bilinear", False)
     assert (p.mean, p.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
-    assert Preprocessing.of(DataSettings(image_size=48), source()).resize == 48
+    assert Preprocessing.from_settings(DataSettings(image_size=48), source()).resize == 48
 
 
 WEIGHTS = Preprocessing(
@@ -120,17 +122,17 @@ WEIGHTS = Preprocessing(
 
 
 def test_weights_bring_their_colours_and_filter_to_a_source_that_has_its_size() -> None:
-    p = Preprocessing.of(DataSettings(source="cifar10"), source(), WEIGHTS)
+    p = Preprocessing.from_settings(DataSettings(source="cifar10"), source(), WEIGHTS)
     assert (p.image_size, p.resize, p.fit, p.exif) == (32, 32, "crop", True)
     assert (p.mean, p.std, p.interpolation) == (WEIGHTS.mean, WEIGHTS.std, "bilinear")
 
 
-@pytest.mark.parametrize("kind", ANY_SIZE)
+@pytest.mark.parametrize("kind", ANY_SIZE_SOURCES)
 def test_pictures_of_any_size_are_seen_as_the_weights_see_them(kind: str) -> None:
-    p = Preprocessing.of(DataSettings(source=kind, path="x"), source(), WEIGHTS)
+    p = Preprocessing.from_settings(DataSettings(source=kind, path="x"), source(), WEIGHTS)
     assert p == replace(WEIGHTS, exif=True), "how files are opened is the folder's affair"
     padded = replace(WEIGHTS, fit="pad", resize=224)
-    assert Preprocessing.of(DataSettings(source="folder"), source(), padded).fit == "pad"
+    assert Preprocessing.from_settings(DataSettings(source="folder"), source(), padded).fit == "pad"
 
 
 @pytest.mark.parametrize(
@@ -144,31 +146,31 @@ def test_pictures_of_any_size_are_seen_as_the_weights_see_them(kind: str) -> Non
     ],
 )
 def test_what_is_said_of_a_folder_wins_over_the_weights(said: dict[str, Any], size: int, resize: int, fit: str) -> None:
-    p = Preprocessing.of(DataSettings(source="folder", **said), source(), WEIGHTS)
+    p = Preprocessing.from_settings(DataSettings(source="folder", **said), source(), WEIGHTS)
     assert (p.image_size, p.resize, p.fit) == (size, resize, fit)
     everything = DataSettings(source="folder", interpolation="bicubic", mean=(0.1, 0.2, 0.3), std=(0.5,) * 3)
-    p = Preprocessing.of(everything, source(), WEIGHTS)
+    p = Preprocessing.from_settings(everything, source(), WEIGHTS)
     assert (p.interpolation, p.mean, p.std) == ("bicubic", (0.1, 0.2, 0.3), (0.5,) * 3)
 
 
 def test_a_crop_said_of_a_folder_does_not_take_the_resize_of_weights_that_pad() -> None:
     padded = replace(WEIGHTS, fit="pad", resize=100)  # without meaning there
-    p = Preprocessing.of(DataSettings(source="folder", fit="crop"), source(), padded)
+    p = Preprocessing.from_settings(DataSettings(source="folder", crop_mode="crop"), source(), padded)
     assert (p.image_size, p.resize, p.fit) == (224, 224, "crop")
 
 
 def test_colours_of_weights_with_other_channels_are_of_no_use() -> None:
-    p = Preprocessing.of(DataSettings(source="digits"), source(channels=1), WEIGHTS)
+    p = Preprocessing.from_settings(DataSettings(source="digits"), source(channels=1), WEIGHTS)
     assert (p.mean, p.std, p.interpolation) == ((0.5,), (0.25,), "bilinear")
 
 
 def test_contradicting_settings_are_refused() -> None:
     with pytest.raises(RequestError, match="resize 24 is smaller than image_size 32"):
-        Preprocessing.of(DataSettings(resize=24), source())
+        Preprocessing.from_settings(DataSettings(resize=24), source())
     with pytest.raises(RequestError, match=r"data\.resize 40 belongs to data\.fit crop"):
-        Preprocessing.of(DataSettings(resize=40, fit="pad"), source())
+        Preprocessing.from_settings(DataSettings(resize=40, crop_mode="pad"), source())
     with pytest.raises(RequestError, match="mean has 3 values, but the images have 1 channels"):
-        Preprocessing.of(DataSettings(mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6)), source(channels=1))
+        Preprocessing.from_settings(DataSettings(mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6)), source(channels=1))
 
 
 @pytest.mark.parametrize("p", [GREY, COLOUR])
@@ -194,10 +196,10 @@ def test_images_of_other_channels_are_refused() -> None:
 
 
 def test_the_mean_colour_is_rounded_to_bytes() -> None:
-    assert COLOUR.mean_colour == (124, 116, 104)
-    assert replace(GREY, mean=(1.0,)).mean_colour == (255,)
+    assert COLOUR.mean_color == (124, 116, 104)
+    assert replace(GREY, mean=(1.0,)).mean_color == (255,)
 
 
 def test_a_source_needs_no_more_than_its_own_fields() -> None:
     bare = SimpleNamespace(train=SimpleNamespace(channels=1), image_size=8, mean=(0.5,), std=(0.5,))
-    assert Preprocessing.of(DataSettings(), bare).channels == 1  # type: ignore[arg-type]
+    assert Preprocessing.from_settings(DataSettings(), bare).channels == 1  # type: ignore[arg-type]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from resnext.deploy.engines import ENGINES
-from resnext.deploy.runtime import Predictor
+from resnext.deploy.predictor import Predictor
 from tests.deploy.networks import images, lived
 from tests.deploy.test_engines import usable
 

@@ -12,16 +12,16 @@ import yaml
 from huggingface_hub import ModelCard
 
 from resnext.data.preprocessing import Preprocessing
-from resnext.deploy.publish import About, write_folder
+from resnext.deploy.publish import ModelCardInfo, write_hub_folder
 from resnext.errors import RequestError
-from resnext.evaluate.protocol import protocol
+from resnext.evaluate.output.protocol import build_protocol
 from resnext.model.network import Network, create_model
 from resnext.recipe import dump_recipe, parse_recipe
 from resnext.run_directory import RunDirectory
 from resnext.weights import load
-from resnext.weights.released import Released
+from resnext.weights.released import ReleasedFile
 
-RELEASE = Released(
+RELEASE = ReleasedFile(
     name="the release", architecture="resnext50_2x4d", format="torch7", licence="cc-by-nc-4.0", figures=()
 )
 VIEW = Preprocessing(image_size=64, resize=72, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25), channels=3)
@@ -39,7 +39,7 @@ def network(**changes: Any) -> Network:
 
 
 def metrics(checkpoint: str = "best") -> dict[str, Any]:
-    about = protocol(VIEW, data="photos", split="a folder each", device="cpu", checkpoint=checkpoint, step=1200)
+    about = build_protocol(VIEW, data="photos", split="a folder each", device="cpu", checkpoint=checkpoint, step=1200)
     return {
         "n": 300,
         "top1_error": 12.25,
@@ -73,7 +73,7 @@ def images() -> torch.Tensor:
 
 def test_our_reader_reads_the_folder(tmp_path: Path) -> None:
     model, folder = network(), tmp_path / "hub"
-    write_folder(model, folder, About())
+    write_hub_folder(model, folder, ModelCardInfo())
     again = load(folder)
     assert (again.preprocessing, again.classes) == (VIEW, NAMES)
     assert again.provenance["source"] == {"file": "a.t7", "format": "torch7"}
@@ -84,7 +84,7 @@ def test_our_reader_reads_the_folder(tmp_path: Path) -> None:
 
 def test_timm_reads_the_folder_and_computes_the_same(tmp_path: Path) -> None:
     model, folder = network(), tmp_path / "hub"
-    write_folder(model, folder, About())
+    write_hub_folder(model, folder, ModelCardInfo())
     theirs = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     with torch.inference_mode():
         torch.testing.assert_close(theirs(images()), model(images()), rtol=1e-5, atol=1e-5)
@@ -105,7 +105,7 @@ def test_what_timm_cannot_express_is_ours_alone_and_the_card_says_so(
     tmp_path: Path, changes: dict[str, Any], why: str
 ) -> None:
     model, folder = network(**changes), tmp_path / "hub"
-    write_folder(model, folder, About())
+    write_hub_folder(model, folder, ModelCardInfo())
     card = published(folder)
     assert "timm cannot read it: " in card.text
     assert why in card.text
@@ -116,7 +116,7 @@ def test_what_timm_cannot_express_is_ours_alone_and_the_card_says_so(
 
 
 def test_the_card_of_a_run_holds_its_errors_with_their_protocol(tmp_path: Path, run: RunDirectory) -> None:
-    write_folder(network(), tmp_path / "hub", About(name="lab/cats", licence="apache-2.0", run=run))
+    write_hub_folder(network(), tmp_path / "hub", ModelCardInfo(name="lab/cats", licence="apache-2.0", run=run))
     card = published(tmp_path / "hub")
     assert card.data.license == "apache-2.0"
     assert card.data.library_name == "timm"
@@ -140,7 +140,7 @@ def test_the_card_of_a_run_holds_its_errors_with_their_protocol(tmp_path: Path, 
 
 
 def test_the_recipe_is_whole_but_does_not_tell_where_the_pictures_lay(tmp_path: Path, run: RunDirectory) -> None:
-    write_folder(network(), tmp_path / "hub", About(run=run))
+    write_hub_folder(network(), tmp_path / "hub", ModelCardInfo(run=run))
     recipe = yaml.safe_load((tmp_path / "hub" / "recipe.yaml").read_text())
     assert recipe["train"]["epochs"] == 3
     assert recipe["data"]["path"] == "photos"
@@ -150,7 +150,7 @@ def test_the_recipe_is_whole_but_does_not_tell_where_the_pictures_lay(tmp_path: 
 
 
 def test_diagrams_are_published_and_the_images_of_the_data_are_not(tmp_path: Path, run: RunDirectory) -> None:
-    write_folder(network(), tmp_path / "hub", About(run=run))
+    write_hub_folder(network(), tmp_path / "hub", ModelCardInfo(run=run))
     names = {path.name for path in (tmp_path / "hub").iterdir()}
     assert {"curves.png", "confusion.png"} <= names
     assert "worst.png" not in names
@@ -161,7 +161,7 @@ def test_diagrams_are_published_and_the_images_of_the_data_are_not(tmp_path: Pat
 
 def test_the_evaluation_of_another_checkpoint_is_not_this_one_s(tmp_path: Path, run: RunDirectory) -> None:
     (run.evaluation / "metrics.json").write_text(json.dumps(metrics("last")))
-    write_folder(network(), tmp_path / "hub", About(run=run))
+    write_hub_folder(network(), tmp_path / "hub", ModelCardInfo(run=run))
     card = published(tmp_path / "hub")
     assert card.data.eval_results is None
     assert "not measured" in card.text
@@ -172,34 +172,34 @@ def test_the_evaluation_of_another_checkpoint_is_not_this_one_s(tmp_path: Path, 
 def test_a_damaged_evaluation_is_named(tmp_path: Path, run: RunDirectory, text: str) -> None:
     (run.evaluation / "metrics.json").write_text(text)
     with pytest.raises(RequestError, match=r"metrics\.json is damaged"):
-        write_folder(network(), tmp_path / "hub", About(run=run))
+        write_hub_folder(network(), tmp_path / "hub", ModelCardInfo(run=run))
 
 
 def test_a_licence_says_whose_it_is_or_that_nobody_knows(tmp_path: Path) -> None:
-    write_folder(network(), tmp_path / "a", About(origin=RELEASE))
+    write_hub_folder(network(), tmp_path / "a", ModelCardInfo(origin=RELEASE))
     assert "cc-by-nc-4.0, the licence of the release" in (tmp_path / "a" / "README.md").read_text()
     assert published(tmp_path / "a").data.license == "cc-by-nc-4.0"
-    write_folder(network(), tmp_path / "b", About())
+    write_hub_folder(network(), tmp_path / "b", ModelCardInfo())
     assert published(tmp_path / "b").data.license == "other"
     assert "The licence of these weights is unknown" in (tmp_path / "b" / "README.md").read_text()
-    write_folder(network(), tmp_path / "c", About(origin=replace(RELEASE, certain=False)))
+    write_hub_folder(network(), tmp_path / "c", ModelCardInfo(origin=replace(RELEASE, is_certain=False)))
     assert published(tmp_path / "c").data.license == "other"
     assert "They look like the release, whose licence is cc-by-nc-4.0." in (tmp_path / "c" / "README.md").read_text()
 
 
 def test_a_card_gives_no_command_that_would_be_refused(tmp_path: Path) -> None:
     model = network()
-    write_folder(model, tmp_path / "a", About())
+    write_hub_folder(model, tmp_path / "a", ModelCardInfo())
     assert "resnext predict" in published(tmp_path / "a").text
     model.preprocessing = None
-    write_folder(model, tmp_path / "b", About())
+    write_hub_folder(model, tmp_path / "b", ModelCardInfo())
     assert "resnext predict" not in published(tmp_path / "b").text
 
 
 def test_a_backbone_is_published_as_one(tmp_path: Path) -> None:
     model = network(num_classes=0)
     model.classes = None
-    write_folder(model, tmp_path / "hub", About())
+    write_hub_folder(model, tmp_path / "hub", ModelCardInfo())
     card = published(tmp_path / "hub")
     assert "none: pooled features" in card.text
     assert "resnext predict" not in card.text

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from resnext.deploy.engines import ENGINES, Parts, ways
-from resnext.deploy.openvino_engine import KEPT, OpenVinoEngine
-from resnext.deploy.runtime import Predictor
+from resnext.deploy.engines import ENGINES, EngineBuilder, list_configs
+from resnext.deploy.openvino_engine import MAX_COMPILED, OpenVinoEngine
+from resnext.deploy.predictor import Predictor
 from tests.deploy.networks import images, lived
 from tests.deploy.test_engines import usable
 
@@ -43,8 +43,8 @@ def test_threads_get_their_own_answers_in_every_way(engine: str, precision: str)
     usable(engine, precision)
     if precision == "int8":
         pytest.importorskip("nncf")
-    parts = Parts(lived("resnext11_2x4d"), precision, 2, images(8))
-    for way in ways(engine, precision, "throughput", 4, 2):
+    parts = EngineBuilder(lived("resnext11_2x4d"), precision, 2, images(8))
+    for way in list_configs(engine, precision, "throughput", 4, 2):
         run = parts.build(way)
         for count in (1, 7):  # one image, and more than a piece
             compare_with_alone(run, inputs_of(count))
@@ -52,16 +52,16 @@ def test_threads_get_their_own_answers_in_every_way(engine: str, precision: str)
 
 def test_threads_with_more_shapes_than_are_kept_compiled_get_their_own_answers() -> None:
     usable("openvino", "fp32")
-    parts = Parts(lived("resnext11_2x4d"), "fp32", 1)
-    run = OpenVinoEngine(parts.openvino(0), "fp32", 0, 1, 1)
-    sizes = range(16, 16 + 2 * KEPT)
+    parts = EngineBuilder(lived("resnext11_2x4d"), "fp32", 1)
+    run = OpenVinoEngine(parts.get_openvino_model(0), "fp32", 0, 1, 1)
+    sizes = range(16, 16 + 2 * MAX_COMPILED)
     compare_with_alone(run, [images(2, side) for side in sizes], times=3)
-    assert len(run._compiled) == KEPT
+    assert len(run._compiled) == MAX_COMPILED
 
 
 def test_a_shape_that_threads_meet_at_once_is_compiled_once(monkeypatch: pytest.MonkeyPatch) -> None:
     usable("openvino", "fp32")
-    run = OpenVinoEngine(Parts(lived("resnext11_2x4d"), "fp32", 1).openvino(0), "fp32", 0, 1, 1)
+    run = OpenVinoEngine(EngineBuilder(lived("resnext11_2x4d"), "fp32", 1).get_openvino_model(0), "fp32", 0, 1, 1)
     compiled, compile_shape = [], run._compile
     monkeypatch.setattr(run, "_compile", lambda shape: compiled.append(shape) or compile_shape(shape))
     with ThreadPoolExecutor(THREADS) as pool:

@@ -8,9 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from resnext.detect.predict import Predicted, predict, summary
+from resnext.detect.predict import DetectPrediction, predict, summarize_prediction
 from resnext.errors import RequestError
-from tests.detect.tiny import CIFAR, CLASSES, detector, noise
+from tests.detect.tiny_detector import CIFAR, CLASSES, detector, noise
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -21,7 +21,7 @@ def path(tmp_path: Path) -> str:
     return str(tmp_path / "x.png")
 
 
-def assert_same(one: Predicted, other: Predicted) -> None:
+def assert_same(one: DetectPrediction, other: DetectPrediction) -> None:
     assert len(one.boxes)
     for name in ("boxes", "labels", "scores"):
         np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
@@ -52,7 +52,7 @@ def test_a_mixture_has_an_entry_each_in_its_order(path: str, tmp_path: Path) -> 
 def test_where_nothing_is_found_there_is_an_entry_all_the_same(path: str) -> None:
     found = predict(detector(CIFAR, score=1.0), [path, path])
     assert [len(one.boxes) for one in found] == [0, 0]
-    assert summary(found[0], CLASSES) == f"{path}: nothing"
+    assert summarize_prediction(found[0], CLASSES) == f"{path}: nothing"
     assert predict(detector(CIFAR), []) == []
 
 

@@ -14,7 +14,7 @@ from resnext.data.preprocessing import Preprocessing
 from resnext.detect.preprocessing import IMAGENET_MEAN, DetectPreprocessing
 from resnext.detect.settings import DetectDataSettings
 from resnext.errors import RequestError
-from tests.detect.tiny import noise
+from tests.detect.tiny_detector import noise
 
 SIDES = st.integers(1, 400)
 
@@ -27,28 +27,28 @@ def test_sizes_are_torchvisions(width: int, height: int, shorter: int, more: int
         return  # torchvision cannot make a side of 0 pixels
     transform = GeneralizedRCNNTransform(shorter, shorter + more, [0.0] * 3, [1.0] * 3)
     theirs, _ = transform.resize(torch.zeros(3, height, width))
-    assert view.size(width, height) == (theirs.shape[2], theirs.shape[1])
+    assert view.compute_size(width, height) == (theirs.shape[2], theirs.shape[1])
 
 
 @settings(deadline=None, max_examples=300)
 @given(st.integers(1, 10_000), st.integers(1, 10_000), st.integers(1, 1000), st.integers(0, 1000))
 def test_sizes_keep_the_bounds_and_the_shape(width: int, height: int, shorter: int, more: int) -> None:
     view = DetectPreprocessing(min_size=shorter, max_size=shorter + more)
-    w, h = view.size(width, height)
+    w, h = view.compute_size(width, height)
     assert 1 <= min(w, h) <= shorter
     assert max(w, h) <= shorter + more
     assert min(w, h) == shorter or max(w, h) == shorter + more  # one of the bounds is met
     exact = min(shorter / min(width, height), (shorter + more) / max(width, height))
     assert abs(w - width * exact) <= 0.5 + 1e-6 or w == 1
     assert abs(h - height * exact) <= 0.5 + 1e-6 or h == 1
-    assert view.size(height, width) == (h, w)
+    assert view.compute_size(height, width) == (h, w)
 
 
 def test_another_shorter_side_can_be_asked_for() -> None:
     view = DetectPreprocessing(min_size=100, max_size=200)
-    assert view.size(300, 150) == (200, 100)
-    assert view.size(300, 150, 50) == (100, 50)
-    assert view.size(300, 150, 190) == (200, 100)
+    assert view.compute_size(300, 150) == (200, 100)
+    assert view.compute_size(300, 150, 50) == (100, 50)
+    assert view.compute_size(300, 150, 190) == (200, 100)
 
 
 def test_a_view_is_torchvisions_where_it_is_asked_for() -> None:
@@ -56,12 +56,12 @@ def test_a_view_is_torchvisions_where_it_is_asked_for() -> None:
     view = DetectPreprocessing(resize="torchvision", min_size=40, max_size=55)
     floats = F.to_dtype(F.pil_to_tensor(picture), torch.float32, scale=True)
     theirs, _ = GeneralizedRCNNTransform(40, 55, [0.0] * 3, [1.0] * 3).resize(floats)
-    torch.testing.assert_close(view.view(picture), theirs, atol=1e-5, rtol=0)  # sums in another order
+    torch.testing.assert_close(view.apply(picture), theirs, atol=1e-5, rtol=0)  # sums in another order
 
 
 def test_antialiased_views_are_bytes_near_pillows() -> None:
     picture = noise(200, 150)
-    view = DetectPreprocessing(min_size=50, max_size=100).view(picture)
+    view = DetectPreprocessing(min_size=50, max_size=100).apply(picture)
     assert view.dtype == torch.uint8
     assert view.shape == (3, 50, 67)
     pillow = np.asarray(picture.resize((67, 50), 2)).astype(int)  # bilinear, which in Pillow averages
@@ -71,7 +71,7 @@ def test_antialiased_views_are_bytes_near_pillows() -> None:
 def test_a_picture_of_the_right_size_stays_as_it_is() -> None:
     picture = noise(80, 50)
     assert torch.equal(
-        DetectPreprocessing(min_size=50, max_size=80).view(picture),
+        DetectPreprocessing(min_size=50, max_size=80).apply(picture),
         torch.from_numpy(np.array(picture)).permute(2, 0, 1),
     )
 
@@ -117,6 +117,6 @@ def test_values_that_make_no_sense_are_refused(values: Any, says: str) -> None:
 def test_colours_are_those_said_else_of_the_weights_else_imagenets() -> None:
     base = Preprocessing(image_size=32, resize=32, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6), channels=3)
     said = DetectDataSettings(mean=(0.5,) * 3, std=(0.25,) * 3)
-    assert DetectPreprocessing.of(DetectDataSettings()).mean == IMAGENET_MEAN
-    assert DetectPreprocessing.of(DetectDataSettings(), base).std == (0.4, 0.5, 0.6)
-    assert DetectPreprocessing.of(said, base).mean == (0.5,) * 3
+    assert DetectPreprocessing.from_settings(DetectDataSettings()).mean == IMAGENET_MEAN
+    assert DetectPreprocessing.from_settings(DetectDataSettings(), base).std == (0.4, 0.5, 0.6)
+    assert DetectPreprocessing.from_settings(said, base).mean == (0.5,) * 3

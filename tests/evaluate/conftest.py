@@ -8,15 +8,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from resnext.data.dataset import ArrayDataset
 from resnext.data.preprocessing import Preprocessing
-from resnext.data.source import ArrayDataset
 from resnext.evaluate.evaluator import COLUMNS, Evaluation
 from resnext.model.network import Network, create_model
 
-VIEW = Preprocessing(image_size=4, resize=4, mean=(0.0,), std=(1.0,), channels=1)
+PREPROCESSING = Preprocessing(image_size=4, resize=4, mean=(0.0,), std=(1.0,), channels=1)
 
 
-class Lookup(nn.Module):
+class LookupModel(nn.Module):
     """A network whose logits for an image filled with the value i are row i of ``table``."""
 
     def __init__(self, table: Tensor) -> None:
@@ -30,7 +30,7 @@ class Lookup(nn.Module):
         return self.table[(images.mean(dim=(1, 2, 3)) * 255).round().long()]
 
 
-def numbered(labels: np.ndarray, classes: int, names: tuple[str, ...] | None = None) -> ArrayDataset:
+def make_dataset(labels: np.ndarray, classes: int, names: tuple[str, ...] | None = None) -> ArrayDataset:
     """A data set whose image i is filled with the value i (at most 256 of them)."""
     images = np.broadcast_to(np.arange(len(labels), dtype=np.uint8)[:, None, None], (len(labels), 4, 4)).copy()
     return ArrayDataset(
@@ -38,7 +38,9 @@ def numbered(labels: np.ndarray, classes: int, names: tuple[str, ...] | None = N
     )
 
 
-def made_up(label: list[int], predicted: list[int], classes: tuple[str, ...], probability: float = 0.8) -> Evaluation:
+def make_evaluation(
+    label: list[int], predicted: list[int], classes: tuple[str, ...], probability: float = 0.8
+) -> Evaluation:
     """An evaluation with the given predictions, and losses that rise from image to image."""
     n = len(label)
     values = {
@@ -52,7 +54,7 @@ def made_up(label: list[int], predicted: list[int], classes: tuple[str, ...], pr
     }
     columns = {name: np.asarray(values[name], dtype=kind) for name, kind in COLUMNS.items()}
     where = tuple(f"test[{i}]" for i in range(n))
-    return Evaluation(name="numbers test", total=n, classes=classes, where=where, **columns)
+    return Evaluation(name="numbers test", dataset_size=n, classes=classes, paths=where, **columns)
 
 
 @pytest.fixture

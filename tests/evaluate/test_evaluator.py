@@ -11,20 +11,20 @@ from PIL import Image
 from torch import nn
 from torch.nn import functional as F
 
-from resnext.data.source import ArrayDataset, BadImage
+from resnext.data.dataset import ArrayDataset, BadImageError
 from resnext.errors import RequestError, WorkError
-from resnext.evaluate.evaluator import COLUMNS, Evaluation, evaluate, judge, merge
+from resnext.evaluate.evaluator import COLUMNS, Evaluation, compute_image_results, evaluate, merge_shards
 from resnext.model.network import Network
-from tests.evaluate.conftest import VIEW, Lookup, made_up, numbered
+from tests.evaluate.conftest import PREPROCESSING, LookupModel, make_dataset, make_evaluation
 
 
 def judged(table: np.ndarray, labels: np.ndarray, **options: object) -> Evaluation:
-    data = numbered(labels, table.shape[1])
-    return evaluate(Lookup(torch.from_numpy(table)), data, VIEW, device="cpu", **options)
+    data = make_dataset(labels, table.shape[1])
+    return evaluate(LookupModel(torch.from_numpy(table)), data, PREPROCESSING, device="cpu", **options)
 
 
 def same(a: Evaluation, b: Evaluation) -> bool:
-    return (a.classes, a.where, a.n) == (b.classes, b.where, b.n) and all(
+    return (a.classes, a.paths, a.n) == (b.classes, b.paths, b.n) and all(
         np.array_equal(getattr(a, name), getattr(b, name)) for name in COLUMNS
     )
 
@@ -102,7 +102,7 @@ def test_any_number_of_shards_makes_the_same_evaluation(n: int, world_size: int)
     shards = [judged(table, labels, batch_size=2, rank=r, world_size=world_size) for r in range(world_size)]
     assert sum(shard.n for shard in shards) == n
     assert sum(shard.correct1 for shard in shards) == judged(table, labels).correct1
-    assert same(merge(shards[::-1]), judged(table, labels))
+    assert same(merge_shards(shards[::-1]), judged(table, labels))
 
 
 def test_shards_that_overlap_or_lack_images_are_refused() -> None:
@@ -110,7 +110,7 @@ def test_shards_that_overlap_or_lack_images_are_refused() -> None:
     first, second = (judged(table, labels, rank=r, world_size=2) for r in (0, 1))
     for shards in ([first], [first, second, second], [first, first]):
         with pytest.raises(WorkError, match="each of its 5 images exactly once"):
-            merge(shards)
+            merge_shards(shards)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -127,37 +127,37 @@ def test_with_fewer_than_five_classes_there_is_no_top5() -> None:
 
 
 def test_large_logits_do_not_overflow() -> None:
-    columns = judge(torch.tensor([[3e38, -3e38]]), torch.tensor([1]), str)
+    columns = compute_image_results(torch.tensor([[3e38, -3e38]]), torch.tensor([1]), str)
     assert columns["losses"][0] == pytest.approx(6e38, rel=1e-6)
     assert columns["probability_of_label"][0] == 0
 
 
 def test_each_module_gets_its_own_mode_back() -> None:
-    model = Lookup(torch.eye(3)).train()
+    model = LookupModel(torch.eye(3)).train()
     model.norm.eval()  # a frozen norm
-    evaluate(model, numbered(np.arange(3), 3), VIEW, device="cpu")
+    evaluate(model, make_dataset(np.arange(3), 3), PREPROCESSING, device="cpu")
     assert model.training
     assert not model.norm.training
     model.table = torch.full((3, 3), math.nan)
     with pytest.raises(WorkError):
-        evaluate(model, numbered(np.arange(3), 3), VIEW, device="cpu")
+        evaluate(model, make_dataset(np.arange(3), 3), PREPROCESSING, device="cpu")
     assert model.training
 
 
 def test_other_classes_than_the_models_are_an_error_that_shows_them() -> None:
-    model = Lookup(torch.eye(2))
+    model = LookupModel(torch.eye(2))
     model.classes = ("cat", "dog")  # type: ignore[assignment]
     with pytest.raises(RequestError, match="'cat' in the model but 'dog'"):
-        evaluate(model, numbered(np.arange(2), 2, ("dog", "cat")), VIEW, device="cpu")
+        evaluate(model, make_dataset(np.arange(2), 2, ("dog", "cat")), PREPROCESSING, device="cpu")
 
 
 def test_more_classes_than_outputs_is_an_error(tiny_network: Callable[..., Network]) -> None:
     model = tiny_network(3)
     model.classes = None
     with pytest.raises(RequestError, match="3 outputs, numbers test has 4 classes"):
-        evaluate(model, numbered(np.arange(4), 4), VIEW, device="cpu")
+        evaluate(model, make_dataset(np.arange(4), 4), PREPROCESSING, device="cpu")
     with pytest.raises(RequestError, match="labels up to 3, the network 2 outputs"):
-        evaluate(Lookup(torch.zeros(4, 2)), numbered(np.arange(4), 4), VIEW, device="cpu")
+        evaluate(LookupModel(torch.zeros(4, 2)), make_dataset(np.arange(4), 4), PREPROCESSING, device="cpu")
 
 
 def test_no_images_is_an_error() -> None:
@@ -169,13 +169,13 @@ def test_a_bad_image_stops_the_evaluation_and_is_named() -> None:
     class Broken(ArrayDataset):
         def image(self, index: int) -> Image.Image:
             if index == 2:
-                raise BadImage("train/cat/7.jpg", "truncated")
+                raise BadImageError("train/cat/7.jpg", "truncated")
             return super().image(index)
 
-    whole = numbered(np.arange(4), 4)
+    whole = make_dataset(np.arange(4), 4)
     data = Broken(whole.name, whole.classes, 1, whole.images, whole.labels)
-    with pytest.raises(BadImage, match=r"train/cat/7\.jpg"):
-        evaluate(Lookup(torch.eye(4)), data, VIEW, device="cpu")
+    with pytest.raises(BadImageError, match=r"train/cat/7\.jpg"):
+        evaluate(LookupModel(torch.eye(4)), data, PREPROCESSING, device="cpu")
 
 
 def test_progress_ends_at_the_number_of_images() -> None:
@@ -196,12 +196,12 @@ def test_bf16_runs_the_convolutions_in_bf16() -> None:
             return out
 
     spy = Spy()
-    data = numbered(np.array([0, 1]), 2)
-    evaluate(spy, data, VIEW, device="cpu", precision="bf16")
+    data = make_dataset(np.array([0, 1]), 2)
+    evaluate(spy, data, PREPROCESSING, device="cpu", precision="bf16")
     assert spy.kinds == {torch.bfloat16}
 
 
 def test_the_worst_images_are_those_with_the_highest_loss() -> None:
-    result = made_up([0, 0, 1, 1], [0, 1, 1, 0], ("a", "b"))
-    assert result.worst(2).tolist() == [3, 2]
-    assert len(result.worst(100)) == 4
+    result = make_evaluation([0, 0, 1, 1], [0, 1, 1, 0], ("a", "b"))
+    assert result.find_worst(2).tolist() == [3, 2]
+    assert len(result.find_worst(100)) == 4

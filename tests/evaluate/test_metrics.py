@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from scipy.stats import binomtest
 from sklearn.metrics import balanced_accuracy_score, confusion_matrix, precision_recall_fscore_support
 
-from resnext.evaluate.calibration import calibration
-from resnext.evaluate.metrics import class_scores, mean_class_error, wilson_interval
-from tests.evaluate.conftest import made_up
+from resnext.evaluate.calibration import compute_calibration
+from resnext.evaluate.metrics import compute_class_scores, compute_mean_class_error, compute_wilson_interval
+from tests.evaluate.conftest import make_evaluation
 
 
 @settings(max_examples=80, deadline=None)
@@ -17,14 +17,14 @@ from tests.evaluate.conftest import made_up
 def test_the_interval_is_scipys_wilson_interval(n: int, data: st.DataObject, confidence: float) -> None:
     count = data.draw(st.one_of(st.integers(0, n), st.sampled_from([0, n])))
     expected = binomtest(count, n).proportion_ci(confidence, method="wilson")
-    assert wilson_interval(count, n, confidence) == pytest.approx((expected.low, expected.high), abs=1e-12)
+    assert compute_wilson_interval(count, n, confidence) == pytest.approx((expected.low, expected.high), abs=1e-12)
 
 
 def test_the_interval_of_nothing_is_everything_and_of_nonsense_an_error() -> None:
-    assert wilson_interval(0, 0) == (0.0, 1.0)
+    assert compute_wilson_interval(0, 0) == (0.0, 1.0)
     for count, n in ((-1, 5), (6, 5)):
         with pytest.raises(ValueError, match="is not a share"):
-            wilson_interval(count, n)
+            compute_wilson_interval(count, n)
 
 
 @settings(max_examples=40, deadline=None)
@@ -33,9 +33,9 @@ def test_class_scores_are_sklearns(data: st.DataObject) -> None:
     k = data.draw(st.integers(2, 6))
     pairs = data.draw(st.lists(st.tuples(st.integers(0, k - 1), st.integers(0, k - 1)), min_size=1, max_size=30))
     label, predicted = map(list, zip(*pairs, strict=True))
-    result = made_up(label, predicted, tuple(f"c{i}" for i in range(k)))
+    result = make_evaluation(label, predicted, tuple(f"c{i}" for i in range(k)))
     assert np.array_equal(result.confusion, confusion_matrix(label, predicted, labels=range(k)))
-    scores = class_scores(result.confusion, result.classes)
+    scores = compute_class_scores(result.confusion, result.classes)
     oracle = precision_recall_fscore_support(label, predicted, labels=range(k), zero_division=np.nan)
     for name, column in zip(("precision", "recall", "f1", "images"), oracle, strict=True):
         for score, expected in zip(scores, column, strict=True):
@@ -45,16 +45,16 @@ def test_class_scores_are_sklearns(data: st.DataObject) -> None:
     assert all(score.error == pytest.approx(1 - score.recall) for score in present)  # type: ignore[operator]
     if set(predicted) <= set(label) and len(set(label)) > 1:  # sklearn warns otherwise
         expected = 100 * (1 - balanced_accuracy_score(label, predicted))
-        assert mean_class_error(scores) == pytest.approx(expected)
+        assert compute_mean_class_error(scores) == pytest.approx(expected)
 
 
 def test_a_class_without_images_has_no_error() -> None:
-    scores = class_scores(made_up([0, 0], [0, 1], ("a", "b", "c")).confusion, ("a", "b", "c"))
+    scores = compute_class_scores(make_evaluation([0, 0], [0, 1], ("a", "b", "c")).confusion, ("a", "b", "c"))
     assert [score.error for score in scores] == [0.5, None, None]
     assert [score.precision for score in scores] == [1.0, 0.0, None]
     assert [score.f1 for score in scores] == [pytest.approx(2 / 3), 0.0, None]
-    assert mean_class_error(scores) == 50.0
-    assert mean_class_error([]) is None
+    assert compute_mean_class_error(scores) == 50.0
+    assert compute_mean_class_error([]) is None
 
 
 def slow_calibration(probability: list[float], correct: list[bool], bins: int) -> tuple[float, float]:
@@ -77,7 +77,7 @@ edges = st.integers(0, 15).map(lambda i: i / 15)
 @given(st.lists(st.tuples(st.one_of(st.floats(0, 1), edges), st.booleans()), min_size=1, max_size=40))
 def test_calibration_is_the_definition(rows: list[tuple[float, bool]]) -> None:
     probability, correct = map(list, zip(*rows, strict=True))
-    result = calibration(np.array(probability), np.array(correct))
+    result = compute_calibration(np.array(probability), np.array(correct))
     ece, widest = slow_calibration(probability, correct, 15)
     assert result.ece == pytest.approx(ece, abs=1e-12)
     assert result.max_gap == pytest.approx(widest, abs=1e-12)
@@ -86,13 +86,13 @@ def test_calibration_is_the_definition(rows: list[tuple[float, bool]]) -> None:
 
 def test_a_perfectly_calibrated_network_has_no_gap() -> None:
     probability = np.repeat([0.25, 0.75], 4)
-    result = calibration(probability, np.array([1, 0, 0, 0, 1, 1, 1, 0], dtype=bool))
+    result = compute_calibration(probability, np.array([1, 0, 0, 0, 1, 1, 1, 0], dtype=bool))
     assert (result.ece, result.max_gap) == (0.0, 0.0)
-    sure_and_wrong = calibration(np.ones(3), np.zeros(3, dtype=bool))
+    sure_and_wrong = compute_calibration(np.ones(3), np.zeros(3, dtype=bool))
     assert (sure_and_wrong.ece, sure_and_wrong.max_gap) == (1.0, 1.0)
 
 
 def test_calibration_of_nothing_is_not_a_number() -> None:
-    result = calibration(np.empty(0), np.empty(0, dtype=bool))
+    result = compute_calibration(np.empty(0), np.empty(0, dtype=bool))
     assert math.isnan(result.ece)
     assert math.isnan(result.max_gap)

@@ -8,9 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from resnext.data.augment import eval_transform
-from resnext.data.images import read_image
+from resnext.data.decode.pillow import read_image
 from resnext.data.preprocessing import normalize
+from resnext.data.transforms.pipeline import build_eval_transform
 from resnext.errors import RequestError
 from resnext.evaluate.predict import Prediction, find_images, predict
 from resnext.model.network import Network
@@ -78,7 +78,7 @@ def test_arguments_that_mean_nothing_are_reported_beside_the_others(picture_fold
 def test_predictions_are_the_softmax_of_the_network_on_its_own_view(tiny_network: Tiny, picture_folder: Path) -> None:
     model = tiny_network(4, channels=3, resize=10)
     path = picture_folder / "a.png"
-    view = eval_transform(model.preprocessing)(read_image(path))
+    view = build_eval_transform(model.preprocessing)(read_image(path))
     with torch.inference_mode():
         expected = torch.softmax(model(normalize(view[None], model.preprocessing, "cpu")).double(), 1)[0]
     (prediction,) = predict(model, [path])

@@ -14,19 +14,19 @@ from PIL import Image
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from resnext.data.crops import to_tensor
-from resnext.data.images import read_image
+from resnext.data.decode.pillow import read_image
 from resnext.data.preprocessing import Preprocessing
+from resnext.data.transforms.crops import to_tensor
 from resnext.errors import RequestError
-from resnext.evaluate.views import CENTER, SCALES, Looks, TenCrop, Whole, combined
+from resnext.evaluate.views import CENTER, DEFAULT_SCALES, TenCrop, Views, WholeImage, average_logits
 
 P = Preprocessing(image_size=24, resize=29, mean=(0.5,) * 3, std=(0.2,) * 3, channels=3)
 
 looks = st.one_of(
-    st.builds(Looks, kind=st.just("center"), flip=st.booleans()),
-    st.just(Looks(kind="ten-crop")),
+    st.builds(Views, kind=st.just("center"), flip=st.booleans()),
+    st.just(Views(kind="ten-crop")),
     st.builds(
-        Looks,
+        Views,
         kind=st.just("dense"),
         flip=st.booleans(),
         scales=st.lists(st.integers(1, 8192), min_size=1, max_size=5, unique=True).map(tuple),
@@ -40,21 +40,21 @@ def picture(width: int, height: int, mode: str = "RGB", seed: int = 0) -> Image.
 
 
 @given(looks)
-def test_a_view_is_read_as_it_is_written(view: Looks) -> None:
-    assert Looks.parse(str(view)) == view
+def test_a_view_is_read_as_it_is_written(view: Views) -> None:
+    assert Views.parse(str(view)) == view
 
 
 @given(st.text(alphabet="centrdsop-:+flip,0123456789 ", max_size=30))
 def test_any_text_is_a_view_or_one_sentence(text: str) -> None:
     try:
-        assert str(Looks.parse(text)).split(":")[0].split("+")[0] in text
+        assert str(Views.parse(text)).split(":")[0].split("+")[0] in text
     except RequestError as error:
         assert len(str(error)) < 400
 
 
 def test_dense_has_the_scales_of_the_residual_networks_paper() -> None:
-    assert Looks.parse("dense").scales == SCALES == (224, 256, 384, 480, 640)
-    assert str(Looks.parse("dense+flip")) == "dense:224,256,384,480,640+flip"
+    assert Views.parse("dense").scales == DEFAULT_SCALES == (224, 256, 384, 480, 640)
+    assert str(Views.parse("dense+flip")) == "dense:224,256,384,480,640+flip"
 
 
 @pytest.mark.parametrize(
@@ -73,9 +73,9 @@ def test_dense_has_the_scales_of_the_residual_networks_paper() -> None:
 )
 def test_views_that_make_no_sense_are_refused(text: str, part: str) -> None:
     with pytest.raises(RequestError, match=part.replace("+", r"\+")):
-        Looks.parse(text)
+        Views.parse(text)
     with pytest.raises(RequestError, match="did you mean 'logits'"):
-        Looks(combine="logit")
+        Views(combine="logit")
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L"])
@@ -95,12 +95,12 @@ def test_ten_crops_are_torchvisions(size: tuple[int, int], mode: str, resize: in
 def test_a_whole_picture_has_the_shorter_side_asked_for(size: tuple[int, int]) -> None:
     image = picture(*size)
     theirs = v2.Resize(32, F.InterpolationMode.BILINEAR, antialias=True)(image)
-    assert torch.equal(Whole(3, 32, "bilinear")(image), to_tensor(theirs))
+    assert torch.equal(WholeImage(3, 32, "bilinear")(image), to_tensor(theirs))
 
 
 def test_a_strip_is_cut_before_it_fills_memory() -> None:
     image = picture(1000, 10)
-    cut = Whole(3, 20, "bilinear")(image)
+    cut = WholeImage(3, 20, "bilinear")(image)
     assert cut.shape == (3, 20, 160)
     middle = image.crop((460, 0, 540, 10))
     assert torch.equal(cut, to_tensor(middle.resize((160, 20), Image.Resampling.BILINEAR)))
@@ -108,20 +108,20 @@ def test_a_strip_is_cut_before_it_fills_memory() -> None:
 
 def test_what_the_weights_ask_for_and_a_view_cannot_give_is_refused() -> None:
     squash = Preprocessing(image_size=24, resize=24, fit="squash", mean=(0.5,) * 3, std=(0.2,) * 3, channels=3)
-    assert len(CENTER.transforms(squash)) == 1
+    assert len(CENTER.build_transforms(squash)) == 1
     for text in ("ten-crop", "dense:32"):
         with pytest.raises(RequestError, match="but these squash them"):
-            Looks.parse(text).transforms(squash)
+            Views.parse(text).build_transforms(squash)
     with pytest.raises(RequestError, match="scale 23 is smaller than the 24 pixels"):
-        Looks.parse("dense:32,23").transforms(P)
+        Views.parse("dense:32,23").build_transforms(P)
 
 
 @given(st.data())
 def test_answers_are_averaged_as_explicit_loops_do(data: st.DataObject) -> None:
     b, n, k = (data.draw(st.integers(1, 4)) for _ in range(3))
     values = np.random.default_rng(data.draw(st.integers(0, 99))).normal(0, 5, (b, n, k))
-    logits = combined(torch.from_numpy(values), "logits")
-    mixed = torch.softmax(combined(torch.from_numpy(values), "probabilities"), dim=1)
+    logits = average_logits(torch.from_numpy(values), "logits")
+    mixed = torch.softmax(average_logits(torch.from_numpy(values), "probabilities"), dim=1)
     for i in range(b):
         means, shares = [0.0] * k, [0.0] * k
         for row in values[i]:
@@ -135,7 +135,7 @@ def test_answers_are_averaged_as_explicit_loops_do(data: st.DataObject) -> None:
 
 def test_a_certain_answer_and_its_opposite_do_not_overflow() -> None:
     opposite = torch.tensor([[[2000.0, -2000.0], [-2000.0, 2000.0]]], dtype=torch.float64)
-    assert torch.softmax(combined(opposite, "probabilities"), 1).tolist() == [[0.5, 0.5]]
+    assert torch.softmax(average_logits(opposite, "probabilities"), 1).tolist() == [[0.5, 0.5]]
 
 
 @pytest.mark.parametrize("how", ["logits", "probabilities"])
@@ -143,7 +143,7 @@ def test_a_certain_answer_and_its_opposite_do_not_overflow() -> None:
 def test_one_look_that_is_not_finite_cannot_hide(how: str, bad: float) -> None:
     answers = torch.zeros((2, 3, 4), dtype=torch.float64)
     answers[1, 2, 0] = bad
-    finite = torch.isfinite(combined(answers, how)).all(dim=1)
+    finite = torch.isfinite(average_logits(answers, how)).all(dim=1)
     assert finite.tolist() == [True, False]
 
 
@@ -158,4 +158,4 @@ def test_ten_crops_of_real_photographs_are_torchvisions(shared_data: Path) -> No
         theirs = torch.stack([to_tensor(crop) for crop in F.ten_crop(resized, [224, 224])])
         assert torch.equal(TenCrop(p)(image), theirs)
         for scale in (224, 384):
-            assert min(Whole(3, scale, "bicubic")(image).shape[1:]) == scale
+            assert min(WholeImage(3, scale, "bicubic")(image).shape[1:]) == scale

@@ -5,10 +5,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from resnext.errors import RequestError
-from resnext.model.architecture import KNOWN, Architecture, list_models
+from resnext.model.architecture import MODEL_NAMES, Architecture, list_models
 
 
-@pytest.mark.parametrize("name", KNOWN)
+@pytest.mark.parametrize("name", MODEL_NAMES)
 def test_a_known_name_is_printed_as_it_was_read(name: str) -> None:
     assert Architecture.parse(name).name == name
 

@@ -10,7 +10,7 @@ from torch import nn
 
 from resnext.errors import RequestError
 from resnext.model.architecture import Architecture
-from resnext.model.complexity import Complexity, complexity, layer_costs
+from resnext.model.complexity import Complexity, complexity, compute_layer_costs
 from resnext.model.network import create_model
 
 # name: parameters including BN, and MACs in G with the digits that the paper and the release give.
@@ -201,7 +201,7 @@ def test_timms_network_has_our_counts() -> None:
 
 
 def test_the_layers_add_up() -> None:
-    rows, cost = layer_costs("resnext50_32x4d", (224, 160)), complexity("resnext50_32x4d", (224, 160))
+    rows, cost = compute_layer_costs("resnext50_32x4d", (224, 160)), complexity("resnext50_32x4d", (224, 160))
     assert sum(row.parameters for row in rows) == cost.parameters
     assert sum(row.macs for row in rows) == cost.macs
     assert sum(row.activations for row in rows) == cost.activations

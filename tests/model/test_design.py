@@ -6,11 +6,13 @@ from hypothesis import strategies as st
 
 from resnext.errors import RequestError
 from resnext.model.complexity import complexity
-from resnext.model.design import design, neighbours, table_2, template_parameters
+from resnext.model.design import count_template_parameters, design, design_table_2, list_neighbours
 
 
 def test_table_2_of_the_paper() -> None:
-    rows = [(a.cardinality, a.width, a.cardinality * (a.width or 0), template_parameters(a)) for a in table_2()]
+    rows = [
+        (a.cardinality, a.width, a.cardinality * (a.width or 0), count_template_parameters(a)) for a in design_table_2()
+    ]
     assert rows == [
         (1, 64, 64, 69_632),
         (2, 40, 80, 69_760),
@@ -64,7 +66,7 @@ def test_the_solved_network_is_the_nearest_of_all(
 
 
 def test_neighbours_have_their_real_costs_in_rising_order() -> None:
-    around = neighbours(design(29, 8, macs=1e9))
+    around = list_neighbours(design(29, 8, macs=1e9))
     d = around[1][0].width
     assert d is not None
     assert [a.width for a, _ in around] == [d - 1, d, d + 1]
@@ -74,7 +76,7 @@ def test_neighbours_have_their_real_costs_in_rising_order() -> None:
 
 
 def test_there_is_no_neighbour_below_one() -> None:
-    assert [a.cardinality for a, _ in neighbours(design(29, width=64), "cardinality")] == [1, 2]
+    assert [a.cardinality for a, _ in list_neighbours(design(29, width=64), "cardinality")] == [1, 2]
 
 
 @pytest.mark.parametrize(

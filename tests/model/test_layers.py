@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from resnext.model.layers import GroupedConv2d, NormAct, PadShortcut, conv2d, shortcut
+from resnext.model.layers import GroupedConv2d, NormAct, PadShortcut, build_shortcut, conv2d
 
 
 @pytest.mark.parametrize("act", [True, False])
@@ -53,7 +53,7 @@ def test_a_grouped_convolution_splits_transforms_and_concatenates() -> None:
 def test_shortcut_a_is_the_releases_strided_average_pool_with_zero_channels(side: int) -> None:
     x = torch.randn(2, 3, side, side)
     pooled = F.avg_pool2d(x, 1, stride=2)
-    way = shortcut("A", 3, 8, 2)
+    way = build_shortcut("A", 3, 8, 2)
     assert isinstance(way, PadShortcut)
     assert torch.equal(way(x), torch.cat([pooled, torch.zeros(2, 5, *pooled.shape[2:])], 1))
 
@@ -71,11 +71,11 @@ def test_shortcut_a_is_the_releases_strided_average_pool_with_zero_channels(side
     ],
 )
 def test_which_shortcut_projects(kind: str, channels: int, stride: int, expected: type) -> None:
-    assert type(shortcut(kind, 4, channels, stride)) is expected
+    assert type(build_shortcut(kind, 4, channels, stride)) is expected
 
 
 def test_a_projection_has_a_norm_but_not_before_pre_activation() -> None:
-    with_norm, without = shortcut("B", 4, 8, 2), shortcut("B", 4, 8, 2, norm=False)
+    with_norm, without = build_shortcut("B", 4, 8, 2), build_shortcut("B", 4, 8, 2, norm=False)
     assert isinstance(with_norm, nn.Sequential)
     assert isinstance(without, nn.Sequential)
     assert isinstance(with_norm[1], NormAct)

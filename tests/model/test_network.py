@@ -12,7 +12,7 @@ from resnext.model.architecture import Architecture
 from resnext.model.complexity import complexity
 from resnext.model.forms import convert_form
 from resnext.model.network import Network, create_model
-from resnext.model.table import stage_table
+from resnext.model.stage_table import build_stage_table
 
 TORCHVISION = {
     "resnet18": "resnet18",
@@ -218,4 +218,4 @@ def test_without_classes_a_network_ends_in_its_pooled_features() -> None:
     assert torch.equal(model(x), model.features(x, "pooled")["pooled"])
     assert not any(name.startswith("fc") for name in model.state_dict())
     assert complexity(model).macs == complexity(model.architecture).macs > 0
-    assert stage_table(model.architecture)[-1].stage == "conv4"
+    assert build_stage_table(model.architecture)[-1].stage == "conv4"

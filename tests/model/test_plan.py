@@ -12,10 +12,10 @@ import resnext
 from resnext.errors import RequestError
 from resnext.model.layers import Conv2d, GroupedConv2d, NormAct
 from resnext.model.network import create_model
-from resnext.model.plan import Plan, fuse_all, set_recompute, settle, tune
+from resnext.model.plan import Plan, autotune, fuse_all, set_activation_checkpointing, tune
 from resnext.speed import kernels
-from resnext.speed.choices import Choices
-from resnext.speed.convolution import Ways
+from resnext.speed.convolution import ConvAlgorithms
+from resnext.speed.tuning_cache import TuningCache
 
 SMALL = {"base_channels": 8, "num_classes": 5, "stem": "cifar"}
 
@@ -46,9 +46,9 @@ def everything(model: nn.Module) -> Plan:
     ways = {}
     for name, layer in model.named_modules():
         if isinstance(layer, GroupedConv2d):
-            ways[name] = Ways("pack2", "pack4", "pack2")
+            ways[name] = ConvAlgorithms("pack2", "pack4", "pack2")
         elif isinstance(layer, Conv2d) and layer.kernel_size == (1, 1):
-            ways[name] = Ways("product", "product", "product")
+            ways[name] = ConvAlgorithms("product", "product", "product")
     return fuse_all(model, Plan(ways))
 
 
@@ -98,7 +98,7 @@ def test_recomputing_gives_the_same_bits_as_keeping(level: str, precision: torch
     kept, remade = network(), network()
     for model in (kept, remade):
         everything(model).apply(model)
-    set_recompute(remade, level)
+    set_activation_checkpointing(remade, level)
     logits, expected = gradients(kept, images(), precision)
     again, found = gradients(remade, images(), precision)
     assert torch.equal(again, logits)
@@ -109,7 +109,7 @@ def test_recomputing_gives_the_same_bits_as_keeping(level: str, precision: torch
 
 def test_recomputing_blocks_of_plain_layers_gives_the_same_bits() -> None:
     kept, remade = network(), network()
-    set_recompute(remade, "blocks")
+    set_activation_checkpointing(remade, "blocks")
     logits, expected = gradients(kept, images())
     again, found = gradients(remade, images())
     assert torch.equal(again, logits)
@@ -131,7 +131,7 @@ def test_each_level_of_recomputing_holds_less() -> None:
     for level in ("no", "activations", "expansions", "blocks"):
         model = network("resnext29_4x4d")
         everything(model).apply(model)
-        set_recompute(model, level)
+        set_activation_checkpointing(model, level)
         held[level] = held_bytes(model, images(8, 32))
     assert held["no"] > 1.2 * held["activations"]
     assert held["activations"] > 1.2 * held["expansions"]
@@ -142,48 +142,48 @@ def test_settling_leaves_the_model_as_it_was_and_measures_once(tmp_path: Path) -
     model = network().train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     heard: list[str] = []
-    choices = Choices("this machine", tmp_path / "choices.json")
-    plan = settle(model, images(), choices=choices, progress=heard.append)
+    choices = TuningCache("this machine", tmp_path / "choices.json")
+    plan = autotune(model, images(), cache=choices, progress=heard.append)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(p.grad is None for p in model.parameters())
     assert not any(module._forward_pre_hooks for module in model.modules())
     assert heard
     kept = json.loads((tmp_path / "choices.json").read_text())["this machine"]
     assert kept.keys() == set(heard)
-    again = settle(model, images(), choices=Choices("this machine", tmp_path / "choices.json", dict(kept)))
+    again = autotune(model, images(), cache=TuningCache("this machine", tmp_path / "choices.json", dict(kept)))
     assert again == plan
 
 
 def test_measured_seconds_decide(tmp_path: Path) -> None:
     model = network().train()
-    choices = Choices("x", tmp_path / "choices.json")
-    settle(model, images(), choices=choices)
-    for key, ways in choices.measured.items():
-        choices.measured[key] = {way: 1.0 if way in ("plain", "product", "pack2") else 9.0 for way in ways}
-    assert settle(model, images(), choices=choices) == Plan()  # no faster than plain is plain
-    for key, ways in choices.measured.items():
-        choices.measured[key] = {way: 0.5 if way in ("product", "pack2") else 1.0 for way in ways}
-    plan = settle(model, images(), choices=choices)
-    assert plan.convolutions["layer1.0.conv2"] == Ways("pack2", "pack2", "pack2")
-    assert plan.convolutions["layer1.0.conv1"] == Ways("product", "product", "product")
+    choices = TuningCache("x", tmp_path / "choices.json")
+    autotune(model, images(), cache=choices)
+    for key, ways in choices.timings.items():
+        choices.timings[key] = {way: 1.0 if way in ("plain", "product", "pack2") else 9.0 for way in ways}
+    assert autotune(model, images(), cache=choices) == Plan()  # no faster than plain is plain
+    for key, ways in choices.timings.items():
+        choices.timings[key] = {way: 0.5 if way in ("product", "pack2") else 1.0 for way in ways}
+    plan = autotune(model, images(), cache=choices)
+    assert plan.convolutions["layer1.0.conv2"] == ConvAlgorithms("pack2", "pack2", "pack2")
+    assert plan.convolutions["layer1.0.conv1"] == ConvAlgorithms("product", "product", "product")
     assert plan.norms == ()
 
 
 def test_a_plan_goes_through_json_and_refuses_what_is_none() -> None:
-    plan = Plan({"layer1.0.conv2": Ways("plain", "pack2", "pack4")}, ("bn1",))
-    assert Plan.from_json(json.loads(json.dumps(plan.as_json()))) == plan
+    plan = Plan({"layer1.0.conv2": ConvAlgorithms("plain", "pack2", "pack4")}, ("bn1",))
+    assert Plan.from_dict(json.loads(json.dumps(plan.to_dict()))) == plan
     for wrong in (None, [], {}, {"convolutions": {"a": {"no": "way"}}, "norms": []}, {"convolutions": [], "norms": 3}):
         with pytest.raises(RequestError, match="not a tuning plan"):
-            Plan.from_json(wrong)
+            Plan.from_dict(wrong)
 
 
 @pytest.mark.parametrize(
     ("plan", "named"),
     [
-        (Plan({"layer9.0.conv2": Ways()}), "layer9.0.conv2"),
+        (Plan({"layer9.0.conv2": ConvAlgorithms()}), "layer9.0.conv2"),
         (Plan({}, ("layer1.0.conv1",)), "layer1.0.conv1"),
-        (Plan({"layer1.0.conv2": Ways("pack3")}), "pack3"),
-        (Plan({"layer1.0.conv1": Ways("pack2")}), "pack2"),
+        (Plan({"layer1.0.conv2": ConvAlgorithms("pack3")}), "pack3"),
+        (Plan({"layer1.0.conv1": ConvAlgorithms("pack2")}), "pack2"),
     ],
 )
 def test_a_plan_of_another_network_is_refused(plan: Plan, named: str) -> None:
@@ -194,9 +194,9 @@ def test_a_plan_of_another_network_is_refused(plan: Plan, named: str) -> None:
 def test_one_switch_turns_every_fast_path_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RESNEXT_FAST", "0")
     model = network()
-    assert settle(model, images()) == Plan()
-    Plan({"layer1.0.conv2": Ways("pack2", "pack2", "pack2")}, ("bn1",)).apply(model)
-    assert model.get_submodule("layer1.0.conv2").ways == Ways()
+    assert autotune(model, images()) == Plan()
+    Plan({"layer1.0.conv2": ConvAlgorithms("pack2", "pack2", "pack2")}, ("bn1",)).apply(model)
+    assert model.get_submodule("layer1.0.conv2").ways == ConvAlgorithms()
     assert model.get_submodule("bn1").way == "plain"
     with pytest.raises(RequestError, match="compiler"):
         fuse_all(model, Plan())
@@ -212,7 +212,7 @@ def test_tune_sets_the_plan_it_returns(monkeypatch: pytest.MonkeyPatch, tmp_path
     monkeypatch.setenv("RESNEXT_CACHE", str(tmp_path))
     model = create_model("resnext11_4x4d", seed=0, **SMALL)
     plan = tune(model, batch_size=2, image_size=16, precision="bf16")
-    assert set(plan.norms) == {n for n, m in model.named_modules() if isinstance(m, NormAct) and m.way == "fused"}
+    assert set(plan.norms) == {n for n, m in model.named_modules() if isinstance(m, NormAct) and m.algorithm == "fused"}
     assert model.conv1.weight.is_contiguous(memory_format=torch.channels_last)
     assert resnext.tune is tune
 

@@ -10,28 +10,28 @@ import pytest
 import torch
 
 from resnext.cli import main
-from resnext.detect.faster_rcnn import FasterRcnn
+from resnext.detect.model.faster_rcnn import FasterRcnn
 from resnext.detect.preprocessing import DetectPreprocessing
 from resnext.detect.settings import DetectRecipe
 from resnext.errors import RequestError
 from resnext.model.complexity import complexity
 from resnext.model.network import create_model
-from resnext.paper.detect_cost import detector_cost
 from resnext.paper.detect_recipes import rpn_name
-from resnext.paper.measured import measured
-from resnext.paper.numbers import Row, table
+from resnext.paper.measurements import collect_measurement
+from resnext.paper.numbers import Row, get_table
 from resnext.paper.recipe_entry import DetectorRecipe
 from resnext.paper.recipe_files import text_of
-from resnext.paper.recipes import detections, recipe_named
+from resnext.paper.recipes import detections, get_recipe
+from resnext.planning.detector_cost import count_detector_cost
 from resnext.recipe import dump_recipe, read_recipe
-from resnext.train.schedule import learning_rate
-from resnext.weights.released import released
+from resnext.train.schedule import compute_learning_rate
+from resnext.weights.released import load_released
 
 FOLDER = Path(__file__).parents[2] / "recipes"
 EVERY = list(detections().values())
 X50 = "coco-resnext50-32x4d-fast-rcnn"
 each_recipe = pytest.mark.parametrize("entry", EVERY, ids=lambda entry: entry.name)
-each_row = pytest.mark.parametrize("row", table("table8").rows, ids=lambda row: row.key)
+each_row = pytest.mark.parametrize("row", get_table("table8").rows, ids=lambda row: row.key)
 
 
 @each_recipe
@@ -45,8 +45,8 @@ def test_each_row_has_the_two_steps_of_the_paper_and_one_that_is_practical() -> 
     names = {"resnet50", "resnext50-32x4d", "resnet101", "resnext101-32x4d"}
     paper = {f"coco-{name}{step}" for name in names for step in ("", "-rpn", "-fast-rcnn")}
     assert {entry.name for entry in EVERY if entry.folder == "paper"} == paper
-    for row in table("table8").rows:
-        entry = recipe_named(str(row.recipe))
+    for row in get_table("table8").rows:
+        entry = get_recipe(str(row.recipe))
         assert entry.recipe().model.architecture(1000, 3) == row.architecture()
         assert f"{row.published['ap50']:.1f}" in entry.expected
         assert rpn_name(entry.name) in detections()
@@ -59,14 +59,14 @@ def test_the_two_steps_are_as_printed(row: Row) -> None:
     for r, batch, lr in ((first, 16, 0.02), (second, 8, 0.005)):
         assert (r.train.steps, r.train.batch_size, r.optimizer.lr) == (180_000, batch, lr)
         assert (r.optimizer.weight_decay, r.optimizer.momentum, r.optimizer.nesterov) == (1e-4, 0.9, False)
-        rates = [learning_rate(r.schedule, lr, 180_000, 7000, step) for step in (0, 119_999, 120_000, 179_999)]
+        rates = [compute_learning_rate(r.schedule, lr, 180_000, 7000, step) for step in (0, 119_999, 120_000, 179_999)]
         assert rates == pytest.approx([lr, lr, lr / 10, lr / 10])
         assert (r.data.min_size, r.data.max_size, r.detector.layout, r.detector.pool) == (600, 1000, "c4", "max")
         assert (r.detector.rpn_post_nms_train, r.detector.rpn_post_nms_test, r.detector.rpn_nms) == (2000, 300, 0.7)
         assert r.init.frozen_bn
-    assert first.train.learn == "rpn"
+    assert first.train.stage == "rpn"
     assert first.detector.rpn_batch == 256
-    assert second.train.learn == "fast_rcnn"
+    assert second.train.stage == "fast_rcnn"
     assert second.train.proposals == f"runs/paper/{rpn_name(str(row.recipe))}"
     assert (second.detector.roi_batch, second.detector.roi_positive, second.detector.nms) == (64, 0.25, 0.3)
 
@@ -77,13 +77,13 @@ def test_the_schedules_of_today_are_detectron2s() -> None:
         assert (r.train.steps, r.train.batch_size, r.optimizer.lr, r.schedule.milestones) == (steps, 16, 0.02, drops)
         assert r.augment.min_sizes == (640, 672, 704, 736, 768, 800)
         epoch = 117_266 // 16
-        assert learning_rate(r.schedule, 0.02, steps, epoch, 0) == pytest.approx(2e-5, rel=0.1)
-        assert learning_rate(r.schedule, 0.02, steps, epoch, 1001) == pytest.approx(0.02)
+        assert compute_learning_rate(r.schedule, 0.02, steps, epoch, 0) == pytest.approx(2e-5, rel=0.1)
+        assert compute_learning_rate(r.schedule, 0.02, steps, epoch, 1001) == pytest.approx(0.02)
 
 
 @each_recipe
 def test_weights_to_start_from_are_published_ones_of_that_network(entry: DetectorRecipe) -> None:
-    (start,) = [file for file in released() if file.url == entry.recipe().init.weights]
+    (start,) = [file for file in load_released() if file.url == entry.recipe().init.weights]
     assert start.architecture == entry.recipe().model.name
 
 
@@ -94,7 +94,7 @@ def test_what_is_counted_is_what_is_computed(name: str) -> None:
 
     recipe = detections()[name].recipe()
     a = recipe.model.architecture(0, 3)
-    cost = detector_cost(a, recipe.detector, 64, 96, 80)
+    cost = count_detector_cost(a, recipe.detector, 64, 96, 80)
     with torch.device("meta"):
         model = FasterRcnn(create_model(a, num_classes=0), recipe.detector, ("a",) * 80, DetectPreprocessing())
         with FlopCounterMode(display=False) as counter:
@@ -122,10 +122,10 @@ def finished(folder: Path, name: str, ap: float, ap50: float, **changes: Any) ->
 def test_a_finished_run_gives_its_last_ap_in_percent(tmp_path: Path) -> None:
     local = {"init.weights": "/copies/resnext_50_32x4d.t7", "train.proposals": "/mine", "data.path": "/coco"}
     finished(tmp_path, X50, 0.2761, 0.4958, **local)
-    found = measured(X50, tmp_path / "runs")
+    found = collect_measurement(X50, tmp_path / "runs")
     assert (found.state, found.damaged) == ("finished", ())
-    assert found.runs[0].changed == ()
-    ap50, ap = (found.value(column) for column in table("table8").columns)
+    assert found.runs[0].differences == ()
+    ap50, ap = (found.value(column) for column in get_table("table8").columns)
     assert ap is not None
     assert ap50 is not None
     assert (ap.text(1), ap50.text(1)) == ("27.6", "49.6")
@@ -133,7 +133,7 @@ def test_a_finished_run_gives_its_last_ap_in_percent(tmp_path: Path) -> None:
 
 def test_a_run_from_other_weights_or_with_another_head_is_marked(tmp_path: Path) -> None:
     finished(tmp_path, X50, 0.3, 0.5, **{"init.weights": "/copies/other.pth", "detector.roi_batch": 512})
-    changed = measured(X50, tmp_path / "runs").runs[0].changed
+    changed = collect_measurement(X50, tmp_path / "runs").runs[0].differences
     assert [line.partition(":")[0] for line in changed] == ["detector.roi_batch", "init.weights"]
 
 
@@ -171,4 +171,4 @@ def test_a_row_is_run_by_two_commands_that_are_said(
 
 def test_an_unknown_recipe_is_one_sentence() -> None:
     with pytest.raises(RequestError, match="did you mean 'coco-resnet50'"):
-        recipe_named("coco-resnet5")
+        get_recipe("coco-resnet5")

@@ -10,22 +10,22 @@ import pytest
 import torch
 from rich.console import Console
 
-from resnext.data.crops import to_tensor
+from resnext.data.dataset import ArrayDataset
 from resnext.data.loader import TrainLoader
-from resnext.data.source import ArrayDataset
+from resnext.data.transforms.crops import to_tensor
 from resnext.errors import RequestError
-from resnext.paper.numbers import Row, table, tables
+from resnext.paper.numbers import Row, get_table, load_tables
 from resnext.paper.recipe_entry import PaperRecipe
 from resnext.paper.recipe_files import cost_of, images_seen, m40_hours, text_of, write_recipes
-from resnext.paper.recipes import detections, recipe_named, recipes, recipes_of
+from resnext.paper.recipes import detections, get_recipe, list_table_recipes, recipes
 from resnext.paper.toy import toy
 from resnext.recipe import read_recipe
 from resnext.run_directory import RunDirectory
 from resnext.settings import Recipe
-from resnext.train.distributed import joined
-from resnext.train.loop import rate_of, train
-from resnext.train.schedule import learning_rate
-from resnext.train.session import Session, parts_of, prepare
+from resnext.train.distributed import init_distributed
+from resnext.train.loop import learning_rate_at, train
+from resnext.train.schedule import compute_learning_rate
+from resnext.train.session import Session, build_session, count_micro_batches
 from resnext.train.step import train_step
 
 FOLDER = Path(__file__).parents[2] / "recipes"
@@ -66,27 +66,32 @@ def test_every_row_that_can_be_trained_has_a_recipe() -> None:
         "figure7",
         "residual",
     ):
-        for row in table(name).rows:
+        for row in get_table(name).rows:
             assert row.recipe is not None or row.family, f"{name} {row.key}"
-    used = {r.recipe for t in tables().values() for r in t.rows if r.recipe}
+    used = {r.recipe for t in load_tables().values() for r in t.rows if r.recipe}
     assert {entry.name for entry in EVERY} == used - detections().keys()
 
 
-@pytest.mark.parametrize(("name", "row"), [(t.name, r) for t in tables().values() for r in t.rows if r.recipe])
+@pytest.mark.parametrize(("name", "row"), [(t.name, r) for t in load_tables().values() for r in t.rows if r.recipe])
 def test_a_recipe_trains_its_rows_network(name: str, row: Row) -> None:
-    entry = recipe_named(str(row.recipe))
+    entry = get_recipe(str(row.recipe))
     classes = 1000 if entry.name in detections() else entry.classes  # Table 8 names the network it starts from
     assert entry.recipe().model.architecture(classes, 3) == row.architecture(), name
 
 
 def test_imagenet_recipes_are_the_releases() -> None:
     r = recipes()["imagenet-resnext101-64x4d"].recipe()
-    assert (r.train.epochs, r.train.batch_size, r.train.bn_batch, r.train.drop_last) == (100, 256, 32, False)
-    assert (r.optimizer.lr, r.optimizer.weight_decay, r.optimizer.decay) == (0.1, 1e-4, "all")
+    assert (r.train.epochs, r.train.batch_size, r.train.bn_batch_size, r.train.drop_last) == (100, 256, 32, False)
+    assert (r.optimizer.lr, r.optimizer.weight_decay, r.optimizer.weight_decay_on) == (0.1, 1e-4, "all")
     assert (r.optimizer.nesterov, r.optimizer.momentum, r.train.label_smoothing) == (True, 0.9, 0.0)
     assert r.schedule.milestones == (30, 60, 90)
-    assert (r.augment.crop, r.augment.jitter, r.augment.lighting, r.augment.flip) == ("paper_imagenet", 0.4, 0.1, 0.5)
-    rates = [learning_rate(r.schedule, 0.1, 500_500, 5005, 5005 * epoch) for epoch in (0, 29, 30, 60, 90, 99)]
+    assert (r.augment.crop, r.augment.color_jitter, r.augment.lighting, r.augment.flip) == (
+        "paper_imagenet",
+        0.4,
+        0.1,
+        0.5,
+    )
+    rates = [compute_learning_rate(r.schedule, 0.1, 500_500, 5005, 5005 * epoch) for epoch in (0, 29, 30, 60, 90, 99)]
     assert rates == pytest.approx([0.1, 0.1, 0.01, 1e-3, 1e-4, 1e-4])
 
 
@@ -94,7 +99,7 @@ def test_imagenet5k_counts_mini_batches_as_figure_6_does() -> None:
     r = recipes()["imagenet5k-resnet50"].recipe()
     assert (r.train.steps, r.train.epochs, r.schedule.milestone_unit) == (529_200, None, "steps")
     for step, rate in ((158_759, 0.1), (158_760, 0.01), (317_520, 1e-3), (476_280, 1e-4), (529_199, 1e-4)):
-        assert learning_rate(r.schedule, 0.1, 529_200, 26_461, step) == pytest.approx(rate)
+        assert compute_learning_rate(r.schedule, 0.1, 529_200, 26_461, step) == pytest.approx(rate)
 
 
 def test_cifar_has_the_printed_schedule_and_the_released_one() -> None:
@@ -104,7 +109,7 @@ def test_cifar_has_the_printed_schedule_and_the_released_one() -> None:
     steps = 391  # a pass over 50,000 images
     for epoch in range(1, 301):  # the release's train.lua: 0.1^(2, 1 or 0) by epoch / 300 > 0.74, > 0.49
         decay = 2 if epoch / 300 > 0.74 else 1 if epoch / 300 > 0.49 else 0
-        rate = learning_rate(released.schedule, 0.1, 300 * steps, steps, (epoch - 1) * steps)
+        rate = compute_learning_rate(released.schedule, 0.1, 300 * steps, steps, (epoch - 1) * steps)
         assert rate == pytest.approx(0.1 * 0.1**decay), epoch
     with pytest.raises(RequestError, match="one schedule"):
         recipes()["imagenet-resnet50"].recipe(schedule="released")
@@ -116,16 +121,16 @@ def test_torchvisions_average_is_as_fast_as_its_train_py_makes_it() -> None:
         adjust = 8 * 128 * 32 / 600  # world size, batch of a GPU, steps between updates, epochs
         assert r.train.ema_decay == pytest.approx(1 - min(1.0, (1 - 0.99998) * adjust), abs=5e-7)
         assert (r.train.ema_steps, r.optimizer.lr, r.augment.size) == (32, 0.5, 176)
-        assert learning_rate(r.schedule, 0.5, 600 * 1252, 1252, 0) == pytest.approx(0.005)
+        assert compute_learning_rate(r.schedule, 0.5, 600 * 1252, 1252, 0) == pytest.approx(0.005)
 
 
 def test_rsb_warms_up_from_1e_4_and_ends_at_1e_6() -> None:
     for name, peak in (("a1", 5e-3), ("a3", 8e-3)):
         r = recipes()[f"rsb-{name}-resnext50-32x4d"].recipe()
         total = (r.train.epochs or 0) * 625
-        assert learning_rate(r.schedule, peak, total, 625, 0) == pytest.approx(1e-4)
-        assert learning_rate(r.schedule, peak, total, 625, 5 * 625) == pytest.approx(peak)
-        assert learning_rate(r.schedule, peak, total, 625, total) == pytest.approx(1e-6)
+        assert compute_learning_rate(r.schedule, peak, total, 625, 0) == pytest.approx(1e-4)
+        assert compute_learning_rate(r.schedule, peak, total, 625, 5 * 625) == pytest.approx(peak)
+        assert compute_learning_rate(r.schedule, peak, total, 625, total) == pytest.approx(1e-6)
 
 
 def test_costs_are_the_papers_where_it_says_them() -> None:
@@ -137,8 +142,8 @@ def test_costs_are_the_papers_where_it_says_them() -> None:
 
 
 def test_rows_with_recipes_are_listed_for_cost() -> None:
-    assert [key for key, _ in recipes_of("table4")] == [row.key for row in table("table4").rows]
-    assert recipes_of("table8") == []
+    assert [key for key, _ in list_table_recipes("table4")] == [row.key for row in get_table("table4").rows]
+    assert list_table_recipes("table8") == []
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -156,7 +161,7 @@ def test_rate_and_batches_are_the_same_on_any_number_of_devices(entry: PaperReci
         loaders = [
             TrainLoader(
                 data, to_tensor, seed=0, batch_size=r.train.batch_size, drop_last=r.train.drop_last,
-                repeats=r.augment.repeats, workers=0, rank=rank, world_size=world,
+                repeats=r.augment.repeated_augmentation, workers=0, rank=rank, world_size=world,
             )
             for rank in range(world)
         ]  # fmt: skip
@@ -168,14 +173,14 @@ def test_rate_and_batches_are_the_same_on_any_number_of_devices(entry: PaperReci
     for world in (2, 4, 8):
         assert seen(world) == alone
         share = r.train.batch_size // world
-        assert share % (r.train.bn_batch or share) == 0, "BN's parts fit a device's share"
-        assert parts_of(r, world) * world == parts_of(r, 1) or r.train.bn_batch is None
+        assert share % (r.train.bn_batch_size or share) == 0, "BN's parts fit a device's share"
+        assert count_micro_batches(r, world) * world == count_micro_batches(r, 1) or r.train.bn_batch_size is None
     assert math.isclose(rate(r, len(alone)), rate(r, len(seen(8))))
 
 
 def rate(r: Recipe, steps_per_epoch: int) -> float:
     total = r.train.total_steps(steps_per_epoch)
-    return learning_rate(r.schedule, r.optimizer.lr, total, steps_per_epoch, total // 2)
+    return compute_learning_rate(r.schedule, r.optimizer.lr, total, steps_per_epoch, total // 2)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -194,7 +199,7 @@ def test_two_steps_of_every_recipe_run_at_toy_size(entry: PaperRecipe, tmp_path:
     session = begun(entry, toy(full, tmp_path, {}), tmp_path / "run")
     batches = session.loader.batches(0)
     before = [p.detach().clone() for p in session.model.parameters()]
-    losses = [train_step(session, next(batches), rate_of(session, session.position.step)) for _ in range(2)]
+    losses = [train_step(session, next(batches), learning_rate_at(session, session.position.step)) for _ in range(2)]
     assert session.position.step == 2
     assert all(math.isfinite(loss) for loss in losses)
     moved = [not torch.equal(a, b) for a, b in zip(before, session.model.parameters(), strict=True)]
@@ -204,8 +209,8 @@ def test_two_steps_of_every_recipe_run_at_toy_size(entry: PaperRecipe, tmp_path:
 def begun(entry: PaperRecipe, overrides: dict[str, object], path: Path) -> Session:
     run = RunDirectory(path)
     run.path.mkdir()
-    with joined("cpu") as world:
-        return prepare(entry.recipe(overrides), run, world, False, Console(file=io.StringIO()))
+    with init_distributed("cpu") as world:
+        return build_session(entry.recipe(overrides), run, world, False, Console(file=io.StringIO()))
 
 
 @pytest.mark.slow

@@ -12,11 +12,11 @@ from rich.console import Console
 from resnext.errors import RequestError
 from resnext.model.architecture import Architecture
 from resnext.paper import throughput
-from resnext.paper.numbers import tables
+from resnext.paper.numbers import load_tables
 from resnext.paper.output import write_files
-from resnext.paper.show import show
+from resnext.paper.show import show_table
 from resnext.paper.status import print_status
-from resnext.paper.throughput import Wanted, known, measure
+from resnext.paper.throughput import TimingRequest, measure_throughputs, read_throughputs
 from tests.paper.conftest import MakeRun
 
 TINY = Architecture(depth=11, stem="cifar", cardinality=2, width=4, base_channels=4, num_classes=3)
@@ -29,14 +29,14 @@ def _cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def shown(name: str, tmp_path: Path, width: int = 250) -> str:
     console = Console(file=io.StringIO(), width=width)
-    show(console, tables()[name], tmp_path / "runs", tmp_path / "results", tmp_path / "out", measure="none")
+    show_table(console, load_tables()[name], tmp_path / "runs", tmp_path / "results", tmp_path / "out", measure="none")
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue()
 
 
-@pytest.mark.parametrize("name", list(tables()))
+@pytest.mark.parametrize("name", list(load_tables()))
 def test_every_table_is_printed_and_written(name: str, tmp_path: Path) -> None:
-    entry = tables()[name]
+    entry = load_tables()[name]
     text = shown(name, tmp_path)
     for row in entry.rows:
         assert row.key in text
@@ -118,7 +118,7 @@ def test_status_names_every_recipe_and_what_is_wrong(tmp_path: Path, make_run: M
     print_status(console, tmp_path / "runs", None)
     assert isinstance(console.file, io.StringIO)
     text = console.file.getvalue()
-    for entry in tables().values():
+    for entry in load_tables().values():
         assert all(str(row.recipe) in text for row in entry.rows if row.recipe)
     line = next(line for line in text.splitlines() if "imagenet-resnext50-32x4d " in line and "22.2" in line)
     assert "+0.2" in line
@@ -128,27 +128,27 @@ def test_status_names_every_recipe_and_what_is_wrong(tmp_path: Path, make_run: M
 
 
 def test_a_network_is_timed_once_and_kept(tmp_path: Path) -> None:
-    wanted, path = [Wanted(TINY, 32), Wanted(TINY, 32, "training")], tmp_path / "times" / "t.json"
+    wanted, path = [TimingRequest(TINY, 32), TimingRequest(TINY, 32, "training")], tmp_path / "times" / "t.json"
     ticks: list[tuple[int, int]] = []
-    first = measure(wanted, path, lambda done, total: ticks.append((done, total)))
+    first = measure_throughputs(wanted, path, lambda done, total: ticks.append((done, total)))
     assert len(first) == 2
     assert all(value > 0 for value in first.values())
     assert ticks[-1][0] == ticks[-1][1]
-    assert {k: round(v, 3) for k, v in first.items()} == known(path)
-    assert measure(wanted, path, lambda *_: pytest.fail("timed again")) == known(path)
+    assert {k: round(v, 3) for k, v in first.items()} == read_throughputs(path)
+    assert measure_throughputs(wanted, path, lambda *_: pytest.fail("timed again")) == read_throughputs(path)
     entry = next(iter(json.loads(path.read_text())["entries"].values()))
     assert {"network", "kind", "batch", "precision", "image_size", "machine"} <= set(entry)
-    measure(wanted, path, again=True)
-    assert set(known(path)) == set(first)
+    measure_throughputs(wanted, path, force=True)
+    assert set(read_throughputs(path)) == set(first)
 
 
 def test_timings_of_another_machine_or_a_damaged_file_are_not_taken(tmp_path: Path) -> None:
-    here, other = throughput.machine(), throughput.machine() | {"threads": 99}
-    assert Wanted(TINY, 32).key(here) != Wanted(TINY, 32).key(other)
-    assert Wanted(TINY, 32).key(here) != Wanted(TINY, 64).key(here)
+    here, other = throughput.describe_machine(), throughput.describe_machine() | {"threads": 99}
+    assert TimingRequest(TINY, 32).make_key(here) != TimingRequest(TINY, 32).make_key(other)
+    assert TimingRequest(TINY, 32).make_key(here) != TimingRequest(TINY, 64).make_key(here)
     path = tmp_path / "t.json"
     for text in ("[", "[]", '{"entries": []}', '{"entries": {"a": {"images_per_second": -1}, "b": 3}}'):
         path.write_text(text)
-        assert known(path) == {}
-    assert len(measure([Wanted(TINY, 32)], path)) == 1
-    assert len(known(path)) == 1
+        assert read_throughputs(path) == {}
+    assert len(measure_throughputs([TimingRequest(TINY, 32)], path)) == 1
+    assert len(read_throughputs(path)) == 1

@@ -37,7 +37,7 @@ def pair(channels: int, act: bool, dtype: torch.dtype, seed: int = 0) -> tuple[N
         fused.bias.copy_(torch.randn(channels, generator=generator))
     fused = fused.double() if dtype == torch.float64 else fused
     plain.load_state_dict({name: value.double() for name, value in fused.state_dict().items()})
-    fused.way = FUSED
+    fused.algorithm = FUSED
     return fused, plain
 
 
@@ -46,7 +46,7 @@ def compare(fused: NormAct, plain: NormAct, x: Tensor, residual: Tensor | None, 
     inputs = [value for value in (x, residual) if value is not None]
     mine = [value.detach().clone(memory_format=torch.preserve_format).requires_grad_() for value in inputs]
     exact = [value.detach().double().requires_grad_() for value in inputs]
-    assert kernels.takes(mine[0], mine[1] if residual is not None else None)
+    assert kernels.supports(mine[0], mine[1] if residual is not None else None)
     y, expected = fused(*mine), plain(*exact)
     assert y.dtype == x.dtype
     assert y.is_contiguous(memory_format=torch.channels_last)
@@ -203,7 +203,7 @@ def test_every_instruction_set_gives_the_same_bits() -> None:
 )
 def test_what_the_kernels_do_not_take_is_computed_by_torch(x: Tensor) -> None:
     fused, plain = pair(3, True, torch.float32)
-    assert not kernels.takes(x, None)
+    assert not kernels.supports(x, None)
     if x.dtype != torch.half:
         torch.testing.assert_close(fused(x).double(), plain(x.double()), rtol=1e-4, atol=1e-4)
     else:

@@ -12,7 +12,7 @@ from resnext.errors import RequestError, WorkError
 from resnext.model.network import Network, create_model
 from resnext.run_directory import RunDirectory, create_run
 from resnext.settings import OptimizerSettings
-from resnext.train.checkpoint import Position, read_files, restore, write_checkpoint
+from resnext.train.checkpoint import Position, read_checkpoint, restore_checkpoint, write_checkpoint
 from resnext.train.ema import Ema
 from resnext.train.optimizer import build_optimizer
 from resnext.weights import load
@@ -40,7 +40,7 @@ class Trained:
 
     def read(self, run: RunDirectory | None = None) -> Position:
         run = run or self.run
-        return restore(read_files(run), run, self.model, self.ema, self.optimizer)
+        return restore_checkpoint(read_checkpoint(run), run, self.model, self.ema, self.optimizer)
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw", "lamb"])
@@ -166,4 +166,6 @@ def test_a_checkpoint_of_another_network_is_refused(tmp_path: Path) -> None:
     a.write(7)
     other = create_model("resnext11_4x4d", base_channels=4, num_classes=3)
     with pytest.raises(RequestError, match="has shape"):
-        restore(read_files(a.run), a.run, other, Ema(other, 0.9, False), build_optimizer(other, OptimizerSettings()))
+        restore_checkpoint(
+            read_checkpoint(a.run), a.run, other, Ema(other, 0.9, False), build_optimizer(other, OptimizerSettings())
+        )

@@ -13,9 +13,9 @@ from PIL import Image
 from resnext.cli import main
 from resnext.errors import RequestError, WorkError
 from resnext.recipe import dump_recipe, read_recipe
-from resnext.run_directory import OWNER, RunDirectory
+from resnext.run_directory import OWNER_FILE, RunDirectory
 from resnext.train.distributed import World
-from resnext.train.resume import resumed_recipe, settled, step_of
+from resnext.train.resume import read_last_step, resolve_resume, resolve_resumed_recipe
 from tests.train.test_resume import assert_same_end, kill
 
 SHORT = ["--train.epochs", "2"]
@@ -26,10 +26,10 @@ class Two(World):
 
     other = -1
 
-    def sum(self, values: list[float]) -> list[float]:
+    def all_reduce_sum(self, values: list[float]) -> list[float]:
         return [values[0], float(self.other)]
 
-    def share_bytes(self, data: bytes) -> bytes:
+    def broadcast_bytes(self, data: bytes) -> bytes:
         return data
 
 
@@ -48,7 +48,7 @@ def test_the_same_command_begins_goes_on_and_leaves_a_finished_run_as_it_is(tiny
 def test_a_run_killed_before_its_recipe_stood_begins_again(tiny_recipe: Path, tmp_path: Path) -> None:
     command = ["train", str(tiny_recipe), *SHORT, "--continue", str(tmp_path / "run")]
     kill("rename", 3, *command)  # the checkpoint of step 0 is there, the recipe is not
-    assert step_of(RunDirectory(tmp_path / "run")) == -1
+    assert read_last_step(RunDirectory(tmp_path / "run")) == -1
     assert main(command) == 0
 
 
@@ -73,7 +73,7 @@ def test_the_same_command_given_while_the_run_goes_on_is_refused_and_takes_over_
     run.recipe.write_text(dump_recipe(read_recipe(run.recipe, {"train.epochs": epochs})))
     assert main(["train", "--resume", str(run.path)]) == 0
     assert run.state("last")["position"]["epoch"] == epochs
-    assert not (run.path / OWNER).exists()
+    assert not (run.path / OWNER_FILE).exists()
 
 
 def test_paths_of_a_run_hold_from_any_working_directory(
@@ -85,7 +85,7 @@ def test_paths_of_a_run_hold_from_any_working_directory(
             Image.effect_noise((24, 24), 40).save(tmp_path / "photos" / name / f"{number}.png")
     (tmp_path / "elsewhere").mkdir()
     options = "--data.source folder --data.val_fraction 0.2 --data.image_size 16 --data.path photos --train.epochs 1"
-    command = ["train", str(tiny_recipe), *options.split(), "--train.mirror", "copies", "--continue"]
+    command = ["train", str(tiny_recipe), *options.split(), "--train.checkpoint_url", "copies", "--continue"]
     monkeypatch.chdir(tmp_path)
     assert main([*command, "run"]) == 0
     assert main([*command, "run"]) == 0
@@ -100,7 +100,7 @@ def test_a_relative_path_is_that_of_the_run_on_another_host_too(tiny_recipe: Pat
 
     def goes_on(weights: str) -> bool:
         try:
-            resumed_recipe(run, replace(begun, init=replace(begun.init, weights=weights)))
+            resolve_resumed_recipe(run, replace(begun, init=replace(begun.init, weights=weights)))
         except RequestError as error:
             assert "init.weights: " in str(error)
             return False
@@ -139,10 +139,10 @@ def test_a_run_that_lies_on_another_hosts_disk_is_not_begun_anew(tiny_recipe: Pa
     world = Two(torch.device("cpu"), rank=0, size=2)
     Two.other = 40
     with pytest.raises(WorkError, match=r"process 1 has .* at step 40, .* need a shared folder, or a train"):
-        settled(read_recipe(tiny_recipe), RunDirectory(tmp_path / "run"), world)
+        resolve_resume(read_recipe(tiny_recipe), RunDirectory(tmp_path / "run"), world)
     assert not (tmp_path / "run").exists()
     Two.other = -1
-    assert settled(read_recipe(tiny_recipe), RunDirectory(tmp_path / "run"), world)[1] is False
+    assert resolve_resume(read_recipe(tiny_recipe), RunDirectory(tmp_path / "run"), world)[1] is False
 
 
 def test_a_damaged_state_is_named_rather_than_begun_over(tiny_recipe: Path, tmp_path: Path) -> None:
@@ -151,4 +151,4 @@ def test_a_damaged_state_is_named_rather_than_begun_over(tiny_recipe: Path, tmp_
     run.recipe.write_text("{}")
     (run.checkpoint("last") / "state.json").write_text('{"format": "resnext-checkpoint"}')
     with pytest.raises(RequestError, match="has no valid training position"):
-        settled(read_recipe(tiny_recipe), run, World(torch.device("cpu")))
+        resolve_resume(read_recipe(tiny_recipe), run, World(torch.device("cpu")))

@@ -15,7 +15,7 @@ from resnext.device import pick_device
 from resnext.errors import RequestError, WorkError
 from resnext.model.network import create_model
 from resnext.run_directory import RunDirectory
-from resnext.train.distributed import _losses_named
+from resnext.train.distributed import _convert_peer_errors
 from resnext.train.logbook import read_log
 from resnext.weights.native import save
 from tests.conftest import run_resnext
@@ -53,7 +53,7 @@ def test_two_processes_end_with_the_bytes_of_one_that_computes_the_same_parts(
     Sample order, mixing, dropped paths, BN statistics and the average do not depend on the number of processes. The
     held-out loss does in its last digits: convolutions round differently for other batch sizes, and shards have others.
     """
-    options = [*ONE_THREAD, "--train.bn_batch", "8", "--train.drop_path", "0.2", "--train.epochs"]
+    options = [*ONE_THREAD, "--train.bn_batch_size", "8", "--train.drop_path", "0.2", "--train.epochs"]
     alone = run_resnext("train", tiny_recipe, "--run", tmp_path / "one", *options, "2")
     assert alone.returncode == 0, alone.stderr
     train_by(2, tiny_recipe, "--run", tmp_path / "two", *options, "2", "--data.workers", "1")
@@ -148,14 +148,17 @@ def test_processes_with_different_recipes_are_told_where(tiny_recipe: Path, tmp_
     ],
 )
 def test_a_lost_process_is_said_in_a_sentence_with_the_way_on(message: str) -> None:
-    with pytest.raises(WorkError, match=r"another process of this run is lost .* --continue"), _losses_named():
+    with pytest.raises(WorkError, match=r"another process of this run is lost .* --continue"), _convert_peer_errors():
         raise RuntimeError(message)
-    with pytest.raises(RuntimeError, match="shapes differ"), _losses_named():
+    with pytest.raises(RuntimeError, match="shapes differ"), _convert_peer_errors():
         raise RuntimeError("shapes differ")
 
 
 def test_a_refused_connection_names_the_switch_that_gives_restarts_a_fresh_store() -> None:
-    with pytest.raises(WorkError, match="set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 for torchrun"), _losses_named():
+    with (
+        pytest.raises(WorkError, match="set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 for torchrun"),
+        _convert_peer_errors(),
+    ):
         raise RuntimeError("gloo: Connection refused")
 
 

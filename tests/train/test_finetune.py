@@ -22,10 +22,10 @@ from resnext.recipe import read_recipe
 from resnext.run_directory import RunDirectory, create_run, open_run
 from resnext.settings import InitSettings, ModelSettings, OptimizerSettings
 from resnext.train.distributed import World
-from resnext.train.finetune import check_architecture, freeze, rate_scales, stages_of, training_mode
-from resnext.train.finish import evaluate_held_out
+from resnext.train.finetune import check_architecture, freeze, group_modules_by_stage, lr_multipliers, set_training_mode
 from resnext.train.optimizer import build_optimizer, set_learning_rate
-from resnext.train.session import Session, prepare
+from resnext.train.outputs import evaluate_held_out
+from resnext.train.session import Session, build_session
 from resnext.train.step import train_step
 from resnext.weights import load
 from resnext.weights.native import save
@@ -35,7 +35,7 @@ QUIET = Console(quiet=True)
 THEIRS = Preprocessing(image_size=24, resize=28, interpolation="bilinear", mean=(0.4,), std=(0.3,), channels=1)
 
 
-def tiny(**changes: Any) -> Network:
+def make_tiny_network(**changes: Any) -> Network:
     """A network with the statistics and classes of one that was trained on digits."""
     fields = {"base_channels": 4, "num_classes": 10, "in_channels": 1} | changes
     model = create_model("resnext11_2x4d", seed=7, **fields)
@@ -50,7 +50,7 @@ def tiny(**changes: Any) -> Network:
 
 @pytest.fixture
 def weights(tmp_path: Path) -> Path:
-    save(tiny(), tmp_path / "start.safetensors")
+    save(make_tiny_network(), tmp_path / "start.safetensors")
     return tmp_path / "start.safetensors"
 
 
@@ -59,31 +59,31 @@ def begin(tiny_recipe: Path, weights: Path, tmp_path: Path) -> Callable[..., Ses
     """Build a session of the tiny recipe from the weights, with changes such as ``init__freeze="conv2"``."""
 
     def prepared(console: Console = QUIET, resume: bool = False, **changes: Any) -> Session:
-        values = {"init.weights": str(weights), "augment.mixup": 0, **dotted(changes)}
+        values = {"init.weights": str(weights), "augment.mixup": 0, **to_dotted_keys(changes)}
         run = RunDirectory(tmp_path / "run") if resume else create_run(tmp_path / "run")
-        return prepare(read_recipe(tiny_recipe, values), run, World(torch.device("cpu")), resume, console)
+        return build_session(read_recipe(tiny_recipe, values), run, World(torch.device("cpu")), resume, console)
 
     return prepared
 
 
-def dotted(changes: dict[str, Any]) -> dict[str, Any]:
+def to_dotted_keys(changes: dict[str, Any]) -> dict[str, Any]:
     return {key.replace("__", "."): value for key, value in changes.items()}
 
 
-def steps(session: Session, count: int = 2, lr: float = 0.05) -> list[float]:
+def train_steps(session: Session, count: int = 2, lr: float = 0.05) -> list[float]:
     batches = session.loader.batches(0)
     return [train_step(session, next(batches), lr) for _ in range(count)]
 
 
-def state(model: nn.Module) -> dict[str, torch.Tensor]:
+def copy_state(model: nn.Module) -> dict[str, torch.Tensor]:
     return {name: value.clone() for name, value in model.state_dict().items()}
 
 
-def changed(model: nn.Module, before: dict[str, torch.Tensor]) -> set[str]:
+def changed_names(model: nn.Module, before: dict[str, torch.Tensor]) -> set[str]:
     return {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
 
 
-def below(name: str, *parts: str) -> bool:
+def is_below(name: str, *parts: str) -> bool:
     return name.split(".")[0] in parts
 
 
@@ -96,9 +96,9 @@ def test_a_network_the_recipe_does_not_name_is_that_of_the_weights(
     text = tiny_recipe.read_text().replace("model: {name: resnext11_2x4d, base_channels: 4}\n", "")
     tiny_recipe.write_text(text)
     session = begin()
-    assert session.model.architecture == tiny().architecture
-    assert changed(session.model, load(weights).state_dict()) == set()
-    assert changed(session.ema.model, load(weights).state_dict()) == set()
+    assert session.model.architecture == make_tiny_network().architecture
+    assert changed_names(session.model, load(weights).state_dict()) == set()
+    assert changed_names(session.ema.model, load(weights).state_dict()) == set()
 
 
 def test_another_form_starts_as_the_same_function(begin: Callable[..., Session], weights: Path) -> None:
@@ -116,7 +116,7 @@ def test_colours_and_filter_follow_the_weights_unless_said(begin: Callable[..., 
 def test_weights_of_pictures_that_were_not_turned_upright_are_noted(
     begin: Callable[..., Session], weights: Path
 ) -> None:
-    model = tiny()
+    model = make_tiny_network()
     model.preprocessing = replace(THEIRS, exif=False)
     save(model, weights)
     session = begin()
@@ -127,7 +127,7 @@ def test_weights_of_pictures_that_were_not_turned_upright_are_noted(
 def test_a_folder_of_other_classes_and_colours_gets_a_new_head_and_stem(
     begin: Callable[..., Session], weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    save(model := tiny(), weights)
+    save(model := make_tiny_network(), weights)
     for name in ("3", "9", "ten"):
         (tmp_path / "photos" / name).mkdir(parents=True)
         for number in range(8):
@@ -147,7 +147,7 @@ def test_a_folder_of_other_classes_and_colours_gets_a_new_head_and_stem(
     assert any("head" in note for note in notes)
     said = " ".join(capsys.readouterr().out.split())
     assert all(" ".join(f"{weights}: {note}".split()) in said for note in notes)
-    steps(session, 1)
+    train_steps(session, 1)
 
 
 def test_a_foreign_file_is_as_good_a_start_as_our_own(begin: Callable[..., Session], tmp_path: Path) -> None:
@@ -158,9 +158,9 @@ def test_a_foreign_file_is_as_good_a_start_as_our_own(begin: Callable[..., Sessi
     assert session.model.architecture.name == "resnet18"
     ours, given = session.model.state_dict(), theirs.state_dict()
     assert torch.equal(ours["conv1.weight"], given["conv1.weight"].sum(1, keepdim=True))
-    assert all(torch.equal(ours[name], given[name]) for name in given if not below(name, "conv1", "fc"))
+    assert all(torch.equal(ours[name], given[name]) for name in given if not is_below(name, "conv1", "fc"))
     assert tuple(ours["fc.weight"].shape) == (10, 512)
-    steps(session, 1)
+    train_steps(session, 1)
 
 
 @pytest.mark.parametrize(
@@ -179,7 +179,7 @@ def test_a_foreign_file_is_as_good_a_start_as_our_own(begin: Callable[..., Sessi
 )
 def test_a_setting_that_contradicts_the_weights_is_named_with_both_values(said: dict[str, Any], words: str) -> None:
     with pytest.raises(RequestError, match=words):
-        check_architecture(ModelSettings(**said), tiny().architecture, "W")
+        check_architecture(ModelSettings(**said), make_tiny_network().architecture, "W")
 
 
 @pytest.mark.parametrize(
@@ -191,7 +191,7 @@ def test_a_setting_that_contradicts_the_weights_is_named_with_both_values(said: 
     ],
 )  # fmt: skip
 def test_settings_that_agree_with_the_weights_may_be_said(said: dict[str, Any]) -> None:
-    check_architecture(ModelSettings(**said), tiny().architecture, "W")
+    check_architecture(ModelSettings(**said), make_tiny_network().architecture, "W")
 
 
 # What stays as loaded
@@ -210,24 +210,24 @@ def test_everything_up_to_the_frozen_stage_stays_as_loaded_and_all_else_trains(
     begin: Callable[..., Session], stage: str, frozen: tuple[str, ...]
 ) -> None:
     session = begin(init__freeze=stage)
-    before = state(session.model)
-    steps(session)
+    before = copy_state(session.model)
+    train_steps(session)
     evaluate_held_out(session, session.model)
-    steps(session)
-    assert changed(session.model, before) == {name for name in before if not below(name, *frozen)}
-    averaged = changed(session.ema.model, before)
-    assert not {name for name in averaged if below(name, *frozen)}
-    assert {name for name in averaged if below(name, "fc")}
+    train_steps(session)
+    assert changed_names(session.model, before) == {name for name in before if not is_below(name, *frozen)}
+    averaged = changed_names(session.ema.model, before)
+    assert not {name for name in averaged if is_below(name, *frozen)}
+    assert {name for name in averaged if is_below(name, "fc")}
 
 
 def test_frozen_bn_stays_as_loaded_in_every_layer_while_convolutions_train(begin: Callable[..., Session]) -> None:
     session = begin(init__frozen_bn=True)
-    before = state(session.model)
+    before = copy_state(session.model)
     norms = {name for name, module in session.model.named_modules() if isinstance(module, nn.BatchNorm2d)}
-    steps(session)
+    train_steps(session)
     evaluate_held_out(session, session.model)
-    steps(session)
-    assert changed(session.model, before) == {name for name in before if name.rpartition(".")[0] not in norms}
+    train_steps(session)
+    assert changed_names(session.model, before) == {name for name in before if name.rpartition(".")[0] not in norms}
 
 
 def test_frozen_layers_are_in_evaluation_mode_at_the_start_after_an_evaluation_and_after_a_resume(
@@ -238,41 +238,41 @@ def test_frozen_layers_are_in_evaluation_mode_at_the_start_after_an_evaluation_a
         return {name: module.training for name, module in modules if isinstance(module, nn.BatchNorm2d)}
 
     session = begin(init__freeze="conv2")
-    wanted = {name: not below(name, "bn1", "layer1") for name in modes(session)}
+    wanted = {name: not is_below(name, "bn1", "layer1") for name in modes(session)}
     assert modes(session) == wanted
-    evaluate_held_out(session, session.used)
+    evaluate_held_out(session, session.eval_model)
     evaluate_held_out(session, session.model)
     assert modes(session) == wanted
     loop.write_checkpoint(session.run, "last", session.position, session.model, session.ema, session.optimizer)
-    loop.CLASSIFICATION.begin(session)
+    loop.CLASSIFICATION.on_start(session)
     weights.unlink()
     assert modes(begin(resume=True, init__freeze="conv2")) == wanted
 
 
 def test_with_pre_activation_the_last_norm_belongs_to_the_features() -> None:
-    model = tiny(pre_activation=True)
-    assert [part for parts in stages_of(model).values() for part in parts] == [
+    model = make_tiny_network(pre_activation=True)
+    assert [part for parts in group_modules_by_stage(model).values() for part in parts] == [
         name for name, module in model.named_children() if list(module.parameters())
     ], "every part that holds parameters stands in one stage"
     freeze(model, InitSettings(weights="W", freeze="features"))
-    training_mode(model)
+    set_training_mode(model)
     assert {name for name, p in model.named_parameters() if p.requires_grad} == {"fc.weight", "fc.bias"}
     assert not model.bn.training
 
 
 def test_a_stage_the_network_lacks_is_refused() -> None:
     with pytest.raises(RequestError, match=r"init.freeze conv5: .* choose from stem, conv2, conv3, conv4, features"):
-        freeze(tiny(), InitSettings(weights="W", freeze="conv5"))
+        freeze(make_tiny_network(), InitSettings(weights="W", freeze="conv5"))
 
 
 # Rates by stage
 
 
 def test_each_stage_has_the_rate_of_the_next_times_the_decay() -> None:
-    model = tiny()
+    model = make_tiny_network()
     freeze(model, InitSettings(weights="W", freeze="stem"))
-    settings = OptimizerSettings(decay="weights", weight_decay=0.1)
-    optimizer = build_optimizer(model, settings, rate_scales(model, 0.5))
+    settings = OptimizerSettings(weight_decay_on="weights", weight_decay=0.1)
+    optimizer = build_optimizer(model, settings, lr_multipliers(model, 0.5))
     set_learning_rate(optimizer, 0.8)
     rates = {id(p): (g["lr"], g["weight_decay"]) for g in optimizer.param_groups for p in g["params"]}
     assert len(rates) == sum(len(group["params"]) for group in optimizer.param_groups), "each parameter once"
@@ -292,8 +292,8 @@ def test_a_step_moves_each_stage_by_its_own_rate_times_the_gradient(begin: Calla
     gradients: dict[str, torch.Tensor] = {}
     for name, parameter in session.model.named_parameters():
         parameter.register_hook(lambda gradient, name=name: gradients.__setitem__(name, gradient.clone()))
-    before = state(session.model)
-    steps(session, 1, lr=0.8)
+    before = copy_state(session.model)
+    train_steps(session, 1, lr=0.8)
     wanted = {"fc": 0.8, "layer3": 0.4, "layer2": 0.2, "layer1": 0.1, "bn1": 0.05, "conv1": 0.05}
     for name, parameter in session.model.named_parameters():
         moved = before[name] - wanted[name.split(".")[0]] * gradients[name]
@@ -315,7 +315,7 @@ def test_a_step_moves_each_stage_by_its_own_rate_times_the_gradient(begin: Calla
 def test_a_run_cut_off_goes_on_to_the_same_bytes_without_the_weights_it_began_with(
     tiny_recipe: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
 ) -> None:
-    recipe = read_recipe(tiny_recipe, {"init.weights": str(weights), "train.epochs": 2, **dotted(options)})
+    recipe = read_recipe(tiny_recipe, {"init.weights": str(weights), "train.epochs": 2, **to_dotted_keys(options)})
     whole = create_run(tmp_path / "whole")
     loop.train(recipe, whole, console=QUIET)
     cut = create_run(tmp_path / "cut")
@@ -344,8 +344,8 @@ def test_the_command_line_starts_from_weights_and_says_what_trains(
     run = tmp_path / "run"
     words = ["train", str(tiny_recipe), "--run", str(run), "--train.epochs", "1"]
     assert main([*words, "--init", str(weights), "--init.freeze", "conv3"]) == 0
-    sizes = {name: parameter.numel() for name, parameter in tiny().named_parameters()}
-    trained = sum(size for name, size in sizes.items() if below(name, "layer3", "fc"))
+    sizes = {name: parameter.numel() for name, parameter in make_tiny_network().named_parameters()}
+    trained = sum(size for name, size in sizes.items() if is_below(name, "layer3", "fc"))
     said = f"from {weights}: {trained:,} parameters train, {sum(sizes.values()) - trained:,} are frozen"
     assert said in capsys.readouterr().out
     assert open_run(run).state("last")["position"]["epoch"] == 1
@@ -368,9 +368,9 @@ def test_weights_that_are_not_there_are_named_before_anything_is_written(
 # FIELD.md 35: frozen BN without eps makes ResNeXt explode, because its checkpoints have tiny running variances
 
 
-def with_dead_channels(variance: float) -> Network:
+def make_network_with_dead_channels(variance: float) -> Network:
     """Make weights like released ones, where some channels never fire and have a running variance of (almost) 0."""
-    model = tiny()
+    model = make_tiny_network()
     block = model.layer1[0]
     with torch.no_grad():
         block.conv2.weight[:4] = 0
@@ -380,7 +380,7 @@ def with_dead_channels(variance: float) -> Network:
     return model
 
 
-def without_eps(model: Network) -> None:
+def remove_eps(model: Network) -> None:
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.eps = 0.0
@@ -390,12 +390,12 @@ def without_eps(model: Network) -> None:
 def test_a_frozen_norm_of_tiny_variance_keeps_outputs_and_gradients_finite_only_by_its_eps(variance: float) -> None:
     def gradient(model: Network) -> float:
         freeze(model, InitSettings(weights="W", frozen_bn=True))
-        training_mode(model)
+        set_training_mode(model)
         model(torch.randn(4, 1, 8, 8, generator=torch.Generator().manual_seed(0))).square().mean().backward()
         return math.sqrt(sum(float(p.grad.double().square().sum()) for p in model.parameters() if p.grad is not None))
 
-    healthy, tiny_variance, exploding = (with_dead_channels(value) for value in (1.0, variance, variance))
-    without_eps(exploding)
+    healthy, tiny_variance, exploding = (make_network_with_dead_channels(value) for value in (1.0, variance, variance))
+    remove_eps(exploding)
     assert gradient(tiny_variance) < 1000 * gradient(healthy), "at most 1 / sqrt(eps) = 316 times"
     assert not gradient(exploding) < 1000 * gradient(tiny_variance), "not a number, or out of all proportion"
 
@@ -404,14 +404,14 @@ def test_a_frozen_norm_of_tiny_variance_keeps_outputs_and_gradients_finite_only_
 def test_training_over_a_frozen_norm_of_tiny_variance_stays_finite_and_without_eps_explodes(
     begin: Callable[..., Session], weights: Path, variance: float
 ) -> None:
-    save(with_dead_channels(variance), weights)
+    save(make_network_with_dead_channels(variance), weights)
     session = begin(init__frozen_bn=True)
     before = session.model.state_dict()["layer1.0.bn2.running_var"].clone()
-    assert max(steps(session, 6, lr=0.001)) < 5, "ln 10 = 2.3 is a guess at ten classes"
+    assert max(train_steps(session, 6, lr=0.001)) < 5, "ln 10 = 2.3 is a guess at ten classes"
     assert torch.equal(session.model.state_dict()["layer1.0.bn2.running_var"], before)
 
     session.model.load_state_dict(load(weights).state_dict())
     session.optimizer.state.clear()
-    without_eps(session.model)
+    remove_eps(session.model)
     with pytest.raises(WorkError, match="the loss became nan"):
-        steps(session, 6, lr=0.001)
+        train_steps(session, 6, lr=0.001)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from resnext.errors import WorkError
-from resnext.train.interrupts import Stopped, heeded
+from resnext.train.interrupts import StopRequested, deferred_interrupts
 
 ASKING = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
 
@@ -36,10 +36,10 @@ def send(name: str) -> None:
 
 @pytest.mark.parametrize("name", ASKING)
 def test_each_signal_asks_for_a_stop(name: str) -> None:
-    with heeded() as interrupts:
-        assert interrupts.requested is None
+    with deferred_interrupts() as interrupts:
+        assert interrupts.signal_name is None
         send(name)
-        assert interrupts.requested == name
+        assert interrupts.signal_name == name
 
 
 @pytest.mark.parametrize("name", ["SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU"])
@@ -47,13 +47,13 @@ def test_what_nohup_ignores_stays_ignored_and_anothers_handler_stays(name: str) 
     seen: list[int] = []
     before = signal.signal(getattr(signal, name), signal.SIG_IGN)
     try:
-        with heeded() as interrupts:
+        with deferred_interrupts() as interrupts:
             send(name)
-            assert interrupts.requested is None
+            assert interrupts.signal_name is None
         signal.signal(getattr(signal, name), lambda number, _: seen.append(number))
-        with heeded() as interrupts:
+        with deferred_interrupts() as interrupts:
             send(name)
-            assert interrupts.requested is None
+            assert interrupts.signal_name is None
         assert seen == [getattr(signal, name)]
     finally:
         signal.signal(getattr(signal, name), before)
@@ -61,26 +61,26 @@ def test_what_nohup_ignores_stays_ignored_and_anothers_handler_stays(name: str) 
 
 def test_a_terminal_that_hangs_up_may_be_followed_by_sigterm_and_a_second_ctrl_c_leaves() -> None:
     """A supervisor sends SIGTERM to what has had SIGHUP or SIGINT already: the checkpoint is still to be written."""
-    with heeded() as interrupts:
+    with deferred_interrupts() as interrupts:
         for name in ("SIGHUP", "SIGTERM", "SIGTERM"):
             send(name)
-        assert interrupts.requested == "SIGHUP"
+        assert interrupts.signal_name == "SIGHUP"
         with pytest.raises(KeyboardInterrupt):
             send("SIGINT")
 
 
 def test_work_that_can_be_repeated_ends_at_once_where_one_process_runs_alone() -> None:
     said = pytest.raises(WorkError, match="stopped by SIGTERM before the first step")
-    with heeded() as interrupts, said, interrupts.end_with("before the first step"):
+    with deferred_interrupts() as interrupts, said, interrupts.stop_with_error("before the first step"):
         send("SIGTERM")
         raise AssertionError("unreachable")
-    with heeded() as interrupts:
+    with deferred_interrupts() as interrupts:
         send("SIGTERM")  # just before
-        with pytest.raises(Stopped), interrupts.end_at_once():
+        with pytest.raises(StopRequested), interrupts.stop_immediately():
             raise AssertionError("unreachable")
-    with heeded(alone=False) as interrupts, interrupts.end_at_once():
+    with deferred_interrupts(single_process=False) as interrupts, interrupts.stop_immediately():
         send("SIGTERM")  # the other processes would wait for this one
-    assert interrupts.requested == "SIGTERM"
+    assert interrupts.signal_name == "SIGTERM"
 
 
 def test_waiting_for_a_batch_ends_at_once_and_a_step_does_not() -> None:
@@ -89,11 +89,11 @@ def test_waiting_for_a_batch_ends_at_once_and_a_step_does_not() -> None:
         send("SIGTERM")
         raise AssertionError("unreachable")
 
-    with heeded() as interrupts:
-        watched = interrupts.watch(batches())
+    with deferred_interrupts() as interrupts:
+        watched = interrupts.guard_batches(batches())
         assert next(watched) == 1
-        with pytest.raises(Stopped):
+        with pytest.raises(StopRequested):
             next(watched)
-    with heeded() as interrupts:
+    with deferred_interrupts() as interrupts:
         send("SIGTERM")
-        assert list(interrupts.watch([1, 2])) == [1, 2], "the loop looks at it after each step"
+        assert list(interrupts.guard_batches([1, 2])) == [1, 2], "the loop looks at it after each step"

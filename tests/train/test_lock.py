@@ -15,7 +15,7 @@ import torch
 from rich.console import Console
 
 from resnext.errors import RequestError, WorkError
-from resnext.run_directory import OWNER, RunDirectory, check_new_run
+from resnext.run_directory import OWNER_FILE, RunDirectory, check_new_run
 from resnext.train import lock
 from resnext.train.distributed import World
 from resnext.train.lock import RunLock, is_alive, lock_run, read_heartbeat, read_owner, read_start_time
@@ -48,25 +48,25 @@ def holder(run: RunDirectory) -> Iterator[subprocess.Popen[str]]:
     process.communicate()
 
 
-def take(run: RunDirectory, say: Callable[[str], None] = print) -> None:
+def acquire_and_release(run: RunDirectory, say: Callable[[str], None] = print) -> None:
     held = RunLock(run)
     held.acquire(say)
     held.release()
 
 
 def test_a_second_process_is_refused_and_told_who_has_the_run(run: RunDirectory, holder: subprocess.Popen[str]) -> None:
-    owner = (run.path / OWNER).read_bytes()
+    owner = (run.path / OWNER_FILE).read_bytes()
     with pytest.raises(RequestError, match=rf"process {holder.pid} on .*, since .*, is training in {run.path}: wait"):
-        take(run)
-    assert (run.path / OWNER).read_bytes() == owner
+        acquire_and_release(run)
+    assert (run.path / OWNER_FILE).read_bytes() == owner
 
 
 def test_a_killed_process_frees_the_run_at_once(run: RunDirectory, holder: subprocess.Popen[str]) -> None:
     os.kill(holder.pid, signal.SIGKILL)
     holder.wait()
-    assert (run.path / OWNER).exists(), "nobody could tidy up"
+    assert (run.path / OWNER_FILE).exists(), "nobody could tidy up"
     said: list[str] = []
-    take(run, said.append)
+    acquire_and_release(run, said.append)
     assert said == [], "there was nothing to wait for"
 
 
@@ -81,7 +81,7 @@ def test_a_child_that_outlives_its_killed_parent_holds_nothing(run: RunDirectory
         os.kill(parent.pid, signal.SIGKILL)
         parent.wait()
         try:
-            take(run)
+            acquire_and_release(run)
         finally:
             os.killpg(parent.pid, signal.SIGKILL)  # the child
 
@@ -94,13 +94,13 @@ def test_without_locks_of_the_kernel_the_process_is_looked_for(
 
     monkeypatch.setattr(lock.fcntl, "flock", refuse)
     with pytest.raises(RequestError, match=f"process {holder.pid} on"):
-        take(run)
+        acquire_and_release(run)
     os.kill(holder.pid, signal.SIGKILL)
     deadline = time.monotonic() + 60  # a zombie, which nobody has waited for yet, is no process that trains
     while read_start_time(holder.pid) and time.monotonic() < deadline:
         time.sleep(0.01)
     said: list[str] = []
-    take(run, said.append)
+    acquire_and_release(run, said.append)
     assert said == []
 
 
@@ -113,11 +113,11 @@ def test_another_process_with_the_same_number_is_not_the_owner() -> None:
 @pytest.fixture
 def elsewhere(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Write the owner file of a process on another host; the heartbeat timeout is half a second."""
-    monkeypatch.setattr(lock, "WINDOW", 0.5)
+    monkeypatch.setattr(lock, "HEARTBEAT_TIMEOUT", 0.5)
     run.path.mkdir(parents=True)
     owner = {"token": "x", "host": "node7", "pid": 12, "machine": "another", "processes": "p", "since": "yesterday"}
-    (run.path / OWNER).write_text(json.dumps(owner))
-    return run.path / OWNER
+    (run.path / OWNER_FILE).write_text(json.dumps(owner))
+    return run.path / OWNER_FILE
 
 
 def test_a_host_whose_heartbeat_has_stopped_is_followed_after_a_while(run: RunDirectory, elsewhere: Path) -> None:
@@ -139,27 +139,27 @@ def test_a_host_whose_heartbeat_goes_on_keeps_the_run(
     monkeypatch.setattr(lock.time, "sleep", lambda _: os.utime(elsewhere, ns=(0, next(beats))))
     beats = iter(range(1, 1000))
     with pytest.raises(RequestError, match="process 12 on node7, since yesterday, is training in"):
-        take(run)
+        acquire_and_release(run)
     assert read_owner(elsewhere)["host"] == "node7"  # type: ignore[index]
 
 
 def test_a_host_that_gives_the_run_back_meanwhile_is_followed_at_once(
     run: RunDirectory, elsewhere: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lock, "WINDOW", 600.0)
+    monkeypatch.setattr(lock, "HEARTBEAT_TIMEOUT", 600.0)
     monkeypatch.setattr(lock.time, "sleep", lambda _: elsewhere.unlink())
-    take(run)
+    acquire_and_release(run)
 
 
 def test_the_heartbeat_goes_on_whatever_the_process_does(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lock, "BEAT", 0.01)
+    monkeypatch.setattr(lock, "HEARTBEAT_INTERVAL", 0.01)
     held = RunLock(run)
     held.acquire(print)
     first, deadline = read_heartbeat(held.path), time.monotonic() + 60
     while read_heartbeat(held.path) == first:
         assert time.monotonic() < deadline
         time.sleep(0.01)
-    held.confirm()
+    held.check_owner()
     held.release()
 
 
@@ -169,7 +169,7 @@ def test_a_process_that_was_taken_for_dead_writes_nothing_more(run: RunDirectory
     other = held.owner | {"token": "y", "host": "node8"}
     held.path.write_text(json.dumps(other))
     with pytest.raises(WorkError, match=r"on node8, .* has taken over .*run, as this process sent no heartbeats"):
-        held.confirm()
+        held.check_owner()
     held.release()
     assert read_owner(held.path) == other, "what is another's stays"
 
@@ -180,17 +180,17 @@ def test_a_process_that_was_taken_for_dead_writes_nothing_more(run: RunDirectory
 def test_an_owner_that_says_nothing_true_holds_nobody_up_for_long(
     text: str, run: RunDirectory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lock, "WINDOW", 0.0)
+    monkeypatch.setattr(lock, "HEARTBEAT_TIMEOUT", 0.0)
     run.path.mkdir(parents=True)
-    (run.path / OWNER).write_text(text, encoding="latin-1")
-    take(run)
+    (run.path / OWNER_FILE).write_text(text, encoding="latin-1")
+    acquire_and_release(run)
 
 
 def test_folders_made_for_nothing_go_and_others_stay(run: RunDirectory, tmp_path: Path) -> None:
-    take(run)
+    acquire_and_release(run)
     assert list(tmp_path.iterdir()) == []
     run.path.mkdir(parents=True)
-    take(run)
+    acquire_and_release(run)
     assert run.path.is_dir()
     held = RunLock(RunDirectory(run.path / "inner"))
     held.acquire(print)
@@ -203,13 +203,13 @@ def test_folders_made_for_nothing_go_and_others_stay(run: RunDirectory, tmp_path
 @pytest.mark.skipif(os.name != "posix", reason="POSIX paths")
 def test_a_disk_that_cannot_be_written_is_named() -> None:
     with pytest.raises(RequestError, match="the run directory /proc/nowhere/run cannot be written"):
-        take(RunDirectory(Path("/proc/nowhere/run")))
+        acquire_and_release(RunDirectory(Path("/proc/nowhere/run")))
 
 
 class Follower(World):
     """Rank 1, which receives the error that rank 0 met."""
 
-    def share_bytes(self, data: bytes) -> bytes:
+    def broadcast_bytes(self, data: bytes) -> bytes:
         assert data == b""
         return b"process 12 on node7 is training in run"
 

@@ -15,14 +15,14 @@ def row(epoch: int, step: int) -> dict[str, object]:
     return {"epoch": epoch, "step": step, **values, "bad_images": 0}
 
 
-def written(folder: Path) -> RunDirectory:
+def write_two_epochs(folder: Path) -> RunDirectory:
     """Two epochs of two steps."""
     run = create_run(folder)
     with Logbook(run, None) as book:
         for epoch in (1, 2):
             for step in (2 * epoch - 1, 2 * epoch):
-                book.step(step, epoch, 0.5, 0.1)
-            book.epoch(row(epoch, 2 * epoch), {"epoch": epoch})
+                book.log_step(step, epoch, 0.5, 0.1)
+            book.log_epoch(row(epoch, 2 * epoch), {"epoch": epoch})
     return run
 
 
@@ -37,7 +37,7 @@ def written(folder: Path) -> RunDirectory:
     ],
 )
 def test_a_resumed_log_ends_where_its_checkpoint_does(tmp_path: Path, position: Position, kept: list[str]) -> None:
-    run = written(tmp_path / "run")
+    run = write_two_epochs(tmp_path / "run")
     with Logbook(run, position):
         pass
     assert [f"{r['kind']} {r['step']}" for r in read_log(run.log)] == kept
@@ -47,7 +47,7 @@ def test_a_resumed_log_ends_where_its_checkpoint_does(tmp_path: Path, position: 
     "rest", ['{"kind": "st', '{"kind": "step", "step": 9}\n', "[]\n", "\x00\x00\n", '{"kind": "step"']
 )
 def test_a_ragged_end_is_left_out(tmp_path: Path, rest: str) -> None:
-    run = written(tmp_path / "run")
+    run = write_two_epochs(tmp_path / "run")
     whole = read_log(run.log)
     with open(run.log, "a") as file:
         file.write(rest)
@@ -55,7 +55,7 @@ def test_a_ragged_end_is_left_out(tmp_path: Path, rest: str) -> None:
 
 
 def test_metrics_csv_has_one_line_an_epoch(tmp_path: Path) -> None:
-    run = written(tmp_path / "run")
+    run = write_two_epochs(tmp_path / "run")
     lines = run.metrics.read_text().splitlines()
     assert len(lines) == 3
     assert lines[0].startswith("epoch,step,lr,train_loss")
@@ -64,7 +64,7 @@ def test_metrics_csv_has_one_line_an_epoch(tmp_path: Path) -> None:
 def test_tensorboard_has_the_scalars(tmp_path: Path) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    run = written(tmp_path / "run")
+    run = write_two_epochs(tmp_path / "run")
     events = EventAccumulator(str(run.path))
     events.Reload()
     assert [event.step for event in events.Scalars("epoch/top1_error")] == [2, 4]

@@ -17,7 +17,7 @@ from rich.console import Console
 from resnext.cli import main
 from resnext.errors import RequestError, WorkError
 from resnext.recipe import read_recipe
-from resnext.run_directory import OWNER, RunDirectory, create_run
+from resnext.run_directory import OWNER_FILE, RunDirectory, create_run
 from resnext.train import loop
 from resnext.train.checkpoint import Position
 from resnext.train.distributed import World
@@ -126,7 +126,7 @@ def test_one_checkpoint_has_one_number(
         ({"data.image_size": 3}, "too small"),
         ({"model.name": "resnext12_2x4d"}, "not 9n+2"),
         ({"model.cardinality": 3, "model.stage_widths": [8, 16, 32]}, "cardinality 3 does not divide"),
-        ({"augment.jitter": 0.4}, "jitter"),
+        ({"augment.color_jitter": 0.4}, "jitter"),
         ({"train.device": "cuda:99"}, "cuda:99"),
         ({"train.device": "gpu"}, "gpu"),
     ],
@@ -191,12 +191,12 @@ def test_a_signal_ends_what_can_be_repeated_at_once_and_the_run_goes_on_to_the_s
     whole = create_run(tmp_path / "whole")
     train(recipe, whole, console=QUIET)
     assert_same_end(run.path, whole.path)
-    assert not (run.path / OWNER).exists()
+    assert not (run.path / OWNER_FILE).exists()
 
 
 def test_a_run_that_another_host_took_over_writes_nothing_more(tiny_recipe: Path, tmp_path: Path) -> None:
     def taken(session: Session, *arguments: Any) -> float:
-        (session.run.path / OWNER).write_text('{"token": "y", "host": "node8", "pid": 1, "since": "now"}')
+        (session.run.path / OWNER_FILE).write_text('{"token": "y", "host": "node8", "pid": 1, "since": "now"}')
         return train_step(session, *arguments)
 
     run = create_run(tmp_path / "run")
@@ -251,7 +251,7 @@ def test_a_skipped_image_is_counted_in_every_epoch_and_named(
 
 def test_data_that_changed_under_a_run_is_refused(tiny_recipe: Path, tmp_path: Path) -> None:
     run = run_tiny(tiny_recipe, tmp_path / "run", train__epochs=1)
-    recipe = read_recipe(run.recipe, {"data.limit_train": 90})
+    recipe = read_recipe(run.recipe, {"data.max_train_images": 90})
     with pytest.raises(RequestError, match="was trained with 100 training images, but the data now has 90"):
         train(recipe, run, resume=True, console=QUIET)
 
@@ -260,7 +260,7 @@ def test_mixed_images_have_no_training_error(tiny_recipe: Path) -> None:
     for mixup, cutmix, error in ((0, 0, 50.0), (0.2, 0, None), (0, 1.0, None)):
         recipe = read_recipe(tiny_recipe, {"augment.mixup": mixup, "augment.cutmix": cutmix})
         session = SimpleNamespace(position=Position(loss_sum=6.0, wrong=2, images=4), recipe=recipe)
-        assert CLASSIFICATION.trained(session) == {"train_loss": 1.5, "train_error": error}
+        assert CLASSIFICATION.train_metrics(session) == {"train_loss": 1.5, "train_error": error}
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
@@ -315,7 +315,12 @@ def test_a_warm_up_longer_than_the_run_is_refused(tiny_recipe: Path, tmp_path: P
     "changes",
     [
         {"optimizer.name": "lamb", "optimizer.lr": 0.005, "train.loss": "bce", "train.bce_threshold": 0.2},
-        {"train.drop_path": 0.3, "train.ema_steps": 2, "optimizer.decay": "not_norms", "train.bn_batch": 8},
+        {
+            "train.drop_path": 0.3,
+            "train.ema_steps": 2,
+            "optimizer.weight_decay_on": "not_norms",
+            "train.bn_batch_size": 8,
+        },
     ],
 )
 def test_modern_settings_resume_to_the_same_bytes(
@@ -344,8 +349,8 @@ def test_clocks_that_differ_are_said_before_they_cost_a_run(
     skew: float, warned: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     class Skewed(World):
-        def skew(self) -> float:
+        def clock_skew(self) -> float:
             return skew
 
-    loop.warn_of_skew(Skewed(torch.device("cpu")), Console(width=400))
+    loop.warn_about_clock_skew(Skewed(torch.device("cpu")), Console(width=400))
     assert ("clocks of this run's hosts differ by 62 s" in capsys.readouterr().out) == warned

@@ -6,7 +6,7 @@ from timm.loss import BinaryCrossEntropy, SoftTargetCrossEntropy
 from torch import Tensor
 
 from resnext.settings import TrainSettings
-from resnext.train.loss import loss_sum_of
+from resnext.train.loss import compute_loss_sum
 
 
 def logits() -> Tensor:
@@ -27,17 +27,17 @@ def test_bce_is_timms_for_labels_and_for_mixed_targets(smoothing: float, thresho
     train = TrainSettings(loss="bce", bce_threshold=threshold, label_smoothing=smoothing)
     oracle = BinaryCrossEntropy(smoothing=smoothing, target_threshold=threshold)
     for targets in (LABELS, shares()):
-        ours = loss_sum_of(logits(), targets, train) / len(LABELS)
+        ours = compute_loss_sum(logits(), targets, train) / len(LABELS)
         torch.testing.assert_close(ours, oracle(logits(), targets))
 
 
 def test_cross_entropy_of_shares_is_timms() -> None:
     train = TrainSettings(label_smoothing=0.1)
-    ours = loss_sum_of(logits(), shares(), train) / len(LABELS)
+    ours = compute_loss_sum(logits(), shares(), train) / len(LABELS)
     torch.testing.assert_close(ours, SoftTargetCrossEntropy()(logits(), shares()))
 
 
 def test_labels_are_smoothed_once() -> None:
     train = TrainSettings(label_smoothing=0.1)
     smooth = torch.eye(5)[LABELS] * 0.9 + 0.1 / 5
-    torch.testing.assert_close(loss_sum_of(logits(), LABELS, train), loss_sum_of(logits(), smooth, train))
+    torch.testing.assert_close(compute_loss_sum(logits(), LABELS, train), compute_loss_sum(logits(), smooth, train))

@@ -6,23 +6,23 @@ from torchvision.ops._utils import split_normalization_params
 
 from resnext.model.network import create_model
 from resnext.settings import OptimizerSettings
-from resnext.train.optimizer import build_optimizer, parameter_groups
+from resnext.train.optimizer import build_optimizer, build_parameter_groups
 
 
-def tiny() -> torch.nn.Module:
+def make_tiny_network() -> torch.nn.Module:
     return create_model("resnext11_2x4d", base_channels=4, num_classes=3)
 
 
 def test_the_papers_decay_reaches_every_parameter_once() -> None:
-    model = tiny()
-    groups = parameter_groups(model, OptimizerSettings(decay="all"))
+    model = make_tiny_network()
+    groups = build_parameter_groups(model, OptimizerSettings(weight_decay_on="all"))
     assert len(groups) == 1
     assert sorted(map(id, groups[0]["params"])) == sorted(map(id, model.parameters()))
 
 
 def test_sparing_norms_and_biases_leaves_only_matrices_decayed() -> None:
-    model = tiny()
-    decayed, spared = parameter_groups(model, OptimizerSettings(decay="weights", weight_decay=0.1))
+    model = make_tiny_network()
+    decayed, spared = build_parameter_groups(model, OptimizerSettings(weight_decay_on="weights", weight_decay=0.1))
     assert all(parameter.ndim > 1 for parameter in decayed["params"])
     assert all(parameter.ndim == 1 for parameter in spared["params"])
     assert spared["weight_decay"] == 0
@@ -45,15 +45,17 @@ def test_the_sgd_step_is_nesterov_with_decay_in_the_gradient() -> None:
 
 def test_sparing_norms_alone_decays_the_classifiers_bias() -> None:
     """torchvision's ``--norm-weight-decay 0``, by its own function."""
-    model = tiny()
-    decayed, spared = parameter_groups(model, OptimizerSettings(decay="not_norms", weight_decay=0.1))
+    model = make_tiny_network()
+    decayed, spared = build_parameter_groups(model, OptimizerSettings(weight_decay_on="not_norms", weight_decay=0.1))
     norms, others = split_normalization_params(model)
     assert set(map(id, decayed["params"])) == set(map(id, others))
     assert set(map(id, spared["params"])) == set(map(id, norms))
 
 
 def test_lamb_is_timms() -> None:
-    optimizer = build_optimizer(tiny(), OptimizerSettings(name="lamb", lr=5e-3, decay="weights", weight_decay=0.02))
+    optimizer = build_optimizer(
+        make_tiny_network(), OptimizerSettings(name="lamb", lr=5e-3, weight_decay_on="weights", weight_decay=0.02)
+    )
     assert type(optimizer) is Lamb
     assert [group["weight_decay"] for group in optimizer.param_groups] == [0.02, 0.0]
     assert optimizer.defaults["max_grad_norm"] == 1.0

@@ -15,14 +15,14 @@ from resnext.model.blocks import Block
 from resnext.recipe import read_recipe
 from resnext.run_directory import create_run
 from resnext.train.distributed import World
-from resnext.train.session import Session, parts_of, prepare
-from resnext.train.step import compute_gradients, part_gradients, train_step
+from resnext.train.session import Session, build_session, count_micro_batches
+from resnext.train.step import accumulate_gradients, compute_gradients, train_step
 
 
-def session_of(recipe: Path, folder: Path, **changes: object) -> Session:
+def make_session(recipe: Path, folder: Path, **changes: object) -> Session:
     values = {"augment.mixup": 0, **{key.replace("__", "."): value for key, value in changes.items()}}
     world = World(torch.device("cpu"))
-    return prepare(read_recipe(recipe, values), create_run(folder), world, False, Console(quiet=True))
+    return build_session(read_recipe(recipe, values), create_run(folder), world, False, Console(quiet=True))
 
 
 def first_batch(session: Session) -> Batch:
@@ -31,7 +31,7 @@ def first_batch(session: Session) -> Batch:
 
 @pytest.mark.parametrize("parts", [1, 2, 4])
 def test_gradients_are_those_of_the_mean_over_the_batch(tiny_recipe: Path, tmp_path: Path, parts: int) -> None:
-    session = session_of(tiny_recipe, tmp_path / "run", train__bn_batch=16 // parts, train__label_smoothing=0.1)
+    session = make_session(tiny_recipe, tmp_path / "run", train__bn_batch=16 // parts, train__label_smoothing=0.1)
     plain, batch = copy.deepcopy(session.model), first_batch(session)
     loss_sum, wrong, images, bad = compute_gradients(session, batch)
 
@@ -51,7 +51,7 @@ def test_gradients_are_those_of_the_mean_over_the_batch(tiny_recipe: Path, tmp_p
 
 def test_a_clipped_step_moves_no_further_than_the_norm_allows(tiny_recipe: Path, tmp_path: Path) -> None:
     changes = {"optimizer__momentum": 0, "optimizer__nesterov": False, "optimizer__weight_decay": 0}
-    session = session_of(tiny_recipe, tmp_path / "run", train__clip_norm=0.01, **changes)
+    session = make_session(tiny_recipe, tmp_path / "run", train__clip_norm=0.01, **changes)
     before = [parameter.detach().clone() for parameter in session.model.parameters()]
     train_step(session, first_batch(session), lr=1.0)
     moved = torch.stack([(a - b).norm() for a, b in zip(session.model.parameters(), before, strict=True)]).norm()
@@ -61,7 +61,7 @@ def test_a_clipped_step_moves_no_further_than_the_norm_allows(tiny_recipe: Path,
 def test_bf16_autocast_computes_what_fp32_does_to_its_precision(tiny_recipe: Path, tmp_path: Path) -> None:
     losses = []
     for precision in ("fp32", "bf16"):
-        session = session_of(tiny_recipe, tmp_path / precision, train__precision=precision)
+        session = make_session(tiny_recipe, tmp_path / precision, train__precision=precision)
         losses.append(train_step(session, first_batch(session), lr=0.1))
         assert {p.dtype for p in session.model.parameters()} == {torch.float32}
     assert losses[0] == pytest.approx(losses[1], rel=0.03)
@@ -69,18 +69,18 @@ def test_bf16_autocast_computes_what_fp32_does_to_its_precision(tiny_recipe: Pat
 
 
 def test_skipped_images_are_counted_and_too_few_are_an_error(tiny_recipe: Path, tmp_path: Path) -> None:
-    session = session_of(tiny_recipe, tmp_path / "run")
+    session = make_session(tiny_recipe, tmp_path / "run")
     whole = first_batch(session)
-    some = Batch(whole.images[:5], whole.labels[:5], whole.indices[:5], bad=("a.jpg is cut short",) * 11)
+    some = Batch(whole.images[:5], whole.labels[:5], whole.indices[:5], bad_images=("a.jpg is cut short",) * 11)
     train_step(session, some, lr=0.1)
     assert (session.position.images, session.position.bad_images) == (5, 11)
-    one = Batch(whole.images[:1], whole.labels[:1], whole.indices[:1], bad=("a.jpg is cut short",))
+    one = Batch(whole.images[:1], whole.labels[:1], whole.indices[:1], bad_images=("a.jpg is cut short",))
     with pytest.raises(WorkError, match=r"too few readable images in the batch of step 2: a\.jpg"):
         train_step(session, one, lr=0.1)
 
 
 def test_a_loss_that_is_not_finite_leaves_the_weights_alone(tiny_recipe: Path, tmp_path: Path) -> None:
-    session = session_of(tiny_recipe, tmp_path / "run")
+    session = make_session(tiny_recipe, tmp_path / "run")
     with torch.no_grad():
         session.model.fc.bias[0] = float("inf")
     before = {name: value.clone() for name, value in session.model.named_parameters()}
@@ -94,7 +94,7 @@ def statistics(session: Session) -> dict[str, torch.Tensor]:
 
 
 def test_running_statistics_are_those_of_the_first_part_alone(tiny_recipe: Path, tmp_path: Path) -> None:
-    session = session_of(tiny_recipe, tmp_path / "run", train__bn_batch=4)
+    session = make_session(tiny_recipe, tmp_path / "run", train__bn_batch=4)
     plain, batch = copy.deepcopy(session.model), first_batch(session)
     compute_gradients(session, batch)
     plain(normalize(batch.images[:4], session.preprocessing, "cpu"))
@@ -107,28 +107,28 @@ def test_running_statistics_are_those_of_the_first_part_alone(tiny_recipe: Path,
 def test_what_a_part_draws_depends_on_its_number_and_not_on_the_process(tiny_recipe: Path, tmp_path: Path) -> None:
     """The second half of a batch gives the same as second micro-batch of one process and as the only one of rank 1."""
     changes = {"augment__mixup": 0.5, "train__drop_path": 0.5}
-    one = session_of(tiny_recipe, tmp_path / "one", train__bn_batch=8, **changes)
-    two = session_of(tiny_recipe, tmp_path / "two", **changes)
+    one = make_session(tiny_recipe, tmp_path / "one", train__bn_batch=8, **changes)
+    two = make_session(tiny_recipe, tmp_path / "two", **changes)
     batch = first_batch(one)
     images = normalize(batch.images, one.preprocessing, "cpu")
     two.world = World(torch.device("cpu"), rank=1, size=2)
     for session, number in ((one, 1), (two, 0)):
-        part_gradients(session, images[8:].clone(), batch.labels[8:], number, 16)
+        accumulate_gradients(session, images[8:].clone(), batch.labels[8:], number, 16)
     for ours, theirs in zip(one.model.parameters(), two.model.parameters(), strict=True):
         assert torch.equal(2 * ours.grad, theirs.grad), "DDP halves what two processes add up"
 
 
 def test_parts_that_do_not_divide_into_the_processes_are_refused(tiny_recipe: Path) -> None:
-    recipe = read_recipe(tiny_recipe, {"train.bn_batch": 4})
-    assert [parts_of(recipe, n) for n in (1, 2, 4)] == [4, 2, 1]
+    recipe = read_recipe(tiny_recipe, {"train.bn_batch_size": 4})
+    assert [count_micro_batches(recipe, n) for n in (1, 2, 4)] == [4, 2, 1]
     with pytest.raises(RequestError, match=r"4 micro-batches, which cannot be divided evenly between 3 processes"):
-        parts_of(recipe, 3)
+        count_micro_batches(recipe, 3)
 
 
 def test_dropped_paths_grow_with_depth_and_need_shortcuts(tiny_recipe: Path, tmp_path: Path) -> None:
-    session = session_of(tiny_recipe, tmp_path / "run", train__drop_path=0.4)
+    session = make_session(tiny_recipe, tmp_path / "run", train__drop_path=0.4)
     assert [m.drop_path for m in session.model.modules() if isinstance(m, Block)] == [0.0, 0.2, 0.4]
     model, images = session.model.eval(), torch.randn(2, 1, 8, 8)
     assert torch.equal(model(images), model(images)), "nothing is dropped in evaluation"
     with pytest.raises(RequestError, match=r"train\.drop_path needs shortcuts"):
-        session_of(tiny_recipe, tmp_path / "other", train__drop_path=0.4, model__shortcut="none")
+        make_session(tiny_recipe, tmp_path / "other", train__drop_path=0.4, model__shortcut="none")

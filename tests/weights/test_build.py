@@ -11,22 +11,22 @@ import resnext
 from resnext.errors import RequestError
 from resnext.model.architecture import Architecture
 from resnext.model.network import Network
-from resnext.weights.build import build
-from resnext.weights.contents import Contents
+from resnext.weights.build import build_network
+from resnext.weights.network_spec import NetworkSpec
 
 
 def network(**changes: object) -> Network:
     return resnext.create_model("resnext11_2x4d", base_channels=4, num_classes=2, seed=0, **changes).eval()
 
 
-def contents(model: Network, **state: Tensor) -> Contents:
-    return Contents(architecture=model.architecture, state=model.state_dict() | state, format="test")
+def contents(model: Network, **state: Tensor) -> NetworkSpec:
+    return NetworkSpec(architecture=model.architecture, state=model.state_dict() | state, format="test")
 
 
 def test_the_network_computes_what_the_tensors_say_and_owns_its_memory() -> None:
     model, x = network(), torch.randn(2, 3, 16, 16)
     state = model.state_dict()
-    built = build(contents(model), "f")
+    built = build_network(contents(model), "f")
     assert torch.equal(built(x), model(x))
     assert not built.training
     assert all(parameter.requires_grad for parameter in built.parameters())
@@ -37,7 +37,7 @@ def test_the_network_computes_what_the_tensors_say_and_owns_its_memory() -> None
         if value.is_floating_point():
             views[name] = whole[at : at + value.numel()].view(value.shape)
             at += value.numel()
-    built = build(replace(contents(model), state=views), "f")
+    built = build_network(replace(contents(model), state=views), "f")
     assert torch.equal(built(x), model(x))
     assert all(t.untyped_storage().nbytes() == t.numel() * t.element_size() for t in built.state_dict().values())
 
@@ -46,7 +46,7 @@ def test_one_tensor_in_two_places_becomes_two() -> None:
     model = network()
     shared = torch.full((8,), 0.25)
     names = {"layer1.0.bn1.weight": shared, "layer1.0.bn2.weight": shared}
-    built = build(contents(model, **names), "f")
+    built = build_network(contents(model, **names), "f")
     with torch.no_grad():
         built.get_parameter("layer1.0.bn1.weight").zero_()
     assert torch.equal(built.get_parameter("layer1.0.bn2.weight"), torch.full((8,), 0.25))
@@ -56,7 +56,7 @@ def test_one_tensor_in_two_places_becomes_two() -> None:
 def test_other_floats_become_float32_and_that_is_noted(dtype: torch.dtype) -> None:
     model = network()
     state = {name: t.to(dtype) if t.is_floating_point() else t for name, t in model.state_dict().items()}
-    built = build(replace(contents(model), state=state), "f")
+    built = build_network(replace(contents(model), state=state), "f")
     assert {t.dtype for t in built.parameters()} == {torch.float32}
     assert torch.equal(built.fc.weight, model.fc.weight.to(dtype).float())
     assert built.provenance["notes"] == [f"converted from {str(dtype)[6:]} to float32"]
@@ -65,7 +65,7 @@ def test_other_floats_become_float32_and_that_is_noted(dtype: torch.dtype) -> No
 def test_files_without_batch_counters_get_them() -> None:
     model = network()
     state = {name: t for name, t in model.state_dict().items() if not name.endswith("num_batches_tracked")}
-    built = build(replace(contents(model), state=state), "f")
+    built = build_network(replace(contents(model), state=state), "f")
     assert built.state_dict().keys() == model.state_dict().keys()
 
 
@@ -87,7 +87,7 @@ def test_files_without_batch_counters_get_them() -> None:
 )
 def test_tensors_that_do_not_fit_are_named(changed: dict[str, Tensor], says: str) -> None:
     with pytest.raises(RequestError) as caught:
-        build(contents(network(), **changed), "some/file")
+        build_network(contents(network(), **changed), "some/file")
     assert str(caught.value).startswith("some/file")
     assert says in str(caught.value)
     assert len(str(caught.value)) < 500
@@ -96,19 +96,19 @@ def test_tensors_that_do_not_fit_are_named(changed: dict[str, Tensor], says: str
 
 def test_class_names_must_be_as_many_as_the_outputs() -> None:
     with pytest.raises(RequestError, match="f: 3 class names for 2 outputs"):
-        build(replace(contents(network()), classes=("a", "b", "c")), "f")
+        build_network(replace(contents(network()), classes=("a", "b", "c")), "f")
 
 
 def test_large_values_whose_sum_overflows_are_finite() -> None:
     large = torch.full((2,), 3e38)
     assert torch.isinf(large.sum())
-    assert torch.equal(build(contents(network(), **{"fc.bias": large}), "f").fc.bias, large)
+    assert torch.equal(build_network(contents(network(), **{"fc.bias": large}), "f").fc.bias, large)
 
 
 @pytest.mark.parametrize("dtype", [torch.bool, torch.uint8, torch.int32])
 def test_batch_counters_of_any_whole_numbers_become_int64(dtype: torch.dtype) -> None:
     name = "bn1.num_batches_tracked"
-    counter = build(contents(network(), **{name: torch.tensor(1, dtype=dtype)}), "f").state_dict()[name]
+    counter = build_network(contents(network(), **{name: torch.tensor(1, dtype=dtype)}), "f").state_dict()[name]
     assert (counter.dtype, int(counter)) == (torch.int64, 1)
 
 
@@ -122,7 +122,7 @@ def test_batch_counters_of_any_whole_numbers_become_int64(dtype: torch.dtype) ->
 )
 def test_a_large_network_is_not_built_for_a_file_without_its_tensors(changes: dict[str, Any], needed: str) -> None:
     with pytest.raises(RequestError, match="f has 0 tensors") as caught:
-        build(Contents(architecture=Architecture(stem="cifar", **changes), state={}, format="test"), "f")
+        build_network(NetworkSpec(architecture=Architecture(stem="cifar", **changes), state={}, format="test"), "f")
     assert needed in str(caught.value)
 
 
@@ -135,4 +135,4 @@ def test_tensors_that_share_their_numbers_do_not_outgrow_the_file() -> None:
     state = {name: numbers[: tensor.numel()].view(tensor.shape) for name, tensor in expected.items()}
     state |= {name: torch.tensor(0) for name in state if name.endswith("tracked")}
     with pytest.raises(RequestError, match="f: its tensors share memory"):
-        build(Contents(architecture=architecture, state=state, format="test"), "f")
+        build_network(NetworkSpec(architecture=architecture, state=state, format="test"), "f")

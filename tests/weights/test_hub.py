@@ -16,14 +16,14 @@ import torch
 from huggingface_hub import constants
 
 from resnext.cli import main
-from resnext.data.digits import open_digits
 from resnext.data.preprocessing import Preprocessing
+from resnext.data.sources.digits import open_digits
 from resnext.errors import RequestError, WorkError
 from resnext.model.network import Network, create_model
 from resnext.settings import DataSettings
 from resnext.weights import load
-from resnext.weights.hub import archive_of, fetch, is_remote, parse_hub
-from resnext.weights.native import serialized
+from resnext.weights.hub import fetch, is_remote, parse_hub_name, parse_url
+from resnext.weights.native import serialize_network
 
 COMMIT, OTHER = "a" * 40, "b" * 40
 WEIGHTS = bytes(i * 11 % 253 for i in range(50_000))
@@ -165,9 +165,9 @@ def model(server: Hub) -> Network:
     """What ``hf://lab/net`` holds."""
     network = create_model("resnext11_2x4d", seed=1, base_channels=4, num_classes=10, in_channels=1).eval()
     settings = DataSettings()
-    network.preprocessing = Preprocessing.of(settings, open_digits(settings))
+    network.preprocessing = Preprocessing.from_settings(settings, open_digits(settings))
     network.classes = tuple("0123456789")
-    server.repositories["lab/net"] = {"model.safetensors": serialized(network), "config.json": b"{}"}
+    server.repositories["lab/net"] = {"model.safetensors": serialize_network(network), "config.json": b"{}"}
     return network
 
 
@@ -184,7 +184,7 @@ def test_a_network_is_loaded_from_the_hub_and_converted_with_its_address(model: 
     assert main(["convert", "hf://lab/net@v1", str(tmp_path / "out.safetensors")]) == 0
     source = load(tmp_path / "out.safetensors").provenance["source"]
     assert (source["hub"], source["file"], source["format"]) == ("lab/net", "model.safetensors", "resnext")
-    assert source["sha256"] == hashlib.sha256(serialized(model)).hexdigest()
+    assert source["sha256"] == hashlib.sha256(serialize_network(model)).hexdigest()
 
 
 def test_a_revision_is_asked_for_and_its_config_is_of_the_same_commit(server: Hub) -> None:
@@ -266,12 +266,12 @@ def test_a_hub_that_is_down_is_a_failure_of_the_work(server: Hub, monkeypatch: p
 )
 def test_a_name_that_means_nothing_says_the_form(source: str) -> None:
     with pytest.raises(RequestError, match="expected hf://owner/name"):
-        parse_hub(source)
+        parse_hub_name(source)
 
 
 def test_a_revision_before_the_file_says_so() -> None:
     with pytest.raises(RequestError, match="the revision comes last"):
-        parse_hub("hf://lab/net@main/model.safetensors")
+        parse_hub_name("hf://lab/net@main/model.safetensors")
 
 
 def test_an_address_is_fetched_once_and_checked_by_its_name(server: Hub, tmp_path: Path) -> None:
@@ -343,14 +343,14 @@ def test_an_address_that_cannot_be_used_says_why(source: str, says: str) -> None
     ],
 )
 def test_a_checksum_in_a_name_is_told_from_a_date(name: str, digest: str | None) -> None:
-    assert archive_of(f"https://x.org/d/{name}").sha256 == digest
+    assert parse_url(f"https://x.org/d/{name}").sha256 == digest
 
 
 @pytest.mark.parametrize("path", ["/..%2f..%2fetc%2fpasswd", "/a/..", "/%00x", "/" + "n" * 5000, "/ü.pth", "/?x=../y"])
 def test_names_in_the_cache_stay_plain(path: str) -> None:
-    name = archive_of("https://x.org" + path).name
+    name = parse_url("https://x.org" + path).name
     assert re.fullmatch(r"[0-9a-f]{64}-[A-Za-z0-9._-]{1,100}", name)
 
 
 def test_sources_that_differ_only_in_their_query_are_kept_apart() -> None:
-    assert archive_of("https://x.org/a.pth?v=1").name != archive_of("https://x.org/a.pth?v=2").name
+    assert parse_url("https://x.org/a.pth?v=1").name != parse_url("https://x.org/a.pth?v=2").name

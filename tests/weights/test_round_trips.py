@@ -10,16 +10,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from resnext.data.preprocessing import INTERPOLATIONS, Preprocessing
-from resnext.deploy.publish import About, write_folder
+from resnext.deploy.publish import ModelCardInfo, write_hub_folder
 from resnext.errors import RequestError
 from resnext.model.architecture import FORMS, Architecture
 from resnext.model.network import Network, create_model
-from resnext.settings import FITS
+from resnext.settings import CROP_MODES
 from resnext.weights import load, writers
 
-WRITERS: dict[str, tuple[str, writers.Write]] = {
-    "ours": ("out.safetensors", writers.write_ours),
-    "hub": ("hub", lambda model, folder: write_folder(model, folder, About())),
+WRITERS: dict[str, tuple[str, writers.Writer]] = {
+    "ours": ("out.safetensors", writers.write_native),
+    "hub": ("hub", lambda model, folder: write_hub_folder(model, folder, ModelCardInfo())),
     "torchvision": ("out.pth", writers.write_torchvision),
     "timm": ("timm", writers.write_timm),
     "detectron2": ("out.pkl", writers.write_detectron2),
@@ -54,7 +54,7 @@ def architectures(draw: Any) -> Architecture:
 
 @st.composite
 def preprocessings(draw: Any, channels: int) -> Preprocessing:
-    fit = draw(st.sampled_from(FITS))
+    fit = draw(st.sampled_from(CROP_MODES))
     size = draw(st.integers(32, 400))
     shares = st.lists(st.floats(0, 1).map(lambda x: round(x, 3)), min_size=channels, max_size=channels)
     return Preprocessing(

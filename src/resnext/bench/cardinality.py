@@ -4,9 +4,17 @@ import argparse
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from resnext.bench.measure import Timing, ratio
-from resnext.bench.report import add_out, csv_path, out_folder, protocol, read_rows, timing_rows, write_rows
-from resnext.bench.train import add_batch, add_peers, check_numbers
+from resnext.bench.measure import Timing, compute_speed_ratio
+from resnext.bench.results import (
+    add_out_option,
+    collect_protocol,
+    make_csv_path,
+    make_out_folder,
+    make_timing_rows,
+    read_rows,
+    write_rows,
+)
+from resnext.bench.train import add_batch_options, add_peers_option, check_numbers
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,61 +31,61 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=list(NETWORKS),
         help="(default: the 50-layer networks of Table 2)",
     )
-    add_batch(parser, 32, 224)
+    add_batch_options(parser, 32, 224)
     parser.add_argument(
         "--rounds", type=int, default=5, metavar="N", help="timed steps of each candidate [%(default)s]"
     )
-    add_peers(parser)
+    add_peers_option(parser)
     parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16", help="of all candidates [%(default)s]")
-    add_out(parser)
+    add_out_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the benchmark; exit status 0. Raises WorkError if a candidate computes something different."""
-    from resnext.bench.peers import OURS, chosen_peers
-    from resnext.model.table import published
+    from resnext.bench.peers import OURS, choose_peers
+    from resnext.model.stage_table import parse_paper_architecture
 
     check_numbers(args)
-    networks = {a.name: a for a in map(published, args.networks)}
+    networks = {a.name: a for a in map(parse_paper_architecture, args.networks)}
     for a in networks.values():
         a.check_image_size(args.size, args.size)
-        peers = chosen_peers(args.peers, a)
-    folder = out_folder(args)
-    path = csv_path(folder, "cardinality")
+        peers = choose_peers(args.peers, a)
+    folder = make_out_folder(args)
+    path = make_csv_path(folder, "cardinality")
     read_rows(path)
 
-    from resnext.bench.arms import Entry, Task, measured
-    from resnext.bench.pictures import cardinality_picture
-    from resnext.bench.step import Way
-    from resnext.evaluate.style import save
-    from resnext.screen import screen
+    from resnext.bench.candidates import CandidateSpec, TrainWorkload, measure_candidates
+    from resnext.bench.plots import plot_cardinality
+    from resnext.bench.train_step import StepConfig
+    from resnext.plotting import save_figure
+    from resnext.screen import make_screen
 
-    console = screen()
+    console = make_screen()
     libraries = [OURS, *peers]
     entries = [
-        Entry(f"{name}: {library}", a, Way(library, args.precision))
+        CandidateSpec(f"{name}: {library}", a, StepConfig(library, args.precision))
         for name, a in networks.items()
         for library in libraries
     ]
-    found = measured(entries, Task(args.batch, args.size), args.rounds, console)
+    found = measure_candidates(entries, TrainWorkload(args.batch, args.size), args.rounds, console)
     timings = {t.name: t for t in found.timings}
     lines = {library: [timings[f"{name}: {library}"] for name in networks] for library in libraries}
     more = {e.name: found.columns[e.name] | {"cardinality": e.architecture.cardinality} for e in entries}
     rows = [
         row
         for name in networks
-        for row in timing_rows([timings[f"{name}: {library}"] for library in libraries], f"{name}: {OURS}", more)
+        for row in make_timing_rows([timings[f"{name}: {library}"] for library in libraries], f"{name}: {OURS}", more)
     ]
-    write_rows(path, rows, protocol(args.command))
+    write_rows(path, rows, collect_protocol(args.command))
     settings = [f"{a.cardinality}×{a.width}d" for a in networks.values()]
     said = f"batch {args.batch}, {args.size}×{args.size}, {args.precision}, NHWC; medians of {args.rounds} rounds"
-    save(cardinality_picture(settings, lines, said), folder / "bench-cardinality.png")
-    print_lines(console, list(networks), lines)
+    save_figure(plot_cardinality(settings, lines, said), folder / "bench-cardinality.png")
+    print_speeds(console, list(networks), lines)
     console.print(f"{path}, {folder / 'bench-cardinality.png'}", highlight=False, markup=False, soft_wrap=True)
     return 0
 
 
-def print_lines(console: "Console", names: Sequence[str], lines: Mapping[str, Sequence[Timing]]) -> None:
+def print_speeds(console: "Console", names: Sequence[str], lines: Mapping[str, Sequence[Timing]]) -> None:
     """Print one row per network and one column per library, then each library's slowest speed over its fastest."""
     from rich.table import Table
 
@@ -87,12 +95,14 @@ def print_lines(console: "Console", names: Sequence[str], lines: Mapping[str, Se
         table.add_column(library, justify="right")
     for number, name in enumerate(names):
         table.add_row(name, *(f"{timings[number].median:.3g}" for timings in lines.values()))
-    table.add_row("slowest / fastest", *(f"{flatness(timings):.2f}" for timings in lines.values()), style="bold")
+    table.add_row(
+        "slowest / fastest", *(f"{compute_flatness(timings):.2f}" for timings in lines.values()), style="bold"
+    )
     console.print(table)
 
 
-def flatness(timings: Sequence[Timing]) -> float:
+def compute_flatness(timings: Sequence[Timing]) -> float:
     """Compute the slowest speed over the fastest, from the speed ratios within each round."""
     first = timings[0]
-    relative = [ratio(timing, first)[0] for timing in timings]
+    relative = [compute_speed_ratio(timing, first)[0] for timing in timings]
     return min(relative) / max(relative)

@@ -8,15 +8,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from resnext.bench.measure import Arm, Timing, interleaved
-from resnext.bench.report import (
-    add_out,
-    bench_bar,
-    csv_path,
-    out_folder,
+from resnext.bench.measure import Candidate, Timing, time_interleaved
+from resnext.bench.results import (
+    add_out_option,
+    collect_protocol,
+    make_csv_path,
+    make_out_folder,
+    make_timing_rows,
     print_timings,
-    protocol,
-    timing_rows,
+    show_progress,
     write_rows,
 )
 from resnext.errors import RequestError
@@ -24,13 +24,13 @@ from resnext.errors import RequestError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from resnext.data.folder import FolderDataset
     from resnext.data.loader import TrainLoader
+    from resnext.data.sources.image_folder import FolderDataset
 
-SENTENCE = "Measure images per second from files to batches, compared with torchvision's ImageFolder."
+SUMMARY = "Measure images per second from files to batches, compared with torchvision's ImageFolder."
 OURS, EXACT = "resnext fast", "resnext exact"
 EXTENSIONS = (".jpg", ".jpeg", ".png")
-LARGEST = 4 << 30  # bytes; larger tar files are not unpacked
+MAX_TAR_BYTES = 4 << 30  # bytes; larger tar files are not unpacked
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,54 +41,54 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--limit", type=int, default=256, help="images per round (default 256)")
     parser.add_argument("--rounds", type=int, default=7, help="timed rounds of each candidate (default 7)")
     parser.add_argument("--workers", type=int, default=0, help="loading processes of each candidate (default 0)")
-    add_out(parser)
+    add_out_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the benchmark; exit status 0. Raises RequestError if there are no images."""
     import torch
 
-    from resnext.screen import screen
-    from resnext.speed.allocator import keep_memory
+    from resnext.screen import make_screen
+    from resnext.speed.allocator import tune_malloc
 
-    keep_memory()  # as in training; it speeds up every candidate
-    folder = out_folder(args)
+    tune_malloc()  # as in training; it speeds up every candidate
+    folder = make_out_folder(args)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with _unpacked(Path(args.path).expanduser()) as root:
-            _measured(args, root, folder, screen())
+        with _unpack(Path(args.path).expanduser()) as root:
+            _measure(args, root, folder, make_screen())
     finally:
         torch.set_num_threads(threads)
     return 0
 
 
-def _measured(args: argparse.Namespace, root: Path, folder: Path, console: "Console") -> None:
-    dataset = _dataset(root, args.limit)
+def _measure(args: argparse.Namespace, root: Path, folder: Path, console: "Console") -> None:
+    dataset = _open_dataset(root, args.limit)
     _print_differences(args, dataset, console)
-    with bench_bar("loading") as progress:
-        timings = interleaved(_arms(args, root, dataset), args.rounds, progress=progress)
-    stages = _stages(args, dataset, next(t for t in timings if t.name == OURS))
-    path = csv_path(folder, "data")
-    rows = timing_rows(timings, OURS)
+    with show_progress("loading") as progress:
+        timings = time_interleaved(_make_candidates(args, root, dataset), args.rounds, progress=progress)
+    stages = _time_stages(args, dataset, next(t for t in timings if t.name == OURS))
+    path = make_csv_path(folder, "data")
+    rows = make_timing_rows(timings, OURS)
     more = [{"arm": f"stage: {name}", "microseconds": f"{value:.1f}"} for name, value in stages.items()]
-    write_rows(path, [*rows, *more], protocol(args.command))
-    _draw(timings, path.with_suffix(".png"))
-    print_timings(console, _title(args, len(dataset)), timings, OURS)
+    write_rows(path, [*rows, *more], collect_protocol(args.command))
+    _plot(timings, path.with_suffix(".png"))
+    print_timings(console, _make_title(args, len(dataset)), timings, OURS)
     _print_stages(stages, console)
     console.print(f"written: {path} and {path.with_suffix('.png').name}")
 
 
-def _arms(args: argparse.Namespace, root: Path, dataset: "FolderDataset") -> list[Arm]:
+def _make_candidates(args: argparse.Namespace, root: Path, dataset: "FolderDataset") -> list[Candidate]:
     """Make our candidates, torchvision's and, if installed, OpenCV's; a pass reads at most ``args.limit`` images."""
     from importlib.util import find_spec
 
-    from resnext.bench import feeding
+    from resnext.bench import data_peers
 
     ways = {
-        "ImageFolder + PIL": feeding.image_folder,
-        "torchvision decode_image + v2": feeding.decoded_tensors,
-        **({"OpenCV": feeding.opencv} if find_spec("cv2") else {}),
+        "ImageFolder + PIL": data_peers.make_image_folder_batches,
+        "torchvision decode_image + v2": data_peers.make_tensor_batches,
+        **({"OpenCV": data_peers.make_opencv_batches} if find_spec("cv2") else {}),
     }
     steps = len(dataset) // args.batch
     images = steps * args.batch
@@ -96,37 +96,40 @@ def _arms(args: argparse.Namespace, root: Path, dataset: "FolderDataset") -> lis
     def passes(batches: Callable[[], Iterator[Any]]) -> Callable[[], object]:
         return lambda: [None for _, _ in zip(range(steps), batches(), strict=False)]
 
-    mine = [Arm(name, passes(_epochs(_loader(dataset, args, fast=name == OURS))), images) for name in (OURS, EXACT)]
-    theirs = [Arm(n, passes(way(root, args.size, args.batch, args.workers)), images) for n, way in ways.items()]
+    mine = [
+        Candidate(name, passes(_iterate_epochs(_make_loader(dataset, args, fast=name == OURS))), images)
+        for name in (OURS, EXACT)
+    ]
+    theirs = [Candidate(n, passes(way(root, args.size, args.batch, args.workers)), images) for n, way in ways.items()]
     return mine + theirs
 
 
-def _epochs(loader: "TrainLoader") -> Callable[[], Iterator[Any]]:
+def _iterate_epochs(loader: "TrainLoader") -> Callable[[], Iterator[Any]]:
     epochs = iter(range(1_000_000))
     return lambda: loader.batches(next(epochs))
 
 
-def _loader(dataset: Any, args: argparse.Namespace, *, fast: bool, **augment: Any) -> "TrainLoader":
+def _make_loader(dataset: Any, args: argparse.Namespace, *, fast: bool, **augment: Any) -> "TrainLoader":
     """Make the training loader of the paper's ImageNet recipe; ``augment`` changes single settings of it."""
-    from resnext.data.augment import fast_transform, train_transform
-    from resnext.data.folder import MEAN, STD
     from resnext.data.loader import TrainLoader
     from resnext.data.preprocessing import Preprocessing
+    from resnext.data.sources.image_folder import MEAN, STD
+    from resnext.data.transforms.pipeline import build_jpeg_transform, build_train_transform
     from resnext.settings import AugmentSettings
 
     view = Preprocessing(image_size=args.size, resize=args.size, mean=MEAN, std=STD, channels=3, exif=False)
     recipe: dict[str, Any] = {"crop": "paper_imagenet", "flip": 0.5, "jitter": 0.4, "lighting": 0.1} | augment
-    transform = (fast_transform if fast else train_transform)(AugmentSettings(**recipe), view)
+    transform = (build_jpeg_transform if fast else build_train_transform)(AugmentSettings(**recipe), view)
     return TrainLoader(dataset, transform, seed=0, batch_size=args.batch, drop_last=True, workers=args.workers)
 
 
-def _dataset(root: Path, limit: int) -> Any:
-    from resnext.data.folder import scan
-    from resnext.data.source import limited
+def _open_dataset(root: Path, limit: int) -> Any:
+    from resnext.data.dataset import random_subset
+    from resnext.data.sources.image_folder import scan_class_folders
     from resnext.settings import DataSettings
 
-    whole = scan(root, "", DataSettings(source="folder", path=str(root), exif=False))
-    return limited(whole, limit, 0)
+    whole = scan_class_folders(root, "", DataSettings(source="folder", path=str(root), exif=False))
+    return random_subset(whole, limit, 0)
 
 
 def _print_differences(args: argparse.Namespace, dataset: Any, console: "Console") -> None:
@@ -140,7 +143,7 @@ def _print_differences(args: argparse.Namespace, dataset: Any, console: "Console
         table.add_column(heading, justify="left" if heading == "recipe" else "right")
     for name, change in (("crop and flip", {"jitter": 0.0, "lighting": 0.0}), ("with jitter and lighting", {})):
         largest = total = differing = count = 0.0
-        exact, fast = (_loader(dataset, args, fast=fast, **change).batches(0) for fast in (False, True))
+        exact, fast = (_make_loader(dataset, args, fast=fast, **change).batches(0) for fast in (False, True))
         for one, other in zip(exact, fast, strict=True):
             scale = 255 if one.images.is_floating_point() else 1
             apart = (one.images.float() - other.images.float()).abs() * scale
@@ -150,37 +153,37 @@ def _print_differences(args: argparse.Namespace, dataset: Any, console: "Console
     console.print(table)
 
 
-def _stages(args: argparse.Namespace, dataset: Any, whole: Timing) -> dict[str, float]:
+def _time_stages(args: argparse.Namespace, dataset: Any, whole: Timing) -> dict[str, float]:
     """Time each stage of the fast decoder, in microseconds per image; empty if there is no fast decoder."""
     import torch
 
-    from resnext.data.jpeg import Look, decoder
+    from resnext.data.decode.turbojpeg import CropSpec, load_decoder
 
-    library = decoder()
+    library = load_decoder()
     if library is None or args.workers:
         return {}
     looks = []
-    transform: Any = _loader(dataset, args, fast=True).transform
+    transform: Any = _make_loader(dataset, args, fast=True).transform
     for index in range(len(dataset)):
         file = dataset.encoded(index)
         torch.manual_seed(index)
-        look = transform.drawn(library.header(file)) if library.header(file).plain else None
+        look = transform.drawn(library.read_header(file)) if library.read_header(file).is_plain else None
         if look is not None:
             looks.append((file, look))
     bytes_out = torch.empty(3, args.size, args.size, dtype=torch.uint8)
     floats_out = torch.empty(3, args.size, args.size)
 
-    def last_row(look: Look) -> tuple[int, int, int, int]:
+    def last_row(look: CropSpec) -> tuple[int, int, int, int]:
         left, top, _, height = look.box
         return left, top + height - 1, 1, 1
 
     works = {
-        "entropy": lambda: [library.decodes(file, last_row(look), args.size) for file, look in looks],
-        "decode": lambda: [library.decodes(file, look.box, args.size) for file, look in looks],
-        "bytes": lambda: [library.image(file, look, bytes_out) for file, look in looks],
-        "floats": lambda: [library.image(file, look, floats_out) for file, look in looks],
+        "entropy": lambda: [library.decode_only(file, last_row(look), args.size) for file, look in looks],
+        "decode": lambda: [library.decode_only(file, look.box, args.size) for file, look in looks],
+        "bytes": lambda: [library.decode_crop(file, look, bytes_out) for file, look in looks],
+        "floats": lambda: [library.decode_crop(file, look, floats_out) for file, look in looks],
     }
-    timings = interleaved([Arm(name, work, len(looks)) for name, work in works.items()], args.rounds)
+    timings = time_interleaved([Candidate(name, work, len(looks)) for name, work in works.items()], args.rounds)
     took = {timing.name: 1e6 / timing.median for timing in timings}
     return {
         "entropy decoding, to the crop's last row": took["entropy"],
@@ -205,12 +208,12 @@ def _print_stages(stages: dict[str, float], console: "Console") -> None:
         console.print(table)
 
 
-def _title(args: argparse.Namespace, images: int) -> str:
+def _make_title(args: argparse.Namespace, images: int) -> str:
     where = f"{args.workers} loading processes" if args.workers else "one process, one thread"
     return f"{images} files to {args.size}x{args.size}, crop, jitter, lighting, flip; {where}"
 
 
-def _draw(timings: list[Timing], path: Path) -> None:
+def _plot(timings: list[Timing], path: Path) -> None:
     """Plot one bar per candidate: the median, with a mark at the best round."""
     from matplotlib.figure import Figure
 
@@ -224,10 +227,10 @@ def _draw(timings: list[Timing], path: Path) -> None:
 
 
 @contextmanager
-def _unpacked(path: Path) -> Iterator[Path]:
+def _unpack(path: Path) -> Iterator[Path]:
     """Find the folder with one subfolder per class, in ``path`` or in a tar file that is unpacked temporarily."""
     if path.is_dir():
-        yield _class_root(path)
+        yield _find_class_root(path)
         return
     if not path.is_file():
         raise RequestError(f"{path} does not exist; give a folder of image files, or a tar file of one")
@@ -235,15 +238,17 @@ def _unpacked(path: Path) -> Iterator[Path]:
         try:
             with tarfile.open(path) as tar:
                 members = [m for m in tar if m.isreg() and m.name.lower().endswith(EXTENSIONS)]
-                if sum(m.size for m in members) > LARGEST:
-                    raise RequestError(f"{path} holds more than {LARGEST >> 30} GiB; unpack it and give the folder")
+                if sum(m.size for m in members) > MAX_TAR_BYTES:
+                    raise RequestError(
+                        f"{path} holds more than {MAX_TAR_BYTES >> 30} GiB; unpack it and give the folder"
+                    )
                 tar.extractall(name, members, filter="data")
         except tarfile.TarError as error:
             raise RequestError(f"{path} is neither a folder nor a tar: {error}") from None
-        yield _class_root(Path(name))
+        yield _find_class_root(Path(name))
 
 
-def _class_root(root: Path) -> Path:
+def _find_class_root(root: Path) -> Path:
     """Find the topmost folder whose subfolders hold images. Raises RequestError if there is none."""
     level = [root]
     for _ in range(4):

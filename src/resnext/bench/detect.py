@@ -7,27 +7,27 @@ samples of proposals. Their outputs are compared before anything is timed.
 import argparse
 from typing import TYPE_CHECKING
 
-from resnext.bench.report import (
-    add_out,
-    bench_bar,
-    csv_path,
-    out_folder,
+from resnext.bench.results import (
+    add_out_option,
+    collect_protocol,
+    make_csv_path,
+    make_out_folder,
+    make_timing_rows,
     print_timings,
-    protocol,
     read_rows,
-    timing_rows,
+    show_progress,
     write_rows,
 )
 from resnext.errors import RequestError
-from resnext.settings import FREEZES
+from resnext.settings import FREEZE_STAGES
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from resnext.bench.detect_step import Detecting, Distance, Task
-    from resnext.bench.step import Way
+    from resnext.bench.detect_step import DetectDistance, DetectStep, DetectWorkload
+    from resnext.bench.train_step import StepConfig
 
-SMALLEST = 64  # pixels; the coarsest pyramid level then has one pixel
+MIN_SIZE = 64  # pixels; the coarsest pyramid level then has one pixel
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,66 +36,76 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", type=int, default=480, metavar="PIXELS", help="shorter side of the images [480]")
     parser.add_argument("--batch", type=int, default=2, metavar="N", help="images per step [2]")
     parser.add_argument("--boxes", type=int, default=8, metavar="N", help="boxes per image [8]")
-    parser.add_argument("--freeze", default="conv2", choices=(*FREEZES[:-1], "none"), help="last frozen stage [conv2]")
+    parser.add_argument(
+        "--freeze", default="conv2", choices=(*FREEZE_STAGES[:-1], "none"), help="last frozen stage [conv2]"
+    )
     parser.add_argument("--rounds", type=int, default=7, metavar="N", help="timed steps of each candidate [7]")
     parser.add_argument(
         "--precision", choices=("bf16", "fp32"), default="bf16", help="of the fastest candidates [bf16]"
     )
-    add_out(parser)
+    add_out_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the benchmark; exit status 0. Raises WorkError if a candidate computes something different."""
-    from resnext.model.table import published
+    from resnext.model.stage_table import parse_paper_architecture
 
-    for option, least in (("size", SMALLEST), ("batch", 1), ("boxes", 1), ("rounds", 1)):
+    for option, least in (("size", MIN_SIZE), ("batch", 1), ("boxes", 1), ("rounds", 1)):
         if getattr(args, option) < least:
             raise RequestError(f"--{option} {getattr(args, option)} must be at least {least}")
-    architecture = published(args.model)
-    path = csv_path(out_folder(args), "detect")
+    architecture = parse_paper_architecture(args.model)
+    path = make_csv_path(make_out_folder(args), "detect")
     read_rows(path)
 
-    from resnext.bench.detect_step import Task, ways_of
-    from resnext.screen import screen
+    from resnext.bench.detect_step import DetectWorkload, list_configs
+    from resnext.screen import make_screen
 
-    console = screen()
+    console = make_screen()
     freeze = None if args.freeze == "none" else args.freeze
-    task = Task(architecture, args.size, args.batch, args.boxes, freeze=freeze)
-    write_rows(path, measured(task, ways_of(args.precision), args.rounds, console), protocol(args.command))
+    task = DetectWorkload(architecture, args.size, args.batch, args.boxes, freeze=freeze)
+    write_rows(
+        path, measure_workload(task, list_configs(args.precision), args.rounds, console), collect_protocol(args.command)
+    )
     console.print(f"{path}", highlight=False, markup=False, soft_wrap=True)
     return 0
 
 
-def measured(task: "Task", ways: "list[Way]", rounds: int, console: "Console") -> list[dict[str, object]]:
+def measure_workload(
+    task: "DetectWorkload", ways: "list[StepConfig]", rounds: int, console: "Console"
+) -> list[dict[str, object]]:
     """Build and compare the candidates, time training and prediction, print the results, and return the CSV rows."""
-    from resnext.bench.detect_step import arms_named
-    from resnext.bench.measure import Arm, interleaved
+    from resnext.bench.detect_step import build_candidates
+    from resnext.bench.measure import Candidate, time_interleaved
 
     with console.status("comparing the outputs of the candidates"):
-        arms = arms_named(task, ways)
-        distances = compared(arms, console)
+        arms = build_candidates(task, ways)
+        distances = compare_candidates(arms, console)
     rows: list[dict[str, object]] = []
     for work in ("train", "predict"):
         call = {name: arm.train_step if work == "train" else arm.predict for name, arm in arms.items()}
-        with bench_bar(work) as progress:
-            timings = interleaved([Arm(n, call[n], task.batch) for n in arms], rounds, warmup=0, progress=progress)
+        with show_progress(work) as progress:
+            timings = time_interleaved(
+                [Candidate(n, call[n], task.batch) for n in arms], rounds, warmup=0, progress=progress
+            )
         title = f"{'A training step' if work == 'train' else 'Prediction'} of Faster R-CNN on {task.architecture.name}"
         print_timings(console, f"{title}, batch {task.batch} at {task.size}x{task.width}", timings, timings[0].name)
-        columns = {name: _columns(task, arm.way, distances[name]) for name, arm in arms.items()}
-        rows += [{"work": work, **row} for row in timing_rows(timings, timings[0].name, columns)]
+        columns = {name: _make_columns(task, arm.config, distances[name]) for name, arm in arms.items()}
+        rows += [{"work": work, **row} for row in make_timing_rows(timings, timings[0].name, columns)]
     return rows
 
 
-def compared(arms: "dict[str, Detecting]", console: "Console") -> "dict[str, Distance]":
+def compare_candidates(arms: "dict[str, DetectStep]", console: "Console") -> "dict[str, DetectDistance]":
     """Compare the outputs of each candidate with torchvision in fp32. Raises WorkError if ours differ too much."""
-    from resnext.bench.detect_step import check, distance, outcome
+    from resnext.bench.detect_step import check_distance, compute_outputs, measure_distance
 
-    outcomes = {name: outcome(arm) for name, arm in arms.items()}
-    reference = next(n for n, a in arms.items() if not a.ours and a.way.precision == "fp32" and not a.way.channels_last)
-    found = {name: distance(one, outcomes[reference]) for name, one in outcomes.items()}
+    outcomes = {name: compute_outputs(arm) for name, arm in arms.items()}
+    reference = next(
+        n for n, a in arms.items() if not a.is_ours and a.config.precision == "fp32" and not a.config.channels_last
+    )
+    found = {name: measure_distance(one, outcomes[reference]) for name, one in outcomes.items()}
     for name, arm in arms.items():
-        if arm.ours:  # torchvision in bf16 computes its anchors in bf16 too: its distance is only reported
-            check(name, arm.way.precision, found[name])
+        if arm.is_ours:  # torchvision in bf16 computes its anchors in bf16 too: its distance is only reported
+            check_distance(name, arm.config.precision, found[name])
     for name, far in found.items():
         if name != reference:
             console.print(
@@ -106,7 +116,7 @@ def compared(arms: "dict[str, Detecting]", console: "Console") -> "dict[str, Dis
     return found
 
 
-def _columns(task: "Task", way: "Way", found: "Distance") -> dict[str, object]:
+def _make_columns(task: "DetectWorkload", way: "StepConfig", found: "DetectDistance") -> dict[str, object]:
     return {
         "network": task.architecture.name,
         "library": way.library,

@@ -15,31 +15,31 @@ from torchvision.models.detection.backbone_utils import _resnet_fpn_extractor
 from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 from torchvision.ops import FrozenBatchNorm2d
 
-from resnext.bench.peers import OURS, calmed
-from resnext.bench.step import Way
-from resnext.detect.fast import make_fast
-from resnext.detect.faster_rcnn import FasterRcnn, Found, build_detector
+from resnext.bench.peers import OURS, stabilize_weights
+from resnext.bench.train_step import StepConfig
+from resnext.detect.model.faster_rcnn import FasterRcnn, ImageDetections, build_detector
+from resnext.detect.model.fuse import fuse_detector
 from resnext.detect.preprocessing import IMAGENET_MEAN, IMAGENET_STD, DetectPreprocessing
 from resnext.detect.settings import DetectorSettings
 from resnext.device import autocast
 from resnext.errors import RequestError, WorkError
 from resnext.model.architecture import Architecture
 from resnext.settings import InitSettings
-from resnext.speed.allocator import keep_memory
-from resnext.train.finetune import freeze, norms, stages_of, training_mode
-from resnext.weights import torchvision as torchvision_names
+from resnext.speed.allocator import tune_malloc
+from resnext.train.finetune import find_bn_layers, freeze, group_modules_by_stage, set_training_mode
+from resnext.weights.adapters import torchvision as torchvision_names
 
 SGD: dict[str, Any] = {"lr": 1e-4, "momentum": 0.9, "weight_decay": 1e-4}
-WIDER = 4 / 3  # longer side over shorter side
-LOGITS = 1.0  # standard deviation of class logits; some hundred boxes per image then pass the score threshold
+ASPECT_RATIO = 4 / 3  # longer side over shorter side
+LOGIT_STD = 1.0  # standard deviation of class logits; some hundred boxes per image then pass the score threshold
 SEED = 0
 SETTINGS = DetectorSettings()  # torchvision's defaults
 RPN_LOSSES = ("loss_objectness", "loss_rpn_box_reg")
-PARTS = (*RPN_LOSSES, "loss_classifier", "loss_box_reg")
+LOSSES = (*RPN_LOSSES, "loss_classifier", "loss_box_reg")
 
 
 @dataclass(frozen=True)
-class Task:
+class DetectWorkload:
     """The batch and the detector that every candidate is timed on."""
 
     architecture: Architecture
@@ -60,7 +60,7 @@ class Task:
     @property
     def width(self) -> int:
         """The longer side in pixels."""
-        return round(self.size * WIDER)
+        return round(self.size * ASPECT_RATIO)
 
     @property
     def targets(self) -> list[dict[str, Tensor]]:
@@ -76,27 +76,27 @@ class Task:
         return found
 
 
-class Detecting:
+class DetectStep:
     """One candidate: ``train_step`` and ``predict`` on the batch of the workload."""
 
-    def __init__(self, task: Task, way: Way, start: FasterRcnn) -> None:
-        keep_memory()
-        self.way, self.ours = way, way.library == OURS
-        self.model: nn.Module = _ours(task, start) if self.ours else _theirs(task, start)
+    def __init__(self, task: DetectWorkload, way: StepConfig, start: FasterRcnn) -> None:
+        tune_malloc()
+        self.config, self.is_ours = way, way.library == OURS
+        self.model: nn.Module = _build_ours(task, start) if self.is_ours else _build_torchvision(task, start)
         if way.channels_last:
             self.model.to(memory_format=torch.channels_last)
         trained = [p for p in self.model.parameters() if p.requires_grad]
-        self.optimizer = torch.optim.SGD(trained, fused=self.ours or None, **SGD)
+        self.optimizer = torch.optim.SGD(trained, fused=self.is_ours or None, **SGD)
         self.images, self.targets = task.images, task.targets
-        if not self.ours:  # torchvision expects float images, and label 0 is the background
+        if not self.is_ours:  # torchvision expects float images, and label 0 is the background
             self.images = [image.float() / 255 for image in self.images]
             self.targets = [target | {"labels": target["labels"] + 1} for target in self.targets]
 
     def losses(self) -> dict[str, Tensor]:
         """Compute the losses; the samples depend on the seed only."""
-        training_mode(self.model)
+        set_training_mode(self.model)
         torch.manual_seed(SEED)
-        with autocast(self.images[0].device, self.way.precision):
+        with autocast(self.images[0].device, self.config.precision):
             return dict(self.model(self.images, self.targets))
 
     def train_step(self) -> None:
@@ -106,15 +106,15 @@ class Detecting:
         self.optimizer.zero_grad(set_to_none=True)
 
     @torch.no_grad()
-    def predict(self) -> list[Found]:
+    def predict(self) -> list[ImageDetections]:
         """Predict boxes, scores and labels for each image."""
         if self.model.training:
             self.model.eval()
-        with autocast(self.images[0].device, self.way.precision):
+        with autocast(self.images[0].device, self.config.precision):
             return list(self.model(self.images))
 
 
-def started(task: Task) -> FasterRcnn:
+def build_initial_detector(task: DetectWorkload) -> FasterRcnn:
     """Build the detector whose weights every candidate starts from.
 
     Raises RequestError for a network that torchvision's detector cannot use.
@@ -125,32 +125,32 @@ def started(task: Task) -> FasterRcnn:
         raise RequestError(f"torchvision's detector needs a ResNet or ResNeXt of four stages, not {a.name}")
     classes = tuple(f"class {number}" for number in range(task.classes))
     model = build_detector(a.change(num_classes=0), SETTINGS, classes, DetectPreprocessing(), seed=SEED)
-    calmed(model.network)
+    stabilize_weights(model.network)
     with torch.no_grad():
-        _take_statistics(model, task)
-        scores = _class_scores(model, task)
-        model.roi_heads.box_predictor.cls_score.weight.mul_(LOGITS / scores.std())
+        _set_running_stats(model, task)
+        scores = _compute_class_logits(model, task)
+        model.roi_heads.box_predictor.cls_score.weight.mul_(LOGIT_STD / scores.std())
     return model
 
 
 @dataclass(frozen=True)
-class Outcome:
+class DetectOutputs:
     """What a candidate computes before its first step."""
 
     losses: dict[str, float]
-    found: list[Found]
+    detections: list[ImageDetections]
 
 
-def outcome(arm: Detecting) -> Outcome:
+def compute_outputs(arm: DetectStep) -> DetectOutputs:
     """Compute detections and losses, then do a training step; this is also the warm-up."""
     found = arm.predict()
     losses = {name: loss.item() for name, loss in arm.losses().items()}
     arm.train_step()
-    return Outcome(losses, found)
+    return DetectOutputs(losses, found)
 
 
 @dataclass(frozen=True)
-class Distance:
+class DetectDistance:
     """Distances from the reference: of losses as shares of the total loss, and of the best scores."""
 
     rpn: float
@@ -158,20 +158,22 @@ class Distance:
     scores: float
 
 
-def distance(of: Outcome, to: Outcome) -> Distance:
+def measure_distance(of: DetectOutputs, to: DetectOutputs) -> DetectDistance:
     """Measure how far outputs are from those of the reference."""
     whole = sum(to.losses.values())
     losses = {name: abs(of.losses[name] - value) / whole for name, value in to.losses.items()}
     rpn = max(losses[name] for name in RPN_LOSSES)
     head = max(value for name, value in losses.items() if name not in RPN_LOSSES)
-    return Distance(rpn, head, max(_scores(a, b) for a, b in zip(of.found, to.found, strict=True)))
+    return DetectDistance(
+        rpn, head, max(_compare_scores(a, b) for a, b in zip(of.detections, to.detections, strict=True))
+    )
 
 
 # One proposal more or less, or another order, changes the samples of the head: its losses move by a few percent.
-TOLERANCES = {"fp32": Distance(1e-4, 2e-2, 1e-3), "bf16": Distance(0.05, 0.1, 0.1)}
+TOLERANCES = {"fp32": DetectDistance(1e-4, 2e-2, 1e-3), "bf16": DetectDistance(0.05, 0.1, 0.1)}
 
 
-def check(arm: str, precision: str, found: Distance) -> None:
+def check_distance(arm: str, precision: str, found: DetectDistance) -> None:
     """Check that a distance can be explained by rounding and its consequences. Raises WorkError if it is larger."""
     most = TOLERANCES[precision]
     for what in ("rpn", "head", "scores"):
@@ -184,26 +186,26 @@ def check(arm: str, precision: str, found: Distance) -> None:
             )
 
 
-def ways_of(precision: str) -> list[Way]:
+def list_configs(precision: str) -> list[StepConfig]:
     """List ours in ``precision`` and in fp32, then torchvision with its defaults and with its fastest settings."""
-    fast, plain = Way(OURS, precision), Way("torchvision", "fp32", channels_last=False)
-    ways = [fast, replace(fast, precision="fp32"), plain, Way("torchvision", precision)]
+    fast, plain = StepConfig(OURS, precision), StepConfig("torchvision", "fp32", channels_last=False)
+    ways = [fast, replace(fast, precision="fp32"), plain, StepConfig("torchvision", precision)]
     return list(dict.fromkeys(ways))
 
 
-def _ours(task: Task, start: FasterRcnn) -> FasterRcnn:
+def _build_ours(task: DetectWorkload, start: FasterRcnn) -> FasterRcnn:
     classes = start.classes
     architecture = task.architecture.change(num_classes=0)
     model = build_detector(architecture, SETTINGS, classes, DetectPreprocessing(), seed=SEED)
     model.load_state_dict(start.state_dict(), strict=True)
     freeze(model.network, InitSettings(weights="the same", frozen_bn=True, freeze=task.freeze))
-    training_mode(model)
-    make_fast(model)  # as in resnext detect train
+    set_training_mode(model)
+    fuse_detector(model)  # as in resnext detect train
     return model
 
 
-def _theirs(task: Task, start: FasterRcnn) -> FasterRCNN:
-    a, stages = task.architecture, list(stages_of(start.network))[:-1]
+def _build_torchvision(task: DetectWorkload, start: FasterRcnn) -> FasterRCNN:
+    a, stages = task.architecture, list(group_modules_by_stage(start.network))[:-1]
     frozen = 0 if task.freeze is None else stages.index(task.freeze) + 1
     block = BasicBlock if a.block == "basic" else Bottleneck
     groups = {} if a.block == "basic" else {"groups": a.cardinality, "width_per_group": a.width}
@@ -230,19 +232,19 @@ def _theirs(task: Task, start: FasterRcnn) -> FasterRCNN:
     return model
 
 
-def _take_statistics(model: FasterRcnn, task: Task) -> None:
+def _set_running_stats(model: FasterRcnn, task: DetectWorkload) -> None:
     """Set running statistics from these images, so that activations neither grow nor vanish."""
-    layers = norms(model.network)
+    layers = find_bn_layers(model.network)
     before = [norm.momentum for norm in layers]
     for norm in layers:
         norm.momentum = 1.0
     model.train()
-    model.backbone(model.batch(task.images).tensors)
+    model.backbone(model.make_batch(task.images).tensors)
     for norm, momentum in zip(layers, before, strict=True):
         norm.momentum = momentum
 
 
-def _class_scores(model: FasterRcnn, task: Task) -> Tensor:
+def _compute_class_logits(model: FasterRcnn, task: DetectWorkload) -> Tensor:
     """Compute the class logits of the proposals of the first image."""
     seen: list[Tensor] = []
     hook = model.roi_heads.box_predictor.cls_score.register_forward_hook(lambda _m, _x, y: seen.append(y))
@@ -252,7 +254,7 @@ def _class_scores(model: FasterRcnn, task: Task) -> Tensor:
     return seen[0].float()
 
 
-def _scores(a: Found, b: Found) -> float:
+def _compare_scores(a: ImageDetections, b: ImageDetections) -> float:
     """Return the largest difference between sorted scores; 1 if only one of both found anything."""
     if not len(a["scores"]) or not len(b["scores"]):
         return float(len(a["scores"]) != len(b["scores"]))
@@ -260,7 +262,7 @@ def _scores(a: Found, b: Found) -> float:
     return float((a["scores"][:most] - b["scores"][:most]).abs().max())
 
 
-def arms_named(task: Task, ways: Sequence[Way]) -> dict[str, Detecting]:
+def build_candidates(task: DetectWorkload, ways: Sequence[StepConfig]) -> dict[str, DetectStep]:
     """Build all candidates with the same weights, by name."""
-    start = started(task)
-    return {str(way): Detecting(task, way, start) for way in ways}
+    start = build_initial_detector(task)
+    return {str(way): DetectStep(task, way, start) for way in ways}

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from resnext.bench.report import (
-    add_out,
-    csv_path,
-    out_folder,
+from resnext.bench.results import (
+    add_out_option,
+    collect_protocol,
+    make_csv_path,
+    make_out_folder,
+    make_timing_rows,
     print_timings,
-    protocol,
     read_rows,
-    timing_rows,
     write_rows,
 )
 from resnext.errors import RequestError
@@ -41,7 +41,7 @@ SMALL_NETWORKS: tuple[tuple[str, dict[str, Any]], ...] = (
         {"base_channels": 16, "blocks": (1, 2, 3), "stage_widths": (32, 64, 256), "stage_channels": (32, 128, 256)},
     ),
 )
-MACHINE = ("cpu", "isa", "threads", "torch", "resnext")  # columns in which a kept point must agree
+MACHINE_COLUMNS = ("cpu", "isa", "threads", "torch", "resnext")  # columns in which a kept point must agree
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -73,15 +73,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--again", action="store_true", help="measure points again that this command has measured before"
     )
-    add_out(parser)
+    add_out_option(parser)
 
 
 @dataclass(frozen=True)
-class Point:
+class SweepPoint:
     """One network and batch to be measured."""
 
     sweep: str
-    at: int
+    value: int
     architecture: "Architecture"
     batch: int
     size: int
@@ -90,14 +90,14 @@ class Point:
 def run(args: argparse.Namespace) -> int:
     """Run the benchmark; exit status 0. Raises WorkError if a candidate computes something different."""
     args.command = args.command.replace(" --again", "")
-    points = {sweep: points_of(sweep, args) for sweep in SWEEPS if sweep in args.of}
-    folder = out_folder(args)
+    points = {sweep: list_points(sweep, args) for sweep in SWEEPS if sweep in args.of}
+    folder = make_out_folder(args)
     for what in ("growth", SMALL):
-        read_rows(csv_path(folder, what))
+        read_rows(make_csv_path(folder, what))
 
-    from resnext.screen import screen
+    from resnext.screen import make_screen
 
-    console = screen()
+    console = make_screen()
     for sweep, some in points.items():
         measure_sweep(sweep, some, folder, args, console)
     if SMALL in args.of:
@@ -105,15 +105,18 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def points_of(sweep: str, args: argparse.Namespace) -> list[Point]:
+def list_points(sweep: str, args: argparse.Namespace) -> list[SweepPoint]:
     """List the points of a sweep in growing order. Raises RequestError for points that cannot be measured."""
-    from resnext.model.table import published
+    from resnext.model.stage_table import parse_paper_architecture
 
-    a = published(args.model)
+    a = parse_paper_architecture(args.model)
     points = {
-        "batch": [Point(sweep, batch, a, batch, args.size) for batch in sorted(set(args.batches))],
-        "size": [Point(sweep, size, a, args.batch, size) for size in sorted(set(args.sizes))],
-        "depth": [Point(sweep, b.depth or 0, b, args.batch, args.size) for b in map(published, args.networks)],
+        "batch": [SweepPoint(sweep, batch, a, batch, args.size) for batch in sorted(set(args.batches))],
+        "size": [SweepPoint(sweep, size, a, args.batch, size) for size in sorted(set(args.sizes))],
+        "depth": [
+            SweepPoint(sweep, b.depth or 0, b, args.batch, args.size)
+            for b in map(parse_paper_architecture, args.networks)
+        ],
     }[sweep]
     if args.rounds < 1:
         raise RequestError(f"--rounds {args.rounds} must be at least 1")
@@ -127,19 +130,19 @@ def points_of(sweep: str, args: argparse.Namespace) -> list[Point]:
 
 
 def measure_sweep(
-    sweep: str, points: Sequence[Point], folder: Path, args: argparse.Namespace, console: "Console"
+    sweep: str, points: Sequence[SweepPoint], folder: Path, args: argparse.Namespace, console: "Console"
 ) -> None:
     """Measure the missing points, write each to the CSV at once, and plot all of them."""
-    from resnext.bench.pictures import growth_picture
-    from resnext.evaluate.style import save
+    from resnext.bench.plots import plot_growth
+    from resnext.plotting import save_figure
 
-    path, facts = csv_path(folder, "growth"), protocol(args.command)
-    kept = [row for row in read_rows(path) if not args.again and _same(row, facts)]
+    path, facts = make_csv_path(folder, "growth"), collect_protocol(args.command)
+    kept = [row for row in read_rows(path) if not args.again and _is_same_measurement(row, facts)]
     mine = [row for row in read_rows(path) if all(row[key] == facts[key] for key in ("command", "variables"))]
     others = [row for row in mine if row["grows"] != sweep]
     rows: list[Mapping[str, object]] = [row for row in kept if row["grows"] == sweep]
     for point in points:
-        if not any(str(row["at"]) == str(point.at) for row in rows):
+        if not any(str(row["at"]) == str(point.value) for row in rows):
             rows += measure_point(point, args, console)
             write_rows(path, [*others, *rows], facts)
     label, heading = SWEEPS[sweep]
@@ -151,26 +154,26 @@ def measure_sweep(
     ]
     said += [args.precision, f"NHWC; medians of {args.rounds} rounds"]
     picture = folder / f"bench-growth-{sweep}.png"
-    save(growth_picture(heading, ", ".join(said), label, drawn(rows)), picture)
+    save_figure(plot_growth(heading, ", ".join(said), label, collect_points(rows)), picture)
     console.print(f"{path}, {picture}", highlight=False, markup=False, soft_wrap=True)
 
 
-def measure_point(point: Point, args: argparse.Namespace, console: "Console") -> list[dict[str, object]]:
+def measure_point(point: SweepPoint, args: argparse.Namespace, console: "Console") -> list[dict[str, object]]:
     """Measure one point; return its CSV rows, ours first."""
-    from resnext.bench.arms import Entry, Task, measured
-    from resnext.bench.step import Way
+    from resnext.bench.candidates import CandidateSpec, TrainWorkload, measure_candidates
+    from resnext.bench.train_step import StepConfig
 
-    ways = [Way(library, args.precision) for library in ("resnext", "plain")]
-    entries = [Entry(str(way), point.architecture, way) for way in ways]
-    found = measured(entries, Task(point.batch, point.size), args.rounds, console, memory=True)
+    ways = [StepConfig(library, args.precision) for library in ("resnext", "plain")]
+    entries = [CandidateSpec(str(way), point.architecture, way) for way in ways]
+    found = measure_candidates(entries, TrainWorkload(point.batch, point.size), args.rounds, console, memory=True)
     title = f"{point.architecture.name}, batch {point.batch} at {point.size}x{point.size}"
     shown = {name: {"peak MiB": values["peak_mib"]} for name, values in found.columns.items()}
     print_timings(console, title, found.timings, entries[0].name, shown)
-    more = {name: {"grows": point.sweep, "at": point.at, **values} for name, values in found.columns.items()}
-    return timing_rows(found.timings, entries[0].name, more)
+    more = {name: {"grows": point.sweep, "at": point.value, **values} for name, values in found.columns.items()}
+    return make_timing_rows(found.timings, entries[0].name, more)
 
 
-def drawn(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def collect_points(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Collect the points of a plot from CSV rows, in growing order."""
     points: dict[int, dict[str, Any]] = {}
     for row in rows:
@@ -183,24 +186,24 @@ def drawn(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def measure_small(folder: Path, args: argparse.Namespace, console: "Console") -> None:
     """Measure small networks on batches of 64 images of 32x32: ours and plain PyTorch in all precisions and layouts."""
-    from resnext.bench.arms import Entry, Task, measured
-    from resnext.bench.step import Way
+    from resnext.bench.candidates import CandidateSpec, TrainWorkload, measure_candidates
+    from resnext.bench.train_step import StepConfig
     from resnext.model.architecture import Architecture
 
-    ways = [Way("resnext", p) for p in ("bf16", "fp32")]
-    ways += [Way("plain", p, channels_last=nhwc) for p in ("fp32", "bf16") for nhwc in (False, True)]
+    ways = [StepConfig("resnext", p) for p in ("bf16", "fp32")]
+    ways += [StepConfig("plain", p, channels_last=nhwc) for p in ("fp32", "bf16") for nhwc in (False, True)]
     rows: list[dict[str, object]] = []
     for name, changes in SMALL_NETWORKS:
         a = Architecture.parse(name, num_classes=10, **changes)
-        entries = [Entry(str(way), a, way) for way in ways]
-        found = measured(entries, Task(64, 32), 5 * args.rounds, console)
+        entries = [CandidateSpec(str(way), a, way) for way in ways]
+        found = measure_candidates(entries, TrainWorkload(64, 32), 5 * args.rounds, console)
         ours = max(found.timings[:2], key=lambda timing: timing.median)
         print_timings(console, f"{a.name}, batch 64 at 32x32", found.timings, ours.name)
-        rows += timing_rows(found.timings, ours.name, found.columns)
-    path = csv_path(folder, SMALL)
-    write_rows(path, rows, protocol(args.command))
+        rows += make_timing_rows(found.timings, ours.name, found.columns)
+    path = make_csv_path(folder, SMALL)
+    write_rows(path, rows, collect_protocol(args.command))
     console.print(str(path), highlight=False, markup=False, soft_wrap=True)
 
 
-def _same(row: Mapping[str, str], facts: Mapping[str, str]) -> bool:
-    return all(row.get(key) == facts[key] for key in ("command", "variables", *MACHINE))
+def _is_same_measurement(row: Mapping[str, str], facts: Mapping[str, str]) -> bool:
+    return all(row.get(key) == facts[key] for key in ("command", "variables", *MACHINE_COLUMNS))

@@ -4,28 +4,28 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from resnext.errors import RequestError, nearest
+from resnext.errors import RequestError, did_you_mean
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from resnext.bench.infer_arms import Case
+    from resnext.bench.infer_candidates import InferWorkload
     from resnext.bench.measure import Timing
     from resnext.model.network import Network
 
-SENTENCE = "Measure inference speed of each engine, compared with other libraries."
+SUMMARY = "Measure inference speed of each engine, compared with other libraries."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``resnext bench infer``."""
-    from resnext.bench.report import add_out
+    from resnext.bench.results import add_out_option
 
     parser.add_argument(
         "model", nargs="?", default="resnext50_32x4d", metavar="MODEL|RUN|FILE", help="[resnext50_32x4d, new weights]"
     )
     parser.add_argument(
         "--batch",
-        type=numbers,
+        type=parse_numbers,
         default=[1, 16],
         metavar="N,N",
         help="batch sizes; 1 measures latency, more throughput [1,16]",
@@ -33,7 +33,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--size", type=int, metavar="N", help="side of the images in pixels [that of the weights, else 224]"
     )
-    parser.add_argument("--precision", type=words, default=["fp32", "bf16"], metavar="P,P", help="fp32, bf16, int8")
+    parser.add_argument(
+        "--precision", type=parse_words, default=["fp32", "bf16"], metavar="P,P", help="fp32, bf16, int8"
+    )
     parser.add_argument("--engine", default="auto", help="our engine: pytorch, onnxruntime, openvino or auto [auto]")
     parser.add_argument("--threads", type=int, metavar="N", help="threads of each candidate [the cores]")
     parser.add_argument("--rounds", type=int, default=9, metavar="N", help="timed rounds of each candidate [9]")
@@ -44,10 +46,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--calibration", metavar="DIR", help="calibration images for int8 [the run's training data, else noise]"
     )
-    add_out(parser)
+    add_out_option(parser)
 
 
-def numbers(text: str) -> list[int]:
+def parse_numbers(text: str) -> list[int]:
     """Parse a list of positive whole numbers such as ``1,16``."""
     try:
         values = [int(word) for word in text.split(",")]
@@ -58,7 +60,7 @@ def numbers(text: str) -> list[int]:
     return values
 
 
-def words(text: str) -> list[str]:
+def parse_words(text: str) -> list[str]:
     """Parse a list of words such as ``fp32,bf16``."""
     return text.split(",")
 
@@ -67,30 +69,32 @@ def run(args: argparse.Namespace) -> int:
     """Measure, print and write ``bench-infer.csv``; for a run also the accuracy lost in each precision."""
     import torch
 
-    from resnext.bench.infer_accuracy import held_out_images, show_accuracy
-    from resnext.bench.infer_arms import Case
-    from resnext.bench.report import csv_path, out_folder, protocol, write_rows
-    from resnext.deploy.runtime import usual_size
+    from resnext.bench.infer_accuracy import measure_accuracy, open_held_out_images
+    from resnext.bench.infer_candidates import InferWorkload
+    from resnext.bench.results import collect_protocol, make_csv_path, make_out_folder, write_rows
+    from resnext.deploy.predictor import get_expected_image_size
     from resnext.run_directory import check_run_kind
-    from resnext.screen import screen
+    from resnext.screen import make_screen
 
-    out, console = out_folder(args), screen()
+    out, console = make_out_folder(args), make_screen()
     if args.threads is not None:
         if args.threads < 1:
             raise RequestError(f"--threads {args.threads} must be at least 1")
         torch.set_num_threads(args.threads)
     check_precisions(args)
     check_run_kind(args.model, "classification", "resnext bench detect NETWORK, which measures detectors")
-    network, calibration = loaded(args)
-    held_out = held_out_images(args.model)
-    size = args.size or usual_size(network)
+    network, calibration = load_network(args)
+    held_out = open_held_out_images(args.model)
+    size = args.size or get_expected_image_size(network)
     rows: list[dict[str, object]] = []
     for batch in args.batch:
-        case = Case(network, args.model, batch, size, tuple(args.precision), args.engine, calibration, args.no_peers)
-        rows += measured(case, args, console)
-    rows += show_accuracy(args, network, calibration, console, held_out)
-    path = csv_path(out, "infer")
-    write_rows(path, rows, protocol(args.command))
+        case = InferWorkload(
+            network, args.model, batch, size, tuple(args.precision), args.engine, calibration, args.no_peers
+        )
+        rows += measure_workload(case, args, console)
+    rows += measure_accuracy(args, network, calibration, console, held_out)
+    path = make_csv_path(out, "infer")
+    write_rows(path, rows, collect_protocol(args.command))
     console.print(f"written: {path}", markup=False, highlight=False, soft_wrap=True)
     return 0
 
@@ -100,26 +104,26 @@ def check_precisions(args: argparse.Namespace) -> None:
 
     Raises RequestError for an unknown precision, one the engine does not support, or calibration images without int8.
     """
-    from resnext.deploy.engines import TOLERANCE, candidates
+    from resnext.deploy.engines import TOLERANCE, list_engines
 
     for precision in args.precision:
         if precision not in TOLERANCE:
-            raise RequestError(f"--precision {precision!r} is unknown{nearest(precision, TOLERANCE)}")
-        candidates(args.engine, precision)
+            raise RequestError(f"--precision {precision!r} is unknown{did_you_mean(precision, TOLERANCE)}")
+        list_engines(args.engine, precision)
     if args.calibration is not None and "int8" not in args.precision:
         raise RequestError("--calibration needs --precision int8")
 
 
-def measured(case: "Case", args: argparse.Namespace, console: Any) -> list[dict[str, object]]:
+def measure_workload(case: "InferWorkload", args: argparse.Namespace, console: Any) -> list[dict[str, object]]:
     """Measure and print one batch size; return the CSV rows."""
-    from resnext.bench.infer_arms import arms_of, bound, memory
-    from resnext.bench.measure import interleaved
-    from resnext.bench.report import bench_bar, print_timings, timing_rows
+    from resnext.bench.infer_candidates import build_candidates, compute_bound, measure_memory
+    from resnext.bench.measure import time_interleaved
+    from resnext.bench.results import make_timing_rows, print_timings, show_progress
 
-    arms, about = arms_of(case)
-    with bench_bar(f"batch {case.batch}") as progress:
-        timings = interleaved(arms, args.rounds, progress=progress)
-    peaks = {precision: bound(case, precision) for precision in case.precisions}
+    arms, about = build_candidates(case)
+    with show_progress(f"batch {case.batch}") as progress:
+        timings = time_interleaved(arms, args.rounds, progress=progress)
+    peaks = {precision: compute_bound(case, precision) for precision in case.precisions}
     more: dict[str, dict[str, object]] = {}
     for timing in timings:
         precision = about[timing.name]["precision"]
@@ -127,37 +131,37 @@ def measured(case: "Case", args: argparse.Namespace, console: Any) -> list[dict[
             {"of the bound": f"{timing.median / peaks[str(precision)]:.0%}"} if precision in peaks else {}
         )
         if args.memory:
-            more[timing.name]["peak MiB"] = round(memory(case, timing.name, args), 1)
+            more[timing.name]["peak MiB"] = round(measure_memory(case, timing.name, args), 1)
     ours = f"resnext {case.precisions[-1]}"
     name = case.network.architecture.name
     print_timings(console, f"{name}, batch {case.batch}, {case.size}x{case.size}", timings, ours, more)
-    say_ours(timings, about, console)
+    print_comparison(timings, about, console)
     for precision, images in peaks.items():
         console.print(
             f"upper bound from arithmetic in {precision}: {images:.1f} images/s", highlight=False, style="dim"
         )
     facts = {"model": name, "batch": case.batch, "size": case.size}
-    rows = timing_rows(timings, ours, {n: {**about[n], **more[n]} for n in more})
+    rows = make_timing_rows(timings, ours, {n: {**about[n], **more[n]} for n in more})
     return [facts | row for row in rows]
 
 
-def say_ours(timings: "list[Timing]", about: dict[str, dict[str, object]], console: Any) -> None:
+def print_comparison(timings: "list[Timing]", about: dict[str, dict[str, object]], console: Any) -> None:
     """Print the engine of each of our candidates, and its speed relative to each other candidate."""
-    from resnext.bench.measure import ratio
+    from resnext.bench.measure import compute_speed_ratio
 
     for mine in (timing for timing in timings if timing.name.startswith("resnext ")):
         others = [t for t in timings if not t.name.startswith("resnext ")]
-        said = ", ".join(f"{ratio(mine, other)[0]:.2f}x the speed of {other.name}" for other in others)
+        said = ", ".join(f"{compute_speed_ratio(mine, other)[0]:.2f}x the speed of {other.name}" for other in others)
         console.print(f"{mine.name} ({about[mine.name]['way']}): {said}", highlight=False, soft_wrap=True)
 
 
-def loaded(args: argparse.Namespace) -> "tuple[Network, Tensor | None]":
+def load_network(args: argparse.Namespace) -> "tuple[Network, Tensor | None]":
     """Load the network and, for int8, calibration images of the run or folder, else noise (enough to time it)."""
     import torch
 
     from resnext import create_model
-    from resnext.deploy.quantize import calibration_of
-    from resnext.deploy.runtime import usual_size
+    from resnext.deploy.int8 import load_calibration_images
+    from resnext.deploy.predictor import get_expected_image_size
     from resnext.run_directory import is_run
     from resnext.weights import load
     from resnext.weights.hub import is_remote
@@ -168,6 +172,6 @@ def loaded(args: argparse.Namespace) -> "tuple[Network, Tensor | None]":
     if "int8" not in args.precision:
         return network, None
     if args.calibration or (known and is_run(path)):
-        return network, calibration_of(network, path if known and is_run(path) else None, args.calibration)
-    a, size = network.architecture, args.size or usual_size(network)
+        return network, load_calibration_images(network, path if known and is_run(path) else None, args.calibration)
+    a, size = network.architecture, args.size or get_expected_image_size(network)
     return network, torch.randn(32, a.in_channels, size, size, generator=torch.Generator().manual_seed(0))

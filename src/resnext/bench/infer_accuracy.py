@@ -6,28 +6,28 @@ from typing import Any
 
 from torch import Tensor
 
-from resnext.data.open import open_data
-from resnext.data.source import Dataset
-from resnext.deploy.runtime import Predictor
+from resnext.data.dataset import Dataset
+from resnext.data.sources.registry import open_data
+from resnext.deploy.predictor import Predictor
 from resnext.evaluate.evaluator import Evaluation, evaluate
-from resnext.evaluate.predict import preprocessing_of
+from resnext.evaluate.predict import get_preprocessing
 from resnext.model.network import Network
 from resnext.recipe import read_recipe
 from resnext.run_directory import is_run
 
 
-def held_out_images(model: str) -> Dataset | None:
+def open_held_out_images(model: str) -> Dataset | None:
     """Open the held-out images of a run; None if ``model`` is not a run. Raises RequestError if they are missing."""
     return open_data(read_recipe(Path(model) / "recipe.yaml").data).val if is_run(Path(model)) else None
 
 
-def show_accuracy(
+def measure_accuracy(
     args: argparse.Namespace, network: Network, calibration: Tensor | None, console: Any, held_out: Dataset | None
 ) -> list[dict[str, object]]:
     """Evaluate each precision against plain fp32, print the errors, and return CSV rows; nothing without images."""
     if held_out is None:
         return []
-    preprocessing = preprocessing_of(network)
+    preprocessing = get_preprocessing(network)
 
     def judged(model: Any) -> Evaluation:
         return evaluate(model, held_out, preprocessing, device="cpu", batch_size=64)

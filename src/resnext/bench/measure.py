@@ -19,11 +19,11 @@ from resnext.errors import RequestError, WorkError
 Work = Callable[[], object]
 Progress = Callable[[int, int, str], None]  # repetitions done, total, next candidate ("" at the end)
 MIB = 1 << 20
-CHILD = "from resnext.bench.measure import _measure_here; _measure_here()"
+CHILD_CODE = "from resnext.bench.measure import _measure_here; _measure_here()"
 
 
 @dataclass(frozen=True)
-class Arm:
+class Candidate:
     """One piece of work to be timed against others."""
 
     name: str
@@ -52,17 +52,19 @@ class Timing:
     @property
     def spread(self) -> float:
         """Interquartile range of the seconds over their median; 0 for a single round."""
-        low, high = _quartiles(self.seconds)
+        low, high = _compute_quartiles(self.seconds)
         return (high - low) / statistics.median(self.seconds)
 
     @property
     def quartiles(self) -> tuple[float, float]:
         """Lower and upper quartile of the images per second."""
-        low, high = _quartiles(self.seconds)
+        low, high = _compute_quartiles(self.seconds)
         return self.images / high, self.images / low
 
 
-def interleaved(arms: Sequence[Arm], rounds: int, warmup: int = 1, progress: Progress | None = None) -> list[Timing]:
+def time_interleaved(
+    candidates: Sequence[Candidate], rounds: int, warmup: int = 1, progress: Progress | None = None
+) -> list[Timing]:
     """Time candidates in interleaved rounds; return their timings in the given order.
 
     A round runs each candidate once; the next round starts with the next candidate. The first ``warmup`` rounds are not
@@ -70,13 +72,13 @@ def interleaved(arms: Sequence[Arm], rounds: int, warmup: int = 1, progress: Pro
     """
     if rounds < 1:
         raise RequestError(f"--rounds {rounds} must be at least 1")
-    if len({arm.name for arm in arms}) < len(arms):
-        raise RequestError(f"two candidates have the same name: {', '.join(arm.name for arm in arms)}")
-    seconds: dict[str, list[float]] = {arm.name: [] for arm in arms}
-    done, total = 0, len(arms) * (rounds + warmup)
+    if len({arm.name for arm in candidates}) < len(candidates):
+        raise RequestError(f"two candidates have the same name: {', '.join(arm.name for arm in candidates)}")
+    seconds: dict[str, list[float]] = {arm.name: [] for arm in candidates}
+    done, total = 0, len(candidates) * (rounds + warmup)
     for number in range(-warmup, rounds):
-        first = number % len(arms) if arms else 0
-        for arm in (*arms[first:], *arms[:first]):
+        first = number % len(candidates) if candidates else 0
+        for arm in (*candidates[first:], *candidates[:first]):
             if progress is not None:
                 progress(done, total, arm.name)
             start = time.perf_counter()
@@ -87,16 +89,16 @@ def interleaved(arms: Sequence[Arm], rounds: int, warmup: int = 1, progress: Pro
             done += 1
     if progress is not None:
         progress(done, total, "")
-    return [Timing(arm.name, arm.images, tuple(seconds[arm.name])) for arm in arms]
+    return [Timing(arm.name, arm.images, tuple(seconds[arm.name])) for arm in candidates]
 
 
-def ratio(of: Timing, to: Timing) -> tuple[float, float, float]:
+def compute_speed_ratio(of: Timing, to: Timing) -> tuple[float, float, float]:
     """Compute the speed of ``of`` relative to ``to``: median and quartiles of the ratios within each round."""
     ratios = [(of.images / mine) / (to.images / theirs) for mine, theirs in zip(of.seconds, to.seconds, strict=True)]
-    return statistics.median(ratios), *_quartiles(ratios)
+    return statistics.median(ratios), *_compute_quartiles(ratios)
 
 
-def peak_memory(
+def measure_peak_memory(
     prepare: str, *arguments: object, times: int = 2, environment: Mapping[str, str] | None = None
 ) -> float:
     """Measure by how many MiB some work raises the peak resident memory of a fresh process.
@@ -106,7 +108,7 @@ def peak_memory(
     ``environment`` in addition to this one's variables. Raises WorkError if the process fails.
     """
     variables = os.environ | dict(environment or {}) | {"PYTHONPATH": os.pathsep.join(p or "." for p in sys.path)}
-    command = [sys.executable, "-c", CHILD, json.dumps([prepare, list(arguments), times])]
+    command = [sys.executable, "-c", CHILD_CODE, json.dumps([prepare, list(arguments), times])]
     done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", env=variables, check=False)
     try:
         return float(done.stdout.strip().splitlines()[-1])
@@ -115,32 +117,32 @@ def peak_memory(
         raise WorkError(f"the memory of {prepare} could not be measured: {said}") from None
 
 
-def _measure_here() -> None:
+def _measure_in_child() -> None:
     """Measure the peak memory in the fresh process of ``measure_peak_memory``, and print it in MiB."""
     prepare, arguments, times = json.loads(sys.argv[1])
     module, _, function = prepare.partition(":")
     work = getattr(import_module(module), function)(*arguments)
-    before = _forget_peak()
+    before = _reset_peak()
     for _ in range(times):
         work()
-    print((_peak() - before) / MIB)
+    print((_read_peak() - before) / MIB)
 
 
-def _forget_peak() -> int:
+def _reset_peak() -> int:
     """Reset the peak; return the resident bytes now, or the peak so far if the system cannot reset it."""
     gc.collect()
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).malloc_trim(0)  # glibc: return freed memory to the system, so that the work does not reuse it
     try:
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # Linux: resets VmHWM
-        return _status("VmRSS")
+        return _read_status("VmRSS")
     except OSError:
-        return _peak()
+        return _read_peak()
 
 
-def _peak() -> int:
+def _read_peak() -> int:
     try:
-        return _status("VmHWM")
+        return _read_status("VmHWM")
     except OSError:
         import resource  # other Unixes
 
@@ -148,7 +150,7 @@ def _peak() -> int:
         return peak if sys.platform == "darwin" else peak * 1024
 
 
-def _status(name: str) -> int:
+def _read_status(name: str) -> int:
     """Read a value of /proc/self/status in bytes. Raises OSError if there is none."""
     for line in Path("/proc/self/status").read_text(encoding="utf-8", errors="replace").splitlines():
         if line.startswith(f"{name}:"):
@@ -156,7 +158,7 @@ def _status(name: str) -> int:
     raise OSError(f"no {name} in /proc/self/status")
 
 
-def _quartiles(values: Sequence[float]) -> tuple[float, float]:
+def _compute_quartiles(values: Sequence[float]) -> tuple[float, float]:
     if len(values) < 2:
         return values[0], values[0]
     low, _, high = statistics.quantiles(values, n=4, method="inclusive")

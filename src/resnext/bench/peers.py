@@ -6,19 +6,19 @@ from importlib.util import find_spec
 import torch
 from torch import nn
 
-from resnext.errors import RequestError, nearest
+from resnext.errors import RequestError, did_you_mean
 from resnext.model.architecture import Architecture
 from resnext.model.blocks import Block
 from resnext.model.layers import NormAct
 from resnext.model.network import Network, create_model
-from resnext.weights import timm as timm_names
-from resnext.weights import torchvision as torchvision_names
+from resnext.weights.adapters import timm as timm_names
+from resnext.weights.adapters import torchvision as torchvision_names
 
 OURS = "resnext"
 LIBRARIES = ("torchvision", "timm", "plain")
 
 
-def chosen_peers(asked: Sequence[str] | None, architecture: Architecture) -> list[str]:
+def choose_peers(asked: Sequence[str] | None, architecture: Architecture) -> list[str]:
     """Choose the libraries to compare with.
 
     These are the ones asked for, else those of torchvision and timm that can build ``architecture``, else plain. Raises
@@ -27,15 +27,15 @@ def chosen_peers(asked: Sequence[str] | None, architecture: Architecture) -> lis
     if asked is not None:
         names = [name for name in asked if name != "none"]
         for name in names:
-            _check(name, architecture)
+            _check_library(name, architecture)
         return list(dict.fromkeys(names))
-    able = [name for name in LIBRARIES[:2] if _installed(name) and _can(name, architecture)]
+    able = [name for name in LIBRARIES[:2] if _is_installed(name) and _can_build(name, architecture)]
     return able or ["plain"]
 
 
-def build(library: str, architecture: Architecture) -> nn.Module:
+def build_network(library: str, architecture: Architecture) -> nn.Module:
     """Build the network in training mode; all libraries get the same weights for the same architecture."""
-    ours = calmed(create_model(architecture, seed=0))
+    ours = stabilize_weights(create_model(architecture, seed=0))
     if library in (OURS, "plain"):
         return ours.train()
     theirs, state = _BUILDERS[library](ours)
@@ -43,7 +43,7 @@ def build(library: str, architecture: Architecture) -> nn.Module:
     return theirs.train()
 
 
-def calmed(model: Network) -> Network:
+def stabilize_weights(model: Network) -> Network:
     """Change the weights so that rounding errors stay small and gradients can be compared.
 
     With fresh weights half of all ReLU inputs are negative, and each block doubles earlier rounding errors: in bf16 the
@@ -58,7 +58,7 @@ def calmed(model: Network) -> Network:
     return model
 
 
-def _of_torchvision(model: Network) -> tuple[nn.Module, dict]:
+def _build_torchvision(model: Network) -> tuple[nn.Module, dict]:
     from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
     a = model.architecture
@@ -69,7 +69,7 @@ def _of_torchvision(model: Network) -> tuple[nn.Module, dict]:
     return theirs, torchvision_names.to_torchvision(model)
 
 
-def _of_timm(model: Network) -> tuple[nn.Module, dict]:
+def _build_timm(model: Network) -> tuple[nn.Module, dict]:
     import timm
 
     state, config = timm_names.to_timm(model)
@@ -78,15 +78,15 @@ def _of_timm(model: Network) -> tuple[nn.Module, dict]:
 
 
 _BUILDERS: dict[str, Callable[[Network], tuple[nn.Module, dict]]] = {
-    "torchvision": _of_torchvision,
-    "timm": _of_timm,
+    "torchvision": _build_torchvision,
+    "timm": _build_timm,
 }
 
 
-def _check(name: str, architecture: Architecture) -> None:
+def _check_library(name: str, architecture: Architecture) -> None:
     if name not in LIBRARIES:
-        raise RequestError(f"--peers {name!r} is not a known library{nearest(name, (*LIBRARIES, 'none'))}")
-    if not _installed(name):
+        raise RequestError(f"--peers {name!r} is not a known library{did_you_mean(name, (*LIBRARIES, 'none'))}")
+    if not _is_installed(name):
         raise RequestError("--peers timm: timm is not installed; pip install 'resnext[modern]'")
     try:
         _check_expressible(name, architecture)
@@ -94,7 +94,7 @@ def _check(name: str, architecture: Architecture) -> None:
         raise RequestError(f"--peers {name}: {error}; use plain to measure PyTorch's own layers") from None
 
 
-def _can(name: str, architecture: Architecture) -> bool:
+def _can_build(name: str, architecture: Architecture) -> bool:
     try:
         _check_expressible(name, architecture)
     except RequestError:
@@ -111,5 +111,5 @@ def _check_expressible(name: str, architecture: Architecture) -> None:
         timm_names.check_expressible(architecture)
 
 
-def _installed(name: str) -> bool:
+def _is_installed(name: str) -> bool:
     return name == "plain" or find_spec(name) is not None

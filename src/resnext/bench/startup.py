@@ -5,8 +5,16 @@ import subprocess
 import sys
 from functools import partial
 
-from resnext.bench.measure import Arm, Timing, interleaved
-from resnext.bench.report import add_out, bench_bar, csv_path, out_folder, protocol, read_rows, write_rows
+from resnext.bench.measure import Candidate, Timing, time_interleaved
+from resnext.bench.results import (
+    add_out_option,
+    collect_protocol,
+    make_csv_path,
+    make_out_folder,
+    read_rows,
+    show_progress,
+    write_rows,
+)
 from resnext.errors import WorkError
 
 BARE = "python, nothing imported"
@@ -17,53 +25,55 @@ STARTS = {  # name -> arguments of python, limit in seconds
     "resnext train --help": (["-m", "resnext", "train", "--help"], None),
     "resnext bench train --help": (["-m", "resnext", "bench", "train", "--help"], None),
 }
-COSTLY = 6  # slowest imports that are listed if a start exceeds its limit
+MAX_IMPORTS = 6  # slowest imports that are listed if a start exceeds its limit
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``resnext bench startup``."""
     parser.add_argument("--rounds", type=int, default=9, metavar="N", help="timed starts of each [%(default)s]")
-    add_out(parser)
+    add_out_option(parser)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the benchmark; exit status 0, also if a start exceeds its limit. Raises WorkError if a start fails."""
-    path = csv_path(out_folder(args), "startup")
+    path = make_csv_path(make_out_folder(args), "startup")
     read_rows(path)
-    with bench_bar("starts") as progress:
-        arms = [Arm(name, partial(_start, words), 1) for name, (words, _) in STARTS.items()]
-        timings = interleaved(arms, args.rounds, progress=progress)
+    with show_progress("starts") as progress:
+        arms = [Candidate(name, partial(_run_python, words), 1) for name, (words, _) in STARTS.items()]
+        timings = time_interleaved(arms, args.rounds, progress=progress)
 
     from rich.table import Table
 
-    from resnext.screen import screen
+    from resnext.screen import make_screen
 
-    console = screen()
+    console = make_screen()
     table = Table(box=None, header_style="bold")
     table.add_column("start")
     for heading in ("median s", "best s", "limit s", ""):
         table.add_column(heading, justify="right")
-    rows = [_row(timing) for timing in timings]
-    write_rows(path, rows, protocol(args.command))
+    rows = [_make_row(timing) for timing in timings]
+    write_rows(path, rows, collect_protocol(args.command))
     for row in rows:
         table.add_row(*(str(row[key]) for key in ("start", "median_seconds", "best_seconds", "limit_seconds", "kept")))
     console.print(table)
     for row in rows:
         if row["kept"] == "no":
-            console.print(f"{row['start']}: slowest imports: {', '.join(costly(STARTS[str(row['start'])][0]))}")
+            console.print(
+                f"{row['start']}: slowest imports: {', '.join(find_costly_imports(STARTS[str(row['start'])][0]))}"
+            )
     console.print(str(path), highlight=False, markup=False, soft_wrap=True)
     return 0
 
 
-def costly(words: list[str]) -> list[str]:
+def find_costly_imports(words: list[str]) -> list[str]:
     """Find the modules whose own code is slowest to import, with milliseconds, by ``python -X importtime``."""
-    lines = _start(["-X", "importtime", *words]).splitlines()
+    lines = _run_python(["-X", "importtime", *words]).splitlines()
     timed = [line.removeprefix("import time:").split("|") for line in lines if line.startswith("import time:")]
     own = [(int(first), name.strip()) for first, _, name in timed if first.strip().isdigit()]
-    return [f"{name} {micro / 1000:.0f} ms" for micro, name in sorted(own, reverse=True)[:COSTLY]]
+    return [f"{name} {micro / 1000:.0f} ms" for micro, name in sorted(own, reverse=True)[:MAX_IMPORTS]]
 
 
-def _start(words: list[str]) -> str:
+def _run_python(words: list[str]) -> str:
     """Run python and return its standard error. Raises WorkError if it fails."""
     done = subprocess.run(
         [sys.executable, *words], capture_output=True, encoding="utf-8", errors="replace", check=False
@@ -73,7 +83,7 @@ def _start(words: list[str]) -> str:
     return done.stderr
 
 
-def _row(timing: Timing) -> dict[str, object]:
+def _make_row(timing: Timing) -> dict[str, object]:
     limit = STARTS[timing.name][1]
     median = 1 / timing.median
     return {

@@ -11,20 +11,20 @@ import shlex
 import subprocess
 import sys
 
-from resnext.bench.report import (
-    add_out,
-    csv_path,
-    out_folder,
+from resnext.bench.results import (
+    add_out_option,
+    collect_protocol,
+    make_csv_path,
+    make_out_folder,
+    make_timing_rows,
     print_timings,
-    protocol,
     read_rows,
-    timing_rows,
     write_rows,
 )
 from resnext.errors import RequestError
 
-LEVELS = ("activations", "expansions", "blocks")
-ISAS = {  # environment variables that limit the instructions of PyTorch, oneDNN, MKL and our kernels
+RECOMPUTE_LEVELS = ("activations", "expansions", "blocks")
+ISA_CAPS = {  # environment variables that limit the instructions of PyTorch, oneDNN, MKL and our kernels
     "avx2": {
         "RESNEXT_ISA": "avx2",
         "ONEDNN_MAX_CPU_ISA": "AVX2",
@@ -43,11 +43,11 @@ ISAS = {  # environment variables that limit the instructions of PyTorch, oneDNN
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``resnext bench train``."""
     parser.add_argument("model", nargs="?", default="resnext50_32x4d", metavar="MODEL", help="(default: %(default)s)")
-    add_batch(parser, 32, 224)
+    add_batch_options(parser, 32, 224)
     parser.add_argument(
         "--rounds", type=int, default=7, metavar="N", help="timed steps of each candidate [%(default)s]"
     )
-    add_peers(parser)
+    add_peers_option(parser)
     parser.add_argument(
         "--precision", choices=("bf16", "fp32"), default="bf16", help="of the fastest candidates [%(default)s]"
     )
@@ -56,24 +56,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--recompute",
         nargs="*",
-        choices=LEVELS,
+        choices=RECOMPUTE_LEVELS,
         default=[],
         help="also measure ours with these levels of recomputation",
         metavar="LEVEL",
     )
     parser.add_argument(
-        "--isa", choices=tuple(ISAS), help="limit the instruction set, as on a machine without wider instructions"
+        "--isa", choices=tuple(ISA_CAPS), help="limit the instruction set, as on a machine without wider instructions"
     )
-    add_out(parser)
+    add_out_option(parser)
 
 
-def add_batch(parser: argparse.ArgumentParser, batch: int, size: int) -> None:
+def add_batch_options(parser: argparse.ArgumentParser, batch: int, size: int) -> None:
     """Add ``--batch`` and ``--size``, which the training benchmarks share."""
     parser.add_argument("--batch", type=int, default=batch, metavar="N", help="images per step [%(default)s]")
     parser.add_argument("--size", type=int, default=size, metavar="PIXELS", help="side of the images [%(default)s]")
 
 
-def add_peers(parser: argparse.ArgumentParser) -> None:
+def add_peers_option(parser: argparse.ArgumentParser) -> None:
     """Add ``--peers``, which the training benchmarks share."""
     parser.add_argument(
         "--peers", nargs="+", metavar="NAME",
@@ -83,28 +83,28 @@ def add_peers(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the benchmark; exit status 0. Raises WorkError if a candidate computes something different."""
-    from resnext.bench.peers import chosen_peers
-    from resnext.model.table import published
+    from resnext.bench.peers import choose_peers
+    from resnext.model.stage_table import parse_paper_architecture
 
-    architecture = published(args.model)
+    architecture = parse_paper_architecture(args.model)
     check_numbers(args)
     architecture.check_image_size(args.size, args.size)
-    peers = chosen_peers(args.peers, architecture)
-    path = csv_path(out_folder(args), "train")
+    peers = choose_peers(args.peers, architecture)
+    path = make_csv_path(make_out_folder(args), "train")
     read_rows(path)
-    if args.isa and not _capped(args.isa):
-        return _in_a_capped_process(args)
+    if args.isa and not _is_isa_capped(args.isa):
+        return _run_with_isa_cap(args)
 
-    from resnext.bench.arms import Task, arms_of, measured
-    from resnext.screen import screen
+    from resnext.bench.candidates import TrainWorkload, list_candidates, measure_candidates
+    from resnext.screen import make_screen
 
-    console = screen()
-    task = Task(args.batch, args.size)
-    entries = arms_of(architecture, peers, args.precision, args.recompute, resnet=not args.without_resnet)
-    found = measured(entries, task, args.rounds, console, memory=not args.without_memory)
+    console = make_screen()
+    task = TrainWorkload(args.batch, args.size)
+    entries = list_candidates(architecture, peers, args.precision, args.recompute, resnet=not args.without_resnet)
+    found = measure_candidates(entries, task, args.rounds, console, memory=not args.without_memory)
     title = f"A training step of {architecture.name}, batch {args.batch} at {args.size}x{args.size}"
     shown = {name: {"peak MiB": values["peak_mib"]} for name, values in found.columns.items()}
-    write_rows(path, timing_rows(found.timings, entries[0].name, found.columns), protocol(args.command))
+    write_rows(path, make_timing_rows(found.timings, entries[0].name, found.columns), collect_protocol(args.command))
     print_timings(console, title, found.timings, entries[0].name, {} if args.without_memory else shown)
     console.print(f"{path}", highlight=False, markup=False, soft_wrap=True)
     return 0
@@ -121,14 +121,14 @@ def check_numbers(args: argparse.Namespace) -> None:
             raise RequestError(f"--{option} {getattr(args, option)} must be at least 1")
 
 
-def _capped(isa: str) -> bool:
-    return all(os.environ.get(name) == value for name, value in ISAS[isa].items())
+def _is_isa_capped(isa: str) -> bool:
+    return all(os.environ.get(name) == value for name, value in ISA_CAPS[isa].items())
 
 
-def _in_a_capped_process(args: argparse.Namespace) -> int:
+def _run_with_isa_cap(args: argparse.Namespace) -> int:
     """Run the same command in a fresh process: the libraries read the limits only when they are loaded."""
     words = shlex.split(args.command)[1:]
     out = ["--out", args.out] if args.out else []
     paths = os.pathsep.join(path or "." for path in sys.path)
-    variables = os.environ | ISAS[args.isa] | {"PYTHONPATH": paths}
+    variables = os.environ | ISA_CAPS[args.isa] | {"PYTHONPATH": paths}
     return subprocess.run([sys.executable, "-m", "resnext", *words, *out], env=variables, check=False).returncode

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from resnext.errors import RequestError
-from resnext.files import check_file, written_whole
+from resnext.files import atomic_write, check_file
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from resnext.model.plan import Plan
-    from resnext.speed.choices import Choices
+    from resnext.speed.tuning_cache import TuningCache
 
 PRECISIONS = ("bf16", "fp32")
 
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--size", type=int, default=224, help="side of the images in pixels (default %(default)s)")
     parser.add_argument("--precision", choices=PRECISIONS, default="bf16", help="default %(default)s")
     one = parser.add_mutually_exclusive_group()
-    one.add_argument("--save", metavar="FILE", help="write the plan as JSON, for train.plan; you may edit it")
+    one.add_argument("--save", metavar="FILE", help="write the plan as JSON, for train.tuning_plan; you may edit it")
     one.add_argument("--show", action="store_true", help="do not measure; show the tuning cache of this machine")
     one.add_argument("--forget", action="store_true", help="do not measure; delete the tuning cache of this machine")
 
@@ -33,15 +33,15 @@ def run(args: argparse.Namespace) -> int:
     """Run the command; exit status 0. Raises RequestError for an invalid network or size, or a FILE that exists."""
     import torch
 
-    from resnext.screen import screen
-    from resnext.speed.choices import Choices
+    from resnext.screen import make_screen
+    from resnext.speed.tuning_cache import TuningCache
 
-    choices, console = Choices.here(torch.device("cpu")), screen()
+    choices, console = TuningCache.load(torch.device("cpu")), make_screen()
     if args.forget:
-        choices.forget()
+        choices.clear()
         console.print(f"deleted: measurements of {choices.machine}", highlight=False, soft_wrap=True)
     elif args.show:
-        _show(choices, console)
+        _print_choices(choices, console)
     else:
         if args.save and Path(args.save).exists():
             raise RequestError(f"--save {args.save} exists already; give another name")
@@ -49,18 +49,18 @@ def run(args: argparse.Namespace) -> int:
             check_file(Path(args.save), "--save")
         plan, norms = _measure(args, choices, console)
         if args.save:
-            with written_whole(Path(args.save), "w") as file:
-                json.dump(plan.as_json(), file, indent=1)
+            with atomic_write(Path(args.save), "w") as file:
+                json.dump(plan.to_dict(), file, indent=1)
         _print_plan(plan, norms, console)
     return 0
 
 
-def _measure(args: argparse.Namespace, choices: "Choices", console: "Console") -> tuple["Plan", int]:
+def _measure(args: argparse.Namespace, choices: "TuningCache", console: "Console") -> tuple["Plan", int]:
     """Find the plan and count the norms of the network; a status line names the work that is being measured."""
     import torch
 
     from resnext.model.network import create_model
-    from resnext.model.plan import settle
+    from resnext.model.plan import autotune
     from resnext.speed import kernels
 
     if args.batch < 2:
@@ -71,10 +71,10 @@ def _measure(args: argparse.Namespace, choices: "Choices", console: "Console") -
     model.architecture.check_image_size(args.size, args.size)
     images = torch.zeros(args.batch, model.architecture.in_channels, args.size, args.size)
     images = images.contiguous(memory_format=torch.channels_last)
-    if not kernels.switched_on():
+    if not kernels.is_fast_enabled():
         console.print("RESNEXT_FAST=0: all fast paths are off, so there is nothing to measure")
     with console.status("measuring") as status:
-        plan = settle(model, images, args.precision, choices=choices, progress=lambda work: status.update(work))
+        plan = autotune(model, images, args.precision, cache=choices, progress=lambda work: status.update(work))
     return plan, sum(isinstance(layer, torch.nn.BatchNorm2d) for layer in model.modules())
 
 
@@ -86,23 +86,25 @@ def _print_plan(plan: "Plan", norms: int, console: "Console") -> None:
     console.print(f"fused: {len(plan.norms)} of {norms} norms", highlight=False)
 
 
-def _show(choices: "Choices", console: "Console") -> None:
+def _print_choices(choices: "TuningCache", console: "Console") -> None:
     """Print the tuning cache: the milliseconds of each algorithm for each piece of work, the chosen one in bold."""
     from rich.table import Table
     from rich.text import Text
 
-    from resnext.errors import printable
-    from resnext.speed.choices import fastest
+    from resnext.errors import escape_unprintable
+    from resnext.speed.tuning_cache import select_fastest
 
     table = Table(box=None, header_style="bold", title=Text(choices.machine), title_justify="left")
     table.add_column("work", overflow="fold")
     table.add_column("ms of each algorithm", overflow="fold")
-    for work, seconds in sorted(choices.measured.items()):
-        chosen = fastest(seconds, "plain")
+    for work, seconds in sorted(choices.timings.items()):
+        chosen = select_fastest(seconds, "plain")
         ways = sorted(seconds.items(), key=lambda item: item[1])
-        said = (Text(f"{printable(way)} {value * 1e3:.3g}", "bold" if way == chosen else "") for way, value in ways)
-        table.add_row(printable(work), Text("  ").join(said))
-    if choices.measured:
+        said = (
+            Text(f"{escape_unprintable(way)} {value * 1e3:.3g}", "bold" if way == chosen else "") for way, value in ways
+        )
+        table.add_row(escape_unprintable(work), Text("  ").join(said))
+    if choices.timings:
         console.print(table)
     else:
         console.print(

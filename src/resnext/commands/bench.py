@@ -5,7 +5,7 @@ import shlex
 from importlib import import_module
 from typing import Any
 
-SENTENCE = "Measure speed and memory on this machine, alternating with other libraries in one process."
+SUMMARY = "Measure speed and memory on this machine, alternating with other libraries in one process."
 
 ACTIONS = {  # each action has add_arguments(parser) and run(args) in resnext.bench.ACTION
     "train": "a training step, beside torchvision and timm",
@@ -24,32 +24,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     for name, sentence in ACTIONS.items():
         about = f"Measures: {sentence}."
-        _fill_when_used(actions.add_parser(name, help=sentence, description=about, allow_abbrev=False), name)
+        _add_arguments_lazily(actions.add_parser(name, help=sentence, description=about, allow_abbrev=False), name)
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the benchmark and return its exit status."""
-    return int(_module(args.action).run(args))
+    return int(_import_action(args.action).run(args))
 
 
-def _fill_when_used(parser: argparse.ArgumentParser, name: str) -> None:
+def _add_arguments_lazily(parser: argparse.ArgumentParser, name: str) -> None:
     """Add the arguments only when ``parser`` parses; set ``args.command`` to the command that repeats the benchmark."""
     parse = parser.parse_known_args
 
     def parse_known_args(words: Any = None, namespace: Any = None) -> Any:
-        _module(name).add_arguments(parser)
+        _import_action(name).add_arguments(parser)
         args, unknown = parse(words, namespace)
-        args.command = shlex.join(["resnext", "bench", name, *_without_out(list(words))])
+        args.command = shlex.join(["resnext", "bench", name, *_remove_out_option(list(words))])
         return args, unknown
 
     parser.parse_known_args = parse_known_args  # type: ignore[method-assign, assignment]
 
 
-def _module(name: str) -> Any:
+def _import_action(name: str) -> Any:
     return import_module(f"resnext.bench.{name}")
 
 
-def _without_out(words: list[str]) -> list[str]:
+def _remove_out_option(words: list[str]) -> list[str]:
     """Remove --out: where results go is not part of the benchmark."""
     if "--out" in words:
         at = words.index("--out")

@@ -11,8 +11,8 @@ from resnext.detect.settings import SOURCES as BOXES
 if TYPE_CHECKING:
     from resnext.settings import DataSettings
 
-SENTENCE = "Check a data set before training on it, or write it as shards."
-KINDS = ("folder", "imagenet", "imagenet5k", "webdataset", "parquet")
+SUMMARY = "Check a data set before training on it, or write it as shards."
+CLASSIFICATION_SOURCES = ("folder", "imagenet", "imagenet5k", "webdataset", "parquet")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         description="Reads every image of PATH as training would and writes the findings into a CSV file; PATH is not "
         "changed. Exit status 1 when training would fail, 2 when PATH cannot be used.",
     )
-    _add_data(check, (*KINDS, *BOXES))
+    _add_data_arguments(check, (*CLASSIFICATION_SOURCES, *BOXES))
     check.add_argument(
         "--csv", default="data-check.csv", metavar="FILE", help="where the findings go (default: %(default)s)"
     )
@@ -42,16 +42,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "with the class names and a list of the source of each image. OUT must not exist; it is created only when all "
         "is written.",
     )
-    _add_data(shard, KINDS)
+    _add_data_arguments(shard, CLASSIFICATION_SOURCES)
     shard.add_argument("out", metavar="OUT", help="the folder to create")
     shard.add_argument(
         "--images-per-shard", type=int, default=5000, metavar="N", help="images in each shard (default: %(default)s)"
     )
     shard.add_argument("--seed", type=int, default=0, help="seed of the order in which images are written")
-    data_boxes.add_minival(actions)
+    data_boxes.add_minival_action(actions)
 
 
-def _add_data(parser: argparse.ArgumentParser, kinds: tuple[str, ...]) -> None:
+def _add_data_arguments(parser: argparse.ArgumentParser, kinds: tuple[str, ...]) -> None:
     parser.add_argument(
         "path",
         metavar="PATH",
@@ -75,54 +75,54 @@ def run(args: argparse.Namespace) -> int:
     share = getattr(args, "val_fraction", None)
     if share is not None and not 0.001 <= share <= 0.9:
         raise RequestError(f"--val-fraction {share:g} must be from 0.001 to 0.9")
-    return {"check": _check, "shard": _shard, "minival": data_boxes.minival}[args.action](args)
+    return {"check": _run_check, "shard": _run_shard, "minival": data_boxes.run_minival}[args.action](args)
 
 
-def _check(args: argparse.Namespace) -> int:
-    from resnext.data.check import check_folder
-    from resnext.data.check_source import check_source
-    from resnext.data.findings import Report, count_of
+def _run_check(args: argparse.Namespace) -> int:
+    from resnext.data.tools.check_folder import check_image_folder
+    from resnext.data.tools.check_source import check_source
+    from resnext.data.tools.findings import CheckReport, pluralize
     from resnext.errors import RequestError
 
     if args.workers is not None and args.workers < 1:
         raise RequestError(f"--workers {args.workers} must be at least 1")
     csv = Path(args.csv)
-    _check_place(csv, Path(args.path).expanduser())
+    _check_csv_path(csv, Path(args.path).expanduser())
     progress = sys.stderr.isatty()
-    report: Report
-    if source := data_boxes.source_of(args):
-        report = data_boxes.report_of(args, source, progress)
-    elif (settings := _settings(args)).source == "folder":
-        report = check_folder(settings, args.workers, progress)
+    report: CheckReport
+    if source := data_boxes.choose_box_source(args):
+        report = data_boxes.check_boxes(args, source, progress)
+    elif (settings := _build_settings(args)).source == "folder":
+        report = check_image_folder(settings, args.workers, progress)
     else:
         report = check_source(settings, args.workers, progress, args.md5)
     report.write_csv(csv)
-    for line in report.summary():
+    for line in report.summary_lines():
         print(line)
-    print(f"{count_of(len(report.findings), 'finding')} in {csv}")
-    return 1 if report.failed else 0
+    print(f"{pluralize(len(report.findings), 'finding')} in {csv}")
+    return 1 if report.has_errors else 0
 
 
-def _shard(args: argparse.Namespace) -> int:
-    from resnext.data.findings import count_of
-    from resnext.data.make_shards import make_shards
+def _run_shard(args: argparse.Namespace) -> int:
+    from resnext.data.tools.findings import pluralize
+    from resnext.data.tools.make_shards import make_shards
     from resnext.errors import RequestError
 
     if args.images_per_shard < 1:
         raise RequestError(f"--images-per-shard {args.images_per_shard} must be at least 1")
     out = Path(args.out).expanduser()
-    for split, shards in make_shards(_settings(args), out, args.images_per_shard, args.seed).items():
-        print(f"{out}/{split}-*.tar: {count_of(shards, 'shard')}")
+    for split, shards in make_shards(_build_settings(args), out, args.images_per_shard, args.seed).items():
+        print(f"{out}/{split}-*.tar: {pluralize(shards, 'shard')}")
     return 0
 
 
-def _settings(args: argparse.Namespace) -> "DataSettings":
+def _build_settings(args: argparse.Namespace) -> "DataSettings":
     """Build the data settings from the arguments."""
-    from resnext.data.check_source import source_at
+    from resnext.data.tools.check_source import guess_source
     from resnext.errors import RequestError
     from resnext.settings import DataSettings
 
-    source = args.source or source_at(args.path)
+    source = args.source or guess_source(args.path)
     if args.val_fraction is not None and source != "folder":
         raise RequestError(f"--val-fraction splits a folder of classes, but {args.path} is {source}")
     return DataSettings(
@@ -138,7 +138,7 @@ def _settings(args: argparse.Namespace) -> "DataSettings":
     )
 
 
-def _check_place(csv: Path, root: Path) -> None:
+def _check_csv_path(csv: Path, root: Path) -> None:
     """Raise RequestError unless the CSV file can be written, and outside of the data."""
     from resnext.errors import RequestError
     from resnext.files import check_file

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from resnext.detect.check import BoxReport
+    from resnext.detect.data.check import BoxReport
 
-OPTIONS = ("train", "val", "train_images", "val_images", "bad_boxes")
-NOT_OF_BOXES = {"val_path": None, "classes": None, "md5": False, "channels": 3}
+BOX_OPTIONS = ("train", "val", "train_images", "val_images", "bad_boxes")
+CLASSIFICATION_OPTIONS = {"val_path": None, "classes": None, "md5": False, "channels": 3}
 
 
 def add_check_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +23,7 @@ def add_check_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_minival(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def add_minival_action(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Add the action ``minival``."""
     parser = actions.add_parser(
         "minival",
@@ -36,20 +36,20 @@ def add_minival(actions: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     parser.add_argument("--outlines", action="store_true", help="keep the segmentations (90 %% of the file size)")
 
 
-def source_of(args: argparse.Namespace) -> str:
+def choose_box_source(args: argparse.Namespace) -> str:
     """Choose coco or voc, as given or as PATH looks like; empty for other data."""
-    from resnext.detect.find_annotations import detection_source_at
+    from resnext.detect.data.find_annotations import guess_detection_source
     from resnext.detect.settings import SOURCES
     from resnext.errors import RequestError
 
-    source = args.source if args.source in SOURCES else "" if args.source else detection_source_at(args.path)
-    given = [name for name in OPTIONS if getattr(args, name) is not None]
+    source = args.source if args.source in SOURCES else "" if args.source else guess_detection_source(args.path)
+    given = [name for name in BOX_OPTIONS if getattr(args, name) is not None]
     if given and not source:
         raise RequestError(
             f"--{given[0].replace('_', '-')} is for images with boxes, but {args.path} "
             f"{'is taken as' if args.source else 'does not look like'} {args.source or 'coco or voc; give --source'}"
         )
-    foreign = [name for name, usual in NOT_OF_BOXES.items() if source and getattr(args, name) != usual]
+    foreign = [name for name, usual in CLASSIFICATION_OPTIONS.items() if source and getattr(args, name) != usual]
     if foreign:
         raise RequestError(
             f"--{foreign[0].replace('_', '-')} is not for images with boxes, and {args.path} is {source}"
@@ -57,9 +57,9 @@ def source_of(args: argparse.Namespace) -> str:
     return source
 
 
-def report_of(args: argparse.Namespace, source: str, progress: bool) -> "BoxReport":
+def check_boxes(args: argparse.Namespace, source: str, progress: bool) -> "BoxReport":
     """Check images with boxes."""
-    from resnext.detect.check import check_detection
+    from resnext.detect.data.check import check_detection_data
     from resnext.detect.settings import DetectDataSettings
 
     settings = DetectDataSettings(
@@ -74,18 +74,18 @@ def report_of(args: argparse.Namespace, source: str, progress: bool) -> "BoxRepo
         exif=args.exif,
         bad_boxes=args.bad_boxes or "error",
     )
-    return check_detection(settings, args.workers, progress)
+    return check_detection_data(settings, args.workers, progress)
 
 
-def minival(args: argparse.Namespace) -> int:
+def run_minival(args: argparse.Namespace) -> int:
     """Write both lists; print their sizes and whether they match COCO's own lists."""
-    from resnext.detect.minival import OFFICIAL, make_minival
+    from resnext.detect.data.minival import OFFICIAL_COUNTS, make_minival
 
     folder = Path(args.path).expanduser() / "annotations"
     out = Path(args.out).expanduser() if args.out else folder
     years = [folder / f"instances_{name}.json" for name in ("train2014", "val2014", "val2017")]
     for count in make_minival(years[0], years[1], years[2], out, args.outlines):
-        official = "as in COCO's list" if count.official else f"COCO's list has {OFFICIAL[count.name]:,}"
+        official = "as in COCO's list" if count.is_official else f"COCO's list has {OFFICIAL_COUNTS[count.name]:,}"
         print(f"{count.name}: {count.images:,} images ({official}), {count.boxes:,} boxes")
     print(f"instances_trainval35k.json and instances_minival.json are in {out}")
     return 0

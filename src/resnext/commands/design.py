@@ -4,15 +4,15 @@ import argparse
 import re
 from typing import TYPE_CHECKING, Any
 
-from resnext.commands.info import add_changes, parse_changes
+from resnext.commands.info import add_set_option, parse_changes
 from resnext.errors import RequestError
 from resnext.model.architecture import Architecture
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-SENTENCE = "Find the width d for a cardinality C (or C for d) under a budget, as the paper's Table 2 does."
-AMOUNT = re.compile(r"(?P<number>\d+(?:[_,]\d{3})*(?:\.\d*)?(?:e\d{1,2})?)\s*(?P<unit>[kMG]?)", re.IGNORECASE)
+SUMMARY = "Find the width d for a cardinality C (or C for d) under a budget, as the paper's Table 2 does."
+AMOUNT_PATTERN = re.compile(r"(?P<number>\d+(?:[_,]\d{3})*(?:\.\d*)?(?:e\d{1,2})?)\s*(?P<unit>[kMG]?)", re.IGNORECASE)
 NOTE = """
 block: weights of a first-stage block with equal input and output channels (Equation 4)
 parameters: of the network, including BN; MACs: 1 MAC = 2 FLOPs, and the paper's FLOPs are MACs"""
@@ -30,12 +30,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--image-size", type=int, metavar="N", help="side of the input in pixels (default: the paper's)"
     )
     parser.add_argument("--table", action="store_true", help="print one row for each cardinality of Table 2")
-    add_changes(parser)
+    add_set_option(parser)
 
 
 def parse_amount(text: str) -> float:
     """Parse ``4.1G``, ``25M``, ``70k`` or a plain number."""
-    match = AMOUNT.fullmatch(text.strip())
+    match = AMOUNT_PATTERN.fullmatch(text.strip())
     value = float(re.sub("[_,]", "", match["number"])) * UNITS[match["unit"].lower()] if match else 0.0
     if not value:
         raise RequestError(f"{text!r} is not an amount: write a number above 0 such as 4.1G, 25M or 70k")
@@ -44,9 +44,9 @@ def parse_amount(text: str) -> float:
 
 def run(args: argparse.Namespace) -> int:
     """Print the network found and its neighbours, or the rows of Table 2."""
-    from resnext.model.design import TABLE_2, design, neighbours, table_2
-    from resnext.model.table import published
-    from resnext.screen import screen
+    from resnext.model.design import TABLE_2_CARDINALITIES, design, design_table_2, list_neighbours
+    from resnext.model.stage_table import parse_paper_architecture
+    from resnext.screen import make_screen
 
     if args.table and args.width is not None:
         raise RequestError("--table has one row for each cardinality, so it takes no --width")
@@ -54,33 +54,37 @@ def run(args: argparse.Namespace) -> int:
     for field in ("depth", "cardinality", "width"):
         if field in changes:
             raise RequestError(f"use --{field} instead of --set {field}")
-    stem = published(f"resnet{50 if args.depth is None else args.depth}", **changes).stem
+    stem = parse_paper_architecture(f"resnet{50 if args.depth is None else args.depth}", **changes).stem
     changes.setdefault("num_classes", 10 if stem == "cifar" else 1000)
     request: dict[str, Any] = changes | {
         "macs": None if args.macs is None else parse_amount(args.macs),
         "parameters": None if args.parameters is None else parse_amount(args.parameters),
         "image_size": args.image_size,
     }
-    console = screen()
+    console = make_screen()
     if args.table or (args.cardinality is None and args.width is None):
-        cardinalities = tuple(sorted({*TABLE_2, *([args.cardinality] if args.cardinality is not None else [])}))
-        solved = list(table_2(args.depth, cardinalities, **request))
-        console.print(_table(solved, args.image_size))
+        cardinalities = tuple(
+            sorted({*TABLE_2_CARDINALITIES, *([args.cardinality] if args.cardinality is not None else [])})
+        )
+        solved = list(design_table_2(args.depth, cardinalities, **request))
+        console.print(_build_table(solved, args.image_size))
     else:
         found = design(args.depth, args.cardinality, width=args.width, **request)
-        around = neighbours(found, "width" if args.width is None else "cardinality", args.image_size)
+        around = list_neighbours(found, "width" if args.width is None else "cardinality", args.image_size)
         console.print(found.name, style="bold")
-        console.print(_table([a for a, _ in around], args.image_size, chosen=found))
+        console.print(_build_table([a for a, _ in around], args.image_size, chosen=found))
     console.print(NOTE)
     return 0
 
 
-def _table(architectures: list[Architecture], image_size: int | None, chosen: Architecture | None = None) -> "Table":
+def _build_table(
+    architectures: list[Architecture], image_size: int | None, chosen: Architecture | None = None
+) -> "Table":
     from rich.table import Table
 
     from resnext.model.complexity import complexity
-    from resnext.model.design import template_parameters
-    from resnext.model.table import human
+    from resnext.model.design import count_template_parameters
+    from resnext.model.stage_table import format_count
 
     table = Table("", "network", box=None, header_style="bold")
     for heading in ("C", "d", "C*d", "block", "parameters", "MACs"):
@@ -90,6 +94,6 @@ def _table(architectures: list[Architecture], image_size: int | None, chosen: Ar
         numbers = (a.cardinality, a.width, a.cardinality * a.stages[0].width)
         table.add_row(
             ">" if a == chosen else "", a.name, *map(str, numbers),
-            human(template_parameters(a)), human(cost.parameters), human(cost.macs),
+            format_count(count_template_parameters(a)), format_count(cost.parameters), format_count(cost.macs),
         )  # fmt: skip
     return table

@@ -7,39 +7,50 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from resnext.commands.evaluate import positive, whole
-from resnext.commands.train import add_settings, add_ways, asked_for
+from resnext.commands.evaluate import parse_non_negative, parse_positive
+from resnext.commands.train import add_run_options, add_setting_options, resolve_request
 from resnext.detect.settings import SOURCES, DetectDataSettings, DetectRecipe, DetectTrainSettings
-from resnext.errors import RequestError, printable
+from resnext.errors import RequestError, escape_unprintable
 from resnext.files import check_file, check_folder
 from resnext.recipe import read_recipe
-from resnext.run_directory import CHECKPOINTS, RunDirectory, check_checkpoint, check_run_kind, is_run, step_in
+from resnext.run_directory import (
+    CHECKPOINT_NAMES,
+    RunDirectory,
+    check_checkpoint_choice,
+    check_run_kind,
+    is_run,
+    read_step,
+)
 
 if TYPE_CHECKING:
-    from resnext.detect.coco_results import Ids
-    from resnext.detect.dataset import DetectionDataset
-    from resnext.detect.evaluator import DetectionEvaluation
-    from resnext.detect.faster_rcnn import FasterRcnn
-    from resnext.detect.predict import Predicted
+    from resnext.detect.coco_predictions import ResultIds
+    from resnext.detect.data.dataset import DetectionDataset
+    from resnext.detect.evaluate.coco_eval import DetectionEvaluation
+    from resnext.detect.model.faster_rcnn import FasterRcnn
+    from resnext.detect.predict import DetectPrediction
 
-COUNT_MORE = "--max-detections N allows more"
-SENTENCE = "Train an object detector (Faster R-CNN), evaluate it by COCO's metrics, or detect objects in images."
+MAX_DETECTIONS_HINT = "--max-detections N allows more"
+SUMMARY = "Train an object detector (Faster R-CNN), evaluate it by COCO's metrics, or detect objects in images."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the actions train, evaluate and predict."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     train = actions.add_parser("train", help="train a detector by a recipe, or resume a run", allow_abbrev=False)
-    add_ways(train)
-    add_settings(train, DetectRecipe)
-    _add_evaluate(actions.add_parser("evaluate", help="compute COCO's metrics on labelled images", allow_abbrev=False))
-    _add_predict(actions.add_parser("predict", help="detect objects in images", allow_abbrev=False))
+    add_run_options(train)
+    add_setting_options(train, DetectRecipe)
+    _add_evaluate_options(
+        actions.add_parser("evaluate", help="compute COCO's metrics on labelled images", allow_abbrev=False)
+    )
+    _add_predict_options(actions.add_parser("predict", help="detect objects in images", allow_abbrev=False))
 
 
-def _add_weights(parser: argparse.ArgumentParser, **options: Any) -> None:
+def _add_weights_options(parser: argparse.ArgumentParser, **options: Any) -> None:
     about = "detection run, a detector's weights file (ours, torchvision's), hf://..."
     parser.add_argument("weights", metavar="RUN_OR_WEIGHTS", help=about, **options)
-    parser.add_argument("--checkpoint", choices=CHECKPOINTS, default="best", help="which checkpoint of a run [best]")
+    parser.add_argument(
+        "--checkpoint", choices=CHECKPOINT_NAMES, default="best", help="which checkpoint of a run [best]"
+    )
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps or auto [auto]")
     parser.add_argument(
         "--precision", choices=("fp32", "bf16", "fp16"), help="precision of the convolutions [the run's, or fp32]"
@@ -48,8 +59,8 @@ def _add_weights(parser: argparse.ArgumentParser, **options: Any) -> None:
     parser.add_argument("--score", type=float, metavar="X", help="minimum score of a detection [the detector's]")
 
 
-def _add_evaluate(parser: argparse.ArgumentParser) -> None:
-    _add_weights(parser, nargs="?")
+def _add_evaluate_options(parser: argparse.ArgumentParser) -> None:
+    _add_weights_options(parser, nargs="?")
     parser.add_argument(
         "--detections",
         metavar="FILE",
@@ -64,11 +75,11 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", choices=("val", "train"), default="val", help="held-out or training images [val]")
     parser.add_argument(
         "--max-detections",
-        type=positive,
+        type=parse_positive,
         metavar="N",
         help="maximum detections per class and image that count [100, as in COCO]",
     )
-    parser.add_argument("--workers", type=whole, metavar="N", help="loading processes [one per core]")
+    parser.add_argument("--workers", type=parse_non_negative, metavar="N", help="loading processes [one per core]")
     parser.add_argument(
         "--out",
         metavar="DIR",
@@ -77,8 +88,8 @@ def _add_evaluate(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_predict(parser: argparse.ArgumentParser) -> None:
-    _add_weights(parser)
+def _add_predict_options(parser: argparse.ArgumentParser) -> None:
+    _add_weights_options(parser)
     parser.add_argument(
         "images",
         nargs="+",
@@ -97,67 +108,67 @@ def _add_predict(parser: argparse.ArgumentParser) -> None:
         "--annotations", metavar="FILE", help="COCO JSON that gives the image and category ids to write [names as ids]"
     )
     parser.add_argument("--out", metavar="DIR", help="write each image with its boxes drawn into this folder")
-    parser.add_argument("--batch-size", type=positive, default=1, metavar="N", help="images per batch [1]")
+    parser.add_argument("--batch-size", type=parse_positive, default=1, metavar="N", help="images per batch [1]")
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the action; return 0, or 1 if some images failed."""
-    return {"train": _train, "evaluate": _evaluate, "predict": _predict}[args.action](args)
+    return {"train": _run_train, "evaluate": _run_evaluate, "predict": _run_predict}[args.action](args)
 
 
-def _train(args: argparse.Namespace) -> int:
-    recipe, directory, resume = asked_for(args, DetectRecipe)
+def _run_train(args: argparse.Namespace) -> int:
+    recipe, directory, resume = resolve_request(args, DetectRecipe)
 
-    from resnext.detect.task import DETECTION
+    from resnext.detect.train.task import DETECTION
     from resnext.train.loop import train
 
     train(recipe, directory, resume=resume, task=DETECTION)
     return 0
 
 
-def _evaluate(args: argparse.Namespace) -> int:
-    from resnext.detect.open import open_detection_split
-    from resnext.train.distributed import joined
+def _run_evaluate(args: argparse.Namespace) -> int:
+    from resnext.detect.data.open import open_detection_split
+    from resnext.train.distributed import init_distributed
 
     if (args.weights is None) == (args.detections is None):
         raise RequestError("evaluate needs either RUN_OR_WEIGHTS or --detections FILE")
     _check_options(args)
-    recipe = _recipe_of(args)
-    dataset = open_detection_split(_data_of(args, recipe), args.split)
-    own = _own_directory(args, recipe)
+    recipe = _read_run_recipe(args)
+    dataset = open_detection_split(_choose_data(args, recipe), args.split)
+    own = _choose_run_directory(args, recipe)
     out = own if args.out is None else Path(args.out)
     if out is not None:
-        from resnext.detect.tables import FILES, FORMAT
-        from resnext.evaluate.tables import check_directory
+        from resnext.detect.evaluate.tables import FILES, FORMAT
+        from resnext.evaluate.output.tables import check_output_directory
 
-        check_directory(out, FILES, FORMAT)
+        check_output_directory(out, FILES, FORMAT)
     evaluation: DetectionEvaluation | None
-    with joined(args.device) as world:
+    with init_distributed(args.device) as world:
         if args.detections is not None:
-            evaluation, about = _judged_file(args, dataset)
+            evaluation, about = _evaluate_file(args, dataset)
         else:
-            evaluation, about = _judged_model(args, dataset, recipe, world)
+            evaluation, about = _evaluate_model(args, dataset, recipe, world)
         if evaluation is None:
             return 0
     other = ""
     if own is not None and args.out is None and recipe is not None:
-        other = _other_question(own.parent, recipe, about)
+        other = _explain_other_protocol(own.parent, recipe, about)
         out = None if other else own
     if out is not None:
-        _write(evaluation, dataset, out, about)
-    _show(evaluation)
+        _write_results(evaluation, dataset, out, about)
+    _print_evaluation(evaluation)
     print(f"{other}give --out DIR to keep tables and plots" if out is None else f"tables and plots  {out}")
     return 0
 
 
 def _check_options(args: argparse.Namespace) -> None:
     """Raise RequestError for options that are invalid or would have no effect."""
-    from resnext.detect.evaluator import LEAST_MAX
+    from resnext.detect.evaluate.coco_eval import MIN_MAX_DETECTIONS
 
-    if args.max_detections is not None and args.max_detections < LEAST_MAX:
-        raise RequestError(f"--max-detections {args.max_detections} must be at least {LEAST_MAX}")
+    if args.max_detections is not None and args.max_detections < MIN_MAX_DETECTIONS:
+        raise RequestError(f"--max-detections {args.max_detections} must be at least {MIN_MAX_DETECTIONS}")
     if args.detections is None:
-        check_checkpoint(args.checkpoint, [args.weights])
+        check_checkpoint_choice(args.checkpoint, [args.weights])
         return
     usual = {"checkpoint": "best", "device": "auto", "precision": None, "bn_eps": None, "score": None, "workers": None}
     for name, value in usual.items():
@@ -166,7 +177,7 @@ def _check_options(args: argparse.Namespace) -> None:
             raise RequestError(f"--{option} is for running a detector and has no effect on --detections")
 
 
-def _own_directory(args: argparse.Namespace, recipe: DetectRecipe | None) -> Path | None:
+def _choose_run_directory(args: argparse.Namespace, recipe: DetectRecipe | None) -> Path | None:
     """Return RUN/evaluation if the run's best checkpoint is evaluated on its own held-out images; otherwise None."""
     elsewhere = any(value is not None for value in (args.data, args.source, args.annotations, args.images))
     if recipe is None or elsewhere or args.split != "val" or args.checkpoint != "best":
@@ -174,44 +185,48 @@ def _own_directory(args: argparse.Namespace, recipe: DetectRecipe | None) -> Pat
     return RunDirectory(Path(args.weights)).evaluation
 
 
-def _other_question(run: Path, recipe: DetectRecipe, about: dict[str, Any]) -> str:
+def _explain_other_protocol(run: Path, recipe: DetectRecipe, about: dict[str, Any]) -> str:
     """Explain how the protocol ``about`` differs from that of the run's own evaluation; empty if it does not."""
-    from resnext.detect.evaluator import MAX_DETECTIONS
-    from resnext.detect.tables import FORMAT
-    from resnext.evaluate.protocol import changed_words, own_protocol
+    from resnext.detect.evaluate.coco_eval import MAX_DETECTIONS
+    from resnext.detect.evaluate.tables import FORMAT
+    from resnext.evaluate.output.protocol import compare_protocols, read_run_protocol
 
     limits = {key: getattr(recipe.detector, key) for key in ("score", "nms", "detections")}
     most = max(MAX_DETECTIONS, recipe.detector.detections)
-    usual = own_protocol(RunDirectory(run), FORMAT) or {
+    usual = read_run_protocol(RunDirectory(run), FORMAT) or {
         "precision": recipe.train.precision,
         "bn_eps": None,
         "max_detections": most,
         **limits,
     }
-    words = [f"{key} is {this}, not {own}" for key, (own, this) in changed_words(usual, about).items()]
+    words = [f"{key} is {this}, not {own}" for key, (own, this) in compare_protocols(usual, about).items()]
     return f"RUN/evaluation is kept, as this protocol differs from it ({', '.join(words)}): " if words else ""
 
 
-def _write(evaluation: "DetectionEvaluation", dataset: "DetectionDataset", out: Path, about: dict[str, Any]) -> None:
+def _write_results(
+    evaluation: "DetectionEvaluation", dataset: "DetectionDataset", out: Path, about: dict[str, Any]
+) -> None:
     """Write tables and plots; for a run's own evaluation also its report, which shows the same numbers."""
-    from resnext.detect.report import write_detection_report
-    from resnext.detect.tables import write_detection_evaluation
+    from resnext.detect.evaluate.report import write_detection_report
+    from resnext.detect.evaluate.tables import write_detection_evaluation
 
     write_detection_evaluation(evaluation, dataset, out, about)
     if is_run(out.absolute().parent) and RunDirectory(out.absolute().parent).evaluation == out.absolute():
         write_detection_report(out.absolute().parent)
 
 
-def _judged_file(args: argparse.Namespace, dataset: "DetectionDataset") -> tuple["DetectionEvaluation", dict[str, Any]]:
-    from resnext.detect.evaluator import MAX_DETECTIONS, beyond_sentence, evaluate_detections
-    from resnext.detect.protocol import detection_protocol
-    from resnext.detect.results import read_results
+def _evaluate_file(
+    args: argparse.Namespace, dataset: "DetectionDataset"
+) -> tuple["DetectionEvaluation", dict[str, Any]]:
+    from resnext.detect.evaluate.coco_eval import MAX_DETECTIONS, describe_images_over_limit, evaluate_detections
+    from resnext.detect.evaluate.coco_results import read_coco_results
+    from resnext.detect.evaluate.protocol import describe_detection_protocol
 
     changed = dict(dataset.counts)
     most = args.max_detections or MAX_DETECTIONS
-    evaluation = evaluate_detections(dataset, read_results(Path(args.detections), dataset, changed), most)
-    _warn(beyond_sentence(dataset, most, None, COUNT_MORE))
-    about = detection_protocol(
+    evaluation = evaluate_detections(dataset, read_coco_results(Path(args.detections), dataset, changed), most)
+    _warn(describe_images_over_limit(dataset, most, None, MAX_DETECTIONS_HINT))
+    about = describe_detection_protocol(
         None,
         None,
         data=dataset.name,
@@ -219,60 +234,64 @@ def _judged_file(args: argparse.Namespace, dataset: "DetectionDataset") -> tuple
         changed=changed,
         weights=str(args.detections),
         max_detections=most,
-        beyond=evaluation.beyond,
+        images_over_limit=evaluation.images_over_limit,
     )
     return evaluation, about
 
 
-def _judged_model(
+def _evaluate_model(
     args: argparse.Namespace, dataset: "DetectionDataset", recipe: DetectRecipe | None, world: Any
 ) -> tuple["DetectionEvaluation | None", dict[str, Any]]:
-    from resnext.data.loader import workers_for_files
-    from resnext.detect.classes import match_classes
-    from resnext.detect.evaluator import beyond_sentence
-    from resnext.detect.judge import counted_detections, evaluate
-    from resnext.detect.protocol import OWN, detection_protocol
-    from resnext.detect.session import as_one_class
-    from resnext.evaluate.progress import image_bar
-    from resnext.train.session import prepare_machine
+    from resnext.data.loader import default_file_workers
+    from resnext.detect.evaluate.class_matching import match_classes
+    from resnext.detect.evaluate.coco_eval import describe_images_over_limit
+    from resnext.detect.evaluate.inference import evaluate_detector, resolve_max_detections
+    from resnext.detect.evaluate.protocol import OWN_SPLIT, describe_detection_protocol
+    from resnext.detect.train.session import merge_classes
+    from resnext.progress_bar import show_image_progress
+    from resnext.train.session import configure_process
 
-    prepare_machine(DetectTrainSettings() if recipe is None else recipe.train, world)
-    model = _loaded(args).to(world.device)
+    configure_process(DetectTrainSettings() if recipe is None else recipe.train, world)
+    model = _load_detector(args).to(world.device)
     dataset = replace(dataset, exif=model.preprocessing.exif)
-    dataset = as_one_class(dataset) if model.learn == "rpn" else dataset
-    most = args.max_detections or counted_detections(model)
+    dataset = merge_classes(dataset) if model.stage == "rpn" else dataset
+    most = args.max_detections or resolve_max_detections(model)
     if model.settings.detections < (args.max_detections or 0):
-        model.set_detections(args.max_detections)
+        model.set_max_detections(args.max_detections)
     note = match_classes(model, dataset).note
     if world.leads:
         _warn(note and f"{dataset.name}: {note}")
-        _warn(beyond_sentence(dataset, most, model.settings.detections, COUNT_MORE))
+        _warn(describe_images_over_limit(dataset, most, model.settings.detections, MAX_DETECTIONS_HINT))
     run = None if recipe is None else RunDirectory(Path(args.weights))
     precision = args.precision or (recipe.train.precision if recipe is not None else "fp32")
-    workers = workers_for_files() if args.workers is None else args.workers
-    with image_bar(len(dataset) // world.size) as progress:
-        evaluation = evaluate(model, dataset, world, most, precision=precision, workers=workers, progress=progress)
-    about = detection_protocol(
+    workers = default_file_workers() if args.workers is None else args.workers
+    with show_image_progress(len(dataset) // world.size) as progress:
+        evaluation = evaluate_detector(
+            model, dataset, world, most, precision=precision, workers=workers, progress=progress
+        )
+    about = describe_detection_protocol(
         model.preprocessing,
         model.settings,
         data=dataset.name,
-        split=_describe_split(args, dataset) if _own_directory(args, recipe) is None else dataset.split or OWN,
+        split=_describe_split(args, dataset)
+        if _choose_run_directory(args, recipe) is None
+        else dataset.split_rule or OWN_SPLIT,
         changed=dataset.counts,
         device=str(world.device),
         precision=precision,
         bn_eps=args.bn_eps,
         weights=str(args.weights) if run is None else run.weights(args.checkpoint).name,
         checkpoint=args.checkpoint if run is not None else None,
-        step=None if run is None else step_in(run.state(args.checkpoint)),
+        step=None if run is None else read_step(run.state(args.checkpoint)),
         classes=note,
         max_detections=most,
-        beyond=0 if evaluation is None else evaluation.beyond,
+        images_over_limit=0 if evaluation is None else evaluation.images_over_limit,
     )
     return evaluation, about
 
 
 def _describe_split(args: argparse.Namespace, dataset: "DetectionDataset") -> str:
-    return f"{args.split}: {dataset.split}" if dataset.split else str(args.split)
+    return f"{args.split}: {dataset.split_rule}" if dataset.split_rule else str(args.split)
 
 
 def _warn(sentence: str) -> None:
@@ -281,12 +300,12 @@ def _warn(sentence: str) -> None:
         print(f"resnext: {sentence}", file=sys.stderr)
 
 
-def _predict(args: argparse.Namespace) -> int:
-    from resnext.detect.coco_results import check_sizes, ids_of_annotations, ids_without_annotations
-    from resnext.detect.predict import draw, drawing_places, predict
+def _run_predict(args: argparse.Namespace) -> int:
+    from resnext.detect.coco_predictions import mark_wrong_sizes, read_annotation_ids, use_names_as_ids
+    from resnext.detect.predict import draw_predictions, make_drawing_paths, predict
     from resnext.device import pick_device
     from resnext.evaluate.predict import find_images
-    from resnext.evaluate.progress import image_bar
+    from resnext.progress_bar import show_image_progress
 
     for option, file in (("--json", args.json), ("--images-json", args.images_json)):
         if file == args.json == args.images_json == "-":
@@ -295,41 +314,41 @@ def _predict(args: argparse.Namespace) -> int:
             check_file(Path(file), option)
     if args.out is not None:
         check_folder(Path(args.out), "--out")
-    check_checkpoint(args.checkpoint, [args.weights])
-    recipe = _recipe_of(args)
+    check_checkpoint_choice(args.checkpoint, [args.weights])
+    recipe = _read_run_recipe(args)
     device = pick_device(args.device)
-    model = _loaded(args).to(device)
+    model = _load_detector(args).to(device)
     precision = args.precision or (recipe.train.precision if recipe is not None else "fp32")
     paths, problems = find_images(args.images)
-    places = drawing_places(Path(args.out), paths) if args.out is not None else []
+    places = make_drawing_paths(Path(args.out), paths) if args.out is not None else []
     if args.annotations is None:
-        ids = ids_without_annotations(paths, model)
+        ids = use_names_as_ids(paths, model)
     else:
-        ids = ids_of_annotations(Path(args.annotations), paths, model)
-    with image_bar(len(paths)) as progress:
+        ids = read_annotation_ids(Path(args.annotations), paths, model)
+    with show_image_progress(len(paths)) as progress:
         found = predict(model, paths, device, precision=precision, batch_size=args.batch_size, progress=progress)
-    found = check_sizes(found, ids)
+    found = mark_wrong_sizes(found, ids)
     if places:
-        print(f"{draw(found, places, model.classes)} drawn into {args.out}", file=sys.stderr)
-    _write_found(args, found, ids)
+        print(f"{draw_predictions(found, places, model.classes)} drawn into {args.out}", file=sys.stderr)
+    _write_detections(args, found, ids)
     if "-" not in (args.json, args.images_json):
-        _list(found, model.classes)
+        _print_detections(found, model.classes)
     failed = [one for one in found if one.error is not None]
     for path, error in [*((one.path, one.error) for one in failed), *((p.path, p.error) for p in problems)]:
-        print(f"resnext: {printable(str(path))}: {error}", file=sys.stderr)
+        print(f"resnext: {escape_unprintable(str(path))}: {error}", file=sys.stderr)
     return 1 if failed or problems else 0
 
 
-def _write_found(args: argparse.Namespace, found: "list[Predicted]", ids: "Ids") -> None:
+def _write_detections(args: argparse.Namespace, found: "list[DetectPrediction]", ids: "ResultIds") -> None:
     """Write ``--json`` and ``--images-json``; print a note if names are used as ids."""
-    from resnext.detect.coco_results import as_image_table, as_results
-    from resnext.files import written_whole
+    from resnext.detect.coco_predictions import to_coco_results, to_image_table
+    from resnext.files import atomic_write
 
-    for file, values in ((args.json, as_results(found, ids)), (args.images_json, as_image_table(found, ids))):
+    for file, values in ((args.json, to_coco_results(found, ids)), (args.images_json, to_image_table(found, ids))):
         if file == "-":
             print(json.dumps(values, indent=1))
         elif file is not None:
-            with written_whole(Path(file), "w") as stream:
+            with atomic_write(Path(file), "w") as stream:
                 stream.write(json.dumps(values, indent=1))
     if args.json is not None and args.annotations is None:
         print(
@@ -339,22 +358,22 @@ def _write_found(args: argparse.Namespace, found: "list[Predicted]", ids: "Ids")
         )
 
 
-def _loaded(args: argparse.Namespace) -> "FasterRcnn":
+def _load_detector(args: argparse.Namespace) -> "FasterRcnn":
     """Load the detector and apply --bn-eps and --score."""
-    from resnext.detect.fast import for_prediction
-    from resnext.detect.files import load_detector
+    from resnext.detect.model.fuse import prepare_for_inference
+    from resnext.detect.weights import load_detector
 
-    model = for_prediction(load_detector(args.weights, args.checkpoint, bn_eps=args.bn_eps))
+    model = prepare_for_inference(load_detector(args.weights, args.checkpoint, bn_eps=args.bn_eps))
     for note in model.provenance.get("notes", []):
-        print(printable(f"resnext: {args.weights}: {note}"), file=sys.stderr)
+        print(escape_unprintable(f"resnext: {args.weights}: {note}"), file=sys.stderr)
     if args.score is not None:
         if not 0 <= args.score <= 1:
             raise RequestError(f"--score {args.score:g} must be from 0 to 1")
-        model.set_score(args.score)
+        model.set_score_threshold(args.score)
     return model
 
 
-def _recipe_of(args: argparse.Namespace) -> DetectRecipe | None:
+def _read_run_recipe(args: argparse.Namespace) -> DetectRecipe | None:
     """Read the recipe of a detection run; None for a weights file. Raises RequestError for other runs."""
     weights: str | None = args.weights
     if weights is None or not is_run(Path(weights)):
@@ -366,12 +385,12 @@ def _recipe_of(args: argparse.Namespace) -> DetectRecipe | None:
         raise RequestError(f"{weights} is not a run of resnext detect train: {error}") from None
 
 
-def _data_of(args: argparse.Namespace, recipe: DetectRecipe | None) -> DetectDataSettings:
+def _choose_data(args: argparse.Namespace, recipe: DetectRecipe | None) -> DetectDataSettings:
     """Choose the labelled images: the run's own data, or all of the data given by the options."""
     if recipe is None and args.data is None:
         raise RequestError("name the images: --data PATH, a folder of images with their annotations")
-    from resnext.detect.find_annotations import has_annotations
-    from resnext.detect.open import data_root
+    from resnext.detect.data.find_annotations import has_annotations
+    from resnext.detect.data.open import find_data_root
 
     data = DetectDataSettings() if recipe is None else recipe.data
     if args.data is not None:  # use all of it: the recipe's limits and absolute paths are for the run's own data
@@ -379,31 +398,31 @@ def _data_of(args: argparse.Namespace, recipe: DetectRecipe | None) -> DetectDat
         elsewhere: dict[str, Any] = {
             name: None for name in names if Path(getattr(data, name) or "").expanduser().is_absolute()
         }
-        data = replace(data, path=args.data, limit_train=None, limit_val=None, **elsewhere)
+        data = replace(data, path=args.data, max_train_images=None, max_val_images=None, **elsewhere)
     if args.source is not None:
         data = replace(data, source=args.source)
-    if args.annotations is not None or (args.data is not None and has_annotations(data_root(data), data, "val")):
+    if args.annotations is not None or (args.data is not None and has_annotations(find_data_root(data), data, "val")):
         data = replace(data, val_fraction=None)  # the annotations already define the split
     images = "train_images" if data.val_fraction is not None else f"{args.split}_images"
     said = {args.split: args.annotations, images: args.images}
     return replace(data, **{key: value for key, value in said.items() if value is not None})
 
 
-def _show(evaluation: "DetectionEvaluation") -> None:
+def _print_evaluation(evaluation: "DetectionEvaluation") -> None:
     """Print COCO's twelve metrics and one row per class."""
     from rich.table import Table
     from rich.text import Text
 
-    from resnext.detect.finish import percent
-    from resnext.screen import screen
+    from resnext.detect.train.outputs import format_percent
+    from resnext.screen import make_screen
 
-    console = screen()
+    console = make_screen()
     e = evaluation
     console.print(
-        f"AP {percent(e.ap)}  AP50 {percent(e.ap50)}  AP75 {percent(e.ap75)}   small {percent(e.ap_small)}  medium "
-        f"{percent(e.ap_medium)}  large {percent(e.ap_large)}\nAR of 1, 10, {e.max_detections} detections "
-        f"{percent(e.ar1)}, {percent(e.ar10)}, {percent(e.ar100)}   small {percent(e.ar_small)}  medium "
-        f"{percent(e.ar_medium)}  large {percent(e.ar_large)}\n"
+        f"AP {format_percent(e.ap)}  AP50 {format_percent(e.ap50)}  AP75 {format_percent(e.ap75)}   small {format_percent(e.ap_small)}  medium "
+        f"{format_percent(e.ap_medium)}  large {format_percent(e.ap_large)}\nAR of 1, 10, {e.max_detections} detections "
+        f"{format_percent(e.ar1)}, {format_percent(e.ar10)}, {format_percent(e.ar100)}   small {format_percent(e.ar_small)}  medium "
+        f"{format_percent(e.ar_medium)}  large {format_percent(e.ar_large)}\n"
         f"{e.n:,} images of {e.name}, {e.boxes:,} boxes, {e.detections.n:,} detections",
         highlight=False,
         markup=False,
@@ -413,16 +432,16 @@ def _show(evaluation: "DetectionEvaluation") -> None:
     for head in ("class", "images", "boxes", "AP", "AP50", "AP75", "AR"):
         table.add_column(head, justify="left" if head == "class" else "right")
     for one in e.per_class:
-        numbers = map(percent, (one.ap, one.ap50, one.ap75, one.ar100))
-        table.add_row(Text(printable(one.name)), f"{one.images:,}", f"{one.boxes:,}", *numbers)
+        numbers = map(format_percent, (one.ap, one.ap50, one.ap75, one.ar100))
+        table.add_row(Text(escape_unprintable(one.name)), f"{one.images:,}", f"{one.boxes:,}", *numbers)
     console.print(table)
 
 
-def _list(found: list[Any], classes: tuple[str, ...]) -> None:
+def _print_detections(found: list[Any], classes: tuple[str, ...]) -> None:
     """Print one line per image: the number of objects of each class."""
-    from resnext.detect.predict import summary
-    from resnext.screen import screen
+    from resnext.detect.predict import summarize_prediction
+    from resnext.screen import make_screen
 
     for one in found:
         if one.error is None:
-            screen().print(summary(one, classes), highlight=False, markup=False, soft_wrap=True)
+            make_screen().print(summarize_prediction(one, classes), highlight=False, markup=False, soft_wrap=True)

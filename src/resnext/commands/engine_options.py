@@ -8,11 +8,11 @@ from resnext.errors import RequestError
 from resnext.run_directory import is_run
 
 if TYPE_CHECKING:
-    from resnext.deploy.runtime import Predictor
+    from resnext.deploy.predictor import Predictor
     from resnext.model.network import Network
 
 
-def add_engine(parser: argparse.ArgumentParser) -> None:
+def add_engine_options(parser: argparse.ArgumentParser) -> None:
     """Add ``--engine`` and ``--calibration``; each verb adds its own ``--precision``."""
     group = parser.add_argument_group("engine", "inference engine [plain PyTorch]")
     group.add_argument(
@@ -23,16 +23,16 @@ def add_engine(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--calibration", metavar="DIR", help="images for int8 calibration [the run's training data]")
 
 
-def check_engine(args: argparse.Namespace) -> None:
+def check_engine_options(args: argparse.Namespace) -> None:
     """Raise RequestError for engine options without --engine, or options that an engine does not take."""
     if args.engine is None and args.precision in ("int8", "auto"):
         raise RequestError(f"--precision {args.precision} needs an engine: add --engine auto")
     if args.calibration is not None and (args.engine is None or args.precision != "int8"):
         raise RequestError("--calibration needs --engine and --precision int8")
-    device_name(args)
+    choose_device_name(args)
 
 
-def device_name(args: argparse.Namespace) -> str:
+def choose_device_name(args: argparse.Namespace) -> str:
     """Return ``--device``, or the CPU with --engine. Raises RequestError for another device with --engine."""
     if args.engine is None:
         return str(args.device)
@@ -43,17 +43,17 @@ def device_name(args: argparse.Namespace) -> str:
     return "cpu"
 
 
-def predictor_of(
+def build_predictor(
     args: argparse.Namespace, network: "Network", weights: str, precision: str, size: int, batch: int
 ) -> "Predictor":
     """Build the predictor that runs ``network`` (loaded from ``weights``) on the chosen engine."""
-    from resnext.deploy.quantize import calibration_of
-    from resnext.deploy.runtime import Predictor
+    from resnext.deploy.int8 import load_calibration_images
+    from resnext.deploy.predictor import Predictor
 
     calibration = None
     if precision == "int8":
         path = Path(weights)
-        calibration = calibration_of(network, path if is_run(path) else None, args.calibration)
+        calibration = load_calibration_images(network, path if is_run(path) else None, args.calibration)
     goal = "latency" if batch == 1 else "throughput"
     return Predictor(
         network,

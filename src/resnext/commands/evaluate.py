@@ -3,9 +3,14 @@
 import argparse
 from typing import TYPE_CHECKING, NamedTuple
 
-from resnext.commands.engine_options import add_engine, check_engine, device_name, predictor_of
+from resnext.commands.engine_options import (
+    add_engine_options,
+    build_predictor,
+    check_engine_options,
+    choose_device_name,
+)
 from resnext.errors import RequestError
-from resnext.run_directory import CHECKPOINTS, RunDirectory, check_checkpoint, check_run_kind
+from resnext.run_directory import CHECKPOINT_NAMES, RunDirectory, check_checkpoint_choice, check_run_kind
 from resnext.settings import SOURCES, RunSettings
 
 if TYPE_CHECKING:
@@ -13,12 +18,12 @@ if TYPE_CHECKING:
 
     from torch import nn
 
-    from resnext.evaluate.choose import Networks
     from resnext.evaluate.evaluator import Evaluation
-    from resnext.evaluate.labels import Answers
+    from resnext.evaluate.label_mapping import LabelMapping
+    from resnext.evaluate.setup import EvalNetworks
     from resnext.train.distributed import World
 
-SENTENCE = "Evaluate a run or a weights file on labelled images."
+SUMMARY = "Evaluate a run or a weights file on labelled images."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,12 +41,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--source", choices=SOURCES, help="other data than the run's own; folder: all images in PATH")
     parser.add_argument("--split", choices=("val", "train"), default="val", help="held-out or training images [val]")
-    parser.add_argument("--checkpoint", choices=CHECKPOINTS, default="best", help="which checkpoint of a run [best]")
-    add_view(parser)
-    add_questions(parser)
+    parser.add_argument(
+        "--checkpoint", choices=CHECKPOINT_NAMES, default="best", help="which checkpoint of a run [best]"
+    )
+    add_view_options(parser)
+    add_benchmark_options(parser)
     parser.add_argument(
         "--batch-size",
-        type=positive,
+        type=parse_positive,
         default=256,
         metavar="N",
         help="images per batch; results depend on it only by rounding [256]",
@@ -52,14 +59,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="precision of the convolutions; int8 and auto need --engine [the run's, or fp32]",
     )
     parser.add_argument(
-        "--workers", type=whole, metavar="N", help="loading processes [0 for data in memory, else one per core]"
+        "--workers",
+        type=parse_non_negative,
+        metavar="N",
+        help="loading processes [0 for data in memory, else one per core]",
     )
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps or auto [auto]")
     parser.add_argument("--out", metavar="DIR", help="output folder for tables and plots [RUN/evaluation]")
-    add_engine(parser)
+    add_engine_options(parser)
 
 
-def add_view(parser: argparse.ArgumentParser) -> None:
+def add_view_options(parser: argparse.ArgumentParser) -> None:
     """Add the options for views and for averaging."""
     view = parser.add_argument_group("view", "crops of each image [one centre crop, as stored with the weights]")
     view.add_argument(
@@ -74,13 +84,13 @@ def add_view(parser: argparse.ArgumentParser) -> None:
         choices=("logits", "probabilities"),
         help="what is averaged over views and networks [logits over views, probabilities over networks]",
     )
-    view.add_argument("--image-size", type=positive, metavar="N", help="side of the crop, pixels [the weights']")
+    view.add_argument("--image-size", type=parse_positive, metavar="N", help="side of the crop, pixels [the weights']")
     view.add_argument(
-        "--resize", type=positive, metavar="N", help="shorter side before the crop [the weights', in proportion]"
+        "--resize", type=parse_positive, metavar="N", help="shorter side before the crop [the weights', in proportion]"
     )
 
 
-def add_questions(parser: argparse.ArgumentParser) -> None:
+def add_benchmark_options(parser: argparse.ArgumentParser) -> None:
     """Add the options for restricted classes, ReaL labels and corruptions."""
     asked = parser.add_argument_group("classes, labels and corruptions")
     asked.add_argument(
@@ -97,32 +107,35 @@ def add_questions(parser: argparse.ArgumentParser) -> None:
         "--corrupt", metavar="NAMES", help="corrupt the images on the fly: names separated by commas, or all"
     )
     asked.add_argument(
-        "--severity", type=severities, metavar="N", help="severity of --corrupt: 1 to 5, or several such as 1,3,5 [3]"
+        "--severity",
+        type=parse_severities,
+        metavar="N",
+        help="severity of --corrupt: 1 to 5, or several such as 1,3,5 [3]",
     )
 
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate, print and write the tables; return 0. With torchrun, the images are divided among the processes."""
-    from resnext.evaluate.choose import load_networks
-    from resnext.train.distributed import joined
-    from resnext.train.session import prepare_machine
+    from resnext.evaluate.setup import load_networks
+    from resnext.train.distributed import init_distributed
+    from resnext.train.session import configure_process
 
-    check_questions(args)
+    check_options(args)
     for name in args.weights:
         check_run_kind(name, "classification", f"resnext detect evaluate {name}")
-    with joined(device_name(args)) as world:
+    with init_distributed(choose_device_name(args)) as world:
         networks = load_networks(args)
         if args.engine is None:
-            prepare_machine(networks.recipe.train if networks.recipe else RunSettings(), world)
+            configure_process(networks.recipe.train if networks.recipe else RunSettings(), world)
         networks.to(world.device)
         precision = args.precision or (networks.recipe.train.precision if networks.recipe else "fp32")
-        machine = machine_of(args, networks, world, precision)
+        machine = build_runtime(args, networks, world, precision)
         if args.corruptions is not None or args.corrupt is not None:
             return run_corruptions(args, networks, machine)
-        return run_images(args, networks, machine)
+        return run_evaluation(args, networks, machine)
 
 
-class Machine(NamedTuple):
+class EvalRuntime(NamedTuple):
     """What an evaluation runs on: the processes, the precision, and the networks or predictors."""
 
     world: "World"
@@ -130,28 +143,30 @@ class Machine(NamedTuple):
     models: "Sequence[nn.Module]"
 
 
-def machine_of(args: argparse.Namespace, networks: "Networks", world: "World", precision: str) -> Machine:
+def build_runtime(args: argparse.Namespace, networks: "EvalNetworks", world: "World", precision: str) -> EvalRuntime:
     """Build the runtime: the networks themselves, or with ``--engine`` predictors, whose engine ``precision`` names."""
     if args.engine is None:
-        return Machine(world, precision, networks.models)
+        return EvalRuntime(world, precision, networks.models)
     predictors = [
-        predictor_of(args, model, weights, precision, p.image_size, min(args.batch_size, 32))
+        build_predictor(args, model, weights, precision, p.image_size, min(args.batch_size, 32))
         for model, weights, p in zip(networks.models, args.weights, networks.preprocessings, strict=True)
     ]
-    return Machine(world, " + ".join(predictor.engine for predictor in predictors), predictors)
+    return EvalRuntime(world, " + ".join(predictor.engine for predictor in predictors), predictors)
 
 
-def judge_all(args: argparse.Namespace, networks: "Networks", answers: "Answers", machine: Machine) -> "Evaluation":
+def evaluate_networks(
+    args: argparse.Namespace, networks: "EvalNetworks", answers: "LabelMapping", machine: EvalRuntime
+) -> "Evaluation":
     """Evaluate the networks on every image once, divided among the processes."""
     from resnext.data.loader import default_workers
+    from resnext.evaluate.ensemble import EnsembleMember
     from resnext.evaluate.evaluator import evaluate
-    from resnext.evaluate.panel import Member
-    from resnext.evaluate.progress import image_bar
-    from resnext.train.gather import gathered
+    from resnext.progress_bar import show_image_progress
+    from resnext.train.distributed_evaluation import evaluate_distributed
 
     dataset, world = answers.dataset, machine.world
-    with image_bar(len(dataset) // world.size) as progress:
-        return gathered(
+    with show_image_progress(len(dataset) // world.size) as progress:
+        return evaluate_distributed(
             evaluate,
             world,
             machine.models[0],
@@ -160,93 +175,93 @@ def judge_all(args: argparse.Namespace, networks: "Networks", answers: "Answers"
             batch_size=args.batch_size,
             workers=default_workers(dataset) if args.workers is None else args.workers,
             progress=progress,
-            looks=networks.looks,
-            others=list(map(Member, machine.models[1:], networks.preprocessings[1:])),
-            ensemble=networks.ensemble,
-            outputs=answers.outputs,
+            looks=networks.views,
+            others=list(map(EnsembleMember, machine.models[1:], networks.preprocessings[1:])),
+            ensemble=networks.ensemble_combine,
+            outputs=answers.output_indices,
             precision=machine.precision,
             channels_last=networks.channels_last and args.engine is None,
         )
 
 
-def run_images(args: argparse.Namespace, networks: "Networks", machine: Machine) -> int:
+def run_evaluation(args: argparse.Namespace, networks: "EvalNetworks", machine: EvalRuntime) -> int:
     """Evaluate on one data set: print the metrics, write tables and plots."""
-    from resnext.evaluate import real as reassessed
-    from resnext.evaluate.choose import choose_data, choose_directory, describe
-    from resnext.evaluate.evaluator import check_fit
-    from resnext.evaluate.report import write_report
-    from resnext.evaluate.show import say, show, show_published
-    from resnext.evaluate.tables import check_directory, write_evaluation
-    from resnext.screen import screen
+    from resnext.evaluate.evaluator import check_compatible
+    from resnext.evaluate.output.console import print_evaluation, print_line, print_published
+    from resnext.evaluate.output.report import write_report
+    from resnext.evaluate.output.tables import check_output_directory, write_evaluation
+    from resnext.evaluate.setup import choose_data, choose_directory, describe_evaluation
+    from resnext.evaluate.suites import real as reassessed
+    from resnext.screen import make_screen
 
-    console = screen()
-    labels = None if args.real is None else reassessed.read_real(args.real)
+    console = make_screen()
+    labels = None if args.real is None else reassessed.read_real_labels(args.real)
     judged = choose_data(args, networks)
-    answers = networks.meet(judged.dataset, args.restrict)
+    answers = networks.map_labels(judged.dataset, args.restrict)
     for model in networks.models:
-        check_fit(model, answers.dataset, answers.outputs)
+        check_compatible(model, answers.dataset, answers.output_indices)
     if labels is not None:
-        reassessed.check_real(answers.dataset)
-    data = None if judged.own else judged.dataset.name
+        reassessed.check_imagenet_validation(answers.dataset)
+    data = None if judged.is_run_data else judged.dataset.name
     out = choose_directory(args, networks, data, str(machine.world.device), machine.precision)
     if out is not None:
-        check_directory(out)
-    evaluation = judge_all(args, networks, answers, machine)
-    if not machine.world.leads:
+        check_output_directory(out)
+    evaluation = evaluate_networks(args, networks, answers, machine)
+    if not machine.world.is_main:
         return 0
-    about = describe(args, networks, answers, judged.split, str(machine.world.device), machine.precision)
+    about = describe_evaluation(args, networks, answers, judged.split, str(machine.world.device), machine.precision)
     real = None if labels is None else reassessed.score_real(evaluation, labels)
     own = networks.run is not None and out == RunDirectory(networks.run).evaluation
     if out is not None:
         write_evaluation(evaluation, answers.dataset, networks.preprocessing, out, about, real=real)
     if networks.run is not None and own:
         write_report(networks.run)
-    show(console, evaluation, about, real)
+    print_evaluation(console, evaluation, about, real)
     if len(networks.models) == 1:
-        show_published(console, networks.model, args.weights[0], evaluation, about)
-    say(console, "Give --out DIR to keep the tables and plots." if out is None else f"tables and plots: {out}")
+        print_published(console, networks.model, args.weights[0], evaluation, about)
+    print_line(console, "Give --out DIR to keep the tables and plots." if out is None else f"tables and plots: {out}")
     if networks.run is not None and own:
-        say(console, f"report: {RunDirectory(networks.run).report}")
+        print_line(console, f"report: {RunDirectory(networks.run).report}")
     return 0
 
 
-def run_corruptions(args: argparse.Namespace, networks: "Networks", machine: Machine) -> int:
+def run_corruptions(args: argparse.Namespace, networks: "EvalNetworks", machine: EvalRuntime) -> int:
     """Evaluate on ImageNet-C, or on images corrupted on the fly: errors, their mean, and the mCE if possible."""
-    from resnext.evaluate.choose import choose_directory, describe
-    from resnext.evaluate.robustness import Result
-    from resnext.evaluate.robustness_tables import check_directory, write_corruptions
-    from resnext.evaluate.show import say, show_corruptions
-    from resnext.evaluate.suites import made_here, of_folder
-    from resnext.screen import screen
+    from resnext.evaluate.corruption_suites import create_corruption_suite, open_imagenet_c
+    from resnext.evaluate.output.console import print_corruptions, print_line
+    from resnext.evaluate.output.corruption_tables import check_output_directory, write_corruptions
+    from resnext.evaluate.setup import choose_directory, describe_evaluation
+    from resnext.evaluate.suites.imagenet_c import CorruptionResult
+    from resnext.screen import make_screen
 
-    console, official = screen(), args.corruptions is not None
-    suite = of_folder(args, networks) if official else made_here(args, networks)
-    stored = networks.stored()
+    console, official = make_screen(), args.corruptions is not None
+    suite = open_imagenet_c(args, networks) if official else create_corruption_suite(args, networks)
+    stored = networks.without_crop()
     out = choose_directory(args, networks, suite.name, str(machine.world.device), machine.precision)
     if out is not None:
-        check_directory(out)
-    results: list[Result] = []
+        check_output_directory(out)
+    results: list[CorruptionResult] = []
     for (corruption, severity), opened in suite.datasets.items():
         dataset = opened()
-        answers = stored.meet(dataset, args.restrict)
-        evaluation = judge_all(args, stored, answers, machine)
-        results.append(Result(corruption, severity, evaluation.n, evaluation.n - evaluation.correct1))
-    if not machine.world.leads:
+        answers = stored.map_labels(dataset, args.restrict)
+        evaluation = evaluate_networks(args, stored, answers, machine)
+        results.append(CorruptionResult(corruption, severity, evaluation.n, evaluation.n - evaluation.correct1))
+    if not machine.world.is_main:
         return 0
     seen = stored if official else networks  # images corrupted on the fly were cropped by our own preprocessing
-    about = describe(args, seen, answers, suite.split, str(machine.world.device), machine.precision)
-    about |= {"data": suite.name + answers.dataset.name.removeprefix(dataset.name), "corruption": suite.made}
+    about = describe_evaluation(args, seen, answers, suite.split, str(machine.world.device), machine.precision)
+    about |= {"data": suite.name + answers.dataset.name.removeprefix(dataset.name), "corruption": suite.method}
     if out is not None:
         write_corruptions(results, about, official, out)
-    show_corruptions(console, results, about, official)
-    say(console, "Give --out DIR to keep the table and the plot." if out is None else f"table and plot: {out}")
+    print_corruptions(console, results, about, official)
+    print_line(console, "Give --out DIR to keep the table and the plot." if out is None else f"table and plot: {out}")
     return 0
 
 
-def check_questions(args: argparse.Namespace) -> None:
+def check_options(args: argparse.Namespace) -> None:
     """Raise RequestError for options that cannot be combined."""
-    check_engine(args)
-    check_checkpoint(args.checkpoint, args.weights)
+    check_engine_options(args)
+    check_checkpoint_choice(args.checkpoint, args.weights)
     corrupted = [name for name in ("corruptions", "corrupt") if getattr(args, name) is not None]
     if len(corrupted) > 1:
         raise RequestError(
@@ -267,15 +282,15 @@ def check_questions(args: argparse.Namespace) -> None:
         raise RequestError(f"--resize cannot be combined with --{corrupted[0]}, whose images are already cropped")
 
 
-def positive(text: str) -> int:
+def parse_positive(text: str) -> int:
     """Parse a whole number from 1, for argparse."""
-    value = whole(text)
+    value = parse_non_negative(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"must be at least 1, not {value}")
     return value
 
 
-def whole(text: str) -> int:
+def parse_non_negative(text: str) -> int:
     """Parse a whole number from 0, for argparse."""
     try:
         value = int(text)
@@ -286,7 +301,7 @@ def whole(text: str) -> int:
     return value
 
 
-def severities(text: str) -> list[int]:
+def parse_severities(text: str) -> list[int]:
     """Parse numbers from 1 to 5 separated by commas, for argparse."""
     values = text.split(",")
     if not values or not all(value in ("1", "2", "3", "4", "5") for value in values) or len(set(values)) < len(values):

@@ -6,66 +6,69 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from resnext.commands.train import add_settings, given_settings
-from resnext.paper.numbers import table, tables
+from resnext.commands.train import add_setting_options, collect_settings
+from resnext.paper.numbers import get_table, load_tables
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-SENTENCE = "Show the paper's tables and figures beside measured results, and run what is missing."
+SUMMARY = "Show the paper's tables and figures beside measured results, and run what is missing."
 RUNS, RESULTS, OUT = "runs/paper", "results", "paper-out"
-MODULES = {  # further actions: add_arguments(parser) and run(args) of a file below paper/
-    "cost": ("resnext.paper.cost_command", "estimate time and cost of a table's runs on a machine"),
-    "feed": ("resnext.paper.feed_command", "estimate what keeps a number of GPUs busy: cores, storage, shards"),
+ACTION_MODULES = {  # further actions: add_arguments(parser) and run(args) of a file below paper/
+    "cost": ("resnext.planning.cost_command", "estimate time and cost of a table's runs on a machine"),
+    "feed": (
+        "resnext.planning.input_pipeline_command",
+        "estimate what keeps a number of GPUs busy: cores, storage, shards",
+    ),
 }
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add one action per table or figure; run, status, recipes; and those of ACTION_MODULES."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    for name, entry in tables().items():
+    for name, entry in load_tables().items():
         about = f"{entry.title}. {entry.source}."
-        _add_table_arguments(actions.add_parser(name, help=entry.title, description=about, allow_abbrev=False))
+        _add_table_options(actions.add_parser(name, help=entry.title, description=about, allow_abbrev=False))
     run_parser = actions.add_parser(
         "run", help="start or resume the run of a row", allow_abbrev=False,
         description="Trains a row's recipe into RUNS/RECIPE. The same command resumes it.",
     )  # fmt: skip
-    _add_run_arguments(run_parser)
+    _add_run_options(run_parser)
     status = actions.add_parser(
         "status", help="show which results are measured, running and missing", allow_abbrev=False
     )
-    _add_places(status)
+    _add_directory_options(status)
     recipes = actions.add_parser("recipes", help="write all recipes as YAML files with headers", allow_abbrev=False)
     recipes.add_argument("directory", metavar="DIR", help="output folder for paper/NAME.yaml and modern/NAME.yaml")
-    for name, (module, sentence) in MODULES.items():
+    for name, (module, sentence) in ACTION_MODULES.items():
         import_module(module).add_arguments(actions.add_parser(name, help=sentence, allow_abbrev=False))
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the action and return exit status 0."""
-    if args.action in MODULES:
-        return int(import_module(MODULES[args.action][0]).run(args))
+    if args.action in ACTION_MODULES:
+        return int(import_module(ACTION_MODULES[args.action][0]).run(args))
     action: Callable[[argparse.Namespace, Console], None] = {
-        "run": _run,
-        "status": _status,
-        "recipes": _recipes,
-    }.get(args.action, _show)
+        "run": _run_row,
+        "status": _print_status,
+        "recipes": _write_recipes,
+    }.get(args.action, _print_table)
 
-    from resnext.screen import screen
+    from resnext.screen import make_screen
 
-    action(args, screen())
+    action(args, make_screen())
     return 0
 
 
-def _add_places(parser: argparse.ArgumentParser) -> None:
+def _add_directory_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--runs", default=RUNS, metavar="DIR", help="folder of runs, named by recipe [%(default)s]")
     parser.add_argument(
         "--results", default=RESULTS, metavar="DIR", help="folder of CSV files with recorded results [%(default)s]"
     )
 
 
-def _add_table_arguments(parser: argparse.ArgumentParser) -> None:
-    _add_places(parser)
+def _add_table_options(parser: argparse.ArgumentParser) -> None:
+    _add_directory_options(parser)
     parser.add_argument(
         "--out", default=OUT, metavar="DIR", help="output folder for NAME.png, NAME.svg, NAME.csv [%(default)s]"
     )
@@ -83,9 +86,9 @@ def _add_table_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
+def _add_run_options(parser: argparse.ArgumentParser) -> None:
     parser.usage = f"{parser.prog} TABLE --row ROW [--seed N] [--toy] [--runs DIR] [--SECTION.FIELD VALUE ...]"
-    parser.add_argument("table", metavar="TABLE", help=f"one of {', '.join(tables())}")
+    parser.add_argument("table", metavar="TABLE", help=f"one of {', '.join(load_tables())}")
     parser.add_argument("--row", required=True, metavar="ROW", help="row, as in the table's first column: 32x4d/50")
     parser.add_argument("--seed", type=int, metavar="N", help="another run of the same row with this seed")
     parser.add_argument("--runs", default=RUNS, metavar="DIR", help="folder of runs [%(default)s]")
@@ -97,38 +100,40 @@ def _add_run_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--toy", action="store_true", help="run the recipe in seconds: 4 steps, small images, random data"
     )
-    add_settings(parser)
+    add_setting_options(parser)
 
 
-def _show(args: argparse.Namespace, console: "Console") -> None:
+def _print_table(args: argparse.Namespace, console: "Console") -> None:
     """Print a table or figure and write its files."""
-    from resnext.paper.show import show
+    from resnext.paper.show import show_table
 
-    show(console, table(args.action), Path(args.runs), Path(args.results), Path(args.out), measure=args.measure)
+    show_table(
+        console, get_table(args.action), Path(args.runs), Path(args.results), Path(args.out), measure=args.measure
+    )
 
 
-def _run(args: argparse.Namespace, console: "Console") -> None:
+def _run_row(args: argparse.Namespace, console: "Console") -> None:
     """Start or resume a row's run."""
-    from resnext.paper.run import announce, plan, start
+    from resnext.paper.run import announce, plan_run, start_run
 
-    chosen = table(args.table)
+    chosen = get_table(args.table)
     row = chosen.row(args.row)
-    planned = plan(
-        chosen, row, Path(args.runs), given_settings(args),
+    planned = plan_run(
+        chosen, row, Path(args.runs), collect_settings(args),
         seed=args.seed, schedule=args.schedule, toy_size=args.toy,
     )  # fmt: skip
     announce(console, chosen, row, planned)
-    start(planned)
+    start_run(planned)
 
 
-def _status(args: argparse.Namespace, console: "Console") -> None:
+def _print_status(args: argparse.Namespace, console: "Console") -> None:
     """Print which results are measured, running and missing."""
     from resnext.paper.status import print_status
 
     print_status(console, Path(args.runs), Path(args.results))
 
 
-def _recipes(args: argparse.Namespace, console: "Console") -> None:
+def _write_recipes(args: argparse.Namespace, console: "Console") -> None:
     """Write the recipes as YAML files."""
     from resnext.paper.recipe_files import write_recipes
 

@@ -6,17 +6,22 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from resnext.commands.engine_options import add_engine, check_engine, device_name, predictor_of
-from resnext.commands.evaluate import positive
-from resnext.errors import RequestError, printable
+from resnext.commands.engine_options import (
+    add_engine_options,
+    build_predictor,
+    check_engine_options,
+    choose_device_name,
+)
+from resnext.commands.evaluate import parse_positive
+from resnext.errors import RequestError, escape_unprintable
 from resnext.files import check_file
-from resnext.run_directory import CHECKPOINTS, check_checkpoint, check_run_kind
+from resnext.run_directory import CHECKPOINT_NAMES, check_checkpoint_choice, check_run_kind
 
 if TYPE_CHECKING:
     from resnext.evaluate.predict import Prediction
     from resnext.model.network import Network
 
-SENTENCE = "Classify images with a run or a weights file."
+SUMMARY = "Classify images with a run or a weights file."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,15 +33,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="IMAGE",
         help="image files, folders (searched recursively), quoted patterns: 'a/**/*.jpg'",
     )
-    parser.add_argument("--top", type=positive, default=3, metavar="K", help="number of classes to show [3]")
+    parser.add_argument("--top", type=parse_positive, default=3, metavar="K", help="number of classes to show [3]")
     parser.add_argument("--json", action="store_true", help="print one JSON array instead of a table")
-    parser.add_argument("--checkpoint", choices=CHECKPOINTS, default="best", help="which checkpoint of a run [best]")
-    parser.add_argument("--batch-size", type=positive, default=32, metavar="N", help="images per batch [32]")
+    parser.add_argument(
+        "--checkpoint", choices=CHECKPOINT_NAMES, default="best", help="which checkpoint of a run [best]"
+    )
+    parser.add_argument("--batch-size", type=parse_positive, default=32, metavar="N", help="images per batch [32]")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps or auto [auto]")
     parser.add_argument(
         "--precision", choices=("fp32", "bf16", "int8", "auto"), help="precision of the --engine [fp32]"
     )
-    add_engine(parser)
+    add_engine_options(parser)
     parser.add_argument(
         "--picture", metavar="FILE", help="also write a PNG of the first 24 images as the network sees them"
     )
@@ -45,48 +52,48 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Classify and print; return 1 if an image could not be read (the others are still classified)."""
     from resnext.device import pick_device
-    from resnext.evaluate.predict import find_images, predict, preprocessing_of
-    from resnext.evaluate.progress import image_bar
+    from resnext.evaluate.predict import find_images, get_preprocessing, predict
+    from resnext.progress_bar import show_image_progress
     from resnext.weights import load
 
     if args.picture is not None:
         check_file(Path(args.picture), "--picture")
-    check_engine(args)
+    check_engine_options(args)
     check_run_kind(args.weights, "classification", f"resnext detect predict {args.weights}")
     if args.engine is None and args.precision is not None:
         raise RequestError(f"--precision {args.precision} needs an engine: add --engine auto")
-    check_checkpoint(args.checkpoint, [args.weights])
-    device = pick_device(device_name(args))
+    check_checkpoint_choice(args.checkpoint, [args.weights])
+    device = pick_device(choose_device_name(args))
     model = load(args.weights, args.checkpoint)
-    preprocessing = preprocessing_of(model)
+    preprocessing = get_preprocessing(model)
     paths, problems = find_images(args.images)
     running = model.to(device)
     if args.engine is not None:
         batch = min(args.batch_size, len(paths))
         precision, size = args.precision or "fp32", preprocessing.image_size
         running = cast(
-            "Network", predictor_of(args, model, args.weights, precision, size, batch)
+            "Network", build_predictor(args, model, args.weights, precision, size, batch)
         )  # called like a network
-    with image_bar(len(paths)) as progress:
+    with show_image_progress(len(paths)) as progress:
         predictions = predict(running, paths, batch_size=args.batch_size, progress=progress)
     predictions += problems
     failed = [prediction for prediction in predictions if prediction.error is not None]
     if args.picture is not None and len(failed) < len(predictions):
-        from resnext.evaluate.pictures import predicted
-        from resnext.evaluate.style import save
+        from resnext.evaluate.output.plots import plot_predictions
+        from resnext.plotting import save_figure
 
-        save(predicted(predictions, preprocessing), args.picture)
+        save_figure(plot_predictions(predictions, preprocessing), args.picture)
         print(f"resnext: {args.picture} shows them as the network sees them", file=sys.stderr)
     if args.json:
-        print(json.dumps([as_json(prediction, args.top) for prediction in predictions], indent=1))
+        print(json.dumps([format_json_entry(prediction, args.top) for prediction in predictions], indent=1))
     elif len(failed) < len(predictions):
-        show(predictions, args.top, preprocessing.to_dict())
+        print_predictions(predictions, args.top, preprocessing.to_dict())
     for prediction in failed:
-        print(f"resnext: {printable(str(prediction.path))}: {prediction.error}", file=sys.stderr)
+        print(f"resnext: {escape_unprintable(str(prediction.path))}: {prediction.error}", file=sys.stderr)
     return 1 if failed else 0
 
 
-def as_json(prediction: "Prediction", top: int) -> dict[str, Any]:
+def format_json_entry(prediction: "Prediction", top: int) -> dict[str, Any]:
     """Build one entry of the JSON array: the path with its predictions, or with its error."""
     if prediction.error is not None:
         return {"path": prediction.path, "error": prediction.error}
@@ -94,22 +101,22 @@ def as_json(prediction: "Prediction", top: int) -> dict[str, Any]:
     return {"path": prediction.path, "predictions": pairs}
 
 
-def show(predictions: list["Prediction"], top: int, view: dict[str, Any]) -> None:
+def print_predictions(predictions: list["Prediction"], top: int, view: dict[str, Any]) -> None:
     """Print one row per image, and below how images were prepared."""
     from rich.table import Table
     from rich.text import Text
 
-    from resnext.evaluate.protocol import view_line
-    from resnext.screen import screen
+    from resnext.evaluate.output.protocol import format_view
+    from resnext.screen import make_screen
 
     rows = []
     for prediction in predictions:
         if prediction.error is None:
             (name, p), *others = prediction.top(top)
-            path = printable(str(prediction.path))
-            rest = ", ".join(f"{printable(other)} {share(q)}" for other, q in others)
-            rows.append((path, printable(name), share(p), rest))
-    console = screen()
+            path = escape_unprintable(str(prediction.path))
+            rest = ", ".join(f"{escape_unprintable(other)} {format_probability(q)}" for other, q in others)
+            rows.append((path, escape_unprintable(name), format_probability(p), rest))
+    console = make_screen()
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("image", overflow="fold")
     table.add_column("prediction", style="bold")
@@ -118,9 +125,9 @@ def show(predictions: list["Prediction"], top: int, view: dict[str, Any]) -> Non
     for row in rows:
         table.add_row(*(Text(cell) for cell in row))
     console.print(table)
-    console.print(f"network input: {view_line(view)}", markup=False, highlight=False, soft_wrap=True, style="dim")
+    console.print(f"network input: {format_view(view)}", markup=False, highlight=False, soft_wrap=True, style="dim")
 
 
-def share(probability: float) -> str:
+def format_probability(probability: float) -> str:
     """Format a probability in percent."""
     return f"{100 * probability:.1f} %"

@@ -8,24 +8,24 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
 from resnext.errors import RequestError
-from resnext.recipe import TRAINED_BY, Kind, from_command_line, read_recipe
+from resnext.recipe import TRAIN_COMMANDS, Kind, parse_command_line_value, read_recipe
 from resnext.run_directory import RunDirectory, check_new_run, check_run_kind, open_run
 from resnext.settings import Recipe
-from resnext.train.resume import resumed_recipe
+from resnext.train.resume import resolve_resumed_recipe
 
-SENTENCE = "Train a network by a recipe, or resume a run."
+SUMMARY = "Train a network by a recipe, or resume a run."
 
 R = TypeVar("R")
-SHORT = {"init.weights": "--init"}  # short names of frequently used options
+SHORT_OPTIONS = {"init.weights": "--init"}  # short names of frequently used options
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add RECIPE, --run, --resume, --continue, and one option for every setting."""
-    add_ways(parser)
-    add_settings(parser)
+    add_run_options(parser)
+    add_setting_options(parser)
 
 
-def add_ways(parser: argparse.ArgumentParser) -> None:
+def add_run_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that choose the recipe and the run directory."""
     ways = "[--run DIR | --resume DIR | --continue DIR]"
     parser.usage = f"{parser.prog} [RECIPE] {ways} [--init WEIGHTS] [--SECTION.FIELD VALUE ...]"
@@ -36,11 +36,11 @@ def add_ways(parser: argparse.ArgumentParser) -> None:
         "--continue",
         dest="again",
         metavar="DIR",
-        help="start this run, or resume it if it exists, here or in train.mirror; safe to repeat",
+        help="start this run, or resume it if it exists, here or in train.checkpoint_url; safe to repeat",
     )
 
 
-def add_settings(parser: argparse.ArgumentParser, kind: type = Recipe) -> None:
+def add_setting_options(parser: argparse.ArgumentParser, kind: type = Recipe) -> None:
     """Add one option for every setting of a recipe."""
     hints = get_type_hints(kind)
     for section in fields(kind):
@@ -50,18 +50,18 @@ def add_settings(parser: argparse.ArgumentParser, kind: type = Recipe) -> None:
             choices = f" Choices: {', '.join(f.metadata['choices'])}." if f.metadata["choices"] else ""
             key = f"{section.name}.{f.name}"
             group.add_argument(
-                *([SHORT[key]] if key in SHORT else []),
+                *([SHORT_OPTIONS[key]] if key in SHORT_OPTIONS else []),
                 f"--{key}",
                 dest=f"set:{key}",
-                metavar=_word(get_type_hints(hints[section.name])[f.name]),
+                metavar=_choose_metavar(get_type_hints(hints[section.name])[f.name]),
                 help=f"{f.metadata['help']}{choices} [{default}]".replace("%", "%%"),
             )
 
 
-def given_settings(args: argparse.Namespace, kind: type = Recipe) -> dict[str, Any]:
+def collect_settings(args: argparse.Namespace, kind: type = Recipe) -> dict[str, Any]:
     """Collect the settings given as options, as ``{"train.epochs": 3}``."""
     return {
-        key.removeprefix("set:"): from_command_line(key.removeprefix("set:"), text, kind)
+        key.removeprefix("set:"): parse_command_line_value(key.removeprefix("set:"), text, kind)
         for key, text in vars(args).items()
         if key.startswith("set:") and text is not None
     }
@@ -69,7 +69,7 @@ def given_settings(args: argparse.Namespace, kind: type = Recipe) -> dict[str, A
 
 def run(args: argparse.Namespace) -> int:
     """Train, and return exit status 0 when the run is complete."""
-    recipe, directory, resume = asked_for(args, Recipe)
+    recipe, directory, resume = resolve_request(args, Recipe)
 
     from resnext.train.loop import train
 
@@ -77,9 +77,9 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def asked_for(args: argparse.Namespace, kind: type[R]) -> tuple[R, RunDirectory, bool | None]:
+def resolve_request(args: argparse.Namespace, kind: type[R]) -> tuple[R, RunDirectory, bool | None]:
     """Return the recipe, the run directory, and whether to resume (None: resume if the run exists)."""
-    overrides = given_settings(args, kind)
+    overrides = collect_settings(args, kind)
     ways = {"--run": args.run, "--resume": args.resume, "--continue": args.again}
     if sum(value is not None for value in ways.values()) > 1:
         raise RequestError(
@@ -88,12 +88,12 @@ def asked_for(args: argparse.Namespace, kind: type[R]) -> tuple[R, RunDirectory,
     begun = args.resume if args.resume is not None else args.again
     if begun is not None:
         task: Kind = "classification" if kind is Recipe else "detection"
-        other = TRAINED_BY["detection" if task == "classification" else "classification"]
+        other = TRAIN_COMMANDS["detection" if task == "classification" else "classification"]
         check_run_kind(begun, task, f"{other} {'--continue' if args.resume is None else '--resume'} {begun}")
     if args.resume is not None:
         directory = open_run(args.resume)
         asked = read_recipe(directory.recipe if args.recipe is None else args.recipe, overrides, kind)
-        return resumed_recipe(directory, asked), directory, True
+        return resolve_resumed_recipe(directory, asked), directory, True
     if args.recipe is None:
         raise RequestError("train needs a RECIPE, or --resume DIR")
     recipe = read_recipe(args.recipe, overrides, kind)
@@ -111,7 +111,7 @@ def choose_run_directory(args: argparse.Namespace) -> RunDirectory:
     return check_new_run(args.run) if int(os.environ.get("RANK", "0")) == 0 else RunDirectory(Path(args.run))
 
 
-def _word(hint: Any) -> str:
+def _choose_metavar(hint: Any) -> str:
     """Choose the metavar for a field's type."""
     words = {int: "N", float: "X", bool: "BOOL", str: "WORD"}
     return next((words[option] for option in (hint, *get_args(hint)) if option in words), "LIST")

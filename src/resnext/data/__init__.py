@@ -1,7 +1,7 @@
 """Data: sources of labelled images, their transforms, and the loader that makes batches of them."""
 
-from resnext.data.classes import compare_classes
-from resnext.data.open import open_data, open_split
-from resnext.data.source import ArrayDataset, BadImage, Dataset, Source, Subset
+from resnext.data.classes import check_same_classes
+from resnext.data.dataset import ArrayDataset, BadImageError, Dataset, Source, Subset
+from resnext.data.sources.registry import open_data, open_split
 
 __all__ = ["ArrayDataset", "BadImage", "Dataset", "Source", "Subset", "compare_classes", "open_data", "open_split"]

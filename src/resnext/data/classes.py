@@ -4,17 +4,17 @@ from collections.abc import Sequence
 
 from resnext.errors import RequestError
 
-SHOWN = 5  # differences that a message spells out
+MAX_SHOWN = 5  # differences that a message spells out
 
 
-def compare_classes(model_classes: Sequence[str], data_classes: Sequence[str], what: str) -> None:
+def check_same_classes(model_classes: Sequence[str], data_classes: Sequence[str], what: str) -> None:
     """Raise RequestError unless both lists have the same names in the same order; ``what`` describes the data."""
-    difference = class_difference(model_classes, data_classes, "the model", what)
+    difference = describe_class_difference(model_classes, data_classes, "the model", what)
     if difference:
         raise RequestError(f"the classes of the model and of {what} differ: {difference}")
 
 
-def class_difference(first: Sequence[str], second: Sequence[str], first_name: str, second_name: str) -> str:
+def describe_class_difference(first: Sequence[str], second: Sequence[str], first_name: str, second_name: str) -> str:
     """Return a clause on how two class lists differ, or an empty text when they are equal."""
     first, second = list(first), list(second)
     if first == second:
@@ -26,24 +26,24 @@ def class_difference(first: Sequence[str], second: Sequence[str], first_name: st
     only_first = [name for name in first if name not in found]
     only_second = [name for name in second if name not in known]
     if only_first:
-        parts.append(f"only {first_name} has {listing(only_first)}")
+        parts.append(f"only {first_name} has {quote_names(only_first)}")
     if only_second:
-        parts.append(f"only {second_name} has {listing(only_second)}")
+        parts.append(f"only {second_name} has {quote_names(only_second)}")
     moved = [i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b]
     if moved and not (only_first or only_second):
         places = [f"class {i} is {first[i]!r} in {first_name} but {second[i]!r} in {second_name}" for i in moved]
-        parts.append("the order differs: " + ", ".join(places[:SHOWN]) + more(places))
+        parts.append("the order differs: " + ", ".join(places[:MAX_SHOWN]) + format_remainder(places))
     elif moved:
         i = moved[0]
         parts.append(f"the first difference is class {i}: {first[i]!r} against {second[i]!r}")
     return "; ".join(parts)
 
 
-def listing(names: Sequence[str]) -> str:
+def quote_names(names: Sequence[str]) -> str:
     """Return the first few names in quotes, and how many more there are."""
-    return ", ".join(repr(name) for name in names[:SHOWN]) + more(names)
+    return ", ".join(repr(name) for name in names[:MAX_SHOWN]) + format_remainder(names)
 
 
-def more(items: Sequence[str]) -> str:
+def format_remainder(items: Sequence[str]) -> str:
     """Return the text "and N more" for the items beyond the first MAX_SHOWN; empty if there are none."""
-    return f" and {len(items) - SHOWN} more" if len(items) > SHOWN else ""
+    return f" and {len(items) - MAX_SHOWN} more" if len(items) > MAX_SHOWN else ""

@@ -20,19 +20,21 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, get_worker_info
 
-from resnext.data.fast import FastTransform
-from resnext.data.randomness import ORDER, seed_of
-from resnext.data.source import BadImage, Dataset, files_of
-from resnext.environment import available_cores
-from resnext.errors import RequestError, WorkError, nearest
+from resnext.data.dataset import BadImageError, Dataset, as_file_dataset
+from resnext.data.seeding import ORDER_KEY, derive_seed
+from resnext.data.transforms.from_jpeg import JpegTransform
+from resnext.environment import count_available_cores
+from resnext.errors import RequestError, WorkError, did_you_mean
 from resnext.signals import INTERRUPTS, NOTICES
 
 Transform = Callable[[Image.Image], Tensor]
-Key = tuple[int, ...]  # (epoch, index), or (epoch, index, visit) for later visits of a repeated image
-POLICIES = ("error", "skip")
-MOST_WORKERS = 8  # by default
-DEATH = re.compile(r"DataLoader worker \(pid")  # torch's message for a killed worker
-DEATH_MEANS = "a loading process died, usually for lack of memory; try fewer data.workers (0 loads in the main process)"
+SampleKey = tuple[int, ...]  # (epoch, index), or (epoch, index, visit) for later visits of a repeated image
+BAD_IMAGE_POLICIES = ("error", "skip")
+MAX_DEFAULT_WORKERS = 8  # by default
+WORKER_KILLED_PATTERN = re.compile(r"DataLoader worker \(pid")  # torch's message for a killed worker
+WORKER_KILLED_MESSAGE = (
+    "a loading process died, usually for lack of memory; try fewer data.workers (0 loads in the main process)"
+)
 
 
 class Batch(NamedTuple):
@@ -41,7 +43,7 @@ class Batch(NamedTuple):
     images: Tensor  # [B, C, S, S], uint8, or float32 where the transform gives that; [0, C, 0, 0] when all were skipped
     labels: Tensor  # int64 [B]
     indices: Tensor  # int64 [B], into the data set
-    bad: tuple[str, ...] = ()
+    bad_images: tuple[str, ...] = ()
 
     def pin_memory(self) -> "Batch":
         """Return the same batch in page-locked memory, so that copies to a GPU can be asynchronous."""
@@ -82,20 +84,22 @@ class TrainLoader:
         assert 0 <= rank < world_size
         assert workers >= 0
         assert repeats >= 1
-        if on_bad_image not in POLICIES:
-            raise RequestError(f"on_bad_image {on_bad_image!r} is unknown{nearest(on_bad_image, POLICIES)}")
+        if on_bad_image not in BAD_IMAGE_POLICIES:
+            raise RequestError(
+                f"on_bad_image {on_bad_image!r} is unknown{did_you_mean(on_bad_image, BAD_IMAGE_POLICIES)}"
+            )
         check_start_method(start_method)
-        _check_batches(len(dataset), batch_size, drop_last, world_size)
+        _check_batch_size(len(dataset), batch_size, drop_last, world_size)
         self.dataset, self.seed, self.batch_size = dataset, seed, batch_size
         self.transform = transform
         self.workers, self.start_method, self.repeats = workers, start_method, repeats
         self.rank, self.world_size = rank, world_size
         self.steps_per_epoch = len(dataset) // batch_size if drop_last else -(-len(dataset) // batch_size)
-        self._reader = _Reader(dataset, transform, seed, skip=on_bad_image == "skip")
+        self._reader = _BatchReader(dataset, transform, seed, skip=on_bad_image == "skip")
 
     def order(self, epoch: int) -> np.ndarray:
         """Return the data set's indices in the order of this epoch, int64 [N]."""
-        return self._visits(epoch)[0]
+        return self._visit_order(epoch)[0]
 
     def batches(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
         """Iterate over the epoch's batches from ``first_step`` on; they equal those of a whole epoch at these steps.
@@ -104,14 +108,14 @@ class TrainLoader:
         ``on_bad_image`` is error, and WorkError if a worker dies.
         """
         assert 0 <= first_step <= self.steps_per_epoch
-        cuts = [self._part(step) for step in range(first_step, self.steps_per_epoch)]
-        keys = _Keys(epoch, *self._visits(epoch), cuts)
-        return run_batches(self._reader, keys, self.workers, self.start_method)
+        cuts = [self._rank_slice(step) for step in range(first_step, self.steps_per_epoch)]
+        keys = _BatchKeys(epoch, *self._visit_order(epoch), cuts)
+        return load_batches(self._reader, keys, self.workers, self.start_method)
 
-    def _visits(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+    def _visit_order(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """Return image index and visit number (0 is the first) of each visit of the epoch, both int64 [N]."""
         count = len(self.dataset)
-        generator = np.random.Generator(np.random.PCG64(seed_of(self.seed, epoch, ORDER)))
+        generator = np.random.Generator(np.random.PCG64(derive_seed(self.seed, epoch, ORDER_KEY)))
         order = generator.permutation(count)
         if self.repeats == 1:
             return order, np.zeros_like(order)
@@ -120,7 +124,7 @@ class TrainLoader:
         within = np.lexsort((number, visits // self.batch_size))  # stable: sorts each global batch by visit number
         return order[within], number[within]
 
-    def _part(self, step: int) -> tuple[int, int]:
+    def _rank_slice(self, step: int) -> tuple[int, int]:
         """Return start and end, in the epoch's order, of this rank's part of a global batch."""
         start = step * self.batch_size
         length = min(self.batch_size, len(self.dataset) - start)
@@ -128,7 +132,7 @@ class TrainLoader:
         return first, end
 
 
-def eval_batches(
+def iterate_eval_batches(
     dataset: Dataset,
     transform: Transform,
     *,
@@ -148,22 +152,22 @@ def eval_batches(
     check_start_method(start_method)
     first, end = (len(dataset) * r // world_size for r in (rank, rank + 1))
     cuts = [(start, min(start + batch_size, end)) for start in range(first, end, batch_size)]
-    keys = _Keys(0, np.arange(len(dataset)), np.zeros(len(dataset), np.int64), cuts)
-    return run_batches(_Reader(dataset, transform, None, skip=False), keys, workers, start_method)
+    keys = _BatchKeys(0, np.arange(len(dataset)), np.zeros(len(dataset), np.int64), cuts)
+    return load_batches(_BatchReader(dataset, transform, None, skip=False), keys, workers, start_method)
 
 
 def default_workers(dataset: Dataset) -> int:
     """Return the default number of workers: 0 for a data set in memory, else ``default_file_workers``."""
-    return 0 if dataset.in_memory else workers_for_files()
+    return 0 if dataset.in_memory else default_file_workers()
 
 
-def workers_for_files() -> int:
+def default_file_workers() -> int:
     """Return one worker for each core this process may use, at most MAX_DEFAULT_WORKERS."""
-    return min(MOST_WORKERS, available_cores())
+    return min(MAX_DEFAULT_WORKERS, count_available_cores())
 
 
 @dataclass(frozen=True)
-class _Reader:
+class _BatchReader:
     """Reads the images of a list of keys into a batch, in the main process or a worker. ``seed`` None: not random."""
 
     dataset: Dataset
@@ -174,102 +178,102 @@ class _Reader:
     def __len__(self) -> int:
         return len(self.dataset)
 
-    def __getitems__(self, keys: list[Key]) -> Batch | WorkError:
+    def __getitems__(self, keys: list[SampleKey]) -> Batch | WorkError:
         """Read a batch. Errors are returned, not raised: a DataLoader would wrap them in the worker's traceback.
 
         Only images that cannot be decoded are skipped, never images that could not be fetched.
         """
         generator = torch.default_generator
         state = generator.get_state()
-        images = _Stack(len(keys))
+        images = _BatchBuffer(len(keys))
         indices, bad = [], []
         try:
             for key in keys:
                 try:
-                    self._read(key, images)
+                    self._read_image(key, images)
                 except WorkError as error:
-                    if not self.skip or not isinstance(error, BadImage):
+                    if not self.skip or not isinstance(error, BadImageError):
                         return error
                     bad.append(str(error))
                     continue
                 indices.append(key[1])
         finally:
             generator.set_state(state)
-        return self._batch(images, indices, tuple(bad))
+        return self._make_batch(images, indices, tuple(bad))
 
-    def _read(self, key: Key, images: "_Stack") -> None:
+    def _read_image(self, key: SampleKey, images: "_BatchBuffer") -> None:
         """Add the image of ``key``. JPEG files are decoded by the transform itself if it can; else Pillow decodes."""
         index = key[1]
-        files = files_of(self.dataset) if isinstance(self.transform, FastTransform) else None
-        if files is None or not isinstance(self.transform, FastTransform):
+        files = as_file_dataset(self.dataset) if isinstance(self.transform, JpegTransform) else None
+        if files is None or not isinstance(self.transform, JpegTransform):
             image = self.dataset.image(index)
-            self._seed(key)
+            self._seed_generator(key)
             images.add(self.transform(image))
             return
-        file, size = files.encoded(index), self.transform.size
-        self._seed(key)
-        if self.transform.draw(file, images.room((3, size, size), self.transform.dtype)):
+        file, size = files.read_bytes(index), self.transform.size
+        self._seed_generator(key)
+        if self.transform.decode_into(file, images.next_slot((3, size, size), self.transform.dtype)):
             images.count += 1
             return
-        image = files.decoded(file, index)
-        self._seed(key)
+        image = files.decode_bytes(file, index)
+        self._seed_generator(key)
         images.add(self.transform(image))
 
-    def _seed(self, key: Key) -> None:
+    def _seed_generator(self, key: SampleKey) -> None:
         if self.seed is not None:
-            torch.default_generator.manual_seed(seed_of(self.seed, *key))
+            torch.default_generator.manual_seed(derive_seed(self.seed, *key))
 
-    def _batch(self, images: "_Stack", indices: list[int], bad: tuple[str, ...]) -> Batch:
+    def _make_batch(self, images: "_BatchBuffer", indices: list[int], bad: tuple[str, ...]) -> Batch:
         empty = torch.empty((0, self.dataset.channels, 0, 0), dtype=torch.uint8)
         labels = torch.from_numpy(np.asarray(self.dataset.labels[np.array(indices, dtype=np.int64)], dtype=np.int64))
         stacked = images.tensor[: images.count] if images.count and images.tensor is not None else empty
         return Batch(stacked, labels, torch.tensor(indices, dtype=torch.int64), bad)
 
 
-class _Stack:
+class _BatchBuffer:
     """Buffer for the images of a batch. In a worker it is shared memory, so no image is copied twice."""
 
     def __init__(self, most: int) -> None:
-        self.most, self.count = most, 0
+        self.capacity, self.count = most, 0
         self.tensor: Tensor | None = None
 
-    def room(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    def next_slot(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """Return the buffer's slot for the next image."""
         if self.tensor is None:
             self.tensor = torch.empty(0, dtype=dtype)
             if get_worker_info() is not None:
-                bytes_needed = self.most * math.prod(shape) * self.tensor.element_size()
+                bytes_needed = self.capacity * math.prod(shape) * self.tensor.element_size()
                 self.tensor = torch.empty(0, dtype=dtype).set_(torch.UntypedStorage._new_shared(bytes_needed))
-            self.tensor = self.tensor.resize_(self.most, *shape)
+            self.tensor = self.tensor.resize_(self.capacity, *shape)
         return self.tensor[self.count]
 
     def add(self, image: Tensor) -> None:
         """Copy ``image`` into the next slot. All images must have the same shape and dtype."""
-        place = self.room(tuple(image.shape), image.dtype)
+        place = self.next_slot(tuple(image.shape), image.dtype)
         assert (place.shape, place.dtype) == (image.shape, image.dtype)
         place.copy_(image)
         self.count += 1
 
 
 @dataclass(frozen=True)
-class _Keys:
+class _BatchKeys:
     """Iterable over the keys of each batch. A list of all keys would take gigabytes for ImageNet-5K."""
 
     epoch: int
     order: np.ndarray
-    numbers: np.ndarray  # visit number of each entry of ``order``
-    cuts: list[tuple[int, int]]
+    visit_numbers: np.ndarray  # visit number of each entry of ``order``
+    slices: list[tuple[int, int]]
 
     def __len__(self) -> int:
-        return len(self.cuts)
+        return len(self.slices)
 
-    def __iter__(self) -> Iterator[list[Key]]:
-        for start, end in self.cuts:
-            visits = zip(self.order[start:end].tolist(), self.numbers[start:end].tolist(), strict=True)
+    def __iter__(self) -> Iterator[list[SampleKey]]:
+        for start, end in self.slices:
+            visits = zip(self.order[start:end].tolist(), self.visit_numbers[start:end].tolist(), strict=True)
             yield [(self.epoch, index, number) if number else (self.epoch, index) for index, number in visits]
 
 
-def run_batches(reader: Any, keys: Any, workers: int, start_method: str | None) -> Iterator[Any]:
+def load_batches(reader: Any, keys: Any, workers: int, start_method: str | None) -> Iterator[Any]:
     """Iterate over the batches that ``reader.__getitems__`` makes of each item of ``keys``, in order.
 
     They are read in this process, or by ``workers`` processes that live as long as this iterator. Raises the WorkError
@@ -277,29 +281,29 @@ def run_batches(reader: Any, keys: Any, workers: int, start_method: str | None) 
     """
     workers = min(workers, len(keys))
     if workers:
-        yield from _run_workers(reader, keys, workers, start_method)
+        yield from _load_batches_in_workers(reader, keys, workers, start_method)
         return
     pin = torch.cuda.is_available()
     for batch_keys in keys:
-        batch = _or_raise(reader.__getitems__(batch_keys))
+        batch = _raise_if_error(reader.__getitems__(batch_keys))
         yield batch.pin_memory() if pin else batch
 
 
-def _run_workers(reader: Any, keys: Any, workers: int, start_method: str | None) -> Iterator[Any]:
+def _load_batches_in_workers(reader: Any, keys: Any, workers: int, start_method: str | None) -> Iterator[Any]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="This DataLoader will create")  # the user chose the number
         loader: DataLoader[Any] = DataLoader(
             cast(Any, reader),  # a DataLoader only needs __len__ and __getitems__
             batch_sampler=keys,
             num_workers=workers,
-            collate_fn=_as_it_is,
-            worker_init_fn=_leave_signals,
+            collate_fn=_return_unchanged,
+            worker_init_fn=_ignore_stop_signals,
             multiprocessing_context=start_method,
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),  # otherwise it draws from the global generator, and only with workers
         )
         batches = iter(loader)
-    end = partial(_end_workers, batches)
+    end = partial(_stop_workers, batches)
     atexit.register(end)  # for an iterator still open at exit: Python would wait for its workers forever
     unregister = atexit.unregister  # kept here: at exit the module may be cleared before this iterator
     try:
@@ -309,22 +313,22 @@ def _run_workers(reader: Any, keys: Any, workers: int, start_method: str | None)
             except StopIteration:
                 return
             except RuntimeError as error:
-                if DEATH.search(str(error)):
-                    raise WorkError(f"{DEATH_MEANS}: {error}") from error
+                if WORKER_KILLED_PATTERN.search(str(error)):
+                    raise WorkError(f"{WORKER_KILLED_MESSAGE}: {error}") from error
                 raise
-            yield _or_raise(batch)
+            yield _raise_if_error(batch)
     finally:
         unregister(end)
         end()
 
 
-def _or_raise(batch: Any) -> Any:
+def _raise_if_error(batch: Any) -> Any:
     if isinstance(batch, WorkError):
         raise batch
     return batch
 
 
-def _end_workers(batches: Any) -> None:
+def _stop_workers(batches: Any) -> None:
     """Stop the workers now, not at garbage collection. A worker that hangs in a read is killed."""
     processes = list(getattr(batches, "_workers", ()))
     shutdown = getattr(batches, "_shutdown_workers", None)
@@ -336,11 +340,11 @@ def _end_workers(batches: Any) -> None:
             process.join()
 
 
-def _as_it_is(batch: Any) -> Any:
+def _return_unchanged(batch: Any) -> Any:
     return batch
 
 
-def _leave_signals(worker: int) -> None:  # noqa: ARG001 - the signature a DataLoader requires
+def _ignore_stop_signals(worker: int) -> None:  # noqa: ARG001 - the signature a DataLoader requires
     """Ignore stop signals in a worker. They reach the whole process group; only the main process handles them."""
     for name in (*INTERRUPTS, *NOTICES):
         if hasattr(signal, name):
@@ -352,11 +356,11 @@ def check_start_method(start_method: str | None) -> None:
     methods = multiprocessing.get_all_start_methods()
     if start_method is not None and start_method not in methods:
         raise RequestError(
-            f"start_method {start_method!r} is not available on this machine{nearest(start_method, methods)}"
+            f"start_method {start_method!r} is not available on this machine{did_you_mean(start_method, methods)}"
         )
 
 
-def _check_batches(count: int, batch_size: int, drop_last: bool, world_size: int) -> None:
+def _check_batch_size(count: int, batch_size: int, drop_last: bool, world_size: int) -> None:
     """Raise RequestError for a batch size that cannot be trained with."""
     if batch_size % world_size:
         raise RequestError(f"batch_size {batch_size} is not a multiple of the {world_size} processes of this run")

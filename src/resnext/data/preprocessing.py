@@ -11,15 +11,15 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from resnext.errors import RequestError, nearest
-from resnext.settings import FITS, DataSettings
+from resnext.errors import RequestError, did_you_mean
+from resnext.settings import CROP_MODES, DataSettings
 
 if TYPE_CHECKING:
-    from resnext.data.source import Source
+    from resnext.data.dataset import Source
 
 INTERPOLATIONS = ("bicubic", "bilinear")
-ANY_SIZE = ("folder", "imagenet", "imagenet5k", "webdataset", "parquet")  # sources whose images differ in size
-LARGEST_SIDE = 8192  # pixels; a file with a larger value is broken or hostile
+ANY_SIZE_SOURCES = ("folder", "imagenet", "imagenet5k", "webdataset", "parquet")  # sources whose images differ in size
+MAX_SIDE = 8192  # pixels; a file with a larger value is broken or hostile
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,15 +39,15 @@ class Preprocessing:
     exif: bool = True  # whether image files are turned upright by their EXIF orientation when they are opened
 
     def __post_init__(self) -> None:
-        check_whole("channels", self.channels, 3)
+        check_integer("channels", self.channels, 3)
         if self.channels not in (1, 3):
             raise RequestError(f"channels {self.channels} cannot be read from images; choose 1 (grey) or 3 (RGB)")
-        check_whole("image_size", self.image_size, LARGEST_SIDE)
-        check_whole("resize", self.resize, LARGEST_SIDE)
-        for name, choices in (("fit", FITS), ("interpolation", INTERPOLATIONS)):
+        check_integer("image_size", self.image_size, MAX_SIDE)
+        check_integer("resize", self.resize, MAX_SIDE)
+        for name, choices in (("fit", CROP_MODES), ("interpolation", INTERPOLATIONS)):
             value = getattr(self, name)
             if value not in choices:
-                raise RequestError(f"{name} {value!r} is unknown{nearest(str(value), choices)}")
+                raise RequestError(f"{name} {value!r} is unknown{did_you_mean(str(value), choices)}")
         if self.fit == "crop" and self.resize < self.image_size:
             raise RequestError(
                 f"resize {self.resize} is smaller than image_size {self.image_size}, so no centre crop fits; "
@@ -56,17 +56,17 @@ class Preprocessing:
         if not isinstance(self.exif, bool):
             raise RequestError(f"exif must be true or false, not {self.exif!r}")
         for name in ("mean", "std"):
-            object.__setattr__(self, name, channel_values(name, getattr(self, name), self.channels))
+            object.__setattr__(self, name, parse_channel_values(name, getattr(self, name), self.channels))
         if min(self.std) <= 0:
             raise RequestError(f"std {list(self.std)} must be above 0 in every channel")
 
     @property
-    def colour_order(self) -> str:
+    def color_order(self) -> str:
         """Order of the input channels. Weights made for another order are converted when they are loaded."""
         return "grey" if self.channels == 1 else "RGB"
 
     @property
-    def mean_colour(self) -> tuple[int, ...]:
+    def mean_color(self) -> tuple[int, ...]:
         """The mean as integers in 0..255. Padding is filled with it."""
         return tuple(round(255 * value) for value in self.mean)
 
@@ -82,27 +82,27 @@ class Preprocessing:
         names = [f.name for f in fields(cls)]
         for key in values:
             if key not in names:
-                raise RequestError(f"preprocessing has an unknown key {key!r}{nearest(str(key), names)}")
+                raise RequestError(f"preprocessing has an unknown key {key!r}{did_you_mean(str(key), names)}")
         for name in ("image_size", "resize", "mean", "std", "channels"):
             if name not in values:
                 raise RequestError(f"preprocessing lacks {name!r}")
         return cls(**values)
 
     @staticmethod
-    def of(settings: DataSettings, source: "Source", base: "Preprocessing | None" = None) -> "Preprocessing":
+    def from_settings(settings: DataSettings, source: "Source", base: "Preprocessing | None" = None) -> "Preprocessing":
         """Return the preprocessing of a run: settings first, then that of the weights (``base``), then the source's.
 
         Interpolation, mean and std follow the weights. Size and fit follow the weights only for the sources in
         ANY_SIZE_SOURCES; other sources have a fixed image size. Raises RequestError for settings that contradict.
         """
         channels = source.train.channels
-        view = base if settings.source in ANY_SIZE else None
+        view = base if settings.source in ANY_SIZE_SOURCES else None
         colours = base if base is not None and base.channels == channels else source
         size = (view or source).image_size if settings.image_size is None else settings.image_size
-        fit = settings.fit or (view.fit if view else "crop")
+        fit = settings.crop_mode or (view.fit if view else "crop")
         if fit != "crop" and settings.resize not in (None, size):
             raise RequestError(
-                f"data.resize {settings.resize} belongs to data.fit crop; with {fit} the image is resized "
+                f"data.resize {settings.resize} belongs to data.crop_mode crop; with {fit} the image is resized "
                 f"directly to data.image_size {size}"
             )
         resize = settings.resize
@@ -144,13 +144,13 @@ def normalize(
     return scaled.sub_(mean).div_(std)
 
 
-def check_whole(name: str, value: Any, high: int) -> None:
+def check_integer(name: str, value: Any, high: int) -> None:
     """Raise RequestError unless ``value`` is an integer from 1 to ``high``."""
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= high:
         raise RequestError(f"{name} must be a whole number from 1 to {high}, not {value!r}")
 
 
-def channel_values(name: str, values: Any, channels: int) -> tuple[float, ...]:
+def parse_channel_values(name: str, values: Any, channels: int) -> tuple[float, ...]:
     """Check that ``values`` has one number from 0 to 1 for each channel, and return them as floats."""
     if isinstance(values, str) or not hasattr(values, "__iter__"):
         raise RequestError(f"{name} must be a list of {channels} numbers, one per channel, not {values!r}")

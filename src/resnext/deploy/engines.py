@@ -12,21 +12,28 @@ from typing import Any, Protocol, cast
 
 from torch import Tensor
 
-from resnext.deploy.fold import Folded, fold
-from resnext.deploy.pack import pack
-from resnext.environment import cpu_features
-from resnext.errors import RequestError, nearest
+from resnext.deploy.fold import FoldedNetwork, fold
+from resnext.deploy.pack import pack_groups
+from resnext.environment import read_cpu_features
+from resnext.errors import RequestError, did_you_mean
 from resnext.model.network import Network
 
 GOALS = ("latency", "throughput")
 TOLERANCE = {"fp32": 1e-4, "bf16": 5e-2, "int8": 0.3}  # relative error of the logits, see ``compute_relative_error``
 PRECISIONS = (*TOLERANCE, "auto")
-BF16 = ("avx512_bf16", "amx_bf16")  # CPU features for bf16 arithmetic
-WITHOUT_BF16 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512_CORE_VNNI")  # of ONEDNN_MAX_CPU_ISA
+BF16_FEATURES = ("avx512_bf16", "amx_bf16")  # CPU features for bf16 arithmetic
+ISA_CAPS_WITHOUT_BF16 = (
+    "SSE41",
+    "AVX",
+    "AVX2",
+    "AVX2_VNNI",
+    "AVX512_CORE",
+    "AVX512_CORE_VNNI",
+)  # of ONEDNN_MAX_CPU_ISA
 
 
 @dataclass(frozen=True)
-class Kind:
+class EngineSpec:
     """One engine: the packages it needs, the extra of this package that installs them, and its precisions."""
 
     packages: tuple[str, ...]
@@ -35,14 +42,14 @@ class Kind:
 
 
 ENGINES = {
-    "pytorch": Kind((), "", ("fp32", "bf16")),
-    "onnxruntime": Kind(("onnxruntime", "onnx"), "onnx", ("fp32",)),
-    "openvino": Kind(("openvino",), "openvino", ("fp32", "bf16", "int8")),
+    "pytorch": EngineSpec((), "", ("fp32", "bf16")),
+    "onnxruntime": EngineSpec(("onnxruntime", "onnx"), "onnx", ("fp32",)),
+    "openvino": EngineSpec(("openvino",), "openvino", ("fp32", "bf16", "int8")),
 }
 
 
 @dataclass(frozen=True)
-class Way:
+class EngineConfig:
     """One configuration of an engine. ``str(config)`` is its name in the cache, and ``EngineConfig.parse`` reads it."""
 
     engine: str
@@ -55,13 +62,13 @@ class Way:
         return f"{self.engine} {self.form} pack={self.pack} piece={self.piece} streams={self.streams}"
 
     @property
-    def words(self) -> str:
+    def description(self) -> str:
         """The configuration in words."""
         more = [f"packed to {self.pack} channels"] * bool(self.pack) + [f"{self.piece} at a time"] * bool(self.piece)
         return ", ".join([f"{self.engine} {self.form}", *more, *[f"{self.streams} streams"] * (self.streams > 1)])
 
     @classmethod
-    def parse(cls, name: str) -> "Way":
+    def parse(cls, name: str) -> "EngineConfig":
         """Parse a name from the cache. Raises ValueError for other text."""
         engine, form, *pairs = name.split(" ")
         values = dict(pair.split("=") for pair in pairs)
@@ -78,110 +85,110 @@ class Engine(Protocol):
         """Compute logits [B, K] of normalised images [B, C, H, W], float32 on the CPU."""
 
 
-def ways(engine: str, precision: str, goal: str, batch: int, cores: int) -> Iterator[Way]:
+def list_configs(engine: str, precision: str, goal: str, batch: int, cores: int) -> Iterator[EngineConfig]:
     """List the configurations of one engine that are worth timing, the simplest first."""
     pieces = [0] if goal == "latency" or batch < 2 else sorted({0, min(4, batch)})
     if engine == "pytorch":
-        yield Way(engine, "network")
-        yield Way(engine, "folded")
-        yield from (Way(engine, "fused", pack, piece) for pack in (0, 16) for piece in pieces)
+        yield EngineConfig(engine, "network")
+        yield EngineConfig(engine, "folded")
+        yield from (EngineConfig(engine, "fused", pack, piece) for pack in (0, 16) for piece in pieces)
     elif engine == "onnxruntime":
-        yield from (Way(engine, "folded", pack) for pack in (0, 16))
+        yield from (EngineConfig(engine, "folded", pack) for pack in (0, 16))
     else:
-        yield from (Way(engine, "folded", pack) for pack in ((0,) if precision == "int8" else (0, 32)))
+        yield from (EngineConfig(engine, "folded", pack) for pack in ((0,) if precision == "int8" else (0, 32)))
         if goal == "throughput" and batch > 1 and cores > 1:
-            yield Way(engine, "folded", 0, min(max(1, batch // (2 * cores)), 4), cores)
+            yield EngineConfig(engine, "folded", 0, min(max(1, batch // (2 * cores)), 4), cores)
 
 
-class Parts:
+class EngineBuilder:
     """Build engines for a network; models that several configurations share are built once."""
 
     def __init__(self, network: Network, precision: str, threads: int, calibration: Tensor | None = None) -> None:
         self.network, self.precision, self.threads = network, precision, threads
         self.calibration = calibration
         self.folded = fold(network).float()
-        self._made: dict[tuple[str, int], Any] = {}
+        self._models: dict[tuple[str, int], Any] = {}
 
-    def packed(self, channels: int) -> Folded:
+    def get_packed(self, channels: int) -> FoldedNetwork:
         """Return the folded network, packed to groups of at least ``channels`` channels (0: not packed)."""
-        return cast(Folded, self._once("packed", channels, lambda: pack(self.folded, channels)))
+        return cast(FoldedNetwork, self._get_or_make("packed", channels, lambda: pack_groups(self.folded, channels)))
 
-    def narrow(self, channels: int) -> bool:
+    def has_narrow_groups(self, channels: int) -> bool:
         """Return whether a grouped convolution has fewer than ``channels`` channels in a group."""
-        convolutions = [layer.conv for layer in self.folded.convolutions()]
+        convolutions = [layer.conv for layer in self.folded.iter_convolutions()]
         return any(conv.groups > 1 and conv.weight.shape[1] < channels for conv in convolutions)
 
-    def openvino(self, channels: int) -> Any:
+    def get_openvino_model(self, channels: int) -> Any:
         """Return the packed network as an openvino.Model, quantised if the precision is int8."""
+        from resnext.deploy.int8 import quantize_int8
         from resnext.deploy.openvino_graph import build_openvino_model
-        from resnext.deploy.quantize import quantize
 
         def make() -> Any:
-            model = build_openvino_model(self.packed(channels))
-            return quantize(model, self.calibration) if self.precision == "int8" else model
+            model = build_openvino_model(self.get_packed(channels))
+            return quantize_int8(model, self.calibration) if self.precision == "int8" else model
 
-        return self._once("openvino", channels, make)
+        return self._get_or_make("openvino", channels, make)
 
-    def onnx(self, channels: int) -> bytes:
+    def get_onnx_model(self, channels: int) -> bytes:
         """Return the packed network as a serialised ONNX model."""
         from resnext.deploy.onnx_graph import build_onnx_model
 
-        return cast(bytes, self._once("onnx", channels, lambda: build_onnx_model(self.packed(channels))))
+        return cast(bytes, self._get_or_make("onnx", channels, lambda: build_onnx_model(self.get_packed(channels))))
 
-    def _once(self, kind: str, channels: int, make: Callable[[], Any]) -> Any:
-        if (kind, channels) not in self._made:
-            self._made[kind, channels] = make()
-        return self._made[kind, channels]
+    def _get_or_make(self, kind: str, channels: int, make: Callable[[], Any]) -> Any:
+        if (kind, channels) not in self._models:
+            self._models[kind, channels] = make()
+        return self._models[kind, channels]
 
     @property
     def channels(self) -> int:
         """Channels of the network's images."""
         return self.network.architecture.in_channels
 
-    def build(self, way: Way) -> Engine:
+    def build(self, way: EngineConfig) -> Engine:
         """Build an engine. Raises RequestError if a package is missing, or calibration images for int8 are."""
-        require(way.engine)
+        require_packages(way.engine)
         if way.engine == "pytorch":
             from resnext.deploy import pytorch_engine
 
-            return pytorch_engine.build(way, self.network, self.packed(way.pack), self.precision)
+            return pytorch_engine.build_pytorch_engine(way, self.network, self.get_packed(way.pack), self.precision)
         if way.engine == "onnxruntime":
             from resnext.deploy.onnx_engine import OnnxEngine
 
-            return OnnxEngine(self.onnx(way.pack), self.threads)
+            return OnnxEngine(self.get_onnx_model(way.pack), self.threads)
         from resnext.deploy.openvino_engine import OpenVinoEngine
 
-        return OpenVinoEngine(self.openvino(way.pack), self.precision, way.piece, way.streams, self.threads)
+        return OpenVinoEngine(self.get_openvino_model(way.pack), self.precision, way.piece, way.streams, self.threads)
 
 
-def candidates(engine: str, precision: str) -> list[str]:
+def list_engines(engine: str, precision: str) -> list[str]:
     """List the engines that ``engine`` ("auto": all installed ones) stands for at a precision.
 
     Raises RequestError if there is none.
     """
     if engine != "auto" and engine not in ENGINES:
-        raise RequestError(f"engine {engine!r} is unknown{nearest(engine, [*ENGINES, 'auto'])}")
+        raise RequestError(f"engine {engine!r} is unknown{did_you_mean(engine, [*ENGINES, 'auto'])}")
     if engine == "auto":
         able = [name for name, kind in ENGINES.items() if precision in kind.precisions]
-        names = [name for name in able if not missing(name)]
+        names = [name for name in able if not find_missing_packages(name)]
         if not names:
-            require(able[0])
+            require_packages(able[0])
         return names
     if precision not in ENGINES[engine].precisions:
         able = [name for name, kind in ENGINES.items() if precision in kind.precisions]
         raise RequestError(f"engine {engine} does not compute in {precision} here; {' or '.join(able)} does")
-    require(engine)
+    require_packages(engine)
     return [engine]
 
 
-def missing(engine: str) -> list[str]:
+def find_missing_packages(engine: str) -> list[str]:
     """List the packages that an engine needs and that are not installed."""
     return [package for package in ENGINES[engine].packages if find_spec(package) is None]
 
 
-def require(engine: str) -> None:
+def require_packages(engine: str) -> None:
     """Raise RequestError if packages of the engine are not installed."""
-    lacking = missing(engine)
+    lacking = find_missing_packages(engine)
     if lacking:
         extra = ENGINES[engine].extra
         raise RequestError(f"engine {engine} needs {' and '.join(lacking)}: pip install 'resnext[{extra}]'")
@@ -190,11 +197,12 @@ def require(engine: str) -> None:
 def has_bf16() -> bool:
     """Return whether the processor has bf16 arithmetic and ONEDNN_MAX_CPU_ISA permits it."""
     return (
-        bool(set(BF16) & set(cpu_features())) and os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() not in WITHOUT_BF16
+        bool(set(BF16_FEATURES) & set(read_cpu_features()))
+        and os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() not in ISA_CAPS_WITHOUT_BF16
     )
 
 
-def distance(logits: Tensor, reference: Tensor) -> float:
+def compute_relative_error(logits: Tensor, reference: Tensor) -> float:
     """Return the norm of ``logits - reference`` divided by the norm of ``reference``; nan if values are not finite."""
     difference = (logits.double() - reference.double()).norm()
     return float(difference / reference.double().norm().clamp_min(1e-30))

@@ -51,14 +51,14 @@ class ScaleAct(nn.Module):
 class FoldedBlock(nn.Module):
     """A block: a sequence of convolutions, of which the last adds the shortcut's output as its residual."""
 
-    def __init__(self, before: ScaleAct | None, layers: list[ConvAct], shortcut: nn.Module | None) -> None:
+    def __init__(self, pre_norm: ScaleAct | None, layers: list[ConvAct], shortcut: nn.Module | None) -> None:
         super().__init__()
-        self.before, self.shortcut = before, shortcut
+        self.pre_norm, self.shortcut = pre_norm, shortcut
         self.layers = nn.ModuleList(layers)
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute the block."""
-        start = x if self.before is None else self.before(x)
+        start = x if self.pre_norm is None else self.pre_norm(x)
         residual = None
         if self.shortcut is not None:  # an identity adds x itself; other shortcuts start from the activation
             residual = self.shortcut(x if isinstance(self.shortcut, nn.Identity) else start)
@@ -68,7 +68,7 @@ class FoldedBlock(nn.Module):
         return cast(Tensor, last(start, residual))
 
 
-class Folded(nn.Module):
+class FoldedNetwork(nn.Module):
     """A whole network with its BN folded, from which the engines are built."""
 
     def __init__(
@@ -77,11 +77,11 @@ class Folded(nn.Module):
         stem: ConvAct,
         pool: nn.Module,
         blocks: list[FoldedBlock],
-        end: nn.Module | None,
+        final_norm: nn.Module | None,
     ) -> None:
         super().__init__()
         self.architecture = architecture
-        self.stem, self.pool, self.end = stem, pool, end
+        self.stem, self.pool, self.final_norm = stem, pool, final_norm
         self.blocks = nn.ModuleList(blocks)
         self.fc: nn.Module = nn.Identity()
 
@@ -90,16 +90,16 @@ class Folded(nn.Module):
         x = self.pool(self.stem(x))
         for block in self.blocks:
             x = block(x)
-        x = x if self.end is None else self.end(x)
+        x = x if self.final_norm is None else self.final_norm(x)
         return cast(Tensor, self.fc(x.mean((2, 3))))
 
-    def convolutions(self) -> Iterator[ConvAct]:
+    def iter_convolutions(self) -> Iterator[ConvAct]:
         """Iterate over all convolutions, in the order of the network's modules."""
         return (module for module in self.modules() if isinstance(module, ConvAct))
 
 
 @torch.no_grad()
-def fold(network: Network) -> Folded:
+def fold(network: Network) -> FoldedNetwork:
     """Fold the BN layers of a network; the result computes the same function as ``network.eval()``.
 
     It has its own weights, computed in float64 and rounded once. Raises RequestError for a model of another library.
@@ -109,44 +109,50 @@ def fold(network: Network) -> Folded:
     if network.architecture.form != "grouped":
         network = convert_form(network, "grouped")
     pre = network.architecture.pre_activation
-    stem = _fold(network.conv1, None if pre else network.bn1)
+    stem = _fold_conv(network.conv1, None if pre else network.bn1)
     stages = (network.get_submodule(f"layer{i}") for i, _ in enumerate(network.architecture.stages, start=1))
-    blocks = [_block(cast(Block, block)) for stage in stages for block in cast(nn.Sequential, stage)]
-    folded = Folded(network.architecture, stem, network.maxpool, blocks, _stays(network.bn) if pre else None)
+    blocks = [_fold_block(cast(Block, block)) for stage in stages for block in cast(nn.Sequential, stage)]
+    folded = FoldedNetwork(
+        network.architecture, stem, network.maxpool, blocks, _convert_norm(network.bn) if pre else None
+    )
     if isinstance(network.fc, nn.Linear):
-        folded.fc = _linear(network.fc)
+        folded.fc = _copy_linear(network.fc)
     return folded.eval().requires_grad_(False)
 
 
-def _block(block: Block) -> FoldedBlock:
+def _fold_block(block: Block) -> FoldedBlock:
     pre = block.pre_activation
     if block.bottleneck:
         pairs = [(block.conv1, block.bn1), (block.conv2, block.bn2), (block.conv3, None if pre else block.bn3)]
     else:
         pairs = [(block.conv1, block.bn1), (block.conv2, None if pre else block.bn2)]
-    layers = [_fold(conv, norm) for conv, norm in pairs]
-    return FoldedBlock(_stays(block.bn0) if pre else None, layers, _shortcut(block.downsample))
+    layers = [_fold_conv(conv, norm) for conv, norm in pairs]
+    return FoldedBlock(_convert_norm(block.bn0) if pre else None, layers, _fold_shortcut(block.downsample))
 
 
-def _shortcut(shortcut: nn.Module | None) -> nn.Module | None:
+def _fold_shortcut(shortcut: nn.Module | None) -> nn.Module | None:
     if shortcut is None or isinstance(shortcut, nn.Identity):
         return shortcut
     if isinstance(shortcut, PadShortcut):
         return PadShortcut(shortcut.extra_channels, shortcut.stride)
     conv, *norm = cast(nn.Sequential, shortcut)
-    return _fold(cast(nn.Conv2d, conv), cast(NormAct, norm[0]) if norm else None)
+    return _fold_conv(cast(nn.Conv2d, conv), cast(NormAct, norm[0]) if norm else None)
 
 
-def _fold(conv: nn.Conv2d, norm: NormAct | None) -> ConvAct:
+def _fold_conv(conv: nn.Conv2d, norm: NormAct | None) -> ConvAct:
     """Build the convolution that equals ``norm(conv(x))``; without a norm, a copy of ``conv`` with a bias of zero."""
     weight = conv.weight.to(torch.float64)
-    scale, shift = _affine(norm) if norm is not None else (torch.ones(len(weight)).double(), torch.zeros(len(weight)))
+    scale, shift = (
+        _compute_scale_and_shift(norm)
+        if norm is not None
+        else (torch.ones(len(weight)).double(), torch.zeros(len(weight)))
+    )
     dtype = conv.weight.dtype
-    made = remade(conv, (weight * scale.view(-1, 1, 1, 1)).to(dtype), shift.to(dtype), conv.groups)
+    made = rebuild_conv(conv, (weight * scale.view(-1, 1, 1, 1)).to(dtype), shift.to(dtype), conv.groups)
     return ConvAct(made, act=norm is not None and norm.act)
 
 
-def remade(conv: nn.Conv2d, weight: Tensor, bias: Tensor | None, groups: int) -> nn.Conv2d:
+def rebuild_conv(conv: nn.Conv2d, weight: Tensor, bias: Tensor | None, groups: int) -> nn.Conv2d:
     """Build a convolution like ``conv`` with another weight, bias and number of groups, without copying tensors."""
     made = nn.Conv2d(
         conv.in_channels,
@@ -163,7 +169,7 @@ def remade(conv: nn.Conv2d, weight: Tensor, bias: Tensor | None, groups: int) ->
     return made
 
 
-def _affine(norm: NormAct) -> tuple[Tensor, Tensor]:
+def _compute_scale_and_shift(norm: NormAct) -> tuple[Tensor, Tensor]:
     """Return the scale and the shift of a BN in evaluation, float64 [C] each."""
     assert norm.running_mean is not None
     assert norm.running_var is not None
@@ -171,12 +177,12 @@ def _affine(norm: NormAct) -> tuple[Tensor, Tensor]:
     return scale, norm.bias.double() - norm.running_mean.double() * scale
 
 
-def _stays(norm: NormAct) -> ScaleAct:
-    scale, shift = (value.to(norm.weight.dtype) for value in _affine(norm))
+def _convert_norm(norm: NormAct) -> ScaleAct:
+    scale, shift = (value.to(norm.weight.dtype) for value in _compute_scale_and_shift(norm))
     return ScaleAct(scale, shift)
 
 
-def _linear(fc: nn.Linear) -> nn.Linear:
+def _copy_linear(fc: nn.Linear) -> nn.Linear:
     made = nn.Linear(fc.in_features, fc.out_features, device="meta", dtype=fc.weight.dtype)
     made.weight, made.bias = nn.Parameter(fc.weight.clone()), nn.Parameter(fc.bias.clone())
     return made

@@ -9,7 +9,7 @@ from typing import Protocol, TypeVar, cast
 
 from torch import Tensor, nn
 
-from resnext.deploy.fold import ConvAct, Folded, FoldedBlock, ScaleAct
+from resnext.deploy.fold import ConvAct, FoldedBlock, FoldedNetwork, ScaleAct
 from resnext.model.layers import PadShortcut
 
 Value = TypeVar("Value")
@@ -43,46 +43,46 @@ class GraphBuilder(Protocol[Value]):
         """Add a fully connected layer."""
 
 
-def build_graph(folded: Folded, x: Value, to: GraphBuilder[Value]) -> Value:
+def build_graph(folded: FoldedNetwork, x: Value, builder: GraphBuilder[Value]) -> Value:
     """Add the operators of ``folded.forward`` on images ``x`` to a graph; return the logits or pooled features."""
-    x = _conv_act(folded.stem, x, to)
+    x = _add_conv_act(folded.stem, x, builder)
     if isinstance(folded.pool, nn.MaxPool2d):
-        x = to.max_pool(x, folded.pool)
+        x = builder.max_pool(x, folded.pool)
     for block in folded.blocks:
-        x = _block(cast(FoldedBlock, block), x, to)
-    if folded.end is not None:
-        x = _scale_act(cast(ScaleAct, folded.end), x, to)
-    x = to.mean(x)
-    return to.linear(x, folded.fc) if isinstance(folded.fc, nn.Linear) else x
+        x = _add_block(cast(FoldedBlock, block), x, builder)
+    if folded.final_norm is not None:
+        x = _add_scale_act(cast(ScaleAct, folded.final_norm), x, builder)
+    x = builder.mean(x)
+    return builder.linear(x, folded.fc) if isinstance(folded.fc, nn.Linear) else x
 
 
-def pair(value: int | str | tuple[int, ...]) -> list[int]:
+def to_pair(value: int | str | tuple[int, ...]) -> list[int]:
     """Convert a layer's size, stride or padding to [height, width]."""
     assert not isinstance(value, str)
     return [value, value] if isinstance(value, int) else list(value)
 
 
-def _block(block: FoldedBlock, x: Value, to: GraphBuilder[Value]) -> Value:
-    start = x if block.before is None else _scale_act(block.before, x, to)
+def _add_block(block: FoldedBlock, x: Value, to: GraphBuilder[Value]) -> Value:
+    start = x if block.pre_norm is None else _add_scale_act(block.pre_norm, x, to)
     residual = None
     if isinstance(block.shortcut, nn.Identity):
         residual = x
     elif isinstance(block.shortcut, PadShortcut):
         residual = to.pad_shortcut(start, block.shortcut)
     elif block.shortcut is not None:
-        residual = _conv_act(cast(ConvAct, block.shortcut), start, to)
+        residual = _add_conv_act(cast(ConvAct, block.shortcut), start, to)
     *inner, last = (cast(ConvAct, layer) for layer in block.layers)
     for layer in inner:
-        start = _conv_act(layer, start, to)
-    return _conv_act(last, start, to, residual)
+        start = _add_conv_act(layer, start, to)
+    return _add_conv_act(last, start, to, residual)
 
 
-def _conv_act(layer: ConvAct, x: Value, to: GraphBuilder[Value], residual: Value | None = None) -> Value:
+def _add_conv_act(layer: ConvAct, x: Value, to: GraphBuilder[Value], residual: Value | None = None) -> Value:
     y = to.conv(x, layer.conv)
     if residual is not None:
         y = to.add(y, residual)
     return to.relu(y) if layer.act else y
 
 
-def _scale_act(layer: ScaleAct, x: Value, to: GraphBuilder[Value]) -> Value:
+def _add_scale_act(layer: ScaleAct, x: Value, to: GraphBuilder[Value]) -> Value:
     return to.relu(to.scale(x, layer.scale, layer.shift))

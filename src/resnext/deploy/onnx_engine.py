@@ -11,14 +11,14 @@ class OnnxEngine:
     """Run a network in an ONNX Runtime session, in fp32."""
 
     def __init__(self, model: bytes, threads: int) -> None:
-        self.session = session(model, threads)
+        self.session = create_session(model, threads)
 
     def __call__(self, images: Tensor) -> Tensor:
         """Compute logits of normalised images."""
         return torch.from_numpy(self.session.run(None, {"images": np.ascontiguousarray(images.numpy())})[0])
 
 
-def session(model: bytes, threads: int) -> Any:
+def create_session(model: bytes, threads: int) -> Any:
     """Create an ONNX Runtime session on the CPU."""
     import onnxruntime
 

@@ -5,15 +5,15 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from resnext.deploy.fold import Folded
-from resnext.deploy.graph import build_graph, pair
+from resnext.deploy.fold import FoldedNetwork
+from resnext.deploy.graph import build_graph, to_pair
 from resnext.model.layers import PadShortcut
 
 OPSET, IR_VERSION = 18, 8  # old enough for every supported release of ONNX Runtime
-END = np.iinfo(np.int64).max  # end of a slice that takes all
+SLICE_END = np.iinfo(np.int64).max  # end of a slice that takes all
 
 
-def build_onnx_model(folded: Folded) -> bytes:
+def build_onnx_model(folded: FoldedNetwork) -> bytes:
     """Build an ONNX model with input ``images``, of any batch and image size, and output ``logits``."""
     import onnx
     from onnx import helper
@@ -37,14 +37,14 @@ class OnnxGraph:
 
     def conv(self, x: str, conv: nn.Conv2d) -> str:
         """Add a Conv node."""
-        padding = [*pair(conv.padding), *pair(conv.padding)]
-        constants = [self._constant(value) for value in (conv.weight, conv.bias) if value is not None]
+        padding = [*to_pair(conv.padding), *to_pair(conv.padding)]
+        constants = [self._add_constant(value) for value in (conv.weight, conv.bias) if value is not None]
         return self.add_node(
             "Conv",
             [x, *constants],
-            strides=pair(conv.stride),
+            strides=to_pair(conv.stride),
             pads=padding,
-            dilations=pair(conv.dilation),
+            dilations=to_pair(conv.dilation),
             group=conv.groups,
         )
 
@@ -58,27 +58,27 @@ class OnnxGraph:
 
     def scale(self, x: str, scale: Tensor, shift: Tensor) -> str:
         """Add a Mul and an Add node."""
-        return self.add(self.add_node("Mul", [x, self._constant(scale)]), self._constant(shift))
+        return self.add(self.add_node("Mul", [x, self._add_constant(scale)]), self._add_constant(shift))
 
     def max_pool(self, x: str, pool: nn.MaxPool2d) -> str:
         """Add a MaxPool node."""
-        padding = [*pair(pool.padding), *pair(pool.padding)]
-        kernel, stride, dilation = pair(pool.kernel_size), pair(pool.stride), pair(pool.dilation)
+        padding = [*to_pair(pool.padding), *to_pair(pool.padding)]
+        kernel, stride, dilation = to_pair(pool.kernel_size), to_pair(pool.stride), to_pair(pool.dilation)
         return self.add_node("MaxPool", [x], kernel_shape=kernel, strides=stride, pads=padding, dilations=dilation)
 
     def pad_shortcut(self, x: str, shortcut: PadShortcut) -> str:
         """Add a Slice and a Pad node."""
-        begin, end, axes, step = [0, 0], [END, END], [2, 3], pair(shortcut.stride)
-        x = self.add_node("Slice", [x, *map(self._integers, (begin, end, axes, step))])
-        return self.add_node("Pad", [x, self._integers([0, 0, 0, 0, 0, shortcut.extra_channels, 0, 0])])
+        begin, end, axes, step = [0, 0], [SLICE_END, SLICE_END], [2, 3], to_pair(shortcut.stride)
+        x = self.add_node("Slice", [x, *map(self._add_integers, (begin, end, axes, step))])
+        return self.add_node("Pad", [x, self._add_integers([0, 0, 0, 0, 0, shortcut.extra_channels, 0, 0])])
 
     def mean(self, x: str) -> str:
         """Add a ReduceMean node."""
-        return self.add_node("ReduceMean", [x, self._integers([2, 3])], keepdims=0)
+        return self.add_node("ReduceMean", [x, self._add_integers([2, 3])], keepdims=0)
 
     def linear(self, x: str, linear: nn.Linear) -> str:
         """Add a Gemm node."""
-        return self.add_node("Gemm", [x, self._constant(linear.weight), self._constant(linear.bias)], transB=1)
+        return self.add_node("Gemm", [x, self._add_constant(linear.weight), self._add_constant(linear.bias)], transB=1)
 
     def add_node(self, kind: str, inputs: list[str], name: str | None = None, **attributes: Any) -> str:
         """Add a node with one output and return the output's name."""
@@ -88,13 +88,13 @@ class OnnxGraph:
         self.nodes.append(helper.make_node(kind, inputs, [name], **attributes))
         return name
 
-    def _constant(self, value: Tensor) -> str:
-        return self._named(value.detach().contiguous().numpy())
+    def _add_constant(self, value: Tensor) -> str:
+        return self._add_initializer(value.detach().contiguous().numpy())
 
-    def _integers(self, values: list[int]) -> str:
-        return self._named(np.array(values, np.int64))
+    def _add_integers(self, values: list[int]) -> str:
+        return self._add_initializer(np.array(values, np.int64))
 
-    def _named(self, value: np.ndarray) -> str:
+    def _add_initializer(self, value: np.ndarray) -> str:
         from onnx import numpy_helper
 
         name = f"constant_{len(self.constants)}"

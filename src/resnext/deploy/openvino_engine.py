@@ -15,13 +15,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from resnext.deploy.signal_stack import signal_stack_kept
+from resnext.deploy.signal_stack import preserve_signal_stack
 
-KEPT = 4  # compiled models of different input shapes that an engine keeps
-HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}  # int8: for the operators that remain in floating point
+MAX_COMPILED = 4  # compiled models of different input shapes that an engine keeps
+PRECISION_HINTS = {
+    "fp32": "f32",
+    "bf16": "bf16",
+    "int8": "f32",
+}  # int8: for the operators that remain in floating point
 
 
-def openvino() -> ModuleType:
+def import_openvino() -> ModuleType:
     """Import OpenVINO with its telemetry, and NNCF's, switched off."""
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     os.environ.setdefault("NNCF_CI", "1")
@@ -31,7 +35,7 @@ def openvino() -> ModuleType:
 
 
 @contextmanager
-def hushed() -> Iterator[None]:
+def suppress_warnings() -> Iterator[None]:
     """Suppress warnings and log messages, such as those of PyTorch about CUDA, that do not concern the network."""
     before = logging.root.manager.disable
     logging.disable(max(before, logging.WARNING))
@@ -56,59 +60,59 @@ class OpenVinoEngine:
         self.settings = {
             "NUM_STREAMS": str(streams),
             "INFERENCE_NUM_THREADS": threads,
-            "INFERENCE_PRECISION_HINT": HINTS[precision],
+            "INFERENCE_PRECISION_HINT": PRECISION_HINTS[precision],
         }
-        self._compiled: OrderedDict[tuple[int, ...], _Compiled] = OrderedDict()
-        self._reading, self._compiling = Lock(), Lock()
+        self._compiled: OrderedDict[tuple[int, ...], _CompiledModel] = OrderedDict()
+        self._cache_lock, self._compile_lock = Lock(), Lock()
 
     def __call__(self, images: Tensor) -> Tensor:
         """Compute logits of normalised images."""
         array = np.ascontiguousarray(images.numpy())
         size = min(self.piece, len(array)) or len(array)
-        with signal_stack_kept():
-            compiled = self._for((size, *array.shape[1:]))
+        with preserve_signal_stack():
+            compiled = self._get_compiled((size, *array.shape[1:]))
             if size == len(array):
                 return torch.from_numpy(compiled.infer(array))
             return torch.from_numpy(compiled.infer_pieces(array, size)[: len(array)])
 
-    def _for(self, shape: tuple[int, ...]) -> "_Compiled":
+    def _get_compiled(self, shape: tuple[int, ...]) -> "_CompiledModel":
         """Return the model compiled for a shape, from a cache that drops the least recently used one.
 
         One thread compiles at a time; other threads can use compiled models meanwhile.
         """
-        compiled = self._known(shape)
+        compiled = self._find_compiled(shape)
         if compiled is None:
-            with self._compiling:
-                compiled = self._known(shape) or self._compile(shape)
+            with self._compile_lock:
+                compiled = self._find_compiled(shape) or self._compile(shape)
         return compiled
 
-    def _known(self, shape: tuple[int, ...]) -> "_Compiled | None":
-        with self._reading:
+    def _find_compiled(self, shape: tuple[int, ...]) -> "_CompiledModel | None":
+        with self._cache_lock:
             if shape in self._compiled:
                 self._compiled.move_to_end(shape)
             return self._compiled.get(shape)
 
-    def _compile(self, shape: tuple[int, ...]) -> "_Compiled":
+    def _compile(self, shape: tuple[int, ...]) -> "_CompiledModel":
         model = self.model.clone()
         model.reshape(list(shape))
-        compiled = _Compiled(openvino().Core().compile_model(model, "CPU", self.settings), self.streams)
-        with self._reading:
+        compiled = _CompiledModel(import_openvino().Core().compile_model(model, "CPU", self.settings), self.streams)
+        with self._cache_lock:
             self._compiled[shape] = compiled
-            if len(self._compiled) > KEPT:
+            if len(self._compiled) > MAX_COMPILED:
                 self._compiled.popitem(last=False)
         return compiled
 
 
-class _Compiled:
+class _CompiledModel:
     """A compiled model with a pool of inference requests; a call owns its request until the output is copied."""
 
     def __init__(self, compiled: Any, streams: int) -> None:
-        self.compiled, self.at_once = compiled, 2 * streams
+        self.compiled, self.max_requests = compiled, 2 * streams
         self._idle: list[Any] = []
 
     def infer(self, array: np.ndarray) -> np.ndarray:
         """Run ``array`` as one batch and return the model's output."""
-        request = self._request()
+        request = self._get_request()
         result = request.infer({0: array}, share_inputs=True)[0].copy()
         self._idle.append(request)
         return cast(np.ndarray, result)
@@ -124,18 +128,18 @@ class _Compiled:
             piece = array[start : start + size]
             if len(piece) < size:
                 piece = np.concatenate([piece, np.zeros((size - len(piece), *piece.shape[1:]), piece.dtype)])
-            if len(under_way) < self.at_once:
-                request = self._request()
+            if len(under_way) < self.max_requests:
+                request = self._get_request()
             else:
                 request = under_way.popleft()
-                done.append(_result(request))
+                done.append(_wait_for_result(request))
             request.start_async({0: piece}, share_inputs=True)
             under_way.append(request)
-        results = [*done, *map(_result, under_way)]
+        results = [*done, *map(_wait_for_result, under_way)]
         self._idle += under_way
         return np.concatenate(results)
 
-    def _request(self) -> Any:
+    def _get_request(self) -> Any:
         """Return a request that no other call uses; requests of failed calls do not return to the pool."""
         try:
             return self._idle.pop()
@@ -143,6 +147,6 @@ class _Compiled:
             return self.compiled.create_infer_request()
 
 
-def _result(request: Any) -> np.ndarray:
+def _wait_for_result(request: Any) -> np.ndarray:
     request.wait()
     return np.array(request.get_output_tensor(0).data)

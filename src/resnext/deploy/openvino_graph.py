@@ -5,17 +5,17 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from resnext.deploy.fold import Folded
-from resnext.deploy.graph import build_graph, pair
-from resnext.deploy.openvino_engine import openvino
+from resnext.deploy.fold import FoldedNetwork
+from resnext.deploy.graph import build_graph, to_pair
+from resnext.deploy.openvino_engine import import_openvino
 from resnext.model.layers import PadShortcut
 
-END = np.iinfo(np.int64).max  # end of a slice that takes all
+SLICE_END = np.iinfo(np.int64).max  # end of a slice that takes all
 
 
-def build_openvino_model(folded: Folded) -> Any:
+def build_openvino_model(folded: FoldedNetwork) -> Any:
     """Build an openvino.Model for images of any batch and image size."""
-    ov = openvino()
+    ov = import_openvino()
     graph = OpenVinoGraph()
     images = graph.ops.parameter(ov.PartialShape([-1, folded.architecture.in_channels, -1, -1]), np.float32, "images")
     return ov.Model([build_graph(folded, images, graph)], [images], folded.architecture.name)
@@ -32,13 +32,13 @@ class OpenVinoGraph:
     def conv(self, x: Any, conv: nn.Conv2d) -> Any:
         """Add a (grouped) convolution and its bias."""
         weight, groups = conv.weight, conv.groups
-        places = [pair(value) for value in (conv.stride, conv.padding, conv.padding, conv.dilation)]
+        places = [to_pair(value) for value in (conv.stride, conv.padding, conv.padding, conv.dilation)]
         if groups == 1:
-            y = self.ops.convolution(x, self._constant(weight), *places)
+            y = self.ops.convolution(x, self._make_constant(weight), *places)
         else:
             grouped = weight.unflatten(0, (groups, -1))
-            y = self.ops.group_convolution(x, self._constant(grouped), *places)
-        return y if conv.bias is None else self.ops.add(y, self._constant(conv.bias.view(1, -1, 1, 1)))
+            y = self.ops.group_convolution(x, self._make_constant(grouped), *places)
+        return y if conv.bias is None else self.ops.add(y, self._make_constant(conv.bias.view(1, -1, 1, 1)))
 
     def add(self, x: Any, y: Any) -> Any:
         """Add an Add node."""
@@ -50,17 +50,17 @@ class OpenVinoGraph:
 
     def scale(self, x: Any, scale: Tensor, shift: Tensor) -> Any:
         """Add a Multiply and an Add node."""
-        return self.ops.add(self.ops.multiply(x, self._constant(scale[None])), self._constant(shift[None]))
+        return self.ops.add(self.ops.multiply(x, self._make_constant(scale[None])), self._make_constant(shift[None]))
 
     def max_pool(self, x: Any, pool: nn.MaxPool2d) -> Any:
         """Add a MaxPool node."""
-        padding = pair(pool.padding)
-        kernel, stride, dilation = pair(pool.kernel_size), pair(pool.stride), pair(pool.dilation)
+        padding = to_pair(pool.padding)
+        kernel, stride, dilation = to_pair(pool.kernel_size), to_pair(pool.stride), to_pair(pool.dilation)
         return self.ops.max_pool(x, stride, dilation, padding, padding, kernel).output(0)
 
     def pad_shortcut(self, x: Any, shortcut: PadShortcut) -> Any:
         """Add a Slice and a Pad node."""
-        begin, end, step, axes = [0, 0], [END, END], pair(shortcut.stride), [2, 3]
+        begin, end, step, axes = [0, 0], [SLICE_END, SLICE_END], to_pair(shortcut.stride), [2, 3]
         x = self.ops.slice(x, *map(np.array, (begin, end, step, axes)))
         return self.ops.pad(x, np.zeros(4, int), np.array([0, shortcut.extra_channels, 0, 0]), "constant", np.float32())
 
@@ -70,8 +70,8 @@ class OpenVinoGraph:
 
     def linear(self, x: Any, linear: nn.Linear) -> Any:
         """Add a MatMul and an Add node."""
-        y = self.ops.matmul(x, self._constant(linear.weight), False, True)
-        return self.ops.add(y, self._constant(linear.bias[None]))
+        y = self.ops.matmul(x, self._make_constant(linear.weight), False, True)
+        return self.ops.add(y, self._make_constant(linear.bias[None]))
 
-    def _constant(self, value: Tensor) -> Any:
+    def _make_constant(self, value: Tensor) -> Any:
         return self.ops.constant(value.detach().contiguous().numpy())

@@ -9,36 +9,36 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from resnext.deploy.fold import Folded, remade
+from resnext.deploy.fold import FoldedNetwork, rebuild_conv
 from resnext.errors import RequestError
 from resnext.speed import convolution
 
 
-def block_diagonal(weight: Tensor, groups: int, factor: int) -> Tensor:
+def build_block_diagonal(weight: Tensor, groups: int, factor: int) -> Tensor:
     """Convert ``weight`` [O, g, k, k] of ``groups`` groups to [O, factor * g, k, k] of ``groups / factor`` groups.
 
     Raises RequestError if ``factor`` does not divide the groups, or the groups do not divide the output channels.
     """
     if factor < 1 or groups % factor or len(weight) % groups:
         raise RequestError(f"{groups} groups of {len(weight)} output channels cannot be packed by {factor}")
-    return convolution.pack(weight, groups, factor)
+    return convolution.pack_weight(weight, groups, factor)
 
 
-def factor_for(groups: int, channels: int, wanted: int) -> int:
+def choose_factor(groups: int, channels: int, wanted: int) -> int:
     """Choose the smallest divisor f of ``groups`` with ``f * channels >= wanted``; if there is none, ``groups``."""
     return next((f for f in range(1, groups + 1) if groups % f == 0 and f * channels >= wanted), groups)
 
 
 @torch.no_grad()
-def pack(folded: Folded, channels: int) -> Folded:
+def pack_groups(folded: FoldedNetwork, channels: int) -> FoldedNetwork:
     """Return a copy whose convolutions with groups have at least ``channels`` input channels a group, if possible."""
     packed = copy.deepcopy(folded)
-    for layer in packed.convolutions():
+    for layer in packed.iter_convolutions():
         conv = layer.conv
         if conv.groups > 1:
-            layer.conv = _packed(conv, factor_for(conv.groups, conv.weight.shape[1], channels))
+            layer.conv = _pack_conv(conv, choose_factor(conv.groups, conv.weight.shape[1], channels))
     return packed
 
 
-def _packed(conv: nn.Conv2d, factor: int) -> nn.Conv2d:
-    return remade(conv, block_diagonal(conv.weight, conv.groups, factor), conv.bias, conv.groups // factor)
+def _pack_conv(conv: nn.Conv2d, factor: int) -> nn.Conv2d:
+    return rebuild_conv(conv, build_block_diagonal(conv.weight, conv.groups, factor), conv.bias, conv.groups // factor)

@@ -11,8 +11,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from resnext.deploy.engines import Engine, Way
-from resnext.deploy.fold import ConvAct, Folded
+from resnext.deploy.engines import Engine, EngineConfig
+from resnext.deploy.fold import ConvAct, FoldedNetwork
 from resnext.device import autocast
 from resnext.errors import WorkError
 from resnext.model.network import Network
@@ -20,18 +20,18 @@ from resnext.model.network import Network
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-def build(way: Way, network: Network, folded: Folded, precision: str) -> Engine:
+def build_pytorch_engine(way: EngineConfig, network: Network, folded: FoldedNetwork, precision: str) -> Engine:
     """Build an engine. Raises WorkError if it needs oneDNN's fused operators and this PyTorch lacks them."""
     if way.form == "network":
         return PlainEngine(network, precision)
     if way.form == "folded":
         return FoldedEngine(folded, precision)
-    if not has_fused():
+    if not has_fused_convolutions():
         raise WorkError("this PyTorch build has no fused convolutions of oneDNN")
     return FusedEngine(folded, precision, way.piece)
 
 
-def has_fused() -> bool:
+def has_fused_convolutions() -> bool:
     """Return whether this PyTorch build has oneDNN's fused convolutions."""
     return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_convolution_pointwise")
 
@@ -51,7 +51,7 @@ class PlainEngine:
 class FoldedEngine:
     """Run the folded network in channels_last."""
 
-    def __init__(self, folded: Folded, precision: str) -> None:
+    def __init__(self, folded: FoldedNetwork, precision: str) -> None:
         self.dtype = DTYPES[precision]
         self.model = copy.deepcopy(folded).to(self.dtype).to(memory_format=torch.channels_last)
 
@@ -68,10 +68,10 @@ class FusedEngine(FoldedEngine):
     Feature maps of a small micro-batch stay in the processor's cache.
     """
 
-    def __init__(self, folded: Folded, precision: str, piece: int) -> None:
+    def __init__(self, folded: FoldedNetwork, precision: str, piece: int) -> None:
         super().__init__(folded, precision)
         self.piece = piece
-        _replace(self.model)
+        _replace_with_fused(self.model)
 
     def __call__(self, images: Tensor) -> Tensor:
         """Compute logits of normalised images."""
@@ -108,9 +108,9 @@ class FusedConv(nn.Module):
         return cast(Tensor, y)
 
 
-def _replace(module: nn.Module) -> None:
+def _replace_with_fused(module: nn.Module) -> None:
     for name, child in module.named_children():
         if isinstance(child, ConvAct):
             setattr(module, name, FusedConv(child))
         else:
-            _replace(child)
+            _replace_with_fused(child)

@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
-class _Stack(ctypes.Structure):
+class _SignalStack(ctypes.Structure):
     _fields_ = (("address", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
 
 
 @contextmanager
-def signal_stack_kept() -> Iterator[None]:
+def preserve_signal_stack() -> Iterator[None]:
     """Restore this thread's alternate signal stack at the end of the context (Linux only).
 
     OpenVINO sets an alternate stack whose memory is unmapped later. The next signal with a handler (for example when a
@@ -20,7 +20,7 @@ def signal_stack_kept() -> Iterator[None]:
     if sys.platform != "linux":
         yield
         return
-    libc, before = ctypes.CDLL(None), _Stack()
+    libc, before = ctypes.CDLL(None), _SignalStack()
     libc.sigaltstack(None, ctypes.byref(before))
     try:
         yield

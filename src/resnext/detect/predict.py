@@ -10,19 +10,19 @@ import numpy as np
 import torch
 from PIL import Image
 
-from resnext.data.images import read_image
-from resnext.data.source import BadImage
-from resnext.detect.drawing import draw_detections
-from resnext.detect.faster_rcnn import FasterRcnn
+from resnext.data.dataset import BadImageError
+from resnext.data.decode.pillow import read_image
+from resnext.detect.evaluate.draw_boxes import draw_detections
+from resnext.detect.model.faster_rcnn import FasterRcnn
 from resnext.device import autocast, pick_device
-from resnext.errors import RequestError, printable
-from resnext.evaluate.panel import in_eval_mode
-from resnext.evaluate.predict import Picture, as_pictures, chunks, open_picture, path_of
-from resnext.files import written_whole
+from resnext.errors import RequestError, escape_unprintable
+from resnext.evaluate.ensemble import eval_mode
+from resnext.evaluate.predict import ImageInput, get_image_path, iterate_images, open_image, split_into_batches
+from resnext.files import atomic_write
 
 
 @dataclass(frozen=True, eq=False)
-class Predicted:
+class DetectPrediction:
     """Detections of one image, highest score first; or why the image could not be read."""
 
     path: str | None  # None for an image given without one
@@ -37,13 +37,13 @@ class Predicted:
 @torch.inference_mode()
 def predict(
     model: FasterRcnn,
-    images: Picture | Iterable[Picture],
+    images: ImageInput | Iterable[ImageInput],
     device: torch.device | str | None = None,
     *,
     precision: str = "fp32",
     batch_size: int = 1,
     progress: Callable[..., None] | None = None,
-) -> list[Predicted]:
+) -> list[DetectPrediction]:
     """Detect objects in images.
 
     Args:
@@ -67,45 +67,45 @@ def predict(
     if device is not None:
         model.to(device)
     device = model.network.conv1.weight.device
-    results: list[Predicted] = []
-    with in_eval_mode(model):
-        for pictures in chunks(as_pictures(images), batch_size):
-            results += _of_batch(model, pictures, device, precision)
+    results: list[DetectPrediction] = []
+    with eval_mode(model):
+        for pictures in split_into_batches(iterate_images(images), batch_size):
+            results += _predict_batch(model, pictures, device, precision)
             if progress is not None:
                 progress(len(results))
     return results
 
 
-def _of_batch(
-    model: FasterRcnn, pictures: Sequence[Picture], device: torch.device, precision: str
-) -> Iterator[Predicted]:
+def _predict_batch(
+    model: FasterRcnn, pictures: Sequence[ImageInput], device: torch.device, precision: str
+) -> Iterator[DetectPrediction]:
     exif = model.preprocessing.exif
-    opened = [_open(picture, exif) for picture in pictures]
+    opened = [_open_image(picture, exif) for picture in pictures]
     good = [one for one in opened if not isinstance(one, str)]
     found: Iterator[dict[str, torch.Tensor]] = iter(())
     if good:
-        views = [model.preprocessing.view(picture).to(device) for picture in good]
+        views = [model.preprocessing.apply(picture).to(device) for picture in good]
         with autocast(device, precision):
             found = iter(model.detect(views, [(picture.height, picture.width) for picture in good]))
     for picture, pixels in zip(pictures, opened, strict=True):
-        path = path_of(picture)
+        path = get_image_path(picture)
         if isinstance(pixels, str):
-            yield _nothing(path, pixels)
+            yield _make_failed(path, pixels)
             continue
         one = next(found)
         boxes, labels, scores = (one[key].float().cpu().numpy() for key in ("boxes", "labels", "scores"))
-        yield Predicted(path, boxes, labels.astype(np.int64), scores, exif, size=pixels.size)
+        yield DetectPrediction(path, boxes, labels.astype(np.int64), scores, exif, size=pixels.size)
 
 
-def _open(picture: Picture, exif: bool) -> Image.Image | str:
+def _open_image(picture: ImageInput, exif: bool) -> Image.Image | str:
     """Read the image, or return why it cannot be read."""
     try:
-        return open_picture(picture, 3, exif)
-    except BadImage as error:
+        return open_image(picture, 3, exif)
+    except BadImageError as error:
         return error.reason
 
 
-def drawing_places(folder: Path, paths: Sequence[str]) -> list[Path]:
+def make_drawing_paths(folder: Path, paths: Sequence[str]) -> list[Path]:
     """Choose where each image is drawn: ``folder``/NAME.png, with a number where a name repeats.
 
     Makes the folder. Raises RequestError where this fails or where one of the files exists already.
@@ -129,27 +129,29 @@ def drawing_places(folder: Path, paths: Sequence[str]) -> list[Path]:
     return places
 
 
-def draw(found: Sequence[Predicted], places: Sequence[Path], classes: Sequence[str]) -> int:
+def draw_predictions(found: Sequence[DetectPrediction], places: Sequence[Path], classes: Sequence[str]) -> int:
     """Draw the boxes of every readable image into a PNG file at its place; return how many were drawn."""
     readable = [(one, one.path, place) for one, place in zip(found, places, strict=True) if one.error is None]
     for one, path, place in readable:
         assert path is not None
         picture = draw_detections(read_image(path, 3, one.exif), one.boxes, one.labels, one.scores, classes)
-        with written_whole(place) as file:
+        with atomic_write(place) as file:
             picture.save(file, format="PNG")
     return len(readable)
 
 
-def summary(one: Predicted, classes: Sequence[str]) -> str:
+def summarize_prediction(one: DetectPrediction, classes: Sequence[str]) -> str:
     """Summarize an image in one line: the count and best score of each class, most frequent first."""
     counts = Counter(one.labels.tolist())
     parts = [
-        f"{number} {printable(classes[label])} (best {100 * float(one.scores[one.labels == label].max()):.0f} %)"
+        f"{number} {escape_unprintable(classes[label])} (best {100 * float(one.scores[one.labels == label].max()):.0f} %)"
         for label, number in counts.most_common()
     ]
-    name = "image" if one.path is None else printable(one.path)
+    name = "image" if one.path is None else escape_unprintable(one.path)
     return f"{name}: {', '.join(parts) or 'nothing'}"
 
 
-def _nothing(path: str | None, error: str) -> Predicted:
-    return Predicted(path, np.empty((0, 4), np.float32), np.empty(0, np.int64), np.empty(0, np.float32), error=error)
+def _make_failed(path: str | None, error: str) -> DetectPrediction:
+    return DetectPrediction(
+        path, np.empty((0, 4), np.float32), np.empty(0, np.int64), np.empty(0, np.float32), error=error
+    )

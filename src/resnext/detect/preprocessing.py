@@ -10,9 +10,9 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-from resnext.data.preprocessing import LARGEST_SIDE, Preprocessing, channel_values, check_whole
+from resnext.data.preprocessing import MAX_SIDE, Preprocessing, check_integer, parse_channel_values
 from resnext.detect.settings import RESIZES, DetectDataSettings
-from resnext.errors import RequestError, nearest
+from resnext.errors import RequestError, did_you_mean
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -29,21 +29,21 @@ class DetectPreprocessing:
     exif: bool = True
 
     def __post_init__(self) -> None:
-        check_whole("min_size", self.min_size, LARGEST_SIDE)
-        check_whole("max_size", self.max_size, LARGEST_SIDE)
+        check_integer("min_size", self.min_size, MAX_SIDE)
+        check_integer("max_size", self.max_size, MAX_SIDE)
         if self.max_size < self.min_size:
             raise RequestError(f"max_size {self.max_size} is below min_size {self.min_size}")
         if self.resize not in RESIZES:
-            raise RequestError(f"resize {self.resize!r} is unknown{nearest(str(self.resize), RESIZES)}")
+            raise RequestError(f"resize {self.resize!r} is unknown{did_you_mean(str(self.resize), RESIZES)}")
         if not isinstance(self.exif, bool):
             raise RequestError(f"exif must be true or false, not {self.exif!r}")
         for name in ("mean", "std"):
-            object.__setattr__(self, name, channel_values(name, getattr(self, name), 3))
+            object.__setattr__(self, name, parse_channel_values(name, getattr(self, name), 3))
         if min(self.std) <= 0:
             raise RequestError(f"std {list(self.std)} must be above 0 in every channel")
 
     @staticmethod
-    def of(
+    def from_settings(
         settings: DetectDataSettings, base: "Preprocessing | DetectPreprocessing | None" = None
     ) -> "DetectPreprocessing":
         """Build from the settings; mean and std default to those of the initial weights (``base``), else ImageNet's."""
@@ -57,7 +57,7 @@ class DetectPreprocessing:
             exif=settings.exif,
         )
 
-    def size(self, width: int, height: int, min_size: int | None = None) -> tuple[int, int]:
+    def compute_size(self, width: int, height: int, min_size: int | None = None) -> tuple[int, int]:
         """Compute the width and height that an image is resized to; ``min_size`` overrides the usual one."""
         shorter, longer = min(width, height), max(width, height)
         scale = min((min_size or self.min_size) / shorter, self.max_size / longer)
@@ -65,9 +65,9 @@ class DetectPreprocessing:
             return max(math.floor(width * scale), 1), max(math.floor(height * scale), 1)
         return max(round(width * scale), 1), max(round(height * scale), 1)
 
-    def view(self, image: Image.Image, min_size: int | None = None) -> Tensor:
+    def apply(self, image: Image.Image, min_size: int | None = None) -> Tensor:
         """Resize an RGB image to [3, H, W]: uint8, or float32 from 0 to 1 where ``resize`` is torchvision."""
-        width, height = self.size(*image.size, min_size)
+        width, height = self.compute_size(*image.size, min_size)
         tensor = F.pil_to_tensor(image)
         if self.resize == "torchvision":
             scaled = tensor.float().div_(255)[None]
@@ -88,5 +88,5 @@ class DetectPreprocessing:
         names = [f.name for f in fields(cls)]
         for key in values:
             if key not in names:
-                raise RequestError(f"preprocessing has an unknown key {key!r}{nearest(str(key), names)}")
+                raise RequestError(f"preprocessing has an unknown key {key!r}{did_you_mean(str(key), names)}")
         return cls(**values)

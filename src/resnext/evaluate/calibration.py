@@ -32,7 +32,7 @@ class Calibration:
         return float(np.abs(self.accuracy - self.confidence)[filled].max()) if filled.any() else math.nan
 
 
-def calibration(probability: np.ndarray, correct: np.ndarray, bins: int = BINS) -> Calibration:
+def compute_calibration(probability: np.ndarray, correct: np.ndarray, bins: int = BINS) -> Calibration:
     """Sort images into bins (i/bins, (i+1)/bins] of the predicted class's ``probability``; the first includes 0.
 
     ``correct`` tells for each image whether the prediction is the true class.

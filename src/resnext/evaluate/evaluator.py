@@ -10,15 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from resnext.data.classes import compare_classes
-from resnext.data.loader import Batch, eval_batches
+from resnext.data.classes import check_same_classes
+from resnext.data.dataset import Dataset
+from resnext.data.loader import Batch, iterate_eval_batches
 from resnext.data.preprocessing import Preprocessing
-from resnext.data.source import Dataset
 from resnext.device import autocast
 from resnext.errors import RequestError, WorkError
-from resnext.evaluate.metrics import interval95, percent
-from resnext.evaluate.panel import Member, Panel, in_eval_mode
-from resnext.evaluate.views import CENTER, Looks
+from resnext.evaluate.ensemble import Ensemble, EnsembleMember, eval_mode
+from resnext.evaluate.metrics import compute_interval95, to_percent
+from resnext.evaluate.views import CENTER, Views
 
 BATCH_SIZE = 256  # default
 COLUMNS: dict[str, type] = {
@@ -42,9 +42,9 @@ class Evaluation:
     """
 
     name: str
-    total: int  # images of the whole data set; this evaluation holds n of them
+    dataset_size: int  # images of the whole data set; this evaluation holds n of them
     classes: tuple[str, ...]
-    where: tuple[str, ...]
+    paths: tuple[str, ...]
     index: np.ndarray
     label: np.ndarray
     predicted: np.ndarray
@@ -81,17 +81,17 @@ class Evaluation:
     @property
     def top1_error(self) -> float:
         """Top-1 error, percent."""
-        return percent(self.n - self.correct1, self.n)
+        return to_percent(self.n - self.correct1, self.n)
 
     @property
     def top5_error(self) -> float | None:
         """Top-5 error, percent; None with fewer than five classes."""
-        return None if self.correct5 is None else percent(self.n - self.correct5, self.n)
+        return None if self.correct5 is None else to_percent(self.n - self.correct5, self.n)
 
     @property
     def interval95(self) -> tuple[float, float]:
         """The 95 % Wilson interval of the top-1 error."""
-        return interval95(self.n - self.correct1, self.n)
+        return compute_interval95(self.n - self.correct1, self.n)
 
     @cached_property
     def confusion(self) -> np.ndarray:
@@ -99,7 +99,7 @@ class Evaluation:
         k = len(self.classes)
         return np.bincount(self.label * k + self.predicted, minlength=k * k).reshape(k, k)
 
-    def worst(self, count: int) -> np.ndarray:
+    def find_worst(self, count: int) -> np.ndarray:
         """Find the rows with the highest loss, highest first; equal losses in the order of the data set."""
         return np.argsort(-self.losses, kind="stable")[:count]
 
@@ -118,10 +118,10 @@ def evaluate(
     progress: Callable[[int, int], None] | None = None,
     rank: int = 0,
     world_size: int = 1,
-    looks: Looks = CENTER,
-    others: Sequence[Member] = (),
-    ensemble: str = "probabilities",
-    outputs: np.ndarray | None = None,
+    views: Views = CENTER,
+    other_members: Sequence[EnsembleMember] = (),
+    ensemble_combine: str = "probabilities",
+    output_indices: np.ndarray | None = None,
 ) -> Evaluation:
     """Evaluate one model or an ensemble: average logits over views, then over models.
 
@@ -152,34 +152,39 @@ def evaluate(
     """
     if batch_size < 1:
         raise RequestError(f"the batch size must be at least 1, not {batch_size}")
-    members = [Member(model, preprocessing), *others]
+    members = [EnsembleMember(model, preprocessing), *other_members]
     models = [member.model for member in members]
     for network in models:
-        check_fit(network, dataset, outputs)
+        check_compatible(network, dataset, output_indices)
     if channels_last:  # convert both weights and images; with one alone the last bits differ
         for network in models:
             network.to(memory_format=torch.channels_last)
-    panel = Panel(members, looks, ensemble, outputs, channels_last)
+    panel = Ensemble(members, views, ensemble_combine, output_indices, channels_last)
     device, done = torch.device(device), 0
     parts: list[dict[str, np.ndarray]] = []
-    passes = _passes(panel, dataset, batch_size, workers, start_method, rank, world_size)
-    with in_eval_mode(*models), torch.inference_mode(), autocast(device, precision):
+    passes = _iterate_passes(panel, dataset, batch_size, workers, start_method, rank, world_size)
+    with eval_mode(*models), torch.inference_mode(), autocast(device, precision):
         for batches in passes:
             first = batches[0]
-            if first.bad:
-                raise WorkError(f"an image cannot be read, and an evaluation must not skip any: {first.bad[0]}")
-            answers = panel.answers([batch.images for batch in batches], device)
+            if first.bad_images:
+                raise WorkError(f"an image cannot be read, and an evaluation must not skip any: {first.bad_images[0]}")
+            answers = panel.compute_logits([batch.images for batch in batches], device)
             indices = first.indices.cpu().numpy()
-            parts.append({"index": indices, **judge(answers, first.labels, partial(_where, dataset, indices))})
+            parts.append(
+                {
+                    "index": indices,
+                    **compute_image_results(answers, first.labels, partial(_find_path, dataset, indices)),
+                }
+            )
             done += len(indices)
             if progress is not None:
                 progress(done, len(dataset))
-    result = _evaluation(dataset, parts)
-    return merge([result]) if world_size == 1 else result
+    result = _build_evaluation(dataset, parts)
+    return merge_shards([result]) if world_size == 1 else result
 
 
-def _passes(
-    panel: Panel,
+def _iterate_passes(
+    panel: Ensemble,
     dataset: Dataset,
     batch_size: int,
     workers: int,
@@ -188,12 +193,12 @@ def _passes(
     world_size: int,
 ) -> Iterator[tuple[Batch, ...]]:
     """Yield each batch once per transform, side by side; the workers are divided among the transforms."""
-    transforms = panel.transforms()
+    transforms = panel.build_transforms()
     passes = [
-        eval_batches(
+        iterate_eval_batches(
             dataset,
             transform,
-            batch_size=panel.batch_size(batch_size),
+            batch_size=panel.compute_batch_size(batch_size),
             workers=-(-workers // len(transforms)),
             start_method=start_method,
             rank=rank,
@@ -204,7 +209,7 @@ def _passes(
     return zip(*passes, strict=True)
 
 
-def judge(logits: Tensor, labels: Tensor, where: Callable[[int], str]) -> dict[str, np.ndarray]:
+def compute_image_results(logits: Tensor, labels: Tensor, path_of_row: Callable[[int], str]) -> dict[str, np.ndarray]:
     """Compute COLUMNS, except ``index``, from logits [B, K] and labels int64 [B], in float64 on the CPU.
 
     Raises WorkError for the first row with a value that is not finite, naming its image by ``path_of_row(i)``.
@@ -213,7 +218,7 @@ def judge(logits: Tensor, labels: Tensor, where: Callable[[int], str]) -> dict[s
     labels = labels.cpu()
     bad = (~torch.isfinite(scores).all(dim=1)).nonzero()
     if len(bad):
-        raise WorkError(f"the network's output for {where(int(bad[0]))} is not finite")
+        raise WorkError(f"the network's output for {path_of_row(int(bad[0]))} is not finite")
     if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < scores.shape[1]:
         raise RequestError(f"the data has labels up to {int(labels.max())}, the network {scores.shape[1]} outputs")
     log_p = torch.log_softmax(scores, dim=1)
@@ -232,7 +237,7 @@ def judge(logits: Tensor, labels: Tensor, where: Callable[[int], str]) -> dict[s
     }
 
 
-def merge(evaluations: Sequence[Evaluation]) -> Evaluation:
+def merge_shards(evaluations: Sequence[Evaluation]) -> Evaluation:
     """Merge evaluations of shards of one data set, in any order.
 
     Raises WorkError if an image is missing or counted twice.
@@ -241,17 +246,17 @@ def merge(evaluations: Sequence[Evaluation]) -> Evaluation:
         raise RequestError("there is no evaluation to merge")
     first = evaluations[0]
     for other in evaluations[1:]:
-        compare_classes(first.classes, other.classes, "another shard of the evaluation")
+        check_same_classes(first.classes, other.classes, "another shard of the evaluation")
     order = np.argsort(np.concatenate([e.index for e in evaluations]), kind="stable")
-    where = [path for e in evaluations for path in e.where]
+    where = [path for e in evaluations for path in e.paths]
     columns: dict[str, Any] = {name: np.concatenate([getattr(e, name) for e in evaluations])[order] for name in COLUMNS}
-    whole = replace(first, where=tuple(where[i] for i in order), **columns)
-    if not np.array_equal(whole.index, np.arange(first.total)):
-        raise WorkError(f"the shards of {first.name} do not hold each of its {first.total} images exactly once")
+    whole = replace(first, paths=tuple(where[i] for i in order), **columns)
+    if not np.array_equal(whole.index, np.arange(first.dataset_size)):
+        raise WorkError(f"the shards of {first.name} do not hold each of its {first.dataset_size} images exactly once")
     return whole
 
 
-def check_fit(model: nn.Module, dataset: Dataset, outputs: np.ndarray | None = None) -> None:
+def check_compatible(model: nn.Module, dataset: Dataset, output_indices: np.ndarray | None = None) -> None:
     """Check that the data has images, and the classes of the network (of its ``output_indices``, if given)."""
     if len(dataset) == 0:
         raise RequestError(f"{dataset.name} has no images to evaluate")
@@ -260,20 +265,28 @@ def check_fit(model: nn.Module, dataset: Dataset, outputs: np.ndarray | None = N
         raise RequestError("the network has no classifier (num_classes 0), so it has no error to measure")
     known = getattr(model, "classes", None)
     if known is not None:
-        compare_classes(known if outputs is None else [known[i] for i in outputs], dataset.classes, dataset.name)
-    count = len(outputs) if outputs is not None else None if architecture is None else architecture.num_classes
+        check_same_classes(
+            known if output_indices is None else [known[i] for i in output_indices], dataset.classes, dataset.name
+        )
+    count = (
+        len(output_indices)
+        if output_indices is not None
+        else None
+        if architecture is None
+        else architecture.num_classes
+    )
     if count is not None and count != len(dataset.classes):
         raise RequestError(f"the network has {count} outputs, {dataset.name} has {len(dataset.classes)} classes")
 
 
-def _where(dataset: Dataset, indices: np.ndarray, row: int) -> str:
-    return dataset.where(int(indices[row]))
+def _find_path(dataset: Dataset, indices: np.ndarray, row: int) -> str:
+    return dataset.image_path(int(indices[row]))
 
 
-def _evaluation(dataset: Dataset, parts: list[dict[str, np.ndarray]]) -> Evaluation:
+def _build_evaluation(dataset: Dataset, parts: list[dict[str, np.ndarray]]) -> Evaluation:
     rows: dict[str, Any] = {}
     for name, kind in COLUMNS.items():
         rows[name] = np.concatenate([np.empty(0, kind), *(part[name] for part in parts)]).astype(kind)
-    where = tuple(dataset.where(int(i)) for i in rows["index"])
+    where = tuple(dataset.image_path(int(i)) for i in rows["index"])
     classes = tuple(dataset.classes)
-    return Evaluation(name=dataset.name, total=len(dataset), classes=classes, where=where, **rows)
+    return Evaluation(name=dataset.name, dataset_size=len(dataset), classes=classes, paths=where, **rows)

@@ -7,12 +7,12 @@ from statistics import NormalDist
 import numpy as np
 
 
-def percent(part: int, whole: int) -> float:
+def to_percent(part: int, whole: int) -> float:
     """Return ``part`` of ``whole`` in percent; NaN if ``whole`` is 0."""
     return 100 * part / whole if whole else math.nan
 
 
-def wilson_interval(count: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+def compute_wilson_interval(count: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
     """Compute Wilson's score interval of a share, 0 to 1 (Wilson 1927); valid near 0 and for few images too."""
     if not 0 <= count <= n:
         raise ValueError(f"{count} of {n} is not a share")
@@ -27,9 +27,9 @@ def wilson_interval(count: int, n: int, confidence: float = 0.95) -> tuple[float
     return low, high
 
 
-def interval95(count: int, n: int) -> tuple[float, float]:
+def compute_interval95(count: int, n: int) -> tuple[float, float]:
     """Compute the 95 % Wilson interval, in percent, of ``count`` errors in ``n`` images."""
-    low, high = wilson_interval(count, n)
+    low, high = compute_wilson_interval(count, n)
     return 100 * low, 100 * high
 
 
@@ -64,7 +64,7 @@ class ClassScore:
         return 2 * self.correct / total if total else None
 
 
-def class_scores(confusion: np.ndarray, classes: tuple[str, ...]) -> list[ClassScore]:
+def compute_class_scores(confusion: np.ndarray, classes: tuple[str, ...]) -> list[ClassScore]:
     """Compute the scores of each class from the confusion matrix [K, K] (rows: true classes)."""
     images, predicted, correct = confusion.sum(axis=1), confusion.sum(axis=0), confusion.diagonal()
     return [
@@ -73,7 +73,7 @@ def class_scores(confusion: np.ndarray, classes: tuple[str, ...]) -> list[ClassS
     ]
 
 
-def mean_class_error(scores: list[ClassScore]) -> float | None:
+def compute_mean_class_error(scores: list[ClassScore]) -> float | None:
     """Compute the unweighted mean of the class errors in percent, without classes that have no images."""
     errors = [score.error for score in scores if score.error is not None]
     return 100 * math.fsum(errors) / len(errors) if errors else None

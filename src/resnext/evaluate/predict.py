@@ -14,19 +14,19 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from resnext.data.augment import eval_transform
-from resnext.data.folder import files_below
-from resnext.data.images import EXTENSIONS, NOT_READ, read_image
+from resnext.data.dataset import BadImageError
+from resnext.data.decode.pillow import IMAGE_EXTENSIONS, UNSUPPORTED_EXTENSIONS, read_image
 from resnext.data.preprocessing import Preprocessing, normalize
-from resnext.data.source import BadImage
-from resnext.environment import available_cores
+from resnext.data.sources.image_folder import walk_files
+from resnext.data.transforms.pipeline import build_eval_transform
+from resnext.environment import count_available_cores
 from resnext.errors import RequestError
-from resnext.evaluate.panel import in_eval_mode
+from resnext.evaluate.ensemble import eval_mode
 from resnext.model.network import Network
-from resnext.weights.known import PREPROCESSINGS
+from resnext.weights.presets import PREPROCESSINGS
 
-PICTURES = (*EXTENSIONS, *NOT_READ)
-READERS = min(8, available_cores())  # Pillow decodes without holding the GIL
+IMAGE_SUFFIXES = (*IMAGE_EXTENSIONS, *UNSUPPORTED_EXTENSIONS)
+READER_THREADS = min(8, count_available_cores())  # Pillow decodes without holding the GIL
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,12 +46,12 @@ class Prediction:
         return [(self.classes[i], float(self.probabilities[i])) for i in order]
 
 
-Picture = str | Path | Image.Image | np.ndarray  # a file, an image, or uint8 pixels [H, W, 3] or [H, W]
+ImageInput = str | Path | Image.Image | np.ndarray  # a file, an image, or uint8 pixels [H, W, 3] or [H, W]
 
 
 def predict(
     model: Network,
-    images: Picture | Iterable[Picture],
+    images: ImageInput | Iterable[ImageInput],
     *,
     batch_size: int = 32,
     progress: Callable[[int], None] | None = None,
@@ -72,21 +72,21 @@ def predict(
     """
     if batch_size < 1:
         raise RequestError(f"the batch size must be at least 1, not {batch_size}")
-    preprocessing = preprocessing_of(model)
+    preprocessing = get_preprocessing(model)
     if model.architecture.num_classes == 0:
         raise RequestError("the network has no classifier (num_classes 0), so it cannot classify images")
     classes = model.classes or tuple(f"class {i}" for i in range(model.architecture.num_classes))
-    view, device = eval_transform(preprocessing), next(model.parameters()).device
+    view, device = build_eval_transform(preprocessing), next(model.parameters()).device
     predictions: list[Prediction] = []
-    with in_eval_mode(model), torch.inference_mode(), ThreadPoolExecutor(READERS) as pool:
-        for chunk in chunks(as_pictures(images), batch_size):
-            inputs = list(pool.map(lambda image: _open(image, preprocessing, view), chunk))
+    with eval_mode(model), torch.inference_mode(), ThreadPoolExecutor(READER_THREADS) as pool:
+        for chunk in split_into_batches(iterate_images(images), batch_size):
+            inputs = list(pool.map(lambda image: _prepare_input(image, preprocessing, view), chunk))
             good = [item for item in inputs if isinstance(item, Tensor)]
-            rows = iter(_probabilities(model, torch.stack(good), preprocessing, device) if good else ())
+            rows = iter(_compute_probabilities(model, torch.stack(good), preprocessing, device) if good else ())
             for image, item in zip(chunk, inputs, strict=True):
-                path = path_of(image)
+                path = get_image_path(image)
                 if isinstance(item, Tensor):
-                    predictions.append(_prediction(path, classes, next(rows)))
+                    predictions.append(_make_prediction(path, classes, next(rows)))
                 else:
                     predictions.append(Prediction(path, classes, error=item))
             if progress is not None:
@@ -94,7 +94,7 @@ def predict(
     return predictions
 
 
-def preprocessing_of(model: Network) -> Preprocessing:
+def get_preprocessing(model: Network) -> Preprocessing:
     """Return the preprocessing stored with the weights. Raises RequestError if there is none."""
     if model.preprocessing is None:
         raise RequestError(
@@ -115,7 +115,7 @@ def find_images(arguments: Sequence[str]) -> tuple[list[str], list[Prediction]]:
     problems = []
     for argument in arguments:
         try:
-            paths, problem = _meaning(argument)
+            paths, problem = _expand_argument(argument)
         except RequestError as error:  # a folder that cannot be listed
             paths, problem = [], str(error)
         found.update(dict.fromkeys(paths))
@@ -126,11 +126,11 @@ def find_images(arguments: Sequence[str]) -> tuple[list[str], list[Prediction]]:
     return list(found), problems
 
 
-def _meaning(argument: str) -> tuple[list[str], str | None]:
+def _expand_argument(argument: str) -> tuple[list[str], str | None]:
     """Return the files an argument stands for, or what is wrong with it."""
     if os.path.isdir(argument):
-        paths = _pictures_below(argument)
-        return paths, None if paths else f"holds no image ({', '.join(EXTENSIONS)})"
+        paths = _list_images(argument)
+        return paths, None if paths else f"holds no image ({', '.join(IMAGE_EXTENSIONS)})"
     if os.path.lexists(argument):
         return [argument], None
     if "://" in argument:
@@ -140,19 +140,19 @@ def _meaning(argument: str) -> tuple[list[str], str | None]:
     paths = []
     for match in sorted(glob.glob(argument, recursive=True)):
         if os.path.isdir(match):
-            paths += [] if "**" in argument else _pictures_below(match)
-        elif match.lower().endswith(PICTURES):
+            paths += [] if "**" in argument else _list_images(match)
+        elif match.lower().endswith(IMAGE_SUFFIXES):
             paths.append(match)
     return paths, None if paths else "matches no image"
 
 
-def _pictures_below(folder: str) -> list[str]:
-    return sorted((path for path in files_below(folder) if path.lower().endswith(PICTURES)), key=os.path.split)
+def _list_images(folder: str) -> list[str]:
+    return sorted((path for path in walk_files(folder) if path.lower().endswith(IMAGE_SUFFIXES)), key=os.path.split)
 
 
-def as_pictures(images: Picture | Iterable[Picture]) -> Iterator[Picture]:
+def iterate_images(images: ImageInput | Iterable[ImageInput]) -> Iterator[ImageInput]:
     """Yield each image of ``images``, which may be a single one. Raises RequestError for anything else."""
-    alone = isinstance(images, Picture) or not isinstance(images, Iterable)
+    alone = isinstance(images, ImageInput) or not isinstance(images, Iterable)
     several: Iterable[object] = [images] if alone else images  # type: ignore[assignment]
     for number, image in enumerate(several):
         if isinstance(image, np.ndarray):
@@ -161,19 +161,19 @@ def as_pictures(images: Picture | Iterable[Picture]) -> Iterator[Picture]:
                     f"image {number} is an array of {image.dtype} {list(image.shape)}; "
                     "expected the pixels of one image, uint8 [height, width, 3] or [height, width]"
                 )
-        elif not isinstance(image, Picture):
+        elif not isinstance(image, ImageInput):
             raise RequestError(
                 f"image {number} is a {type(image).__name__}; expected a path, a PIL image or an array of pixels"
             )
         yield image
 
 
-def path_of(image: Picture) -> str | None:
+def get_image_path(image: ImageInput) -> str | None:
     """Return the path of an image; None for an image in memory."""
     return str(image) if isinstance(image, str | Path) else None
 
 
-def open_picture(image: Picture, channels: int, exif: bool) -> Image.Image:
+def open_image(image: ImageInput, channels: int, exif: bool) -> Image.Image:
     """Read the pixels of a file or an image in memory, both in the same way. Raises BadImage."""
     if isinstance(image, str | Path):
         return read_image(image, channels, exif)
@@ -186,30 +186,34 @@ def open_picture(image: Picture, channels: int, exif: bool) -> Image.Image:
         file = io.BytesIO()
         image.save(file, "TIFF")  # keeps every mode; read_image then converts it as it does for files
     except Exception as error:  # a lazily opened image may be broken
-        raise BadImage("(image)", str(error) or type(error).__name__) from error
+        raise BadImageError("(image)", str(error) or type(error).__name__) from error
     return read_image(file, channels, exif=False)
 
 
-def _open(image: Picture, preprocessing: Preprocessing, view: Callable[[Image.Image], Tensor]) -> Tensor | str:
+def _prepare_input(
+    image: ImageInput, preprocessing: Preprocessing, view: Callable[[Image.Image], Tensor]
+) -> Tensor | str:
     """Return the network's input, uint8 [C, S, S], or the reason why the image cannot be read."""
     try:
-        return view(open_picture(image, preprocessing.channels, preprocessing.exif))
-    except BadImage as error:
+        return view(open_image(image, preprocessing.channels, preprocessing.exif))
+    except BadImageError as error:
         return error.reason
 
 
-def _probabilities(model: Network, images: Tensor, preprocessing: Preprocessing, device: torch.device) -> np.ndarray:
+def _compute_probabilities(
+    model: Network, images: Tensor, preprocessing: Preprocessing, device: torch.device
+) -> np.ndarray:
     logits = model(normalize(images, preprocessing, device)).cpu().to(torch.float64)
     return torch.softmax(logits, dim=1).numpy()
 
 
-def _prediction(path: str | None, classes: tuple[str, ...], probabilities: np.ndarray) -> Prediction:
+def _make_prediction(path: str | None, classes: tuple[str, ...], probabilities: np.ndarray) -> Prediction:
     if not np.isfinite(probabilities).all():
         return Prediction(path, classes, error="the network's output is not finite")
     return Prediction(path, classes, probabilities)
 
 
-def chunks(iterator: Iterator[Picture], size: int) -> Iterator[list[Picture]]:
+def split_into_batches(iterator: Iterator[ImageInput], size: int) -> Iterator[list[ImageInput]]:
     """Yield lists of up to ``size`` images, read lazily from the iterator."""
     while chunk := list(islice(iterator, size)):
         yield chunk

@@ -15,22 +15,29 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from resnext.data.augment import eval_transform
-from resnext.data.crops import FILTERS, Mode, center_crop, long_side_cut, resize_shorter, to_tensor
-from resnext.data.preprocessing import LARGEST_SIDE, Preprocessing
-from resnext.errors import RequestError, nearest
+from resnext.data.preprocessing import MAX_SIDE, Preprocessing
+from resnext.data.transforms.crops import (
+    FILTERS,
+    ConvertMode,
+    center_crop,
+    crop_long_side,
+    resize_shorter_side,
+    to_tensor,
+)
+from resnext.data.transforms.pipeline import build_eval_transform
+from resnext.errors import RequestError, did_you_mean
 
 KINDS = ("center", "ten-crop", "dense")
-COMBINATIONS = ("logits", "probabilities")
-SCALES = (224, 256, 384, 480, 640)  # shorter sides in pixels (He et al. 2016, Section 4.1)
-MOST_SCALES = 16
-LONGEST = 8  # long over short side of an image; longer images are cut for dense views, to bound memory
+COMBINE_METHODS = ("logits", "probabilities")
+DEFAULT_SCALES = (224, 256, 384, 480, 640)  # shorter sides in pixels (He et al. 2016, Section 4.1)
+MAX_SCALES = 16
+MAX_ASPECT_RATIO = 8  # long over short side of an image; longer images are cut for dense views, to bound memory
 
 Transform = Callable[[Image.Image], Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Looks:
+class Views:
     """The views of each image and how to average over them. Raises RequestError for invalid values.
 
     ``combine`` "logits" is the mean of the logits: the release's sum divided by the number of views. It gives the same
@@ -45,24 +52,26 @@ class Looks:
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
-            raise RequestError(f"unknown view {self.kind!r}{nearest(self.kind, KINDS)}")
-        if self.combine not in COMBINATIONS:
-            raise RequestError(f"views cannot be combined by {self.combine!r}{nearest(self.combine, COMBINATIONS)}")
+            raise RequestError(f"unknown view {self.kind!r}{did_you_mean(self.kind, KINDS)}")
+        if self.combine not in COMBINE_METHODS:
+            raise RequestError(
+                f"views cannot be combined by {self.combine!r}{did_you_mean(self.combine, COMBINE_METHODS)}"
+            )
         if self.kind == "ten-crop" and self.flip:
             raise RequestError("ten-crop already includes mirror images; leave out +flip")
         if self.kind != "dense":
             if self.scales:
                 raise RequestError(f"scales belong to the view dense, not to {self.kind}")
             return
-        object.__setattr__(self, "scales", tuple(self.scales) or SCALES)
-        if len(self.scales) > MOST_SCALES or len(set(self.scales)) < len(self.scales):
-            raise RequestError(f"dense takes up to {MOST_SCALES} different scales, not {_listed(self.scales)}")
+        object.__setattr__(self, "scales", tuple(self.scales) or DEFAULT_SCALES)
+        if len(self.scales) > MAX_SCALES or len(set(self.scales)) < len(self.scales):
+            raise RequestError(f"dense takes up to {MAX_SCALES} different scales, not {_join_scales(self.scales)}")
         for scale in self.scales:
-            if not 1 <= scale <= LARGEST_SIDE:
-                raise RequestError(f"a scale is a shorter side of 1 to {LARGEST_SIDE} pixels, not {scale}")
+            if not 1 <= scale <= MAX_SIDE:
+                raise RequestError(f"a scale is a shorter side of 1 to {MAX_SIDE} pixels, not {scale}")
 
     @staticmethod
-    def parse(text: str, combine: str = "logits") -> "Looks":
+    def parse(text: str, combine: str = "logits") -> "Views":
         """Parse a view such as ``center+flip``, ``ten-crop``, ``dense:256,384+flip``: the inverse of ``str``."""
         found = re.fullmatch(r"([^:+]*)(?::([^+]*))?(\+flip)?", text)
         if found is None:
@@ -75,34 +84,34 @@ class Looks:
                 f"the scales {scales[:80]!r} of a view must be whole numbers separated by commas, as in {EXAMPLE}"
             )
         sides = tuple(map(int, scales.split(","))) if scales else ()
-        return Looks(kind=kind, flip=flip is not None, scales=sides, combine=combine)
+        return Views(kind=kind, flip=flip is not None, scales=sides, combine=combine)
 
     def __str__(self) -> str:
-        scales = f":{_listed(self.scales)}" if self.scales else ""
+        scales = f":{_join_scales(self.scales)}" if self.scales else ""
         return self.kind + scales + ("+flip" if self.flip else "")
 
     @property
-    def is_plain(self) -> bool:
+    def is_center_crop(self) -> bool:
         """Whether this is the default view: one centre crop."""
         return self.kind == "center" and not self.flip
 
     @property
-    def count(self) -> int:
+    def crops_per_image(self) -> int:
         """Crops of one image in one forward pass."""
         return (10 if self.kind == "ten-crop" else 1) * (2 if self.flip else 1)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the protocol's entries for the view."""
-        return {"view": str(self), "combine": None if self.is_plain else self.combine}
+        return {"view": str(self), "combine": None if self.is_center_crop else self.combine}
 
-    def transforms(self, preprocessing: Preprocessing) -> tuple[Transform, ...]:
+    def build_transforms(self, preprocessing: Preprocessing) -> tuple[Transform, ...]:
         """Build one transform per pass over the images: to uint8 [C, S, S], [10, C, S, S], or [C, H, W] per scale.
 
         Raises RequestError if the view does not go with the preprocessing.
         """
         p = preprocessing
         if self.kind == "center":
-            return (eval_transform(p),)
+            return (build_eval_transform(p),)
         if p.fit != "crop":
             raise RequestError(f"{self.kind} needs weights that crop images, but these {p.fit} them")
         if self.kind == "ten-crop":
@@ -112,10 +121,10 @@ class Looks:
                 f"scale {min(self.scales)} is smaller than the {p.image_size} pixels the network sees; "
                 f"dense needs scales from {p.image_size}"
             )
-        return tuple(Whole(p.channels, scale, p.interpolation) for scale in self.scales)
+        return tuple(WholeImage(p.channels, scale, p.interpolation) for scale in self.scales)
 
 
-def seen_at(preprocessing: Preprocessing, image_size: int | None, resize: int | None) -> Preprocessing:
+def resize_preprocessing(preprocessing: Preprocessing, image_size: int | None, resize: int | None) -> Preprocessing:
     """Return the preprocessing at another size. ``image_size`` alone keeps the ratio of crop to resized image.
 
     Raises RequestError if the crop does not fit, or if images are not cropped.
@@ -128,12 +137,12 @@ def seen_at(preprocessing: Preprocessing, image_size: int | None, resize: int | 
     return p if (size, shorter) == (p.image_size, p.resize) else replace(p, image_size=size, resize=shorter)
 
 
-def as_stored(preprocessing: Preprocessing) -> Preprocessing:
+def without_crop(preprocessing: Preprocessing) -> Preprocessing:
     """Return the preprocessing for images that were cropped before they were stored, without another crop."""
     return replace(preprocessing, resize=preprocessing.image_size)
 
 
-CENTER = Looks()
+CENTER = Views()
 EXAMPLE = "dense:256,384+flip"
 
 
@@ -149,12 +158,12 @@ class TenCrop:
     def __call__(self, image: Image.Image) -> Tensor:
         """Return the ten crops."""
         p = self.preprocessing
-        upright = resize_shorter(Mode(p.channels)(image), p.resize, FILTERS[p.interpolation])
-        crops = [crop for side in (upright, ImageOps.mirror(upright)) for crop in five_crops(side, p.image_size)]
+        upright = resize_shorter_side(ConvertMode(p.channels)(image), p.resize, FILTERS[p.interpolation])
+        crops = [crop for side in (upright, ImageOps.mirror(upright)) for crop in crop_five(side, p.image_size)]
         return torch.stack([to_tensor(crop) for crop in crops])
 
 
-def five_crops(image: Image.Image, size: int) -> list[Image.Image]:
+def crop_five(image: Image.Image, size: int) -> list[Image.Image]:
     """Crop the upper left, upper right, lower left and lower right corner and the centre, size x size pixels each."""
     width, height = image.size
     corners = [(left, top) for top in (0, height - size) for left in (0, width - size)]
@@ -163,7 +172,7 @@ def five_crops(image: Image.Image, size: int) -> list[Image.Image]:
 
 
 @dataclass(frozen=True)
-class Whole:
+class WholeImage:
     """Resize the whole image to a shorter side of ``scale``: uint8 [C, H, W].
 
     An image longer than MAX_ASPECT_RATIO is cut to its middle.
@@ -175,23 +184,23 @@ class Whole:
 
     def __call__(self, image: Image.Image) -> Tensor:
         """Return the resized image."""
-        image = long_side_cut(Mode(self.channels)(image), LONGEST)
-        return to_tensor(resize_shorter(image, self.scale, FILTERS[self.interpolation]))
+        image = crop_long_side(ConvertMode(self.channels)(image), MAX_ASPECT_RATIO)
+        return to_tensor(resize_shorter_side(image, self.scale, FILTERS[self.interpolation]))
 
 
-def combined(answers: Tensor, how: str) -> Tensor:
+def average_logits(logits: Tensor, combine: str) -> Tensor:
     """Average logits float64 [B, n, K] over n views to [B, K]: the mean of logits, or the log of mean probabilities.
 
     The latter are logits too: their softmax is the mean probabilities. A single view is returned unchanged. Values that
     are not finite become NaN, so that averaging cannot hide them.
     """
-    if answers.shape[1] == 1:
-        return answers[:, 0]
-    clean = torch.where(torch.isfinite(answers), answers, torch.nan)
-    if how == "logits":
+    if logits.shape[1] == 1:
+        return logits[:, 0]
+    clean = torch.where(torch.isfinite(logits), logits, torch.nan)
+    if combine == "logits":
         return clean.mean(dim=1)
-    return torch.logsumexp(torch.log_softmax(clean, dim=2), dim=1) - math.log(answers.shape[1])
+    return torch.logsumexp(torch.log_softmax(clean, dim=2), dim=1) - math.log(logits.shape[1])
 
 
-def _listed(scales: tuple[int, ...]) -> str:
+def _join_scales(scales: tuple[int, ...]) -> str:
     return ",".join(map(str, scales))

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
-from resnext.errors import RequestError, nearest
+from resnext.errors import RequestError, did_you_mean
 
 STEMS = ("imagenet", "cifar")
 BLOCKS = ("bottleneck", "basic")
@@ -26,10 +26,12 @@ IMAGENET_STAGES: dict[int, tuple[str, tuple[int, ...]]] = {
     152: ("bottleneck", (3, 8, 36, 3)),
     200: ("bottleneck", (3, 24, 36, 3)),
 }
-CONVOLUTIONS = {"bottleneck": 3, "basic": 2}  # per block
+CONVOLUTIONS_PER_BLOCK = {"bottleneck": 3, "basic": 2}  # per block
 EXPANSION = {"bottleneck": 4, "basic": 1}  # output channels of a block / template width of its stage
-LARGEST = 1_000_000  # upper bound of every count in an Architecture
-NAME = re.compile(r"(?P<family>resnet|resnext)(?P<depth>\d{1,4})(?:_(?P<cardinality>\d{1,5})x(?P<width>\d{1,5})d)?")
+MAX_COUNT = 1_000_000  # upper bound of every count in an Architecture
+NAME_PATTERN = re.compile(
+    r"(?P<family>resnet|resnext)(?P<depth>\d{1,4})(?:_(?P<cardinality>\d{1,5})x(?P<width>\d{1,5})d)?"
+)
 
 
 class Stage(NamedTuple):
@@ -69,13 +71,13 @@ class Architecture:
     stage_channels: tuple[int, ...] | None = None  # output channels of each stage
 
     def __post_init__(self) -> None:
-        self._check_words()
-        self._settle_depth()
-        self._settle_widths()
-        self._settle_channels()
-        self._check_agreement()
+        self._check_fields()
+        self._resolve_depth()
+        self._resolve_widths()
+        self._resolve_channels()
+        self._check_combinations()
 
-    def _check_agreement(self) -> None:
+    def _check_combinations(self) -> None:
         assert self.blocks is not None
         if self.stride_in_1x1 and self.block == "basic":
             raise RequestError("stride_in_1x1 applies to bottleneck blocks only; a basic block has no 1x1")
@@ -90,12 +92,12 @@ class Architecture:
     def _set(self, name: str, value: Any) -> None:
         object.__setattr__(self, name, value)
 
-    def _check_words(self) -> None:
+    def _check_fields(self) -> None:
         words = (("stem", STEMS), ("block", BLOCKS), ("form", FORMS), ("shortcut", SHORTCUTS))
         for name, choices in (*words, ("initialisation", INITIALISATIONS)):
             value = getattr(self, name)
             if value not in choices:
-                raise RequestError(f"{name} {value!r} is unknown{nearest(str(value), choices)}")
+                raise RequestError(f"{name} {value!r} is unknown{did_you_mean(str(value), choices)}")
         for name in ("pre_activation", "stride_in_1x1"):
             if not isinstance(getattr(self, name), bool):
                 raise RequestError(f"{name} must be true or false, not {getattr(self, name)!r}")
@@ -116,12 +118,12 @@ class Architecture:
                 for value in getattr(self, name):
                     _check_count(name, value)
 
-    def _settle_depth(self) -> None:
-        convolutions = CONVOLUTIONS[self.block]
+    def _resolve_depth(self) -> None:
+        convolutions = CONVOLUTIONS_PER_BLOCK[self.block]
         if self.blocks is None:
             if self.depth is None:
                 raise RequestError("an architecture needs its depth, or blocks per stage")
-            self._set("blocks", _blocks_of_depth(self.depth, self.stem, self.block))
+            self._set("blocks", _infer_blocks(self.depth, self.stem, self.block))
         assert self.blocks is not None
         if not 1 <= len(self.blocks) <= 6:
             raise RequestError(f"blocks {self.blocks} has {len(self.blocks)} stages; from 1 to 6 are supported")
@@ -134,7 +136,7 @@ class Architecture:
             )
         self._set("depth", depth)
 
-    def _settle_widths(self) -> None:
+    def _resolve_widths(self) -> None:
         assert self.blocks is not None
         c = self.cardinality
         if self.stage_widths is None:
@@ -142,10 +144,10 @@ class Architecture:
             assert self.width is not None
             self._set("stage_widths", tuple(c * self.width * 2**stage for stage in range(len(self.blocks))))
             assert self.stage_widths is not None
-            if self.stage_widths[-1] > LARGEST:
+            if self.stage_widths[-1] > MAX_COUNT:
                 raise RequestError(
                     f"cardinality {c} and width {self.width} make the last stage {self.stage_widths[-1]:,} channels "
-                    f"wide; at most {LARGEST:,} are supported"
+                    f"wide; at most {MAX_COUNT:,} are supported"
                 )
             return
         self._check_stages("stage_widths", self.stage_widths)
@@ -163,7 +165,7 @@ class Architecture:
             )
         self._set("width", width)
 
-    def _settle_channels(self) -> None:
+    def _resolve_channels(self) -> None:
         assert self.blocks is not None
         if self.stage_channels is None:
             first = self.base_channels * EXPANSION[self.block]
@@ -209,24 +211,24 @@ class Architecture:
 
         ``num_classes`` and ``in_channels`` depend on the data and are left out, as is what follows from other fields.
         """
-        stem, block = _family(self.depth or 0)
+        stem, block = _infer_stem_and_block(self.depth or 0)
         assumed: dict[str, Any] = {f.name: f.default for f in fields(self)} | {"stem": stem, "block": block}
-        assumed |= self._derived()
+        assumed |= self._derive_fields()
         free = ("num_classes", "in_channels", "depth", "cardinality", "width")
         unsaid = [
-            f"{f.name}={_spell(getattr(self, f.name))}"
+            f"{f.name}={_format_value(getattr(self, f.name))}"
             for f in fields(self)
             if f.name not in free and getattr(self, f.name) != assumed[f.name]
         ]
-        plain = _plain_name(self)
+        plain = _format_short_name(self)
         return f"{plain} ({', '.join(unsaid)})" if unsaid else plain
 
-    def _derived(self) -> dict[str, Any]:
+    def _derive_fields(self) -> dict[str, Any]:
         """Compute blocks, stage widths and stage channels from the other fields; blocks is None for unknown depths."""
         follows = replace(self, stage_widths=None, stage_channels=None)
         assert self.depth is not None
         try:
-            blocks = _blocks_of_depth(self.depth, self.stem, self.block)
+            blocks = _infer_blocks(self.depth, self.stem, self.block)
         except RequestError:
             blocks = None
         return {"blocks": blocks, "stage_widths": follows.stage_widths, "stage_channels": follows.stage_channels}
@@ -240,17 +242,17 @@ class Architecture:
 
         ``changes`` override single fields. Raises RequestError for an unknown name, with the nearest known one.
         """
-        match = NAME.fullmatch(name.strip().lower()) if isinstance(name, str) else None
+        match = NAME_PATTERN.fullmatch(name.strip().lower()) if isinstance(name, str) else None
         if match is None or (match["family"] == "resnext" and match["cardinality"] is None):
             raise RequestError(
                 f"unknown architecture {name!r}: a name looks like resnet50 or resnext50_32x4d"
-                f"{nearest(str(name), list_models())}"
+                f"{did_you_mean(str(name), list_models())}"
             )
         depth = int(match["depth"])
         cardinality, width = int(match["cardinality"] or 1), int(match["width"] or 64)
-        stem, block = _family(depth)
+        stem, block = _infer_stem_and_block(depth)
         base: dict[str, Any] = {"depth": depth, "cardinality": cardinality, "width": width}
-        return Architecture(**_merge(base | {"stem": stem, "block": block}, changes))
+        return Architecture(**_merge_changes(base | {"stem": stem, "block": block}, changes))
 
     def change(self, **changes: Any) -> "Architecture":
         """Return this architecture with some fields changed; fields that follow from them are computed again.
@@ -258,7 +260,7 @@ class Architecture:
         Raises RequestError for an unknown field, with the nearest known one.
         """
         base: dict[str, Any] = asdict(self)
-        for name, value in self._derived().items():
+        for name, value in self._derive_fields().items():
             if base[name] == value:
                 base[name] = None
         if "depth" in changes:
@@ -267,13 +269,13 @@ class Architecture:
             base["depth"] = None  # the same count of other blocks makes another depth
         if base["stage_widths"] is not None and "cardinality" in changes:
             base["width"] = None  # given stage widths are C*d, so d changes with C
-        return Architecture(**_merge(base, changes))
+        return Architecture(**_merge_changes(base, changes))
 
     def check_image_size(self, height: int, width: int) -> None:
         """Raise RequestError if the strides would leave less than one pixel of the last feature map."""
         if min(height, width) < self.stride:
             raise RequestError(
-                f"an image of {height}x{width} is too small for {_plain_name(self)}, whose total stride is "
+                f"an image of {height}x{width} is too small for {_format_short_name(self)}, whose total stride is "
                 f"{self.stride}: each side must be at least {self.stride} pixels"
                 + ("; for small images use stem 'cifar'" if self.stem == "imagenet" else "")
             )
@@ -288,10 +290,10 @@ def list_models(pattern: str = "*") -> list[str]:
 
     Other names of the same pattern, such as ``resnext50_16x8d``, can be built too.
     """
-    return [name for name in KNOWN if fnmatchcase(name, pattern.lower())]
+    return [name for name in MODEL_NAMES if fnmatchcase(name, pattern.lower())]
 
 
-KNOWN: tuple[str, ...] = (
+MODEL_NAMES: tuple[str, ...] = (
     *("resnet18", "resnet34", "resnet50", "resnet101", "resnet152", "resnet200"),
     *("resnext50_2x40d", "resnext50_4x24d", "resnext50_8x14d", "resnext50_32x4d"),
     *("resnext101_2x40d", "resnext101_4x24d", "resnext101_8x14d", "resnext101_32x4d"),
@@ -305,11 +307,11 @@ KNOWN: tuple[str, ...] = (
 
 
 def _check_count(name: str, value: Any, low: int = 1) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= LARGEST:
-        raise RequestError(f"{name} must be a whole number from {low} to {LARGEST:,}, not {value!r}")
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= MAX_COUNT:
+        raise RequestError(f"{name} must be a whole number from {low} to {MAX_COUNT:,}, not {value!r}")
 
 
-def _blocks_of_depth(depth: int, stem: str, block: str) -> tuple[int, ...]:
+def _infer_blocks(depth: int, stem: str, block: str) -> tuple[int, ...]:
     if stem == "imagenet":
         kind, stages = IMAGENET_STAGES.get(depth, (None, ()))
         if kind == block:
@@ -319,7 +321,7 @@ def _blocks_of_depth(depth: int, stem: str, block: str) -> tuple[int, ...]:
             f"depth {depth} with {block} blocks has no ImageNet layout: choose from {', '.join(known)}, "
             "or give blocks per stage"
         )
-    per_n = 3 * CONVOLUTIONS[block]
+    per_n = 3 * CONVOLUTIONS_PER_BLOCK[block]
     n, rest = divmod(depth - 2, per_n)
     if rest or n < 1:
         near = sorted({per_n * max(1, n) + 2, per_n * max(1, n + 1) + 2})
@@ -332,11 +334,11 @@ def _blocks_of_depth(depth: int, stem: str, block: str) -> tuple[int, ...]:
     return (n, n, n)
 
 
-def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+def _merge_changes(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     known = [f.name for f in fields(Architecture)]
     for key in changes:
         if key not in known:
-            raise RequestError(f"an architecture has no field {key!r}{nearest(key, known)}")
+            raise RequestError(f"an architecture has no field {key!r}{did_you_mean(key, known)}")
     merged = base | changes
     if changes.get("blocks") is not None and "depth" not in changes:
         merged["depth"] = None
@@ -345,16 +347,16 @@ def _merge(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _family(depth: int) -> tuple[str, str]:
+def _infer_stem_and_block(depth: int) -> tuple[str, str]:
     """Infer the stem and the block type from the depth alone."""
     return ("imagenet", IMAGENET_STAGES[depth][0]) if depth in IMAGENET_STAGES else ("cifar", "bottleneck")
 
 
-def _plain_name(arch: Architecture) -> str:
+def _format_short_name(arch: Architecture) -> str:
     if arch.cardinality == 1:
         return f"resnet{arch.depth}" + ("" if arch.width == 64 else f"_1x{arch.width}d")
     return f"resnext{arch.depth}_{arch.cardinality}x{arch.width}d"
 
 
-def _spell(value: Any) -> str:
+def _format_value(value: Any) -> str:
     return "-".join(map(str, value)) if isinstance(value, tuple) else str(value)

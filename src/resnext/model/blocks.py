@@ -20,8 +20,8 @@ from functools import reduce
 import torch
 from torch import Tensor, nn
 
-from resnext.model.layers import Conv2d, NormAct, conv2d, drop_path, shortcut
-from resnext.model.recompute import recomputed, remember
+from resnext.model.activation_checkpointing import attach_recompute, run_with_recompute
+from resnext.model.layers import Conv2d, NormAct, build_shortcut, conv2d, drop_path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,7 @@ class BlockShape:
     pre_activation: bool = False
 
 
-def inner_layers(s: BlockShape, paths: int) -> "OrderedDict[str, nn.Module]":
+def build_inner_layers(s: BlockShape, paths: int) -> "OrderedDict[str, nn.Module]":
     """Build ``paths`` parallel paths without their last convolution.
 
     Forms (a) and (b) call this for one path, form (c) for all C, which the groups of the 3x3 keep apart. The stride is
@@ -57,7 +57,7 @@ def inner_layers(s: BlockShape, paths: int) -> "OrderedDict[str, nn.Module]":
     )
 
 
-def last_layer(s: BlockShape, paths: int) -> "OrderedDict[str, nn.Module]":
+def build_last_layer(s: BlockShape, paths: int) -> "OrderedDict[str, nn.Module]":
     """Build the convolution that ends ``paths`` parallel paths; its sum over input channels also adds the paths."""
     if s.kind == "basic":
         return OrderedDict(conv2=conv2d(paths * s.width, s.out_channels, 3))
@@ -82,14 +82,14 @@ class Block(nn.Module):
         self.bottleneck = s.kind == "bottleneck"
         self.pre_activation = s.pre_activation
         self.drop_path = 0.0  # probability that an image skips F in training
-        self.recompute = "no"  # level of activation checkpointing, see plan.set_activation_checkpointing
+        self.recompute_level = "no"  # level of activation checkpointing, see plan.set_activation_checkpointing
         if s.pre_activation:
             self.bn0 = NormAct(s.in_channels)
         for name, layer in layers.items():
             self.add_module(name, layer)
         if not s.pre_activation:
             self.add_module("bn3" if self.bottleneck else "bn2", NormAct(s.out_channels))
-        self.downsample = shortcut(s.shortcut, s.in_channels, s.out_channels, s.stride, norm=not s.pre_activation)
+        self.downsample = build_shortcut(s.shortcut, s.in_channels, s.out_channels, s.stride, norm=not s.pre_activation)
 
     def aggregate(self, x: Tensor) -> Tensor:
         """Compute F(x), the sum over paths: [B, in, H, W] -> [B, out, ceil(H / stride), ceil(W / stride)]."""
@@ -97,8 +97,8 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute the block: [B, in, H, W] -> [B, out, ceil(H / stride), ceil(W / stride)]."""
-        if self.recompute == "blocks" and self.training and torch.is_grad_enabled():
-            return recomputed(self, self._forward, x)
+        if self.recompute_level == "blocks" and self.training and torch.is_grad_enabled():
+            return run_with_recompute(self, self._forward, x)
         return self._forward(x)
 
     def _forward(self, x: Tensor) -> Tensor:
@@ -130,7 +130,7 @@ class BranchedBlock(Block):
     """Figure 3 (a), split-transform-merge: the sum of C paths of 256,1x1,4; 4,3x3,4; 4,1x1,256."""
 
     def __init__(self, s: BlockShape) -> None:
-        paths = (nn.Sequential(inner_layers(s, 1) | last_layer(s, 1)) for _ in range(s.cardinality))
+        paths = (nn.Sequential(build_inner_layers(s, 1) | build_last_layer(s, 1)) for _ in range(s.cardinality))
         super().__init__(s, OrderedDict(paths=nn.ModuleList(paths)))
 
     def aggregate(self, x: Tensor) -> Tensor:
@@ -142,8 +142,8 @@ class ConcatenatedBlock(Block):
     """Figure 3 (b), early concatenation: C paths of 256,1x1,4; 4,3x3,4, concatenated, then one 128,1x1,256."""
 
     def __init__(self, s: BlockShape) -> None:
-        paths = (nn.Sequential(inner_layers(s, 1)) for _ in range(s.cardinality))
-        super().__init__(s, OrderedDict(paths=nn.ModuleList(paths)) | last_layer(s, s.cardinality))
+        paths = (nn.Sequential(build_inner_layers(s, 1)) for _ in range(s.cardinality))
+        super().__init__(s, OrderedDict(paths=nn.ModuleList(paths)) | build_last_layer(s, s.cardinality))
 
     def aggregate(self, x: Tensor) -> Tensor:
         """Concatenate the outputs of the paths and apply the last convolution."""
@@ -154,7 +154,7 @@ class GroupedBlock(Block):
     """Figure 3 (c), grouped convolution: 256,1x1,128; 128,3x3,128, group = 32; 128,1x1,256."""
 
     def __init__(self, s: BlockShape) -> None:
-        super().__init__(s, inner_layers(s, s.cardinality) | last_layer(s, s.cardinality))
+        super().__init__(s, build_inner_layers(s, s.cardinality) | build_last_layer(s, s.cardinality))
 
     def aggregate(self, x: Tensor) -> Tensor:
         """Run all paths at once, as groups of one convolution."""
@@ -163,8 +163,8 @@ class GroupedBlock(Block):
             y = self.bn2(self.conv2(y))
         out = self.last_convolution(y)
         remake = getattr(y, "remake", None)
-        if self.recompute == "expansions" and remake is not None:
-            remember(out, lambda: self.last_convolution.again(remake()))
+        if self.recompute_level == "expansions" and remake is not None:
+            attach_recompute(out, lambda: self.last_convolution.recompute_output(remake()))
         return out
 
 

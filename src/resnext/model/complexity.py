@@ -20,7 +20,7 @@ from resnext.model.architecture import Architecture
 from resnext.model.network import Network
 
 ImageSize = int | tuple[int, int] | None
-Counted = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear
+CountedLayer = nn.Conv1d | nn.Conv2d | nn.Conv3d | nn.Linear
 
 
 @dataclass(frozen=True)
@@ -57,31 +57,31 @@ def complexity(model: str | Architecture | nn.Module, image_size: ImageSize = No
         RequestError: the name is unknown, the size is too small, or the model cannot run on the meta device.
     """
     if isinstance(model, nn.Module) and not isinstance(model, Network):
-        return _sum(layer_costs(model, image_size), model)
-    a = _architecture(model)
-    return _complexity(a, _size(image_size, a))
+        return _sum_costs(compute_layer_costs(model, image_size), model)
+    a = _resolve_architecture(model)
+    return _compute_complexity(a, _resolve_image_size(image_size, a))
 
 
-def layer_costs(model: str | Architecture | nn.Module, image_size: ImageSize = None) -> list[LayerCost]:
+def compute_layer_costs(model: str | Architecture | nn.Module, image_size: ImageSize = None) -> list[LayerCost]:
     """Count the cost of each convolution, BN and linear layer, in the order they run. Arguments as ``complexity``."""
     if isinstance(model, nn.Module) and not isinstance(model, Network):
-        return _trace(model, _input_channels(model), _size(image_size, None))
-    a = _architecture(model)
-    return _trace(_on_meta(a), a.in_channels, _size(image_size, a))
+        return _trace_layers(model, _find_input_channels(model), _resolve_image_size(image_size, None))
+    a = _resolve_architecture(model)
+    return _trace_layers(_build_on_meta(a), a.in_channels, _resolve_image_size(image_size, a))
 
 
-def default_image_size(architecture: Architecture) -> int:
+def get_default_image_size(architecture: Architecture) -> int:
     """Return the paper's image side in pixels: 224, or 32 for a CIFAR stem."""
     return 224 if architecture.stem == "imagenet" else 32
 
 
 @lru_cache(maxsize=1024)
-def _complexity(a: Architecture, size: tuple[int, int]) -> Complexity:
-    model = _on_meta(a)
-    return _sum(_trace(model, a.in_channels, size), model)
+def _compute_complexity(a: Architecture, size: tuple[int, int]) -> Complexity:
+    model = _build_on_meta(a)
+    return _sum_costs(_trace_layers(model, a.in_channels, size), model)
 
 
-def _architecture(model: str | Architecture | nn.Module) -> Architecture:
+def _resolve_architecture(model: str | Architecture | nn.Module) -> Architecture:
     if isinstance(model, Network):
         return model.architecture
     if isinstance(model, str):
@@ -91,10 +91,10 @@ def _architecture(model: str | Architecture | nn.Module) -> Architecture:
     raise RequestError(f"complexity takes a name, an Architecture or a model, not a {type(model).__name__}")
 
 
-def _size(image_size: ImageSize, a: Architecture | None) -> tuple[int, int]:
+def _resolve_image_size(image_size: ImageSize, a: Architecture | None) -> tuple[int, int]:
     """Return (height, width); raise RequestError if it is not a size, or is too small for the strides."""
     if image_size is None:
-        image_size = default_image_size(a) if a else 224
+        image_size = get_default_image_size(a) if a else 224
     pair = (image_size, image_size) if isinstance(image_size, int) else tuple(image_size)
     if len(pair) != 2 or any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in pair):
         raise RequestError(f"image_size must be one side or (height, width), in pixels, not {image_size!r}")
@@ -103,26 +103,26 @@ def _size(image_size: ImageSize, a: Architecture | None) -> tuple[int, int]:
     return pair
 
 
-def _on_meta(a: Architecture) -> Network:
+def _build_on_meta(a: Architecture) -> Network:
     with torch.device("meta"):
         return Network(a).eval()
 
 
-def _input_channels(model: nn.Module) -> int:
+def _find_input_channels(model: nn.Module) -> int:
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             return module.in_channels
     raise RequestError(f"{type(model).__name__} has no 2-d convolution, so it is not an image network")
 
 
-def _trace(model: nn.Module, in_channels: int, size: tuple[int, int]) -> list[LayerCost]:
+def _trace_layers(model: nn.Module, in_channels: int, size: tuple[int, int]) -> list[LayerCost]:
     """Run one forward pass on the meta device (shapes only); the model's own tensors are not touched."""
     tensors = chain(model.named_parameters(), model.named_buffers())
     meta = {name: torch.empty_like(tensor, device="meta") for name, tensor in tensors}
     dtype = next((t.dtype for t in meta.values() if t.is_floating_point()), torch.float32)
     images = torch.empty(2, in_channels, *size, device="meta", dtype=dtype)  # BN in training needs two values a channel
     rows: list[LayerCost] = []
-    with _hooks(model, rows), torch.no_grad():
+    with _install_hooks(model, rows), torch.no_grad():
         try:
             torch.func.functional_call(model, meta, (images,))
         except RequestError:
@@ -133,12 +133,12 @@ def _trace(model: nn.Module, in_channels: int, size: tuple[int, int]) -> list[La
 
 
 @contextmanager
-def _hooks(model: nn.Module, rows: list[LayerCost]) -> Iterator[None]:
+def _install_hooks(model: nn.Module, rows: list[LayerCost]) -> Iterator[None]:
     """Register hooks that add a row for every counted layer that runs; remove them at the end."""
     handles: list[RemovableHandle] = [
-        module.register_forward_hook(_hook(name, rows))
+        module.register_forward_hook(_make_hook(name, rows))
         for name, module in model.named_modules()
-        if isinstance(module, Counted | _BatchNorm)
+        if isinstance(module, CountedLayer | _BatchNorm)
     ]
     try:
         yield
@@ -147,11 +147,11 @@ def _hooks(model: nn.Module, rows: list[LayerCost]) -> Iterator[None]:
             handle.remove()
 
 
-def _hook(name: str, rows: list[LayerCost]) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
+def _make_hook(name: str, rows: list[LayerCost]) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
     def record(module: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> None:
-        assert isinstance(module, Counted | _BatchNorm)
+        assert isinstance(module, CountedLayer | _BatchNorm)
         elements = output[0].numel()
-        weights_of_one = module.weight[0].numel() if isinstance(module, Counted) else 0
+        weights_of_one = module.weight[0].numel() if isinstance(module, CountedLayer) else 0
         rows.append(
             LayerCost(
                 name=name,
@@ -159,7 +159,7 @@ def _hook(name: str, rows: list[LayerCost]) -> Callable[[nn.Module, tuple[Tensor
                 output=tuple(output.shape[1:]),
                 parameters=sum(p.numel() for p in module.parameters()),
                 macs=weights_of_one * elements,
-                activations=elements if isinstance(module, Counted) and not isinstance(module, nn.Linear) else 0,
+                activations=elements if isinstance(module, CountedLayer) and not isinstance(module, nn.Linear) else 0,
                 groups=getattr(module, "groups", 1),
             )
         )
@@ -167,7 +167,7 @@ def _hook(name: str, rows: list[LayerCost]) -> Callable[[nn.Module, tuple[Tensor
     return record
 
 
-def _sum(rows: list[LayerCost], model: nn.Module) -> Complexity:
+def _sum_costs(rows: list[LayerCost], model: nn.Module) -> Complexity:
     parameters = sum(p.numel() for p in model.parameters())
     norms = {p for m in model.modules() if isinstance(m, _BatchNorm) for p in m.parameters()}
     return Complexity(

@@ -9,10 +9,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from resnext.errors import RequestError
-from resnext.model.architecture import EXPANSION, LARGEST, Architecture
+from resnext.model.architecture import EXPANSION, MAX_COUNT, Architecture
 from resnext.model.complexity import Complexity, ImageSize, complexity
 
-TABLE_2 = (1, 2, 4, 8, 32)  # the cardinalities the paper compares
+TABLE_2_CARDINALITIES = (1, 2, 4, 8, 32)  # the cardinalities the paper compares
 
 
 def design(
@@ -60,21 +60,25 @@ def design(
         return smallest.change(**{solved: n})
 
     if macs is None and parameters is None:
-        template = template_parameters(smallest.change(cardinality=1, width=_template_width(smallest)))
-        cost, budget, unit = (lambda n: template_parameters(at(n))), float(template), "parameters in the template block"
+        template = count_template_parameters(smallest.change(cardinality=1, width=_compute_template_width(smallest)))
+        cost, budget, unit = (
+            (lambda n: count_template_parameters(at(n))),
+            float(template),
+            "parameters in the template block",
+        )
     else:
         unit = "MACs" if macs is not None else "parameters"
         budget = _check_budget(unit, macs if macs is not None else parameters)
-        cost = _network_cost(at, "macs" if macs is not None else "parameters", image_size)
+        cost = _fit_network_cost(at, "macs" if macs is not None else "parameters", image_size)
         if cost(1) > budget:
             raise RequestError(
                 f"no network of depth {smallest.depth} and {fixed} {given[fixed]} fits {budget:,.0f} {unit}: "
                 f"the smallest, {smallest.name}, has {cost(1):,}"
             )
-    return at(_nearest(cost, budget, _largest(smallest), unit)).change(form=wanted.form)
+    return at(_find_nearest(cost, budget, _compute_upper_bound(smallest), unit)).change(form=wanted.form)
 
 
-def neighbours(
+def list_neighbours(
     architecture: Architecture, solved: str = "width", image_size: ImageSize = None
 ) -> list[tuple[Architecture, Complexity]]:
     """Return the networks with d - 1, d and d + 1 (or C, if ``solved`` is "cardinality"), each with its cost."""
@@ -83,14 +87,14 @@ def neighbours(
     return [(a, complexity(a, image_size)) for a in around]
 
 
-def table_2(
-    depth: int | None = None, cardinalities: tuple[int, ...] = TABLE_2, **budget_and_changes: Any
+def design_table_2(
+    depth: int | None = None, cardinalities: tuple[int, ...] = TABLE_2_CARDINALITIES, **budget_and_changes: Any
 ) -> Iterator[Architecture]:
     """Solve for the width at each cardinality, as Table 2 does."""
     return (design(depth, cardinality, **budget_and_changes) for cardinality in cardinalities)
 
 
-def template_parameters(architecture: Architecture) -> int:
+def count_template_parameters(architecture: Architecture) -> int:
     """Count the weights of a first-stage block with equal in and out channels (Equation 4)."""
     first = architecture.stages[0]
     out, c, d = first.out_channels, architecture.cardinality, first.width
@@ -99,19 +103,19 @@ def template_parameters(architecture: Architecture) -> int:
     return c * (out * d + 9 * d * d + d * out)
 
 
-def _template_width(architecture: Architecture) -> int:
+def _compute_template_width(architecture: Architecture) -> int:
     """Return the width of the plain ResNet block with this many output channels: 64 for 256."""
     return max(1, architecture.stages[0].out_channels // EXPANSION[architecture.block])
 
 
-def _network_cost(at: Callable[[int], Architecture], what: str, image_size: ImageSize) -> Callable[[int], int]:
+def _fit_network_cost(at: Callable[[int], Architecture], what: str, image_size: ImageSize) -> Callable[[int], int]:
     """Fit the network's cost as a function of d (or C): an exact quadratic through the costs of three networks."""
     c1, c2, c3 = (int(getattr(complexity(at(n), image_size), what)) for n in (1, 2, 3))
     bend = c3 - 2 * c2 + c1  # Newton's forward differences, exact in integers
     return lambda n: c1 + (n - 1) * (c2 - c1) + (n - 1) * (n - 2) * bend // 2
 
 
-def _nearest(cost: Callable[[int], int], budget: float, largest: int, unit: str) -> int:
+def _find_nearest(cost: Callable[[int], int], budget: float, largest: int, unit: str) -> int:
     """Find by bisection the integer n >= 1 whose cost, which rises with n, is nearest to the budget."""
     if cost(largest) < budget:
         raise RequestError(f"a budget of {budget:,.0f} {unit} is more than the largest network has: {cost(largest):,}")
@@ -125,10 +129,10 @@ def _nearest(cost: Callable[[int], int], budget: float, largest: int, unit: str)
     return low - 1 if low > 1 and budget - cost(low - 1) <= cost(low) - budget else low
 
 
-def _largest(smallest: Architecture) -> int:
+def _compute_upper_bound(smallest: Architecture) -> int:
     """Return the largest d (or C) whose last stage is within the supported width."""
     assert smallest.stage_widths is not None
-    return LARGEST // smallest.stage_widths[-1]
+    return MAX_COUNT // smallest.stage_widths[-1]
 
 
 def _check_budget(unit: str, budget: Any) -> float:

@@ -18,12 +18,12 @@ import torch
 from torch import Tensor
 
 from resnext.errors import RequestError
-from resnext.model.architecture import CONVOLUTIONS, Architecture
+from resnext.model.architecture import CONVOLUTIONS_PER_BLOCK, Architecture
 
 if TYPE_CHECKING:
     from resnext.model.network import Network
 
-KEY = re.compile(r"(?P<block>layer\d+\.\d+\.)(?:paths\.(?P<path>\d+)\.)?(?P<layer>(?:conv|bn)\d)(?P<rest>\..+)")
+KEY_PATTERN = re.compile(r"(?P<block>layer\d+\.\d+\.)(?:paths\.(?P<path>\d+)\.)?(?P<layer>(?:conv|bn)\d)(?P<rest>\..+)")
 
 
 def convert_form(model: "Network", form: str) -> "Network":
@@ -59,28 +59,28 @@ def convert_state(state: Mapping[str, Tensor], architecture: Architecture, form:
     may share memory with ``state``. Raises RequestError if weights of some paths are missing or have the wrong size.
     """
     target = architecture.change(form=form).form  # raises RequestError for an unknown form
-    grouped = _to_grouped(state, architecture)
+    grouped = _convert_to_grouped(state, architecture)
     if target == "grouped":
         return grouped
     converted: dict[str, Tensor] = {}
     for key, tensor in grouped.items():
-        dim = _path_dimension(key, architecture)
+        dim = _find_path_dimension(key, architecture)
         if dim is None or (dim == 1 and target == "concatenated"):
             converted[key] = tensor
             continue
-        match = KEY.fullmatch(key)
+        match = KEY_PATTERN.fullmatch(key)
         assert match is not None
-        for i, part in enumerate(_split(key, tensor, dim, architecture.cardinality)):
+        for i, part in enumerate(_split_paths(key, tensor, dim, architecture.cardinality)):
             converted[f"{match['block']}paths.{i}.{match['layer']}{match['rest']}"] = part
     return converted
 
 
-def _to_grouped(state: Mapping[str, Tensor], architecture: Architecture) -> dict[str, Tensor]:
+def _convert_to_grouped(state: Mapping[str, Tensor], architecture: Architecture) -> dict[str, Tensor]:
     """Convert a state dict of any form to form (c)."""
     grouped: dict[str, Tensor] = {}
     paths: dict[str, dict[int, Tensor]] = {}
     for key, tensor in state.items():
-        match = KEY.fullmatch(key)
+        match = KEY_PATTERN.fullmatch(key)
         if match is None or match["path"] is None:
             grouped[key] = tensor
         else:
@@ -92,7 +92,7 @@ def _to_grouped(state: Mapping[str, Tensor], architecture: Architecture) -> dict
                 f"the weights hold {len(parts)} paths of {key}, but {architecture.name} has {architecture.cardinality}"
             )
         tensors = [parts[i] for i in range(architecture.cardinality)]
-        dim = _path_dimension(key, architecture)
+        dim = _find_path_dimension(key, architecture)
         if dim is None:
             raise RequestError(f"{key} is not a layer of a path of {architecture.name}")
         # A scalar is num_batches_tracked, which is equal in all paths.
@@ -100,19 +100,19 @@ def _to_grouped(state: Mapping[str, Tensor], architecture: Architecture) -> dict
     return grouped
 
 
-def _path_dimension(key: str, architecture: Architecture) -> int | None:
+def _find_path_dimension(key: str, architecture: Architecture) -> int | None:
     """Return the dimension along which form (c)'s tensor holds the paths; None for a tensor that all paths share."""
-    match = KEY.fullmatch(key)
+    match = KEY_PATTERN.fullmatch(key)
     if match is None:
         return None
-    last = CONVOLUTIONS[architecture.block]
+    last = CONVOLUTIONS_PER_BLOCK[architecture.block]
     kind, number = match["layer"][:-1], int(match["layer"][-1])
     if 1 <= number < last:
         return 0
     return 1 if kind == "conv" and number == last else None
 
 
-def _split(key: str, tensor: Tensor, dim: int, cardinality: int) -> list[Tensor]:
+def _split_paths(key: str, tensor: Tensor, dim: int, cardinality: int) -> list[Tensor]:
     if tensor.dim() == 0:
         return [tensor] * cardinality
     if dim >= tensor.dim() or tensor.shape[dim] % cardinality:

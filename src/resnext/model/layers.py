@@ -16,9 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from resnext.model.recompute import forgetting, remember
+from resnext.model.activation_checkpointing import attach_recompute, save_recompute_only
 from resnext.speed import kernels
-from resnext.speed.convolution import Shape, Ways, convolve, forward_pass
+from resnext.speed.convolution import ConvAlgorithms, ConvShape, compute_output, convolve
 
 FUSED, FOLDED = "fused", "folded"
 
@@ -29,35 +29,35 @@ class Conv2d(nn.Conv2d):
     If ``folded_norm`` holds the frozen norm that follows, this layer computes that norm too (model/frozen_norm.py).
     """
 
-    ways = Ways()
-    follower: "tuple[NormAct, ...]" = ()  # in a tuple, so that it is not registered as a submodule
+    algorithms = ConvAlgorithms()
+    folded_norm: "tuple[NormAct, ...]" = ()  # in a tuple, so that it is not registered as a submodule
 
     def _conv_forward(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         own = bias
-        for norm in self.follower:
-            if norm.folded:
-                weight, bias = norm.folded_into(weight)
-        with forgetting(x):
-            if self.ways.plain or not self.training or own is not None or x.dim() != 4 or not x.numel():
+        for norm in self.folded_norm:
+            if norm.is_folded:
+                weight, bias = norm.fold_into(weight)
+        with save_recompute_only(x):
+            if self.algorithms.is_plain or not self.training or own is not None or x.dim() != 4 or not x.numel():
                 return super()._conv_forward(x, weight, bias)
             if torch.is_autocast_enabled(x.device.type):
                 dtype = torch.get_autocast_dtype(x.device.type)
                 x, weight = x.to(dtype), weight.to(dtype)
-            return convolve(x, weight, self.shape, self.ways, None if bias is None else bias.to(x.dtype))
+            return convolve(x, weight, self.shape, self.algorithms, None if bias is None else bias.to(x.dtype))
 
-    def again(self, x: Tensor) -> Tensor:
+    def recompute_output(self, x: Tensor) -> Tensor:
         """Compute the same output again, bit for bit, without gradients; the weight is cast to the type of x."""
         with torch.no_grad():
-            return forward_pass(x, self.weight.to(x.dtype), self.shape, self.ways.forward)
+            return compute_output(x, self.weight.to(x.dtype), self.shape, self.algorithms.forward)
 
     @property
-    def shape(self) -> Shape:
+    def shape(self) -> ConvShape:
         """Stride, padding, dilation and groups."""
-        return Shape(self.stride, self.padding, self.dilation, self.groups)  # type: ignore[arg-type]
+        return ConvShape(self.stride, self.padding, self.dilation, self.groups)  # type: ignore[arg-type]
 
     def extra_repr(self) -> str:
         """Name the algorithms in ``repr`` where they are not PyTorch's."""
-        return super().extra_repr() + ("" if self.ways.plain else f", {self.ways}")
+        return super().extra_repr() + ("" if self.algorithms.is_plain else f", {self.algorithms}")
 
 
 class GroupedConv2d(Conv2d):
@@ -75,8 +75,10 @@ class NormAct(nn.BatchNorm2d):
     the layer is frozen, the convolution before it has computed BN, and the rest is done in place in its output.
     """
 
-    way = "plain"
-    recomputed = False  # whether the convolution that reads y may recompute y in its backward pass instead of saving it
+    algorithm = "plain"
+    allow_recompute = (
+        False  # whether the convolution that reads y may recompute y in its backward pass instead of saving it
+    )
 
     def __init__(self, channels: int, *, act: bool = True) -> None:
         super().__init__(channels)
@@ -87,11 +89,11 @@ class NormAct(nn.BatchNorm2d):
 
         ``drop`` is the probability that an image's BN(x) is 0 in training (stochastic depth).
         """
-        if self.folded:
-            return self._rest(x, residual)
-        with forgetting(x):
-            if self.way == FUSED and self.training and not drop and self._fusible(x, residual):
-                return self._fused(x, residual)
+        if self.is_folded:
+            return self._add_and_activate(x, residual)
+        with save_recompute_only(x):
+            if self.algorithm == FUSED and self.training and not drop and self._can_fuse(x, residual):
+                return self._forward_fused(x, residual)
             y = drop_path(self.normalise(x), drop if self.training else 0.0)
             if residual is not None:
                 y += residual  # in place: neither BN nor the sum needs its output in the backward pass
@@ -102,17 +104,17 @@ class NormAct(nn.BatchNorm2d):
         return super().forward(x)
 
     @property
-    def folded(self) -> bool:
+    def is_folded(self) -> bool:
         """Whether the convolution before this layer computes BN, which holds only while the layer is frozen."""
-        return self.way == FOLDED and not self.training and frozen(self)
+        return self.algorithm == FOLDED and not self.training and is_frozen(self)
 
-    def folded_into(self, weight: Tensor) -> tuple[Tensor, Tensor]:
+    def fold_into(self, weight: Tensor) -> tuple[Tensor, Tensor]:
         """Fold BN into a convolution's ``weight``; return the new weight [out, in / groups, h, w] and bias [out]."""
-        scale, shift = self.scale_and_shift()
+        scale, shift = self.compute_scale_and_shift()
         return (weight * scale.view(-1, 1, 1, 1)).to(weight.dtype), shift.to(weight.dtype)
 
     @torch.no_grad()
-    def scale_and_shift(self) -> tuple[Tensor, Tensor]:
+    def compute_scale_and_shift(self) -> tuple[Tensor, Tensor]:
         """Return scale and shift [C] of evaluation, in float32 or wider: BN(x) = scale * x + shift."""
         assert self.running_mean is not None
         assert self.running_var is not None
@@ -123,19 +125,19 @@ class NormAct(nn.BatchNorm2d):
         scale = weight * torch.rsqrt(variance + self.eps)
         return scale, bias - mean * scale
 
-    def _rest(self, x: Tensor, residual: Tensor | None) -> Tensor:
+    def _add_and_activate(self, x: Tensor, residual: Tensor | None) -> Tensor:
         if getattr(x, "remake", None) is not None:
-            remember(x, None)  # x is changed in place below
+            attach_recompute(x, None)  # x is changed in place below
         if residual is not None:
             x += residual  # the convolution does not need its output in the backward pass
         return F.relu(x, inplace=True) if self.act else x
 
-    def _fusible(self, x: Tensor, residual: Tensor | None) -> bool:
+    def _can_fuse(self, x: Tensor, residual: Tensor | None) -> bool:
         wide = torch.float64 if x.dtype == torch.float64 else torch.float32  # parameter type of the kernels
         same = self.weight.dtype == wide and self.momentum is not None
-        return same and kernels.takes(x, residual)
+        return same and kernels.supports(x, residual)
 
-    def _fused(self, x: Tensor, residual: Tensor | None) -> Tensor:
+    def _forward_fused(self, x: Tensor, residual: Tensor | None) -> Tensor:
         y, mean, variance = torch.ops.resnext.norm_act(x, residual, self.weight, self.bias, self.eps, self.act)
         if self.track_running_stats and self.running_mean is not None and self.running_var is not None:
             count = x.numel() // x.shape[1]
@@ -144,17 +146,17 @@ class NormAct(nn.BatchNorm2d):
             self.running_var.lerp_((variance * (count / (count - 1))).to(self.running_var.dtype), momentum)
             if self.num_batches_tracked is not None:
                 self.num_batches_tracked += 1
-        if self.recomputed and residual is None:
+        if self.allow_recompute and residual is None:
             held = (x.detach(), None, self.weight.detach(), self.bias.detach(), mean, variance, self.eps, self.act)
-            remember(y, partial(torch.ops.resnext.norm_act_apply, *held))
+            attach_recompute(y, partial(torch.ops.resnext.norm_act_apply, *held))
         return y
 
     def extra_repr(self) -> str:
         """Name ``act`` and the algorithm in ``repr``."""
-        return f"{super().extra_repr()}, act={self.act}" + ("" if self.way == "plain" else f", {self.way}")
+        return f"{super().extra_repr()}, act={self.act}" + ("" if self.algorithm == "plain" else f", {self.algorithm}")
 
 
-def frozen(norm: nn.BatchNorm2d) -> bool:
+def is_frozen(norm: nn.BatchNorm2d) -> bool:
     """Return whether scale and shift of ``norm`` take no gradient."""
     return not norm.weight.requires_grad and not norm.bias.requires_grad
 
@@ -190,7 +192,9 @@ def conv2d(in_channels: int, out_channels: int, kernel: int, stride: int = 1, gr
     return layer(in_channels, out_channels, kernel, stride=stride, padding=kernel // 2, groups=groups, bias=False)
 
 
-def shortcut(kind: str, in_channels: int, out_channels: int, stride: int, *, norm: bool = True) -> nn.Module | None:
+def build_shortcut(
+    kind: str, in_channels: int, out_channels: int, stride: int, *, norm: bool = True
+) -> nn.Module | None:
     """Build the shortcut of a block (Section 4): A pads, B projects where shapes change, C always projects.
 
     ``none`` gives None, the paper's ablation without residual. The release projects only where the number of channels

@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from resnext.errors import RequestError, nearest
+from resnext.errors import RequestError, did_you_mean
 from resnext.model.architecture import Architecture, Stage
 from resnext.model.blocks import BLOCK_OF_FORM, BlockShape
 from resnext.model.initialise import initialise
@@ -44,7 +44,7 @@ class Network(nn.Module):
             self.bn1 = NormAct(a.base_channels)
         self.maxpool = nn.MaxPool2d(3, stride=2, padding=1) if a.stem == "imagenet" else nn.Identity()
         for number, stage in enumerate(a.stages, start=1):
-            self.add_module(f"layer{number}", nn.Sequential(*_blocks(a, stage)))
+            self.add_module(f"layer{number}", nn.Sequential(*_build_blocks(a, stage)))
         channels = a.stages[-1].out_channels
         if a.pre_activation:
             self.bn = NormAct(channels)
@@ -59,10 +59,10 @@ class Network(nn.Module):
         Raises RequestError for an unsupported shape.
         """
         self._check_input(x)
-        x = self._stem(x)
-        for stage in self._stages():
+        x = self._forward_stem(x)
+        for stage in self._iter_stages():
             x = stage(x)
-        return self.fc(self._pool(x))
+        return self.fc(self._forward_pool(x))
 
     def features(self, x: Tensor, names: Iterable[str] | None = None) -> dict[str, Tensor]:
         """Compute feature maps: the outputs of the stages, ``C2`` to ``C5``, and ``pooled`` [B, channels].
@@ -81,19 +81,19 @@ class Network(nn.Module):
         wanted = list(known if names is None else [names] if isinstance(names, str) else names)
         for name in wanted:
             if name not in known:
-                raise RequestError(f"{self.architecture.name} has no features {name!r}{nearest(name, known)}")
+                raise RequestError(f"{self.architecture.name} has no features {name!r}{did_you_mean(name, known)}")
         self._check_input(x)
         maps: dict[str, Tensor] = {}
         if wanted:
             deepest = max(known.index(name) for name in wanted)
-            x = self._stem(x)
-            for name, stage in zip(known[: deepest + 1], self._stages(), strict=False):
+            x = self._forward_stem(x)
+            for name, stage in zip(known[: deepest + 1], self._iter_stages(), strict=False):
                 x = maps[name] = stage(x)
             if "pooled" in wanted:
-                maps["pooled"] = self._pool(x)
+                maps["pooled"] = self._forward_pool(x)
         return {name: maps[name] for name in wanted}
 
-    def score_map(self, x: Tensor, window: int) -> Tensor:
+    def compute_score_map(self, x: Tensor, window: int) -> Tensor:
         """Run the network fully convolutionally: images [B, C, H, W] of any size to logits [B, h, w, K].
 
         Each logit vector is the classifier on the mean over ``window`` x ``window`` pixels of the last feature map; the
@@ -101,8 +101,8 @@ class Network(nn.Module):
         RequestError for a smaller map.
         """
         self._check_input(x)
-        x = self._stem(x)
-        for stage in self._stages():
+        x = self._forward_stem(x)
+        for stage in self._iter_stages():
             x = stage(x)
         x = self.bn(x) if self.architecture.pre_activation else x
         if min(x.shape[2:]) < window:
@@ -114,14 +114,14 @@ class Network(nn.Module):
         """Names that ``features`` accepts: ``C2``, ``C3``, ... for the stages, then ``pooled``."""
         return (*(f"C{number}" for number, _ in enumerate(self.architecture.stages, start=2)), "pooled")
 
-    def _stages(self) -> Iterator[nn.Module]:
+    def _iter_stages(self) -> Iterator[nn.Module]:
         return (self.get_submodule(f"layer{number}") for number, _ in enumerate(self.architecture.stages, start=1))
 
-    def _stem(self, x: Tensor) -> Tensor:
+    def _forward_stem(self, x: Tensor) -> Tensor:
         x = self.conv1(x)
         return self.maxpool(x if self.architecture.pre_activation else self.bn1(x))
 
-    def _pool(self, x: Tensor) -> Tensor:
+    def _forward_pool(self, x: Tensor) -> Tensor:
         x = self.bn(x) if self.architecture.pre_activation else x
         return F.adaptive_avg_pool2d(x, 1).flatten(1)
 
@@ -155,7 +155,7 @@ def create_model(name_or_architecture: str | Architecture, *, seed: int | None =
     return Network(architecture, generator=generator)
 
 
-def _blocks(a: Architecture, stage: Stage) -> Iterator[nn.Module]:
+def _build_blocks(a: Architecture, stage: Stage) -> Iterator[nn.Module]:
     """Build the blocks of one stage; the first has the stage's stride and changes the number of channels."""
     for number in range(stage.blocks):
         yield BLOCK_OF_FORM[a.form](

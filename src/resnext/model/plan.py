@@ -16,32 +16,32 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from resnext.device import LOW, autocast
+from resnext.device import AUTOCAST_DTYPES, autocast
 from resnext.errors import RequestError
 from resnext.model.blocks import Block
 from resnext.model.layers import FUSED, Conv2d, NormAct
 from resnext.speed import kernels
-from resnext.speed.cache import say_once
-from resnext.speed.choices import Choices, fastest
+from resnext.speed.cache_folder import warn_once
 from resnext.speed.convolution import (
     PASSES,
     PLAIN,
-    Ways,
-    forward_pass,
-    input_gradient,
-    ways_for,
-    weight_gradient,
+    ConvAlgorithms,
+    compute_input_gradient,
+    compute_output,
+    compute_weight_gradient,
+    list_algorithms,
 )
+from resnext.speed.tuning_cache import TuningCache, select_fastest
 
-LARGEST = 1 << 22  # bytes of a plan file
-Works = Mapping[str, Callable[[], object]]
+MAX_FILE_BYTES = 1 << 22  # bytes of a plan file
+Candidates = Mapping[str, Callable[[], object]]
 
 
 @dataclass(frozen=True)
 class Plan:
     """The algorithms of a network's layers, by layer name; layers without an entry run as plain PyTorch."""
 
-    convolutions: dict[str, Ways] = field(default_factory=dict)
+    convolutions: dict[str, ConvAlgorithms] = field(default_factory=dict)
     norms: tuple[str, ...] = ()  # names of the fused norms
 
     def apply(self, model: nn.Module) -> None:
@@ -49,8 +49,8 @@ class Plan:
 
         Raises RequestError if the model lacks a named layer, or a layer does not support its algorithm.
         """
-        if not kernels.switched_on() and self != Plan():
-            say_once("RESNEXT_FAST=0: the tuning plan is ignored; results differ by rounding from those with it")
+        if not kernels.is_fast_enabled() and self != Plan():
+            warn_once("RESNEXT_FAST=0: the tuning plan is ignored; results differ by rounding from those with it")
             Plan().apply(model)
             return
         layers = dict(model.named_modules())
@@ -61,15 +61,15 @@ class Plan:
                 raise RequestError(f"the plan names {name!r}, but the network has no such {kind.__name__}")
         for name, layer in layers.items():
             if isinstance(layer, Conv2d):
-                layer.ways = self.convolutions.get(name, Ways())
-                known = ways_for(layer.shape, layer.weight.shape)
-                for way in asdict(layer.ways).values():
+                layer.algorithms = self.convolutions.get(name, ConvAlgorithms())
+                known = list_algorithms(layer.shape, layer.weight.shape)
+                for way in asdict(layer.algorithms).values():
                     if way not in known:
                         raise RequestError(f"the plan sets {way!r} for {name}, which supports {', '.join(known)}")
             elif isinstance(layer, NormAct):
-                layer.way = FUSED if name in fused else PLAIN
+                layer.algorithm = FUSED if name in fused else PLAIN
 
-    def as_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Convert to plain values for JSON."""
         return {"convolutions": {k: asdict(w) for k, w in self.convolutions.items()}, "norms": list(self.norms)}
 
@@ -77,17 +77,17 @@ class Plan:
     def read(cls, path: Path) -> "Plan":
         """Read a plan file (written by ``resnext bench tune --save``). Raises RequestError if it is not one."""
         try:
-            if path.stat().st_size > LARGEST:
-                raise RequestError(f"{path} is larger than {LARGEST:,} bytes, so it is not a tuning plan")
-            return cls.from_json(json.loads(path.read_text(encoding="utf-8")))
+            if path.stat().st_size > MAX_FILE_BYTES:
+                raise RequestError(f"{path} is larger than {MAX_FILE_BYTES:,} bytes, so it is not a tuning plan")
+            return cls.from_dict(json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError, RecursionError) as error:
             raise RequestError(f"{path} is not a tuning plan (resnext bench tune --save writes one): {error}") from None
 
     @classmethod
-    def from_json(cls, value: Any) -> "Plan":
+    def from_dict(cls, value: Any) -> "Plan":
         """Build a plan from the values of ``to_dict``. Raises RequestError for other values."""
         try:
-            convolutions = {str(name): Ways(**ways) for name, ways in value["convolutions"].items()}
+            convolutions = {str(name): ConvAlgorithms(**ways) for name, ways in value["convolutions"].items()}
             norms = tuple(str(name) for name in value["norms"])
         except (TypeError, KeyError, AttributeError):
             raise RequestError("this is not a tuning plan: it needs the keys convolutions and norms") from None
@@ -95,7 +95,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Seen:
+class LayerInput:
     """The input of a layer in a forward pass: size, type and layout of x, and whether there is a residual."""
 
     size: tuple[int, ...]
@@ -103,7 +103,7 @@ class Seen:
     nhwc: bool
     residual: bool = False
 
-    def images(self, device: torch.device, size: Iterable[int] | None = None) -> Tensor:
+    def make_random(self, device: torch.device, size: Iterable[int] | None = None) -> Tensor:
         """Return random numbers of this type and layout, of this or another size."""
         layout = torch.channels_last if self.nhwc else torch.contiguous_format
         return torch.randn(*(size or self.size), device=device).to(self.dtype).contiguous(memory_format=layout)
@@ -113,12 +113,12 @@ class Seen:
         return f"{'x'.join(map(str, self.size))} {kind} {'NHWC' if self.nhwc else 'NCHW'}"
 
 
-def settle(
+def autotune(
     model: nn.Module,
     images: Tensor,
     precision: str = "fp32",
     *,
-    choices: Choices | None = None,
+    cache: TuningCache | None = None,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Plan:
     """Find the fastest plan for training ``model`` on batches like ``images`` [B, C, H, W], in their layout and device.
@@ -126,20 +126,20 @@ def settle(
     Times that this machine's cache lacks are measured and stored; ``progress`` is called with the name of each
     measurement. The model is not changed. With ``RESNEXT_FAST=0`` the plan is empty.
     """
-    if not kernels.switched_on():
+    if not kernels.is_fast_enabled():
         return Plan()
     device = images.device
-    choices = choices or Choices.here(device)
-    convolutions: dict[str, Ways] = {}
+    cache = cache or TuningCache.load(device)
+    convolutions: dict[str, ConvAlgorithms] = {}
     norms: list[str] = []
-    for name, layer, seen in _seen(model, images, precision):
+    for name, layer, seen in _record_layer_inputs(model, images, precision):
         if isinstance(layer, Conv2d):
-            ways = _ways(layer, seen, choices, device, progress)
-            if not ways.plain:
+            ways = _autotune_conv(layer, seen, cache, device, progress)
+            if not ways.is_plain:
                 convolutions[name] = ways
-        elif _fused_is_faster(layer, seen, choices, device, progress):
+        elif _is_fused_faster(layer, seen, cache, device, progress):
             norms.append(name)
-    choices.save()
+    cache.save()
     return Plan(convolutions, tuple(norms))
 
 
@@ -161,18 +161,18 @@ def tune(model: nn.Module, batch_size: int, image_size: int = 224, precision: st
     channels = next(layer for layer in model.modules() if isinstance(layer, nn.Conv2d)).in_channels
     images = torch.zeros(batch_size, channels, image_size, image_size, device=parameter.device)
     model.to(memory_format=torch.channels_last)
-    plan = settle(model, images.contiguous(memory_format=torch.channels_last), precision)
+    plan = autotune(model, images.contiguous(memory_format=torch.channels_last), precision)
     plan.apply(model)
     return plan
 
 
-def set_recompute(model: nn.Module, level: str) -> None:
+def set_activation_checkpointing(model: nn.Module, level: str) -> None:
     """Set what the backward pass recomputes instead of saving it (the setting ``train.activation_checkpointing``)."""
     for module in model.modules():
         if isinstance(module, Block):
-            module.recompute = level
+            module.recompute_level = level
         elif isinstance(module, NormAct):
-            module.recomputed = level in ("activations", "expansions")
+            module.allow_recompute = level in ("activations", "expansions")
 
 
 def fuse_all(model: nn.Module, plan: Plan) -> Plan:
@@ -180,27 +180,29 @@ def fuse_all(model: nn.Module, plan: Plan) -> Plan:
 
     Raises RequestError if there are no compiled kernels.
     """
-    if not (kernels.switched_on() and kernels.load()):
+    if not (kernels.is_fast_enabled() and kernels.load()):
         raise RequestError(
-            "train.recompute activations and expansions need compiled kernels (a C++ compiler, RESNEXT_FAST not 0); "
+            "train.activation_checkpointing activations and expansions need compiled kernels (a C++ compiler, RESNEXT_FAST not 0); "
             "blocks does not"
         )
     names = tuple(name for name, layer in model.named_modules() if isinstance(layer, NormAct))
     return Plan(plan.convolutions, names)
 
 
-def _seen(model: nn.Module, images: Tensor, precision: str) -> list[tuple[str, Conv2d | NormAct, Seen]]:
+def _record_layer_inputs(
+    model: nn.Module, images: Tensor, precision: str
+) -> list[tuple[str, Conv2d | NormAct, LayerInput]]:
     """Run a copy of the model on ``images`` and list its layers in the order they run, each with its input."""
     twin = copy.deepcopy(model)
-    met: list[tuple[str, Conv2d | NormAct, Seen]] = []
-    dtype = LOW.get(precision)
+    met: list[tuple[str, Conv2d | NormAct, LayerInput]] = []
+    dtype = AUTOCAST_DTYPES.get(precision)
 
     def note(name: str, layer: nn.Module, inputs: tuple[Any, ...]) -> None:
         x = inputs[0]
         nhwc = x.is_contiguous(memory_format=torch.channels_last)
         residual = len(inputs) > 1 and inputs[1] is not None
         kind = dtype or x.dtype if isinstance(layer, Conv2d) else x.dtype
-        met.append((name, layer, Seen(tuple(x.shape), kind, nhwc, residual)))  # type: ignore[arg-type]
+        met.append((name, layer, LayerInput(tuple(x.shape), kind, nhwc, residual)))  # type: ignore[arg-type]
 
     Plan().apply(twin)
     for name, layer in twin.named_modules():
@@ -211,20 +213,22 @@ def _seen(model: nn.Module, images: Tensor, precision: str) -> list[tuple[str, C
     return met
 
 
-def _ways(layer: Conv2d, seen: Seen, choices: Choices, device: torch.device, progress: Callable[[str], None]) -> Ways:
+def _autotune_conv(
+    layer: Conv2d, seen: LayerInput, choices: TuningCache, device: torch.device, progress: Callable[[str], None]
+) -> ConvAlgorithms:
     """Find the fastest algorithm for each pass of a convolution."""
-    possible = ways_for(layer.shape, layer.weight.shape)
+    possible = list_algorithms(layer.shape, layer.weight.shape)
     if len(possible) == 1 or layer.bias is not None:
-        return Ways()
+        return ConvAlgorithms()
     shape, size = layer.shape, tuple(layer.weight.shape)
 
-    def works(which: str) -> Works:
-        x = seen.images(device)
+    def works(which: str) -> Candidates:
+        x = seen.make_random(device)
         weight = torch.randn(size, device=device).to(seen.dtype)
-        gradient = forward_pass(x, weight, shape, PLAIN)
+        gradient = compute_output(x, weight, shape, PLAIN)
         if which == "forward":
-            return {way: partial(forward_pass, x, weight, shape, way) for way in possible}
-        function = input_gradient if which == "input_gradient" else weight_gradient
+            return {way: partial(compute_output, x, weight, shape, way) for way in possible}
+        function = compute_input_gradient if which == "input_gradient" else compute_weight_gradient
         return {way: partial(function, gradient, x, weight, shape, way) for way in possible}
 
     kernel = "x".join(map(str, size[2:]))
@@ -233,19 +237,19 @@ def _ways(layer: Conv2d, seen: Seen, choices: Choices, device: torch.device, pro
     for which in PASSES:
         key = f"{work} of {seen}, {which}"
         progress(key)
-        best[which] = fastest(choices.take(key, partial(works, which), device, possible), PLAIN)
-    return Ways(**best)
+        best[which] = select_fastest(choices.measure_or_load(key, partial(works, which), device, possible), PLAIN)
+    return ConvAlgorithms(**best)
 
 
-def _fused_is_faster(
-    layer: NormAct, seen: Seen, choices: Choices, device: torch.device, progress: Callable[[str], None]
+def _is_fused_faster(
+    layer: NormAct, seen: LayerInput, choices: TuningCache, device: torch.device, progress: Callable[[str], None]
 ) -> bool:
-    def works() -> Works:
-        x = seen.images(device).requires_grad_()
-        residual = seen.images(device).requires_grad_() if seen.residual else None
-        gradient = seen.images(device)
+    def works() -> Candidates:
+        x = seen.make_random(device).requires_grad_()
+        residual = seen.make_random(device).requires_grad_() if seen.residual else None
+        gradient = seen.make_random(device)
         plain, fused = (NormAct(layer.num_features, act=layer.act).to(device) for _ in range(2))
-        fused.way = FUSED
+        fused.algorithm = FUSED
 
         def step(norm: NormAct) -> None:
             norm(x, residual).backward(gradient)
@@ -259,4 +263,4 @@ def _fused_is_faster(
         return False
     key = f"norm{' + residual' if seen.residual else ''}{' + ReLU' if layer.act else ''} of {seen}"
     progress(key)
-    return fastest(choices.take(key, works, device, (PLAIN, FUSED)), PLAIN) == FUSED
+    return select_fastest(choices.measure_or_load(key, works, device, (PLAIN, FUSED)), PLAIN) == FUSED

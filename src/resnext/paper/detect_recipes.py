@@ -7,9 +7,9 @@ read COCO 2017 as it is published. ImageNet weights are named by where they are 
 from collections.abc import Iterator
 from typing import Any
 
-from resnext.paper.numbers import Row, tables
+from resnext.paper.numbers import Row, load_tables
 from resnext.paper.recipe_entry import DetectorRecipe, Values
-from resnext.weights.released import released
+from resnext.weights.released import load_released
 
 TRAINVAL, WITH_BOXES = 118_287, 117_266  # images of train2017, and those with boxes to train on
 CLASSES = 80
@@ -42,7 +42,7 @@ SPLIT_NOTE = (
 
 def detector_recipes() -> Iterator[DetectorRecipe]:
     """Three for each row of Table 8, and 1x and 3x with a feature pyramid."""
-    for row in tables()["table8"].rows:
+    for row in load_tables()["table8"].rows:
         yield _rpn(row)
         yield _fast_rcnn(row)
         yield _joint(row)
@@ -212,7 +212,7 @@ def _detectron2(init: dict[str, Any], *, steps: int, drops: list[int]) -> Values
 
 
 def _init(network: str, start: str | None = None) -> dict[str, Any]:
-    url = next(entry.url for entry in released() if entry.name == (start or STARTS[network]))
+    url = next(entry.url for entry in load_released() if entry.name == (start or STARTS[network]))
     return {"weights": url, "freeze": "conv2", "frozen_bn": True}
 
 

@@ -7,12 +7,12 @@ from functools import cached_property
 from pathlib import Path
 
 from resnext.model.architecture import Architecture
-from resnext.model.complexity import Complexity, complexity, default_image_size
-from resnext.model.design import design, template_parameters
+from resnext.model.complexity import Complexity, complexity, get_default_image_size
+from resnext.model.design import count_template_parameters, design
 from resnext.paper import throughput
-from resnext.paper.measured import Measurement, measured
+from resnext.paper.measurements import Measurement, collect_measurement
 from resnext.paper.numbers import Column, Row, Table
-from resnext.paper.throughput import Wanted
+from resnext.paper.throughput import TimingRequest
 
 UNITS = {"k": 1e3, "M": 1e6, "G": 1e9}
 CLAIM = re.compile(r"(\d+(?:\.(\d+))?) ([kMG])")
@@ -46,13 +46,13 @@ class Entry:
         return {
             "parameters": self.cost.parameters_without_bn,
             "macs": self.cost.macs,
-            "block_parameters": template_parameters(self.architecture),
-            "block_macs": template_parameters(self.architecture) * TEMPLATE_MAP,
+            "block_parameters": count_template_parameters(self.architecture),
+            "block_macs": count_template_parameters(self.architecture) * TEMPLATE_MAP,
         }[what]
 
     def differs(self) -> list[str]:
         """The claims that our count does not round to."""
-        return [what for what, text in self.row.claims.items() if not agrees(text, self.counted(what))]
+        return [what for what, text in self.row.claims.items() if not matches_claim(text, self.counted(what))]
 
     def solved(self, column: Column) -> int | None:
         """A printed quantity that Table 2 solves for: d, or C times d, at the original block's parameters."""
@@ -63,7 +63,7 @@ class Entry:
         return found.width if column.key == "width" else found.width * found.cardinality
 
 
-def agrees(claim: str, count: int | None) -> bool:
+def matches_claim(claim: str, count: int | None) -> bool:
     """Whether ``count`` rounds to what is printed, such as ``25.5 M``."""
     match = CLAIM.fullmatch(claim)
     assert match is not None, claim
@@ -72,34 +72,38 @@ def agrees(claim: str, count: int | None) -> bool:
     return f"{count / UNITS[match[3]]:.{len(match[2] or '')}f}" == match[1]
 
 
-def bare_entries(table: Table, runs: Path, results: Path | None) -> list[Entry]:
+def collect_entries(table: Table, runs: Path, results: Path | None) -> list[Entry]:
     """The entries of a table without timings."""
-    return [Entry(row, None if row.recipe is None else measured(row.recipe, runs, results)) for row in table.rows]
+    return [
+        Entry(row, None if row.recipe is None else collect_measurement(row.recipe, runs, results)) for row in table.rows
+    ]
 
 
-def gather(table: Table, runs: Path, results: Path | None, speeds: Mapping[str, float] | None = None) -> list[Entry]:
+def collect_timed_entries(
+    table: Table, runs: Path, results: Path | None, speeds: Mapping[str, float] | None = None
+) -> list[Entry]:
     """The entries of a table; ``speeds`` as ``throughput.known`` gives them."""
-    here = throughput.machine()
-    speeds = throughput.known() if speeds is None else speeds
+    here = throughput.describe_machine()
+    speeds = throughput.read_throughputs() if speeds is None else speeds
     timed = []
-    for entry in bare_entries(table, runs, results):
-        found = {w.kind: speeds.get(w.key(here)) for w in wanted_of(entry.row, table)}
+    for entry in collect_entries(table, runs, results):
+        found = {w.kind: speeds.get(w.make_key(here)) for w in list_timings(entry.row, table)}
         timed.append(replace(entry, speed=found.get("inference"), training_speed=found.get("training")))
     return timed
 
 
-def wanted_of(row: Row, table: Table) -> list[Wanted]:
+def list_timings(row: Row, table: Table) -> list[TimingRequest]:
     """The timings that belong to a row."""
     a = row.architecture()
     if a is None:
         return []
     kinds = throughput.KINDS if table.name in TIMED_IN_TRAINING else throughput.KINDS[:1]
-    return [Wanted(a, default_image_size(a), kind) for kind in kinds]
+    return [TimingRequest(a, get_default_image_size(a), kind) for kind in kinds]
 
 
-def take_times(
+def measure_timings(
     table: Table, progress: Callable[[int, int], None] | None = None, again: bool = False
 ) -> dict[str, float]:
     """Time on this machine a table's networks that were not timed before, or ``again`` all; gives all timings."""
-    wanted = [w for row in table.rows for w in wanted_of(row, table)]
-    return throughput.measure(wanted, progress=progress, again=again)
+    wanted = [w for row in table.rows for w in list_timings(row, table)]
+    return throughput.measure_throughputs(wanted, progress=progress, force=again)

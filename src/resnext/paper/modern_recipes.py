@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from resnext.paper.numbers import Row, tables
+from resnext.paper.numbers import Row, load_tables
 from resnext.paper.recipe_entry import IMAGENET_IMAGES, PaperRecipe
 
 
@@ -135,4 +135,4 @@ def rsb() -> Iterator[PaperRecipe]:
 
 
 def _modern(kind: str) -> list[Row]:
-    return [row for row in tables()["modern"].rows if str(row.recipe).startswith(kind)]
+    return [row for row in load_tables()["modern"].rows if str(row.recipe).startswith(kind)]

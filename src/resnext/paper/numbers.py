@@ -8,10 +8,10 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from resnext.errors import RequestError, nearest
+from resnext.errors import RequestError, did_you_mean
 from resnext.model.architecture import Architecture
 
-HERE = files("resnext.paper")
+PACKAGE = files("resnext.paper")
 WIDE_RESNET = "wrn28-10"  # Zagoruyko and Komodakis (2016): 28 layers, ten times as wide, pre-activation, basic blocks
 WIDE_RESNET_FIELDS: dict[str, Any] = {
     "stem": "cifar",
@@ -90,22 +90,22 @@ class Table:
 
     def row(self, text: str) -> Row:
         """Find a row by its key, ignoring case and word order. Raises RequestError."""
-        wanted = _words(text)
+        wanted = _split_words(text)
         exact = [row for row in self.rows if row.key.lower() == text.strip().lower()]
-        same = exact or [row for row in self.rows if wanted == _words(row.key)]
+        same = exact or [row for row in self.rows if wanted == _split_words(row.key)]
         names = same or [
-            row for row in self.rows if wanted and wanted <= _words(f"{row.key}/{row.label}/{row.network}")
+            row for row in self.rows if wanted and wanted <= _split_words(f"{row.key}/{row.label}/{row.network}")
         ]
         if len(names) == 1:
             return names[0]
         keys = [row.key for row in (names or self.rows)]
         if names:
             raise RequestError(f"--row {text!r} matches several rows of {self.name}: {', '.join(keys)}")
-        raise RequestError(f"{self.name} has no row {text!r}{nearest(text.lower(), keys)}")
+        raise RequestError(f"{self.name} has no row {text!r}{did_you_mean(text.lower(), keys)}")
 
 
 @dataclass(frozen=True)
-class Point:
+class CurvePoint:
     """One point of a printed curve."""
 
     curve: str
@@ -114,49 +114,49 @@ class Point:
     error: float  # %
 
 
-def tables() -> dict[str, Table]:
+def load_tables() -> dict[str, Table]:
     """Load all tables and figures by name, in the paper's order."""
-    return dict(_tables())
+    return dict(_read_tables())
 
 
-def table(name: str) -> Table:
+def get_table(name: str) -> Table:
     """Return the table or figure ``name``. Raises RequestError if there is none."""
-    known = _tables()
+    known = _read_tables()
     if name not in known:
-        raise RequestError(f"the paper has no table or figure {name!r}{nearest(name, known)}")
+        raise RequestError(f"the paper has no table or figure {name!r}{did_you_mean(name, known)}")
     return known[name]
 
 
 @cache
-def curves(name: str) -> tuple[Point, ...]:
+def load_curves(name: str) -> tuple[CurvePoint, ...]:
     """Load the printed curves of ``figure5`` (over epochs) or ``figure6`` (over mini-batches)."""
     at = {"figure5": "epoch", "figure6": "minibatches"}[name]
-    rows = _csv(f"fig{name[-1]}_curves.csv")
-    return tuple(Point(r["model"], r["split"], float(r[at]), float(r["top1_err"])) for r in rows)
+    rows = _read_csv(f"fig{name[-1]}_curves.csv")
+    return tuple(CurvePoint(r["model"], r["split"], float(r[at]), float(r["top1_err"])) for r in rows)
 
 
 @cache
-def figure7_series() -> dict[str, tuple[str, ...]]:
+def load_figure7_series() -> dict[str, tuple[str, ...]]:
     """Load the two lines of Figure 7: the row keys along each, from small to large."""
     series: dict[str, tuple[str, ...]] = {}
-    for r in _csv("fig7_points.csv"):
+    for r in _read_csv("fig7_points.csv"):
         series[r["series"]] = (*series.get(r["series"], ()), r["template"])
     return series
 
 
 @cache
-def _tables() -> dict[str, Table]:
-    raw = json.loads((HERE / "numbers.json").read_text(encoding="utf-8"))
-    return {name: _table(name, values) for name, values in raw.items()}
+def _read_tables() -> dict[str, Table]:
+    raw = json.loads((PACKAGE / "numbers.json").read_text(encoding="utf-8"))
+    return {name: _parse_table(name, values) for name, values in raw.items()}
 
 
-def _table(name: str, values: Mapping[str, Any]) -> Table:
+def _parse_table(name: str, values: Mapping[str, Any]) -> Table:
     rows = values["rows"]
     if name == "figure7":
-        points = {r["template"]: r for r in _csv("fig7_points.csv")}
-        rows = [row | _point_of_figure7(points[row["key"]]) for row in rows]
+        points = {r["template"]: r for r in _read_csv("fig7_points.csv")}
+        rows = [row | _parse_figure7_point(points[row["key"]]) for row in rows]
     if name == "figure6":
-        rows = [row | {"published": {"val": _last_error("figure6", row["curve"])}} for row in rows]
+        rows = [row | {"published": {"val": _find_last_error("figure6", row["curve"])}} for row in rows]
     return Table(
         name,
         values["title"],
@@ -167,7 +167,7 @@ def _table(name: str, values: Mapping[str, Any]) -> Table:
     )
 
 
-def _point_of_figure7(point: Mapping[str, str]) -> dict[str, Any]:
+def _parse_figure7_point(point: Mapping[str, str]) -> dict[str, Any]:
     return {
         "published": {"top1": float(point["test_err_mean"])},
         "errors": {"top1": float(point["std_err"])},
@@ -175,15 +175,15 @@ def _point_of_figure7(point: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-def _last_error(figure: str, curve: str) -> float:
-    return max((p for p in curves(figure) if p.curve == curve), key=lambda p: p.at).error
+def _find_last_error(figure: str, curve: str) -> float:
+    return max((p for p in load_curves(figure) if p.curve == curve), key=lambda p: p.at).error
 
 
-def _csv(name: str) -> list[dict[str, str]]:
-    return list(csv.DictReader((HERE / name).read_text(encoding="utf-8").splitlines()))
+def _read_csv(name: str) -> list[dict[str, str]]:
+    return list(csv.DictReader((PACKAGE / name).read_text(encoding="utf-8").splitlines()))
 
 
-def _words(text: str) -> set[str]:
+def _split_words(text: str) -> set[str]:
     for mark in "/,_-()×":
         text = text.replace(mark, "x" if mark == "×" else " ")
     return set(text.lower().split())

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from resnext.detect.settings import DetectRecipe
-from resnext.errors import RequestError, nearest
+from resnext.errors import RequestError, did_you_mean
 from resnext.recipe import R, parse_recipe
 from resnext.settings import Recipe
 
@@ -35,7 +35,7 @@ class WrittenRecipe:
 
     def _parsed(self, kind: type[R], overrides: Mapping[str, Any] | None, schedule: str) -> R:
         if schedule not in SCHEDULES:
-            raise RequestError(f"no schedule {schedule!r}{nearest(schedule, SCHEDULES)}")
+            raise RequestError(f"no schedule {schedule!r}{did_you_mean(schedule, SCHEDULES)}")
         if schedule == "released" and not self.released:
             raise RequestError(f"{self.name} has one schedule: what is printed is what was released")
         changed = dict(self.released) if schedule == "released" else {}

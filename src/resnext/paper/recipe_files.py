@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from resnext.errors import RequestError
-from resnext.files import check_folder, disk_named, written_whole
+from resnext.files import atomic_write, check_folder, report_write_errors
 from resnext.model.complexity import Complexity, complexity
 from resnext.paper.recipe_entry import DetectorRecipe, PaperRecipe, WrittenRecipe, yaml_of
 from resnext.paper.recipes import detections, recipes
@@ -34,7 +34,7 @@ def images_seen(entry: PaperRecipe) -> int:
     train, augment = entry.recipe().train, entry.recipe().augment
     if train.steps is not None:
         return train.steps * train.batch_size
-    return (train.epochs or 0) * (entry.images // augment.repeats) * augment.repeats
+    return (train.epochs or 0) * (entry.images // augment.repeated_augmentation) * augment.repeated_augmentation
 
 
 def m40_hours(entry: PaperRecipe) -> float:
@@ -58,11 +58,11 @@ def write_recipes(folder: Path) -> list[Path]:
     written = []
     for entry in [*recipes().values(), *detections().values()]:
         path = folder / entry.folder / f"{entry.name}.yaml"
-        with disk_named(path.parent):
+        with report_write_errors(path.parent):
             path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists() and MADE_BY not in path.read_text(encoding="utf-8", errors="replace"):
             raise RequestError(f"{path} is another file of that name; give another folder, or move it away")
-        with written_whole(path, "w") as file:
+        with atomic_write(path, "w") as file:
             file.write(text_of(entry))
         written.append(path)
     return written
@@ -71,9 +71,9 @@ def write_recipes(folder: Path) -> list[Path]:
 def cost_line(entry: WrittenRecipe) -> str:
     """MACs and parameters in a sentence; of classification GPU-hours of the whole run too."""
     if isinstance(entry, DetectorRecipe):
-        from resnext.paper.detect_cost import detector_cost_line
+        from resnext.planning.detector_cost import describe_detector_cost
 
-        return detector_cost_line(entry)
+        return describe_detector_cost(entry)
     assert isinstance(entry, PaperRecipe)
     cost = cost_of(entry)
     size = entry.recipe().augment.size or entry.recipe().data.image_size or 32

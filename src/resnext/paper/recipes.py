@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
-from resnext.errors import RequestError, nearest
+from resnext.errors import RequestError, did_you_mean
 from resnext.paper.detect_recipes import detector_recipes
 from resnext.paper.modern_recipes import rsb, torchvision
-from resnext.paper.numbers import WIDE_RESNET, WIDE_RESNET_FIELDS, table, tables
+from resnext.paper.numbers import WIDE_RESNET, WIDE_RESNET_FIELDS, get_table, load_tables
 from resnext.paper.recipe_entry import IMAGENET_IMAGES, DetectorRecipe, PaperRecipe, Values, WrittenRecipe
 from resnext.settings import Recipe
 
@@ -29,21 +29,21 @@ def detections() -> dict[str, DetectorRecipe]:
     return dict(_detections())
 
 
-def recipe_named(name: str) -> WrittenRecipe:
+def get_recipe(name: str) -> WrittenRecipe:
     """The recipe ``name``, of whatever kind. Raises RequestError naming the nearest."""
     known = _recipes() | _detections()
     if name not in known:
-        raise RequestError(f"there is no recipe {name!r}{nearest(name, known)}")
+        raise RequestError(f"there is no recipe {name!r}{did_you_mean(name, known)}")
     return known[name]
 
 
-def recipes_of(name: str) -> list[tuple[str, Recipe]]:
+def list_table_recipes(name: str) -> list[tuple[str, Recipe]]:
     """The rows of a table or figure that have recipes of classification, with them.
 
     Raises RequestError for a table the paper has not.
     """
     known = _recipes()
-    return [(row.key, known[row.recipe].recipe()) for row in table(name).rows if row.recipe in known]
+    return [(row.key, known[row.recipe].recipe()) for row in get_table(name).rows if row.recipe in known]
 
 
 @cache
@@ -65,19 +65,19 @@ def _imagenet() -> Iterator[PaperRecipe]:
     """Tables 1, 3, 4 and 5, Figure 5 and the ablation: Section 4 and the release's train.lua, imagenet.lua."""
     seen: set[str] = set()
     for name in ("table3", "table4", "table5", "residual"):
-        for row in tables()[name].rows:
+        for row in load_tables()[name].rows:
             if row.recipe is None or row.recipe in seen:
                 continue
             seen.add(row.recipe)
             where = ", ".join(
                 f"{t.title.partition(':')[0] if n != 'residual' else 'Section 5.1, without shortcuts'}"
-                for n, t in tables().items()
+                for n, t in load_tables().items()
                 if n in ("table3", "table4", "table5", "figure5", "residual")
                 and any(r.recipe == row.recipe for r in t.rows)
                 and (n != "residual" or row.changes)
             )
             model: dict[str, Any] = {"name": row.network, **row.changes}
-            top5 = next((r.published["top5"] for r in tables()["table4"].rows if r.recipe == row.recipe), None)
+            top5 = next((r.published["top5"] for r in load_tables()["table4"].rows if r.recipe == row.recipe), None)
             error = f"top-1 error {row.published['top1']:.1f} %" + (f", top-5 {top5:.1f} %" if top5 else "")
             without = " without shortcuts" if row.changes else ""
             yield PaperRecipe(
@@ -131,7 +131,7 @@ def _imagenet_values(model: dict[str, Any]) -> Values:
 
 def _imagenet5k() -> Iterator[PaperRecipe]:
     """Table 6 and Figure 6: Section 5.2."""
-    for row in tables()["table6"].rows:
+    for row in load_tables()["table6"].rows:
         assert row.recipe is not None
         values = _imagenet_values({"name": row.network})
         values["data"]["source"] = "imagenet5k"
@@ -163,7 +163,7 @@ def _cifar() -> Iterator[PaperRecipe]:
     """Table 7 and Figure 7: Section 5.3, Appendix A."""
     seen: set[str] = set()
     for name in ("table7", "figure7"):
-        for row in tables()[name].rows:
+        for row in load_tables()[name].rows:
             if row.recipe is None or row.recipe in seen or row.network == WIDE_RESNET:
                 continue
             seen.add(row.recipe)
@@ -219,7 +219,7 @@ def _cifar_values(network: str, classes: int) -> Values:
 
 def _wide_resnet() -> Iterator[PaperRecipe]:
     """The Wide ResNet that Table 7 compares with, by its own paper's recipe."""
-    for row in tables()["table7"].rows:
+    for row in load_tables()["table7"].rows:
         if row.network != WIDE_RESNET:
             continue
         assert row.recipe is not None

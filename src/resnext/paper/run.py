@@ -11,7 +11,7 @@ from resnext.errors import RequestError
 from resnext.paper.detect_recipes import rpn_name
 from resnext.paper.numbers import Row, Table
 from resnext.paper.recipe_entry import PaperRecipe
-from resnext.paper.recipes import recipe_named
+from resnext.paper.recipes import get_recipe
 from resnext.paper.toy import toy
 from resnext.run_directory import RunDirectory
 from resnext.settings import Recipe
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Plan:
+class PlannedRun:
     """A run that is about to start or continue."""
 
     entry: PaperRecipe
@@ -30,7 +30,7 @@ class Plan:
     toy: bool
 
 
-def plan(
+def plan_run(
     table: Table,
     row: Row,
     runs: Path,
@@ -39,14 +39,14 @@ def plan(
     seed: int | None = None,
     schedule: str = "printed",
     toy_size: bool = False,
-) -> Plan:
+) -> PlannedRun:
     """Return the recipe of ``row`` with the given overrides, and its directory below ``runs``. Raises RequestError."""
     if row.recipe is None:
         why = f"its network is of another family ({row.family})" if row.family else "; ".join(table.remarks)
         raise RequestError(f"row {row.key} of {table.name} has no recipe{f': {why}' if why else ''}")
-    entry, given = recipe_named(row.recipe), dict(given)
+    entry, given = get_recipe(row.recipe), dict(given)
     if not isinstance(entry, PaperRecipe):
-        raise RequestError(_commands(table, row, runs, seed))
+        raise RequestError(_describe_detection_commands(table, row, runs, seed))
     if seed is not None:
         if given.get("train.seed", seed) != seed:
             raise RequestError(
@@ -57,10 +57,10 @@ def plan(
     number = given.get("train.seed", 0)
     parts = [entry.name, "toy" if toy_size else "", "released" if schedule == "released" else ""]
     name = "-".join(filter(None, [*parts, f"seed{number}" if number else ""]))
-    return Plan(entry, entry.recipe(overrides, schedule), RunDirectory(runs / name), toy_size)
+    return PlannedRun(entry, entry.recipe(overrides, schedule), RunDirectory(runs / name), toy_size)
 
 
-def _commands(table: Table, row: Row, runs: Path, seed: int | None) -> str:
+def _describe_detection_commands(table: Table, row: Row, runs: Path, seed: int | None) -> str:
     """Describe how to measure a detection row: two runs of ``resnext detect train``."""
     name, after = str(row.recipe), f"-seed{seed}" if seed else ""
     proposals = str(runs / (rpn_name(name) + after))
@@ -72,7 +72,7 @@ def _commands(table: Table, row: Row, runs: Path, seed: int | None) -> str:
     return f"row {row.key} of {table.name} needs two runs of resnext detect train: {said[0]}; then {said[1]}"
 
 
-def announce(console: "Console", table: Table, row: Row, plan: Plan) -> None:
+def announce(console: "Console", table: Table, row: Row, plan: PlannedRun) -> None:
     """Print what will be trained, for how long, and where."""
     from resnext.paper.recipe_files import cost_line
 
@@ -89,7 +89,7 @@ def announce(console: "Console", table: Table, row: Row, plan: Plan) -> None:
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def start(plan: Plan) -> None:
+def start_run(plan: PlannedRun) -> None:
     """Train to the end, as ``resnext train`` does."""
     from resnext.train.loop import train
 

@@ -41,7 +41,7 @@ class Sheet:
         return str(self.notes.index(note) + 1).translate(SUPERSCRIPT)
 
 
-def sheet_of(table: Table, entries: list[Entry]) -> Sheet:
+def make_sheet(table: Table, entries: list[Entry]) -> Sheet:
     """The table with the paper's value and ours side by side."""
     sheet = Sheet()
     claims = [what for what in CLAIMED if any(what in entry.row.claims for entry in entries)]
@@ -106,7 +106,7 @@ def _measured_text(sheet: Sheet, entry: Entry, column: Column) -> str:
     value = entry.measurement.value(column) if entry.measurement else None
     if value is None:
         return NONE
-    if value.changed:
+    if value.is_changed:
         sheet.mark("≠: the runs differ from the recipe; resnext paper status says in what.")
     return value.text(column.decimals)
 
@@ -118,7 +118,7 @@ def state_text(entry: Entry) -> str:
         return NONE
     if found.state in ("running", "stopped"):
         run = max((r for r in found.runs if r.state == found.state), key=lambda r: r.step)
-        return f"{found.state}, {run.done}"
+        return f"{found.state}, {run.progress}"
     return found.state
 
 
@@ -132,7 +132,7 @@ def _with_unit(column: Column) -> str:
 
 def print_table(console: "Console", table: Table, entries: list[Entry]) -> None:
     """The table, its source, footnotes and remarks."""
-    sheet = sheet_of(table, entries)
+    sheet = make_sheet(table, entries)
     console.print(table.title, style="bold")
     console.print(table.source, style="dim")
     for grid in _grids(sheet, console):

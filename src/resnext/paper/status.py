@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from resnext.paper.entries import Entry, bare_entries
-from resnext.paper.measured import Measurement
-from resnext.paper.numbers import Column, Table, tables
+from resnext.paper.entries import Entry, collect_entries
+from resnext.paper.measurements import Measurement
+from resnext.paper.numbers import Column, Table, load_tables
 from resnext.paper.sheet import NONE, published_text, state_text
 
 if TYPE_CHECKING:
@@ -24,8 +24,8 @@ def print_status(console: "Console", runs: Path, results: Path | None) -> None:
         grid.add_column(heading, justify="right", no_wrap=True)
     grid.add_column("state", no_wrap=True)
     found: dict[str, Measurement] = {}
-    for table in tables().values():
-        entries = [entry for entry in bare_entries(table, runs, results) if entry.measurement is not None]
+    for table in load_tables().values():
+        entries = [entry for entry in collect_entries(table, runs, results) if entry.measurement is not None]
         for number, entry in enumerate(entries):
             assert entry.measurement is not None
             found[entry.measurement.recipe] = entry.measurement
@@ -63,9 +63,9 @@ def _remarks(measurements: list[Measurement]) -> list[str]:
         lines += list(measurement.damaged)
         for run in measurement.runs:
             if run.state != "finished":
-                since = f"last sign of life {_ago(run.silent)} ago"
-                lines.append(f"{run.path}: {run.state}, {run.done}; {since}")
-            if run.changed:
+                since = f"last sign of life {_ago(run.silent_seconds)} ago"
+                lines.append(f"{run.path}: {run.state}, {run.progress}; {since}")
+            if run.differences:
                 lines.append(f"{run.path} ≠ its recipe (recipe -> run): {'; '.join(run.changed)}")
     return lines
 

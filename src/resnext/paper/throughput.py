@@ -11,55 +11,55 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from resnext.data.download import data_folder
-from resnext.environment import available_cores, cpu_features, cpu_name
+from resnext.data.files.download import data_folder
+from resnext.environment import count_available_cores, read_cpu_features, read_cpu_name
 from resnext.errors import WorkError
-from resnext.files import written_whole
+from resnext.files import atomic_write
 from resnext.model.architecture import Architecture
 
 BATCH = 8
-ROUNDS, BUDGET = 3, 2.0  # timed passes per network; fewer once they took this many seconds
-LARGEST_FILE = 4 << 20  # bytes
+ROUNDS, BUDGET_SECONDS = 3, 2.0  # timed passes per network; fewer once they took this many seconds
+MAX_FILE_BYTES = 4 << 20  # bytes
 KINDS = ("inference", "training")
 
 
 @dataclass(frozen=True)
-class Wanted:
+class TimingRequest:
     """A network to be timed."""
 
     architecture: Architecture
     image_size: int
     kind: str = "inference"  # or training: forward, backward and an SGD step
 
-    def key(self, machine: Mapping[str, Any]) -> str:
+    def make_key(self, machine: Mapping[str, Any]) -> str:
         """Make the cache key; it differs between machines, thread counts and torch versions."""
         values = [self.architecture.to_dict(), self.image_size, self.kind, BATCH, "fp32", dict(machine)]
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def machine() -> dict[str, Any]:
+def describe_machine() -> dict[str, Any]:
     """Describe what a throughput depends on besides the network."""
     import torch
 
     return {
-        "cpu": cpu_name(),
-        "isa": cpu_features(),
-        "cores": available_cores(),
+        "cpu": read_cpu_name(),
+        "isa": read_cpu_features(),
+        "cores": count_available_cores(),
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
     }
 
 
-def cache_file() -> Path:
+def get_cache_path() -> Path:
     """Return the path of the cache file."""
     return data_folder() / "throughput.json"
 
 
-def known(path: Path | None = None) -> dict[str, float]:
+def read_throughputs(path: Path | None = None) -> dict[str, float]:
     """Read cached images per second by key; invalid values are left out, a damaged file counts as empty."""
-    path = path or cache_file()
+    path = path or get_cache_path()
     try:
-        if path.stat().st_size > LARGEST_FILE:
+        if path.stat().st_size > MAX_FILE_BYTES:
             return {}
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
@@ -71,25 +71,25 @@ def known(path: Path | None = None) -> dict[str, float]:
     return {key: float(v) for key, v in speeds.items() if isinstance(v, int | float) and 0 < v < math.inf}
 
 
-def measure(
-    wanted: Iterable[Wanted],
+def measure_throughputs(
+    wanted: Iterable[TimingRequest],
     path: Path | None = None,
     progress: Callable[[int, int], None] | None = None,
-    again: bool = False,
+    force: bool = False,
 ) -> dict[str, float]:
     """Return images per second by key, cached or measured: the median of up to ROUNDS passes over BATCH images.
 
     The networks take turns, so that disturbances affect all of them. New results are cached; write errors are ignored.
     ``force`` measures everything in ``wanted`` again.
     """
-    here, path = machine(), path or cache_file()
-    speeds = {} if again else known(path)
-    missing = {w.key(here): w for w in wanted if w.key(here) not in speeds}
-    passes = {key: _pass(w) for key, w in missing.items()}
+    here, path = describe_machine(), path or get_cache_path()
+    speeds = {} if force else read_throughputs(path)
+    missing = {w.make_key(here): w for w in wanted if w.make_key(here) not in speeds}
+    passes = {key: _prepare_pass(w) for key, w in missing.items()}
     seconds: dict[str, list[float]] = {key: [] for key in missing}
     for turn in range(ROUNDS):
         for number, (key, once) in enumerate(passes.items()):
-            if sum(seconds[key]) < BUDGET:
+            if sum(seconds[key]) < BUDGET_SECONDS:
                 start = time.perf_counter()
                 once()
                 seconds[key].append(time.perf_counter() - start)
@@ -97,11 +97,11 @@ def measure(
                 progress(turn * len(missing) + number + 1, len(missing) * ROUNDS)
     fresh = {key: BATCH / statistics.median(times) for key, times in seconds.items()}
     if fresh:
-        _keep(path, {key: _entry(missing[key], rate) for key, rate in fresh.items()}, here)
+        _write_entries(path, {key: _make_entry(missing[key], rate) for key, rate in fresh.items()}, here)
     return speeds | fresh
 
 
-def _pass(wanted: Wanted) -> Callable[[], None]:
+def _prepare_pass(wanted: TimingRequest) -> Callable[[], None]:
     """Prepare and warm up one pass of BATCH images: inference, or a training step."""
     import torch
 
@@ -130,7 +130,7 @@ def _pass(wanted: Wanted) -> Callable[[], None]:
     return train
 
 
-def _entry(wanted: Wanted, rate: float) -> dict[str, Any]:
+def _make_entry(wanted: TimingRequest, rate: float) -> dict[str, Any]:
     return {
         "network": wanted.architecture.name,
         "classes": wanted.architecture.num_classes,
@@ -142,15 +142,15 @@ def _entry(wanted: Wanted, rate: float) -> dict[str, Any]:
     }
 
 
-def _keep(path: Path, entries: dict[str, dict[str, Any]], here: dict[str, Any]) -> None:
+def _write_entries(path: Path, entries: dict[str, dict[str, Any]], here: dict[str, Any]) -> None:
     before: dict[str, Any] = {}
     with suppress(OSError, ValueError, RecursionError):
-        if path.stat().st_size <= LARGEST_FILE:
+        if path.stat().st_size <= MAX_FILE_BYTES:
             raw = json.loads(path.read_text(encoding="utf-8"))
             before = raw.get("entries", {}) if isinstance(raw, dict) else {}
     before = before if isinstance(before, dict) else {}
     stamped = {key: entry | {"machine": here} for key, entry in entries.items()}
     with suppress(WorkError, OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with written_whole(path, "w") as file:
+        with atomic_write(path, "w") as file:
             json.dump({"format": "resnext-throughput", "entries": before | stamped}, file, indent=1)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from resnext.files import disk_named, written_whole
+from resnext.files import atomic_write, report_write_errors
 from resnext.model.architecture import Architecture
 from resnext.settings import Recipe
 
@@ -25,8 +25,8 @@ def toy(recipe: Recipe, runs: Path, given: dict[str, Any]) -> dict[str, Any]:
     ``data.path`` in ``given`` the images are noise, written below ``runs``. What is given by hand wins.
     """
     small = _model(recipe) | {
-        "data.limit_train": IMAGES,
-        "data.limit_val": BATCH,
+        "data.max_train_images": IMAGES,
+        "data.max_val_images": BATCH,
         "data.image_size": SIDE,
         "data.resize": RESIZE if recipe.augment.crop != "pad" else SIDE,
         "data.workers": 0,
@@ -39,8 +39,8 @@ def toy(recipe: Recipe, runs: Path, given: dict[str, Any]) -> dict[str, Any]:
     }
     if recipe.augment.size is not None:  # training sees less than evaluation
         small |= {"augment.size": SIDE, "data.image_size": SIDE + 4, "data.resize": SIDE + 8}
-    if recipe.train.bn_batch is not None:
-        small["train.bn_batch"] = BN_BATCH
+    if recipe.train.bn_batch_size is not None:
+        small["train.bn_batch_size"] = BN_BATCH
     if recipe.train.ema_steps > 1:
         small["train.ema_steps"] = 2
     if recipe.schedule.milestones:
@@ -75,13 +75,13 @@ def write_pictures(folder: Path) -> Path:
     for split, count in (("train", IMAGES // CLASSES), ("val", BATCH // CLASSES)):
         for label in range(CLASSES):
             place = folder / split / f"class{label}"
-            with disk_named(place):
+            with report_write_errors(place):
                 place.mkdir(parents=True, exist_ok=True)
                 for number in range(count):
                     pixels = generator.integers(0, 256, (40, 48, 3), dtype=np.uint8)
                     pixels[..., label % 3] //= 2
                     path = place / f"{number}.png"
                     if not path.exists():
-                        with written_whole(path) as file:  # several processes may write it at once
+                        with atomic_write(path) as file:  # several processes may write it at once
                             Image.fromarray(pixels).save(file, format="png")
     return folder

@@ -19,7 +19,7 @@ PASSES = ("forward", "input_gradient", "weight_gradient")
 
 
 @dataclass(frozen=True)
-class Ways:
+class ConvAlgorithms:
     """The algorithm of each pass of a convolution: ``plain``, ``pack2``, ``pack4``, ... or ``product``."""
 
     forward: str = PLAIN
@@ -27,13 +27,13 @@ class Ways:
     weight_gradient: str = PLAIN
 
     @property
-    def plain(self) -> bool:
+    def is_plain(self) -> bool:
         """Whether all passes are PyTorch's own."""
-        return self == Ways()
+        return self == ConvAlgorithms()
 
 
 @dataclass(frozen=True)
-class Shape:
+class ConvShape:
     """Parameters of a convolution; ``stride``, ``padding`` and ``dilation`` are (height, width)."""
 
     stride: tuple[int, int]
@@ -42,7 +42,7 @@ class Shape:
     groups: int
 
 
-def ways_for(shape: Shape, weight: Sequence[int]) -> tuple[str, ...]:
+def list_algorithms(shape: ConvShape, weight: Sequence[int]) -> tuple[str, ...]:
     """List the algorithms for a convolution with a weight of this size [out, in / groups, height, width]."""
     if tuple(weight[2:]) == (1, 1) and shape.groups == 1 and shape.padding == (0, 0):
         return PLAIN, PRODUCT
@@ -50,59 +50,61 @@ def ways_for(shape: Shape, weight: Sequence[int]) -> tuple[str, ...]:
     return PLAIN, *(f"pack{p}" for p in factors)
 
 
-def convolve(x: Tensor, weight: Tensor, shape: Shape, ways: Ways, bias: Tensor | None = None) -> Tensor:
+def convolve(
+    x: Tensor, weight: Tensor, shape: ConvShape, algorithms: ConvAlgorithms, bias: Tensor | None = None
+) -> Tensor:
     """Compute ``F.conv2d`` of x [B, in, H, W] and weight [out, in / groups, h, w] with an algorithm for each pass.
 
     A ``bias`` [out] is treated as a constant without gradient.
     """
-    if ways.plain:
-        return _plain(x, weight, shape, bias)
-    return _Convolution.apply(x, weight, shape, ways, bias)
+    if algorithms.is_plain:
+        return _convolve_plain(x, weight, shape, bias)
+    return _Convolution.apply(x, weight, shape, algorithms, bias)
 
 
-def forward_pass(x: Tensor, weight: Tensor, shape: Shape, way: str, bias: Tensor | None = None) -> Tensor:
+def compute_output(x: Tensor, weight: Tensor, shape: ConvShape, algorithm: str, bias: Tensor | None = None) -> Tensor:
     """Compute the output. With a bias PRODUCT falls back to plain: the output may be changed in place, so no view."""
-    if way == PRODUCT and bias is None:
-        return _as_images(_rows(_subsampled(x, shape.stride)) @ weight.flatten(1).t(), x, shape.stride)
-    packed, wide = _packed(weight, shape, PLAIN if way == PRODUCT else way)
-    return _plain(x, packed, wide, bias)
+    if algorithm == PRODUCT and bias is None:
+        return _to_images(_to_rows(_subsample(x, shape.stride)) @ weight.flatten(1).t(), x, shape.stride)
+    packed, wide = _pack_operands(weight, shape, PLAIN if algorithm == PRODUCT else algorithm)
+    return _convolve_plain(x, packed, wide, bias)
 
 
-def input_gradient(gradient: Tensor, x: Tensor, weight: Tensor, shape: Shape, way: str) -> Tensor:
+def compute_input_gradient(gradient: Tensor, x: Tensor, weight: Tensor, shape: ConvShape, algorithm: str) -> Tensor:
     """Compute the gradient of x."""
-    if way == PRODUCT:
-        small = _as_images(_rows(gradient) @ weight.flatten(1), gradient, (1, 1))
+    if algorithm == PRODUCT:
+        small = _to_images(_to_rows(gradient) @ weight.flatten(1), gradient, (1, 1))
         if shape.stride == (1, 1):
             return small
         whole = torch.zeros_like(x, memory_format=torch.channels_last)
         whole[:, :, :: shape.stride[0], :: shape.stride[1]] = small
         return whole
-    packed, wide = _packed(weight, shape, way)
-    return _gradients(gradient, x, packed, wide, (True, False))[0]
+    packed, wide = _pack_operands(weight, shape, algorithm)
+    return _compute_gradients(gradient, x, packed, wide, (True, False))[0]
 
 
-def weight_gradient(gradient: Tensor, x: Tensor, weight: Tensor, shape: Shape, way: str) -> Tensor:
+def compute_weight_gradient(gradient: Tensor, x: Tensor, weight: Tensor, shape: ConvShape, algorithm: str) -> Tensor:
     """Compute the gradient of the unpacked weight."""
-    if way == PRODUCT:
-        return (_rows(gradient).t() @ _rows(_subsampled(x, shape.stride))).view_as(weight)
-    factor = _factor(way)
+    if algorithm == PRODUCT:
+        return (_to_rows(gradient).t() @ _to_rows(_subsample(x, shape.stride))).view_as(weight)
+    factor = _parse_factor(algorithm)
     packed = weight if factor == 1 else weight.new_empty(weight.shape[0], factor * weight.shape[1], *weight.shape[2:])
-    wide = _gradients(gradient, x, packed, _widened(shape, factor), (False, True))[1]
-    return wide if factor == 1 else unpack(wide, shape.groups, factor)
+    wide = _compute_gradients(gradient, x, packed, _widen_shape(shape, factor), (False, True))[1]
+    return wide if factor == 1 else unpack_weight(wide, shape.groups, factor)
 
 
-def pack(weight: Tensor, groups: int, factor: int) -> Tensor:
+def pack_weight(weight: Tensor, groups: int, factor: int) -> Tensor:
     """Pack ``factor`` groups into one, with zeros between them.
 
     [out, in / groups, h, w] becomes [out, factor * in / groups, h, w].
     """
     out, inner, *kernel = weight.shape
     wide = weight.new_zeros(groups // factor, factor, out // groups, factor, inner, *kernel)
-    _diagonal(wide).copy_(_diagonal_of_true(weight, groups, factor))
+    _view_diagonal(wide).copy_(_arrange_as_diagonal(weight, groups, factor))
     return wide.view(out, factor * inner, *kernel)
 
 
-def unpack(wide: Tensor, groups: int, factor: int) -> Tensor:
+def unpack_weight(wide: Tensor, groups: int, factor: int) -> Tensor:
     """Extract the blocks on the diagonal of a packed weight: the inverse of ``pack_weight``."""
     out, inner, *kernel = wide.shape
     blocks = wide.reshape(groups // factor, factor, out // groups, factor, inner // factor, *kernel)
@@ -112,10 +114,12 @@ def unpack(wide: Tensor, groups: int, factor: int) -> Tensor:
 
 class _Convolution(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, shape: Shape, ways: Ways, bias: Tensor | None) -> Tensor:
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, shape: ConvShape, ways: ConvAlgorithms, bias: Tensor | None
+    ) -> Tensor:
         ctx.save_for_backward(x, weight)
         ctx.shape, ctx.ways = shape, ways
-        return forward_pass(x, weight, shape, ways.forward, bias)
+        return compute_output(x, weight, shape, ways.forward, bias)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
@@ -124,20 +128,20 @@ class _Convolution(torch.autograd.Function):
         shape, ways = ctx.shape, ctx.ways
         need_x, need_weight = ctx.needs_input_grad[:2]
         return (
-            input_gradient(gradient, x, weight, shape, ways.input_gradient) if need_x else None,
-            weight_gradient(gradient, x, weight, shape, ways.weight_gradient) if need_weight else None,
+            compute_input_gradient(gradient, x, weight, shape, ways.input_gradient) if need_x else None,
+            compute_weight_gradient(gradient, x, weight, shape, ways.weight_gradient) if need_weight else None,
             None,
             None,
             None,
         )
 
 
-def _plain(x: Tensor, weight: Tensor, shape: Shape, bias: Tensor | None = None) -> Tensor:
+def _convolve_plain(x: Tensor, weight: Tensor, shape: ConvShape, bias: Tensor | None = None) -> Tensor:
     return F.conv2d(x, weight, bias, shape.stride, shape.padding, shape.dilation, shape.groups)
 
 
-def _gradients(
-    gradient: Tensor, x: Tensor, weight: Tensor, shape: Shape, wanted: tuple[bool, bool]
+def _compute_gradients(
+    gradient: Tensor, x: Tensor, weight: Tensor, shape: ConvShape, wanted: tuple[bool, bool]
 ) -> tuple[Tensor, Tensor]:
     """Compute the gradients of x and weight; ``wanted`` says which of them."""
     stride, padding, dilation = list(shape.stride), list(shape.padding), list(shape.dilation)
@@ -146,39 +150,39 @@ def _gradients(
     )[:2]
 
 
-def _factor(way: str) -> int:
+def _parse_factor(way: str) -> int:
     return 1 if way == PLAIN else int(way.removeprefix("pack"))
 
 
-def _widened(shape: Shape, factor: int) -> Shape:
-    return Shape(shape.stride, shape.padding, shape.dilation, shape.groups // factor)
+def _widen_shape(shape: ConvShape, factor: int) -> ConvShape:
+    return ConvShape(shape.stride, shape.padding, shape.dilation, shape.groups // factor)
 
 
-def _packed(weight: Tensor, shape: Shape, way: str) -> tuple[Tensor, Shape]:
-    factor = _factor(way)
-    return (weight, shape) if factor == 1 else (pack(weight, shape.groups, factor), _widened(shape, factor))
+def _pack_operands(weight: Tensor, shape: ConvShape, way: str) -> tuple[Tensor, ConvShape]:
+    factor = _parse_factor(way)
+    return (weight, shape) if factor == 1 else (pack_weight(weight, shape.groups, factor), _widen_shape(shape, factor))
 
 
-def _diagonal(wide: Tensor) -> Tensor:
+def _view_diagonal(wide: Tensor) -> Tensor:
     return wide.diagonal(dim1=1, dim2=3)
 
 
-def _diagonal_of_true(weight: Tensor, groups: int, factor: int) -> Tensor:
+def _arrange_as_diagonal(weight: Tensor, groups: int, factor: int) -> Tensor:
     """View the unpacked weight in the axis order of ``_view_diagonal``: the factor's axis comes last."""
     blocks = weight.view(groups // factor, factor, weight.shape[0] // groups, *weight.shape[1:])
     return blocks.movedim(1, -1)
 
 
-def _rows(x: Tensor) -> Tensor:
+def _to_rows(x: Tensor) -> Tensor:
     """Flatten [B, C, H, W] to [B*H*W, C]; no copy if x is NHWC."""
     return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1])
 
 
-def _subsampled(x: Tensor, stride: tuple[int, int]) -> Tensor:
+def _subsample(x: Tensor, stride: tuple[int, int]) -> Tensor:
     return x if stride == (1, 1) else x[:, :, :: stride[0], :: stride[1]]
 
 
-def _as_images(rows: Tensor, x: Tensor, stride: tuple[int, int]) -> Tensor:
+def _to_images(rows: Tensor, x: Tensor, stride: tuple[int, int]) -> Tensor:
     """Reshape [B*h*w, C] to [B, C, h, w] in NHWC, with the B of x and its size divided by the stride."""
     height, width = (-(-size // step) for size, step in zip(x.shape[2:], stride, strict=True))
     return rows.view(x.shape[0], height, width, rows.shape[1]).permute(0, 3, 1, 2)

@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from resnext.speed.build import Unit, library
-from resnext.speed.cache import cache_folder, say_once
+from resnext.speed.cache_folder import get_cache_folder, warn_once
+from resnext.speed.compiler import CompileUnit, build_library
 
-FOLDER = Path(__file__).parent / "csrc"
+SOURCE_FOLDER = Path(__file__).parent / "csrc"
 ISA_FLAGS = {  # the loops are compiled once for each instruction set; the best one is chosen when the library is loaded
     "portable": (),
     "avx2": ("-mavx2",),
@@ -21,43 +21,46 @@ ISAS = tuple(ISA_FLAGS)
 DTYPES = (torch.bfloat16, torch.float32, torch.float64)
 
 
-def switched_on() -> bool:
+def is_fast_enabled() -> bool:
     """Return whether fast paths are allowed; ``RESNEXT_FAST=0`` turns all of them off."""
     return os.environ.get("RESNEXT_FAST", "1") not in ("0", "no", "false")
 
 
-def compiled() -> bool:
+def is_compiled() -> bool:
     """Return whether the cache folder has compiled kernels, of any release."""
-    return any((cache_folder() / "lib").glob("norm_act-*.so"))
+    return any((get_cache_folder() / "lib").glob("norm_act-*.so"))
 
 
 @cache
 def load() -> bool:
     """Compile (if needed) and load ``torch.ops.resnext``; return False, with a warning, if that is not possible."""
-    loops = FOLDER / "norm_act_kernels.cpp"
+    loops = SOURCE_FOLDER / "norm_act_kernels.cpp"
     x86 = platform.machine() in ("x86_64", "AMD64")
     isas = ISA_FLAGS if x86 else {"portable": ()}
-    units = [Unit(loops, (f"-DISA={isa}", "-Wno-psabi", *flags)) for isa, flags in isas.items()]
-    path = library(
-        "norm_act", [Unit(FOLDER / "norm_act_ops.cpp"), *units], includes=(FOLDER / "norm_act.h",), torch_headers=True
+    units = [CompileUnit(loops, (f"-DISA={isa}", "-Wno-psabi", *flags)) for isa, flags in isas.items()]
+    path = build_library(
+        "norm_act",
+        [CompileUnit(SOURCE_FOLDER / "norm_act_ops.cpp"), *units],
+        headers=(SOURCE_FOLDER / "norm_act.h",),
+        torch_headers=True,
     )
     if path is None:
         return False
     try:
         torch.ops.load_library(str(path))
     except OSError as error:
-        say_once(f"{path} cannot be loaded, so norm_act runs as plain PyTorch: {error.__cause__ or error}")
+        warn_once(f"{path} cannot be loaded, so norm_act runs as plain PyTorch: {error.__cause__ or error}")
         return False
-    _register_shapes()
+    _register_fake_ops()
     return True
 
 
-def isa() -> str:
+def get_isa() -> str:
     """Return the instruction set in use: avx512, avx2 or portable; ``RESNEXT_ISA``, set before first use, limits it."""
     return str(torch.ops.resnext.isa())
 
 
-def takes(x: Tensor, residual: Tensor | None) -> bool:
+def supports(x: Tensor, residual: Tensor | None) -> bool:
     """Return whether the kernels support these inputs.
 
     They take images [B, C, H, W] on the CPU in NHWC, of a type in ``DTYPES``, with more than one pixel; a residual must
@@ -74,7 +77,7 @@ def takes(x: Tensor, residual: Tensor | None) -> bool:
     )
 
 
-def _register_shapes() -> None:
+def _register_fake_ops() -> None:
     """Register fake versions of the operators, which give torch.compile and torch.export shapes, types and layouts."""
 
     def statistics(x: Tensor) -> tuple[Tensor, Tensor]:

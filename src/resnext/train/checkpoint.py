@@ -19,13 +19,13 @@ from safetensors.torch import save as serialize
 from torch import nn
 
 from resnext.errors import RequestError, WorkError
-from resnext.files import disk_named, written_whole
-from resnext.run_directory import RunDirectory, file_name, read_state
+from resnext.files import atomic_write, report_write_errors
+from resnext.run_directory import RunDirectory, get_file_name, read_state
 from resnext.train.ema import Ema
 from resnext.weights.build import check_tensors
-from resnext.weights.native import serialized
+from resnext.weights.native import serialize_network
 
-VERSION = 1
+FORMAT_VERSION = 1
 
 
 @dataclass
@@ -52,7 +52,7 @@ def write_checkpoint(
     model: Any,
     ema: Ema | None,
     optimizer: torch.optim.Optimizer,
-    encode: Callable[[Any, dict[str, Any]], bytes] = serialized,
+    encode: Callable[[Any, dict[str, Any]], bytes] = serialize_network,
 ) -> None:
     """Write the "last" or "best" checkpoint.
 
@@ -65,23 +65,23 @@ def write_checkpoint(
     provenance = used.provenance | {"step": position.step, "epoch": position.epoch, "checkpoint": which}
     files = {"model": encode(used, provenance)}
     if which == "last":
-        files["training"] = serialize(_training_tensors(model, ema, optimizer))
+        files["training"] = serialize(_collect_training_tensors(model, ema, optimizer))
     folder = run.checkpoint(which)
-    with disk_named(folder):
+    with report_write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     about: dict[str, Any] = {}
     for key, data in files.items():
         name = f"{key}-{position.step:08d}.safetensors"
-        with written_whole(folder / name) as file:
+        with atomic_write(folder / name) as file:
             file.write(data)
         about[key] = {"name": name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-    state = {"format": "resnext-checkpoint", "version": VERSION, "position": asdict(position), "files": about}
-    with written_whole(folder / "state.json", "w") as file:
+    state = {"format": "resnext-checkpoint", "version": FORMAT_VERSION, "position": asdict(position), "files": about}
+    with atomic_write(folder / "state.json", "w") as file:
         json.dump(state, file, indent=1)
-    _sweep(folder, {entry["name"] for entry in about.values()})
+    _delete_unreferenced(folder, {entry["name"] for entry in about.values()})
 
 
-def read_files(run: RunDirectory, which: str = "last") -> dict[str, bytes]:
+def read_checkpoint(run: RunDirectory, which: str = "last") -> dict[str, bytes]:
     """Read the files of a checkpoint, verify their checksums and return their bytes by name.
 
     The names are ``state`` (JSON), ``model`` and, for "last" only, ``training``.
@@ -89,13 +89,15 @@ def read_files(run: RunDirectory, which: str = "last") -> dict[str, bytes]:
     """
     folder = run.checkpoint(which)
     state = read_state(folder)
-    if state.get("version") != VERSION:
-        raise RequestError(f"{folder} has version {state.get('version')!r} of the checkpoint format, not {VERSION}")
+    if state.get("version") != FORMAT_VERSION:
+        raise RequestError(
+            f"{folder} has version {state.get('version')!r} of the checkpoint format, not {FORMAT_VERSION}"
+        )
     keys = ("model", "training") if which == "last" else ("model",)
-    return {"state": json.dumps(state).encode()} | {key: _checked(folder, state, key) for key in keys}
+    return {"state": json.dumps(state).encode()} | {key: _read_verified(folder, state, key) for key in keys}
 
 
-def restore(
+def restore_checkpoint(
     files: dict[str, bytes], run: RunDirectory, model: nn.Module, ema: Ema | None, optimizer: torch.optim.Optimizer
 ) -> Position:
     """Load the "last" checkpoint (from ``read_checkpoint``) into network, EMA and optimizer; return the position.
@@ -103,13 +105,13 @@ def restore(
     ``run`` is used in error messages only. Raises RequestError if the checkpoint does not fit the network.
     """
     folder, state = run.checkpoint("last"), json.loads(files["state"])
-    names = {key: folder / file_name(state, key, folder) for key in ("model", "training")}
-    weights, training = (_tensors(files[key], names[key]) for key in ("model", "training"))
-    _load(model if ema is None else ema.model, weights, names["model"])
+    names = {key: folder / get_file_name(state, key, folder) for key in ("model", "training")}
+    weights, training = (_parse_tensors(files[key], names[key]) for key in ("model", "training"))
+    _load_state(model if ema is None else ema.model, weights, names["model"])
     if ema is not None:
-        _load(model, _under("weights/", training), names["training"])
-    _restore_optimizer(optimizer, model, _under("optimizer/", training), names["training"])
-    _restore_groups(optimizer, _under("groups/", training))
+        _load_state(model, _select_prefix("weights/", training), names["training"])
+    _restore_optimizer(optimizer, model, _select_prefix("optimizer/", training), names["training"])
+    _restore_groups(optimizer, _select_prefix("groups/", training))
     try:
         return Position(**state["position"])
     except (KeyError, TypeError):
@@ -122,11 +124,13 @@ def check_finite(model: nn.Module, position: Position) -> None:
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise WorkError(
                 f"{name} is not finite after step {position.step}: the last good checkpoint was kept; "
-                "a lower optimizer.lr, schedule.warmup_epochs or train.clip_norm may help"
+                "a lower optimizer.lr, schedule.warmup_epochs or train.grad_clip_norm may help"
             )
 
 
-def _training_tensors(model: nn.Module, ema: Ema | None, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+def _collect_training_tensors(
+    model: nn.Module, ema: Ema | None, optimizer: torch.optim.Optimizer
+) -> dict[str, torch.Tensor]:
     tensors: dict[str, torch.Tensor] = {}
     if ema is not None:
         tensors |= {f"weights/{name}": value for name, value in model.state_dict().items()}
@@ -163,8 +167,8 @@ def _restore_groups(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.T
             optimizer.param_groups[int(number)][key] = value
 
 
-def _checked(folder: Path, state: dict[str, Any], key: str) -> bytes:
-    path = folder / file_name(state, key, folder)
+def _read_verified(folder: Path, state: dict[str, Any], key: str) -> bytes:
+    path = folder / get_file_name(state, key, folder)
     entry = state["files"][key]
     try:
         data = path.read_bytes() if path.stat().st_size == entry.get("bytes") else None
@@ -175,23 +179,23 @@ def _checked(folder: Path, state: dict[str, Any], key: str) -> bytes:
     return data
 
 
-def _tensors(data: bytes, path: Path) -> dict[str, torch.Tensor]:
+def _parse_tensors(data: bytes, path: Path) -> dict[str, torch.Tensor]:
     try:
         return deserialize(data)
     except SafetensorError as error:
         raise RequestError(f"the checkpoint file {path} is not a safetensors file: {error}") from None
 
 
-def _load(model: nn.Module, tensors: dict[str, torch.Tensor], origin: Path) -> None:
+def _load_state(model: nn.Module, tensors: dict[str, torch.Tensor], origin: Path) -> None:
     check_tensors(tensors, model.state_dict(), str(origin))
     model.load_state_dict(tensors, strict=True)
 
 
-def _under(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def _select_prefix(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
-def _sweep(folder: Path, keep: set[str]) -> None:
+def _delete_unreferenced(folder: Path, keep: set[str]) -> None:
     """Delete tensor files and leftovers of killed processes that ``state.json`` does not name."""
     for path in folder.iterdir():
         ours = path.name.endswith((".safetensors", ".part"))

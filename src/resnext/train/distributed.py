@@ -20,11 +20,11 @@ from torch import nn
 from resnext.device import pick_device
 from resnext.errors import WorkError
 
-LOST = re.compile(r"gloo|nccl|connection (closed|reset|refused)|broken pipe|timed? ?out", re.IGNORECASE)
-STALE = (  # torchrun of PyTorch 2.14 keeps one store over restarts; it still has the addresses of dead processes
+PEER_LOST_PATTERN = re.compile(r"gloo|nccl|connection (closed|reset|refused)|broken pipe|timed? ?out", re.IGNORECASE)
+STALE_STORE_HINT = (  # torchrun of PyTorch 2.14 keeps one store over restarts; it still has the addresses of dead processes
     "if only restarted processes are refused, set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 for torchrun"
 )
-SKEW = 5.0  # seconds; torchrun's c10d rendezvous treats a host whose clock is 15 s off as dead
+MAX_CLOCK_SKEW = 5.0  # seconds; torchrun's c10d rendezvous treats a host whose clock is 15 s off as dead
 
 
 @dataclass(frozen=True)
@@ -36,11 +36,11 @@ class World:
     size: int = 1
 
     @property
-    def leads(self) -> bool:
+    def is_main(self) -> bool:
         """Whether this is rank 0, the process that writes the run directory."""
         return self.rank == 0
 
-    def wrap(self, model: nn.Module) -> nn.Module:
+    def wrap_ddp(self, model: nn.Module) -> nn.Module:
         """Wrap the model in DDP, which averages gradients over the processes.
 
         Buffers are not synchronised in training, which does not read running statistics; ``broadcast_model`` does it.
@@ -54,13 +54,13 @@ class World:
         options: dict[str, Any] = {name: False}
         return ddp(model, device_ids=ids, **options)
 
-    def unsynchronised(self, model: nn.Module) -> AbstractContextManager[None]:
+    def no_sync(self, model: nn.Module) -> AbstractContextManager[None]:
         """Return a context in which gradients are accumulated locally; the next backward outside reduces them."""
         if self.size == 1:
             return nullcontext()
         return cast(AbstractContextManager[None], cast(nn.parallel.DistributedDataParallel, model).no_sync())
 
-    def sum(self, values: list[float]) -> list[float]:
+    def all_reduce_sum(self, values: list[float]) -> list[float]:
         """Sum each of ``values`` over all processes, in float64."""
         if self.size == 1:
             return values
@@ -69,11 +69,11 @@ class World:
         dist.all_reduce(total)
         return [float(value) for value in total]
 
-    def any(self, flag: bool) -> bool:
+    def all_reduce_any(self, flag: bool) -> bool:
         """Return whether ``flag`` is true in any process."""
-        return flag if self.size == 1 else self.sum([float(flag)])[0] > 0
+        return flag if self.size == 1 else self.all_reduce_sum([float(flag)])[0] > 0
 
-    def share(self, model: nn.Module) -> None:
+    def broadcast_model(self, model: nn.Module) -> None:
         """Copy the weights and buffers of rank 0 to all processes, whatever their memory layouts."""
         if self.size > 1:
             for tensor in model.state_dict().values():
@@ -81,20 +81,20 @@ class World:
                 dist.broadcast(value, 0)
                 tensor.copy_(value)
 
-    def share_bytes(self, data: bytes) -> bytes:
+    def broadcast_bytes(self, data: bytes) -> bytes:
         """Send ``data`` from rank 0 to all processes and return it."""
         if self.size == 1:
             return data
         length = torch.tensor([len(data)], dtype=torch.int64, device=self.device)
         dist.broadcast(length, 0)
         content = torch.zeros(int(length), dtype=torch.uint8)
-        if self.leads and data:
+        if self.is_main and data:
             content = torch.frombuffer(bytearray(data), dtype=torch.uint8)
         content = content.to(self.device)
         dist.broadcast(content, 0)
         return content.cpu().numpy().tobytes()
 
-    def gather_rows(self, rows: torch.Tensor) -> torch.Tensor:
+    def all_gather_rows(self, rows: torch.Tensor) -> torch.Tensor:
         """Concatenate the rows [n, columns] of all processes in rank order; n may differ between processes."""
         if self.size == 1:
             return rows
@@ -107,17 +107,17 @@ class World:
         dist.all_gather(parts, padded)
         return torch.cat([part[: int(count)] for part, count in zip(parts, counts, strict=True)]).cpu()
 
-    def skew(self) -> float:
+    def clock_skew(self) -> float:
         """Estimate the largest difference in seconds between the clocks of the processes."""
         if self.size == 1:
             return 0.0
-        self.any(False)  # a barrier, so that all read their clocks at about the same time
-        clocks = self.gather_rows(torch.tensor([[time.time()]], dtype=torch.float64))
+        self.all_reduce_any(False)  # a barrier, so that all read their clocks at about the same time
+        clocks = self.all_gather_rows(torch.tensor([[time.time()]], dtype=torch.float64))
         return float(clocks.max() - clocks.min())
 
 
 @contextmanager
-def joined(device: str, timeout: float = 600.0) -> Iterator[World]:
+def init_distributed(device: str, timeout: float = 600.0) -> Iterator[World]:
     """Join the process group if ``torchrun`` started this process, and leave it at the end.
 
     A process that does not answer for ``timeout`` seconds counts as lost. Raises RequestError for an unavailable device
@@ -130,7 +130,7 @@ def joined(device: str, timeout: float = 600.0) -> Iterator[World]:
     chosen = pick_device(device, int(os.environ.get("LOCAL_RANK", "0")))
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
-    with _losses_named():
+    with _convert_peer_errors():
         dist.init_process_group("nccl" if chosen.type == "cuda" else "gloo", timeout=timedelta(seconds=timeout))
         try:
             yield World(chosen, dist.get_rank(), size)
@@ -139,14 +139,16 @@ def joined(device: str, timeout: float = 600.0) -> Iterator[World]:
 
 
 @contextmanager
-def _losses_named() -> Iterator[None]:
+def _convert_peer_errors() -> Iterator[None]:
     """Convert torch's errors about a lost process into a WorkError that says how to continue."""
     try:
         yield
     except RuntimeError as error:
-        if isinstance(error, WorkError) or not (isinstance(error, dist.DistError) or LOST.search(str(error))):
+        if isinstance(error, WorkError) or not (
+            isinstance(error, dist.DistError) or PEER_LOST_PATTERN.search(str(error))
+        ):
             raise
-        stale = f"; {STALE}" if "refused" in str(error) else ""
+        stale = f"; {STALE_STORE_HINT}" if "refused" in str(error) else ""
         raise WorkError(
             f"another process of this run is lost or out of reach: {' '.join(str(error).split())[:300]}; the last "
             f"checkpoint is good: start all processes again with --continue (torchrun --max-restarts does it by "

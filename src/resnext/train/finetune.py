@@ -10,19 +10,19 @@ from typing import Any
 
 from torch import nn
 
+from resnext.data.dataset import Source
 from resnext.data.preprocessing import Preprocessing
-from resnext.data.source import Source
 from resnext.errors import RequestError
 from resnext.model.architecture import Architecture
 from resnext.model.network import Network
 from resnext.settings import InitSettings, ModelSettings, Recipe
 from resnext.weights import load
 
-FREE = ("form", "initialisation")  # model settings that do not change the function
-NAMED = ("depth", "cardinality", "width", "stem", "block")  # settings that a model name implies
+FUNCTION_PRESERVING = ("form", "initialisation")  # model settings that do not change the function
+NAME_FIELDS = ("depth", "cardinality", "width", "stem", "block")  # settings that a model name implies
 
 
-def network_from_weights(recipe: Recipe, source: Source) -> Network:
+def load_initial_network(recipe: Recipe, source: Source) -> Network:
     """Load ``init.weights`` and adapt head and stem to the classes and channels of ``source``.
 
     The model gets the preprocessing of the run, and ``provenance["init"]`` with notes on what was kept and what was
@@ -37,10 +37,10 @@ def network_from_weights(recipe: Recipe, source: Source) -> Network:
         in_channels=source.train.channels,
         form=recipe.model.form,
         seed=recipe.train.seed,
-        below_detector=True,
+        detector_backbone=True,
     )
     check_architecture(recipe.model, model.architecture, weights)
-    theirs, mine = model.preprocessing, Preprocessing.of(recipe.data, source, model.preprocessing)
+    theirs, mine = model.preprocessing, Preprocessing.from_settings(recipe.data, source, model.preprocessing)
     if theirs is not None and theirs.exif != mine.exif:
         model.provenance["notes"].append(f"photographs are opened with data.exif {mine.exif}, no longer {theirs.exif}")
     model.preprocessing = mine
@@ -48,7 +48,7 @@ def network_from_weights(recipe: Recipe, source: Source) -> Network:
     return model
 
 
-def model_from_checkpoint(data: bytes, load: Callable[[Path], Any]) -> Any:
+def load_checkpoint_model(data: bytes, load: Callable[[Path], Any]) -> Any:
     """Load the model of a resumed run from the bytes of its checkpoint with the reader ``load``.
 
     The initial weights are not needed and may no longer exist.
@@ -63,21 +63,21 @@ def model_from_checkpoint(data: bytes, load: Callable[[Path], Any]) -> Any:
 
 def check_architecture(settings: ModelSettings, architecture: Architecture, weights: str) -> None:
     """Raise RequestError if a model setting in the recipe contradicts the weights."""
-    said: dict[str, Any] = settings.said()
+    said: dict[str, Any] = settings.get_changes()
     if settings.name is not None:
         named = settings.architecture(architecture.num_classes, architecture.in_channels)
-        said = {key: getattr(named, key) for key in (*NAMED, *said)}
+        said = {key: getattr(named, key) for key in (*NAME_FIELDS, *said)}
     for key, value in said.items():
         theirs = getattr(architecture, key)
-        if key not in FREE and value != theirs:
+        if key not in FUNCTION_PRESERVING and value != theirs:
             by = "" if getattr(settings, key) is not None else f" (by model.name {settings.name})"
             raise RequestError(
-                f"model.{key} {_spelled(value)}{by} contradicts {weights}, {architecture.name}, which has "
-                f"{_spelled(theirs)}; leave it out to use the network of the weights"
+                f"model.{key} {_format_value(value)}{by} contradicts {weights}, {architecture.name}, which has "
+                f"{_format_value(theirs)}; leave it out to use the network of the weights"
             )
 
 
-def stages_of(model: Network) -> dict[str, list[str]]:
+def group_modules_by_stage(model: Network) -> dict[str, list[str]]:
     """Map the paper's stages, input to output (``stem``, ``conv2`` ..., ``head``), to names of the network's modules.
 
     With pre-activation the final BN belongs to the last stage.
@@ -96,8 +96,10 @@ def freeze(model: Network, init: InitSettings) -> None:
 
     Raises RequestError for a stage the network does not have.
     """
-    stages = {name: [model.get_submodule(part) for part in parts] for name, parts in stages_of(model).items()}
-    freeze_stages(stages, norms(model), init, model.architecture.name)
+    stages = {
+        name: [model.get_submodule(part) for part in parts] for name, parts in group_modules_by_stage(model).items()
+    }
+    freeze_stages(stages, find_bn_layers(model), init, model.architecture.name)
 
 
 def freeze_stages(
@@ -119,20 +121,20 @@ def freeze_stages(
             bn.requires_grad_(False)
 
 
-def training_mode(model: nn.Module) -> None:
+def set_training_mode(model: nn.Module) -> None:
     """Set training mode, but keep frozen BN layers in evaluation mode, so that they use their loaded statistics."""
     model.train()
-    for module in norms(model):
+    for module in find_bn_layers(model):
         module.train(module.weight.requires_grad)
 
 
-def rate_scales(model: Network, layer_decay: float) -> dict[str, float]:
+def lr_multipliers(model: Network, layer_decay: float) -> dict[str, float]:
     """Return a learning-rate multiplier for each module: 1 for the head, times ``layer_decay`` per stage before it."""
-    stages = reversed(stages_of(model).values())
+    stages = reversed(group_modules_by_stage(model).values())
     return {part: layer_decay**distance for distance, parts in enumerate(stages) for part in parts}
 
 
-def trained_and_frozen(model: nn.Module) -> tuple[int, int]:
+def count_trainable_and_frozen(model: nn.Module) -> tuple[int, int]:
     """Count the trainable and the frozen parameters."""
     counts = {True: 0, False: 0}
     for parameter in model.parameters():
@@ -140,12 +142,12 @@ def trained_and_frozen(model: nn.Module) -> tuple[int, int]:
     return counts[True], counts[False]
 
 
-def norms(model: nn.Module) -> list[nn.BatchNorm2d]:
+def find_bn_layers(model: nn.Module) -> list[nn.BatchNorm2d]:
     """Return the BN layers of ``model``."""
     return [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
 
 
-def _spelled(value: Any) -> str:
+def _format_value(value: Any) -> str:
     if isinstance(value, tuple):
         return "[" + ", ".join(map(str, value)) + "]"
     return str(value).lower() if isinstance(value, bool) else str(value)

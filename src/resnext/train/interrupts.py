@@ -18,73 +18,73 @@ from resnext.signals import INTERRUPTS, NOTICES
 T = TypeVar("T")
 
 
-class Stopped(KeyboardInterrupt):
+class StopRequested(KeyboardInterrupt):
     """A signal asked to stop."""
 
 
 class Interrupts:
     """Record stop signals; ``signal_name`` is the name of the first one, or None."""
 
-    def __init__(self, alone: bool = True) -> None:
-        self.requested: str | None = None
-        self.process = os.getpid()
-        self.alone = alone  # with several processes, none may leave a collective operation
-        self.at_once = False
+    def __init__(self, single_process: bool = True) -> None:
+        self.signal_name: str | None = None
+        self.pid = os.getpid()
+        self.single_process = single_process  # with several processes, none may leave a collective operation
+        self.raise_immediately = False
 
-    def ask(self, number: int, _: FrameType | None) -> None:
+    def handle_signal(self, number: int, _: FrameType | None) -> None:
         """Handle a signal. A second Ctrl-C raises KeyboardInterrupt; other repeated signals are ignored."""
-        if os.getpid() != self.process:
+        if os.getpid() != self.pid:
             return  # a forked child that still has this handler
-        if self.requested is not None:
+        if self.signal_name is not None:
             if number == signal.SIGINT:
                 raise KeyboardInterrupt
             return
-        self.requested = signal.Signals(number).name
-        if self.at_once:
-            raise Stopped
+        self.signal_name = signal.Signals(number).name
+        if self.raise_immediately:
+            raise StopRequested
 
     @contextmanager
-    def end_at_once(self) -> Iterator[None]:
+    def stop_immediately(self) -> Iterator[None]:
         """Return a context in which a signal, earlier or new, raises StopRequested at once (with one process only)."""
-        self.at_once = self.alone
+        self.raise_immediately = self.single_process
         try:
-            if self.at_once and self.requested is not None:
-                raise Stopped
+            if self.raise_immediately and self.signal_name is not None:
+                raise StopRequested
             yield
         finally:
-            self.at_once = False
+            self.raise_immediately = False
 
     @contextmanager
-    def end_with(self, remark: str) -> Iterator[None]:
+    def stop_with_error(self, remark: str) -> Iterator[None]:
         """Like ``stop_immediately``, but raise a WorkError that names the signal, followed by ``remark``."""
         try:
-            with self.end_at_once():
+            with self.stop_immediately():
                 yield
-        except Stopped:
-            raise WorkError(f"stopped by {self.requested} {remark}") from None
+        except StopRequested:
+            raise WorkError(f"stopped by {self.signal_name} {remark}") from None
 
-    def watch(self, batches: Iterable[T]) -> Iterator[T]:
+    def guard_batches(self, batches: Iterable[T]) -> Iterator[T]:
         """Yield the ``batches``; a signal while waiting for one raises StopRequested."""
         iterator = iter(batches)
         while True:
-            self.at_once = self.alone
+            self.raise_immediately = self.single_process
             try:
                 batch = next(iterator)
             except StopIteration:
                 return
             finally:
-                self.at_once = False
+                self.raise_immediately = False
             yield batch
 
 
 @contextmanager
-def heeded(alone: bool = True) -> Iterator[Interrupts]:
+def deferred_interrupts(single_process: bool = True) -> Iterator[Interrupts]:
     """Send stop signals to an ``Interrupts`` within the context; ``single_process``: the run has only this one."""
-    interrupts = Interrupts(alone)
+    interrupts = Interrupts(single_process)
     if threading.current_thread() is not threading.main_thread():
         yield interrupts  # Python lets only the main thread set handlers
         return
-    before = {number: signal.signal(number, interrupts.ask) for number in _signals_to_take()}
+    before = {number: signal.signal(number, interrupts.handle_signal) for number in _list_stop_signals()}
     try:
         yield interrupts
     finally:
@@ -92,7 +92,7 @@ def heeded(alone: bool = True) -> Iterator[Interrupts]:
             signal.signal(number, handler)
 
 
-def _signals_to_take() -> Iterator[signal.Signals]:
+def _list_stop_signals() -> Iterator[signal.Signals]:
     """List the signals to handle that exist on this system."""
     for name in (*INTERRUPTS, *NOTICES):
         number = getattr(signal, name, None)

@@ -13,12 +13,22 @@ from typing import IO, Any
 
 from torch.utils.tensorboard import SummaryWriter
 
-from resnext.files import disk_named, written_whole
+from resnext.files import atomic_write, report_write_errors
 from resnext.run_directory import RunDirectory
 from resnext.train.checkpoint import Position
 
-METRICS = ("epoch", "step", "lr", "train_loss", "train_error", "val_loss", "top1_error", "top5_error", "bad_images")
-SPEED = ("epoch", "images_per_second", "data_wait_share", "seconds", "peak_memory_mb")
+METRICS_COLUMNS = (
+    "epoch",
+    "step",
+    "lr",
+    "train_loss",
+    "train_error",
+    "val_loss",
+    "top1_error",
+    "top5_error",
+    "bad_images",
+)
+SPEED_COLUMNS = ("epoch", "images_per_second", "data_wait_share", "seconds", "peak_memory_mb")
 TENSORBOARD_EVERY = 10  # steps
 
 
@@ -29,64 +39,68 @@ class Logbook:
     """
 
     def __init__(
-        self, run: RunDirectory, position: Position | None, leads: bool = True, columns: tuple[str, ...] = METRICS
+        self,
+        run: RunDirectory,
+        position: Position | None,
+        is_main: bool = True,
+        columns: tuple[str, ...] = METRICS_COLUMNS,
     ) -> None:
         self.run = run
         self.columns = columns  # of metrics.csv
-        self.leads = leads
-        self.epochs: list[dict[str, Any]] = []
-        if not leads:
+        self.is_main = is_main
+        self.epoch_rows: list[dict[str, Any]] = []
+        if not is_main:
             return
         if position is not None:
-            rows = [row for row in read_log(run.log) if _before(row, position)]
+            rows = [row for row in read_log(run.log) if _is_before(row, position)]
             _write_rows(run.log, rows)
-            self.epochs = [row for row in rows if row["kind"] == "epoch"]
+            self.epoch_rows = [row for row in rows if row["kind"] == "epoch"]
         self.file: IO[str] = open(run.log, "a", encoding="utf-8")  # noqa: SIM115 (closed by __exit__)
-        self.board = SummaryWriter(str(run.path), purge_step=None if position is None else position.step + 1)
+        self.tensorboard = SummaryWriter(str(run.path), purge_step=None if position is None else position.step + 1)
 
     def __enter__(self) -> "Logbook":
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self.leads:
+        if self.is_main:
             with suppress(OSError):  # a full disk was reported by an earlier write
                 self.file.close()
-                self.board.close()
+                self.tensorboard.close()
 
-    def step(self, step: int, epoch: int, loss: float, lr: float) -> None:
+    def log_step(self, step: int, epoch: int, loss: float, lr: float) -> None:
         """Log optimizer step ``step`` (from 1) of epoch ``epoch`` (from 1)."""
-        if not self.leads:
+        if not self.is_main:
             return
         self._append({"kind": "step", "step": step, "epoch": epoch, "loss": loss, "lr": lr})
         if step % TENSORBOARD_EVERY == 0:
-            self.board.add_scalar("step/loss", loss, step)
-            self.board.add_scalar("step/lr", lr, step)
+            self.tensorboard.add_scalar("step/loss", loss, step)
+            self.tensorboard.add_scalar("step/lr", lr, step)
 
-    def epoch(self, row: dict[str, Any], speed: dict[str, Any]) -> None:
+    def log_epoch(self, row: dict[str, Any], speed: dict[str, Any]) -> None:
         """Log a finished epoch: ``row`` has the columns of metrics.csv, ``speed`` those of speed.csv."""
-        if not self.leads:
+        if not self.is_main:
             return
         self._append({"kind": "epoch", **row})
-        self.epochs.append({"kind": "epoch", **row})
+        self.epoch_rows.append({"kind": "epoch", **row})
         for name, value in row.items():
             if name not in ("epoch", "step") and value is not None:
-                self.board.add_scalar(f"epoch/{name}", value, row["step"])
+                self.tensorboard.add_scalar(f"epoch/{name}", value, row["step"])
         self.flush()
-        with written_whole(self.run.metrics, "w") as file:
-            _write_csv(file, self.columns, self.epochs)
+        with atomic_write(self.run.metrics, "w") as file:
+            _write_csv(file, self.columns, self.epoch_rows)
         new = not self.run.speed.exists()
-        with disk_named(self.run.speed), open(self.run.speed, "a", encoding="utf-8", newline="") as file:
-            _write_csv(file, SPEED, [speed], header=new)
+        with report_write_errors(self.run.speed), open(self.run.speed, "a", encoding="utf-8", newline="") as file:
+            _write_csv(file, SPEED_COLUMNS, [speed], header=new)
 
     def flush(self) -> None:
         """Write everything logged so far to disk (fsync), before a checkpoint relies on it."""
-        with disk_named(self.run.log):
+        with report_write_errors(self.run.log):
             self.file.flush()
             os.fsync(self.file.fileno())
-            self.board.flush()
+            self.tensorboard.flush()
 
     def _append(self, row: dict[str, Any]) -> None:
-        with disk_named(self.run.log):
+        with report_write_errors(self.run.log):
             self.file.write(json.dumps(row) + "\n")
 
 
@@ -107,12 +121,12 @@ def read_log(path: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def _before(row: dict[str, Any], position: Position) -> bool:
+def _is_before(row: dict[str, Any], position: Position) -> bool:
     return row["step"] <= position.step if row["kind"] == "step" else row["epoch"] <= position.epoch
 
 
 def _write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
-    with written_whole(path, "w") as file:
+    with atomic_write(path, "w") as file:
         file.writelines(json.dumps(row) + "\n" for row in rows)
 
 

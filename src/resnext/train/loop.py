@@ -15,16 +15,16 @@ from rich.console import Console
 
 from resnext.errors import WorkError
 from resnext.run_directory import RunDirectory, check_new_run
-from resnext.screen import screen
+from resnext.screen import make_screen
 from resnext.train.checkpoint import Position, write_checkpoint
-from resnext.train.distributed import SKEW, World, joined
-from resnext.train.interrupts import Interrupts, Stopped, heeded
+from resnext.train.distributed import MAX_CLOCK_SKEW, World, init_distributed
+from resnext.train.interrupts import Interrupts, StopRequested, deferred_interrupts
 from resnext.train.lock import lock_run
 from resnext.train.logbook import Logbook
-from resnext.train.mirror import push
 from resnext.train.progress import Reporter
-from resnext.train.resume import agreed, settled
-from resnext.train.schedule import learning_rate
+from resnext.train.remote_checkpoints import upload_run
+from resnext.train.resume import check_same_recipe, resolve_resume
+from resnext.train.schedule import compute_learning_rate
 from resnext.train.session import BaseSession
 from resnext.train.task import CLASSIFICATION, Task
 
@@ -43,7 +43,7 @@ def train(
         recipe: Settings of the run, of the kind that ``task`` trains.
         run: Directory to write to. A new run needs an empty or missing one.
         resume: True resumes from the last checkpoint, False starts a new run. None resumes if the run exists, on this
-            disk or in ``train.mirror``, and starts it otherwise, so that the same call can be repeated.
+            disk or in ``train.checkpoint_url``, and starts it otherwise, so that the same call can be repeated.
         console: Where progress is printed; standard output by default.
         task: What is trained: classification or detection.
 
@@ -52,37 +52,39 @@ def train(
         WorkError: Training failed (loss not finite, bad image, full disk, lost process) or was stopped by a signal.
             The last checkpoint is intact.
     """
-    console = console or screen()
+    console = console or make_screen()
     with ExitStack() as held:
-        world = held.enter_context(joined(recipe.train.device, recipe.train.peer_timeout))
-        interrupts = held.enter_context(heeded(alone=world.size == 1))
-        warn_of_skew(world, console)
-        with interrupts.end_with("before the first step: run the command again"):
+        world = held.enter_context(init_distributed(recipe.train.device, recipe.train.peer_timeout))
+        interrupts = held.enter_context(deferred_interrupts(single_process=world.size == 1))
+        warn_about_clock_skew(world, console)
+        with interrupts.stop_with_error("before the first step: run the command again"):
             lock = held.enter_context(lock_run(run, world, console))
-            if world.leads and resume is False:
+            if world.is_main and resume is False:
                 check_new_run(run.path)
-            recipe, goes_on = settled(recipe, run, world) if resume is None else (agreed(recipe, world), resume)
-            session = task.prepare(recipe, run, world, goes_on, console)
-        session.lock = lock if world.leads else None
-        if world.leads and not goes_on:
+            recipe, goes_on = (
+                resolve_resume(recipe, run, world) if resume is None else (check_same_recipe(recipe, world), resume)
+            )
+            session = task.build(recipe, run, world, goes_on, console)
+        session.lock = lock if world.is_main else None
+        if world.is_main and not goes_on:
             with undo_failed_start(run):
-                save("last", session, task)
-                task.begin(session)
+                save_checkpoint("last", session, task)
+                task.on_start(session)
         position = session.position
         log_from = position if goes_on else None
-        with Logbook(run, log_from, world.leads, task.columns) as logbook, Reporter(console, session) as reporter:
-            reporter.begin(session, task.about(session))
+        with Logbook(run, log_from, world.is_main, task.columns) as logbook, Reporter(console, session) as reporter:
+            reporter.report_start(session, task.describe_run(session))
             while position.epoch < session.epochs:
-                reporter.begin_epoch()
+                reporter.start_epoch()
                 try:
                     train_epoch(session, task, logbook, reporter, interrupts)
                     finish_epoch(session, task, logbook, reporter, interrupts)
-                except Stopped:
-                    stop(session, task, logbook, interrupts.requested)
+                except StopRequested:
+                    stop_run(session, task, logbook, interrupts.signal_name)
         again = f"resnext {task.verb} --resume {run.path}"
-        with interrupts.end_with(f"while writing the results; all steps are done, so write them with: {again}"):
-            confirm_lock(session)
-            task.finish(session, console)
+        with interrupts.stop_with_error(f"while writing the results; all steps are done, so write them with: {again}"):
+            check_lock(session)
+            task.on_finish(session, console)
         return position
 
 
@@ -107,16 +109,16 @@ def train_epoch(session: BaseSession, task: Task, logbook: Logbook, reporter: Re
     per_epoch, every = session.loader.steps_per_epoch, session.recipe.train.checkpoint_steps
     first_step = position.step - position.epoch * per_epoch
     batches = islice(session.loader.batches(position.epoch, first_step), total - position.step)
-    for batch in reporter.watch(interrupts.watch(batches)):
-        lr = rate_of(session, position.step)
+    for batch in reporter.time_batches(interrupts.guard_batches(batches)):
+        lr = learning_rate_at(session, position.step)
         loss = task.step(session, batch, lr)
-        reporter.step(position.epoch + 1, len(batch.images) * world.size, loss)
-        reporter.skipped(batch.bad)
-        logbook.step(position.step, position.epoch + 1, loss, lr)
-        if world.any(interrupts.requested is not None):
-            raise Stopped
+        reporter.report_step(position.epoch + 1, len(batch.images) * world.size, loss)
+        reporter.report_skipped(batch.bad)
+        logbook.log_step(position.step, position.epoch + 1, loss, lr)
+        if world.all_reduce_any(interrupts.signal_name is not None):
+            raise StopRequested
         if every and position.step % every == 0 and position.step % per_epoch and position.step < total:
-            save_last(session, task, logbook)
+            save_last_checkpoint(session, task, logbook)
 
 
 def finish_epoch(
@@ -126,67 +128,67 @@ def finish_epoch(
     position, train = session.position, session.recipe.train
     speed = {
         "epoch": position.epoch + 1,
-        "images_per_second": round(reporter.rate, 2),
+        "images_per_second": round(reporter.images_per_second, 2),
         "data_wait_share": round(reporter.wait_share, 4),
-        "seconds": round(reporter.seconds, 2),
-        "peak_memory_mb": peak_memory_mb(),
+        "seconds": round(reporter.epoch_seconds, 2),
+        "peak_memory_mb": measure_peak_memory_mb(),
     }
     due = (position.epoch + 1) % train.evaluate_every == 0 or position.epoch + 1 == session.epochs
-    with interrupts.end_at_once():
-        judged = task.judge(session) if due else {}
-    confirm_lock(session)
+    with interrupts.stop_immediately():
+        judged = task.evaluate(session) if due else {}
+    check_lock(session)
     position.epoch += 1
     row: dict[str, Any] = {
         "epoch": position.epoch,
         "step": position.step,
-        "lr": rate_of(session, position.step - 1),
-        **task.trained(session),
-        **dict.fromkeys(task.judged),
+        "lr": learning_rate_at(session, position.step - 1),
+        **task.train_metrics(session),
+        **dict.fromkeys(task.evaluation_columns),
         **judged,
         "bad_images": position.bad_images,
     }
     position.loss_sum, position.wrong, position.images, position.loss_parts = 0.0, 0, 0, {}
-    logbook.epoch(row, speed)
-    reporter.epoch(row, speed, task.line(row))
-    if due and task.better(row, position.best):
-        position.best = {"epoch": position.epoch, "step": position.step, task.goal: row[task.goal]}
-        save("best", session, task)
-    save_last(session, task, logbook)
+    logbook.log_epoch(row, speed)
+    reporter.report_epoch(row, speed, task.summarize_epoch(row))
+    if due and task.is_better(row, position.best):
+        position.best = {"epoch": position.epoch, "step": position.step, task.best_metric: row[task.best_metric]}
+        save_checkpoint("best", session, task)
+    save_last_checkpoint(session, task, logbook)
 
 
-def rate_of(session: BaseSession, step: int) -> float:
+def learning_rate_at(session: BaseSession, step: int) -> float:
     """Return the learning rate of optimizer step ``step`` (from 0)."""
     recipe, per_epoch = session.recipe, session.loader.steps_per_epoch
-    return learning_rate(recipe.schedule, recipe.optimizer.lr, session.total_steps, per_epoch, step)
+    return compute_learning_rate(recipe.schedule, recipe.optimizer.lr, session.total_steps, per_epoch, step)
 
 
-def save_last(session: BaseSession, task: Task, logbook: Logbook) -> None:
-    """Flush the log, write the last checkpoint, then upload it if there is a ``train.mirror``."""
-    if session.world.leads:
+def save_last_checkpoint(session: BaseSession, task: Task, logbook: Logbook) -> None:
+    """Flush the log, write the last checkpoint, then upload it if there is a ``train.checkpoint_url``."""
+    if session.world.is_main:
         logbook.flush()
-        save("last", session, task)
+        save_checkpoint("last", session, task)
         if session.recipe.train.mirror is not None:
-            push(session.run, session.recipe.train.mirror)
+            upload_run(session.run, session.recipe.train.mirror)
 
 
-def save(which: str, session: BaseSession, task: Task) -> None:
+def save_checkpoint(which: str, session: BaseSession, task: Task) -> None:
     """Write the checkpoint ``which`` in rank 0."""
-    confirm_lock(session)
-    if session.world.leads:
+    check_lock(session)
+    if session.world.is_main:
         write_checkpoint(
             session.run, which, session.position, session.model, session.ema, session.optimizer, task.encode
         )
 
 
-def confirm_lock(session: BaseSession) -> None:
+def check_lock(session: BaseSession) -> None:
     """Raise WorkError if another process has taken over the run directory."""
     if session.lock is not None:
-        session.lock.confirm()
+        session.lock.check_owner()
 
 
-def stop(session: BaseSession, task: Task, logbook: Logbook, signal_name: str | None) -> None:
+def stop_run(session: BaseSession, task: Task, logbook: Logbook, signal_name: str | None) -> None:
     """Write the last checkpoint, then raise a WorkError that says how to resume."""
-    save_last(session, task, logbook)
+    save_last_checkpoint(session, task, logbook)
     position = session.position
     raise WorkError(
         f"stopped by {signal_name or 'a signal to another process'} after step {position.step} "
@@ -194,10 +196,10 @@ def stop(session: BaseSession, task: Task, logbook: Logbook, signal_name: str | 
     )
 
 
-def warn_of_skew(world: World, console: Console) -> None:
+def warn_about_clock_skew(world: World, console: Console) -> None:
     """Warn if the clocks of the hosts differ so much that torchrun's rendezvous may fail."""
-    skew = world.skew()
-    if world.leads and skew > SKEW:
+    skew = world.clock_skew()
+    if world.is_main and skew > MAX_CLOCK_SKEW:
         console.print(
             f"the clocks of this run's hosts differ by {skew:.0f} s; above 15 s torchrun's c10d rendezvous treats a "
             "live host as dead when it joins again: set the clocks (NTP), or use --rdzv-backend static",
@@ -206,7 +208,7 @@ def warn_of_skew(world: World, console: Console) -> None:
         )
 
 
-def peak_memory_mb() -> int:
+def measure_peak_memory_mb() -> int:
     """Return the peak resident memory of this process in MiB."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak // (1024 if sys.platform != "darwin" else 1024**2)

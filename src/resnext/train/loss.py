@@ -6,7 +6,7 @@ from torch.nn import functional as F
 from resnext.settings import TrainSettings
 
 
-def loss_sum_of(logits: Tensor, targets: Tensor, train: TrainSettings) -> Tensor:
+def compute_loss_sum(logits: Tensor, targets: Tensor, train: TrainSettings) -> Tensor:
     """Compute the loss of ``logits`` [B, K], summed over images.
 
     ``targets`` are int labels [B], smoothed here, or probabilities [B, K] that ``mixup_cutmix`` has already smoothed.

@@ -12,14 +12,18 @@ from resnext.settings import OptimizerSettings
 
 
 def build_optimizer(
-    model: nn.Module, settings: OptimizerSettings, scales: Mapping[str, float] | None = None, *, fused: bool = False
+    model: nn.Module,
+    settings: OptimizerSettings,
+    lr_multipliers: Mapping[str, float] | None = None,
+    *,
+    fused: bool = False,
 ) -> torch.optim.Optimizer:
     """Build the optimizer of the recipe. SGD has dampening 0, as in the release's train.lua.
 
     ``fused`` selects PyTorch's fused kernels (SGD and AdamW). ``lr_multipliers`` scale the learning rate by
     module (``finetune.lr_multipliers``); 1 by default.
     """
-    groups = parameter_groups(model, settings, scales or {})
+    groups = build_parameter_groups(model, settings, lr_multipliers or {})
     if settings.name == "sgd":
         nesterov = settings.nesterov and settings.momentum > 0
         return torch.optim.SGD(
@@ -28,11 +32,11 @@ def build_optimizer(
     betas = (settings.betas[0], settings.betas[1])
     if settings.name == "adamw":
         return torch.optim.AdamW(groups, lr=settings.lr, betas=betas, fused=fused or None)
-    return _lamb()(groups, lr=settings.lr, betas=betas)
+    return _import_lamb()(groups, lr=settings.lr, betas=betas)
 
 
-def parameter_groups(
-    model: nn.Module, settings: OptimizerSettings, scales: Mapping[str, float] | None = None
+def build_parameter_groups(
+    model: nn.Module, settings: OptimizerSettings, lr_multipliers: Mapping[str, float] | None = None
 ) -> list[dict[str, Any]]:
     """Group the trainable parameters by weight decay and learning-rate multiplier (``lr_scale``).
 
@@ -42,17 +46,17 @@ def parameter_groups(
     """
     groups: dict[tuple[float, float], list[nn.Parameter]] = {}
     for path, module in model.named_modules():
-        scale = (scales or {}).get(path.partition(".")[0], 1.0)
+        scale = (lr_multipliers or {}).get(path.partition(".")[0], 1.0)
         for name, parameter in module.named_parameters(recurse=False):
-            spare = settings.decay != "all" and (
-                isinstance(module, _NormBase) or (settings.decay == "weights" and name == "bias")
+            spare = settings.weight_decay_on != "all" and (
+                isinstance(module, _NormBase) or (settings.weight_decay_on == "weights" and name == "bias")
             )
             if parameter.requires_grad:
                 groups.setdefault((0.0 if spare else settings.weight_decay, scale), []).append(parameter)
     return [{"params": ps, "weight_decay": decay, "lr_scale": scale} for (decay, scale), ps in groups.items()]
 
 
-def _lamb() -> Any:
+def _import_lamb() -> Any:
     """Import timm's LAMB (You et al. 2020; clips gradients to a global norm of 1).
 
     Raises RequestError without timm.

@@ -6,9 +6,9 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from resnext.files import written_whole
+from resnext.files import atomic_write
 
-TRAIN, VAL = "#5b7fa6", "#b5442e"
+TRAIN_COLOR, VAL_COLOR = "#5b7fa6", "#b5442e"
 
 
 def draw_curves(rows: list[dict[str, Any]], path: Path, title: str = "") -> None:
@@ -17,12 +17,12 @@ def draw_curves(rows: list[dict[str, Any]], path: Path, title: str = "") -> None
     steps = [row for row in rows if row["kind"] == "step"]
     figure = Figure(figsize=(11, 3.6), layout="constrained")
     loss, error, rate = figure.subplots(1, 3, width_ratios=(1, 1, 0.8))
-    _line(loss, epochs, "train_loss", "training", TRAIN, "--")
-    _line(loss, epochs, "val_loss", "held out", VAL, "-")
-    loss.set(title="loss", xlabel="epoch", ylim=_range(epochs, "train_loss", "val_loss"))
-    _line(error, epochs, "train_error", "training", TRAIN, "--")
-    _line(error, epochs, "top1_error", "held out", VAL, "-")
-    error.set(title="top-1 error (%)", xlabel="epoch", ylim=_range(epochs, "train_error", "top1_error"))
+    _plot_line(loss, epochs, "train_loss", "training", TRAIN_COLOR, "--")
+    _plot_line(loss, epochs, "val_loss", "held out", VAL_COLOR, "-")
+    loss.set(title="loss", xlabel="epoch", ylim=_compute_y_limits(epochs, "train_loss", "val_loss"))
+    _plot_line(error, epochs, "train_error", "training", TRAIN_COLOR, "--")
+    _plot_line(error, epochs, "top1_error", "held out", VAL_COLOR, "-")
+    error.set(title="top-1 error (%)", xlabel="epoch", ylim=_compute_y_limits(epochs, "train_error", "top1_error"))
     if steps and epochs:
         per_epoch = epochs[0]["step"] / epochs[0]["epoch"]
         rate.plot([row["step"] / per_epoch for row in steps], [row["lr"] for row in steps], color="#444444", lw=1.2)
@@ -36,18 +36,18 @@ def draw_curves(rows: list[dict[str, Any]], path: Path, title: str = "") -> None
             axes.legend(frameon=False)
     if title:
         figure.suptitle(title.replace("$", r"\$"), fontsize=11)
-    with written_whole(path) as file:
+    with atomic_write(path) as file:
         figure.savefig(file, format="png", dpi=120)
 
 
-def _line(axes: Axes, epochs: list[dict[str, Any]], key: str, label: str, color: str, style: str) -> None:
+def _plot_line(axes: Axes, epochs: list[dict[str, Any]], key: str, label: str, color: str, style: str) -> None:
     points = [(row["epoch"], row[key]) for row in epochs if row.get(key) is not None]
     if points:
         marker = "o" if len(points) == 1 else None
         axes.plot(*zip(*points, strict=True), style, color=color, label=label, lw=1.6, marker=marker)
 
 
-def _range(epochs: list[dict[str, Any]], *keys: str) -> tuple[float, float | None]:
+def _compute_y_limits(epochs: list[dict[str, Any]], *keys: str) -> tuple[float, float | None]:
     """Return y limits that fit all but the first fifth of the epochs, whose values are much larger."""
     values = [row[key] for row in epochs[len(epochs) // 5 :] for key in keys if row.get(key) is not None]
     return 0, 1.1 * max(values) if values and max(values) > 0 else None

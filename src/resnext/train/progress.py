@@ -10,7 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from resnext.train.session import BaseSession
 
 T = TypeVar("T")
-PLAIN_EVERY = 30.0  # seconds between lines without a terminal
+PLAIN_INTERVAL = 30.0  # seconds between lines without a terminal
 
 
 class Reporter:
@@ -18,9 +18,9 @@ class Reporter:
 
     def __init__(self, console: Console, session: BaseSession) -> None:
         self.console = console
-        self.quiet = not session.world.leads
+        self.quiet = not session.world.is_main
         self.total = session.total_steps
-        self.done = session.position.step
+        self.steps_done = session.position.step
         self.live = console.is_terminal and not self.quiet
         self.progress = Progress(
             TextColumn("{task.description}", markup=False),
@@ -31,8 +31,8 @@ class Reporter:
             console=console,
             disable=not self.live,
         )
-        self.task: TaskID = self.progress.add_task("steps", total=self.total, completed=self.done, facts="")
-        self.begin_epoch()
+        self.task: TaskID = self.progress.add_task("steps", total=self.total, completed=self.steps_done, facts="")
+        self.start_epoch()
         self.last_plain = time.perf_counter()
 
     def __enter__(self) -> "Reporter":
@@ -42,23 +42,23 @@ class Reporter:
     def __exit__(self, *_: object) -> None:
         self.progress.stop()
 
-    def begin(self, session: BaseSession, about: Iterable[str]) -> None:
+    def report_start(self, session: BaseSession, about: Iterable[str]) -> None:
         """Print the lines ``about`` the run, and the step it resumes after."""
         position = session.position
         for text in about:
-            self.say(text)
-        if self.done == self.total:
-            self.say("all steps are already done; writing the results again")
+            self.print_line(text)
+        if self.steps_done == self.total:
+            self.print_line("all steps are already done; writing the results again")
         elif position.step:
-            self.say(f"resuming after step {position.step:,} (epoch {position.epoch + 1})")
+            self.print_line(f"resuming after step {position.step:,} (epoch {position.epoch + 1})")
 
-    def begin_epoch(self) -> None:
+    def start_epoch(self) -> None:
         """Reset the counts of images and waiting time."""
         self.started = time.perf_counter()
-        self.waited = 0.0
+        self.wait_seconds = 0.0
         self.images = 0
 
-    def watch(self, batches: Iterable[T]) -> Iterator[T]:
+    def time_batches(self, batches: Iterable[T]) -> Iterator[T]:
         """Yield the batches and add up the time spent waiting for them."""
         iterator = iter(batches)
         while True:
@@ -68,53 +68,53 @@ class Reporter:
             except StopIteration:
                 return
             finally:
-                self.waited += time.perf_counter() - start
+                self.wait_seconds += time.perf_counter() - start
             yield batch
 
-    def step(self, epoch: int, images: int, loss: float) -> None:
+    def report_step(self, epoch: int, images: int, loss: float) -> None:
         """Show that a step of ``images`` images is done."""
         self.images += images
-        self.done += 1
+        self.steps_done += 1
         if self.live:
-            facts = f"{self.rate:,.0f} images/s  wait {100 * self.wait_share:.0f} %  loss {loss:.4f}"
+            facts = f"{self.images_per_second:,.0f} images/s  wait {100 * self.wait_share:.0f} %  loss {loss:.4f}"
             self.progress.update(self.task, advance=1, description=f"epoch {epoch}", facts=facts)
-        elif time.perf_counter() - self.last_plain > PLAIN_EVERY:
-            self.say(
-                f"epoch {epoch}  step {self.done}/{self.total}  loss {loss:.4f}  "
-                f"{self.rate:,.0f} images/s  data wait {100 * self.wait_share:.0f} %"
+        elif time.perf_counter() - self.last_plain > PLAIN_INTERVAL:
+            self.print_line(
+                f"epoch {epoch}  step {self.steps_done}/{self.total}  loss {loss:.4f}  "
+                f"{self.images_per_second:,.0f} images/s  data wait {100 * self.wait_share:.0f} %"
             )
 
-    def skipped(self, messages: Iterable[str]) -> None:
+    def report_skipped(self, messages: Iterable[str]) -> None:
         """Print a line for each skipped image."""
         for message in messages:
-            self.say(f"skipped: {message}")
+            self.print_line(f"skipped: {message}")
 
-    def epoch(self, row: dict[str, Any], speed: dict[str, Any], facts: Iterable[str]) -> None:
+    def report_epoch(self, row: dict[str, Any], speed: dict[str, Any], facts: Iterable[str]) -> None:
         """Print a line for a finished epoch: ``facts`` about its row, then its speed."""
         parts = [f"epoch {row['epoch']:>3}", *facts]
         parts.append(f"{speed['images_per_second']:,.{0 if speed['images_per_second'] >= 10 else 1}f} images/s")
         parts[-1] += f", data wait {100 * speed['data_wait_share']:.0f} %"
         if row["bad_images"]:
             parts.append(f"{row['bad_images']} unreadable images skipped so far")
-        self.say("  ".join(parts))
+        self.print_line("  ".join(parts))
 
-    def say(self, text: str) -> None:
+    def print_line(self, text: str) -> None:
         """Print a line."""
         self.last_plain = time.perf_counter()
         if not self.quiet:
             self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
     @property
-    def seconds(self) -> float:
+    def epoch_seconds(self) -> float:
         """Seconds since the epoch started."""
         return time.perf_counter() - self.started
 
     @property
-    def rate(self) -> float:
+    def images_per_second(self) -> float:
         """Images per second in this epoch."""
-        return self.images / max(self.seconds, 1e-9)
+        return self.images / max(self.epoch_seconds, 1e-9)
 
     @property
     def wait_share(self) -> float:
         """Share of this epoch's time spent waiting for data."""
-        return self.waited / max(self.seconds, 1e-9)
+        return self.wait_seconds / max(self.epoch_seconds, 1e-9)

@@ -5,7 +5,9 @@ import math
 from resnext.settings import ScheduleSettings
 
 
-def learning_rate(schedule: ScheduleSettings, peak: float, total_steps: int, steps_per_epoch: int, step: int) -> float:
+def compute_learning_rate(
+    schedule: ScheduleSettings, peak: float, total_steps: int, steps_per_epoch: int, step: int
+) -> float:
     """Compute the learning rate of optimizer step ``step`` (from 0) of ``total_steps``.
 
     Warm-up is linear up to ``peak``. The step schedule multiplies by ``factor`` at each milestone: with 30, 60, 90 it
@@ -20,6 +22,6 @@ def learning_rate(schedule: ScheduleSettings, peak: float, total_steps: int, ste
     if schedule.name == "step":
         unit = steps_per_epoch if schedule.milestone_unit == "epochs" else 1
         passed = sum(step >= round(milestone * unit) for milestone in schedule.milestones)
-        return peak * schedule.factor**passed
+        return peak * schedule.gamma**passed
     progress = (step - warmup) / (total_steps - warmup)
     return schedule.final_lr + (peak - schedule.final_lr) * 0.5 * (1 + math.cos(math.pi * progress))

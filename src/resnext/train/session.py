@@ -10,31 +10,37 @@ from rich.console import Console
 from torch import nn
 
 from resnext.data import open_data
-from resnext.data.augment import at_training_size, fast_transform, train_transform
-from resnext.data.classes import compare_classes
+from resnext.data.classes import check_same_classes
+from resnext.data.dataset import Source, hash_dataset_listing
 from resnext.data.loader import TrainLoader, default_workers
 from resnext.data.preprocessing import Preprocessing
-from resnext.data.randomness import seed_of
-from resnext.data.source import Source, listing_digest
-from resnext.errors import RequestError, printable
+from resnext.data.seeding import derive_seed
+from resnext.data.transforms.pipeline import build_jpeg_transform, build_train_transform, resolve_train_preprocessing
+from resnext.errors import RequestError, escape_unprintable
 from resnext.model.blocks import Block
 from resnext.model.network import Network, create_model
-from resnext.model.plan import Plan, set_recompute
+from resnext.model.plan import Plan, set_activation_checkpointing
 from resnext.run_directory import RunDirectory
 from resnext.settings import Recipe, RunSettings
-from resnext.speed.allocator import keep_memory
-from resnext.speed.kernels import switched_on
-from resnext.train.checkpoint import Position, read_files, restore
+from resnext.speed.allocator import tune_malloc
+from resnext.speed.kernels import is_fast_enabled
+from resnext.train.autotune import autotune_training
+from resnext.train.checkpoint import Position, read_checkpoint, restore_checkpoint
 from resnext.train.distributed import World
 from resnext.train.ema import Ema
-from resnext.train.fastest import settle_speed
-from resnext.train.finetune import freeze, model_from_checkpoint, network_from_weights, rate_scales, training_mode
+from resnext.train.finetune import (
+    freeze,
+    load_checkpoint_model,
+    load_initial_network,
+    lr_multipliers,
+    set_training_mode,
+)
 from resnext.train.lock import RunLock
 from resnext.train.optimizer import build_optimizer
-from resnext.train.sync_norm import synchronise
+from resnext.train.sync_norm import convert_to_sync_bn
 from resnext.weights import load
 
-WEIGHTS = 0x3E16  # tag for derive_seed: initial weights have their own random stream
+WEIGHTS_SEED_TAG = 0x3E16  # tag for derive_seed: initial weights have their own random stream
 
 
 @dataclass(kw_only=True)
@@ -64,7 +70,7 @@ class BaseSession:
         return -(-self.total_steps // self.loader.steps_per_epoch)
 
     @property
-    def used(self) -> Any:
+    def eval_model(self) -> Any:
         """The model to evaluate and save: the averaged one if there is an EMA."""
         return self.model if self.ema is None else self.ema.model
 
@@ -78,40 +84,40 @@ class Session(BaseSession):
     preprocessing: Preprocessing
     model: Network
     loader: TrainLoader
-    parts: int  # number of micro-batches of this process per step
+    micro_batches: int  # number of micro-batches of this process per step
 
 
-def prepare(recipe: Recipe, run: RunDirectory, world: World, resume: bool, console: Console) -> Session:
+def build_session(recipe: Recipe, run: RunDirectory, world: World, resume: bool, console: Console) -> Session:
     """Build the session of a new or resumed run: data, network, optimizer, position."""
-    prepare_machine(recipe.train, world)
+    configure_process(recipe.train, world)
     source = open_data(recipe.data)
-    files = shared_checkpoint(run, world) if resume else {}
-    model = starting_network(recipe, source, files)
+    files = broadcast_checkpoint(run, world) if resume else {}
+    model = build_network(recipe, source, files)
     preprocessing: Preprocessing = model.preprocessing
     loader = make_loader(recipe, source, preprocessing, world)
-    check_length(recipe, loader.steps_per_epoch)
-    parts = parts_of(recipe, world.size)
-    if world.leads and not resume:
-        say_notes(model.provenance, recipe.init.weights, console)
+    check_warmup(recipe, loader.steps_per_epoch)
+    parts = count_micro_batches(recipe, world.size)
+    if world.is_main and not resume:
+        print_notes(model.provenance, recipe.init.weights, console)
     freeze(model, recipe.init)
     set_drop_path(model, recipe.train.drop_path)
-    training_mode(model.to(world.device))
-    train_size = at_training_size(recipe.augment, preprocessing).image_size
-    recipe, plan = fast_paths(recipe, model, train_size, loader.steps_per_epoch, files, world, console)
+    set_training_mode(model.to(world.device))
+    train_size = resolve_train_preprocessing(recipe.augment, preprocessing).image_size
+    recipe, plan = choose_fast_paths(recipe, model, train_size, loader.steps_per_epoch, files, world, console)
     plan.apply(model)
     if recipe.train.sync_bn:
-        synchronise(model)
+        convert_to_sync_bn(model)
     if recipe.train.channels_last == "yes":
         model = model.to(memory_format=torch.channels_last)
     ema = make_ema(recipe, model)
-    fused = recipe.train.fast == "yes" and switched_on()
-    optimizer = build_optimizer(model, recipe.optimizer, rate_scales(model, recipe.init.layer_decay), fused=fused)
+    fused = recipe.train.fast == "yes" and is_fast_enabled()
+    optimizer = build_optimizer(model, recipe.optimizer, lr_multipliers(model, recipe.init.layer_decay), fused=fused)
     scaler = torch.amp.GradScaler(world.device.type, enabled=recipe.train.precision == "fp16")
-    facts = data_facts(source.train, source.val, listing_digest)
-    position = Position(facts=facts, plan=plan.as_json())
+    facts = collect_data_facts(source.train, source.val, hash_dataset_listing)
+    position = Position(facts=facts, plan=plan.to_dict())
     if resume:
-        position = resumed_position(files, run, facts, model, ema, optimizer, scaler)
-    ddp = compiled(world.wrap(model), recipe.train.compile)
+        position = restore_position(files, run, facts, model, ema, optimizer, scaler)
+    ddp = compile_model(world.wrap_ddp(model), recipe.train.compile)
     return Session(
         recipe=recipe,
         run=run,
@@ -125,26 +131,26 @@ def prepare(recipe: Recipe, run: RunDirectory, world: World, resume: bool, conso
         scaler=scaler,
         loader=loader,
         position=position,
-        parts=parts,
+        micro_batches=parts,
     )
 
 
-def prepare_machine(train: RunSettings, world: World) -> None:
+def configure_process(train: RunSettings, world: World) -> None:
     """Set threads, determinism and memory allocation of the process, before anything is built."""
     if train.threads is not None:
         torch.set_num_threads(train.threads)
     torch.backends.cudnn.deterministic = True
     if world.device.type == "cpu":
-        keep_memory()
+        tune_malloc()
 
 
-def say_notes(provenance: dict[str, Any], weights: str | None, console: Console) -> None:
+def print_notes(provenance: dict[str, Any], weights: str | None, console: Console) -> None:
     """Print notes on the initial weights: what was assumed and what was not loaded."""
     for note in provenance.get("init", {}).get("notes", []):
-        console.print(printable(f"{weights}: {note}"), highlight=False, markup=False, soft_wrap=True)
+        console.print(escape_unprintable(f"{weights}: {note}"), highlight=False, markup=False, soft_wrap=True)
 
 
-def resumed_position(
+def restore_position(
     files: dict[str, bytes],
     run: RunDirectory,
     facts: dict[str, Any],
@@ -157,40 +163,40 @@ def resumed_position(
 
     Raises RequestError if the data (``facts``) is not what the run was trained on.
     """
-    position = restore(files, run, model, ema, optimizer)
+    position = restore_checkpoint(files, run, model, ema, optimizer)
     check_same_data(position.facts, facts, run)
     if position.scaler:
         scaler.load_state_dict(position.scaler)
     return position
 
 
-def begun_plan(files: dict[str, bytes]) -> Plan:
+def read_saved_plan(files: dict[str, bytes]) -> Plan:
     """Read the plan of fast paths from a checkpoint."""
-    return Plan.from_json(json.loads(files["state"])["position"].get("plan") or Plan().as_json())
+    return Plan.from_dict(json.loads(files["state"])["position"].get("plan") or Plan().to_dict())
 
 
-def compiled(ddp: nn.Module, how: str) -> nn.Module:
+def compile_model(ddp: nn.Module, how: str) -> nn.Module:
     """Apply ``train.compile``: leave the network as it is, or compile it, possibly with CUDA graphs."""
     if how == "no":
         return ddp
     return cast(nn.Module, torch.compile(ddp, mode="reduce-overhead" if how == "cuda-graphs" else None))
 
 
-def shared_checkpoint(run: RunDirectory, world: World) -> dict[str, bytes]:
+def broadcast_checkpoint(run: RunDirectory, world: World) -> dict[str, bytes]:
     """Read the files of the last checkpoint in rank 0 and send them to all processes."""
-    files = read_files(run) if world.leads else {}
-    return {key: world.share_bytes(files.get(key, b"")) for key in ("state", "model", "training")}
+    files = read_checkpoint(run) if world.is_main else {}
+    return {key: world.broadcast_bytes(files.get(key, b"")) for key in ("state", "model", "training")}
 
 
-def starting_network(recipe: Recipe, source: Source, files: dict[str, bytes]) -> Network:
+def build_network(recipe: Recipe, source: Source, files: dict[str, bytes]) -> Network:
     """Build the network with preprocessing and classes; checkpoint tensors, if any, are loaded into it later."""
     if recipe.init.weights is None:
-        preprocessing = Preprocessing.of(recipe.data, source)
+        preprocessing = Preprocessing.from_settings(recipe.data, source)
         architecture = recipe.model.architecture(len(source.train.classes), source.train.channels)
-        model = create_model(architecture, seed=seed_of(recipe.train.seed, WEIGHTS))
+        model = create_model(architecture, seed=derive_seed(recipe.train.seed, WEIGHTS_SEED_TAG))
         model.preprocessing = preprocessing
     else:
-        model = model_from_checkpoint(files["model"], load) if files else network_from_weights(recipe, source)
+        model = load_checkpoint_model(files["model"], load) if files else load_initial_network(recipe, source)
     for size in (model.preprocessing.image_size, recipe.augment.size or model.preprocessing.image_size):
         model.architecture.check_image_size(size, size)
     model.classes = tuple(source.train.classes)
@@ -202,7 +208,7 @@ def make_loader(recipe: Recipe, source: Source, preprocessing: Preprocessing, wo
     data, train = recipe.data, recipe.train
     return TrainLoader(
         source.train,
-        (fast_transform if data.decode == "fast" else train_transform)(recipe.augment, preprocessing),
+        (build_jpeg_transform if data.jpeg_decoder == "fast" else build_train_transform)(recipe.augment, preprocessing),
         seed=train.seed,
         batch_size=train.batch_size,
         drop_last=train.drop_last,
@@ -211,11 +217,11 @@ def make_loader(recipe: Recipe, source: Source, preprocessing: Preprocessing, wo
         on_bad_image=data.on_bad_image,
         rank=world.rank,
         world_size=world.size,
-        repeats=recipe.augment.repeats,
+        repeats=recipe.augment.repeated_augmentation,
     )
 
 
-def check_length(recipe: Any, steps_per_epoch: int) -> None:
+def check_warmup(recipe: Any, steps_per_epoch: int) -> None:
     """Raise RequestError if the warm-up is as long as the whole run."""
     total, warmup = recipe.train.total_steps(steps_per_epoch), recipe.schedule.warmup_epochs * steps_per_epoch
     if warmup >= total:
@@ -225,20 +231,20 @@ def check_length(recipe: Any, steps_per_epoch: int) -> None:
         )
 
 
-def parts_of(recipe: Recipe, processes: int) -> int:
+def count_micro_batches(recipe: Recipe, processes: int) -> int:
     """Return the number of micro-batches per process and step.
 
     Raises RequestError if they cannot be divided evenly between processes.
     """
     train = recipe.train
-    if train.bn_batch is None:
+    if train.bn_batch_size is None:
         return 1
-    parts = train.batch_size // train.bn_batch
+    parts = train.batch_size // train.bn_batch_size
     if parts % processes:
         raise RequestError(
-            f"train.batch_size {train.batch_size} with train.bn_batch {train.bn_batch} gives {parts} micro-batches, "
+            f"train.batch_size {train.batch_size} with train.bn_batch_size {train.bn_batch_size} gives {parts} micro-batches, "
             f"which cannot be divided evenly between {processes} processes; choose a number of processes that divides "
-            f"{parts}, or a smaller train.bn_batch"
+            f"{parts}, or a smaller train.bn_batch_size"
         )
     return parts // processes
 
@@ -261,20 +267,20 @@ def make_ema(recipe: Any, model: nn.Module) -> Ema | None:
     return Ema(model, train.ema_decay, train.ema_warmup, train.ema_steps) if train.ema_decay else None
 
 
-def fast_paths(
+def choose_fast_paths(
     recipe: Recipe, model: Network, size: int, steps: int, files: dict[str, bytes], world: World, console: Console
 ) -> tuple[Recipe, Plan]:
     """Choose memory layout and plan of fast paths: autotuned for a new run, from the checkpoint for a resumed one."""
-    set_recompute(model, recipe.train.recompute)
+    set_activation_checkpointing(model, recipe.train.activation_checkpointing)
     if files:
-        return recipe, begun_plan(files)
-    parts = parts_of(recipe, world.size)
+        return recipe, read_saved_plan(files)
+    parts = count_micro_batches(recipe, world.size)
     part = recipe.train.batch_size // world.size // parts
     total = recipe.train.total_steps(steps) * parts
-    return settle_speed(recipe, model, (part, size), total, world, console)
+    return autotune_training(recipe, model, (part, size), total, world, console)
 
 
-def data_facts(train: Any, val: Any, listing: Callable[[Any], str]) -> dict[str, Any]:
+def collect_data_facts(train: Any, val: Any, listing: Callable[[Any], str]) -> dict[str, Any]:
     """Collect what identifies the data of a run; ``listing`` computes a digest of a split's images and labels."""
     facts: dict[str, Any] = {"classes": list(train.classes)}
     for name, split in (("train", train), ("val", val)):
@@ -284,7 +290,7 @@ def data_facts(train: Any, val: Any, listing: Callable[[Any], str]) -> dict[str,
 
 def check_same_data(before: dict[str, Any], now: dict[str, Any], run: RunDirectory) -> None:
     """Raise RequestError if the data is not what the run was trained on."""
-    compare_classes(before.get("classes", []), now["classes"], f"the data of {run.path}")
+    check_same_classes(before.get("classes", []), now["classes"], f"the data of {run.path}")
     for split, what in (("train", "training"), ("val", "held-out")):
         had, has = (facts.get(f"{split}_images") for facts in (before, now))
         listing = before.get(f"{split}_listing")  # missing in runs of older versions

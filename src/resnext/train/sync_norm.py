@@ -35,15 +35,15 @@ class SyncNormAct(NormAct):
         return (centred * scale[:, None, None] + self.bias[:, None, None]).to(x.dtype)
 
 
-def synchronise(model: nn.Module) -> None:
+def convert_to_sync_bn(model: nn.Module) -> None:
     """Replace every trainable NormAct of ``model`` by a SyncNormAct with the same parameters and buffers."""
     for module in model.modules():
         for name, child in module.named_children():
             if type(child) is NormAct and child.weight.requires_grad:
-                setattr(module, name, _synchronised(child))
+                setattr(module, name, _convert_norm(child))
 
 
-def _synchronised(norm: NormAct) -> SyncNormAct:
+def _convert_norm(norm: NormAct) -> SyncNormAct:
     with torch.device("meta"):
         twin = SyncNormAct(norm.num_features, act=norm.act)
     twin.eps, twin.momentum, twin.training = norm.eps, norm.momentum, norm.training

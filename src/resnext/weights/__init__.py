@@ -13,7 +13,7 @@ from resnext.run_directory import RunDirectory, is_run
 
 if TYPE_CHECKING:
     from resnext.model.network import Network
-    from resnext.weights.contents import Contents
+    from resnext.weights.network_spec import NetworkSpec
 
 
 def load(
@@ -26,7 +26,7 @@ def load(
     in_channels: int | None = None,
     stride_in_1x1: bool | None = None,
     seed: int = 0,
-    below_detector: bool = False,
+    detector_backbone: bool = False,
 ) -> "Network":
     """Load a network from a weights file, a run directory or a hub.
 
@@ -53,18 +53,18 @@ def load(
         RequestError: the source cannot be read as a network.
         WorkError: the download failed.
     """
-    from resnext.weights.build import build
-    from resnext.weights.native import DETECTOR
-    from resnext.weights.surgery import change
+    from resnext.weights.build import build_network
+    from resnext.weights.modify import modify
+    from resnext.weights.native import DETECTOR_FORMAT
 
-    found = contents_of(source, checkpoint)
-    if found.format == DETECTOR and not below_detector:
+    found = load_spec(source, checkpoint)
+    if found.format == DETECTOR_FORMAT and not detector_backbone:
         raise RequestError(
             f"{source} is a detector: load it with resnext.detect.weights.load_detector, or use resnext detect; "
             "for its backbone alone, use resnext convert or load(..., detector_backbone=True)"
         )
     try:
-        found = change(
+        found = modify(
             found,
             form=form,
             num_classes=num_classes,
@@ -75,16 +75,16 @@ def load(
         )
     except RequestError as error:
         raise RequestError(f"{source}: {error}") from None
-    return build(found, str(source))
+    return build_network(found, str(source))
 
 
-def contents_of(source: Path | str, checkpoint: str = "best") -> "Contents":
+def load_spec(source: Path | str, checkpoint: str = "best") -> "NetworkSpec":
     """Read what ``load`` builds the network from: architecture, tensors, preprocessing, classes and notes."""
-    from resnext.weights.adapters import adapt
-    from resnext.weights.container import read
+    from resnext.weights.adapters.registry import adapt
     from resnext.weights.hub import fetch, is_remote
+    from resnext.weights.readers.detect_format import read_weights_file
 
     path = fetch(str(source)) if is_remote(str(source)) else Path(source)
     if not os.path.exists(path):  # also False for invalid names
         raise RequestError(f"there is no weights file or run directory {path}")
-    return adapt(read(RunDirectory(path).weights(checkpoint) if is_run(path) else path))
+    return adapt(read_weights_file(RunDirectory(path).weights(checkpoint) if is_run(path) else path))

@@ -6,37 +6,37 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor, nn
 
-from resnext.errors import RequestError, nearest
-from resnext.model.architecture import CONVOLUTIONS, Architecture
+from resnext.errors import RequestError, did_you_mean
+from resnext.model.architecture import CONVOLUTIONS_PER_BLOCK, Architecture
 from resnext.model.network import Network
-from resnext.weights.contents import Contents
+from resnext.weights.network_spec import NetworkSpec
 
-MOST_UNASKED = 8192  # a network with more tensors is built only if the file has as many
-SPARE = 2**24  # bytes
+MAX_UNCHECKED_TENSORS = 8192  # a network with more tensors is built only if the file has as many
+SHARING_ALLOWANCE = 2**24  # bytes
 
 
-def build(contents: Contents, origin: str) -> Network:
+def build_network(spec: NetworkSpec, origin: str) -> Network:
     """Build the network in eval mode on the CPU, with its own contiguous float32 weights.
 
     Raises RequestError, which begins with ``origin``, if a tensor is missing, unknown, of a wrong shape or type, not
     finite, or a variance below 0.
     """
-    model = on_paper(contents.architecture, len(contents.state), origin)
+    model = build_on_meta(spec.architecture, len(spec.state), origin)
     expected = model.state_dict()
-    given = with_counters(contents.state, expected)
+    given = add_missing_counters(spec.state, expected)
     check_tensors(given, expected, origin)
-    state, notes = _settled(given, origin)
+    state, notes = _convert_tensors(given, origin)
     check_values(state, origin)
-    _fill(model, state)
-    _check_classes(contents, origin)
-    model.preprocessing, model.classes = contents.preprocessing, contents.classes
-    model.provenance = dict(contents.provenance)
-    model.provenance.setdefault("format", contents.format)
-    model.provenance["notes"] = [*contents.notes, *notes]
+    _assign_tensors(model, state)
+    _check_classes(spec, origin)
+    model.preprocessing, model.classes = spec.preprocessing, spec.classes
+    model.provenance = dict(spec.provenance)
+    model.provenance.setdefault("format", spec.format)
+    model.provenance["notes"] = [*spec.notes, *notes]
     return model.eval()
 
 
-def on_paper(architecture: Architecture, tensors: int, origin: str) -> Network:
+def build_on_meta(architecture: Architecture, tensors: int, origin: str) -> Network:
     """Build the network on the meta device, for a file with this number of ``tensors``.
 
     Raises RequestError if the network needs many more tensors: a small hostile file could describe a network that
@@ -44,15 +44,17 @@ def on_paper(architecture: Architecture, tensors: int, origin: str) -> Network:
     """
     a = architecture
     paths = 1 if a.form == "grouped" else a.cardinality
-    within = CONVOLUTIONS[a.block] - (a.form != "grouped")  # minimum number of convolutions in a path, each with a BN
+    within = CONVOLUTIONS_PER_BLOCK[a.block] - (
+        a.form != "grouped"
+    )  # minimum number of convolutions in a path, each with a BN
     needed = 5 * within * paths * sum(a.blocks or ())
-    if needed > max(tensors, MOST_UNASKED):
+    if needed > max(tensors, MAX_UNCHECKED_TENSORS):
         raise RequestError(f"{origin} has {tensors:,} tensors; {a.name} needs at least {needed:,}")
     with torch.device("meta"):
         return Network(a)
 
 
-def with_counters(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def add_missing_counters(state: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Add the ``num_batches_tracked`` counters that old files lack, as 0. They do not affect the outputs."""
     counters = (name for name in expected if name.endswith("num_batches_tracked"))
     return dict.fromkeys(counters, torch.tensor(0)) | dict(state)
@@ -70,7 +72,7 @@ def check_tensors(given: Mapping[str, Tensor], expected: Mapping[str, Tensor], o
         if missing:
             parts.append(f"{len(missing)} missing ({', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''})")
         if extra:
-            shown = ", ".join(name[:80] + nearest(name[:80], missing or expected)[:80] for name in extra[:3])
+            shown = ", ".join(name[:80] + did_you_mean(name[:80], missing or expected)[:80] for name in extra[:3])
             parts.append(f"{len(extra)} unknown ({shown}{', ...' if len(extra) > 3 else ''})")
         raise RequestError(f"{origin} does not fit the network: {'; '.join(parts)}")
     for name, tensor in expected.items():
@@ -95,7 +97,7 @@ def check_values(state: Mapping[str, Tensor], origin: str) -> None:
             raise RequestError(f"{origin}: {name} has values below 0, but a variance cannot be negative")
 
 
-def _settled(given: Mapping[str, Tensor], origin: str) -> tuple[dict[str, Tensor], list[str]]:
+def _convert_tensors(given: Mapping[str, Tensor], origin: str) -> tuple[dict[str, Tensor], list[str]]:
     """Convert the tensors to contiguous float32, each with its own memory; also return notes on conversions."""
     state: dict[str, Tensor] = {}
     kinds: set[str] = set()
@@ -124,7 +126,7 @@ def check_sharing(tensors: Iterable[Tensor], origin: str) -> None:
         memory = tensor.untyped_storage()
         memories[memory.data_ptr()] = memory.nbytes()
         needed += tensor.numel() * torch.float32.itemsize
-    if needed > 4 * sum(memories.values()) + SPARE:
+    if needed > 4 * sum(memories.values()) + SHARING_ALLOWANCE:
         raise RequestError(
             f"{origin}: its tensors share memory; as separate tensors they would be far larger than the file"
         )
@@ -135,7 +137,7 @@ def _check_range(given: Tensor, tensor: Tensor, name: str, origin: str) -> None:
         raise RequestError(f"{origin}: {name} has float64 values too large for float32")
 
 
-def _fill(model: Network, state: Mapping[str, Tensor]) -> None:
+def _assign_tensors(model: Network, state: Mapping[str, Tensor]) -> None:
     """Do what ``load_state_dict(assign=True)`` does, which takes quadratic time: it scans all names for each block."""
     for prefix, module in model.named_modules():
         for name, _ in list(module.named_parameters(recurse=False)):
@@ -144,7 +146,7 @@ def _fill(model: Network, state: Mapping[str, Tensor]) -> None:
             setattr(module, name, state[f"{prefix}.{name}".lstrip(".")])
 
 
-def _check_classes(contents: Contents, origin: str) -> None:
-    count, classes = contents.architecture.num_classes, contents.classes
+def _check_classes(spec: NetworkSpec, origin: str) -> None:
+    count, classes = spec.architecture.num_classes, spec.classes
     if classes is not None and len(classes) != count:
         raise RequestError(f"{origin}: {len(classes)} class names for {count} outputs")

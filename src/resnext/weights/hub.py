@@ -8,16 +8,18 @@ from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
-from resnext.data.download import Archive, data_folder, download, file_sha256
+from resnext.data.files.download import Archive, compute_sha256, data_folder, download
 from resnext.errors import RequestError, WorkError
-from resnext.weights.container import FOLDER_FILES
+from resnext.weights.readers.detect_format import WEIGHTS_FILE_NAMES
 
-REMOTE = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
-SHA256 = re.compile(r"[0-9a-f]{64}")
-COMMIT = re.compile(r"[0-9a-f]{40}")
-DATE = r"(?:19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])"  # eight digits that are a date, not a checksum
-NAME_WITH_SUM = re.compile(rf".*-(?!{DATE}\.)(?P<sum>[0-9a-f]{{8,64}})\.[A-Za-z0-9.]+")  # resnet50-0676ba61.pth
-HF_FORM = "hf://owner/name, optionally followed by /file.safetensors and @revision"
+SCHEME_PATTERN = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
+SHA256_PATTERN = re.compile(r"[0-9a-f]{64}")
+COMMIT_PATTERN = re.compile(r"[0-9a-f]{40}")
+DATE_PATTERN = r"(?:19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])"  # eight digits that are a date, not a checksum
+NAME_WITH_CHECKSUM = re.compile(
+    rf".*-(?!{DATE_PATTERN}\.)(?P<sum>[0-9a-f]{{8,64}})\.[A-Za-z0-9.]+"
+)  # resnet50-0676ba61.pth
+HUB_SYNTAX = "hf://owner/name, optionally followed by /file.safetensors and @revision"
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,7 @@ class HubFile:
 
 def is_remote(source: str) -> bool:
     """Return whether ``source`` is a name such as ``hf://...`` or ``https://...``, not a path."""
-    return REMOTE.match(source) is not None
+    return SCHEME_PATTERN.match(source) is not None
 
 
 def fetch(source: str) -> Path:
@@ -45,126 +47,128 @@ def fetch(source: str) -> Path:
     """
     scheme = source.partition("://")[0].lower()
     if scheme == "hf":
-        return _fetch_hub(parse_hub(source))
+        return _fetch_from_hub(parse_hub_name(source))
     if scheme in ("https", "http"):
-        return _fetch_url(source)
-    raise RequestError(f"{source}: {scheme}:// is not supported; give {HF_FORM}, an https:// URL or a path")
+        return _fetch_from_url(source)
+    raise RequestError(f"{source}: {scheme}:// is not supported; give {HUB_SYNTAX}, an https:// URL or a path")
 
 
-def parse_hub(source: str) -> HubFile:
+def parse_hub_name(source: str) -> HubFile:
     """Parse ``hf://owner/name[/file][@revision]``."""
     body, _, revision = source.partition("://")[2].partition("@")
     parts = body.rstrip("/").split("/")
     unusable = len(parts) < 2 or any(part in ("", ".", "..") for part in parts) or "\\" in body
     if unusable or (not revision and "@" in source):
-        raise RequestError(f"{source} is not a valid hub name; expected {HF_FORM}")
+        raise RequestError(f"{source} is not a valid hub name; expected {HUB_SYNTAX}")
     if revision.endswith((".safetensors", ".bin", ".pth", ".pt")):
-        raise RequestError(f"{source}: the revision comes last; expected {HF_FORM}")
+        raise RequestError(f"{source}: the revision comes last; expected {HUB_SYNTAX}")
     return HubFile("/".join(parts[:2]), "/".join(parts[2:]) or None, revision or None)
 
 
-def _fetch_hub(wanted: HubFile) -> Path:
+def _fetch_from_hub(wanted: HubFile) -> Path:
     """Download the weights, and the config.json of the same commit, to huggingface_hub's cache."""
-    names = FOLDER_FILES if wanted.file is None else (wanted.file,)
-    weights = next((path for name in names if (path := _hub_file(wanted, name)) is not None), None)
+    names = WEIGHTS_FILE_NAMES if wanted.file is None else (wanted.file,)
+    weights = next((path for name in names if (path := _fetch_hub_file(wanted, name)) is not None), None)
     if weights is None:
         endings = f"; name one as hf://{wanted.repository}/FILE" if wanted.file is None else ""
         raise RequestError(
-            f"{_spelled(wanted)} has no {' and no '.join(names)} ({_address(wanted, names[0])}){endings}"
+            f"{_format_hub_name(wanted)} has no {' and no '.join(names)} ({_make_file_url(wanted, names[0])}){endings}"
         )
     folder = PurePosixPath(wanted.file or names[0]).parent
     commit = weights.parents[len(folder.parts)].name  # snapshots/COMMIT/folder/file
-    _hub_file(HubFile(wanted.repository, None, commit), (folder / "config.json").as_posix())
-    _check_blob(weights, wanted)
+    _fetch_hub_file(HubFile(wanted.repository, None, commit), (folder / "config.json").as_posix())
+    _check_cached_sha256(weights, wanted)
     return weights
 
 
-def _hub_file(wanted: HubFile, name: str) -> Path | None:
+def _fetch_hub_file(wanted: HubFile, name: str) -> Path | None:
     """Download one file of a repository; None if the repository has no such file."""
     from huggingface_hub import errors as hub
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
-    by_hand = f"download {_address(wanted, name)} yourself and give its path"
+    by_hand = f"download {_make_file_url(wanted, name)} yourself and give its path"
     known_missing = False
     try:
         cached = try_to_load_from_cache(wanted.repository, name, revision=wanted.revision or "main")
         known_missing = cached is not None and not isinstance(cached, str)
-        if known_missing and COMMIT.fullmatch(wanted.revision or ""):
+        if known_missing and COMMIT_PATTERN.fullmatch(wanted.revision or ""):
             return None
         return Path(hf_hub_download(wanted.repository, name, revision=wanted.revision))
     except hub.HFValidationError as error:
-        raise RequestError(f"hf://{wanted.repository} is not a valid repository: {_sentence(error)}") from None
+        raise RequestError(f"hf://{wanted.repository} is not a valid repository: {_shorten_message(error)}") from None
     except hub.GatedRepoError:
         raise RequestError(
-            f"hf://{wanted.repository} is gated: accept its terms at {_home(wanted)} and set HF_TOKEN, or {by_hand}"
+            f"hf://{wanted.repository} is gated: accept its terms at {_make_repository_url(wanted)} and set HF_TOKEN, or {by_hand}"
         ) from None
     except hub.RepositoryNotFoundError:
         raise RequestError(
-            f"there is no repository {_home(wanted)}, or it is private and HF_TOKEN gives no access"
+            f"there is no repository {_make_repository_url(wanted)}, or it is private and HF_TOKEN gives no access"
         ) from None
     except hub.RevisionNotFoundError:
         raise RequestError(
-            f"{_home(wanted)} has no revision {wanted.revision!r}; its branches are listed there"
+            f"{_make_repository_url(wanted)} has no revision {wanted.revision!r}; its branches are listed there"
         ) from None
     except hub.LocalEntryNotFoundError as error:
         if known_missing:
             return None
-        reason = _sentence(error.__cause__ or error)
+        reason = _shorten_message(error.__cause__ or error)
         raise WorkError(
-            f"{_spelled(wanted)} is not in the cache and could not be downloaded: {reason}; {by_hand}"
+            f"{_format_hub_name(wanted)} is not in the cache and could not be downloaded: {reason}; {by_hand}"
         ) from None
     except hub.EntryNotFoundError:
         return None
     except (hub.HfHubHTTPError, hub.HTTPError, hub.OfflineModeIsEnabled, hub.FileMetadataError, OSError) as error:
-        raise WorkError(f"{_spelled(wanted)} could not be downloaded: {_sentence(error)}; {by_hand}") from None
+        raise WorkError(
+            f"{_format_hub_name(wanted)} could not be downloaded: {_shorten_message(error)}; {by_hand}"
+        ) from None
 
 
-def _check_blob(path: Path, wanted: HubFile) -> None:
+def _check_cached_sha256(path: Path, wanted: HubFile) -> None:
     """Check a large file against its SHA-256, which is its name in the cache. Delete it if they differ."""
     blob = path.resolve()
-    if SHA256.fullmatch(blob.name) and (found := file_sha256(blob)) != blob.name:
+    if SHA256_PATTERN.fullmatch(blob.name) and (found := compute_sha256(blob)) != blob.name:
         path.unlink(missing_ok=True)
         blob.unlink(missing_ok=True)
         raise WorkError(
-            f"{_spelled(wanted)} has SHA-256 {found}, expected {blob.name}; it was deleted from the cache: try again"
+            f"{_format_hub_name(wanted)} has SHA-256 {found}, expected {blob.name}; it was deleted from the cache: try again"
         )
 
 
-def _home(wanted: HubFile) -> str:
+def _make_repository_url(wanted: HubFile) -> str:
     from huggingface_hub import constants
 
     return f"{constants.ENDPOINT}/{wanted.repository}"
 
 
-def _address(wanted: HubFile, name: str) -> str:
-    return f"{_home(wanted)}/resolve/{wanted.revision or 'main'}/{name}"
+def _make_file_url(wanted: HubFile, name: str) -> str:
+    return f"{_make_repository_url(wanted)}/resolve/{wanted.revision or 'main'}/{name}"
 
 
-def _spelled(wanted: HubFile) -> str:
+def _format_hub_name(wanted: HubFile) -> str:
     file = f"/{wanted.file}" if wanted.file else ""
     return f"hf://{wanted.repository}{file}" + (f"@{wanted.revision}" if wanted.revision else "")
 
 
-def _sentence(error: BaseException) -> str:
+def _shorten_message(error: BaseException) -> str:
     """Return the first line of an error message, at most 300 characters."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0].rstrip(". ")[:300]
 
 
-def _fetch_url(source: str) -> Path:
-    archive, folder = archive_of(source), data_folder() / "weights"
+def _fetch_from_url(source: str) -> Path:
+    archive, folder = parse_url(source), data_folder() / "weights"
     fresh = not (folder / archive.name).exists()
     path = download(archive, folder)
-    if fresh and not archive.checked:
+    if fresh and not archive.has_checksum:
         print(
             f"resnext: warning: {archive.url} was downloaded without a checksum to verify; its SHA-256 is "
-            f"{file_sha256(path)}; add #sha256=... to the URL to verify it",
+            f"{compute_sha256(path)}; add #sha256=... to the URL to verify it",
             file=sys.stderr,
         )
     return path
 
 
-def archive_of(source: str) -> Archive:
+def parse_url(source: str) -> Archive:
     """Parse an ``https://`` URL and its optional ``#sha256=HEX``. Plain http is allowed only to this machine."""
     address, _, fragment = source.partition("#")
     try:
@@ -174,19 +178,19 @@ def archive_of(source: str) -> Archive:
         raise RequestError(f"{source} is not a URL: {error}") from None
     if not host or re.search(r"[\s\x00-\x1f\x7f]", address):
         raise RequestError(f"{source} is not a URL: it should look like https://host/path/weights.pth")
-    if parts.scheme.lower() == "http" and not _loopback(host):
+    if parts.scheme.lower() == "http" and not _is_loopback(host):
         raise RequestError(f"{source}: http is not secure; give an https URL, or download the file yourself")
     label, _, digest = fragment.lower().partition("=")
-    if fragment and not (label == "sha256" and SHA256.fullmatch(digest)):
+    if fragment and not (label == "sha256" and SHA256_PATTERN.fullmatch(digest)):
         raise RequestError(f"{source}: after #, expected sha256= and 64 hexadecimal digits")
     name = PurePosixPath(unquote(parts.path)).name
-    named = NAME_WITH_SUM.fullmatch(name)
+    named = NAME_WITH_CHECKSUM.fullmatch(name)
     plain = re.sub(r"[^A-Za-z0-9._-]", "_", name)[-100:] or "weights"
     key = sha256(address.encode("utf-8", "surrogateescape")).hexdigest()
     return Archive(address, f"{key}-{plain}", sha256=digest or (named["sum"] if named else None))
 
 
-def _loopback(host: str) -> bool:
+def _is_loopback(host: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:

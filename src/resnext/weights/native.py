@@ -17,21 +17,30 @@ from safetensors.torch import save as serialize
 from torch import Tensor
 
 from resnext.data.preprocessing import Preprocessing
-from resnext.errors import RequestError, nearest
-from resnext.files import written_whole
+from resnext.errors import RequestError, did_you_mean
+from resnext.files import atomic_write
 from resnext.model.architecture import Architecture
-from resnext.model.complexity import default_image_size
+from resnext.model.complexity import get_default_image_size
 from resnext.model.network import Network
-from resnext.weights.contents import Contents, Raw
+from resnext.weights.network_spec import NetworkSpec, RawCheckpoint
 
-VERSION = 1
-DETECTOR = "resnext-detector"  # metadata key of a detector's file (detect/weights.py), and the name of its format
-BODY, HEAD = (
+FORMAT_VERSION = 1
+DETECTOR_FORMAT = (
+    "resnext-detector"  # metadata key of a detector's file (detect/weights.py), and the name of its format
+)
+BACKBONE_PREFIX, BOX_HEAD_PREFIX = (
     "backbone.body.",
     "roi_heads.box_head.",
 )  # prefixes of a detector's backbone; in the c4 layout the last stage is in the box head
-TRAINING = ("weights/", "optimizer/", "groups/")  # prefixes of the tensors in the training state of a checkpoint
-ADDED = ("stride_in_1x1", "bn_eps")  # fields of Architecture that were added after the first files of version 1
+TRAINING_STATE_PREFIXES = (
+    "weights/",
+    "optimizer/",
+    "groups/",
+)  # prefixes of the tensors in the training state of a checkpoint
+FIELDS_ADDED_LATER = (
+    "stride_in_1x1",
+    "bn_eps",
+)  # fields of Architecture that were added after the first files of version 1
 
 
 def save(model: Network, path: Path | str, provenance: dict[str, Any] | None = None) -> None:
@@ -47,19 +56,19 @@ def save(model: Network, path: Path | str, provenance: dict[str, Any] | None = N
     Raises:
         WorkError: the file could not be written.
     """
-    data = serialized(model, provenance)
-    with written_whole(Path(path)) as file:
+    data = serialize_network(model, provenance)
+    with atomic_write(Path(path)) as file:
         file.write(data)
 
 
-def serialized(model: Network, provenance: dict[str, Any] | None = None) -> bytes:
+def serialize_network(model: Network, provenance: dict[str, Any] | None = None) -> bytes:
     """Return the bytes of the weights file."""
     architecture = model.architecture.to_dict()
-    for name in ADDED:
+    for name in FIELDS_ADDED_LATER:
         if architecture[name] == Architecture.__dataclass_fields__[name].default:
             del architecture[name]
     about = {
-        "version": VERSION,
+        "version": FORMAT_VERSION,
         "architecture": architecture,
         "preprocessing": None if model.preprocessing is None else model.preprocessing.to_dict(),
         "classes": None if model.classes is None else list(model.classes),
@@ -69,70 +78,70 @@ def serialized(model: Network, provenance: dict[str, Any] | None = None) -> byte
     return serialize(tensors, metadata={"resnext": json.dumps(about)})  # one key, as safetensors does not keep an order
 
 
-def is_native(raw: Raw) -> bool:
+def is_native(raw: RawCheckpoint) -> bool:
     """Return whether this is a weights file of a resnext network."""
     return "resnext" in raw.metadata
 
 
-def adapt(raw: Raw) -> Contents:
+def adapt(raw: RawCheckpoint) -> NetworkSpec:
     """Read the spec from a file written by ``save``."""
-    about = _about(raw, "resnext")
+    about = _parse_metadata(raw, "resnext")
     try:
-        architecture = Architecture(**_architecture_fields(about))
+        architecture = Architecture(**_get_architecture_fields(about))
         preprocessing = Preprocessing.from_dict(about["preprocessing"]) if about.get("preprocessing") else None
     except RequestError as error:
         raise RequestError(f"{raw.path}: {error}") from None
     classes, provenance = about.get("classes"), about.get("provenance")
     if classes is not None and not (isinstance(classes, list) and all(isinstance(name, str) for name in classes)):
         raise RequestError(f"{raw.path}: its classes are not a list of names")
-    return Contents(
+    return NetworkSpec(
         architecture=architecture,
         state=raw.value,
         format="resnext",
         preprocessing=preprocessing,
         classes=None if classes is None else tuple(classes),
-        notes=_earlier_notes(provenance),
+        notes=_get_earlier_notes(provenance),
         provenance=provenance if isinstance(provenance, dict) else {},
     )
 
 
-def is_detector(raw: Raw) -> bool:
+def is_detector(raw: RawCheckpoint) -> bool:
     """Return whether this is a weights file of a resnext detector."""
-    return DETECTOR in raw.metadata
+    return DETECTOR_FORMAT in raw.metadata
 
 
-def adapt_detector(raw: Raw) -> Contents:
+def adapt_detector(raw: RawCheckpoint) -> NetworkSpec:
     """Read the spec of a resnext detector's backbone."""
-    about = _about(raw, DETECTOR)
+    about = _parse_metadata(raw, DETECTOR_FORMAT)
     try:
-        architecture = Architecture(**_architecture_fields(about)).change(num_classes=0)
-        state = _below_detector(raw.value, about)
-        preprocessing = _colours_of_detector(about["preprocessing"], architecture)
+        architecture = Architecture(**_get_architecture_fields(about)).change(num_classes=0)
+        state = _extract_backbone(raw.value, about)
+        preprocessing = _convert_detector_preprocessing(about["preprocessing"], architecture)
     except RequestError as error:
         raise RequestError(f"{raw.path}: {error}") from None
     except (KeyError, TypeError) as error:
         raise RequestError(f"{raw.path}: its detector metadata is incomplete or invalid ({error!r:.80})") from None
     provenance = about.get("provenance")
-    return Contents(
+    return NetworkSpec(
         architecture=architecture,
         state=state,
-        format=DETECTOR,
+        format=DETECTOR_FORMAT,
         preprocessing=preprocessing,
-        provenance=(provenance if isinstance(provenance, dict) else {}) | {"format": DETECTOR},
+        provenance=(provenance if isinstance(provenance, dict) else {}) | {"format": DETECTOR_FORMAT},
         notes=(
-            *_earlier_notes(provenance),
+            *_get_earlier_notes(provenance),
             "only the backbone of the detector was read, with its mean, std and exif; resize and crop "
             f"({preprocessing.resize}/{preprocessing.image_size} pixels) are defaults, as a detector has none",
         ),
     )
 
 
-def _below_detector(tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> dict[str, Tensor]:
+def _extract_backbone(tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> dict[str, Tensor]:
     """Get the backbone's tensors; in the c4 layout its last stage is in the box head."""
     split = about["detector"]["layout"] == "c4"
     if split and about["learn"] == "rpn":
         raise RequestError("it is a c4 detector from the rpn step of training, which has no last backbone stage")
-    prefixes = (BODY, HEAD) if split else (BODY,)
+    prefixes = (BACKBONE_PREFIX, BOX_HEAD_PREFIX) if split else (BACKBONE_PREFIX,)
     return {
         name.removeprefix(prefix): tensor
         for prefix in prefixes
@@ -141,9 +150,9 @@ def _below_detector(tensors: Mapping[str, Tensor], about: Mapping[str, Any]) -> 
     }
 
 
-def _colours_of_detector(view: Mapping[str, Any], architecture: Architecture) -> Preprocessing:
+def _convert_detector_preprocessing(view: Mapping[str, Any], architecture: Architecture) -> Preprocessing:
     """Combine a detector's mean, std and exif with the default resize and crop."""
-    size = default_image_size(architecture)
+    size = get_default_image_size(architecture)
     return Preprocessing(
         image_size=size,
         resize=256 if size == 224 else size,
@@ -155,21 +164,21 @@ def _colours_of_detector(view: Mapping[str, Any], architecture: Architecture) ->
     )
 
 
-def check_no_training_state(raw: Raw) -> None:
+def check_no_training_state(raw: RawCheckpoint) -> None:
     """Raise RequestError if this is the training state of a checkpoint, not its weights."""
-    if raw.container == "safetensors" and any(name.startswith(TRAINING) for name in raw.value):
+    if raw.file_format == "safetensors" and any(name.startswith(TRAINING_STATE_PREFIXES) for name in raw.value):
         raise RequestError(
             f"{raw.path} is the training state of a run, not its weights; those are in model-*.safetensors beside it"
         )
 
 
-def _earlier_notes(provenance: Any) -> tuple[str, ...]:
+def _get_earlier_notes(provenance: Any) -> tuple[str, ...]:
     """Get the notes from the conversion that made this file."""
     notes = provenance.get("notes") if isinstance(provenance, dict) else None
     return tuple(note for note in notes if isinstance(note, str)) if isinstance(notes, list) else ()
 
 
-def _about(raw: Raw, key: str) -> dict[str, Any]:
+def _parse_metadata(raw: RawCheckpoint, key: str) -> dict[str, Any]:
     try:
         about = json.loads(raw.metadata[key])
     except (ValueError, RecursionError) as error:
@@ -177,12 +186,14 @@ def _about(raw: Raw, key: str) -> dict[str, Any]:
     if not isinstance(about, dict) or "architecture" not in about:
         raise RequestError(f"{raw.path}: its {key} metadata has no architecture")
     version = about.get("version")
-    if isinstance(version, bool) or not isinstance(version, int) or not 1 <= version <= VERSION:
-        raise RequestError(f"{raw.path} has format version {version!r}; this program reads versions up to {VERSION}")
+    if isinstance(version, bool) or not isinstance(version, int) or not 1 <= version <= FORMAT_VERSION:
+        raise RequestError(
+            f"{raw.path} has format version {version!r}; this program reads versions up to {FORMAT_VERSION}"
+        )
     return about
 
 
-def _architecture_fields(about: dict[str, Any]) -> dict[str, Any]:
+def _get_architecture_fields(about: dict[str, Any]) -> dict[str, Any]:
     values = about["architecture"]
     if not isinstance(values, dict):
         raise RequestError("its architecture is not a JSON object")
@@ -190,6 +201,6 @@ def _architecture_fields(about: dict[str, Any]) -> dict[str, Any]:
     for key in values:
         if key not in known:
             raise RequestError(
-                f"its architecture has the unknown field {key!r}{nearest(key, known)}; did a newer resnext write it?"
+                f"its architecture has the unknown field {key!r}{did_you_mean(key, known)}; did a newer resnext write it?"
             )
     return values

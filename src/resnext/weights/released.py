@@ -10,11 +10,11 @@ from functools import cache
 from importlib.resources import files
 
 MIB = 1 << 20
-EXACT = 0.001  # MiB; published sizes have three decimals
+MIB_TOLERANCE = 0.001  # MiB; published sizes have three decimals
 
 
 @dataclass(frozen=True, kw_only=True)
-class Figure:
+class PublishedError:
     """A published error in percent, with the data, the preprocessing (pixels) and the source."""
 
     top1_error: float
@@ -34,14 +34,14 @@ class Figure:
         )
 
     @property
-    def line(self) -> str:
+    def summary_line(self) -> str:
         """The error with its protocol in one line."""
         top5 = "" if self.top5_error is None else f", top-5 {self.top5_error:.2f} %"
         return f"top-1 error {self.top1_error:.2f} %{top5} · {self.protocol}"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Released:
+class ReleasedFile:
     """One public file.
 
     ``sha256`` has only the digits that are published. ``is_certain`` is False for a file that was matched without its
@@ -52,21 +52,23 @@ class Released:
     architecture: str
     format: str
     licence: str
-    figures: tuple[Figure, ...]
+    figures: tuple[PublishedError, ...]
     url: str | None = None
     hub: str | None = None
     mib: float | None = None
     sha256: str | None = None
     note: str | None = None
-    certain: bool = True
+    is_certain: bool = True
 
-    def has_size(self, size: int) -> bool:
+    def matches_size(self, size: int) -> bool:
         """Return whether a size in bytes matches the published size, which has three decimals of a MiB."""
-        return self.mib is not None and abs(size / MIB - self.mib) <= EXACT
+        return self.mib is not None and abs(size / MIB - self.mib) <= MIB_TOLERANCE
 
 
 @cache
-def released() -> tuple[Released, ...]:
+def load_released() -> tuple[ReleasedFile, ...]:
     """Load all entries of released.json."""
     entries = json.loads(files("resnext").joinpath("paper", "released.json").read_text(encoding="utf-8"))
-    return tuple(Released(**entry | {"figures": tuple(Figure(**f) for f in entry["figures"])}) for entry in entries)
+    return tuple(
+        ReleasedFile(**entry | {"figures": tuple(PublishedError(**f) for f in entry["figures"])}) for entry in entries
+    )

@@ -15,19 +15,19 @@ from safetensors.torch import save as safetensors_bytes
 from torch import Tensor
 
 from resnext.errors import RequestError, WorkError
-from resnext.files import disk_named, sync_folder, written_whole
-from resnext.model.complexity import default_image_size
+from resnext.files import atomic_write, report_write_errors, sync_folder
+from resnext.model.complexity import get_default_image_size
 from resnext.model.network import Network
 
-ROUNDING = 1e-4  # relative to the largest output: float32 sums are added in another order
-LARGEST_SIDE = 224  # pixels of the test image
+MAX_RELATIVE_DIFFERENCE = 1e-4  # relative to the largest output: float32 sums are added in another order
+MAX_IMAGE_SIDE = 224  # pixels of the test image
 
-OF_A_RUN = ("recipe.yaml", "curves.png", "confusion.png", "reliability.png")  # removed before a new model card
+RUN_FILES = ("recipe.yaml", "curves.png", "confusion.png", "reliability.png")  # removed before a new model card
 
-Write = Callable[[Network, Path], None]
+Writer = Callable[[Network, Path], None]
 
 
-def write_ours(model: Network, path: Path) -> None:
+def write_native(model: Network, path: Path) -> None:
     """Write a resnext safetensors file, which has the architecture, preprocessing and classes too."""
     from resnext.weights.native import save
 
@@ -36,52 +36,52 @@ def write_ours(model: Network, path: Path) -> None:
 
 def write_torchvision(model: Network, path: Path) -> None:
     """Write a state dict with torch.save, for ``torchvision.models.ResNet(...).load_state_dict``."""
-    from resnext.weights.torchvision import to_torchvision
+    from resnext.weights.adapters.torchvision import to_torchvision
 
     state, data = to_torchvision(model), io.BytesIO()  # in memory: on a full disk torch.save raises a misleading error
     torch.save(OrderedDict((name, tensor.contiguous()) for name, tensor in state.items()), data)
-    with written_whole(path) as file:
+    with atomic_write(path) as file:
         file.write(data.getbuffer())
 
 
 def write_detectron2(model: Network, path: Path) -> None:
     """Write a backbone for detectron2's ``cfg.MODEL.WEIGHTS``: a pickle of NumPy arrays."""
-    from resnext.weights.detectron2 import to_detectron2
+    from resnext.weights.adapters.detectron2 import to_detectron2
 
     table = to_detectron2(model)
-    with written_whole(path) as file:
+    with atomic_write(path) as file:
         pickle.dump(table, file, protocol=4)  # readable by every Python that detectron2 supports
 
 
 def write_timm(model: Network, path: Path) -> None:
     """Write a folder for ``timm.create_model("local-dir:FOLDER", pretrained=True)``, or only its .safetensors file."""
-    from resnext.weights.timm import to_timm
+    from resnext.weights.adapters.timm import to_timm
 
     state, config = to_timm(model)
     folder = path.suffix != ".safetensors"
     if folder:
         make_folder(path)
-        with written_whole(path / "config.json", "w") as file:
+        with atomic_write(path / "config.json", "w") as file:
             json.dump(config, file, indent=1)
-    with written_whole(path / "model.safetensors" if folder else path) as file:
+    with atomic_write(path / "model.safetensors" if folder else path) as file:
         file.write(safetensors_bytes({k: v.contiguous() for k, v in state.items()}, metadata={"format": "pt"}))
 
 
-def write_proven(model: Network, out: Path, write: Write) -> float:
+def write_verified(model: Network, out: Path, write: Writer) -> float:
     """Write ``model`` to ``out`` with ``write``, after checking that the written network computes the same outputs.
 
     ``out`` appears only after the check. An existing folder keeps its other files. Returns the largest difference of
     the outputs. Raises WorkError if the disk fails or the outputs differ, and any error of the writer.
     """
     out = Path(os.path.abspath(out))
-    with _beside(out) as staged:
+    with _make_temporary_path(out) as staged:
         write(model, staged)
-        difference = prove(model, staged)
-        _move(staged, out)
+        difference = verify_file(model, staged)
+        _move_into_place(staged, out)
     return difference
 
 
-def prove(model: Network, path: Path) -> float:
+def verify_file(model: Network, path: Path) -> float:
     """Compare the outputs of ``model`` and of the network in ``path`` on one fixed, already normalized test image.
 
     Returns the largest difference. Raises WorkError if it is above MAX_RELATIVE_DIFFERENCE or the file cannot be read.
@@ -92,25 +92,29 @@ def prove(model: Network, path: Path) -> float:
         again = load(path)
     except RequestError as error:
         raise WorkError(f"the written file cannot be read back: {error}") from None
-    picture = _picture(model)
+    picture = _make_test_image(model)
     with torch.inference_mode():
-        expected, found = _outputs(model.eval(), picture, again), _outputs(again, picture, model)
+        expected, found = _compute_outputs(model.eval(), picture, again), _compute_outputs(again, picture, model)
     difference, scale = (found - expected).abs().max().item(), expected.abs().max().item()
-    if not difference <= ROUNDING * max(1.0, scale):  # also true for nan
+    if not difference <= MAX_RELATIVE_DIFFERENCE * max(1.0, scale):  # also true for nan
         raise WorkError(
             f"the written network computes something else: outputs of up to {scale:.3g} differ by {difference:.3g}"
         )
     return difference
 
 
-def _picture(model: Network) -> Tensor:
-    side = model.preprocessing.image_size if model.preprocessing is not None else default_image_size(model.architecture)
-    side = max(model.architecture.stride, min(side, LARGEST_SIDE))
+def _make_test_image(model: Network) -> Tensor:
+    side = (
+        model.preprocessing.image_size
+        if model.preprocessing is not None
+        else get_default_image_size(model.architecture)
+    )
+    side = max(model.architecture.stride, min(side, MAX_IMAGE_SIDE))
     generator = torch.Generator().manual_seed(0)
     return torch.randn(1, model.architecture.in_channels, side, side, generator=generator)
 
 
-def _outputs(model: Network, picture: Tensor, other: Network) -> Tensor:
+def _compute_outputs(model: Network, picture: Tensor, other: Network) -> Tensor:
     """Compute the logits, or the pooled features if only one of the two networks has a classifier."""
     if model.architecture.num_classes == other.architecture.num_classes:
         return model(picture)
@@ -118,9 +122,9 @@ def _outputs(model: Network, picture: Tensor, other: Network) -> Tensor:
 
 
 @contextmanager
-def _beside(out: Path) -> Iterator[Path]:
+def _make_temporary_path(out: Path) -> Iterator[Path]:
     """Provide a path of the same name in a temporary folder on the same disk, which is deleted at the end."""
-    with disk_named(out):
+    with report_write_errors(out):
         out.parent.mkdir(parents=True, exist_ok=True)
         folder = tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}.", suffix=".part")
     with folder as name:
@@ -129,16 +133,16 @@ def _beside(out: Path) -> Iterator[Path]:
 
 def make_folder(path: Path) -> None:
     """Make a folder unless it exists."""
-    with disk_named(path):
+    with report_write_errors(path):
         path.mkdir(exist_ok=True)
 
 
-def _move(staged: Path, out: Path) -> None:
+def _move_into_place(staged: Path, out: Path) -> None:
     """Move to the final place by one rename, or file by file into an existing folder (the weights last)."""
-    with disk_named(out):
+    with report_write_errors(out):
         if staged.is_dir() and out.is_dir():
             if (staged / "README.md").exists():
-                for name in OF_A_RUN:
+                for name in RUN_FILES:
                     (out / name).unlink(missing_ok=True)
             for file in sorted(staged.iterdir(), key=lambda path: path.name == "model.safetensors"):
                 os.replace(file, out / file.name)

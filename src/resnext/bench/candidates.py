@@ -1,0 +1,172 @@
+"""Candidates of a training benchmark: tune their plans, compare their outputs, measure their speed and memory."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from rich.console import Console
+
+from resnext.bench.check_outputs import (
+    TOLERANCES,
+    OutputDistance,
+    StepOutputs,
+    check_distance,
+    compute_outputs,
+    measure_distance,
+)
+from resnext.bench.measure import Candidate, Timing, measure_peak_memory, time_interleaved
+from resnext.bench.results import show_progress
+from resnext.bench.train_step import StepConfig, TrainStep, fuse_all_norms, make_memory_arguments, tune_plan
+from resnext.model.architecture import Architecture
+from resnext.model.plan import Plan
+
+
+@dataclass(frozen=True)
+class CandidateSpec:
+    """Description of a candidate that is not built yet."""
+
+    name: str
+    architecture: Architecture
+    config: StepConfig
+
+
+@dataclass(frozen=True)
+class TrainWorkload:
+    """The batch that every candidate trains on."""
+
+    batch: int
+    size: int
+
+
+def list_candidates(
+    architecture: Architecture,
+    peers: Sequence[str],
+    precision: str,
+    recompute: Sequence[str] = (),
+    *,
+    resnet: bool = False,
+) -> list[CandidateSpec]:
+    """List the candidates of ``resnext bench train``.
+
+    Ours first, then ours with each level of recomputation, then each peer with its defaults (fp32, NCHW) and with its
+    fastest settings. ``resnet`` adds the ResNet of the same depth, ours and the peers with their fastest settings.
+    """
+    ours = StepConfig("resnext", precision)
+    ways = [ours, *(replace(ours, recompute=level) for level in recompute)]
+    for peer in peers:
+        ways += [StepConfig(peer, "fp32", channels_last=False), StepConfig(peer, precision)]
+    entries = [CandidateSpec(str(way), architecture, way) for way in ways]
+    if resnet and architecture.cardinality > 1 and architecture.stem == "imagenet":
+        twin = architecture.change(cardinality=1, width=64)
+        best = [ours, *(StepConfig(peer, precision) for peer in peers)]
+        entries += [CandidateSpec(f"{twin.name}: {way}", twin, way) for way in best]
+    return entries
+
+
+@dataclass(frozen=True)
+class CandidateResults:
+    """Timings in the order of the candidates, and further CSV columns by candidate name."""
+
+    timings: list[Timing]
+    columns: dict[str, dict[str, object]]
+
+
+def measure_candidates(
+    entries: Sequence[CandidateSpec], task: TrainWorkload, rounds: int, console: Console, *, memory: bool = False
+) -> CandidateResults:
+    """Tune, build, compare and time the candidates; with ``memory`` also measure their peak memory.
+
+    Raises WorkError if a candidate computes something different.
+    """
+    plans = tune_plans(entries, task, console)
+    steps = [TrainStep(e.architecture, e.config, task.batch, task.size, plans.get(e.name)) for e in entries]
+    distances = compare_candidates(entries, steps, task, console)
+    arms = [Candidate(entry.name, step, task.batch) for entry, step in zip(entries, steps, strict=True)]
+    with show_progress("steps") as progress:
+        timings = time_interleaved(arms, rounds, warmup=0, progress=progress)
+    steps.clear()
+    arms.clear()
+    peaks = measure_peaks(entries, plans, task, console) if memory else {}
+    columns = {e.name: _make_columns(e, task, distances[e.name], peaks.get(e.name)) for e in entries}
+    return CandidateResults(timings, columns)
+
+
+def _make_columns(
+    entry: CandidateSpec, task: TrainWorkload, found: OutputDistance, peak: float | None
+) -> dict[str, object]:
+    return {
+        "network": entry.architecture.name,
+        "library": entry.config.library,
+        "precision": entry.config.precision,
+        "layout": "NHWC" if entry.config.channels_last else "NCHW",
+        "recompute": entry.config.recompute,
+        "batch": task.batch,
+        "image_size": task.size,
+        "peak_mib": None if peak is None else round(peak),
+        "logits_distance": f"{max(found.eval_logits, found.logits):.1e}",
+        "gradients_distance": f"{found.gradients:.1e}",
+    }
+
+
+def tune_plans(entries: Sequence[CandidateSpec], task: TrainWorkload, console: Console) -> dict[str, Plan]:
+    """Find the plans of our candidates, by candidate name; what is not in the tuning cache is measured now."""
+    plans: dict[str, Plan] = {}
+    found: dict[tuple[Architecture, str], Plan] = {}
+    for entry in entries:
+        if entry.config.library != "resnext":
+            continue
+        a, precision = entry.architecture, entry.config.precision
+        if (a, precision) not in found:
+            with console.status(f"{a.name}: tuning its layers") as status:
+                found[a, precision] = tune_plan(a, task.batch, task.size, precision, status.update)
+        everywhere = entry.config.recompute in ("activations", "expansions")
+        plans[entry.name] = fuse_all_norms(a, found[a, precision]) if everywhere else found[a, precision]
+    return plans
+
+
+def compare_candidates(
+    entries: Sequence[CandidateSpec], steps: Sequence[TrainStep], task: TrainWorkload, console: Console
+) -> dict[str, OutputDistance]:
+    """Compare the outputs of each candidate with PyTorch in fp32 on the same batch; this is also the warm-up.
+
+    The reference is the first fp32 candidate in NCHW, otherwise our network without fast paths. Raises WorkError if a
+    difference is larger than rounding.
+    """
+    references: dict[Architecture, StepOutputs] = {}
+    outcomes, found = {}, {}
+    with console.status("comparing the outputs of the candidates") as status:
+        for entry, step in zip(entries, steps, strict=True):
+            status.update(f"comparing the outputs of the candidates: {entry.name}")
+            outcomes[entry.name] = compute_outputs(step)
+            if entry.config.precision == "fp32" and not entry.config.channels_last:
+                references.setdefault(entry.architecture, outcomes[entry.name])
+        for entry in entries:
+            a = entry.architecture
+            if a not in references:
+                references[a] = compute_outputs(
+                    TrainStep(a, StepConfig("plain", "fp32", channels_last=False), task.batch, task.size)
+                )
+            found[entry.name] = measure_distance(outcomes[entry.name], references[a])
+            check_distance(entry.name, entry.config.precision, found[entry.name])
+    for precision in dict.fromkeys(e.config.precision for e in entries):
+        some = [found[e.name] for e in entries if e.config.precision == precision]
+        logits, gradients = max(max(d.logits, d.eval_logits) for d in some), max(d.gradients for d in some)
+        console.print(
+            f"outputs agree in {precision}: relative distance from the fp32 reference at most {logits:.1e} for logits "
+            f"(allowed {TOLERANCES[precision][0]:g}) and {gradients:.1e} for gradients "
+            f"(allowed {TOLERANCES[precision][1]:g})",
+            highlight=False, soft_wrap=True,
+        )  # fmt: skip
+    return found
+
+
+def measure_peaks(
+    entries: Sequence[CandidateSpec], plans: Mapping[str, Plan], task: TrainWorkload, console: Console
+) -> dict[str, float]:
+    """Measure the peak memory of two steps of each candidate, in MiB above the start, each in a fresh process."""
+    peaks = {}
+    with console.status("memory") as status:
+        for e in entries:
+            status.update(f"memory: {e.name}")
+            told = make_memory_arguments(e.architecture, e.config, task.batch, task.size, plans.get(e.name))
+            peaks[e.name] = measure_peak_memory("resnext.bench.train_step:step_again", *told)
+    return peaks

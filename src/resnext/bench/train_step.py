@@ -1,0 +1,118 @@
+"""One training step of a candidate: forward, loss, backward and SGD, the same for all libraries."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from resnext.bench.peers import OURS, build_network
+from resnext.device import autocast
+from resnext.model.architecture import Architecture
+from resnext.model.network import Network
+from resnext.model.plan import Plan, autotune, fuse_all, set_activation_checkpointing
+from resnext.speed.allocator import tune_malloc
+
+PRECISIONS = ("bf16", "fp32")
+SGD: dict[str, Any] = {"lr": 0.01, "momentum": 0.9, "nesterov": True, "weight_decay": 1e-4}
+EVAL_IMAGES = 4  # images whose logits are compared in evaluation mode
+
+
+@dataclass(frozen=True)
+class StepConfig:
+    """How a candidate trains: library, precision, memory layout, and recomputation level."""
+
+    library: str
+    precision: str = "bf16"
+    channels_last: bool = True
+    recompute: str = "no"
+
+    def __str__(self) -> str:
+        again = f", recompute {self.recompute}" if self.recompute != "no" else ""
+        return f"{self.library} {self.precision} {'NHWC' if self.channels_last else 'NCHW'}{again}"
+
+
+class TrainStep:
+    """A network and its optimizer on one fixed batch of noise; calling it runs a training step."""
+
+    def __init__(
+        self, architecture: Architecture, way: StepConfig, batch: int, size: int, plan: Plan | None = None
+    ) -> None:
+        tune_malloc()  # for all candidates of this process, as in resnext train
+        layout = torch.channels_last if way.channels_last else torch.contiguous_format
+        self.config = way
+        self.model: nn.Module = build_network(way.library, architecture)
+        if isinstance(self.model, Network):
+            (plan or Plan()).apply(self.model)
+            if way.recompute != "no":
+                set_activation_checkpointing(self.model, way.recompute)
+        self.model.to(memory_format=layout)
+        fused = way.library == "resnext" or None  # as in resnext train with fast paths
+        self.optimizer = torch.optim.SGD(self.model.parameters(), fused=fused, **SGD)
+        generator = torch.Generator().manual_seed(0)
+        images = torch.randn(batch, architecture.in_channels, size, size, generator=generator)
+        self.images = images.contiguous(memory_format=layout)
+        self.labels = torch.randint(architecture.num_classes, (batch,), generator=generator)
+
+    def __call__(self) -> None:
+        """Run one training step."""
+        self.compute_gradients()
+        self.update_weights()
+
+    def update_weights(self) -> None:
+        """Update the weights and clear the gradients."""
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+
+    def compute_gradients(self) -> tuple[Tensor, float]:
+        """Run forward and backward pass; return logits [B, K] in training mode and the loss."""
+        with autocast(self.images.device, self.config.precision):
+            logits = self.model(self.images)
+        loss = F.cross_entropy(logits.float(), self.labels)
+        loss.backward()
+        return logits.detach().float(), loss.item()
+
+    def compute_eval_logits(self) -> Tensor:
+        """Compute the logits of the first images in evaluation mode."""
+        self.model.eval()
+        with torch.no_grad(), autocast(self.images.device, self.config.precision):
+            logits = self.model(self.images[:EVAL_IMAGES])
+        self.model.train()
+        return logits.float()
+
+
+def tune_plan(
+    architecture: Architecture, batch: int, size: int, precision: str, progress: Callable[[str], None] = lambda _: None
+) -> Plan:
+    """Find the plan that ``resnext.tune`` chooses for training on such batches; uses and fills the tuning cache."""
+    model = build_network(OURS, architecture).to(memory_format=torch.channels_last)
+    images = torch.zeros(batch, architecture.in_channels, size, size)
+    return autotune(model, images.contiguous(memory_format=torch.channels_last), precision, progress=progress)
+
+
+def fuse_all_norms(architecture: Architecture, plan: Plan) -> Plan:
+    """Fuse all norms in the plan, which recomputing activations needs. Raises RequestError without a compiler."""
+    with torch.device("meta"):
+        return fuse_all(Network(architecture), plan)
+
+
+def make_memory_arguments(
+    architecture: Architecture, way: StepConfig, batch: int, size: int, plan: Plan | None = None
+) -> tuple[Any, ...]:
+    """Make the arguments of ``rebuild_step`` as plain values, for ``measure_peak_memory``."""
+    return architecture.to_dict(), asdict(way), batch, size, (plan or Plan()).to_dict()
+
+
+def rebuild_step(architecture: dict, way: dict, batch: int, size: int, plan: dict) -> Callable[[], object]:
+    """Build the step in a fresh process; its first call uses two images, to allocate the momentum, later ones all."""
+    step = TrainStep(Architecture(**architecture), StepConfig(**way), batch, size, Plan.from_dict(plan))
+    images, labels = step.images, step.labels
+    step.images, step.labels = images[:2], labels[:2]
+
+    def work() -> None:
+        step()
+        step.images, step.labels = images, labels
+
+    return work

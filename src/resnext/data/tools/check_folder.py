@@ -1,0 +1,305 @@
+"""``resnext data check`` of an image folder: find problems that would stop training or harm its result.
+
+Nothing is written. Files are decoded by the same function as in training, and the layout is checked by opening the
+``folder`` source itself. So a folder without errors here can be trained on.
+"""
+
+import hashlib
+import os
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+from PIL import Image
+
+from resnext.data.classes import quote_names
+from resnext.data.dataset import BadImageError
+from resnext.data.decode.pillow import UNSUPPORTED_EXTENSIONS, ImageInfo, detect_image_format, read_image_with_info
+from resnext.data.sources.image_folder import (
+    LAYOUT_HINT,
+    TRAIN,
+    find_held_out_split,
+    find_split_folders,
+    is_hidden,
+    is_image_name,
+    list_subfolders,
+    open_folder,
+    resolve_data_root,
+    walk_files,
+)
+from resnext.data.tools.findings import CheckReport, Finding, sort_findings
+from resnext.environment import count_available_cores
+from resnext.errors import RequestError
+from resnext.settings import DataSettings
+
+DARK_LEVEL = 31  # of 255; 12-bit values in a 16-bit file reach 16
+SMALL_SIDE = 32  # pixels; the network halves the size five times
+TRIAL_FRACTION = 0.1  # val_fraction used to check a folder if the settings have none
+FILES_PER_CHUNK = 1024  # files submitted to the threads at a time
+FORMAT_BY_EXTENSION = {
+    ".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG", ".ppm": "PPM", ".pgm": "PPM", ".bmp": "BMP",
+    ".tif": "TIFF", ".tiff": "TIFF", ".webp": "WEBP", ".gif": "GIF", ".jfif": "JPEG", ".jpe": "JPEG", ".apng": "PNG",
+    ".pnm": "PPM", ".pbm": "PPM",
+}  # fmt: skip
+
+T = TypeVar("T")
+Problem = tuple[str, str, str]  # severity, name, detail
+
+
+@dataclass(frozen=True)
+class CheckedFile:
+    """A file of the data set; ``path`` is relative to the root. ``split`` and ``class_name`` may be empty."""
+
+    path: str
+    split: str
+    class_name: str
+
+    def to_finding(self, problem: Problem) -> Finding:
+        """Return a problem of this file as a finding."""
+        return Finding(self.path, self.class_name, self.split, *problem)
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """Result of checking one file. The digests are empty if the file cannot be decoded."""
+
+    file: CheckedFile
+    problems: tuple[Problem, ...]
+    content_digest: bytes = b""  # digest of the file's bytes
+    pixel_digest: bytes = b""  # digest of the decoded pixels
+
+
+def check_image_folder(settings: DataSettings, workers: int | None = None, progress: bool = False) -> CheckReport:
+    """Check every image of ``settings.path``. Raises RequestError if it has no images."""
+    root = resolve_data_root(settings)
+    images, others = _list_files(root)
+    if not images:
+        raise RequestError(f"{root} has no images; {LAYOUT_HINT}")
+    unstated = settings.val_fraction is None and list(find_split_folders(root)) in ([], [TRAIN])
+    findings = list(_find_class_problems(root, images))
+    findings += list(_try_opening(settings, findings, unstated))
+    images = _assign_splits(settings, images)
+    used = _used_splits(root) if settings.val_fraction is None else ("", TRAIN, "val")
+    inspections = []
+    for done in inspect_all(images + others, partial(inspect_file, root, settings=settings), workers, progress):
+        findings += [done.file.to_finding(_downgrade_if_unused(problem, done.file, used)) for problem in done.problems]
+        inspections.append(done)
+    findings += find_duplicates(inspections, unstated)
+    return CheckReport(str(root), count_images(images), sort_findings(findings))
+
+
+def count_images(images: list[CheckedFile]) -> dict[str, dict[str, int]]:
+    """Count the images of each split and class."""
+    counts: dict[str, dict[str, int]] = {}
+    for file in images:
+        of_split = counts.setdefault(file.split, {})
+        of_split[file.class_name] = of_split.get(file.class_name, 0) + 1
+    return counts
+
+
+def _list_files(root: Path) -> tuple[list[CheckedFile], list[CheckedFile]]:
+    """List the images of all splits, and the other files among them."""
+    images: list[CheckedFile] = []
+    others: list[CheckedFile] = []
+    for split in find_split_folders(root) or ("",):
+        loose = [name for name in sorted(os.listdir(root / split)) if (root / split / name).is_file()]
+        others += [CheckedFile(os.path.join(split, name), split, "") for name in loose if not is_hidden(name)]
+        for name in list_subfolders(root / split):
+            for path in sorted(walk_files(str(root / split / name)), key=os.path.split):
+                file = CheckedFile(os.path.relpath(path, root), split, name)
+                (images if is_image_name(path) else others).append(file)
+    return images, others
+
+
+def _used_splits(root: Path) -> tuple[str, ...]:
+    """Return the splits that training reads."""
+    splits = find_split_folders(root)
+    return (TRAIN, find_held_out_split(splits)) if TRAIN in splits else tuple(splits) or ("",)
+
+
+def _find_class_problems(root: Path, images: list[CheckedFile]) -> Iterator[Finding]:
+    """Find empty classes, classes missing in a split, and splits with one class."""
+    used = _used_splits(root)
+    splits = find_split_folders(root) or {"": root}
+    held_out = find_held_out_split(splits)
+    classes = {split: list_subfolders(folder) for split, folder in splits.items()}
+    filled = {(file.split, file.class_name) for file in images}
+    for split, names in classes.items():
+        severity = "error" if split in used else "warning"
+        for name in names:
+            path = os.path.join(split, name)
+            if (split, name) not in filled:
+                yield Finding(path, name, split, severity, "empty class", "the folder has no images")
+            for other in classes:
+                if name not in classes[other]:
+                    grade = severity if other in used and other != held_out else "warning"  # val may lack classes
+                    detail = f"{other}/ has no such class"
+                    yield Finding(path, name, split, grade, "class missing in a split", detail)
+        if len(names) == 1 and split != held_out:
+            detail = f"only {quote_names(names)}; a classifier needs at least two"
+            yield Finding(split, names[0], split, severity, "one class", detail)
+
+
+def _try_opening(settings: DataSettings, findings: list[Finding], unstated: bool) -> Iterator[Finding]:
+    """Open the data as training would; report its error on the layout if no other error was found."""
+    if unstated:
+        settings = replace(settings, val_fraction=TRIAL_FRACTION)
+        detail = "training needs a share to hold out, such as data.val_fraction 0.1"
+        yield Finding("", "", "", "note", "no split", detail)
+    try:
+        open_folder(settings)
+    except RequestError as error:
+        if not any(finding.severity == "error" for finding in findings):
+            yield Finding("", "", "", "error", "layout", str(error))
+
+
+def _assign_splits(settings: DataSettings, images: list[CheckedFile]) -> list[CheckedFile]:
+    """Set the split of each image as ``val_fraction`` and ``split_seed`` choose it, if ``val_fraction`` is given."""
+    if settings.val_fraction is None:
+        return images
+    try:
+        val = open_folder(settings).val
+    except RequestError:
+        return images
+    held_out = {val.image_path(index) for index in range(len(val))}
+    return [replace(file, split="val" if file.path in held_out else TRAIN) for file in images]
+
+
+def inspect_all(
+    items: Sequence[T], inspect_one: Callable[[T], Inspection], workers: int | None, progress: bool
+) -> Iterator[Inspection]:
+    """Check all items in threads (decoding and hashing release the GIL) and iterate over the results in order."""
+    from rich.progress import Progress
+
+    from resnext.screen import make_screen
+
+    bar = Progress(console=make_screen(stderr=True), disable=not progress, transient=True)
+    with warnings.catch_warnings(), ThreadPoolExecutor(workers or count_available_cores()) as pool, bar:
+        warnings.simplefilter("ignore")  # Pillow's warnings on files are covered by our findings
+        task = bar.add_task("checking", total=len(items))
+        for start in range(0, len(items), FILES_PER_CHUNK):
+            for done in pool.map(inspect_one, items[start : start + FILES_PER_CHUNK]):
+                bar.advance(task)
+                yield done
+
+
+def inspect_file(root: Path, file: CheckedFile, settings: DataSettings) -> Inspection:
+    """Check one file by reading it as training would."""
+    path = os.path.join(root, file.path)
+    if not (file.class_name and is_image_name(path)):
+        return Inspection(file, (_classify_skipped_file(path, file),))
+    try:
+        pixels, facts = read_image_with_info(path, settings.channels or 3, settings.exif)
+        with open(path, "rb") as stream:
+            content = hashlib.file_digest(stream, "sha256").digest()
+    except (BadImageError, OSError) as error:
+        return Inspection(file, (classify_read_error(path, error),))
+    return inspect_pixels(file, pixels, facts, content)
+
+
+def inspect_pixels(file: CheckedFile, pixels: Image.Image, facts: ImageInfo, content: bytes) -> Inspection:
+    """Check a decoded image; ``content`` is the digest of its file."""
+    seen = hashlib.sha256(b"%d %d " % pixels.size)
+    seen.update(pixels.tobytes())
+    problems = (*_find_oddities(file.path, facts), *_find_blankness(pixels, facts))
+    return Inspection(file, problems, content, seen.digest())
+
+
+def _classify_skipped_file(path: str, file: CheckedFile) -> Problem:
+    """Classify a file that training does not read."""
+    found = detect_image_format(path)
+    extension = os.path.splitext(path)[1]
+    if found and not file.class_name:
+        return "warning", "left out", f"a {found} image outside of the class folders"
+    if found:
+        return "warning", "left out", f"a {found} image, but training does not read the extension {extension!r}"
+    if extension.lower() in UNSUPPORTED_EXTENSIONS:
+        return "warning", "left out", f"training does not read {extension}; convert it to PNG or JPEG"
+    return "note", "not an image file", "training does not read it"
+
+
+def classify_read_error(path: str, error: Exception) -> Problem:
+    """Classify why an image cannot be read, from the exception."""
+    cause = error.__cause__ or error
+    detail = error.reason if isinstance(error, BadImageError) else str(error)
+    if os.path.isfile(path) and os.path.getsize(path) == 0:
+        return "error", "zero size", "the file is empty"
+    if isinstance(cause, Image.DecompressionBombError):
+        return "error", "decompression bomb", detail
+    if isinstance(cause, Image.UnidentifiedImageError):
+        return "error", "not an image", detail
+    if isinstance(cause, OSError) and cause.errno:
+        return "error", "unreadable", detail
+    return "error", "truncated" if "truncated" in detail.lower() else "undecodable", detail
+
+
+def _find_oddities(path: str, facts: ImageInfo) -> Iterator[Problem]:
+    """Find unusual properties of a readable file."""
+    extension = os.path.splitext(path)[1].lower()
+    if FORMAT_BY_EXTENSION.get(extension, facts.format) != facts.format:
+        yield "warning", "wrong extension", f"the content is {facts.format}"
+    if facts.frames > 1:
+        yield "warning", "animated", f"{facts.frames} frames or pages, of which only the first is used"
+    if facts.mode == "CMYK":
+        yield "note", "CMYK", "converted to RGB without a colour profile"
+    if facts.high_bit_depth:
+        yield "note", "16-bit", f"mode {facts.mode}, scaled to 8 bits"
+    if facts.has_transparency:
+        yield "note", "alpha", "transparency is dropped"
+    if facts.orientation != 1:
+        yield "note", "EXIF rotated", f"orientation {facts.orientation}"
+    if min(facts.size) < SMALL_SIDE:
+        yield "note", "small", f"{facts.size[0]} x {facts.size[1]} pixels"
+
+
+def _find_blankness(pixels: Image.Image, facts: ImageInfo) -> Iterator[Problem]:
+    """Find images of one colour, and nearly black ones."""
+    extrema: Any = pixels.getextrema()  # (least, most) of a grey image, else such a pair for each channel
+    pairs = (extrema,) if pixels.mode == "L" else extrema
+    brightest = max(most for _, most in pairs)
+    if all(least == most for least, most in pairs):
+        hidden = "; its content is in the transparency, which is dropped" if facts.has_transparency else ""
+        yield "warning", "one colour", f"every pixel is {', '.join(str(most) for _, most in pairs)}{hidden}"
+    elif facts.high_bit_depth and brightest <= DARK_LEVEL:
+        yield "warning", "nearly black", f"its brightest value is {brightest} of 255: it uses only part of its 16 bits"
+
+
+def _downgrade_if_unused(problem: Problem, file: CheckedFile, used: tuple[str, ...]) -> Problem:
+    """Turn an error into a warning if training does not read the split."""
+    severity, name, detail = problem
+    return problem if severity != "error" or file.split in used else ("warning", name, detail)
+
+
+def find_duplicates(inspections: list[Inspection], split_unknown: bool) -> Iterator[Finding]:
+    """Find images with equal pixels."""
+    groups: dict[bytes, list[Inspection]] = {}
+    for done in inspections:
+        if done.pixel_digest:
+            groups.setdefault(done.pixel_digest, []).append(done)
+    for group in groups.values():
+        if len(group) == 1:
+            continue
+        across = len({done.file.split for done in group}) > 1
+        for done in group:
+            others = [other for other in group if other is not done]
+            if across:
+                apart = [other for other in others if other.file.split != done.file.split]
+                yield done.file.to_finding(("warning", "duplicate across splits", _describe_match(done, apart)))
+            elif split_unknown:
+                detail = _describe_match(done, others) + "; they may end up in different splits"
+                yield done.file.to_finding(("warning", "duplicate", detail))
+            else:
+                yield done.file.to_finding(("note", "duplicate within a split", _describe_match(done, others)))
+            elsewhere = [other for other in others if other.file.class_name != done.file.class_name]
+            if elsewhere:
+                yield done.file.to_finding(("warning", "one image, two classes", _describe_match(done, elsewhere)))
+
+
+def _describe_match(done: Inspection, others: list[Inspection]) -> str:
+    what = "bytes" if others[0].content_digest == done.content_digest else "pixels"
+    rest = f" and {len(others) - 1} more" if len(others) > 1 else ""
+    return f"the same {what} as {others[0].file.path}{rest}"

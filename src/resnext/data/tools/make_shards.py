@@ -1,0 +1,95 @@
+"""``resnext data shard``: write a data set as WebDataset shards."""
+
+import csv
+import io
+import os
+import shutil
+import tarfile
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from resnext.data.decode.pillow import IMAGE_EXTENSIONS
+from resnext.data.seeding import ORDER_KEY, derive_seed
+from resnext.data.sources.registry import open_data
+from resnext.data.tools.check_source import EncodedDataset
+from resnext.errors import RequestError
+from resnext.files import check_folder, report_write_errors, sync_folder
+from resnext.settings import DataSettings
+
+CLASSES_FILE, ORIGINS_FILE = "classes.txt", "origins.csv"
+
+
+def make_shards(settings: DataSettings, out: Path, per_shard: int, seed: int) -> dict[str, int]:
+    """Write ``out/train-000000.tar`` ..., ``out/val-000000.tar`` ..., the class names and the origin of each image.
+
+    The image files are copied unchanged, in an order drawn with ``seed``. ``out`` appears only when it is complete.
+    Returns the number of shards of each split. Raises RequestError if ``out`` exists or the data cannot be used,
+    WorkError if the disk cannot be written.
+    """
+    if out.exists():
+        raise RequestError(f"{out} exists already, and nothing is overwritten; give a folder that does not exist")
+    if not out.resolve().parent.is_dir():
+        raise RequestError(f"{out} must be in an existing folder")
+    check_folder(out.absolute().parent, f"{out}: the folder")
+    source = open_data(settings)
+    if any("\n" in name for name in source.train.classes):
+        raise RequestError("a class name has a line break, so the classes cannot be listed one a line")
+    part = out.with_name(f".{out.name}.part")
+    shutil.rmtree(part, ignore_errors=True)  # left by a killed process
+    try:
+        with report_write_errors(out):
+            part.mkdir()
+            (part / CLASSES_FILE).write_text(
+                "".join(f"{name}\n" for name in source.train.classes), "utf-8", "surrogateescape"
+            )
+            with (part / ORIGINS_FILE).open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+                rows = csv.writer(file)
+                rows.writerow(("shard", "key", "class", "path"))
+                counts = {}
+                for split, dataset in (("train", source.train), ("val", source.val)):
+                    made = _write_split(part, split, dataset, per_shard, seed, rows.writerow)  # type: ignore[arg-type]
+                    counts[split] = made
+            os.replace(part, out)
+            sync_folder(out.resolve().parent)
+    except BaseException:
+        shutil.rmtree(part, ignore_errors=True)
+        raise
+    return counts
+
+
+def _write_split(
+    folder: Path,
+    split: str,
+    dataset: EncodedDataset,
+    per_shard: int,
+    seed: int,
+    note: Callable[[tuple[str, ...]], object],
+) -> int:
+    """Write the shards of one split and return their number."""
+    drawn = np.random.Generator(np.random.PCG64(derive_seed(seed, 0, ORDER_KEY))).permutation(len(dataset))
+    shards = range(0, len(drawn), per_shard)
+    for number, start in enumerate(shards):
+        path = folder / f"{split}-{number:06d}.tar"
+        with path.open("wb") as file:
+            with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+                for place, index in enumerate(drawn[start : start + per_shard].tolist(), start):
+                    key, label = f"{place:09d}", int(dataset.labels[index])
+                    for name, content in _sample_files(
+                        key, dataset.image_path(index), dataset.read_bytes(index), label
+                    ):
+                        info = tarfile.TarInfo(name)
+                        info.size = len(content)
+                        tar.addfile(info, io.BytesIO(content))
+                    note((path.name, key, dataset.classes[label], dataset.image_path(index)))
+            file.flush()
+            os.fsync(file.fileno())
+    return len(shards)
+
+
+def _sample_files(key: str, where: str, content: bytes, label: int) -> Iterator[tuple[str, bytes]]:
+    """Return the files of one sample. An image without an extension is taken for JPEG."""
+    extension = PurePosixPath(where).suffix.lower()
+    yield f"{key}{extension if extension in IMAGE_EXTENSIONS else '.jpg'}", content
+    yield f"{key}.cls", str(label).encode()

@@ -1,0 +1,169 @@
+"""Resizing and cropping: the evaluation view, and the random crops of training.
+
+All resizing uses PIL with antialiasing, as published accuracies do.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F
+
+from resnext.data.preprocessing import Preprocessing
+
+FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+MAX_ATTEMPTS = 10  # tries of the release's RandomSizedCrop before it takes the centre
+MAX_ASPECT_RATIO = (
+    32  # longer side over shorter side: wider images are cropped first, so that 1 x 100000 does not fill memory
+)
+
+
+def to_tensor(image: Image.Image) -> Tensor:
+    """Convert a PIL image of mode L or RGB to a uint8 tensor [C, H, W]."""
+    pixels = torch.from_numpy(np.array(image, dtype=np.uint8))
+    return pixels.unsqueeze(0) if pixels.ndim == 2 else pixels.permute(2, 0, 1).contiguous()
+
+
+@dataclass(frozen=True)
+class ConvertMode:
+    """Converts an image to the network's channels: grey (ITU-R 601) or RGB."""
+
+    channels: int
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        """Return the converted image."""
+        wanted = "L" if self.channels == 1 else "RGB"
+        return image if image.mode == wanted else image.convert(wanted)
+
+
+@dataclass(frozen=True)
+class EvalView:
+    """The evaluation view: resizes and crops (or squashes, or pads) an image to image_size x image_size pixels."""
+
+    preprocessing: Preprocessing
+
+    def __call__(self, image: Image.Image) -> Image.Image:
+        """Return the view as a PIL image."""
+        p = self.preprocessing
+        size, resample = p.image_size, FILTERS[p.interpolation]
+        if p.fit == "crop":
+            return center_crop(resize_shorter_side(image, p.resize, resample), size)
+        if image.size == (size, size):
+            return image
+        if p.fit == "squash":
+            return image.resize((size, size), resample)
+        return _letterbox(image, size, resample, p.mean_color)
+
+
+def resize_shorter_side(image: Image.Image, size: int, resample: Image.Resampling) -> Image.Image:
+    """Resize the shorter side to ``size``, the longer to int(size * long / short), as torchvision's Resize(size)."""
+    width, height = image.size
+    if min(width, height) == size:
+        return image
+    image = crop_long_side(image, MAX_ASPECT_RATIO)
+    width, height = image.size
+    longer = int(size * max(width, height) / min(width, height))
+    return image.resize((size, longer) if width <= height else (longer, size), resample)
+
+
+def center_crop(image: Image.Image, size: int) -> Image.Image:
+    """Crop the middle size x size pixels, rounded as torchvision's CenterCrop does."""
+    width, height = image.size
+    if (width, height) == (size, size):
+        return image
+    left, top = round((width - size) / 2), round((height - size) / 2)
+    return image.crop((left, top, left + size, top + size))
+
+
+def crop_long_side(image: Image.Image, ratio: int) -> Image.Image:
+    """Crop the middle of the longer side to ``ratio`` times the shorter side; an image within that is not changed."""
+    width, height = image.size
+    length = ratio * min(width, height)
+    if max(width, height) <= length:
+        return image
+    if width >= height:
+        left = (width - length) // 2
+        return image.crop((left, 0, left + length, height))
+    top = (height - length) // 2
+    return image.crop((0, top, width, top + length))
+
+
+def _letterbox(image: Image.Image, size: int, resample: Image.Resampling, colour: tuple[int, ...]) -> Image.Image:
+    """Resize the whole image to fit into the square, and pad it with the mean colour."""
+    width, height = image.size
+    long = max(width, height)
+    inner = (max(1, round(width * size / long)), max(1, round(height * size / long)))
+    canvas = Image.new(image.mode, (size, size), colour if len(colour) > 1 else colour[0])
+    scaled = image if inner == image.size else image.resize(inner, resample)
+    canvas.paste(scaled, ((size - inner[0]) // 2, (size - inner[1]) // 2))
+    return canvas
+
+
+class PaperCrop(v2.Transform):
+    """RandomSizedCrop of the release (datasets/transforms.lua of fb.resnet.torch; paper/README 2.1).
+
+    The share of the area is uniform in (min_area, 1), the aspect ratio is uniform in (3/4, 4/3), the sides are swapped
+    half of the time, and the position is uniform. After ten tries that do not fit, the centre is taken. In
+    torchvision's RandomResizedCrop the logarithm of the aspect ratio is uniform instead. One difference from the
+    release: pixels are resized by PIL's antialiased filter.
+    """
+
+    _transformed_types = (Image.Image,)
+
+    def __init__(self, size: int, *, min_area: float = 0.08, interpolation: str = "bicubic") -> None:
+        super().__init__()
+        self.size, self.min_area, self.interpolation = size, min_area, interpolation
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        """Draw ``box`` as (top, left, height, width), or None if no try fits."""
+        height, width = F.get_size(flat_inputs[0])
+        box = self.draw_box(width, height)
+        return {"box": box and (box[1], box[0], box[3], box[2])}
+
+    def draw_box(self, width: int, height: int) -> tuple[int, int, int, int] | None:
+        """Draw left, top, width and height of a crop of an image of this size; None if no try fits."""
+        for _ in range(MAX_ATTEMPTS):
+            area = _draw_uniform(self.min_area, 1) * height * width
+            aspect = _draw_uniform(3 / 4, 4 / 3)
+            w, h = _round_half_up(math.sqrt(area * aspect)), _round_half_up(math.sqrt(area / aspect))
+            if _draw_uniform(0, 1) < 0.5:
+                w, h = h, w
+            if 1 <= w <= width and 1 <= h <= height:
+                top = _draw_integer(height - h)
+                return _draw_integer(width - w), top, w, h
+        return None
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """Crop the box and resize it to the square."""
+        resample = FILTERS[self.interpolation]
+        if params["box"] is None:
+            return self._scale_and_center(inpt, resample)
+        top, left, h, w = params["box"]
+        crop = inpt.crop((left, top, left + w, top + h))
+        return crop if crop.size == (self.size, self.size) else crop.resize((self.size, self.size), resample)
+
+    def _scale_and_center(self, image: Image.Image, resample: Image.Resampling) -> Image.Image:
+        """Apply the release's Scale(size) and CenterCrop, which round half pixels up (torchvision: to even)."""
+        scaled = resize_shorter_side(image, self.size, resample)
+        left, top = math.ceil((scaled.width - self.size) / 2), math.ceil((scaled.height - self.size) / 2)
+        return scaled.crop((left, top, left + self.size, top + self.size))
+
+
+def _draw_uniform(low: float, high: float) -> float:
+    """Draw a float64 from torch's global generator, which the loader seeds for each image."""
+    return low + (high - low) * torch.rand((), dtype=torch.float64).item()
+
+
+def _draw_integer(high: int) -> int:
+    """Draw an integer from 0 to ``high``, both included."""
+    return int(torch.randint(0, high + 1, ()).item())
+
+
+def _round_half_up(value: float) -> int:
+    """Round halves up, as Lua's torch.round does for positive numbers; Python's round goes to even."""
+    return math.floor(value + 0.5)

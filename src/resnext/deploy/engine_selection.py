@@ -1,0 +1,117 @@
+"""Select the fastest engine for a network: build each candidate, check its results, time it, and cache the times."""
+
+import hashlib
+import os
+from functools import partial
+from importlib.metadata import version
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from resnext.deploy.engines import (
+    ENGINES,
+    TOLERANCE,
+    Engine,
+    EngineBuilder,
+    EngineConfig,
+    compute_relative_error,
+    list_configs,
+    list_engines,
+)
+from resnext.errors import RequestError, WorkError
+from resnext.speed.cache_folder import warn_once
+from resnext.speed.tuning_cache import TuningCache
+
+CPU = torch.device("cpu")
+
+
+class SelectedEngine(NamedTuple):
+    """An engine that has passed its check."""
+
+    engine: Engine
+    config: EngineConfig
+    relative_error: float  # relative error of its logits on the check images (``engines.compute_relative_error``)
+
+
+class Workload(NamedTuple):
+    """What an engine is selected for."""
+
+    engine: str  # a key of ENGINES, or "auto"
+    goal: str  # one of GOALS
+    batch: int  # images in a batch
+    size: tuple[int, int]  # height and width in pixels
+
+
+def select_engine(builder: EngineBuilder, workload: Workload, check: Tensor) -> SelectedEngine:
+    """Return the fastest engine for the workload whose logits on the images ``check`` match the network's.
+
+    Times come from the cache, or are measured and cached. Raises RequestError if the engine is not available, and
+    WorkError if no candidate matches the network.
+    """
+    names = list_engines(workload.engine, builder.precision)
+    with torch.inference_mode():
+        reference = builder.network(check).float()
+    choices, key = TuningCache.load(CPU), _compute_cache_key(builder, workload, names)
+    for way in _load_cached_config(choices.timings.get(key, {}), names):
+        if (chosen := _build_and_check(builder, way, check, reference)) is not None:
+            return chosen
+    tried = [
+        way
+        for name in names
+        for way in list_configs(name, builder.precision, workload.goal, workload.batch, builder.threads)
+    ]
+    tried = [way for way in tried if not way.pack or builder.has_narrow_groups(way.pack)]
+    good = [chosen for way in tried if (chosen := _build_and_check(builder, way, check, reference)) is not None]
+    if not good:
+        raise WorkError(f"no engine of {', '.join(names)} gives the network's results in {builder.precision}")
+    images = torch.randn(workload.batch, builder.channels, *workload.size, generator=torch.Generator().manual_seed(0))
+    if len(good) > 1:
+        warn_once(f"timing {len(good)} engine variants of {builder.network.architecture.name} in {builder.precision}")
+    choices.timings.pop(key, None)
+    seconds = choices.measure_or_load(key, lambda: {str(c.config): partial(c.engine, images) for c in good}, CPU)
+    choices.save()
+    return min(good, key=lambda chosen: seconds[str(chosen.config)])
+
+
+def _load_cached_config(seconds: dict[str, float], names: list[str]) -> list[EngineConfig]:
+    """Return the fastest cached configuration as a list of one; an empty list if the entry is unusable."""
+    try:
+        found = [EngineConfig.parse(name) for name in sorted(seconds, key=lambda name: seconds[name])]
+    except (ValueError, TypeError):
+        return []
+    return found[:1] if all(way.engine in names for way in found) else []
+
+
+def _build_and_check(
+    parts: EngineBuilder, way: EngineConfig, check: Tensor, reference: Tensor
+) -> SelectedEngine | None:
+    """Build an engine and compare its logits with ``reference``; return None, with a warning, if it fails."""
+    try:
+        engine = parts.build(way)
+        far = compute_relative_error(engine(check), reference)
+    except RequestError:
+        raise
+    except Exception as error:  # an installed engine that does not work is skipped, whatever it raises
+        warn_once(f"{way.engine} ({way.form}) is skipped: {type(error).__name__}: {str(error)[:200]}")
+        return None
+    if not far <= TOLERANCE[parts.precision]:
+        warn_once(
+            f"{way} is skipped: the relative error of its logits in {parts.precision} is {far:.2g}, "
+            f"above {TOLERANCE[parts.precision]:g}"
+        )
+        return None
+    return SelectedEngine(engine, way, far)
+
+
+def _compute_cache_key(parts: EngineBuilder, wish: Workload, names: list[str]) -> str:
+    """Build the cache key: all that the times depend on besides the machine."""
+    a = parts.network.architecture
+    digest = hashlib.sha256(repr(a).encode()).hexdigest()[:8]
+    installed = [p for name in names for p in ENGINES[name].packages]
+    packages = " ".join(f"{package}-{version(package)}" for package in installed)
+    cap = os.environ.get("ONEDNN_MAX_CPU_ISA", "any ISA")
+    size = f"{wish.batch}x{wish.size[0]}x{wish.size[1]}"
+    return (
+        f"run {a.name} {digest} {parts.precision} {wish.goal} {size} threads={parts.threads} {cap} pytorch {packages}"
+    )

@@ -1,0 +1,100 @@
+"""Quantise a network to int8 with NNCF, and load the images it is calibrated on.
+
+Weights are quantised per channel and activations by their statistics over the calibration images; biases are corrected.
+Calibrate on training images: with test images, the measured error would be too low.
+"""
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from resnext.deploy.openvino_engine import suppress_warnings
+from resnext.deploy.signal_stack import preserve_signal_stack
+from resnext.errors import RequestError
+
+if TYPE_CHECKING:
+    from resnext.data.dataset import Dataset
+    from resnext.data.preprocessing import Preprocessing
+    from resnext.model.network import Network
+
+CALIBRATION_IMAGES = 300  # number of calibration images, NNCF's default
+
+
+def check_calibration(images: Tensor | None) -> Tensor:
+    """Return the images; raise RequestError if there are none."""
+    if images is None or not len(images):
+        raise RequestError("int8 needs calibration images from the training data; without them, use bf16 or fp32")
+    return images
+
+
+def quantize_int8(model: Any, calibration: Tensor | None) -> Any:
+    """Quantise an openvino.Model to int8. Raises RequestError if calibration images or NNCF are missing."""
+    images = check_calibration(calibration)
+    try:
+        with suppress_warnings():
+            import nncf
+    except ImportError:
+        raise RequestError("int8 needs nncf: pip install 'resnext[openvino]'") from None
+    nncf.set_log_level(logging.ERROR)
+    batches = [image[None].numpy() for image in images.contiguous()]
+    with suppress_nncf_output(), preserve_signal_stack():
+        return nncf.quantize(
+            model, nncf.Dataset(batches), subset_size=len(batches), preset=nncf.QuantizationPreset.MIXED
+        )
+
+
+def suppress_nncf_output() -> Any:
+    """Discard what NNCF prints on stdout (progress bars), where the commands print their results."""
+    import contextlib
+    import io
+
+    return contextlib.redirect_stdout(io.StringIO())
+
+
+def sample_calibration_images(
+    dataset: "Dataset", preprocessing: "Preprocessing", count: int = CALIBRATION_IMAGES
+) -> Tensor:
+    """Sample ``count`` evenly spaced images of ``dataset``; return them preprocessed, float32 [N, C, S, S]."""
+    from resnext.data.preprocessing import normalize
+    from resnext.data.transforms.pipeline import build_eval_transform
+
+    if not len(dataset):
+        raise RequestError(f"{dataset.name} has no images to calibrate on")
+    view, step = build_eval_transform(preprocessing), max(1, len(dataset) // count)
+    indices = range(0, len(dataset), step)[:count]
+    return normalize(torch.stack([view(dataset.image(i)) for i in indices]), preprocessing, "cpu")
+
+
+def load_calibration_images(network: "Network", run: Path | None, folder: str | None) -> Tensor:
+    """Load calibration images for a network from ``folder``, or else from the training data of ``run``.
+
+    Raises RequestError if both are None.
+    """
+    from resnext.evaluate.predict import get_preprocessing
+
+    preprocessing = get_preprocessing(network)
+    if folder is not None:
+        return _load_from_folder(folder, preprocessing)
+    if run is None:
+        raise RequestError("int8 needs calibration images from the training data: give --calibration DIR")
+    from resnext.data.sources.registry import open_data
+    from resnext.recipe import read_recipe
+
+    return sample_calibration_images(open_data(read_recipe(run / "recipe.yaml").data).train, preprocessing)
+
+
+def _load_from_folder(folder: str, preprocessing: "Preprocessing") -> Tensor:
+    from resnext.data.decode.pillow import read_image
+    from resnext.data.preprocessing import normalize
+    from resnext.data.transforms.pipeline import build_eval_transform
+    from resnext.evaluate.predict import find_images
+
+    paths, _ = find_images([folder])
+    view, step = build_eval_transform(preprocessing), max(1, len(paths) // CALIBRATION_IMAGES)
+    pictures = [
+        read_image(path, preprocessing.channels, preprocessing.exif) for path in paths[::step][:CALIBRATION_IMAGES]
+    ]
+    return normalize(torch.stack([view(picture) for picture in pictures]), preprocessing, "cpu")

@@ -1,0 +1,247 @@
+"""Read files of ``torch.save``: a zip archive since torch 1.6, before that a sequence of pickles followed by the data.
+
+The zip is neither compressed nor encrypted, so each storage is one contiguous part of the file. Nothing is extracted to
+the disk.
+"""
+
+import struct
+import zipfile
+import zlib
+from itertools import pairwise
+from typing import IO, Any, NamedTuple
+
+from torch import Tensor
+
+from resnext.errors import RequestError
+from resnext.weights.readers.pickle.machine import interpret
+from resnext.weights.readers.pickle.stream import PickleStream
+from resnext.weights.readers.pickle.values import escape_name, resolve
+from resnext.weights.readers.torch_tensors import (
+    ALLOWED_NAMES,
+    Storage,
+    StorageView,
+    get_storage,
+    read_bytes,
+    to_native_byte_order,
+)
+
+LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # value of the first pickle
+LEGACY_PROTOCOL = 1001  # value of the second pickle
+MAX_DIRECTORY_BYTES = 4 << 20  # bytes of a zip's directory: about 40,000 entries
+MAX_TEXT_ENTRY_BYTES = 64  # bytes of an entry such as byteorder
+LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, ..., lengths of the name and of the extra field
+TORCHSCRIPT_ENTRIES = ("constants.pkl", "code/", "model.json")
+EXPORTED_PROGRAM_ENTRIES = ("archive_format", "models/", "serialized_exported_program.json", "archive_version")
+
+
+class ZipEntry(NamedTuple):
+    """The position of an archive entry in the file."""
+
+    offset: int
+    size: int
+    checksum: int
+
+
+# zip
+
+
+def read_zip(file: IO[bytes], size: int) -> Any:
+    """Read a zip archive of ``torch.save``. Error messages do not include the path."""
+    entries = _list_entries(file, size)
+    program = entries["data.pkl"]
+    checked = program.checksum != 0  # torch can write archives without checksums; then all are 0
+    if checked:
+        _check_crc(read_bytes(file, program.offset, program.size), "data.pkl", program)
+    order = _read_text_entry(file, entries, "byteorder") or "little"
+    if order not in ("little", "big"):
+        raise RequestError(f"has the byte order {escape_name(order)}; expected little or big")
+    found: dict[str, Storage] = {}
+
+    def persistent(identity: Any) -> Storage:
+        match identity:
+            case ("storage", kind, key, str() | None, count):
+                return get_storage(found, kind, key, count)
+        raise RequestError("has a persistent id in its pickle that is not a storage")
+
+    stream = PickleStream(file, program.offset, program.offset + program.size)
+    value = interpret(stream, ALLOWED_NAMES, persistent)
+    for storage in found.values():
+        entry = entries.get(f"data/{storage.key}")
+        if entry is None or entry.size != storage.size:
+            has = "is missing" if entry is None else f"has {entry.size:,}"
+            raise RequestError(
+                f"needs {storage.size:,} bytes in its entry data/{escape_name(storage.key)}, which {has}"
+            )
+    for key, storage in sorted(found.items(), key=lambda item: entries[f"data/{item[0]}"].offset):
+        entry = entries[f"data/{key}"]
+        data = read_bytes(file, entry.offset, entry.size)
+        if checked:
+            _check_crc(data, f"data/{key}", entry)
+        storage.set_bytes(to_native_byte_order(data, storage.dtype, order))
+    return resolve(value)
+
+
+def _check_crc(data: Tensor, name: str, entry: ZipEntry) -> None:
+    if zlib.crc32(memoryview(data.numpy())) != entry.checksum:
+        raise RequestError(f"is damaged: its entry {escape_name(name)} has a wrong checksum")
+
+
+class _LimitedReader:
+    """A file whose ``read`` returns at most MAX_DIRECTORY_BYTES, so that zipfile cannot allocate more."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file, self.seek, self.tell = file, file.seek, file.tell
+
+    def read(self, count: int = -1) -> bytes:
+        """Read at most ``count`` bytes. Raises BadZipFile if there are too many."""
+        data = self.file.read(MAX_DIRECTORY_BYTES + 1 if count < 0 else min(count, MAX_DIRECTORY_BYTES + 1))
+        if len(data) > MAX_DIRECTORY_BYTES:
+            raise zipfile.BadZipFile("its directory is too large")
+        return data
+
+    def seekable(self) -> bool:
+        """Return True, which zipfile requires."""
+        return True
+
+
+def _list_entries(file: IO[bytes], size: int) -> dict[str, ZipEntry]:
+    """List the entries by their name below the archive's single folder. Refuses anything that torch never writes."""
+    try:
+        with zipfile.ZipFile(_LimitedReader(file)) as archive:
+            infos, end = archive.infolist(), archive.start_dir
+    except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError, OverflowError, struct.error) as error:
+        raise RequestError(f"is not a complete zip archive: {error}; was the download interrupted?") from None
+    names = [info.filename for info in infos]
+    for info in infos:
+        _check_entry_name(info.orig_filename)
+    roots = {name.split("/", 1)[0] for name in names}
+    below = [name.partition("/")[2] if len(roots) == 1 else name for name in names]
+    _check_torch_save(below)
+    entries: dict[str, ZipEntry] = {}
+    taken = [(end, end)]
+    for name, info in zip(below, infos, strict=True):
+        if name in entries:
+            raise RequestError(f"has two entries {escape_name(name)}")
+        entries[name] = _locate_entry(file, size, info)
+        taken.append((info.header_offset, entries[name].offset + info.file_size))
+    taken.sort()
+    if any(first[1] > second[0] for first, second in pairwise(taken)):
+        raise RequestError("has overlapping zip entries")
+    return entries
+
+
+def _check_entry_name(name: str) -> None:
+    if name.startswith("/") or "\\" in name or "\0" in name or ".." in name.split("/"):
+        raise RequestError(f"has a zip entry {escape_name(name)}, whose name leads out of the archive")
+
+
+def _locate_entry(file: IO[bytes], size: int, info: zipfile.ZipInfo) -> ZipEntry:
+    """Find the bytes of an entry, and check that they lie within the file."""
+    name = info.filename
+    if info.flag_bits & 0x2041:
+        raise RequestError(f"has an encrypted zip entry {escape_name(name)}")
+    if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
+        raise RequestError(
+            f"has a compressed zip entry {escape_name(name)}; torch.save does not compress, so unzip it first"
+        )
+    file.seek(max(0, info.header_offset))
+    header = file.read(LOCAL_HEADER.size)
+    if info.header_offset < 0 or len(header) < LOCAL_HEADER.size or header[:4] != b"PK\3\4":
+        raise RequestError(f"has no zip entry at the position of {escape_name(name)}")
+    _, name_length, extra_length = LOCAL_HEADER.unpack(header)
+    offset = info.header_offset + LOCAL_HEADER.size + name_length + extra_length
+    if offset + info.file_size > size:
+        raise RequestError(
+            f"is truncated: {escape_name(name)} declares {info.file_size:,} bytes, {max(0, size - offset):,} are left"
+        )
+    return ZipEntry(offset, info.file_size, info.CRC)
+
+
+def _check_torch_save(names: list[str]) -> None:
+    """Check by the entry names that the archive was written by ``torch.save``; otherwise say what it is."""
+    if any(
+        name == mark or (mark.endswith("/") and name.startswith(mark)) for mark in TORCHSCRIPT_ENTRIES for name in names
+    ):
+        raise RequestError(
+            "is a TorchScript program; save its tensors: torch.save(torch.jit.load(FILE).state_dict(), NEW)"
+        )
+    if "data.pkl" in names:
+        return
+    if any(name.endswith("/data.pkl") for name in names):
+        raise RequestError("has more than one folder in its archive; torch.save writes one")
+    if any(
+        name == mark or (mark.endswith("/") and name.startswith(mark))
+        for mark in EXPORTED_PROGRAM_ENTRIES
+        for name in names
+    ):
+        raise RequestError(
+            "is an exported program (.pt2); save its tensors: torch.save(torch.export.load(FILE).state_dict, NEW)"
+        )
+    if any(name.endswith(".npy") for name in names):
+        raise RequestError("is an archive of NumPy arrays (.npz), which is not supported as weights")
+    if any(name.endswith("model.weights.h5") for name in names):
+        raise RequestError("is a Keras model; networks of other frameworks are not supported")
+    raise RequestError(
+        "is a zip archive, but not of torch.save (it has no data.pkl); if it is a folder, unzip it first"
+    )
+
+
+def _read_text_entry(file: IO[bytes], entries: dict[str, ZipEntry], name: str) -> str:
+    entry = entries.get(name)
+    if entry is None:
+        return ""
+    file.seek(entry.offset)
+    return file.read(min(entry.size, MAX_TEXT_ENTRY_BYTES)).decode("ascii", "backslashreplace")
+
+
+# the legacy format: a sequence of pickles
+
+
+def read_legacy(file: IO[bytes], size: int) -> Any:
+    """Read a file of torch before 1.6. Error messages do not include the path."""
+    stream = PickleStream(file, 0, size)
+    if interpret(stream, {}) != LEGACY_MAGIC:
+        raise RequestError("is not a file of torch.save")
+    version = interpret(stream, {})
+    if version != LEGACY_PROTOCOL:
+        raise RequestError(f"is a file of torch.save with an unknown protocol version; expected {LEGACY_PROTOCOL}")
+    system = resolve(interpret(stream, {}))
+    if not isinstance(system, dict) or system.get("little_endian") is not True:
+        raise RequestError("was saved on a big-endian machine, which is not supported in this format")
+    found: dict[str, Storage] = {}
+    value = interpret(stream, ALLOWED_NAMES, lambda identity: _get_legacy_storage(found, identity))
+    keys = resolve(interpret(stream, {}))
+    if type(keys) is not list or not all(type(key) is str for key in keys) or sorted(keys) != sorted(found):
+        raise RequestError("has a list of storages that does not match those of its tensors")
+    for key in keys:
+        read_storage(stream, found[key])
+    return resolve(value)
+
+
+def read_storage(stream: PickleStream, storage: Storage) -> None:
+    """Read the data of a storage at the position of ``stream``: the number of elements, then their bytes."""
+    count = stream.read_number("<q")
+    if count != storage.count:
+        raise RequestError(
+            f"has {count:,} elements in the storage {escape_name(storage.key)}, but declares {storage.count:,}"
+        )
+    start = stream.position
+    stream.skip(storage.size)
+    storage.set_bytes(to_native_byte_order(read_bytes(stream.file, start, storage.size), storage.dtype, "little"))
+    stream.file.seek(stream.position)
+
+
+def _get_legacy_storage(found: dict[str, Storage], identity: Any) -> Storage:
+    match identity:
+        case ("storage", kind, key, str() | None, count, None):
+            return get_storage(found, kind, key, count)
+        case ("storage", kind, key, str() | None, count, (str(), int() as start, int() as length)):
+            root = get_storage(found, kind, key, count)
+            if min(start, length) < 0 or start + length > count:
+                raise RequestError(f"has a view of the storage {escape_name(key)} that ends beyond it")
+            return StorageView(root, start, length)
+        case ("module", *_):
+            raise RequestError(
+                "holds a whole pickled model, which needs code; save model.state_dict() with the program that made it"
+            )
+    raise RequestError("has a persistent id in its pickle that is not a storage")

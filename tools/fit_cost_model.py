@@ -2,7 +2,7 @@
 
     python tools/fit_cost_model.py
 
-Reads ``tools/training_speeds.csv``; writes ``src/resnext/paper/cost_model.json`` (the fit) and
+Reads ``tools/training_speeds.csv``; writes ``src/resnext/planning/cost_model.json`` (the fit) and
 ``results/cost-model.csv``: for each speed the error of the fit, of a fit without this network on this machine, and of a
 fit without this machine (which then uses the utilisation of other machines with the same kernels).
 """
@@ -127,7 +127,7 @@ def write_model(model: CostModel, errors: dict[str, float]) -> None:
         "scaling": round(model.scaling, 3),
         "error": {name: round(value, 3) for name, value in errors.items()},
     }
-    path = ROOT / "src" / "resnext" / "paper" / "cost_model.json"
+    path = ROOT / "src" / "resnext" / "planning" / "cost_model.json"
     path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
 
 

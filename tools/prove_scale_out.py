@@ -253,7 +253,8 @@ def run_with_clock_skew(c: Cluster) -> tuple[str, int, int, Path]:
 
 
 SCENARIOS: dict[str, Callable[[Cluster], tuple[str, int, int, Path]]] = {
-    "uninterrupted": run_uninterrupted, "killed": run_killed, "leader killed": run_leader_killed, "shrinks": run_shrinking,
+    "uninterrupted": run_uninterrupted, "killed": run_killed, "leader killed": run_leader_killed,
+    "shrinks": run_shrinking,
     "grows": run_growing, "cable": run_cut_cable, "mirror": run_without_shared_disk, "clock": run_with_clock_skew,
 }  # fmt: skip
 

@@ -19,7 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
-from tests.data.layouts import (
+from tests.data.layouts import (  # noqa: E402
     SampleImage,
     read_member,
     tar_bytes,

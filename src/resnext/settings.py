@@ -133,7 +133,7 @@ class DataSettings:
         low=0.001,
         high=0.9,
     )
-    split_seed: int = option("Seed of the split by val_fraction, and of limit_train and limit_val.", 0, low=0)
+    split_seed: int = option("Seed of the split by val_fraction, and of max_train_images and max_val_images.", 0, low=0)
     channels: int | None = option(
         "Read the images of a folder as RGB (3) or grey (1); other sources define their channels.", None, low=1, high=3
     )

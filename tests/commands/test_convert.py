@@ -414,7 +414,9 @@ def test_what_is_written_does_not_tell_where_the_first_weights_lay(weights: Path
     model.preprocessing, first = None, weights.parent / "first.safetensors"
     first.write_bytes(serialize_network(model))
     text = tiny_recipe.read_text().replace("model: {name: resnext11_2x4d, base_channels: 4}\n", "")
-    tiny_recipe.write_text(text.replace("epochs: 3", "epochs: 1").replace("limit_train: 100", "limit_train: 16"))
+    tiny_recipe.write_text(
+        text.replace("epochs: 3", "epochs: 1").replace("max_train_images: 100", "max_train_images: 16")
+    )
     run, hub = weights.parent / "run", weights.parent / "hub"
     assert main(["train", str(tiny_recipe), "--run", str(run), "--init", str(first)]) == 0
     assert convert(run, hub) == 0

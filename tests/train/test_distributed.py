@@ -20,7 +20,7 @@ from resnext.train.logbook import read_log
 from resnext.weights.native import save
 from tests.conftest import run_resnext
 
-SEVERAL = Path(__file__).with_name("several.py")
+SEVERAL = Path(__file__).with_name("distributed_checks.py")
 ONE_THREAD = ["--train.threads", "1"]
 
 

@@ -65,7 +65,7 @@ def test_a_run_leaves_everything_a_user_keeps(tiny_recipe: Path, tmp_path: Path)
 
 
 def test_the_loss_of_a_run_falls(tiny_recipe: Path, tmp_path: Path) -> None:
-    run = run_tiny(tiny_recipe, tmp_path / "run", train__epochs=12, augment__mixup=0, data__limit_train=300)
+    run = run_tiny(tiny_recipe, tmp_path / "run", train__epochs=12, augment__mixup=0, data__max_train_images=300)
     losses = [row["train_loss"] for row in rows(run, "epoch")]
     assert losses[-1] < 0.5 * losses[0]  # type: ignore[operator]
 
@@ -91,7 +91,7 @@ def test_an_exploding_loss_names_the_step_and_keeps_the_last_good_checkpoint(tin
         {"train__ema_decay": 0.0},
         {"train__ema_decay": 0.9, "train__channels_last": "yes"},
         {"train__precision": "bf16", "train__channels_last": "yes", "train__threads": 1, "train__epochs": 1},
-        {"train__precision": "bf16", "train__epochs": 1, "data__decode": "fast"},
+        {"train__precision": "bf16", "train__epochs": 1, "data__jpeg_decoder": "fast"},
         {"train__sync_bn": True, "train__fast": "yes", "train__channels_last": "yes"},
     ],
     ids=str,
@@ -226,8 +226,8 @@ def photos_with_one_cut_short(tmp_path: Path) -> Path:
 
 
 FOLDER = {
-    "data__source": "folder", "data__val_fraction": 0.2, "data__image_size": 16, "data__limit_train": None,
-    "data__limit_val": None, "train__batch_size": 6, "train__drop_last": False,
+    "data__source": "folder", "data__val_fraction": 0.2, "data__image_size": 16, "data__max_train_images": None,
+    "data__max_val_images": None, "train__batch_size": 6, "train__drop_last": False,
 }  # fmt: skip
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from tests.conftest import run_resnext
 
-KILLED = Path(__file__).with_name("killed.py")
+KILLED = Path(__file__).with_name("kill_at_point.py")
 RESULTS = ("log.jsonl", "metrics.csv")
 
 

@@ -31,7 +31,7 @@ def first_batch(session: Session) -> Batch:
 
 @pytest.mark.parametrize("parts", [1, 2, 4])
 def test_gradients_are_those_of_the_mean_over_the_batch(tiny_recipe: Path, tmp_path: Path, parts: int) -> None:
-    session = make_session(tiny_recipe, tmp_path / "run", train__bn_batch=16 // parts, train__label_smoothing=0.1)
+    session = make_session(tiny_recipe, tmp_path / "run", train__bn_batch_size=16 // parts, train__label_smoothing=0.1)
     plain, batch = copy.deepcopy(session.model), first_batch(session)
     loss_sum, wrong, images, bad = compute_gradients(session, batch)
 
@@ -51,7 +51,7 @@ def test_gradients_are_those_of_the_mean_over_the_batch(tiny_recipe: Path, tmp_p
 
 def test_a_clipped_step_moves_no_further_than_the_norm_allows(tiny_recipe: Path, tmp_path: Path) -> None:
     changes = {"optimizer__momentum": 0, "optimizer__nesterov": False, "optimizer__weight_decay": 0}
-    session = make_session(tiny_recipe, tmp_path / "run", train__clip_norm=0.01, **changes)
+    session = make_session(tiny_recipe, tmp_path / "run", train__grad_clip_norm=0.01, **changes)
     before = [parameter.detach().clone() for parameter in session.model.parameters()]
     train_step(session, first_batch(session), lr=1.0)
     moved = torch.stack([(a - b).norm() for a, b in zip(session.model.parameters(), before, strict=True)]).norm()
@@ -94,7 +94,7 @@ def statistics(session: Session) -> dict[str, torch.Tensor]:
 
 
 def test_running_statistics_are_those_of_the_first_part_alone(tiny_recipe: Path, tmp_path: Path) -> None:
-    session = make_session(tiny_recipe, tmp_path / "run", train__bn_batch=4)
+    session = make_session(tiny_recipe, tmp_path / "run", train__bn_batch_size=4)
     plain, batch = copy.deepcopy(session.model), first_batch(session)
     compute_gradients(session, batch)
     plain(normalize(batch.images[:4], session.preprocessing, "cpu"))
@@ -107,7 +107,7 @@ def test_running_statistics_are_those_of_the_first_part_alone(tiny_recipe: Path,
 def test_what_a_part_draws_depends_on_its_number_and_not_on_the_process(tiny_recipe: Path, tmp_path: Path) -> None:
     """The second half of a batch gives the same as second micro-batch of one process and as the only one of rank 1."""
     changes = {"augment__mixup": 0.5, "train__drop_path": 0.5}
-    one = make_session(tiny_recipe, tmp_path / "one", train__bn_batch=8, **changes)
+    one = make_session(tiny_recipe, tmp_path / "one", train__bn_batch_size=8, **changes)
     two = make_session(tiny_recipe, tmp_path / "two", **changes)
     batch = first_batch(one)
     images = normalize(batch.images, one.preprocessing, "cpu")

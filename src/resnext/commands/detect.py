@@ -419,9 +419,12 @@ def _print_evaluation(evaluation: "DetectionEvaluation") -> None:
     console = make_screen()
     e = evaluation
     console.print(
-        f"AP {format_percent(e.ap)}  AP50 {format_percent(e.ap50)}  AP75 {format_percent(e.ap75)}   small {format_percent(e.ap_small)}  medium "
-        f"{format_percent(e.ap_medium)}  large {format_percent(e.ap_large)}\nAR of 1, 10, {e.max_detections} detections "
-        f"{format_percent(e.ar1)}, {format_percent(e.ar10)}, {format_percent(e.ar100)}   small {format_percent(e.ar_small)}  medium "
+        f"AP {format_percent(e.ap)}  AP50 {format_percent(e.ap50)}  AP75 {format_percent(e.ap75)}   small "
+        f"{format_percent(e.ap_small)}  medium "
+        f"{format_percent(e.ap_medium)}  large {format_percent(e.ap_large)}\nAR of 1, 10, {e.max_detections} "
+        "detections "
+        f"{format_percent(e.ar1)}, {format_percent(e.ar10)}, {format_percent(e.ar100)}   small "
+        f"{format_percent(e.ar_small)}  medium "
         f"{format_percent(e.ar_medium)}  large {format_percent(e.ar_large)}\n"
         f"{e.n:,} images of {e.name}, {e.boxes:,} boxes, {e.detections.n:,} detections",
         highlight=False,

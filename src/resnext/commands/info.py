@@ -63,7 +63,8 @@ def run(args: argparse.Namespace) -> int:
     console.print(_build_stage_table(a, size))
     console.print(
         f"\nparameters   {cost.parameters:,} ({format_count(cost.parameters)})"
-        f"\nwithout BN   {cost.parameters_without_bn:,} ({format_count(cost.parameters_without_bn)}, as the paper counts)"
+        f"\nwithout BN   {cost.parameters_without_bn:,} ({format_count(cost.parameters_without_bn)}, as the paper "
+        "counts)"
         f"\nMACs         {cost.macs:,} ({format_count(cost.macs)}; 1 MAC = 2 FLOPs; the paper's FLOPs are MACs)"
         f"\nactivations  {cost.activations:,} ({format_count(cost.activations)} convolution outputs)"
     )

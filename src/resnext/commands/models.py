@@ -34,7 +34,8 @@ def run(args: argparse.Namespace) -> int:
         a = parse_paper_architecture(name)
         cost, size = complexity(a), get_default_image_size(a)
         table.add_row(
-            name, f"{size}x{size}", str(a.num_classes), format_count(cost.parameters), format_count(cost.parameters_without_bn),
+            name, f"{size}x{size}", str(a.num_classes), format_count(cost.parameters),
+            format_count(cost.parameters_without_bn),
             f"{cost.macs / 1e9:.2f}", format_count(cost.activations),
         )  # fmt: skip
     console = make_screen()

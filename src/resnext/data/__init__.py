@@ -4,4 +4,13 @@ from resnext.data.classes import check_same_classes
 from resnext.data.dataset import ArrayDataset, BadImageError, Dataset, Source, Subset
 from resnext.data.sources.registry import open_data, open_split
 
-__all__ = ["ArrayDataset", "BadImage", "Dataset", "Source", "Subset", "compare_classes", "open_data", "open_split"]
+__all__ = [
+    "ArrayDataset",
+    "BadImageError",
+    "Dataset",
+    "Source",
+    "Subset",
+    "check_same_classes",
+    "open_data",
+    "open_split",
+]

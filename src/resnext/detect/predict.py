@@ -144,7 +144,8 @@ def summarize_prediction(one: DetectPrediction, classes: Sequence[str]) -> str:
     """Summarize an image in one line: the count and best score of each class, most frequent first."""
     counts = Counter(one.labels.tolist())
     parts = [
-        f"{number} {escape_unprintable(classes[label])} (best {100 * float(one.scores[one.labels == label].max()):.0f} %)"
+        f"{number} {escape_unprintable(classes[label])} (best "
+        f"{100 * float(one.scores[one.labels == label].max()):.0f} %)"
         for label, number in counts.most_common()
     ]
     name = "image" if one.path is None else escape_unprintable(one.path)

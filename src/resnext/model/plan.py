@@ -182,7 +182,8 @@ def fuse_all(model: nn.Module, plan: Plan) -> Plan:
     """
     if not (kernels.is_fast_enabled() and kernels.load()):
         raise RequestError(
-            "train.activation_checkpointing activations and expansions need compiled kernels (a C++ compiler, RESNEXT_FAST not 0); "
+            "train.activation_checkpointing activations and expansions need compiled kernels (a C++ compiler, "
+            "RESNEXT_FAST not 0); "
             "blocks does not"
         )
     names = tuple(name for name, layer in model.named_modules() if isinstance(layer, NormAct))

@@ -70,7 +70,7 @@ class MeasuredValue:
     def text(self, decimals: int) -> str:
         """Format as ``22.4`` or ``22.4 ± 0.1 (3)``, with ≠ if the runs differ from the recipe."""
         spread = f" ± {self.deviation:.{decimals}f} ({self.count})" if self.deviation is not None else ""
-        return f"{self.mean:.{decimals}f}{spread}{' ≠' if self.changed else ''}"
+        return f"{self.mean:.{decimals}f}{spread}{' ≠' if self.is_changed else ''}"
 
 
 @dataclass(frozen=True)

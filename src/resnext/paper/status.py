@@ -66,7 +66,7 @@ def _remarks(measurements: list[Measurement]) -> list[str]:
                 since = f"last sign of life {_ago(run.silent_seconds)} ago"
                 lines.append(f"{run.path}: {run.state}, {run.progress}; {since}")
             if run.differences:
-                lines.append(f"{run.path} ≠ its recipe (recipe -> run): {'; '.join(run.changed)}")
+                lines.append(f"{run.path} ≠ its recipe (recipe -> run): {'; '.join(run.differences)}")
     return lines
 
 

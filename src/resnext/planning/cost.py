@@ -109,14 +109,14 @@ class Estimate:
 
 def load_machines() -> dict[str, Machine]:
     """Load the machines of ``machines.json`` by name."""
-    values = json.loads(files("resnext.paper").joinpath("machines.json").read_text(encoding="utf-8"))
+    values = json.loads(files("resnext.planning").joinpath("machines.json").read_text(encoding="utf-8"))
     return {name: Machine(name=name, **({"like": name} | facts)) for name, facts in values.items()}
 
 
 @cache
 def load_cost_model() -> CostModel:
     """Load the fitted model that comes with the package."""
-    values = json.loads(files("resnext.paper").joinpath("cost_model.json").read_text(encoding="utf-8"))
+    values = json.loads(files("resnext.planning").joinpath("cost_model.json").read_text(encoding="utf-8"))
     return CostModel(
         width=values["width"],
         utilisation={(m, k): u for m, by_kernels in values["utilisation"].items() for k, u in by_kernels.items()},

@@ -221,6 +221,7 @@ def _make_notes(cluster: "Cluster", runs: Sequence[tuple[TrainingJob, "Estimate"
         notes.append(f"extrapolated: the fit has no training speed of {cluster.machine.name} in this precision")
     if small < MIN_MEASURED_BATCH and "half" in cluster.machine.peak:
         notes.append(
-            f"{small} images per device are few: the fit used {MIN_MEASURED_BATCH} and more, and smaller steps are slower"
+            f"{small} images per device are few: the fit used {MIN_MEASURED_BATCH} and more, and smaller steps are "
+            "slower"
         )
     return "\n".join(notes)

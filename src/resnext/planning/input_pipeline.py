@@ -110,7 +110,7 @@ class Requirements:
 @cache
 def load_image_sample() -> ImageSample:
     """Load the sample of 250 ImageNet files that ``tools/measure_feed.py`` measured with the paper's augmentation."""
-    values = json.loads(files("resnext.paper").joinpath("decoding.json").read_text(encoding="utf-8"))
+    values = json.loads(files("resnext.planning").joinpath("decoding.json").read_text(encoding="utf-8"))
     return ImageSample(tuple(values["bytes"]), tuple(ms / 1000 for ms in values["milliseconds"]))
 
 

@@ -21,7 +21,7 @@ from resnext.device import pick_device
 from resnext.errors import WorkError
 
 PEER_LOST_PATTERN = re.compile(r"gloo|nccl|connection (closed|reset|refused)|broken pipe|timed? ?out", re.IGNORECASE)
-STALE_STORE_HINT = (  # torchrun of PyTorch 2.14 keeps one store over restarts; it still has the addresses of dead processes
+STALE_STORE_HINT = (  # torchrun of PyTorch 2.14 keeps one store over restarts, with addresses of dead processes
     "if only restarted processes are refused, set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 for torchrun"
 )
 MAX_CLOCK_SKEW = 5.0  # seconds; torchrun's c10d rendezvous treats a host whose clock is 15 s off as dead

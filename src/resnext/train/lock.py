@@ -145,7 +145,8 @@ class RunLock:
                 self._raise_locked(other)
             return
         notify(
-            f"waiting up to {HEARTBEAT_TIMEOUT:g} s to see whether {describe_owner(other)} is still training in {self.run.path}"
+            f"waiting up to {HEARTBEAT_TIMEOUT:g} s to see whether {describe_owner(other)} is still training in "
+            f"{self.run.path}"
         )
         before, end = read_heartbeat(self.path), time.monotonic() + HEARTBEAT_TIMEOUT
         while before is not None and time.monotonic() < end:

@@ -167,8 +167,8 @@ def save_last_checkpoint(session: BaseSession, task: Task, logbook: Logbook) -> 
     if session.world.is_main:
         logbook.flush()
         save_checkpoint("last", session, task)
-        if session.recipe.train.mirror is not None:
-            upload_run(session.run, session.recipe.train.mirror)
+        if session.recipe.train.checkpoint_url is not None:
+            upload_run(session.run, session.recipe.train.checkpoint_url)
 
 
 def save_checkpoint(which: str, session: BaseSession, task: Task) -> None:

@@ -53,14 +53,14 @@ def resolve_resumed_recipe(run: RunDirectory, asked: R) -> R:
 def resolve_resume(recipe: R, run: RunDirectory, world: "World") -> tuple[R, bool]:
     """For ``--continue``: return the recipe, and whether to resume, the same in all processes.
 
-    Rank 0 decides by its disk, after downloading what is newer in ``train.checkpoint_url``; without a checkpoint a new run
-    starts. Raises RequestError if the run has another recipe, WorkError if only another host's disk has the latest
-    checkpoint, which would be lost.
+    Rank 0 decides by its disk, after downloading what is newer in ``train.checkpoint_url``; without a checkpoint a
+    new run starts. Raises RequestError if the run has another recipe, WorkError if only another host's disk
+    has the latest checkpoint, which would be lost.
     """
-    if world.is_main and recipe.train.mirror is not None:
+    if world.is_main and recipe.train.checkpoint_url is not None:
         from resnext.train.remote_checkpoints import download_run
 
-        download_run(recipe.train.mirror, run)
+        download_run(recipe.train.checkpoint_url, run)
     here = read_last_step(run)
     steps = world.all_reduce_sum([float(here) if rank == world.rank else 0.0 for rank in range(world.size)])
     if max(steps) > steps[0]:

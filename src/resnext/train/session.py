@@ -242,7 +242,8 @@ def count_micro_batches(recipe: Recipe, processes: int) -> int:
     parts = train.batch_size // train.bn_batch_size
     if parts % processes:
         raise RequestError(
-            f"train.batch_size {train.batch_size} with train.bn_batch_size {train.bn_batch_size} gives {parts} micro-batches, "
+            f"train.batch_size {train.batch_size} with train.bn_batch_size {train.bn_batch_size} gives {parts} "
+            "micro-batches, "
             f"which cannot be divided evenly between {processes} processes; choose a number of processes that divides "
             f"{parts}, or a smaller train.bn_batch_size"
         )

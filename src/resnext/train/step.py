@@ -1,8 +1,8 @@
 """One optimizer step on this process's share of a global batch.
 
 A global batch is split into micro-batches, within which BN statistics are computed: one per process, or more if
-``train.bn_batch_size`` is set. All randomness is a function of (seed, step, micro-batch), so the result does not depend on
-how the micro-batches are distributed over processes.
+``train.bn_batch_size`` is set. All randomness is a function of (seed, step, micro-batch), so the result does not
+depend on how the micro-batches are distributed over processes.
 """
 
 import math

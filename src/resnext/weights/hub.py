@@ -98,7 +98,8 @@ def _fetch_hub_file(wanted: HubFile, name: str) -> Path | None:
         raise RequestError(f"hf://{wanted.repository} is not a valid repository: {_shorten_message(error)}") from None
     except hub.GatedRepoError:
         raise RequestError(
-            f"hf://{wanted.repository} is gated: accept its terms at {_make_repository_url(wanted)} and set HF_TOKEN, or {by_hand}"
+            f"hf://{wanted.repository} is gated: accept its terms at {_make_repository_url(wanted)} and set "
+            f"HF_TOKEN, or {by_hand}"
         ) from None
     except hub.RepositoryNotFoundError:
         raise RequestError(
@@ -130,7 +131,8 @@ def _check_cached_sha256(path: Path, wanted: HubFile) -> None:
         path.unlink(missing_ok=True)
         blob.unlink(missing_ok=True)
         raise WorkError(
-            f"{_format_hub_name(wanted)} has SHA-256 {found}, expected {blob.name}; it was deleted from the cache: try again"
+            f"{_format_hub_name(wanted)} has SHA-256 {found}, expected {blob.name}; it was deleted from the cache: "
+            "try again"
         )
 
 

@@ -120,7 +120,8 @@ def _check_running_stats(state: Mapping[str, Tensor], origin: str) -> None:
     for norm in ("bn1", "layer1.0.bn1"):
         if f"{norm}.weight" in state and f"{norm}.running_mean" not in state:
             raise RequestError(
-                f"{origin}: {norm} has weights but no running mean: GroupNorm, or another norm of that kind, {NOT_SUPPORTED}"
+                f"{origin}: {norm} has weights but no running mean: GroupNorm, or another norm of that kind, "
+                f"{NOT_SUPPORTED}"
             )
 
 

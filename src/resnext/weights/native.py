@@ -201,6 +201,7 @@ def _get_architecture_fields(about: dict[str, Any]) -> dict[str, Any]:
     for key in values:
         if key not in known:
             raise RequestError(
-                f"its architecture has the unknown field {key!r}{did_you_mean(key, known)}; did a newer resnext write it?"
+                f"its architecture has the unknown field {key!r}{did_you_mean(key, known)}; did a newer resnext "
+                "write it?"
             )
     return values

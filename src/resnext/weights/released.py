@@ -1,6 +1,6 @@
 """The list of public weights files: content, licence and published errors of each.
 
-The list is in ``paper/released.json``. Every published error has its protocol and its source. The first error of a
+The list is in ``released.json``. Every published error has its protocol and its source. The first error of a
 file was measured with the default preprocessing of its library, so it also gives the preprocessing of the network.
 """
 
@@ -68,7 +68,7 @@ class ReleasedFile:
 @cache
 def load_released() -> tuple[ReleasedFile, ...]:
     """Load all entries of released.json."""
-    entries = json.loads(files("resnext").joinpath("paper", "released.json").read_text(encoding="utf-8"))
+    entries = json.loads(files("resnext").joinpath("weights", "released.json").read_text(encoding="utf-8"))
     return tuple(
         ReleasedFile(**entry | {"figures": tuple(PublishedError(**f) for f in entry["figures"])}) for entry in entries
     )

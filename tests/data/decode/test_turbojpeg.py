@@ -23,7 +23,7 @@ from resnext.data.transforms.color import ColorJitter, Lighting
 from tests.data.jpeg_files import SAMPLINGS, crop_with_pillow, encode_jpeg, make_scene
 
 FAST = {**os.environ, "RESNEXT_FAST": "1"}
-FUZZ = Path(__file__).parents[2] / "tools" / "fuzz_jpeg.py"
+FUZZ = Path(__file__).parents[3] / "tools" / "fuzz_jpeg.py"
 
 
 def ours(decoder: TurboJpegDecoder, file: bytes, look: CropSpec, size: int) -> np.ndarray:

@@ -237,7 +237,7 @@ def test_one_split_alone_can_be_opened(tmp_path: Path) -> None:
     assert len(open_split(folder(tmp_path / "a"), "val")) == 3
     assert len(open_split(folder(tmp_path / "b"), "val")) == 3
     assert len(open_split(folder(tmp_path / "c"), "val")) == 4
-    assert len(open_split(folder(tmp_path / "c", limit_val=3), "val")) == 3
+    assert len(open_split(folder(tmp_path / "c", max_val_images=3), "val")) == 3
     with pytest.raises(RequestError, match="val/ but nothing for train"):
         open_split(folder(tmp_path / "b"), "train")
 

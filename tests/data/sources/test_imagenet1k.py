@@ -106,7 +106,7 @@ def test_settings_of_reading_reach_the_archives(tmp_path: Path) -> None:
     grey = open_data(imagenet(root, channels=1))
     assert (grey.train.image(0).mode, grey.mean) == ("L", (0.459,))
     assert open_data(imagenet(root)).val.image(0).mode == "RGB"
-    assert open_data(imagenet(root, limit_train=3)).train.labels.shape == (3,)
+    assert open_data(imagenet(root, max_train_images=3)).train.labels.shape == (3,)
     refused(root, "channels 2", channels=2)
 
 

@@ -91,9 +91,9 @@ def test_policies_are_for_training_and_no_image_is_held_back_from_evaluation(tmp
 
 def test_limits_cut_both_splits(tmp_path: Path) -> None:
     root = coco_folder(tmp_path)
-    train, val = open_detection_data(at(root, limit_train=2, limit_val=1))
+    train, val = open_detection_data(at(root, max_train_images=2, max_val_images=1))
     assert (len(train), len(val)) == (2, 1)
-    assert len(open_detection_split(at(root, limit_val=1), "val")) == 1
+    assert len(open_detection_split(at(root, max_val_images=1), "val")) == 1
 
 
 @pytest.mark.parametrize(

@@ -78,7 +78,7 @@ def test_both_sides_have_an_image_and_one_image_cannot_be_divided(tmp_path: Path
 
 
 def test_policies_and_limits_hold_for_the_parts(tmp_path: Path) -> None:
-    train, val = open_detection_data(settings(one_file(tmp_path, 40), empty="drop", limit_val=4))
+    train, val = open_detection_data(settings(one_file(tmp_path, 40), empty="drop", max_val_images=4))
     assert all(boxes for boxes in by_file(train).values())
     assert len(val) == 4
     whole = [open_detection_split(settings(tmp_path), split) for split in SPLITS]

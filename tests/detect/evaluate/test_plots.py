@@ -8,6 +8,7 @@ from matplotlib.patches import Rectangle
 from PIL import Image
 
 from resnext.detect.data.dataset import ImageBoxes
+from resnext.detect.evaluate import draw_boxes
 from resnext.detect.evaluate.coco_eval import evaluate_detections
 from resnext.detect.evaluate.draw_boxes import CLASS_COLORS, draw_detections, pick_class_color
 from resnext.detect.evaluate.plots import (
@@ -69,7 +70,6 @@ def test_images_of_any_size_can_be_drawn_on_and_small_ones_are_enlarged(size: tu
 
 
 def test_names_keep_clear_of_each_other_and_inside_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
-
     tags: list[Any] = []
     plain_tag = draw_boxes._draw_label
 

@@ -184,7 +184,7 @@ def test_sigterm_says_how_to_go_on(whole: tuple[Path, Path], tmp_path: Path) -> 
 @pytest.mark.parametrize(
     "changes",
     [
-        pytest.param({"train__ema_decay": 0.5, "data__limit_val": 3}, marks=pytest.mark.slow, id="fp32"),
+        pytest.param({"train__ema_decay": 0.5, "data__max_val_images": 3}, marks=pytest.mark.slow, id="fp32"),
         pytest.param(
             {"train__precision": "bf16", "train__epochs": 1, "train__fast": False, "train__channels_last": False},
             id="bf16 in the plain layout",
@@ -219,7 +219,9 @@ def test_one_checkpoint_has_one_number(
     if "train__precision" in changes:
         torchrun("detect", "evaluate", run, "--device", "cpu", "--workers", 0, "--out", tmp_path / "two")
         assert (tmp_path / "two" / "detections.json").read_bytes() == files["detections.json"]
-    assert own["protocol"]["changed"] == ({"images left out by the limit": 1} if "data__limit_val" in changes else {})
+    assert own["protocol"]["changed"] == (
+        {"images left out by the limit": 1} if "data__max_val_images" in changes else {}
+    )
 
 
 def test_another_question_leaves_the_runs_own_evaluation_as_it_is(
@@ -256,7 +258,7 @@ def test_another_question_leaves_the_runs_own_evaluation_as_it_is(
 
 def test_other_data_is_judged_whole_and_the_runs_own_as_the_recipe_limits_it(data: Path, tmp_path: Path) -> None:
     place = str(data / "annotations" / "instances_val.json")  # absolute: of the run's own data
-    run = trained(tmp_path, data, train__epochs=1, data__limit_val=2, data__limit_train=8, data__val=place)
+    run = trained(tmp_path, data, train__epochs=1, data__max_val_images=2, data__max_train_images=8, data__val=place)
     other = folder(tmp_path / "other", train=3, val=7)
     for words, count in (((), 2), (("--split", "train"), 8), (("--data", other), 7)):
         out = tmp_path / f"out{count}"
@@ -339,7 +341,7 @@ def test_both_precisions_train_either_layout(precision: str, layout: str, data: 
         data,
         train__precision=precision,
         detector__layout=layout,
-        train__clip_norm=1.0,
+        train__grad_clip_norm=1.0,
         train__steps=3,
         train__epochs=None,
         **sizes,
@@ -361,7 +363,7 @@ def test_clipping_bounds_the_step_and_the_average_lags(data: Path, tmp_path: Pat
         "schedule__name": "constant",
         "train__steps": 1,
         "train__epochs": None,
-        "train__clip_norm": 0.01,
+        "train__grad_clip_norm": 0.01,
     }
     (tmp_path / "a").mkdir()
     run = trained(tmp_path / "a", data, **options)
@@ -380,8 +382,8 @@ def test_clipping_bounds_the_step_and_the_average_lags(data: Path, tmp_path: Pat
 def test_the_papers_two_steps_run_one_after_the_other(data: Path, tmp_path: Path) -> None:
     for name in ("rpn", "fast"):
         (tmp_path / name).mkdir()
-    rpn = trained(tmp_path / "rpn", data, train__learn="rpn")
-    fast = trained(tmp_path / "fast", data, train__learn="fast_rcnn", train__proposals=str(rpn))
+    rpn = trained(tmp_path / "rpn", data, train__stage="rpn")
+    fast = trained(tmp_path / "fast", data, train__stage="fast_rcnn", train__proposals=str(rpn))
     last = read_log(fast / "log.jsonl")[-1]
     assert last["loss_objectness"] is None
     assert last["loss_classifier"] > 0
@@ -404,13 +406,13 @@ def test_it_learns_one_image_by_heart(tmp_path: Path) -> None:
         data__min_size=72,
         data__max_size=96,
         augment__flip=0.0,
-        augment__jitter=0.0,
+        augment__color_jitter=0.0,
         optimizer__lr=0.02,
         schedule__name="cosine",
         schedule__warmup_epochs=0.2,
         train__batch_size=1,
         train__epochs=8,
-        train__clip_norm=5.0,
+        train__grad_clip_norm=5.0,
         train__checkpoint_steps=None,
         train__evaluate_every=4,
     )

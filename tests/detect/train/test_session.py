@@ -116,7 +116,7 @@ def test_a_detector_with_the_same_classes_goes_on_as_it_is(data: Path, tmp_path:
 
 def test_a_detector_remembers_the_category_ids_it_was_trained_on(data: Path, tmp_path: Path) -> None:
     assert prepared(tmp_path, data)[0].model.category_ids == (1, 2)
-    assert prepared(tmp_path, data, train__learn="rpn")[0].model.category_ids is None  # objects of any class
+    assert prepared(tmp_path, data, train__stage="rpn")[0].model.category_ids is None  # objects of any class
     voc = {"data__source": "voc", "train__batch_size": 1}  # which has no ids
     assert prepared(tmp_path, voc_folder(tmp_path / "voc"), **voc)[0].model.category_ids is None
 
@@ -260,8 +260,8 @@ def test_frozen_norms_keep_weights_and_statistics_in_a_step(
         ({"init__weights": "nowhere.pt"}, "nowhere.pt"),
         ({"train__batch_size": 11}, "larger than the training set of 10 images"),
         ({"schedule__warmup_epochs": 2, "train__epochs": None, "train__steps": 4}, "must be shorter than the"),
-        ({"train__proposals": "WEIGHTS", "train__learn": "fast_rcnn"}, "WEIGHTS"),
-        ({"train__learn": "fast_rcnn"}, "train.stage fast_rcnn needs train.proposals"),
+        ({"train__proposals": "WEIGHTS", "train__stage": "fast_rcnn"}, "WEIGHTS"),
+        ({"train__stage": "fast_rcnn"}, "train.stage fast_rcnn needs train.proposals"),
         ({"train__proposals": "x"}, "train.stage joint does not take train.proposals"),
         ({"detector__anchor_sizes": [8, 16]}, "needs 4"),
         ({"detector__anchor_ratios": []}, "detector.anchor_ratios must be 1 to 64 numbers"),
@@ -287,7 +287,7 @@ def test_a_fresh_detector_is_a_function_of_the_seed(data: Path, tmp_path: Path) 
 
 
 def test_the_rpn_step_sees_one_class(data: Path, tmp_path: Path) -> None:
-    session, _ = prepared(tmp_path, data, train__learn="rpn")
+    session, _ = prepared(tmp_path, data, train__stage="rpn")
     assert session.train.classes == session.model.classes == OBJECT_CLASSES
     assert set(session.train.labels.tolist()) == {0}
     assert session.val.category_ids == (1,)
@@ -297,13 +297,13 @@ def test_the_rpn_step_sees_one_class(data: Path, tmp_path: Path) -> None:
 
 
 def test_fast_rcnn_learns_on_the_proposals_of_the_rpn_step(data: Path, tmp_path: Path) -> None:
-    rpn, _ = prepared(tmp_path, data, train__learn="rpn")
+    rpn, _ = prepared(tmp_path, data, train__stage="rpn")
     for batch in rpn.loader.batches(0):
         assert train_step(rpn, batch, 0.02) > 0
     assert rpn.position.loss_parts.keys() == {"loss_objectness", "loss_rpn_box_reg"}
     path = tmp_path / "rpn.safetensors"
     save_detector(rpn.model, path)
-    options = {"train__learn": "fast_rcnn", "train__proposals": str(path)}
+    options = {"train__stage": "fast_rcnn", "train__proposals": str(path)}
     session, _ = prepared(tmp_path, data, **options)
     before = {name: value.clone() for name, value in session.model.state_dict().items()}
     for batch in session.loader.batches(0):
@@ -320,11 +320,11 @@ def test_fast_rcnn_learns_on_the_proposals_of_the_rpn_step(data: Path, tmp_path:
 
 def test_proposals_of_a_joint_detector_or_in_other_colours_are_refused(data: Path, tmp_path: Path) -> None:
     path = tmp_path / "d.safetensors"
-    options = {"train__learn": "fast_rcnn", "train__proposals": str(path)}
+    options = {"train__stage": "fast_rcnn", "train__proposals": str(path)}
     save_detector(prepared(tmp_path, data)[0].model, path)
     with pytest.raises(RequestError, match=r"must be a run of the rpn stage .*, not of joint"):
         prepared(tmp_path, data, **options)
-    save_detector(prepared(tmp_path, data, train__learn="rpn")[0].model, path)
+    save_detector(prepared(tmp_path, data, train__stage="rpn")[0].model, path)
     with pytest.raises(RequestError, match=r"was trained with data\.mean"):
         prepared(tmp_path, data, data__mean=[0.5] * 3, data__std=[0.25] * 3, **options)
 
@@ -344,7 +344,7 @@ def test_another_step_takes_the_network_of_a_detector_with_its_eps_and_colours(
     options |= {"detector__anchor_sizes": [8, 16, 32]} if layout == "c4" else {}
     first, _ = prepared(tmp_path, data, init__weights=str(classifier), **options)
     save_detector(first.model, path)
-    second, said = prepared(tmp_path, data, init__weights=str(path), train__learn="rpn", **options)
+    second, said = prepared(tmp_path, data, init__weights=str(path), train__stage="rpn", **options)
     assert "only the detector's backbone is used" in said
     model = second.model
     assert (model.architecture.bn_eps, model.preprocessing.mean, model.preprocessing.std) == (1e-3, MEAN, STD)

@@ -21,7 +21,7 @@ from resnext.weights.readers.torch7 import T7Function, T7Key, T7Object, read_t7
 from tests.weights.readers import torch7_writer as w
 from tests.weights.readers.torch7_writer import dump
 
-T7 = Path(__file__).parents[2].parent / "shared" / "data" / "t7"
+T7 = Path(__file__).parents[4] / "shared" / "data" / "t7"
 HOSTILE = T7 / "hostile"
 LISTED = json.loads((HOSTILE / "hostile.json").read_text())["files"] if HOSTILE.is_dir() else []
 pytestmark = pytest.mark.skipif(not LISTED, reason="the team's shared data is not beside this checkout")

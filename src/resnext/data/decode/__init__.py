@@ -1,1 +1,1 @@
-"""TODO decode."""
+"""Image decoding: Pillow, and the fast JPEG path."""

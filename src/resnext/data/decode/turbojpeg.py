@@ -121,7 +121,10 @@ def load_decoder() -> TurboJpegDecoder | None:
         _compile_units(turbo),
         libraries=("-ldl",),
         torch_headers=False,
-        headers=(*(FOLDER / name for name in HEADERS), *(FOLDER / "libjpeg" / name for name in LIBJPEG_HEADERS)),
+        headers=(
+            *(FOLDER / name for name in HEADERS),
+            *(FOLDER / "third_party" / "libjpeg" / name for name in LIBJPEG_HEADERS),
+        ),
         fallback=FALLBACK_NOTE,
     )
     if path is None:

@@ -1,1 +1,1 @@
-"""TODO files."""
+"""Files and archives: storage by path or URL, downloads, tar archives, indexes."""

@@ -123,7 +123,7 @@ def get_file_versions(places: Sequence[str]) -> list[FileVersion]:
     missing = [place for place, stamp in zip(places, stamps, strict=True) if stamp is None]
     if missing:
         raise RequestError(f"missing: {quote_names(missing)}, of {len(places)} files that the pattern or folder names")
-    return cast("list[Stamp]", stamps)
+    return cast("list[FileVersion]", stamps)
 
 
 def open_file(place: str) -> IO[bytes]:

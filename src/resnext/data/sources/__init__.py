@@ -1,1 +1,1 @@
-"""TODO sources."""
+"""Data sources: one file for each kind of data set, and their registry."""

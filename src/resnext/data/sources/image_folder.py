@@ -262,7 +262,8 @@ def scan_class_folders(root: Path, split: str, settings: DataSettings, min_class
         raise RequestError(f"{folder} has no images in its {len(classes)} folders; {LAYOUT_HINT}")
     if empty:
         raise RequestError(
-            f"class folder {quote_names(empty)} of {folder} has no images; remove it or add images ({' '.join(IMAGE_EXTENSIONS)})"
+            f"class folder {quote_names(empty)} of {folder} has no images; remove it or add images "
+            f"({' '.join(IMAGE_EXTENSIONS)})"
         )
     if len(classes) < min_classes:
         raise RequestError(f"{folder} has one class, {classes[0]!r}; a classifier needs at least two; {LAYOUT_HINT}")

@@ -65,7 +65,8 @@ def choose_classes(counts: Mapping[str, int], required: Iterable[str], extra: in
     missing = [wnid for wnid in required if not counts.get(wnid)]
     if missing:
         raise RequestError(
-            f"data.path lacks {len(missing)} of the {len(required)} classes of the validation set, {quote_names(missing)}; "
+            f"data.path lacks {len(missing)} of the {len(required)} classes of the validation set, "
+            f"{quote_names(missing)}; "
             "add their images from ImageNet-1K's training set"
         )
     others = sorted(set(counts) - set(required), key=lambda wnid: (-counts[wnid], wnid))

@@ -17,7 +17,7 @@ from resnext.errors import RequestError
 from resnext.settings import DataSettings
 
 SynsetDataset = FolderDataset | TarDataset
-DatasetT = TypeVar("Kept", FolderDataset, TarDataset)
+DatasetT = TypeVar("DatasetT", FolderDataset, TarDataset)
 LAYOUT_HINT = "expected <wnid>/ folders such as n01440764/, a <wnid>.tar for each class, or one tar of these"
 
 
@@ -55,7 +55,7 @@ def sort_by_class(dataset: DatasetT, names: np.ndarray) -> DatasetT:
     """Sort the images by class, then by base name."""
     bases = np.array([name.rpartition(b"/")[2] for name in names.tolist()])
     order = np.lexsort((bases, dataset.labels))
-    return dataset.selected(order, dataset.labels[order], dataset.classes, dataset.name)
+    return dataset.select(order, dataset.labels[order], dataset.classes, dataset.name)
 
 
 def _open_archives(places: Sequence[str], name: str, settings: DataSettings, indexes: list[TarIndex]) -> TarDataset:

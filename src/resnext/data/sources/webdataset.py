@@ -212,7 +212,8 @@ def _parse_sample(key: str, files: list[Member], content: "partial[bytes]", plac
     if len(images) != 1:
         what = "has no image" if not images else f"has {len(images)} images"
         raise RequestError(
-            f"{place}: sample {key} {what} among {quote_names(sorted(by_kind))}; {SIDE_BY_SIDE_HINT}, and images end in "
+            f"{place}: sample {key} {what} among {quote_names(sorted(by_kind))}; {SIDE_BY_SIDE_HINT}, and images end "
+            "in "
             f"{' '.join(IMAGE_EXTENSIONS)}"
         )
     for kind in ("cls", "json"):

@@ -1,1 +1,1 @@
-"""TODO tools."""
+"""Actions of ``resnext data``: check folders and sources, write shards."""

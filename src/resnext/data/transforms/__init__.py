@@ -1,1 +1,1 @@
-"""TODO transforms."""
+"""Image transforms for training and evaluation."""

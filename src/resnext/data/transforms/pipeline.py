@@ -108,7 +108,8 @@ def resolve_train_preprocessing(augment: AugmentSettings, preprocessing: Preproc
         return preprocessing
     if augment.crop not in RESIZED_CROPS:
         raise RequestError(
-            f"augment.size {augment.size} needs a resized crop, augment.crop {' or '.join(RESIZED_CROPS)}, not {augment.crop}"
+            f"augment.size {augment.size} needs a resized crop, augment.crop {' or '.join(RESIZED_CROPS)}, not "
+            f"{augment.crop}"
         )
     return replace(preprocessing, image_size=augment.size, resize=max(augment.size, preprocessing.resize))
 

@@ -1,1 +1,1 @@
-"""TODO data."""
+"""Detection data: COCO and VOC annotations, the box policy, the data loader."""

@@ -266,7 +266,8 @@ def _read_side(row: Row, key: str, where: str) -> int:
     if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= MAX_SIDE:
         return value
     raise RequestError(
-        f"{where} ({row['file_name']}): {key} must be a whole number of pixels up to {MAX_SIDE}, not {format_value(value)}"
+        f"{where} ({row['file_name']}): {key} must be a whole number of pixels up to {MAX_SIDE}, not "
+        f"{format_value(value)}"
     )
 
 

@@ -79,7 +79,7 @@ class AnnotatedSplit:
         """Whether the split's classes depend on the other split too."""
         return self.voc is not None or bool(self.coco.group_ids)
 
-    def build_annotations(self, both: Sequence["Found"]) -> RawAnnotations:
+    def build_annotations(self, both: Sequence["AnnotatedSplit"]) -> RawAnnotations:
         """Build the annotations with the classes of ``both`` splits, and locate the images. Raises RequestError."""
         if self.voc is None:
             parsed = drop_group_categories(self.coco, [found.coco for found in both])

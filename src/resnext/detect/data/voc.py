@@ -66,7 +66,8 @@ def read_voc(xml_files: Sequence[Path], images: Path, said_by: Path, xml_folder:
     absent = find_missing_files(folder, [path.relative_to(folder).as_posix() for path in xml_files])
     if absent:
         raise RequestError(
-            f"{said_by}: {len(absent)} of {len(xml_files)} annotations are not in {folder}; missing: {quote_names(absent)}"
+            f"{said_by}: {len(absent)} of {len(xml_files)} annotations are not in {folder}; missing: "
+            f"{quote_names(absent)}"
         )
     pictures, found, faults = _ImageFinder(images), [], []
     for path in xml_files:

@@ -1,1 +1,1 @@
-"""TODO evaluate."""
+"""Evaluation of detectors: inference, COCO metrics, tables, plots and the report."""

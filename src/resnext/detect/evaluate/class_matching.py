@@ -39,7 +39,8 @@ def match_classes(model: FasterRcnn, dataset: DetectionDataset) -> ClassMatch:
         hint = did_you_mean(missing[0], model.classes)
         known = hint if "did you mean" in hint else f": it knows {_format_classes(model.classes)}"
         raise RequestError(
-            f"{dataset.name} has {_format_classes(classes)}, but the detector does not know {quote_names(missing)}{known}; "
+            f"{dataset.name} has {_format_classes(classes)}, but the detector does not know "
+            f"{quote_names(missing)}{known}; "
             "train on it first (resnext detect train --init.weights ...)"
         )
     lacking = [name for name, label in zip(model.classes, labels.tolist(), strict=True) if label < 0]

@@ -159,7 +159,8 @@ class _IdLookup:
             id_ = name
             if not isinstance(name, str):
                 raise _InvalidResultError(
-                    f"has the category_id {_format_value(value['category_id'])}, but {self._explain_missing_ids('category')}"
+                    f"has the category_id {_format_value(value['category_id'])}, but "
+                    f"{self._explain_missing_ids('category')}"
                 )
         if isinstance(id_, str):
             return self.label_of.get(id_, -1)
@@ -175,7 +176,8 @@ class _IdLookup:
 
     def _explain_mismatch(self, id_: int, stated: str) -> str:
         return (
-            f"but {id_} is {_format_value(stated)} in {self.dataset.name}: it was written with other ids (resnext detect "
+            f"but {id_} is {_format_value(stated)} in {self.dataset.name}: it was written with other ids (resnext "
+            "detect "
             "predict --annotations FILE writes those of a data set)"
         )
 

@@ -28,7 +28,7 @@ def write_detection_report(run_dir: Path | str) -> Path:
     Missing or damaged files are left out. Raises WorkError where writing fails.
     """
     run = RunDirectory(Path(run_dir))
-    return write_page(run, "resnext.detect", _collect_content(run))
+    return write_page(run, "resnext.detect.evaluate", _collect_content(run))
 
 
 def _collect_content(run: RunDirectory) -> dict[str, Any]:

@@ -1,1 +1,1 @@
-"""TODO model."""
+"""Faster R-CNN around a network: layouts, RPN, RoIAlign, fused norms."""

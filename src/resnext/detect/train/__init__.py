@@ -1,1 +1,1 @@
-"""TODO train."""
+"""Training of detectors: the task, its step, and what a run starts from."""

@@ -86,7 +86,8 @@ def write_final_report(session: DetectSession, console: Console) -> None:
         said += " after the last epoch, which is the best"
     else:
         said += (
-            f" after the last epoch; AP {format_percent(evaluation.ap)}, AP50 {format_percent(evaluation.ap50)} after the best, "
+            f" after the last epoch; AP {format_percent(evaluation.ap)}, AP50 {format_percent(evaluation.ap50)} "
+            "after the best, "
             f"epoch {best_epoch}, which was chosen on the same images"
         )
     console.print(said, highlight=False, markup=False, soft_wrap=True)

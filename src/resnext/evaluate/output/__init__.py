@@ -1,1 +1,1 @@
-"""TODO output."""
+"""What an evaluation writes and prints: tables, plots, the report, the console."""

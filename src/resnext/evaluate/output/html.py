@@ -23,7 +23,7 @@ def write_page(run: RunDirectory, package: str, content: dict[str, Any]) -> Path
     Raises WorkError if it cannot be written.
     """
     environment = Environment(
-        loader=ChoiceLoader([PackageLoader(package, "."), PackageLoader("resnext.evaluate", ".")]),
+        loader=ChoiceLoader([PackageLoader(package, "."), PackageLoader("resnext.evaluate.output", ".")]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -28,7 +28,7 @@ def write_report(run_dir: Path | str) -> Path:
     Missing or damaged files are left out. Raises WorkError if it cannot be written.
     """
     run = RunDirectory(Path(run_dir))
-    return write_page(run, "resnext.evaluate", _collect_content(run))
+    return write_page(run, "resnext.evaluate.output", _collect_content(run))
 
 
 def _collect_content(run: RunDirectory) -> dict[str, Any]:

@@ -1,1 +1,1 @@
-"""TODO suites."""
+"""Other test sets: ReaL labels, ImageNet-C and generated corruptions."""

@@ -121,6 +121,7 @@ def parse_image_number(path: str) -> int:
     found = FILE_NAME_PATTERN.fullmatch(path)
     if found is None or not 1 <= int(found[1]) <= VALIDATION_IMAGES:
         raise RequestError(
-            f"ReaL labels belong to ILSVRC2012_val_00000001.JPEG to ILSVRC2012_val_{VALIDATION_IMAGES:08}.JPEG, not to {path!r}"
+            f"ReaL labels belong to ILSVRC2012_val_00000001.JPEG to ILSVRC2012_val_{VALIDATION_IMAGES:08}.JPEG, not "
+            f"to {path!r}"
         )
     return int(found[1])

@@ -1,1 +1,1 @@
-"""TODO adapters."""
+"""Adapters: the tensor names of other libraries, translated to ours."""

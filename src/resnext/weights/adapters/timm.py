@@ -101,7 +101,8 @@ def _check_plain(name: str, config: Mapping[str, Any], origin: str) -> None:
     for key, value in {**pooled, **arguments}.items():
         if key not in IGNORED_ARGUMENTS and value not in (None, False, "") and value != DEFAULT_ARGUMENTS.get(key):
             raise RequestError(
-                f"{origin}: its config.json builds timm's {name} with {str(key)[:40]}={str(value)[:40]}, which {NOT_SUPPORTED}"
+                f"{origin}: its config.json builds timm's {name} with {str(key)[:40]}={str(value)[:40]}, which "
+                f"{NOT_SUPPORTED}"
             )
 
 

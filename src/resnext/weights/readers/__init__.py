@@ -1,1 +1,1 @@
-"""TODO readers."""
+"""Readers of weights files: bytes in, plain values out; nothing here knows networks."""

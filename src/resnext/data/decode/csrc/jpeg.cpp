@@ -7,7 +7,7 @@
 #include <cstdio>
 #include <cstring>
 
-#include "libjpeg/jpeglib.h"
+#include "third_party/libjpeg/jpeglib.h"
 
 namespace feed {
 namespace {

@@ -1,1 +1,1 @@
-"""TODO torch7."""
+"""Torch7 module trees, read as networks."""

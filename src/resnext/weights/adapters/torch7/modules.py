@@ -87,7 +87,8 @@ class ModuleNode:
         if name not in LAYER_KINDS:
             short = name if len(name) <= 60 else name[:60] + "..."
             raise RequestError(
-                f"{self.tree.file}: {self.path} has the unsupported class {short!r}{did_you_mean(name[:60], LAYER_KINDS)}"
+                f"{self.tree.file}: {self.path} has the unsupported class "
+                f"{short!r}{did_you_mean(name[:60], LAYER_KINDS)}"
             )
         object.__setattr__(self, "kind", LAYER_KINDS[name])
 

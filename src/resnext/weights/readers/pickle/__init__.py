@@ -1,1 +1,1 @@
-"""TODO pickle."""
+"""A pickle reader that only builds values from a table of allowed names."""

@@ -56,7 +56,7 @@ def describe_refused(dotted: str) -> str:
     """Make the error message for a name that is not allowed."""
     name = dotted.rsplit(".", 1)[-1]
     if dotted.startswith("torch.") and name in UNSUPPORTED_TENSORS:
-        return f"refers to {escape_name(dotted)}: {UNSUPPORTED_TENSORS[name]}, which is not supported; save plain dense tensors"
+        return f"refers to {escape_name(dotted)}: {UNSUPPORTED_TENSORS[name]}, not supported; save plain dense tensors"
     sentence = f"refers to {escape_name(dotted)}, which is not data; nothing was executed"
     if dotted.startswith(MODEL_MODULES) or name[:1].isupper():
         sentence += "; if a whole model or trainer was pickled, save model.state_dict() with the program that made it"

@@ -246,9 +246,9 @@ def _evaluate_model(
     from resnext.detect.evaluate.coco_eval import describe_images_over_limit
     from resnext.detect.evaluate.inference import evaluate_detector, resolve_max_detections
     from resnext.detect.evaluate.protocol import OWN_SPLIT, describe_detection_protocol
-    from resnext.detect.train.session import merge_classes
+    from resnext.detect.train.task import merge_classes
     from resnext.progress_bar import show_image_progress
-    from resnext.train.session import configure_process
+    from resnext.train.setup import configure_process
 
     configure_process(DetectTrainSettings() if recipe is None else recipe.train, world)
     model = _load_detector(args).to(world.device)

@@ -5,17 +5,17 @@ import os
 import time
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any
 
 from resnext.errors import RequestError
-from resnext.recipe import TRAIN_COMMANDS, Kind, parse_command_line_value, read_recipe
+from resnext.recipe import TRAIN_COMMANDS, Kind, R, parse_command_line_value, read_recipe
 from resnext.run_directory import RunDirectory, check_new_run, check_run_kind, open_run
-from resnext.settings import Recipe
+from resnext.settings import Recipe, RecipeBase
+from resnext.settings_fields import FieldSpec, list_fields, list_sections
 from resnext.train.resume import resolve_resumed_recipe
 
 SUMMARY = "Train a network by a recipe, or resume a run."
 
-R = TypeVar("R")
 SHORT_OPTIONS = {"init.weights": "--init"}  # short names of frequently used options
 
 
@@ -40,25 +40,22 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_setting_options(parser: argparse.ArgumentParser, kind: type = Recipe) -> None:
+def add_setting_options(parser: argparse.ArgumentParser, kind: type[RecipeBase] = Recipe) -> None:
     """Add one option for every setting of a recipe."""
-    hints = get_type_hints(kind)
     for section in fields(kind):
         group = parser.add_argument_group(section.name, section.metadata["help"])
-        for f in fields(hints[section.name]):
-            default = "not given" if f.default is None else f.default
-            choices = f" Choices: {', '.join(f.metadata['choices'])}." if f.metadata["choices"] else ""
-            key = f"{section.name}.{f.name}"
+        for spec in list_fields(list_sections(kind)[section.name]).values():
+            key = f"{section.name}.{spec.name}"
             group.add_argument(
                 *([SHORT_OPTIONS[key]] if key in SHORT_OPTIONS else []),
                 f"--{key}",
                 dest=f"set:{key}",
-                metavar=_choose_metavar(get_type_hints(hints[section.name])[f.name]),
-                help=f"{f.metadata['help']}{choices} [{default}]".replace("%", "%%"),
+                metavar=_choose_metavar(spec),
+                help=f"{spec.help}{_describe_values(spec)}".replace("%", "%%"),
             )
 
 
-def collect_settings(args: argparse.Namespace, kind: type = Recipe) -> dict[str, Any]:
+def collect_settings(args: argparse.Namespace, kind: type[RecipeBase] = Recipe) -> dict[str, Any]:
     """Collect the settings given as options, as ``{"train.epochs": 3}``."""
     return {
         key.removeprefix("set:"): parse_command_line_value(key.removeprefix("set:"), text, kind)
@@ -111,7 +108,19 @@ def choose_run_directory(args: argparse.Namespace) -> RunDirectory:
     return check_new_run(args.run) if int(os.environ.get("RANK", "0")) == 0 else RunDirectory(Path(args.run))
 
 
-def _choose_metavar(hint: Any) -> str:
-    """Choose the metavar for a field's type."""
-    words = {int: "N", float: "X", bool: "BOOL", str: "WORD"}
-    return next((words[option] for option in (hint, *get_args(hint)) if option in words), "LIST")
+def _choose_metavar(spec: FieldSpec) -> str:
+    """Choose the metavar for a setting's type."""
+    if spec.is_list or spec.is_place:
+        return "LIST" if spec.is_list else "PATH"
+    return {int: "N", float: "X", bool: "BOOL", str: "WORD"}[spec.type]
+
+
+def _describe_values(spec: FieldSpec) -> str:
+    """Describe the choices and the default of a setting, as `` Choices: a, b. [a]``."""
+    choices = f" Choices: {', '.join(spec.choices)}." if spec.choices else ""
+    default = spec.default
+    if isinstance(default, tuple):
+        default = ", ".join(map(str, default)) or "none"
+    elif isinstance(default, bool):
+        default = str(default).lower()
+    return choices if default is None else f"{choices} [{default}]"

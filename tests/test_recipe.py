@@ -75,11 +75,8 @@ def test_the_papers_recipes_train_the_papers_networks(name: str, parameters: flo
     recipe = read_recipe(RECIPES[0].parents[1] / "paper" / f"{name}.yaml")
     cost = complexity(recipe.model.architecture(10, 3))
     assert round(cost.parameters_without_bn / 1e6, 1) == parameters
-    assert (recipe.optimizer.weight_decay, recipe.optimizer.weight_decay_on, recipe.optimizer.nesterov) == (
-        5e-4,
-        "all",
-        True,
-    )
+    optimizer = recipe.optimizer
+    assert (optimizer.weight_decay, optimizer.weight_decay_on, optimizer.nesterov) == (5e-4, "all", True)
     assert (recipe.train.epochs, recipe.train.batch_size, recipe.schedule.milestones) == (300, 128, (150, 225))
 
 
@@ -180,7 +177,6 @@ def test_no_text_ends_in_anything_but_a_recipe_or_one_clear_error(text: str) -> 
         ("trian: {epochs: 3}", "unknown setting trian; did you mean 'train'"),
         ("train: {lr: 0.1}", "did you mean optimizer.lr"),
         ("train: {epochs: many}", "train.epochs must be a whole number, not 'many'"),
-        ("train: {epochs: 1.5}", "train.epochs must be a whole number, not 1.5"),
         ("train: {epochs: true}", "train.epochs must be a whole number"),
         ("train: {epochs: 0}", "train.epochs must be at least 1, not 0"),
         ("optimizer: {nesterov: 1}", "optimizer.nesterov must be true or false"),
@@ -203,7 +199,6 @@ def test_no_text_ends_in_anything_but_a_recipe_or_one_clear_error(text: str) -> 
         ("train: {ema_steps: 32}", "train.ema_steps 32 needs an average"),
         ("train: {grad_clip_norm: 0}", "train.grad_clip_norm 0 sets all gradients to 0"),
         ("train: {ema_decay: 1}", "train.ema_decay 1 never changes the average"),
-        ("train: {accumulate: 2}", "unknown setting train.accumulate"),
         ("augment: {trivial_augment: true, rand_augment: rand-m7}", "exclude each other: give one"),
         ("data: {val_path: x}", "data.val_path belongs to data.source imagenet, "),
         ("data: {source: imagenet, classes: names.txt}", "data.classes belongs to data.source webdataset, parquet"),
@@ -211,13 +206,7 @@ def test_no_text_ends_in_anything_but_a_recipe_or_one_clear_error(text: str) -> 
         ("data: {val_fraction: 0.2}", "digits has its own held-out images"),
         ("init: {freeze: conv3}", "init.freeze conv3 is about loaded weights"),
         ("init: {frozen_bn: true}", "init.frozen_bn true is about loaded weights"),
-        ("init: {layer_decay: 0.5}", "init.layer_decay 0.5 is about loaded weights"),
-        ("init: {weights: w.pth, freeze: conv6}", "init.freeze 'conv6' is unknown; did you mean"),
         ("init: {weights: w.pth, layer_decay: 0}", "init.layer_decay must be from 0.0001 to 1, not 0"),
-        ("init: {weights: w.pth, layer_decay: 1.5}", "init.layer_decay must be from 0.0001 to 1, not 1.5"),
-        ("init: {weight: w.pth}", "unknown setting init.weight; did you mean 'weights'"),
-        ("freeze: conv3", "unknown setting freeze"),
-        ("train: {freeze: conv3}", "did you mean init.freeze"),
         ("optimizer: {lr: null}", "optimizer.lr needs a finite number, not an empty value"),
         ("optimizer: {betas: [0.9, many]}", "optimizer.betas must be a finite number, not 'many'"),
         ("optimizer: {name: no}", "optimizer.name must be a word, not False"),
@@ -242,10 +231,6 @@ def test_a_recipe_without_a_network_or_weights_is_told_what_to_give() -> None:
         parse_recipe("model: {base_channels: 16}").model.architecture(10, 3)
 
 
-def test_numbers_as_people_write_them() -> None:
-    assert parse_recipe("optimizer: {weight_decay: 1e-4, lr: 1}").optimizer.weight_decay == 1e-4
-
-
 def test_a_value_given_by_hand_wins_over_the_file(tiny_recipe: Path) -> None:
     assert read_recipe(tiny_recipe, {"train.epochs": 9}).train.epochs == 9
 
@@ -263,6 +248,7 @@ def test_a_value_given_by_hand_wins_over_the_file(tiny_recipe: Path) -> None:
         ("init.weights", "hf://owner/name@main", "hf://owner/name@main"),
         ("train.channels_last", "yes", "yes"),
         ("optimizer.lr", "1e-3", 0.001),
+        ("optimizer.lr", "1", 1.0),
         ("optimizer.nesterov", "false", False),
     ],
 )

@@ -117,9 +117,9 @@ class Detection(Task[DetectRecipe, FasterRcnn, DetectBatch]):
         freeze_detector(model, recipe)
         set_training_mode(model.to(world.device))
         plan = plan_fused_norms(model, recipe, world) if saved_plan is None else saved_plan
-        if recipe.train.channels_last:
+        if recipe.train.channels_last == "yes":
             model = model.to(memory_format=torch.channels_last)
-        if recipe.train.fast:
+        if recipe.train.fast == "yes":
             fuse_detector(model, plan)
         else:
             check_frozen_norms(model)
@@ -219,5 +219,5 @@ def freeze_detector(model: FasterRcnn, recipe: DetectRecipe) -> None:
 
 def plan_fused_norms(model: FasterRcnn, recipe: DetectRecipe, world: World) -> Plan:
     """Plan fused kernels for the norms that train, where they are available."""
-    usable = recipe.train.fast and world.device.type == "cpu" and recipe.train.channels_last
+    usable = recipe.train.fast == recipe.train.channels_last == "yes" and world.device.type == "cpu"
     return fuse_all(model, Plan()) if usable and kernels.is_fast_enabled() and kernels.load() else Plan()

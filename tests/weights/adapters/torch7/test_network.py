@@ -11,8 +11,7 @@ import torch
 from resnext.data.imagenet_classes import imagenet_classes
 from resnext.errors import RequestError
 from resnext.model.architecture import Architecture
-from resnext.model.forms import convert_form
-from resnext.model.network import Network
+from resnext.model.network import Network, convert_form
 from resnext.weights import presets
 from resnext.weights.adapters.torch7.network import adapt
 from resnext.weights.build import build_network

@@ -15,7 +15,14 @@ from resnext.bench.check_outputs import (
 )
 from resnext.bench.measure import Candidate, Timing, measure_peak_memory, time_interleaved
 from resnext.bench.results import show_progress
-from resnext.bench.train_step import StepConfig, TrainStep, fuse_all_norms, make_memory_arguments, tune_plan
+from resnext.bench.train_step import (
+    StepConfig,
+    TrainStep,
+    fuse_all_norms,
+    make_memory_arguments,
+    rebuild_step,
+    tune_plan,
+)
 from resnext.model.architecture import Architecture
 from resnext.model.plan import Plan
 
@@ -168,5 +175,5 @@ def measure_peaks(
         for e in entries:
             status.update(f"memory: {e.name}")
             told = make_memory_arguments(e.architecture, e.config, task.batch, task.size, plans.get(e.name))
-            peaks[e.name] = measure_peak_memory("resnext.bench.train_step:step_again", *told)
+            peaks[e.name] = measure_peak_memory(rebuild_step, *told)
     return peaks

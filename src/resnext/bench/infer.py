@@ -1,17 +1,13 @@
 """``resnext bench infer``: inference speed of our engines, compared with other libraries."""
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resnext.errors import RequestError, did_you_mean
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from resnext.bench.infer_candidates import InferWorkload
     from resnext.bench.measure import Timing
-    from resnext.model.network import Network
 
 SUMMARY = "Measure inference speed of each engine, compared with other libraries."
 
@@ -70,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     from resnext.bench.infer_accuracy import measure_accuracy, open_held_out_images
-    from resnext.bench.infer_candidates import InferWorkload
+    from resnext.bench.infer_candidates import InferWorkload, load_network
     from resnext.bench.results import collect_protocol, make_csv_path, make_out_folder, write_rows
     from resnext.deploy.predictor import get_expected_image_size
     from resnext.run_directory import check_run_kind
@@ -83,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
         torch.set_num_threads(args.threads)
     check_precisions(args)
     check_run_kind(args.model, "classification", "resnext bench detect NETWORK, which measures detectors")
-    network, calibration = load_network(args)
+    network, calibration = load_network(args.model, args.precision, args.calibration, args.size)
     held_out = open_held_out_images(args.model)
     size = args.size or get_expected_image_size(network)
     rows: list[dict[str, object]] = []
@@ -131,7 +127,7 @@ def measure_workload(case: "InferWorkload", args: argparse.Namespace, console: A
             {"of the bound": f"{timing.median / peaks[str(precision)]:.0%}"} if precision in peaks else {}
         )
         if args.memory:
-            more[timing.name]["peak MiB"] = round(measure_memory(case, timing.name, args), 1)
+            more[timing.name]["peak MiB"] = round(measure_memory(case, timing.name, args.calibration), 1)
     ours = f"resnext {case.precisions[-1]}"
     name = case.network.architecture.name
     print_timings(console, f"{name}, batch {case.batch}, {case.size}x{case.size}", timings, ours, more)
@@ -153,25 +149,3 @@ def print_comparison(timings: "list[Timing]", about: dict[str, dict[str, object]
         others = [t for t in timings if not t.name.startswith("resnext ")]
         said = ", ".join(f"{compute_speed_ratio(mine, other)[0]:.2f}x the speed of {other.name}" for other in others)
         console.print(f"{mine.name} ({about[mine.name]['way']}): {said}", highlight=False, soft_wrap=True)
-
-
-def load_network(args: argparse.Namespace) -> "tuple[Network, Tensor | None]":
-    """Load the network and, for int8, calibration images of the run or folder, else noise (enough to time it)."""
-    import torch
-
-    from resnext import create_model
-    from resnext.deploy.int8 import load_calibration_images
-    from resnext.deploy.predictor import get_expected_image_size
-    from resnext.run_directory import is_run
-    from resnext.weights import load
-    from resnext.weights.hub import is_remote
-
-    path = Path(args.model)
-    known = path.exists() or is_remote(args.model)
-    network = (load(args.model) if known else create_model(args.model, seed=0)).eval()
-    if "int8" not in args.precision:
-        return network, None
-    if args.calibration or (known and is_run(path)):
-        return network, load_calibration_images(network, path if known and is_run(path) else None, args.calibration)
-    a, size = network.architecture, args.size or get_expected_image_size(network)
-    return network, torch.randn(32, a.in_channels, size, size, generator=torch.Generator().manual_seed(0))

@@ -1,13 +1,13 @@
 """Candidates of ``resnext bench infer``: our engines and other libraries with the same weights, checked first."""
 
-import argparse
 import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,11 +15,15 @@ from torch import Tensor, nn
 
 from resnext.bench.measure import Candidate, measure_peak_memory
 from resnext.deploy.engines import TOLERANCE, compute_relative_error, find_missing_packages
-from resnext.deploy.predictor import Predictor
+from resnext.deploy.int8 import load_calibration_images, quantize_int8
+from resnext.deploy.predictor import Predictor, get_expected_image_size
 from resnext.errors import RequestError, WorkError
 from resnext.model.complexity import complexity
-from resnext.model.network import Network
+from resnext.model.network import Network, create_model
+from resnext.run_directory import is_run
 from resnext.speed.tuning_cache import time_candidates
+from resnext.weights import load
+from resnext.weights.hub import is_remote
 
 CPU = torch.device("cpu")
 BuiltCandidate = tuple[
@@ -180,8 +184,6 @@ def export_onnx(model: nn.Module, channels: int) -> bytes:
 
 def iterate_openvino(case: InferWorkload) -> Iterator[BuiltCandidate]:
     """Build OpenVINO candidates from its own conversion: synchronous, and a queue of single images for throughput."""
-    from resnext.deploy.int8 import quantize_int8
-
     converted = convert_to_openvino(build_torchvision(case), case.network.architecture.in_channels)
     for precision in case.precisions:
         model = quantize_int8(converted.clone(), case.calibration) if precision == "int8" else converted
@@ -271,20 +273,34 @@ def compute_bound(case: InferWorkload, precision: str) -> float:
     return rate / (2 * complexity(case.network.architecture, case.size).macs)
 
 
-def measure_memory(case: InferWorkload, name: str, args: argparse.Namespace) -> float:
+def load_network(
+    model: str, precisions: Sequence[str], calibration: str | None, size: int | None
+) -> tuple[Network, Tensor | None]:
+    """Load the network and, for int8, calibration images of the run or folder, else noise (enough to time it)."""
+    path = Path(model)
+    known = path.exists() or is_remote(model)
+    network = (load(model) if known else create_model(model, seed=0)).eval()
+    if "int8" not in precisions:
+        return network, None
+    run = path if known and is_run(path) else None
+    if calibration or run is not None:
+        return network, load_calibration_images(network, run, calibration)
+    side = size or get_expected_image_size(network)
+    generator = torch.Generator().manual_seed(0)
+    return network, torch.randn(32, network.architecture.in_channels, side, side, generator=generator)
+
+
+def measure_memory(case: InferWorkload, name: str, calibration: str | None) -> float:
     """Measure the peak memory of a candidate in MiB, above what it holds before its first batch."""
-    values = [case.model_name, case.batch, case.size, list(case.precisions), case.engine, args.calibration, name]
-    return measure_peak_memory("resnext.bench.infer_candidates:prepared", *values)
+    values = [case.model_name, case.batch, case.size, list(case.precisions), case.engine, calibration, name]
+    return measure_peak_memory(prepare_work, *values)
 
 
 def prepare_work(
     named: str, batch: int, size: int, precisions: list[str], engine: str, calibration: str | None, name: str
 ) -> Callable[[], object]:
     """Prepare the work of one candidate in a fresh process, for ``measure_peak_memory``."""
-    from resnext.bench.infer import load_network
-
-    args = argparse.Namespace(model=named, precision=precisions, calibration=calibration, size=size)
-    network, images = load_network(args)
+    network, images = load_network(named, precisions, calibration, size)
     precision = next((p for p in precisions if p in name.split()), "fp32")
     case = InferWorkload(network, named, batch, size, (precision,), engine, images)
     for found, _, _, work in iterate_candidates(replace(case, no_peers=name.startswith(("resnext", "plain")))):

@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 
 from resnext.data.preprocessing import Preprocessing, normalize
+from resnext.deploy.engine_builder import EngineBuilder
 from resnext.deploy.engine_selection import SelectedEngine, Workload, select_engine
-from resnext.deploy.engines import ENGINES, GOALS, PRECISIONS, EngineBuilder, has_bf16, list_engines
+from resnext.deploy.engines import ENGINES, GOALS, PRECISIONS, has_bf16, list_engines
 from resnext.deploy.int8 import check_calibration
 from resnext.errors import RequestError, did_you_mean
 from resnext.model.network import Network

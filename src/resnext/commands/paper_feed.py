@@ -7,9 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from resnext.errors import RequestError
-from resnext.files import atomic_write, check_folder, report_write_errors
-from resnext.planning.cost_command import (
+from resnext.commands.paper_cost import (
     add_machine_options,
     check_numbers,
     estimate_job,
@@ -17,10 +15,12 @@ from resnext.planning.cost_command import (
     make_recipe_job,
     read_classification_recipe,
 )
+from resnext.errors import RequestError
+from resnext.files import atomic_write, check_folder, report_write_errors
 
 if TYPE_CHECKING:
-    from resnext.planning.cost import Cluster
     from resnext.planning.input_pipeline import ImageSample, Pipeline, Requirements, SimulationResult
+    from resnext.planning.machines import Cluster
 
 CORE_SHARES = (
     0.125,
@@ -77,8 +77,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the requirements, and write a plot and its numbers; exit status 0. Raises RequestError."""
-    from resnext.planning.cost import parse_cluster
     from resnext.planning.input_pipeline import find_requirements, simulate_core_counts
+    from resnext.planning.machines import parse_cluster
     from resnext.screen import make_screen
 
     cluster = parse_cluster(args.machine)

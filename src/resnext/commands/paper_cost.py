@@ -12,7 +12,8 @@ from resnext.settings import Recipe
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from resnext.planning.cost import Cluster, Estimate
+    from resnext.planning.cost import Estimate
+    from resnext.planning.machines import Cluster
 
 SOURCE_FACTS = {  # data.source -> training images, classes, channels, image side in pixels
     "imagenet": (1_281_167, 1000, 3, 224),
@@ -86,7 +87,7 @@ def add_machine_options(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print one row per run; exit status 0. Raises RequestError."""
     from resnext.paper.recipes import list_table_recipes
-    from resnext.planning.cost import parse_cluster
+    from resnext.planning.machines import parse_cluster
     from resnext.screen import make_screen
 
     check_numbers(args)

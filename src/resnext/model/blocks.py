@@ -162,9 +162,9 @@ class GroupedBlock(Block):
         if self.bottleneck:
             y = self.bn2(self.conv2(y))
         out = self.last_convolution(y)
-        remake = getattr(y, "remake", None)
-        if self.recompute_level == "expansions" and remake is not None:
-            attach_recompute(out, lambda: self.last_convolution.recompute_output(remake()))
+        recompute_fn = getattr(y, "recompute_fn", None)
+        if self.recompute_level == "expansions" and recompute_fn is not None:
+            attach_recompute(out, lambda: self.last_convolution.recompute_output(recompute_fn()))
         return out
 
 

@@ -126,7 +126,7 @@ class NormAct(nn.BatchNorm2d):
         return scale, bias - mean * scale
 
     def _add_and_activate(self, x: Tensor, residual: Tensor | None) -> Tensor:
-        if getattr(x, "remake", None) is not None:
+        if getattr(x, "recompute_fn", None) is not None:
             attach_recompute(x, None)  # x is changed in place below
         if residual is not None:
             x += residual  # the convolution does not need its output in the backward pass

@@ -24,7 +24,8 @@ from resnext.settings import FREEZE_STAGES
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from resnext.bench.detect_step import DetectDistance, DetectStep, DetectWorkload
+    from resnext.bench.check_outputs import Distances
+    from resnext.bench.detect_step import DetectStep, DetectWorkload
     from resnext.bench.train_step import StepConfig
 
 MIN_SIZE = 64  # pixels; the coarsest pyramid level then has one pixel
@@ -94,29 +95,29 @@ def measure_workload(
     return rows
 
 
-def compare_candidates(arms: "dict[str, DetectStep]", console: "Console") -> "dict[str, DetectDistance]":
+def compare_candidates(arms: "dict[str, DetectStep]", console: "Console") -> "dict[str, Distances]":
     """Compare the outputs of each candidate with torchvision in fp32. Raises WorkError if ours differ too much."""
-    from resnext.bench.detect_step import check_distance, compute_outputs, measure_distance
+    from resnext.bench.check_outputs import check_distances
+    from resnext.bench.detect_step import TOLERANCES, compute_outputs, measure_distances
 
     outcomes = {name: compute_outputs(arm) for name, arm in arms.items()}
     reference = next(
         n for n, a in arms.items() if not a.is_ours and a.config.precision == "fp32" and not a.config.channels_last
     )
-    found = {name: measure_distance(one, outcomes[reference]) for name, one in outcomes.items()}
+    found = {name: measure_distances(one, outcomes[reference]) for name, one in outcomes.items()}
     for name, arm in arms.items():
         if arm.is_ours:  # torchvision in bf16 computes its anchors in bf16 too: its distance is only reported
-            check_distance(name, arm.config.precision, found[name])
+            check_distances(name, arm.config.precision, found[name], TOLERANCES[arm.config.precision])
     for name, far in found.items():
         if name != reference:
             console.print(
-                f"{name}: distance from {reference}: RPN losses {far.rpn:.1e}, head losses {far.head:.1e}, "
-                f"scores {far.scores:.1e}",
+                f"{name}: distance from {reference}: {', '.join(f'{what} {value:.1e}' for what, value in far.items())}",
                 highlight=False, soft_wrap=True,
             )  # fmt: skip
     return found
 
 
-def _make_columns(task: "DetectWorkload", way: "StepConfig", found: "DetectDistance") -> dict[str, object]:
+def _make_columns(task: "DetectWorkload", way: "StepConfig", found: "Distances") -> dict[str, object]:
     return {
         "network": task.architecture.name,
         "library": way.library,
@@ -126,7 +127,7 @@ def _make_columns(task: "DetectWorkload", way: "StepConfig", found: "DetectDista
         "image_size": f"{task.size}x{task.width}",
         "boxes": task.boxes,
         "frozen": task.freeze or "none",
-        "rpn_losses_distance": f"{found.rpn:.1e}",
-        "head_losses_distance": f"{found.head:.1e}",
-        "scores_distance": f"{found.scores:.1e}",
+        "rpn_losses_distance": f"{found['RPN losses']:.1e}",
+        "head_losses_distance": f"{found['head losses']:.1e}",
+        "scores_distance": f"{found['best scores']:.1e}",
     }

@@ -13,11 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from resnext.bench.check_outputs import check_distances
 from resnext.bench.measure import Candidate, measure_peak_memory
+from resnext.bench.peers import build_peer
 from resnext.deploy.engines import TOLERANCE, compute_relative_error, find_missing_packages
 from resnext.deploy.int8 import load_calibration_images, quantize_int8
 from resnext.deploy.predictor import Predictor, get_expected_image_size
-from resnext.errors import RequestError, WorkError
+from resnext.errors import RequestError
 from resnext.model.complexity import complexity
 from resnext.model.network import Network, create_model
 from resnext.run_directory import is_run
@@ -65,10 +67,7 @@ def build_candidates(case: InferWorkload) -> tuple[list[Candidate], dict[str, di
     about: dict[str, dict[str, object]] = {}
     for name, precision, way, work in iterate_candidates(case):
         far = compute_relative_error(work(images), reference)
-        if not far <= TOLERANCE[precision]:
-            raise WorkError(
-                f"the logits of {name} differ by a relative distance of {far:.2g}, above {TOLERANCE[precision]:g}"
-            )
+        check_distances(name, precision, {"logits": far}, {"logits": TOLERANCE[precision]})
         arms.append(Candidate(name, partial(work, images), case.batch))
         about[name] = {"precision": precision, "way": way, "distance": f"{far:.2g}"}
     return arms, about
@@ -83,7 +82,7 @@ def iterate_candidates(case: InferWorkload) -> Iterator[BuiltCandidate]:
                 "ONNX Runtime of torchvision's",
                 "fp32",
                 "torch.onnx.export",
-                make_onnx_runtime(build_torchvision(case)),
+                make_onnx_runtime(build_peer("torchvision", case.network) or case.network),
             )
         if not find_missing_packages("openvino"):
             yield from iterate_openvino(case)
@@ -103,42 +102,16 @@ def iterate_candidates(case: InferWorkload) -> Iterator[BuiltCandidate]:
 
 def iterate_eager(case: InferWorkload) -> Iterator[BuiltCandidate]:
     """Build eager PyTorch candidates: torchvision and timm in fp32, and in bf16 with channels_last."""
-    theirs = build_torchvision(case)
+    theirs = build_peer("torchvision", case.network) or case.network
     name = "torchvision" if theirs is not case.network else "plain PyTorch"
     yield f"{name} fp32", "fp32", "eager, NCHW", make_eager(theirs, bf16=False)
     if "bf16" in case.precisions:
         yield f"{name} bf16", "bf16", "eager, channels_last, autocast", make_eager(theirs, bf16=True)
-    timms = None if case.no_peers else build_timm(case)
+    timms = None if case.no_peers else build_peer("timm", case.network)
     if timms is not None:
         yield "timm fp32", "fp32", "eager, NCHW", make_eager(timms, bf16=False)
         if "bf16" in case.precisions:
             yield "timm bf16", "bf16", "eager, channels_last, autocast", make_eager(timms, bf16=True)
-
-
-def build_torchvision(case: InferWorkload) -> nn.Module:
-    """Build torchvision's network with the same weights; return ours if torchvision has no such network."""
-    import torchvision
-
-    a = case.network.architecture
-    try:
-        model = torchvision.models.get_model(a.name, num_classes=a.num_classes)
-        model.load_state_dict(case.network.state_dict())
-    except (ValueError, RuntimeError):
-        return case.network
-    return model.eval()
-
-
-def build_timm(case: InferWorkload) -> nn.Module | None:
-    """Build timm's network with the same weights; None if timm is not installed or has no such network."""
-    try:
-        import timm
-
-        a = case.network.architecture
-        model = timm.create_model(a.name, num_classes=a.num_classes)
-        model.load_state_dict(case.network.state_dict())
-    except (ImportError, RuntimeError):
-        return None
-    return model.eval()
 
 
 def make_eager(model: nn.Module, *, bf16: bool) -> Callable[[Tensor], Tensor]:
@@ -184,7 +157,8 @@ def export_onnx(model: nn.Module, channels: int) -> bytes:
 
 def iterate_openvino(case: InferWorkload) -> Iterator[BuiltCandidate]:
     """Build OpenVINO candidates from its own conversion: synchronous, and a queue of single images for throughput."""
-    converted = convert_to_openvino(build_torchvision(case), case.network.architecture.in_channels)
+    theirs = build_peer("torchvision", case.network) or case.network
+    converted = convert_to_openvino(theirs, case.network.architecture.in_channels)
     for precision in case.precisions:
         model = quantize_int8(converted.clone(), case.calibration) if precision == "int8" else converted
         yield f"OpenVINO {precision}", precision, "its own conversion, synchronous", make_synchronous(model, precision)

@@ -123,7 +123,8 @@ def make_eager(model: nn.Module, *, bf16: bool) -> Callable[[Tensor], Tensor]:
 
     def run(images: Tensor) -> Tensor:
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-            return model(images.contiguous(memory_format=layout)).float()
+            logits: Tensor = model(images.contiguous(memory_format=layout))
+            return logits.float()
 
     return run
 
@@ -138,7 +139,7 @@ def make_onnx_runtime(model: nn.Module) -> Callable[[Tensor], Tensor]:
 
 def export_onnx(model: nn.Module, channels: int) -> bytes:
     """Export a network with PyTorch's own ONNX exporter, for any batch and image size."""
-    file: Any = io.BytesIO()
+    file = io.BytesIO()
     free = torch.export.Dim.DYNAMIC
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):  # the exporter prints its progress

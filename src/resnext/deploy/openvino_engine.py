@@ -7,6 +7,7 @@ import warnings
 from collections import OrderedDict, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from threading import Lock
 from types import ModuleType
 from typing import Any, cast
@@ -29,9 +30,7 @@ def import_openvino() -> ModuleType:
     """Import OpenVINO with its telemetry, and NNCF's, switched off."""
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     os.environ.setdefault("NNCF_CI", "1")
-    import openvino
-
-    return openvino
+    return import_module("openvino")
 
 
 @contextmanager

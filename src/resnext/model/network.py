@@ -74,7 +74,8 @@ class Network(nn.Module):
         x = self._forward_stem(x)
         for stage in self._iter_stages():
             x = stage(x)
-        return self.fc(self._forward_pool(x))
+        logits: Tensor = self.fc(self._forward_pool(x))
+        return logits
 
     def features(self, x: Tensor, names: Iterable[str] | None = None) -> dict[str, Tensor]:
         """Compute feature maps: the outputs of the stages, ``C2`` to ``C5``, and ``pooled`` [B, channels].
@@ -119,7 +120,8 @@ class Network(nn.Module):
         x = self.bn(x) if self.architecture.pre_activation else x
         if min(x.shape[2:]) < window:
             raise RequestError(f"a map of {x.shape[2]}x{x.shape[3]} is smaller than the window of {window}x{window}")
-        return self.fc(F.avg_pool2d(x, window, stride=1).permute(0, 2, 3, 1))
+        logits: Tensor = self.fc(F.avg_pool2d(x, window, stride=1).permute(0, 2, 3, 1))
+        return logits
 
     @property
     def feature_names(self) -> tuple[str, ...]:
@@ -131,7 +133,8 @@ class Network(nn.Module):
 
     def _forward_stem(self, x: Tensor) -> Tensor:
         x = self.conv1(x)
-        return self.maxpool(x if self.architecture.pre_activation else self.bn1(x))
+        y: Tensor = self.maxpool(x if self.architecture.pre_activation else self.bn1(x))
+        return y
 
     def _forward_pool(self, x: Tensor) -> Tensor:
         x = self.bn(x) if self.architecture.pre_activation else x

@@ -120,7 +120,7 @@ def parse_bandwidth(text: str) -> float:
     value = float(match["number"]) if match else 0.0
     if not match or not 0 < value < math.inf:
         raise RequestError(f"{text!r} is not a bandwidth; write 2GB/s, 500MiB/s or 10Gbit/s")
-    base = 1024 if match["binary"] else 1000
+    base = 1024.0 if match["binary"] else 1000.0
     return value * base ** PREFIXES[match["prefix"]] / (1 if match["unit"] == "B" else 8)
 
 

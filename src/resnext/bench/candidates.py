@@ -161,7 +161,6 @@ def compare_candidates(
             f"outputs agree in {precision}: relative distance from the fp32 reference at most {logits:.1e} for logits "
             f"(allowed {most['logits in training']:g}) and {gradients:.1e} for gradients "
             f"(allowed {most['gradients']:g})",
-            highlight=False, soft_wrap=True,
         )  # fmt: skip
     return found
 

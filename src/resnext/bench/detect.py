@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     write_rows(
         path, measure_workload(task, list_configs(args.precision), args.rounds, console), collect_protocol(args.command)
     )
-    console.print(f"{path}", highlight=False, markup=False, soft_wrap=True)
+    console.print(str(path))
     return 0
 
 
@@ -110,10 +110,7 @@ def compare_candidates(arms: "dict[str, DetectStep]", console: "Console") -> "di
             check_distances(name, arm.config.precision, found[name], TOLERANCES[arm.config.precision])
     for name, far in found.items():
         if name != reference:
-            console.print(
-                f"{name}: distance from {reference}: {', '.join(f'{what} {value:.1e}' for what, value in far.items())}",
-                highlight=False, soft_wrap=True,
-            )  # fmt: skip
+            console.print(f"{name}: distance from {reference}: {', '.join(f'{what} {value:.1e}' for what, value in far.items())}")  # fmt: skip
     return found
 
 

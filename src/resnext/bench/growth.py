@@ -155,7 +155,7 @@ def measure_sweep(
     said += [args.precision, f"NHWC; medians of {args.rounds} rounds"]
     picture = folder / f"bench-growth-{sweep}.png"
     save_figure(plot_growth(heading, ", ".join(said), label, collect_points(rows)), picture)
-    console.print(f"{path}, {picture}", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"{path}, {picture}")
 
 
 def measure_point(point: SweepPoint, args: argparse.Namespace, console: "Console") -> list[dict[str, object]]:
@@ -202,7 +202,7 @@ def measure_small(folder: Path, args: argparse.Namespace, console: "Console") ->
         rows += make_timing_rows(found.timings, ours.name, found.columns)
     path = make_csv_path(folder, SMALL)
     write_rows(path, rows, collect_protocol(args.command))
-    console.print(str(path), highlight=False, markup=False, soft_wrap=True)
+    console.print(str(path))
 
 
 def _is_same_measurement(row: Mapping[str, str], facts: Mapping[str, str]) -> bool:

@@ -91,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
     rows += measure_accuracy(args, network, calibration, console, held_out)
     path = make_csv_path(out, "infer")
     write_rows(path, rows, collect_protocol(args.command))
-    console.print(f"written: {path}", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"written: {path}")
     return 0
 
 
@@ -133,9 +133,7 @@ def measure_workload(case: "InferWorkload", args: argparse.Namespace, console: A
     print_timings(console, f"{name}, batch {case.batch}, {case.size}x{case.size}", timings, ours, more)
     print_comparison(timings, about, console)
     for precision, images in peaks.items():
-        console.print(
-            f"upper bound from arithmetic in {precision}: {images:.1f} images/s", highlight=False, style="dim"
-        )
+        console.print(f"upper bound from arithmetic in {precision}: {images:.1f} images/s", style="dim")
     facts = {"model": name, "batch": case.batch, "size": case.size}
     rows = make_timing_rows(timings, ours, {n: {**about[n], **more[n]} for n in more})
     return [facts | row for row in rows]
@@ -148,4 +146,4 @@ def print_comparison(timings: "list[Timing]", about: dict[str, dict[str, object]
     for mine in (timing for timing in timings if timing.name.startswith("resnext ")):
         others = [t for t in timings if not t.name.startswith("resnext ")]
         said = ", ".join(f"{compute_speed_ratio(mine, other)[0]:.2f}x the speed of {other.name}" for other in others)
-        console.print(f"{mine.name} ({about[mine.name]['way']}): {said}", highlight=False, soft_wrap=True)
+        console.print(f"{mine.name} ({about[mine.name]['way']}): {said}")

@@ -28,9 +28,8 @@ from resnext.weights import load
 from resnext.weights.hub import is_remote
 
 CPU = torch.device("cpu")
-BuiltCandidate = tuple[
-    str, str, str, Callable[[Tensor], Tensor]
-]  # name, precision, engine, function from images to logits
+# name, precision, engine, function from images to logits
+BuiltCandidate = tuple[str, str, str, Callable[[Tensor], Tensor]]
 
 
 @dataclass(frozen=True, eq=False)

@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
             console.print(
                 f"{row['start']}: slowest imports: {', '.join(find_costly_imports(STARTS[str(row['start'])][0]))}"
             )
-    console.print(str(path), highlight=False, markup=False, soft_wrap=True)
+    console.print(str(path))
     return 0
 
 

@@ -22,19 +22,8 @@ if TYPE_CHECKING:
     from resnext.planning.input_pipeline import ImageSample, Pipeline, Requirements, SimulationResult
     from resnext.planning.machines import Cluster
 
-CORE_SHARES = (
-    0.125,
-    0.25,
-    0.375,
-    0.5,
-    0.625,
-    0.75,
-    0.875,
-    1.0,
-    1.125,
-    1.25,
-    1.5,
-)  # numbers of cores in the plot, relative to the cores needed
+# numbers of cores in the plot, relative to the cores needed
+CORE_SHARES = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0, 1.125, 1.25, 1.5)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,11 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="bandwidth of the storage that all hosts share: 2GB/s, 10Gbit/s (default: enough)",
     )
     parser.add_argument(
-        "--latency-ms",
-        type=float,
-        default=0.0,
-        metavar="MS",
-        help="latency of a read in milliseconds (default: 0)",
+        "--latency-ms", type=float, default=0.0, metavar="MS", help="latency of a read in milliseconds (default: 0)"
     )
     parser.add_argument(
         "--image-kb", type=float, metavar="kB", help="mean size of an image file (default: as measured)"

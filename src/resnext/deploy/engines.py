@@ -19,14 +19,8 @@ GOALS = ("latency", "throughput")
 TOLERANCE = {"fp32": 1e-4, "bf16": 5e-2, "int8": 0.3}  # relative error of the logits, see ``compute_relative_error``
 PRECISIONS = (*TOLERANCE, "auto")
 BF16_FEATURES = ("avx512_bf16", "amx_bf16")  # CPU features for bf16 arithmetic
-ISA_CAPS_WITHOUT_BF16 = (
-    "SSE41",
-    "AVX",
-    "AVX2",
-    "AVX2_VNNI",
-    "AVX512_CORE",
-    "AVX512_CORE_VNNI",
-)  # of ONEDNN_MAX_CPU_ISA
+# values of ONEDNN_MAX_CPU_ISA
+ISA_CAPS_WITHOUT_BF16 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512_CORE_VNNI")
 
 
 @dataclass(frozen=True)

@@ -19,11 +19,7 @@ from torch import Tensor
 from resnext.deploy.signal_stack import preserve_signal_stack
 
 MAX_COMPILED = 4  # compiled models of different input shapes that an engine keeps
-PRECISION_HINTS = {
-    "fp32": "f32",
-    "bf16": "bf16",
-    "int8": "f32",
-}  # int8: for the operators that remain in floating point
+PRECISION_HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}  # int8: what remains in floating point
 
 
 def import_openvino() -> ModuleType:

@@ -160,8 +160,8 @@ def compare_candidates(
         console.print(
             f"outputs agree in {precision}: relative distance from the fp32 reference at most {logits:.1e} for logits "
             f"(allowed {most['logits in training']:g}) and {gradients:.1e} for gradients "
-            f"(allowed {most['gradients']:g})",
-        )  # fmt: skip
+            f"(allowed {most['gradients']:g})"
+        )
     return found
 
 

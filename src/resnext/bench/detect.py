@@ -110,7 +110,8 @@ def compare_candidates(arms: "dict[str, DetectStep]", console: "Console") -> "di
             check_distances(name, arm.config.precision, found[name], TOLERANCES[arm.config.precision])
     for name, far in found.items():
         if name != reference:
-            console.print(f"{name}: distance from {reference}: {', '.join(f'{what} {value:.1e}' for what, value in far.items())}")  # fmt: skip
+            said = ", ".join(f"{what} {value:.1e}" for what, value in far.items())
+            console.print(f"{name}: distance from {reference}: {said}")
     return found
 
 

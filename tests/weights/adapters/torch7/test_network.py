@@ -112,7 +112,7 @@ def test_an_optimizers_state_is_called_by_its_name(shared_data: Path) -> None:
         contents(shared_data / "t7" / "checkpoint_C_cifar29" / "optimState_1.t7")
 
 
-KINDS = {
+KINDS: dict[str, dict[str, Any]] = {
     "B": {"form": "concatenated", "block": "bottleneck"},
     "C": {"form": "grouped", "block": "bottleneck"},
     "1x1": {"stride_in_1x1": True, "block": "bottleneck"},

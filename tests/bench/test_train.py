@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from resnext.bench import peers, train_step
+from resnext.bench import peers
 from resnext.bench.check_outputs import TOLERANCES, check_distances, compute_outputs, measure_distances
 from resnext.bench.peers import build_network, choose_peers
 from resnext.bench.train import ISA_CAPS
-from resnext.bench.train_step import StepConfig, TrainStep, make_memory_arguments
+from resnext.bench.train_step import StepConfig, TrainStep, rebuild_step
 from resnext.cli import main
 from resnext.errors import RequestError, WorkError
 from resnext.model.architecture import Architecture
@@ -119,8 +119,7 @@ def test_a_step_is_torch_s_sgd_with_momentum() -> None:
 
 
 def test_the_work_of_a_fresh_process_is_the_same_step() -> None:
-    arguments = make_memory_arguments(SMALL, StepConfig("plain", "fp32"), 4, 16, Plan())
-    work = train_step.rebuild_step(*arguments)
+    work = rebuild_step(SMALL.to_dict(), {"library": "plain", "precision": "fp32"}, 4, 16, Plan().to_dict())
     work()
     work()
 

@@ -1,7 +1,7 @@
 """Candidates of a training benchmark: tune their plans, compare their outputs, measure their speed and memory."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 from rich.console import Console
 
@@ -19,7 +19,6 @@ from resnext.bench.train_step import (
     StepConfig,
     TrainStep,
     fuse_all_norms,
-    make_memory_arguments,
     rebuild_step,
     tune_plan,
 )
@@ -173,6 +172,7 @@ def measure_peaks(
     with console.status("memory") as status:
         for e in entries:
             status.update(f"memory: {e.name}")
-            told = make_memory_arguments(e.architecture, e.config, task.batch, task.size, plans.get(e.name))
+            plan = plans.get(e.name, Plan()).to_dict()
+            told = (e.architecture.to_dict(), asdict(e.config), task.batch, task.size, plan)
             peaks[e.name] = measure_peak_memory(rebuild_step, *told)
     return peaks

@@ -1,7 +1,7 @@
 """One training step of a candidate: forward, loss, backward and SGD, the same for all libraries."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,7 +15,6 @@ from resnext.model.network import Network
 from resnext.model.plan import Plan, autotune, fuse_all, set_activation_checkpointing
 from resnext.speed.allocator import tune_malloc
 
-PRECISIONS = ("bf16", "fp32")
 SGD: dict[str, Any] = {"lr": 0.01, "momentum": 0.9, "nesterov": True, "weight_decay": 1e-4}
 EVAL_IMAGES = 4  # images whose logits are compared in evaluation mode
 
@@ -96,13 +95,6 @@ def fuse_all_norms(architecture: Architecture, plan: Plan) -> Plan:
     """Fuse all norms in the plan, which recomputing activations needs. Raises RequestError without a compiler."""
     with torch.device("meta"):
         return fuse_all(Network(architecture), plan)
-
-
-def make_memory_arguments(
-    architecture: Architecture, way: StepConfig, batch: int, size: int, plan: Plan | None = None
-) -> tuple[Any, ...]:
-    """Make the arguments of ``rebuild_step`` as plain values, for ``measure_peak_memory``."""
-    return architecture.to_dict(), asdict(way), batch, size, (plan or Plan()).to_dict()
 
 
 def rebuild_step(

@@ -116,9 +116,9 @@ def measure_workload(case: "InferWorkload", args: argparse.Namespace, console: A
     from resnext.bench.measure import time_interleaved
     from resnext.bench.results import make_timing_rows, print_timings, show_progress
 
-    arms, about = build_candidates(case)
+    candidates, about = build_candidates(case)
     with show_progress(f"batch {case.batch}") as progress:
-        timings = time_interleaved(arms, args.rounds, progress=progress)
+        timings = time_interleaved(candidates, args.rounds, progress=progress)
     peaks = {precision: compute_bound(case, precision) for precision in case.precisions}
     more: dict[str, dict[str, object]] = {}
     for timing in timings:

@@ -53,8 +53,8 @@ def show_progress(what: str) -> Iterator[Progress]:
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(what, total=None)
 
-        def progress(done: int, total: int, arm: str) -> None:
-            bar.update(task, completed=done, total=total, description=f"{what}: {arm}" if arm else what)
+        def progress(done: int, total: int, candidate: str) -> None:
+            bar.update(task, completed=done, total=total, description=f"{what}: {candidate}" if candidate else what)
 
         yield progress
 

@@ -39,8 +39,8 @@ def run(args: argparse.Namespace) -> int:
     path = make_csv_path(make_out_folder(args), "startup")
     read_rows(path)
     with show_progress("starts") as progress:
-        arms = [Candidate(name, partial(_run_python, words), 1) for name, (words, _) in STARTS.items()]
-        timings = time_interleaved(arms, args.rounds, progress=progress)
+        candidates = [Candidate(name, partial(_run_python, words), 1) for name, (words, _) in STARTS.items()]
+        timings = time_interleaved(candidates, args.rounds, progress=progress)
 
     from rich.table import Table
 

@@ -37,18 +37,18 @@ class TrainStep:
     """A network and its optimizer on one fixed batch of noise; calling it runs a training step."""
 
     def __init__(
-        self, architecture: Architecture, way: StepConfig, batch: int, size: int, plan: Plan | None = None
+        self, architecture: Architecture, config: StepConfig, batch: int, size: int, plan: Plan | None = None
     ) -> None:
         tune_malloc()  # for all candidates of this process, as in resnext train
-        layout = torch.channels_last if way.channels_last else torch.contiguous_format
-        self.config = way
-        self.model: nn.Module = build_network(way.library, architecture)
+        layout = torch.channels_last if config.channels_last else torch.contiguous_format
+        self.config = config
+        self.model: nn.Module = build_network(config.library, architecture)
         if isinstance(self.model, Network):
             (plan or Plan()).apply(self.model)
-            if way.recompute != "no":
-                set_activation_checkpointing(self.model, way.recompute)
+            if config.recompute != "no":
+                set_activation_checkpointing(self.model, config.recompute)
         self.model.to(memory_format=layout)
-        fused = way.library == "resnext" or None  # as in resnext train with fast paths
+        fused = config.library == "resnext" or None  # as in resnext train with fast paths
         self.optimizer = torch.optim.SGD(self.model.parameters(), fused=fused, **SGD)
         generator = torch.Generator().manual_seed(0)
         images = torch.randn(batch, architecture.in_channels, size, size, generator=generator)
@@ -98,10 +98,10 @@ def fuse_all_norms(architecture: Architecture, plan: Plan) -> Plan:
 
 
 def rebuild_step(
-    architecture: dict[str, Any], way: dict[str, Any], batch: int, size: int, plan: dict[str, Any]
+    architecture: dict[str, Any], config: dict[str, Any], batch: int, size: int, plan: dict[str, Any]
 ) -> Callable[[], object]:
     """Build the step in a fresh process; its first call uses two images, to allocate the momentum, later ones all."""
-    step = TrainStep(Architecture(**architecture), StepConfig(**way), batch, size, Plan.from_dict(plan))
+    step = TrainStep(Architecture(**architecture), StepConfig(**config), batch, size, Plan.from_dict(plan))
     images, labels = step.images, step.labels
     step.images, step.labels = images[:2], labels[:2]
 

@@ -63,10 +63,10 @@ class EngineConfig:
         """Parse a name from the cache. Raises ValueError for other text."""
         engine, form, *pairs = name.split(" ")
         values = dict(pair.split("=") for pair in pairs)
-        way = cls(engine, form, **{key: int(value) for key, value in values.items()})
-        if str(way) != name or engine not in ENGINES or form not in ("fused", "folded", "network"):
+        config = cls(engine, form, **{key: int(value) for key, value in values.items()})
+        if str(config) != name or engine not in ENGINES or form not in ("fused", "folded", "network"):
             raise ValueError(name)
-        return way
+        return config
 
 
 class Engine(Protocol):

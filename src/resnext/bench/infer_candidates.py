@@ -146,7 +146,7 @@ def export_onnx(model: nn.Module, channels: int) -> bytes:
         torch.onnx.export(
             model,
             (torch.zeros(2, channels, 64, 64),),
-            file,
+            file,  # type: ignore[arg-type]  # a file object works too
             dynamo=True,
             input_names=["images"],
             output_names=["logits"],

@@ -19,7 +19,7 @@ from resnext.data.preprocessing import Preprocessing
 from resnext.errors import WorkError
 from resnext.model.network import Network, create_model
 from resnext.weights import load, writers
-from resnext.weights import origin as module
+from resnext.weights import released as module
 from resnext.weights.adapters.naming import UNKNOWN_PREPROCESSING
 from resnext.weights.native import serialize_network
 from resnext.weights.presets import PREPROCESSINGS, TORCHVISION_V1

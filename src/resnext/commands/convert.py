@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from resnext.data.preprocessing import Preprocessing
     from resnext.deploy.publish import ModelCardInfo
     from resnext.model.network import Network
-    from resnext.weights.origin import Origin
+    from resnext.weights.released import Origin
 
 SUMMARY = "Convert weights between formats: Torch7, torchvision, timm, detectron2, pycls, hub folders, and ours."
 
@@ -230,8 +230,8 @@ def _read_text(path: str, what: str, words: Any) -> str:
 
 def describe_source(model: "Network", source: str, path: Path, checkpoint: str) -> "Origin":
     """Describe the source, IN: its file with size and SHA-256, and its URL if it has one."""
-    from resnext.weights.origin import find_origin
     from resnext.weights.readers.detect_format import WEIGHTS_FILE_NAMES
+    from resnext.weights.released import find_origin
 
     file = RunDirectory(path).weights(checkpoint) if is_run(path) else path
     if file.is_dir():
@@ -246,7 +246,7 @@ def describe_source(model: "Network", source: str, path: Path, checkpoint: str) 
 def remove_local_paths(provenance: dict[str, Any]) -> None:
     """Remove local paths from the record of a run's initial weights; keep their origin."""
     from resnext.weights.hub import is_remote
-    from resnext.weights.origin import find_origin
+    from resnext.weights.released import find_origin
 
     start = provenance.get("init")
     if not isinstance(start, dict):
@@ -279,7 +279,7 @@ def collect_card_facts(args: argparse.Namespace, model: "Network", path: Path) -
     """Collect the facts for the model card: name, licence, the public file it comes from, the run."""
     from resnext.deploy.publish import ModelCardInfo
     from resnext.weights.native import DETECTOR_FORMAT
-    from resnext.weights.origin import identify_source, is_unchanged
+    from resnext.weights.released import identify_source, is_unchanged
 
     return ModelCardInfo(
         name=args.name,

@@ -12,7 +12,7 @@ from resnext.evaluate.output.tables import measure_calibration
 from resnext.evaluate.suites.imagenet_c import SEVERITIES, CorruptionResult, compute_mean_errors, summarize_results
 from resnext.evaluate.suites.real import RealScore
 from resnext.model.network import Network
-from resnext.weights.origin import identify_released
+from resnext.weights.released import identify_released
 
 
 def print_evaluation(

@@ -12,10 +12,16 @@ import timm
 from torchvision.models import get_model_weights, list_models
 
 from resnext.model.architecture import Architecture
-from resnext.weights import origin as module
-from resnext.weights.origin import find_origin, identify_released, identify_source
+from resnext.weights import released as module
 from resnext.weights.presets import IMAGENET_MEAN, IMAGENET_STD
-from resnext.weights.released import MIB, ReleasedFile, load_released
+from resnext.weights.released import (
+    MIB,
+    ReleasedFile,
+    find_origin,
+    identify_released,
+    identify_source,
+    load_released,
+)
 
 TORCHVISION = [
     (name, weights)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from resnext.bench.measure import Progress, Timing, compute_speed_ratio
 from resnext.errors import RequestError
 from resnext.files import atomic_write, check_folder
+from resnext.text import format_number
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -96,7 +97,7 @@ def print_timings(
         said = "" if timing is reference else f"{middle:.2f}x ({low:.2f}-{high:.2f})"
         values = more.get(timing.name, {})
         table.add_row(
-            timing.name, _format_number(timing.median), _format_number(timing.best), f"{timing.spread:.0%}", said,
+            timing.name, format_number(timing.median), format_number(timing.best), f"{timing.spread:.0%}", said,
             *(_format_value(values.get(heading)) for heading in further),
         )  # fmt: skip
     console.print(table)
@@ -174,9 +175,4 @@ def _find_timing(timings: Sequence[Timing], name: str) -> Timing:
 
 
 def _format_value(value: object) -> str:
-    return "" if value is None else _format_number(value) if isinstance(value, float) else str(value)
-
-
-def _format_number(value: float) -> str:
-    """Format with three digits, but whole numbers in full: 0.0241, 3.35, 1,051."""
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+    return "" if value is None else format_number(value) if isinstance(value, float) else str(value)

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from resnext.errors import RequestError
 from resnext.model.architecture import Architecture
 from resnext.settings import Recipe
+from resnext.text import format_number
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -200,11 +201,6 @@ def _make_table(estimates: Sequence[tuple[TrainingJob, "Estimate"]]) -> "Table":
             format_number(e.hours), format_number(e.gpu_hours), e.bottleneck, format_number(e.cores),
         )  # fmt: skip
     return table
-
-
-def format_number(value: float) -> str:
-    """Format with three digits, but whole numbers in full: 0.0241, 3.35, 1,051."""
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _make_notes(cluster: "Cluster", runs: Sequence[tuple[TrainingJob, "Estimate"]]) -> str:

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from resnext.data.files.download import compute_sha256
+from resnext.weights.hub import is_remote
+from resnext.weights.readers.detect_format import WEIGHTS_FILE_NAMES
 
 MIB = 1 << 20
 MIB_TOLERANCE = 0.001  # MiB; published sizes have three decimals
@@ -93,12 +95,14 @@ class Origin:
     hub: str | None = None
     url: str | None = None
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, str | int]:
         """Return the plain values that provenance stores under ``source``."""
         return {name: value for name, value in vars(self).items() if value is not None}
 
 
-def identify_released(provenance: Mapping[str, Any], path: Path | str, architecture: str = "") -> ReleasedFile | None:
+def identify_released(
+    provenance: Mapping[str, object], path: Path | str, architecture: str = ""
+) -> ReleasedFile | None:
     """Find the public file that holds exactly this network; None if there is none, or if the network was changed.
 
     ``path`` is what the network was loaded from, used if ``provenance`` has no source. ``architecture`` is its name.
@@ -108,12 +112,12 @@ def identify_released(provenance: Mapping[str, Any], path: Path | str, architect
     return identify_source(provenance, path, architecture) if is_unchanged(provenance) else None
 
 
-def is_unchanged(provenance: Mapping[str, Any]) -> bool:
+def is_unchanged(provenance: Mapping[str, object]) -> bool:
     """Whether a network is still as its file stores it, so that what was published for the file holds for it too."""
     return not any(provenance.get(key) for key in CHANGE_KEYS)
 
 
-def identify_source(provenance: Mapping[str, Any], path: Path | str, architecture: str = "") -> ReleasedFile | None:
+def identify_source(provenance: Mapping[str, object], path: Path | str, architecture: str = "") -> ReleasedFile | None:
     """Find the public file, also for a network that was changed or trained: the file's licence still applies."""
     start = provenance.get("init")
     if isinstance(start, Mapping):  # a run that started from these weights
@@ -133,7 +137,7 @@ def identify_source(provenance: Mapping[str, Any], path: Path | str, architectur
     return None
 
 
-def find_origin(provenance: Mapping[str, Any], path: Path | str) -> Origin:
+def find_origin(provenance: Mapping[str, object], path: Path | str) -> Origin:
     """Find where weights came from: what ``convert`` noted, else the file or address itself. Never fails."""
     noted = provenance.get("source")
     if isinstance(noted, Mapping):
@@ -146,6 +150,29 @@ def find_origin(provenance: Mapping[str, Any], path: Path | str) -> Origin:
     return Origin(kind, url=address) if address else _describe_file(kind, Path(path))
 
 
+def describe_source(provenance: Mapping[str, object], source: str, file: Path) -> Origin:
+    """Describe what a network is converted from: ``file`` with size and SHA-256, and ``source`` if it is an address.
+
+    ``file`` is a weights file or a folder with one; ``provenance`` is that of the network.
+    """
+    about = {"format": "resnext" if isinstance(provenance.get("source"), dict) else provenance.get("format")}
+    if file.is_dir():
+        file = next((file / name for name in WEIGHTS_FILE_NAMES if (file / name).exists()), file)
+    found = find_origin(about, file)
+    if not is_remote(source):
+        return found
+    address = find_origin(about, source)
+    return replace(found, hub=address.hub, url=address.url)
+
+
+def remove_local_paths(provenance: dict[str, Any]) -> None:
+    """Remove local paths from the record of a run's initial weights; keep their origin."""
+    start = provenance.get("init")
+    if isinstance(start, dict) and not is_remote(weights := str(start.get("weights"))):
+        source = start.get("source") or find_origin(start, weights).to_dict()
+        provenance["init"] = start | {"weights": Path(weights).name, "source": source}
+
+
 def _describe_file(kind: str | None, path: Path) -> Origin:
     """Describe a file by name, size and SHA-256; this reads the whole file."""
     try:
@@ -156,7 +183,7 @@ def _describe_file(kind: str | None, path: Path) -> Origin:
         return Origin(kind)
 
 
-def _parse_origin(values: Mapping[str, Any]) -> Origin:
+def _parse_origin(values: Mapping[str, object]) -> Origin:
     """Parse an Origin from untrusted values: values of a wrong type are left out."""
     texts = {name: values.get(name) for name in ("format", "file", "sha256", "hub", "url")}
     size = values.get("bytes")

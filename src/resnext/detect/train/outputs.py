@@ -15,6 +15,7 @@ from resnext.detect.evaluate.tables import write_detection_evaluation
 from resnext.detect.train.initial_weights import restore_detector
 from resnext.detect.train.session import DetectSession
 from resnext.plotting import save_figure
+from resnext.text import format_share
 from resnext.train.checkpoint import read_checkpoint
 from resnext.train.logbook import read_log
 from resnext.train.outputs import write_recipe_and_environment
@@ -80,13 +81,13 @@ def write_final_report(session: DetectSession, console: Console) -> None:
     last = next(row for row in reversed(rows) if row["kind"] == "epoch")
     best_epoch, said = (
         (position.best or {}).get("epoch"),
-        f"AP {format_percent(last['ap'])}, AP50 {format_percent(last['ap50'])}",
+        f"AP {format_share(last['ap'])}, AP50 {format_share(last['ap50'])}",
     )
     if last["epoch"] == best_epoch:
         said += " after the last epoch, which is the best"
     else:
         said += (
-            f" after the last epoch; AP {format_percent(evaluation.ap)}, AP50 {format_percent(evaluation.ap50)} "
+            f" after the last epoch; AP {format_share(evaluation.ap)}, AP50 {format_share(evaluation.ap50)} "
             "after the best, "
             f"epoch {best_epoch}, which was chosen on the same images"
         )
@@ -94,8 +95,3 @@ def write_final_report(session: DetectSession, console: Console) -> None:
     console.print(
         f"run directory  {run.path}\nreport         {run.report}", highlight=False, markup=False, soft_wrap=True
     )
-
-
-def format_percent(value: float | None) -> str:
-    """Format a share as a percentage."""
-    return "–" if value is None else f"{100 * value:.1f} %"

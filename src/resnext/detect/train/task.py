@@ -7,10 +7,11 @@ from typing import Any
 from resnext.detect.evaluate.class_matching import match_classes
 from resnext.detect.evaluate.coco_eval import describe_images_over_limit
 from resnext.detect.evaluate.inference import resolve_max_detections
-from resnext.detect.train.outputs import evaluate_held_out, format_percent, write_final_report, write_initial_files
+from resnext.detect.train.outputs import evaluate_held_out, write_final_report, write_initial_files
 from resnext.detect.train.session import DetectSession, prepare
 from resnext.detect.train.step import train_step
 from resnext.detect.weights import serialize_detector
+from resnext.text import format_share
 from resnext.train.finetune import count_trainable_and_frozen
 from resnext.train.task import Task
 
@@ -57,7 +58,7 @@ def _describe_run(session: DetectSession) -> Iterable[str]:
 def _format_epoch(row: dict[str, Any]) -> Iterable[str]:
     yield f"train loss {row['train_loss']:.4f}"
     if any(row[name] is not None for name in EVALUATED):
-        yield f"AP {format_percent(row['ap'])} AP50 {format_percent(row['ap50'])} AR {format_percent(row['ar100'])}"
+        yield f"AP {format_share(row['ap'])} AP50 {format_share(row['ap50'])} AR {format_share(row['ar100'])}"
 
 
 DETECTION = Task(

@@ -16,13 +16,7 @@ from resnext.errors import RequestError
 from resnext.weights.readers.pickle.machine import interpret
 from resnext.weights.readers.pickle.stream import PickleStream
 from resnext.weights.readers.pickle.values import escape_name, resolve
-from resnext.weights.readers.torch_tensors import (
-    ALLOWED_NAMES,
-    Storage,
-    get_storage,
-    read_bytes,
-    to_native_byte_order,
-)
+from resnext.weights.readers.torch_tensors import ALLOWED_NAMES, Storage, get_storage, read_bytes, to_native_byte_order
 
 MAX_DIRECTORY_BYTES = 4 << 20  # bytes of a zip's directory: about 40,000 entries
 MAX_TEXT_ENTRY_BYTES = 64  # bytes of an entry such as byteorder

@@ -138,7 +138,7 @@ def _run_evaluate(args: argparse.Namespace) -> int:
     out = own if args.out is None else Path(args.out)
     if out is not None:
         from resnext.detect.evaluate.tables import FILES, FORMAT
-        from resnext.evaluate.output.tables import check_output_directory
+        from resnext.files import check_output_directory
 
         check_output_directory(out, FILES, FORMAT)
     evaluation: DetectionEvaluation | None
@@ -412,19 +412,19 @@ def _print_evaluation(evaluation: "DetectionEvaluation") -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from resnext.detect.train.outputs import format_percent
     from resnext.screen import make_screen
+    from resnext.text import format_share
 
     console = make_screen()
     e = evaluation
     console.print(
-        f"AP {format_percent(e.ap)}  AP50 {format_percent(e.ap50)}  AP75 {format_percent(e.ap75)}   small "
-        f"{format_percent(e.ap_small)}  medium "
-        f"{format_percent(e.ap_medium)}  large {format_percent(e.ap_large)}\nAR of 1, 10, {e.max_detections} "
+        f"AP {format_share(e.ap)}  AP50 {format_share(e.ap50)}  AP75 {format_share(e.ap75)}   small "
+        f"{format_share(e.ap_small)}  medium "
+        f"{format_share(e.ap_medium)}  large {format_share(e.ap_large)}\nAR of 1, 10, {e.max_detections} "
         "detections "
-        f"{format_percent(e.ar1)}, {format_percent(e.ar10)}, {format_percent(e.ar100)}   small "
-        f"{format_percent(e.ar_small)}  medium "
-        f"{format_percent(e.ar_medium)}  large {format_percent(e.ar_large)}\n"
+        f"{format_share(e.ar1)}, {format_share(e.ar10)}, {format_share(e.ar100)}   small "
+        f"{format_share(e.ar_small)}  medium "
+        f"{format_share(e.ar_medium)}  large {format_share(e.ar_large)}\n"
         f"{e.n:,} images of {e.name}, {e.boxes:,} boxes, {e.detections.n:,} detections",
         highlight=False,
         markup=False,
@@ -434,7 +434,7 @@ def _print_evaluation(evaluation: "DetectionEvaluation") -> None:
     for head in ("class", "images", "boxes", "AP", "AP50", "AP75", "AR"):
         table.add_column(head, justify="left" if head == "class" else "right")
     for one in e.per_class:
-        numbers = map(format_percent, (one.ap, one.ap50, one.ap75, one.ar100))
+        numbers = map(format_share, (one.ap, one.ap50, one.ap75, one.ar100))
         table.add_row(Text(escape_unprintable(one.name)), f"{one.images:,}", f"{one.boxes:,}", *numbers)
     console.print(table)
 

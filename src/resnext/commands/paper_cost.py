@@ -191,7 +191,7 @@ def resolve_seconds_per_image(args: argparse.Namespace) -> float:
 def _make_table(estimates: Sequence[tuple[TrainingJob, "Estimate"]]) -> "Table":
     from rich.table import Table
 
-    from resnext.screen import format_number
+    from resnext.text import format_number
 
     table = Table(box=None, header_style="bold")
     table.add_column("run", overflow="fold")

@@ -16,6 +16,7 @@ from resnext.detect.evaluate.tables import write_detection_evaluation
 from resnext.detect.model.faster_rcnn import FasterRcnn
 from resnext.detect.settings import DetectRecipe
 from resnext.plotting import save_figure
+from resnext.text import format_share
 from resnext.train.state import TrainState
 
 SAMPLE_COUNT = 12  # images in samples.png
@@ -84,15 +85,10 @@ def write_final_evaluation(
     write_detection_report(run.path)
     last = next(row for row in reversed(rows) if row["kind"] == "epoch")
     best_epoch = (position.best or {}).get("epoch")
-    precisions = f"AP {format_percent(last['ap'])}, AP50 {format_percent(last['ap50'])}"
+    precisions = f"AP {format_share(last['ap'])}, AP50 {format_share(last['ap50'])}"
     if last["epoch"] == best_epoch:
         return f"{precisions} after the last epoch, which is the best"
     return (
-        f"{precisions} after the last epoch; AP {format_percent(evaluation.ap)}, AP50 "
-        f"{format_percent(evaluation.ap50)} after the best, epoch {best_epoch}, which was chosen on the same images"
+        f"{precisions} after the last epoch; AP {format_share(evaluation.ap)}, AP50 "
+        f"{format_share(evaluation.ap50)} after the best, epoch {best_epoch}, which was chosen on the same images"
     )
-
-
-def format_percent(value: float | None) -> str:
-    """Format a share as a percentage."""
-    return "–" if value is None else f"{100 * value:.1f} %"

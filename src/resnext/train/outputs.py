@@ -92,8 +92,8 @@ def write_final_report(session: Session, console: Console) -> None:
         checkpoint="best",
         step=(position.best or {}).get("step"),
     )
-    write_evaluation(evaluation, session.source.val, session.preprocessing, run.evaluation, about)
-    write_report(run.path)
+    metrics = write_evaluation(evaluation, session.source.val, session.preprocessing, run.evaluation, about)
+    write_report(run.path, evaluation, metrics)
     last = next(row for row in reversed(rows) if row["kind"] == "epoch")
     low, high = evaluation.interval95
     best_epoch, interval = (position.best or {}).get("epoch"), f"(95 % interval {low:.2f} to {high:.2f})"

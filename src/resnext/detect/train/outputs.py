@@ -75,8 +75,8 @@ def write_final_report(session: DetectSession, console: Console) -> None:
         max_detections=evaluation.max_detections,
         images_over_limit=evaluation.images_over_limit,
     )
-    write_detection_evaluation(evaluation, session.val, run.evaluation, about)
-    write_detection_report(run.path)
+    metrics = write_detection_evaluation(evaluation, session.val, run.evaluation, about)
+    write_detection_report(run.path, evaluation, session.val, metrics)
     last = next(row for row in reversed(rows) if row["kind"] == "epoch")
     best_epoch, said = (
         (position.best or {}).get("epoch"),

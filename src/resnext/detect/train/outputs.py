@@ -8,11 +8,12 @@ from torch import Tensor
 from resnext.detect.evaluate.class_matching import match_classes
 from resnext.detect.evaluate.coco_eval import DetectionEvaluation
 from resnext.detect.evaluate.inference import evaluate_detector
-from resnext.detect.evaluate.plots import plot_training_curves, plot_training_samples
+from resnext.detect.evaluate.plots import plot_training_samples
 from resnext.detect.evaluate.protocol import OWN_SPLIT, describe_detection_protocol
 from resnext.detect.evaluate.report import write_detection_report
 from resnext.detect.evaluate.tables import write_detection_evaluation
 from resnext.detect.train.initial_weights import restore_detector
+from resnext.detect.train.plots import plot_training_curves
 from resnext.detect.train.session import DetectSession
 from resnext.plotting import save_figure
 from resnext.train.checkpoint import read_checkpoint

@@ -209,9 +209,9 @@ def _write_results(
     from resnext.detect.evaluate.report import write_detection_report
     from resnext.detect.evaluate.tables import write_detection_evaluation
 
-    write_detection_evaluation(evaluation, dataset, out, about)
+    metrics = write_detection_evaluation(evaluation, dataset, out, about)
     if is_run(out.absolute().parent) and RunDirectory(out.absolute().parent).evaluation == out.absolute():
-        write_detection_report(out.absolute().parent)
+        write_detection_report(out.absolute().parent, evaluation, dataset, metrics)
 
 
 def _evaluate_file(

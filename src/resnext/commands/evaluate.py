@@ -214,9 +214,9 @@ def run_evaluation(args: argparse.Namespace, networks: "EvalNetworks", machine: 
     real = None if labels is None else reassessed.score_real(evaluation, labels)
     own = networks.run is not None and out == RunDirectory(networks.run).evaluation
     if out is not None:
-        write_evaluation(evaluation, answers.dataset, networks.preprocessing, out, about, real=real)
-    if networks.run is not None and own:
-        write_report(networks.run)
+        metrics = write_evaluation(evaluation, answers.dataset, networks.preprocessing, out, about, real=real)
+        if networks.run is not None and own:
+            write_report(networks.run, evaluation, metrics)
     print_evaluation(console, evaluation, about, real)
     if len(networks.models) == 1:
         print_published(console, networks.model, args.weights[0], evaluation, about)

@@ -9,12 +9,13 @@ from resnext.detect.data.loader import DetectBatch
 from resnext.detect.evaluate.class_matching import match_classes
 from resnext.detect.evaluate.coco_eval import DetectionEvaluation
 from resnext.detect.evaluate.inference import evaluate_detector
-from resnext.detect.evaluate.plots import plot_training_curves, plot_training_samples
+from resnext.detect.evaluate.plots import plot_training_samples
 from resnext.detect.evaluate.protocol import OWN_SPLIT, describe_detection_protocol
 from resnext.detect.evaluate.report import write_detection_report
 from resnext.detect.evaluate.tables import write_detection_evaluation
 from resnext.detect.model.faster_rcnn import FasterRcnn
 from resnext.detect.settings import DetectRecipe
+from resnext.detect.train.plots import plot_training_curves
 from resnext.plotting import save_figure
 from resnext.text import format_share
 from resnext.train.state import TrainState
@@ -81,8 +82,8 @@ def write_final_evaluation(
         max_detections=evaluation.max_detections,
         images_over_limit=evaluation.images_over_limit,
     )
-    write_detection_evaluation(evaluation, val, run.evaluation, about)
-    write_detection_report(run.path)
+    metrics = write_detection_evaluation(evaluation, val, run.evaluation, about)
+    write_detection_report(run.path, evaluation, val, metrics)
     last = next(row for row in reversed(rows) if row["kind"] == "epoch")
     best_epoch = (position.best or {}).get("epoch")
     precisions = f"AP {format_share(last['ap'])}, AP50 {format_share(last['ap50'])}"

@@ -24,6 +24,15 @@ def imagenet_synsets() -> tuple[str, ...]:
 
 
 @cache
+def ilsvrc2012_synsets() -> tuple[str, ...]:
+    """Return the same 1000 in the order of ILSVRC2012_ID 1 to 1000, the numbers in the devkit's ground truth.
+
+    From the devkit's meta.mat, as two public lists have it: map_clsloc.txt of later devkits, and a dump of meta.mat.
+    """
+    return tuple(files("resnext.data").joinpath("ilsvrc2012_ids.txt").read_text("ascii").split())
+
+
+@cache
 def imagenet_classes() -> tuple[str, ...]:
     """Return the same classes by word, as in torchvision."""
     from torchvision.models import ResNet50_Weights

@@ -5,18 +5,8 @@ from typing import Any
 
 from resnext.errors import RequestError
 from resnext.model.architecture import BLOCKS, FORMS, INITIALISATIONS, SHORTCUTS, STEMS, Architecture
+from resnext.sources import SOURCES, list_sources
 
-SOURCES = (
-    *("digits", "fashion_mnist", "cifar10", "cifar100", "folder"),
-    *("imagenet", "imagenet5k", "webdataset", "parquet"),
-)
-VAL_PATH_SOURCES = (
-    "imagenet",
-    "imagenet5k",
-    "webdataset",
-    "parquet",
-)  # sources whose held-out images can have a path of their own
-NUMBERED_SOURCES = ("webdataset", "parquet")  # sources that can store class numbers without names
 CROP_MODES = ("crop", "squash", "pad")
 JPEG_DECODERS = ("exact", "fast")
 CROPS = ("center", "pad", "random_resized", "paper_imagenet")
@@ -108,7 +98,7 @@ class InitSettings:
 class DataSettings:
     """The images, and how an image is preprocessed for evaluation."""
 
-    source: str = option("Data set; folder for your own images.", "digits", choices=SOURCES)
+    source: str = option("Data set; folder for your own images.", "digits", choices=tuple(SOURCES))
     path: str | None = option(
         "Folder of the data; default: the usual place of the source. For webdataset a pattern of shards, such as "
         "train-{0000..1023}.tar, on any file system of fsspec; for parquet the files, or hf://datasets/NAME.",
@@ -437,16 +427,12 @@ def _check_data(data: DataSettings) -> None:
     """Check the settings of the data. Raises RequestError."""
     if (data.mean is None) != (data.std is None):
         raise RequestError("data.mean and data.std must be given together")
-    if data.source != "folder" and data.val_fraction is not None:
+    if data.val_fraction is not None and data.source not in list_sources(val_fraction=True):
         raise RequestError(f"data.val_fraction splits a folder; {data.source} has its own held-out images")
-    if data.val_path is not None and data.source not in VAL_PATH_SOURCES:
-        raise RequestError(
-            f"data.val_path belongs to data.source {', '.join(VAL_PATH_SOURCES)}, but it is {data.source}"
-        )
-    if data.classes is not None and data.source not in NUMBERED_SOURCES:
-        raise RequestError(
-            f"data.classes belongs to data.source {', '.join(NUMBERED_SOURCES)}, but it is {data.source}"
-        )
+    with_val_path, numbered = list_sources(val_path=True), list_sources(numbered=True)
+    for name, given, takers in (("val_path", data.val_path, with_val_path), ("classes", data.classes, numbered)):
+        if given is not None and data.source not in takers:
+            raise RequestError(f"data.{name} belongs to data.source {', '.join(takers)}, but it is {data.source}")
 
 
 def check_init(init: InitSettings) -> None:

@@ -13,12 +13,12 @@ from torch import Tensor
 
 from resnext.errors import RequestError, did_you_mean
 from resnext.settings import CROP_MODES, DataSettings
+from resnext.sources import SOURCES
 
 if TYPE_CHECKING:
     from resnext.data.dataset import Source
 
 INTERPOLATIONS = ("bicubic", "bilinear")
-ANY_SIZE_SOURCES = ("folder", "imagenet", "imagenet5k", "webdataset", "parquet")  # sources whose images differ in size
 MAX_SIDE = 8192  # pixels; a file with a larger value is broken or hostile
 
 
@@ -92,11 +92,11 @@ class Preprocessing:
     def from_settings(settings: DataSettings, source: "Source", base: "Preprocessing | None" = None) -> "Preprocessing":
         """Return the preprocessing of a run: settings first, then that of the weights (``base``), then the source's.
 
-        Interpolation, mean and std follow the weights. Size and fit follow the weights only for the sources in
-        ANY_SIZE_SOURCES; other sources have a fixed image size. Raises RequestError for settings that contradict.
+        Interpolation, mean and std follow the weights. Size and fit follow the weights only for sources of image
+        files; other sources have a fixed image size. Raises RequestError for settings that contradict.
         """
         channels = source.train.channels
-        view = base if settings.source in ANY_SIZE_SOURCES else None
+        view = base if SOURCES[settings.source].has_image_files else None
         colours = base if base is not None and base.channels == channels else source
         size = (view or source).image_size if settings.image_size is None else settings.image_size
         fit = settings.crop_mode or (view.fit if view else "crop")

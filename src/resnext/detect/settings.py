@@ -14,8 +14,8 @@ from resnext.settings import (
     check_schedule,
     option,
 )
+from resnext.sources import BOX_FORMATS
 
-SOURCES = ("coco", "voc")
 LAYOUTS = ("fpn", "c4")
 RESIZES = ("antialias", "torchvision")
 STAGES = ("joint", "rpn", "fast_rcnn")
@@ -77,7 +77,11 @@ class DetectorSettings:
 class DetectDataSettings:
     """Images with boxes, and how an image is resized and normalized for evaluation."""
 
-    source: str = option("coco: COCO JSON files; voc: folders of Pascal VOC XML files.", "coco", choices=SOURCES)
+    source: str = option(
+        "; ".join(f"{name}: {form.sentence}" for name, form in BOX_FORMATS.items()) + ".",
+        "coco",
+        choices=tuple(BOX_FORMATS),
+    )
     path: str = option(
         "Folder with images and annotations; the other paths are relative to it, or absolute.", ".", place=True
     )

@@ -187,7 +187,7 @@ class Subset(DatasetWrapper):
     @cached_property
     def labels(self) -> np.ndarray:
         """Labels of the subset, int64 [n]."""
-        return self.dataset.labels[self.indices]
+        return np.asarray(self.dataset.labels[self.indices])
 
     @property
     def file_names(self) -> np.ndarray:

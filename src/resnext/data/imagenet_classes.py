@@ -90,4 +90,4 @@ class RelabelledDataset(DatasetWrapper):
     @cached_property
     def labels(self) -> np.ndarray:
         """New labels, int64 [N]."""
-        return self.new_labels[self.dataset.labels]
+        return np.asarray(self.new_labels[self.dataset.labels])

@@ -141,4 +141,4 @@ def _match_ground_truth(names: np.ndarray, place: str) -> np.ndarray:
     if sorted(numbers.tolist()) != list(range(1, len(numbers) + 1)):
         missing = min(set(range(1, len(numbers) + 1)) - set(numbers.tolist()), default=0)
         raise RequestError(f"{place} has no ILSVRC2012_val_{missing:08d}.JPEG")
-    return truth[numbers - 1]
+    return np.asarray(truth[numbers - 1])

@@ -10,12 +10,11 @@ import numpy as np
 
 from resnext.data.dataset import BadImageError
 from resnext.data.decode.pillow import read_image_with_info
+from resnext.data.encoded_dataset import EncodedDataset
 from resnext.data.files.storage import GLOB_PATTERN, base_name, exists, is_folder, join_path, list_names, open_file
 from resnext.data.imagenet_classes import WNID_PATTERN
 from resnext.data.sources.imagenet1k import ARCHIVE_MD5S, TRAIN_TAR, VAL_NAME_PATTERN, VAL_TAR
-from resnext.data.sources.parquet import ParquetDataset
 from resnext.data.sources.registry import open_data, open_split
-from resnext.data.sources.synset_layouts import SynsetDataset
 from resnext.data.sources.webdataset import TAR_EXTENSIONS
 from resnext.data.tools.check_folder import (
     CheckedFile,
@@ -31,7 +30,6 @@ from resnext.errors import RequestError, WorkError
 from resnext.settings import DataSettings
 
 CHUNK = 1 << 22
-EncodedDataset = SynsetDataset | ParquetDataset
 
 
 def guess_source(path: str) -> str:

@@ -200,7 +200,8 @@ def test_openvino_and_nncf_do_not_report_their_use() -> None:
     if engines.find_missing_packages("openvino") or find_spec("nncf") is None:
         pytest.skip("openvino and nncf are not installed")
     code = (
-        "import sys; from resnext.deploy.openvino_engine import import_openvino; import_openvino(); import nncf.telemetry as t; "
+        "import sys; from resnext.deploy.openvino_engine import import_openvino; import_openvino(); "
+        "import nncf.telemetry as t; "
         "print(sys.modules['openvino_telemetry'], type(t.telemetry).__name__)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)

@@ -12,7 +12,8 @@ from resnext.commands.engine_options import (
 from resnext.errors import RequestError
 from resnext.files import check_output_directory
 from resnext.run_directory import CHECKPOINT_NAMES, RunDirectory, check_checkpoint_choice, check_run_kind
-from resnext.settings import SOURCES, RunSettings
+from resnext.settings import RunSettings
+from resnext.sources import SOURCES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -13,12 +13,12 @@ from torch import Tensor
 
 from resnext.errors import RequestError, did_you_mean
 from resnext.settings import CROP_MODES, INTERPOLATIONS, CropMode, DataSettings
+from resnext.sources import SOURCES
 
 if TYPE_CHECKING:
     from resnext.data.dataset import Source
 
 STORED_NAMES = {"crop_mode": "fit"}  # fields whose name in weights files and reports is another
-ANY_SIZE_SOURCES = ("folder", "imagenet", "imagenet5k", "webdataset", "parquet")  # sources whose images differ in size
 MAX_SIDE = 8192  # pixels; a file with a larger value is broken or hostile
 
 
@@ -103,11 +103,11 @@ class Preprocessing(StoredPreprocessing):
     def from_settings(settings: DataSettings, source: "Source", base: "Preprocessing | None" = None) -> "Preprocessing":
         """Return the preprocessing of a run: settings first, then that of the weights (``base``), then the source's.
 
-        Interpolation, mean and std follow the weights. Size and crop mode follow the weights only for the sources in
-        ANY_SIZE_SOURCES; other sources have a fixed image size. Raises RequestError for settings that contradict.
+        Interpolation, mean and std follow the weights. Size and crop mode follow the weights only for sources of
+        image files; other sources have a fixed image size. Raises RequestError for settings that contradict.
         """
         channels = source.train.channels
-        view = base if settings.source in ANY_SIZE_SOURCES else None
+        view = base if SOURCES[settings.source].has_image_files else None
         colours = base if base is not None and base.channels == channels else source
         size = (view or source).image_size if settings.image_size is None else settings.image_size
         crop_mode = settings.crop_mode or (view.crop_mode if view else "crop")

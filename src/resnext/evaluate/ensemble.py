@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from resnext.data.preprocessing import Preprocessing, normalize
 from resnext.errors import RequestError
+from resnext.evaluate.classifier import HasModes
 from resnext.evaluate.views import Transform, Views, average_logits
 from resnext.model.network import Network
 
@@ -88,7 +89,7 @@ class Ensemble:
 
 
 @contextmanager
-def eval_mode(*models: nn.Module) -> Iterator[None]:
+def eval_mode(*models: HasModes) -> Iterator[None]:
     """Set evaluation mode; restore the mode of every module afterwards, also of frozen ones."""
     with ExitStack() as stack:
         for model in models:

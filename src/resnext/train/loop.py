@@ -113,7 +113,7 @@ def train_epoch(session: BaseSession, task: Task, logbook: Logbook, reporter: Re
         lr = learning_rate_at(session, position.step)
         loss = task.step(session, batch, lr)
         reporter.report_step(position.epoch + 1, len(batch.images) * world.size, loss)
-        reporter.report_skipped(batch.bad)
+        reporter.report_skipped(batch.bad_images)
         logbook.log_step(position.step, position.epoch + 1, loss, lr)
         if world.all_reduce_any(interrupts.signal_name is not None):
             raise StopRequested

@@ -22,8 +22,9 @@ from resnext.paper.toy import toy
 from resnext.recipe import read_recipe
 from resnext.run_directory import RunDirectory
 from resnext.settings import Recipe
+from resnext.train.classification import train_classifier
 from resnext.train.distributed import init_distributed
-from resnext.train.loop import learning_rate_at, train
+from resnext.train.loop import learning_rate_at
 from resnext.train.schedule import compute_learning_rate
 from resnext.train.session import Session, build_session, count_micro_batches
 from resnext.train.step import train_step
@@ -218,7 +219,7 @@ def begun(entry: PaperRecipe, overrides: dict[str, object], path: Path) -> Sessi
 def test_every_recipe_trains_to_its_end_at_toy_size(entry: PaperRecipe, tmp_path: Path) -> None:
     recipe, run = entry.recipe(toy(entry.recipe(), tmp_path, {})), RunDirectory(tmp_path / "run")
     run.path.mkdir()
-    position = train(recipe, run, console=Console(file=io.StringIO()))
+    position = train_classifier(recipe, run, console=Console(file=io.StringIO()))
     assert position.step == 4
     assert run.report.exists()
 

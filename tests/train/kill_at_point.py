@@ -11,9 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 import resnext.files as files
-import resnext.train.loop as loop
 from resnext.cli import main
 from resnext.detect.train.task import DETECTION
+from resnext.train.task import CLASSIFICATION
 
 point, count = sys.argv[1], int(sys.argv[2])
 seen = {"step": 0, "write": 0, "rename": 0}
@@ -50,7 +50,7 @@ def replace_then_die(source: str, target: str) -> None:
 
 
 fsync, replace = os.fsync, os.replace
-for task in (loop.CLASSIFICATION, DETECTION):
+for task in (CLASSIFICATION, DETECTION):
     task.step = count_steps(task.step)
 files.os.fsync = truncate_then_fsync
 files.os.replace = replace_then_die

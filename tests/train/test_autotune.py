@@ -122,14 +122,15 @@ def test_a_run_goes_on_bit_for_bit_with_fast_paths_and_a_cold_cache(tmp_path: Pa
     script.write_text(
         "import json, sys\n"
         "from resnext.model.plan import Plan\n"
-        "from resnext.train import autotune, loop\n"
+        "from resnext.train import autotune\n"
+        "from resnext.train.task import CLASSIFICATION\n"
         f"plan = Plan.from_dict(json.loads({json.dumps(plan.to_dict())!r}))\n"
         "autotune.tune_shared_plan = lambda *_: plan\n"
-        "step = loop.CLASSIFICATION.step\n"
+        "step = CLASSIFICATION.step\n"
         "def train_step(session, batch, lr):\n"
         "    if session.position.step == 8: sys.exit(9)\n"
         "    return step(session, batch, lr)\n"
-        "loop.CLASSIFICATION.step = train_step\n"
+        "CLASSIFICATION.step = train_step\n"
         "from resnext.cli import main\n"
         "sys.exit(main())\n"
     )

@@ -13,7 +13,6 @@ from PIL import Image
 from rich.console import Console
 from torch import nn
 
-import resnext.train.loop as loop
 from resnext.cli import main
 from resnext.data.preprocessing import Preprocessing
 from resnext.errors import RequestError, WorkError
@@ -21,12 +20,15 @@ from resnext.model.network import Network, create_model
 from resnext.recipe import read_recipe
 from resnext.run_directory import RunDirectory, create_run, open_run
 from resnext.settings import InitSettings, ModelSettings, OptimizerSettings
+from resnext.train.checkpoint import write_checkpoint
+from resnext.train.classification import train_classifier
 from resnext.train.distributed import World
 from resnext.train.finetune import check_architecture, freeze, group_modules_by_stage, lr_multipliers, set_training_mode
 from resnext.train.optimizer import build_optimizer, set_learning_rate
 from resnext.train.outputs import evaluate_held_out
 from resnext.train.session import Session, build_session
 from resnext.train.step import train_step
+from resnext.train.task import CLASSIFICATION
 from resnext.weights import load
 from resnext.weights.native import save
 from tests.train.test_resume import assert_same_end
@@ -243,8 +245,8 @@ def test_frozen_layers_are_in_evaluation_mode_at_the_start_after_an_evaluation_a
     evaluate_held_out(session, session.eval_model)
     evaluate_held_out(session, session.model)
     assert modes(session) == wanted
-    loop.write_checkpoint(session.run, "last", session.position, session.model, session.ema, session.optimizer)
-    loop.CLASSIFICATION.on_start(session)
+    write_checkpoint(session.run, "last", session.position, session.model, session.ema, session.optimizer)
+    CLASSIFICATION.on_start(session)
     weights.unlink()
     assert modes(begin(resume=True, init__freeze="conv2")) == wanted
 
@@ -317,7 +319,7 @@ def test_a_run_cut_off_goes_on_to_the_same_bytes_without_the_weights_it_began_wi
 ) -> None:
     recipe = read_recipe(tiny_recipe, {"init.weights": str(weights), "train.epochs": 2, **to_dotted_keys(options)})
     whole = create_run(tmp_path / "whole")
-    loop.train(recipe, whole, console=QUIET)
+    train_classifier(recipe, whole, console=QUIET)
     cut = create_run(tmp_path / "cut")
 
     def no_further(session: Session, *arguments: Any) -> float:
@@ -325,13 +327,13 @@ def test_a_run_cut_off_goes_on_to_the_same_bytes_without_the_weights_it_began_wi
             raise WorkError("cut off")
         return train_step(session, *arguments)
 
-    monkeypatch.setattr(loop.CLASSIFICATION, "step", no_further)
+    monkeypatch.setattr(CLASSIFICATION, "step", no_further)
     with pytest.raises(WorkError, match="cut off"):
-        loop.train(recipe, cut, console=QUIET)
+        train_classifier(recipe, cut, console=QUIET)
     monkeypatch.undo()
     weights.unlink()
     assert cut.state("last")["position"]["step"] == 8
-    loop.train(read_recipe(cut.recipe), cut, resume=True, console=QUIET)
+    train_classifier(read_recipe(cut.recipe), cut, resume=True, console=QUIET)
     assert_same_end(cut.path, whole.path)
     model = load(cut.path)
     assert model.provenance["init"]["weights"] == str(weights)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resnext.commands.evaluate import parse_non_negative, parse_positive
-from resnext.commands.train import add_run_options, add_setting_options, resolve_request
+from resnext.commands.train import add_run_options, add_setting_options, resolve_arguments
 from resnext.detect.settings import SOURCES, DetectDataSettings, DetectRecipe, DetectTrainSettings
 from resnext.errors import RequestError, escape_unprintable
 from resnext.files import check_file, check_folder
@@ -117,12 +117,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run_train(args: argparse.Namespace) -> int:
-    recipe, directory, resume = resolve_request(args, DetectRecipe)
+    recipe, directory, resume = resolve_arguments(args, DetectRecipe)
 
-    from resnext.detect.train.task import DETECTION
-    from resnext.train.loop import train
+    from resnext.detect.train.task import train_detector
 
-    train(recipe, directory, resume=resume, task=DETECTION)
+    train_detector(recipe, directory, resume=resume)
     return 0
 
 

@@ -6,8 +6,9 @@ All randomness is a function of (seed, epoch, index) or (seed, step), so a run r
 import resource
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -26,26 +27,39 @@ from resnext.train.remote_checkpoints import upload_run
 from resnext.train.resume import check_same_recipe, resolve_resume
 from resnext.train.schedule import compute_learning_rate
 from resnext.train.session import BaseSession
-from resnext.train.task import CLASSIFICATION, Task
+from resnext.train.task import Task
 
 
-def train(
+@dataclass(frozen=True)
+class EpochResult:
+    """A finished epoch, as ``on_epoch_end`` gets it: its row is logged, its checkpoints are written."""
+
+    epoch: int  # from 1
+    step: int  # optimizer steps done
+    metrics: dict[str, float | None]  # the other columns of metrics.csv by name; None where nothing was measured
+    is_best: bool  # whether the "best" checkpoint is of this epoch
+    run: RunDirectory
+
+
+def run_training(
+    task: Task,
     recipe: Any,
     run: RunDirectory,
     *,
     resume: bool | None = False,
     console: Console | None = None,
-    task: Task = CLASSIFICATION,
+    on_epoch_end: Callable[[EpochResult], None] | None = None,
 ) -> Position:
     """Train by a recipe into a run directory and return the final position.
 
     Args:
+        task: What is trained: classification or detection.
         recipe: Settings of the run, of the kind that ``task`` trains.
         run: Directory to write to. A new run needs an empty or missing one.
         resume: True resumes from the last checkpoint, False starts a new run. None resumes if the run exists, on this
             disk or in ``train.checkpoint_url``, and starts it otherwise, so that the same call can be repeated.
         console: Where progress is printed; standard output by default.
-        task: What is trained: classification or detection.
+        on_epoch_end: Called in rank 0 after every epoch. What it raises ends the run, which can be resumed.
 
     Raises:
         RequestError: The settings do not fit the data, or another process is training in ``run``.
@@ -78,9 +92,11 @@ def train(
                 reporter.start_epoch()
                 try:
                     train_epoch(session, task, logbook, reporter, interrupts)
-                    finish_epoch(session, task, logbook, reporter, interrupts)
+                    result = finish_epoch(session, task, logbook, reporter, interrupts)
                 except StopRequested:
                     stop_run(session, task, logbook, interrupts.signal_name)
+                if on_epoch_end is not None and world.is_main:
+                    on_epoch_end(result)
         again = f"resnext {task.verb} --resume {run.path}"
         with interrupts.stop_with_error(f"while writing the results; all steps are done, so write them with: {again}"):
             check_lock(session)
@@ -123,7 +139,7 @@ def train_epoch(session: BaseSession, task: Task, logbook: Logbook, reporter: Re
 
 def finish_epoch(
     session: BaseSession, task: Task, logbook: Logbook, reporter: Reporter, interrupts: Interrupts
-) -> None:
+) -> EpochResult:
     """Evaluate, log the epoch, write the best and the last checkpoint. Raises StopRequested on a signal."""
     position, train = session.position, session.recipe.train
     speed = {
@@ -150,10 +166,13 @@ def finish_epoch(
     position.loss_sum, position.wrong, position.images, position.loss_parts = 0.0, 0, 0, {}
     logbook.log_epoch(row, speed)
     reporter.report_epoch(row, speed, task.summarize_epoch(row))
-    if due and task.is_better(row, position.best):
+    is_best = due and task.is_better(row, position.best)
+    if is_best:
         position.best = {"epoch": position.epoch, "step": position.step, task.best_metric: row[task.best_metric]}
         save_checkpoint("best", session, task)
     save_last_checkpoint(session, task, logbook)
+    metrics = {name: value for name, value in row.items() if name not in ("epoch", "step")}
+    return EpochResult(position.epoch, position.step, metrics, is_best, session.run)
 
 
 def learning_rate_at(session: BaseSession, step: int) -> float:

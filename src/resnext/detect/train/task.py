@@ -1,17 +1,23 @@
 """The detection task: what ``train/loop.py`` calls to train and evaluate a detector."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
+
+from rich.console import Console
 
 from resnext.detect.evaluate.class_matching import match_classes
 from resnext.detect.evaluate.coco_eval import describe_images_over_limit
 from resnext.detect.evaluate.inference import resolve_max_detections
+from resnext.detect.settings import DetectRecipe
 from resnext.detect.train.outputs import evaluate_held_out, format_percent, write_final_report, write_initial_files
 from resnext.detect.train.session import DetectSession, prepare
 from resnext.detect.train.step import train_step
 from resnext.detect.weights import serialize_detector
+from resnext.run_directory import RunDirectory
+from resnext.train.checkpoint import Position
 from resnext.train.finetune import count_trainable_and_frozen
+from resnext.train.loop import EpochResult, run_training
 from resnext.train.task import Task
 
 LOSS_NAMES = ("loss_classifier", "loss_box_reg", "loss_objectness", "loss_rpn_box_reg")
@@ -76,3 +82,15 @@ DETECTION = Task(
     summarize_epoch=_format_epoch,
     encode=serialize_detector,
 )
+
+
+def train_detector(
+    recipe: DetectRecipe,
+    run: RunDirectory,
+    *,
+    resume: bool | None = False,
+    console: Console | None = None,
+    on_epoch_end: Callable[[EpochResult], None] | None = None,
+) -> Position:
+    """Train a detector by a recipe into a run directory: ``run_training`` for detection."""
+    return run_training(DETECTION, recipe, run, resume=resume, console=console, on_epoch_end=on_epoch_end)

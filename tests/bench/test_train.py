@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import nn
 
-from resnext.bench import check_outputs, peers, train_step
-from resnext.bench.check_outputs import check_distance, compute_outputs, measure_distance
+from resnext.bench import peers, train_step
+from resnext.bench.check_outputs import TOLERANCES, check_distances, compute_outputs, measure_distances
 from resnext.bench.peers import build_network, choose_peers
 from resnext.bench.train import ISA_CAPS
 from resnext.bench.train_step import StepConfig, TrainStep, make_memory_arguments
@@ -55,9 +55,9 @@ def test_peers_start_from_our_weights_and_compute_the_same(library: str, precisi
     if library == "timm":
         pytest.importorskip("timm")
     reference = compute_outputs(TrainStep(RESNEXT, StepConfig("plain", "fp32", channels_last=False), 8, 64))
-    found = measure_distance(compute_outputs(TrainStep(RESNEXT, StepConfig(library, precision), 8, 64)), reference)
-    check_distance(library, precision, found)
-    assert found.eval_logits > 0 or precision == "fp32"
+    found = measure_distances(compute_outputs(TrainStep(RESNEXT, StepConfig(library, precision), 8, 64)), reference)
+    check_distances(library, precision, found, TOLERANCES[precision])
+    assert found["logits in evaluation"] > 0 or precision == "fp32"
     assert type(build_network(library, RESNEXT)).__module__.startswith(library)
 
 
@@ -73,15 +73,13 @@ def test_an_arm_that_computes_something_else_is_not_timed(tmp_path: Path, monkey
     assert not (tmp_path / "bench-train.csv").exists()
 
 
-@pytest.mark.parametrize("part", ["evaluated", "logits", "loss", "gradients"])
+@pytest.mark.parametrize("what", TOLERANCES["fp32"])
 @pytest.mark.parametrize("value", [0.6, float("nan")])
-def test_a_distance_beyond_rounding_names_what_differs(part: str, value: float) -> None:
-    found = check_outputs.OutputDistance(
-        **(dict.fromkeys(("evaluated", "logits", "loss", "gradients"), 0.0) | {part: value})
-    )
-    check_distance("arm", "fp32", check_outputs.OutputDistance(0.0, 0.0, 0.0, 0.0))
-    with pytest.raises(WorkError, match=part if part in ("loss", "gradients") else "logits"):
-        check_distance("arm", "fp32", found)
+def test_a_distance_beyond_rounding_names_what_differs(what: str, value: float) -> None:
+    same = dict.fromkeys(TOLERANCES["fp32"], 0.0)
+    check_distances("candidate", "fp32", same, TOLERANCES["fp32"])
+    with pytest.raises(WorkError, match=f"its {what} differ.*nothing was timed"):
+        check_distances("candidate", "fp32", same | {what: value}, TOLERANCES["fp32"])
 
 
 def test_a_wrong_gradient_is_found_where_outputs_agree() -> None:
@@ -101,10 +99,10 @@ def test_a_wrong_gradient_is_found_where_outputs_agree() -> None:
     wrong.model.layer2.forward = lambda x: Scaled.apply(layer(x))  # type: ignore[union-attr, method-assign]
     for name, module in layer.named_children():
         wrong.model.layer2.add_module(name, module)  # type: ignore[union-attr]
-    found = measure_distance(compute_outputs(wrong), compute_outputs(right))
-    assert found.logits == 0
+    found = measure_distances(compute_outputs(wrong), compute_outputs(right))
+    assert found["logits in training"] == 0
     with pytest.raises(WorkError, match="gradients"):
-        check_distance("wrong", "fp32", found)
+        check_distances("wrong", "fp32", found, TOLERANCES["fp32"])
 
 
 def test_a_step_is_torch_s_sgd_with_momentum() -> None:

@@ -72,8 +72,8 @@ def test_limits_reach_both_splits_of_a_source() -> None:
 
 def test_a_bad_image_survives_the_way_from_a_worker() -> None:
     error = pickle.loads(pickle.dumps(BadImageError("cats/a.jpg", "image file is truncated")))
-    assert isinstance(error, WorkError)
     assert error.path == "cats/a.jpg"
+    assert isinstance(error, WorkError)
     assert "cats/a.jpg" in str(error)
     assert "truncated" in str(error)
 

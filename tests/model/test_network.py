@@ -10,8 +10,7 @@ from torchvision.models.resnet import Bottleneck
 from resnext.errors import RequestError
 from resnext.model.architecture import Architecture
 from resnext.model.complexity import complexity
-from resnext.model.forms import convert_form
-from resnext.model.network import Network, create_model
+from resnext.model.network import Network, convert_form, create_model
 from resnext.model.stage_table import build_stage_table
 
 TORCHVISION = {

@@ -7,15 +7,22 @@ from rich.console import Console
 
 from resnext.bench.check_outputs import (
     TOLERANCES,
-    OutputDistance,
+    Distances,
     StepOutputs,
-    check_distance,
+    check_distances,
     compute_outputs,
-    measure_distance,
+    measure_distances,
 )
 from resnext.bench.measure import Candidate, Timing, measure_peak_memory, time_interleaved
 from resnext.bench.results import show_progress
-from resnext.bench.train_step import StepConfig, TrainStep, fuse_all_norms, make_memory_arguments, tune_plan
+from resnext.bench.train_step import (
+    StepConfig,
+    TrainStep,
+    fuse_all_norms,
+    make_memory_arguments,
+    rebuild_step,
+    tune_plan,
+)
 from resnext.model.architecture import Architecture
 from resnext.model.plan import Plan
 
@@ -90,9 +97,7 @@ def measure_candidates(
     return CandidateResults(timings, columns)
 
 
-def _make_columns(
-    entry: CandidateSpec, task: TrainWorkload, found: OutputDistance, peak: float | None
-) -> dict[str, object]:
+def _make_columns(entry: CandidateSpec, task: TrainWorkload, found: Distances, peak: float | None) -> dict[str, object]:
     return {
         "network": entry.architecture.name,
         "library": entry.config.library,
@@ -102,8 +107,8 @@ def _make_columns(
         "batch": task.batch,
         "image_size": task.size,
         "peak_mib": None if peak is None else round(peak),
-        "logits_distance": f"{max(found.eval_logits, found.logits):.1e}",
-        "gradients_distance": f"{found.gradients:.1e}",
+        "logits_distance": f"{max(found['logits in evaluation'], found['logits in training']):.1e}",
+        "gradients_distance": f"{found['gradients']:.1e}",
     }
 
 
@@ -125,7 +130,7 @@ def tune_plans(entries: Sequence[CandidateSpec], task: TrainWorkload, console: C
 
 def compare_candidates(
     entries: Sequence[CandidateSpec], steps: Sequence[TrainStep], task: TrainWorkload, console: Console
-) -> dict[str, OutputDistance]:
+) -> dict[str, Distances]:
     """Compare the outputs of each candidate with PyTorch in fp32 on the same batch; this is also the warm-up.
 
     The reference is the first fp32 candidate in NCHW, otherwise our network without fast paths. Raises WorkError if a
@@ -145,17 +150,18 @@ def compare_candidates(
                 references[a] = compute_outputs(
                     TrainStep(a, StepConfig("plain", "fp32", channels_last=False), task.batch, task.size)
                 )
-            found[entry.name] = measure_distance(outcomes[entry.name], references[a])
-            check_distance(entry.name, entry.config.precision, found[entry.name])
+            precision = entry.config.precision
+            found[entry.name] = measure_distances(outcomes[entry.name], references[a])
+            check_distances(entry.name, precision, found[entry.name], TOLERANCES[precision])
     for precision in dict.fromkeys(e.config.precision for e in entries):
         some = [found[e.name] for e in entries if e.config.precision == precision]
-        logits, gradients = max(max(d.logits, d.eval_logits) for d in some), max(d.gradients for d in some)
+        logits = max(d[what] for d in some for what in ("logits in evaluation", "logits in training"))
+        gradients, most = max(d["gradients"] for d in some), TOLERANCES[precision]
         console.print(
             f"outputs agree in {precision}: relative distance from the fp32 reference at most {logits:.1e} for logits "
-            f"(allowed {TOLERANCES[precision][0]:g}) and {gradients:.1e} for gradients "
-            f"(allowed {TOLERANCES[precision][1]:g})",
-            highlight=False, soft_wrap=True,
-        )  # fmt: skip
+            f"(allowed {most['logits in training']:g}) and {gradients:.1e} for gradients "
+            f"(allowed {most['gradients']:g})"
+        )
     return found
 
 
@@ -168,5 +174,5 @@ def measure_peaks(
         for e in entries:
             status.update(f"memory: {e.name}")
             told = make_memory_arguments(e.architecture, e.config, task.batch, task.size, plans.get(e.name))
-            peaks[e.name] = measure_peak_memory("resnext.bench.train_step:step_again", *told)
+            peaks[e.name] = measure_peak_memory(rebuild_step, *told)
     return peaks

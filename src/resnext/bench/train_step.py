@@ -78,7 +78,7 @@ class TrainStep:
         """Compute the logits of the first images in evaluation mode."""
         self.model.eval()
         with torch.no_grad(), autocast(self.images.device, self.config.precision):
-            logits = self.model(self.images[:EVAL_IMAGES])
+            logits: Tensor = self.model(self.images[:EVAL_IMAGES])
         self.model.train()
         return logits.float()
 
@@ -105,7 +105,9 @@ def make_memory_arguments(
     return architecture.to_dict(), asdict(way), batch, size, (plan or Plan()).to_dict()
 
 
-def rebuild_step(architecture: dict, way: dict, batch: int, size: int, plan: dict) -> Callable[[], object]:
+def rebuild_step(
+    architecture: dict[str, Any], way: dict[str, Any], batch: int, size: int, plan: dict[str, Any]
+) -> Callable[[], object]:
     """Build the step in a fresh process; its first call uses two images, to allocate the momentum, later ones all."""
     step = TrainStep(Architecture(**architecture), StepConfig(**way), batch, size, Plan.from_dict(plan))
     images, labels = step.images, step.labels

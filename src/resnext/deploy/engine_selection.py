@@ -9,11 +9,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from resnext.deploy.engine_builder import EngineBuilder
 from resnext.deploy.engines import (
     ENGINES,
     TOLERANCE,
     Engine,
-    EngineBuilder,
     EngineConfig,
     compute_relative_error,
     list_configs,

@@ -25,7 +25,8 @@ def build_onnx_model(folded: FoldedNetwork) -> bytes:
     output = helper.make_tensor_value_info(logits, onnx.TensorProto.FLOAT, ["B", None])
     made = helper.make_graph(graph.nodes, folded.architecture.name, [given], [output], graph.constants)
     model = helper.make_model(made, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
-    return model.SerializeToString()
+    made_bytes: bytes = model.SerializeToString()
+    return made_bytes
 
 
 class OnnxGraph:

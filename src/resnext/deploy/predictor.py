@@ -15,10 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from resnext.data.preprocessing import Preprocessing, normalize
+from resnext.deploy.engine_builder import EngineBuilder
 from resnext.deploy.engine_selection import SelectedEngine, Workload, select_engine
-from resnext.deploy.engines import ENGINES, GOALS, PRECISIONS, EngineBuilder, has_bf16, list_engines
+from resnext.deploy.engines import ENGINES, GOALS, PRECISIONS, has_bf16, list_engines
 from resnext.deploy.int8 import check_calibration
 from resnext.errors import RequestError, did_you_mean
+from resnext.model.complexity import get_default_image_size
 from resnext.model.network import Network
 from resnext.speed.tuning_cache import time_candidates
 
@@ -155,7 +157,7 @@ def get_expected_image_size(network: Network) -> int:
     """Return the image side, in pixels, that the weights expect."""
     if network.preprocessing is not None:
         return int(network.preprocessing.image_size)
-    return 224 if network.architecture.stem == "imagenet" else 32
+    return get_default_image_size(network.architecture)
 
 
 def _check_options(engine: str, precision: str, goal: str) -> None:

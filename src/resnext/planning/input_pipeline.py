@@ -120,7 +120,7 @@ def parse_bandwidth(text: str) -> float:
     value = float(match["number"]) if match else 0.0
     if not match or not 0 < value < math.inf:
         raise RequestError(f"{text!r} is not a bandwidth; write 2GB/s, 500MiB/s or 10Gbit/s")
-    base = 1024 if match["binary"] else 1000
+    base = 1024.0 if match["binary"] else 1000.0
     return value * base ** PREFIXES[match["prefix"]] / (1 if match["unit"] == "B" else 8)
 
 
@@ -190,13 +190,6 @@ def set_cores(pipeline: Pipeline, images: ImageSample, cores: int) -> Pipeline:
     return replace(
         pipeline, cores=cores, workers=math.ceil(WORKERS_PER_CORE * cores * (1 + waiting) / pipeline.devices)
     )
-
-
-def compute_shard_imbalance(shards: int, readers: int) -> float:
-    """Compute the share of an epoch that readers of whole shards wait for the slowest reader at its end."""
-    assert shards >= 1
-    assert readers >= 1
-    return 1 - shards / (readers * -(-shards // readers))
 
 
 def find_even_shard_count(readers: int, idle: float = MAX_IDLE) -> int:

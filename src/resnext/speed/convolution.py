@@ -59,7 +59,8 @@ def convolve(
     """
     if algorithms.is_plain:
         return _convolve_plain(x, weight, shape, bias)
-    return _Convolution.apply(x, weight, shape, algorithms, bias)
+    y: Tensor = _Convolution.apply(x, weight, shape, algorithms, bias)
+    return y
 
 
 def compute_output(x: Tensor, weight: Tensor, shape: ConvShape, algorithm: str, bias: Tensor | None = None) -> Tensor:
@@ -145,9 +146,10 @@ def _compute_gradients(
 ) -> tuple[Tensor, Tensor]:
     """Compute the gradients of x and weight; ``wanted`` says which of them."""
     stride, padding, dilation = list(shape.stride), list(shape.padding), list(shape.dilation)
-    return torch.ops.aten.convolution_backward(
+    of_x, of_weight, _ = torch.ops.aten.convolution_backward(
         gradient, x, weight, None, stride, padding, dilation, False, [0, 0], shape.groups, [*wanted, False]
-    )[:2]
+    )
+    return of_x, of_weight
 
 
 def _parse_factor(way: str) -> int:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TypeGuard
 
 import torch
 from filelock import FileLock
@@ -138,7 +138,7 @@ def _read_file(path: Path) -> CacheContents:
     return machines
 
 
-def _is_well_formed(machines: Any) -> bool:
+def _is_well_formed(machines: object) -> TypeGuard[CacheContents]:
     return isinstance(machines, dict) and all(
         isinstance(works, dict)
         and all(

@@ -12,7 +12,8 @@ from resnext.settings import Recipe
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from resnext.planning.cost import Cluster, Estimate
+    from resnext.planning.cost import Estimate
+    from resnext.planning.machines import Cluster
 
 SOURCE_FACTS = {  # data.source -> training images, classes, channels, image side in pixels
     "imagenet": (1_281_167, 1000, 3, 224),
@@ -86,7 +87,7 @@ def add_machine_options(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Print one row per run; exit status 0. Raises RequestError."""
     from resnext.paper.recipes import list_table_recipes
-    from resnext.planning.cost import parse_cluster
+    from resnext.planning.machines import parse_cluster
     from resnext.screen import make_screen
 
     check_numbers(args)
@@ -190,6 +191,8 @@ def resolve_seconds_per_image(args: argparse.Namespace) -> float:
 def _make_table(estimates: Sequence[tuple[TrainingJob, "Estimate"]]) -> "Table":
     from rich.table import Table
 
+    from resnext.screen import format_number
+
     table = Table(box=None, header_style="bold")
     table.add_column("run", overflow="fold")
     for heading in ("in", "s/step", "images/s", "±", "hours", "GPU-hours", "bound by", "cores"):
@@ -200,11 +203,6 @@ def _make_table(estimates: Sequence[tuple[TrainingJob, "Estimate"]]) -> "Table":
             format_number(e.hours), format_number(e.gpu_hours), e.bottleneck, format_number(e.cores),
         )  # fmt: skip
     return table
-
-
-def format_number(value: float) -> str:
-    """Format with three digits, but whole numbers in full: 0.0241, 3.35, 1,051."""
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _make_notes(cluster: "Cluster", runs: Sequence[tuple[TrainingJob, "Estimate"]]) -> str:

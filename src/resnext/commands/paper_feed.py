@@ -7,9 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from resnext.errors import RequestError
-from resnext.files import atomic_write, check_folder, report_write_errors
-from resnext.planning.cost_command import (
+from resnext.commands.paper_cost import (
     add_machine_options,
     check_numbers,
     estimate_job,
@@ -17,24 +15,15 @@ from resnext.planning.cost_command import (
     make_recipe_job,
     read_classification_recipe,
 )
+from resnext.errors import RequestError
+from resnext.files import atomic_write, check_folder, report_write_errors
 
 if TYPE_CHECKING:
-    from resnext.planning.cost import Cluster
     from resnext.planning.input_pipeline import ImageSample, Pipeline, Requirements, SimulationResult
+    from resnext.planning.machines import Cluster
 
-CORE_SHARES = (
-    0.125,
-    0.25,
-    0.375,
-    0.5,
-    0.625,
-    0.75,
-    0.875,
-    1.0,
-    1.125,
-    1.25,
-    1.5,
-)  # numbers of cores in the plot, relative to the cores needed
+# numbers of cores in the plot, relative to the cores needed
+CORE_SHARES = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0, 1.125, 1.25, 1.5)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,11 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="bandwidth of the storage that all hosts share: 2GB/s, 10Gbit/s (default: enough)",
     )
     parser.add_argument(
-        "--latency-ms",
-        type=float,
-        default=0.0,
-        metavar="MS",
-        help="latency of a read in milliseconds (default: 0)",
+        "--latency-ms", type=float, default=0.0, metavar="MS", help="latency of a read in milliseconds (default: 0)"
     )
     parser.add_argument(
         "--image-kb", type=float, metavar="kB", help="mean size of an image file (default: as measured)"
@@ -77,8 +62,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the requirements, and write a plot and its numbers; exit status 0. Raises RequestError."""
-    from resnext.planning.cost import parse_cluster
     from resnext.planning.input_pipeline import find_requirements, simulate_core_counts
+    from resnext.planning.machines import parse_cluster
     from resnext.screen import make_screen
 
     cluster = parse_cluster(args.machine)

@@ -118,7 +118,7 @@ def run(args: argparse.Namespace) -> int:
     """Evaluate, print and write the tables; return 0. With torchrun, the images are divided among the processes."""
     from resnext.evaluate.setup import load_networks
     from resnext.train.distributed import init_distributed
-    from resnext.train.session import configure_process
+    from resnext.train.setup import configure_process
 
     check_options(args)
     for name in args.weights:

@@ -1,18 +1,14 @@
 """``resnext train``: train by a recipe into a run directory, or resume a run."""
 
 import argparse
-import os
-import time
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
-from resnext.errors import RequestError
-from resnext.recipe import TRAIN_COMMANDS, Kind, R, parse_command_line_value, read_recipe
-from resnext.run_directory import RunDirectory, check_new_run, check_run_kind, open_run
+from resnext.recipe import R, parse_command_line_value
+from resnext.run_directory import RunDirectory
 from resnext.settings import Recipe, RecipeBase
 from resnext.settings_fields import FieldSpec, list_fields, list_sections
-from resnext.train.resume import resolve_resumed_recipe
+from resnext.train.request import resolve_request
 
 SUMMARY = "Train a network by a recipe, or resume a run."
 
@@ -66,46 +62,18 @@ def collect_settings(args: argparse.Namespace, kind: type[RecipeBase] = Recipe) 
 
 def run(args: argparse.Namespace) -> int:
     """Train, and return exit status 0 when the run is complete."""
-    recipe, directory, resume = resolve_request(args, Recipe)
+    recipe, directory, resume = resolve_arguments(args, Recipe)
 
-    from resnext.train.loop import train
+    from resnext.train.classification import train_classifier
 
-    train(recipe, directory, resume=resume)
+    train_classifier(recipe, directory, resume=resume)
     return 0
 
 
-def resolve_request(args: argparse.Namespace, kind: type[R]) -> tuple[R, RunDirectory, bool | None]:
+def resolve_arguments(args: argparse.Namespace, kind: type[R]) -> tuple[R, RunDirectory, bool | None]:
     """Return the recipe, the run directory, and whether to resume (None: resume if the run exists)."""
     overrides = collect_settings(args, kind)
-    ways = {"--run": args.run, "--resume": args.resume, "--continue": args.again}
-    if sum(value is not None for value in ways.values()) > 1:
-        raise RequestError(
-            "--run starts a new run, --resume resumes one, --continue does either: give only one of them"
-        )
-    begun = args.resume if args.resume is not None else args.again
-    if begun is not None:
-        task: Kind = "classification" if kind is Recipe else "detection"
-        other = TRAIN_COMMANDS["detection" if task == "classification" else "classification"]
-        check_run_kind(begun, task, f"{other} {'--continue' if args.resume is None else '--resume'} {begun}")
-    if args.resume is not None:
-        directory = open_run(args.resume)
-        asked = read_recipe(directory.recipe if args.recipe is None else args.recipe, overrides, kind)
-        return resolve_resumed_recipe(directory, asked), directory, True
-    if args.recipe is None:
-        raise RequestError("train needs a RECIPE, or --resume DIR")
-    recipe = read_recipe(args.recipe, overrides, kind)
-    if args.again is not None:
-        return recipe, RunDirectory(Path(args.again)), None
-    return recipe, choose_run_directory(args), False
-
-
-def choose_run_directory(args: argparse.Namespace) -> RunDirectory:
-    """Choose the directory of a new run. With several processes (``torchrun``), only rank 0 creates it."""
-    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
-        return check_new_run(args.run or Path("runs") / f"{Path(args.recipe).stem}-{time.strftime('%Y%m%d-%H%M%S')}")
-    if args.run is None:
-        raise RequestError("all processes of a run need the same directory: give --run DIR")
-    return check_new_run(args.run) if int(os.environ.get("RANK", "0")) == 0 else RunDirectory(Path(args.run))
+    return resolve_request(kind, args.recipe, overrides, run=args.run, resume=args.resume, continue_=args.again)
 
 
 def _choose_metavar(spec: FieldSpec) -> str:

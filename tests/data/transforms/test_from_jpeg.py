@@ -95,7 +95,7 @@ def test_the_crop_is_torchvisions_for_the_same_seed(width: int, height: int, lea
 )
 @pytest.mark.parametrize("exif", [True, False])
 def test_the_batches_are_those_of_the_exact_way(tmp_path: Path, augment: dict[str, object], exif: bool) -> None:
-    coloured = "jitter" in augment or "lighting" in augment
+    coloured = "color_jitter" in augment or "lighting" in augment
     for exact, fast in both(dataset(mixed_folder(tmp_path), exif), augment):
         assert fast.images.dtype == exact.images.dtype == (torch.float32 if coloured else torch.uint8)
         assert torch.equal(exact.indices, fast.indices)

@@ -220,5 +220,5 @@ def freeze_detector(model: FasterRcnn, recipe: DetectRecipe) -> None:
 
 def plan_fused_norms(model: FasterRcnn, recipe: DetectRecipe, world: World) -> Plan:
     """Plan fused kernels for the norms that train, where they are available."""
-    usable = recipe.train.fast == recipe.train.channels_last == "yes" and world.device.type == "cpu"
-    return fuse_all(model, Plan()) if usable and kernels.is_fast_enabled() and kernels.load() else Plan()
+    fast = recipe.train.fast == recipe.train.channels_last == "yes" and world.device.type == "cpu"
+    return fuse_all(model, Plan()) if fast and kernels.is_fast_enabled() and kernels.load() else Plan()

@@ -16,27 +16,11 @@ from resnext.text import format_number
 if TYPE_CHECKING:
     from rich.console import Console
 
-PROTOCOL_KEYS = (
-    "date",
-    "resnext",
-    "torch",
-    "torchvision",
-    "cpu",
-    "isa",
-    "cores",
-    "threads",
-)  # keys of describe_environment()
+# keys of describe_environment()
+PROTOCOL_KEYS = ("date", "resnext", "torch", "torchvision", "cpu", "isa", "cores", "threads")
 VARIABLE_PREFIXES = (
-    "RESNEXT_",
-    "ONEDNN_",
-    "ATEN_",
-    "OMP_",
-    "KMP_",
-    "MKL_",
-    "DNNL_",
-    "MALLOC_",
-    "LD_PRELOAD",
-    "GLIBC_TUNABLES",
+    *("RESNEXT_", "ONEDNN_", "ATEN_", "OMP_", "KMP_", "MKL_", "DNNL_"),
+    *("MALLOC_", "LD_PRELOAD", "GLIBC_TUNABLES"),
 )
 MAX_CSV_BYTES = 16 << 20  # bytes; larger CSV files are refused
 
@@ -70,8 +54,8 @@ def show_progress(what: str) -> Iterator[Progress]:
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(what, total=None)
 
-        def progress(done: int, total: int, arm: str) -> None:
-            bar.update(task, completed=done, total=total, description=f"{what}: {arm}" if arm else what)
+        def progress(done: int, total: int, candidate: str) -> None:
+            bar.update(task, completed=done, total=total, description=f"{what}: {candidate}" if candidate else what)
 
         yield progress
 
@@ -84,6 +68,8 @@ def print_timings(
     ``more`` adds columns: by candidate name, a mapping from heading to value.
     """
     from rich.table import Table
+
+    from resnext.text import format_number
 
     more = more or {}
     further = list(dict.fromkeys(heading for values in more.values() for heading in values))

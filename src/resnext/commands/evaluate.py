@@ -12,7 +12,8 @@ from resnext.commands.engine_options import (
 from resnext.errors import RequestError
 from resnext.files import check_output_directory
 from resnext.run_directory import CHECKPOINT_NAMES, RunDirectory, check_checkpoint_choice, check_run_kind
-from resnext.settings import SOURCES, RunSettings
+from resnext.settings import RunSettings
+from resnext.sources import SOURCES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -119,7 +120,7 @@ def run(args: argparse.Namespace) -> int:
     """Evaluate, print and write the tables; return 0. With torchrun, the images are divided among the processes."""
     from resnext.evaluate.setup import load_networks
     from resnext.train.distributed import init_distributed
-    from resnext.train.session import configure_process
+    from resnext.train.setup import configure_process
 
     check_options(args)
     for name in args.weights:
@@ -214,9 +215,9 @@ def run_evaluation(args: argparse.Namespace, networks: "EvalNetworks", machine: 
     real = None if labels is None else reassessed.score_real(evaluation, labels)
     own = networks.run is not None and out == RunDirectory(networks.run).evaluation
     if out is not None:
-        write_evaluation(evaluation, answers.dataset, networks.preprocessing, out, about, real=real)
-    if networks.run is not None and own:
-        write_report(networks.run)
+        metrics = write_evaluation(evaluation, answers.dataset, networks.preprocessing, out, about, real=real)
+        if networks.run is not None and own:
+            write_report(networks.run, evaluation, metrics)
     print_evaluation(console, evaluation, about, real)
     if len(networks.models) == 1:
         print_published(console, networks.model, args.weights[0], evaluation, about)

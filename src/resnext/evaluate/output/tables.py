@@ -35,8 +35,8 @@ def write_evaluation(
     protocol: dict[str, Any],
     environment: dict[str, Any] | None = None,
     real: RealScore | None = None,
-) -> Path:
-    """Write FILES into ``directory`` (created if missing), each atomically, and return it.
+) -> dict[str, Any]:
+    """Write FILES into ``directory`` (created if missing), each atomically; return the content of metrics.json.
 
     ``protocol`` is what ``build_protocol`` returns; ``environment`` defaults to that of this process; ``real`` adds the
     error on ReaL labels. Replaces an earlier evaluation there. Raises RequestError if ``directory`` cannot be used (see
@@ -45,9 +45,8 @@ def write_evaluation(
     directory = Path(directory)
     check_output_directory(directory, FILES, FORMAT)
     reliability = measure_calibration(evaluation)
-    environment = environment or this_environment(str(protocol.get("device") or "cpu"))
     numbers = collect_metrics(evaluation, reliability) | ({} if real is None else {"real": real.to_dict()})
-    write_json(directory / "metrics.json", numbers | {"protocol": protocol, "environment": environment})
+    metrics = write_metrics(directory, numbers, protocol, environment)
     write_csv(directory / "per_class.csv", *_make_class_table(evaluation))
     write_csv(directory / "confusion.csv", *_make_confusion_table(evaluation))
     write_csv(directory / "images.csv", *_make_image_table(evaluation, real))
@@ -55,7 +54,17 @@ def write_evaluation(
     save_figure(plots.plot_reliability(reliability), directory / "reliability.png")
     seen = str(protocol.get("view") or "center")
     save_figure(plots.plot_worst_images(evaluation, dataset, preprocessing, view_name=seen), directory / "worst.png")
-    return directory
+    return metrics
+
+
+def write_metrics(
+    directory: Path, numbers: dict[str, Any], protocol: dict[str, Any], environment: dict[str, Any] | None
+) -> dict[str, Any]:
+    """Write metrics.json with the protocol and the environment (None: this process's); return its content."""
+    environment = environment or this_environment(str(protocol.get("device") or "cpu"))
+    metrics = numbers | {"protocol": protocol, "environment": environment}
+    write_json(directory / "metrics.json", metrics)
+    return metrics
 
 
 def measure_calibration(evaluation: Evaluation) -> Calibration:

@@ -23,8 +23,7 @@ from torch import Tensor
 from resnext.data.preprocessing import Preprocessing
 from resnext.errors import RequestError, prefix_errors
 from resnext.model.architecture import EXPANSION, Architecture
-from resnext.model.forms import convert_form
-from resnext.model.network import Network
+from resnext.model.network import Network, convert_form
 from resnext.weights.adapters.naming import FoundNetwork, check_common_fields, rename_state, reverse_input_channels
 from resnext.weights.infer_architecture import infer_architecture
 from resnext.weights.network_spec import NetworkSpec

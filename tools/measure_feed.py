@@ -35,6 +35,7 @@ from resnext.data.sources.registry import open_split
 from resnext.data.transforms.pipeline import build_train_transform
 from resnext.environment import read_cpu_name
 from resnext.planning.input_pipeline import PREFETCH, ImageSample, Pipeline, simulate
+from resnext.recipe import build_settings
 from resnext.settings import AugmentSettings, DataSettings
 
 BATCH = 16
@@ -82,7 +83,7 @@ def open_dataset(path: str, source: str, stack: ExitStack) -> Dataset:
         with tarfile.open(path) as tar:
             tar.extractall(folder, filter="data")
         path = folder
-    return open_split(DataSettings(source=source, path=path), "val")
+    return open_split(build_settings(DataSettings, {"source": source, "path": path}, "data."), "val")
 
 
 def time_images(dataset: Dataset) -> list[float]:

@@ -4,11 +4,11 @@ Both use the same network and weights, frozen BN, the same frozen stages, the sa
 samples of proposals. Their outputs are compared before anything is timed.
 """
 
-import argparse
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 from resnext.bench.results import (
-    add_out_option,
+    BenchOptions,
     collect_protocol,
     make_csv_path,
     make_out_folder,
@@ -19,7 +19,7 @@ from resnext.bench.results import (
     write_rows,
 )
 from resnext.errors import RequestError
-from resnext.settings import FREEZE_STAGES
+from resnext.settings import FreezeStage
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -31,41 +31,40 @@ if TYPE_CHECKING:
 MIN_SIZE = 64  # pixels; the coarsest pyramid level then has one pixel
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of ``resnext bench detect``."""
-    parser.add_argument("model", nargs="?", default="resnext50_32x4d", metavar="MODEL", help="(default: %(default)s)")
-    parser.add_argument("--size", type=int, default=480, metavar="PIXELS", help="shorter side of the images [480]")
-    parser.add_argument("--batch", type=int, default=2, metavar="N", help="images per step [2]")
-    parser.add_argument("--boxes", type=int, default=8, metavar="N", help="boxes per image [8]")
-    parser.add_argument(
-        "--freeze", default="conv2", choices=(*FREEZE_STAGES[:-1], "none"), help="last frozen stage [conv2]"
-    )
-    parser.add_argument("--rounds", type=int, default=7, metavar="N", help="timed steps of each candidate [7]")
-    parser.add_argument(
-        "--precision", choices=("bf16", "fp32"), default="bf16", help="of the fastest candidates [bf16]"
-    )
-    add_out_option(parser)
+@dataclass(frozen=True, kw_only=True)
+class Options(BenchOptions):
+    """The options of ``resnext bench detect``."""
+
+    model: str
+    size: int
+    batch: int
+    boxes: int  # per image
+    freeze: FreezeStage | Literal["none"]
+    rounds: int
+    precision: str
 
 
-def run(args: argparse.Namespace) -> int:
+def run(options: Options) -> int:
     """Run the benchmark; exit status 0. Raises WorkError if a candidate computes something different."""
     from resnext.model.stage_table import parse_paper_architecture
 
     for option, least in (("size", MIN_SIZE), ("batch", 1), ("boxes", 1), ("rounds", 1)):
-        if getattr(args, option) < least:
-            raise RequestError(f"--{option} {getattr(args, option)} must be at least {least}")
-    architecture = parse_paper_architecture(args.model)
-    path = make_csv_path(make_out_folder(args), "detect")
+        if getattr(options, option) < least:
+            raise RequestError(f"--{option} {getattr(options, option)} must be at least {least}")
+    architecture = parse_paper_architecture(options.model)
+    path = make_csv_path(make_out_folder(options.out), "detect")
     read_rows(path)
 
     from resnext.bench.detect_step import DetectWorkload, list_configs
     from resnext.screen import make_screen
 
     console = make_screen()
-    freeze = None if args.freeze == "none" else args.freeze
-    task = DetectWorkload(architecture, args.size, args.batch, args.boxes, freeze=freeze)
+    freeze = None if options.freeze == "none" else options.freeze
+    task = DetectWorkload(architecture, options.size, options.batch, options.boxes, freeze=freeze)
     write_rows(
-        path, measure_workload(task, list_configs(args.precision), args.rounds, console), collect_protocol(args.command)
+        path,
+        measure_workload(task, list_configs(options.precision), options.rounds, console),
+        collect_protocol(options.command),
     )
     console.print(str(path))
     return 0

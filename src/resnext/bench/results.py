@@ -1,10 +1,10 @@
 """Results of a benchmark: a table on the terminal, and rows of ``bench-WHAT.csv`` that include the protocol."""
 
-import argparse
 import csv
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,16 +27,20 @@ MAX_CSV_BYTES = 16 << 20  # bytes; larger CSV files are refused
 Values = Mapping[str, object]
 
 
-def add_out_option(parser: argparse.ArgumentParser) -> None:
-    """Add the option ``--out``, which all benchmarks share."""
-    parser.add_argument(
-        "--out", metavar="DIR", help="folder for the CSV (default: results if it exists, else the current folder)"
-    )
+@dataclass(frozen=True, kw_only=True)
+class BenchOptions:
+    """The options that all benchmarks share."""
+
+    command: str  # that repeats the benchmark
+    out: str | None = None  # folder of the CSV
 
 
-def make_out_folder(args: argparse.Namespace) -> Path:
-    """Create and return the output folder; call it before measuring. Raises RequestError if it cannot be written."""
-    folder = Path(args.out).expanduser() if args.out else Path("results") if Path("results").is_dir() else Path()
+def make_out_folder(out: str | None) -> Path:
+    """Create and return the output folder: ``out`` if given. Call it before measuring.
+
+    Raises RequestError if it cannot be written.
+    """
+    folder = Path(out).expanduser() if out else Path("results") if Path("results").is_dir() else Path()
     check_folder(folder, "--out")
     folder.mkdir(parents=True, exist_ok=True)
     return folder

@@ -222,9 +222,7 @@ class _BatchBuffer:
             self.tensor = torch.empty(0, dtype=dtype)
             if get_worker_info() is not None:
                 bytes_needed = self.capacity * math.prod(shape) * self.tensor.element_size()
-                self.tensor = torch.empty(0, dtype=dtype).set_(
-                    cast(Any, torch.UntypedStorage)._new_shared(bytes_needed)
-                )
+                self.tensor = torch.empty(0, dtype=dtype).set_(torch.UntypedStorage._new_shared(bytes_needed))
             self.tensor = self.tensor.resize_(self.capacity, *shape)
         return self.tensor[self.count]
 

@@ -151,7 +151,7 @@ def read_bytes(file: IO[bytes], offset: int, size: int) -> Tensor:
     """Read ``size`` bytes of ``file`` into a new uint8 tensor."""
     data = torch.empty(size, dtype=torch.uint8)
     file.seek(offset)
-    read_exactly(file, memoryview(data.numpy()))
+    read_exactly(file, data.numpy().data)
     return data
 
 

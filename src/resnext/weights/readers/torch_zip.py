@@ -76,7 +76,7 @@ def read_zip(file: IO[bytes], size: int) -> Any:
 
 
 def _check_crc(data: Tensor, name: str, entry: ZipEntry) -> None:
-    if zlib.crc32(memoryview(data.numpy())) != entry.checksum:
+    if zlib.crc32(data.numpy().data) != entry.checksum:
         raise RequestError(f"is damaged: its entry {escape_name(name)} has a wrong checksum")
 
 

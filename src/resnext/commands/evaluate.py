@@ -16,8 +16,7 @@ from resnext.settings import SOURCES, RunSettings
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from torch import nn
-
+    from resnext.evaluate.classifier import Classifier
     from resnext.evaluate.evaluator import Evaluation
     from resnext.evaluate.label_mapping import LabelMapping
     from resnext.evaluate.setup import EvalNetworks
@@ -140,7 +139,7 @@ class EvalRuntime(NamedTuple):
 
     world: "World"
     precision: str
-    models: "Sequence[nn.Module]"
+    models: "Sequence[Classifier]"
 
 
 def build_runtime(args: argparse.Namespace, networks: "EvalNetworks", world: "World", precision: str) -> EvalRuntime:

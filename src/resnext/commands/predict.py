@@ -4,7 +4,7 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from resnext.commands.engine_options import (
     add_engine_options,
@@ -18,8 +18,8 @@ from resnext.files import check_file
 from resnext.run_directory import CHECKPOINT_NAMES, check_checkpoint_choice, check_run_kind
 
 if TYPE_CHECKING:
+    from resnext.evaluate.classifier import Classifier
     from resnext.evaluate.predict import Prediction
-    from resnext.model.network import Network
 
 SUMMARY = "Classify images with a run or a weights file."
 
@@ -67,13 +67,11 @@ def run(args: argparse.Namespace) -> int:
     model = load(args.weights, args.checkpoint)
     preprocessing = get_preprocessing(model)
     paths, problems = find_images(args.images)
-    running = model.to(device)
+    running: Classifier = model.to(device)
     if args.engine is not None:
         batch = min(args.batch_size, len(paths))
         precision, size = args.precision or "fp32", preprocessing.image_size
-        running = cast(
-            "Network", build_predictor(args, model, args.weights, precision, size, batch)
-        )  # called like a network
+        running = build_predictor(args, model, args.weights, precision, size, batch)
     with show_image_progress(len(paths)) as progress:
         predictions = predict(running, paths, batch_size=args.batch_size, progress=progress)
     predictions += problems

@@ -21,8 +21,8 @@ from resnext.data.sources.image_folder import walk_files
 from resnext.data.transforms.pipeline import build_eval_transform
 from resnext.environment import count_available_cores
 from resnext.errors import RequestError
+from resnext.evaluate.classifier import Classifier, get_device
 from resnext.evaluate.ensemble import eval_mode
-from resnext.model.network import Network
 from resnext.weights.presets import PREPROCESSINGS
 
 IMAGE_SUFFIXES = (*IMAGE_EXTENSIONS, *UNSUPPORTED_EXTENSIONS)
@@ -50,7 +50,7 @@ ImageInput = str | Path | Image.Image | np.ndarray  # a file, an image, or uint8
 
 
 def predict(
-    model: Network,
+    model: Classifier,
     images: ImageInput | Iterable[ImageInput],
     *,
     batch_size: int = 32,
@@ -59,7 +59,7 @@ def predict(
     """Classify images on the device of ``model``.
 
     Args:
-        model: A network with class names and preprocessing, as ``load`` returns it.
+        model: A network with class names and preprocessing, as ``load`` returns it, or a ``Predictor``.
         images: Paths, PIL images or arrays (uint8 [H, W, 3] or [H, W]), also mixed; or a single one.
         batch_size: Images per forward pass.
         progress: Called as ``progress(done)`` after each batch.
@@ -76,7 +76,7 @@ def predict(
     if model.architecture.num_classes == 0:
         raise RequestError("the network has no classifier (num_classes 0), so it cannot classify images")
     classes = model.classes or tuple(f"class {i}" for i in range(model.architecture.num_classes))
-    view, device = build_eval_transform(preprocessing), next(model.parameters()).device
+    view, device = build_eval_transform(preprocessing), get_device(model)
     predictions: list[Prediction] = []
     with eval_mode(model), torch.inference_mode(), ThreadPoolExecutor(READER_THREADS) as pool:
         for chunk in split_into_batches(iterate_images(images), batch_size):
@@ -94,7 +94,7 @@ def predict(
     return predictions
 
 
-def get_preprocessing(model: Network) -> Preprocessing:
+def get_preprocessing(model: Classifier) -> Preprocessing:
     """Return the preprocessing stored with the weights. Raises RequestError if there is none."""
     if model.preprocessing is None:
         raise RequestError(
@@ -201,7 +201,7 @@ def _prepare_input(
 
 
 def _compute_probabilities(
-    model: Network, images: Tensor, preprocessing: Preprocessing, device: torch.device
+    model: Classifier, images: Tensor, preprocessing: Preprocessing, device: torch.device
 ) -> np.ndarray:
     logits = model(normalize(images, preprocessing, device)).cpu().to(torch.float64)
     return torch.softmax(logits, dim=1).numpy()

@@ -1,6 +1,6 @@
 """Build SGD, AdamW or LAMB, with weight decay on all parameters (the paper) or on some."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import torch
@@ -56,7 +56,7 @@ def build_parameter_groups(
     return [{"params": ps, "weight_decay": decay, "lr_scale": scale} for (decay, scale), ps in groups.items()]
 
 
-def _import_lamb() -> type[torch.optim.Optimizer]:
+def _import_lamb() -> Callable[..., torch.optim.Optimizer]:
     """Import timm's LAMB (You et al. 2020; clips gradients to a global norm of 1).
 
     Raises RequestError without timm.
@@ -65,7 +65,7 @@ def _import_lamb() -> type[torch.optim.Optimizer]:
         from timm.optim.lamb import Lamb
     except ImportError:
         raise RequestError("optimizer.name lamb needs timm: pip install 'resnext[modern]'") from None
-    return cast(type[torch.optim.Optimizer], Lamb)
+    return cast(Callable[..., torch.optim.Optimizer], Lamb)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:

@@ -2,16 +2,16 @@
 
 import argparse
 from dataclasses import fields
-from typing import Any, get_args, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from resnext.recipe import parse_command_line_value
 from resnext.run_directory import RunDirectory
 from resnext.settings import Recipe
-from resnext.train.recipe_type import RecipeT
 from resnext.train.request import resolve_request
 
 SUMMARY = "Train a network by a recipe, or resume a run."
 
+R = TypeVar("R")
 SHORT_OPTIONS = {"init.weights": "--init"}  # short names of frequently used options
 
 
@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def resolve_arguments(args: argparse.Namespace, kind: type[RecipeT]) -> tuple[RecipeT, RunDirectory, bool | None]:
+def resolve_arguments(args: argparse.Namespace, kind: type[R]) -> tuple[R, RunDirectory, bool | None]:
     """Return the recipe, the run directory, and whether to resume (None: resume if the run exists)."""
     overrides = collect_settings(args, kind)
     return resolve_request(kind, args.recipe, overrides, run=args.run, resume=args.resume, continue_=args.again)

@@ -23,12 +23,11 @@ from resnext.train.interrupts import StopRequested, deferred_interrupts
 from resnext.train.lock import lock_run
 from resnext.train.logbook import Logbook
 from resnext.train.progress import Reporter
-from resnext.train.recipe_type import RecipeT
 from resnext.train.remote_checkpoints import upload_run
 from resnext.train.resume import check_same_recipe, resolve_resume
 from resnext.train.schedule import compute_learning_rate
 from resnext.train.setup import configure_process
-from resnext.train.state import BatchT, EpochSums, ModelT, Position, SavedState, TrainState
+from resnext.train.state import BatchT, EpochSums, ModelT, Position, RecipeT, SavedState, TrainState
 from resnext.train.task import Task
 
 

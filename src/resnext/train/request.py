@@ -4,25 +4,26 @@ import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from resnext.errors import RequestError
 from resnext.recipe import TRAIN_COMMANDS, Kind, read_recipe
 from resnext.run_directory import RunDirectory, check_new_run, check_run_kind, open_run
 from resnext.settings import Recipe
-from resnext.train.recipe_type import RecipeT
 from resnext.train.resume import resolve_resumed_recipe
+
+R = TypeVar("R")
 
 
 def resolve_request(
-    kind: type[RecipeT],
+    kind: type[R],
     recipe: Path | str | None,
     overrides: Mapping[str, Any] | None = None,
     *,
     run: Path | str | None = None,
     resume: Path | str | None = None,
     continue_: Path | str | None = None,
-) -> tuple[RecipeT, RunDirectory, bool | None]:
+) -> tuple[R, RunDirectory, bool | None]:
     """Return the recipe, the run directory, and whether to resume (None: resume if the run exists).
 
     Args:

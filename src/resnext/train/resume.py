@@ -1,7 +1,7 @@
 """Resume a run: decide whether there is one, and check that its settings are unchanged. Does not import torch."""
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from resnext.errors import RequestError, WorkError
 from resnext.recipe import (
@@ -15,7 +15,6 @@ from resnext.recipe import (
     replace_places,
 )
 from resnext.run_directory import RunDirectory, check_new_run, read_step
-from resnext.train.recipe_type import RecipeT
 
 if TYPE_CHECKING:
     from resnext.train.distributed import World
@@ -26,13 +25,15 @@ ALLOWED_CHANGES = (
     *("train.device", "train.threads", "train.checkpoint_steps", "train.checkpoint_url", "train.peer_timeout"),
 )
 
+R = TypeVar("R", bound=Any)  # the kind of recipe
+
 AUTOTUNED_SETTINGS = (
     "channels_last",
     "fast",
 )  # settings of train whose "auto" is decided by timing when the run starts
 
 
-def resolve_resumed_recipe(run: RunDirectory, asked: RecipeT) -> RecipeT:
+def resolve_resumed_recipe(run: RunDirectory, asked: R) -> R:
     """Return the recipe to resume with: ``asked``, which may differ from the run's in ``ALLOWED_CHANGES`` only.
 
     Raises RequestError listing every other difference. ``init.weights`` counts as one: a run resumes from its
@@ -49,7 +50,7 @@ def resolve_resumed_recipe(run: RunDirectory, asked: RecipeT) -> RecipeT:
     return asked
 
 
-def resolve_resume(recipe: RecipeT, run: RunDirectory, world: "World") -> tuple[RecipeT, bool]:
+def resolve_resume(recipe: R, run: RunDirectory, world: "World") -> tuple[R, bool]:
     """For ``--continue``: return the recipe, and whether to resume, the same in all processes.
 
     Rank 0 decides by its disk, after downloading what is newer in ``train.checkpoint_url``; without a checkpoint a
@@ -76,7 +77,7 @@ def resolve_resume(recipe: RecipeT, run: RunDirectory, world: "World") -> tuple[
     return check_same_recipe(recipe, world), goes_on
 
 
-def check_same_recipe(recipe: RecipeT, world: "World") -> RecipeT:
+def check_same_recipe(recipe: R, world: "World") -> R:
     """Check that all processes have the same recipe and return it, with the settings that rank 0 autotuned.
 
     Raises RequestError listing the differences.
@@ -103,13 +104,13 @@ def read_last_step(run: RunDirectory) -> int:
     return step
 
 
-def fill_autotuned_settings(asked: RecipeT, begun: RecipeT) -> RecipeT:
+def fill_autotuned_settings(asked: R, begun: R) -> R:
     """Replace "auto" in ``asked`` by the memory layout and fast paths that were autotuned for ``begun``."""
     open_ones = [name for name in AUTOTUNED_SETTINGS if getattr(asked.train, name) == "auto"]
     return replace(asked, train=replace(asked.train, **{name: getattr(begun.train, name) for name in open_ones}))
 
 
-def reuse_path_spelling(asked: RecipeT, begun: RecipeT) -> RecipeT:
+def reuse_path_spelling(asked: R, begun: R) -> R:
     """Replace paths in ``asked`` by the absolute ones of ``begun`` where both mean the same place."""
     spelled = dict(iterate_settings(replace_places(begun, make_absolute)))
 
@@ -120,6 +121,6 @@ def reuse_path_spelling(asked: RecipeT, begun: RecipeT) -> RecipeT:
     return replace_places(asked, respell)
 
 
-def list_changes(begun: RecipeT, asked: RecipeT) -> list[str]:
+def list_changes(begun: R, asked: R) -> list[str]:
     """List the differences between two recipes that ``ALLOWED_CHANGES`` does not have."""
     return [row for row in list_differences(begun, asked) if row.partition(":")[0] not in ALLOWED_CHANGES]

@@ -14,8 +14,7 @@ from resnext.settings import RunSettings
 from resnext.speed.allocator import tune_malloc
 from resnext.train.checkpoint import read_checkpoint, restore_checkpoint
 from resnext.train.distributed import World
-from resnext.train.recipe_type import RecipeT, TrainRecipe
-from resnext.train.state import BatchT, ModelT, TrainState
+from resnext.train.state import BatchT, ModelT, RecipeT, TrainRecipe, TrainState
 
 
 class LabelledImages(Protocol):

@@ -23,8 +23,7 @@ from resnext.model.network import Network
 from resnext.settings import Recipe
 from resnext.train.loss import compute_loss_sum
 from resnext.train.optimizer import set_learning_rate
-from resnext.train.recipe_type import RecipeT
-from resnext.train.state import BatchT, ModelT, TrainState
+from resnext.train.state import BatchT, ModelT, RecipeT, TrainState
 
 STEP_SEED_TAG = 0x57E9  # tag for derive_seed: steps have their own random stream
 

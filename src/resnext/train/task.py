@@ -18,9 +18,8 @@ from resnext.train.checkpoint import read_checkpoint
 from resnext.train.distributed import World
 from resnext.train.ema import Ema
 from resnext.train.logbook import read_log
-from resnext.train.recipe_type import RecipeT
 from resnext.train.setup import broadcast_checkpoint, check_warmup, read_saved_plan, restore_state
-from resnext.train.state import BatchLoader, BatchT, ModelT, RunFacts, TrainState
+from resnext.train.state import BatchLoader, BatchT, ModelT, RecipeT, RunFacts, TrainState
 from resnext.train.step import StepResult
 
 

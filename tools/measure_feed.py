@@ -1,7 +1,7 @@
 """Compare the simulated input pipeline with the real loader, on real images on this machine.
 
     python tools/measure_feed.py imagenet-sample-250.tar --out results/feed-simulation.csv
-    python tools/measure_feed.py imagenet-sample-250.tar --images src/resnext/paper/decoding.json
+    python tools/measure_feed.py imagenet-sample-250.tar --images src/resnext/planning/decoding.json
     python tools/measure_feed.py 'shards/{0000..0003}.tar' --source webdataset
 
 With the paper's augmentation, the processor time of each image is measured alone on one core. Then a TrainLoader with
@@ -154,7 +154,7 @@ def make_sample(dataset: Dataset, times: Sequence[Sequence[float]]) -> ImageSamp
 def write_images(images: ImageSample, path: Path) -> None:
     """Write a sample as JSON."""
     values = {
-        "command": f"{COMMAND} --images src/resnext/paper/decoding.json",
+        "command": f"{COMMAND} --images src/resnext/planning/decoding.json",
         "what": "files of ImageNet; decoding, the paper's augmentation at 224 pixels and handing over",
         "processor": f"one core of {read_cpu_name()}",
         "bytes": images.sizes,

@@ -10,8 +10,7 @@ if TYPE_CHECKING:
     from resnext.model.architecture import Architecture, list_models
     from resnext.model.complexity import Complexity, complexity
     from resnext.model.design import design
-    from resnext.model.forms import convert_form
-    from resnext.model.network import Network, create_model
+    from resnext.model.network import Network, convert_form, create_model
     from resnext.model.plan import tune
     from resnext.weights import load
     from resnext.weights.native import save
@@ -26,7 +25,7 @@ _MODULES = {
     "Complexity": "resnext.model.complexity",
     "complexity": "resnext.model.complexity",
     "design": "resnext.model.design",
-    "convert_form": "resnext.model.forms",
+    "convert_form": "resnext.model.network",
     "load": "resnext.weights",
     "save": "resnext.weights.native",
     "read_t7": "resnext.weights.readers.torch7",

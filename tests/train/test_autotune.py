@@ -101,7 +101,7 @@ def test_the_plan_found_is_one_the_network_takes(monkeypatch: pytest.MonkeyPatch
     plan.apply(model)
 
 
-FAST = TINY.replace('channels_last: "no"', 'channels_last: "yes", fast: "yes", recompute: activations')
+FAST = TINY.replace('channels_last: "no"', 'channels_last: "yes", fast: "yes", activation_checkpointing: activations')
 
 
 @pytest.mark.parametrize("precision", ["bf16", pytest.param("fp16", marks=pytest.mark.slow)])
@@ -150,11 +150,11 @@ def test_a_run_goes_on_bit_for_bit_with_fast_paths_and_a_cold_cache(tmp_path: Pa
 
 
 def test_recomputing_is_another_run_only_in_memory(tmp_path: Path) -> None:
-    """The recipe with ``recompute blocks`` logs the same losses as without, bit for bit."""
+    """The recipe with ``activation_checkpointing blocks`` logs the same losses as without, bit for bit."""
     logs = []
     for level in ("no", "blocks"):
         recipe = tmp_path / f"{level}.yaml"
-        recipe.write_text(TINY.replace("epochs: 3", f'epochs: 1, recompute: "{level}", fast: "no"'))
+        recipe.write_text(TINY.replace("epochs: 3", f'epochs: 1, activation_checkpointing: "{level}", fast: "no"'))
         assert run_resnext("train", recipe, "--run", tmp_path / level).returncode == 0
         logs.append((tmp_path / level / "log.jsonl").read_bytes())
     assert logs[0] == logs[1]

@@ -13,9 +13,9 @@ from PIL import Image
 from resnext.cli import main
 from resnext.errors import RequestError, WorkError
 from resnext.recipe import dump_recipe, read_recipe
-from resnext.run_directory import OWNER_FILE, RunDirectory
+from resnext.run_directory import OWNER_FILE, RunDirectory, read_last_step
 from resnext.train.distributed import World
-from resnext.train.resume import read_last_step, resolve_resume, resolve_resumed_recipe
+from resnext.train.resume import resolve_resume, resolve_resumed_recipe
 from tests.train.test_resume import assert_same_end, kill
 
 SHORT = ["--train.epochs", "2"]

@@ -81,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
     said = f"batch {args.batch}, {args.size}×{args.size}, {args.precision}, NHWC; medians of {args.rounds} rounds"
     save_figure(plot_cardinality(settings, lines, said), folder / "bench-cardinality.png")
     print_speeds(console, list(networks), lines)
-    console.print(f"{path}, {folder / 'bench-cardinality.png'}", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"{path}, {folder / 'bench-cardinality.png'}")
     return 0
 
 

@@ -118,7 +118,7 @@ def _make_loader(dataset: Any, args: argparse.Namespace, *, fast: bool, **augmen
     from resnext.settings import AugmentSettings
 
     view = Preprocessing(image_size=args.size, resize=args.size, mean=MEAN, std=STD, channels=3, exif=False)
-    recipe: dict[str, Any] = {"crop": "paper_imagenet", "flip": 0.5, "jitter": 0.4, "lighting": 0.1} | augment
+    recipe: dict[str, Any] = {"crop": "paper_imagenet", "flip": 0.5, "color_jitter": 0.4, "lighting": 0.1} | augment
     transform = (build_jpeg_transform if fast else build_train_transform)(AugmentSettings(**recipe), view)
     return TrainLoader(dataset, transform, seed=0, batch_size=args.batch, drop_last=True, workers=args.workers)
 
@@ -141,7 +141,7 @@ def _print_differences(args: argparse.Namespace, dataset: Any, console: "Console
     )
     for heading in ("recipe", "largest", "mean", "values that differ"):
         table.add_column(heading, justify="left" if heading == "recipe" else "right")
-    for name, change in (("crop and flip", {"jitter": 0.0, "lighting": 0.0}), ("with jitter and lighting", {})):
+    for name, change in (("crop and flip", {"color_jitter": 0.0, "lighting": 0.0}), ("with jitter and lighting", {})):
         largest = total = differing = count = 0.0
         exact, fast = (_make_loader(dataset, args, fast=fast, **change).batches(0) for fast in (False, True))
         for one, other in zip(exact, fast, strict=True):

@@ -155,7 +155,7 @@ def measure_sweep(
     said += [args.precision, f"NHWC; medians of {args.rounds} rounds"]
     picture = folder / f"bench-growth-{sweep}.png"
     save_figure(plot_growth(heading, ", ".join(said), label, collect_points(rows)), picture)
-    console.print(f"{path}, {picture}", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"{path}, {picture}")
 
 
 def measure_point(point: SweepPoint, args: argparse.Namespace, console: "Console") -> list[dict[str, object]]:
@@ -163,8 +163,8 @@ def measure_point(point: SweepPoint, args: argparse.Namespace, console: "Console
     from resnext.bench.candidates import CandidateSpec, TrainWorkload, measure_candidates
     from resnext.bench.train_step import StepConfig
 
-    ways = [StepConfig(library, args.precision) for library in ("resnext", "plain")]
-    entries = [CandidateSpec(str(way), point.architecture, way) for way in ways]
+    configs = [StepConfig(library, args.precision) for library in ("resnext", "plain")]
+    entries = [CandidateSpec(str(config), point.architecture, config) for config in configs]
     found = measure_candidates(entries, TrainWorkload(point.batch, point.size), args.rounds, console, memory=True)
     title = f"{point.architecture.name}, batch {point.batch} at {point.size}x{point.size}"
     shown = {name: {"peak MiB": values["peak_mib"]} for name, values in found.columns.items()}
@@ -190,19 +190,19 @@ def measure_small(folder: Path, args: argparse.Namespace, console: "Console") ->
     from resnext.bench.train_step import StepConfig
     from resnext.model.architecture import Architecture
 
-    ways = [StepConfig("resnext", p) for p in ("bf16", "fp32")]
-    ways += [StepConfig("plain", p, channels_last=nhwc) for p in ("fp32", "bf16") for nhwc in (False, True)]
+    configs = [StepConfig("resnext", p) for p in ("bf16", "fp32")]
+    configs += [StepConfig("plain", p, channels_last=nhwc) for p in ("fp32", "bf16") for nhwc in (False, True)]
     rows: list[dict[str, object]] = []
     for name, changes in SMALL_NETWORKS:
         a = Architecture.parse(name, num_classes=10, **changes)
-        entries = [CandidateSpec(str(way), a, way) for way in ways]
+        entries = [CandidateSpec(str(config), a, config) for config in configs]
         found = measure_candidates(entries, TrainWorkload(64, 32), 5 * args.rounds, console)
         ours = max(found.timings[:2], key=lambda timing: timing.median)
         print_timings(console, f"{a.name}, batch 64 at 32x32", found.timings, ours.name)
         rows += make_timing_rows(found.timings, ours.name, found.columns)
     path = make_csv_path(folder, SMALL)
     write_rows(path, rows, collect_protocol(args.command))
-    console.print(str(path), highlight=False, markup=False, soft_wrap=True)
+    console.print(str(path))
 
 
 def _is_same_measurement(row: Mapping[str, str], facts: Mapping[str, str]) -> bool:

@@ -1,17 +1,13 @@
 """``resnext bench infer``: inference speed of our engines, compared with other libraries."""
 
 import argparse
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resnext.errors import RequestError, did_you_mean
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from resnext.bench.infer_candidates import InferWorkload
     from resnext.bench.measure import Timing
-    from resnext.model.network import Network
 
 SUMMARY = "Measure inference speed of each engine, compared with other libraries."
 
@@ -70,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     import torch
 
     from resnext.bench.infer_accuracy import measure_accuracy, open_held_out_images
-    from resnext.bench.infer_candidates import InferWorkload
+    from resnext.bench.infer_candidates import InferWorkload, load_network
     from resnext.bench.results import collect_protocol, make_csv_path, make_out_folder, write_rows
     from resnext.deploy.predictor import get_expected_image_size
     from resnext.run_directory import check_run_kind
@@ -83,7 +79,7 @@ def run(args: argparse.Namespace) -> int:
         torch.set_num_threads(args.threads)
     check_precisions(args)
     check_run_kind(args.model, "classification", "resnext bench detect NETWORK, which measures detectors")
-    network, calibration = load_network(args)
+    network, calibration = load_network(args.model, args.precision, args.calibration, args.size)
     held_out = open_held_out_images(args.model)
     size = args.size or get_expected_image_size(network)
     rows: list[dict[str, object]] = []
@@ -95,7 +91,7 @@ def run(args: argparse.Namespace) -> int:
     rows += measure_accuracy(args, network, calibration, console, held_out)
     path = make_csv_path(out, "infer")
     write_rows(path, rows, collect_protocol(args.command))
-    console.print(f"written: {path}", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"written: {path}")
     return 0
 
 
@@ -120,9 +116,9 @@ def measure_workload(case: "InferWorkload", args: argparse.Namespace, console: A
     from resnext.bench.measure import time_interleaved
     from resnext.bench.results import make_timing_rows, print_timings, show_progress
 
-    arms, about = build_candidates(case)
+    candidates, about = build_candidates(case)
     with show_progress(f"batch {case.batch}") as progress:
-        timings = time_interleaved(arms, args.rounds, progress=progress)
+        timings = time_interleaved(candidates, args.rounds, progress=progress)
     peaks = {precision: compute_bound(case, precision) for precision in case.precisions}
     more: dict[str, dict[str, object]] = {}
     for timing in timings:
@@ -131,15 +127,13 @@ def measure_workload(case: "InferWorkload", args: argparse.Namespace, console: A
             {"of the bound": f"{timing.median / peaks[str(precision)]:.0%}"} if precision in peaks else {}
         )
         if args.memory:
-            more[timing.name]["peak MiB"] = round(measure_memory(case, timing.name, args), 1)
+            more[timing.name]["peak MiB"] = round(measure_memory(case, timing.name, args.calibration), 1)
     ours = f"resnext {case.precisions[-1]}"
     name = case.network.architecture.name
     print_timings(console, f"{name}, batch {case.batch}, {case.size}x{case.size}", timings, ours, more)
     print_comparison(timings, about, console)
     for precision, images in peaks.items():
-        console.print(
-            f"upper bound from arithmetic in {precision}: {images:.1f} images/s", highlight=False, style="dim"
-        )
+        console.print(f"upper bound from arithmetic in {precision}: {images:.1f} images/s", style="dim")
     facts = {"model": name, "batch": case.batch, "size": case.size}
     rows = make_timing_rows(timings, ours, {n: {**about[n], **more[n]} for n in more})
     return [facts | row for row in rows]
@@ -152,26 +146,4 @@ def print_comparison(timings: "list[Timing]", about: dict[str, dict[str, object]
     for mine in (timing for timing in timings if timing.name.startswith("resnext ")):
         others = [t for t in timings if not t.name.startswith("resnext ")]
         said = ", ".join(f"{compute_speed_ratio(mine, other)[0]:.2f}x the speed of {other.name}" for other in others)
-        console.print(f"{mine.name} ({about[mine.name]['way']}): {said}", highlight=False, soft_wrap=True)
-
-
-def load_network(args: argparse.Namespace) -> "tuple[Network, Tensor | None]":
-    """Load the network and, for int8, calibration images of the run or folder, else noise (enough to time it)."""
-    import torch
-
-    from resnext import create_model
-    from resnext.deploy.int8 import load_calibration_images
-    from resnext.deploy.predictor import get_expected_image_size
-    from resnext.run_directory import is_run
-    from resnext.weights import load
-    from resnext.weights.hub import is_remote
-
-    path = Path(args.model)
-    known = path.exists() or is_remote(args.model)
-    network = (load(args.model) if known else create_model(args.model, seed=0)).eval()
-    if "int8" not in args.precision:
-        return network, None
-    if args.calibration or (known and is_run(path)):
-        return network, load_calibration_images(network, path if known and is_run(path) else None, args.calibration)
-    a, size = network.architecture, args.size or get_expected_image_size(network)
-    return network, torch.randn(32, a.in_channels, size, size, generator=torch.Generator().manual_seed(0))
+        console.print(f"{mine.name} ({about[mine.name]['way']}): {said}")

@@ -35,10 +35,7 @@ def measure_accuracy(
 
     plain = judged(network)
     wrong = plain.n - plain.correct1
-    console.print(
-        f"{held_out.name}: {wrong} errors on {plain.n:,} images in plain fp32 ({plain.top1_error:.2f} %)",
-        highlight=False,
-    )
+    console.print(f"{held_out.name}: {wrong} errors on {plain.n:,} images in plain fp32 ({plain.top1_error:.2f} %)")
     rows: list[dict[str, object]] = []
     for precision in args.precision:
         images = calibration if precision == "int8" else None
@@ -49,8 +46,6 @@ def measure_accuracy(
         console.print(
             f"  {precision}: {found.n - found.correct1} errors, {lost:+.2f} percentage points, {changed} predictions "
             f"changed ({predictor.engine})",
-            highlight=False,
-            soft_wrap=True,
         )
         rows.append(
             {

@@ -39,8 +39,8 @@ def run(args: argparse.Namespace) -> int:
     path = make_csv_path(make_out_folder(args), "startup")
     read_rows(path)
     with show_progress("starts") as progress:
-        arms = [Candidate(name, partial(_run_python, words), 1) for name, (words, _) in STARTS.items()]
-        timings = time_interleaved(arms, args.rounds, progress=progress)
+        candidates = [Candidate(name, partial(_run_python, words), 1) for name, (words, _) in STARTS.items()]
+        timings = time_interleaved(candidates, args.rounds, progress=progress)
 
     from rich.table import Table
 
@@ -61,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
             console.print(
                 f"{row['start']}: slowest imports: {', '.join(find_costly_imports(STARTS[str(row['start'])][0]))}"
             )
-    console.print(str(path), highlight=False, markup=False, soft_wrap=True)
+    console.print(str(path))
     return 0
 
 

@@ -106,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
     shown = {name: {"peak MiB": values["peak_mib"]} for name, values in found.columns.items()}
     write_rows(path, make_timing_rows(found.timings, entries[0].name, found.columns), collect_protocol(args.command))
     print_timings(console, title, found.timings, entries[0].name, {} if args.without_memory else shown)
-    console.print(f"{path}", highlight=False, markup=False, soft_wrap=True)
+    console.print(str(path))
     return 0
 
 

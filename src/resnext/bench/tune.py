@@ -39,7 +39,7 @@ def run(args: argparse.Namespace) -> int:
     choices, console = TuningCache.load(torch.device("cpu")), make_screen()
     if args.forget:
         choices.clear()
-        console.print(f"deleted: measurements of {choices.machine}", highlight=False, soft_wrap=True)
+        console.print(f"deleted: measurements of {choices.machine}")
     elif args.show:
         _print_choices(choices, console)
     else:
@@ -82,8 +82,8 @@ def _print_plan(plan: "Plan", norms: int, console: "Console") -> None:
     """Print the algorithms of each convolution, and how many norms are fused."""
     for name, ways in plan.convolutions.items():
         said = f"{ways.forward}, {ways.input_gradient}, {ways.weight_gradient}"
-        console.print(f"{name:<24} forward, input gradient, weight gradient: {said}", highlight=False)
-    console.print(f"fused: {len(plan.norms)} of {norms} norms", highlight=False)
+        console.print(f"{name:<24} forward, input gradient, weight gradient: {said}")
+    console.print(f"fused: {len(plan.norms)} of {norms} norms")
 
 
 def _print_choices(choices: "TuningCache", console: "Console") -> None:
@@ -107,7 +107,5 @@ def _print_choices(choices: "TuningCache", console: "Console") -> None:
     if choices.timings:
         console.print(table)
     else:
-        console.print(
-            f"nothing has been measured yet on {choices.machine}", highlight=False, markup=False, soft_wrap=True
-        )
-    console.print(f"stored in {choices.path}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"nothing has been measured yet on {choices.machine}")
+    console.print(f"stored in {choices.path}")

@@ -10,8 +10,10 @@ from resnext.commands.engine_options import (
     choose_device_name,
 )
 from resnext.errors import RequestError
+from resnext.files import check_output_directory
 from resnext.run_directory import CHECKPOINT_NAMES, RunDirectory, check_checkpoint_choice, check_run_kind
-from resnext.settings import SOURCES, RunSettings
+from resnext.settings import RunSettings
+from resnext.sources import SOURCES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -188,7 +190,7 @@ def run_evaluation(args: argparse.Namespace, networks: "EvalNetworks", machine: 
     from resnext.evaluate.evaluator import check_compatible
     from resnext.evaluate.output.console import print_evaluation, print_line, print_published
     from resnext.evaluate.output.report import write_report
-    from resnext.evaluate.output.tables import check_output_directory, write_evaluation
+    from resnext.evaluate.output.tables import FILES, FORMAT, write_evaluation
     from resnext.evaluate.setup import choose_data, choose_directory, describe_evaluation
     from resnext.evaluate.suites import real as reassessed
     from resnext.screen import make_screen
@@ -204,7 +206,7 @@ def run_evaluation(args: argparse.Namespace, networks: "EvalNetworks", machine: 
     data = None if judged.is_run_data else judged.dataset.name
     out = choose_directory(args, networks, data, str(machine.world.device), machine.precision)
     if out is not None:
-        check_output_directory(out)
+        check_output_directory(out, FILES, FORMAT)
     evaluation = evaluate_networks(args, networks, answers, machine)
     if not machine.world.is_main:
         return 0
@@ -212,9 +214,9 @@ def run_evaluation(args: argparse.Namespace, networks: "EvalNetworks", machine: 
     real = None if labels is None else reassessed.score_real(evaluation, labels)
     own = networks.run is not None and out == RunDirectory(networks.run).evaluation
     if out is not None:
-        write_evaluation(evaluation, answers.dataset, networks.preprocessing, out, about, real=real)
-    if networks.run is not None and own:
-        write_report(networks.run)
+        metrics = write_evaluation(evaluation, answers.dataset, networks.preprocessing, out, about, real=real)
+        if networks.run is not None and own:
+            write_report(networks.run, evaluation, metrics)
     print_evaluation(console, evaluation, about, real)
     if len(networks.models) == 1:
         print_published(console, networks.model, args.weights[0], evaluation, about)
@@ -228,7 +230,7 @@ def run_corruptions(args: argparse.Namespace, networks: "EvalNetworks", machine:
     """Evaluate on ImageNet-C, or on images corrupted on the fly: errors, their mean, and the mCE if possible."""
     from resnext.evaluate.corruption_suites import create_corruption_suite, open_imagenet_c
     from resnext.evaluate.output.console import print_corruptions, print_line
-    from resnext.evaluate.output.corruption_tables import check_output_directory, write_corruptions
+    from resnext.evaluate.output.corruption_tables import FILES, FORMAT, write_corruptions
     from resnext.evaluate.setup import choose_directory, describe_evaluation
     from resnext.evaluate.suites.imagenet_c import CorruptionResult
     from resnext.screen import make_screen
@@ -238,7 +240,7 @@ def run_corruptions(args: argparse.Namespace, networks: "EvalNetworks", machine:
     stored = networks.without_crop()
     out = choose_directory(args, networks, suite.name, str(machine.world.device), machine.precision)
     if out is not None:
-        check_output_directory(out)
+        check_output_directory(out, FILES, FORMAT)
     results: list[CorruptionResult] = []
     for (corruption, severity), opened in suite.datasets.items():
         dataset = opened()

@@ -10,7 +10,7 @@ from resnext.data.classes import check_same_classes
 from resnext.data.dataset import Dataset
 from resnext.data.imagenet_classes import resolve_output_synsets
 from resnext.data.preprocessing import Preprocessing
-from resnext.data.sources.registry import SPLIT_OPENERS, open_data, open_split
+from resnext.data.sources.registry import open_data, open_split
 from resnext.errors import RequestError
 from resnext.evaluate.label_mapping import LabelMapping, map_labels
 from resnext.evaluate.output.protocol import build_protocol, compare_protocols, describe_member, read_run_protocol
@@ -20,7 +20,8 @@ from resnext.evaluate.views import Views, resize_preprocessing, without_crop
 from resnext.model.network import Network
 from resnext.recipe import read_recipe
 from resnext.run_directory import RunDirectory, is_run, read_step
-from resnext.settings import SOURCES, DataSettings, Recipe
+from resnext.settings import DataSettings, Recipe
+from resnext.sources import SOURCES
 from resnext.weights import load
 from resnext.weights.hub import is_remote
 
@@ -134,7 +135,7 @@ def choose_data(args: argparse.Namespace, networks: EvalNetworks) -> EvalData:
             source.train if args.split == "train" else source.val, source.split_rule, is_run_data=args.data is None
         )
     settings = DataSettings(source=args.source or "folder", path=args.data, exif=preprocessing.exif)
-    if settings.source not in SPLIT_OPENERS:
+    if not SOURCES[settings.source].open_split:
         source = open_data(settings)
         return EvalData(source.train if args.split == "train" else source.val, source.split_rule, is_run_data=False)
     dataset = open_split(replace(settings, channels=preprocessing.channels), args.split)

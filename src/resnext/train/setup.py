@@ -10,11 +10,11 @@ from resnext.data.classes import check_same_classes
 from resnext.errors import RequestError, escape_unprintable
 from resnext.model.plan import Plan
 from resnext.run_directory import RunDirectory
-from resnext.settings import RunSettings
+from resnext.settings import RecipeBase, RunSettings
 from resnext.speed.allocator import tune_malloc
 from resnext.train.checkpoint import read_checkpoint, restore_checkpoint
 from resnext.train.distributed import World
-from resnext.train.state import BatchT, ModelT, RecipeT, TrainRecipe, TrainState
+from resnext.train.state import BatchT, ModelT, RecipeT, TrainState
 
 
 class LabelledImages(Protocol):
@@ -65,7 +65,7 @@ def restore_state(state: TrainState[RecipeT, ModelT, BatchT], files: dict[str, b
     state.position, state.sums, state.facts = saved.position, saved.sums, saved.facts
 
 
-def check_warmup(recipe: TrainRecipe, steps_per_epoch: int) -> None:
+def check_warmup(recipe: RecipeBase, steps_per_epoch: int) -> None:
     """Raise RequestError if the warm-up is as long as the whole run."""
     total, warmup = recipe.train.total_steps(steps_per_epoch), recipe.schedule.warmup_epochs * steps_per_epoch
     if warmup >= total:

@@ -8,31 +8,11 @@ import torch
 from torch import nn
 
 from resnext.run_directory import RunDirectory
-from resnext.settings import InitSettings, OptimizerSettings, RunSettings, ScheduleSettings
+from resnext.settings import RecipeBase
 from resnext.train.distributed import World
 from resnext.train.ema import Ema
 from resnext.train.interrupts import Interrupts
 from resnext.train.lock import RunLock
-
-
-class TrainRecipe(Protocol):
-    """The settings that every kind of training has."""
-
-    @property
-    def train(self) -> RunSettings:
-        """The training run."""
-
-    @property
-    def init(self) -> InitSettings:
-        """Initial weights, and which of them stay frozen."""
-
-    @property
-    def optimizer(self) -> OptimizerSettings:
-        """The optimizer."""
-
-    @property
-    def schedule(self) -> ScheduleSettings:
-        """The learning rate schedule."""
 
 
 class TrainBatch(Protocol):
@@ -47,7 +27,7 @@ class TrainBatch(Protocol):
         """Error messages of the images that were skipped."""
 
 
-RecipeT = TypeVar("RecipeT", bound=TrainRecipe)
+RecipeT = TypeVar("RecipeT", bound=RecipeBase)
 ModelT = TypeVar("ModelT", bound=nn.Module)
 BatchT = TypeVar("BatchT", bound=TrainBatch)
 BatchT_co = TypeVar("BatchT_co", covariant=True)

@@ -186,7 +186,7 @@ def test_sigterm_says_how_to_go_on(whole: tuple[Path, Path], tmp_path: Path) -> 
     [
         pytest.param({"train__ema_decay": 0.5, "data__max_val_images": 3}, marks=pytest.mark.slow, id="fp32"),
         pytest.param(
-            {"train__precision": "bf16", "train__epochs": 1, "train__fast": False, "train__channels_last": False},
+            {"train__precision": "bf16", "train__epochs": 1, "train__fast": "no", "train__channels_last": "no"},
             id="bf16 in the plain layout",
         ),
     ],

@@ -22,7 +22,7 @@ from resnext.detect.model.faster_rcnn import OBJECT_CLASSES, FasterRcnn
 from resnext.detect.model.fuse import fuse_detector
 from resnext.detect.settings import DetectRecipe
 from resnext.detect.train.initial_weights import build_initial_detector, restore_detector
-from resnext.detect.train.outputs import evaluate_held_out, format_percent, write_final_evaluation, write_samples
+from resnext.detect.train.outputs import evaluate_held_out, write_final_evaluation, write_samples
 from resnext.detect.train.step import compute_gradients
 from resnext.detect.weights import serialize_detector
 from resnext.errors import RequestError
@@ -30,6 +30,7 @@ from resnext.model.frozen_norm import check_frozen_norms
 from resnext.model.plan import Plan, fuse_all
 from resnext.run_directory import RunDirectory
 from resnext.speed import kernels
+from resnext.text import format_share
 from resnext.train.distributed import World
 from resnext.train.finetune import (
     count_trainable_and_frozen,
@@ -117,9 +118,9 @@ class Detection(Task[DetectRecipe, FasterRcnn, DetectBatch]):
         freeze_detector(model, recipe)
         set_training_mode(model.to(world.device))
         plan = plan_fused_norms(model, recipe, world) if saved_plan is None else saved_plan
-        if recipe.train.channels_last:
+        if recipe.train.channels_last == "yes":
             model = model.to(memory_format=torch.channels_last)
-        if recipe.train.fast:
+        if recipe.train.fast == "yes":
             fuse_detector(model, plan)
         else:
             check_frozen_norms(model)
@@ -187,7 +188,7 @@ class Detection(Task[DetectRecipe, FasterRcnn, DetectBatch]):
         """Yield parts of the line printed after an epoch."""
         yield f"train loss {row['train_loss']:.4f}"
         if any(row[name] is not None for name in EVALUATED):
-            yield f"AP {format_percent(row['ap'])} AP50 {format_percent(row['ap50'])} AR {format_percent(row['ar100'])}"
+            yield f"AP {format_share(row['ap'])} AP50 {format_share(row['ap50'])} AR {format_share(row['ar100'])}"
 
     def serialize_model(self, model: FasterRcnn, provenance: dict[str, Any]) -> bytes:
         """Return the bytes of a weights file."""
@@ -219,5 +220,5 @@ def freeze_detector(model: FasterRcnn, recipe: DetectRecipe) -> None:
 
 def plan_fused_norms(model: FasterRcnn, recipe: DetectRecipe, world: World) -> Plan:
     """Plan fused kernels for the norms that train, where they are available."""
-    usable = recipe.train.fast and world.device.type == "cpu" and recipe.train.channels_last
+    usable = recipe.train.fast == recipe.train.channels_last == "yes" and world.device.type == "cpu"
     return fuse_all(model, Plan()) if usable and kernels.is_fast_enabled() and kernels.load() else Plan()

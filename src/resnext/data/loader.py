@@ -6,7 +6,7 @@ The order of an epoch is a function of (seed, epoch); the augmentation of an ima
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from resnext.detect.evaluate.coco_eval import DetectionEvaluation
     from resnext.detect.model.faster_rcnn import FasterRcnn
     from resnext.detect.predict import DetectPrediction
+    from resnext.train.distributed import World
 
 MAX_DETECTIONS_HINT = "--max-detections N allows more"
 SUMMARY = "Train an object detector (Faster R-CNN), evaluate it by COCO's metrics, or detect objects in images."
@@ -240,7 +241,7 @@ def _evaluate_file(
 
 
 def _evaluate_model(
-    args: argparse.Namespace, dataset: "DetectionDataset", recipe: DetectRecipe | None, world: Any
+    args: argparse.Namespace, dataset: "DetectionDataset", recipe: DetectRecipe | None, world: "World"
 ) -> tuple["DetectionEvaluation | None", dict[str, Any]]:
     from resnext.data.loader import default_file_workers
     from resnext.detect.evaluate.class_matching import match_classes
@@ -259,7 +260,7 @@ def _evaluate_model(
     if model.settings.detections < (args.max_detections or 0):
         model.set_max_detections(args.max_detections)
     note = match_classes(model, dataset).note
-    if world.leads:
+    if world.is_main:
         _warn(note and f"{dataset.name}: {note}")
         _warn(describe_images_over_limit(dataset, most, model.settings.detections, MAX_DETECTIONS_HINT))
     run = None if recipe is None else RunDirectory(Path(args.weights))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from resnext.data.preprocessing import Preprocessing, normalize
 from resnext.errors import RequestError
-from resnext.evaluate.classifier import HasModes
+from resnext.evaluate.classifier import Classifier
 from resnext.evaluate.views import Transform, Views, average_logits
 from resnext.model.network import Network
 
@@ -19,7 +19,7 @@ from resnext.model.network import Network
 class EnsembleMember:
     """A network, on its device, with its preprocessing."""
 
-    model: nn.Module
+    model: Classifier
     preprocessing: Preprocessing
 
 
@@ -90,10 +90,10 @@ class Ensemble:
 
 
 @contextmanager
-def eval_mode(*models: HasModes) -> Iterator[None]:
+def eval_mode(*models: object) -> Iterator[None]:
     """Set evaluation mode; restore the mode of every module afterwards, also of frozen ones."""
     with ExitStack() as stack:
-        for model in models:
+        for model in (model for model in models if isinstance(model, nn.Module)):
             stack.callback(_restore_modes, [(module, module.training) for module in model.modules()])
             model.eval()
         yield

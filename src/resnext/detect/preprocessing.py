@@ -60,10 +60,10 @@ class DetectPreprocessing(StoredPreprocessing):
     def apply(self, image: Image.Image, min_size: int | None = None) -> Tensor:
         """Resize an RGB image to [3, H, W]: uint8, or float32 from 0 to 1 where ``resize`` is torchvision."""
         width, height = self.compute_size(*image.size, min_size)
-        tensor = F.pil_to_tensor(image)
+        tensor: Tensor = F.pil_to_tensor(image)
         if self.resize == "torchvision":
             scaled = tensor.float().div_(255)[None]
             return torch.nn.functional.interpolate(scaled, (height, width), mode="bilinear", align_corners=False)[0]
-        if (height, width) == tuple(tensor.shape[1:]):
-            return tensor
-        return F.resize(tensor, [height, width], F.InterpolationMode.BILINEAR, antialias=True)
+        if (height, width) != tuple(tensor.shape[1:]):
+            tensor = F.resize(tensor, [height, width], F.InterpolationMode.BILINEAR, antialias=True)
+        return tensor

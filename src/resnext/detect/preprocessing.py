@@ -63,7 +63,7 @@ class DetectPreprocessing(StoredPreprocessing):
         tensor: Tensor = F.pil_to_tensor(image)
         if self.resize == "torchvision":
             scaled = tensor.float().div_(255)[None]
-            return torch.nn.functional.interpolate(scaled, (height, width), mode="bilinear", align_corners=False)[0]
-        if (height, width) != tuple(tensor.shape[1:]):
+            tensor = torch.nn.functional.interpolate(scaled, (height, width), mode="bilinear", align_corners=False)[0]
+        elif (height, width) != tuple(tensor.shape[1:]):
             tensor = F.resize(tensor, [height, width], F.InterpolationMode.BILINEAR, antialias=True)
         return tensor

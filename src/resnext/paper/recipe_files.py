@@ -73,7 +73,7 @@ def cost_line(entry: WrittenRecipe) -> str:
     if isinstance(entry, DetectorRecipe):
         from resnext.planning.detector_cost import describe_detector_cost
 
-        return describe_detector_cost(entry)
+        return describe_detector_cost(entry.recipe(), entry.classes)
     assert isinstance(entry, PaperRecipe)
     cost = cost_of(entry)
     size = entry.recipe().augment.size or entry.recipe().data.image_size or 32

@@ -91,6 +91,6 @@ def announce(console: "Console", table: Table, row: Row, plan: PlannedRun) -> No
 
 def start_run(plan: PlannedRun) -> None:
     """Train to the end, as ``resnext train`` does."""
-    from resnext.train.loop import train
+    from resnext.train.classification import train_classifier
 
-    train(plan.recipe, plan.run, resume=None)
+    train_classifier(plan.recipe, plan.run, resume=None)

@@ -10,10 +10,9 @@ from torch import Tensor, nn
 from resnext.detect.model.faster_rcnn import SIZE_DIVISOR, FasterRcnn
 from resnext.detect.model.layouts import C4_ROI_SIZE, ROI_SIZE, LastStageHead
 from resnext.detect.preprocessing import DetectPreprocessing
-from resnext.detect.settings import DetectorSettings
+from resnext.detect.settings import DetectorSettings, DetectRecipe
 from resnext.model.architecture import Architecture
 from resnext.model.network import Network
-from resnext.paper.recipe_entry import DetectorRecipe
 
 ASPECT_RATIO = (4, 3)  # width to height of most COCO images
 TRAINING_FACTOR = 3  # multiply-adds of a training step over those of a forward pass, if nothing is frozen
@@ -50,11 +49,10 @@ def count_detector_cost(
     return DetectorCost(height, width, network, rpn, settings.roi_batch * (head + predictor), parameters)
 
 
-def describe_detector_cost(entry: DetectorRecipe) -> str:
+def describe_detector_cost(recipe: DetectRecipe, classes: int) -> str:
     """Describe the cost in a sentence: for an image of COCO's usual shape, and for the whole run."""
-    recipe = entry.recipe()
     height, width = recipe.data.min_size, round(recipe.data.min_size * ASPECT_RATIO[0] / ASPECT_RATIO[1])
-    cost = count_detector_cost(recipe.model.architecture(0, 3), recipe.detector, height, width, entry.classes)
+    cost = count_detector_cost(recipe.model.architecture(0, 3), recipe.detector, height, width, classes)
     learn, steps, batch = recipe.train.stage, recipe.train.steps or 0, recipe.train.batch_size
     parts = {"the network": cost.network}
     if learn != "fast_rcnn":

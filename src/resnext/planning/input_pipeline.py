@@ -10,7 +10,7 @@ import json
 import math
 import re
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
@@ -120,7 +120,7 @@ def parse_bandwidth(text: str) -> float:
     value = float(match["number"]) if match else 0.0
     if not match or not 0 < value < math.inf:
         raise RequestError(f"{text!r} is not a bandwidth; write 2GB/s, 500MiB/s or 10Gbit/s")
-    base = 1024 if match["binary"] else 1000
+    base = 1024.0 if match["binary"] else 1000.0
     return value * base ** PREFIXES[match["prefix"]] / (1 if match["unit"] == "B" else 8)
 
 
@@ -176,13 +176,6 @@ def find_requirements(
     return Requirements(cores, best.workers, bytes_needed * percent / 100, readers, simulate(best, images, seed=seed))
 
 
-def simulate_core_counts(
-    pipeline: Pipeline, images: ImageSample, cores: Sequence[int], *, seed: int = 0
-) -> list[SimulationResult]:
-    """Simulate the pipeline with each number of cores."""
-    return [simulate(replace(pipeline, cores=c), images, seed=seed) for c in cores]
-
-
 def set_cores(pipeline: Pipeline, images: ImageSample, cores: int) -> Pipeline:
     """Set the number of cores, with enough workers to keep them busy while others read or wait."""
     reads = 1.0 if pipeline.read_bytes is None else images.mean_bytes / pipeline.read_bytes
@@ -190,13 +183,6 @@ def set_cores(pipeline: Pipeline, images: ImageSample, cores: int) -> Pipeline:
     return replace(
         pipeline, cores=cores, workers=math.ceil(WORKERS_PER_CORE * cores * (1 + waiting) / pipeline.devices)
     )
-
-
-def compute_shard_imbalance(shards: int, readers: int) -> float:
-    """Compute the share of an epoch that readers of whole shards wait for the slowest reader at its end."""
-    assert shards >= 1
-    assert readers >= 1
-    return 1 - shards / (readers * -(-shards // readers))
 
 
 def find_even_shard_count(readers: int, idle: float = MAX_IDLE) -> int:

@@ -10,7 +10,8 @@ from resnext.detect.data.dataset import DetectionDataset
 from resnext.detect.evaluate import plots
 from resnext.detect.evaluate.coco_eval import STATS, DetectionEvaluation
 from resnext.detect.evaluate.coco_results import write_coco_results
-from resnext.evaluate.output.tables import check_output_directory, write_csv, write_metrics
+from resnext.evaluate.output.tables import write_csv, write_metrics
+from resnext.files import check_output_directory
 from resnext.plotting import save_figure
 
 FORMAT = "resnext-detection-evaluation"

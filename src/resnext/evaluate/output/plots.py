@@ -83,8 +83,8 @@ def _shade_confusion(counts: np.ndarray) -> np.ndarray:
             np.maximum.reduceat(np.maximum.reduceat(m, starts, axis=0), starts, axis=1) for m in (hits, mistakes)
         )
     blue, red = (np.array([int(hue[i : i + 2], 16) / 255 for i in (1, 3, 5)]) for hue in (BLUE, RED))
-    shades: np.ndarray = 1 - hits[..., None] * (1 - blue) - (1 - hits[..., None]) * mistakes[..., None] * (1 - red)
-    return shades
+    colors: np.ndarray = 1 - hits[..., None] * (1 - blue) - (1 - hits[..., None]) * mistakes[..., None] * (1 - red)
+    return colors
 
 
 def _name_ticks(axes: "Axes", names: list[str], size: float) -> None:

@@ -11,14 +11,13 @@ import numpy as np
 from resnext.data.dataset import Dataset
 from resnext.data.preprocessing import Preprocessing
 from resnext.environment import describe_environment as this_environment
-from resnext.errors import RequestError, WorkError
+from resnext.errors import WorkError
 from resnext.evaluate.calibration import BINS, Calibration, compute_calibration
 from resnext.evaluate.evaluator import Evaluation
 from resnext.evaluate.metrics import compute_class_scores, compute_mean_class_error
 from resnext.evaluate.output import plots
-from resnext.evaluate.output.protocol import read_result
 from resnext.evaluate.suites.real import RealScore
-from resnext.files import atomic_write, check_folder
+from resnext.files import atomic_write, check_output_directory
 from resnext.plotting import save_figure
 
 FORMAT = "resnext-evaluation"
@@ -41,10 +40,10 @@ def write_evaluation(
 
     ``protocol`` is what ``build_protocol`` returns; ``environment`` defaults to that of this process; ``real`` adds the
     error on ReaL labels. Replaces an earlier evaluation there. Raises RequestError if ``directory`` cannot be used (see
-    ``check_output_directory``), WorkError if writing fails.
+    ``check_output_directory`` of ``files.py``), WorkError if writing fails.
     """
     directory = Path(directory)
-    check_output_directory(directory)
+    check_output_directory(directory, FILES, FORMAT)
     reliability = measure_calibration(evaluation)
     numbers = collect_metrics(evaluation, reliability) | ({} if real is None else {"real": real.to_dict()})
     metrics = write_metrics(directory, numbers, protocol, environment)
@@ -66,21 +65,6 @@ def write_metrics(
     metrics = numbers | {"protocol": protocol, "environment": environment}
     write_json(directory / "metrics.json", metrics)
     return metrics
-
-
-def check_output_directory(directory: Path, files: Sequence[str] = FILES, kind: str = FORMAT) -> None:
-    """Create ``directory``; raises RequestError if that fails or it holds such ``files`` of another origin.
-
-    The first of ``files`` is the JSON file that names the format ``kind``.
-    """
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        check_folder(directory)
-        there = [name for name in files if (directory / name).exists()]
-        if there and read_result(directory / files[0], kind) is None:
-            raise RequestError(f"{directory} contains {there[0]}, which resnext did not write; choose another --out")
-    except OSError as error:
-        raise RequestError(f"{directory} cannot be written: {error.strerror or error}") from None
 
 
 def measure_calibration(evaluation: Evaluation) -> Calibration:

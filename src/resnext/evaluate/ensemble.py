@@ -78,7 +78,7 @@ class Ensemble:
     def _compute_view_logits(self, member: EnsembleMember, inputs: Tensor, count: int) -> Tensor:
         """Compute the logits float64 [B, n, K] of the n views of each of ``count`` images."""
         if self.views.kind != "dense":
-            logits = member.model(inputs)
+            logits: Tensor = member.model(inputs)
         else:
             assert isinstance(member.model, Network)
             window = -(

@@ -119,7 +119,7 @@ def test_colours_are_those_of_jitter_and_lighting(decoder: TurboJpegDecoder, ord
     box = (5, 9, 70, 61)
     assert decoder.decode_crop(file, CropSpec(box, True, False, steps, shift.tolist()), out)
     plain = torch.from_numpy(ours(decoder, file, CropSpec(box, True), 37)).float() / 255
-    expected = Lighting(1).transform(ColorJitter(1).transform(plain, {"steps": steps}), {"shift": shift})
+    expected = Lighting(1).apply(ColorJitter(1).apply(plain, steps), shift)
     assert torch.allclose(out, expected, atol=2e-6)
 
 

@@ -202,13 +202,14 @@ def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
 DIGEST = """
 import hashlib, torch
 from resnext.data.decode.turbojpeg import CropSpec, load_decoder
-from tests.data.jpeg_files import jpeg_of, scene
-file, digest = jpeg_of(scene(203, 187)), hashlib.sha256()
+from tests.data.jpeg_files import encode_jpeg, make_scene
+file, digest = encode_jpeg(make_scene(203, 187)), hashlib.sha256()
 for dtype in (torch.uint8, torch.float32):
     for size in (33, 64, 224):
         for box in ((0, 0, 203, 187), (50, 3, 60, 180)):
             out = torch.empty(3, size, size, dtype=dtype)
-            assert load_decoder().image(file, CropSpec(box, True, True, (("contrast", 1.2), ("saturation", 0.7))), out)
+            spec = CropSpec(box, True, True, (("contrast", 1.2), ("saturation", 0.7)))
+            assert load_decoder().decode_crop(file, spec, out)
             digest.update(out.numpy().tobytes())
 print(digest.hexdigest())
 """

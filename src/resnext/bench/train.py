@@ -69,7 +69,7 @@ def run(options: Options) -> int:
     path = make_csv_path(make_out_folder(options.out), "train")
     read_rows(path)
     if options.isa and not _is_isa_capped(options.isa):
-        return _run_with_isa_cap(options)
+        return _run_with_isa_cap(options, options.isa)
 
     from resnext.bench.candidates import TrainWorkload, list_candidates, measure_candidates
     from resnext.screen import make_screen
@@ -101,10 +101,10 @@ def _is_isa_capped(isa: str) -> bool:
     return all(os.environ.get(name) == value for name, value in ISA_CAPS[isa].items())
 
 
-def _run_with_isa_cap(options: Options) -> int:
+def _run_with_isa_cap(options: Options, isa: str) -> int:
     """Run the same command in a fresh process: the libraries read the limits only when they are loaded."""
     words = shlex.split(options.command)[1:]
     out = ["--out", options.out] if options.out else []
     paths = os.pathsep.join(path or "." for path in sys.path)
-    variables = os.environ | ISA_CAPS[options.isa] | {"PYTHONPATH": paths}
+    variables = os.environ | ISA_CAPS[isa] | {"PYTHONPATH": paths}
     return subprocess.run([sys.executable, "-m", "resnext", *words, *out], env=variables, check=False).returncode

@@ -89,6 +89,7 @@ def test_the_python_examples_run(tmp_path: Path) -> None:
 def test_the_python_examples_pass_a_strict_type_check(tmp_path: Path) -> None:
     source = Path(resnext.__file__).parents[1]
     command = [sys.executable, "-m", "mypy", "--strict", "--config-file=", "--follow-imports=silent"]
+    command += ["--untyped-calls-exclude=torch"]  # PyTorch declares no types for Tensor.backward
     command += ["--cache-dir", str(ROOT / ".mypy_cache" / "examples"), str(write_python_examples(tmp_path))]
     variables = os.environ | {"MYPYPATH": str(source)}
     done = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True, check=False)

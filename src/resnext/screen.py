@@ -54,11 +54,6 @@ def make_screen(*, stderr: bool = False) -> Screen:
     return Screen(stderr=stderr)
 
 
-def format_number(value: float) -> str:
-    """Format with three digits, but whole numbers in full: 0.0241, 3.35, 1,051."""
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-
-
 def _to_text(said: RenderableType) -> RenderableType:
     return Text(said) if isinstance(said, str) else said
 

@@ -1,6 +1,5 @@
 """``resnext bench detect`` at toy size: both libraries compute the same, and each candidate is one row."""
 
-import csv
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ from resnext.bench.detect_step import (
     list_configs,
     measure_distances,
 )
+from resnext.bench.results import read_rows
 from resnext.bench.train_step import StepConfig
 from resnext.cli import main
 from resnext.detect.settings import DetectorSettings
@@ -66,8 +66,7 @@ def test_a_bench_prints_and_writes_each_arm_of_both_kinds_of_work(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([*TOY, "--out", str(tmp_path)]) == 0
-    with (tmp_path / "bench-detect.csv").open() as file:
-        rows = list(csv.DictReader(file))
+    rows = read_rows(tmp_path / "bench-detect.csv")
     arms = ["resnext bf16 NHWC", "resnext fp32 NHWC", "torchvision fp32 NCHW", "torchvision bf16 NHWC"]
     assert [row["arm"] for row in rows] == [*arms, *arms]
     assert [row["work"] for row in rows] == ["train"] * 4 + ["predict"] * 4

@@ -1,6 +1,5 @@
 """``resnext bench train`` at toy size: equal candidates, one CSV, and one sentence for a wrong request."""
 
-import csv
 import subprocess
 from pathlib import Path
 
@@ -8,11 +7,12 @@ import pytest
 import torch
 from torch import nn
 
-from resnext.bench import peers, train_step
+from resnext.bench import peers
 from resnext.bench.check_outputs import TOLERANCES, check_distances, compute_outputs, measure_distances
 from resnext.bench.peers import build_network, choose_peers
+from resnext.bench.results import read_rows
 from resnext.bench.train import ISA_CAPS
-from resnext.bench.train_step import StepConfig, TrainStep, make_memory_arguments
+from resnext.bench.train_step import StepConfig, TrainStep, rebuild_step
 from resnext.cli import main
 from resnext.errors import RequestError, WorkError
 from resnext.model.architecture import Architecture
@@ -23,17 +23,12 @@ RESNEXT = Architecture.parse("resnext50_4x8d", num_classes=5)
 TOY = ("bench", "train", "resnext11_2x4d", "--batch", "4", "--size", "32", "--rounds", "3")
 
 
-def rows_of(folder: Path, what: str = "train") -> list[dict[str, str]]:
-    with (folder / f"bench-{what}.csv").open() as file:
-        return list(csv.DictReader(file))
-
-
 def test_a_bench_of_a_tiny_network_prints_and_writes_each_arm(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([*TOY, "--without-memory", "--out", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
-    rows = rows_of(tmp_path)
+    rows = read_rows(tmp_path / "bench-train.csv")
     assert [row["arm"] for row in rows] == ["resnext bf16 NHWC", "plain fp32 NCHW", "plain bf16 NHWC"]
     assert all(row["arm"] in printed and row["rounds"] == "3" for row in rows)
     assert {row["command"] for row in rows} == {f"resnext {' '.join(TOY)} --without-memory"}
@@ -44,7 +39,7 @@ def test_a_bench_of_a_tiny_network_prints_and_writes_each_arm(
 @pytest.mark.slow
 def test_peaks_are_those_of_a_fresh_process_and_fp32_needs_more(tmp_path: Path) -> None:
     assert main([*TOY[:4], "8", *TOY[5:-1], "1", "--out", str(tmp_path)]) == 0
-    ours, default, best = (int(row["peak_mib"]) for row in rows_of(tmp_path))
+    ours, default, best = (int(row["peak_mib"]) for row in read_rows(tmp_path / "bench-train.csv"))
     assert default > best > 0
     assert ours > 0
 
@@ -119,8 +114,7 @@ def test_a_step_is_torch_s_sgd_with_momentum() -> None:
 
 
 def test_the_work_of_a_fresh_process_is_the_same_step() -> None:
-    arguments = make_memory_arguments(SMALL, StepConfig("plain", "fp32"), 4, 16, Plan())
-    work = train_step.rebuild_step(*arguments)
+    work = rebuild_step(SMALL.to_dict(), {"library": "plain", "precision": "fp32"}, 4, 16, Plan().to_dict())
     work()
     work()
 
@@ -174,6 +168,6 @@ def test_isa_hands_the_caps_to_a_process_of_its_own(isa: str, tmp_path: Path, mo
 @pytest.mark.parametrize("isa", ISA_CAPS)
 def test_isa_runs_the_same_command_in_a_capped_process(isa: str, tmp_path: Path) -> None:
     assert main([*TOY, "--without-memory", "--precision", "fp32", "--isa", isa, "--out", str(tmp_path)]) == 0
-    rows = rows_of(tmp_path)
+    rows = read_rows(tmp_path / "bench-train.csv")
     assert all(f"RESNEXT_ISA={isa}" in row["variables"].split() for row in rows)
     assert all("ONEDNN_MAX_CPU_ISA" in row["variables"] and f"--isa {isa}" in row["command"] for row in rows)

@@ -22,12 +22,11 @@ from resnext.paper.toy import toy
 from resnext.recipe import read_recipe
 from resnext.run_directory import RunDirectory
 from resnext.settings import Recipe
-from resnext.train.classification import train_classifier
+from resnext.train.classification import Classification, State, train_classifier
 from resnext.train.distributed import init_distributed
 from resnext.train.loop import learning_rate_at
 from resnext.train.schedule import compute_learning_rate
-from resnext.train.session import Session, build_session, count_micro_batches
-from resnext.train.step import train_step
+from resnext.train.step import count_micro_batches
 
 FOLDER = Path(__file__).parents[2] / "recipes"
 EVERY = list(recipes().values())
@@ -197,21 +196,23 @@ def test_two_steps_of_every_recipe_run_at_toy_size(entry: PaperRecipe, tmp_path:
     assert (small.optimizer.name, small.train.loss, small.schedule.name) == (
         full.optimizer.name, full.train.loss, full.schedule.name,
     )  # fmt: skip
-    session = begun(entry, toy(full, tmp_path, {}), tmp_path / "run")
-    batches = session.loader.batches(0)
-    before = [p.detach().clone() for p in session.model.parameters()]
-    losses = [train_step(session, next(batches), learning_rate_at(session, session.position.step)) for _ in range(2)]
-    assert session.position.step == 2
+    task, state = begun(entry, toy(full, tmp_path, {}), tmp_path / "run")
+    batches = state.loader.batches(0)
+    before = [p.detach().clone() for p in state.model.parameters()]
+    losses = [task.step(state, next(batches), learning_rate_at(state, state.position.step)).loss for _ in range(2)]
+    assert state.position.step == 2
     assert all(math.isfinite(loss) for loss in losses)
-    moved = [not torch.equal(a, b) for a, b in zip(before, session.model.parameters(), strict=True)]
+    moved = [not torch.equal(a, b) for a, b in zip(before, state.model.parameters(), strict=True)]
     assert all(moved) if entry.name.startswith("imagenet") else any(moved)
 
 
-def begun(entry: PaperRecipe, overrides: dict[str, object], path: Path) -> Session:
+def begun(entry: PaperRecipe, overrides: dict[str, object], path: Path) -> tuple[Classification, State]:
     run = RunDirectory(path)
     run.path.mkdir()
+    recipe = entry.recipe(overrides)
+    task = Classification(recipe)
     with init_distributed("cpu") as world:
-        return build_session(entry.recipe(overrides), run, world, False, Console(file=io.StringIO()))
+        return task, task.build(recipe, run, world, False, Console(file=io.StringIO()))
 
 
 @pytest.mark.slow

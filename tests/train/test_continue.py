@@ -3,12 +3,14 @@
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
 from resnext.cli import main
 from resnext.errors import RequestError, WorkError
@@ -26,8 +28,8 @@ class Two(World):
 
     other = -1
 
-    def all_reduce_sum(self, values: list[float]) -> list[float]:
-        return [values[0], float(self.other)]
+    def all_reduce_sum(self, values: Sequence[float | Tensor]) -> list[float]:
+        return [float(values[0]), float(self.other)]
 
     def broadcast_bytes(self, data: bytes) -> bytes:
         return data

@@ -18,15 +18,14 @@ from resnext.errors import RequestError, WorkError
 from resnext.recipe import read_recipe
 from resnext.run_directory import OWNER_FILE, RunDirectory, create_run
 from resnext.train import loop
-from resnext.train.checkpoint import Position
-from resnext.train.classification import train_classifier
+from resnext.train.classification import Classification, State, train_classifier
 from resnext.train.distributed import World
 from resnext.train.logbook import METRICS_COLUMNS, read_log
 from resnext.train.loop import EpochResult
-from resnext.train.session import Session
-from resnext.train.step import train_step
-from resnext.train.task import CLASSIFICATION
+from resnext.train.state import EpochSums
+from resnext.train.step import StepResult
 from resnext.weights import load
+from tests.train.cut_off import cut_off_before
 from tests.train.test_resume import assert_same_end
 
 FILES = (
@@ -187,7 +186,7 @@ def test_a_signal_ends_what_can_be_repeated_at_once_and_the_run_goes_on_to_the_s
 
     recipe, run = read_recipe(tiny_recipe, {"train.epochs": 1}), RunDirectory(tmp_path / "run")
     with monkeypatch.context() as patch, pytest.raises(WorkError, match=f"stopped by SIGTERM {says}"):
-        patch.setattr(CLASSIFICATION, work, interrupted)
+        patch.setattr(Classification, work, interrupted)
         train_classifier(recipe, run, resume=None, console=QUIET)
     assert run.path.exists() == (work in ("evaluate", "on_finish"))
     train_classifier(recipe, run, resume=None, console=QUIET)
@@ -200,12 +199,14 @@ def test_a_signal_ends_what_can_be_repeated_at_once_and_the_run_goes_on_to_the_s
 def test_a_run_that_another_host_took_over_writes_nothing_more(
     tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def taken(session: Session, *arguments: Any) -> float:
-        (session.run.path / OWNER_FILE).write_text('{"token": "y", "host": "node8", "pid": 1, "since": "now"}')
-        return train_step(session, *arguments)
+    take_step = Classification.step
+
+    def taken(task: Classification, state: State, *arguments: Any) -> StepResult:
+        (state.run.path / OWNER_FILE).write_text('{"token": "y", "host": "node8", "pid": 1, "since": "now"}')
+        return take_step(task, state, *arguments)
 
     run = create_run(tmp_path / "run")
-    monkeypatch.setattr(CLASSIFICATION, "step", taken)
+    monkeypatch.setattr(Classification, "step", taken)
     with pytest.raises(WorkError, match=r"process 1 on node8, .* has taken over"):
         train_classifier(read_recipe(tiny_recipe), run, console=QUIET)
     assert run.state("last")["position"]["step"] == 0
@@ -264,8 +265,8 @@ def test_data_that_changed_under_a_run_is_refused(tiny_recipe: Path, tmp_path: P
 def test_mixed_images_have_no_training_error(tiny_recipe: Path) -> None:
     for mixup, cutmix, error in ((0, 0, 50.0), (0.2, 0, None), (0, 1.0, None)):
         recipe = read_recipe(tiny_recipe, {"augment.mixup": mixup, "augment.cutmix": cutmix})
-        session = SimpleNamespace(position=Position(loss_sum=6.0, wrong=2, images=4), recipe=recipe)
-        assert CLASSIFICATION.train_metrics(session) == {"train_loss": 1.5, "train_error": error}
+        state = SimpleNamespace(sums=EpochSums(loss=6.0, wrong=2, images=4), recipe=recipe)
+        assert Classification(recipe).train_metrics(state) == {"train_loss": 1.5, "train_error": error}
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
@@ -285,14 +286,6 @@ def test_as_many_images_of_other_names_or_labels_are_not_the_same_data(
     first.rename(first.with_name("z.png"))
     with pytest.raises(RequestError, match="the data now has 12, some with other names or labels"):
         train_classifier(recipe, run, resume=True, console=QUIET)
-
-
-def test_a_run_of_a_version_that_did_not_note_the_names_goes_on(tiny_recipe: Path, tmp_path: Path) -> None:
-    run = run_tiny(tiny_recipe, tmp_path / "run", train__epochs=1)
-    state = json.loads((run.checkpoint("last") / "state.json").read_text())
-    del state["position"]["facts"]["train_listing"], state["position"]["facts"]["val_listing"]
-    (run.checkpoint("last") / "state.json").write_text(json.dumps(state))
-    train_classifier(read_recipe(run.recipe), run, resume=True, console=QUIET)
 
 
 def test_both_layouts_are_measured_where_the_recipe_says_auto(tiny_recipe: Path, tmp_path: Path) -> None:
@@ -335,13 +328,8 @@ def test_modern_settings_resume_to_the_same_bytes(
     whole = create_run(tmp_path / "whole")
     train_classifier(recipe, whole, console=QUIET)
 
-    def no_further(session: Session, *arguments: Any) -> float:
-        if session.position.step == 9:
-            raise WorkError("cut off")
-        return train_step(session, *arguments)
-
     cut = RunDirectory(tmp_path / "cut")
-    monkeypatch.setattr(CLASSIFICATION, "step", no_further)
+    cut_off_before(9, monkeypatch)
     with pytest.raises(WorkError, match="cut off"):
         train_classifier(recipe, cut, resume=None, console=QUIET)
     monkeypatch.undo()

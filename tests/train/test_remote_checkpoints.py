@@ -13,11 +13,10 @@ from rich.console import Console
 from resnext.errors import RequestError, WorkError
 from resnext.recipe import read_recipe
 from resnext.run_directory import RunDirectory, create_run
-from resnext.train import classification, remote_checkpoints
+from resnext.train import remote_checkpoints
 from resnext.train.classification import train_classifier
 from resnext.train.remote_checkpoints import download_run, upload_run
-from resnext.train.session import Session
-from resnext.train.step import train_step
+from tests.train.cut_off import cut_off_before
 from tests.train.test_resume import assert_same_end
 
 QUIET = Console(quiet=True)
@@ -33,12 +32,7 @@ def cut_off(recipe: Path, folder: Path, url: str, step: int, monkeypatch: pytest
     """Train with remote checkpoints and stop before ``step``, as if the machine had disappeared."""
     run = RunDirectory(folder)
 
-    def no_further(session: Session, *arguments: Any) -> float:
-        if session.position.step == step:
-            raise WorkError("cut off")
-        return train_step(session, *arguments)
-
-    monkeypatch.setattr(classification.CLASSIFICATION, "step", no_further)
+    cut_off_before(step, monkeypatch)
     with pytest.raises(WorkError, match="cut off"):
         train_classifier(read_recipe(recipe, {**SHORT, "train.checkpoint_url": url}), run, resume=None, console=QUIET)
     monkeypatch.undo()

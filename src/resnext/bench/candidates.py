@@ -1,7 +1,7 @@
 """Candidates of a training benchmark: tune their plans, compare their outputs, measure their speed and memory."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 from rich.console import Console
 
@@ -19,7 +19,6 @@ from resnext.bench.train_step import (
     StepConfig,
     TrainStep,
     fuse_all_norms,
-    make_memory_arguments,
     rebuild_step,
     tune_plan,
 )
@@ -58,14 +57,14 @@ def list_candidates(
     fastest settings. ``resnet`` adds the ResNet of the same depth, ours and the peers with their fastest settings.
     """
     ours = StepConfig("resnext", precision)
-    ways = [ours, *(replace(ours, recompute=level) for level in recompute)]
+    configs = [ours, *(replace(ours, recompute=level) for level in recompute)]
     for peer in peers:
-        ways += [StepConfig(peer, "fp32", channels_last=False), StepConfig(peer, precision)]
-    entries = [CandidateSpec(str(way), architecture, way) for way in ways]
+        configs += [StepConfig(peer, "fp32", channels_last=False), StepConfig(peer, precision)]
+    entries = [CandidateSpec(str(config), architecture, config) for config in configs]
     if resnet and architecture.cardinality > 1 and architecture.stem == "imagenet":
-        twin = architecture.change(cardinality=1, width=64)
+        same_depth = architecture.change(cardinality=1, width=64)
         best = [ours, *(StepConfig(peer, precision) for peer in peers)]
-        entries += [CandidateSpec(f"{twin.name}: {way}", twin, way) for way in best]
+        entries += [CandidateSpec(f"{same_depth.name}: {config}", same_depth, config) for config in best]
     return entries
 
 
@@ -87,11 +86,11 @@ def measure_candidates(
     plans = tune_plans(entries, task, console)
     steps = [TrainStep(e.architecture, e.config, task.batch, task.size, plans.get(e.name)) for e in entries]
     distances = compare_candidates(entries, steps, task, console)
-    arms = [Candidate(entry.name, step, task.batch) for entry, step in zip(entries, steps, strict=True)]
+    candidates = [Candidate(entry.name, step, task.batch) for entry, step in zip(entries, steps, strict=True)]
     with show_progress("steps") as progress:
-        timings = time_interleaved(arms, rounds, warmup=0, progress=progress)
+        timings = time_interleaved(candidates, rounds, warmup=0, progress=progress)
     steps.clear()
-    arms.clear()
+    candidates.clear()
     peaks = measure_peaks(entries, plans, task, console) if memory else {}
     columns = {e.name: _make_columns(e, task, distances[e.name], peaks.get(e.name)) for e in entries}
     return CandidateResults(timings, columns)
@@ -173,6 +172,7 @@ def measure_peaks(
     with console.status("memory") as status:
         for e in entries:
             status.update(f"memory: {e.name}")
-            told = make_memory_arguments(e.architecture, e.config, task.batch, task.size, plans.get(e.name))
+            plan = plans.get(e.name, Plan()).to_dict()
+            told = (e.architecture.to_dict(), asdict(e.config), task.batch, task.size, plan)
             peaks[e.name] = measure_peak_memory(rebuild_step, *told)
     return peaks

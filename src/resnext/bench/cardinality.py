@@ -72,8 +72,8 @@ def run(options: Options) -> int:
     ]
     write_rows(path, rows, collect_protocol(options.command))
     settings = [f"{a.cardinality}×{a.width}d" for a in networks.values()]
-    said = f"batch {options.batch}, {options.size}×{options.size}, {options.precision}, NHWC"
-    said += f"; medians of {options.rounds} rounds"
+    size = f"{options.size}×{options.size}"
+    said = f"batch {options.batch}, {size}, {options.precision}, NHWC; medians of {options.rounds} rounds"
     save_figure(plot_cardinality(settings, lines, said), folder / "bench-cardinality.png")
     print_speeds(console, list(networks), lines)
     console.print(f"{path}, {folder / 'bench-cardinality.png'}")

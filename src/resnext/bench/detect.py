@@ -5,7 +5,7 @@ samples of proposals. Their outputs are compared before anything is timed.
 """
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from resnext.bench.results import (
     BenchOptions,
@@ -19,6 +19,7 @@ from resnext.bench.results import (
     write_rows,
 )
 from resnext.errors import RequestError
+from resnext.settings import FreezeStage
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -38,7 +39,7 @@ class Options(BenchOptions):
     size: int
     batch: int
     boxes: int  # per image
-    freeze: str
+    freeze: FreezeStage | Literal["none"]
     rounds: int
     precision: str
 
@@ -70,42 +71,44 @@ def run(options: Options) -> int:
 
 
 def measure_workload(
-    task: "DetectWorkload", ways: "list[StepConfig]", rounds: int, console: "Console"
+    task: "DetectWorkload", configs: "list[StepConfig]", rounds: int, console: "Console"
 ) -> list[dict[str, object]]:
     """Build and compare the candidates, time training and prediction, print the results, and return the CSV rows."""
     from resnext.bench.detect_step import build_candidates
     from resnext.bench.measure import Candidate, time_interleaved
 
     with console.status("comparing the outputs of the candidates"):
-        arms = build_candidates(task, ways)
-        distances = compare_candidates(arms, console)
+        candidates = build_candidates(task, configs)
+        distances = compare_candidates(candidates, console)
     rows: list[dict[str, object]] = []
     for work in ("train", "predict"):
-        call = {name: arm.train_step if work == "train" else arm.predict for name, arm in arms.items()}
+        call = {name: c.train_step if work == "train" else c.predict for name, c in candidates.items()}
         with show_progress(work) as progress:
             timings = time_interleaved(
-                [Candidate(n, call[n], task.batch) for n in arms], rounds, warmup=0, progress=progress
+                [Candidate(n, call[n], task.batch) for n in candidates], rounds, warmup=0, progress=progress
             )
         title = f"{'A training step' if work == 'train' else 'Prediction'} of Faster R-CNN on {task.architecture.name}"
         print_timings(console, f"{title}, batch {task.batch} at {task.size}x{task.width}", timings, timings[0].name)
-        columns = {name: _make_columns(task, arm.config, distances[name]) for name, arm in arms.items()}
+        columns = {name: _make_columns(task, c.config, distances[name]) for name, c in candidates.items()}
         rows += [{"work": work, **row} for row in make_timing_rows(timings, timings[0].name, columns)]
     return rows
 
 
-def compare_candidates(arms: "dict[str, DetectStep]", console: "Console") -> "dict[str, Distances]":
+def compare_candidates(candidates: "dict[str, DetectStep]", console: "Console") -> "dict[str, Distances]":
     """Compare the outputs of each candidate with torchvision in fp32. Raises WorkError if ours differ too much."""
     from resnext.bench.check_outputs import check_distances
     from resnext.bench.detect_step import TOLERANCES, compute_outputs, measure_distances
 
-    outcomes = {name: compute_outputs(arm) for name, arm in arms.items()}
+    outcomes = {name: compute_outputs(candidate) for name, candidate in candidates.items()}
     reference = next(
-        n for n, a in arms.items() if not a.is_ours and a.config.precision == "fp32" and not a.config.channels_last
+        name
+        for name, c in candidates.items()
+        if not c.is_ours and c.config.precision == "fp32" and not c.config.channels_last
     )
     found = {name: measure_distances(one, outcomes[reference]) for name, one in outcomes.items()}
-    for name, arm in arms.items():
-        if arm.is_ours:  # torchvision in bf16 computes its anchors in bf16 too: its distance is only reported
-            check_distances(name, arm.config.precision, found[name], TOLERANCES[arm.config.precision])
+    for name, candidate in candidates.items():
+        if candidate.is_ours:  # torchvision in bf16 computes its anchors in bf16 too: its distance is only reported
+            check_distances(name, candidate.config.precision, found[name], TOLERANCES[candidate.config.precision])
     for name, far in found.items():
         if name != reference:
             said = ", ".join(f"{what} {value:.1e}" for what, value in far.items())
@@ -113,12 +116,12 @@ def compare_candidates(arms: "dict[str, DetectStep]", console: "Console") -> "di
     return found
 
 
-def _make_columns(task: "DetectWorkload", way: "StepConfig", found: "Distances") -> dict[str, object]:
+def _make_columns(task: "DetectWorkload", config: "StepConfig", found: "Distances") -> dict[str, object]:
     return {
         "network": task.architecture.name,
-        "library": way.library,
-        "precision": way.precision,
-        "layout": "NHWC" if way.channels_last else "NCHW",
+        "library": config.library,
+        "precision": config.precision,
+        "layout": "NHWC" if config.channels_last else "NCHW",
         "batch": task.batch,
         "image_size": f"{task.size}x{task.width}",
         "boxes": task.boxes,

@@ -25,7 +25,7 @@ from resnext.detect.settings import DetectorSettings
 from resnext.device import autocast
 from resnext.errors import RequestError, WorkError
 from resnext.model.architecture import Architecture
-from resnext.settings import InitSettings
+from resnext.settings import FreezeStage, InitSettings
 from resnext.speed.allocator import tune_malloc
 from resnext.train.finetune import find_bn_layers, freeze, group_modules_by_stage, set_training_mode
 from resnext.weights.adapters import torchvision as torchvision_names
@@ -52,7 +52,7 @@ class DetectWorkload:
     batch: int
     boxes: int = 8  # per image
     classes: int = 80
-    freeze: str | None = "conv2"  # last frozen stage
+    freeze: FreezeStage | None = "conv2"  # last frozen stage
 
     @property
     def images(self) -> list[Tensor]:
@@ -84,11 +84,11 @@ class DetectWorkload:
 class DetectStep:
     """One candidate: ``train_step`` and ``predict`` on the batch of the workload."""
 
-    def __init__(self, task: DetectWorkload, way: StepConfig, start: FasterRcnn) -> None:
+    def __init__(self, task: DetectWorkload, config: StepConfig, start: FasterRcnn) -> None:
         tune_malloc()
-        self.config, self.is_ours = way, way.library == OURS
+        self.config, self.is_ours = config, config.library == OURS
         self.model: nn.Module = _build_ours(task, start) if self.is_ours else _build_torchvision(task, start)
-        if way.channels_last:
+        if config.channels_last:
             self.model.to(memory_format=torch.channels_last)
         trained = [p for p in self.model.parameters() if p.requires_grad]
         self.optimizer = torch.optim.SGD(trained, fused=self.is_ours or None, **SGD)
@@ -146,11 +146,11 @@ class DetectOutputs:
     detections: list[ImageDetections]
 
 
-def compute_outputs(arm: DetectStep) -> DetectOutputs:
+def compute_outputs(candidate: DetectStep) -> DetectOutputs:
     """Compute detections and losses, then do a training step; this is also the warm-up."""
-    found = arm.predict()
-    losses = {name: loss.item() for name, loss in arm.losses().items()}
-    arm.train_step()
+    found = candidate.predict()
+    losses = {name: loss.item() for name, loss in candidate.losses().items()}
+    candidate.train_step()
     return DetectOutputs(losses, found)
 
 
@@ -168,8 +168,8 @@ def measure_distances(of: DetectOutputs, to: DetectOutputs) -> Distances:
 def list_configs(precision: str) -> list[StepConfig]:
     """List ours in ``precision`` and in fp32, then torchvision with its defaults and with its fastest settings."""
     fast, plain = StepConfig(OURS, precision), StepConfig("torchvision", "fp32", channels_last=False)
-    ways = [fast, replace(fast, precision="fp32"), plain, StepConfig("torchvision", precision)]
-    return list(dict.fromkeys(ways))
+    configs = [fast, replace(fast, precision="fp32"), plain, StepConfig("torchvision", precision)]
+    return list(dict.fromkeys(configs))
 
 
 def _build_ours(task: DetectWorkload, start: FasterRcnn) -> FasterRcnn:
@@ -241,7 +241,7 @@ def _compare_scores(a: ImageDetections, b: ImageDetections) -> float:
     return float((a["scores"][:most] - b["scores"][:most]).abs().max())
 
 
-def build_candidates(task: DetectWorkload, ways: Sequence[StepConfig]) -> dict[str, DetectStep]:
+def build_candidates(task: DetectWorkload, configs: Sequence[StepConfig]) -> dict[str, DetectStep]:
     """Build all candidates with the same weights, by name."""
     start = build_initial_detector(task)
-    return {str(way): DetectStep(task, way, start) for way in ways}
+    return {str(config): DetectStep(task, config, start) for config in configs}

@@ -144,8 +144,8 @@ def measure_point(point: SweepPoint, options: Options, console: "Console") -> li
     from resnext.bench.candidates import CandidateSpec, TrainWorkload, measure_candidates
     from resnext.bench.train_step import StepConfig
 
-    ways = [StepConfig(library, options.precision) for library in ("resnext", "plain")]
-    entries = [CandidateSpec(str(way), point.architecture, way) for way in ways]
+    configs = [StepConfig(library, options.precision) for library in ("resnext", "plain")]
+    entries = [CandidateSpec(str(config), point.architecture, config) for config in configs]
     found = measure_candidates(entries, TrainWorkload(point.batch, point.size), options.rounds, console, memory=True)
     title = f"{point.architecture.name}, batch {point.batch} at {point.size}x{point.size}"
     shown = {name: {"peak MiB": values["peak_mib"]} for name, values in found.columns.items()}
@@ -171,12 +171,12 @@ def measure_small(folder: Path, options: Options, console: "Console") -> None:
     from resnext.bench.train_step import StepConfig
     from resnext.model.architecture import Architecture
 
-    ways = [StepConfig("resnext", p) for p in ("bf16", "fp32")]
-    ways += [StepConfig("plain", p, channels_last=nhwc) for p in ("fp32", "bf16") for nhwc in (False, True)]
+    configs = [StepConfig("resnext", p) for p in ("bf16", "fp32")]
+    configs += [StepConfig("plain", p, channels_last=nhwc) for p in ("fp32", "bf16") for nhwc in (False, True)]
     rows: list[dict[str, object]] = []
     for name, changes in SMALL_NETWORKS:
         a = Architecture.parse(name, num_classes=10, **changes)
-        entries = [CandidateSpec(str(way), a, way) for way in ways]
+        entries = [CandidateSpec(str(config), a, config) for config in configs]
         found = measure_candidates(entries, TrainWorkload(64, 32), 5 * options.rounds, console)
         ours = max(found.timings[:2], key=lambda timing: timing.median)
         print_timings(console, f"{a.name}, batch 64 at 32x32", found.timings, ours.name)

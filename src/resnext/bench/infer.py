@@ -85,9 +85,9 @@ def measure_workload(case: "InferWorkload", options: Options, console: Any) -> l
     from resnext.bench.measure import time_interleaved
     from resnext.bench.results import make_timing_rows, print_timings, show_progress
 
-    arms, about = build_candidates(case)
+    candidates, about = build_candidates(case)
     with show_progress(f"batch {case.batch}") as progress:
-        timings = time_interleaved(arms, options.rounds, progress=progress)
+        timings = time_interleaved(candidates, options.rounds, progress=progress)
     peaks = {precision: compute_bound(case, precision) for precision in case.precisions}
     more: dict[str, dict[str, object]] = {}
     for timing in timings:

@@ -62,14 +62,14 @@ def build_candidates(case: InferWorkload) -> tuple[list[Candidate], dict[str, di
     images = case.images
     with torch.inference_mode():
         reference = case.network(images).float()
-    arms: list[Candidate] = []
+    candidates: list[Candidate] = []
     about: dict[str, dict[str, object]] = {}
-    for name, precision, way, work in iterate_candidates(case):
+    for name, precision, engine_name, work in iterate_candidates(case):
         far = compute_relative_error(work(images), reference)
         check_distances(name, precision, {"logits": far}, {"logits": TOLERANCE[precision]})
-        arms.append(Candidate(name, partial(work, images), case.batch))
-        about[name] = {"precision": precision, "way": way, "distance": f"{far:.2g}"}
-    return arms, about
+        candidates.append(Candidate(name, partial(work, images), case.batch))
+        about[name] = {"precision": precision, "way": engine_name, "distance": f"{far:.2g}"}
+    return candidates, about
 
 
 def iterate_candidates(case: InferWorkload) -> Iterator[BuiltCandidate]:
@@ -146,7 +146,7 @@ def export_onnx(model: nn.Module, channels: int) -> bytes:
         torch.onnx.export(
             model,
             (torch.zeros(2, channels, 64, 64),),
-            file,
+            file,  # type: ignore[arg-type]  # a file object works too
             dynamo=True,
             input_names=["images"],
             output_names=["logits"],
@@ -163,8 +163,8 @@ def iterate_openvino(case: InferWorkload) -> Iterator[BuiltCandidate]:
         model = quantize_int8(converted.clone(), case.calibration) if precision == "int8" else converted
         yield f"OpenVINO {precision}", precision, "its own conversion, synchronous", make_synchronous(model, precision)
         if case.batch > 1:
-            way = "its own conversion, AsyncInferQueue of single images"
-            yield f"OpenVINO {precision} queue", precision, way, make_asynchronous(model, precision)
+            engine_name = "its own conversion, AsyncInferQueue of single images"
+            yield f"OpenVINO {precision} queue", precision, engine_name, make_asynchronous(model, precision)
 
 
 def convert_to_openvino(model: nn.Module, channels: int) -> Any:

@@ -72,24 +72,24 @@ def time_interleaved(
     """
     if rounds < 1:
         raise RequestError(f"--rounds {rounds} must be at least 1")
-    if len({arm.name for arm in candidates}) < len(candidates):
-        raise RequestError(f"two candidates have the same name: {', '.join(arm.name for arm in candidates)}")
-    seconds: dict[str, list[float]] = {arm.name: [] for arm in candidates}
+    seconds: dict[str, list[float]] = {candidate.name: [] for candidate in candidates}
+    if len(seconds) < len(candidates):
+        raise RequestError(f"two candidates have the same name: {', '.join(c.name for c in candidates)}")
     done, total = 0, len(candidates) * (rounds + warmup)
     for number in range(-warmup, rounds):
         first = number % len(candidates) if candidates else 0
-        for arm in (*candidates[first:], *candidates[:first]):
+        for candidate in (*candidates[first:], *candidates[:first]):
             if progress is not None:
-                progress(done, total, arm.name)
+                progress(done, total, candidate.name)
             start = time.perf_counter()
-            arm.work()
+            candidate.work()
             taken = time.perf_counter() - start
             if number >= 0:
-                seconds[arm.name].append(taken)
+                seconds[candidate.name].append(taken)
             done += 1
     if progress is not None:
         progress(done, total, "")
-    return [Timing(arm.name, arm.images, tuple(seconds[arm.name])) for arm in candidates]
+    return [Timing(candidate.name, candidate.images, tuple(seconds[candidate.name])) for candidate in candidates]
 
 
 def compute_speed_ratio(of: Timing, to: Timing) -> tuple[float, float, float]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from resnext.bench.measure import Progress, Timing, compute_speed_ratio
 from resnext.errors import RequestError
 from resnext.files import atomic_write, check_folder
+from resnext.text import format_number
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -57,8 +58,8 @@ def show_progress(what: str) -> Iterator[Progress]:
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(what, total=None)
 
-        def progress(done: int, total: int, arm: str) -> None:
-            bar.update(task, completed=done, total=total, description=f"{what}: {arm}" if arm else what)
+        def progress(done: int, total: int, candidate: str) -> None:
+            bar.update(task, completed=done, total=total, description=f"{what}: {candidate}" if candidate else what)
 
         yield progress
 
@@ -72,7 +73,7 @@ def print_timings(
     """
     from rich.table import Table
 
-    from resnext.screen import format_number
+    from resnext.text import format_number
 
     more = more or {}
     further = list(dict.fromkeys(heading for values in more.values() for heading in values))
@@ -164,6 +165,4 @@ def _find_timing(timings: Sequence[Timing], name: str) -> Timing:
 
 
 def _format_value(value: object) -> str:
-    from resnext.screen import format_number
-
     return "" if value is None else format_number(value) if isinstance(value, float) else str(value)

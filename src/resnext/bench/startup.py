@@ -40,8 +40,8 @@ def run(options: Options) -> int:
     path = make_csv_path(make_out_folder(options.out), "startup")
     read_rows(path)
     with show_progress("starts") as progress:
-        arms = [Candidate(name, partial(_run_python, words), 1) for name, (words, _) in STARTS.items()]
-        timings = time_interleaved(arms, options.rounds, progress=progress)
+        candidates = [Candidate(name, partial(_run_python, words), 1) for name, (words, _) in STARTS.items()]
+        timings = time_interleaved(candidates, options.rounds, progress=progress)
 
     from rich.table import Table
 

@@ -13,8 +13,10 @@ from resnext.commands.engine_options import (
 )
 from resnext.errors import RequestError
 from resnext.evaluate.options import EvalOptions
+from resnext.files import check_output_directory
 from resnext.run_directory import CHECKPOINT_NAMES, RunDirectory, check_checkpoint_choice, check_run_kind
-from resnext.settings import SOURCES, RunSettings
+from resnext.settings import RunSettings
+from resnext.sources import SOURCES
 
 if TYPE_CHECKING:
     from resnext.evaluate.evaluator import Evaluation
@@ -117,7 +119,7 @@ def run(args: argparse.Namespace) -> int:
     """Evaluate, print and write the tables; return 0. With torchrun, the images are divided among the processes."""
     from resnext.evaluate.setup import load_networks
     from resnext.train.distributed import init_distributed
-    from resnext.train.session import configure_process
+    from resnext.train.setup import configure_process
 
     check_options(args)
     for name in args.weights:
@@ -187,7 +189,7 @@ def run_evaluation(args: argparse.Namespace, networks: "EvalNetworks", runtime: 
     from resnext.evaluate.evaluator import check_compatible
     from resnext.evaluate.output.console import print_evaluation, print_line, print_published
     from resnext.evaluate.output.report import write_report
-    from resnext.evaluate.output.tables import check_output_directory, write_evaluation
+    from resnext.evaluate.output.tables import FILES, FORMAT, write_evaluation
     from resnext.evaluate.setup import choose_data, choose_directory, describe_evaluation
     from resnext.evaluate.suites.real import check_imagenet_validation, read_real_labels, score_real
     from resnext.screen import make_screen
@@ -203,7 +205,7 @@ def run_evaluation(args: argparse.Namespace, networks: "EvalNetworks", runtime: 
     data = None if chosen.is_run_data else chosen.dataset.name
     out = choose_directory(networks, options, runtime, data=data, out=args.out)
     if out is not None:
-        check_output_directory(out)
+        check_output_directory(out, FILES, FORMAT)
     evaluation = evaluate_all_ranks(args, networks, runtime, mapping, world)
     if not world.is_main:
         return 0
@@ -211,9 +213,9 @@ def run_evaluation(args: argparse.Namespace, networks: "EvalNetworks", runtime: 
     real = None if labels is None else score_real(evaluation, labels)
     own = networks.run is not None and out == RunDirectory(networks.run).evaluation
     if out is not None:
-        write_evaluation(evaluation, mapping.dataset, networks.preprocessing, out, about, real=real)
-    if networks.run is not None and own:
-        write_report(networks.run)
+        metrics = write_evaluation(evaluation, mapping.dataset, networks.preprocessing, out, about, real=real)
+        if networks.run is not None and own:
+            write_report(networks.run, evaluation, metrics)
     print_evaluation(console, evaluation, about, real)
     if len(networks.models) == 1:
         print_published(console, networks.model, args.weights[0], evaluation, about)
@@ -227,7 +229,7 @@ def run_corruptions(args: argparse.Namespace, networks: "EvalNetworks", runtime:
     """Evaluate on ImageNet-C, or on images corrupted on the fly: errors, their mean, and the mCE if possible."""
     from resnext.evaluate.corruption_suites import create_corruption_suite, open_imagenet_c
     from resnext.evaluate.output.console import print_corruptions, print_line
-    from resnext.evaluate.output.corruption_tables import check_output_directory, write_corruptions
+    from resnext.evaluate.output.corruption_tables import FILES, FORMAT, write_corruptions
     from resnext.evaluate.setup import choose_directory, describe_evaluation
     from resnext.evaluate.suites.imagenet_c import CorruptionResult
     from resnext.screen import make_screen
@@ -240,7 +242,7 @@ def run_corruptions(args: argparse.Namespace, networks: "EvalNetworks", runtime:
     stored = networks.without_crop()
     out = choose_directory(networks, options, runtime, data=suite.name, out=args.out)
     if out is not None:
-        check_output_directory(out)
+        check_output_directory(out, FILES, FORMAT)
     results: list[CorruptionResult] = []
     for (corruption, severity), opened in suite.datasets.items():
         dataset = opened()

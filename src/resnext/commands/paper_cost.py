@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from resnext.errors import RequestError
 from resnext.model.architecture import Architecture
 from resnext.settings import Recipe
+from resnext.sources import SOURCES
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -15,16 +16,7 @@ if TYPE_CHECKING:
     from resnext.planning.cost import Estimate
     from resnext.planning.machines import Cluster
 
-SOURCE_FACTS = {  # data.source -> training images, classes, channels, image side in pixels
-    "imagenet": (1_281_167, 1000, 3, 224),
-    "imagenet5k": (6_800_000, 5000, 3, 224),  # section 5.2
-    "cifar10": (50_000, 10, 3, 32),
-    "cifar100": (50_000, 100, 3, 32),
-    "fashion_mnist": (60_000, 10, 1, 28),
-    "digits": (1_438, 10, 1, 8),
-}
 MIN_MEASURED_BATCH = 64  # images per device; the measured speeds of tensor cores used at least as many
-UNKNOWN_SOURCE = (None, 1000, 3, None)
 PAPER_TRAINING = {"imagenet": (1_281_167, 100, 256), "cifar": (50_000, 300, 128)}  # stem -> images, epochs, batch size
 
 
@@ -134,7 +126,7 @@ def read_classification_recipe(path: Path) -> Recipe:
 
 def make_recipe_job(name: str, recipe: Recipe, args: argparse.Namespace) -> TrainingJob:
     """Make the training job of a recipe. Raises RequestError if the number of images is unknown."""
-    known, classes, channels, side = SOURCE_FACTS.get(recipe.data.source, UNKNOWN_SOURCE)
+    known, classes, channels, side = SOURCES[recipe.data.source].facts
     images = args.images or recipe.data.max_train_images or known
     if images is None:
         raise RequestError(
@@ -191,7 +183,7 @@ def resolve_seconds_per_image(args: argparse.Namespace) -> float:
 def _make_table(estimates: Sequence[tuple[TrainingJob, "Estimate"]]) -> "Table":
     from rich.table import Table
 
-    from resnext.screen import format_number
+    from resnext.text import format_number
 
     table = Table(box=None, header_style="bold")
     table.add_column("run", overflow="fold")

@@ -62,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the requirements, and write a plot and its numbers; exit status 0. Raises RequestError."""
-    from resnext.planning.input_pipeline import find_requirements, simulate_core_counts
+    from resnext.planning.input_pipeline import find_requirements, simulate
     from resnext.planning.machines import parse_cluster
     from resnext.screen import make_screen
 
@@ -73,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
     cores = sorted(
         {max(1, round(share * found.cores)) for share in CORE_SHARES} | ({args.cores} if args.cores else set())
     )
-    flows = simulate_core_counts(replace(pipeline, workers=found.workers), images, cores)
+    flows = [simulate(replace(pipeline, workers=found.workers, cores=c), images) for c in cores]
     with report_write_errors(args.out):
         args.out.mkdir(parents=True, exist_ok=True)
     stem = args.out / f"{cluster}-{name}"
@@ -99,9 +99,7 @@ def build_pipeline(args: argparse.Namespace, cluster: "Cluster") -> "tuple[Pipel
     check_numbers(args)
     if not 0 <= args.latency_ms < math.inf:
         raise RequestError(f"--latency-ms {args.latency_ms:g} must be 0 or more")
-    for_cost = argparse.Namespace(
-        **{**vars(args), "images": 1, "epochs": 1}
-    )  # the length of the run does not matter here
+    for_cost = argparse.Namespace(**{**vars(args), "images": 1, "epochs": 1})  # the length of the run does not matter
     one = (
         make_recipe_job(args.recipe.stem, read_classification_recipe(args.recipe), for_cost)
         if args.recipe

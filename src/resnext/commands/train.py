@@ -2,16 +2,16 @@
 
 import argparse
 from dataclasses import fields
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any
 
-from resnext.recipe import parse_command_line_value
+from resnext.recipe import R, parse_command_line_value
 from resnext.run_directory import RunDirectory
-from resnext.settings import Recipe
+from resnext.settings import Recipe, RecipeBase
+from resnext.settings_fields import FieldSpec, list_fields, list_sections
 from resnext.train.request import resolve_request
 
 SUMMARY = "Train a network by a recipe, or resume a run."
 
-R = TypeVar("R")
 SHORT_OPTIONS = {"init.weights": "--init"}  # short names of frequently used options
 
 
@@ -36,25 +36,22 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def add_setting_options(parser: argparse.ArgumentParser, kind: type = Recipe) -> None:
+def add_setting_options(parser: argparse.ArgumentParser, kind: type[RecipeBase] = Recipe) -> None:
     """Add one option for every setting of a recipe."""
-    hints = get_type_hints(kind)
     for section in fields(kind):
         group = parser.add_argument_group(section.name, section.metadata["help"])
-        for f in fields(hints[section.name]):
-            default = "not given" if f.default is None else f.default
-            choices = f" Choices: {', '.join(f.metadata['choices'])}." if f.metadata["choices"] else ""
-            key = f"{section.name}.{f.name}"
+        for spec in list_fields(list_sections(kind)[section.name]).values():
+            key = f"{section.name}.{spec.name}"
             group.add_argument(
                 *([SHORT_OPTIONS[key]] if key in SHORT_OPTIONS else []),
                 f"--{key}",
                 dest=f"set:{key}",
-                metavar=_choose_metavar(get_type_hints(hints[section.name])[f.name]),
-                help=f"{f.metadata['help']}{choices} [{default}]".replace("%", "%%"),
+                metavar=_choose_metavar(spec),
+                help=f"{spec.help}{_describe_values(spec)}".replace("%", "%%"),
             )
 
 
-def collect_settings(args: argparse.Namespace, kind: type = Recipe) -> dict[str, Any]:
+def collect_settings(args: argparse.Namespace, kind: type[RecipeBase] = Recipe) -> dict[str, Any]:
     """Collect the settings given as options, as ``{"train.epochs": 3}``."""
     return {
         key.removeprefix("set:"): parse_command_line_value(key.removeprefix("set:"), text, kind)
@@ -79,7 +76,19 @@ def resolve_arguments(args: argparse.Namespace, kind: type[R]) -> tuple[R, RunDi
     return resolve_request(kind, args.recipe, overrides, run=args.run, resume=args.resume, continue_=args.again)
 
 
-def _choose_metavar(hint: Any) -> str:
-    """Choose the metavar for a field's type."""
-    words = {int: "N", float: "X", bool: "BOOL", str: "WORD"}
-    return next((words[option] for option in (hint, *get_args(hint)) if option in words), "LIST")
+def _choose_metavar(spec: FieldSpec) -> str:
+    """Choose the metavar for a setting's type."""
+    if spec.is_list or spec.is_place:
+        return "LIST" if spec.is_list else "PATH"
+    return {int: "N", float: "X", bool: "BOOL", str: "WORD"}[spec.type]
+
+
+def _describe_values(spec: FieldSpec) -> str:
+    """Describe the choices and the default of a setting, as `` Choices: a, b. [a]``."""
+    choices = f" Choices: {', '.join(spec.choices)}." if spec.choices else ""
+    default = spec.default
+    if isinstance(default, tuple):
+        default = ", ".join(map(str, default)) or "none"
+    elif isinstance(default, bool):
+        default = str(default).lower()
+    return choices if default is None else f"{choices} [{default}]"

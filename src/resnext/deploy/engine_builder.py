@@ -57,15 +57,16 @@ class EngineBuilder:
         """Channels of the network's images."""
         return self.network.architecture.in_channels
 
-    def build(self, way: EngineConfig) -> Engine:
+    def build(self, config: EngineConfig) -> Engine:
         """Build an engine. Raises RequestError if a package is missing, or calibration images for int8 are."""
-        require_packages(way.engine)
-        if way.engine == "pytorch":
-            return build_pytorch_engine(way, self.network, self.get_packed(way.pack), self.precision)
-        if way.engine == "onnxruntime":
+        require_packages(config.engine)
+        if config.engine == "pytorch":
+            return build_pytorch_engine(config, self.network, self.get_packed(config.pack), self.precision)
+        if config.engine == "onnxruntime":
             from resnext.deploy.onnx_engine import OnnxEngine
 
-            return OnnxEngine(self.get_onnx_model(way.pack), self.threads)
+            return OnnxEngine(self.get_onnx_model(config.pack), self.threads)
         from resnext.deploy.openvino_engine import OpenVinoEngine
 
-        return OpenVinoEngine(self.get_openvino_model(way.pack), self.precision, way.piece, way.streams, self.threads)
+        model = self.get_openvino_model(config.pack)
+        return OpenVinoEngine(model, self.precision, config.piece, config.streams, self.threads)

@@ -63,10 +63,10 @@ class EngineConfig:
         """Parse a name from the cache. Raises ValueError for other text."""
         engine, form, *pairs = name.split(" ")
         values = dict(pair.split("=") for pair in pairs)
-        way = cls(engine, form, **{key: int(value) for key, value in values.items()})
-        if str(way) != name or engine not in ENGINES or form not in ("fused", "folded", "network"):
+        config = cls(engine, form, **{key: int(value) for key, value in values.items()})
+        if str(config) != name or engine not in ENGINES or form not in ("fused", "folded", "network"):
             raise ValueError(name)
-        return way
+        return config
 
 
 class Engine(Protocol):
@@ -98,14 +98,13 @@ def list_engines(engine: str, precision: str) -> list[str]:
     """
     if engine != "auto" and engine not in ENGINES:
         raise RequestError(f"engine {engine!r} is unknown{did_you_mean(engine, [*ENGINES, 'auto'])}")
+    able = [name for name, kind in ENGINES.items() if precision in kind.precisions]
     if engine == "auto":
-        able = [name for name, kind in ENGINES.items() if precision in kind.precisions]
         names = [name for name in able if not find_missing_packages(name)]
         if not names:
             require_packages(able[0])
         return names
-    if precision not in ENGINES[engine].precisions:
-        able = [name for name, kind in ENGINES.items() if precision in kind.precisions]
+    if engine not in able:
         raise RequestError(f"engine {engine} does not compute in {precision} here; {' or '.join(able)} does")
     require_packages(engine)
     return [engine]

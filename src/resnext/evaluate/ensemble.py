@@ -85,7 +85,8 @@ class Ensemble:
                 -member.preprocessing.image_size // member.model.architecture.stride
             )  # size of the feature map of one crop
             logits = member.model.compute_score_map(inputs, window).flatten(1, 2)
-        return logits.detach().cpu().to(torch.float64).reshape(count, -1, logits.shape[-1])
+        rows: Tensor = logits.detach().cpu().to(torch.float64)
+        return rows.reshape(count, -1, logits.shape[-1])
 
 
 @contextmanager

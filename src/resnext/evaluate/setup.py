@@ -13,7 +13,7 @@ from resnext.data.dataset import Dataset
 from resnext.data.imagenet_classes import resolve_output_synsets
 from resnext.data.loader import default_workers
 from resnext.data.preprocessing import Preprocessing
-from resnext.data.sources.registry import SPLIT_OPENERS, open_data, open_split
+from resnext.data.sources.registry import open_data, open_split
 from resnext.errors import RequestError
 from resnext.evaluate.ensemble import EnsembleMember
 from resnext.evaluate.evaluator import Evaluation, evaluate
@@ -26,7 +26,8 @@ from resnext.evaluate.views import Views, resize_preprocessing, without_crop
 from resnext.model.network import Network
 from resnext.recipe import read_recipe
 from resnext.run_directory import RunDirectory, is_run, read_step
-from resnext.settings import SOURCES, DataSettings, Recipe
+from resnext.settings import DataSettings, Recipe
+from resnext.sources import SOURCES
 from resnext.weights import load
 from resnext.weights.hub import is_remote
 
@@ -165,7 +166,7 @@ def choose_data(networks: EvalNetworks, options: EvalOptions, data: str | None) 
         dataset = source.train if options.split == "train" else source.val
         return EvalData(dataset, source.split_rule, is_run_data=data is None)
     settings = DataSettings(source=options.source or "folder", path=data, exif=preprocessing.exif)
-    if settings.source not in SPLIT_OPENERS:
+    if not SOURCES[settings.source].open_split:
         source = open_data(settings)
         dataset = source.train if options.split == "train" else source.val
         return EvalData(dataset, source.split_rule, is_run_data=False)

@@ -58,7 +58,8 @@ class Conv2d(nn.Conv2d):
 
     def extra_repr(self) -> str:
         """Name the algorithms in ``repr`` where they are not PyTorch's."""
-        return f"{super().extra_repr()}" + ("" if self.algorithms.is_plain else f", {self.algorithms}")
+        plain = f"{super().extra_repr()}"  # type: ignore[no-untyped-call]
+        return plain if self.algorithms.is_plain else f"{plain}, {self.algorithms}"
 
 
 class GroupedConv2d(Conv2d):
@@ -155,7 +156,8 @@ class NormAct(nn.BatchNorm2d):
 
     def extra_repr(self) -> str:
         """Name ``act`` and the algorithm in ``repr``."""
-        return f"{super().extra_repr()}, act={self.act}" + ("" if self.algorithm == "plain" else f", {self.algorithm}")
+        plain = f"{super().extra_repr()}, act={self.act}"  # type: ignore[no-untyped-call]
+        return plain if self.algorithm == "plain" else f"{plain}, {self.algorithm}"
 
 
 def is_frozen(norm: nn.BatchNorm2d) -> bool:

@@ -25,9 +25,9 @@ def is_fast_enabled() -> bool:
     return os.environ.get("RESNEXT_FAST", "1") not in ("0", "no", "false")
 
 
-def is_compiled() -> bool:
-    """Return whether the cache folder has compiled kernels, of any release."""
-    return any((get_cache_folder() / "lib").glob("norm_act-*.so"))
+def is_compiled(name: str = "norm_act") -> bool:
+    """Return whether the cache folder has the compiled library ``name``, of any release."""
+    return any((get_cache_folder() / "lib").glob(f"{name}-*.so"))
 
 
 @cache

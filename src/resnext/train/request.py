@@ -4,15 +4,13 @@ import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from resnext.errors import RequestError
-from resnext.recipe import TRAIN_COMMANDS, Kind, read_recipe
+from resnext.recipe import TRAIN_COMMANDS, Kind, R, read_recipe
 from resnext.run_directory import RunDirectory, check_new_run, check_run_kind, open_run
 from resnext.settings import Recipe
 from resnext.train.resume import resolve_resumed_recipe
-
-R = TypeVar("R")
 
 
 def resolve_request(

@@ -195,8 +195,8 @@ def test_a_bad_image_is_named(workers: int) -> None:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"batch_size": 18}, "train.batch_size 18 is larger than the training set of 17 images"),
-        ({"batch_size": 4, "world_size": 3}, "train.batch_size 4 is not divisible by the 3 processes"),
+        ({"batch_size": 18}, "batch_size 18 is larger than the training set of 17 images"),
+        ({"batch_size": 4, "world_size": 3}, "batch_size 4 is not a multiple of the 3 processes"),
         ({"start_method": "frok"}, "start_method"),
     ],
 )

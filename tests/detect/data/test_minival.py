@@ -6,10 +6,9 @@ from typing import Any
 
 import pytest
 
-from resnext.detect.data.coco import read_coco
 from resnext.detect.data.minival import OFFICIAL_COUNTS, ListCount, make_minival
 from resnext.errors import RequestError, WorkError
-from tests.detect.annotation_files import CATEGORIES, box_row, coco_content, image_row, write_json
+from tests.detect.annotation_files import CATEGORIES, box_row, coco_content, image_row, read_coco, write_json
 
 
 def name_2014(split: str, id_: int) -> str:

@@ -1,7 +1,6 @@
 """Build the detector that a run starts from: new, from backbone weights, from a detector, or from a checkpoint."""
 
 from collections.abc import Mapping
-from typing import cast
 
 from torch import Tensor
 
@@ -15,8 +14,7 @@ from resnext.detect.settings import DetectRecipe
 from resnext.detect.weights import is_detector, load_detector
 from resnext.errors import RequestError
 from resnext.model.network import Network, convert_form, create_model
-from resnext.train.finetune import check_architecture, load_checkpoint_model
-from resnext.train.session import WEIGHTS_SEED_TAG
+from resnext.train.finetune import WEIGHTS_SEED_TAG, check_architecture, load_checkpoint_model
 from resnext.weights import load
 from resnext.weights.modify import match_names
 
@@ -144,7 +142,7 @@ def check_same_normalization(mine: DetectPreprocessing, proposers: DetectPreproc
 
 def restore_detector(data: bytes) -> FasterRcnn:
     """Load the detector of a checkpoint, to resume a run."""
-    return cast(FasterRcnn, load_checkpoint_model(data, load_detector))
+    return load_checkpoint_model(data, load_detector)
 
 
 def load_base_network(

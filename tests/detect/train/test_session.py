@@ -14,11 +14,12 @@ from torch import nn
 
 from resnext.data.preprocessing import Preprocessing
 from resnext.detect.data.open import open_detection_data
+from resnext.detect.evaluate.class_matching import merge_classes
 from resnext.detect.model.faster_rcnn import OBJECT_CLASSES
 from resnext.detect.preprocessing import IMAGENET_MEAN
 from resnext.detect.settings import DetectDataSettings, DetectRecipe
 from resnext.detect.train.initial_weights import build_initial_detector, extract_network
-from resnext.detect.train.task import Detection, State, merge_classes
+from resnext.detect.train.task import Detection, State
 from resnext.detect.weights import load_detector, save_detector
 from resnext.errors import RequestError
 from resnext.model.network import create_model

@@ -119,4 +119,4 @@ def test_a_split_goes_to_other_processes(tmp_path: Path) -> None:
     dataset = read_coco(root / "annotations/instances_train.json", root / "train")
     there = pickle.loads(pickle.dumps(dataset))
     assert there.to_coco_dict() == dataset.to_coco_dict()
-    assert there.image(1).tobytes() == dataset.load_image(1).tobytes()
+    assert there.load_image(1).tobytes() == dataset.load_image(1).tobytes()

@@ -103,7 +103,7 @@ def test_nothing_that_is_there_is_overwritten(files: dict[str, Path]) -> None:
         make_minival(*files.values())
     assert (files["out"] / "instances_minival.json").read_bytes() == before
     files["out"] = files["out"] / "none"
-    with pytest.raises(RequestError, match="is no folder"):
+    with pytest.raises(RequestError, match="is not a folder"):
         make_minival(*files.values())
 
 

@@ -20,6 +20,7 @@ VERBS = {
     "info": "show a network's stages and costs, as the paper's Table 1 does",
     "design": "find the width d (or cardinality C) that meets a budget",
     "data": "check a data set before training, or write it as shards",
+    "recipes": "list the recipes that come with the package, or print one",
     "train": "train a network by a recipe, or resume a run",
     "evaluate": "evaluate a run or a weights file on labelled images",
     "predict": "classify images",
@@ -89,7 +90,7 @@ def _run(arguments: list[str]) -> int:
     if verb not in VERBS:
         raise RequestError(f"unknown verb {verb!r}{did_you_mean(verb, VERBS)}")
     command = import_module(f"resnext.commands.{verb}")
-    parser = Parser(prog=f"resnext {verb}", description=command.SENTENCE)
+    parser = Parser(prog=f"resnext {verb}", description=command.SUMMARY)
     command.add_arguments(parser)
     parser.epilog = "--debug shows where an error came from."
     args, unknown = parser.parse_known_args(rest)
@@ -119,7 +120,7 @@ def _explain_unknown(word: str, parser: argparse.ArgumentParser, command: Module
     if option.startswith("-"):
         hint = did_you_mean(option, [name for name in known if len(name) > 2])
         return f"{parser.prog}: unknown option {option}{hint or f'; {parser.prog} --help lists them'}"
-    return f"{parser.prog}: unexpected argument {word!r}; {command.SENTENCE}"
+    return f"{parser.prog}: unexpected argument {word!r}; {command.SUMMARY}"
 
 
 def _list_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Iterator[str]:

@@ -17,8 +17,8 @@ from typing import Any
 from resnext.detect.settings import DetectRecipe
 from resnext.errors import RequestError
 from resnext.paper.numbers import Column
-from resnext.paper.recipes import detections, get_recipe
-from resnext.recipe import read_recipe
+from resnext.paper.row_recipes import get_recipe_path, read_row_recipe
+from resnext.recipe import read_recipe, read_recipe_kind
 from resnext.run_directory import MAX_JSON_BYTES, RunDirectory, has_no_run
 from resnext.settings import Recipe
 from resnext.train.resume import list_changes
@@ -146,7 +146,9 @@ def _read_run(path: Path, recipe: str, now: float) -> RecipeRun:
     run = RunDirectory(path)
     if not run.recipe.is_file():
         raise RequestError(f"{path} has the name of a run, but no recipe.yaml")
-    kind: type[Recipe | DetectRecipe] = DetectRecipe if recipe in detections() else Recipe
+    kind: type[Recipe | DetectRecipe] = (
+        DetectRecipe if read_recipe_kind(get_recipe_path(recipe)) == "detection" else Recipe
+    )
     begun, state = read_recipe(run.recipe, kind=kind), run.state("last")
     position = state.get("position")
     step, epoch = (_read_count(position, key) for key in ("step", "epoch"))
@@ -176,7 +178,7 @@ def _read_run(path: Path, recipe: str, now: float) -> RecipeRun:
 
 def _find_differences(recipe: str, begun: Recipe | DetectRecipe, schedule: str) -> tuple[str, ...]:
     """List the settings that differ from the paper's recipe and may change a result."""
-    asked = get_recipe(recipe).recipe(schedule=schedule)
+    asked = read_row_recipe(recipe, schedule=schedule)
     same = {*IGNORED_SETTINGS, "train.channels_last"}
     if isinstance(asked, DetectRecipe):
         same |= {

@@ -180,13 +180,15 @@ def plot_width_tradeoff(table: Table, entries: list[Entry]) -> "Figure":
         for column, colour in zip(table.columns, (BLUE, RED), strict=True):
             values = [entry.row.published[column.key] for entry in entries]
             left.plot(at, values, "-o", color=colour, markersize=5.5, label=column.heading)
-            left.plot(at, [e.solved(column) or 0 for e in entries], "o", color=colour, markersize=10, fillstyle="none")
+            left.plot(
+                at, [e.solve_width(column) or 0 for e in entries], "o", color=colour, markersize=10, fillstyle="none"
+            )
             for x, value in zip(at, values, strict=True):
                 left.annotate(f"{value:.0f}", (x, value), (0, 8), textcoords="offset points", ha="center", fontsize=8)
         left.legend(loc="center right")
         left.margins(y=0.16)
         left.set(ylabel="channels", ylim=(0, None))
-        counts = [(entry.counted("block_parameters") or 0) / 1e3 for entry in entries]
+        counts = [(entry.count("block_parameters") or 0) / 1e3 for entry in entries]
         right.bar(at, counts, 0.62, color=PALE_BLUE)
         right.axhline(70, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
         right.text(0.5, 71.2, "the paper's ~70 k", ha="center", color=MUTED, fontsize=8)

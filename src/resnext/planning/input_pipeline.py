@@ -192,13 +192,6 @@ def set_cores(pipeline: Pipeline, images: ImageSample, cores: int) -> Pipeline:
     )
 
 
-def compute_shard_imbalance(shards: int, readers: int) -> float:
-    """Compute the share of an epoch that readers of whole shards wait for the slowest reader at its end."""
-    assert shards >= 1
-    assert readers >= 1
-    return 1 - shards / (readers * -(-shards // readers))
-
-
 def find_even_shard_count(readers: int, idle: float = MAX_IDLE) -> int:
     """Find the smallest shard count from which on every count splits evenly enough over the readers."""
     rounds = math.ceil((1 - 1 / readers) / idle - 1e-9) if readers > 1 else 1

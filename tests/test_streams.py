@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-START = "import os, sys; from resnext.streams import lenient_streams\n"
+START = "import os, sys; from resnext.streams import use_lenient_streams\n"
 NAMES = "0.5 – 0.7, 3 × 4, 9 ± 1, 10⁻² …, café, 日本, a\udce9b"
 
 

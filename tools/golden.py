@@ -42,8 +42,8 @@ DIGITS = {  # options of the runs of the digits recipe besides SHORT
     "bf16": ["--train.fast", "no", "--train.precision", "bf16", "--train.ema_decay", "0.9", "--augment.mixup", "0.2"],
 }
 BCCD = {
-    "plain": ["--train.fast", "false", "--train.precision", "fp32"],
-    "fast": ["--train.fast", "true"],
+    "plain": ["--train.fast", "no", "--train.precision", "fp32"],
+    "fast": ["--train.fast", "yes"],
 }
 CONVERSIONS = {"ours": "net.safetensors", "torchvision": "net.pth", "timm": "timm.safetensors"}  # of four stages
 TABLES = [*(f"table{n}" for n in range(1, 9)), "residual", "ilsvrc", "modern"]

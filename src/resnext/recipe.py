@@ -6,24 +6,28 @@ another recipe whose settings it takes where it does not give its own.
 
 import math
 import os
-import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path, PurePath
-from typing import Any, Literal, Union, cast, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
 from typing_extensions import TypeVar
 
 from resnext.errors import RequestError, did_you_mean
-from resnext.settings import Recipe
+from resnext.settings import Recipe, RecipeBase
+from resnext.settings_fields import FieldSpec, list_fields, list_sections
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 RECIPES = Path(__file__).parent / "recipes"  # those that come with the package: FAMILY/NAME.yaml
 MAX_FILE_BYTES = 1 << 20  # bytes
+TYPE_WORDS = {bool: "true or false", int: "a whole number", float: "a finite number", str: "a word"}
 Kind = Literal["classification", "detection"]
 TRAIN_COMMANDS: dict[Kind, str] = {"classification": "resnext train", "detection": "resnext detect train"}
-S = TypeVar("S")
-R = TypeVar("R", default=Recipe)  # the class of recipe: Recipe, or DetectRecipe
+S = TypeVar("S", bound="DataclassInstance")
+R = TypeVar("R", bound=RecipeBase, default=Recipe)  # the class of recipe: Recipe, or DetectRecipe
 
 
 def list_recipes() -> dict[str, Path]:
@@ -43,7 +47,7 @@ def find_recipe(name: Path | str) -> Path:
     return ({path.stem: path for path in known.values()} | known).get(str(name), Path(name))
 
 
-def read_recipe(path: Path | str, overrides: Mapping[str, Any] | None = None, kind: type[R] = Recipe) -> R:  # type: ignore[assignment]
+def read_recipe(path: Path | str, overrides: Mapping[str, object] | None = None, kind: type[R] = Recipe) -> R:  # type: ignore[assignment]
     """Read a recipe.
 
     Args:
@@ -127,7 +131,7 @@ def _merge_sections(base: dict[str, Any], values: dict[str, Any]) -> dict[str, A
 def parse_recipe(
     text: str,
     origin: str = "the recipe",
-    overrides: Mapping[str, Any] | None = None,
+    overrides: Mapping[str, object] | None = None,
     kind: type[R] = Recipe,  # type: ignore[assignment]
 ) -> R:
     """Parse a recipe from YAML text; ``origin`` names it in errors. Raises RequestError, also for the wrong kind."""
@@ -146,7 +150,7 @@ def _build_recipe(values: dict[str, Any], origin: str, overrides: Mapping[str, A
             raise RequestError(f"--{key} is not a setting of a recipe; settings look like --train.epochs")
         inside[name] = value
     try:
-        return cast(R, _build_section(kind, values, "", kind))
+        return kind(**_build_sections(values, kind))
     except RequestError as error:
         raise RequestError(f"{origin}: {error}") from None
 
@@ -172,7 +176,7 @@ def read_recipe_kind(path: Path | str) -> Kind | None:
         return None
 
 
-def infer_kind(values: Mapping[str, Any]) -> Kind | None:
+def infer_kind(values: Mapping[str, object]) -> Kind | None:
     """Infer the kind of recipe that knows more of these settings; None if both know equally many."""
     from resnext.detect.settings import DetectRecipe  # imported here: that package builds on this module
 
@@ -182,25 +186,35 @@ def infer_kind(values: Mapping[str, Any]) -> Kind | None:
     return "classification" if strange["c"] < strange["d"] else "detection"
 
 
-def _count_unknown_settings(values: Mapping[str, Any], cls: type) -> int:
+def _count_unknown_settings(values: Mapping[str, object], cls: type[RecipeBase]) -> int:
     """Count the sections, settings and values of ``data.source`` that this kind of recipe does not know."""
-    hints, unknown = get_type_hints(cls), 0
+    sections, unknown = list_sections(cls), 0
     for section, inside in values.items():
-        known = {f.name: f for f in fields(hints[section])} if section in hints else {}
-        unknown += section not in hints
+        known = list_fields(sections[section]) if section in sections else {}
+        unknown += section not in sections
         for key in inside if isinstance(inside, dict) else ():
             unknown += key not in known
         if section == "data" and isinstance(inside, dict) and "source" in inside:
-            unknown += inside["source"] not in known["source"].metadata["choices"]
+            unknown += inside["source"] not in known["source"].choices
     return unknown
 
 
-def build_settings(cls: type[S], values: Any, prefix: str) -> S:
-    """Build one section of settings from plain values; ``prefix`` names it in errors. Raises RequestError."""
-    return cast(S, _build_section(cls, values, prefix, Recipe))
+def build_settings(cls: type[S], values: object, prefix: str, kind: type[RecipeBase] = Recipe) -> S:
+    """Build one section of settings from plain values.
+
+    ``prefix`` names the section in errors, as ``train.``. An unknown setting is looked for in all sections of ``kind``.
+    Raises RequestError.
+    """
+    if not isinstance(values, dict):
+        raise RequestError(f"{prefix.rstrip('.')} must hold settings, not {_describe_value(values)}")
+    known = list_fields(cls)
+    for key in values:
+        if key not in known:
+            raise RequestError(f"unknown setting {prefix}{key}{_suggest_key(key, known, kind)}")
+    return cls(**{key: _coerce(value, known[key], f"{prefix}{key}") for key, value in values.items()})
 
 
-def dump_recipe(recipe: Any) -> str:
+def dump_recipe(recipe: RecipeBase) -> str:
     """Write a recipe as YAML with all settings; ``parse_recipe`` returns an equal recipe."""
     values = to_dict(recipe)
     text = yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
@@ -209,12 +223,12 @@ def dump_recipe(recipe: Any) -> str:
     return yaml.safe_dump(values, sort_keys=False)  # a path with a line separator, which YAML would fold
 
 
-def to_dict(settings: Any) -> dict[str, Any]:
+def to_dict(settings: "DataclassInstance") -> dict[str, Any]:
     """Convert settings to plain nested values, with tuples as lists."""
     plain: dict[str, Any] = {}
     for f in fields(settings):
         value = getattr(settings, f.name)
-        if is_dataclass(value):
+        if is_dataclass(value) and not isinstance(value, type):
             value = to_dict(value)
         elif isinstance(value, tuple):
             value = list(value)
@@ -231,7 +245,7 @@ def list_differences(before: R, after: R) -> list[str]:
     return rows
 
 
-def iterate_settings(recipe: Any) -> Iterator[tuple[str, Any]]:
+def iterate_settings(recipe: RecipeBase) -> Iterator[tuple[str, Any]]:
     """Iterate over all settings as (``section.field``, value), in the order of settings.py."""
     for section in fields(recipe):
         inside = getattr(recipe, section.name)
@@ -241,13 +255,13 @@ def iterate_settings(recipe: Any) -> Iterator[tuple[str, Any]]:
 
 def replace_places(recipe: R, change: Callable[[str, str], str]) -> R:
     """Replace every path, URL or hub id in the recipe by ``change(key, value)``."""
-    for section in fields(cast(Any, recipe)):
-        inside = getattr(recipe, section.name)
-        named = [(f.name, getattr(inside, f.name)) for f in fields(inside) if f.metadata["place"]]
-        new = {name: change(f"{section.name}.{name}", value) for name, value in named if value is not None}
-        if new:
-            recipe = replace(cast(Any, recipe), **{section.name: replace(inside, **new)})
-    return recipe
+    sections = {}
+    for section, cls in list_sections(type(recipe)).items():
+        inside = getattr(recipe, section)
+        places = {name: getattr(inside, name) for name, spec in list_fields(cls).items() if spec.is_place}
+        new = {name: change(f"{section}.{name}", value) for name, value in places.items() if value is not None}
+        sections[section] = replace(inside, **new)
+    return replace(recipe, **sections)
 
 
 def make_absolute(key: str, value: str) -> str:
@@ -268,23 +282,20 @@ def is_same_place(key: str, asked: str, absolute: str) -> bool:
     )
 
 
-def parse_command_line_value(key: str, text: str, kind: type = Recipe) -> Any:
+def parse_command_line_value(key: str, text: str, kind: type[RecipeBase] = Recipe) -> Any:
     """Parse the value of ``--key`` on the command line: YAML, or a comma-separated list."""
     try:
         value = yaml.load(text, Loader=_StrictLoader)
     except (yaml.YAMLError, ValueError, RecursionError):
         return text
-    hint = _get_type_hint(key, kind)
-    if isinstance(value, str) and hint is not None and _get_element_type(hint) is not None:
-        return [yaml.load(part, Loader=_StrictLoader) for part in value.split(",")]
-    if (
-        hint is not None
-        and _get_element_type(hint) is not None
-        and isinstance(value, int | float)
-        and not isinstance(value, bool)
-    ):
-        return [value]
-    if hint is not None and str in _list_types(hint) and value is not None:
+    section, _, name = key.partition(".")
+    sections = list_sections(kind)
+    spec = list_fields(sections[section]).get(name) if section in sections else None
+    if spec is not None and spec.is_list:
+        if isinstance(value, str):
+            return [yaml.load(part, Loader=_StrictLoader) for part in value.split(",")]
+        return [value] if isinstance(value, int | float) and not isinstance(value, bool) else value
+    if spec is not None and spec.type is str and value is not None:
         return text
     return value
 
@@ -292,12 +303,12 @@ def parse_command_line_value(key: str, text: str, kind: type = Recipe) -> Any:
 class _StrictLoader(yaml.SafeLoader):
     """SafeLoader that refuses duplicate keys and aliases."""
 
-    def compose_node(self, parent: Any, index: Any) -> Any:
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
             raise yaml.YAMLError("aliases are not allowed in recipes")
         return super().compose_node(parent, index)
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen = set()
         for key_node, _ in node.value:
             key = self.construct_object(key_node, deep=True)
@@ -309,93 +320,71 @@ class _StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _build_section(cls: type, values: Any, prefix: str, kind: type) -> Any:
-    if not isinstance(values, dict):
-        raise RequestError(f"{prefix.rstrip('.') or 'the recipe'} must hold settings, not {_describe_value(values)}")
-    hints = get_type_hints(cls)
-    known = {f.name: f for f in fields(cls)}
-    given: dict[str, Any] = {}
-    for key, value in values.items():
-        if key not in known:
-            names = [*known, *([] if prefix else ["extends"])]
-            raise RequestError(f"unknown setting {prefix}{key}{_suggest_key(key, names, kind)}")
-        if is_dataclass(hints[key]):
-            given[key] = _build_section(hints[key], {} if value is None else value, f"{prefix}{key}.", kind)
-        else:
-            given[key] = _coerce(value, hints[key], f"{prefix}{key}", known[key].metadata)
-    return cls(**given)
+def _build_sections(values: Mapping[str, object], kind: type[RecipeBase]) -> dict[str, Any]:
+    """Build the sections of a recipe from plain nested values."""
+    sections = list_sections(kind)
+    for name in values:
+        if name not in sections:
+            raise RequestError(f"unknown setting {name}{_suggest_key(name, [*sections, 'extends'], kind)}")
+    return {
+        name: build_settings(sections[name], {} if inside is None else inside, f"{name}.", kind)
+        for name, inside in values.items()
+    }
 
 
-def _suggest_key(key: str, known: list[str], kind: type) -> str:
+def _suggest_key(key: str, known: Iterable[str], kind: type[RecipeBase]) -> str:
     hint = did_you_mean(key, known)
     if "did you mean" in hint:
         return hint
-    elsewhere = [name for name, _ in iterate_settings(kind()) if name.partition(".")[2] == key]
+    elsewhere = [f"{section}.{key}" for section, cls in list_sections(kind).items() if key in list_fields(cls)]
     return f"; did you mean {' or '.join(elsewhere)}?" if elsewhere else hint
 
 
-def _coerce(value: Any, hint: Any, key: str, metadata: Mapping[str, Any]) -> Any:
-    """Convert ``value`` to the type of the field. Raises RequestError naming the key and what was expected."""
-    options = _list_types(hint)
+def _coerce(value: object, spec: FieldSpec, key: str) -> Any:
+    """Convert ``value`` to the type of the setting. Raises RequestError naming the key and what was expected."""
     if value is None:
-        if type(None) in options:
+        if spec.is_optional:
             return None
-        raise RequestError(f"{key} needs {_describe_expected(options)}, not an empty value")
-    element = _get_element_type(hint)
-    if element is not None:
-        if not isinstance(value, list | tuple):
-            raise RequestError(f"{key} must be a list, such as [30, 60, 90], not {value!r}")
-        return tuple(_coerce(item, element, key, {}) for item in value)
-    result = _convert_scalar(value, options)
+        raise RequestError(f"{key} needs {_describe_expected(spec)}, not an empty value")
+    if not spec.is_list:
+        return _coerce_scalar(value, spec, key)
+    if not isinstance(value, list | tuple):
+        raise RequestError(f"{key} must be a list, such as [30, 60, 90], not {value!r}")
+    return tuple(_coerce_scalar(item, spec, key) for item in value)
+
+
+def _coerce_scalar(value: object, spec: FieldSpec, key: str) -> bool | int | float | str:
+    result = _convert_scalar(value, spec)
     if result is None:
-        raise RequestError(f"{key} must be {_describe_expected(options)}, not {value!r}")
-    choices = metadata.get("choices")
-    if choices and result not in choices:
-        raise RequestError(f"{key} {result!r} is unknown{did_you_mean(str(result), choices)}")
-    low, high = metadata.get("low"), metadata.get("high")
-    if (low is not None and result < low) or (high is not None and result > high):
-        bounds = f"at least {low}" if high is None else f"at most {high}" if low is None else f"from {low} to {high}"
-        raise RequestError(f"{key} must be {bounds}, not {result!r}")
+        raise RequestError(f"{key} must be {TYPE_WORDS[spec.type]}, not {value!r}")
+    if spec.choices and result not in spec.choices:
+        raise RequestError(f"{key} {result!r} is unknown{did_you_mean(str(result), spec.choices)}")
+    if spec.bounds is not None and not isinstance(result, str) and not spec.bounds.allows(result):
+        raise RequestError(f"{key} must be {spec.bounds}, not {result!r}")
     return result
 
 
-def _convert_scalar(value: Any, options: tuple[Any, ...]) -> Any:
-    if bool in options:
-        return value if isinstance(value, bool) else None
+def _convert_scalar(value: object, spec: FieldSpec) -> bool | int | float | str | None:
+    """Convert ``value`` to the type of the setting, or return None if it does not fit."""
     if isinstance(value, bool):
-        return None
-    if int in options:
-        return value if isinstance(value, int) else None
-    if float in options:
+        word = "yes" if value else "no"  # YAML 1.1 reads yes and no as true and false
+        return value if spec.type is bool else word if word in spec.choices else None
+    if spec.type is float:
         try:  # YAML 1.1 reads 1e-4 as a word
             number = float(value) if isinstance(value, int | float | str) else math.nan
         except (ValueError, OverflowError):
             return None
         return number if math.isfinite(number) else None
-    return value if isinstance(value, str) else None
+    if spec.type is int:
+        return value if isinstance(value, int) else None
+    return value if isinstance(value, str) and spec.type is str else None
 
 
-def _list_types(hint: Any) -> tuple[Any, ...]:
-    return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+def _describe_expected(spec: FieldSpec) -> str:
+    return "a list" if spec.is_list else TYPE_WORDS[spec.type]
 
 
-def _get_element_type(hint: Any) -> Any:
-    """Return the element type of a tuple field, or None for a scalar field."""
-    return next((get_args(option)[0] for option in _list_types(hint) if get_origin(option) is tuple), None)
-
-
-def _get_type_hint(key: str, kind: type) -> Any:
-    section, _, name = key.partition(".")
-    cls = get_type_hints(kind).get(section)
-    return get_type_hints(cls).get(name) if cls is not None else None
-
-
-def _describe_expected(options: tuple[Any, ...]) -> str:
-    words = {bool: "true or false", int: "a whole number", float: "a finite number", str: "a word"}
-    return next((words[option] for option in options if option in words), "a list")
-
-
-def _describe_value(value: Any) -> str:
+def _describe_value(value: object) -> str:
     return "a list" if isinstance(value, list) else f"{value!r:.40}"
 
 

@@ -29,7 +29,7 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     ) -> candidates.CandidateResults:
         seen.append(f"{entries[0].architecture.name} {task.batch} {task.size}")
         timings = [Timing(e.name, task.batch, tuple(1.0 + n for _ in range(rounds))) for n, e in enumerate(entries)]
-        columns = {e.name: {"library": e.way.library, "peak_mib": 100 * task.batch} for e in entries}
+        columns = {e.name: {"library": e.config.library, "peak_mib": 100 * task.batch} for e in entries}
         return candidates.CandidateResults(timings, columns)  # type: ignore[arg-type]
 
     monkeypatch.setattr(candidates, "measure_candidates", measured)

@@ -68,7 +68,7 @@ def test_an_arm_that_computes_something_else_is_not_timed(tmp_path: Path, monkey
             if self.config.library == "resnext":
                 self.model.fc.weight.data[0] += 0.1  # type: ignore[union-attr, operator]
 
-    monkeypatch.setattr("resnext.bench.candidates.Step", Wrong)
+    monkeypatch.setattr("resnext.bench.candidates.TrainStep", Wrong)
     assert main([*TOY, "--out", str(tmp_path)]) == 1
     assert not (tmp_path / "bench-train.csv").exists()
 

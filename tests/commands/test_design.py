@@ -91,6 +91,6 @@ def test_a_wrong_request_is_one_clear_sentence(words: list[str], message: str) -
 def test_help_needs_no_torch(verb: str) -> None:
     code = (
         f"import sys, argparse; from resnext.commands import {verb} as v; p = argparse.ArgumentParser();"
-        "v.add_arguments(p); p.format_help(); assert v.SENTENCE; assert not {'torch', 'rich'} & set(sys.modules)"
+        "v.add_arguments(p); p.format_help(); assert v.SUMMARY; assert not {'torch', 'rich'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -38,7 +38,7 @@ def preprocessings(draw: st.DrawFn) -> Preprocessing:
     return Preprocessing(
         image_size=size,
         resize=size + draw(st.integers(0, 64)),
-        fit=draw(st.sampled_from(("crop", "squash", "pad"))),
+        crop_mode=draw(st.sampled_from(("crop", "squash", "pad"))),
         interpolation=draw(st.sampled_from(("bicubic", "bilinear"))),
         mean=tuple(draw(st.lists(st.floats(0, 1), **each))),
         std=tuple(draw(st.lists(st.floats(0.001, 1), **each))),
@@ -102,7 +102,7 @@ def test_a_missing_key_and_a_wrong_kind_of_table_are_refused() -> None:
 
 def test_the_source_fills_what_the_settings_leave_open() -> None:
     p = Preprocessing.from_settings(DataSettings(source="cifar10"), source())
-    assert (p.image_size, p.resize, p.fit, p.channels) == (32, 32, "crop", 3)
+    assert (p.image_size, p.resize, p.crop_mode, p.channels) == (32, 32, "crop", 3)
     assert (p.mean, p.std, p.interpolation, p.exif) == ((0.5,) * 3, (0.25,) * 3, "bicubic", True)
 
 
@@ -123,7 +123,7 @@ WEIGHTS = Preprocessing(
 
 def test_weights_bring_their_colours_and_filter_to_a_source_that_has_its_size() -> None:
     p = Preprocessing.from_settings(DataSettings(source="cifar10"), source(), WEIGHTS)
-    assert (p.image_size, p.resize, p.fit, p.exif) == (32, 32, "crop", True)
+    assert (p.image_size, p.resize, p.crop_mode, p.exif) == (32, 32, "crop", True)
     assert (p.mean, p.std, p.interpolation) == (WEIGHTS.mean, WEIGHTS.std, "bilinear")
 
 
@@ -131,32 +131,34 @@ def test_weights_bring_their_colours_and_filter_to_a_source_that_has_its_size() 
 def test_pictures_of_any_size_are_seen_as_the_weights_see_them(kind: str) -> None:
     p = Preprocessing.from_settings(DataSettings(source=kind, path="x"), source(), WEIGHTS)
     assert p == replace(WEIGHTS, exif=True), "how files are opened is the folder's affair"
-    padded = replace(WEIGHTS, fit="pad", resize=224)
-    assert Preprocessing.from_settings(DataSettings(source="folder"), source(), padded).fit == "pad"
+    padded = replace(WEIGHTS, crop_mode="pad", resize=224)
+    assert Preprocessing.from_settings(DataSettings(source="folder"), source(), padded).crop_mode == "pad"
 
 
 @pytest.mark.parametrize(
-    ("said", "size", "resize", "fit"),
+    ("said", "size", "resize", "crop_mode"),
     [
         ({"image_size": 160}, 160, 160, "crop"),
         ({"image_size": 160, "resize": 176}, 160, 176, "crop"),
         ({"resize": 256}, 224, 256, "crop"),
-        ({"fit": "squash"}, 224, 224, "squash"),
-        ({"fit": "pad", "image_size": 64}, 64, 64, "pad"),
+        ({"crop_mode": "squash"}, 224, 224, "squash"),
+        ({"crop_mode": "pad", "image_size": 64}, 64, 64, "pad"),
     ],
 )
-def test_what_is_said_of_a_folder_wins_over_the_weights(said: dict[str, Any], size: int, resize: int, fit: str) -> None:
+def test_what_is_said_of_a_folder_wins_over_the_weights(
+    said: dict[str, Any], size: int, resize: int, crop_mode: str
+) -> None:
     p = Preprocessing.from_settings(DataSettings(source="folder", **said), source(), WEIGHTS)
-    assert (p.image_size, p.resize, p.fit) == (size, resize, fit)
+    assert (p.image_size, p.resize, p.crop_mode) == (size, resize, crop_mode)
     everything = DataSettings(source="folder", interpolation="bicubic", mean=(0.1, 0.2, 0.3), std=(0.5,) * 3)
     p = Preprocessing.from_settings(everything, source(), WEIGHTS)
     assert (p.interpolation, p.mean, p.std) == ("bicubic", (0.1, 0.2, 0.3), (0.5,) * 3)
 
 
 def test_a_crop_said_of_a_folder_does_not_take_the_resize_of_weights_that_pad() -> None:
-    padded = replace(WEIGHTS, fit="pad", resize=100)  # without meaning there
+    padded = replace(WEIGHTS, crop_mode="pad", resize=100)  # without meaning there
     p = Preprocessing.from_settings(DataSettings(source="folder", crop_mode="crop"), source(), padded)
-    assert (p.image_size, p.resize, p.fit) == (224, 224, "crop")
+    assert (p.image_size, p.resize, p.crop_mode) == (224, 224, "crop")
 
 
 def test_colours_of_weights_with_other_channels_are_of_no_use() -> None:
@@ -167,7 +169,7 @@ def test_colours_of_weights_with_other_channels_are_of_no_use() -> None:
 def test_contradicting_settings_are_refused() -> None:
     with pytest.raises(RequestError, match="resize 24 is smaller than image_size 32"):
         Preprocessing.from_settings(DataSettings(resize=24), source())
-    with pytest.raises(RequestError, match=r"data\.resize 40 belongs to data\.fit crop"):
+    with pytest.raises(RequestError, match=r"data\.resize 40 belongs to data\.crop_mode crop"):
         Preprocessing.from_settings(DataSettings(resize=40, crop_mode="pad"), source())
     with pytest.raises(RequestError, match="mean has 3 values, but the images have 1 channels"):
         Preprocessing.from_settings(DataSettings(mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6)), source(channels=1))

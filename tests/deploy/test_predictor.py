@@ -109,7 +109,7 @@ def test_a_choice_is_measured_once_and_remembered(own_cache: Path, monkeypatch: 
     first = Predictor(lived(), engine="pytorch", image_size=32)
     kept = json.loads(own_cache.read_text())
     assert len(kept) == 1
-    monkeypatch.setattr(engine_selection.TuningCache, "take", lambda *_: pytest.fail("measured again"))
+    monkeypatch.setattr(engine_selection.TuningCache, "measure_or_load", lambda *_: pytest.fail("measured again"))
     assert Predictor(lived(), engine="pytorch", image_size=32).engine == first.engine
 
 
@@ -200,7 +200,8 @@ def test_openvino_and_nncf_do_not_report_their_use() -> None:
     if engines.find_missing_packages("openvino") or find_spec("nncf") is None:
         pytest.skip("openvino and nncf are not installed")
     code = (
-        "import sys; from resnext.deploy.openvino_engine import openvino; openvino(); import nncf.telemetry as t; "
+        "import sys; from resnext.deploy.openvino_engine import import_openvino; import_openvino(); "
+        "import nncf.telemetry as t; "
         "print(sys.modules['openvino_telemetry'], type(t.telemetry).__name__)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)

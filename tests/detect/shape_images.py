@@ -95,7 +95,7 @@ def recipe(path: Path, data: Path, **changes: Any) -> Path:
             "detections": 10,
         },
         "data": {"path": str(data), "min_size": 48, "max_size": 64, "workers": 0},
-        "augment": {"jitter": 0.1},
+        "augment": {"color_jitter": 0.1},
         "optimizer": {"lr": 0.02},
         "train": {"epochs": 2, "batch_size": 4, "checkpoint_steps": 1, "device": "cpu", "threads": 1, "seed": 3},
     }

@@ -42,7 +42,7 @@ class Made(DetectionDataset):
 
     def load_image(self, index: int) -> Image.Image:
         if self.root:
-            return super().image(index)
+            return super().load_image(index)
         width, height = self.sizes[index].tolist()
         ramp = np.linspace(60, 200, width)[None, :, None] + np.linspace(-40, 40, height)[:, None, None]
         return Image.fromarray(np.repeat(ramp, 3, axis=2).astype(np.uint8))

@@ -47,7 +47,7 @@ def assert_same(one: FasterRcnn, other: FasterRcnn) -> None:
     [
         {},
         {"layout": "c4", "pool": "max", "anchor_sizes": (16.0, 32.0), "anchor_ratios": (1.0,), "score": 0.25},
-        {"learn": "rpn"},
+        {"stage": "rpn"},
         {"architecture": CIFAR.change(pre_activation=True, bn_eps=1e-3)},
         {"architecture": NARROW.change(form="branched"), "classes": ("a\nb", "é", "")},
         {"view": DetectPreprocessing(min_size=33, max_size=99, resize="torchvision", std=(0.1, 0.2, 0.3), exif=False)},
@@ -78,8 +78,8 @@ def test_category_ids_are_in_the_file_and_older_files_do_without(tmp_path: Path)
 
 
 def test_a_proposer_is_in_the_file(tmp_path: Path) -> None:
-    proposer = detector(learn="rpn", seed=1, anchor_ratios=(0.5, 2.0))
-    model = detector(learn="fast_rcnn", proposer=proposer)
+    proposer = detector(stage="rpn", seed=1, anchor_ratios=(0.5, 2.0))
+    model = detector(stage="fast_rcnn", proposer=proposer)
     save_detector(model, tmp_path / "d.safetensors")
     loaded = load_detector(tmp_path / "d.safetensors")
     assert_same(loaded, model)
@@ -349,7 +349,7 @@ STRANGE = NARROW.change(stride_in_1x1=True, bn_eps=1e-3)  # what no tensor says
     [
         {},
         {"layout": "c4", "anchor_sizes": (16.0, 32.0), "anchor_ratios": (1.0,)},
-        {"learn": "rpn"},
+        {"stage": "rpn"},
         {"architecture": STRANGE.change(form="branched")},
         {"architecture": CIFAR.change(pre_activation=True, bn_eps=0.1)},
     ],
@@ -385,7 +385,7 @@ def test_a_detector_is_no_network_unless_that_is_asked_for(tmp_path: Path) -> No
 
 
 def test_a_c4_detector_of_the_rpn_step_has_no_whole_network(tmp_path: Path) -> None:
-    save_detector(detector(layout="c4", learn="rpn", anchor_sizes=(16.0,)), tmp_path / "d.safetensors")
+    save_detector(detector(layout="c4", stage="rpn", anchor_sizes=(16.0,)), tmp_path / "d.safetensors")
     with pytest.raises(RequestError, match="no last backbone stage"):
         load(tmp_path / "d.safetensors", detector_backbone=True)
 

@@ -33,7 +33,7 @@ def detector(
     architecture: Architecture = NARROW, classes: tuple[str, ...] = CLASSES, seed: int = 0, **changes: Any
 ) -> FasterRcnn:
     """In training mode, with statistics of BN that are not those of a fresh network; scores from 0."""
-    options = {key: changes.pop(key) for key in ("learn", "proposer") if key in changes}
+    options = {key: changes.pop(key) for key in ("stage", "proposer") if key in changes}
     view = changes.pop("view", DetectPreprocessing(min_size=64, max_size=128))
     model = build_detector(architecture, settings(**{"score": 0.0} | changes), classes, view, seed=seed, **options)
     shake(model)

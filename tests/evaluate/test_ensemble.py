@@ -208,7 +208,7 @@ def test_an_ensemble_is_the_mean_of_its_networks_on_their_own_preprocessing(how:
         answers.append(alone)
     expected = [average([answer[i] for answer in answers], how) for i in range(5)]
     members = [EnsembleMember(model, model.preprocessing) for model in others]
-    result = judged(first, data, view, others=members, ensemble=how, batch_size=4)
+    result = judged(first, data, view, other_members=members, ensemble_combine=how, batch_size=4)
     agrees(result, expected, data)
 
 
@@ -235,7 +235,7 @@ def test_networks_with_the_same_preprocessing_share_the_reading() -> None:
     plain = pictures(4)
     data = Counted(plain.name, plain.classes, 3, plain.images, plain.labels)
     same, other = network(1), network(2, preprocessing(16, 16))
-    judged(network(0), data, others=[EnsembleMember(m, m.preprocessing) for m in (same, other)])
+    judged(network(0), data, other_members=[EnsembleMember(m, m.preprocessing) for m in (same, other)])
     assert Counted.read == 8  # two preprocessings of four pictures
 
 
@@ -243,10 +243,10 @@ def test_an_ensemble_of_other_classes_is_refused(tiny_network: Callable[..., Net
     other = network(1)
     other.classes = ("x", "c1", "c2", "c3", "c4", "c5")
     with pytest.raises(RequestError, match="only the model has 'x'"):
-        judged(network(), pictures(3), others=[EnsembleMember(other, other.preprocessing)])
+        judged(network(), pictures(3), other_members=[EnsembleMember(other, other.preprocessing)])
     small = tiny_network(3, 3)
     with pytest.raises(RequestError, match="has 3"):
-        judged(network(), pictures(3), others=[EnsembleMember(small, small.preprocessing)])
+        judged(network(), pictures(3), other_members=[EnsembleMember(small, small.preprocessing)])
 
 
 @pytest.mark.parametrize("view", ["center", "ten-crop", "dense:16,24"])

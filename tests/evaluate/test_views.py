@@ -107,7 +107,7 @@ def test_a_strip_is_cut_before_it_fills_memory() -> None:
 
 
 def test_what_the_weights_ask_for_and_a_view_cannot_give_is_refused() -> None:
-    squash = Preprocessing(image_size=24, resize=24, fit="squash", mean=(0.5,) * 3, std=(0.2,) * 3, channels=3)
+    squash = Preprocessing(image_size=24, resize=24, crop_mode="squash", mean=(0.5,) * 3, std=(0.2,) * 3, channels=3)
     assert len(CENTER.build_transforms(squash)) == 1
     for text in ("ten-crop", "dense:32"):
         with pytest.raises(RequestError, match="but these squash them"):

@@ -23,11 +23,11 @@ from resnext.planning.cost_command import SOURCE_FACTS
 from resnext.recipe import list_recipes
 from resnext.run_directory import RunDirectory
 from resnext.settings import Recipe
+from resnext.train.classification import Classification, State, train_classifier
 from resnext.train.distributed import init_distributed
-from resnext.train.loop import learning_rate_at, train
+from resnext.train.loop import learning_rate_at
 from resnext.train.schedule import compute_learning_rate
-from resnext.train.session import Session, build_session, count_micro_batches
-from resnext.train.step import train_step
+from resnext.train.step import count_micro_batches
 
 EVERY = [
     path.stem
@@ -189,21 +189,22 @@ def test_two_steps_of_every_recipe_run_at_toy_size(name: str, tmp_path: Path) ->
     assert (small.optimizer.name, small.train.loss, small.schedule.name) == (
         full.optimizer.name, full.train.loss, full.schedule.name,
     )  # fmt: skip
-    session = begun(small, tmp_path / "run")
-    batches = session.loader.batches(0)
-    before = [p.detach().clone() for p in session.model.parameters()]
-    losses = [train_step(session, next(batches), learning_rate_at(session, session.position.step)) for _ in range(2)]
-    assert session.position.step == 2
+    task, state = begun(small, tmp_path / "run")
+    batches = state.loader.batches(0)
+    before = [p.detach().clone() for p in state.model.parameters()]
+    losses = [task.step(state, next(batches), learning_rate_at(state, state.position.step)).loss for _ in range(2)]
+    assert state.position.step == 2
     assert all(math.isfinite(loss) for loss in losses)
-    moved = [not torch.equal(a, b) for a, b in zip(before, session.model.parameters(), strict=True)]
+    moved = [not torch.equal(a, b) for a, b in zip(before, state.model.parameters(), strict=True)]
     assert all(moved) if name.startswith("imagenet") else any(moved)
 
 
-def begun(recipe: Recipe, path: Path) -> Session:
+def begun(recipe: Recipe, path: Path) -> tuple[Classification, State]:
     run = RunDirectory(path)
     run.path.mkdir()
+    task = Classification(recipe)
     with init_distributed("cpu") as world:
-        return build_session(recipe, run, world, False, Console(file=io.StringIO()))
+        return task, task.build(recipe, run, world, False, Console(file=io.StringIO()))
 
 
 @pytest.mark.slow
@@ -211,7 +212,7 @@ def begun(recipe: Recipe, path: Path) -> Session:
 def test_every_recipe_trains_to_its_end_at_toy_size(name: str, tmp_path: Path) -> None:
     recipe, run = read(name, make_toy_overrides(read(name), tmp_path, {})), RunDirectory(tmp_path / "run")
     run.path.mkdir()
-    position = train(recipe, run, console=Console(file=io.StringIO()))
+    position = train_classifier(recipe, run, console=Console(file=io.StringIO()))
     assert position.step == 4
     assert run.report.exists()
 

@@ -8,8 +8,8 @@ import pytest
 SCRIPT = """
 import resource, sys
 import torch
-from resnext.speed.allocator import keep_memory
-print(keep_memory())
+from resnext.speed.allocator import tune_malloc
+print(tune_malloc())
 def step():
     kept = [torch.ones(1 << 22) for _ in range(8)]  # 16 MiB each
     del kept

@@ -51,8 +51,8 @@ def test_a_library_is_compiled_once_and_again_when_its_text_or_flags_change(sour
 
 def test_processes_that_ask_at_once_get_one_library(source: Path, cache: Path) -> None:
     script = (
-        "import sys; from pathlib import Path; from resnext.speed.compiler import Unit, library\n"
-        "print(library('answer', [Unit(Path(sys.argv[1]), ('-DVALUE=7',))], torch_headers=False))"
+        "import sys; from pathlib import Path; from resnext.speed.compiler import CompileUnit, build_library\n"
+        "print(build_library('answer', [CompileUnit(Path(sys.argv[1]), ('-DVALUE=7',))], torch_headers=False))"
     )
     running = [
         subprocess.Popen([sys.executable, "-c", script, str(source)], stdout=subprocess.PIPE, text=True)

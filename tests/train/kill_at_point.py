@@ -11,9 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 import resnext.files as files
-import resnext.train.loop as loop
 from resnext.cli import main
-from resnext.detect.train.task import DETECTION
+from resnext.detect.train.task import Detection
+from resnext.train.classification import Classification
+from resnext.train.step import StepResult
 
 point, count = sys.argv[1], int(sys.argv[2])
 seen = {"step": 0, "write": 0, "rename": 0}
@@ -25,11 +26,11 @@ def die_at(name: str) -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def count_steps(step: Callable[..., float]) -> Callable[..., float]:
-    def counted_step(*arguments: object) -> float:
-        loss = step(*arguments)
+def count_steps(step: Callable[..., StepResult]) -> Callable[..., StepResult]:
+    def counted_step(*arguments: object) -> StepResult:
+        result = step(*arguments)
         die_at("step")
-        return loss
+        return result
 
     return counted_step
 
@@ -50,7 +51,7 @@ def replace_then_die(source: str, target: str) -> None:
 
 
 fsync, replace = os.fsync, os.replace
-for task in (loop.CLASSIFICATION, DETECTION):
+for task in (Classification, Detection):
     task.step = count_steps(task.step)
 files.os.fsync = truncate_then_fsync
 files.os.replace = replace_then_die

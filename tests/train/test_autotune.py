@@ -101,7 +101,7 @@ def test_the_plan_found_is_one_the_network_takes(monkeypatch: pytest.MonkeyPatch
     plan.apply(model)
 
 
-FAST = TINY.replace('channels_last: "no"', 'channels_last: "yes", fast: "yes", recompute: activations')
+FAST = TINY.replace('channels_last: "no"', 'channels_last: "yes", fast: "yes", activation_checkpointing: activations')
 
 
 @pytest.mark.parametrize("precision", ["bf16", pytest.param("fp16", marks=pytest.mark.slow)])
@@ -114,7 +114,7 @@ def test_a_run_goes_on_bit_for_bit_with_fast_paths_and_a_cold_cache(tmp_path: Pa
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     assert run_resnext("train", recipe, "--run", whole).returncode == 0
     state = RunDirectory(whole).state("last")
-    plan = Plan.from_dict(state["position"]["plan"])
+    plan = Plan.from_dict(state["facts"]["plan"])
     assert plan.norms
     # the same run, begun with this plan, stopped by its own checkpoint of step 8
     stopped.mkdir()
@@ -122,14 +122,15 @@ def test_a_run_goes_on_bit_for_bit_with_fast_paths_and_a_cold_cache(tmp_path: Pa
     script.write_text(
         "import json, sys\n"
         "from resnext.model.plan import Plan\n"
-        "from resnext.train import fastest, loop\n"
-        f"plan = Plan.from_json(json.loads({json.dumps(plan.to_dict())!r}))\n"
-        "fastest.shared_plan = lambda *_: plan\n"
-        "step = loop.CLASSIFICATION.step\n"
-        "def train_step(session, batch, lr):\n"
-        "    if session.position.step == 8: sys.exit(9)\n"
-        "    return step(session, batch, lr)\n"
-        "loop.CLASSIFICATION.step = train_step\n"
+        "from resnext.train import autotune\n"
+        "from resnext.train.classification import Classification\n"
+        f"plan = Plan.from_dict(json.loads({json.dumps(plan.to_dict())!r}))\n"
+        "autotune.tune_shared_plan = lambda *_: plan\n"
+        "step = Classification.step\n"
+        "def stop_at_step_8(task, state, batch, lr):\n"
+        "    if state.position.step == 8: sys.exit(9)\n"
+        "    return step(task, state, batch, lr)\n"
+        "Classification.step = stop_at_step_8\n"
         "from resnext.cli import main\n"
         "sys.exit(main())\n"
     )
@@ -145,15 +146,15 @@ def test_a_run_goes_on_bit_for_bit_with_fast_paths_and_a_cold_cache(tmp_path: Pa
             bits.append((RunDirectory(run).checkpoint("last") / entry["name"]).read_bytes())
         assert bits[0] == bits[1], name
     assert (whole / "log.jsonl").read_bytes() == (stopped / "log.jsonl").read_bytes()
-    assert RunDirectory(stopped).state("last")["position"]["plan"] == plan.to_dict()
+    assert RunDirectory(stopped).state("last")["facts"]["plan"] == plan.to_dict()
 
 
 def test_recomputing_is_another_run_only_in_memory(tmp_path: Path) -> None:
-    """The recipe with ``recompute blocks`` logs the same losses as without, bit for bit."""
+    """The recipe with ``activation_checkpointing blocks`` logs the same losses as without, bit for bit."""
     logs = []
     for level in ("no", "blocks"):
         recipe = tmp_path / f"{level}.yaml"
-        recipe.write_text(TINY.replace("epochs: 3", f'epochs: 1, recompute: "{level}", fast: "no"'))
+        recipe.write_text(TINY.replace("epochs: 3", f'epochs: 1, activation_checkpointing: "{level}", fast: "no"'))
         assert run_resnext("train", recipe, "--run", tmp_path / level).returncode == 0
         logs.append((tmp_path / level / "log.jsonl").read_bytes())
     assert logs[0] == logs[1]

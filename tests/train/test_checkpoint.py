@@ -12,10 +12,18 @@ from resnext.errors import RequestError, WorkError
 from resnext.model.network import Network, create_model
 from resnext.run_directory import RunDirectory, create_run
 from resnext.settings import OptimizerSettings
-from resnext.train.checkpoint import Position, read_checkpoint, restore_checkpoint, write_checkpoint
+from resnext.train.checkpoint import read_checkpoint, restore_checkpoint, write_checkpoint
 from resnext.train.ema import Ema
 from resnext.train.optimizer import build_optimizer
+from resnext.train.state import EpochSums, Position, RunFacts, SavedState
 from resnext.weights import load
+from resnext.weights.native import serialize_network
+
+
+def saved_at(step: int) -> SavedState:
+    position = Position(step, epoch=1, best={"epoch": 1, "step": 3, "top1_error": 2.5}, bad_images=4)
+    sums = EpochSums(1.5, {"loss_box_reg": 0.25}, wrong=2, images=9)
+    return SavedState(position, sums, RunFacts({"classes": ["a"]}, {"norms": []}), {"scale": 2.0})
 
 
 class Trained:
@@ -36,9 +44,10 @@ class Trained:
         self.ema.update(self.model, 0)
 
     def write(self, step: int, run: RunDirectory | None = None) -> None:
-        write_checkpoint(run or self.run, "last", Position(step=step), self.model, self.ema, self.optimizer)
+        parts = (self.model, self.ema, self.optimizer)
+        write_checkpoint(run or self.run, "last", saved_at(step), *parts, serialize_network)
 
-    def read(self, run: RunDirectory | None = None) -> Position:
+    def read(self, run: RunDirectory | None = None) -> SavedState:
         run = run or self.run
         return restore_checkpoint(read_checkpoint(run), run, self.model, self.ema, self.optimizer)
 
@@ -48,8 +57,7 @@ def test_what_is_read_goes_on_exactly_like_what_was_written(tmp_path: Path, opti
     a = Trained(tmp_path / "a", optimizer=optimizer)
     a.write(7)
     b = Trained(tmp_path / "b", seed=1, optimizer=optimizer)
-    position = b.read(a.run)
-    assert position == Position(step=7)
+    assert b.read(a.run) == saved_at(7)
     for one in (a, b):
         one.step()
     for ours, theirs in ((a.model, b.model), (a.ema.model, b.ema.model)):
@@ -84,7 +92,7 @@ def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path: Path, monkeypatch:
     after = {p.name: p.read_bytes() for p in a.run.checkpoint("last").iterdir()}
     assert before.items() <= after.items()
     assert not [name for name in after if name.endswith(".part")]
-    assert a.read().step == 7
+    assert a.read().position.step == 7
     a.write(9)
     assert len(list(a.run.checkpoint("last").iterdir())) == 3, "leavings of the failed write are swept"
 

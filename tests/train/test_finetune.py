@@ -13,7 +13,6 @@ from PIL import Image
 from rich.console import Console
 from torch import nn
 
-import resnext.train.loop as loop
 from resnext.cli import main
 from resnext.data.preprocessing import Preprocessing
 from resnext.errors import RequestError, WorkError
@@ -21,16 +20,19 @@ from resnext.model.network import Network, create_model
 from resnext.recipe import read_recipe
 from resnext.run_directory import RunDirectory, create_run, open_run
 from resnext.settings import InitSettings, ModelSettings, OptimizerSettings
+from resnext.train.checkpoint import write_checkpoint
+from resnext.train.classification import Classification, State, train_classifier
 from resnext.train.distributed import World
 from resnext.train.finetune import check_architecture, freeze, group_modules_by_stage, lr_multipliers, set_training_mode
 from resnext.train.optimizer import build_optimizer, set_learning_rate
 from resnext.train.outputs import evaluate_held_out
-from resnext.train.session import Session, build_session
-from resnext.train.step import train_step
+from resnext.train.state import SavedState
 from resnext.weights import load
 from resnext.weights.native import save
+from tests.train.cut_off import cut_off_before
 from tests.train.test_resume import assert_same_end
 
+Begin = Callable[..., tuple[Classification, State]]
 QUIET = Console(quiet=True)
 THEIRS = Preprocessing(image_size=24, resize=28, interpolation="bilinear", mean=(0.4,), std=(0.3,), channels=1)
 
@@ -55,13 +57,14 @@ def weights(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def begin(tiny_recipe: Path, weights: Path, tmp_path: Path) -> Callable[..., Session]:
-    """Build a session of the tiny recipe from the weights, with changes such as ``init__freeze="conv2"``."""
+def begin(tiny_recipe: Path, weights: Path, tmp_path: Path) -> Begin:
+    """Build the task and state of the tiny recipe from the weights, with changes such as ``init__freeze="conv2"``."""
 
-    def prepared(console: Console = QUIET, resume: bool = False, **changes: Any) -> Session:
+    def prepared(console: Console = QUIET, resume: bool = False, **changes: Any) -> tuple[Classification, State]:
         values = {"init.weights": str(weights), "augment.mixup": 0, **to_dotted_keys(changes)}
         run = RunDirectory(tmp_path / "run") if resume else create_run(tmp_path / "run")
-        return build_session(read_recipe(tiny_recipe, values), run, World(torch.device("cpu")), resume, console)
+        task = Classification(recipe := read_recipe(tiny_recipe, values))
+        return task, task.build(recipe, run, World(torch.device("cpu")), resume, console)
 
     return prepared
 
@@ -70,9 +73,9 @@ def to_dotted_keys(changes: dict[str, Any]) -> dict[str, Any]:
     return {key.replace("__", "."): value for key, value in changes.items()}
 
 
-def train_steps(session: Session, count: int = 2, lr: float = 0.05) -> list[float]:
-    batches = session.loader.batches(0)
-    return [train_step(session, next(batches), lr) for _ in range(count)]
+def train_steps(task: Classification, state: State, count: int = 2, lr: float = 0.05) -> list[float]:
+    batches = state.loader.batches(0)
+    return [task.step(state, next(batches), lr).loss for _ in range(count)]
 
 
 def copy_state(model: nn.Module) -> dict[str, torch.Tensor]:
@@ -91,41 +94,39 @@ def is_below(name: str, *parts: str) -> bool:
 
 
 def test_a_network_the_recipe_does_not_name_is_that_of_the_weights(
-    begin: Callable[..., Session], weights: Path, tiny_recipe: Path
+    begin: Begin, weights: Path, tiny_recipe: Path
 ) -> None:
     text = tiny_recipe.read_text().replace("model: {name: resnext11_2x4d, base_channels: 4}\n", "")
     tiny_recipe.write_text(text)
-    session = begin()
-    assert session.model.architecture == make_tiny_network().architecture
-    assert changed_names(session.model, load(weights).state_dict()) == set()
-    assert changed_names(session.ema.model, load(weights).state_dict()) == set()
+    _, state = begin()
+    assert state.model.architecture == make_tiny_network().architecture
+    assert changed_names(state.model, load(weights).state_dict()) == set()
+    assert changed_names(state.ema.model, load(weights).state_dict()) == set()
 
 
-def test_another_form_starts_as_the_same_function(begin: Callable[..., Session], weights: Path) -> None:
-    session = begin(model__form="branched", model__initialisation="zero_gamma")
+def test_another_form_starts_as_the_same_function(begin: Begin, weights: Path) -> None:
+    _, state = begin(model__form="branched", model__initialisation="zero_gamma")
     images = torch.randn(2, 1, 8, 8)
-    assert session.model.architecture.form == "branched"
-    torch.testing.assert_close(session.model.eval()(images), load(weights)(images), rtol=1e-4, atol=1e-5)
+    assert state.model.architecture.form == "branched"
+    torch.testing.assert_close(state.model.eval()(images), load(weights)(images), rtol=1e-4, atol=1e-5)
 
 
-def test_colours_and_filter_follow_the_weights_unless_said(begin: Callable[..., Session]) -> None:
-    p = begin(data__interpolation="bicubic").preprocessing
+def test_colours_and_filter_follow_the_weights_unless_said(begin: Begin) -> None:
+    p = begin(data__interpolation="bicubic")[1].model.preprocessing
     assert (p.mean, p.std, p.interpolation, p.image_size) == (THEIRS.mean, THEIRS.std, "bicubic", 8)
 
 
-def test_weights_of_pictures_that_were_not_turned_upright_are_noted(
-    begin: Callable[..., Session], weights: Path
-) -> None:
+def test_weights_of_pictures_that_were_not_turned_upright_are_noted(begin: Begin, weights: Path) -> None:
     model = make_tiny_network()
     model.preprocessing = replace(THEIRS, exif=False)
     save(model, weights)
-    session = begin()
-    assert session.preprocessing.exif
-    assert "photographs are opened with data.exif True, no longer False" in session.model.provenance["init"]["notes"]
+    _, state = begin()
+    assert state.model.preprocessing.exif
+    assert "photographs are opened with data.exif True, no longer False" in state.model.provenance["init"]["notes"]
 
 
 def test_a_folder_of_other_classes_and_colours_gets_a_new_head_and_stem(
-    begin: Callable[..., Session], weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    begin: Begin, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     save(model := make_tiny_network(), weights)
     for name in ("3", "9", "ten"):
@@ -133,34 +134,34 @@ def test_a_folder_of_other_classes_and_colours_gets_a_new_head_and_stem(
         for number in range(8):
             picture = Image.effect_noise((40, 30), 60).convert("RGB")
             picture.save(tmp_path / "photos" / name / f"{number}.png")
-    session = begin(
+    task, state = begin(
         Console(width=200), data__source="folder", data__path=str(tmp_path / "photos"), data__val_fraction=0.3,
         train__batch_size=4,
     )  # fmt: skip
-    fc = session.model.fc
-    assert session.model.classes == ("3", "9", "ten")
+    fc = state.model.fc
+    assert state.model.classes == ("3", "9", "ten")
     assert torch.equal(fc.weight[:2], model.fc.weight[[3, 9]])
-    assert tuple(session.model.conv1.weight.shape) == (4, 3, 3, 3)
-    p = session.preprocessing
+    assert tuple(state.model.conv1.weight.shape) == (4, 3, 3, 3)
+    p = state.model.preprocessing
     assert (p.image_size, p.resize, p.interpolation, p.mean) == (24, 28, "bilinear", (0.4,) * 3)
-    notes = session.model.provenance["init"]["notes"]
+    notes = state.model.provenance["init"]["notes"]
     assert any("head" in note for note in notes)
     said = " ".join(capsys.readouterr().out.split())
     assert all(" ".join(f"{weights}: {note}".split()) in said for note in notes)
-    train_steps(session, 1)
+    train_steps(task, state, 1)
 
 
-def test_a_foreign_file_is_as_good_a_start_as_our_own(begin: Callable[..., Session], tmp_path: Path) -> None:
+def test_a_foreign_file_is_as_good_a_start_as_our_own(begin: Begin, tmp_path: Path) -> None:
     theirs = torchvision.models.resnet18(num_classes=6)
     torch.save(theirs.state_dict(), tmp_path / "resnet18.pth")
     network = {"model__name": None, "model__base_channels": None, "data__image_size": 32}
-    session = begin(init__weights=str(tmp_path / "resnet18.pth"), init__freeze="conv5", **network)
-    assert session.model.architecture.name == "resnet18"
-    ours, given = session.model.state_dict(), theirs.state_dict()
+    task, state = begin(init__weights=str(tmp_path / "resnet18.pth"), init__freeze="conv5", **network)
+    assert state.model.architecture.name == "resnet18"
+    ours, given = state.model.state_dict(), theirs.state_dict()
     assert torch.equal(ours["conv1.weight"], given["conv1.weight"].sum(1, keepdim=True))
     assert all(torch.equal(ours[name], given[name]) for name in given if not is_below(name, "conv1", "fc"))
     assert tuple(ours["fc.weight"].shape) == (10, 512)
-    train_steps(session, 1)
+    train_steps(task, state, 1)
 
 
 @pytest.mark.parametrize(
@@ -207,46 +208,47 @@ def test_settings_that_agree_with_the_weights_may_be_said(said: dict[str, Any]) 
     ],
 )
 def test_everything_up_to_the_frozen_stage_stays_as_loaded_and_all_else_trains(
-    begin: Callable[..., Session], stage: str, frozen: tuple[str, ...]
+    begin: Begin, stage: str, frozen: tuple[str, ...]
 ) -> None:
-    session = begin(init__freeze=stage)
-    before = copy_state(session.model)
-    train_steps(session)
-    evaluate_held_out(session, session.model)
-    train_steps(session)
-    assert changed_names(session.model, before) == {name for name in before if not is_below(name, *frozen)}
-    averaged = changed_names(session.ema.model, before)
+    task, state = begin(init__freeze=stage)
+    before = copy_state(state.model)
+    train_steps(task, state)
+    evaluate_held_out(state, state.model, task.source.val)
+    train_steps(task, state)
+    assert changed_names(state.model, before) == {name for name in before if not is_below(name, *frozen)}
+    averaged = changed_names(state.ema.model, before)
     assert not {name for name in averaged if is_below(name, *frozen)}
     assert {name for name in averaged if is_below(name, "fc")}
 
 
-def test_frozen_bn_stays_as_loaded_in_every_layer_while_convolutions_train(begin: Callable[..., Session]) -> None:
-    session = begin(init__frozen_bn=True)
-    before = copy_state(session.model)
-    norms = {name for name, module in session.model.named_modules() if isinstance(module, nn.BatchNorm2d)}
-    train_steps(session)
-    evaluate_held_out(session, session.model)
-    train_steps(session)
-    assert changed_names(session.model, before) == {name for name in before if name.rpartition(".")[0] not in norms}
+def test_frozen_bn_stays_as_loaded_in_every_layer_while_convolutions_train(begin: Begin) -> None:
+    task, state = begin(init__frozen_bn=True)
+    before = copy_state(state.model)
+    norms = {name for name, module in state.model.named_modules() if isinstance(module, nn.BatchNorm2d)}
+    train_steps(task, state)
+    evaluate_held_out(state, state.model, task.source.val)
+    train_steps(task, state)
+    assert changed_names(state.model, before) == {name for name in before if name.rpartition(".")[0] not in norms}
 
 
 def test_frozen_layers_are_in_evaluation_mode_at_the_start_after_an_evaluation_and_after_a_resume(
-    begin: Callable[..., Session], weights: Path
+    begin: Begin, weights: Path
 ) -> None:
-    def modes(session: Session) -> dict[str, bool]:
-        modules = session.model.named_modules()
+    def modes(state: State) -> dict[str, bool]:
+        modules = state.model.named_modules()
         return {name: module.training for name, module in modules if isinstance(module, nn.BatchNorm2d)}
 
-    session = begin(init__freeze="conv2")
-    wanted = {name: not is_below(name, "bn1", "layer1") for name in modes(session)}
-    assert modes(session) == wanted
-    evaluate_held_out(session, session.eval_model)
-    evaluate_held_out(session, session.model)
-    assert modes(session) == wanted
-    loop.write_checkpoint(session.run, "last", session.position, session.model, session.ema, session.optimizer)
-    loop.CLASSIFICATION.on_start(session)
+    task, state = begin(init__freeze="conv2")
+    wanted = {name: not is_below(name, "bn1", "layer1") for name in modes(state)}
+    assert modes(state) == wanted
+    evaluate_held_out(state, state.eval_model, task.source.val)
+    evaluate_held_out(state, state.model, task.source.val)
+    assert modes(state) == wanted
+    parts = (state.model, state.ema, state.optimizer)
+    write_checkpoint(state.run, "last", SavedState(state.position, facts=state.facts), *parts, task.serialize_model)
+    task.on_start(state)
     weights.unlink()
-    assert modes(begin(resume=True, init__freeze="conv2")) == wanted
+    assert modes(begin(resume=True, init__freeze="conv2")[1]) == wanted
 
 
 def test_with_pre_activation_the_last_norm_belongs_to_the_features() -> None:
@@ -285,17 +287,17 @@ def test_each_stage_has_the_rate_of_the_next_times_the_decay() -> None:
             assert rates[id(parameter)] == (pytest.approx(wanted[part]), 0.1 if parameter.ndim > 1 else 0.0), name
 
 
-def test_a_step_moves_each_stage_by_its_own_rate_times_the_gradient(begin: Callable[..., Session]) -> None:
-    session = begin(
+def test_a_step_moves_each_stage_by_its_own_rate_times_the_gradient(begin: Begin) -> None:
+    task, state = begin(
         init__layer_decay=0.5, optimizer__momentum=0, optimizer__nesterov=False, optimizer__weight_decay=0
     )  # fmt: skip
     gradients: dict[str, torch.Tensor] = {}
-    for name, parameter in session.model.named_parameters():
+    for name, parameter in state.model.named_parameters():
         parameter.register_hook(lambda gradient, name=name: gradients.__setitem__(name, gradient.clone()))
-    before = copy_state(session.model)
-    train_steps(session, 1, lr=0.8)
+    before = copy_state(state.model)
+    train_steps(task, state, 1, lr=0.8)
     wanted = {"fc": 0.8, "layer3": 0.4, "layer2": 0.2, "layer1": 0.1, "bn1": 0.05, "conv1": 0.05}
-    for name, parameter in session.model.named_parameters():
+    for name, parameter in state.model.named_parameters():
         moved = before[name] - wanted[name.split(".")[0]] * gradients[name]
         torch.testing.assert_close(parameter.detach(), moved, msg=name)
 
@@ -317,21 +319,16 @@ def test_a_run_cut_off_goes_on_to_the_same_bytes_without_the_weights_it_began_wi
 ) -> None:
     recipe = read_recipe(tiny_recipe, {"init.weights": str(weights), "train.epochs": 2, **to_dotted_keys(options)})
     whole = create_run(tmp_path / "whole")
-    loop.train(recipe, whole, console=QUIET)
+    train_classifier(recipe, whole, console=QUIET)
     cut = create_run(tmp_path / "cut")
 
-    def no_further(session: Session, *arguments: Any) -> float:
-        if session.position.step == 9:  # in the second epoch, a step after a checkpoint
-            raise WorkError("cut off")
-        return train_step(session, *arguments)
-
-    monkeypatch.setattr(loop.CLASSIFICATION, "step", no_further)
+    cut_off_before(9, monkeypatch)
     with pytest.raises(WorkError, match="cut off"):
-        loop.train(recipe, cut, console=QUIET)
+        train_classifier(recipe, cut, console=QUIET)
     monkeypatch.undo()
     weights.unlink()
     assert cut.state("last")["position"]["step"] == 8
-    loop.train(read_recipe(cut.recipe), cut, resume=True, console=QUIET)
+    train_classifier(read_recipe(cut.recipe), cut, resume=True, console=QUIET)
     assert_same_end(cut.path, whole.path)
     model = load(cut.path)
     assert model.provenance["init"]["weights"] == str(weights)
@@ -402,16 +399,16 @@ def test_a_frozen_norm_of_tiny_variance_keeps_outputs_and_gradients_finite_only_
 
 @pytest.mark.parametrize("variance", [1e-12, 0.0])
 def test_training_over_a_frozen_norm_of_tiny_variance_stays_finite_and_without_eps_explodes(
-    begin: Callable[..., Session], weights: Path, variance: float
+    begin: Begin, weights: Path, variance: float
 ) -> None:
     save(make_network_with_dead_channels(variance), weights)
-    session = begin(init__frozen_bn=True)
-    before = session.model.state_dict()["layer1.0.bn2.running_var"].clone()
-    assert max(train_steps(session, 6, lr=0.001)) < 5, "ln 10 = 2.3 is a guess at ten classes"
-    assert torch.equal(session.model.state_dict()["layer1.0.bn2.running_var"], before)
+    task, state = begin(init__frozen_bn=True)
+    before = state.model.state_dict()["layer1.0.bn2.running_var"].clone()
+    assert max(train_steps(task, state, 6, lr=0.001)) < 5, "ln 10 = 2.3 is a guess at ten classes"
+    assert torch.equal(state.model.state_dict()["layer1.0.bn2.running_var"], before)
 
-    session.model.load_state_dict(load(weights).state_dict())
-    session.optimizer.state.clear()
-    remove_eps(session.model)
+    state.model.load_state_dict(load(weights).state_dict())
+    state.optimizer.state.clear()
+    remove_eps(state.model)
     with pytest.raises(WorkError, match="the loss became nan"):
-        train_steps(session, 6, lr=0.001)
+        train_steps(task, state, 6, lr=0.001)

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from resnext.run_directory import RunDirectory, create_run
-from resnext.train.checkpoint import Position
 from resnext.train.logbook import Logbook, read_log
+from resnext.train.state import Position
 
 
 def row(epoch: int, step: int) -> dict[str, object]:

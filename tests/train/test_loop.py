@@ -4,7 +4,6 @@ import csv
 import json
 import os
 import signal
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,13 +18,14 @@ from resnext.errors import RequestError, WorkError
 from resnext.recipe import read_recipe
 from resnext.run_directory import OWNER_FILE, RunDirectory, create_run
 from resnext.train import loop
-from resnext.train.checkpoint import Position
+from resnext.train.classification import Classification, State, train_classifier
 from resnext.train.distributed import World
-from resnext.train.loop import train
-from resnext.train.session import Session
-from resnext.train.step import train_step
-from resnext.train.task import CLASSIFICATION
+from resnext.train.logbook import METRICS_COLUMNS, read_log
+from resnext.train.loop import EpochResult
+from resnext.train.state import EpochSums
+from resnext.train.step import StepResult
 from resnext.weights import load
+from tests.train.cut_off import cut_off_before
 from tests.train.test_resume import assert_same_end
 
 FILES = (
@@ -36,7 +36,9 @@ FILES = (
 
 def run_tiny(recipe: Path, folder: Path, **changes: object) -> RunDirectory:
     run = create_run(folder)
-    train(read_recipe(recipe, {key.replace("__", "."): value for key, value in changes.items()}), run, console=QUIET)
+    train_classifier(
+        read_recipe(recipe, {key.replace("__", "."): value for key, value in changes.items()}), run, console=QUIET
+    )
     return run
 
 
@@ -136,7 +138,7 @@ def test_what_cannot_work_is_refused_before_anything_is_written(
 ) -> None:
     run = create_run(tmp_path / "run")
     with pytest.raises(RequestError) as caught:
-        train(read_recipe(tiny_recipe, changes), run, console=QUIET)
+        train_classifier(read_recipe(tiny_recipe, changes), run, console=QUIET)
     assert says in str(caught.value)
     assert not list(run.path.iterdir()), "the place can be used for the next try"
 
@@ -163,46 +165,50 @@ def test_a_start_that_fails_leaves_no_directory(
     changes = {"data__path": str(photos_with_one_cut_short), **FOLDER, "train__batch_size": 17}
     values = {key.replace("__", "."): value for key, value in changes.items()}
     with pytest.raises(WorkError, match=r"day/3\.jpg"):  # in the first batch, of which samples.png is drawn
-        train(read_recipe(tiny_recipe, values), RunDirectory(place), console=QUIET)
+        train_classifier(read_recipe(tiny_recipe, values), RunDirectory(place), console=QUIET)
     assert not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize(
     ("work", "says"),
     [
-        ("prepare", "before the first step: run the command again"),
-        ("judge", r"after step 6 \(epoch 1\); continue with: resnext train --resume"),
-        ("finish", "while writing the results; all steps are done, so write them with: resnext train --resume"),
+        ("build", "before the first step: run the command again"),
+        ("evaluate", r"after step 6 \(epoch 1\); continue with: resnext train --resume"),
+        ("on_finish", "while writing the results; all steps are done, so write them with: resnext train --resume"),
     ],
 )
 def test_a_signal_ends_what_can_be_repeated_at_once_and_the_run_goes_on_to_the_same_end(
-    work: str, says: str, tiny_recipe: Path, tmp_path: Path
+    work: str, says: str, tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(*_: object) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         raise AssertionError("unreachable")
 
     recipe, run = read_recipe(tiny_recipe, {"train.epochs": 1}), RunDirectory(tmp_path / "run")
-    task = replace(loop.CLASSIFICATION, **{work: interrupted})
-    with pytest.raises(WorkError, match=f"stopped by SIGTERM {says}"):
-        train(recipe, run, resume=None, console=QUIET, task=task)
-    assert run.path.exists() == (work in ("judge", "finish"))
-    train(recipe, run, resume=None, console=QUIET)
+    with monkeypatch.context() as patch, pytest.raises(WorkError, match=f"stopped by SIGTERM {says}"):
+        patch.setattr(Classification, work, interrupted)
+        train_classifier(recipe, run, resume=None, console=QUIET)
+    assert run.path.exists() == (work in ("evaluate", "on_finish"))
+    train_classifier(recipe, run, resume=None, console=QUIET)
     whole = create_run(tmp_path / "whole")
-    train(recipe, whole, console=QUIET)
+    train_classifier(recipe, whole, console=QUIET)
     assert_same_end(run.path, whole.path)
     assert not (run.path / OWNER_FILE).exists()
 
 
-def test_a_run_that_another_host_took_over_writes_nothing_more(tiny_recipe: Path, tmp_path: Path) -> None:
-    def taken(session: Session, *arguments: Any) -> float:
-        (session.run.path / OWNER_FILE).write_text('{"token": "y", "host": "node8", "pid": 1, "since": "now"}')
-        return train_step(session, *arguments)
+def test_a_run_that_another_host_took_over_writes_nothing_more(
+    tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take_step = Classification.step
+
+    def taken(task: Classification, state: State, *arguments: Any) -> StepResult:
+        (state.run.path / OWNER_FILE).write_text('{"token": "y", "host": "node8", "pid": 1, "since": "now"}')
+        return take_step(task, state, *arguments)
 
     run = create_run(tmp_path / "run")
-    task = replace(loop.CLASSIFICATION, step=taken)
+    monkeypatch.setattr(Classification, "step", taken)
     with pytest.raises(WorkError, match=r"process 1 on node8, .* has taken over"):
-        train(read_recipe(tiny_recipe), run, console=QUIET, task=task)
+        train_classifier(read_recipe(tiny_recipe), run, console=QUIET)
     assert run.state("last")["position"]["step"] == 0
 
 
@@ -244,7 +250,7 @@ def test_a_skipped_image_is_counted_in_every_epoch_and_named(
     changes = {"data__path": str(photos_with_one_cut_short), "data__on_bad_image": "skip", **FOLDER}
     values = {key.replace("__", "."): value for key, value in changes.items()}
     run = create_run(tmp_path / "run")
-    train(read_recipe(tiny_recipe, values), run)
+    train_classifier(read_recipe(tiny_recipe, values), run)
     assert [row["bad_images"] for row in rows(run, "epoch")] == [1, 2, 3]
     assert "skipped: cannot use image" in capsys.readouterr().out
 
@@ -253,14 +259,14 @@ def test_data_that_changed_under_a_run_is_refused(tiny_recipe: Path, tmp_path: P
     run = run_tiny(tiny_recipe, tmp_path / "run", train__epochs=1)
     recipe = read_recipe(run.recipe, {"data.max_train_images": 90})
     with pytest.raises(RequestError, match="was trained with 100 training images, but the data now has 90"):
-        train(recipe, run, resume=True, console=QUIET)
+        train_classifier(recipe, run, resume=True, console=QUIET)
 
 
 def test_mixed_images_have_no_training_error(tiny_recipe: Path) -> None:
     for mixup, cutmix, error in ((0, 0, 50.0), (0.2, 0, None), (0, 1.0, None)):
         recipe = read_recipe(tiny_recipe, {"augment.mixup": mixup, "augment.cutmix": cutmix})
-        session = SimpleNamespace(position=Position(loss_sum=6.0, wrong=2, images=4), recipe=recipe)
-        assert CLASSIFICATION.train_metrics(session) == {"train_loss": 1.5, "train_error": error}
+        state = SimpleNamespace(sums=EpochSums(loss=6.0, wrong=2, images=4), recipe=recipe)
+        assert Classification(recipe).train_metrics(state) == {"train_loss": 1.5, "train_error": error}
 
 
 @pytest.mark.parametrize("split", ["train", "val"])
@@ -275,19 +281,11 @@ def test_as_many_images_of_other_names_or_labels_are_not_the_same_data(
     run = run_tiny(tiny_recipe, tmp_path / "run", **changes)
     moved = (tmp_path / "photos").rename(tmp_path / "elsewhere")
     recipe = read_recipe(run.recipe, {"data.path": str(moved)})
-    train(recipe, run, resume=True, console=QUIET)  # the same data at another place
+    train_classifier(recipe, run, resume=True, console=QUIET)  # the same data at another place
     first = min((moved / split / "a").iterdir())
     first.rename(first.with_name("z.png"))
     with pytest.raises(RequestError, match="the data now has 12, some with other names or labels"):
-        train(recipe, run, resume=True, console=QUIET)
-
-
-def test_a_run_of_a_version_that_did_not_note_the_names_goes_on(tiny_recipe: Path, tmp_path: Path) -> None:
-    run = run_tiny(tiny_recipe, tmp_path / "run", train__epochs=1)
-    state = json.loads((run.checkpoint("last") / "state.json").read_text())
-    del state["position"]["facts"]["train_listing"], state["position"]["facts"]["val_listing"]
-    (run.checkpoint("last") / "state.json").write_text(json.dumps(state))
-    train(read_recipe(run.recipe), run, resume=True, console=QUIET)
+        train_classifier(recipe, run, resume=True, console=QUIET)
 
 
 def test_both_layouts_are_measured_where_the_recipe_says_auto(tiny_recipe: Path, tmp_path: Path) -> None:
@@ -302,7 +300,7 @@ def test_a_run_counted_in_steps_ends_there_in_the_middle_of_an_epoch(tiny_recipe
     assert [(row["epoch"], row["step"]) for row in rows(run, "epoch")] == [(1, 6), (2, 8)]
     assert run.state("last")["position"]["step"] == 8
     before = run.log.read_bytes()
-    train(read_recipe(run.recipe), run, resume=True, console=QUIET)
+    train_classifier(read_recipe(run.recipe), run, resume=True, console=QUIET)
     assert run.log.read_bytes() == before
 
 
@@ -328,19 +326,14 @@ def test_modern_settings_resume_to_the_same_bytes(
 ) -> None:
     recipe = read_recipe(tiny_recipe, {"train.epochs": 2, **changes})
     whole = create_run(tmp_path / "whole")
-    train(recipe, whole, console=QUIET)
-
-    def no_further(session: Session, *arguments: Any) -> float:
-        if session.position.step == 9:
-            raise WorkError("cut off")
-        return train_step(session, *arguments)
+    train_classifier(recipe, whole, console=QUIET)
 
     cut = RunDirectory(tmp_path / "cut")
-    monkeypatch.setattr(loop.CLASSIFICATION, "step", no_further)
+    cut_off_before(9, monkeypatch)
     with pytest.raises(WorkError, match="cut off"):
-        train(recipe, cut, resume=None, console=QUIET)
+        train_classifier(recipe, cut, resume=None, console=QUIET)
     monkeypatch.undo()
-    train(recipe, cut, resume=None, console=QUIET)
+    train_classifier(recipe, cut, resume=None, console=QUIET)
     assert_same_end(cut.path, whole.path)
 
 
@@ -354,3 +347,25 @@ def test_clocks_that_differ_are_said_before_they_cost_a_run(
 
     loop.warn_about_clock_skew(Skewed(torch.device("cpu")), Console(width=400))
     assert ("clocks of this run's hosts differ by 62 s" in capsys.readouterr().out) == warned
+
+
+def test_a_callback_gets_every_epoch_with_its_checkpoints_and_what_it_raises_ends_the_run(
+    tiny_recipe: Path, tmp_path: Path
+) -> None:
+    results: list[EpochResult] = []
+
+    def keep(result: EpochResult) -> None:
+        assert read_log(result.run.log)[-1]["epoch"] == result.epoch
+        assert result.run.state("last")["position"]["epoch"] == result.epoch
+        assert result.is_best == (result.run.state("best")["position"]["epoch"] == result.epoch)
+        results.append(result)
+        if result.epoch == 2 and len(results) == 2:
+            raise WorkError("enough")
+
+    run, recipe = create_run(tmp_path / "run"), read_recipe(tiny_recipe)
+    with pytest.raises(WorkError, match="enough"):
+        train_classifier(recipe, run, console=QUIET, on_epoch_end=keep)
+    train_classifier(recipe, run, resume=True, console=QUIET, on_epoch_end=keep)
+    assert [(result.epoch, result.step) for result in results] == [(1, 6), (2, 12), (3, 18)]
+    for result, row in zip(results, rows(run, "epoch"), strict=True):
+        assert result.metrics == {name: row[name] for name in METRICS_COLUMNS if name not in ("epoch", "step")}

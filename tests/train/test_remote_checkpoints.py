@@ -13,11 +13,10 @@ from rich.console import Console
 from resnext.errors import RequestError, WorkError
 from resnext.recipe import read_recipe
 from resnext.run_directory import RunDirectory, create_run
-from resnext.train import loop, remote_checkpoints
-from resnext.train.loop import train
+from resnext.train import remote_checkpoints
+from resnext.train.classification import train_classifier
 from resnext.train.remote_checkpoints import download_run, upload_run
-from resnext.train.session import Session
-from resnext.train.step import train_step
+from tests.train.cut_off import cut_off_before
 from tests.train.test_resume import assert_same_end
 
 QUIET = Console(quiet=True)
@@ -33,14 +32,9 @@ def cut_off(recipe: Path, folder: Path, url: str, step: int, monkeypatch: pytest
     """Train with remote checkpoints and stop before ``step``, as if the machine had disappeared."""
     run = RunDirectory(folder)
 
-    def no_further(session: Session, *arguments: Any) -> float:
-        if session.position.step == step:
-            raise WorkError("cut off")
-        return train_step(session, *arguments)
-
-    monkeypatch.setattr(loop.CLASSIFICATION, "step", no_further)
+    cut_off_before(step, monkeypatch)
     with pytest.raises(WorkError, match="cut off"):
-        train(read_recipe(recipe, {**SHORT, "train.checkpoint_url": url}), run, resume=None, console=QUIET)
+        train_classifier(read_recipe(recipe, {**SHORT, "train.checkpoint_url": url}), run, resume=None, console=QUIET)
     monkeypatch.undo()
     return run
 
@@ -68,11 +62,11 @@ def test_a_run_whose_machine_is_gone_goes_on_elsewhere_to_the_same_bytes(
     tiny_recipe: Path, tmp_path: Path, object_store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = create_run(tmp_path / "whole")
-    train(read_recipe(tiny_recipe, SHORT), whole, console=QUIET)
+    train_classifier(read_recipe(tiny_recipe, SHORT), whole, console=QUIET)
     gone = cut_off(tiny_recipe, tmp_path / "gone", object_store, 9, monkeypatch)
     shutil.rmtree(gone.path)
     elsewhere = RunDirectory(tmp_path / "elsewhere")
-    position = train(
+    position = train_classifier(
         read_recipe(tiny_recipe, {**SHORT, "train.checkpoint_url": object_store}), elsewhere, resume=None, console=QUIET
     )
     assert position.step == 12
@@ -103,7 +97,7 @@ def test_a_push_that_breaks_off_anywhere_leaves_a_whole_mirror(
     run = cut_off(tiny_recipe, tmp_path / "run", store, 3, monkeypatch)
     later = RunDirectory(tmp_path / "later")
     shutil.copytree(run.path, later.path)
-    train(read_recipe(later.recipe, {"train.checkpoint_url": None}), later, resume=True, console=QUIET)
+    train_classifier(read_recipe(later.recipe, {"train.checkpoint_url": None}), later, resume=True, console=QUIET)
     calls = iter(range(100))
 
     def broken(*arguments: Any) -> None:
@@ -118,7 +112,7 @@ def test_a_push_that_breaks_off_anywhere_leaves_a_whole_mirror(
     monkeypatch.undo()
     back = RunDirectory(tmp_path / "back")
     assert download_run(store, back)
-    train(read_recipe(back.recipe, {"train.checkpoint_url": None}), back, resume=True, console=QUIET)
+    train_classifier(read_recipe(back.recipe, {"train.checkpoint_url": None}), back, resume=True, console=QUIET)
     assert_same_end(back.path, later.path)
 
 

@@ -9,12 +9,12 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from resnext.data.preprocessing import INTERPOLATIONS, Preprocessing
+from resnext.data.preprocessing import Preprocessing
 from resnext.deploy.publish import ModelCardInfo, write_hub_folder
 from resnext.errors import RequestError
 from resnext.model.architecture import FORMS, Architecture
 from resnext.model.network import Network, create_model
-from resnext.settings import CROP_MODES
+from resnext.settings import CROP_MODES, INTERPOLATIONS
 from resnext.weights import load, writers
 
 WRITERS: dict[str, tuple[str, writers.Writer]] = {
@@ -54,13 +54,13 @@ def architectures(draw: Any) -> Architecture:
 
 @st.composite
 def preprocessings(draw: Any, channels: int) -> Preprocessing:
-    fit = draw(st.sampled_from(CROP_MODES))
+    crop_mode = draw(st.sampled_from(CROP_MODES))
     size = draw(st.integers(32, 400))
     shares = st.lists(st.floats(0, 1).map(lambda x: round(x, 3)), min_size=channels, max_size=channels)
     return Preprocessing(
         image_size=size,
-        resize=size + (draw(st.integers(0, 200)) if fit == "crop" else 0),
-        fit=fit,
+        resize=size + (draw(st.integers(0, 200)) if crop_mode == "crop" else 0),
+        crop_mode=crop_mode,
         interpolation=draw(st.sampled_from(INTERPOLATIONS)),
         mean=tuple(draw(shares)),
         std=tuple(max(value, 0.001) for value in draw(shares)),

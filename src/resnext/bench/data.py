@@ -165,9 +165,9 @@ def _time_stages(args: argparse.Namespace, dataset: Any, whole: Timing) -> dict[
     looks = []
     transform: Any = _make_loader(dataset, args, fast=True).transform
     for index in range(len(dataset)):
-        file = dataset.encoded(index)
+        file = dataset.read_bytes(index)
         torch.manual_seed(index)
-        look = transform.drawn(library.read_header(file)) if library.read_header(file).is_plain else None
+        look = transform.draw_spec(library.read_header(file)) if library.read_header(file).is_plain else None
         if look is not None:
             looks.append((file, look))
     bytes_out = torch.empty(3, args.size, args.size, dtype=torch.uint8)

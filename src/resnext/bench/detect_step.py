@@ -24,7 +24,7 @@ from resnext.detect.settings import DetectorSettings
 from resnext.device import autocast
 from resnext.errors import RequestError, WorkError
 from resnext.model.architecture import Architecture
-from resnext.settings import InitSettings
+from resnext.settings import FreezeStage, InitSettings
 from resnext.speed.allocator import tune_malloc
 from resnext.train.finetune import find_bn_layers, freeze, group_modules_by_stage, set_training_mode
 from resnext.weights.adapters import torchvision as torchvision_names
@@ -47,7 +47,7 @@ class DetectWorkload:
     batch: int
     boxes: int = 8  # per image
     classes: int = 80
-    freeze: str | None = "conv2"  # last frozen stage
+    freeze: FreezeStage | None = "conv2"  # last frozen stage
 
     @property
     def images(self) -> list[Tensor]:

@@ -120,9 +120,9 @@ def _build_settings(args: argparse.Namespace) -> "DataSettings":
     """Build the data settings from the arguments."""
     from resnext.data.tools.check_source import guess_source
     from resnext.errors import RequestError
-    from resnext.settings import DataSettings
+    from resnext.settings import DataSettings, SourceName
 
-    source = args.source or guess_source(args.path)
+    source: SourceName = args.source or guess_source(args.path)
     if args.val_fraction is not None and source != "folder":
         raise RequestError(f"--val-fraction splits a folder of classes, but {args.path} is {source}")
     return DataSettings(

@@ -2,10 +2,11 @@
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     from resnext.detect.data.check import BoxReport
+    from resnext.detect.settings import SourceName
 
 BOX_OPTIONS = ("train", "val", "train_images", "val_images", "bad_boxes")
 CLASSIFICATION_OPTIONS = {"val_path": None, "classes": None, "md5": False, "channels": 3}
@@ -36,7 +37,7 @@ def add_minival_action(actions: "argparse._SubParsersAction[argparse.ArgumentPar
     parser.add_argument("--outlines", action="store_true", help="keep the segmentations (90 %% of the file size)")
 
 
-def choose_box_source(args: argparse.Namespace) -> str:
+def choose_box_source(args: argparse.Namespace) -> "SourceName | Literal['']":
     """Choose coco or voc, as given or as PATH looks like; empty for other data."""
     from resnext.detect.data.find_annotations import guess_detection_source
     from resnext.detect.settings import SOURCES
@@ -57,7 +58,7 @@ def choose_box_source(args: argparse.Namespace) -> str:
     return source
 
 
-def check_boxes(args: argparse.Namespace, source: str, progress: bool) -> "BoxReport":
+def check_boxes(args: argparse.Namespace, source: "SourceName", progress: bool) -> "BoxReport":
     """Check images with boxes."""
     from resnext.detect.data.check import check_detection_data
     from resnext.detect.settings import DetectDataSettings

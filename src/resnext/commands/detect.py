@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resnext.commands.evaluate import parse_non_negative, parse_positive
-from resnext.commands.train import add_run_options, add_setting_options, resolve_request
+from resnext.commands.train import add_run_options, add_setting_options, resolve_arguments
 from resnext.detect.settings import SOURCES, DetectDataSettings, DetectRecipe, DetectTrainSettings
 from resnext.errors import RequestError, escape_unprintable
 from resnext.files import check_file, check_folder
@@ -117,12 +117,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run_train(args: argparse.Namespace) -> int:
-    recipe, directory, resume = resolve_request(args, DetectRecipe)
+    recipe, directory, resume = resolve_arguments(args, DetectRecipe)
 
-    from resnext.detect.train.task import DETECTION
-    from resnext.train.loop import train
+    from resnext.detect.train.task import train_detector
 
-    train(recipe, directory, resume=resume, task=DETECTION)
+    train_detector(recipe, directory, resume=resume)
     return 0
 
 
@@ -247,9 +246,9 @@ def _evaluate_model(
     from resnext.detect.evaluate.coco_eval import describe_images_over_limit
     from resnext.detect.evaluate.inference import evaluate_detector, resolve_max_detections
     from resnext.detect.evaluate.protocol import OWN_SPLIT, describe_detection_protocol
-    from resnext.detect.train.session import merge_classes
+    from resnext.detect.train.task import merge_classes
     from resnext.progress_bar import show_image_progress
-    from resnext.train.session import configure_process
+    from resnext.train.setup import configure_process
 
     configure_process(DetectTrainSettings() if recipe is None else recipe.train, world)
     model = _load_detector(args).to(world.device)

@@ -118,7 +118,7 @@ def run(args: argparse.Namespace) -> int:
     """Evaluate, print and write the tables; return 0. With torchrun, the images are divided among the processes."""
     from resnext.evaluate.setup import load_networks
     from resnext.train.distributed import init_distributed
-    from resnext.train.session import configure_process
+    from resnext.train.setup import configure_process
 
     check_options(args)
     for name in args.weights:
@@ -175,10 +175,10 @@ def evaluate_networks(
             batch_size=args.batch_size,
             workers=default_workers(dataset) if args.workers is None else args.workers,
             progress=progress,
-            looks=networks.views,
-            others=list(map(EnsembleMember, machine.models[1:], networks.preprocessings[1:])),
-            ensemble=networks.ensemble_combine,
-            outputs=answers.output_indices,
+            views=networks.views,
+            other_members=list(map(EnsembleMember, machine.models[1:], networks.preprocessings[1:])),
+            ensemble_combine=networks.ensemble_combine,
+            output_indices=answers.output_indices,
             precision=machine.precision,
             channels_last=networks.channels_last and args.engine is None,
         )

@@ -72,7 +72,7 @@ def as_file_dataset(dataset: Dataset) -> FileDataset | None:
     inner = dataset
     while hasattr(inner, "dataset"):  # a wrapper, such as Subset
         inner = inner.dataset
-    return cast(FileDataset, dataset) if hasattr(inner, "encoded") and hasattr(dataset, "encoded") else None
+    return cast(FileDataset, dataset) if hasattr(inner, "read_bytes") and hasattr(dataset, "read_bytes") else None
 
 
 def hash_dataset_listing(dataset: Dataset) -> str:

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 from resnext.errors import RequestError, did_you_mean
-from resnext.settings import CROP_MODES, DataSettings
+from resnext.settings import CROP_MODES, INTERPOLATIONS, CropMode, DataSettings
 
 if TYPE_CHECKING:
     from resnext.data.dataset import Source
 
-INTERPOLATIONS = ("bicubic", "bilinear")
+STORED_NAMES = {"crop_mode": "fit"}  # fields whose name in weights files and reports is another
 ANY_SIZE_SOURCES = ("folder", "imagenet", "imagenet5k", "webdataset", "parquet")  # sources whose images differ in size
 MAX_SIDE = 8192  # pixels; a file with a larger value is broken or hostile
 
@@ -30,8 +30,8 @@ class Preprocessing:
     """
 
     image_size: int  # side of the square network input, pixels
-    resize: int  # shorter side before the centre crop, pixels; unused if fit is squash or pad
-    fit: str = "crop"  # crop the centre, squash to the square, or pad with the mean colour
+    resize: int  # shorter side before the centre crop, pixels; unused if crop_mode is squash or pad
+    crop_mode: CropMode = "crop"  # crop the centre, squash to the square, or pad with the mean colour
     interpolation: str = "bicubic"
     mean: tuple[float, ...]  # per channel, on the scale 0 to 1
     std: tuple[float, ...]
@@ -44,11 +44,11 @@ class Preprocessing:
             raise RequestError(f"channels {self.channels} cannot be read from images; choose 1 (grey) or 3 (RGB)")
         check_integer("image_size", self.image_size, MAX_SIDE)
         check_integer("resize", self.resize, MAX_SIDE)
-        for name, choices in (("fit", CROP_MODES), ("interpolation", INTERPOLATIONS)):
+        for name, choices in (("crop_mode", CROP_MODES), ("interpolation", INTERPOLATIONS)):
             value = getattr(self, name)
             if value not in choices:
                 raise RequestError(f"{name} {value!r} is unknown{did_you_mean(str(value), choices)}")
-        if self.fit == "crop" and self.resize < self.image_size:
+        if self.crop_mode == "crop" and self.resize < self.image_size:
             raise RequestError(
                 f"resize {self.resize} is smaller than image_size {self.image_size}, so no centre crop fits; "
                 f"resize must be at least {self.image_size}"
@@ -72,47 +72,49 @@ class Preprocessing:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the fields as JSON values."""
-        return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
+        return {
+            STORED_NAMES.get(name, name): list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()
+        }
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Preprocessing":
         """Invert ``to_dict``. The values may come from any file; raises RequestError for what is not valid."""
         if not isinstance(values, Mapping):
             raise RequestError(f"preprocessing must be a table of names and values, not {values!r}")
-        names = [f.name for f in fields(cls)]
+        names = {STORED_NAMES.get(f.name, f.name): f.name for f in fields(cls)}
         for key in values:
             if key not in names:
                 raise RequestError(f"preprocessing has an unknown key {key!r}{did_you_mean(str(key), names)}")
         for name in ("image_size", "resize", "mean", "std", "channels"):
             if name not in values:
                 raise RequestError(f"preprocessing lacks {name!r}")
-        return cls(**values)
+        return cls(**{names[key]: value for key, value in values.items()})
 
     @staticmethod
     def from_settings(settings: DataSettings, source: "Source", base: "Preprocessing | None" = None) -> "Preprocessing":
         """Return the preprocessing of a run: settings first, then that of the weights (``base``), then the source's.
 
-        Interpolation, mean and std follow the weights. Size and fit follow the weights only for the sources in
+        Interpolation, mean and std follow the weights. Size and crop mode follow the weights only for the sources in
         ANY_SIZE_SOURCES; other sources have a fixed image size. Raises RequestError for settings that contradict.
         """
         channels = source.train.channels
         view = base if settings.source in ANY_SIZE_SOURCES else None
         colours = base if base is not None and base.channels == channels else source
         size = (view or source).image_size if settings.image_size is None else settings.image_size
-        fit = settings.crop_mode or (view.fit if view else "crop")
-        if fit != "crop" and settings.resize not in (None, size):
+        crop_mode = settings.crop_mode or (view.crop_mode if view else "crop")
+        if crop_mode != "crop" and settings.resize not in (None, size):
             raise RequestError(
-                f"data.resize {settings.resize} belongs to data.crop_mode crop; with {fit} the image is resized "
+                f"data.resize {settings.resize} belongs to data.crop_mode crop; with {crop_mode} the image is resized "
                 f"directly to data.image_size {size}"
             )
         resize = settings.resize
         if resize is None:
-            same_view = view is not None and settings.image_size is None and view.fit == fit == "crop"
+            same_view = view is not None and settings.image_size is None and view.crop_mode == crop_mode == "crop"
             resize = view.resize if view is not None and same_view else size
         return Preprocessing(
             image_size=size,
             resize=resize,
-            fit=fit,
+            crop_mode=crop_mode,
             interpolation=settings.interpolation or (base.interpolation if base else "bicubic"),
             mean=colours.mean if settings.mean is None else settings.mean,
             std=colours.std if settings.std is None else settings.std,

@@ -260,7 +260,7 @@ def _describe_view(model: Network) -> str:
     p = model.preprocessing
     assert p is not None
     numbers = "; ".join(f"{name} {', '.join(f'{v:g}' for v in getattr(p, name))}" for name in ("mean", "std"))
-    return f"{p.colour_order} in 0..1, {format_view(p.to_dict())}; {numbers}"
+    return f"{p.color_order} in 0..1, {format_view(p.to_dict())}; {numbers}"
 
 
 def _describe_origin(model: Network, about: ModelCardInfo) -> str:

@@ -201,7 +201,7 @@ def _build_without_weights(about: Mapping[str, Any], bn_eps: float | None, *, is
         raise RequestError(f"its stage {learn!r} is not one of {', '.join(STAGES)}")
     proposer = _build_without_weights(about["proposer"], bn_eps, is_proposer=True) if learn == "fast_rcnn" else None
     view = DetectPreprocessing.from_dict(about["preprocessing"])
-    model = _build_on_meta(architecture, settings, tuple(classes), view, learn=learn, proposer=proposer)
+    model = _build_on_meta(architecture, settings, tuple(classes), view, stage=learn, proposer=proposer)
     model.category_ids = _parse_category_ids(about.get("category_ids"), classes)
     return model
 

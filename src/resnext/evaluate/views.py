@@ -112,8 +112,8 @@ class Views:
         p = preprocessing
         if self.kind == "center":
             return (build_eval_transform(p),)
-        if p.fit != "crop":
-            raise RequestError(f"{self.kind} needs weights that crop images, but these {p.fit} them")
+        if p.crop_mode != "crop":
+            raise RequestError(f"{self.kind} needs weights that crop images, but these {p.crop_mode} them")
         if self.kind == "ten-crop":
             return (TenCrop(p),)
         if min(self.scales) < p.image_size:
@@ -130,8 +130,8 @@ def resize_preprocessing(preprocessing: Preprocessing, image_size: int | None, r
     Raises RequestError if the crop does not fit, or if images are not cropped.
     """
     p = preprocessing
-    if resize is not None and p.fit != "crop":
-        raise RequestError(f"--resize {resize} needs weights that crop images, but these {p.fit} them")
+    if resize is not None and p.crop_mode != "crop":
+        raise RequestError(f"--resize {resize} needs weights that crop images, but these {p.crop_mode} them")
     size = p.image_size if image_size is None else image_size
     shorter = round(p.resize * size / p.image_size) if resize is None else resize
     return p if (size, shorter) == (p.image_size, p.resize) else replace(p, image_size=size, resize=shorter)

@@ -6,15 +6,20 @@ This module does not import torch, so that the command line can check names quic
 import re
 from dataclasses import asdict, dataclass, fields, replace
 from fnmatch import fnmatchcase
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 from resnext.errors import RequestError, did_you_mean
 
-STEMS = ("imagenet", "cifar")
-BLOCKS = ("bottleneck", "basic")
-FORMS = ("grouped", "concatenated", "branched")
-SHORTCUTS = ("A", "B", "C", "none")
-INITIALISATIONS = ("release", "zero_gamma")
+Stem = Literal["imagenet", "cifar"]
+BlockType = Literal["bottleneck", "basic"]
+Form = Literal["grouped", "concatenated", "branched"]
+Shortcut = Literal["A", "B", "C", "none"]
+Initialisation = Literal["release", "zero_gamma"]
+STEMS: tuple[Stem, ...] = get_args(Stem)
+BLOCKS: tuple[BlockType, ...] = get_args(BlockType)
+FORMS: tuple[Form, ...] = get_args(Form)
+SHORTCUTS: tuple[Shortcut, ...] = get_args(Shortcut)
+INITIALISATIONS: tuple[Initialisation, ...] = get_args(Initialisation)
 
 # Block type and blocks per stage (conv2..conv5) in the Torch7 release (models/resnext.lua; 18, 34 and 200 from
 # fb.resnet.torch).

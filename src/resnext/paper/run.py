@@ -103,9 +103,9 @@ def announce_run(console: "Console", table: Table, row: Row, plan: PlannedRun) -
 
 def start_run(plan: PlannedRun) -> None:
     """Train to the end, as ``resnext train`` does."""
-    from resnext.train.loop import train
+    from resnext.train.classification import train_classifier
 
-    train(plan.recipe, plan.run, resume=None)
+    train_classifier(plan.recipe, plan.run, resume=None)
 
 
 def make_toy_overrides(recipe: Recipe, runs: Path, given: Mapping[str, Any]) -> dict[str, Any]:

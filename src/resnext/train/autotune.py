@@ -67,8 +67,8 @@ def autotune_training(
         console.print(
             f"{best}: a micro-batch of {micro_batch[0]} images takes {times}", highlight=False, soft_wrap=True
         )
-    channels_last, fast = ("yes" if flag else "no" for flag in (best.channels_last, best.fast))
-    recipe = replace(recipe, train=replace(train, channels_last=channels_last, fast=fast))
+    train = replace(train, channels_last="yes" if best.channels_last else "no", fast="yes" if best.fast else "no")
+    recipe = replace(recipe, train=train)
     return recipe, fuse_all(model, plan) if train.activation_checkpointing in ("activations", "expansions") else plan
 
 

@@ -8,7 +8,7 @@ A process killed at any moment leaves a ``state.json`` whose files all exist. No
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,48 +22,31 @@ from resnext.errors import RequestError, WorkError
 from resnext.files import atomic_write, report_write_errors
 from resnext.run_directory import RunDirectory, get_file_name, read_state
 from resnext.train.ema import Ema
+from resnext.train.state import EpochSums, ModelT, Position, RunFacts, SavedState
 from resnext.weights.build import check_tensors
-from resnext.weights.native import serialize_network
 
-FORMAT_VERSION = 1
-
-
-@dataclass
-class Position:
-    """The progress of a run: everything in a checkpoint that is not a tensor. Sums are over the current epoch."""
-
-    step: int = 0  # optimizer steps done
-    epoch: int = 0  # epochs done, including evaluation and log row
-    loss_sum: float = 0.0  # over images
-    loss_parts: dict[str, float] = field(default_factory=dict)  # by name, where the loss is a sum of several terms
-    wrong: int = 0  # training images misclassified
-    images: int = 0
-    bad_images: int = 0  # skipped so far in the whole run
-    best: dict[str, Any] | None = None  # {"epoch", "step", "top1_error"}
-    facts: dict[str, Any] = field(default_factory=dict)  # about the data; must be the same on resume
-    scaler: dict[str, Any] = field(default_factory=dict)  # state of the fp16 gradient scaler
-    plan: dict[str, Any] = field(default_factory=dict)  # fast paths chosen when the run started: model/plan.py
+FORMAT_VERSION = 2
 
 
 def write_checkpoint(
     run: RunDirectory,
     which: str,
-    position: Position,
-    model: Any,
-    ema: Ema | None,
+    saved: SavedState,
+    model: ModelT,
+    ema: Ema[ModelT] | None,
     optimizer: torch.optim.Optimizer,
-    encode: Callable[[Any, dict[str, Any]], bytes] = serialize_network,
+    serialize_model: Callable[[ModelT, dict[str, Any]], bytes],
 ) -> None:
     """Write the "last" or "best" checkpoint.
 
     The model file holds the weights to evaluate: the averaged ones if there is an EMA. "last" also holds what training
-    needs to resume. ``encode`` turns a model and its provenance into the bytes of a weights file.
-    Raises WorkError on a write error; the previous checkpoint then stays intact.
+    needs to resume. ``serialize_model`` returns the bytes of a model's weights file, with what it is given added to the
+    model's provenance. Raises WorkError on a write error; the previous checkpoint then stays intact.
     """
-    used = model if ema is None else ema.model
+    used, position = model if ema is None else ema.model, saved.position
     check_finite(used, position)
-    provenance = used.provenance | {"step": position.step, "epoch": position.epoch, "checkpoint": which}
-    files = {"model": encode(used, provenance)}
+    provenance = {"step": position.step, "epoch": position.epoch, "checkpoint": which}
+    files = {"model": serialize_model(used, provenance)}
     if which == "last":
         files["training"] = serialize(_collect_training_tensors(model, ema, optimizer))
     folder = run.checkpoint(which)
@@ -75,7 +58,7 @@ def write_checkpoint(
         with atomic_write(folder / name) as file:
             file.write(data)
         about[key] = {"name": name, "bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-    state = {"format": "resnext-checkpoint", "version": FORMAT_VERSION, "position": asdict(position), "files": about}
+    state = {"format": "resnext-checkpoint", "version": FORMAT_VERSION, **asdict(saved), "files": about}
     with atomic_write(folder / "state.json", "w") as file:
         json.dump(state, file, indent=1)
     _delete_unreferenced(folder, {entry["name"] for entry in about.values()})
@@ -98,9 +81,13 @@ def read_checkpoint(run: RunDirectory, which: str = "last") -> dict[str, bytes]:
 
 
 def restore_checkpoint(
-    files: dict[str, bytes], run: RunDirectory, model: nn.Module, ema: Ema | None, optimizer: torch.optim.Optimizer
-) -> Position:
-    """Load the "last" checkpoint (from ``read_checkpoint``) into network, EMA and optimizer; return the position.
+    files: dict[str, bytes],
+    run: RunDirectory,
+    model: ModelT,
+    ema: Ema[ModelT] | None,
+    optimizer: torch.optim.Optimizer,
+) -> SavedState:
+    """Load the "last" checkpoint (from ``read_checkpoint``) into network, EMA and optimizer; return what else it holds.
 
     ``run`` is used in error messages only. Raises RequestError if the checkpoint does not fit the network.
     """
@@ -113,7 +100,8 @@ def restore_checkpoint(
     _restore_optimizer(optimizer, model, _select_prefix("optimizer/", training), names["training"])
     _restore_groups(optimizer, _select_prefix("groups/", training))
     try:
-        return Position(**state["position"])
+        parts = (Position(**state["position"]), EpochSums(**state["sums"]), RunFacts(**state["facts"]))
+        return SavedState(*parts, scaler=dict(state["scaler"]))
     except (KeyError, TypeError):
         raise RequestError(f"{folder / 'state.json'} has no valid training position") from None
 
@@ -129,7 +117,7 @@ def check_finite(model: nn.Module, position: Position) -> None:
 
 
 def _collect_training_tensors(
-    model: nn.Module, ema: Ema | None, optimizer: torch.optim.Optimizer
+    model: ModelT, ema: Ema[ModelT] | None, optimizer: torch.optim.Optimizer
 ) -> dict[str, torch.Tensor]:
     tensors: dict[str, torch.Tensor] = {}
     if ema is not None:

@@ -6,7 +6,7 @@
 import os
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
@@ -60,14 +60,26 @@ class World:
             return nullcontext()
         return cast(AbstractContextManager[None], cast(nn.parallel.DistributedDataParallel, model).no_sync())
 
-    def all_reduce_sum(self, values: list[float]) -> list[float]:
-        """Sum each of ``values`` over all processes, in float64."""
+    def all_reduce_sum(self, values: Sequence[float | torch.Tensor]) -> list[float]:
+        """Sum each of ``values`` over all processes, in float64; scalar tensors are read from the device at once."""
         if self.size == 1:
-            return values
-        dtype = torch.float32 if self.device.type == "mps" else torch.float64
-        total = torch.tensor(values, dtype=dtype, device=self.device)
+            tensors = [value.detach().to(self.sum_dtype) for value in values if isinstance(value, torch.Tensor)]
+            numbers = iter(torch.stack(tensors).tolist() if tensors else ())
+            return [next(numbers) if isinstance(value, torch.Tensor) else float(value) for value in values]
+        total = torch.stack([self._to_scalar(value) for value in values])
         dist.all_reduce(total)
-        return [float(value) for value in total]
+        return cast(list[float], total.tolist())
+
+    @property
+    def sum_dtype(self) -> torch.dtype:
+        """The type in which sums are exact enough: float64 where the device has it."""
+        return torch.float32 if self.device.type == "mps" else torch.float64
+
+    def _to_scalar(self, value: float | torch.Tensor) -> torch.Tensor:
+        """Convert to a scalar tensor on the device. A number is filled in there: a copy would wait for the device."""
+        if isinstance(value, torch.Tensor):
+            return value.detach().to(self.device, self.sum_dtype)
+        return torch.full((), float(value), dtype=self.sum_dtype, device=self.device)
 
     def all_reduce_any(self, flag: bool) -> bool:
         """Return whether ``flag`` is true in any process."""

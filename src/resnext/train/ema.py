@@ -1,21 +1,23 @@
 """An exponential moving average of weights and buffers, kept in fp32."""
 
 import copy
-from typing import Any
+from typing import Generic, TypeVar
 
 import torch
 from torch import nn
 
+ModelT = TypeVar("ModelT", bound=nn.Module)
 
-class Ema:
+
+class Ema(Generic[ModelT]):
     """Keep an averaged network ``.model``: after each step, average = decay * average + (1 - decay) * weight.
 
     Buffers are averaged too, so that BN statistics fit the averaged weights; integers are copied. Only every
     ``every``-th step updates the average, as with torchvision's ``--model-ema-steps``.
     """
 
-    def __init__(self, model: nn.Module, decay: float, warmup: bool, every: int = 1) -> None:
-        self.model: Any = copy.deepcopy(model).float().eval().requires_grad_(False)
+    def __init__(self, model: ModelT, decay: float, warmup: bool, every: int = 1) -> None:
+        self.model: ModelT = copy.deepcopy(model).float().eval().requires_grad_(False)
         self.decay = decay
         self.warmup = warmup
         self.every = every

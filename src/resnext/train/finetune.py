@@ -6,7 +6,7 @@
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 from torch import nn
 
@@ -18,8 +18,18 @@ from resnext.model.network import Network
 from resnext.settings import InitSettings, ModelSettings, Recipe
 from resnext.weights import load
 
+WEIGHTS_SEED_TAG = 0x3E16  # tag for derive_seed: initial weights have their own random stream
 FUNCTION_PRESERVING = ("form", "initialisation")  # model settings that do not change the function
 NAME_FIELDS = ("depth", "cardinality", "width", "stem", "block")  # settings that a model name implies
+
+
+class HasProvenance(Protocol):
+    """A model that says where its weights come from, in JSON values."""
+
+    provenance: dict[str, Any]
+
+
+LoadedT = TypeVar("LoadedT", bound=HasProvenance)
 
 
 def load_initial_network(recipe: Recipe, source: Source) -> Network:
@@ -48,7 +58,7 @@ def load_initial_network(recipe: Recipe, source: Source) -> Network:
     return model
 
 
-def load_checkpoint_model(data: bytes, load: Callable[[Path], Any]) -> Any:
+def load_checkpoint_model(data: bytes, load: Callable[[Path], LoadedT]) -> LoadedT:
     """Load the model of a resumed run from the bytes of its checkpoint with the reader ``load``.
 
     The initial weights are not needed and may no longer exist.

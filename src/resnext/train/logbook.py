@@ -15,7 +15,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from resnext.files import atomic_write, report_write_errors
 from resnext.run_directory import RunDirectory
-from resnext.train.checkpoint import Position
+from resnext.train.state import Position
 
 METRICS_COLUMNS = (
     "epoch",
@@ -122,7 +122,7 @@ def read_log(path: Path) -> list[dict[str, Any]]:
 
 
 def _is_before(row: dict[str, Any], position: Position) -> bool:
-    return row["step"] <= position.step if row["kind"] == "step" else row["epoch"] <= position.epoch
+    return bool(row["step"] <= position.step if row["kind"] == "step" else row["epoch"] <= position.epoch)
 
 
 def _write_rows(path: Path, rows: list[dict[str, Any]]) -> None:

@@ -1,4 +1,4 @@
-"""The training loop: build the session, run epochs and steps, evaluate, write checkpoints and the report.
+"""The training loop: build the state, run epochs and steps, evaluate, write checkpoints and the report.
 
 All randomness is a function of (seed, epoch, index) or (seed, step), so a run resumes at any step without replay.
 """
@@ -6,46 +6,61 @@ All randomness is a function of (seed, epoch, index) or (seed, step), so a run r
 import resource
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from itertools import islice
-from typing import Any
+from typing import NoReturn
 
 from rich.console import Console
 
 from resnext.errors import WorkError
 from resnext.run_directory import RunDirectory, check_new_run
 from resnext.screen import make_screen
-from resnext.train.checkpoint import Position, write_checkpoint
+from resnext.train.checkpoint import write_checkpoint
 from resnext.train.distributed import MAX_CLOCK_SKEW, World, init_distributed
-from resnext.train.interrupts import Interrupts, StopRequested, deferred_interrupts
+from resnext.train.interrupts import StopRequested, deferred_interrupts
 from resnext.train.lock import lock_run
 from resnext.train.logbook import Logbook
 from resnext.train.progress import Reporter
 from resnext.train.remote_checkpoints import upload_run
 from resnext.train.resume import check_same_recipe, resolve_resume
 from resnext.train.schedule import compute_learning_rate
-from resnext.train.session import BaseSession
-from resnext.train.task import CLASSIFICATION, Task
+from resnext.train.setup import configure_process
+from resnext.train.state import BatchT, EpochSums, ModelT, Position, RecipeT, SavedState, TrainState
+from resnext.train.task import Task
 
 
-def train(
-    recipe: Any,
+@dataclass(frozen=True)
+class EpochResult:
+    """A finished epoch, as ``on_epoch_end`` gets it: its row is logged, its checkpoints are written."""
+
+    epoch: int  # from 1
+    step: int  # optimizer steps done
+    metrics: dict[str, float | None]  # the other columns of metrics.csv by name; None where nothing was measured
+    is_best: bool  # whether the "best" checkpoint is of this epoch
+    run: RunDirectory
+
+
+def run_training(
+    task_class: type[Task[RecipeT, ModelT, BatchT]],
+    recipe: RecipeT,
     run: RunDirectory,
     *,
     resume: bool | None = False,
     console: Console | None = None,
-    task: Task = CLASSIFICATION,
+    on_epoch_end: Callable[[EpochResult], None] | None = None,
 ) -> Position:
     """Train by a recipe into a run directory and return the final position.
 
     Args:
-        recipe: Settings of the run, of the kind that ``task`` trains.
+        task_class: What is trained: ``Classification`` or ``Detection``.
+        recipe: Settings of the run, of the kind that the task trains.
         run: Directory to write to. A new run needs an empty or missing one.
         resume: True resumes from the last checkpoint, False starts a new run. None resumes if the run exists, on this
             disk or in ``train.checkpoint_url``, and starts it otherwise, so that the same call can be repeated.
         console: Where progress is printed; standard output by default.
-        task: What is trained: classification or detection.
+        on_epoch_end: Called in rank 0 after every epoch. What it raises ends the run, which can be resumed.
 
     Raises:
         RequestError: The settings do not fit the data, or another process is training in ``run``.
@@ -64,27 +79,34 @@ def train(
             recipe, goes_on = (
                 resolve_resume(recipe, run, world) if resume is None else (check_same_recipe(recipe, world), resume)
             )
-            session = task.build(recipe, run, world, goes_on, console)
-        session.lock = lock if world.is_main else None
+            configure_process(recipe.train, world)
+            task = task_class(recipe)
+            state = task.build(recipe, run, world, goes_on, console)
+        state.lock, state.interrupts = lock if world.is_main else None, interrupts
         if world.is_main and not goes_on:
             with undo_failed_start(run):
-                save_checkpoint("last", session, task)
-                task.on_start(session)
-        position = session.position
+                save_checkpoint("last", state, task)
+                task.on_start(state)
+        position = state.position
         log_from = position if goes_on else None
-        with Logbook(run, log_from, world.is_main, task.columns) as logbook, Reporter(console, session) as reporter:
-            reporter.report_start(session, task.describe_run(session))
-            while position.epoch < session.epochs:
+        with (
+            Logbook(run, log_from, world.is_main, task.columns) as logbook,
+            Reporter(console, position, state.total_steps, world.is_main) as reporter,
+        ):
+            reporter.report_start(position, task.describe_run(state))
+            while position.epoch < state.epochs:
                 reporter.start_epoch()
                 try:
-                    train_epoch(session, task, logbook, reporter, interrupts)
-                    finish_epoch(session, task, logbook, reporter, interrupts)
+                    train_epoch(state, task, logbook, reporter)
+                    result = finish_epoch(state, task, logbook, reporter)
                 except StopRequested:
-                    stop_run(session, task, logbook, interrupts.signal_name)
+                    stop_run(state, task, logbook)
+                if on_epoch_end is not None and world.is_main:
+                    on_epoch_end(result)
         again = f"resnext {task.verb} --resume {run.path}"
         with interrupts.stop_with_error(f"while writing the results; all steps are done, so write them with: {again}"):
-            check_lock(session)
-            task.on_finish(session, console)
+            check_lock(state)
+            task.on_finish(state, console)
         return position
 
 
@@ -103,29 +125,37 @@ def undo_failed_start(run: RunDirectory) -> Iterator[None]:
         raise
 
 
-def train_epoch(session: BaseSession, task: Task, logbook: Logbook, reporter: Reporter, interrupts: Interrupts) -> None:
+def train_epoch(
+    state: TrainState[RecipeT, ModelT, BatchT],
+    task: Task[RecipeT, ModelT, BatchT],
+    logbook: Logbook,
+    reporter: Reporter,
+) -> None:
     """Run the remaining steps of the epoch. Raises StopRequested after the step in which a signal came."""
-    position, world, total = session.position, session.world, session.total_steps
-    per_epoch, every = session.loader.steps_per_epoch, session.recipe.train.checkpoint_steps
+    position, world, interrupts, total = state.position, state.world, state.interrupts, state.total_steps
+    per_epoch, every = state.loader.steps_per_epoch, state.recipe.train.checkpoint_steps
     first_step = position.step - position.epoch * per_epoch
-    batches = islice(session.loader.batches(position.epoch, first_step), total - position.step)
+    batches = islice(state.loader.batches(position.epoch, first_step), total - position.step)
     for batch in reporter.time_batches(interrupts.guard_batches(batches)):
-        lr = learning_rate_at(session, position.step)
-        loss = task.step(session, batch, lr)
+        lr = learning_rate_at(state, position.step)
+        loss, stop = task.step(state, batch, lr)
         reporter.report_step(position.epoch + 1, len(batch.images) * world.size, loss)
-        reporter.report_skipped(batch.bad)
+        reporter.report_skipped(batch.bad_images)
         logbook.log_step(position.step, position.epoch + 1, loss, lr)
-        if world.all_reduce_any(interrupts.signal_name is not None):
+        if stop or (world.size == 1 and interrupts.signal_name is not None):
             raise StopRequested
         if every and position.step % every == 0 and position.step % per_epoch and position.step < total:
-            save_last_checkpoint(session, task, logbook)
+            save_last_checkpoint(state, task, logbook)
 
 
 def finish_epoch(
-    session: BaseSession, task: Task, logbook: Logbook, reporter: Reporter, interrupts: Interrupts
-) -> None:
+    state: TrainState[RecipeT, ModelT, BatchT],
+    task: Task[RecipeT, ModelT, BatchT],
+    logbook: Logbook,
+    reporter: Reporter,
+) -> EpochResult:
     """Evaluate, log the epoch, write the best and the last checkpoint. Raises StopRequested on a signal."""
-    position, train = session.position, session.recipe.train
+    position, train = state.position, state.recipe.train
     speed = {
         "epoch": position.epoch + 1,
         "images_per_second": round(reporter.images_per_second, 2),
@@ -133,66 +163,72 @@ def finish_epoch(
         "seconds": round(reporter.epoch_seconds, 2),
         "peak_memory_mb": measure_peak_memory_mb(),
     }
-    due = (position.epoch + 1) % train.evaluate_every == 0 or position.epoch + 1 == session.epochs
-    with interrupts.stop_immediately():
-        judged = task.evaluate(session) if due else {}
-    check_lock(session)
+    due = (position.epoch + 1) % train.evaluate_every == 0 or position.epoch + 1 == state.epochs
+    with state.interrupts.stop_immediately():
+        evaluated = task.evaluate(state) if due else {}
+    check_lock(state)
     position.epoch += 1
-    row: dict[str, Any] = {
-        "epoch": position.epoch,
-        "step": position.step,
-        "lr": learning_rate_at(session, position.step - 1),
-        **task.train_metrics(session),
+    metrics: dict[str, float | None] = {
+        "lr": learning_rate_at(state, position.step - 1),
+        **task.train_metrics(state),
         **dict.fromkeys(task.evaluation_columns),
-        **judged,
+        **evaluated,
         "bad_images": position.bad_images,
     }
-    position.loss_sum, position.wrong, position.images, position.loss_parts = 0.0, 0, 0, {}
+    row = {"epoch": position.epoch, "step": position.step, **metrics}
+    state.sums = EpochSums()
     logbook.log_epoch(row, speed)
     reporter.report_epoch(row, speed, task.summarize_epoch(row))
-    if due and task.is_better(row, position.best):
+    is_best = due and task.is_better(row, position.best)
+    if is_best:
         position.best = {"epoch": position.epoch, "step": position.step, task.best_metric: row[task.best_metric]}
-        save_checkpoint("best", session, task)
-    save_last_checkpoint(session, task, logbook)
+        save_checkpoint("best", state, task)
+    save_last_checkpoint(state, task, logbook)
+    return EpochResult(position.epoch, position.step, metrics, is_best, state.run)
 
 
-def learning_rate_at(session: BaseSession, step: int) -> float:
+def learning_rate_at(state: TrainState[RecipeT, ModelT, BatchT], step: int) -> float:
     """Return the learning rate of optimizer step ``step`` (from 0)."""
-    recipe, per_epoch = session.recipe, session.loader.steps_per_epoch
-    return compute_learning_rate(recipe.schedule, recipe.optimizer.lr, session.total_steps, per_epoch, step)
+    recipe, per_epoch = state.recipe, state.loader.steps_per_epoch
+    return compute_learning_rate(recipe.schedule, recipe.optimizer.lr, state.total_steps, per_epoch, step)
 
 
-def save_last_checkpoint(session: BaseSession, task: Task, logbook: Logbook) -> None:
+def save_last_checkpoint(
+    state: TrainState[RecipeT, ModelT, BatchT], task: Task[RecipeT, ModelT, BatchT], logbook: Logbook
+) -> None:
     """Flush the log, write the last checkpoint, then upload it if there is a ``train.checkpoint_url``."""
-    if session.world.is_main:
+    if state.world.is_main:
         logbook.flush()
-        save_checkpoint("last", session, task)
-        if session.recipe.train.checkpoint_url is not None:
-            upload_run(session.run, session.recipe.train.checkpoint_url)
+        save_checkpoint("last", state, task)
+        if state.recipe.train.checkpoint_url is not None:
+            upload_run(state.run, state.recipe.train.checkpoint_url)
 
 
-def save_checkpoint(which: str, session: BaseSession, task: Task) -> None:
+def save_checkpoint(
+    which: str, state: TrainState[RecipeT, ModelT, BatchT], task: Task[RecipeT, ModelT, BatchT]
+) -> None:
     """Write the checkpoint ``which`` in rank 0."""
-    check_lock(session)
-    if session.world.is_main:
-        write_checkpoint(
-            session.run, which, session.position, session.model, session.ema, session.optimizer, task.encode
-        )
+    check_lock(state)
+    if state.world.is_main:
+        saved = SavedState(state.position, state.sums, state.facts, state.scaler.state_dict())
+        write_checkpoint(state.run, which, saved, state.model, state.ema, state.optimizer, task.serialize_model)
 
 
-def check_lock(session: BaseSession) -> None:
+def check_lock(state: TrainState[RecipeT, ModelT, BatchT]) -> None:
     """Raise WorkError if another process has taken over the run directory."""
-    if session.lock is not None:
-        session.lock.check_owner()
+    if state.lock is not None:
+        state.lock.check_owner()
 
 
-def stop_run(session: BaseSession, task: Task, logbook: Logbook, signal_name: str | None) -> None:
+def stop_run(
+    state: TrainState[RecipeT, ModelT, BatchT], task: Task[RecipeT, ModelT, BatchT], logbook: Logbook
+) -> NoReturn:
     """Write the last checkpoint, then raise a WorkError that says how to resume."""
-    save_last_checkpoint(session, task, logbook)
-    position = session.position
+    save_last_checkpoint(state, task, logbook)
+    position = state.position
     raise WorkError(
-        f"stopped by {signal_name or 'a signal to another process'} after step {position.step} "
-        f"(epoch {position.epoch + 1}); continue with: resnext {task.verb} --resume {session.run.path}"
+        f"stopped by {state.interrupts.signal_name or 'a signal to another process'} after step {position.step} "
+        f"(epoch {position.epoch + 1}); continue with: resnext {task.verb} --resume {state.run.path}"
     )
 
 

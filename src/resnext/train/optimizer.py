@@ -1,7 +1,7 @@
 """Build SGD, AdamW or LAMB, with weight decay on all parameters (the paper) or on some."""
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -56,16 +56,16 @@ def build_parameter_groups(
     return [{"params": ps, "weight_decay": decay, "lr_scale": scale} for (decay, scale), ps in groups.items()]
 
 
-def _import_lamb() -> Any:
+def _import_lamb() -> Callable[..., torch.optim.Optimizer]:
     """Import timm's LAMB (You et al. 2020; clips gradients to a global norm of 1).
 
     Raises RequestError without timm.
     """
     try:
-        from timm.optim import Lamb
+        from timm.optim.lamb import Lamb
     except ImportError:
         raise RequestError("optimizer.name lamb needs timm: pip install 'resnext[modern]'") from None
-    return Lamb
+    return cast(Callable[..., torch.optim.Optimizer], Lamb)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
-from resnext.train.session import BaseSession
+from resnext.train.state import Position
 
 T = TypeVar("T")
 PLAIN_INTERVAL = 30.0  # seconds between lines without a terminal
@@ -16,11 +16,11 @@ PLAIN_INTERVAL = 30.0  # seconds between lines without a terminal
 class Reporter:
     """Show steps done, images per second, and the share of time spent waiting for data."""
 
-    def __init__(self, console: Console, session: BaseSession) -> None:
+    def __init__(self, console: Console, position: Position, total_steps: int, is_main: bool = True) -> None:
         self.console = console
-        self.quiet = not session.world.is_main
-        self.total = session.total_steps
-        self.steps_done = session.position.step
+        self.quiet = not is_main
+        self.total = total_steps
+        self.steps_done = position.step
         self.live = console.is_terminal and not self.quiet
         self.progress = Progress(
             TextColumn("{task.description}", markup=False),
@@ -42,9 +42,8 @@ class Reporter:
     def __exit__(self, *_: object) -> None:
         self.progress.stop()
 
-    def report_start(self, session: BaseSession, about: Iterable[str]) -> None:
+    def report_start(self, position: Position, about: Iterable[str]) -> None:
         """Print the lines ``about`` the run, and the step it resumes after."""
-        position = session.position
         for text in about:
             self.print_line(text)
         if self.steps_done == self.total:

@@ -10,7 +10,7 @@ def compute_learning_rate(
 ) -> float:
     """Compute the learning rate of optimizer step ``step`` (from 0) of ``total_steps``.
 
-    Warm-up is linear up to ``peak``. The step schedule multiplies by ``factor`` at each milestone: with 30, 60, 90 it
+    Warm-up is linear up to ``peak``. The step schedule multiplies by ``gamma`` at each milestone: with 30, 60, 90 it
     is the release's ``0.1^floor((epoch-1)/30)`` (epoch from 1).
     """
     warmup = schedule.warmup_epochs * steps_per_epoch

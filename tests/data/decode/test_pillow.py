@@ -161,7 +161,9 @@ def test_damaged_tags_and_large_pictures_say_nothing_on_the_terminal(tmp_path: P
     content[at : at + 4] = struct.pack(">I", 1 << 22)
     (tmp_path / "a.jpg").write_bytes(content)
     Image.new("1", (11_000, 9_000)).save(tmp_path / "b.png")
-    script = "import sys; from resnext.data.decode.pillow import stored; [stored(path) for path in sys.argv[1:]]"
+    script = (
+        "import sys; from resnext.data.decode.pillow import read_header; [read_header(path) for path in sys.argv[1:]]"
+    )
     done = subprocess.run(
         [sys.executable, "-c", script, "a.jpg", "b.png"], cwd=tmp_path, capture_output=True, text=True, check=True
     )

@@ -201,14 +201,14 @@ def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
 
 DIGEST = """
 import hashlib, torch
-from resnext.data.decode.turbojpeg import Look, decoder
+from resnext.data.decode.turbojpeg import CropSpec, load_decoder
 from tests.data.jpeg_files import jpeg_of, scene
 file, digest = jpeg_of(scene(203, 187)), hashlib.sha256()
 for dtype in (torch.uint8, torch.float32):
     for size in (33, 64, 224):
         for box in ((0, 0, 203, 187), (50, 3, 60, 180)):
             out = torch.empty(3, size, size, dtype=dtype)
-            assert decoder().image(file, Look(box, True, True, (("contrast", 1.2), ("saturation", 0.7))), out)
+            assert load_decoder().image(file, CropSpec(box, True, True, (("contrast", 1.2), ("saturation", 0.7))), out)
             digest.update(out.numpy().tobytes())
 print(digest.hexdigest())
 """
@@ -220,7 +220,7 @@ def test_every_instruction_set_gives_the_same_bits(decoder: TurboJpegDecoder) ->
     assert len(digests.pop().strip()) == 64
 
 
-NONE = "from resnext.data.decode.turbojpeg import decoder; print(decoder(), decoder())"
+NONE = "from resnext.data.decode.turbojpeg import load_decoder; print(load_decoder(), load_decoder())"
 
 
 @pytest.mark.parametrize(

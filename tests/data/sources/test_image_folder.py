@@ -160,7 +160,7 @@ def test_a_name_that_is_not_utf8_is_read(tmp_path: Path) -> None:
     name = os.fsdecode(b"caf\xe9.png")
     write_image(tmp_path / "a.png").rename(tmp_path / "train/cat" / name)
     data = pickle.loads(pickle.dumps(open_data(folder(tmp_path)).train))
-    at = [data.where(i) for i in range(len(data))].index(f"train/cat/{name}")
+    at = [data.image_path(i) for i in range(len(data))].index(f"train/cat/{name}")
     assert data.image(at).size == (8, 6)
 
 

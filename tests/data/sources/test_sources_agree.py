@@ -132,7 +132,7 @@ def test_a_file_system_in_memory_serves_as_a_disk_does(layout: str, tmp_path: Pa
 def test_a_second_opening_reads_no_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     settings = settings_for("archives", tmp_path, make_sample_images())
     first = open_data(settings)
-    monkeypatch.setattr("resnext.data.files.tar_index.opened", None)
+    monkeypatch.setattr("resnext.data.files.tar_index.open_file", None)
     assert read_contents(open_data(settings).train) == read_contents(first.train)
 
 

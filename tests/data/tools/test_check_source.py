@@ -136,7 +136,7 @@ def test_official_checksums_are_compared_when_asked(tmp_path: Path, monkeypatch:
     assert rows == [("error", "not the official archive", "")] * 3
     names = [path.name for path in root.glob("ILSVRC*")]
     right = {name: hashlib.md5((root / name).read_bytes()).hexdigest() for name in names}
-    monkeypatch.setattr("resnext.data.tools.check_source.MD5", right)
+    monkeypatch.setattr("resnext.data.tools.check_source.ARCHIVE_MD5S", right)
     assert check_source(settings, workers=1, md5=True).findings == ()
 
 

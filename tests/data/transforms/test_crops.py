@@ -54,13 +54,13 @@ def test_the_cropped_view_equals_torchvision(
 def test_the_squashed_view_equals_torchvision(width: int, height: int) -> None:
     image = make_image(width, height)
     reference = v2.Compose([v2.Resize((16, 16), InterpolationMode.BICUBIC, antialias=True), v2.PILToTensor()])
-    assert torch.equal(build_eval_transform(make_preprocessing(fit="squash"))(image), reference(image))
+    assert torch.equal(build_eval_transform(make_preprocessing(crop_mode="squash"))(image), reference(image))
 
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize(("width", "height"), [(32, 20), (20, 32), (8, 5), (16, 16), (16, 10), (2000, 1)])
 def test_the_padded_view_shows_the_whole_picture_on_the_mean_colour(width: int, height: int, channels: int) -> None:
-    image, p = make_image(width, height, channels), make_preprocessing(16, channels, fit="pad")
+    image, p = make_image(width, height, channels), make_preprocessing(16, channels, crop_mode="pad")
     view = build_eval_transform(p)(image)
     w = max(1, round(16 * width / max(width, height)))
     h = max(1, round(16 * height / max(width, height)))
@@ -72,11 +72,13 @@ def test_the_padded_view_shows_the_whole_picture_on_the_mean_colour(width: int, 
     assert torch.equal(view, wanted)
 
 
-@pytest.mark.parametrize("fit", ["crop", "squash", "pad"])
+@pytest.mark.parametrize("crop_mode", ["crop", "squash", "pad"])
 @pytest.mark.parametrize("channels", [1, 3])
-def test_a_picture_of_the_right_size_passes_unchanged(fit: str, channels: int) -> None:
+def test_a_picture_of_the_right_size_passes_unchanged(crop_mode: str, channels: int) -> None:
     image = make_image(16, 16, channels)
-    assert torch.equal(build_eval_transform(make_preprocessing(16, channels, fit=fit))(image), F.pil_to_tensor(image))
+    assert torch.equal(
+        build_eval_transform(make_preprocessing(16, channels, crop_mode=crop_mode))(image), F.pil_to_tensor(image)
+    )
 
 
 def test_a_picture_of_other_colours_is_converted() -> None:

@@ -87,8 +87,8 @@ def test_the_crop_is_torchvisions_for_the_same_seed(width: int, height: int, lea
         PAPER,
         {"crop": "random_resized", "flip": 0.5},
         {"crop": "random_resized", "jitter": 0.4, "min_area": 0.5},
-        {"crop": "paper_imagenet", "lighting": 0.1, "erase": 0.5},
-        {"crop": "paper_imagenet", "erase": 0.9, "flip": 0.5},
+        {"crop": "paper_imagenet", "lighting": 0.1, "random_erasing": 0.5},
+        {"crop": "paper_imagenet", "random_erasing": 0.9, "flip": 0.5},
         {"crop": "random_resized", "size": 24},
     ],
     ids=str,
@@ -108,7 +108,7 @@ def test_the_batches_are_those_of_the_exact_way(tmp_path: Path, augment: dict[st
 def test_most_files_take_the_fast_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     data = dataset(mixed_folder(tmp_path))
     read = []
-    monkeypatch.setattr(type(data), "decoded", lambda self, file, index: read.append(self.where(index)))
+    monkeypatch.setattr(type(data), "decode_bytes", lambda self, file, index: read.append(self.image_path(index)))
     with pytest.raises(AttributeError):  # no picture came for a file that Pillow was to read
         list(loader(data, build_jpeg_transform, PAPER, batch_size=20).batches(0))
     assert read[0].split("/")[-1] in ("turned.jpg", "cmyk.jpg", "other.png")

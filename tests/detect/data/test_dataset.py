@@ -119,5 +119,5 @@ def test_a_split_goes_to_other_processes(tmp_path: Path) -> None:
     root = coco_folder(tmp_path)
     dataset = read_coco(root / "annotations/instances_train.json", root / "train")
     there = pickle.loads(pickle.dumps(dataset))
-    assert there.ground_truth() == dataset.to_coco_dict()
+    assert there.to_coco_dict() == dataset.to_coco_dict()
     assert there.image(1).tobytes() == dataset.load_image(1).tobytes()

@@ -15,8 +15,7 @@ from resnext.detect.evaluate.coco_eval import STATS
 from resnext.detect.evaluate.inference import evaluate_detector, run_inference
 from resnext.detect.predict import predict
 from resnext.detect.settings import DetectRecipe
-from resnext.detect.train.session import prepare
-from resnext.detect.train.step import train_step
+from resnext.detect.train.task import Detection
 from resnext.errors import WorkError
 from resnext.recipe import read_recipe
 from resnext.run_directory import RunDirectory
@@ -96,15 +95,16 @@ def test_pictures_of_any_shape_have_detections_inside_them(size: tuple[int, int]
 
 def test_a_loss_that_is_not_finite_stops_before_it_spoils_the_weights(tmp_path: Path) -> None:
     settings = read_recipe(recipe(tmp_path / "r.yaml", folder(tmp_path / "data", 4, 1)), kind=DetectRecipe)
-    session = prepare(settings, RunDirectory(tmp_path / "run"), WORLD, False, Console(file=io.StringIO()))
-    batch = next(session.loader.batches(0))
+    task = Detection(settings)
+    state = task.build(settings, RunDirectory(tmp_path / "run"), WORLD, False, Console(file=io.StringIO()))
+    batch = next(state.loader.batches(0))
     with torch.no_grad():
-        session.model.rpn.head.cls_logits.bias.fill_(float("nan"))
-        before = session.model.backbone.fpn.state_dict()
+        state.model.rpn.head.cls_logits.bias.fill_(float("nan"))
+        before = state.model.backbone.fpn.state_dict()
         before = {name: value.clone() for name, value in before.items()}
     with pytest.raises(
         WorkError, match=r"the loss became nan at step 1 \(epoch 1, learning rate 0.02; .*objectness nan"
     ):
-        train_step(session, batch, 0.02)
-    assert all(torch.equal(value, before[name]) for name, value in session.model.backbone.fpn.state_dict().items())
-    assert session.position.step == 0
+        task.step(state, batch, 0.02)
+    assert all(torch.equal(value, before[name]) for name, value in state.model.backbone.fpn.state_dict().items())
+    assert state.position.step == 0

@@ -238,7 +238,7 @@ def test_images_without_boxes_give_finite_losses(layout: str) -> None:
 
 
 def test_the_rpn_step_has_no_head_and_detects_proposals() -> None:
-    model = detector(learn="rpn", detections=7)
+    model = detector(stage="rpn", detections=7)
     assert model.classes == ("object",)
     assert not hasattr(model, "roi_heads")
     assert model.compute_losses([pixels(64, 64)], [target((0, 5, 5, 40, 40))]).keys() == {
@@ -253,8 +253,8 @@ def test_the_rpn_step_has_no_head_and_detects_proposals() -> None:
 
 
 def test_the_fast_rcnn_step_trains_on_proposals_that_stay_as_they_are() -> None:
-    proposer = detector(learn="rpn", seed=1)
-    model = detector(learn="fast_rcnn", proposer=proposer).train()
+    proposer = detector(stage="rpn", seed=1)
+    model = detector(stage="fast_rcnn", proposer=proposer).train()
     before = {name: value.clone() for name, value in proposer.state_dict().items()}
     assert not hasattr(model, "rpn")
     assert model.training
@@ -269,8 +269,8 @@ def test_the_fast_rcnn_step_trains_on_proposals_that_stay_as_they_are() -> None:
 
 
 def test_the_proposer_proposes_as_many_as_training_wants() -> None:
-    proposer = detector(learn="rpn", rpn_post_nms_train=30, rpn_post_nms_test=5, rpn_nms=1.0)
-    model = detector(learn="fast_rcnn", proposer=proposer)
+    proposer = detector(stage="rpn", rpn_post_nms_train=30, rpn_post_nms_test=5, rpn_nms=1.0)
+    model = detector(stage="fast_rcnn", proposer=proposer)
     counts = []
     model.proposer.rpn.register_forward_hook(lambda _, __, out: counts.append(len(out[0][0])))
     model.train().compute_losses([pixels(64, 64), pixels(64, 64, 1)], TWO)

@@ -26,7 +26,7 @@ def eager_threads() -> Iterator[None]:
     sys.setswitchinterval(before)
 
 
-@pytest.mark.parametrize(("changes", "times"), [({}, 4), ({"layout": "c4"}, 2), ({"learn": "rpn"}, 20)])
+@pytest.mark.parametrize(("changes", "times"), [({}, 4), ({"layout": "c4"}, 2), ({"stage": "rpn"}, 20)])
 def test_threads_get_their_own_detections(changes: dict[str, Any], times: int) -> None:
     model = prepare_for_inference(detector(**changes))
     images = [[pixels(64 + 8 * number, 64, seed=number)] for number in range(THREADS)]

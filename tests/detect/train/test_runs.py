@@ -19,8 +19,7 @@ from resnext.data.preprocessing import Preprocessing
 from resnext.detect.data.open import open_detection_data
 from resnext.detect.settings import DetectRecipe
 from resnext.detect.train.initial_weights import build_initial_detector
-from resnext.detect.train.step import train_step
-from resnext.detect.train.task import DETECTION
+from resnext.detect.train.task import Detection
 from resnext.detect.weights import load_detector
 from resnext.errors import RequestError
 from resnext.model.network import create_model
@@ -29,6 +28,7 @@ from resnext.run_directory import RunDirectory
 from resnext.settings import DataSettings, InitSettings, Recipe
 from resnext.train.finetune import load_initial_network
 from resnext.train.logbook import read_log
+from resnext.train.step import StepResult
 from resnext.weights import load
 from resnext.weights.native import save
 from tests.conftest import run_resnext
@@ -73,16 +73,16 @@ class Cut(BaseException):
 
 def cut(step: int, monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
     """``resnext detect ARGUMENTS``, cut off after so many steps."""
-    left = iter(range(step, -1, -1))
+    left, take_step = iter(range(step, -1, -1)), Detection.step
 
-    def counted(*given: Any) -> float:
-        loss = train_step(*given)
+    def counted(*given: Any) -> StepResult:
+        result = take_step(*given)
         if next(left) == 1:
             raise Cut
-        return loss
+        return result
 
     with monkeypatch.context() as patch:
-        patch.setitem(DETECTION.__dict__, "step", counted)
+        patch.setattr(Detection, "step", counted)
         with pytest.raises(Cut):
             main(["detect", *map(str, arguments)])
 
@@ -186,7 +186,7 @@ def test_sigterm_says_how_to_go_on(whole: tuple[Path, Path], tmp_path: Path) -> 
     [
         pytest.param({"train__ema_decay": 0.5, "data__max_val_images": 3}, marks=pytest.mark.slow, id="fp32"),
         pytest.param(
-            {"train__precision": "bf16", "train__epochs": 1, "train__fast": False, "train__channels_last": False},
+            {"train__precision": "bf16", "train__epochs": 1, "train__fast": "no", "train__channels_last": "no"},
             id="bf16 in the plain layout",
         ),
     ],
@@ -205,8 +205,8 @@ def test_one_checkpoint_has_one_number(
     own = json.loads((run / "evaluation" / "metrics.json").read_text())
     best = json.loads((run / "checkpoints" / "best" / "state.json").read_text())["position"]["best"]
     (row,) = (r for r in read_log(run / "log.jsonl") if r["kind"] == "epoch" and r["epoch"] == best["epoch"])
-    assert {name: row[name] for name in DETECTION.evaluation_columns} == {
-        name: own[name] for name in DETECTION.evaluation_columns
+    assert {name: row[name] for name in Detection.evaluation_columns} == {
+        name: own[name] for name in Detection.evaluation_columns
     }
     (run / "report.html").write_text("old")
     capsys.readouterr()

@@ -18,9 +18,7 @@ from resnext.detect.model.faster_rcnn import OBJECT_CLASSES
 from resnext.detect.preprocessing import IMAGENET_MEAN
 from resnext.detect.settings import DetectDataSettings, DetectRecipe
 from resnext.detect.train.initial_weights import build_initial_detector, extract_network
-from resnext.detect.train.session import DetectSession, merge_classes, prepare
-from resnext.detect.train.step import train_step
-from resnext.detect.train.task import DETECTION
+from resnext.detect.train.task import Detection, State, merge_classes
 from resnext.detect.weights import load_detector, save_detector
 from resnext.errors import RequestError
 from resnext.model.network import create_model
@@ -59,13 +57,16 @@ def asked(tmp_path: Path, data: Path, **changes: Any) -> DetectRecipe:
     return read_recipe(recipe(tmp_path / "r.yaml", data, **changes), kind=DetectRecipe)
 
 
-def prepared(tmp_path: Path, data: Path, **changes: Any) -> tuple[DetectSession, str]:
-    """The session, and what was said."""
+def begun(tmp_path: Path, data: Path, said: io.StringIO | None = None, **changes: Any) -> tuple[Detection, State]:
+    settings, world = asked(tmp_path, data, **changes), World(torch.device("cpu"))
+    task, console = Detection(settings), Console(file=said or io.StringIO(), width=200)
+    return task, task.build(settings, RunDirectory(tmp_path / "run"), world, False, console)
+
+
+def prepared(tmp_path: Path, data: Path, **changes: Any) -> tuple[State, str]:
+    """The state, and what was said."""
     said = io.StringIO()
-    console = Console(file=said, width=200)
-    world = World(torch.device("cpu"))
-    session = prepare(asked(tmp_path, data, **changes), RunDirectory(tmp_path / "run"), world, False, console)
-    return session, said.getvalue()
+    return begun(tmp_path, data, said, **changes)[1], said.getvalue()
 
 
 def frozen(model: nn.Module) -> set[str]:
@@ -73,8 +74,8 @@ def frozen(model: nn.Module) -> set[str]:
 
 
 def test_classification_weights_bring_their_colours_and_eps(data: Path, classifier: Path, tmp_path: Path) -> None:
-    session, _ = prepared(tmp_path, data, init__weights=str(classifier))
-    model, theirs = session.model, load(classifier).state_dict()
+    state, _ = prepared(tmp_path, data, init__weights=str(classifier))
+    model, theirs = state.model, load(classifier).state_dict()
     assert (model.preprocessing.mean, model.preprocessing.std) == (MEAN, STD)
     assert model.architecture.bn_eps == model.network.bn1.eps == 1e-3
     assert model.architecture.num_classes == 0
@@ -88,10 +89,10 @@ def test_colours_given_by_hand_win_and_fresh_networks_have_imagenets(
     data: Path, classifier: Path, tmp_path: Path
 ) -> None:
     given = {"data__mean": [0.5] * 3, "data__std": [0.25] * 3}
-    session, _ = prepared(tmp_path, data, init__weights=str(classifier), **given)
-    assert session.model.preprocessing.mean == (0.5,) * 3
-    session, _ = prepared(tmp_path, data)
-    assert session.model.preprocessing.mean == IMAGENET_MEAN
+    state, _ = prepared(tmp_path, data, init__weights=str(classifier), **given)
+    assert state.model.preprocessing.mean == (0.5,) * 3
+    state, _ = prepared(tmp_path, data)
+    assert state.model.preprocessing.mean == IMAGENET_MEAN
 
 
 def test_a_detector_with_the_same_classes_goes_on_as_it_is(data: Path, tmp_path: Path) -> None:
@@ -128,8 +129,8 @@ def test_what_training_knows_of_its_held_out_images_is_said(tmp_path: Path) -> N
     content["categories"] = [{"id": 2, "name": "disc"}, {"id": 1, "name": "bar"}, {"id": 9, "name": "none"}]
     content["annotations"] += [content["annotations"][0] | {"id": 1000 + k} for k in range(11)]
     path.write_text(json.dumps(content))
-    session, _ = prepared(tmp_path, root)
-    said = list(DETECTION.describe_run(session))
+    task, state = begun(tmp_path, root)
+    said = list(task.describe_run(state))
     assert (
         "instances_val.json: classes matched by name; unknown to the detector, without boxes in the data: 'none'"
         in said
@@ -161,11 +162,11 @@ def test_last_layers_keep_the_rows_of_classes_known_by_name(
         model.roi_heads.box_predictor.cls_score.bias.normal_()
         model.roi_heads.box_predictor.bbox_pred.bias.normal_()
     save_detector(model, tmp_path / "d.safetensors")
-    session, said = prepared(tmp_path, data, init__weights=str(tmp_path / "d.safetensors"), train__seed=9)
+    state, said = prepared(tmp_path, data, init__weights=str(tmp_path / "d.safetensors"), train__seed=9)
     fresh, _ = prepared(tmp_path, data, train__seed=9)
-    assert session.model.classes == ("disc", "bar")
+    assert state.model.classes == ("disc", "bar")
     assert re.search(says, said)
-    old, new, drawn = model.state_dict(), session.model.state_dict(), fresh.model.state_dict()
+    old, new, drawn = model.state_dict(), state.model.state_dict(), fresh.model.state_dict()
     assert {name for name in new if not name.startswith(HEAD) and not torch.equal(new[name], old[name])} == set()
     rows = {0: 0} | {mine + 1: their + 1 for mine, their in kept.items()}  # after the background
     for row in range(3):
@@ -210,7 +211,7 @@ def test_stages_are_frozen_from_the_images_on(
     layout: str, stage: str, parts: list[str], data: Path, classifier: Path, tmp_path: Path
 ) -> None:
     anchors = None if layout == "c4" else [8, 16, 32, 64]
-    session, _ = prepared(
+    state, _ = prepared(
         tmp_path,
         data,
         init__weights=str(classifier),
@@ -219,20 +220,20 @@ def test_stages_are_frozen_from_the_images_on(
         detector__anchor_sizes=anchors,
     )
     prefixes = tuple(f"backbone.body.{part}." for part in parts)
-    assert frozen(session.model) == {n for n, _ in session.model.named_parameters() if n.startswith(prefixes)}
-    norms = {name: m for name, m in session.model.named_modules() if isinstance(m, nn.BatchNorm2d)}
+    assert frozen(state.model) == {n for n, _ in state.model.named_parameters() if n.startswith(prefixes)}
+    norms = {name: m for name, m in state.model.named_modules() if isinstance(m, nn.BatchNorm2d)}
     assert all(norm.training == (not f"{name}.".startswith(prefixes)) for name, norm in norms.items())
     assert any(norm.training for norm in norms.values()) == (stage != "features")
 
 
 def test_the_last_stage_of_c4_is_frozen_in_the_head(data: Path, classifier: Path, tmp_path: Path) -> None:
     options = {"detector__layout": "c4", "detector__anchor_sizes": [8, 16, 32]}
-    session, _ = prepared(tmp_path, data, init__weights=str(classifier), init__freeze="conv4", **options)
-    names = {name for name, _ in session.model.named_parameters()}
+    state, _ = prepared(tmp_path, data, init__weights=str(classifier), init__freeze="conv4", **options)
+    names = {name for name, _ in state.model.named_parameters()}
     expected = {n for n in names if n.startswith(("backbone.body.", "roi_heads.box_head."))}
-    assert frozen(session.model) == expected
+    assert frozen(state.model) == expected
     assert any(name.startswith("roi_heads.box_head.layer3.") for name in expected)
-    assert not session.model.roi_heads.box_head.layer3[0].bn1.training
+    assert not state.model.roi_heads.box_head.layer3[0].bn1.training
 
 
 @pytest.mark.parametrize("layout", ["fpn", "c4"])
@@ -240,12 +241,12 @@ def test_frozen_norms_keep_weights_and_statistics_in_a_step(
     layout: str, data: Path, classifier: Path, tmp_path: Path
 ) -> None:
     options = {"detector__layout": layout} | ({"detector__anchor_sizes": [8, 16, 32]} if layout == "c4" else {})
-    session, _ = prepared(tmp_path, data, init__weights=str(classifier), init__frozen_bn=True, **options)
-    norms = {name for name, m in session.model.named_modules() if isinstance(m, nn.BatchNorm2d)}
-    assert frozen(session.model) == {f"{name}.{kind}" for name in norms for kind in ("weight", "bias")}
-    before = {name: value.clone() for name, value in session.model.state_dict().items()}
-    train_step(session, next(session.loader.batches(0)), 0.05)
-    for name, value in session.model.state_dict().items():
+    task, state = begun(tmp_path, data, init__weights=str(classifier), init__frozen_bn=True, **options)
+    norms = {name for name, m in state.model.named_modules() if isinstance(m, nn.BatchNorm2d)}
+    assert frozen(state.model) == {f"{name}.{kind}" for name in norms for kind in ("weight", "bias")}
+    before = {name: value.clone() for name, value in state.model.state_dict().items()}
+    task.step(state, next(state.loader.batches(0)), 0.05)
+    for name, value in state.model.state_dict().items():
         assert torch.equal(value, before[name]) == (name.rpartition(".")[0] in norms), name
 
 
@@ -287,34 +288,34 @@ def test_a_fresh_detector_is_a_function_of_the_seed(data: Path, tmp_path: Path) 
 
 
 def test_the_rpn_step_sees_one_class(data: Path, tmp_path: Path) -> None:
-    session, _ = prepared(tmp_path, data, train__stage="rpn")
-    assert session.train.classes == session.model.classes == OBJECT_CLASSES
-    assert set(session.train.labels.tolist()) == {0}
-    assert session.val.category_ids == (1,)
-    whole, _ = open_detection_data(session.recipe.data)
+    task, state = begun(tmp_path, data, train__stage="rpn")
+    assert task.train.classes == state.model.classes == OBJECT_CLASSES
+    assert set(task.train.labels.tolist()) == {0}
+    assert task.val.category_ids == (1,)
+    whole, _ = open_detection_data(state.recipe.data)
     assert merge_classes(whole).boxes is whole.boxes
-    assert {row["category_id"] for row in session.val.to_coco_dict()["annotations"]} == {1}
+    assert {row["category_id"] for row in task.val.to_coco_dict()["annotations"]} == {1}
 
 
 def test_fast_rcnn_learns_on_the_proposals_of_the_rpn_step(data: Path, tmp_path: Path) -> None:
-    rpn, _ = prepared(tmp_path, data, train__stage="rpn")
+    task, rpn = begun(tmp_path, data, train__stage="rpn")
     for batch in rpn.loader.batches(0):
-        assert train_step(rpn, batch, 0.02) > 0
-    assert rpn.position.loss_parts.keys() == {"loss_objectness", "loss_rpn_box_reg"}
+        assert task.step(rpn, batch, 0.02).loss > 0
+    assert rpn.sums.loss_parts.keys() == {"loss_objectness", "loss_rpn_box_reg"}
     path = tmp_path / "rpn.safetensors"
     save_detector(rpn.model, path)
     options = {"train__stage": "fast_rcnn", "train__proposals": str(path)}
-    session, _ = prepared(tmp_path, data, **options)
-    before = {name: value.clone() for name, value in session.model.state_dict().items()}
-    for batch in session.loader.batches(0):
-        assert train_step(session, batch, 0.02) > 0
-    assert session.position.loss_parts.keys() == {"loss_classifier", "loss_box_reg"}
-    for name, value in session.model.state_dict().items():
+    task, state = begun(tmp_path, data, **options)
+    before = {name: value.clone() for name, value in state.model.state_dict().items()}
+    for batch in state.loader.batches(0):
+        assert task.step(state, batch, 0.02).loss > 0
+    assert state.sums.loss_parts.keys() == {"loss_classifier", "loss_box_reg"}
+    for name, value in state.model.state_dict().items():
         if name.startswith("proposer."):
             assert torch.equal(value, before[name]), name
     theirs = load_detector(path).state_dict()
     assert all(torch.equal(theirs[name], before[f"proposer.{name}"]) for name in theirs)
-    save_detector(session.model, tmp_path / "fast.safetensors")
+    save_detector(state.model, tmp_path / "fast.safetensors")
     assert load_detector(tmp_path / "fast.safetensors").proposer.stage == "rpn"
 
 

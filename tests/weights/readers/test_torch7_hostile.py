@@ -31,7 +31,7 @@ import json, resource, sys
 from pathlib import Path
 import torch
 from resnext.errors import RequestError
-from resnext.weights.network_spec import Raw
+from resnext.weights.network_spec import RawCheckpoint
 from resnext.weights.readers.torch7 import read_t7
 from resnext.weights.adapters.torch7.network import adapt
 from resnext.weights import known
@@ -42,7 +42,7 @@ for name in sys.argv[1:]:
     try:
         value = read_t7(name)
         outcome["read"] = type(value).__name__
-        outcome["adapted"] = adapt(Raw(path=Path(name), container="torch7", value=value)).architecture.name
+        outcome["adapted"] = adapt(RawCheckpoint(path=Path(name), container="torch7", value=value)).architecture.name
     except RequestError as error:
         outcome["refused"] = str(error)
     print(json.dumps(outcome), flush=True)

@@ -233,7 +233,7 @@ def test_programs_are_refused_with_what_to_save_instead(tmp_path: Path) -> None:
 PEAK = """
 import sys
 from pathlib import Path
-from resnext.weights.readers.detect_format import read
+from resnext.weights.readers.detect_format import read_weights_file
 import resnext.weights.readers.torch7
 
 def resident():
@@ -241,7 +241,7 @@ def resident():
         return next(int(line.split()[1]) for line in file if line.startswith("VmHWM"))
 
 before = resident()
-raw = read(Path(sys.argv[1]))
+raw = read_weights_file(Path(sys.argv[1]))
 print(resident() - before)
 """
 

@@ -28,13 +28,13 @@ from resnext.data.tools.check_folder import (
 )
 from resnext.data.tools.findings import CheckReport, Finding, sort_findings
 from resnext.errors import RequestError, WorkError
-from resnext.settings import DataSettings
+from resnext.settings import DataSettings, SourceName
 
 CHUNK = 1 << 22
 EncodedDataset = SynsetDataset | ParquetDataset
 
 
-def guess_source(path: str) -> str:
+def guess_source(path: str) -> SourceName:
     """Guess the ``data.source`` of a path from what is there; ``folder`` if nothing else fits."""
     if not exists(path) and not ("://" in path or "{" in path or GLOB_PATTERN.search(path)):
         return "folder"

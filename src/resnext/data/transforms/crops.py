@@ -51,11 +51,11 @@ class EvalView:
         """Return the view as a PIL image."""
         p = self.preprocessing
         size, resample = p.image_size, FILTERS[p.interpolation]
-        if p.fit == "crop":
+        if p.crop_mode == "crop":
             return center_crop(resize_shorter_side(image, p.resize, resample), size)
         if image.size == (size, size):
             return image
-        if p.fit == "squash":
+        if p.crop_mode == "squash":
             return image.resize((size, size), resample)
         return _letterbox(image, size, resample, p.mean_color)
 

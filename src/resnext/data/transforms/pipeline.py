@@ -40,7 +40,7 @@ def build_train_transform(augment: AugmentSettings, preprocessing: Preprocessing
     preprocessing = resolve_train_preprocessing(augment, preprocessing)
     coloured = augment.color_jitter > 0 or augment.lighting > 0
     if preprocessing.channels != 3:
-        for said in ("jitter", "lighting", "rand_augment"):
+        for said in ("color_jitter", "lighting", "rand_augment"):
             if getattr(augment, said):
                 raise RequestError(f"augment.{said} works on RGB images, but these are grey; leave it out")
     steps: list[Any] = [ConvertMode(preprocessing.channels), *_build_crop(augment, preprocessing)]

@@ -9,14 +9,14 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from resnext.data.classes import quote_names
 from resnext.data.sources.image_folder import is_image_name
 from resnext.detect.data.find_images import normalize_unicode
 from resnext.detect.data.image_paths import list_file_names
 from resnext.detect.data.voc import group_by_stem, list_xml_files, read_image_list
-from resnext.detect.settings import DetectDataSettings
+from resnext.detect.settings import DetectDataSettings, SourceName
 from resnext.errors import RequestError
 
 TRAIN, VAL = "train", "val"
@@ -54,7 +54,7 @@ VOC_SIGNATURE = re.compile(rb"<annotation[\s>]")
 HEAD_BYTES = 1 << 16  # bytes at the start of a file that are searched for the signature
 
 
-def guess_detection_source(path: str) -> str:
+def guess_detection_source(path: str) -> SourceName | Literal[""]:
     """Guess ``coco`` or ``voc`` from the content of a folder; empty for neither."""
     root = Path(path).expanduser()
     if not root.is_dir():

@@ -117,7 +117,7 @@ class Rpn(RegionProposalNetwork):
             wanted = torch.cat(self.box_coder.encode(matched, anchors))
             positive, negative = (torch.where(torch.cat(one))[0] for one in self.fg_bg_sampler(labels))
         chosen = torch.cat([positive, negative])
-        scores_at, offsets_at = self.head.at(maps, locate_anchors(chosen, sizes, kinds))
+        scores_at, offsets_at = self.head.predict_at(maps, locate_anchors(chosen, sizes, kinds))
         many = len(positive)
         box = F.smooth_l1_loss(offsets_at[:many], wanted[positive], beta=SMOOTH_L1_BETA, reduction="sum") / len(chosen)
         objectness = F.binary_cross_entropy_with_logits(scores_at, torch.cat(labels)[chosen])

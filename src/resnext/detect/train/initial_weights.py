@@ -1,7 +1,6 @@
 """Build the detector that a run starts from: new, from backbone weights, from a detector, or from a checkpoint."""
 
 from collections.abc import Mapping
-from typing import cast
 
 from torch import Tensor
 
@@ -16,8 +15,7 @@ from resnext.detect.weights import is_detector, load_detector
 from resnext.errors import RequestError
 from resnext.model.forms import convert_form
 from resnext.model.network import Network, create_model
-from resnext.train.finetune import check_architecture, load_checkpoint_model
-from resnext.train.session import WEIGHTS_SEED_TAG
+from resnext.train.finetune import WEIGHTS_SEED_TAG, check_architecture, load_checkpoint_model
 from resnext.weights import load
 from resnext.weights.modify import match_names
 
@@ -145,7 +143,7 @@ def check_same_normalization(mine: DetectPreprocessing, proposers: DetectPreproc
 
 def restore_detector(data: bytes) -> FasterRcnn:
     """Load the detector of a checkpoint, to resume a run."""
-    return cast(FasterRcnn, load_checkpoint_model(data, load_detector))
+    return load_checkpoint_model(data, load_detector)
 
 
 def load_base_network(

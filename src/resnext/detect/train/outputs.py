@@ -1,10 +1,11 @@
-"""Write the files of a detection run: recipe and samples at the start, evaluation and report at the end."""
+"""Write the files of a detection run: samples at the start, evaluation and report at the end."""
 
 from typing import Any
 
-from rich.console import Console
 from torch import Tensor
 
+from resnext.detect.data.dataset import DetectionDataset
+from resnext.detect.data.loader import DetectBatch
 from resnext.detect.evaluate.class_matching import match_classes
 from resnext.detect.evaluate.coco_eval import DetectionEvaluation
 from resnext.detect.evaluate.inference import evaluate_detector
@@ -12,87 +13,83 @@ from resnext.detect.evaluate.plots import plot_training_curves, plot_training_sa
 from resnext.detect.evaluate.protocol import OWN_SPLIT, describe_detection_protocol
 from resnext.detect.evaluate.report import write_detection_report
 from resnext.detect.evaluate.tables import write_detection_evaluation
-from resnext.detect.train.initial_weights import restore_detector
-from resnext.detect.train.session import DetectSession
+from resnext.detect.model.faster_rcnn import FasterRcnn
+from resnext.detect.settings import DetectRecipe
 from resnext.plotting import save_figure
-from resnext.train.checkpoint import read_checkpoint
-from resnext.train.logbook import read_log
-from resnext.train.outputs import write_recipe_and_environment
+from resnext.train.state import TrainState
 
 SAMPLE_COUNT = 12  # images in samples.png
 
 
-def write_initial_files(session: DetectSession) -> None:
-    """Write the resolved recipe, the environment, and a few augmented training images."""
-    write_recipe_and_environment(session)
+def write_samples(state: TrainState[DetectRecipe, FasterRcnn, DetectBatch]) -> None:
+    """Write a few augmented training images."""
     images: list[Tensor] = []
     boxes: list[Tensor] = []
     labels: list[Tensor] = []
-    batches = session.loader.batches(0)
+    batches = state.loader.batches(0)
     for batch in batches:
         images, boxes, labels = images + batch.images, boxes + batch.boxes, labels + batch.labels
         if len(images) >= SAMPLE_COUNT:
             break
     batches.close()  # type: ignore[attr-defined]  # a generator: stops its workers
-    save_figure(plot_training_samples(images, boxes, labels, session.model.classes, SAMPLE_COUNT), session.run.samples)
+    save_figure(plot_training_samples(images, boxes, labels, state.model.classes, SAMPLE_COUNT), state.run.samples)
 
 
-def evaluate_held_out(session: DetectSession, model: Any) -> DetectionEvaluation | None:
+def evaluate_held_out(
+    state: TrainState[DetectRecipe, FasterRcnn, DetectBatch], model: FasterRcnn, val: DetectionDataset
+) -> DetectionEvaluation | None:
     """Evaluate ``model`` on the held-out images like ``resnext detect evaluate RUN``; None except on the main rank."""
-    session.world.broadcast_model(model)
+    state.world.broadcast_model(model)
     return evaluate_detector(
         model,
-        session.val,
-        session.world,
-        precision=session.recipe.train.precision,
-        workers=session.loader.workers,
-        start_method=session.recipe.data.start_method,
+        val,
+        state.world,
+        precision=state.recipe.train.precision,
+        workers=state.loader.workers,
+        start_method=state.recipe.data.start_method,
     )
 
 
-def write_final_report(session: DetectSession, console: Console) -> None:
-    """Write curves, the evaluation of the best checkpoint and report.html; print the results and paths."""
-    run, position, device = session.run, session.position, session.world.device
-    files = read_checkpoint(run, "best") if session.world.is_main else {}
-    best = restore_detector(session.world.broadcast_bytes(files.get("model", b""))).to(device)
-    evaluation = evaluate_held_out(session, best)
+def write_final_evaluation(
+    state: TrainState[DetectRecipe, FasterRcnn, DetectBatch],
+    best: FasterRcnn,
+    val: DetectionDataset,
+    rows: list[dict[str, Any]],
+) -> str:
+    """Evaluate the best detector with all processes; rank 0 writes curves, tables and report.html.
+
+    Returns a sentence about the results; ``rows`` is the log.
+    """
+    evaluation = evaluate_held_out(state, best, val)
     if evaluation is None:
-        return
-    rows = read_log(run.log)
-    save_figure(plot_training_curves(rows, f"{session.model.architecture.name} on {session.val.name}"), run.curves)
+        return ""
+    run, position = state.run, state.position
+    save_figure(plot_training_curves(rows, f"{state.model.architecture.name} on {val.name}"), run.curves)
     about = describe_detection_protocol(
         best.preprocessing,
         best.settings,
-        data=session.val.name,
-        split=session.val.split_rule or OWN_SPLIT,
-        changed=session.val.counts,
-        device=str(device),
-        precision=session.recipe.train.precision,
+        data=val.name,
+        split=val.split_rule or OWN_SPLIT,
+        changed=val.counts,
+        device=str(state.world.device),
+        precision=state.recipe.train.precision,
         weights=run.weights("best").name,
         checkpoint="best",
         step=(position.best or {}).get("step"),
-        classes=match_classes(best, session.val).note,
+        classes=match_classes(best, val).note,
         max_detections=evaluation.max_detections,
         images_over_limit=evaluation.images_over_limit,
     )
-    write_detection_evaluation(evaluation, session.val, run.evaluation, about)
+    write_detection_evaluation(evaluation, val, run.evaluation, about)
     write_detection_report(run.path)
     last = next(row for row in reversed(rows) if row["kind"] == "epoch")
-    best_epoch, said = (
-        (position.best or {}).get("epoch"),
-        f"AP {format_percent(last['ap'])}, AP50 {format_percent(last['ap50'])}",
-    )
+    best_epoch = (position.best or {}).get("epoch")
+    precisions = f"AP {format_percent(last['ap'])}, AP50 {format_percent(last['ap50'])}"
     if last["epoch"] == best_epoch:
-        said += " after the last epoch, which is the best"
-    else:
-        said += (
-            f" after the last epoch; AP {format_percent(evaluation.ap)}, AP50 {format_percent(evaluation.ap50)} "
-            "after the best, "
-            f"epoch {best_epoch}, which was chosen on the same images"
-        )
-    console.print(said, highlight=False, markup=False, soft_wrap=True)
-    console.print(
-        f"run directory  {run.path}\nreport         {run.report}", highlight=False, markup=False, soft_wrap=True
+        return f"{precisions} after the last epoch, which is the best"
+    return (
+        f"{precisions} after the last epoch; AP {format_percent(evaluation.ap)}, AP50 "
+        f"{format_percent(evaluation.ap50)} after the best, epoch {best_epoch}, which was chosen on the same images"
     )
 
 

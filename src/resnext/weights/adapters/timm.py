@@ -12,11 +12,12 @@ from typing import Any
 from torch import Tensor
 
 from resnext.data.imagenet_classes import imagenet_classes
-from resnext.data.preprocessing import INTERPOLATIONS, Preprocessing
+from resnext.data.preprocessing import Preprocessing
 from resnext.errors import RequestError
 from resnext.model.architecture import EXPANSION, Architecture
 from resnext.model.forms import convert_form
 from resnext.model.network import Network
+from resnext.settings import INTERPOLATIONS, CropMode
 from resnext.weights.adapters.naming import UNKNOWN_PREPROCESSING, FoundNetwork, check_common_fields, rename_state
 from resnext.weights.adapters.torchvision import rename
 from resnext.weights.infer_architecture import infer_architecture
@@ -44,6 +45,7 @@ DEFAULT_ARGUMENTS: dict[str, Any] = {
     "block_reduce_first": 1,
 }
 DEFAULT_CROP_PCT = 0.875
+TIMM_CROP_MODES: dict[CropMode, str] = {"crop": "center", "squash": "squash", "pad": "border"}
 NATIVE_KEY = "resnext"  # key of config.json that timm ignores: our preprocessing, which may be unknown or without exif
 
 
@@ -124,23 +126,23 @@ def _read_preprocessing(
     if not _is_size(size) or isinstance(crop_pct, bool) or not isinstance(crop_pct, int | float) or not crop_pct > 0:
         raise RequestError(f"{origin}: its config.json has input_size {size!r} and crop_pct {crop_pct!r}"[:300])
     side, resize = size[1], math.floor(size[1] / crop_pct) if crop_pct > 1e-4 else 0
-    fit = {"center": "crop", "squash": "squash", "border": "pad"}.get(str(mode))
+    crop_mode = next((ours for ours, timms in TIMM_CROP_MODES.items() if timms == mode), None)
     why = ""
     if size[1] != size[2]:
         why = f"input_size {tuple(size)} is not square"
-    elif fit is None or (fit != "crop" and resize != side):
+    elif crop_mode is None or (crop_mode != "crop" and resize != side):
         why = f"crop_mode {mode!r} with crop_pct {crop_pct}"
     elif interpolation not in INTERPOLATIONS:
         why = f"interpolation {interpolation!r}"
     elif size[0] != channels or channels not in (1, 3):
         why = f"{channels} input channels"
-    if why:
+    if why or crop_mode is None:
         return None, (f"timm's preprocessing has no equivalent here ({str(why)[:120]}), so none is set",)
     try:
         preprocessing = Preprocessing(
             image_size=side,
             resize=resize,
-            fit=str(fit),
+            crop_mode=crop_mode,
             interpolation=interpolation,
             mean=settings.get("mean") or IMAGENET_MEAN,
             std=settings.get("std") or IMAGENET_STD,
@@ -223,8 +225,8 @@ def _make_pretrained_cfg(model: Network) -> dict[str, Any]:
     if p is not None:
         settings["input_size"] = [p.channels, p.image_size, p.image_size]
         settings |= {"mean": list(p.mean), "std": list(p.std), "interpolation": p.interpolation}
-        settings["crop_mode"] = {"crop": "center", "squash": "squash", "pad": "border"}[p.fit]
-        settings["crop_pct"] = compute_crop_pct(p.image_size, p.resize) if p.fit == "crop" else 1.0
+        settings["crop_mode"] = TIMM_CROP_MODES[p.crop_mode]
+        settings["crop_pct"] = compute_crop_pct(p.image_size, p.resize) if p.crop_mode == "crop" else 1.0
     return settings
 
 

@@ -93,11 +93,15 @@ def _draw_dot_panel(axes: "Axes", entries: list[Entry], column: Column, group: s
         axes.set_title(group, fontsize=9, loc="left", color=MUTED, pad=5)
 
 
-def _draw_ring(axes: "Axes", entry: Entry, column: Column, y: float, colour: str) -> None:
+def _draw_ring(axes: "Axes", entry: Entry, column: Column, at: float, colour: str, *, vertical: bool = False) -> None:
+    """Draw a measured value at the position ``at`` of the other axis: y, or x if the values are vertical."""
     value = entry.measurement.value(column) if entry.measurement else None
     if value is not None:
-        axes.errorbar(value.mean, y, xerr=value.deviation, fmt="o", markersize=9, markerfacecolor="none",
-                      markeredgecolor=colour, markeredgewidth=1.6, ecolor=colour, elinewidth=1.2)  # fmt: skip
+        x, y = (at, value.mean) if vertical else (value.mean, at)
+        xerr, yerr = (None, value.deviation) if vertical else (value.deviation, None)
+        axes.errorbar(x, y, yerr, xerr, fmt="o", markersize=9,
+                      markerfacecolor="none", markeredgecolor=colour, markeredgewidth=1.6, ecolor=colour,
+                      elinewidth=1.2)  # fmt: skip
 
 
 def plot_by_cardinality(table: Table, entries: list[Entry]) -> "Figure":
@@ -119,20 +123,13 @@ def plot_by_cardinality(table: Table, entries: list[Entry]) -> "Figure":
             axes.annotate(f"{depth} layers\n~{line[0].row.claims['macs']}MACs", (at[-1], errors[-1]), (14, 0),
                           textcoords="offset points", va="center", color=colour, fontweight="bold")  # fmt: skip
             for x, entry in zip(at, line, strict=True):
-                _draw_vertical_ring(axes, entry, column, x, colour)
+                _draw_ring(axes, entry, column, x, colour, vertical=True)
         axes.set_xticks(range(len(settings)), settings)
         axes.set(xlabel="cardinality × bottleneck width", ylabel="top-1 error (%)")
         axes.margins(x=0.04, y=0.14)
         axes.grid(axis="y", color=FAINT, linewidth=0.8)
         axes.set_axisbelow(True)
     return figure
-
-
-def _draw_vertical_ring(axes: "Axes", entry: Entry, column: Column, x: float, colour: str) -> None:
-    value = entry.measurement.value(column) if entry.measurement else None
-    if value is not None:
-        axes.errorbar(x, value.mean, yerr=value.deviation, fmt="o", markersize=9, markerfacecolor="none",
-                      markeredgecolor=colour, markeredgewidth=1.6, ecolor=colour, elinewidth=1.2)  # fmt: skip
 
 
 def plot_stages(table: Table, entries: list[Entry]) -> "Figure":
@@ -242,7 +239,7 @@ def _has_measurements(entries: list[Entry], columns: Sequence[Column]) -> bool:
 
 
 def _find_best(entries: list[Entry], column: Column) -> float | None:
-    values: list[Any] = [v for e in entries if (v := e.row.published.get(column.key)) is not None]
+    values = [v for e in entries if (v := e.row.published.get(column.key)) is not None]
     if not values:
         return None
     return max(values) if column.heading.startswith("AP") else min(values)

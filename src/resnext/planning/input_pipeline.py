@@ -121,7 +121,7 @@ def parse_bandwidth(text: str) -> float:
     if not match or not 0 < value < math.inf:
         raise RequestError(f"{text!r} is not a bandwidth; write 2GB/s, 500MiB/s or 10Gbit/s")
     base = 1024 if match["binary"] else 1000
-    return value * base ** PREFIXES[match["prefix"]] / (1 if match["unit"] == "B" else 8)
+    return value * float(base ** PREFIXES[match["prefix"]]) / (1 if match["unit"] == "B" else 8)
 
 
 def simulate(

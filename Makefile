@@ -27,11 +27,12 @@ $(READY): $(USABLE)  # with every extra and the developers' tools
 demo: $(USABLE)  ## train on handwritten digits, evaluate, predict; one to three minutes after the set-up
 	$(BIN)/python examples/demo.py
 
-lint: $(READY)  ## ruff (lint and format) and mypy
+lint: $(READY)  ## ruff (lint and format), mypy, and which room imports which
 	$(BIN)/ruff check .
 	$(BIN)/ruff check --preview --select PLW1514 src tools  # every text file says its encoding
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache --no-logo
 
 test: lint  ## lint, type check and the tests
 	$(BIN)/python -m pytest -m 'not slow'

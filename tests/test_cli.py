@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from resnext.cli import VERBS, main
-from resnext.commands.doctor import OPTIONAL_PACKAGES
+from resnext.commands.doctor import OPTIONAL_PACKAGES, list_fast_paths
 from tests.conftest import run_resnext
 
 
@@ -106,6 +106,30 @@ def test_doctor_names_the_processor_and_threads(capsys: pytest.CaptureFixture[st
     printed = capsys.readouterr().out
     assert "threads" in printed
     assert "torch" in printed
+
+
+@pytest.mark.parametrize(
+    ("change", "kernels", "decoder"),
+    [
+        ({"RESNEXT_FAST": "0"}, "inactive.*: RESNEXT_FAST=0", "inactive, Pillow decodes instead: RESNEXT_FAST=0"),
+        ({"CXX": "none"}, "inactive.*: no C\\+\\+ compiler", "inactive.*: no C\\+\\+ compiler"),
+        ({"libjpeg": ""}, "active: compiled", "inactive.*: Pillow's libjpeg-turbo library was not found"),
+        ({}, "active: compiled", "compiled when data.jpeg_decoder fast first needs it"),
+    ],
+)
+def test_doctor_says_why_a_fast_path_is_not_active(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, str], kernels: str, decoder: str
+) -> None:
+    monkeypatch.setenv("RESNEXT_CACHE", str(tmp_path))
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib" / "norm_act-00.so").touch()
+    for name, value in ({"RESNEXT_FAST": "1", "CXX": sys.executable} | change).items():
+        monkeypatch.setenv(name, value)
+    there = None if "libjpeg" in change else Path("libjpeg.so")
+    monkeypatch.setattr("resnext.data.decode.turbojpeg.find_libjpeg", lambda: there)
+    states = dict(list_fast_paths())
+    assert re.fullmatch(kernels, states["fused kernels"])
+    assert re.fullmatch(decoder, states["fast JPEG decoder"])
 
 
 def test_doctor_names_the_extras_that_are_missing(

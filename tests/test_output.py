@@ -1,5 +1,4 @@
-"""Every command writes its files before it prints, whatever happens to its output, and reports a place it cannot
-write to before the work."""
+"""Every command writes its files before it prints, and checks before the work that they can be written."""
 
 import contextlib
 import json
@@ -73,7 +72,7 @@ WRITING = {  # what is typed -> the files that are there afterwards
 }
 
 
-class Gone(Exception):
+class GoneError(Exception):
     """Raised by the console of a test."""
 
 
@@ -82,7 +81,7 @@ def no_console(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Let every print on a console fail inside the context."""
 
     def fail(*_: object, **__: object) -> None:
-        raise Gone
+        raise GoneError
 
     with monkeypatch.context() as patch:
         patch.setattr(Screen, "print", fail)

@@ -15,9 +15,9 @@ from resnext.detect.settings import DetectorSettings, DetectRecipe
 from resnext.model.architecture import Architecture
 from resnext.model.complexity import complexity
 from resnext.model.network import Network
-from resnext.planning.cost_command import SOURCE_FACTS
 from resnext.recipe import RECIPES, list_recipes, read_recipe
 from resnext.recipe_header import read_header
+from resnext.sources import SOURCES
 
 DETECTION = [name for name in list_recipes() if "/coco-" in name]
 CLASSIFICATION = [name for name in list_recipes() if name.startswith(("paper/", "modern/")) and "coco-" not in name]
@@ -57,7 +57,7 @@ def test_the_cost_of_a_classification_recipe_is_what_is_counted(name: str) -> No
     assert said is not None
     gmacs, side, parameters, whole, unit, length, counted_in, hours = said.groups()
     recipe = read_recipe(name)
-    images, classes, channels, default_side = SOURCE_FACTS[recipe.data.source]
+    images, classes, channels, default_side = SOURCES[recipe.data.source].facts
     assert images is not None
     assert int(side) == (recipe.augment.size or recipe.data.image_size or default_side)
     a, train, repeats = recipe.model.architecture(classes, channels), recipe.train, recipe.augment.repeated_augmentation

@@ -18,7 +18,8 @@ from pathlib import Path
 import numpy as np
 from scipy.optimize import least_squares
 
-from resnext.planning.cost import Cluster, CostModel, Machine, estimate_cost, load_machines
+from resnext.planning.cost import CostModel, estimate_cost
+from resnext.planning.machines import Cluster, Machine, load_machines
 
 ROOT = Path(__file__).parents[1]
 MAX_WIDTH = 128.0  # channels per group; upper bound of the fitted widths

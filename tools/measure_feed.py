@@ -1,7 +1,7 @@
 """Compare the simulated input pipeline with the real loader, on real images on this machine.
 
     python tools/measure_feed.py imagenet-sample-250.tar --out results/feed-simulation.csv
-    python tools/measure_feed.py imagenet-sample-250.tar --images src/resnext/paper/decoding.json
+    python tools/measure_feed.py imagenet-sample-250.tar --images src/resnext/planning/decoding.json
     python tools/measure_feed.py 'shards/{0000..0003}.tar' --source webdataset
 
 With the paper's augmentation, the processor time of each image is measured alone on one core. Then a TrainLoader with
@@ -35,6 +35,7 @@ from resnext.data.sources.registry import open_split
 from resnext.data.transforms.pipeline import build_train_transform
 from resnext.environment import read_cpu_name
 from resnext.planning.input_pipeline import PREFETCH, ImageSample, Pipeline, simulate
+from resnext.recipe import build_settings
 from resnext.settings import AugmentSettings, DataSettings
 
 BATCH = 16
@@ -82,7 +83,7 @@ def open_dataset(path: str, source: str, stack: ExitStack) -> Dataset:
         with tarfile.open(path) as tar:
             tar.extractall(folder, filter="data")
         path = folder
-    return open_split(DataSettings(source=source, path=path), "val")
+    return open_split(build_settings(DataSettings, {"source": source, "path": path}, "data."), "val")
 
 
 def time_images(dataset: Dataset) -> list[float]:
@@ -154,7 +155,7 @@ def make_sample(dataset: Dataset, times: Sequence[Sequence[float]]) -> ImageSamp
 def write_images(images: ImageSample, path: Path) -> None:
     """Write a sample as JSON."""
     values = {
-        "command": f"{COMMAND} --images src/resnext/paper/decoding.json",
+        "command": f"{COMMAND} --images src/resnext/planning/decoding.json",
         "what": "files of ImageNet; decoding, the paper's augmentation at 224 pixels and handing over",
         "processor": f"one core of {read_cpu_name()}",
         "bytes": images.sizes,

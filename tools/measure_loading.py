@@ -15,7 +15,9 @@ import subprocess
 import sys
 import tempfile
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 NAME = "resnext50_32x4d"
 READERS = {
@@ -87,7 +89,7 @@ def measure(reader: str, path: str) -> dict[str, float]:
     import resnext
 
     warm_up(resnext)
-    readers = {
+    readers: dict[str, Callable[[], object]] = {
         "resnext.load": lambda: resnext.load(path).state_dict(),
         "resnext.read_t7": lambda: resnext.read_t7(path),
         "torch.load": lambda: torch.load(path, weights_only=True),
@@ -182,7 +184,7 @@ def write_torch7(path: Path) -> None:
     from tests.weights.readers.torch7_writer import Object, Storage, dump
 
     class Release(TreeBuilder):
-        def conv(self, *args: int, **options: int) -> Object:
+        def conv(self, *args: Any, **options: Any) -> Object:
             made = super().conv(*args, **options)
             shape = made.fields["weight"].sizes
             return Object(made.class_name, made.fields | {"gradWeight": self.draw(*shape)})

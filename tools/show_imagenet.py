@@ -14,6 +14,7 @@ import sys
 import tarfile
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
@@ -84,7 +85,7 @@ def run_resnext(folder: Path, *words: object) -> tuple[str, float]:
     return done.stdout, round(time.perf_counter() - started, 1)
 
 
-def make_row(what: str, words: list[object], result: str, seconds: float) -> dict[str, object]:
+def make_row(what: str, words: Sequence[object], result: str, seconds: float) -> dict[str, object]:
     """Make and print one row of the CSV."""
     shown = {"what": what, "command": f"resnext {' '.join(map(str, words))}", "result": result, "seconds": seconds}
     print(json.dumps(shown), flush=True)
@@ -129,8 +130,8 @@ def show_views(folder: Path, images: list[SampleImage], epochs: int) -> list[dic
     """Evaluate two networks that remember the images, under every view, label set and corruption."""
     (folder / "long.yaml").write_text(RECIPE.replace("EPOCHS", str(epochs)), encoding="utf-8")
     for seed in (1, 2):
-        words = ["train", "long.yaml", "--data.path", "archives", "--train.seed", seed, "--run", f"net-{seed}"]
-        run_resnext(folder, *words)
+        run = ("--train.seed", seed, "--run", f"net-{seed}")
+        run_resnext(folder, "train", "long.yaml", "--data.path", "archives", *run)
     val = [image for image in images if image.split == "val"]
     write_file(folder / "real.json", json.dumps(make_real_labels(val)).encode())
     from resnext.data.imagenet_classes import imagenet_synsets
@@ -138,7 +139,7 @@ def show_views(folder: Path, images: list[SampleImage], epochs: int) -> list[dic
     for image in val:
         write_file(folder / "v2" / str(imagenet_synsets().index(image.wnid)) / image.name, image.content)
     net, both = ["net-1", "--checkpoint", "last"], ["net-1", "net-2", "--checkpoint", "last"]
-    questions: dict[str, list[object]] = {
+    questions: dict[str, Sequence[object]] = {
         "centre crop 64 of 73": net,
         "centre crop 96 of 110": [*net, "--image-size", 96],
         "centre and its mirror image": [*net, "--view", "center+flip"],
@@ -153,7 +154,7 @@ def show_views(folder: Path, images: list[SampleImage], epochs: int) -> list[dic
     }
     rows = []
     for number, (name, options) in enumerate(questions.items()):
-        words = ["evaluate", *options, "--out", f"view-{number}"]
+        words: list[object] = ["evaluate", *options, "--out", f"view-{number}"]
         output, seconds = run_resnext(folder, *words)
         rows.append(make_row(name, words, extract_result(output), seconds))
     return rows

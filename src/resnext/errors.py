@@ -1,6 +1,7 @@
 """Errors whose message is one sentence for the user."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 
 MAX_MESSAGE_LENGTH = 1200  # characters of a message
@@ -25,6 +26,15 @@ class RequestError(ResnextError, ValueError):
 
 class WorkError(ResnextError, RuntimeError):
     """The work failed (exit status 1): bad data, a full disk, a loss that is not finite."""
+
+
+@contextmanager
+def prefix_errors(origin: object) -> Iterator[None]:
+    """Let each RequestError of the ``with`` block begin with ``origin``, such as the path of the file at fault."""
+    try:
+        yield
+    except RequestError as error:
+        raise RequestError(f"{origin}: {error}") from None
 
 
 def escape_unprintable(text: str) -> str:

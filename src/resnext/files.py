@@ -1,11 +1,16 @@
-"""Atomic file writing, and checks that files and folders can be written."""
+"""Atomic file writing, and checks before the work that files and folders can be written.
 
+What may be replaced: weights only with --overwrite (``check_output``); the results of an evaluation only by results of
+the same kind (``check_output_directory``).
+"""
+
+import json
 import os
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal, overload
 
 from resnext.errors import RequestError, WorkError
 
@@ -17,6 +22,12 @@ def report_write_errors(path: Path, remark: str = "") -> Iterator[None]:
         yield
     except OSError as error:
         raise WorkError(f"{path} could not be written: {error.strerror or error}{remark}") from None
+
+
+@overload
+def atomic_write(path: Path, mode: Literal["wb"] = "wb") -> AbstractContextManager[IO[bytes]]: ...
+@overload
+def atomic_write(path: Path, mode: Literal["w"]) -> AbstractContextManager[IO[str]]: ...
 
 
 @contextmanager
@@ -82,6 +93,46 @@ def check_file(path: Path, option: str = "") -> None:
             check_folder(path.absolute().parent, f"{named}: the folder")
     except OSError as error:
         raise RequestError(f"{named} cannot be written: {error.strerror or error}") from None
+
+
+def check_output(out: Path, inputs: Iterable[Path], *, folder: bool, overwrite: bool) -> None:
+    """Check before the work that weights can be written to ``out``, a file or (``folder``) a folder.
+
+    Raises RequestError if it is one of the inputs, exists and may not be replaced, or cannot be written.
+    """
+    if out.exists() and any(path.exists() and out.samefile(path) for path in inputs):
+        raise RequestError(f"{out} is the input too; give another OUT")
+    check_folder(out if folder and out.is_dir() else out.absolute().parent, f"{out}: the folder")
+    if not out.exists() and not out.is_symlink():
+        return
+    if folder != out.is_dir():
+        raise RequestError(f"{out} is {'not a folder' if folder else 'a folder'}; give another OUT")
+    if not overwrite and not (folder and not any(out.iterdir())):
+        raise RequestError(f"{out} exists; --overwrite replaces {'its files' if folder else 'it'}")
+
+
+def check_output_directory(directory: Path, files: Sequence[str], kind: str) -> None:
+    """Create ``directory`` for the results ``files``, the first of which is JSON with the format ``kind``.
+
+    Raises RequestError if it cannot be written, or holds files of these names that are not such results.
+    """
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        check_folder(directory)
+        there = [name for name in files if (directory / name).exists()]
+        if there and not _has_format(directory / files[0], kind):
+            raise RequestError(f"{directory} contains {there[0]}, which resnext did not write; choose another --out")
+    except OSError as error:
+        raise RequestError(f"{directory} cannot be written: {error.strerror or error}") from None
+
+
+def _has_format(path: Path, kind: str) -> bool:
+    """Whether ``path`` is a JSON result of the format ``kind``."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(values, dict) and values.get("format") == kind
 
 
 def _is_device(path: Path) -> bool:

@@ -3,18 +3,21 @@
 import logging
 import unicodedata
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
+
 from resnext.files import atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+    from torch import Tensor
 
 INK, MUTED, FAINT, PAPER = "#1f2937", "#6b7280", "#e5e7eb", "#ffffff"
 BLUE, RED = "#2f6db5", "#c8402f"
@@ -95,6 +98,31 @@ def hide_axes(axes: "Axes") -> None:
     axes.set_yticks([])
     for spine in axes.spines.values():
         spine.set_visible(False)
+
+
+def draw_caption(
+    figure: "Figure", x: float, top: float, caption: Sequence[tuple[str, str]], *, line: float, size: float
+) -> None:
+    """Write lines of (text, color) below each other from (x, top) inches on; the first of several is bold."""
+    width, height = figure.get_size_inches()
+    for at, (text, color) in enumerate(caption):
+        weight = "bold" if at == 0 and len(caption) > 1 else "normal"
+        where = (x / width, (top - at * line) / height)
+        figure.text(*where, text, fontsize=size, color=color, fontweight=weight, va="top", ha="left")
+
+
+def convert_to_pixels(image: "Tensor") -> np.ndarray:
+    """Convert [C, H, W], uint8 or float from 0 to 1, to uint8 [H, W] or [H, W, 3]."""
+    if image.is_floating_point():
+        image = (image.float().nan_to_num().clamp(0, 1) * 255).round()
+    array = image.cpu().numpy().astype(np.uint8)
+    return array[0] if len(array) == 1 else np.moveaxis(array, 0, -1)
+
+
+def shorten_path(path: str, columns: int) -> str:
+    """Shorten a path to its end, which distinguishes images better than its beginning."""
+    short = clean_text(path, 10_000)
+    return short if len(short) <= columns else "…" + short[-columns + 1 :]
 
 
 def clean_text(text: str, columns: int) -> str:

@@ -177,6 +177,16 @@ def read_step(state: dict[str, Any]) -> int | None:
     return step if isinstance(step, int) else None
 
 
+def read_last_step(run: RunDirectory) -> int:
+    """Read the step of a run's last checkpoint; -1 without one. Raises RequestError for a damaged one."""
+    if not run.recipe.exists() or not (run.checkpoint("last") / "state.json").exists():
+        return -1
+    step = read_step(run.state("last"))
+    if step is None:
+        raise RequestError(f"{run.checkpoint('last') / 'state.json'} has no valid training position")
+    return step
+
+
 def get_file_name(state: dict[str, Any], key: str, folder: Path) -> str:
     """Return the file name in a state under ``key``. Raises RequestError unless it is a plain name, without a path."""
     files = state.get("files")

@@ -9,6 +9,7 @@ from typing import Annotated, Literal, get_args
 from resnext.errors import RequestError
 from resnext.settings_fields import (
     Bounds,
+    Choices,
     Fraction,
     NonNegativeFloat,
     NonNegativeInt,
@@ -30,15 +31,13 @@ from resnext.settings_shared import (
     RunSettings,
     ScheduleSettings,
 )
+from resnext.sources import SOURCES, list_sources
 
 __all__ = [
     "CROPS",
     "CROP_MODES",
     "FREEZE_STAGES",
     "INTERPOLATIONS",
-    "NUMBERED_SOURCES",
-    "SOURCES",
-    "VAL_PATH_SOURCES",
     "AugmentSettings",
     "CommonAugmentSettings",
     "CommonDataSettings",
@@ -60,20 +59,15 @@ __all__ = [
     "TrainSettings",
 ]
 
-SourceName = Literal[
-    "digits", "fashion_mnist", "cifar10", "cifar100", "folder", "imagenet", "imagenet5k", "webdataset", "parquet"
-]
+SourceName = Annotated[str, Choices(tuple(SOURCES))]
 CropMode = Literal["crop", "squash", "pad"]
 Interpolation = Literal["bicubic", "bilinear"]
 JpegDecoder = Literal["exact", "fast"]
 Crop = Literal["center", "pad", "random_resized", "paper_imagenet"]
 
-SOURCES: tuple[SourceName, ...] = get_args(SourceName)
 CROP_MODES: tuple[CropMode, ...] = get_args(CropMode)
 INTERPOLATIONS: tuple[Interpolation, ...] = get_args(Interpolation)
 CROPS: tuple[Crop, ...] = get_args(Crop)
-VAL_PATH_SOURCES = ("imagenet", "imagenet5k", "webdataset", "parquet")  # held-out images can have a path of their own
-NUMBERED_SOURCES = ("webdataset", "parquet")  # sources that can store class numbers without names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -240,13 +234,9 @@ def _check_train(train: TrainSettings) -> None:
 
 
 def _check_data(data: DataSettings) -> None:
-    if data.source != "folder" and data.val_fraction is not None:
+    if data.val_fraction is not None and data.source not in list_sources(val_fraction=True):
         raise RequestError(f"data.val_fraction splits a folder; {data.source} has its own held-out images")
-    if data.val_path is not None and data.source not in VAL_PATH_SOURCES:
-        raise RequestError(
-            f"data.val_path belongs to data.source {', '.join(VAL_PATH_SOURCES)}, but it is {data.source}"
-        )
-    if data.classes is not None and data.source not in NUMBERED_SOURCES:
-        raise RequestError(
-            f"data.classes belongs to data.source {', '.join(NUMBERED_SOURCES)}, but it is {data.source}"
-        )
+    with_val_path, numbered = list_sources(val_path=True), list_sources(numbered=True)
+    for name, given, takers in (("val_path", data.val_path, with_val_path), ("classes", data.classes, numbered)):
+        if given is not None and data.source not in takers:
+            raise RequestError(f"data.{name} belongs to data.source {', '.join(takers)}, but it is {data.source}")

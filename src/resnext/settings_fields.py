@@ -28,6 +28,13 @@ class Bounds:
         return f"at least {self.low}" if self.high is None else f"from {self.low} to {self.high}"
 
 
+@dataclass(frozen=True)
+class Choices:
+    """The allowed words, where they are the rows of a table; otherwise a Literal lists them."""
+
+    words: tuple[str, ...]
+
+
 PositiveInt = Annotated[int, Bounds(1)]
 NonNegativeInt = Annotated[int, Bounds(0)]
 NonNegativeFloat = Annotated[float, Bounds(0)]
@@ -75,7 +82,8 @@ def list_fields(cls: type) -> Mapping[str, FieldSpec]:
         is_list = get_origin(hint) is tuple
         hint = get_args(hint)[0] if is_list else hint
         hint, *marks = get_args(hint) if get_origin(hint) is Annotated else (hint,)
-        choices = get_args(hint) if get_origin(hint) is Literal else ()
+        listed = next((mark.words for mark in marks if isinstance(mark, Choices)), ())
+        choices = get_args(hint) if get_origin(hint) is Literal else listed
         specs[f.name] = FieldSpec(
             name=f.name,
             help=f.metadata["help"],

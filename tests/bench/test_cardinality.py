@@ -1,6 +1,5 @@
 """``resnext bench cardinality`` at toy size."""
 
-import csv
 from pathlib import Path
 
 import pytest
@@ -8,6 +7,7 @@ from PIL import Image
 
 from resnext.bench.cardinality import NETWORKS, compute_flatness
 from resnext.bench.measure import Timing
+from resnext.bench.results import read_rows
 from resnext.cli import main
 from resnext.model.architecture import Architecture
 from resnext.model.complexity import complexity
@@ -18,8 +18,7 @@ TOY = ("bench", "cardinality", "--networks", "resnet11", "resnext11_4x24d", "--s
 def test_a_toy_row_gives_lines_table_and_picture(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main([*TOY, "--batch", "8", "--out", str(tmp_path)]) == 0
     assert "slowest / fastest" in capsys.readouterr().out
-    with (tmp_path / "bench-cardinality.csv").open() as file:
-        rows = list(csv.DictReader(file))
+    rows = read_rows(tmp_path / "bench-cardinality.csv")
     assert [(row["cardinality"], row["library"]) for row in rows] == [
         *[("1", "resnext"), ("1", "plain"), ("4", "resnext"), ("4", "plain")]
     ]

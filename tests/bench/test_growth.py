@@ -1,6 +1,5 @@
 """``resnext bench growth`` at toy size: every point is measured once, kept, and plotted."""
 
-import csv
 from pathlib import Path
 
 import pytest
@@ -8,15 +7,11 @@ from PIL import Image
 
 from resnext.bench import candidates, growth
 from resnext.bench.measure import Timing
+from resnext.bench.results import read_rows
 from resnext.cli import main
 
 NETS = ("--networks", "resnext11_2x4d", "resnext20_2x4d")
 TOY = ("bench", "growth", "resnext11_2x4d", "--batches", "2", "4", "--sizes", "8", "16", *NETS, "--size", "8")
-
-
-def rows_of(path: Path) -> list[dict[str, str]]:
-    with path.open() as file:
-        return list(csv.DictReader(file))
 
 
 @pytest.fixture
@@ -43,12 +38,12 @@ def test_each_sweep_gives_its_points_and_a_picture(tmp_path: Path, counted: list
         *("resnext11_2x4d 8 8", "resnext11_2x4d 8 16"),
         *("resnext11_2x4d 8 8", "resnext20_2x4d 8 8"),
     ]
-    points = [(row["grows"], row["at"], row["library"]) for row in rows_of(tmp_path / "bench-growth.csv")]
+    points = [(row["grows"], row["at"], row["library"]) for row in read_rows(tmp_path / "bench-growth.csv")]
     assert points[:4] == [("batch", str(n), library) for n in (2, 4) for library in ("resnext", "plain")]
     assert len(points) == 12
     for sweep in growth.SWEEPS:
         assert Image.open(tmp_path / f"bench-growth-{sweep}.png").width > 900
-    assert len(rows_of(tmp_path / "bench-small.csv")) == 12
+    assert len(read_rows(tmp_path / "bench-small.csv")) == 12
 
 
 def test_an_interrupted_run_goes_on_and_again_measures_anew(
@@ -66,20 +61,20 @@ def test_an_interrupted_run_goes_on_and_again_measures_anew(
     with monkeypatch.context() as patched:
         patched.setattr(growth, "measure_point", interrupted)
         assert main(command) == 1
-    assert len(rows_of(tmp_path / "bench-growth.csv")) == 6
+    assert len(read_rows(tmp_path / "bench-growth.csv")) == 6
     assert main(command) == 0
     assert len(counted) == 4
-    assert len(rows_of(tmp_path / "bench-growth.csv")) == 8
+    assert len(read_rows(tmp_path / "bench-growth.csv")) == 8
     assert main([*command, "--again"]) == 0
     assert len(counted) == 8
-    assert len(rows_of(tmp_path / "bench-growth.csv")) == 8
+    assert len(read_rows(tmp_path / "bench-growth.csv")) == 8
 
 
 def test_points_of_another_machine_are_not_taken(tmp_path: Path, counted: list[str]) -> None:
     command = [*TOY, "--of", "batch", "--out", str(tmp_path)]
     assert main(command) == 0
     path = tmp_path / "bench-growth.csv"
-    cpu = rows_of(path)[0]["cpu"]
+    cpu = read_rows(path)[0]["cpu"]
     path.write_text(path.read_text().replace(cpu, "another"))
     assert main(command) == 0
     assert len(counted) == 4
@@ -90,11 +85,11 @@ def test_points_under_other_variables_stay_once_each(
 ) -> None:
     command = [*TOY, "--of", "batch", "size", "--out", str(tmp_path)]
     assert main(command) == 0
-    first = rows_of(tmp_path / "bench-growth.csv")
+    first = read_rows(tmp_path / "bench-growth.csv")
     monkeypatch.setenv("RESNEXT_ISA", "avx2")
     assert main(command) == 0
     assert len(counted) == 8
-    both = rows_of(tmp_path / "bench-growth.csv")
+    both = read_rows(tmp_path / "bench-growth.csv")
     assert len(both) == 2 * len(first)
     assert [row for row in both if "RESNEXT_ISA=avx2" not in row["variables"].split()] == first
 
@@ -104,8 +99,8 @@ def test_a_real_point_and_small_nets(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(growth, "SMALL_NETWORKS", (("resnext11_2x4d", {"base_channels": 16}),))
     words = ["--of", "batch", "small", "--rounds", "1", "--out", str(tmp_path)]
     assert main([*TOY, *words]) == 0
-    assert all(int(row["peak_mib"]) > 0 for row in rows_of(tmp_path / "bench-growth.csv"))
-    assert {row["layout"] for row in rows_of(tmp_path / "bench-small.csv")} == {"NCHW", "NHWC"}
+    assert all(int(row["peak_mib"]) > 0 for row in read_rows(tmp_path / "bench-growth.csv"))
+    assert {row["layout"] for row in read_rows(tmp_path / "bench-small.csv")} == {"NCHW", "NHWC"}
 
 
 @pytest.mark.parametrize(

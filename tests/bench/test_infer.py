@@ -1,6 +1,5 @@
 """``resnext bench infer``: equal candidates, table, CSV with protocol, and the accuracy a precision costs."""
 
-import csv
 from pathlib import Path
 
 import pytest
@@ -9,6 +8,7 @@ import torch
 from resnext import WorkError, create_model
 from resnext.bench import infer, infer_candidates
 from resnext.bench.infer_candidates import InferWorkload
+from resnext.bench.results import read_rows
 from resnext.cli import main
 from resnext.deploy.engines import TOLERANCE, compute_relative_error, find_missing_packages
 from tests.conftest import TINY
@@ -21,11 +21,6 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RESNEXT_CACHE", str(tmp_path / "cache"))
 
 
-def rows_of(folder: Path) -> list[dict[str, str]]:
-    with (folder / "bench-infer.csv").open() as file:
-        return list(csv.DictReader(file))
-
-
 def bench(*words: object) -> int:
     fixed = ["--engine", "pytorch", "--no-peers", "--rounds", "1", "--precision", "fp32", "--threads", "1"]
     return main(["bench", "infer", *map(str, words), *fixed])
@@ -33,7 +28,7 @@ def bench(*words: object) -> int:
 
 def test_a_network_by_name_gives_lines_with_their_protocol(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert bench("resnext11_2x4d", "--batch", "1,3", "--out", tmp_path) == 0
-    rows = rows_of(tmp_path)
+    rows = read_rows(tmp_path / "bench-infer.csv")
     assert [(row["arm"], row["batch"]) for row in rows] == [
         ("plain PyTorch fp32", "1"),
         ("resnext fp32", "1"),
@@ -50,7 +45,7 @@ def test_of_a_run_the_accuracy_is_counted_too_and_images_that_are_not_there_are_
     (tmp_path / "tiny.yaml").write_text(TINY)
     assert main(["train", str(tmp_path / "tiny.yaml"), "--run", str(tmp_path / "run")]) == 0
     assert bench(tmp_path / "run", "--batch", "2", "--out", tmp_path) == 0
-    *_, row = rows_of(tmp_path)
+    *_, row = read_rows(tmp_path / "bench-infer.csv")
     assert (row["arm"], row["images"], row["points_lost"], row["predictions_changed"]) == (
         "accuracy fp32",
         "30",
@@ -92,7 +87,6 @@ def test_calibration_without_int8_is_refused(tmp_path: Path, capsys: pytest.Capt
 def test_the_peers_have_our_weights_and_give_our_logits() -> None:
     network = create_model("resnet18", seed=0, num_classes=10).eval()
     case = InferWorkload(network, "resnet18", 2, 64, ("fp32",), "pytorch", None)
-    assert infer_candidates.build_torchvision(case) is not network
     with torch.inference_mode():
         logits = network(case.images)
     names = []
@@ -108,7 +102,7 @@ def test_an_arm_with_other_logits_ends_the_measurement(monkeypatch: pytest.Monke
     network = create_model("resnext11_2x4d", seed=0, num_classes=10).eval()
     wrong = [("theirs", "fp32", "a way", lambda images: torch.ones(len(images), 10))]
     monkeypatch.setattr(infer_candidates, "iterate_candidates", lambda case: wrong)
-    with pytest.raises(WorkError, match="the logits of theirs differ"):
+    with pytest.raises(WorkError, match="theirs does not compute the same as the reference: its logits differ"):
         infer_candidates.build_candidates(InferWorkload(network, "x", 2, 32, ("fp32",), "pytorch", None))
 
 

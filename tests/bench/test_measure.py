@@ -75,11 +75,9 @@ def test_two_arms_of_one_name_are_refused() -> None:
 
 
 def test_peak_memory_counts_the_work_and_not_its_preparation() -> None:
-    assert measure_peak_memory("tests.bench.test_measure:allocate", 64) == pytest.approx(
-        128, abs=24
-    )  # b"x" * n, and its copy
+    assert measure_peak_memory(allocate, 64) == pytest.approx(128, abs=24)  # b"x" * n, and its copy
 
 
 def test_peak_memory_of_work_that_fails_says_why() -> None:
-    with pytest.raises(WorkError, match="no attribute 'nothing'"):
-        measure_peak_memory("tests.bench.test_measure:nothing")
+    with pytest.raises(WorkError, match="memory of allocate could not be measured: TypeError"):
+        measure_peak_memory(allocate, "many")

@@ -1,6 +1,5 @@
 """The table and the CSV of a benchmark."""
 
-import argparse
 import csv
 from pathlib import Path
 
@@ -63,11 +62,11 @@ def test_a_file_that_no_bench_wrote_is_not_touched(tmp_path: Path, content: str)
 
 
 def test_out_is_made_or_refused_before_anything_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert make_out_folder(argparse.Namespace(out=str(tmp_path / "new" / "place"))).is_dir()
+    assert make_out_folder(str(tmp_path / "new" / "place")).is_dir()
     (tmp_path / "file").touch()
     with pytest.raises(RequestError, match="--out"):
-        make_out_folder(argparse.Namespace(out=str(tmp_path / "file")))
+        make_out_folder(str(tmp_path / "file"))
     monkeypatch.chdir(tmp_path)
-    assert make_out_folder(argparse.Namespace(out=None)) == Path()
+    assert make_out_folder(None) == Path()
     (tmp_path / "results").mkdir()
-    assert make_out_folder(argparse.Namespace(out=None)) == Path("results")
+    assert make_out_folder(None) == Path("results")

@@ -1,11 +1,11 @@
 """``resnext bench startup``."""
 
-import csv
 from pathlib import Path
 
 import pytest
 
 from resnext.bench import startup
+from resnext.bench.results import read_rows
 from resnext.cli import main
 from resnext.errors import WorkError
 
@@ -13,8 +13,7 @@ from resnext.errors import WorkError
 def test_each_start_is_timed_beside_a_bare_python(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["bench", "startup", "--rounds", "1", "--out", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
-    with (tmp_path / "bench-startup.csv").open() as file:
-        rows = list(csv.DictReader(file))
+    rows = read_rows(tmp_path / "bench-startup.csv")
     assert [row["start"] for row in rows] == list(startup.STARTS)
     assert all(row["start"] in printed and float(row["median_seconds"]) > 0 for row in rows)
 

@@ -1,6 +1,5 @@
 """``resnext bench train`` at toy size: equal candidates, one CSV, and one sentence for a wrong request."""
 
-import csv
 import subprocess
 from pathlib import Path
 
@@ -8,11 +7,12 @@ import pytest
 import torch
 from torch import nn
 
-from resnext.bench import check_outputs, peers, train_step
-from resnext.bench.check_outputs import check_distance, compute_outputs, measure_distance
+from resnext.bench import peers
+from resnext.bench.check_outputs import TOLERANCES, check_distances, compute_outputs, measure_distances
 from resnext.bench.peers import build_network, choose_peers
+from resnext.bench.results import read_rows
 from resnext.bench.train import ISA_CAPS
-from resnext.bench.train_step import StepConfig, TrainStep, make_memory_arguments
+from resnext.bench.train_step import StepConfig, TrainStep, rebuild_step
 from resnext.cli import main
 from resnext.errors import RequestError, WorkError
 from resnext.model.architecture import Architecture
@@ -23,17 +23,12 @@ RESNEXT = Architecture.parse("resnext50_4x8d", num_classes=5)
 TOY = ("bench", "train", "resnext11_2x4d", "--batch", "4", "--size", "32", "--rounds", "3")
 
 
-def rows_of(folder: Path, what: str = "train") -> list[dict[str, str]]:
-    with (folder / f"bench-{what}.csv").open() as file:
-        return list(csv.DictReader(file))
-
-
 def test_a_bench_of_a_tiny_network_prints_and_writes_each_arm(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([*TOY, "--without-memory", "--out", str(tmp_path)]) == 0
     printed = capsys.readouterr().out
-    rows = rows_of(tmp_path)
+    rows = read_rows(tmp_path / "bench-train.csv")
     assert [row["arm"] for row in rows] == ["resnext bf16 NHWC", "plain fp32 NCHW", "plain bf16 NHWC"]
     assert all(row["arm"] in printed and row["rounds"] == "3" for row in rows)
     assert {row["command"] for row in rows} == {f"resnext {' '.join(TOY)} --without-memory"}
@@ -44,7 +39,7 @@ def test_a_bench_of_a_tiny_network_prints_and_writes_each_arm(
 @pytest.mark.slow
 def test_peaks_are_those_of_a_fresh_process_and_fp32_needs_more(tmp_path: Path) -> None:
     assert main([*TOY[:4], "8", *TOY[5:-1], "1", "--out", str(tmp_path)]) == 0
-    ours, default, best = (int(row["peak_mib"]) for row in rows_of(tmp_path))
+    ours, default, best = (int(row["peak_mib"]) for row in read_rows(tmp_path / "bench-train.csv"))
     assert default > best > 0
     assert ours > 0
 
@@ -55,9 +50,9 @@ def test_peers_start_from_our_weights_and_compute_the_same(library: str, precisi
     if library == "timm":
         pytest.importorskip("timm")
     reference = compute_outputs(TrainStep(RESNEXT, StepConfig("plain", "fp32", channels_last=False), 8, 64))
-    found = measure_distance(compute_outputs(TrainStep(RESNEXT, StepConfig(library, precision), 8, 64)), reference)
-    check_distance(library, precision, found)
-    assert found.eval_logits > 0 or precision == "fp32"
+    found = measure_distances(compute_outputs(TrainStep(RESNEXT, StepConfig(library, precision), 8, 64)), reference)
+    check_distances(library, precision, found, TOLERANCES[precision])
+    assert found["logits in evaluation"] > 0 or precision == "fp32"
     assert type(build_network(library, RESNEXT)).__module__.startswith(library)
 
 
@@ -73,15 +68,13 @@ def test_an_arm_that_computes_something_else_is_not_timed(tmp_path: Path, monkey
     assert not (tmp_path / "bench-train.csv").exists()
 
 
-@pytest.mark.parametrize("part", ["evaluated", "logits", "loss", "gradients"])
+@pytest.mark.parametrize("what", TOLERANCES["fp32"])
 @pytest.mark.parametrize("value", [0.6, float("nan")])
-def test_a_distance_beyond_rounding_names_what_differs(part: str, value: float) -> None:
-    found = check_outputs.OutputDistance(
-        **(dict.fromkeys(("evaluated", "logits", "loss", "gradients"), 0.0) | {part: value})
-    )
-    check_distance("arm", "fp32", check_outputs.OutputDistance(0.0, 0.0, 0.0, 0.0))
-    with pytest.raises(WorkError, match=part if part in ("loss", "gradients") else "logits"):
-        check_distance("arm", "fp32", found)
+def test_a_distance_beyond_rounding_names_what_differs(what: str, value: float) -> None:
+    same = dict.fromkeys(TOLERANCES["fp32"], 0.0)
+    check_distances("candidate", "fp32", same, TOLERANCES["fp32"])
+    with pytest.raises(WorkError, match=f"its {what} differ.*nothing was timed"):
+        check_distances("candidate", "fp32", same | {what: value}, TOLERANCES["fp32"])
 
 
 def test_a_wrong_gradient_is_found_where_outputs_agree() -> None:
@@ -101,10 +94,10 @@ def test_a_wrong_gradient_is_found_where_outputs_agree() -> None:
     wrong.model.layer2.forward = lambda x: Scaled.apply(layer(x))  # type: ignore[union-attr, method-assign]
     for name, module in layer.named_children():
         wrong.model.layer2.add_module(name, module)  # type: ignore[union-attr]
-    found = measure_distance(compute_outputs(wrong), compute_outputs(right))
-    assert found.logits == 0
+    found = measure_distances(compute_outputs(wrong), compute_outputs(right))
+    assert found["logits in training"] == 0
     with pytest.raises(WorkError, match="gradients"):
-        check_distance("wrong", "fp32", found)
+        check_distances("wrong", "fp32", found, TOLERANCES["fp32"])
 
 
 def test_a_step_is_torch_s_sgd_with_momentum() -> None:
@@ -121,8 +114,7 @@ def test_a_step_is_torch_s_sgd_with_momentum() -> None:
 
 
 def test_the_work_of_a_fresh_process_is_the_same_step() -> None:
-    arguments = make_memory_arguments(SMALL, StepConfig("plain", "fp32"), 4, 16, Plan())
-    work = train_step.rebuild_step(*arguments)
+    work = rebuild_step(SMALL.to_dict(), {"library": "plain", "precision": "fp32"}, 4, 16, Plan().to_dict())
     work()
     work()
 
@@ -176,6 +168,6 @@ def test_isa_hands_the_caps_to_a_process_of_its_own(isa: str, tmp_path: Path, mo
 @pytest.mark.parametrize("isa", ISA_CAPS)
 def test_isa_runs_the_same_command_in_a_capped_process(isa: str, tmp_path: Path) -> None:
     assert main([*TOY, "--without-memory", "--precision", "fp32", "--isa", isa, "--out", str(tmp_path)]) == 0
-    rows = rows_of(tmp_path)
+    rows = read_rows(tmp_path / "bench-train.csv")
     assert all(f"RESNEXT_ISA={isa}" in row["variables"].split() for row in rows)
     assert all("ONEDNN_MAX_CPU_ISA" in row["variables"] and f"--isa {isa}" in row["command"] for row in rows)

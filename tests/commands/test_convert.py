@@ -3,7 +3,6 @@
 import errno
 import hashlib
 import json
-from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,6 @@ from typing import Any
 import pytest
 import timm
 import torch
-from PIL import Image
 from torchvision.models.resnet import Bottleneck, ResNet
 
 from resnext.cli import main
@@ -19,11 +17,9 @@ from resnext.data.preprocessing import Preprocessing
 from resnext.errors import WorkError
 from resnext.model.network import Network, create_model
 from resnext.weights import load, writers
-from resnext.weights import origin as module
 from resnext.weights.adapters.naming import UNKNOWN_PREPROCESSING
 from resnext.weights.native import serialize_network
 from resnext.weights.presets import PREPROCESSINGS, TORCHVISION_V1
-from resnext.weights.released import MIB, PublishedError, ReleasedFile
 
 VIEW = Preprocessing(image_size=64, resize=72, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25), channels=3)
 NAMES = ("cat", "dog", "fox", "owl", "yak")
@@ -121,11 +117,6 @@ def test_ours_keeps_everything_and_where_it_came_from(weights: Path) -> None:
     assert again.provenance["source"] == source | {"sha256": hashlib.sha256(read).hexdigest()}
     assert convert(out, weights.parent / "z.safetensors") == 0
     assert load(weights.parent / "z.safetensors").provenance["source"] == again.provenance["source"]
-
-
-def test_a_known_word_gives_the_preprocessing(weights: Path) -> None:
-    assert convert(weights, weights.parent / "out.safetensors", "--preprocessing", "torchvision") == 0
-    assert load(weights.parent / "out.safetensors").preprocessing == TORCHVISION_V1
 
 
 def test_form_head_and_stem_can_be_changed_and_it_is_said(weights: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -229,12 +220,6 @@ def test_overwrite_replaces_a_file_and_only_its_own_in_a_folder(weights: Path) -
     assert (folder / "config.json").read_text() != "old"
 
 
-def test_an_empty_folder_is_filled(weights: Path) -> None:
-    (weights.parent / "hub").mkdir()
-    assert convert(weights, weights.parent / "hub") == 0
-    assert load(weights.parent / "hub").classes == NAMES
-
-
 @pytest.mark.parametrize("out", ["out.safetensors", "hub"])
 def test_a_file_that_computes_something_else_is_never_put_in_place(
     weights: Path, out: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
@@ -276,9 +261,11 @@ def test_a_full_disk_is_named_and_leaves_nothing(
     assert {path.name for path in weights.parent.iterdir()} == {weights.name}
 
 
-def test_dots_in_the_place_do_not_lead_elsewhere(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_folder_is_filled_and_dots_are_resolved(weights: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (weights.parent / "a" / "b").mkdir(parents=True)
     monkeypatch.chdir(weights.parent / "a" / "b")
+    assert convert(weights, ".") == 0  # an empty folder
+    assert load(weights.parent / "a" / "b").classes == NAMES
     assert convert(weights, "..", "--overwrite") == 0
     assert {path.name for path in weights.parent.iterdir()} == {weights.name, "a"}
     assert load(weights.parent / "a").classes == NAMES
@@ -315,80 +302,6 @@ def test_the_last_checkpoint_can_be_taken_and_a_run_is_never_overwritten(
     assert convert(run, best, "--overwrite") == 2
 
 
-@pytest.fixture
-def released(monkeypatch: pytest.MonkeyPatch) -> ReleasedFile:
-    """The list of public files holds ``weights``, with one figure."""
-    figure = PublishedError(
-        top1_error=22.2, top5_error=None, data="val", image_size=64, resize=72, interpolation="bicubic", source="README"
-    )
-    entry = ReleasedFile(
-        name="the release",
-        architecture="resnext50_2x4d",
-        format="resnext",
-        licence="cc-by-nc-4.0",
-        figures=(figure,),
-        mib=round(len(content()) / MIB, 3),
-        sha256=hashlib.sha256(content()).hexdigest()[:8],
-        note="a note",
-    )
-    monkeypatch.setattr(module, "load_released", lambda: (entry,))
-    return entry
-
-
-def judged(weights: Path, capsys: pytest.CaptureFixture[str]) -> str:
-    """Output of ``resnext evaluate`` on one image per class."""
-    data = weights.parent / "pictures"
-    for name in NAMES:
-        (data / name).mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (80, 70), (len(name) * 40, 90, 10)).save(data / name / "1.png")
-    capsys.readouterr()
-    assert main(["evaluate", str(weights), "--data", str(data), "--workers", "0"]) == 0
-    return capsys.readouterr().out
-
-
-@pytest.mark.usefixtures("released")
-def test_evaluate_shows_the_published_figures_under_the_measured_one(
-    weights: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = weights.parent / "copy.safetensors"
-    assert convert(weights, out) == 0
-    lines = judged(out, capsys).splitlines()
-    start = lines.index("these are the weights of the release: a note")
-    heading, measured, published = (line.split() for line in lines[start + 1 : start + 4])
-    assert heading == ["top-1", "error", "top-5", "error", "on"]
-    assert measured[0] == "measured"
-    assert measured[2:5] == ["%", "0.00", "%"]
-    assert " ".join(measured[5:]) == "5 images of pictures all · shorter side 72, centre crop 64×64, bicubic"
-    assert " ".join(published) == "published 22.20 % val · shorter side 72, centre crop 64×64, bicubic · README"
-    assert convert(out, weights.parent / "grey.safetensors", "--in-channels", "1") == 0
-    assert "published" not in judged(weights.parent / "grey.safetensors", capsys)
-
-
-@pytest.mark.usefixtures("released")
-def test_the_card_of_a_known_file_has_its_figures_and_licence(weights: Path) -> None:
-    assert convert(weights, weights.parent / "hub") == 0
-    card = (weights.parent / "hub" / "README.md").read_text()
-    assert "published for these weights: top-1 error 22.20 % · val · shorter side 72, centre crop 64×64" in card
-    assert "- a note" in card
-    assert "cc-by-nc-4.0, the licence of the release" in card
-    assert convert(weights.parent / "hub", weights.parent / "other", "--num-classes", "2") == 0
-    card = (weights.parent / "other" / "README.md").read_text()
-    assert "22.20" not in card
-    assert "cc-by-nc-4.0, the licence of the release" in card
-
-
-def test_a_file_that_only_resembles_a_public_one_does_not_get_its_licence(
-    weights: Path, released: ReleasedFile, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    rough = replace(released, architecture="resnext14_2x4d", sha256=None, mib=round(len(content()) / MIB))
-    monkeypatch.setattr(module, "load_released", lambda: (rough,))
-    assert convert(weights, weights.parent / "hub") == 0
-    card = (weights.parent / "hub" / "README.md").read_text()
-    assert "license: other\n" in card
-    assert "They look like the release, whose licence is cc-by-nc-4.0." in card
-    assert "published for the release, which these weights are likely to be: top-1 error 22.20 %" in card
-
-
 def test_a_note_that_the_preprocessing_is_unknown_goes_when_it_is_given(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -399,6 +312,7 @@ def test_a_note_that_the_preprocessing_is_unknown_goes_when_it_is_given(
     out = capsys.readouterr().out
     assert "does not contain the preprocessing of images" not in out
     assert "the preprocessing is torchvision, as given by --preprocessing" in out
+    assert load(tmp_path / "b.safetensors").preprocessing == TORCHVISION_V1
 
 
 def test_help_and_the_note_name_every_known_preprocessing(capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,10 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
-from scipy.io import savemat
 
 from resnext.data.dataset import Dataset
-from resnext.data.imagenet_classes import imagenet_synsets
+from resnext.data.imagenet_classes import ilsvrc2012_synsets, imagenet_synsets
 
 WNIDS = imagenet_synsets()[5:500:99]
 
@@ -86,13 +85,13 @@ def write_folders(root: Path, images: list[SampleImage]) -> Path:
     return root
 
 
-def write_archives(root: Path, images: list[SampleImage], **devkit: object) -> Path:
+def write_archives(root: Path, images: list[SampleImage]) -> Path:
     """Write the three files of ImageNet as downloaded."""
     write_file(root / "ILSVRC2012_img_train.tar", tar_of_tars(select_split(images, "train")))
     write_file(
         root / "ILSVRC2012_img_val.tar", tar_bytes((image.name, image.content) for image in select_split(images, "val"))
     )
-    write_file(root / "ILSVRC2012_devkit_t12.tar.gz", tar_bytes(devkit_files(images, **devkit), "w:gz"))  # type: ignore[arg-type]
+    write_file(root / "ILSVRC2012_devkit_t12.tar.gz", tar_bytes(devkit_files(images), "w:gz"))
     return root
 
 
@@ -105,24 +104,13 @@ def class_tars(images: list[SampleImage]) -> dict[str, bytes]:
     return {wnid: tar_bytes((i.name, i.content) for i in images if i.wnid == wnid) for wnid in wnids}
 
 
-def devkit_files(
-    images: list[SampleImage], *, truth: list[object] | None = None, wnids: list[str] | None = None, first: int = 1
-) -> dict[str, bytes]:
-    """Make meta.mat and the ground truth. ILSVRC's own class numbers are not sorted by synset."""
+def devkit_files(images: list[SampleImage], truth: list[object] | None = None) -> dict[str, bytes]:
+    """Make the ground truth with the official numbers of the synsets; ``truth`` replaces them."""
     val = sorted(select_split(images, "val"), key=lambda image: image.name)
-    wnids = wnids or sorted({image.wnid for image in val}, key=lambda wnid: wnid[::-1])
-    numbers = {wnid: number for number, wnid in enumerate(wnids, first)}
-    kind = [("ILSVRC2012_ID", "O"), ("WNID", "O"), ("words", "O"), ("gloss", "O"), ("num_children", "O")]
-    rows = [(float(first + i), wnid, f"word {i}", f"gloss {i}", 0.0) for i, wnid in enumerate(wnids)]
-    rows.append((float(len(wnids) + first), "n00001740", "entity", "all there is", 7.0))
-    file = io.BytesIO()
-    savemat(file, {"synsets": np.array(rows, dtype=kind).reshape(-1, 1)}, do_compression=True)
+    numbers = {wnid: number for number, wnid in enumerate(ilsvrc2012_synsets(), 1)}
     lines = truth if truth is not None else [numbers.get(image.wnid, 1) for image in val]
-    folder = "ILSVRC2012_devkit_t12/data"
-    return {
-        f"{folder}/meta.mat": file.getvalue(),
-        f"{folder}/ILSVRC2012_validation_ground_truth.txt": "".join(f"{line}\n" for line in lines).encode(),
-    }
+    text = "".join(f"{line}\n" for line in lines).encode()
+    return {"ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.txt": text}
 
 
 def write_shards(root: Path, images: list[SampleImage], per_shard: int = 4, kind: str = "cls") -> Path:

@@ -14,9 +14,10 @@ from torchvision.transforms.functional import normalize as normalize_v1
 from torchvision.transforms.functional import to_tensor
 
 from resnext.data.dataset import ArrayDataset, Source
-from resnext.data.preprocessing import ANY_SIZE_SOURCES, Preprocessing, normalize
+from resnext.data.preprocessing import Preprocessing, normalize
 from resnext.errors import RequestError
 from resnext.settings import DataSettings
+from resnext.sources import list_sources
 
 GREY = Preprocessing(image_size=28, resize=28, mean=(0.286,), std=(0.353,), channels=1)
 COLOUR = Preprocessing(image_size=224, resize=256, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225), channels=3)
@@ -127,7 +128,7 @@ def test_weights_bring_their_colours_and_filter_to_a_source_that_has_its_size() 
     assert (p.mean, p.std, p.interpolation) == (WEIGHTS.mean, WEIGHTS.std, "bilinear")
 
 
-@pytest.mark.parametrize("kind", ANY_SIZE_SOURCES)
+@pytest.mark.parametrize("kind", list_sources(has_image_files=True))
 def test_pictures_of_any_size_are_seen_as_the_weights_see_them(kind: str) -> None:
     p = Preprocessing.from_settings(DataSettings(source=kind, path="x"), source(), WEIGHTS)
     assert p == replace(WEIGHTS, exif=True), "how files are opened is the folder's affair"

@@ -5,10 +5,10 @@ import torch
 
 from resnext import RequestError, WorkError
 from resnext.deploy import engines, pytorch_engine
+from resnext.deploy.engine_builder import EngineBuilder
 from resnext.deploy.engines import (
     ENGINES,
     TOLERANCE,
-    EngineBuilder,
     EngineConfig,
     compute_relative_error,
     has_bf16,

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from resnext.deploy.engines import TOLERANCE, Engine, EngineBuilder, EngineConfig, compute_relative_error
+from resnext.deploy.engine_builder import EngineBuilder
+from resnext.deploy.engines import TOLERANCE, Engine, EngineConfig, compute_relative_error
 from tests.deploy.networks import images, lived
 from tests.deploy.test_engines import usable
 from tests.deploy.test_fold import KINDS

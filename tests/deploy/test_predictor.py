@@ -13,7 +13,8 @@ import torch
 from resnext import RequestError, WorkError
 from resnext.data.preprocessing import Preprocessing, normalize
 from resnext.deploy import engine_selection, engines
-from resnext.deploy.engines import EngineConfig
+from resnext.deploy.engine_builder import EngineBuilder
+from resnext.deploy.engines import Engine, EngineConfig
 from resnext.deploy.predictor import Predictor
 from resnext.speed import cache_folder
 from tests.deploy.networks import images, lived
@@ -148,33 +149,33 @@ def test_a_cache_that_cannot_be_written_costs_a_sentence(tmp_path: Path, monkeyp
 
 
 def test_an_engine_with_wrong_results_is_left_out_with_a_sentence(monkeypatch, capsys) -> None:
-    build = engines.EngineBuilder.build
+    build = EngineBuilder.build
 
-    def spoiled(self: engines.EngineBuilder, way: EngineConfig) -> engines.Engine:
+    def spoiled(self: EngineBuilder, way: EngineConfig) -> Engine:
         engine = build(self, way)
         return engine if way.form == "network" else lambda x: engine(x) + 1
 
-    monkeypatch.setattr(engines.EngineBuilder, "build", spoiled)
+    monkeypatch.setattr(EngineBuilder, "build", spoiled)
     predictor = Predictor(lived(), engine="pytorch", image_size=32)
     assert "pytorch network" in predictor.engine
     assert "the relative error of its logits in fp32 is" in capsys.readouterr().err
 
 
 def test_no_engine_with_right_results_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engines.EngineBuilder, "build", lambda self, way: lambda x: torch.zeros(len(x), 10))
+    monkeypatch.setattr(EngineBuilder, "build", lambda self, way: lambda x: torch.zeros(len(x), 10))
     with pytest.raises(WorkError, match="gives the network's results in fp32"):
         Predictor(lived(), engine="pytorch", image_size=32)
 
 
 def test_an_engine_that_fails_is_left_out(monkeypatch, capsys) -> None:
-    build = engines.EngineBuilder.build
+    build = EngineBuilder.build
 
-    def failing(self: engines.EngineBuilder, way: EngineConfig) -> engines.Engine:
+    def failing(self: EngineBuilder, way: EngineConfig) -> Engine:
         if way.form == "fused":
             raise OSError("no such device")
         return build(self, way)
 
-    monkeypatch.setattr(engines.EngineBuilder, "build", failing)
+    monkeypatch.setattr(EngineBuilder, "build", failing)
     Predictor(lived(), engine="pytorch", image_size=32)
     assert "OSError: no such device" in capsys.readouterr().err
 
@@ -201,8 +202,7 @@ def test_openvino_and_nncf_do_not_report_their_use() -> None:
         pytest.skip("openvino and nncf are not installed")
     code = (
         "import sys; from resnext.deploy.openvino_engine import import_openvino; import_openvino(); "
-        "import nncf.telemetry as t; "
-        "print(sys.modules['openvino_telemetry'], type(t.telemetry).__name__)"
+        "import nncf.telemetry as t; print(sys.modules['openvino_telemetry'], type(t.telemetry).__name__)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     assert done.stdout.split() == ["None", "MagicMock"], done.stderr

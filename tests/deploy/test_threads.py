@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from resnext.deploy.engines import ENGINES, EngineBuilder, list_configs
+from resnext.deploy.engine_builder import EngineBuilder
+from resnext.deploy.engines import ENGINES, list_configs
 from resnext.deploy.openvino_engine import MAX_COMPILED, OpenVinoEngine
 from resnext.deploy.predictor import Predictor
 from tests.deploy.networks import images, lived

@@ -8,6 +8,12 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from resnext.detect.data.annotations import build_dataset, drop_group_categories
+from resnext.detect.data.coco import parse_coco
+from resnext.detect.data.dataset import DetectionDataset
+from resnext.detect.data.find_images import find_image_folder, locate_images
+from resnext.detect.data.image_paths import check_images_exist
+
 CATEGORIES = [{"id": 7, "name": "dog"}, {"id": 3, "name": "cat"}]  # ids neither dense nor in order
 
 
@@ -92,3 +98,26 @@ def write(path: Path, text: str) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text)
     return path
+
+
+def read_coco(
+    annotations: Path,
+    images: Path | Sequence[Path],
+    *,
+    exif: bool = True,
+    bad_boxes: str = "error",
+    empty: str = "keep",
+    check_files: bool = True,
+) -> DetectionDataset:
+    """Read the split in ``annotations``, with images below ``images`` (of several folders the first that has some).
+
+    ``bad_boxes`` and ``empty`` are as in the data settings. Raises RequestError for invalid entries, and for missing
+    images unless ``check_files`` is off.
+    """
+    parsed = parse_coco(annotations)
+    root = images if isinstance(images, Path) else find_image_folder(images, parsed.files)
+    parsed = locate_images(drop_group_categories(parsed, []), root, exif=exif)
+    dataset = build_dataset(parsed, root, exif=exif, bad_boxes=bad_boxes, empty=empty)
+    if check_files:
+        check_images_exist(root, dataset.files, str(annotations))
+    return dataset

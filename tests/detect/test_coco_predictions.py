@@ -17,13 +17,12 @@ from resnext.detect.coco_predictions import (
     to_image_table,
     use_names_as_ids,
 )
-from resnext.detect.data.coco import read_coco
 from resnext.detect.evaluate.coco_eval import evaluate_detections
 from resnext.detect.evaluate.coco_results import read_coco_results
 from resnext.detect.model.faster_rcnn import FasterRcnn
 from resnext.detect.predict import DetectPrediction
 from resnext.errors import RequestError
-from tests.detect.annotation_files import box_row, image_row, photo, write_json
+from tests.detect.annotation_files import box_row, image_row, photo, read_coco, write_json
 from tests.detect.tiny_detector import CIFAR, detector
 
 BOXES = {"a.jpg": ([[1, 2, 21, 12]], [0]), "b.jpg": ([], []), "c.jpg": ([[5, 5, 25, 25], [0, 0, 9, 9]], [1, 0])}

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from resnext.errors import RequestError
 from resnext.model.architecture import FORMS, Architecture
-from resnext.model.forms import convert_form, convert_state
-from resnext.model.network import Network, create_model
+from resnext.model.forms import convert_state
+from resnext.model.network import Network, convert_form, create_model
 
 KINDS = {
     "bottleneck": {"block": "bottleneck"},

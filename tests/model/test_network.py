@@ -1,5 +1,8 @@
 """Compare whole networks with torchvision's and timm's; test feature maps, image sizes and random state."""
 
+from collections.abc import Iterable
+from typing import Any
+
 import pytest
 import timm
 import torch
@@ -10,8 +13,7 @@ from torchvision.models.resnet import Bottleneck
 from resnext.errors import RequestError
 from resnext.model.architecture import Architecture
 from resnext.model.complexity import complexity
-from resnext.model.forms import convert_form
-from resnext.model.network import Network, create_model
+from resnext.model.network import Network, convert_form, create_model
 from resnext.model.stage_table import build_stage_table
 
 TORCHVISION = {
@@ -24,7 +26,6 @@ TORCHVISION = {
     "resnext101_64x4d": "resnext101_64x4d",
     "wide_resnet50_2": "resnet50_1x128d",
 }
-SMALL = ("resnet18", "resnet50", "resnext50_32x4d")
 
 
 def randomise(model: nn.Module) -> nn.Module:
@@ -51,24 +52,18 @@ def assert_takes_over(theirs: nn.Module, ours: Network) -> None:
         torch.testing.assert_close(ours.state_dict()[key], tensor)
 
 
-@pytest.mark.parametrize("theirs", SMALL)
+def mark_large(names: Iterable[str], small: tuple[str, ...]) -> list[Any]:
+    return [pytest.param(name, marks=() if name in small else pytest.mark.slow) for name in names]
+
+
+@pytest.mark.parametrize("theirs", mark_large(TORCHVISION, ("resnet18", "resnet50", "resnext50_32x4d")))
 def test_torchvision_weights_load_strictly_and_give_equal_outputs(theirs: str) -> None:
     assert_takes_over(torchvision.models.get_model(theirs), create_model(TORCHVISION[theirs], seed=0))
 
 
-def test_timm_weights_load_strictly_and_give_equal_outputs() -> None:
-    assert_takes_over(timm.create_model("resnext50_32x4d"), create_model("resnext50_32x4d", seed=0))
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("theirs", [name for name in TORCHVISION if name not in SMALL])
-def test_large_torchvision_weights_give_equal_outputs(theirs: str) -> None:
-    assert_takes_over(torchvision.models.get_model(theirs), create_model(TORCHVISION[theirs], seed=0))
-
-
-@pytest.mark.slow
-def test_large_timm_weights_give_equal_outputs() -> None:
-    assert_takes_over(timm.create_model("resnext101_32x4d"), create_model("resnext101_32x4d", seed=0))
+@pytest.mark.parametrize("theirs", mark_large(("resnext50_32x4d", "resnext101_32x4d"), ("resnext50_32x4d",)))
+def test_timm_weights_load_strictly_and_give_equal_outputs(theirs: str) -> None:
+    assert_takes_over(timm.create_model(theirs), create_model(theirs, seed=0))
 
 
 @pytest.mark.parametrize("theirs", TORCHVISION)

@@ -19,10 +19,10 @@ from resnext.errors import RequestError
 from resnext.paper.numbers import Row, get_table, load_tables
 from resnext.paper.row_recipes import list_table_recipes, read_row_recipe
 from resnext.paper.run import make_toy_overrides
-from resnext.planning.cost_command import SOURCE_FACTS
 from resnext.recipe import list_recipes
 from resnext.run_directory import RunDirectory
 from resnext.settings import Recipe
+from resnext.sources import SOURCES
 from resnext.train.classification import Classification, State, train_classifier
 from resnext.train.distributed import init_distributed
 from resnext.train.loop import learning_rate_at
@@ -74,7 +74,7 @@ def test_every_row_that_can_be_trained_has_a_recipe() -> None:
 def test_a_recipe_trains_its_rows_network(name: str, row: Row) -> None:
     recipe, architecture = read_row_recipe(str(row.recipe)), row.architecture()
     assert architecture is not None
-    classes = architecture.num_classes if isinstance(recipe, DetectRecipe) else SOURCE_FACTS[recipe.data.source][1]
+    classes = architecture.num_classes if isinstance(recipe, DetectRecipe) else SOURCES[recipe.data.source].facts.classes
     assert recipe.model.architecture(classes, 3) == architecture.change(num_classes=classes), name
 
 
@@ -146,7 +146,7 @@ def test_rows_with_recipes_are_listed_for_cost() -> None:
 def test_rate_and_batches_are_the_same_on_any_number_of_devices(name: str) -> None:
     """The indices of all devices together are the order of one device, so steps and learning rates agree too."""
     r = read(name)
-    left = (SOURCE_FACTS[r.data.source][0] or 0) % r.train.batch_size
+    left = (SOURCES[r.data.source].facts.train_images or 0) % r.train.batch_size
     images = np.zeros((2 * r.train.batch_size + left, 1, 1, 3), dtype=np.uint8)
     data = ArrayDataset("black", ("a", "b"), 3, images, np.zeros(len(images), dtype=np.int64))
 

@@ -14,16 +14,8 @@ from resnext.model.architecture import Architecture
 from resnext.model.complexity import complexity, compute_layer_costs
 from resnext.model.network import Network
 from resnext.planning import cost
-from resnext.planning.cost import (
-    Cluster,
-    CostModel,
-    Machine,
-    estimate_cost,
-    find_machine,
-    load_cost_model,
-    load_machines,
-    parse_cluster,
-)
+from resnext.planning.cost import CostModel, estimate_cost, load_cost_model
+from resnext.planning.machines import Cluster, Machine, find_machine, load_machines, parse_cluster
 
 PLAIN = Machine("plain", {"fp32": 10.0, "half": 100.0}, 1000.0, "made up", like="plain")
 MODEL = CostModel({"fp32": 1.0, "half": 1.0}, {("plain", "fp32"): 0.5, ("plain", "half"): 0.5}, 0.9, 0.1, 0.3)

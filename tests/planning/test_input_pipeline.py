@@ -163,13 +163,14 @@ def test_storage_that_cannot_do_it_is_named() -> None:
 @settings(max_examples=40)
 @given(st.integers(1, 60), st.sampled_from([0.02, 0.05, 0.1]))
 def test_from_some_number_on_every_number_of_shards_is_even(readers: int, idle: float) -> None:
-    def compute_wait(shards: int) -> float:
+    def imbalance(shards: int) -> float:
+        """Return the share of an epoch that readers wait for the one with the most shards."""
         hands = [len(range(reader, shards, readers)) for reader in range(readers)]
         return 1 - sum(hands) / (readers * max(hands))
 
     least = find_even_shard_count(readers, idle)
-    assert all(compute_wait(n) <= idle + 1e-9 for n in range(least, least + 3 * readers))
-    assert least == 1 or compute_wait(least - readers) > idle
+    assert all(imbalance(n) <= idle + 1e-9 for n in range(least, least + 3 * readers))
+    assert least == 1 or imbalance(least - readers) > idle
 
 
 @pytest.mark.parametrize(

@@ -64,12 +64,12 @@ def test_bf16_ways_are_as_near_to_float64_as_the_plain_one(groups: int, inner: i
     low = [value.detach().bfloat16().requires_grad_() for value in exact]
     low[0] = low[0].detach().contiguous(memory_format=torch.channels_last).requires_grad_()
     exact = [value.detach().double().requires_grad_() for value in low]  # the same numbers
-    y = reference(*exact, shape)
+    y = reference(exact[0], exact[1], shape)
     gradient = torch.randn(y.shape, generator=torch.Generator().manual_seed(1)).bfloat16()
     true = [y, *torch.autograd.grad(y, exact, gradient.double())]
 
     def errors(way: str) -> list[float]:
-        out = convolve(*low, shape, ConvAlgorithms(way, way, way))
+        out = convolve(low[0], low[1], shape, ConvAlgorithms(way, way, way))
         found = [out, *torch.autograd.grad(out, low, gradient)]
         return [float(((a.double() - b).norm() / b.norm()).detach()) for a, b in zip(found, true, strict=True)]
 

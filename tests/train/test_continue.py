@@ -3,19 +3,21 @@
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
+from torch import Tensor
 
 from resnext.cli import main
 from resnext.errors import RequestError, WorkError
 from resnext.recipe import dump_recipe, read_recipe
-from resnext.run_directory import OWNER_FILE, RunDirectory
+from resnext.run_directory import OWNER_FILE, RunDirectory, read_last_step
 from resnext.train.distributed import World
-from resnext.train.resume import read_last_step, resolve_resume, resolve_resumed_recipe
+from resnext.train.resume import resolve_resume, resolve_resumed_recipe
 from tests.train.test_resume import assert_same_end, kill
 
 SHORT = ["--train.epochs", "2"]
@@ -26,8 +28,8 @@ class Two(World):
 
     other = -1
 
-    def all_reduce_sum(self, values: list[float]) -> list[float]:
-        return [values[0], float(self.other)]
+    def all_reduce_sum(self, values: Sequence[float | Tensor]) -> list[float]:
+        return [float(values[0]), float(self.other)]
 
     def broadcast_bytes(self, data: bytes) -> bytes:
         return data

@@ -15,10 +15,10 @@ from resnext.errors import RequestError
 from resnext.model.architecture import FORMS, Architecture
 from resnext.model.network import Network, create_model
 from resnext.settings import CROP_MODES, INTERPOLATIONS
-from resnext.weights import load, writers
+from resnext.weights import load, native, writers
 
 WRITERS: dict[str, tuple[str, writers.Writer]] = {
-    "ours": ("out.safetensors", writers.write_native),
+    "ours": ("out.safetensors", native.save),
     "hub": ("hub", lambda model, folder: write_hub_folder(model, folder, ModelCardInfo())),
     "torchvision": ("out.pth", writers.write_torchvision),
     "timm": ("timm", writers.write_timm),

@@ -1,21 +1,27 @@
 """Candidates of a training benchmark: tune their plans, compare their outputs, measure their speed and memory."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
 from rich.console import Console
 
 from resnext.bench.check_outputs import (
     TOLERANCES,
-    OutputDistance,
+    Distances,
     StepOutputs,
-    check_distance,
+    check_distances,
     compute_outputs,
-    measure_distance,
+    measure_distances,
 )
 from resnext.bench.measure import Candidate, Timing, measure_peak_memory, time_interleaved
 from resnext.bench.results import show_progress
-from resnext.bench.train_step import StepConfig, TrainStep, fuse_all_norms, make_memory_arguments, tune_plan
+from resnext.bench.train_step import (
+    StepConfig,
+    TrainStep,
+    fuse_all_norms,
+    rebuild_step,
+    tune_plan,
+)
 from resnext.model.architecture import Architecture
 from resnext.model.plan import Plan
 
@@ -51,14 +57,14 @@ def list_candidates(
     fastest settings. ``resnet`` adds the ResNet of the same depth, ours and the peers with their fastest settings.
     """
     ours = StepConfig("resnext", precision)
-    ways = [ours, *(replace(ours, recompute=level) for level in recompute)]
+    configs = [ours, *(replace(ours, recompute=level) for level in recompute)]
     for peer in peers:
-        ways += [StepConfig(peer, "fp32", channels_last=False), StepConfig(peer, precision)]
-    entries = [CandidateSpec(str(way), architecture, way) for way in ways]
+        configs += [StepConfig(peer, "fp32", channels_last=False), StepConfig(peer, precision)]
+    entries = [CandidateSpec(str(config), architecture, config) for config in configs]
     if resnet and architecture.cardinality > 1 and architecture.stem == "imagenet":
-        twin = architecture.change(cardinality=1, width=64)
+        same_depth = architecture.change(cardinality=1, width=64)
         best = [ours, *(StepConfig(peer, precision) for peer in peers)]
-        entries += [CandidateSpec(f"{twin.name}: {way}", twin, way) for way in best]
+        entries += [CandidateSpec(f"{same_depth.name}: {config}", same_depth, config) for config in best]
     return entries
 
 
@@ -80,19 +86,17 @@ def measure_candidates(
     plans = tune_plans(entries, task, console)
     steps = [TrainStep(e.architecture, e.config, task.batch, task.size, plans.get(e.name)) for e in entries]
     distances = compare_candidates(entries, steps, task, console)
-    arms = [Candidate(entry.name, step, task.batch) for entry, step in zip(entries, steps, strict=True)]
+    candidates = [Candidate(entry.name, step, task.batch) for entry, step in zip(entries, steps, strict=True)]
     with show_progress("steps") as progress:
-        timings = time_interleaved(arms, rounds, warmup=0, progress=progress)
+        timings = time_interleaved(candidates, rounds, warmup=0, progress=progress)
     steps.clear()
-    arms.clear()
+    candidates.clear()
     peaks = measure_peaks(entries, plans, task, console) if memory else {}
     columns = {e.name: _make_columns(e, task, distances[e.name], peaks.get(e.name)) for e in entries}
     return CandidateResults(timings, columns)
 
 
-def _make_columns(
-    entry: CandidateSpec, task: TrainWorkload, found: OutputDistance, peak: float | None
-) -> dict[str, object]:
+def _make_columns(entry: CandidateSpec, task: TrainWorkload, found: Distances, peak: float | None) -> dict[str, object]:
     return {
         "network": entry.architecture.name,
         "library": entry.config.library,
@@ -102,8 +106,8 @@ def _make_columns(
         "batch": task.batch,
         "image_size": task.size,
         "peak_mib": None if peak is None else round(peak),
-        "logits_distance": f"{max(found.eval_logits, found.logits):.1e}",
-        "gradients_distance": f"{found.gradients:.1e}",
+        "logits_distance": f"{max(found['logits in evaluation'], found['logits in training']):.1e}",
+        "gradients_distance": f"{found['gradients']:.1e}",
     }
 
 
@@ -125,7 +129,7 @@ def tune_plans(entries: Sequence[CandidateSpec], task: TrainWorkload, console: C
 
 def compare_candidates(
     entries: Sequence[CandidateSpec], steps: Sequence[TrainStep], task: TrainWorkload, console: Console
-) -> dict[str, OutputDistance]:
+) -> dict[str, Distances]:
     """Compare the outputs of each candidate with PyTorch in fp32 on the same batch; this is also the warm-up.
 
     The reference is the first fp32 candidate in NCHW, otherwise our network without fast paths. Raises WorkError if a
@@ -145,17 +149,18 @@ def compare_candidates(
                 references[a] = compute_outputs(
                     TrainStep(a, StepConfig("plain", "fp32", channels_last=False), task.batch, task.size)
                 )
-            found[entry.name] = measure_distance(outcomes[entry.name], references[a])
-            check_distance(entry.name, entry.config.precision, found[entry.name])
+            precision = entry.config.precision
+            found[entry.name] = measure_distances(outcomes[entry.name], references[a])
+            check_distances(entry.name, precision, found[entry.name], TOLERANCES[precision])
     for precision in dict.fromkeys(e.config.precision for e in entries):
         some = [found[e.name] for e in entries if e.config.precision == precision]
-        logits, gradients = max(max(d.logits, d.eval_logits) for d in some), max(d.gradients for d in some)
+        logits = max(d[what] for d in some for what in ("logits in evaluation", "logits in training"))
+        gradients, most = max(d["gradients"] for d in some), TOLERANCES[precision]
         console.print(
             f"outputs agree in {precision}: relative distance from the fp32 reference at most {logits:.1e} for logits "
-            f"(allowed {TOLERANCES[precision][0]:g}) and {gradients:.1e} for gradients "
-            f"(allowed {TOLERANCES[precision][1]:g})",
-            highlight=False, soft_wrap=True,
-        )  # fmt: skip
+            f"(allowed {most['logits in training']:g}) and {gradients:.1e} for gradients "
+            f"(allowed {most['gradients']:g})"
+        )
     return found
 
 
@@ -167,6 +172,7 @@ def measure_peaks(
     with console.status("memory") as status:
         for e in entries:
             status.update(f"memory: {e.name}")
-            told = make_memory_arguments(e.architecture, e.config, task.batch, task.size, plans.get(e.name))
-            peaks[e.name] = measure_peak_memory("resnext.bench.train_step:step_again", *told)
+            plan = plans.get(e.name, Plan()).to_dict()
+            told = (e.architecture.to_dict(), asdict(e.config), task.batch, task.size, plan)
+            peaks[e.name] = measure_peak_memory(rebuild_step, *told)
     return peaks

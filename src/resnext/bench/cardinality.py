@@ -1,12 +1,12 @@
 """``resnext bench cardinality``: training speed over cardinality at equal complexity (networks of Table 2)."""
 
-import argparse
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from resnext.bench.measure import Timing, compute_speed_ratio
 from resnext.bench.results import (
-    add_out_option,
+    BenchOptions,
     collect_protocol,
     make_csv_path,
     make_out_folder,
@@ -14,7 +14,7 @@ from resnext.bench.results import (
     read_rows,
     write_rows,
 )
-from resnext.bench.train import add_batch_options, add_peers_option, check_numbers
+from resnext.bench.train import check_numbers
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -22,35 +22,29 @@ if TYPE_CHECKING:
 NETWORKS = ("resnet50", "resnext50_2x40d", "resnext50_4x24d", "resnext50_8x14d", "resnext50_32x4d")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of ``resnext bench cardinality``."""
-    parser.add_argument(
-        "--networks",
-        nargs="+",
-        metavar="NAME",
-        default=list(NETWORKS),
-        help="(default: the 50-layer networks of Table 2)",
-    )
-    add_batch_options(parser, 32, 224)
-    parser.add_argument(
-        "--rounds", type=int, default=5, metavar="N", help="timed steps of each candidate [%(default)s]"
-    )
-    add_peers_option(parser)
-    parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16", help="of all candidates [%(default)s]")
-    add_out_option(parser)
+@dataclass(frozen=True, kw_only=True)
+class Options(BenchOptions):
+    """The options of ``resnext bench cardinality``."""
+
+    networks: Sequence[str]
+    batch: int
+    size: int
+    rounds: int
+    peers: Sequence[str] | None
+    precision: str
 
 
-def run(args: argparse.Namespace) -> int:
+def run(options: Options) -> int:
     """Run the benchmark; exit status 0. Raises WorkError if a candidate computes something different."""
     from resnext.bench.peers import OURS, choose_peers
     from resnext.model.stage_table import parse_paper_architecture
 
-    check_numbers(args)
-    networks = {a.name: a for a in map(parse_paper_architecture, args.networks)}
+    check_numbers(options.batch, options.rounds, options.size)
+    networks = {a.name: a for a in map(parse_paper_architecture, options.networks)}
     for a in networks.values():
-        a.check_image_size(args.size, args.size)
-        peers = choose_peers(args.peers, a)
-    folder = make_out_folder(args)
+        a.check_image_size(options.size, options.size)
+        peers = choose_peers(options.peers, a)
+    folder = make_out_folder(options.out)
     path = make_csv_path(folder, "cardinality")
     read_rows(path)
 
@@ -63,11 +57,11 @@ def run(args: argparse.Namespace) -> int:
     console = make_screen()
     libraries = [OURS, *peers]
     entries = [
-        CandidateSpec(f"{name}: {library}", a, StepConfig(library, args.precision))
+        CandidateSpec(f"{name}: {library}", a, StepConfig(library, options.precision))
         for name, a in networks.items()
         for library in libraries
     ]
-    found = measure_candidates(entries, TrainWorkload(args.batch, args.size), args.rounds, console)
+    found = measure_candidates(entries, TrainWorkload(options.batch, options.size), options.rounds, console)
     timings = {t.name: t for t in found.timings}
     lines = {library: [timings[f"{name}: {library}"] for name in networks] for library in libraries}
     more = {e.name: found.columns[e.name] | {"cardinality": e.architecture.cardinality} for e in entries}
@@ -76,12 +70,13 @@ def run(args: argparse.Namespace) -> int:
         for name in networks
         for row in make_timing_rows([timings[f"{name}: {library}"] for library in libraries], f"{name}: {OURS}", more)
     ]
-    write_rows(path, rows, collect_protocol(args.command))
+    write_rows(path, rows, collect_protocol(options.command))
     settings = [f"{a.cardinality}×{a.width}d" for a in networks.values()]
-    said = f"batch {args.batch}, {args.size}×{args.size}, {args.precision}, NHWC; medians of {args.rounds} rounds"
+    size = f"{options.size}×{options.size}"
+    said = f"batch {options.batch}, {size}, {options.precision}, NHWC; medians of {options.rounds} rounds"
     save_figure(plot_cardinality(settings, lines, said), folder / "bench-cardinality.png")
     print_speeds(console, list(networks), lines)
-    console.print(f"{path}, {folder / 'bench-cardinality.png'}", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"{path}, {folder / 'bench-cardinality.png'}")
     return 0
 
 

@@ -5,11 +5,17 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from resnext.bench.train_step import TrainStep
+from resnext.deploy.engines import compute_relative_error
 from resnext.errors import WorkError
 
-# Relative distances |a - b| / |b| from the fp32 reference that still count as rounding: (logits, gradients).
-# Gradients differ more, because rounding can switch a ReLU whose input is close to 0: plain bf16 reaches 0.3.
-TOLERANCES = {"fp32": (1e-4, 2e-2), "bf16": (3e-2, 0.5)}
+Distances = dict[str, float]  # what is compared -> distance from the reference
+
+# Relative distances |a - b| / |b| from the fp32 reference that still count as rounding. Gradients differ more, because
+# rounding can switch a ReLU whose input is close to 0: plain bf16 reaches 0.3.
+TOLERANCES: dict[str, Distances] = {
+    precision: {"logits in evaluation": logits, "logits in training": logits, "loss": logits, "gradients": gradients}
+    for precision, logits, gradients in (("fp32", 1e-4, 2e-2), ("bf16", 3e-2, 0.5))
+}
 
 
 @dataclass(frozen=True)
@@ -20,16 +26,6 @@ class StepOutputs:
     logits: Tensor  # logits of the batch in training mode
     loss: float
     gradients: dict[str, Tensor]  # of a few parameters of the first and the last layers
-
-
-@dataclass(frozen=True)
-class OutputDistance:
-    """Relative distances of a candidate's outputs from the reference."""
-
-    eval_logits: float
-    logits: float
-    loss: float
-    gradients: float  # the largest over the compared parameters
 
 
 def compute_outputs(step: TrainStep) -> StepOutputs:
@@ -52,29 +48,24 @@ def select_parameters(model: nn.Module) -> list[str]:
     return [name for name in wanted if name in known]
 
 
-def measure_distance(of: StepOutputs, to: StepOutputs) -> OutputDistance:
-    """Measure how far outputs are from those of the reference."""
-    return OutputDistance(
-        _relative_distance(of.eval_logits, to.eval_logits),
-        _relative_distance(of.logits, to.logits),
-        abs(of.loss - to.loss) / abs(to.loss),
-        max(_relative_distance(gradient, to.gradients[name]) for name, gradient in of.gradients.items()),
-    )
+def measure_distances(of: StepOutputs, to: StepOutputs) -> Distances:
+    """Measure how far outputs are from those of the reference; for gradients the largest distance counts."""
+    gradients = (compute_relative_error(gradient, to.gradients[name]) for name, gradient in of.gradients.items())
+    return {
+        "logits in evaluation": compute_relative_error(of.eval_logits, to.eval_logits),
+        "logits in training": compute_relative_error(of.logits, to.logits),
+        "loss": abs(of.loss - to.loss) / abs(to.loss),
+        "gradients": max(gradients),
+    }
 
 
-def check_distance(arm: str, precision: str, found: OutputDistance) -> None:
-    """Check that a distance can be explained by rounding. Raises WorkError if it is larger."""
-    outputs, gradients = TOLERANCES[precision]
-    for what, value, most in (
-        ("logits in evaluation", found.eval_logits, outputs),
-        ("logits in training", found.logits, outputs),
-        ("loss", found.loss, outputs),
-        ("gradients", found.gradients, gradients),
-    ):
-        if not value <= most:
+def check_distances(candidate: str, precision: str, found: Distances, tolerances: Distances) -> None:
+    """Check that distances can be explained by rounding. Raises WorkError for the first larger one."""
+    for what, value in found.items():
+        if not value <= tolerances[what]:
             raise WorkError(
-                f"{arm} does not compute the same as the reference: its {what} differ by a relative distance of "
-                f"{value:.2g}, but rounding in {precision} explains at most {most:g}; nothing was timed"
+                f"{candidate} does not compute the same as the reference: its {what} differ by {value:.2g}, but "
+                f"rounding in {precision} explains at most {tolerances[what]:g}; nothing was timed"
             )
 
 
@@ -82,7 +73,3 @@ def _read_gradient(model: nn.Module, name: str) -> Tensor:
     gradient = model.get_parameter(name).grad
     assert gradient is not None
     return gradient.detach().float()
-
-
-def _relative_distance(a: Tensor, b: Tensor) -> float:
-    return float((a - b).norm() / b.norm().clamp_min(1e-30))

@@ -1,16 +1,16 @@
 """``resnext bench data``: speed from image files to augmented batches, compared with torchvision."""
 
-import argparse
 import tarfile
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resnext.bench.measure import Candidate, Timing, time_interleaved
 from resnext.bench.results import (
-    add_out_option,
+    BenchOptions,
     collect_protocol,
     make_csv_path,
     make_out_folder,
@@ -33,18 +33,19 @@ EXTENSIONS = (".jpg", ".jpeg", ".png")
 MAX_TAR_BYTES = 4 << 30  # bytes; larger tar files are not unpacked
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of ``resnext bench data``."""
-    parser.add_argument("path", metavar="FOLDER_OR_TAR", help="image files in one folder per class")
-    parser.add_argument("--size", type=int, default=224, metavar="PIXELS", help="side of the inputs (default 224)")
-    parser.add_argument("--batch", type=int, default=32, help="images per batch (default 32)")
-    parser.add_argument("--limit", type=int, default=256, help="images per round (default 256)")
-    parser.add_argument("--rounds", type=int, default=7, help="timed rounds of each candidate (default 7)")
-    parser.add_argument("--workers", type=int, default=0, help="loading processes of each candidate (default 0)")
-    add_out_option(parser)
+@dataclass(frozen=True, kw_only=True)
+class Options(BenchOptions):
+    """The options of ``resnext bench data``."""
+
+    path: str
+    size: int
+    batch: int
+    limit: int  # images per round
+    rounds: int
+    workers: int
 
 
-def run(args: argparse.Namespace) -> int:
+def run(options: Options) -> int:
     """Run the benchmark; exit status 0. Raises RequestError if there are no images."""
     import torch
 
@@ -52,35 +53,35 @@ def run(args: argparse.Namespace) -> int:
     from resnext.speed.allocator import tune_malloc
 
     tune_malloc()  # as in training; it speeds up every candidate
-    folder = make_out_folder(args)
+    folder = make_out_folder(options.out)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with _unpack(Path(args.path).expanduser()) as root:
-            _measure(args, root, folder, make_screen())
+        with _unpack(Path(options.path).expanduser()) as root:
+            _measure(options, root, folder, make_screen())
     finally:
         torch.set_num_threads(threads)
     return 0
 
 
-def _measure(args: argparse.Namespace, root: Path, folder: Path, console: "Console") -> None:
-    dataset = _open_dataset(root, args.limit)
-    _print_differences(args, dataset, console)
+def _measure(options: Options, root: Path, folder: Path, console: "Console") -> None:
+    dataset = _open_dataset(root, options.limit)
+    _print_differences(options, dataset, console)
     with show_progress("loading") as progress:
-        timings = time_interleaved(_make_candidates(args, root, dataset), args.rounds, progress=progress)
-    stages = _time_stages(args, dataset, next(t for t in timings if t.name == OURS))
+        timings = time_interleaved(_make_candidates(options, root, dataset), options.rounds, progress=progress)
+    stages = _time_stages(options, dataset, next(t for t in timings if t.name == OURS))
     path = make_csv_path(folder, "data")
     rows = make_timing_rows(timings, OURS)
     more = [{"arm": f"stage: {name}", "microseconds": f"{value:.1f}"} for name, value in stages.items()]
-    write_rows(path, [*rows, *more], collect_protocol(args.command))
+    write_rows(path, [*rows, *more], collect_protocol(options.command))
     _plot(timings, path.with_suffix(".png"))
-    print_timings(console, _make_title(args, len(dataset)), timings, OURS)
+    print_timings(console, _make_title(options, len(dataset)), timings, OURS)
     _print_stages(stages, console)
     console.print(f"written: {path} and {path.with_suffix('.png').name}")
 
 
-def _make_candidates(args: argparse.Namespace, root: Path, dataset: "FolderDataset") -> list[Candidate]:
-    """Make our candidates, torchvision's and, if installed, OpenCV's; a pass reads at most ``args.limit`` images."""
+def _make_candidates(options: Options, root: Path, dataset: "FolderDataset") -> list[Candidate]:
+    """Make our candidates, torchvision's and, if installed, OpenCV's; a pass reads at most ``options.limit`` images."""
     from importlib.util import find_spec
 
     from resnext.bench import data_peers
@@ -90,17 +91,19 @@ def _make_candidates(args: argparse.Namespace, root: Path, dataset: "FolderDatas
         "torchvision decode_image + v2": data_peers.make_tensor_batches,
         **({"OpenCV": data_peers.make_opencv_batches} if find_spec("cv2") else {}),
     }
-    steps = len(dataset) // args.batch
-    images = steps * args.batch
+    steps = len(dataset) // options.batch
+    images = steps * options.batch
 
     def passes(batches: Callable[[], Iterator[Any]]) -> Callable[[], object]:
         return lambda: [None for _, _ in zip(range(steps), batches(), strict=False)]
 
     mine = [
-        Candidate(name, passes(_iterate_epochs(_make_loader(dataset, args, fast=name == OURS))), images)
+        Candidate(name, passes(_iterate_epochs(_make_loader(dataset, options, fast=name == OURS))), images)
         for name in (OURS, EXACT)
     ]
-    theirs = [Candidate(n, passes(way(root, args.size, args.batch, args.workers)), images) for n, way in ways.items()]
+    theirs = [
+        Candidate(n, passes(way(root, options.size, options.batch, options.workers)), images) for n, way in ways.items()
+    ]
     return mine + theirs
 
 
@@ -109,7 +112,7 @@ def _iterate_epochs(loader: "TrainLoader") -> Callable[[], Iterator[Any]]:
     return lambda: loader.batches(next(epochs))
 
 
-def _make_loader(dataset: Any, args: argparse.Namespace, *, fast: bool, **augment: Any) -> "TrainLoader":
+def _make_loader(dataset: Any, options: Options, *, fast: bool, **augment: Any) -> "TrainLoader":
     """Make the training loader of the paper's ImageNet recipe; ``augment`` changes single settings of it."""
     from resnext.data.loader import TrainLoader
     from resnext.data.preprocessing import Preprocessing
@@ -117,10 +120,10 @@ def _make_loader(dataset: Any, args: argparse.Namespace, *, fast: bool, **augmen
     from resnext.data.transforms.pipeline import build_jpeg_transform, build_train_transform
     from resnext.settings import AugmentSettings
 
-    view = Preprocessing(image_size=args.size, resize=args.size, mean=MEAN, std=STD, channels=3, exif=False)
-    recipe: dict[str, Any] = {"crop": "paper_imagenet", "flip": 0.5, "jitter": 0.4, "lighting": 0.1} | augment
+    view = Preprocessing(image_size=options.size, resize=options.size, mean=MEAN, std=STD, channels=3, exif=False)
+    recipe: dict[str, Any] = {"crop": "paper_imagenet", "flip": 0.5, "color_jitter": 0.4, "lighting": 0.1} | augment
     transform = (build_jpeg_transform if fast else build_train_transform)(AugmentSettings(**recipe), view)
-    return TrainLoader(dataset, transform, seed=0, batch_size=args.batch, drop_last=True, workers=args.workers)
+    return TrainLoader(dataset, transform, seed=0, batch_size=options.batch, drop_last=True, workers=options.workers)
 
 
 def _open_dataset(root: Path, limit: int) -> Any:
@@ -132,7 +135,7 @@ def _open_dataset(root: Path, limit: int) -> Any:
     return random_subset(whole, limit, 0)
 
 
-def _print_differences(args: argparse.Namespace, dataset: Any, console: "Console") -> None:
+def _print_differences(options: Options, dataset: Any, console: "Console") -> None:
     """Print how far fast decoding is from exact decoding with the same random draws (0 to 255)."""
     from rich.table import Table
 
@@ -141,9 +144,9 @@ def _print_differences(args: argparse.Namespace, dataset: Any, console: "Console
     )
     for heading in ("recipe", "largest", "mean", "values that differ"):
         table.add_column(heading, justify="left" if heading == "recipe" else "right")
-    for name, change in (("crop and flip", {"jitter": 0.0, "lighting": 0.0}), ("with jitter and lighting", {})):
+    for name, change in (("crop and flip", {"color_jitter": 0.0, "lighting": 0.0}), ("with jitter and lighting", {})):
         largest = total = differing = count = 0.0
-        exact, fast = (_make_loader(dataset, args, fast=fast, **change).batches(0) for fast in (False, True))
+        exact, fast = (_make_loader(dataset, options, fast=fast, **change).batches(0) for fast in (False, True))
         for one, other in zip(exact, fast, strict=True):
             scale = 255 if one.images.is_floating_point() else 1
             apart = (one.images.float() - other.images.float()).abs() * scale
@@ -153,37 +156,37 @@ def _print_differences(args: argparse.Namespace, dataset: Any, console: "Console
     console.print(table)
 
 
-def _time_stages(args: argparse.Namespace, dataset: Any, whole: Timing) -> dict[str, float]:
+def _time_stages(options: Options, dataset: Any, whole: Timing) -> dict[str, float]:
     """Time each stage of the fast decoder, in microseconds per image; empty if there is no fast decoder."""
     import torch
 
     from resnext.data.decode.turbojpeg import CropSpec, load_decoder
 
     library = load_decoder()
-    if library is None or args.workers:
+    if library is None or options.workers:
         return {}
     looks = []
-    transform: Any = _make_loader(dataset, args, fast=True).transform
+    transform: Any = _make_loader(dataset, options, fast=True).transform
     for index in range(len(dataset)):
         file = dataset.read_bytes(index)
         torch.manual_seed(index)
         look = transform.draw_spec(library.read_header(file)) if library.read_header(file).is_plain else None
         if look is not None:
             looks.append((file, look))
-    bytes_out = torch.empty(3, args.size, args.size, dtype=torch.uint8)
-    floats_out = torch.empty(3, args.size, args.size)
+    bytes_out = torch.empty(3, options.size, options.size, dtype=torch.uint8)
+    floats_out = torch.empty(3, options.size, options.size)
 
     def last_row(look: CropSpec) -> tuple[int, int, int, int]:
         left, top, _, height = look.box
         return left, top + height - 1, 1, 1
 
     works = {
-        "entropy": lambda: [library.decode_only(file, last_row(look), args.size) for file, look in looks],
-        "decode": lambda: [library.decode_only(file, look.box, args.size) for file, look in looks],
+        "entropy": lambda: [library.decode_only(file, last_row(look), options.size) for file, look in looks],
+        "decode": lambda: [library.decode_only(file, look.box, options.size) for file, look in looks],
         "bytes": lambda: [library.decode_crop(file, look, bytes_out) for file, look in looks],
         "floats": lambda: [library.decode_crop(file, look, floats_out) for file, look in looks],
     }
-    timings = time_interleaved([Candidate(name, work, len(looks)) for name, work in works.items()], args.rounds)
+    timings = time_interleaved([Candidate(name, work, len(looks)) for name, work in works.items()], options.rounds)
     took = {timing.name: 1e6 / timing.median for timing in timings}
     return {
         "entropy decoding, to the crop's last row": took["entropy"],
@@ -208,9 +211,9 @@ def _print_stages(stages: dict[str, float], console: "Console") -> None:
         console.print(table)
 
 
-def _make_title(args: argparse.Namespace, images: int) -> str:
-    where = f"{args.workers} loading processes" if args.workers else "one process, one thread"
-    return f"{images} files to {args.size}x{args.size}, crop, jitter, lighting, flip; {where}"
+def _make_title(options: Options, images: int) -> str:
+    where = f"{options.workers} loading processes" if options.workers else "one process, one thread"
+    return f"{images} files to {options.size}x{options.size}, crop, jitter, lighting, flip; {where}"
 
 
 def _plot(timings: list[Timing], path: Path) -> None:

@@ -67,13 +67,15 @@ class _OpenCVTransform:
             crop = crop[:, ::-1]
         crop = cv2.cvtColor(crop, cv2.COLOR_BGR2RGB)
         image = torch.from_numpy(crop).permute(2, 0, 1).to(torch.float32).div_(255)
-        return self.lighting(self.jitter(image))
+        lit: Tensor = self.lighting(self.jitter(image))
+        return lit
 
 
 def _read_tensor(path: str) -> Tensor:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # newer releases recommend another package
-        return decode_image(path, mode=ImageReadMode.RGB)
+        image: Tensor = decode_image(path, mode=ImageReadMode.RGB)
+    return image
 
 
 def _read_pixels(path: str) -> Any:

@@ -4,11 +4,11 @@ Both use the same network and weights, frozen BN, the same frozen stages, the sa
 samples of proposals. Their outputs are compared before anything is timed.
 """
 
-import argparse
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
 
 from resnext.bench.results import (
-    add_out_option,
+    BenchOptions,
     collect_protocol,
     make_csv_path,
     make_out_folder,
@@ -19,114 +19,114 @@ from resnext.bench.results import (
     write_rows,
 )
 from resnext.errors import RequestError
-from resnext.settings import FREEZE_STAGES
+from resnext.settings import FreezeStage
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from resnext.bench.detect_step import DetectDistance, DetectStep, DetectWorkload
+    from resnext.bench.check_outputs import Distances
+    from resnext.bench.detect_step import DetectStep, DetectWorkload
     from resnext.bench.train_step import StepConfig
 
 MIN_SIZE = 64  # pixels; the coarsest pyramid level then has one pixel
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of ``resnext bench detect``."""
-    parser.add_argument("model", nargs="?", default="resnext50_32x4d", metavar="MODEL", help="(default: %(default)s)")
-    parser.add_argument("--size", type=int, default=480, metavar="PIXELS", help="shorter side of the images [480]")
-    parser.add_argument("--batch", type=int, default=2, metavar="N", help="images per step [2]")
-    parser.add_argument("--boxes", type=int, default=8, metavar="N", help="boxes per image [8]")
-    parser.add_argument(
-        "--freeze", default="conv2", choices=(*FREEZE_STAGES[:-1], "none"), help="last frozen stage [conv2]"
-    )
-    parser.add_argument("--rounds", type=int, default=7, metavar="N", help="timed steps of each candidate [7]")
-    parser.add_argument(
-        "--precision", choices=("bf16", "fp32"), default="bf16", help="of the fastest candidates [bf16]"
-    )
-    add_out_option(parser)
+@dataclass(frozen=True, kw_only=True)
+class Options(BenchOptions):
+    """The options of ``resnext bench detect``."""
+
+    model: str
+    size: int
+    batch: int
+    boxes: int  # per image
+    freeze: FreezeStage | Literal["none"]
+    rounds: int
+    precision: str
 
 
-def run(args: argparse.Namespace) -> int:
+def run(options: Options) -> int:
     """Run the benchmark; exit status 0. Raises WorkError if a candidate computes something different."""
     from resnext.model.stage_table import parse_paper_architecture
 
     for option, least in (("size", MIN_SIZE), ("batch", 1), ("boxes", 1), ("rounds", 1)):
-        if getattr(args, option) < least:
-            raise RequestError(f"--{option} {getattr(args, option)} must be at least {least}")
-    architecture = parse_paper_architecture(args.model)
-    path = make_csv_path(make_out_folder(args), "detect")
+        if getattr(options, option) < least:
+            raise RequestError(f"--{option} {getattr(options, option)} must be at least {least}")
+    architecture = parse_paper_architecture(options.model)
+    path = make_csv_path(make_out_folder(options.out), "detect")
     read_rows(path)
 
     from resnext.bench.detect_step import DetectWorkload, list_configs
     from resnext.screen import make_screen
 
     console = make_screen()
-    freeze = None if args.freeze == "none" else args.freeze
-    task = DetectWorkload(architecture, args.size, args.batch, args.boxes, freeze=freeze)
+    freeze = None if options.freeze == "none" else options.freeze
+    task = DetectWorkload(architecture, options.size, options.batch, options.boxes, freeze=freeze)
     write_rows(
-        path, measure_workload(task, list_configs(args.precision), args.rounds, console), collect_protocol(args.command)
+        path,
+        measure_workload(task, list_configs(options.precision), options.rounds, console),
+        collect_protocol(options.command),
     )
-    console.print(f"{path}", highlight=False, markup=False, soft_wrap=True)
+    console.print(str(path))
     return 0
 
 
 def measure_workload(
-    task: "DetectWorkload", ways: "list[StepConfig]", rounds: int, console: "Console"
+    task: "DetectWorkload", configs: "list[StepConfig]", rounds: int, console: "Console"
 ) -> list[dict[str, object]]:
     """Build and compare the candidates, time training and prediction, print the results, and return the CSV rows."""
     from resnext.bench.detect_step import build_candidates
     from resnext.bench.measure import Candidate, time_interleaved
 
     with console.status("comparing the outputs of the candidates"):
-        arms = build_candidates(task, ways)
-        distances = compare_candidates(arms, console)
+        candidates = build_candidates(task, configs)
+        distances = compare_candidates(candidates, console)
     rows: list[dict[str, object]] = []
     for work in ("train", "predict"):
-        call = {name: arm.train_step if work == "train" else arm.predict for name, arm in arms.items()}
+        call = {name: c.train_step if work == "train" else c.predict for name, c in candidates.items()}
         with show_progress(work) as progress:
             timings = time_interleaved(
-                [Candidate(n, call[n], task.batch) for n in arms], rounds, warmup=0, progress=progress
+                [Candidate(n, call[n], task.batch) for n in candidates], rounds, warmup=0, progress=progress
             )
         title = f"{'A training step' if work == 'train' else 'Prediction'} of Faster R-CNN on {task.architecture.name}"
         print_timings(console, f"{title}, batch {task.batch} at {task.size}x{task.width}", timings, timings[0].name)
-        columns = {name: _make_columns(task, arm.config, distances[name]) for name, arm in arms.items()}
+        columns = {name: _make_columns(task, c.config, distances[name]) for name, c in candidates.items()}
         rows += [{"work": work, **row} for row in make_timing_rows(timings, timings[0].name, columns)]
     return rows
 
 
-def compare_candidates(arms: "dict[str, DetectStep]", console: "Console") -> "dict[str, DetectDistance]":
+def compare_candidates(candidates: "dict[str, DetectStep]", console: "Console") -> "dict[str, Distances]":
     """Compare the outputs of each candidate with torchvision in fp32. Raises WorkError if ours differ too much."""
-    from resnext.bench.detect_step import check_distance, compute_outputs, measure_distance
+    from resnext.bench.check_outputs import check_distances
+    from resnext.bench.detect_step import TOLERANCES, compute_outputs, measure_distances
 
-    outcomes = {name: compute_outputs(arm) for name, arm in arms.items()}
+    outcomes = {name: compute_outputs(candidate) for name, candidate in candidates.items()}
     reference = next(
-        n for n, a in arms.items() if not a.is_ours and a.config.precision == "fp32" and not a.config.channels_last
+        name
+        for name, c in candidates.items()
+        if not c.is_ours and c.config.precision == "fp32" and not c.config.channels_last
     )
-    found = {name: measure_distance(one, outcomes[reference]) for name, one in outcomes.items()}
-    for name, arm in arms.items():
-        if arm.is_ours:  # torchvision in bf16 computes its anchors in bf16 too: its distance is only reported
-            check_distance(name, arm.config.precision, found[name])
+    found = {name: measure_distances(one, outcomes[reference]) for name, one in outcomes.items()}
+    for name, candidate in candidates.items():
+        if candidate.is_ours:  # torchvision in bf16 computes its anchors in bf16 too: its distance is only reported
+            check_distances(name, candidate.config.precision, found[name], TOLERANCES[candidate.config.precision])
     for name, far in found.items():
         if name != reference:
-            console.print(
-                f"{name}: distance from {reference}: RPN losses {far.rpn:.1e}, head losses {far.head:.1e}, "
-                f"scores {far.scores:.1e}",
-                highlight=False, soft_wrap=True,
-            )  # fmt: skip
+            said = ", ".join(f"{what} {value:.1e}" for what, value in far.items())
+            console.print(f"{name}: distance from {reference}: {said}")
     return found
 
 
-def _make_columns(task: "DetectWorkload", way: "StepConfig", found: "DetectDistance") -> dict[str, object]:
+def _make_columns(task: "DetectWorkload", config: "StepConfig", found: "Distances") -> dict[str, object]:
     return {
         "network": task.architecture.name,
-        "library": way.library,
-        "precision": way.precision,
-        "layout": "NHWC" if way.channels_last else "NCHW",
+        "library": config.library,
+        "precision": config.precision,
+        "layout": "NHWC" if config.channels_last else "NCHW",
         "batch": task.batch,
         "image_size": f"{task.size}x{task.width}",
         "boxes": task.boxes,
         "frozen": task.freeze or "none",
-        "rpn_losses_distance": f"{found.rpn:.1e}",
-        "head_losses_distance": f"{found.head:.1e}",
-        "scores_distance": f"{found.scores:.1e}",
+        "rpn_losses_distance": f"{found['RPN losses']:.1e}",
+        "head_losses_distance": f"{found['head losses']:.1e}",
+        "scores_distance": f"{found['best scores']:.1e}",
     }

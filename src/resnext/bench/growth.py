@@ -4,14 +4,13 @@ Our fast paths are compared with plain PyTorch: the network as ``create_model`` 
 has measured on this machine are kept, so an interrupted run continues where it stopped.
 """
 
-import argparse
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resnext.bench.results import (
-    add_out_option,
+    BenchOptions,
     collect_protocol,
     make_csv_path,
     make_out_folder,
@@ -44,38 +43,6 @@ SMALL_NETWORKS: tuple[tuple[str, dict[str, Any]], ...] = (
 MACHINE_COLUMNS = ("cpu", "isa", "threads", "torch", "resnext")  # columns in which a kept point must agree
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of ``resnext bench growth``."""
-    parser.add_argument("model", nargs="?", default=DEPTHS[0], metavar="MODEL", help="[%(default)s]")
-    parser.add_argument(
-        "--of", nargs="+", choices=(*SWEEPS, SMALL), default=[*SWEEPS, SMALL], metavar="WHAT",
-        help=f"{', '.join(SWEEPS)}, or {SMALL}: networks of 16 channels on 32x32 images (default: all)",
-    )  # fmt: skip
-    parser.add_argument("--batches", type=int, nargs="+", default=[4, 8, 16, 32, 64], metavar="N", help="%(default)s")
-    parser.add_argument(
-        "--sizes", type=int, nargs="+", default=[96, 128, 160, 192, 224, 288], metavar="N", help="%(default)s"
-    )
-    parser.add_argument(
-        "--networks", nargs="+", default=list(DEPTHS), metavar="NAME", help="networks of the depth sweep"
-    )
-    parser.add_argument(
-        "--batch", type=int, default=8, metavar="N", help="batch size of the other sweeps [%(default)s]"
-    )
-    parser.add_argument(
-        "--size", type=int, default=224, metavar="N", help="image size of the other sweeps [%(default)s]"
-    )
-    parser.add_argument(
-        "--rounds", type=int, default=3, metavar="N", help="timed steps of each candidate [%(default)s]"
-    )
-    parser.add_argument(
-        "--precision", choices=("bf16", "fp32"), default="bf16", help="of both candidates [%(default)s]"
-    )
-    parser.add_argument(
-        "--again", action="store_true", help="measure points again that this command has measured before"
-    )
-    add_out_option(parser)
-
-
 @dataclass(frozen=True)
 class SweepPoint:
     """One network and batch to be measured."""
@@ -87,11 +54,27 @@ class SweepPoint:
     size: int
 
 
-def run(args: argparse.Namespace) -> int:
+@dataclass(frozen=True, kw_only=True)
+class Options(BenchOptions):
+    """The options of ``resnext bench growth``."""
+
+    model: str
+    of: Sequence[str]  # sweeps, and SMALL
+    batches: Sequence[int]
+    sizes: Sequence[int]
+    networks: Sequence[str]
+    batch: int  # of the other sweeps
+    size: int  # of the other sweeps
+    rounds: int
+    precision: str
+    again: bool
+
+
+def run(options: Options) -> int:
     """Run the benchmark; exit status 0. Raises WorkError if a candidate computes something different."""
-    args.command = args.command.replace(" --again", "")
-    points = {sweep: list_points(sweep, args) for sweep in SWEEPS if sweep in args.of}
-    folder = make_out_folder(args)
+    options = replace(options, command=options.command.replace(" --again", ""))
+    points = {sweep: list_points(sweep, options) for sweep in SWEEPS if sweep in options.of}
+    folder = make_out_folder(options.out)
     for what in ("growth", SMALL):
         read_rows(make_csv_path(folder, what))
 
@@ -99,27 +82,27 @@ def run(args: argparse.Namespace) -> int:
 
     console = make_screen()
     for sweep, some in points.items():
-        measure_sweep(sweep, some, folder, args, console)
-    if SMALL in args.of:
-        measure_small(folder, args, console)
+        measure_sweep(sweep, some, folder, options, console)
+    if SMALL in options.of:
+        measure_small(folder, options, console)
     return 0
 
 
-def list_points(sweep: str, args: argparse.Namespace) -> list[SweepPoint]:
+def list_points(sweep: str, options: Options) -> list[SweepPoint]:
     """List the points of a sweep in growing order. Raises RequestError for points that cannot be measured."""
     from resnext.model.stage_table import parse_paper_architecture
 
-    a = parse_paper_architecture(args.model)
+    a = parse_paper_architecture(options.model)
     points = {
-        "batch": [SweepPoint(sweep, batch, a, batch, args.size) for batch in sorted(set(args.batches))],
-        "size": [SweepPoint(sweep, size, a, args.batch, size) for size in sorted(set(args.sizes))],
+        "batch": [SweepPoint(sweep, batch, a, batch, options.size) for batch in sorted(set(options.batches))],
+        "size": [SweepPoint(sweep, size, a, options.batch, size) for size in sorted(set(options.sizes))],
         "depth": [
-            SweepPoint(sweep, b.depth or 0, b, args.batch, args.size)
-            for b in map(parse_paper_architecture, args.networks)
+            SweepPoint(sweep, b.depth or 0, b, options.batch, options.size)
+            for b in map(parse_paper_architecture, options.networks)
         ],
     }[sweep]
-    if args.rounds < 1:
-        raise RequestError(f"--rounds {args.rounds} must be at least 1")
+    if options.rounds < 1:
+        raise RequestError(f"--rounds {options.rounds} must be at least 1")
     for point in points:
         if point.batch < 2:
             raise RequestError(
@@ -129,43 +112,41 @@ def list_points(sweep: str, args: argparse.Namespace) -> list[SweepPoint]:
     return points
 
 
-def measure_sweep(
-    sweep: str, points: Sequence[SweepPoint], folder: Path, args: argparse.Namespace, console: "Console"
-) -> None:
+def measure_sweep(sweep: str, points: Sequence[SweepPoint], folder: Path, options: Options, console: "Console") -> None:
     """Measure the missing points, write each to the CSV at once, and plot all of them."""
     from resnext.bench.plots import plot_growth
     from resnext.plotting import save_figure
 
-    path, facts = make_csv_path(folder, "growth"), collect_protocol(args.command)
-    kept = [row for row in read_rows(path) if not args.again and _is_same_measurement(row, facts)]
+    path, facts = make_csv_path(folder, "growth"), collect_protocol(options.command)
+    kept = [row for row in read_rows(path) if not options.again and _is_same_measurement(row, facts)]
     mine = [row for row in read_rows(path) if all(row[key] == facts[key] for key in ("command", "variables"))]
     others = [row for row in mine if row["grows"] != sweep]
     rows: list[Mapping[str, object]] = [row for row in kept if row["grows"] == sweep]
     for point in points:
         if not any(str(row["at"]) == str(point.value) for row in rows):
-            rows += measure_point(point, args, console)
+            rows += measure_point(point, options, console)
             write_rows(path, [*others, *rows], facts)
     label, heading = SWEEPS[sweep]
-    what = [args.model] if sweep != "depth" else []
+    what = [options.model] if sweep != "depth" else []
     said = [
         *what,
-        *([f"batch {args.batch}"] if sweep != "batch" else []),
-        *([f"{args.size}²"] if sweep != "size" else []),
+        *([f"batch {options.batch}"] if sweep != "batch" else []),
+        *([f"{options.size}²"] if sweep != "size" else []),
     ]
-    said += [args.precision, f"NHWC; medians of {args.rounds} rounds"]
+    said += [options.precision, f"NHWC; medians of {options.rounds} rounds"]
     picture = folder / f"bench-growth-{sweep}.png"
     save_figure(plot_growth(heading, ", ".join(said), label, collect_points(rows)), picture)
-    console.print(f"{path}, {picture}", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"{path}, {picture}")
 
 
-def measure_point(point: SweepPoint, args: argparse.Namespace, console: "Console") -> list[dict[str, object]]:
+def measure_point(point: SweepPoint, options: Options, console: "Console") -> list[dict[str, object]]:
     """Measure one point; return its CSV rows, ours first."""
     from resnext.bench.candidates import CandidateSpec, TrainWorkload, measure_candidates
     from resnext.bench.train_step import StepConfig
 
-    ways = [StepConfig(library, args.precision) for library in ("resnext", "plain")]
-    entries = [CandidateSpec(str(way), point.architecture, way) for way in ways]
-    found = measure_candidates(entries, TrainWorkload(point.batch, point.size), args.rounds, console, memory=True)
+    configs = [StepConfig(library, options.precision) for library in ("resnext", "plain")]
+    entries = [CandidateSpec(str(config), point.architecture, config) for config in configs]
+    found = measure_candidates(entries, TrainWorkload(point.batch, point.size), options.rounds, console, memory=True)
     title = f"{point.architecture.name}, batch {point.batch} at {point.size}x{point.size}"
     shown = {name: {"peak MiB": values["peak_mib"]} for name, values in found.columns.items()}
     print_timings(console, title, found.timings, entries[0].name, shown)
@@ -184,25 +165,25 @@ def collect_points(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [points[at] for at in sorted(points)]
 
 
-def measure_small(folder: Path, args: argparse.Namespace, console: "Console") -> None:
+def measure_small(folder: Path, options: Options, console: "Console") -> None:
     """Measure small networks on batches of 64 images of 32x32: ours and plain PyTorch in all precisions and layouts."""
     from resnext.bench.candidates import CandidateSpec, TrainWorkload, measure_candidates
     from resnext.bench.train_step import StepConfig
     from resnext.model.architecture import Architecture
 
-    ways = [StepConfig("resnext", p) for p in ("bf16", "fp32")]
-    ways += [StepConfig("plain", p, channels_last=nhwc) for p in ("fp32", "bf16") for nhwc in (False, True)]
+    configs = [StepConfig("resnext", p) for p in ("bf16", "fp32")]
+    configs += [StepConfig("plain", p, channels_last=nhwc) for p in ("fp32", "bf16") for nhwc in (False, True)]
     rows: list[dict[str, object]] = []
     for name, changes in SMALL_NETWORKS:
         a = Architecture.parse(name, num_classes=10, **changes)
-        entries = [CandidateSpec(str(way), a, way) for way in ways]
-        found = measure_candidates(entries, TrainWorkload(64, 32), 5 * args.rounds, console)
+        entries = [CandidateSpec(str(config), a, config) for config in configs]
+        found = measure_candidates(entries, TrainWorkload(64, 32), 5 * options.rounds, console)
         ours = max(found.timings[:2], key=lambda timing: timing.median)
         print_timings(console, f"{a.name}, batch 64 at 32x32", found.timings, ours.name)
         rows += make_timing_rows(found.timings, ours.name, found.columns)
     path = make_csv_path(folder, SMALL)
-    write_rows(path, rows, collect_protocol(args.command))
-    console.print(str(path), highlight=False, markup=False, soft_wrap=True)
+    write_rows(path, rows, collect_protocol(options.command))
+    console.print(str(path))
 
 
 def _is_same_measurement(row: Mapping[str, str], facts: Mapping[str, str]) -> bool:

@@ -1,6 +1,6 @@
 """Measure the accuracy that a precision costs, on all held-out images of a run."""
 
-import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,12 @@ def open_held_out_images(model: str) -> Dataset | None:
 
 
 def measure_accuracy(
-    args: argparse.Namespace, network: Network, calibration: Tensor | None, console: Any, held_out: Dataset | None
+    precisions: Sequence[str],
+    engine: str,
+    network: Network,
+    calibration: Tensor | None,
+    console: Any,
+    held_out: Dataset | None,
 ) -> list[dict[str, object]]:
     """Evaluate each precision against plain fp32, print the errors, and return CSV rows; nothing without images."""
     if held_out is None:
@@ -34,22 +39,17 @@ def measure_accuracy(
 
     plain = judged(network)
     wrong = plain.n - plain.correct1
-    console.print(
-        f"{held_out.name}: {wrong} errors on {plain.n:,} images in plain fp32 ({plain.top1_error:.2f} %)",
-        highlight=False,
-    )
+    console.print(f"{held_out.name}: {wrong} errors on {plain.n:,} images in plain fp32 ({plain.top1_error:.2f} %)")
     rows: list[dict[str, object]] = []
-    for precision in args.precision:
+    for precision in precisions:
         images = calibration if precision == "int8" else None
         goal = "throughput"
-        predictor = Predictor(network, engine=args.engine, precision=precision, goal=goal, batch=64, calibration=images)
+        predictor = Predictor(network, engine=engine, precision=precision, goal=goal, batch=64, calibration=images)
         found = judged(predictor)
         lost, changed = found.top1_error - plain.top1_error, int((found.predicted != plain.predicted).sum())
         console.print(
             f"  {precision}: {found.n - found.correct1} errors, {lost:+.2f} percentage points, {changed} predictions "
             f"changed ({predictor.engine})",
-            highlight=False,
-            soft_wrap=True,
         )
         rows.append(
             {

@@ -8,7 +8,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
@@ -19,7 +19,7 @@ from resnext.errors import RequestError, WorkError
 Work = Callable[[], object]
 Progress = Callable[[int, int, str], None]  # repetitions done, total, next candidate ("" at the end)
 MIB = 1 << 20
-CHILD_CODE = "from resnext.bench.measure import _measure_here; _measure_here()"
+CHILD_CODE = "from resnext.bench.measure import measure_in_child; measure_in_child()"
 
 
 @dataclass(frozen=True)
@@ -72,24 +72,24 @@ def time_interleaved(
     """
     if rounds < 1:
         raise RequestError(f"--rounds {rounds} must be at least 1")
-    if len({arm.name for arm in candidates}) < len(candidates):
-        raise RequestError(f"two candidates have the same name: {', '.join(arm.name for arm in candidates)}")
-    seconds: dict[str, list[float]] = {arm.name: [] for arm in candidates}
+    seconds: dict[str, list[float]] = {candidate.name: [] for candidate in candidates}
+    if len(seconds) < len(candidates):
+        raise RequestError(f"two candidates have the same name: {', '.join(c.name for c in candidates)}")
     done, total = 0, len(candidates) * (rounds + warmup)
     for number in range(-warmup, rounds):
         first = number % len(candidates) if candidates else 0
-        for arm in (*candidates[first:], *candidates[:first]):
+        for candidate in (*candidates[first:], *candidates[:first]):
             if progress is not None:
-                progress(done, total, arm.name)
+                progress(done, total, candidate.name)
             start = time.perf_counter()
-            arm.work()
+            candidate.work()
             taken = time.perf_counter() - start
             if number >= 0:
-                seconds[arm.name].append(taken)
+                seconds[candidate.name].append(taken)
             done += 1
     if progress is not None:
         progress(done, total, "")
-    return [Timing(arm.name, arm.images, tuple(seconds[arm.name])) for arm in candidates]
+    return [Timing(candidate.name, candidate.images, tuple(seconds[candidate.name])) for candidate in candidates]
 
 
 def compute_speed_ratio(of: Timing, to: Timing) -> tuple[float, float, float]:
@@ -98,32 +98,28 @@ def compute_speed_ratio(of: Timing, to: Timing) -> tuple[float, float, float]:
     return statistics.median(ratios), *_compute_quartiles(ratios)
 
 
-def measure_peak_memory(
-    prepare: str, *arguments: object, times: int = 2, environment: Mapping[str, str] | None = None
-) -> float:
+def measure_peak_memory(prepare: Callable[..., Work], *arguments: object) -> float:
     """Measure by how many MiB some work raises the peak resident memory of a fresh process.
 
-    ``prepare`` names a function as ``package.module:function``. It gets ``arguments`` (plain values) and returns the
-    work, a callable that runs ``times`` times. What ``prepare`` itself allocates is not counted. The process gets
-    ``environment`` in addition to this one's variables. Raises WorkError if the process fails.
+    ``prepare``, a function of a module, gets ``arguments`` (plain values) and returns the work, which runs twice. What
+    ``prepare`` itself allocates is not counted. Raises WorkError if the process fails.
     """
-    variables = os.environ | dict(environment or {}) | {"PYTHONPATH": os.pathsep.join(p or "." for p in sys.path)}
-    command = [sys.executable, "-c", CHILD_CODE, json.dumps([prepare, list(arguments), times])]
+    variables = os.environ | {"PYTHONPATH": os.pathsep.join(p or "." for p in sys.path)}
+    command = [sys.executable, "-c", CHILD_CODE, json.dumps([prepare.__module__, prepare.__name__, arguments])]
     done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", env=variables, check=False)
     try:
         return float(done.stdout.strip().splitlines()[-1])
     except (IndexError, ValueError):
         said = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
-        raise WorkError(f"the memory of {prepare} could not be measured: {said}") from None
+        raise WorkError(f"the memory of {prepare.__name__} could not be measured: {said}") from None
 
 
-def _measure_in_child() -> None:
+def measure_in_child() -> None:
     """Measure the peak memory in the fresh process of ``measure_peak_memory``, and print it in MiB."""
-    prepare, arguments, times = json.loads(sys.argv[1])
-    module, _, function = prepare.partition(":")
+    module, function, arguments = json.loads(sys.argv[1])
     work = getattr(import_module(module), function)(*arguments)
     before = _reset_peak()
-    for _ in range(times):
+    for _ in range(2):
         work()
     print((_read_peak() - before) / MIB)
 

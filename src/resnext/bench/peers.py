@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from importlib.util import find_spec
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from resnext.errors import RequestError, did_you_mean
 from resnext.model.architecture import Architecture
@@ -43,6 +43,15 @@ def build_network(library: str, architecture: Architecture) -> nn.Module:
     return theirs.train()
 
 
+def build_peer(library: str, network: Network) -> nn.Module | None:
+    """Build the network of another library with the same weights, in evaluation mode; None if it has none."""
+    if not _is_installed(library) or not _can_build(library, network.architecture):
+        return None
+    theirs, state = _BUILDERS[library](network)
+    theirs.load_state_dict(state, strict=True)
+    return theirs.eval()
+
+
 def stabilize_weights(model: Network) -> Network:
     """Change the weights so that rounding errors stay small and gradients can be compared.
 
@@ -58,7 +67,7 @@ def stabilize_weights(model: Network) -> Network:
     return model
 
 
-def _build_torchvision(model: Network) -> tuple[nn.Module, dict]:
+def _build_torchvision(model: Network) -> tuple[nn.Module, dict[str, Tensor]]:
     from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
     a = model.architecture
@@ -69,7 +78,7 @@ def _build_torchvision(model: Network) -> tuple[nn.Module, dict]:
     return theirs, torchvision_names.to_torchvision(model)
 
 
-def _build_timm(model: Network) -> tuple[nn.Module, dict]:
+def _build_timm(model: Network) -> tuple[nn.Module, dict[str, Tensor]]:
     import timm
 
     state, config = timm_names.to_timm(model)
@@ -77,7 +86,7 @@ def _build_timm(model: Network) -> tuple[nn.Module, dict]:
     return theirs, state
 
 
-_BUILDERS: dict[str, Callable[[Network], tuple[nn.Module, dict]]] = {
+_BUILDERS: dict[str, Callable[[Network], tuple[nn.Module, dict[str, Tensor]]]] = {
     "torchvision": _build_torchvision,
     "timm": _build_timm,
 }

@@ -1,57 +1,46 @@
 """Results of a benchmark: a table on the terminal, and rows of ``bench-WHAT.csv`` that include the protocol."""
 
-import argparse
 import csv
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from resnext.bench.measure import Progress, Timing, compute_speed_ratio
 from resnext.errors import RequestError
 from resnext.files import atomic_write, check_folder
+from resnext.text import format_number
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-PROTOCOL_KEYS = (
-    "date",
-    "resnext",
-    "torch",
-    "torchvision",
-    "cpu",
-    "isa",
-    "cores",
-    "threads",
-)  # keys of describe_environment()
+# keys of describe_environment()
+PROTOCOL_KEYS = ("date", "resnext", "torch", "torchvision", "cpu", "isa", "cores", "threads")
 VARIABLE_PREFIXES = (
-    "RESNEXT_",
-    "ONEDNN_",
-    "ATEN_",
-    "OMP_",
-    "KMP_",
-    "MKL_",
-    "DNNL_",
-    "MALLOC_",
-    "LD_PRELOAD",
-    "GLIBC_TUNABLES",
+    *("RESNEXT_", "ONEDNN_", "ATEN_", "OMP_", "KMP_", "MKL_", "DNNL_"),
+    *("MALLOC_", "LD_PRELOAD", "GLIBC_TUNABLES"),
 )
 MAX_CSV_BYTES = 16 << 20  # bytes; larger CSV files are refused
 
 Values = Mapping[str, object]
 
 
-def add_out_option(parser: argparse.ArgumentParser) -> None:
-    """Add the option ``--out``, which all benchmarks share."""
-    parser.add_argument(
-        "--out", metavar="DIR", help="folder for the CSV (default: results if it exists, else the current folder)"
-    )
+@dataclass(frozen=True, kw_only=True)
+class BenchOptions:
+    """The options that all benchmarks share."""
+
+    command: str  # that repeats the benchmark
+    out: str | None = None  # folder of the CSV
 
 
-def make_out_folder(args: argparse.Namespace) -> Path:
-    """Create and return the output folder; call it before measuring. Raises RequestError if it cannot be written."""
-    folder = Path(args.out).expanduser() if args.out else Path("results") if Path("results").is_dir() else Path()
+def make_out_folder(out: str | None) -> Path:
+    """Create and return the output folder: ``out`` if given. Call it before measuring.
+
+    Raises RequestError if it cannot be written.
+    """
+    folder = Path(out).expanduser() if out else Path("results") if Path("results").is_dir() else Path()
     check_folder(folder, "--out")
     folder.mkdir(parents=True, exist_ok=True)
     return folder
@@ -69,8 +58,8 @@ def show_progress(what: str) -> Iterator[Progress]:
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(what, total=None)
 
-        def progress(done: int, total: int, arm: str) -> None:
-            bar.update(task, completed=done, total=total, description=f"{what}: {arm}" if arm else what)
+        def progress(done: int, total: int, candidate: str) -> None:
+            bar.update(task, completed=done, total=total, description=f"{what}: {candidate}" if candidate else what)
 
         yield progress
 
@@ -84,6 +73,8 @@ def print_timings(
     """
     from rich.table import Table
 
+    from resnext.text import format_number
+
     more = more or {}
     further = list(dict.fromkeys(heading for values in more.values() for heading in values))
     table = Table(box=None, header_style="bold", title=title, title_justify="left", title_style="bold")
@@ -96,7 +87,7 @@ def print_timings(
         said = "" if timing is reference else f"{middle:.2f}x ({low:.2f}-{high:.2f})"
         values = more.get(timing.name, {})
         table.add_row(
-            timing.name, _format_number(timing.median), _format_number(timing.best), f"{timing.spread:.0%}", said,
+            timing.name, format_number(timing.median), format_number(timing.best), f"{timing.spread:.0%}", said,
             *(_format_value(values.get(heading)) for heading in further),
         )  # fmt: skip
     console.print(table)
@@ -174,9 +165,4 @@ def _find_timing(timings: Sequence[Timing], name: str) -> Timing:
 
 
 def _format_value(value: object) -> str:
-    return "" if value is None else _format_number(value) if isinstance(value, float) else str(value)
-
-
-def _format_number(value: float) -> str:
-    """Format with three digits, but whole numbers in full: 0.0241, 3.35, 1,051."""
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+    return "" if value is None else format_number(value) if isinstance(value, float) else str(value)

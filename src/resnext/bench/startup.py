@@ -1,13 +1,13 @@
 """``resnext bench startup``: time of ``resnext --help`` and ``import resnext``, each in a fresh process."""
 
-import argparse
 import subprocess
 import sys
+from dataclasses import dataclass
 from functools import partial
 
 from resnext.bench.measure import Candidate, Timing, time_interleaved
 from resnext.bench.results import (
-    add_out_option,
+    BenchOptions,
     collect_protocol,
     make_csv_path,
     make_out_folder,
@@ -28,19 +28,20 @@ STARTS = {  # name -> arguments of python, limit in seconds
 MAX_IMPORTS = 6  # slowest imports that are listed if a start exceeds its limit
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of ``resnext bench startup``."""
-    parser.add_argument("--rounds", type=int, default=9, metavar="N", help="timed starts of each [%(default)s]")
-    add_out_option(parser)
+@dataclass(frozen=True, kw_only=True)
+class Options(BenchOptions):
+    """The options of ``resnext bench startup``."""
+
+    rounds: int
 
 
-def run(args: argparse.Namespace) -> int:
+def run(options: Options) -> int:
     """Run the benchmark; exit status 0, also if a start exceeds its limit. Raises WorkError if a start fails."""
-    path = make_csv_path(make_out_folder(args), "startup")
+    path = make_csv_path(make_out_folder(options.out), "startup")
     read_rows(path)
     with show_progress("starts") as progress:
-        arms = [Candidate(name, partial(_run_python, words), 1) for name, (words, _) in STARTS.items()]
-        timings = time_interleaved(arms, args.rounds, progress=progress)
+        candidates = [Candidate(name, partial(_run_python, words), 1) for name, (words, _) in STARTS.items()]
+        timings = time_interleaved(candidates, options.rounds, progress=progress)
 
     from rich.table import Table
 
@@ -52,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     for heading in ("median s", "best s", "limit s", ""):
         table.add_column(heading, justify="right")
     rows = [_make_row(timing) for timing in timings]
-    write_rows(path, rows, collect_protocol(args.command))
+    write_rows(path, rows, collect_protocol(options.command))
     for row in rows:
         table.add_row(*(str(row[key]) for key in ("start", "median_seconds", "best_seconds", "limit_seconds", "kept")))
     console.print(table)
@@ -61,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
             console.print(
                 f"{row['start']}: slowest imports: {', '.join(find_costly_imports(STARTS[str(row['start'])][0]))}"
             )
-    console.print(str(path), highlight=False, markup=False, soft_wrap=True)
+    console.print(str(path))
     return 0
 
 

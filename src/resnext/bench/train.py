@@ -5,14 +5,15 @@ backward and SGD with momentum, on one fixed batch of noise. All candidates star
 outputs are compared before the first round.
 """
 
-import argparse
 import os
 import shlex
 import subprocess
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from resnext.bench.results import (
-    add_out_option,
+    BenchOptions,
     collect_protocol,
     make_csv_path,
     make_out_folder,
@@ -40,95 +41,70 @@ ISA_CAPS = {  # environment variables that limit the instructions of PyTorch, on
 }
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of ``resnext bench train``."""
-    parser.add_argument("model", nargs="?", default="resnext50_32x4d", metavar="MODEL", help="(default: %(default)s)")
-    add_batch_options(parser, 32, 224)
-    parser.add_argument(
-        "--rounds", type=int, default=7, metavar="N", help="timed steps of each candidate [%(default)s]"
-    )
-    add_peers_option(parser)
-    parser.add_argument(
-        "--precision", choices=("bf16", "fp32"), default="bf16", help="of the fastest candidates [%(default)s]"
-    )
-    parser.add_argument("--without-resnet", action="store_true", help="leave out the ResNet of the same depth")
-    parser.add_argument("--without-memory", action="store_true", help="do not measure peak memory")
-    parser.add_argument(
-        "--recompute",
-        nargs="*",
-        choices=RECOMPUTE_LEVELS,
-        default=[],
-        help="also measure ours with these levels of recomputation",
-        metavar="LEVEL",
-    )
-    parser.add_argument(
-        "--isa", choices=tuple(ISA_CAPS), help="limit the instruction set, as on a machine without wider instructions"
-    )
-    add_out_option(parser)
+@dataclass(frozen=True, kw_only=True)
+class Options(BenchOptions):
+    """The options of ``resnext bench train``."""
+
+    model: str
+    batch: int
+    size: int
+    rounds: int
+    peers: Sequence[str] | None
+    precision: str
+    without_resnet: bool
+    without_memory: bool
+    recompute: Sequence[str]
+    isa: str | None
 
 
-def add_batch_options(parser: argparse.ArgumentParser, batch: int, size: int) -> None:
-    """Add ``--batch`` and ``--size``, which the training benchmarks share."""
-    parser.add_argument("--batch", type=int, default=batch, metavar="N", help="images per step [%(default)s]")
-    parser.add_argument("--size", type=int, default=size, metavar="PIXELS", help="side of the images [%(default)s]")
-
-
-def add_peers_option(parser: argparse.ArgumentParser) -> None:
-    """Add ``--peers``, which the training benchmarks share."""
-    parser.add_argument(
-        "--peers", nargs="+", metavar="NAME",
-        help="torchvision, timm, plain (ours without fast paths) or none (default: torchvision, timm if possible)",
-    )  # fmt: skip
-
-
-def run(args: argparse.Namespace) -> int:
+def run(options: Options) -> int:
     """Run the benchmark; exit status 0. Raises WorkError if a candidate computes something different."""
     from resnext.bench.peers import choose_peers
     from resnext.model.stage_table import parse_paper_architecture
 
-    architecture = parse_paper_architecture(args.model)
-    check_numbers(args)
-    architecture.check_image_size(args.size, args.size)
-    peers = choose_peers(args.peers, architecture)
-    path = make_csv_path(make_out_folder(args), "train")
+    architecture = parse_paper_architecture(options.model)
+    check_numbers(options.batch, options.rounds, options.size)
+    architecture.check_image_size(options.size, options.size)
+    peers = choose_peers(options.peers, architecture)
+    path = make_csv_path(make_out_folder(options.out), "train")
     read_rows(path)
-    if args.isa and not _is_isa_capped(args.isa):
-        return _run_with_isa_cap(args)
+    if options.isa and not _is_isa_capped(options.isa):
+        return _run_with_isa_cap(options, options.isa)
 
     from resnext.bench.candidates import TrainWorkload, list_candidates, measure_candidates
     from resnext.screen import make_screen
 
     console = make_screen()
-    task = TrainWorkload(args.batch, args.size)
-    entries = list_candidates(architecture, peers, args.precision, args.recompute, resnet=not args.without_resnet)
-    found = measure_candidates(entries, task, args.rounds, console, memory=not args.without_memory)
-    title = f"A training step of {architecture.name}, batch {args.batch} at {args.size}x{args.size}"
+    task = TrainWorkload(options.batch, options.size)
+    entries = list_candidates(
+        architecture, peers, options.precision, options.recompute, resnet=not options.without_resnet
+    )
+    found = measure_candidates(entries, task, options.rounds, console, memory=not options.without_memory)
+    title = f"A training step of {architecture.name}, batch {options.batch} at {options.size}x{options.size}"
     shown = {name: {"peak MiB": values["peak_mib"]} for name, values in found.columns.items()}
-    write_rows(path, make_timing_rows(found.timings, entries[0].name, found.columns), collect_protocol(args.command))
-    print_timings(console, title, found.timings, entries[0].name, {} if args.without_memory else shown)
-    console.print(f"{path}", highlight=False, markup=False, soft_wrap=True)
+    write_rows(path, make_timing_rows(found.timings, entries[0].name, found.columns), collect_protocol(options.command))
+    print_timings(console, title, found.timings, entries[0].name, {} if options.without_memory else shown)
+    console.print(str(path))
     return 0
 
 
-def check_numbers(args: argparse.Namespace) -> None:
+def check_numbers(batch: int, rounds: int, size: int) -> None:
     """Check ``--batch``, ``--rounds`` and ``--size``. Raises RequestError if one is too small."""
-    if args.batch < 2:
-        raise RequestError(
-            f"--batch {args.batch} must be at least 2: batch norm computes its statistics over the batch"
-        )
-    for option in ("rounds", "size"):
-        if getattr(args, option) < 1:
-            raise RequestError(f"--{option} {getattr(args, option)} must be at least 1")
+    if batch < 2:
+        raise RequestError(f"--batch {batch} must be at least 2: batch norm computes its statistics over the batch")
+    for option, value in (("rounds", rounds), ("size", size)):
+        if value < 1:
+            raise RequestError(f"--{option} {value} must be at least 1")
 
 
 def _is_isa_capped(isa: str) -> bool:
     return all(os.environ.get(name) == value for name, value in ISA_CAPS[isa].items())
 
 
-def _run_with_isa_cap(args: argparse.Namespace) -> int:
+def _run_with_isa_cap(options: Options, isa: str) -> int:
     """Run the same command in a fresh process: the libraries read the limits only when they are loaded."""
-    words = shlex.split(args.command)[1:]
-    out = ["--out", args.out] if args.out else []
+    words = shlex.split(options.command)[1:]
+    out = ["--out", options.out] if options.out else []
     paths = os.pathsep.join(path or "." for path in sys.path)
-    variables = os.environ | ISA_CAPS[args.isa] | {"PYTHONPATH": paths}
+    variables = os.environ | ISA_CAPS[isa] | {"PYTHONPATH": paths}
     return subprocess.run([sys.executable, "-m", "resnext", *words, *out], env=variables, check=False).returncode

@@ -1,7 +1,7 @@
 """One training step of a candidate: forward, loss, backward and SGD, the same for all libraries."""
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,7 +15,6 @@ from resnext.model.network import Network
 from resnext.model.plan import Plan, autotune, fuse_all, set_activation_checkpointing
 from resnext.speed.allocator import tune_malloc
 
-PRECISIONS = ("bf16", "fp32")
 SGD: dict[str, Any] = {"lr": 0.01, "momentum": 0.9, "nesterov": True, "weight_decay": 1e-4}
 EVAL_IMAGES = 4  # images whose logits are compared in evaluation mode
 
@@ -38,18 +37,18 @@ class TrainStep:
     """A network and its optimizer on one fixed batch of noise; calling it runs a training step."""
 
     def __init__(
-        self, architecture: Architecture, way: StepConfig, batch: int, size: int, plan: Plan | None = None
+        self, architecture: Architecture, config: StepConfig, batch: int, size: int, plan: Plan | None = None
     ) -> None:
         tune_malloc()  # for all candidates of this process, as in resnext train
-        layout = torch.channels_last if way.channels_last else torch.contiguous_format
-        self.config = way
-        self.model: nn.Module = build_network(way.library, architecture)
+        layout = torch.channels_last if config.channels_last else torch.contiguous_format
+        self.config = config
+        self.model: nn.Module = build_network(config.library, architecture)
         if isinstance(self.model, Network):
             (plan or Plan()).apply(self.model)
-            if way.recompute != "no":
-                set_activation_checkpointing(self.model, way.recompute)
+            if config.recompute != "no":
+                set_activation_checkpointing(self.model, config.recompute)
         self.model.to(memory_format=layout)
-        fused = way.library == "resnext" or None  # as in resnext train with fast paths
+        fused = config.library == "resnext" or None  # as in resnext train with fast paths
         self.optimizer = torch.optim.SGD(self.model.parameters(), fused=fused, **SGD)
         generator = torch.Generator().manual_seed(0)
         images = torch.randn(batch, architecture.in_channels, size, size, generator=generator)
@@ -78,7 +77,7 @@ class TrainStep:
         """Compute the logits of the first images in evaluation mode."""
         self.model.eval()
         with torch.no_grad(), autocast(self.images.device, self.config.precision):
-            logits = self.model(self.images[:EVAL_IMAGES])
+            logits: Tensor = self.model(self.images[:EVAL_IMAGES])
         self.model.train()
         return logits.float()
 
@@ -98,16 +97,11 @@ def fuse_all_norms(architecture: Architecture, plan: Plan) -> Plan:
         return fuse_all(Network(architecture), plan)
 
 
-def make_memory_arguments(
-    architecture: Architecture, way: StepConfig, batch: int, size: int, plan: Plan | None = None
-) -> tuple[Any, ...]:
-    """Make the arguments of ``rebuild_step`` as plain values, for ``measure_peak_memory``."""
-    return architecture.to_dict(), asdict(way), batch, size, (plan or Plan()).to_dict()
-
-
-def rebuild_step(architecture: dict, way: dict, batch: int, size: int, plan: dict) -> Callable[[], object]:
+def rebuild_step(
+    architecture: dict[str, Any], config: dict[str, Any], batch: int, size: int, plan: dict[str, Any]
+) -> Callable[[], object]:
     """Build the step in a fresh process; its first call uses two images, to allocate the momentum, later ones all."""
-    step = TrainStep(Architecture(**architecture), StepConfig(**way), batch, size, Plan.from_dict(plan))
+    step = TrainStep(Architecture(**architecture), StepConfig(**config), batch, size, Plan.from_dict(plan))
     images, labels = step.images, step.labels
     step.images, step.labels = images[:2], labels[:2]
 

@@ -1,7 +1,7 @@
 """``resnext bench tune``: measure the algorithms of each layer in training, or show the tuning cache."""
 
-import argparse
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,19 +17,20 @@ if TYPE_CHECKING:
 PRECISIONS = ("bf16", "fp32")
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of ``resnext bench tune``."""
-    parser.add_argument("model", nargs="?", default="resnext50_32x4d", help="network (default %(default)s)")
-    parser.add_argument("--batch", type=int, default=32, help="images per step (default %(default)s)")
-    parser.add_argument("--size", type=int, default=224, help="side of the images in pixels (default %(default)s)")
-    parser.add_argument("--precision", choices=PRECISIONS, default="bf16", help="default %(default)s")
-    one = parser.add_mutually_exclusive_group()
-    one.add_argument("--save", metavar="FILE", help="write the plan as JSON, for train.tuning_plan; you may edit it")
-    one.add_argument("--show", action="store_true", help="do not measure; show the tuning cache of this machine")
-    one.add_argument("--forget", action="store_true", help="do not measure; delete the tuning cache of this machine")
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """The options of ``resnext bench tune``."""
+
+    model: str
+    batch: int  # images per step
+    size: int  # pixels
+    precision: str
+    save: str | None
+    show: bool
+    forget: bool
 
 
-def run(args: argparse.Namespace) -> int:
+def run(options: Options) -> int:
     """Run the command; exit status 0. Raises RequestError for an invalid network or size, or a FILE that exists."""
     import torch
 
@@ -37,25 +38,25 @@ def run(args: argparse.Namespace) -> int:
     from resnext.speed.tuning_cache import TuningCache
 
     choices, console = TuningCache.load(torch.device("cpu")), make_screen()
-    if args.forget:
+    if options.forget:
         choices.clear()
-        console.print(f"deleted: measurements of {choices.machine}", highlight=False, soft_wrap=True)
-    elif args.show:
+        console.print(f"deleted: measurements of {choices.machine}")
+    elif options.show:
         _print_choices(choices, console)
     else:
-        if args.save and Path(args.save).exists():
-            raise RequestError(f"--save {args.save} exists already; give another name")
-        if args.save:
-            check_file(Path(args.save), "--save")
-        plan, norms = _measure(args, choices, console)
-        if args.save:
-            with atomic_write(Path(args.save), "w") as file:
+        if options.save and Path(options.save).exists():
+            raise RequestError(f"--save {options.save} exists already; give another name")
+        if options.save:
+            check_file(Path(options.save), "--save")
+        plan, norms = _measure(options, choices, console)
+        if options.save:
+            with atomic_write(Path(options.save), "w") as file:
                 json.dump(plan.to_dict(), file, indent=1)
         _print_plan(plan, norms, console)
     return 0
 
 
-def _measure(args: argparse.Namespace, choices: "TuningCache", console: "Console") -> tuple["Plan", int]:
+def _measure(options: Options, choices: "TuningCache", console: "Console") -> tuple["Plan", int]:
     """Find the plan and count the norms of the network; a status line names the work that is being measured."""
     import torch
 
@@ -63,18 +64,18 @@ def _measure(args: argparse.Namespace, choices: "TuningCache", console: "Console
     from resnext.model.plan import autotune
     from resnext.speed import kernels
 
-    if args.batch < 2:
+    if options.batch < 2:
         raise RequestError(
-            f"--batch {args.batch} must be at least 2: batch norm computes its statistics over the batch"
+            f"--batch {options.batch} must be at least 2: batch norm computes its statistics over the batch"
         )
-    model = create_model(args.model, seed=0).train().to(memory_format=torch.channels_last)
-    model.architecture.check_image_size(args.size, args.size)
-    images = torch.zeros(args.batch, model.architecture.in_channels, args.size, args.size)
+    model = create_model(options.model, seed=0).train().to(memory_format=torch.channels_last)
+    model.architecture.check_image_size(options.size, options.size)
+    images = torch.zeros(options.batch, model.architecture.in_channels, options.size, options.size)
     images = images.contiguous(memory_format=torch.channels_last)
     if not kernels.is_fast_enabled():
         console.print("RESNEXT_FAST=0: all fast paths are off, so there is nothing to measure")
     with console.status("measuring") as status:
-        plan = autotune(model, images, args.precision, cache=choices, progress=lambda work: status.update(work))
+        plan = autotune(model, images, options.precision, cache=choices, progress=lambda work: status.update(work))
     return plan, sum(isinstance(layer, torch.nn.BatchNorm2d) for layer in model.modules())
 
 
@@ -82,8 +83,8 @@ def _print_plan(plan: "Plan", norms: int, console: "Console") -> None:
     """Print the algorithms of each convolution, and how many norms are fused."""
     for name, ways in plan.convolutions.items():
         said = f"{ways.forward}, {ways.input_gradient}, {ways.weight_gradient}"
-        console.print(f"{name:<24} forward, input gradient, weight gradient: {said}", highlight=False)
-    console.print(f"fused: {len(plan.norms)} of {norms} norms", highlight=False)
+        console.print(f"{name:<24} forward, input gradient, weight gradient: {said}")
+    console.print(f"fused: {len(plan.norms)} of {norms} norms")
 
 
 def _print_choices(choices: "TuningCache", console: "Console") -> None:
@@ -107,7 +108,5 @@ def _print_choices(choices: "TuningCache", console: "Console") -> None:
     if choices.timings:
         console.print(table)
     else:
-        console.print(
-            f"nothing has been measured yet on {choices.machine}", highlight=False, markup=False, soft_wrap=True
-        )
-    console.print(f"stored in {choices.path}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"nothing has been measured yet on {choices.machine}")
+    console.print(f"stored in {choices.path}")

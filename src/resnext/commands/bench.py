@@ -2,12 +2,15 @@
 
 import argparse
 import shlex
+from dataclasses import fields
 from importlib import import_module
 from typing import Any
 
+from resnext.commands.bench_arguments import ADD_ARGUMENTS
+
 SUMMARY = "Measure speed and memory on this machine, alternating with other libraries in one process."
 
-ACTIONS = {  # each action has add_arguments(parser) and run(args) in resnext.bench.ACTION
+ACTIONS = {  # each has its arguments in bench_arguments, and Options and run(options) in resnext.bench.ACTION
     "train": "a training step, beside torchvision and timm",
     "infer": "inference with each engine, beside torchvision and timm",
     "detect": "training step and inference of a detector, beside torchvision's Faster R-CNN",
@@ -29,7 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the benchmark and return its exit status."""
-    return int(_import_action(args.action).run(args))
+    action = import_module(f"resnext.bench.{args.action}")
+    options = {field.name: getattr(args, field.name) for field in fields(action.Options)}
+    return int(action.run(action.Options(**options)))
 
 
 def _add_arguments_lazily(parser: argparse.ArgumentParser, name: str) -> None:
@@ -37,16 +42,12 @@ def _add_arguments_lazily(parser: argparse.ArgumentParser, name: str) -> None:
     parse = parser.parse_known_args
 
     def parse_known_args(words: Any = None, namespace: Any = None) -> Any:
-        _import_action(name).add_arguments(parser)
+        ADD_ARGUMENTS[name](parser)
         args, unknown = parse(words, namespace)
         args.command = shlex.join(["resnext", "bench", name, *_remove_out_option(list(words))])
         return args, unknown
 
     parser.parse_known_args = parse_known_args  # type: ignore[method-assign, assignment]
-
-
-def _import_action(name: str) -> Any:
-    return import_module(f"resnext.bench.{name}")
 
 
 def _remove_out_option(words: list[str]) -> list[str]:

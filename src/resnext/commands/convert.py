@@ -1,22 +1,19 @@
 """``resnext convert``: convert weights between formats, verified by reading them back."""
 
 import argparse
-import json
 import re
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from resnext.errors import RequestError, did_you_mean, escape_unprintable
-from resnext.files import check_folder
-from resnext.run_directory import CHECKPOINT_NAMES, MAX_JSON_BYTES, RunDirectory, check_checkpoint_choice, is_run
+from resnext.files import check_output
+from resnext.run_directory import CHECKPOINT_NAMES, RunDirectory, check_checkpoint_choice, is_run
 
 if TYPE_CHECKING:
-    from resnext.data.preprocessing import Preprocessing
     from resnext.deploy.publish import ModelCardInfo
     from resnext.model.network import Network
-    from resnext.weights.origin import Origin
+    from resnext.weights.released import Origin
+    from resnext.weights.writers import Writer
 
 SUMMARY = "Convert weights between formats: Torch7, torchvision, timm, detectron2, pycls, hub folders, and ours."
 
@@ -71,6 +68,8 @@ def run(args: argparse.Namespace) -> int:
     from resnext.weights import load
     from resnext.weights.adapters.naming import UNKNOWN_PREPROCESSING
     from resnext.weights.hub import fetch, is_remote
+    from resnext.weights.presets import find_class_names, find_preprocessing
+    from resnext.weights.released import describe_source, remove_local_paths
     from resnext.weights.writers import write_verified
 
     out = Path(args.out)
@@ -79,13 +78,16 @@ def run(args: argparse.Namespace) -> int:
     check_card_options(args.name, args.licence, target)
     check_checkpoint_choice(args.checkpoint, [args.source])
     path = fetch(args.source) if is_remote(args.source) else Path(args.source)
-    check_output(path, out, args.checkpoint, folder=is_folder_target(target, out), overwrite=args.overwrite)
+    file = RunDirectory(path).weights(args.checkpoint) if is_run(path) else path
+    check_output(out, (path, file), folder=is_folder_target(target, out), overwrite=args.overwrite)
+    if is_run(out):
+        raise RequestError(f"{out} is a run directory; give another OUT")
     model = load(
         path,
         args.checkpoint,
         form=form,
         num_classes=args.num_classes,
-        classes=read_class_names(args.classes),
+        classes=None if args.classes is None else find_class_names(args.classes),
         in_channels=args.in_channels,
         stride_in_1x1=None if args.stride_in_1x1 is None else args.stride_in_1x1 == "yes",
         detector_backbone=True,
@@ -94,7 +96,7 @@ def run(args: argparse.Namespace) -> int:
         model.preprocessing = find_preprocessing(args.preprocessing, model.architecture.in_channels)
         notes = [note for note in model.provenance.get("notes", []) if note != UNKNOWN_PREPROCESSING]
         model.provenance["notes"] = [*notes, f"the preprocessing is {args.preprocessing}, as given by --preprocessing"]
-    origin = describe_source(model, args.source, path, args.checkpoint)
+    origin = describe_source(model.provenance, args.source, file)
     if not isinstance(model.provenance.get("source"), dict):
         model.provenance["source"] = origin.to_dict()
     write = choose_writer(target, args, model, path)
@@ -152,123 +154,16 @@ def check_card_options(name: str | None, licence: str | None, target: str) -> No
         raise RequestError(f"--licence {licence!r} should be one word, such as apache-2.0")
 
 
-def check_output(source: Path, out: Path, checkpoint: str, *, folder: bool, overwrite: bool) -> None:
-    """Check OUT; raises RequestError if it is IN, or exists and may not be replaced."""
-    read = RunDirectory(source).weights(checkpoint) if is_run(source) else source
-    for path in (source, read):
-        if out.exists() and path.exists() and out.samefile(path):
-            raise RequestError(f"{out} is the input too; give another OUT")
-    check_folder(out if folder and out.is_dir() else out.absolute().parent, f"{out}: the folder")
-    if not out.exists() and not out.is_symlink():
-        return
-    if folder != out.is_dir():
-        raise RequestError(f"{out} is {'not a folder' if folder else 'a folder'}; give another OUT")
-    if not overwrite and not (folder and not any(out.iterdir())):
-        raise RequestError(f"{out} exists; --overwrite replaces {'its files' if folder else 'it'}")
-    if is_run(out):
-        raise RequestError(f"{out} is a run directory; give another OUT")
-
-
-def read_class_names(given: str | None) -> tuple[str, ...] | None:
-    """Read class names: a known list, or the lines of a UTF-8 file."""
-    if given is None:
-        return None
-    from resnext.data.imagenet_classes import imagenet_classes
-    from resnext.weights import presets
-
-    words: dict[str, Callable[[], tuple[str, ...]]] = {
-        "imagenet": imagenet_classes,
-        "cifar10": lambda: presets.CIFAR10_CLASSES,
-        "cifar100": lambda: presets.CIFAR100_CLASSES,
-    }
-    if given in words:
-        return words[given]()
-    names = [line.strip() for line in _read_text(given, "class names", words).splitlines()]
-    while names and not names[-1]:
-        names.pop()
-    for number, name in enumerate(names, start=1):
-        if not name:
-            raise RequestError(f"{given}: line {number} is empty; each line names one class")
-    if not names:
-        raise RequestError(f"{given} names no classes")
-    return tuple(names)
-
-
-def find_preprocessing(given: str, channels: int) -> "Preprocessing":
-    """Find a known preprocessing, or read one from a JSON file; it must have ``channels`` channels."""
-    from resnext.data.preprocessing import Preprocessing
-    from resnext.weights.presets import PREPROCESSINGS
-
-    found = PREPROCESSINGS.get(given)
-    if found is None:
-        text = _read_text(given, "preprocessing", PREPROCESSINGS)
-        try:
-            found = Preprocessing.from_dict(json.loads(text))
-        except RequestError as error:
-            raise RequestError(f"{given}: {error}") from None
-        except (ValueError, RecursionError) as error:
-            raise RequestError(f"{given} is not JSON: {error}") from None
-    if found.channels != channels:
-        raise RequestError(f"--preprocessing {given} is for {found.channels} channels; the network takes {channels}")
-    return found
-
-
-def _read_text(path: str, what: str, words: Any) -> str:
-    """Read a text file given by the user. Raises RequestError, with the nearest known word."""
-    file = Path(path)
-    try:
-        if file.stat().st_size > MAX_JSON_BYTES:
-            raise RequestError(f"{path} is too large for {what}")
-        return file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError:
-        raise RequestError(f"{path} is not UTF-8 text, so it holds no {what}") from None
-    except OSError:
-        raise RequestError(
-            f"{path!r} is neither a file with {what} nor a known word{did_you_mean(path, words)}"
-        ) from None
-
-
-def describe_source(model: "Network", source: str, path: Path, checkpoint: str) -> "Origin":
-    """Describe the source, IN: its file with size and SHA-256, and its URL if it has one."""
-    from resnext.weights.origin import find_origin
-    from resnext.weights.readers.detect_format import WEIGHTS_FILE_NAMES
-
-    file = RunDirectory(path).weights(checkpoint) if is_run(path) else path
-    if file.is_dir():
-        file = next((file / name for name in WEIGHTS_FILE_NAMES if (file / name).exists()), file)
-    converted = isinstance(model.provenance.get("source"), dict)
-    about = {"format": "resnext" if converted else model.provenance.get("format")}
-    address = find_origin(about, source) if source != str(path) else None
-    found = find_origin(about, file)
-    return replace(found, hub=address.hub, url=address.url) if address else found
-
-
-def remove_local_paths(provenance: dict[str, Any]) -> None:
-    """Remove local paths from the record of a run's initial weights; keep their origin."""
-    from resnext.weights.hub import is_remote
-    from resnext.weights.origin import find_origin
-
-    start = provenance.get("init")
-    if not isinstance(start, dict):
-        return
-    weights = str(start.get("weights"))
-    if not is_remote(weights):
-        source = start.get("source") or find_origin(start, weights).to_dict()
-        provenance["init"] = start | {"weights": Path(weights).name, "source": source}
-
-
-def choose_writer(
-    target: str, args: argparse.Namespace, model: "Network", path: Path
-) -> "Callable[[Network, Path], None]":
+def choose_writer(target: str, args: argparse.Namespace, model: "Network", path: Path) -> "Writer":
     """Choose the function that writes the format."""
     from resnext.deploy import publish
-    from resnext.weights import writers
+    from resnext.weights import native, writers
 
     if target == "hub":
         about = collect_card_facts(args, model, path)
         return lambda network, folder: publish.write_hub_folder(network, folder, about)
     return {
-        "ours": writers.write_native,
+        "ours": native.save,
         "torchvision": writers.write_torchvision,
         "timm": writers.write_timm,
         "detectron2": writers.write_detectron2,
@@ -279,7 +174,7 @@ def collect_card_facts(args: argparse.Namespace, model: "Network", path: Path) -
     """Collect the facts for the model card: name, licence, the public file it comes from, the run."""
     from resnext.deploy.publish import ModelCardInfo
     from resnext.weights.native import DETECTOR_FORMAT
-    from resnext.weights.origin import identify_source, is_unchanged
+    from resnext.weights.released import identify_source, is_unchanged
 
     return ModelCardInfo(
         name=args.name,

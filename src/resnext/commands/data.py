@@ -2,17 +2,17 @@
 
 import argparse
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from resnext.commands import data_boxes
-from resnext.detect.settings import SOURCES as BOXES
+from resnext.sources import BOX_FORMATS, SOURCES, import_function, list_sources
 
 if TYPE_CHECKING:
     from resnext.settings import DataSettings
 
 SUMMARY = "Check a data set before training on it, or write it as shards."
-CLASSIFICATION_SOURCES = ("folder", "imagenet", "imagenet5k", "webdataset", "parquet")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         description="Reads every image of PATH as training would and writes the findings into a CSV file; PATH is not "
         "changed. Exit status 1 when training would fail, 2 when PATH cannot be used.",
     )
-    _add_data_arguments(check, (*CLASSIFICATION_SOURCES, *BOXES))
+    _add_data_arguments(check, (*list_sources(has_image_files=True), *BOX_FORMATS))
     check.add_argument(
         "--csv", default="data-check.csv", metavar="FILE", help="where the findings go (default: %(default)s)"
     )
@@ -42,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "with the class names and a list of the source of each image. OUT must not exist; it is created only when all "
         "is written.",
     )
-    _add_data_arguments(shard, CLASSIFICATION_SOURCES)
+    _add_data_arguments(shard, list_sources(has_image_files=True))
     shard.add_argument("out", metavar="OUT", help="the folder to create")
     shard.add_argument(
         "--images-per-shard", type=int, default=5000, metavar="N", help="images in each shard (default: %(default)s)"
@@ -56,7 +56,7 @@ def _add_data_arguments(parser: argparse.ArgumentParser, kinds: tuple[str, ...])
         "path",
         metavar="PATH",
         help="folder with train/ and val/, or with one folder per class; or ImageNet's archives, shards or Parquet"
-        + ("; or images with boxes in COCO or Pascal VOC format" if BOXES[0] in kinds else ""),
+        + ("; or images with boxes in COCO or Pascal VOC format" if set(BOX_FORMATS) <= set(kinds) else ""),
     )
     parser.add_argument("--source", choices=kinds, help="type of the data at PATH (default: detected)")
     parser.add_argument("--val-path", metavar="PATH", help="held-out images, if not inside PATH")
@@ -79,9 +79,8 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run_check(args: argparse.Namespace) -> int:
-    from resnext.data.tools.check_folder import check_image_folder
-    from resnext.data.tools.check_source import check_source
-    from resnext.data.tools.findings import CheckReport, pluralize
+    from resnext.data.tools.check_source import find_wrong_archives
+    from resnext.data.tools.findings import CheckReport, pluralize, sort_findings
     from resnext.errors import RequestError
 
     if args.workers is not None and args.workers < 1:
@@ -92,10 +91,12 @@ def _run_check(args: argparse.Namespace) -> int:
     report: CheckReport
     if source := data_boxes.choose_box_source(args):
         report = data_boxes.check_boxes(args, source, progress)
-    elif (settings := _build_settings(args)).source == "folder":
-        report = check_image_folder(settings, args.workers, progress)
     else:
-        report = check_source(settings, args.workers, progress, args.md5)
+        settings = _build_settings(args)
+        report = import_function(SOURCES[settings.source].check)(settings, args.workers, progress)
+        if args.md5:
+            found = (*report.findings, *find_wrong_archives(settings))
+            report = replace(report, findings=sort_findings(found))
     report.write_csv(csv)
     for line in report.summary_lines():
         print(line)
@@ -120,10 +121,10 @@ def _build_settings(args: argparse.Namespace) -> "DataSettings":
     """Build the data settings from the arguments."""
     from resnext.data.tools.check_source import guess_source
     from resnext.errors import RequestError
-    from resnext.settings import DataSettings, SourceName
+    from resnext.settings import DataSettings
 
-    source: SourceName = args.source or guess_source(args.path)
-    if args.val_fraction is not None and source != "folder":
+    source = args.source or guess_source(args.path)
+    if args.val_fraction is not None and source not in list_sources(val_fraction=True):
         raise RequestError(f"--val-fraction splits a folder of classes, but {args.path} is {source}")
     return DataSettings(
         source=source,

@@ -4,6 +4,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from resnext.sources import BOX_FORMATS
+
 if TYPE_CHECKING:
     from resnext.detect.data.check import BoxReport
     from resnext.detect.settings import SourceName
@@ -40,10 +42,9 @@ def add_minival_action(actions: "argparse._SubParsersAction[argparse.ArgumentPar
 def choose_box_source(args: argparse.Namespace) -> "SourceName | Literal['']":
     """Choose coco or voc, as given or as PATH looks like; empty for other data."""
     from resnext.detect.data.find_annotations import guess_detection_source
-    from resnext.detect.settings import SOURCES
     from resnext.errors import RequestError
 
-    source = args.source if args.source in SOURCES else "" if args.source else guess_detection_source(args.path)
+    source = args.source if args.source in BOX_FORMATS else "" if args.source else guess_detection_source(args.path)
     given = [name for name in BOX_OPTIONS if getattr(args, name) is not None]
     if given and not source:
         raise RequestError(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from resnext.commands.evaluate import parse_non_negative, parse_positive
 from resnext.commands.train import add_run_options, add_setting_options, resolve_arguments
-from resnext.detect.settings import SOURCES, DetectDataSettings, DetectRecipe, DetectTrainSettings
+from resnext.detect.settings import DetectDataSettings, DetectRecipe, DetectTrainSettings
 from resnext.errors import RequestError, escape_unprintable
 from resnext.files import check_file, check_folder
 from resnext.recipe import read_recipe
@@ -21,6 +21,7 @@ from resnext.run_directory import (
     is_run,
     read_step,
 )
+from resnext.sources import BOX_FORMATS
 
 if TYPE_CHECKING:
     from resnext.detect.coco_predictions import ResultIds
@@ -69,7 +70,7 @@ def _add_evaluate_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data", metavar="PATH", help="folder of images and annotations, all used [the run's own data]"
     )
-    parser.add_argument("--source", choices=SOURCES, help="format of PATH [that of the run's data, or coco]")
+    parser.add_argument("--source", choices=tuple(BOX_FORMATS), help="format of PATH [that of the run's data, or coco]")
     parser.add_argument("--annotations", metavar="FILE", help="COCO JSON or VOC list, if not at the usual place")
     parser.add_argument("--images", metavar="DIR", help="folder of the images, if not at the usual place")
     parser.add_argument("--split", choices=("val", "train"), default="val", help="held-out or training images [val]")
@@ -138,7 +139,7 @@ def _run_evaluate(args: argparse.Namespace) -> int:
     out = own if args.out is None else Path(args.out)
     if out is not None:
         from resnext.detect.evaluate.tables import FILES, FORMAT
-        from resnext.evaluate.output.tables import check_output_directory
+        from resnext.files import check_output_directory
 
         check_output_directory(out, FILES, FORMAT)
     evaluation: DetectionEvaluation | None
@@ -209,9 +210,9 @@ def _write_results(
     from resnext.detect.evaluate.report import write_detection_report
     from resnext.detect.evaluate.tables import write_detection_evaluation
 
-    write_detection_evaluation(evaluation, dataset, out, about)
+    metrics = write_detection_evaluation(evaluation, dataset, out, about)
     if is_run(out.absolute().parent) and RunDirectory(out.absolute().parent).evaluation == out.absolute():
-        write_detection_report(out.absolute().parent)
+        write_detection_report(out.absolute().parent, evaluation, dataset, metrics)
 
 
 def _evaluate_file(
@@ -388,8 +389,7 @@ def _choose_data(args: argparse.Namespace, recipe: DetectRecipe | None) -> Detec
     """Choose the labelled images: the run's own data, or all of the data given by the options."""
     if recipe is None and args.data is None:
         raise RequestError("name the images: --data PATH, a folder of images with their annotations")
-    from resnext.detect.data.find_annotations import has_annotations
-    from resnext.detect.data.open import find_data_root
+    from resnext.detect.data.annotated_split import has_annotations
 
     data = DetectDataSettings() if recipe is None else recipe.data
     if args.data is not None:  # use all of it: the recipe's limits and absolute paths are for the run's own data
@@ -400,7 +400,7 @@ def _choose_data(args: argparse.Namespace, recipe: DetectRecipe | None) -> Detec
         data = replace(data, path=args.data, max_train_images=None, max_val_images=None, **elsewhere)
     if args.source is not None:
         data = replace(data, source=args.source)
-    if args.annotations is not None or (args.data is not None and has_annotations(find_data_root(data), data, "val")):
+    if args.annotations is not None or (args.data is not None and has_annotations(data, "val")):
         data = replace(data, val_fraction=None)  # the annotations already define the split
     images = "train_images" if data.val_fraction is not None else f"{args.split}_images"
     said = {args.split: args.annotations, images: args.images}
@@ -412,19 +412,19 @@ def _print_evaluation(evaluation: "DetectionEvaluation") -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from resnext.detect.train.outputs import format_percent
     from resnext.screen import make_screen
+    from resnext.text import format_share
 
     console = make_screen()
     e = evaluation
     console.print(
-        f"AP {format_percent(e.ap)}  AP50 {format_percent(e.ap50)}  AP75 {format_percent(e.ap75)}   small "
-        f"{format_percent(e.ap_small)}  medium "
-        f"{format_percent(e.ap_medium)}  large {format_percent(e.ap_large)}\nAR of 1, 10, {e.max_detections} "
+        f"AP {format_share(e.ap)}  AP50 {format_share(e.ap50)}  AP75 {format_share(e.ap75)}   small "
+        f"{format_share(e.ap_small)}  medium "
+        f"{format_share(e.ap_medium)}  large {format_share(e.ap_large)}\nAR of 1, 10, {e.max_detections} "
         "detections "
-        f"{format_percent(e.ar1)}, {format_percent(e.ar10)}, {format_percent(e.ar100)}   small "
-        f"{format_percent(e.ar_small)}  medium "
-        f"{format_percent(e.ar_medium)}  large {format_percent(e.ar_large)}\n"
+        f"{format_share(e.ar1)}, {format_share(e.ar10)}, {format_share(e.ar100)}   small "
+        f"{format_share(e.ar_small)}  medium "
+        f"{format_share(e.ar_medium)}  large {format_share(e.ar_large)}\n"
         f"{e.n:,} images of {e.name}, {e.boxes:,} boxes, {e.detections.n:,} detections",
         highlight=False,
         markup=False,
@@ -434,7 +434,7 @@ def _print_evaluation(evaluation: "DetectionEvaluation") -> None:
     for head in ("class", "images", "boxes", "AP", "AP50", "AP75", "AR"):
         table.add_column(head, justify="left" if head == "class" else "right")
     for one in e.per_class:
-        numbers = map(format_percent, (one.ap, one.ap50, one.ap75, one.ar100))
+        numbers = map(format_share, (one.ap, one.ap50, one.ap75, one.ar100))
         table.add_row(Text(escape_unprintable(one.name)), f"{one.images:,}", f"{one.boxes:,}", *numbers)
     console.print(table)
 

@@ -24,27 +24,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def list_fast_paths() -> Iterator[tuple[str, str]]:
-    """List the state of the fast paths of training, without compiling or measuring anything."""
+    """List whether each fast path is active, and if not why, without compiling or measuring anything."""
     import torch
 
+    from resnext.data.decode.turbojpeg import find_libjpeg
     from resnext.speed import compiler, kernels
     from resnext.speed.tuning_cache import TuningCache
 
-    yield (
-        "C++ compiler",
-        compiler.find_compiler() or "none: fused operators run as plain PyTorch (install g++ or clang++)",
-    )
-    if not kernels.is_fast_enabled():
-        yield "fast paths", "off (RESNEXT_FAST=0)"
-        return
+    found = compiler.find_compiler()
+    off = "" if kernels.is_fast_enabled() else "RESNEXT_FAST=0"
+    lacking = off or ("" if found else "no C++ compiler")
+    no_libjpeg = "" if find_libjpeg() else "Pillow's libjpeg-turbo library was not found"
+    yield "C++ compiler", found or "none (install g++ or clang++, or set CXX)"
+    yield "fused kernels", describe_library("norm_act", lacking, "training", "plain PyTorch runs")
+    needs = "data.jpeg_decoder fast"
+    yield "fast JPEG decoder", describe_library("jpeg", lacking or no_libjpeg, needs, "Pillow decodes")
     known = len(TuningCache.load(torch.device("cpu")).timings)
-    yield "fused kernels", "compiled" if kernels.is_compiled() else "compiled when training first needs them"
-    yield "autotuned algorithms", f"{known} measured (resnext bench tune --show)"
+    yield "autotuned algorithms", f"inactive: {off}" if off else f"{known} measured (resnext bench tune --show)"
     glibc = platform.libc_ver()[0] == "glibc"
     yield (
         "memory between steps",
         "kept by the process" if glibc else "managed by the C library (try jemalloc or mimalloc)",
     )
+
+
+def describe_library(name: str, reason: str, user: str, instead: str) -> str:
+    """Return the state of a compiled library: inactive for a ``reason``, active, or not compiled yet."""
+    from resnext.speed.kernels import is_compiled
+
+    if reason:
+        return f"inactive, {instead} instead: {reason}"
+    return "active: compiled" if is_compiled(name) else f"compiled when {user} first needs it"
 
 
 def run(_: argparse.Namespace) -> int:

@@ -1,7 +1,9 @@
 """``resnext evaluate``: evaluate a run or a weights file on labelled images; write tables, plots and the report."""
 
 import argparse
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from resnext.commands.engine_options import (
     add_engine_options,
@@ -10,17 +12,16 @@ from resnext.commands.engine_options import (
     choose_device_name,
 )
 from resnext.errors import RequestError
+from resnext.evaluate.options import EvalOptions
+from resnext.files import check_output_directory
 from resnext.run_directory import CHECKPOINT_NAMES, RunDirectory, check_checkpoint_choice, check_run_kind
-from resnext.settings import SOURCES, RunSettings
+from resnext.settings import RunSettings
+from resnext.sources import SOURCES
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from torch import nn
-
     from resnext.evaluate.evaluator import Evaluation
     from resnext.evaluate.label_mapping import LabelMapping
-    from resnext.evaluate.setup import EvalNetworks
+    from resnext.evaluate.setup import EvalNetworks, EvalRuntime
     from resnext.train.distributed import World
 
 SUMMARY = "Evaluate a run or a weights file on labelled images."
@@ -124,98 +125,97 @@ def run(args: argparse.Namespace) -> int:
     for name in args.weights:
         check_run_kind(name, "classification", f"resnext detect evaluate {name}")
     with init_distributed(choose_device_name(args)) as world:
-        networks = load_networks(args)
+        networks = load_networks(args.weights, build_options(args))
         if args.engine is None:
             configure_process(networks.recipe.train if networks.recipe else RunSettings(), world)
         networks.to(world.device)
-        precision = args.precision or (networks.recipe.train.precision if networks.recipe else "fp32")
-        machine = build_runtime(args, networks, world, precision)
+        runtime = build_runtime(args, networks, world)
         if args.corruptions is not None or args.corrupt is not None:
-            return run_corruptions(args, networks, machine)
-        return run_evaluation(args, networks, machine)
+            return run_corruptions(args, networks, runtime, world)
+        return run_evaluation(args, networks, runtime, world)
 
 
-class EvalRuntime(NamedTuple):
-    """What an evaluation runs on: the processes, the precision, and the networks or predictors."""
-
-    world: "World"
-    precision: str
-    models: "Sequence[nn.Module]"
+def build_options(args: argparse.Namespace) -> EvalOptions:
+    """Build the options of the evaluation from the arguments of the same names."""
+    return EvalOptions(**{field.name: getattr(args, field.name) for field in fields(EvalOptions)})
 
 
-def build_runtime(args: argparse.Namespace, networks: "EvalNetworks", world: "World", precision: str) -> EvalRuntime:
+def build_runtime(args: argparse.Namespace, networks: "EvalNetworks", world: "World") -> "EvalRuntime":
     """Build the runtime: the networks themselves, or with ``--engine`` predictors, whose engine ``precision`` names."""
+    from resnext.evaluate.setup import EvalRuntime
+
+    precision = args.precision or networks.default_precision
     if args.engine is None:
-        return EvalRuntime(world, precision, networks.models)
+        return EvalRuntime(world.device, precision, networks.models)
     predictors = [
         build_predictor(args, model, weights, precision, p.image_size, min(args.batch_size, 32))
         for model, weights, p in zip(networks.models, args.weights, networks.preprocessings, strict=True)
     ]
-    return EvalRuntime(world, " + ".join(predictor.engine for predictor in predictors), predictors)
+    engines = " + ".join(predictor.engine for predictor in predictors)
+    return EvalRuntime(world.device, engines, predictors, has_engine=True)
 
 
-def evaluate_networks(
-    args: argparse.Namespace, networks: "EvalNetworks", answers: "LabelMapping", machine: EvalRuntime
+def evaluate_all_ranks(
+    args: argparse.Namespace,
+    networks: "EvalNetworks",
+    runtime: "EvalRuntime",
+    mapping: "LabelMapping",
+    world: "World",
 ) -> "Evaluation":
     """Evaluate the networks on every image once, divided among the processes."""
-    from resnext.data.loader import default_workers
-    from resnext.evaluate.ensemble import EnsembleMember
-    from resnext.evaluate.evaluator import evaluate
+    from resnext.evaluate.setup import evaluate_networks
     from resnext.progress_bar import show_image_progress
     from resnext.train.distributed_evaluation import evaluate_distributed
 
-    dataset, world = answers.dataset, machine.world
-    with show_image_progress(len(dataset) // world.size) as progress:
-        return evaluate_distributed(
-            evaluate,
-            world,
-            machine.models[0],
-            dataset,
-            networks.preprocessing,
-            batch_size=args.batch_size,
-            workers=default_workers(dataset) if args.workers is None else args.workers,
-            progress=progress,
-            views=networks.views,
-            other_members=list(map(EnsembleMember, machine.models[1:], networks.preprocessings[1:])),
-            ensemble_combine=networks.ensemble_combine,
-            output_indices=answers.output_indices,
-            precision=machine.precision,
-            channels_last=networks.channels_last and args.engine is None,
-        )
+    with show_image_progress(len(mapping.dataset) // world.size) as progress:
+
+        def evaluate(*_: object, rank: int, world_size: int, device: object) -> "Evaluation":
+            assert device == runtime.device
+            return evaluate_networks(
+                networks,
+                build_options(args),
+                runtime,
+                mapping,
+                progress=progress,
+                rank=rank,
+                world_size=world_size,
+            )
+
+        return evaluate_distributed(evaluate, world, runtime.models[0], mapping.dataset)
 
 
-def run_evaluation(args: argparse.Namespace, networks: "EvalNetworks", machine: EvalRuntime) -> int:
+def run_evaluation(args: argparse.Namespace, networks: "EvalNetworks", runtime: "EvalRuntime", world: "World") -> int:
     """Evaluate on one data set: print the metrics, write tables and plots."""
     from resnext.evaluate.evaluator import check_compatible
     from resnext.evaluate.output.console import print_evaluation, print_line, print_published
     from resnext.evaluate.output.report import write_report
-    from resnext.evaluate.output.tables import check_output_directory, write_evaluation
+    from resnext.evaluate.output.tables import FILES, FORMAT, write_evaluation
     from resnext.evaluate.setup import choose_data, choose_directory, describe_evaluation
-    from resnext.evaluate.suites import real as reassessed
+    from resnext.evaluate.suites.real import check_imagenet_validation, read_real_labels, score_real
     from resnext.screen import make_screen
 
-    console = make_screen()
-    labels = None if args.real is None else reassessed.read_real_labels(args.real)
-    judged = choose_data(args, networks)
-    answers = networks.map_labels(judged.dataset, args.restrict)
+    console, options = make_screen(), build_options(args)
+    labels = None if args.real is None else read_real_labels(args.real)
+    chosen = choose_data(networks, options, args.data)
+    mapping = networks.map_labels(chosen.dataset, args.restrict)
     for model in networks.models:
-        check_compatible(model, answers.dataset, answers.output_indices)
+        check_compatible(model, mapping.dataset, mapping.output_indices)
     if labels is not None:
-        reassessed.check_imagenet_validation(answers.dataset)
-    data = None if judged.is_run_data else judged.dataset.name
-    out = choose_directory(args, networks, data, str(machine.world.device), machine.precision)
+        check_imagenet_validation(mapping.dataset)
+    data = None if chosen.is_run_data else chosen.dataset.name
+    out = choose_directory(networks, options, runtime, data=data, out=args.out)
     if out is not None:
-        check_output_directory(out)
-    evaluation = evaluate_networks(args, networks, answers, machine)
-    if not machine.world.is_main:
+        check_output_directory(out, FILES, FORMAT)
+    evaluation = evaluate_all_ranks(args, networks, runtime, mapping, world)
+    if not world.is_main:
         return 0
-    about = describe_evaluation(args, networks, answers, judged.split, str(machine.world.device), machine.precision)
-    real = None if labels is None else reassessed.score_real(evaluation, labels)
+    about = describe_evaluation(networks, options, runtime, mapping, chosen.split)
+    real = None if labels is None else score_real(evaluation, labels)
     own = networks.run is not None and out == RunDirectory(networks.run).evaluation
     if out is not None:
-        write_evaluation(evaluation, answers.dataset, networks.preprocessing, out, about, real=real)
-    if networks.run is not None and own:
-        write_report(networks.run)
+        metrics = write_evaluation(evaluation, mapping.dataset, networks.preprocessing, out, about, real=real)
+        if networks.run is not None and own:
+            write_report(networks.run, evaluation, metrics)
     print_evaluation(console, evaluation, about, real)
     if len(networks.models) == 1:
         print_published(console, networks.model, args.weights[0], evaluation, about)
@@ -225,32 +225,35 @@ def run_evaluation(args: argparse.Namespace, networks: "EvalNetworks", machine: 
     return 0
 
 
-def run_corruptions(args: argparse.Namespace, networks: "EvalNetworks", machine: EvalRuntime) -> int:
+def run_corruptions(args: argparse.Namespace, networks: "EvalNetworks", runtime: "EvalRuntime", world: "World") -> int:
     """Evaluate on ImageNet-C, or on images corrupted on the fly: errors, their mean, and the mCE if possible."""
     from resnext.evaluate.corruption_suites import create_corruption_suite, open_imagenet_c
     from resnext.evaluate.output.console import print_corruptions, print_line
-    from resnext.evaluate.output.corruption_tables import check_output_directory, write_corruptions
+    from resnext.evaluate.output.corruption_tables import FILES, FORMAT, write_corruptions
     from resnext.evaluate.setup import choose_directory, describe_evaluation
     from resnext.evaluate.suites.imagenet_c import CorruptionResult
     from resnext.screen import make_screen
 
-    console, official = make_screen(), args.corruptions is not None
-    suite = open_imagenet_c(args, networks) if official else create_corruption_suite(args, networks)
+    console, options, official = make_screen(), build_options(args), args.corruptions is not None
+    if official:
+        suite = open_imagenet_c(Path(args.corruptions), networks)
+    else:
+        suite = create_corruption_suite(networks, options, args.data, args.corrupt, args.severity)
     stored = networks.without_crop()
-    out = choose_directory(args, networks, suite.name, str(machine.world.device), machine.precision)
+    out = choose_directory(networks, options, runtime, data=suite.name, out=args.out)
     if out is not None:
-        check_output_directory(out)
+        check_output_directory(out, FILES, FORMAT)
     results: list[CorruptionResult] = []
     for (corruption, severity), opened in suite.datasets.items():
         dataset = opened()
-        answers = stored.map_labels(dataset, args.restrict)
-        evaluation = evaluate_networks(args, stored, answers, machine)
+        mapping = stored.map_labels(dataset, args.restrict)
+        evaluation = evaluate_all_ranks(args, stored, runtime, mapping, world)
         results.append(CorruptionResult(corruption, severity, evaluation.n, evaluation.n - evaluation.correct1))
-    if not machine.world.is_main:
+    if not world.is_main:
         return 0
     seen = stored if official else networks  # images corrupted on the fly were cropped by our own preprocessing
-    about = describe_evaluation(args, seen, answers, suite.split, str(machine.world.device), machine.precision)
-    about |= {"data": suite.name + answers.dataset.name.removeprefix(dataset.name), "corruption": suite.method}
+    about = describe_evaluation(seen, options, runtime, mapping, suite.split)
+    about |= {"data": suite.name + mapping.dataset.name.removeprefix(dataset.name), "corruption": suite.method}
     if out is not None:
         write_corruptions(results, about, official, out)
     print_corruptions(console, results, about, official)

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 SUMMARY = "Show the paper's tables and figures beside measured results, and run what is missing."
 RUNS, RESULTS, OUT = "runs/paper", "results", "paper-out"
-ACTION_MODULES = {  # further actions: add_arguments(parser) and run(args) of a file below paper/
-    "cost": ("resnext.planning.cost_command", "estimate time and cost of a table's runs on a machine"),
+ACTION_MODULES = {  # further actions: add_arguments(parser) and run(args) of the module
+    "cost": ("resnext.commands.paper_cost", "estimate time and cost of a table's runs on a machine"),
     "feed": (
-        "resnext.planning.input_pipeline_command",
+        "resnext.commands.paper_feed",
         "estimate what keeps a number of GPUs busy: cores, storage, shards",
     ),
 }

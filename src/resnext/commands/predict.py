@@ -4,7 +4,7 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from resnext.commands.engine_options import (
     add_engine_options,
@@ -18,6 +18,7 @@ from resnext.files import check_file
 from resnext.run_directory import CHECKPOINT_NAMES, check_checkpoint_choice, check_run_kind
 
 if TYPE_CHECKING:
+    from resnext.evaluate.classifier import Classifier
     from resnext.evaluate.predict import Prediction
     from resnext.model.network import Network
 
@@ -35,6 +36,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--top", type=parse_positive, default=3, metavar="K", help="number of classes to show [3]")
     parser.add_argument("--json", action="store_true", help="print one JSON array instead of a table")
+    parser.add_argument(
+        "--embeddings",
+        metavar="FILE",
+        help="write the pooled features (names, float32 [N, features]) to this .npz file instead of classifying",
+    )
     parser.add_argument(
         "--checkpoint", choices=CHECKPOINT_NAMES, default="best", help="which checkpoint of a run [best]"
     )
@@ -56,24 +62,18 @@ def run(args: argparse.Namespace) -> int:
     from resnext.progress_bar import show_image_progress
     from resnext.weights import load
 
-    if args.picture is not None:
-        check_file(Path(args.picture), "--picture")
-    check_engine_options(args)
-    check_run_kind(args.weights, "classification", f"resnext detect predict {args.weights}")
-    if args.engine is None and args.precision is not None:
-        raise RequestError(f"--precision {args.precision} needs an engine: add --engine auto")
-    check_checkpoint_choice(args.checkpoint, [args.weights])
+    check_options(args)
     device = pick_device(choose_device_name(args))
     model = load(args.weights, args.checkpoint)
     preprocessing = get_preprocessing(model)
     paths, problems = find_images(args.images)
-    running = model.to(device)
+    if args.embeddings is not None:
+        return write_embeddings(args, model.to(device), paths, problems)
+    running: Classifier = model.to(device)
     if args.engine is not None:
         batch = min(args.batch_size, len(paths))
         precision, size = args.precision or "fp32", preprocessing.image_size
-        running = cast(
-            "Network", build_predictor(args, model, args.weights, precision, size, batch)
-        )  # called like a network
+        running = build_predictor(args, model, args.weights, precision, size, batch)
     with show_image_progress(len(paths)) as progress:
         predictions = predict(running, paths, batch_size=args.batch_size, progress=progress)
     predictions += problems
@@ -88,9 +88,47 @@ def run(args: argparse.Namespace) -> int:
         print(json.dumps([format_json_entry(prediction, args.top) for prediction in predictions], indent=1))
     elif len(failed) < len(predictions):
         print_predictions(predictions, args.top, preprocessing.to_dict())
-    for prediction in failed:
-        print(f"resnext: {escape_unprintable(str(prediction.path))}: {prediction.error}", file=sys.stderr)
+    print_problems([(prediction.path, str(prediction.error)) for prediction in failed])
     return 1 if failed else 0
+
+
+def check_options(args: argparse.Namespace) -> None:
+    """Raise RequestError for options that cannot be combined."""
+    if args.picture is not None:
+        check_file(Path(args.picture), "--picture")
+    check_engine_options(args)
+    check_run_kind(args.weights, "classification", f"resnext detect predict {args.weights}")
+    if args.engine is None and args.precision is not None:
+        raise RequestError(f"--precision {args.precision} needs an engine: add --engine auto")
+    check_checkpoint_choice(args.checkpoint, [args.weights])
+    if args.embeddings is not None:
+        check_file(Path(args.embeddings), "--embeddings")
+        if args.engine is not None:
+            raise RequestError("--embeddings cannot be combined with --engine: engines compute only logits")
+        for option, given in (("--json", args.json), ("--picture", args.picture is not None)):
+            if given:
+                raise RequestError(f"--embeddings writes features instead of predictions; leave out {option}")
+
+
+def write_embeddings(args: argparse.Namespace, model: "Network", paths: list[str], problems: "list[Prediction]") -> int:
+    """Write the pooled features of the images; return 0, or 1 if an image could not be read."""
+    from resnext.evaluate.predict import compute_embeddings
+    from resnext.progress_bar import show_image_progress
+
+    with show_image_progress(len(paths)) as progress:
+        found = compute_embeddings(model, paths, batch_size=args.batch_size, progress=progress)
+    failed = [*found.problems, *((problem.path, str(problem.error)) for problem in problems)]
+    if found.names:
+        found.write(Path(args.embeddings))
+        print(f"{len(found.names):,} images, {found.features.shape[1]:,} features each: {args.embeddings}")
+    print_problems(failed)
+    return 1 if failed else 0
+
+
+def print_problems(problems: list[tuple[str | None, str]]) -> None:
+    """Print on standard error which images could not be read, and why."""
+    for path, reason in problems:
+        print(f"resnext: {escape_unprintable(str(path))}: {reason}", file=sys.stderr)
 
 
 def format_json_entry(prediction: "Prediction", top: int) -> dict[str, Any]:

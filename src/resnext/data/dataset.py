@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Protocol, cast
+from typing import ClassVar, Protocol, cast
 
 import numpy as np
 from PIL import Image
@@ -70,9 +70,11 @@ class FileDataset(Dataset, Protocol):
 def as_file_dataset(dataset: Dataset) -> FileDataset | None:
     """Return the data set itself if its images are files, else None."""
     inner = dataset
-    while hasattr(inner, "dataset"):  # a wrapper, such as Subset
+    while isinstance(inner, DatasetWrapper):
+        if not inner.keeps_files:
+            return None
         inner = inner.dataset
-    return cast(FileDataset, dataset) if hasattr(inner, "read_bytes") and hasattr(dataset, "read_bytes") else None
+    return cast(FileDataset, dataset) if hasattr(inner, "read_bytes") else None
 
 
 def hash_dataset_listing(dataset: Dataset) -> str:
@@ -121,20 +123,20 @@ class ArrayDataset:
 
 
 @dataclass(frozen=True, eq=False)
-class Subset:
-    """The images of another data set at ``indices`` (int64 [n]), with the same name, classes and labels."""
+class DatasetWrapper:
+    """A data set made from another one. It passes everything on; subclasses override what they change."""
 
     dataset: Dataset
-    indices: np.ndarray
+    keeps_files: ClassVar[bool] = True  # whether image i is still what decoding its file gives
 
     @property
     def name(self) -> str:
-        """Name of the whole data set."""
+        """Name of the inner data set."""
         return self.dataset.name
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Classes of the whole data set."""
+        """Classes of the inner data set."""
         return self.dataset.classes
 
     @property
@@ -144,13 +146,48 @@ class Subset:
 
     @property
     def in_memory(self) -> bool:
-        """Whether the whole data set is in memory."""
+        """Whether the inner data set is in memory."""
         return self.dataset.in_memory
 
     @cached_property
     def labels(self) -> np.ndarray:
+        """Labels, int64 [N]."""
+        return self.dataset.labels
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def inner_index(self, index: int) -> int:
+        """Return the index of image ``index`` in the inner data set."""
+        return index
+
+    def image(self, index: int) -> Image.Image:
+        """Return the decoded image."""
+        return self.dataset.image(self.inner_index(index))
+
+    def read_bytes(self, index: int) -> bytes:
+        """Return the content of the image's file; only for file data sets."""
+        return cast(FileDataset, self.dataset).read_bytes(self.inner_index(index))
+
+    def decode_bytes(self, file: bytes, index: int) -> Image.Image:
+        """Decode the content of the image's file; only for file data sets."""
+        return cast(FileDataset, self.dataset).decode_bytes(file, self.inner_index(index))
+
+    def image_path(self, index: int) -> str:
+        """Return the image's path."""
+        return self.dataset.image_path(self.inner_index(index))
+
+
+@dataclass(frozen=True, eq=False)
+class Subset(DatasetWrapper):
+    """The images of another data set at ``indices`` (int64 [n]), with the same name, classes and labels."""
+
+    indices: np.ndarray
+
+    @cached_property
+    def labels(self) -> np.ndarray:
         """Labels of the subset, int64 [n]."""
-        return self.dataset.labels[self.indices]
+        return np.asarray(self.dataset.labels[self.indices])
 
     @property
     def file_names(self) -> np.ndarray:
@@ -161,21 +198,9 @@ class Subset:
     def __len__(self) -> int:
         return len(self.indices)
 
-    def image(self, index: int) -> Image.Image:
-        """Return the decoded image."""
-        return self.dataset.image(int(self.indices[index]))
-
-    def read_bytes(self, index: int) -> bytes:
-        """Return the content of the image's file; only for file data sets."""
-        return cast(FileDataset, self.dataset).read_bytes(int(self.indices[index]))
-
-    def decode_bytes(self, file: bytes, index: int) -> Image.Image:
-        """Decode the content of the image's file; only for file data sets."""
-        return cast(FileDataset, self.dataset).decode_bytes(file, int(self.indices[index]))
-
-    def image_path(self, index: int) -> str:
-        """Return the image's path in the whole data set."""
-        return self.dataset.image_path(int(self.indices[index]))
+    def inner_index(self, index: int) -> int:
+        """Return the index in the whole data set."""
+        return int(self.indices[index])
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property
 from importlib.resources import files
-from typing import cast
 
 import numpy as np
-from PIL import Image
 
-from resnext.data.dataset import Dataset, FileDataset
+from resnext.data.dataset import DatasetWrapper
 
 WNID_PATTERN = re.compile(r"n[0-9]{8}")
 NUMBER_PATTERN = re.compile(r"0|[1-9][0-9]{0,2}", re.ASCII)
@@ -21,6 +19,15 @@ MIN_MATCHING_NAMES = 990  # of the 1000 names at the same index
 def imagenet_synsets() -> tuple[str, ...]:
     """Return the 1000 synsets, sorted. This is the order of the outputs of every published classifier."""
     return tuple(files("resnext.data").joinpath("imagenet_synsets.txt").read_text("ascii").split())
+
+
+@cache
+def ilsvrc2012_synsets() -> tuple[str, ...]:
+    """Return the same 1000 in the order of ILSVRC2012_ID 1 to 1000, the numbers in the devkit's ground truth.
+
+    From the devkit's meta.mat, as two public lists have it: map_clsloc.txt of later devkits, and a dump of meta.mat.
+    """
+    return tuple(files("resnext.data").joinpath("ilsvrc2012_ids.txt").read_text("ascii").split())
 
 
 @cache
@@ -63,51 +70,24 @@ def is_imagenet_classes(names: tuple[str, ...]) -> bool:
 
 
 @dataclass(frozen=True, eq=False)
-class RelabelledDataset:
-    """Another data set with other ``classes``; ``new_labels`` (int64) has the new label of each old label."""
+class RelabelledDataset(DatasetWrapper):
+    """Another data set with ``new_classes``; ``new_labels`` (int64) has the new label of each old label."""
 
-    dataset: Dataset
-    classes: tuple[str, ...]
+    new_classes: tuple[str, ...]
     new_labels: np.ndarray
 
     @property
     def name(self) -> str:
         """Name of the data set, with the number of classes present if some are missing."""
-        present = int(np.count_nonzero(self.new_labels >= 0))
-        return self.dataset.name + (
-            f" ({present:,} of {len(self.classes):,} classes)" if present < len(self.classes) else ""
-        )
+        present, count = int(np.count_nonzero(self.new_labels >= 0)), len(self.classes)
+        return self.dataset.name + (f" ({present:,} of {count:,} classes)" if present < count else "")
 
     @property
-    def channels(self) -> int:
-        """Number of channels: 1 (grey) or 3 (RGB)."""
-        return self.dataset.channels
+    def classes(self) -> tuple[str, ...]:
+        """The new classes."""
+        return self.new_classes
 
     @cached_property
     def labels(self) -> np.ndarray:
         """New labels, int64 [N]."""
-        return self.new_labels[self.dataset.labels]
-
-    @property
-    def in_memory(self) -> bool:
-        """Whether the data set is in memory."""
-        return self.dataset.in_memory
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def image(self, index: int) -> Image.Image:
-        """Return the decoded image."""
-        return self.dataset.image(index)
-
-    def read_bytes(self, index: int) -> bytes:
-        """Return the content of the image's file; only for file data sets."""
-        return cast(FileDataset, self.dataset).read_bytes(index)
-
-    def decode_bytes(self, file: bytes, index: int) -> Image.Image:
-        """Decode the content of the image's file; only for file data sets."""
-        return cast(FileDataset, self.dataset).decode_bytes(file, index)
-
-    def image_path(self, index: int) -> str:
-        """Return the image's path."""
-        return self.dataset.image_path(index)
+        return np.asarray(self.new_labels[self.dataset.labels])

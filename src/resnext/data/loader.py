@@ -3,38 +3,27 @@
 The order of an epoch is a function of (seed, epoch); the augmentation of an image is one of (seed, epoch, index).
 """
 
-import atexit
 import math
-import multiprocessing
-import re
-import signal
-import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, get_worker_info
+from torch.utils.data import get_worker_info
 
 from resnext.data.dataset import BadImageError, Dataset, as_file_dataset
 from resnext.data.seeding import ORDER_KEY, derive_seed
 from resnext.data.transforms.from_jpeg import JpegTransform
+from resnext.data.workers import BatchReader, SampleKey, check_start_method, load_batches
 from resnext.environment import count_available_cores
-from resnext.errors import RequestError, WorkError, did_you_mean
-from resnext.signals import INTERRUPTS, NOTICES
+from resnext.errors import RequestError, did_you_mean
 
 Transform = Callable[[Image.Image], Tensor]
-SampleKey = tuple[int, ...]  # (epoch, index), or (epoch, index, visit) for later visits of a repeated image
 BAD_IMAGE_POLICIES = ("error", "skip")
-MAX_DEFAULT_WORKERS = 8  # by default
-WORKER_KILLED_PATTERN = re.compile(r"DataLoader worker \(pid")  # torch's message for a killed worker
-WORKER_KILLED_MESSAGE = (
-    "a loading process died, usually for lack of memory; try fewer data.workers (0 loads in the main process)"
-)
+MAX_DEFAULT_WORKERS = 8
 
 
 class Batch(NamedTuple):
@@ -89,7 +78,8 @@ class TrainLoader:
                 f"on_bad_image {on_bad_image!r} is unknown{did_you_mean(on_bad_image, BAD_IMAGE_POLICIES)}"
             )
         check_start_method(start_method)
-        _check_batch_size(len(dataset), batch_size, drop_last, world_size)
+        check_batch_size(len(dataset), batch_size, world_size)
+        _check_batch_norm(len(dataset), batch_size, drop_last, world_size)
         self.dataset, self.seed, self.batch_size = dataset, seed, batch_size
         self.transform = transform
         self.workers, self.start_method, self.repeats = workers, start_method, repeats
@@ -128,8 +118,8 @@ class TrainLoader:
         """Return start and end, in the epoch's order, of this rank's part of a global batch."""
         start = step * self.batch_size
         length = min(self.batch_size, len(self.dataset) - start)
-        first, end = (start + length * r // self.world_size for r in (self.rank, self.rank + 1))
-        return first, end
+        first, end = divide_among_ranks(length, self.rank, self.world_size)
+        return start + first, start + end
 
 
 def iterate_eval_batches(
@@ -150,7 +140,7 @@ def iterate_eval_batches(
     assert batch_size >= 1
     assert workers >= 0
     check_start_method(start_method)
-    first, end = (len(dataset) * r // world_size for r in (rank, rank + 1))
+    first, end = divide_among_ranks(len(dataset), rank, world_size)
     cuts = [(start, min(start + batch_size, end)) for start in range(first, end, batch_size)]
     keys = _BatchKeys(0, np.arange(len(dataset)), np.zeros(len(dataset), np.int64), cuts)
     return load_batches(_BatchReader(dataset, transform, None, skip=False), keys, workers, start_method)
@@ -166,39 +156,32 @@ def default_file_workers() -> int:
     return min(MAX_DEFAULT_WORKERS, count_available_cores())
 
 
-@dataclass(frozen=True)
-class _BatchReader:
-    """Reads the images of a list of keys into a batch, in the main process or a worker. ``seed`` None: not random."""
+def divide_among_ranks(count: int, rank: int, world_size: int) -> tuple[int, int]:
+    """Return start and end of the contiguous part of ``count`` images that is rank ``rank``'s."""
+    first, end = (count * r // world_size for r in (rank, rank + 1))
+    return first, end
 
-    dataset: Dataset
-    transform: Transform
-    seed: int | None
-    skip: bool
 
-    def __len__(self) -> int:
-        return len(self.dataset)
+class _BatchReader(BatchReader[Batch]):
+    """Reads batches of images with labels. With ``skip``, images that cannot be decoded are left out."""
 
-    def __getitems__(self, keys: list[SampleKey]) -> Batch | WorkError:
-        """Read a batch. Errors are returned, not raised: a DataLoader would wrap them in the worker's traceback.
+    def __init__(self, dataset: Dataset, transform: Transform, seed: int | None, skip: bool) -> None:
+        super().__init__(dataset, seed)
+        self.dataset, self.transform, self.skip = dataset, transform, skip
 
-        Only images that cannot be decoded are skipped, never images that could not be fetched.
-        """
-        generator = torch.default_generator
-        state = generator.get_state()
+    def read_batch(self, keys: list[SampleKey]) -> Batch:
+        """Read a batch. Only images that cannot be decoded are skipped, never images that could not be fetched."""
         images = _BatchBuffer(len(keys))
         indices, bad = [], []
-        try:
-            for key in keys:
-                try:
-                    self._read_image(key, images)
-                except WorkError as error:
-                    if not self.skip or not isinstance(error, BadImageError):
-                        return error
-                    bad.append(str(error))
-                    continue
-                indices.append(key[1])
-        finally:
-            generator.set_state(state)
+        for key in keys:
+            try:
+                self._read_image(key, images)
+            except BadImageError as error:
+                if not self.skip:
+                    raise
+                bad.append(str(error))
+                continue
+            indices.append(key[1])
         return self._make_batch(images, indices, tuple(bad))
 
     def _read_image(self, key: SampleKey, images: "_BatchBuffer") -> None:
@@ -207,21 +190,17 @@ class _BatchReader:
         files = as_file_dataset(self.dataset) if isinstance(self.transform, JpegTransform) else None
         if files is None or not isinstance(self.transform, JpegTransform):
             image = self.dataset.image(index)
-            self._seed_generator(key)
+            self.seed_generator(key)
             images.add(self.transform(image))
             return
         file, size = files.read_bytes(index), self.transform.size
-        self._seed_generator(key)
+        self.seed_generator(key)
         if self.transform.decode_into(file, images.next_slot((3, size, size), self.transform.dtype)):
             images.count += 1
             return
         image = files.decode_bytes(file, index)
-        self._seed_generator(key)
+        self.seed_generator(key)
         images.add(self.transform(image))
-
-    def _seed_generator(self, key: SampleKey) -> None:
-        if self.seed is not None:
-            torch.default_generator.manual_seed(derive_seed(self.seed, *key))
 
     def _make_batch(self, images: "_BatchBuffer", indices: list[int], bad: tuple[str, ...]) -> Batch:
         empty = torch.empty((0, self.dataset.channels, 0, 0), dtype=torch.uint8)
@@ -273,103 +252,20 @@ class _BatchKeys:
             yield [(self.epoch, index, number) if number else (self.epoch, index) for index, number in visits]
 
 
-def load_batches(reader: Any, keys: Any, workers: int, start_method: str | None) -> Iterator[Any]:
-    """Iterate over the batches that ``reader.__getitems__`` makes of each item of ``keys``, in order.
-
-    They are read in this process, or by ``workers`` processes that live as long as this iterator. Raises the WorkError
-    that the reader returns instead of a batch.
-    """
-    workers = min(workers, len(keys))
-    if workers:
-        yield from _load_batches_in_workers(reader, keys, workers, start_method)
-        return
-    pin = torch.cuda.is_available()
-    for batch_keys in keys:
-        batch = _raise_if_error(reader.__getitems__(batch_keys))
-        yield batch.pin_memory() if pin else batch
-
-
-def _load_batches_in_workers(reader: Any, keys: Any, workers: int, start_method: str | None) -> Iterator[Any]:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="This DataLoader will create")  # the user chose the number
-        loader: DataLoader[Any] = DataLoader(
-            cast(Any, reader),  # a DataLoader only needs __len__ and __getitems__
-            batch_sampler=keys,
-            num_workers=workers,
-            collate_fn=_return_unchanged,
-            worker_init_fn=_ignore_stop_signals,
-            multiprocessing_context=start_method,
-            pin_memory=torch.cuda.is_available(),
-            generator=torch.Generator(),  # otherwise it draws from the global generator, and only with workers
-        )
-        batches = iter(loader)
-    end = partial(_stop_workers, batches)
-    atexit.register(end)  # for an iterator still open at exit: Python would wait for its workers forever
-    unregister = atexit.unregister  # kept here: at exit the module may be cleared before this iterator
-    try:
-        while True:
-            try:
-                batch = next(batches)
-            except StopIteration:
-                return
-            except RuntimeError as error:
-                if WORKER_KILLED_PATTERN.search(str(error)):
-                    raise WorkError(f"{WORKER_KILLED_MESSAGE}: {error}") from error
-                raise
-            yield _raise_if_error(batch)
-    finally:
-        unregister(end)
-        end()
-
-
-def _raise_if_error(batch: Any) -> Any:
-    if isinstance(batch, WorkError):
-        raise batch
-    return batch
-
-
-def _stop_workers(batches: Any) -> None:
-    """Stop the workers now, not at garbage collection. A worker that hangs in a read is killed."""
-    processes = list(getattr(batches, "_workers", ()))
-    shutdown = getattr(batches, "_shutdown_workers", None)
-    if shutdown is not None:
-        shutdown()
-    for process in processes:
-        if process.is_alive():
-            process.kill()
-            process.join()
-
-
-def _return_unchanged(batch: Any) -> Any:
-    return batch
-
-
-def _ignore_stop_signals(worker: int) -> None:  # noqa: ARG001 - the signature a DataLoader requires
-    """Ignore stop signals in a worker. They reach the whole process group; only the main process handles them."""
-    for name in (*INTERRUPTS, *NOTICES):
-        if hasattr(signal, name):
-            signal.signal(getattr(signal, name), signal.SIG_IGN)
-
-
-def check_start_method(start_method: str | None) -> None:
-    """Raise RequestError for a multiprocessing start method that this machine does not have."""
-    methods = multiprocessing.get_all_start_methods()
-    if start_method is not None and start_method not in methods:
-        raise RequestError(
-            f"start_method {start_method!r} is not available on this machine{did_you_mean(start_method, methods)}"
-        )
-
-
-def _check_batch_size(count: int, batch_size: int, drop_last: bool, world_size: int) -> None:
-    """Raise RequestError for a batch size that cannot be trained with."""
+def check_batch_size(count: int, batch_size: int, world_size: int) -> None:
+    """Raise RequestError for a global batch that ``world_size`` processes cannot share or that has too many images."""
     if batch_size % world_size:
         raise RequestError(f"batch_size {batch_size} is not a multiple of the {world_size} processes of this run")
+    if batch_size > count:
+        raise RequestError(f"batch_size {batch_size} is larger than the training set of {count} images")
+
+
+def _check_batch_norm(count: int, batch_size: int, drop_last: bool, world_size: int) -> None:
+    """Raise RequestError for a batch size with which a process would get fewer than two images in a step."""
     if batch_size // world_size < 2:
         raise RequestError(
             f"batch_size {batch_size} leaves each of {world_size} processes one image; batch norm needs at least two"
         )
-    if batch_size > count:
-        raise RequestError(f"batch_size {batch_size} is larger than the training set of {count} images")
     last = count % batch_size
     if not drop_last and 0 < last < 2 * world_size:
         raise RequestError(

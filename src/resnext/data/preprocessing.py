@@ -4,26 +4,62 @@ Training writes it; evaluation, prediction and every export read it.
 """
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, Field, asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import torch
 from torch import Tensor
 
 from resnext.errors import RequestError, did_you_mean
 from resnext.settings import CROP_MODES, INTERPOLATIONS, CropMode, DataSettings
+from resnext.sources import SOURCES
 
 if TYPE_CHECKING:
     from resnext.data.dataset import Source
 
 STORED_NAMES = {"crop_mode": "fit"}  # fields whose name in weights files and reports is another
-ANY_SIZE_SOURCES = ("folder", "imagenet", "imagenet5k", "webdataset", "parquet")  # sources whose images differ in size
 MAX_SIDE = 8192  # pixels; a file with a larger value is broken or hostile
 
 
+class StoredPreprocessing:
+    """What the preprocessing of classifiers and detectors shares: checks, and conversion to and from JSON values."""
+
+    __dataclass_fields__: ClassVar[dict[str, Field[Any]]]  # subclasses are dataclasses
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    exif: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as JSON values."""
+        values = asdict(self).items()
+        return {STORED_NAMES.get(name, name): list(v) if isinstance(v, tuple) else v for name, v in values}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Invert ``to_dict``. The values may come from any file; raises RequestError for what is not valid."""
+        if not isinstance(values, Mapping):
+            raise RequestError(f"preprocessing must be a table of names and values, not {values!r}")
+        names = {STORED_NAMES.get(f.name, f.name): f for f in fields(cls)}
+        for key in values:
+            if key not in names:
+                raise RequestError(f"preprocessing has an unknown key {key!r}{did_you_mean(str(key), names)}")
+        for name, field in names.items():
+            if field.default is MISSING and name not in values:
+                raise RequestError(f"preprocessing lacks {name!r}")
+        return cls(**{names[key].name: value for key, value in values.items()})
+
+    def _check_shared_fields(self, channels: int) -> None:
+        if not isinstance(self.exif, bool):
+            raise RequestError(f"exif must be true or false, not {self.exif!r}")
+        for name in ("mean", "std"):
+            object.__setattr__(self, name, parse_channel_values(name, getattr(self, name), channels))
+        if min(self.std) <= 0:
+            raise RequestError(f"std {list(self.std)} must be above 0 in every channel")
+
+
 @dataclass(frozen=True, kw_only=True)
-class Preprocessing:
+class Preprocessing(StoredPreprocessing):
     """How an image becomes the network's input: resize, crop, channels and normalisation.
 
     Raises RequestError for values that are out of range or contradict each other.
@@ -44,21 +80,14 @@ class Preprocessing:
             raise RequestError(f"channels {self.channels} cannot be read from images; choose 1 (grey) or 3 (RGB)")
         check_integer("image_size", self.image_size, MAX_SIDE)
         check_integer("resize", self.resize, MAX_SIDE)
-        for name, choices in (("crop_mode", CROP_MODES), ("interpolation", INTERPOLATIONS)):
-            value = getattr(self, name)
-            if value not in choices:
-                raise RequestError(f"{name} {value!r} is unknown{did_you_mean(str(value), choices)}")
+        check_choice("crop_mode", self.crop_mode, CROP_MODES)
+        check_choice("interpolation", self.interpolation, INTERPOLATIONS)
         if self.crop_mode == "crop" and self.resize < self.image_size:
             raise RequestError(
                 f"resize {self.resize} is smaller than image_size {self.image_size}, so no centre crop fits; "
                 f"resize must be at least {self.image_size}"
             )
-        if not isinstance(self.exif, bool):
-            raise RequestError(f"exif must be true or false, not {self.exif!r}")
-        for name in ("mean", "std"):
-            object.__setattr__(self, name, parse_channel_values(name, getattr(self, name), self.channels))
-        if min(self.std) <= 0:
-            raise RequestError(f"std {list(self.std)} must be above 0 in every channel")
+        self._check_shared_fields(self.channels)
 
     @property
     def color_order(self) -> str:
@@ -70,35 +99,15 @@ class Preprocessing:
         """The mean as integers in 0..255. Padding is filled with it."""
         return tuple(round(255 * value) for value in self.mean)
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as JSON values."""
-        return {
-            STORED_NAMES.get(name, name): list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()
-        }
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "Preprocessing":
-        """Invert ``to_dict``. The values may come from any file; raises RequestError for what is not valid."""
-        if not isinstance(values, Mapping):
-            raise RequestError(f"preprocessing must be a table of names and values, not {values!r}")
-        names = {STORED_NAMES.get(f.name, f.name): f.name for f in fields(cls)}
-        for key in values:
-            if key not in names:
-                raise RequestError(f"preprocessing has an unknown key {key!r}{did_you_mean(str(key), names)}")
-        for name in ("image_size", "resize", "mean", "std", "channels"):
-            if name not in values:
-                raise RequestError(f"preprocessing lacks {name!r}")
-        return cls(**{names[key]: value for key, value in values.items()})
-
     @staticmethod
     def from_settings(settings: DataSettings, source: "Source", base: "Preprocessing | None" = None) -> "Preprocessing":
         """Return the preprocessing of a run: settings first, then that of the weights (``base``), then the source's.
 
-        Interpolation, mean and std follow the weights. Size and crop mode follow the weights only for the sources in
-        ANY_SIZE_SOURCES; other sources have a fixed image size. Raises RequestError for settings that contradict.
+        Interpolation, mean and std follow the weights. Size and crop mode follow the weights only for sources of
+        image files; other sources have a fixed image size. Raises RequestError for settings that contradict.
         """
         channels = source.train.channels
-        view = base if settings.source in ANY_SIZE_SOURCES else None
+        view = base if SOURCES[settings.source].has_image_files else None
         colours = base if base is not None and base.channels == channels else source
         size = (view or source).image_size if settings.image_size is None else settings.image_size
         crop_mode = settings.crop_mode or (view.crop_mode if view else "crop")
@@ -150,6 +159,12 @@ def check_integer(name: str, value: Any, high: int) -> None:
     """Raise RequestError unless ``value`` is an integer from 1 to ``high``."""
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= high:
         raise RequestError(f"{name} must be a whole number from 1 to {high}, not {value!r}")
+
+
+def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
+    """Raise RequestError unless ``value`` is one of ``choices``."""
+    if value not in choices:
+        raise RequestError(f"{name} {value!r} is unknown{did_you_mean(str(value), choices)}")
 
 
 def parse_channel_values(name: str, values: Any, channels: int) -> tuple[float, ...]:

@@ -10,7 +10,6 @@ from resnext.errors import RequestError
 
 # Values of the third key for purposes other than an image; an image index is 0 or more.
 ORDER_KEY = -1  # the order of the images in an epoch
-MIX_KEY = -2  # mixup and cutmix; the step is a fourth key
 LEFT_OUT_KEY = -3  # which images are left out; the same in all epochs, so the second key is 0
 
 _MASK_64 = 2**64 - 1

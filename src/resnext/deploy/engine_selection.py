@@ -9,11 +9,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from resnext.deploy.engine_builder import EngineBuilder
 from resnext.deploy.engines import (
     ENGINES,
     TOLERANCE,
     Engine,
-    EngineBuilder,
     EngineConfig,
     compute_relative_error,
     list_configs,
@@ -53,16 +53,16 @@ def select_engine(builder: EngineBuilder, workload: Workload, check: Tensor) -> 
     with torch.inference_mode():
         reference = builder.network(check).float()
     choices, key = TuningCache.load(CPU), _compute_cache_key(builder, workload, names)
-    for way in _load_cached_config(choices.timings.get(key, {}), names):
-        if (chosen := _build_and_check(builder, way, check, reference)) is not None:
+    for config in _load_cached_config(choices.timings.get(key, {}), names):
+        if (chosen := _build_and_check(builder, config, check, reference)) is not None:
             return chosen
     tried = [
-        way
+        config
         for name in names
-        for way in list_configs(name, builder.precision, workload.goal, workload.batch, builder.threads)
+        for config in list_configs(name, builder.precision, workload.goal, workload.batch, builder.threads)
     ]
-    tried = [way for way in tried if not way.pack or builder.has_narrow_groups(way.pack)]
-    good = [chosen for way in tried if (chosen := _build_and_check(builder, way, check, reference)) is not None]
+    tried = [config for config in tried if not config.pack or builder.has_narrow_groups(config.pack)]
+    good = [chosen for config in tried if (chosen := _build_and_check(builder, config, check, reference)) is not None]
     if not good:
         raise WorkError(f"no engine of {', '.join(names)} gives the network's results in {builder.precision}")
     images = torch.randn(workload.batch, builder.channels, *workload.size, generator=torch.Generator().manual_seed(0))
@@ -80,38 +80,37 @@ def _load_cached_config(seconds: dict[str, float], names: list[str]) -> list[Eng
         found = [EngineConfig.parse(name) for name in sorted(seconds, key=lambda name: seconds[name])]
     except (ValueError, TypeError):
         return []
-    return found[:1] if all(way.engine in names for way in found) else []
+    return found[:1] if all(config.engine in names for config in found) else []
 
 
 def _build_and_check(
-    parts: EngineBuilder, way: EngineConfig, check: Tensor, reference: Tensor
+    builder: EngineBuilder, config: EngineConfig, check: Tensor, reference: Tensor
 ) -> SelectedEngine | None:
     """Build an engine and compare its logits with ``reference``; return None, with a warning, if it fails."""
     try:
-        engine = parts.build(way)
+        engine = builder.build(config)
         far = compute_relative_error(engine(check), reference)
     except RequestError:
         raise
     except Exception as error:  # an installed engine that does not work is skipped, whatever it raises
-        warn_once(f"{way.engine} ({way.form}) is skipped: {type(error).__name__}: {str(error)[:200]}")
+        warn_once(f"{config.engine} ({config.form}) is skipped: {type(error).__name__}: {str(error)[:200]}")
         return None
-    if not far <= TOLERANCE[parts.precision]:
+    if not far <= TOLERANCE[builder.precision]:
         warn_once(
-            f"{way} is skipped: the relative error of its logits in {parts.precision} is {far:.2g}, "
-            f"above {TOLERANCE[parts.precision]:g}"
+            f"{config} is skipped: the relative error of its logits in {builder.precision} is {far:.2g}, "
+            f"above {TOLERANCE[builder.precision]:g}"
         )
         return None
-    return SelectedEngine(engine, way, far)
+    return SelectedEngine(engine, config, far)
 
 
-def _compute_cache_key(parts: EngineBuilder, wish: Workload, names: list[str]) -> str:
+def _compute_cache_key(builder: EngineBuilder, workload: Workload, names: list[str]) -> str:
     """Build the cache key: all that the times depend on besides the machine."""
-    a = parts.network.architecture
+    a = builder.network.architecture
     digest = hashlib.sha256(repr(a).encode()).hexdigest()[:8]
     installed = [p for name in names for p in ENGINES[name].packages]
     packages = " ".join(f"{package}-{version(package)}" for package in installed)
     cap = os.environ.get("ONEDNN_MAX_CPU_ISA", "any ISA")
-    size = f"{wish.batch}x{wish.size[0]}x{wish.size[1]}"
-    return (
-        f"run {a.name} {digest} {parts.precision} {wish.goal} {size} threads={parts.threads} {cap} pytorch {packages}"
-    )
+    size = f"{workload.batch}x{workload.size[0]}x{workload.size[1]}"
+    precision, threads = builder.precision, builder.threads
+    return f"run {a.name} {digest} {precision} {workload.goal} {size} threads={threads} {cap} pytorch {packages}"

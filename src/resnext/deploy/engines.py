@@ -5,31 +5,22 @@ float32 logits [B, K], on the CPU.
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any, Protocol, cast
+from typing import Protocol
 
 from torch import Tensor
 
-from resnext.deploy.fold import FoldedNetwork, fold
-from resnext.deploy.pack import pack_groups
 from resnext.environment import read_cpu_features
 from resnext.errors import RequestError, did_you_mean
-from resnext.model.network import Network
 
 GOALS = ("latency", "throughput")
 TOLERANCE = {"fp32": 1e-4, "bf16": 5e-2, "int8": 0.3}  # relative error of the logits, see ``compute_relative_error``
 PRECISIONS = (*TOLERANCE, "auto")
 BF16_FEATURES = ("avx512_bf16", "amx_bf16")  # CPU features for bf16 arithmetic
-ISA_CAPS_WITHOUT_BF16 = (
-    "SSE41",
-    "AVX",
-    "AVX2",
-    "AVX2_VNNI",
-    "AVX512_CORE",
-    "AVX512_CORE_VNNI",
-)  # of ONEDNN_MAX_CPU_ISA
+# values of ONEDNN_MAX_CPU_ISA
+ISA_CAPS_WITHOUT_BF16 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512_CORE_VNNI")
 
 
 @dataclass(frozen=True)
@@ -72,10 +63,10 @@ class EngineConfig:
         """Parse a name from the cache. Raises ValueError for other text."""
         engine, form, *pairs = name.split(" ")
         values = dict(pair.split("=") for pair in pairs)
-        way = cls(engine, form, **{key: int(value) for key, value in values.items()})
-        if str(way) != name or engine not in ENGINES or form not in ("fused", "folded", "network"):
+        config = cls(engine, form, **{key: int(value) for key, value in values.items()})
+        if str(config) != name or engine not in ENGINES or form not in ("fused", "folded", "network"):
             raise ValueError(name)
-        return way
+        return config
 
 
 class Engine(Protocol):
@@ -100,67 +91,6 @@ def list_configs(engine: str, precision: str, goal: str, batch: int, cores: int)
             yield EngineConfig(engine, "folded", 0, min(max(1, batch // (2 * cores)), 4), cores)
 
 
-class EngineBuilder:
-    """Build engines for a network; models that several configurations share are built once."""
-
-    def __init__(self, network: Network, precision: str, threads: int, calibration: Tensor | None = None) -> None:
-        self.network, self.precision, self.threads = network, precision, threads
-        self.calibration = calibration
-        self.folded = fold(network).float()
-        self._models: dict[tuple[str, int], Any] = {}
-
-    def get_packed(self, channels: int) -> FoldedNetwork:
-        """Return the folded network, packed to groups of at least ``channels`` channels (0: not packed)."""
-        return cast(FoldedNetwork, self._get_or_make("packed", channels, lambda: pack_groups(self.folded, channels)))
-
-    def has_narrow_groups(self, channels: int) -> bool:
-        """Return whether a grouped convolution has fewer than ``channels`` channels in a group."""
-        convolutions = [layer.conv for layer in self.folded.iter_convolutions()]
-        return any(conv.groups > 1 and conv.weight.shape[1] < channels for conv in convolutions)
-
-    def get_openvino_model(self, channels: int) -> Any:
-        """Return the packed network as an openvino.Model, quantised if the precision is int8."""
-        from resnext.deploy.int8 import quantize_int8
-        from resnext.deploy.openvino_graph import build_openvino_model
-
-        def make() -> Any:
-            model = build_openvino_model(self.get_packed(channels))
-            return quantize_int8(model, self.calibration) if self.precision == "int8" else model
-
-        return self._get_or_make("openvino", channels, make)
-
-    def get_onnx_model(self, channels: int) -> bytes:
-        """Return the packed network as a serialised ONNX model."""
-        from resnext.deploy.onnx_graph import build_onnx_model
-
-        return cast(bytes, self._get_or_make("onnx", channels, lambda: build_onnx_model(self.get_packed(channels))))
-
-    def _get_or_make(self, kind: str, channels: int, make: Callable[[], Any]) -> Any:
-        if (kind, channels) not in self._models:
-            self._models[kind, channels] = make()
-        return self._models[kind, channels]
-
-    @property
-    def channels(self) -> int:
-        """Channels of the network's images."""
-        return self.network.architecture.in_channels
-
-    def build(self, way: EngineConfig) -> Engine:
-        """Build an engine. Raises RequestError if a package is missing, or calibration images for int8 are."""
-        require_packages(way.engine)
-        if way.engine == "pytorch":
-            from resnext.deploy import pytorch_engine
-
-            return pytorch_engine.build_pytorch_engine(way, self.network, self.get_packed(way.pack), self.precision)
-        if way.engine == "onnxruntime":
-            from resnext.deploy.onnx_engine import OnnxEngine
-
-            return OnnxEngine(self.get_onnx_model(way.pack), self.threads)
-        from resnext.deploy.openvino_engine import OpenVinoEngine
-
-        return OpenVinoEngine(self.get_openvino_model(way.pack), self.precision, way.piece, way.streams, self.threads)
-
-
 def list_engines(engine: str, precision: str) -> list[str]:
     """List the engines that ``engine`` ("auto": all installed ones) stands for at a precision.
 
@@ -168,14 +98,13 @@ def list_engines(engine: str, precision: str) -> list[str]:
     """
     if engine != "auto" and engine not in ENGINES:
         raise RequestError(f"engine {engine!r} is unknown{did_you_mean(engine, [*ENGINES, 'auto'])}")
+    able = [name for name, kind in ENGINES.items() if precision in kind.precisions]
     if engine == "auto":
-        able = [name for name, kind in ENGINES.items() if precision in kind.precisions]
         names = [name for name in able if not find_missing_packages(name)]
         if not names:
             require_packages(able[0])
         return names
-    if precision not in ENGINES[engine].precisions:
-        able = [name for name, kind in ENGINES.items() if precision in kind.precisions]
+    if engine not in able:
         raise RequestError(f"engine {engine} does not compute in {precision} here; {' or '.join(able)} does")
     require_packages(engine)
     return [engine]

@@ -15,9 +15,8 @@ from torch import Tensor, nn
 from resnext.errors import RequestError
 from resnext.model.architecture import Architecture
 from resnext.model.blocks import Block
-from resnext.model.forms import convert_form
 from resnext.model.layers import NormAct, PadShortcut
-from resnext.model.network import Network
+from resnext.model.network import Network, convert_form
 
 
 class ConvAct(nn.Module):

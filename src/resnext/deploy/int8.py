@@ -4,7 +4,10 @@ Weights are quantised per channel and activations by their statistics over the c
 Calibrate on training images: with test images, the measured error would be too low.
 """
 
+import io
 import logging
+from collections.abc import Iterable
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +19,8 @@ from resnext.deploy.signal_stack import preserve_signal_stack
 from resnext.errors import RequestError
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from resnext.data.dataset import Dataset
     from resnext.data.preprocessing import Preprocessing
     from resnext.model.network import Network
@@ -40,32 +45,20 @@ def quantize_int8(model: Any, calibration: Tensor | None) -> Any:
         raise RequestError("int8 needs nncf: pip install 'resnext[openvino]'") from None
     nncf.set_log_level(logging.ERROR)
     batches = [image[None].numpy() for image in images.contiguous()]
-    with suppress_nncf_output(), preserve_signal_stack():
+    with redirect_stdout(io.StringIO()), preserve_signal_stack():  # NNCF prints progress bars
         return nncf.quantize(
             model, nncf.Dataset(batches), subset_size=len(batches), preset=nncf.QuantizationPreset.MIXED
         )
-
-
-def suppress_nncf_output() -> Any:
-    """Discard what NNCF prints on stdout (progress bars), where the commands print their results."""
-    import contextlib
-    import io
-
-    return contextlib.redirect_stdout(io.StringIO())
 
 
 def sample_calibration_images(
     dataset: "Dataset", preprocessing: "Preprocessing", count: int = CALIBRATION_IMAGES
 ) -> Tensor:
     """Sample ``count`` evenly spaced images of ``dataset``; return them preprocessed, float32 [N, C, S, S]."""
-    from resnext.data.preprocessing import normalize
-    from resnext.data.transforms.pipeline import build_eval_transform
-
     if not len(dataset):
         raise RequestError(f"{dataset.name} has no images to calibrate on")
-    view, step = build_eval_transform(preprocessing), max(1, len(dataset) // count)
-    indices = range(0, len(dataset), step)[:count]
-    return normalize(torch.stack([view(dataset.image(i)) for i in indices]), preprocessing, "cpu")
+    indices = range(0, len(dataset), max(1, len(dataset) // count))[:count]
+    return _preprocess((dataset.image(i) for i in indices), preprocessing)
 
 
 def load_calibration_images(network: "Network", run: Path | None, folder: str | None) -> Tensor:
@@ -88,13 +81,16 @@ def load_calibration_images(network: "Network", run: Path | None, folder: str | 
 
 def _load_from_folder(folder: str, preprocessing: "Preprocessing") -> Tensor:
     from resnext.data.decode.pillow import read_image
-    from resnext.data.preprocessing import normalize
-    from resnext.data.transforms.pipeline import build_eval_transform
     from resnext.evaluate.predict import find_images
 
     paths, _ = find_images([folder])
-    view, step = build_eval_transform(preprocessing), max(1, len(paths) // CALIBRATION_IMAGES)
-    pictures = [
-        read_image(path, preprocessing.channels, preprocessing.exif) for path in paths[::step][:CALIBRATION_IMAGES]
-    ]
-    return normalize(torch.stack([view(picture) for picture in pictures]), preprocessing, "cpu")
+    some = paths[:: max(1, len(paths) // CALIBRATION_IMAGES)][:CALIBRATION_IMAGES]
+    return _preprocess((read_image(path, preprocessing.channels, preprocessing.exif) for path in some), preprocessing)
+
+
+def _preprocess(images: Iterable["Image"], preprocessing: "Preprocessing") -> Tensor:
+    from resnext.data.preprocessing import normalize
+    from resnext.data.transforms.pipeline import build_eval_transform
+
+    view = build_eval_transform(preprocessing)
+    return normalize(torch.stack([view(image) for image in images]), preprocessing, "cpu")

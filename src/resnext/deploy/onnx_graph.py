@@ -25,18 +25,18 @@ def build_onnx_model(folded: FoldedNetwork) -> bytes:
     output = helper.make_tensor_value_info(logits, onnx.TensorProto.FLOAT, ["B", None])
     made = helper.make_graph(graph.nodes, folded.architecture.name, [given], [output], graph.constants)
     model = helper.make_model(made, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
-    return model.SerializeToString()
+    made_bytes: bytes = model.SerializeToString()
+    return made_bytes
 
 
 class OnnxGraph:
-    """A ``GraphBuilder`` whose values are the names of ONNX nodes' outputs."""
+    """A ``GraphBuilder`` (which documents the methods) whose values are the names of ONNX nodes' outputs."""
 
     def __init__(self) -> None:
         self.nodes: list[Any] = []
         self.constants: list[Any] = []
 
     def conv(self, x: str, conv: nn.Conv2d) -> str:
-        """Add a Conv node."""
         padding = [*to_pair(conv.padding), *to_pair(conv.padding)]
         constants = [self._add_constant(value) for value in (conv.weight, conv.bias) if value is not None]
         return self.add_node(
@@ -49,35 +49,28 @@ class OnnxGraph:
         )
 
     def add(self, x: str, y: str) -> str:
-        """Add an Add node."""
         return self.add_node("Add", [x, y])
 
     def relu(self, x: str) -> str:
-        """Add a Relu node."""
         return self.add_node("Relu", [x])
 
     def scale(self, x: str, scale: Tensor, shift: Tensor) -> str:
-        """Add a Mul and an Add node."""
         return self.add(self.add_node("Mul", [x, self._add_constant(scale)]), self._add_constant(shift))
 
     def max_pool(self, x: str, pool: nn.MaxPool2d) -> str:
-        """Add a MaxPool node."""
         padding = [*to_pair(pool.padding), *to_pair(pool.padding)]
         kernel, stride, dilation = to_pair(pool.kernel_size), to_pair(pool.stride), to_pair(pool.dilation)
         return self.add_node("MaxPool", [x], kernel_shape=kernel, strides=stride, pads=padding, dilations=dilation)
 
     def pad_shortcut(self, x: str, shortcut: PadShortcut) -> str:
-        """Add a Slice and a Pad node."""
         begin, end, axes, step = [0, 0], [SLICE_END, SLICE_END], [2, 3], to_pair(shortcut.stride)
         x = self.add_node("Slice", [x, *map(self._add_integers, (begin, end, axes, step))])
         return self.add_node("Pad", [x, self._add_integers([0, 0, 0, 0, 0, shortcut.extra_channels, 0, 0])])
 
     def mean(self, x: str) -> str:
-        """Add a ReduceMean node."""
         return self.add_node("ReduceMean", [x, self._add_integers([2, 3])], keepdims=0)
 
     def linear(self, x: str, linear: nn.Linear) -> str:
-        """Add a Gemm node."""
         return self.add_node("Gemm", [x, self._add_constant(linear.weight), self._add_constant(linear.bias)], transB=1)
 
     def add_node(self, kind: str, inputs: list[str], name: str | None = None, **attributes: Any) -> str:

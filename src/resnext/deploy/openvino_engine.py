@@ -7,6 +7,7 @@ import warnings
 from collections import OrderedDict, deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from threading import Lock
 from types import ModuleType
 from typing import Any, cast
@@ -18,20 +19,14 @@ from torch import Tensor
 from resnext.deploy.signal_stack import preserve_signal_stack
 
 MAX_COMPILED = 4  # compiled models of different input shapes that an engine keeps
-PRECISION_HINTS = {
-    "fp32": "f32",
-    "bf16": "bf16",
-    "int8": "f32",
-}  # int8: for the operators that remain in floating point
+PRECISION_HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}  # int8: what remains in floating point
 
 
 def import_openvino() -> ModuleType:
     """Import OpenVINO with its telemetry, and NNCF's, switched off."""
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     os.environ.setdefault("NNCF_CI", "1")
-    import openvino
-
-    return openvino
+    return import_module("openvino")
 
 
 @contextmanager

@@ -22,7 +22,7 @@ def build_openvino_model(folded: FoldedNetwork) -> Any:
 
 
 class OpenVinoGraph:
-    """A ``GraphBuilder`` whose values are OpenVINO nodes."""
+    """A ``GraphBuilder`` (which documents the methods) whose values are OpenVINO nodes."""
 
     def __init__(self) -> None:
         from openvino import opset13
@@ -30,7 +30,6 @@ class OpenVinoGraph:
         self.ops: Any = opset13
 
     def conv(self, x: Any, conv: nn.Conv2d) -> Any:
-        """Add a (grouped) convolution and its bias."""
         weight, groups = conv.weight, conv.groups
         places = [to_pair(value) for value in (conv.stride, conv.padding, conv.padding, conv.dilation)]
         if groups == 1:
@@ -41,35 +40,28 @@ class OpenVinoGraph:
         return y if conv.bias is None else self.ops.add(y, self._make_constant(conv.bias.view(1, -1, 1, 1)))
 
     def add(self, x: Any, y: Any) -> Any:
-        """Add an Add node."""
         return self.ops.add(x, y)
 
     def relu(self, x: Any) -> Any:
-        """Add a ReLU node."""
         return self.ops.relu(x)
 
     def scale(self, x: Any, scale: Tensor, shift: Tensor) -> Any:
-        """Add a Multiply and an Add node."""
         return self.ops.add(self.ops.multiply(x, self._make_constant(scale[None])), self._make_constant(shift[None]))
 
     def max_pool(self, x: Any, pool: nn.MaxPool2d) -> Any:
-        """Add a MaxPool node."""
         padding = to_pair(pool.padding)
         kernel, stride, dilation = to_pair(pool.kernel_size), to_pair(pool.stride), to_pair(pool.dilation)
         return self.ops.max_pool(x, stride, dilation, padding, padding, kernel).output(0)
 
     def pad_shortcut(self, x: Any, shortcut: PadShortcut) -> Any:
-        """Add a Slice and a Pad node."""
         begin, end, step, axes = [0, 0], [SLICE_END, SLICE_END], to_pair(shortcut.stride), [2, 3]
         x = self.ops.slice(x, *map(np.array, (begin, end, step, axes)))
         return self.ops.pad(x, np.zeros(4, int), np.array([0, shortcut.extra_channels, 0, 0]), "constant", np.float32())
 
     def mean(self, x: Any) -> Any:
-        """Add a ReduceMean node."""
         return self.ops.reduce_mean(x, np.array([2, 3]), False)
 
     def linear(self, x: Any, linear: nn.Linear) -> Any:
-        """Add a MatMul and an Add node."""
         y = self.ops.matmul(x, self._make_constant(linear.weight), False, True)
         return self.ops.add(y, self._make_constant(linear.bias[None]))
 

@@ -7,21 +7,10 @@ but it makes better use of the processor's vector units (see ``speed/convolution
 import copy
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from resnext.deploy.fold import FoldedNetwork, rebuild_conv
-from resnext.errors import RequestError
-from resnext.speed import convolution
-
-
-def build_block_diagonal(weight: Tensor, groups: int, factor: int) -> Tensor:
-    """Convert ``weight`` [O, g, k, k] of ``groups`` groups to [O, factor * g, k, k] of ``groups / factor`` groups.
-
-    Raises RequestError if ``factor`` does not divide the groups, or the groups do not divide the output channels.
-    """
-    if factor < 1 or groups % factor or len(weight) % groups:
-        raise RequestError(f"{groups} groups of {len(weight)} output channels cannot be packed by {factor}")
-    return convolution.pack_weight(weight, groups, factor)
+from resnext.speed.convolution import pack_weight
 
 
 def choose_factor(groups: int, channels: int, wanted: int) -> int:
@@ -41,4 +30,4 @@ def pack_groups(folded: FoldedNetwork, channels: int) -> FoldedNetwork:
 
 
 def _pack_conv(conv: nn.Conv2d, factor: int) -> nn.Conv2d:
-    return rebuild_conv(conv, build_block_diagonal(conv.weight, conv.groups, factor), conv.bias, conv.groups // factor)
+    return rebuild_conv(conv, pack_weight(conv.weight, conv.groups, factor), conv.bias, conv.groups // factor)

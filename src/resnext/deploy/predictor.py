@@ -15,10 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from resnext.data.preprocessing import Preprocessing, normalize
+from resnext.deploy.engine_builder import EngineBuilder
 from resnext.deploy.engine_selection import SelectedEngine, Workload, select_engine
-from resnext.deploy.engines import ENGINES, GOALS, PRECISIONS, EngineBuilder, has_bf16, list_engines
+from resnext.deploy.engines import ENGINES, GOALS, PRECISIONS, has_bf16, list_engines
 from resnext.deploy.int8 import check_calibration
 from resnext.errors import RequestError, did_you_mean
+from resnext.model.complexity import get_default_image_size
 from resnext.model.network import Network
 from resnext.speed.tuning_cache import time_candidates
 
@@ -70,9 +72,9 @@ class Predictor(nn.Module):
             list_engines(engine, precision)
         if precision == "int8":
             check_calibration(calibration)
-        wish = Workload(engine, goal, batch, (side, side))
+        workload = Workload(engine, goal, batch, (side, side))
         with SELECTION_LOCK:
-            self.precision, self._selected = self._select(wish, precision, calibration)
+            self.precision, self._selected = self._select(workload, precision, calibration)
 
     @property
     def engine(self) -> str:
@@ -122,28 +124,28 @@ class Predictor(nn.Module):
     def _count_outputs(self) -> int:
         return self.architecture.num_classes or self.architecture.stages[-1].out_channels
 
-    def _select(self, wish: Workload, precision: str, calibration: Tensor | None) -> tuple[str, SelectedEngine]:
+    def _select(self, workload: Workload, precision: str, calibration: Tensor | None) -> tuple[str, SelectedEngine]:
         """Select the precision and its engine."""
-        check = self._make_check_images(wish, calibration)
-        possible = [precision] if precision != "auto" else self._list_auto_precisions(wish.engine)
+        check = self._make_check_images(workload, calibration)
+        possible = [precision] if precision != "auto" else self._list_auto_precisions(workload.engine)
         chosen = [
-            select_engine(EngineBuilder(self.network, p, torch.get_num_threads(), calibration), wish, check)
+            select_engine(EngineBuilder(self.network, p, torch.get_num_threads(), calibration), workload, check)
             for p in possible
         ]
         if len(chosen) == 1:
             return possible[0], chosen[0]
-        images = check[:1].expand(wish.batch, -1, -1, -1).contiguous()
+        images = check[:1].expand(workload.batch, -1, -1, -1).contiguous()
         works = {p: lambda engine=c.engine: engine(images) for p, c in zip(possible, chosen, strict=True)}
         seconds = time_candidates(works, torch.device("cpu"))
         return min(zip(possible, chosen, strict=True), key=lambda pair: seconds[pair[0]])
 
-    def _make_check_images(self, wish: Workload, calibration: Tensor | None) -> Tensor:
+    def _make_check_images(self, workload: Workload, calibration: Tensor | None) -> Tensor:
         if calibration is not None:
             self.network._check_input(calibration)
             if len(calibration):
                 return calibration[:: max(1, len(calibration) // CHECK_IMAGES)][:CHECK_IMAGES].float().contiguous()
         generator = torch.Generator().manual_seed(1)
-        return torch.randn(2, self.architecture.in_channels, *wish.size, generator=generator)
+        return torch.randn(2, self.architecture.in_channels, *workload.size, generator=generator)
 
     def _list_auto_precisions(self, engine: str) -> list[str]:
         """List the precisions that "auto" tries: fp32, and bf16 if engine and processor support it."""
@@ -155,7 +157,7 @@ def get_expected_image_size(network: Network) -> int:
     """Return the image side, in pixels, that the weights expect."""
     if network.preprocessing is not None:
         return int(network.preprocessing.image_size)
-    return 224 if network.architecture.stem == "imagenet" else 32
+    return get_default_image_size(network.architecture)
 
 
 def _check_options(engine: str, precision: str, goal: str) -> None:

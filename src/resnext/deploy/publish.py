@@ -20,10 +20,7 @@ from resnext.weights.native import serialize_network
 from resnext.weights.released import ReleasedFile
 from resnext.weights.writers import make_folder
 
-PLOTS = {
-    "confusion.png": "Confusion matrix",
-    "reliability.png": "Reliability diagram of the probabilities",
-}
+PLOTS = {"confusion.png": "Confusion matrix", "reliability.png": "Reliability diagram of the probabilities"}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,15 +20,15 @@ from resnext.model.network import Network
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-def build_pytorch_engine(way: EngineConfig, network: Network, folded: FoldedNetwork, precision: str) -> Engine:
+def build_pytorch_engine(config: EngineConfig, network: Network, folded: FoldedNetwork, precision: str) -> Engine:
     """Build an engine. Raises WorkError if it needs oneDNN's fused operators and this PyTorch lacks them."""
-    if way.form == "network":
+    if config.form == "network":
         return PlainEngine(network, precision)
-    if way.form == "folded":
+    if config.form == "folded":
         return FoldedEngine(folded, precision)
     if not has_fused_convolutions():
         raise WorkError("this PyTorch build has no fused convolutions of oneDNN")
-    return FusedEngine(folded, precision, way.piece)
+    return FusedEngine(folded, precision, config.piece)
 
 
 def has_fused_convolutions() -> bool:

@@ -1,24 +1,22 @@
 """Preprocessing of a detector's input: a frozen value that is saved with the weights."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-from resnext.data.preprocessing import MAX_SIDE, Preprocessing, check_integer, parse_channel_values
+from resnext.data.preprocessing import MAX_SIDE, Preprocessing, StoredPreprocessing, check_choice, check_integer
 from resnext.detect.settings import RESIZES, DetectDataSettings
-from resnext.errors import RequestError, did_you_mean
+from resnext.errors import RequestError
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True, kw_only=True)
-class DetectPreprocessing:
+class DetectPreprocessing(StoredPreprocessing):
     """Resizing and normalization of a detector's input images. Raises RequestError for invalid values."""
 
     min_size: int = 800  # pixels, of the shorter side
@@ -33,14 +31,8 @@ class DetectPreprocessing:
         check_integer("max_size", self.max_size, MAX_SIDE)
         if self.max_size < self.min_size:
             raise RequestError(f"max_size {self.max_size} is below min_size {self.min_size}")
-        if self.resize not in RESIZES:
-            raise RequestError(f"resize {self.resize!r} is unknown{did_you_mean(str(self.resize), RESIZES)}")
-        if not isinstance(self.exif, bool):
-            raise RequestError(f"exif must be true or false, not {self.exif!r}")
-        for name in ("mean", "std"):
-            object.__setattr__(self, name, parse_channel_values(name, getattr(self, name), 3))
-        if min(self.std) <= 0:
-            raise RequestError(f"std {list(self.std)} must be above 0 in every channel")
+        check_choice("resize", self.resize, RESIZES)
+        self._check_shared_fields(3)
 
     @staticmethod
     def from_settings(
@@ -68,25 +60,10 @@ class DetectPreprocessing:
     def apply(self, image: Image.Image, min_size: int | None = None) -> Tensor:
         """Resize an RGB image to [3, H, W]: uint8, or float32 from 0 to 1 where ``resize`` is torchvision."""
         width, height = self.compute_size(*image.size, min_size)
-        tensor = F.pil_to_tensor(image)
+        tensor: Tensor = F.pil_to_tensor(image)
         if self.resize == "torchvision":
             scaled = tensor.float().div_(255)[None]
-            return torch.nn.functional.interpolate(scaled, (height, width), mode="bilinear", align_corners=False)[0]
-        if (height, width) == tuple(tensor.shape[1:]):
-            return tensor
-        return F.resize(tensor, [height, width], F.InterpolationMode.BILINEAR, antialias=True)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Convert to values that JSON can hold."""
-        return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "DetectPreprocessing":
-        """Invert ``to_dict`` for values from an untrusted file. Raises RequestError."""
-        if not isinstance(values, Mapping):
-            raise RequestError(f"preprocessing must be a table of names and values, not {values!r}")
-        names = [f.name for f in fields(cls)]
-        for key in values:
-            if key not in names:
-                raise RequestError(f"preprocessing has an unknown key {key!r}{did_you_mean(str(key), names)}")
-        return cls(**values)
+            tensor = torch.nn.functional.interpolate(scaled, (height, width), mode="bilinear", align_corners=False)[0]
+        elif (height, width) != tuple(tensor.shape[1:]):
+            tensor = F.resize(tensor, [height, width], F.InterpolationMode.BILINEAR, antialias=True)
+        return tensor

@@ -4,14 +4,14 @@ from dataclasses import dataclass
 from typing import Annotated, Literal, get_args
 
 from resnext.errors import RequestError
-from resnext.settings_fields import Bounds, Fraction, Place, PositiveInt, YesNo, option, section
+from resnext.settings_fields import Bounds, Choices, Fraction, Place, PositiveInt, YesNo, option, section
 from resnext.settings_shared import CommonAugmentSettings, CommonDataSettings, RecipeBase, RunSettings
+from resnext.sources import BOX_FORMATS
 
-SourceName = Literal["coco", "voc"]
+SourceName = Annotated[str, Choices(tuple(BOX_FORMATS))]
 Layout = Literal["fpn", "c4"]
 Resize = Literal["antialias", "torchvision"]
 Stage = Literal["joint", "rpn", "fast_rcnn"]
-SOURCES: tuple[SourceName, ...] = get_args(SourceName)
 RESIZES: tuple[Resize, ...] = get_args(Resize)
 STAGES: tuple[Stage, ...] = get_args(Stage)
 MAX_CHANNELS = 65_536
@@ -69,7 +69,9 @@ class DetectorSettings:
 class DetectDataSettings(CommonDataSettings):
     """The images and boxes, and how an image is resized and normalized for evaluation."""
 
-    source: SourceName = option("coco: COCO JSON files; voc: folders of Pascal VOC XML files.", "coco")
+    source: SourceName = option(
+        "; ".join(f"{name}: {form.sentence}" for name, form in BOX_FORMATS.items()) + ".", "coco"
+    )
     path: Place = option("Folder with images and annotations; the other paths are relative to it, or absolute.", ".")
     val_fraction: Annotated[float, Bounds(0.001, 0.9)] | None = option(
         "Share of the training images to hold out when there is no val, chosen by a hash of file name and split_seed.",

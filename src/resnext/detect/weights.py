@@ -110,7 +110,7 @@ def from_native(raw: RawCheckpoint, bn_eps: float | None = None) -> FasterRcnn:
         raise RequestError(f"{raw.path}: {error}") from None
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         raise RequestError(f"{raw.path}: its metadata does not describe a detector ({error!r:.80})") from None
-    _load_weights(model, raw.value, str(raw.path))
+    _load_weights(model, raw.tensors, str(raw.path))
     provenance = about.get("provenance")
     model.provenance = provenance if isinstance(provenance, dict) else {}
     return model

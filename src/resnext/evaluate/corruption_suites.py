@@ -1,7 +1,6 @@
 """The data sets of a robustness test: ImageNet-C's folders, or labelled images corrupted on the fly."""
 
-import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -9,6 +8,7 @@ from pathlib import Path
 from resnext.data.dataset import Dataset
 from resnext.data.sources.image_folder import scan_class_folders
 from resnext.errors import RequestError
+from resnext.evaluate.options import EvalOptions
 from resnext.evaluate.setup import EvalNetworks, choose_data
 from resnext.evaluate.suites.corruptions import CorruptedDataset, load_library
 from resnext.evaluate.suites.imagenet_c import CORRUPTIONS, find_corruptions
@@ -27,9 +27,8 @@ class CorruptionSuite:
     datasets: Mapping[tuple[str, int], Callable[[], Dataset]]  # opened one at a time: ImageNet-C has 3,750,000 files
 
 
-def open_imagenet_c(args: argparse.Namespace, networks: EvalNetworks) -> CorruptionSuite:
+def open_imagenet_c(root: Path, networks: EvalNetworks) -> CorruptionSuite:
     """Open the folder of ImageNet-C as downloaded. Raises RequestError for any other folder."""
-    root = Path(args.corruptions)
     p = networks.preprocessing
     settings = DataSettings(source="folder", channels=p.channels, exif=p.exif)
     name = root.resolve().name
@@ -42,25 +41,35 @@ def open_imagenet_c(args: argparse.Namespace, networks: EvalNetworks) -> Corrupt
     return CorruptionSuite(name, f"every image of {name}", None, datasets)
 
 
-def create_corruption_suite(args: argparse.Namespace, networks: EvalNetworks) -> CorruptionSuite:
-    """Corrupt the images of the chosen data set, each after its crop. Raises RequestError for invalid options."""
+def create_corruption_suite(
+    networks: EvalNetworks, options: EvalOptions, data: str | None, corrupt: str, severities: Sequence[int] | None
+) -> CorruptionSuite:
+    """Corrupt the images of the chosen data set, each after its crop. Raises RequestError for invalid options.
+
+    Args:
+        networks: The networks to evaluate.
+        options: How to evaluate; ``source`` and ``split`` choose the images.
+        data: Path of the images, as for ``choose_data``.
+        corrupt: Names of corruptions separated by commas, or ``all``.
+        severities: From 1 to 5; None is DEFAULT_SEVERITY.
+    """
     p = networks.preprocessing
     if any(other != p for other in networks.preprocessings):
         raise RequestError("--corrupt needs networks with the same preprocessing, as all get the same corrupted images")
-    names = list(CORRUPTIONS) if args.corrupt == "all" else args.corrupt.split(",")
+    names = list(CORRUPTIONS) if corrupt == "all" else corrupt.split(",")
     if len(set(names)) < len(names):
-        raise RequestError(f"--corrupt {args.corrupt} names a corruption twice")
-    severities = args.severity or [DEFAULT_SEVERITY]
+        raise RequestError(f"--corrupt {corrupt} names a corruption twice")
+    severities = severities or [DEFAULT_SEVERITY]
     load_library()
-    judged = choose_data(args, networks)
+    chosen = choose_data(networks, options, data)
     keys = [(name, severity) for name in names for severity in severities]
     for key in keys:
-        CorruptedDataset(judged.dataset, p, *key)  # report invalid options before the work starts
-    listed = "all corruptions" if args.corrupt == "all" else ", ".join(names)
+        CorruptedDataset(chosen.dataset, p, *key)  # report invalid options before the work starts
+    listed = "all corruptions" if corrupt == "all" else ", ".join(names)
     about = f"{listed} at severity {', '.join(map(str, severities))}"
     return CorruptionSuite(
-        f"{judged.dataset.name}, {about}",
-        judged.split,
+        f"{chosen.dataset.name}, {about}",
+        chosen.split,
         "corrupted after the crop by imagecorruptions, seed 0",
-        {key: partial(CorruptedDataset, judged.dataset, p, *key) for key in keys},
+        {key: partial(CorruptedDataset, chosen.dataset, p, *key) for key in keys},
     )

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from resnext.data.preprocessing import Preprocessing, normalize
 from resnext.errors import RequestError
+from resnext.evaluate.classifier import HasModes
 from resnext.evaluate.views import Transform, Views, average_logits
 from resnext.model.network import Network
 
@@ -84,11 +85,12 @@ class Ensemble:
                 -member.preprocessing.image_size // member.model.architecture.stride
             )  # size of the feature map of one crop
             logits = member.model.compute_score_map(inputs, window).flatten(1, 2)
-        return logits.detach().cpu().to(torch.float64).reshape(count, -1, logits.shape[-1])
+        rows: Tensor = logits.detach().cpu().to(torch.float64)
+        return rows.reshape(count, -1, logits.shape[-1])
 
 
 @contextmanager
-def eval_mode(*models: nn.Module) -> Iterator[None]:
+def eval_mode(*models: HasModes) -> Iterator[None]:
     """Set evaluation mode; restore the mode of every module afterwards, also of frozen ones."""
     with ExitStack() as stack:
         for model in models:

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,8 +21,10 @@ from resnext.data.preprocessing import Preprocessing, normalize
 from resnext.data.sources.image_folder import walk_files
 from resnext.data.transforms.pipeline import build_eval_transform
 from resnext.environment import count_available_cores
-from resnext.errors import RequestError
+from resnext.errors import RequestError, WorkError
+from resnext.evaluate.classifier import Classifier
 from resnext.evaluate.ensemble import eval_mode
+from resnext.files import atomic_write
 from resnext.model.network import Network
 from resnext.weights.presets import PREPROCESSINGS
 
@@ -37,21 +40,31 @@ class Prediction:
     classes: tuple[str, ...]
     probabilities: np.ndarray | None = None
     error: str | None = None
+    top_k: int = 1  # how many classes ``top`` returns by default
 
-    def top(self, count: int = 1) -> list[tuple[str, float]]:
+    def top(self, count: int | None = None) -> list[tuple[str, float]]:
         """Return the ``count`` most probable classes with their probabilities; equal ones in class order."""
         if self.probabilities is None:
             return []
+        count = self.top_k if count is None else count
         order = np.argsort(-self.probabilities, kind="stable")[:count]
         return [(self.classes[i], float(self.probabilities[i])) for i in order]
+
+
+class ImageOutput(NamedTuple):
+    """What was computed for one image: a row of the network's output, or why the image could not be read."""
+
+    path: str | None
+    value: Tensor | str
 
 
 ImageInput = str | Path | Image.Image | np.ndarray  # a file, an image, or uint8 pixels [H, W, 3] or [H, W]
 
 
 def predict(
-    model: Network,
+    model: Classifier,
     images: ImageInput | Iterable[ImageInput],
+    top_k: int = 1,
     *,
     batch_size: int = 32,
     progress: Callable[[int], None] | None = None,
@@ -59,8 +72,9 @@ def predict(
     """Classify images on the device of ``model``.
 
     Args:
-        model: A network with class names and preprocessing, as ``load`` returns it.
+        model: A network with class names and preprocessing, as ``load`` returns it, or a ``Predictor`` made of one.
         images: Paths, PIL images or arrays (uint8 [H, W, 3] or [H, W]), also mixed; or a single one.
+        top_k: How many classes ``Prediction.top()`` returns; ``Prediction.probabilities`` has all.
         batch_size: Images per forward pass.
         progress: Called as ``progress(done)`` after each batch.
 
@@ -70,31 +84,114 @@ def predict(
     Raises:
         RequestError: The weights have no preprocessing or no classifier, or an item is not an image.
     """
-    if batch_size < 1:
-        raise RequestError(f"the batch size must be at least 1, not {batch_size}")
-    preprocessing = get_preprocessing(model)
+    if top_k < 1:
+        raise RequestError(f"top_k must be at least 1, not {top_k}")
     if model.architecture.num_classes == 0:
         raise RequestError("the network has no classifier (num_classes 0), so it cannot classify images")
     classes = model.classes or tuple(f"class {i}" for i in range(model.architecture.num_classes))
+
+    def compute_probabilities(inputs: Tensor) -> Tensor:
+        return torch.softmax(model(inputs).cpu().to(torch.float64), dim=1)
+
+    outputs = _compute_outputs(model, compute_probabilities, images, batch_size, progress)
+    return [_make_prediction(output, classes, top_k) for output in outputs]
+
+
+def embed(
+    model: Network,
+    images: ImageInput | Iterable[ImageInput],
+    *,
+    batch_size: int = 32,
+    progress: Callable[[int], None] | None = None,
+) -> np.ndarray:
+    """Compute the pooled features of images: what the classifier gets. Images are prepared as for ``predict``.
+
+    Args:
+        model: A network with preprocessing, as ``load`` returns it, on the device to compute on.
+        images: Paths, PIL images or arrays (uint8 [H, W, 3] or [H, W]), also mixed; or a single one.
+        batch_size: Images per forward pass.
+        progress: Called as ``progress(done)`` after each batch.
+
+    Returns:
+        float32 [N, features], one row per image, in order.
+
+    Raises:
+        RequestError: The weights have no preprocessing, or ``model`` is an inference engine, which has no features.
+        WorkError: An image cannot be read.
+    """
+    embeddings = compute_embeddings(model, images, batch_size=batch_size, progress=progress)
+    if embeddings.problems:
+        path, reason = embeddings.problems[0]
+        raise WorkError(f"{path or 'an image'} cannot be embedded: {reason}")
+    return embeddings.features
+
+
+@dataclass(frozen=True, eq=False)
+class Embeddings:
+    """Pooled features of the images that could be read, and what was wrong with the others."""
+
+    names: list[str | None]  # path of each row; None for an image in memory
+    features: np.ndarray  # float32 [N, features]
+    problems: list[tuple[str | None, str]]  # path and reason
+
+    def write(self, path: Path) -> None:
+        """Write ``names`` and ``features`` to an .npz file, atomically. Raises WorkError if it cannot be written."""
+        with atomic_write(path) as file:
+            np.savez(file, names=np.array([name or "" for name in self.names], dtype=np.str_), features=self.features)
+
+
+def compute_embeddings(
+    model: Network,
+    images: ImageInput | Iterable[ImageInput],
+    *,
+    batch_size: int = 32,
+    progress: Callable[[int], None] | None = None,
+) -> Embeddings:
+    """Compute the pooled features of images, as ``embed``, but without failing for images that cannot be read."""
+    if not isinstance(model, Network):
+        raise RequestError("an inference engine computes only logits; embed images with the network itself")
+
+    def compute_features(inputs: Tensor) -> Tensor:
+        return model.features(inputs, ["pooled"])["pooled"].float()
+
+    outputs = _compute_outputs(model, compute_features, images, batch_size, progress)
+    rows = [(path, value.numpy()) for path, value in outputs if isinstance(value, Tensor)]
+    problems = [(path, value) for path, value in outputs if isinstance(value, str)]
+    features = np.empty((len(rows), model.architecture.stages[-1].out_channels), np.float32)
+    for number, (_, row) in enumerate(rows):
+        features[number] = row
+    return Embeddings([path for path, _ in rows], features, problems)
+
+
+def _compute_outputs(
+    model: Classifier,
+    compute: Callable[[Tensor], Tensor],
+    images: ImageInput | Iterable[ImageInput],
+    batch_size: int,
+    progress: Callable[[int], None] | None = None,
+) -> list[ImageOutput]:
+    """Compute ``compute(inputs)`` of images that are prepared for ``model``, which is in eval mode meanwhile."""
+    if batch_size < 1:
+        raise RequestError(f"the batch size must be at least 1, not {batch_size}")
+    preprocessing = get_preprocessing(model)
     view, device = build_eval_transform(preprocessing), next(model.parameters()).device
-    predictions: list[Prediction] = []
+    outputs: list[ImageOutput] = []
     with eval_mode(model), torch.inference_mode(), ThreadPoolExecutor(READER_THREADS) as pool:
         for chunk in split_into_batches(iterate_images(images), batch_size):
             inputs = list(pool.map(lambda image: _prepare_input(image, preprocessing, view), chunk))
             good = [item for item in inputs if isinstance(item, Tensor)]
-            rows = iter(_compute_probabilities(model, torch.stack(good), preprocessing, device) if good else ())
+            rows: Iterator[Tensor] = iter(())
+            if good:
+                rows = iter(compute(normalize(torch.stack(good), preprocessing, device)).cpu())
             for image, item in zip(chunk, inputs, strict=True):
                 path = get_image_path(image)
-                if isinstance(item, Tensor):
-                    predictions.append(_make_prediction(path, classes, next(rows)))
-                else:
-                    predictions.append(Prediction(path, classes, error=item))
+                outputs.append(ImageOutput(path, next(rows)) if isinstance(item, Tensor) else ImageOutput(path, item))
             if progress is not None:
-                progress(len(predictions))
-    return predictions
+                progress(len(outputs))
+    return outputs
 
 
-def get_preprocessing(model: Network) -> Preprocessing:
+def get_preprocessing(model: Classifier) -> Preprocessing:
     """Return the preprocessing stored with the weights. Raises RequestError if there is none."""
     if model.preprocessing is None:
         raise RequestError(
@@ -200,17 +297,13 @@ def _prepare_input(
         return error.reason
 
 
-def _compute_probabilities(
-    model: Network, images: Tensor, preprocessing: Preprocessing, device: torch.device
-) -> np.ndarray:
-    logits = model(normalize(images, preprocessing, device)).cpu().to(torch.float64)
-    return torch.softmax(logits, dim=1).numpy()
-
-
-def _make_prediction(path: str | None, classes: tuple[str, ...], probabilities: np.ndarray) -> Prediction:
+def _make_prediction(output: ImageOutput, classes: tuple[str, ...], top_k: int) -> Prediction:
+    if isinstance(output.value, str):
+        return Prediction(output.path, classes, error=output.value, top_k=top_k)
+    probabilities = output.value.numpy()
     if not np.isfinite(probabilities).all():
-        return Prediction(path, classes, error="the network's output is not finite")
-    return Prediction(path, classes, probabilities)
+        return Prediction(output.path, classes, error="the network's output is not finite", top_k=top_k)
+    return Prediction(output.path, classes, probabilities, top_k=top_k)
 
 
 def split_into_batches(iterator: Iterator[ImageInput], size: int) -> Iterator[list[ImageInput]]:

@@ -1,18 +1,24 @@
-"""Turn command-line arguments into networks, images and an output directory. Nothing is evaluated here."""
+"""Turn the request for an evaluation into networks, images and an output directory, and evaluate."""
 
-import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+from torch import nn
+
 from resnext.data.classes import check_same_classes
 from resnext.data.dataset import Dataset
 from resnext.data.imagenet_classes import resolve_output_synsets
+from resnext.data.loader import default_workers
 from resnext.data.preprocessing import Preprocessing
-from resnext.data.sources.registry import SPLIT_OPENERS, open_data, open_split
+from resnext.data.sources.registry import open_data, open_split
 from resnext.errors import RequestError
+from resnext.evaluate.ensemble import EnsembleMember
+from resnext.evaluate.evaluator import Evaluation, evaluate
 from resnext.evaluate.label_mapping import LabelMapping, map_labels
+from resnext.evaluate.options import EvalOptions
 from resnext.evaluate.output.protocol import build_protocol, compare_protocols, describe_member, read_run_protocol
 from resnext.evaluate.output.tables import FORMAT
 from resnext.evaluate.predict import get_preprocessing
@@ -20,7 +26,8 @@ from resnext.evaluate.views import Views, resize_preprocessing, without_crop
 from resnext.model.network import Network
 from resnext.recipe import read_recipe
 from resnext.run_directory import RunDirectory, is_run, read_step
-from resnext.settings import SOURCES, DataSettings, Recipe
+from resnext.settings import DataSettings, Recipe
+from resnext.sources import SOURCES
 from resnext.weights import load
 from resnext.weights.hub import is_remote
 
@@ -30,6 +37,7 @@ class EvalNetworks:
     """The networks to evaluate and their views. ``run`` and ``recipe`` are those of the first one, if it has a run."""
 
     models: Sequence[Network]
+    names: Sequence[str]  # of each network, as the user gave it
     preprocessings: Sequence[Preprocessing]
     descriptions: Sequence[dict[str, Any]]  # of each network, by protocol.describe_member
     views: Views
@@ -52,7 +60,12 @@ class EvalNetworks:
         """Whether the run was trained in NHWC memory layout; its networks are then evaluated in it too."""
         return self.recipe is not None and self.recipe.train.channels_last == "yes"
 
-    def to(self, device: Any) -> None:
+    @property
+    def default_precision(self) -> str:
+        """The precision the run was trained in; fp32 for weights files."""
+        return self.recipe.train.precision if self.recipe is not None else "fp32"
+
+    def to(self, device: torch.device) -> None:
         """Move all networks to ``device``."""
         for model in self.models:
             model.to(device)
@@ -74,21 +87,41 @@ class EvalData(NamedTuple):
     is_run_data: bool
 
 
-def load_networks(args: argparse.Namespace) -> EvalNetworks:
+class EvalRuntime(NamedTuple):
+    """What an evaluation runs on: the device, the precision or engine in words, and the networks or predictors."""
+
+    device: torch.device
+    precision: str
+    models: Sequence[nn.Module]
+    has_engine: bool = False
+
+
+def load_networks(weights: Sequence[str], options: EvalOptions) -> EvalNetworks:
     """Load the given weights. Raises RequestError if they cannot be evaluated together."""
-    looks = Views.parse(args.view, args.combine or "logits")
-    models = [load(name, args.checkpoint) for name in args.weights]
-    preprocessings = [resize_preprocessing(get_preprocessing(model), args.image_size, args.resize) for model in models]
-    _unify_classes(models, args.weights)
+    models = [load(name, options.checkpoint) for name in weights]
+    run = Path(weights[0]) if is_run(Path(weights[0])) else None
+    return collect_networks(models, weights, options, run)
+
+
+def collect_networks(
+    models: Sequence[Network], names: Sequence[str], options: EvalOptions, run: Path | None = None
+) -> EvalNetworks:
+    """Collect loaded networks, which may come from files or runs called ``names``.
+
+    ``run`` is the run of the first one. Raises RequestError if they cannot be evaluated together.
+    """
+    views = Views.parse(options.view, options.combine or "logits")
+    given = [get_preprocessing(model) for model in models]
+    preprocessings = [resize_preprocessing(p, options.image_size, options.resize) for p in given]
+    _unify_classes(models, names)
     for p in preprocessings:
-        looks.build_transforms(p)  # report an impossible view before the work starts
+        views.build_transforms(p)  # report an impossible view before the work starts
         first = preprocessings[0]
         if (p.channels, p.exif) != (first.channels, first.exif):
             raise RequestError("the networks of an ensemble must read images the same way: same channels and exif")
-    run = Path(args.weights[0]) if is_run(Path(args.weights[0])) else None
     recipe = None if run is None else read_recipe(run / "recipe.yaml")
-    about = [_describe_weights(name, args.checkpoint, p) for name, p in zip(args.weights, preprocessings, strict=True)]
-    return EvalNetworks(models, preprocessings, about, looks, args.combine or "probabilities", run, recipe)
+    about = [_describe_weights(name, options.checkpoint, p) for name, p in zip(names, preprocessings, strict=True)]
+    return EvalNetworks(models, names, preprocessings, about, views, options.combine or "probabilities", run, recipe)
 
 
 def _unify_classes(models: Sequence[Network], names: Sequence[str]) -> None:
@@ -119,79 +152,111 @@ def _describe_weights(weights: str, checkpoint: str, preprocessing: Preprocessin
     return describe_member(preprocessing, name, checkpoint, read_step(RunDirectory(path).state(checkpoint)))
 
 
-def choose_data(args: argparse.Namespace, networks: EvalNetworks) -> EvalData:
-    """Open the data set to evaluate on. Raises RequestError if neither the arguments nor a run name one."""
+def choose_data(networks: EvalNetworks, options: EvalOptions, data: str | None) -> EvalData:
+    """Open the data set to evaluate on: ``data`` is a path. Raises RequestError if neither it nor a run names one."""
     recipe, preprocessing = networks.recipe, networks.preprocessing
-    if args.source is None and recipe is None and args.data is None:
+    if options.source is None and recipe is None and data is None:
         raise RequestError(
-            f"{args.weights[0]} is a weights file, so name the images to evaluate it on: "
+            f"{networks.names[0]} is a weights file, so name the images to evaluate it on: "
             f"--data PATH with one folder per class, or --source {'|'.join(SOURCES)}"
         )
-    if args.source is None and recipe is not None:
-        settings = recipe.data if args.data is None else replace(recipe.data, path=args.data)
+    if options.source is None and recipe is not None:
+        settings = recipe.data if data is None else replace(recipe.data, path=data)
         source = open_data(settings)
-        return EvalData(
-            source.train if args.split == "train" else source.val, source.split_rule, is_run_data=args.data is None
-        )
-    settings = DataSettings(source=args.source or "folder", path=args.data, exif=preprocessing.exif)
-    if settings.source not in SPLIT_OPENERS:
+        dataset = source.train if options.split == "train" else source.val
+        return EvalData(dataset, source.split_rule, is_run_data=data is None)
+    settings = DataSettings(source=options.source or "folder", path=data, exif=preprocessing.exif)
+    if not SOURCES[settings.source].open_split:
         source = open_data(settings)
-        return EvalData(source.train if args.split == "train" else source.val, source.split_rule, is_run_data=False)
-    dataset = open_split(replace(settings, channels=preprocessing.channels), args.split)
+        dataset = source.train if options.split == "train" else source.val
+        return EvalData(dataset, source.split_rule, is_run_data=False)
+    dataset = open_split(replace(settings, channels=preprocessing.channels), options.split)
     return EvalData(dataset, f"every image of {dataset.name}", is_run_data=False)
 
 
+def evaluate_networks(
+    networks: EvalNetworks,
+    options: EvalOptions,
+    runtime: EvalRuntime,
+    mapping: LabelMapping,
+    *,
+    progress: Callable[..., None] | None = None,
+    rank: int = 0,
+    world_size: int = 1,
+) -> Evaluation:
+    """Evaluate the networks on every image once; with several processes, on the shard of ``rank``."""
+    dataset = mapping.dataset
+    return evaluate(
+        runtime.models[0],
+        dataset,
+        networks.preprocessing,
+        device=runtime.device,
+        batch_size=options.batch_size,
+        workers=default_workers(dataset) if options.workers is None else options.workers,
+        progress=progress,
+        rank=rank,
+        world_size=world_size,
+        views=networks.views,
+        other_members=list(map(EnsembleMember, runtime.models[1:], networks.preprocessings[1:])),
+        ensemble_combine=networks.ensemble_combine,
+        output_indices=mapping.output_indices,
+        precision=runtime.precision,
+        channels_last=networks.channels_last and not runtime.has_engine,
+    )
+
+
 def choose_directory(
-    args: argparse.Namespace, networks: EvalNetworks, data: str | None, device: str, precision: str
+    networks: EvalNetworks, options: EvalOptions, runtime: EvalRuntime, *, data: str | None, out: str | None
 ) -> Path | None:
-    """Choose the directory for the tables; None if they are not kept.
+    """Choose the directory for the tables (``out`` if given); None if they are not kept.
 
     RUN/evaluation is only for the run's standard evaluation: best checkpoint, held-out images of the run (``data``
     names others), centre crop, and the device and precision (or engine) of the evaluation already there. Any other
     evaluation of a run goes to RUN/evaluation-WORDS, with a word for each difference.
     """
-    if args.out is not None:
+    if out is not None:
         own = networks.run and RunDirectory(networks.run).evaluation
-        return own if own and own.resolve() == Path(args.out).resolve() else Path(args.out)
+        return own if own and own.resolve() == Path(out).resolve() else Path(out)
     if networks.run is None or networks.recipe is None or len(networks.models) > 1:
         return None
-    words = [word for word, usual in ((args.split, "val"), (args.checkpoint, "best")) if word != usual]
-    words += [word for word in (data, args.restrict and Path(args.restrict).stem) if word]
+    words: list[str] = []
+    words += [word for word, usual in ((options.split, "val"), (options.checkpoint, "best")) if word != usual]
+    words += [word for word in (data, options.restrict and Path(options.restrict).stem) if word]
     words += [] if networks.views.is_center_crop else [str(networks.views), networks.views.combine]
-    words += [f"{size}" for size in (args.image_size, args.resize) if size is not None]
+    words += [f"{size}" for size in (options.image_size, options.resize) if size is not None]
     usual = {"precision": networks.recipe.train.precision} | read_run_protocol(RunDirectory(networks.run), FORMAT)
-    computed = {"precision": precision, "device": device}
+    computed = {"precision": runtime.precision, "device": str(runtime.device)}
     words += [computed[key] for key in compare_protocols(usual, computed)]
     name = "-".join(["evaluation", *("".join(c if c.isalnum() else "-" for c in word) for word in words)])
     return networks.run / name
 
 
 def describe_evaluation(
-    args: argparse.Namespace, networks: EvalNetworks, answers: LabelMapping, split: str, device: str, precision: str
+    networks: EvalNetworks, options: EvalOptions, runtime: EvalRuntime, mapping: LabelMapping, split: str
 ) -> dict[str, Any]:
     """Build the protocol of this evaluation."""
     first = networks.descriptions[0]
-    together = len(networks.descriptions) > 1
+    is_ensemble = len(networks.descriptions) > 1
     return build_protocol(
         networks.preprocessing,
-        data=answers.dataset.name,
+        data=mapping.dataset.name,
         split=split,
-        device=device,
-        precision=precision,
-        channels_last=networks.channels_last and args.engine is None,
-        batch_size=args.batch_size,
+        device=str(runtime.device),
+        precision=runtime.precision,
+        channels_last=networks.channels_last and not runtime.has_engine,
+        batch_size=options.batch_size,
         weights=" + ".join(one["weights"] for one in networks.descriptions),
-        checkpoint=None if together else first["checkpoint"],
-        step=None if together else first["step"],
+        checkpoint=None if is_ensemble else first["checkpoint"],
+        step=None if is_ensemble else first["step"],
         views=networks.views,
-        restricted_to=describe_restriction(args.restrict, answers),
-        ensemble=networks.descriptions if together else (),
+        restricted_to=_describe_restriction(options.restrict, mapping),
+        ensemble=networks.descriptions if is_ensemble else (),
         ensemble_combine=networks.ensemble_combine,
     )
 
 
-def describe_restriction(restrict: str | None, answers: LabelMapping) -> str | None:
+def _describe_restriction(restrict: str | None, mapping: LabelMapping) -> str | None:
     """Describe the classes that predictions were restricted to; None for all."""
-    if restrict is None or answers.output_indices is None:
+    if restrict is None or mapping.output_indices is None:
         return None
-    return f"{len(answers.output_indices):,} classes ({Path(restrict).name})"
+    return f"{len(mapping.output_indices):,} classes ({Path(restrict).name})"

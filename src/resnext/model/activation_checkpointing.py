@@ -17,19 +17,19 @@ from torch.utils.checkpoint import checkpoint
 
 def attach_recompute(tensor: Tensor, recompute_fn: Callable[[], Tensor] | None) -> None:
     """Attach to ``tensor`` the function that computes it again; None removes it."""
-    tensor.remake = recompute_fn  # type: ignore[attr-defined]
+    tensor.recompute_fn = recompute_fn  # type: ignore[attr-defined]
 
 
 def save_recompute_only(tensor: Tensor) -> AbstractContextManager[Any]:
     """Make autograd save the attached function of ``tensor``, if it has one, instead of the tensor."""
-    remake = getattr(tensor, "remake", None)
-    if remake is None or not torch.is_grad_enabled():
+    recompute_fn = getattr(tensor, "recompute_fn", None)
+    if recompute_fn is None or not torch.is_grad_enabled():
         return nullcontext()
 
     identity = _identify_storage(tensor)  # the hook must not hold the tensor, as it lives as long as the graph
 
     def pack(saved: Tensor) -> Any:
-        return remake if _identify_storage(saved) == identity else saved
+        return recompute_fn if _identify_storage(saved) == identity else saved
 
     return saved_tensors_hooks(pack, lambda kept: kept() if callable(kept) else kept)
 

@@ -208,7 +208,7 @@ class Architecture:
     def stride(self) -> int:
         """Total stride: input pixels per pixel of the last feature map, along one side."""
         assert self.blocks is not None
-        return (4 if self.stem == "imagenet" else 1) * 2 ** (len(self.blocks) - 1)
+        return (4 if self.stem == "imagenet" else 1) << (len(self.blocks) - 1)
 
     @property
     def name(self) -> str:

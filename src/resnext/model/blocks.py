@@ -105,7 +105,8 @@ class Block(nn.Module):
         if self.pre_activation:
             return self._forward_pre_activation(x)
         residual = None if self.downsample is None else self.downsample(x)
-        return self.last_norm(self.aggregate(x), residual, self.drop_path)
+        y: Tensor = self.last_norm(self.aggregate(x), residual, self.drop_path)
+        return y
 
     def _forward_pre_activation(self, x: Tensor) -> Tensor:
         activated = self.bn0(x)
@@ -113,7 +114,8 @@ class Block(nn.Module):
         if self.downsample is None:
             return y
         # An identity shortcut adds x itself; a projection or padding starts from the activation, as F does.
-        return y + self.downsample(x if isinstance(self.downsample, nn.Identity) else activated)
+        shortcut: Tensor = self.downsample(x if isinstance(self.downsample, nn.Identity) else activated)
+        return y + shortcut
 
     @property
     def last_norm(self) -> NormAct:
@@ -135,7 +137,8 @@ class BranchedBlock(Block):
 
     def aggregate(self, x: Tensor) -> Tensor:
         """Run the paths one by one and sum their outputs."""
-        return reduce(torch.add, (path(x) for path in self.paths))
+        total: Tensor = reduce(torch.add, (path(x) for path in self.paths))
+        return total
 
 
 class ConcatenatedBlock(Block):
@@ -147,7 +150,8 @@ class ConcatenatedBlock(Block):
 
     def aggregate(self, x: Tensor) -> Tensor:
         """Concatenate the outputs of the paths and apply the last convolution."""
-        return self.last_convolution(torch.cat([path(x) for path in self.paths], dim=1))
+        y: Tensor = self.last_convolution(torch.cat([path(x) for path in self.paths], dim=1))
+        return y
 
 
 class GroupedBlock(Block):
@@ -161,10 +165,10 @@ class GroupedBlock(Block):
         y = self.bn1(self.conv1(x))
         if self.bottleneck:
             y = self.bn2(self.conv2(y))
-        out = self.last_convolution(y)
-        remake = getattr(y, "remake", None)
-        if self.recompute_level == "expansions" and remake is not None:
-            attach_recompute(out, lambda: self.last_convolution.recompute_output(remake()))
+        out: Tensor = self.last_convolution(y)
+        recompute_fn = getattr(y, "recompute_fn", None)
+        if self.recompute_level == "expansions" and recompute_fn is not None:
+            attach_recompute(out, lambda: self.last_convolution.recompute_output(recompute_fn()))
         return out
 
 

@@ -1,4 +1,4 @@
-"""Convert weights between the three forms of Figure 3.
+"""Convert tensors between the three forms of Figure 3; ``network.convert_form`` converts a whole network.
 
 Every tensor of a path is a slice of the corresponding tensor of form (c), which concatenates them:
 
@@ -12,7 +12,6 @@ optimizers, so gradients, momentum buffers and weight averages are converted in 
 
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -20,36 +19,7 @@ from torch import Tensor
 from resnext.errors import RequestError
 from resnext.model.architecture import CONVOLUTIONS_PER_BLOCK, Architecture
 
-if TYPE_CHECKING:
-    from resnext.model.network import Network
-
 KEY_PATTERN = re.compile(r"(?P<block>layer\d+\.\d+\.)(?:paths\.(?P<path>\d+)\.)?(?P<layer>(?:conv|bn)\d)(?P<rest>\..+)")
-
-
-def convert_form(model: "Network", form: str) -> "Network":
-    """Return a new network that computes the same function in another form.
-
-    Args:
-        model: a network of this package.
-        form: "grouped", "concatenated" or "branched".
-
-    Returns:
-        A network with the model's weights, running statistics, dtype, device, train or eval mode, preprocessing,
-        classes and provenance. It shares no memory with ``model``.
-
-    Raises:
-        RequestError: the form is unknown, or the model is not one of this package.
-    """
-    if not isinstance(getattr(model, "architecture", None), Architecture):
-        raise RequestError(f"only networks of this package have forms, not a {type(model).__name__}")
-    with torch.device("meta"):
-        converted = type(model)(model.architecture.change(form=form))
-    state = convert_state(model.state_dict(), model.architecture, form)
-    converted.load_state_dict({key: tensor.clone() for key, tensor in state.items()}, strict=True, assign=True)
-    converted.train(model.training)
-    converted.preprocessing, converted.classes = model.preprocessing, model.classes
-    converted.provenance = dict(model.provenance)
-    return converted
 
 
 def convert_state(state: Mapping[str, Tensor], architecture: Architecture, form: str) -> dict[str, Tensor]:

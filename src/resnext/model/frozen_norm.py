@@ -15,7 +15,6 @@ from torch import nn
 from resnext.errors import RequestError
 from resnext.model.layers import FOLDED, Conv2d, NormAct, is_frozen
 from resnext.speed import kernels
-from resnext.speed.convolution import PLAIN
 
 CONV_NUMBERS = (1, 2, 3)  # numbers of a block's convolutions: conv1, conv2, conv3
 
@@ -36,15 +35,6 @@ def fold_frozen_norms(model: nn.Module) -> int:
             conv.folded_norm, norm.algorithm = (norm,), FOLDED
             count += 1
     return count
-
-
-def unfold_frozen_norms(model: nn.Module) -> None:
-    """Undo ``fold_frozen_norms``."""
-    for module in model.modules():
-        if isinstance(module, Conv2d):
-            module.folded_norm = ()
-        elif isinstance(module, NormAct) and module.algorithm == FOLDED:
-            module.algorithm = PLAIN
 
 
 def check_frozen_norms(model: nn.Module) -> None:

@@ -39,7 +39,8 @@ class Conv2d(nn.Conv2d):
                 weight, bias = norm.fold_into(weight)
         with save_recompute_only(x):
             if self.algorithms.is_plain or not self.training or own is not None or x.dim() != 4 or not x.numel():
-                return super()._conv_forward(x, weight, bias)
+                plain: Tensor = super()._conv_forward(x, weight, bias)
+                return plain
             if torch.is_autocast_enabled(x.device.type):
                 dtype = torch.get_autocast_dtype(x.device.type)
                 x, weight = x.to(dtype), weight.to(dtype)
@@ -57,7 +58,8 @@ class Conv2d(nn.Conv2d):
 
     def extra_repr(self) -> str:
         """Name the algorithms in ``repr`` where they are not PyTorch's."""
-        return super().extra_repr() + ("" if self.algorithms.is_plain else f", {self.algorithms}")
+        plain = f"{super().extra_repr()}"  # type: ignore[no-untyped-call]
+        return plain if self.algorithms.is_plain else f"{plain}, {self.algorithms}"
 
 
 class GroupedConv2d(Conv2d):
@@ -126,7 +128,7 @@ class NormAct(nn.BatchNorm2d):
         return scale, bias - mean * scale
 
     def _add_and_activate(self, x: Tensor, residual: Tensor | None) -> Tensor:
-        if getattr(x, "remake", None) is not None:
+        if getattr(x, "recompute_fn", None) is not None:
             attach_recompute(x, None)  # x is changed in place below
         if residual is not None:
             x += residual  # the convolution does not need its output in the backward pass
@@ -138,6 +140,7 @@ class NormAct(nn.BatchNorm2d):
         return same and kernels.supports(x, residual)
 
     def _forward_fused(self, x: Tensor, residual: Tensor | None) -> Tensor:
+        y: Tensor
         y, mean, variance = torch.ops.resnext.norm_act(x, residual, self.weight, self.bias, self.eps, self.act)
         if self.track_running_stats and self.running_mean is not None and self.running_var is not None:
             count = x.numel() // x.shape[1]
@@ -153,7 +156,8 @@ class NormAct(nn.BatchNorm2d):
 
     def extra_repr(self) -> str:
         """Name ``act`` and the algorithm in ``repr``."""
-        return f"{super().extra_repr()}, act={self.act}" + ("" if self.algorithm == "plain" else f", {self.algorithm}")
+        plain = f"{super().extra_repr()}, act={self.act}"  # type: ignore[no-untyped-call]
+        return plain if self.algorithm == "plain" else f"{plain}, {self.algorithm}"
 
 
 def is_frozen(norm: nn.BatchNorm2d) -> bool:
@@ -167,7 +171,8 @@ def drop_path(x: Tensor, p: float) -> Tensor:
         return x
     from torchvision.ops import stochastic_depth  # imported here because it takes a second
 
-    return stochastic_depth(x, p, mode="row")
+    kept: Tensor = stochastic_depth(x, p, mode="row")
+    return kept
 
 
 class PadShortcut(nn.Module):

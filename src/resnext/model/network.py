@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from resnext.errors import RequestError, did_you_mean
 from resnext.model.architecture import Architecture, Stage
 from resnext.model.blocks import BLOCK_OF_FORM, BlockShape
+from resnext.model.forms import convert_state
 from resnext.model.initialise import initialise
 from resnext.model.layers import NormAct, conv2d
 
@@ -33,7 +34,7 @@ class Network(nn.Module):
             self._build()
         if device.type != "meta":
             self.to_empty(device="cpu")
-            initialise(self, generator)
+            self._initialise(generator)
             self.to(device)
 
     def _build(self) -> None:
@@ -53,6 +54,17 @@ class Network(nn.Module):
             if isinstance(module, nn.BatchNorm2d):
                 module.eps = a.bn_eps
 
+    def _initialise(self, generator: torch.Generator | None) -> None:
+        """Draw the weights as form (c) and convert them, so that a seed gives the same function in every form."""
+        a = self.architecture
+        if a.form == "grouped":
+            initialise(self, generator, zero_gamma=a.initialisation == "zero_gamma")
+            return
+        grouped = a.change(form="grouped")
+        with torch.device("cpu"):
+            state = Network(grouped, generator=generator).state_dict()
+        self.load_state_dict(convert_state(state, grouped, a.form))
+
     def forward(self, x: Tensor) -> Tensor:
         """Compute logits [B, K] of images [B, C, H, W], or pooled features [B, channels] if there are no classes.
 
@@ -62,7 +74,8 @@ class Network(nn.Module):
         x = self._forward_stem(x)
         for stage in self._iter_stages():
             x = stage(x)
-        return self.fc(self._forward_pool(x))
+        logits: Tensor = self.fc(self._forward_pool(x))
+        return logits
 
     def features(self, x: Tensor, names: Iterable[str] | None = None) -> dict[str, Tensor]:
         """Compute feature maps: the outputs of the stages, ``C2`` to ``C5``, and ``pooled`` [B, channels].
@@ -107,7 +120,8 @@ class Network(nn.Module):
         x = self.bn(x) if self.architecture.pre_activation else x
         if min(x.shape[2:]) < window:
             raise RequestError(f"a map of {x.shape[2]}x{x.shape[3]} is smaller than the window of {window}x{window}")
-        return self.fc(F.avg_pool2d(x, window, stride=1).permute(0, 2, 3, 1))
+        logits: Tensor = self.fc(F.avg_pool2d(x, window, stride=1).permute(0, 2, 3, 1))
+        return logits
 
     @property
     def feature_names(self) -> tuple[str, ...]:
@@ -119,7 +133,8 @@ class Network(nn.Module):
 
     def _forward_stem(self, x: Tensor) -> Tensor:
         x = self.conv1(x)
-        return self.maxpool(x if self.architecture.pre_activation else self.bn1(x))
+        y: Tensor = self.maxpool(x if self.architecture.pre_activation else self.bn1(x))
+        return y
 
     def _forward_pool(self, x: Tensor) -> Tensor:
         x = self.bn(x) if self.architecture.pre_activation else x
@@ -153,6 +168,32 @@ def create_model(name_or_architecture: str | Architecture, *, seed: int | None =
         architecture = Architecture.parse(name_or_architecture, **changes)
     generator = None if seed is None else torch.Generator().manual_seed(seed)
     return Network(architecture, generator=generator)
+
+
+def convert_form(model: Network, form: str) -> Network:
+    """Return a new network that computes the same function in another form.
+
+    Args:
+        model: a network of this package.
+        form: "grouped", "concatenated" or "branched".
+
+    Returns:
+        A network with the model's weights, running statistics, dtype, device, train or eval mode, preprocessing,
+        classes and provenance. It shares no memory with ``model``.
+
+    Raises:
+        RequestError: the form is unknown, or the model is not one of this package.
+    """
+    if not isinstance(getattr(model, "architecture", None), Architecture):
+        raise RequestError(f"only networks of this package have forms, not a {type(model).__name__}")
+    with torch.device("meta"):
+        converted = type(model)(model.architecture.change(form=form))
+    state = convert_state(model.state_dict(), model.architecture, form)
+    converted.load_state_dict({key: tensor.clone() for key, tensor in state.items()}, strict=True, assign=True)
+    converted.train(model.training)
+    converted.preprocessing, converted.classes = model.preprocessing, model.classes
+    converted.provenance = dict(model.provenance)
+    return converted
 
 
 def _build_blocks(a: Architecture, stage: Stage) -> Iterator[nn.Module]:

@@ -63,9 +63,9 @@ class Plan:
             if isinstance(layer, Conv2d):
                 layer.algorithms = self.convolutions.get(name, ConvAlgorithms())
                 known = list_algorithms(layer.shape, layer.weight.shape)
-                for way in asdict(layer.algorithms).values():
-                    if way not in known:
-                        raise RequestError(f"the plan sets {way!r} for {name}, which supports {', '.join(known)}")
+                for algorithm in asdict(layer.algorithms).values():
+                    if algorithm not in known:
+                        raise RequestError(f"the plan sets {algorithm!r} for {name}, which supports {', '.join(known)}")
             elif isinstance(layer, NormAct):
                 layer.algorithm = FUSED if name in fused else PLAIN
 
@@ -87,7 +87,7 @@ class Plan:
     def from_dict(cls, value: Any) -> "Plan":
         """Build a plan from the values of ``to_dict``. Raises RequestError for other values."""
         try:
-            convolutions = {str(name): ConvAlgorithms(**ways) for name, ways in value["convolutions"].items()}
+            convolutions = {str(name): ConvAlgorithms(**passes) for name, passes in value["convolutions"].items()}
             norms = tuple(str(name) for name in value["norms"])
         except (TypeError, KeyError, AttributeError):
             raise RequestError("this is not a tuning plan: it needs the keys convolutions and norms") from None
@@ -134,9 +134,9 @@ def autotune(
     norms: list[str] = []
     for name, layer, seen in _record_layer_inputs(model, images, precision):
         if isinstance(layer, Conv2d):
-            ways = _autotune_conv(layer, seen, cache, device, progress)
-            if not ways.is_plain:
-                convolutions[name] = ways
+            algorithms = _autotune_conv(layer, seen, cache, device, progress)
+            if not algorithms.is_plain:
+                convolutions[name] = algorithms
         elif _is_fused_faster(layer, seen, cache, device, progress):
             norms.append(name)
     cache.save()
@@ -194,7 +194,7 @@ def _record_layer_inputs(
     model: nn.Module, images: Tensor, precision: str
 ) -> list[tuple[str, Conv2d | NormAct, LayerInput]]:
     """Run a copy of the model on ``images`` and list its layers in the order they run, each with its input."""
-    twin = copy.deepcopy(model)
+    clone = copy.deepcopy(model)
     met: list[tuple[str, Conv2d | NormAct, LayerInput]] = []
     dtype = AUTOCAST_DTYPES.get(precision)
 
@@ -205,12 +205,12 @@ def _record_layer_inputs(
         kind = dtype or x.dtype if isinstance(layer, Conv2d) else x.dtype
         met.append((name, layer, LayerInput(tuple(x.shape), kind, nhwc, residual)))  # type: ignore[arg-type]
 
-    Plan().apply(twin)
-    for name, layer in twin.named_modules():
+    Plan().apply(clone)
+    for name, layer in clone.named_modules():
         if isinstance(layer, Conv2d | NormAct):
             layer.register_forward_pre_hook(partial(lambda n, layer, inputs: note(n, layer, inputs), name))
     with torch.no_grad(), autocast(images.device, precision):
-        twin(images)
+        clone(images)
     return met
 
 
@@ -228,9 +228,9 @@ def _autotune_conv(
         weight = torch.randn(size, device=device).to(seen.dtype)
         gradient = compute_output(x, weight, shape, PLAIN)
         if which == "forward":
-            return {way: partial(compute_output, x, weight, shape, way) for way in possible}
+            return {algorithm: partial(compute_output, x, weight, shape, algorithm) for algorithm in possible}
         function = compute_input_gradient if which == "input_gradient" else compute_weight_gradient
-        return {way: partial(function, gradient, x, weight, shape, way) for way in possible}
+        return {algorithm: partial(function, gradient, x, weight, shape, algorithm) for algorithm in possible}
 
     kernel = "x".join(map(str, size[2:]))
     work = f"convolution {kernel} {layer.in_channels}->{layer.out_channels} /{shape.stride[0]} groups {shape.groups}"

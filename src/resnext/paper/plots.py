@@ -239,7 +239,7 @@ def _has_measurements(entries: list[Entry], columns: Sequence[Column]) -> bool:
 
 
 def _find_best(entries: list[Entry], column: Column) -> float | None:
-    values = [v for e in entries if (v := e.row.published.get(column.key)) is not None]
+    values: list[float] = [v for e in entries if (v := e.row.published.get(column.key)) is not None]
     if not values:
         return None
     return max(values) if column.heading.startswith("AP") else min(values)

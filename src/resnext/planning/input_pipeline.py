@@ -10,7 +10,7 @@ import json
 import math
 import re
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
@@ -120,8 +120,8 @@ def parse_bandwidth(text: str) -> float:
     value = float(match["number"]) if match else 0.0
     if not match or not 0 < value < math.inf:
         raise RequestError(f"{text!r} is not a bandwidth; write 2GB/s, 500MiB/s or 10Gbit/s")
-    base = 1024 if match["binary"] else 1000
-    return value * float(base ** PREFIXES[match["prefix"]]) / (1 if match["unit"] == "B" else 8)
+    base = 1024.0 if match["binary"] else 1000.0
+    return value * base ** PREFIXES[match["prefix"]] / (1 if match["unit"] == "B" else 8)
 
 
 def simulate(
@@ -174,13 +174,6 @@ def find_requirements(
     percent = _find_least(lambda p: busy(replace(roomy, bandwidth=bytes_needed * p / 100)), 95)
     readers = best.workers * best.devices * best.hosts
     return Requirements(cores, best.workers, bytes_needed * percent / 100, readers, simulate(best, images, seed=seed))
-
-
-def simulate_core_counts(
-    pipeline: Pipeline, images: ImageSample, cores: Sequence[int], *, seed: int = 0
-) -> list[SimulationResult]:
-    """Simulate the pipeline with each number of cores."""
-    return [simulate(replace(pipeline, cores=c), images, seed=seed) for c in cores]
 
 
 def set_cores(pipeline: Pipeline, images: ImageSample, cores: int) -> Pipeline:

@@ -1,18 +1,16 @@
-"""Describe this processor as a Machine: peaks are measured, the utilisation is that of the processor in the fit."""
+"""Measure peak arithmetic and memory bandwidth of the processor here."""
 
 import time
 from collections.abc import Callable
 from functools import partial
-
-from resnext.planning.cost import Machine
 
 MATRIX_SIDE = 1536  # of the matrices, about the size of a layer's products
 COPY_ELEMENTS = 1 << 26  # of the copied tensor: 256 MiB, larger than any cache
 ROUNDS = 3
 
 
-def measure_machine() -> Machine:
-    """Measure peak arithmetic (matrix products in fp32 and bf16) and memory bandwidth with PyTorch's threads."""
+def measure_peaks() -> tuple[dict[str, float], float, int]:
+    """Measure with PyTorch's threads; return TFLOPS of matrix products by precision, GB/s of a copy, and threads."""
     import torch
 
     peak = {}
@@ -21,8 +19,7 @@ def measure_machine() -> Machine:
         peak[precision] = 2 * MATRIX_SIDE**3 / _time_fastest(partial(torch.matmul, matrix, matrix)) / 1e12
     source, target = torch.zeros(COPY_ELEMENTS), torch.empty(COPY_ELEMENTS)
     bandwidth = 2 * 4 * COPY_ELEMENTS / _time_fastest(lambda: target.copy_(source)) / 1e9
-    threads = torch.get_num_threads()
-    return Machine("this", peak, bandwidth, f"measured here, {threads} threads", like="Xeon-2core", extrapolated=True)
+    return peak, bandwidth, torch.get_num_threads()
 
 
 def _time_fastest(action: Callable[[], object]) -> float:

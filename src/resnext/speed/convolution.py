@@ -59,7 +59,8 @@ def convolve(
     """
     if algorithms.is_plain:
         return _convolve_plain(x, weight, shape, bias)
-    return _Convolution.apply(x, weight, shape, algorithms, bias)
+    y: Tensor = _Convolution.apply(x, weight, shape, algorithms, bias)
+    return y
 
 
 def compute_output(x: Tensor, weight: Tensor, shape: ConvShape, algorithm: str, bias: Tensor | None = None) -> Tensor:
@@ -115,21 +116,21 @@ def unpack_weight(wide: Tensor, groups: int, factor: int) -> Tensor:
 class _Convolution(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, weight: Tensor, shape: ConvShape, ways: ConvAlgorithms, bias: Tensor | None
+        ctx: Any, x: Tensor, weight: Tensor, shape: ConvShape, algorithms: ConvAlgorithms, bias: Tensor | None
     ) -> Tensor:
         ctx.save_for_backward(x, weight)
-        ctx.shape, ctx.ways = shape, ways
-        return compute_output(x, weight, shape, ways.forward, bias)
+        ctx.shape, ctx.algorithms = shape, algorithms
+        return compute_output(x, weight, shape, algorithms.forward, bias)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None, None, None]:
         x, weight = ctx.saved_tensors
-        shape, ways = ctx.shape, ctx.ways
+        shape, algorithms = ctx.shape, ctx.algorithms
         need_x, need_weight = ctx.needs_input_grad[:2]
         return (
-            compute_input_gradient(gradient, x, weight, shape, ways.input_gradient) if need_x else None,
-            compute_weight_gradient(gradient, x, weight, shape, ways.weight_gradient) if need_weight else None,
+            compute_input_gradient(gradient, x, weight, shape, algorithms.input_gradient) if need_x else None,
+            compute_weight_gradient(gradient, x, weight, shape, algorithms.weight_gradient) if need_weight else None,
             None,
             None,
             None,
@@ -145,21 +146,22 @@ def _compute_gradients(
 ) -> tuple[Tensor, Tensor]:
     """Compute the gradients of x and weight; ``wanted`` says which of them."""
     stride, padding, dilation = list(shape.stride), list(shape.padding), list(shape.dilation)
-    return torch.ops.aten.convolution_backward(
+    of_x, of_weight, _ = torch.ops.aten.convolution_backward(
         gradient, x, weight, None, stride, padding, dilation, False, [0, 0], shape.groups, [*wanted, False]
-    )[:2]
+    )
+    return of_x, of_weight
 
 
-def _parse_factor(way: str) -> int:
-    return 1 if way == PLAIN else int(way.removeprefix("pack"))
+def _parse_factor(algorithm: str) -> int:
+    return 1 if algorithm == PLAIN else int(algorithm.removeprefix("pack"))
 
 
 def _widen_shape(shape: ConvShape, factor: int) -> ConvShape:
     return ConvShape(shape.stride, shape.padding, shape.dilation, shape.groups // factor)
 
 
-def _pack_operands(weight: Tensor, shape: ConvShape, way: str) -> tuple[Tensor, ConvShape]:
-    factor = _parse_factor(way)
+def _pack_operands(weight: Tensor, shape: ConvShape, algorithm: str) -> tuple[Tensor, ConvShape]:
+    factor = _parse_factor(algorithm)
     return (weight, shape) if factor == 1 else (pack_weight(weight, shape.groups, factor), _widen_shape(shape, factor))
 
 

@@ -17,7 +17,6 @@ ISA_FLAGS = {  # the loops are compiled once for each instruction set; the best 
     "avx2": ("-mavx2",),
     "avx512": ("-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq"),
 }
-ISAS = tuple(ISA_FLAGS)
 DTYPES = (torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -26,9 +25,9 @@ def is_fast_enabled() -> bool:
     return os.environ.get("RESNEXT_FAST", "1") not in ("0", "no", "false")
 
 
-def is_compiled() -> bool:
-    """Return whether the cache folder has compiled kernels, of any release."""
-    return any((get_cache_folder() / "lib").glob("norm_act-*.so"))
+def is_compiled(name: str = "norm_act") -> bool:
+    """Return whether the cache folder has the compiled library ``name``, of any release."""
+    return any((get_cache_folder() / "lib").glob(f"{name}-*.so"))
 
 
 @cache
@@ -53,11 +52,6 @@ def load() -> bool:
         return False
     _register_fake_ops()
     return True
-
-
-def get_isa() -> str:
-    """Return the instruction set in use: avx512, avx2 or portable; ``RESNEXT_ISA``, set before first use, limits it."""
-    return str(torch.ops.resnext.isa())
 
 
 def supports(x: Tensor, residual: Tensor | None) -> bool:

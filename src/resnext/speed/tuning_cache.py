@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TypeGuard
 
 import torch
 from filelock import FileLock
@@ -62,8 +62,8 @@ def time_candidates(candidates: Mapping[str, Callable[[], object]], device: torc
 
 def select_fastest(seconds: Mapping[str, float], plain: str) -> str:
     """Return the fastest candidate, but prefer the plain one (if there is one) unless another is clearly faster."""
-    way = min(seconds, key=lambda name: seconds[name])
-    return way if plain not in seconds or seconds[way] < MAX_TIME_RATIO * seconds[plain] else plain
+    fastest = min(seconds, key=lambda name: seconds[name])
+    return fastest if plain not in seconds or seconds[fastest] < MAX_TIME_RATIO * seconds[plain] else plain
 
 
 @dataclass
@@ -108,7 +108,7 @@ class TuningCache:
     def clear(self) -> None:
         """Remove this machine's times from the file."""
         self.timings = {}
-        self._update_file(lambda known: {machine: works for machine, works in known.items() if machine != self.machine})
+        self._update_file(lambda known: {name: timings for name, timings in known.items() if name != self.machine})
 
     def _update_file(self, change: Callable[[CacheContents], CacheContents]) -> None:
         """Rewrite the file under a lock, so that no thread or process loses what another has written."""
@@ -138,12 +138,12 @@ def _read_file(path: Path) -> CacheContents:
     return machines
 
 
-def _is_well_formed(machines: Any) -> bool:
+def _is_well_formed(machines: object) -> TypeGuard[CacheContents]:
     return isinstance(machines, dict) and all(
-        isinstance(works, dict)
+        isinstance(computations, dict)
         and all(
-            isinstance(ways, dict) and ways and all(isinstance(value, float) and value > 0 for value in ways.values())
-            for ways in works.values()
+            isinstance(seconds, dict) and seconds and all(isinstance(s, float) and s > 0 for s in seconds.values())
+            for seconds in computations.values()
         )
-        for works in machines.values()
+        for computations in machines.values()
     )

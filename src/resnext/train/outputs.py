@@ -78,8 +78,8 @@ def write_final_evaluation(
         checkpoint="best",
         step=(position.best or {}).get("step"),
     )
-    write_evaluation(evaluation, source.val, state.model.preprocessing, run.evaluation, about)
-    write_report(run.path)
+    metrics = write_evaluation(evaluation, source.val, state.model.preprocessing, run.evaluation, about)
+    write_report(run.path, evaluation, metrics)
     last = next(row for row in reversed(rows) if row["kind"] == "epoch")
     low, high = evaluation.interval95
     best_epoch, interval = (position.best or {}).get("epoch"), f"(95 % interval {low:.2f} to {high:.2f})"

@@ -13,8 +13,14 @@ from typing import Any
 from resnext.data.files.storage import resolve_filesystem
 from resnext.errors import RequestError, WorkError
 from resnext.files import atomic_write
-from resnext.run_directory import CHECKPOINT_NAMES, MAX_JSON_BYTES, RunDirectory, get_file_name, read_step
-from resnext.train.resume import read_last_step
+from resnext.run_directory import (
+    CHECKPOINT_NAMES,
+    MAX_JSON_BYTES,
+    RunDirectory,
+    get_file_name,
+    read_last_step,
+    read_step,
+)
 
 RUN_FILES = ("recipe.yaml", "environment.json", "log.jsonl", "metrics.csv", "speed.csv")  # copied with the checkpoints
 MAX_LOG_BYTES = 4 << 30  # bytes

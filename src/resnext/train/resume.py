@@ -14,7 +14,7 @@ from resnext.recipe import (
     read_recipe,
     replace_places,
 )
-from resnext.run_directory import RunDirectory, check_new_run, read_step
+from resnext.run_directory import RunDirectory, check_new_run, read_last_step
 
 if TYPE_CHECKING:
     from resnext.train.distributed import World
@@ -92,16 +92,6 @@ def check_same_recipe(recipe: R, world: "World") -> R:
             f"{'; '.join(changed)}"
         )
     return recipe
-
-
-def read_last_step(run: RunDirectory) -> int:
-    """Read the step of a run's last checkpoint; -1 without one. Raises RequestError for a damaged one."""
-    if not run.recipe.exists() or not (run.checkpoint("last") / "state.json").exists():
-        return -1
-    step = read_step(run.state("last"))
-    if step is None:
-        raise RequestError(f"{run.checkpoint('last') / 'state.json'} has no valid training position")
-    return step
 
 
 def fill_autotuned_settings(asked: R, begun: R) -> R:

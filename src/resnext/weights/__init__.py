@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from resnext.errors import RequestError
+from resnext.errors import RequestError, prefix_errors
 from resnext.run_directory import RunDirectory, is_run
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def load(
             f"{source} is a detector: load it with resnext.detect.weights.load_detector, or use resnext detect; "
             "for its backbone alone, use resnext convert or load(..., detector_backbone=True)"
         )
-    try:
+    with prefix_errors(source):
         found = modify(
             found,
             form=form,
@@ -73,8 +73,6 @@ def load(
             stride_in_1x1=stride_in_1x1,
             seed=seed,
         )
-    except RequestError as error:
-        raise RequestError(f"{source}: {error}") from None
     return build_network(found, str(source))
 
 

@@ -44,9 +44,7 @@ def build_on_meta(architecture: Architecture, tensors: int, origin: str) -> Netw
     """
     a = architecture
     paths = 1 if a.form == "grouped" else a.cardinality
-    within = CONVOLUTIONS_PER_BLOCK[a.block] - (
-        a.form != "grouped"
-    )  # minimum number of convolutions in a path, each with a BN
+    within = CONVOLUTIONS_PER_BLOCK[a.block] - (a.form != "grouped")  # convolutions in a path, at least; each has a BN
     needed = 5 * within * paths * sum(a.blocks or ())
     if needed > max(tensors, MAX_UNCHECKED_TENSORS):
         raise RequestError(f"{origin} has {tensors:,} tensors; {a.name} needs at least {needed:,}")
@@ -104,16 +102,16 @@ def _convert_tensors(given: Mapping[str, Tensor], origin: str) -> tuple[dict[str
     owned: set[int] = set()
     check_sharing(given.values(), origin)
     for name, tensor in given.items():
-        settled = tensor.to(torch.float32 if tensor.is_floating_point() else torch.int64)
-        if settled.is_floating_point() and settled is not tensor:
+        converted = tensor.to(torch.float32 if tensor.is_floating_point() else torch.int64)
+        if converted.is_floating_point() and converted is not tensor:
             kinds.add(str(tensor.dtype).removeprefix("torch."))
-            _check_range(tensor, settled, name, origin)
-        memory = settled.untyped_storage()
-        alone = memory.nbytes() == settled.nbytes and memory.data_ptr() not in owned
-        if not (alone and settled.is_contiguous()):
-            settled = settled.clone(memory_format=torch.contiguous_format)
-        state[name] = settled
-        owned.add(settled.untyped_storage().data_ptr())
+            _check_range(tensor, converted, name, origin)
+        memory = converted.untyped_storage()
+        alone = memory.nbytes() == converted.nbytes and memory.data_ptr() not in owned
+        if not (alone and converted.is_contiguous()):
+            converted = converted.clone(memory_format=torch.contiguous_format)
+        state[name] = converted
+        owned.add(converted.untyped_storage().data_ptr())
     notes = [f"converted from {' and '.join(sorted(kinds))} to float32"] if kinds else []
     return state, notes
 

@@ -16,9 +16,8 @@ SCHEME_PATTERN = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 SHA256_PATTERN = re.compile(r"[0-9a-f]{64}")
 COMMIT_PATTERN = re.compile(r"[0-9a-f]{40}")
 DATE_PATTERN = r"(?:19|20)\d\d(?:0[1-9]|1[0-2])(?:0[1-9]|[12]\d|3[01])"  # eight digits that are a date, not a checksum
-NAME_WITH_CHECKSUM = re.compile(
-    rf".*-(?!{DATE_PATTERN}\.)(?P<sum>[0-9a-f]{{8,64}})\.[A-Za-z0-9.]+"
-)  # resnet50-0676ba61.pth
+# resnet50-0676ba61.pth
+NAME_WITH_CHECKSUM = re.compile(rf".*-(?!{DATE_PATTERN}\.)(?P<sum>[0-9a-f]{{8,64}})\.[A-Za-z0-9.]+")
 HUB_SYNTAX = "hf://owner/name, optionally followed by /file.safetensors and @revision"
 
 
@@ -86,6 +85,7 @@ def _fetch_hub_file(wanted: HubFile, name: str) -> Path | None:
     from huggingface_hub import errors as hub
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
+    network_error: type[Exception] = vars(hub)["HTTPError"]  # that of requests or httpx, as the hub's version uses
     by_hand = f"download {_make_file_url(wanted, name)} yourself and give its path"
     known_missing = False
     try:
@@ -118,7 +118,7 @@ def _fetch_hub_file(wanted: HubFile, name: str) -> Path | None:
         ) from None
     except hub.EntryNotFoundError:
         return None
-    except (hub.HfHubHTTPError, hub.HTTPError, hub.OfflineModeIsEnabled, hub.FileMetadataError, OSError) as error:
+    except (hub.HfHubHTTPError, network_error, hub.OfflineModeIsEnabled, hub.FileMetadataError, OSError) as error:
         raise WorkError(
             f"{_format_hub_name(wanted)} could not be downloaded: {_shorten_message(error)}; {by_hand}"
         ) from None

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from resnext.errors import RequestError
+from resnext.errors import RequestError, prefix_errors
 from resnext.model.architecture import Architecture
 from resnext.weights.build import add_missing_counters, build_on_meta, check_tensors
 from resnext.weights.unsupported import NOT_SUPPORTED, find_unsupported_part
@@ -33,10 +33,8 @@ def infer_architecture(state: Mapping[str, Tensor], origin: str, **known: Any) -
     fields = _infer_fields(state, origin)
     if "shortcut" not in known:
         fields["shortcut"] = _infer_shortcut(state, fields["blocks"], origin)
-    try:
+    with prefix_errors(origin):
         architecture = Architecture(**fields | known)
-    except RequestError as error:
-        raise RequestError(f"{origin}: {error}") from None
     expected = build_on_meta(architecture, len(state), origin).state_dict()
     check_tensors(add_missing_counters(state, expected), expected, origin)
     return architecture

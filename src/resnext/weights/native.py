@@ -17,7 +17,7 @@ from safetensors.torch import save as serialize
 from torch import Tensor
 
 from resnext.data.preprocessing import Preprocessing
-from resnext.errors import RequestError, did_you_mean
+from resnext.errors import RequestError, did_you_mean, prefix_errors
 from resnext.files import atomic_write
 from resnext.model.architecture import Architecture
 from resnext.model.complexity import get_default_image_size
@@ -25,22 +25,11 @@ from resnext.model.network import Network
 from resnext.weights.network_spec import NetworkSpec, RawCheckpoint
 
 FORMAT_VERSION = 1
-DETECTOR_FORMAT = (
-    "resnext-detector"  # metadata key of a detector's file (detect/weights.py), and the name of its format
-)
-BACKBONE_PREFIX, BOX_HEAD_PREFIX = (
-    "backbone.body.",
-    "roi_heads.box_head.",
-)  # prefixes of a detector's backbone; in the c4 layout the last stage is in the box head
-TRAINING_STATE_PREFIXES = (
-    "weights/",
-    "optimizer/",
-    "groups/",
-)  # prefixes of the tensors in the training state of a checkpoint
-FIELDS_ADDED_LATER = (
-    "stride_in_1x1",
-    "bn_eps",
-)  # fields of Architecture that were added after the first files of version 1
+DETECTOR_FORMAT = "resnext-detector"  # metadata key of a detector's file (detect/weights.py), and its format's name
+# prefixes of a detector's backbone; in the c4 layout the last stage is in the box head
+BACKBONE_PREFIX, BOX_HEAD_PREFIX = "backbone.body.", "roi_heads.box_head."
+TRAINING_STATE_PREFIXES = ("weights/", "optimizer/", "groups/")  # of the tensors in a checkpoint's training state
+FIELDS_ADDED_LATER = ("stride_in_1x1", "bn_eps")  # of Architecture, after the first files of version 1
 
 
 def save(model: Network, path: Path | str, provenance: dict[str, Any] | None = None) -> None:
@@ -86,17 +75,15 @@ def is_native(raw: RawCheckpoint) -> bool:
 def adapt(raw: RawCheckpoint) -> NetworkSpec:
     """Read the spec from a file written by ``save``."""
     about = _parse_metadata(raw, "resnext")
-    try:
+    with prefix_errors(raw.path):
         architecture = Architecture(**_get_architecture_fields(about))
         preprocessing = Preprocessing.from_dict(about["preprocessing"]) if about.get("preprocessing") else None
-    except RequestError as error:
-        raise RequestError(f"{raw.path}: {error}") from None
     classes, provenance = about.get("classes"), about.get("provenance")
     if classes is not None and not (isinstance(classes, list) and all(isinstance(name, str) for name in classes)):
         raise RequestError(f"{raw.path}: its classes are not a list of names")
     return NetworkSpec(
         architecture=architecture,
-        state=raw.value,
+        state=raw.tensors,
         format="resnext",
         preprocessing=preprocessing,
         classes=None if classes is None else tuple(classes),
@@ -114,11 +101,10 @@ def adapt_detector(raw: RawCheckpoint) -> NetworkSpec:
     """Read the spec of a resnext detector's backbone."""
     about = _parse_metadata(raw, DETECTOR_FORMAT)
     try:
-        architecture = Architecture(**_get_architecture_fields(about)).change(num_classes=0)
-        state = _extract_backbone(raw.value, about)
-        preprocessing = _convert_detector_preprocessing(about["preprocessing"], architecture)
-    except RequestError as error:
-        raise RequestError(f"{raw.path}: {error}") from None
+        with prefix_errors(raw.path):
+            architecture = Architecture(**_get_architecture_fields(about)).change(num_classes=0)
+            state = _extract_backbone(raw.tensors, about)
+            preprocessing = _convert_detector_preprocessing(about["preprocessing"], architecture)
     except (KeyError, TypeError) as error:
         raise RequestError(f"{raw.path}: its detector metadata is incomplete or invalid ({error!r:.80})") from None
     provenance = about.get("provenance")
@@ -166,13 +152,13 @@ def _convert_detector_preprocessing(view: Mapping[str, Any], architecture: Archi
 
 def check_no_training_state(raw: RawCheckpoint) -> None:
     """Raise RequestError if this is the training state of a checkpoint, not its weights."""
-    if raw.file_format == "safetensors" and any(name.startswith(TRAINING_STATE_PREFIXES) for name in raw.value):
+    if raw.file_format == "safetensors" and any(name.startswith(TRAINING_STATE_PREFIXES) for name in raw.tensors):
         raise RequestError(
             f"{raw.path} is the training state of a run, not its weights; those are in model-*.safetensors beside it"
         )
 
 
-def _get_earlier_notes(provenance: Any) -> tuple[str, ...]:
+def _get_earlier_notes(provenance: object) -> tuple[str, ...]:
     """Get the notes from the conversion that made this file."""
     notes = provenance.get("notes") if isinstance(provenance, dict) else None
     return tuple(note for note in notes if isinstance(note, str)) if isinstance(notes, list) else ()

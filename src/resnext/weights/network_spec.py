@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor
 
@@ -16,9 +16,15 @@ class RawCheckpoint:
 
     path: Path
     file_format: str  # "safetensors", "torch zip", "torch legacy", "torch tar", "pickle" or "torch7"
-    value: Any  # of safetensors: dict[str, Tensor]
+    value: object
     metadata: dict[str, str] = field(default_factory=dict)  # of safetensors
     config: dict[str, Any] | None = None  # the config.json beside the file, as timm's folders have it
+
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """The value of a safetensors file."""
+        assert self.file_format == "safetensors"
+        return cast(dict[str, Tensor], self.value)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,13 +27,6 @@ RUN_FILES = ("recipe.yaml", "curves.png", "confusion.png", "reliability.png")  #
 Writer = Callable[[Network, Path], None]
 
 
-def write_native(model: Network, path: Path) -> None:
-    """Write a resnext safetensors file, which has the architecture, preprocessing and classes too."""
-    from resnext.weights.native import save
-
-    save(model, path)
-
-
 def write_torchvision(model: Network, path: Path) -> None:
     """Write a state dict with torch.save, for ``torchvision.models.ResNet(...).load_state_dict``."""
     from resnext.weights.adapters.torchvision import to_torchvision
@@ -104,11 +97,8 @@ def verify_file(model: Network, path: Path) -> float:
 
 
 def _make_test_image(model: Network) -> Tensor:
-    side = (
-        model.preprocessing.image_size
-        if model.preprocessing is not None
-        else get_default_image_size(model.architecture)
-    )
+    given = model.preprocessing
+    side = given.image_size if given is not None else get_default_image_size(model.architecture)
     side = max(model.architecture.stride, min(side, MAX_IMAGE_SIDE))
     generator = torch.Generator().manual_seed(0)
     return torch.randn(1, model.architecture.in_channels, side, side, generator=generator)
@@ -117,7 +107,8 @@ def _make_test_image(model: Network) -> Tensor:
 def _compute_outputs(model: Network, picture: Tensor, other: Network) -> Tensor:
     """Compute the logits, or the pooled features if only one of the two networks has a classifier."""
     if model.architecture.num_classes == other.architecture.num_classes:
-        return model(picture)
+        logits: Tensor = model(picture)
+        return logits
     return model.features(picture, "pooled")["pooled"]
 
 

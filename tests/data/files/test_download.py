@@ -13,8 +13,9 @@ from io import BytesIO
 from pathlib import Path
 
 import pytest
+from filelock import FileLock, Timeout
 
-from resnext.data.files.download import Archive, _NoDowngrade, data_folder, download
+from resnext.data.files.download import Archive, _NoDowngrade, data_folder, download, hold_lock
 from resnext.data.sources import fashion_mnist
 from resnext.data.sources.cifar import open_cifar
 from resnext.errors import WorkError
@@ -225,6 +226,12 @@ def test_two_at_once_fetch_it_once(server: Server, tmp_path: Path) -> None:
         thread.join()
     assert found == [CONTENT] * 4
     assert len(server.asked) == 1
+
+
+def test_the_lock_is_free_again_after_the_block(tmp_path: Path) -> None:
+    with hold_lock(tmp_path / "lock", "fetching"), pytest.raises(Timeout):
+        FileLock(tmp_path / "lock", timeout=0).acquire()
+    FileLock(tmp_path / "lock", timeout=0).acquire()
 
 
 def unknown(server: Server, sha256: str | None = None) -> Archive:

@@ -7,14 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
-from torchvision.datasets.imagenet import parse_devkit_archive
 
 from resnext.data import BadImageError, open_data, open_split
-from resnext.data.imagenet_classes import imagenet_synsets
+from resnext.data.imagenet_classes import ilsvrc2012_synsets, imagenet_synsets
 from resnext.data.loader import TrainLoader
 from resnext.data.preprocessing import Preprocessing
+from resnext.data.sources.imagenet_devkit import read_ground_truth
 from resnext.data.transforms.pipeline import build_eval_transform
 from resnext.errors import RequestError, WorkError
 from resnext.settings import DataSettings
@@ -51,16 +50,22 @@ def refused(root: Path, message: str, split: str = "both", **changes: object) ->
         open_data(imagenet(root, **changes)) if split == "both" else open_split(imagenet(root, **changes), split)
 
 
-def test_the_devkit_is_read_as_torchvision_reads_it(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("torchvision.datasets.imagenet._verify_archive", lambda *rest: None)
-    monkeypatch.setattr("torchvision.datasets.imagenet.ARCHIVE_META", {"devkit": (DEVKIT, "")})
-    parse_devkit_archive(str(root))
-    theirs = torch.load(root / "meta.bin", weights_only=True)[1]
-    (root / "meta.bin").unlink()
-    val = open_split(imagenet(root), "val")
-    ours = {val.image_path(i).rpartition(":")[2]: val.classes[val.labels[i]] for i in range(len(val))}
-    assert [ours[name] for name in sorted(ours)] == theirs
-    assert len(set(theirs)) == len(WNIDS)
+def test_the_ids_are_ilsvrc_s() -> None:
+    """The first 11 of the devkit's ground truth against the synsets of these images, as public lists have both."""
+    ids = ilsvrc2012_synsets()
+    assert sorted(ids) == list(imagenet_synsets())
+    first = (
+        "n01751748 n09193705 n02105855 n04263257 n03125729 n01735189 n02346627 n02776631 n03794056 n02328150 n01917289"
+    )
+    assert [ids[i - 1] for i in (490, 361, 171, 822, 297, 482, 13, 704, 599, 164, 649)] == first.split()
+    assert (ids[0], ids[222], ids[999]) == ("n02119789", "n02672831", "n03255030")
+
+
+def test_a_ground_truth_of_50000_lines_must_be_the_official_one(tmp_path: Path) -> None:
+    text = "".join(f"{1 + i % 1000}\n" for i in range(50_000)).encode()
+    write_file(tmp_path / "ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.txt", text)
+    with pytest.raises(RequestError, match="is not that of ILSVRC2012; download the devkit again"):
+        read_ground_truth([str(tmp_path)], "val")
 
 
 def test_all_thousand_classes_are_in_the_official_order(tmp_path: Path) -> None:
@@ -140,7 +145,7 @@ def test_a_wrong_archive_is_recognised(root: Path) -> None:
     (root / DEVKIT).write_bytes(val)
     refused(root, "is not a whole tar.gz")
     (root / DEVKIT).write_bytes(tar_bytes({"ILSVRC2012_devkit_t3/data/meta.mat": b""}, "w:gz"))
-    refused(root, r"has no data/ILSVRC2012_validation_ground_truth\.txt|has no data/meta\.mat")
+    refused(root, r"has no data/ILSVRC2012_validation_ground_truth\.txt")
     (root / DEVKIT).write_bytes((root / DEVKIT).read_bytes()[:60])
     refused(root, "devkit")
 
@@ -177,34 +182,19 @@ def test_a_class_missing_in_a_split_is_named(root: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("devkit", "message"),
+    ("truth", "message"),
     [
-        ({"truth": [1, 2, 3, 4]}, "5 images, but the devkit's ground truth has 4 lines"),
-        ({"truth": [1, 2, 3, 4, 5, 1]}, "5 images, but the devkit's ground truth has 6 lines"),
-        ({"truth": [1, 2, 3, 4, 6]}, "line 5 of .* is '6', expected 1 to 5"),
-        ({"truth": [1, 2, 3, 4, 0]}, "line 5 of .* is '0'"),
-        ({"truth": [1, 2, 3, 4, "n01"]}, "line 5 of .* is 'n01'"),
-        ({"wnids": [*WNIDS[:4], "x0142"]}, "synset 'x0142', twice or misspelled"),
-        ({"wnids": [*WNIDS, WNIDS[0]]}, "twice or misspelled"),
-        ({"first": 2}, "are not numbered 1 to 5"),
+        ([1, 2, 3, 4], "5 images, but the devkit's ground truth has 4 lines"),
+        ([1, 2, 3, 4, 5, 1], "5 images, but the devkit's ground truth has 6 lines"),
+        ([1, 2, 3, 4, 1001], "line 5 of .* is '1001', expected 1 to 1000"),
+        ([1, 2, 3, 4, 0], "line 5 of .* is '0'"),
+        ([1, 2, 3, 4, "n01"], "line 5 of .* is 'n01'"),
+        (["\n" * (17 << 20)], "has more than 16777216 bytes"),
     ],
 )
-def test_a_devkit_that_cannot_be_right_is_refused(devkit: dict[str, object], message: str, root: Path) -> None:
-    files = devkit_files(make_sample_images(), **devkit)  # type: ignore[arg-type]
-    write_file(root / DEVKIT, tar_bytes(files, "w:gz"))
+def test_a_devkit_that_cannot_be_right_is_refused(truth: list[object], message: str, root: Path) -> None:
+    write_file(root / DEVKIT, tar_bytes(devkit_files(make_sample_images(), truth), "w:gz"))
     refused(root, message, "val")
-
-
-@pytest.mark.parametrize(
-    "meta", [b"", b"hello" * 1000, b"MATLAB 5.0 MAT-file".ljust(128) + bytes(4000), bytes(17 << 20)]
-)
-def test_a_broken_or_giant_meta_mat_is_refused(meta: bytes, root: Path) -> None:
-    files = devkit_files(make_sample_images())
-    write_file(
-        root / DEVKIT,
-        tar_bytes({name: meta if name.endswith(".mat") else text for name, text in files.items()}, "w:gz"),
-    )
-    refused(root, r"meta\.mat (cannot be read|has more than)", "val")
 
 
 def test_a_missing_or_repeated_number_is_named(root: Path) -> None:

@@ -207,4 +207,4 @@ def test_labels_are_numbers_of_any_width(tmp_path: Path) -> None:
         train = open_split(parquet(tmp_path / f"{number}"), "train")
         assert train.labels.dtype == np.int64
         assert train.labels.tolist() == [0, 2, 1]
-        assert io.BytesIO(train.encoded(1)).getvalue() == files[1]  # type: ignore[attr-defined]
+        assert io.BytesIO(train.read_bytes(1)).getvalue() == files[1]  # type: ignore[attr-defined]

@@ -15,8 +15,8 @@ from PIL import Image
 from resnext.data import BadImageError, open_data
 from resnext.data.decode.pillow import IMAGE_EXTENSIONS
 from resnext.data.tools.check_folder import FORMAT_BY_EXTENSION, check_image_folder
-from resnext.data.tools.findings import CheckReport, Finding, escape_unprintable
-from resnext.errors import RequestError
+from resnext.data.tools.findings import CheckReport, Finding
+from resnext.errors import RequestError, escape_unprintable
 from resnext.settings import DataSettings
 from tests.data.decode.test_pillow import png
 from tests.data.sources.test_image_folder import folder, make, write_image

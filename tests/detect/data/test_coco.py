@@ -11,10 +11,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from resnext.detect.data import coco
-from resnext.detect.data.coco import read_coco
 from resnext.detect.data.dataset import DetectionDataset
 from resnext.errors import RequestError
-from tests.detect.annotation_files import CATEGORIES, box_row, coco_content, coco_folder, image_row, photo, write_json
+from tests.detect.annotation_files import (
+    CATEGORIES,
+    box_row,
+    coco_content,
+    coco_folder,
+    image_row,
+    photo,
+    read_coco,
+    write_json,
+)
 
 
 def read(folder: Path, content: object, **options: Any) -> DetectionDataset:

@@ -8,9 +8,8 @@ import pytest
 from PIL import Image, ImageOps
 
 from resnext.data.dataset import BadImageError
-from resnext.detect.data.coco import read_coco
 from resnext.detect.data.dataset import DetectionDataset, drop_empty_images, random_subset
-from tests.detect.annotation_files import box_row, coco_content, coco_folder, image_row, photo, write_json
+from tests.detect.annotation_files import box_row, coco_content, coco_folder, image_row, photo, read_coco, write_json
 
 
 def one_photo(folder: Path, stored: tuple[int, int], stated: tuple[int, int], orientation: int) -> DetectionDataset:

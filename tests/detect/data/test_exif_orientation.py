@@ -7,12 +7,11 @@ import pytest
 from PIL import Image, ImageOps
 
 from resnext.detect.data.check import check_detection_data
-from resnext.detect.data.coco import read_coco
 from resnext.detect.data.dataset import DetectionDataset
 from resnext.detect.data.exif_orientation import KEPT_AS_STORED, TURNED_UNSURE, decide_orientation
 from resnext.detect.data.open import open_detection_data, open_detection_split
 from resnext.detect.settings import DetectDataSettings
-from tests.detect.annotation_files import box_row, coco_content, image_row, photo, write_json
+from tests.detect.annotation_files import box_row, coco_content, image_row, photo, read_coco, write_json
 
 STORED = (40, 30)
 BOTH_WAYS = (2, 3, 4)

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from resnext.data.decode.pillow import read_image
+from resnext.detect.data.annotated_split import has_annotations
 from resnext.detect.data.exif_orientation import TURNED_UNSURE
-from resnext.detect.data.find_annotations import guess_detection_source, has_annotations
+from resnext.detect.data.find_annotations import guess_detection_source
 from resnext.detect.data.open import open_detection_data, open_detection_split
 from resnext.detect.settings import DetectDataSettings
 from resnext.errors import RequestError
@@ -108,8 +109,8 @@ def test_an_export_without_splits_is_train(tmp_path: Path, tool: str) -> None:
     dataset = open_detection_split(settings, "train")
     assert len(dataset) == 3
     assert dataset.load_image(2).size == (40, 30)
-    assert has_annotations(root, settings, "train")
-    assert not has_annotations(root, settings, "val")
+    assert has_annotations(settings, "train")
+    assert not has_annotations(settings, "val")
     with pytest.raises(RequestError, match=r"has no annotations for val: looked for .*; it contains .*data.val"):
         open_detection_split(settings, "val")
 

@@ -10,14 +10,13 @@ from hypothesis import strategies as st
 from PIL import ImageFile
 
 from resnext.data.decode.pillow import read_image
-from resnext.detect.data.coco import read_coco
 from resnext.detect.data.dataset import DetectionDataset
 from resnext.detect.data.faulty_files import FaultyFilesError
 from resnext.detect.data.find_images import FOUND_BY_NAME, FOUND_BY_SPELLING, MEASURED_SIZES, find_image_folder
 from resnext.detect.data.open import open_detection_split
 from resnext.detect.settings import DetectDataSettings
 from resnext.errors import RequestError
-from tests.detect.annotation_files import coco_content, image_row, photo, voc_object, write, write_json
+from tests.detect.annotation_files import coco_content, image_row, photo, read_coco, voc_object, write, write_json
 
 NFC, NFD = (unicodedata.normalize(form, "café0.jpg") for form in ("NFC", "NFD"))
 

@@ -110,7 +110,9 @@ def test_batches_are_as_many_as_it_says_and_hold_what_is_annotated() -> None:
         ):
             stated = each.dataset.sizes[index]
             assert size == (stated[1], stated[0])
-            assert tuple(image.shape[:0:-1]) in {VIEW.compute_size(*stated, shorter) for shorter in (20, 24)}
+            assert tuple(image.shape[:0:-1]) in {
+                VIEW.compute_size(stated[0], stated[1], shorter) for shorter in (20, 24)
+            }
             found = each.dataset.get_boxes(index)
             assert labels.tolist() == found.labels[~found.crowd].tolist()
             assert len(boxes) == len(labels)
@@ -193,8 +195,8 @@ def test_a_bad_image_is_named(workers: int) -> None:
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"batch_size": 18}, "train.batch_size 18 is larger than the training set of 17 images"),
-        ({"batch_size": 4, "world_size": 3}, "train.batch_size 4 is not divisible by the 3 processes"),
+        ({"batch_size": 18}, "batch_size 18 is larger than the training set of 17 images"),
+        ({"batch_size": 4, "world_size": 3}, "batch_size 4 is not a multiple of the 3 processes"),
         ({"start_method": "frok"}, "start_method"),
     ],
 )

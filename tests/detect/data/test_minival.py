@@ -6,10 +6,9 @@ from typing import Any
 
 import pytest
 
-from resnext.detect.data.coco import read_coco
 from resnext.detect.data.minival import OFFICIAL_COUNTS, ListCount, make_minival
 from resnext.errors import RequestError, WorkError
-from tests.detect.annotation_files import CATEGORIES, box_row, coco_content, image_row, write_json
+from tests.detect.annotation_files import CATEGORIES, box_row, coco_content, image_row, read_coco, write_json
 
 
 def name_2014(split: str, id_: int) -> str:
@@ -61,7 +60,7 @@ def test_outlines_are_kept_where_they_are_asked_for(files: dict[str, Path]) -> N
     rows = json.loads((files["out"] / "instances_minival.json").read_text())["annotations"]
     assert all("segmentation" not in row for row in rows)
     (files["out"] / "again").mkdir()
-    make_minival(*list(files.values())[:3], files["out"] / "again", keep_segmentations=True)
+    make_minival(**files | {"out": files["out"] / "again"}, keep_segmentations=True)
     rows = json.loads((files["out"] / "again/instances_minival.json").read_text())["annotations"]
     assert [row["segmentation"] for row in rows] == [[[1, 2, 3, 4, 5, 6]]] * 2
 

@@ -17,9 +17,9 @@ from resnext.detect.evaluate.plots import (
     MISSED_COLOR,
     plot_best_and_worst,
     plot_precision_recall,
-    plot_training_curves,
     plot_training_samples,
 )
+from resnext.detect.train.plots import plot_training_curves
 from resnext.plotting import encode_figure
 from tests.detect.synthetic import dataset, detections, random_case
 

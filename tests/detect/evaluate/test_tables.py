@@ -25,7 +25,9 @@ def rows(path: Path) -> list[dict[str, str]]:
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     data, found = random_case(1)
     out = tmp_path_factory.mktemp("runs") / "evaluation"
-    return write_detection_evaluation(evaluate_detections(data, found), data, out, ABOUT)
+    metrics = write_detection_evaluation(evaluate_detections(data, found), data, out, ABOUT)
+    assert metrics == json.loads((out / "metrics.json").read_text())
+    return out
 
 
 def test_every_file_is_there_and_the_pictures_open(written: Path) -> None:

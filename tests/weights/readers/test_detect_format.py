@@ -67,6 +67,7 @@ def test_a_file_is_known_by_its_content(tmp_path: Path, kind: str, name: str) ->
     path.write_bytes(data)
     raw = read_weights_file(path)
     assert (raw.path, raw.file_format, raw.config) == (path, container, None)
+    assert isinstance(raw.value, dict)
     assert raw.value.keys() == STATE.keys()
     assert all(np.array_equal(raw.value[key], tensor) for key, tensor in STATE.items())
 
@@ -176,6 +177,7 @@ def test_a_folder_gives_its_file_and_its_config(tmp_path: Path, name: str) -> No
         raw = read_weights_file(path)
         assert raw.path == tmp_path / name
         assert raw.config == {"architecture": "resnext50_32x4d"}
+        assert isinstance(raw.value, dict)
         assert raw.value.keys() == STATE.keys()
     other = tmp_path / "other.bin"
     other.write_bytes(KINDS["zip"][1])
@@ -215,6 +217,7 @@ def test_safetensors_come_back(tmp_path: Path, dtype: torch.dtype) -> None:
     save_file(state, path, metadata={"format": "pt"})
     raw, oracle = read_weights_file(path), load_file(path)
     assert raw.metadata == {"format": "pt"}
+    assert isinstance(raw.value, dict)
     assert raw.value.keys() == oracle.keys()
     for name, tensor in oracle.items():
         assert raw.value[name].dtype == tensor.dtype

@@ -34,7 +34,6 @@ from resnext.errors import RequestError
 from resnext.weights.network_spec import RawCheckpoint
 from resnext.weights.readers.torch7 import read_t7
 from resnext.weights.adapters.torch7.network import adapt
-from resnext.weights import known
 used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + 2**28, used + 2**28))
 for name in sys.argv[1:]:
@@ -42,7 +41,7 @@ for name in sys.argv[1:]:
     try:
         value = read_t7(name)
         outcome["read"] = type(value).__name__
-        outcome["adapted"] = adapt(RawCheckpoint(path=Path(name), container="torch7", value=value)).architecture.name
+        outcome["adapted"] = adapt(RawCheckpoint(path=Path(name), file_format="torch7", value=value)).architecture.name
     except RequestError as error:
         outcome["refused"] = str(error)
     print(json.dumps(outcome), flush=True)

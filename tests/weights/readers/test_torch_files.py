@@ -17,8 +17,8 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from resnext.weights.readers.detect_format import read_weights_file
+from resnext.weights.readers.torch_legacy import LEGACY_MAGIC
 from resnext.weights.readers.torch_tensors import DTYPES
-from resnext.weights.readers.torch_zip import LEGACY_MAGIC
 from tests.weights.readers.torch_maker import read_error, read_value, rewrite_zip, save_torch
 
 LEGACY = {"torch zip": {}, "torch legacy": {"_use_new_zipfile_serialization": False}}

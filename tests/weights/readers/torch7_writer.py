@@ -88,10 +88,7 @@ class _Writer:
         if value is None:
             self.numbers("i", 0)
         elif isinstance(value, bool):
-            self.numbers(
-                "i",
-                5,
-            )
+            self.numbers("i", 5)
             self.numbers("i", int(value))
         elif isinstance(value, int | float):
             self.numbers("i", 1)

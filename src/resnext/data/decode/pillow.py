@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image, PngImagePlugin, TiffImagePlugin
+from PIL import ExifTags, Image, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
 
 from resnext.data.dataset import BadImageError
 
@@ -150,7 +150,7 @@ def _decode_pixels(image: Image.Image, channels: int, exif: bool) -> tuple[Image
 
 
 def _describe_error(error: Exception, file: ImageFile) -> str:
-    if isinstance(error, Image.UnidentifiedImageError):
+    if isinstance(error, UnidentifiedImageError):
         return (
             _describe_unsupported(_read_signature(file)) or f"not an image in any of the formats {', '.join(FORMATS)}"
         )

@@ -112,7 +112,7 @@ def load_decoder() -> TurboJpegDecoder | None:
     """Load the decoder, compiling it if the cache has none. Returns None, and warns once why, if it cannot be used."""
     if not is_fast_enabled():
         return None
-    turbo = _find_libjpeg()
+    turbo = find_libjpeg()
     if turbo is None:
         warn_once(f"Pillow's libjpeg-turbo library was not found, {FALLBACK_NOTE}")
         return None
@@ -148,17 +148,17 @@ def _start_decoder(functions: ctypes.CDLL, turbo: Path) -> TurboJpegDecoder | No
     return TurboJpegDecoder(functions, vertical_pass_first=_detect_vertical_pass_first())
 
 
-def _find_libjpeg() -> Path | None:
+def find_libjpeg() -> Path | None:
     """Find the libjpeg-turbo library in Pillow's wheel, or the one its extension is linked against."""
     package = Path(PIL.__file__).parent
     beside = sorted((package.parent / "pillow.libs").glob("libjpeg*.so*"))
     if beside:
         return beside[0]
+    vars(Image)["core"].jpeg_decoder  # noqa: B018 - loads the extension, and the library with it
     try:
         maps = Path("/proc/self/maps").read_text("utf-8", "surrogateescape")
     except OSError:
         return None
-    Image.core.jpeg_decoder  # noqa: B018 - loads the extension, and the library with it
     found = re.search(r"^.*?(/\S*/libjpeg\.so\.[0-9.]+)$", maps, re.MULTILINE)
     return Path(found[1]) if found else None
 

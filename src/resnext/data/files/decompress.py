@@ -14,7 +14,7 @@ from typing import IO
 
 from fsspec.compression import compr
 
-from resnext.data.files.download import acquire_lock, data_folder
+from resnext.data.files.download import data_folder, hold_lock
 from resnext.data.files.storage import base_name, cache_key, get_file_versions, open_file
 from resnext.errors import RequestError, WorkError
 from resnext.files import report_write_errors, sync_folder
@@ -47,7 +47,7 @@ def decompress_tar(place: str) -> str:
     target = folder / f"{hashlib.sha256(identity).hexdigest()[:16]}-{base_name(place).rpartition('.')[0]}"
     with report_write_errors(target):
         folder.mkdir(parents=True, exist_ok=True)
-        with acquire_lock(folder / f".{target.name}.lock", target):
+        with hold_lock(folder / f".{target.name}.lock", f"decompressing {place}"):
             if not target.exists():
                 _write_decompressed(place, stamp.size, target)
     return str(target)

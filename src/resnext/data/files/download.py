@@ -11,8 +11,9 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from http.client import HTTPMessage
 from pathlib import Path
-from typing import Any
+from typing import IO
 
 from filelock import FileLock, Timeout
 
@@ -22,7 +23,7 @@ from resnext.files import sync_folder
 CHUNK = 1 << 20
 LARGEST = 16 << 30  # bytes; a larger size is broken or hostile
 Advance = Callable[[int, int | None], None]  # (bytes received, bytes expected)
-PATIENT = (408, 425, 429, 500, 502, 503, 504)  # HTTP answers after which trying again may help
+TEMPORARY_STATUSES = (408, 425, 429, 500, 502, 503, 504)  # of HTTP; trying again may help
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,11 @@ class Archive:
     def has_checksum(self) -> bool:
         """Whether a checksum is known."""
         return self.md5 is not None or self.sha256 is not None
+
+    @property
+    def max_bytes(self) -> int:
+        """The most bytes to accept."""
+        return LARGEST if self.bytes is None else self.bytes
 
 
 class TransferError(Exception):
@@ -93,184 +99,207 @@ def download(archive: Archive, folder: Path, *, timeout: float = 30, attempts: i
     target = folder / archive.name
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with acquire_lock(folder / f".{archive.name}.lock", target):
-            if target.exists():
-                wrong = find_mismatch(target, archive)
-                if wrong:
-                    raise WorkError(f"{target} is not {archive.url}: {wrong}; remove it to download it again")
-                return target
-            _fetch(archive, target, timeout=timeout, attempts=attempts, pause=pause)
+        with hold_lock(folder / f".{archive.name}.lock", f"fetching {target}"):
+            if not target.exists():
+                _Transfer(archive, target, timeout).fetch(attempts, pause)
+            elif wrong := find_mismatch(target, archive):
+                raise WorkError(f"{target} is not {archive.url}: {wrong}; remove it to download it again")
     except OSError as error:
         raise WorkError(f"cannot write {target}: {error}; or {archive.manual_steps(folder)}") from error
     return target
 
 
-def acquire_lock(lock_path: Path, target: Path) -> FileLock:
-    """Acquire a file lock. If another process has it, say so and wait."""
-    lock = FileLock(lock_path)
+@contextmanager
+def hold_lock(path: Path, work: str) -> Iterator[None]:
+    """Hold a file lock inside the block. If another process has it, say that it does the ``work``, and wait."""
+    lock = FileLock(path)
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        print(f"waiting for another process that is fetching {target}", file=sys.stderr)
+        print(f"waiting for another process that is {work}", file=sys.stderr)
         lock.acquire()
-    return lock
-
-
-def _fetch(archive: Archive, target: Path, *, timeout: float, attempts: int, pause: float) -> None:
-    """Transfer to ``NAME.part`` until it is whole, check it, and rename it."""
-    part = target.with_name(target.name + ".part")
-    resumed = part.exists()
-    while True:
-        _transfer_all(archive, part, timeout=timeout, attempts=attempts, pause=pause)
-        wrong = find_mismatch(part, archive)
-        if not wrong:
-            break
-        part.unlink()
-        _tag_path(part).unlink(missing_ok=True)
-        if not resumed:
-            raise WorkError(f"{archive.url} sent another file: {wrong}; or {archive.manual_steps(target.parent)}")
-        resumed = False  # the earlier part may have been of another file: download once more from the start
-    os.replace(part, target)
-    _tag_path(part).unlink(missing_ok=True)
-    sync_folder(target.parent)
-
-
-def _transfer_all(archive: Archive, part: Path, *, timeout: float, attempts: int, pause: float) -> None:
-    """Attempt after attempt until ``part`` has all bytes."""
-    failures = 0
-    whole = archive.bytes is not None and _size(part) == archive.bytes
-    with _progress(archive, part) as advance:
-        while not whole:
-            before = _size(part)
-            try:
-                _transfer(archive, part, timeout, advance)
-                whole = True
-            except TransferError as error:
-                failures = 1 if _size(part) > before else failures + 1
-                if failures >= attempts:
-                    steps = archive.manual_steps(part.parent)
-                    raise WorkError(f"cannot fetch {archive.url}: {error}; try again later, or {steps}") from error
-                time.sleep(pause * failures)
-
-
-def _transfer(archive: Archive, part: Path, timeout: float, advance: Advance) -> None:
-    """One request, going on from the end of ``part`` where the server can. Raises Interrupted or WorkError.
-
-    Nothing is continued that neither a checksum nor the server's tag would tell from another file's beginning.
-    """
-    have, tagged = _size(part), _tag_path(part).exists()
-    if have > (LARGEST if archive.bytes is None else archive.bytes) or (
-        have and not archive.has_checksum and not tagged
-    ):
-        part.unlink()
-        have = 0
-    request = urllib.request.Request(archive.url, headers={"User-Agent": "resnext", "Accept-Encoding": "identity"})
-    if have:
-        request.add_header("Range", f"bytes={have}-")
-        if tagged:
-            request.add_header("If-Range", _tag_path(part).read_text("latin-1"))
-    with _answer(request, archive, part, timeout) as answer:
-        start = _start_of(answer, have, part)
-        expected = _expected(answer, archive, start, part)
-        _check_room(archive, part.parent, (expected or start) - start)
-        _remember_tag(answer, part)
-        advance(start, expected)
-        _receive(answer, archive, part, start, expected, advance)
-
-
-def _answer(request: urllib.request.Request, archive: Archive, part: Path, timeout: float) -> http.client.HTTPResponse:
-    """The server's answer, its body not read yet. Raises Interrupted, or WorkError where asking again is of no use."""
     try:
-        return _opener().open(request, timeout=timeout)
-    except urllib.error.HTTPError as error:
-        error.close()
-        if error.code == 416:  # nothing there to go on with
-            part.unlink(missing_ok=True)
-        elif error.code not in PATIENT:
-            steps = archive.manual_steps(part.parent)
-            raise WorkError(f"{archive.url} answers {error.code} {error.reason}; {steps}") from error
-        raise TransferError(f"the server answers {error.code} {error.reason}") from error
-    except (http.client.HTTPException, OSError) as error:
-        raise TransferError(_reason(error)) from error
+        yield
+    finally:
+        lock.release()
+
+
+class _Transfer:
+    """The transfer of an archive into ``NAME.part``; ``NAME.part.tag`` identifies the server's version of the file."""
+
+    def __init__(self, archive: Archive, target: Path, timeout: float) -> None:
+        self.archive, self.target, self.timeout = archive, target, timeout
+        self.part = target.with_name(target.name + ".part")
+        self.tag = target.with_name(target.name + ".part.tag")
+
+    @property
+    def size(self) -> int:
+        """Number of bytes received so far."""
+        return self.part.stat().st_size if self.part.exists() else 0
+
+    def fetch(self, attempts: int, pause: float) -> None:
+        """Receive the whole file, check it, and rename it to the target."""
+        resumed = self.part.exists()
+        self._receive(attempts, pause)
+        wrong = find_mismatch(self.part, self.archive)
+        if wrong and resumed:  # the earlier part may have been of another file: download once more from the start
+            self._discard()
+            self._receive(attempts, pause)
+            wrong = find_mismatch(self.part, self.archive)
+        if wrong:
+            self._discard()
+            raise self._failure(f"{self.archive.url} sent another file: {wrong}", "; or ")
+        os.replace(self.part, self.target)
+        self.tag.unlink(missing_ok=True)
+        sync_folder(self.target.parent)
+
+    def _discard(self) -> None:
+        self.part.unlink()
+        self.tag.unlink(missing_ok=True)
+
+    def _failure(self, what: str, link: str = "; ") -> WorkError:
+        return WorkError(f"{what}{link}{self.archive.manual_steps(self.target.parent)}")
+
+    def _receive(self, attempts: int, pause: float) -> None:
+        """Send request after request until all bytes are there."""
+        failures = 0
+        with _show_progress(self.archive, self.target.parent) as advance:
+            while self.size != self.archive.bytes:
+                before = self.size
+                try:
+                    self._receive_rest(advance)
+                    return
+                except TransferError as error:
+                    failures = 1 if self.size > before else failures + 1
+                    if failures >= attempts:
+                        what = f"cannot fetch {self.archive.url}: {error}"
+                        raise self._failure(what, "; try again later, or ") from error
+                    time.sleep(pause * failures)
+
+    def _receive_rest(self, advance: Advance) -> None:
+        """Request the bytes after those received so far. Raises TransferError, or WorkError where retrying is useless.
+
+        Nothing is continued that neither a checksum nor the server's tag would tell from another file's beginning.
+        """
+        have, tagged = self.size, self.tag.exists()
+        if have > self.archive.max_bytes or (have and not self.archive.has_checksum and not tagged):
+            self.part.unlink()
+            have = 0
+        headers = {"User-Agent": "resnext", "Accept-Encoding": "identity"}
+        if have:
+            headers["Range"] = f"bytes={have}-"
+            if tagged:
+                headers["If-Range"] = self.tag.read_text("latin-1")
+        with self._open(headers) as answer:
+            start = self._first_byte(answer, have)
+            total = self._total_size(answer, start)
+            needed, free = (total or start) - start, shutil.disk_usage(self.target.parent).free
+            if free < needed:
+                raise WorkError(
+                    f"{self.target.parent} has {free} bytes free, but {self.archive.name} needs {needed} more"
+                )
+            self._save_tag(answer)
+            advance(start, total)
+            self._write_body(answer, start, total, advance)
+
+    def _open(self, headers: dict[str, str]) -> http.client.HTTPResponse:
+        """Send the request and return the answer, its body not read yet."""
+        request = urllib.request.Request(self.archive.url, headers=headers)
+        try:
+            answer = urllib.request.build_opener(_NoDowngrade()).open(request, timeout=self.timeout)
+        except urllib.error.HTTPError as error:
+            error.close()
+            if error.code == 416:  # no bytes after those we have
+                self.part.unlink(missing_ok=True)
+            elif error.code not in TEMPORARY_STATUSES:
+                raise self._failure(f"{self.archive.url} answers {error.code} {error.reason}") from error
+            raise TransferError(f"the server answers {error.code} {error.reason}") from error
+        except (http.client.HTTPException, OSError) as error:
+            raise TransferError(_describe(error)) from error
+        assert isinstance(answer, http.client.HTTPResponse)
+        return answer
+
+    def _first_byte(self, answer: http.client.HTTPResponse, have: int) -> int:
+        """Return the offset of the answer's first byte: ``have`` if the server continues, else 0."""
+        if answer.status != 206:
+            return 0
+        span = answer.headers.get("Content-Range", "")
+        if not span.startswith(f"bytes {have}-"):
+            self.part.unlink(missing_ok=True)
+            raise TransferError(f"the server answers with range {span!r}, asked for {have}-")
+        return have
+
+    def _total_size(self, answer: http.client.HTTPResponse, start: int) -> int | None:
+        """Return the size of the whole file if known. Raises WorkError if the server states an unacceptable one."""
+        length = answer.headers.get("Content-Length") or ""
+        if not length.isdecimal() or len(length) >= 20:
+            return self.archive.bytes
+        offered = start + int(length)
+        if self.archive.bytes not in (None, offered):
+            raise self._failure(f"{self.archive.url} offers {offered} bytes, expected {self.archive.bytes}")
+        if offered > LARGEST:
+            raise WorkError(f"{self.archive.url} offers {offered} bytes; files of more than {LARGEST} are not fetched")
+        return offered
+
+    def _write_body(self, answer: http.client.HTTPResponse, start: int, total: int | None, advance: Advance) -> None:
+        """Write the answer's body at ``start``; never more than ``total`` bytes."""
+        done, most = start, LARGEST if total is None else total
+        with self.part.open("r+b" if start else "wb") as file:
+            file.seek(start)
+            try:
+                while chunk := _read(answer, min(CHUNK, most - done + 1)):
+                    done += len(chunk)
+                    if done > most:
+                        file.truncate(0)
+                        raise self._failure(f"{self.archive.url} sends more than the {most} bytes expected")
+                    file.write(chunk)
+                    advance(done, total)
+            finally:
+                file.flush()
+                os.fsync(file.fileno())
+        if total is not None and done < total:
+            raise TransferError(f"the transfer broke off after {done} of {total} bytes")
+
+    def _save_tag(self, answer: http.client.HTTPResponse) -> None:
+        """Save what identifies the server's version of the file, for If-Range. Weak tags cannot serve there."""
+        tag = answer.headers.get("ETag") or ""
+        if not tag or tag.startswith("W/"):
+            tag = answer.headers.get("Last-Modified") or ""
+        if tag:
+            self.tag.write_text(tag, "latin-1", errors="ignore")
+        else:
+            self.tag.unlink(missing_ok=True)
 
 
 class _NoDowngrade(urllib.request.HTTPRedirectHandler):
-    """Redirects are followed, but never from https to what anybody on the way may change."""
+    """Follows redirects, but never from https to what anybody on the way may change."""
 
-    def redirect_request(self, request: urllib.request.Request, *rest: Any) -> urllib.request.Request | None:
-        following = super().redirect_request(request, *rest)
-        if following is not None and request.type == "https" and following.type != "https":
+    def redirect_request(
+        self, req: urllib.request.Request, fp: IO[bytes], code: int, msg: str, headers: HTTPMessage, newurl: str
+    ) -> urllib.request.Request | None:
+        following = super().redirect_request(req, fp, code, msg, headers, newurl)
+        if following is not None and req.type == "https" and following.type != "https":
             raise urllib.error.URLError(f"it redirects from https to {following.type}")
         return following
-
-
-def _opener() -> urllib.request.OpenerDirector:
-    return urllib.request.build_opener(_NoDowngrade())
-
-
-def _reason(error: Exception) -> str:
-    return str(getattr(error, "reason", "") or error) or type(error).__name__
-
-
-def _start_of(answer: http.client.HTTPResponse, have: int, part: Path) -> int:
-    """The offset of the answer's first byte. Raises Interrupted for a range that was not asked for."""
-    if answer.status != 206:
-        return 0
-    span = answer.headers.get("Content-Range", "")
-    if not span.startswith(f"bytes {have}-"):
-        part.unlink(missing_ok=True)
-        raise TransferError(f"the server answers with range {span!r}, asked for {have}-")
-    return have
-
-
-def _expected(answer: http.client.HTTPResponse, archive: Archive, start: int, part: Path) -> int | None:
-    """Return the size of the whole file if known. Raises WorkError if the server states another size than expected."""
-    length = answer.headers.get("Content-Length") or ""
-    offered = start + int(length) if length.isdecimal() and len(length) < 20 else None
-    if offered is not None and archive.bytes is not None and offered != archive.bytes:
-        steps = archive.manual_steps(part.parent)
-        raise WorkError(f"{archive.url} offers {offered} bytes, expected {archive.bytes}; {steps}")
-    if offered is not None and offered > LARGEST:
-        raise WorkError(f"{archive.url} offers {offered} bytes; files of more than {LARGEST} are not fetched")
-    return archive.bytes if offered is None else offered
-
-
-def _receive(
-    answer: http.client.HTTPResponse, archive: Archive, part: Path, start: int, expected: int | None, advance: Advance
-) -> None:
-    """Write the answer's body at ``start``; never more than the expected bytes."""
-    done, most = start, LARGEST if expected is None else expected
-    with part.open("r+b" if start else "wb") as file:
-        file.seek(start)
-        try:
-            while chunk := _read(answer, min(CHUNK, most - done + 1)):
-                done += len(chunk)
-                if done > most:
-                    file.truncate(0)
-                    steps = archive.manual_steps(part.parent)
-                    raise WorkError(f"{archive.url} sends more than the {most} bytes expected; {steps}")
-                file.write(chunk)
-                advance(done, expected)
-        finally:
-            file.flush()
-            os.fsync(file.fileno())
-    if expected is not None and done < expected:
-        raise TransferError(f"the transfer broke off after {done} of {expected} bytes")
 
 
 def _read(answer: http.client.HTTPResponse, at_most: int) -> bytes:
     try:
         return answer.read1(at_most)
     except (http.client.HTTPException, OSError) as error:
-        raise TransferError(_reason(error)) from error
+        raise TransferError(_describe(error)) from error
+
+
+def _describe(error: Exception) -> str:
+    return str(getattr(error, "reason", "") or error) or type(error).__name__
 
 
 @contextmanager
-def _progress(archive: Archive, part: Path) -> Iterator[Advance]:
-    """A function to tell how many bytes are there, of how many: a bar on a terminal, one line otherwise."""
+def _show_progress(archive: Archive, folder: Path) -> Iterator[Advance]:
+    """Show a bar on a terminal, else one line. Yields the function to call with the bytes received and expected."""
     if not sys.stderr.isatty():
         size = "" if archive.bytes is None else f" ({archive.bytes / 1e6:.1f} MB)"
-        print(f"fetching {archive.url}{size} to {part.parent}", file=sys.stderr)
+        print(f"fetching {archive.url}{size} to {folder}", file=sys.stderr)
         yield lambda _done, _expected: None
         return
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
@@ -281,28 +310,3 @@ def _progress(archive: Archive, part: Path) -> Iterator[Advance]:
     with Progress(TextColumn("{task.description}", markup=False), *columns, console=make_screen(stderr=True)) as bar:
         task = bar.add_task(archive.name, total=archive.bytes)
         yield lambda done, expected: bar.update(task, completed=done, total=expected)
-
-
-def _check_room(archive: Archive, folder: Path, needed: int) -> None:
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise WorkError(f"{folder} has {free} bytes free, but {archive.name} needs {needed} more")
-
-
-def _remember_tag(answer: http.client.HTTPResponse, part: Path) -> None:
-    """Keep what identifies the server's version of the file, for If-Range. Weak tags cannot serve there."""
-    tag = answer.headers.get("ETag") or ""
-    if not tag or tag.startswith("W/"):
-        tag = answer.headers.get("Last-Modified") or ""
-    if tag:
-        _tag_path(part).write_text(tag, "latin-1", errors="ignore")
-    else:
-        _tag_path(part).unlink(missing_ok=True)
-
-
-def _tag_path(part: Path) -> Path:
-    return part.with_name(part.name + ".tag")
-
-
-def _size(path: Path) -> int:
-    return path.stat().st_size if path.exists() else 0

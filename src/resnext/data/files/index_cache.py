@@ -1,17 +1,15 @@
 """Cache of the indexes of archives: arrays in the cache folder. A lost or damaged file is made again."""
 
 import hashlib
-import sys
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock, Timeout
 
-from resnext.data.files.download import data_folder
+from resnext.data.files.download import data_folder, hold_lock
 from resnext.errors import WorkError
 from resnext.files import atomic_write
 
@@ -48,21 +46,11 @@ def save_arrays(key: str, arrays: Arrays) -> None:
 @contextmanager
 def lock_indexing() -> Iterator[None]:
     """Hold the lock of the cache: one process makes an index while the others wait and then load it."""
-    lock = FileLock(index_folder() / ".lock")
-    try:
-        index_folder().mkdir(parents=True, exist_ok=True)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            print("waiting for another process that is indexing", file=sys.stderr)
-            lock.acquire()
-    except OSError:  # nothing can be cached there, so no lock is needed
+    with ExitStack() as stack:
+        with suppress(OSError):  # nothing can be cached there, so no lock is needed
+            index_folder().mkdir(parents=True, exist_ok=True)
+            stack.enter_context(hold_lock(index_folder() / ".lock", "indexing"))
         yield
-        return
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _cache_path(key: str) -> Path:

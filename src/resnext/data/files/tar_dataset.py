@@ -1,24 +1,21 @@
 """A data set of images in tar archives, read by their offset without unpacking."""
 
-import io
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from PIL import Image
 
-from resnext.data.decode.pillow import read_image
+from resnext.data.encoded_dataset import EncodedDataset
 from resnext.data.files.storage import FileVersion, base_name, read_range
 from resnext.data.files.tar_index import TarIndex
 
 
 @dataclass(frozen=True, eq=False)
-class TarDataset:
+class TarDataset(EncodedDataset):
     """One split in tar archives: image i is ``sizes[i]`` bytes at ``offsets[i]`` of archive ``shards[i]``.
 
-    An image that cannot be decoded raises BadImage. An archive that cannot be read raises WorkError, which names
-    archive and member and is never skipped.
+    An archive that cannot be read raises WorkError, which names archive and member and is never skipped.
     """
 
     name: str
@@ -31,7 +28,6 @@ class TarDataset:
     sizes: np.ndarray  # int64 [N]
     labels: np.ndarray  # int64 [N]
     exif: bool = True
-    in_memory: bool = False
 
     @staticmethod
     def from_indexes(
@@ -49,17 +45,6 @@ class TarDataset:
     def file_names(self) -> np.ndarray:
         """Names of the members, bytes [N]."""
         return self.names
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def image(self, index: int) -> Image.Image:
-        """Return the decoded image. Raises BadImage or WorkError."""
-        return self.decode_bytes(self.read_bytes(index), index)
-
-    def decode_bytes(self, file: bytes, index: int) -> Image.Image:
-        """Decode the bytes that ``read_bytes`` returned. Raises BadImage."""
-        return read_image(io.BytesIO(file), self.channels, self.exif, name=self.image_path(index))
 
     def read_bytes(self, index: int) -> bytes:
         """Return the content of the image's file. Raises WorkError if the archive cannot be read."""

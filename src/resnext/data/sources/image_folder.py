@@ -1,6 +1,5 @@
 """Image folders: one folder for each class, in ``train/`` and ``val/`` or in one folder that is split by hash."""
 
-import io
 import os
 import re
 import stat
@@ -15,6 +14,7 @@ from PIL import Image
 from resnext.data.classes import describe_class_difference, quote_names
 from resnext.data.dataset import BadImageError, Dataset, Source, choose_held_out
 from resnext.data.decode.pillow import IMAGE_EXTENSIONS, UNSUPPORTED_EXTENSIONS, read_image
+from resnext.data.encoded_dataset import EncodedDataset
 from resnext.errors import RequestError
 from resnext.settings import DataSettings
 from resnext.speed.cache_folder import warn_once
@@ -36,7 +36,7 @@ GREY_MEAN, GREY_STD = (0.459,), (0.226,)  # the luma of that mean; the average o
 
 
 @dataclass(frozen=True, eq=False)
-class FolderDataset:
+class FolderDataset(EncodedDataset):
     """Image files below ``root``. ``labels`` are int64 [N], ``paths`` relative paths as one array of bytes.
 
     A list of a million strings would be copied to every worker.
@@ -49,23 +49,19 @@ class FolderDataset:
     paths: np.ndarray
     labels: np.ndarray
     exif: bool = True
-    in_memory: bool = False
 
     @property
     def file_names(self) -> np.ndarray:
         """Paths relative to the root, bytes [N]."""
         return self.paths
 
-    def __len__(self) -> int:
-        return len(self.labels)
-
     def image(self, index: int) -> Image.Image:
         """Return the decoded image. Raises BadImage."""
-        return read_image(os.path.join(self.root, self.image_path(index)), self.channels, self.exif)
+        return read_image(self.full_path(index), self.channels, self.exif)
 
     def read_bytes(self, index: int) -> bytes:
         """Return the content of the image's file. Raises BadImage if it cannot be read."""
-        path = os.path.join(self.root, self.image_path(index))
+        path = self.full_path(index)
         try:
             if not stat.S_ISREG(os.stat(path).st_mode):
                 raise BadImageError(path, "not a regular file")  # reading a pipe would never end
@@ -74,13 +70,13 @@ class FolderDataset:
         except OSError as error:
             raise BadImageError(path, error.strerror or str(error)) from error
 
-    def decode_bytes(self, file: bytes, index: int) -> Image.Image:
-        """Decode the bytes that ``read_bytes`` returned. Raises BadImage."""
-        return read_image(io.BytesIO(file), self.channels, self.exif, os.path.join(self.root, self.image_path(index)))
-
     def image_path(self, index: int) -> str:
         """Return the image's path relative to the root."""
         return os.fsdecode(bytes(self.paths[index]))
+
+    def full_path(self, index: int) -> str:
+        """Return the image's path with the root."""
+        return os.path.join(self.root, self.image_path(index))
 
     def select(self, indices: np.ndarray, labels: np.ndarray, classes: tuple[str, ...], name: str) -> "FolderDataset":
         """Select the images at ``indices``, in that order, with new labels, classes and name."""

@@ -14,7 +14,7 @@ from resnext.data.dataset import Source
 from resnext.data.files.storage import exists, is_folder, is_local, join_path, list_names, resolve_filesystem
 from resnext.data.files.tar_dataset import TarDataset
 from resnext.data.files.tar_index import index_archives, index_flat
-from resnext.data.imagenet_classes import imagenet_synsets
+from resnext.data.imagenet_classes import WNID_PATTERN, imagenet_synsets
 from resnext.data.sources.image_folder import (
     HELD_OUT_NAMES,
     TRAIN,
@@ -22,7 +22,7 @@ from resnext.data.sources.image_folder import (
     natural_image_source,
     resolve_channels,
 )
-from resnext.data.sources.imagenet_devkit import WNID_PATTERN, read_ground_truth
+from resnext.data.sources.imagenet_devkit import read_ground_truth
 from resnext.data.sources.synset_layouts import SynsetDataset, open_synsets, sort_by_class
 from resnext.errors import RequestError, did_you_mean
 from resnext.settings import DataSettings
@@ -141,4 +141,4 @@ def _match_ground_truth(names: np.ndarray, place: str) -> np.ndarray:
     if sorted(numbers.tolist()) != list(range(1, len(numbers) + 1)):
         missing = min(set(range(1, len(numbers) + 1)) - set(numbers.tolist()), default=0)
         raise RequestError(f"{place} has no ILSVRC2012_val_{missing:08d}.JPEG")
-    return truth[numbers - 1]
+    return np.asarray(truth[numbers - 1])

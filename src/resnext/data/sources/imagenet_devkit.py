@@ -1,20 +1,22 @@
 """ImageNet's development kit: the synset of each image of the validation archive. Read without unpacking."""
 
-import re
+import hashlib
 import tarfile
 import zlib
 from collections.abc import Iterator
 from typing import IO
 
 from resnext.data.files.storage import exists, is_folder, join_path, open_file
-from resnext.data.sources.matlab import read_structs
+from resnext.data.imagenet_classes import ilsvrc2012_synsets
 from resnext.errors import RequestError
 
 DEVKIT_ARCHIVE = "ILSVRC2012_devkit_t12.tar.gz"
-META_FILE, GROUND_TRUTH_FILE = "data/meta.mat", "data/ILSVRC2012_validation_ground_truth.txt"
-MAX_FILE_BYTES = 1 << 24  # bytes of one of its files
+GROUND_TRUTH_FILE = "data/ILSVRC2012_validation_ground_truth.txt"
+MAX_FILE_BYTES = 1 << 24
 MAX_MEMBERS = 1000
-WNID_PATTERN = re.compile(r"n[0-9]{8}")
+VAL_IMAGES = 50000
+# of the synsets of all 50,000 images, one a line, as TensorFlow Datasets has them (imagenet2012/validation_labels.txt)
+VAL_SYNSETS_SHA256 = "313fc3f23c864dde9183c9a368809065765dd1b657a6904fded44e3e46d34604"
 
 
 def read_ground_truth(folders: list[str], wanted_by: str) -> list[str]:
@@ -28,15 +30,17 @@ def read_ground_truth(folders: list[str], wanted_by: str) -> list[str]:
             f"the classes of the images in {wanted_by} are not known: put {DEVKIT_ARCHIVE}, as downloaded or unpacked, "
             f"beside it (looked in {', '.join(folders)})"
         )
-    files = _read_folder(place) if is_folder(place) else _read_archive(place)
-    synsets = _parse_synsets(files[META_FILE], place)
-    truth = []
-    for number, line in enumerate(files[GROUND_TRUTH_FILE].decode("ascii", "replace").split(), 1):
-        if not line.isdecimal() or len(line) > 9 or int(line) not in synsets:
+    content = _read_from_folder(place) if is_folder(place) else _read_from_archive(place)
+    synsets, truth = ilsvrc2012_synsets(), []
+    for number, line in enumerate(content.decode("ascii", "replace").split(), 1):
+        if not line.isdecimal() or len(line) > 9 or not 1 <= int(line) <= len(synsets):
             raise RequestError(
                 f"{place}: line {number} of {GROUND_TRUTH_FILE} is {line[:40]!r}, expected 1 to {len(synsets)}"
             )
-        truth.append(synsets[int(line)])
+        truth.append(synsets[int(line) - 1])
+    listing = "".join(f"{wnid}\n" for wnid in truth).encode()
+    if len(truth) == VAL_IMAGES and hashlib.sha256(listing).hexdigest() != VAL_SYNSETS_SHA256:
+        raise RequestError(f"{place}: {GROUND_TRUTH_FILE} is not that of ILSVRC2012; download the devkit again")
     return truth
 
 
@@ -45,58 +49,30 @@ def _candidate_paths(folder: str) -> Iterator[str]:
         yield join_path(folder, name)
 
 
-def _read_folder(folder: str) -> dict[str, bytes]:
-    files = {}
-    for name in (META_FILE, GROUND_TRUTH_FILE):
-        if not exists(join_path(folder, name)):
-            raise RequestError(f"{folder} has no {name}, so it is not the unpacked {DEVKIT_ARCHIVE}")
-        with open_file(join_path(folder, name)) as file:
-            files[name] = _read_bounded(file, f"{folder}/{name}")
-    return files
+def _read_from_folder(folder: str) -> bytes:
+    path = join_path(folder, GROUND_TRUTH_FILE)
+    if not exists(path):
+        raise RequestError(f"{folder} has no {GROUND_TRUTH_FILE}, so it is not the unpacked {DEVKIT_ARCHIVE}")
+    with open_file(path) as file:
+        return _read_bounded(file, path)
 
 
-def _read_archive(place: str) -> dict[str, bytes]:
-    files: dict[str, bytes] = {}
+def _read_from_archive(place: str) -> bytes:
     try:
         with open_file(place) as file, tarfile.open(fileobj=file, mode="r|gz") as tar:
             for count, member in enumerate(tar):
                 if count >= MAX_MEMBERS or member.offset > MAX_MEMBERS * MAX_FILE_BYTES:
                     break
-                name = next(
-                    (name for name in (META_FILE, GROUND_TRUTH_FILE) if f"/{member.name}".endswith(f"/{name}")), None
-                )
-                content = tar.extractfile(member) if name and member.isreg() else None
-                if name and content:
-                    files[name] = _read_bounded(content, f"{place}: {member.name}")
-                if len(files) == 2:
-                    return files
+                content = tar.extractfile(member) if f"/{member.name}".endswith(f"/{GROUND_TRUTH_FILE}") else None
+                if content and member.isreg():
+                    return _read_bounded(content, f"{place}: {member.name}")
     except (tarfile.TarError, zlib.error, EOFError, OSError) as error:
         raise RequestError(f"{place} is not a whole tar.gz: {error}") from error
-    missing = next(name for name in (META_FILE, GROUND_TRUTH_FILE) if name not in files)
-    raise RequestError(f"{place} has no {missing}, so it is not {DEVKIT_ARCHIVE} of ILSVRC2012's tasks 1 and 2")
+    raise RequestError(f"{place} has no {GROUND_TRUTH_FILE}, so it is not {DEVKIT_ARCHIVE} of tasks 1 and 2")
 
 
 def _read_bounded(file: IO[bytes], name: str) -> bytes:
     content = file.read(MAX_FILE_BYTES + 1)
     if len(content) > MAX_FILE_BYTES:
-        raise RequestError(f"{name} has more than {MAX_FILE_BYTES} bytes, too many for a devkit")
+        raise RequestError(f"{name} has more than {MAX_FILE_BYTES} bytes, too many for a list of numbers")
     return content
-
-
-def _parse_synsets(meta: bytes, place: str) -> dict[int, str]:
-    """Map the ILSVRC2012 number of each class to its synset. Classes are the entries without children."""
-    try:
-        rows = read_structs(meta, "synsets", ("ILSVRC2012_ID", "WNID", "num_children"))
-    except ValueError as error:
-        raise RequestError(f"{place}: {META_FILE} cannot be read as MATLAB's: {error}") from error
-    found: dict[int, str] = {}
-    for number, wnid, children in rows:
-        if children != 0:
-            continue
-        id_, word = int(number) if isinstance(number, float) and number.is_integer() else 0, str(wnid)
-        if not WNID_PATTERN.fullmatch(word) or id_ in found or word in found.values():
-            raise RequestError(f"{place}: {META_FILE} has class {number}, synset {word[:40]!r}, twice or misspelled")
-        found[id_] = word
-    if not found or sorted(found) != list(range(1, len(found) + 1)):
-        raise RequestError(f"{place}: the {len(found)} classes of {META_FILE} are not numbered 1 to {len(found)}")
-    return found

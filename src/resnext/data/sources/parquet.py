@@ -3,7 +3,6 @@
 The library ``datasets`` converts the files once to memory-mapped Arrow in its own cache, so images are read by index.
 """
 
-import io
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,11 +11,10 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from resnext.data.classes import describe_class_difference
 from resnext.data.dataset import BadImageError, Dataset, Source
-from resnext.data.decode.pillow import read_image
+from resnext.data.encoded_dataset import EncodedDataset
 from resnext.data.files.storage import base_name, expand_pattern, get_file_versions, is_folder, join_path, list_names
 from resnext.data.sources.image_folder import HELD_OUT_NAMES, TRAIN, natural_image_source, resolve_channels
 from resnext.data.sources.webdataset import check_labels, resolve_class_names, warn_unused_classes
@@ -32,7 +30,7 @@ LAYOUT_HINT = (
 
 
 @dataclass(frozen=True, eq=False)
-class ParquetDataset:
+class ParquetDataset(EncodedDataset):
     """One split over a ``datasets.Dataset`` whose image column has the undecoded bytes of the files."""
 
     name: str
@@ -42,18 +40,6 @@ class ParquetDataset:
     column: str
     labels: np.ndarray
     exif: bool = True
-    in_memory: bool = False
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def image(self, index: int) -> Image.Image:
-        """Return the decoded image. Raises BadImage or WorkError."""
-        return self.decode_bytes(self.read_bytes(index), index)
-
-    def decode_bytes(self, file: bytes, index: int) -> Image.Image:
-        """Decode the bytes that ``read_bytes`` returned. Raises BadImage."""
-        return read_image(io.BytesIO(file), self.channels, self.exif, name=self.image_path(index))
 
     def read_bytes(self, index: int) -> bytes:
         """Return the content of the image's file. Raises BadImage for a row without bytes, WorkError if unreadable."""

@@ -11,8 +11,8 @@ from resnext.data.classes import quote_names
 from resnext.data.files.storage import base_name, is_folder, is_local, join_path, list_names, resolve_filesystem
 from resnext.data.files.tar_dataset import TarDataset
 from resnext.data.files.tar_index import TarIndex, index_archives, index_flat, index_nested
+from resnext.data.imagenet_classes import WNID_PATTERN
 from resnext.data.sources.image_folder import FolderDataset, is_image_name, resolve_channels, scan_class_folders
-from resnext.data.sources.imagenet_devkit import WNID_PATTERN
 from resnext.errors import RequestError
 from resnext.settings import DataSettings
 

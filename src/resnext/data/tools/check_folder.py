@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from resnext.data.classes import quote_names
 from resnext.data.dataset import BadImageError
@@ -230,7 +230,7 @@ def classify_read_error(path: str, error: Exception) -> Problem:
         return "error", "zero size", "the file is empty"
     if isinstance(cause, Image.DecompressionBombError):
         return "error", "decompression bomb", detail
-    if isinstance(cause, Image.UnidentifiedImageError):
+    if isinstance(cause, UnidentifiedImageError):
         return "error", "not an image", detail
     if isinstance(cause, OSError) and cause.errno:
         return "error", "unreadable", detail

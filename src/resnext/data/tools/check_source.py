@@ -10,12 +10,11 @@ import numpy as np
 
 from resnext.data.dataset import BadImageError
 from resnext.data.decode.pillow import read_image_with_info
+from resnext.data.encoded_dataset import EncodedDataset
 from resnext.data.files.storage import GLOB_PATTERN, base_name, exists, is_folder, join_path, list_names, open_file
+from resnext.data.imagenet_classes import WNID_PATTERN
 from resnext.data.sources.imagenet1k import ARCHIVE_MD5S, TRAIN_TAR, VAL_NAME_PATTERN, VAL_TAR
-from resnext.data.sources.imagenet_devkit import WNID_PATTERN
-from resnext.data.sources.parquet import ParquetDataset
 from resnext.data.sources.registry import open_data, open_split
-from resnext.data.sources.synset_layouts import SynsetDataset
 from resnext.data.sources.webdataset import TAR_EXTENSIONS
 from resnext.data.tools.check_folder import (
     CheckedFile,
@@ -31,7 +30,6 @@ from resnext.errors import RequestError, WorkError
 from resnext.settings import DataSettings, SourceName
 
 CHUNK = 1 << 22
-EncodedDataset = SynsetDataset | ParquetDataset
 
 
 def guess_source(path: str) -> SourceName:
@@ -60,11 +58,8 @@ def _has_flat_val(path: str) -> bool:
     )
 
 
-def check_source(
-    settings: DataSettings, workers: int | None = None, progress: bool = False, md5: bool = False
-) -> CheckReport:
+def check_source(settings: DataSettings, workers: int | None = None, progress: bool = False) -> CheckReport:
     """Open both splits and check every image. Raises RequestError if neither split can be opened."""
-    findings: list[Finding] = list(_find_wrong_archives(settings)) if md5 else []
     splits: dict[str, EncodedDataset] = {}
     errors = []
     for split in ("train", "val"):
@@ -74,7 +69,7 @@ def check_source(
             errors.append(Finding("", "", split, "error", "layout", str(error)))
     if not splits:
         raise RequestError(errors[0].detail)
-    findings += errors or _check_splits_together(settings)
+    findings = errors or _check_splits_together(settings)
     findings += _find_empty_classes(splits)
     images = [SplitImage(split, data, i) for split, data in splits.items() for i in range(len(data))]
     done = list(inspect_all(images, partial(_inspect_image, settings), workers, progress))
@@ -138,7 +133,7 @@ def _find_empty_classes(splits: Mapping[str, EncodedDataset]) -> Iterator[Findin
             yield Finding("", name, split, "warning", "class without images", f"none in {split}{''.join(there)}")
 
 
-def _find_wrong_archives(settings: DataSettings) -> Iterator[Finding]:
+def find_wrong_archives(settings: DataSettings) -> Iterator[Finding]:
     """Find ImageNet archives with a wrong MD5. This reads all 145 GB."""
     for folder in dict.fromkeys(place for place in (settings.path, settings.val_path) if place):
         for name, expected in ARCHIVE_MD5S.items():

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 
+from resnext.errors import escape_unprintable
 from resnext.files import atomic_write
 
 SEVERITIES = ("error", "warning", "note")  # an error: training would fail
@@ -83,8 +84,3 @@ def format_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> Iterator
 def pluralize(number: int, word: str) -> str:
     """Return the number and the word, with an s unless the number is 1."""
     return f"{number} {word}" if number == 1 else f"{number} {word}s"
-
-
-def escape_unprintable(text: str) -> str:
-    """Escape unprintable characters, which file names may contain, for the terminal."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)

@@ -11,9 +11,9 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from resnext.data.decode.pillow import IMAGE_EXTENSIONS
+from resnext.data.encoded_dataset import EncodedDataset
 from resnext.data.seeding import ORDER_KEY, derive_seed
 from resnext.data.sources.registry import open_data
-from resnext.data.tools.check_source import EncodedDataset
 from resnext.errors import RequestError
 from resnext.files import check_folder, report_write_errors, sync_folder
 from resnext.settings import DataSettings

@@ -6,8 +6,8 @@ Pixels may differ slightly; docs/speed.md gives the bound and tests/data/transfo
 
 import io
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from PIL import Image
@@ -28,9 +28,7 @@ LOG_RATIO = torch.log(torch.tensor((3.0 / 4.0, 4.0 / 3.0)))
 class JpegTransform:
     """Transforms a decoded image with ``image_transform``, or a JPEG file with the fast decoder to nearly the same."""
 
-    image_transform: (
-        Any  # the transform of decoded images; draws crop, jitter, lighting, flip and erasing in this order
-    )
+    image_transform: Callable[[Image.Image], Tensor]  # of decoded images; draws crop, colours, flip, erasing in order
     size: int
     bicubic: bool
     paper_crop: PaperCrop | None  # None: torchvision's RandomResizedCrop

@@ -27,7 +27,8 @@ Transform = Callable[[Image.Image], Tensor]
 
 def build_eval_transform(preprocessing: Preprocessing) -> Transform:
     """Build the evaluation transform: an image to uint8 [C, S, S] with S = image_size. It is not random."""
-    return v2.Compose([ConvertMode(preprocessing.channels), EvalView(preprocessing), to_tensor])
+    composed: Transform = v2.Compose([ConvertMode(preprocessing.channels), EvalView(preprocessing), to_tensor])
+    return composed
 
 
 def build_train_transform(augment: AugmentSettings, preprocessing: Preprocessing) -> Transform:
@@ -59,7 +60,8 @@ def build_train_transform(augment: AugmentSettings, preprocessing: Preprocessing
         steps.append(v2.RandomHorizontalFlip(augment.flip))
     if augment.random_erasing > 0:
         steps.append(_build_erasing(augment, preprocessing))
-    return v2.Compose(steps)
+    composed: Transform = v2.Compose(steps)
+    return composed
 
 
 def build_jpeg_transform(augment: AugmentSettings, preprocessing: Preprocessing) -> Transform:

@@ -1,6 +1,7 @@
 """timm's RandAugment, with its random draws taken from torch's generator."""
 
 import random
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -8,9 +9,8 @@ import torch
 from PIL import Image
 
 from resnext.data.preprocessing import Preprocessing
+from resnext.data.transforms.crops import FILTERS
 from resnext.errors import RequestError
-
-FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 
 class RandAugment:
@@ -32,7 +32,7 @@ class RandAugment:
             "interpolation": FILTERS[preprocessing.interpolation],
         }
         try:
-            self.transform = rand_augment_transform(policy, options)
+            self.transform: Callable[[Image.Image], Image.Image] = rand_augment_transform(policy, options)
         except (AssertionError, ValueError, KeyError, TypeError, IndexError):
             raise RequestError(
                 f"augment.rand_augment {policy!r} is not a policy that timm knows; an example is rand-m7-mstd0.5-inc1"

@@ -22,15 +22,16 @@ from resnext.data.tools.check_folder import (
     inspect_pixels,
 )
 from resnext.data.tools.findings import CheckReport, Finding, pluralize, sort_findings
+from resnext.detect.data.annotated_split import AnnotatedSplit, find_data_root, get_reader, has_annotations
 from resnext.detect.data.annotations import RawAnnotations, build_dataset
 from resnext.detect.data.box_format import find_other_format
 from resnext.detect.data.box_policy import FLAT, GOOD, NOT_FINITE, OUTSIDE, PROBLEMS, clip_boxes, to_corners
 from resnext.detect.data.dataset import DetectionDataset, WrongSizeError, explain_no_boxes
 from resnext.detect.data.exif_orientation import KEPT_AS_STORED, TURNED_UNSURE, decide_orientation
 from resnext.detect.data.faulty_files import FaultyFilesError
-from resnext.detect.data.find_annotations import TRAIN, VAL, has_annotations
+from resnext.detect.data.find_annotations import TRAIN, VAL
 from resnext.detect.data.image_paths import find_missing_files
-from resnext.detect.data.open import AnnotatedSplit, check_known_categories, check_no_val_annotations, find_data_root
+from resnext.detect.data.open import check_known_categories, check_no_val_annotations
 from resnext.detect.data.train_val_split import split_by_hash
 from resnext.detect.settings import DetectDataSettings
 from resnext.errors import RequestError
@@ -70,7 +71,7 @@ def check_detection_data(settings: DetectDataSettings, workers: int | None = Non
     errors: list[RequestError] = []
     for split in _list_splits(settings):
         try:
-            found[split] = AnnotatedSplit(settings, split)
+            found[split] = get_reader(settings)(settings, split)
         except RequestError as error:
             errors.append(error)
             findings += _describe_unreadable(root, split, error)
@@ -122,8 +123,7 @@ def _list_splits(settings: DetectDataSettings) -> tuple[str, ...]:
     if settings.val_fraction is not None:
         check_no_val_annotations(settings)
         return (TRAIN,)
-    root = find_data_root(settings)
-    alone = settings.val is None and has_annotations(root, settings, TRAIN) and not has_annotations(root, settings, VAL)
+    alone = settings.val is None and has_annotations(settings, TRAIN) and not has_annotations(settings, VAL)
     return (TRAIN,) if alone else (TRAIN, VAL)
 
 

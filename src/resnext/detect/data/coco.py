@@ -11,40 +11,14 @@ from typing import Any, NoReturn, cast
 import numpy as np
 
 from resnext.data.classes import format_remainder
-from resnext.detect.data.annotations import RawAnnotations, build_dataset, drop_group_categories
+from resnext.detect.data.annotations import RawAnnotations
 from resnext.detect.data.box_policy import MAX_SIDE, RawBoxes
-from resnext.detect.data.dataset import DetectionDataset
-from resnext.detect.data.find_images import find_image_folder, locate_images
-from resnext.detect.data.image_paths import check_images_exist
 from resnext.errors import RequestError
 
 MAX_BYTES = 1 << 32  # ten times the largest file of COCO
 REQUIRED_KEYS = ("images", "annotations", "categories")
 UNUSED_KEYS = ("segmentation", "keypoints", "captions")
 Row = dict[str, Any]
-
-
-def read_coco(
-    annotations: Path,
-    images: Path | Sequence[Path],
-    *,
-    exif: bool = True,
-    bad_boxes: str = "error",
-    empty: str = "keep",
-    check_files: bool = True,
-) -> DetectionDataset:
-    """Read the split in ``annotations``, with images below ``images`` (of several folders the first that has some).
-
-    ``bad_boxes`` and ``empty`` are as in the data settings. Raises RequestError for invalid entries, and for missing
-    images unless ``check_files`` is off.
-    """
-    parsed = parse_coco(annotations)
-    root = images if isinstance(images, Path) else find_image_folder(images, parsed.files)
-    parsed = locate_images(drop_group_categories(parsed, []), root, exif=exif)
-    dataset = build_dataset(parsed, root, exif=exif, bad_boxes=bad_boxes, empty=empty)
-    if check_files:
-        check_images_exist(root, dataset.files, str(annotations))
-    return dataset
 
 
 def parse_coco(path: Path) -> RawAnnotations:

@@ -73,15 +73,9 @@ def guess_detection_source(path: str) -> SourceName | Literal[""]:
     return "voc" if any(_has_signature(xml, VOC_SIGNATURE) for xml in first) else ""
 
 
-def has_annotations(root: Path, settings: DetectDataSettings, split: str) -> bool:
-    """Return whether a split has annotations, where the settings say or in a usual place."""
-    find = _search_voc_split if settings.source == "voc" else _search_coco_file
-    return find(root, settings, split) is not None
-
-
 def find_coco_file(root: Path, settings: DetectDataSettings, split: str) -> Path:
     """Find the annotations of a split, where the settings say or in the first usual place. Raises RequestError."""
-    found = _search_coco_file(root, settings, split)
+    found = search_coco_file(root, settings, split)
     if found is not None:
         return found
     said = _get_setting(settings, split)
@@ -124,7 +118,7 @@ class VocFiles(NamedTuple):
 
 def find_voc_files(root: Path, settings: DetectDataSettings, split: str) -> VocFiles:
     """Find the files of a split, where the settings say or in the first usual place. Raises RequestError."""
-    place = _search_voc_split(root, settings, split)
+    place = search_voc_split(root, settings, split)
     if place is None:
         said = _get_setting(settings, split)
         if said is not None:
@@ -144,15 +138,16 @@ def find_voc_files(root: Path, settings: DetectDataSettings, split: str) -> VocF
     return VocFiles(place, above, xml, _find_voc_images(root, settings, split, place, above, xml))
 
 
-def _search_coco_file(root: Path, settings: DetectDataSettings, split: str) -> Path | None:
+def search_coco_file(root: Path, settings: DetectDataSettings, split: str) -> Path | None:
+    """Find the annotations of the split; None where there are none."""
     said = _get_setting(settings, split)
     names = list(_expand_patterns(COCO_FILES, split)) if said is None else [str(Path(said).expanduser())]
-    if said is None and split == TRAIN and (settings.val or _search_coco_file(root, settings, VAL) is None):
+    if said is None and split == TRAIN and (settings.val or search_coco_file(root, settings, VAL) is None):
         names += WHOLE_COCO
     return next((root / name for name in names if (root / name).is_file()), None)
 
 
-def _search_voc_split(root: Path, settings: DetectDataSettings, split: str) -> Path | None:
+def search_voc_split(root: Path, settings: DetectDataSettings, split: str) -> Path | None:
     """Find the list or folder that defines the split; None where there is none."""
     return next(
         (path for path in _list_voc_candidates(root, settings, split) if path.is_file() or list_xml_files(path)), None
@@ -169,7 +164,7 @@ def _list_voc_candidates(root: Path, settings: DetectDataSettings, split: str) -
         return
     yield from (lists / f"{name}.txt" for name in _list_split_names(root, settings, split))
     yield from (root / name for name in _expand_patterns(XML_FOLDERS, split))
-    if split == TRAIN and (settings.val or _search_voc_split(root, settings, VAL) is None):
+    if split == TRAIN and (settings.val or search_voc_split(root, settings, VAL) is None):
         yield lists / WHOLE_LIST
         if not any(name.endswith(".txt") for name in list_file_names(lists)):
             yield from (root / name for name in WHOLE_XML)

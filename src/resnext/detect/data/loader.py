@@ -4,22 +4,23 @@ As in ``data/loader.py``: the order of an epoch is a function of (seed, epoch), 
 (seed, epoch, index).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
-from resnext.data.dataset import BadImageError
-from resnext.data.loader import check_start_method, load_batches
+from resnext.data.loader import check_batch_size, divide_among_ranks
 from resnext.data.seeding import LEFT_OUT_KEY, ORDER_KEY, derive_seed
+from resnext.data.workers import BatchReader, SampleKey, check_start_method, load_batches
 from resnext.detect.data.augment import Augment
 from resnext.detect.data.dataset import DetectionDataset
 from resnext.detect.preprocessing import DetectPreprocessing
-from resnext.errors import RequestError, WorkError
 
-Key = tuple[int, int]  # epoch, index
+Transform = Callable[[Image.Image, Tensor], tuple[Tensor, Tensor]]  # of an image and its boxes
 
 
 class DetectBatch(NamedTuple):
@@ -61,19 +62,12 @@ class DetectLoader:
         world_size: int = 1,
     ) -> None:
         check_start_method(start_method)
-        if batch_size % world_size:
-            raise RequestError(
-                f"train.batch_size {batch_size} is not divisible by the {world_size} processes of this run"
-            )
-        if batch_size > len(dataset):
-            raise RequestError(
-                f"train.batch_size {batch_size} is larger than the training set of {len(dataset)} images"
-            )
+        check_batch_size(len(dataset), batch_size, world_size)
         self.dataset, self.seed, self.batch_size = dataset, seed, batch_size
         self.workers, self.start_method = workers, start_method
         self.rank, self.world_size = rank, world_size
         self.tall = dataset.sizes[:, 1] > dataset.sizes[:, 0] if group else np.zeros(len(dataset), dtype=bool)
-        self.reader = _Reader(dataset, augment, None, seed)
+        self.reader = _Reader(dataset, augment, seed)
         self.steps_per_epoch = len(dataset) // batch_size
 
     def order(self, epoch: int) -> list[np.ndarray]:
@@ -109,9 +103,10 @@ class DetectLoader:
     def batches(self, epoch: int, first_step: int = 0) -> Iterator[DetectBatch]:
         """Load the epoch's batches from ``first_step`` on. Raises BadImage, and WorkError where a worker dies."""
         assert 0 <= first_step <= self.steps_per_epoch
-        each = self.batch_size // self.world_size
-        mine = slice(self.rank * each, (self.rank + 1) * each)
-        keys = [[(epoch, int(i)) for i in batch[mine]] for batch in self.order(epoch)[first_step:]]
+        mine = slice(*divide_among_ranks(self.batch_size, self.rank, self.world_size))
+        keys: list[list[SampleKey]] = [
+            [(epoch, int(i)) for i in batch[mine]] for batch in self.order(epoch)[first_step:]
+        ]
         return load_batches(self.reader, keys, self.workers, self.start_method)
 
 
@@ -129,52 +124,32 @@ def iterate_eval_batches(
     Rank r gets the r-th contiguous part of the data set. Raises BadImage for an image that cannot be used.
     """
     check_start_method(start_method)
-    first, end = (len(dataset) * r // world_size for r in (rank, rank + 1))
-    keys = [[(0, index)] for index in range(first, end)]
-    return load_batches(_Reader(dataset, None, preprocessing, None), keys, workers, start_method)
+    keys: list[list[SampleKey]] = [[(0, i)] for i in range(*divide_among_ranks(len(dataset), rank, world_size))]
+    return load_batches(_Reader(dataset, partial(_prepare, preprocessing), None), keys, workers, start_method)
 
 
-class _Reader:
-    """Reads the batch of given keys, in any process. Without ``seed`` nothing is random."""
+class _Reader(BatchReader[DetectBatch]):
+    """Reads batches of images with boxes."""
 
-    def __init__(
-        self,
-        dataset: DetectionDataset,
-        augment: Augment | None,
-        preprocessing: DetectPreprocessing | None,
-        seed: int | None,
-    ) -> None:
-        self.dataset, self.augment, self.preprocessing, self.seed = dataset, augment, preprocessing, seed
+    def __init__(self, dataset: DetectionDataset, transform: Transform, seed: int | None) -> None:
+        super().__init__(dataset, seed)
+        self.dataset, self.transform = dataset, transform
 
-    def __len__(self) -> int:
-        return len(self.dataset)
-
-    def __getitems__(self, keys: list[Key]) -> DetectBatch | WorkError:
-        """Read a batch; errors are returned, not raised, as a DataLoader would wrap them in a traceback."""
-        state = torch.default_generator.get_state()
+    def read_batch(self, keys: list[SampleKey]) -> DetectBatch:
+        """Read a batch."""
         batch = DetectBatch([], [], [], [], [])
-        try:
-            for key in keys:
-                self._add(key, batch)
-        except BadImageError as error:
-            return error
-        finally:
-            torch.default_generator.set_state(state)
+        for key in keys:
+            index = key[1]
+            image, found = self.dataset.load_image(index), self.dataset.get_boxes(index)
+            self.seed_generator(key)
+            view, boxes = self.transform(image, torch.from_numpy(found.boxes[~found.crowd]).float())
+            batch.images.append(view)
+            batch.boxes.append(boxes)
+            batch.labels.append(torch.from_numpy(found.labels[~found.crowd]))
+            batch.sizes.append((image.height, image.width))
+            batch.indices.append(index)
         return batch
 
-    def _add(self, key: Key, batch: DetectBatch) -> None:
-        epoch, index = key
-        picture, found = self.dataset.load_image(index), self.dataset.get_boxes(index)
-        boxes = torch.from_numpy(found.boxes[~found.crowd]).float()
-        if self.augment is not None:
-            assert self.seed is not None
-            torch.default_generator.manual_seed(derive_seed(self.seed, epoch, index))
-            view, boxes = self.augment(picture, boxes)
-        else:
-            assert self.preprocessing is not None
-            view = self.preprocessing.apply(picture)
-        batch.images.append(view)
-        batch.boxes.append(boxes)
-        batch.labels.append(torch.from_numpy(found.labels[~found.crowd]))
-        batch.sizes.append((picture.height, picture.width))
-        batch.indices.append(index)
+
+def _prepare(preprocessing: DetectPreprocessing, image: Image.Image, boxes: Tensor) -> tuple[Tensor, Tensor]:
+    return preprocessing.apply(image), boxes

@@ -2,29 +2,19 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 
 from resnext.data.classes import describe_class_difference
-from resnext.detect.data.annotations import RawAnnotations, build_dataset, drop_group_categories
+from resnext.detect.data.annotated_split import AnnotatedSplit, find_data_root, get_reader, has_annotations
+from resnext.detect.data.annotations import RawAnnotations, build_dataset
 from resnext.detect.data.box_format import check_box_format
-from resnext.detect.data.coco import parse_coco
 from resnext.detect.data.dataset import DetectionDataset, explain_no_boxes, random_subset
 from resnext.detect.data.exif_orientation import decide_orientation
-from resnext.detect.data.find_annotations import (
-    TRAIN,
-    VAL,
-    find_coco_file,
-    find_voc_files,
-    has_annotations,
-    list_image_folders,
-)
-from resnext.detect.data.find_images import find_image_folder, locate_images
+from resnext.detect.data.find_annotations import TRAIN, VAL
 from resnext.detect.data.image_paths import check_images_exist
 from resnext.detect.data.train_val_split import describe_split_rule, split_by_hash
-from resnext.detect.data.voc import VocImage, convert_voc, find_first_pixel, list_class_names, read_voc
-from resnext.detect.settings import SOURCES, DetectDataSettings
+from resnext.detect.settings import DetectDataSettings
 from resnext.errors import RequestError, did_you_mean
 
 
@@ -37,7 +27,7 @@ def open_detection_data(settings: DetectDataSettings) -> tuple[DetectionDataset,
     if settings.val_fraction is not None:
         train, val = _open_hash_split(settings)
     else:
-        found = {TRAIN: AnnotatedSplit(settings, TRAIN), VAL: _read_val(settings)}
+        found = {TRAIN: get_reader(settings)(settings, TRAIN), VAL: _read_val(settings)}
         train, val = (_build_split(found[split], [*found.values()], settings, split) for split in (TRAIN, VAL))
         check_known_categories(train, val)
     for dataset in (train, val):
@@ -53,56 +43,27 @@ def open_detection_split(settings: DetectDataSettings, split: str) -> DetectionD
     if settings.val_fraction is not None:
         train, val = _open_hash_split(settings)
         return _limit_images(train if split == TRAIN else val, settings, split)
-    found, other = [AnnotatedSplit(settings, split)], VAL if split == TRAIN else TRAIN
-    if found[0].needs_other_split and has_annotations(find_data_root(settings), settings, other):
-        found.append(AnnotatedSplit(settings, other))
+    reader, other = get_reader(settings), VAL if split == TRAIN else TRAIN
+    found = [reader(settings, split)]
+    if found[0].needs_other_split and has_annotations(settings, other):
+        found.append(reader(settings, other))
     return _limit_images(_build_split(found[0], found, settings, split), settings, split)
-
-
-class AnnotatedSplit:
-    """The annotations of a split and its image folder. Raises RequestError for missing or invalid files."""
-
-    def __init__(self, settings: DetectDataSettings, split: str) -> None:
-        root = find_data_root(settings)
-        self.exif = settings.exif
-        self.voc: list[VocImage] | None = None
-        if settings.source == "voc":
-            self.location, above, xml, self.images = find_voc_files(root, settings, split)
-            self.voc = read_voc(xml, self.images, self.location, above)
-        else:
-            self.location = find_coco_file(root, settings, split)
-            self.coco = parse_coco(self.location)
-            self.images = find_image_folder(list_image_folders(root, settings, split, self.location), self.coco.files)
-
-    @property
-    def needs_other_split(self) -> bool:
-        """Whether the split's classes depend on the other split too."""
-        return self.voc is not None or bool(self.coco.group_ids)
-
-    def build_annotations(self, both: Sequence["AnnotatedSplit"]) -> RawAnnotations:
-        """Build the annotations with the classes of ``both`` splits, and locate the images. Raises RequestError."""
-        if self.voc is None:
-            parsed = drop_group_categories(self.coco, [found.coco for found in both])
-        else:
-            splits = [found.voc for found in both if found.voc]
-            parsed = convert_voc(self.voc, list_class_names(splits), self.location.name, find_first_pixel(splits))
-        return locate_images(parsed, self.images, exif=self.exif)
 
 
 def check_no_val_annotations(settings: DetectDataSettings) -> None:
     """Raise RequestError where ``val_fraction`` is given but the data has its own held-out images."""
-    root = find_data_root(settings)
-    if settings.train is None and has_annotations(root, settings, VAL):
+    if settings.train is None and has_annotations(settings, VAL):
         raise RequestError(
-            f"{root} already has annotations for val: leave out data.val_fraction, or name in data.train what to split"
+            f"{find_data_root(settings)} already has annotations for val: leave out data.val_fraction, or name in "
+            "data.train what to split"
         )
 
 
 def _read_val(settings: DetectDataSettings) -> AnnotatedSplit:
     try:
-        return AnnotatedSplit(settings, VAL)
+        return get_reader(settings)(settings, VAL)
     except RequestError as error:
-        if settings.val is not None or has_annotations(find_data_root(settings), settings, VAL):
+        if settings.val is not None or has_annotations(settings, VAL):
             raise
         raise RequestError(f"{error}, or hold out a share of train with data.val_fraction 0.2") from None
 
@@ -110,7 +71,7 @@ def _read_val(settings: DetectDataSettings) -> AnnotatedSplit:
 def _open_hash_split(settings: DetectDataSettings) -> tuple[DetectionDataset, DetectionDataset]:
     """Open train and val from the annotations of train."""
     check_no_val_annotations(settings)
-    found = AnnotatedSplit(settings, TRAIN)
+    found = get_reader(settings)(settings, TRAIN)
     parsed = found.build_annotations([found])
     check_box_format(parsed)
     parts = split_by_hash(parsed, settings)
@@ -153,13 +114,3 @@ def check_known_categories(train: DetectionDataset, val: DetectionDataset) -> No
     if any(count and name not in train.classes for name, count in zip(val.classes, boxes, strict=True)):
         difference = describe_class_difference(train.classes, val.classes, train.name, val.name)
         raise RequestError(f"the categories of train ({train.name}) and val ({val.name}) differ: {difference}")
-
-
-def find_data_root(settings: DetectDataSettings) -> Path:
-    """Return the folder ``settings.path``. Raises RequestError unless it exists."""
-    if settings.source not in SOURCES:
-        raise RequestError(f"unknown data.source {settings.source!r}{did_you_mean(settings.source, SOURCES)}")
-    root = Path(settings.path).expanduser()
-    if not root.is_dir():
-        raise RequestError(f"data.path {root} {'is a file' if root.exists() else 'does not exist'}; expected a folder")
-    return root

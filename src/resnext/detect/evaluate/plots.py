@@ -1,4 +1,4 @@
-"""Plots of a detection run: training curves, precision-recall, best and worst images, training samples."""
+"""Plots of a detection run: precision and recall, best and worst images, training samples."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, cast
@@ -20,26 +20,20 @@ from resnext.plotting import (
     RED,
     add_title,
     clean_text,
+    convert_to_pixels,
     create_figure,
+    draw_caption,
     hide_axes,
     plot_style,
+    shorten_path,
 )
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 MATCHED_COLOR, FALSE_COLOR, MISSED_COLOR = "#1a9e5c", "#d9381e", "#ffd21f"
 MAX_NAMED_CLASSES = 10  # classes up to which each curve has its own colour and name
 COLUMNS, TILE, GAP = 3, (3.1, 2.45), 0.18  # of image grids, in inches
-LOSS_LINES = {
-    "train_loss": ("all", INK, 1.8),
-    "loss_classifier": ("class", "#0072b2", 1.2),
-    "loss_box_reg": ("box", "#d55e00", 1.2),
-    "loss_objectness": ("RPN: object", "#009e73", 1.2),
-    "loss_rpn_box_reg": ("RPN: box", "#cc79a7", 1.2),
-}
-PRECISION_LINES = {"ap": ("AP", BLUE, 1.8), "ap50": ("AP50", "#009e73", 1.3), "ap75": ("AP75", "#e69f00", 1.3)}
 
 Tile = tuple[np.ndarray, list[dict[str, Any]], list[tuple[str, str]]]  # image, boxes, caption lines (text, color)
 
@@ -113,68 +107,11 @@ def plot_training_samples(
         ]
         shown.update(kinds.tolist())
         caption = f"{image.shape[-1]}×{image.shape[-2]}, {len(drawn)} {'box' if len(drawn) == 1 else 'boxes'}"
-        tiles.append((_to_pixels(image), drawn, [(caption, MUTED)]))
+        tiles.append((convert_to_pixels(image), drawn, [(caption, MUTED)]))
     under = [(clean_text(classes[k], 20), pick_class_color(k), "-") for k in sorted(shown)[:8]]
     if len(shown) > 8:
         under.append((f"and {len(shown) - 8} more", MUTED, ""))
     return _draw_grid([("Augmented training images", tiles)], under)
-
-
-def plot_training_curves(rows: list[dict[str, Any]], heading: str = "") -> "Figure":
-    """Plot losses, precision and learning rate over the epochs of a log (``read_log``)."""
-    epochs = [row for row in rows if row.get("kind") == "epoch"]
-    steps = [row for row in rows if row.get("kind") == "step"]
-    with plot_style():
-        figure = create_figure(11, 3.6)
-        add_title(figure, clean_text(heading, 110) if heading else "Training")
-        loss, precision, rate = (
-            figure.add_axes((left, 0.135, width, 0.69)) for left, width in ((0.055, 0.31), (0.425, 0.31), (0.8, 0.185))
-        )
-        _plot_lines(loss, epochs, LOSS_LINES)
-        _plot_lines(precision, epochs, PRECISION_LINES)
-        if steps and epochs and epochs[0]["epoch"]:
-            per_epoch = max(epochs[0]["step"] / epochs[0]["epoch"], 1)
-            rate.plot([row["step"] / per_epoch for row in steps], [row["lr"] for row in steps], color=INK, lw=1.3)
-        loss.set_ylim(0, _compute_upper_limit(epochs, LOSS_LINES))
-        rate.set_ylim(0, None)
-        precision.set_ylim(0, 1)
-        last = max([row["epoch"] for row in epochs], default=1)
-        for axes, name in ((loss, "training loss"), (precision, "held-out precision"), (rate, "learning rate")):
-            axes.set_title(name, fontsize=9.5, loc="left", color=MUTED)
-            axes.set_xlim(0, last)
-            axes.set_xlabel("epoch")
-            axes.grid(color=FAINT, linewidth=0.7)
-            axes.set_axisbelow(True)
-        for axes in (loss, precision):
-            if axes.lines:
-                axes.legend(
-                    fontsize=8,
-                    loc="upper right" if axes is loss else "lower right",
-                    frameon=True,
-                    framealpha=0.85,
-                    edgecolor="none",
-                )
-    return figure
-
-
-def _plot_lines(axes: "Axes", epochs: list[dict[str, Any]], what: dict[str, tuple[str, str, float]]) -> None:
-    for key, (label, colour, width) in what.items():
-        points = [(row["epoch"], row[key]) for row in epochs if row.get(key) is not None]
-        if points:
-            label = f"{label}  {points[-1][1]:.3f}"
-            axes.plot(
-                *zip(*points, strict=True),
-                color=colour,
-                label=label,
-                lw=width,
-                marker="o" if len(points) == 1 else None,
-            )
-
-
-def _compute_upper_limit(epochs: list[dict[str, Any]], what: dict[str, Any]) -> float | None:
-    """Compute an upper axis limit from all but the first twentieth of the epochs, whose losses are much larger."""
-    values = [row[key] for row in epochs[len(epochs) // 20 :] for key in what if row.get(key) is not None]
-    return 1.05 * max(values) if values and max(values) > 0 else None
 
 
 def _make_evaluated_tile(evaluation: DetectionEvaluation, dataset: DetectionDataset, index: int) -> Tile:
@@ -197,14 +134,14 @@ def _make_evaluated_tile(evaluation: DetectionEvaluation, dataset: DetectionData
     counts = f"{m.matched[index]} of {m.boxes[index]} found, {m.false[index]} false"
     f1 = f"  F1 {m.f1[index]:.2f}" if m.boxes[index] or m.false[index] else ""
     mistakes = m.missed[index] + m.false[index]
-    caption = [(counts + f1, RED if mistakes else BLUE), (_shorten_path(dataset.image_path(index), 44), MUTED)]
+    caption = [(counts + f1, RED if mistakes else BLUE), (shorten_path(dataset.image_path(index), 44), MUTED)]
     try:
         picture = np.asarray(dataset.load_image(index).convert("RGB"))
     except BadImageError:  # results of other tools can be evaluated without the images
         width, height = dataset.sizes[index].tolist()
         picture = np.full((min(height, 1000), max(1, width * min(height, 1000) // height)), 150, np.uint8)
         drawn = [one | {"box": [side * picture.shape[0] / height for side in one["box"]]} for one in drawn]
-        caption[1] = (f"{_shorten_path(dataset.image_path(index), 26)} (cannot be read)", MUTED)
+        caption[1] = (f"{shorten_path(dataset.image_path(index), 26)} (cannot be read)", MUTED)
     return picture, drawn, caption
 
 
@@ -283,20 +220,4 @@ def _draw_tile(figure: "Figure", tile: Tile, x: float, top: float, line: float) 
             axes.text(max(x1, 0), max(y1, 0), one["name"], fontsize=5.2, color=ink, va="bottom" if y1 > 20 else "top",
                       bbox=patch_look, clip_on=True)  # fmt: skip
     axes.set(xlim=(0, picture.shape[1]), ylim=(picture.shape[0], 0))
-    for at, (text, colour) in enumerate(caption):
-        bold = "bold" if at == 0 and len(caption) > 1 else "normal"
-        figure.text(x / width, (top - TILE[1] - 0.06 - at * line) / height, text, fontsize=8, color=colour,
-                    fontweight=bold, va="top")  # fmt: skip
-
-
-def _to_pixels(image: Tensor) -> np.ndarray:
-    """Convert uint8 or float (0 to 1) [C, H, W] to uint8 [H, W] or [H, W, 3]."""
-    if image.is_floating_point():
-        image = (image.float().nan_to_num().clamp(0, 1) * 255).round()
-    array = image.cpu().numpy().astype(np.uint8)
-    return array[0] if len(array) == 1 else np.moveaxis(array, 0, -1)
-
-
-def _shorten_path(path: str, columns: int) -> str:
-    short = clean_text(path, 10_000)
-    return short if len(short) <= columns else "…" + short[-columns + 1 :]
+    draw_caption(figure, x, top - TILE[1] - 0.06, caption, line=line, size=8)

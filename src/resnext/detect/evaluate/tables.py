@@ -10,8 +10,8 @@ from resnext.detect.data.dataset import DetectionDataset
 from resnext.detect.evaluate import plots
 from resnext.detect.evaluate.coco_eval import STATS, DetectionEvaluation
 from resnext.detect.evaluate.coco_results import write_coco_results
-from resnext.environment import describe_environment as this_environment
-from resnext.evaluate.output.tables import check_output_directory, write_csv, write_json
+from resnext.evaluate.output.tables import write_csv, write_metrics
+from resnext.files import check_output_directory
 from resnext.plotting import save_figure
 
 FORMAT = "resnext-detection-evaluation"
@@ -27,8 +27,8 @@ def write_detection_evaluation(
     directory: Path | str,
     protocol: dict[str, Any],
     environment: dict[str, Any] | None = None,
-) -> Path:
-    """Write FILES into ``directory``, created if missing, each atomically; return the directory.
+) -> dict[str, Any]:
+    """Write FILES into ``directory``, created if missing, each atomically; return the content of metrics.json.
 
     ``protocol`` describes how the detections were made, in JSON values; ``environment`` defaults to this process's.
     Replaces an earlier evaluation. Raises RequestError where a file there is not ours or the directory cannot be
@@ -36,17 +36,14 @@ def write_detection_evaluation(
     """
     directory = Path(directory)
     check_output_directory(directory, FILES, FORMAT)
-    environment = environment or this_environment(str(protocol.get("device") or "cpu"))
-    write_json(
-        directory / "metrics.json", to_metrics_dict(evaluation) | {"protocol": protocol, "environment": environment}
-    )
+    metrics = write_metrics(directory, to_metrics_dict(evaluation), protocol, environment)
     write_csv(directory / "per_class.csv", *_make_class_rows(evaluation))
     write_csv(directory / "images.csv", *_make_image_rows(evaluation, dataset))
     write_csv(directory / "curves.csv", *_make_curve_rows(evaluation))
     write_coco_results(directory / "detections.json", dataset, evaluation.detections)
     save_figure(plots.plot_precision_recall(evaluation), directory / "precision_recall.png")
     save_figure(plots.plot_best_and_worst(evaluation, dataset), directory / "images.png")
-    return directory
+    return metrics
 
 
 def to_metrics_dict(evaluation: DetectionEvaluation) -> dict[str, Any]:

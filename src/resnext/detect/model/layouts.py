@@ -81,7 +81,8 @@ class RoiMaxPool(nn.Module):
 
     def forward(self, maps: dict[str, Tensor], boxes: list[Tensor], sizes: list[tuple[int, int]]) -> Tensor:  # noqa: ARG002
         """Pool [regions, C, size, size] from a map [B, C, h, w] and boxes [n, 4] per image."""
-        return roi_pool(widen_to_float32(maps["0"]), boxes, self.size, 1 / self.stride)
+        pooled: Tensor = roi_pool(widen_to_float32(maps["0"]), boxes, self.size, 1 / self.stride)
+        return pooled
 
 
 class BoxPredictor(FastRCNNPredictor):

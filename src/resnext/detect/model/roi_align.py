@@ -42,7 +42,8 @@ class RoiAlign(MultiScaleRoIAlign):
         """Pool float32 [regions, C, size, size] from named maps [B, C, h, w] and boxes [n, 4] per image."""
         maps = [x[name] for name in self.featmap_names]
         if maps[0].device.type != "cpu" or not kernels.is_fast_enabled():
-            return super().forward(x, boxes, image_shapes)
+            pooled: Tensor = super().forward(x, boxes, image_shapes)
+            return pooled
         if self.scales is None:
             self.scales, self.map_levels = _setup_scales(maps, image_shapes, self.canonical_scale, self.canonical_level)
         levels = self.map_levels(boxes) if len(maps) > 1 and self.map_levels is not None else None

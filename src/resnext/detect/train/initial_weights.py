@@ -13,8 +13,7 @@ from resnext.detect.preprocessing import DetectPreprocessing
 from resnext.detect.settings import DetectRecipe
 from resnext.detect.weights import is_detector, load_detector
 from resnext.errors import RequestError
-from resnext.model.forms import convert_form
-from resnext.model.network import Network, create_model
+from resnext.model.network import Network, convert_form, create_model
 from resnext.train.finetune import WEIGHTS_SEED_TAG, check_architecture, load_checkpoint_model
 from resnext.weights import load
 from resnext.weights.modify import match_names

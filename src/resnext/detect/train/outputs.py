@@ -9,13 +9,15 @@ from resnext.detect.data.loader import DetectBatch
 from resnext.detect.evaluate.class_matching import match_classes
 from resnext.detect.evaluate.coco_eval import DetectionEvaluation
 from resnext.detect.evaluate.inference import evaluate_detector
-from resnext.detect.evaluate.plots import plot_training_curves, plot_training_samples
+from resnext.detect.evaluate.plots import plot_training_samples
 from resnext.detect.evaluate.protocol import OWN_SPLIT, describe_detection_protocol
 from resnext.detect.evaluate.report import write_detection_report
 from resnext.detect.evaluate.tables import write_detection_evaluation
 from resnext.detect.model.faster_rcnn import FasterRcnn
 from resnext.detect.settings import DetectRecipe
+from resnext.detect.train.plots import plot_training_curves
 from resnext.plotting import save_figure
+from resnext.text import format_share
 from resnext.train.state import TrainState
 
 SAMPLE_COUNT = 12  # images in samples.png
@@ -80,19 +82,14 @@ def write_final_evaluation(
         max_detections=evaluation.max_detections,
         images_over_limit=evaluation.images_over_limit,
     )
-    write_detection_evaluation(evaluation, val, run.evaluation, about)
-    write_detection_report(run.path)
+    metrics = write_detection_evaluation(evaluation, val, run.evaluation, about)
+    write_detection_report(run.path, evaluation, val, metrics)
     last = next(row for row in reversed(rows) if row["kind"] == "epoch")
     best_epoch = (position.best or {}).get("epoch")
-    precisions = f"AP {format_percent(last['ap'])}, AP50 {format_percent(last['ap50'])}"
+    precisions = f"AP {format_share(last['ap'])}, AP50 {format_share(last['ap50'])}"
     if last["epoch"] == best_epoch:
         return f"{precisions} after the last epoch, which is the best"
     return (
-        f"{precisions} after the last epoch; AP {format_percent(evaluation.ap)}, AP50 "
-        f"{format_percent(evaluation.ap50)} after the best, epoch {best_epoch}, which was chosen on the same images"
+        f"{precisions} after the last epoch; AP {format_share(evaluation.ap)}, AP50 "
+        f"{format_share(evaluation.ap50)} after the best, epoch {best_epoch}, which was chosen on the same images"
     )
-
-
-def format_percent(value: float | None) -> str:
-    """Format a share as a percentage."""
-    return "–" if value is None else f"{100 * value:.1f} %"

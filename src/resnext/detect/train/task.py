@@ -22,7 +22,7 @@ from resnext.detect.model.faster_rcnn import OBJECT_CLASSES, FasterRcnn
 from resnext.detect.model.fuse import fuse_detector
 from resnext.detect.settings import DetectRecipe
 from resnext.detect.train.initial_weights import build_initial_detector, restore_detector
-from resnext.detect.train.outputs import evaluate_held_out, format_percent, write_final_evaluation, write_samples
+from resnext.detect.train.outputs import evaluate_held_out, write_final_evaluation, write_samples
 from resnext.detect.train.step import compute_gradients
 from resnext.detect.weights import serialize_detector
 from resnext.errors import RequestError
@@ -30,6 +30,7 @@ from resnext.model.frozen_norm import check_frozen_norms
 from resnext.model.plan import Plan, fuse_all
 from resnext.run_directory import RunDirectory
 from resnext.speed import kernels
+from resnext.text import format_share
 from resnext.train.distributed import World
 from resnext.train.finetune import (
     count_trainable_and_frozen,
@@ -187,7 +188,7 @@ class Detection(Task[DetectRecipe, FasterRcnn, DetectBatch]):
         """Yield parts of the line printed after an epoch."""
         yield f"train loss {row['train_loss']:.4f}"
         if any(row[name] is not None for name in EVALUATED):
-            yield f"AP {format_percent(row['ap'])} AP50 {format_percent(row['ap50'])} AR {format_percent(row['ar100'])}"
+            yield f"AP {format_share(row['ap'])} AP50 {format_share(row['ap50'])} AR {format_share(row['ar100'])}"
 
     def serialize_model(self, model: FasterRcnn, provenance: dict[str, Any]) -> bytes:
         """Return the bytes of a weights file."""

@@ -12,7 +12,8 @@ from resnext.evaluate.output.tables import measure_calibration
 from resnext.evaluate.suites.imagenet_c import SEVERITIES, CorruptionResult, compute_mean_errors, summarize_results
 from resnext.evaluate.suites.real import RealScore
 from resnext.model.network import Network
-from resnext.weights.origin import identify_released
+from resnext.text import format_percent
+from resnext.weights.released import identify_released
 
 
 def print_evaluation(
@@ -102,8 +103,3 @@ def format_summary(results: Sequence[CorruptionResult], official: bool) -> str:
 def print_line(console: Console, text: str) -> None:
     """Print a line without markup, colours or wrapping."""
     console.print(text, markup=False, highlight=False, soft_wrap=True)
-
-
-def format_percent(error: float | None) -> str:
-    """Format an error in percent; empty for None."""
-    return "" if error is None else f"{error:.2f} %"

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from resnext.environment import describe_environment
-from resnext.errors import RequestError
 from resnext.evaluate.output.console import format_summary
-from resnext.evaluate.output.tables import has_format, write_csv, write_json
+from resnext.evaluate.output.tables import write_csv, write_json
 from resnext.evaluate.suites.imagenet_c import SEVERITIES, CorruptionResult, compute_mean_errors, summarize_results
-from resnext.files import check_folder
+from resnext.files import check_output_directory
 from resnext.plotting import INK, RED, add_title, clean_text, create_figure, plot_style, save_figure
 
 if TYPE_CHECKING:
@@ -22,23 +21,11 @@ FORMAT = "resnext-corruptions"
 FILES = ("corruptions.json", "corruptions.csv", "corruptions.png")
 
 
-def check_output_directory(directory: Path) -> None:
-    """Create ``directory``; raises RequestError if that fails or it holds other files under our file names."""
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        check_folder(directory)
-        there = [name for name in FILES if (directory / name).exists()]
-        if there and not has_format(directory / FILES[0], FORMAT):
-            raise RequestError(f"{directory} contains {there[0]}, which resnext did not write; choose another --out")
-    except OSError as error:
-        raise RequestError(f"{directory} cannot be written: {error.strerror or error}") from None
-
-
 def write_corruptions(
     results: Sequence[CorruptionResult], protocol: dict[str, Any], official: bool, directory: Path
 ) -> None:
     """Write FILES into ``directory``, each atomically. Raises WorkError if that fails."""
-    check_output_directory(directory)
+    check_output_directory(directory, FILES, FORMAT)
     about = {"protocol": protocol, "environment": describe_environment(str(protocol.get("device") or "cpu"))}
     write_json(directory / FILES[0], {"format": FORMAT, "version": 1, **summarize_results(results, official), **about})
     header = ("corruption", "severity", "images", "wrong", "top1_error", "low95", "high95")

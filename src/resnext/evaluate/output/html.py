@@ -1,9 +1,9 @@
-"""Parts of every HTML report: readers for files that may be large or damaged, and the page template."""
+"""What the HTML reports of classification and detection share: the page, and readers of a run's other files."""
 
 import base64
 import csv
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +15,36 @@ from resnext.run_directory import RunDirectory
 
 MAX_TEXT_BYTES = 64 << 20  # larger files are left out
 MAX_IMAGE_BYTES = 16 << 20
+MAX_OPEN_ROWS = 20  # a longer table of classes starts collapsed
 
 
-def write_page(run: RunDirectory, package: str, content: dict[str, Any]) -> Path:
+def write_page(
+    run: RunDirectory,
+    package: str,
+    metrics: dict[str, Any],
+    epochs: dict[str, Any] | None,
+    pictures: tuple[str, ...],
+    content: dict[str, Any],
+) -> Path:
     """Write a run's ``report.html`` atomically from the ``report.html.j2`` of ``package``, and return its path.
 
-    Raises WorkError if it cannot be written.
+    The page shows ``content``, ``metrics`` (what was written to metrics.json), ``epochs`` (of ``read_epochs``), the
+    plots ``pictures`` of the evaluation, and the run's plots, settings and environment. Files of the run that are
+    missing or damaged are left out. Raises WorkError if the page cannot be written.
     """
+    recipe, name = read_recipe_sections(run.recipe), run.path.resolve().name
+    model = recipe.get("model", {}).get("name")
+    plots = (run.path / "curves.png", run.path / "samples.png", *(run.evaluation / plot for plot in pictures))
+    shared = {
+        "title": f"{model} on {metrics['protocol']['data']}" if model else name,
+        "name": name,
+        "metrics": metrics,
+        "epochs": epochs,
+        "recipe": recipe,
+        "pictures": {path.name: embed_png(path) for path in plots},
+        "open_rows": MAX_OPEN_ROWS,
+        "environment": format_facts(read_json(run.environment)),
+    }
     environment = Environment(
         loader=ChoiceLoader([PackageLoader(package, "."), PackageLoader("resnext.evaluate.output", ".")]),
         autoescape=True,
@@ -31,15 +54,28 @@ def write_page(run: RunDirectory, package: str, content: dict[str, Any]) -> Path
     )
     environment.filters["share"] = lambda value: "–" if value in ("", None) else f"{100 * float(value):.1f} %"
     environment.filters["number"] = lambda value: "–" if value in ("", None) else f"{float(value):.3f}"
-    html = environment.get_template("report.html.j2").render(**content)
+    html = environment.get_template("report.html.j2").render(**shared, **content)
     with atomic_write(run.report, "w") as file:
-        file.write(html.encode("utf-8", "replace").decode())
+        file.write(html.encode("utf-8", "backslashreplace").decode())
     return run.report
 
 
-def is_number(value: Any) -> bool:
-    """Tell whether a JSON value is a number."""
-    return isinstance(value, int | float) and not isinstance(value, bool)
+def read_epochs(path: Path, metric: str, choose: Callable[[list[float]], float]) -> dict[str, Any] | None:
+    """Read the last epoch and the best one from a run's metrics.csv; None if no epoch has a value of ``metric``.
+
+    ``choose`` (min or max) picks the best value.
+    """
+    values, epochs = [], []
+    for row in read_csv_rows(path):
+        try:
+            values.append(float(row[metric]))
+            epochs.append(row["epoch"])
+        except (KeyError, TypeError, ValueError):
+            continue
+    if not values:
+        return None
+    best = choose(values)
+    return {"last": values[-1], "last_epoch": epochs[-1], "best": best, "best_epoch": epochs[values.index(best)]}
 
 
 def read_recipe_sections(path: Path) -> dict[str, dict[str, Any]]:

@@ -23,10 +23,13 @@ from resnext.plotting import (
     RED,
     add_title,
     clean_text,
+    convert_to_pixels,
     count_columns,
     create_figure,
+    draw_caption,
     hide_axes,
     plot_style,
+    shorten_path,
 )
 
 if TYPE_CHECKING:
@@ -80,7 +83,8 @@ def _shade_confusion(counts: np.ndarray) -> np.ndarray:
             np.maximum.reduceat(np.maximum.reduceat(m, starts, axis=0), starts, axis=1) for m in (hits, mistakes)
         )
     blue, red = (np.array([int(hue[i : i + 2], 16) / 255 for i in (1, 3, 5)]) for hue in (BLUE, RED))
-    return 1 - hits[..., None] * (1 - blue) - (1 - hits[..., None]) * mistakes[..., None] * (1 - red)
+    colors: np.ndarray = 1 - hits[..., None] * (1 - blue) - (1 - hits[..., None]) * mistakes[..., None] * (1 - red)
+    return colors
 
 
 def _name_ticks(axes: "Axes", names: list[str], size: float) -> None:
@@ -143,7 +147,7 @@ def plot_worst_images(
     tiles, captions = [], []
     for row in rows:
         said, true = evaluation.predicted[row], evaluation.label[row]
-        tiles.append(_to_pixels(view(dataset.image(int(evaluation.index[row])))))
+        tiles.append(convert_to_pixels(view(dataset.image(int(evaluation.index[row])))))
         captions.append(
             [
                 (
@@ -151,7 +155,7 @@ def plot_worst_images(
                     RED if said != true else BLUE,
                 ),
                 (f"true: {clean_text(evaluation.classes[true], 17)}", INK),
-                (_shorten_path(evaluation.paths[row], 24), MUTED),
+                (shorten_path(evaluation.paths[row], 24), MUTED),
             ]
         )
     size = f"{preprocessing.image_size}×{preprocessing.image_size}"
@@ -168,13 +172,15 @@ def plot_predictions(predictions: Sequence[Prediction], preprocessing: Preproces
     """Plot images as the network sees them, with its predictions; unreadable images are left out."""
     view = build_eval_transform(preprocessing)
     chosen = [p for p in predictions if p.error is None and p.path is not None][:count]
-    tiles = [_to_pixels(view(read_image(str(p.path), preprocessing.channels, preprocessing.exif))) for p in chosen]
+    tiles = [
+        convert_to_pixels(view(read_image(str(p.path), preprocessing.channels, preprocessing.exif))) for p in chosen
+    ]
     captions = []
     for prediction in chosen:
         (first, p), *others = prediction.top(2)
         lines = [(f"{clean_text(first, 17)}  {_format_probability(p)}", BLUE)]
         lines += [(f"or {clean_text(name, 17)}  {_format_probability(q)}", MUTED) for name, q in others]
-        captions.append([*lines, (_shorten_path(str(prediction.path), 24), MUTED)])
+        captions.append([*lines, (shorten_path(str(prediction.path), 24), MUTED)])
     size = f"{preprocessing.image_size}×{preprocessing.image_size}"
     return _plot_grid(tiles, captions, "Predictions", f"As the network sees the images, {size}")
 
@@ -187,7 +193,7 @@ def plot_samples(
     ``images`` [B, C, H, W] are uint8 or float from 0 to 1, not normalised; ``labels`` are int64 [B], or probabilities
     [B, K] after mixup or CutMix.
     """
-    tiles = [_to_pixels(image) for image in images[:count].cpu()]
+    tiles = [convert_to_pixels(image) for image in images[:count].cpu()]
     captions = [[(text, INK)] for text in _format_labels(labels[:count].cpu(), classes)]
     size = f"{images.shape[-2]}×{images.shape[-1]}"
     under = f"As the network sees them before normalisation, {size}, {preprocessing.interpolation}"
@@ -205,14 +211,6 @@ def _format_labels(labels: Tensor, classes: tuple[str, ...]) -> list[str]:
         columns = 9 if mixed else 19
         texts.append(" + ".join(f"{clean_text(classes[i], columns)} {100 * value:.0f}%" for value, i in pairs))
     return texts
-
-
-def _to_pixels(image: Tensor) -> np.ndarray:
-    """Convert [C, H, W], uint8 or float from 0 to 1, to uint8 [H, W] or [H, W, 3]."""
-    if image.is_floating_point():
-        image = (image.float().nan_to_num().clamp(0, 1) * 255).round()
-    array = image.numpy().astype(np.uint8)
-    return array[0] if len(array) == 1 else np.moveaxis(array, 0, -1)
 
 
 def _plot_grid(tiles: list[np.ndarray], captions: list[list[tuple[str, str]]], heading: str, under: str) -> "Figure":
@@ -234,18 +232,9 @@ def _plot_grid(tiles: list[np.ndarray], captions: list[list[tuple[str, str]]], h
             small = max(picture.shape[:2]) <= 100
             axes.imshow(picture, cmap="gray", vmin=0, vmax=255, interpolation="nearest" if small else "antialiased")
             hide_axes(axes)
-            for at, (text, colour) in enumerate(caption):
-                bold = "bold" if at == 0 and lines > 1 else "normal"
-                where = (x / width, (y - 0.04 - at * line) / height)
-                figure.text(*where, text, fontsize=7.2, color=colour, fontweight=bold, va="top", ha="left")
+            draw_caption(figure, x, y - 0.04, caption, line=line, size=7.2)
     return figure
 
 
 def _format_probability(probability: float) -> str:
     return f"{100 * probability:.0f} %" if probability < 0.995 else ">99 %"
-
-
-def _shorten_path(path: str, columns: int) -> str:
-    """Shorten a path to its end, which distinguishes images better than its beginning."""
-    short = clean_text(path, 10_000)
-    return short if len(short) <= columns else "…" + short[-columns + 1 :]

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from resnext.data.preprocessing import Preprocessing
@@ -91,13 +92,17 @@ def format_protocol(protocol: dict[str, Any], n: int) -> str:
 
 def read_run_protocol(run: RunDirectory, kind: str) -> dict[str, Any]:
     """Read the protocol of the evaluation (of format ``kind``) in a run; empty if there is none."""
-    path = run.evaluation / "metrics.json"
+    about = (read_result(run.evaluation / "metrics.json", kind) or {}).get("protocol")
+    return about if isinstance(about, dict) else {}
+
+
+def read_result(path: Path, kind: str) -> dict[str, Any] | None:
+    """Read a JSON result of the format ``kind``; None if ``path`` is not one."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
-        return {}
-    about = values.get("protocol") if isinstance(values, dict) and values.get("format") == kind else None
-    return about if isinstance(about, dict) else {}
+        return None
+    return values if isinstance(values, dict) and values.get("format") == kind else None
 
 
 def compare_protocols(own: Mapping[str, Any], protocol: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

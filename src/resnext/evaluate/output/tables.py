@@ -11,13 +11,13 @@ import numpy as np
 from resnext.data.dataset import Dataset
 from resnext.data.preprocessing import Preprocessing
 from resnext.environment import describe_environment as this_environment
-from resnext.errors import RequestError, WorkError
+from resnext.errors import WorkError
 from resnext.evaluate.calibration import BINS, Calibration, compute_calibration
 from resnext.evaluate.evaluator import Evaluation
 from resnext.evaluate.metrics import compute_class_scores, compute_mean_class_error
 from resnext.evaluate.output import plots
 from resnext.evaluate.suites.real import RealScore
-from resnext.files import atomic_write, check_folder
+from resnext.files import atomic_write, check_output_directory
 from resnext.plotting import save_figure
 
 FORMAT = "resnext-evaluation"
@@ -35,19 +35,18 @@ def write_evaluation(
     protocol: dict[str, Any],
     environment: dict[str, Any] | None = None,
     real: RealScore | None = None,
-) -> Path:
-    """Write FILES into ``directory`` (created if missing), each atomically, and return it.
+) -> dict[str, Any]:
+    """Write FILES into ``directory`` (created if missing), each atomically; return the content of metrics.json.
 
     ``protocol`` is what ``build_protocol`` returns; ``environment`` defaults to that of this process; ``real`` adds the
     error on ReaL labels. Replaces an earlier evaluation there. Raises RequestError if ``directory`` cannot be used (see
-    ``check_output_directory``), WorkError if writing fails.
+    ``check_output_directory`` of ``files.py``), WorkError if writing fails.
     """
     directory = Path(directory)
-    check_output_directory(directory)
+    check_output_directory(directory, FILES, FORMAT)
     reliability = measure_calibration(evaluation)
-    environment = environment or this_environment(str(protocol.get("device") or "cpu"))
     numbers = collect_metrics(evaluation, reliability) | ({} if real is None else {"real": real.to_dict()})
-    write_json(directory / "metrics.json", numbers | {"protocol": protocol, "environment": environment})
+    metrics = write_metrics(directory, numbers, protocol, environment)
     write_csv(directory / "per_class.csv", *_make_class_table(evaluation))
     write_csv(directory / "confusion.csv", *_make_confusion_table(evaluation))
     write_csv(directory / "images.csv", *_make_image_table(evaluation, real))
@@ -55,19 +54,17 @@ def write_evaluation(
     save_figure(plots.plot_reliability(reliability), directory / "reliability.png")
     seen = str(protocol.get("view") or "center")
     save_figure(plots.plot_worst_images(evaluation, dataset, preprocessing, view_name=seen), directory / "worst.png")
-    return directory
+    return metrics
 
 
-def check_output_directory(directory: Path, files: Sequence[str] = FILES, kind: str = FORMAT) -> None:
-    """Create ``directory``; raises RequestError if that fails or it holds such ``files`` of another origin."""
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        check_folder(directory)
-        there = [name for name in files if (directory / name).exists()]
-        if there and not has_format(directory / "metrics.json", kind):
-            raise RequestError(f"{directory} contains {there[0]}, which resnext did not write; choose another --out")
-    except OSError as error:
-        raise RequestError(f"{directory} cannot be written: {error.strerror or error}") from None
+def write_metrics(
+    directory: Path, numbers: dict[str, Any], protocol: dict[str, Any], environment: dict[str, Any] | None
+) -> dict[str, Any]:
+    """Write metrics.json with the protocol and the environment (None: this process's); return its content."""
+    environment = environment or this_environment(str(protocol.get("device") or "cpu"))
+    metrics = numbers | {"protocol": protocol, "environment": environment}
+    write_json(directory / "metrics.json", metrics)
+    return metrics
 
 
 def measure_calibration(evaluation: Evaluation) -> Calibration:
@@ -152,12 +149,3 @@ def write_json(path: Path, values: dict[str, Any]) -> None:
         raise WorkError(f"{path} would hold a number that is not finite") from None
     with atomic_write(path, "w") as file:
         file.write(text + "\n")
-
-
-def has_format(path: Path, kind: str) -> bool:
-    """Tell whether ``path`` is a JSON result of the format ``kind``."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(values, dict) and values.get("format") == kind

@@ -13,12 +13,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from PIL import Image
 
-from resnext.data.dataset import Dataset
+from resnext.data.dataset import DatasetWrapper
 from resnext.data.preprocessing import Preprocessing
 from resnext.data.seeding import derive_seed
 from resnext.data.transforms.crops import ConvertMode, EvalView
@@ -30,18 +30,22 @@ LIBRARY = "imagecorruptions"
 
 
 @dataclass(frozen=True, eq=False)
-class CorruptedDataset:
+class CorruptedDataset(DatasetWrapper):
     """The cropped images of another data set under one corruption, with the same labels and paths.
 
     The random numbers for an image depend on ``seed`` and its index only.
     """
 
-    dataset: Dataset
     preprocessing: Preprocessing
     corruption: str
     severity: int
     seed: int = 0
-    in_memory: bool = False  # a corruption takes hundreds of milliseconds per image, so use workers
+    keeps_files: ClassVar[bool] = False
+
+    @property
+    def in_memory(self) -> bool:
+        """Always false: a corruption takes hundreds of milliseconds an image, so workers are used."""
+        return False
 
     def __post_init__(self) -> None:
         if self.corruption not in CORRUPTIONS:
@@ -59,34 +63,12 @@ class CorruptedDataset:
         """The data set's name with corruption and severity."""
         return f"{self.dataset.name}, {self.corruption} {self.severity}"
 
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """The class names of the data set."""
-        return self.dataset.classes
-
-    @property
-    def channels(self) -> int:
-        """Channels of the images."""
-        return self.dataset.channels
-
-    @property
-    def labels(self) -> np.ndarray:
-        """The labels of the data set."""
-        return self.dataset.labels
-
-    def __len__(self) -> int:
-        return len(self.dataset)
-
     def image(self, index: int) -> Image.Image:
         """Crop the image to image_size pixels a side and corrupt it."""
         p = self.preprocessing
         seen = EvalView(p)(ConvertMode(p.channels)(self.dataset.image(index)))
         pixels = corrupt(np.asarray(seen.convert("RGB")), self.corruption, self.severity, derive_seed(self.seed, index))
         return Image.fromarray(pixels).convert(seen.mode)
-
-    def image_path(self, index: int) -> str:
-        """Return the path of the original image."""
-        return self.dataset.image_path(index)
 
 
 def corrupt(pixels: np.ndarray, corruption: str, severity: int, seed: int) -> np.ndarray:

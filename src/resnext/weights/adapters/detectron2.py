@@ -21,10 +21,9 @@ import torch
 from torch import Tensor
 
 from resnext.data.preprocessing import Preprocessing
-from resnext.errors import RequestError
+from resnext.errors import RequestError, prefix_errors
 from resnext.model.architecture import EXPANSION, Architecture
-from resnext.model.forms import convert_form
-from resnext.model.network import Network
+from resnext.model.network import Network, convert_form
 from resnext.weights.adapters.naming import FoundNetwork, check_common_fields, rename_state, reverse_input_channels
 from resnext.weights.infer_architecture import infer_architecture
 from resnext.weights.network_spec import NetworkSpec
@@ -35,14 +34,8 @@ LAYER_PATTERN = re.compile(
 )
 STEM_PATTERN = re.compile(r"stem\.conv1\.(?P<rest>weight|bias|norm\.\w+)")
 HEAD_PREFIXES = (
-    "fpn_",
-    "fpn.",
-    "top_block.",
-    "proposal_generator.",
-    "roi_heads.",
-    "head.",
-    "sem_seg_head.",
-    "anchor_generator.",
+    *("fpn_", "fpn.", "top_block.", "proposal_generator.", "roi_heads.", "head."),
+    *("sem_seg_head.", "anchor_generator."),
 )
 PIXEL_PARAMETERS = ("pixel_mean", "pixel_std")
 
@@ -62,11 +55,7 @@ BLOB_KINDS = {
     "bn_running_mean": "norm.running_mean",
     "bn_running_var": "norm.running_var",
 }
-CLASSIFIER_NAMES = {
-    f"{name}_{kind}": f"linear.{BLOB_KINDS[kind]}" for name in ("pred", "fc1000") for kind in ("w", "b")
-}
-
-
+CLASSIFIER_NAMES = {f"{name}_{kind}": f"fc.{BLOB_KINDS[kind]}" for name in ("pred", "fc1000") for kind in ("w", "b")}
 BN_EPS = 1e-5  # of detectron2's BN, and our default
 
 
@@ -81,10 +70,9 @@ class PixelFormat(NamedTuple):
 
 
 RGB_MEAN_STD = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
-MSRA_PIXELS = PixelFormat(True, RGB_MEAN_STD[0][::-1], (1.0, 1.0, 1.0), True, "one group means MSRA's ResNets")
-FAIR_PIXELS = PixelFormat(
-    True, RGB_MEAN_STD[0][::-1], RGB_MEAN_STD[1][::-1], False, "more than one group means FAIR's ResNeXts"
-)
+BGR_MEAN, BGR_STD = (values[::-1] for values in RGB_MEAN_STD)
+MSRA_PIXELS = PixelFormat(True, BGR_MEAN, (1.0, 1.0, 1.0), True, "one group means MSRA's ResNets")
+FAIR_PIXELS = PixelFormat(True, BGR_MEAN, BGR_STD, False, "more than one group means FAIR's ResNeXts")
 
 
 def adapt(found: FoundNetwork) -> NetworkSpec:
@@ -118,7 +106,7 @@ def rename(name: str) -> str | None:
 def rename_blob(name: str, origin: str) -> str | None:
     """Convert the name of a Caffe2 blob to torchvision's; None for a blob outside the backbone."""
     if name in CLASSIFIER_NAMES:
-        return rename(CLASSIFIER_NAMES[name])
+        return CLASSIFIER_NAMES[name]
     match = BLOB_PATTERN.fullmatch(name)
     if match is None:
         return name if name.startswith(("res", "conv1_")) else None
@@ -234,11 +222,9 @@ def _adapt_own_export(
     """Adapt a file of ``to_detectron2``, which records what other detectron2 files do not."""
     if not _is_plain(about):
         raise RequestError(f"{found.path}: its entry 'resnext' was not written by this package")
-    try:
+    with prefix_errors(found.path):
         architecture = architecture.change(stride_in_1x1=about.get("stride_in_1x1", False))
         prepared = None if about.get("preprocessing") is None else Preprocessing.from_dict(about["preprocessing"])
-    except RequestError as error:
-        raise RequestError(f"{found.path}: {error}") from None
     classes = about.get("classes")
     return NetworkSpec(
         architecture=architecture,
@@ -250,7 +236,7 @@ def _adapt_own_export(
     )
 
 
-def _is_plain(value: Any, depth: int = 3) -> bool:
+def _is_plain(value: object, depth: int = 3) -> bool:
     """Return whether a value is not nested too deep: in a pickle, shared lists could expand to more than memory."""
     if isinstance(value, dict):
         return depth > 0 and all(isinstance(key, str) and _is_plain(item, depth - 1) for key, item in value.items())

@@ -31,7 +31,7 @@ class FoundNetwork:
     raw: RawCheckpoint
     state: dict[str, Tensor]  # its weights, without the common prefix
     other_tensors: dict[str, Tensor]  # tensors without that prefix
-    root_dict: Mapping[str, Any]  # the outermost dict of the file, which may have author and settings
+    root_dict: Mapping[str, object]  # the outermost dict of the file, which may have author and settings
     notes: tuple[str, ...]
 
     @property
@@ -81,7 +81,7 @@ def reverse_input_channels(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return state | {"conv1.weight": first.flip(1)}
 
 
-def check_common_fields(library: str, a: Architecture, fields: Mapping[str, Any]) -> None:
+def check_common_fields(library: str, a: Architecture, fields: Mapping[str, object]) -> None:
     """Raise RequestError for the first of ``fields`` and COMMON_FIELDS that the library's ResNet cannot express."""
     for name, value in (COMMON_FIELDS | dict(fields)).items():
         given = getattr(a, name)

@@ -6,14 +6,13 @@ from typing import Any
 
 import yaml
 
-from resnext.data.imagenet_classes import imagenet_classes
 from resnext.data.preprocessing import Preprocessing
-from resnext.errors import RequestError
+from resnext.errors import RequestError, prefix_errors
 from resnext.model.architecture import Architecture
 from resnext.weights.adapters.naming import FoundNetwork, rename_state, reverse_input_channels
 from resnext.weights.infer_architecture import infer_architecture
 from resnext.weights.network_spec import NetworkSpec
-from resnext.weights.presets import CIFAR10_CLASSES, CIFAR10_PREPROCESSING, IMAGENET_MEAN, IMAGENET_STD
+from resnext.weights.presets import CIFAR10_PREPROCESSING, CLASS_NAMES, make_imagenet_preprocessing
 from resnext.weights.unsupported import NOT_SUPPORTED
 
 LAYER_PATTERN = re.compile(r"s(?P<stage>\d)\.b(?P<block>\d{1,4})\.(?P<layer>proj|bn|f\.[abc](?:_bn)?)\.(?P<rest>\w+)")
@@ -86,18 +85,18 @@ def _parse_settings(found: FoundNetwork) -> dict[str, Any]:
     return settings
 
 
-def _get_value(settings: Mapping[str, Any], key: str) -> Any:
+def _get_value(settings: Mapping[str, object], key: str) -> Any:
     group, name = key.split(".")
     inner = settings.get(group)
     return inner.get(name) if isinstance(inner, Mapping) else None
 
 
-def _get_word(settings: Mapping[str, Any], key: str, default: str = "") -> str:
+def _get_word(settings: Mapping[str, object], key: str, default: str = "") -> str:
     value = _get_value(settings, key)
     return value.lower() if isinstance(value, str) else default
 
 
-def _get_number(settings: Mapping[str, Any], key: str, default: float, origin: str) -> float:
+def _get_number(settings: Mapping[str, object], key: str, default: float, origin: str) -> float:
     value = _get_value(settings, key)
     if value is None:
         return default
@@ -108,7 +107,7 @@ def _get_number(settings: Mapping[str, Any], key: str, default: float, origin: s
         raise RequestError(f"{origin}: its settings have {key} {word!r}, expected a number") from None
 
 
-def _check_supported(settings: Mapping[str, Any], found: FoundNetwork) -> None:
+def _check_supported(settings: Mapping[str, object], found: FoundNetwork) -> None:
     """Refuse networks that have a ResNet's parameter names but compute another function."""
     kind = _get_word(settings, "MODEL.TYPE", "resnet")
     if kind not in ("resnet", "anynet"):
@@ -131,29 +130,21 @@ def _check_supported(settings: Mapping[str, Any], found: FoundNetwork) -> None:
         )
 
 
-def _make_preprocessing(settings: Mapping[str, Any], cifar: bool, origin: str) -> Preprocessing:
+def _make_preprocessing(settings: Mapping[str, object], cifar: bool, origin: str) -> Preprocessing:
     if cifar:
         return CIFAR10_PREPROCESSING
     size = _get_number(settings, "TRAIN.IM_SIZE", 224.0, origin)
     resize = _get_number(settings, "TEST.IM_SIZE", 256.0, origin)
-    try:
-        return Preprocessing(
-            image_size=int(size) if size.is_integer() else 0,
-            resize=int(resize) if resize.is_integer() else 0,
-            interpolation="bilinear",
-            mean=IMAGENET_MEAN,
-            std=IMAGENET_STD,
-            channels=3,
+    with prefix_errors(f"{origin}: its settings"):
+        return make_imagenet_preprocessing(
+            int(resize) if resize.is_integer() else 0, "bilinear", int(size) if size.is_integer() else 0
         )
-    except RequestError as error:
-        raise RequestError(f"{origin}: its settings: {error}") from None
 
 
-def _get_classes(settings: Mapping[str, Any], architecture: Architecture) -> tuple[str, ...] | None:
+def _get_classes(settings: Mapping[str, object], architecture: Architecture) -> tuple[str, ...] | None:
     """Get the class names if the settings name a known data set."""
     dataset = _get_word(settings, "TRAIN.DATASET")
-    if dataset.startswith("imagenet") and architecture.num_classes == 1000:
-        return imagenet_classes()
-    if dataset == "cifar10" and architecture.num_classes == 10:
-        return CIFAR10_CLASSES
+    known = "imagenet" if dataset.startswith("imagenet") else dataset
+    if (known, architecture.num_classes) in (("imagenet", 1000), ("cifar10", 10)):
+        return CLASS_NAMES[known]()
     return None

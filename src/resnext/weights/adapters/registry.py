@@ -20,15 +20,8 @@ from resnext.weights.unsupported import NOT_SUPPORTED, find_unsupported_family
 
 EMA_KEYS = ("model_ema", "state_dict_ema", "ema_state_dict", "ema_state", "ema")  # preferred: evaluated in training
 WRAPPER_KEYS = (
-    *EMA_KEYS,
-    "model_state",
-    "model_state_dict",
-    "state_dict",
-    "model",
-    "net",
-    "network",
-    "weights",
-    "blobs",
+    *(*EMA_KEYS, "model_state", "model_state_dict", "state_dict"),
+    *("model", "net", "network", "weights", "blobs"),
 )
 MAX_WRAPPER_DEPTH = 4  # dicts inside dicts
 
@@ -72,7 +65,7 @@ def adapt(raw: RawCheckpoint) -> NetworkSpec:
     raise RequestError(_describe_unknown_naming(tensors, origin))
 
 
-def _find_state(value: Any, origin: str) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+def _find_state(value: object, origin: str) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """Find the dict of tensors by name: ``value`` or a dict inside it, under a key that checkpoints use."""
     notes: tuple[str, ...] = ()
     for _ in range(MAX_WRAPPER_DEPTH):
@@ -90,7 +83,7 @@ def _find_state(value: Any, origin: str) -> tuple[dict[str, Tensor], tuple[str, 
     return tensors, notes
 
 
-def _has_tensors(value: Any, depth: int = MAX_WRAPPER_DEPTH) -> bool:
+def _has_tensors(value: object, depth: int = MAX_WRAPPER_DEPTH) -> bool:
     """Return whether a dict has tensors by name, directly or under one of WRAPPER_KEYS."""
     if not isinstance(value, Mapping) or not depth:
         return False
@@ -137,7 +130,7 @@ def _describe_unknown_naming(tensors: Mapping[str, Tensor], origin: str) -> str:
     return f"{origin} has unknown parameter names (such as {shown}); known are those of {', '.join(NAMINGS)}"
 
 
-def _describe_value(value: Any) -> str:
+def _describe_value(value: object) -> str:
     if not isinstance(value, Mapping):
         return f"; it has a {type(value).__name__}"
     keys = [repr(key[:40]) for key in value if isinstance(key, str)][:5]  # others may be large

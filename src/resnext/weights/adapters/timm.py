@@ -6,17 +6,16 @@ The preprocessing is what timm's ``resolve_data_config`` and ``create_transform`
 
 import math
 import re
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeGuard
 
 from torch import Tensor
 
 from resnext.data.imagenet_classes import imagenet_classes
 from resnext.data.preprocessing import Preprocessing
-from resnext.errors import RequestError
+from resnext.errors import RequestError, prefix_errors
 from resnext.model.architecture import EXPANSION, Architecture
-from resnext.model.forms import convert_form
-from resnext.model.network import Network
+from resnext.model.network import Network, convert_form
 from resnext.settings import INTERPOLATIONS, CropMode
 from resnext.weights.adapters.naming import UNKNOWN_PREPROCESSING, FoundNetwork, check_common_fields, rename_state
 from resnext.weights.adapters.torchvision import rename
@@ -27,29 +26,16 @@ from resnext.weights.unsupported import NOT_SUPPORTED
 
 # timm's plain networks; variants have longer names (resnet50d, resnetaa50)
 PLAIN_PATTERN = re.compile(r"(tv_|ig_|ssl_|swsl_)?(resnet\d+|resnext\d+_\d+x\d+d|wide_resnet\d+_2)|gluon_resnet\d+_v1b")
-IGNORED_ARGUMENTS = {
-    "layers",
-    "cardinality",
-    "base_width",
-    "channels",
-    "block",
-    "num_classes",
-    "in_chans",
-    "stem_width",
-}
-IGNORED_ARGUMENTS |= {"drop_rate", "drop_path_rate", "drop_block_rate", "zero_init_last"}
-DEFAULT_ARGUMENTS: dict[str, Any] = {
-    "output_stride": 32,
-    "global_pool": "avg",
-    "down_kernel_size": 1,
-    "block_reduce_first": 1,
-}
+# arguments that the tensors show, or that do not change the outputs
+IGNORED_ARGUMENTS = {"layers", "cardinality", "base_width", "channels", "block", "num_classes", "in_chans"}
+IGNORED_ARGUMENTS |= {"stem_width", "drop_rate", "drop_path_rate", "drop_block_rate", "zero_init_last"}
+DEFAULT_ARGUMENTS = {"output_stride": 32, "global_pool": "avg", "down_kernel_size": 1, "block_reduce_first": 1}
 DEFAULT_CROP_PCT = 0.875
 TIMM_CROP_MODES: dict[CropMode, str] = {"crop": "center", "squash": "squash", "pad": "border"}
 NATIVE_KEY = "resnext"  # key of config.json that timm ignores: our preprocessing, which may be unknown or without exif
 
 
-def is_timm(config: Mapping[str, Any] | None) -> bool:
+def is_timm(config: Mapping[str, object] | None) -> bool:
     """Return whether a config.json is timm's."""
     return config is not None and isinstance(config.get("architecture"), str)
 
@@ -76,7 +62,7 @@ def adapt(found: FoundNetwork) -> NetworkSpec:
     )
 
 
-def _merge_settings(config: Mapping[str, Any], origin: str) -> dict[str, Any]:
+def _merge_settings(config: Mapping[str, object], origin: str) -> dict[str, Any]:
     """Get the settings from pretrained_cfg or (before 2023) config.json itself; top-level keys take precedence."""
     inner = config.get("pretrained_cfg", config)
     if not isinstance(inner, Mapping):
@@ -90,7 +76,7 @@ def _merge_settings(config: Mapping[str, Any], origin: str) -> dict[str, Any]:
     return settings
 
 
-def _check_plain(name: str, config: Mapping[str, Any], origin: str) -> None:
+def _check_plain(name: str, config: Mapping[str, object], origin: str) -> None:
     if not PLAIN_PATTERN.fullmatch(name):
         raise RequestError(
             f"{origin}: timm's {name[:60]!r} {NOT_SUPPORTED}: it is not a plain ResNet or ResNeXt (it may have "
@@ -109,16 +95,15 @@ def _check_plain(name: str, config: Mapping[str, Any], origin: str) -> None:
 
 
 def _read_preprocessing(
-    settings: Mapping[str, Any], architecture: Architecture, origin: str
+    settings: Mapping[str, object], architecture: Architecture, origin: str
 ) -> tuple[Preprocessing | None, tuple[str, ...]]:
     """Read timm's preprocessing, or ours in a folder that resnext wrote; None and a note if it has no equivalent."""
     own = settings.get(NATIVE_KEY)
     if isinstance(own, Mapping) and "preprocessing" in own:
-        try:
-            given = own["preprocessing"]
-            return (None, (UNKNOWN_PREPROCESSING,)) if given is None else (Preprocessing.from_dict(given), ())
-        except RequestError as error:
-            raise RequestError(f"{origin}: its config.json: {error}") from None
+        if (given := own["preprocessing"]) is None:
+            return None, (UNKNOWN_PREPROCESSING,)
+        with prefix_errors(f"{origin}: its config.json"):
+            return Preprocessing.from_dict(given), ()
     channels = architecture.in_channels
     size = settings.get("input_size") or (channels, 224, 224)
     crop_pct = settings.get("crop_pct") or DEFAULT_CROP_PCT
@@ -138,28 +123,28 @@ def _read_preprocessing(
         why = f"{channels} input channels"
     if why or crop_mode is None:
         return None, (f"timm's preprocessing has no equivalent here ({str(why)[:120]}), so none is set",)
-    try:
-        preprocessing = Preprocessing(
-            image_size=side,
-            resize=resize,
-            crop_mode=crop_mode,
-            interpolation=interpolation,
-            mean=settings.get("mean") or IMAGENET_MEAN,
-            std=settings.get("std") or IMAGENET_STD,
-            channels=channels,
+    with prefix_errors(f"{origin}: its config.json"):
+        preprocessing = Preprocessing.from_dict(
+            {
+                "image_size": side,
+                "resize": resize,
+                "fit": crop_mode,
+                "interpolation": interpolation,
+                "mean": settings.get("mean") or IMAGENET_MEAN,
+                "std": settings.get("std") or IMAGENET_STD,
+                "channels": channels,
+            }
         )
-    except RequestError as error:
-        raise RequestError(f"{origin}: its config.json: {error}") from None
     return preprocessing, _describe_test_settings(settings)
 
 
-def _describe_test_settings(settings: Mapping[str, Any]) -> tuple[str, ...]:
+def _describe_test_settings(settings: Mapping[str, object]) -> tuple[str, ...]:
     given = {key: settings[key] for key in ("test_input_size", "test_crop_pct") if settings.get(key)}
     said = ", ".join(f"{key} {value}" for key, value in given.items())
     return (f"timm also has settings for tests, which were not used: {said[:120]}",) if given else ()
 
 
-def _is_size(size: Any) -> bool:
+def _is_size(size: object) -> TypeGuard[Sequence[int]]:
     return (
         isinstance(size, list | tuple)
         and len(size) == 3
@@ -168,7 +153,7 @@ def _is_size(size: Any) -> bool:
 
 
 def _read_classes(
-    settings: Mapping[str, Any], architecture: Architecture
+    settings: Mapping[str, object], architecture: Architecture
 ) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:
     """Read ``label_names``, a list or a dict by index; use ImageNet's classes if the tag says in1k."""
     names = settings.get("label_names")

@@ -15,8 +15,7 @@ from resnext.data.files.download import compute_sha256
 from resnext.data.imagenet_classes import imagenet_classes
 from resnext.errors import RequestError
 from resnext.model.architecture import EXPANSION, Architecture
-from resnext.model.forms import convert_form
-from resnext.model.network import Network
+from resnext.model.network import Network, convert_form
 from resnext.weights.adapters.naming import UNKNOWN_PREPROCESSING, FoundNetwork, check_common_fields, rename_state
 from resnext.weights.infer_architecture import infer_architecture
 from resnext.weights.network_spec import NetworkSpec

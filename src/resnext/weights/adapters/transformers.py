@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Mapping
-from typing import Any
 
 from resnext.errors import RequestError
 from resnext.weights.adapters.naming import UNKNOWN_PREPROCESSING, FoundNetwork, rename_state
@@ -19,7 +18,7 @@ OUTER_NAMES = {"embedder.embedder.convolution": "conv1", "embedder.embedder.norm
 
 def adapt(found: FoundNetwork) -> NetworkSpec:
     """Adapt a state dict with transformers' names, and its config.json if there is one."""
-    config: Mapping[str, Any] = found.raw.config or {}
+    config: Mapping[str, object] = found.raw.config or {}
     _check_config(config, found.path)
     head = {name: tensor for name, tensor in found.other_tensors.items() if name.startswith("classifier.")}
     others = {name: tensor for name, tensor in found.other_tensors.items() if name not in head}
@@ -53,7 +52,7 @@ def rename(name: str) -> str | None:
     return f"{block}.{'conv' if convolution else 'bn'}{int(match['layer']) + 1}.{match['rest']}"
 
 
-def _check_config(config: Mapping[str, Any], origin: str) -> None:
+def _check_config(config: Mapping[str, object], origin: str) -> None:
     activation = config.get("hidden_act", "relu")
     if activation != "relu":
         raise RequestError(f"{origin}: its config.json has hidden_act {str(activation)[:40]!r}, which {NOT_SUPPORTED}")

@@ -20,14 +20,12 @@ from resnext.weights.readers.pickle.stream import PickleStream
 from resnext.weights.readers.pickle.values import resolve
 from resnext.weights.readers.safetensors_file import can_be_safetensors, read_safetensors
 from resnext.weights.readers.torch7 import can_be_t7, read_t7
+from resnext.weights.readers.torch_legacy import LEGACY_MAGIC, read_legacy
 from resnext.weights.readers.torch_tar import read_tar
 from resnext.weights.readers.torch_tensors import ALLOWED_NAMES
-from resnext.weights.readers.torch_zip import LEGACY_MAGIC, read_legacy, read_zip
+from resnext.weights.readers.torch_zip import read_zip
 
-WEIGHTS_FILE_NAMES = (
-    "model.safetensors",
-    "pytorch_model.bin",
-)  # as timm and Hugging Face name them, beside config.json
+WEIGHTS_FILE_NAMES = ("model.safetensors", "pytorch_model.bin")  # of timm and Hugging Face, beside config.json
 CONFIG_FILE_NAME = "config.json"
 MAX_CONFIG_BYTES = 4 << 20  # bytes; ImageNet-21k's class names take less than 1 MB
 
@@ -53,10 +51,7 @@ def read_weights_file(path: Path) -> RawCheckpoint:
         path = _resolve_file(path)
     with _prefix_errors(path), open(path, "rb") as file:
         container, value, metadata = _detect_and_read(path, file, os.fstat(file.fileno()).st_size)
-    config = None
-    if path.name in WEIGHTS_FILE_NAMES:
-        with _prefix_errors(path.parent / CONFIG_FILE_NAME):
-            config = _read_config(path.parent / CONFIG_FILE_NAME)
+    config = _read_config(path.parent / CONFIG_FILE_NAME) if path.name in WEIGHTS_FILE_NAMES else None
     return RawCheckpoint(path=path, file_format=container, value=value, metadata=metadata, config=config)
 
 
@@ -137,14 +132,14 @@ def _read_config(path: Path) -> dict[str, Any] | None:
     """Read ``config.json`` as a dict; None if there is no such file."""
     if not path.is_file():
         return None
-    with open(path, "rb") as file:
+    with _prefix_errors(path), open(path, "rb") as file:
         data = file.read(MAX_CONFIG_BYTES + 1)
-    if len(data) > MAX_CONFIG_BYTES:
-        raise RequestError(f"is larger than {MAX_CONFIG_BYTES:,} bytes")
-    try:
-        config = json.loads(data)
-    except (ValueError, RecursionError) as error:
-        raise RequestError(f"is not JSON: {error}") from None
-    if not isinstance(config, dict):
-        raise RequestError("is JSON, but not an object")
-    return config
+        if len(data) > MAX_CONFIG_BYTES:
+            raise RequestError(f"is larger than {MAX_CONFIG_BYTES:,} bytes")
+        try:
+            config = json.loads(data)
+        except (ValueError, RecursionError) as error:
+            raise RequestError(f"is not JSON: {error}") from None
+        if not isinstance(config, dict):
+            raise RequestError("is JSON, but not an object")
+        return config

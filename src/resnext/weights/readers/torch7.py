@@ -26,6 +26,7 @@ import numpy as np
 from resnext.errors import RequestError
 from resnext.weights.readers.torch7_stream import (
     ELEMENT_DTYPES,
+    AnyArray,
     AsciiStream,
     BinaryStream,
     MalformedError,
@@ -63,7 +64,7 @@ class T7Key:
 
     __slots__ = ("value",)
 
-    def __init__(self, value: Any) -> None:
+    def __init__(self, value: object) -> None:
         self.value = value
 
     def __eq__(self, other: object) -> bool:
@@ -133,7 +134,7 @@ def release_pages(array: np.ndarray) -> None:
 
     If this is called while arrays are copied one after the other, only the copies need memory.
     """
-    base: Any = array
+    base: object = array
     while isinstance(base, np.ndarray | memoryview):
         base = base.base if isinstance(base, np.ndarray) else base.obj
     if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
@@ -164,7 +165,7 @@ class _Reader:
     def __init__(self, stream: Torch7Stream) -> None:
         self.stream = stream
         self.objects: dict[int, Any] = {}  # by reference index
-        self.storages: dict[int, str] = {}  # element kind of the objects that are storages
+        self.storages: dict[int, tuple[str, AnyArray]] = {}  # the storages among them, with their element kinds
 
     def read(self) -> Any:
         """Read the first object. Raises MalformedError."""
@@ -260,14 +261,14 @@ class _Reader:
             fields.setdefault("gpuAssignments", assignments)
         return item
 
-    def _read_storage(self, index: int, class_name: str) -> np.ndarray:
+    def _read_storage(self, index: int, class_name: str) -> AnyArray:
         (count,) = self.stream.read_longs(1)
         kind = ELEMENT_KINDS[class_name.removesuffix("Storage")]
         self.objects[index] = storage = self.stream.read_elements(kind, count)
-        self.storages[index] = kind
+        self.storages[index] = kind, storage
         return storage
 
-    def _read_tensor(self, index: int, kind: str) -> np.ndarray:
+    def _read_tensor(self, index: int, kind: str) -> AnyArray:
         start, dimensions = self.stream.offset, self.stream.read_int()
         if not 0 <= dimensions <= MAX_DIMENSIONS:
             raise MalformedError(start, f"expected a tensor of at most {MAX_DIMENSIONS} dimensions, found {dimensions}")
@@ -278,23 +279,22 @@ class _Reader:
         self.objects[index] = tensor = self._make_view(storage, sizes, strides, offset - 1, start)
         return tensor
 
-    def _read_tensor_storage(self, kind: str) -> np.ndarray:
+    def _read_tensor_storage(self, kind: str) -> AnyArray:
         """Read the tensor's storage: nil, a reference to one already read, or a new one."""
         start, word = self.stream.offset, self.stream.read_int()
         if word == NIL:
             return self.stream.read_elements(kind, 0)
         if word == OBJECT:
             index = self.stream.read_int()
-            if self.storages.get(index) == kind:
-                return self.objects[index]
+            known_kind, storage = self.storages.get(index, ("", None))
+            if storage is not None and known_kind == kind:
+                return storage
             class_name = "" if index in self.objects else self._read_class()[0]
             if ELEMENT_KINDS.get(class_name.removesuffix("Storage")) == kind and class_name.endswith("Storage"):
                 return self._read_storage(index, class_name)
         raise MalformedError(start, f"expected the {kind}Storage of a {kind}Tensor")
 
-    def _make_view(
-        self, storage: np.ndarray, sizes: list[int], strides: list[int], offset: int, start: int
-    ) -> np.ndarray:
+    def _make_view(self, storage: AnyArray, sizes: list[int], strides: list[int], offset: int, start: int) -> AnyArray:
         """Make the tensor as a view of its storage, after a check that all elements lie inside it."""
         what = f"a tensor of sizes {sizes[:8]} and strides {strides[:8]}"
         if any(size < 0 for size in sizes) or any(stride < 0 for stride in strides):
@@ -314,7 +314,7 @@ class _Reader:
         return np.ndarray(sizes, storage.dtype, storage, offset * item, [stride * item for stride in strides])
 
 
-def _check_key(value: Any, offset: int) -> Any:
+def _check_key(value: object, offset: int) -> object:
     if value is None or (isinstance(value, float) and math.isnan(value)):
         raise MalformedError(offset, f"expected the key of a table, found {'nil' if value is None else 'nan'}")
     if isinstance(value, float):

@@ -1,16 +1,20 @@
 """Read the basic values of a Torch7 file, binary or ascii: ints, longs, doubles, bytes and arrays of numbers.
 
-Both streams have the same methods, so ``torch7.py`` does not need to know which it has. Every size that the file
+Every size that the file
 declares is checked against the bytes left before memory is allocated.
 """
 
 import mmap
 import re
 import struct
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from typing import Protocol
+from typing import Any
 
 import numpy as np
+from typing_extensions import override
+
+AnyArray = np.ndarray[Any, np.dtype[Any]]
 
 # The dtype of a storage by the middle of its class name. Long is missing: its size depends on the writing machine.
 ELEMENT_DTYPES = {"Byte": "u1", "Char": "i1", "Short": "i2", "Int": "i4", "Half": "f2", "Float": "f4", "Double": "f8"}
@@ -24,92 +28,15 @@ class MalformedError(Exception):
         self.offset = offset
 
 
-class Torch7Stream(Protocol):
-    """The methods ``torch7.py`` needs to read a file."""
+def _describe(kind: str, count: int) -> str:
+    return f"{count} elements of a {kind}Storage"
 
-    offset: int
+
+class Torch7Stream(ABC):
+    """The basic values of a file, one after the other; ``offset`` is the position of the next one."""
+
     is_native: bool  # the usual layout, which is accepted even if bytes follow the first object
     min_pair_bytes: int  # bytes of the shortest key and value of a table
-
-    @property
-    def remaining(self) -> int:
-        """Bytes left."""
-
-    @property
-    def size(self) -> int:
-        """Bytes of the file."""
-
-    def read_int(self) -> int:
-        """Read a signed int of 4 bytes."""
-
-    def read_longs(self, count: int) -> list[int]:
-        """Read ``count`` longs."""
-
-    def read_double(self) -> float:
-        """Read a double."""
-
-    def read_raw(self, count: int) -> bytes:
-        """Read ``count`` bytes."""
-
-    def read_elements(self, kind: str, count: int) -> np.ndarray:
-        """Read ``count`` elements of a storage of this kind, as a read-only array."""
-
-
-class BinaryStream:
-    """A binary file; ``order`` is "<" or ">", ``long_size`` 8 or 4. The file does not record them."""
-
-    min_pair_bytes = 12  # a boolean and a nil
-
-    def __init__(self, data: mmap.mmap, order: str, long_size: int) -> None:
-        self.data, self.order, self.long_size = data, order, long_size
-        self.offset, self.size = 0, len(data)
-        self.is_native = (order, long_size) == ("<", 8)
-        self._integer, self._double = struct.Struct(order + "i"), struct.Struct(order + "d")
-
-    @property
-    def remaining(self) -> int:
-        """Bytes left."""
-        return self.size - self.offset
-
-    def read_int(self) -> int:
-        """Read a signed int of 4 bytes."""
-        return self._integer.unpack_from(self.data, self._advance(4, "an int"))[0]
-
-    def read_longs(self, count: int) -> list[int]:
-        """Read ``count`` longs."""
-        start = self._advance(count * self.long_size, f"{count} longs")
-        return list(struct.unpack_from(f"{self.order}{count}{'q' if self.long_size == 8 else 'i'}", self.data, start))
-
-    def read_double(self) -> float:
-        """Read a double of 8 bytes."""
-        return self._double.unpack_from(self.data, self._advance(8, "a double"))[0]
-
-    def read_raw(self, count: int) -> bytes:
-        """Read ``count`` bytes."""
-        start = self._advance(count, f"{count} bytes of text")
-        return self.data[start : start + count]
-
-    def read_elements(self, kind: str, count: int) -> np.ndarray:
-        """Return ``count`` elements as a read-only array over the mapped file, without reading them."""
-        dtype = np.dtype(self.order + ELEMENT_DTYPES.get(kind, f"i{self.long_size}"))
-        start = self._advance(count * dtype.itemsize, f"{count} elements of a {kind}Storage")
-        return np.frombuffer(self.data, dtype, count, start)
-
-    def _advance(self, count: int, what: str) -> int:
-        start = self.offset
-        if not 0 <= count <= self.remaining:
-            raise MalformedError(start, f"expected {what}, but {self.remaining} bytes are left")
-        self.offset += count
-        return start
-
-
-class AsciiStream:
-    """A text file: the values of one call are separated by one space and end with one newline, if there are any."""
-
-    is_native = True
-    min_pair_bytes = 5  # "5\n1\n0", the last newline missing
-    INTEGER = re.compile(rb"\s*([+-]?\d{1,20})(?![^\s])")
-    FLOATING = re.compile(rb"\s*([+-]?(?:inf(?:inity)?|nan|\d{1,40}(?:\.\d{0,60})?(?:e[+-]?\d{1,5})?))(?![^\s])", re.I)
 
     def __init__(self, data: mmap.mmap) -> None:
         self.data, self.offset, self.size = data, 0, len(data)
@@ -119,33 +46,98 @@ class AsciiStream:
         """Bytes left."""
         return self.size - self.offset
 
+    @abstractmethod
     def read_int(self) -> int:
-        """Read a whole number that fits into 4 bytes."""
+        """Read a signed int of 4 bytes."""
+
+    @abstractmethod
+    def read_longs(self, count: int) -> list[int]:
+        """Read ``count`` longs."""
+
+    @abstractmethod
+    def read_double(self) -> float:
+        """Read a double, which may be nan or inf."""
+
+    @abstractmethod
+    def read_elements(self, kind: str, count: int) -> AnyArray:
+        """Read ``count`` elements of a storage of this kind, as a read-only array."""
+
+    def read_raw(self, count: int) -> bytes:
+        """Read ``count`` bytes."""
+        start = self._advance(count, f"{count} bytes of text")
+        return self.data[start : start + count]
+
+    def _advance(self, count: int, what: str) -> int:
+        """Skip ``count`` bytes, and return the position of the first."""
+        start = self.offset
+        if not 0 <= count <= self.remaining:
+            raise MalformedError(start, f"expected {what}, but {self.remaining} bytes are left")
+        self.offset += count
+        return start
+
+
+class BinaryStream(Torch7Stream):
+    """A binary file; ``order`` is "<" or ">", ``long_size`` 8 or 4. The file does not record them."""
+
+    min_pair_bytes = 12  # a boolean and a nil
+
+    def __init__(self, data: mmap.mmap, order: str, long_size: int) -> None:
+        super().__init__(data)
+        self.order, self.long_size = order, long_size
+        self.is_native = (order, long_size) == ("<", 8)
+
+    @override
+    def read_int(self) -> int:
+        start = self._advance(4, "an int")
+        return int.from_bytes(self.data[start : start + 4], "little" if self.order == "<" else "big", signed=True)
+
+    @override
+    def read_longs(self, count: int) -> list[int]:
+        start = self._advance(count * self.long_size, f"{count} longs")
+        return list(struct.unpack_from(f"{self.order}{count}{'q' if self.long_size == 8 else 'i'}", self.data, start))
+
+    @override
+    def read_double(self) -> float:
+        return float(struct.unpack_from(self.order + "d", self.data, self._advance(8, "a double"))[0])
+
+    @override
+    def read_elements(self, kind: str, count: int) -> AnyArray:
+        """Return the elements as an array over the mapped file, without reading them."""
+        dtype = np.dtype(self.order + ELEMENT_DTYPES.get(kind, f"i{self.long_size}"))
+        return np.frombuffer(self.data, dtype, count, self._advance(count * dtype.itemsize, _describe(kind, count)))
+
+
+class AsciiStream(Torch7Stream):
+    """A text file: the values of one call are separated by one space and end with one newline, if there are any."""
+
+    is_native = True
+    min_pair_bytes = 5  # "5\n1\n0", the last newline missing
+    INTEGER = re.compile(rb"\s*([+-]?\d{1,20})(?![^\s])")
+    FLOATING = re.compile(rb"\s*([+-]?(?:inf(?:inity)?|nan|\d{1,40}(?:\.\d{0,60})?(?:e[+-]?\d{1,5})?))(?![^\s])", re.I)
+
+    @override
+    def read_int(self) -> int:
         start = self.offset
         (value,) = map(int, self._read_values(self.INTEGER, 1, "an int"))
         if not -(2**31) <= value < 2**31:
             raise MalformedError(start, f"expected an int of 4 bytes, found {value}")
         return value
 
+    @override
     def read_longs(self, count: int) -> list[int]:
-        """Read ``count`` whole numbers."""
         return list(map(int, self._read_values(self.INTEGER, count, f"{count} longs")))
 
+    @override
     def read_double(self) -> float:
-        """Read a number, which may be nan, -nan or inf."""
         (value,) = map(float, self._read_values(self.FLOATING, 1, "a number"))
         return value
 
-    def read_raw(self, count: int) -> bytes:
-        """Read ``count`` bytes."""
-        start = self._skip_raw(count, f"{count} bytes of text")
-        return self.data[start : start + count]
-
-    def read_elements(self, kind: str, count: int) -> np.ndarray:
+    @override
+    def read_elements(self, kind: str, count: int) -> AnyArray:
         """Read ``count`` elements: chars and bytes are stored raw, all other kinds as decimal numbers."""
-        what, dtype = f"{count} elements of a {kind}Storage", np.dtype(ELEMENT_DTYPES.get(kind, "i8"))
+        what, dtype = _describe(kind, count), np.dtype(ELEMENT_DTYPES.get(kind, "i8"))
         if dtype.itemsize == 1:
-            return np.frombuffer(self.data, dtype, count, self._skip_raw(count, what))
+            return np.frombuffer(self.data, dtype, count, self._advance(count, what))
         start = self.offset
         pattern, convert = (self.FLOATING, float) if dtype.kind == "f" else (self.INTEGER, int)
         values = self._read_values(pattern, count, what)
@@ -157,11 +149,9 @@ class AsciiStream:
         array.flags.writeable = False
         return array
 
-    def _skip_raw(self, count: int, what: str) -> int:
-        start = self.offset
-        if not 0 <= count <= self.remaining:
-            raise MalformedError(start, f"expected {what}, but {self.remaining} bytes are left")
-        self.offset += count
+    @override
+    def _advance(self, count: int, what: str) -> int:
+        start = super()._advance(count, what)
         if count:
             self._skip_newline()
         return start

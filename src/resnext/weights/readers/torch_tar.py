@@ -20,22 +20,17 @@ from resnext.weights.readers.torch_tensors import (
     StorageView,
     StoredTensor,
     get_storage,
+    read_storage,
 )
-from resnext.weights.readers.torch_zip import read_storage
 
 BLOCK_BYTES = 512  # bytes of a header; members are padded to a multiple of it
 MAX_MEMBERS = 64
 MAX_ITEMS = 100_000  # storages or tensors
 REQUIRED_MEMBERS = ("storages", "tensors", "pickle")
-FILE_TYPES, ATTRIBUTE_TYPES = (
-    b"0\0",
-    b"xg",
-)  # types of members: a file; attributes of the next member, which are ignored
+FILE_TYPES, ATTRIBUTE_TYPES = b"0\0", b"xg"  # members: a file; attributes of the next member, which are ignored
 OCTAL_PATTERN = re.compile(rb" *([0-7]{1,12})[ \0]*")
 TENSOR_NAMES = {
-    f"torch{device}.{kind}Tensor": AllowedName(f"torch{device}.{kind}Tensor")
-    for kind in DTYPES
-    for device in ("", ".cuda")
+    name: AllowedName(name) for kind in DTYPES for name in (f"torch.{kind}Tensor", f"torch.cuda.{kind}Tensor")
 }
 STORAGE_NAMES = {f"torch.cuda.{kind}Storage": ALLOWED_NAMES[f"torch.{kind}Storage"] for kind in DTYPES}
 TAR_ALLOWED_NAMES: dict[str, Any] = ALLOWED_NAMES | TENSOR_NAMES | STORAGE_NAMES

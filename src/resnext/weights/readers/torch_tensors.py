@@ -6,7 +6,6 @@ tensors do not depend on the file. Tensors that shared a storage share it again.
 
 import math
 import sys
-from collections.abc import Callable
 from typing import IO, Any
 
 import torch
@@ -14,7 +13,16 @@ from torch import Tensor
 
 from resnext.errors import RequestError
 from resnext.weights.readers.pickle import allowed, numpy_arrays
-from resnext.weights.readers.pickle.values import AllowedName, Budget, Placeholder, describe, escape_name, read_exactly
+from resnext.weights.readers.pickle.stream import PickleStream
+from resnext.weights.readers.pickle.values import (
+    AllowedName,
+    Budget,
+    Make,
+    Placeholder,
+    describe,
+    escape_name,
+    read_exactly,
+)
 
 MAX_DIMENSIONS = 32
 MAX_ELEMENTS = 2**50  # elements of a tensor or storage
@@ -143,7 +151,7 @@ def read_bytes(file: IO[bytes], offset: int, size: int) -> Tensor:
     """Read ``size`` bytes of ``file`` into a new uint8 tensor."""
     data = torch.empty(size, dtype=torch.uint8)
     file.seek(offset)
-    read_exactly(file, memoryview(data.numpy()))
+    read_exactly(file, data.numpy().data)
     return data
 
 
@@ -152,6 +160,19 @@ def to_native_byte_order(data: Tensor, dtype: torch.dtype, order: str) -> Tensor
     if order != sys.byteorder and dtype.itemsize > 1:
         data.numpy().view(f"u{dtype.itemsize}").byteswap(inplace=True)
     return data
+
+
+def read_storage(stream: PickleStream, storage: Storage) -> None:
+    """Read the data of a storage at the position of ``stream``: the number of elements, then their bytes."""
+    count = stream.read_number("<q")
+    if count != storage.count:
+        raise RequestError(
+            f"has {count:,} elements in the storage {escape_name(storage.key)}, but declares {storage.count:,}"
+        )
+    start = stream.position
+    stream.skip(storage.size)
+    storage.set_bytes(to_native_byte_order(read_bytes(stream.file, start, storage.size), storage.dtype, "little"))
+    stream.file.seek(stream.position)
 
 
 def _rebuild_tensor(arguments: tuple[Any, ...], budget: Budget) -> StoredTensor:  # noqa: ARG001
@@ -187,7 +208,7 @@ def _make_device(arguments: tuple[Any, ...], budget: Budget) -> str:  # noqa: AR
     raise RequestError("has a malformed torch.device")
 
 
-_CONSTRUCTORS: dict[str, Callable[[tuple[Any, ...], Budget], Any]] = {
+_CONSTRUCTORS: dict[str, Make] = {
     "torch._utils._rebuild_tensor": _rebuild_tensor,
     "torch._utils._rebuild_tensor_v2": _rebuild_tensor,
     "torch._utils._rebuild_parameter": _rebuild_parameter,

@@ -1,4 +1,4 @@
-"""Read files of ``torch.save``: a zip archive since torch 1.6, before that a sequence of pickles followed by the data.
+"""Read files of ``torch.save`` since torch 1.6: a zip archive of a pickle and one entry for each storage.
 
 The zip is neither compressed nor encrypted, so each storage is one contiguous part of the file. Nothing is extracted to
 the disk.
@@ -16,22 +16,19 @@ from resnext.errors import RequestError
 from resnext.weights.readers.pickle.machine import interpret
 from resnext.weights.readers.pickle.stream import PickleStream
 from resnext.weights.readers.pickle.values import escape_name, resolve
-from resnext.weights.readers.torch_tensors import (
-    ALLOWED_NAMES,
-    Storage,
-    StorageView,
-    get_storage,
-    read_bytes,
-    to_native_byte_order,
-)
+from resnext.weights.readers.torch_tensors import ALLOWED_NAMES, Storage, get_storage, read_bytes, to_native_byte_order
 
-LEGACY_MAGIC = 0x1950A86A20F9469CFC6C  # value of the first pickle
-LEGACY_PROTOCOL = 1001  # value of the second pickle
 MAX_DIRECTORY_BYTES = 4 << 20  # bytes of a zip's directory: about 40,000 entries
 MAX_TEXT_ENTRY_BYTES = 64  # bytes of an entry such as byteorder
 LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, ..., lengths of the name and of the extra field
 TORCHSCRIPT_ENTRIES = ("constants.pkl", "code/", "model.json")
 EXPORTED_PROGRAM_ENTRIES = ("archive_format", "models/", "serialized_exported_program.json", "archive_version")
+
+# by the ending of one of its entries
+OTHER_ARCHIVES = {
+    ".npy": "is an archive of NumPy arrays (.npz), which is not supported as weights",
+    "model.weights.h5": "is a Keras model; networks of other frameworks are not supported",
+}
 
 
 class ZipEntry(NamedTuple):
@@ -40,9 +37,6 @@ class ZipEntry(NamedTuple):
     offset: int
     size: int
     checksum: int
-
-
-# zip
 
 
 def read_zip(file: IO[bytes], size: int) -> Any:
@@ -82,7 +76,7 @@ def read_zip(file: IO[bytes], size: int) -> Any:
 
 
 def _check_crc(data: Tensor, name: str, entry: ZipEntry) -> None:
-    if zlib.crc32(memoryview(data.numpy())) != entry.checksum:
+    if zlib.crc32(data.numpy().data) != entry.checksum:
         raise RequestError(f"is damaged: its entry {escape_name(name)} has a wrong checksum")
 
 
@@ -159,9 +153,11 @@ def _locate_entry(file: IO[bytes], size: int, info: zipfile.ZipInfo) -> ZipEntry
 
 def _check_torch_save(names: list[str]) -> None:
     """Check by the entry names that the archive was written by ``torch.save``; otherwise say what it is."""
-    if any(
-        name == mark or (mark.endswith("/") and name.startswith(mark)) for mark in TORCHSCRIPT_ENTRIES for name in names
-    ):
+
+    def has_any(marks: tuple[str, ...]) -> bool:
+        return any(name == mark or (mark.endswith("/") and name.startswith(mark)) for mark in marks for name in names)
+
+    if has_any(TORCHSCRIPT_ENTRIES):
         raise RequestError(
             "is a TorchScript program; save its tensors: torch.save(torch.jit.load(FILE).state_dict(), NEW)"
         )
@@ -169,18 +165,13 @@ def _check_torch_save(names: list[str]) -> None:
         return
     if any(name.endswith("/data.pkl") for name in names):
         raise RequestError("has more than one folder in its archive; torch.save writes one")
-    if any(
-        name == mark or (mark.endswith("/") and name.startswith(mark))
-        for mark in EXPORTED_PROGRAM_ENTRIES
-        for name in names
-    ):
+    if has_any(EXPORTED_PROGRAM_ENTRIES):
         raise RequestError(
             "is an exported program (.pt2); save its tensors: torch.save(torch.export.load(FILE).state_dict, NEW)"
         )
-    if any(name.endswith(".npy") for name in names):
-        raise RequestError("is an archive of NumPy arrays (.npz), which is not supported as weights")
-    if any(name.endswith("model.weights.h5") for name in names):
-        raise RequestError("is a Keras model; networks of other frameworks are not supported")
+    for ending, what in OTHER_ARCHIVES.items():
+        if any(name.endswith(ending) for name in names):
+            raise RequestError(what)
     raise RequestError(
         "is a zip archive, but not of torch.save (it has no data.pkl); if it is a folder, unzip it first"
     )
@@ -192,56 +183,3 @@ def _read_text_entry(file: IO[bytes], entries: dict[str, ZipEntry], name: str) -
         return ""
     file.seek(entry.offset)
     return file.read(min(entry.size, MAX_TEXT_ENTRY_BYTES)).decode("ascii", "backslashreplace")
-
-
-# the legacy format: a sequence of pickles
-
-
-def read_legacy(file: IO[bytes], size: int) -> Any:
-    """Read a file of torch before 1.6. Error messages do not include the path."""
-    stream = PickleStream(file, 0, size)
-    if interpret(stream, {}) != LEGACY_MAGIC:
-        raise RequestError("is not a file of torch.save")
-    version = interpret(stream, {})
-    if version != LEGACY_PROTOCOL:
-        raise RequestError(f"is a file of torch.save with an unknown protocol version; expected {LEGACY_PROTOCOL}")
-    system = resolve(interpret(stream, {}))
-    if not isinstance(system, dict) or system.get("little_endian") is not True:
-        raise RequestError("was saved on a big-endian machine, which is not supported in this format")
-    found: dict[str, Storage] = {}
-    value = interpret(stream, ALLOWED_NAMES, lambda identity: _get_legacy_storage(found, identity))
-    keys = resolve(interpret(stream, {}))
-    if type(keys) is not list or not all(type(key) is str for key in keys) or sorted(keys) != sorted(found):
-        raise RequestError("has a list of storages that does not match those of its tensors")
-    for key in keys:
-        read_storage(stream, found[key])
-    return resolve(value)
-
-
-def read_storage(stream: PickleStream, storage: Storage) -> None:
-    """Read the data of a storage at the position of ``stream``: the number of elements, then their bytes."""
-    count = stream.read_number("<q")
-    if count != storage.count:
-        raise RequestError(
-            f"has {count:,} elements in the storage {escape_name(storage.key)}, but declares {storage.count:,}"
-        )
-    start = stream.position
-    stream.skip(storage.size)
-    storage.set_bytes(to_native_byte_order(read_bytes(stream.file, start, storage.size), storage.dtype, "little"))
-    stream.file.seek(stream.position)
-
-
-def _get_legacy_storage(found: dict[str, Storage], identity: Any) -> Storage:
-    match identity:
-        case ("storage", kind, key, str() | None, count, None):
-            return get_storage(found, kind, key, count)
-        case ("storage", kind, key, str() | None, count, (str(), int() as start, int() as length)):
-            root = get_storage(found, kind, key, count)
-            if min(start, length) < 0 or start + length > count:
-                raise RequestError(f"has a view of the storage {escape_name(key)} that ends beyond it")
-            return StorageView(root, start, length)
-        case ("module", *_):
-            raise RequestError(
-                "holds a whole pickled model, which needs code; save model.state_dict() with the program that made it"
-            )
-    raise RequestError("has a persistent id in its pickle that is not a storage")

@@ -36,12 +36,10 @@ SIGNATURES: tuple[tuple[int, bytes, str], ...] = (
     (0, b"\x08\x01\x12", f"is a TensorFlow SavedModel; {OTHER_FRAMEWORK}"),
     (0, b"\x7fELF", "is a program, not weights"),
 )
-ONNX_PATTERN = re.compile(
-    rb"\x08[\x02-\x1f](?:[\x12\x1a\x22\x32\x3a\x42]|\x28)"
-)  # ir_version, then another field of ModelProto
-TENSORFLOW_GRAPH_PATTERN = re.compile(
-    rb"(?s)\n.{1,5}\n.{1,300}\x12.(?:Placeholder|Const|VariableV2)"
-)  # a node and its operation
+# ir_version, then another field of ModelProto
+ONNX_PATTERN = re.compile(rb"\x08[\x02-\x1f](?:[\x12\x1a\x22\x32\x3a\x42]|\x28)")
+# a node and its operation
+TENSORFLOW_GRAPH_PATTERN = re.compile(rb"(?s)\n.{1,5}\n.{1,300}\x12.(?:Placeholder|Const|VariableV2)")
 
 
 def describe_binary(head: bytes) -> str | None:

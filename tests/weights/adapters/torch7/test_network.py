@@ -11,8 +11,7 @@ import torch
 from resnext.data.imagenet_classes import imagenet_classes
 from resnext.errors import RequestError
 from resnext.model.architecture import Architecture
-from resnext.model.forms import convert_form
-from resnext.model.network import Network
+from resnext.model.network import Network, convert_form
 from resnext.weights import presets
 from resnext.weights.adapters.torch7.network import adapt
 from resnext.weights.build import build_network
@@ -113,7 +112,7 @@ def test_an_optimizers_state_is_called_by_its_name(shared_data: Path) -> None:
         contents(shared_data / "t7" / "checkpoint_C_cifar29" / "optimState_1.t7")
 
 
-KINDS = {
+KINDS: dict[str, dict[str, Any]] = {
     "B": {"form": "concatenated", "block": "bottleneck"},
     "C": {"form": "grouped", "block": "bottleneck"},
     "1x1": {"stride_in_1x1": True, "block": "bottleneck"},

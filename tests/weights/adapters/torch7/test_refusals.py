@@ -102,10 +102,7 @@ SURPRISES = {
     "no bn": (swap("BatchNormalization"), "is where a batch norm was expected"),
     "relu threshold": (change("ReLU", threshold=0.5), "so it is not a ReLU"),
     "relu threshold a tensor": (change("ReLU", threshold=make_tensor(np.zeros(3))), "needs threshold as a number"),
-    "another activation": (
-        swap("ReLU", Object("nn.PReLU")),
-        "has the unsupported class 'nn.PReLU'",
-    ),
+    "another activation": (swap("ReLU", Object("nn.PReLU")), "has the unsupported class 'nn.PReLU'"),
     "dropout": (swap("Linear", Object("nn.Dropout"), Object("nn.Linear")), "has the unsupported class 'nn.Dropout'"),
     "a near name": (swap("Linear", Object("nn.Linera")), "did you mean 'nn.Linear'"),
     "bn after the sum": (

@@ -14,50 +14,31 @@ from resnext.errors import RequestError, did_you_mean
 from resnext.weights.readers.torch7 import T7Object
 
 CONVOLUTION, NORM, RELU, LINEAR = "convolution", "batch norm", "ReLU", "linear layer"
-SEQUENCE, BRANCHES, SUM, JOIN, CONCAT = (
-    "sequence",
-    "table of branches",
-    "sum of branches",
-    "join of paths",
-    "concatenation",
-)
+SEQUENCE, BRANCHES, SUM, JOIN = "sequence", "table of branches", "sum of branches", "join of paths"
 MAX_POOL, AVERAGE_POOL, GLOBAL_POOL, FLATTEN = "max pool", "average pool", "average over the map", "flattening"
 IDENTITY, SCALE, SOFTMAX, PARALLEL = "identity", "product with a constant", "softmax", "data-parallel wrapper"
+CONCAT = "concatenation"
 
-LAYER_KINDS: dict[str, str] = {
-    "nn.SpatialConvolution": CONVOLUTION,
-    "nn.SpatialConvolutionMM": CONVOLUTION,
-    "cudnn.SpatialConvolution": CONVOLUTION,
-    "nn.SpatialBatchNormalization": NORM,
-    "cudnn.SpatialBatchNormalization": NORM,
-    "fbnn.SpatialBatchNormalization": NORM,
-    "nn.ReLU": RELU,
-    "cudnn.ReLU": RELU,
-    "nn.Threshold": RELU,
-    "nn.Linear": LINEAR,
-    "nn.Sequential": SEQUENCE,
-    "nn.ConcatTable": BRANCHES,
-    "nn.CAddTable": SUM,
-    "nn.JoinTable": JOIN,
-    "nn.Concat": CONCAT,
-    "nn.SpatialMaxPooling": MAX_POOL,
-    "cudnn.SpatialMaxPooling": MAX_POOL,
-    "inn.SpatialMaxPooling": MAX_POOL,
-    "nn.SpatialAveragePooling": AVERAGE_POOL,
-    "cudnn.SpatialAveragePooling": AVERAGE_POOL,
-    "inn.SpatialAveragePooling": AVERAGE_POOL,
-    "nn.SpatialAdaptiveAveragePooling": GLOBAL_POOL,
-    "nn.View": FLATTEN,
-    "nn.Reshape": FLATTEN,
-    "nn.Identity": IDENTITY,
-    "nn.Copy": IDENTITY,
-    "nn.MulConstant": SCALE,
-    "nn.LogSoftMax": SOFTMAX,
-    "nn.SoftMax": SOFTMAX,
-    "cudnn.LogSoftMax": SOFTMAX,
-    "cudnn.SoftMax": SOFTMAX,
-    "nn.DataParallelTable": PARALLEL,
+CLASSES_BY_KIND = {
+    CONVOLUTION: "nn.SpatialConvolution nn.SpatialConvolutionMM cudnn.SpatialConvolution",
+    NORM: "nn.SpatialBatchNormalization cudnn.SpatialBatchNormalization fbnn.SpatialBatchNormalization",
+    RELU: "nn.ReLU cudnn.ReLU nn.Threshold",
+    LINEAR: "nn.Linear",
+    SEQUENCE: "nn.Sequential",
+    BRANCHES: "nn.ConcatTable",
+    SUM: "nn.CAddTable",
+    JOIN: "nn.JoinTable",
+    CONCAT: "nn.Concat",
+    MAX_POOL: "nn.SpatialMaxPooling cudnn.SpatialMaxPooling inn.SpatialMaxPooling",
+    AVERAGE_POOL: "nn.SpatialAveragePooling cudnn.SpatialAveragePooling inn.SpatialAveragePooling",
+    GLOBAL_POOL: "nn.SpatialAdaptiveAveragePooling",
+    FLATTEN: "nn.View nn.Reshape",
+    IDENTITY: "nn.Identity nn.Copy",
+    SCALE: "nn.MulConstant",
+    SOFTMAX: "nn.LogSoftMax nn.SoftMax cudnn.LogSoftMax cudnn.SoftMax",
+    PARALLEL: "nn.DataParallelTable",
 }
+LAYER_KINDS = {name: kind for kind, names in CLASSES_BY_KIND.items() for name in names.split()}
 MAX_DEPTH = 24  # modules within modules; the released files have 8
 MAX_MODULES = 600_000  # more than any network that can be built: 65,536 paths of seven modules
 MAX_FIELD_VALUE = 1_000_000  # largest value of a whole-number field
@@ -165,7 +146,7 @@ def iter_layers(node: ModuleNode) -> Iterator[ModuleNode]:
     """Iterate over the layers of ``node`` in the order they compute: sequences are flattened, identities skipped."""
     if node.kind == SEQUENCE:
         for child in node.list_children():
-            yield from iter_layers(child)  # no deeper than DEEPEST
+            yield from iter_layers(child)  # no deeper than MAX_DEPTH
     elif node.kind == PARALLEL:
         children = node.list_children()
         if not children:
@@ -210,16 +191,10 @@ class Norm:
 def read_convolution(node: ModuleNode) -> Convolution:
     """Read a convolution, and check that its fields and its weight agree."""
     kernel, stride = _read_square(node, "kernel", "kW", "kH"), _read_square(node, "stride", "dW", "dH", 1)
-    pad = (
-        node.read_integer("padding")
-        if "padding" in node.module.fields
-        else _read_square(node, "padding", "padW", "padH", 0)
-    )
-    inputs, outputs, groups = (
-        node.read_integer("nInputPlane"),
-        node.read_integer("nOutputPlane"),
-        node.read_integer("groups", 1),
-    )
+    has_one = "padding" in node.module.fields
+    pad = node.read_integer("padding") if has_one else _read_square(node, "padding", "padW", "padH", 0)
+    inputs, outputs = node.read_integer("nInputPlane"), node.read_integer("nOutputPlane")
+    groups = node.read_integer("groups", 1)
     if kernel not in (1, 3, 7) or pad != kernel // 2:
         raise node.make_error(
             f"has a kernel of {kernel} with a padding of {pad}; supported are 1 with 0, 3 with 1 and 7 with 3"
@@ -242,10 +217,8 @@ def read_norm(node: ModuleNode, channels: int) -> Norm:
     """Read a batch norm; before version 2 it may have running_std (1 / std) instead of running_var."""
     fields, shape = node.module.fields, (channels,)
     inverted = node.module.version < 2 and "running_std" in fields
-    mean, spread = (
-        node.read_tensor("running_mean", shape),
-        node.read_tensor("running_std" if inverted else "running_var", shape),
-    )
+    mean = node.read_tensor("running_mean", shape)
+    spread = node.read_tensor("running_std" if inverted else "running_var", shape)
     weight, bias = node.read_optional_tensor("weight", shape), node.read_optional_tensor("bias", shape)
     if (weight is None) != (bias is None) or (weight is None and fields.get("affine") is True):
         raise node.make_error("needs both weight and bias, or neither and affine = false")

@@ -11,15 +11,22 @@ import torch
 from torch import Tensor
 
 from resnext.data.preprocessing import Preprocessing
-from resnext.errors import RequestError
+from resnext.errors import RequestError, prefix_errors
 from resnext.model.architecture import Architecture
 from resnext.weights.adapters.torch7 import modules as m
 from resnext.weights.adapters.torch7.blocks import ConvNorm, LayerCursor, Torch7Block, take_block
 from resnext.weights.adapters.torch7.modules import Convolution, ModuleNode, ModuleTree
 from resnext.weights.network_spec import NetworkSpec, RawCheckpoint
+from resnext.weights.presets import CLASS_NAMES, PREPROCESSINGS
 from resnext.weights.readers.torch7 import T7Object, read_t7, release_pages
 
 STEM_BY_KERNEL = {(7, 2): "imagenet", (3, 1): "cifar"}  # by kernel and stride of the first convolution
+# by stem, classes and input channels: the data, its preprocessing and class names in presets.py, and its image size
+DATA_BY_SHAPE = {
+    ("imagenet", 1000, 3): ("ImageNet", "paper", "imagenet", 224),
+    ("cifar", 10, 3): ("CIFAR-10", "cifar10", "cifar10", 32),
+    ("cifar", 100, 3): ("CIFAR-100", "cifar100", "cifar100", 32),
+}
 RELEASE_PAGES_EVERY = 2**23  # bytes copied
 COPY_ALLOWANCE = 2**22  # bytes that copies may take beyond four times the file's size
 TENSOR_OVERHEAD = 512  # bytes of every tensor besides its data
@@ -94,7 +101,7 @@ def _find_module(raw: RawCheckpoint) -> tuple[Path, T7Object, dict[str, Any]]:
     return raw.path, _unwrap_module(raw.path, raw.value), {}
 
 
-def _unwrap_module(path: Path, value: Any) -> T7Object:
+def _unwrap_module(path: Path, value: object) -> T7Object:
     if isinstance(value, dict) and isinstance(value.get("model"), T7Object):
         value = value["model"]
     if isinstance(value, T7Object):
@@ -169,7 +176,7 @@ def _infer_architecture(file: Path, parsed: ParsedNetwork) -> Architecture:
             raise unit.norm.node.make_error(
                 f"has eps {unit.norm.eps}, but the first batch norm has {eps}; all must be equal"
             )
-    try:
+    with prefix_errors(file):
         return Architecture(
             cardinality=first.cardinality,
             stem=parsed.stem_kind,
@@ -185,8 +192,6 @@ def _infer_architecture(file: Path, parsed: ParsedNetwork) -> Architecture:
             stride_in_1x1=_infer_stride_in_1x1(parsed),
             bn_eps=eps,
         )
-    except RequestError as error:
-        raise RequestError(f"{file}: {error}") from None
 
 
 def _infer_shortcut(parsed: ParsedNetwork) -> str:
@@ -218,22 +223,16 @@ def _find_preset(
     parsed: ParsedNetwork, architecture: Architecture
 ) -> tuple[Preprocessing | None, tuple[str, ...] | None, list[str]]:
     """Find preprocessing and classes if stem and number of classes show the training data."""
-    from resnext.data.imagenet_classes import imagenet_classes
-    from resnext.weights import presets
-
     size = None if parsed.window is None else parsed.window * architecture.stride
-    data = (architecture.stem, architecture.num_classes, architecture.in_channels)
-    if data == ("imagenet", 1000, 3) and size in (None, 224):
-        what, preset, classes = "ImageNet", "paper", imagenet_classes()
-    elif data == ("cifar", 10, 3) and size in (None, 32):
-        what, preset, classes = "CIFAR-10", "cifar10", presets.CIFAR10_CLASSES
-    elif data == ("cifar", 100, 3) and size in (None, 32):
-        what, preset, classes = "CIFAR-100", "cifar100", presets.CIFAR100_CLASSES
-    else:
-        side = "" if size is None else f"; its average pool needs images of {size}x{size}"
-        return None, None, [f"the file does not contain its preprocessing and the names of its {data[1]} classes{side}"]
+    what, preset, classes, side = DATA_BY_SHAPE.get(
+        (architecture.stem, architecture.num_classes, architecture.in_channels), ("", "", "", 0)
+    )
+    if not what or size not in (None, side):
+        about = "" if size is None else f"; its average pool needs images of {size}x{size}"
+        classes = f"the names of its {architecture.num_classes} classes"
+        return None, None, [f"the file does not contain its preprocessing and {classes}{about}"]
     note = f"preprocessing and class names were assumed to be those of the release for {what}"
-    return presets.PREPROCESSINGS[preset], classes, [note]
+    return PREPROCESSINGS[preset], CLASS_NAMES[classes](), [note]
 
 
 def _copy_state(file: Path, parsed: ParsedNetwork) -> dict[str, Tensor]:
@@ -296,9 +295,8 @@ class _Copier:
 
     def __init__(self, file: Path) -> None:
         self.file = file
-        self.max_bytes = (
-            4 * file.stat().st_size + COPY_ALLOWANCE
-        )  # modules may share tensors, but a hostile file could share too many
+        # modules may share tensors, but a hostile file could share too many
+        self.max_bytes = 4 * file.stat().st_size + COPY_ALLOWANCE
         self.copied = self.bytes_since_release = 0
 
     def __call__(self, array: np.ndarray) -> Tensor:

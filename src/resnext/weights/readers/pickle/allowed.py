@@ -22,6 +22,7 @@ from resnext.weights.readers.pickle.values import (
     AllowedName,
     Budget,
     LongString,
+    Make,
     Record,
     describe,
     escape_name,
@@ -63,11 +64,7 @@ def describe_refused(dotted: str) -> str:
     return sentence
 
 
-def _make_ordered_dict(arguments: tuple[Any, ...], budget: Budget) -> Any:
-    return OrderedDict(_list_entries(arguments, budget))
-
-
-def _make_dict(arguments: tuple[Any, ...], budget: Budget) -> Any:
+def _make_dict(arguments: tuple[Any, ...], budget: Budget) -> dict[Any, Any]:
     return dict(_list_entries(arguments, budget))
 
 
@@ -103,20 +100,8 @@ def _list_members(arguments: tuple[Any, ...], budget: Budget) -> Any:
     raise RequestError("has a set or list made from something else than a list")
 
 
-def _make_set(arguments: tuple[Any, ...], budget: Budget) -> Any:
-    return {budget.check_key(member) for member in _list_members(arguments, budget)}
-
-
-def _make_frozenset(arguments: tuple[Any, ...], budget: Budget) -> Any:
-    return frozenset(budget.check_key(member) for member in _list_members(arguments, budget))
-
-
-def _make_list(arguments: tuple[Any, ...], budget: Budget) -> Any:
-    return list(_list_members(arguments, budget))
-
-
-def _make_record(arguments: tuple[Any, ...], budget: Budget) -> Any:
-    return Record(_list_entries(arguments, budget))
+def _list_keys(arguments: tuple[Any, ...], budget: Budget) -> list[Any]:
+    return [budget.check_key(member) for member in _list_members(arguments, budget)]
 
 
 def _make_complex(arguments: tuple[Any, ...], budget: Budget) -> Any:  # noqa: ARG001
@@ -191,22 +176,22 @@ RECORD_CLASSES = (
     "lightning_fabric.utilities.data.AttributeDict",
     "lightning.fabric.utilities.data.AttributeDict",
 )
-_BUILTINS = {
-    "set": _make_set,
-    "frozenset": _make_frozenset,
-    "list": _make_list,
+_BUILTINS: dict[str, Make | None] = {
+    "set": lambda arguments, budget: set(_list_keys(arguments, budget)),
+    "frozenset": lambda arguments, budget: frozenset(_list_keys(arguments, budget)),
+    "list": lambda arguments, budget: list(_list_members(arguments, budget)),
     "dict": _make_dict,
     "complex": _make_complex,
     "bytearray": _make_bytearray,
     "bytes": _make_bytes,
     **dict.fromkeys(("object", "int", "float", "str", "bool")),
 }
-_CONSTRUCTORS = {
-    "collections.OrderedDict": _make_ordered_dict,
+_CONSTRUCTORS: dict[str, Make] = {
+    "collections.OrderedDict": lambda arguments, budget: OrderedDict(_list_entries(arguments, budget)),
     "collections.defaultdict": _make_default_dict,
     "collections.Counter": _make_dict,
     "_codecs.encode": _apply_codecs_encode,
-    **dict.fromkeys(RECORD_CLASSES, _make_record),
+    **dict.fromkeys(RECORD_CLASSES, lambda arguments, budget: Record(_list_entries(arguments, budget))),
     **{f"{module}.{name}": _make_path for module in ("pathlib", "pathlib._local") for name in PATH_CLASSES},
     **dict.fromkeys(("copyreg._reconstructor", "copy_reg._reconstructor"), _reconstruct),
 }

@@ -93,7 +93,7 @@ class Array(Placeholder):
 
 
 def _copy_bytes(flat: np.ndarray[Any, Any], data: "bytes | bytearray | LongString") -> None:
-    buffer = memoryview(flat.view(np.uint8))
+    buffer = flat.view(np.uint8).data
     if isinstance(data, LongString):
         data.read_into(buffer)
     else:

@@ -68,12 +68,15 @@ class Budget:
         return value
 
 
+Make = Callable[[tuple[Any, ...], Budget], Any]  # makes a value from the arguments in the pickle
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class AllowedName(Placeholder):
     """An allowed dotted name and, if it may be called, our function for it."""
 
     name: str
-    make: Callable[[tuple[Any, ...], Budget], Any] | None = None
+    make: Make | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

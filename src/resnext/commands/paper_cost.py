@@ -8,22 +8,15 @@ from typing import TYPE_CHECKING, NamedTuple
 from resnext.errors import RequestError
 from resnext.model.architecture import Architecture
 from resnext.settings import Recipe
+from resnext.sources import SOURCES
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from resnext.planning.cost import Cluster, Estimate
+    from resnext.planning.cost import Estimate
+    from resnext.planning.machines import Cluster
 
-SOURCE_FACTS = {  # data.source -> training images, classes, channels, image side in pixels
-    "imagenet": (1_281_167, 1000, 3, 224),
-    "imagenet5k": (6_800_000, 5000, 3, 224),  # section 5.2
-    "cifar10": (50_000, 10, 3, 32),
-    "cifar100": (50_000, 100, 3, 32),
-    "fashion_mnist": (60_000, 10, 1, 28),
-    "digits": (1_438, 10, 1, 8),
-}
 MIN_MEASURED_BATCH = 64  # images per device; the measured speeds of tensor cores used at least as many
-UNKNOWN_SOURCE = (None, 1000, 3, None)
 PAPER_TRAINING = {"imagenet": (1_281_167, 100, 256), "cifar": (50_000, 300, 128)}  # stem -> images, epochs, batch size
 
 
@@ -83,7 +76,7 @@ def add_machine_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print one row per run; exit status 0. Raises RequestError."""
-    from resnext.planning.cost import parse_cluster
+    from resnext.planning.machines import parse_cluster
     from resnext.screen import make_screen
 
     check_numbers(args)
@@ -132,7 +125,7 @@ def read_classification_recipe(path: Path) -> Recipe:
 
 def make_recipe_job(name: str, recipe: Recipe, args: argparse.Namespace) -> TrainingJob:
     """Make the training job of a recipe. Raises RequestError if the number of images is unknown."""
-    known, classes, channels, side = SOURCE_FACTS.get(recipe.data.source, UNKNOWN_SOURCE)
+    known, classes, channels, side = SOURCES[recipe.data.source].facts
     images = args.images or recipe.data.max_train_images or known
     if images is None:
         raise RequestError(
@@ -189,6 +182,8 @@ def resolve_seconds_per_image(args: argparse.Namespace) -> float:
 def _make_table(estimates: Sequence[tuple[TrainingJob, "Estimate"]]) -> "Table":
     from rich.table import Table
 
+    from resnext.text import format_number
+
     table = Table(box=None, header_style="bold")
     table.add_column("run", overflow="fold")
     for heading in ("in", "s/step", "images/s", "±", "hours", "GPU-hours", "bound by", "cores"):
@@ -199,11 +194,6 @@ def _make_table(estimates: Sequence[tuple[TrainingJob, "Estimate"]]) -> "Table":
             format_number(e.hours), format_number(e.gpu_hours), e.bottleneck, format_number(e.cores),
         )  # fmt: skip
     return table
-
-
-def format_number(value: float) -> str:
-    """Format with three digits, but whole numbers in full: 0.0241, 3.35, 1,051."""
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _make_notes(cluster: "Cluster", runs: Sequence[tuple[TrainingJob, "Estimate"]]) -> str:

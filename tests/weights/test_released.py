@@ -9,13 +9,23 @@ from typing import Any
 
 import pytest
 import timm
+from PIL import Image
 from torchvision.models import get_model_weights, list_models
 
+from resnext.cli import main
 from resnext.model.architecture import Architecture
-from resnext.weights import origin as module
-from resnext.weights.origin import find_origin, identify_released, identify_source
+from resnext.weights import released as module
 from resnext.weights.presets import IMAGENET_MEAN, IMAGENET_STD
-from resnext.weights.released import MIB, ReleasedFile, load_released
+from resnext.weights.released import (
+    MIB,
+    PublishedError,
+    ReleasedFile,
+    find_origin,
+    identify_released,
+    identify_source,
+    load_released,
+)
+from tests.commands.test_convert import NAMES, content, convert
 
 TORCHVISION = [
     (name, weights)
@@ -202,3 +212,87 @@ def test_provenance_that_nobody_vouches_for_does_no_harm(listed: Path, noted: di
 @pytest.mark.parametrize("path", ["nowhere", ".", "a\0b", "x" * 5000])
 def test_a_path_that_is_no_file_is_not_recognised(path: str) -> None:
     assert identify_released({}, path) is None
+
+
+# what convert and evaluate say of a public file
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    path = tmp_path / "in.safetensors"
+    path.write_bytes(content())
+    return path
+
+
+@pytest.fixture
+def released(monkeypatch: pytest.MonkeyPatch) -> ReleasedFile:
+    """The list of public files holds ``weights``, with one figure."""
+    figure = PublishedError(
+        top1_error=22.2, top5_error=None, data="val", image_size=64, resize=72, interpolation="bicubic", source="README"
+    )
+    entry = ReleasedFile(
+        name="the release",
+        architecture="resnext50_2x4d",
+        format="resnext",
+        licence="cc-by-nc-4.0",
+        figures=(figure,),
+        mib=round(len(content()) / MIB, 3),
+        sha256=hashlib.sha256(content()).hexdigest()[:8],
+        note="a note",
+    )
+    monkeypatch.setattr(module, "load_released", lambda: (entry,))
+    return entry
+
+
+def judged(weights: Path, capsys: pytest.CaptureFixture[str]) -> str:
+    """Output of ``resnext evaluate`` on one image per class."""
+    data = weights.parent / "pictures"
+    for name in NAMES:
+        (data / name).mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (80, 70), (len(name) * 40, 90, 10)).save(data / name / "1.png")
+    capsys.readouterr()
+    assert main(["evaluate", str(weights), "--data", str(data), "--workers", "0"]) == 0
+    return capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("released")
+def test_evaluate_shows_the_published_figures_under_the_measured_one(
+    weights: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = weights.parent / "copy.safetensors"
+    assert convert(weights, out) == 0
+    lines = judged(out, capsys).splitlines()
+    start = lines.index("these are the weights of the release: a note")
+    heading, measured, published = (line.split() for line in lines[start + 1 : start + 4])
+    assert heading == ["top-1", "error", "top-5", "error", "on"]
+    assert measured[0] == "measured"
+    assert measured[2:5] == ["%", "0.00", "%"]
+    assert " ".join(measured[5:]) == "5 images of pictures all · shorter side 72, centre crop 64×64, bicubic"
+    assert " ".join(published) == "published 22.20 % val · shorter side 72, centre crop 64×64, bicubic · README"
+    assert convert(out, weights.parent / "grey.safetensors", "--in-channels", "1") == 0
+    assert "published" not in judged(weights.parent / "grey.safetensors", capsys)
+
+
+@pytest.mark.usefixtures("released")
+def test_the_card_of_a_known_file_has_its_figures_and_licence(weights: Path) -> None:
+    assert convert(weights, weights.parent / "hub") == 0
+    card = (weights.parent / "hub" / "README.md").read_text()
+    assert "published for these weights: top-1 error 22.20 % · val · shorter side 72, centre crop 64×64" in card
+    assert "- a note" in card
+    assert "cc-by-nc-4.0, the licence of the release" in card
+    assert convert(weights.parent / "hub", weights.parent / "other", "--num-classes", "2") == 0
+    card = (weights.parent / "other" / "README.md").read_text()
+    assert "22.20" not in card
+    assert "cc-by-nc-4.0, the licence of the release" in card
+
+
+def test_a_file_that_only_resembles_a_public_one_does_not_get_its_licence(
+    weights: Path, released: ReleasedFile, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rough = replace(released, architecture="resnext14_2x4d", sha256=None, mib=round(len(content()) / MIB))
+    monkeypatch.setattr(module, "load_released", lambda: (rough,))
+    assert convert(weights, weights.parent / "hub") == 0
+    card = (weights.parent / "hub" / "README.md").read_text()
+    assert "license: other\n" in card
+    assert "They look like the release, whose licence is cc-by-nc-4.0." in card
+    assert "published for the release, which these weights are likely to be: top-1 error 22.20 %" in card

@@ -9,11 +9,12 @@ import pytest
 from PIL import Image
 
 from resnext.cli import Parser
+from resnext.commands import paper_cost, paper_feed
 from resnext.errors import RequestError
 from resnext.paper.numbers import load_tables
 from resnext.paper.row_recipes import list_table_recipes
-from resnext.planning import cost_command, input_pipeline_command
-from resnext.planning.cost import estimate_cost, parse_cluster
+from resnext.planning.cost import estimate_cost
+from resnext.planning.machines import parse_cluster
 
 CIFAR = "paper/cifar10-resnext29-8x64d"
 
@@ -25,8 +26,8 @@ def parsed(command: ModuleType, *words: str) -> argparse.Namespace:
 
 
 def test_cost_prints_a_line_for_each_run_and_says_how_sure_it_is(capsys: pytest.CaptureFixture[str]) -> None:
-    args = parsed(cost_command, "--network", "resnet50", "--recipe", CIFAR, "--machine", "8xH100", "--image-size", "32")
-    assert cost_command.run(args) == 0
+    args = parsed(paper_cost, "--network", "resnet50", "--recipe", CIFAR, "--machine", "8xH100", "--image-size", "32")
+    assert paper_cost.run(args) == 0
     said = capsys.readouterr().out
     assert "resnet50" in said
     assert "cifar10-re" in said
@@ -35,7 +36,7 @@ def test_cost_prints_a_line_for_each_run_and_says_how_sure_it_is(capsys: pytest.
 
 
 def test_a_table_is_its_rows_recipes() -> None:
-    runs = cost_command.collect_jobs(parsed(cost_command, "table7"))
+    runs = paper_cost.collect_jobs(parsed(paper_cost, "table7"))
     assert [one.name for one in runs][:2] == ["wrn/c10", "8x64d/c10"]
     assert runs[1].images == 300 * 50_000
     assert runs[1].architecture.num_classes == 10
@@ -44,9 +45,9 @@ def test_a_table_is_its_rows_recipes() -> None:
 
 @pytest.mark.parametrize("table", [name for name in load_tables() if list_table_recipes(name)])
 def test_every_row_of_the_paper_has_a_cost(table: str) -> None:
-    runs = cost_command.collect_jobs(parsed(cost_command, table))
+    runs = paper_cost.collect_jobs(parsed(paper_cost, table))
     assert [one.name for one in runs] == [name for name, _ in list_table_recipes(table)]
-    assert all(cost_command.estimate_job(one, parse_cluster("8xA100"), None, 0.0).gpu_hours > 0 for one in runs)
+    assert all(paper_cost.estimate_job(one, parse_cluster("8xA100"), None, 0.0).gpu_hours > 0 for one in runs)
 
 
 def test_a_run_of_steps_is_counted_in_steps(tmp_path: Path) -> None:
@@ -55,15 +56,15 @@ def test_a_run_of_steps_is_counted_in_steps(tmp_path: Path) -> None:
         "model: {name: resnext50_32x4d}\ndata: {source: imagenet5k, path: x}\ntrain: {steps: 500, batch_size: 64}\n"
         "augment: {size: 176}\n"
     )
-    (one,) = cost_command.collect_jobs(parsed(cost_command, "--recipe", str(path)))
+    (one,) = paper_cost.collect_jobs(parsed(paper_cost, "--recipe", str(path)))
     assert (one.images, one.image_size, one.architecture.num_classes) == (500 * 64, 176, 5000)
 
 
 def test_a_network_is_trained_as_the_paper_trains_it() -> None:
     words = ("--network", "resnext101_64x4d", "--machine", "8xA100")
-    (one,) = cost_command.collect_jobs(parsed(cost_command, *words))
+    (one,) = paper_cost.collect_jobs(parsed(paper_cost, *words))
     assert (one.images, one.batch_size) == (128_116_700, 256)
-    found = cost_command.estimate_job(one, parse_cluster("8xA100"), None, 0.0)
+    found = paper_cost.estimate_job(one, parse_cluster("8xA100"), None, 0.0)
     assert found == estimate_cost("resnext101_64x4d", 224, 128_116_700, parse_cluster("8xA100"))
 
 
@@ -82,21 +83,21 @@ def test_a_network_is_trained_as_the_paper_trains_it() -> None:
 )  # fmt: skip
 def test_requests_that_cannot_be_estimated_are_refused(words: tuple[str, ...], says: str) -> None:
     with pytest.raises(RequestError, match=says):
-        cost_command.run(parsed(cost_command, *words))
+        paper_cost.run(parsed(paper_cost, *words))
 
 
 def test_a_recipe_for_a_folder_needs_the_number_of_images(tmp_path: Path) -> None:
     path = tmp_path / "own.yaml"
     path.write_text("model: {name: resnet50}\ndata: {source: folder, path: x}\n")
     with pytest.raises(RequestError, match="give --images"):
-        cost_command.run(parsed(cost_command, "--recipe", str(path)))
-    (one,) = cost_command.collect_jobs(parsed(cost_command, "--recipe", str(path), "--images", "900"))
+        paper_cost.run(parsed(paper_cost, "--recipe", str(path)))
+    (one,) = paper_cost.collect_jobs(parsed(paper_cost, "--recipe", str(path), "--images", "900"))
     assert one.images == 100 * 900
 
 
 def test_feed_answers_and_writes_a_picture_with_its_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ("--machine", "2xV100", "--cores", "3", "--bandwidth", "1GB/s", "--out", str(tmp_path / "new" / "feed"))
-    assert input_pipeline_command.run(parsed(input_pipeline_command, *words)) == 0
+    assert paper_feed.run(parsed(paper_feed, *words)) == 0
     said = capsys.readouterr().out
     for word in ("cores", "storage", "shards", "with 3 cores per host"):
         assert word in said
@@ -122,5 +123,5 @@ def test_feed_answers_and_writes_a_picture_with_its_numbers(tmp_path: Path, caps
 )  # fmt: skip
 def test_feeds_that_cannot_be_are_refused(words: tuple[str, ...], says: str, tmp_path: Path) -> None:
     with pytest.raises(RequestError, match=says):
-        input_pipeline_command.run(parsed(input_pipeline_command, *words, "--out", str(tmp_path)))
+        paper_feed.run(parsed(paper_feed, *words, "--out", str(tmp_path)))
     assert not list(tmp_path.iterdir())

@@ -7,9 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from resnext.errors import RequestError
-from resnext.files import atomic_write, check_folder, report_write_errors
-from resnext.planning.cost_command import (
+from resnext.commands.paper_cost import (
     add_machine_options,
     check_numbers,
     estimate_job,
@@ -17,24 +15,15 @@ from resnext.planning.cost_command import (
     make_recipe_job,
     read_classification_recipe,
 )
+from resnext.errors import RequestError
+from resnext.files import atomic_write, check_folder, report_write_errors
 
 if TYPE_CHECKING:
-    from resnext.planning.cost import Cluster
     from resnext.planning.input_pipeline import ImageSample, Pipeline, Requirements, SimulationResult
+    from resnext.planning.machines import Cluster
 
-CORE_SHARES = (
-    0.125,
-    0.25,
-    0.375,
-    0.5,
-    0.625,
-    0.75,
-    0.875,
-    1.0,
-    1.125,
-    1.25,
-    1.5,
-)  # numbers of cores in the plot, relative to the cores needed
+# numbers of cores in the plot, relative to the cores needed
+CORE_SHARES = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1.0, 1.125, 1.25, 1.5)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -51,11 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="bandwidth of the storage that all hosts share: 2GB/s, 10Gbit/s (default: enough)",
     )
     parser.add_argument(
-        "--latency-ms",
-        type=float,
-        default=0.0,
-        metavar="MS",
-        help="latency of a read in milliseconds (default: 0)",
+        "--latency-ms", type=float, default=0.0, metavar="MS", help="latency of a read in milliseconds (default: 0)"
     )
     parser.add_argument(
         "--image-kb", type=float, metavar="kB", help="mean size of an image file (default: as measured)"
@@ -77,8 +62,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the requirements, and write a plot and its numbers; exit status 0. Raises RequestError."""
-    from resnext.planning.cost import parse_cluster
-    from resnext.planning.input_pipeline import find_requirements, simulate_core_counts
+    from resnext.planning.input_pipeline import find_requirements, simulate
+    from resnext.planning.machines import parse_cluster
     from resnext.screen import make_screen
 
     cluster = parse_cluster(args.machine)
@@ -88,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
     cores = sorted(
         {max(1, round(share * found.cores)) for share in CORE_SHARES} | ({args.cores} if args.cores else set())
     )
-    flows = simulate_core_counts(replace(pipeline, workers=found.workers), images, cores)
+    flows = [simulate(replace(pipeline, workers=found.workers, cores=c), images) for c in cores]
     with report_write_errors(args.out):
         args.out.mkdir(parents=True, exist_ok=True)
     stem = args.out / f"{cluster}-{name}"
@@ -114,9 +99,7 @@ def build_pipeline(args: argparse.Namespace, cluster: "Cluster") -> "tuple[Pipel
     check_numbers(args)
     if not 0 <= args.latency_ms < math.inf:
         raise RequestError(f"--latency-ms {args.latency_ms:g} must be 0 or more")
-    for_cost = argparse.Namespace(
-        **{**vars(args), "images": 1, "epochs": 1}
-    )  # the length of the run does not matter here
+    for_cost = argparse.Namespace(**{**vars(args), "images": 1, "epochs": 1})  # the length of the run does not matter
     one = (
         make_recipe_job(args.recipe.stem, read_classification_recipe(args.recipe), for_cost)
         if args.recipe

@@ -1,0 +1,215 @@
+"""The arguments of ``resnext bench ACTION``. What a benchmark needs is imported when its action is chosen."""
+
+import argparse
+
+
+def add_tune_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``resnext bench tune``."""
+    from resnext.bench.tune import PRECISIONS
+
+    parser.add_argument("model", nargs="?", default="resnext50_32x4d", help="network (default %(default)s)")
+    parser.add_argument("--batch", type=int, default=32, help="images per step (default %(default)s)")
+    parser.add_argument("--size", type=int, default=224, help="side of the images in pixels (default %(default)s)")
+    parser.add_argument("--precision", choices=PRECISIONS, default="bf16", help="default %(default)s")
+    one = parser.add_mutually_exclusive_group()
+    one.add_argument("--save", metavar="FILE", help="write the plan as JSON, for train.tuning_plan; you may edit it")
+    one.add_argument("--show", action="store_true", help="do not measure; show the tuning cache of this machine")
+    one.add_argument("--forget", action="store_true", help="do not measure; delete the tuning cache of this machine")
+
+
+def add_startup_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``resnext bench startup``."""
+    parser.add_argument("--rounds", type=int, default=9, metavar="N", help="timed starts of each [%(default)s]")
+    add_out_option(parser)
+
+
+def add_growth_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``resnext bench growth``."""
+    from resnext.bench.growth import DEPTHS, SMALL, SWEEPS
+
+    parser.add_argument("model", nargs="?", default=DEPTHS[0], metavar="MODEL", help="[%(default)s]")
+    parser.add_argument(
+        "--of", nargs="+", choices=(*SWEEPS, SMALL), default=[*SWEEPS, SMALL], metavar="WHAT",
+        help=f"{', '.join(SWEEPS)}, or {SMALL}: networks of 16 channels on 32x32 images (default: all)",
+    )  # fmt: skip
+    parser.add_argument("--batches", type=int, nargs="+", default=[4, 8, 16, 32, 64], metavar="N", help="%(default)s")
+    parser.add_argument(
+        "--sizes", type=int, nargs="+", default=[96, 128, 160, 192, 224, 288], metavar="N", help="%(default)s"
+    )
+    parser.add_argument(
+        "--networks", nargs="+", default=list(DEPTHS), metavar="NAME", help="networks of the depth sweep"
+    )
+    parser.add_argument(
+        "--batch", type=int, default=8, metavar="N", help="batch size of the other sweeps [%(default)s]"
+    )
+    parser.add_argument(
+        "--size", type=int, default=224, metavar="N", help="image size of the other sweeps [%(default)s]"
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=3, metavar="N", help="timed steps of each candidate [%(default)s]"
+    )
+    parser.add_argument(
+        "--precision", choices=("bf16", "fp32"), default="bf16", help="of both candidates [%(default)s]"
+    )
+    parser.add_argument(
+        "--again", action="store_true", help="measure points again that this command has measured before"
+    )
+    add_out_option(parser)
+
+
+def add_data_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``resnext bench data``."""
+    parser.add_argument("path", metavar="FOLDER_OR_TAR", help="image files in one folder per class")
+    parser.add_argument("--size", type=int, default=224, metavar="PIXELS", help="side of the inputs (default 224)")
+    parser.add_argument("--batch", type=int, default=32, help="images per batch (default 32)")
+    parser.add_argument("--limit", type=int, default=256, help="images per round (default 256)")
+    parser.add_argument("--rounds", type=int, default=7, help="timed rounds of each candidate (default 7)")
+    parser.add_argument("--workers", type=int, default=0, help="loading processes of each candidate (default 0)")
+    add_out_option(parser)
+
+
+def add_infer_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``resnext bench infer``."""
+    parser.add_argument(
+        "model", nargs="?", default="resnext50_32x4d", metavar="MODEL|RUN|FILE", help="[resnext50_32x4d, new weights]"
+    )
+    parser.add_argument(
+        "--batch",
+        type=parse_numbers,
+        default=[1, 16],
+        metavar="N,N",
+        help="batch sizes; 1 measures latency, more throughput [1,16]",
+    )
+    parser.add_argument(
+        "--size", type=int, metavar="N", help="side of the images in pixels [that of the weights, else 224]"
+    )
+    parser.add_argument(
+        "--precision", type=parse_words, default=["fp32", "bf16"], metavar="P,P", help="fp32, bf16, int8"
+    )
+    parser.add_argument("--engine", default="auto", help="our engine: pytorch, onnxruntime, openvino or auto [auto]")
+    parser.add_argument("--threads", type=int, metavar="N", help="threads of each candidate [the cores]")
+    parser.add_argument("--rounds", type=int, default=9, metavar="N", help="timed rounds of each candidate [9]")
+    parser.add_argument(
+        "--memory", action="store_true", help="also measure the peak memory of each candidate, in a fresh process"
+    )
+    parser.add_argument("--no-peers", action="store_true", help="measure only ours and plain PyTorch")
+    parser.add_argument(
+        "--calibration", metavar="DIR", help="calibration images for int8 [the run's training data, else noise]"
+    )
+    add_out_option(parser)
+
+
+def add_detect_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``resnext bench detect``."""
+    from resnext.settings import FREEZE_STAGES
+
+    parser.add_argument("model", nargs="?", default="resnext50_32x4d", metavar="MODEL", help="(default: %(default)s)")
+    parser.add_argument("--size", type=int, default=480, metavar="PIXELS", help="shorter side of the images [480]")
+    parser.add_argument("--batch", type=int, default=2, metavar="N", help="images per step [2]")
+    parser.add_argument("--boxes", type=int, default=8, metavar="N", help="boxes per image [8]")
+    parser.add_argument(
+        "--freeze", default="conv2", choices=(*FREEZE_STAGES[:-1], "none"), help="last frozen stage [conv2]"
+    )
+    parser.add_argument("--rounds", type=int, default=7, metavar="N", help="timed steps of each candidate [7]")
+    parser.add_argument(
+        "--precision", choices=("bf16", "fp32"), default="bf16", help="of the fastest candidates [bf16]"
+    )
+    add_out_option(parser)
+
+
+def add_cardinality_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``resnext bench cardinality``."""
+    from resnext.bench.cardinality import NETWORKS
+
+    parser.add_argument(
+        "--networks",
+        nargs="+",
+        metavar="NAME",
+        default=list(NETWORKS),
+        help="(default: the 50-layer networks of Table 2)",
+    )
+    add_batch_options(parser, 32, 224)
+    parser.add_argument(
+        "--rounds", type=int, default=5, metavar="N", help="timed steps of each candidate [%(default)s]"
+    )
+    add_peers_option(parser)
+    parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16", help="of all candidates [%(default)s]")
+    add_out_option(parser)
+
+
+def add_train_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the arguments of ``resnext bench train``."""
+    from resnext.bench.train import ISA_CAPS, RECOMPUTE_LEVELS
+
+    parser.add_argument("model", nargs="?", default="resnext50_32x4d", metavar="MODEL", help="(default: %(default)s)")
+    add_batch_options(parser, 32, 224)
+    parser.add_argument(
+        "--rounds", type=int, default=7, metavar="N", help="timed steps of each candidate [%(default)s]"
+    )
+    add_peers_option(parser)
+    parser.add_argument(
+        "--precision", choices=("bf16", "fp32"), default="bf16", help="of the fastest candidates [%(default)s]"
+    )
+    parser.add_argument("--without-resnet", action="store_true", help="leave out the ResNet of the same depth")
+    parser.add_argument("--without-memory", action="store_true", help="do not measure peak memory")
+    parser.add_argument(
+        "--recompute",
+        nargs="*",
+        choices=RECOMPUTE_LEVELS,
+        default=[],
+        help="also measure ours with these levels of recomputation",
+        metavar="LEVEL",
+    )
+    parser.add_argument(
+        "--isa", choices=tuple(ISA_CAPS), help="limit the instruction set, as on a machine without wider instructions"
+    )
+    add_out_option(parser)
+
+
+def add_out_option(parser: argparse.ArgumentParser) -> None:
+    """Add the option ``--out``, which all benchmarks share."""
+    parser.add_argument(
+        "--out", metavar="DIR", help="folder for the CSV (default: results if it exists, else the current folder)"
+    )
+
+
+def parse_numbers(text: str) -> list[int]:
+    """Parse a list of positive whole numbers such as ``1,16``."""
+    try:
+        values = [int(word) for word in text.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list of whole numbers such as 1,16") from None
+    if min(values) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} must have numbers of at least 1")
+    return values
+
+
+def parse_words(text: str) -> list[str]:
+    """Parse a list of words such as ``fp32,bf16``."""
+    return text.split(",")
+
+
+def add_batch_options(parser: argparse.ArgumentParser, batch: int, size: int) -> None:
+    """Add ``--batch`` and ``--size``, which the training benchmarks share."""
+    parser.add_argument("--batch", type=int, default=batch, metavar="N", help="images per step [%(default)s]")
+    parser.add_argument("--size", type=int, default=size, metavar="PIXELS", help="side of the images [%(default)s]")
+
+
+def add_peers_option(parser: argparse.ArgumentParser) -> None:
+    """Add ``--peers``, which the training benchmarks share."""
+    parser.add_argument(
+        "--peers", nargs="+", metavar="NAME",
+        help="torchvision, timm, plain (ours without fast paths) or none (default: torchvision, timm if possible)",
+    )  # fmt: skip
+
+
+ADD_ARGUMENTS = {
+    "tune": add_tune_arguments,
+    "startup": add_startup_arguments,
+    "growth": add_growth_arguments,
+    "data": add_data_arguments,
+    "infer": add_infer_arguments,
+    "detect": add_detect_arguments,
+    "cardinality": add_cardinality_arguments,
+    "train": add_train_arguments,
+}

@@ -1,0 +1,72 @@
+"""Build the engine of a configuration for a network."""
+
+from collections.abc import Callable
+from typing import Any, cast
+
+from torch import Tensor
+
+from resnext.deploy.engines import Engine, EngineConfig, require_packages
+from resnext.deploy.fold import FoldedNetwork, fold
+from resnext.deploy.pack import pack_groups
+from resnext.deploy.pytorch_engine import build_pytorch_engine
+from resnext.model.network import Network
+
+
+class EngineBuilder:
+    """Build engines for a network; models that several configurations share are built once."""
+
+    def __init__(self, network: Network, precision: str, threads: int, calibration: Tensor | None = None) -> None:
+        self.network, self.precision, self.threads = network, precision, threads
+        self.calibration = calibration
+        self.folded = fold(network).float()
+        self._models: dict[tuple[str, int], Any] = {}
+
+    def get_packed(self, channels: int) -> FoldedNetwork:
+        """Return the folded network, packed to groups of at least ``channels`` channels (0: not packed)."""
+        return cast(FoldedNetwork, self._get_or_make("packed", channels, lambda: pack_groups(self.folded, channels)))
+
+    def has_narrow_groups(self, channels: int) -> bool:
+        """Return whether a grouped convolution has fewer than ``channels`` channels in a group."""
+        convolutions = [layer.conv for layer in self.folded.iter_convolutions()]
+        return any(conv.groups > 1 and conv.weight.shape[1] < channels for conv in convolutions)
+
+    def get_openvino_model(self, channels: int) -> Any:
+        """Return the packed network as an openvino.Model, quantised if the precision is int8."""
+        from resnext.deploy.int8 import quantize_int8
+        from resnext.deploy.openvino_graph import build_openvino_model
+
+        def make() -> Any:
+            model = build_openvino_model(self.get_packed(channels))
+            return quantize_int8(model, self.calibration) if self.precision == "int8" else model
+
+        return self._get_or_make("openvino", channels, make)
+
+    def get_onnx_model(self, channels: int) -> bytes:
+        """Return the packed network as a serialised ONNX model."""
+        from resnext.deploy.onnx_graph import build_onnx_model
+
+        return cast(bytes, self._get_or_make("onnx", channels, lambda: build_onnx_model(self.get_packed(channels))))
+
+    def _get_or_make(self, kind: str, channels: int, make: Callable[[], Any]) -> Any:
+        if (kind, channels) not in self._models:
+            self._models[kind, channels] = make()
+        return self._models[kind, channels]
+
+    @property
+    def channels(self) -> int:
+        """Channels of the network's images."""
+        return self.network.architecture.in_channels
+
+    def build(self, config: EngineConfig) -> Engine:
+        """Build an engine. Raises RequestError if a package is missing, or calibration images for int8 are."""
+        require_packages(config.engine)
+        if config.engine == "pytorch":
+            return build_pytorch_engine(config, self.network, self.get_packed(config.pack), self.precision)
+        if config.engine == "onnxruntime":
+            from resnext.deploy.onnx_engine import OnnxEngine
+
+            return OnnxEngine(self.get_onnx_model(config.pack), self.threads)
+        from resnext.deploy.openvino_engine import OpenVinoEngine
+
+        model = self.get_openvino_model(config.pack)
+        return OpenVinoEngine(model, self.precision, config.piece, config.streams, self.threads)

@@ -1,14 +1,18 @@
 """The commands in README and docs parse, and the files they link to exist."""
 
 import argparse
+import os
 import re
 import shlex
+import subprocess
+import sys
 import textwrap
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 
+import resnext
 from resnext.cli import VERBS, Parser
 from resnext.detect.settings import DetectRecipe
 from resnext.recipe import parse_recipe
@@ -61,3 +65,38 @@ def test_the_recipe_that_the_detection_page_shows_is_one() -> None:
     assert block is not None
     recipe = parse_recipe(textwrap.dedent(block[0]), kind=DetectRecipe)
     assert recipe.init.freeze == "conv2"
+
+
+def write_python_examples(folder: Path) -> Path:
+    """Write the Python examples of docs/api.md, which run from top to bottom, as one program."""
+    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "docs" / "api.md").read_text(), re.MULTILINE | re.DOTALL)
+    assert len(blocks) > 6
+    program = folder / "program.py"
+    program.write_text("\n".join(blocks))
+    return program
+
+
+def test_the_python_examples_run(tmp_path: Path) -> None:
+    source = Path(resnext.__file__).parents[1]
+    variables = os.environ | {"PYTHONPATH": str(source), "PYTHONWARNINGS": "error::DeprecationWarning:__main__"}
+    command = [sys.executable, str(write_python_examples(tmp_path))]
+    done = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("1 ")
+
+
+@pytest.mark.slow
+def test_the_python_examples_pass_a_strict_type_check(tmp_path: Path) -> None:
+    source = Path(resnext.__file__).parents[1]
+    command = [sys.executable, "-m", "mypy", "--strict", "--config-file=", "--follow-imports=silent"]
+    command += ["--untyped-calls-exclude=torch"]  # PyTorch declares no types for Tensor.backward
+    command += ["--cache-dir", str(ROOT / ".mypy_cache" / "examples"), str(write_python_examples(tmp_path))]
+    variables = os.environ | {"MYPYPATH": str(source)}
+    done = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    wrong = tmp_path / "wrong.py"
+    wrong.write_text("import resnext\nresnext.no_such_name\nresnext.train(3)\n")
+    command[-1] = str(wrong)
+    done = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True, check=False)
+    assert 'has no attribute "no_such_name"' in done.stdout
+    assert 'incompatible type "int"' in done.stdout

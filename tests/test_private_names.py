@@ -25,7 +25,6 @@ PRIVATE_NAMES = (
     ("torchvision.models.detection.backbone_utils", "_resnet_fpn_extractor", "bench/detect_step.py"),
     ("torchvision.ops.poolers", "_convert_to_roi_format", "detect/model/roi_align.py"),
     ("torchvision.ops.poolers", "_setup_scales", "detect/model/roi_align.py"),
-    ("torchvision.transforms.v2", "Transform._transformed_types", "data/transforms/crops.py"),
     ("PIL.Image", "core.jpeg_decoder", "data/decode/turbojpeg.py"),
     ("pycocotools.cocoeval", "COCOeval()._gts", "detect/evaluate/matching.py"),
 )

@@ -29,7 +29,7 @@ def closed_pipe() -> int:
 def test_what_prints_after_the_reader_has_gone_goes_on_to_its_end(tmp_path: Path, closed: str, unbuffered: str) -> None:
     done, writer = tmp_path / "done", closed_pipe()
     code = (
-        "with lenient_streams():\n"
+        "with use_lenient_streams():\n"
         "    for line in range(20_000):\n"
         "        print('to standard output', line)\n"
         "        print('to standard error', line, file=sys.stderr)\n"
@@ -49,7 +49,7 @@ def test_what_prints_after_the_reader_has_gone_goes_on_to_its_end(tmp_path: Path
 
 @pytest.mark.parametrize("encoding", ["ascii", "iso-8859-1", "utf-8", "utf-16"])
 def test_every_encoding_can_print_every_name(encoding: str) -> None:
-    code = f"with lenient_streams():\n    print({NAMES!r})\n    print({NAMES!r}, file=sys.stderr)"
+    code = f"with use_lenient_streams():\n    print({NAMES!r})\n    print({NAMES!r}, file=sys.stderr)"
     ended = run_python(code, capture_output=True, env=os.environ | {"PYTHONIOENCODING": encoding})
     assert ended.returncode == 0
     for told in (ended.stdout.decode(encoding), ended.stderr.decode(encoding)):
@@ -78,7 +78,7 @@ def test_output_that_a_full_disk_lost_is_named_and_ends_with_status_1() -> None:
 def test_a_pipe_that_does_not_block_gets_every_byte() -> None:
     reader, writer = os.pipe()
     fcntl.fcntl(writer, fcntl.F_SETFL, os.O_NONBLOCK)
-    command = [sys.executable, "-c", f"{START}with lenient_streams():\n    print('x' * 1_000_000)"]
+    command = [sys.executable, "-c", f"{START}with use_lenient_streams():\n    print('x' * 1_000_000)"]
     with subprocess.Popen(command, stdout=writer) as process:
         os.close(writer)
         with open(reader, "rb") as file:
@@ -89,7 +89,7 @@ def test_a_pipe_that_does_not_block_gets_every_byte() -> None:
 def test_python_s_own_streams_are_back_afterwards() -> None:
     code = (
         "before = sys.stdout, sys.stderr\n"
-        "with lenient_streams():\n    assert sys.stdout is not before[0]\n    print('inside', end=' ')\n"
+        "with use_lenient_streams():\n    assert sys.stdout is not before[0]\n    print('inside', end=' ')\n"
         "assert (sys.stdout, sys.stderr) == before\nprint('after')"
     )
     assert run_python(code, capture_output=True).stdout == b"inside after\n"

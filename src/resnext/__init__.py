@@ -10,11 +10,13 @@ from resnext.version import __version__
 
 if TYPE_CHECKING:
     from resnext.api import detect, evaluate, load_recipe, train
+    from resnext.data import open_data
     from resnext.data.preprocessing import Preprocessing
     from resnext.deploy.predictor import Predictor
-    from resnext.detect.model.faster_rcnn import FasterRcnn
+    from resnext.detect.model.faster_rcnn import FasterRcnn, build_detector
     from resnext.detect.predict import DetectPrediction
-    from resnext.detect.settings import DetectRecipe
+    from resnext.detect.preprocessing import DetectPreprocessing
+    from resnext.detect.settings import DetectorSettings, DetectRecipe
     from resnext.detect.weights import load_detector, save_detector
     from resnext.errors import RequestError, ResnextError, WorkError
     from resnext.evaluate.evaluator import Evaluation
@@ -37,9 +39,13 @@ _MODULES = {
     "evaluate": "resnext.api",
     "load_recipe": "resnext.api",
     "train": "resnext.api",
+    "open_data": "resnext.data",
     "Preprocessing": "resnext.data.preprocessing",
     "Predictor": "resnext.deploy.predictor",
     "FasterRcnn": "resnext.detect.model.faster_rcnn",
+    "build_detector": "resnext.detect.model.faster_rcnn",
+    "DetectPreprocessing": "resnext.detect.preprocessing",
+    "DetectorSettings": "resnext.detect.settings",
     "DetectPrediction": "resnext.detect.predict",
     "DetectRecipe": "resnext.detect.settings",
     "load_detector": "resnext.detect.weights",
@@ -74,7 +80,9 @@ __all__ = [
     "Architecture",
     "Complexity",
     "DetectPrediction",
+    "DetectPreprocessing",
     "DetectRecipe",
+    "DetectorSettings",
     "EpochResult",
     "EvalOptions",
     "Evaluation",
@@ -89,6 +97,7 @@ __all__ = [
     "Run",
     "WorkError",
     "__version__",
+    "build_detector",
     "complexity",
     "convert_form",
     "create_model",
@@ -100,6 +109,7 @@ __all__ = [
     "load",
     "load_detector",
     "load_recipe",
+    "open_data",
     "open_run",
     "predict",
     "read_t7",

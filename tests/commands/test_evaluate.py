@@ -42,7 +42,7 @@ def run(tmp_path: Path) -> Path:
         save(digits_network(), folder / "model-1.safetensors")
         state = {
             "format": "resnext-checkpoint",
-            "version": 1,
+            "version": 2,
             "position": {"step": step},
             "files": {"model": {"name": "model-1.safetensors"}},
         }

@@ -276,7 +276,7 @@ def test_other_views_of_a_run_leave_its_evaluation_alone(tmp_path: Path) -> None
     run = tmp_path / "run"
     (run / "checkpoints" / "best").mkdir(parents=True)
     save(digits_network(), run / "checkpoints" / "best" / "model-1.safetensors")
-    state = {"format": "resnext-checkpoint", "version": 1, "position": {"step": 1}}
+    state = {"format": "resnext-checkpoint", "version": 2, "position": {"step": 1}}
     state |= {"files": {"model": {"name": "model-1.safetensors"}}}
     (run / "checkpoints" / "best" / "state.json").write_text(json.dumps(state))
     (run / "recipe.yaml").write_text(dump_recipe(parse_recipe(RECIPE)))

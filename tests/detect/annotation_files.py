@@ -109,11 +109,7 @@ def read_coco(
     empty: str = "keep",
     check_files: bool = True,
 ) -> DetectionDataset:
-    """Read the split in ``annotations``, with images below ``images`` (of several folders the first that has some).
-
-    ``bad_boxes`` and ``empty`` are as in the data settings. Raises RequestError for invalid entries, and for missing
-    images unless ``check_files`` is off.
-    """
+    """The split in ``annotations``, with images below ``images`` (of several folders the first that has some)."""
     parsed = parse_coco(annotations)
     root = images if isinstance(images, Path) else find_image_folder(images, parsed.files)
     parsed = locate_images(drop_group_categories(parsed, []), root, exif=exif)

@@ -21,6 +21,7 @@ from resnext.errors import RequestError
 from resnext.model.network import create_model
 from resnext.weights import load
 from resnext.weights.native import save
+from resnext.weights.readers.detect_format import read_weights_file
 from tests.detect.tiny_detector import CIFAR, NARROW, detector, pixels
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -62,7 +63,7 @@ def test_our_file_gives_back_the_detector(changes: dict[str, Any], tmp_path: Pat
     assert not loaded.training
     assert loaded.provenance == {"step": 3}
     assert_same(loaded, model)
-    assert is_detector(tmp_path / "d.safetensors")
+    assert is_detector(read_weights_file(tmp_path / "d.safetensors"))
     assert serialize_detector(loaded) == serialize_detector(model)
 
 
@@ -138,7 +139,7 @@ def test_torchvisions_91_outputs_have_cocos_names_and_ids(tmp_path: Path) -> Non
 def test_a_checkpoint_of_torchvisions_references_is_read(tmp_path: Path) -> None:
     state = torchvisions()
     path = written({"model": state, "epoch": 3, "optimizer": {"state": {}}}, tmp_path / "model_3.pth")
-    assert is_detector(path)
+    assert is_detector(read_weights_file(path))
     assert all(torch.equal(value, state[name]) for name, value in load_detector(path).state_dict().items())
 
 
@@ -211,7 +212,7 @@ def test_what_holds_no_detector_is_refused(tmp_path: Path) -> None:
     written(torchvisions() | {"roi_heads.mask_head.x": torch.zeros(1)}, tmp_path / "mask.pth")
     (tmp_path / "text.pth").write_text("no weights")
     (tmp_path / "empty").mkdir()
-    assert not is_detector(tmp_path / "classifier.safetensors")
+    assert not is_detector(read_weights_file(tmp_path / "classifier.safetensors"))
     for name in ("classifier.safetensors", "mask.pth", "text.pth", "empty", "missing.pth"):
         with pytest.raises(RequestError, match=name):
             load_detector(tmp_path / name)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from resnext.data.dataset import ArrayDataset
 from resnext.data.preprocessing import Preprocessing
 from resnext.evaluate.evaluator import COLUMNS, Evaluation
+from resnext.model.architecture import Architecture
 from resnext.model.network import Network, create_model
 
 PREPROCESSING = Preprocessing(image_size=4, resize=4, mean=(0.0,), std=(1.0,), channels=1)
@@ -22,6 +23,8 @@ class LookupModel(nn.Module):
     def __init__(self, table: Tensor) -> None:
         super().__init__()
         self.table = table
+        self.architecture = Architecture.parse("resnext11_2x4d", num_classes=table.shape[1])
+        self.preprocessing, self.classes = PREPROCESSING, None
         self.norm = nn.BatchNorm1d(1)  # something that has a mode
 
     def forward(self, images: Tensor) -> Tensor:

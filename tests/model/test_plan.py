@@ -196,8 +196,8 @@ def test_one_switch_turns_every_fast_path_off(monkeypatch: pytest.MonkeyPatch) -
     model = network()
     assert autotune(model, images()) == Plan()
     Plan({"layer1.0.conv2": ConvAlgorithms("pack2", "pack2", "pack2")}, ("bn1",)).apply(model)
-    assert model.get_submodule("layer1.0.conv2").ways == ConvAlgorithms()
-    assert model.get_submodule("bn1").way == "plain"
+    assert model.get_submodule("layer1.0.conv2").algorithms == ConvAlgorithms()
+    assert model.get_submodule("bn1").algorithm == "plain"
     with pytest.raises(RequestError, match="compiler"):
         fuse_all(model, Plan())
 

@@ -25,7 +25,7 @@ def make_run(tmp_path: Path) -> MakeRun:
         begun = replace(begun, train=replace(begun.train, channels_last="yes"))  # as a run stores what it measured
         (run / "recipe.yaml").write_text(dump_recipe(begun))
         position = {"step": begun.train.steps or epoch * 5005, "epoch": epoch}
-        state = {"format": "resnext-checkpoint", "version": 1, "position": position}
+        state = {"format": "resnext-checkpoint", "version": 2, "position": position}
         (run / "checkpoints" / "last" / "state.json").write_text(json.dumps(state))
         rows = ["epoch,step,lr,train_loss,train_error,val_loss,top1_error,top5_error,bad_images"]
         for e in range(1, epoch + 1):

@@ -83,7 +83,7 @@ def finished(folder: Path, name: str, ap: float, ap50: float, **changes: Any) ->
     (run / "checkpoints" / "last").mkdir(parents=True)
     recipe = read(X50, **changes)
     (run / "recipe.yaml").write_text(dump_recipe(recipe))
-    state = {"format": "resnext-checkpoint", "version": 1, "position": {"step": recipe.train.steps, "epoch": 13}}
+    state = {"format": "resnext-checkpoint", "version": 2, "position": {"step": recipe.train.steps, "epoch": 13}}
     (run / "checkpoints" / "last" / "state.json").write_text(json.dumps(state))
     rows = ["epoch,step,lr,train_loss,ap,ap50", "12,170000,0.1,1.0,0.9,0.95", f"13,180000,0.1,1.0,{ap},{ap50}"]
     (run / "metrics.csv").write_text("\n".join(rows) + "\n")

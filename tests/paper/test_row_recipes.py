@@ -74,7 +74,9 @@ def test_every_row_that_can_be_trained_has_a_recipe() -> None:
 def test_a_recipe_trains_its_rows_network(name: str, row: Row) -> None:
     recipe, architecture = read_row_recipe(str(row.recipe)), row.architecture()
     assert architecture is not None
-    classes = architecture.num_classes if isinstance(recipe, DetectRecipe) else SOURCES[recipe.data.source].facts.classes
+    classes = (
+        architecture.num_classes if isinstance(recipe, DetectRecipe) else SOURCES[recipe.data.source].facts.classes
+    )
     assert recipe.model.architecture(classes, 3) == architecture.change(num_classes=classes), name
 
 

@@ -102,7 +102,7 @@ model = model.to(memory_format=torch.channels_last).train()
 Plan({}, ("bn1", "layer1.0.bn3")).apply(model)
 x = torch.randn(2, 3, 8, 8).contiguous(memory_format=torch.channels_last)
 model(x).sum().backward()
-print(model.bn1.way)
+print(model.bn1.algorithm)
 """
     environment = {"RESNEXT_FAST": "1", "CXX": "/nowhere/c++", "RESNEXT_CACHE": str(tmp_path), "PATH": ""}
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, timeout=120)

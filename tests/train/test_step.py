@@ -1,6 +1,7 @@
 """One optimizer step against plain PyTorch: gradients of the mean, parts, smoothing, clipping, skipped images."""
 
 import copy
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from resnext.recipe import read_recipe
 from resnext.run_directory import create_run
 from resnext.train.classification import Classification, State
 from resnext.train.distributed import World
-from resnext.train.step import accumulate_gradients, compute_gradients, count_micro_batches
+from resnext.train.step import accumulate_gradients, compute_gradients, count_images, count_micro_batches
 
 
 def begin(recipe: Path, folder: Path, **changes: object) -> tuple[Classification, State]:
@@ -117,6 +118,23 @@ def test_what_a_part_draws_depends_on_its_number_and_not_on_the_process(tiny_rec
         accumulate_gradients(state, images[8:].clone(), batch.labels[8:], number, 16)
     for ours, theirs in zip(one.model.parameters(), two.model.parameters(), strict=True):
         assert torch.equal(2 * ours.grad, theirs.grad), "DDP halves what two processes add up"
+
+
+def test_processes_know_the_size_of_the_global_batch_and_ask_only_if_images_may_be_skipped(
+    tiny_recipe: Path, tmp_path: Path
+) -> None:
+    class Two(World):
+        def all_reduce_sum(self, values: Sequence[float | torch.Tensor]) -> list[float]:
+            return [float(value) + 5 for value in values]  # the other process has five images
+
+    for policy, sizes in (("error", [16, 4, 16]), ("skip", [21, 21, 21])):
+        changes = {"data__on_bad_image": policy, "train__drop_last": False}
+        _, state = begin(tiny_recipe, tmp_path / policy, **changes)
+        state.world, batch = Two(torch.device("cpu"), size=2), first_batch(state)
+        found = []
+        for state.position.step, state.position.epoch in ((0, 0), (6, 0), (7, 1)):
+            found.append(count_images(state, batch))
+        assert found == sizes
 
 
 def test_parts_that_do_not_divide_into_the_processes_are_refused(tiny_recipe: Path) -> None:

@@ -13,6 +13,7 @@ from resnext.model.architecture import Architecture
 from resnext.model.network import Network
 from resnext.weights.build import build_network
 from resnext.weights.network_spec import NetworkSpec
+from tests.weights.adapters.adapter_helpers import get_error
 
 
 def network(**changes: object) -> Network:
@@ -86,12 +87,9 @@ def test_files_without_batch_counters_get_them() -> None:
     ],
 )
 def test_tensors_that_do_not_fit_are_named(changed: dict[str, Tensor], says: str) -> None:
-    with pytest.raises(RequestError) as caught:
-        build_network(contents(network(), **changed), "some/file")
-    assert str(caught.value).startswith("some/file")
-    assert says in str(caught.value)
-    assert len(str(caught.value)) < 500
-    assert str(caught.value).isprintable()
+    said = get_error(lambda: build_network(contents(network(), **changed), "some/file"))
+    assert says in said
+    assert len(said) < 500
 
 
 def test_class_names_must_be_as_many_as_the_outputs() -> None:

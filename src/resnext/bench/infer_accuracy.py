@@ -9,6 +9,7 @@ from torch import Tensor
 from resnext.data.dataset import Dataset
 from resnext.data.sources.registry import open_data
 from resnext.deploy.predictor import Predictor
+from resnext.evaluate.classifier import Classifier
 from resnext.evaluate.evaluator import Evaluation, evaluate
 from resnext.evaluate.predict import get_preprocessing
 from resnext.model.network import Network
@@ -34,7 +35,7 @@ def measure_accuracy(
         return []
     preprocessing = get_preprocessing(network)
 
-    def judged(model: Any) -> Evaluation:
+    def judged(model: Classifier) -> Evaluation:
         return evaluate(model, held_out, preprocessing, device="cpu", batch_size=64)
 
     plain = judged(network)

@@ -16,6 +16,7 @@ from resnext.commands.evaluate import parse_positive
 from resnext.errors import RequestError, escape_unprintable
 from resnext.files import check_file
 from resnext.run_directory import CHECKPOINT_NAMES, check_checkpoint_choice, check_run_kind
+from resnext.text import format_share
 
 if TYPE_CHECKING:
     from resnext.evaluate.classifier import Classifier
@@ -152,8 +153,8 @@ def print_predictions(predictions: list["Prediction"], top: int, view: dict[str,
         if prediction.error is None:
             (name, p), *others = prediction.top(top)
             path = escape_unprintable(str(prediction.path))
-            rest = ", ".join(f"{escape_unprintable(other)} {format_probability(q)}" for other, q in others)
-            rows.append((path, escape_unprintable(name), format_probability(p), rest))
+            rest = ", ".join(f"{escape_unprintable(other)} {format_share(q)}" for other, q in others)
+            rows.append((path, escape_unprintable(name), format_share(p), rest))
     console = make_screen()
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("image", overflow="fold")
@@ -164,8 +165,3 @@ def print_predictions(predictions: list["Prediction"], top: int, view: dict[str,
         table.add_row(*(Text(cell) for cell in row))
     console.print(table)
     console.print(f"network input: {format_view(view)}", markup=False, highlight=False, soft_wrap=True, style="dim")
-
-
-def format_probability(probability: float) -> str:
-    """Format a probability in percent."""
-    return f"{100 * probability:.1f} %"

@@ -110,7 +110,7 @@ class Predictor(nn.Module):
         if not isinstance(images, Tensor):
             raise RequestError(
                 f"images must be a tensor or an array, not {type(images).__name__}; for files and PIL images, call "
-                "resnext.evaluate.predict.predict(predictor, images)"
+                "resnext.predict(predictor, images)"
             )
         self.network._check_input(images)
         if images.dtype == torch.uint8:

@@ -16,12 +16,22 @@ from resnext.detect.settings import MAX_CHANNELS, STAGES, DetectorSettings
 from resnext.errors import RequestError
 from resnext.files import atomic_write
 from resnext.model.architecture import Architecture
+from resnext.model.network import Network
 from resnext.recipe import build_settings, to_dict
 from resnext.run_directory import RunDirectory, is_run
+from resnext.weights.adapters.registry import adapt
 from resnext.weights.build import MAX_UNCHECKED_TENSORS as MOST_TENSORS
-from resnext.weights.build import add_missing_counters, build_on_meta, check_sharing, check_tensors, check_values
+from resnext.weights.build import (
+    add_missing_counters,
+    build_network,
+    build_on_meta,
+    check_sharing,
+    check_tensors,
+    check_values,
+)
 from resnext.weights.hub import fetch, is_remote
 from resnext.weights.infer_architecture import infer_architecture
+from resnext.weights.modify import change_form
 from resnext.weights.native import BACKBONE_PREFIX
 from resnext.weights.native import DETECTOR_FORMAT as KEY  # metadata key of our safetensors files
 from resnext.weights.network_spec import RawCheckpoint
@@ -70,11 +80,24 @@ def load_detector(source: Path | str, checkpoint: str = "best", *, bn_eps: float
     Raises:
         RequestError: If the source is missing or is not a detector.
     """
-    path = fetch(str(source)) if is_remote(str(source)) else Path(source)
-    if not path.exists():
-        raise RequestError(f"{path} does not exist; expected a weights file or a run directory")
-    raw = read_weights_file(RunDirectory(path).weights(checkpoint) if is_run(path) else path)
+    raw = _read_source(source, checkpoint)
     return (from_native if KEY in raw.metadata else from_torchvision)(raw, bn_eps).eval()
+
+
+def load_detector_or_network(source: Path | str, *, form: str | None = None) -> FasterRcnn | Network:
+    """Load a whole detector, or the network of any other weights file, in ``form``. The file is read once.
+
+    Raises RequestError.
+    """
+    raw = _read_source(source)
+    if is_detector(raw):
+        return (from_native if KEY in raw.metadata else from_torchvision)(raw).eval()
+    spec = adapt(raw)
+    try:
+        spec = change_form(spec, form)
+    except RequestError as error:
+        raise RequestError(f"{source}: {error}") from None
+    return build_network(spec, str(source))
 
 
 def copy_detector(model: FasterRcnn) -> FasterRcnn:
@@ -89,13 +112,17 @@ def copy_detector(model: FasterRcnn) -> FasterRcnn:
     return twin.eval()
 
 
-def is_detector(source: Path | str) -> bool:
-    """Return whether a weights file or run holds a whole detector rather than a backbone. Raises RequestError."""
+def is_detector(raw: RawCheckpoint) -> bool:
+    """Return whether a weights file holds a whole detector rather than a backbone."""
+    return KEY in raw.metadata or _find_torchvision_state(raw) is not None
+
+
+def _read_source(source: Path | str, checkpoint: str = "best") -> RawCheckpoint:
+    """Read a weights file, that of a run, or that of a hub. Raises RequestError."""
     path = fetch(str(source)) if is_remote(str(source)) else Path(source)
     if not path.exists():
         raise RequestError(f"{source} does not exist; expected a weights file or a run directory")
-    raw = read_weights_file(RunDirectory(path).weights() if is_run(path) else path)
-    return KEY in raw.metadata or _find_torchvision_state(raw) is not None
+    return read_weights_file(RunDirectory(path).weights(checkpoint) if is_run(path) else path)
 
 
 def from_native(raw: RawCheckpoint, bn_eps: float | None = None) -> FasterRcnn:

@@ -1,41 +1,34 @@
-"""What evaluation and prediction need of a network. An inference engine (``deploy.Predictor``) has it too."""
+"""What evaluation and prediction need of a model: networks and the engines of ``Predictor`` are such classifiers."""
 
-from collections.abc import Iterator
 from typing import Protocol
 
+import torch
 from torch import Tensor, nn
 
 from resnext.data.preprocessing import Preprocessing
 from resnext.model.architecture import Architecture
 
 
-class HasModes(Protocol):
-    """A network that can be set to evaluation mode, as every ``nn.Module``."""
-
-    def modules(self) -> Iterator[nn.Module]:
-        """Yield the network and all its parts."""
-
-    def eval(self) -> object:
-        """Set evaluation mode."""
-
-
-class Classifier(HasModes, Protocol):
-    """A network that computes logits [B, K] of prepared images [B, C, H, W], and says what they mean."""
+class Classifier(Protocol):
+    """A model that computes logits [B, K] of images [B, C, H, W]."""
 
     @property
     def architecture(self) -> Architecture:
-        """The network's architecture."""
+        """The shape of the network, with the number of its outputs."""
 
     @property
     def preprocessing(self) -> Preprocessing | None:
-        """How images are prepared; None if the weights do not say."""
+        """How its images are prepared; None where the weights do not say."""
 
     @property
     def classes(self) -> tuple[str, ...] | None:
-        """Name of each output; None if the weights do not say."""
+        """The names of its outputs; None where the weights do not say."""
 
     def __call__(self, images: Tensor, /) -> Tensor:
-        """Compute the logits."""
+        """Compute logits [B, K] of normalised images [B, C, H, W]."""
 
-    def parameters(self) -> Iterator[nn.Parameter]:
-        """Yield the parameters; the first one tells the device."""
+
+def get_device(model: Classifier) -> torch.device:
+    """Return the device of the model's weights; the CPU for a model without."""
+    first = next(model.parameters(), None) if isinstance(model, nn.Module) else None
+    return torch.device("cpu") if first is None else first.device

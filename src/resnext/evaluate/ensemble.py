@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from resnext.data.preprocessing import Preprocessing, normalize
 from resnext.errors import RequestError
-from resnext.evaluate.classifier import HasModes
+from resnext.evaluate.classifier import Classifier
 from resnext.evaluate.views import Transform, Views, average_logits
 from resnext.model.network import Network
 
@@ -19,7 +19,7 @@ from resnext.model.network import Network
 class EnsembleMember:
     """A network, on its device, with its preprocessing."""
 
-    model: nn.Module
+    model: Classifier
     preprocessing: Preprocessing
 
 
@@ -78,7 +78,7 @@ class Ensemble:
     def _compute_view_logits(self, member: EnsembleMember, inputs: Tensor, count: int) -> Tensor:
         """Compute the logits float64 [B, n, K] of the n views of each of ``count`` images."""
         if self.views.kind != "dense":
-            logits = member.model(inputs)
+            logits: Tensor = member.model(inputs)
         else:
             assert isinstance(member.model, Network)
             window = -(
@@ -90,10 +90,10 @@ class Ensemble:
 
 
 @contextmanager
-def eval_mode(*models: HasModes) -> Iterator[None]:
+def eval_mode(*models: object) -> Iterator[None]:
     """Set evaluation mode; restore the mode of every module afterwards, also of frozen ones."""
     with ExitStack() as stack:
-        for model in models:
+        for model in (model for model in models if isinstance(model, nn.Module)):
             stack.callback(_restore_modes, [(module, module.training) for module in model.modules()])
             model.eval()
         yield

@@ -16,6 +16,7 @@ from resnext.data.loader import Batch, iterate_eval_batches
 from resnext.data.preprocessing import Preprocessing
 from resnext.device import autocast
 from resnext.errors import RequestError, WorkError
+from resnext.evaluate.classifier import Classifier
 from resnext.evaluate.ensemble import Ensemble, EnsembleMember, eval_mode
 from resnext.evaluate.metrics import compute_interval95, to_percent
 from resnext.evaluate.views import CENTER, Views
@@ -105,7 +106,7 @@ class Evaluation:
 
 
 def evaluate(
-    model: nn.Module,
+    model: Classifier,
     dataset: Dataset,
     preprocessing: Preprocessing,
     *,
@@ -157,7 +158,7 @@ def evaluate(
     for network in models:
         check_compatible(network, dataset, output_indices)
     if channels_last:  # convert both weights and images; with one alone the last bits differ
-        for network in models:
+        for network in (network for network in models if isinstance(network, nn.Module)):
             network.to(memory_format=torch.channels_last)
     panel = Ensemble(members, views, ensemble_combine, output_indices, channels_last)
     device, done = torch.device(device), 0
@@ -256,26 +257,19 @@ def merge_shards(evaluations: Sequence[Evaluation]) -> Evaluation:
     return whole
 
 
-def check_compatible(model: nn.Module, dataset: Dataset, output_indices: np.ndarray | None = None) -> None:
+def check_compatible(model: Classifier, dataset: Dataset, output_indices: np.ndarray | None = None) -> None:
     """Check that the data has images, and the classes of the network (of its ``output_indices``, if given)."""
     if len(dataset) == 0:
         raise RequestError(f"{dataset.name} has no images to evaluate")
-    architecture = getattr(model, "architecture", None)
-    if architecture is not None and architecture.num_classes == 0:
+    if model.architecture.num_classes == 0:
         raise RequestError("the network has no classifier (num_classes 0), so it has no error to measure")
-    known = getattr(model, "classes", None)
+    known = model.classes
     if known is not None:
         check_same_classes(
             known if output_indices is None else [known[i] for i in output_indices], dataset.classes, dataset.name
         )
-    count = (
-        len(output_indices)
-        if output_indices is not None
-        else None
-        if architecture is None
-        else architecture.num_classes
-    )
-    if count is not None and count != len(dataset.classes):
+    count = model.architecture.num_classes if output_indices is None else len(output_indices)
+    if count != len(dataset.classes):
         raise RequestError(f"the network has {count} outputs, {dataset.name} has {len(dataset.classes)} classes")
 
 

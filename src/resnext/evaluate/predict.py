@@ -22,7 +22,7 @@ from resnext.data.sources.image_folder import walk_files
 from resnext.data.transforms.pipeline import build_eval_transform
 from resnext.environment import count_available_cores
 from resnext.errors import RequestError, WorkError
-from resnext.evaluate.classifier import Classifier
+from resnext.evaluate.classifier import Classifier, get_device
 from resnext.evaluate.ensemble import eval_mode
 from resnext.files import atomic_write
 from resnext.model.network import Network
@@ -174,7 +174,7 @@ def _compute_outputs(
     if batch_size < 1:
         raise RequestError(f"the batch size must be at least 1, not {batch_size}")
     preprocessing = get_preprocessing(model)
-    view, device = build_eval_transform(preprocessing), next(model.parameters()).device
+    view, device = build_eval_transform(preprocessing), get_device(model)
     outputs: list[ImageOutput] = []
     with eval_mode(model), torch.inference_mode(), ThreadPoolExecutor(READER_THREADS) as pool:
         for chunk in split_into_batches(iterate_images(images), batch_size):

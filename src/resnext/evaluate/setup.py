@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
 
 from resnext.data.classes import check_same_classes
 from resnext.data.dataset import Dataset
@@ -15,6 +14,7 @@ from resnext.data.loader import default_workers
 from resnext.data.preprocessing import Preprocessing
 from resnext.data.sources.registry import open_data, open_split
 from resnext.errors import RequestError
+from resnext.evaluate.classifier import Classifier
 from resnext.evaluate.ensemble import EnsembleMember
 from resnext.evaluate.evaluator import Evaluation, evaluate
 from resnext.evaluate.label_mapping import LabelMapping, map_labels
@@ -92,7 +92,7 @@ class EvalRuntime(NamedTuple):
 
     device: torch.device
     precision: str
-    models: Sequence[nn.Module]
+    models: Sequence[Classifier]
     has_engine: bool = False
 
 

@@ -6,10 +6,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from torch import nn
 
 from resnext.data.dataset import Dataset
 from resnext.errors import ResnextError, WorkError
+from resnext.evaluate.classifier import Classifier
 from resnext.evaluate.evaluator import COLUMNS, Evaluation, merge_shards
 from resnext.train.distributed import World
 
@@ -32,7 +32,7 @@ def run_on_all_ranks(world: World, work: Callable[[], T]) -> T:
 
 
 def evaluate_distributed(
-    evaluate: Callable[..., Evaluation], world: World, model: nn.Module, dataset: Dataset, *rest: Any, **options: Any
+    evaluate: Callable[..., Evaluation], world: World, model: Classifier, dataset: Dataset, *rest: Any, **options: Any
 ) -> Evaluation:
     """Call ``evaluate`` on one shard per process and return the merged evaluation in every process.
 

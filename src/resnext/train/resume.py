@@ -1,10 +1,11 @@
 """Resume a run: decide whether there is one, and check that its settings are unchanged. Does not import torch."""
 
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING
 
 from resnext.errors import RequestError, WorkError
 from resnext.recipe import (
+    R,
     dump_recipe,
     is_same_place,
     iterate_settings,
@@ -24,8 +25,6 @@ ALLOWED_CHANGES = (
     *("data.path", "data.val_path", "data.classes", "data.download", "data.workers", "data.start_method"),
     *("train.device", "train.threads", "train.checkpoint_steps", "train.checkpoint_url", "train.peer_timeout"),
 )
-
-R = TypeVar("R", bound=Any)  # the kind of recipe
 
 AUTOTUNED_SETTINGS = (
     "channels_last",

@@ -32,8 +32,8 @@ class SyncNormAct(NormAct):
             if self.num_batches_tracked is not None:
                 self.num_batches_tracked += 1
         scale = self.weight * torch.rsqrt(variance + self.eps)
-        out: Tensor = centred * scale[:, None, None] + self.bias[:, None, None]
-        return out.to(x.dtype)
+        normalised: Tensor = centred * scale[:, None, None] + self.bias[:, None, None]
+        return normalised.to(x.dtype)
 
 
 def convert_to_sync_bn(model: nn.Module) -> None:

@@ -60,7 +60,7 @@ def load(
     found = load_spec(source, checkpoint)
     if found.format == DETECTOR_FORMAT and not detector_backbone:
         raise RequestError(
-            f"{source} is a detector: load it with resnext.detect.weights.load_detector, or use resnext detect; "
+            f"{source} is a detector: load it with resnext.load_detector, or use resnext detect; "
             "for its backbone alone, use resnext convert or load(..., detector_backbone=True)"
         )
     with prefix_errors(source):

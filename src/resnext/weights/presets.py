@@ -83,9 +83,10 @@ def find_preprocessing(given: str, channels: int) -> Preprocessing:
     """Find one of PREPROCESSINGS, or read one from a JSON file; it must have ``channels`` channels."""
     found = PREPROCESSINGS.get(given)
     if found is None:
+        text = _read_text(given, "preprocessing", PREPROCESSINGS)
         try:
-            values = json.loads(_read_text(given, "preprocessing", PREPROCESSINGS))
-        except (json.JSONDecodeError, RecursionError) as error:
+            values = json.loads(text)
+        except (ValueError, RecursionError) as error:
             raise RequestError(f"{given} is not JSON: {error}") from None
         with prefix_errors(given):
             found = Preprocessing.from_dict(values)

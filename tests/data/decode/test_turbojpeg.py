@@ -119,7 +119,7 @@ def test_colours_are_those_of_jitter_and_lighting(decoder: TurboJpegDecoder, ord
     box = (5, 9, 70, 61)
     assert decoder.decode_crop(file, CropSpec(box, True, False, steps, shift.tolist()), out)
     plain = torch.from_numpy(ours(decoder, file, CropSpec(box, True), 37)).float() / 255
-    expected = Lighting(1).transform(ColorJitter(1).transform(plain, {"steps": steps}), {"shift": shift})
+    expected = Lighting(1).apply(ColorJitter(1).apply(plain, steps), shift)
     assert torch.allclose(out, expected, atol=2e-6)
 
 
@@ -202,13 +202,14 @@ def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:
 DIGEST = """
 import hashlib, torch
 from resnext.data.decode.turbojpeg import CropSpec, load_decoder
-from tests.data.jpeg_files import jpeg_of, scene
-file, digest = jpeg_of(scene(203, 187)), hashlib.sha256()
+from tests.data.jpeg_files import encode_jpeg, make_scene
+file, digest = encode_jpeg(make_scene(203, 187)), hashlib.sha256()
 for dtype in (torch.uint8, torch.float32):
     for size in (33, 64, 224):
         for box in ((0, 0, 203, 187), (50, 3, 60, 180)):
             out = torch.empty(3, size, size, dtype=dtype)
-            assert load_decoder().image(file, CropSpec(box, True, True, (("contrast", 1.2), ("saturation", 0.7))), out)
+            spec = CropSpec(box, True, True, (("contrast", 1.2), ("saturation", 0.7)))
+            assert load_decoder().decode_crop(file, spec, out)
             digest.update(out.numpy().tobytes())
 print(digest.hexdigest())
 """

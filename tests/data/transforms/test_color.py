@@ -41,7 +41,7 @@ def test_jitter_equals_the_naive_blends_in_every_order_and_never_clamps() -> Non
         steps = tuple(zip(order, alphas.tolist(), strict=True))
         source = torch.from_numpy(image).float()
         kept = source.clone()
-        got = jitter.transform(source, {"steps": steps})
+        got = jitter.apply(source, steps)
         np.testing.assert_allclose(got.numpy(), naive_jitter(image, steps), atol=2e-6)
         assert torch.equal(source, kept)
         outside += int(((got < 0) | (got > 1)).sum())
@@ -51,7 +51,7 @@ def test_jitter_equals_the_naive_blends_in_every_order_and_never_clamps() -> Non
 def test_jitter_draws_all_six_orders_alike_and_uniform_alphas() -> None:
     jitter = ColorJitter(0.4)
     torch.manual_seed(0)
-    draws = [jitter.make_params([])["steps"] for _ in range(4000)]
+    draws = [jitter.draw_steps() for _ in range(4000)]
     orders = Counter(tuple(operation for operation, _ in steps) for steps in draws)
     assert len(orders) == 6
     assert chisquare(list(orders.values())).pvalue > MIN_P_VALUE
@@ -65,7 +65,7 @@ def test_jitter_draws_all_six_orders_alike_and_uniform_alphas() -> None:
 def test_lighting_adds_noise_of_the_pca_s_covariance() -> None:
     lighting = Lighting(0.1)
     torch.manual_seed(0)
-    shifts = np.array([lighting.make_params([])["shift"].numpy() for _ in range(20000)])
+    shifts = np.array([lighting.draw_shift().numpy() for _ in range(20000)])
     wanted = EIGVEC @ np.diag((0.1 * EIGVAL) ** 2) @ EIGVEC.T
     assert np.abs(np.cov(shifts.T) - wanted).max() < 0.03 * np.abs(wanted).max()
     assert np.abs(shifts.mean(0)).max() < 4 * np.sqrt(wanted.max() / len(shifts))
@@ -79,7 +79,7 @@ def test_lighting_adds_noise_of_the_pca_s_covariance() -> None:
 def test_lighting_adds_one_colour_to_every_pixel() -> None:
     image = torch.rand(3, 4, 5, generator=torch.Generator().manual_seed(0))
     shift = torch.tensor([0.1, -0.2, 0.3], dtype=torch.float64)
-    got = Lighting(0.1).transform(image, {"shift": shift})
+    got = Lighting(0.1).apply(image, shift)
     np.testing.assert_allclose(got.numpy(), image.numpy() + shift.numpy()[:, None, None], rtol=1e-6)
     assert got.dtype == torch.float32
 
@@ -95,12 +95,12 @@ def test_the_paper_s_imagenet_recipe_runs_in_the_release_s_order() -> None:
         torch.manual_seed(seed)
         got = transform(image)
         torch.manual_seed(seed)
-        box = PaperCrop(16).make_params([image])["box"]
-        steps = ColorJitter(0.4).make_params([])["steps"]
-        shift = Lighting(0.1).make_params([])["shift"].numpy()
+        box = PaperCrop(16).draw_box(*image.size)
+        steps = ColorJitter(0.4).draw_steps()
+        shift = Lighting(0.1).draw_shift().numpy()
         flip = torch.rand(1).item() < 0.5
         assert box is not None
-        y, x, h, w = box
+        x, y, w, h = box
         crop = F.resized_crop(image, y, x, h, w, [16, 16], InterpolationMode.BICUBIC, antialias=True)
         wanted = naive_jitter(F.pil_to_tensor(crop).numpy() / 255, steps) + shift[:, None, None]
         wanted = wanted[:, :, ::-1] if flip else wanted

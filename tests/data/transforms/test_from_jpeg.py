@@ -28,7 +28,7 @@ from tests.data.test_loader import toy
 
 SIZE = 32
 P = make_preprocessing(SIZE)
-PAPER = {"crop": "paper_imagenet", "flip": 0.5, "jitter": 0.4, "lighting": 0.1}
+PAPER = {"crop": "paper_imagenet", "flip": 0.5, "color_jitter": 0.4, "lighting": 0.1}
 
 
 pytestmark = pytest.mark.usefixtures("decoder")
@@ -86,7 +86,7 @@ def test_the_crop_is_torchvisions_for_the_same_seed(width: int, height: int, lea
     [
         PAPER,
         {"crop": "random_resized", "flip": 0.5},
-        {"crop": "random_resized", "jitter": 0.4, "min_area": 0.5},
+        {"crop": "random_resized", "color_jitter": 0.4, "min_area": 0.5},
         {"crop": "paper_imagenet", "lighting": 0.1, "random_erasing": 0.5},
         {"crop": "paper_imagenet", "random_erasing": 0.9, "flip": 0.5},
         {"crop": "random_resized", "size": 24},
@@ -95,7 +95,7 @@ def test_the_crop_is_torchvisions_for_the_same_seed(width: int, height: int, lea
 )
 @pytest.mark.parametrize("exif", [True, False])
 def test_the_batches_are_those_of_the_exact_way(tmp_path: Path, augment: dict[str, object], exif: bool) -> None:
-    coloured = "jitter" in augment or "lighting" in augment
+    coloured = "color_jitter" in augment or "lighting" in augment
     for exact, fast in both(dataset(mixed_folder(tmp_path), exif), augment):
         assert fast.images.dtype == exact.images.dtype == (torch.float32 if coloured else torch.uint8)
         assert torch.equal(exact.indices, fast.indices)

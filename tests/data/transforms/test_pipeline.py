@@ -109,7 +109,7 @@ def test_trivial_augment_is_torchvision_s_on_the_crop() -> None:
         assert torch.equal(view, F.pil_to_tensor(theirs(image)))
 
 
-@pytest.mark.parametrize("noise", [{"jitter": 0.4}, {"lighting": 0.1}])
+@pytest.mark.parametrize("noise", [{"color_jitter": 0.4}, {"lighting": 0.1}])
 def test_colour_noise_on_grey_images_is_refused(noise: dict[str, float]) -> None:
     with pytest.raises(RequestError, match=f"augment.{next(iter(noise))} works on RGB"):
         build_train_transform(AugmentSettings(**noise), make_preprocessing(channels=1))  # type: ignore[arg-type]

@@ -60,7 +60,7 @@ def test_a_bright_block_stays_in_its_box_under_any_draw(
         flip=0.5,
         vertical_flip=0.5,
         min_sizes=(33, 64, 101),
-        jitter=jitter,
+        color_jitter=jitter,
     )
     assert min(image.shape[1:]) in (33, 64, 101)
     light = image.float() if image.is_floating_point() else image.float() / 255
@@ -81,7 +81,7 @@ def test_no_setting_moves_anothers_draws() -> None:
     """Whether and how an image is flipped and sized stays the same when other settings change."""
     for seed in range(20):
         flipped = augmented(noise(80, 60), [[0.0, 0, 10, 10]], seed, flip=0.5)[1][0, 0] > 0
-        for changes in ({"jitter": 0.3}, {"min_sizes": (60, 60)}, {"min_sizes": (60, 30), "jitter": 0.1}):
+        for changes in ({"color_jitter": 0.3}, {"min_sizes": (60, 60)}, {"min_sizes": (60, 30), "color_jitter": 0.1}):
             view, boxes = augmented(noise(80, 60), [[0.0, 0, 10, 10]], seed, flip=0.5, **changes)
             assert (boxes[0, 0] > 0) == flipped
         torch.manual_seed(seed)
@@ -96,7 +96,7 @@ def test_jitter_changes_colours_alone_and_keeps_the_kind_of_view() -> None:
     for resize, dtype in (("antialias", torch.uint8), ("torchvision", torch.float32)):
         view = DetectPreprocessing(min_size=60, max_size=120, resize=resize)
         plain, there = augmented(picture, boxes, 3, view)
-        image, moved = augmented(picture, boxes, 3, view, jitter=0.4)
+        image, moved = augmented(picture, boxes, 3, view, color_jitter=0.4)
         assert image.dtype == plain.dtype == dtype
         assert image.shape == plain.shape
         assert torch.equal(moved, there)

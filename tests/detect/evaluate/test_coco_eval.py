@@ -250,8 +250,7 @@ def test_rows_of_nothing_are_nothing() -> None:
 def test_detections_of_one_image_come_from_the_models_tensors() -> None:
     boxes, labels, scores = torch.tensor([A, B], dtype=torch.float32), torch.tensor([1, 0]), torch.tensor([0.5, 0.25])
     one = Detections.from_image(3, boxes, labels, scores)
-    assert one.select_image(3).label.tolist() == [1, 0]
-    assert one.select_image(2).n == 0
+    assert (one.image.tolist(), one.label.tolist()) == ([3, 3], [1, 0])
     np.testing.assert_array_equal(one.boxes, boxes.numpy())
 
 

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from resnext.detect.evaluate.class_matching import merge_classes
 from resnext.detect.evaluate.coco_eval import STATS, evaluate_detections, sort_detections
 from resnext.detect.evaluate.coco_results import read_coco_results, write_coco_results
-from resnext.detect.train.task import merge_classes
 from resnext.errors import RequestError
 from tests.detect.synthetic import Made, dataset, detections, random_case
 

@@ -7,7 +7,6 @@ import torch
 from matplotlib.patches import Rectangle
 from PIL import Image
 
-from resnext.detect.data.dataset import ImageBoxes
 from resnext.detect.evaluate import draw_boxes
 from resnext.detect.evaluate.coco_eval import evaluate_detections
 from resnext.detect.evaluate.draw_boxes import CLASS_COLORS, draw_detections, pick_class_color
@@ -27,11 +26,11 @@ A, B, FAR = [100, 100, 160, 160], [300, 100, 380, 200], [400, 300, 460, 360]
 GREY = Image.new("RGB", (640, 480), (128, 128, 128))
 
 
-def drawn(image: Image.Image, boxes: list[list[float]], label: int = 0, **options: Any) -> np.ndarray:
+def drawn(image: Image.Image, boxes: list[list[float]], label: int = 0) -> np.ndarray:
     n = len(boxes)
     found = np.array(boxes, np.float32).reshape(-1, 4)
     classes = ("cat", "$dog$ \n日本")
-    return np.asarray(draw_detections(image, found, np.full(n, label), np.full(n, 0.9), classes, **options))
+    return np.asarray(draw_detections(image, found, np.full(n, label), np.full(n, 0.9), classes))
 
 
 def rgb(colour: str) -> list[int]:
@@ -92,15 +91,6 @@ def test_the_surest_box_lies_on_top() -> None:
         scores = np.array([0.9 - 0.5 * sure, 0.4 + 0.5 * sure])
         both = draw_detections(GREY, np.array([FAR, FAR], "f4"), np.array([0, 1]), scores, ("cat", "dog"))
         assert np.asarray(both)[330, FAR[2]].tolist() == rgb(pick_class_color(sure))
-
-
-def test_truth_is_dashed() -> None:
-    none = np.empty((0, 4), np.float32)
-    truth = ImageBoxes(np.array([B], np.float32), np.array([1]), np.array([False]), np.array([8000.0]))
-    picture = draw_detections(GREY, none, np.empty(0, int), np.empty(0), ("cat", "dog"), truth)
-    line = (np.asarray(picture)[100, 300:380] == rgb(pick_class_color(1))).all(axis=1)
-    assert 0.3 < line.mean() < 0.8
-    assert np.count_nonzero(np.diff(line.astype(int))) >= 6
 
 
 def test_nothing_found_leaves_the_picture_and_odd_names_do_no_harm() -> None:

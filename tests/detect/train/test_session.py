@@ -14,11 +14,12 @@ from torch import nn
 
 from resnext.data.preprocessing import Preprocessing
 from resnext.detect.data.open import open_detection_data
+from resnext.detect.evaluate.class_matching import merge_classes
 from resnext.detect.model.faster_rcnn import OBJECT_CLASSES
 from resnext.detect.preprocessing import IMAGENET_MEAN
 from resnext.detect.settings import DetectDataSettings, DetectRecipe
 from resnext.detect.train.initial_weights import build_initial_detector, extract_network
-from resnext.detect.train.task import Detection, State, merge_classes
+from resnext.detect.train.task import Detection, State
 from resnext.detect.weights import load_detector, save_detector
 from resnext.errors import RequestError
 from resnext.model.network import create_model
@@ -27,6 +28,8 @@ from resnext.run_directory import RunDirectory
 from resnext.train.distributed import World
 from resnext.weights import load
 from resnext.weights.native import save
+from resnext.weights.network_spec import RawCheckpoint
+from resnext.weights.readers.detect_format import read_weights_file
 from tests.detect.annotation_files import voc_folder
 from tests.detect.shape_images import folder, recipe
 from tests.detect.tiny_detector import shake
@@ -83,6 +86,23 @@ def test_classification_weights_bring_their_colours_and_eps(data: Path, classifi
     body = model.network.state_dict()
     assert body.keys() == theirs.keys() - {"fc.weight", "fc.bias"}
     assert all(torch.equal(value, theirs[name]) for name, value in body.items())
+
+
+def test_the_file_that_a_run_starts_from_is_read_once(
+    data: Path, classifier: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_detector(prepared(tmp_path, data)[0].model, tmp_path / "d.safetensors")
+    for path in (classifier, tmp_path / "d.safetensors"):
+        read: list[Path] = []
+
+        def note(path: Path, read: list[Path] = read) -> RawCheckpoint:
+            read.append(path)
+            return read_weights_file(path)
+
+        for module in ("resnext.detect.weights", "resnext.weights.readers.detect_format"):
+            monkeypatch.setattr(f"{module}.read_weights_file", note)
+        prepared(tmp_path, data, init__weights=str(path))
+        assert read == [path]
 
 
 def test_colours_given_by_hand_win_and_fresh_networks_have_imagenets(

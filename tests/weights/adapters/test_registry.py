@@ -25,7 +25,7 @@ from resnext.weights.adapters.registry import adapt
 from resnext.weights.adapters.timm import to_timm
 from resnext.weights.build import build_network
 from resnext.weights.network_spec import RawCheckpoint
-from tests.weights.adapters.adapter_helpers import copy_state, make_raw, randomize
+from tests.weights.adapters.adapter_helpers import copy_state, get_error, make_raw, randomize
 
 ARCHITECTURE = Architecture.parse("resnext11_2x4d", base_channels=4, num_classes=3)
 
@@ -155,10 +155,7 @@ def test_weights_around_the_network_are_named() -> None:
     ],
 )
 def test_what_holds_no_network_of_ours_says_so(value: Any, says: str) -> None:
-    with pytest.raises(RequestError) as caught:
-        adapt(make_raw(value))
-    assert str(caught.value).startswith("some/file.pth")
-    assert says in str(caught.value)
+    assert says in get_error(lambda: adapt(make_raw(value)))
 
 
 FAMILIES = ("densenet121", "vgg11", "vit_tiny_patch16_224", "regnetx_002", "resnetv2_50", "convnext_atto", "tresnet_m")
@@ -186,13 +183,10 @@ LEAVES = st.none() | st.integers() | st.text(max_size=5) | st.lists(st.integers(
 TABLES = st.recursive(LEAVES, lambda inner: st.dictionaries(st.sampled_from(NAMES), inner, max_size=6), max_leaves=12)
 
 
-@settings(max_examples=200)
+@settings(max_examples=200, deadline=None)
 @given(TABLES)
 def test_any_table_is_a_network_or_one_error_that_names_the_file(value: Any) -> None:
-    with pytest.raises(RequestError) as caught:
-        adapt(make_raw(value))
-    assert str(caught.value).startswith("some/file.pth")
-    assert len(str(caught.value)) < 600
+    assert len(get_error(lambda: adapt(make_raw(value)))) < 600
 
 
 def hugging_face(state: dict[str, Tensor]) -> dict[str, Tensor]:

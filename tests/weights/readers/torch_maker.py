@@ -34,6 +34,17 @@ def read_error(path: Path) -> str:
     return said
 
 
+def check_value_or_error(path: Path, data: bytes | None = None) -> None:
+    """Reading the file (with ``data``, if given) ends with a value, or one line that begins with its path."""
+    if data is not None:
+        path.write_bytes(data)
+    try:
+        read_weights_file(path)
+    except RequestError as error:
+        assert str(error).startswith(str(path))
+        assert "\n" not in str(error)
+
+
 def save_torch(path: Path, value: Any, **options: Any) -> Path:
     """``torch.save``, and the path."""
     torch.save(value, path, **options)

@@ -1,10 +1,10 @@
 """Colour augmentation of the paper's ImageNet recipe, on float images in 0..1. As in Torch, values are not clamped."""
 
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torchvision.transforms import v2
 
 GREY = (0.299, 0.587, 0.114)  # weights of R, G, B
 # Principal components of ImageNet's RGB pixels (AlexNet; datasets/imagenet.lua of the release). Each column of
@@ -15,24 +15,28 @@ _EIGENVALUES, _EIGENVECTORS = (torch.tensor(t, dtype=torch.float64) for t in (EI
 OPERATIONS = ("brightness", "contrast", "saturation")
 
 
-class ColorJitter(v2.Transform):
+@dataclass(frozen=True)
+class ColorJitter:
     """Changes brightness, contrast and saturation, each by alpha = 1 + U(-amount, amount), in a random order."""
 
-    def __init__(self, amount: float) -> None:
-        super().__init__()
-        self.amount = amount
+    amount: float
 
-    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:  # noqa: ARG002 - does not depend on the image
-        """Draw ``steps``: the three operations in a random order, each with its alpha."""
+    def __call__(self, image: Tensor) -> Tensor:
+        """Change a float image [3, H, W]."""
+        return self.apply(image, self.draw_steps())
+
+    def draw_steps(self) -> tuple[tuple[str, float], ...]:
+        """Draw the three operations in a random order, each with its alpha."""
         order = torch.randperm(len(OPERATIONS)).tolist()
         alphas = (1 + self.amount * (2 * torch.rand(len(OPERATIONS), dtype=torch.float64) - 1)).tolist()
-        return {"steps": tuple((OPERATIONS[i], alphas[i]) for i in order)}
+        return tuple((OPERATIONS[i], alphas[i]) for i in order)
 
-    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+    @staticmethod
+    def apply(image: Tensor, steps: Sequence[tuple[str, float]]) -> Tensor:
         """Apply the steps to a float image [3, H, W]."""
-        for operation, alpha in params["steps"]:
-            inpt = _blend(inpt, operation, alpha)
-        return inpt
+        for operation, alpha in steps:
+            image = _blend(image, operation, alpha)
+        return image
 
 
 def _blend(image: Tensor, operation: str, alpha: float) -> Tensor:
@@ -45,18 +49,22 @@ def _blend(image: Tensor, operation: str, alpha: float) -> Tensor:
     return scaled.add_(grey.mean() if operation == "contrast" else grey, alpha=1 - alpha)
 
 
-class Lighting(v2.Transform):
+@dataclass(frozen=True)
+class Lighting:
     """Adds a random colour to the whole image: the sum of alpha_j * eigenvalue_j * eigenvector_j (AlexNet)."""
 
-    def __init__(self, std: float) -> None:
-        super().__init__()
-        self.std = std
+    std: float
 
-    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:  # noqa: ARG002 - does not depend on the image
-        """Draw ``shift``: the values to add to R, G and B."""
+    def __call__(self, image: Tensor) -> Tensor:
+        """Change a float image [3, H, W]."""
+        return self.apply(image, self.draw_shift())
+
+    def draw_shift(self) -> Tensor:
+        """Draw the values to add to R, G and B, float64 [3]."""
         alpha = torch.randn(3, dtype=torch.float64) * self.std
-        return {"shift": _EIGENVECTORS @ (alpha * _EIGENVALUES)}
+        return _EIGENVECTORS @ (alpha * _EIGENVALUES)
 
-    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+    @staticmethod
+    def apply(image: Tensor, shift: Tensor) -> Tensor:
         """Add the shift to a float image [3, H, W]."""
-        return inpt + params["shift"].to(inpt.dtype).view(3, 1, 1)
+        return image + shift.to(image.dtype).view(3, 1, 1)

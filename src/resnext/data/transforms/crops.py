@@ -5,14 +5,11 @@ All resizing uses PIL with antialiasing, as published accuracies do.
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torchvision.transforms import v2
-from torchvision.transforms.v2 import functional as F
 
 from resnext.data.preprocessing import Preprocessing
 
@@ -104,7 +101,8 @@ def _letterbox(image: Image.Image, size: int, resample: Image.Resampling, colour
     return canvas
 
 
-class PaperCrop(v2.Transform):
+@dataclass(frozen=True)
+class PaperCrop:
     """RandomSizedCrop of the release (datasets/transforms.lua of fb.resnet.torch; paper/README 2.1).
 
     The share of the area is uniform in (min_area, 1), the aspect ratio is uniform in (3/4, 4/3), the sides are swapped
@@ -113,17 +111,13 @@ class PaperCrop(v2.Transform):
     release: pixels are resized by PIL's antialiased filter.
     """
 
-    _transformed_types = (Image.Image,)
+    size: int
+    min_area: float = 0.08
+    interpolation: str = "bicubic"
 
-    def __init__(self, size: int, *, min_area: float = 0.08, interpolation: str = "bicubic") -> None:
-        super().__init__()
-        self.size, self.min_area, self.interpolation = size, min_area, interpolation
-
-    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        """Draw ``box`` as (top, left, height, width), or None if no try fits."""
-        height, width = F.get_size(flat_inputs[0])
-        box = self.draw_box(width, height)
-        return {"box": box and (box[1], box[0], box[3], box[2])}
+    def __call__(self, image: Image.Image) -> Image.Image:
+        """Draw a crop and resize it."""
+        return self.apply(image, self.draw_box(*image.size))
 
     def draw_box(self, width: int, height: int) -> tuple[int, int, int, int] | None:
         """Draw left, top, width and height of a crop of an image of this size; None if no try fits."""
@@ -138,13 +132,13 @@ class PaperCrop(v2.Transform):
                 return _draw_integer(width - w), top, w, h
         return None
 
-    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        """Crop the box and resize it to the square."""
+    def apply(self, image: Image.Image, box: tuple[int, int, int, int] | None) -> Image.Image:
+        """Crop left, top, width and height, and resize this to the square; without a box take the centre."""
         resample = FILTERS[self.interpolation]
-        if params["box"] is None:
-            return self._scale_and_center(inpt, resample)
-        top, left, h, w = params["box"]
-        crop = inpt.crop((left, top, left + w, top + h))
+        if box is None:
+            return self._scale_and_center(image, resample)
+        left, top, w, h = box
+        crop = image.crop((left, top, left + w, top + h))
         return crop if crop.size == (self.size, self.size) else crop.resize((self.size, self.size), resample)
 
     def _scale_and_center(self, image: Image.Image, resample: Image.Resampling) -> Image.Image:

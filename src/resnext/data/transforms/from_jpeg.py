@@ -86,8 +86,8 @@ class JpegTransform:
             box = draw_resized_box(header.width, header.height, self.min_area)
         if box is None:
             return None
-        steps = self.jitter.make_params([])["steps"] if self.jitter else ()
-        shift = self.lighting.make_params([])["shift"].tolist() if self.lighting else (0.0, 0.0, 0.0)
+        steps = self.jitter.draw_steps() if self.jitter else ()
+        shift = self.lighting.draw_shift().tolist() if self.lighting else (0.0, 0.0, 0.0)
         flip = self.flip > 0 and bool(torch.rand(1) < self.flip)
         return CropSpec(box, self.bicubic, flip, steps, shift)
 

@@ -1,6 +1,7 @@
 """Match a detector's classes to those of a data set by name, independent of order and category ids."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
@@ -8,7 +9,7 @@ import numpy as np
 from resnext.data.classes import quote_names
 from resnext.detect.data.dataset import DetectionDataset
 from resnext.detect.evaluate.coco_eval import Detections
-from resnext.detect.model.faster_rcnn import FasterRcnn
+from resnext.detect.model.faster_rcnn import OBJECT_CLASSES, FasterRcnn
 from resnext.detect.weights import make_class_name
 from resnext.errors import RequestError, did_you_mean
 
@@ -78,3 +79,8 @@ def find_labels(model: FasterRcnn, names: Sequence[str], ids: Sequence[int]) -> 
 def _format_classes(names: Sequence[str]) -> str:
     more = ", ..." if len(names) > 3 else ""
     return f"{len(names)} {'class' if len(names) == 1 else 'classes'} ({', '.join(names[:3])}{more})"
+
+
+def merge_classes(dataset: DetectionDataset) -> DetectionDataset:
+    """Merge all classes into the single class of the rpn stage."""
+    return replace(dataset, classes=OBJECT_CLASSES, category_ids=(1,), labels=np.zeros_like(dataset.labels))

@@ -63,10 +63,6 @@ class Detections(NamedTuple):
         image = np.full(len(label), index, np.int64)
         return cls(image, label.astype(np.int64), box.astype(np.float32).reshape(-1, 4), score.astype(np.float32))
 
-    def select_image(self, index: int) -> "Detections":
-        """Select the detections of image ``index``."""
-        return self.select(self.image == index)
-
     def select(self, rows: np.ndarray) -> "Detections":
         """Select detections by a mask or by indices [k]."""
         return Detections(*(column[rows] for column in self))

@@ -1,4 +1,8 @@
-"""Draw boxes with class names and scores on an image, legible at any image size."""
+"""Draw boxes with class names and scores on an image, legible at any image size.
+
+``torchvision.utils.draw_bounding_boxes`` writes every label into the upper left corner of its box, so that labels of
+neighboring boxes cover each other, and draws lines without a contrasting border.
+"""
 
 from collections.abc import Sequence
 from functools import cache
@@ -8,7 +12,6 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from resnext.detect.data.dataset import ImageBoxes
 from resnext.plotting import clean_text
 
 CLASS_COLORS = (  # after Okabe and Ito, and Tol: distinct for color-blind readers; repeated for further classes
@@ -32,20 +35,16 @@ def draw_detections(
     labels: np.ndarray,
     scores: np.ndarray,
     classes: Sequence[str],
-    truth: ImageBoxes | None = None,
 ) -> Image.Image:
     """Draw boxes [n, 4] (x1, y1, x2, y2) with class and score on a copy of ``image``, the highest scores on top.
 
-    Boxes of ``truth`` are dashed. An image whose longer side is below 480 pixels is enlarged by an integer factor.
+    An image whose longer side is below 480 pixels is enlarged by an integer factor.
     """
     factor = -(-MIN_SIDE // max(image.size)) if max(image.size) < MIN_SIDE else 1
     size = (image.width * factor, image.height * factor)
     canvas = image.convert("RGB").resize(size, Image.Resampling.BICUBIC)
     pen = _Pen.from_size(canvas.size)
     draw = ImageDraw.Draw(canvas)
-    if truth is not None:
-        for box, label in zip(truth.boxes * factor, truth.labels, strict=True):
-            _draw_dashed(draw, tuple(box.tolist()), pick_class_color(int(label)), pen)
     order = np.argsort(-scores, kind="stable")
     for i in order[::-1]:
         _draw_outline(draw, tuple((boxes[i] * factor).tolist()), pick_class_color(int(labels[i])), pen)
@@ -85,18 +84,6 @@ def _draw_outline(draw: ImageDraw.ImageDraw, box: Rectangle, colour: str, pen: _
     x2, y2 = max(x1, x2), max(y1, y2)
     draw.rectangle((x1 - edge, y1 - edge, x2 + edge, y2 + edge), outline="#1f2937", width=pen.line + 2 * edge)
     draw.rectangle((x1, y1, x2, y2), outline=colour, width=pen.line)
-
-
-def _draw_dashed(draw: ImageDraw.ImageDraw, box: Rectangle, colour: str, pen: _Pen) -> None:
-    x1, y1, x2, y2 = box
-    dash = 4 * pen.line
-    for a, b in (((x1, y1), (x2, y1)), ((x1, y2), (x2, y2)), ((x1, y1), (x1, y2)), ((x2, y1), (x2, y2))):
-        length = max(abs(b[0] - a[0]), abs(b[1] - a[1]))
-        for start in np.arange(0, length, 2 * dash):
-            ends = [start / length, min(start + dash, length) / length]
-            line = [(a[0] + t * (b[0] - a[0]), a[1] + t * (b[1] - a[1])) for t in ends]
-            draw.line(line, fill="#ffffff", width=pen.line + 2)
-            draw.line(line, fill=colour, width=pen.line)
 
 
 def _draw_label(

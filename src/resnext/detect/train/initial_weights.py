@@ -11,11 +11,10 @@ from resnext.detect.data.dataset import DetectionDataset
 from resnext.detect.model.faster_rcnn import FasterRcnn, build_around
 from resnext.detect.preprocessing import DetectPreprocessing
 from resnext.detect.settings import DetectRecipe
-from resnext.detect.weights import is_detector, load_detector
+from resnext.detect.weights import load_detector, load_detector_or_network
 from resnext.errors import RequestError
 from resnext.model.network import Network, convert_form, create_model
 from resnext.train.finetune import WEIGHTS_SEED_TAG, check_architecture, load_checkpoint_model
-from resnext.weights import load
 from resnext.weights.modify import match_names
 
 
@@ -27,10 +26,10 @@ def build_initial_detector(recipe: DetectRecipe, train: DetectionDataset) -> Fas
         architecture = recipe.model.architecture(0, 3)
         network, base, provenance = create_model(architecture, seed=derive_seed(seed, WEIGHTS_SEED_TAG)), None, {}
     else:
-        loaded = load_detector(weights) if is_detector(weights) else None
-        if loaded is not None and learn == loaded.stage == "joint":
+        loaded = load_detector_or_network(weights, form=recipe.model.form)
+        if isinstance(loaded, FasterRcnn) and learn == loaded.stage == "joint":
             return replace_predictor(loaded, recipe, train.classes)
-        network, base, notes = load_base_network(weights, loaded, recipe)
+        network, base, notes = take_base_network(loaded, weights, recipe)
         provenance = {"init": {"weights": weights, "notes": notes}}
     view = DetectPreprocessing.from_settings(recipe.data, base)
     if proposer is not None:
@@ -145,17 +144,17 @@ def restore_detector(data: bytes) -> FasterRcnn:
     return load_checkpoint_model(data, load_detector)
 
 
-def load_base_network(
-    weights: str, detector: FasterRcnn | None, recipe: DetectRecipe
+def take_base_network(
+    loaded: FasterRcnn | Network, weights: str, recipe: DetectRecipe
 ) -> tuple[Network, Preprocessing | DetectPreprocessing | None, list[str]]:
-    """Load the backbone from a classification file or a ``detector``, its preprocessing and notes."""
-    if detector is not None:
-        network, base = extract_network(detector, weights), detector.preprocessing
+    """Return the backbone of what was loaded from ``weights``, its preprocessing and notes."""
+    base: Preprocessing | DetectPreprocessing | None
+    if isinstance(loaded, FasterRcnn):
+        network, base = extract_network(loaded, weights), loaded.preprocessing
         network = network if recipe.model.form is None else convert_form(network, recipe.model.form)
-        notes = [*detector.provenance.get("notes", []), "only the detector's backbone is used"]
+        notes = [*loaded.provenance.get("notes", []), "only the detector's backbone is used"]
     else:
-        network = load(weights, form=recipe.model.form)
-        base, notes = network.preprocessing, network.provenance.get("notes", [])
+        network, base, notes = loaded, loaded.preprocessing, loaded.provenance.get("notes", [])
     check_architecture(recipe.model, network.architecture, weights)
     if network.architecture.in_channels != 3:
         raise RequestError(

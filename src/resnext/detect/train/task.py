@@ -2,23 +2,20 @@
 
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
 from rich.console import Console
 from torch import nn
 
 from resnext.data.loader import default_file_workers
 from resnext.detect.data.augment import Augment
-from resnext.detect.data.dataset import DetectionDataset
 from resnext.detect.data.loader import DetectBatch, DetectLoader
 from resnext.detect.data.open import open_detection_data
-from resnext.detect.evaluate.class_matching import match_classes
+from resnext.detect.evaluate.class_matching import match_classes, merge_classes
 from resnext.detect.evaluate.coco_eval import check_pycocotools, describe_images_over_limit
 from resnext.detect.evaluate.inference import resolve_max_detections
-from resnext.detect.model.faster_rcnn import OBJECT_CLASSES, FasterRcnn
+from resnext.detect.model.faster_rcnn import FasterRcnn
 from resnext.detect.model.fuse import fuse_detector
 from resnext.detect.settings import DetectRecipe
 from resnext.detect.train.initial_weights import build_initial_detector, restore_detector
@@ -199,11 +196,6 @@ class Detection(Task[DetectRecipe, FasterRcnn, DetectBatch]):
         return write_final_evaluation(state, best, self.val, rows)
 
 
-def merge_classes(dataset: DetectionDataset) -> DetectionDataset:
-    """Merge all classes into the single class of the rpn stage."""
-    return replace(dataset, classes=OBJECT_CLASSES, category_ids=(1,), labels=np.zeros_like(dataset.labels))
-
-
 def freeze_detector(model: FasterRcnn, recipe: DetectRecipe) -> None:
     """Freeze stages and BN as the init settings say. Raises RequestError for an unknown stage."""
     if recipe.init.layer_decay != 1:
@@ -220,5 +212,5 @@ def freeze_detector(model: FasterRcnn, recipe: DetectRecipe) -> None:
 
 def plan_fused_norms(model: FasterRcnn, recipe: DetectRecipe, world: World) -> Plan:
     """Plan fused kernels for the norms that train, where they are available."""
-    usable = recipe.train.fast == recipe.train.channels_last == "yes" and world.device.type == "cpu"
-    return fuse_all(model, Plan()) if usable and kernels.is_fast_enabled() and kernels.load() else Plan()
+    fast = recipe.train.fast == recipe.train.channels_last == "yes" and world.device.type == "cpu"
+    return fuse_all(model, Plan()) if fast and kernels.is_fast_enabled() and kernels.load() else Plan()

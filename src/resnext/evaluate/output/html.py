@@ -12,6 +12,7 @@ from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 from resnext.files import atomic_write
 from resnext.run_directory import RunDirectory
+from resnext.text import format_share
 
 MAX_TEXT_BYTES = 64 << 20  # larger files are left out
 MAX_IMAGE_BYTES = 16 << 20
@@ -52,7 +53,7 @@ def write_page(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["share"] = lambda value: "–" if value in ("", None) else f"{100 * float(value):.1f} %"
+    environment.filters["share"] = lambda value: format_share(None if value in ("", None) else float(value))
     environment.filters["number"] = lambda value: "–" if value in ("", None) else f"{float(value):.3f}"
     html = environment.get_template("report.html.j2").render(**shared, **content)
     with atomic_write(run.report, "w") as file:

@@ -229,8 +229,8 @@ def _find_preset(
     )
     if not what or size not in (None, side):
         about = "" if size is None else f"; its average pool needs images of {size}x{size}"
-        classes = f"the names of its {architecture.num_classes} classes"
-        return None, None, [f"the file does not contain its preprocessing and {classes}{about}"]
+        lacking = f"its preprocessing and the names of its {architecture.num_classes} classes"
+        return None, None, [f"the file does not contain {lacking}{about}"]
     note = f"preprocessing and class names were assumed to be those of the release for {what}"
     return PREPROCESSINGS[preset], CLASS_NAMES[classes](), [note]
 

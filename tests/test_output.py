@@ -118,7 +118,6 @@ def test_files_are_written_whatever_becomes_of_what_is_printed(
     "words",
     [
         *(words for words, _ in WRITING.values()),
-        ["paper", "recipes", "OUT"],
         ["detect", "predict", DETECTOR, IMAGE, "--out", "OUT"],
         ["bench", "train", "--out", "OUT"],
         ["bench", "infer", "--out", "OUT"],

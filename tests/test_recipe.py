@@ -11,9 +11,11 @@ from resnext.detect.settings import DetectRecipe
 from resnext.errors import RequestError
 from resnext.recipe import (
     dump_recipe,
+    find_recipe,
     infer_kind,
     iterate_settings,
     list_differences,
+    list_recipes,
     make_absolute,
     parse_command_line_value,
     parse_recipe,
@@ -25,21 +27,84 @@ from resnext.recipe import (
 from resnext.settings import ModelSettings, Recipe, RecipeBase, TrainSettings
 from resnext.settings_fields import Bounds, FieldSpec, list_fields, list_sections
 
-RECIPES = sorted(Path(__file__).parents[1].glob("recipes/*/*.yaml"))
+RECIPES = list_recipes()
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: f"{path.parent.name}/{path.stem}")
-def test_a_shipped_recipe_parses_as_its_kind_alone_and_states_source_expectation_and_cost(path: Path) -> None:
-    lines = path.read_text().splitlines()
-    kinds: tuple[type[RecipeBase], ...] = (Recipe, DetectRecipe)
-    ours, other = reversed(kinds) if any(line.startswith("detector:") for line in lines) else kinds
-    assert read_recipe_kind(path) == ("classification" if ours is Recipe else "detection")
-    read_recipe(path, kind=ours)
+def kind_of(name: str) -> type[Recipe | DetectRecipe]:
+    return DetectRecipe if "coco" in name or "bccd" in name else Recipe
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_shipped_recipe_is_of_its_task_and_refused_by_the_other(name: str) -> None:
+    kind = kind_of(name)
+    read_recipe(name, kind=kind)
+    assert read_recipe_kind(name) == ("detection" if kind is DetectRecipe else "classification")
     with pytest.raises(RequestError, match=r"is a \w+ recipe, not a \w+ recipe; use resnext (detect )?train"):
-        read_recipe(path, kind=other)
-    head = "\n".join(line for line in lines if line.startswith("#"))
-    for word in ("Source:", "Expected:", "Cost:"):
-        assert word in head, f"{path} does not state its {word}"
+        read_recipe(name, kind=Recipe if kind is DetectRecipe else DetectRecipe)
+
+
+def test_a_recipe_is_found_by_its_name_unless_there_is_such_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "small" / "digits").mkdir(parents=True)
+    assert find_recipe("small/digits") == find_recipe("digits") == RECIPES["small/digits"]
+    assert len({path.stem for path in RECIPES.values()}) == len(RECIPES), "so that the family can be left out"
+    (tmp_path / "small" / "bccd").write_text("train: {epochs: 7}")
+    assert read_recipe("small/bccd").train.epochs == 7
+    with pytest.raises(RequestError, match=r"no recipe recipes/small/digits\.yaml; did you mean 'small/digits'"):
+        read_recipe("recipes/small/digits.yaml")
+    with pytest.raises(RequestError, match="no recipe digit; did you mean 'digits'"):
+        read_recipe("digit")
+    with pytest.raises(RequestError, match="no recipe paper/_imagenet; did you mean"):
+        read_recipe("paper/_imagenet")
+    with pytest.raises(RequestError, match=r"^small/digits: train\.epochs must be a whole number"):
+        read_recipe("digits", {"train.epochs": "many"})
+
+
+def test_a_recipe_extends_others_setting_by_setting(tmp_path: Path) -> None:
+    (tmp_path / "below").mkdir()
+    (tmp_path / "below" / "base.yaml").write_text(
+        "extends: paper/cifar10-resnet29\ntrain: {epochs: 5, seed: 3}\ninit:\n"
+    )
+    (tmp_path / "mine.yaml").write_text("train: {epochs: null, steps: 9}\nextends: below/base\naugment:\n")
+    found, shipped = read_recipe(tmp_path / "mine.yaml"), read_recipe("paper/cifar10-resnet29")
+    assert list_differences(shipped, found) == [
+        "train.epochs: 300 -> None",
+        "train.steps: None -> 9",
+        "train.seed: 0 -> 3",
+    ]
+    assert read_recipe_kind(tmp_path / "mine.yaml") == "classification"
+    assert parse_recipe("extends: paper/cifar10-resnet29") == shipped
+    (tmp_path / "detects.yaml").write_text("extends: modern/coco-fpn-1x-resnet50\ndata: {path: x}")
+    assert read_recipe_kind(tmp_path / "detects.yaml") == "detection"
+
+
+@pytest.mark.parametrize(
+    ("extends", "says"),
+    [
+        ("mine", "mine.yaml: extends leads back to "),
+        ("loop", "loop.yaml: extends leads back to "),
+        ("../mine", "mine.yaml: extends '../mine' must name a recipe beside or below this file"),
+        ("/etc/passwd", "mine.yaml: extends '/etc/passwd' must name a recipe beside or below this file"),
+        (
+            "paper/imagenet-resnet5",
+            "mine.yaml: extends 'paper/imagenet-resnet5' is not a recipe; did you mean 'paper/im",
+        ),
+        ("[a, b]", "mine.yaml: extends must be the name of a recipe, not a list"),
+        ("", "mine.yaml: extends must be the name of a recipe, not None"),
+        ("broken", "broken.yaml is not valid YAML"),
+        ("a" * 5000, "is not a recipe"),
+    ],
+)
+def test_a_recipe_that_cannot_be_extended_is_one_sentence(tmp_path: Path, extends: str, says: str) -> None:
+    (tmp_path / "loop.yaml").write_text("extends: mine")
+    (tmp_path / "broken.yaml").write_text("{")
+    (tmp_path / "mine.yaml").write_text(f"extends: {extends}\ntrain: {{epochs: 3}}")
+    with pytest.raises(RequestError) as caught:
+        read_recipe(tmp_path / "mine.yaml")
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -72,7 +137,7 @@ def test_what_cannot_be_read_is_of_no_task(tmp_path: Path) -> None:
 def test_the_papers_recipes_train_the_papers_networks(name: str, parameters: float) -> None:
     from resnext.model.complexity import complexity
 
-    recipe = read_recipe(RECIPES[0].parents[1] / "paper" / f"{name}.yaml")
+    recipe = read_recipe(f"paper/{name}")
     cost = complexity(recipe.model.architecture(10, 3))
     assert round(cost.parameters_without_bn / 1e6, 1) == parameters
     optimizer = recipe.optimizer
@@ -207,6 +272,7 @@ def test_no_text_ends_in_anything_but_a_recipe_or_one_clear_error(text: str) -> 
         ("init: {freeze: conv3}", "init.freeze conv3 is about loaded weights"),
         ("init: {frozen_bn: true}", "init.frozen_bn true is about loaded weights"),
         ("init: {weights: w.pth, layer_decay: 0}", "init.layer_decay must be from 0.0001 to 1, not 0"),
+        ("extend: digits", "unknown setting extend; did you mean 'extends'"),
         ("optimizer: {lr: null}", "optimizer.lr needs a finite number, not an empty value"),
         ("optimizer: {betas: [0.9, many]}", "optimizer.betas must be a finite number, not 'many'"),
         ("optimizer: {name: no}", "optimizer.name must be a word, not False"),

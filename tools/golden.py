@@ -126,12 +126,18 @@ def read_numbers(path: Path) -> str:
     return json.dumps(kept, sort_keys=True)
 
 
+def find_recipe(name: str) -> str:
+    """Find a small recipe, which older checkouts keep elsewhere."""
+    old = ROOT / "recipes" / "small" / f"{name}.yaml"
+    return str(old if old.exists() else ROOT / "src/resnext/recipes/small" / f"{name}.yaml")
+
+
 def run_digits(folder: Path, _: Path | None) -> Iterator[tuple[str, str]]:
     """Train and evaluate on digits."""
     write_plan(folder / "plan.json")
     for name, settings in DIGITS.items():
         run = f"digits-{name}"
-        run_resnext(folder, "train", str(ROOT / "recipes/small/digits.yaml"), "--run", run, *SHORT, *settings)
+        run_resnext(folder, "train", find_recipe("digits"), "--run", run, *SHORT, *settings)
         yield f"{run} weights", hash_weights(folder / run)
         yield f"{run} evaluation", read_numbers(folder / run / "evaluation/metrics.json")
         run_resnext(folder, "evaluate", run, "--checkpoint", "last", "--out", f"{run}-again")
@@ -158,7 +164,7 @@ def run_bccd(folder: Path, shared: Path | None) -> Iterator[tuple[str, str]]:
         archive.extractall(folder / "bccd", filter="data")
     for name, settings in BCCD.items():
         run = f"bccd-{name}"
-        recipe = str(ROOT / "recipes/small/bccd.yaml")
+        recipe = find_recipe("bccd")
         words = ["--train.epochs", "1", "--data.max_train_images", "16", "--train.threads", "1", "--data.workers", "0"]
         words += ["--data.max_val_images", "12", "--schedule.warmup_epochs", "0"]
         run_resnext(folder, "detect", "train", recipe, "--run", run, *words, *settings)

@@ -20,6 +20,7 @@ VERBS = {
     "info": "show a network's stages and costs, as the paper's Table 1 does",
     "design": "find the width d (or cardinality C) that meets a budget",
     "data": "check a data set before training, or write it as shards",
+    "recipes": "list the recipes that come with the package, or print one",
     "train": "train a network by a recipe, or resume a run",
     "evaluate": "evaluate a run or a weights file on labelled images",
     "predict": "classify images",

@@ -1,10 +1,14 @@
-"""Convert recipes between YAML, command line values, and the frozen dataclasses of settings.py."""
+"""Convert recipes between YAML, command line values, and the frozen dataclasses of settings.py.
+
+A recipe is a YAML file, or the name of one that comes with the package: ``small/digits``. Its key ``extends`` names
+another recipe whose settings it takes where it does not give its own.
+"""
 
 import math
 import os
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from dataclasses import fields, is_dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, Literal
 
 import yaml
@@ -17,6 +21,7 @@ from resnext.settings_fields import FieldSpec, list_fields, list_sections
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
+RECIPES = Path(__file__).parent / "recipes"  # those that come with the package: FAMILY/NAME.yaml
 MAX_FILE_BYTES = 1 << 20  # bytes
 TYPE_WORDS = {bool: "true or false", int: "a whole number", float: "a finite number", str: "a word"}
 Kind = Literal["classification", "detection"]
@@ -25,19 +30,48 @@ S = TypeVar("S", bound="DataclassInstance")
 R = TypeVar("R", bound=RecipeBase, default=Recipe)  # the class of recipe: Recipe, or DetectRecipe
 
 
+def list_recipes() -> dict[str, Path]:
+    """List the recipes that come with the package, by name; those that others only extend (``_NAME``) are left out."""
+    files = sorted(RECIPES.glob("*/*.yaml"))
+    return {f"{path.parent.name}/{path.stem}": path for path in files if not path.name.startswith("_")}
+
+
+def find_recipe(name: Path | str) -> Path:
+    """Find a recipe: the file ``name``, or else the one of that name that comes with the package.
+
+    The family may be left out: ``digits`` is ``small/digits``. Returns ``name`` as a path if there is neither.
+    """
+    if os.path.isfile(name):
+        return Path(name)
+    known = list_recipes()
+    return ({path.stem: path for path in known.values()} | known).get(str(name), Path(name))
+
+
 def read_recipe(path: Path | str, overrides: Mapping[str, object] | None = None, kind: type[R] = Recipe) -> R:  # type: ignore[assignment]
-    """Read a recipe from a YAML file.
+    """Read a recipe.
 
     Args:
-        path: The file.
+        path: The YAML file, or the name of a recipe that comes with the package.
         overrides: Settings that replace those of the file, such as ``{"train.epochs": 3}``.
         kind: The class of recipe.
 
     Raises:
         RequestError: Naming the file, the key and the closest valid key.
     """
-    path = Path(path)
-    return parse_recipe(_read_text(path), str(path), overrides, kind)
+    path = find_recipe(path)
+    return _build_recipe(read_stated_settings(path), describe_path(path), overrides, kind)
+
+
+def read_stated_settings(path: Path | str) -> dict[str, Any]:
+    """Read the settings that a recipe or those it extends give, as plain nested values. Raises RequestError."""
+    path = find_recipe(path)
+    origin = describe_path(path)
+    return _merge_bases(_parse_sections(_read_text(path), origin), origin, path)
+
+
+def describe_path(path: Path) -> str:
+    """Return the name of a recipe that comes with the package, or the path of another."""
+    return path.relative_to(RECIPES).with_suffix("").as_posix() if path.is_relative_to(RECIPES) else str(path)
 
 
 def _read_text(path: Path) -> str:
@@ -47,9 +81,51 @@ def _read_text(path: Path) -> str:
             raise RequestError(f"{path} is larger than 1 MiB, so it is not a recipe")
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise RequestError(f"there is no recipe {path}{_suggest_file(path)}") from None
+        hint = _suggest_recipe(path) or "; resnext recipes lists those that come with the package"
+        raise RequestError(f"there is no recipe {path}{hint}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise RequestError(f"{path} cannot be read as a recipe: {error}") from None
+
+
+def _merge_bases(values: dict[str, Any], origin: str, path: Path | None) -> dict[str, Any]:
+    """Add the settings of the recipe that ``extends`` names, and of those that it extends in turn.
+
+    Raises RequestError for a name that is no recipe and for recipes that extend each other.
+    """
+    chain = [] if path is None else [path.resolve()]
+    while "extends" in values:
+        base = _find_base(values.pop("extends"), origin, path)
+        if base.resolve() in chain:
+            raise RequestError(f"{origin}: extends leads back to {describe_path(base)}, so it has no end")
+        path, origin = base, describe_path(base)
+        chain.append(base.resolve())
+        values = _merge_sections(_parse_sections(_read_text(base), origin), values)
+    return values
+
+
+def _find_base(name: Any, origin: str, path: Path | None) -> Path:
+    """Find the recipe that ``extends`` names: beside or below the file, or one that comes with the package."""
+    if not isinstance(name, str):
+        raise RequestError(f"{origin}: extends must be the name of a recipe, not {_describe_value(name)}")
+    if PurePath(name).is_absolute() or ".." in PurePath(name).parts:
+        raise RequestError(
+            f"{origin}: extends {name!r} must name a recipe beside or below this file, or one of resnext recipes"
+        )
+    folders = [RECIPES] if path is None else [path.parent, RECIPES]
+    for found in (folder / file for folder in folders for file in (name, f"{name}.yaml")):
+        if os.path.isfile(found):
+            return found
+    raise RequestError(f"{origin}: extends {name!r} is not a recipe{did_you_mean(name, list_recipes())}")
+
+
+def _merge_sections(base: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
+    """Merge two recipes setting by setting; those of ``values`` win."""
+    merged = base | values
+    for section, under in base.items():
+        over = values.get(section)
+        if isinstance(under, dict) and (over is None or isinstance(over, dict)):
+            merged[section] = under | (over or {})
+    return merged
 
 
 def parse_recipe(
@@ -59,7 +135,11 @@ def parse_recipe(
     kind: type[R] = Recipe,  # type: ignore[assignment]
 ) -> R:
     """Parse a recipe from YAML text; ``origin`` names it in errors. Raises RequestError, also for the wrong kind."""
-    values = _parse_sections(text, origin)
+    return _build_recipe(_merge_bases(_parse_sections(text, origin), origin, None), origin, overrides, kind)
+
+
+def _build_recipe(values: dict[str, Any], origin: str, overrides: Mapping[str, Any] | None, kind: type[R]) -> R:
+    """Build a recipe from plain nested values. Raises RequestError."""
     found, asked = infer_kind(values), "classification" if kind is Recipe else "detection"
     if found is not None and found != asked:
         raise RequestError(f"{origin} is a {found} recipe, not a {asked} recipe; use {TRAIN_COMMANDS[found]}")
@@ -89,9 +169,9 @@ def _parse_sections(text: str, origin: str) -> dict[str, Any]:
 
 
 def read_recipe_kind(path: Path | str) -> Kind | None:
-    """Read the kind of a recipe file; None if it cannot be told or the file is not a readable recipe."""
+    """Read the kind of a recipe; None if it cannot be told or there is no readable recipe."""
     try:
-        return infer_kind(_parse_sections(_read_text(Path(path)), str(path)))
+        return infer_kind(read_stated_settings(path))
     except RequestError:
         return None
 
@@ -245,7 +325,7 @@ def _build_sections(values: Mapping[str, object], kind: type[RecipeBase]) -> dic
     sections = list_sections(kind)
     for name in values:
         if name not in sections:
-            raise RequestError(f"unknown setting {name}{_suggest_key(name, sections, kind)}")
+            raise RequestError(f"unknown setting {name}{_suggest_key(name, [*sections, 'extends'], kind)}")
     return {
         name: build_settings(sections[name], {} if inside is None else inside, f"{name}.", kind)
         for name, inside in values.items()
@@ -308,6 +388,6 @@ def _describe_value(value: object) -> str:
     return "a list" if isinstance(value, list) else f"{value!r:.40}"
 
 
-def _suggest_file(path: Path) -> str:
+def _suggest_recipe(path: Path) -> str:
     here = [str(p) for p in sorted(path.parent.glob("*.yaml"))[:50]] if path.parent.is_dir() else []
-    return did_you_mean(str(path), here)
+    return did_you_mean(str(path), [*here, *list_recipes(), *(known.stem for known in list_recipes().values())])

@@ -80,9 +80,3 @@ def test_a_wrong_request_is_one_sentence(
     assert said.startswith("resnext: ")
     assert says in said
     assert list(tmp_path.iterdir()) == []
-
-
-def test_recipes_are_written_where_one_says(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["paper", "recipes", str(tmp_path / "mine")]) == 0
-    assert (tmp_path / "mine" / "paper" / "imagenet-resnet200.yaml").exists()
-    assert "61 recipes" in capsys.readouterr().out

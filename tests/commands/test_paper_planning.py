@@ -12,13 +12,11 @@ from resnext.cli import Parser
 from resnext.commands import paper_cost, paper_feed
 from resnext.errors import RequestError
 from resnext.paper.numbers import load_tables
-from resnext.paper.recipes import list_table_recipes
+from resnext.paper.row_recipes import list_table_recipes
 from resnext.planning.cost import estimate_cost
 from resnext.planning.machines import parse_cluster
-from resnext.recipe import read_recipe
-from resnext.settings import Recipe
 
-CIFAR = Path(__file__).parents[2] / "recipes" / "paper" / "cifar10-resnext29-8x64d.yaml"
+CIFAR = "paper/cifar10-resnext29-8x64d"
 
 
 def parsed(command: ModuleType, *words: str) -> argparse.Namespace:
@@ -28,9 +26,7 @@ def parsed(command: ModuleType, *words: str) -> argparse.Namespace:
 
 
 def test_cost_prints_a_line_for_each_run_and_says_how_sure_it_is(capsys: pytest.CaptureFixture[str]) -> None:
-    args = parsed(
-        paper_cost, "--network", "resnet50", "--recipe", str(CIFAR), "--machine", "8xH100", "--image-size", "32"
-    )
+    args = parsed(paper_cost, "--network", "resnet50", "--recipe", CIFAR, "--machine", "8xH100", "--image-size", "32")
     assert paper_cost.run(args) == 0
     said = capsys.readouterr().out
     assert "resnet50" in said
@@ -40,20 +36,16 @@ def test_cost_prints_a_line_for_each_run_and_says_how_sure_it_is(capsys: pytest.
 
 
 def test_a_table_is_its_rows_recipes() -> None:
-    def rows_of(table: str) -> list[tuple[str, Recipe]]:
-        assert table == "table7"
-        return [("8x64d", read_recipe(CIFAR)), ("again", read_recipe(CIFAR))]
-
-    runs = paper_cost.collect_jobs(parsed(paper_cost, "table7"), rows_of)
-    assert [one.name for one in runs] == ["8x64d", "again"]
-    assert runs[0].images == 300 * 50_000
-    assert runs[0].architecture.num_classes == 10
-    assert (runs[0].image_size, runs[0].precision) == (32, "fp32")
+    runs = paper_cost.collect_jobs(parsed(paper_cost, "table7"))
+    assert [one.name for one in runs][:2] == ["wrn/c10", "8x64d/c10"]
+    assert runs[1].images == 300 * 50_000
+    assert runs[1].architecture.num_classes == 10
+    assert (runs[1].image_size, runs[1].precision) == (32, "fp32")
 
 
 @pytest.mark.parametrize("table", [name for name in load_tables() if list_table_recipes(name)])
 def test_every_row_of_the_paper_has_a_cost(table: str) -> None:
-    runs = paper_cost.collect_jobs(parsed(paper_cost, table), list_table_recipes)
+    runs = paper_cost.collect_jobs(parsed(paper_cost, table))
     assert [one.name for one in runs] == [name for name, _ in list_table_recipes(table)]
     assert all(paper_cost.estimate_job(one, parse_cluster("8xA100"), None, 0.0).gpu_hours > 0 for one in runs)
 
@@ -64,13 +56,13 @@ def test_a_run_of_steps_is_counted_in_steps(tmp_path: Path) -> None:
         "model: {name: resnext50_32x4d}\ndata: {source: imagenet5k, path: x}\ntrain: {steps: 500, batch_size: 64}\n"
         "augment: {size: 176}\n"
     )
-    (one,) = paper_cost.collect_jobs(parsed(paper_cost, "--recipe", str(path)), list_table_recipes)
+    (one,) = paper_cost.collect_jobs(parsed(paper_cost, "--recipe", str(path)))
     assert (one.images, one.image_size, one.architecture.num_classes) == (500 * 64, 176, 5000)
 
 
 def test_a_network_is_trained_as_the_paper_trains_it() -> None:
     words = ("--network", "resnext101_64x4d", "--machine", "8xA100")
-    (one,) = paper_cost.collect_jobs(parsed(paper_cost, *words), list_table_recipes)
+    (one,) = paper_cost.collect_jobs(parsed(paper_cost, *words))
     assert (one.images, one.batch_size) == (128_116_700, 256)
     found = paper_cost.estimate_job(one, parse_cluster("8xA100"), None, 0.0)
     assert found == estimate_cost("resnext101_64x4d", 224, 128_116_700, parse_cluster("8xA100"))
@@ -99,7 +91,7 @@ def test_a_recipe_for_a_folder_needs_the_number_of_images(tmp_path: Path) -> Non
     path.write_text("model: {name: resnet50}\ndata: {source: folder, path: x}\n")
     with pytest.raises(RequestError, match="give --images"):
         paper_cost.run(parsed(paper_cost, "--recipe", str(path)))
-    (one,) = paper_cost.collect_jobs(parsed(paper_cost, "--recipe", str(path), "--images", "900"), list_table_recipes)
+    (one,) = paper_cost.collect_jobs(parsed(paper_cost, "--recipe", str(path), "--images", "900"))
     assert one.images == 100 * 900
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from resnext.paper.recipes import recipes
+from resnext.paper.row_recipes import read_row_recipe
 from resnext.recipe import dump_recipe
 
 MakeRun = Callable[..., Path]
@@ -21,7 +21,7 @@ def make_run(tmp_path: Path) -> MakeRun:
     def make(recipe: str, epoch: int = 100, error: float = 22.4, name: str | None = None, **changes: Any) -> Path:
         run = tmp_path / "runs" / (name or recipe)
         (run / "checkpoints" / "last").mkdir(parents=True)
-        begun = recipes()[recipe].recipe(changes)
+        begun = read_row_recipe(recipe, changes)
         begun = replace(begun, train=replace(begun.train, channels_last="yes"))  # as a run stores what it measured
         (run / "recipe.yaml").write_text(dump_recipe(begun))
         position = {"step": begun.train.steps or epoch * 5005, "epoch": epoch}

@@ -9,7 +9,7 @@ from resnext.errors import RequestError
 from resnext.model.complexity import complexity
 from resnext.paper.entries import Entry, matches_claim
 from resnext.paper.numbers import Row, Table, get_table, load_curves, load_figure7_series, load_tables
-from resnext.paper.recipes import detections, recipes
+from resnext.recipe import list_recipes
 
 ROWS = [(t, row) for t in load_tables().values() for row in t.rows]
 IDS = [f"{t.name}-{row.key}" for t, row in ROWS]
@@ -38,7 +38,7 @@ def test_every_table_and_figure_is_there() -> None:
 @pytest.mark.parametrize(("entry", "row"), ROWS, ids=IDS)
 def test_a_rows_network_has_the_exact_count_and_its_recipe_is_there(entry: Table, row: Row) -> None:
     assert set(row.published) <= {column.key for column in entry.columns}
-    assert row.recipe is None or row.recipe in recipes() | detections()
+    assert row.recipe is None or row.recipe in {path.stem for path in list_recipes().values()}
     architecture = row.architecture()
     if architecture is None:
         assert row.family, "says whose network it is"
@@ -53,8 +53,8 @@ def test_a_rows_network_has_the_exact_count_and_its_recipe_is_there(entry: Table
 
 @pytest.mark.parametrize(("entry", "row"), ROWS, ids=IDS)
 def test_a_count_that_is_not_what_is_printed_says_why(entry: Table, row: Row) -> None:
-    if Entry(row).differs():
-        assert row.note, f"{entry.name} {row.key} differs in {Entry(row).differs()} and has no note"
+    if Entry(row).list_wrong_claims():
+        assert row.note, f"{entry.name} {row.key} differs in {Entry(row).list_wrong_claims()} and has no note"
 
 
 def test_a_claim_is_met_by_what_rounds_to_it() -> None:
@@ -71,7 +71,7 @@ def test_table_2_is_solved_for_by_equation_4() -> None:
     for row in t.rows:
         entry = Entry(row)
         for column in t.columns:
-            assert entry.solved(column) == row.published[column.key], row.key
+            assert entry.solve_width(column) == row.published[column.key], row.key
 
 
 def test_removing_shortcuts_removes_as_many_parameters_as_the_remark_says() -> None:
@@ -101,7 +101,7 @@ def test_figure_7_has_both_series_with_the_figures_errors() -> None:
     for key, point in points.items():
         assert rows[key].published["top1"] == float(point["test_err_mean"])
         assert rows[key].errors["top1"] == float(point["std_err"])
-        assert not Entry(rows[key]).differs(), "parameters agree to 0.01 M"
+        assert not Entry(rows[key]).list_wrong_claims(), "parameters agree to 0.01 M"
     assert [len(keys) for keys in load_figure7_series().values()] == [7, 7]
 
 

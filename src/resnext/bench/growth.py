@@ -35,7 +35,7 @@ SMALL = "small"
 DEPTHS = ("resnext50_32x4d", "resnext101_32x4d", "resnext152_32x4d")
 SMALL_NETWORKS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("resnext29_4x8d", {"base_channels": 16}),
-    (  # the network of recipes/small/fashion-mnist.yaml
+    (  # the network of the recipe small/fashion-mnist
         "resnext20_4x8d",
         {"base_channels": 16, "blocks": (1, 2, 3), "stage_widths": (32, 64, 256), "stage_channels": (32, 128, 256)},
     ),

@@ -24,7 +24,7 @@ ACTION_MODULES = {  # further actions: add_arguments(parser) and run(args) of th
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add one action per table or figure; run, status, recipes; and those of ACTION_MODULES."""
+    """Add one action per table or figure; run and status; and those of ACTION_MODULES."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     for name, entry in load_tables().items():
         about = f"{entry.title}. {entry.source}."
@@ -38,8 +38,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "status", help="show which results are measured, running and missing", allow_abbrev=False
     )
     _add_directory_options(status)
-    recipes = actions.add_parser("recipes", help="write all recipes as YAML files with headers", allow_abbrev=False)
-    recipes.add_argument("directory", metavar="DIR", help="output folder for paper/NAME.yaml and modern/NAME.yaml")
     for name, (module, sentence) in ACTION_MODULES.items():
         import_module(module).add_arguments(actions.add_parser(name, help=sentence, allow_abbrev=False))
 
@@ -51,7 +49,6 @@ def run(args: argparse.Namespace) -> int:
     action: Callable[[argparse.Namespace, Console], None] = {
         "run": _run_row,
         "status": _print_status,
-        "recipes": _write_recipes,
     }.get(args.action, _print_table)
 
     from resnext.screen import make_screen
@@ -105,7 +102,7 @@ def _add_run_options(parser: argparse.ArgumentParser) -> None:
 
 def _print_table(args: argparse.Namespace, console: "Console") -> None:
     """Print a table or figure and write its files."""
-    from resnext.paper.show import show_table
+    from resnext.paper.tables import show_table
 
     show_table(
         console, get_table(args.action), Path(args.runs), Path(args.results), Path(args.out), measure=args.measure
@@ -114,15 +111,15 @@ def _print_table(args: argparse.Namespace, console: "Console") -> None:
 
 def _run_row(args: argparse.Namespace, console: "Console") -> None:
     """Start or resume a row's run."""
-    from resnext.paper.run import announce, plan_run, start_run
+    from resnext.paper.run import announce_run, plan_run, start_run
 
     chosen = get_table(args.table)
     row = chosen.row(args.row)
     planned = plan_run(
         chosen, row, Path(args.runs), collect_settings(args),
-        seed=args.seed, schedule=args.schedule, toy_size=args.toy,
+        seed=args.seed, schedule=args.schedule, toy=args.toy,
     )  # fmt: skip
-    announce(console, chosen, row, planned)
+    announce_run(console, chosen, row, planned)
     start_run(planned)
 
 
@@ -131,11 +128,3 @@ def _print_status(args: argparse.Namespace, console: "Console") -> None:
     from resnext.paper.status import print_status
 
     print_status(console, Path(args.runs), Path(args.results))
-
-
-def _write_recipes(args: argparse.Namespace, console: "Console") -> None:
-    """Write the recipes as YAML files."""
-    from resnext.paper.recipe_files import write_recipes
-
-    written = write_recipes(Path(args.directory))
-    console.print(f"{len(written)} recipes in {args.directory}", highlight=False, markup=False, soft_wrap=True)

@@ -1,7 +1,7 @@
 """``resnext paper cost``: estimate training time for the rows of a table, a recipe or a network on a machine."""
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -31,17 +31,15 @@ class TrainingJob(NamedTuple):
     precision: str | None  # None: the fastest of the machine
 
 
-NO_DETECTION_HOURS = (
-    "hours of detection are not estimated; the Cost line of recipes/paper/coco-*.yaml has the multiply-adds"
-)
-
-RowsOf = Callable[[str], Sequence[tuple[str, Recipe]]]
+NO_DETECTION_HOURS = "hours of detection are not estimated; resnext recipes 'paper/coco-*' lists the multiply-adds"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``resnext paper cost``."""
     parser.add_argument("table", nargs="?", help="table or figure of the paper to estimate, such as table3")
-    parser.add_argument("--recipe", type=Path, action="append", default=[], metavar="FILE", help="recipe to estimate")
+    parser.add_argument(
+        "--recipe", type=Path, action="append", default=[], metavar="FILE", help="recipe to estimate, a file or a name"
+    )
     parser.add_argument(
         "--network",
         action="append",
@@ -78,12 +76,11 @@ def add_machine_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print one row per run; exit status 0. Raises RequestError."""
-    from resnext.paper.recipes import list_table_recipes
     from resnext.planning.machines import parse_cluster
     from resnext.screen import make_screen
 
     check_numbers(args)
-    runs = collect_jobs(args, list_table_recipes)
+    runs = collect_jobs(args)
     cluster = parse_cluster(args.machine)
     estimates = [(one, estimate_job(one, cluster, args.cores, resolve_seconds_per_image(args))) for one in runs]
     console = make_screen()
@@ -94,9 +91,11 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def collect_jobs(args: argparse.Namespace, rows_of: RowsOf) -> Sequence[TrainingJob]:
+def collect_jobs(args: argparse.Namespace) -> Sequence[TrainingJob]:
     """Collect the runs asked for, in the order of the arguments. Raises RequestError if there are none."""
-    recipes = list(rows_of(args.table)) if args.table else []
+    from resnext.paper.row_recipes import list_table_recipes
+
+    recipes = list_table_recipes(args.table) if args.table else []
     if args.table and not recipes:
         why = f"detection recipes only; {NO_DETECTION_HOURS}" if has_recipes(args.table) else "no recipes to estimate"
         raise RequestError(f"{args.table} has {why}")

@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     which.add_argument(
         "--network", metavar="NAME", default="resnext50_32x4d", help="network to train (default: %(default)s)"
     )
-    which.add_argument("--recipe", type=Path, metavar="FILE", help="recipe to train")
+    which.add_argument("--recipe", type=Path, metavar="FILE", help="recipe to train, a file or a name")
     add_machine_options(parser)
     parser.add_argument(
         "--bandwidth",

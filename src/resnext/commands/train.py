@@ -25,7 +25,12 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     """Add the options that choose the recipe and the run directory."""
     ways = "[--run DIR | --resume DIR | --continue DIR]"
     parser.usage = f"{parser.prog} [RECIPE] {ways} [--init WEIGHTS] [--SECTION.FIELD VALUE ...]"
-    parser.add_argument("recipe", nargs="?", metavar="RECIPE", help="YAML file; optional with --resume")
+    parser.add_argument(
+        "recipe",
+        nargs="?",
+        metavar="RECIPE",
+        help="YAML file, or a name that resnext recipes lists; optional with --resume",
+    )
     parser.add_argument("--run", metavar="DIR", help="new run directory (default: runs/NAME-DATE-TIME)")
     parser.add_argument("--resume", metavar="DIR", help="resume this run from its last checkpoint")
     parser.add_argument(

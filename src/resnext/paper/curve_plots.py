@@ -116,7 +116,7 @@ def plot_error_over_parameters(table: Table, entries: list[Entry]) -> "Figure":
         axes = figure.add_axes((0.09, 0.115, 0.88, 0.715))
         for (series, keys), colour in zip(sorted(load_figure7_series().items()), (RED, BLUE), strict=True):
             line = [by_key[key] for key in keys]
-            x = [(entry.counted("parameters") or 0) / 1e6 for entry in line]
+            x = [(entry.count("parameters") or 0) / 1e6 for entry in line]
             y = [entry.row.published[column.key] for entry in line]
             error = [entry.row.errors[column.key] for entry in line]
             axes.errorbar(x, y, yerr=error, fmt="-o", color=colour, linewidth=1.6, markersize=5, capsize=2.5,

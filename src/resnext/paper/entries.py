@@ -1,4 +1,4 @@
-"""A row filled in: what the paper says, what can be counted, what was timed here, what was measured."""
+"""A row of a table with everything known of it: printed, counted, timed here, and measured."""
 
 import re
 from collections.abc import Callable, Mapping
@@ -14,15 +14,16 @@ from resnext.paper.measurements import Measurement, collect_measurement
 from resnext.paper.numbers import Column, Row, Table
 from resnext.paper.throughput import TimingRequest
 
+NONE = "–"  # an empty cell
 UNITS = {"k": 1e3, "M": 1e6, "G": 1e9}
 CLAIM = re.compile(r"(\d+(?:\.(\d+))?) ([kMG])")
 TEMPLATE_MAP = 56 * 56  # output pixels of conv2, where the template block stands
-TIMED_IN_TRAINING = ("timing",)  # tables about the time of training
+TRAINING_TABLES = ("timing",)  # tables about the time of training
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One row of a table with everything known of it."""
+    """A row of a table with its measurement and timings."""
 
     row: Row
     measurement: Measurement | None = None
@@ -31,7 +32,7 @@ class Entry:
 
     @cached_property
     def architecture(self) -> Architecture | None:
-        """The row's network; None where it is not of this family."""
+        """The row's network; None if it is of another family."""
         return self.row.architecture()
 
     @cached_property
@@ -39,8 +40,8 @@ class Entry:
         """Its cost at the paper's image size."""
         return None if self.architecture is None else complexity(self.architecture)
 
-    def counted(self, what: str) -> int | None:
-        """Our count of what a claim is about: parameters (without BN, as the paper), macs, block_parameters ..."""
+    def count(self, what: str) -> int | None:
+        """Count what a claim is about: parameters (without BN, as the paper), macs, block_parameters ..."""
         if self.architecture is None or self.cost is None:
             return None
         return {
@@ -50,21 +51,38 @@ class Entry:
             "block_macs": count_template_parameters(self.architecture) * TEMPLATE_MAP,
         }[what]
 
-    def differs(self) -> list[str]:
-        """The claims that our count does not round to."""
-        return [what for what, text in self.row.claims.items() if not matches_claim(text, self.counted(what))]
+    def list_wrong_claims(self) -> list[str]:
+        """List the claims that our count does not round to."""
+        return [what for what, text in self.row.claims.items() if not matches_claim(text, self.count(what))]
 
-    def solved(self, column: Column) -> int | None:
-        """A printed quantity that Table 2 solves for: d, or C times d, at the original block's parameters."""
+    def solve_width(self, column: Column) -> int | None:
+        """Solve for a width of Table 2 (d, or C times d) at the parameters of the original block; else None."""
         if column.key not in ("width", "group_width") or self.architecture is None:
             return None
         found = design(self.architecture.depth, self.architecture.cardinality)
         assert found.width is not None
         return found.width if column.key == "width" else found.width * found.cardinality
 
+    def format_published(self, column: Column) -> str:
+        """Format the printed value, as ``23.9`` or, with its standard error, ``3.654 ± 0.041``."""
+        value, error = self.row.published.get(column.key), self.row.errors.get(column.key)
+        if value is None:
+            return NONE
+        return f"{value:.{column.decimals}f}" + (f" ± {error:.{column.decimals}f}" if error is not None else "")
+
+    def format_state(self) -> str:
+        """Format the state of the runs, as ``missing``, ``finished``, or ``running, epoch 43 of 100``."""
+        if self.measurement is None:
+            return NONE
+        state = self.measurement.state
+        if state in ("running", "stopped"):
+            run = max((r for r in self.measurement.runs if r.state == state), key=lambda r: r.step)
+            return f"{state}, {run.progress}"
+        return state
+
 
 def matches_claim(claim: str, count: int | None) -> bool:
-    """Whether ``count`` rounds to what is printed, such as ``25.5 M``."""
+    """Return whether ``count`` rounds to what is printed, such as ``25.5 M``."""
     match = CLAIM.fullmatch(claim)
     assert match is not None, claim
     if count is None:
@@ -73,7 +91,7 @@ def matches_claim(claim: str, count: int | None) -> bool:
 
 
 def collect_entries(table: Table, runs: Path, results: Path | None) -> list[Entry]:
-    """The entries of a table without timings."""
+    """Collect the entries of a table, without timings."""
     return [
         Entry(row, None if row.recipe is None else collect_measurement(row.recipe, runs, results)) for row in table.rows
     ]
@@ -82,7 +100,7 @@ def collect_entries(table: Table, runs: Path, results: Path | None) -> list[Entr
 def collect_timed_entries(
     table: Table, runs: Path, results: Path | None, speeds: Mapping[str, float] | None = None
 ) -> list[Entry]:
-    """The entries of a table; ``speeds`` as ``throughput.known`` gives them."""
+    """Collect the entries of a table with timings; ``speeds`` is what ``measure_timings`` returns, or the cache."""
     here = throughput.describe_machine()
     speeds = throughput.read_throughputs() if speeds is None else speeds
     timed = []
@@ -93,17 +111,17 @@ def collect_timed_entries(
 
 
 def list_timings(row: Row, table: Table) -> list[TimingRequest]:
-    """The timings that belong to a row."""
+    """List the timings of a row."""
     a = row.architecture()
     if a is None:
         return []
-    kinds = throughput.KINDS if table.name in TIMED_IN_TRAINING else throughput.KINDS[:1]
+    kinds = throughput.KINDS if table.name in TRAINING_TABLES else throughput.KINDS[:1]
     return [TimingRequest(a, get_default_image_size(a), kind) for kind in kinds]
 
 
 def measure_timings(
     table: Table, progress: Callable[[int, int], None] | None = None, again: bool = False
 ) -> dict[str, float]:
-    """Time on this machine a table's networks that were not timed before, or ``again`` all; gives all timings."""
+    """Time the networks of a table that are not in the cache, or ``again`` all; return images per second by key."""
     wanted = [w for row in table.rows for w in list_timings(row, table)]
     return throughput.measure_throughputs(wanted, progress=progress, force=again)

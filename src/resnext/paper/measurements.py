@@ -17,7 +17,7 @@ from typing import Any
 from resnext.detect.settings import DetectRecipe
 from resnext.errors import RequestError
 from resnext.paper.numbers import Column
-from resnext.paper.recipes import detections, get_recipe
+from resnext.paper.row_recipes import read_row_recipe
 from resnext.recipe import read_recipe
 from resnext.run_directory import MAX_JSON_BYTES, RunDirectory, has_no_run
 from resnext.settings import Recipe
@@ -146,13 +146,13 @@ def _read_run(path: Path, recipe: str, now: float) -> RecipeRun:
     run = RunDirectory(path)
     if not run.recipe.is_file():
         raise RequestError(f"{path} has the name of a run, but no recipe.yaml")
-    kind: type[Recipe | DetectRecipe] = DetectRecipe if recipe in detections() else Recipe
-    begun, state = read_recipe(run.recipe, kind=kind), run.state("last")
+    schedule = "released" if "-released" in path.name else "printed"
+    asked = read_row_recipe(recipe, schedule=schedule)
+    begun, state = read_recipe(run.recipe, kind=type(asked)), run.state("last")
     position = state.get("position")
     step, epoch = (_read_count(position, key) for key in ("step", "epoch"))
     if step is None or epoch is None:
         raise RequestError(f"{run.checkpoint('last') / 'state.json'} does not say at which step the run is")
-    schedule = "released" if "-released" in path.name else "printed"
     rows = _read_csv(run.metrics)
     silent = max(
         0.0, now - max((_read_mtime(p) for p in (run.log, run.checkpoint("last") / "state.json")), default=0.0)
@@ -167,16 +167,15 @@ def _read_run(path: Path, recipe: str, now: float) -> RecipeRun:
         step=step,
         length=f"step {{step:,}} of {begun.train.steps:,}" if begun.train.steps is not None
         else f"epoch {{epoch}} of {begun.train.epochs or 100}",
-        differences=_find_differences(recipe, begun, schedule),
+        differences=_find_differences(asked, begun, schedule),
         rows=tuple(rows),
         evaluations=tuple(_read_evaluations(path)),
         silent_seconds=silent,
     )  # fmt: skip
 
 
-def _find_differences(recipe: str, begun: Recipe | DetectRecipe, schedule: str) -> tuple[str, ...]:
+def _find_differences(asked: Recipe | DetectRecipe, begun: Recipe | DetectRecipe, schedule: str) -> tuple[str, ...]:
     """List the settings that differ from the paper's recipe and may change a result."""
-    asked = get_recipe(recipe).recipe(schedule=schedule)
     same = {*IGNORED_SETTINGS, "train.channels_last"}
     if isinstance(asked, DetectRecipe):
         same |= {

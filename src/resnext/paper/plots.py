@@ -93,11 +93,15 @@ def _draw_dot_panel(axes: "Axes", entries: list[Entry], column: Column, group: s
         axes.set_title(group, fontsize=9, loc="left", color=MUTED, pad=5)
 
 
-def _draw_ring(axes: "Axes", entry: Entry, column: Column, y: float, colour: str) -> None:
+def _draw_ring(axes: "Axes", entry: Entry, column: Column, at: float, colour: str, *, vertical: bool = False) -> None:
+    """Draw a measured value at the position ``at`` of the other axis: y, or x if the values are vertical."""
     value = entry.measurement.value(column) if entry.measurement else None
     if value is not None:
-        axes.errorbar(value.mean, y, xerr=value.deviation, fmt="o", markersize=9, markerfacecolor="none",
-                      markeredgecolor=colour, markeredgewidth=1.6, ecolor=colour, elinewidth=1.2)  # fmt: skip
+        x, y = (at, value.mean) if vertical else (value.mean, at)
+        xerr, yerr = (None, value.deviation) if vertical else (value.deviation, None)
+        axes.errorbar(x, y, yerr, xerr, fmt="o", markersize=9,
+                      markerfacecolor="none", markeredgecolor=colour, markeredgewidth=1.6, ecolor=colour,
+                      elinewidth=1.2)  # fmt: skip
 
 
 def plot_by_cardinality(table: Table, entries: list[Entry]) -> "Figure":
@@ -119,20 +123,13 @@ def plot_by_cardinality(table: Table, entries: list[Entry]) -> "Figure":
             axes.annotate(f"{depth} layers\n~{line[0].row.claims['macs']}MACs", (at[-1], errors[-1]), (14, 0),
                           textcoords="offset points", va="center", color=colour, fontweight="bold")  # fmt: skip
             for x, entry in zip(at, line, strict=True):
-                _draw_vertical_ring(axes, entry, column, x, colour)
+                _draw_ring(axes, entry, column, x, colour, vertical=True)
         axes.set_xticks(range(len(settings)), settings)
         axes.set(xlabel="cardinality × bottleneck width", ylabel="top-1 error (%)")
         axes.margins(x=0.04, y=0.14)
         axes.grid(axis="y", color=FAINT, linewidth=0.8)
         axes.set_axisbelow(True)
     return figure
-
-
-def _draw_vertical_ring(axes: "Axes", entry: Entry, column: Column, x: float, colour: str) -> None:
-    value = entry.measurement.value(column) if entry.measurement else None
-    if value is not None:
-        axes.errorbar(x, value.mean, yerr=value.deviation, fmt="o", markersize=9, markerfacecolor="none",
-                      markeredgecolor=colour, markeredgewidth=1.6, ecolor=colour, elinewidth=1.2)  # fmt: skip
 
 
 def plot_stages(table: Table, entries: list[Entry]) -> "Figure":
@@ -180,13 +177,15 @@ def plot_width_tradeoff(table: Table, entries: list[Entry]) -> "Figure":
         for column, colour in zip(table.columns, (BLUE, RED), strict=True):
             values = [entry.row.published[column.key] for entry in entries]
             left.plot(at, values, "-o", color=colour, markersize=5.5, label=column.heading)
-            left.plot(at, [e.solved(column) or 0 for e in entries], "o", color=colour, markersize=10, fillstyle="none")
+            left.plot(
+                at, [e.solve_width(column) or 0 for e in entries], "o", color=colour, markersize=10, fillstyle="none"
+            )
             for x, value in zip(at, values, strict=True):
                 left.annotate(f"{value:.0f}", (x, value), (0, 8), textcoords="offset points", ha="center", fontsize=8)
         left.legend(loc="center right")
         left.margins(y=0.16)
         left.set(ylabel="channels", ylim=(0, None))
-        counts = [(entry.counted("block_parameters") or 0) / 1e3 for entry in entries]
+        counts = [(entry.count("block_parameters") or 0) / 1e3 for entry in entries]
         right.bar(at, counts, 0.62, color=PALE_BLUE)
         right.axhline(70, color=MUTED, linewidth=1, linestyle=(0, (4, 3)))
         right.text(0.5, 71.2, "the paper's ~70 k", ha="center", color=MUTED, fontsize=8)

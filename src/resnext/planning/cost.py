@@ -50,7 +50,6 @@ class Estimate:
     hours: float  # of training, without evaluation
     gpu_hours: float
     bottleneck: str  # what limits the speed: arithmetic, memory or data
-    arithmetic_share: float  # share of a step's time that is multiply-adds and not memory traffic
     cores: float  # per host, to decode and augment as fast as the devices train
     error: float  # relative error, one standard deviation
     extrapolated: bool
@@ -123,7 +122,6 @@ def estimate_cost(
         hours=hours,
         gpu_hours=hours * cluster.size,
         bottleneck=bound,
-        arithmetic_share=arithmetic / (arithmetic + traffic),
         cores=rate * seconds_per_image / cluster.hosts,
         error=model.error_measured if measured else model.error_extrapolated,
         extrapolated=not measured,

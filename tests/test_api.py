@@ -18,19 +18,19 @@ from resnext import api
 from resnext.cli import main
 from resnext.data import open_data
 from resnext.data.preprocessing import Preprocessing
-from resnext.detect.settings import DetectRecipe
-from resnext.detect.weights import load_detector
+from resnext.detection.settings import DetectRecipe
+from resnext.detection.weights import load_detector
 from resnext.errors import RequestError, WorkError
-from resnext.evaluate.predict import embed, predict
+from resnext.evaluation.predict import embed, predict
 from resnext.model.network import Network, create_model
 from resnext.recipe import parse_recipe
 from resnext.run import Run, open_run
 from resnext.settings import Recipe
-from resnext.train.loop import EpochResult
+from resnext.training.loop import EpochResult
 from resnext.weights import load
 from resnext.weights.native import save
-from tests.detect.shape_images import folder
-from tests.detect.shape_images import recipe as shapes
+from tests.detection.shape_images import folder
+from tests.detection.shape_images import recipe as shapes
 
 TEXT = """
 model: {name: resnext11_2x4d, base_channels: 4}

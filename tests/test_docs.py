@@ -14,7 +14,7 @@ import pytest
 
 import resnext
 from resnext.cli import VERBS, Parser
-from resnext.detect.settings import DetectRecipe
+from resnext.detection.settings import DetectRecipe
 from resnext.recipe import parse_recipe
 
 ROOT = Path(__file__).parents[1]

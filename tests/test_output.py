@@ -15,15 +15,15 @@ from rich.console import Console
 from resnext.cli import main
 from resnext.data.preprocessing import Preprocessing
 from resnext.data.sources.digits import open_digits
-from resnext.detect.weights import save_detector
+from resnext.detection.weights import save_detector
 from resnext.model.network import create_model
 from resnext.screen import Screen
 from resnext.settings import DataSettings
 from resnext.weights.native import save
 from tests.conftest import run_resnext
-from tests.detect.shape_images import folder as shapes_folder
-from tests.detect.tiny_detector import CIFAR, detector
-from tests.train.test_loop import FILES
+from tests.detection.shape_images import folder as shapes_folder
+from tests.detection.tiny_detector import CIFAR, detector
+from tests.training.test_loop import FILES
 
 CLASSIFIER, DETECTOR, SHAPES, IMAGE = "c.safetensors", "d.safetensors", "shapes", "shapes/val/0.png"
 

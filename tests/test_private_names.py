@@ -13,7 +13,7 @@ PRIVATE_NAMES = (
     ("argparse", "ArgumentParser()._actions", "cli.py"),
     ("argparse", "_SubParsersAction", "commands/data_boxes.py"),
     ("torch", "_C._GLIBCXX_USE_CXX11_ABI", "speed/compiler.py"),
-    ("torch", "_foreach_lerp_", "train/ema.py"),
+    ("torch", "_foreach_lerp_", "training/ema.py"),
     ("torch", "UntypedStorage._new_shared", "data/loader.py"),
     ("torch.nn", "Conv2d._conv_forward", "model/layers.py"),
     ("torch.ops", "mkldnn._convolution_pointwise", "deploy/pytorch_engine.py"),
@@ -23,17 +23,17 @@ PRIVATE_NAMES = (
     ("torch.ops", "mkldnn._linear_pointwise", "bench/infer_candidates.py"),
     ("torch.utils.data.dataloader", "_MultiProcessingDataLoaderIter._shutdown_workers", "data/loader.py"),
     ("torchvision.models.detection.backbone_utils", "_resnet_fpn_extractor", "bench/detect_step.py"),
-    ("torchvision.ops.poolers", "_convert_to_roi_format", "detect/model/roi_align.py"),
-    ("torchvision.ops.poolers", "_setup_scales", "detect/model/roi_align.py"),
+    ("torchvision.ops.poolers", "_convert_to_roi_format", "detection/model/roi_align.py"),
+    ("torchvision.ops.poolers", "_setup_scales", "detection/model/roi_align.py"),
     ("PIL.Image", "core.jpeg_decoder", "data/decode/turbojpeg.py"),
-    ("pycocotools.cocoeval", "COCOeval()._gts", "detect/evaluate/matching.py"),
+    ("pycocotools.cocoeval", "COCOeval()._gts", "detection/evaluation/matching.py"),
 )
 # undocumented, though their names are not private
 OTHER_NAMES = (
-    ("torchvision.models.detection.rpn", "concat_box_prediction_layers", "detect/model/rpn.py"),
-    ("torchvision.models.detection.rpn", "RegionProposalNetwork.filter_proposals", "detect/model/rpn.py"),
-    ("torchvision.models.detection.rpn", "RegionProposalNetwork.assign_targets_to_anchors", "detect/model/rpn.py"),
-    ("torchvision.ops.poolers", "LevelMapper", "detect/model/roi_align.py"),
+    ("torchvision.models.detection.rpn", "concat_box_prediction_layers", "detection/model/rpn.py"),
+    ("torchvision.models.detection.rpn", "RegionProposalNetwork.filter_proposals", "detection/model/rpn.py"),
+    ("torchvision.models.detection.rpn", "RegionProposalNetwork.assign_targets_to_anchors", "detection/model/rpn.py"),
+    ("torchvision.ops.poolers", "LevelMapper", "detection/model/roi_align.py"),
     ("PIL.PngImagePlugin", "MAX_TEXT_CHUNK", "data/decode/pillow.py"),
     ("PIL.TiffImagePlugin", "TiffImageFile", "data/decode/pillow.py"),
 )

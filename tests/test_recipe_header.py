@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from resnext.detect.model.faster_rcnn import SIZE_DIVISOR, FasterRcnn
-from resnext.detect.model.layouts import C4_ROI_SIZE, ROI_SIZE, LastStageHead
-from resnext.detect.preprocessing import DetectPreprocessing
-from resnext.detect.settings import DetectorSettings, DetectRecipe
+from resnext.detection.model.faster_rcnn import SIZE_DIVISOR, FasterRcnn
+from resnext.detection.model.layouts import C4_ROI_SIZE, ROI_SIZE, LastStageHead
+from resnext.detection.preprocessing import DetectPreprocessing
+from resnext.detection.settings import DetectorSettings, DetectRecipe
 from resnext.model.architecture import Architecture
 from resnext.model.complexity import complexity
 from resnext.model.network import Network

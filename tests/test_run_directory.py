@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from resnext.cli import main
-from resnext.detect.settings import DetectRecipe
+from resnext.detection.settings import DetectRecipe
 from resnext.errors import RequestError
 from resnext.recipe import dump_recipe
 from resnext.run_directory import create_run, is_run, open_run, read_run_kind

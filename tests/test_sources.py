@@ -53,7 +53,7 @@ def test_every_row_names_functions_that_exist(name: str) -> None:
 
 @pytest.mark.parametrize("name", BOX_FORMATS)
 def test_every_format_of_boxes_has_its_reader(name: str) -> None:
-    from resnext.detect.data.annotated_split import AnnotatedSplit
+    from resnext.detection.data.annotated_split import AnnotatedSplit
 
     reader = import_function(BOX_FORMATS[name].reader)
     assert isinstance(reader, type)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from resnext.cli import main as resnext
 from resnext.paper.numbers import load_tables
-from resnext.train.logbook import read_log
+from resnext.training.logbook import read_log
 
 COLUMNS = ("table", "row", "recipe", "exit status", "steps", "first loss", "last loss", "again", "seconds")
 

@@ -13,15 +13,15 @@ if TYPE_CHECKING:
     from resnext.data import open_data
     from resnext.data.preprocessing import Preprocessing
     from resnext.deploy.predictor import Predictor
-    from resnext.detect.model.faster_rcnn import FasterRcnn, build_detector
-    from resnext.detect.predict import DetectPrediction
-    from resnext.detect.preprocessing import DetectPreprocessing
-    from resnext.detect.settings import DetectorSettings, DetectRecipe
-    from resnext.detect.weights import load_detector, save_detector
+    from resnext.detection.model.faster_rcnn import FasterRcnn, build_detector
+    from resnext.detection.predict import DetectPrediction
+    from resnext.detection.preprocessing import DetectPreprocessing
+    from resnext.detection.settings import DetectorSettings, DetectRecipe
+    from resnext.detection.weights import load_detector, save_detector
     from resnext.errors import RequestError, ResnextError, WorkError
-    from resnext.evaluate.evaluator import Evaluation
-    from resnext.evaluate.options import EvalOptions
-    from resnext.evaluate.predict import Prediction, embed, predict
+    from resnext.evaluation.evaluator import Evaluation
+    from resnext.evaluation.options import EvalOptions
+    from resnext.evaluation.predict import Prediction, embed, predict
     from resnext.model.architecture import Architecture, list_models
     from resnext.model.complexity import Complexity, complexity
     from resnext.model.design import design
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from resnext.model.plan import tune
     from resnext.run import Run, open_run
     from resnext.settings import Recipe
-    from resnext.train.loop import EpochResult
+    from resnext.training.loop import EpochResult
     from resnext.weights import load
     from resnext.weights.native import save
     from resnext.weights.readers.torch7 import read_t7
@@ -42,22 +42,22 @@ _MODULES = {
     "open_data": "resnext.data",
     "Preprocessing": "resnext.data.preprocessing",
     "Predictor": "resnext.deploy.predictor",
-    "FasterRcnn": "resnext.detect.model.faster_rcnn",
-    "build_detector": "resnext.detect.model.faster_rcnn",
-    "DetectPreprocessing": "resnext.detect.preprocessing",
-    "DetectorSettings": "resnext.detect.settings",
-    "DetectPrediction": "resnext.detect.predict",
-    "DetectRecipe": "resnext.detect.settings",
-    "load_detector": "resnext.detect.weights",
-    "save_detector": "resnext.detect.weights",
+    "FasterRcnn": "resnext.detection.model.faster_rcnn",
+    "build_detector": "resnext.detection.model.faster_rcnn",
+    "DetectPreprocessing": "resnext.detection.preprocessing",
+    "DetectorSettings": "resnext.detection.settings",
+    "DetectPrediction": "resnext.detection.predict",
+    "DetectRecipe": "resnext.detection.settings",
+    "load_detector": "resnext.detection.weights",
+    "save_detector": "resnext.detection.weights",
     "RequestError": "resnext.errors",
     "ResnextError": "resnext.errors",
     "WorkError": "resnext.errors",
-    "Evaluation": "resnext.evaluate.evaluator",
-    "EvalOptions": "resnext.evaluate.options",
-    "Prediction": "resnext.evaluate.predict",
-    "embed": "resnext.evaluate.predict",
-    "predict": "resnext.evaluate.predict",
+    "Evaluation": "resnext.evaluation.evaluator",
+    "EvalOptions": "resnext.evaluation.options",
+    "Prediction": "resnext.evaluation.predict",
+    "embed": "resnext.evaluation.predict",
+    "predict": "resnext.evaluation.predict",
     "Architecture": "resnext.model.architecture",
     "list_models": "resnext.model.architecture",
     "Complexity": "resnext.model.complexity",
@@ -70,7 +70,7 @@ _MODULES = {
     "Run": "resnext.run",
     "open_run": "resnext.run",
     "Recipe": "resnext.settings",
-    "EpochResult": "resnext.train.loop",
+    "EpochResult": "resnext.training.loop",
     "load": "resnext.weights",
     "save": "resnext.weights.native",
     "read_t7": "resnext.weights.readers.torch7",

@@ -8,9 +8,9 @@ from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from resnext.detect.settings import DetectRecipe
+from resnext.detection.settings import DetectRecipe
 from resnext.errors import RequestError
-from resnext.evaluate.options import EvalOptions
+from resnext.evaluation.options import EvalOptions
 from resnext.recipe import dump_recipe, parse_recipe, read_recipe, read_recipe_kind
 from resnext.run import Run, open_run
 from resnext.run_directory import RunDirectory, is_run
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
     from resnext.data.dataset import Dataset
     from resnext.deploy.predictor import Predictor
-    from resnext.detect.model.faster_rcnn import FasterRcnn
-    from resnext.detect.predict import DetectPrediction
-    from resnext.evaluate.evaluator import Evaluation
-    from resnext.evaluate.predict import ImageInput
-    from resnext.evaluate.setup import EvalNetworks, EvalRuntime
+    from resnext.detection.model.faster_rcnn import FasterRcnn
+    from resnext.detection.predict import DetectPrediction
+    from resnext.evaluation.evaluator import Evaluation
+    from resnext.evaluation.predict import ImageInput
+    from resnext.evaluation.setup import EvalNetworks, EvalRuntime
     from resnext.model.network import Network
-    from resnext.train.loop import EpochResult
+    from resnext.training.loop import EpochResult
 
 
 def load_recipe(path: Path | str, overrides: Mapping[str, object] | None = None) -> Recipe | DetectRecipe:
@@ -78,8 +78,8 @@ def train(
         WorkError: Training failed (loss not finite, bad image, full disk) or was stopped by a signal.
     """
     from resnext.screen import make_screen
-    from resnext.train.request import choose_run_directory
-    from resnext.train.resume import resolve_resumed_recipe
+    from resnext.training.request import choose_run_directory
+    from resnext.training.resume import resolve_resumed_recipe
 
     if isinstance(recipe, str | Path):
         settings, name = load_recipe(recipe, overrides), Path(recipe).stem
@@ -96,11 +96,11 @@ def train(
     console = make_screen()
     console.quiet = quiet
     if isinstance(settings, DetectRecipe):
-        from resnext.detect.train.task import train_detector
+        from resnext.detection.training.task import train_detector
 
         train_detector(settings, directory, resume=resume, console=console, on_epoch_end=callback)
     else:
-        from resnext.train.classification import train_classifier
+        from resnext.training.classification import train_classifier
 
         train_classifier(settings, directory, resume=resume, console=console, on_epoch_end=callback)
     return open_run(directory.path)
@@ -132,7 +132,7 @@ def evaluate(
         RequestError: The classes of model and data differ, no data is named, or an option is invalid.
         WorkError: An image cannot be read, or logits are not finite.
     """
-    from resnext.evaluate.setup import choose_data, evaluate_networks
+    from resnext.evaluation.setup import choose_data, evaluate_networks
 
     models = [model] if not isinstance(model, Sequence) or isinstance(model, str) else list(model)
     networks, runtime = _prepare_evaluation(models, options)
@@ -168,7 +168,7 @@ def detect(
     Raises:
         RequestError: For an unavailable device, a batch size below 1, or a value that is not an image.
     """
-    from resnext.detect.predict import predict
+    from resnext.detection.predict import predict
 
     return predict(model, images, device, precision=precision, batch_size=batch_size, progress=progress)
 
@@ -186,7 +186,7 @@ def _prepare_evaluation(
     """Load what is given as a run or a path; collect the networks, and what computes their logits."""
     from resnext.deploy.predictor import Predictor
     from resnext.device import pick_device
-    from resnext.evaluate.setup import EvalRuntime, collect_networks
+    from resnext.evaluation.setup import EvalRuntime, collect_networks
     from resnext.model.network import Network
     from resnext.weights import load
 

@@ -178,7 +178,7 @@ def read_recipe_kind(path: Path | str) -> Kind | None:
 
 def infer_kind(values: Mapping[str, object]) -> Kind | None:
     """Infer the kind of recipe that knows more of these settings; None if both know equally many."""
-    from resnext.detect.settings import DetectRecipe  # imported here: that package builds on this module
+    from resnext.detection.settings import DetectRecipe  # imported here: that package builds on this module
 
     strange = {kind: _count_unknown_settings(values, cls) for kind, cls in (("c", Recipe), ("d", DetectRecipe))}
     if strange["c"] == strange["d"]:

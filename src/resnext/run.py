@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from resnext.detect.settings import DetectRecipe
+from resnext.detection.settings import DetectRecipe
 from resnext.errors import RequestError
 from resnext.recipe import read_recipe, read_recipe_kind
 from resnext.run_directory import RunDirectory
@@ -17,7 +17,7 @@ from resnext.run_directory import open_run as open_run_directory
 from resnext.settings import Recipe
 
 if TYPE_CHECKING:
-    from resnext.detect.model.faster_rcnn import FasterRcnn
+    from resnext.detection.model.faster_rcnn import FasterRcnn
     from resnext.model.network import Network
 
 INTEGER_COLUMNS = ("epoch", "step", "bad_images")
@@ -77,7 +77,7 @@ class Run:
 
     def load_detector(self, checkpoint: Checkpoint = "best") -> "FasterRcnn":
         """Load the detector of a checkpoint, in eval mode on the CPU. Raises RequestError for another run."""
-        from resnext.detect.weights import load_detector
+        from resnext.detection.weights import load_detector
 
         if not isinstance(self.recipe, DetectRecipe):
             raise RequestError(f"{self.path} is a classification run: use load()")

@@ -126,8 +126,8 @@ class BoxFormat(NamedTuple):
 
 
 BOX_FORMATS = {
-    "coco": BoxFormat("COCO JSON files", "resnext.detect.data.annotated_split:CocoSplit"),
-    "voc": BoxFormat("folders of Pascal VOC XML files", "resnext.detect.data.annotated_split:VocSplit"),
+    "coco": BoxFormat("COCO JSON files", "resnext.detection.data.annotated_split:CocoSplit"),
+    "voc": BoxFormat("folders of Pascal VOC XML files", "resnext.detection.data.annotated_split:VocSplit"),
 }
 
 

@@ -19,7 +19,7 @@ from resnext.bench.detect_step import (
 from resnext.bench.results import read_rows
 from resnext.bench.train_step import StepConfig
 from resnext.cli import main
-from resnext.detect.settings import DetectorSettings
+from resnext.detection.settings import DetectorSettings
 from resnext.errors import RequestError
 from resnext.model.architecture import Architecture
 

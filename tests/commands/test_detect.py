@@ -11,17 +11,17 @@ import pytest
 from PIL import Image
 
 from resnext.cli import main
-from resnext.detect.data.open import open_detection_data
-from resnext.detect.evaluate.protocol import format_detection_protocol
-from resnext.detect.predict import DetectPrediction, draw_predictions, make_drawing_paths, predict
-from resnext.detect.settings import DetectDataSettings
-from resnext.detect.weights import load_detector, save_detector
+from resnext.detection.data.open import open_detection_data
+from resnext.detection.evaluation.protocol import format_detection_protocol
+from resnext.detection.predict import DetectPrediction, draw_predictions, make_drawing_paths, predict
+from resnext.detection.settings import DetectDataSettings
+from resnext.detection.weights import load_detector, save_detector
 from resnext.errors import RequestError
 from resnext.model.network import create_model
 from resnext.weights.native import save
-from tests.detect.annotation_files import box_row, image_row, photo, write_json
-from tests.detect.shape_images import folder, recipe
-from tests.detect.tiny_detector import CIFAR, detector
+from tests.detection.annotation_files import box_row, image_row, photo, write_json
+from tests.detection.shape_images import folder, recipe
+from tests.detection.tiny_detector import CIFAR, detector
 
 KEYS = ("image_id", "category_id", "bbox", "score", "file_name", "category")
 
@@ -124,7 +124,7 @@ def test_a_place_for_drawings_that_is_taken_is_refused_before_the_work(
 ) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "0.png").write_bytes(b"mine")
-    monkeypatch.setattr("resnext.detect.predict.predict", lambda *_, **__: pytest.fail("it worked first"))
+    monkeypatch.setattr("resnext.detection.predict.predict", lambda *_, **__: pytest.fail("it worked first"))
     images = place / "data" / "val"
     assert "exists already" in refused(
         capsys, "predict", place / "d.safetensors", images, "--device", "cpu", "--out", tmp_path / "out"

@@ -14,7 +14,7 @@ from PIL import Image
 from resnext.cli import main
 from resnext.data.imagenet_classes import imagenet_classes, imagenet_synsets
 from resnext.data.preprocessing import Preprocessing
-from resnext.evaluate.suites.imagenet_c import CORRUPTIONS
+from resnext.evaluation.suites.imagenet_c import CORRUPTIONS
 from resnext.model.network import create_model
 from resnext.weights import load
 from resnext.weights.native import save

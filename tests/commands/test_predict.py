@@ -8,7 +8,7 @@ from PIL import Image
 
 from resnext.cli import main
 from resnext.data.decode.pillow import read_image
-from resnext.evaluate.predict import predict
+from resnext.evaluation.predict import predict
 from resnext.weights import load
 from resnext.weights.native import save
 from tests.commands.test_evaluate import digits_network

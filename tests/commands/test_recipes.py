@@ -6,7 +6,7 @@ import pytest
 
 from resnext.cli import main
 from resnext.commands.recipes import format_recipe
-from resnext.detect.settings import DetectRecipe
+from resnext.detection.settings import DetectRecipe
 from resnext.recipe import list_recipes, parse_recipe, read_recipe, read_recipe_kind
 from resnext.settings import Recipe
 

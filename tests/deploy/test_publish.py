@@ -14,7 +14,7 @@ from huggingface_hub import ModelCard
 from resnext.data.preprocessing import Preprocessing
 from resnext.deploy.publish import ModelCardInfo, write_hub_folder
 from resnext.errors import RequestError
-from resnext.evaluate.output.protocol import build_protocol
+from resnext.evaluation.output.protocol import build_protocol
 from resnext.model.network import Network, create_model
 from resnext.recipe import dump_recipe, parse_recipe
 from resnext.run_directory import RunDirectory

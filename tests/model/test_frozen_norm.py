@@ -18,7 +18,7 @@ from resnext.model.plan import Plan, fuse_all, set_activation_checkpointing
 from resnext.settings import InitSettings
 from resnext.speed import kernels
 from resnext.speed.convolution import ConvAlgorithms
-from resnext.train.finetune import find_bn_layers, freeze, set_training_mode
+from resnext.training.finetune import find_bn_layers, freeze, set_training_mode
 
 SMALL = {"base_channels": 8, "num_classes": 5, "stem": "cifar"}
 FROZEN = InitSettings(weights="x", frozen_bn=True)

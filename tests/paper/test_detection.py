@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from resnext.cli import main
-from resnext.detect.settings import DetectRecipe
+from resnext.detection.settings import DetectRecipe
 from resnext.errors import RequestError
 from resnext.paper.measurements import collect_measurement
 from resnext.paper.numbers import Row, get_table
@@ -17,7 +17,7 @@ from resnext.paper.row_recipes import get_recipe_path, read_row_recipe
 from resnext.paper.run import get_rpn_recipe
 from resnext.recipe import dump_recipe, list_recipes
 from resnext.recipe_header import read_header
-from resnext.train.schedule import compute_learning_rate
+from resnext.training.schedule import compute_learning_rate
 from resnext.weights.released import load_released
 
 EVERY = [path.stem for name, path in list_recipes().items() if "/coco-" in name]

@@ -14,7 +14,7 @@ from rich.console import Console
 from resnext.data.dataset import ArrayDataset
 from resnext.data.loader import TrainLoader
 from resnext.data.transforms.crops import to_tensor
-from resnext.detect.settings import DetectRecipe
+from resnext.detection.settings import DetectRecipe
 from resnext.errors import RequestError
 from resnext.paper.numbers import Row, get_table, load_tables
 from resnext.paper.row_recipes import list_table_recipes, read_row_recipe
@@ -23,11 +23,11 @@ from resnext.recipe import list_recipes
 from resnext.run_directory import RunDirectory
 from resnext.settings import Recipe
 from resnext.sources import SOURCES
-from resnext.train.classification import Classification, State, train_classifier
-from resnext.train.distributed import init_distributed
-from resnext.train.loop import learning_rate_at
-from resnext.train.schedule import compute_learning_rate
-from resnext.train.step import count_micro_batches
+from resnext.training.classification import Classification, State, train_classifier
+from resnext.training.distributed import init_distributed
+from resnext.training.loop import learning_rate_at
+from resnext.training.schedule import compute_learning_rate
+from resnext.training.step import count_micro_batches
 
 EVERY = [
     path.stem

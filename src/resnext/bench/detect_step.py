@@ -18,16 +18,16 @@ from torchvision.ops import FrozenBatchNorm2d
 from resnext.bench.check_outputs import Distances
 from resnext.bench.peers import OURS, stabilize_weights
 from resnext.bench.train_step import StepConfig
-from resnext.detect.model.faster_rcnn import FasterRcnn, ImageDetections, build_detector
-from resnext.detect.model.fuse import fuse_detector
-from resnext.detect.preprocessing import IMAGENET_MEAN, IMAGENET_STD, DetectPreprocessing
-from resnext.detect.settings import DetectorSettings
+from resnext.detection.model.faster_rcnn import FasterRcnn, ImageDetections, build_detector
+from resnext.detection.model.fuse import fuse_detector
+from resnext.detection.preprocessing import IMAGENET_MEAN, IMAGENET_STD, DetectPreprocessing
+from resnext.detection.settings import DetectorSettings
 from resnext.device import autocast
 from resnext.errors import RequestError, WorkError
 from resnext.model.architecture import Architecture
 from resnext.settings import FreezeStage, InitSettings
 from resnext.speed.allocator import tune_malloc
-from resnext.train.finetune import find_bn_layers, freeze, group_modules_by_stage, set_training_mode
+from resnext.training.finetune import find_bn_layers, freeze, group_modules_by_stage, set_training_mode
 from resnext.weights.adapters import torchvision as torchvision_names
 
 SGD: dict[str, Any] = {"lr": 1e-4, "momentum": 0.9, "weight_decay": 1e-4}

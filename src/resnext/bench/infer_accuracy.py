@@ -9,9 +9,9 @@ from torch import Tensor
 from resnext.data.dataset import Dataset
 from resnext.data.sources.registry import open_data
 from resnext.deploy.predictor import Predictor
-from resnext.evaluate.classifier import Classifier
-from resnext.evaluate.evaluator import Evaluation, evaluate
-from resnext.evaluate.predict import get_preprocessing
+from resnext.evaluation.classifier import Classifier
+from resnext.evaluation.evaluator import Evaluation, evaluate
+from resnext.evaluation.predict import get_preprocessing
 from resnext.model.network import Network
 from resnext.recipe import read_recipe
 from resnext.run_directory import is_run

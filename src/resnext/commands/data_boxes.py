@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Literal
 from resnext.sources import BOX_FORMATS
 
 if TYPE_CHECKING:
-    from resnext.detect.data.check import BoxReport
-    from resnext.detect.settings import SourceName
+    from resnext.detection.data.check import BoxReport
+    from resnext.detection.settings import SourceName
 
 BOX_OPTIONS = ("train", "val", "train_images", "val_images", "bad_boxes")
 CLASSIFICATION_OPTIONS = {"val_path": None, "classes": None, "md5": False, "channels": 3}
@@ -41,7 +41,7 @@ def add_minival_action(actions: "argparse._SubParsersAction[argparse.ArgumentPar
 
 def choose_box_source(args: argparse.Namespace) -> "SourceName | Literal['']":
     """Choose coco or voc, as given or as PATH looks like; empty for other data."""
-    from resnext.detect.data.find_annotations import guess_detection_source
+    from resnext.detection.data.find_annotations import guess_detection_source
     from resnext.errors import RequestError
 
     source = args.source if args.source in BOX_FORMATS else "" if args.source else guess_detection_source(args.path)
@@ -61,8 +61,8 @@ def choose_box_source(args: argparse.Namespace) -> "SourceName | Literal['']":
 
 def check_boxes(args: argparse.Namespace, source: "SourceName", progress: bool) -> "BoxReport":
     """Check images with boxes."""
-    from resnext.detect.data.check import check_detection_data
-    from resnext.detect.settings import DetectDataSettings
+    from resnext.detection.data.check import check_detection_data
+    from resnext.detection.settings import DetectDataSettings
 
     settings = DetectDataSettings(
         source=source,
@@ -81,7 +81,7 @@ def check_boxes(args: argparse.Namespace, source: "SourceName", progress: bool) 
 
 def run_minival(args: argparse.Namespace) -> int:
     """Write both lists; print their sizes and whether they match COCO's own lists."""
-    from resnext.detect.data.minival import OFFICIAL_COUNTS, make_minival
+    from resnext.detection.data.minival import OFFICIAL_COUNTS, make_minival
 
     folder = Path(args.path).expanduser() / "annotations"
     out = Path(args.out).expanduser() if args.out else folder

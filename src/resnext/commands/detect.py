@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from resnext.commands.evaluate import parse_non_negative, parse_positive
 from resnext.commands.train import add_run_options, add_setting_options, resolve_arguments
-from resnext.detect.settings import DetectRecipe
+from resnext.detection.settings import DetectRecipe
 from resnext.errors import RequestError, escape_unprintable
 from resnext.files import check_file, check_folder
 from resnext.recipe import read_recipe
@@ -23,9 +23,9 @@ from resnext.run_directory import (
 from resnext.sources import BOX_FORMATS
 
 if TYPE_CHECKING:
-    from resnext.detect.coco_predictions import ResultIds
-    from resnext.detect.evaluate.coco_eval import DetectionEvaluation
-    from resnext.detect.predict import DetectPrediction
+    from resnext.detection.coco_predictions import ResultIds
+    from resnext.detection.evaluation.coco_eval import DetectionEvaluation
+    from resnext.detection.predict import DetectPrediction
 
 SUMMARY = "Train an object detector (Faster R-CNN), evaluate it by COCO's metrics, or detect objects in images."
 
@@ -116,19 +116,19 @@ def run(args: argparse.Namespace) -> int:
 def _run_train(args: argparse.Namespace) -> int:
     recipe, directory, resume = resolve_arguments(args, DetectRecipe)
 
-    from resnext.detect.train.task import train_detector
+    from resnext.detection.training.task import train_detector
 
     train_detector(recipe, directory, resume=resume)
     return 0
 
 
 def _run_evaluate(args: argparse.Namespace) -> int:
-    from resnext.detect.data.open import open_detection_split
-    from resnext.detect.evaluate import setup
-    from resnext.detect.evaluate.console import print_detection_evaluation
-    from resnext.detect.evaluate.tables import FILES, FORMAT
+    from resnext.detection.data.open import open_detection_split
+    from resnext.detection.evaluation import setup
+    from resnext.detection.evaluation.console import print_detection_evaluation
+    from resnext.detection.evaluation.tables import FILES, FORMAT
     from resnext.files import check_output_directory
-    from resnext.train.distributed import init_distributed
+    from resnext.training.distributed import init_distributed
 
     if (args.weights is None) == (args.detections is None):
         raise RequestError("evaluate needs either RUN_OR_WEIGHTS or --detections FILE")
@@ -167,7 +167,7 @@ def _warn(sentence: str) -> None:
 
 def _check_options(args: argparse.Namespace) -> None:
     """Raise RequestError for options that are invalid or would have no effect."""
-    from resnext.detect.evaluate.coco_eval import MIN_MAX_DETECTIONS
+    from resnext.detection.evaluation.coco_eval import MIN_MAX_DETECTIONS
 
     if args.max_detections is not None and args.max_detections < MIN_MAX_DETECTIONS:
         raise RequestError(f"--max-detections {args.max_detections} must be at least {MIN_MAX_DETECTIONS}")
@@ -182,11 +182,11 @@ def _check_options(args: argparse.Namespace) -> None:
 
 
 def _run_predict(args: argparse.Namespace) -> int:
-    from resnext.detect.coco_predictions import mark_wrong_sizes, read_annotation_ids, use_names_as_ids
-    from resnext.detect.evaluate.setup import load_for_inference
-    from resnext.detect.predict import draw_predictions, make_drawing_paths, predict
+    from resnext.detection.coco_predictions import mark_wrong_sizes, read_annotation_ids, use_names_as_ids
+    from resnext.detection.evaluation.setup import load_for_inference
+    from resnext.detection.predict import draw_predictions, make_drawing_paths, predict
     from resnext.device import pick_device
-    from resnext.evaluate.predict import find_images
+    from resnext.evaluation.predict import find_images
     from resnext.progress_bar import show_image_progress
 
     for option, file in (("--json", args.json), ("--images-json", args.images_json)):
@@ -224,7 +224,7 @@ def _run_predict(args: argparse.Namespace) -> int:
 
 def _write_detections(args: argparse.Namespace, found: "list[DetectPrediction]", ids: "ResultIds") -> None:
     """Write ``--json`` and ``--images-json``; print a note if names are used as ids."""
-    from resnext.detect.coco_predictions import to_coco_results, to_image_table
+    from resnext.detection.coco_predictions import to_coco_results, to_image_table
     from resnext.files import atomic_write
 
     for file, values in ((args.json, to_coco_results(found, ids)), (args.images_json, to_image_table(found, ids))):
@@ -255,7 +255,7 @@ def _read_run_recipe(args: argparse.Namespace) -> DetectRecipe | None:
 
 def _print_detections(found: list[Any], classes: tuple[str, ...]) -> None:
     """Print one line per image: the number of objects of each class."""
-    from resnext.detect.predict import summarize_prediction
+    from resnext.detection.predict import summarize_prediction
     from resnext.screen import make_screen
 
     for one in found:

@@ -12,17 +12,17 @@ from resnext.commands.engine_options import (
     choose_device_name,
 )
 from resnext.errors import RequestError
-from resnext.evaluate.options import EvalOptions
+from resnext.evaluation.options import EvalOptions
 from resnext.files import check_output_directory
 from resnext.run_directory import CHECKPOINT_NAMES, RunDirectory, check_checkpoint_choice, check_run_kind
 from resnext.settings import RunSettings
 from resnext.sources import SOURCES
 
 if TYPE_CHECKING:
-    from resnext.evaluate.evaluator import Evaluation
-    from resnext.evaluate.label_mapping import LabelMapping
-    from resnext.evaluate.setup import EvalNetworks, EvalRuntime
-    from resnext.train.distributed import World
+    from resnext.evaluation.evaluator import Evaluation
+    from resnext.evaluation.label_mapping import LabelMapping
+    from resnext.evaluation.setup import EvalNetworks, EvalRuntime
+    from resnext.training.distributed import World
 
 SUMMARY = "Evaluate a run or a weights file on labelled images."
 
@@ -117,9 +117,9 @@ def add_benchmark_options(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Evaluate, print and write the tables; return 0. With torchrun, the images are divided among the processes."""
-    from resnext.evaluate.setup import load_networks
-    from resnext.train.distributed import init_distributed
-    from resnext.train.setup import configure_process
+    from resnext.evaluation.setup import load_networks
+    from resnext.training.distributed import init_distributed
+    from resnext.training.setup import configure_process
 
     check_options(args)
     for name in args.weights:
@@ -142,7 +142,7 @@ def build_options(args: argparse.Namespace) -> EvalOptions:
 
 def build_runtime(args: argparse.Namespace, networks: "EvalNetworks", world: "World") -> "EvalRuntime":
     """Build the runtime: the networks themselves, or with ``--engine`` predictors, whose engine ``precision`` names."""
-    from resnext.evaluate.setup import EvalRuntime
+    from resnext.evaluation.setup import EvalRuntime
 
     precision = args.precision or networks.default_precision
     if args.engine is None:
@@ -163,9 +163,9 @@ def evaluate_all_ranks(
     world: "World",
 ) -> "Evaluation":
     """Evaluate the networks on every image once, divided among the processes."""
-    from resnext.evaluate.setup import evaluate_networks
+    from resnext.evaluation.setup import evaluate_networks
     from resnext.progress_bar import show_image_progress
-    from resnext.train.distributed_evaluation import evaluate_distributed
+    from resnext.training.distributed_evaluation import evaluate_distributed
 
     with show_image_progress(len(mapping.dataset) // world.size) as progress:
 
@@ -186,12 +186,12 @@ def evaluate_all_ranks(
 
 def run_evaluation(args: argparse.Namespace, networks: "EvalNetworks", runtime: "EvalRuntime", world: "World") -> int:
     """Evaluate on one data set: print the metrics, write tables and plots."""
-    from resnext.evaluate.evaluator import check_compatible
-    from resnext.evaluate.output.console import print_evaluation, print_line, print_published
-    from resnext.evaluate.output.report import write_report
-    from resnext.evaluate.output.tables import FILES, FORMAT, write_evaluation
-    from resnext.evaluate.setup import choose_data, choose_directory, describe_evaluation
-    from resnext.evaluate.suites.real import check_imagenet_validation, read_real_labels, score_real
+    from resnext.evaluation.evaluator import check_compatible
+    from resnext.evaluation.output.console import print_evaluation, print_line, print_published
+    from resnext.evaluation.output.report import write_report
+    from resnext.evaluation.output.tables import FILES, FORMAT, write_evaluation
+    from resnext.evaluation.setup import choose_data, choose_directory, describe_evaluation
+    from resnext.evaluation.suites.real import check_imagenet_validation, read_real_labels, score_real
     from resnext.screen import make_screen
 
     console, options = make_screen(), build_options(args)
@@ -227,11 +227,11 @@ def run_evaluation(args: argparse.Namespace, networks: "EvalNetworks", runtime: 
 
 def run_corruptions(args: argparse.Namespace, networks: "EvalNetworks", runtime: "EvalRuntime", world: "World") -> int:
     """Evaluate on ImageNet-C, or on images corrupted on the fly: errors, their mean, and the mCE if possible."""
-    from resnext.evaluate.corruption_suites import create_corruption_suite, open_imagenet_c
-    from resnext.evaluate.output.console import print_corruptions, print_line
-    from resnext.evaluate.output.corruption_tables import FILES, FORMAT, write_corruptions
-    from resnext.evaluate.setup import choose_directory, describe_evaluation
-    from resnext.evaluate.suites.imagenet_c import CorruptionResult
+    from resnext.evaluation.corruption_suites import create_corruption_suite, open_imagenet_c
+    from resnext.evaluation.output.console import print_corruptions, print_line
+    from resnext.evaluation.output.corruption_tables import FILES, FORMAT, write_corruptions
+    from resnext.evaluation.setup import choose_directory, describe_evaluation
+    from resnext.evaluation.suites.imagenet_c import CorruptionResult
     from resnext.screen import make_screen
 
     console, options, official = make_screen(), build_options(args), args.corruptions is not None

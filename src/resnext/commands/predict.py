@@ -19,8 +19,8 @@ from resnext.run_directory import CHECKPOINT_NAMES, check_checkpoint_choice, che
 from resnext.text import format_share
 
 if TYPE_CHECKING:
-    from resnext.evaluate.classifier import Classifier
-    from resnext.evaluate.predict import Prediction
+    from resnext.evaluation.classifier import Classifier
+    from resnext.evaluation.predict import Prediction
     from resnext.model.network import Network
 
 SUMMARY = "Classify images with a run or a weights file."
@@ -59,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Classify and print; return 1 if an image could not be read (the others are still classified)."""
     from resnext.device import pick_device
-    from resnext.evaluate.predict import find_images, get_preprocessing, predict
+    from resnext.evaluation.predict import find_images, get_preprocessing, predict
     from resnext.progress_bar import show_image_progress
     from resnext.weights import load
 
@@ -80,7 +80,7 @@ def run(args: argparse.Namespace) -> int:
     predictions += problems
     failed = [prediction for prediction in predictions if prediction.error is not None]
     if args.picture is not None and len(failed) < len(predictions):
-        from resnext.evaluate.output.plots import plot_predictions
+        from resnext.evaluation.output.plots import plot_predictions
         from resnext.plotting import save_figure
 
         save_figure(plot_predictions(predictions, preprocessing), args.picture)
@@ -113,7 +113,7 @@ def check_options(args: argparse.Namespace) -> None:
 
 def write_embeddings(args: argparse.Namespace, model: "Network", paths: list[str], problems: "list[Prediction]") -> int:
     """Write the pooled features of the images; return 0, or 1 if an image could not be read."""
-    from resnext.evaluate.predict import compute_embeddings
+    from resnext.evaluation.predict import compute_embeddings
     from resnext.progress_bar import show_image_progress
 
     with show_image_progress(len(paths)) as progress:
@@ -145,7 +145,7 @@ def print_predictions(predictions: list["Prediction"], top: int, view: dict[str,
     from rich.table import Table
     from rich.text import Text
 
-    from resnext.evaluate.output.protocol import format_view
+    from resnext.evaluation.output.protocol import format_view
     from resnext.screen import make_screen
 
     rows = []

@@ -68,7 +68,7 @@ def format_recipe(name: str, *, complete: bool = False) -> str:
     Raises:
         RequestError: If there is no such recipe, or it is wrong.
     """
-    from resnext.detect.settings import DetectRecipe
+    from resnext.detection.settings import DetectRecipe
     from resnext.recipe import dump_recipe, find_recipe, read_recipe, read_recipe_kind, read_stated_settings
     from resnext.recipe_header import read_header
     from resnext.settings import Recipe

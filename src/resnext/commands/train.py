@@ -8,7 +8,7 @@ from resnext.recipe import R, parse_command_line_value
 from resnext.run_directory import RunDirectory
 from resnext.settings import Recipe, RecipeBase
 from resnext.settings_fields import FieldSpec, list_fields, list_sections
-from resnext.train.request import resolve_request
+from resnext.training.request import resolve_request
 
 SUMMARY = "Train a network by a recipe, or resume a run."
 
@@ -69,7 +69,7 @@ def run(args: argparse.Namespace) -> int:
     """Train, and return exit status 0 when the run is complete."""
     recipe, directory, resume = resolve_arguments(args, Recipe)
 
-    from resnext.train.classification import train_classifier
+    from resnext.training.classification import train_classifier
 
     train_classifier(recipe, directory, resume=resume)
     return 0

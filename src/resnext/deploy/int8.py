@@ -66,7 +66,7 @@ def load_calibration_images(network: "Network", run: Path | None, folder: str | 
 
     Raises RequestError if both are None.
     """
-    from resnext.evaluate.predict import get_preprocessing
+    from resnext.evaluation.predict import get_preprocessing
 
     preprocessing = get_preprocessing(network)
     if folder is not None:
@@ -81,7 +81,7 @@ def load_calibration_images(network: "Network", run: Path | None, folder: str | 
 
 def _load_from_folder(folder: str, preprocessing: "Preprocessing") -> Tensor:
     from resnext.data.decode.pillow import read_image
-    from resnext.evaluate.predict import find_images
+    from resnext.evaluation.predict import find_images
 
     paths, _ = find_images([folder])
     some = paths[:: max(1, len(paths) // CALIBRATION_IMAGES)][:CALIBRATION_IMAGES]

@@ -7,7 +7,7 @@
 #   NormAct.algorithm        "plain", "fused" (plan.Plan.apply) or "folded" (frozen_norm.py)
 #   NormAct.allow_recompute  whether the next layer may recompute y instead of saving it (plan.py)
 #   Block.recompute_level    level of activation checkpointing (plan.set_activation_checkpointing)
-#   Block.drop_path          probability of stochastic depth (train/classification.py)
+#   Block.drop_path          probability of stochastic depth (training/classification.py)
 #   Tensor.recompute_fn      function that computes this tensor again in the backward pass (activation_checkpointing.py)
 
 from functools import partial

@@ -14,14 +14,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from resnext.detect.settings import DetectRecipe
+from resnext.detection.settings import DetectRecipe
 from resnext.errors import RequestError
 from resnext.paper.numbers import Column
 from resnext.paper.row_recipes import read_row_recipe
 from resnext.recipe import read_recipe
 from resnext.run_directory import MAX_JSON_BYTES, RunDirectory, has_no_run
 from resnext.settings import Recipe
-from resnext.train.resume import list_changes
+from resnext.training.resume import list_changes
 
 ALIVE_SECONDS = 900.0  # seconds; a run counts as running if it wrote something within this time
 MAX_CSV_BYTES = 16 << 20  # bytes

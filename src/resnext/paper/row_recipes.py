@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from resnext.detect.settings import DetectRecipe
+from resnext.detection.settings import DetectRecipe
 from resnext.errors import RequestError, did_you_mean
 from resnext.paper.numbers import get_table
 from resnext.recipe import list_recipes, read_recipe, read_recipe_kind

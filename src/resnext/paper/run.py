@@ -103,7 +103,7 @@ def announce_run(console: "Console", table: Table, row: Row, plan: PlannedRun) -
 
 def start_run(plan: PlannedRun) -> None:
     """Train to the end, as ``resnext train`` does."""
-    from resnext.train.classification import train_classifier
+    from resnext.training.classification import train_classifier
 
     train_classifier(plan.recipe, plan.run, resume=None)
 

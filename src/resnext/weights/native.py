@@ -25,7 +25,7 @@ from resnext.model.network import Network
 from resnext.weights.network_spec import NetworkSpec, RawCheckpoint
 
 FORMAT_VERSION = 1
-DETECTOR_FORMAT = "resnext-detector"  # metadata key of a detector's file (detect/weights.py), and its format's name
+DETECTOR_FORMAT = "resnext-detector"  # metadata key of a detector's file (detection/weights.py), and its format's name
 # prefixes of a detector's backbone; in the c4 layout the last stage is in the box head
 BACKBONE_PREFIX, BOX_HEAD_PREFIX = "backbone.body.", "roi_heads.box_head."
 TRAINING_STATE_PREFIXES = ("weights/", "optimizer/", "groups/")  # of the tensors in a checkpoint's training state

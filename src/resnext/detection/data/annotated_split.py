@@ -1,0 +1,122 @@
+"""The annotations of one split, in each format: a class for each row of ``resnext.sources.BOX_FORMATS``."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Self
+
+from resnext.detection.data.annotations import RawAnnotations, drop_group_categories
+from resnext.detection.data.coco import parse_coco
+from resnext.detection.data.find_annotations import (
+    find_coco_file,
+    find_voc_files,
+    list_image_folders,
+    search_coco_file,
+    search_voc_split,
+)
+from resnext.detection.data.find_images import find_image_folder, locate_images
+from resnext.detection.data.voc import convert_voc, find_first_pixel, list_class_names, read_voc
+from resnext.detection.settings import DetectDataSettings
+from resnext.errors import RequestError, did_you_mean
+from resnext.sources import BOX_FORMATS, import_function
+
+
+class AnnotatedSplit(ABC):
+    """The annotations of a split and its image folder. Making one raises RequestError for missing or invalid files."""
+
+    location: Path  # the file, list or folder that defines the split
+    images: Path
+
+    def __init__(self, settings: DetectDataSettings, split: str) -> None:
+        self.exif = settings.exif
+        self.read(find_data_root(settings), settings, split)
+
+    @abstractmethod
+    def read(self, root: Path, settings: DetectDataSettings, split: str) -> None:
+        """Read the annotations; set ``location`` and ``images``."""
+
+    @staticmethod
+    @abstractmethod
+    def is_present(settings: DetectDataSettings, split: str) -> bool:
+        """Whether the split has annotations, where the settings say or in a usual place."""
+
+    @property
+    @abstractmethod
+    def needs_other_split(self) -> bool:
+        """Whether the split's classes depend on the other split too."""
+
+    @abstractmethod
+    def parse(self, both: Sequence[Self]) -> RawAnnotations:
+        """Return the annotations with the classes of ``both`` splits. Raises RequestError."""
+
+    def build_annotations(self, both: Sequence[Self]) -> RawAnnotations:
+        """Build the annotations with the classes of ``both`` splits, and locate the images. Raises RequestError."""
+        return locate_images(self.parse(both), self.images, exif=self.exif)
+
+
+class CocoSplit(AnnotatedSplit):
+    """One COCO JSON file."""
+
+    def read(self, root: Path, settings: DetectDataSettings, split: str) -> None:
+        """Read the file."""
+        self.location = find_coco_file(root, settings, split)
+        self.coco = parse_coco(self.location)
+        self.images = find_image_folder(list_image_folders(root, settings, split, self.location), self.coco.files)
+
+    @staticmethod
+    def is_present(settings: DetectDataSettings, split: str) -> bool:
+        """Whether there is such a file."""
+        return search_coco_file(find_data_root(settings), settings, split) is not None
+
+    @property
+    def needs_other_split(self) -> bool:
+        """Whether a category may be a group: it is, unless a split has boxes of it."""
+        return bool(self.coco.group_ids)
+
+    def parse(self, both: Sequence[Self]) -> RawAnnotations:
+        """Return the annotations without the categories that are groups."""
+        return drop_group_categories(self.coco, [found.coco for found in both])
+
+
+class VocSplit(AnnotatedSplit):
+    """A list or folder of Pascal VOC's XML files, which have no list of classes."""
+
+    needs_other_split = True
+
+    def read(self, root: Path, settings: DetectDataSettings, split: str) -> None:
+        """Read the XML files."""
+        self.location, above, xml, self.images = find_voc_files(root, settings, split)
+        self.voc = read_voc(xml, self.images, self.location, above)
+
+    @staticmethod
+    def is_present(settings: DetectDataSettings, split: str) -> bool:
+        """Whether there is such a list or folder."""
+        return search_voc_split(find_data_root(settings), settings, split) is not None
+
+    def parse(self, both: Sequence[Self]) -> RawAnnotations:
+        """Return the annotations with the names of both splits as classes."""
+        splits = [found.voc for found in both]
+        return convert_voc(self.voc, list_class_names(splits), self.location.name, find_first_pixel(splits))
+
+
+def get_reader(settings: DetectDataSettings) -> type[AnnotatedSplit]:
+    """Return the class that reads the format of ``data.source``. Raises RequestError."""
+    if settings.source not in BOX_FORMATS:
+        raise RequestError(f"unknown data.source {settings.source!r}{did_you_mean(settings.source, BOX_FORMATS)}")
+    reader = import_function(BOX_FORMATS[settings.source].reader)
+    assert isinstance(reader, type)
+    assert issubclass(reader, AnnotatedSplit)
+    return reader
+
+
+def has_annotations(settings: DetectDataSettings, split: str) -> bool:
+    """Whether a split has annotations, where the settings say or in a usual place."""
+    return get_reader(settings).is_present(settings, split)
+
+
+def find_data_root(settings: DetectDataSettings) -> Path:
+    """Return the folder ``settings.path``. Raises RequestError unless it exists."""
+    root = Path(settings.path).expanduser()
+    if not root.is_dir():
+        raise RequestError(f"data.path {root} {'is a file' if root.exists() else 'does not exist'}; expected a folder")
+    return root

@@ -1,0 +1,104 @@
+"""One network or an ensemble: average logits over the views of each image, then over the networks."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from resnext.data.preprocessing import Preprocessing, normalize
+from resnext.errors import RequestError
+from resnext.evaluation.classifier import Classifier
+from resnext.evaluation.views import Transform, Views, average_logits
+from resnext.model.network import Network
+
+
+@dataclass(frozen=True, eq=False)
+class EnsembleMember:
+    """A network, on its device, with its preprocessing."""
+
+    model: Classifier
+    preprocessing: Preprocessing
+
+
+@dataclass(frozen=True, eq=False)
+class Ensemble:
+    """Networks with the same classes, evaluated as one.
+
+    ``combine`` says what is averaged over networks, as ``Views.combine`` does for views. ``output_indices`` (int64)
+    selects outputs before any softmax; None for all.
+    """
+
+    members: Sequence[EnsembleMember]
+    views: Views
+    combine: str = "probabilities"
+    output_indices: np.ndarray | None = None
+    channels_last: bool = False
+
+    def __post_init__(self) -> None:
+        assert self.members
+        for member in self.members if self.views.kind == "dense" else ():
+            if not isinstance(member.model, Network):
+                raise RequestError("the dense view needs one of our networks, which can be run fully convolutionally")
+
+    def build_transforms(self) -> list[Transform]:
+        """Build one transform for each pass over the images; networks with the same preprocessing share passes."""
+        return [transform for p in self._list_preprocessings() for transform in self.views.build_transforms(p)]
+
+    def compute_batch_size(self, images: int) -> int:
+        """Return the images per batch for about ``images`` crops per forward pass; 1 for dense views."""
+        return 1 if self.views.kind == "dense" else max(1, images // self.views.crops_per_image)
+
+    def compute_logits(self, passes: Sequence[Tensor], device: torch.device) -> Tensor:
+        """Compute logits (or log probabilities), float64 [B, K] on the CPU, from the images of each pass."""
+        preprocessings = self._list_preprocessings()
+        each = len(passes) // len(preprocessings)
+        said = []
+        for member in self.members:
+            first = each * preprocessings.index(member.preprocessing)
+            scales = [self._compute_pass_logits(member, images, device) for images in passes[first : first + each]]
+            said.append(average_logits(torch.stack(scales, dim=1), self.views.combine))
+        return average_logits(torch.stack(said, dim=1), self.combine)
+
+    def _list_preprocessings(self) -> list[Preprocessing]:
+        return list(dict.fromkeys(member.preprocessing for member in self.members))
+
+    def _compute_pass_logits(self, member: EnsembleMember, images: Tensor, device: torch.device) -> Tensor:
+        """Compute the logits [B, K] of one network for one pass, averaged over its views."""
+        p = member.preprocessing
+        crops = images.flatten(0, 1) if images.dim() == 5 else images
+        inputs = normalize(crops, p, device, channels_last=self.channels_last)
+        views = [inputs, inputs.flip(-1)] if self.views.flip else [inputs]
+        answers = torch.cat([self._compute_view_logits(member, view, len(images)) for view in views], dim=1)
+        answers = answers if self.output_indices is None else answers[..., torch.from_numpy(self.output_indices)]
+        return average_logits(answers, self.views.combine)
+
+    def _compute_view_logits(self, member: EnsembleMember, inputs: Tensor, count: int) -> Tensor:
+        """Compute the logits float64 [B, n, K] of the n views of each of ``count`` images."""
+        if self.views.kind != "dense":
+            logits: Tensor = member.model(inputs)
+        else:
+            assert isinstance(member.model, Network)
+            window = -(
+                -member.preprocessing.image_size // member.model.architecture.stride
+            )  # size of the feature map of one crop
+            logits = member.model.compute_score_map(inputs, window).flatten(1, 2)
+        rows: Tensor = logits.detach().cpu().to(torch.float64)
+        return rows.reshape(count, -1, logits.shape[-1])
+
+
+@contextmanager
+def eval_mode(*models: object) -> Iterator[None]:
+    """Set evaluation mode; restore the mode of every module afterwards, also of frozen ones."""
+    with ExitStack() as stack:
+        for model in (model for model in models if isinstance(model, nn.Module)):
+            stack.callback(_restore_modes, [(module, module.training) for module in model.modules()])
+            model.eval()
+        yield
+
+
+def _restore_modes(modes: list[tuple[nn.Module, bool]]) -> None:
+    for module, training in modes:
+        module.training = training

@@ -1,0 +1,286 @@
+"""Run networks on every image of a split exactly once; every reported number is a sum over these rows."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from resnext.data.classes import check_same_classes
+from resnext.data.dataset import Dataset
+from resnext.data.loader import Batch, iterate_eval_batches
+from resnext.data.preprocessing import Preprocessing
+from resnext.device import autocast
+from resnext.errors import RequestError, WorkError
+from resnext.evaluation.classifier import Classifier
+from resnext.evaluation.ensemble import Ensemble, EnsembleMember, eval_mode
+from resnext.evaluation.metrics import compute_interval95, to_percent
+from resnext.evaluation.views import CENTER, Views
+
+BATCH_SIZE = 256  # default
+COLUMNS: dict[str, type] = {
+    "index": np.int64,
+    "label": np.int64,
+    "predicted": np.int64,
+    "rank": np.int64,
+    "probability": np.float64,
+    "probability_of_label": np.float64,
+    "losses": np.float64,
+}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Evaluation:
+    """The results of an evaluation: one row per image, in the order of the data set, and sums over the rows.
+
+    ``rank`` is the position of the true class when the classes are sorted by logit, 0 for the highest. Equal logits are
+    ordered by class number, so predictions and ranks are consistent. Errors and the interval are in percent,
+    probabilities from 0 to 1, losses in nats.
+    """
+
+    name: str
+    dataset_size: int  # images of the whole data set; this evaluation holds n of them
+    classes: tuple[str, ...]
+    paths: tuple[str, ...]
+    index: np.ndarray
+    label: np.ndarray
+    predicted: np.ndarray
+    rank: np.ndarray
+    probability: np.ndarray
+    probability_of_label: np.ndarray
+    losses: np.ndarray
+
+    @property
+    def n(self) -> int:
+        """Images evaluated."""
+        return len(self.index)
+
+    @property
+    def correct1(self) -> int:
+        """Images whose true class is the prediction."""
+        return int(np.count_nonzero(self.rank == 0))
+
+    @property
+    def correct5(self) -> int | None:
+        """Images whose true class is among the first five; None with fewer than five classes."""
+        return None if len(self.classes) < 5 else int(np.count_nonzero(self.rank < 5))
+
+    @property
+    def loss_sum(self) -> float:
+        """Cross entropy, summed exactly, so that the order of images and shards does not matter."""
+        return math.fsum(self.losses)
+
+    @property
+    def loss(self) -> float:
+        """Mean cross entropy, nats per image."""
+        return self.loss_sum / self.n if self.n else math.nan
+
+    @property
+    def top1_error(self) -> float:
+        """Top-1 error, percent."""
+        return to_percent(self.n - self.correct1, self.n)
+
+    @property
+    def top5_error(self) -> float | None:
+        """Top-5 error, percent; None with fewer than five classes."""
+        return None if self.correct5 is None else to_percent(self.n - self.correct5, self.n)
+
+    @property
+    def interval95(self) -> tuple[float, float]:
+        """The 95 % Wilson interval of the top-1 error."""
+        return compute_interval95(self.n - self.correct1, self.n)
+
+    @cached_property
+    def confusion(self) -> np.ndarray:
+        """int64 [K, K]: number of images of class i (row) predicted as class j (column)."""
+        k = len(self.classes)
+        return np.bincount(self.label * k + self.predicted, minlength=k * k).reshape(k, k)
+
+    def find_worst(self, count: int) -> np.ndarray:
+        """Find the rows with the highest loss, highest first; equal losses in the order of the data set."""
+        return np.argsort(-self.losses, kind="stable")[:count]
+
+
+def evaluate(
+    model: Classifier,
+    dataset: Dataset,
+    preprocessing: Preprocessing,
+    *,
+    device: torch.device | str,
+    batch_size: int = BATCH_SIZE,
+    precision: str = "fp32",
+    workers: int = 0,
+    start_method: str | None = None,
+    channels_last: bool = False,
+    progress: Callable[[int, int], None] | None = None,
+    rank: int = 0,
+    world_size: int = 1,
+    views: Views = CENTER,
+    other_members: Sequence[EnsembleMember] = (),
+    ensemble_combine: str = "probabilities",
+    output_indices: np.ndarray | None = None,
+) -> Evaluation:
+    """Evaluate one model or an ensemble: average logits over views, then over models.
+
+    Args:
+        model: The network, on ``device``.
+        dataset: Labelled images. Their classes must be the network's, or those of ``output_indices``.
+        preprocessing: How images are prepared for ``model``.
+        device: Where to compute.
+        batch_size: Images (crops, for views of several crops) per forward pass.
+        precision: "fp32", "bf16" or "fp16".
+        workers: Loading processes; 0 loads in this one.
+        start_method: How loading processes are started.
+        channels_last: Compute in NHWC memory layout.
+        progress: Called as ``progress(done, total)`` after each batch.
+        rank: The rank of this process, which evaluates its contiguous part of the images.
+        world_size: Number of processes. With more than one, join their results by ``merge_shards``.
+        views: Which crops of each image to use.
+        other_members: Further networks of an ensemble.
+        ensemble_combine: What to average over networks: "probabilities" or "logits".
+        output_indices: int64, the outputs to choose from, in the order of the data's classes; None for all.
+
+    Returns:
+        One row per image of this rank.
+
+    Raises:
+        RequestError: The classes of model and data differ.
+        WorkError: An image cannot be read, or logits are not finite.
+    """
+    if batch_size < 1:
+        raise RequestError(f"the batch size must be at least 1, not {batch_size}")
+    members = [EnsembleMember(model, preprocessing), *other_members]
+    models = [member.model for member in members]
+    for network in models:
+        check_compatible(network, dataset, output_indices)
+    if channels_last:  # convert both weights and images; with one alone the last bits differ
+        for network in (network for network in models if isinstance(network, nn.Module)):
+            network.to(memory_format=torch.channels_last)
+    panel = Ensemble(members, views, ensemble_combine, output_indices, channels_last)
+    device, done = torch.device(device), 0
+    parts: list[dict[str, np.ndarray]] = []
+    passes = _iterate_passes(panel, dataset, batch_size, workers, start_method, rank, world_size)
+    with eval_mode(*models), torch.inference_mode(), autocast(device, precision):
+        for batches in passes:
+            first = batches[0]
+            if first.bad_images:
+                raise WorkError(f"an image cannot be read, and an evaluation must not skip any: {first.bad_images[0]}")
+            answers = panel.compute_logits([batch.images for batch in batches], device)
+            indices = first.indices.cpu().numpy()
+            parts.append(
+                {
+                    "index": indices,
+                    **compute_image_results(answers, first.labels, partial(_find_path, dataset, indices)),
+                }
+            )
+            done += len(indices)
+            if progress is not None:
+                progress(done, len(dataset))
+    result = _build_evaluation(dataset, parts)
+    return merge_shards([result]) if world_size == 1 else result
+
+
+def _iterate_passes(
+    panel: Ensemble,
+    dataset: Dataset,
+    batch_size: int,
+    workers: int,
+    start_method: str | None,
+    rank: int,
+    world_size: int,
+) -> Iterator[tuple[Batch, ...]]:
+    """Yield each batch once per transform, side by side; the workers are divided among the transforms."""
+    transforms = panel.build_transforms()
+    passes = [
+        iterate_eval_batches(
+            dataset,
+            transform,
+            batch_size=panel.compute_batch_size(batch_size),
+            workers=-(-workers // len(transforms)),
+            start_method=start_method,
+            rank=rank,
+            world_size=world_size,
+        )
+        for transform in transforms
+    ]
+    return zip(*passes, strict=True)
+
+
+def compute_image_results(logits: Tensor, labels: Tensor, path_of_row: Callable[[int], str]) -> dict[str, np.ndarray]:
+    """Compute COLUMNS, except ``index``, from logits [B, K] and labels int64 [B], in float64 on the CPU.
+
+    Raises WorkError for the first row with a value that is not finite, naming its image by ``path_of_row(i)``.
+    """
+    scores = logits.detach().cpu().to(torch.float64)
+    labels = labels.cpu()
+    bad = (~torch.isfinite(scores).all(dim=1)).nonzero()
+    if len(bad):
+        raise WorkError(f"the network's output for {path_of_row(int(bad[0]))} is not finite")
+    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < scores.shape[1]:
+        raise RequestError(f"the data has labels up to {int(labels.max())}, the network {scores.shape[1]} outputs")
+    log_p = torch.log_softmax(scores, dim=1)
+    of_label = labels[:, None]
+    own = scores.gather(1, of_label)
+    earlier = torch.arange(scores.shape[1])[None, :] < of_label
+    predicted = torch.from_numpy(scores.numpy().argmax(axis=1))  # numpy guarantees the first of equal values
+    log_p_of_label = log_p.gather(1, of_label)[:, 0]
+    return {
+        "label": labels.numpy(),
+        "predicted": predicted.numpy(),
+        "rank": ((scores > own) | ((scores == own) & earlier)).sum(dim=1).numpy(),
+        "probability": log_p.gather(1, predicted[:, None])[:, 0].exp().numpy(),
+        "probability_of_label": log_p_of_label.exp().numpy(),
+        "losses": -log_p_of_label.numpy() + 0.0,  # + 0.0 turns -0.0 into 0.0
+    }
+
+
+def merge_shards(evaluations: Sequence[Evaluation]) -> Evaluation:
+    """Merge evaluations of shards of one data set, in any order.
+
+    Raises WorkError if an image is missing or counted twice.
+    """
+    if not evaluations:
+        raise RequestError("there is no evaluation to merge")
+    first = evaluations[0]
+    for other in evaluations[1:]:
+        check_same_classes(first.classes, other.classes, "another shard of the evaluation")
+    order = np.argsort(np.concatenate([e.index for e in evaluations]), kind="stable")
+    where = [path for e in evaluations for path in e.paths]
+    columns: dict[str, Any] = {name: np.concatenate([getattr(e, name) for e in evaluations])[order] for name in COLUMNS}
+    whole = replace(first, paths=tuple(where[i] for i in order), **columns)
+    if not np.array_equal(whole.index, np.arange(first.dataset_size)):
+        raise WorkError(f"the shards of {first.name} do not hold each of its {first.dataset_size} images exactly once")
+    return whole
+
+
+def check_compatible(model: Classifier, dataset: Dataset, output_indices: np.ndarray | None = None) -> None:
+    """Check that the data has images, and the classes of the network (of its ``output_indices``, if given)."""
+    if len(dataset) == 0:
+        raise RequestError(f"{dataset.name} has no images to evaluate")
+    if model.architecture.num_classes == 0:
+        raise RequestError("the network has no classifier (num_classes 0), so it has no error to measure")
+    known = model.classes
+    if known is not None:
+        check_same_classes(
+            known if output_indices is None else [known[i] for i in output_indices], dataset.classes, dataset.name
+        )
+    count = model.architecture.num_classes if output_indices is None else len(output_indices)
+    if count != len(dataset.classes):
+        raise RequestError(f"the network has {count} outputs, {dataset.name} has {len(dataset.classes)} classes")
+
+
+def _find_path(dataset: Dataset, indices: np.ndarray, row: int) -> str:
+    return dataset.image_path(int(indices[row]))
+
+
+def _build_evaluation(dataset: Dataset, parts: list[dict[str, np.ndarray]]) -> Evaluation:
+    rows: dict[str, Any] = {}
+    for name, kind in COLUMNS.items():
+        rows[name] = np.concatenate([np.empty(0, kind), *(part[name] for part in parts)]).astype(kind)
+    where = tuple(dataset.image_path(int(i)) for i in rows["index"])
+    classes = tuple(dataset.classes)
+    return Evaluation(name=dataset.name, dataset_size=len(dataset), classes=classes, paths=where, **rows)

@@ -1,0 +1,80 @@
+"""Write ``report.html`` of a training run: its evaluation, plots, settings and environment in one file."""
+
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from resnext.evaluation.evaluator import Evaluation
+from resnext.evaluation.metrics import compute_class_scores, compute_interval95
+from resnext.evaluation.output.html import read_epochs, write_page
+from resnext.evaluation.output.protocol import format_protocol
+from resnext.run_directory import RunDirectory
+
+MAX_WORST_IMAGES = 12  # rows in the table of the worst images
+MAX_MISTAKES = 10  # pairs of classes in the table of mistakes
+PICTURES = ("confusion.png", "reliability.png", "worst.png")
+
+
+def write_report(run_dir: Path | str, evaluation: Evaluation, metrics: dict[str, Any]) -> Path:
+    """Write the run's ``report.html`` atomically, and return its path.
+
+    ``metrics`` is what ``write_evaluation`` returned for ``evaluation``. Plots, settings and epochs are read from the
+    run's files; missing or damaged ones are left out. Raises WorkError if the report cannot be written.
+    """
+    run = RunDirectory(Path(run_dir))
+    epochs = read_epochs(run.metrics, "top1_error", min)
+    content = {
+        "protocol": format_protocol(metrics["protocol"], evaluation.n),
+        "headline": _choose_headline(metrics, epochs),
+        "classes": compute_class_scores(evaluation.confusion, evaluation.classes),
+        "mistakes": _count_mistakes(evaluation),
+        "worst": _list_worst_images(evaluation),
+    }
+    return write_page(run, "resnext.evaluation.output", metrics, epochs, PICTURES, content)
+
+
+def _choose_headline(metrics: dict[str, Any], epochs: dict[str, Any] | None) -> dict[str, Any]:
+    """Choose the error to show first: that of the last epoch, as the best epoch was selected on these same images."""
+    own = {"error": metrics["top1_error"], "interval": metrics["top1_error_interval95"], "of": ""}
+    if epochs is None or metrics["protocol"].get("checkpoint") != "best":
+        return own
+    if epochs["last_epoch"] == epochs["best_epoch"]:
+        return own | {"of": " after the last epoch, which is the best one"}
+    return {
+        "error": epochs["last"],
+        "interval": _compute_interval(epochs["last"], metrics["n"]),
+        "of": " after the last epoch",
+    }
+
+
+def _compute_interval(error: float, n: int) -> tuple[float, float] | None:
+    """Compute the 95 % interval of an error, in percent, of ``n`` images; None if a damaged file gave the error."""
+    try:
+        return compute_interval95(round(error * n / 100), n)
+    except (ValueError, OverflowError):
+        return None
+
+
+def _count_mistakes(evaluation: Evaluation) -> list[dict[str, Any]]:
+    """Count the most frequent pairs of true and wrongly predicted class."""
+    wrong, names = evaluation.label != evaluation.predicted, evaluation.classes
+    pairs = zip(evaluation.label[wrong].tolist(), evaluation.predicted[wrong].tolist(), strict=True)
+    return [
+        {"label": names[label], "predicted": names[predicted], "count": count}
+        for (label, predicted), count in Counter(pairs).most_common(MAX_MISTAKES)
+    ]
+
+
+def _list_worst_images(evaluation: Evaluation) -> list[dict[str, Any]]:
+    """List the images with the highest loss."""
+    return [
+        {
+            "path": evaluation.paths[row],
+            "label": evaluation.classes[evaluation.label[row]],
+            "predicted": evaluation.classes[evaluation.predicted[row]],
+            "probability": evaluation.probability[row],
+            "probability_of_label": evaluation.probability_of_label[row],
+            "loss": evaluation.losses[row],
+        }
+        for row in evaluation.find_worst(MAX_WORST_IMAGES)
+    ]

@@ -1,0 +1,225 @@
+"""The classification task: how ``training/loop.py`` builds, trains and evaluates a network."""
+
+from collections.abc import Callable, Iterable
+from typing import Any, cast
+
+import torch
+from rich.console import Console
+from torch import nn
+
+from resnext.data import open_data
+from resnext.data.dataset import hash_dataset_listing
+from resnext.data.loader import Batch, TrainLoader, default_workers
+from resnext.data.preprocessing import Preprocessing
+from resnext.data.seeding import derive_seed
+from resnext.data.transforms.pipeline import build_jpeg_transform, build_train_transform, resolve_train_preprocessing
+from resnext.errors import RequestError
+from resnext.model.blocks import Block
+from resnext.model.network import Network, create_model
+from resnext.model.plan import Plan, set_activation_checkpointing
+from resnext.run_directory import RunDirectory
+from resnext.settings import Recipe
+from resnext.speed.kernels import is_fast_enabled
+from resnext.training.autotune import autotune_training
+from resnext.training.distributed import World
+from resnext.training.finetune import (
+    WEIGHTS_SEED_TAG,
+    count_trainable_and_frozen,
+    freeze,
+    load_checkpoint_model,
+    load_initial_network,
+    lr_multipliers,
+    set_training_mode,
+)
+from resnext.training.logbook import METRICS_COLUMNS
+from resnext.training.loop import EpochResult, run_training
+from resnext.training.optimizer import build_optimizer
+from resnext.training.outputs import evaluate_held_out, write_final_evaluation, write_samples
+from resnext.training.setup import collect_data_facts, print_notes
+from resnext.training.state import BatchLoader, Position, TrainState
+from resnext.training.step import StepResult, compute_gradients, count_micro_batches, optimizer_step
+from resnext.training.sync_norm import convert_to_sync_bn
+from resnext.training.task import Task
+from resnext.weights import load
+from resnext.weights.native import serialize_network
+
+State = TrainState[Recipe, Network, Batch]
+
+
+def train_classifier(
+    recipe: Recipe,
+    run: RunDirectory,
+    *,
+    resume: bool | None = False,
+    console: Console | None = None,
+    on_epoch_end: Callable[[EpochResult], None] | None = None,
+) -> Position:
+    """Train a network by a recipe into a run directory: ``run_training`` for classification."""
+    return run_training(Classification, recipe, run, resume=resume, console=console, on_epoch_end=on_epoch_end)
+
+
+class Classification(Task[Recipe, Network, Batch]):
+    """Train a network on images with one label each."""
+
+    verb = "train"
+    columns = METRICS_COLUMNS
+    evaluation_columns = ("val_loss", "top1_error", "top5_error")
+    best_metric = "top1_error"
+    lower_is_better = True
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.source = open_data(recipe.data)
+
+    def build_model(self, recipe: Recipe, world: World, console: Console) -> Network:
+        """Build the network with preprocessing and classes."""
+        source = self.source
+        if recipe.init.weights is None:
+            architecture = recipe.model.architecture(len(source.train.classes), source.train.channels)
+            model = create_model(architecture, seed=derive_seed(recipe.train.seed, WEIGHTS_SEED_TAG))
+            model.preprocessing = Preprocessing.from_settings(recipe.data, source)
+        else:
+            model = load_initial_network(recipe, source)
+        for size in (model.preprocessing.image_size, recipe.augment.size or model.preprocessing.image_size):
+            model.architecture.check_image_size(size, size)
+        model.classes = tuple(source.train.classes)
+        if world.is_main:
+            print_notes(model.provenance, recipe.init.weights, console)
+        return model
+
+    def restore_model(self, data: bytes) -> Network:
+        """Load the network of a checkpoint."""
+        return load_checkpoint_model(data, load)
+
+    def make_loader(self, recipe: Recipe, model: Network, world: World) -> TrainLoader:
+        """Make the loader of the training batches."""
+        data, train, images = recipe.data, recipe.train, self.source.train
+        build_transform = build_jpeg_transform if data.jpeg_decoder == "fast" else build_train_transform
+        return TrainLoader(
+            images,
+            build_transform(recipe.augment, model.preprocessing),
+            seed=train.seed,
+            batch_size=train.batch_size,
+            drop_last=train.drop_last,
+            workers=default_workers(images) if data.workers is None else data.workers,
+            start_method=data.start_method,
+            on_bad_image=data.on_bad_image,
+            rank=world.rank,
+            world_size=world.size,
+            repeats=recipe.augment.repeated_augmentation,
+        )
+
+    def prepare_model(
+        self,
+        recipe: Recipe,
+        model: Network,
+        loader: BatchLoader[Batch],
+        saved_plan: Plan | None,
+        world: World,
+        console: Console,
+    ) -> tuple[Recipe, Network, Plan]:
+        """Freeze layers, set stochastic depth, choose memory layout and fast paths, synchronise BN."""
+        parts = count_micro_batches(recipe, world.size)
+        freeze(model, recipe.init)
+        set_drop_path(model, recipe.train.drop_path)
+        set_training_mode(model.to(world.device))
+        set_activation_checkpointing(model, recipe.train.activation_checkpointing)
+        if saved_plan is not None:
+            plan = saved_plan
+        else:
+            size = resolve_train_preprocessing(recipe.augment, model.preprocessing).image_size
+            micro_batch = (recipe.train.batch_size // world.size // parts, size)
+            steps = recipe.train.total_steps(loader.steps_per_epoch) * parts
+            recipe, plan = autotune_training(recipe, model, micro_batch, steps, world, console)
+        plan.apply(model)
+        if recipe.train.sync_bn:
+            convert_to_sync_bn(model)
+        if recipe.train.channels_last == "yes":
+            model = model.to(memory_format=torch.channels_last)
+        return recipe, model, plan
+
+    def build_optimizer(self, recipe: Recipe, model: Network) -> torch.optim.Optimizer:
+        """Build the optimizer, with learning rates by stage if the recipe says so."""
+        fused = recipe.train.fast == "yes" and is_fast_enabled()
+        return build_optimizer(model, recipe.optimizer, lr_multipliers(model, recipe.init.layer_decay), fused=fused)
+
+    def collect_data_facts(self) -> dict[str, Any]:
+        """Collect what identifies the data."""
+        train, val = self.source.train, self.source.val
+        return collect_data_facts(train, val, hash_dataset_listing(train), hash_dataset_listing(val))
+
+    def wrap_model(self, state: State) -> nn.Module:
+        """Wrap the network in DDP and apply ``train.compile``, possibly with CUDA graphs."""
+        ddp, how = super().wrap_model(state), state.recipe.train.compile
+        if how == "no":
+            return ddp
+        return cast(nn.Module, torch.compile(ddp, mode="reduce-overhead" if how == "cuda-graphs" else None))
+
+    def describe_run(self, state: State) -> Iterable[str]:
+        """Yield the lines to print at the start."""
+        train, val = self.source.train, self.source.val
+        yield (
+            f"{state.model.architecture.name} on {train.name}: {len(train):,} images to train on, "
+            f"{len(val):,} held out; {state.total_steps:,} steps on {state.world.device} into {state.run.path}"
+        )
+        if state.recipe.init.weights is not None:
+            trained, frozen = count_trainable_and_frozen(state.model)
+            yield f"from {state.recipe.init.weights}: {trained:,} parameters train, {frozen:,} are frozen"
+
+    def write_samples(self, state: State) -> None:
+        """Write a grid of augmented training images, and files of the data."""
+        write_samples(state, self.source)
+
+    def step(self, state: State, batch: Batch, lr: float) -> StepResult:
+        """Compute gradients, update the weights, add to the sums of the epoch."""
+        loss_sum, wrong, images = compute_gradients(state, batch)
+        total, *counts, stop = state.world.all_reduce_sum(
+            [loss_sum, wrong, len(batch.bad_images), state.interrupts.signal_name is not None]
+        )
+        optimizer_step(state, total / images, lr)
+        state.sums.loss += total
+        state.sums.wrong += int(counts[0])
+        state.sums.images += images
+        state.position.bad_images += int(counts[1])
+        return StepResult(total / images, stop > 0)
+
+    def train_metrics(self, state: State) -> dict[str, float | None]:
+        """Compute loss and error of the epoch; mixed images have no error."""
+        sums, images = state.sums, max(state.sums.images, 1)
+        error = None if state.recipe.augment.is_mixing else 100 * sums.wrong / images
+        return {"train_loss": sums.loss / images, "train_error": error}
+
+    def evaluate(self, state: State) -> dict[str, float | None]:
+        """Evaluate on the held-out images."""
+        evaluation = evaluate_held_out(state, state.eval_model, self.source.val)
+        return {
+            "val_loss": evaluation.loss,
+            "top1_error": evaluation.top1_error,
+            "top5_error": evaluation.top5_error,
+        }
+
+    def summarize_epoch(self, row: dict[str, Any]) -> Iterable[str]:
+        """Yield parts of the line printed after an epoch."""
+        error = "" if row["train_error"] is None else f" error {row['train_error']:5.2f} %"
+        yield f"train loss {row['train_loss']:.4f}{error}"
+        if row["top1_error"] is not None:
+            yield f"held-out loss {row['val_loss']:.4f} error {row['top1_error']:5.2f} %"
+
+    def serialize_model(self, model: Network, provenance: dict[str, Any]) -> bytes:
+        """Return the bytes of a weights file."""
+        return serialize_network(model, model.provenance | provenance)
+
+    def write_final_evaluation(self, state: State, best: Network, rows: list[dict[str, Any]]) -> str:
+        """Evaluate the best network; in rank 0 write curves, tables and report.html."""
+        return write_final_evaluation(state, self.source, best, rows)
+
+
+def set_drop_path(model: Network, p: float) -> None:
+    """Set stochastic depth: drop probabilities rise linearly from 0 at the first block to ``p`` at the last.
+
+    Raises RequestError for a network without shortcuts, where a dropped block would leave no signal.
+    """
+    if p and model.architecture.shortcut == "none":
+        raise RequestError("train.drop_path needs shortcuts, but model.shortcut is none")
+    blocks = [module for module in model.modules() if isinstance(module, Block)]
+    for number, block in enumerate(blocks):
+        block.drop_path = p * number / max(len(blocks) - 1, 1)

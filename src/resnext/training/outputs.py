@@ -1,0 +1,92 @@
+"""Write the files of a classification run: samples at the start; evaluation and report at the end."""
+
+from typing import Any
+
+from resnext.data.dataset import Dataset, Source
+from resnext.data.loader import Batch
+from resnext.evaluation.evaluator import BATCH_SIZE, Evaluation, evaluate
+from resnext.evaluation.output.plots import plot_samples
+from resnext.evaluation.output.protocol import build_protocol
+from resnext.evaluation.output.report import write_report
+from resnext.evaluation.output.tables import write_evaluation
+from resnext.files import atomic_write
+from resnext.model.network import Network
+from resnext.plotting import save_figure
+from resnext.settings import Recipe
+from resnext.training.distributed_evaluation import evaluate_distributed
+from resnext.training.plots import draw_curves
+from resnext.training.state import TrainState
+
+SAMPLE_COUNT = 64  # images in samples.png
+
+
+def write_samples(state: TrainState[Recipe, Network, Batch], source: Source) -> None:
+    """Write a grid of augmented training images, and the files that the data brings for its runs."""
+    for name, text in source.extra_files.items():
+        with atomic_write(state.run.path / name, "w") as file:
+            file.write(text)
+    batches = state.loader.batches(0)
+    first = next(batches)
+    batches.close()  # type: ignore[attr-defined]  # a generator; this stops its workers
+    picture = plot_samples(
+        first.images[:SAMPLE_COUNT], first.labels[:SAMPLE_COUNT], source.train.classes, state.model.preprocessing
+    )
+    save_figure(picture, state.run.samples)
+
+
+def evaluate_held_out(state: TrainState[Recipe, Network, Batch], model: Network, val: Dataset) -> Evaluation:
+    """Evaluate ``model`` on the held-out images with all processes, in the precision and memory layout of training.
+
+    The result is the same in every process. Raises WorkError if another process failed.
+    """
+    recipe, world = state.recipe, state.world
+    world.broadcast_model(model)
+    return evaluate_distributed(
+        evaluate,
+        world,
+        model,
+        val,
+        state.model.preprocessing,
+        precision=recipe.train.precision,
+        workers=state.loader.workers,
+        start_method=recipe.data.start_method,
+        channels_last=recipe.train.channels_last == "yes",
+    )
+
+
+def write_final_evaluation(
+    state: TrainState[Recipe, Network, Batch], source: Source, best: Network, rows: list[dict[str, Any]]
+) -> str:
+    """Evaluate the best network with all processes; rank 0 writes curves, tables and report.html.
+
+    Returns a sentence about the errors; ``rows`` is the log.
+    """
+    evaluation = evaluate_held_out(state, best, source.val)
+    if not state.world.is_main:
+        return ""
+    run, recipe, position = state.run, state.recipe, state.position
+    draw_curves(rows, run.curves, f"{state.model.architecture.name} on {source.val.name}")
+    about = build_protocol(
+        state.model.preprocessing,
+        data=source.val.name,
+        split=source.split_rule,
+        device=str(state.world.device),
+        precision=recipe.train.precision,
+        channels_last=recipe.train.channels_last == "yes",
+        batch_size=BATCH_SIZE,
+        weights=run.weights("best").name,
+        checkpoint="best",
+        step=(position.best or {}).get("step"),
+    )
+    metrics = write_evaluation(evaluation, source.val, state.model.preprocessing, run.evaluation, about)
+    write_report(run.path, evaluation, metrics)
+    last = next(row for row in reversed(rows) if row["kind"] == "epoch")
+    low, high = evaluation.interval95
+    best_epoch, interval = (position.best or {}).get("epoch"), f"(95 % interval {low:.2f} to {high:.2f})"
+    error = f"top-1 error {last['top1_error']:.2f} %"
+    if last["epoch"] == best_epoch:
+        return f"{error} {interval} after the last epoch, which is the best one"
+    return (
+        f"{error} after the last epoch; {evaluation.top1_error:.2f} % {interval} at the best one, {best_epoch}, "
+        "which was chosen on these same images"
+    )

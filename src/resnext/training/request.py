@@ -1,0 +1,68 @@
+"""Decide which recipe to train, in which directory, and whether to resume. Does not import torch."""
+
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from resnext.errors import RequestError
+from resnext.recipe import TRAIN_COMMANDS, Kind, R, read_recipe
+from resnext.run_directory import RunDirectory, check_new_run, check_run_kind, open_run
+from resnext.settings import Recipe
+from resnext.training.resume import resolve_resumed_recipe
+
+
+def resolve_request(
+    kind: type[R],
+    recipe: Path | str | None,
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    run: Path | str | None = None,
+    resume: Path | str | None = None,
+    continue_: Path | str | None = None,
+) -> tuple[R, RunDirectory, bool | None]:
+    """Return the recipe, the run directory, and whether to resume (None: resume if the run exists).
+
+    Args:
+        kind: The class of recipe.
+        recipe: A recipe file; optional with ``resume``.
+        overrides: Settings that replace those of the file, such as ``{"train.epochs": 3}``.
+        run: The directory of a new run; runs/NAME-DATE-TIME by default.
+        resume: The directory of the run to resume.
+        continue_: The directory of a run to resume if it exists, or to start.
+
+    Raises:
+        RequestError: The arguments contradict each other, or do not fit the run or its recipe.
+    """
+    if sum(value is not None for value in (run, resume, continue_)) > 1:
+        raise RequestError(
+            "--run starts a new run, --resume resumes one, --continue does either: give only one of them"
+        )
+    begun = resume if resume is not None else continue_
+    if begun is not None:
+        task: Kind = "classification" if kind is Recipe else "detection"
+        other = TRAIN_COMMANDS["detection" if task == "classification" else "classification"]
+        check_run_kind(begun, task, f"{other} {'--continue' if resume is None else '--resume'} {begun}")
+    if resume is not None:
+        directory = open_run(resume)
+        asked = read_recipe(directory.recipe if recipe is None else recipe, overrides, kind)
+        return resolve_resumed_recipe(directory, asked), directory, True
+    if recipe is None:
+        raise RequestError("train needs a RECIPE, or --resume DIR")
+    settings = read_recipe(recipe, overrides, kind)
+    if continue_ is not None:
+        return settings, RunDirectory(Path(continue_)), None
+    return settings, choose_run_directory(run, Path(recipe).stem), False
+
+
+def choose_run_directory(run: Path | str | None, name: str) -> RunDirectory:
+    """Choose the directory of a new run: ``run``, or one named after the recipe and the time.
+
+    With several processes (``torchrun``), only rank 0 checks that it is empty.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1:
+        return check_new_run(run or Path("runs") / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}")
+    if run is None:
+        raise RequestError("all processes of a run need the same directory: give --run DIR")
+    return check_new_run(run) if int(os.environ.get("RANK", "0")) == 0 else RunDirectory(Path(run))

@@ -1,0 +1,115 @@
+"""Resume a run: decide whether there is one, and check that its settings are unchanged. Does not import torch."""
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from resnext.errors import RequestError, WorkError
+from resnext.recipe import (
+    R,
+    dump_recipe,
+    is_same_place,
+    iterate_settings,
+    list_differences,
+    make_absolute,
+    parse_recipe,
+    read_recipe,
+    replace_places,
+)
+from resnext.run_directory import RunDirectory, check_new_run, read_last_step
+
+if TYPE_CHECKING:
+    from resnext.training.distributed import World
+
+# Settings that may change when a run is resumed, because they do not affect the result.
+ALLOWED_CHANGES = (
+    *("data.path", "data.val_path", "data.classes", "data.download", "data.workers", "data.start_method"),
+    *("train.device", "train.threads", "train.checkpoint_steps", "train.checkpoint_url", "train.peer_timeout"),
+)
+
+AUTOTUNED_SETTINGS = (
+    "channels_last",
+    "fast",
+)  # settings of train whose "auto" is decided by timing when the run starts
+
+
+def resolve_resumed_recipe(run: RunDirectory, asked: R) -> R:
+    """Return the recipe to resume with: ``asked``, which may differ from the run's in ``ALLOWED_CHANGES`` only.
+
+    Raises RequestError listing every other difference. ``init.weights`` counts as one: a run resumes from its
+    checkpoint, so other initial weights would have no effect.
+    """
+    begun = read_recipe(run.recipe, kind=type(asked))
+    asked = fill_autotuned_settings(asked, begun)
+    changed = list_changes(begun, reuse_path_spelling(asked, begun))
+    if changed:
+        raise RequestError(
+            f"the run {run.path} was started with another recipe (run -> requested): {'; '.join(changed)}; "
+            "leave RECIPE and these settings out to resume with the run's own, or start a new run with --run"
+        )
+    return asked
+
+
+def resolve_resume(recipe: R, run: RunDirectory, world: "World") -> tuple[R, bool]:
+    """For ``--continue``: return the recipe, and whether to resume, the same in all processes.
+
+    Rank 0 decides by its disk, after downloading what is newer in ``train.checkpoint_url``; without a checkpoint a
+    new run starts. Raises RequestError if the run has another recipe, WorkError if only another host's disk
+    has the latest checkpoint, which would be lost.
+    """
+    if world.is_main and recipe.train.checkpoint_url is not None:
+        from resnext.training.remote_checkpoints import download_run
+
+        download_run(recipe.train.checkpoint_url, run)
+    here = read_last_step(run)
+    steps = world.all_reduce_sum([float(here) if rank == world.rank else 0.0 for rank in range(world.size)])
+    if max(steps) > steps[0]:
+        raise WorkError(
+            f"process {steps.index(max(steps))} has {run.path} at step {max(steps):.0f}, but the main process (0) "
+            "does not: the hosts of a run need a shared folder, or a train.checkpoint_url"
+        )
+    goes_on = steps[0] >= 0
+    if world.is_main:
+        if goes_on:
+            recipe = resolve_resumed_recipe(run, recipe)
+        else:
+            check_new_run(run.path)
+    return check_same_recipe(recipe, world), goes_on
+
+
+def check_same_recipe(recipe: R, world: "World") -> R:
+    """Check that all processes have the same recipe and return it, with the settings that rank 0 autotuned.
+
+    Raises RequestError listing the differences.
+    """
+    text = world.broadcast_bytes(dump_recipe(recipe).encode()).decode()
+    leaders = parse_recipe(text, "the main process's recipe", kind=type(recipe))
+    recipe = fill_autotuned_settings(recipe, leaders)
+    changed = list_changes(leaders, recipe)
+    if changed:
+        raise RequestError(
+            f"the processes of this run were given different recipes (main process -> process {world.rank}): "
+            f"{'; '.join(changed)}"
+        )
+    return recipe
+
+
+def fill_autotuned_settings(asked: R, begun: R) -> R:
+    """Replace "auto" in ``asked`` by the memory layout and fast paths that were autotuned for ``begun``."""
+    open_ones = [name for name in AUTOTUNED_SETTINGS if getattr(asked.train, name) == "auto"]
+    return replace(asked, train=replace(asked.train, **{name: getattr(begun.train, name) for name in open_ones}))
+
+
+def reuse_path_spelling(asked: R, begun: R) -> R:
+    """Replace paths in ``asked`` by the absolute ones of ``begun`` where both mean the same place."""
+    spelled = dict(iterate_settings(replace_places(begun, make_absolute)))
+
+    def respell(key: str, value: str) -> str:
+        there = spelled[key]
+        return dict(iterate_settings(begun))[key] if there is not None and is_same_place(key, value, there) else value
+
+    return replace_places(asked, respell)
+
+
+def list_changes(begun: R, asked: R) -> list[str]:
+    """List the differences between two recipes that ``ALLOWED_CHANGES`` does not have."""
+    return [row for row in list_differences(begun, asked) if row.partition(":")[0] not in ALLOWED_CHANGES]

@@ -1,0 +1,186 @@
+"""Autotuning of training: the choice is measured, saved with the run, and reproduced bit for bit on resume."""
+
+import json
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from rich.console import Console
+
+from resnext.model.network import create_model
+from resnext.model.plan import Plan
+from resnext.recipe import parse_recipe
+from resnext.run_directory import RunDirectory
+from resnext.settings import Recipe, TrainSettings
+from resnext.speed import kernels
+from resnext.training import autotune
+from resnext.training.autotune import Candidate, autotune_training, time_candidates
+from resnext.training.distributed import World
+from tests.conftest import TINY, run_resnext
+
+CPU = World(torch.device("cpu"))
+
+
+@pytest.fixture(autouse=True)
+def enable_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fast paths are off in other tests."""
+    monkeypatch.setenv("RESNEXT_FAST", "1")
+
+
+def small() -> torch.nn.Module:
+    return create_model("resnext11_2x4d", base_channels=4, num_classes=3, stem="cifar", seed=0)
+
+
+def tune(
+    monkeypatch: pytest.MonkeyPatch, seconds: dict[str, float], steps: int = 10**6, **train: str
+) -> tuple[TrainSettings, Plan]:
+    """Return what autotuning decides if candidates take the given seconds and tuning finds a known plan."""
+    known = Plan({}, ("bn1",))
+    monkeypatch.setattr(autotune, "time_candidates", lambda model, plans, *_: {arm: seconds[str(arm)] for arm in plans})
+    monkeypatch.setattr(autotune, "tune_shared_plan", lambda *_: known)
+    recipe = Recipe(train=TrainSettings(**train))  # type: ignore[arg-type]
+    console = Console(quiet=True)
+    found, plan = autotune_training(recipe, small(), (4, 8), steps, CPU, console)  # type: ignore[arg-type]
+    return found.train, plan
+
+
+@pytest.mark.parametrize(
+    ("seconds", "train", "expected"),
+    [
+        ({"NCHW": 3, "NHWC": 2, "NHWC with fast paths": 1}, {}, ("yes", "yes")),
+        ({"NCHW": 3, "NHWC": 2, "NHWC with fast paths": 1.99}, {}, ("yes", "no")),  # within the noise
+        ({"NCHW": 1, "NHWC": 2, "NHWC with fast paths": 1.5}, {}, ("no", "no")),
+        ({"NCHW": 1, "NHWC": 2}, {"fast": "no"}, ("no", "no")),
+        ({"NCHW": 1, "NHWC": 2, "NHWC with fast paths": 3}, {"fast": "yes"}, ("yes", "yes")),
+        ({"NCHW": 2, "NCHW with fast paths": 1}, {"channels_last": "no"}, ("no", "yes")),
+        ({}, {"channels_last": "yes", "fast": "no"}, ("yes", "no")),
+    ],
+)
+def test_measured_seconds_decide_and_what_the_user_says_is_done(
+    monkeypatch: pytest.MonkeyPatch, seconds: dict[str, float], train: dict[str, str], expected: tuple[str, str]
+) -> None:
+    found, plan = tune(monkeypatch, seconds, **train)
+    assert (found.channels_last, found.fast) == expected
+    assert plan == (Plan({}, ("bn1",)) if found.fast == "yes" else Plan())
+
+
+def test_a_short_run_is_not_worth_measuring_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    found, plan = tune(monkeypatch, {"NCHW": 3, "NHWC": 2}, steps=59)
+    assert (found.channels_last, found.fast, plan) == ("yes", "no", Plan())
+
+
+def test_the_switch_leaves_nothing_to_measure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RESNEXT_FAST", "0")
+    found, plan = tune(monkeypatch, {"NCHW": 1, "NHWC": 2})
+    assert (found.channels_last, found.fast, plan) == ("no", "no", Plan())
+
+
+def test_measuring_changes_nothing() -> None:
+    model = small()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    torch.manual_seed(5)
+    state = torch.get_rng_state()
+    plans = {Candidate(False): Plan(), Candidate(True): Plan()}
+    seconds = time_candidates(model, plans, (4, 16), CPU, TrainSettings())  # type: ignore[arg-type]
+    assert seconds.keys() == plans.keys()
+    assert all(value > 0 for value in seconds.values())
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_the_plan_found_is_one_the_network_takes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("RESNEXT_CACHE", str(tmp_path))
+    monkeypatch.setattr(kernels, "load", lambda: False)  # the cache is empty: nothing is compiled for this
+    model = small()
+    recipe = Recipe(train=TrainSettings(fast="yes", channels_last="yes"))
+    found, plan = autotune_training(recipe, model, (4, 8), 10, CPU, Console(quiet=True))  # type: ignore[arg-type]
+    assert found.train.fast == "yes"
+    plan.apply(model)
+
+
+FAST = TINY.replace('channels_last: "no"', 'channels_last: "yes", fast: "yes", activation_checkpointing: activations')
+
+
+@pytest.mark.parametrize("precision", ["bf16", pytest.param("fp16", marks=pytest.mark.slow)])
+def test_a_run_goes_on_bit_for_bit_with_fast_paths_and_a_cold_cache(tmp_path: Path, precision: str) -> None:
+    """Stop half-way and resume in a new process whose tuning cache would choose another plan."""
+    if not kernels.load():
+        pytest.skip("no C++ compiler here: the fused operator runs as plain PyTorch")
+    recipe = tmp_path / "fast.yaml"
+    recipe.write_text(FAST.replace("seed: 3", f"seed: 3, precision: {precision}"))
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    assert run_resnext("train", recipe, "--run", whole).returncode == 0
+    state = RunDirectory(whole).state("last")
+    plan = Plan.from_dict(state["facts"]["plan"])
+    assert plan.norms
+    # the same run, begun with this plan, stopped by its own checkpoint of step 8
+    stopped.mkdir()
+    script = tmp_path / "stop.py"
+    script.write_text(
+        "import json, sys\n"
+        "from resnext.model.plan import Plan\n"
+        "from resnext.training import autotune\n"
+        "from resnext.training.classification import Classification\n"
+        f"plan = Plan.from_dict(json.loads({json.dumps(plan.to_dict())!r}))\n"
+        "autotune.tune_shared_plan = lambda *_: plan\n"
+        "step = Classification.step\n"
+        "def stop_at_step_8(task, state, batch, lr):\n"
+        "    if state.position.step == 8: sys.exit(9)\n"
+        "    return step(task, state, batch, lr)\n"
+        "Classification.step = stop_at_step_8\n"
+        "from resnext.cli import main\n"
+        "sys.exit(main())\n"
+    )
+    assert run_resnext("train", recipe, "--run", stopped, script=script).returncode == 9
+    cold = {"RESNEXT_CACHE": str(tmp_path / "cold")}
+    done = run_resnext("train", "--resume", stopped, env=os.environ | cold)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "cold" / "lib").is_dir()  # the kernels were compiled anew
+    for name in ("model", "training"):
+        bits = []
+        for run in (whole, stopped):
+            entry = RunDirectory(run).state("last")["files"][name]
+            bits.append((RunDirectory(run).checkpoint("last") / entry["name"]).read_bytes())
+        assert bits[0] == bits[1], name
+    assert (whole / "log.jsonl").read_bytes() == (stopped / "log.jsonl").read_bytes()
+    assert RunDirectory(stopped).state("last")["facts"]["plan"] == plan.to_dict()
+
+
+def test_recomputing_is_another_run_only_in_memory(tmp_path: Path) -> None:
+    """The recipe with ``activation_checkpointing blocks`` logs the same losses as without, bit for bit."""
+    logs = []
+    for level in ("no", "blocks"):
+        recipe = tmp_path / f"{level}.yaml"
+        recipe.write_text(TINY.replace("epochs: 3", f'epochs: 1, activation_checkpointing: "{level}", fast: "no"'))
+        assert run_resnext("train", recipe, "--run", tmp_path / level).returncode == 0
+        logs.append((tmp_path / level / "log.jsonl").read_bytes())
+    assert logs[0] == logs[1]
+
+
+@pytest.mark.slow
+def test_a_compiled_run_learns_what_an_eager_one_learns(tmp_path: Path) -> None:
+    losses = []
+    for how in ("no", "yes"):
+        recipe = tmp_path / f"{how}.yaml"
+        recipe.write_text(TINY.replace("epochs: 3", f'epochs: 1, compile: "{how}", fast: "no"'))
+        done = run_resnext("train", recipe, "--run", tmp_path / how)
+        assert done.returncode == 0, done.stderr
+        rows = map(json.loads, (tmp_path / how / "log.jsonl").read_text().splitlines())
+        losses.append([row["loss"] for row in rows if row["kind"] == "step"])
+    assert losses[1] == pytest.approx(losses[0], rel=1e-2)
+
+
+def test_recompute_without_kernels_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = tmp_path / "fast.yaml"
+    recipe.write_text(FAST)
+    monkeypatch.setenv("RESNEXT_FAST", "0")
+    done = run_resnext("train", recipe, "--run", tmp_path / "run")
+    assert done.returncode == 2
+    assert "train.activation_checkpointing activations" in done.stderr
+
+
+def test_settings_parse_as_said() -> None:
+    assert parse_recipe("train: {fast: 'no'}", "x").train == replace(TrainSettings(), fast="no")

@@ -6,6 +6,7 @@ BIN     := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable
 USABLE  := $(VENV)/.usable
 READY   := $(VENV)/.ready
+PYTEST  := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
 .PHONY: help demo test test-all lint format clean
 .DEFAULT_GOAL := help
@@ -35,10 +36,10 @@ lint: $(READY)  ## ruff (lint and format), mypy, and which room imports which
 	$(BIN)/lint-imports --no-cache --no-logo
 
 test: lint  ## lint, type check and the tests
-	$(BIN)/python -m pytest -m 'not slow'
+	$(PYTEST) -m 'not slow'
 
 test-all: lint  ## the tests and the slow proofs
-	$(BIN)/python -m pytest
+	$(PYTEST)
 
 format: $(READY)  ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix .

@@ -75,7 +75,7 @@ def test_any_text_is_an_amount_above_zero_or_one_clear_sentence(text: str) -> No
     [
         (["--macs", "4.1X"], "'4.1X' is not an amount"),
         (["--cardinality", "32", "--macs", "1M"], "the smallest, resnext50_32x1d, has 1,374,060,544"),
-        (["--cardinality", "32", "--width", "4"], "nothing to solve"),
+        (["--cardinality", "32", "--width", "4"], "not both"),
         (["--macs", "4G", "--parameters", "25M"], "not both"),
         (["--width", "4", "--table"], "takes no --width"),
         (["--set", "depth=101"], "use --depth instead of --set depth"),

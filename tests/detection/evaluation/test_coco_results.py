@@ -181,7 +181,7 @@ def test_two_names_of_one_image_are_refused(tmp_path: Path) -> None:
 
 def test_data_without_ids_has_names_in_their_places(tmp_path: Path) -> None:
     data, found = random_case(1)
-    voc = Made(**vars(data) | {"own_ids": True})
+    voc = Made(**vars(data) | {"has_generated_ids": True})
     path = tmp_path / "d.json"
     write_coco_results(path, voc, found)
     first = json.loads(path.read_text())[0]

@@ -141,7 +141,8 @@ def _make_spec(found: FoundNetwork, state: dict[str, Tensor], notes: tuple[str, 
         architecture = architecture.change(stride_in_1x1=True)
     preprocessing = None
     if architecture.in_channels == 3:
-        mean, std = (tuple(x / 255 for x in values[:: -1 if pixels.bgr else 1]) for values in (pixels.mean, pixels.std))
+        step = -1 if pixels.bgr else 1
+        mean, std = (tuple(value / 255 for value in values[::step]) for values in (pixels.mean, pixels.std))
         preprocessing = Preprocessing(
             image_size=224, resize=256, interpolation="bilinear", mean=mean, std=std, channels=3
         )

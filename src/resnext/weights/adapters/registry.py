@@ -15,7 +15,7 @@ from resnext.weights.network_spec import NetworkSpec, RawCheckpoint
 from resnext.weights.unsupported import NOT_SUPPORTED, UNSUPPORTED_FAMILIES, find_unsupported
 
 EMA_KEYS = ("model_ema", "state_dict_ema", "ema_state_dict", "ema_state", "ema")  # preferred: evaluated in training
-WRAPPER_KEYS = (*EMA_KEYS, "model_state", "model_state_dict", "state_dict")
+WRAPPER_KEYS: tuple[str, ...] = (*EMA_KEYS, "model_state", "model_state_dict", "state_dict")
 WRAPPER_KEYS += ("model", "net", "network", "weights", "blobs")
 MAX_WRAPPER_DEPTH = 4  # dicts inside dicts
 

@@ -201,14 +201,10 @@ def test_a_file_in_a_folder_of_a_repository_is_named_whole(server: Hub) -> None:
     assert (path.read_bytes(), (path.parent / "config.json").read_bytes()) == (b"small", b"{}")
 
 
-def test_pytorch_model_bin_is_taken_where_there_is_no_safetensors(server: Hub) -> None:
-    server.repositories["lab/old"] = {"pytorch_model.bin": WEIGHTS}
-    assert fetch("hf://lab/old").name == "pytorch_model.bin"
-
-
 def test_what_is_cached_is_there_without_a_network(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     server.repositories["lab/old"] = {"pytorch_model.bin": WEIGHTS}
     paths = [fetch("hf://lab/net"), fetch("hf://lab/old")]
+    assert [path.name for path in paths] == ["model.safetensors", "pytorch_model.bin"]
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     huggingface_hub.close_session()
     server.asked.clear()
@@ -245,33 +241,31 @@ def test_wrong_bytes_are_named_and_leave_the_cache(server: Hub) -> None:
     assert fetch("hf://lab/net").read_bytes() == WEIGHTS
 
 
-def test_a_broken_off_transfer_is_named_and_can_be_repeated(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("fault", "value", "says"),
+    [("cuts", 10, "hf://lab/net could not be downloaded: "), ("broken", 500, "hf://lab/net ")],
+)
+def test_a_hub_that_fails_is_named_and_can_be_asked_again(
+    server: Hub, monkeypatch: pytest.MonkeyPatch, fault: str, value: int, says: str
+) -> None:
     monkeypatch.setattr("time.sleep", lambda _: None)
-    server.cuts = [10] * 50
-    with pytest.raises(WorkError, match=r"hf://lab/net could not be downloaded: .*yourself"):
+    setattr(server, fault, [value] * 50)
+    with pytest.raises(WorkError, match=f"{says}.*yourself"):
         fetch("hf://lab/net")
-    server.cuts = []
+    setattr(server, fault, [])
     assert fetch("hf://lab/net").read_bytes() == WEIGHTS
 
 
-def test_a_hub_that_is_down_is_a_failure_of_the_work(server: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("time.sleep", lambda _: None)
-    server.broken = [500] * 50
-    with pytest.raises(WorkError, match=r"hf://lab/net .*yourself"):
-        fetch("hf://lab/net")
+UNCLEAR = ("hf://net", "hf://", "hf://lab/", "hf://lab/net/../x", "hf://lab/net@", "hf://lab//x", "hf://a/b\\c")
 
 
 @pytest.mark.parametrize(
-    "source", ["hf://net", "hf://", "hf://lab/", "hf://lab/net/../x", "hf://lab/net@", "hf://lab//x", "hf://a/b\\c"]
+    ("source", "says"),
+    [*((name, "") for name in UNCLEAR), ("hf://lab/net@main/model.safetensors", "the revision comes last; ")],
 )
-def test_a_name_that_means_nothing_says_the_form(source: str) -> None:
-    with pytest.raises(RequestError, match="expected hf://owner/name"):
+def test_a_name_that_means_nothing_says_the_form(source: str, says: str) -> None:
+    with pytest.raises(RequestError, match=f"{says}expected hf://owner/name"):
         parse_hub_name(source)
-
-
-def test_a_revision_before_the_file_says_so() -> None:
-    with pytest.raises(RequestError, match="the revision comes last"):
-        parse_hub_name("hf://lab/net@main/model.safetensors")
 
 
 def test_an_address_is_fetched_once_and_checked_by_its_name(server: Hub, tmp_path: Path) -> None:

@@ -88,8 +88,7 @@ def test_what_the_caller_knows_is_not_inferred() -> None:
 
 def test_batch_counters_may_be_missing() -> None:
     state = on_meta(torchvision.models.resnet18)
-    for name in [name for name in state if name.endswith("num_batches_tracked")]:
-        del state[name]
+    state = {name: tensor for name, tensor in state.items() if not name.endswith("num_batches_tracked")}
     assert infer_architecture(state, "file") == Architecture.parse("resnet18")
 
 
@@ -130,13 +129,7 @@ def meta(*shape: int) -> Tensor:
     ],
 )
 def test_a_state_that_is_none_of_ours_says_why(changes: dict[str, Tensor | None], says: str) -> None:
-    state = tiny()
-    for name, tensor in changes.items():
-        if tensor is None:
-            for part in [key for key in state if key == name]:
-                del state[part]
-        else:
-            state[name] = tensor
+    state = {name: tensor for name, tensor in (tiny() | changes).items() if tensor is not None}
     assert says in get_error(lambda: infer_architecture(state, "some/file.pth"))
 
 

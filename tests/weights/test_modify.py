@@ -1,7 +1,9 @@
 """Head and stem surgery, against values worked out by hand."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -43,6 +45,16 @@ def rows(changed: NetworkSpec) -> list[float]:
 
 def images(channels: int) -> Tensor:
     return torch.randn(2, channels, 32, 32, generator=torch.Generator().manual_seed(5))
+
+
+def outputs(spec: NetworkSpec, x: Tensor) -> Tensor:
+    with torch.inference_mode():
+        return build_network(spec, "here")(x)
+
+
+def check_same_outputs(changed: NetworkSpec, given: NetworkSpec, x: Tensor, y: Tensor | None = None) -> None:
+    """The changed network computes of ``x`` what the given one computes of ``y``, by default the same images."""
+    torch.testing.assert_close(outputs(changed, x), outputs(given, x if y is None else y), rtol=1e-5, atol=1e-5)
 
 
 def test_classes_known_by_name_keep_their_rows() -> None:
@@ -112,11 +124,10 @@ def test_names_for_nameless_outputs_only_name_them() -> None:
 
 def test_0_classes_leave_the_pooled_features() -> None:
     changed = change_head(contents(), num_classes=0)
-    model = build_network(changed, "here")
-    whole = build_network(contents(), "here")
     x = images(3)
     with torch.inference_mode():
-        assert torch.equal(model(x), whole.features(x, "pooled")["pooled"])
+        pooled = build_network(contents(), "here").features(x, "pooled")["pooled"]
+    assert torch.equal(outputs(changed, x), pooled)
     assert changed.classes is None
     assert "removed" in changed.notes[-1]
 
@@ -126,12 +137,7 @@ def test_a_backbone_gets_a_new_head() -> None:
     changed = change_head(backbone, classes=("cat", "dog"))
     assert rows(changed) == [0, 0]
     assert "a head of 2 classes was added" in changed.notes[-1]
-    assert build_network(changed, "here")(images(3)).shape == (2, 2)
-
-
-def test_count_and_names_that_disagree_are_refused() -> None:
-    with pytest.raises(RequestError, match="2 class names were given for 3 classes"):
-        change_head(contents(), 3, ("a", "b"))
+    assert outputs(changed, images(3)).shape == (2, 2)
 
 
 def test_three_channels_become_one_by_their_sum() -> None:
@@ -150,9 +156,7 @@ def test_three_channels_become_one_by_their_sum() -> None:
 def test_a_grey_network_sees_a_grey_picture_as_its_rgb_copy_was_seen(form: str) -> None:
     given = change_form(contents(), form)
     x = images(1)
-    with torch.inference_mode():
-        before, after = build_network(given, "a")(x.expand(2, 3, 32, 32)), build_network(change_stem(given, 1), "b")(x)
-    torch.testing.assert_close(after, before, rtol=1e-5, atol=1e-5)
+    check_same_outputs(change_stem(given, 1), given, x, x.expand(2, 3, 32, 32))
 
 
 def test_one_channel_becomes_three_equal_ones() -> None:
@@ -162,9 +166,7 @@ def test_one_channel_becomes_three_equal_ones() -> None:
     assert changed.preprocessing is not None
     assert (changed.preprocessing.mean, changed.preprocessing.std) == ((0.5,) * 3, (0.25,) * 3)
     x = images(1)
-    with torch.inference_mode():
-        before, after = build_network(given, "a")(x), build_network(changed, "b")(x.expand(2, 3, 32, 32))
-    torch.testing.assert_close(after, before, rtol=1e-5, atol=1e-5)
+    check_same_outputs(changed, given, x.expand(2, 3, 32, 32), x)
 
 
 @pytest.mark.parametrize(("had", "wanted", "turn"), [(3, 4, [0, 1, 2, 0]), (3, 2, [0, 1]), (2, 5, [0, 1, 0, 1, 0])])
@@ -183,9 +185,7 @@ def test_another_form_computes_the_same() -> None:
     given = contents()
     changed = change_form(given, "branched")
     assert changed.architecture.form == "branched"
-    x = images(3)
-    with torch.inference_mode():
-        torch.testing.assert_close(build_network(changed, "a")(x), build_network(given, "b")(x), rtol=1e-5, atol=1e-5)
+    check_same_outputs(changed, given, images(3))
     assert "form 'grouped' was rewritten as form 'branched'" in changed.notes[-1]
 
 
@@ -223,33 +223,32 @@ def test_several_changes_are_all_remembered() -> None:
     assert len(changed.notes) == 2
 
 
-@pytest.mark.parametrize("broken", [None, torch.zeros(4), torch.zeros(4, 3, dtype=torch.long), torch.zeros(9, 9)])
-def test_a_head_that_is_not_what_it_says_is_refused(broken: Tensor | None) -> None:
+@pytest.mark.parametrize(
+    ("name", "broken"),
+    [
+        *(("fc.weight", t) for t in (None, torch.zeros(4), torch.zeros(4, 3, dtype=torch.long), torch.zeros(9, 9))),
+        *(("conv1.weight", t) for t in (None, torch.zeros(4), torch.zeros(4, 1, 3, 3))),
+    ],
+)
+def test_a_tensor_that_is_not_what_it_says_is_refused(name: str, broken: Tensor | None) -> None:
     given = contents()
-    given.state.pop("fc.weight")
+    given.state.pop(name)
     if broken is not None:
-        given.state["fc.weight"] = broken
-    with pytest.raises(RequestError, match=r"fc\.weight is"):
-        change_head(given, classes=("dog", "x"))
+        given.state[name] = broken
+    with pytest.raises(RequestError, match=f"{re.escape(name)} is"):
+        modify(given, classes=("dog", "x"), in_channels=1)
 
 
-@pytest.mark.parametrize("broken", [None, torch.zeros(4), torch.zeros(4, 1, 3, 3)])
-def test_a_stem_that_is_not_what_it_says_is_refused(broken: Tensor | None) -> None:
-    given = contents()
-    given.state.pop("conv1.weight")
-    if broken is not None:
-        given.state["conv1.weight"] = broken
-    with pytest.raises(RequestError, match=r"conv1\.weight is"):
-        change_stem(given, 1)
-
-
-@pytest.mark.parametrize("channels", [0, -1, 10**9])
-def test_channels_that_make_no_sense_are_refused(channels: int) -> None:
-    with pytest.raises(RequestError, match="in_channels must be a whole number"):
-        change_stem(contents(), channels)
-
-
-@pytest.mark.parametrize("count", [-1, 10**15])
-def test_a_count_of_classes_that_makes_no_sense_is_refused_before_rows_are_made(count: int) -> None:
-    with pytest.raises(RequestError, match="num_classes must be a whole number"):
-        change_head(contents(), count)
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        *(({"in_channels": count}, "in_channels must be a whole number") for count in (0, -1, 10**9)),
+        *(
+            ({"num_classes": count}, "num_classes must be a whole number") for count in (-1, 10**15)
+        ),  # before rows are made
+        ({"num_classes": 3, "classes": ("a", "b")}, "2 class names were given for 3 classes"),
+    ],
+)
+def test_changes_that_make_no_sense_are_refused(changes: dict[str, Any], says: str) -> None:
+    with pytest.raises(RequestError, match=says):
+        modify(contents(), **changes)

@@ -10,7 +10,6 @@ from resnext.files import check_output
 from resnext.run_directory import CHECKPOINT_NAMES, RunDirectory, check_checkpoint_choice, is_run
 
 if TYPE_CHECKING:
-    from resnext.deploy.publish import ModelCardInfo
     from resnext.model.network import Network
     from resnext.weights.released import Origin
     from resnext.weights.writers import Writer
@@ -79,7 +78,8 @@ def run(args: argparse.Namespace) -> int:
     check_checkpoint_choice(args.checkpoint, [args.source])
     path = fetch(args.source) if is_remote(args.source) else Path(args.source)
     file = RunDirectory(path).weights(args.checkpoint) if is_run(path) else path
-    check_output(out, (path, file), folder=is_folder_target(target, out), overwrite=args.overwrite)
+    folder = target == "hub" or (target == "timm" and out.suffix.lower() != ".safetensors")  # else a file
+    check_output(out, (path, file), folder=folder, overwrite=args.overwrite)
     if is_run(out):
         raise RequestError(f"{out} is a run directory; give another OUT")
     model = load(
@@ -113,23 +113,14 @@ def choose_target(out: str, to: str | None) -> str:
     meant = "hub" if folder else SUFFIXES.get(path.suffix.lower())
     if to is None:
         if meant is None:
-            raise RequestError(
-                f"{out}: unknown extension {path.suffix}{did_you_mean(path.suffix, SUFFIXES)}; "
-                f"or give --to {'|'.join(TARGETS)}"
-            )
+            hint = f"{did_you_mean(path.suffix, SUFFIXES)}; or give --to {'|'.join(TARGETS)}"
+            raise RequestError(f"{out}: unknown extension {path.suffix}{hint}")
         return meant
     fits = to in FOLDER_TARGETS if folder else to != "hub" and meant in (None, to)
     if not fits and not (to == "timm" and path.suffix.lower() == ".safetensors"):
-        raise RequestError(
-            f"--to {to} contradicts {out}, which is "
-            + ("a folder" if folder else f"named as a file of {meant}" if meant else "a file; a hub needs a folder")
-        )
+        found = "a folder" if folder else f"named as a file of {meant}" if meant else "a file; a hub needs a folder"
+        raise RequestError(f"--to {to} contradicts {out}, which is {found}")
     return to
-
-
-def is_folder_target(target: str, out: Path) -> bool:
-    """Whether OUT is a folder; for timm, OUT.safetensors is a file with the weights only."""
-    return target == "hub" or (target == "timm" and out.suffix.lower() != ".safetensors")
 
 
 def choose_form(form: str | None, target: str) -> str | None:
@@ -155,12 +146,20 @@ def check_card_options(name: str | None, licence: str | None, target: str) -> No
 
 
 def choose_writer(target: str, args: argparse.Namespace, model: "Network", path: Path) -> "Writer":
-    """Choose the function that writes the format."""
+    """Choose the function that writes the format; for a hub, collect the facts of the model card."""
     from resnext.deploy import publish
-    from resnext.weights import native, writers
+    from resnext.weights import native, released, writers
 
     if target == "hub":
-        about = collect_card_facts(args, model, path)
+        is_classification_run = is_run(path) and model.provenance.get("format") != native.DETECTOR_FORMAT
+        about = publish.ModelCardInfo(
+            name=args.name,
+            licence=args.licence,
+            origin=released.identify_source(model.provenance, path, model.architecture.name),
+            is_unchanged=released.is_unchanged(model.provenance),
+            run=RunDirectory(path) if is_classification_run else None,
+            checkpoint=args.checkpoint,
+        )
         return lambda network, folder: publish.write_hub_folder(network, folder, about)
     return {
         "ours": native.save,
@@ -168,22 +167,6 @@ def choose_writer(target: str, args: argparse.Namespace, model: "Network", path:
         "timm": writers.write_timm,
         "detectron2": writers.write_detectron2,
     }[target]
-
-
-def collect_card_facts(args: argparse.Namespace, model: "Network", path: Path) -> "ModelCardInfo":
-    """Collect the facts for the model card: name, licence, the public file it comes from, the run."""
-    from resnext.deploy.publish import ModelCardInfo
-    from resnext.weights.native import DETECTOR_FORMAT
-    from resnext.weights.released import identify_source, is_unchanged
-
-    return ModelCardInfo(
-        name=args.name,
-        licence=args.licence,
-        origin=identify_source(model.provenance, path, model.architecture.name),
-        is_unchanged=is_unchanged(model.provenance),
-        run=RunDirectory(path) if is_run(path) and model.provenance.get("format") != DETECTOR_FORMAT else None,
-        checkpoint=args.checkpoint,
-    )
 
 
 def print_conversion(model: "Network", origin: "Origin", source: str, out: Path, target: str, proof: float) -> None:

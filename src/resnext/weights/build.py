@@ -18,8 +18,7 @@ SHARING_ALLOWANCE = 2**24  # bytes
 def build_network(spec: NetworkSpec, origin: str) -> Network:
     """Build the network in eval mode on the CPU, with its own contiguous float32 weights.
 
-    Raises RequestError, which begins with ``origin``, if a tensor is missing, unknown, of a wrong shape or type, not
-    finite, or a variance below 0.
+    Raises RequestError, which begins with ``origin``, if the tensors do not fit or hold impossible values.
     """
     model = build_on_meta(spec.architecture, len(spec.state), origin)
     expected = model.state_dict()
@@ -28,7 +27,8 @@ def build_network(spec: NetworkSpec, origin: str) -> Network:
     state, notes = _convert_tensors(given, origin)
     check_values(state, origin)
     _assign_tensors(model, state)
-    _check_classes(spec, origin)
+    if spec.classes is not None and len(spec.classes) != spec.architecture.num_classes:
+        raise RequestError(f"{origin}: {len(spec.classes)} class names for {spec.architecture.num_classes} outputs")
     model.preprocessing, model.classes = spec.preprocessing, spec.classes
     model.provenance = dict(spec.provenance)
     model.provenance.setdefault("format", spec.format)
@@ -37,11 +37,7 @@ def build_network(spec: NetworkSpec, origin: str) -> Network:
 
 
 def build_on_meta(architecture: Architecture, tensors: int, origin: str) -> Network:
-    """Build the network on the meta device, for a file with this number of ``tensors``.
-
-    Raises RequestError if the network needs many more tensors: a small hostile file could describe a network that
-    takes minutes to build.
-    """
+    """Build the network on the meta device. Raises RequestError if it needs far more than the file's ``tensors``."""
     a = architecture
     paths = 1 if a.form == "grouped" else a.cardinality
     within = CONVOLUTIONS_PER_BLOCK[a.block] - (a.form != "grouped")  # convolutions in a path, at least; each has a BN
@@ -59,11 +55,7 @@ def add_missing_counters(state: Mapping[str, Tensor], expected: Mapping[str, Ten
 
 
 def check_tensors(given: Mapping[str, Tensor], expected: Mapping[str, Tensor], origin: str) -> None:
-    """Check the names, shapes and types of the tensors.
-
-    Raises RequestError that lists missing and unknown names (with the nearest known one), or names the first tensor of
-    a wrong shape or type.
-    """
+    """Raise RequestError that names the missing and unknown tensors, or the first of a wrong shape or type."""
     missing, extra = sorted(expected.keys() - given.keys()), sorted(given.keys() - expected.keys())
     if missing or extra:
         parts = []
@@ -73,13 +65,13 @@ def check_tensors(given: Mapping[str, Tensor], expected: Mapping[str, Tensor], o
             shown = ", ".join(name[:80] + did_you_mean(name[:80], missing or expected)[:80] for name in extra[:3])
             parts.append(f"{len(extra)} unknown ({shown}{', ...' if len(extra) > 3 else ''})")
         raise RequestError(f"{origin} does not fit the network: {'; '.join(parts)}")
-    for name, tensor in expected.items():
-        if given[name].shape != tensor.shape:
-            raise RequestError(
-                f"{origin}: {name} has shape {tuple(given[name].shape)}, the network needs {tuple(tensor.shape)}"
-            )
-        if given[name].is_complex() or given[name].is_floating_point() != tensor.is_floating_point():
-            raise RequestError(f"{origin}: {name} is {given[name].dtype}, the network needs {tensor.dtype}")
+    for name, wanted in expected.items():
+        tensor = given[name]
+        if tensor.shape != wanted.shape:
+            shapes = f"has shape {tuple(tensor.shape)}, the network needs {tuple(wanted.shape)}"
+            raise RequestError(f"{origin}: {name} {shapes}")
+        if tensor.is_complex() or tensor.is_floating_point() != wanted.is_floating_point():
+            raise RequestError(f"{origin}: {name} is {tensor.dtype}, the network needs {wanted.dtype}")
 
 
 def check_values(state: Mapping[str, Tensor], origin: str) -> None:
@@ -105,7 +97,8 @@ def _convert_tensors(given: Mapping[str, Tensor], origin: str) -> tuple[dict[str
         converted = tensor.to(torch.float32 if tensor.is_floating_point() else torch.int64)
         if converted.is_floating_point() and converted is not tensor:
             kinds.add(str(tensor.dtype).removeprefix("torch."))
-            _check_range(tensor, converted, name, origin)
+            if tensor.dtype == torch.float64 and bool((converted.isinf() & tensor.isfinite()).any()):
+                raise RequestError(f"{origin}: {name} has float64 values too large for float32")
         memory = converted.untyped_storage()
         alone = memory.nbytes() == converted.nbytes and memory.data_ptr() not in owned
         if not (alone and converted.is_contiguous()):
@@ -130,11 +123,6 @@ def check_sharing(tensors: Iterable[Tensor], origin: str) -> None:
         )
 
 
-def _check_range(given: Tensor, tensor: Tensor, name: str, origin: str) -> None:
-    if given.dtype == torch.float64 and bool((torch.isinf(tensor) & torch.isfinite(given)).any()):
-        raise RequestError(f"{origin}: {name} has float64 values too large for float32")
-
-
 def _assign_tensors(model: Network, state: Mapping[str, Tensor]) -> None:
     """Do what ``load_state_dict(assign=True)`` does, which takes quadratic time: it scans all names for each block."""
     for prefix, module in model.named_modules():
@@ -142,9 +130,3 @@ def _assign_tensors(model: Network, state: Mapping[str, Tensor]) -> None:
             setattr(module, name, nn.Parameter(state[f"{prefix}.{name}".lstrip(".")]))
         for name, _ in list(module.named_buffers(recurse=False)):
             setattr(module, name, state[f"{prefix}.{name}".lstrip(".")])
-
-
-def _check_classes(spec: NetworkSpec, origin: str) -> None:
-    count, classes = spec.architecture.num_classes, spec.classes
-    if classes is not None and len(classes) != count:
-        raise RequestError(f"{origin}: {len(classes)} class names for {count} outputs")

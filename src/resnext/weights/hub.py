@@ -29,6 +29,21 @@ class HubFile:
     file: str | None = None
     revision: str | None = None
 
+    @property
+    def url(self) -> str:
+        """The address of the repository."""
+        from huggingface_hub import constants
+
+        return f"{constants.ENDPOINT}/{self.repository}"
+
+    def make_file_url(self, name: str) -> str:
+        """Make the address of one file of the repository."""
+        return f"{self.url}/resolve/{self.revision or 'main'}/{name}"
+
+    def __str__(self) -> str:
+        file = f"/{self.file}" if self.file else ""
+        return f"hf://{self.repository}{file}" + (f"@{self.revision}" if self.revision else "")
+
 
 def is_remote(source: str) -> bool:
     """Return whether ``source`` is a name such as ``hf://...`` or ``https://...``, not a path."""
@@ -38,11 +53,9 @@ def is_remote(source: str) -> bool:
 def fetch(source: str) -> Path:
     """Download the weights file ``source`` unless it is cached, and return its path.
 
-    ``hf://owner/name[/file][@revision]`` uses huggingface_hub with its cache, HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE.
-    A config.json in the repository is downloaded too. Large files are checked against the SHA-256 that is their name in
-    the cache. ``https://`` files are cached in the data folder and checked against ``#sha256=HEX`` or the checksum in a
-    name such as ``resnet50-0676ba61.pth``. Raises RequestError for an invalid name, WorkError if the network or the
-    disk fails.
+    ``hf://owner/name[/file][@revision]`` uses huggingface_hub with its cache and environment variables. ``https://``
+    files are cached in the data folder and checked against ``#sha256=HEX`` or the checksum in a name such as
+    ``resnet50-0676ba61.pth``. Raises RequestError for an invalid name, WorkError if the network or the disk fails.
     """
     scheme = source.partition("://")[0].lower()
     if scheme == "hf":
@@ -65,18 +78,20 @@ def parse_hub_name(source: str) -> HubFile:
 
 
 def _fetch_from_hub(wanted: HubFile) -> Path:
-    """Download the weights, and the config.json of the same commit, to huggingface_hub's cache."""
+    """Download the weights, and the config.json of the same commit, to huggingface_hub's cache; check the SHA-256."""
     names = WEIGHTS_FILE_NAMES if wanted.file is None else (wanted.file,)
     weights = next((path for name in names if (path := _fetch_hub_file(wanted, name)) is not None), None)
     if weights is None:
         endings = f"; name one as hf://{wanted.repository}/FILE" if wanted.file is None else ""
-        raise RequestError(
-            f"{_format_hub_name(wanted)} has no {' and no '.join(names)} ({_make_file_url(wanted, names[0])}){endings}"
-        )
+        raise RequestError(f"{wanted} has no {' and no '.join(names)} ({wanted.make_file_url(names[0])}){endings}")
     folder = PurePosixPath(wanted.file or names[0]).parent
     commit = weights.parents[len(folder.parts)].name  # snapshots/COMMIT/folder/file
     _fetch_hub_file(HubFile(wanted.repository, None, commit), (folder / "config.json").as_posix())
-    _check_cached_sha256(weights, wanted)
+    blob = weights.resolve()  # a large file is named by its SHA-256
+    if SHA256_PATTERN.fullmatch(blob.name) and (found := compute_sha256(blob)) != blob.name:
+        weights.unlink(missing_ok=True)
+        blob.unlink(missing_ok=True)
+        raise WorkError(f"{wanted} has SHA-256 {found}, expected {blob.name}; it was deleted from the cache: try again")
     return weights
 
 
@@ -86,7 +101,7 @@ def _fetch_hub_file(wanted: HubFile, name: str) -> Path | None:
     from huggingface_hub import hf_hub_download, try_to_load_from_cache
 
     network_error: type[Exception] = vars(hub)["HTTPError"]  # that of requests or httpx, as the hub's version uses
-    by_hand = f"download {_make_file_url(wanted, name)} yourself and give its path"
+    by_hand = f"download {wanted.make_file_url(name)} yourself and give its path"
     known_missing = False
     try:
         cached = try_to_load_from_cache(wanted.repository, name, revision=wanted.revision or "main")
@@ -98,57 +113,23 @@ def _fetch_hub_file(wanted: HubFile, name: str) -> Path | None:
         raise RequestError(f"hf://{wanted.repository} is not a valid repository: {_shorten_message(error)}") from None
     except hub.GatedRepoError:
         raise RequestError(
-            f"hf://{wanted.repository} is gated: accept its terms at {_make_repository_url(wanted)} and set "
-            f"HF_TOKEN, or {by_hand}"
+            f"hf://{wanted.repository} is gated: accept its terms at {wanted.url} and set HF_TOKEN, or {by_hand}"
         ) from None
     except hub.RepositoryNotFoundError:
         raise RequestError(
-            f"there is no repository {_make_repository_url(wanted)}, or it is private and HF_TOKEN gives no access"
+            f"there is no repository {wanted.url}, or it is private and HF_TOKEN gives no access"
         ) from None
     except hub.RevisionNotFoundError:
-        raise RequestError(
-            f"{_make_repository_url(wanted)} has no revision {wanted.revision!r}; its branches are listed there"
-        ) from None
+        raise RequestError(f"{wanted.url} has no revision {wanted.revision!r}; its branches are listed there") from None
     except hub.LocalEntryNotFoundError as error:
         if known_missing:
             return None
         reason = _shorten_message(error.__cause__ or error)
-        raise WorkError(
-            f"{_format_hub_name(wanted)} is not in the cache and could not be downloaded: {reason}; {by_hand}"
-        ) from None
+        raise WorkError(f"{wanted} is not in the cache and could not be downloaded: {reason}; {by_hand}") from None
     except hub.EntryNotFoundError:
         return None
     except (hub.HfHubHTTPError, network_error, hub.OfflineModeIsEnabled, hub.FileMetadataError, OSError) as error:
-        raise WorkError(
-            f"{_format_hub_name(wanted)} could not be downloaded: {_shorten_message(error)}; {by_hand}"
-        ) from None
-
-
-def _check_cached_sha256(path: Path, wanted: HubFile) -> None:
-    """Check a large file against its SHA-256, which is its name in the cache. Delete it if they differ."""
-    blob = path.resolve()
-    if SHA256_PATTERN.fullmatch(blob.name) and (found := compute_sha256(blob)) != blob.name:
-        path.unlink(missing_ok=True)
-        blob.unlink(missing_ok=True)
-        raise WorkError(
-            f"{_format_hub_name(wanted)} has SHA-256 {found}, expected {blob.name}; it was deleted from the cache: "
-            "try again"
-        )
-
-
-def _make_repository_url(wanted: HubFile) -> str:
-    from huggingface_hub import constants
-
-    return f"{constants.ENDPOINT}/{wanted.repository}"
-
-
-def _make_file_url(wanted: HubFile, name: str) -> str:
-    return f"{_make_repository_url(wanted)}/resolve/{wanted.revision or 'main'}/{name}"
-
-
-def _format_hub_name(wanted: HubFile) -> str:
-    file = f"/{wanted.file}" if wanted.file else ""
-    return f"hf://{wanted.repository}{file}" + (f"@{wanted.revision}" if wanted.revision else "")
+        raise WorkError(f"{wanted} could not be downloaded: {_shorten_message(error)}; {by_hand}") from None
 
 
 def _shorten_message(error: BaseException) -> str:
@@ -162,11 +143,8 @@ def _fetch_from_url(source: str) -> Path:
     fresh = not (folder / archive.name).exists()
     path = download(archive, folder)
     if fresh and not archive.has_checksum:
-        print(
-            f"resnext: warning: {archive.url} was downloaded without a checksum to verify; its SHA-256 is "
-            f"{compute_sha256(path)}; add #sha256=... to the URL to verify it",
-            file=sys.stderr,
-        )
+        about = f"its SHA-256 is {compute_sha256(path)}; add #sha256=... to the URL to verify it"
+        print(f"resnext: warning: {archive.url} was downloaded without a checksum to verify; {about}", file=sys.stderr)
     return path
 
 

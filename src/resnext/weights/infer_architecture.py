@@ -13,7 +13,7 @@ from torch import Tensor
 from resnext.errors import RequestError, prefix_errors
 from resnext.model.architecture import Architecture
 from resnext.weights.build import add_missing_counters, build_on_meta, check_tensors
-from resnext.weights.unsupported import NOT_SUPPORTED, find_unsupported_part
+from resnext.weights.unsupported import NOT_SUPPORTED, UNSUPPORTED_PARTS, find_unsupported
 
 BLOCK_PATTERN = re.compile(r"layer(?P<stage>\d{1,3})\.(?P<block>\d{1,4})\.")
 STEM_BY_KERNEL = {7: "imagenet", 3: "cifar"}
@@ -22,11 +22,10 @@ STEM_BY_KERNEL = {7: "imagenet", 3: "cifar"}
 def infer_architecture(state: Mapping[str, Tensor], origin: str, **known: Any) -> Architecture:
     """Find the architecture whose network has exactly the parameters of ``state``, each of the same shape.
 
-    ``known`` are fields of the architecture that the caller knows (``stride_in_1x1``, ``bn_eps``); they are not
-    inferred. ``num_batches_tracked`` may be missing. Raises RequestError, which begins with ``origin``, if there is no
-    such architecture.
+    ``known`` are fields that the caller knows (``stride_in_1x1``, ``bn_eps``). ``num_batches_tracked`` may be missing.
+    Raises RequestError, which begins with ``origin``, if there is no such architecture.
     """
-    part = find_unsupported_part(state)
+    part = find_unsupported(state, UNSUPPORTED_PARTS)
     if part is not None:
         raise RequestError(f"{origin}: {part} {NOT_SUPPORTED}")
     _check_running_stats(state, origin)
@@ -68,18 +67,15 @@ def _count_blocks(state: Mapping[str, Tensor], origin: str) -> tuple[int, ...]:
     """Count the blocks of each stage; their numbers must have no gap."""
     numbers: dict[int, set[int]] = {}
     for name in state:
-        match = BLOCK_PATTERN.match(name)
-        if match:
+        if match := BLOCK_PATTERN.match(name):
             numbers.setdefault(int(match["stage"]), set()).add(int(match["block"]))
     if not numbers:
         raise RequestError(f"{origin} has no block parameters such as layer1.0.conv1.weight")
     for stage in range(1, max(numbers) + 1):
         present = numbers.get(stage, set())
-        for block in range(max(present, default=0) + 1):
-            if block not in present:
-                raise RequestError(
-                    f"{origin} has no parameters of layer{stage}.{block}, but has parameters of later blocks"
-                )
+        gap = next((block for block in range(max(present, default=0) + 1) if block not in present), None)
+        if gap is not None:
+            raise RequestError(f"{origin} has no parameters of layer{stage}.{gap}, but has parameters of later blocks")
     return tuple(len(numbers[stage]) for stage in range(1, max(numbers) + 1))
 
 

@@ -43,12 +43,10 @@ def change_stride(spec: NetworkSpec, stride_in_1x1: bool | None) -> NetworkSpec:
 def change_head(
     spec: NetworkSpec, num_classes: int | None = None, classes: Sequence[str] | None = None, *, seed: int = 0
 ) -> NetworkSpec:
-    """Replace the classifier by one with ``num_classes`` outputs or one output for each of ``classes``.
+    """Replace the classifier by one with ``num_classes`` outputs (0: none) or one output for each of ``classes``.
 
-    ``num_classes=0`` removes the classifier. A class that both networks know by name (for ImageNet also by synset)
-    keeps its row of fc; all other rows are initialized from ``seed`` as for a new network. If the file has no class
-    names and the number of outputs does not change, ``classes`` only sets the names. Raises RequestError if the number
-    and the names disagree, or the tensors of the classifier do not fit the architecture.
+    A class that both networks know by name (for ImageNet also by synset) keeps its row of fc; all other rows are
+    initialized from ``seed``. If the file has no class names and as many outputs, ``classes`` only sets the names.
     """
     if classes is not None and num_classes not in (None, len(classes)):
         raise RequestError(f"{len(classes)} class names were given for {num_classes} classes")
@@ -65,11 +63,10 @@ def change_head(
 
 
 def change_stem(spec: NetworkSpec, in_channels: int | None) -> NetworkSpec:
-    """Change conv1 to ``in_channels`` input channels.
+    """Change conv1 to ``in_channels`` input channels, and the preprocessing with it.
 
     For one channel, the filters are summed over their input channels: a gray image gives the same output as its RGB
-    copy did. For more channels, the filters are repeated in turn and scaled by old/new, which keeps their sum. Between
-    1 and 3 channels the preprocessing is converted (averaged or copied mean and std); otherwise it is removed.
+    copy did. For more channels, the filters are repeated in turn and scaled by old/new, which keeps their sum.
     """
     had = spec.architecture.in_channels
     if in_channels is None or in_channels == had:
@@ -121,7 +118,9 @@ def _replace_head(spec: NetworkSpec, wanted: int, names: tuple[str, ...] | None,
     """Replace the head by one of ``wanted`` rows: rows of classes known by name are kept, the others are new."""
     had, width = spec.architecture.num_classes, spec.architecture.stages[-1].out_channels
     architecture = spec.architecture.change(num_classes=wanted)  # raises for an invalid number
-    weight, bias = _init_head(wanted, width, seed)
+    generator, bound = torch.Generator().manual_seed(seed), width**-0.5  # as in ``model/initialise.py``
+    weight = torch.empty(wanted, width).uniform_(-bound, bound, generator=generator)
+    bias = torch.zeros(wanted)
     kept = match_names(_choose_old_names(spec.classes or (), names or ()), names or ())
     if had and kept:
         old_weight, old_bias = _get_tensor(spec, "fc.weight", (had, width)), _get_tensor(spec, "fc.bias", (had,))
@@ -135,12 +134,6 @@ def _replace_head(spec: NetworkSpec, wanted: int, names: tuple[str, ...] | None,
         classes=names,
         provenance=_record_change(spec, num_classes=[had, wanted], kept_classes=len(kept)),
     )
-
-
-def _init_head(classes: int, width: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Initialize the weight and bias of a classifier, as in ``model/initialise.py``."""
-    generator, bound = torch.Generator().manual_seed(seed), width**-0.5
-    return torch.empty(classes, width).uniform_(-bound, bound, generator=generator), torch.zeros(classes)
 
 
 def _choose_old_names(old: tuple[str, ...], new: tuple[str, ...]) -> tuple[str, ...]:
@@ -159,10 +152,8 @@ def match_names(old: Sequence[str], new: Sequence[str]) -> dict[int, int]:
 
 def _describe_head_change(had: int, wanted: int, kept: int, seed: int) -> str:
     before = f"the head of {had} classes became one of {wanted}" if had else f"a head of {wanted} classes was added"
-    if kept == wanted:
-        return f"{before}: all rows were kept by name"
-    if kept == 0:
-        return f"{before}: all rows are newly initialized (seed {seed})"
+    if kept in (0, wanted):
+        return f"{before}: all rows " + ("were kept by name" if kept else f"are newly initialized (seed {seed})")
     return f"{before}: {kept} rows were kept by name, {wanted - kept} are newly initialized (seed {seed})"
 
 

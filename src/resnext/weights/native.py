@@ -3,9 +3,8 @@
 Any safetensors reader can open it. The metadata key ``resnext`` holds JSON: the format version, architecture,
 preprocessing, classes and provenance.
 
-Compatibility: a program reads files of its own format version and older. Information that does not affect the outputs
-becomes a new JSON key, which older programs ignore. A new field of the architecture is written only if it is not at
-its default, so that older programs can read all files they support; for others they name the unknown field.
+A program reads files of its own format version and older. What does not affect the outputs becomes a new JSON key,
+which older programs ignore; a new field of the architecture is written only if it is not at its default.
 """
 
 import json
@@ -65,11 +64,6 @@ def serialize_network(model: Network, provenance: dict[str, Any] | None = None) 
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     return serialize(tensors, metadata={"resnext": json.dumps(about)})  # one key, as safetensors does not keep an order
-
-
-def is_native(raw: RawCheckpoint) -> bool:
-    """Return whether this is a weights file of a resnext network."""
-    return "resnext" in raw.metadata
 
 
 def adapt(raw: RawCheckpoint) -> NetworkSpec:
@@ -183,11 +177,9 @@ def _get_architecture_fields(about: dict[str, Any]) -> dict[str, Any]:
     values = about["architecture"]
     if not isinstance(values, dict):
         raise RequestError("its architecture is not a JSON object")
-    known = set(Architecture.__dataclass_fields__)
+    known = Architecture.__dataclass_fields__
     for key in values:
         if key not in known:
-            raise RequestError(
-                f"its architecture has the unknown field {key!r}{did_you_mean(key, known)}; did a newer resnext "
-                "write it?"
-            )
+            hint = did_you_mean(key, known)
+            raise RequestError(f"its architecture has the unknown field {key!r}{hint}; did a newer resnext write it?")
     return values

@@ -29,16 +29,12 @@ class RawCheckpoint:
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkSpec:
-    """Everything ``build_network`` needs to build a network.
-
-    ``state`` has the parameter names of ``architecture`` in its form. Each note is one sentence on what was assumed,
-    folded, converted or left out. ``provenance`` is free JSON that is saved with the weights.
-    """
+    """Everything ``build_network`` needs to build a network."""
 
     architecture: Architecture
-    state: dict[str, Tensor]
+    state: dict[str, Tensor]  # by the parameter names of the architecture in its form
     format: str  # "resnext", "resnext-detector", "torchvision", "timm", "detectron2", "detectron", "pycls", "torch7"
     preprocessing: Preprocessing | None = None
     classes: tuple[str, ...] | None = None
-    notes: tuple[str, ...] = ()
-    provenance: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()  # each a sentence on what was assumed, folded, converted or left out
+    provenance: dict[str, Any] = field(default_factory=dict)  # free JSON that is saved with the weights

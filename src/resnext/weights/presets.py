@@ -26,17 +26,14 @@ def make_imagenet_preprocessing(resize: int, interpolation: str, image_size: int
     )
 
 
-def _make_cifar_preprocessing(mean: tuple[float, ...], std: tuple[float, ...]) -> Preprocessing:
-    return Preprocessing(image_size=32, resize=32, mean=mean, std=std, channels=3)
-
-
-PAPER_IMAGENET = make_imagenet_preprocessing(256, "bicubic")  # the Torch7 release: Scale(256, 'bicubic')
 TORCHVISION_V1 = make_imagenet_preprocessing(256, "bilinear")  # IMAGENET1K_V1
 TORCHVISION_V2 = make_imagenet_preprocessing(232, "bilinear")  # IMAGENET1K_V2
-CIFAR10_PREPROCESSING = _make_cifar_preprocessing(cifar.CIFAR10.mean, cifar.CIFAR10.std)
-CIFAR100_PREPROCESSING = _make_cifar_preprocessing(cifar.CIFAR100.mean, cifar.CIFAR100.std)
+CIFAR10_PREPROCESSING, CIFAR100_PREPROCESSING = (
+    Preprocessing(image_size=32, resize=32, mean=source.mean, std=source.std, channels=3)
+    for source in (cifar.CIFAR10, cifar.CIFAR100)
+)
 PREPROCESSINGS: dict[str, Preprocessing] = {
-    "paper": PAPER_IMAGENET,
+    "paper": make_imagenet_preprocessing(256, "bicubic"),  # the Torch7 release: Scale(256, 'bicubic')
     "torchvision": TORCHVISION_V1,
     "torchvision_v2": TORCHVISION_V2,
     "cifar10": CIFAR10_PREPROCESSING,

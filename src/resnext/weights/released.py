@@ -1,8 +1,7 @@
 """Public weights files: content, licence and published errors, and which of them a network comes from.
 
-The list is in ``released.json``. Every published error has its protocol and its source. The first error of a
-file was measured with the default preprocessing of its library, so it also gives the preprocessing of the network.
-A network is identified by its file, also after conversion, because its provenance notes the file.
+The list is in ``released.json``. The first error of a file was measured with the default preprocessing of its library,
+so it also gives the preprocessing of the network. A network is identified by its file, which its provenance notes.
 """
 
 import json
@@ -52,11 +51,7 @@ class PublishedError:
 
 @dataclass(frozen=True, kw_only=True)
 class ReleasedFile:
-    """One public file.
-
-    ``sha256`` has only the digits that are published. ``is_certain`` is False for a file that was matched without its
-    checksum.
-    """
+    """One public file; ``is_certain`` is False if it was matched without its checksum."""
 
     name: str
     architecture: str
@@ -66,12 +61,12 @@ class ReleasedFile:
     url: str | None = None
     hub: str | None = None
     mib: float | None = None
-    sha256: str | None = None
+    sha256: str | None = None  # the digits that are published
     note: str | None = None
     is_certain: bool = True
 
     def matches_size(self, size: int) -> bool:
-        """Return whether a size in bytes matches the published size, which has three decimals of a MiB."""
+        """Return whether a size in bytes matches the published size."""
         return self.mib is not None and abs(size / MIB - self.mib) <= MIB_TOLERANCE
 
 
@@ -79,9 +74,9 @@ class ReleasedFile:
 def load_released() -> tuple[ReleasedFile, ...]:
     """Load all entries of released.json."""
     entries = json.loads(files("resnext").joinpath("weights", "released.json").read_text(encoding="utf-8"))
-    return tuple(
-        ReleasedFile(**entry | {"figures": tuple(PublishedError(**f) for f in entry["figures"])}) for entry in entries
-    )
+    for entry in entries:
+        entry["figures"] = tuple(PublishedError(**figure) for figure in entry["figures"])
+    return tuple(ReleasedFile(**entry) for entry in entries)
 
 
 @dataclass(frozen=True)
@@ -103,12 +98,7 @@ class Origin:
 def identify_released(
     provenance: Mapping[str, object], path: Path | str, architecture: str = ""
 ) -> ReleasedFile | None:
-    """Find the public file that holds exactly this network; None if there is none, or if the network was changed.
-
-    ``path`` is what the network was loaded from, used if ``provenance`` has no source. ``architecture`` is its name.
-    Files match by hub id, by URL, or by size and SHA-256. Files without a published checksum match by format,
-    architecture, and size or name; such a match is not certain.
-    """
+    """Find the public file that holds exactly this network; None if there is none, or if the network was changed."""
     return identify_source(provenance, path, architecture) if is_unchanged(provenance) else None
 
 
@@ -118,7 +108,11 @@ def is_unchanged(provenance: Mapping[str, object]) -> bool:
 
 
 def identify_source(provenance: Mapping[str, object], path: Path | str, architecture: str = "") -> ReleasedFile | None:
-    """Find the public file, also for a network that was changed or trained: the file's licence still applies."""
+    """Find the public file, also for a network that was changed or trained: the file's licence still applies.
+
+    ``path`` is what the network was loaded from, used if ``provenance`` has no source. Files match by hub id, by URL,
+    or by SHA-256; without a published checksum by format, ``architecture``, and size or name, which is not certain.
+    """
     start = provenance.get("init")
     if isinstance(start, Mapping):  # a run that started from these weights
         provenance, path = start, str(start.get("weights"))
@@ -127,7 +121,7 @@ def identify_source(provenance: Mapping[str, object], path: Path | str, architec
         if (origin.hub is not None and origin.hub == entry.hub) or (origin.url is not None and origin.url == entry.url):
             return entry
     for entry in load_released():
-        if entry.sha256 is not None and origin.sha256 is not None and origin.sha256.startswith(entry.sha256):
+        if entry.sha256 is not None and (origin.sha256 or "").startswith(entry.sha256):
             fits = entry.mib is None or origin.bytes is None or entry.matches_size(origin.bytes)
             return entry if fits else None
     if origin.hub is None:
@@ -151,10 +145,7 @@ def find_origin(provenance: Mapping[str, object], path: Path | str) -> Origin:
 
 
 def describe_source(provenance: Mapping[str, object], source: str, file: Path) -> Origin:
-    """Describe what a network is converted from: ``file`` with size and SHA-256, and ``source`` if it is an address.
-
-    ``file`` is a weights file or a folder with one; ``provenance`` is that of the network.
-    """
+    """Describe what a network is converted from: ``file`` (or the one in this folder), and ``source`` if an address."""
     about = {"format": "resnext" if isinstance(provenance.get("source"), dict) else provenance.get("format")}
     if file.is_dir():
         file = next((file / name for name in WEIGHTS_FILE_NAMES if (file / name).exists()), file)

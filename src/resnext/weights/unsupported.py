@@ -43,20 +43,7 @@ UNSUPPORTED_FAMILIES: tuple[tuple[str, str], ...] = (
 )
 
 
-def find_unsupported_part(names: Iterable[str]) -> str | None:
-    """Find a part that our ResNet and ResNeXt do not have; None if there is none."""
-    return _find_match(names, UNSUPPORTED_PARTS)
-
-
-def find_unsupported_family(names: Iterable[str]) -> str | None:
-    """Find the family of networks that the names belong to; None if it is not known."""
-    return _find_match(names, UNSUPPORTED_FAMILIES)
-
-
-def _find_match(names: Iterable[str], table: tuple[tuple[str, str], ...]) -> str | None:
-    patterns = [(re.compile(pattern), what) for pattern, what in table]
+def find_unsupported(names: Iterable[str], table: tuple[tuple[str, str], ...]) -> str | None:
+    """Find the part or family of ``table`` (one of the two above) that the names show; None if there is none."""
     short = [name[:200] for name in names]
-    for pattern, what in patterns:
-        if any(pattern.match(name) for name in short):
-            return what
-    return None
+    return next((what for pattern, what in table if any(map(re.compile(pattern).match, short))), None)

@@ -61,10 +61,9 @@ def write_timm(model: Network, path: Path) -> None:
 
 
 def write_verified(model: Network, out: Path, write: Writer) -> float:
-    """Write ``model`` to ``out`` with ``write``, after checking that the written network computes the same outputs.
+    """Write ``model`` to ``out`` with ``write``; ``out`` appears only after ``verify_file``, whose result is returned.
 
-    ``out`` appears only after the check. An existing folder keeps its other files. Returns the largest difference of
-    the outputs. Raises WorkError if the disk fails or the outputs differ, and any error of the writer.
+    An existing folder keeps its other files. Raises WorkError if the disk fails or the outputs differ.
     """
     out = Path(os.path.abspath(out))
     with _make_temporary_path(out) as staged:
@@ -85,9 +84,14 @@ def verify_file(model: Network, path: Path) -> float:
         again = load(path)
     except RequestError as error:
         raise WorkError(f"the written file cannot be read back: {error}") from None
-    picture = _make_test_image(model)
+    image = _make_test_image(model)
+    # the pooled features if only one of the two networks has a classifier
+    pooled = model.architecture.num_classes != again.architecture.num_classes
     with torch.inference_mode():
-        expected, found = _compute_outputs(model.eval(), picture, again), _compute_outputs(again, picture, model)
+        expected, found = (
+            network.features(image, "pooled")["pooled"] if pooled else network(image)
+            for network in (model.eval(), again)
+        )
     difference, scale = (found - expected).abs().max().item(), expected.abs().max().item()
     if not difference <= MAX_RELATIVE_DIFFERENCE * max(1.0, scale):  # also true for nan
         raise WorkError(
@@ -102,14 +106,6 @@ def _make_test_image(model: Network) -> Tensor:
     side = max(model.architecture.stride, min(side, MAX_IMAGE_SIDE))
     generator = torch.Generator().manual_seed(0)
     return torch.randn(1, model.architecture.in_channels, side, side, generator=generator)
-
-
-def _compute_outputs(model: Network, picture: Tensor, other: Network) -> Tensor:
-    """Compute the logits, or the pooled features if only one of the two networks has a classifier."""
-    if model.architecture.num_classes == other.architecture.num_classes:
-        logits: Tensor = model(picture)
-        return logits
-    return model.features(picture, "pooled")["pooled"]
 
 
 @contextmanager

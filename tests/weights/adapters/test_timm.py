@@ -22,14 +22,7 @@ from resnext.weights.adapters.registry import adapt
 from resnext.weights.adapters.timm import PLAIN_PATTERN, compute_crop_pct, to_timm
 from resnext.weights.build import build_network
 from resnext.weights.presets import TORCHVISION_V1, TORCHVISION_V2
-from tests.weights.adapters.adapter_helpers import (
-    copy_state,
-    get_error,
-    make_images,
-    make_network,
-    make_raw,
-    randomize,
-)
+from tests.weights.adapters.adapter_helpers import copy_state, get_error, make_images, make_network, make_raw, randomize
 
 
 def beside(config: dict[str, Any], model: Network | None = None) -> Any:

@@ -19,6 +19,7 @@ from resnext.weights.build import build_network
 from resnext.weights.network_spec import RawCheckpoint
 from resnext.weights.readers.torch7 import T7Function, T7Key, T7Object, read_t7
 from tests.weights.readers import torch7_writer as w
+from tests.weights.readers.test_torch7 import read
 from tests.weights.readers.torch7_writer import dump
 
 T7 = Path(__file__).parents[4] / "shared" / "data" / "t7"
@@ -145,22 +146,17 @@ def test_a_deep_value_can_be_walked_compared_and_freed() -> None:
 
 def test_deeper_than_any_file_of_torch7(tmp_path: Path) -> None:
     level = b"\x03\0\0\0%b\x01\0\0\0\x01\0\0\0" + np.array([1.0]).tobytes()
-    path = tmp_path / "deep.t7"
-    path.write_bytes(b"".join(level % i.to_bytes(4, "little") for i in range(1, 100_001)) + bytes(4))
-    value = read_t7(path)
+    value = read(tmp_path, b"".join(level % i.to_bytes(4, "little") for i in range(1, 100_001)) + bytes(4))
     assert list(value) == [1]
     del value
     gc.collect()
 
 
 def test_an_expanded_tensor_has_its_limit(tmp_path: Path) -> None:
-    path = tmp_path / "x.t7"
     storage = w.Storage("Float", [5])
-    path.write_bytes(dump(w.Tensor("Float", storage, (1000, 1000), (0, 0))))
-    assert read_t7(path).sum() == 5_000_000
-    path.write_bytes(dump(w.Tensor("Float", storage, (2000, 2000), (0, 0))))
+    assert read(tmp_path, dump(w.Tensor("Float", storage, (1000, 1000), (0, 0)))).sum() == 5_000_000
     with pytest.raises(RequestError, match="too large for a file of"):
-        read_t7(path)
+        read(tmp_path, dump(w.Tensor("Float", storage, (2000, 2000), (0, 0))))
 
 
 @pytest.mark.parametrize(
@@ -168,17 +164,13 @@ def test_an_expanded_tensor_has_its_limit(tmp_path: Path) -> None:
     ["1\n1_0\n", "1\n0x10\n", "1\n", "2\n3\nab", "3\n1\n9999\n", "5\n99999999999\n", "1\n" + "9" * 5000 + "\n", "7"],
 )
 def test_odd_text_is_refused(tmp_path: Path, text: str) -> None:
-    path = tmp_path / "x.t7"
-    path.write_text(text)
     with pytest.raises(RequestError, match="is not a complete Torch7 file: at byte"):
-        read_t7(path)
+        read(tmp_path, text.encode())
 
 
 def test_text_of_numbers_too_large_for_their_storage(tmp_path: Path) -> None:
-    path = tmp_path / "x.t7"
-    path.write_bytes(dump(w.Storage("Int", [1, 2]), ascii=True).replace(b"1 2", b"1 4294967296"))
     with pytest.raises(RequestError, match="too large"):
-        read_t7(path)
+        read(tmp_path, dump(w.Storage("Int", [1, 2]), ascii=True).replace(b"1 2", b"1 4294967296"))
 
 
 def end(path: Path) -> str:

@@ -1,6 +1,7 @@
 """Files of torch give the tensors that torch itself reads from them."""
 
 import argparse
+import io
 import pickle
 import struct
 import subprocess
@@ -10,16 +11,18 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from resnext.weights.readers.detect_format import read_weights_file
 from resnext.weights.readers.torch_legacy import LEGACY_MAGIC
 from resnext.weights.readers.torch_tensors import DTYPES
-from tests.weights.readers.torch_maker import read_error, read_value, rewrite_zip, save_torch
+from tests.weights.readers.torch_maker import read_error, read_value, rewrite_zip, save_torch, tar_bytes
 
 LEGACY = {"torch zip": {}, "torch legacy": {"_use_new_zipfile_serialization": False}}
 
@@ -127,8 +130,6 @@ def test_a_checkpoint_of_torchvision_comes_back(tmp_path: Path, container: str) 
 
 def test_other_checkpoints_come_back(tmp_path: Path, container: str) -> None:
     """As timm, pycls and Lightning write them."""
-    import numpy as np
-
     weights = {"s1.b1.f.a.weight": torch.ones(2, 3)}
     timm = {"epoch": 1, "arch": "resnext50_32x4d", "state_dict": weights, "version": 2, "metric": np.float64(77.5)}
     pycls = {"epoch": 1, "model_state": weights, "optimizer_state": {}, "cfg": "MODEL:\n  TYPE: anynet\n" * 300}
@@ -170,7 +171,6 @@ def test_a_zip_without_checksums_is_read(tmp_path: Path) -> None:
 
 def legacy_of(identity: tuple[Any, ...], numbers: bytes) -> bytes:
     """A row of pickles with one storage that is known by ``identity``."""
-    import io
 
     class Pickler(pickle.Pickler):
         def persistent_id(self, value: Any) -> Any:
@@ -250,11 +250,6 @@ print(resident() - before)
 @pytest.mark.parametrize("kind", ["zip", "legacy", "tar", "safetensors", "pickle", "pickle2"])
 def test_loading_takes_the_memory_of_the_tensors(tmp_path: Path, kind: str) -> None:
     """At most 1.2 times, for 100 MB."""
-    import numpy as np
-    from safetensors.torch import save_file
-
-    from tests.weights.readers.torch_maker import tar_bytes
-
     if not Path("/proc/self/status").exists():
         pytest.skip("the peak of resident memory is read from Linux's /proc")
     path = tmp_path / "w"

@@ -32,6 +32,9 @@ from resnext.weights.unsupported import NOT_SUPPORTED
 LAYER_PATTERN = re.compile(
     r"res(?P<stage>\d)\.(?P<block>\d{1,4})\.(?P<layer>conv\d|shortcut)\.(?P<rest>weight|bias|norm\.\w+)"
 )
+# by our names: the bias of a convolution; the weight of a norm, with the norm's name
+CONV_BIAS_PATTERN = re.compile(r"(.*\.)?(conv[^.]*|downsample\.0)\.bias")
+NORM_WEIGHT_PATTERN = re.compile(r"((?:.*\.)?(?:bn[^.]*|downsample\.1))\.weight")
 STEM_PATTERN = re.compile(r"stem\.conv1\.(?P<rest>weight|bias|norm\.\w+)")
 HEAD_PREFIXES = (
     *("fpn_", "fpn.", "top_block.", "proposal_generator.", "roi_heads.", "head."),
@@ -77,15 +80,14 @@ FAIR_PIXELS = PixelFormat(True, BGR_MEAN, BGR_STD, False, "more than one group m
 
 def adapt(found: FoundNetwork) -> NetworkSpec:
     """Adapt a checkpoint with detectron2's names, of a classifier or a detector."""
-    state, notes = rename_state(found, rename)
-    return _make_spec(found, state, notes, "detectron2")
+    return _make_spec(found, *rename_state(found, rename), "detectron2")
 
 
 def adapt_caffe2(found: FoundNetwork) -> NetworkSpec:
     """Adapt a file of Detectron's Caffe2 blobs, of a classifier or a detector."""
     kept = {name: tensor for name, tensor in found.state.items() if not name.endswith("_momentum")}
-    state, notes = rename_state(replace(found, state=kept), lambda name: rename_blob(name, found.path))
-    return _make_spec(found, state, notes, "detectron")
+    renamed = rename_state(replace(found, state=kept), lambda name: rename_blob(name, found.path))
+    return _make_spec(found, *renamed, "detectron")
 
 
 def rename(name: str) -> str | None:
@@ -139,7 +141,11 @@ def _make_spec(found: FoundNetwork, state: dict[str, Tensor], notes: tuple[str, 
         architecture = architecture.change(stride_in_1x1=True)
     preprocessing = None
     if architecture.in_channels == 3:
-        preprocessing = _make_preprocessing(pixels)
+        step = -1 if pixels.bgr else 1
+        mean, std = (tuple(value / 255 for value in values[::step]) for values in (pixels.mean, pixels.std))
+        preprocessing = Preprocessing(
+            image_size=224, resize=256, interpolation="bilinear", mean=mean, std=std, channels=3
+        )
         state = reverse_input_channels(state) if pixels.bgr else state
     stride = "the first 1x1" if architecture.stride_in_1x1 else "the 3x3"
     order = "BGR, converted to RGB in conv1" if pixels.bgr else "RGB"
@@ -152,9 +158,9 @@ def _make_spec(found: FoundNetwork, state: dict[str, Tensor], notes: tuple[str, 
 
 def _drop_conv_biases(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """Drop the biases of convolutions, which Caffe keeps (as zeros) before every BN."""
-    biases = [name for name in state if name.endswith(".bias") and _is_conv_bias(name)]
-    used = [name for name in biases if bool(state[name].count_nonzero())]
-    kept = {name: tensor for name, tensor in state.items() if name not in set(biases)}
+    biases = {name: tensor for name, tensor in state.items() if CONV_BIAS_PATTERN.fullmatch(name)}
+    used = [name for name, bias in biases.items() if bool(bias.count_nonzero())]
+    kept = {name: tensor for name, tensor in state.items() if name not in biases}
     if not used:
         return kept, ()
     return kept, (
@@ -162,29 +168,17 @@ def _drop_conv_biases(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], tupl
     )
 
 
-def _is_conv_bias(name: str) -> bool:
-    layer = name.removesuffix(".bias").rsplit(".", 1)[-1]
-    return layer.startswith("conv") or name.endswith("downsample.0.bias")
-
-
 def _add_running_stats(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], tuple[str, ...]]:
     """Add running statistics that have no effect, mean 0 and variance 1 - eps, to every BN that has none."""
     added: dict[str, Tensor] = {}
-    norms = 0
     for name, weight in state.items():
-        norm = name.removesuffix(".weight")
-        if norm == name or not (norm.rsplit(".", 1)[-1].startswith("bn") or norm.endswith("downsample.1")):
-            continue
-        if f"{norm}.running_mean" not in state and f"{norm}.running_var" not in state:
-            norms += 1
-            added[f"{norm}.running_mean"] = torch.zeros(weight.shape)
-            added[f"{norm}.running_var"] = torch.full(weight.shape, 1 - BN_EPS)
-    if not norms:
-        return state, ()
-    return state | added, (
-        f"{norms} BNs without running statistics were read as frozen affine layers, as in detectron2: "
-        "mean 0, variance 1 - eps",
-    )
+        norm = NORM_WEIGHT_PATTERN.fullmatch(name)
+        if norm and f"{norm[1]}.running_mean" not in state and f"{norm[1]}.running_var" not in state:
+            added[f"{norm[1]}.running_mean"] = torch.zeros(weight.shape)
+            added[f"{norm[1]}.running_var"] = torch.full(weight.shape, 1 - BN_EPS)
+    count = f"{len(added) // 2} BNs without running statistics"
+    note = f"{count} were read as frozen affine layers, as in detectron2: mean 0, variance 1 - eps"
+    return state | added, (note,) if added else ()
 
 
 def _find_pixel_format(found: FoundNetwork, architecture: Architecture) -> PixelFormat:
@@ -193,27 +187,13 @@ def _find_pixel_format(found: FoundNetwork, architecture: Architecture) -> Pixel
         return PixelFormat(False, *RGB_MEAN_STD, False, "__author__ torchvision")
     assumed = FAIR_PIXELS if architecture.cardinality > 1 else MSRA_PIXELS
     written = [found.other_tensors.get(name, found.state.get(name)) for name in PIXEL_PARAMETERS]
-    values = [[] if tensor is None or tensor.numel() != 3 else tensor.flatten().tolist() for tensor in written]
-    mean, std = values
+    mean, std = ([] if tensor is None or tensor.numel() != 3 else tensor.flatten().tolist() for tensor in written)
     if len(mean) != 3 or len(std) != 3 or not all(math.isfinite(x) for x in mean + std):
         return assumed
     if not all(0 < x <= 255 for x in std) or not all(0 <= x <= 255 for x in mean):
         raise RequestError(f"{found.path}: pixel_mean {mean} and pixel_std {std} are not on the scale of 0 to 255")
     caffe = architecture.cardinality == 1 and all(x == 1 for x in std)
     return PixelFormat(mean[0] < mean[2], tuple(mean), tuple(std), caffe, "pixel_mean and pixel_std in the file")
-
-
-def _make_preprocessing(pixels: PixelFormat) -> Preprocessing:
-    """Make the preprocessing, with RGB values from 0 to 1."""
-    step = -1 if pixels.bgr else 1
-    return Preprocessing(
-        image_size=224,
-        resize=256,
-        interpolation="bilinear",
-        mean=tuple(value / 255 for value in pixels.mean[::step]),
-        std=tuple(value / 255 for value in pixels.std[::step]),
-        channels=3,
-    )
 
 
 def _adapt_own_export(
@@ -250,7 +230,7 @@ def to_detectron2(model: Network) -> dict[str, Any]:
 
     The network takes RGB (``INPUT.FORMAT: "RGB"``), with PIXEL_MEAN and PIXEL_STD 255 times those of its preprocessing;
     MODEL.RESNETS.STRIDE_IN_1X1 is the architecture's. The key ``resnext``, which detectron2 ignores, records them for
-    our reader. Raises RequestError that names the field of the architecture that detectron2's ResNet cannot express.
+    our reader.
     """
     _check_expressible(model.architecture)
     arrays = {
@@ -280,11 +260,8 @@ def _to_detectron2_name(name: str) -> str:
 
 def _check_expressible(a: Architecture) -> None:
     check_common_fields("detectron2", a, {})
-    for stage in a.stages[1:]:
-        if stage.in_channels == stage.out_channels:
-            raise RequestError(
-                f"detectron2's ResNet projects only where channels change; {a.name} has stage_channels "
-                f"{a.stage_channels}"
-            )
+    if any(stage.in_channels == stage.out_channels for stage in a.stages[1:]):
+        about = f"{a.name} has stage_channels {a.stage_channels}"
+        raise RequestError(f"detectron2's ResNet projects only where channels change; {about}")
     if EXPANSION[a.block] == 1 and a.stage_widths != a.stage_channels:
         raise RequestError(f"detectron2's basic blocks have stage_widths as their channels, not {a.stage_widths}")

@@ -1,10 +1,8 @@
-"""Shared code of the adapters: rename the parameters of another library to ours.
-
-Form (c) has torchvision's names, so an adapter is mainly a function from another library's name to torchvision's.
-"""
+"""Shared code of the adapters: rename the parameters of another library to torchvision's names, which form (c) has."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections import Counter
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,21 +54,16 @@ def rename_state(found: FoundNetwork, rename: Callable[[str], str | None]) -> tu
             raise RequestError(f"{found.path} has two parameters for {ours[:80]}; one of them is {name[:80]!r}")
         else:
             state[ours] = tensor
-    return state, describe_left_out(left)
+    return state, (_describe_ignored(left),) if left else ()
 
 
-def describe_left_out(names: Iterable[str]) -> tuple[str, ...]:
-    """Make a note that lists the groups of ignored weights, largest first; no note if there are none."""
-    groups: dict[str, int] = {}
-    for name in names:
-        group = ".".join(name.split(".", 2)[:2]) if "." in name else name.split("_", 1)[0]
-        groups[group[:60]] = groups.get(group[:60], 0) + 1
-    if not groups:
-        return ()
-    ranked = sorted(groups, key=lambda group: (-groups[group], group))
-    shown = ", ".join(f"{group} ({groups[group]})" for group in ranked[:MAX_SHOWN_GROUPS])
-    more = f" and {len(ranked) - MAX_SHOWN_GROUPS} more groups" if len(ranked) > MAX_SHOWN_GROUPS else ""
-    return (f"ignored, as not part of the network: {shown}{more}",)
+def _describe_ignored(names: list[str]) -> str:
+    """Make a note that lists the groups of ignored weights, largest first."""
+    groups = [".".join(name.split(".", 2)[:2]) if "." in name else name.split("_", 1)[0] for name in names]
+    counts = Counter(sorted(group[:60] for group in groups))
+    shown = ", ".join(f"{group} ({count})" for group, count in counts.most_common(MAX_SHOWN_GROUPS))
+    more = f" and {len(counts) - MAX_SHOWN_GROUPS} more groups" if len(counts) > MAX_SHOWN_GROUPS else ""
+    return f"ignored, as not part of the network: {shown}{more}"
 
 
 def reverse_input_channels(state: dict[str, Tensor]) -> dict[str, Tensor]:

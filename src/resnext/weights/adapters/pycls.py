@@ -31,11 +31,9 @@ def adapt(found: FoundNetwork) -> NetworkSpec:
     _check_supported(settings, found)
     state, notes = rename_state(found, rename)
     eps = _get_number(settings, "BN.EPS", 1e-5, found.path)
-    in_1x1 = (
-        _get_word(settings, "RESNET.STRIDE_1X1") == "true" and _get_word(settings, "MODEL.TYPE", "resnet") == "resnet"
-    )
     architecture = infer_architecture(state, found.path, bn_eps=eps)
-    if in_1x1 and architecture.block == "bottleneck":
+    in_1x1 = _get_word(settings, "RESNET.STRIDE_1X1") == "true"
+    if in_1x1 and _get_word(settings, "MODEL.TYPE", "resnet") == "resnet" and architecture.block == "bottleneck":
         architecture = architecture.change(stride_in_1x1=True)
     notes = (*found.notes, *notes)
     if not settings:
@@ -72,9 +70,8 @@ def _parse_settings(found: FoundNetwork) -> dict[str, Any]:
     if not isinstance(text, str):
         return {}
     if len(text) > MAX_SETTINGS_CHARS:
-        raise RequestError(
-            f"{found.path}: its settings have {len(text):,} characters; at most {MAX_SETTINGS_CHARS:,} are supported"
-        )
+        size = f"{len(text):,} characters; at most {MAX_SETTINGS_CHARS:,} are supported"
+        raise RequestError(f"{found.path}: its settings have {size}")
     try:
         # BaseLoader has no merge keys and converts no dates or numbers, so a small text cannot expand
         settings = yaml.load(text, Loader=yaml.BaseLoader)
@@ -114,10 +111,10 @@ def _check_supported(settings: Mapping[str, object], found: FoundNetwork) -> Non
         raise RequestError(f"{found.path}: pycls's {kind[:40]!r} {NOT_SUPPORTED}; this package has ResNet and ResNeXt")
     if any(".f.se." in name for name in found.state):
         raise RequestError(f"{found.path}: squeeze-and-excitation {NOT_SUPPORTED}")
-    activation = _get_word(settings, "MODEL.ACTIVATION_FUN", "relu")
+    activation = _get_word(settings, "MODEL.ACTIVATION_FUN", "relu")[:40]
     if activation != "relu":
         raise RequestError(
-            f"{found.path}: its settings have MODEL.ACTIVATION_FUN {activation[:40]!r}, which {NOT_SUPPORTED}"
+            f"{found.path}: its settings have MODEL.ACTIVATION_FUN {activation!r}, which {NOT_SUPPORTED}"
         )
     stem = found.state.get("stem.conv.weight")
     three = stem is not None and stem.dim() == 4 and stem.shape[2] == 3
@@ -135,10 +132,9 @@ def _make_preprocessing(settings: Mapping[str, object], cifar: bool, origin: str
         return CIFAR10_PREPROCESSING
     size = _get_number(settings, "TRAIN.IM_SIZE", 224.0, origin)
     resize = _get_number(settings, "TEST.IM_SIZE", 256.0, origin)
+    size, resize = (int(side) if side.is_integer() else 0 for side in (size, resize))
     with prefix_errors(f"{origin}: its settings"):
-        return make_imagenet_preprocessing(
-            int(resize) if resize.is_integer() else 0, "bilinear", int(size) if size.is_integer() else 0
-        )
+        return make_imagenet_preprocessing(resize, "bilinear", size)
 
 
 def _get_classes(settings: Mapping[str, object], architecture: Architecture) -> tuple[str, ...] | None:

@@ -1,8 +1,4 @@
-"""Find the weights in a file and the library whose parameter names they have, and adapt them to our names.
-
-Form (c) has torchvision's parameter names, so every adapter is a renaming to those; ``infer_architecture`` does the
-rest.
-"""
+"""Find the weights in a file and the library whose parameter names they have, and adapt them to our names."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -16,19 +12,18 @@ from resnext.weights import native
 from resnext.weights.adapters import detectron2, pycls, timm, torchvision, transformers
 from resnext.weights.adapters.naming import FoundNetwork
 from resnext.weights.network_spec import NetworkSpec, RawCheckpoint
-from resnext.weights.unsupported import NOT_SUPPORTED, find_unsupported_family
+from resnext.weights.unsupported import NOT_SUPPORTED, UNSUPPORTED_FAMILIES, find_unsupported
 
 EMA_KEYS = ("model_ema", "state_dict_ema", "ema_state_dict", "ema_state", "ema")  # preferred: evaluated in training
-WRAPPER_KEYS = (
-    *(*EMA_KEYS, "model_state", "model_state_dict", "state_dict"),
-    *("model", "net", "network", "weights", "blobs"),
-)
+WRAPPER_KEYS: tuple[str, ...] = (*EMA_KEYS, "model_state", "model_state_dict", "state_dict")
+WRAPPER_KEYS += ("model", "net", "network", "weights", "blobs")
 MAX_WRAPPER_DEPTH = 4  # dicts inside dicts
 
 
 def _adapt_torchvision_or_timm(found: FoundNetwork) -> NetworkSpec:
     """Choose between two libraries with the same names: a timm folder has timm's config.json."""
-    return timm.adapt(found) if timm.is_timm(found.raw.config) else torchvision.adapt(found)
+    is_timm = isinstance((found.raw.config or {}).get("architecture"), str)
+    return timm.adapt(found) if is_timm else torchvision.adapt(found)
 
 
 # A parameter name that identifies each naming, with or without a prefix, and its adapter. The first match is used.
@@ -48,7 +43,7 @@ def adapt(raw: RawCheckpoint) -> NetworkSpec:
         from resnext.weights.adapters.torch7 import network
 
         return network.adapt(raw)
-    if native.is_native(raw):
+    if "resnext" in raw.metadata:
         return native.adapt(raw)
     if native.is_detector(raw):
         return native.adapt_detector(raw)
@@ -93,11 +88,11 @@ def _has_tensors(value: object, depth: int = MAX_WRAPPER_DEPTH) -> bool:
 
 
 def _collect_tensors(table: Mapping[Any, Any], origin: str) -> dict[str, Tensor]:
-    tensors: dict[str, Tensor] = {}
-    for name, value in table.items():
-        if isinstance(name, str) and isinstance(value, Tensor | np.ndarray):
-            tensors[name] = value.detach() if isinstance(value, Tensor) else _from_numpy(value, name, origin)
-    return tensors
+    return {
+        name: value.detach() if isinstance(value, Tensor) else _from_numpy(value, name, origin)
+        for name, value in table.items()
+        if isinstance(name, str) and isinstance(value, Tensor | np.ndarray)
+    }
 
 
 def _from_numpy(array: np.ndarray, name: str, origin: str) -> Tensor:
@@ -123,7 +118,7 @@ def _find_prefix(names: Iterable[str], sign: str, origin: str) -> str | None:
 
 
 def _describe_unknown_naming(tensors: Mapping[str, Tensor], origin: str) -> str:
-    family = find_unsupported_family(tensors)
+    family = find_unsupported(tensors, UNSUPPORTED_FAMILIES)
     if family is not None:
         return f"{origin} holds {family}, which {NOT_SUPPORTED}; this package has ResNet and ResNeXt"
     shown = ", ".join(name[:60] for name in list(tensors)[:4])

@@ -35,11 +35,6 @@ TIMM_CROP_MODES: dict[CropMode, str] = {"crop": "center", "squash": "squash", "p
 NATIVE_KEY = "resnext"  # key of config.json that timm ignores: our preprocessing, which may be unknown or without exif
 
 
-def is_timm(config: Mapping[str, object] | None) -> bool:
-    """Return whether a config.json is timm's."""
-    return config is not None and isinstance(config.get("architecture"), str)
-
-
 def adapt(found: FoundNetwork) -> NetworkSpec:
     """Adapt a state dict with timm's config.json. Raises RequestError if the network is an unsupported variant."""
     config = found.raw.config or {}
@@ -49,7 +44,7 @@ def adapt(found: FoundNetwork) -> NetworkSpec:
     state, notes = rename_state(found, rename)
     architecture = infer_architecture(state, found.path)
     preprocessing, about_preprocessing = _read_preprocessing(settings, architecture, found.path)
-    classes, about_classes = _read_classes(settings, architecture)
+    classes, about_classes = _read_classes(settings, architecture.num_classes)
     return NetworkSpec(
         architecture=architecture,
         state=state,
@@ -123,25 +118,13 @@ def _read_preprocessing(
         why = f"{channels} input channels"
     if why or crop_mode is None:
         return None, (f"timm's preprocessing has no equivalent here ({str(why)[:120]}), so none is set",)
+    mean, std = settings.get("mean") or IMAGENET_MEAN, settings.get("std") or IMAGENET_STD
+    values = {"image_size": side, "resize": resize, "fit": crop_mode, "interpolation": interpolation}
     with prefix_errors(f"{origin}: its config.json"):
-        preprocessing = Preprocessing.from_dict(
-            {
-                "image_size": side,
-                "resize": resize,
-                "fit": crop_mode,
-                "interpolation": interpolation,
-                "mean": settings.get("mean") or IMAGENET_MEAN,
-                "std": settings.get("std") or IMAGENET_STD,
-                "channels": channels,
-            }
-        )
-    return preprocessing, _describe_test_settings(settings)
-
-
-def _describe_test_settings(settings: Mapping[str, object]) -> tuple[str, ...]:
-    given = {key: settings[key] for key in ("test_input_size", "test_crop_pct") if settings.get(key)}
-    said = ", ".join(f"{key} {value}" for key, value in given.items())
-    return (f"timm also has settings for tests, which were not used: {said[:120]}",) if given else ()
+        preprocessing = Preprocessing.from_dict(values | {"mean": mean, "std": std, "channels": channels})
+    unused = ", ".join(f"{key} {settings[key]}" for key in ("test_input_size", "test_crop_pct") if settings.get(key))
+    notes = (f"timm also has settings for tests, which were not used: {unused[:120]}",) if unused else ()
+    return preprocessing, notes
 
 
 def _is_size(size: object) -> TypeGuard[Sequence[int]]:
@@ -152,21 +135,17 @@ def _is_size(size: object) -> TypeGuard[Sequence[int]]:
     )
 
 
-def _read_classes(
-    settings: Mapping[str, object], architecture: Architecture
-) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:
+def _read_classes(settings: Mapping[str, object], count: int) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:
     """Read ``label_names``, a list or a dict by index; use ImageNet's classes if the tag says in1k."""
     names = settings.get("label_names")
     if isinstance(names, Mapping):
         names = [names.get(str(index), names.get(index)) for index in range(len(names))]
     if isinstance(names, list | tuple) and names:
-        if len(names) == architecture.num_classes and all(isinstance(name, str) for name in names):
+        if len(names) == count and all(isinstance(name, str) for name in names):
             return tuple(names), ()
-        return None, (
-            f"label_names of config.json do not match the {architecture.num_classes} outputs, so no classes are set",
-        )
+        return None, (f"label_names of config.json do not match the {count} outputs, so no classes are set",)
     tag = settings.get("tag")
-    if architecture.num_classes == 1000 and isinstance(tag, str) and tag.endswith("in1k"):
+    if count == 1000 and isinstance(tag, str) and tag.endswith("in1k"):
         return imagenet_classes(), ()
     return None, ()
 
@@ -174,8 +153,7 @@ def _read_classes(
 def to_timm(model: Network) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Make the tensors (for model.safetensors) and the content of config.json of a folder that timm can open.
 
-    ``timm.create_model("local-dir:FOLDER", pretrained=True)`` then computes the same function. Raises RequestError
-    that names the field of the architecture that timm's ResNet cannot express.
+    ``timm.create_model("local-dir:FOLDER", pretrained=True)`` then computes the same function.
     """
     a = model.architecture
     check_expressible(a)
@@ -229,18 +207,14 @@ def check_expressible(a: Architecture) -> None:
     assert a.stage_widths is not None
     assert a.stage_channels is not None
     expansion = EXPANSION[a.block]
-    if any(channels % expansion for channels in a.stage_channels):
-        raise RequestError(
-            f"timm's ResNet has stage_channels that are multiples of {expansion}, not {a.stage_channels}"
-        )
-    if a.block == "basic":
-        widths = a.stage_channels
-    else:
-        base = _compute_base_width(a)
-        widths = tuple(int(c // expansion * (base / 64)) * a.cardinality for c in a.stage_channels)
+    channels = a.stage_channels
+    if any(count % expansion for count in channels):
+        raise RequestError(f"timm's ResNet has stage_channels that are multiples of {expansion}, not {channels}")
+    base = _compute_base_width(a) / 64
+    widths = channels if a.block == "basic" else tuple(int(c // expansion * base) * a.cardinality for c in channels)
     if widths != a.stage_widths:
         raise RequestError(
-            f"timm's ResNet would have stage_widths {widths} with stage_channels {a.stage_channels}; "
+            f"timm's ResNet would have stage_widths {widths} with stage_channels {channels}; "
             f"{a.name} has {a.stage_widths}"
         )
 

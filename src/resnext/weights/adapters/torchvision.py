@@ -1,8 +1,4 @@
-"""Adapter for torchvision's files, which have our parameter names; it also recognizes published files.
-
-A published file is recognized by architecture, size and SHA-256, whose first eight digits torchvision, Facebook and
-timm put into the file name (``released.py``).
-"""
+"""Adapter for torchvision's files, which have our parameter names; it also recognizes published files by SHA-256."""
 
 import re
 from dataclasses import replace
@@ -40,7 +36,9 @@ def adapt(found: FoundNetwork) -> NetworkSpec:
     state, notes = rename_state(found, rename)
     architecture = infer_architecture(state, found.path)
     published = find_released_file(found.raw.path, architecture, state)
-    notes = (*found.notes, *notes, *describe_assumptions(architecture))
+    notes = (*found.notes, *notes)
+    if architecture.stem == "cifar":
+        notes += ("the 3x3 stem is assumed to have stride 1 and no pool (the CIFAR stem)",)
     if DETECTOR_PARAMETER in found.other_tensors or DETECTOR_PARAMETER in found.state:
         notes += ("torchvision runs its COCO_V1 detectors with BN's eps 0; here it is 1e-5",)
     about: dict[str, Any] = {}
@@ -65,10 +63,7 @@ def adapt_sequential(found: FoundNetwork) -> NetworkSpec:
 
 
 def rename_classifier(found: FoundNetwork) -> FoundNetwork:
-    """Rename the classifier to ``fc`` if there is exactly one linear layer and it has another name.
-
-    Examples are ``fc.1`` (an ``nn.Sequential`` with dropout) and ``head.fc`` (mmpretrain).
-    """
+    """Rename the classifier to ``fc`` if there is exactly one linear layer, such as ``fc.1`` or ``head.fc``."""
     shortcuts = {int(match[1]): match[0] for match in map(SHORTCUT_PATTERN.fullmatch, found.state) if match}
     named = {
         name: tensor for name, tensor in (found.other_tensors | found.state).items() if LINEAR_PATTERN.fullmatch(name)
@@ -93,13 +88,6 @@ def rename(name: str) -> str | None:
     return None if name.split(".", 1)[0] in HEAD_PREFIXES else name
 
 
-def describe_assumptions(architecture: Architecture) -> tuple[str, ...]:
-    """List what was assumed because tensors do not show it."""
-    if architecture.stem == "cifar":
-        return ("the 3x3 stem is assumed to have stride 1 and no pool (the CIFAR stem)",)
-    return ()
-
-
 def find_released_file(path: Path, architecture: Architecture, state: dict[str, Tensor]) -> ReleasedFile | None:
     """Find the published classifier in ``path``. The SHA-256 is computed only if the size fits one."""
     if architecture.num_classes != 1000 or not path.is_file():
@@ -116,10 +104,7 @@ def find_released_file(path: Path, architecture: Architecture, state: dict[str, 
 
 
 def to_torchvision(model: Network) -> dict[str, Tensor]:
-    """Make a state dict that ``torchvision.models.ResNet(block, layers, groups=, width_per_group=)`` loads strictly.
-
-    Raises RequestError that names the field of the architecture that torchvision's class cannot express.
-    """
+    """Make a state dict that ``torchvision.models.ResNet(block, layers, groups=, width_per_group=)`` loads strictly."""
     check_expressible(model.architecture)
     return dict(convert_form(model, "grouped").state_dict())
 

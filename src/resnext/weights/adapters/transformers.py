@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 
 from resnext.errors import RequestError
 from resnext.weights.adapters.naming import UNKNOWN_PREPROCESSING, FoundNetwork, rename_state
@@ -22,10 +23,7 @@ def adapt(found: FoundNetwork) -> NetworkSpec:
     _check_config(config, found.path)
     head = {name: tensor for name, tensor in found.other_tensors.items() if name.startswith("classifier.")}
     others = {name: tensor for name, tensor in found.other_tensors.items() if name not in head}
-    whole = FoundNetwork(
-        raw=found.raw, state=found.state | head, other_tensors=others, root_dict=found.root_dict, notes=found.notes
-    )
-    state, notes = rename_state(whole, rename)
+    state, notes = rename_state(replace(found, state=found.state | head, other_tensors=others), rename)
     architecture = infer_architecture(state, found.path, stride_in_1x1=config.get("downsample_in_bottleneck") is True)
     names = config.get("id2label")
     classes = [names.get(str(index)) for index in range(len(names))] if isinstance(names, Mapping) else []

@@ -42,9 +42,8 @@ TAR_MAGIC_OFFSET = 257
 def read_weights_file(path: Path) -> RawCheckpoint:
     """Read the weights file ``path``, or the weights file in the folder ``path``.
 
-    The result has plain values, dicts, lists, tensors and NumPy arrays. It does not share memory with the file, except
-    for Torch7 files, which are memory-mapped. Raises RequestError, which begins with the path, if the file is no
-    weights file, is damaged, or contains code.
+    The result does not share memory with the file, except for Torch7 files, which are memory-mapped. Raises
+    RequestError, which begins with the path, if the file is no weights file, is damaged, or contains code.
     """
     path = Path(path)
     with _prefix_errors(path):
@@ -101,7 +100,8 @@ def _detect_and_read(path: Path, file: IO[bytes], size: int) -> tuple[str, Any, 
         raise RequestError(what)
     if is_t7:
         return "torch7", read_t7(path), {}
-    if OLD_PICKLE_PATTERN.match(head) and _read_last_byte(file, size) == b".":
+    file.seek(size - 1)
+    if OLD_PICKLE_PATTERN.match(head) and file.read(1) == b".":
         return *_read_pickle(file, size), {}
     raise RequestError(unknown.describe_text(head) or _describe_unknown(head, size))
 
@@ -112,11 +112,6 @@ def _read_pickle(file: IO[bytes], size: int) -> tuple[str, Any]:
     if type(value) is int and value == LEGACY_MAGIC:
         return "torch legacy", read_legacy(file, size)
     return "pickle", resolve(value)
-
-
-def _read_last_byte(file: IO[bytes], size: int) -> bytes:
-    file.seek(size - 1)
-    return file.read(1)
 
 
 def _describe_unknown(head: bytes, size: int) -> str:

@@ -58,12 +58,10 @@ def read_safetensors(path: Path, file: IO[bytes], size: int) -> tuple[dict[str, 
     for name, entry in table.items():
         if name == "__metadata__":
             continue
-        dtype = DTYPES.get(entry["dtype"])
+        dtype, shape = DTYPES.get(entry["dtype"]), entry["shape"]
         if dtype is None:
-            raise RequestError(
-                f"has {escape_name(name)} of dtype {entry['dtype']}; expected one of {', '.join(DTYPES)}"
-            )
-        shape = entry["shape"]
+            expected = ", ".join(DTYPES)
+            raise RequestError(f"has {escape_name(name)} of dtype {entry['dtype']}; expected one of {expected}")
         if len(shape) > MAX_DIMENSIONS or math.prod(max(side, 1) for side in shape) >= MAX_ELEMENTS:
             raise RequestError(f"has {escape_name(name)} with too many dimensions or elements")
         begin, end = entry["data_offsets"]

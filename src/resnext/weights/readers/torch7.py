@@ -1,8 +1,8 @@
 """Read Torch7 files, the format of the paper's released weights, which no maintained library reads.
 
 The format has no magic number and no trailer. An object is a type number followed by its content; tables, tensors and
-class objects have an index by which later objects refer to them. Nothing in a file is executed, no class is looked up
-by name and no attribute is set. The file is memory-mapped, so the data of a tensor are read when they are used.
+class objects have an index by which later objects refer to them. Nothing in a file is executed. The file is
+memory-mapped, so the data of a tensor are read when they are used.
 
 Torch7 itself checks nothing. Here, a tensor must lie inside its storage. Strides may be 0 (an expanded tensor, of at
 most a million elements or as many as the file has bytes) but not negative. There are at most 32 dimensions. Bytes after
@@ -24,14 +24,8 @@ from typing import Any
 import numpy as np
 
 from resnext.errors import RequestError
-from resnext.weights.readers.torch7_stream import (
-    ELEMENT_DTYPES,
-    AnyArray,
-    AsciiStream,
-    BinaryStream,
-    MalformedError,
-    Torch7Stream,
-)
+from resnext.weights.readers import torch7_stream
+from resnext.weights.readers.torch7_stream import ELEMENT_DTYPES, AnyArray, MalformedError, Torch7Stream
 
 NIL, NUMBER, STRING, TABLE, OBJECT, BOOLEAN, OLD_FUNCTION, LEGACY_FUNCTION, FUNCTION = range(9)
 VERSION_PATTERN = re.compile(r"V (\d{1,9})")
@@ -78,21 +72,12 @@ class T7Key:
 
 
 def read_t7(path: Path | str) -> Any:
-    """Read a Torch7 file as plain Python and NumPy values.
+    """Read the first object of a Torch7 file as plain Python and NumPy values.
 
-    Binary and ascii files of any byte order and long size are supported.
-
-    Args:
-        path: the file.
-
-    Returns:
-        The first object of the file. Numbers are floats, strings are str (bytes that are not UTF-8 become surrogates),
-        nil is None, and tables are dicts: whole-number keys are ints, boolean and object keys are wrapped in ``T7Key``.
-        Tensors and storages are read-only arrays over the mapped file, which share memory as in Torch7; an empty tensor
-        has shape (0,). Everything else is a ``T7Object`` or ``T7Function``.
-
-    Raises:
-        RequestError: the file is not a complete Torch7 file. The message says at which byte what was expected.
+    Numbers are floats, strings are str (bytes that are not UTF-8 become surrogates), nil is None, and tables are dicts:
+    whole-number keys are ints, boolean and object keys are wrapped in ``T7Key``. Tensors and storages are read-only
+    arrays over the mapped file, which share memory as in Torch7; an empty tensor has shape (0,). Everything else is a
+    ``T7Object`` or ``T7Function``. Raises RequestError that says at which byte what was expected.
     """
     path = Path(path)
     data = _map_file(path)
@@ -130,10 +115,7 @@ def can_be_t7(head: bytes) -> bool:
 
 
 def release_pages(array: np.ndarray) -> None:
-    """Release the memory of the file's mapped pages, of which ``array`` is a view; the array can still be read.
-
-    If this is called while arrays are copied one after the other, only the copies need memory.
-    """
+    """Release the memory of the file's mapped pages, of which ``array`` is a view; the array can still be read."""
     base: object = array
     while isinstance(base, np.ndarray | memoryview):
         base = base.base if isinstance(base, np.ndarray) else base.obj
@@ -155,8 +137,8 @@ def _map_file(path: Path) -> mmap.mmap:
 
 def _open_streams(data: mmap.mmap) -> list[Torch7Stream]:
     if data[:1] in b"0123456789-+":
-        return [AsciiStream(data)]
-    return [BinaryStream(data, order, long_size) for order in "<>" for long_size in (8, 4)]
+        return [torch7_stream.AsciiStream(data)]
+    return [torch7_stream.BinaryStream(data, order, long_size) for order in "<>" for long_size in (8, 4)]
 
 
 class _Reader:
@@ -307,9 +289,8 @@ class _Reader:
             return np.empty(sizes or 0, storage.dtype)
         last = offset + sum((size - 1) * stride for size, stride in zip(sizes, strides, strict=True))
         if offset < 0 or last >= storage.size:
-            raise MalformedError(
-                start, f"{what} at element {offset + 1} does not lie within its storage of {storage.size} elements"
-            )
+            place = f"element {offset + 1} does not lie within its storage of {storage.size} elements"
+            raise MalformedError(start, f"{what} at {place}")
         item = storage.itemsize
         return np.ndarray(sizes, storage.dtype, storage, offset * item, [stride * item for stride in strides])
 

@@ -1,7 +1,6 @@
 """Read the basic values of a Torch7 file, binary or ascii: ints, longs, doubles, bytes and arrays of numbers.
 
-Every size that the file
-declares is checked against the bytes left before memory is allocated.
+Every size that the file declares is checked against the bytes left before memory is allocated.
 """
 
 import mmap

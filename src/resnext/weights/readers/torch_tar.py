@@ -9,19 +9,11 @@ import re
 from typing import IO, Any
 
 from resnext.errors import RequestError
+from resnext.weights.readers import torch_tensors
 from resnext.weights.readers.pickle.machine import interpret
 from resnext.weights.readers.pickle.stream import PickleStream
 from resnext.weights.readers.pickle.values import AllowedName, escape_name, resolve
-from resnext.weights.readers.torch_tensors import (
-    ALLOWED_NAMES,
-    DTYPES,
-    MAX_DIMENSIONS,
-    Storage,
-    StorageView,
-    StoredTensor,
-    get_storage,
-    read_storage,
-)
+from resnext.weights.readers.torch_tensors import ALLOWED_NAMES, DTYPES, Storage, StorageView, StoredTensor
 
 BLOCK_BYTES = 512  # bytes of a header; members are padded to a multiple of it
 MAX_MEMBERS = 64
@@ -43,7 +35,7 @@ def read_tar(file: IO[bytes], size: int) -> Any:
         shown_names = ", ".join(escape_name(name)[:40] for name in list(members)[:4])
         raise RequestError(f"is a tar archive, but not of torch.save (it has {shown_names}); unpack it first")
     storages = _read_storages(PickleStream(file, *members["storages"]))
-    tensors = _read_tensors(PickleStream(file, *members["tensors"]), storages)
+    named = storages | _read_tensors(PickleStream(file, *members["tensors"]), storages)
 
     def persistent(identity: Any) -> Any:
         if isinstance(identity, tuple):
@@ -51,11 +43,9 @@ def read_tar(file: IO[bytes], size: int) -> Any:
                 "holds a whole pickled model, which needs code; save its state_dict() with the old torch"
             )
         name = str(identity) if type(identity) in (int, str) else ""
-        if name in tensors:
-            return tensors[name]
-        if name in storages:
-            return storages[name]
-        raise RequestError("refers to a tensor that it does not have")
+        if name not in named:
+            raise RequestError("refers to a tensor that it does not have")
+        return named[name]
 
     return resolve(interpret(PickleStream(file, *members["pickle"]), TAR_ALLOWED_NAMES, persistent))
 
@@ -74,9 +64,8 @@ def _list_members(file: IO[bytes], size: int) -> dict[str, tuple[int, int]]:
             raise RequestError(f"is a damaged tar archive: the header at byte {position:,} has a wrong checksum")
         start, name = position + BLOCK_BYTES, header[:100].split(b"\0", 1)[0].decode("utf-8", "backslashreplace")
         if start + length > size:
-            raise RequestError(
-                f"is truncated: {escape_name(name)} declares {length:,} bytes, {size - start:,} are left"
-            )
+            declared = f"{escape_name(name)} declares {length:,} bytes"
+            raise RequestError(f"is truncated: {declared}, {size - start:,} are left")
         position = start + math.ceil(length / BLOCK_BYTES) * BLOCK_BYTES
         if header[156:157] in ATTRIBUTE_TYPES:
             continue
@@ -113,7 +102,7 @@ def _read_storages(stream: PickleStream) -> dict[str, Storage]:
             case (int() | str() as key, str(), kind) if str(key) not in storages:
                 count = stream.read_number("<q")
                 stream.step_back(8)
-                read_storage(stream, get_storage(storages, kind, str(key), count))
+                torch_tensors.read_storage(stream, torch_tensors.get_storage(storages, kind, str(key), count))
             case _:
                 raise RequestError("has a storage that is malformed or declared twice")
     roots = dict(storages)  # a view is always of one of these
@@ -136,7 +125,7 @@ def _read_tensors(stream: PickleStream, storages: dict[str, Storage]) -> dict[st
         match interpret(stream, TAR_ALLOWED_NAMES):
             case (int() | str() as key, int() | str() as storage, _) if str(storage) in storages:
                 dimensions = stream.read_number("<i4x")
-                if not 0 <= dimensions <= MAX_DIMENSIONS:
+                if not 0 <= dimensions <= torch_tensors.MAX_DIMENSIONS:
                     raise RequestError(f"has a tensor of {dimensions:,} dimensions")
                 size = tuple(stream.read_number("<q") for _ in range(dimensions))
                 stride = tuple(stream.read_number("<q") for _ in range(dimensions))

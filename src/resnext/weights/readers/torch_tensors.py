@@ -1,7 +1,6 @@
 """Rebuild torch's tensors from a pickle: a tensor is a storage with sizes and strides, which must lie inside it.
 
-No torch function is called by name. The data are read after the pickle, storage by storage, into new memory, so the
-tensors do not depend on the file. Tensors that shared a storage share it again.
+No torch function is called by name. The data are read after the pickle, storage by storage, into new memory.
 """
 
 import math
@@ -166,9 +165,8 @@ def read_storage(stream: PickleStream, storage: Storage) -> None:
     """Read the data of a storage at the position of ``stream``: the number of elements, then their bytes."""
     count = stream.read_number("<q")
     if count != storage.count:
-        raise RequestError(
-            f"has {count:,} elements in the storage {escape_name(storage.key)}, but declares {storage.count:,}"
-        )
+        key = escape_name(storage.key)
+        raise RequestError(f"has {count:,} elements in the storage {key}, but declares {storage.count:,}")
     start = stream.position
     stream.skip(storage.size)
     storage.set_bytes(to_native_byte_order(read_bytes(stream.file, start, storage.size), storage.dtype, "little"))
@@ -215,16 +213,14 @@ _CONSTRUCTORS: dict[str, Make] = {
     "torch.Size": _make_size,
     "torch.device": _make_device,
 }
+UNTYPED_STORAGE = StorageClass("torch.UntypedStorage", torch.uint8)
 # all names that a file may use: Python's, NumPy's and torch's
 ALLOWED_NAMES: dict[str, Any] = {
     **allowed.ALLOWED_NAMES,
     **numpy_arrays.ALLOWED_NAMES,
     **{name: AllowedName(name, make) for name, make in _CONSTRUCTORS.items()},
     **{f"torch.{kind}Storage": StorageClass(f"torch.{kind}Storage", dtype) for kind, dtype in DTYPES.items()},
-    **{
-        f"torch{module}.UntypedStorage": StorageClass("torch.UntypedStorage", torch.uint8)
-        for module in (".storage", "")
-    },
+    **dict.fromkeys(("torch.storage.UntypedStorage", "torch.UntypedStorage"), UNTYPED_STORAGE),
     **{str(dtype): dtype for dtype in DTYPES.values()},
     **{f"torch.{name}": getattr(torch, name) for name in ("complex64", "complex128")},
 }

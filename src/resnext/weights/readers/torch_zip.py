@@ -1,8 +1,4 @@
-"""Read files of ``torch.save`` since torch 1.6: a zip archive of a pickle and one entry for each storage.
-
-The zip is neither compressed nor encrypted, so each storage is one contiguous part of the file. Nothing is extracted to
-the disk.
-"""
+"""Read files of ``torch.save`` since torch 1.6: an uncompressed zip of a pickle and an entry per storage."""
 
 import struct
 import zipfile
@@ -19,7 +15,7 @@ from resnext.weights.readers.pickle.values import escape_name, resolve
 from resnext.weights.readers.torch_tensors import ALLOWED_NAMES, Storage, get_storage, read_bytes, to_native_byte_order
 
 MAX_DIRECTORY_BYTES = 4 << 20  # bytes of a zip's directory: about 40,000 entries
-MAX_TEXT_ENTRY_BYTES = 64  # bytes of an entry such as byteorder
+MAX_ORDER_BYTES = 64  # bytes of the entry byteorder that are read
 LOCAL_HEADER = struct.Struct("<4s22xHH")  # signature, ..., lengths of the name and of the extra field
 TORCHSCRIPT_ENTRIES = ("constants.pkl", "code/", "model.json")
 EXPORTED_PROGRAM_ENTRIES = ("archive_format", "models/", "serialized_exported_program.json", "archive_version")
@@ -46,7 +42,11 @@ def read_zip(file: IO[bytes], size: int) -> Any:
     checked = program.checksum != 0  # torch can write archives without checksums; then all are 0
     if checked:
         _check_crc(read_bytes(file, program.offset, program.size), "data.pkl", program)
-    order = _read_text_entry(file, entries, "byteorder") or "little"
+    order = "little"
+    if "byteorder" in entries:
+        file.seek(entries["byteorder"].offset)
+        text = file.read(min(entries["byteorder"].size, MAX_ORDER_BYTES))
+        order = text.decode("ascii", "backslashreplace") or order
     if order not in ("little", "big"):
         raise RequestError(f"has the byte order {escape_name(order)}; expected little or big")
     found: dict[str, Storage] = {}
@@ -59,13 +59,11 @@ def read_zip(file: IO[bytes], size: int) -> Any:
 
     stream = PickleStream(file, program.offset, program.offset + program.size)
     value = interpret(stream, ALLOWED_NAMES, persistent)
-    for storage in found.values():
-        entry = entries.get(f"data/{storage.key}")
+    for key, storage in found.items():
+        entry = entries.get(f"data/{key}")
         if entry is None or entry.size != storage.size:
             has = "is missing" if entry is None else f"has {entry.size:,}"
-            raise RequestError(
-                f"needs {storage.size:,} bytes in its entry data/{escape_name(storage.key)}, which {has}"
-            )
+            raise RequestError(f"needs {storage.size:,} bytes in its entry data/{escape_name(key)}, which {has}")
     for key, storage in sorted(found.items(), key=lambda item: entries[f"data/{item[0]}"].offset):
         entry = entries[f"data/{key}"]
         data = read_bytes(file, entry.offset, entry.size)
@@ -106,8 +104,9 @@ def _list_entries(file: IO[bytes], size: int) -> dict[str, ZipEntry]:
     except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError, OverflowError, struct.error) as error:
         raise RequestError(f"is not a complete zip archive: {error}; was the download interrupted?") from None
     names = [info.filename for info in infos]
-    for info in infos:
-        _check_entry_name(info.orig_filename)
+    for name in (info.orig_filename for info in infos):
+        if name.startswith("/") or "\\" in name or "\0" in name or ".." in name.split("/"):
+            raise RequestError(f"has a zip entry {escape_name(name)}, whose name leads out of the archive")
     roots = {name.split("/", 1)[0] for name in names}
     below = [name.partition("/")[2] if len(roots) == 1 else name for name in names]
     _check_torch_save(below)
@@ -124,30 +123,22 @@ def _list_entries(file: IO[bytes], size: int) -> dict[str, ZipEntry]:
     return entries
 
 
-def _check_entry_name(name: str) -> None:
-    if name.startswith("/") or "\\" in name or "\0" in name or ".." in name.split("/"):
-        raise RequestError(f"has a zip entry {escape_name(name)}, whose name leads out of the archive")
-
-
 def _locate_entry(file: IO[bytes], size: int, info: zipfile.ZipInfo) -> ZipEntry:
     """Find the bytes of an entry, and check that they lie within the file."""
-    name = info.filename
+    name = escape_name(info.filename)
     if info.flag_bits & 0x2041:
-        raise RequestError(f"has an encrypted zip entry {escape_name(name)}")
+        raise RequestError(f"has an encrypted zip entry {name}")
     if info.compress_type != zipfile.ZIP_STORED or info.compress_size != info.file_size:
-        raise RequestError(
-            f"has a compressed zip entry {escape_name(name)}; torch.save does not compress, so unzip it first"
-        )
+        raise RequestError(f"has a compressed zip entry {name}; torch.save does not compress, so unzip it first")
     file.seek(max(0, info.header_offset))
     header = file.read(LOCAL_HEADER.size)
     if info.header_offset < 0 or len(header) < LOCAL_HEADER.size or header[:4] != b"PK\3\4":
-        raise RequestError(f"has no zip entry at the position of {escape_name(name)}")
+        raise RequestError(f"has no zip entry at the position of {name}")
     _, name_length, extra_length = LOCAL_HEADER.unpack(header)
     offset = info.header_offset + LOCAL_HEADER.size + name_length + extra_length
     if offset + info.file_size > size:
-        raise RequestError(
-            f"is truncated: {escape_name(name)} declares {info.file_size:,} bytes, {max(0, size - offset):,} are left"
-        )
+        left = max(0, size - offset)
+        raise RequestError(f"is truncated: {name} declares {info.file_size:,} bytes, {left:,} are left")
     return ZipEntry(offset, info.file_size, info.CRC)
 
 
@@ -175,11 +166,3 @@ def _check_torch_save(names: list[str]) -> None:
     raise RequestError(
         "is a zip archive, but not of torch.save (it has no data.pkl); if it is a folder, unzip it first"
     )
-
-
-def _read_text_entry(file: IO[bytes], entries: dict[str, ZipEntry], name: str) -> str:
-    entry = entries.get(name)
-    if entry is None:
-        return ""
-    file.seek(entry.offset)
-    return file.read(min(entry.size, MAX_TEXT_ENTRY_BYTES)).decode("ascii", "backslashreplace")

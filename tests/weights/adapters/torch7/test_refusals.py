@@ -8,13 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.weights.adapters.torch7.module_trees import (
-    TreeBuilder,
-    find_modules,
-    list_modules,
-    make_container,
-    make_sequential,
-)
+from tests.weights.adapters.torch7 import module_trees
+from tests.weights.adapters.torch7.module_trees import TreeBuilder, find_modules, make_container, make_sequential
 from tests.weights.adapters.torch7.test_network import refusal, written
 from tests.weights.readers.torch7_writer import Object, Storage, make_tensor
 
@@ -35,7 +30,7 @@ def swap(end: str, *replacements: Object) -> Callable[[Object], None]:
     """Puts other layers where the first of a class is."""
 
     def act(tree: Object) -> None:
-        for module in list_modules(tree):
+        for module in module_trees.list_modules(tree):
             inside = module.fields.get("modules", {})
             for number, child in inside.items():
                 if child.class_name.endswith(end):
@@ -47,17 +42,11 @@ def swap(end: str, *replacements: Object) -> Callable[[Object], None]:
     return act
 
 
-def deep(levels: int) -> dict[int, Any]:
+def nested(levels: int, width: int) -> dict[int, Any]:
+    """A table that holds the next one ``width`` times, and so on."""
     table: dict[int, Any] = {}
     for _ in range(levels):
-        table = {1: table}
-    return table
-
-
-def doubling(levels: int) -> dict[int, Any]:
-    table: dict[int, Any] = {}
-    for _ in range(levels):
-        table = {1: table, 2: table}
+        table = dict.fromkeys(range(1, width + 1), table)
     return table
 
 
@@ -75,8 +64,8 @@ SURPRISES = {
     "groups boolean": (change(CONV, groups=True), "needs groups as a number, which is a bool"),
     "groups infinite": (change(CONV, groups=float("inf")), "needs groups as a whole number"),
     "groups nan": (change(CONV, groups=float("nan")), "needs groups as a whole number"),
-    "width a deep table": (change(CONV, kW=deep(200)), "needs kW as a number, which is a dict"),
-    "width a table of endless paths": (change(CONV, kW=doubling(60)), "needs kW as a number, which is a dict"),
+    "width a deep table": (change(CONV, kW=nested(200, 1)), "needs kW as a number, which is a dict"),
+    "width a table of endless paths": (change(CONV, kW=nested(60, 2)), "needs kW as a number, which is a dict"),
     "groups that do not divide": (change(CONV, groups=2), "cannot have 2 groups of its 3 input"),
     "weight missing": (drop(CONV, "weight"), "has no tensor weight"),
     "weight of whole numbers": (
@@ -142,21 +131,15 @@ def test_a_surprise_is_one_sentence_naming_the_module(tmp_path: Path, surprise: 
 def test_the_innermost_module_is_named(tmp_path: Path) -> None:
     tree = TreeBuilder(16).network("B")
     find_modules(tree, "SpatialConvolution")[-4].fields["kW"] = 2
-    message = refusal(tmp_path, tree)
-    assert (
-        "modules[5].modules[2].modules[1].modules[1].modules[1].modules[1].modules[4] (cudnn.SpatialConvolution)"
-        in message
-    )
+    path = ".".join(f"modules[{place}]" for place in (5, 2, 1, 1, 1, 1, 4))
+    assert f"{path} (cudnn.SpatialConvolution)" in refusal(tmp_path, tree)
 
 
 def test_a_module_in_itself(tmp_path: Path) -> None:
     tree = TreeBuilder(17).network("C")
     tree.fields["modules"][4].fields["modules"][2] = tree
-    message = refusal(tmp_path, tree)
-    assert (
-        "modules[4].modules[2] (nn.Sequential) is the same module as its outermost module, so it contains itself"
-        in message
-    )
+    message = "(nn.Sequential) is the same module as its outermost module, so it contains itself"
+    assert f"modules[4].modules[2] {message}" in refusal(tmp_path, tree)
 
 
 def test_modules_nested_without_end(tmp_path: Path) -> None:
@@ -238,9 +221,8 @@ def test_the_pre_activation_network_of_fb_resnet_torch(tmp_path: Path) -> None:
     trees = TreeBuilder(22)
     branch = make_sequential(trees.bn(4), trees.relu(), *trees.unit(4, 4, 3), trees.conv(4, 4, 3))
     block = make_sequential(make_container("nn.ConcatTable", branch, Object("nn.Identity")), Object("nn.CAddTable"))
-    assert "pre-activation blocks" in refusal(
-        tmp_path, make_sequential(*trees.unit(3, 4, 3), make_sequential(block, block))
-    )
+    tree = make_sequential(*trees.unit(3, 4, 3), make_sequential(block, block))
+    assert "pre-activation blocks" in refusal(tmp_path, tree)
 
 
 @pytest.mark.parametrize(

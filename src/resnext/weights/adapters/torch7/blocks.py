@@ -22,12 +22,15 @@ class ConvNorm:
     norm: Norm
 
 
+Paths = tuple[tuple[ConvNorm, ...], ...]  # C paths in form (b); one in form (c), where convolutions are grouped
+
+
 @dataclass(frozen=True, eq=False)
 class Torch7Block:
     """One residual block, checked on its own."""
 
     node: ModuleNode
-    paths: tuple[tuple[ConvNorm, ...], ...]  # C paths in form (b); one in form (c), where convolutions are grouped
+    paths: Paths
     last: ConvNorm
     shortcut: "ConvNorm | str"  # a projection, "identity" or "pad"
     concatenated: bool
@@ -42,6 +45,11 @@ class Torch7Block:
     def kind(self) -> str:
         """The block of the architecture: "bottleneck" or "basic"."""
         return "bottleneck" if len(self.paths[0]) == 2 else "basic"
+
+    @property
+    def changes_shape(self) -> bool:
+        """Whether the shape of the output differs from that of the input."""
+        return self.stride != 1 or self.in_channels != self.out_channels
 
     @property
     def conv_norms(self) -> list[ConvNorm]:
@@ -87,9 +95,8 @@ class LayerCursor:
             raise convolution.node.make_error(
                 f"has {convolution.in_channels} input channels, but its input has {in_channels}"
             )
-        after = self.take(m.NORM, remark=" (every convolution must be followed by a batch norm)")
-        norm = m.read_norm(after, convolution.out_channels)
-        return ConvNorm(convolution, norm)
+        norm = self.take(m.NORM, remark=" (every convolution must be followed by a batch norm)")
+        return ConvNorm(convolution, m.read_norm(norm, convolution.out_channels))
 
     def check_end(self) -> None:
         """Raise RequestError if there are more layers."""
@@ -126,7 +133,7 @@ def take_block(network: LayerCursor, in_channels: int) -> Torch7Block:
     )
 
 
-def _take_grouped_branch(branch: LayerCursor, in_channels: int) -> "tuple[tuple[tuple[ConvNorm, ...], ...], ConvNorm]":
+def _take_grouped_branch(branch: LayerCursor, in_channels: int) -> tuple[Paths, ConvNorm]:
     units = [branch.take_conv_norm(in_channels)]
     while branch.peek_kind() == m.RELU:
         branch.take_relu()
@@ -139,9 +146,7 @@ def _take_grouped_branch(branch: LayerCursor, in_channels: int) -> "tuple[tuple[
     return (tuple(inner),), last
 
 
-def _take_concatenated_branch(
-    branch: LayerCursor, in_channels: int
-) -> "tuple[tuple[tuple[ConvNorm, ...], ...], ConvNorm]":
+def _take_concatenated_branch(branch: LayerCursor, in_channels: int) -> tuple[Paths, ConvNorm]:
     table = branch.take(m.BRANCHES)
     join = branch.take(m.JOIN)
     if (join.read_integer("dimension"), join.read_integer("nInputDims", 0)) not in ((2, 0), (2, 4), (1, 3)):
@@ -174,29 +179,27 @@ def _get_path_shape(path: tuple[ConvNorm, ...]) -> list[tuple[int, ...]]:
 
 def _check_kernels(units: list[ConvNorm], *, grouped: bool) -> None:
     kernels = (1, 3, 1) if len(units) == 3 else (3, 3)
-    for number, (unit, kernel) in enumerate(zip(units, kernels, strict=True)):
-        convolution = unit.convolution
-        if convolution.kernel != kernel:
-            raise convolution.node.make_error(f"has a kernel of {convolution.kernel}; expected {kernel} in this block")
-        if convolution.groups != 1 and not (grouped and number == 1):
-            raise convolution.node.make_error(
-                f"has {convolution.groups} groups; only the middle convolution of a bottleneck may have groups"
+    convolutions = [unit.convolution for unit in units]
+    for number, (c, kernel) in enumerate(zip(convolutions, kernels, strict=True)):
+        if c.kernel != kernel:
+            raise c.node.make_error(f"has a kernel of {c.kernel}; expected {kernel} in this block")
+        if c.groups != 1 and not (grouped and number == 1):
+            raise c.node.make_error(
+                f"has {c.groups} groups; only the middle convolution of a bottleneck may have groups"
             )
-    if len(units) == 3 and units[0].convolution.out_channels != units[1].convolution.out_channels:
-        raise units[1].convolution.node.make_error(
-            f"changes {units[0].convolution.out_channels} channels to {units[1].convolution.out_channels}; "
-            "the middle convolution of a bottleneck must keep its width"
+    before, middle = (c.out_channels for c in convolutions[:2])
+    if len(units) == 3 and before != middle:
+        raise convolutions[1].node.make_error(
+            f"changes {before} channels to {middle}; the middle convolution of a bottleneck must keep its width"
         )
 
 
-def _get_strides(table: ModuleNode, paths: tuple[tuple[ConvNorm, ...], ...], last: ConvNorm) -> tuple[int, bool]:
+def _get_strides(table: ModuleNode, paths: Paths, last: ConvNorm) -> tuple[int, bool]:
     """Get the block's stride, and whether a bottleneck has it in its first 1x1."""
-    strides = [unit.convolution.stride for unit in paths[0]]
-    if last.convolution.stride != 1 or strides.count(2) > 1:
-        raise table.make_error(
-            f"has strides {[*strides, last.convolution.stride]}; at most one may be 2, and not that of the last layer"
-        )
-    return max(strides), len(strides) == 2 and strides[0] == 2
+    strides = [unit.convolution.stride for unit in (*paths[0], last)]
+    if strides[-1] != 1 or strides.count(2) > 1:
+        raise table.make_error(f"has strides {strides}; at most one may be 2, and not that of the last layer")
+    return max(strides), len(strides) == 3 and strides[0] == 2
 
 
 def _take_shortcut(way: LayerCursor, in_channels: int, out_channels: int, stride: int) -> "ConvNorm | str":

@@ -1,7 +1,4 @@
-"""Read single layers of a Torch7 module tree. An error names the module by its path and says what is unexpected.
-
-Only the classes below are supported; several class names may stand for the same kind of layer.
-"""
+"""Read single layers of a Torch7 module tree. An error names the module by its path and says what is unexpected."""
 
 import math
 from collections.abc import Iterator
@@ -67,10 +64,8 @@ class ModuleNode:
         name = self.module.class_name
         if name not in LAYER_KINDS:
             short = name if len(name) <= 60 else name[:60] + "..."
-            raise RequestError(
-                f"{self.tree.file}: {self.path} has the unsupported class "
-                f"{short!r}{did_you_mean(name[:60], LAYER_KINDS)}"
-            )
+            hint = did_you_mean(name[:60], LAYER_KINDS)
+            raise RequestError(f"{self.tree.file}: {self.path} has the unsupported class {short!r}{hint}")
         object.__setattr__(self, "kind", LAYER_KINDS[name])
 
     @property
@@ -196,9 +191,8 @@ def read_convolution(node: ModuleNode) -> Convolution:
     inputs, outputs = node.read_integer("nInputPlane"), node.read_integer("nOutputPlane")
     groups = node.read_integer("groups", 1)
     if kernel not in (1, 3, 7) or pad != kernel // 2:
-        raise node.make_error(
-            f"has a kernel of {kernel} with a padding of {pad}; supported are 1 with 0, 3 with 1 and 7 with 3"
-        )
+        found = f"a kernel of {kernel} with a padding of {pad}"
+        raise node.make_error(f"has {found}; supported are 1 with 0, 3 with 1 and 7 with 3")
     if not 1 <= stride <= 2:
         raise node.make_error(f"has a stride of {stride}, not 1 or 2")
     if not (groups and inputs and outputs) or inputs % groups or outputs % groups:
@@ -208,9 +202,8 @@ def read_convolution(node: ModuleNode) -> Convolution:
     weight = node.module.fields.get("weight")
     is_flat = isinstance(weight, np.ndarray) and weight.shape == flat
     weight = node.read_tensor("weight", flat if is_flat else shape)
-    return Convolution(
-        node, inputs, outputs, kernel, stride, groups, weight, node.read_optional_tensor("bias", (outputs,))
-    )
+    bias = node.read_optional_tensor("bias", (outputs,))
+    return Convolution(node, inputs, outputs, kernel, stride, groups, weight, bias)
 
 
 def read_norm(node: ModuleNode, channels: int) -> Norm:

@@ -59,8 +59,7 @@ class ParsedNetwork:
 def adapt(raw: RawCheckpoint) -> NetworkSpec:
     """Convert a Torch7 file: a module tree, a table with one as ``model``, or a ``latest.t7`` that names a file.
 
-    Form (b) becomes "concatenated", all others "grouped". Biases of convolutions are folded into the next batch norm,
-    which is exact. Raises RequestError that names the first module that does not fit our networks.
+    Raises RequestError that names the first module that does not fit our networks.
     """
     file, module, provenance = _find_module(raw)
     parsed = _parse_network(ModuleNode(ModuleTree(file), module))
@@ -134,16 +133,13 @@ def _parse_network(root: ModuleNode) -> ParsedNetwork:
     if window is None and (pool.read_integer("W"), pool.read_integer("H")) != (1, 1):
         raise pool.make_error("should average the whole feature map")
     m.check_flattening(network.take(m.FLATTEN), channels)
-    weight, bias = _read_linear(network.take(m.LINEAR), channels)
+    linear = network.take(m.LINEAR)
+    weight = linear.module.fields.get("weight")
+    classes = weight.shape[0] if isinstance(weight, np.ndarray) and weight.ndim else 0
+    weight, bias = linear.read_tensor("weight", (classes, channels)), linear.read_optional_tensor("bias", (classes,))
     softmax = network.take(m.SOFTMAX).module.class_name if network.peek_kind() == m.SOFTMAX else ""
     network.check_end()
     return ParsedNetwork(root, stem, kind, tuple(_split_into_stages(blocks)), window, weight, bias, softmax)
-
-
-def _read_linear(node: ModuleNode, channels: int) -> tuple[np.ndarray, np.ndarray | None]:
-    weight = node.module.fields.get("weight")
-    classes = weight.shape[0] if isinstance(weight, np.ndarray) and weight.ndim else 0
-    return node.read_tensor("weight", (classes, channels)), node.read_optional_tensor("bias", (classes,))
 
 
 def _split_into_stages(blocks: list[Torch7Block]) -> Iterator[tuple[Torch7Block, ...]]:
@@ -153,29 +149,26 @@ def _split_into_stages(blocks: list[Torch7Block]) -> Iterator[tuple[Torch7Block,
         raise blocks[0].node.make_error("is the first block and has stride 2; expected 1")
     for start, end in zip(starts, [*starts[1:], len(blocks)], strict=True):
         stage = blocks[start:end]
-        for block in stage:
-            for what in ("width", "out_channels"):
-                if getattr(block, what) != getattr(stage[0], what):
-                    raise block.node.make_error(
-                        f"has {what} {getattr(block, what)}, but the first in its stage has {getattr(stage[0], what)}"
-                    )
+        _check_alike(stage, ("width", "out_channels"), "the first in its stage")
         yield tuple(stage)
+    _check_alike(blocks, ("kind", "concatenated", "cardinality"), "the first block")
+
+
+def _check_alike(blocks: list[Torch7Block], names: tuple[str, ...], first: str) -> None:
+    """Raise RequestError for the first block that differs from ``first`` in one of the attributes ``names``."""
     for block in blocks:
-        for what in ("kind", "concatenated", "cardinality"):
-            if getattr(block, what) != getattr(blocks[0], what):
-                raise block.node.make_error(
-                    f"has {what} {getattr(block, what)}, but the first block has {getattr(blocks[0], what)}"
-                )
+        for name in names:
+            found, expected = getattr(block, name), getattr(blocks[0], name)
+            if found != expected:
+                raise block.node.make_error(f"has {name} {found}, but {first} has {expected}")
 
 
 def _infer_architecture(file: Path, parsed: ParsedNetwork) -> Architecture:
     first = parsed.blocks[0]
     eps = parsed.stem.norm.eps
-    for unit in parsed.conv_norms:
-        if unit.norm.eps != eps:
-            raise unit.norm.node.make_error(
-                f"has eps {unit.norm.eps}, but the first batch norm has {eps}; all must be equal"
-            )
+    for norm in (unit.norm for unit in parsed.conv_norms):
+        if norm.eps != eps:
+            raise norm.node.make_error(f"has eps {norm.eps}, but the first batch norm has {eps}; all must be equal")
     with prefix_errors(file):
         return Architecture(
             cardinality=first.cardinality,
@@ -198,14 +191,12 @@ def _infer_shortcut(parsed: ParsedNetwork) -> str:
     """Infer the shortcut, A, B or C, and check that all blocks have it."""
     found = "B"
     for block in parsed.blocks:
-        changes = block.stride != 1 or block.in_channels != block.out_channels
         if block.shortcut == "pad":
             found = "A"
-        elif block.shortcut != "identity" and not changes:
+        elif block.shortcut != "identity" and not block.changes_shape:
             found = "C"
     for block in parsed.blocks:
-        changes = block.stride != 1 or block.in_channels != block.out_channels
-        projects = found == "C" or (found == "B" and changes)
+        projects = found == "C" or (found == "B" and block.changes_shape)
         if isinstance(block.shortcut, ConvNorm) != projects:
             raise block.node.make_error(f"has a shortcut that does not match the shortcuts {found} of other blocks")
     return found
@@ -220,16 +211,14 @@ def _infer_stride_in_1x1(parsed: ParsedNetwork) -> bool:
 
 
 def _find_preset(
-    parsed: ParsedNetwork, architecture: Architecture
+    parsed: ParsedNetwork, a: Architecture
 ) -> tuple[Preprocessing | None, tuple[str, ...] | None, list[str]]:
     """Find preprocessing and classes if stem and number of classes show the training data."""
-    size = None if parsed.window is None else parsed.window * architecture.stride
-    what, preset, classes, side = DATA_BY_SHAPE.get(
-        (architecture.stem, architecture.num_classes, architecture.in_channels), ("", "", "", 0)
-    )
+    size = None if parsed.window is None else parsed.window * a.stride
+    what, preset, classes, side = DATA_BY_SHAPE.get((a.stem, a.num_classes, a.in_channels), ("", "", "", 0))
     if not what or size not in (None, side):
         about = "" if size is None else f"; its average pool needs images of {size}x{size}"
-        lacking = f"its preprocessing and the names of its {architecture.num_classes} classes"
+        lacking = f"its preprocessing and the names of its {a.num_classes} classes"
         return None, None, [f"the file does not contain {lacking}{about}"]
     note = f"preprocessing and class names were assumed to be those of the release for {what}"
     return PREPROCESSINGS[preset], CLASS_NAMES[classes](), [note]
@@ -303,9 +292,8 @@ class _Copier:
         self.copied += array.nbytes + TENSOR_OVERHEAD
         self.bytes_since_release += array.nbytes
         if self.copied > self.max_bytes:
-            raise RequestError(
-                f"{self.file}: its modules share tensors; copied, they would be far larger than the file"
-            )
+            message = "its modules share tensors; copied, they would be far larger than the file"
+            raise RequestError(f"{self.file}: {message}")
         tensor = torch.from_numpy(np.array(array, array.dtype.newbyteorder("="), order="C"))
         if self.bytes_since_release >= RELEASE_PAGES_EVERY:
             self.bytes_since_release = 0

@@ -1,12 +1,4 @@
-"""The names of Python's standard library that a pickle may use, and the error message for all others.
-
-    collections.OrderedDict                 OrderedDict without extra attributes
-    collections.defaultdict, Counter        dict
-    argparse.Namespace, Lightning's dicts   Record, a dict of the attributes
-    pathlib's paths                         str
-    set, frozenset, list, dict, complex, bytearray, bytes
-    _codecs.encode                          bytes, as protocols 0 to 2 write them
-    copy_reg._reconstructor                 an object of a class above, as protocols 0 and 1 make it
+"""The names of Python's standard library that a pickle may use (at the end), and the error message for all others.
 
 Names are listed under the modules of Python 2 and 3. Classes such as ``int`` in ``defaultdict(int)`` may be named but
 not called.
@@ -16,38 +8,20 @@ from collections import OrderedDict
 from typing import Any
 
 from resnext.errors import RequestError
-from resnext.weights.readers.pickle.values import (
-    ENTRY_BYTES,
-    LONG_STRING_BYTES,
-    AllowedName,
-    Budget,
-    LongString,
-    Make,
-    Record,
-    describe,
-    escape_name,
-    make_long_string,
-)
+from resnext.weights.readers.pickle import values
+from resnext.weights.readers.pickle.values import AllowedName, Budget, LongString, Make, Record, describe, escape_name
 
 UNSUPPORTED_TENSORS = {
-    "_rebuild_qtensor": "a quantized tensor",
-    "_rebuild_sparse_tensor": "a sparse tensor",
-    "_rebuild_sparse_csr_tensor": "a sparse tensor",
-    "_rebuild_nested_tensor": "a nested tensor",
-    "_rebuild_meta_tensor_no_storage": "a meta tensor, which has no data",
-    "_rebuild_wrapper_subclass": "a tensor of a subclass",
-    "_rebuild_from_type_v2": "a tensor of a subclass",
-    "_rebuild_device_tensor_from_numpy": "a tensor of a special device",
-    "_rebuild_xla_tensor": "a tensor of a special device",
-    "_rebuild_tensor_v3": "a tensor of an unusual dtype",
-    "FakeTensor": "a fake tensor, which has no data",
-    "ComplexFloatStorage": "complex numbers",
-    "ComplexDoubleStorage": "complex numbers",
-    "QInt8Storage": "quantized numbers",
-    "QUInt8Storage": "quantized numbers",
-    "QInt32Storage": "quantized numbers",
-    "QUInt4x2Storage": "quantized numbers",
-    "QUInt2x4Storage": "quantized numbers",
+    "a quantized tensor": "_rebuild_qtensor",
+    "a sparse tensor": "_rebuild_sparse_tensor _rebuild_sparse_csr_tensor",
+    "a nested tensor": "_rebuild_nested_tensor",
+    "a meta tensor, which has no data": "_rebuild_meta_tensor_no_storage",
+    "a tensor of a subclass": "_rebuild_wrapper_subclass _rebuild_from_type_v2",
+    "a tensor of a special device": "_rebuild_device_tensor_from_numpy _rebuild_xla_tensor",
+    "a tensor of an unusual dtype": "_rebuild_tensor_v3",
+    "a fake tensor, which has no data": "FakeTensor",
+    "complex numbers": "ComplexFloatStorage ComplexDoubleStorage",
+    "quantized numbers": "QInt8Storage QUInt8Storage QInt32Storage QUInt4x2Storage QUInt2x4Storage",
 }
 MODEL_MODULES = ("torch.nn.modules.", "torch.nn.parallel.", "torchvision.models.", "timm.models.", "timm.layers.")
 PATH_CLASSES = ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")
@@ -56,8 +30,9 @@ PATH_CLASSES = ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath")
 def describe_refused(dotted: str) -> str:
     """Make the error message for a name that is not allowed."""
     name = dotted.rsplit(".", 1)[-1]
-    if dotted.startswith("torch.") and name in UNSUPPORTED_TENSORS:
-        return f"refers to {escape_name(dotted)}: {UNSUPPORTED_TENSORS[name]}, not supported; save plain dense tensors"
+    for what, names in UNSUPPORTED_TENSORS.items():
+        if dotted.startswith("torch.") and name in names.split():
+            return f"refers to {escape_name(dotted)}: {what}, not supported; save plain dense tensors"
     sentence = f"refers to {escape_name(dotted)}, which is not data; nothing was executed"
     if dotted.startswith(MODEL_MODULES) or name[:1].isupper():
         sentence += "; if a whole model or trainer was pickled, save model.state_dict() with the program that made it"
@@ -80,10 +55,10 @@ def _list_entries(arguments: tuple[Any, ...], budget: Budget) -> list[tuple[Any,
         case ():
             return []
         case (dict() as table,):
-            budget.charge(ENTRY_BYTES * len(table))
+            budget.charge(values.ENTRY_BYTES * len(table))
             return list(table.items())
         case (list() as pairs,):
-            budget.charge(ENTRY_BYTES * len(pairs))
+            budget.charge(values.ENTRY_BYTES * len(pairs))
             if not all(type(pair) in (list, tuple) and len(pair) == 2 for pair in pairs):
                 raise RequestError("has a dict made from a list that has something else than pairs")
             return [(budget.check_key(key), value) for key, value in pairs]
@@ -95,13 +70,13 @@ def _list_members(arguments: tuple[Any, ...], budget: Budget) -> Any:
         case ():
             return ()
         case (list() | tuple() | set() | frozenset() as members,):
-            budget.charge(ENTRY_BYTES * len(members))
+            budget.charge(values.ENTRY_BYTES * len(members))
             return members
     raise RequestError("has a set or list made from something else than a list")
 
 
-def _list_keys(arguments: tuple[Any, ...], budget: Budget) -> list[Any]:
-    return [budget.check_key(member) for member in _list_members(arguments, budget)]
+def _make_set(arguments: tuple[Any, ...], budget: Budget) -> set[Any]:
+    return {budget.check_key(member) for member in _list_members(arguments, budget)}
 
 
 def _make_complex(arguments: tuple[Any, ...], budget: Budget) -> Any:  # noqa: ARG001
@@ -117,7 +92,7 @@ def _apply_codecs_encode(arguments: tuple[Any, ...], budget: Budget) -> Any:
         case (str() | LongString() as text, "latin1" | "latin-1"):
             budget.charge(text.length if isinstance(text, LongString) else len(text))
             data = encode_latin1(text)
-            return data if len(data) < LONG_STRING_BYTES else make_long_string(data, "bytes")
+            return data if len(data) < values.LONG_STRING_BYTES else values.make_long_string(data, "bytes")
     raise RequestError("calls _codecs.encode for something else than bytes")
 
 
@@ -143,19 +118,17 @@ def _make_bytearray(arguments: tuple[Any, ...], budget: Budget) -> Any:
     return bytearray(data)
 
 
-def _make_path(arguments: tuple[Any, ...], budget: Budget) -> Any:
+def _make_path(arguments: tuple[Any, ...], budget: Budget) -> str:
     if not all(type(part) is str for part in arguments):
         raise RequestError("has a path whose parts are not text")
     budget.charge(sum(len(part) + 1 for part in arguments))
     return "/".join(arguments).replace("//", "/", 1) if arguments else "."
 
 
-def _reconstruct(arguments: tuple[Any, ...], budget: Budget) -> Any:
+def _reconstruct(arguments: tuple[Any, ...], budget: Budget) -> Any:  # noqa: ARG001
     match arguments:
-        case (AllowedName(make=make) as named, AllowedName(name="object"), None) if (
-            make is not None and named.name in RECORD_CLASSES
-        ):
-            return make((), budget)
+        case (AllowedName(name=name), AllowedName(name="object"), None) if name in RECORD_CLASSES:
+            return Record()
     raise RequestError("calls copy_reg._reconstructor for an object that is not a dict of attributes")
 
 
@@ -177,8 +150,8 @@ RECORD_CLASSES = (
     "lightning.fabric.utilities.data.AttributeDict",
 )
 _BUILTINS: dict[str, Make | None] = {
-    "set": lambda arguments, budget: set(_list_keys(arguments, budget)),
-    "frozenset": lambda arguments, budget: frozenset(_list_keys(arguments, budget)),
+    "set": _make_set,
+    "frozenset": lambda arguments, budget: frozenset(_make_set(arguments, budget)),
     "list": lambda arguments, budget: list(_list_members(arguments, budget)),
     "dict": _make_dict,
     "complex": _make_complex,

@@ -7,10 +7,7 @@ changes that.
 
 It is not a subclass of ``pickle.Unpickler``, because there one instruction can make the memo allocate gigabytes, and
 nested tuples as a dict key hang in hashing, as in ``torch.load(weights_only=True)``. Here the memory is bounded by the
-size of the file, and the time by the number of instructions.
-
-Protocols 0 to 5 are supported, except extension codes, out-of-band buffers and persistent ids in text. A ``str`` of
-Python 2 is read as latin-1 text, unless it is the data of an array.
+size of the file, and the time by the number of instructions. A ``str`` of Python 2 is read as latin-1 text.
 """
 
 from collections import OrderedDict
@@ -40,18 +37,14 @@ PersistentLoad = Callable[[Any], Any]
 def interpret(stream: PickleStream, names: Mapping[str, Any], persistent: PersistentLoad | None = None) -> Any:
     """Interpret the pickle at the position of ``stream``, which is then at the pickle's end.
 
-    The result may have placeholders, which ``resolve`` replaces. ``names`` are the dotted names the pickle may use,
-    each with an ``AllowedName`` or the value itself. ``persistent`` returns the value of a persistent id, such as
-    torch's storages. Error messages do not include the path.
+    The result may have placeholders, which ``resolve`` replaces. ``names`` maps the dotted names the pickle may use to
+    an ``AllowedName`` or the value itself. ``persistent`` returns the value of a persistent id (torch's storages).
     """
     return _Machine(stream, names, persistent).run()
 
 
 class _Machine:
-    """The stack machine: the current stack, the stacks below the marks, and the memo.
-
-    Most methods are one pickle instruction; the comments in ``pickletools.py`` describe each.
-    """
+    """The stack machine. Most methods are one pickle instruction; the comments in ``pickletools.py`` describe each."""
 
     def __init__(self, stream: PickleStream, names: Mapping[str, Any], persistent: PersistentLoad | None) -> None:
         self.stream, self.names, self.persistent = stream, names, persistent
@@ -133,11 +126,11 @@ class _Machine:
 
     def add_all(self) -> None:
         items = self.pop_mark()
-        self.top(set).update(self.budget.check_key(item) for item in items)
+        self.top(set).update(map(self.budget.check_key, items))
 
     def push_frozenset(self) -> None:
         members = self.budget.new_set()
-        members.update(self.budget.check_key(item) for item in self.pop_mark())
+        members.update(map(self.budget.check_key, self.pop_mark()))
         self.push(frozenset(members))
 
     def set_items(self, items: list[Any]) -> None:
@@ -243,11 +236,8 @@ def _decode_name(line: bytes) -> str:
 
 REFUSED_INSTRUCTIONS = {
     b"P": "a persistent id in text, which torch never writes,",
-    b"\x82": "an extension code, which is not supported,",
-    b"\x83": "an extension code, which is not supported,",
-    b"\x84": "an extension code, which is not supported,",
-    b"\x97": "a buffer outside of the file",
-    b"\x98": "a buffer outside of the file",
+    **dict.fromkeys((b"\x82", b"\x83", b"\x84"), "an extension code, which is not supported,"),
+    **dict.fromkeys((b"\x97", b"\x98"), "a buffer outside of the file"),
 }
 
 INSTRUCTIONS: dict[bytes, Callable[[_Machine], None]] = {

@@ -85,19 +85,14 @@ class Array(Placeholder):
         if self.data is None:
             raise RequestError("has a NumPy array without data")
         flat = np.empty(math.prod(self.shape), self.dtype)
-        if flat.size:
-            _copy_bytes(flat, self.data)
+        buffer = flat.view(np.uint8).data
+        if isinstance(self.data, LongString):
+            self.data.read_into(buffer)
+        elif flat.size:
+            buffer[:] = self.data
         self.data = None  # free it: it may be as large as the array
         array = _to_native(flat).reshape(self.shape, order="F" if self.order == "F" else "C")
         return array if self.axes is None else array.transpose(self.axes)
-
-
-def _copy_bytes(flat: np.ndarray[Any, Any], data: "bytes | bytearray | LongString") -> None:
-    buffer = flat.view(np.uint8).data
-    if isinstance(data, LongString):
-        data.read_into(buffer)
-    else:
-        buffer[:] = data
 
 
 def _to_native(flat: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

@@ -6,7 +6,7 @@ import struct
 from typing import IO, Any
 
 from resnext.errors import RequestError
-from resnext.weights.readers.pickle.values import LONG_STRING_BYTES, LongString, decode_utf8, make_long_string
+from resnext.weights.readers.pickle.values import LONG_STRING_BYTES, LongString, decode_string, make_long_string
 
 MAX_NUMBER_LENGTH = 1000  # characters of a number in text, bytes of a LONG4
 INTEGER_PATTERN = re.compile(rb"[+-]?[0-9]+L?")
@@ -58,15 +58,6 @@ class PickleStream:
         if count > self.end - self.position:
             raise RequestError(f"ends early: a value declares {count:,} bytes, {self.end - self.position:,} are left")
         self.position += count
-
-
-def decode_string(data: bytes, kind: str) -> Any:
-    """Convert the bytes of a short string to its value, as ``LongString.resolve`` does for long ones."""
-    if kind == "utf8":
-        return decode_utf8(data)
-    if kind == "latin1":
-        return data.decode("latin-1")
-    return bytearray(data) if kind == "bytearray" else data
 
 
 def parse_integer(line: bytes) -> int:

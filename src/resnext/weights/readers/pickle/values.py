@@ -88,12 +88,6 @@ class LongString(Placeholder):
     length: int
     kind: str
 
-    def read(self) -> bytearray:
-        """Read the bytes into a new bytearray."""
-        data = bytearray(self.length)
-        self.read_into(memoryview(data))
-        return data
-
     def read_into(self, buffer: memoryview) -> None:
         """Read the bytes into ``buffer``, which has their length; the position of the file does not change."""
         back = self.file.tell()
@@ -103,12 +97,9 @@ class LongString(Placeholder):
 
     def resolve(self) -> bytes | bytearray | str:
         """Read the string as the type that ``kind`` names."""
-        data = self.read()
-        if self.kind == "utf8":
-            return decode_utf8(data)
-        if self.kind == "latin1":
-            return data.decode("latin-1")
-        return data if self.kind == "bytearray" else bytes(data)
+        data = bytearray(self.length)
+        self.read_into(memoryview(data))
+        return data if self.kind == "bytearray" else decode_string(data, self.kind)
 
 
 class Record(dict[str, Any]):
@@ -138,8 +129,12 @@ def read_exactly(file: IO[bytes], buffer: memoryview) -> None:
         at += count
 
 
-def decode_utf8(data: bytes | bytearray) -> str:
-    """Decode UTF-8 as pickle writes it, with surrogates."""
+def decode_string(data: bytes | bytearray, kind: str) -> Any:
+    """Convert the bytes of a string to the type that ``kind`` names (see ``LongString``)."""
+    if kind == "latin1":
+        return data.decode("latin-1")
+    if kind != "utf8":
+        return bytearray(data) if kind == "bytearray" else bytes(data)
     try:
         return data.decode("utf-8", "surrogatepass")
     except UnicodeDecodeError:
@@ -171,8 +166,7 @@ def resolve(root: Any) -> Any:
     """Replace every Placeholder in ``root`` by its value. Lists and dicts are changed in place, tuples are new.
 
     The result is safe to walk by recursion: it has no cycle, is at most MAX_DEPTH deep, and has at most
-    MAX_EXPANDED_VALUES values if shared parts are counted each time. Raises RequestError otherwise, and for a
-    placeholder that is not data.
+    MAX_EXPANDED_VALUES values if shared parts are counted each time. Raises RequestError otherwise.
     """
     done: dict[int, _Resolved] = {}
     opened: set[int] = set()  # the path from the root to the current node

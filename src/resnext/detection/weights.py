@@ -13,7 +13,7 @@ from torch import Tensor
 from resnext.detection.model.faster_rcnn import FasterRcnn, build_around
 from resnext.detection.preprocessing import DetectPreprocessing
 from resnext.detection.settings import MAX_CHANNELS, STAGES, DetectorSettings
-from resnext.errors import RequestError
+from resnext.errors import RequestError, prefix_errors
 from resnext.files import atomic_write
 from resnext.model.architecture import Architecture
 from resnext.model.network import Network
@@ -93,10 +93,8 @@ def load_detector_or_network(source: Path | str, *, form: str | None = None) -> 
     if is_detector(raw):
         return (from_native if KEY in raw.metadata else from_torchvision)(raw).eval()
     spec = adapt(raw)
-    try:
+    with prefix_errors(source):
         spec = change_form(spec, form)
-    except RequestError as error:
-        raise RequestError(f"{source}: {error}") from None
     return build_network(spec, str(source))
 
 
@@ -152,14 +150,12 @@ def from_torchvision(raw: RawCheckpoint, bn_eps: float | None = None) -> FasterR
             "with FPN (for a backbone alone use --init)"
         )
     check_sharing(state.values(), str(raw.path))
-    outputs, head, channels = (
-        _count_outputs(state, name, str(raw.path)) for name in (SCORES_WEIGHT, HEAD_WEIGHT, PYRAMID_WEIGHT)
-    )
+    names = (SCORES_WEIGHT, HEAD_WEIGHT, PYRAMID_WEIGHT)
+    outputs, head, channels = (_count_outputs(state, name, str(raw.path)) for name in names)
     if outputs < 2:
         raise RequestError(f"{raw.path}: {SCORES_WEIGHT} has no outputs except the background")
-    body = {
-        name.removeprefix(BACKBONE_PREFIX): value for name, value in state.items() if name.startswith(BACKBONE_PREFIX)
-    }
+    length = len(BACKBONE_PREFIX)
+    body = {name[length:]: value for name, value in state.items() if name.startswith(BACKBONE_PREFIX)}
     architecture = infer_architecture(body, str(raw.path)).change(num_classes=0)
     if bn_eps is not None:
         architecture = architecture.change(bn_eps=bn_eps)
@@ -192,12 +188,12 @@ def list_coco_names() -> tuple[str, ...]:
 
 def _count_outputs(state: Mapping[str, Tensor], name: str, origin: str) -> int:
     """Return the number of outputs of the layer with this weight. Raises RequestError."""
-    shape = tuple(state[name].shape) if name in state else ()
+    if name not in state:
+        raise RequestError(f"{origin}: {name} is missing")
+    shape = tuple(state[name].shape)
     if not shape or not 1 <= shape[0] <= MAX_CHANNELS:
-        raise RequestError(
-            f"{origin}: {name} has the invalid shape {shape}" if shape else f"{origin}: {name} is missing"
-        )
-    return int(shape[0])
+        raise RequestError(f"{origin}: {name} has the invalid shape {shape}")
+    return shape[0]
 
 
 def _describe_detector(model: FasterRcnn, provenance: dict[str, Any] | None) -> dict[str, Any]:
@@ -260,10 +256,11 @@ def _load_weights(model: FasterRcnn, state: Mapping[str, Tensor], origin: str) -
     given = add_missing_counters(state, expected)
     check_tensors(given, expected, origin)
     check_values(given, origin)
-    plain = {
-        name: value.to(torch.float32 if value.is_floating_point() else torch.int64) for name, value in given.items()
-    }
-    model.load_state_dict({name: value.clone().contiguous() for name, value in plain.items()}, strict=True, assign=True)
+    copies = {}
+    for name, value in given.items():
+        dtype = torch.float32 if value.is_floating_point() else torch.int64
+        copies[name] = value.to(dtype).clone().contiguous()
+    model.load_state_dict(copies, strict=True, assign=True)
 
 
 def _find_torchvision_state(raw: RawCheckpoint) -> dict[str, Tensor] | None:
@@ -273,11 +270,9 @@ def _find_torchvision_state(raw: RawCheckpoint) -> dict[str, Tensor] | None:
         value = value["model"]  # a checkpoint of torchvision's reference scripts
     if not isinstance(value, dict) or "rpn.head.cls_logits.weight" not in value or HEAD_WEIGHT not in value:
         return None
-    if not all(
-        isinstance(name, str) and TENSOR_NAMES.match(name) and isinstance(tensor, Tensor)
-        for name, tensor in value.items()
-    ):
-        return None
+    for name, tensor in value.items():
+        if not (isinstance(name, str) and TENSOR_NAMES.match(name) and isinstance(tensor, Tensor)):
+            return None
     return {_rename_old_key(name): tensor for name, tensor in value.items()}
 
 

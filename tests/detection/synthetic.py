@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from PIL import Image
@@ -104,19 +103,3 @@ def jittered(data: DetectionDataset, draw: np.random.Generator, found: int, spre
             box = np.concatenate([at, at + side]) * limit
             out.append((image, int(draw.integers(len(data.classes))), list(box), float(np.round(draw.beta(2, 4), 2))))
     return detections(*[out[i] for i in draw.permutation(len(out))])
-
-
-def bccd(folder: Path, split: str = "val") -> Made:
-    """The blood cells, read in the plainest way."""
-    import json
-
-    values = json.loads((folder / "annotations" / f"instances_{split}.json").read_text())
-    place = {image["id"]: i for i, image in enumerate(values["images"])}
-    ids = [one["id"] for one in values["categories"]]
-    rows: list[Row] = []
-    for one in sorted(values["annotations"], key=lambda a: place[a["image_id"]]):
-        x, y, w, h = one["bbox"]
-        rows.append((place[one["image_id"]], ids.index(one["category_id"]), [x, y, min(x + w, 640), min(y + h, 480)]))
-    made = dataset(rows, len(place), tuple(one["name"] for one in values["categories"]), tuple(ids))
-    files = tuple(image["file_name"] for image in values["images"])
-    return Made(**{**vars(made), "root": str(folder / split), "files": files})

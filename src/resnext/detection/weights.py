@@ -19,16 +19,8 @@ from resnext.model.architecture import Architecture
 from resnext.model.network import Network
 from resnext.recipe import build_settings, to_dict
 from resnext.run_directory import RunDirectory, is_run
+from resnext.weights import build
 from resnext.weights.adapters.registry import adapt
-from resnext.weights.build import MAX_UNCHECKED_TENSORS as MOST_TENSORS
-from resnext.weights.build import (
-    add_missing_counters,
-    build_network,
-    build_on_meta,
-    check_sharing,
-    check_tensors,
-    check_values,
-)
 from resnext.weights.hub import fetch, is_remote
 from resnext.weights.infer_architecture import infer_architecture
 from resnext.weights.modify import change_form
@@ -85,27 +77,21 @@ def load_detector(source: Path | str, checkpoint: str = "best", *, bn_eps: float
 
 
 def load_detector_or_network(source: Path | str, *, form: str | None = None) -> FasterRcnn | Network:
-    """Load a whole detector, or the network of any other weights file, in ``form``. The file is read once.
-
-    Raises RequestError.
-    """
+    """Load a whole detector, or the network of any other weights file in ``form``; the file is read once."""
     raw = _read_source(source)
     if is_detector(raw):
         return (from_native if KEY in raw.metadata else from_torchvision)(raw).eval()
     spec = adapt(raw)
     with prefix_errors(source):
         spec = change_form(spec, form)
-    return build_network(spec, str(source))
+    return build.build_network(spec, str(source))
 
 
 def copy_detector(model: FasterRcnn) -> FasterRcnn:
-    """Copy ``model`` as if it were saved and loaded: same device, eval mode.
-
-    Raises RequestError for weights that are not finite.
-    """
+    """Copy ``model`` to eval mode, on its device. Raises RequestError for weights that are not finite."""
     twin = _build_without_weights(_describe_detector(model, {}), None)
     state = {name: value.detach().contiguous().clone() for name, value in model.state_dict().items()}
-    check_values(state, "the detector")
+    build.check_values(state, "the detector")
     twin.load_state_dict(state, strict=True, assign=True)
     return twin.eval()
 
@@ -149,7 +135,7 @@ def from_torchvision(raw: RawCheckpoint, bn_eps: float | None = None) -> FasterR
             f"{raw.path} is not a supported detector: expected a file of this program or a torchvision Faster R-CNN "
             "with FPN (for a backbone alone use --init)"
         )
-    check_sharing(state.values(), str(raw.path))
+    build.check_sharing(state.values(), str(raw.path))
     names = (SCORES_WEIGHT, HEAD_WEIGHT, PYRAMID_WEIGHT)
     outputs, head, channels = (_count_outputs(state, name, str(raw.path)) for name in names)
     if outputs < 2:
@@ -246,16 +232,16 @@ def _build_on_meta(
     preprocessing: DetectPreprocessing,
     **options: Any,
 ) -> FasterRcnn:
-    network = build_on_meta(architecture.change(num_classes=0), MOST_TENSORS, "the file")
+    network = build.build_on_meta(architecture.change(num_classes=0), build.MAX_UNCHECKED_TENSORS, "the file")
     with torch.device("meta"):
         return build_around(network, settings, classes, preprocessing, **options)
 
 
 def _load_weights(model: FasterRcnn, state: Mapping[str, Tensor], origin: str) -> None:
     expected = model.state_dict()
-    given = add_missing_counters(state, expected)
-    check_tensors(given, expected, origin)
-    check_values(given, origin)
+    given = build.add_missing_counters(state, expected)
+    build.check_tensors(given, expected, origin)
+    build.check_values(given, origin)
     copies = {}
     for name, value in given.items():
         dtype = torch.float32 if value.is_floating_point() else torch.int64

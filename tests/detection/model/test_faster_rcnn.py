@@ -80,7 +80,7 @@ def test_detections_are_torchvisions(pair: tuple[nn.Module, FasterRcnn]) -> None
     theirs, ours = (model.eval() for model in pair)
     with torch.no_grad():
         expected = theirs(GIVEN)
-        found = ours.detect([ours.preprocessing.view(image) for image in IMAGES], [im.size[::-1] for im in IMAGES])
+        found = ours.detect([ours.preprocessing.apply(image) for image in IMAGES], [im.size[::-1] for im in IMAGES])
     for mine, right in zip(found, expected, strict=True):
         assert len(right["boxes"]) > 20
         torch.testing.assert_close(mine["boxes"], right["boxes"], atol=0.01, rtol=0)
@@ -104,7 +104,7 @@ def test_losses_are_torchvisions(pair: tuple[nn.Module, FasterRcnn]) -> None:
     expected |= theirs.roi_heads(maps, proposals, batch.image_sizes, scaled)[1]
     torch.manual_seed(0)
     given = [{"boxes": one["boxes"], "labels": one["labels"] - 1} for one in scaled]
-    losses = ours.losses([ours.preprocessing.view(image) for image in IMAGES], given)
+    losses = ours.compute_losses([ours.preprocessing.apply(image) for image in IMAGES], given)
     assert losses.keys() == expected.keys() == LOSSES
     for name, value in expected.items():
         torch.testing.assert_close(losses[name], value, atol=1e-5, rtol=1e-5)

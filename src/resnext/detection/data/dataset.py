@@ -93,10 +93,7 @@ class DetectionDataset:
         return np.repeat(np.arange(len(self)), np.diff(self.offsets))
 
     def to_coco_dict(self) -> dict[str, Any]:
-        """Convert to COCO's annotation format, with boxes [x, y, width, height] as annotated.
-
-        Annotations get new ids from 1, because pycocotools treats an id of 0 as no match.
-        """
+        """Convert to COCO's format, boxes as annotated. Ids count from 1, as pycocotools takes 0 for no match."""
         boxes = self.stated.tolist()
         images = self.image_ids[self.map_boxes_to_images()].tolist()
         areas, crowd = self.areas.tolist(), self.crowd.tolist()
@@ -142,10 +139,7 @@ class DetectionDataset:
 
 
 def random_subset(dataset: DetectionDataset, limit: int | None, seed: int) -> DetectionDataset:
-    """Select ``limit`` images at random by ``seed``, in their old order; all where there are no more.
-
-    ``counts`` gets the number of images left out.
-    """
+    """Select ``limit`` images at random by ``seed``, in their old order; ``counts`` gets the number left out."""
     if limit is None or limit >= len(dataset):
         return dataset
     drawn = np.random.Generator(np.random.Philox(key=seed)).permutation(len(dataset))[:limit]

@@ -84,10 +84,7 @@ def choose_run_directory(options: DetectEvalOptions, recipe: DetectRecipe | None
 def load_for_inference(
     weights: str, checkpoint: str, *, bn_eps: float | None, score: float | None, warn: Warn
 ) -> FasterRcnn:
-    """Load a detector, with another eps of BN and another minimum score if they are given; fold its norms.
-
-    ``warn`` gets the notes of the file. Raises RequestError.
-    """
+    """Load a detector with folded norms, another BN eps and minimum score if given; warn of the file's notes."""
     model = prepare_for_inference(load_detector(weights, checkpoint, bn_eps=bn_eps))
     for note in model.provenance.get("notes", []):
         warn(f"{weights}: {note}")

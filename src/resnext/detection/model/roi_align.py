@@ -19,19 +19,13 @@ SAMPLES_PER_SIDE = 2  # sampling points per side of a cell
 
 
 class RoiAlign(MultiScaleRoIAlign):
-    """torchvision's multi-scale RoIAlign, computed as embedding bags on CPUs.
-
-    On other devices, and with ``RESNEXT_FAST=0``, torchvision's own code runs.
-    """
+    """torchvision's multi-scale RoIAlign, as embedding bags on CPUs; its own code elsewhere and with RESNEXT_FAST=0."""
 
     scales: list[float]
     map_levels: LevelMapper
 
     def __init__(self, names: list[str], size: int, strides: Sequence[int]) -> None:
-        """Set up pooling; ``strides`` are the maps' strides in image pixels, powers of 2.
-
-        torchvision would infer them from the first batch, padding included; for images below 68 pixels wrong ones.
-        """
+        """Set up pooling; ``strides`` are in image pixels (torchvision guesses them from the first batch's padding)."""
         super().__init__(names, size, SAMPLES_PER_SIDE)
         self.scales = [1 / stride for stride in strides]
         self.map_levels = LevelMapper(*(stride.bit_length() - 1 for stride in (strides[0], strides[-1])))

@@ -44,10 +44,7 @@ def evaluate_held_out(state: State, model: FasterRcnn, val: DetectionDataset) ->
 
 
 def write_final_evaluation(state: State, best: FasterRcnn, val: DetectionDataset, rows: list[dict[str, Any]]) -> str:
-    """Evaluate the best detector with all processes; rank 0 writes curves, tables and report.html.
-
-    Returns a sentence about the results; ``rows`` is the log.
-    """
+    """Evaluate the best detector; rank 0 writes curves, tables and report.html. Returns a sentence on the results."""
     evaluation = evaluate_held_out(state, best, val)
     if evaluation is None:
         return ""

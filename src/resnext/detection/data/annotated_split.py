@@ -1,9 +1,9 @@
 """The annotations of one split, in each format: a class for each row of ``resnext.sources.BOX_FORMATS``."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Self, cast
+from typing import ClassVar, Self, cast
 
 from resnext.detection.data import find_annotations
 from resnext.detection.data.annotations import RawAnnotations, drop_group_categories
@@ -18,6 +18,7 @@ from resnext.sources import BOX_FORMATS, import_function
 class AnnotatedSplit(ABC):
     """The annotations of a split and its image folder. Making one raises RequestError for missing or invalid files."""
 
+    search: ClassVar[Callable[[Path, DetectDataSettings, str], Path | None]]  # finds what defines the split, or None
     location: Path  # the file, list or folder that defines the split
     images: Path
 
@@ -28,11 +29,6 @@ class AnnotatedSplit(ABC):
     @abstractmethod
     def read(self, root: Path, settings: DetectDataSettings, split: str) -> None:
         """Read the annotations; set ``location`` and ``images``."""
-
-    @staticmethod
-    @abstractmethod
-    def is_present(settings: DetectDataSettings, split: str) -> bool:
-        """Whether the split has annotations, where the settings say or in a usual place."""
 
     @property
     @abstractmethod
@@ -51,17 +47,14 @@ class AnnotatedSplit(ABC):
 class CocoSplit(AnnotatedSplit):
     """One COCO JSON file."""
 
+    search = staticmethod(find_annotations.search_coco_file)
+
     def read(self, root: Path, settings: DetectDataSettings, split: str) -> None:
         """Read the file."""
         self.location = find_annotations.find_coco_file(root, settings, split)
         self.coco = parse_coco(self.location)
         folders = find_annotations.list_image_folders(root, settings, split, self.location)
         self.images = find_image_folder(folders, self.coco.files)
-
-    @staticmethod
-    def is_present(settings: DetectDataSettings, split: str) -> bool:
-        """Whether there is such a file."""
-        return find_annotations.search_coco_file(find_data_root(settings), settings, split) is not None
 
     @property
     def needs_other_split(self) -> bool:
@@ -76,17 +69,13 @@ class CocoSplit(AnnotatedSplit):
 class VocSplit(AnnotatedSplit):
     """A list or folder of Pascal VOC's XML files, which have no list of classes."""
 
+    search = staticmethod(find_annotations.search_voc_split)
     needs_other_split = True
 
     def read(self, root: Path, settings: DetectDataSettings, split: str) -> None:
         """Read the XML files."""
         self.location, above, xml, self.images = find_annotations.find_voc_files(root, settings, split)
         self.voc = read_voc(xml, self.images, self.location, above)
-
-    @staticmethod
-    def is_present(settings: DetectDataSettings, split: str) -> bool:
-        """Whether there is such a list or folder."""
-        return find_annotations.search_voc_split(find_data_root(settings), settings, split) is not None
 
     def parse(self, both: Sequence[Self]) -> RawAnnotations:
         """Return the annotations with the names of both splits as classes."""
@@ -103,7 +92,7 @@ def get_reader(settings: DetectDataSettings) -> type[AnnotatedSplit]:
 
 def has_annotations(settings: DetectDataSettings, split: str) -> bool:
     """Whether a split has annotations, where the settings say or in a usual place."""
-    return get_reader(settings).is_present(settings, split)
+    return get_reader(settings).search(find_data_root(settings), settings, split) is not None
 
 
 def find_data_root(settings: DetectDataSettings) -> Path:

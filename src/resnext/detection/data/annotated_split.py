@@ -1,9 +1,9 @@
 """The annotations of one split, in each format: a class for each row of ``resnext.sources.BOX_FORMATS``."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar, Self, cast
+from typing import Self, cast
 
 from resnext.detection.data import find_annotations
 from resnext.detection.data.annotations import RawAnnotations, drop_group_categories
@@ -18,13 +18,17 @@ from resnext.sources import BOX_FORMATS, import_function
 class AnnotatedSplit(ABC):
     """The annotations of a split and its image folder. Making one raises RequestError for missing or invalid files."""
 
-    search: ClassVar[Callable[[Path, DetectDataSettings, str], Path | None]]  # finds what defines the split, or None
     location: Path  # the file, list or folder that defines the split
     images: Path
 
     def __init__(self, settings: DetectDataSettings, split: str) -> None:
         self.exif = settings.exif
         self.read(find_data_root(settings), settings, split)
+
+    @staticmethod
+    @abstractmethod
+    def search(root: Path, settings: DetectDataSettings, split: str) -> Path | None:
+        """Find the file, list or folder that defines the split; None where there is none."""
 
     @abstractmethod
     def read(self, root: Path, settings: DetectDataSettings, split: str) -> None:

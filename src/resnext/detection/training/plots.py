@@ -43,9 +43,11 @@ def plot_training_curves(rows: list[dict[str, Any]], heading: str = "") -> "Figu
             axes.set_xlabel("epoch")
             axes.grid(color=FAINT, linewidth=0.7)
             axes.set_axisbelow(True)
-        for axes, corner in ((loss, "upper right"), (precision, "lower right")):
-            if axes.lines:
-                axes.legend(fontsize=8, loc=corner, frameon=True, framealpha=0.85, edgecolor="none")
+        frame: dict[str, Any] = {"fontsize": 8, "frameon": True, "framealpha": 0.85, "edgecolor": "none"}
+        if loss.lines:
+            loss.legend(loc="upper right", **frame)
+        if precision.lines:
+            precision.legend(loc="lower right", **frame)
     return figure
 
 

@@ -24,7 +24,6 @@ PRIVATE_NAMES = (
     ("torch.utils.data.dataloader", "_MultiProcessingDataLoaderIter._shutdown_workers", "data/workers.py"),
     ("torchvision.models.detection.backbone_utils", "_resnet_fpn_extractor", "bench/detect_step.py"),
     ("torchvision.ops.poolers", "_convert_to_roi_format", "detection/model/roi_align.py"),
-    ("torchvision.ops.poolers", "_setup_scales", "detection/model/roi_align.py"),
     ("PIL.Image", "core.jpeg_decoder", "data/decode/turbojpeg.py"),
     ("pycocotools.cocoeval", "COCOeval()._gts", "detection/evaluation/matching.py"),
 )

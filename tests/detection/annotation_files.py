@@ -1,11 +1,14 @@
 """Small data sets with boxes, in COCO's and in VOC's format, for the tests of this folder."""
 
+import contextlib
+import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from resnext.detection.data.annotations import build_dataset, drop_group_categories
@@ -117,3 +120,18 @@ def read_coco(
     if check_files:
         check_images_exist(root, dataset.files, str(annotations))
     return dataset
+
+
+def pycocotools_metrics(truth: Path | dict[str, Any], results: Path | list[dict[str, Any]]) -> list[float]:
+    """COCO's twelve metrics by pycocotools itself; a test is skipped without it."""
+    tools, evaluation = (pytest.importorskip(f"pycocotools.{name}") for name in ("coco", "cocoeval"))
+    with contextlib.redirect_stdout(io.StringIO()):
+        data = tools.COCO() if isinstance(truth, dict) else tools.COCO(str(truth))
+        if isinstance(truth, dict):
+            data.dataset = truth
+            data.createIndex()
+        run = evaluation.COCOeval(data, data.loadRes(str(results) if isinstance(results, Path) else results), "bbox")
+        run.evaluate()
+        run.accumulate()
+        run.summarize()
+    return [float(value) for value in run.stats]

@@ -1,12 +1,13 @@
 """Folders of pictures with clear coloured shapes, which a tiny network can learn, and recipes for them."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
 from PIL import Image, ImageDraw
+
+from tests.detection.annotation_files import box_row, image_row, write_json
 
 KINDS = (("disc", (220, 40, 40)), ("bar", (40, 70, 220)))
 
@@ -57,25 +58,14 @@ def write(root: Path, split: str, images: list[tuple[tuple[int, int], list[tuple
     """The annotations of images ``0.png``, ``1.png`` ..., each of a size and with shapes."""
     rows = [(number, kind, box) for number, (_, shapes) in enumerate(images) for kind, box in shapes]
     content = {
-        "images": [
-            {"id": number + 1, "file_name": f"{number}.png", "width": width, "height": height}
-            for number, ((width, height), _) in enumerate(images)
-        ],
+        "images": [image_row(number, f"{number - 1}.png", *size) for number, (size, _) in enumerate(images, 1)],
         "annotations": [
-            {
-                "id": row + 1,
-                "image_id": number + 1,
-                "category_id": kind + 1,
-                "bbox": box,
-                "area": box[2] * box[3],
-                "iscrowd": 0,
-            }
-            for row, (number, kind, box) in enumerate(rows)
+            box_row(row, number + 1, box, kind + 1, area=box[2] * box[3], iscrowd=0)
+            for row, (number, kind, box) in enumerate(rows, 1)
         ],
-        "categories": [{"id": i + 1, "name": name} for i, (name, _) in enumerate(KINDS)],
+        "categories": [{"id": id_, "name": name} for id_, (name, _) in enumerate(KINDS, 1)],
     }
-    (root / "annotations").mkdir(exist_ok=True)
-    (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
+    write_json(root / "annotations" / f"instances_{split}.json", content)
 
 
 def recipe(path: Path, data: Path, **changes: Any) -> Path:

@@ -2,8 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -16,29 +14,7 @@ Row = tuple[int, int, Sequence[float]]  # image, label, box
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Made(DetectionDataset):
-    """A data set that says its ground truth by itself, and draws its images where there is no folder."""
-
-    def to_coco_dict(self) -> dict[str, Any]:
-        image = np.repeat(np.arange(len(self)), np.diff(self.offsets))
-        sizes = self.sizes.tolist()
-        return {
-            "images": [
-                {"id": int(i), "file_name": name, "width": w, "height": h}
-                for i, name, (w, h) in zip(self.image_ids, self.files, sizes, strict=True)
-            ],
-            "categories": [{"id": i, "name": n} for i, n in zip(self.category_ids, self.classes, strict=True)],
-            "annotations": [
-                {
-                    "id": row,
-                    "image_id": int(self.image_ids[image[row]]),
-                    "category_id": self.category_ids[self.labels[row]],
-                    "bbox": [float(b[0]), float(b[1]), float(b[2]) - float(b[0]), float(b[3]) - float(b[1])],
-                    "area": float(self.areas[row]),
-                    "iscrowd": int(self.crowd[row]),
-                }
-                for row, b in enumerate(self.boxes)
-            ],
-        }
+    """A data set that draws its images where there is no folder."""
 
     def load_image(self, index: int) -> Image.Image:
         if self.root:
@@ -58,10 +34,9 @@ def dataset(
     size: tuple[int, int] = (640, 480),
 ) -> Made:
     """``rows`` in order of images; ``crowd`` and ``areas`` go by rows."""
-    order = sorted(range(len(rows)), key=lambda i: rows[i][0])
-    assert order == list(range(len(rows)))
     boxes = np.array([box for *_, box in rows], np.float32).reshape(-1, 4)
     area = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1).astype(np.float64)
+    corners = boxes.astype(np.float64)
     for row, value in (areas or {}).items():
         area[row] = value
     counts = np.bincount([image for image, *_ in rows], minlength=images)
@@ -78,6 +53,7 @@ def dataset(
         labels=np.array([label for _, label, _ in rows], np.int64),
         crowd=np.isin(np.arange(len(rows)), crowd),
         areas=area,
+        stated=np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1),
     )
 
 
@@ -127,19 +103,3 @@ def jittered(data: DetectionDataset, draw: np.random.Generator, found: int, spre
             box = np.concatenate([at, at + side]) * limit
             out.append((image, int(draw.integers(len(data.classes))), list(box), float(np.round(draw.beta(2, 4), 2))))
     return detections(*[out[i] for i in draw.permutation(len(out))])
-
-
-def bccd(folder: Path, split: str = "val") -> Made:
-    """The blood cells, read in the plainest way."""
-    import json
-
-    values = json.loads((folder / "annotations" / f"instances_{split}.json").read_text())
-    place = {image["id"]: i for i, image in enumerate(values["images"])}
-    ids = [one["id"] for one in values["categories"]]
-    rows: list[Row] = []
-    for one in sorted(values["annotations"], key=lambda a: place[a["image_id"]]):
-        x, y, w, h = one["bbox"]
-        rows.append((place[one["image_id"]], ids.index(one["category_id"]), [x, y, min(x + w, 640), min(y + h, 480)]))
-    made = dataset(rows, len(place), tuple(one["name"] for one in values["categories"]), tuple(ids))
-    files = tuple(image["file_name"] for image in values["images"])
-    return Made(**{**vars(made), "root": str(folder / split), "files": files})

@@ -1,7 +1,5 @@
 """Predictions as COCO has them: real ids where annotations are given, names that nobody takes for ids where not."""
 
-import contextlib
-import io
 import json
 import os
 from pathlib import Path
@@ -22,7 +20,7 @@ from resnext.detection.evaluation.coco_results import read_coco_results
 from resnext.detection.model.faster_rcnn import FasterRcnn
 from resnext.detection.predict import DetectPrediction
 from resnext.errors import RequestError
-from tests.detection.annotation_files import box_row, image_row, photo, read_coco, write_json
+from tests.detection.annotation_files import box_row, image_row, photo, pycocotools_metrics, read_coco, write_json
 from tests.detection.tiny_detector import CIFAR, detector
 
 BOXES = {"a.jpg": ([[1, 2, 21, 12]], [0]), "b.jpg": ([], []), "c.jpg": ([[5, 5, 25, 25], [0, 0, 9, 9]], [1, 0])}
@@ -68,17 +66,6 @@ def paths_of(found: list[DetectPrediction]) -> list[str]:
     return [str(one.path) for one in found]
 
 
-def pycocotools_ap(truth: Path, results: Path) -> float:
-    coco, evaluation = pytest.importorskip("pycocotools.coco"), pytest.importorskip("pycocotools.cocoeval")
-    with contextlib.redirect_stdout(io.StringIO()):
-        data = coco.COCO(str(truth))
-        run = evaluation.COCOeval(data, data.loadRes(str(results)), "bbox")
-        run.evaluate()
-        run.accumulate()
-        run.summarize()
-    return float(run.stats[0])
-
-
 @pytest.mark.parametrize("order", ORDERS)
 def test_with_annotations_pycocotools_scores_the_file_as_it_should(
     order: str, model: FasterRcnn, tmp_path: Path
@@ -86,7 +73,7 @@ def test_with_annotations_pycocotools_scores_the_file_as_it_should(
     found, truth = predictions(tmp_path / "val"), annotations(tmp_path / "x.json", order)
     ids = read_annotation_ids(truth, paths_of(found), model)
     results = write_json(tmp_path / "r.json", to_coco_results(found, ids))
-    assert pycocotools_ap(truth, results) == pytest.approx(1)
+    assert pycocotools_metrics(truth, results)[0] == pytest.approx(1)
     data = read_coco(truth, tmp_path / "val")
     assert evaluate_detections(data, read_coco_results(results, data)).ap == pytest.approx(1)
 
@@ -103,7 +90,7 @@ def test_without_annotations_pycocotools_refuses_and_names_are_looked_up(
     assert all(row["image_id"] == row["file_name"] for row in rows)
     results = write_json(tmp_path / "r.json", rows)
     with pytest.raises(AssertionError, match="do not correspond"):
-        pycocotools_ap(truth, results)
+        pycocotools_metrics(truth, results)
     data = read_coco(truth, tmp_path / "val")
     assert evaluate_detections(data, read_coco_results(results, data)).ap == pytest.approx(1)
 
@@ -172,19 +159,19 @@ def test_a_picture_of_another_size_than_its_annotations_state_is_an_error(model:
     assert [one.error for one in mark_wrong_sizes(found, ids)] == [None, None, None]
 
 
-def test_names_that_are_no_text_come_back_as_the_same_bytes(model: FasterRcnn) -> None:
-    path = os.fsdecode(b"x\xff.jpg")
-    one = DetectPrediction(
+def one_box(path: str | None) -> DetectPrediction:
+    return DetectPrediction(
         path, np.zeros((1, 4), np.float32), np.zeros(1, np.int64), np.ones(1, np.float32), size=(4, 4)
     )
-    (row,) = json.loads(json.dumps(to_coco_results([one], use_names_as_ids([path], model))))
+
+
+def test_names_that_are_no_text_come_back_as_the_same_bytes(model: FasterRcnn) -> None:
+    path = os.fsdecode(b"x\xff.jpg")
+    (row,) = json.loads(json.dumps(to_coco_results([one_box(path)], use_names_as_ids([path], model))))
     assert os.fsencode(row["file_name"]) == os.fsencode(row["image_id"]) == b"x\xff.jpg"
 
 
 def test_pictures_without_a_path_are_numbered(model: FasterRcnn) -> None:
-    one = DetectPrediction(
-        None, np.zeros((1, 4), np.float32), np.zeros(1, np.int64), np.ones(1, np.float32), size=(4, 4)
-    )
-    rows = to_coco_results([one, one], use_names_as_ids([None, None], model))
+    rows = to_coco_results([one_box(None)] * 2, use_names_as_ids([None, None], model))
     assert [row["image_id"] for row in rows] == ["image 0", "image 1"]
     assert "file_name" not in rows[0]

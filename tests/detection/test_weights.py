@@ -9,7 +9,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -31,13 +30,8 @@ def assert_same(one: FasterRcnn, other: FasterRcnn) -> None:
     theirs = other.state_dict()
     assert one.state_dict().keys() == theirs.keys()
     assert all(torch.equal(value, theirs[name]) for name, value in one.state_dict().items())
-    assert (one.architecture, one.settings, one.classes, one.preprocessing, one.stage) == (
-        other.architecture,
-        other.settings,
-        other.classes,
-        other.preprocessing,
-        other.stage,
-    )
+    for name in ("architecture", "settings", "classes", "preprocessing", "stage"):
+        assert getattr(one, name) == getattr(other, name), name
     with torch.no_grad():
         found, right = (model.eval().detect([pixels(64, 50)])[0] for model in (one, other))
     assert all(torch.equal(found[key], right[key]) for key in right)
@@ -324,13 +318,8 @@ def test_any_value_in_the_metadata_ends_in_a_detector_or_a_sentence(place: tuple
         about[key] = value
     else:
         about[key][name] = value
-    raw = RawCheckpoint(
-        path=Path("d.safetensors"),
-        file_format="safetensors",
-        value=STATE,
-        metadata={KEY: json.dumps(about)},
-        config=None,
-    )
+    path, metadata = Path("d.safetensors"), {KEY: json.dumps(about)}
+    raw = RawCheckpoint(path=path, file_format="safetensors", value=STATE, metadata=metadata, config=None)
     try:
         model = from_native(raw)
     except RequestError as error:
@@ -340,8 +329,6 @@ def test_any_value_in_the_metadata_ends_in_a_detector_or_a_sentence(place: tuple
 
 
 STATE = detector().state_dict()
-
-
 STRANGE = NARROW.change(stride_in_1x1=True, bn_eps=1e-3)  # what no tensor says
 
 
@@ -366,11 +353,8 @@ def test_the_network_below_our_detector_is_the_one_that_was_trained(changes: dic
     assert p is not None
     assert (p.mean, p.std, p.exif) == (view.mean, view.std, view.exif)
     image = torch.randn(1, 3, 64, 64)
-    last = [
-        name
-        for name in ("C2", "C3", "C4", "C5")
-        if f"layer{int(name[1]) - 1}." in str(model.network.state_dict().keys())
-    ][-1]
+    keys = str(model.network.state_dict().keys())
+    last = f"C{max(number for number in range(2, 6) if f'layer{number - 1}.' in keys)}"
     with torch.inference_mode():
         assert torch.equal(network.features(image, last)[last], model.eval().network.features(image, last)[last])
     if model.settings.layout == "c4":
@@ -395,10 +379,6 @@ def test_a_c4_detector_of_the_rpn_step_has_no_whole_network(tmp_path: Path) -> N
     "damage", [{"preprocessing": 3}, {"detector": None}, {"learn": "x", "detector": {}, "preprocessing": {}}]
 )
 def test_metadata_of_no_detector_is_one_sentence(damage: dict[str, Any], tmp_path: Path) -> None:
-    path = tmp_path / "d.safetensors"
-    save_detector(detector(), path)
-    with safe_open(path, "pt") as file:
-        about = json.loads(file.metadata()[KEY]) | damage
-    save_file(load_file(path), path, metadata={KEY: json.dumps(about)})
+    path = changed(tmp_path / "d.safetensors", **damage)
     with pytest.raises(RequestError, match=r"d\.safetensors: its detector metadata is incomplete"):
         load(path, detector_backbone=True)

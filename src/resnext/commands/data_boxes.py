@@ -45,17 +45,13 @@ def choose_box_source(args: argparse.Namespace) -> "SourceName | Literal['']":
     from resnext.errors import RequestError
 
     source = args.source if args.source in BOX_FORMATS else "" if args.source else guess_detection_source(args.path)
-    given = [name for name in BOX_OPTIONS if getattr(args, name) is not None]
+    given = ["--" + name.replace("_", "-") for name in BOX_OPTIONS if getattr(args, name) is not None]
     if given and not source:
-        raise RequestError(
-            f"--{given[0].replace('_', '-')} is for images with boxes, but {args.path} "
-            f"{'is taken as' if args.source else 'does not look like'} {args.source or 'coco or voc; give --source'}"
-        )
-    foreign = [name for name, usual in CLASSIFICATION_OPTIONS.items() if source and getattr(args, name) != usual]
-    if foreign:
-        raise RequestError(
-            f"--{foreign[0].replace('_', '-')} is not for images with boxes, and {args.path} is {source}"
-        )
+        look = f"is taken as {args.source}" if args.source else "does not look like coco or voc; give --source"
+        raise RequestError(f"{given[0]} is for images with boxes, but {args.path} {look}")
+    for name, usual in CLASSIFICATION_OPTIONS.items():
+        if source and getattr(args, name) != usual:
+            raise RequestError(f"--{name.replace('_', '-')} is not for images with boxes, and {args.path} is {source}")
     return source
 
 

@@ -13,13 +13,7 @@ from resnext.detection.settings import DetectRecipe
 from resnext.errors import RequestError, escape_unprintable
 from resnext.files import check_file, check_folder
 from resnext.recipe import read_recipe
-from resnext.run_directory import (
-    CHECKPOINT_NAMES,
-    RunDirectory,
-    check_checkpoint_choice,
-    check_run_kind,
-    is_run,
-)
+from resnext.run_directory import CHECKPOINT_NAMES, RunDirectory, check_checkpoint_choice, check_run_kind, is_run
 from resnext.sources import BOX_FORMATS
 
 if TYPE_CHECKING:
@@ -36,9 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     train = actions.add_parser("train", help="train a detector by a recipe, or resume a run", allow_abbrev=False)
     add_run_options(train)
     add_setting_options(train, DetectRecipe)
-    _add_evaluate_options(
-        actions.add_parser("evaluate", help="compute COCO's metrics on labelled images", allow_abbrev=False)
-    )
+    evaluate = actions.add_parser("evaluate", help="compute COCO's metrics on labelled images", allow_abbrev=False)
+    _add_evaluate_options(evaluate)
     _add_predict_options(actions.add_parser("predict", help="detect objects in images", allow_abbrev=False))
 
 
@@ -80,8 +73,7 @@ def _add_evaluate_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out",
         metavar="DIR",
-        help="output folder for tables and plots [RUN/evaluation for the run's own standard evaluation, otherwise "
-        "none]",
+        help="folder for tables and plots [RUN/evaluation for the run's own standard evaluation, otherwise none]",
     )
 
 
@@ -184,10 +176,11 @@ def _check_options(args: argparse.Namespace) -> None:
 def _run_predict(args: argparse.Namespace) -> int:
     from resnext.detection.coco_predictions import mark_wrong_sizes, read_annotation_ids, use_names_as_ids
     from resnext.detection.evaluation.setup import load_for_inference
-    from resnext.detection.predict import draw_predictions, make_drawing_paths, predict
+    from resnext.detection.predict import draw_predictions, make_drawing_paths, predict, summarize_prediction
     from resnext.device import pick_device
     from resnext.evaluation.predict import find_images
     from resnext.progress_bar import show_image_progress
+    from resnext.screen import make_screen
 
     for option, file in (("--json", args.json), ("--images-json", args.images_json)):
         if file == args.json == args.images_json == "-":
@@ -215,7 +208,10 @@ def _run_predict(args: argparse.Namespace) -> int:
         print(f"{draw_predictions(found, places, model.classes)} drawn into {args.out}", file=sys.stderr)
     _write_detections(args, found, ids)
     if "-" not in (args.json, args.images_json):
-        _print_detections(found, model.classes)
+        screen = make_screen()
+        for one in found:
+            if one.error is None:
+                screen.print(summarize_prediction(one, model.classes), highlight=False, markup=False, soft_wrap=True)
     failed = [one for one in found if one.error is not None]
     for path, error in [*((one.path, one.error) for one in failed), *((p.path, p.error) for p in problems)]:
         print(f"resnext: {escape_unprintable(str(path))}: {error}", file=sys.stderr)
@@ -251,13 +247,3 @@ def _read_run_recipe(args: argparse.Namespace) -> DetectRecipe | None:
         return read_recipe(RunDirectory(Path(weights)).recipe, kind=DetectRecipe)
     except RequestError as error:
         raise RequestError(f"{weights} is not a run of resnext detect train: {error}") from None
-
-
-def _print_detections(found: list[Any], classes: tuple[str, ...]) -> None:
-    """Print one line per image: the number of objects of each class."""
-    from resnext.detection.predict import summarize_prediction
-    from resnext.screen import make_screen
-
-    for one in found:
-        if one.error is None:
-            make_screen().print(summarize_prediction(one, classes), highlight=False, markup=False, soft_wrap=True)

@@ -15,6 +15,7 @@ import numpy as np
 
 from resnext.data.classes import quote_names
 from resnext.detection.data.coco import list_categories, load_json, read_images
+from resnext.detection.data.dataset import describe_wrong_size
 from resnext.detection.data.image_name_index import ImageNameIndex
 from resnext.detection.evaluation.class_matching import find_labels
 from resnext.detection.model.faster_rcnn import FasterRcnn
@@ -62,26 +63,22 @@ def read_annotation_ids(file: Path, paths: Sequence[str], model: FasterRcnn) -> 
         if taken.setdefault(place, path) != path:
             raise RequestError(f"{path} and {taken[place]} both match the image {files[place]!r} of {file}")
     labels = find_labels(model, classes, category_ids)[0].tolist()
-    if not any(label >= 0 for label in labels):
+    if max(labels) < 0:
         raise RequestError(f"{file} has none of the detector's classes, only {quote_names(classes)}")
-    own = model.classes
-    categories = [category_ids[label] if label >= 0 else own[k] for k, label in enumerate(labels)]
-    names = [classes[label] if label >= 0 else own[k] for k, label in enumerate(labels)]
+    pairs = list(zip(model.classes, labels, strict=True))
+    categories = [category_ids[label] if label >= 0 else own for own, label in pairs]
+    names = [classes[label] if label >= 0 else own for own, label in pairs]
     return ResultIds([image_ids[place] for place in known], categories, names, sizes[known])
 
 
 def mark_wrong_sizes(found: Sequence[DetectPrediction], ids: ResultIds) -> list[DetectPrediction]:
     """Return the predictions, with an error in place of each whose image size differs from the annotations."""
-    if ids.sizes is None:
-        return list(found)
-    return [
-        one
-        if one.error is not None or one.size == tuple(stated) or min(stated) < 1
-        else replace(
-            one, error=f"it has {_format_size(one.size)} pixels, but its annotations say {_format_size(stated)}"
-        )
-        for one, stated in zip(found, ids.sizes.tolist(), strict=True)
-    ]
+    checked = list(found)
+    for i, stated in enumerate([] if ids.sizes is None else ids.sizes.tolist()):
+        size = found[i].size
+        if size is not None and size != tuple(stated) and min(stated) >= 1:
+            checked[i] = replace(found[i], error=describe_wrong_size(size, stated))
+    return checked
 
 
 def to_coco_results(found: Sequence[DetectPrediction], ids: ResultIds) -> list[dict[str, Any]]:
@@ -114,7 +111,3 @@ def to_image_table(found: Sequence[DetectPrediction], ids: ResultIds) -> dict[st
         images.append(row | ({"detections": len(one.labels)} if one.error is None else {"error": one.error}))
     categories = [{"id": id_, "name": name} for id_, name in zip(ids.categories, ids.names, strict=True)]
     return {"images": images, "categories": categories}
-
-
-def _format_size(size: Sequence[int] | None) -> str:
-    return "no" if size is None else f"{size[0]} x {size[1]}"

@@ -90,7 +90,8 @@ def _predict_batch(
     for picture, pixels in zip(pictures, opened, strict=True):
         path = get_image_path(picture)
         if isinstance(pixels, str):
-            yield _make_failed(path, pixels)
+            nothing = np.empty((0, 4), np.float32), np.empty(0, np.int64), np.empty(0, np.float32)
+            yield DetectPrediction(path, *nothing, error=pixels)
             continue
         one = next(found)
         boxes, labels, scores = (one[key].float().cpu().numpy() for key in ("boxes", "labels", "scores"))
@@ -142,17 +143,9 @@ def draw_predictions(found: Sequence[DetectPrediction], places: Sequence[Path], 
 
 def summarize_prediction(one: DetectPrediction, classes: Sequence[str]) -> str:
     """Summarize an image in one line: the count and best score of each class, most frequent first."""
-    counts = Counter(one.labels.tolist())
-    parts = [
-        f"{number} {escape_unprintable(classes[label])} (best "
-        f"{100 * float(one.scores[one.labels == label].max()):.0f} %)"
-        for label, number in counts.most_common()
-    ]
+    parts = []
+    for label, number in Counter(one.labels.tolist()).most_common():
+        best = 100 * float(one.scores[one.labels == label].max())
+        parts.append(f"{number} {escape_unprintable(classes[label])} (best {best:.0f} %)")
     name = "image" if one.path is None else escape_unprintable(one.path)
     return f"{name}: {', '.join(parts) or 'nothing'}"
-
-
-def _make_failed(path: str | None, error: str) -> DetectPrediction:
-    return DetectPrediction(
-        path, np.empty((0, 4), np.float32), np.empty(0, np.int64), np.empty(0, np.float32), error=error
-    )

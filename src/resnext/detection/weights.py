@@ -13,22 +13,14 @@ from torch import Tensor
 from resnext.detection.model.faster_rcnn import FasterRcnn, build_around
 from resnext.detection.preprocessing import DetectPreprocessing
 from resnext.detection.settings import MAX_CHANNELS, STAGES, DetectorSettings
-from resnext.errors import RequestError
+from resnext.errors import RequestError, prefix_errors
 from resnext.files import atomic_write
 from resnext.model.architecture import Architecture
 from resnext.model.network import Network
 from resnext.recipe import build_settings, to_dict
 from resnext.run_directory import RunDirectory, is_run
+from resnext.weights import build
 from resnext.weights.adapters.registry import adapt
-from resnext.weights.build import MAX_UNCHECKED_TENSORS as MOST_TENSORS
-from resnext.weights.build import (
-    add_missing_counters,
-    build_network,
-    build_on_meta,
-    check_sharing,
-    check_tensors,
-    check_values,
-)
 from resnext.weights.hub import fetch, is_remote
 from resnext.weights.infer_architecture import infer_architecture
 from resnext.weights.modify import change_form
@@ -85,29 +77,21 @@ def load_detector(source: Path | str, checkpoint: str = "best", *, bn_eps: float
 
 
 def load_detector_or_network(source: Path | str, *, form: str | None = None) -> FasterRcnn | Network:
-    """Load a whole detector, or the network of any other weights file, in ``form``. The file is read once.
-
-    Raises RequestError.
-    """
+    """Load a whole detector, or the network of any other weights file in ``form``; the file is read once."""
     raw = _read_source(source)
     if is_detector(raw):
         return (from_native if KEY in raw.metadata else from_torchvision)(raw).eval()
     spec = adapt(raw)
-    try:
+    with prefix_errors(source):
         spec = change_form(spec, form)
-    except RequestError as error:
-        raise RequestError(f"{source}: {error}") from None
-    return build_network(spec, str(source))
+    return build.build_network(spec, str(source))
 
 
 def copy_detector(model: FasterRcnn) -> FasterRcnn:
-    """Copy ``model`` as if it were saved and loaded: same device, eval mode.
-
-    Raises RequestError for weights that are not finite.
-    """
+    """Copy ``model`` to eval mode, on its device. Raises RequestError for weights that are not finite."""
     twin = _build_without_weights(_describe_detector(model, {}), None)
     state = {name: value.detach().contiguous().clone() for name, value in model.state_dict().items()}
-    check_values(state, "the detector")
+    build.check_values(state, "the detector")
     twin.load_state_dict(state, strict=True, assign=True)
     return twin.eval()
 
@@ -151,15 +135,13 @@ def from_torchvision(raw: RawCheckpoint, bn_eps: float | None = None) -> FasterR
             f"{raw.path} is not a supported detector: expected a file of this program or a torchvision Faster R-CNN "
             "with FPN (for a backbone alone use --init)"
         )
-    check_sharing(state.values(), str(raw.path))
-    outputs, head, channels = (
-        _count_outputs(state, name, str(raw.path)) for name in (SCORES_WEIGHT, HEAD_WEIGHT, PYRAMID_WEIGHT)
-    )
+    build.check_sharing(state.values(), str(raw.path))
+    names = (SCORES_WEIGHT, HEAD_WEIGHT, PYRAMID_WEIGHT)
+    outputs, head, channels = (_count_outputs(state, name, str(raw.path)) for name in names)
     if outputs < 2:
         raise RequestError(f"{raw.path}: {SCORES_WEIGHT} has no outputs except the background")
-    body = {
-        name.removeprefix(BACKBONE_PREFIX): value for name, value in state.items() if name.startswith(BACKBONE_PREFIX)
-    }
+    length = len(BACKBONE_PREFIX)
+    body = {name[length:]: value for name, value in state.items() if name.startswith(BACKBONE_PREFIX)}
     architecture = infer_architecture(body, str(raw.path)).change(num_classes=0)
     if bn_eps is not None:
         architecture = architecture.change(bn_eps=bn_eps)
@@ -192,12 +174,12 @@ def list_coco_names() -> tuple[str, ...]:
 
 def _count_outputs(state: Mapping[str, Tensor], name: str, origin: str) -> int:
     """Return the number of outputs of the layer with this weight. Raises RequestError."""
-    shape = tuple(state[name].shape) if name in state else ()
+    if name not in state:
+        raise RequestError(f"{origin}: {name} is missing")
+    shape = tuple(state[name].shape)
     if not shape or not 1 <= shape[0] <= MAX_CHANNELS:
-        raise RequestError(
-            f"{origin}: {name} has the invalid shape {shape}" if shape else f"{origin}: {name} is missing"
-        )
-    return int(shape[0])
+        raise RequestError(f"{origin}: {name} has the invalid shape {shape}")
+    return shape[0]
 
 
 def _describe_detector(model: FasterRcnn, provenance: dict[str, Any] | None) -> dict[str, Any]:
@@ -250,20 +232,21 @@ def _build_on_meta(
     preprocessing: DetectPreprocessing,
     **options: Any,
 ) -> FasterRcnn:
-    network = build_on_meta(architecture.change(num_classes=0), MOST_TENSORS, "the file")
+    network = build.build_on_meta(architecture.change(num_classes=0), build.MAX_UNCHECKED_TENSORS, "the file")
     with torch.device("meta"):
         return build_around(network, settings, classes, preprocessing, **options)
 
 
 def _load_weights(model: FasterRcnn, state: Mapping[str, Tensor], origin: str) -> None:
     expected = model.state_dict()
-    given = add_missing_counters(state, expected)
-    check_tensors(given, expected, origin)
-    check_values(given, origin)
-    plain = {
-        name: value.to(torch.float32 if value.is_floating_point() else torch.int64) for name, value in given.items()
-    }
-    model.load_state_dict({name: value.clone().contiguous() for name, value in plain.items()}, strict=True, assign=True)
+    given = build.add_missing_counters(state, expected)
+    build.check_tensors(given, expected, origin)
+    build.check_values(given, origin)
+    copies = {}
+    for name, value in given.items():
+        dtype = torch.float32 if value.is_floating_point() else torch.int64
+        copies[name] = value.to(dtype).clone().contiguous()
+    model.load_state_dict(copies, strict=True, assign=True)
 
 
 def _find_torchvision_state(raw: RawCheckpoint) -> dict[str, Tensor] | None:
@@ -273,11 +256,9 @@ def _find_torchvision_state(raw: RawCheckpoint) -> dict[str, Tensor] | None:
         value = value["model"]  # a checkpoint of torchvision's reference scripts
     if not isinstance(value, dict) or "rpn.head.cls_logits.weight" not in value or HEAD_WEIGHT not in value:
         return None
-    if not all(
-        isinstance(name, str) and TENSOR_NAMES.match(name) and isinstance(tensor, Tensor)
-        for name, tensor in value.items()
-    ):
-        return None
+    for name, tensor in value.items():
+        if not (isinstance(name, str) and TENSOR_NAMES.match(name) and isinstance(tensor, Tensor)):
+            return None
     return {_rename_old_key(name): tensor for name, tensor in value.items()}
 
 

@@ -97,35 +97,32 @@ def test_bad_boxes_are_errors_unless_training_drops_them(root: Path, box: list[f
 
 
 def test_what_training_can_bear_is_said_too(root: Path) -> None:
-    rewrite(root, "train", annotations=with_row(box_row(9, 10, [30, 20, 10.5, 10], 7)))
-    assert found(root) == {"box cut at the edge": ("note", "train/b.jpg", "")}
-    rewrite(root, "train", annotations=with_row(box_row(9, 10, [30, 20, 15, 10], 7)))
-    assert found(root) == {"box cut at the edge": ("warning", "train/b.jpg", "")}
-    rewrite(root, "train", annotations=with_row(box_row(9, 20, [1, 2, 9, 9], 7)))
-    assert found(root) == {"duplicate box": ("warning", "train/a.jpg", "dog")}
-    rewrite(root, "train", annotations=with_row(box_row(9, 20, [1, 2, 19, 9], 7, iscrowd=1)))
-    assert found(root) == {"crowds or difficult objects": ("note", "", "")}
-    rewrite(root, "train", annotations=with_row()[1:])
-    assert found(root) == {"no boxes": ("note", "train/b.jpg", "")}
-    rewrite(root, "train", annotations=[row | {"category_id": 3} for row in with_row()])
-    assert found(root) == {"class without boxes": ("warning", "", "dog")}
-    assert trains(root)
+    cats = [row | {"category_id": 3} for row in with_row()]
+    for annotations, problem, said in (
+        (with_row(box_row(9, 10, [30, 20, 10.5, 10], 7)), "box cut at the edge", ("note", "train/b.jpg", "")),
+        (with_row(box_row(9, 10, [30, 20, 15, 10], 7)), "box cut at the edge", ("warning", "train/b.jpg", "")),
+        (with_row(box_row(9, 20, [1, 2, 9, 9], 7)), "duplicate box", ("warning", "train/a.jpg", "dog")),
+        (with_row(box_row(9, 20, [1, 2, 19, 9], 7, iscrowd=1)), "crowds or difficult objects", ("note", "", "")),
+        (with_row()[1:], "no boxes", ("note", "train/b.jpg", "")),
+        (cats, "class without boxes", ("warning", "", "dog")),
+    ):
+        rewrite(root, "train", annotations=annotations)
+        assert found(root) == {problem: said}
+        assert trains(root)
 
 
 def test_images_that_cannot_be_used_are_errors(root: Path) -> None:
-    (root / "train/a.jpg").unlink()
-    assert found(root) == {"missing image": ("error", "train/a.jpg", "")}
-    assert not trains(root)
-    photo(root / "train/a.jpg", 41, 30)
-    assert found(root) == {"size differs from the annotations": ("error", "train/a.jpg", "")}
-    assert not trains(root)
-    content = photo(root / "train/a.jpg").read_bytes()
-    (root / "train/a.jpg").write_bytes(content[:-200])
-    assert found(root) == {"truncated": ("error", "train/a.jpg", "")}
-    assert not trains(root)
-    (root / "train/a.jpg").write_bytes(b"")
-    assert found(root) == {"zero size": ("error", "train/a.jpg", "")}
-    assert not trains(root)
+    path = root / "train/a.jpg"
+    content = path.read_bytes()
+    for problem, damage in (
+        ("missing image", path.unlink),
+        ("size differs from the annotations", lambda: photo(path, 41, 30)),
+        ("truncated", lambda: path.write_bytes(content[:-200])),
+        ("zero size", lambda: path.write_bytes(b"")),
+    ):
+        damage()
+        assert found(root) == {problem: ("error", "train/a.jpg", "")}
+        assert not trains(root)
 
 
 def test_boxes_that_training_would_learn_nothing_from_are_errors(root: Path) -> None:
@@ -264,10 +261,8 @@ def test_the_command_knows_the_source_and_writes_the_csv(root: Path, capsys: pyt
     assert rows[1][:5] == ["val/b.jpg", "dog", "val", "error", "box without width or height"]
     assert "annotation 9, image 10 (b.jpg), has no width or height" in rows[1][5]
     assert run("check", root, "--bad-boxes", "drop") == 0
-    assert (
-        run("check", root, "--source", "coco", "--val", "annotations/instances_train.json", "--val-images", "train")
-        == 0
-    )
+    again = ("--val", "annotations/instances_train.json", "--val-images", "train")
+    assert run("check", root, "--source", "coco", *again) == 0
 
 
 def test_options_of_another_kind_of_data_are_refused(root: Path, tmp_path: Path) -> None:

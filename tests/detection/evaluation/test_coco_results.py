@@ -11,6 +11,7 @@ from resnext.detection.evaluation.class_matching import merge_classes
 from resnext.detection.evaluation.coco_eval import STATS, evaluate_detections, sort_detections
 from resnext.detection.evaluation.coco_results import read_coco_results, write_coco_results
 from resnext.errors import RequestError
+from tests.detection.annotation_files import write_json
 from tests.detection.synthetic import Made, dataset, detections, random_case
 
 A = [10, 10, 60, 60]
@@ -61,8 +62,8 @@ def test_no_detections_are_an_empty_list(tmp_path: Path) -> None:
 
 
 def test_further_keys_of_other_tools_are_not_looked_at(tmp_path: Path) -> None:
-    (tmp_path / "d.json").write_text(json.dumps([{**GOOD, "segmentation": [[1, 2]], "id": "x"}]))
-    found = read_coco_results(tmp_path / "d.json", DATA)
+    path = write_json(tmp_path / "d.json", [{**GOOD, "segmentation": [[1, 2]], "id": "x"}])
+    found = read_coco_results(path, DATA)
     assert found.boxes.tolist() == [[1, 2, 4, 6]]
     assert (found.image.tolist(), found.label.tolist(), found.score.tolist()) == ([0], [1], [0.5])
 
@@ -90,8 +91,7 @@ def test_further_keys_of_other_tools_are_not_looked_at(tmp_path: Path) -> None:
     ],
 )
 def test_a_result_that_cannot_be_one_is_named(value: Any, words: str, tmp_path: Path) -> None:
-    path = tmp_path / "d.json"
-    path.write_text(json.dumps([GOOD, value]))
+    path = write_json(tmp_path / "d.json", [GOOD, value])
     with pytest.raises(RequestError) as caught:
         read_coco_results(path, DATA)
     assert str(caught.value).startswith(f"{path}: result 1 ")
@@ -145,14 +145,12 @@ def test_names_beside_the_ids_must_be_those_of_the_data(tmp_path: Path) -> None:
 
 
 def test_names_in_the_place_of_ids_are_looked_up(tmp_path: Path) -> None:
-    path = tmp_path / "d.json"
     rows = [
         GOOD | {"image_id": "val/001.png", "category_id": "cat"},
         GOOD | {"image_id": "val/000.png", "category_id": 18, "category": "dog"},  # an id of its own numbering
         GOOD | {"image_id": "val/000.png", "category_id": 18},
     ]
-    path.write_text(json.dumps(rows))
-    found = read_coco_results(path, DATA)
+    found = read_coco_results(write_json(tmp_path / "d.json", rows), DATA)
     assert sorted(zip(found.image.tolist(), found.label.tolist(), strict=True)) == [(0, 0), (0, 1), (1, 0)]
 
 
@@ -169,14 +167,10 @@ def test_results_of_a_class_that_the_data_lacks_are_left_out_and_counted(tmp_pat
 
 
 def test_two_names_of_one_image_are_refused(tmp_path: Path) -> None:
-    path = tmp_path / "d.json"
-    path.write_text(
-        json.dumps([GOOD | {"image_id": name, "category_id": "dog"} for name in ("a/000.png", "b/000.png")])
-    )
-    with pytest.raises(
-        RequestError, match=r'result 1 has the image_id "b/000.png", but "a/000.png" already matched the same'
-    ):
-        read_coco_results(path, DATA)
+    rows = [GOOD | {"image_id": name, "category_id": "dog"} for name in ("a/000.png", "b/000.png")]
+    says = r'result 1 has the image_id "b/000.png", but "a/000.png" already matched the same'
+    with pytest.raises(RequestError, match=says):
+        read_coco_results(write_json(tmp_path / "d.json", rows), DATA)
 
 
 def test_data_without_ids_has_names_in_their_places(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from torchvision.ops import MultiScaleRoIAlign, roi_align
 from resnext.detection.model.roi_align import RoiAlign, align_regions
 
 SIZE = (96, 128)  # of the images
+STRIDES = (4, 8, 16)  # of the maps
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +43,7 @@ def test_regions_and_gradients_are_torchvisions(levels: int, size: int, layout: 
     boxes = [boxes_of(40), boxes_of(0), boxes_of(17, 1)]
     names = [str(i) for i in range(levels)]
     found = []
-    for pool in (MultiScaleRoIAlign(names, size, 2), RoiAlign(names, size)):
+    for pool in (MultiScaleRoIAlign(names, size, 2), RoiAlign(names, size, STRIDES[:levels])):
         drawn = pyramid(3, levels=levels)
         maps = {k: m.detach().contiguous(memory_format=layout).requires_grad_() for k, m in drawn.items()}
         y = pool(maps, boxes, [SIZE] * 3)
@@ -69,7 +70,7 @@ def test_any_box_at_all_reads_what_torchvision_reads(boxes: list[tuple[float, ..
 
 def test_without_regions_there_is_nothing_and_the_gradient_is_zero() -> None:
     maps = pyramid(1)
-    y = RoiAlign(list(maps), 7)(maps, [boxes_of(0)], [SIZE])
+    y = RoiAlign(list(maps), 7, STRIDES)(maps, [boxes_of(0)], [SIZE])
     assert y.shape == (0, 5, 7, 7)
     y.sum().backward()
     assert all(m.grad is not None and not m.grad.any() for m in maps.values())
@@ -78,7 +79,7 @@ def test_without_regions_there_is_nothing_and_the_gradient_is_zero() -> None:
 def test_what_is_no_number_reads_zero_and_no_foreign_memory() -> None:
     maps = pyramid(1)
     nothing = torch.tensor([[float("nan")] * 4, [float("inf")] * 4, [-float("inf"), 0, float("inf"), 9]])
-    y = RoiAlign(list(maps), 7)(maps, [nothing.double()], [SIZE])
+    y = RoiAlign(list(maps), 7, STRIDES)(maps, [nothing.double()], [SIZE])
     assert not y.isnan().any()
 
 
@@ -86,7 +87,7 @@ def test_bf16_maps_are_added_up_in_float32() -> None:
     maps = pyramid(2, torch.bfloat16)
     boxes = [boxes_of(9).float(), boxes_of(9, 1).float()]
     with torch.autocast("cpu", torch.bfloat16):
-        y = RoiAlign(list(maps), 7)(maps, boxes, [SIZE] * 2)
+        y = RoiAlign(list(maps), 7, STRIDES)(maps, boxes, [SIZE] * 2)
     wide = {name: m.detach().float() for name, m in maps.items()}
     assert y.dtype == torch.float32
     torch.testing.assert_close(y, MultiScaleRoIAlign(list(maps), 7, 2)(wide, boxes, [SIZE] * 2))
@@ -96,4 +97,4 @@ def test_one_switch_leaves_torchvisions(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("RESNEXT_FAST", "0")
     monkeypatch.setattr("resnext.detection.model.roi_align.align_regions", None)
     maps = pyramid(1)
-    assert RoiAlign(list(maps), 7)(maps, [boxes_of(3)], [SIZE]).shape == (3, 5, 7, 7)
+    assert RoiAlign(list(maps), 7, STRIDES)(maps, [boxes_of(3)], [SIZE]).shape == (3, 5, 7, 7)

@@ -57,6 +57,7 @@ def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, P
 
 
 def trained(tmp_path: Path, data: Path, **changes: Any) -> Path:
+    tmp_path.mkdir(exist_ok=True)
     path = recipe(tmp_path / "r.yaml", data, **changes)
     assert main(["detect", "train", str(path), "--run", str(tmp_path / "run")]) == 0
     return tmp_path / "run"
@@ -365,14 +366,12 @@ def test_clipping_bounds_the_step_and_the_average_lags(data: Path, tmp_path: Pat
         "train__epochs": None,
         "train__grad_clip_norm": 0.01,
     }
-    (tmp_path / "a").mkdir()
     run = trained(tmp_path / "a", data, **options)
     settings = read_recipe(run / "recipe.yaml", kind=DetectRecipe)
     start = dict(build_initial_detector(settings, open_detection_data(settings.data)[0]).named_parameters())
     moved = dict(load_detector(run, "last").named_parameters())
     norm = sum(float((moved[name] - value).detach().double().square().sum()) for name, value in start.items()) ** 0.5
     assert norm == pytest.approx(0.01, rel=1e-2)
-    (tmp_path / "b").mkdir()
     options |= {"train__ema_decay": 0.75, "train__ema_warmup": False}
     averaged = dict(load_detector(trained(tmp_path / "b", data, **options), "last").named_parameters())
     for name, value in start.items():
@@ -380,8 +379,6 @@ def test_clipping_bounds_the_step_and_the_average_lags(data: Path, tmp_path: Pat
 
 
 def test_the_papers_two_steps_run_one_after_the_other(data: Path, tmp_path: Path) -> None:
-    for name in ("rpn", "fast"):
-        (tmp_path / name).mkdir()
     rpn = trained(tmp_path / "rpn", data, train__stage="rpn")
     fast = trained(tmp_path / "fast", data, train__stage="fast_rcnn", train__proposals=str(rpn))
     last = read_log(fast / "log.jsonl")[-1]

@@ -3,17 +3,11 @@
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Self
+from typing import Self, cast
 
+from resnext.detection.data import find_annotations
 from resnext.detection.data.annotations import RawAnnotations, drop_group_categories
 from resnext.detection.data.coco import parse_coco
-from resnext.detection.data.find_annotations import (
-    find_coco_file,
-    find_voc_files,
-    list_image_folders,
-    search_coco_file,
-    search_voc_split,
-)
 from resnext.detection.data.find_images import find_image_folder, locate_images
 from resnext.detection.data.voc import convert_voc, find_first_pixel, list_class_names, read_voc
 from resnext.detection.settings import DetectDataSettings
@@ -31,14 +25,14 @@ class AnnotatedSplit(ABC):
         self.exif = settings.exif
         self.read(find_data_root(settings), settings, split)
 
+    @staticmethod
+    @abstractmethod
+    def search(root: Path, settings: DetectDataSettings, split: str) -> Path | None:
+        """Find the file, list or folder that defines the split; None where there is none."""
+
     @abstractmethod
     def read(self, root: Path, settings: DetectDataSettings, split: str) -> None:
         """Read the annotations; set ``location`` and ``images``."""
-
-    @staticmethod
-    @abstractmethod
-    def is_present(settings: DetectDataSettings, split: str) -> bool:
-        """Whether the split has annotations, where the settings say or in a usual place."""
 
     @property
     @abstractmethod
@@ -57,16 +51,14 @@ class AnnotatedSplit(ABC):
 class CocoSplit(AnnotatedSplit):
     """One COCO JSON file."""
 
+    search = staticmethod(find_annotations.search_coco_file)
+
     def read(self, root: Path, settings: DetectDataSettings, split: str) -> None:
         """Read the file."""
-        self.location = find_coco_file(root, settings, split)
+        self.location = find_annotations.find_coco_file(root, settings, split)
         self.coco = parse_coco(self.location)
-        self.images = find_image_folder(list_image_folders(root, settings, split, self.location), self.coco.files)
-
-    @staticmethod
-    def is_present(settings: DetectDataSettings, split: str) -> bool:
-        """Whether there is such a file."""
-        return search_coco_file(find_data_root(settings), settings, split) is not None
+        folders = find_annotations.list_image_folders(root, settings, split, self.location)
+        self.images = find_image_folder(folders, self.coco.files)
 
     @property
     def needs_other_split(self) -> bool:
@@ -81,17 +73,13 @@ class CocoSplit(AnnotatedSplit):
 class VocSplit(AnnotatedSplit):
     """A list or folder of Pascal VOC's XML files, which have no list of classes."""
 
+    search = staticmethod(find_annotations.search_voc_split)
     needs_other_split = True
 
     def read(self, root: Path, settings: DetectDataSettings, split: str) -> None:
         """Read the XML files."""
-        self.location, above, xml, self.images = find_voc_files(root, settings, split)
+        self.location, above, xml, self.images = find_annotations.find_voc_files(root, settings, split)
         self.voc = read_voc(xml, self.images, self.location, above)
-
-    @staticmethod
-    def is_present(settings: DetectDataSettings, split: str) -> bool:
-        """Whether there is such a list or folder."""
-        return search_voc_split(find_data_root(settings), settings, split) is not None
 
     def parse(self, both: Sequence[Self]) -> RawAnnotations:
         """Return the annotations with the names of both splits as classes."""
@@ -103,15 +91,12 @@ def get_reader(settings: DetectDataSettings) -> type[AnnotatedSplit]:
     """Return the class that reads the format of ``data.source``. Raises RequestError."""
     if settings.source not in BOX_FORMATS:
         raise RequestError(f"unknown data.source {settings.source!r}{did_you_mean(settings.source, BOX_FORMATS)}")
-    reader = import_function(BOX_FORMATS[settings.source].reader)
-    assert isinstance(reader, type)
-    assert issubclass(reader, AnnotatedSplit)
-    return reader
+    return cast(type[AnnotatedSplit], import_function(BOX_FORMATS[settings.source].reader))
 
 
 def has_annotations(settings: DetectDataSettings, split: str) -> bool:
     """Whether a split has annotations, where the settings say or in a usual place."""
-    return get_reader(settings).is_present(settings, split)
+    return get_reader(settings).search(find_data_root(settings), settings, split) is not None
 
 
 def find_data_root(settings: DetectDataSettings) -> Path:

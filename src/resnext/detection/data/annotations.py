@@ -61,9 +61,8 @@ def build_dataset(
 ) -> DetectionDataset:
     """Build the data set of a split with images below ``root``. Raises RequestError for bad boxes."""
     counts = dict(annotations.counts)
-    offsets, arrays = apply_box_policy(
-        annotations.boxes, annotations.sizes, bad_boxes, annotations.describe_box, counts
-    )
+    boxes, sizes = annotations.boxes, annotations.sizes
+    offsets, arrays = apply_box_policy(boxes, sizes, bad_boxes, annotations.describe_box, counts)
     dataset = DetectionDataset(
         name=annotations.name,
         classes=annotations.classes,
@@ -71,11 +70,9 @@ def build_dataset(
         root=str(root),
         files=annotations.files,
         image_ids=annotations.image_ids,
-        sizes=annotations.sizes,
+        sizes=sizes,
         offsets=offsets,
         exif=exif,
-        keeps_stored_orientation=False,
-        split_rule="",
         has_generated_ids=annotations.has_generated_ids,
         counts=counts,
         **arrays,

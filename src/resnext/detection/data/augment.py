@@ -28,15 +28,11 @@ class Augment:
         height, width = view.shape[1:]
         boxes = boxes * torch.tensor([width / image.width, height / image.height] * 2)
         if flip < self.settings.flip:
-            view, boxes = (
-                view.flip(2),
-                torch.stack([width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]], 1),
-            )
+            view = view.flip(2)
+            boxes = torch.stack([width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]], 1)
         if vertical < self.settings.vertical_flip:
-            view, boxes = (
-                view.flip(1),
-                torch.stack([boxes[:, 0], height - boxes[:, 3], boxes[:, 2], height - boxes[:, 1]], 1),
-            )
+            view = view.flip(1)
+            boxes = torch.stack([boxes[:, 0], height - boxes[:, 3], boxes[:, 2], height - boxes[:, 1]], 1)
         if self.settings.color_jitter:
             colours = self.jitter(F.to_dtype(view, torch.float32, scale=True)).clamp_(0, 1)
             view = colours if view.is_floating_point() else colours.mul_(255).round_().to(torch.uint8)

@@ -43,9 +43,8 @@ def find_other_format(parsed: RawAnnotations) -> Iterator[str]:
         )
     elif (stated[:, 2:] <= TINY_SIDE).all() and (stated[:, 2:] > 0).any():
         yield (
-            f"{boxes} of {parsed.name} {verb} at most {TINY_SIDE:g} pixels wide and high, too small to be found; if "
-            "they "
-            "are fractions of the image's size, multiply them by it"
+            f"{boxes} of {parsed.name} {verb} at most {TINY_SIDE:g} pixels wide and high, too small to be found; "
+            "if they are fractions of the image's size, multiply them by it"
         )
     elif kind := _guess_format(stated, sizes, least=MIN_BOXES):
         out = int(_is_outside(to_corners(stated), sizes).sum())

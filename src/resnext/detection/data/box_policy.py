@@ -60,11 +60,7 @@ class RawBoxes(NamedTuple):
 
 
 def apply_box_policy(
-    found: RawBoxes,
-    sizes: np.ndarray,
-    bad_boxes: str,
-    describe_box: Callable[[int], str],
-    counts: dict[str, int],
+    found: RawBoxes, sizes: np.ndarray, bad_boxes: str, describe_box: Callable[[int], str], counts: dict[str, int]
 ) -> tuple[np.ndarray, dict[str, Any]]:
     """Clip boxes, drop bad ones, and group them by image: offsets int64 [N + 1] and DetectionDataset's box arrays.
 
@@ -77,8 +73,8 @@ def apply_box_policy(
         raise RequestError(_describe_bad_box(int(bad[0]), len(bad), found, fitted, sizes, describe_box))
     keep = np.flatnonzero(fitted.problem == GOOD)
     keep = keep[np.argsort(found.image[keep], kind="stable")]
-    _add_count(counts, CLIPPED, int(fitted.clipped.sum()))
-    _add_count(counts, DROPPED, len(bad))
+    changed = {CLIPPED: int(fitted.clipped.sum()), DROPPED: len(bad)}
+    counts.update({what: number for what, number in changed.items() if number})
     offsets = np.zeros(len(sizes) + 1, np.int64)
     np.cumsum(np.bincount(found.image[keep], minlength=len(sizes)), out=offsets[1:])
     stated, areas = found.stated[keep], found.areas[keep]
@@ -102,8 +98,3 @@ def _describe_bad_box(
         f"{describe_box(first)} {problem}{size}{others}; correct it, or drop such boxes with data.bad_boxes drop "
         "(resnext data check lists them all)"
     )
-
-
-def _add_count(counts: dict[str, int], what: str, number: int) -> None:
-    if number:
-        counts[what] = counts.get(what, 0) + number

@@ -6,6 +6,7 @@ file (a duplicate id, an unknown category) only the first is reported; boxes and
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,18 +14,11 @@ from pathlib import Path
 import numpy as np
 
 from resnext.data.dataset import BadImageError
-from resnext.data.tools.check_folder import (
-    CheckedFile,
-    Inspection,
-    classify_read_error,
-    find_duplicates,
-    inspect_all,
-    inspect_pixels,
-)
+from resnext.data.tools import check_folder
 from resnext.data.tools.findings import CheckReport, Finding, pluralize, sort_findings
 from resnext.detection.data.annotated_split import AnnotatedSplit, find_data_root, get_reader, has_annotations
 from resnext.detection.data.annotations import RawAnnotations, build_dataset
-from resnext.detection.data.box_format import find_other_format
+from resnext.detection.data.box_format import EDGE_SLACK, find_other_format
 from resnext.detection.data.box_policy import FLAT, GOOD, NOT_FINITE, OUTSIDE, PROBLEMS, clip_boxes, to_corners
 from resnext.detection.data.dataset import DetectionDataset, WrongSizeError, explain_no_boxes
 from resnext.detection.data.exif_orientation import KEPT_AS_STORED, TURNED_UNSURE, decide_orientation
@@ -43,7 +37,6 @@ BAD_BOX_NAMES = {
 }
 NO_HELD_OUT = "training needs annotations for val, or a share to hold out, such as data.val_fraction 0.2"
 MAX_COUNTED = 100  # detections per class and image in COCO's metric
-ROUNDING_SLACK = 1.0  # pixels by which correct boxes may extend past the image
 
 
 @dataclass(frozen=True)
@@ -103,9 +96,9 @@ def check_detection_data(settings: DetectDataSettings, workers: int | None = Non
         gone = set(find_missing_files(annotations.images, dataset.files))
         findings += annotations.find_problems(settings.bad_boxes == "error", gone)
         images += [_SplitImage(split, dataset, i, root) for i, file in enumerate(dataset.files) if file not in gone]
-    done = list(inspect_all(images, _inspect_image, workers, progress))
+    done = list(check_folder.inspect_all(images, _inspect_image, workers, progress))
     findings += [one.file.to_finding(problem) for one in done for problem in one.problems]
-    findings += find_duplicates(done, split_unknown=VAL not in datasets)
+    findings += check_folder.find_duplicates(done, split_unknown=VAL not in datasets)
     return BoxReport(str(root), counts, sort_findings(findings), {split: len(data) for split, data in datasets.items()})
 
 
@@ -174,14 +167,10 @@ class SplitAnnotations:
         yield from self._check_duplicate_boxes()
         yield from self._check_crowded_images()
         yield from self._check_counts()
-        names: dict[str, int] = {}
-        for file in self.annotations.files:
-            names[file] = names.get(file, 0) + 1
-        for file, count in names.items():
+        for file, count in Counter(self.annotations.files).items():
             if count > 1:
-                yield self._make_finding(
-                    file, "", "warning", "one file, several images", f"{count} images have this file"
-                )
+                detail = f"{count} images have this file"
+                yield self._make_finding(file, "", "warning", "one file, several images", detail)
 
     def _make_finding(self, file: str, class_name: str, severity: str, problem: str, detail: str) -> Finding:
         path = make_relative_path(self.root, self.images, file) if file else ""
@@ -211,22 +200,20 @@ class SplitAnnotations:
         for image, of_image in zip(images.tolist(), np.split(cut, starts[1:]), strict=False):  # of none one empty part
             most = float(outside[of_image].max())
             boxes = "1 box extends" if len(of_image) == 1 else f"{len(of_image)} boxes extend"
-            severity = "note" if most <= ROUNDING_SLACK else "warning"
+            severity = "note" if most <= EDGE_SLACK else "warning"
             detail = f"{boxes} past the image by up to {most:.2f} pixels; training clips at the edge"
             yield self._make_finding(parsed.files[image], "", severity, "box cut at the edge", detail)
 
     def _check_duplicate_boxes(self) -> Iterator[Finding]:
         """Report boxes that occur twice with the same class in the same image."""
         found = self.annotations.boxes
-        seen: dict[tuple[object, ...], int] = {}
-        for place, key in enumerate(
-            zip(found.image.tolist(), found.labels.tolist(), map(tuple, found.stated.tolist()), strict=True)
-        ):
-            if key in seen:
-                yield self._make_box_finding(
-                    place, "warning", "duplicate box", f"{self.annotations.describe_box(place)} occurs before"
-                )
-            seen[key] = place
+        seen: set[tuple[object, ...]] = set()
+        rows = zip(found.image.tolist(), found.labels.tolist(), map(tuple, found.stated.tolist()), strict=True)
+        for place, row in enumerate(rows):
+            if row in seen:
+                detail = f"{self.annotations.describe_box(place)} occurs before"
+                yield self._make_box_finding(place, "warning", "duplicate box", detail)
+            seen.add(row)
 
     def _check_counts(self) -> Iterator[Finding]:
         parsed, found = self.annotations, self.annotations.boxes
@@ -240,9 +227,8 @@ class SplitAnnotations:
         crowds = int(found.crowd.sum())
         if crowds:
             where = len(np.unique(found.image[found.crowd]))
-            detail = (
-                f"{crowds} of {len(found.crowd)} boxes, in {pluralize(where, 'image')}; not trained on, never missed"
-            )
+            boxes = f"{crowds} of {len(found.crowd)} boxes, in {pluralize(where, 'image')}"
+            detail = f"{boxes}; not trained on, never missed"
             yield self._make_finding("", "", "note", "crowds or difficult objects", detail)
         empty = np.flatnonzero(np.bincount(found.image, minlength=len(parsed.files)) == 0)
         if 2 * len(empty) > len(parsed.files) > len(empty):
@@ -277,14 +263,13 @@ class _SplitImage:
     root: Path
 
     @property
-    def file(self) -> CheckedFile:
+    def file(self) -> check_folder.CheckedFile:
         """The image's file, for findings."""
-        return CheckedFile(
-            make_relative_path(self.root, Path(self.dataset.root), self.dataset.files[self.index]), self.split, ""
-        )
+        path = make_relative_path(self.root, Path(self.dataset.root), self.dataset.files[self.index])
+        return check_folder.CheckedFile(path, self.split, "")
 
 
-def _inspect_image(image: _SplitImage) -> Inspection:
+def _inspect_image(image: _SplitImage) -> check_folder.Inspection:
     """Read one image as training does, and report its problems."""
     file = image.file
     path = os.path.join(image.dataset.root, image.dataset.files[image.index])
@@ -293,13 +278,12 @@ def _inspect_image(image: _SplitImage) -> Inspection:
         with open(path, "rb") as stream:
             content = hashlib.file_digest(stream, "sha256").digest()
     except WrongSizeError as error:
-        return Inspection(file, (("error", "size differs from the annotations", error.reason),))
+        return check_folder.Inspection(file, (("error", "size differs from the annotations", error.reason),))
     except (BadImageError, OSError) as error:
-        return Inspection(file, (classify_read_error(path, error),))
-    done = inspect_pixels(file, pixels, facts, content)
-    return replace(
-        done, problems=tuple(problem for problem in done.problems if problem[1] != "small")
-    )  # small images are enlarged anyway
+        return check_folder.Inspection(file, (check_folder.classify_read_error(path, error),))
+    done = check_folder.inspect_pixels(file, pixels, facts, content)
+    problems = tuple(problem for problem in done.problems if problem[1] != "small")  # they are enlarged anyway
+    return replace(done, problems=problems)
 
 
 def make_relative_path(root: Path, images: Path, file: str) -> str:

@@ -6,7 +6,7 @@ Segmentations, keypoints and licenses are not read. Labels number the categories
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import Any, cast
 
 import numpy as np
 
@@ -58,12 +58,11 @@ def load_json(
     ``required_keys`` must be present; COCO's files of test images have no annotations.
     """
     content = _parse_json(path, None if keep_segmentations else _drop_unused_keys)
-    if isinstance(content, list):
-        results = content and isinstance(content[0], dict) and "score" in content[0]
-        what = "a list of detections (COCO's results format)" if results else "a list"
-        raise RequestError(f"{path} is {what}, not COCO's annotations: an object with {', '.join(REQUIRED_KEYS)}")
     if not isinstance(content, dict):
-        raise RequestError(f"{path} is JSON but not COCO's annotations: an object with {', '.join(REQUIRED_KEYS)}")
+        what = "a list," if isinstance(content, list) else "JSON but"
+        if isinstance(content, list) and content and isinstance(content[0], dict) and "score" in content[0]:
+            what = "a list of detections (COCO's results format),"
+        raise RequestError(f"{path} is {what} not COCO's annotations: an object with {', '.join(REQUIRED_KEYS)}")
     for part in required_keys:
         if part not in content:
             has = ", ".join(repr(key) for key in list(content)[:10]) or "nothing"
@@ -184,7 +183,11 @@ def _read_annotations(
         place_of[id_] = place
         image_id, category_id = _read_id(row, "image_id", where), _read_id(row, "category_id", where)
         if image_id not in image_of:
-            _raise_unknown_image(path, id_, image_id, image_ids)
+            near = min(image_ids, key=lambda known: abs(known - image_id))
+            raise RequestError(
+                f"{path}: annotation {id_} refers to image {image_id}, which is not among the file's "
+                f"{len(image_ids)} images; the nearest id is {near}"
+            )
         if category_id not in label_of:
             known = ", ".join(f"{i} ({name})" for i, name in list(zip(category_ids, classes, strict=True))[:5])
             raise RequestError(
@@ -192,23 +195,13 @@ def _read_annotations(
                 f"its categories are {known}{format_remainder(classes)}"
             )
         if "bbox" not in row:
-            raise RequestError(
-                f"{path}: annotation {id_} has no bbox; expected COCO's instances, each with a bbox "
-                "[x, y, width, height]"
-            )
+            expected = "expected COCO's instances, each with a bbox [x, y, width, height]"
+            raise RequestError(f"{path}: annotation {id_} has no bbox; {expected}")
         image[place], labels[place] = image_of[image_id], label_of[category_id]
         stated[place] = _read_box(row["bbox"])
         crowd[place] = _read_crowd(row.get("iscrowd"), where)
         areas[place] = _read_area(row.get("area"), where)
     return RawBoxes(image, labels, stated, crowd, areas), list(place_of)
-
-
-def _raise_unknown_image(path: Path, annotation: int, image_id: int, image_ids: list[int]) -> NoReturn:
-    near = min(image_ids, key=lambda known: abs(known - image_id))
-    raise RequestError(
-        f"{path}: annotation {annotation} refers to image {image_id}, which is not among the file's "
-        f"{len(image_ids)} images; the nearest id is {near}"
-    )
 
 
 def _read_id(row: Row, key: str, where: str) -> int:

@@ -1,6 +1,7 @@
 """The detection data set: images with boxes, the same for every source format."""
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +16,11 @@ from resnext.detection.data.box_policy import DROPPED
 
 class WrongSizeError(BadImageError):
     """An image whose size differs from the one in its annotations."""
+
+
+def describe_wrong_size(size: Sequence[int], stated: Sequence[int]) -> str:
+    """Describe an image (width, height) whose size differs from the one in its annotations."""
+    return f"it has {size[0]} x {size[1]} pixels, but its annotations say {stated[0]} x {stated[1]}"
 
 
 class ImageBoxes(NamedTuple):
@@ -42,7 +48,7 @@ class DetectionDataset:
     labels: np.ndarray  # int64 [M]
     crowd: np.ndarray  # bool [M]
     areas: np.ndarray  # float64 [M]
-    stated: np.ndarray | None = None  # float64 [M, 4]: x, y, width, height as in the file, not clipped
+    stated: np.ndarray  # float64 [M, 4]: x, y, width, height as in the file, not clipped
     exif: bool = True
     keeps_stored_orientation: bool = False  # keep images as stored whose size fits both as stored and upright
     split_rule: str = ""  # how train and val were split, where both come from one file
@@ -74,9 +80,7 @@ class DetectionDataset:
         if turned and facts.size == stated and (pixels.size != stated or self.keeps_stored_orientation):
             pixels = read_image(path, 3, exif=False)
         if pixels.size != stated:
-            raise WrongSizeError(
-                str(path), f"it has {_format_size(pixels.size)} pixels, but its annotations say {_format_size(stated)}"
-            )
+            raise WrongSizeError(str(path), describe_wrong_size(pixels.size, stated))
         return pixels, facts
 
     def get_boxes(self, index: int) -> ImageBoxes:
@@ -84,28 +88,19 @@ class DetectionDataset:
         part = slice(int(self.offsets[index]), int(self.offsets[index + 1]))
         return ImageBoxes(self.boxes[part], self.labels[part], self.crowd[part], self.areas[part])
 
-    def image_path(self, index: int) -> str:
-        """Return the image's path relative to the data folder."""
-        return self.files[index]
-
     def map_boxes_to_images(self) -> np.ndarray:
         """Return the image index of each box: int64 [M]."""
         return np.repeat(np.arange(len(self)), np.diff(self.offsets))
 
     def to_coco_dict(self) -> dict[str, Any]:
-        """Convert to COCO's annotation format, with boxes [x, y, width, height] as annotated.
-
-        Annotations get new ids from 1, because pycocotools treats an id of 0 as no match.
-        """
-        boxes = self._get_stated_boxes().tolist()
+        """Convert to COCO's format, boxes as annotated. Ids count from 1, as pycocotools takes 0 for no match."""
+        boxes = self.stated.tolist()
         images = self.image_ids[self.map_boxes_to_images()].tolist()
         areas, crowd = self.areas.tolist(), self.crowd.tolist()
+        rows = zip(self.image_ids.tolist(), self.files, self.sizes.tolist(), strict=True)
         return {
             "images": [
-                {"id": id_, "file_name": name, "width": width, "height": height}
-                for id_, name, (width, height) in zip(
-                    self.image_ids.tolist(), self.files, self.sizes.tolist(), strict=True
-                )
+                {"id": id_, "file_name": name, "width": width, "height": height} for id_, name, (width, height) in rows
             ],
             "annotations": [
                 {
@@ -139,21 +134,12 @@ class DetectionDataset:
             labels=self.labels[rows],
             crowd=self.crowd[rows],
             areas=self.areas[rows],
-            stated=None if self.stated is None else self.stated[rows],
+            stated=self.stated[rows],
         )
-
-    def _get_stated_boxes(self) -> np.ndarray:
-        if self.stated is not None:
-            return self.stated
-        corners = self.boxes.astype(np.float64)
-        return np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
 
 
 def random_subset(dataset: DetectionDataset, limit: int | None, seed: int) -> DetectionDataset:
-    """Select ``limit`` images at random by ``seed``, in their old order; all where there are no more.
-
-    ``counts`` gets the number of images left out.
-    """
+    """Select ``limit`` images at random by ``seed``, in their old order; ``counts`` gets the number left out."""
     if limit is None or limit >= len(dataset):
         return dataset
     drawn = np.random.Generator(np.random.Philox(key=seed)).permutation(len(dataset))[:limit]
@@ -178,7 +164,3 @@ def explain_no_boxes(dataset: DetectionDataset) -> str:
         return f"every box of {dataset.name} is a crowd or a difficult object, which are not used in training"
     bad = f" after {dataset.counts[DROPPED]} bad ones were left out" if DROPPED in dataset.counts else ""
     return f"{dataset.name} has no boxes{bad}, so nothing can be trained or evaluated"
-
-
-def _format_size(size: tuple[int, int]) -> str:
-    return f"{size[0]} x {size[1]}"

@@ -9,7 +9,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from resnext.data.classes import quote_names
 from resnext.data.sources.image_folder import is_image_name
@@ -80,14 +80,11 @@ def find_coco_file(root: Path, settings: DetectDataSettings, split: str) -> Path
         return found
     said = _get_setting(settings, split)
     if said is None:
-        raise RequestError(
-            _explain_not_found(root, split, _describe_locations(COCO_FILES, WHOLE_COCO, split), "coco")
-            + _describe_json_files(root)
-        )
-    path = root / Path(said).expanduser()
-    raise RequestError(
-        f"data.{split} {path} {'is a folder' if path.is_dir() else 'does not exist'}{_describe_json_files(root)}"
-    )
+        problem = _explain_not_found(root, split, _describe_locations(COCO_FILES, WHOLE_COCO, split), "coco")
+    else:
+        path = root / Path(said).expanduser()
+        problem = f"data.{split} {path} {'is a folder' if path.is_dir() else 'does not exist'}"
+    raise RequestError(problem + _describe_json_files(root))
 
 
 def list_image_folders(root: Path, settings: DetectDataSettings, split: str, annotations: Path) -> list[Path]:
@@ -99,25 +96,16 @@ def list_image_folders(root: Path, settings: DetectDataSettings, split: str, ann
     names = [name for name in dict.fromkeys((own, *FOLDERS[split])) if name not in ("", ".", "..")]
     usual = [root / above / name for name in names for above in ("", "images")]
     beside = annotations.parent
-    near = [
-        folder / name
-        for folder in (beside, _get_parent_folder(beside, root))
-        for name in (f"images/{own}", "images", "data")
-    ]
+    both = (beside, _get_parent_folder(beside, root))
+    near = [folder / name for folder in both for name in (f"images/{own}", "images", "data")]
     return list(dict.fromkeys([*usual, root / "images", beside, *near, root]))
 
 
-class VocFiles(NamedTuple):
-    """The files of one split in Pascal VOC's format."""
+def find_voc_files(root: Path, settings: DetectDataSettings, split: str) -> tuple[Path, Path, list[Path], Path]:
+    """Find the files of a split, where the settings say or in the first usual place. Raises RequestError.
 
-    location: Path  # the list or folder that defines the split
-    xml_folder: Path  # the folder of its XML files
-    xml_files: list[Path]
-    image_folder: Path  # the folder of its images
-
-
-def find_voc_files(root: Path, settings: DetectDataSettings, split: str) -> VocFiles:
-    """Find the files of a split, where the settings say or in the first usual place. Raises RequestError."""
+    Returns the list or folder that defines the split, the folder of its XML files, these files, and the image folder.
+    """
     place = search_voc_split(root, settings, split)
     if place is None:
         said = _get_setting(settings, split)
@@ -135,7 +123,7 @@ def find_voc_files(root: Path, settings: DetectDataSettings, split: str) -> VocF
     else:
         above = _find_xml_folder(root, place)
         xml = [above / f"{name}.xml" for name in read_image_list(place)]
-    return VocFiles(place, above, xml, _find_voc_images(root, settings, split, place, above, xml))
+    return place, above, xml, _find_voc_images(root, settings, split, place, above, xml)
 
 
 def search_coco_file(root: Path, settings: DetectDataSettings, split: str) -> Path | None:
@@ -240,12 +228,10 @@ def _explain_not_found(root: Path, split: str, wanted: str, source: str) -> str:
 
 def _describe_json_files(root: Path) -> str:
     """Describe the JSON files that are there."""
-    below = [name for folder in ("", "annotations") for name in _list_json_files(root, folder)]
-    return f"; JSON files there: {quote_names(below)}" if below else ""
-
-
-def _list_json_files(root: Path, folder: str) -> list[str]:
-    return sorted(os.path.join(folder, name) for name in list_file_names(root / folder) if name.endswith(".json"))
+    names = [name for name in sorted(list_file_names(root)) if name.endswith(".json")]
+    below = [name for name in sorted(list_file_names(root / "annotations")) if name.endswith(".json")]
+    found = [*names, *(f"annotations/{name}" for name in below)]
+    return f"; JSON files there: {quote_names(found)}" if found else ""
 
 
 def _has_signature(path: Path, pattern: re.Pattern[bytes]) -> bool:

@@ -157,8 +157,7 @@ def _fill_in_sizes(
     with ThreadPoolExecutor(count_available_cores()) as pool:
         sizes[unknown] = list(pool.map(read_size, unknown.tolist()))
     if faults:
-        raise FaultyFilesError(
-            parsed.name, f"of {len(unknown)} images without a size in the annotations", sorted(faults)
-        )
+        what = f"of {len(unknown)} images without a size in the annotations"
+        raise FaultyFilesError(parsed.name, what, sorted(faults))
     counts[MEASURED_SIZES] = len(unknown)
     return sizes

@@ -13,11 +13,10 @@ DRIVE = re.compile(r"^[A-Za-z]:[\\/]")
 MAX_LISTED_NAMES = 5000  # files in a folder, above which no similar name is searched
 
 
-def check_image_name(name: str, where: str) -> str:
-    """Return ``name``. Raises RequestError for a path out of the image folder; ``where`` is its source."""
+def check_image_name(name: str, where: str) -> None:
+    """Raise RequestError for a path out of the image folder; ``where`` is its source."""
     if not is_inside(name):
         raise RequestError(f"{where} names {name!r}, which is outside the image folder")
-    return name
 
 
 def is_inside(name: str) -> bool:
@@ -57,9 +56,8 @@ def check_images_exist(root: Path, names: Sequence[str], said_by: str) -> None:
     if not missing:
         return
     if not root.is_dir():
-        raise RequestError(
-            f"the image folder of {said_by}, {root}, {'is a file' if root.exists() else 'does not exist'}"
-        )
+        problem = "is a file" if root.exists() else "does not exist"
+        raise RequestError(f"the image folder of {said_by}, {root}, {problem}")
     how_many = "none" if len(missing) == len(names) else f"{len(names) - len(missing)}"
     raise RequestError(
         f"{how_many} of the {len(names)} images of {said_by} are in {root}; missing: {quote_names(missing)}"

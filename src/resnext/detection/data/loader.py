@@ -104,9 +104,8 @@ class DetectLoader:
         """Load the epoch's batches from ``first_step`` on. Raises BadImage, and WorkError where a worker dies."""
         assert 0 <= first_step <= self.steps_per_epoch
         mine = slice(*divide_among_ranks(self.batch_size, self.rank, self.world_size))
-        keys: list[list[SampleKey]] = [
-            [(epoch, int(i)) for i in batch[mine]] for batch in self.order(epoch)[first_step:]
-        ]
+        batches = self.order(epoch)[first_step:]
+        keys: list[list[SampleKey]] = [[(epoch, int(i)) for i in batch[mine]] for batch in batches]
         return load_batches(self.reader, keys, self.workers, self.start_method)
 
 

@@ -56,22 +56,25 @@ def make_minival(
         if target.exists():
             raise RequestError(f"{target} exists already; move it away or choose another folder")
     check_folder(out)
-    train, val = (
-        _load_content(train2014, keep_segmentations, "train2014"),
-        _load_content(val2014, keep_segmentations, "val2014"),
-    )
+    train = _load_content(train2014, keep_segmentations, "train2014")
+    val = _load_content(val2014, keep_segmentations, "val2014")
     _check_disjoint(train, val, train2014, val2014)
-    ids = _read_minival_ids(val2017, val, val2014)
-    rest, minival = _split_by_ids(val, ids)
-    lists = {"trainval35k": _merge_contents(train, rest), "minival": minival}
+    rest, minival = _split_by_ids(val, _read_minival_ids(val2017, val, val2014))
+    trainval = {part: train[part] + rest[part] for part in ("images", "annotations")}
+    lists = {"trainval35k": trainval | {"categories": train["categories"]}, "minival": minival}
     for name, content in lists.items():
-        _write_list(targets[name], content, name)
-    return [_count_list(name, part) for name, part in {"train2014": train, "val2014": val, **lists}.items()]
+        info = {"description": f"COCO 2014 {name}, by resnext data minival"}
+        with atomic_write(targets[name], "w") as file:
+            file.write(json.dumps({"info": info, **content}))
+    return [
+        ListCount(name, len(content["images"]), len(content["annotations"]))
+        for name, content in {"train2014": train, "val2014": val, **lists}.items()
+    ]
 
 
-def _load_content(path: Path, outlines: bool, folder: str) -> Content:
+def _load_content(path: Path, keep_segmentations: bool, folder: str) -> Content:
     """Load a file and put the folder in front of its image names."""
-    content = load_json(path, keep_segmentations=outlines)
+    content = load_json(path, keep_segmentations)
     read_images(content["images"], path)
     list_categories(content["categories"], path)
     prefix = f"{folder}/"
@@ -83,11 +86,10 @@ def _load_content(path: Path, outlines: bool, folder: str) -> Content:
 
 def _check_disjoint(train: Content, val: Content, train_path: Path, val_path: Path) -> None:
     """Raise RequestError unless two files can be merged: equal categories, no common ids."""
-    first, second = (
-        list_categories(content["categories"], path) for content, path in ((train, train_path), (val, val_path))
-    )
-    difference = describe_class_difference(first[1], second[1], train_path.name, val_path.name)
-    if difference or first[0] != second[0]:
+    train_ids, train_names = list_categories(train["categories"], train_path)
+    val_ids, val_names = list_categories(val["categories"], val_path)
+    difference = describe_class_difference(train_names, val_names, train_path.name, val_path.name)
+    if difference or train_ids != val_ids:
         raise RequestError(f"the categories of {train_path} and {val_path} differ: {difference or 'their ids do'}")
     for part in ("images", "annotations"):
         common = {row.get("id") for row in train[part]} & {row.get("id") for row in val[part]}
@@ -129,19 +131,3 @@ def _split_by_ids(content: Content, ids: set[int]) -> tuple[Content, Content]:
         annotations = [row for row in content["annotations"] if (row.get("image_id") in ids) is inside]
         parts.append({"images": images, "annotations": annotations, "categories": content["categories"]})
     return parts[0], parts[1]
-
-
-def _merge_contents(first: Content, second: Content) -> Content:
-    return {part: first[part] + second[part] for part in ("images", "annotations")} | {
-        "categories": first["categories"]
-    }
-
-
-def _write_list(target: Path, content: Content, name: str) -> None:
-    text = json.dumps({"info": {"description": f"COCO 2014 {name}, by resnext data minival"}, **content})
-    with atomic_write(target, "w") as file:
-        file.write(text)
-
-
-def _count_list(name: str, content: Content) -> ListCount:
-    return ListCount(name, len(content["images"]), len(content["annotations"]))

@@ -92,13 +92,8 @@ def _apply_policies(
     parsed: RawAnnotations, found: AnnotatedSplit, settings: DetectDataSettings, split: str
 ) -> DetectionDataset:
     """Build a data set with the policies of the settings, and check that its images exist."""
-    dataset = build_dataset(
-        parsed,
-        found.images,
-        exif=settings.exif,
-        bad_boxes=settings.bad_boxes,
-        empty=settings.empty if split == TRAIN else "keep",
-    )
+    empty = settings.empty if split == TRAIN else "keep"
+    dataset = build_dataset(parsed, found.images, exif=settings.exif, bad_boxes=settings.bad_boxes, empty=empty)
     check_images_exist(found.images, dataset.files, str(found.location))
     return dataset
 

@@ -13,10 +13,7 @@ from resnext.errors import RequestError
 
 
 def split_by_hash(parsed: RawAnnotations, settings: DetectDataSettings) -> dict[str, RawAnnotations]:
-    """Split by ``val_fraction``; an image's split is a function of its file name and the seed.
-
-    Raises RequestError for fewer than two files.
-    """
+    """Split by ``val_fraction`` and a hash of file name and seed. Raises RequestError for fewer than two files."""
     assert settings.val_fraction is not None
     if len(set(parsed.files)) < 2:
         raise RequestError(f"{parsed.name} has one image, but data.val_fraction needs at least two")

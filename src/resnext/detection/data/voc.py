@@ -12,8 +12,10 @@
 
 import os
 import xml.etree.ElementTree as ET
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import NoReturn
 
@@ -65,14 +67,14 @@ def read_voc(xml_files: Sequence[Path], images: Path, said_by: Path, xml_folder:
     folder = xml_folder or xml_files[0].parent
     absent = find_missing_files(folder, [path.relative_to(folder).as_posix() for path in xml_files])
     if absent:
-        raise RequestError(
-            f"{said_by}: {len(absent)} of {len(xml_files)} annotations are not in {folder}; missing: "
-            f"{quote_names(absent)}"
-        )
-    pictures, found, faults = _ImageFinder(images), [], []
+        missing = f"{len(absent)} of {len(xml_files)} annotations are not in {folder}"
+        raise RequestError(f"{said_by}: {missing}; missing: {quote_names(absent)}")
+    found, faults, list_images = [], [], cache(group_by_stem)
     for path in xml_files:
+        below = path.parent.relative_to(folder)
         try:
-            found.append(_read_annotation(path, pictures.find_for(path.relative_to(folder))))
+            names = list_images(images / below).get(normalize_unicode(path.stem), [])
+            found.append(_read_annotation(path, [(below / name).as_posix() for name in names]))
         except RequestError as error:
             faults.append((path, str(error)))
     if faults:
@@ -84,9 +86,8 @@ def list_class_names(splits: Sequence[Sequence[VocImage]]) -> tuple[str, ...]:
     """List the class names of all splits, sorted. Raises RequestError where there are none."""
     names = {found.name for images in splits for image in images for found in image.objects}
     if not names:
-        raise RequestError(
-            f"the annotations in {splits[0][0].xml.parent} have no objects, so there is nothing to detect"
-        )
+        folder = splits[0][0].xml.parent
+        raise RequestError(f"the annotations in {folder} have no objects, so there is nothing to detect")
     return tuple(sorted(names))
 
 
@@ -147,10 +148,9 @@ def read_image_list(path: Path) -> list[str]:
     names = [line.split()[0] for line in lines if line.strip()]
     for place, name in enumerate(names, 1):
         check_image_name(name, f"{path}: name {place}")
-    if len(set(names)) < len(names):
-        seen: set[str] = set()
-        twice = next(name for name in names if name in seen or seen.add(name))  # type: ignore[func-returns-value]
-        raise RequestError(f"{path} lists {twice!r} twice")
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice:
+        raise RequestError(f"{path} lists {twice[0]!r} twice")
     if not names:
         raise RequestError(f"{path} lists no images")
     return names
@@ -159,21 +159,6 @@ def read_image_list(path: Path) -> list[str]:
 def list_xml_files(folder: Path) -> list[Path]:
     """List the XML files of a folder, sorted."""
     return [folder / name for name in sorted(list_file_names(folder)) if name.lower().endswith(".xml")]
-
-
-class _ImageFinder:
-    """Finds image files by stem; each folder is listed once."""
-
-    def __init__(self, images: Path) -> None:
-        self.images = images
-        self.folders: dict[Path, dict[str, list[str]]] = {}
-
-    def find_for(self, xml: Path) -> list[str]:
-        """Find images with the stem of an XML file (a relative path), in the same relative folder."""
-        folder = xml.parent
-        if folder not in self.folders:
-            self.folders[folder] = group_by_stem(self.images / folder)
-        return [(folder / name).as_posix() for name in self.folders[folder].get(normalize_unicode(xml.stem), [])]
 
 
 def group_by_stem(folder: Path) -> dict[str, list[str]]:
@@ -190,11 +175,10 @@ def _read_annotation(path: Path, pictures: list[str]) -> VocImage:
     if root.tag != "annotation":
         raise RequestError(f"{path} is XML but not Pascal VOC: its root is <{root.tag}>, not <annotation>")
     width, height = (_read_side(root, key, path) for key in ("width", "height"))
+    size = (width, height) if width and height else (0, 0)
     file = _choose_image(path, root, pictures)
-    objects = tuple(
-        _read_object(element, f"{path}: object {place}") for place, element in enumerate(root.iterfind("object"), 1)
-    )
-    return VocImage(path, file, (width, height) if width and height else (0, 0), objects)
+    elements = enumerate(root.iterfind("object"), start=1)
+    return VocImage(path, file, size, tuple(_read_object(one, f"{path}: object {place}") for place, one in elements))
 
 
 def _choose_image(path: Path, root: ET.Element, own: list[str]) -> str:
@@ -222,15 +206,14 @@ def _parse_xml(path: Path) -> ET.Element:
     try:
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
-        if len(content) > MAX_BYTES:
-            raise RequestError(f"{path} is larger than the {MAX_BYTES} bytes that are read as an annotation")
+    except OSError as error:
+        raise RequestError(f"cannot read {path}: {error.strerror}") from error
+    if len(content) > MAX_BYTES:
+        raise RequestError(f"{path} is larger than the {MAX_BYTES} bytes that are read as an annotation")
+    try:
         parser = ET.XMLParser(target=_NoDoctypeBuilder())
         parser.feed(content)
         root: ET.Element = parser.close()
-    except OSError as error:
-        raise RequestError(f"cannot read {path}: {error.strerror}") from error
-    except RequestError:
-        raise
     except (ET.ParseError, ValueError, LookupError) as error:  # LookupError: an unknown encoding
         raise RequestError(f"{path} cannot be read as XML: {error}") from None
     return root

@@ -40,18 +40,16 @@ def match_classes(model: FasterRcnn, dataset: DetectionDataset) -> ClassMatch:
         hint = did_you_mean(missing[0], model.classes)
         known = hint if "did you mean" in hint else f": it knows {_format_classes(model.classes)}"
         raise RequestError(
-            f"{dataset.name} has {_format_classes(classes)}, but the detector does not know "
-            f"{quote_names(missing)}{known}; "
-            "train on it first (resnext detect train --init.weights ...)"
+            f"{dataset.name} has {_format_classes(classes)}, but the detector does not know {quote_names(missing)}"
+            f"{known}; train on it first (resnext detect train --init.weights ...)"
         )
     lacking = [name for name, label in zip(model.classes, labels.tolist(), strict=True) if label < 0]
     parts = [how] if how else []
     if lacking and not model.has_numbered_classes:  # without class names in the file, these are unused outputs
         parts.append(f"left out, as the data does not have them: {quote_names(lacking)}")
     if unknown:
-        parts.append(
-            f"unknown to the detector, without boxes in the data: {quote_names([classes[k] for k in unknown])}"
-        )
+        names = quote_names([classes[k] for k in unknown])
+        parts.append(f"unknown to the detector, without boxes in the data: {names}")
     return ClassMatch(labels, "; ".join(parts))
 
 

@@ -12,14 +12,7 @@ import torch
 from torch import Tensor
 
 from resnext.detection.data.dataset import DetectionDataset
-from resnext.detection.evaluation.matching import (
-    Matches,
-    PrecisionRecallCurves,
-    Threshold,
-    extract_curves,
-    find_best_threshold,
-    match_detections,
-)
+from resnext.detection.evaluation import matching
 from resnext.errors import RequestError, WorkError
 
 STATS = (  # in the order of COCOeval.stats
@@ -117,9 +110,9 @@ class DetectionEvaluation:
     ar_medium: float | None
     ar_large: float | None
     per_class: tuple[ClassResult, ...]
-    curves: PrecisionRecallCurves
-    threshold: Threshold | None  # the score with the best F1 at IoU 0.5; None where nothing is found
-    matches: Matches  # at IoU 0.5 and that score
+    curves: matching.PrecisionRecallCurves
+    threshold: matching.Threshold | None  # the score with the best F1 at IoU 0.5; None where nothing is found
+    matches: matching.Matches  # at IoU 0.5 and that score
 
 
 def evaluate_detections(
@@ -139,19 +132,20 @@ def evaluate_detections(
     coco = _run_coco_eval(dataset, detections, max_detections)
     order = np.argsort(np.argsort(dataset.category_ids))  # COCOeval sorts by id; order[k] is its index of class k
     stats = {name: _replace_missing(value) for name, value in zip(STATS, _compute_stats(coco), strict=True)}
-    threshold = find_best_threshold(coco, int(np.count_nonzero(~dataset.crowd)))
+    boxes = int(np.count_nonzero(~dataset.crowd))
+    threshold = matching.find_best_threshold(coco, boxes)
     return DetectionEvaluation(
         name=dataset.name,
         classes=dataset.classes,
         n=len(dataset),
-        boxes=int(np.count_nonzero(~dataset.crowd)),
+        boxes=boxes,
         detections=detections,
         max_detections=max_detections,
         images_over_limit=count_images_over_limit(dataset, max_detections),
         per_class=_evaluate_classes(dataset, detections, coco, order),
-        curves=extract_curves(coco, order),
+        curves=matching.extract_curves(coco, order),
         threshold=threshold,
-        matches=match_detections(coco, dataset, detections.image, detections.score, threshold),
+        matches=matching.match_detections(coco, dataset, detections.image, detections.score, threshold),
         **stats,
     )
 
@@ -171,13 +165,12 @@ def describe_images_over_limit(
 ) -> str:
     """Return a warning where images have more boxes than detections are given or counted; else empty."""
     images = count_images_over_limit(dataset, max_per_class, max_per_image)
+    if not images:
+        return ""
     has = f"{images:,} image of {dataset.name} has" if images == 1 else f"{images:,} images of {dataset.name} have"
-    what = (
-        f"{max_per_class:,} detections of a class"
-        if max_per_image is None or max_per_image > max_per_class
-        else f"{max_per_image:,} detections"
-    )
-    return f"{has} more boxes than the {what} that count per image, so not all can be found; {advice}" if images else ""
+    by_class = max_per_image is None or max_per_image > max_per_class
+    what = f"{max_per_class:,} detections of a class" if by_class else f"{max_per_image:,} detections"
+    return f"{has} more boxes than the {what} that count per image, so not all can be found; {advice}"
 
 
 def check_detections(dataset: DetectionDataset, detections: Detections) -> None:
@@ -192,7 +185,7 @@ def check_detections(dataset: DetectionDataset, detections: Detections) -> None:
         if wrong.any():
             row = int(np.flatnonzero(wrong)[0])
             known = 0 <= image[row] < len(dataset)
-            where = f" in {dataset.image_path(int(image[row]))}" if known else ""
+            where = f" in {dataset.files[image[row]]}" if known else ""
             box = ", ".join(f"{value:g}" for value in boxes[row])
             raise WorkError(f"detection {row}{where} (label {label[row]}, box {box}, score {score[row]:g}) has {what}")
 
@@ -210,12 +203,11 @@ def _run_coco_eval(dataset: DetectionDataset, detections: Detections, max_detect
     from pycocotools.cocoeval import COCOeval
 
     truth = dataset.to_coco_dict()
-    numbered = [{**one, "id": row} for row, one in enumerate(truth["annotations"], start=1)]  # 0 would be "no match"
     with contextlib.redirect_stdout(io.StringIO()):
         both = []
-        for boxes in (numbered, _make_result_rows(dataset, detections)):
+        for boxes in (truth["annotations"], _make_result_rows(dataset, detections)):
             coco = COCO()
-            coco.dataset = {"images": truth["images"], "categories": truth["categories"], "annotations": boxes}
+            coco.dataset = truth | {"annotations": boxes}
             coco.createIndex()
             both.append(coco)
         evaluation = COCOeval(*both, iouType="bbox")
@@ -251,7 +243,7 @@ def _evaluate_classes(
     dataset: DetectionDataset, detections: Detections, coco: Any, order: np.ndarray
 ) -> tuple[ClassResult, ...]:
     precision, recall = coco.eval["precision"], coco.eval["recall"]  # [IoU, 101, class, area, most], [IoU, class, ...]
-    image = np.repeat(np.arange(len(dataset)), np.diff(dataset.offsets))
+    image = dataset.map_boxes_to_images()
     results = []
     for k, name in enumerate(dataset.classes):
         own, at = (dataset.labels == k) & ~dataset.crowd, order[k]

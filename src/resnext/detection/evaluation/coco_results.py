@@ -27,9 +27,8 @@ def write_coco_results(path: Path, dataset: DetectionDataset, detections: Detect
     own = dataset.has_generated_ids
     images = [json.dumps(value) for value in (dataset.files if own else dataset.image_ids.tolist())]
     categories = [json.dumps(value) for value in (dataset.classes if own else dataset.category_ids)]
-    last = (
-        ',"category":"object"' if dataset.classes == OBJECT_CLASSES else ""
-    )  # so that 1 is not taken for the first class
+    # The category's name, so that 1 is not taken for the first class.
+    last = ',"category":"object"' if dataset.classes == OBJECT_CLASSES else ""
     boxes = detections.boxes.astype(np.float64)
     boxes[:, 2:] -= boxes[:, :2]
     columns = (detections.image.tolist(), detections.label.tolist(), boxes.tolist(), detections.score.tolist())
@@ -77,15 +76,13 @@ class _InvalidResultError(Exception):
 
 def _load_results(path: Path) -> list[Any]:
     try:
-        there = path.is_file()
-        size = path.stat().st_size if there else 0
-        data = path.read_bytes() if there and size <= MAX_BYTES else b""
+        if not path.is_file():
+            raise RequestError(f"{path} does not exist; expected a file of detections")
+        if path.stat().st_size > MAX_BYTES:
+            raise RequestError(f"{path} is larger than the {MAX_BYTES:,} bytes that are read as detections")
+        data = path.read_bytes()
     except OSError as error:
         raise RequestError(f"cannot read {path}: {error.strerror or error}") from None
-    if not there:
-        raise RequestError(f"{path} does not exist; expected a file of detections")
-    if size > MAX_BYTES:
-        raise RequestError(f"{path} is larger than the {MAX_BYTES:,} bytes that are read as detections")
     try:
         values = json.loads(data)
     except (ValueError, RecursionError):
@@ -118,9 +115,7 @@ class _IdLookup:
         if self.dataset.has_generated_ids and not isinstance(id_, str):
             id_ = path  # numeric ids mean nothing where the data has no ids
             if not isinstance(path, str):
-                raise _InvalidResultError(
-                    f"has the image_id {_format_value(value['image_id'])}, but {self._explain_missing_ids('file_name')}"
-                )
+                raise self._make_missing_name_error("image_id", value, "file_name")
         if isinstance(id_, str):
             return self._find_named_image(id_)
         place = self.places.get(id_) if _is_integer(id_) else None
@@ -128,25 +123,18 @@ class _IdLookup:
             raise _InvalidResultError(f"has the image_id {_format_value(id_)}, which {self.dataset.name} does not have")
         if isinstance(path, str) and self.found.get(path) != place:
             if not self.names.can_be(path, place):
-                stated = self.dataset.files[place]
-                raise _InvalidResultError(
-                    f"has the image_id {id_} and file_name {_format_value(path)}, {self._explain_mismatch(id_, stated)}"
-                )
+                raise self._make_mismatch_error("image_id", value, "file_name", self.dataset.files[place])
             self.found[path] = place
         return place
 
     def _find_named_image(self, path: str) -> int:
         if path not in self.found:
-            place = self.names.find(path)
+            place, stated = self.names.find(path), f"has the image_id {_format_value(path)}"
             if place is None:
-                raise _InvalidResultError(
-                    f"has the image_id {_format_value(path)}, which {self.dataset.name} does not have"
-                )
+                raise _InvalidResultError(f"{stated}, which {self.dataset.name} does not have")
             other = self.path_of.setdefault(place, path)
             if other != path:
-                raise _InvalidResultError(
-                    f"has the image_id {_format_value(path)}, but {_format_value(other)} already matched the same image"
-                )
+                raise _InvalidResultError(f"{stated}, but {_format_value(other)} already matched the same image")
             self.found[path] = place
         return self.found[path]
 
@@ -158,10 +146,7 @@ class _IdLookup:
         elif self.dataset.has_generated_ids and not isinstance(id_, str):
             id_ = name
             if not isinstance(name, str):
-                raise _InvalidResultError(
-                    f"has the category_id {_format_value(value['category_id'])}, but "
-                    f"{self._explain_missing_ids('category')}"
-                )
+                raise self._make_missing_name_error("category_id", value, "category")
         if isinstance(id_, str):
             return self.label_of.get(id_, -1)
         label = self.labels.get(id_) if _is_integer(id_) else None
@@ -169,20 +154,19 @@ class _IdLookup:
             raise _InvalidResultError(f"has the category_id {_format_value(id_)}; {self.dataset.name} has {self.known}")
         stated = self.dataset.classes[label]
         if isinstance(name, str) and name != stated:
-            raise _InvalidResultError(
-                f"has the category_id {id_} and category {_format_value(name)}, {self._explain_mismatch(id_, stated)}"
-            )
+            raise self._make_mismatch_error("category_id", value, "category", stated)
         return label
 
-    def _explain_mismatch(self, id_: int, stated: str) -> str:
-        return (
-            f"but {id_} is {_format_value(stated)} in {self.dataset.name}: it was written with other ids (resnext "
-            "detect "
-            "predict --annotations FILE writes those of a data set)"
+    def _make_mismatch_error(self, key: str, value: dict[str, Any], name_key: str, stated: str) -> _InvalidResultError:
+        return _InvalidResultError(
+            f"has the {key} {value[key]} and {name_key} {_format_value(value[name_key])}, but {value[key]} is "
+            f"{_format_value(stated)} in {self.dataset.name}: it was written with other ids (resnext detect predict "
+            "--annotations FILE writes those of a data set)"
         )
 
-    def _explain_missing_ids(self, key: str) -> str:
-        return f"{self.dataset.name} has no ids: give the name there, or in {key}"
+    def _make_missing_name_error(self, key: str, value: dict[str, Any], name_key: str) -> _InvalidResultError:
+        problem = f"has the {key} {_format_value(value[key])}, but {self.dataset.name} has no ids"
+        return _InvalidResultError(f"{problem}: give the name there, or in {name_key}")
 
 
 def _parse_box_and_score(value: Any) -> tuple[list[float], float]:

@@ -19,7 +19,7 @@ CLASS_COLORS = (  # after Okabe and Ito, and Tol: distinct for color-blind reade
     *("#882255", "#44aa99", "#999933", "#332288", "#ddcc77"),
 )
 MIN_SIDE = 480  # pixels of the longer side; smaller images are enlarged so that names fit
-MAX_NAME_LETTERS = 24  # letters
+MAX_NAME_LETTERS = 24
 
 Rectangle = tuple[float, float, float, float]
 
@@ -30,11 +30,7 @@ def pick_class_color(label: int) -> str:
 
 
 def draw_detections(
-    image: Image.Image,
-    boxes: np.ndarray,
-    labels: np.ndarray,
-    scores: np.ndarray,
-    classes: Sequence[str],
+    image: Image.Image, boxes: np.ndarray, labels: np.ndarray, scores: np.ndarray, classes: Sequence[str]
 ) -> Image.Image:
     """Draw boxes [n, 4] (x1, y1, x2, y2) with class and score on a copy of ``image``, the highest scores on top.
 
@@ -50,7 +46,8 @@ def draw_detections(
         _draw_outline(draw, tuple((boxes[i] * factor).tolist()), pick_class_color(int(labels[i])), pen)
     placed: list[Rectangle] = []
     for i in order:
-        text = f"{clean_text(classes[int(labels[i])], MAX_NAME_LETTERS)} {_format_score(float(scores[i]))}"
+        score = f"{scores[i]:.2f}" if scores[i] < 0.995 else "1.0"
+        text = f"{clean_text(classes[int(labels[i])], MAX_NAME_LETTERS)} {score}"
         _draw_label(draw, tuple((boxes[i] * factor).tolist()), text, pick_class_color(int(labels[i])), pen, placed)
     return canvas
 
@@ -106,10 +103,8 @@ def _place_label(
     wide, high = pen.size
     edges = (y1 - height - 1, y1 + pen.line, y2 - height - pen.line, y2 + 1)
     spots = [(x, y) for y in edges for x in (x1, x2 - width, (x1 + x2 - width) / 2)]
-    inside = [
-        (float(np.clip(x, 0, max(0, wide - 1 - width))), float(np.clip(y, 0, max(0, high - 1 - height))))
-        for x, y in spots
-    ]
+    right, bottom = max(0, wide - 1 - width), max(0, high - 1 - height)
+    inside = [(float(np.clip(x, 0, right)), float(np.clip(y, 0, bottom))) for x, y in spots]
     hidden = [sum(_compute_overlap((x, y, x + width, y + height), other) for other in placed) for x, y in inside]
     moved = [abs(a[0] - b[0]) + abs(a[1] - b[1]) for a, b in zip(spots, inside, strict=True)]
     best = min(range(len(inside)), key=lambda i: (hidden[i] > 0, hidden[i], moved[i] > height / 2, i))
@@ -127,7 +122,3 @@ def _pick_text_color(colour: str) -> str:
     linear = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
     luminance = float(linear @ (0.2126, 0.7152, 0.0722))
     return "#111827" if (luminance + 0.05) / 0.058 > 1.05 / (luminance + 0.05) else "#ffffff"
-
-
-def _format_score(score: float) -> str:
-    return f"{score:.2f}" if score < 0.995 else "1.0"

@@ -7,14 +7,9 @@ import torch
 
 from resnext.detection.data.dataset import DetectionDataset
 from resnext.detection.data.loader import iterate_eval_batches
+from resnext.detection.evaluation import coco_eval
 from resnext.detection.evaluation.class_matching import match_classes
-from resnext.detection.evaluation.coco_eval import (
-    MAX_DETECTIONS,
-    DetectionEvaluation,
-    Detections,
-    evaluate_detections,
-    sort_detections,
-)
+from resnext.detection.evaluation.coco_eval import DetectionEvaluation, Detections, evaluate_detections
 from resnext.detection.model.faster_rcnn import FasterRcnn
 from resnext.detection.model.fuse import prepare_for_inference
 from resnext.detection.weights import copy_detector
@@ -58,15 +53,15 @@ def run_inference(
             with autocast(world.device, precision):
                 found = model.detect([image.to(world.device) for image in batch.images], batch.sizes)
             for index, one in zip(batch.indices, found, strict=True):
-                if not (bool(torch.isfinite(one["boxes"]).all()) and bool(torch.isfinite(one["scores"]).all())):
-                    raise WorkError(f"the detector's output for {dataset.image_path(index)} is not finite")
+                if not all(bool(torch.isfinite(one[key]).all()) for key in ("boxes", "scores")):
+                    raise WorkError(f"the detector's output for {dataset.files[index]} is not finite")
                 parts.append(Detections.from_image(index, one["boxes"], one["labels"], one["scores"]))
             if progress is not None:
                 progress(done)
     finally:
         if training:
             set_training_mode(model)
-    return sort_detections(parts)
+    return coco_eval.sort_detections(parts)
 
 
 def evaluate_detector(
@@ -93,4 +88,4 @@ def evaluate_detector(
 
 def resolve_max_detections(model: FasterRcnn) -> int:
     """Return how many detections per class and image count: COCO's 100, or all where the detector gives more."""
-    return max(MAX_DETECTIONS, model.settings.detections)
+    return max(coco_eval.MAX_DETECTIONS, model.settings.detections)

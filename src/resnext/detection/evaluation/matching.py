@@ -98,12 +98,11 @@ def match_detections(
         box[rows] = np.where(one["dtIgnore"][0].astype(bool), IGNORED, np.where(found >= 0, found, UNMATCHED))
         overlap[rows] = _find_overlaps(coco, one)
     kept = np.zeros(len(image), bool) if threshold is None else score.astype(np.float64) >= threshold.score
-    of = np.repeat(np.arange(len(dataset)), np.diff(dataset.offsets))
-    counts = np.bincount(of[~dataset.crowd], minlength=len(dataset))
-    matched, false = (
-        np.bincount(image[rows], minlength=len(dataset)) for rows in (kept & (box >= 0), kept & (box == UNMATCHED))
-    )
-    sums = np.bincount(image, np.where(kept & (box >= 0), overlap, 0), minlength=len(dataset))
+    right = kept & (box >= 0)
+    counts = np.bincount(dataset.map_boxes_to_images()[~dataset.crowd], minlength=len(dataset))
+    matched = np.bincount(image[right], minlength=len(dataset))
+    false = np.bincount(image[kept & (box == UNMATCHED)], minlength=len(dataset))
+    sums = np.bincount(image, np.where(right, overlap, 0), minlength=len(dataset))
     return Matches(box, kept, counts, matched, counts - matched, false, sums / np.maximum(matched, 1))
 
 

@@ -45,9 +45,8 @@ def plot_precision_recall(evaluation: DetectionEvaluation) -> "Figure":
     few = len(known) <= MAX_NAMED_CLASSES
     with plot_style():
         figure = create_figure(9.6, 4.5)
-        add_title(
-            figure, "Precision and recall", f"{evaluation.n:,} images, {evaluation.boxes:,} boxes in {evaluation.name}"
-        )
+        below = f"{evaluation.n:,} images, {evaluation.boxes:,} boxes in {evaluation.name}"
+        add_title(figure, "Precision and recall", below)
         for at, (iou, values) in enumerate((("0.50", curves.precision50), ("0.75", curves.precision75))):
             axes = figure.add_axes((0.07 + 0.49 * at, 0.115, 0.425, 0.7))
             for k in known:
@@ -101,10 +100,8 @@ def plot_training_samples(
     tiles: list[Tile] = []
     shown: set[int] = set()
     for image, own, kinds in list(zip(images, boxes, labels, strict=True))[:count]:
-        drawn = [
-            _style_box(box, pick_class_color(label))
-            for box, label in zip(own.cpu().numpy(), kinds.tolist(), strict=True)
-        ]
+        pairs = zip(own.cpu().numpy(), kinds.tolist(), strict=True)
+        drawn = [_style_box(box, pick_class_color(label)) for box, label in pairs]
         shown.update(kinds.tolist())
         caption = f"{image.shape[-1]}×{image.shape[-2]}, {len(drawn)} {'box' if len(drawn) == 1 else 'boxes'}"
         tiles.append((convert_to_pixels(image), drawn, [(caption, MUTED)]))
@@ -125,23 +122,20 @@ def _make_evaluated_tile(evaluation: DetectionEvaluation, dataset: DetectionData
     names = [clean_text(name, 14) for name in dataset.classes]
     lost = [i for i in np.flatnonzero(~own.crowd) if i not in hit]
     drawn += [_style_box(own.boxes[i], MISSED_COLOR, style="--", name=names[own.labels[i]]) for i in lost]
-    drawn += [
-        _style_box(found.boxes[row], FALSE_COLOR, name=names[found.label[row]])
-        for row in rows
-        if m.box[row] == UNMATCHED
-    ]
+    false = [row for row in rows if m.box[row] == UNMATCHED]
+    drawn += [_style_box(found.boxes[row], FALSE_COLOR, name=names[found.label[row]]) for row in false]
     drawn += [_style_box(found.boxes[row], MATCHED_COLOR) for row in rows if m.box[row] >= 0]
     counts = f"{m.matched[index]} of {m.boxes[index]} found, {m.false[index]} false"
     f1 = f"  F1 {m.f1[index]:.2f}" if m.boxes[index] or m.false[index] else ""
     mistakes = m.missed[index] + m.false[index]
-    caption = [(counts + f1, RED if mistakes else BLUE), (shorten_path(dataset.image_path(index), 44), MUTED)]
+    caption = [(counts + f1, RED if mistakes else BLUE), (shorten_path(dataset.files[index], 44), MUTED)]
     try:
         picture = np.asarray(dataset.load_image(index).convert("RGB"))
     except BadImageError:  # results of other tools can be evaluated without the images
         width, height = dataset.sizes[index].tolist()
         picture = np.full((min(height, 1000), max(1, width * min(height, 1000) // height)), 150, np.uint8)
         drawn = [one | {"box": [side * picture.shape[0] / height for side in one["box"]]} for one in drawn]
-        caption[1] = (f"{shorten_path(dataset.image_path(index), 26)} (cannot be read)", MUTED)
+        caption[1] = (f"{shorten_path(dataset.files[index], 26)} (cannot be read)", MUTED)
     return picture, drawn, caption
 
 
@@ -186,9 +180,8 @@ def _draw_legend(figure: "Figure", entries: list[tuple[str, str, str]], down: fl
     for text, colour, style in entries:
         if style:
             y = 1 - (down + 0.06) / height
-            figure.add_artist(
-                Line2D([x / width, (x + 0.26) / width], [y, y], color=colour, lw=2.2, ls=cast(Any, style))
-            )
+            ends = [x / width, (x + 0.26) / width]
+            figure.add_artist(Line2D(ends, [y, y], color=colour, lw=2.2, ls=cast(Any, style)))
             x += 0.34
         figure.text(x / width, 1 - down / height, text, fontsize=8.5, color=MUTED, va="top")
         x += 0.075 * len(text) + 0.22

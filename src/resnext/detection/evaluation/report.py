@@ -40,7 +40,7 @@ def _list_worst_images(m: Matches, dataset: DetectionDataset) -> list[dict[str, 
     ranked = sorted((i for i, count in enumerate(mistakes) if count), key=lambda i: (m.f1[i], -mistakes[i]))
     return [
         {
-            "path": dataset.image_path(i),
+            "path": dataset.files[i],
             "f1": m.f1[i],
             **{key: int(getattr(m, key)[i]) for key in ("boxes", "matched", "missed", "false")},
         }

@@ -58,13 +58,11 @@ def choose_detection_data(options: DetectEvalOptions, recipe: DetectRecipe | Non
     """Choose the labelled images: the run's own data, or all of the data given by the options."""
     if recipe is None and options.data is None:
         raise RequestError("name the images: --data PATH, a folder of images with their annotations")
-
     data = DetectDataSettings() if recipe is None else recipe.data
     if options.data is not None:  # use all of it: the recipe's limits and absolute paths are for the run's own data
         names = ("train", "val", "train_images", "val_images")
-        elsewhere: dict[str, Any] = {
-            name: None for name in names if Path(getattr(data, name) or "").expanduser().is_absolute()
-        }
+        absolute = [name for name in names if Path(getattr(data, name) or "").expanduser().is_absolute()]
+        elsewhere: dict[str, Any] = dict.fromkeys(absolute)
         data = replace(data, path=options.data, max_train_images=None, max_val_images=None, **elsewhere)
     if options.source is not None:
         data = replace(data, source=options.source)
@@ -86,10 +84,7 @@ def choose_run_directory(options: DetectEvalOptions, recipe: DetectRecipe | None
 def load_for_inference(
     weights: str, checkpoint: str, *, bn_eps: float | None, score: float | None, warn: Warn
 ) -> FasterRcnn:
-    """Load a detector, with another eps of BN and another minimum score if they are given; fold its norms.
-
-    ``warn`` gets the notes of the file. Raises RequestError.
-    """
+    """Load a detector with folded norms, another BN eps and minimum score if given; warn of the file's notes."""
     model = prepare_for_inference(load_detector(weights, checkpoint, bn_eps=bn_eps))
     for note in model.provenance.get("notes", []):
         warn(f"{weights}: {note}")
@@ -105,7 +100,6 @@ def evaluate_file(
 ) -> tuple[DetectionEvaluation, dict[str, Any]]:
     """Evaluate a file of detections; return the results and their protocol."""
     assert options.detections is not None
-
     changed = dict(dataset.counts)
     most = options.max_detections or MAX_DETECTIONS
     evaluation = evaluate_detections(dataset, read_coco_results(Path(options.detections), dataset, changed), most)
@@ -128,7 +122,6 @@ def evaluate_model(
 ) -> tuple[DetectionEvaluation | None, dict[str, Any]]:
     """Evaluate a detector with all processes; return the results (None but in rank 0) and their protocol."""
     assert options.weights is not None
-
     configure_process(DetectTrainSettings() if recipe is None else recipe.train, world)
     model = load_for_inference(
         options.weights, options.checkpoint, bn_eps=options.bn_eps, score=options.score, warn=warn
@@ -136,8 +129,7 @@ def evaluate_model(
     dataset = replace(dataset, exif=model.preprocessing.exif)
     dataset = merge_classes(dataset) if model.stage == "rpn" else dataset
     most = options.max_detections or resolve_max_detections(model)
-    if options.max_detections is not None and model.settings.detections < options.max_detections:
-        model.set_max_detections(options.max_detections)
+    model.set_max_detections(max(model.settings.detections, options.max_detections or 0))
     note = match_classes(model, dataset).note
     if world.is_main:
         warn(note and f"{dataset.name}: {note}")
@@ -149,13 +141,12 @@ def evaluate_model(
         evaluation = evaluate_detector(
             model, dataset, world, most, precision=precision, workers=workers, progress=progress
         )
+    is_own = choose_run_directory(options, recipe) is not None
     about = describe_detection_protocol(
         model.preprocessing,
         model.settings,
         data=dataset.name,
-        split=_describe_split(options, dataset)
-        if choose_run_directory(options, recipe) is None
-        else dataset.split_rule or OWN_SPLIT,
+        split=dataset.split_rule or OWN_SPLIT if is_own else _describe_split(options, dataset),
         changed=dataset.counts,
         device=str(world.device),
         precision=precision,

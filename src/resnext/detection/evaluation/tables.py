@@ -37,7 +37,8 @@ def write_detection_evaluation(
     directory = Path(directory)
     check_output_directory(directory, FILES, FORMAT)
     metrics = write_metrics(directory, to_metrics_dict(evaluation), protocol, environment)
-    write_csv(directory / "per_class.csv", *_make_class_rows(evaluation))
+    header = ("class", "images", "boxes", "detections", "ap", "ap50", "ap75", "ar100")
+    write_csv(directory / "per_class.csv", header, evaluation.per_class)
     write_csv(directory / "images.csv", *_make_image_rows(evaluation, dataset))
     write_csv(directory / "curves.csv", *_make_curve_rows(evaluation))
     write_coco_results(directory / "detections.json", dataset, evaluation.detections)
@@ -67,35 +68,24 @@ def to_metrics_dict(evaluation: DetectionEvaluation) -> dict[str, Any]:
     }
 
 
-def _make_class_rows(evaluation: DetectionEvaluation) -> tuple[Sequence[str], Iterable[Sequence[Any]]]:
-    return ("class", "images", "boxes", "detections", "ap", "ap50", "ap75", "ar100"), evaluation.per_class
-
-
 def _make_image_rows(
     evaluation: DetectionEvaluation, dataset: DetectionDataset
 ) -> tuple[Sequence[str], Iterable[Sequence[Any]]]:
     m = evaluation.matches
     header = ("path", "boxes", "matched", "missed", "false", "f1", "overlap")
-    counts = zip(*(column.tolist() for column in (m.boxes, m.matched, m.missed, m.false, m.f1, m.overlap)), strict=True)
-    return header, (
-        (
-            dataset.image_path(i),
-            *(boxes, matched, missed, false),
-            f1 if boxes or false else None,  # without boxes and detections F1 has no meaning
-            overlap if matched else None,
-        )
-        for i, (boxes, matched, missed, false, f1, overlap) in enumerate(counts)
-    )
+    columns = (column.tolist() for column in (m.boxes, m.matched, m.missed, m.false, m.f1, m.overlap))
+    rows = []
+    for path, boxes, matched, missed, false, f1, overlap in zip(dataset.files, *columns, strict=True):
+        known_f1 = f1 if boxes or false else None  # without boxes and detections F1 has no meaning
+        rows.append((path, boxes, matched, missed, false, known_f1, overlap if matched else None))
+    return header, rows
 
 
 def _make_curve_rows(evaluation: DetectionEvaluation) -> tuple[Sequence[str], Iterable[Sequence[Any]]]:
     c = evaluation.curves
+    columns = (c.precision50, c.precision75, c.precision)
     rows = (
-        (
-            name,
-            round(float(recall), 2),
-            *(float(values[k, i]) for values in (c.precision50, c.precision75, c.precision)),
-        )
+        (name, round(float(recall), 2), *(float(values[k, i]) for values in columns))
         for k, name in enumerate(evaluation.classes)
         if not np.isnan(c.precision50[k, 0])
         for i, recall in enumerate(c.recall)

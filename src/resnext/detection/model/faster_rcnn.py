@@ -95,9 +95,8 @@ class FasterRcnn(nn.Module):
             found = self._to_detections(*self.rpn.propose(batch, maps))
         else:
             proposals, _ = self._propose_regions(batch, maps)
-            found = [
-                one | {"labels": one["labels"] - 1} for one in self.roi_heads(maps, proposals, batch.image_sizes)[0]
-            ]
+            found = self.roi_heads(maps, proposals, batch.image_sizes)[0]
+            found = [one | {"labels": one["labels"] - 1} for one in found]
         for one, seen, size in zip(found, batch.image_sizes, sizes or batch.image_sizes, strict=True):
             one["boxes"] = resize_boxes(one["boxes"], list(seen), list(size))
         return found
@@ -157,14 +156,8 @@ class FasterRcnn(nn.Module):
     def _to_detections(self, proposals: list[Tensor], scores: list[Tensor]) -> list[ImageDetections]:
         """Convert the best proposals to detections of the single class."""
         most = self.settings.detections
-        return [
-            {
-                "boxes": boxes[:most],
-                "labels": torch.zeros_like(score[:most], dtype=torch.int64),
-                "scores": score[:most],
-            }
-            for boxes, score in zip(proposals, scores, strict=True)
-        ]
+        best = [(boxes[:most], score[:most]) for boxes, score in zip(proposals, scores, strict=True)]
+        return [{"boxes": b, "labels": torch.zeros_like(s, dtype=torch.int64), "scores": s} for b, s in best]
 
 
 def build_detector(

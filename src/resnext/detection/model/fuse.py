@@ -21,10 +21,7 @@ def fuse_detector(model: FasterRcnn, plan: Plan | None = None) -> int:
 
 
 def prepare_for_inference(model: FasterRcnn) -> FasterRcnn:
-    """Prepare ``model`` in place for inference: eval mode, no gradients, NHWC, BN folded.
-
-    Raises RequestError for a norm without a finite scale.
-    """
+    """Prepare ``model`` in place: eval mode, no gradients, NHWC, BN folded. Raises RequestError for a bad BN scale."""
     model.eval().requires_grad_(False).to(memory_format=torch.channels_last)
     fold_frozen_norms(model)
     return model

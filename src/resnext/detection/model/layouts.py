@@ -57,10 +57,9 @@ class LastStageHead(nn.Module):
 
     def __init__(self, body: Network) -> None:
         super().__init__()
-        name = f"layer{len(body.architecture.stages)}"
-        self.name = name
-        self.add_module(name, body.get_submodule(name))
-        delattr(body, name)
+        self.name = f"layer{len(body.architecture.stages)}"
+        self.add_module(self.name, body.get_submodule(self.name))
+        delattr(body, self.name)
         self.has_norm = body.architecture.pre_activation
         if self.has_norm:
             self.bn = body.bn

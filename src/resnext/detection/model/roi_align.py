@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torchvision.ops import MultiScaleRoIAlign
-from torchvision.ops.poolers import LevelMapper, _convert_to_roi_format, _setup_scales
+from torchvision.ops.poolers import LevelMapper, _convert_to_roi_format
 
 from resnext.speed import kernels
 
@@ -19,24 +19,16 @@ SAMPLES_PER_SIDE = 2  # sampling points per side of a cell
 
 
 class RoiAlign(MultiScaleRoIAlign):
-    """torchvision's multi-scale RoIAlign, computed as embedding bags on CPUs.
+    """torchvision's multi-scale RoIAlign, as embedding bags on CPUs; its own code elsewhere and with RESNEXT_FAST=0."""
 
-    On other devices, and with ``RESNEXT_FAST=0``, torchvision's own code runs.
-    """
+    scales: list[float]
+    map_levels: LevelMapper
 
-    scales: list[float] | None
-    map_levels: LevelMapper | None
-
-    def __init__(self, names: list[str], size: int, strides: Sequence[int] = ()) -> None:
-        """Set up pooling; ``strides`` are the maps' strides in image pixels.
-
-        Without ``strides``, torchvision infers them from the first batch, padding included, and keeps them; for
-        images below 68 pixels it infers wrong ones.
-        """
+    def __init__(self, names: list[str], size: int, strides: Sequence[int]) -> None:
+        """Set up pooling; ``strides`` are in image pixels (torchvision guesses them from the first batch's padding)."""
         super().__init__(names, size, SAMPLES_PER_SIDE)
-        if strides:
-            self.scales = [1 / stride for stride in strides]
-            self.map_levels = LevelMapper(*(stride.bit_length() - 1 for stride in (strides[0], strides[-1])))
+        self.scales = [1 / stride for stride in strides]
+        self.map_levels = LevelMapper(*(stride.bit_length() - 1 for stride in (strides[0], strides[-1])))
 
     def forward(self, x: dict[str, Tensor], boxes: list[Tensor], image_shapes: list[tuple[int, int]]) -> Tensor:
         """Pool float32 [regions, C, size, size] from named maps [B, C, h, w] and boxes [n, 4] per image."""
@@ -44,10 +36,8 @@ class RoiAlign(MultiScaleRoIAlign):
         if maps[0].device.type != "cpu" or not kernels.is_fast_enabled():
             pooled: Tensor = super().forward(x, boxes, image_shapes)
             return pooled
-        if self.scales is None:
-            self.scales, self.map_levels = _setup_scales(maps, image_shapes, self.canonical_scale, self.canonical_level)
-        levels = self.map_levels(boxes) if len(maps) > 1 and self.map_levels is not None else None
-        return align_regions(maps, _convert_to_roi_format(boxes), levels, self.scales or [], self.output_size[0])
+        levels = self.map_levels(boxes) if len(maps) > 1 else None
+        return align_regions(maps, _convert_to_roi_format(boxes), levels, self.scales, self.output_size[0])
 
 
 def align_regions(maps: list[Tensor], regions: Tensor, levels: Tensor | None, scales: list[float], size: int) -> Tensor:
@@ -71,9 +61,8 @@ def align_regions(maps: list[Tensor], regions: Tensor, levels: Tensor | None, sc
     weights = y_weights[:, :, None, :, None, :, None] * x_weights[:, None, :, None, :, None, :] / SAMPLES_PER_SIDE**2
     pixels = torch.cat([m.permute(0, 2, 3, 1).reshape(-1, m.shape[1]).to(dtype) for m in maps])
     bag = 4 * SAMPLES_PER_SIDE**2
-    cells = F.embedding_bag(
-        indices.view(-1, bag), pixels, mode="sum", per_sample_weights=weights.view(-1, bag).to(dtype)
-    )
+    weights = weights.view(-1, bag).to(dtype)
+    cells = F.embedding_bag(indices.view(-1, bag), pixels, mode="sum", per_sample_weights=weights)
     return cells.view(len(regions), size, size, pixels.shape[1]).permute(0, 3, 1, 2)
 
 

@@ -59,9 +59,8 @@ class SparseRpnHead(RPNHead):
         scores = F.linear(features, self.cls_logits.weight.flatten(1), self.cls_logits.bias)
         offsets = F.linear(features, self.bbox_pred.weight.flatten(1), self.bbox_pred.bias)
         each = torch.arange(len(patches), device=patches.device)
-        return widen_to_float32(scores[each, sampled.kind]), widen_to_float32(
-            offsets.view(len(patches), -1, 4)[each, sampled.kind]
-        )
+        offsets = offsets.view(len(patches), -1, 4)
+        return widen_to_float32(scores[each, sampled.kind]), widen_to_float32(offsets[each, sampled.kind])
 
     def _gather_patches(self, maps: list[Tensor], sampled: AnchorLocations) -> Tensor:
         """Gather the 3x3 cells around each anchor's cell, zero outside the map: [n, 9 * channels]."""

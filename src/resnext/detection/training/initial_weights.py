@@ -14,7 +14,7 @@ from resnext.detection.settings import DetectRecipe
 from resnext.detection.weights import load_detector, load_detector_or_network
 from resnext.errors import RequestError
 from resnext.model.network import Network, convert_form, create_model
-from resnext.training.finetune import WEIGHTS_SEED_TAG, check_architecture, load_checkpoint_model
+from resnext.training.finetune import WEIGHTS_SEED_TAG, check_architecture
 from resnext.weights.modify import match_names
 
 
@@ -34,15 +34,7 @@ def build_initial_detector(recipe: DetectRecipe, train: DetectionDataset) -> Fas
     view = DetectPreprocessing.from_settings(recipe.data, base)
     if proposer is not None:
         check_same_normalization(view, proposer.preprocessing, recipe.train.proposals)
-    model = build_around(
-        network,
-        recipe.detector,
-        train.classes,
-        view,
-        seed=seed,
-        stage=learn,
-        proposer=proposer,
-    )
+    model = build_around(network, recipe.detector, train.classes, view, seed=seed, stage=learn, proposer=proposer)
     model.provenance = provenance
     return model
 
@@ -54,13 +46,8 @@ def replace_predictor(model: FasterRcnn, recipe: DetectRecipe, classes: tuple[st
     """
     check_architecture(recipe.model, model.architecture, str(recipe.init.weights))
     view = DetectPreprocessing.from_settings(recipe.data, model.preprocessing)
-    fresh = build_around(
-        create_model(model.architecture.change(num_classes=0), seed=0),
-        recipe.detector,
-        classes,
-        view,
-        seed=recipe.train.seed,
-    )
+    network = create_model(model.architecture.change(num_classes=0), seed=0)
+    fresh = build_around(network, recipe.detector, classes, view, seed=recipe.train.seed)
     state, mine = model.state_dict(), fresh.state_dict()
     notes = [*model.provenance.get("notes", []), *_note_preprocessing_changes(model.preprocessing, view)]
     if model.classes != classes:
@@ -113,9 +100,8 @@ def _describe_head_change(old: tuple[str, ...], new: tuple[str, ...], kept: Mapp
         return f"{before}: all keep their weights, matched by name"
     if not kept:
         return f"{before}: no name matches, so all but the background start new"
-    return (
-        f"{before}: {len(kept)} and the background keep their weights, matched by name; {quote_names(anew)} start new"
-    )
+    keep = f"{len(kept)} and the background keep their weights, matched by name"
+    return f"{before}: {keep}; {quote_names(anew)} start new"
 
 
 def load_proposal_model(source: str) -> FasterRcnn:
@@ -139,11 +125,6 @@ def check_same_normalization(mine: DetectPreprocessing, proposers: DetectPreproc
             )
 
 
-def restore_detector(data: bytes) -> FasterRcnn:
-    """Load the detector of a checkpoint, to resume a run."""
-    return load_checkpoint_model(data, load_detector)
-
-
 def take_base_network(
     loaded: FasterRcnn | Network, weights: str, recipe: DetectRecipe
 ) -> tuple[Network, Preprocessing | DetectPreprocessing | None, list[str]]:
@@ -156,10 +137,9 @@ def take_base_network(
     else:
         network, base, notes = loaded, loaded.preprocessing, loaded.provenance.get("notes", [])
     check_architecture(recipe.model, network.architecture, weights)
-    if network.architecture.in_channels != 3:
-        raise RequestError(
-            f"{weights} takes images of {network.architecture.in_channels} channels; a detector reads RGB images"
-        )
+    channels = network.architecture.in_channels
+    if channels != 3:
+        raise RequestError(f"{weights} takes images of {channels} channels; a detector reads RGB images")
     return network, base, notes
 
 

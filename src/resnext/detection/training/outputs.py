@@ -5,7 +5,6 @@ from typing import Any
 from torch import Tensor
 
 from resnext.detection.data.dataset import DetectionDataset
-from resnext.detection.data.loader import DetectBatch
 from resnext.detection.evaluation.class_matching import match_classes
 from resnext.detection.evaluation.coco_eval import DetectionEvaluation
 from resnext.detection.evaluation.inference import evaluate_detector
@@ -14,16 +13,15 @@ from resnext.detection.evaluation.protocol import OWN_SPLIT, describe_detection_
 from resnext.detection.evaluation.report import write_detection_report
 from resnext.detection.evaluation.tables import write_detection_evaluation
 from resnext.detection.model.faster_rcnn import FasterRcnn
-from resnext.detection.settings import DetectRecipe
 from resnext.detection.training.plots import plot_training_curves
+from resnext.detection.training.step import State
 from resnext.plotting import save_figure
 from resnext.text import format_share
-from resnext.training.state import TrainState
 
 SAMPLE_COUNT = 12  # images in samples.png
 
 
-def write_samples(state: TrainState[DetectRecipe, FasterRcnn, DetectBatch]) -> None:
+def write_samples(state: State) -> None:
     """Write a few augmented training images."""
     images: list[Tensor] = []
     boxes: list[Tensor] = []
@@ -37,31 +35,16 @@ def write_samples(state: TrainState[DetectRecipe, FasterRcnn, DetectBatch]) -> N
     save_figure(plot_training_samples(images, boxes, labels, state.model.classes, SAMPLE_COUNT), state.run.samples)
 
 
-def evaluate_held_out(
-    state: TrainState[DetectRecipe, FasterRcnn, DetectBatch], model: FasterRcnn, val: DetectionDataset
-) -> DetectionEvaluation | None:
+def evaluate_held_out(state: State, model: FasterRcnn, val: DetectionDataset) -> DetectionEvaluation | None:
     """Evaluate ``model`` on the held-out images like ``resnext detect evaluate RUN``; None except on the main rank."""
     state.world.broadcast_model(model)
-    return evaluate_detector(
-        model,
-        val,
-        state.world,
-        precision=state.recipe.train.precision,
-        workers=state.loader.workers,
-        start_method=state.recipe.data.start_method,
-    )
+    precision, start_method = state.recipe.train.precision, state.recipe.data.start_method
+    workers = state.loader.workers
+    return evaluate_detector(model, val, state.world, precision=precision, workers=workers, start_method=start_method)
 
 
-def write_final_evaluation(
-    state: TrainState[DetectRecipe, FasterRcnn, DetectBatch],
-    best: FasterRcnn,
-    val: DetectionDataset,
-    rows: list[dict[str, Any]],
-) -> str:
-    """Evaluate the best detector with all processes; rank 0 writes curves, tables and report.html.
-
-    Returns a sentence about the results; ``rows`` is the log.
-    """
+def write_final_evaluation(state: State, best: FasterRcnn, val: DetectionDataset, rows: list[dict[str, Any]]) -> str:
+    """Evaluate the best detector; rank 0 writes curves, tables and report.html. Returns a sentence on the results."""
     evaluation = evaluate_held_out(state, best, val)
     if evaluation is None:
         return ""
@@ -86,10 +69,8 @@ def write_final_evaluation(
     write_detection_report(run.path, evaluation, val, metrics)
     last = next(row for row in reversed(rows) if row["kind"] == "epoch")
     best_epoch = (position.best or {}).get("epoch")
-    precisions = f"AP {format_share(last['ap'])}, AP50 {format_share(last['ap50'])}"
+    said = f"AP {format_share(last['ap'])}, AP50 {format_share(last['ap50'])} after the last epoch"
     if last["epoch"] == best_epoch:
-        return f"{precisions} after the last epoch, which is the best"
-    return (
-        f"{precisions} after the last epoch; AP {format_share(evaluation.ap)}, AP50 "
-        f"{format_share(evaluation.ap50)} after the best, epoch {best_epoch}, which was chosen on the same images"
-    )
+        return f"{said}, which is the best"
+    at_best = f"AP {format_share(evaluation.ap)}, AP50 {format_share(evaluation.ap50)}"
+    return f"{said}; {at_best} after the best, epoch {best_epoch}, which was chosen on the same images"

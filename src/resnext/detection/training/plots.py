@@ -43,15 +43,11 @@ def plot_training_curves(rows: list[dict[str, Any]], heading: str = "") -> "Figu
             axes.set_xlabel("epoch")
             axes.grid(color=FAINT, linewidth=0.7)
             axes.set_axisbelow(True)
-        for axes in (loss, precision):
-            if axes.lines:
-                axes.legend(
-                    fontsize=8,
-                    loc="upper right" if axes is loss else "lower right",
-                    frameon=True,
-                    framealpha=0.85,
-                    edgecolor="none",
-                )
+        frame: dict[str, Any] = {"fontsize": 8, "frameon": True, "framealpha": 0.85, "edgecolor": "none"}
+        if loss.lines:
+            loss.legend(loc="upper right", **frame)
+        if precision.lines:
+            precision.legend(loc="lower right", **frame)
     return figure
 
 
@@ -59,14 +55,8 @@ def _plot_lines(axes: "Axes", epochs: list[dict[str, Any]], what: dict[str, tupl
     for key, (label, colour, width) in what.items():
         points = [(row["epoch"], row[key]) for row in epochs if row.get(key) is not None]
         if points:
-            label = f"{label}  {points[-1][1]:.3f}"
-            axes.plot(
-                *zip(*points, strict=True),
-                color=colour,
-                label=label,
-                lw=width,
-                marker="o" if len(points) == 1 else None,
-            )
+            label, marker = f"{label}  {points[-1][1]:.3f}", "o" if len(points) == 1 else None
+            axes.plot(*zip(*points, strict=True), color=colour, label=label, lw=width, marker=marker)
 
 
 def _compute_upper_limit(epochs: list[dict[str, Any]], what: dict[str, Any]) -> float | None:

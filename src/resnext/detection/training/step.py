@@ -10,12 +10,11 @@ from resnext.detection.settings import DetectRecipe
 from resnext.device import autocast
 from resnext.training.state import TrainState
 
+State = TrainState[DetectRecipe, FasterRcnn, DetectBatch]
 SAMPLING_TAG = 0xDE7  # seed tag of the sampling of anchors and regions
 
 
-def compute_gradients(
-    state: TrainState[DetectRecipe, FasterRcnn, DetectBatch], batch: DetectBatch
-) -> dict[str, Tensor]:
+def compute_gradients(state: State, batch: DetectBatch) -> dict[str, Tensor]:
     """Compute the gradients of the loss averaged over ranks; return this rank's share of each part of that loss."""
     world, train = state.world, state.recipe.train
     images = [image.to(world.device, non_blocking=True) for image in batch.images]

@@ -18,31 +18,25 @@ from resnext.detection.evaluation.inference import resolve_max_detections
 from resnext.detection.model.faster_rcnn import FasterRcnn
 from resnext.detection.model.fuse import fuse_detector
 from resnext.detection.settings import DetectRecipe
-from resnext.detection.training.initial_weights import build_initial_detector, restore_detector
+from resnext.detection.training.initial_weights import build_initial_detector
 from resnext.detection.training.outputs import evaluate_held_out, write_final_evaluation, write_samples
-from resnext.detection.training.step import compute_gradients
-from resnext.detection.weights import serialize_detector
+from resnext.detection.training.step import State, compute_gradients
+from resnext.detection.weights import load_detector, serialize_detector
 from resnext.errors import RequestError
 from resnext.model.frozen_norm import check_frozen_norms
 from resnext.model.plan import Plan, fuse_all
 from resnext.run_directory import RunDirectory
 from resnext.speed import kernels
 from resnext.text import format_share
+from resnext.training import finetune
 from resnext.training.distributed import World
-from resnext.training.finetune import (
-    count_trainable_and_frozen,
-    freeze_stages,
-    group_modules_by_stage,
-    set_training_mode,
-)
 from resnext.training.loop import EpochResult, run_training
 from resnext.training.optimizer import build_optimizer
 from resnext.training.setup import collect_data_facts, print_notes
-from resnext.training.state import BatchLoader, Position, TrainState
+from resnext.training.state import BatchLoader, Position
 from resnext.training.step import StepResult, optimizer_step
 from resnext.training.task import Task
 
-State = TrainState[DetectRecipe, FasterRcnn, DetectBatch]
 LOSS_NAMES = ("loss_classifier", "loss_box_reg", "loss_objectness", "loss_rpn_box_reg")
 EVALUATED = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "ar100")
 
@@ -83,7 +77,7 @@ class Detection(Task[DetectRecipe, FasterRcnn, DetectBatch]):
 
     def restore_model(self, data: bytes) -> FasterRcnn:
         """Load the detector of a checkpoint."""
-        return restore_detector(data)
+        return finetune.load_checkpoint_model(data, load_detector)
 
     def make_loader(self, recipe: DetectRecipe, model: FasterRcnn, world: World) -> DetectLoader:
         """Make the loader of the training batches."""
@@ -113,7 +107,7 @@ class Detection(Task[DetectRecipe, FasterRcnn, DetectBatch]):
         has_ids = recipe.train.stage != "rpn" and not self.train.has_generated_ids
         model.category_ids = self.train.category_ids if has_ids else None
         freeze_detector(model, recipe)
-        set_training_mode(model.to(world.device))
+        finetune.set_training_mode(model.to(world.device))
         plan = plan_fused_norms(model, recipe, world) if saved_plan is None else saved_plan
         if recipe.train.channels_last == "yes":
             model = model.to(memory_format=torch.channels_last)
@@ -133,7 +127,7 @@ class Detection(Task[DetectRecipe, FasterRcnn, DetectBatch]):
 
     def describe_run(self, state: State) -> Iterable[str]:
         """Yield the lines to print at the start."""
-        trained, frozen = count_trainable_and_frozen(state.model)
+        trained, frozen = finetune.count_trainable_and_frozen(state.model)
         settings = state.model.settings
         yield (
             f"Faster R-CNN ({settings.layout}, {state.recipe.train.stage}) on {state.model.architecture.name}, "
@@ -146,10 +140,8 @@ class Detection(Task[DetectRecipe, FasterRcnn, DetectBatch]):
                 yield f"{dataset.name}: {count:,} {what}"
         if note := match_classes(state.model, self.val).note:
             yield f"{self.val.name}: {note}"
-        advice = "raise detector.detections to give and count more"
-        if beyond := describe_images_over_limit(
-            self.val, resolve_max_detections(state.model), settings.detections, advice
-        ):
+        advice, most = "raise detector.detections to give and count more", resolve_max_detections(state.model)
+        if beyond := describe_images_over_limit(self.val, most, settings.detections, advice):
             yield beyond
 
     def write_samples(self, state: State) -> None:
@@ -204,10 +196,10 @@ def freeze_detector(model: FasterRcnn, recipe: DetectRecipe) -> None:
     parts = {name: module for place in places for name, module in place.named_children()}
     stages = {
         name: [parts[part] for part in stage if part in parts]
-        for name, stage in group_modules_by_stage(model.network).items()
+        for name, stage in finetune.group_modules_by_stage(model.network).items()
     }
     trained = [bn for name, bn in model.named_modules() if isinstance(bn, nn.BatchNorm2d) and "proposer." not in name]
-    freeze_stages(stages, trained, recipe.init, model.architecture.name)
+    finetune.freeze_stages(stages, trained, recipe.init, model.architecture.name)
 
 
 def plan_fused_norms(model: FasterRcnn, recipe: DetectRecipe, world: World) -> Plan:

@@ -24,8 +24,9 @@ from resnext.recipe import (
     replace_places,
     to_dict,
 )
-from resnext.settings import ModelSettings, Recipe, RecipeBase, TrainSettings
+from resnext.settings import Recipe, TrainSettings
 from resnext.settings_fields import Bounds, FieldSpec, list_fields, list_sections
+from resnext.settings_shared import ModelSettings, RecipeBase
 
 RECIPES = list_recipes()
 

@@ -51,12 +51,9 @@ def threads_kept() -> Iterator[None]:
 
 
 @pytest.fixture
-def one_thread() -> Iterator[None]:
-    """Use one thread, for networks so small that threads only wait for each other."""
-    threads = torch.get_num_threads()
+def one_thread() -> None:
+    """Use one thread, for networks so small that threads only wait for each other; ``threads_kept`` restores them."""
     torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def run_resnext(

@@ -15,8 +15,9 @@ from resnext.errors import WorkError
 from resnext.recipe import read_recipe
 from resnext.run_directory import RunDirectory
 from resnext.settings import Recipe
-from resnext.training.classification import Classification, State, train_classifier
+from resnext.training.classification import Classification, State
 from resnext.training.distributed import World
+from resnext.training.loop import run_training
 from resnext.training.step import StepResult
 
 CPU, QUIET = World(torch.device("cpu")), Console(quiet=True)
@@ -45,7 +46,7 @@ def build_task(
 def train(recipe: Recipe, folder: Path, **options: Any) -> RunDirectory:
     """Train into ``folder`` and print nothing."""
     run = RunDirectory(folder)
-    train_classifier(recipe, run, console=QUIET, **options)
+    run_training(Classification, recipe, run, console=QUIET, **options)
     return run
 
 

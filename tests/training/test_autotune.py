@@ -2,15 +2,14 @@
 
 import json
 import os
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from resnext.model.network import create_model
 from resnext.model.plan import Plan
-from resnext.recipe import parse_recipe
 from resnext.run_directory import RunDirectory
 from resnext.settings import Recipe, TrainSettings
 from resnext.speed import kernels
@@ -53,19 +52,15 @@ def tune(
         ({"NCHW": 1, "NHWC": 2, "NHWC with fast paths": 3}, {"fast": "yes"}, ("yes", "yes")),
         ({"NCHW": 2, "NCHW with fast paths": 1}, {"channels_last": "no"}, ("no", "yes")),
         ({}, {"channels_last": "yes", "fast": "no"}, ("yes", "no")),
+        ({"NCHW": 3, "NHWC": 2}, {"steps": 59}, ("yes", "no")),  # a short run is not worth measuring for
     ],
 )
 def test_measured_seconds_decide_and_what_the_user_says_is_done(
-    monkeypatch: pytest.MonkeyPatch, seconds: dict[str, float], train: dict[str, str], expected: tuple[str, str]
+    monkeypatch: pytest.MonkeyPatch, seconds: dict[str, float], train: dict[str, Any], expected: tuple[str, str]
 ) -> None:
     found, plan = tune(monkeypatch, seconds, **train)
     assert (found.channels_last, found.fast) == expected
     assert plan == (Plan({}, ("bn1",)) if found.fast == "yes" else Plan())
-
-
-def test_a_short_run_is_not_worth_measuring_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    found, plan = tune(monkeypatch, {"NCHW": 3, "NHWC": 2}, steps=59)
-    assert (found.channels_last, found.fast, plan) == ("yes", "no", Plan())
 
 
 def test_the_switch_leaves_nothing_to_measure(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -166,7 +161,3 @@ def test_recompute_without_kernels_is_refused(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setenv("RESNEXT_FAST", "0")
     done = run_resnext("train", recipe, "--run", tmp_path / "run", exits=2)
     assert "train.activation_checkpointing activations" in done.stderr
-
-
-def test_settings_parse_as_said() -> None:
-    assert parse_recipe("train: {fast: 'no'}", "x").train == replace(TrainSettings(), fast="no")

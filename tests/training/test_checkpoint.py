@@ -45,9 +45,9 @@ class Trained:
         self.optimizer.zero_grad()
         self.ema.update(self.model, 0)
 
-    def write(self, step: int, run: RunDirectory | None = None) -> None:
+    def write(self, step: int) -> None:
         parts = (self.model, self.ema, self.optimizer)
-        write_checkpoint(run or self.run, "last", saved_at(step), *parts, serialize_network)
+        write_checkpoint(self.run, "last", saved_at(step), *parts, serialize_network)
 
     def read(self, run: RunDirectory | None = None) -> SavedState:
         run = run or self.run

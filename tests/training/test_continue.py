@@ -124,16 +124,6 @@ def test_another_recipe_is_shown_with_its_differences(
     assert "give one of them" in capsys.readouterr().err
 
 
-def test_a_folder_of_something_else_is_left_alone(
-    tiny_recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "thesis.txt").write_text("mine")
-    assert main(["train", str(tiny_recipe), "--continue", str(tmp_path / "mine")]) == 2
-    assert "is not empty" in capsys.readouterr().err
-    assert (tmp_path / "mine" / "thesis.txt").read_text() == "mine"
-
-
 def test_a_run_that_lies_on_another_hosts_disk_is_not_begun_anew(tiny_recipe: Path, tmp_path: Path) -> None:
     world = Two(torch.device("cpu"), rank=0, size=2)
     Two.other = 40

@@ -278,9 +278,8 @@ def test_each_stage_has_the_rate_of_the_next_times_the_decay() -> None:
 
 
 def test_a_step_moves_each_stage_by_its_own_rate_times_the_gradient(begin: Begin) -> None:
-    task, state = begin(
-        init__layer_decay=0.5, optimizer__momentum=0, optimizer__nesterov=False, optimizer__weight_decay=0
-    )  # fmt: skip
+    plain = {"optimizer__momentum": 0, "optimizer__nesterov": False, "optimizer__weight_decay": 0}
+    task, state = begin(init__layer_decay=0.5, **plain)
     gradients: dict[str, torch.Tensor] = {}
     for name, parameter in state.model.named_parameters():
         parameter.register_hook(lambda gradient, name=name: gradients.__setitem__(name, gradient.clone()))

@@ -17,7 +17,7 @@ from resnext.errors import RequestError, WorkError
 from resnext.recipe import read_recipe
 from resnext.run_directory import OWNER_FILE, RunDirectory, read_last_step
 from resnext.training import loop
-from resnext.training.classification import Classification, State, train_classifier
+from resnext.training.classification import Classification, State
 from resnext.training.distributed import World
 from resnext.training.logbook import METRICS_COLUMNS, read_log
 from resnext.training.loop import EpochResult
@@ -65,11 +65,11 @@ def test_the_loss_of_a_run_falls(tiny_recipe: Path, tmp_path: Path) -> None:
 
 
 def test_the_same_seed_gives_the_same_run_and_another_seed_another(tiny_recipe: Path, tmp_path: Path) -> None:
-    a, b, c = (
-        run_tiny(tiny_recipe, tmp_path / str(i), train__epochs=1, train__seed=s) for i, s in enumerate((5, 5, 6))
-    )
-    assert a.log.read_bytes() == b.log.read_bytes()
-    assert a.log.read_bytes() != c.log.read_bytes()
+    logs = []
+    for number, seed in enumerate((5, 5, 6)):
+        run = run_tiny(tiny_recipe, tmp_path / str(number), train__epochs=1, train__seed=seed)
+        logs.append(run.log.read_bytes())
+    assert logs[0] == logs[1] != logs[2]
 
 
 def test_an_exploding_loss_names_the_step_and_keeps_the_last_good_checkpoint(tiny_recipe: Path, tmp_path: Path) -> None:
@@ -135,12 +135,13 @@ def test_what_cannot_work_is_refused_before_anything_is_written(
     assert not list(run.path.iterdir()), "the place can be used for the next try"
 
 
-def test_a_run_directory_that_holds_anything_is_refused(
-    tiny_recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("option", ["--run", "--continue"])
+def test_a_directory_that_holds_anything_else_is_refused_and_left_alone(
+    tiny_recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str
 ) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "mine.txt").write_text("mine")
-    assert main(["train", str(tiny_recipe), "--run", str(tmp_path / "run")]) == 2
+    assert main(["train", str(tiny_recipe), option, str(tmp_path / "run")]) == 2
     assert "is not empty" in capsys.readouterr().err
     assert [p.name for p in (tmp_path / "run").iterdir()] == ["mine.txt"]
 
@@ -200,7 +201,6 @@ def test_a_run_that_another_host_took_over_writes_nothing_more(
     assert read_last_step(RunDirectory(tmp_path / "run")) == 0
 
 
-@pytest.mark.skipif(os.name != "posix", reason="POSIX paths")
 def test_a_place_that_cannot_be_written_is_named(tiny_recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", str(tiny_recipe), "--run", "/proc/nowhere/run"]) == 2
     assert "/proc/nowhere/run cannot be written" in capsys.readouterr().err
@@ -232,7 +232,7 @@ def test_a_skipped_image_is_counted_in_every_epoch_and_named(
 ) -> None:
     changes = {"data__path": str(photos_with_one_cut_short), "data__on_bad_image": "skip", **FOLDER}
     run = RunDirectory(tmp_path / "run")
-    train_classifier(read_changed(tiny_recipe, changes), run)
+    loop.run_training(Classification, read_changed(tiny_recipe, changes), run)
     assert [row["bad_images"] for row in rows(run, "epoch")] == [1, 2, 3]
     assert "skipped: cannot use image" in capsys.readouterr().out
 

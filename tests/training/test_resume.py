@@ -90,7 +90,6 @@ def test_sigterm_writes_a_checkpoint_and_says_how_to_go_on(whole_run: tuple[Path
     assert_stopped_run_resumes(run, whole)
 
 
-@pytest.mark.skipif(os.name != "posix", reason="terminals of POSIX")
 def test_a_terminal_that_hangs_up_costs_no_step(whole_run: tuple[Path, Path], tmp_path: Path) -> None:
     """Standard output fails from then on, and the loading process has the signal too."""
     import fcntl

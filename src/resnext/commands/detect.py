@@ -116,9 +116,10 @@ def run(args: argparse.Namespace) -> int:
 def _run_train(args: argparse.Namespace) -> int:
     recipe, directory, resume = resolve_arguments(args, DetectRecipe)
 
-    from resnext.detection.training.task import train_detector
+    from resnext.detection.training.task import Detection
+    from resnext.training.loop import run_training
 
-    train_detector(recipe, directory, resume=resume)
+    run_training(Detection, recipe, directory, resume=resume)
     return 0
 
 

@@ -57,9 +57,10 @@ def run(args: argparse.Namespace) -> int:
     """Train, and return exit status 0 when the run is complete."""
     recipe, directory, resume = resolve_arguments(args, Recipe)
 
-    from resnext.training.classification import train_classifier
+    from resnext.training.classification import Classification
+    from resnext.training.loop import run_training
 
-    train_classifier(recipe, directory, resume=resume)
+    run_training(Classification, recipe, directory, resume=resume)
     return 0
 
 

@@ -103,9 +103,10 @@ def announce_run(console: "Console", table: Table, row: Row, plan: PlannedRun) -
 
 def start_run(plan: PlannedRun) -> None:
     """Train to the end, as ``resnext train`` does."""
-    from resnext.training.classification import train_classifier
+    from resnext.training.classification import Classification
+    from resnext.training.loop import run_training
 
-    train_classifier(plan.recipe, plan.run, resume=None)
+    run_training(Classification, plan.recipe, plan.run, resume=None)
 
 
 def make_toy_overrides(recipe: Recipe, runs: Path, given: Mapping[str, Any]) -> dict[str, Any]:

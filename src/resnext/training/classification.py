@@ -1,6 +1,6 @@
 """The classification task: how ``training/loop.py`` builds, trains and evaluates a network."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, cast
 
 import torch
@@ -17,18 +17,16 @@ from resnext.errors import RequestError
 from resnext.model.blocks import Block
 from resnext.model.network import Network, create_model
 from resnext.model.plan import Plan, set_activation_checkpointing
-from resnext.run_directory import RunDirectory
 from resnext.settings import Recipe
 from resnext.speed.kernels import is_fast_enabled
 from resnext.training import finetune
 from resnext.training.autotune import autotune_training
 from resnext.training.distributed import World
 from resnext.training.logbook import METRICS_COLUMNS
-from resnext.training.loop import EpochResult, run_training
 from resnext.training.optimizer import build_optimizer
 from resnext.training.outputs import evaluate_held_out, write_final_evaluation, write_samples
 from resnext.training.setup import collect_data_facts, print_notes
-from resnext.training.state import BatchLoader, Position, TrainState
+from resnext.training.state import BatchLoader, TrainState
 from resnext.training.step import StepResult, compute_gradients, count_micro_batches, optimizer_step
 from resnext.training.sync_norm import convert_to_sync_bn
 from resnext.training.task import Task
@@ -36,18 +34,6 @@ from resnext.weights import load
 from resnext.weights.native import serialize_network
 
 State = TrainState[Recipe, Network, Batch]
-
-
-def train_classifier(
-    recipe: Recipe,
-    run: RunDirectory,
-    *,
-    resume: bool | None = False,
-    console: Console | None = None,
-    on_epoch_end: Callable[[EpochResult], None] | None = None,
-) -> Position:
-    """Train a network by a recipe into a run directory: ``run_training`` for classification."""
-    return run_training(Classification, recipe, run, resume=resume, console=console, on_epoch_end=on_epoch_end)
 
 
 class Classification(Task[Recipe, Network, Batch]):

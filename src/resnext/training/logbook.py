@@ -45,7 +45,7 @@ class Logbook:
         if not is_main:
             return
         if position is not None:
-            reached = {"step": position.step, "epoch": position.epoch}
+            reached = {"step": position.step, "epoch": position.epoch}  # by kind of row
             rows = [row for row in read_log(run.log) if row[row["kind"]] <= reached[row["kind"]]]
             with atomic_write(run.log, "w") as file:
                 file.writelines(json.dumps(row) + "\n" for row in rows)

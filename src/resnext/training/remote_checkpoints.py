@@ -5,6 +5,7 @@ them, so that the remote checkpoint is complete at any moment.
 """
 
 import json
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -123,8 +124,7 @@ def _upload_atomically(fs: Any, path: Path, target: str) -> None:
 
 def _upload_file(fs: Any, path: Path, target: str) -> None:
     with path.open("rb") as source, fs.open(target, "wb") as sink:
-        while chunk := source.read(CHUNK_BYTES):
-            sink.write(chunk)
+        shutil.copyfileobj(source, sink, CHUNK_BYTES)
 
 
 def _download_file(fs: Any, path: str, target: Path, max_bytes: int) -> None:

@@ -145,7 +145,8 @@ def _build_recipe(values: dict[str, Any], origin: str, overrides: Mapping[str, A
         if not isinstance(inside, dict) or not name:
             raise RequestError(f"--{key} is not a setting of a recipe; settings look like --train.epochs")
         inside[name] = value
-    sections, built = list_sections(kind), {}
+    sections = list_sections(kind)
+    built: dict[str, Any] = {}
     try:
         for name, inside in values.items():
             if name not in sections:

@@ -15,7 +15,7 @@ from resnext.errors import RequestError
 from resnext.evaluation.options import EvalOptions
 from resnext.files import check_output_directory
 from resnext.run_directory import CHECKPOINT_NAMES, RunDirectory, check_checkpoint_choice, check_run_kind
-from resnext.settings import RunSettings
+from resnext.settings_shared import RunSettings
 from resnext.sources import SOURCES
 
 if TYPE_CHECKING:

@@ -94,7 +94,7 @@ def announce_run(console: "Console", table: Table, row: Row, plan: PlannedRun) -
     if plan.toy:
         lines.append("toy size: 4 steps of 8 small images with few channels; its error has no meaning")
     else:
-        lines += [f"expected {header.expected}", f"cost {header.cost}"]
+        lines += [f"expected {header.fields['Expected']}", f"cost {header.fields['Cost']}"]
     how = "continuing" if plan.run.recipe.is_file() else "starting"
     lines.append(f"{how} {plan.run.path}; the same command continues it")
     for line in lines:

@@ -25,7 +25,8 @@ from resnext.errors import RequestError
 from resnext.model.network import create_model
 from resnext.recipe import read_recipe
 from resnext.run_directory import RunDirectory
-from resnext.settings import DataSettings, InitSettings, Recipe
+from resnext.settings import DataSettings, Recipe
+from resnext.settings_shared import InitSettings
 from resnext.training.finetune import load_initial_network
 from resnext.training.logbook import read_log
 from resnext.training.step import StepResult

@@ -9,9 +9,7 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "2")
-os.environ.setdefault(
-    "RESNEXT_FAST", "0"
-)  # the fastest algorithm can differ from run to run; the tests of speed switch it on
+os.environ.setdefault("RESNEXT_FAST", "0")  # the fastest algorithm can differ from run to run; tests of speed set 1
 
 import torch
 
@@ -53,16 +51,17 @@ def threads_kept() -> Iterator[None]:
 
 
 @pytest.fixture
-def one_thread() -> Iterator[None]:
-    """Use one thread, for networks so small that threads only wait for each other."""
-    threads = torch.get_num_threads()
+def one_thread() -> None:
+    """Use one thread, for networks so small that threads only wait for each other; ``threads_kept`` restores them."""
     torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
-def run_resnext(*arguments: object, script: Path | None = None, **options: object) -> subprocess.CompletedProcess[str]:
-    """Run ``resnext ARGUMENTS`` in a process of its own, through ``script`` if given."""
+def run_resnext(
+    *arguments: object, script: Path | None = None, exits: int = 0, **options: object
+) -> subprocess.CompletedProcess[str]:
+    """Run ``resnext ARGUMENTS`` in a process of its own, through ``script`` if given, and check its exit status."""
     start = ["-m", "resnext"] if script is None else [str(script)]
     command = [sys.executable, *start, *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=300, **options)  # type: ignore[call-overload]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, **options)  # type: ignore[call-overload]
+    assert done.returncode == exits, (command, done.returncode, done.stderr)
+    return done

@@ -8,18 +8,18 @@ from resnext.cli import main
 from resnext.detection.settings import DetectRecipe
 from resnext.errors import RequestError
 from resnext.recipe import dump_recipe
-from resnext.run_directory import create_run, is_run, open_run, read_run_kind
+from resnext.run_directory import check_new_run, is_run, open_run, read_run_kind
 from resnext.settings import Recipe
 
 
 def test_an_empty_folder_may_become_a_run_and_a_full_one_may_not(tmp_path: Path) -> None:
-    run = create_run(tmp_path / "run")
-    assert create_run(run.path) == run
+    (tmp_path / "run").mkdir()
+    run = check_new_run(tmp_path / "run")
     run.recipe.write_text("")
     assert is_run(run.path)
     with pytest.raises(RequestError, match="--resume"):
-        create_run(run.path)
-    assert open_run(run.path) == run
+        check_new_run(run.path)
+    assert open_run(run.path).path == run.path
 
 
 @pytest.mark.parametrize("name", ["nothing", "file", "folder"])

@@ -93,16 +93,19 @@ def train(
         directory = RunDirectory(Path(run))
     if resume:
         settings = resolve_resumed_recipe(open_run_directory(directory.path), settings)
+
+    from resnext.training.loop import run_training
+
     console = make_screen()
     console.quiet = quiet
     if isinstance(settings, DetectRecipe):
-        from resnext.detection.training.task import train_detector
+        from resnext.detection.training.task import Detection
 
-        train_detector(settings, directory, resume=resume, console=console, on_epoch_end=callback)
+        run_training(Detection, settings, directory, resume=resume, console=console, on_epoch_end=callback)
     else:
-        from resnext.training.classification import train_classifier
+        from resnext.training.classification import Classification
 
-        train_classifier(settings, directory, resume=resume, console=console, on_epoch_end=callback)
+        run_training(Classification, settings, directory, resume=resume, console=console, on_epoch_end=callback)
     return open_run(directory.path)
 
 

@@ -7,7 +7,7 @@ another recipe whose settings it takes where it does not give its own.
 import math
 import os
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,8 +15,9 @@ import yaml
 from typing_extensions import TypeVar
 
 from resnext.errors import RequestError, did_you_mean
-from resnext.settings import Recipe, RecipeBase
+from resnext.settings import Recipe
 from resnext.settings_fields import FieldSpec, list_fields, list_sections
+from resnext.settings_shared import RecipeBase
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -48,15 +49,10 @@ def find_recipe(name: Path | str) -> Path:
 
 
 def read_recipe(path: Path | str, overrides: Mapping[str, object] | None = None, kind: type[R] = Recipe) -> R:  # type: ignore[assignment]
-    """Read a recipe.
+    """Read a recipe file, or the recipe of this name that comes with the package.
 
-    Args:
-        path: The YAML file, or the name of a recipe that comes with the package.
-        overrides: Settings that replace those of the file, such as ``{"train.epochs": 3}``.
-        kind: The class of recipe.
-
-    Raises:
-        RequestError: Naming the file, the key and the closest valid key.
+    ``overrides`` such as ``{"train.epochs": 3}`` replace its settings. Raises RequestError, which names the file, the
+    key and the closest valid key.
     """
     path = find_recipe(path)
     return _build_recipe(read_stated_settings(path), describe_path(path), overrides, kind)
@@ -149,8 +145,14 @@ def _build_recipe(values: dict[str, Any], origin: str, overrides: Mapping[str, A
         if not isinstance(inside, dict) or not name:
             raise RequestError(f"--{key} is not a setting of a recipe; settings look like --train.epochs")
         inside[name] = value
+    sections = list_sections(kind)
+    built: dict[str, Any] = {}
     try:
-        return kind(**_build_sections(values, kind))
+        for name, inside in values.items():
+            if name not in sections:
+                raise RequestError(f"unknown setting {name}{_suggest_key(name, [*sections, 'extends'], kind)}")
+            built[name] = build_settings(sections[name], {} if inside is None else inside, f"{name}.", kind)
+        return kind(**built)
     except RequestError as error:
         raise RequestError(f"{origin}: {error}") from None
 
@@ -180,10 +182,10 @@ def infer_kind(values: Mapping[str, object]) -> Kind | None:
     """Infer the kind of recipe that knows more of these settings; None if both know equally many."""
     from resnext.detection.settings import DetectRecipe  # imported here: that package builds on this module
 
-    strange = {kind: _count_unknown_settings(values, cls) for kind, cls in (("c", Recipe), ("d", DetectRecipe))}
-    if strange["c"] == strange["d"]:
+    in_classification, in_detection = (_count_unknown_settings(values, cls) for cls in (Recipe, DetectRecipe))
+    if in_classification == in_detection:
         return None
-    return "classification" if strange["c"] < strange["d"] else "detection"
+    return "classification" if in_classification < in_detection else "detection"
 
 
 def _count_unknown_settings(values: Mapping[str, object], cls: type[RecipeBase]) -> int:
@@ -225,24 +227,15 @@ def dump_recipe(recipe: RecipeBase) -> str:
 
 def to_dict(settings: "DataclassInstance") -> dict[str, Any]:
     """Convert settings to plain nested values, with tuples as lists."""
-    plain: dict[str, Any] = {}
-    for f in fields(settings):
-        value = getattr(settings, f.name)
-        if is_dataclass(value) and not isinstance(value, type):
-            value = to_dict(value)
-        elif isinstance(value, tuple):
-            value = list(value)
-        plain[f.name] = value
-    return plain
+    return asdict(
+        settings, dict_factory=lambda items: {key: list(v) if isinstance(v, tuple) else v for key, v in items}
+    )
 
 
 def list_differences(before: R, after: R) -> list[str]:
     """List the settings in which two recipes differ, as ``train.epochs: 10 -> 20``."""
-    rows = []
-    for (key, old), (_, new) in zip(iterate_settings(before), iterate_settings(after), strict=True):
-        if old != new:
-            rows.append(f"{key}: {old!r} -> {new!r}")
-    return rows
+    pairs = zip(iterate_settings(before), iterate_settings(after), strict=True)
+    return [f"{key}: {old!r} -> {new!r}" for (key, old), (_, new) in pairs if old != new]
 
 
 def iterate_settings(recipe: RecipeBase) -> Iterator[tuple[str, Any]]:
@@ -320,18 +313,6 @@ class _StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def _build_sections(values: Mapping[str, object], kind: type[RecipeBase]) -> dict[str, Any]:
-    """Build the sections of a recipe from plain nested values."""
-    sections = list_sections(kind)
-    for name in values:
-        if name not in sections:
-            raise RequestError(f"unknown setting {name}{_suggest_key(name, [*sections, 'extends'], kind)}")
-    return {
-        name: build_settings(sections[name], {} if inside is None else inside, f"{name}.", kind)
-        for name, inside in values.items()
-    }
-
-
 def _suggest_key(key: str, known: Iterable[str], kind: type[RecipeBase]) -> str:
     hint = did_you_mean(key, known)
     if "did you mean" in hint:
@@ -345,7 +326,8 @@ def _coerce(value: object, spec: FieldSpec, key: str) -> Any:
     if value is None:
         if spec.is_optional:
             return None
-        raise RequestError(f"{key} needs {_describe_expected(spec)}, not an empty value")
+        expected = "a list" if spec.is_list else TYPE_WORDS[spec.type]
+        raise RequestError(f"{key} needs {expected}, not an empty value")
     if not spec.is_list:
         return _coerce_scalar(value, spec, key)
     if not isinstance(value, list | tuple):
@@ -378,10 +360,6 @@ def _convert_scalar(value: object, spec: FieldSpec) -> bool | int | float | str 
     if spec.type is int:
         return value if isinstance(value, int) else None
     return value if isinstance(value, str) and spec.type is str else None
-
-
-def _describe_expected(spec: FieldSpec) -> str:
-    return "a list" if spec.is_list else TYPE_WORDS[spec.type]
 
 
 def _describe_value(value: object) -> str:

@@ -16,16 +16,6 @@ class RecipeHeader:
     title: str  # its first line
     fields: dict[str, str]  # Source, Expected, Cost ... -> text
 
-    @property
-    def expected(self) -> str:
-        """The expected result."""
-        return self.fields["Expected"]
-
-    @property
-    def cost(self) -> str:
-        """The cost of the run."""
-        return self.fields["Cost"]
-
 
 def read_header(path: Path) -> RecipeHeader:
     """Read the header of a recipe file: comment lines, of which ``# Word:  text`` begins a field."""

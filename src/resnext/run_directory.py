@@ -4,7 +4,6 @@ import json
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,56 +15,20 @@ OWNER_FILE = ".owner.json"  # the process that is training in the run: training/
 MAX_JSON_BYTES = 64 << 20  # bytes
 
 
-@dataclass(frozen=True)
 class RunDirectory:
-    """Paths in a run directory."""
+    """The paths of the files in a run directory."""
 
-    path: Path
-
-    @property
-    def recipe(self) -> Path:
-        """The resolved recipe."""
-        return self.path / "recipe.yaml"
-
-    @property
-    def environment(self) -> Path:
-        """Versions, machine and device of the run."""
-        return self.path / "environment.json"
-
-    @property
-    def log(self) -> Path:
-        """All steps and epochs, as JSON lines."""
-        return self.path / "log.jsonl"
-
-    @property
-    def metrics(self) -> Path:
-        """A row of metrics per epoch."""
-        return self.path / "metrics.csv"
-
-    @property
-    def speed(self) -> Path:
-        """A row of speeds per epoch."""
-        return self.path / "speed.csv"
-
-    @property
-    def curves(self) -> Path:
-        """Plot of the metrics over epochs."""
-        return self.path / "curves.png"
-
-    @property
-    def samples(self) -> Path:
-        """Grid of augmented training images."""
-        return self.path / "samples.png"
-
-    @property
-    def evaluation(self) -> Path:
-        """Folder with the evaluation of the best checkpoint."""
-        return self.path / "evaluation"
-
-    @property
-    def report(self) -> Path:
-        """The report of the run."""
-        return self.path / "report.html"
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.recipe = path / "recipe.yaml"  # the resolved recipe
+        self.environment = path / "environment.json"  # versions, machine and device of the run
+        self.log = path / "log.jsonl"  # all steps and epochs
+        self.metrics = path / "metrics.csv"  # a row of metrics per epoch
+        self.speed = path / "speed.csv"  # a row of speeds per epoch
+        self.curves = path / "curves.png"  # plot of the metrics over epochs
+        self.samples = path / "samples.png"  # grid of augmented training images
+        self.evaluation = path / "evaluation"  # folder with the evaluation of the best checkpoint
+        self.report = path / "report.html"
 
     def checkpoint(self, which: str) -> Path:
         """Path of the folder of the "last" or "best" checkpoint."""
@@ -82,10 +45,8 @@ class RunDirectory:
 
 
 def is_run(path: Path) -> bool:
-    """Return whether ``path`` looks like a run directory.
-
-    A folder from a model hub may have a recipe.yaml too, but has its weights beside it.
-    """
+    """Return whether ``path`` looks like a run directory."""
+    # a folder from a model hub may have a recipe.yaml too, but has its weights beside it
     recipe = (path / "recipe.yaml").exists() and not (path / "model.safetensors").exists()
     return path.is_dir() and (recipe or (path / "checkpoints").is_dir())
 
@@ -119,16 +80,6 @@ def open_run(path: Path | str) -> RunDirectory:
     return RunDirectory(path)
 
 
-def create_run(path: Path | str) -> RunDirectory:
-    """Create a new run directory. Raises RequestError if it is not empty or cannot be written."""
-    run = check_new_run(path)
-    try:
-        run.path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RequestError(f"the run directory {path} cannot be written: {error.strerror or error}") from None
-    return run
-
-
 def check_new_run(path: Path | str) -> RunDirectory:
     """Check that a new run can be created at ``path``, without creating it.
 
@@ -157,9 +108,8 @@ def read_state(folder: Path) -> dict[str, Any]:
     path = folder / "state.json"
     if not path.exists():
         raise RequestError(f"there is no checkpoint in {folder} (no state.json)")
-    if (
-        not path.is_file() or path.stat().st_size > MAX_JSON_BYTES
-    ):  # reading a pipe could block, a device may be endless
+    # reading a pipe could block, a device may be endless
+    if not path.is_file() or path.stat().st_size > MAX_JSON_BYTES:
         raise RequestError(f"{path} is not a regular file of at most {MAX_JSON_BYTES:,} bytes")
     try:
         state = json.loads(path.read_text(encoding="utf-8"))

@@ -54,6 +54,11 @@ def make_screen(*, stderr: bool = False) -> Screen:
     return Screen(stderr=stderr)
 
 
+def print_line(console: Console, text: str) -> None:
+    """Print a line without markup, colours or wrapping, on any console."""
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
 def _to_text(said: RenderableType) -> RenderableType:
     return Text(said) if isinstance(said, str) else said
 

@@ -1,6 +1,6 @@
 """The settings of a classification recipe as frozen dataclasses, each with a help sentence. No torch here.
 
-``settings_shared`` holds the sections that detection recipes have too; they are imported from here.
+``settings_shared`` holds the sections that detection recipes have too.
 """
 
 from dataclasses import dataclass
@@ -18,46 +18,8 @@ from resnext.settings_fields import (
     option,
     section,
 )
-from resnext.settings_shared import (
-    FREEZE_STAGES,
-    CommonAugmentSettings,
-    CommonDataSettings,
-    FreezeStage,
-    InitSettings,
-    ModelSettings,
-    OptimizerSettings,
-    Precision,
-    RecipeBase,
-    RunSettings,
-    ScheduleSettings,
-)
+from resnext.settings_shared import CommonAugmentSettings, CommonDataSettings, RecipeBase, RunSettings
 from resnext.sources import SOURCES, list_sources
-
-__all__ = [
-    "CROPS",
-    "CROP_MODES",
-    "FREEZE_STAGES",
-    "INTERPOLATIONS",
-    "AugmentSettings",
-    "CommonAugmentSettings",
-    "CommonDataSettings",
-    "Crop",
-    "CropMode",
-    "DataSettings",
-    "FreezeStage",
-    "InitSettings",
-    "Interpolation",
-    "JpegDecoder",
-    "ModelSettings",
-    "OptimizerSettings",
-    "Precision",
-    "Recipe",
-    "RecipeBase",
-    "RunSettings",
-    "ScheduleSettings",
-    "SourceName",
-    "TrainSettings",
-]
 
 SourceName = Annotated[str, Choices(tuple(SOURCES))]
 CropMode = Literal["crop", "squash", "pad"]

@@ -180,7 +180,11 @@ def test_shards_of_every_view_make_the_same_evaluation(view: str, world_size: in
     model, other, data = network(classes=8), network(1, preprocessing(16, 16), classes=8), pictures(n)
     for one in (model, other):
         one.classes = ("x", *data.classes, "y")
-    options = {"other_members": [EnsembleMember(other, other.preprocessing)], "output_indices": np.arange(1, 7), "batch_size": 1}
+    options = {
+        "other_members": [EnsembleMember(other, other.preprocessing)],
+        "output_indices": np.arange(1, 7),
+        "batch_size": 1,
+    }
     whole = judged(model, data, view, **options)
     shards = [judged(model, data, view, rank=r, world_size=world_size, **options) for r in range(world_size)]
     merged = merge_shards(shards[::-1])

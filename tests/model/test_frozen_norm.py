@@ -15,7 +15,7 @@ from resnext.model.frozen_norm import fold_frozen_norms, iter_conv_norm_pairs
 from resnext.model.layers import Conv2d, NormAct
 from resnext.model.network import create_model
 from resnext.model.plan import Plan, fuse_all, set_activation_checkpointing
-from resnext.settings import InitSettings
+from resnext.settings_shared import InitSettings
 from resnext.speed import kernels
 from resnext.speed.convolution import ConvAlgorithms
 from resnext.training.finetune import find_bn_layers, freeze, set_training_mode

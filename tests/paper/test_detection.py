@@ -39,7 +39,7 @@ def test_each_row_has_the_two_steps_of_the_paper_and_one_that_is_practical() -> 
     for row in get_table("table8").rows:
         name = str(row.recipe)
         assert read(name).model.architecture(1000, 3) == row.architecture()
-        assert f"{row.published['ap50']:.1f}" in read_header(get_recipe_path(name)).expected
+        assert f"{row.published['ap50']:.1f}" in read_header(get_recipe_path(name)).fields["Expected"]
         assert get_rpn_recipe(name) in EVERY
 
 

@@ -23,9 +23,9 @@ from resnext.recipe import list_recipes
 from resnext.run_directory import RunDirectory
 from resnext.settings import Recipe
 from resnext.sources import SOURCES
-from resnext.training.classification import Classification, State, train_classifier
+from resnext.training.classification import Classification, State
 from resnext.training.distributed import init_distributed
-from resnext.training.loop import learning_rate_at
+from resnext.training.loop import run_training
 from resnext.training.schedule import compute_learning_rate
 from resnext.training.step import count_micro_batches
 
@@ -194,7 +194,7 @@ def test_two_steps_of_every_recipe_run_at_toy_size(name: str, tmp_path: Path) ->
     task, state = begun(small, tmp_path / "run")
     batches = state.loader.batches(0)
     before = [p.detach().clone() for p in state.model.parameters()]
-    losses = [task.step(state, next(batches), learning_rate_at(state, state.position.step)).loss for _ in range(2)]
+    losses = [task.step(state, next(batches), state.learning_rate_at(state.position.step)).loss for _ in range(2)]
     assert state.position.step == 2
     assert all(math.isfinite(loss) for loss in losses)
     moved = [not torch.equal(a, b) for a, b in zip(before, state.model.parameters(), strict=True)]
@@ -214,7 +214,7 @@ def begun(recipe: Recipe, path: Path) -> tuple[Classification, State]:
 def test_every_recipe_trains_to_its_end_at_toy_size(name: str, tmp_path: Path) -> None:
     recipe, run = read(name, make_toy_overrides(read(name), tmp_path, {})), RunDirectory(tmp_path / "run")
     run.path.mkdir()
-    position = train_classifier(recipe, run, console=Console(file=io.StringIO()))
+    position = run_training(Classification, recipe, run, console=Console(file=io.StringIO()))
     assert position.step == 4
     assert run.report.exists()
 

@@ -2,25 +2,22 @@
 
 import json
 import os
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from rich.console import Console
 
 from resnext.model.network import create_model
 from resnext.model.plan import Plan
-from resnext.recipe import parse_recipe
 from resnext.run_directory import RunDirectory
 from resnext.settings import Recipe, TrainSettings
 from resnext.speed import kernels
 from resnext.training import autotune
 from resnext.training.autotune import Candidate, autotune_training, time_candidates
-from resnext.training.distributed import World
 from tests.conftest import TINY, run_resnext
-
-CPU = World(torch.device("cpu"))
+from tests.training.helpers import CPU, QUIET
+from tests.training.test_resume import assert_same_end
 
 
 @pytest.fixture(autouse=True)
@@ -41,8 +38,7 @@ def tune(
     monkeypatch.setattr(autotune, "time_candidates", lambda model, plans, *_: {arm: seconds[str(arm)] for arm in plans})
     monkeypatch.setattr(autotune, "tune_shared_plan", lambda *_: known)
     recipe = Recipe(train=TrainSettings(**train))  # type: ignore[arg-type]
-    console = Console(quiet=True)
-    found, plan = autotune_training(recipe, small(), (4, 8), steps, CPU, console)  # type: ignore[arg-type]
+    found, plan = autotune_training(recipe, small(), (4, 8), steps, CPU, QUIET)  # type: ignore[arg-type]
     return found.train, plan
 
 
@@ -56,19 +52,15 @@ def tune(
         ({"NCHW": 1, "NHWC": 2, "NHWC with fast paths": 3}, {"fast": "yes"}, ("yes", "yes")),
         ({"NCHW": 2, "NCHW with fast paths": 1}, {"channels_last": "no"}, ("no", "yes")),
         ({}, {"channels_last": "yes", "fast": "no"}, ("yes", "no")),
+        ({"NCHW": 3, "NHWC": 2}, {"steps": 59}, ("yes", "no")),  # a short run is not worth measuring for
     ],
 )
 def test_measured_seconds_decide_and_what_the_user_says_is_done(
-    monkeypatch: pytest.MonkeyPatch, seconds: dict[str, float], train: dict[str, str], expected: tuple[str, str]
+    monkeypatch: pytest.MonkeyPatch, seconds: dict[str, float], train: dict[str, Any], expected: tuple[str, str]
 ) -> None:
     found, plan = tune(monkeypatch, seconds, **train)
     assert (found.channels_last, found.fast) == expected
     assert plan == (Plan({}, ("bn1",)) if found.fast == "yes" else Plan())
-
-
-def test_a_short_run_is_not_worth_measuring_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    found, plan = tune(monkeypatch, {"NCHW": 3, "NHWC": 2}, steps=59)
-    assert (found.channels_last, found.fast, plan) == ("yes", "no", Plan())
 
 
 def test_the_switch_leaves_nothing_to_measure(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -96,7 +88,7 @@ def test_the_plan_found_is_one_the_network_takes(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(kernels, "load", lambda: False)  # the cache is empty: nothing is compiled for this
     model = small()
     recipe = Recipe(train=TrainSettings(fast="yes", channels_last="yes"))
-    found, plan = autotune_training(recipe, model, (4, 8), 10, CPU, Console(quiet=True))  # type: ignore[arg-type]
+    found, plan = autotune_training(recipe, model, (4, 8), 10, CPU, QUIET)  # type: ignore[arg-type]
     assert found.train.fast == "yes"
     plan.apply(model)
 
@@ -112,7 +104,7 @@ def test_a_run_goes_on_bit_for_bit_with_fast_paths_and_a_cold_cache(tmp_path: Pa
     recipe = tmp_path / "fast.yaml"
     recipe.write_text(FAST.replace("seed: 3", f"seed: 3, precision: {precision}"))
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    assert run_resnext("train", recipe, "--run", whole).returncode == 0
+    run_resnext("train", recipe, "--run", whole)
     state = RunDirectory(whole).state("last")
     plan = Plan.from_dict(state["facts"]["plan"])
     assert plan.norms
@@ -134,19 +126,10 @@ def test_a_run_goes_on_bit_for_bit_with_fast_paths_and_a_cold_cache(tmp_path: Pa
         "from resnext.cli import main\n"
         "sys.exit(main())\n"
     )
-    assert run_resnext("train", recipe, "--run", stopped, script=script).returncode == 9
-    cold = {"RESNEXT_CACHE": str(tmp_path / "cold")}
-    done = run_resnext("train", "--resume", stopped, env=os.environ | cold)
-    assert done.returncode == 0, done.stderr
+    run_resnext("train", recipe, "--run", stopped, script=script, exits=9)
+    run_resnext("train", "--resume", stopped, env=os.environ | {"RESNEXT_CACHE": str(tmp_path / "cold")})
     assert (tmp_path / "cold" / "lib").is_dir()  # the kernels were compiled anew
-    for name in ("model", "training"):
-        bits = []
-        for run in (whole, stopped):
-            entry = RunDirectory(run).state("last")["files"][name]
-            bits.append((RunDirectory(run).checkpoint("last") / entry["name"]).read_bytes())
-        assert bits[0] == bits[1], name
-    assert (whole / "log.jsonl").read_bytes() == (stopped / "log.jsonl").read_bytes()
-    assert RunDirectory(stopped).state("last")["facts"]["plan"] == plan.to_dict()
+    assert_same_end(stopped, whole)
 
 
 def test_recomputing_is_another_run_only_in_memory(tmp_path: Path) -> None:
@@ -155,7 +138,7 @@ def test_recomputing_is_another_run_only_in_memory(tmp_path: Path) -> None:
     for level in ("no", "blocks"):
         recipe = tmp_path / f"{level}.yaml"
         recipe.write_text(TINY.replace("epochs: 3", f'epochs: 1, activation_checkpointing: "{level}", fast: "no"'))
-        assert run_resnext("train", recipe, "--run", tmp_path / level).returncode == 0
+        run_resnext("train", recipe, "--run", tmp_path / level)
         logs.append((tmp_path / level / "log.jsonl").read_bytes())
     assert logs[0] == logs[1]
 
@@ -166,8 +149,7 @@ def test_a_compiled_run_learns_what_an_eager_one_learns(tmp_path: Path) -> None:
     for how in ("no", "yes"):
         recipe = tmp_path / f"{how}.yaml"
         recipe.write_text(TINY.replace("epochs: 3", f'epochs: 1, compile: "{how}", fast: "no"'))
-        done = run_resnext("train", recipe, "--run", tmp_path / how)
-        assert done.returncode == 0, done.stderr
+        run_resnext("train", recipe, "--run", tmp_path / how)
         rows = map(json.loads, (tmp_path / how / "log.jsonl").read_text().splitlines())
         losses.append([row["loss"] for row in rows if row["kind"] == "step"])
     assert losses[1] == pytest.approx(losses[0], rel=1e-2)
@@ -177,10 +159,5 @@ def test_recompute_without_kernels_is_refused(tmp_path: Path, monkeypatch: pytes
     recipe = tmp_path / "fast.yaml"
     recipe.write_text(FAST)
     monkeypatch.setenv("RESNEXT_FAST", "0")
-    done = run_resnext("train", recipe, "--run", tmp_path / "run")
-    assert done.returncode == 2
+    done = run_resnext("train", recipe, "--run", tmp_path / "run", exits=2)
     assert "train.activation_checkpointing activations" in done.stderr
-
-
-def test_settings_parse_as_said() -> None:
-    assert parse_recipe("train: {fast: 'no'}", "x").train == replace(TrainSettings(), fast="no")

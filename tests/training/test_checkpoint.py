@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,14 +11,15 @@ import torch
 
 from resnext.errors import RequestError, WorkError
 from resnext.model.network import Network, create_model
-from resnext.run_directory import RunDirectory, create_run
-from resnext.settings import OptimizerSettings
+from resnext.run_directory import RunDirectory
+from resnext.settings_shared import OptimizerSettings
 from resnext.training.checkpoint import read_checkpoint, restore_checkpoint, write_checkpoint
 from resnext.training.ema import Ema
 from resnext.training.optimizer import build_optimizer
 from resnext.training.state import EpochSums, Position, RunFacts, SavedState
 from resnext.weights import load
 from resnext.weights.native import serialize_network
+from tests.training.helpers import create_run
 
 
 def saved_at(step: int) -> SavedState:
@@ -43,9 +45,9 @@ class Trained:
         self.optimizer.zero_grad()
         self.ema.update(self.model, 0)
 
-    def write(self, step: int, run: RunDirectory | None = None) -> None:
+    def write(self, step: int) -> None:
         parts = (self.model, self.ema, self.optimizer)
-        write_checkpoint(run or self.run, "last", saved_at(step), *parts, serialize_network)
+        write_checkpoint(self.run, "last", saved_at(step), *parts, serialize_network)
 
     def read(self, run: RunDirectory | None = None) -> SavedState:
         run = run or self.run
@@ -107,63 +109,34 @@ def test_weights_that_are_not_finite_are_not_saved_over_good_ones(tmp_path: Path
     assert a.run.state("last")["position"]["step"] == 7
 
 
-def damage_bytes(folder: Path) -> None:
-    path = next(folder.glob("training-*"))
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
-
-
-def damage_length(folder: Path) -> None:
-    path = next(folder.glob("model-*"))
-    path.write_bytes(path.read_bytes()[:-10])
-
-
-def damage_name(folder: Path) -> None:
-    state = json.loads((folder / "state.json").read_text())
-    state["files"]["model"]["name"] = "../../../etc/model.safetensors"
-    (folder / "state.json").write_text(json.dumps(state))
-
-
-def damage_absent(folder: Path) -> None:
-    next(folder.glob("model-*")).unlink()
-
-
-def damage_foreign(folder: Path) -> None:
-    (folder / "state.json").write_text('{"epoch": 3}')
-
-
-def damage_json(folder: Path) -> None:
-    (folder / "state.json").write_text('{"format": "resnext-check')
-
-
-def damage_position(folder: Path) -> None:
-    state = json.loads((folder / "state.json").read_text())
-    state["position"] = {"step": 1, "more": 2}
-    (folder / "state.json").write_text(json.dumps(state))
-
-
-def damage_gone(folder: Path) -> None:
-    (folder / "state.json").unlink()
+def change_state(section: str, **changes: object) -> Callable[[bytes], bytes]:
+    """Change entries in a section of a state.json."""
+    return lambda data: json.dumps((state := json.loads(data)) | {section: state[section] | changes}).encode()
 
 
 @pytest.mark.parametrize(
-    ("damage", "says"),
+    ("name", "damage", "says"),
     [
-        (damage_bytes, "training-00000007.safetensors is damaged"),
-        (damage_length, "model-00000007.safetensors is damaged"),
-        (damage_name, "names no usable model file"),
-        (damage_absent, "cannot be read"),
-        (damage_foreign, "is not the state of a resnext checkpoint"),
-        (damage_json, "state.json is damaged"),
-        (damage_position, "has no valid training position"),
-        (damage_gone, "there is no checkpoint in"),
+        ("training-*", lambda data: data[:-1] + bytes([data[-1] ^ 1]), "training-00000007.safetensors is damaged"),
+        ("model-*", lambda data: data[:-10], "model-00000007.safetensors is damaged"),
+        ("model-*", None, "cannot be read"),
+        ("state.json", None, "there is no checkpoint in"),
+        ("state.json", lambda _: b'{"epoch": 3}', "is not the state of a resnext checkpoint"),
+        ("state.json", lambda _: b'{"format": "resnext-check', "state.json is damaged"),
+        ("state.json", change_state("files", model={"name": "../../etc/a.safetensors"}), "names no usable model file"),
+        ("state.json", change_state("position", more=2), "has no valid training position"),
     ],
-)
-def test_a_damaged_or_foreign_checkpoint_is_named(tmp_path: Path, damage: object, says: str) -> None:
+)  # fmt: skip
+def test_a_damaged_or_foreign_checkpoint_is_named(
+    tmp_path: Path, name: str, damage: Callable[[bytes], bytes] | None, says: str
+) -> None:
     a = Trained(tmp_path / "a")
     a.write(7)
-    damage(a.run.checkpoint("last"))  # type: ignore[operator]
+    (path,) = a.run.checkpoint("last").glob(name)
+    data = path.read_bytes()
+    path.unlink()
+    if damage is not None:
+        path.write_bytes(damage(data))
     with pytest.raises(RequestError) as caught:
         a.read()
     assert says in str(caught.value)

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 from torch import Tensor
 
 from resnext.cli import main
@@ -18,7 +17,8 @@ from resnext.recipe import dump_recipe, read_recipe
 from resnext.run_directory import OWNER_FILE, RunDirectory, read_last_step
 from resnext.training.distributed import World
 from resnext.training.resume import resolve_resume, resolve_resumed_recipe
-from tests.training.test_resume import assert_same_end, kill
+from tests.training.helpers import write_photos
+from tests.training.test_resume import assert_same_end, kill, read_files
 
 SHORT = ["--train.epochs", "2"]
 
@@ -42,9 +42,9 @@ def test_the_same_command_begins_goes_on_and_leaves_a_finished_run_as_it_is(tiny
     assert main(command) == 0
     assert main(["train", str(tiny_recipe), *SHORT, "--run", str(tmp_path / "whole")]) == 0
     assert_same_end(tmp_path / "run", tmp_path / "whole")
-    before = {p: p.read_bytes() for p in (tmp_path / "run" / "checkpoints").rglob("*") if p.is_file()}
+    before = read_files(tmp_path / "run" / "checkpoints")
     assert main(command) == 0
-    assert {p: p.read_bytes() for p in before} == before
+    assert read_files(tmp_path / "run" / "checkpoints") == before
 
 
 def test_a_run_killed_before_its_recipe_stood_begins_again(tiny_recipe: Path, tmp_path: Path) -> None:
@@ -81,10 +81,7 @@ def test_the_same_command_given_while_the_run_goes_on_is_refused_and_takes_over_
 def test_paths_of_a_run_hold_from_any_working_directory(
     tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for name in ("day", "night"):
-        (tmp_path / "photos" / name).mkdir(parents=True)
-        for number in range(10):
-            Image.effect_noise((24, 24), 40).save(tmp_path / "photos" / name / f"{number}.png")
+    write_photos(tmp_path / "photos", "day", "night", count=10)
     (tmp_path / "elsewhere").mkdir()
     options = "--data.source folder --data.val_fraction 0.2 --data.image_size 16 --data.path photos --train.epochs 1"
     command = ["train", str(tiny_recipe), *options.split(), "--train.checkpoint_url", "copies", "--continue"]
@@ -125,16 +122,6 @@ def test_another_recipe_is_shown_with_its_differences(
     assert "train.epochs: 1 -> 2" in capsys.readouterr().err
     assert main(["train", str(tiny_recipe), "--continue", "a", "--run", "b"]) == 2
     assert "give only one of them" in capsys.readouterr().err
-
-
-def test_a_folder_of_something_else_is_left_alone(
-    tiny_recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    (tmp_path / "mine").mkdir()
-    (tmp_path / "mine" / "thesis.txt").write_text("mine")
-    assert main(["train", str(tiny_recipe), "--continue", str(tmp_path / "mine")]) == 2
-    assert "is not empty" in capsys.readouterr().err
-    assert (tmp_path / "mine" / "thesis.txt").read_text() == "mine"
 
 
 def test_a_run_that_lies_on_another_hosts_disk_is_not_begun_anew(tiny_recipe: Path, tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 import torchvision
-from PIL import Image
 from rich.console import Console
 from torch import nn
 
@@ -18,11 +17,10 @@ from resnext.data.preprocessing import Preprocessing
 from resnext.errors import RequestError, WorkError
 from resnext.model.network import Network, create_model
 from resnext.recipe import read_recipe
-from resnext.run_directory import RunDirectory, create_run, open_run
-from resnext.settings import InitSettings, ModelSettings, OptimizerSettings
+from resnext.run_directory import RunDirectory, open_run, read_last_step
+from resnext.settings_shared import InitSettings, ModelSettings, OptimizerSettings
 from resnext.training.checkpoint import write_checkpoint
-from resnext.training.classification import Classification, State, train_classifier
-from resnext.training.distributed import World
+from resnext.training.classification import Classification, State
 from resnext.training.finetune import (
     check_architecture,
     freeze,
@@ -35,11 +33,10 @@ from resnext.training.outputs import evaluate_held_out
 from resnext.training.state import SavedState
 from resnext.weights import load
 from resnext.weights.native import save
-from tests.training.cut_off import cut_off_before
+from tests.training.helpers import build_task, cut_off_before, read_changed, train, write_photos
 from tests.training.test_resume import assert_same_end
 
 Begin = Callable[..., tuple[Classification, State]]
-QUIET = Console(quiet=True)
 THEIRS = Preprocessing(image_size=24, resize=28, interpolation="bilinear", mean=(0.4,), std=(0.3,), channels=1)
 
 
@@ -66,17 +63,10 @@ def weights(tmp_path: Path) -> Path:
 def begin(tiny_recipe: Path, weights: Path, tmp_path: Path) -> Begin:
     """Build the task and state of the tiny recipe from the weights, with changes such as ``init__freeze="conv2"``."""
 
-    def prepared(console: Console = QUIET, resume: bool = False, **changes: Any) -> tuple[Classification, State]:
-        values = {"init.weights": str(weights), "augment.mixup": 0, **to_dotted_keys(changes)}
-        run = RunDirectory(tmp_path / "run") if resume else create_run(tmp_path / "run")
-        task = Classification(recipe := read_recipe(tiny_recipe, values))
-        return task, task.build(recipe, run, World(torch.device("cpu")), resume, console)
+    def prepared(**changes: Any) -> tuple[Classification, State]:
+        return build_task(tiny_recipe, tmp_path / "run", **{"init__weights": str(weights), **changes})
 
     return prepared
-
-
-def to_dotted_keys(changes: dict[str, Any]) -> dict[str, Any]:
-    return {key.replace("__", "."): value for key, value in changes.items()}
 
 
 def train_steps(task: Classification, state: State, count: int = 2, lr: float = 0.05) -> list[float]:
@@ -135,15 +125,9 @@ def test_a_folder_of_other_classes_and_colours_gets_a_new_head_and_stem(
     begin: Begin, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     save(model := make_tiny_network(), weights)
-    for name in ("3", "9", "ten"):
-        (tmp_path / "photos" / name).mkdir(parents=True)
-        for number in range(8):
-            picture = Image.effect_noise((40, 30), 60).convert("RGB")
-            picture.save(tmp_path / "photos" / name / f"{number}.png")
-    task, state = begin(
-        Console(width=200), data__source="folder", data__path=str(tmp_path / "photos"), data__val_fraction=0.3,
-        train__batch_size=4,
-    )  # fmt: skip
+    folder = write_photos(tmp_path / "photos", "3", "9", "ten", count=8)
+    changes = {"data__source": "folder", "data__path": str(folder), "data__val_fraction": 0.3, "train__batch_size": 4}
+    task, state = begin(console=Console(width=200), **changes)
     fc = state.model.fc
     assert state.model.classes == ("3", "9", "ten")
     assert torch.equal(fc.weight[:2], model.fc.weight[[3, 9]])
@@ -294,9 +278,8 @@ def test_each_stage_has_the_rate_of_the_next_times_the_decay() -> None:
 
 
 def test_a_step_moves_each_stage_by_its_own_rate_times_the_gradient(begin: Begin) -> None:
-    task, state = begin(
-        init__layer_decay=0.5, optimizer__momentum=0, optimizer__nesterov=False, optimizer__weight_decay=0
-    )  # fmt: skip
+    plain = {"optimizer__momentum": 0, "optimizer__nesterov": False, "optimizer__weight_decay": 0}
+    task, state = begin(init__layer_decay=0.5, **plain)
     gradients: dict[str, torch.Tensor] = {}
     for name, parameter in state.model.named_parameters():
         parameter.register_hook(lambda gradient, name=name: gradients.__setitem__(name, gradient.clone()))
@@ -321,20 +304,15 @@ def test_a_step_moves_each_stage_by_its_own_rate_times_the_gradient(begin: Begin
     ids=lambda options: "-".join(map(str, options.values())),
 )
 def test_a_run_cut_off_goes_on_to_the_same_bytes_without_the_weights_it_began_with(
-    tiny_recipe: Path, weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any]
+    tiny_recipe: Path, weights: Path, tmp_path: Path, options: dict[str, Any]
 ) -> None:
-    recipe = read_recipe(tiny_recipe, {"init.weights": str(weights), "train.epochs": 2, **to_dotted_keys(options)})
-    whole = create_run(tmp_path / "whole")
-    train_classifier(recipe, whole, console=QUIET)
-    cut = create_run(tmp_path / "cut")
-
-    cut_off_before(9, monkeypatch)
-    with pytest.raises(WorkError, match="cut off"):
-        train_classifier(recipe, cut, console=QUIET)
-    monkeypatch.undo()
+    recipe = read_changed(tiny_recipe, {"init__weights": str(weights), "train__epochs": 2, **options})
+    whole, cut = train(recipe, tmp_path / "whole"), RunDirectory(tmp_path / "cut")
+    with cut_off_before(9):
+        train(recipe, cut.path)
     weights.unlink()
-    assert cut.state("last")["position"]["step"] == 8
-    train_classifier(read_recipe(cut.recipe), cut, resume=True, console=QUIET)
+    assert read_last_step(cut) == 8
+    train(read_recipe(cut.recipe), cut.path, resume=True)
     assert_same_end(cut.path, whole.path)
     model = load(cut.path)
     assert model.provenance["init"]["weights"] == str(weights)

@@ -12,8 +12,6 @@ from resnext.training.interrupts import StopRequested, deferred_interrupts
 
 ASKING = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGXCPU")
 
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="POSIX signals")
-
 
 @pytest.fixture(autouse=True)
 def handlers_kept() -> Iterator[None]:

@@ -10,22 +10,21 @@ from typing import Any
 
 import pytest
 import torch
-from PIL import Image
 from rich.console import Console
 
 from resnext.cli import main
 from resnext.errors import RequestError, WorkError
 from resnext.recipe import read_recipe
-from resnext.run_directory import OWNER_FILE, RunDirectory, create_run
+from resnext.run_directory import OWNER_FILE, RunDirectory, read_last_step
 from resnext.training import loop
-from resnext.training.classification import Classification, State, train_classifier
+from resnext.training.classification import Classification, State
 from resnext.training.distributed import World
 from resnext.training.logbook import METRICS_COLUMNS, read_log
 from resnext.training.loop import EpochResult
 from resnext.training.state import EpochSums
 from resnext.training.step import StepResult
 from resnext.weights import load
-from tests.training.cut_off import cut_off_before
+from tests.training.helpers import create_run, cut_off_before, read_changed, train, write_photos
 from tests.training.test_resume import assert_same_end
 
 FILES = (
@@ -35,14 +34,7 @@ FILES = (
 
 
 def run_tiny(recipe: Path, folder: Path, **changes: object) -> RunDirectory:
-    run = create_run(folder)
-    train_classifier(
-        read_recipe(recipe, {key.replace("__", "."): value for key, value in changes.items()}), run, console=QUIET
-    )
-    return run
-
-
-QUIET = Console(quiet=True)
+    return train(read_changed(recipe, changes), folder)
 
 
 def rows(run: RunDirectory, kind: str) -> list[dict[str, object]]:
@@ -73,11 +65,11 @@ def test_the_loss_of_a_run_falls(tiny_recipe: Path, tmp_path: Path) -> None:
 
 
 def test_the_same_seed_gives_the_same_run_and_another_seed_another(tiny_recipe: Path, tmp_path: Path) -> None:
-    a, b, c = (
-        run_tiny(tiny_recipe, tmp_path / str(i), train__epochs=1, train__seed=s) for i, s in enumerate((5, 5, 6))
-    )
-    assert a.log.read_bytes() == b.log.read_bytes()
-    assert a.log.read_bytes() != c.log.read_bytes()
+    logs = []
+    for number, seed in enumerate((5, 5, 6)):
+        run = run_tiny(tiny_recipe, tmp_path / str(number), train__epochs=1, train__seed=seed)
+        logs.append(run.log.read_bytes())
+    assert logs[0] == logs[1] != logs[2]
 
 
 def test_an_exploding_loss_names_the_step_and_keeps_the_last_good_checkpoint(tiny_recipe: Path, tmp_path: Path) -> None:
@@ -138,17 +130,18 @@ def test_what_cannot_work_is_refused_before_anything_is_written(
 ) -> None:
     run = create_run(tmp_path / "run")
     with pytest.raises(RequestError) as caught:
-        train_classifier(read_recipe(tiny_recipe, changes), run, console=QUIET)
+        train(read_recipe(tiny_recipe, changes), run.path)
     assert says in str(caught.value)
     assert not list(run.path.iterdir()), "the place can be used for the next try"
 
 
-def test_a_run_directory_that_holds_anything_is_refused(
-    tiny_recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("option", ["--run", "--continue"])
+def test_a_directory_that_holds_anything_else_is_refused_and_left_alone(
+    tiny_recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str
 ) -> None:
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "mine.txt").write_text("mine")
-    assert main(["train", str(tiny_recipe), "--run", str(tmp_path / "run")]) == 2
+    assert main(["train", str(tiny_recipe), option, str(tmp_path / "run")]) == 2
     assert "is not empty" in capsys.readouterr().err
     assert [p.name for p in (tmp_path / "run").iterdir()] == ["mine.txt"]
 
@@ -163,9 +156,8 @@ def test_a_start_that_fails_leaves_no_directory(
     monkeypatch.chdir(tmp_path)
     assert main(command) == 2
     changes = {"data__path": str(photos_with_one_cut_short), **FOLDER, "train__batch_size": 17}
-    values = {key.replace("__", "."): value for key, value in changes.items()}
     with pytest.raises(WorkError, match=r"day/3\.jpg"):  # in the first batch, of which samples.png is drawn
-        train_classifier(read_recipe(tiny_recipe, values), RunDirectory(place), console=QUIET)
+        run_tiny(tiny_recipe, place, **changes)
     assert not (tmp_path / "runs").exists()
 
 
@@ -187,12 +179,10 @@ def test_a_signal_ends_what_can_be_repeated_at_once_and_the_run_goes_on_to_the_s
     recipe, run = read_recipe(tiny_recipe, {"train.epochs": 1}), RunDirectory(tmp_path / "run")
     with monkeypatch.context() as patch, pytest.raises(WorkError, match=f"stopped by SIGTERM {says}"):
         patch.setattr(Classification, work, interrupted)
-        train_classifier(recipe, run, resume=None, console=QUIET)
+        train(recipe, run.path, resume=None)
     assert run.path.exists() == (work in ("evaluate", "on_finish"))
-    train_classifier(recipe, run, resume=None, console=QUIET)
-    whole = create_run(tmp_path / "whole")
-    train_classifier(recipe, whole, console=QUIET)
-    assert_same_end(run.path, whole.path)
+    train(recipe, run.path, resume=None)
+    assert_same_end(run.path, train(recipe, tmp_path / "whole").path)
     assert not (run.path / OWNER_FILE).exists()
 
 
@@ -205,14 +195,12 @@ def test_a_run_that_another_host_took_over_writes_nothing_more(
         (state.run.path / OWNER_FILE).write_text('{"token": "y", "host": "node8", "pid": 1, "since": "now"}')
         return take_step(task, state, *arguments)
 
-    run = create_run(tmp_path / "run")
     monkeypatch.setattr(Classification, "step", taken)
     with pytest.raises(WorkError, match=r"process 1 on node8, .* has taken over"):
-        train_classifier(read_recipe(tiny_recipe), run, console=QUIET)
-    assert run.state("last")["position"]["step"] == 0
+        run_tiny(tiny_recipe, tmp_path / "run")
+    assert read_last_step(RunDirectory(tmp_path / "run")) == 0
 
 
-@pytest.mark.skipif(os.name != "posix", reason="POSIX paths")
 def test_a_place_that_cannot_be_written_is_named(tiny_recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["train", str(tiny_recipe), "--run", "/proc/nowhere/run"]) == 2
     assert "/proc/nowhere/run cannot be written" in capsys.readouterr().err
@@ -221,14 +209,9 @@ def test_a_place_that_cannot_be_written_is_named(tiny_recipe: Path, capsys: pyte
 @pytest.fixture
 def photos_with_one_cut_short(tmp_path: Path) -> Path:
     """Write two classes of ten images, one of them a truncated file."""
-    for name, colour in (("day", 220), ("night", 20)):
-        (tmp_path / "photos" / name).mkdir(parents=True)
-        for number in range(10):
-            picture = Image.effect_noise((24, 24), 40).point(lambda v, c=colour: (v + c) // 2).convert("RGB")
-            picture.save(tmp_path / "photos" / name / f"{number}.jpg")
-    cut = tmp_path / "photos" / "day" / "3.jpg"
-    cut.write_bytes(cut.read_bytes()[:300])
-    return tmp_path / "photos"
+    folder = write_photos(tmp_path / "photos", "day", "night", count=10, suffix="jpg")
+    os.truncate(folder / "day" / "3.jpg", 300)
+    return folder
 
 
 FOLDER = {
@@ -248,9 +231,8 @@ def test_a_skipped_image_is_counted_in_every_epoch_and_named(
     tiny_recipe: Path, tmp_path: Path, photos_with_one_cut_short: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     changes = {"data__path": str(photos_with_one_cut_short), "data__on_bad_image": "skip", **FOLDER}
-    values = {key.replace("__", "."): value for key, value in changes.items()}
-    run = create_run(tmp_path / "run")
-    train_classifier(read_recipe(tiny_recipe, values), run)
+    run = RunDirectory(tmp_path / "run")
+    loop.run_training(Classification, read_changed(tiny_recipe, changes), run)
     assert [row["bad_images"] for row in rows(run, "epoch")] == [1, 2, 3]
     assert "skipped: cannot use image" in capsys.readouterr().out
 
@@ -259,7 +241,7 @@ def test_data_that_changed_under_a_run_is_refused(tiny_recipe: Path, tmp_path: P
     run = run_tiny(tiny_recipe, tmp_path / "run", train__epochs=1)
     recipe = read_recipe(run.recipe, {"data.max_train_images": 90})
     with pytest.raises(RequestError, match="was trained with 100 training images, but the data now has 90"):
-        train_classifier(recipe, run, resume=True, console=QUIET)
+        train(recipe, run.path, resume=True)
 
 
 def test_mixed_images_have_no_training_error(tiny_recipe: Path) -> None:
@@ -273,19 +255,17 @@ def test_mixed_images_have_no_training_error(tiny_recipe: Path) -> None:
 def test_as_many_images_of_other_names_or_labels_are_not_the_same_data(
     tiny_recipe: Path, tmp_path: Path, split: str
 ) -> None:
-    for number in range(24):
-        place = tmp_path / "photos" / ("train" if number < 12 else "val") / "ab"[number % 2] / f"{number}.png"
-        place.parent.mkdir(parents=True, exist_ok=True)
-        Image.effect_noise((24, 24), 40).save(place)
+    for folder in ("train", "val"):
+        write_photos(tmp_path / "photos" / folder, "a", "b", count=6)
     changes = FOLDER | {"data__val_fraction": None, "data__path": str(tmp_path / "photos"), "train__epochs": 1}
     run = run_tiny(tiny_recipe, tmp_path / "run", **changes)
     moved = (tmp_path / "photos").rename(tmp_path / "elsewhere")
     recipe = read_recipe(run.recipe, {"data.path": str(moved)})
-    train_classifier(recipe, run, resume=True, console=QUIET)  # the same data at another place
+    train(recipe, run.path, resume=True)  # the same data at another place
     first = min((moved / split / "a").iterdir())
     first.rename(first.with_name("z.png"))
     with pytest.raises(RequestError, match="the data now has 12, some with other names or labels"):
-        train_classifier(recipe, run, resume=True, console=QUIET)
+        train(recipe, run.path, resume=True)
 
 
 def test_both_layouts_are_measured_where_the_recipe_says_auto(tiny_recipe: Path, tmp_path: Path) -> None:
@@ -300,7 +280,7 @@ def test_a_run_counted_in_steps_ends_there_in_the_middle_of_an_epoch(tiny_recipe
     assert [(row["epoch"], row["step"]) for row in rows(run, "epoch")] == [(1, 6), (2, 8)]
     assert run.state("last")["position"]["step"] == 8
     before = run.log.read_bytes()
-    train_classifier(read_recipe(run.recipe), run, resume=True, console=QUIET)
+    train(read_recipe(run.recipe), run.path, resume=True)
     assert run.log.read_bytes() == before
 
 
@@ -322,18 +302,13 @@ def test_a_warm_up_longer_than_the_run_is_refused(tiny_recipe: Path, tmp_path: P
     ],
 )
 def test_modern_settings_resume_to_the_same_bytes(
-    tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changes: dict[str, object]
+    tiny_recipe: Path, tmp_path: Path, changes: dict[str, object]
 ) -> None:
     recipe = read_recipe(tiny_recipe, {"train.epochs": 2, **changes})
-    whole = create_run(tmp_path / "whole")
-    train_classifier(recipe, whole, console=QUIET)
-
-    cut = RunDirectory(tmp_path / "cut")
-    cut_off_before(9, monkeypatch)
-    with pytest.raises(WorkError, match="cut off"):
-        train_classifier(recipe, cut, resume=None, console=QUIET)
-    monkeypatch.undo()
-    train_classifier(recipe, cut, resume=None, console=QUIET)
+    whole = train(recipe, tmp_path / "whole")
+    with cut_off_before(9):
+        train(recipe, tmp_path / "cut", resume=None)
+    cut = train(recipe, tmp_path / "cut", resume=None)
     assert_same_end(cut.path, whole.path)
 
 
@@ -362,10 +337,10 @@ def test_a_callback_gets_every_epoch_with_its_checkpoints_and_what_it_raises_end
         if result.epoch == 2 and len(results) == 2:
             raise WorkError("enough")
 
-    run, recipe = create_run(tmp_path / "run"), read_recipe(tiny_recipe)
+    recipe = read_recipe(tiny_recipe)
     with pytest.raises(WorkError, match="enough"):
-        train_classifier(recipe, run, console=QUIET, on_epoch_end=keep)
-    train_classifier(recipe, run, resume=True, console=QUIET, on_epoch_end=keep)
+        train(recipe, tmp_path / "run", on_epoch_end=keep)
+    run = train(recipe, tmp_path / "run", resume=True, on_epoch_end=keep)
     assert [(result.epoch, result.step) for result in results] == [(1, 6), (2, 12), (3, 18)]
     for result, row in zip(results, rows(run, "epoch"), strict=True):
         assert result.metrics == {name: row[name] for name in METRICS_COLUMNS if name not in ("epoch", "step")}

@@ -5,7 +5,7 @@ from timm.optim import Lamb
 from torchvision.ops._utils import split_normalization_params
 
 from resnext.model.network import create_model
-from resnext.settings import OptimizerSettings
+from resnext.settings_shared import OptimizerSettings
 from resnext.training.optimizer import build_optimizer, build_parameter_groups
 
 

@@ -8,18 +8,15 @@ from typing import Any
 
 import fsspec
 import pytest
-from rich.console import Console
 
 from resnext.errors import RequestError, WorkError
 from resnext.recipe import read_recipe
-from resnext.run_directory import RunDirectory, create_run
+from resnext.run_directory import RunDirectory
 from resnext.training import remote_checkpoints
-from resnext.training.classification import train_classifier
 from resnext.training.remote_checkpoints import download_run, upload_run
-from tests.training.cut_off import cut_off_before
+from tests.training.helpers import create_run, cut_off_before, train
 from tests.training.test_resume import assert_same_end
 
-QUIET = Console(quiet=True)
 SHORT = {"train.epochs": 2}
 
 
@@ -28,15 +25,11 @@ def store(tmp_path: Path) -> str:
     return f"file://{tmp_path / 'store' / 'run'}"
 
 
-def cut_off(recipe: Path, folder: Path, url: str, step: int, monkeypatch: pytest.MonkeyPatch) -> RunDirectory:
+def cut_off(recipe: Path, folder: Path, url: str, step: int) -> RunDirectory:
     """Train with remote checkpoints and stop before ``step``, as if the machine had disappeared."""
-    run = RunDirectory(folder)
-
-    cut_off_before(step, monkeypatch)
-    with pytest.raises(WorkError, match="cut off"):
-        train_classifier(read_recipe(recipe, {**SHORT, "train.checkpoint_url": url}), run, resume=None, console=QUIET)
-    monkeypatch.undo()
-    return run
+    with cut_off_before(step):
+        train(read_recipe(recipe, {**SHORT, "train.checkpoint_url": url}), folder, resume=None)
+    return RunDirectory(folder)
 
 
 @pytest.fixture
@@ -59,17 +52,13 @@ def object_store() -> Iterator[str]:
 
 
 def test_a_run_whose_machine_is_gone_goes_on_elsewhere_to_the_same_bytes(
-    tiny_recipe: Path, tmp_path: Path, object_store: str, monkeypatch: pytest.MonkeyPatch
+    tiny_recipe: Path, tmp_path: Path, object_store: str
 ) -> None:
-    whole = create_run(tmp_path / "whole")
-    train_classifier(read_recipe(tiny_recipe, SHORT), whole, console=QUIET)
-    gone = cut_off(tiny_recipe, tmp_path / "gone", object_store, 9, monkeypatch)
+    whole = train(read_recipe(tiny_recipe, SHORT), tmp_path / "whole")
+    gone = cut_off(tiny_recipe, tmp_path / "gone", object_store, 9)
     shutil.rmtree(gone.path)
-    elsewhere = RunDirectory(tmp_path / "elsewhere")
-    position = train_classifier(
-        read_recipe(tiny_recipe, {**SHORT, "train.checkpoint_url": object_store}), elsewhere, resume=None, console=QUIET
-    )
-    assert position.step == 12
+    recipe = read_recipe(tiny_recipe, {**SHORT, "train.checkpoint_url": object_store})
+    elsewhere = train(recipe, tmp_path / "elsewhere", resume=None)
     assert_same_end(elsewhere.path, whole.path)
     fs, root = remote_checkpoints.open_remote(object_store)
     there = {path.removeprefix(f"{root}/") for path in fs.find(root)}
@@ -78,10 +67,8 @@ def test_a_run_whose_machine_is_gone_goes_on_elsewhere_to_the_same_bytes(
     assert not [name for name in there if name.endswith(".part") or "00000008" in name]
 
 
-def test_only_what_is_later_there_is_brought_here(
-    tiny_recipe: Path, tmp_path: Path, store: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = cut_off(tiny_recipe, tmp_path / "run", store, 5, monkeypatch)
+def test_only_what_is_later_there_is_brought_here(tiny_recipe: Path, tmp_path: Path, store: str) -> None:
+    run = cut_off(tiny_recipe, tmp_path / "run", store, 5)
     assert not download_run(store, run), "what is here is as late"
     other = RunDirectory(tmp_path / "other")
     assert download_run(store, other)
@@ -94,10 +81,9 @@ def test_only_what_is_later_there_is_brought_here(
 def test_a_push_that_breaks_off_anywhere_leaves_a_whole_mirror(
     tiny_recipe: Path, tmp_path: Path, store: str, monkeypatch: pytest.MonkeyPatch, after: int
 ) -> None:
-    run = cut_off(tiny_recipe, tmp_path / "run", store, 3, monkeypatch)
-    later = RunDirectory(tmp_path / "later")
-    shutil.copytree(run.path, later.path)
-    train_classifier(read_recipe(later.recipe, {"train.checkpoint_url": None}), later, resume=True, console=QUIET)
+    run, local = cut_off(tiny_recipe, tmp_path / "run", store, 3), {"train.checkpoint_url": None}
+    shutil.copytree(run.path, tmp_path / "later")
+    later = train(read_recipe(run.recipe, local), tmp_path / "later", resume=True)
     calls = iter(range(100))
 
     def broken(*arguments: Any) -> None:
@@ -112,13 +98,8 @@ def test_a_push_that_breaks_off_anywhere_leaves_a_whole_mirror(
     monkeypatch.undo()
     back = RunDirectory(tmp_path / "back")
     assert download_run(store, back)
-    train_classifier(read_recipe(back.recipe, {"train.checkpoint_url": None}), back, resume=True, console=QUIET)
+    train(read_recipe(back.recipe, local), back.path, resume=True)
     assert_same_end(back.path, later.path)
-
-
-def damage_state(store: str, text: str) -> None:
-    path = Path(store.removeprefix("file://")) / "checkpoints" / "last" / "state.json"
-    path.write_text(text)
 
 
 @pytest.mark.parametrize(
@@ -127,18 +108,16 @@ def damage_state(store: str, text: str) -> None:
         (lambda s: "{", "is not the state of a resnext checkpoint"),
         (lambda s: json.dumps(s | {"format": "other"}), "is not the state of a resnext checkpoint"),
         (lambda s: json.dumps(s | {"files": {"model": 3}}), "does not say which files"),
-        (
-            lambda s: json.dumps(s | {"files": {"model": {"name": "../x.safetensors", "bytes": 3}}}),
-            "no usable model file",
-        ),
+        (lambda s: json.dumps(s | {"files": {"model": {"name": "../x.safetensors", "bytes": 3}}}), "no usable model"),
         (lambda s: json.dumps(s | {"files": {"model": s["files"]["model"] | {"bytes": 3}}}), "the expected 3 bytes"),
     ],
 )
 def test_a_damaged_mirror_is_named_and_nothing_outside_is_written(
-    tiny_recipe: Path, tmp_path: Path, store: str, monkeypatch: pytest.MonkeyPatch, change: Any, says: str
+    tiny_recipe: Path, tmp_path: Path, store: str, change: Any, says: str
 ) -> None:
-    run = cut_off(tiny_recipe, tmp_path / "run", store, 3, monkeypatch)
-    damage_state(store, change(run.state("last")))
+    run = cut_off(tiny_recipe, tmp_path / "run", store, 3)
+    remote = RunDirectory(Path(store.removeprefix("file://")))
+    (remote.checkpoint("last") / "state.json").write_text(change(run.state("last")))
     shutil.rmtree(run.checkpoint("best"), ignore_errors=True)
     with pytest.raises(RequestError, match=says):
         download_run(store, RunDirectory(tmp_path / "back" / "run"))

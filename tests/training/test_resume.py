@@ -1,6 +1,5 @@
 """A run killed at any point and resumed ends with the same bytes as one that was never interrupted."""
 
-import json
 import os
 import random
 import select
@@ -12,39 +11,43 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import run_resnext
+from resnext.run_directory import RunDirectory, read_last_step
+from tests.conftest import TINY, run_resnext
 
 KILLED = Path(__file__).with_name("kill_at_point.py")
-RESULTS = ("log.jsonl", "metrics.csv")
 
 
 @pytest.fixture(scope="module")
 def whole_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """(recipe, the directory of its uninterrupted run)."""
-    from tests.conftest import TINY
-
     folder = tmp_path_factory.mktemp("whole")
     recipe = folder / "tiny.yaml"
     recipe.write_text(TINY)
-    done = run_resnext("train", recipe, "--run", folder / "run")
-    assert done.returncode == 0, done.stderr
+    run_resnext("train", recipe, "--run", folder / "run")
     return recipe, folder / "run"
+
+
+def read_files(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 def assert_same_end(run: Path, whole: Path) -> None:
     """Weights, average, optimizer state, position, metrics and log are the same bytes."""
-    for name in RESULTS:
+    for name in ("log.jsonl", "metrics.csv"):
         assert (run / name).read_bytes() == (whole / name).read_bytes(), name
-    for which in ("last", "best"):
-        ours, theirs = run / "checkpoints" / which, whole / "checkpoints" / which
-        assert sorted(p.name for p in ours.iterdir()) == sorted(p.name for p in theirs.iterdir())
-        for path in theirs.iterdir():
-            assert (ours / path.name).read_bytes() == path.read_bytes(), path.name
+    ours, theirs = read_files(run / "checkpoints"), read_files(whole / "checkpoints")
+    assert ours.keys() == theirs.keys()
+    assert [name for name in ours if ours[name] != theirs[name]] == []
+
+
+def assert_stopped_run_resumes(run: Path, whole: Path) -> None:
+    assert read_last_step(RunDirectory(run)) >= 1
+    run_resnext("train", "--resume", run)
+    assert_same_end(run, whole)
 
 
 def kill(point: str, count: int, *arguments: object) -> None:
-    done = run_resnext(point, count, *arguments, script=KILLED)
-    assert done.returncode == -signal.SIGKILL, (point, count, done.returncode, done.stderr)
+    run_resnext(point, count, *arguments, script=KILLED, exits=-signal.SIGKILL)
 
 
 def test_a_run_killed_again_and_again_ends_bit_identical(whole_run: tuple[Path, Path], tmp_path: Path) -> None:
@@ -55,8 +58,7 @@ def test_a_run_killed_again_and_again_ends_bit_identical(whole_run: tuple[Path, 
     kill("write", 3, "train", "--resume", run, "--data.workers", 2)  # half-way through state.json
     kill("rename", 2, "train", "--resume", run)  # new tensors stand beside a state that names the old ones
     kill("step", 7, "train", "--resume", run)
-    done = run_resnext("train", "--resume", run, "--data.workers", 1)
-    assert done.returncode == 0, done.stderr
+    run_resnext("train", "--resume", run, "--data.workers", 1)
     assert_same_end(run, whole)
     assert not list(run.rglob("*.part"))
 
@@ -70,8 +72,7 @@ def test_any_random_kill_ends_bit_identical(whole_run: tuple[Path, Path], tmp_pa
     kill("step", draw.randint(1, 8), "train", recipe, "--run", run)
     point = draw.choice(["step", "write", "rename"])
     kill(point, draw.randint(1, 9), "train", "--resume", run, "--data.workers", draw.choice([0, 1, 4]))
-    done = run_resnext("train", "--resume", run, "--data.workers", draw.choice([0, 1, 4]))
-    assert done.returncode == 0, done.stderr
+    run_resnext("train", "--resume", run, "--data.workers", draw.choice([0, 1, 4]))
     assert_same_end(run, whole)
 
 
@@ -86,14 +87,9 @@ def test_sigterm_writes_a_checkpoint_and_says_how_to_go_on(whole_run: tuple[Path
     _, errors = process.communicate(timeout=120)
     assert process.returncode == 1
     assert f"continue with: resnext train --resume {run}" in errors
-    state = json.loads((run / "checkpoints" / "last" / "state.json").read_text())
-    assert state["position"]["step"] >= 1
-    done = run_resnext("train", "--resume", run)
-    assert done.returncode == 0, done.stderr
-    assert_same_end(run, whole)
+    assert_stopped_run_resumes(run, whole)
 
 
-@pytest.mark.skipif(os.name != "posix", reason="terminals of POSIX")
 def test_a_terminal_that_hangs_up_costs_no_step(whole_run: tuple[Path, Path], tmp_path: Path) -> None:
     """Standard output fails from then on, and the loading process has the signal too."""
     import fcntl
@@ -121,24 +117,18 @@ def test_a_terminal_that_hangs_up_costs_no_step(whole_run: tuple[Path, Path], tm
             os.read(ours, 1 << 16)
     os.close(ours)
     assert process.wait(timeout=120) == 1, "stopped by its own decision, not killed"
-    state = json.loads((run / "checkpoints" / "last" / "state.json").read_text())
-    assert state["position"]["step"] >= 1
-    done = run_resnext("train", "--resume", run)
-    assert done.returncode == 0, done.stderr
-    assert_same_end(run, whole)
+    assert_stopped_run_resumes(run, whole)
 
 
 def test_a_finished_run_resumed_stays_as_it_is(whole_run: tuple[Path, Path]) -> None:
     _, whole = whole_run
-    before = {path: path.read_bytes() for path in (whole / "checkpoints").rglob("*") if path.is_file()}
-    done = run_resnext("train", "--resume", whole)
-    assert done.returncode == 0, done.stderr
-    assert {path: path.read_bytes() for path in (whole / "checkpoints").rglob("*") if path.is_file()} == before
+    before = read_files(whole / "checkpoints")
+    run_resnext("train", "--resume", whole)
+    assert read_files(whole / "checkpoints") == before
 
 
 def test_a_changed_recipe_is_refused_and_the_difference_shown(whole_run: tuple[Path, Path]) -> None:
     recipe, whole = whole_run
-    done = run_resnext("train", recipe, "--resume", whole, "--optimizer.lr", "0.2", "--data.workers", 1)
-    assert done.returncode == 2
+    done = run_resnext("train", recipe, "--resume", whole, "--optimizer.lr", "0.2", "--data.workers", 1, exits=2)
     assert "optimizer.lr: 0.05 -> 0.2" in done.stderr
     assert "data.workers" not in done.stderr

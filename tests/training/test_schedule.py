@@ -8,7 +8,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from resnext.settings import ScheduleSettings
+from resnext.settings_shared import ScheduleSettings
 from resnext.training.schedule import compute_learning_rate
 
 

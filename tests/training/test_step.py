@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from rich.console import Console
 from torch.nn import functional as F
 
 from resnext.data.loader import Batch
@@ -14,17 +13,10 @@ from resnext.data.preprocessing import normalize
 from resnext.errors import RequestError, WorkError
 from resnext.model.blocks import Block
 from resnext.recipe import read_recipe
-from resnext.run_directory import create_run
-from resnext.training.classification import Classification, State
+from resnext.training.classification import State
 from resnext.training.distributed import World
 from resnext.training.step import accumulate_gradients, compute_gradients, count_images, count_micro_batches
-
-
-def begin(recipe: Path, folder: Path, **changes: object) -> tuple[Classification, State]:
-    values = {"augment.mixup": 0, **{key.replace("__", "."): value for key, value in changes.items()}}
-    settings, world = read_recipe(recipe, values), World(torch.device("cpu"))
-    task = Classification(settings)
-    return task, task.build(settings, create_run(folder), world, False, Console(quiet=True))
+from tests.training.helpers import build_task
 
 
 def first_batch(state: State) -> Batch:
@@ -33,7 +25,7 @@ def first_batch(state: State) -> Batch:
 
 @pytest.mark.parametrize("parts", [1, 2, 4])
 def test_gradients_are_those_of_the_mean_over_the_batch(tiny_recipe: Path, tmp_path: Path, parts: int) -> None:
-    _, state = begin(tiny_recipe, tmp_path / "run", train__bn_batch_size=16 // parts, train__label_smoothing=0.1)
+    _, state = build_task(tiny_recipe, tmp_path / "run", train__bn_batch_size=16 // parts, train__label_smoothing=0.1)
     plain, batch = copy.deepcopy(state.model), first_batch(state)
     loss_sum, wrong, images = compute_gradients(state, batch)
 
@@ -53,7 +45,7 @@ def test_gradients_are_those_of_the_mean_over_the_batch(tiny_recipe: Path, tmp_p
 
 def test_a_clipped_step_moves_no_further_than_the_norm_allows(tiny_recipe: Path, tmp_path: Path) -> None:
     changes = {"optimizer__momentum": 0, "optimizer__nesterov": False, "optimizer__weight_decay": 0}
-    task, state = begin(tiny_recipe, tmp_path / "run", train__grad_clip_norm=0.01, **changes)
+    task, state = build_task(tiny_recipe, tmp_path / "run", train__grad_clip_norm=0.01, **changes)
     before = [parameter.detach().clone() for parameter in state.model.parameters()]
     task.step(state, first_batch(state), lr=1.0)
     moved = torch.stack([(a - b).norm() for a, b in zip(state.model.parameters(), before, strict=True)]).norm()
@@ -63,7 +55,7 @@ def test_a_clipped_step_moves_no_further_than_the_norm_allows(tiny_recipe: Path,
 def test_bf16_autocast_computes_what_fp32_does_to_its_precision(tiny_recipe: Path, tmp_path: Path) -> None:
     losses = []
     for precision in ("fp32", "bf16"):
-        task, state = begin(tiny_recipe, tmp_path / precision, train__precision=precision)
+        task, state = build_task(tiny_recipe, tmp_path / precision, train__precision=precision)
         losses.append(task.step(state, first_batch(state), lr=0.1).loss)
         assert {p.dtype for p in state.model.parameters()} == {torch.float32}
     assert losses[0] == pytest.approx(losses[1], rel=0.03)
@@ -71,7 +63,7 @@ def test_bf16_autocast_computes_what_fp32_does_to_its_precision(tiny_recipe: Pat
 
 
 def test_skipped_images_are_counted_and_too_few_are_an_error(tiny_recipe: Path, tmp_path: Path) -> None:
-    task, state = begin(tiny_recipe, tmp_path / "run")
+    task, state = build_task(tiny_recipe, tmp_path / "run")
     whole = first_batch(state)
     some = Batch(whole.images[:5], whole.labels[:5], whole.indices[:5], bad_images=("a.jpg is cut short",) * 11)
     task.step(state, some, lr=0.1)
@@ -82,7 +74,7 @@ def test_skipped_images_are_counted_and_too_few_are_an_error(tiny_recipe: Path, 
 
 
 def test_a_loss_that_is_not_finite_leaves_the_weights_alone(tiny_recipe: Path, tmp_path: Path) -> None:
-    task, state = begin(tiny_recipe, tmp_path / "run")
+    task, state = build_task(tiny_recipe, tmp_path / "run")
     with torch.no_grad():
         state.model.fc.bias[0] = float("inf")
     before = {name: value.clone() for name, value in state.model.named_parameters()}
@@ -91,26 +83,20 @@ def test_a_loss_that_is_not_finite_leaves_the_weights_alone(tiny_recipe: Path, t
     assert all(torch.equal(value, before[name]) for name, value in state.model.named_parameters())
 
 
-def statistics(state: State) -> dict[str, torch.Tensor]:
-    return {name: value.clone() for name, value in state.model.named_buffers() if "running" in name}
-
-
 def test_running_statistics_are_those_of_the_first_part_alone(tiny_recipe: Path, tmp_path: Path) -> None:
-    _, state = begin(tiny_recipe, tmp_path / "run", train__bn_batch_size=4)
+    _, state = build_task(tiny_recipe, tmp_path / "run", train__bn_batch_size=4)
     plain, batch = copy.deepcopy(state.model), first_batch(state)
     compute_gradients(state, batch)
     plain(normalize(batch.images[:4], state.model.preprocessing, "cpu"))
-    expected = dict(plain.named_buffers())
-    for name, value in statistics(state).items():
-        torch.testing.assert_close(value, expected[name], msg=name)
-    assert {int(value) for name, value in state.model.named_buffers() if "num_batches" in name} == {1}
+    for (name, value), expected in zip(state.model.named_buffers(), plain.buffers(), strict=True):
+        torch.testing.assert_close(value, expected, msg=name)  # num_batches_tracked too: one batch
 
 
 def test_what_a_part_draws_depends_on_its_number_and_not_on_the_process(tiny_recipe: Path, tmp_path: Path) -> None:
     """The second half of a batch gives the same as second micro-batch of one process and as the only one of rank 1."""
     changes = {"augment__mixup": 0.5, "train__drop_path": 0.5}
-    _, one = begin(tiny_recipe, tmp_path / "one", train__bn_batch_size=8, **changes)
-    _, two = begin(tiny_recipe, tmp_path / "two", **changes)
+    _, one = build_task(tiny_recipe, tmp_path / "one", train__bn_batch_size=8, **changes)
+    _, two = build_task(tiny_recipe, tmp_path / "two", **changes)
     batch = first_batch(one)
     images = normalize(batch.images, one.model.preprocessing, "cpu")
     two.world = World(torch.device("cpu"), rank=1, size=2)
@@ -129,7 +115,7 @@ def test_processes_know_the_size_of_the_global_batch_and_ask_only_if_images_may_
 
     for policy, sizes in (("error", [16, 4, 16]), ("skip", [21, 21, 21])):
         changes = {"data__on_bad_image": policy, "train__drop_last": False}
-        _, state = begin(tiny_recipe, tmp_path / policy, **changes)
+        _, state = build_task(tiny_recipe, tmp_path / policy, **changes)
         state.world, batch = Two(torch.device("cpu"), size=2), first_batch(state)
         found = []
         for state.position.step, state.position.epoch in ((0, 0), (6, 0), (7, 1)):
@@ -145,9 +131,9 @@ def test_parts_that_do_not_divide_into_the_processes_are_refused(tiny_recipe: Pa
 
 
 def test_dropped_paths_grow_with_depth_and_need_shortcuts(tiny_recipe: Path, tmp_path: Path) -> None:
-    _, state = begin(tiny_recipe, tmp_path / "run", train__drop_path=0.4)
+    _, state = build_task(tiny_recipe, tmp_path / "run", train__drop_path=0.4)
     assert [m.drop_path for m in state.model.modules() if isinstance(m, Block)] == [0.0, 0.2, 0.4]
     model, images = state.model.eval(), torch.randn(2, 1, 8, 8)
     assert torch.equal(model(images), model(images)), "nothing is dropped in evaluation"
     with pytest.raises(RequestError, match=r"train\.drop_path needs shortcuts"):
-        begin(tiny_recipe, tmp_path / "other", train__drop_path=0.4, model__shortcut="none")
+        build_task(tiny_recipe, tmp_path / "other", train__drop_path=0.4, model__shortcut="none")

@@ -19,7 +19,7 @@ from resnext.bench.results import (
     write_rows,
 )
 from resnext.errors import RequestError
-from resnext.settings import FreezeStage
+from resnext.settings_shared import FreezeStage
 
 if TYPE_CHECKING:
     from rich.console import Console

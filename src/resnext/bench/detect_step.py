@@ -25,7 +25,7 @@ from resnext.detection.settings import DetectorSettings
 from resnext.device import autocast
 from resnext.errors import RequestError, WorkError
 from resnext.model.architecture import Architecture
-from resnext.settings import FreezeStage, InitSettings
+from resnext.settings_shared import FreezeStage, InitSettings
 from resnext.speed.allocator import tune_malloc
 from resnext.training.finetune import find_bn_layers, freeze, group_modules_by_stage, set_training_mode
 from resnext.weights.adapters import torchvision as torchvision_names

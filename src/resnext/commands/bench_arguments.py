@@ -101,7 +101,7 @@ def add_infer_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_detect_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``resnext bench detect``."""
-    from resnext.settings import FREEZE_STAGES
+    from resnext.settings_shared import FREEZE_STAGES
 
     parser.add_argument("model", nargs="?", default="resnext50_32x4d", metavar="MODEL", help="(default: %(default)s)")
     parser.add_argument("--size", type=int, default=480, metavar="PIXELS", help="shorter side of the images [480]")

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resnext.commands.evaluate import parse_non_negative, parse_positive
-from resnext.commands.train import add_run_options, add_setting_options, resolve_arguments
+from resnext.commands.train import add_arguments as add_train_arguments
+from resnext.commands.train import resolve_arguments
 from resnext.detection.settings import DetectRecipe
 from resnext.errors import RequestError, escape_unprintable
 from resnext.files import check_file, check_folder
@@ -28,8 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the actions train, evaluate and predict."""
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     train = actions.add_parser("train", help="train a detector by a recipe, or resume a run", allow_abbrev=False)
-    add_run_options(train)
-    add_setting_options(train, DetectRecipe)
+    add_train_arguments(train, DetectRecipe)
     evaluate = actions.add_parser("evaluate", help="compute COCO's metrics on labelled images", allow_abbrev=False)
     _add_evaluate_options(evaluate)
     _add_predict_options(actions.add_parser("predict", help="detect objects in images", allow_abbrev=False))
@@ -108,9 +108,10 @@ def run(args: argparse.Namespace) -> int:
 def _run_train(args: argparse.Namespace) -> int:
     recipe, directory, resume = resolve_arguments(args, DetectRecipe)
 
-    from resnext.detection.training.task import train_detector
+    from resnext.detection.training.task import Detection
+    from resnext.training.loop import run_training
 
-    train_detector(recipe, directory, resume=resume)
+    run_training(Detection, recipe, directory, resume=resume)
     return 0
 
 

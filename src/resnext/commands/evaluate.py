@@ -15,7 +15,7 @@ from resnext.errors import RequestError
 from resnext.evaluation.options import EvalOptions
 from resnext.files import check_output_directory
 from resnext.run_directory import CHECKPOINT_NAMES, RunDirectory, check_checkpoint_choice, check_run_kind
-from resnext.settings import RunSettings
+from resnext.settings_shared import RunSettings
 from resnext.sources import SOURCES
 
 if TYPE_CHECKING:
@@ -187,12 +187,12 @@ def evaluate_all_ranks(
 def run_evaluation(args: argparse.Namespace, networks: "EvalNetworks", runtime: "EvalRuntime", world: "World") -> int:
     """Evaluate on one data set: print the metrics, write tables and plots."""
     from resnext.evaluation.evaluator import check_compatible
-    from resnext.evaluation.output.console import print_evaluation, print_line, print_published
+    from resnext.evaluation.output.console import print_evaluation, print_published
     from resnext.evaluation.output.report import write_report
     from resnext.evaluation.output.tables import FILES, FORMAT, write_evaluation
     from resnext.evaluation.setup import choose_data, choose_directory, describe_evaluation
     from resnext.evaluation.suites.real import check_imagenet_validation, read_real_labels, score_real
-    from resnext.screen import make_screen
+    from resnext.screen import make_screen, print_line
 
     console, options = make_screen(), build_options(args)
     labels = None if args.real is None else read_real_labels(args.real)
@@ -228,11 +228,11 @@ def run_evaluation(args: argparse.Namespace, networks: "EvalNetworks", runtime: 
 def run_corruptions(args: argparse.Namespace, networks: "EvalNetworks", runtime: "EvalRuntime", world: "World") -> int:
     """Evaluate on ImageNet-C, or on images corrupted on the fly: errors, their mean, and the mCE if possible."""
     from resnext.evaluation.corruption_suites import create_corruption_suite, open_imagenet_c
-    from resnext.evaluation.output.console import print_corruptions, print_line
+    from resnext.evaluation.output.console import print_corruptions
     from resnext.evaluation.output.corruption_tables import FILES, FORMAT, write_corruptions
     from resnext.evaluation.setup import choose_directory, describe_evaluation
     from resnext.evaluation.suites.imagenet_c import CorruptionResult
-    from resnext.screen import make_screen
+    from resnext.screen import make_screen, print_line
 
     console, options, official = make_screen(), build_options(args), args.corruptions is not None
     if official:

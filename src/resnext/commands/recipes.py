@@ -9,7 +9,7 @@ SUMMARY = "List the recipes that come with the package, or print one with everyt
 NOTE = """
 Train one with resnext train NAME, or one of detection (coco, bccd) with resnext detect train NAME.
 resnext recipes NAME prints it with its source and settings; NAME > mine.yaml is a start for a recipe of your own."""
-FIRST_CLAUSE = re.compile(r".+?(?= \(|;|: |\. [A-Z]|\.$|$)")  # of the header's sentences
+CLAUSE_END = re.compile(r" \(|;|: |\. (?=[A-Z])|\.$")  # in the header's sentences
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,15 +24,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the list or the recipe. Raises RequestError if nothing matches."""
-    from resnext.recipe import list_recipes
-
     if any(mark in args.name for mark in "*?["):
-        return _print_list([name for name in list_recipes() if fnmatch(name, args.name)], args.name)
-    print(format_recipe(args.name, complete=args.all), end="")
+        print_list(args.name)
+    else:
+        print(format_recipe(args.name, complete=args.all), end="")
     return 0
 
 
-def _print_list(names: list[str], pattern: str) -> int:
+def print_list(pattern: str) -> None:
+    """Print a table of the recipes whose names match a shell pattern."""
     from rich.table import Table
 
     from resnext.errors import RequestError
@@ -40,34 +40,20 @@ def _print_list(names: list[str], pattern: str) -> int:
     from resnext.recipe_header import read_header
     from resnext.screen import make_screen
 
-    if not names:
+    recipes = {name: path for name, path in list_recipes().items() if fnmatch(name, pattern)}
+    if not recipes:
         raise RequestError(f"no recipe matches {pattern!r}; resnext recipes lists them")
     table = Table("name", "what", "expected", "cost", box=None, header_style="bold")
-    for name in names:
-        header = read_header(list_recipes()[name])
-        table.add_row(name, header.title, *(_shorten(text) for text in (header.expected, header.cost)))
+    for name, path in recipes.items():
+        header = read_header(path)
+        table.add_row(name, header.title, *(CLAUSE_END.split(header.fields[key])[0] for key in ("Expected", "Cost")))
     console = make_screen()
     console.print(table)
     console.print(NOTE)
-    return 0
-
-
-def _shorten(text: str) -> str:
-    """Return the first clause of a text."""
-    found = FIRST_CLAUSE.match(text)
-    return found[0] if found else text
 
 
 def format_recipe(name: str, *, complete: bool = False) -> str:
-    """Format a recipe with its header and the settings of the recipes it extends, as a recipe file.
-
-    Args:
-        name: The recipe, or a file.
-        complete: Whether to include the settings that are left at their defaults.
-
-    Raises:
-        RequestError: If there is no such recipe, or it is wrong.
-    """
+    """Format a recipe file with its header and the settings of those it extends; ``complete``: also the defaults."""
     from resnext.detection.settings import DetectRecipe
     from resnext.recipe import dump_recipe, find_recipe, read_recipe, read_recipe_kind, read_stated_settings
     from resnext.recipe_header import read_header

@@ -6,8 +6,9 @@ from typing import Any
 
 from resnext.recipe import R, parse_command_line_value
 from resnext.run_directory import RunDirectory
-from resnext.settings import Recipe, RecipeBase
+from resnext.settings import Recipe
 from resnext.settings_fields import FieldSpec, list_fields, list_sections
+from resnext.settings_shared import RecipeBase
 from resnext.training.request import resolve_request
 
 SUMMARY = "Train a network by a recipe, or resume a run."
@@ -15,30 +16,17 @@ SUMMARY = "Train a network by a recipe, or resume a run."
 SHORT_OPTIONS = {"init.weights": "--init"}  # short names of frequently used options
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add RECIPE, --run, --resume, --continue, and one option for every setting."""
-    add_run_options(parser)
-    add_setting_options(parser)
-
-
-def add_run_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that choose the recipe and the run directory."""
+def add_arguments(parser: argparse.ArgumentParser, kind: type[RecipeBase] = Recipe) -> None:
+    """Add RECIPE, --run, --resume, --continue, and one option for every setting of this kind of recipe."""
     ways = "[--run DIR | --resume DIR | --continue DIR]"
     parser.usage = f"{parser.prog} [RECIPE] {ways} [--init WEIGHTS] [--SECTION.FIELD VALUE ...]"
-    parser.add_argument(
-        "recipe",
-        nargs="?",
-        metavar="RECIPE",
-        help="YAML file, or a name that resnext recipes lists; optional with --resume",
-    )
+    about = "YAML file, or a name that resnext recipes lists; optional with --resume"
+    parser.add_argument("recipe", nargs="?", metavar="RECIPE", help=about)
     parser.add_argument("--run", metavar="DIR", help="new run directory (default: runs/NAME-DATE-TIME)")
     parser.add_argument("--resume", metavar="DIR", help="resume this run from its last checkpoint")
-    parser.add_argument(
-        "--continue",
-        dest="again",
-        metavar="DIR",
-        help="start this run, or resume it if it exists, here or in train.checkpoint_url; safe to repeat",
-    )
+    about = "start this run, or resume it if it exists, here or in train.checkpoint_url; safe to repeat"
+    parser.add_argument("--continue", dest="again", metavar="DIR", help=about)
+    add_setting_options(parser, kind)
 
 
 def add_setting_options(parser: argparse.ArgumentParser, kind: type[RecipeBase] = Recipe) -> None:
@@ -69,9 +57,10 @@ def run(args: argparse.Namespace) -> int:
     """Train, and return exit status 0 when the run is complete."""
     recipe, directory, resume = resolve_arguments(args, Recipe)
 
-    from resnext.training.classification import train_classifier
+    from resnext.training.classification import Classification
+    from resnext.training.loop import run_training
 
-    train_classifier(recipe, directory, resume=resume)
+    run_training(Classification, recipe, directory, resume=resume)
     return 0
 
 

@@ -94,7 +94,7 @@ def announce_run(console: "Console", table: Table, row: Row, plan: PlannedRun) -
     if plan.toy:
         lines.append("toy size: 4 steps of 8 small images with few channels; its error has no meaning")
     else:
-        lines += [f"expected {header.expected}", f"cost {header.cost}"]
+        lines += [f"expected {header.fields['Expected']}", f"cost {header.fields['Cost']}"]
     how = "continuing" if plan.run.recipe.is_file() else "starting"
     lines.append(f"{how} {plan.run.path}; the same command continues it")
     for line in lines:
@@ -103,9 +103,10 @@ def announce_run(console: "Console", table: Table, row: Row, plan: PlannedRun) -
 
 def start_run(plan: PlannedRun) -> None:
     """Train to the end, as ``resnext train`` does."""
-    from resnext.training.classification import train_classifier
+    from resnext.training.classification import Classification
+    from resnext.training.loop import run_training
 
-    train_classifier(plan.recipe, plan.run, resume=None)
+    run_training(Classification, plan.recipe, plan.run, resume=None)
 
 
 def make_toy_overrides(recipe: Recipe, runs: Path, given: Mapping[str, Any]) -> dict[str, Any]:

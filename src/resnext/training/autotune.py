@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from resnext.device import autocast
 from resnext.model.network import Network
 from resnext.model.plan import Plan, autotune, fuse_all
+from resnext.screen import print_line
 from resnext.settings import Recipe, TrainSettings
 from resnext.speed import kernels
 from resnext.training.distributed import World
@@ -64,9 +65,7 @@ def autotune_training(
             best, plan = arm, found
     if world.is_main and len(seconds) > 1:
         times = ", ".join(f"{value * 1e3:.0f} ms in {arm}" for arm, value in seconds.items())
-        console.print(
-            f"{best}: a micro-batch of {micro_batch[0]} images takes {times}", highlight=False, soft_wrap=True
-        )
+        print_line(console, f"{best}: a micro-batch of {micro_batch[0]} images takes {times}")
     train = replace(train, channels_last="yes" if best.channels_last else "no", fast="yes" if best.fast else "no")
     recipe = replace(recipe, train=train)
     return recipe, fuse_all(model, plan) if train.activation_checkpointing in ("activations", "expansions") else plan
@@ -87,12 +86,8 @@ def tune_shared_plan(
     elif world.is_main:
         twin = _prepare_model(model, candidate, Plan(), world.device)
         with console.status("measuring fast paths") as status:
-            plan = autotune(
-                twin,
-                _make_images(model, candidate, micro_batch, world.device),
-                train.precision,
-                progress=lambda work: status.update(work),
-            )
+            images = _make_images(model, candidate, micro_batch, world.device)
+            plan = autotune(twin, images, train.precision, progress=status.update)
     return Plan.from_dict(json.loads(world.broadcast_bytes(json.dumps(plan.to_dict()).encode())))
 
 
@@ -125,10 +120,8 @@ def _make_images(
     model: Network, candidate: Candidate, micro_batch: tuple[int, int], device: torch.device
 ) -> torch.Tensor:
     """Make random images of the micro-batch's size without changing the global random state."""
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randn(
-        micro_batch[0], model.architecture.in_channels, micro_batch[1], micro_batch[1], generator=generator
-    ).to(device)
+    (count, size), channels = micro_batch, model.architecture.in_channels
+    images = torch.randn(count, channels, size, size, generator=torch.Generator().manual_seed(0)).to(device)
     return images.contiguous(memory_format=torch.channels_last if candidate.channels_last else torch.contiguous_format)
 
 

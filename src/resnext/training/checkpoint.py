@@ -81,11 +81,7 @@ def read_checkpoint(run: RunDirectory, which: str = "last") -> dict[str, bytes]:
 
 
 def restore_checkpoint(
-    files: dict[str, bytes],
-    run: RunDirectory,
-    model: ModelT,
-    ema: Ema[ModelT] | None,
-    optimizer: torch.optim.Optimizer,
+    files: dict[str, bytes], run: RunDirectory, model: ModelT, ema: Ema[ModelT] | None, optimizer: torch.optim.Optimizer
 ) -> SavedState:
     """Load the "last" checkpoint (from ``read_checkpoint``) into network, EMA and optimizer; return what else it holds.
 
@@ -98,7 +94,10 @@ def restore_checkpoint(
     if ema is not None:
         _load_state(model, _select_prefix("weights/", training), names["training"])
     _restore_optimizer(optimizer, model, _select_prefix("optimizer/", training), names["training"])
-    _restore_groups(optimizer, _select_prefix("groups/", training))
+    for full, value in _select_prefix("groups/", training).items():
+        number, _, key = full.partition("/")
+        if number.isdecimal() and int(number) < len(optimizer.param_groups):
+            optimizer.param_groups[int(number)][key] = value
     try:
         parts = (Position(**state["position"]), EpochSums(**state["sums"]), RunFacts(**state["facts"]))
         return SavedState(*parts, scaler=dict(state["scaler"]))
@@ -148,13 +147,6 @@ def _restore_optimizer(
         optimizer.state[parameter][key] = value
 
 
-def _restore_groups(optimizer: torch.optim.Optimizer, tensors: dict[str, torch.Tensor]) -> None:
-    for full, value in tensors.items():
-        number, _, key = full.partition("/")
-        if number.isdecimal() and int(number) < len(optimizer.param_groups):
-            optimizer.param_groups[int(number)][key] = value
-
-
 def _read_verified(folder: Path, state: dict[str, Any], key: str) -> bytes:
     path = folder / get_file_name(state, key, folder)
     entry = state["files"][key]
@@ -186,6 +178,5 @@ def _select_prefix(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, t
 def _delete_unreferenced(folder: Path, keep: set[str]) -> None:
     """Delete tensor files and leftovers of killed processes that ``state.json`` does not name."""
     for path in folder.iterdir():
-        ours = path.name.endswith((".safetensors", ".part"))
-        if ours and path.name not in keep:
+        if path.name.endswith((".safetensors", ".part")) and path.name not in keep:
             path.unlink(missing_ok=True)

@@ -1,6 +1,6 @@
 """The classification task: how ``training/loop.py`` builds, trains and evaluates a network."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any, cast
 
 import torch
@@ -17,26 +17,16 @@ from resnext.errors import RequestError
 from resnext.model.blocks import Block
 from resnext.model.network import Network, create_model
 from resnext.model.plan import Plan, set_activation_checkpointing
-from resnext.run_directory import RunDirectory
 from resnext.settings import Recipe
 from resnext.speed.kernels import is_fast_enabled
+from resnext.training import finetune
 from resnext.training.autotune import autotune_training
 from resnext.training.distributed import World
-from resnext.training.finetune import (
-    WEIGHTS_SEED_TAG,
-    count_trainable_and_frozen,
-    freeze,
-    load_checkpoint_model,
-    load_initial_network,
-    lr_multipliers,
-    set_training_mode,
-)
 from resnext.training.logbook import METRICS_COLUMNS
-from resnext.training.loop import EpochResult, run_training
 from resnext.training.optimizer import build_optimizer
 from resnext.training.outputs import evaluate_held_out, write_final_evaluation, write_samples
 from resnext.training.setup import collect_data_facts, print_notes
-from resnext.training.state import BatchLoader, Position, TrainState
+from resnext.training.state import BatchLoader, TrainState
 from resnext.training.step import StepResult, compute_gradients, count_micro_batches, optimizer_step
 from resnext.training.sync_norm import convert_to_sync_bn
 from resnext.training.task import Task
@@ -44,18 +34,6 @@ from resnext.weights import load
 from resnext.weights.native import serialize_network
 
 State = TrainState[Recipe, Network, Batch]
-
-
-def train_classifier(
-    recipe: Recipe,
-    run: RunDirectory,
-    *,
-    resume: bool | None = False,
-    console: Console | None = None,
-    on_epoch_end: Callable[[EpochResult], None] | None = None,
-) -> Position:
-    """Train a network by a recipe into a run directory: ``run_training`` for classification."""
-    return run_training(Classification, recipe, run, resume=resume, console=console, on_epoch_end=on_epoch_end)
 
 
 class Classification(Task[Recipe, Network, Batch]):
@@ -75,10 +53,10 @@ class Classification(Task[Recipe, Network, Batch]):
         source = self.source
         if recipe.init.weights is None:
             architecture = recipe.model.architecture(len(source.train.classes), source.train.channels)
-            model = create_model(architecture, seed=derive_seed(recipe.train.seed, WEIGHTS_SEED_TAG))
+            model = create_model(architecture, seed=derive_seed(recipe.train.seed, finetune.WEIGHTS_SEED_TAG))
             model.preprocessing = Preprocessing.from_settings(recipe.data, source)
         else:
-            model = load_initial_network(recipe, source)
+            model = finetune.load_initial_network(recipe, source)
         for size in (model.preprocessing.image_size, recipe.augment.size or model.preprocessing.image_size):
             model.architecture.check_image_size(size, size)
         model.classes = tuple(source.train.classes)
@@ -88,7 +66,7 @@ class Classification(Task[Recipe, Network, Batch]):
 
     def restore_model(self, data: bytes) -> Network:
         """Load the network of a checkpoint."""
-        return load_checkpoint_model(data, load)
+        return finetune.load_checkpoint_model(data, load)
 
     def make_loader(self, recipe: Recipe, model: Network, world: World) -> TrainLoader:
         """Make the loader of the training batches."""
@@ -119,13 +97,12 @@ class Classification(Task[Recipe, Network, Batch]):
     ) -> tuple[Recipe, Network, Plan]:
         """Freeze layers, set stochastic depth, choose memory layout and fast paths, synchronise BN."""
         parts = count_micro_batches(recipe, world.size)
-        freeze(model, recipe.init)
+        finetune.freeze(model, recipe.init)
         set_drop_path(model, recipe.train.drop_path)
-        set_training_mode(model.to(world.device))
+        finetune.set_training_mode(model.to(world.device))
         set_activation_checkpointing(model, recipe.train.activation_checkpointing)
-        if saved_plan is not None:
-            plan = saved_plan
-        else:
+        plan = saved_plan
+        if plan is None:
             size = resolve_train_preprocessing(recipe.augment, model.preprocessing).image_size
             micro_batch = (recipe.train.batch_size // world.size // parts, size)
             steps = recipe.train.total_steps(loader.steps_per_epoch) * parts
@@ -140,7 +117,8 @@ class Classification(Task[Recipe, Network, Batch]):
     def build_optimizer(self, recipe: Recipe, model: Network) -> torch.optim.Optimizer:
         """Build the optimizer, with learning rates by stage if the recipe says so."""
         fused = recipe.train.fast == "yes" and is_fast_enabled()
-        return build_optimizer(model, recipe.optimizer, lr_multipliers(model, recipe.init.layer_decay), fused=fused)
+        multipliers = finetune.lr_multipliers(model, recipe.init.layer_decay)
+        return build_optimizer(model, recipe.optimizer, multipliers, fused=fused)
 
     def collect_data_facts(self) -> dict[str, Any]:
         """Collect what identifies the data."""
@@ -162,7 +140,7 @@ class Classification(Task[Recipe, Network, Batch]):
             f"{len(val):,} held out; {state.total_steps:,} steps on {state.world.device} into {state.run.path}"
         )
         if state.recipe.init.weights is not None:
-            trained, frozen = count_trainable_and_frozen(state.model)
+            trained, frozen = finetune.count_trainable_and_frozen(state.model)
             yield f"from {state.recipe.init.weights}: {trained:,} parameters train, {frozen:,} are frozen"
 
     def write_samples(self, state: State) -> None:
@@ -191,11 +169,7 @@ class Classification(Task[Recipe, Network, Batch]):
     def evaluate(self, state: State) -> dict[str, float | None]:
         """Evaluate on the held-out images."""
         evaluation = evaluate_held_out(state, state.eval_model, self.source.val)
-        return {
-            "val_loss": evaluation.loss,
-            "top1_error": evaluation.top1_error,
-            "top5_error": evaluation.top5_error,
-        }
+        return {"val_loss": evaluation.loss, "top1_error": evaluation.top1_error, "top5_error": evaluation.top5_error}
 
     def summarize_epoch(self, row: dict[str, Any]) -> Iterable[str]:
         """Yield parts of the line printed after an epoch."""

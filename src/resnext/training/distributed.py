@@ -21,9 +21,6 @@ from resnext.device import pick_device
 from resnext.errors import WorkError
 
 PEER_LOST_PATTERN = re.compile(r"gloo|nccl|connection (closed|reset|refused)|broken pipe|timed? ?out", re.IGNORECASE)
-STALE_STORE_HINT = (  # torchrun of PyTorch 2.14 keeps one store over restarts, with addresses of dead processes
-    "if only restarted processes are refused, set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 for torchrun"
-)
 MAX_CLOCK_SKEW = 5.0  # seconds; torchrun's c10d rendezvous treats a host whose clock is 15 s off as dead
 
 
@@ -160,9 +157,11 @@ def _convert_peer_errors() -> Iterator[None]:
             isinstance(error, dist.DistError) or PEER_LOST_PATTERN.search(str(error))
         ):
             raise
-        stale = f"; {STALE_STORE_HINT}" if "refused" in str(error) else ""
+        hint = ""
+        if "refused" in str(error):  # torchrun of PyTorch 2.14 keeps one store, with addresses of dead processes
+            hint = "; if only restarted processes are refused, set TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 for torchrun"
         raise WorkError(
             f"another process of this run is lost or out of reach: {' '.join(str(error).split())[:300]}; the last "
             f"checkpoint is good: start all processes again with --continue (torchrun --max-restarts does it by "
-            f"itself){stale}"
+            f"itself){hint}"
         ) from error

@@ -15,7 +15,8 @@ from resnext.data.preprocessing import Preprocessing
 from resnext.errors import RequestError
 from resnext.model.architecture import Architecture
 from resnext.model.network import Network
-from resnext.settings import InitSettings, ModelSettings, Recipe
+from resnext.settings import Recipe
+from resnext.settings_shared import InitSettings, ModelSettings
 from resnext.weights import load
 
 WEIGHTS_SEED_TAG = 0x3E16  # tag for derive_seed: initial weights have their own random stream
@@ -59,10 +60,7 @@ def load_initial_network(recipe: Recipe, source: Source) -> Network:
 
 
 def load_checkpoint_model(data: bytes, load: Callable[[Path], LoadedT]) -> LoadedT:
-    """Load the model of a resumed run from the bytes of its checkpoint with the reader ``load``.
-
-    The initial weights are not needed and may no longer exist.
-    """
+    """Load the model of a resumed run from its checkpoint's bytes with the reader ``load``, without initial weights."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.safetensors"
         path.write_bytes(data)
@@ -97,18 +95,14 @@ def group_modules_by_stage(model: Network) -> dict[str, list[str]]:
     for number, _ in enumerate(model.architecture.stages, start=1):
         stages[f"conv{number + 1}"] = [f"layer{number}"]
     if pre_activation:
-        stages[list(stages)[-1]].append("bn")
+        stages[f"conv{len(stages)}"].append("bn")
     return stages | {"head": ["fc"]}
 
 
 def freeze(model: Network, init: InitSettings) -> None:
-    """Set ``requires_grad`` by ``init.freeze`` and ``init.frozen_bn``.
-
-    Raises RequestError for a stage the network does not have.
-    """
-    stages = {
-        name: [model.get_submodule(part) for part in parts] for name, parts in group_modules_by_stage(model).items()
-    }
+    """Set ``requires_grad`` by ``init``. Raises RequestError for a stage the network does not have."""
+    names = group_modules_by_stage(model)
+    stages = {stage: [model.get_submodule(part) for part in parts] for stage, parts in names.items()}
     freeze_stages(stages, find_bn_layers(model), init, model.architecture.name)
 
 
@@ -146,10 +140,8 @@ def lr_multipliers(model: Network, layer_decay: float) -> dict[str, float]:
 
 def count_trainable_and_frozen(model: nn.Module) -> tuple[int, int]:
     """Count the trainable and the frozen parameters."""
-    counts = {True: 0, False: 0}
-    for parameter in model.parameters():
-        counts[parameter.requires_grad] += parameter.numel()
-    return counts[True], counts[False]
+    trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    return trainable, sum(parameter.numel() for parameter in model.parameters()) - trainable
 
 
 def find_bn_layers(model: nn.Module) -> list[nn.BatchNorm2d]:

@@ -84,17 +84,13 @@ def deferred_interrupts(single_process: bool = True) -> Iterator[Interrupts]:
     if threading.current_thread() is not threading.main_thread():
         yield interrupts  # Python lets only the main thread set handlers
         return
-    before = {number: signal.signal(number, interrupts.handle_signal) for number in _list_stop_signals()}
+    before = {}
+    for name in (*INTERRUPTS, *NOTICES):
+        number = signal.Signals[name]
+        if name in INTERRUPTS or signal.getsignal(number) == signal.SIG_DFL:
+            before[number] = signal.signal(number, interrupts.handle_signal)
     try:
         yield interrupts
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _list_stop_signals() -> Iterator[signal.Signals]:
-    """List the signals to handle that exist on this system."""
-    for name in (*INTERRUPTS, *NOTICES):
-        number = getattr(signal, name, None)
-        if number is not None and (name in INTERRUPTS or signal.getsignal(number) == signal.SIG_DFL):
-            yield number

@@ -7,6 +7,7 @@ No clocks are compared. A process wrongly considered dead (suspended, disconnect
 before it next writes, and stops.
 """
 
+import fcntl
 import json
 import os
 import platform
@@ -24,26 +25,22 @@ from rich.console import Console
 
 from resnext.errors import RequestError, WorkError, escape_unprintable
 from resnext.run_directory import OWNER_FILE, RunDirectory
+from resnext.screen import print_line
 from resnext.training.distributed import World
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 HEARTBEAT_INTERVAL = 5.0  # seconds between two heartbeats
 HEARTBEAT_TIMEOUT = 30.0  # seconds without a heartbeat after which a process on another host counts as dead
 MAX_OWNER_BYTES = 1 << 16  # bytes
 LOCKED_FOLDERS: set[int] = set()  # file descriptors of directories that this process has locked
 
-if hasattr(os, "register_at_fork"):
 
-    def _close_all() -> None:
-        """Close inherited lock descriptors: a forked loader worker that outlives its parent must not hold the lock."""
-        while LOCKED_FOLDERS:
-            os.close(LOCKED_FOLDERS.pop())
+def _close_all() -> None:
+    """Close inherited lock descriptors: a forked loader worker that outlives its parent must not hold the lock."""
+    while LOCKED_FOLDERS:
+        os.close(LOCKED_FOLDERS.pop())
 
-    os.register_at_fork(after_in_child=_close_all)
+
+os.register_at_fork(after_in_child=_close_all)
 
 
 class RunLock:
@@ -54,7 +51,7 @@ class RunLock:
         self.owner = {
             "token": uuid4().hex,
             "host": socket.gethostname(),
-            "machine": read_machine_id(),
+            "machine": _read_text("/proc/sys/kernel/random/boot_id") or platform.node(),  # this machine since its boot
             "processes": read_process_namespace(),
             "pid": os.getpid(),
             "started": read_start_time(os.getpid()),
@@ -75,7 +72,9 @@ class RunLock:
         Raises RequestError if another process holds the lock or the directory cannot be written.
         """
         try:
-            self._make_folder()
+            missing = [path for path in (self.run.path, *self.run.path.parents) if not path.exists()]
+            self.run.path.mkdir(parents=True, exist_ok=True)
+            self.created_folders = missing
             alone = self._lock_folder()
             other = read_owner(self.path)
             if alone is False and (other is None or is_same(other, self.owner, "machine")):
@@ -116,15 +115,8 @@ class RunLock:
             os.close(self.folder_fd)
         self.folder_fd = None
 
-    def _make_folder(self) -> None:
-        missing = [path for path in (self.run.path, *self.run.path.parents) if not path.exists()]
-        self.run.path.mkdir(parents=True, exist_ok=True)
-        self.created_folders = missing
-
     def _lock_folder(self) -> bool | None:
         """Try to lock the directory; return whether it succeeded, or None if flock is not available there."""
-        if fcntl is None:
-            return None
         self.folder_fd = os.open(self.run.path, os.O_RDONLY)
         LOCKED_FOLDERS.add(self.folder_fd)
         try:
@@ -140,7 +132,7 @@ class RunLock:
 
         The kernel lock alone does not tell: two mounts of one network file system may not share locks.
         """
-        if os.name == "posix" and is_same(other, self.owner, "machine") and is_same(other, self.owner, "processes"):
+        if is_same(other, self.owner, "machine") and is_same(other, self.owner, "processes"):
             if is_alive(other):
                 self._raise_locked(other)
             return
@@ -165,8 +157,6 @@ class RunLock:
         """Write the owner file atomically; without fsync, because it is obsolete after a power failure."""
         part = self.path.with_name(f"{OWNER_FILE}.{self.owner['token']}.part")
         part.write_text(json.dumps(self.owner), encoding="utf-8")
-        if os.name != "posix":
-            self.path.unlink(missing_ok=True)
         part.rename(self.path)
 
     def _send_heartbeats(self) -> None:
@@ -178,16 +168,11 @@ class RunLock:
 
 @contextmanager
 def lock_run(run: RunDirectory, world: World, console: Console) -> Iterator[RunLock]:
-    """Hold the lock of ``run`` within the context, in rank 0.
-
-    Raises RequestError, in every process, if another run's process holds it.
-    """
+    """Hold the lock of ``run`` in rank 0 within the context. Raises RequestError in every process if it is taken."""
     lock, refusal = RunLock(run), ""
     if world.is_main:
         try:
-            lock.acquire(
-                lambda text: console.print(escape_unprintable(text), highlight=False, markup=False, soft_wrap=True)
-            )
+            lock.acquire(lambda text: print_line(console, escape_unprintable(text)))
         except RequestError as error:
             refusal = str(error)
     try:
@@ -233,17 +218,12 @@ def is_same(one: dict[str, Any], other: dict[str, Any], key: str) -> bool:
     return one.get(key) == other.get(key) != ""
 
 
-def read_machine_id() -> str:
-    """Return an id of this machine since its boot, or the host name if there is none."""
-    return _read_text("/proc/sys/kernel/random/boot_id") or platform.node()
-
-
 def read_process_namespace() -> str:
-    """Return the PID namespace, within which a PID means the same process; empty if unknown."""
+    """Return the PID namespace, within which a PID means the same process; "all" where there are none."""
     try:
         return os.readlink("/proc/self/ns/pid")
     except OSError:
-        return "all" if os.name == "posix" else ""
+        return "all"
 
 
 def is_alive(owner: dict[str, Any]) -> bool:

@@ -18,15 +18,8 @@ from resnext.run_directory import RunDirectory
 from resnext.training.state import Position
 
 METRICS_COLUMNS = (
-    "epoch",
-    "step",
-    "lr",
-    "train_loss",
-    "train_error",
-    "val_loss",
-    "top1_error",
-    "top5_error",
-    "bad_images",
+    *("epoch", "step", "lr", "train_loss", "train_error"),
+    *("val_loss", "top1_error", "top5_error", "bad_images"),
 )
 SPEED_COLUMNS = ("epoch", "images_per_second", "data_wait_share", "seconds", "peak_memory_mb")
 TENSORBOARD_EVERY = 10  # steps
@@ -52,8 +45,10 @@ class Logbook:
         if not is_main:
             return
         if position is not None:
-            rows = [row for row in read_log(run.log) if _is_before(row, position)]
-            _write_rows(run.log, rows)
+            reached = {"step": position.step, "epoch": position.epoch}  # by kind of row
+            rows = [row for row in read_log(run.log) if row[row["kind"]] <= reached[row["kind"]]]
+            with atomic_write(run.log, "w") as file:
+                file.writelines(json.dumps(row) + "\n" for row in rows)
             self.epoch_rows = [row for row in rows if row["kind"] == "epoch"]
         self.file: IO[str] = open(run.log, "a", encoding="utf-8")  # noqa: SIM115 (closed by __exit__)
         self.tensorboard = SummaryWriter(str(run.path), purge_step=None if position is None else position.step + 1)
@@ -119,15 +114,6 @@ def read_log(path: Path) -> list[dict[str, Any]]:
                 break
             rows.append(row)
     return rows
-
-
-def _is_before(row: dict[str, Any], position: Position) -> bool:
-    return bool(row["step"] <= position.step if row["kind"] == "step" else row["epoch"] <= position.epoch)
-
-
-def _write_rows(path: Path, rows: list[dict[str, Any]]) -> None:
-    with atomic_write(path, "w") as file:
-        file.writelines(json.dumps(row) + "\n" for row in rows)
 
 
 def _write_csv(file: IO[str], columns: tuple[str, ...], rows: list[dict[str, Any]], header: bool = True) -> None:

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from resnext.errors import WorkError
 from resnext.run_directory import RunDirectory, check_new_run
-from resnext.screen import make_screen
+from resnext.screen import make_screen, print_line
 from resnext.training.checkpoint import write_checkpoint
 from resnext.training.distributed import MAX_CLOCK_SKEW, World, init_distributed
 from resnext.training.interrupts import StopRequested, deferred_interrupts
@@ -25,7 +25,6 @@ from resnext.training.logbook import Logbook
 from resnext.training.progress import Reporter
 from resnext.training.remote_checkpoints import upload_run
 from resnext.training.resume import check_same_recipe, resolve_resume
-from resnext.training.schedule import compute_learning_rate
 from resnext.training.setup import configure_process
 from resnext.training.state import BatchT, EpochSums, ModelT, Position, RecipeT, SavedState, TrainState
 from resnext.training.task import Task
@@ -105,7 +104,7 @@ def run_training(
                     on_epoch_end(result)
         again = f"resnext {task.verb} --resume {run.path}"
         with interrupts.stop_with_error(f"while writing the results; all steps are done, so write them with: {again}"):
-            check_lock(state)
+            state.check_lock()
             task.on_finish(state, console)
         return position
 
@@ -137,10 +136,11 @@ def train_epoch(
     first_step = position.step - position.epoch * per_epoch
     batches = islice(state.loader.batches(position.epoch, first_step), total - position.step)
     for batch in reporter.time_batches(interrupts.guard_batches(batches)):
-        lr = learning_rate_at(state, position.step)
+        lr = state.learning_rate_at(position.step)
         loss, stop = task.step(state, batch, lr)
         reporter.report_step(position.epoch + 1, len(batch.images) * world.size, loss)
-        reporter.report_skipped(batch.bad_images)
+        for message in batch.bad_images:
+            reporter.print_line(f"skipped: {message}")
         logbook.log_step(position.step, position.epoch + 1, loss, lr)
         if stop or (world.size == 1 and interrupts.signal_name is not None):
             raise StopRequested
@@ -166,10 +166,10 @@ def finish_epoch(
     due = (position.epoch + 1) % train.evaluate_every == 0 or position.epoch + 1 == state.epochs
     with state.interrupts.stop_immediately():
         evaluated = task.evaluate(state) if due else {}
-    check_lock(state)
+    state.check_lock()
     position.epoch += 1
     metrics: dict[str, float | None] = {
-        "lr": learning_rate_at(state, position.step - 1),
+        "lr": state.learning_rate_at(position.step - 1),
         **task.train_metrics(state),
         **dict.fromkeys(task.evaluation_columns),
         **evaluated,
@@ -187,12 +187,6 @@ def finish_epoch(
     return EpochResult(position.epoch, position.step, metrics, is_best, state.run)
 
 
-def learning_rate_at(state: TrainState[RecipeT, ModelT, BatchT], step: int) -> float:
-    """Return the learning rate of optimizer step ``step`` (from 0)."""
-    recipe, per_epoch = state.recipe, state.loader.steps_per_epoch
-    return compute_learning_rate(recipe.schedule, recipe.optimizer.lr, state.total_steps, per_epoch, step)
-
-
 def save_last_checkpoint(
     state: TrainState[RecipeT, ModelT, BatchT], task: Task[RecipeT, ModelT, BatchT], logbook: Logbook
 ) -> None:
@@ -208,16 +202,10 @@ def save_checkpoint(
     which: str, state: TrainState[RecipeT, ModelT, BatchT], task: Task[RecipeT, ModelT, BatchT]
 ) -> None:
     """Write the checkpoint ``which`` in rank 0."""
-    check_lock(state)
+    state.check_lock()
     if state.world.is_main:
         saved = SavedState(state.position, state.sums, state.facts, state.scaler.state_dict())
         write_checkpoint(state.run, which, saved, state.model, state.ema, state.optimizer, task.serialize_model)
-
-
-def check_lock(state: TrainState[RecipeT, ModelT, BatchT]) -> None:
-    """Raise WorkError if another process has taken over the run directory."""
-    if state.lock is not None:
-        state.lock.check_owner()
 
 
 def stop_run(
@@ -236,11 +224,10 @@ def warn_about_clock_skew(world: World, console: Console) -> None:
     """Warn if the clocks of the hosts differ so much that torchrun's rendezvous may fail."""
     skew = world.clock_skew()
     if world.is_main and skew > MAX_CLOCK_SKEW:
-        console.print(
+        print_line(
+            console,
             f"the clocks of this run's hosts differ by {skew:.0f} s; above 15 s torchrun's c10d rendezvous treats a "
             "live host as dead when it joins again: set the clocks (NTP), or use --rdzv-backend static",
-            highlight=False,
-            soft_wrap=True,
         )
 
 

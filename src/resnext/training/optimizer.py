@@ -1,6 +1,6 @@
 """Build SGD, AdamW or LAMB, with weight decay on all parameters (the paper) or on some."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, cast
 
 import torch
@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from resnext.errors import RequestError
-from resnext.settings import OptimizerSettings
+from resnext.settings_shared import OptimizerSettings
 
 
 def build_optimizer(
@@ -23,16 +23,17 @@ def build_optimizer(
     ``fused`` selects PyTorch's fused kernels (SGD and AdamW). ``lr_multipliers`` scale the learning rate by
     module (``finetune.lr_multipliers``); 1 by default.
     """
-    groups = build_parameter_groups(model, settings, lr_multipliers or {})
+    groups, lr, momentum = build_parameter_groups(model, settings, lr_multipliers), settings.lr, settings.momentum
     if settings.name == "sgd":
-        nesterov = settings.nesterov and settings.momentum > 0
-        return torch.optim.SGD(
-            groups, lr=settings.lr, momentum=settings.momentum, nesterov=nesterov, fused=fused or None
-        )
+        return torch.optim.SGD(groups, lr, momentum, nesterov=settings.nesterov and momentum > 0, fused=fused or None)
     betas = (settings.betas[0], settings.betas[1])
     if settings.name == "adamw":
-        return torch.optim.AdamW(groups, lr=settings.lr, betas=betas, fused=fused or None)
-    return _import_lamb()(groups, lr=settings.lr, betas=betas)
+        return torch.optim.AdamW(groups, lr, betas, fused=fused or None)
+    try:
+        from timm.optim.lamb import Lamb  # You et al. 2020; clips gradients to a global norm of 1
+    except ImportError:
+        raise RequestError("optimizer.name lamb needs timm: pip install 'resnext[modern]'") from None
+    return cast(torch.optim.Optimizer, Lamb(groups, lr, betas=betas))
 
 
 def build_parameter_groups(
@@ -54,18 +55,6 @@ def build_parameter_groups(
             if parameter.requires_grad:
                 groups.setdefault((0.0 if spare else settings.weight_decay, scale), []).append(parameter)
     return [{"params": ps, "weight_decay": decay, "lr_scale": scale} for (decay, scale), ps in groups.items()]
-
-
-def _import_lamb() -> Callable[..., torch.optim.Optimizer]:
-    """Import timm's LAMB (You et al. 2020; clips gradients to a global norm of 1).
-
-    Raises RequestError without timm.
-    """
-    try:
-        from timm.optim.lamb import Lamb
-    except ImportError:
-        raise RequestError("optimizer.name lamb needs timm: pip install 'resnext[modern]'") from None
-    return cast(Callable[..., torch.optim.Optimizer], Lamb)
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, lr: float) -> None:

@@ -8,8 +8,6 @@ from matplotlib.figure import Figure
 
 from resnext.files import atomic_write
 
-TRAIN_COLOR, VAL_COLOR = "#5b7fa6", "#b5442e"
-
 
 def draw_curves(rows: list[dict[str, Any]], path: Path, title: str = "") -> None:
     """Plot log rows (``read_log``) to a PNG: training (augmented images) dashed, held-out images solid."""
@@ -17,12 +15,15 @@ def draw_curves(rows: list[dict[str, Any]], path: Path, title: str = "") -> None
     steps = [row for row in rows if row["kind"] == "step"]
     figure = Figure(figsize=(11, 3.6), layout="constrained")
     loss, error, rate = figure.subplots(1, 3, width_ratios=(1, 1, 0.8))
-    _plot_line(loss, epochs, "train_loss", "training", TRAIN_COLOR, "--")
-    _plot_line(loss, epochs, "val_loss", "held out", VAL_COLOR, "-")
-    loss.set(title="loss", xlabel="epoch", ylim=_compute_y_limits(epochs, "train_loss", "val_loss"))
-    _plot_line(error, epochs, "train_error", "training", TRAIN_COLOR, "--")
-    _plot_line(error, epochs, "top1_error", "held out", VAL_COLOR, "-")
-    error.set(title="top-1 error (%)", xlabel="epoch", ylim=_compute_y_limits(epochs, "train_error", "top1_error"))
+    for axes, name, train, val in (
+        (loss, "loss", "train_loss", "val_loss"),
+        (error, "top-1 error (%)", "train_error", "top1_error"),
+    ):
+        _plot_line(axes, epochs, train, "training", "#5b7fa6", "--")
+        _plot_line(axes, epochs, val, "held out", "#b5442e", "-")
+        axes.set(title=name, xlabel="epoch", ylim=_compute_y_limits(epochs, train, val))
+        if axes.lines:
+            axes.legend(frameon=False)
     if steps and epochs:
         per_epoch = epochs[0]["step"] / epochs[0]["epoch"]
         rate.plot([row["step"] / per_epoch for row in steps], [row["lr"] for row in steps], color="#444444", lw=1.2)
@@ -31,9 +32,6 @@ def draw_curves(rows: list[dict[str, Any]], path: Path, title: str = "") -> None
         axes.grid(alpha=0.25)
         axes.spines[["top", "right"]].set_visible(False)
         axes.set_xlim(0, max([row["epoch"] for row in epochs], default=1))
-    for axes in (loss, error):
-        if axes.lines:
-            axes.legend(frameon=False)
     if title:
         figure.suptitle(title.replace("$", r"\$"), fontsize=11)
     with atomic_write(path) as file:

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 
+from resnext.screen import print_line
 from resnext.training.state import Position
 
 T = TypeVar("T")
@@ -83,11 +84,6 @@ class Reporter:
                 f"{self.images_per_second:,.0f} images/s  data wait {100 * self.wait_share:.0f} %"
             )
 
-    def report_skipped(self, messages: Iterable[str]) -> None:
-        """Print a line for each skipped image."""
-        for message in messages:
-            self.print_line(f"skipped: {message}")
-
     def report_epoch(self, row: dict[str, Any], speed: dict[str, Any], facts: Iterable[str]) -> None:
         """Print a line for a finished epoch: ``facts`` about its row, then its speed."""
         parts = [f"epoch {row['epoch']:>3}", *facts]
@@ -101,7 +97,7 @@ class Reporter:
         """Print a line."""
         self.last_plain = time.perf_counter()
         if not self.quiet:
-            self.console.print(text, highlight=False, markup=False, soft_wrap=True)
+            print_line(self.console, text)
 
     @property
     def epoch_seconds(self) -> float:

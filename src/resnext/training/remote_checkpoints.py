@@ -5,6 +5,7 @@ them, so that the remote checkpoint is complete at any moment.
 """
 
 import json
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -28,10 +29,7 @@ CHUNK_BYTES = 8 << 20
 
 
 def upload_run(run: RunDirectory, url: str) -> None:
-    """Upload what is new in ``run`` to the folder ``url``: the log first, because a checkpoint relies on it.
-
-    Raises WorkError if ``url`` cannot be written.
-    """
+    """Upload what is new in ``run`` to the folder ``url``: the log first, because a checkpoint relies on it."""
     with _convert_errors(url, "written; the checkpoint on the local disk is complete"):
         fs, root = open_remote(url)
         fs.makedirs(root, exist_ok=True)
@@ -78,7 +76,10 @@ def _upload_checkpoint(fs: Any, run: RunDirectory, which: str, root: str) -> Non
     if _read_remote_state(fs, root) == state:
         return
     names = [get_file_name(state, key, folder) for key in state["files"]]
-    there = _list_files(fs, root)
+    try:
+        there = {path.rsplit("/", 1)[-1] for path in fs.ls(root, detail=False)}
+    except FileNotFoundError:  # object stores have no empty folders
+        there = set()
     for name in names:
         _upload_file(fs, folder / name, f"{root}/{name}")
     _upload_atomically(fs, folder / "state.json", f"{root}/state.json")
@@ -97,10 +98,7 @@ def _download_checkpoint(fs: Any, root: str, folder: Path, state: dict[str, Any]
 
 
 def _read_remote_state(fs: Any, root: str) -> dict[str, Any] | None:
-    """Read the ``state.json`` of a remote checkpoint folder; None if there is none.
-
-    Raises RequestError if it is invalid.
-    """
+    """Read the ``state.json`` of a remote checkpoint folder; None if there is none. Raises RequestError."""
     path = f"{root}/state.json"
     if not fs.exists(path):
         return None
@@ -118,14 +116,6 @@ def _read_remote_state(fs: Any, root: str) -> dict[str, Any] | None:
     return state
 
 
-def _list_files(fs: Any, root: str) -> set[str]:
-    """List the files of a remote folder. A missing one counts as empty: object stores have no empty folders."""
-    try:
-        return {path.rsplit("/", 1)[-1] for path in fs.ls(root, detail=False)}
-    except FileNotFoundError:
-        return set()
-
-
 def _upload_atomically(fs: Any, path: Path, target: str) -> None:
     """Upload to a temporary name, then rename, for file systems on which writing is not atomic."""
     _upload_file(fs, path, f"{target}.part")
@@ -134,8 +124,7 @@ def _upload_atomically(fs: Any, path: Path, target: str) -> None:
 
 def _upload_file(fs: Any, path: Path, target: str) -> None:
     with path.open("rb") as source, fs.open(target, "wb") as sink:
-        while chunk := source.read(CHUNK_BYTES):
-            sink.write(chunk)
+        shutil.copyfileobj(source, sink, CHUNK_BYTES)
 
 
 def _download_file(fs: Any, path: str, target: Path, max_bytes: int) -> None:

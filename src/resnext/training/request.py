@@ -24,16 +24,8 @@ def resolve_request(
 ) -> tuple[R, RunDirectory, bool | None]:
     """Return the recipe, the run directory, and whether to resume (None: resume if the run exists).
 
-    Args:
-        kind: The class of recipe.
-        recipe: A recipe file; optional with ``resume``.
-        overrides: Settings that replace those of the file, such as ``{"train.epochs": 3}``.
-        run: The directory of a new run; runs/NAME-DATE-TIME by default.
-        resume: The directory of the run to resume.
-        continue_: The directory of a run to resume if it exists, or to start.
-
-    Raises:
-        RequestError: The arguments contradict each other, or do not fit the run or its recipe.
+    At most one directory is given: ``run`` for a new run, ``resume`` for one to resume, where ``recipe`` is optional,
+    ``continue_`` for either. Raises RequestError if they contradict each other, or do not fit the run or its recipe.
     """
     if sum(value is not None for value in (run, resume, continue_)) > 1:
         raise RequestError(

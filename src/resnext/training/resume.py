@@ -26,10 +26,7 @@ ALLOWED_CHANGES = (
     *("train.device", "train.threads", "train.checkpoint_steps", "train.checkpoint_url", "train.peer_timeout"),
 )
 
-AUTOTUNED_SETTINGS = (
-    "channels_last",
-    "fast",
-)  # settings of train whose "auto" is decided by timing when the run starts
+AUTOTUNED_SETTINGS = ("channels_last", "fast")  # of train, whose "auto" is decided by timing when the run starts
 
 
 def resolve_resumed_recipe(run: RunDirectory, asked: R) -> R:
@@ -68,19 +65,15 @@ def resolve_resume(recipe: R, run: RunDirectory, world: "World") -> tuple[R, boo
             "does not: the hosts of a run need a shared folder, or a train.checkpoint_url"
         )
     goes_on = steps[0] >= 0
-    if world.is_main:
-        if goes_on:
-            recipe = resolve_resumed_recipe(run, recipe)
-        else:
-            check_new_run(run.path)
+    if world.is_main and goes_on:
+        recipe = resolve_resumed_recipe(run, recipe)
+    elif world.is_main:
+        check_new_run(run.path)
     return check_same_recipe(recipe, world), goes_on
 
 
 def check_same_recipe(recipe: R, world: "World") -> R:
-    """Check that all processes have the same recipe and return it, with the settings that rank 0 autotuned.
-
-    Raises RequestError listing the differences.
-    """
+    """Check that all processes have the same recipe; return it with the settings that rank 0 autotuned."""
     text = world.broadcast_bytes(dump_recipe(recipe).encode()).decode()
     leaders = parse_recipe(text, "the main process's recipe", kind=type(recipe))
     recipe = fill_autotuned_settings(recipe, leaders)
@@ -95,17 +88,17 @@ def check_same_recipe(recipe: R, world: "World") -> R:
 
 def fill_autotuned_settings(asked: R, begun: R) -> R:
     """Replace "auto" in ``asked`` by the memory layout and fast paths that were autotuned for ``begun``."""
-    open_ones = [name for name in AUTOTUNED_SETTINGS if getattr(asked.train, name) == "auto"]
-    return replace(asked, train=replace(asked.train, **{name: getattr(begun.train, name) for name in open_ones}))
+    found = {name: getattr(begun.train, name) for name in AUTOTUNED_SETTINGS if getattr(asked.train, name) == "auto"}
+    return replace(asked, train=replace(asked.train, **found))
 
 
 def reuse_path_spelling(asked: R, begun: R) -> R:
     """Replace paths in ``asked`` by the absolute ones of ``begun`` where both mean the same place."""
-    spelled = dict(iterate_settings(replace_places(begun, make_absolute)))
+    spelled, absolute = (dict(iterate_settings(one)) for one in (begun, replace_places(begun, make_absolute)))
 
     def respell(key: str, value: str) -> str:
-        there = spelled[key]
-        return dict(iterate_settings(begun))[key] if there is not None and is_same_place(key, value, there) else value
+        is_same = absolute[key] is not None and is_same_place(key, value, absolute[key])
+        return spelled[key] if is_same else value
 
     return replace_places(asked, respell)
 

@@ -2,7 +2,7 @@
 
 import math
 
-from resnext.settings import ScheduleSettings
+from resnext.settings_shared import ScheduleSettings
 
 
 def compute_learning_rate(

@@ -1,6 +1,5 @@
 """What every kind of training does to set up a run: the process, checks of the data, what a checkpoint brings."""
 
-import json
 from typing import Any, Protocol
 
 import torch
@@ -8,9 +7,9 @@ from rich.console import Console
 
 from resnext.data.classes import check_same_classes
 from resnext.errors import RequestError, escape_unprintable
-from resnext.model.plan import Plan
 from resnext.run_directory import RunDirectory
-from resnext.settings import RecipeBase, RunSettings
+from resnext.screen import print_line
+from resnext.settings_shared import RecipeBase, RunSettings
 from resnext.speed.allocator import tune_malloc
 from resnext.training.checkpoint import read_checkpoint, restore_checkpoint
 from resnext.training.distributed import World
@@ -39,7 +38,7 @@ def configure_process(train: RunSettings, world: World) -> None:
 def print_notes(provenance: dict[str, Any], weights: str | None, console: Console) -> None:
     """Print notes on the initial weights: what was assumed and what was not loaded."""
     for note in provenance.get("init", {}).get("notes", []):
-        console.print(escape_unprintable(f"{weights}: {note}"), highlight=False, markup=False, soft_wrap=True)
+        print_line(console, escape_unprintable(f"{weights}: {note}"))
 
 
 def broadcast_checkpoint(run: RunDirectory, world: World) -> dict[str, bytes]:
@@ -48,16 +47,8 @@ def broadcast_checkpoint(run: RunDirectory, world: World) -> dict[str, bytes]:
     return {key: world.broadcast_bytes(files.get(key, b"")) for key in ("state", "model", "training")}
 
 
-def read_saved_plan(files: dict[str, bytes]) -> Plan:
-    """Read the plan of fast paths from a checkpoint."""
-    return Plan.from_dict(json.loads(files["state"])["facts"]["plan"])
-
-
 def restore_state(state: TrainState[RecipeT, ModelT, BatchT], files: dict[str, bytes]) -> None:
-    """Load the last checkpoint into model, EMA, optimizer and scaler, and the position.
-
-    Raises RequestError if the data is not what the run was trained on.
-    """
+    """Load the last checkpoint into ``state``. Raises RequestError if the data is not what the run was trained on."""
     saved = restore_checkpoint(files, state.run, state.model, state.ema, state.optimizer)
     check_same_data(saved.facts.data, state.facts.data, state.run)
     if saved.scaler:

@@ -8,11 +8,12 @@ import torch
 from torch import nn
 
 from resnext.run_directory import RunDirectory
-from resnext.settings import RecipeBase
+from resnext.settings_shared import RecipeBase
 from resnext.training.distributed import World
 from resnext.training.ema import Ema
 from resnext.training.interrupts import Interrupts
 from resnext.training.lock import RunLock
+from resnext.training.schedule import compute_learning_rate
 
 
 class TrainBatch(Protocol):
@@ -114,6 +115,16 @@ class TrainState(Generic[RecipeT, ModelT, BatchT]):
     def epochs(self) -> int:
         """Number of epochs of the whole run; ``train.steps`` may end it within the last one."""
         return -(-self.total_steps // self.loader.steps_per_epoch)
+
+    def learning_rate_at(self, step: int) -> float:
+        """Return the learning rate of optimizer step ``step`` (from 0)."""
+        recipe, per_epoch = self.recipe, self.loader.steps_per_epoch
+        return compute_learning_rate(recipe.schedule, recipe.optimizer.lr, self.total_steps, per_epoch, step)
+
+    def check_lock(self) -> None:
+        """Raise WorkError if another process has taken over the run directory."""
+        if self.lock is not None:
+            self.lock.check_owner()
 
     @property
     def eval_model(self) -> ModelT:

@@ -119,10 +119,7 @@ def count_images(state: TrainState[Recipe, Network, Batch], batch: Batch) -> int
 
 
 def count_micro_batches(recipe: Recipe, processes: int) -> int:
-    """Return the number of micro-batches per process and step.
-
-    Raises RequestError if they cannot be divided evenly between processes.
-    """
+    """Return the number of micro-batches per process and step. Raises RequestError if processes would differ."""
     train = recipe.train
     if train.bn_batch_size is None:
         return 1
@@ -130,8 +127,7 @@ def count_micro_batches(recipe: Recipe, processes: int) -> int:
     if parts % processes:
         raise RequestError(
             f"train.batch_size {train.batch_size} with train.bn_batch_size {train.bn_batch_size} gives {parts} "
-            "micro-batches, "
-            f"which cannot be divided evenly between {processes} processes; choose a number of processes that divides "
-            f"{parts}, or a smaller train.bn_batch_size"
+            f"micro-batches, which cannot be divided evenly between {processes} processes; choose a number of "
+            f"processes that divides {parts}, or a smaller train.bn_batch_size"
         )
     return parts // processes

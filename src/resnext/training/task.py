@@ -14,11 +14,12 @@ from resnext.files import atomic_write
 from resnext.model.plan import Plan
 from resnext.recipe import dump_recipe, make_absolute, replace_places
 from resnext.run_directory import RunDirectory
+from resnext.screen import print_line
 from resnext.training.checkpoint import read_checkpoint
 from resnext.training.distributed import World
 from resnext.training.ema import Ema
 from resnext.training.logbook import read_log
-from resnext.training.setup import broadcast_checkpoint, check_warmup, read_saved_plan, restore_state
+from resnext.training.setup import broadcast_checkpoint, check_warmup, restore_state
 from resnext.training.state import BatchLoader, BatchT, ModelT, RecipeT, RunFacts, TrainState
 from resnext.training.step import StepResult
 
@@ -44,7 +45,7 @@ class Task(ABC, Generic[RecipeT, ModelT, BatchT]):
         model = self.restore_model(files["model"]) if resume else self.build_model(recipe, world, console)
         loader = self.make_loader(recipe, model, world)
         check_warmup(recipe, loader.steps_per_epoch)
-        saved_plan = read_saved_plan(files) if resume else None
+        saved_plan = Plan.from_dict(json.loads(files["state"])["facts"]["plan"]) if resume else None
         recipe, model, plan = self.prepare_model(recipe, model, loader, saved_plan, world, console)
         train = recipe.train
         state = TrainState(
@@ -164,7 +165,7 @@ class Task(ABC, Generic[RecipeT, ModelT, BatchT]):
         summary = self.write_final_evaluation(state, best, read_log(run.log) if world.is_main else [])
         if world.is_main:
             for text in (summary, f"run directory  {run.path}\nreport         {run.report}"):
-                console.print(text, highlight=False, markup=False, soft_wrap=True)
+                print_line(console, text)
 
     @abstractmethod
     def write_final_evaluation(

@@ -13,7 +13,8 @@ from resnext.evaluation.output.protocol import build_protocol
 from resnext.evaluation.output.report import write_report
 from resnext.evaluation.output.tables import collect_metrics, measure_calibration, write_evaluation
 from resnext.recipe import dump_recipe
-from resnext.settings import ModelSettings, Recipe
+from resnext.settings import Recipe
+from resnext.settings_shared import ModelSettings
 from tests.evaluation.conftest import PREPROCESSING, make_dataset, make_evaluation
 
 EVIL = (

@@ -1,7 +1,7 @@
 """The detection task: how ``training/loop.py`` builds, trains and evaluates a detector."""
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -25,32 +25,18 @@ from resnext.detection.weights import load_detector, serialize_detector
 from resnext.errors import RequestError
 from resnext.model.frozen_norm import check_frozen_norms
 from resnext.model.plan import Plan, fuse_all
-from resnext.run_directory import RunDirectory
 from resnext.speed import kernels
 from resnext.text import format_share
 from resnext.training import finetune
 from resnext.training.distributed import World
-from resnext.training.loop import EpochResult, run_training
 from resnext.training.optimizer import build_optimizer
 from resnext.training.setup import collect_data_facts, print_notes
-from resnext.training.state import BatchLoader, Position
+from resnext.training.state import BatchLoader
 from resnext.training.step import StepResult, optimizer_step
 from resnext.training.task import Task
 
 LOSS_NAMES = ("loss_classifier", "loss_box_reg", "loss_objectness", "loss_rpn_box_reg")
 EVALUATED = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "ar100")
-
-
-def train_detector(
-    recipe: DetectRecipe,
-    run: RunDirectory,
-    *,
-    resume: bool | None = False,
-    console: Console | None = None,
-    on_epoch_end: Callable[[EpochResult], None] | None = None,
-) -> Position:
-    """Train a detector by a recipe into a run directory: ``run_training`` for detection."""
-    return run_training(Detection, recipe, run, resume=resume, console=console, on_epoch_end=on_epoch_end)
 
 
 class Detection(Task[DetectRecipe, FasterRcnn, DetectBatch]):

@@ -12,6 +12,7 @@ from resnext.evaluation.output.tables import measure_calibration
 from resnext.evaluation.suites.imagenet_c import SEVERITIES, CorruptionResult, compute_mean_errors, summarize_results
 from resnext.evaluation.suites.real import RealScore
 from resnext.model.network import Network
+from resnext.screen import print_line
 from resnext.text import format_percent
 from resnext.weights.released import identify_released
 
@@ -98,8 +99,3 @@ def format_summary(results: Sequence[CorruptionResult], official: bool) -> str:
     if numbers["mce"] is not None:
         return f"mCE {numbers['mce']:.2f} % (of AlexNet's errors); {mean}"
     return f"{mean}; no mCE: {numbers['no_mce_because']}"
-
-
-def print_line(console: Console, text: str) -> None:
-    """Print a line without markup, colours or wrapping."""
-    console.print(text, markup=False, highlight=False, soft_wrap=True)

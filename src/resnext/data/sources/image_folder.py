@@ -36,23 +36,15 @@ GREY_MEAN, GREY_STD = (0.459,), (0.226,)  # the luma of that mean; the average o
 
 @dataclass(frozen=True, eq=False)
 class FolderDataset(EncodedDataset):
-    """Image files below ``root``. ``labels`` are int64 [N], ``paths`` relative paths as one array of bytes.
-
-    A list of a million strings would be copied to every worker.
-    """
+    """Image files below ``root``."""
 
     name: str
     classes: tuple[str, ...]
     channels: int
     root: str
-    paths: np.ndarray
-    labels: np.ndarray
+    file_names: np.ndarray  # relative paths, bytes [N]; a list of a million strings would be copied to every worker
+    labels: np.ndarray  # int64 [N]
     exif: bool = True
-
-    @property
-    def file_names(self) -> np.ndarray:
-        """Paths relative to the root, bytes [N]."""
-        return self.paths
 
     def read_bytes(self, index: int) -> bytes:
         """Return the content of the image's file. Raises BadImage if it cannot be read."""
@@ -67,7 +59,7 @@ class FolderDataset(EncodedDataset):
 
     def image_path(self, index: int) -> str:
         """Return the image's path relative to the root."""
-        return os.fsdecode(bytes(self.paths[index]))
+        return os.fsdecode(bytes(self.file_names[index]))
 
     def full_path(self, index: int) -> str:
         """Return the image's path with the root."""
@@ -75,7 +67,7 @@ class FolderDataset(EncodedDataset):
 
     def select(self, indices: np.ndarray, labels: np.ndarray, classes: tuple[str, ...], name: str) -> "FolderDataset":
         """Select the images at ``indices``, in that order, with new labels, classes and name."""
-        return replace(self, name=name, classes=classes, labels=labels, paths=self.paths[indices])
+        return replace(self, name=name, classes=classes, labels=labels, file_names=self.file_names[indices])
 
 
 def open_folder(settings: DataSettings) -> Source:
@@ -277,7 +269,7 @@ def split_by_hash(whole: FolderDataset, fraction: float, seed: int) -> tuple[Fol
     held_out = np.zeros(len(whole), bool)
     for stop, count in zip(np.cumsum(counts), counts, strict=True):  # images are sorted by label
         of_class = slice(stop - count, stop)
-        held_out[of_class] = choose_held_out([bytes(path) for path in whole.paths[of_class]], fraction, seed)
+        held_out[of_class] = choose_held_out([bytes(path) for path in whole.file_names[of_class]], fraction, seed)
     return _take_split(whole, ~held_out, "train"), _take_split(whole, held_out, "val")
 
 

@@ -66,7 +66,7 @@ def _open_archives(places: Sequence[str], name: str, settings: DataSettings, ind
     dataset = TarDataset.from_indexes(
         name, indexes, labels.astype(np.int64), wnids, resolve_channels(settings), settings.exif
     )
-    strange = next((n for n in dataset.names.tolist() if not is_image_name(os.fsdecode(n))), None)
+    strange = next((n for n in dataset.file_names.tolist() if not is_image_name(os.fsdecode(n))), None)
     if strange is not None:
         raise RequestError(f"{places[0]} has {os.fsdecode(strange)}, which is not an image")
     return sort_by_class(dataset)

@@ -1,7 +1,7 @@
 """The data sources, one row each. No imports of data code here, so that settings and commands can use the table fast.
 
-A new source is one file in ``data/sources/`` and one row here; a new format of boxes is one class in ``detect/data/``
-and one row in BOX_FORMATS. Functions are given as ``module:name`` and imported when they are called.
+A new source is one file in ``data/sources/`` and one row here; a new format of boxes is one class in
+``detection/data/`` and one row in BOX_FORMATS. Functions are given as ``module:name`` and imported when called.
 """
 
 from collections.abc import Callable

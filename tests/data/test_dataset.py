@@ -41,15 +41,18 @@ def test_a_subset_keeps_image_label_and_place_together() -> None:
     np.testing.assert_array_equal(np.asarray(part.image(2)), data.images[9])
 
 
+def drawn(data: ArrayDataset, limit: int, seed: int) -> list[int]:
+    part = random_subset(data, limit, seed)
+    assert isinstance(part, Subset)
+    return part.indices.tolist()
+
+
 def test_a_limit_is_drawn_by_its_seed_in_rising_order() -> None:
     data = colours(100)
-    first, again, other = random_subset(data, 20, 0), random_subset(data, 20, 0), random_subset(data, 20, 1)
-    assert isinstance(first, Subset)
-    assert isinstance(again, Subset)
-    assert isinstance(other, Subset)
-    assert first.indices.tolist() == again.indices.tolist() == sorted(set(first.indices.tolist()))
-    assert first.indices.tolist() != other.indices.tolist()
-    assert first.indices.tolist() != list(range(20))  # drawn, not cut off
+    first = drawn(data, 20, 0)
+    assert first == drawn(data, 20, 0) == sorted(set(first))
+    assert first != drawn(data, 20, 1)
+    assert first != list(range(20))  # drawn, not cut off
     assert random_subset(data, 100, 0) is data
     assert random_subset(data, None, 0) is data
 
@@ -58,9 +61,7 @@ def test_every_image_has_the_same_chance_to_be_drawn() -> None:
     data = colours(10)
     counts = np.zeros(10)
     for seed in range(2000):
-        part = random_subset(data, 3, seed)
-        assert isinstance(part, Subset)
-        counts[part.indices] += 1
+        counts[drawn(data, 3, seed)] += 1
     assert abs(counts - 600).max() < 5 * np.sqrt(2000 * 0.3 * 0.7)
 
 

@@ -83,11 +83,7 @@ if __name__ == "__main__":
 
 def start(arguments: list[str]) -> "subprocess.Popen[str]":
     return subprocess.Popen(
-        [sys.executable, *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
+        [sys.executable, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
 
 
@@ -112,9 +108,6 @@ def wait_for_step(process: "subprocess.Popen[str]", step: int) -> None:
         if line.strip() == str(step):
             return
     pytest.fail("the run ended early")
-
-
-posix = pytest.mark.skipif(not hasattr(os, "killpg"), reason="process groups are POSIX")
 
 
 @pytest.fixture

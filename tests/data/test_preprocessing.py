@@ -26,9 +26,7 @@ COLOUR = Preprocessing(image_size=224, resize=256, mean=(0.485, 0.456, 0.406), s
 def source(channels: int = 3) -> Source:
     shape = (2, 32, 32, 3) if channels == 3 else (2, 32, 32)
     data = ArrayDataset("toy", ("a", "b"), channels, np.zeros(shape, np.uint8), np.array([0, 1]))
-    return Source(
-        train=data, val=data, image_size=32, mean=(0.5,) * channels, std=(0.25,) * channels, split_rule="made"
-    )
+    return Source(data, data, 32, mean=(0.5,) * channels, std=(0.25,) * channels, split_rule="made")
 
 
 @st.composite

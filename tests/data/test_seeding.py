@@ -11,13 +11,6 @@ from scipy.stats import chi2
 from resnext.data.seeding import ORDER_KEY, _splitmix64, derive_seed
 from resnext.errors import RequestError
 
-# seed_of when it was written; a change would change every run that anyone wants to repeat.
-GOLDEN = (
-    7987879876239971491,
-    5992091912978933115,
-    8380411462695815696,
-    270827995269444678,
-)
 KEYS = st.lists(st.integers(-(2**63), 2**63 - 1), max_size=5).map(tuple)
 
 
@@ -44,10 +37,11 @@ def test_the_finaliser_gives_the_published_values_of_splitmix64() -> None:
 
 
 def test_seeds_never_change() -> None:
-    assert derive_seed(0, 0, 0) == GOLDEN[0]
-    assert derive_seed(1, 2, 3) == GOLDEN[1]
-    assert derive_seed(0, 0, ORDER_KEY) == GOLDEN[2]
-    assert derive_seed(7, 5, -2, 11) == GOLDEN[3]
+    """Another value would change every run that anyone wants to repeat."""
+    assert derive_seed(0, 0, 0) == 7987879876239971491
+    assert derive_seed(1, 2, 3) == 5992091912978933115
+    assert derive_seed(0, 0, ORDER_KEY) == 8380411462695815696
+    assert derive_seed(7, 5, -2, 11) == 270827995269444678
 
 
 @given(KEYS)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from resnext.commands import data_boxes
+from resnext.errors import RequestError
 from resnext.sources import BOX_FORMATS, SOURCES, import_function, list_sources
 
 if TYPE_CHECKING:
@@ -70,8 +71,6 @@ def _add_data_arguments(parser: argparse.ArgumentParser, kinds: tuple[str, ...])
 
 def run(args: argparse.Namespace) -> int:
     """Run the action; return 0, or 1 if training would fail."""
-    from resnext.errors import RequestError
-
     share = getattr(args, "val_fraction", None)
     if share is not None and not 0.001 <= share <= 0.9:
         raise RequestError(f"--val-fraction {share:g} must be from 0.001 to 0.9")
@@ -80,23 +79,20 @@ def run(args: argparse.Namespace) -> int:
 
 def _run_check(args: argparse.Namespace) -> int:
     from resnext.data.tools.check_source import find_wrong_archives
-    from resnext.data.tools.findings import CheckReport, pluralize, sort_findings
-    from resnext.errors import RequestError
+    from resnext.data.tools.findings import pluralize, sort_findings
 
     if args.workers is not None and args.workers < 1:
         raise RequestError(f"--workers {args.workers} must be at least 1")
     csv = Path(args.csv)
     _check_csv_path(csv, Path(args.path).expanduser())
     progress = sys.stderr.isatty()
-    report: CheckReport
     if source := data_boxes.choose_box_source(args):
         report = data_boxes.check_boxes(args, source, progress)
     else:
         settings = _build_settings(args)
         report = import_function(SOURCES[settings.source].check)(settings, args.workers, progress)
         if args.md5:
-            found = (*report.findings, *find_wrong_archives(settings))
-            report = replace(report, findings=sort_findings(found))
+            report = replace(report, findings=sort_findings((*report.findings, *find_wrong_archives(settings))))
     report.write_csv(csv)
     for line in report.summary_lines():
         print(line)
@@ -107,7 +103,6 @@ def _run_check(args: argparse.Namespace) -> int:
 def _run_shard(args: argparse.Namespace) -> int:
     from resnext.data.tools.findings import pluralize
     from resnext.data.tools.make_shards import make_shards
-    from resnext.errors import RequestError
 
     if args.images_per_shard < 1:
         raise RequestError(f"--images-per-shard {args.images_per_shard} must be at least 1")
@@ -120,7 +115,6 @@ def _run_shard(args: argparse.Namespace) -> int:
 def _build_settings(args: argparse.Namespace) -> "DataSettings":
     """Build the data settings from the arguments."""
     from resnext.data.tools.check_source import guess_source
-    from resnext.errors import RequestError
     from resnext.settings import DataSettings
 
     source = args.source or guess_source(args.path)
@@ -141,7 +135,6 @@ def _build_settings(args: argparse.Namespace) -> "DataSettings":
 
 def _check_csv_path(csv: Path, root: Path) -> None:
     """Raise RequestError unless the CSV file can be written, and outside of the data."""
-    from resnext.errors import RequestError
     from resnext.files import check_file
 
     if csv.resolve().is_relative_to(root.resolve()):

@@ -34,18 +34,15 @@ def list_fast_paths() -> Iterator[tuple[str, str]]:
     found = compiler.find_compiler()
     off = "" if kernels.is_fast_enabled() else "RESNEXT_FAST=0"
     lacking = off or ("" if found else "no C++ compiler")
-    no_libjpeg = "" if find_libjpeg() else "Pillow's libjpeg-turbo library was not found"
     yield "C++ compiler", found or "none (install g++ or clang++, or set CXX)"
     yield "fused kernels", describe_library("norm_act", lacking, "training", "plain PyTorch runs")
-    needs = "data.jpeg_decoder fast"
-    yield "fast JPEG decoder", describe_library("jpeg", lacking or no_libjpeg, needs, "Pillow decodes")
+    lacking = lacking or ("" if find_libjpeg() else "Pillow's libjpeg-turbo library was not found")
+    yield "fast JPEG decoder", describe_library("jpeg", lacking, "data.jpeg_decoder fast", "Pillow decodes")
     known = len(TuningCache.load(torch.device("cpu")).timings)
     yield "autotuned algorithms", f"inactive: {off}" if off else f"{known} measured (resnext bench tune --show)"
-    glibc = platform.libc_ver()[0] == "glibc"
-    yield (
-        "memory between steps",
-        "kept by the process" if glibc else "managed by the C library (try jemalloc or mimalloc)",
-    )
+    is_glibc = platform.libc_ver()[0] == "glibc"
+    allocator = "kept by the process" if is_glibc else "managed by the C library (try jemalloc or mimalloc)"
+    yield "memory between steps", allocator
 
 
 def describe_library(name: str, reason: str, user: str, instead: str) -> str:

@@ -22,15 +22,12 @@ def describe_class_difference(first: Sequence[str], second: Sequence[str], first
     parts = []
     if len(first) != len(second):
         parts.append(f"{first_name} has {len(first)} and {second_name} {len(second)}")
-    known, found = set(first), set(second)
-    only_first = [name for name in first if name not in found]
-    only_second = [name for name in second if name not in known]
-    if only_first:
-        parts.append(f"only {first_name} has {quote_names(only_first)}")
-    if only_second:
-        parts.append(f"only {second_name} has {quote_names(only_second)}")
+    for owner, names, others in ((first_name, first, set(second)), (second_name, second, set(first))):
+        alone = [name for name in names if name not in others]
+        if alone:
+            parts.append(f"only {owner} has {quote_names(alone)}")
     moved = [i for i, (a, b) in enumerate(zip(first, second, strict=False)) if a != b]
-    if moved and not (only_first or only_second):
+    if moved and set(first) == set(second):
         places = [f"class {i} is {first[i]!r} in {first_name} but {second[i]!r} in {second_name}" for i in moved]
         parts.append("the order differs: " + ", ".join(places[:MAX_SHOWN]) + format_remainder(places))
     elif moved:

@@ -77,6 +77,11 @@ def as_file_dataset(dataset: Dataset) -> FileDataset | None:
     return cast(FileDataset, dataset) if hasattr(inner, "read_bytes") else None
 
 
+def count_per_class(dataset: Dataset) -> np.ndarray:
+    """Count the images of each class, int64 [classes]."""
+    return np.bincount(dataset.labels, minlength=len(dataset.classes))
+
+
 def hash_dataset_listing(dataset: Dataset) -> str:
     """Hash which images a split has, their order and their labels. Pixels are not read."""
     return hash_file_list(getattr(dataset, "file_names", ()), dataset.labels)

@@ -10,10 +10,7 @@ from resnext.data.decode.pillow import read_image
 
 
 class EncodedDataset(ABC):
-    """A split of encoded images; a subclass is a dataclass with these fields, and reads the bytes.
-
-    An image that cannot be decoded raises BadImage.
-    """
+    """A split of encoded images; a subclass is a dataclass with these fields, and reads the bytes."""
 
     name: str
     classes: tuple[str, ...]

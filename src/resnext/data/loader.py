@@ -15,11 +15,12 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from resnext.data.dataset import BadImageError, Dataset, as_file_dataset
+from resnext.data.preprocessing import check_choice
 from resnext.data.seeding import ORDER_KEY, derive_seed
 from resnext.data.transforms.from_jpeg import JpegTransform
 from resnext.data.workers import BatchReader, SampleKey, check_start_method, load_batches
 from resnext.environment import count_available_cores
-from resnext.errors import RequestError, did_you_mean
+from resnext.errors import RequestError
 
 Transform = Callable[[Image.Image], Tensor]
 BAD_IMAGE_POLICIES = ("error", "skip")
@@ -70,13 +71,9 @@ class TrainLoader:
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        assert 0 <= rank < world_size
         assert workers >= 0
         assert repeats >= 1
-        if on_bad_image not in BAD_IMAGE_POLICIES:
-            raise RequestError(
-                f"on_bad_image {on_bad_image!r} is unknown{did_you_mean(on_bad_image, BAD_IMAGE_POLICIES)}"
-            )
+        check_choice("on_bad_image", on_bad_image, BAD_IMAGE_POLICIES)
         check_start_method(start_method)
         check_batch_size(len(dataset), batch_size, world_size)
         _check_batch_norm(len(dataset), batch_size, drop_last, world_size)
@@ -136,7 +133,6 @@ def iterate_eval_batches(
 
     Raises BadImage for an image that cannot be used: evaluation skips no image.
     """
-    assert 0 <= rank < world_size
     assert batch_size >= 1
     assert workers >= 0
     check_start_method(start_method)
@@ -172,7 +168,8 @@ class _BatchReader(BatchReader[Batch]):
     def read_batch(self, keys: list[SampleKey]) -> Batch:
         """Read a batch. Only images that cannot be decoded are skipped, never images that could not be fetched."""
         images = _BatchBuffer(len(keys))
-        indices, bad = [], []
+        indices: list[int] = []
+        bad: list[str] = []
         for key in keys:
             try:
                 self._read_image(key, images)
@@ -182,31 +179,25 @@ class _BatchReader(BatchReader[Batch]):
                 bad.append(str(error))
                 continue
             indices.append(key[1])
-        return self._make_batch(images, indices, tuple(bad))
+        labels = torch.from_numpy(np.asarray(self.dataset.labels[np.array(indices, np.int64)], np.int64))
+        empty = torch.empty((0, self.dataset.channels, 0, 0), dtype=torch.uint8)
+        stacked = images.tensor[: images.count] if images.count and images.tensor is not None else empty
+        return Batch(stacked, labels, torch.tensor(indices, dtype=torch.int64), tuple(bad))
 
     def _read_image(self, key: SampleKey, images: "_BatchBuffer") -> None:
         """Add the image of ``key``. JPEG files are decoded by the transform itself if it can; else Pillow decodes."""
-        index = key[1]
-        files = as_file_dataset(self.dataset) if isinstance(self.transform, JpegTransform) else None
-        if files is None or not isinstance(self.transform, JpegTransform):
-            image = self.dataset.image(index)
+        index, transform = key[1], self.transform
+        if isinstance(transform, JpegTransform) and (files := as_file_dataset(self.dataset)) is not None:
+            file = files.read_bytes(index)
             self.seed_generator(key)
-            images.add(self.transform(image))
-            return
-        file, size = files.read_bytes(index), self.transform.size
+            if transform.decode_into(file, images.next_slot((3, transform.size, transform.size), transform.dtype)):
+                images.count += 1
+                return
+            image = files.decode_bytes(file, index)
+        else:
+            image = self.dataset.image(index)
         self.seed_generator(key)
-        if self.transform.decode_into(file, images.next_slot((3, size, size), self.transform.dtype)):
-            images.count += 1
-            return
-        image = files.decode_bytes(file, index)
-        self.seed_generator(key)
-        images.add(self.transform(image))
-
-    def _make_batch(self, images: "_BatchBuffer", indices: list[int], bad: tuple[str, ...]) -> Batch:
-        empty = torch.empty((0, self.dataset.channels, 0, 0), dtype=torch.uint8)
-        labels = torch.from_numpy(np.asarray(self.dataset.labels[np.array(indices, dtype=np.int64)], dtype=np.int64))
-        stacked = images.tensor[: images.count] if images.count and images.tensor is not None else empty
-        return Batch(stacked, labels, torch.tensor(indices, dtype=torch.int64), bad)
+        images.add(transform(image))
 
 
 class _BatchBuffer:

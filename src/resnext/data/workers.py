@@ -130,10 +130,8 @@ def _raise_if_error(batch: BatchT | WorkError) -> BatchT:
 
 def _stop_workers(batches: Any) -> None:
     """Stop the workers now, not at garbage collection. A worker that hangs in a read is killed."""
-    processes = list(getattr(batches, "_workers", ()))
-    shutdown = getattr(batches, "_shutdown_workers", None)
-    if shutdown is not None:
-        shutdown()
+    processes = list(batches._workers)
+    batches._shutdown_workers()
     for process in processes:
         if process.is_alive():
             process.kill()

@@ -6,6 +6,7 @@ import struct
 import subprocess
 import sys
 import zlib
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -25,10 +26,9 @@ from resnext.data.decode.pillow import (
     read_image,
     read_image_with_info,
 )
+from tests.data.sample_images import make_image
 
-
-def picture(width: int = 9, height: int = 6, seed: int = 0) -> Image.Image:
-    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8))
+picture = partial(make_image, 9, 6)
 
 
 def png(width: int, height: int, depth: int, colour: int, rows: bytes) -> bytes:
@@ -80,18 +80,8 @@ def test_16_bit_grey_is_scaled_and_not_clipped(tmp_path: Path, extension: str) -
 
 def tiff(bits: int, pixels: bytes, *, photometric: int = 1, sample_format: int = 1) -> bytes:
     """A grey TIFF of 4 x 2 pixels written by hand, for what Pillow does not write."""
-    tags = {
-        256: 4,
-        257: 2,
-        258: bits,
-        259: 1,
-        262: photometric,
-        273: 142,
-        277: 1,
-        278: 2,
-        279: len(pixels),
-        339: sample_format,
-    }
+    tags = {256: 4, 257: 2, 258: bits, 259: 1, 262: photometric, 273: 142, 277: 1, 278: 2}
+    tags |= {279: len(pixels), 339: sample_format}
     entries = b"".join(struct.pack("<HHII", tag, 3, 1, value) for tag, value in tags.items())
     head = b"II*\0" + struct.pack("<IH", 8, len(tags)) + entries + bytes(4)
     return head.ljust(142, b"\0") + pixels
@@ -223,7 +213,7 @@ def test_broken_exif_does_not_spoil_the_pixels(tmp_path: Path) -> None:
 @pytest.mark.parametrize("extension", [".jpg", ".png", ".bmp", ".ppm", ".tif", ".webp"])
 def test_a_truncated_file_is_named(tmp_path: Path, extension: str) -> None:
     path = tmp_path / f"a{extension}"
-    picture(64, 64).save(path)
+    make_image(64, 64).save(path)
     path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
     with pytest.raises(BadImageError, match=str(path)) as caught:
         read_image(path)
@@ -235,13 +225,7 @@ def test_no_file_empty_file_text_and_folder_are_named(tmp_path: Path) -> None:
     (tmp_path / "page.jpg").write_text("<html>404</html>")
     (tmp_path / "folder.jpg").mkdir()
     os.mkfifo(tmp_path / "pipe.jpg")
-    reasons = {
-        "none": "No such file",
-        "empty": "is empty",
-        "page": "web page",
-        "folder": "regular",
-        "pipe": "regular",
-    }
+    reasons = {"none": "No such file", "empty": "is empty", "page": "web page", "folder": "regular", "pipe": "regular"}
     for name, reason in reasons.items():
         with pytest.raises(BadImageError, match=rf"{name}\.jpg: .*{reason}"):
             read_image(tmp_path / f"{name}.jpg")
@@ -272,17 +256,13 @@ def test_frames_are_counted_and_the_first_is_used(tmp_path: Path) -> None:
     assert image.tobytes() == pil_loader(tmp_path / "a.gif").tobytes()
 
 
-def encoded(kind: str) -> bytes:
-    buffer = io.BytesIO()
-    picture(24, 24).save(buffer, kind)
-    return buffer.getvalue()
-
-
 @pytest.mark.filterwarnings("ignore")
 @settings(deadline=None, max_examples=150)
-@given(data=st.data(), kind=st.sampled_from(["JPEG", "PNG", "PPM", "BMP", "TIFF", "WEBP", "GIF"]))
+@given(data=st.data(), kind=st.sampled_from(FORMATS))
 def test_damaged_bytes_are_a_bad_image_at_least_wherever_torchvision_fails(data: st.DataObject, kind: str) -> None:
-    content = bytearray(encoded(kind))
+    buffer = io.BytesIO()
+    make_image(24, 24).save(buffer, kind)
+    content = bytearray(buffer.getvalue())
     for _ in range(data.draw(st.integers(1, 6))):
         content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
     try:

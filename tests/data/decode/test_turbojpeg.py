@@ -60,9 +60,8 @@ def test_a_crop_of_its_own_size_is_pillows_to_the_bit(decoder: TurboJpegDecoder)
             for left in range(0, 40, 3):
                 for top in (0, 1, 7, 8, 15, 16, 17, 33):
                     box = (left, top, 100, 100)
-                    assert np.array_equal(
-                        ours(decoder, file, CropSpec(box, True), 100), crop_with_pillow(file, box, 100, True, False)
-                    )
+                    got = ours(decoder, file, CropSpec(box, True), 100)
+                    assert np.array_equal(got, crop_with_pillow(file, box, 100, True, False))
 
 
 @pytest.mark.parametrize("sampling", SAMPLINGS)
@@ -102,9 +101,8 @@ def test_real_photographs_are_pillows_to_the_bit(decoder: TurboJpegDecoder, shar
         width, height = Image.open(io.BytesIO(file)).size
         w, h = int(rng.integers(width // 4, min(width, 850) + 1)), int(rng.integers(height // 4, height + 1))
         box = (int(rng.integers(0, width - w + 1)), int(rng.integers(0, height - h + 1)), w, h)
-        assert np.array_equal(
-            ours(decoder, file, CropSpec(box, True), 224), crop_with_pillow(file, box, 224, True, False)
-        )
+        got = ours(decoder, file, CropSpec(box, True), 224)
+        assert np.array_equal(got, crop_with_pillow(file, box, 224, True, False))
 
 
 @given(st.permutations(("brightness", "contrast", "saturation")), st.integers(0, 1000))
@@ -142,15 +140,8 @@ def test_what_is_no_ordinary_jpeg_is_left_to_pillow(decoder: TurboJpegDecoder) -
     image.save(png, "PNG")
     good = encode_jpeg(image)
     twelve_bits = good.replace(b"\xff\xc0\x00\x11\x08", b"\xff\xc0\x00\x11\x0c")
-    for file in (
-        b"",
-        b"\xff",
-        b"\xff\xd8",
-        b"\0" * 5000,
-        png.getvalue(),
-        encode_jpeg(image.convert("CMYK")),
-        twelve_bits,
-    ):
+    cmyk = encode_jpeg(image.convert("CMYK"))
+    for file in (b"", b"\xff", b"\xff\xd8", b"\0" * 5000, png.getvalue(), cmyk, twelve_bits):
         assert not decoder.read_header(file).is_plain
         assert not decoder.decode_crop(file, CropSpec((0, 0, 9, 9), True), out)
 
@@ -182,15 +173,9 @@ def test_metadata_is_told_from_what_pillow_may_skip(decoder: TurboJpegDecoder) -
 
 
 def test_pillows_order_of_passes_is_known(decoder: TurboJpegDecoder) -> None:
-    image = make_scene(50, 170, seed=4)
-    file = encode_jpeg(image, quality=100)
-    assert (
-        np.abs(
-            ours(decoder, file, CropSpec((0, 0, 50, 170), True), 60)
-            - crop_with_pillow(file, (0, 0, 50, 170), 60, True, False)
-        ).max()
-        <= 1
-    )
+    file, box = encode_jpeg(make_scene(50, 170, seed=4), quality=100), (0, 0, 50, 170)
+    difference = ours(decoder, file, CropSpec(box, True), 60) - crop_with_pillow(file, box, 60, True, False)
+    assert np.abs(difference).max() <= 1
 
 
 def run(code: str, **environment: str) -> subprocess.CompletedProcess[str]:

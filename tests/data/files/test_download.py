@@ -94,23 +94,31 @@ def fetch(archive: Archive, folder: Path, attempts: int = 3) -> Path:
     return download(archive, folder, timeout=10, attempts=attempts, pause=0)
 
 
+def unknown(server: Server, sha256: str | None = None) -> Archive:
+    """The same file, of which nothing is known beforehand, or only the first digits of its SHA-256."""
+    return Archive(server.url + "/a.bin", "a.bin", sha256=sha256)
+
+
 def left_over(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir() if not path.name.endswith(".lock")}
 
 
 @pytest.mark.parametrize("stated", [True, False])
-def test_a_file_is_fetched_once(server: Server, tmp_path: Path, stated: bool) -> None:
+@pytest.mark.parametrize("known", [True, False])
+def test_a_file_is_fetched_once(server: Server, tmp_path: Path, stated: bool, known: bool) -> None:
     server.stated = stated
-    path = fetch(server.archive(), tmp_path / "new" / "folder")
+    archive = server.archive() if known else unknown(server)
+    path = fetch(archive, tmp_path / "new" / "folder")
     assert path.read_bytes() == CONTENT
     assert left_over(path.parent) == {"a.bin"}
-    assert fetch(server.archive(), path.parent) == path
+    assert fetch(archive, path.parent) == path
     assert len(server.asked) == 1
 
 
-def test_an_interrupted_transfer_goes_on_where_it_broke_off(server: Server, tmp_path: Path) -> None:
+@pytest.mark.parametrize("known", [True, False])
+def test_an_interrupted_transfer_goes_on_where_it_broke_off(server: Server, tmp_path: Path, known: bool) -> None:
     server.cuts = [40_000, 30_000]
-    assert fetch(server.archive(), tmp_path).read_bytes() == CONTENT
+    assert fetch(server.archive() if known else unknown(server), tmp_path).read_bytes() == CONTENT
     assert server.asked == [(None, None), ("bytes=40000-", '"one"'), ("bytes=70000-", '"one"')]
     assert left_over(tmp_path) == {"a.bin"}
 
@@ -232,24 +240,6 @@ def test_the_lock_is_free_again_after_the_block(tmp_path: Path) -> None:
     with hold_lock(tmp_path / "lock", "fetching"), pytest.raises(Timeout):
         FileLock(tmp_path / "lock", timeout=0).acquire()
     FileLock(tmp_path / "lock", timeout=0).acquire()
-
-
-def unknown(server: Server, sha256: str | None = None) -> Archive:
-    """The same file, of which nothing is known beforehand, or only the first digits of its SHA-256."""
-    return Archive(server.url + "/a.bin", "a.bin", sha256=sha256)
-
-
-@pytest.mark.parametrize("stated", [True, False])
-def test_a_file_of_unknown_size_is_fetched_whole(server: Server, tmp_path: Path, stated: bool) -> None:
-    server.stated = stated
-    assert fetch(unknown(server), tmp_path).read_bytes() == CONTENT
-    assert left_over(tmp_path) == {"a.bin"}
-
-
-def test_a_file_of_unknown_size_goes_on_where_it_broke_off(server: Server, tmp_path: Path) -> None:
-    server.cuts = [40_000]
-    assert fetch(unknown(server), tmp_path).read_bytes() == CONTENT
-    assert server.asked[-1] == ("bytes=40000-", '"one"')
 
 
 def test_without_tag_and_checksum_nothing_is_continued(server: Server, tmp_path: Path) -> None:

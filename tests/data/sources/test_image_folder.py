@@ -263,17 +263,34 @@ def test_an_empty_folder_is_told_the_layout(tmp_path: Path) -> None:
     refused(tmp_path, "no images in its 2 folders", val_fraction=0.1)
 
 
-def test_images_without_class_folders_are_told_the_layout(tmp_path: Path) -> None:
-    make(tmp_path, {"train": 2, "val": 2})
-    refused(tmp_path, "train has no class folders")
-
-
-def test_one_folder_of_classes_needs_a_share(tmp_path: Path) -> None:
-    refused(make(tmp_path, {"cat": 2, "dog": 2}), r"one folder of classes.*data\.val_fraction 0\.1")
-
-
-def test_a_share_contradicts_a_folder_that_is_split(tmp_path: Path) -> None:
-    refused(make(tmp_path, TWO), r"train/ and val/ already; remove data\.val_fraction", val_fraction=0.1)
+@pytest.mark.parametrize(
+    ("layout", "val_fraction", "message"),
+    [
+        ({"train": 2, "val": 2}, None, "train has no class folders"),
+        ({"cat": 2, "dog": 2}, None, r"one folder of classes.*data\.val_fraction 0\.1"),
+        (TWO, 0.1, r"train/ and val/ already; remove data\.val_fraction"),
+        (
+            {f"{split}/{name}": 3 for split in ("train", "Valid") for name in ("cat", "dog")},
+            0.3,
+            "train/ and Valid/, which look like splits",
+        ),
+        (
+            {f"data/{place}": n for place, n in TWO.items()},
+            None,
+            r"nothing but data/, which has the splits: set data\.path .*/data",
+        ),
+        ({"val/cat": 2, "val/dog": 2}, None, "val/ but no train/"),
+        (TWO | {"train/emu": 0}, None, "'emu' of .*train has no images"),
+        (TWO | {"train/emu": 1, "val/gnu": 1}, None, "only train/ has 'emu'; only val/ has 'gnu'"),
+        (TWO | {"val/gnu": 1}, None, "only val/ has 'gnu'"),
+        ({"train/cat": 3, "val/cat": 2}, None, "one class, 'cat'; a classifier needs at least two"),
+        ({"cat": 5, "dog": 1}, 0.2, "'dog' has one image, and a split needs two"),
+    ],
+)
+def test_a_layout_that_cannot_train_is_told_what_is_wrong(
+    tmp_path: Path, layout: dict[str, int], val_fraction: float | None, message: str
+) -> None:
+    refused(make(tmp_path, layout), message, val_fraction=val_fraction)
 
 
 def test_a_test_folder_without_labels_says_how_to_divide_train(tmp_path: Path) -> None:
@@ -291,29 +308,6 @@ def test_splits_of_other_names_are_not_taken_for_classes(tmp_path: Path, names: 
         refused(tmp_path, rf"{names[0]}/ and {names[1]}/, which look like splits.* train/ and val/", **share)
 
 
-def test_a_held_out_folder_of_another_name_is_not_overlooked(tmp_path: Path) -> None:
-    make(tmp_path, {f"{split}/{name}": 3 for split in ("train", "Valid") for name in ("cat", "dog")})
-    refused(tmp_path, "train/ and Valid/, which look like splits", val_fraction=0.3)
-
-
-def test_a_folder_around_the_splits_is_seen_through(tmp_path: Path) -> None:
-    make(tmp_path, {f"data/{place}": n for place, n in TWO.items()})
-    refused(tmp_path, r"nothing but data/, which has the splits: set data\.path .*/data")
-
-
-def test_val_without_train_is_refused(tmp_path: Path) -> None:
-    refused(make(tmp_path, {"val/cat": 2, "val/dog": 2}), "val/ but no train/")
-
-
-def test_an_empty_class_is_named(tmp_path: Path) -> None:
-    refused(make(tmp_path, TWO | {"train/emu": 0}), "'emu' of .*train has no images")
-
-
-def test_classes_that_differ_between_splits_are_shown(tmp_path: Path) -> None:
-    refused(make(tmp_path, TWO | {"train/emu": 1, "val/gnu": 1}), "only train/ has 'emu'; only val/ has 'gnu'")
-    refused(make(tmp_path / "b", TWO | {"val/gnu": 1}), "only val/ has 'gnu'")
-
-
 def test_a_held_out_split_may_lack_classes_of_the_training(tmp_path: Path) -> None:
     root = make(tmp_path, {"train/ant": 2, "train/cat": 2, "train/dog": 2, "val/dog": 3})
     source = open_data(folder(root))
@@ -325,11 +319,3 @@ def test_a_held_out_split_may_lack_classes_of_the_training(tmp_path: Path) -> No
 
 def test_one_class_alone_can_be_evaluated(tmp_path: Path) -> None:
     assert open_split(folder(make(tmp_path, {"cat": 3})), "val").classes == ("cat",)
-
-
-def test_one_class_is_refused(tmp_path: Path) -> None:
-    refused(make(tmp_path, {"train/cat": 3, "val/cat": 2}), "one class, 'cat'; a classifier needs at least two")
-
-
-def test_a_class_of_one_image_cannot_be_divided(tmp_path: Path) -> None:
-    refused(make(tmp_path, {"cat": 5, "dog": 1}), "'dog' has one image, and a split needs two", val_fraction=0.2)

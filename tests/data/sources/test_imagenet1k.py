@@ -17,20 +17,8 @@ from resnext.data.sources.imagenet_devkit import read_ground_truth
 from resnext.data.transforms.pipeline import build_eval_transform
 from resnext.errors import RequestError, WorkError
 from resnext.settings import DataSettings
-from tests.data.layouts import (
-    WNIDS,
-    SampleImage,
-    class_tars,
-    devkit_files,
-    make_sample_images,
-    read_contents,
-    select_split,
-    tar_bytes,
-    tar_of_tars,
-    write_archives,
-    write_file,
-    write_folders,
-)
+from tests.data import layouts
+from tests.data.layouts import WNIDS, SampleImage, make_sample_images, read_contents, select_split, write_file
 
 pytestmark = pytest.mark.usefixtures("cache")
 TRAIN, VAL, DEVKIT = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar", "ILSVRC2012_devkit_t12.tar.gz"
@@ -38,7 +26,7 @@ TRAIN, VAL, DEVKIT = "ILSVRC2012_img_train.tar", "ILSVRC2012_img_val.tar", "ILSV
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
-    return write_archives(tmp_path / "imagenet", make_sample_images())
+    return layouts.write_archives(tmp_path / "imagenet", make_sample_images())
 
 
 def imagenet(root: Path, **changes: object) -> DataSettings:
@@ -69,7 +57,7 @@ def test_a_ground_truth_of_50000_lines_must_be_the_official_one(tmp_path: Path) 
 
 
 def test_all_thousand_classes_are_in_the_official_order(tmp_path: Path) -> None:
-    root = write_archives(
+    root = layouts.write_archives(
         tmp_path, [SampleImage(p.split, p.wnid, p.name, b"") for p in make_sample_images(imagenet_synsets(), 1)]
     )
     source = open_data(imagenet(root))
@@ -88,8 +76,8 @@ def test_one_split_needs_nothing_of_the_other(root: Path) -> None:
 
 def test_training_folders_and_the_validation_archive_go_together(tmp_path: Path) -> None:
     images = make_sample_images()
-    whole = open_data(imagenet(write_archives(tmp_path / "archives", images)))
-    write_folders(tmp_path / "data", select_split(images, "train"))
+    whole = open_data(imagenet(layouts.write_archives(tmp_path / "archives", images)))
+    layouts.write_folders(tmp_path / "data", select_split(images, "train"))
     mixed = open_data(imagenet(tmp_path / "data", val_path=str(tmp_path / "archives" / VAL)))
     assert read_contents(mixed.train) == read_contents(whole.train)
     assert read_contents(mixed.val) == read_contents(whole.val)
@@ -99,7 +87,7 @@ def test_training_folders_and_the_validation_archive_go_together(tmp_path: Path)
 
 
 def test_folders_go_before_the_archive_they_were_unpacked_from(root: Path) -> None:
-    write_folders(root, select_split(make_sample_images(), "train"))
+    layouts.write_folders(root, select_split(make_sample_images(), "train"))
     assert open_data(imagenet(root)).train.image_path(0).startswith("train/n")
     (root / "val").mkdir()  # empty: the archive counts
     assert open_data(imagenet(root)).val.image_path(0).startswith(VAL)
@@ -107,7 +95,7 @@ def test_folders_go_before_the_archive_they_were_unpacked_from(root: Path) -> No
 
 def test_settings_of_reading_reach_the_archives(tmp_path: Path) -> None:
     images = make_sample_images()
-    root = write_archives(tmp_path, images)
+    root = layouts.write_archives(tmp_path, images)
     grey = open_data(imagenet(root, channels=1))
     assert (grey.train.image(0).mode, grey.mean) == ("L", (0.459,))
     assert open_data(imagenet(root)).val.image(0).mode == "RGB"
@@ -128,7 +116,7 @@ def test_a_place_that_is_none_is_told_the_layout(tmp_path: Path) -> None:
 def test_a_missing_devkit_is_asked_for(root: Path) -> None:
     (root / DEVKIT).unlink()
     refused(root, rf"put {DEVKIT}, as downloaded or unpacked, beside it")
-    write_folders(root, [])
+    layouts.write_folders(root, [])
     for image in select_split(make_sample_images(), "val"):
         write_file(root / "val" / image.name, image.content)
     refused(root, rf"classes of the images in .*val are not known: put {DEVKIT}")
@@ -144,7 +132,7 @@ def test_a_wrong_archive_is_recognised(root: Path) -> None:
     (root / VAL).write_bytes(val)
     (root / DEVKIT).write_bytes(val)
     refused(root, "is not a whole tar.gz")
-    (root / DEVKIT).write_bytes(tar_bytes({"ILSVRC2012_devkit_t3/data/meta.mat": b""}, "w:gz"))
+    (root / DEVKIT).write_bytes(layouts.tar_bytes({"ILSVRC2012_devkit_t3/data/meta.mat": b""}, "w:gz"))
     refused(root, r"has no data/ILSVRC2012_validation_ground_truth\.txt")
     (root / DEVKIT).write_bytes((root / DEVKIT).read_bytes()[:60])
     refused(root, "devkit")
@@ -153,21 +141,23 @@ def test_a_wrong_archive_is_recognised(root: Path) -> None:
 def test_synsets_that_are_not_imagenet_1k_s_or_no_synsets_are_named(root: Path) -> None:
     images = select_split(make_sample_images(), "train")
     strange = [images[0]._replace(wnid="n00000001"), *images]
-    write_file(root / TRAIN, tar_of_tars(strange))
+    write_file(root / TRAIN, layouts.tar_of_tars(strange))
     refused(root, r"n00000001.*not one of ImageNet-1K's 1,000 synsets")
-    write_file(root / TRAIN, tar_of_tars([images[0]._replace(wnid="cats"), *images]))
+    write_file(root / TRAIN, layouts.tar_of_tars([images[0]._replace(wnid="cats"), *images]))
     refused(root, "'cats', which is not a synset")
     write_file(
         root / TRAIN,
-        tar_bytes({f"{WNIDS[0]}.tar": tar_bytes({"a.txt": b""}), f"{WNIDS[1]}.tar": tar_bytes({"a.jpg": b""})}),
+        layouts.tar_bytes(
+            {f"{WNIDS[0]}.tar": layouts.tar_bytes({"a.txt": b""}), f"{WNIDS[1]}.tar": layouts.tar_bytes({"a.jpg": b""})}
+        ),
     )
     refused(root, r"a\.txt, which is not an image")
 
 
 def test_a_synset_that_comes_twice_is_named(root: Path) -> None:
-    tars = class_tars(select_split(make_sample_images(), "train"))
+    tars = layouts.class_tars(select_split(make_sample_images(), "train"))
     twice = [*tars.items(), *((f"more/{wnid}", content) for wnid, content in list(tars.items())[:1])]
-    write_file(root / TRAIN, tar_bytes((f"{name}.tar", content) for name, content in twice))
+    write_file(root / TRAIN, layouts.tar_bytes((f"{name}.tar", content) for name, content in twice))
     refused(root, rf"has {next(iter(tars))}\.tar twice")
     for wnid, content in tars.items():
         write_file(root / "train" / f"{wnid}.tar", content)
@@ -177,7 +167,10 @@ def test_a_synset_that_comes_twice_is_named(root: Path) -> None:
 
 def test_a_class_missing_in_a_split_is_named(root: Path) -> None:
     images = make_sample_images()
-    write_file(root / TRAIN, tar_of_tars([image for image in select_split(images, "train") if image.wnid != WNIDS[2]]))
+    write_file(
+        root / TRAIN,
+        layouts.tar_of_tars([image for image in select_split(images, "train") if image.wnid != WNIDS[2]]),
+    )
     refused(root, rf"differ: train has 4 and val 5; only val has '{WNIDS[2]}'")
 
 
@@ -193,15 +186,15 @@ def test_a_class_missing_in_a_split_is_named(root: Path) -> None:
     ],
 )
 def test_a_devkit_that_cannot_be_right_is_refused(truth: list[object], message: str, root: Path) -> None:
-    write_file(root / DEVKIT, tar_bytes(devkit_files(make_sample_images(), truth), "w:gz"))
+    write_file(root / DEVKIT, layouts.tar_bytes(layouts.devkit_files(make_sample_images(), truth), "w:gz"))
     refused(root, message, "val")
 
 
 def test_a_missing_or_repeated_number_is_named(root: Path) -> None:
     val = select_split(make_sample_images(), "val")
-    write_file(root / VAL, tar_bytes((i.name.replace("00000003", "00000009"), i.content) for i in val))
+    write_file(root / VAL, layouts.tar_bytes((i.name.replace("00000003", "00000009"), i.content) for i in val))
     refused(root, r"has no ILSVRC2012_val_00000003\.JPEG", "val")
-    write_file(root / VAL, tar_bytes([*((i.name, i.content) for i in val), (val[0].name, b"")]))
+    write_file(root / VAL, layouts.tar_bytes([*((i.name, i.content) for i in val), (val[0].name, b"")]))
     refused(root, rf"has {val[0].name} twice", "val")
 
 
@@ -222,7 +215,7 @@ def test_an_archive_cut_off_in_training_stops_it_whatever_bad_images_do(root: Pa
 def test_an_undecodable_image_is_a_bad_image_that_may_be_skipped(root: Path) -> None:
     images = make_sample_images()
     broken = [i._replace(content=i.content[:200]) if i == images[0] else i for i in images]
-    write_archives(root, broken)
+    layouts.write_archives(root, broken)
     train = open_data(imagenet(root)).train
     at = [train.image_path(i).rpartition("/")[2] for i in range(len(train))].index(images[0].name)
     with pytest.raises(BadImageError, match=rf"{TRAIN}:{images[0].wnid}\.tar/{images[0].name}"):
@@ -236,7 +229,7 @@ def test_exif_is_the_setting_s_in_every_layout(root: Path) -> None:
     file = root / "turned.jpg"
     turned.save(file, exif=exif)
     images = [image._replace(content=file.read_bytes()) for image in make_sample_images()]
-    write_archives(root, images)
+    layouts.write_archives(root, images)
     assert open_data(imagenet(root)).val.image(0).size == (4, 9)
     assert open_data(replace(imagenet(root), exif=False)).val.image(0).size == (9, 4)
 

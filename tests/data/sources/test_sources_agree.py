@@ -17,18 +17,8 @@ from resnext.data.loader import TrainLoader
 from resnext.data.preprocessing import Preprocessing
 from resnext.data.transforms.pipeline import build_train_transform
 from resnext.settings import AugmentSettings, DataSettings
-from tests.data.layouts import (
-    SampleImage,
-    class_tars,
-    make_sample_images,
-    read_contents,
-    select_split,
-    write_archives,
-    write_file,
-    write_folders,
-    write_parquet,
-    write_shards,
-)
+from tests.data import layouts
+from tests.data.layouts import SampleImage, make_sample_images, read_contents, select_split, write_file
 
 pytestmark = pytest.mark.usefixtures("cache")
 LAYOUTS = ("folders", "archives", "class tars", "flat val", "unpacked devkit", "shards", "json shards", "parquet")
@@ -36,19 +26,19 @@ LAYOUTS = ("folders", "archives", "class tars", "flat val", "unpacked devkit", "
 
 def settings_for(layout: str, root: Path, images: list[SampleImage]) -> DataSettings:
     if layout == "folders":
-        return DataSettings(source="imagenet", path=str(write_folders(root, images)))
+        return DataSettings(source="imagenet", path=str(layouts.write_folders(root, images)))
     if layout.endswith("shards"):
-        write_shards(root, images, kind="json" if layout == "json shards" else "cls")
+        layouts.write_shards(root, images, kind="json" if layout == "json shards" else "cls")
         last = (len(select_split(images, "train")) - 1) // 4
         return DataSettings(
             source="webdataset", path=f"{root}/train-{{000000..{last:06d}}}.tar", val_path=f"{root}/val-*.tar"
         )
     if layout == "parquet":
-        return DataSettings(source="parquet", path=str(write_parquet(root, images)))
-    write_archives(root, images)
+        return DataSettings(source="parquet", path=str(layouts.write_parquet(root, images)))
+    layouts.write_archives(root, images)
     if layout == "class tars":
         (root / "ILSVRC2012_img_train.tar").unlink()
-        for wnid, content in class_tars(select_split(images, "train")).items():
+        for wnid, content in layouts.class_tars(select_split(images, "train")).items():
             write_file(root / "train" / f"{wnid}.tar", content)
     if layout == "flat val":
         (root / "ILSVRC2012_img_val.tar").unlink()
@@ -74,13 +64,11 @@ def test_every_layout_has_the_same_pixels_labels_and_order(
     layout: str, tmp_path: Path, images: list[SampleImage]
 ) -> None:
     source = open_data(settings_for(layout, tmp_path / "data", images))
-    theirs = open_data(DataSettings(source="folder", path=str(write_folders(tmp_path / "folders", images))))
+    theirs = open_data(DataSettings(source="folder", path=str(layouts.write_folders(tmp_path / "folders", images))))
     assert read_contents(source.train) == read_contents(theirs.train)
     assert read_contents(source.val) == read_contents(theirs.val)
-    numbers = "shards" in layout
-    assert source.train.classes == (
-        tuple(map(str, range(len(theirs.train.classes)))) if numbers else theirs.train.classes
-    )
+    numbers = tuple(map(str, range(len(theirs.train.classes))))
+    assert source.train.classes == (numbers if "shards" in layout else theirs.train.classes)
     assert (source.image_size, source.mean, source.std) == (theirs.image_size, theirs.mean, theirs.std)
     assert not source.train.in_memory
 
@@ -111,21 +99,15 @@ def test_a_file_system_in_memory_serves_as_a_disk_does(layout: str, tmp_path: Pa
         if path.is_file():
             with fsspec.open(f"{place}/{path.relative_to(tmp_path / 'data')}", "wb") as file:
                 file.write(path.read_bytes())
-    remote = replace(
-        local,
-        path=str(local.path).replace(str(tmp_path / "data"), place),
-        val_path=local.val_path and local.val_path.replace(str(tmp_path / "data"), place),
-    )
-    here, there = open_data(local), open_data(remote)
+    paths = {"path": local.path, "val_path": local.val_path}
+    moved = {key: path and path.replace(str(tmp_path / "data"), place) for key, path in paths.items()}
+    here, there = open_data(local), open_data(replace(local, **moved))  # type: ignore[arg-type]
     assert read_contents(there.train) == read_contents(here.train)
     assert read_contents(there.val) == read_contents(here.val)
     assert there.train.image_path(3) == here.train.image_path(3)
-    assert all(
-        torch.equal(a, b) for a, b in zip(stream(here), stream(there, workers=2, start_method="fork"), strict=True)
-    )
-    again = open_data(
-        replace(local, path=f"file://{local.path}", val_path=local.val_path and f"file://{local.val_path}")
-    )
+    forked = stream(there, workers=2, start_method="fork")
+    assert all(torch.equal(a, b) for a, b in zip(stream(here), forked, strict=True))
+    again = open_data(replace(local, **{key: path and f"file://{path}" for key, path in paths.items()}))  # type: ignore[arg-type]
     assert read_contents(again.val) == read_contents(here.val)
 
 

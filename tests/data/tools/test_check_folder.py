@@ -19,6 +19,7 @@ from resnext.data.tools.findings import CheckReport, Finding
 from resnext.errors import RequestError, escape_unprintable
 from resnext.settings import DataSettings
 from tests.data.decode.test_pillow import png
+from tests.data.layouts import read_member, write_file
 from tests.data.sources.test_image_folder import folder, make, write_image
 
 
@@ -136,11 +137,8 @@ def test_the_same_bytes_in_train_and_val_are_found(tmp_path: Path) -> None:
     root = clean(tmp_path)
     shutil.copy(root / "train/cat/1.jpg", root / "val/cat/again.jpg")
     report = check(root)
-    assert (
-        found(report, "train/cat/1.jpg")
-        == found(report, "val/cat/again.jpg")
-        == {("warning", "duplicate across splits")}
-    )
+    for path in ("train/cat/1.jpg", "val/cat/again.jpg"):
+        assert found(report, path) == {("warning", "duplicate across splits")}
     assert report.findings[0].detail == "the same bytes as val/cat/again.jpg"
     assert not report.has_errors
 
@@ -149,13 +147,10 @@ def test_the_same_pixels_in_another_file_are_found(tmp_path: Path) -> None:
     root = clean(tmp_path)
     Image.open(root / "train/cat/1.jpg").save(root / "train/dog/lossless.png")
     report = check(root)
-    assert found(report, "train/dog/lossless.png") == {
-        ("note", "duplicate within a split"),
-        ("warning", "one image, two classes"),
-    }
-    assert {f.detail for f in report.findings if f.path == "train/cat/1.jpg"} == {
-        "the same pixels as train/dog/lossless.png"
-    }
+    twice = {("note", "duplicate within a split"), ("warning", "one image, two classes")}
+    assert found(report, "train/dog/lossless.png") == twice
+    details = {f.detail for f in report.findings if f.path == "train/cat/1.jpg"}
+    assert details == {"the same pixels as train/dog/lossless.png"}
 
 
 def test_empty_and_missing_classes_are_errors(tmp_path: Path) -> None:
@@ -218,10 +213,8 @@ def test_one_folder_of_classes_is_checked_with_its_split(tmp_path: Path) -> None
         write_image(tmp_path / f"{'cat' if i % 2 else 'dog'}/{i}.png", i // 2, (40, 40))
     data = folder(tmp_path, val_fraction=0.4, split_seed=3)
     source, report = open_data(data), check(tmp_path, val_fraction=0.4, split_seed=3)
-    assert {split: sum(counts.values()) for split, counts in report.counts.items()} == {
-        "train": len(source.train),
-        "val": len(source.val),
-    }
+    sizes = {split: sum(counts.values()) for split, counts in report.counts.items()}
+    assert sizes == {"train": len(source.train), "val": len(source.val)}
     side = {source.val.image_path(i): "val" for i in range(len(source.val))}
     twins = [(f"cat/{2 * i + 1}.png", f"dog/{2 * i}.png") for i in range(8)]
     for pair in twins:
@@ -282,15 +275,9 @@ def test_real_photographs_are_fine_and_damage_among_them_is_found(tmp_path: Path
     if not archive.is_file():
         pytest.skip("the ImageNet sample is not beside this checkout")
     with tarfile.open(archive) as tar:
-        members = [member for member in tar if member.isreg()][:40]
-        for i, member in enumerate(members):
-            file = tar.extractfile(member)
-            assert file is not None
-            path = (
-                tmp_path / f"{'train' if i % 4 else 'val'}/{'even' if i // 4 % 2 else 'odd'}/{Path(member.name).name}"
-            )
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(file.read())
+        for i, name in enumerate([member.name for member in tar if member.isreg()][:40]):
+            folder_of = tmp_path / ("train" if i % 4 else "val") / ("even" if i // 4 % 2 else "odd")
+            write_file(folder_of / Path(name).name, read_member(tar, name))
     report = check(tmp_path)
     assert not report.has_errors
     assert trains(folder(tmp_path))

@@ -14,35 +14,25 @@ from resnext.data.tools.check_source import check_source, find_wrong_archives, g
 from resnext.data.tools.findings import CheckReport
 from resnext.errors import RequestError
 from resnext.settings import DataSettings
-from tests.data.layouts import (
-    WNIDS,
-    SampleImage,
-    class_tars,
-    make_sample_images,
-    select_split,
-    write_archives,
-    write_file,
-    write_folders,
-    write_parquet,
-    write_shards,
-)
+from tests.data import layouts
+from tests.data.layouts import WNIDS, SampleImage, make_sample_images, select_split, write_file
 
 pytestmark = pytest.mark.usefixtures("cache")
 
 
 def test_a_path_is_taken_for_what_it_looks_like(tmp_path: Path) -> None:
     images = make_sample_images()
-    assert guess_source(str(write_folders(tmp_path / "folders", images))) == "folder"
-    assert guess_source(str(write_archives(tmp_path / "archives", images))) == "imagenet"
+    assert guess_source(str(layouts.write_folders(tmp_path / "folders", images))) == "folder"
+    assert guess_source(str(layouts.write_archives(tmp_path / "archives", images))) == "imagenet"
     assert guess_source(str(tmp_path / "archives/ILSVRC2012_img_train.tar")) == "imagenet"
-    assert guess_source(str(write_shards(tmp_path / "shards", images))) == "webdataset"
+    assert guess_source(str(layouts.write_shards(tmp_path / "shards", images))) == "webdataset"
     assert guess_source(f"{tmp_path}/shards/train-{{000000..000002}}.tar") == "webdataset"
     assert guess_source("memory://bucket/train-{000000..000002}.tar") == "webdataset"
-    assert guess_source(str(write_parquet(tmp_path / "parquet", images))) == "parquet"
+    assert guess_source(str(layouts.write_parquet(tmp_path / "parquet", images))) == "parquet"
     assert guess_source(f"{tmp_path}/parquet/train*.parquet") == "parquet"
     write_file(tmp_path / "flat/val/ILSVRC2012_val_00000001.JPEG", b"")
     assert guess_source(str(tmp_path / "flat")) == "imagenet"
-    for wnid, content in class_tars(images).items():
+    for wnid, content in layouts.class_tars(images).items():
         write_file(tmp_path / "22k" / f"{wnid}.tar", content)
     assert guess_source(str(tmp_path / "22k")) == "imagenet5k"
     assert guess_source(str(tmp_path / "none")) == "folder"
@@ -50,10 +40,10 @@ def test_a_path_is_taken_for_what_it_looks_like(tmp_path: Path) -> None:
 
 def settings_of(layout: str, root: Path, images: list[SampleImage]) -> DataSettings:
     if layout == "imagenet":
-        return DataSettings(source="imagenet", path=str(write_archives(root, images)))
+        return DataSettings(source="imagenet", path=str(layouts.write_archives(root, images)))
     if layout == "parquet":
-        return DataSettings(source="parquet", path=str(write_parquet(root, images)))
-    write_shards(root, images)
+        return DataSettings(source="parquet", path=str(layouts.write_parquet(root, images)))
+    layouts.write_shards(root, images)
     return DataSettings(source="webdataset", path=f"{root}/train*", val_path=f"{root}/val*")
 
 
@@ -75,30 +65,23 @@ def test_clean_data_has_no_findings_and_odd_data_has_its_own(layout: str, tmp_pa
     odd += [val[0]._replace(content=train[5].content), *val[1:]]
     report = check_source(settings_of(layout, tmp_path / "odd", odd), workers=2)
     rows = found(report)
-    assert rows[:3] == [
-        ("error", "not an image", "train"),
-        ("error", "truncated", "train"),
-        ("error", "zero size", "train"),
-    ]
+    assert rows[:3] == [("error", problem, "train") for problem in ("not an image", "truncated", "zero size")]
     assert rows.count(("warning", "duplicate across splits", "train")) == 1
     assert rows.count(("warning", "duplicate across splits", "val")) == 1
-    assert (
-        rows.count(("note", "duplicate within a split", "train"))
-        + rows.count(("warning", "one image, two classes", "train"))
-        >= 2
-    )
+    twins = (("note", "duplicate within a split", "train"), ("warning", "one image, two classes", "train"))
+    assert sum(row in twins for row in rows) >= 2
     assert report.has_errors
     cut = next(f for f in report.findings if f.problem == "truncated")
     assert cut.class_name == (train[0].wnid if layout != "webdataset" else "0")
 
 
 def test_a_layout_that_training_refuses_is_an_error(tmp_path: Path) -> None:
-    root = write_archives(tmp_path / "a", make_sample_images())
+    root = layouts.write_archives(tmp_path / "a", make_sample_images())
     os.truncate(root / "ILSVRC2012_img_train.tar", 3000)
     report = check_source(DataSettings(source="imagenet", path=str(root)), workers=1)
     assert found(report) == [("error", "layout", "train")]
     assert "cut off" in report.findings[0].detail
-    write_archives(
+    layouts.write_archives(
         tmp_path / "b", [image for image in make_sample_images() if image.split == "val" or image.wnid > "n02"]
     )
     report = check_source(DataSettings(source="imagenet", path=str(tmp_path / "b")), workers=1)
@@ -130,7 +113,7 @@ def test_classes_without_images_are_told_and_one_class_alone_is_no_training_set(
 
 
 def test_official_checksums_are_compared_when_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    root = write_archives(tmp_path, make_sample_images())
+    root = layouts.write_archives(tmp_path, make_sample_images())
     settings = DataSettings(source="imagenet", path=str(root))
     rows = found(CheckReport("", {}, tuple(find_wrong_archives(settings))))
     assert rows == [("error", "not the official archive", "")] * 3

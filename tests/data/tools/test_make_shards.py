@@ -10,7 +10,7 @@ from resnext.data import open_data
 from resnext.data.tools.make_shards import make_shards
 from resnext.errors import RequestError, WorkError
 from resnext.settings import DataSettings
-from tests.data.layouts import WNIDS, make_sample_images, read_contents, write_archives, write_folders
+from tests.data.layouts import WNIDS, make_sample_images, read_contents, read_member, write_archives, write_folders
 
 pytestmark = pytest.mark.usefixtures("cache")
 
@@ -24,14 +24,8 @@ def test_shards_hold_the_files_as_they_are(layout: str, tmp_path: Path) -> None:
     assert sorted(path.name for path in out.iterdir()) == [
         "classes.txt", "origins.csv", *(f"train-00000{i}.tar" for i in range(3)), "val-000000.tar", "val-000001.tar",
     ]  # fmt: skip
-    made = open_data(
-        DataSettings(
-            source="webdataset",
-            path=f"{out}/train-{{000000..000002}}.tar",
-            val_path=f"{out}/val-*.tar",
-            classes=str(out / "classes.txt"),
-        )
-    )
+    paths = {"path": f"{out}/train-{{000000..000002}}.tar", "val_path": f"{out}/val-*.tar"}
+    made = open_data(DataSettings(source="webdataset", classes=str(out / "classes.txt"), **paths))  # type: ignore[arg-type]
     source = open_data(settings)
     assert made.train.classes == source.train.classes == WNIDS
     for ours, theirs in ((made.train, source.train), (made.val, source.val)):
@@ -44,9 +38,7 @@ def test_shards_hold_the_files_as_they_are(layout: str, tmp_path: Path) -> None:
     ]
     first = next(row for row in origins if row["path"] == source.train.image_path(0))
     with tarfile.open(out / first["shard"]) as tar:
-        member = tar.extractfile(f"{first['key']}.jpeg")
-        assert member is not None
-        assert member.read() == source.train.read_bytes(0)  # type: ignore[attr-defined]
+        assert read_member(tar, f"{first['key']}.jpeg") == source.train.read_bytes(0)  # type: ignore[attr-defined]
 
 
 def test_the_same_seed_gives_the_same_bytes(tmp_path: Path) -> None:

@@ -36,18 +36,10 @@ def test_the_cropped_view_equals_torchvision(
     if max(width, height) > 32 * min(width, height):
         return
     image = make_image(width, height, channels)
-    reference = v2.Compose(
-        [
-            v2.Resize(size + more, InterpolationMode(interpolation), antialias=True),
-            v2.CenterCrop(size),
-            v2.PILToTensor(),
-        ]
-    )
-    view = build_eval_transform(make_preprocessing(size, channels, resize=size + more, interpolation=interpolation))(
-        image
-    )
-    assert view.dtype == torch.uint8
-    assert torch.equal(view, reference(image))
+    resize = v2.Resize(size + more, InterpolationMode(interpolation), antialias=True)
+    reference = v2.Compose([resize, v2.CenterCrop(size), v2.PILToTensor()])
+    p = make_preprocessing(size, channels, resize=size + more, interpolation=interpolation)
+    assert torch.equal(build_eval_transform(p)(image), reference(image))
 
 
 @pytest.mark.parametrize(("width", "height"), [(31, 17), (17, 31), (16, 16), (40, 2)])
@@ -75,10 +67,8 @@ def test_the_padded_view_shows_the_whole_picture_on_the_mean_colour(width: int, 
 @pytest.mark.parametrize("crop_mode", ["crop", "squash", "pad"])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_a_picture_of_the_right_size_passes_unchanged(crop_mode: str, channels: int) -> None:
-    image = make_image(16, 16, channels)
-    assert torch.equal(
-        build_eval_transform(make_preprocessing(16, channels, crop_mode=crop_mode))(image), F.pil_to_tensor(image)
-    )
+    image, p = make_image(16, 16, channels), make_preprocessing(16, channels, crop_mode=crop_mode)
+    assert torch.equal(build_eval_transform(p)(image), F.pil_to_tensor(image))
 
 
 def test_a_picture_of_other_colours_is_converted() -> None:
@@ -125,23 +115,19 @@ def lua_crops(width: int, height: int, n: int, seed: int) -> list[tuple[int, int
 @pytest.mark.parametrize(("width", "height"), [(500, 375), (300, 300), (400, 1000)])
 def test_the_paper_s_crop_follows_the_release(width: int, height: int) -> None:
     n = 3000
-    crop, image = PaperCrop(224), Image.new("L", (width, height))
     torch.manual_seed(0)
-    ours = [crop.draw_box(*image.size) for _ in range(n)]
+    ours = [PaperCrop(224).draw_box(width, height) for _ in range(n)]
     theirs = lua_crops(width, height, n, seed=1)
     missed, theirs_missed = (sum(box is None for box in boxes) for boxes in (ours, theirs))
     if missed or theirs_missed:
         assert binomtest(missed, n, max(theirs_missed, 1) / n).pvalue > MIN_P_VALUE
     x, y, w, h = np.array([box for box in ours if box is not None]).T
     y2, x2, h2, w2 = np.array([box for box in theirs if box is not None]).T
-    assert ks_2samp(h * w, h2 * w2).pvalue > MIN_P_VALUE
-    assert ks_2samp(w / h, w2 / h2).pvalue > MIN_P_VALUE
-    assert ks_2samp(x, x2).pvalue > MIN_P_VALUE
-    assert ks_2samp(y, y2).pvalue > MIN_P_VALUE
-    assert (y >= 0).all()
-    assert (x >= 0).all()
-    assert (y + h <= height).all()
-    assert (x + w <= width).all()
+    for mine, its in ((h * w, h2 * w2), (w / h, w2 / h2), (x, x2), (y, y2)):
+        assert ks_2samp(mine, its).pvalue > MIN_P_VALUE
+    for start, length, side in ((x, w, width), (y, h, height)):
+        assert (start >= 0).all()
+        assert (start + length <= side).all()
 
 
 def test_the_paper_s_crop_makes_of_given_draws_what_the_release_makes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,18 +151,16 @@ def test_the_paper_s_crop_makes_of_given_draws_what_the_release_makes(monkeypatc
 
 def test_the_paper_s_crop_treats_width_and_height_alike_on_a_square() -> None:
     """U(3/4, 4/3) leans to wide crops; the swap makes up for it. Without it this test fails."""
-    crop, image = PaperCrop(224), Image.new("L", (600, 600))
     torch.manual_seed(0)
-    boxes = np.array([crop.draw_box(*image.size) for _ in range(6000)])
+    boxes = np.array([PaperCrop(224).draw_box(600, 600) for _ in range(6000)])
     ratio = np.log(boxes[:, 2] / boxes[:, 3])
     assert ks_2samp(ratio[::2], -ratio[1::2]).pvalue > MIN_P_VALUE
     assert binomtest(int((ratio > 0).sum()), int((ratio != 0).sum())).pvalue > MIN_P_VALUE
 
 
 def test_positions_of_the_paper_s_crop_are_uniform_and_reach_both_ends() -> None:
-    crop, image = PaperCrop(8, min_area=0.9), Image.new("L", (12, 12))
     torch.manual_seed(0)
-    boxes = [crop.draw_box(*image.size) for _ in range(12000)]
+    boxes = [PaperCrop(8, min_area=0.9).draw_box(12, 12) for _ in range(12000)]
     counts = Counter(left for box in boxes if box and box[2] == 10 for left in [box[0]])
     assert set(counts) == {0, 1, 2}
     assert chisquare(list(counts.values())).pvalue > MIN_P_VALUE
@@ -194,17 +178,14 @@ def test_the_paper_s_crop_resizes_its_box_and_falls_back_to_the_centre() -> None
 def test_a_picture_too_narrow_for_any_crop_takes_the_centre() -> None:
     torch.manual_seed(0)
     assert PaperCrop(8).draw_box(1000, 20) is None
+    transform = build_train_transform(AugmentSettings(crop="paper_imagenet"), make_preprocessing(8))
     for size in ((1, 1), (1, 3), (2, 500)):
-        view = build_train_transform(AugmentSettings(crop="paper_imagenet"), make_preprocessing(8))(
-            Image.new("RGB", size)
-        )
-        assert view.shape == (3, 8, 8)
+        assert transform(Image.new("RGB", size)).shape == (3, 8, 8)
 
 
 def test_a_smallest_area_given_by_hand_is_kept() -> None:
-    crop, image = PaperCrop(8, min_area=0.5), Image.new("L", (200, 200))
     torch.manual_seed(0)
-    boxes = [crop.draw_box(*image.size) for _ in range(300)]
+    boxes = [PaperCrop(8, min_area=0.5).draw_box(200, 200) for _ in range(300)]
     shares = [box[2] * box[3] / 40000 for box in boxes if box]
     assert min(shares) > 0.49
 

@@ -44,9 +44,8 @@ def mixed_folder(root: Path, count: int = 16) -> Path:
     """Ordinary JPEGs, and those that Pillow must read: turned, CMYK, of another format."""
     for i in range(count):
         image = make_scene(60 + 3 * i, 90 - 2 * i, seed=i, mode="L" if i == 3 else "RGB")
-        write_file(
-            root / "train" / "ab"[i % 2] / f"{i:02}.jpg", encode_jpeg(image, subsampling=i % 3, progressive=i % 5 == 4)
-        )
+        content = encode_jpeg(image, subsampling=i % 3, progressive=i % 5 == 4)
+        write_file(root / "train" / "ab"[i % 2] / f"{i:02}.jpg", content)
     write_file(root / "train" / "a" / "turned.jpg", turned(6))
     write_file(root / "train" / "a" / "upright.jpg", turned(1))
     write_file(root / "train" / "b" / "cmyk.jpg", encode_jpeg(make_scene(50, 60).convert("CMYK")))
@@ -126,26 +125,17 @@ def test_every_source_of_files_feeds_the_same(tmp_path: Path) -> None:
     files = {f"{i:04}": encode_jpeg(make_scene(80 + i, 70, seed=i)) for i in range(8)}
     samples = [(f"{k}.{e}", c) for k, f in files.items() for e, c in (("jpg", f), ("cls", str(int(k) % 2).encode()))]
     for split in ("train", "val"):
-        write_file(tmp_path / "shards" / f"{split}-000000.tar", tar_bytes(samples))
-    for k, content in files.items():
-        for split in ("train", "val"):
+        write_file(tmp_path / f"{split}.tar", tar_bytes(samples))
+        for k, content in files.items():
             write_file(tmp_path / "folder" / split / str(int(k) % 2) / f"{k}.jpg", content)
-    shards = open_data(
-        DataSettings(
-            source="webdataset",
-            path=str(tmp_path / "shards" / "train-000000.tar"),
-            val_path=str(tmp_path / "shards" / "val-000000.tar"),
-        )
-    ).train
+    tars = DataSettings(source="webdataset", path=f"{tmp_path}/train.tar", val_path=f"{tmp_path}/val.tar")
+    shards = open_data(tars).train
     folder = open_data(DataSettings(source="folder", path=str(tmp_path / "folder"))).train
     order = np.array([[shards.image_path(i).split(":")[1] for i in range(8)].index(f"{int(k):04}.jpg") for k in files])
-    pairs = Subset(shards, order), Subset(folder, np.array([_place(folder, k) for k in files]))
+    places = [next(i for i in range(8) if key in folder.image_path(i)) for key in files]
+    pairs = Subset(shards, order), Subset(folder, np.array(places))
     one, two = (next(loader(data, build_jpeg_transform, PAPER, batch_size=8).batches(0)).images for data in pairs)
     assert torch.equal(one, two)
-
-
-def _place(folder: Dataset, key: str) -> int:
-    return next(i for i in range(len(folder)) if key in folder.image_path(i))
 
 
 def test_the_same_files_are_refused(tmp_path: Path) -> None:

@@ -47,9 +47,8 @@ def test_the_padding_is_the_release_s_zero_after_normalising() -> None:
     torch.manual_seed(3)
     views = torch.stack([transform(Image.new("RGB", (8, 8), (255, 0, 255))) for _ in range(50)])
     normal = (views.double() / 255 - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
-    inside = (
-        (views == torch.tensor([255, 0, 255], dtype=torch.uint8).view(3, 1, 1)).all(1, keepdim=True).expand_as(views)
-    )
+    colour = torch.tensor([255, 0, 255], dtype=torch.uint8).view(3, 1, 1)
+    inside = (views == colour).all(1, keepdim=True).expand_as(views)
     assert not inside.all()
     assert normal[~inside].abs().max() <= 0.5 / 255 / min(STD) + 1e-6  # half a step of 0..255
 
@@ -98,10 +97,8 @@ def test_erasing_fills_a_box_with_the_mean_colour(jitter: float) -> None:
 
 def test_trivial_augment_is_torchvision_s_on_the_crop() -> None:
     image = make_image(16, 16)
-    ours, theirs = (
-        build_train_transform(AugmentSettings(trivial_augment=True), make_preprocessing()),
-        v2.TrivialAugmentWide(),
-    )
+    ours = build_train_transform(AugmentSettings(trivial_augment=True), make_preprocessing())
+    theirs = v2.TrivialAugmentWide()
     for seed in range(20):
         torch.manual_seed(seed)
         view = ours(image)

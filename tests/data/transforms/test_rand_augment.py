@@ -9,21 +9,18 @@ import torch
 from PIL import Image
 from timm.data.auto_augment import rand_augment_transform
 
-from resnext.data.preprocessing import Preprocessing
 from resnext.data.transforms.rand_augment import RandAugment
 from resnext.errors import RequestError
+from tests.data.sample_images import make_image, make_preprocessing
 
-VIEW = Preprocessing(image_size=32, resize=32, mean=(0.5, 0.4, 0.3), std=(0.2,) * 3, channels=3)
+VIEW = make_preprocessing(32, mean=(0.5, 0.4, 0.3))
+PICTURE = make_image(32, 32)
 POLICY = "rand-m7-mstd0.5-inc1"
-
-
-def picture() -> Image.Image:
-    return Image.fromarray(np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8))
 
 
 def augmented(seed: int, transform: RandAugment) -> np.ndarray:
     torch.manual_seed(seed)
-    return np.asarray(transform(picture()))
+    return np.asarray(transform(PICTURE))
 
 
 def test_a_picture_is_a_function_of_torchs_seed() -> None:
@@ -45,7 +42,7 @@ def test_the_operations_are_those_of_timm_with_its_options() -> None:
         drawn = int(torch.randint(2**31, ()).item())
         random.seed(drawn)
         np.random.seed(drawn)  # noqa: NPY002
-        assert np.array_equal(np.asarray(oracle(picture())), augmented(seed, RandAugment(POLICY, VIEW)))
+        assert np.array_equal(np.asarray(oracle(PICTURE)), augmented(seed, RandAugment(POLICY, VIEW)))
 
 
 def test_the_global_generators_are_left_as_they_were() -> None:
@@ -54,7 +51,7 @@ def test_the_global_generators_are_left_as_they_were() -> None:
     expected = random.random(), np.random.random()  # noqa: NPY002
     random.seed(5)
     np.random.seed(5)  # noqa: NPY002
-    RandAugment(POLICY, VIEW)(picture())
+    RandAugment(POLICY, VIEW)(PICTURE)
     assert (random.random(), np.random.random()) == expected  # noqa: NPY002
 
 

@@ -151,9 +151,8 @@ def _decode_pixels(image: Image.Image, channels: int, exif: bool) -> tuple[Image
 
 def _describe_error(error: Exception, file: ImageFile) -> str:
     if isinstance(error, UnidentifiedImageError):
-        return (
-            _describe_unsupported(_read_signature(file)) or f"not an image in any of the formats {', '.join(FORMATS)}"
-        )
+        what = _describe_unsupported(_read_signature(file))
+        return what or f"not an image in any of the formats {', '.join(FORMATS)}"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return str(error) or type(error).__name__

@@ -24,13 +24,12 @@ from resnext.speed.compiler import CompileUnit, build_library
 from resnext.speed.kernels import ISA_FLAGS, is_fast_enabled
 
 FOLDER = Path(__file__).parent / "csrc"
-SOURCES, HEADERS = ("feed.cpp", "jpeg.cpp", "header.cpp"), ("jpeg.hpp", "lanes.hpp", "pixels.hpp")
+SOURCES = ("feed.cpp", "jpeg.cpp", "header.cpp")
 LIBJPEG_HEADERS = ("jconfig.h", "jmorecfg.h", "jpeglib.h")
+HEADERS = ("jpeg.hpp", "lanes.hpp", "pixels.hpp", *(f"third_party/libjpeg/{name}" for name in LIBJPEG_HEADERS))
 FALLBACK_NOTE = "so images are decoded by Pillow alone"
 OPERATIONS = {"brightness": 0, "contrast": 1, "saturation": 2}
-MIN_PIXELS_PER_OUTPUT = (
-    2  # decode at 1/2 or 1/4 scale only if this leaves at least so many pixels a side for each output pixel
-)
+MIN_PIXELS_PER_OUTPUT = 2  # pixels a side for each output pixel that decoding at 1/2 or 1/4 scale must leave
 
 
 @dataclass(frozen=True)
@@ -116,16 +115,9 @@ def load_decoder() -> TurboJpegDecoder | None:
     if turbo is None:
         warn_once(f"Pillow's libjpeg-turbo library was not found, {FALLBACK_NOTE}")
         return None
+    headers, libraries = tuple(FOLDER / name for name in HEADERS), ("-ldl",)
     path = build_library(
-        "jpeg",
-        _compile_units(turbo),
-        libraries=("-ldl",),
-        torch_headers=False,
-        headers=(
-            *(FOLDER / name for name in HEADERS),
-            *(FOLDER / "third_party" / "libjpeg" / name for name in LIBJPEG_HEADERS),
-        ),
-        fallback=FALLBACK_NOTE,
+        "jpeg", _compile_units(turbo), libraries=libraries, torch_headers=False, headers=headers, fallback=FALLBACK_NOTE
     )
     if path is None:
         return None

@@ -36,11 +36,7 @@ def is_compressed_name(place: str) -> bool:
 
 
 def decompress_tar(place: str) -> str:
-    """Decompress a tar into the cache folder, unless it is there already, and return the path of the plain tar.
-
-    The file appears atomically. Raises RequestError for a file that cannot be read, WorkError if the disk is full or
-    the content is broken.
-    """
+    """Decompress a tar into the cache folder, unless it is there already, and return the path of the plain tar."""
     stamp = get_file_versions([place])[0]
     identity = cache_key(place, stamp).encode("utf-8", "surrogateescape")
     folder = data_folder() / "decompressed"

@@ -47,11 +47,6 @@ class Archive:
         """Whether a checksum is known."""
         return self.md5 is not None or self.sha256 is not None
 
-    @property
-    def max_bytes(self) -> int:
-        """The most bytes to accept."""
-        return LARGEST if self.bytes is None else self.bytes
-
 
 class TransferError(Exception):
     """A transfer that broke off. The bytes so far are kept, and another attempt can resume there."""
@@ -182,7 +177,7 @@ class _Transfer:
         Nothing is continued that neither a checksum nor the server's tag would tell from another file's beginning.
         """
         have, tagged = self.size, self.tag.exists()
-        if have > self.archive.max_bytes or (have and not self.archive.has_checksum and not tagged):
+        if have > (self.archive.bytes or LARGEST) or (have and not self.archive.has_checksum and not tagged):
             self.part.unlink()
             have = 0
         headers = {"User-Agent": "resnext", "Accept-Encoding": "identity"}

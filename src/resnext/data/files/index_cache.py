@@ -15,7 +15,6 @@ from resnext.files import atomic_write
 
 VERSION = 1  # version of the content; part of the key, so older files are ignored
 Arrays = dict[str, np.ndarray]
-ArrayCheck = Callable[[Arrays], bool]
 
 
 def index_folder() -> Path:
@@ -23,7 +22,7 @@ def index_folder() -> Path:
     return data_folder() / "indexes"
 
 
-def load_arrays(key: str, valid: ArrayCheck) -> Arrays | None:
+def load_arrays(key: str, valid: Callable[[Arrays], bool]) -> Arrays | None:
     """Load the arrays cached under a key; None if there are none, or if ``valid`` rejects them."""
     try:
         with np.load(_cache_path(key), allow_pickle=False) as file:
@@ -35,12 +34,10 @@ def load_arrays(key: str, valid: ArrayCheck) -> Arrays | None:
 
 def save_arrays(key: str, arrays: Arrays) -> None:
     """Cache the arrays under a key. If the folder cannot be written, nothing is cached."""
-    try:
+    with suppress(OSError, WorkError):
         index_folder().mkdir(parents=True, exist_ok=True)
         with atomic_write(_cache_path(key)) as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]
-    except (OSError, WorkError):
-        pass
 
 
 @contextmanager

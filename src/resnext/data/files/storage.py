@@ -1,5 +1,6 @@
 """Read files by a local path or any URL that fsspec supports (s3://, gs://, file://, memory:// ...)."""
 
+import math
 import os
 import re
 import stat
@@ -21,14 +22,7 @@ MAX_CONCURRENT_REQUESTS = 16  # requests sent at the same time
 MAX_OPEN_FILES = 128  # local files a process keeps open
 READ_AHEAD_BYTES = 8 << 20  # bytes of one request when a remote file is read in sequence
 MAX_EXPANDED_PATHS = 1_000_000  # paths one pattern may expand to
-VERSION_FIELDS = (
-    "ETag",
-    "etag",
-    "md5Hash",
-    "LastModified",
-    "last_modified",
-    "created",
-)  # fields that identify a file version
+VERSION_FIELDS = ("ETag", "etag", "md5Hash", "LastModified", "last_modified", "created")  # the first found counts
 BRACE_PATTERN = re.compile(r"\{([^{}]*)\}")
 RANGE_PATTERN = re.compile(r"([0-9]+)\.\.([0-9]+)")
 GLOB_PATTERN = re.compile(r"[*?\[]")
@@ -91,10 +85,7 @@ def list_names(folder: str) -> list[str]:
 
 
 def get_file_version(place: str) -> FileVersion | None:
-    """Return the version of a file, or None if it does not exist.
-
-    Raises RequestError for a folder and for a store that cannot be read.
-    """
+    """Return the version of a file, or None if it does not exist."""
     system, path = resolve_filesystem(place)
     with wrap_storage_errors(place):
         try:
@@ -136,10 +127,7 @@ def open_file(place: str) -> IO[bytes]:
 
 
 def read_range(place: str, stamp: FileVersion, offset: int, size: int, what: str) -> bytes:
-    """Read ``size`` bytes from ``offset`` on. ``what`` describes them in errors.
-
-    Raises WorkError if the file is not the given version, or cannot be read.
-    """
+    """Read ``size`` bytes from ``offset`` of this version of a file. ``what`` describes them in errors."""
     try:
         system, path = resolve_filesystem(place)
         if isinstance(system, LocalFileSystem):
@@ -179,16 +167,13 @@ class _LocalFile:
             self.file.close()
 
 
-@lru_cache(MAX_OPEN_FILES)
-def _open_local_file(path: str, stamp: FileVersion) -> _LocalFile:
-    return _LocalFile(path, stamp)
+_open_local_file = lru_cache(MAX_OPEN_FILES)(_LocalFile)
 
 
 def expand_pattern(pattern: str, endings: tuple[str, ...]) -> list[str]:
     """Expand a pattern to paths: ``{000..127}`` and ``{a,b}`` in the order written, ``*`` and folders sorted.
 
-    A path that exists literally is not expanded. A folder stands for its files with one of ``endings``. Raises
-    RequestError if nothing matches, if the pattern is not valid, or if it names a path twice.
+    A path that exists literally is not expanded. A folder stands for its files with one of ``endings``.
     """
     places = [place for part in _expand_braces(pattern) for place in _expand_glob(part, endings)]
     if len(set(places)) < len(places):
@@ -217,17 +202,12 @@ def _expand_braces(pattern: str) -> list[str]:
     """Expand all braces of a pattern; the last one varies fastest."""
     if not re.search(r"[{}]", pattern) or exists(pattern):
         return [pattern]
-    texts, choices = (
-        BRACE_PATTERN.split(pattern)[::2],
-        [_parse_brace(inner, pattern) for inner in BRACE_PATTERN.findall(pattern)],
-    )
+    parts = BRACE_PATTERN.split(pattern)
+    texts, choices = parts[::2], [_parse_brace(inner, pattern) for inner in parts[1::2]]
     if any("{" in text or "}" in text for text in texts):
         raise RequestError(f"{pattern} has a brace without its counterpart")
-    count = 1
-    for chosen in choices:
-        count *= len(chosen)
-        if count > MAX_EXPANDED_PATHS:
-            raise RequestError(f"{pattern} names more than {MAX_EXPANDED_PATHS} files")
+    if math.prod(map(len, choices)) > MAX_EXPANDED_PATHS:
+        raise RequestError(f"{pattern} names more than {MAX_EXPANDED_PATHS} files")
     return [
         "".join(part for pair in zip(texts, (*chosen, ""), strict=True) for part in pair)
         for chosen in product(*choices)

@@ -23,7 +23,7 @@ class TarDataset(EncodedDataset):
     channels: int
     archives: tuple[tuple[str, FileVersion], ...]
     shards: np.ndarray  # int32 [N], into archives
-    names: np.ndarray  # bytes [N]
+    file_names: np.ndarray  # names of the members, bytes [N]
     offsets: np.ndarray  # int64 [N]
     sizes: np.ndarray  # int64 [N]
     labels: np.ndarray  # int64 [N]
@@ -41,22 +41,17 @@ class TarDataset(EncodedDataset):
         archives = tuple((index.path, index.version) for index in indexes)
         return TarDataset(name, classes, channels, archives, shards, names, offsets, sizes, labels, exif)
 
-    @property
-    def file_names(self) -> np.ndarray:
-        """Names of the members, bytes [N]."""
-        return self.names
-
     def read_bytes(self, index: int) -> bytes:
         """Return the content of the image's file. Raises WorkError if the archive cannot be read."""
         place, stamp = self.archives[self.shards[index]]
         size = int(self.sizes[index])
-        return read_range(place, stamp, int(self.offsets[index]), size, os.fsdecode(bytes(self.names[index])))
+        return read_range(place, stamp, int(self.offsets[index]), size, os.fsdecode(bytes(self.file_names[index])))
 
     def image_path(self, index: int) -> str:
         """Return archive and member as ``shard.tar:member``."""
-        return f"{base_name(self.archives[self.shards[index]][0])}:{os.fsdecode(bytes(self.names[index]))}"
+        return f"{base_name(self.archives[self.shards[index]][0])}:{os.fsdecode(bytes(self.file_names[index]))}"
 
     def select(self, indices: np.ndarray, labels: np.ndarray, classes: tuple[str, ...], name: str) -> "TarDataset":
         """Select the images at ``indices``, in that order, with new labels, classes and name."""
-        columns = {column: getattr(self, column)[indices] for column in ("shards", "names", "offsets", "sizes")}
+        columns = {column: getattr(self, column)[indices] for column in ("shards", "file_names", "offsets", "sizes")}
         return replace(self, name=name, classes=classes, labels=labels, **columns)

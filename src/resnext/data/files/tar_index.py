@@ -5,6 +5,7 @@ the outer file.
 """
 
 import io
+import os
 import sys
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
@@ -23,7 +24,7 @@ from resnext.errors import RequestError
 MAX_PARALLEL_ARCHIVES = 8  # archives indexed in parallel
 BLOCK = tarfile.BLOCKSIZE
 MAX_HEADER_BYTES = 1 << 20  # bytes of one read; a longer header is broken or hostile
-MAX_NAME_BYTES = 512  # bytes
+MAX_NAME_BYTES = 512
 MAX_MEMBER_BYTES = 1 << 30  # bytes of an image or label; a tar within a tar may be larger
 MAX_MEMBERS = 1 << 25
 
@@ -57,8 +58,7 @@ IndexBuilder = Callable[[IO[bytes], str, int], Arrays]  # (open archive, its pat
 def index_archives(places: Sequence[str], kind: str, build: IndexBuilder) -> list[TarIndex]:
     """Load the index of each archive from the cache, or make it with ``build``; ``kind`` is part of the cache key.
 
-    A compressed tar is first decompressed into the cache. Raises RequestError naming archive and member if one is
-    missing, cut off, damaged or not supported.
+    A compressed tar is first decompressed into the cache.
     """
     plain = [decompress_tar(place) if is_compressed_name(place) else place for place in places]
     stamps = get_file_versions(plain)
@@ -91,8 +91,8 @@ def index_nested(file: IO[bytes], place: str, size: int) -> Arrays:
 def _iterate_nested_members(file: IO[bytes], place: str, size: int) -> Iterator[Member]:
     for outer in iterate_members(file, place, 0, size, max_member_bytes=size):
         if not outer.name.endswith(b".tar"):
-            raise RequestError(f"{place} should hold one tar for each class, but has {_decode_name(outer.name)}")
-        within = f"{place}: {_decode_name(outer.name)}"
+            raise RequestError(f"{place} should hold one tar for each class, but has {os.fsdecode(outer.name)}")
+        within = f"{place}: {os.fsdecode(outer.name)}"
         for inner in iterate_members(file, within, outer.offset, outer.size):
             yield Member(outer.name + b"/" + inner.name, inner.offset, inner.size)
 
@@ -100,11 +100,7 @@ def _iterate_nested_members(file: IO[bytes], place: str, size: int) -> Iterator[
 def iterate_members(
     file: IO[bytes], place: str, start: int, size: int, *, max_member_bytes: int = MAX_MEMBER_BYTES
 ) -> Iterator[Member]:
-    """Iterate over the regular files of the tar at ``start`` with ``size`` bytes; folders are skipped.
-
-    Raises RequestError for a file that is not a whole tar, for links, devices and sparse files, and for names and sizes
-    beyond the limits of this module.
-    """
+    """Iterate over the regular files of the tar at ``start`` with ``size`` bytes; folders are skipped."""
     window = _Window(file, start, size)
     with wrap_storage_errors(place):
         kind = detect_compression(window.read(8))
@@ -154,7 +150,7 @@ class _Window(io.RawIOBase):
 
 def _is_file(member: tarfile.TarInfo, place: str, size: int, largest: int) -> bool:
     """Whether a member is a regular file; False for a folder. Raises RequestError for anything else."""
-    name = _decode_name(member.name.encode("utf-8", "surrogateescape"))
+    name = member.name
     if not 0 <= member.size <= size - member.offset_data:
         raise RequestError(
             f"{place} was cut off: {name} should have {member.size} bytes, which end after the archive's {size}"
@@ -171,12 +167,8 @@ def _is_file(member: tarfile.TarInfo, place: str, size: int, largest: int) -> bo
 def _member_name(member: tarfile.TarInfo, place: str) -> bytes:
     name = member.name.encode("utf-8", "surrogateescape").removeprefix(b"./")
     if not name or len(name) > MAX_NAME_BYTES or b"\0" in name:
-        raise RequestError(f"{place} has a member whose name cannot be used: {_decode_name(name[:80])}")
+        raise RequestError(f"{place} has a member whose name cannot be used: {os.fsdecode(name[:80])}")
     return name
-
-
-def _decode_name(name: bytes) -> str:
-    return name.decode("utf-8", "surrogateescape")
 
 
 def members_to_arrays(found: Iterator[Member], place: str) -> Arrays:
@@ -193,7 +185,7 @@ def members_to_arrays(found: Iterator[Member], place: str) -> Arrays:
     arrays = {"names": np.array(names), "offsets": np.array(offsets, np.int64), "sizes": np.array(sizes, np.int64)}
     twice = find_duplicate(arrays["names"])
     if twice is not None:
-        raise RequestError(f"{place} has {_decode_name(twice)} twice")
+        raise RequestError(f"{place} has {os.fsdecode(twice)} twice")
     return arrays
 
 

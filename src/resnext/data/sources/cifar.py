@@ -3,6 +3,7 @@
 import tarfile
 import zlib
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -90,29 +91,22 @@ CIFAR100 = CifarLayout(
 )
 
 
-def open_cifar10(settings: DataSettings) -> Source:
-    """Open CIFAR-10."""
-    return open_cifar(settings, CIFAR10)
-
-
-def open_cifar100(settings: DataSettings) -> Source:
-    """Open CIFAR-100 with its 100 fine classes."""
-    return open_cifar(settings, CIFAR100)
-
-
 def open_cifar(settings: DataSettings, layout: CifarLayout) -> Source:
     """Open a CIFAR data set from ``settings.path``, else from the cache, else download it.
 
-    ``settings.path`` is the archive, its unpacked folder, or a folder with either. Raises RequestError for files that
-    are not valid, WorkError if a download fails.
+    ``settings.path`` is the archive, its unpacked folder, or a folder with either.
     """
     place = _find_data(settings, layout)
     files = _read_folder(place, layout) if place.is_dir() else _read_archive(place, layout)
     classes = _parse_class_names(files[layout.names_file], place, layout)
-    train = _parse_split(files, layout.train_files, "train", classes, place, layout)
-    val = _parse_split(files, layout.test_files, "test", classes, place, layout)
+    train = _parse_split(files, "train", classes, place, layout)
+    val = _parse_split(files, "test", classes, place, layout)
     split = f"the data set's own: {len(train)} training and {len(val)} test images"
     return Source(train, val, 32, layout.mean, layout.std, split)
+
+
+open_cifar10 = partial(open_cifar, layout=CIFAR10)
+open_cifar100 = partial(open_cifar, layout=CIFAR100)  # with its 100 fine classes
 
 
 def _find_data(settings: DataSettings, layout: CifarLayout) -> Path:
@@ -194,21 +188,15 @@ def _parse_class_names(text: bytes, place: Path, layout: CifarLayout) -> tuple[s
 
 
 def _parse_split(
-    files: dict[str, bytes],
-    names: tuple[str, ...],
-    split: str,
-    classes: tuple[str, ...],
-    place: Path,
-    layout: CifarLayout,
+    files: dict[str, bytes], split: str, classes: tuple[str, ...], place: Path, layout: CifarLayout
 ) -> ArrayDataset:
     images, labels = [], []
-    for name in names:
+    for name in layout.train_files if split == "train" else layout.test_files:
         records = np.frombuffer(files[name], np.uint8).reshape(-1, layout.record_bytes)
         fine = records[:, layout.label_bytes - 1]
         if fine.max() >= layout.classes:
-            where = int(fine.argmax())
-            limit = layout.classes - 1
-            raise RequestError(f"{place}: record {where} of {name} has label {fine[where]}, expected 0 to {limit}")
+            where, last = int(fine.argmax()), layout.classes - 1
+            raise RequestError(f"{place}: record {where} of {name} has label {fine[where]}, expected 0 to {last}")
         labels.append(fine.astype(np.int64))
         images.append(records[:, layout.label_bytes :].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1))
     return ArrayDataset(f"{layout.name} {split}", classes, 3, np.concatenate(images), np.concatenate(labels))

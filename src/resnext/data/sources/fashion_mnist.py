@@ -15,17 +15,14 @@ MEAN, STD = (0.2860,), (0.3530,)  # of the 60,000 training images
 DEBIAN_FOLDER = Path("/usr/share/datasets/fashion-mnist")  # installed by Debian's package dataset-fashion-mnist
 URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
 COUNTS = {"train": 60000, "t10k": 10000}
-
-
-def _make_archive(name: str, size: int, md5: str) -> Archive:
-    return Archive(URL + name, name, size, md5)
-
-
-ARCHIVES = (
-    _make_archive("train-images-idx3-ubyte.gz", 26421880, "8d4fb7e6c68d591d4c3dfef9ec88bf0d"),
-    _make_archive("train-labels-idx1-ubyte.gz", 29515, "25c81989df183df01b3e8a0aad5dffbe"),
-    _make_archive("t10k-images-idx3-ubyte.gz", 4422102, "bef4ecab320f06d8554ea6380940ec79"),
-    _make_archive("t10k-labels-idx1-ubyte.gz", 5148, "bb300cfdad3c16e7a12a480ee83cd310"),
+ARCHIVES = tuple(
+    Archive(URL + name, name, size, md5)
+    for name, size, md5 in (
+        ("train-images-idx3-ubyte.gz", 26421880, "8d4fb7e6c68d591d4c3dfef9ec88bf0d"),
+        ("train-labels-idx1-ubyte.gz", 29515, "25c81989df183df01b3e8a0aad5dffbe"),
+        ("t10k-images-idx3-ubyte.gz", 4422102, "bef4ecab320f06d8554ea6380940ec79"),
+        ("t10k-labels-idx1-ubyte.gz", 5148, "bb300cfdad3c16e7a12a480ee83cd310"),
+    )
 )
 
 
@@ -38,8 +35,7 @@ def open_fashion_mnist(
     """Open Fashion-MNIST from ``settings.path``, else Debian's package, else the cache, else download it.
 
     Debian compressed the files again, so local files are not checked by checksum but by content: counts, 28x28
-    pixels, labels 0 to 9. ``archives``, ``counts`` and ``system_folder`` are changed in tests only. Raises RequestError
-    for files that are not valid, WorkError if a download fails.
+    pixels, labels 0 to 9. ``archives``, ``counts`` and ``system_folder`` are changed in tests only.
     """
     folder = _find_folder(settings, archives, system_folder)
     train = _read_split(folder, "train", counts["train"], "fashion_mnist train")

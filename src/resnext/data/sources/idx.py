@@ -3,8 +3,8 @@
 import gzip
 import math
 import zlib
+from io import BufferedIOBase
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
@@ -17,22 +17,17 @@ MAX_BYTES = 1 << 28
 def read_idx(path: Path, shape: tuple[int | None, ...]) -> np.ndarray:
     """Read the uint8 array of an IDX file; None in ``shape`` accepts any length.
 
-    The sizes in the header are checked against ``shape`` and MAX_BYTES before data is read, and the file must have
-    exactly that length. Raises RequestError naming the file.
+    The sizes in the header are checked against ``shape`` and MAX_BYTES before data is read.
     """
     try:
         with path.open("rb") as raw:
-            zipped = raw.read(2) == b"\x1f\x8b"
-            raw.seek(0)
-            if not zipped:
-                return _parse(raw, path, shape)
-            with gzip.open(raw) as stream:
-                return _parse(stream, path, shape)  # type: ignore[arg-type]
+            is_zipped = raw.peek(2).startswith(b"\x1f\x8b")
+            return _parse(gzip.GzipFile(fileobj=raw) if is_zipped else raw, path, shape)
     except (OSError, EOFError, zlib.error) as error:
         raise RequestError(f"cannot read {path} as an IDX file: {error}") from error
 
 
-def _parse(stream: BinaryIO, path: Path, shape: tuple[int | None, ...]) -> np.ndarray:
+def _parse(stream: BufferedIOBase, path: Path, shape: tuple[int | None, ...]) -> np.ndarray:
     head = stream.read(4)
     expected = bytes((0, 0, UNSIGNED_BYTE, len(shape)))
     if head != expected:

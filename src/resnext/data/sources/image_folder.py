@@ -4,16 +4,15 @@ import os
 import re
 import stat
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from resnext.data.classes import describe_class_difference, quote_names
-from resnext.data.dataset import BadImageError, Dataset, Source, choose_held_out
-from resnext.data.decode.pillow import IMAGE_EXTENSIONS, UNSUPPORTED_EXTENSIONS, read_image
+from resnext.data.dataset import BadImageError, Dataset, Source, choose_held_out, count_per_class
+from resnext.data.decode.pillow import IMAGE_EXTENSIONS, UNSUPPORTED_EXTENSIONS
 from resnext.data.encoded_dataset import EncodedDataset
 from resnext.errors import RequestError
 from resnext.settings import DataSettings
@@ -37,27 +36,15 @@ GREY_MEAN, GREY_STD = (0.459,), (0.226,)  # the luma of that mean; the average o
 
 @dataclass(frozen=True, eq=False)
 class FolderDataset(EncodedDataset):
-    """Image files below ``root``. ``labels`` are int64 [N], ``paths`` relative paths as one array of bytes.
-
-    A list of a million strings would be copied to every worker.
-    """
+    """Image files below ``root``."""
 
     name: str
     classes: tuple[str, ...]
     channels: int
     root: str
-    paths: np.ndarray
-    labels: np.ndarray
+    file_names: np.ndarray  # relative paths, bytes [N]; a list of a million strings would be copied to every worker
+    labels: np.ndarray  # int64 [N]
     exif: bool = True
-
-    @property
-    def file_names(self) -> np.ndarray:
-        """Paths relative to the root, bytes [N]."""
-        return self.paths
-
-    def image(self, index: int) -> Image.Image:
-        """Return the decoded image. Raises BadImage."""
-        return read_image(self.full_path(index), self.channels, self.exif)
 
     def read_bytes(self, index: int) -> bytes:
         """Return the content of the image's file. Raises BadImage if it cannot be read."""
@@ -72,7 +59,7 @@ class FolderDataset(EncodedDataset):
 
     def image_path(self, index: int) -> str:
         """Return the image's path relative to the root."""
-        return os.fsdecode(bytes(self.paths[index]))
+        return os.fsdecode(bytes(self.file_names[index]))
 
     def full_path(self, index: int) -> str:
         """Return the image's path with the root."""
@@ -80,26 +67,25 @@ class FolderDataset(EncodedDataset):
 
     def select(self, indices: np.ndarray, labels: np.ndarray, classes: tuple[str, ...], name: str) -> "FolderDataset":
         """Select the images at ``indices``, in that order, with new labels, classes and name."""
-        return replace(self, name=name, classes=classes, labels=labels, paths=self.paths[indices])
+        return replace(self, name=name, classes=classes, labels=labels, file_names=self.file_names[indices])
 
 
 def open_folder(settings: DataSettings) -> Source:
-    """Open both splits of ``settings.path``. Raises RequestError that says what is missing and where."""
+    """Open both splits of ``settings.path``."""
     root = resolve_data_root(settings)
     splits = find_split_folders(root)
     if settings.val_fraction is not None and len(splits) > 1:
-        found = " and ".join(f"{name}/" for name in splits)
+        names = " and ".join(f"{name}/" for name in splits)
         raise RequestError(
-            f"{root} has {found} already; remove data.val_fraction, or set data.path {root / TRAIN} to split that "
+            f"{root} has {names} already; remove data.val_fraction, or set data.path {root / TRAIN} to split that "
             "folder"
         )
     held_out = find_held_out_split(splits)
     if TRAIN in splits and held_out:
         train = scan_class_folders(root, TRAIN, settings)
-        val = _relabel_to_train_classes(
-            train, scan_class_folders(root, held_out, settings, min_classes=1), root, held_out
-        )
-        lacking = [name for name, count in zip(train.classes, _count_per_class(val), strict=True) if not count]
+        found = scan_class_folders(root, held_out, settings, min_classes=1)
+        val = _relabel_to_train_classes(train, found, root, held_out)
+        lacking = [name for name, count in zip(train.classes, count_per_class(val), strict=True) if not count]
         split = f"{TRAIN}/ trains ({len(train)} images), {held_out}/ is held out ({len(val)})"
         split += f", without any of {quote_names(lacking)}" if lacking else ""
         return natural_image_source(train, val, settings, split)
@@ -128,14 +114,13 @@ def open_folder_split(settings: DataSettings, split: str) -> Dataset:
         return source.train if split == TRAIN else source.val
     folder = TRAIN if split == TRAIN else find_held_out_split(splits)
     if splits and folder not in splits:
-        raise RequestError(
-            f"{root} has {', '.join(f'{name}/' for name in splits)} but nothing for {split}; {LAYOUT_HINT}"
-        )
+        names = ", ".join(f"{name}/" for name in splits)
+        raise RequestError(f"{root} has {names} but nothing for {split}; {LAYOUT_HINT}")
     return scan_class_folders(root, folder if splits else "", settings, min_classes=1)
 
 
 def resolve_data_root(settings: DataSettings) -> Path:
-    """Return the folder of ``settings.path``. Raises RequestError if it does not exist."""
+    """Return the folder of ``settings.path``."""
     if settings.path is None:
         raise RequestError("data.source folder needs data.path, the folder with the images")
     root = Path(settings.path).expanduser()
@@ -158,9 +143,8 @@ def find_split_folders(root: Path) -> dict[str, Path]:
         return found
     names = list_subfolders(root)
     found = {name: path for name, path in found.items() if list_subfolders(path)}
-    trains, held_out = (
-        [name for name in names if like.fullmatch(name)] for like in (TRAIN_LIKE_PATTERN, HELD_OUT_LIKE_PATTERN)
-    )
+    trains = list(filter(TRAIN_LIKE_PATTERN.fullmatch, names))
+    held_out = list(filter(HELD_OUT_LIKE_PATTERN.fullmatch, names))
     if trains and held_out:
         raise RequestError(
             f"{root} has {trains[0]}/ and {held_out[0]}/, which look like splits; these must be named {TRAIN}/ and "
@@ -239,20 +223,15 @@ def is_image_name(path: str) -> bool:
     return path.lower().endswith(IMAGE_EXTENSIONS)
 
 
-def select_image_files(found: Iterable[str]) -> list[str]:
-    """Select the image files of ``found`` in torchvision's order: by folder, then by name."""
-    return sorted(filter(is_image_name, found), key=os.path.split)
-
-
 def scan_class_folders(root: Path, split: str, settings: DataSettings, min_classes: int = 2) -> FolderDataset:
-    """Scan the images of ``root/split/CLASS``. Raises RequestError for fewer than ``min_classes`` or an empty class."""
+    """Scan the images of ``root/split/CLASS``: at least ``min_classes`` classes, none of them empty."""
     channels = resolve_channels(settings)
     folder = root / split
     classes = list_subfolders(folder)
     if not classes:
         raise RequestError(f"{folder} has no class folders; {LAYOUT_HINT}")
     listed = [list(walk_files(str(folder / name))) for name in classes]
-    files = list(map(select_image_files, listed))
+    files = [sorted(filter(is_image_name, found), key=os.path.split) for found in listed]  # as torchvision's
     empty = [name for name, found in zip(classes, files, strict=True) if not found]
     if len(empty) == len(classes):
         raise RequestError(f"{folder} has no images in its {len(classes)} folders; {LAYOUT_HINT}")
@@ -282,18 +261,15 @@ def _warn_skipped_files(folder: Path, listed: list[list[str]]) -> None:
 
 
 def split_by_hash(whole: FolderDataset, fraction: float, seed: int) -> tuple[FolderDataset, FolderDataset]:
-    """Split one folder into train and val, class by class, by a hash of each path and the seed.
-
-    Raises RequestError for a class with one image.
-    """
-    counts = _count_per_class(whole)
+    """Split one folder into train and val, class by class, by a hash of each path and the seed."""
+    counts = count_per_class(whole)
     single = [whole.classes[i] for i in np.flatnonzero(counts == 1)]
     if single:
         raise RequestError(f"class {quote_names(single)} has one image, and a split needs two; add images or remove it")
     held_out = np.zeros(len(whole), bool)
     for stop, count in zip(np.cumsum(counts), counts, strict=True):  # images are sorted by label
         of_class = slice(stop - count, stop)
-        held_out[of_class] = choose_held_out([bytes(path) for path in whole.paths[of_class]], fraction, seed)
+        held_out[of_class] = choose_held_out([bytes(path) for path in whole.file_names[of_class]], fraction, seed)
     return _take_split(whole, ~held_out, "train"), _take_split(whole, held_out, "val")
 
 
@@ -312,16 +288,9 @@ def _relabel_to_train_classes(train: FolderDataset, val: FolderDataset, root: Pa
     return replace(val, labels=labels, classes=train.classes)
 
 
-def _count_per_class(dataset: FolderDataset) -> np.ndarray:
-    """Count the images of each class."""
-    return np.bincount(dataset.labels, minlength=len(dataset.classes))
-
-
 def natural_image_source(
     train: Dataset, val: Dataset, settings: DataSettings, split: str, extra_files: dict[str, str] | None = None
 ) -> Source:
     """Make a source of two splits of natural images, with the image size, mean and std of ImageNet."""
-    grey = settings.channels == 1
-    return Source(
-        train, val, IMAGE_SIZE, GREY_MEAN if grey else MEAN, GREY_STD if grey else STD, split, extra_files or {}
-    )
+    mean, std = (GREY_MEAN, GREY_STD) if settings.channels == 1 else (MEAN, STD)
+    return Source(train, val, IMAGE_SIZE, mean, std, split, extra_files or {})

@@ -41,10 +41,7 @@ LAYOUT_HINT = (
 
 
 def open_imagenet(settings: DataSettings) -> Source:
-    """Open both splits from ``data.path``, or val from ``data.val_path`` if that is given.
-
-    The classes are the synsets found: all 1,000 or a subset, the same in both splits. Raises RequestError.
-    """
+    """Open both splits, with all 1,000 classes or a subset; val from ``data.val_path`` if that is given."""
     train, val = open_imagenet_split(settings, "train"), open_imagenet_split(settings, "val")
     difference = describe_class_difference(train.classes, val.classes, "train", "val")
     if difference:
@@ -54,7 +51,7 @@ def open_imagenet(settings: DataSettings) -> Source:
 
 
 def open_imagenet_split(settings: DataSettings, split: str) -> SynsetDataset:
-    """Open one split. Raises RequestError for a layout, class, count or devkit that is not ImageNet-1K's."""
+    """Open one split."""
     if settings.path is None and (split == "train" or settings.val_path is None):
         raise RequestError(f"data.source imagenet needs data.path, the folder of its images; {LAYOUT_HINT}")
     given = settings.val_path if split == "val" else None
@@ -88,7 +85,7 @@ def _open_val(root: str, settings: DataSettings) -> SynsetDataset:
     for place in [join_path(root, name) for name in HELD_OUT_NAMES] + [root]:
         if not is_folder(place):
             continue
-        if _has_flat_images(place):
+        if has_flat_images(place):
             return _open_flat_val(place, settings)
         if _has_classes(place):
             return open_synsets(place, "imagenet val", settings)
@@ -102,7 +99,7 @@ def _has_classes(folder: str) -> bool:
     return any(WNID_PATTERN.fullmatch(name.removesuffix(".tar")) for name in list_names(folder))
 
 
-def _has_flat_images(folder: str) -> bool:
+def has_flat_images(folder: str) -> bool:
     """Whether the folder has loose validation images."""
     return any(VAL_NAME_PATTERN.fullmatch(os.fsencode(name)) for name in list_names(folder))
 
@@ -111,7 +108,7 @@ def _open_val_archive(place: str, settings: DataSettings) -> TarDataset:
     index = index_archives([place], "flat", index_flat)[0]
     classes, labels = np.unique(_match_ground_truth(index.names, place), return_inverse=True)
     said = tuple(classes.tolist()), resolve_channels(settings), settings.exif
-    return sort_by_class(TarDataset.from_indexes("imagenet val", [index], labels.astype(np.int64), *said), index.names)
+    return sort_by_class(TarDataset.from_indexes("imagenet val", [index], labels.astype(np.int64), *said))
 
 
 def _open_flat_val(folder: str, settings: DataSettings) -> FolderDataset:
@@ -121,14 +118,11 @@ def _open_flat_val(folder: str, settings: DataSettings) -> FolderDataset:
     names = np.array([os.fsencode(name) for name in list_names(folder) if name.endswith(".JPEG")])
     classes, labels = np.unique(_match_ground_truth(names, folder), return_inverse=True)
     said = tuple(classes.tolist()), resolve_channels(settings), root, names, labels.astype(np.int64), settings.exif
-    return sort_by_class(FolderDataset("imagenet val", *said), names)
+    return sort_by_class(FolderDataset("imagenet val", *said))
 
 
 def _match_ground_truth(names: np.ndarray, place: str) -> np.ndarray:
-    """Return the synset of each image by its number.
-
-    Raises RequestError unless the numbers are exactly 1 to the number of lines in the devkit's ground truth.
-    """
+    """Return the synset of each image by its number. The numbers must be 1 to N, as in the devkit's ground truth."""
     matches = [VAL_NAME_PATTERN.fullmatch(name.rpartition(b"/")[2]) for name in names.tolist()]
     if None in matches:
         name = os.fsdecode(bytes(names[matches.index(None)]))
@@ -138,7 +132,7 @@ def _match_ground_truth(names: np.ndarray, place: str) -> np.ndarray:
     truth = np.array(read_ground_truth([beside, *([place] if is_folder(place) else [])], place))
     if len(truth) != len(numbers):
         raise RequestError(f"{place} has {len(numbers)} images, but the devkit's ground truth has {len(truth)} lines")
-    if sorted(numbers.tolist()) != list(range(1, len(numbers) + 1)):
-        missing = min(set(range(1, len(numbers) + 1)) - set(numbers.tolist()), default=0)
-        raise RequestError(f"{place} has no ILSVRC2012_val_{missing:08d}.JPEG")
+    missing = set(range(1, len(numbers) + 1)) - set(numbers.tolist())
+    if missing:
+        raise RequestError(f"{place} has no ILSVRC2012_val_{min(missing):08d}.JPEG")
     return np.asarray(truth[numbers - 1])

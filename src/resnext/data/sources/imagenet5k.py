@@ -3,19 +3,15 @@
 There is no official validation set. As in the paper, it is ImageNet-1K's, with labels among all the classes.
 """
 
-import csv
-import io
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-import numpy as np
-
 from resnext.data.classes import quote_names
-from resnext.data.dataset import Dataset, Source
+from resnext.data.dataset import Dataset, Source, count_per_class
 from resnext.data.files.storage import exists
 from resnext.data.sources.image_folder import natural_image_source
 from resnext.data.sources.imagenet1k import open_imagenet_split
-from resnext.data.sources.synset_layouts import LAYOUT_HINT, SynsetDataset, open_synsets, select_classes
+from resnext.data.sources.synset_layouts import LAYOUT_HINT, open_synsets, select_classes
 from resnext.errors import RequestError
 from resnext.settings import DataSettings
 
@@ -31,13 +27,18 @@ class SelectedClass(NamedTuple):
 
 
 def open_imagenet5k(settings: DataSettings) -> Source:
-    """Open both splits: train from ImageNet-22K (``data.path``), val from ImageNet-1K (``data.val_path``).
-
-    Raises RequestError for a layout that is not valid or for missing classes.
-    """
-    val = _open_val(settings)
-    everything = _open_imagenet22k(settings)
-    rows = choose_classes(_count_per_class(everything), val.classes, settings.extra_classes)
+    """Open both splits: train from ImageNet-22K (``data.path``), val from ImageNet-1K (``data.val_path``)."""
+    if settings.path is None or settings.val_path is None:
+        raise RequestError(
+            "data.source imagenet5k needs data.path, ImageNet-22K, and data.val_path, ImageNet-1K with its validation "
+            f"set; for data.path {LAYOUT_HINT}"
+        )
+    val = open_imagenet_split(settings, "val")
+    if not exists(settings.path):
+        raise RequestError(f"data.path {settings.path} does not exist; {LAYOUT_HINT}")
+    everything = open_synsets(settings.path, "imagenet5k train", settings)
+    counts = dict(zip(everything.classes, count_per_class(everything).tolist(), strict=True))
+    rows = choose_classes(counts, val.classes, settings.extra_classes)
     classes = [row.wnid for row in rows]
     train = select_classes(everything, classes, "imagenet5k train")
     extra = sum(row.part == "extra" for row in rows)
@@ -45,9 +46,8 @@ def open_imagenet5k(settings: DataSettings) -> Source:
         f"{len(train)} training images of {len(classes)} classes, {extra} of them not in ImageNet-1K; "
         f"ImageNet-1K's {len(val)} validation images are held out"
     )
-    return natural_image_source(
-        train, select_classes(val, classes, "imagenet5k val"), settings, split, {CLASS_LIST_FILE: format_csv(rows)}
-    )
+    val = select_classes(val, classes, "imagenet5k val")
+    return natural_image_source(train, val, settings, split, {CLASS_LIST_FILE: format_csv(rows)})
 
 
 def open_imagenet5k_split(settings: DataSettings, split: str) -> Dataset:
@@ -57,17 +57,13 @@ def open_imagenet5k_split(settings: DataSettings, split: str) -> Dataset:
 
 
 def choose_classes(counts: Mapping[str, int], required: Iterable[str], extra: int) -> list[SelectedClass]:
-    """Choose the required classes and the ``extra`` largest others, sorted by wnid; ties go to the earlier wnid.
-
-    Raises RequestError if required classes are missing, or if there are fewer than ``extra`` others.
-    """
+    """Choose the required classes and the ``extra`` largest others, sorted by wnid; ties go to the earlier wnid."""
     required = sorted(required)
     missing = [wnid for wnid in required if not counts.get(wnid)]
     if missing:
         raise RequestError(
             f"data.path lacks {len(missing)} of the {len(required)} classes of the validation set, "
-            f"{quote_names(missing)}; "
-            "add their images from ImageNet-1K's training set"
+            f"{quote_names(missing)}; add their images from ImageNet-1K's training set"
         )
     others = sorted(set(counts) - set(required), key=lambda wnid: (-counts[wnid], wnid))
     if len(others) < extra:
@@ -81,29 +77,4 @@ def choose_classes(counts: Mapping[str, int], required: Iterable[str], extra: in
 
 def format_csv(rows: Iterable[SelectedClass]) -> str:
     """Format the classes as CSV, with a header."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(SelectedClass._fields)
-    writer.writerows(rows)
-    return text.getvalue()
-
-
-def _open_val(settings: DataSettings) -> SynsetDataset:
-    if settings.path is None or settings.val_path is None:
-        raise RequestError(
-            "data.source imagenet5k needs data.path, ImageNet-22K, and data.val_path, ImageNet-1K with its validation "
-            f"set; for data.path {LAYOUT_HINT}"
-        )
-    return open_imagenet_split(settings, "val")
-
-
-def _open_imagenet22k(settings: DataSettings) -> SynsetDataset:
-    place = str(settings.path)
-    if not exists(place):
-        raise RequestError(f"data.path {place} does not exist; {LAYOUT_HINT}")
-    return open_synsets(place, "imagenet5k train", settings)
-
-
-def _count_per_class(dataset: SynsetDataset) -> dict[str, int]:
-    counts = np.bincount(dataset.labels, minlength=len(dataset.classes))
-    return dict(zip(dataset.classes, counts.tolist(), strict=True))
+    return "".join(f"{wnid},{images},{part}\n" for wnid, images, part in (SelectedClass._fields, *rows))

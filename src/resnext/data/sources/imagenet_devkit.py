@@ -3,7 +3,6 @@
 import hashlib
 import tarfile
 import zlib
-from collections.abc import Iterator
 from typing import IO
 
 from resnext.data.files.storage import exists, is_folder, join_path, open_file
@@ -24,7 +23,8 @@ def read_ground_truth(folders: list[str], wanted_by: str) -> list[str]:
 
     ``wanted_by`` is the path that needs it, for the error. Raises RequestError if the devkit is missing or not valid.
     """
-    place = next((place for folder in folders for place in _candidate_paths(folder) if exists(place)), None)
+    names = (DEVKIT_ARCHIVE, DEVKIT_ARCHIVE.partition(".")[0])
+    place = next(filter(exists, (join_path(folder, name) for folder in folders for name in names)), None)
     if place is None:
         raise RequestError(
             f"the classes of the images in {wanted_by} are not known: put {DEVKIT_ARCHIVE}, as downloaded or unpacked, "
@@ -42,11 +42,6 @@ def read_ground_truth(folders: list[str], wanted_by: str) -> list[str]:
     if len(truth) == VAL_IMAGES and hashlib.sha256(listing).hexdigest() != VAL_SYNSETS_SHA256:
         raise RequestError(f"{place}: {GROUND_TRUTH_FILE} is not that of ILSVRC2012; download the devkit again")
     return truth
-
-
-def _candidate_paths(folder: str) -> Iterator[str]:
-    for name in (DEVKIT_ARCHIVE, DEVKIT_ARCHIVE.partition(".")[0]):
-        yield join_path(folder, name)
 
 
 def _read_from_folder(folder: str) -> bytes:

@@ -119,7 +119,7 @@ class _ParquetTable:
 
 
 def open_parquet(settings: DataSettings) -> Source:
-    """Open both splits. Raises RequestError for files, columns, labels or classes that cannot be used."""
+    """Open both splits."""
     train, val = _open_table(settings, "train"), _open_table(settings, "val")
     classes = _resolve_classes(settings, [train, val])
     parts = train.to_dataset("train", classes, settings), val.to_dataset("val", classes, settings)
@@ -153,11 +153,13 @@ def _open_table(settings: DataSettings, split: str, only_split: bool = False) ->
     if place is None:
         raise RequestError(f"data.source parquet needs data.path; {LAYOUT_HINT}")
     with _wrap_library_errors():
+        from datasets import load_dataset
+
         hub = HUB_URL_PATTERN.fullmatch(place)
         if hub:
             return _load_from_hub(place, hub[1], hub[2], split, settings)
         whole = own is not None or settings.val_path is not None or (only_split and not is_folder(place))
-        return _load_files(place, _list_files(place, split, whole))
+        return _ParquetTable(load_dataset("parquet", data_files=_list_files(place, split, whole), split="train"), place)
 
 
 def _list_files(place: str, split: str, whole: bool) -> list[str]:
@@ -175,12 +177,6 @@ def _list_files(place: str, split: str, whole: bool) -> list[str]:
             raise RequestError(f"{place} has no {split} files among its {len(listed)} Parquet files; {LAYOUT_HINT}")
     get_file_versions(files)
     return files
-
-
-def _load_files(place: str, files: list[str]) -> _ParquetTable:
-    from datasets import load_dataset
-
-    return _ParquetTable(load_dataset("parquet", data_files=files, split="train"), place)
 
 
 def _load_from_hub(place: str, name: str, revision: str | None, split: str, settings: DataSettings) -> _ParquetTable:

@@ -21,7 +21,11 @@ def open_data(settings: DataSettings) -> Source:
     Raises RequestError for settings or data that cannot be used, WorkError if a download or an archive fails.
     """
     source: Source = import_function(get_source_spec(settings.source).open)(settings)
-    _check_channels(settings, source.train)
+    if settings.channels not in (None, source.train.channels):
+        raise RequestError(
+            f"data.channels {settings.channels} does not fit {settings.source}, whose images have "
+            f"{source.train.channels}"
+        )
     _check_has_two_classes(source.train)
     train = random_subset(source.train, settings.max_train_images, settings.split_seed)
     val = random_subset(source.val, settings.max_val_images, settings.split_seed)
@@ -50,11 +54,4 @@ def _check_has_two_classes(train: Dataset) -> None:
         raise RequestError(
             f"all {len(train.labels)} images of {train.name} are of one class, {train.classes[train.labels[0]]!r}; "
             "a classifier needs at least two"
-        )
-
-
-def _check_channels(settings: DataSettings, dataset: Dataset) -> None:
-    if settings.channels not in (None, dataset.channels):
-        raise RequestError(
-            f"data.channels {settings.channels} does not fit {settings.source}, whose images have {dataset.channels}"
         )

@@ -22,10 +22,7 @@ LAYOUT_HINT = "expected <wnid>/ folders such as n01440764/, a <wnid>.tar for eac
 
 
 def open_synsets(place: str, name: str, settings: DataSettings) -> SynsetDataset:
-    """Open all images of a folder or tar, sorted by class and then by name, in the same order for every layout.
-
-    Raises RequestError for another layout, a class that is not a synset, or a class that occurs twice.
-    """
+    """Open all images of a folder or tar, sorted by class and then by name, in the same order for every layout."""
     if not is_folder(place):
         return _open_archives([place], name, settings, index_archives([place], "nested", index_nested))
     tars = [file for file in list_names(place) if WNID_PATTERN.match(file) and file.endswith(".tar")]
@@ -51,9 +48,9 @@ def select_classes(dataset: SynsetDataset, classes: Sequence[str], name: str) ->
     return dataset.select(indices, new[indices], tuple(classes), name)
 
 
-def sort_by_class(dataset: DatasetT, names: np.ndarray) -> DatasetT:
+def sort_by_class(dataset: DatasetT) -> DatasetT:
     """Sort the images by class, then by base name."""
-    bases = np.array([name.rpartition(b"/")[2] for name in names.tolist()])
+    bases = np.array([name.rpartition(b"/")[2] for name in dataset.file_names.tolist()])
     order = np.lexsort((bases, dataset.labels))
     return dataset.select(order, dataset.labels[order], dataset.classes, dataset.name)
 
@@ -69,10 +66,10 @@ def _open_archives(places: Sequence[str], name: str, settings: DataSettings, ind
     dataset = TarDataset.from_indexes(
         name, indexes, labels.astype(np.int64), wnids, resolve_channels(settings), settings.exif
     )
-    strange = next((n for n in dataset.names.tolist() if not is_image_name(os.fsdecode(n))), None)
+    strange = next((n for n in dataset.file_names.tolist() if not is_image_name(os.fsdecode(n))), None)
     if strange is not None:
         raise RequestError(f"{places[0]} has {os.fsdecode(strange)}, which is not an image")
-    return sort_by_class(dataset, dataset.names)
+    return sort_by_class(dataset)
 
 
 def _member_synsets(place: str, index: TarIndex) -> np.ndarray:

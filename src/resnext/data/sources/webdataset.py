@@ -8,7 +8,6 @@ import os
 import re
 from collections import Counter
 from collections.abc import Iterator
-from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import IO, NamedTuple
@@ -16,19 +15,13 @@ from typing import IO, NamedTuple
 import numpy as np
 
 from resnext.data.classes import quote_names
-from resnext.data.dataset import Dataset, Source
+from resnext.data.dataset import Dataset, Source, count_per_class
 from resnext.data.decode.pillow import IMAGE_EXTENSIONS
+from resnext.data.files import tar_index
 from resnext.data.files.index_cache import Arrays
 from resnext.data.files.storage import base_name, expand_pattern
 from resnext.data.files.tar_dataset import TarDataset
-from resnext.data.files.tar_index import (
-    Member,
-    TarIndex,
-    find_duplicate,
-    index_archives,
-    iterate_members,
-    members_to_arrays,
-)
+from resnext.data.files.tar_index import Member, TarIndex
 from resnext.data.imagenet_classes import imagenet_synsets
 from resnext.data.sources.image_folder import is_hidden, natural_image_source, resolve_channels
 from resnext.errors import RequestError
@@ -51,10 +44,7 @@ class Sample(NamedTuple):
 
 
 def open_webdataset(settings: DataSettings) -> Source:
-    """Open both splits: train from the shards of ``data.path``, val from those of ``data.val_path``.
-
-    Raises RequestError for shards, samples or labels that are not valid.
-    """
+    """Open both splits: train from the shards of ``data.path``, val from those of ``data.val_path``."""
     if settings.path is None or settings.val_path is None:
         raise RequestError(
             "data.source webdataset needs data.path and data.val_path, the shards to train and to evaluate on, such as "
@@ -85,8 +75,8 @@ def open_webdataset_split(settings: DataSettings, split: str) -> Dataset:
 
 def index_shards(pattern: str) -> list[TarIndex]:
     """Index the images and labels of all shards, in order. Raises RequestError, also for a key in two shards."""
-    indexes = index_archives(expand_pattern(pattern, TAR_EXTENSIONS), "webdataset", _build_index)
-    twice = find_duplicate(np.concatenate([_sample_keys(index.names) for index in indexes]))
+    indexes = tar_index.index_archives(expand_pattern(pattern, TAR_EXTENSIONS), "webdataset", _build_index)
+    twice = tar_index.find_duplicate(np.concatenate([_sample_keys(index.names) for index in indexes]))
     if twice is not None:
         places = [base_name(index.path) for index in indexes if (_sample_keys(index.names) == twice).any()]
         raise RequestError(f"{pattern}: key {os.fsdecode(twice)} occurs twice, in {quote_names(places)}")
@@ -128,7 +118,7 @@ def check_labels(labels: np.ndarray, classes: tuple[str, ...], where: str) -> No
 
 def warn_unused_classes(train: Dataset) -> None:
     """Warn of classes without a training image. A common cause is labels that count from 1."""
-    unused = np.flatnonzero(np.bincount(train.labels, minlength=len(train.classes)) == 0)
+    unused = np.flatnonzero(count_per_class(train) == 0)
     if len(unused):
         names = quote_names([train.classes[i] for i in unused])
         more = "; labels count from 0" if 0 in unused else ""
@@ -171,29 +161,20 @@ def split_sample_name(name: bytes) -> tuple[bytes, bytes]:
 
 
 def _build_index(file: IO[bytes], place: str, size: int) -> Arrays:
-    labels: list[int] = []
-    images = _collect_labels(_iterate_samples(file, place, size), labels)
-    return members_to_arrays(images, place) | {"labels": np.array(labels, np.int64)}
-
-
-def _collect_labels(samples: Iterator[Sample], labels: list[int]) -> Iterator[Member]:
-    for sample in samples:
-        labels.append(sample.label)
-        yield sample.image
+    samples = list(_iterate_samples(file, place, size))
+    labels = np.array([sample.label for sample in samples], np.int64)
+    return tar_index.members_to_arrays((sample.image for sample in samples), place) | {"labels": labels}
 
 
 def _iterate_samples(file: IO[bytes], place: str, size: int) -> Iterator[Sample]:
-    """Iterate over the samples of one shard.
-
-    Raises RequestError for a sample without image or label, and for a key whose files are not adjacent.
-    """
+    """Iterate over the samples of one shard. The files of a sample must be adjacent."""
     seen: set[bytes] = set()
-    found = (member for member in iterate_members(file, place, 0, size) if _is_sample_file(member.name))
+    found = (member for member in tar_index.iterate_members(file, place, 0, size) if _is_sample_file(member.name))
     for key, group in groupby(found, key=lambda member: split_sample_name(member.name)[0]):
         if key in seen:
             raise RequestError(f"{place}: key {os.fsdecode(key)} occurs twice; {SIDE_BY_SIDE_HINT}")
         seen.add(key)
-        yield _parse_sample(os.fsdecode(key), list(group), partial(_read_member, file), place)
+        yield _parse_sample(os.fsdecode(key), list(group), file, place)
 
 
 def _is_sample_file(name: bytes) -> bool:
@@ -202,37 +183,32 @@ def _is_sample_file(name: bytes) -> bool:
     return b"." in base and not base.startswith((b".", b"__")) and not any(is_hidden(os.fsdecode(f)) for f in folders)
 
 
-def _parse_sample(key: str, files: list[Member], content: "partial[bytes]", place: str) -> Sample:
+def _parse_sample(key: str, files: list[Member], shard: IO[bytes], place: str) -> Sample:
     by_kind = {split_sample_name(member.name)[1].decode("ascii", "replace"): member for member in files}
     images = [member for kind, member in by_kind.items() if f".{kind}" in IMAGE_EXTENSIONS]
+    kinds = quote_names(sorted(by_kind))
     if len(by_kind) < len(files):
-        raise RequestError(
-            f"{place}: sample {key} has two files of one extension, among {quote_names(sorted(by_kind))}"
-        )
+        raise RequestError(f"{place}: sample {key} has two files of one extension, among {kinds}")
     if len(images) != 1:
         what = "has no image" if not images else f"has {len(images)} images"
         raise RequestError(
-            f"{place}: sample {key} {what} among {quote_names(sorted(by_kind))}; {SIDE_BY_SIDE_HINT}, and images end "
-            "in "
+            f"{place}: sample {key} {what} among {kinds}; {SIDE_BY_SIDE_HINT}, and images end in "
             f"{' '.join(IMAGE_EXTENSIONS)}"
         )
     for kind in ("cls", "json"):
         if kind not in by_kind:
             continue
-        if by_kind[kind].size > MAX_LABEL_BYTES:
-            raise RequestError(f"{place}: {key}.{kind} has {by_kind[kind].size} bytes, too many for a label")
-        label = _parse_label(kind, content(by_kind[kind]))
+        _, offset, size = by_kind[kind]
+        if size > MAX_LABEL_BYTES:
+            raise RequestError(f"{place}: {key}.{kind} has {size} bytes, too many for a label")
+        shard.seek(offset)
+        label = _parse_label(kind, shard.read(size))
         if label is not None:
             return Sample(images[0], label)
     raise RequestError(
         f"{place}: sample {key} has no label; expected {key}.cls with a whole number, or {key}.json with "
         f'{{"label": a whole number}}; {SIDE_BY_SIDE_HINT}'
     )
-
-
-def _read_member(file: IO[bytes], member: Member) -> bytes:
-    file.seek(member.offset)
-    return file.read(member.size)
 
 
 def _parse_label(kind: str, content: bytes) -> int | None:

@@ -19,18 +19,8 @@ from PIL import Image, UnidentifiedImageError
 from resnext.data.classes import quote_names
 from resnext.data.dataset import BadImageError
 from resnext.data.decode.pillow import UNSUPPORTED_EXTENSIONS, ImageInfo, detect_image_format, read_image_with_info
-from resnext.data.sources.image_folder import (
-    LAYOUT_HINT,
-    TRAIN,
-    find_held_out_split,
-    find_split_folders,
-    is_hidden,
-    is_image_name,
-    list_subfolders,
-    open_folder,
-    resolve_data_root,
-    walk_files,
-)
+from resnext.data.sources import image_folder
+from resnext.data.sources.image_folder import TRAIN, find_held_out_split, find_split_folders, is_hidden, is_image_name
 from resnext.data.tools.findings import CheckReport, Finding, sort_findings
 from resnext.environment import count_available_cores
 from resnext.errors import RequestError
@@ -75,10 +65,10 @@ class Inspection:
 
 def check_image_folder(settings: DataSettings, workers: int | None = None, progress: bool = False) -> CheckReport:
     """Check every image of ``settings.path``. Raises RequestError if it has no images."""
-    root = resolve_data_root(settings)
+    root = image_folder.resolve_data_root(settings)
     images, others = _list_files(root)
     if not images:
-        raise RequestError(f"{root} has no images; {LAYOUT_HINT}")
+        raise RequestError(f"{root} has no images; {image_folder.LAYOUT_HINT}")
     unstated = settings.val_fraction is None and list(find_split_folders(root)) in ([], [TRAIN])
     findings = list(_find_class_problems(root, images))
     findings += list(_try_opening(settings, findings, unstated))
@@ -108,8 +98,8 @@ def _list_files(root: Path) -> tuple[list[CheckedFile], list[CheckedFile]]:
     for split in find_split_folders(root) or ("",):
         loose = [name for name in sorted(os.listdir(root / split)) if (root / split / name).is_file()]
         others += [CheckedFile(os.path.join(split, name), split, "") for name in loose if not is_hidden(name)]
-        for name in list_subfolders(root / split):
-            for path in sorted(walk_files(str(root / split / name)), key=os.path.split):
+        for name in image_folder.list_subfolders(root / split):
+            for path in sorted(image_folder.walk_files(str(root / split / name)), key=os.path.split):
                 file = CheckedFile(os.path.relpath(path, root), split, name)
                 (images if is_image_name(path) else others).append(file)
     return images, others
@@ -126,7 +116,7 @@ def _find_class_problems(root: Path, images: list[CheckedFile]) -> Iterator[Find
     used = _used_splits(root)
     splits = find_split_folders(root) or {"": root}
     held_out = find_held_out_split(splits)
-    classes = {split: list_subfolders(folder) for split, folder in splits.items()}
+    classes = {split: image_folder.list_subfolders(folder) for split, folder in splits.items()}
     filled = {(file.split, file.class_name) for file in images}
     for split, names in classes.items():
         severity = "error" if split in used else "warning"
@@ -151,7 +141,7 @@ def _try_opening(settings: DataSettings, findings: list[Finding], unstated: bool
         detail = "training needs a share to hold out, such as data.val_fraction 0.1"
         yield Finding("", "", "", "note", "no split", detail)
     try:
-        open_folder(settings)
+        image_folder.open_folder(settings)
     except RequestError as error:
         if not any(finding.severity == "error" for finding in findings):
             yield Finding("", "", "", "error", "layout", str(error))
@@ -162,7 +152,7 @@ def _assign_splits(settings: DataSettings, images: list[CheckedFile]) -> list[Ch
     if settings.val_fraction is None:
         return images
     try:
-        val = open_folder(settings).val
+        val = image_folder.open_folder(settings).val
     except RequestError:
         return images
     held_out = {val.image_path(index) for index in range(len(val))}

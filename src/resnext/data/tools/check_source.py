@@ -8,28 +8,19 @@ from functools import partial
 
 import numpy as np
 
-from resnext.data.dataset import BadImageError
+from resnext.data.dataset import BadImageError, count_per_class
 from resnext.data.decode.pillow import read_image_with_info
 from resnext.data.encoded_dataset import EncodedDataset
 from resnext.data.files.storage import GLOB_PATTERN, base_name, exists, is_folder, join_path, list_names, open_file
 from resnext.data.imagenet_classes import WNID_PATTERN
-from resnext.data.sources.imagenet1k import ARCHIVE_MD5S, TRAIN_TAR, VAL_NAME_PATTERN, VAL_TAR
+from resnext.data.sources.imagenet1k import ARCHIVE_MD5S, TRAIN_TAR, VAL_TAR, has_flat_images
 from resnext.data.sources.registry import open_data, open_split
 from resnext.data.sources.webdataset import TAR_EXTENSIONS
-from resnext.data.tools.check_folder import (
-    CheckedFile,
-    Inspection,
-    classify_read_error,
-    count_images,
-    find_duplicates,
-    inspect_all,
-    inspect_pixels,
-)
+from resnext.data.tools import check_folder
+from resnext.data.tools.check_folder import CheckedFile, Inspection
 from resnext.data.tools.findings import CheckReport, Finding, sort_findings
 from resnext.errors import RequestError, WorkError
 from resnext.settings import DataSettings, SourceName
-
-CHUNK = 1 << 22
 
 
 def guess_source(path: str) -> SourceName:
@@ -40,8 +31,8 @@ def guess_source(path: str) -> SourceName:
         return "parquet"
     if not exists(path) or not is_folder(path):
         return "imagenet" if base_name(path) in (TRAIN_TAR, VAL_TAR) else "webdataset"
-    names = list_names(path)
-    if {TRAIN_TAR, VAL_TAR} & set(names) or _has_flat_val(path):
+    names, val = list_names(path), join_path(path, "val")
+    if {TRAIN_TAR, VAL_TAR} & set(names) or (is_folder(val) and has_flat_images(val)):
         return "imagenet"
     if any(name.endswith(".parquet") for name in names):
         return "parquet"
@@ -49,13 +40,6 @@ def guess_source(path: str) -> SourceName:
     if any(WNID_PATTERN.fullmatch(name.partition(".")[0]) for name in tars):
         return "imagenet5k"
     return "webdataset" if tars else "folder"
-
-
-def _has_flat_val(path: str) -> bool:
-    val = join_path(path, "val")
-    return is_folder(val) and any(
-        VAL_NAME_PATTERN.fullmatch(name.encode("utf-8", "replace")) for name in list_names(val)
-    )
 
 
 def check_source(settings: DataSettings, workers: int | None = None, progress: bool = False) -> CheckReport:
@@ -72,10 +56,11 @@ def check_source(settings: DataSettings, workers: int | None = None, progress: b
     findings = errors or _check_splits_together(settings)
     findings += _find_empty_classes(splits)
     images = [SplitImage(split, data, i) for split, data in splits.items() for i in range(len(data))]
-    done = list(inspect_all(images, partial(_inspect_image, settings), workers, progress))
+    done = list(check_folder.inspect_all(images, partial(_inspect_image, settings), workers, progress))
     findings += [one.file.to_finding(problem) for one in done for problem in one.problems]
-    findings += find_duplicates(done, split_unknown=False)
-    return CheckReport(str(settings.path), count_images([one.file for one in done]), sort_findings(findings))
+    findings += check_folder.find_duplicates(done, split_unknown=False)
+    counts = check_folder.count_images([one.file for one in done])
+    return CheckReport(str(settings.path), counts, sort_findings(findings))
 
 
 @dataclass(frozen=True)
@@ -102,10 +87,10 @@ def _inspect_image(settings: DataSettings, image: SplitImage) -> Inspection:
             return Inspection(file, (("error", "zero size", "the file is empty"),))
         pixels, facts = read_image_with_info(io.BytesIO(content), settings.channels or 3, settings.exif, name=file.path)
     except BadImageError as error:
-        return Inspection(file, (classify_read_error(file.path, error),))
+        return Inspection(file, (check_folder.classify_read_error(file.path, error),))
     except WorkError as error:
         return Inspection(file, (("error", "unreadable", str(error)),))
-    return inspect_pixels(file, pixels, facts, hashlib.sha256(content).digest())
+    return check_folder.inspect_pixels(file, pixels, facts, hashlib.sha256(content).digest())
 
 
 def _check_splits_together(settings: DataSettings) -> list[Finding]:
@@ -121,15 +106,11 @@ def _check_splits_together(settings: DataSettings) -> list[Finding]:
 
 def _find_empty_classes(splits: Mapping[str, EncodedDataset]) -> Iterator[Finding]:
     """Find classes of the class list that have no image in a split."""
-    counts = {split: np.bincount(data.labels, minlength=len(data.classes)) for split, data in splits.items()}
+    counts = {split: count_per_class(data) for split, data in splits.items()}
     for split, of_split in counts.items():
         for label in np.flatnonzero(of_split == 0):
             name = splits[split].classes[label]
-            there = [
-                f", {counts[other][label]} in {other}"
-                for other in counts
-                if label < len(counts[other]) and counts[other][label]
-            ]
+            there = [f", {n[label]} in {other}" for other, n in counts.items() if label < len(n) and n[label]]
             yield Finding("", name, split, "warning", "class without images", f"none in {split}{''.join(there)}")
 
 
@@ -140,10 +121,8 @@ def find_wrong_archives(settings: DataSettings) -> Iterator[Finding]:
             place = join_path(folder, name)
             if not exists(place):
                 continue
-            digest = hashlib.md5(usedforsecurity=False)
             with open_file(place) as file:
-                while chunk := file.read(CHUNK):
-                    digest.update(chunk)
-            if digest.hexdigest() != expected:
-                detail = f"its MD5 is {digest.hexdigest()}, expected {expected}"
+                md5 = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()  # type: ignore[arg-type]
+            if md5 != expected:
+                detail = f"its MD5 is {md5}, expected {expected}"
                 yield Finding(name, "", "", "error", "not the official archive", detail)

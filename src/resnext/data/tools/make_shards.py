@@ -5,8 +5,9 @@ import io
 import os
 import shutil
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import numpy as np
 
@@ -25,8 +26,7 @@ def make_shards(settings: DataSettings, out: Path, per_shard: int, seed: int) ->
     """Write ``out/train-000000.tar`` ..., ``out/val-000000.tar`` ..., the class names and the origin of each image.
 
     The image files are copied unchanged, in an order drawn with ``seed``. ``out`` appears only when it is complete.
-    Returns the number of shards of each split. Raises RequestError if ``out`` exists or the data cannot be used,
-    WorkError if the disk cannot be written.
+    Returns the number of shards of each split.
     """
     if out.exists():
         raise RequestError(f"{out} exists already, and nothing is overwritten; give a folder that does not exist")
@@ -41,16 +41,14 @@ def make_shards(settings: DataSettings, out: Path, per_shard: int, seed: int) ->
     try:
         with report_write_errors(out):
             part.mkdir()
-            (part / CLASSES_FILE).write_text(
-                "".join(f"{name}\n" for name in source.train.classes), "utf-8", "surrogateescape"
-            )
+            classes = "".join(f"{name}\n" for name in source.train.classes)
+            (part / CLASSES_FILE).write_text(classes, "utf-8", "surrogateescape")
             with (part / ORIGINS_FILE).open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
                 rows = csv.writer(file)
                 rows.writerow(("shard", "key", "class", "path"))
                 counts = {}
                 for split, dataset in (("train", source.train), ("val", source.val)):
-                    made = _write_split(part, split, dataset, per_shard, seed, rows.writerow)  # type: ignore[arg-type]
-                    counts[split] = made
+                    counts[split] = _write_split(part, split, dataset, per_shard, seed, rows.writerow)  # type: ignore[arg-type]
             os.replace(part, out)
             sync_folder(out.resolve().parent)
     except BaseException:
@@ -60,12 +58,7 @@ def make_shards(settings: DataSettings, out: Path, per_shard: int, seed: int) ->
 
 
 def _write_split(
-    folder: Path,
-    split: str,
-    dataset: EncodedDataset,
-    per_shard: int,
-    seed: int,
-    note: Callable[[tuple[str, ...]], object],
+    folder: Path, split: str, dataset: EncodedDataset, per_shard: int, seed: int, note: Callable[[tuple[str, ...]], Any]
 ) -> int:
     """Write the shards of one split and return their number."""
     drawn = np.random.Generator(np.random.PCG64(derive_seed(seed, 0, ORDER_KEY))).permutation(len(dataset))
@@ -75,21 +68,14 @@ def _write_split(
         with path.open("wb") as file:
             with tarfile.open(fileobj=file, mode="w", format=tarfile.USTAR_FORMAT) as tar:
                 for place, index in enumerate(drawn[start : start + per_shard].tolist(), start):
-                    key, label = f"{place:09d}", int(dataset.labels[index])
-                    for name, content in _sample_files(
-                        key, dataset.image_path(index), dataset.read_bytes(index), label
-                    ):
+                    key, label, origin = f"{place:09d}", int(dataset.labels[index]), dataset.image_path(index)
+                    extension = PurePosixPath(origin).suffix.lower()
+                    image = key + (extension if extension in IMAGE_EXTENSIONS else ".jpg")
+                    for name, content in ((image, dataset.read_bytes(index)), (f"{key}.cls", b"%d" % label)):
                         info = tarfile.TarInfo(name)
                         info.size = len(content)
                         tar.addfile(info, io.BytesIO(content))
-                    note((path.name, key, dataset.classes[label], dataset.image_path(index)))
+                    note((path.name, key, dataset.classes[label], origin))
             file.flush()
             os.fsync(file.fileno())
     return len(shards)
-
-
-def _sample_files(key: str, where: str, content: bytes, label: int) -> Iterator[tuple[str, bytes]]:
-    """Return the files of one sample. An image without an extension is taken for JPEG."""
-    extension = PurePosixPath(where).suffix.lower()
-    yield f"{key}{extension if extension in IMAGE_EXTENSIONS else '.jpg'}", content
-    yield f"{key}.cls", str(label).encode()

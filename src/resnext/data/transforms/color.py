@@ -9,9 +9,10 @@ from torch import Tensor
 GREY = (0.299, 0.587, 0.114)  # weights of R, G, B
 # Principal components of ImageNet's RGB pixels (AlexNet; datasets/imagenet.lua of the release). Each column of
 # EIGENVECTORS belongs to one eigenvalue.
-EIGENVALUES = (0.2175, 0.0188, 0.0045)
-EIGENVECTORS = ((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836, -0.6948, 0.4203))
-_EIGENVALUES, _EIGENVECTORS = (torch.tensor(t, dtype=torch.float64) for t in (EIGENVALUES, EIGENVECTORS))
+EIGENVALUES = torch.tensor((0.2175, 0.0188, 0.0045), dtype=torch.float64)
+EIGENVECTORS = torch.tensor(
+    ((-0.5675, 0.7192, 0.4009), (-0.5808, -0.0045, -0.8140), (-0.5836, -0.6948, 0.4203)), dtype=torch.float64
+)
 OPERATIONS = ("brightness", "contrast", "saturation")
 
 
@@ -62,7 +63,7 @@ class Lighting:
     def draw_shift(self) -> Tensor:
         """Draw the values to add to R, G and B, float64 [3]."""
         alpha = torch.randn(3, dtype=torch.float64) * self.std
-        return _EIGENVECTORS @ (alpha * _EIGENVALUES)
+        return EIGENVECTORS @ (alpha * EIGENVALUES)
 
     @staticmethod
     def apply(image: Tensor, shift: Tensor) -> Tensor:

@@ -15,9 +15,7 @@ from resnext.data.preprocessing import Preprocessing
 
 FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 MAX_ATTEMPTS = 10  # tries of the release's RandomSizedCrop before it takes the centre
-MAX_ASPECT_RATIO = (
-    32  # longer side over shorter side: wider images are cropped first, so that 1 x 100000 does not fill memory
-)
+MAX_ASPECT_RATIO = 32  # of the sides: a longer image is cropped first, so that 1 x 100000 does not fill memory
 
 
 def to_tensor(image: Image.Image) -> Tensor:
@@ -80,14 +78,12 @@ def center_crop(image: Image.Image, size: int) -> Image.Image:
 def crop_long_side(image: Image.Image, ratio: int) -> Image.Image:
     """Crop the middle of the longer side to ``ratio`` times the shorter side; an image within that is not changed."""
     width, height = image.size
-    length = ratio * min(width, height)
-    if max(width, height) <= length:
+    longest = ratio * min(width, height)
+    if max(width, height) <= longest:
         return image
-    if width >= height:
-        left = (width - length) // 2
-        return image.crop((left, 0, left + length, height))
-    top = (height - length) // 2
-    return image.crop((0, top, width, top + length))
+    w, h = min(width, longest), min(height, longest)
+    left, top = (width - w) // 2, (height - h) // 2
+    return image.crop((left, top, left + w, top + h))
 
 
 def _letterbox(image: Image.Image, size: int, resample: Image.Resampling, colour: tuple[int, ...]) -> Image.Image:
@@ -134,18 +130,13 @@ class PaperCrop:
 
     def apply(self, image: Image.Image, box: tuple[int, int, int, int] | None) -> Image.Image:
         """Crop left, top, width and height, and resize this to the square; without a box take the centre."""
-        resample = FILTERS[self.interpolation]
-        if box is None:
-            return self._scale_and_center(image, resample)
+        size, resample = self.size, FILTERS[self.interpolation]
+        if box is None:  # the release's Scale(size) and CenterCrop, which round half pixels up (torchvision: to even)
+            image = resize_shorter_side(image, size, resample)
+            box = math.ceil((image.width - size) / 2), math.ceil((image.height - size) / 2), size, size
         left, top, w, h = box
         crop = image.crop((left, top, left + w, top + h))
-        return crop if crop.size == (self.size, self.size) else crop.resize((self.size, self.size), resample)
-
-    def _scale_and_center(self, image: Image.Image, resample: Image.Resampling) -> Image.Image:
-        """Apply the release's Scale(size) and CenterCrop, which round half pixels up (torchvision: to even)."""
-        scaled = resize_shorter_side(image, self.size, resample)
-        left, top = math.ceil((scaled.width - self.size) / 2), math.ceil((scaled.height - self.size) / 2)
-        return scaled.crop((left, top, left + self.size, top + self.size))
+        return crop if crop.size == (size, size) else crop.resize((size, size), resample)
 
 
 def _draw_uniform(low: float, high: float) -> float:

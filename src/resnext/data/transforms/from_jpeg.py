@@ -5,7 +5,6 @@ Pixels may differ slightly; docs/speed.md gives the bound and tests/data/transfo
 """
 
 import io
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -19,9 +18,6 @@ from resnext.data.decode.pillow import MAX_PIXELS, read_header
 from resnext.data.decode.turbojpeg import CropSpec, JpegHeader, load_decoder
 from resnext.data.transforms.color import ColorJitter, Lighting
 from resnext.data.transforms.crops import PaperCrop
-
-Box = tuple[int, int, int, int]  # left, top, width, height
-LOG_RATIO = torch.log(torch.tensor((3.0 / 4.0, 4.0 / 3.0)))
 
 
 @dataclass(frozen=True)
@@ -80,10 +76,9 @@ class JpegTransform:
 
     def draw_spec(self, header: JpegHeader) -> CropSpec | None:
         """Draw the crop and colours in the order of ``image_transform``; None if it would take the centre instead."""
-        if self.paper_crop is not None:
-            box = self.paper_crop.draw_box(header.width, header.height)
-        else:
-            box = draw_resized_box(header.width, header.height, self.min_area)
+        width, height = header.width, header.height
+        crop = self.paper_crop
+        box = crop.draw_box(width, height) if crop else draw_resized_box(width, height, self.min_area)
         if box is None:
             return None
         steps = self.jitter.draw_steps() if self.jitter else ()
@@ -92,19 +87,8 @@ class JpegTransform:
         return CropSpec(box, self.bicubic, flip, steps, shift)
 
 
-def draw_resized_box(width: int, height: int, min_area: float) -> Box:
-    """Draw the crop that torchvision's RandomResizedCrop would draw from torch's global generator."""
-    low, high = LOG_RATIO.tolist()
-    for _ in range(10):
-        area = width * height * torch.empty(1).uniform_(min_area, 1.0).item()
-        ratio = torch.exp(torch.empty(1).uniform_(low, high)).item()
-        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
-        if 0 < w <= width and 0 < h <= height:
-            top = int(torch.randint(0, height - h + 1, size=(1,)).item())
-            return int(torch.randint(0, width - w + 1, size=(1,)).item()), top, w, h
-    w, h = width, height
-    if width / height < 3 / 4:
-        h = round(w / (3 / 4))
-    elif width / height > 4 / 3:
-        w = round(h * (4 / 3))
-    return (width - w) // 2, (height - h) // 2, w, h
+def draw_resized_box(width: int, height: int, min_area: float) -> tuple[int, int, int, int]:
+    """Draw left, top, width and height as torchvision's RandomResizedCrop does from torch's global generator."""
+    shape = torch.empty((1, height, width), device="meta")
+    top, left, h, w = v2.RandomResizedCrop.get_params(shape, scale=[min_area, 1.0], ratio=[3 / 4, 4 / 3])
+    return left, top, w, h

@@ -19,7 +19,7 @@ def mixup_cutmix(
     unchanged, and the loss does the smoothing. Random draws depend on ``seed`` only; torch's global generator keeps its
     state.
     """
-    choices = [mix for alpha, mix in ((augment.mixup, v2.MixUp), (augment.cutmix, v2.CutMix)) if alpha > 0]
+    choices = [(mix, alpha) for mix, alpha in ((v2.MixUp, augment.mixup), (v2.CutMix, augment.cutmix)) if alpha > 0]
     if not choices:
         return images, labels
     assert images.is_floating_point(), "mix after normalising: uint8 would be rounded down"
@@ -27,7 +27,6 @@ def mixup_cutmix(
         return images, one_hot(labels, num_classes).to(images.dtype)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
-        mix = choices[int(torch.randint(len(choices), ()).item())]
-        alpha = augment.mixup if mix is v2.MixUp else augment.cutmix
+        mix, alpha = choices[int(torch.randint(len(choices), ()).item())]
         mixed, targets = mix(alpha=alpha, num_classes=num_classes)(images, labels)
     return mixed, targets * (1 - label_smoothing) + label_smoothing / num_classes

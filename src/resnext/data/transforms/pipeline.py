@@ -39,7 +39,6 @@ def build_train_transform(augment: AugmentSettings, preprocessing: Preprocessing
     erasing (with the mean colour) is last. Raises RequestError for colour augmentation of grey images.
     """
     preprocessing = resolve_train_preprocessing(augment, preprocessing)
-    coloured = augment.color_jitter > 0 or augment.lighting > 0
     if preprocessing.channels != 3:
         for said in ("color_jitter", "lighting", "rand_augment"):
             if getattr(augment, said):
@@ -50,7 +49,7 @@ def build_train_transform(augment: AugmentSettings, preprocessing: Preprocessing
     if augment.rand_augment is not None:
         steps.append(RandAugment(augment.rand_augment, preprocessing))
     steps.append(to_tensor)
-    if coloured:
+    if augment.color_jitter > 0 or augment.lighting > 0:
         steps.append(to_float)
     if augment.color_jitter > 0:
         steps.append(ColorJitter(augment.color_jitter))
@@ -72,12 +71,8 @@ def build_jpeg_transform(augment: AugmentSettings, preprocessing: Preprocessing)
     """
     exact = build_train_transform(augment, preprocessing)
     p = resolve_train_preprocessing(augment, preprocessing)
-    if (
-        augment.crop not in RESIZED_CROPS
-        or augment.trivial_augment
-        or augment.rand_augment is not None
-        or p.channels != 3
-    ):
+    has_policy = augment.trivial_augment or augment.rand_augment is not None
+    if augment.crop not in RESIZED_CROPS or has_policy or p.channels != 3:
         return exact
     load_decoder()  # compile it, or warn, here once and not in every worker
     return JpegTransform(
@@ -102,10 +97,7 @@ def _build_erasing(augment: AugmentSettings, preprocessing: Preprocessing) -> v2
 
 
 def resolve_train_preprocessing(augment: AugmentSettings, preprocessing: Preprocessing) -> Preprocessing:
-    """Return ``preprocessing`` with the image size of training, ``augment.size``, if that is set.
-
-    Raises RequestError for a crop that takes its size from the evaluation view.
-    """
+    """Return ``preprocessing`` with the image size of training, ``augment.size``, if that is set."""
     if augment.size is None:
         return preprocessing
     if augment.crop not in RESIZED_CROPS:

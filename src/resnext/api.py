@@ -200,10 +200,10 @@ def _prepare_evaluation(
             running.append(copy(one))  # with its own ``classes``: those of an ensemble are unified
             names.append(one.architecture.name)
         else:
-            path = one.path if isinstance(one, Run) else Path(one)
-            running.append(load(one.path if isinstance(one, Run) else one, options.checkpoint))
-            names.append(str(path if isinstance(one, Run) else one))
-            first_run = path if number == 0 and is_run(path) else first_run
+            place = one.path if isinstance(one, Run) else one
+            running.append(load(place, options.checkpoint))
+            names.append(str(place))
+            first_run = Path(place) if number == 0 and is_run(Path(place)) else first_run
     networks = [one.network if isinstance(one, Predictor) else one for one in running]
     collected = collect_networks(networks, names, options, first_run)
     has_engine = any(isinstance(one, Predictor) for one in running)

@@ -180,7 +180,8 @@ def test_shards_of_every_view_make_the_same_evaluation(view: str, world_size: in
     model, other, data = network(classes=8), network(1, preprocessing(16, 16), classes=8), pictures(n)
     for one in (model, other):
         one.classes = ("x", *data.classes, "y")
-    options = {"others": [EnsembleMember(other, other.preprocessing)], "outputs": np.arange(1, 7), "batch_size": 1}
+    members = [EnsembleMember(other, other.preprocessing)]
+    options = {"other_members": members, "output_indices": np.arange(1, 7), "batch_size": 1}
     whole = judged(model, data, view, **options)
     shards = [judged(model, data, view, rank=r, world_size=world_size, **options) for r in range(world_size)]
     merged = merge_shards(shards[::-1])
@@ -260,7 +261,7 @@ def test_restricted_outputs_leave_the_others_out_before_the_softmax(view: str) -
     small.fc.bias = torch.nn.Parameter(big.fc.bias[keep].detach())
     small.classes = None
     small.architecture = big.architecture.change(num_classes=6)
-    restricted = judged(big, data, view, "probabilities", outputs=keep)
+    restricted = judged(big, data, view, "probabilities", output_indices=keep)
     alone = judged(small, data, view, "probabilities")
     assert np.array_equal(restricted.predicted, alone.predicted)
     assert restricted.losses == pytest.approx(alone.losses, rel=1e-6)

@@ -32,28 +32,15 @@ def add_growth_arguments(parser: argparse.ArgumentParser) -> None:
         "--of", nargs="+", choices=(*SWEEPS, SMALL), default=[*SWEEPS, SMALL], metavar="WHAT",
         help=f"{', '.join(SWEEPS)}, or {SMALL}: networks of 16 channels on 32x32 images (default: all)",
     )  # fmt: skip
+    sizes = [96, 128, 160, 192, 224, 288]
     parser.add_argument("--batches", type=int, nargs="+", default=[4, 8, 16, 32, 64], metavar="N", help="%(default)s")
-    parser.add_argument(
-        "--sizes", type=int, nargs="+", default=[96, 128, 160, 192, 224, 288], metavar="N", help="%(default)s"
-    )
-    parser.add_argument(
-        "--networks", nargs="+", default=list(DEPTHS), metavar="NAME", help="networks of the depth sweep"
-    )
-    parser.add_argument(
-        "--batch", type=int, default=8, metavar="N", help="batch size of the other sweeps [%(default)s]"
-    )
-    parser.add_argument(
-        "--size", type=int, default=224, metavar="N", help="image size of the other sweeps [%(default)s]"
-    )
-    parser.add_argument(
-        "--rounds", type=int, default=3, metavar="N", help="timed steps of each candidate [%(default)s]"
-    )
-    parser.add_argument(
-        "--precision", choices=("bf16", "fp32"), default="bf16", help="of both candidates [%(default)s]"
-    )
-    parser.add_argument(
-        "--again", action="store_true", help="measure points again that this command has measured before"
-    )
+    parser.add_argument("--sizes", type=int, nargs="+", default=sizes, metavar="N", help="%(default)s")
+    parser.add_argument("--networks", nargs="+", default=list(DEPTHS), metavar="NAME", help="of the depth sweep")
+    parser.add_argument("--batch", type=int, default=8, metavar="N", help="of the other sweeps [%(default)s]")
+    parser.add_argument("--size", type=int, default=224, metavar="N", help="of the other sweeps [%(default)s]")
+    add_rounds_option(parser, 3)
+    add_precision_option(parser, "both")
+    parser.add_argument("--again", action="store_true", help="measure again what this command has measured before")
     add_out_option(parser)
 
 
@@ -74,18 +61,14 @@ def add_infer_arguments(parser: argparse.ArgumentParser) -> None:
         "model", nargs="?", default="resnext50_32x4d", metavar="MODEL|RUN|FILE", help="[resnext50_32x4d, new weights]"
     )
     parser.add_argument(
-        "--batch",
-        type=parse_numbers,
-        default=[1, 16],
-        metavar="N,N",
+        "--batch", type=parse_numbers, default=[1, 16], metavar="N,N",
         help="batch sizes; 1 measures latency, more throughput [1,16]",
-    )
+    )  # fmt: skip
+    parser.add_argument("--size", type=int, metavar="N", help="side of the images [that of the weights, else 224]")
     parser.add_argument(
-        "--size", type=int, metavar="N", help="side of the images in pixels [that of the weights, else 224]"
-    )
-    parser.add_argument(
-        "--precision", type=parse_words, default=["fp32", "bf16"], metavar="P,P", help="fp32, bf16, int8"
-    )
+        "--precision", type=lambda text: text.split(","), default=["fp32", "bf16"], metavar="P,P",
+        help="fp32, bf16, int8",
+    )  # fmt: skip
     parser.add_argument("--engine", default="auto", help="our engine: pytorch, onnxruntime, openvino or auto [auto]")
     parser.add_argument("--threads", type=int, metavar="N", help="threads of each candidate [the cores]")
     parser.add_argument("--rounds", type=int, default=9, metavar="N", help="timed rounds of each candidate [9]")
@@ -110,10 +93,8 @@ def add_detect_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--freeze", default="conv2", choices=(*FREEZE_STAGES[:-1], "none"), help="last frozen stage [conv2]"
     )
-    parser.add_argument("--rounds", type=int, default=7, metavar="N", help="timed steps of each candidate [7]")
-    parser.add_argument(
-        "--precision", choices=("bf16", "fp32"), default="bf16", help="of the fastest candidates [bf16]"
-    )
+    add_rounds_option(parser, 7)
+    add_precision_option(parser, "the fastest")
     add_out_option(parser)
 
 
@@ -122,18 +103,13 @@ def add_cardinality_arguments(parser: argparse.ArgumentParser) -> None:
     from resnext.bench.cardinality import NETWORKS
 
     parser.add_argument(
-        "--networks",
-        nargs="+",
-        metavar="NAME",
-        default=list(NETWORKS),
+        "--networks", nargs="+", metavar="NAME", default=list(NETWORKS),
         help="(default: the 50-layer networks of Table 2)",
-    )
-    add_batch_options(parser, 32, 224)
-    parser.add_argument(
-        "--rounds", type=int, default=5, metavar="N", help="timed steps of each candidate [%(default)s]"
-    )
+    )  # fmt: skip
+    add_batch_options(parser)
+    add_rounds_option(parser, 5)
     add_peers_option(parser)
-    parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16", help="of all candidates [%(default)s]")
+    add_precision_option(parser, "all")
     add_out_option(parser)
 
 
@@ -142,24 +118,16 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
     from resnext.bench.train import ISA_CAPS, RECOMPUTE_LEVELS
 
     parser.add_argument("model", nargs="?", default="resnext50_32x4d", metavar="MODEL", help="(default: %(default)s)")
-    add_batch_options(parser, 32, 224)
-    parser.add_argument(
-        "--rounds", type=int, default=7, metavar="N", help="timed steps of each candidate [%(default)s]"
-    )
+    add_batch_options(parser)
+    add_rounds_option(parser, 7)
     add_peers_option(parser)
-    parser.add_argument(
-        "--precision", choices=("bf16", "fp32"), default="bf16", help="of the fastest candidates [%(default)s]"
-    )
+    add_precision_option(parser, "the fastest")
     parser.add_argument("--without-resnet", action="store_true", help="leave out the ResNet of the same depth")
     parser.add_argument("--without-memory", action="store_true", help="do not measure peak memory")
     parser.add_argument(
-        "--recompute",
-        nargs="*",
-        choices=RECOMPUTE_LEVELS,
-        default=[],
+        "--recompute", nargs="*", choices=RECOMPUTE_LEVELS, default=[], metavar="LEVEL",
         help="also measure ours with these levels of recomputation",
-        metavar="LEVEL",
-    )
+    )  # fmt: skip
     parser.add_argument(
         "--isa", choices=tuple(ISA_CAPS), help="limit the instruction set, as on a machine without wider instructions"
     )
@@ -184,15 +152,22 @@ def parse_numbers(text: str) -> list[int]:
     return values
 
 
-def parse_words(text: str) -> list[str]:
-    """Parse a list of words such as ``fp32,bf16``."""
-    return text.split(",")
-
-
-def add_batch_options(parser: argparse.ArgumentParser, batch: int, size: int) -> None:
+def add_batch_options(parser: argparse.ArgumentParser) -> None:
     """Add ``--batch`` and ``--size``, which the training benchmarks share."""
-    parser.add_argument("--batch", type=int, default=batch, metavar="N", help="images per step [%(default)s]")
-    parser.add_argument("--size", type=int, default=size, metavar="PIXELS", help="side of the images [%(default)s]")
+    parser.add_argument("--batch", type=int, default=32, metavar="N", help="images per step [%(default)s]")
+    parser.add_argument("--size", type=int, default=224, metavar="PIXELS", help="side of the images [%(default)s]")
+
+
+def add_rounds_option(parser: argparse.ArgumentParser, rounds: int) -> None:
+    """Add ``--rounds``, which the training benchmarks share."""
+    about = "timed steps of each candidate [%(default)s]"
+    parser.add_argument("--rounds", type=int, default=rounds, metavar="N", help=about)
+
+
+def add_precision_option(parser: argparse.ArgumentParser, which: str) -> None:
+    """Add ``--precision`` of the candidates ``which``."""
+    about = f"of {which} candidates [%(default)s]"
+    parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16", help=about)
 
 
 def add_peers_option(parser: argparse.ArgumentParser) -> None:

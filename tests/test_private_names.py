@@ -21,7 +21,7 @@ PRIVATE_NAMES = (
     ("torch.ops", "mkldnn._reorder_convolution_weight", "deploy/pytorch_engine.py"),
     ("torch.ops", "mkldnn._reorder_linear_weight", "bench/infer_candidates.py"),
     ("torch.ops", "mkldnn._linear_pointwise", "bench/infer_candidates.py"),
-    ("torch.utils.data.dataloader", "_MultiProcessingDataLoaderIter._shutdown_workers", "data/loader.py"),
+    ("torch.utils.data.dataloader", "_MultiProcessingDataLoaderIter._shutdown_workers", "data/workers.py"),
     ("torchvision.models.detection.backbone_utils", "_resnet_fpn_extractor", "bench/detect_step.py"),
     ("torchvision.ops.poolers", "_convert_to_roi_format", "detection/model/roi_align.py"),
     ("torchvision.ops.poolers", "_setup_scales", "detection/model/roi_align.py"),

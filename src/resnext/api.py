@@ -83,8 +83,10 @@ def train(
 
     if isinstance(recipe, str | Path):
         settings, name = load_recipe(recipe, overrides), Path(recipe).stem
+    elif overrides:
+        settings, name = parse_recipe(dump_recipe(recipe), "the recipe", overrides, type(recipe)), "run"
     else:
-        settings, name = _apply_overrides(recipe, overrides), "run"
+        settings, name = recipe, "run"
     if resume is False:
         directory = choose_run_directory(run, name)
     elif run is None:
@@ -171,13 +173,6 @@ def detect(
     from resnext.detection.predict import predict
 
     return predict(model, images, device, precision=precision, batch_size=batch_size, progress=progress)
-
-
-def _apply_overrides(recipe: Recipe | DetectRecipe, overrides: Mapping[str, object] | None) -> Recipe | DetectRecipe:
-    """Return the recipe with some settings replaced. Raises RequestError for invalid ones."""
-    if not overrides:
-        return recipe
-    return parse_recipe(dump_recipe(recipe), "the recipe", overrides, type(recipe))
 
 
 def _prepare_evaluation(

@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from resnext.errors import RequestError, ResnextError, did_you_mean, escape_unprintable
-from resnext.streams import use_lenient_streams
+from resnext.streams import describe_loss, use_lenient_streams
 from resnext.version import __version__
 
 VERBS = {
@@ -38,9 +38,9 @@ WORD_PATTERN = r"[^\s',]+"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    with use_lenient_streams() as streams:
+    with use_lenient_streams() as output:
         status = _run_and_explain(arguments)
-        lost = streams.describe_loss()
+        lost = describe_loss(output)
         if lost is not None:
             print(f"resnext: standard output could not be written: {lost}", file=sys.stderr)
         return status or int(lost is not None)

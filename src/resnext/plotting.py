@@ -96,8 +96,7 @@ def hide_axes(axes: "Axes") -> None:
     """Hide ticks and frame, for images."""
     axes.set_xticks([])
     axes.set_yticks([])
-    for spine in axes.spines.values():
-        spine.set_visible(False)
+    axes.spines[:].set_visible(False)
 
 
 def draw_caption(

@@ -138,7 +138,7 @@ def test_each_module_gets_its_own_mode_back() -> None:
     evaluate(model, make_dataset(np.arange(3), 3), PREPROCESSING, device="cpu")
     assert model.training
     assert not model.norm.training
-    model.table = torch.full((3, 3), math.nan)
+    model.table[:] = math.nan
     with pytest.raises(WorkError):
         evaluate(model, make_dataset(np.arange(3), 3), PREPROCESSING, device="cpu")
     assert model.training

@@ -3,8 +3,7 @@
 import argparse
 
 
-def add_tune_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of ``resnext bench tune``."""
+def _add_tune_arguments(parser: argparse.ArgumentParser) -> None:
     from resnext.bench.tune import PRECISIONS
 
     parser.add_argument("model", nargs="?", default="resnext50_32x4d", help="network (default %(default)s)")
@@ -17,14 +16,12 @@ def add_tune_arguments(parser: argparse.ArgumentParser) -> None:
     one.add_argument("--forget", action="store_true", help="do not measure; delete the tuning cache of this machine")
 
 
-def add_startup_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of ``resnext bench startup``."""
+def _add_startup_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rounds", type=int, default=9, metavar="N", help="timed starts of each [%(default)s]")
     add_out_option(parser)
 
 
-def add_growth_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of ``resnext bench growth``."""
+def _add_growth_arguments(parser: argparse.ArgumentParser) -> None:
     from resnext.bench.growth import DEPTHS, SMALL, SWEEPS
 
     parser.add_argument("model", nargs="?", default=DEPTHS[0], metavar="MODEL", help="[%(default)s]")
@@ -44,8 +41,7 @@ def add_growth_arguments(parser: argparse.ArgumentParser) -> None:
     add_out_option(parser)
 
 
-def add_data_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of ``resnext bench data``."""
+def _add_data_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("path", metavar="FOLDER_OR_TAR", help="image files in one folder per class")
     parser.add_argument("--size", type=int, default=224, metavar="PIXELS", help="side of the inputs (default 224)")
     parser.add_argument("--batch", type=int, default=32, help="images per batch (default 32)")
@@ -55,8 +51,7 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     add_out_option(parser)
 
 
-def add_infer_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of ``resnext bench infer``."""
+def _add_infer_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model", nargs="?", default="resnext50_32x4d", metavar="MODEL|RUN|FILE", help="[resnext50_32x4d, new weights]"
     )
@@ -82,8 +77,7 @@ def add_infer_arguments(parser: argparse.ArgumentParser) -> None:
     add_out_option(parser)
 
 
-def add_detect_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of ``resnext bench detect``."""
+def _add_detect_arguments(parser: argparse.ArgumentParser) -> None:
     from resnext.settings import FREEZE_STAGES
 
     parser.add_argument("model", nargs="?", default="resnext50_32x4d", metavar="MODEL", help="(default: %(default)s)")
@@ -98,8 +92,7 @@ def add_detect_arguments(parser: argparse.ArgumentParser) -> None:
     add_out_option(parser)
 
 
-def add_cardinality_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of ``resnext bench cardinality``."""
+def _add_cardinality_arguments(parser: argparse.ArgumentParser) -> None:
     from resnext.bench.cardinality import NETWORKS
 
     parser.add_argument(
@@ -113,8 +106,7 @@ def add_cardinality_arguments(parser: argparse.ArgumentParser) -> None:
     add_out_option(parser)
 
 
-def add_train_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of ``resnext bench train``."""
+def _add_train_arguments(parser: argparse.ArgumentParser) -> None:
     from resnext.bench.train import ISA_CAPS, RECOMPUTE_LEVELS
 
     parser.add_argument("model", nargs="?", default="resnext50_32x4d", metavar="MODEL", help="(default: %(default)s)")
@@ -179,12 +171,12 @@ def add_peers_option(parser: argparse.ArgumentParser) -> None:
 
 
 ADD_ARGUMENTS = {
-    "tune": add_tune_arguments,
-    "startup": add_startup_arguments,
-    "growth": add_growth_arguments,
-    "data": add_data_arguments,
-    "infer": add_infer_arguments,
-    "detect": add_detect_arguments,
-    "cardinality": add_cardinality_arguments,
-    "train": add_train_arguments,
+    "tune": _add_tune_arguments,
+    "startup": _add_startup_arguments,
+    "growth": _add_growth_arguments,
+    "data": _add_data_arguments,
+    "infer": _add_infer_arguments,
+    "detect": _add_detect_arguments,
+    "cardinality": _add_cardinality_arguments,
+    "train": _add_train_arguments,
 }

@@ -182,17 +182,17 @@ def run_evaluation(args: argparse.Namespace, networks: "EvalNetworks", runtime: 
         return 0
     about = describe_evaluation(networks, options, runtime, mapping, chosen.split)
     real = None if labels is None else score_real(evaluation, labels)
-    own = networks.run is not None and out == RunDirectory(networks.run).evaluation
+    own_run = networks.run if networks.run and out == RunDirectory(networks.run).evaluation else None
     if out is not None:
         metrics = write_evaluation(evaluation, mapping.dataset, networks.preprocessing, out, about, real=real)
-        if networks.run is not None and own:
-            write_report(networks.run, evaluation, metrics)
+        if own_run is not None:
+            write_report(own_run, evaluation, metrics)
     print_evaluation(console, evaluation, about, real)
     if len(networks.models) == 1:
         print_published(console, networks.model, args.weights[0], evaluation, about)
     console.print("Give --out DIR to keep the tables and plots." if out is None else f"tables and plots: {out}")
-    if networks.run is not None and own:
-        console.print(f"report: {RunDirectory(networks.run).report}")
+    if own_run is not None:
+        console.print(f"report: {RunDirectory(own_run).report}")
     return 0
 
 

@@ -38,10 +38,8 @@ class Ensemble:
     channels_last: bool = False
 
     def __post_init__(self) -> None:
-        assert self.members
-        for member in self.members if self.views.kind == "dense" else ():
-            if not isinstance(member.model, Network):
-                raise RequestError("the dense view needs one of our networks, which can be run fully convolutionally")
+        if self.views.kind == "dense" and not all(isinstance(member.model, Network) for member in self.members):
+            raise RequestError("the dense view needs one of our networks, which can be run fully convolutionally")
 
     def build_transforms(self) -> list[Transform]:
         """Build one transform for each pass over the images; networks with the same preprocessing share passes."""

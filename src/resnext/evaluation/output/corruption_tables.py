@@ -62,8 +62,7 @@ def plot_corruptions(results: Sequence[CorruptionResult], under: str, data: str)
         axes.set_xticks(range(columns + 1), [*heads, "mean"])
         axes.xaxis.tick_top()
         axes.tick_params(length=0)
-        for spine in axes.spines.values():
-            spine.set_visible(False)
+        axes.spines[:].set_visible(False)
         for (row, column), error in np.ndenumerate(shades):
             if np.isfinite(error):
                 _write_error(axes, column, row, error, color="white" if error > 65 else INK)

@@ -48,8 +48,7 @@ def plot_confusion(counts: np.ndarray, classes: tuple[str, ...]) -> "Figure":
         axes.imshow(_shade_confusion(counts), interpolation="nearest", extent=(-0.5, k - 0.5, k - 0.5, -0.5))
         axes.set_xlabel("predicted")
         axes.set_ylabel("true")
-        for spine in axes.spines.values():
-            spine.set_visible(True)
+        axes.spines[:].set_visible(True)
         if k <= MAX_CLASSES_WITH_NAMES:
             font_size = 8.5 if k <= MAX_CLASSES_WITH_COUNTS else 7 if k <= 40 else 6
             turned = 90 if max(map(count_columns, names)) > 3 else 0

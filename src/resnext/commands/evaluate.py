@@ -108,7 +108,8 @@ def run(args: argparse.Namespace) -> int:
         networks = load_networks(args.weights, build_options(args))
         if args.engine is None:
             configure_process(networks.recipe.train if networks.recipe else RunSettings(), world)
-        networks.to(world.device)
+        for model in networks.models:
+            model.to(world.device)
         runtime = build_runtime(args, networks, world)
         if args.corruptions is not None or args.corrupt is not None:
             return run_corruptions(args, networks, runtime, world)
@@ -166,7 +167,7 @@ def run_evaluation(args: argparse.Namespace, networks: "EvalNetworks", runtime: 
     from resnext.screen import make_screen
 
     console, options = make_screen(), build_options(args)
-    labels = None if args.real is None else read_real_labels(args.real)
+    labels = None if args.real is None else read_real_labels(Path(args.real))
     chosen = choose_data(networks, options, args.data)
     mapping = networks.map_labels(chosen.dataset, args.restrict)
     for model in networks.models:

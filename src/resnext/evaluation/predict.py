@@ -269,7 +269,7 @@ def get_image_path(image: ImageInput) -> str | None:
 
 
 def open_image(image: ImageInput, channels: int, exif: bool) -> Image.Image:
-    """Read the pixels of a file or an image in memory, both in the same way. Raises BadImage."""
+    """Read the pixels of a file or an image in memory, both in the same way. Raises BadImageError."""
     if isinstance(image, str | Path):
         return read_image(image, channels, exif)
     try:

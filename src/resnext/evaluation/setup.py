@@ -65,11 +65,6 @@ class EvalNetworks:
         """The precision the run was trained in; fp32 for weights files."""
         return self.recipe.train.precision if self.recipe is not None else "fp32"
 
-    def to(self, device: torch.device) -> None:
-        """Move all networks to ``device``."""
-        for model in self.models:
-            model.to(device)
-
     def map_labels(self, dataset: Dataset, restrict: str | None) -> LabelMapping:
         """Map the data's labels to the outputs of the first network; the others have the same classes."""
         return map_labels(dataset, self.model.classes, self.model.architecture.num_classes, restrict)

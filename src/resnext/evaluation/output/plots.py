@@ -25,6 +25,7 @@ MAX_CLASSES_WITH_NAMES = 60  # and up to so many it shows class names
 MAX_MATRIX_CELLS = 368  # cells a side; a larger matrix is reduced to the maximum of each patch
 GRID_COLUMNS = 6
 MAX_TILES = 4 * GRID_COLUMNS  # of a grid with large images
+MAX_SAMPLES = 64
 
 
 def plot_confusion(counts: np.ndarray, classes: tuple[str, ...]) -> "Figure":
@@ -157,16 +158,14 @@ def plot_predictions(predictions: Sequence[Prediction], preprocessing: Preproces
     return _plot_grid(tiles, captions, "Predictions", f"As the network sees the images, {size}")
 
 
-def plot_samples(
-    images: Tensor, labels: Tensor, classes: tuple[str, ...], preprocessing: Preprocessing, count: int = 64
-) -> "Figure":
+def plot_samples(images: Tensor, labels: Tensor, classes: tuple[str, ...], preprocessing: Preprocessing) -> "Figure":
     """Plot training images after augmentation, with their labels.
 
     ``images`` [B, C, H, W] are uint8 or float from 0 to 1, not normalised; ``labels`` are int64 [B], or probabilities
     [B, K] after mixup or CutMix.
     """
-    tiles = [plotting.convert_to_pixels(image) for image in images[:count].cpu()]
-    captions = [[(text, INK)] for text in _format_labels(labels[:count].cpu(), classes)]
+    tiles = [plotting.convert_to_pixels(image) for image in images[:MAX_SAMPLES].cpu()]
+    captions = [[(text, INK)] for text in _format_labels(labels[:MAX_SAMPLES].cpu(), classes)]
     size = f"{images.shape[-2]}×{images.shape[-1]}"
     under = f"As the network sees them before normalisation, {size}, {preprocessing.interpolation}"
     return _plot_grid(tiles, captions, "Augmented training images", under)

@@ -29,7 +29,7 @@ def write_evaluation(
     evaluation: Evaluation,
     dataset: Dataset,
     preprocessing: Preprocessing,
-    directory: Path | str,
+    directory: Path,
     protocol: dict[str, Any],
     real: RealScore | None = None,
 ) -> dict[str, Any]:
@@ -39,7 +39,6 @@ def write_evaluation(
     evaluation there. Raises RequestError if ``directory`` cannot be used (see ``check_output_directory`` of
     ``files.py``), WorkError if writing fails.
     """
-    directory = Path(directory)
     check_output_directory(directory, FILES, FORMAT)
     reliability = measure_calibration(evaluation)
     numbers = collect_metrics(evaluation, reliability) | ({} if real is None else {"real": real.to_dict()})

@@ -32,12 +32,16 @@ def _add_growth_arguments(parser: argparse.ArgumentParser) -> None:
     sizes = [96, 128, 160, 192, 224, 288]
     parser.add_argument("--batches", type=int, nargs="+", default=[4, 8, 16, 32, 64], metavar="N", help="%(default)s")
     parser.add_argument("--sizes", type=int, nargs="+", default=sizes, metavar="N", help="%(default)s")
-    parser.add_argument("--networks", nargs="+", default=list(DEPTHS), metavar="NAME", help="of the depth sweep")
-    parser.add_argument("--batch", type=int, default=8, metavar="N", help="of the other sweeps [%(default)s]")
-    parser.add_argument("--size", type=int, default=224, metavar="N", help="of the other sweeps [%(default)s]")
+    parser.add_argument(
+        "--networks", nargs="+", default=list(DEPTHS), metavar="NAME", help="networks of the depth sweep"
+    )
+    parser.add_argument("--batch", type=int, default=8, metavar="N", help="batch size of the other sweeps [8]")
+    parser.add_argument("--size", type=int, default=224, metavar="N", help="image size of the other sweeps [224]")
     add_rounds_option(parser, 3)
     add_precision_option(parser, "both")
-    parser.add_argument("--again", action="store_true", help="measure again what this command has measured before")
+    parser.add_argument(
+        "--again", action="store_true", help="measure points again that this command has measured before"
+    )
     add_out_option(parser)
 
 
@@ -59,7 +63,9 @@ def _add_infer_arguments(parser: argparse.ArgumentParser) -> None:
         "--batch", type=parse_numbers, default=[1, 16], metavar="N,N",
         help="batch sizes; 1 measures latency, more throughput [1,16]",
     )  # fmt: skip
-    parser.add_argument("--size", type=int, metavar="N", help="side of the images [that of the weights, else 224]")
+    parser.add_argument(
+        "--size", type=int, metavar="N", help="side of the images in pixels [that of the weights, else 224]"
+    )
     parser.add_argument(
         "--precision", type=lambda text: text.split(","), default=["fp32", "bf16"], metavar="P,P",
         help="fp32, bf16, int8",

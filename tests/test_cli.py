@@ -18,16 +18,11 @@ def test_every_verb_helps_without_torch(verb: str) -> None:
         "import sys; from resnext.cli import main\n"
         f"try: main([{verb!r}, '--help'])\n"
         "except SystemExit as end: assert end.code == 0\n"
-        "assert 'torch' not in sys.modules and 'numpy' not in sys.modules, 'heavy imports for a --help'"
+        "assert not {'torch', 'numpy', 'rich'} & set(sys.modules), 'heavy imports for a --help'"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     assert f"resnext {verb}" in done.stdout
-
-
-def test_the_public_names_are_imported_when_used() -> None:
-    code = "import sys, resnext; assert 'torch' not in sys.modules; resnext.create_model; assert 'torch' in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
 @pytest.mark.parametrize(
@@ -104,8 +99,7 @@ def test_debug_shows_the_traceback(tmp_path: Path) -> None:
 def test_doctor_names_the_processor_and_threads(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["doctor"]) == 0
     printed = capsys.readouterr().out
-    assert "threads" in printed
-    assert "torch" in printed
+    assert {"threads", "torch"} <= set(printed.split())
 
 
 @pytest.mark.parametrize(

@@ -76,27 +76,29 @@ def write_python_examples(folder: Path) -> Path:
     return program
 
 
+def run_python(folder: Path, command: list[str], program: Path) -> subprocess.CompletedProcess[str]:
+    """Run a command on a program that imports this package."""
+    source = str(Path(resnext.__file__).parents[1])
+    variables = os.environ | {"PYTHONPATH": source, "MYPYPATH": source}
+    variables["PYTHONWARNINGS"] = "error::DeprecationWarning:__main__"
+    return subprocess.run([*command, str(program)], cwd=folder, env=variables, capture_output=True, text=True)
+
+
 def test_the_python_examples_run(tmp_path: Path) -> None:
-    source = Path(resnext.__file__).parents[1]
-    variables = os.environ | {"PYTHONPATH": str(source), "PYTHONWARNINGS": "error::DeprecationWarning:__main__"}
-    command = [sys.executable, str(write_python_examples(tmp_path))]
-    done = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True, check=False)
+    done = run_python(tmp_path, [sys.executable], write_python_examples(tmp_path))
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("1 ")
 
 
 @pytest.mark.slow
 def test_the_python_examples_pass_a_strict_type_check(tmp_path: Path) -> None:
-    source = Path(resnext.__file__).parents[1]
     command = [sys.executable, "-m", "mypy", "--strict", "--config-file=", "--follow-imports=silent"]
     command += ["--untyped-calls-exclude=torch"]  # PyTorch declares no types for Tensor.backward
-    command += ["--cache-dir", str(ROOT / ".mypy_cache" / "examples"), str(write_python_examples(tmp_path))]
-    variables = os.environ | {"MYPYPATH": str(source)}
-    done = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True, check=False)
+    command += ["--cache-dir", str(ROOT / ".mypy_cache" / "examples")]
+    done = run_python(tmp_path, command, write_python_examples(tmp_path))
     assert done.returncode == 0, done.stdout + done.stderr
     wrong = tmp_path / "wrong.py"
     wrong.write_text("import resnext\nresnext.no_such_name\nresnext.train(3)\n")
-    command[-1] = str(wrong)
-    done = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True, check=False)
+    done = run_python(tmp_path, command, wrong)
     assert 'has no attribute "no_such_name"' in done.stdout
     assert 'incompatible type "int"' in done.stdout

@@ -13,13 +13,10 @@ import pytest
 from rich.console import Console
 
 from resnext.cli import main
-from resnext.data.preprocessing import Preprocessing
-from resnext.data.sources.digits import open_digits
 from resnext.detection.weights import save_detector
-from resnext.model.network import create_model
 from resnext.screen import Screen
-from resnext.settings import DataSettings
 from resnext.weights.native import save
+from tests.commands.conftest import digits_network
 from tests.conftest import run_resnext
 from tests.detection.shape_images import folder as shapes_folder
 from tests.detection.tiny_detector import CIFAR, detector
@@ -32,10 +29,7 @@ CLASSIFIER, DETECTOR, SHAPES, IMAGE = "c.safetensors", "d.safetensors", "shapes"
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A classifier of digits, a detector, images with boxes, and an image."""
     root = tmp_path_factory.mktemp("made")
-    model = create_model("resnext11_2x4d", seed=0, base_channels=4, num_classes=10, in_channels=1)
-    digits = open_digits(DataSettings())
-    model.preprocessing, model.classes = Preprocessing.from_settings(DataSettings(), digits), digits.train.classes
-    save(model, root / CLASSIFIER)
+    save(digits_network(), root / CLASSIFIER)
     shapes_folder(root / SHAPES, train=3, val=3)
     save_detector(detector(CIFAR, ("disc", "bar"), detections=5), root / DETECTOR)
     return root
@@ -119,13 +113,11 @@ def test_files_are_written_whatever_becomes_of_what_is_printed(
     [
         *(words for words, _ in WRITING.values()),
         ["detect", "predict", DETECTOR, IMAGE, "--out", "OUT"],
-        ["bench", "train", "--out", "OUT"],
-        ["bench", "infer", "--out", "OUT"],
-        ["bench", "detect", "--out", "OUT"],
+        *(
+            ["bench", action, "--out", "OUT"]
+            for action in ("train", "infer", "detect", "cardinality", "growth", "startup")
+        ),
         ["bench", "data", SHAPES, "--out", "OUT"],
-        ["bench", "cardinality", "--out", "OUT"],
-        ["bench", "growth", "--out", "OUT"],
-        ["bench", "startup", "--out", "OUT"],
         ["bench", "tune", "--save", "OUT/plan.json"],
         ["convert", CLASSIFIER, "OUT/hub/"],
         ["data", "shard", "data", "OUT/shards"],

@@ -83,8 +83,10 @@ def train(
 
     if isinstance(recipe, str | Path):
         settings, name = load_recipe(recipe, overrides), Path(recipe).stem
+    elif overrides:
+        settings, name = parse_recipe(dump_recipe(recipe), "the recipe", overrides, type(recipe)), "run"
     else:
-        settings, name = _apply_overrides(recipe, overrides), "run"
+        settings, name = recipe, "run"
     if resume is False:
         directory = choose_run_directory(run, name)
     elif run is None:
@@ -176,13 +178,6 @@ def detect(
     return predict(model, images, device, precision=precision, batch_size=batch_size, progress=progress)
 
 
-def _apply_overrides(recipe: Recipe | DetectRecipe, overrides: Mapping[str, object] | None) -> Recipe | DetectRecipe:
-    """Return the recipe with some settings replaced. Raises RequestError for invalid ones."""
-    if not overrides:
-        return recipe
-    return parse_recipe(dump_recipe(recipe), "the recipe", overrides, type(recipe))
-
-
 def _prepare_evaluation(
     models: "Sequence[Network | Predictor | Run | Path | str]", options: EvalOptions
 ) -> "tuple[EvalNetworks, EvalRuntime]":
@@ -203,10 +198,10 @@ def _prepare_evaluation(
             running.append(copy(one))  # with its own ``classes``: those of an ensemble are unified
             names.append(one.architecture.name)
         else:
-            path = one.path if isinstance(one, Run) else Path(one)
-            running.append(load(one.path if isinstance(one, Run) else one, options.checkpoint))
-            names.append(str(path if isinstance(one, Run) else one))
-            first_run = path if number == 0 and is_run(path) else first_run
+            place = one.path if isinstance(one, Run) else one
+            running.append(load(place, options.checkpoint))
+            names.append(str(place))
+            first_run = Path(place) if number == 0 and is_run(Path(place)) else first_run
     networks = [one.network if isinstance(one, Predictor) else one for one in running]
     collected = collect_networks(networks, names, options, first_run)
     has_engine = any(isinstance(one, Predictor) for one in running)

@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from resnext.errors import RequestError, ResnextError, did_you_mean, escape_unprintable
-from resnext.streams import use_lenient_streams
+from resnext.streams import describe_loss, use_lenient_streams
 from resnext.version import __version__
 
 VERBS = {
@@ -38,9 +38,9 @@ WORD_PATTERN = r"[^\s',]+"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    with use_lenient_streams() as streams:
+    with use_lenient_streams() as output:
         status = _run_and_explain(arguments)
-        lost = streams.describe_loss()
+        lost = describe_loss(output)
         if lost is not None:
             print(f"resnext: standard output could not be written: {lost}", file=sys.stderr)
         return status or int(lost is not None)
@@ -52,31 +52,25 @@ def _run_and_explain(arguments: list[str]) -> int:
     arguments = [word for word in arguments if word != "--debug"]
     try:
         return _run(arguments)
-    except ResnextError as error:
+    except (Exception, KeyboardInterrupt) as error:
         if debug:
             raise
-        print(f"resnext: {error}", file=sys.stderr)
+        print(f"resnext: {_explain_error(error)}", file=sys.stderr)
         return 2 if isinstance(error, RequestError) else 1
-    except KeyboardInterrupt:
-        if debug:
-            raise
-        print("resnext: interrupted", file=sys.stderr)
-        return 1
-    except Exception as error:
-        if debug:
-            raise
-        print(f"resnext: {_explain_error(error)} (--debug shows where)", file=sys.stderr)
-        return 1
 
 
-def _explain_error(error: Exception) -> str:
-    """Describe an unexpected error in one line."""
-    if isinstance(error, OSError) and error.filename is not None and error.strerror:
-        return escape_unprintable(f"{error.filename}: {error.strerror}")
+def _explain_error(error: Exception | KeyboardInterrupt) -> str:
+    """Describe an error in one line."""
+    if isinstance(error, ResnextError):
+        return str(error)
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted"
     said = escape_unprintable(f"{type(error).__name__}: {error}")
-    if isinstance(error, UnicodeEncodeError) and not sys.getfilesystemencoding().startswith("utf"):
-        return f"{said}; file names are encoded as {sys.getfilesystemencoding()} here: set PYTHONUTF8=1"
-    return said
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        said = escape_unprintable(f"{error.filename}: {error.strerror}")
+    elif isinstance(error, UnicodeEncodeError) and not sys.getfilesystemencoding().startswith("utf"):
+        said += f"; file names are encoded as {sys.getfilesystemencoding()} here: set PYTHONUTF8=1"
+    return f"{said} (--debug shows where)"
 
 
 def _run(arguments: list[str]) -> int:

@@ -120,19 +120,19 @@ def check_output_directory(directory: Path, files: Sequence[str], kind: str) -> 
         directory.mkdir(parents=True, exist_ok=True)
         check_folder(directory)
         there = [name for name in files if (directory / name).exists()]
-        if there and not _has_format(directory / files[0], kind):
+        if there and read_result(directory / files[0], kind) is None:
             raise RequestError(f"{directory} contains {there[0]}, which resnext did not write; choose another --out")
     except OSError as error:
         raise RequestError(f"{directory} cannot be written: {error.strerror or error}") from None
 
 
-def _has_format(path: Path, kind: str) -> bool:
-    """Whether ``path`` is a JSON result of the format ``kind``."""
+def read_result(path: Path, kind: str) -> dict[str, Any] | None:
+    """Read a JSON result of the format ``kind``; None if ``path`` is not one."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
-        return False
-    return isinstance(values, dict) and values.get("format") == kind
+        return None
+    return values if isinstance(values, dict) and values.get("format") == kind else None
 
 
 def _is_device(path: Path) -> bool:

@@ -83,21 +83,20 @@ def encode_figure(figure: "Figure", kind: str = "png") -> bytes:
     return data.getvalue()
 
 
-def add_title(figure: "Figure", text: str, under: str = "", *, left: float = 0.15, top: float = 0.13) -> None:
-    """Add a heading, ``left`` and ``top`` inches from the upper left corner, and a smaller line under it."""
+def add_title(figure: "Figure", text: str, under: str = "", *, left: float = 0.15) -> None:
+    """Add a heading, ``left`` inches from the left edge, and a smaller line under it."""
     width, height = figure.get_size_inches()
     options: dict[str, Any] = {"ha": "left", "va": "top"}
-    figure.text(left / width, 1 - top / height, text, fontsize=12, fontweight="bold", **options)
+    figure.text(left / width, 1 - 0.13 / height, text, fontsize=12, fontweight="bold", **options)
     if under:
-        figure.text(left / width, 1 - (top + 0.25) / height, under, fontsize=8.5, color=MUTED, **options)
+        figure.text(left / width, 1 - 0.38 / height, under, fontsize=8.5, color=MUTED, **options)
 
 
 def hide_axes(axes: "Axes") -> None:
     """Hide ticks and frame, for images."""
     axes.set_xticks([])
     axes.set_yticks([])
-    for spine in axes.spines.values():
-        spine.set_visible(False)
+    axes.spines[:].set_visible(False)
 
 
 def draw_caption(

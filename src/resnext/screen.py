@@ -39,7 +39,8 @@ class Screen(Console):
 
     def status(self, status: RenderableType, **options: Any) -> Status:
         """Show a line with a spinner during some work."""
-        return _PlainStatus(_to_text(status), console=self, spinner="dots" if _is_utf(self) else "line", **options)
+        spinner = "dots" if self.encoding.startswith("utf") else "line"
+        return _PlainStatus(_to_text(status), console=self, spinner=spinner, **options)
 
 
 class _PlainStatus(Status):
@@ -61,10 +62,6 @@ def print_line(console: Console, text: str) -> None:
 
 def _to_text(said: RenderableType) -> RenderableType:
     return Text(said) if isinstance(said, str) else said
-
-
-def _is_utf(console: Console) -> bool:
-    return console.encoding.startswith("utf")
 
 
 def _narrow_table(table: Table, console: Console) -> None:

@@ -12,7 +12,6 @@ import select
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from typing import Any, TextIO
 
 SUBSTITUTE = "resnext.substitute"  # name of the codecs error handler below
@@ -62,32 +61,26 @@ class LenientFile(io.FileIO):
         return size
 
 
-@dataclass
-class LenientStreams:
-    """The replaced standard output."""
-
-    output: LenientFile | None
-
-    def describe_loss(self) -> str | None:
-        """Describe why printed output was lost, such as a full disk; None if it was not, or if the reader closed."""
-        with suppress(ValueError):  # already closed
-            sys.stdout.flush()
-        error = self.output.error if self.output else None
-        return None if error is None or error.errno in READER_GONE else error.strerror or str(error)
+def describe_loss(output: LenientFile | None) -> str | None:
+    """Describe why printed output was lost, such as a full disk; None if it was not, or if the reader closed."""
+    with suppress(ValueError):  # already closed
+        sys.stdout.flush()
+    error = output.error if output else None
+    return None if error is None or error.errno in READER_GONE else error.strerror or str(error)
 
 
 @contextmanager
-def use_lenient_streams() -> Iterator[LenientStreams]:
+def use_lenient_streams() -> Iterator[LenientFile | None]:
     """Replace ``sys.stdout`` and ``sys.stderr`` inside the context by streams to the same places that never raise.
 
-    Streams without a file descriptor, as in tests and notebooks, are not replaced.
+    Yields the replaced standard output. Streams without a descriptor, as in tests and notebooks, are not replaced.
     """
     before = sys.stdout, sys.stderr
     output, error = map(_open_lenient, before)
     sys.stdout = output[0] if output else sys.stdout
     sys.stderr = error[0] if error else sys.stderr
     try:
-        yield LenientStreams(output[1] if output else None)
+        yield output[1] if output else None
     finally:
         for stream in (sys.stdout, sys.stderr):
             with suppress(OSError, ValueError, AttributeError):

@@ -6,8 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 
 from resnext.cli import main
+from resnext.data.preprocessing import Preprocessing
+from resnext.weights.native import save
+from tests.conftest import TINY
 from tests.deploy.networks import lived
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -16,8 +20,6 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 @pytest.fixture(scope="module")
 def run_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of a few seconds on scikit-learn's digits."""
-    from tests.conftest import TINY
-
     folder = tmp_path_factory.mktemp("engine")
     (folder / "tiny.yaml").write_text(TINY)
     assert main(["train", str(folder / "tiny.yaml"), "--run", str(folder / "run")]) == 0
@@ -58,8 +60,6 @@ def test_evaluate_on_an_engine_gives_the_same_predictions(run_folder: Path, tmp_
 def test_options_that_make_no_sense_are_one_sentence(
     verb: str, options: list[str], sentence: str, run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from PIL import Image
-
     Image.new("L", (16, 16)).save(tmp_path / "a.png")
     images = [str(tmp_path / "a.png")] if verb == "predict" else []
     assert main([verb, str(run_folder), *images, *options]) == 2
@@ -89,8 +89,6 @@ def test_a_checkpoint_is_only_asked_of_a_run(
 def test_predict_on_an_engine_gives_the_same_answer(
     run_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from PIL import Image
-
     Image.radial_gradient("L").resize((16, 16)).save(tmp_path / "a.png")
     answers = []
     for options in ([], ["--engine", "pytorch"]):
@@ -101,11 +99,6 @@ def test_predict_on_an_engine_gives_the_same_answer(
 
 
 def test_int8_of_a_weights_file_wants_to_be_told_its_images(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from PIL import Image
-
-    from resnext import save
-    from resnext.data.preprocessing import Preprocessing
-
     network = lived("resnext11_2x4d")
     network.preprocessing = Preprocessing(image_size=32, resize=32, channels=3, mean=(0.5,) * 3, std=(0.2,) * 3)
     save(network, tmp_path / "w.safetensors")

@@ -18,7 +18,8 @@ from resnext.evaluation.suites.imagenet_c import CORRUPTIONS
 from resnext.model.network import create_model
 from resnext.weights import load
 from resnext.weights.native import save
-from tests.commands.test_evaluate import digits_folder, digits_network, evaluate, metrics
+from tests.commands.conftest import digits_network
+from tests.commands.test_evaluate import digits_folder, evaluate, metrics
 
 SHARK, TENCH = imagenet_synsets()[3], imagenet_synsets()[0]
 MORE = ("n00000001", *imagenet_synsets())
@@ -39,14 +40,6 @@ def weights(path: Path, classes: tuple[str, ...] | None, *favourites: int, size:
         for place, output in enumerate(favourites):
             model.fc.bias[output] = 1000.0 - place
     model.preprocessing, model.classes = colour(size), classes
-    save(model, path)
-    return path
-
-
-def nameless(path: Path) -> Path:
-    """The same weights without the names of their classes."""
-    model = load(path)
-    model.classes = None
     save(model, path)
     return path
 
@@ -126,9 +119,10 @@ def test_networks_of_other_classes_make_no_ensemble(tmp_path: Path, capsys: pyte
     nets = [weights(tmp_path / f"{i}.safetensors", classes) for i, classes in enumerate((("a", "b"), ("a", "c")))]
     assert evaluate(*nets, "--data", tmp_path) == 2
     assert "only the model has 'b'" in capsys.readouterr().err
-    nets.insert(0, weights(tmp_path / "2.safetensors", ("a", "b")))
-    nets[0] = nameless(nets[0])
-    assert evaluate(*nets, "--data", tmp_path) == 2
+    model = load(nets[0])
+    model.classes = None
+    save(model, tmp_path / "nameless.safetensors")
+    assert evaluate(tmp_path / "nameless.safetensors", *nets, "--data", tmp_path) == 2
     assert "only the model has 'b'" in capsys.readouterr().err
 
 
@@ -196,15 +190,8 @@ def test_imagenet_c_has_an_error_of_each_and_an_mce(tmp_path: Path, capsys: pyte
     assert values["errors"] == dict.fromkeys(CORRUPTIONS, 25.0)
     table = rows(out / "corruptions.csv")
     assert len(table) == 75
-    assert table[0] | {"low95": "", "high95": ""} == {
-        "corruption": "gaussian_noise",
-        "severity": "1",
-        "images": "4",
-        "wrong": "1",
-        "top1_error": "25.0",
-        "low95": "",
-        "high95": "",
-    }
+    assert list(table[0]) == ["corruption", "severity", "images", "wrong", "top1_error", "low95", "high95"]
+    assert list(table[0].values())[:5] == ["gaussian_noise", "1", "4", "1", "25.0"]
     assert (out / "corruptions.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -267,23 +254,3 @@ def test_wrong_questions_are_one_sentence(
     error = capsys.readouterr().err
     assert part in error
     assert len(error.strip().splitlines()) == 1
-
-
-def test_other_views_of_a_run_leave_its_evaluation_alone(tmp_path: Path) -> None:
-    from resnext.recipe import dump_recipe, parse_recipe
-    from tests.commands.test_evaluate import RECIPE
-
-    run = tmp_path / "run"
-    (run / "checkpoints" / "best").mkdir(parents=True)
-    save(digits_network(), run / "checkpoints" / "best" / "model-1.safetensors")
-    state = {"format": "resnext-checkpoint", "version": 2, "position": {"step": 1}}
-    state |= {"files": {"model": {"name": "model-1.safetensors"}}}
-    (run / "checkpoints" / "best" / "state.json").write_text(json.dumps(state))
-    (run / "recipe.yaml").write_text(dump_recipe(parse_recipe(RECIPE)))
-    assert evaluate(run, "--view", "ten-crop") == 0
-    assert evaluate(run, "--image-size", 16) == 0
-    assert evaluate(run, run) == 0
-    assert sorted(path.name for path in run.iterdir() if path.name.startswith("evaluation")) == [
-        "evaluation-16",
-        "evaluation-ten-crop-logits",
-    ]

@@ -1,17 +1,14 @@
 """The command line of ``resnext info``."""
 
-import argparse
+from functools import partial
 
 import pytest
 
 from resnext.commands import info
 from resnext.errors import RequestError
+from tests.commands.conftest import run_command
 
-
-def run(*words: str) -> int:
-    parser = argparse.ArgumentParser()
-    info.add_arguments(parser)
-    return info.run(parser.parse_args(words))
+run = partial(run_command, info)
 
 
 def test_it_prints_table_1_and_the_totals(capsys: pytest.CaptureFixture[str]) -> None:

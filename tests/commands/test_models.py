@@ -1,17 +1,14 @@
 """The command line of ``resnext models``."""
 
-import argparse
+from functools import partial
 
 import pytest
 
 from resnext.commands import models
 from resnext.errors import RequestError
+from tests.commands.conftest import run_command
 
-
-def run(*words: str) -> int:
-    parser = argparse.ArgumentParser()
-    models.add_arguments(parser)
-    return models.run(parser.parse_args(words))
+run = partial(run_command, models)
 
 
 def test_a_pattern_lists_networks_with_their_costs(capsys: pytest.CaptureFixture[str]) -> None:

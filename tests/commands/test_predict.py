@@ -10,15 +10,6 @@ from resnext.cli import main
 from resnext.data.decode.pillow import read_image
 from resnext.evaluation.predict import predict
 from resnext.weights import load
-from resnext.weights.native import save
-from tests.commands.test_evaluate import digits_network
-
-
-@pytest.fixture
-def weights(tmp_path: Path) -> Path:
-    path = tmp_path / "digits.safetensors"
-    save(digits_network(), path)
-    return path
 
 
 @pytest.fixture
@@ -75,13 +66,6 @@ def test_bad_images_are_named_one_by_one_and_the_rest_is_shown(
     assert "b.png" not in out.out
     assert len(out.err.strip().splitlines()) == 1
     assert "b.png" in out.err
-
-
-def test_no_image_at_all_is_a_wrong_request(weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (tmp_path / "empty").mkdir()
-    for argument in ("empty", "nothing.jpg", "*.tif"):
-        assert main(["predict", str(weights), str(tmp_path / argument)]) == 2
-        assert "no image found" in capsys.readouterr().err
 
 
 def test_when_every_image_is_bad_the_work_has_failed(

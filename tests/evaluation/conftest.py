@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from resnext.data.dataset import ArrayDataset
@@ -36,9 +37,8 @@ class LookupModel(nn.Module):
 def make_dataset(labels: np.ndarray, classes: int, names: tuple[str, ...] | None = None) -> ArrayDataset:
     """A data set whose image i is filled with the value i (at most 256 of them)."""
     images = np.broadcast_to(np.arange(len(labels), dtype=np.uint8)[:, None, None], (len(labels), 4, 4)).copy()
-    return ArrayDataset(
-        "numbers test", names or tuple(f"c{i}" for i in range(classes)), 1, images, labels.astype(np.int64)
-    )
+    names = names or tuple(f"c{i}" for i in range(classes))
+    return ArrayDataset("numbers test", names, 1, images, labels.astype(np.int64))
 
 
 def make_evaluation(
@@ -66,14 +66,8 @@ def tiny_network() -> Callable[..., Network]:
 
     def build(classes: int = 3, channels: int = 1, **view: object) -> Network:
         model = create_model("resnext11_2x4d", seed=0, num_classes=classes, in_channels=channels, base_channels=4)
-        values = {
-            "image_size": 8,
-            "resize": 8,
-            "mean": (0.5,) * channels,
-            "std": (0.25,) * channels,
-            "channels": channels,
-        }
-        model.preprocessing = Preprocessing(**(values | view))
+        values = {"image_size": 8, "resize": 8, "mean": (0.5,) * channels, "std": (0.25,) * channels}
+        model.preprocessing = Preprocessing(**(values | {"channels": channels} | view))
         model.classes = tuple(f"c{i}" for i in range(classes))
         return model.eval()
 
@@ -86,8 +80,6 @@ def picture_folder(tmp_path: Path) -> Path:
     folder = tmp_path / "pictures"
     (folder / "below").mkdir(parents=True)
     rng = np.random.default_rng(0)
-    from PIL import Image
-
     for name in ("b.png", "a.png", "c.JPG", "below/d.png", "below/e.png"):
         Image.fromarray(rng.integers(0, 256, (10, 12), dtype=np.uint8)).save(folder / name)
     (folder / "broken.png").write_bytes((folder / "a.png").read_bytes()[:60])

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
@@ -83,35 +84,33 @@ def agrees(result: Evaluation, expected: list[Tensor], data: Pictures, tolerance
     assert result.predicted.tolist() == p.argmax(1).tolist()
 
 
+def ask_crops(model: Network, image: Image.Image, view: str) -> list[Tensor]:
+    """Logits float64 [K] of each crop of a view, cut by torchvision."""
+    p = model.preprocessing
+    resized = F.resize(image, [p.resize], BICUBIC, antialias=True)
+    center = to_tensor(F.center_crop(resized, [p.image_size] * 2))
+    crops = {
+        "center": [center],
+        "center+flip": [center, center.flip(2)],
+        "ten-crop": [to_tensor(crop) for crop in F.ten_crop(resized, [p.image_size] * 2)],
+    }[view]
+    return [ask(model, crop) for crop in crops]
+
+
 @pytest.mark.parametrize("how", ["logits", "probabilities"])
 @pytest.mark.parametrize("batch_size", [1, 4, 64])
-def test_ten_crop_is_a_loop_over_torchvisions_crops(how: str, batch_size: int) -> None:
+@pytest.mark.parametrize("view", ["center+flip", "ten-crop"])
+def test_a_view_is_a_loop_over_torchvisions_crops(view: str, how: str, batch_size: int) -> None:
     model, data = network(), pictures(5)
-    expected = []
-    for i in range(5):
-        crops = F.ten_crop(F.resize(data.image(i), [21], BICUBIC, antialias=True), [16, 16])
-        expected.append(average([ask(model, to_tensor(crop)) for crop in crops], how))
-    agrees(judged(model, data, "ten-crop", how, batch_size=batch_size), expected, data)
+    expected = [average(ask_crops(model, data.image(i), view), how) for i in range(5)]
+    agrees(judged(model, data, view, how, batch_size=batch_size), expected, data)
 
 
 def test_ten_crop_by_logits_ranks_as_the_releases_sum() -> None:
     model, data = network(3), pictures(6)
-    sums = []
-    for i in range(6):
-        crops = F.ten_crop(F.resize(data.image(i), [21], BICUBIC, antialias=True), [16, 16])
-        sums.append(torch.stack([ask(model, to_tensor(crop)) for crop in crops]).sum(0))
+    sums = [torch.stack(ask_crops(model, data.image(i), "ten-crop")).sum(0) for i in range(6)]
     ranks = [sorted(range(6), key=lambda j, s=s: -s[j]).index(y) for s, y in zip(sums, data.labels, strict=True)]
     assert judged(model, data, "ten-crop").rank.tolist() == ranks
-
-
-@pytest.mark.parametrize("how", ["logits", "probabilities"])
-def test_flip_is_the_mean_of_a_crop_and_its_mirror_image(how: str) -> None:
-    model, data = network(), pictures(5)
-    expected = []
-    for i in range(5):
-        crop = to_tensor(F.center_crop(F.resize(data.image(i), [21], BICUBIC, antialias=True), [16, 16]))
-        expected.append(average([ask(model, crop), ask(model, crop.flip(2))], how))
-    agrees(judged(model, data, "center+flip", how, batch_size=3), expected, data)
 
 
 def window_answers(model: Network, image: Tensor, window: int) -> list[Tensor]:
@@ -162,14 +161,9 @@ def test_the_window_of_dense_is_the_map_that_training_saw(name: str, size: int) 
 
 
 def test_dense_refuses_networks_that_are_not_ours() -> None:
+    model, data = LookupModel(torch.eye(3)), make_dataset(np.arange(3), 3)
     with pytest.raises(RequestError, match="fully convolutionally"):
-        evaluate(
-            LookupModel(torch.eye(3)),
-            make_dataset(np.arange(3), 3),
-            PREPROCESSING,
-            device="cpu",
-            views=Views.parse("dense:4"),
-        )
+        evaluate(model, data, PREPROCESSING, device="cpu", views=Views.parse("dense:4"))
 
 
 @pytest.mark.parametrize("view", ["center", "center+flip", "ten-crop", "dense:16,24"])
@@ -180,11 +174,8 @@ def test_shards_of_every_view_make_the_same_evaluation(view: str, world_size: in
     model, other, data = network(classes=8), network(1, preprocessing(16, 16), classes=8), pictures(n)
     for one in (model, other):
         one.classes = ("x", *data.classes, "y")
-    options = {
-        "other_members": [EnsembleMember(other, other.preprocessing)],
-        "output_indices": np.arange(1, 7),
-        "batch_size": 1,
-    }
+    members = [EnsembleMember(other, other.preprocessing)]
+    options = {"other_members": members, "output_indices": np.arange(1, 7), "batch_size": 1}
     whole = judged(model, data, view, **options)
     shards = [judged(model, data, view, rank=r, world_size=world_size, **options) for r in range(world_size)]
     merged = merge_shards(shards[::-1])
@@ -206,26 +197,13 @@ def test_batch_size_and_workers_change_nothing(view: str) -> None:
 def test_an_ensemble_is_the_mean_of_its_networks_on_their_own_preprocessing(how: str, view: str) -> None:
     first, data = network(0), pictures(5)
     others = [network(1, preprocessing(16, 16)), network(2), network(3, preprocessing(24, 30))]
-    answers = []
-    for model in (first, *others):
-        alone = torch.stack([_scores(model, data, i, view) for i in range(5)])
-        answers.append(alone)
-    expected = [average([answer[i] for answer in answers], how) for i in range(5)]
+    expected = []
+    for i in range(5):
+        answers = [torch.stack(ask_crops(model, data.image(i), view)).mean(0) for model in (first, *others)]
+        expected.append(average(answers, how))
     members = [EnsembleMember(model, model.preprocessing) for model in others]
     result = judged(first, data, view, other_members=members, ensemble_combine=how, batch_size=4)
     agrees(result, expected, data)
-
-
-def _scores(model: Network, data: Pictures, index: int, view: str) -> Tensor:
-    p = model.preprocessing
-    resized = F.resize(data.image(index), [p.resize], BICUBIC, antialias=True)
-    center = to_tensor(F.center_crop(resized, [p.image_size] * 2))
-    looks = {
-        "center": [center],
-        "center+flip": [center, center.flip(2)],
-        "ten-crop": [to_tensor(crop) for crop in F.ten_crop(resized, [p.image_size] * 2)],
-    }[view]
-    return torch.stack([ask(model, look) for look in looks]).mean(0)
 
 
 def test_networks_with_the_same_preprocessing_share_the_reading() -> None:

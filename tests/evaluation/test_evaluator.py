@@ -127,7 +127,7 @@ def test_with_fewer_than_five_classes_there_is_no_top5() -> None:
 
 
 def test_large_logits_do_not_overflow() -> None:
-    columns = compute_image_results(torch.tensor([[3e38, -3e38]]), torch.tensor([1]), str)
+    columns = compute_image_results(torch.tensor([[3e38, -3e38]]), torch.tensor([1]), ["a"])
     assert columns["losses"][0] == pytest.approx(6e38, rel=1e-6)
     assert columns["probability_of_label"][0] == 0
 
@@ -138,7 +138,7 @@ def test_each_module_gets_its_own_mode_back() -> None:
     evaluate(model, make_dataset(np.arange(3), 3), PREPROCESSING, device="cpu")
     assert model.training
     assert not model.norm.training
-    model.table = torch.full((3, 3), math.nan)
+    model.table[:] = math.nan
     with pytest.raises(WorkError):
         evaluate(model, make_dataset(np.arange(3), 3), PREPROCESSING, device="cpu")
     assert model.training
@@ -157,7 +157,7 @@ def test_more_classes_than_outputs_is_an_error(tiny_network: Callable[..., Netwo
     with pytest.raises(RequestError, match="3 outputs, numbers test has 4 classes"):
         evaluate(model, make_dataset(np.arange(4), 4), PREPROCESSING, device="cpu")
     with pytest.raises(RequestError, match="labels up to 3, the network 2 outputs"):
-        compute_image_results(torch.zeros(4, 2), torch.arange(4), str)
+        compute_image_results(torch.zeros(4, 2), torch.arange(4), list("abcd"))
 
 
 def test_no_images_is_an_error() -> None:

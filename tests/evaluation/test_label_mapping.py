@@ -100,11 +100,8 @@ def test_a_network_of_words_is_restricted_to_the_synsets_the_data_has() -> None:
 def test_numbered_folders_are_the_official_order_and_not_the_sorted_one() -> None:
     """ImageNet-V2 names folders by number; sorted as text (1, 10, 100), nine of ten classes would get a wrong label."""
     dataset = pictures(tuple(sorted(map(str, range(1000)))))
-    for classes, count, restrict in (
-        (imagenet_classes(), 1000, None),
-        (None, 1000, None),
-        (MORE, len(MORE), "imagenet1k"),
-    ):
+    networks = ((imagenet_classes(), 1000, None), (None, 1000, None), (MORE, len(MORE), "imagenet1k"))
+    for classes, count, restrict in networks:
         answers = map_labels(dataset, classes, count, restrict)
         assert answers.dataset.labels.tolist() == [int(name) for name in dataset.classes]
     open_labels = map_labels(dataset, MORE, len(MORE)).dataset.labels

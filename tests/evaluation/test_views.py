@@ -3,6 +3,7 @@
 import io
 import math
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from resnext.data.decode.pillow import read_image
 from resnext.data.preprocessing import Preprocessing
 from resnext.data.transforms.crops import to_tensor
 from resnext.errors import RequestError
-from resnext.evaluation.views import CENTER, DEFAULT_SCALES, TenCrop, Views, WholeImage, average_logits
+from resnext.evaluation.views import CENTER, DEFAULT_SCALES, Views, average_logits, crop_ten, resize_whole
 
 P = Preprocessing(image_size=24, resize=29, mean=(0.5,) * 3, std=(0.2,) * 3, channels=3)
 
@@ -86,7 +87,7 @@ def test_ten_crops_are_torchvisions(size: tuple[int, int], mode: str, resize: in
     image = picture(*size, mode)
     bicubic = F.InterpolationMode.BICUBIC
     theirs = F.ten_crop(F.resize(image.convert("RGB"), [resize], bicubic, antialias=True), [24, 24])
-    ours = TenCrop(p)(image)
+    ours = crop_ten(image, p)
     assert ours.shape == (10, 3, 24, 24)
     assert torch.equal(ours, torch.stack([to_tensor(crop) for crop in theirs]))
 
@@ -95,12 +96,12 @@ def test_ten_crops_are_torchvisions(size: tuple[int, int], mode: str, resize: in
 def test_a_whole_picture_has_the_shorter_side_asked_for(size: tuple[int, int]) -> None:
     image = picture(*size)
     theirs = v2.Resize(32, F.InterpolationMode.BILINEAR, antialias=True)(image)
-    assert torch.equal(WholeImage(3, 32, "bilinear")(image), to_tensor(theirs))
+    assert torch.equal(resize_whole(image, 32, replace(P, interpolation="bilinear")), to_tensor(theirs))
 
 
 def test_a_strip_is_cut_before_it_fills_memory() -> None:
     image = picture(1000, 10)
-    cut = WholeImage(3, 20, "bilinear")(image)
+    cut = resize_whole(image, 20, replace(P, interpolation="bilinear"))
     assert cut.shape == (3, 20, 160)
     middle = image.crop((460, 0, 540, 10))
     assert torch.equal(cut, to_tensor(middle.resize((160, 20), Image.Resampling.BILINEAR)))
@@ -156,6 +157,6 @@ def test_ten_crops_of_real_photographs_are_torchvisions(shared_data: Path) -> No
     for image in photographs:
         resized = F.resize(image, [256], F.InterpolationMode.BICUBIC, antialias=True)
         theirs = torch.stack([to_tensor(crop) for crop in F.ten_crop(resized, [224, 224])])
-        assert torch.equal(TenCrop(p)(image), theirs)
+        assert torch.equal(crop_ten(image, p), theirs)
         for scale in (224, 384):
-            assert min(WholeImage(3, scale, "bicubic")(image).shape[1:]) == scale
+            assert min(resize_whole(image, scale, p).shape[1:]) == scale

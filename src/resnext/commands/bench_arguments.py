@@ -3,8 +3,7 @@
 import argparse
 
 
-def add_tune_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of ``resnext bench tune``."""
+def _add_tune_arguments(parser: argparse.ArgumentParser) -> None:
     from resnext.bench.tune import PRECISIONS
 
     parser.add_argument("model", nargs="?", default="resnext50_32x4d", help="network (default %(default)s)")
@@ -17,14 +16,12 @@ def add_tune_arguments(parser: argparse.ArgumentParser) -> None:
     one.add_argument("--forget", action="store_true", help="do not measure; delete the tuning cache of this machine")
 
 
-def add_startup_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of ``resnext bench startup``."""
+def _add_startup_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rounds", type=int, default=9, metavar="N", help="timed starts of each [%(default)s]")
     add_out_option(parser)
 
 
-def add_growth_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of ``resnext bench growth``."""
+def _add_growth_arguments(parser: argparse.ArgumentParser) -> None:
     from resnext.bench.growth import DEPTHS, SMALL, SWEEPS
 
     parser.add_argument("model", nargs="?", default=DEPTHS[0], metavar="MODEL", help="[%(default)s]")
@@ -32,33 +29,23 @@ def add_growth_arguments(parser: argparse.ArgumentParser) -> None:
         "--of", nargs="+", choices=(*SWEEPS, SMALL), default=[*SWEEPS, SMALL], metavar="WHAT",
         help=f"{', '.join(SWEEPS)}, or {SMALL}: networks of 16 channels on 32x32 images (default: all)",
     )  # fmt: skip
+    sizes = [96, 128, 160, 192, 224, 288]
     parser.add_argument("--batches", type=int, nargs="+", default=[4, 8, 16, 32, 64], metavar="N", help="%(default)s")
-    parser.add_argument(
-        "--sizes", type=int, nargs="+", default=[96, 128, 160, 192, 224, 288], metavar="N", help="%(default)s"
-    )
+    parser.add_argument("--sizes", type=int, nargs="+", default=sizes, metavar="N", help="%(default)s")
     parser.add_argument(
         "--networks", nargs="+", default=list(DEPTHS), metavar="NAME", help="networks of the depth sweep"
     )
-    parser.add_argument(
-        "--batch", type=int, default=8, metavar="N", help="batch size of the other sweeps [%(default)s]"
-    )
-    parser.add_argument(
-        "--size", type=int, default=224, metavar="N", help="image size of the other sweeps [%(default)s]"
-    )
-    parser.add_argument(
-        "--rounds", type=int, default=3, metavar="N", help="timed steps of each candidate [%(default)s]"
-    )
-    parser.add_argument(
-        "--precision", choices=("bf16", "fp32"), default="bf16", help="of both candidates [%(default)s]"
-    )
+    parser.add_argument("--batch", type=int, default=8, metavar="N", help="batch size of the other sweeps [8]")
+    parser.add_argument("--size", type=int, default=224, metavar="N", help="image size of the other sweeps [224]")
+    add_rounds_option(parser, 3)
+    add_precision_option(parser, "both")
     parser.add_argument(
         "--again", action="store_true", help="measure points again that this command has measured before"
     )
     add_out_option(parser)
 
 
-def add_data_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of ``resnext bench data``."""
+def _add_data_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("path", metavar="FOLDER_OR_TAR", help="image files in one folder per class")
     parser.add_argument("--size", type=int, default=224, metavar="PIXELS", help="side of the inputs (default 224)")
     parser.add_argument("--batch", type=int, default=32, help="images per batch (default 32)")
@@ -68,24 +55,21 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     add_out_option(parser)
 
 
-def add_infer_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of ``resnext bench infer``."""
+def _add_infer_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "model", nargs="?", default="resnext50_32x4d", metavar="MODEL|RUN|FILE", help="[resnext50_32x4d, new weights]"
     )
     parser.add_argument(
-        "--batch",
-        type=parse_numbers,
-        default=[1, 16],
-        metavar="N,N",
+        "--batch", type=parse_numbers, default=[1, 16], metavar="N,N",
         help="batch sizes; 1 measures latency, more throughput [1,16]",
-    )
+    )  # fmt: skip
     parser.add_argument(
         "--size", type=int, metavar="N", help="side of the images in pixels [that of the weights, else 224]"
     )
     parser.add_argument(
-        "--precision", type=parse_words, default=["fp32", "bf16"], metavar="P,P", help="fp32, bf16, int8"
-    )
+        "--precision", type=lambda text: text.split(","), default=["fp32", "bf16"], metavar="P,P",
+        help="fp32, bf16, int8",
+    )  # fmt: skip
     parser.add_argument("--engine", default="auto", help="our engine: pytorch, onnxruntime, openvino or auto [auto]")
     parser.add_argument("--threads", type=int, metavar="N", help="threads of each candidate [the cores]")
     parser.add_argument("--rounds", type=int, default=9, metavar="N", help="timed rounds of each candidate [9]")
@@ -99,8 +83,7 @@ def add_infer_arguments(parser: argparse.ArgumentParser) -> None:
     add_out_option(parser)
 
 
-def add_detect_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of ``resnext bench detect``."""
+def _add_detect_arguments(parser: argparse.ArgumentParser) -> None:
     from resnext.settings_shared import FREEZE_STAGES
 
     parser.add_argument("model", nargs="?", default="resnext50_32x4d", metavar="MODEL", help="(default: %(default)s)")
@@ -110,56 +93,39 @@ def add_detect_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--freeze", default="conv2", choices=(*FREEZE_STAGES[:-1], "none"), help="last frozen stage [conv2]"
     )
-    parser.add_argument("--rounds", type=int, default=7, metavar="N", help="timed steps of each candidate [7]")
-    parser.add_argument(
-        "--precision", choices=("bf16", "fp32"), default="bf16", help="of the fastest candidates [bf16]"
-    )
+    add_rounds_option(parser, 7)
+    add_precision_option(parser, "the fastest")
     add_out_option(parser)
 
 
-def add_cardinality_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of ``resnext bench cardinality``."""
+def _add_cardinality_arguments(parser: argparse.ArgumentParser) -> None:
     from resnext.bench.cardinality import NETWORKS
 
     parser.add_argument(
-        "--networks",
-        nargs="+",
-        metavar="NAME",
-        default=list(NETWORKS),
+        "--networks", nargs="+", metavar="NAME", default=list(NETWORKS),
         help="(default: the 50-layer networks of Table 2)",
-    )
-    add_batch_options(parser, 32, 224)
-    parser.add_argument(
-        "--rounds", type=int, default=5, metavar="N", help="timed steps of each candidate [%(default)s]"
-    )
+    )  # fmt: skip
+    add_batch_options(parser)
+    add_rounds_option(parser, 5)
     add_peers_option(parser)
-    parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16", help="of all candidates [%(default)s]")
+    add_precision_option(parser, "all")
     add_out_option(parser)
 
 
-def add_train_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments of ``resnext bench train``."""
+def _add_train_arguments(parser: argparse.ArgumentParser) -> None:
     from resnext.bench.train import ISA_CAPS, RECOMPUTE_LEVELS
 
     parser.add_argument("model", nargs="?", default="resnext50_32x4d", metavar="MODEL", help="(default: %(default)s)")
-    add_batch_options(parser, 32, 224)
-    parser.add_argument(
-        "--rounds", type=int, default=7, metavar="N", help="timed steps of each candidate [%(default)s]"
-    )
+    add_batch_options(parser)
+    add_rounds_option(parser, 7)
     add_peers_option(parser)
-    parser.add_argument(
-        "--precision", choices=("bf16", "fp32"), default="bf16", help="of the fastest candidates [%(default)s]"
-    )
+    add_precision_option(parser, "the fastest")
     parser.add_argument("--without-resnet", action="store_true", help="leave out the ResNet of the same depth")
     parser.add_argument("--without-memory", action="store_true", help="do not measure peak memory")
     parser.add_argument(
-        "--recompute",
-        nargs="*",
-        choices=RECOMPUTE_LEVELS,
-        default=[],
+        "--recompute", nargs="*", choices=RECOMPUTE_LEVELS, default=[], metavar="LEVEL",
         help="also measure ours with these levels of recomputation",
-        metavar="LEVEL",
-    )
+    )  # fmt: skip
     parser.add_argument(
         "--isa", choices=tuple(ISA_CAPS), help="limit the instruction set, as on a machine without wider instructions"
     )
@@ -184,15 +150,22 @@ def parse_numbers(text: str) -> list[int]:
     return values
 
 
-def parse_words(text: str) -> list[str]:
-    """Parse a list of words such as ``fp32,bf16``."""
-    return text.split(",")
-
-
-def add_batch_options(parser: argparse.ArgumentParser, batch: int, size: int) -> None:
+def add_batch_options(parser: argparse.ArgumentParser) -> None:
     """Add ``--batch`` and ``--size``, which the training benchmarks share."""
-    parser.add_argument("--batch", type=int, default=batch, metavar="N", help="images per step [%(default)s]")
-    parser.add_argument("--size", type=int, default=size, metavar="PIXELS", help="side of the images [%(default)s]")
+    parser.add_argument("--batch", type=int, default=32, metavar="N", help="images per step [%(default)s]")
+    parser.add_argument("--size", type=int, default=224, metavar="PIXELS", help="side of the images [%(default)s]")
+
+
+def add_rounds_option(parser: argparse.ArgumentParser, rounds: int) -> None:
+    """Add ``--rounds``, which the training benchmarks share."""
+    about = "timed steps of each candidate [%(default)s]"
+    parser.add_argument("--rounds", type=int, default=rounds, metavar="N", help=about)
+
+
+def add_precision_option(parser: argparse.ArgumentParser, which: str) -> None:
+    """Add ``--precision`` of the candidates ``which``."""
+    about = f"of {which} candidates [%(default)s]"
+    parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16", help=about)
 
 
 def add_peers_option(parser: argparse.ArgumentParser) -> None:
@@ -204,12 +177,12 @@ def add_peers_option(parser: argparse.ArgumentParser) -> None:
 
 
 ADD_ARGUMENTS = {
-    "tune": add_tune_arguments,
-    "startup": add_startup_arguments,
-    "growth": add_growth_arguments,
-    "data": add_data_arguments,
-    "infer": add_infer_arguments,
-    "detect": add_detect_arguments,
-    "cardinality": add_cardinality_arguments,
-    "train": add_train_arguments,
+    "tune": _add_tune_arguments,
+    "startup": _add_startup_arguments,
+    "growth": _add_growth_arguments,
+    "data": _add_data_arguments,
+    "infer": _add_infer_arguments,
+    "detect": _add_detect_arguments,
+    "cardinality": _add_cardinality_arguments,
+    "train": _add_train_arguments,
 }

@@ -63,10 +63,10 @@ def run(args: argparse.Namespace) -> int:
     }
     console = make_screen()
     if args.table or (args.cardinality is None and args.width is None):
-        cardinalities = tuple(
-            sorted({*TABLE_2_CARDINALITIES, *([args.cardinality] if args.cardinality is not None else [])})
-        )
-        solved = list(design_table_2(args.depth, cardinalities, **request))
+        cardinalities = set(TABLE_2_CARDINALITIES)
+        if args.cardinality is not None:
+            cardinalities.add(args.cardinality)
+        solved = list(design_table_2(args.depth, tuple(sorted(cardinalities)), **request))
         console.print(_build_table(solved, args.image_size))
     else:
         found = design(args.depth, args.cardinality, width=args.width, **request)

@@ -16,10 +16,9 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
     """Add ``--engine`` and ``--calibration``; each verb adds its own ``--precision``."""
     group = parser.add_argument_group("engine", "inference engine [plain PyTorch]")
     group.add_argument(
-        "--engine",
-        metavar="NAME",
+        "--engine", metavar="NAME",
         help="pytorch, onnxruntime, openvino or auto (the fastest on this machine, measured once)",
-    )
+    )  # fmt: skip
     group.add_argument("--calibration", metavar="DIR", help="images for int8 calibration [the run's training data]")
 
 
@@ -56,11 +55,6 @@ def build_predictor(
         calibration = load_calibration_images(network, path if is_run(path) else None, args.calibration)
     goal = "latency" if batch == 1 else "throughput"
     return Predictor(
-        network,
-        engine=args.engine,
-        precision=precision,
-        goal=goal,
-        batch=batch,
-        image_size=size,
+        network, engine=args.engine, precision=precision, goal=goal, batch=batch, image_size=size,
         calibration=calibration,
-    )
+    )  # fmt: skip

@@ -5,12 +5,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from resnext.commands.engine_options import (
-    add_engine_options,
-    build_predictor,
-    check_engine_options,
-    choose_device_name,
-)
+from resnext.commands import engine_options
 from resnext.errors import RequestError
 from resnext.evaluation.options import EvalOptions
 from resnext.files import check_output_directory
@@ -30,16 +25,13 @@ SUMMARY = "Evaluate a run or a weights file on labelled images."
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments for weights, images, views, computation and output."""
     parser.add_argument(
-        "weights",
-        nargs="+",
-        metavar="RUN_OR_WEIGHTS",
+        "weights", nargs="+", metavar="RUN_OR_WEIGHTS",
         help="run directory, weights file of any format, hf://...; several form an ensemble",
-    )
+    )  # fmt: skip
     parser.add_argument(
-        "--data",
-        metavar="PATH",
+        "--data", metavar="PATH",
         help="folder of the images; for a run without --source: another location of its own data",
-    )
+    )  # fmt: skip
     parser.add_argument("--source", choices=SOURCES, help="other data than the run's own; folder: all images in PATH")
     parser.add_argument("--split", choices=("val", "train"), default="val", help="held-out or training images [val]")
     parser.add_argument(
@@ -48,43 +40,34 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_view_options(parser)
     add_benchmark_options(parser)
     parser.add_argument(
-        "--batch-size",
-        type=parse_positive,
-        default=256,
-        metavar="N",
+        "--batch-size", type=parse_positive, default=256, metavar="N",
         help="images per batch; results depend on it only by rounding [256]",
-    )
+    )  # fmt: skip
     parser.add_argument(
-        "--precision",
-        choices=("fp32", "bf16", "fp16", "int8", "auto"),
+        "--precision", choices=("fp32", "bf16", "fp16", "int8", "auto"),
         help="precision of the convolutions; int8 and auto need --engine [the run's, or fp32]",
-    )
+    )  # fmt: skip
     parser.add_argument(
-        "--workers",
-        type=parse_non_negative,
-        metavar="N",
+        "--workers", type=parse_non_negative, metavar="N",
         help="loading processes [0 for data in memory, else one per core]",
-    )
+    )  # fmt: skip
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps or auto [auto]")
     parser.add_argument("--out", metavar="DIR", help="output folder for tables and plots [RUN/evaluation]")
-    add_engine_options(parser)
+    engine_options.add_engine_options(parser)
 
 
 def add_view_options(parser: argparse.ArgumentParser) -> None:
     """Add the options for views and for averaging."""
     view = parser.add_argument_group("view", "crops of each image [one centre crop, as stored with the weights]")
     view.add_argument(
-        "--view",
-        default="center",
-        metavar="VIEW",
+        "--view", default="center", metavar="VIEW",
         help="center, center+flip, ten-crop, dense (fully convolutional at shorter sides 224,256,384,480,640), "
         "dense:256,384+flip",
-    )
+    )  # fmt: skip
     view.add_argument(
-        "--combine",
-        choices=("logits", "probabilities"),
+        "--combine", choices=("logits", "probabilities"),
         help="what is averaged over views and networks [logits over views, probabilities over networks]",
-    )
+    )  # fmt: skip
     view.add_argument("--image-size", type=parse_positive, metavar="N", help="side of the crop, pixels [the weights']")
     view.add_argument(
         "--resize", type=parse_positive, metavar="N", help="shorter side before the crop [the weights', in proportion]"
@@ -95,11 +78,10 @@ def add_benchmark_options(parser: argparse.ArgumentParser) -> None:
     """Add the options for restricted classes, ReaL labels and corruptions."""
     asked = parser.add_argument_group("classes, labels and corruptions")
     asked.add_argument(
-        "--restrict",
-        metavar="CLASSES",
+        "--restrict", metavar="CLASSES",
         help="predict only these classes: imagenet1k (of a larger ImageNet), data (those of the data), or a file with "
         "one name per line",
-    )
+    )  # fmt: skip
     asked.add_argument("--real", metavar="FILE", help="also compute the error on ReaL labels (real.json)")
     asked.add_argument(
         "--corruptions", metavar="DIR", help="evaluate on ImageNet-C: DIR/CORRUPTION/SEVERITY/CLASS/IMAGE"
@@ -108,11 +90,9 @@ def add_benchmark_options(parser: argparse.ArgumentParser) -> None:
         "--corrupt", metavar="NAMES", help="corrupt the images on the fly: names separated by commas, or all"
     )
     asked.add_argument(
-        "--severity",
-        type=parse_severities,
-        metavar="N",
+        "--severity", type=parse_severities, metavar="N",
         help="severity of --corrupt: 1 to 5, or several such as 1,3,5 [3]",
-    )
+    )  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> int:
@@ -124,11 +104,12 @@ def run(args: argparse.Namespace) -> int:
     check_options(args)
     for name in args.weights:
         check_run_kind(name, "classification", f"resnext detect evaluate {name}")
-    with init_distributed(choose_device_name(args)) as world:
+    with init_distributed(engine_options.choose_device_name(args)) as world:
         networks = load_networks(args.weights, build_options(args))
         if args.engine is None:
             configure_process(networks.recipe.train if networks.recipe else RunSettings(), world)
-        networks.to(world.device)
+        for model in networks.models:
+            model.to(world.device)
         runtime = build_runtime(args, networks, world)
         if args.corruptions is not None or args.corrupt is not None:
             return run_corruptions(args, networks, runtime, world)
@@ -148,7 +129,7 @@ def build_runtime(args: argparse.Namespace, networks: "EvalNetworks", world: "Wo
     if args.engine is None:
         return EvalRuntime(world.device, precision, networks.models)
     predictors = [
-        build_predictor(args, model, weights, precision, p.image_size, min(args.batch_size, 32))
+        engine_options.build_predictor(args, model, weights, precision, p.image_size, min(args.batch_size, 32))
         for model, weights, p in zip(networks.models, args.weights, networks.preprocessings, strict=True)
     ]
     engines = " + ".join(predictor.engine for predictor in predictors)
@@ -156,11 +137,7 @@ def build_runtime(args: argparse.Namespace, networks: "EvalNetworks", world: "Wo
 
 
 def evaluate_all_ranks(
-    args: argparse.Namespace,
-    networks: "EvalNetworks",
-    runtime: "EvalRuntime",
-    mapping: "LabelMapping",
-    world: "World",
+    args: argparse.Namespace, networks: "EvalNetworks", runtime: "EvalRuntime", mapping: "LabelMapping", world: "World"
 ) -> "Evaluation":
     """Evaluate the networks on every image once, divided among the processes."""
     from resnext.evaluation.setup import evaluate_networks
@@ -171,14 +148,9 @@ def evaluate_all_ranks(
 
         def evaluate(*_: object, rank: int, world_size: int, device: object) -> "Evaluation":
             assert device == runtime.device
+            options = build_options(args)
             return evaluate_networks(
-                networks,
-                build_options(args),
-                runtime,
-                mapping,
-                progress=progress,
-                rank=rank,
-                world_size=world_size,
+                networks, options, runtime, mapping, progress=progress, rank=rank, world_size=world_size
             )
 
         return evaluate_distributed(evaluate, world, runtime.models[0], mapping.dataset)
@@ -192,10 +164,10 @@ def run_evaluation(args: argparse.Namespace, networks: "EvalNetworks", runtime: 
     from resnext.evaluation.output.tables import FILES, FORMAT, write_evaluation
     from resnext.evaluation.setup import choose_data, choose_directory, describe_evaluation
     from resnext.evaluation.suites.real import check_imagenet_validation, read_real_labels, score_real
-    from resnext.screen import make_screen, print_line
+    from resnext.screen import make_screen
 
     console, options = make_screen(), build_options(args)
-    labels = None if args.real is None else read_real_labels(args.real)
+    labels = None if args.real is None else read_real_labels(Path(args.real))
     chosen = choose_data(networks, options, args.data)
     mapping = networks.map_labels(chosen.dataset, args.restrict)
     for model in networks.models:
@@ -211,17 +183,17 @@ def run_evaluation(args: argparse.Namespace, networks: "EvalNetworks", runtime: 
         return 0
     about = describe_evaluation(networks, options, runtime, mapping, chosen.split)
     real = None if labels is None else score_real(evaluation, labels)
-    own = networks.run is not None and out == RunDirectory(networks.run).evaluation
+    own_run = networks.run if networks.run and out == RunDirectory(networks.run).evaluation else None
     if out is not None:
         metrics = write_evaluation(evaluation, mapping.dataset, networks.preprocessing, out, about, real=real)
-        if networks.run is not None and own:
-            write_report(networks.run, evaluation, metrics)
+        if own_run is not None:
+            write_report(own_run, evaluation, metrics)
     print_evaluation(console, evaluation, about, real)
     if len(networks.models) == 1:
         print_published(console, networks.model, args.weights[0], evaluation, about)
-    print_line(console, "Give --out DIR to keep the tables and plots." if out is None else f"tables and plots: {out}")
-    if networks.run is not None and own:
-        print_line(console, f"report: {RunDirectory(networks.run).report}")
+    console.print("Give --out DIR to keep the tables and plots." if out is None else f"tables and plots: {out}")
+    if own_run is not None:
+        console.print(f"report: {RunDirectory(own_run).report}")
     return 0
 
 
@@ -232,7 +204,7 @@ def run_corruptions(args: argparse.Namespace, networks: "EvalNetworks", runtime:
     from resnext.evaluation.output.corruption_tables import FILES, FORMAT, write_corruptions
     from resnext.evaluation.setup import choose_directory, describe_evaluation
     from resnext.evaluation.suites.imagenet_c import CorruptionResult
-    from resnext.screen import make_screen, print_line
+    from resnext.screen import make_screen
 
     console, options, official = make_screen(), build_options(args), args.corruptions is not None
     if official:
@@ -257,32 +229,34 @@ def run_corruptions(args: argparse.Namespace, networks: "EvalNetworks", runtime:
     if out is not None:
         write_corruptions(results, about, official, out)
     print_corruptions(console, results, about, official)
-    print_line(console, "Give --out DIR to keep the table and the plot." if out is None else f"table and plot: {out}")
+    console.print("Give --out DIR to keep the table and the plot." if out is None else f"table and plot: {out}")
     return 0
 
 
 def check_options(args: argparse.Namespace) -> None:
     """Raise RequestError for options that cannot be combined."""
-    check_engine_options(args)
+    engine_options.check_engine_options(args)
     check_checkpoint_choice(args.checkpoint, args.weights)
-    corrupted = [name for name in ("corruptions", "corrupt") if getattr(args, name) is not None]
-    if len(corrupted) > 1:
+    if args.corrupt is not None and args.corruptions is not None:
         raise RequestError(
             "--corruptions uses ImageNet-C's files and --corrupt corrupts images on the fly; give only one of them"
         )
     if args.severity is not None and args.corrupt is None:
         raise RequestError("--severity needs --corrupt")
-    if corrupted and args.real is not None:
-        raise RequestError(f"--real cannot be combined with --{corrupted[0]}")
     if args.corruptions is not None and (args.data is not None or args.source is not None):
         raise RequestError("--corruptions already names the images; leave out --data and --source")
-    if corrupted and args.view not in ("center", "center+flip"):
+    if args.corrupt is None and args.corruptions is None:
+        return
+    option = "--corruptions" if args.corrupt is None else "--corrupt"
+    if args.real is not None:
+        raise RequestError(f"--real cannot be combined with {option}")
+    if args.view not in ("center", "center+flip"):
         raise RequestError(
-            f"the images of --{corrupted[0]} have the network's input size, so view {args.view} is impossible; "
+            f"the images of {option} have the network's input size, so view {args.view} is impossible; "
             "leave out --view or give center+flip"
         )
-    if corrupted and args.resize is not None:
-        raise RequestError(f"--resize cannot be combined with --{corrupted[0]}, whose images are already cropped")
+    if args.resize is not None:
+        raise RequestError(f"--resize cannot be combined with {option}, whose images are already cropped")
 
 
 def parse_positive(text: str) -> int:
@@ -307,6 +281,6 @@ def parse_non_negative(text: str) -> int:
 def parse_severities(text: str) -> list[int]:
     """Parse numbers from 1 to 5 separated by commas, for argparse."""
     values = text.split(",")
-    if not values or not all(value in ("1", "2", "3", "4", "5") for value in values) or len(set(values)) < len(values):
+    if not set(values) <= set("12345") or len(set(values)) < len(values):
         raise argparse.ArgumentTypeError(f"must be different numbers from 1 to 5 separated by commas, not {text!r}")
     return sorted(map(int, values))

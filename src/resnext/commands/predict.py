@@ -6,12 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from resnext.commands.engine_options import (
-    add_engine_options,
-    build_predictor,
-    check_engine_options,
-    choose_device_name,
-)
+from resnext.commands import engine_options
 from resnext.commands.evaluate import parse_positive
 from resnext.errors import RequestError, escape_unprintable
 from resnext.files import check_file
@@ -30,18 +25,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments for weights, images and output."""
     parser.add_argument("weights", metavar="RUN_OR_WEIGHTS", help="run directory, weights file of any format, hf://...")
     parser.add_argument(
-        "images",
-        nargs="+",
-        metavar="IMAGE",
+        "images", nargs="+", metavar="IMAGE",
         help="image files, folders (searched recursively), quoted patterns: 'a/**/*.jpg'",
-    )
+    )  # fmt: skip
     parser.add_argument("--top", type=parse_positive, default=3, metavar="K", help="number of classes to show [3]")
     parser.add_argument("--json", action="store_true", help="print one JSON array instead of a table")
     parser.add_argument(
-        "--embeddings",
-        metavar="FILE",
+        "--embeddings", metavar="FILE",
         help="write the pooled features (names, float32 [N, features]) to this .npz file instead of classifying",
-    )
+    )  # fmt: skip
     parser.add_argument(
         "--checkpoint", choices=CHECKPOINT_NAMES, default="best", help="which checkpoint of a run [best]"
     )
@@ -50,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--precision", choices=("fp32", "bf16", "int8", "auto"), help="precision of the --engine [fp32]"
     )
-    add_engine_options(parser)
+    engine_options.add_engine_options(parser)
     parser.add_argument(
         "--picture", metavar="FILE", help="also write a PNG of the first 24 images as the network sees them"
     )
@@ -64,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
     from resnext.weights import load
 
     check_options(args)
-    device = pick_device(choose_device_name(args))
+    device = pick_device(engine_options.choose_device_name(args))
     model = load(args.weights, args.checkpoint)
     preprocessing = get_preprocessing(model)
     paths, problems = find_images(args.images)
@@ -74,7 +66,7 @@ def run(args: argparse.Namespace) -> int:
     if args.engine is not None:
         batch = min(args.batch_size, len(paths))
         precision, size = args.precision or "fp32", preprocessing.image_size
-        running = build_predictor(args, model, args.weights, precision, size, batch)
+        running = engine_options.build_predictor(args, model, args.weights, precision, size, batch)
     with show_image_progress(len(paths)) as progress:
         predictions = predict(running, paths, batch_size=args.batch_size, progress=progress)
     predictions += problems
@@ -97,7 +89,7 @@ def check_options(args: argparse.Namespace) -> None:
     """Raise RequestError for options that cannot be combined."""
     if args.picture is not None:
         check_file(Path(args.picture), "--picture")
-    check_engine_options(args)
+    engine_options.check_engine_options(args)
     check_run_kind(args.weights, "classification", f"resnext detect predict {args.weights}")
     if args.engine is None and args.precision is not None:
         raise RequestError(f"--precision {args.precision} needs an engine: add --engine auto")
@@ -143,25 +135,21 @@ def format_json_entry(prediction: "Prediction", top: int) -> dict[str, Any]:
 def print_predictions(predictions: list["Prediction"], top: int, view: dict[str, Any]) -> None:
     """Print one row per image, and below how images were prepared."""
     from rich.table import Table
-    from rich.text import Text
 
     from resnext.evaluation.output.protocol import format_view
     from resnext.screen import make_screen
 
-    rows = []
-    for prediction in predictions:
-        if prediction.error is None:
-            (name, p), *others = prediction.top(top)
-            path = escape_unprintable(str(prediction.path))
-            rest = ", ".join(f"{escape_unprintable(other)} {format_share(q)}" for other, q in others)
-            rows.append((path, escape_unprintable(name), format_share(p), rest))
-    console = make_screen()
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("image", overflow="fold")
     table.add_column("prediction", style="bold")
     table.add_column("p", justify="right", no_wrap=True)
     table.add_column("next best" if top > 1 else "")
-    for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
+    for prediction in predictions:
+        if prediction.error is None:
+            (name, p), *others = prediction.top(top)
+            rest = ", ".join(f"{escape_unprintable(other)} {format_share(q)}" for other, q in others)
+            path = escape_unprintable(str(prediction.path))
+            table.add_row(path, escape_unprintable(name), format_share(p), rest)
+    console = make_screen()
     console.print(table)
-    console.print(f"network input: {format_view(view)}", markup=False, highlight=False, soft_wrap=True, style="dim")
+    console.print(f"network input: {format_view(view)}", style="dim")

@@ -32,17 +32,15 @@ class Calibration:
         return float(np.abs(self.accuracy - self.confidence)[filled].max()) if filled.any() else math.nan
 
 
-def compute_calibration(probability: np.ndarray, correct: np.ndarray, bins: int = BINS) -> Calibration:
-    """Sort images into bins (i/bins, (i+1)/bins] of the predicted class's ``probability``; the first includes 0.
+def compute_calibration(probability: np.ndarray, correct: np.ndarray) -> Calibration:
+    """Sort images into bins (i/BINS, (i+1)/BINS] of the predicted class's ``probability``; the first includes 0.
 
     ``correct`` tells for each image whether the prediction is the true class.
     """
-    if bins < 1:
-        raise ValueError(f"calibration needs at least one bin, not {bins}")
-    edges = np.arange(bins + 1) / bins
-    which = np.clip(np.searchsorted(edges, probability, side="left") - 1, 0, bins - 1)
-    count = np.bincount(which, minlength=bins)
-    right = np.bincount(which, weights=correct.astype(np.float64), minlength=bins)
-    total = np.bincount(which, weights=probability, minlength=bins)
+    edges = np.arange(BINS + 1) / BINS
+    which = np.clip(np.searchsorted(edges, probability, side="left") - 1, 0, BINS - 1)
+    count = np.bincount(which, minlength=BINS)
+    right = np.bincount(which, weights=correct.astype(np.float64), minlength=BINS)
+    total = np.bincount(which, weights=probability, minlength=BINS)
     with np.errstate(invalid="ignore"):
         return Calibration(edges, count, right / count, total / count)

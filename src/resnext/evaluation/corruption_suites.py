@@ -14,7 +14,7 @@ from resnext.evaluation.suites.corruptions import CorruptedDataset, load_library
 from resnext.evaluation.suites.imagenet_c import CORRUPTIONS, find_corruptions
 from resnext.settings import DataSettings
 
-DEFAULT_SEVERITY = 3  # default, of 1 to 5
+DEFAULT_SEVERITY = 3  # of 1 to 5
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,12 +46,7 @@ def create_corruption_suite(
 ) -> CorruptionSuite:
     """Corrupt the images of the chosen data set, each after its crop. Raises RequestError for invalid options.
 
-    Args:
-        networks: The networks to evaluate.
-        options: How to evaluate; ``source`` and ``split`` choose the images.
-        data: Path of the images, as for ``choose_data``.
-        corrupt: Names of corruptions separated by commas, or ``all``.
-        severities: From 1 to 5; None is DEFAULT_SEVERITY.
+    ``corrupt`` has names of corruptions separated by commas, or is ``all``; ``severities`` None is DEFAULT_SEVERITY.
     """
     p = networks.preprocessing
     if any(other != p for other in networks.preprocessings):
@@ -66,10 +61,6 @@ def create_corruption_suite(
     for key in keys:
         CorruptedDataset(chosen.dataset, p, *key)  # report invalid options before the work starts
     listed = "all corruptions" if corrupt == "all" else ", ".join(names)
-    about = f"{listed} at severity {', '.join(map(str, severities))}"
-    return CorruptionSuite(
-        f"{chosen.dataset.name}, {about}",
-        chosen.split,
-        "corrupted after the crop by imagecorruptions, seed 0",
-        {key: partial(CorruptedDataset, chosen.dataset, p, *key) for key in keys},
-    )
+    name = f"{chosen.dataset.name}, {listed} at severity {', '.join(map(str, severities))}"
+    datasets = {key: partial(CorruptedDataset, chosen.dataset, p, *key) for key in keys}
+    return CorruptionSuite(name, chosen.split, "corrupted after the crop by imagecorruptions, seed 0", datasets)

@@ -1,7 +1,7 @@
 """One network or an ensemble: average logits over the views of each image, then over the networks."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,10 +38,8 @@ class Ensemble:
     channels_last: bool = False
 
     def __post_init__(self) -> None:
-        assert self.members
-        for member in self.members if self.views.kind == "dense" else ():
-            if not isinstance(member.model, Network):
-                raise RequestError("the dense view needs one of our networks, which can be run fully convolutionally")
+        if self.views.kind == "dense" and not all(isinstance(member.model, Network) for member in self.members):
+            raise RequestError("the dense view needs one of our networks, which can be run fully convolutionally")
 
     def build_transforms(self) -> list[Transform]:
         """Build one transform for each pass over the images; networks with the same preprocessing share passes."""
@@ -81,9 +79,8 @@ class Ensemble:
             logits: Tensor = member.model(inputs)
         else:
             assert isinstance(member.model, Network)
-            window = -(
-                -member.preprocessing.image_size // member.model.architecture.stride
-            )  # size of the feature map of one crop
+            size, stride = member.preprocessing.image_size, member.model.architecture.stride
+            window = -(-size // stride)  # size of the feature map of one crop
             logits = member.model.compute_score_map(inputs, window).flatten(1, 2)
         rows: Tensor = logits.detach().cpu().to(torch.float64)
         return rows.reshape(count, -1, logits.shape[-1])
@@ -92,13 +89,12 @@ class Ensemble:
 @contextmanager
 def eval_mode(*models: object) -> Iterator[None]:
     """Set evaluation mode; restore the mode of every module afterwards, also of frozen ones."""
-    with ExitStack() as stack:
-        for model in (model for model in models if isinstance(model, nn.Module)):
-            stack.callback(_restore_modes, [(module, module.training) for module in model.modules()])
-            model.eval()
+    networks = [model for model in models if isinstance(model, nn.Module)]
+    modes = [(module, module.training) for network in networks for module in network.modules()]
+    try:
+        for network in networks:
+            network.eval()
         yield
-
-
-def _restore_modes(modes: list[tuple[nn.Module, bool]]) -> None:
-    for module, training in modes:
-        module.training = training
+    finally:
+        for module, training in modes:
+            module.training = training

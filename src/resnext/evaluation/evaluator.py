@@ -1,9 +1,9 @@
 """Run networks on every image of a split exactly once; every reported number is a sum over these rows."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from resnext.data.classes import check_same_classes
 from resnext.data.dataset import Dataset
-from resnext.data.loader import Batch, iterate_eval_batches
+from resnext.data.loader import iterate_eval_batches
 from resnext.data.preprocessing import Preprocessing
 from resnext.device import autocast
 from resnext.errors import RequestError, WorkError
@@ -126,30 +126,11 @@ def evaluate(
 ) -> Evaluation:
     """Evaluate one model or an ensemble: average logits over views, then over models.
 
-    Args:
-        model: The network, on ``device``.
-        dataset: Labelled images. Their classes must be the network's, or those of ``output_indices``.
-        preprocessing: How images are prepared for ``model``.
-        device: Where to compute.
-        batch_size: Images (crops, for views of several crops) per forward pass.
-        precision: "fp32", "bf16" or "fp16".
-        workers: Loading processes; 0 loads in this one.
-        start_method: How loading processes are started.
-        channels_last: Compute in NHWC memory layout.
-        progress: Called as ``progress(done, total)`` after each batch.
-        rank: The rank of this process, which evaluates its contiguous part of the images.
-        world_size: Number of processes. With more than one, join their results by ``merge_shards``.
-        views: Which crops of each image to use.
-        other_members: Further networks of an ensemble.
-        ensemble_combine: What to average over networks: "probabilities" or "logits".
-        output_indices: int64, the outputs to choose from, in the order of the data's classes; None for all.
-
-    Returns:
-        One row per image of this rank.
-
-    Raises:
-        RequestError: The classes of model and data differ.
-        WorkError: An image cannot be read, or logits are not finite.
+    All networks are on ``device``, and have the classes of ``dataset`` as their outputs, or as their ``output_indices``
+    (int64). ``batch_size`` counts crops for views of several crops. ``progress`` is called as ``progress(done, total)``
+    after each batch. With several processes, each evaluates a contiguous part of the images; join these by
+    ``merge_shards``. Raises RequestError if the classes of model and data differ, WorkError if an image cannot be read
+    or logits are not finite.
     """
     if batch_size < 1:
         raise RequestError(f"the batch size must be at least 1, not {batch_size}")
@@ -160,46 +141,13 @@ def evaluate(
     if channels_last:  # convert both weights and images; with one alone the last bits differ
         for network in (network for network in models if isinstance(network, nn.Module)):
             network.to(memory_format=torch.channels_last)
-    panel = Ensemble(members, views, ensemble_combine, output_indices, channels_last)
-    device, done = torch.device(device), 0
-    parts: list[dict[str, np.ndarray]] = []
-    passes = _iterate_passes(panel, dataset, batch_size, workers, start_method, rank, world_size)
-    with eval_mode(*models), torch.inference_mode(), autocast(device, precision):
-        for batches in passes:
-            first = batches[0]
-            if first.bad_images:
-                raise WorkError(f"an image cannot be read, and an evaluation must not skip any: {first.bad_images[0]}")
-            answers = panel.compute_logits([batch.images for batch in batches], device)
-            indices = first.indices.cpu().numpy()
-            parts.append(
-                {
-                    "index": indices,
-                    **compute_image_results(answers, first.labels, partial(_find_path, dataset, indices)),
-                }
-            )
-            done += len(indices)
-            if progress is not None:
-                progress(done, len(dataset))
-    result = _build_evaluation(dataset, parts)
-    return merge_shards([result]) if world_size == 1 else result
-
-
-def _iterate_passes(
-    panel: Ensemble,
-    dataset: Dataset,
-    batch_size: int,
-    workers: int,
-    start_method: str | None,
-    rank: int,
-    world_size: int,
-) -> Iterator[tuple[Batch, ...]]:
-    """Yield each batch once per transform, side by side; the workers are divided among the transforms."""
-    transforms = panel.build_transforms()
-    passes = [
+    ensemble = Ensemble(members, views, ensemble_combine, output_indices, channels_last)
+    transforms = ensemble.build_transforms()
+    passes = [  # each batch once per transform, side by side
         iterate_eval_batches(
             dataset,
             transform,
-            batch_size=panel.compute_batch_size(batch_size),
+            batch_size=ensemble.compute_batch_size(batch_size),
             workers=-(-workers // len(transforms)),
             start_method=start_method,
             rank=rank,
@@ -207,19 +155,40 @@ def _iterate_passes(
         )
         for transform in transforms
     ]
-    return zip(*passes, strict=True)
+    device = torch.device(device)
+    parts: list[dict[str, np.ndarray]] = []
+    paths: list[str] = []
+    with eval_mode(*models), torch.inference_mode(), autocast(device, precision):
+        for batches in zip(*passes, strict=True):
+            first = batches[0]
+            if first.bad_images:
+                raise WorkError(f"an image cannot be read, and an evaluation must not skip any: {first.bad_images[0]}")
+            logits = ensemble.compute_logits([batch.images for batch in batches], device)
+            indices = first.indices.cpu().numpy()
+            of_batch = [dataset.image_path(index) for index in indices.tolist()]
+            parts.append({"index": indices, **compute_image_results(logits, first.labels, of_batch)})
+            paths += of_batch
+            if progress is not None:
+                progress(len(paths), len(dataset))
+    columns: dict[str, Any] = {
+        name: np.concatenate([np.empty(0, kind), *(part[name] for part in parts)]).astype(kind)
+        for name, kind in COLUMNS.items()
+    }
+    classes = tuple(dataset.classes)
+    result = Evaluation(name=dataset.name, dataset_size=len(dataset), classes=classes, paths=tuple(paths), **columns)
+    return merge_shards([result]) if world_size == 1 else result
 
 
-def compute_image_results(logits: Tensor, labels: Tensor, path_of_row: Callable[[int], str]) -> dict[str, np.ndarray]:
+def compute_image_results(logits: Tensor, labels: Tensor, paths: Sequence[str]) -> dict[str, np.ndarray]:
     """Compute COLUMNS, except ``index``, from logits [B, K] and labels int64 [B], in float64 on the CPU.
 
-    Raises WorkError for the first row with a value that is not finite, naming its image by ``path_of_row(i)``.
+    Raises WorkError for the first row with a value that is not finite, naming its image by ``paths``.
     """
     scores = logits.detach().cpu().to(torch.float64)
     labels = labels.cpu()
     bad = (~torch.isfinite(scores).all(dim=1)).nonzero()
     if len(bad):
-        raise WorkError(f"the network's output for {path_of_row(int(bad[0]))} is not finite")
+        raise WorkError(f"the network's output for {paths[int(bad[0])]} is not finite")
     if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < scores.shape[1]:
         raise RequestError(f"the data has labels up to {int(labels.max())}, the network {scores.shape[1]} outputs")
     log_p = torch.log_softmax(scores, dim=1)
@@ -263,24 +232,10 @@ def check_compatible(model: Classifier, dataset: Dataset, output_indices: np.nda
         raise RequestError(f"{dataset.name} has no images to evaluate")
     if model.architecture.num_classes == 0:
         raise RequestError("the network has no classifier (num_classes 0), so it has no error to measure")
-    known = model.classes
-    if known is not None:
-        check_same_classes(
-            known if output_indices is None else [known[i] for i in output_indices], dataset.classes, dataset.name
-        )
-    count = model.architecture.num_classes if output_indices is None else len(output_indices)
+    names, count = model.classes, model.architecture.num_classes
+    if output_indices is not None:
+        names, count = names and tuple(names[i] for i in output_indices), len(output_indices)
+    if names is not None:
+        check_same_classes(names, dataset.classes, dataset.name)
     if count != len(dataset.classes):
         raise RequestError(f"the network has {count} outputs, {dataset.name} has {len(dataset.classes)} classes")
-
-
-def _find_path(dataset: Dataset, indices: np.ndarray, row: int) -> str:
-    return dataset.image_path(int(indices[row]))
-
-
-def _build_evaluation(dataset: Dataset, parts: list[dict[str, np.ndarray]]) -> Evaluation:
-    rows: dict[str, Any] = {}
-    for name, kind in COLUMNS.items():
-        rows[name] = np.concatenate([np.empty(0, kind), *(part[name] for part in parts)]).astype(kind)
-    where = tuple(dataset.image_path(int(i)) for i in rows["index"])
-    classes = tuple(dataset.classes)
-    return Evaluation(name=dataset.name, dataset_size=len(dataset), classes=classes, paths=where, **rows)

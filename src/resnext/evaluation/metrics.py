@@ -12,24 +12,18 @@ def to_percent(part: int, whole: int) -> float:
     return 100 * part / whole if whole else math.nan
 
 
-def compute_wilson_interval(count: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Compute Wilson's score interval of a share, 0 to 1 (Wilson 1927); valid near 0 and for few images too."""
+def compute_interval95(count: int, n: int) -> tuple[float, float]:
+    """Compute Wilson's 95 % interval of a share in percent (Wilson 1927); valid near 0 and for few images too."""
     if not 0 <= count <= n:
         raise ValueError(f"{count} of {n} is not a share")
     if n == 0:
-        return 0.0, 1.0
-    z = NormalDist().inv_cdf((1 + confidence) / 2)
+        return 0.0, 100.0
+    z = NormalDist().inv_cdf(0.975)
     share, weight = count / n, z * z / n
     middle = (share + weight / 2) / (1 + weight)
     half = z / (1 + weight) * math.sqrt(share * (1 - share) / n + weight / (4 * n))
     low = 0.0 if count == 0 else max(0.0, middle - half)
     high = 1.0 if count == n else min(1.0, middle + half)
-    return low, high
-
-
-def compute_interval95(count: int, n: int) -> tuple[float, float]:
-    """Compute the 95 % Wilson interval, in percent, of ``count`` errors in ``n`` images."""
-    low, high = compute_wilson_interval(count, n)
     return 100 * low, 100 * high
 
 

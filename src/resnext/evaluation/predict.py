@@ -8,7 +8,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -51,13 +50,6 @@ class Prediction:
         return [(self.classes[i], float(self.probabilities[i])) for i in order]
 
 
-class ImageOutput(NamedTuple):
-    """What was computed for one image: a row of the network's output, or why the image could not be read."""
-
-    path: str | None
-    value: Tensor | str
-
-
 ImageInput = str | Path | Image.Image | np.ndarray  # a file, an image, or uint8 pixels [H, W, 3] or [H, W]
 
 
@@ -93,8 +85,15 @@ def predict(
     def compute_probabilities(inputs: Tensor) -> Tensor:
         return torch.softmax(model(inputs).cpu().to(torch.float64), dim=1)
 
-    outputs = _compute_outputs(model, compute_probabilities, images, batch_size, progress)
-    return [_make_prediction(output, classes, top_k) for output in outputs]
+    predictions = []
+    for path, value in _compute_outputs(model, compute_probabilities, images, batch_size, progress):
+        if isinstance(value, Tensor) and not value.isfinite().all():
+            value = "the network's output is not finite"
+        if isinstance(value, str):
+            predictions.append(Prediction(path, classes, error=value, top_k=top_k))
+        else:
+            predictions.append(Prediction(path, classes, value.numpy(), top_k=top_k))
+    return predictions
 
 
 def embed(
@@ -157,9 +156,8 @@ def compute_embeddings(
     outputs = _compute_outputs(model, compute_features, images, batch_size, progress)
     rows = [(path, value.numpy()) for path, value in outputs if isinstance(value, Tensor)]
     problems = [(path, value) for path, value in outputs if isinstance(value, str)]
-    features = np.empty((len(rows), model.architecture.stages[-1].out_channels), np.float32)
-    for number, (_, row) in enumerate(rows):
-        features[number] = row
+    width = model.architecture.stages[-1].out_channels
+    features = np.array([row for _, row in rows], np.float32).reshape(len(rows), width)
     return Embeddings([path for path, _ in rows], features, problems)
 
 
@@ -168,24 +166,24 @@ def _compute_outputs(
     compute: Callable[[Tensor], Tensor],
     images: ImageInput | Iterable[ImageInput],
     batch_size: int,
-    progress: Callable[[int], None] | None = None,
-) -> list[ImageOutput]:
-    """Compute ``compute(inputs)`` of images that are prepared for ``model``, which is in eval mode meanwhile."""
+    progress: Callable[[int], None] | None,
+) -> list[tuple[str | None, Tensor | str]]:
+    """Compute ``compute(inputs)`` of images prepared for ``model``, which is in eval mode meanwhile.
+
+    Returns the path of each image, and its row of the output or why it could not be read.
+    """
     if batch_size < 1:
         raise RequestError(f"the batch size must be at least 1, not {batch_size}")
     preprocessing = get_preprocessing(model)
     view, device = build_eval_transform(preprocessing), get_device(model)
-    outputs: list[ImageOutput] = []
+    outputs: list[tuple[str | None, Tensor | str]] = []
     with eval_mode(model), torch.inference_mode(), ThreadPoolExecutor(READER_THREADS) as pool:
         for chunk in split_into_batches(iterate_images(images), batch_size):
             inputs = list(pool.map(lambda image: _prepare_input(image, preprocessing, view), chunk))
             good = [item for item in inputs if isinstance(item, Tensor)]
-            rows: Iterator[Tensor] = iter(())
-            if good:
-                rows = iter(compute(normalize(torch.stack(good), preprocessing, device)).cpu())
+            rows = iter(compute(normalize(torch.stack(good), preprocessing, device)).cpu() if good else ())
             for image, item in zip(chunk, inputs, strict=True):
-                path = get_image_path(image)
-                outputs.append(ImageOutput(path, next(rows)) if isinstance(item, Tensor) else ImageOutput(path, item))
+                outputs.append((get_image_path(image), next(rows) if isinstance(item, Tensor) else item))
             if progress is not None:
                 progress(len(outputs))
     return outputs
@@ -271,7 +269,7 @@ def get_image_path(image: ImageInput) -> str | None:
 
 
 def open_image(image: ImageInput, channels: int, exif: bool) -> Image.Image:
-    """Read the pixels of a file or an image in memory, both in the same way. Raises BadImage."""
+    """Read the pixels of a file or an image in memory, both in the same way. Raises BadImageError."""
     if isinstance(image, str | Path):
         return read_image(image, channels, exif)
     try:
@@ -295,15 +293,6 @@ def _prepare_input(
         return view(open_image(image, preprocessing.channels, preprocessing.exif))
     except BadImageError as error:
         return error.reason
-
-
-def _make_prediction(output: ImageOutput, classes: tuple[str, ...], top_k: int) -> Prediction:
-    if isinstance(output.value, str):
-        return Prediction(output.path, classes, error=output.value, top_k=top_k)
-    probabilities = output.value.numpy()
-    if not np.isfinite(probabilities).all():
-        return Prediction(output.path, classes, error="the network's output is not finite", top_k=top_k)
-    return Prediction(output.path, classes, probabilities, top_k=top_k)
 
 
 def split_into_batches(iterator: Iterator[ImageInput], size: int) -> Iterator[list[ImageInput]]:

@@ -65,11 +65,6 @@ class EvalNetworks:
         """The precision the run was trained in; fp32 for weights files."""
         return self.recipe.train.precision if self.recipe is not None else "fp32"
 
-    def to(self, device: torch.device) -> None:
-        """Move all networks to ``device``."""
-        for model in self.models:
-            model.to(device)
-
     def map_labels(self, dataset: Dataset, restrict: str | None) -> LabelMapping:
         """Map the data's labels to the outputs of the first network; the others have the same classes."""
         return map_labels(dataset, self.model.classes, self.model.architecture.num_classes, restrict)
@@ -162,16 +157,14 @@ def choose_data(networks: EvalNetworks, options: EvalOptions, data: str | None) 
         )
     if options.source is None and recipe is not None:
         settings = recipe.data if data is None else replace(recipe.data, path=data)
-        source = open_data(settings)
-        dataset = source.train if options.split == "train" else source.val
-        return EvalData(dataset, source.split_rule, is_run_data=data is None)
-    settings = DataSettings(source=options.source or "folder", path=data, exif=preprocessing.exif)
-    if not SOURCES[settings.source].open_split:
-        source = open_data(settings)
-        dataset = source.train if options.split == "train" else source.val
-        return EvalData(dataset, source.split_rule, is_run_data=False)
-    dataset = open_split(replace(settings, channels=preprocessing.channels), options.split)
-    return EvalData(dataset, f"every image of {dataset.name}", is_run_data=False)
+    else:
+        settings = DataSettings(source=options.source or "folder", path=data, exif=preprocessing.exif)
+        if SOURCES[settings.source].open_split:
+            dataset = open_split(replace(settings, channels=preprocessing.channels), options.split)
+            return EvalData(dataset, f"every image of {dataset.name}", is_run_data=False)
+    source = open_data(settings)
+    dataset = source.train if options.split == "train" else source.val
+    return EvalData(dataset, source.split_rule, is_run_data=options.source is None and data is None)
 
 
 def evaluate_networks(
@@ -237,6 +230,9 @@ def describe_evaluation(
     """Build the protocol of this evaluation."""
     first = networks.descriptions[0]
     is_ensemble = len(networks.descriptions) > 1
+    restricted_to = None
+    if options.restrict is not None and mapping.output_indices is not None:
+        restricted_to = f"{len(mapping.output_indices):,} classes ({Path(options.restrict).name})"
     return build_protocol(
         networks.preprocessing,
         data=mapping.dataset.name,
@@ -249,14 +245,7 @@ def describe_evaluation(
         checkpoint=None if is_ensemble else first["checkpoint"],
         step=None if is_ensemble else first["step"],
         views=networks.views,
-        restricted_to=_describe_restriction(options.restrict, mapping),
+        restricted_to=restricted_to,
         ensemble=networks.descriptions if is_ensemble else (),
         ensemble_combine=networks.ensemble_combine,
     )
-
-
-def _describe_restriction(restrict: str | None, mapping: LabelMapping) -> str | None:
-    """Describe the classes that predictions were restricted to; None for all."""
-    if restrict is None or mapping.output_indices is None:
-        return None
-    return f"{len(mapping.output_indices):,} classes ({Path(restrict).name})"

@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -115,13 +116,13 @@ class Views:
         if p.crop_mode != "crop":
             raise RequestError(f"{self.kind} needs weights that crop images, but these {p.crop_mode} them")
         if self.kind == "ten-crop":
-            return (TenCrop(p),)
+            return (partial(crop_ten, preprocessing=p),)
         if min(self.scales) < p.image_size:
             raise RequestError(
                 f"scale {min(self.scales)} is smaller than the {p.image_size} pixels the network sees; "
                 f"dense needs scales from {p.image_size}"
             )
-        return tuple(WholeImage(p.channels, scale, p.interpolation) for scale in self.scales)
+        return tuple(partial(resize_whole, scale=scale, preprocessing=p) for scale in self.scales)
 
 
 def resize_preprocessing(preprocessing: Preprocessing, image_size: int | None, resize: int | None) -> Preprocessing:
@@ -146,21 +147,15 @@ CENTER = Views()
 EXAMPLE = "dense:256,384+flip"
 
 
-@dataclass(frozen=True)
-class TenCrop:
+def crop_ten(image: Image.Image, preprocessing: Preprocessing) -> Tensor:
     """Cut ten crops, uint8 [10, C, S, S]: four corners and the centre of the resized image, then of its mirror image.
 
     Order and rounding are torchvision's ``ten_crop``.
     """
-
-    preprocessing: Preprocessing
-
-    def __call__(self, image: Image.Image) -> Tensor:
-        """Return the ten crops."""
-        p = self.preprocessing
-        upright = resize_shorter_side(ConvertMode(p.channels)(image), p.resize, FILTERS[p.interpolation])
-        crops = [crop for side in (upright, ImageOps.mirror(upright)) for crop in crop_five(side, p.image_size)]
-        return torch.stack([to_tensor(crop) for crop in crops])
+    p = preprocessing
+    upright = resize_shorter_side(ConvertMode(p.channels)(image), p.resize, FILTERS[p.interpolation])
+    crops = [crop for side in (upright, ImageOps.mirror(upright)) for crop in crop_five(side, p.image_size)]
+    return torch.stack([to_tensor(crop) for crop in crops])
 
 
 def crop_five(image: Image.Image, size: int) -> list[Image.Image]:
@@ -171,21 +166,10 @@ def crop_five(image: Image.Image, size: int) -> list[Image.Image]:
     return [*crops, center_crop(image, size)]
 
 
-@dataclass(frozen=True)
-class WholeImage:
-    """Resize the whole image to a shorter side of ``scale``: uint8 [C, H, W].
-
-    An image longer than MAX_ASPECT_RATIO is cut to its middle.
-    """
-
-    channels: int
-    scale: int
-    interpolation: str
-
-    def __call__(self, image: Image.Image) -> Tensor:
-        """Return the resized image."""
-        image = crop_long_side(ConvertMode(self.channels)(image), MAX_ASPECT_RATIO)
-        return to_tensor(resize_shorter_side(image, self.scale, FILTERS[self.interpolation]))
+def resize_whole(image: Image.Image, scale: int, preprocessing: Preprocessing) -> Tensor:
+    """Resize the whole image, or the middle of one longer than MAX_ASPECT_RATIO, to a shorter side of ``scale``."""
+    image = crop_long_side(ConvertMode(preprocessing.channels)(image), MAX_ASPECT_RATIO)
+    return to_tensor(resize_shorter_side(image, scale, FILTERS[preprocessing.interpolation]))
 
 
 def average_logits(logits: Tensor, combine: str) -> Tensor:

@@ -33,6 +33,9 @@ def test_a_protocol_from_before_there_were_views_is_the_centre_crop() -> None:
         "10 images of val · shorter side 256, centre crop 224×224, bicubic · fp32 · split: s · checkpoint best "
         "(step 1,200)"
     )
+    assert format_protocol(about(), 10_000).startswith("10,000 images of val · ")
+    assert format_protocol(about(), 1).endswith("split: every image · weights net.t7")
+    assert format_view(about() | {"fit": "squash"}) == "squashed to 224×224, bicubic"
     assert format_view(P.to_dict()) == "shorter side 256, centre crop 224×224, bicubic"
 
 

@@ -17,16 +17,10 @@ from resnext.settings import Recipe
 from resnext.settings_shared import ModelSettings
 from tests.evaluation.conftest import PREPROCESSING, make_dataset, make_evaluation
 
-EVIL = (
-    "<script>alert(1)</script>",
-    '"><img src=http://evil.example/x onerror=alert(1)>',
-    "{{ 7 * 7 }}",
-    "日本語",
-    "&lt;",
-)
-PROTOCOL = build_protocol(
-    PREPROCESSING, data="numbers <test>", split="by hand", device="cpu", checkpoint="best", step=20
-)
+IMAGE = '"><img src=http://evil.example/x onerror=alert(1)>'
+EVIL = ("<script>alert(1)</script>", IMAGE, "{{ 7 * 7 }}", "日本語", "&lt;")
+HOW = {"data": "numbers <test>", "split": "by hand", "device": "cpu", "checkpoint": "best", "step": 20}
+PROTOCOL = build_protocol(PREPROCESSING, **HOW)
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 
 
@@ -88,12 +82,11 @@ def read(run: Path, **changes: object) -> Reader:
 
 def test_the_report_shows_result_settings_tables_pictures_and_environment(run_directory: Path) -> None:
     page = read(run_directory)
-    for part in ("33.33 %", "95 % interval", "numbers <test>", "by hand", "checkpoint best (step 20)"):
+    result = ("33.33 %", "95 % interval", "lowest was 12.25 % after epoch 2", "test[4]")
+    protocol = ("numbers <test>", "by hand", "checkpoint best (step 20)")
+    settings = ("resnext50_32x4d", "weight_decay", "batch_size", "avx2, amx", "<b>CPU</b>", "my <run>")
+    for part in (*result, *protocol, *settings, *EVIL):  # hostile names are shown as text
         assert part in page.text
-    for part in ("resnext50_32x4d", "weight_decay", "batch_size", "avx2, amx", "<b>CPU</b>", "my <run>"):
-        assert part in page.text
-    assert "lowest was 12.25 % after epoch 2" in page.text
-    assert "test[4]" in page.text
     assert sum(tag == "img" for tag, _ in page.tags) == 5
 
 
@@ -136,12 +129,6 @@ def test_the_report_needs_nothing_from_outside(run_directory: Path) -> None:
     assert style
     assert "url(" not in style[1]
     assert "@import" not in style[1]
-
-
-def test_hostile_names_stand_in_the_report_as_text(run_directory: Path) -> None:
-    page = read(run_directory)
-    for name in EVIL:
-        assert name in page.text
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from PIL import Image
 
 from resnext.errors import RequestError
 from resnext.evaluation.evaluator import Evaluation
-from resnext.evaluation.output.protocol import build_protocol, format_protocol
+from resnext.evaluation.output.protocol import build_protocol
 from resnext.evaluation.output.tables import FILES, write_evaluation
 from tests.evaluation.conftest import PREPROCESSING, make_dataset, make_evaluation
 
@@ -96,17 +96,3 @@ def test_a_place_that_cannot_be_written_is_one_sentence(tmp_path: Path) -> None:
 def test_a_file_name_that_is_not_utf8_is_written_with_backslashes(tmp_path: Path) -> None:
     written(tmp_path, ("a\udcff", "b", "c", "d", "e"))
     assert rows(tmp_path / "per_class.csv")[0]["class"] == "a\\udcff"
-
-
-def test_the_protocol_line_says_view_precision_split_and_checkpoint() -> None:
-    about = build_protocol(
-        PREPROCESSING, data="digits test", split="every fifth", device="cpu", checkpoint="best", step=1200
-    )
-    line = format_protocol(about, 10_000)
-    for part in ("10,000 images of digits test", "shorter side 4, centre crop 4×4, bicubic", "fp32", "every fifth"):
-        assert part in line
-    assert line.endswith("checkpoint best (step 1,200)")
-    assert "squashed to 4×4" in format_protocol(about | {"fit": "squash"}, 1)
-    assert format_protocol(about | {"checkpoint": None, "weights": "w.safetensors"}, 1).endswith(
-        "weights w.safetensors"
-    )

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from resnext.data.imagenet_classes import imagenet_classes, imagenet_synsets
 from resnext.errors import RequestError
 from resnext.evaluation.evaluator import Evaluation
-from resnext.evaluation.metrics import compute_wilson_interval
+from resnext.evaluation.metrics import compute_interval95
 from resnext.evaluation.suites.real import (
     VALIDATION_IMAGES,
     map_to_imagenet1k,
@@ -34,8 +34,7 @@ def test_a_prediction_in_the_list_is_right_and_an_empty_list_is_left_out() -> No
     score = score_real(evaluation, labels)
     assert score.outcomes == ("right", "right", "wrong", "right", "no label")
     assert (score.n, score.wrong, score.unlabelled, score.error) == (4, 1, 1, 25.0)
-    low, high = compute_wilson_interval(1, 4)
-    assert score.interval95 == (100 * low, 100 * high)
+    assert score.interval95 == compute_interval95(1, 4)
     assert score.to_dict()["correct1"] == 3
 
 

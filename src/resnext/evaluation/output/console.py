@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 
 from resnext.evaluation.evaluator import Evaluation
@@ -12,13 +11,13 @@ from resnext.evaluation.output.tables import measure_calibration
 from resnext.evaluation.suites.imagenet_c import SEVERITIES, CorruptionResult, compute_mean_errors, summarize_results
 from resnext.evaluation.suites.real import RealScore
 from resnext.model.network import Network
-from resnext.screen import print_line
+from resnext.screen import Screen
 from resnext.text import format_percent
 from resnext.weights.released import identify_released
 
 
 def print_evaluation(
-    console: Console, evaluation: Evaluation, protocol: dict[str, Any], real: RealScore | None = None
+    console: Screen, evaluation: Evaluation, protocol: dict[str, Any], real: RealScore | None = None
 ) -> None:
     """Print the result as a small table, followed by its protocol."""
     low, high = evaluation.interval95
@@ -38,7 +37,7 @@ def print_evaluation(
     if real is not None:
         table.add_row("ReaL error", format_real_score(real))
     console.print(table)
-    print_line(console, format_protocol(protocol, evaluation.n))
+    console.print(format_protocol(protocol, evaluation.n))
 
 
 def format_real_score(real: RealScore) -> str:
@@ -51,14 +50,14 @@ def format_real_score(real: RealScore) -> str:
 
 
 def print_published(
-    console: Console, model: Network, weights: str, evaluation: Evaluation, protocol: dict[str, Any]
+    console: Screen, model: Network, weights: str, evaluation: Evaluation, protocol: dict[str, Any]
 ) -> None:
     """Print published results beside the measured ones, if the weights are known."""
     entry = identify_released(model.provenance, weights, model.architecture.name)
     if entry is None:
         return
     certain = "" if entry.is_certain else "probably "
-    print_line(console, f"these are {certain}the weights of {entry.name}" + (f": {entry.note}" if entry.note else ""))
+    console.print(f"these are {certain}the weights of {entry.name}" + (f": {entry.note}" if entry.note else ""))
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     for heading in ("", "top-1 error", "top-5 error"):
         table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
@@ -73,7 +72,7 @@ def print_published(
 
 
 def print_corruptions(
-    console: Console, results: Sequence[CorruptionResult], protocol: dict[str, Any], official: bool
+    console: Screen, results: Sequence[CorruptionResult], protocol: dict[str, Any], official: bool
 ) -> None:
     """Print errors by corruption and severity, their mean, and the mCE or why there is none."""
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
@@ -87,8 +86,8 @@ def print_corruptions(
         row = [errors.get((name, severity)) for severity in severities]
         table.add_row(name, *("" if error is None else f"{error:.2f}" for error in row), f"{mean:.2f}")
     console.print(table)
-    print_line(console, format_summary(results, official))
-    print_line(console, format_protocol(protocol, sum(r.n for r in results)))
+    console.print(format_summary(results, official))
+    console.print(format_protocol(protocol, sum(r.n for r in results)))
 
 
 def format_summary(results: Sequence[CorruptionResult], official: bool) -> str:

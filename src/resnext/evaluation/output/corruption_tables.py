@@ -38,6 +38,8 @@ def write_corruptions(
 
 def plot_corruptions(results: Sequence[CorruptionResult], under: str, data: str) -> "Figure":
     """Plot the error of each corruption (row) and severity (column) as a heat map, with the means."""
+    from matplotlib.colors import LinearSegmentedColormap
+
     means = compute_mean_errors(results)
     severities = [severity for severity in SEVERITIES if any(r.severity == severity for r in results)]
     errors = {(r.corruption, r.severity): r.error for r in results}
@@ -51,15 +53,16 @@ def plot_corruptions(results: Sequence[CorruptionResult], under: str, data: str)
         add_title(figure, "Error under corruption, %", lines)
         box = (left / width, 0.15 / height, cell * (columns + 1) / width, high * len(names) / height)
         axes = figure.add_axes(box)
-        axes.imshow(shades, cmap=_make_colormap(), vmin=0, vmax=100, aspect="auto")
+        axes.imshow(
+            shades, cmap=LinearSegmentedColormap.from_list("error", ["#ffffff", RED]), vmin=0, vmax=100, aspect="auto"
+        )
         axes.set_xlim(-0.5, columns + 0.5)  # one more column for the means
         axes.set_yticks(range(len(names)), names, color=INK)
         heads = [f"severity {s}" if i == 0 else str(s) for i, s in enumerate(severities)]
         axes.set_xticks(range(columns + 1), [*heads, "mean"])
         axes.xaxis.tick_top()
         axes.tick_params(length=0)
-        for spine in axes.spines.values():
-            spine.set_visible(False)
+        axes.spines[:].set_visible(False)
         for (row, column), error in np.ndenumerate(shades):
             if np.isfinite(error):
                 _write_error(axes, column, row, error, color="white" if error > 65 else INK)
@@ -70,9 +73,3 @@ def plot_corruptions(results: Sequence[CorruptionResult], under: str, data: str)
 
 def _write_error(axes: "Axes", column: int, row: int, error: float, **how: Any) -> None:
     axes.text(column, row, f"{error:.1f}", ha="center", va="center", fontsize=8.5, **how)
-
-
-def _make_colormap() -> Any:
-    from matplotlib.colors import LinearSegmentedColormap
-
-    return LinearSegmentedColormap.from_list("error", ["#ffffff", RED])

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from torch import Tensor
 
+from resnext import plotting
 from resnext.data.dataset import Dataset
 from resnext.data.decode.pillow import read_image
 from resnext.data.preprocessing import Preprocessing
@@ -13,24 +14,7 @@ from resnext.data.transforms.pipeline import build_eval_transform
 from resnext.evaluation.calibration import Calibration
 from resnext.evaluation.evaluator import Evaluation
 from resnext.evaluation.predict import Prediction
-from resnext.plotting import (
-    BLUE,
-    FAINT,
-    INK,
-    MUTED,
-    PALE_BLUE,
-    PALE_RED,
-    RED,
-    add_title,
-    clean_text,
-    convert_to_pixels,
-    count_columns,
-    create_figure,
-    draw_caption,
-    hide_axes,
-    plot_style,
-    shorten_path,
-)
+from resnext.plotting import BLUE, FAINT, INK, MUTED, PALE_BLUE, PALE_RED, RED, clean_text, count_columns
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -40,6 +24,8 @@ MAX_CLASSES_WITH_COUNTS = 14  # up to so many classes the confusion matrix shows
 MAX_CLASSES_WITH_NAMES = 60  # and up to so many it shows class names
 MAX_MATRIX_CELLS = 368  # cells a side; a larger matrix is reduced to the maximum of each patch
 GRID_COLUMNS = 6
+MAX_TILES = 4 * GRID_COLUMNS  # of a grid with large images
+MAX_SAMPLES = 64
 
 
 def plot_confusion(counts: np.ndarray, classes: tuple[str, ...]) -> "Figure":
@@ -50,10 +36,10 @@ def plot_confusion(counts: np.ndarray, classes: tuple[str, ...]) -> "Figure":
     cell = 0.52 if k <= MAX_CLASSES_WITH_COUNTS else 0.17
     side = min(max(cell * k, 3.4), 7.5 if k <= MAX_CLASSES_WITH_COUNTS else 8.5)
     width, height = side + margin + 0.3, side + margin + 0.95
-    with plot_style():
-        figure = create_figure(width, height)
+    with plotting.plot_style():
+        figure = plotting.create_figure(width, height)
         n, wrong = int(counts.sum()), int(counts.sum() - counts.trace())
-        add_title(
+        plotting.add_title(
             figure,
             "Confusion matrix",
             f"{n:,} images, {wrong:,} wrong. Blue: correct, red: wrong;\n"
@@ -63,10 +49,13 @@ def plot_confusion(counts: np.ndarray, classes: tuple[str, ...]) -> "Figure":
         axes.imshow(_shade_confusion(counts), interpolation="nearest", extent=(-0.5, k - 0.5, k - 0.5, -0.5))
         axes.set_xlabel("predicted")
         axes.set_ylabel("true")
-        for spine in axes.spines.values():
-            spine.set_visible(True)
+        axes.spines[:].set_visible(True)
         if k <= MAX_CLASSES_WITH_NAMES:
-            _name_ticks(axes, names, size=8.5 if k <= MAX_CLASSES_WITH_COUNTS else 7 if k <= 40 else 6)
+            font_size = 8.5 if k <= MAX_CLASSES_WITH_COUNTS else 7 if k <= 40 else 6
+            turned = 90 if max(map(count_columns, names)) > 3 else 0
+            axes.set_xticks(range(k), names, rotation=turned, fontsize=font_size)
+            axes.set_yticks(range(k), names, fontsize=font_size)
+            axes.tick_params(length=0)
         if k <= MAX_CLASSES_WITH_COUNTS:
             _write_counts(axes, counts)
     return figure
@@ -87,12 +76,6 @@ def _shade_confusion(counts: np.ndarray) -> np.ndarray:
     return colors
 
 
-def _name_ticks(axes: "Axes", names: list[str], size: float) -> None:
-    axes.set_xticks(range(len(names)), names, rotation=90 if max(map(count_columns, names)) > 3 else 0, fontsize=size)
-    axes.set_yticks(range(len(names)), names, fontsize=size)
-    axes.tick_params(length=0)
-
-
 def _write_counts(axes: "Axes", counts: np.ndarray) -> None:
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     for i, j in zip(*np.nonzero(counts), strict=True):
@@ -103,10 +86,10 @@ def _write_counts(axes: "Axes", counts: np.ndarray) -> None:
 
 def plot_reliability(calibration: Calibration) -> "Figure":
     """Plot the reliability diagram: accuracy per confidence bin, its gap to the diagonal, and the counts."""
-    with plot_style():
-        figure = create_figure(5.2, 5.6)
+    with plotting.plot_style():
+        figure = plotting.create_figure(5.2, 5.6)
         ece, widest = 100 * calibration.ece, 100 * calibration.max_gap
-        add_title(figure, "Reliability", f"Expected calibration error {ece:.2f} %, largest gap {widest:.1f} %")
+        plotting.add_title(figure, "Reliability", f"Expected calibration error {ece:.2f} %, largest gap {widest:.1f} %")
         top = figure.add_axes((0.135, 0.345, 0.825, 0.535))
         under = figure.add_axes((0.135, 0.095, 0.825, 0.19), sharex=top)
         edges, filled = calibration.edges, calibration.count > 0
@@ -125,9 +108,8 @@ def plot_reliability(calibration: Calibration) -> "Figure":
         top.tick_params(labelbottom=False)
         shares = calibration.count / max(1, int(calibration.count.sum()))
         under.bar(edges[:-1], shares, np.diff(edges), color=PALE_BLUE, **look_of)
-        under.set(
-            ylim=(0, max(0.05, float(shares.max()) * 1.1)), xlabel="probability of the prediction", ylabel="images"
-        )
+        highest = max(0.05, float(shares.max()) * 1.1)
+        under.set(ylim=(0, highest), xlabel="probability of the prediction", ylabel="images")
         under.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
         for axes in (top, under):
             axes.grid(axis="y", color=FAINT, linewidth=0.7)
@@ -136,65 +118,54 @@ def plot_reliability(calibration: Calibration) -> "Figure":
 
 
 def plot_worst_images(
-    evaluation: Evaluation, dataset: Dataset, preprocessing: Preprocessing, count: int = 24, view_name: str = "center"
+    evaluation: Evaluation,
+    dataset: Dataset,
+    preprocessing: Preprocessing,
+    count: int = MAX_TILES,
+    view_name: str = "center",
 ) -> "Figure":
     """Plot the images with the highest loss, as the network saw them, with predicted and true class.
 
     Shows the centre crop, also if the evaluation used another view, ``view_name``.
     """
     view = build_eval_transform(preprocessing)
-    rows = evaluation.find_worst(count)
     tiles, captions = [], []
-    for row in rows:
+    for row in evaluation.find_worst(count):
         said, true = evaluation.predicted[row], evaluation.label[row]
-        tiles.append(convert_to_pixels(view(dataset.image(int(evaluation.index[row])))))
-        captions.append(
-            [
-                (
-                    f"{clean_text(evaluation.classes[said], 17)}  {_format_probability(evaluation.probability[row])}",
-                    RED if said != true else BLUE,
-                ),
-                (f"true: {clean_text(evaluation.classes[true], 17)}", INK),
-                (shorten_path(evaluation.paths[row], 24), MUTED),
-            ]
-        )
+        tiles.append(plotting.convert_to_pixels(view(dataset.image(int(evaluation.index[row])))))
+        prediction = f"{clean_text(evaluation.classes[said], 17)}  {_format_probability(evaluation.probability[row])}"
+        truth = f"true: {clean_text(evaluation.classes[true], 17)}"
+        path = plotting.shorten_path(evaluation.paths[row], 24)
+        captions.append([(prediction, RED if said != true else BLUE), (truth, INK), (path, MUTED)])
     size = f"{preprocessing.image_size}×{preprocessing.image_size}"
     part = "As the network sees them" if view_name == "center" else f"The centre crop (evaluated: {view_name})"
-    return _plot_grid(
-        tiles,
-        captions,
-        "Highest loss",
-        f"{part}, {size}. Red: wrong, blue: correct; p of the prediction",
-    )
+    under = f"{part}, {size}. Red: wrong, blue: correct; p of the prediction"
+    return _plot_grid(tiles, captions, "Highest loss", under)
 
 
-def plot_predictions(predictions: Sequence[Prediction], preprocessing: Preprocessing, count: int = 24) -> "Figure":
+def plot_predictions(predictions: Sequence[Prediction], preprocessing: Preprocessing) -> "Figure":
     """Plot images as the network sees them, with its predictions; unreadable images are left out."""
     view = build_eval_transform(preprocessing)
-    chosen = [p for p in predictions if p.error is None and p.path is not None][:count]
-    tiles = [
-        convert_to_pixels(view(read_image(str(p.path), preprocessing.channels, preprocessing.exif))) for p in chosen
-    ]
-    captions = []
-    for prediction in chosen:
+    tiles, captions = [], []
+    for prediction in [p for p in predictions if p.error is None and p.path is not None][:MAX_TILES]:
+        image = read_image(str(prediction.path), preprocessing.channels, preprocessing.exif)
+        tiles.append(plotting.convert_to_pixels(view(image)))
         (first, p), *others = prediction.top(2)
         lines = [(f"{clean_text(first, 17)}  {_format_probability(p)}", BLUE)]
         lines += [(f"or {clean_text(name, 17)}  {_format_probability(q)}", MUTED) for name, q in others]
-        captions.append([*lines, (shorten_path(str(prediction.path), 24), MUTED)])
+        captions.append([*lines, (plotting.shorten_path(str(prediction.path), 24), MUTED)])
     size = f"{preprocessing.image_size}×{preprocessing.image_size}"
     return _plot_grid(tiles, captions, "Predictions", f"As the network sees the images, {size}")
 
 
-def plot_samples(
-    images: Tensor, labels: Tensor, classes: tuple[str, ...], preprocessing: Preprocessing, count: int = 64
-) -> "Figure":
+def plot_samples(images: Tensor, labels: Tensor, classes: tuple[str, ...], preprocessing: Preprocessing) -> "Figure":
     """Plot training images after augmentation, with their labels.
 
     ``images`` [B, C, H, W] are uint8 or float from 0 to 1, not normalised; ``labels`` are int64 [B], or probabilities
     [B, K] after mixup or CutMix.
     """
-    tiles = [convert_to_pixels(image) for image in images[:count].cpu()]
-    captions = [[(text, INK)] for text in _format_labels(labels[:count].cpu(), classes)]
+    tiles = [plotting.convert_to_pixels(image) for image in images[:MAX_SAMPLES].cpu()]
+    captions = [[(text, INK)] for text in _format_labels(labels[:MAX_SAMPLES].cpu(), classes)]
     size = f"{images.shape[-2]}×{images.shape[-1]}"
     under = f"As the network sees them before normalisation, {size}, {preprocessing.interpolation}"
     return _plot_grid(tiles, captions, "Augmented training images", under)
@@ -215,24 +186,24 @@ def _format_labels(labels: Tensor, classes: tuple[str, ...]) -> list[str]:
 
 def _plot_grid(tiles: list[np.ndarray], captions: list[list[tuple[str, str]]], heading: str, under: str) -> "Figure":
     """Plot images in rows, each with lines of (text, colour) below."""
-    few = len(tiles) <= 4 * GRID_COLUMNS
+    few = len(tiles) <= MAX_TILES
     tile, gap, line, top = (1.5 if few else 1.3), 0.18, 0.155, 0.62
     lines = max((len(caption) for caption in captions), default=1)
     columns = max(1, min(GRID_COLUMNS if few else GRID_COLUMNS + 2, len(tiles)))
     rows = max(1, -(-len(tiles) // columns))
     step = tile + lines * line + 0.14
     width, height = max(4.0, columns * (tile + gap) + gap), top + rows * step + 0.08
-    with plot_style():
-        figure = create_figure(width, height)
-        add_title(figure, heading, clean_text(under, int(width * 14)), left=gap)
+    with plotting.plot_style():
+        figure = plotting.create_figure(width, height)
+        plotting.add_title(figure, heading, clean_text(under, int(width * 14)), left=gap)
         for i, (picture, caption) in enumerate(zip(tiles, captions, strict=True)):
             row, column = divmod(i, columns)
             x, y = gap + column * (tile + gap), height - top - row * step - tile
             axes = figure.add_axes((x / width, y / height, tile / width, tile / height))
             small = max(picture.shape[:2]) <= 100
             axes.imshow(picture, cmap="gray", vmin=0, vmax=255, interpolation="nearest" if small else "antialiased")
-            hide_axes(axes)
-            draw_caption(figure, x, y - 0.04, caption, line=line, size=7.2)
+            plotting.hide_axes(axes)
+            plotting.draw_caption(figure, x, y - 0.04, caption, line=line, size=7.2)
     return figure
 
 

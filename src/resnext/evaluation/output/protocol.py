@@ -2,21 +2,14 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from resnext.data.preprocessing import Preprocessing
 from resnext.evaluation.views import CENTER, Views
+from resnext.files import read_result
 from resnext.run_directory import RunDirectory
 
-IGNORED_KEYS = (
-    "split",
-    "changed",
-    "step",
-    "batch_size",
-    "weights",
-    "command",
-)  # keys that do not change what is measured
+IGNORED_KEYS = ("split", "changed", "step", "batch_size", "weights", "command")  # they do not change what is measured
 PREPROCESSING_KEYS = ("image_size", "resize", "fit", "interpolation", "exif", "mean", "std", "channels")
 
 
@@ -94,15 +87,6 @@ def read_run_protocol(run: RunDirectory, kind: str) -> dict[str, Any]:
     """Read the protocol of the evaluation (of format ``kind``) in a run; empty if there is none."""
     about = (read_result(run.evaluation / "metrics.json", kind) or {}).get("protocol")
     return about if isinstance(about, dict) else {}
-
-
-def read_result(path: Path, kind: str) -> dict[str, Any] | None:
-    """Read a JSON result of the format ``kind``; None if ``path`` is not one."""
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return None
-    return values if isinstance(values, dict) and values.get("format") == kind else None
 
 
 def compare_protocols(own: Mapping[str, Any], protocol: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

@@ -8,11 +8,11 @@ from resnext.evaluation.evaluator import Evaluation
 from resnext.evaluation.metrics import compute_class_scores, compute_interval95
 from resnext.evaluation.output.html import read_epochs, write_page
 from resnext.evaluation.output.protocol import format_protocol
+from resnext.evaluation.output.tables import PICTURES
 from resnext.run_directory import RunDirectory
 
 MAX_WORST_IMAGES = 12  # rows in the table of the worst images
 MAX_MISTAKES = 10  # pairs of classes in the table of mistakes
-PICTURES = ("confusion.png", "reliability.png", "worst.png")
 
 
 def write_report(run_dir: Path | str, evaluation: Evaluation, metrics: dict[str, Any]) -> Path:
@@ -40,11 +40,8 @@ def _choose_headline(metrics: dict[str, Any], epochs: dict[str, Any] | None) -> 
         return own
     if epochs["last_epoch"] == epochs["best_epoch"]:
         return own | {"of": " after the last epoch, which is the best one"}
-    return {
-        "error": epochs["last"],
-        "interval": _compute_interval(epochs["last"], metrics["n"]),
-        "of": " after the last epoch",
-    }
+    interval = _compute_interval(epochs["last"], metrics["n"])
+    return {"error": epochs["last"], "interval": interval, "of": " after the last epoch"}
 
 
 def _compute_interval(error: float, n: int) -> tuple[float, float] | None:
@@ -56,7 +53,6 @@ def _compute_interval(error: float, n: int) -> tuple[float, float] | None:
 
 
 def _count_mistakes(evaluation: Evaluation) -> list[dict[str, Any]]:
-    """Count the most frequent pairs of true and wrongly predicted class."""
     wrong, names = evaluation.label != evaluation.predicted, evaluation.classes
     pairs = zip(evaluation.label[wrong].tolist(), evaluation.predicted[wrong].tolist(), strict=True)
     return [
@@ -66,7 +62,6 @@ def _count_mistakes(evaluation: Evaluation) -> list[dict[str, Any]]:
 
 
 def _list_worst_images(evaluation: Evaluation) -> list[dict[str, Any]]:
-    """List the images with the highest loss."""
     return [
         {
             "path": evaluation.paths[row],

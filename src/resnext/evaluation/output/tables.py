@@ -10,7 +10,7 @@ import numpy as np
 
 from resnext.data.dataset import Dataset
 from resnext.data.preprocessing import Preprocessing
-from resnext.environment import describe_environment as this_environment
+from resnext.environment import describe_environment
 from resnext.errors import WorkError
 from resnext.evaluation.calibration import BINS, Calibration, compute_calibration
 from resnext.evaluation.evaluator import Evaluation
@@ -21,32 +21,28 @@ from resnext.files import atomic_write, check_output_directory
 from resnext.plotting import save_figure
 
 FORMAT = "resnext-evaluation"
-FILES = (
-    *("metrics.json", "per_class.csv", "confusion.csv", "images.csv"),
-    *("confusion.png", "reliability.png", "worst.png"),
-)
+PICTURES = ("confusion.png", "reliability.png", "worst.png")
+FILES = ("metrics.json", "per_class.csv", "confusion.csv", "images.csv", *PICTURES)
 
 
 def write_evaluation(
     evaluation: Evaluation,
     dataset: Dataset,
     preprocessing: Preprocessing,
-    directory: Path | str,
+    directory: Path,
     protocol: dict[str, Any],
-    environment: dict[str, Any] | None = None,
     real: RealScore | None = None,
 ) -> dict[str, Any]:
     """Write FILES into ``directory`` (created if missing), each atomically; return the content of metrics.json.
 
-    ``protocol`` is what ``build_protocol`` returns; ``environment`` defaults to that of this process; ``real`` adds the
-    error on ReaL labels. Replaces an earlier evaluation there. Raises RequestError if ``directory`` cannot be used (see
-    ``check_output_directory`` of ``files.py``), WorkError if writing fails.
+    ``protocol`` is what ``build_protocol`` returns; ``real`` adds the error on ReaL labels. Replaces an earlier
+    evaluation there. Raises RequestError if ``directory`` cannot be used (see ``check_output_directory`` of
+    ``files.py``), WorkError if writing fails.
     """
-    directory = Path(directory)
     check_output_directory(directory, FILES, FORMAT)
     reliability = measure_calibration(evaluation)
     numbers = collect_metrics(evaluation, reliability) | ({} if real is None else {"real": real.to_dict()})
-    metrics = write_metrics(directory, numbers, protocol, environment)
+    metrics = write_metrics(directory, numbers, protocol)
     write_csv(directory / "per_class.csv", *_make_class_table(evaluation))
     write_csv(directory / "confusion.csv", *_make_confusion_table(evaluation))
     write_csv(directory / "images.csv", *_make_image_table(evaluation, real))
@@ -58,10 +54,10 @@ def write_evaluation(
 
 
 def write_metrics(
-    directory: Path, numbers: dict[str, Any], protocol: dict[str, Any], environment: dict[str, Any] | None
+    directory: Path, numbers: dict[str, Any], protocol: dict[str, Any], environment: dict[str, Any] | None = None
 ) -> dict[str, Any]:
     """Write metrics.json with the protocol and the environment (None: this process's); return its content."""
-    environment = environment or this_environment(str(protocol.get("device") or "cpu"))
+    environment = environment or describe_environment(str(protocol.get("device") or "cpu"))
     metrics = numbers | {"protocol": protocol, "environment": environment}
     write_json(directory / "metrics.json", metrics)
     return metrics
@@ -74,7 +70,6 @@ def measure_calibration(evaluation: Evaluation) -> Calibration:
 
 def collect_metrics(evaluation: Evaluation, reliability: Calibration) -> dict[str, Any]:
     """Collect all metrics of an evaluation as plain JSON values."""
-    low, high = evaluation.interval95
     return {
         "format": FORMAT,
         "version": 1,
@@ -83,7 +78,7 @@ def collect_metrics(evaluation: Evaluation, reliability: Calibration) -> dict[st
         "correct1": evaluation.correct1,
         "correct5": evaluation.correct5,
         "top1_error": evaluation.top1_error,
-        "top1_error_interval95": [low, high],
+        "top1_error_interval95": list(evaluation.interval95),
         "top5_error": evaluation.top5_error,
         "mean_class_error": compute_mean_class_error(compute_class_scores(evaluation.confusion, evaluation.classes)),
         "loss": evaluation.loss,

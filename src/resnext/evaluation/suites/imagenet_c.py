@@ -54,12 +54,11 @@ class CorruptionResult:
         return compute_interval95(self.wrong, self.n)
 
 
-def find_corruptions(root: Path | str) -> dict[tuple[str, int], Path]:
+def find_corruptions(root: Path) -> dict[tuple[str, int], Path]:
     """Find the class folders of each (corruption, severity), in the paper's order.
 
     Raises RequestError if ``root`` is no folder of corruptions.
     """
-    root = Path(root)
     if not root.is_dir():
         raise RequestError(f"--corruptions {root} is not a folder; {LAYOUT}")
     found: dict[tuple[str, int], Path] = {}

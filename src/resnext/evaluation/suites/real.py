@@ -60,19 +60,17 @@ class RealScore:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
-        error = self.error if self.n else None
         return {
             "n": self.n,
             "left_out": self.unlabelled,
             "correct1": self.n - self.wrong,
-            "top1_error": error,
+            "top1_error": self.error if self.n else None,
             "top1_error_interval95": list(self.interval95),
         }
 
 
-def read_real_labels(path: Path | str) -> RealLabels:
+def read_real_labels(path: Path) -> RealLabels:
     """Read the labels of ``real.json``. Raises RequestError for any other file."""
-    path = Path(path)
     if not path.is_file() or path.stat().st_size > MAX_BYTES:
         raise RequestError(f"--real {path} is not a file of ReaL labels (real.json)")
     try:

@@ -8,17 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from resnext.bench import results
 from resnext.bench.measure import Candidate, Timing, time_interleaved
-from resnext.bench.results import (
-    BenchOptions,
-    collect_protocol,
-    make_csv_path,
-    make_out_folder,
-    make_timing_rows,
-    print_timings,
-    show_progress,
-    write_rows,
-)
 from resnext.errors import RequestError
 
 if TYPE_CHECKING:
@@ -34,7 +25,7 @@ MAX_TAR_BYTES = 4 << 30  # bytes; larger tar files are not unpacked
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(BenchOptions):
+class Options(results.BenchOptions):
     """The options of ``resnext bench data``."""
 
     path: str
@@ -53,29 +44,28 @@ def run(options: Options) -> int:
     from resnext.speed.allocator import tune_malloc
 
     tune_malloc()  # as in training; it speeds up every candidate
-    folder = make_out_folder(options.out)
+    path = results.prepare_csv(options.out, "data")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         with _unpack(Path(options.path).expanduser()) as root:
-            _measure(options, root, folder, make_screen())
+            _measure(options, root, path, make_screen())
     finally:
         torch.set_num_threads(threads)
     return 0
 
 
-def _measure(options: Options, root: Path, folder: Path, console: "Console") -> None:
+def _measure(options: Options, root: Path, path: Path, console: "Console") -> None:
     dataset = _open_dataset(root, options.limit)
     _print_differences(options, dataset, console)
-    with show_progress("loading") as progress:
+    with results.show_progress("loading") as progress:
         timings = time_interleaved(_make_candidates(options, root, dataset), options.rounds, progress=progress)
     stages = _time_stages(options, dataset, next(t for t in timings if t.name == OURS))
-    path = make_csv_path(folder, "data")
-    rows = make_timing_rows(timings, OURS)
+    rows = results.make_timing_rows(timings, OURS)
     more = [{"arm": f"stage: {name}", "microseconds": f"{value:.1f}"} for name, value in stages.items()]
-    write_rows(path, [*rows, *more], collect_protocol(options.command))
+    results.write_rows(path, [*rows, *more], results.collect_protocol(options.command))
     _plot(timings, path.with_suffix(".png"))
-    print_timings(console, _make_title(options, len(dataset)), timings, OURS)
+    results.print_timings(console, _make_title(options, len(dataset)), timings, OURS)
     _print_stages(stages, console)
     console.print(f"written: {path} and {path.with_suffix('.png').name}")
 

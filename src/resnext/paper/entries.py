@@ -75,10 +75,10 @@ class Entry:
         if self.measurement is None:
             return NONE
         state = self.measurement.state
-        if state in ("running", "stopped"):
-            run = max((r for r in self.measurement.runs if r.state == state), key=lambda r: r.step)
-            return f"{state}, {run.progress}"
-        return state
+        if state not in ("running", "stopped"):
+            return state
+        run = max((r for r in self.measurement.runs if r.state == state), key=lambda r: r.step)
+        return f"{state}, {run.progress}"
 
 
 def matches_claim(claim: str, count: int | None) -> bool:
@@ -101,8 +101,7 @@ def collect_timed_entries(
     table: Table, runs: Path, results: Path | None, speeds: Mapping[str, float] | None = None
 ) -> list[Entry]:
     """Collect the entries of a table with timings; ``speeds`` is what ``measure_timings`` returns, or the cache."""
-    here = throughput.describe_machine()
-    speeds = throughput.read_throughputs() if speeds is None else speeds
+    here, speeds = throughput.describe_machine(), throughput.read_throughputs() if speeds is None else speeds
     timed = []
     for entry in collect_entries(table, runs, results):
         found = {w.kind: speeds.get(w.make_key(here)) for w in list_timings(entry.row, table)}

@@ -30,7 +30,6 @@ MAX_EVALUATIONS = 64  # per run
 IGNORED_SETTINGS = ("train.seed", "data.max_val_images")  # ignored beside what resuming may change
 PLACE_SETTINGS = ("train.proposals", "data.train", "data.val", "data.train_images", "data.val_images", "train.fast")
 RELEASED_SCHEDULE = "as released"
-Rows = list[dict[str, str]]
 
 
 @dataclass(frozen=True)
@@ -205,10 +204,10 @@ def _read_value(run: RecipeRun, column: Column) -> float | None:
                 return _parse_number(values.get(column.measured))
         return None
     if column.epoch is not None:
-        return next(
-            (_parse_number(r.get(column.measured)) for r in run.rows if r.get("epoch") == str(column.epoch)), None
-        )
-    return _parse_number(run.rows[-1].get(column.measured)) if run.rows else None
+        rows = [row for row in run.rows if row.get("epoch") == str(column.epoch)][:1]
+    else:
+        rows = list(run.rows[-1:])
+    return _parse_number(rows[0].get(column.measured)) if rows else None
 
 
 def _is_view(about: Any, view: Mapping[str, Any]) -> bool:
@@ -236,7 +235,7 @@ def _read_results(recipe: str, folder: Path | None) -> Iterable[Mapping[str, str
                 yield row
 
 
-def _read_csv(path: Path) -> Rows:
+def _read_csv(path: Path) -> list[dict[str, str]]:
     """Read a small CSV; no rows if there is no file. Raises RequestError if it is not a CSV."""
     if not path.exists():
         return []
@@ -244,10 +243,10 @@ def _read_csv(path: Path) -> Rows:
         if not path.is_file() or path.stat().st_size > MAX_CSV_BYTES:
             raise RequestError(f"{path} is not a file of at most {MAX_CSV_BYTES:,} bytes")
         with path.open(encoding="utf-8", newline="") as file:
-            rows = [{k: v for k, v in row.items() if isinstance(k, str)} for row in csv.DictReader(file)]
+            rows = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise RequestError(f"{path} cannot be read: {error}") from None
-    return [{k: v for k, v in row.items() if isinstance(v, str)} for row in rows]
+    return [{k: v for k, v in row.items() if isinstance(k, str) and isinstance(v, str)} for row in rows]
 
 
 def _parse_number(value: Any, high: float = 100.0) -> float | None:

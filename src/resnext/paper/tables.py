@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 from resnext.errors import RequestError
 from resnext.files import atomic_write, check_folder, report_write_errors
 from resnext.paper.curve_plots import collect_curve_rows
-from resnext.paper.entries import NONE, UNITS, Entry, collect_timed_entries, measure_timings
+from resnext.paper.entries import NONE, UNITS, Entry, collect_timed_entries, list_timings
 from resnext.paper.numbers import Column, Table
 from resnext.paper.plots import plot_table
-from resnext.paper.throughput import BATCH
+from resnext.paper.throughput import BATCH, measure_throughputs
 from resnext.plotting import encode_figure
 
 if TYPE_CHECKING:
@@ -65,10 +65,9 @@ def show_table(
 def check_output(folder: Path, name: str) -> None:
     """Check that a table can be written. Raises RequestError if not, or if its files there are not ours."""
     check_folder(folder, "--out")
-    there = [folder / f"{name}{end}" for end in (".csv", "-curves.csv", ".png", ".svg")]
-    if any(path.exists() for path in there) and not _is_table(there[0]):
-        first = next(path for path in there if path.exists())
-        raise RequestError(f"{first} exists and was not written by resnext; give another folder with --out")
+    there = [path for end in (".csv", "-curves.csv", ".png", ".svg") if (path := folder / f"{name}{end}").exists()]
+    if there and not _is_table(folder / f"{name}.csv"):
+        raise RequestError(f"{there[0]} exists and was not written by resnext; give another folder with --out")
 
 
 def _is_table(path: Path) -> bool:
@@ -81,7 +80,7 @@ def _is_table(path: Path) -> bool:
 
 
 def _measure_timings(table: Table, again: bool) -> dict[str, float]:
-    """Time the networks of a table, with a progress bar on the terminal."""
+    """Time the networks of a table that are not in the cache, or ``again`` all, with a progress bar on the terminal."""
     from rich.progress import BarColumn, Progress, TextColumn
 
     from resnext.screen import make_screen
@@ -90,14 +89,17 @@ def _measure_timings(table: Table, again: bool) -> dict[str, float]:
     columns = (TextColumn("timing networks on this machine, once"), BarColumn())
     with Progress(*columns, console=terminal, transient=True, disable=not terminal.is_terminal) as bar:
         task = bar.add_task("timing", total=None)
-        return measure_timings(table, lambda done, total: bar.update(task, completed=done, total=total), again)
+        wanted = [timing for row in table.rows for timing in list_timings(row, table)]
+        return measure_throughputs(
+            wanted, progress=lambda done, total: bar.update(task, completed=done, total=total), force=again
+        )
 
 
 @dataclass
 class Sheet:
     """A table as text: headings of two lines, cells, and footnotes in order."""
 
-    headings: list[tuple[str, str]] = field(default_factory=list)
+    headings: list[tuple[str, str]]
     rows: list[list[str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -110,11 +112,10 @@ class Sheet:
 
 def make_sheet(table: Table, entries: list[Entry]) -> Sheet:
     """Make the table, with the paper's value and ours side by side."""
-    sheet = Sheet()
     claims = [what for what in CLAIMED if any(what in entry.row.claims for entry in entries)]
     timed = any(entry.training_speed for entry in entries) or table.name == "timing"
     has_recipes = any(entry.row.recipe for entry in entries)
-    sheet.headings = [("row", ""), ("network", "")]
+    sheet = Sheet([("row", ""), ("network", "")])
     if any(entry.row.data for entry in entries):
         sheet.headings.append(("data", ""))
     for column in table.columns:

@@ -56,7 +56,7 @@ def run(tmp_path: Path) -> RunDirectory:
     return directory
 
 
-def publish(folder: Path, model: Network | None = None, **about: Any) -> ModelCard:
+def publish(folder: Path, model: Network | None = None, **about: Any) -> Any:
     """Write a folder for the hub, and return its card as the hub reads it."""
     write_hub_folder(model or network(), folder, ModelCardInfo(**about))
     card = ModelCard.load(folder / "README.md")

@@ -99,6 +99,12 @@ def hide_axes(axes: "Axes") -> None:
     axes.spines[:].set_visible(False)
 
 
+def draw_grid(axes: "Axes") -> None:
+    """Draw faint horizontal grid lines behind everything else."""
+    axes.grid(axis="y", color=FAINT, linewidth=0.8)
+    axes.set_axisbelow(True)
+
+
 def draw_caption(
     figure: "Figure", x: float, top: float, caption: Sequence[tuple[str, str]], *, line: float, size: float
 ) -> None:

@@ -37,16 +37,3 @@ def test_flatness_is_of_the_rounds_and_not_of_a_drift() -> None:
     assert compute_flatness([Timing("a", 1, drift), Timing("b", 1, slower), Timing("c", 1, drift)]) == pytest.approx(
         0.8
     )
-
-
-@pytest.mark.parametrize(
-    ("words", "says"),
-    [
-        (["--networks", "resnex50_4x4d"], "did you mean"),
-        (["--batch", "1"], "at least 2"),
-        (["--peers", "timn"], "did you mean 'timm'"),
-    ],
-)
-def test_a_wrong_request_is_one_sentence(words: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["bench", "cardinality", *words]) == 2
-    assert says in capsys.readouterr().err

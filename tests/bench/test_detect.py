@@ -96,22 +96,6 @@ def test_in_fp32_no_arm_is_there_twice() -> None:
     ]
 
 
-@pytest.mark.parametrize(
-    ("words", "says"),
-    [
-        (("resnext29_2x64d",), "torchvision"),
-        (("resnext50_32x5",), "did you mean"),
-        (("resnet18", "--size", "32"), "--size 32 must be at least 64"),
-        (("resnet18", "--rounds", "0"), "--rounds 0 must be at least 1"),
-    ],
-)
-def test_a_wrong_request_is_one_sentence(
-    words: tuple[str, ...], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["bench", "detect", *words, "--out", str(tmp_path)]) == 2
-    assert says in capsys.readouterr().err
-
-
 def test_a_network_without_a_counterpart_is_refused() -> None:
     with pytest.raises(RequestError, match="torchvision"):
         build_initial_detector(DetectWorkload(Architecture.parse("resnext50_4x4d", pre_activation=True), 64, 1))

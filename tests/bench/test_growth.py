@@ -101,18 +101,3 @@ def test_a_real_point_and_small_nets(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert main([*TOY, *words]) == 0
     assert all(int(row["peak_mib"]) > 0 for row in read_rows(tmp_path / "bench-growth.csv"))
     assert {row["layout"] for row in read_rows(tmp_path / "bench-small.csv")} == {"NCHW", "NHWC"}
-
-
-@pytest.mark.parametrize(
-    ("words", "says"),
-    [
-        (["--of", "bath"], "did you mean 'batch'"),
-        (["--batches", "1", "2"], "too small"),
-        (["--sizes", "8"], "too small"),
-        (["--networks", "resnex50_32x4d"], "did you mean"),
-        (["--rounds", "0"], "at least 1"),
-    ],
-)
-def test_a_wrong_request_is_one_sentence(words: list[str], says: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["bench", "growth", *words]) == 2
-    assert says in capsys.readouterr().err

@@ -60,29 +60,6 @@ def test_of_a_run_the_accuracy_is_counted_too_and_images_that_are_not_there_are_
     assert "/no/photos" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("words", "sentence"),
-    [
-        (["--batch", "0"], "at least 1"),
-        (["--batch", "x"], "not a list of whole numbers"),
-        (["--size", "1"], "pixels"),
-    ],
-)
-def test_requests_that_make_no_sense(words: list[str], sentence: str, tmp_path: Path, capsys) -> None:
-    assert bench("resnext11_2x4d", *words, "--out", tmp_path) == 2
-    assert sentence in capsys.readouterr().err
-
-
-def test_an_unknown_precision_gets_the_nearest(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["bench", "infer", "resnext11_2x4d", "--precision", "fp32,bf61", "--out", str(tmp_path)]) == 2
-    assert "did you mean 'bf16'" in capsys.readouterr().err
-
-
-def test_calibration_without_int8_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert bench("resnext11_2x4d", "--calibration", tmp_path, "--out", tmp_path) == 2
-    assert "--calibration needs --precision int8" in capsys.readouterr().err
-
-
 @pytest.mark.slow
 def test_the_peers_have_our_weights_and_give_our_logits() -> None:
     network = create_model("resnet18", seed=0, num_classes=10).eval()

@@ -119,32 +119,6 @@ def test_the_work_of_a_fresh_process_is_the_same_step() -> None:
     work()
 
 
-@pytest.mark.parametrize(
-    ("words", "says"),
-    [
-        (["resnex50_32x4d"], "did you mean 'resnext50_32x4d'"),
-        (["resnext11_2x4d", "--batch", "1"], "--batch 1 must be at least 2"),
-        (["resnext11_2x4d", "--rounds", "0"], "--rounds 0 must be at least 1"),
-        (["resnext11_2x4d", "--size", "2"], "too small"),
-        (["resnext11_2x4d", "--peers", "timn"], "did you mean 'timm'"),
-        (["resnext11_2x4d", "--peers", "torchvision"], "use plain to measure PyTorch's own layers"),
-        (["--isa", "avx3"], "did you mean"),
-        (["--recompute", "block"], "did you mean 'blocks'"),
-        (["--precision", "fp16"], "bf16"),
-        (["resnext11_2x4d", "--out", "FILE/below"], "--out"),
-    ],
-)
-def test_a_wrong_request_is_one_sentence_before_anything_is_measured(
-    words: list[str], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    Path("FILE").touch()
-    assert main(["bench", "train", *words]) == 2
-    errors = capsys.readouterr().err
-    assert says in errors
-    assert errors.count("\n") == 1
-
-
 def test_timm_asked_for_by_name_must_be_installed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(peers, "find_spec", lambda name: None if name == "timm" else object())
     with pytest.raises(RequestError, match=r"pip install 'resnext\[modern\]'"):

@@ -81,20 +81,6 @@ def test_showing_forgetting_and_saving_are_three_requests(words: str, capsys: py
     assert "not allowed with" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("words", "named"),
-    [
-        (["resnext11_2x4"], "resnext11_2x4"),
-        (["resnext11_2x4d", "--batch", "1"], "--batch 1"),
-        (["resnext11_2x4d", "--size", "0"], "0"),
-        (["resnext11_2x4d", "--precision", "fp8"], "fp8"),
-    ],
-)
-def test_a_request_that_cannot_be_is_named(words: list[str], named: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["bench", "tune", *words]) == 2
-    assert named in capsys.readouterr().err
-
-
 def test_a_plan_is_not_written_over(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "plan.json").write_text("mine")
     assert main(["bench", "tune", *SMALL, "--save", str(tmp_path / "plan.json")]) == 2

@@ -40,13 +40,8 @@ def network(**changes: Any) -> Network:
 
 def metrics(checkpoint: str = "best") -> dict[str, Any]:
     about = build_protocol(VIEW, data="photos", split="a folder each", device="cpu", checkpoint=checkpoint, step=1200)
-    return {
-        "n": 300,
-        "top1_error": 12.25,
-        "top1_error_interval95": [9.0, 16.5],
-        "top5_error": 2.5,
-        "protocol": about,
-    }
+    errors = {"top1_error": 12.25, "top1_error_interval95": [9.0, 16.5], "top5_error": 2.5}
+    return {"n": 300, **errors, "protocol": about}
 
 
 @pytest.fixture
@@ -61,7 +56,9 @@ def run(tmp_path: Path) -> RunDirectory:
     return directory
 
 
-def published(folder: Path) -> Any:
+def publish(folder: Path, model: Network | None = None, **about: Any) -> Any:
+    """Write a folder for the hub, and return its card as the hub reads it."""
+    write_hub_folder(model or network(), folder, ModelCardInfo(**about))
     card = ModelCard.load(folder / "README.md")
     card.data.to_dict()
     return card
@@ -73,7 +70,7 @@ def images() -> torch.Tensor:
 
 def test_our_reader_reads_the_folder(tmp_path: Path) -> None:
     model, folder = network(), tmp_path / "hub"
-    write_hub_folder(model, folder, ModelCardInfo())
+    publish(folder, model)
     again = load(folder)
     assert (again.preprocessing, again.classes) == (VIEW, NAMES)
     assert again.provenance["source"] == {"file": "a.t7", "format": "torch7"}
@@ -84,7 +81,7 @@ def test_our_reader_reads_the_folder(tmp_path: Path) -> None:
 
 def test_timm_reads_the_folder_and_computes_the_same(tmp_path: Path) -> None:
     model, folder = network(), tmp_path / "hub"
-    write_hub_folder(model, folder, ModelCardInfo())
+    publish(folder, model)
     theirs = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     with torch.inference_mode():
         torch.testing.assert_close(theirs(images()), model(images()), rtol=1e-5, atol=1e-5)
@@ -105,8 +102,7 @@ def test_what_timm_cannot_express_is_ours_alone_and_the_card_says_so(
     tmp_path: Path, changes: dict[str, Any], why: str
 ) -> None:
     model, folder = network(**changes), tmp_path / "hub"
-    write_hub_folder(model, folder, ModelCardInfo())
-    card = published(folder)
+    card = publish(folder, model)
     assert "timm cannot read it: " in card.text
     assert why in card.text
     assert card.data.library_name == "resnext"
@@ -116,8 +112,7 @@ def test_what_timm_cannot_express_is_ours_alone_and_the_card_says_so(
 
 
 def test_the_card_of_a_run_holds_its_errors_with_their_protocol(tmp_path: Path, run: RunDirectory) -> None:
-    write_hub_folder(network(), tmp_path / "hub", ModelCardInfo(name="lab/cats", licence="apache-2.0", run=run))
-    card = published(tmp_path / "hub")
+    card = publish(tmp_path / "hub", name="lab/cats", licence="apache-2.0", run=run)
     assert card.data.license == "apache-2.0"
     assert card.data.library_name == "timm"
     assert card.data.eval_results is not None
@@ -140,29 +135,26 @@ def test_the_card_of_a_run_holds_its_errors_with_their_protocol(tmp_path: Path, 
 
 
 def test_the_recipe_is_whole_but_does_not_tell_where_the_pictures_lay(tmp_path: Path, run: RunDirectory) -> None:
-    write_hub_folder(network(), tmp_path / "hub", ModelCardInfo(run=run))
+    text = publish(tmp_path / "hub", run=run).content
     recipe = yaml.safe_load((tmp_path / "hub" / "recipe.yaml").read_text())
     assert recipe["train"]["epochs"] == 3
     assert recipe["data"]["path"] == "photos"
-    text = (tmp_path / "hub" / "README.md").read_text()
     assert "somebody" not in text
     assert "epochs: 3" in text
 
 
 def test_diagrams_are_published_and_the_images_of_the_data_are_not(tmp_path: Path, run: RunDirectory) -> None:
-    write_hub_folder(network(), tmp_path / "hub", ModelCardInfo(run=run))
+    text = publish(tmp_path / "hub", run=run).text
     names = {path.name for path in (tmp_path / "hub").iterdir()}
     assert {"curves.png", "confusion.png"} <= names
     assert "worst.png" not in names
-    text = (tmp_path / "hub" / "README.md").read_text()
     assert "(curves.png)" in text
     assert "reliability.png" not in text
 
 
 def test_the_evaluation_of_another_checkpoint_is_not_this_one_s(tmp_path: Path, run: RunDirectory) -> None:
     (run.evaluation / "metrics.json").write_text(json.dumps(metrics("last")))
-    write_hub_folder(network(), tmp_path / "hub", ModelCardInfo(run=run))
-    card = published(tmp_path / "hub")
+    card = publish(tmp_path / "hub", run=run)
     assert card.data.eval_results is None
     assert "not measured" in card.text
     assert not (tmp_path / "hub" / "confusion.png").exists()
@@ -172,35 +164,33 @@ def test_the_evaluation_of_another_checkpoint_is_not_this_one_s(tmp_path: Path, 
 def test_a_damaged_evaluation_is_named(tmp_path: Path, run: RunDirectory, text: str) -> None:
     (run.evaluation / "metrics.json").write_text(text)
     with pytest.raises(RequestError, match=r"metrics\.json is damaged"):
-        write_hub_folder(network(), tmp_path / "hub", ModelCardInfo(run=run))
+        publish(tmp_path / "hub", run=run)
 
 
 def test_a_licence_says_whose_it_is_or_that_nobody_knows(tmp_path: Path) -> None:
-    write_hub_folder(network(), tmp_path / "a", ModelCardInfo(origin=RELEASE))
-    assert "cc-by-nc-4.0, the licence of the release" in (tmp_path / "a" / "README.md").read_text()
-    assert published(tmp_path / "a").data.license == "cc-by-nc-4.0"
-    write_hub_folder(network(), tmp_path / "b", ModelCardInfo())
-    assert published(tmp_path / "b").data.license == "other"
-    assert "The licence of these weights is unknown" in (tmp_path / "b" / "README.md").read_text()
-    write_hub_folder(network(), tmp_path / "c", ModelCardInfo(origin=replace(RELEASE, is_certain=False)))
-    assert published(tmp_path / "c").data.license == "other"
-    assert "They look like the release, whose licence is cc-by-nc-4.0." in (tmp_path / "c" / "README.md").read_text()
+    for number, (origin, licence, says) in enumerate(
+        (
+            (RELEASE, "cc-by-nc-4.0", "cc-by-nc-4.0, the licence of the release"),
+            (None, "other", "The licence of these weights is unknown"),
+            (replace(RELEASE, is_certain=False), "other", "They look like the release, whose licence is cc-by-nc-4.0."),
+        )
+    ):
+        card = publish(tmp_path / str(number), origin=origin)
+        assert card.data.license == licence
+        assert says in card.text
 
 
 def test_a_card_gives_no_command_that_would_be_refused(tmp_path: Path) -> None:
     model = network()
-    write_hub_folder(model, tmp_path / "a", ModelCardInfo())
-    assert "resnext predict" in published(tmp_path / "a").text
+    assert "resnext predict" in publish(tmp_path / "a", model).text
     model.preprocessing = None
-    write_hub_folder(model, tmp_path / "b", ModelCardInfo())
-    assert "resnext predict" not in published(tmp_path / "b").text
+    assert "resnext predict" not in publish(tmp_path / "b", model).text
 
 
 def test_a_backbone_is_published_as_one(tmp_path: Path) -> None:
     model = network(num_classes=0)
     model.classes = None
-    write_hub_folder(model, tmp_path / "hub", ModelCardInfo())
-    card = published(tmp_path / "hub")
+    card = publish(tmp_path / "hub", model)
     assert "none: pooled features" in card.text
     assert "resnext predict" not in card.text
     assert "resnext evaluate" not in card.text

@@ -18,12 +18,8 @@ def test_the_template_of_table_1() -> None:
     assert a.blocks == (3, 4, 6, 3)
     assert a.stage_widths == (128, 256, 512, 1024)
     assert a.stage_channels == (256, 512, 1024, 2048)
-    assert [(s.width, s.in_channels, s.stride) for s in a.stages] == [
-        (4, 64, 1),
-        (8, 256, 2),
-        (16, 512, 2),
-        (32, 1024, 2),
-    ]
+    stages = [(s.width, s.in_channels, s.stride) for s in a.stages]
+    assert stages == [(4, 64, 1), (8, 256, 2), (16, 512, 2), (32, 1024, 2)]
     assert a.stride == 32
 
 

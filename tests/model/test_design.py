@@ -10,16 +10,8 @@ from resnext.model.design import count_template_parameters, design, design_table
 
 
 def test_table_2_of_the_paper() -> None:
-    rows = [
-        (a.cardinality, a.width, a.cardinality * (a.width or 0), count_template_parameters(a)) for a in design_table_2()
-    ]
-    assert rows == [
-        (1, 64, 64, 69_632),
-        (2, 40, 80, 69_760),
-        (4, 24, 96, 69_888),
-        (8, 14, 112, 71_456),
-        (32, 4, 128, 70_144),
-    ]
+    rows = [(a.cardinality, a.width, count_template_parameters(a)) for a in design_table_2()]
+    assert rows == [(1, 64, 69_632), (2, 40, 69_760), (4, 24, 69_888), (8, 14, 71_456), (32, 4, 70_144)]
 
 
 @pytest.mark.parametrize(("width", "cardinality"), [(64, 1), (40, 2), (24, 4), (14, 8), (4, 32)])

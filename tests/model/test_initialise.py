@@ -4,11 +4,10 @@ import pytest
 import torch
 from torch import nn
 
+from resnext.model.architecture import FORMS
 from resnext.model.blocks import Block
 from resnext.model.layers import GroupedConv2d
 from resnext.model.network import create_model
-
-FORMS = ("grouped", "concatenated", "branched")
 
 
 def test_convolutions_are_normal_with_the_releases_deviation_over_the_full_width() -> None:

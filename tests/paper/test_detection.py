@@ -1,6 +1,5 @@
 """Table 8 and the recipes of detection: schedules are the printed ones, and runs fill the cells."""
 
-import json
 import re
 import shlex
 from pathlib import Path
@@ -15,10 +14,11 @@ from resnext.paper.measurements import collect_measurement
 from resnext.paper.numbers import Row, get_table
 from resnext.paper.row_recipes import get_recipe_path, read_row_recipe
 from resnext.paper.run import get_rpn_recipe
-from resnext.recipe import dump_recipe, list_recipes
+from resnext.recipe import list_recipes
 from resnext.recipe_header import read_header
 from resnext.training.schedule import compute_learning_rate
 from resnext.weights.released import load_released
+from tests.paper.conftest import write_run
 
 EVERY = [path.stem for name, path in list_recipes().items() if "/coco-" in name]
 X50 = "coco-resnext50-32x4d-fast-rcnn"
@@ -79,16 +79,9 @@ def test_weights_to_start_from_are_published_ones_of_that_network(name: str) -> 
 
 def finished(folder: Path, name: str, ap: float, ap50: float, **changes: Any) -> Path:
     """Write a finished run of the recipe, as detect train does."""
-    run = folder / "runs" / name
-    (run / "checkpoints" / "last").mkdir(parents=True)
     recipe = read(X50, **changes)
-    (run / "recipe.yaml").write_text(dump_recipe(recipe))
-    state = {"format": "resnext-checkpoint", "version": 2, "position": {"step": recipe.train.steps, "epoch": 13}}
-    (run / "checkpoints" / "last" / "state.json").write_text(json.dumps(state))
     rows = ["epoch,step,lr,train_loss,ap,ap50", "12,170000,0.1,1.0,0.9,0.95", f"13,180000,0.1,1.0,{ap},{ap50}"]
-    (run / "metrics.csv").write_text("\n".join(rows) + "\n")
-    (run / "log.jsonl").write_text("")
-    return run
+    return write_run(folder / "runs" / name, recipe, {"step": recipe.train.steps, "epoch": 13}, rows)
 
 
 def test_a_finished_run_gives_its_last_ap_in_percent(tmp_path: Path) -> None:
@@ -132,13 +125,10 @@ def test_a_row_is_run_by_two_commands_that_are_said(
     said = " ".join(capsys.readouterr().err.split())
     rpn, fast_rcnn = (shlex.split(command) for command in re.findall(r"(resnext detect train paper.*?)(?:;|$)", said))
     name, first = str(row.recipe), get_rpn_recipe(str(row.recipe))
-    proposals = str(runs / f"{first}-seed3")
-    detect = ["resnext", "detect", "train"]
-    more = ["--data.path", "COCO", "--train.seed", "3"]
+    proposals, mine = str(runs / f"{first}-seed3"), str(runs / f"{name}-seed3")
+    detect, more = ["resnext", "detect", "train"], ["--data.path", "COCO", "--train.seed", "3"]
     assert rpn == [*detect, f"paper/{first}", "--continue", proposals, *more]
-    mine = str(runs / f"{name}-seed3")
-    recipe = f"paper/{name}"
-    assert fast_rcnn == [*detect, recipe, "--continue", mine, "--train.proposals", proposals, *more]
+    assert fast_rcnn == [*detect, f"paper/{name}", "--continue", mine, "--train.proposals", proposals, *more]
 
 
 def test_an_unknown_recipe_is_one_sentence() -> None:

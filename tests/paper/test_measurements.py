@@ -7,12 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from resnext.paper.measurements import collect_measurement
+from resnext.paper.measurements import MeasuredValue, collect_measurement
 from resnext.paper.numbers import Column, get_table
 from tests.paper.conftest import MakeRun
 
 X50 = "imagenet-resnext50-32x4d"
 TOP1 = get_table("table3").columns[0]
+
+
+def measured(folder: Path, column: Column = TOP1) -> MeasuredValue:
+    """Return the measured value of the recipe X50 from the runs below ``folder``."""
+    value = collect_measurement(X50, folder / "runs").value(column)
+    assert value is not None
+    return value
 
 
 def test_without_runs_a_row_is_missing(tmp_path: Path) -> None:
@@ -25,10 +32,8 @@ def test_a_finished_run_gives_its_last_epochs_error_and_never_the_best(tmp_path:
     lines = (run / "metrics.csv").read_text().splitlines()
     lines[50] = lines[50].replace(lines[50].split(",")[6], "20.0")  # a lucky epoch
     (run / "metrics.csv").write_text("\n".join(lines))
-    found = collect_measurement(X50, tmp_path / "runs")
-    assert found.state == "finished"
-    value = found.value(TOP1)
-    assert value is not None
+    assert collect_measurement(X50, tmp_path / "runs").state == "finished"
+    value = measured(tmp_path)
     assert (value.mean, value.deviation, value.count, value.text(1)) == (22.41, None, 1, "22.4")
 
 
@@ -37,8 +42,7 @@ def test_seeds_are_a_mean_and_a_deviation(tmp_path: Path, make_run: MakeRun) -> 
     make_run(X50, error=22.4, name=f"{X50}-seed1", **{"train.seed": 1})
     make_run(X50, error=22.6, name=f"{X50}-seed2", **{"train.seed": 2})
     make_run("imagenet-resnext50-2x40d", error=50.0)
-    value = collect_measurement(X50, tmp_path / "runs").value(TOP1)
-    assert value is not None
+    value = measured(tmp_path)
     assert (round(value.mean, 6), round(value.deviation or 0, 6), value.count) == (22.4, 0.2, 3)
     assert value.text(1) == "22.4 ± 0.2 (3)"
 
@@ -65,15 +69,11 @@ def test_a_run_counted_in_steps_is_over_when_they_are_done(tmp_path: Path, make_
 
 def test_a_run_with_other_settings_is_marked_and_gives_way_to_one_without(tmp_path: Path, make_run: MakeRun) -> None:
     make_run(X50, error=20.0, name=f"{X50}-seed1", **{"train.precision": "bf16", "train.seed": 1})
-    found = collect_measurement(X50, tmp_path / "runs")
-    assert found.runs[0].differences == ("train.precision: 'fp32' -> 'bf16'",)
-    value = found.value(TOP1)
-    assert value is not None
-    assert value.text(1) == "20.0 ≠"
+    (run,) = collect_measurement(X50, tmp_path / "runs").runs
+    assert run.differences == ("train.precision: 'fp32' -> 'bf16'",)
+    assert measured(tmp_path).text(1) == "20.0 ≠"
     make_run(X50, error=22.4)
-    value = collect_measurement(X50, tmp_path / "runs").value(TOP1)
-    assert value is not None
-    assert value.text(1) == "22.4"
+    assert measured(tmp_path).text(1) == "22.4"
 
 
 def test_where_data_lies_and_how_it_is_loaded_is_no_difference(tmp_path: Path, make_run: MakeRun) -> None:
@@ -164,17 +164,13 @@ def test_another_view_is_read_from_an_evaluation_of_the_last_checkpoint_alone(
     (run / "broken").mkdir()
     (run / "broken" / "metrics.json").write_text("[" * 100_000)
     evaluate("evaluation-320", 21.3)
-    value = collect_measurement(X50, tmp_path / "runs").value(at_320)
-    assert value is not None
-    assert value.mean == 21.3
+    assert measured(tmp_path, at_320).mean == 21.3
 
 
 def test_a_stated_epoch_is_the_one_that_is_read(tmp_path: Path, make_run: MakeRun) -> None:
     make_run(X50, error=22.0)
     column = Column("val", "validation", "%", 2, "top1_error", epoch=95)
-    value = collect_measurement(X50, tmp_path / "runs").value(column)
-    assert value is not None
-    assert value.mean == pytest.approx(22.0 + 30 / 95, abs=1e-3)
+    assert measured(tmp_path, column).mean == pytest.approx(22.0 + 30 / 95, abs=1e-3)
 
 
 def test_noted_results_count_where_their_recipe_is_unchanged(tmp_path: Path) -> None:

@@ -51,19 +51,7 @@ def _threads_as_they_were() -> Iterator[None]:
 
 
 def test_every_row_that_can_be_trained_has_a_recipe() -> None:
-    for name in (
-        "table1",
-        "table3",
-        "table4",
-        "table5",
-        "table6",
-        "table7",
-        "table8",
-        "figure5",
-        "figure6",
-        "figure7",
-        "residual",
-    ):
+    for name in (*(f"table{n}" for n in (1, 3, 4, 5, 6, 7, 8)), "figure5", "figure6", "figure7", "residual"):
         for row in get_table(name).rows:
             assert row.recipe is not None or row.family, f"{name} {row.key}"
     used = {r.recipe for t in load_tables().values() for r in t.rows if r.recipe}
@@ -86,12 +74,8 @@ def test_imagenet_recipes_are_the_releases() -> None:
     assert (r.optimizer.lr, r.optimizer.weight_decay, r.optimizer.weight_decay_on) == (0.1, 1e-4, "all")
     assert (r.optimizer.nesterov, r.optimizer.momentum, r.train.label_smoothing) == (True, 0.9, 0.0)
     assert r.schedule.milestones == (30, 60, 90)
-    assert (r.augment.crop, r.augment.color_jitter, r.augment.lighting, r.augment.flip) == (
-        "paper_imagenet",
-        0.4,
-        0.1,
-        0.5,
-    )
+    a = r.augment
+    assert (a.crop, a.color_jitter, a.lighting, a.flip) == ("paper_imagenet", 0.4, 0.1, 0.5)
     rates = [compute_learning_rate(r.schedule, 0.1, 500_500, 5005, 5005 * epoch) for epoch in (0, 29, 30, 60, 90, 99)]
     assert rates == pytest.approx([0.1, 0.1, 0.01, 1e-3, 1e-4, 1e-4])
 

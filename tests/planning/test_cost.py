@@ -44,9 +44,8 @@ def test_too_few_cores_bound_the_speed() -> None:
     found = estimate_cost("resnet50", 224, 1000, cluster, seconds_per_image=0.01, cores=3, model=MODEL)
     assert found.bottleneck == "data"
     assert found.images_per_second == pytest.approx(2 * 3 / 0.01)
-    enough = estimate_cost(
-        "resnet50", 224, 1000, cluster, seconds_per_image=0.01, cores=math.ceil(found.cores), model=MODEL
-    )
+    cores = math.ceil(found.cores)
+    enough = estimate_cost("resnet50", 224, 1000, cluster, seconds_per_image=0.01, cores=cores, model=MODEL)
     assert enough.bottleneck == "memory"
 
 
@@ -86,21 +85,15 @@ def test_a_faster_machine_is_never_slower(peak: float, bandwidth: float, factor:
 
 
 def test_larger_images_take_longer() -> None:
-    times = [
-        estimate_cost("resnet50", side, 1, Cluster(PLAIN), model=MODEL).seconds_per_step for side in (160, 224, 320)
-    ]
-    assert times == sorted(times)
+    found = [estimate_cost("resnet50", side, 1, Cluster(PLAIN), model=MODEL) for side in (160, 224, 320)]
+    assert found == sorted(found, key=lambda estimate: estimate.seconds_per_step)
 
 
 def test_the_fit_gives_the_papers_own_timing_back() -> None:
     """0.95 s for X-101 32x4d and 0.70 s for R-101 on 8 M40; these went into the fit."""
-    cluster = parse_cluster("8xM40")
-    assert estimate_cost("resnext101_32x4d", 224, 1, cluster, precision="fp32").seconds_per_step == pytest.approx(
-        0.95, rel=0.03
-    )
-    assert estimate_cost("resnet101", 224, 1, cluster, precision="fp32").seconds_per_step == pytest.approx(
-        0.70, rel=0.03
-    )
+    for name, seconds in (("resnext101_32x4d", 0.95), ("resnet101", 0.70)):
+        found = estimate_cost(name, 224, 1, parse_cluster("8xM40"), precision="fp32")
+        assert found.seconds_per_step == pytest.approx(seconds, rel=0.03)
 
 
 def test_the_fit_meets_a_speed_it_has_never_seen() -> None:
@@ -114,9 +107,8 @@ def test_the_published_error_is_that_of_the_record() -> None:
     with record.open(newline="") as file:
         left_out = [row["network_left_out_percent"] for row in csv.DictReader(file)]
     logs = [math.log1p(float(percent) / 100) for percent in left_out if percent]
-    assert math.expm1(math.sqrt(sum(e * e for e in logs) / len(logs))) == pytest.approx(
-        load_cost_model().error_measured, abs=0.002
-    )
+    error = math.expm1(math.sqrt(sum(e * e for e in logs) / len(logs)))
+    assert error == pytest.approx(load_cost_model().error_measured, abs=0.002)
 
 
 def test_unmeasured_machines_and_precisions_are_marked_and_less_certain() -> None:
@@ -184,12 +176,8 @@ def test_any_text_is_a_cluster_or_a_refusal(text: str) -> None:
     ],
 )  # fmt: skip
 def test_what_cannot_be_estimated_is_refused(changes: dict[str, object], says: str) -> None:
-    request = {
-        "architecture": "resnet50",
-        "image_size": 224,
-        "images": 10,
-        "cluster": parse_cluster("8xA100"),
-    } | changes
+    cluster = parse_cluster("8xA100")
+    request = {"architecture": "resnet50", "image_size": 224, "images": 10, "cluster": cluster} | changes
     with pytest.raises(RequestError, match=says):
         estimate_cost(**request)  # type: ignore[arg-type]
 

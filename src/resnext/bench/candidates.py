@@ -5,23 +5,10 @@ from dataclasses import asdict, dataclass, replace
 
 from rich.console import Console
 
-from resnext.bench.check_outputs import (
-    TOLERANCES,
-    Distances,
-    StepOutputs,
-    check_distances,
-    compute_outputs,
-    measure_distances,
-)
+from resnext.bench import check_outputs
 from resnext.bench.measure import Candidate, Timing, measure_peak_memory, time_interleaved
 from resnext.bench.results import show_progress
-from resnext.bench.train_step import (
-    StepConfig,
-    TrainStep,
-    fuse_all_norms,
-    rebuild_step,
-    tune_plan,
-)
+from resnext.bench.train_step import StepConfig, TrainStep, fuse_all_norms, rebuild_step, tune_plan
 from resnext.model.architecture import Architecture
 from resnext.model.plan import Plan
 
@@ -96,7 +83,9 @@ def measure_candidates(
     return CandidateResults(timings, columns)
 
 
-def _make_columns(entry: CandidateSpec, task: TrainWorkload, found: Distances, peak: float | None) -> dict[str, object]:
+def _make_columns(
+    entry: CandidateSpec, task: TrainWorkload, found: check_outputs.Distances, peak: float | None
+) -> dict[str, object]:
     return {
         "network": entry.architecture.name,
         "library": entry.config.library,
@@ -129,33 +118,32 @@ def tune_plans(entries: Sequence[CandidateSpec], task: TrainWorkload, console: C
 
 def compare_candidates(
     entries: Sequence[CandidateSpec], steps: Sequence[TrainStep], task: TrainWorkload, console: Console
-) -> dict[str, Distances]:
+) -> dict[str, check_outputs.Distances]:
     """Compare the outputs of each candidate with PyTorch in fp32 on the same batch; this is also the warm-up.
 
     The reference is the first fp32 candidate in NCHW, otherwise our network without fast paths. Raises WorkError if a
     difference is larger than rounding.
     """
-    references: dict[Architecture, StepOutputs] = {}
+    references: dict[Architecture, check_outputs.StepOutputs] = {}
     outcomes, found = {}, {}
     with console.status("comparing the outputs of the candidates") as status:
         for entry, step in zip(entries, steps, strict=True):
             status.update(f"comparing the outputs of the candidates: {entry.name}")
-            outcomes[entry.name] = compute_outputs(step)
+            outcomes[entry.name] = check_outputs.compute_outputs(step)
             if entry.config.precision == "fp32" and not entry.config.channels_last:
                 references.setdefault(entry.architecture, outcomes[entry.name])
         for entry in entries:
             a = entry.architecture
             if a not in references:
-                references[a] = compute_outputs(
-                    TrainStep(a, StepConfig("plain", "fp32", channels_last=False), task.batch, task.size)
-                )
+                plain = StepConfig("plain", "fp32", channels_last=False)
+                references[a] = check_outputs.compute_outputs(TrainStep(a, plain, task.batch, task.size))
             precision = entry.config.precision
-            found[entry.name] = measure_distances(outcomes[entry.name], references[a])
-            check_distances(entry.name, precision, found[entry.name], TOLERANCES[precision])
+            found[entry.name] = check_outputs.measure_distances(outcomes[entry.name], references[a])
+            check_outputs.check_distances(entry.name, precision, found[entry.name], check_outputs.TOLERANCES[precision])
     for precision in dict.fromkeys(e.config.precision for e in entries):
         some = [found[e.name] for e in entries if e.config.precision == precision]
         logits = max(d[what] for d in some for what in ("logits in evaluation", "logits in training"))
-        gradients, most = max(d["gradients"] for d in some), TOLERANCES[precision]
+        gradients, most = max(d["gradients"] for d in some), check_outputs.TOLERANCES[precision]
         console.print(
             f"outputs agree in {precision}: relative distance from the fp32 reference at most {logits:.1e} for logits "
             f"(allowed {most['logits in training']:g}) and {gradients:.1e} for gradients "

@@ -4,16 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from resnext.bench import results
 from resnext.bench.measure import Timing, compute_speed_ratio
-from resnext.bench.results import (
-    BenchOptions,
-    collect_protocol,
-    make_csv_path,
-    make_out_folder,
-    make_timing_rows,
-    read_rows,
-    write_rows,
-)
 from resnext.bench.train import check_numbers
 
 if TYPE_CHECKING:
@@ -23,7 +15,7 @@ NETWORKS = ("resnet50", "resnext50_2x40d", "resnext50_4x24d", "resnext50_8x14d",
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(BenchOptions):
+class Options(results.BenchOptions):
     """The options of ``resnext bench cardinality``."""
 
     networks: Sequence[str]
@@ -44,9 +36,7 @@ def run(options: Options) -> int:
     for a in networks.values():
         a.check_image_size(options.size, options.size)
         peers = choose_peers(options.peers, a)
-    folder = make_out_folder(options.out)
-    path = make_csv_path(folder, "cardinality")
-    read_rows(path)
+    path = results.prepare_csv(options.out, "cardinality")
 
     from resnext.bench.candidates import CandidateSpec, TrainWorkload, measure_candidates
     from resnext.bench.plots import plot_cardinality
@@ -68,15 +58,17 @@ def run(options: Options) -> int:
     rows = [
         row
         for name in networks
-        for row in make_timing_rows([timings[f"{name}: {library}"] for library in libraries], f"{name}: {OURS}", more)
+        for row in results.make_timing_rows(
+            [timings[f"{name}: {library}"] for library in libraries], f"{name}: {OURS}", more
+        )
     ]
-    write_rows(path, rows, collect_protocol(options.command))
+    results.write_rows(path, rows, results.collect_protocol(options.command))
     settings = [f"{a.cardinality}×{a.width}d" for a in networks.values()]
     size = f"{options.size}×{options.size}"
     said = f"batch {options.batch}, {size}, {options.precision}, NHWC; medians of {options.rounds} rounds"
-    save_figure(plot_cardinality(settings, lines, said), folder / "bench-cardinality.png")
+    save_figure(plot_cardinality(settings, lines, said), path.with_suffix(".png"))
     print_speeds(console, list(networks), lines)
-    console.print(f"{path}, {folder / 'bench-cardinality.png'}")
+    console.print(f"{path}, {path.with_suffix('.png')}")
     return 0
 
 
@@ -90,9 +82,8 @@ def print_speeds(console: "Console", names: Sequence[str], lines: Mapping[str, S
         table.add_column(library, justify="right")
     for number, name in enumerate(names):
         table.add_row(name, *(f"{timings[number].median:.3g}" for timings in lines.values()))
-    table.add_row(
-        "slowest / fastest", *(f"{compute_flatness(timings):.2f}" for timings in lines.values()), style="bold"
-    )
+    flatness = [f"{compute_flatness(timings):.2f}" for timings in lines.values()]
+    table.add_row("slowest / fastest", *flatness, style="bold")
     console.print(table)
 
 

@@ -8,17 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from resnext.bench import results
 from resnext.bench.measure import Candidate, Timing, time_interleaved
-from resnext.bench.results import (
-    BenchOptions,
-    collect_protocol,
-    make_csv_path,
-    make_out_folder,
-    make_timing_rows,
-    print_timings,
-    show_progress,
-    write_rows,
-)
 from resnext.errors import RequestError
 
 if TYPE_CHECKING:
@@ -34,7 +25,7 @@ MAX_TAR_BYTES = 4 << 30  # bytes; larger tar files are not unpacked
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(BenchOptions):
+class Options(results.BenchOptions):
     """The options of ``resnext bench data``."""
 
     path: str
@@ -53,29 +44,30 @@ def run(options: Options) -> int:
     from resnext.speed.allocator import tune_malloc
 
     tune_malloc()  # as in training; it speeds up every candidate
-    folder = make_out_folder(options.out)
+    path = results.prepare_csv(options.out, "data")
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         with _unpack(Path(options.path).expanduser()) as root:
-            _measure(options, root, folder, make_screen())
+            _measure(options, root, path, make_screen())
     finally:
         torch.set_num_threads(threads)
     return 0
 
 
-def _measure(options: Options, root: Path, folder: Path, console: "Console") -> None:
+def _measure(options: Options, root: Path, path: Path, console: "Console") -> None:
     dataset = _open_dataset(root, options.limit)
     _print_differences(options, dataset, console)
-    with show_progress("loading") as progress:
+    with results.show_progress("loading") as progress:
         timings = time_interleaved(_make_candidates(options, root, dataset), options.rounds, progress=progress)
     stages = _time_stages(options, dataset, next(t for t in timings if t.name == OURS))
-    path = make_csv_path(folder, "data")
-    rows = make_timing_rows(timings, OURS)
+    rows = results.make_timing_rows(timings, OURS)
     more = [{"arm": f"stage: {name}", "microseconds": f"{value:.1f}"} for name, value in stages.items()]
-    write_rows(path, [*rows, *more], collect_protocol(options.command))
+    results.write_rows(path, [*rows, *more], results.collect_protocol(options.command))
     _plot(timings, path.with_suffix(".png"))
-    print_timings(console, _make_title(options, len(dataset)), timings, OURS)
+    where = f"{options.workers} loading processes" if options.workers else "one process, one thread"
+    work = f"{len(dataset)} files to {options.size}x{options.size}, crop, jitter, lighting, flip"
+    results.print_timings(console, f"{work}; {where}", timings, OURS)
     _print_stages(stages, console)
     console.print(f"written: {path} and {path.with_suffix('.png').name}")
 
@@ -139,11 +131,10 @@ def _print_differences(options: Options, dataset: Any, console: "Console") -> No
     """Print how far fast decoding is from exact decoding with the same random draws (0 to 255)."""
     from rich.table import Table
 
-    table = Table(
-        box=None, header_style="bold", title="fast minus exact decoding, on the scale of 0 to 255", title_justify="left"
-    )
-    for heading in ("recipe", "largest", "mean", "values that differ"):
-        table.add_column(heading, justify="left" if heading == "recipe" else "right")
+    title = "fast minus exact decoding, on the scale of 0 to 255"
+    table = Table("recipe", box=None, header_style="bold", title=title, title_justify="left")
+    for heading in ("largest", "mean", "values that differ"):
+        table.add_column(heading, justify="right")
     for name, change in (("crop and flip", {"color_jitter": 0.0, "lighting": 0.0}), ("with jitter and lighting", {})):
         largest = total = differing = count = 0.0
         exact, fast = (_make_loader(dataset, options, fast=fast, **change).batches(0) for fast in (False, True))
@@ -173,8 +164,7 @@ def _time_stages(options: Options, dataset: Any, whole: Timing) -> dict[str, flo
         look = transform.draw_spec(library.read_header(file)) if library.read_header(file).is_plain else None
         if look is not None:
             looks.append((file, look))
-    bytes_out = torch.empty(3, options.size, options.size, dtype=torch.uint8)
-    floats_out = torch.empty(3, options.size, options.size)
+    bytes_out, floats_out = (torch.empty(3, options.size, options.size, dtype=t) for t in (torch.uint8, torch.float32))
 
     def last_row(look: CropSpec) -> tuple[int, int, int, int]:
         left, top, _, height = look.box
@@ -200,20 +190,14 @@ def _time_stages(options: Options, dataset: Any, whole: Timing) -> dict[str, flo
 def _print_stages(stages: dict[str, float], console: "Console") -> None:
     from rich.table import Table
 
-    table = Table(box=None, header_style="bold", title=f"{OURS}, microseconds per image", title_justify="left")
-    table.add_column("stage")
-    table.add_column("time", justify="right")
-    table.add_column("share", justify="right")
+    table = Table("stage", box=None, header_style="bold", title=f"{OURS}, microseconds per image", title_justify="left")
+    for heading in ("time", "share"):
+        table.add_column(heading, justify="right")
     total = sum(stages.values())
     for name, value in stages.items():
         table.add_row(name, f"{value:.0f}", f"{value / total:.0%}")
     if stages:
         console.print(table)
-
-
-def _make_title(options: Options, images: int) -> str:
-    where = f"{options.workers} loading processes" if options.workers else "one process, one thread"
-    return f"{images} files to {options.size}x{options.size}, crop, jitter, lighting, flip; {where}"
 
 
 def _plot(timings: list[Timing], path: Path) -> None:
@@ -222,9 +206,9 @@ def _plot(timings: list[Timing], path: Path) -> None:
 
     figure = Figure(figsize=(7, 0.6 + 0.5 * len(timings)), layout="constrained")
     axes = figure.subplots()
-    names = [timing.name for timing in timings][::-1]
-    axes.barh(names, [timing.median for timing in timings][::-1], color="#4878a8")
-    axes.plot([timing.best for timing in timings][::-1], names, "|", color="black", markersize=14)
+    for timing in reversed(timings):
+        axes.barh(timing.name, timing.median, color="#4878a8")
+        axes.plot(timing.best, timing.name, "|", color="black", markersize=14)
     axes.set_xlabel("images per second: median (bar) and best round (mark)")
     figure.savefig(path, dpi=150)
 
@@ -242,9 +226,8 @@ def _unpack(path: Path) -> Iterator[Path]:
             with tarfile.open(path) as tar:
                 members = [m for m in tar if m.isreg() and m.name.lower().endswith(EXTENSIONS)]
                 if sum(m.size for m in members) > MAX_TAR_BYTES:
-                    raise RequestError(
-                        f"{path} holds more than {MAX_TAR_BYTES >> 30} GiB; unpack it and give the folder"
-                    )
+                    most = MAX_TAR_BYTES >> 30
+                    raise RequestError(f"{path} holds more than {most} GiB; unpack it and give the folder")
                 tar.extractall(name, members, filter="data")
         except tarfile.TarError as error:
             raise RequestError(f"{path} is neither a folder nor a tar: {error}") from None

@@ -7,17 +7,7 @@ samples of proposals. Their outputs are compared before anything is timed.
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from resnext.bench.results import (
-    BenchOptions,
-    collect_protocol,
-    make_csv_path,
-    make_out_folder,
-    make_timing_rows,
-    print_timings,
-    read_rows,
-    show_progress,
-    write_rows,
-)
+from resnext.bench import results
 from resnext.errors import RequestError
 from resnext.settings_shared import FreezeStage
 
@@ -32,7 +22,7 @@ MIN_SIZE = 64  # pixels; the coarsest pyramid level then has one pixel
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(BenchOptions):
+class Options(results.BenchOptions):
     """The options of ``resnext bench detect``."""
 
     model: str
@@ -52,8 +42,7 @@ def run(options: Options) -> int:
         if getattr(options, option) < least:
             raise RequestError(f"--{option} {getattr(options, option)} must be at least {least}")
     architecture = parse_paper_architecture(options.model)
-    path = make_csv_path(make_out_folder(options.out), "detect")
-    read_rows(path)
+    path = results.prepare_csv(options.out, "detect")
 
     from resnext.bench.detect_step import DetectWorkload, list_configs
     from resnext.screen import make_screen
@@ -61,10 +50,10 @@ def run(options: Options) -> int:
     console = make_screen()
     freeze = None if options.freeze == "none" else options.freeze
     task = DetectWorkload(architecture, options.size, options.batch, options.boxes, freeze=freeze)
-    write_rows(
+    results.write_rows(
         path,
         measure_workload(task, list_configs(options.precision), options.rounds, console),
-        collect_protocol(options.command),
+        results.collect_protocol(options.command),
     )
     console.print(str(path))
     return 0
@@ -83,14 +72,16 @@ def measure_workload(
     rows: list[dict[str, object]] = []
     for work in ("train", "predict"):
         call = {name: c.train_step if work == "train" else c.predict for name, c in candidates.items()}
-        with show_progress(work) as progress:
+        with results.show_progress(work) as progress:
             timings = time_interleaved(
                 [Candidate(n, call[n], task.batch) for n in candidates], rounds, warmup=0, progress=progress
             )
         title = f"{'A training step' if work == 'train' else 'Prediction'} of Faster R-CNN on {task.architecture.name}"
-        print_timings(console, f"{title}, batch {task.batch} at {task.size}x{task.width}", timings, timings[0].name)
+        results.print_timings(
+            console, f"{title}, batch {task.batch} at {task.size}x{task.width}", timings, timings[0].name
+        )
         columns = {name: _make_columns(task, c.config, distances[name]) for name, c in candidates.items()}
-        rows += [{"work": work, **row} for row in make_timing_rows(timings, timings[0].name, columns)]
+        rows += [{"work": work, **row} for row in results.make_timing_rows(timings, timings[0].name, columns)]
     return rows
 
 

@@ -173,9 +173,8 @@ def list_configs(precision: str) -> list[StepConfig]:
 
 
 def _build_ours(task: DetectWorkload, start: FasterRcnn) -> FasterRcnn:
-    classes = start.classes
     architecture = task.architecture.change(num_classes=0)
-    model = build_detector(architecture, SETTINGS, classes, DetectPreprocessing(), seed=SEED)
+    model = build_detector(architecture, SETTINGS, start.classes, DetectPreprocessing(), seed=SEED)
     model.load_state_dict(start.state_dict(), strict=True)
     freeze(model.network, InitSettings(weights="the same", frozen_bn=True, freeze=task.freeze))
     set_training_mode(model)

@@ -9,16 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from resnext.bench.results import (
-    BenchOptions,
-    collect_protocol,
-    make_csv_path,
-    make_out_folder,
-    make_timing_rows,
-    print_timings,
-    read_rows,
-    write_rows,
-)
+from resnext.bench import results
 from resnext.errors import RequestError
 
 if TYPE_CHECKING:
@@ -55,7 +46,7 @@ class SweepPoint:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(BenchOptions):
+class Options(results.BenchOptions):
     """The options of ``resnext bench growth``."""
 
     model: str
@@ -74,17 +65,15 @@ def run(options: Options) -> int:
     """Run the benchmark; exit status 0. Raises WorkError if a candidate computes something different."""
     options = replace(options, command=options.command.replace(" --again", ""))
     points = {sweep: list_points(sweep, options) for sweep in SWEEPS if sweep in options.of}
-    folder = make_out_folder(options.out)
-    for what in ("growth", SMALL):
-        read_rows(make_csv_path(folder, what))
+    growth, small = (results.prepare_csv(options.out, what) for what in ("growth", SMALL))
 
     from resnext.screen import make_screen
 
     console = make_screen()
     for sweep, some in points.items():
-        measure_sweep(sweep, some, folder, options, console)
+        measure_sweep(sweep, some, growth, options, console)
     if SMALL in options.of:
-        measure_small(folder, options, console)
+        measure_small(small, options, console)
     return 0
 
 
@@ -112,29 +101,28 @@ def list_points(sweep: str, options: Options) -> list[SweepPoint]:
     return points
 
 
-def measure_sweep(sweep: str, points: Sequence[SweepPoint], folder: Path, options: Options, console: "Console") -> None:
+def measure_sweep(sweep: str, points: Sequence[SweepPoint], path: Path, options: Options, console: "Console") -> None:
     """Measure the missing points, write each to the CSV at once, and plot all of them."""
     from resnext.bench.plots import plot_growth
     from resnext.plotting import save_figure
 
-    path, facts = make_csv_path(folder, "growth"), collect_protocol(options.command)
-    kept = [row for row in read_rows(path) if not options.again and _is_same_measurement(row, facts)]
-    mine = [row for row in read_rows(path) if all(row[key] == facts[key] for key in ("command", "variables"))]
+    facts = results.collect_protocol(options.command)
+    mine = [row for row in results.read_rows(path) if all(row[key] == facts[key] for key in ("command", "variables"))]
     others = [row for row in mine if row["grows"] != sweep]
-    rows: list[Mapping[str, object]] = [row for row in kept if row["grows"] == sweep]
+    rows: list[Mapping[str, object]] = [
+        row
+        for row in mine
+        if row["grows"] == sweep and not options.again and all(row.get(key) == facts[key] for key in MACHINE_COLUMNS)
+    ]
     for point in points:
         if not any(str(row["at"]) == str(point.value) for row in rows):
             rows += measure_point(point, options, console)
-            write_rows(path, [*others, *rows], facts)
+            results.write_rows(path, [*others, *rows], facts)
     label, heading = SWEEPS[sweep]
-    what = [options.model] if sweep != "depth" else []
-    said = [
-        *what,
-        *([f"batch {options.batch}"] if sweep != "batch" else []),
-        *([f"{options.size}²"] if sweep != "size" else []),
-    ]
+    fixed = {"depth": options.model, "batch": f"batch {options.batch}", "size": f"{options.size}²"}
+    said = [text for what, text in fixed.items() if what != sweep]
     said += [options.precision, f"NHWC; medians of {options.rounds} rounds"]
-    picture = folder / f"bench-growth-{sweep}.png"
+    picture = path.with_name(f"bench-growth-{sweep}.png")
     save_figure(plot_growth(heading, ", ".join(said), label, collect_points(rows)), picture)
     console.print(f"{path}, {picture}")
 
@@ -149,9 +137,9 @@ def measure_point(point: SweepPoint, options: Options, console: "Console") -> li
     found = measure_candidates(entries, TrainWorkload(point.batch, point.size), options.rounds, console, memory=True)
     title = f"{point.architecture.name}, batch {point.batch} at {point.size}x{point.size}"
     shown = {name: {"peak MiB": values["peak_mib"]} for name, values in found.columns.items()}
-    print_timings(console, title, found.timings, entries[0].name, shown)
+    results.print_timings(console, title, found.timings, entries[0].name, shown)
     more = {name: {"grows": point.sweep, "at": point.value, **values} for name, values in found.columns.items()}
-    return make_timing_rows(found.timings, entries[0].name, more)
+    return results.make_timing_rows(found.timings, entries[0].name, more)
 
 
 def collect_points(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -165,7 +153,7 @@ def collect_points(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return [points[at] for at in sorted(points)]
 
 
-def measure_small(folder: Path, options: Options, console: "Console") -> None:
+def measure_small(path: Path, options: Options, console: "Console") -> None:
     """Measure small networks on batches of 64 images of 32x32: ours and plain PyTorch in all precisions and layouts."""
     from resnext.bench.candidates import CandidateSpec, TrainWorkload, measure_candidates
     from resnext.bench.train_step import StepConfig
@@ -179,12 +167,7 @@ def measure_small(folder: Path, options: Options, console: "Console") -> None:
         entries = [CandidateSpec(str(config), a, config) for config in configs]
         found = measure_candidates(entries, TrainWorkload(64, 32), 5 * options.rounds, console)
         ours = max(found.timings[:2], key=lambda timing: timing.median)
-        print_timings(console, f"{a.name}, batch 64 at 32x32", found.timings, ours.name)
-        rows += make_timing_rows(found.timings, ours.name, found.columns)
-    path = make_csv_path(folder, SMALL)
-    write_rows(path, rows, collect_protocol(options.command))
+        results.print_timings(console, f"{a.name}, batch 64 at 32x32", found.timings, ours.name)
+        rows += results.make_timing_rows(found.timings, ours.name, found.columns)
+    results.write_rows(path, rows, results.collect_protocol(options.command))
     console.print(str(path))
-
-
-def _is_same_measurement(row: Mapping[str, str], facts: Mapping[str, str]) -> bool:
-    return all(row.get(key) == facts[key] for key in ("command", "variables", *MACHINE_COLUMNS))

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from resnext.bench.results import BenchOptions
+from resnext.bench import results
 from resnext.errors import RequestError, did_you_mean
 
 if TYPE_CHECKING:
@@ -15,7 +15,7 @@ SUMMARY = "Measure inference speed of each engine, compared with other libraries
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(BenchOptions):
+class Options(results.BenchOptions):
     """The options of ``resnext bench infer``."""
 
     model: str
@@ -36,12 +36,11 @@ def run(options: Options) -> int:
 
     from resnext.bench.infer_accuracy import measure_accuracy, open_held_out_images
     from resnext.bench.infer_candidates import InferWorkload, load_network
-    from resnext.bench.results import collect_protocol, make_csv_path, make_out_folder, write_rows
     from resnext.deploy.predictor import get_expected_image_size
     from resnext.run_directory import check_run_kind
     from resnext.screen import make_screen
 
-    out, console = make_out_folder(options.out), make_screen()
+    path, console = results.prepare_csv(options.out, "infer"), make_screen()
     if options.threads is not None:
         if options.threads < 1:
             raise RequestError(f"--threads {options.threads} must be at least 1")
@@ -58,8 +57,7 @@ def run(options: Options) -> int:
         )
         rows += measure_workload(case, options, console)
     rows += measure_accuracy(options.precision, options.engine, network, calibration, console, held_out)
-    path = make_csv_path(out, "infer")
-    write_rows(path, rows, collect_protocol(options.command))
+    results.write_rows(path, rows, results.collect_protocol(options.command))
     console.print(f"written: {path}")
     return 0
 
@@ -83,28 +81,25 @@ def measure_workload(case: "InferWorkload", options: Options, console: Any) -> l
     """Measure and print one batch size; return the CSV rows."""
     from resnext.bench.infer_candidates import build_candidates, compute_bound, measure_memory
     from resnext.bench.measure import time_interleaved
-    from resnext.bench.results import make_timing_rows, print_timings, show_progress
 
     candidates, about = build_candidates(case)
-    with show_progress(f"batch {case.batch}") as progress:
+    with results.show_progress(f"batch {case.batch}") as progress:
         timings = time_interleaved(candidates, options.rounds, progress=progress)
     peaks = {precision: compute_bound(case, precision) for precision in case.precisions}
     more: dict[str, dict[str, object]] = {}
     for timing in timings:
-        precision = about[timing.name]["precision"]
-        more[timing.name] = (
-            {"of the bound": f"{timing.median / peaks[str(precision)]:.0%}"} if precision in peaks else {}
-        )
+        bound = peaks.get(str(about[timing.name]["precision"]))
+        more[timing.name] = {} if bound is None else {"of the bound": f"{timing.median / bound:.0%}"}
         if options.memory:
             more[timing.name]["peak MiB"] = round(measure_memory(case, timing.name, options.calibration), 1)
     ours = f"resnext {case.precisions[-1]}"
     name = case.network.architecture.name
-    print_timings(console, f"{name}, batch {case.batch}, {case.size}x{case.size}", timings, ours, more)
+    results.print_timings(console, f"{name}, batch {case.batch}, {case.size}x{case.size}", timings, ours, more)
     print_comparison(timings, about, console)
     for precision, images in peaks.items():
         console.print(f"upper bound from arithmetic in {precision}: {images:.1f} images/s", style="dim")
     facts = {"model": name, "batch": case.batch, "size": case.size}
-    rows = make_timing_rows(timings, ours, {n: {**about[n], **more[n]} for n in more})
+    rows = results.make_timing_rows(timings, ours, {n: about[n] | more[n] for n in more})
     return [facts | row for row in rows]
 
 
@@ -112,7 +107,7 @@ def print_comparison(timings: "list[Timing]", about: dict[str, dict[str, object]
     """Print the engine of each of our candidates, and its speed relative to each other candidate."""
     from resnext.bench.measure import compute_speed_ratio
 
+    others = [timing for timing in timings if not timing.name.startswith("resnext ")]
     for mine in (timing for timing in timings if timing.name.startswith("resnext ")):
-        others = [t for t in timings if not t.name.startswith("resnext ")]
         said = ", ".join(f"{compute_speed_ratio(mine, other)[0]:.2f}x the speed of {other.name}" for other in others)
         console.print(f"{mine.name} ({about[mine.name]['way']}): {said}")

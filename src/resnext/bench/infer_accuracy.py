@@ -1,6 +1,7 @@
 """Measure the accuracy that a precision costs, on all held-out images of a run."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,7 @@ from torch import Tensor
 from resnext.data.dataset import Dataset
 from resnext.data.sources.registry import open_data
 from resnext.deploy.predictor import Predictor
-from resnext.evaluation.classifier import Classifier
-from resnext.evaluation.evaluator import Evaluation, evaluate
+from resnext.evaluation.evaluator import evaluate
 from resnext.evaluation.predict import get_preprocessing
 from resnext.model.network import Network
 from resnext.recipe import read_recipe
@@ -33,20 +33,17 @@ def measure_accuracy(
     """Evaluate each precision against plain fp32, print the errors, and return CSV rows; nothing without images."""
     if held_out is None:
         return []
-    preprocessing = get_preprocessing(network)
-
-    def judged(model: Classifier) -> Evaluation:
-        return evaluate(model, held_out, preprocessing, device="cpu", batch_size=64)
-
-    plain = judged(network)
+    judge = partial(evaluate, dataset=held_out, preprocessing=get_preprocessing(network), device="cpu", batch_size=64)
+    plain = judge(network)
     wrong = plain.n - plain.correct1
     console.print(f"{held_out.name}: {wrong} errors on {plain.n:,} images in plain fp32 ({plain.top1_error:.2f} %)")
     rows: list[dict[str, object]] = []
     for precision in precisions:
         images = calibration if precision == "int8" else None
-        goal = "throughput"
-        predictor = Predictor(network, engine=engine, precision=precision, goal=goal, batch=64, calibration=images)
-        found = judged(predictor)
+        predictor = Predictor(
+            network, engine=engine, precision=precision, goal="throughput", batch=64, calibration=images
+        )
+        found = judge(predictor)
         lost, changed = found.top1_error - plain.top1_error, int((found.predicted != plain.predicted).sum())
         console.print(
             f"  {precision}: {found.n - found.correct1} errors, {lost:+.2f} percentage points, {changed} predictions "

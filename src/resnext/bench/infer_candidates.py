@@ -1,6 +1,7 @@
 """Candidates of ``resnext bench infer``: our engines and other libraries with the same weights, checked first."""
 
 import contextlib
+import copy
 import io
 import logging
 import warnings
@@ -77,12 +78,8 @@ def iterate_candidates(case: InferWorkload) -> Iterator[BuiltCandidate]:
     yield from iterate_eager(case)
     if not case.no_peers:
         if not find_missing_packages("onnxruntime") and "fp32" in case.precisions:
-            yield (
-                "ONNX Runtime of torchvision's",
-                "fp32",
-                "torch.onnx.export",
-                make_onnx_runtime(build_peer("torchvision", case.network) or case.network),
-            )
+            theirs = build_peer("torchvision", case.network) or case.network
+            yield "ONNX Runtime of torchvision's", "fp32", "torch.onnx.export", make_onnx_runtime(theirs)
         if not find_missing_packages("openvino"):
             yield from iterate_openvino(case)
     for precision in case.precisions:
@@ -101,22 +98,20 @@ def iterate_candidates(case: InferWorkload) -> Iterator[BuiltCandidate]:
 
 def iterate_eager(case: InferWorkload) -> Iterator[BuiltCandidate]:
     """Build eager PyTorch candidates: torchvision and timm in fp32, and in bf16 with channels_last."""
-    theirs = build_peer("torchvision", case.network) or case.network
-    name = "torchvision" if theirs is not case.network else "plain PyTorch"
-    yield f"{name} fp32", "fp32", "eager, NCHW", make_eager(theirs, bf16=False)
-    if "bf16" in case.precisions:
-        yield f"{name} bf16", "bf16", "eager, channels_last, autocast", make_eager(theirs, bf16=True)
+    theirs = build_peer("torchvision", case.network)
     timms = None if case.no_peers else build_peer("timm", case.network)
-    if timms is not None:
-        yield "timm fp32", "fp32", "eager, NCHW", make_eager(timms, bf16=False)
-        if "bf16" in case.precisions:
-            yield "timm bf16", "bf16", "eager, channels_last, autocast", make_eager(timms, bf16=True)
+    for name, network in (
+        ("plain PyTorch" if theirs is None else "torchvision", theirs or case.network),
+        ("timm", timms),
+    ):
+        if network is not None:
+            yield f"{name} fp32", "fp32", "eager, NCHW", make_eager(network, bf16=False)
+            if "bf16" in case.precisions:
+                yield f"{name} bf16", "bf16", "eager, channels_last, autocast", make_eager(network, bf16=True)
 
 
 def make_eager(model: nn.Module, *, bf16: bool) -> Callable[[Tensor], Tensor]:
     """Make a function that runs a network in eager PyTorch."""
-    import copy
-
     layout = torch.channels_last if bf16 else torch.contiguous_format
     model = copy.deepcopy(model).to(memory_format=layout)
 
@@ -129,17 +124,11 @@ def make_eager(model: nn.Module, *, bf16: bool) -> Callable[[Tensor], Tensor]:
 
 
 def make_onnx_runtime(model: nn.Module) -> Callable[[Tensor], Tensor]:
-    """Make a function that runs PyTorch's own ONNX export in ONNX Runtime."""
+    """Make a function that runs PyTorch's own ONNX export, for any batch and image size, in ONNX Runtime."""
     from resnext.deploy.onnx_engine import OnnxEngine
 
-    channels = next(p for p in model.parameters()).shape[1]
-    return OnnxEngine(export_onnx(model, channels), torch.get_num_threads())
-
-
-def export_onnx(model: nn.Module, channels: int) -> bytes:
-    """Export a network with PyTorch's own ONNX exporter, for any batch and image size."""
-    file = io.BytesIO()
-    free = torch.export.Dim.DYNAMIC
+    channels = next(model.parameters()).shape[1]
+    file, free = io.BytesIO(), torch.export.Dim.DYNAMIC
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):  # the exporter prints its progress
         warnings.simplefilter("ignore")
@@ -152,7 +141,7 @@ def export_onnx(model: nn.Module, channels: int) -> bytes:
             output_names=["logits"],
             dynamic_shapes=({0: free, 2: free, 3: free},),
         )
-    return file.getvalue()
+    return OnnxEngine(file.getvalue(), torch.get_num_threads())
 
 
 def iterate_openvino(case: InferWorkload) -> Iterator[BuiltCandidate]:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from resnext.bench.measure import Timing
 from resnext.bench.peers import OURS
-from resnext.plotting import BLUE, FAINT, INK, MUTED, RED, add_title, create_figure, plot_style
+from resnext.plotting import BLUE, INK, RED, add_title, create_figure, draw_grid, plot_style
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -81,10 +81,3 @@ def label_line_ends(axes: "Axes", ends: Mapping[str, float], x: float) -> None:
         axes.annotate(library, (x, value), (10, (y - value) / (high - low) * axes.get_window_extent().height * 72 /
                       axes.figure.dpi), textcoords="offset points", va="center", color=COLOURS[library],
                       fontweight="bold" if library == OURS else "normal")  # fmt: skip
-
-
-def draw_grid(axes: "Axes") -> None:
-    """Draw faint horizontal grid lines behind everything else."""
-    axes.grid(axis="y", color=FAINT, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.tick_params(colors=MUTED, labelcolor=INK)

@@ -22,7 +22,7 @@ VARIABLE_PREFIXES = (
     *("RESNEXT_", "ONEDNN_", "ATEN_", "OMP_", "KMP_", "MKL_", "DNNL_"),
     *("MALLOC_", "LD_PRELOAD", "GLIBC_TUNABLES"),
 )
-MAX_CSV_BYTES = 16 << 20  # bytes; larger CSV files are refused
+MAX_CSV_BYTES = 16 << 20  # larger CSV files are refused
 
 Values = Mapping[str, object]
 
@@ -35,11 +35,18 @@ class BenchOptions:
     out: str | None = None  # folder of the CSV
 
 
-def make_out_folder(out: str | None) -> Path:
-    """Create and return the output folder: ``out`` if given. Call it before measuring.
+def prepare_csv(out: str | None, what: str) -> Path:
+    """Return the path of ``bench-WHAT.csv`` in the output folder, which is created. Call it before measuring.
 
-    Raises RequestError if it cannot be written.
+    Raises RequestError if the folder cannot be written, or the file is there and no benchmark wrote it.
     """
+    path = make_out_folder(out) / f"bench-{what}.csv"
+    read_rows(path)
+    return path
+
+
+def make_out_folder(out: str | None) -> Path:
+    """Create and return the output folder: ``out`` if given. Raises RequestError if it cannot be written."""
     folder = Path(out).expanduser() if out else Path("results") if Path("results").is_dir() else Path()
     check_folder(folder, "--out")
     folder.mkdir(parents=True, exist_ok=True)
@@ -72,8 +79,6 @@ def print_timings(
     ``more`` adds columns: by candidate name, a mapping from heading to value.
     """
     from rich.table import Table
-
-    from resnext.text import format_number
 
     more = more or {}
     further = list(dict.fromkeys(heading for values in more.values() for heading in values))
@@ -126,11 +131,6 @@ def collect_protocol(command: str) -> dict[str, str]:
     set_here = sorted(f"{k}={v}" for k, v in os.environ.items() if k.startswith(VARIABLE_PREFIXES) and "/" not in v)
     plain = {k: " ".join(facts[k]) if isinstance(facts[k], list) else str(facts[k]) for k in PROTOCOL_KEYS}
     return plain | {"variables": " ".join(set_here), "command": command}
-
-
-def make_csv_path(folder: Path, what: str) -> Path:
-    """Return the path of ``bench-WHAT.csv`` in ``folder``."""
-    return folder / f"bench-{what}.csv"
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:

@@ -5,16 +5,8 @@ import sys
 from dataclasses import dataclass
 from functools import partial
 
+from resnext.bench import results
 from resnext.bench.measure import Candidate, Timing, time_interleaved
-from resnext.bench.results import (
-    BenchOptions,
-    collect_protocol,
-    make_csv_path,
-    make_out_folder,
-    read_rows,
-    show_progress,
-    write_rows,
-)
 from resnext.errors import WorkError
 
 BARE = "python, nothing imported"
@@ -29,7 +21,7 @@ MAX_IMPORTS = 6  # slowest imports that are listed if a start exceeds its limit
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(BenchOptions):
+class Options(results.BenchOptions):
     """The options of ``resnext bench startup``."""
 
     rounds: int
@@ -37,9 +29,8 @@ class Options(BenchOptions):
 
 def run(options: Options) -> int:
     """Run the benchmark; exit status 0, also if a start exceeds its limit. Raises WorkError if a start fails."""
-    path = make_csv_path(make_out_folder(options.out), "startup")
-    read_rows(path)
-    with show_progress("starts") as progress:
+    path = results.prepare_csv(options.out, "startup")
+    with results.show_progress("starts") as progress:
         candidates = [Candidate(name, partial(_run_python, words), 1) for name, (words, _) in STARTS.items()]
         timings = time_interleaved(candidates, options.rounds, progress=progress)
 
@@ -53,7 +44,7 @@ def run(options: Options) -> int:
     for heading in ("median s", "best s", "limit s", ""):
         table.add_column(heading, justify="right")
     rows = [_make_row(timing) for timing in timings]
-    write_rows(path, rows, collect_protocol(options.command))
+    results.write_rows(path, rows, results.collect_protocol(options.command))
     for row in rows:
         table.add_row(*(str(row[key]) for key in ("start", "median_seconds", "best_seconds", "limit_seconds", "kept")))
     console.print(table)

@@ -12,16 +12,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from resnext.bench.results import (
-    BenchOptions,
-    collect_protocol,
-    make_csv_path,
-    make_out_folder,
-    make_timing_rows,
-    print_timings,
-    read_rows,
-    write_rows,
-)
+from resnext.bench import results
 from resnext.errors import RequestError
 
 RECOMPUTE_LEVELS = ("activations", "expansions", "blocks")
@@ -42,7 +33,7 @@ ISA_CAPS = {  # environment variables that limit the instructions of PyTorch, on
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options(BenchOptions):
+class Options(results.BenchOptions):
     """The options of ``resnext bench train``."""
 
     model: str
@@ -66,8 +57,7 @@ def run(options: Options) -> int:
     check_numbers(options.batch, options.rounds, options.size)
     architecture.check_image_size(options.size, options.size)
     peers = choose_peers(options.peers, architecture)
-    path = make_csv_path(make_out_folder(options.out), "train")
-    read_rows(path)
+    path = results.prepare_csv(options.out, "train")
     if options.isa and not _is_isa_capped(options.isa):
         return _run_with_isa_cap(options, options.isa)
 
@@ -82,8 +72,12 @@ def run(options: Options) -> int:
     found = measure_candidates(entries, task, options.rounds, console, memory=not options.without_memory)
     title = f"A training step of {architecture.name}, batch {options.batch} at {options.size}x{options.size}"
     shown = {name: {"peak MiB": values["peak_mib"]} for name, values in found.columns.items()}
-    write_rows(path, make_timing_rows(found.timings, entries[0].name, found.columns), collect_protocol(options.command))
-    print_timings(console, title, found.timings, entries[0].name, {} if options.without_memory else shown)
+    results.write_rows(
+        path,
+        results.make_timing_rows(found.timings, entries[0].name, found.columns),
+        results.collect_protocol(options.command),
+    )
+    results.print_timings(console, title, found.timings, entries[0].name, {} if options.without_memory else shown)
     console.print(str(path))
     return 0
 

@@ -44,9 +44,9 @@ def run(options: Options) -> int:
     elif options.show:
         _print_choices(choices, console)
     else:
-        if options.save and Path(options.save).exists():
-            raise RequestError(f"--save {options.save} exists already; give another name")
         if options.save:
+            if Path(options.save).exists():
+                raise RequestError(f"--save {options.save} exists already; give another name")
             check_file(Path(options.save), "--save")
         plan, norms = _measure(options, choices, console)
         if options.save:
@@ -65,9 +65,8 @@ def _measure(options: Options, choices: "TuningCache", console: "Console") -> tu
     from resnext.speed import kernels
 
     if options.batch < 2:
-        raise RequestError(
-            f"--batch {options.batch} must be at least 2: batch norm computes its statistics over the batch"
-        )
+        why = "batch norm computes its statistics over the batch"
+        raise RequestError(f"--batch {options.batch} must be at least 2: {why}")
     model = create_model(options.model, seed=0).train().to(memory_format=torch.channels_last)
     model.architecture.check_image_size(options.size, options.size)
     images = torch.zeros(options.batch, model.architecture.in_channels, options.size, options.size)
@@ -75,7 +74,7 @@ def _measure(options: Options, choices: "TuningCache", console: "Console") -> tu
     if not kernels.is_fast_enabled():
         console.print("RESNEXT_FAST=0: all fast paths are off, so there is nothing to measure")
     with console.status("measuring") as status:
-        plan = autotune(model, images, options.precision, cache=choices, progress=lambda work: status.update(work))
+        plan = autotune(model, images, options.precision, cache=choices, progress=status.update)
     return plan, sum(isinstance(layer, torch.nn.BatchNorm2d) for layer in model.modules())
 
 

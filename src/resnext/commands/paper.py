@@ -1,7 +1,6 @@
 """``resnext paper``: the paper's tables and figures beside measured results, and the runs that measure them."""
 
 import argparse
-from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,10 +15,7 @@ SUMMARY = "Show the paper's tables and figures beside measured results, and run 
 RUNS, RESULTS, OUT = "runs/paper", "results", "paper-out"
 ACTION_MODULES = {  # further actions: add_arguments(parser) and run(args) of the module
     "cost": ("resnext.commands.paper_cost", "estimate time and cost of a table's runs on a machine"),
-    "feed": (
-        "resnext.commands.paper_feed",
-        "estimate what keeps a number of GPUs busy: cores, storage, shards",
-    ),
+    "feed": ("resnext.commands.paper_feed", "estimate what keeps a number of GPUs busy: cores, storage, shards"),
 }
 
 
@@ -46,14 +42,10 @@ def run(args: argparse.Namespace) -> int:
     """Run the action and return exit status 0."""
     if args.action in ACTION_MODULES:
         return int(import_module(ACTION_MODULES[args.action][0]).run(args))
-    action: Callable[[argparse.Namespace, Console], None] = {
-        "run": _run_row,
-        "status": _print_status,
-    }.get(args.action, _print_table)
-
     from resnext.screen import make_screen
 
-    action(args, make_screen())
+    actions = {"run": _run_row, "status": _print_status}
+    actions.get(args.action, _print_table)(args, make_screen())
     return 0
 
 
@@ -75,12 +67,9 @@ def _add_table_options(parser: argparse.ArgumentParser) -> None:
         help="time every network here again [only those not yet timed; seconds each]",
     )  # fmt: skip
     timing.add_argument(
-        "--no-measure",
-        dest="measure",
-        action="store_const",
-        const="none",
+        "--no-measure", dest="measure", action="store_const", const="none",
         help="time nothing; leave missing times empty",
-    )
+    )  # fmt: skip
 
 
 def _add_run_options(parser: argparse.ArgumentParser) -> None:
@@ -111,16 +100,17 @@ def _print_table(args: argparse.Namespace, console: "Console") -> None:
 
 def _run_row(args: argparse.Namespace, console: "Console") -> None:
     """Start or resume a row's run."""
-    from resnext.paper.run import announce_run, plan_run, start_run
+    from resnext.paper.run import announce_run, plan_run
 
     chosen = get_table(args.table)
-    row = chosen.row(args.row)
-    planned = plan_run(
-        chosen, row, Path(args.runs), collect_settings(args),
-        seed=args.seed, schedule=args.schedule, toy=args.toy,
-    )  # fmt: skip
+    row, given = chosen.row(args.row), collect_settings(args)
+    planned = plan_run(chosen, row, Path(args.runs), given, seed=args.seed, schedule=args.schedule, toy=args.toy)
     announce_run(console, chosen, row, planned)
-    start_run(planned)
+
+    from resnext.training.classification import Classification
+    from resnext.training.loop import run_training
+
+    run_training(Classification, planned.recipe, planned.run, resume=None)
 
 
 def _print_status(args: argparse.Namespace, console: "Console") -> None:

@@ -41,12 +41,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--recipe", type=Path, action="append", default=[], metavar="FILE", help="recipe to estimate, a file or a name"
     )
     parser.add_argument(
-        "--network",
-        action="append",
-        default=[],
-        metavar="NAME",
+        "--network", action="append", default=[], metavar="NAME",
         help="network to estimate, trained as long as in the paper",
-    )
+    )  # fmt: skip
     add_machine_options(parser)
     parser.add_argument("--images", type=int, metavar="N", help="training images per epoch (default: the data set's)")
     parser.add_argument("--epochs", type=float, metavar="N", help="epochs (default: the recipe's, or the paper's)")
@@ -93,11 +90,13 @@ def run(args: argparse.Namespace) -> int:
 
 def collect_jobs(args: argparse.Namespace) -> Sequence[TrainingJob]:
     """Collect the runs asked for, in the order of the arguments. Raises RequestError if there are none."""
+    from resnext.paper.numbers import get_table
     from resnext.paper.row_recipes import list_table_recipes
 
     recipes = list_table_recipes(args.table) if args.table else []
     if args.table and not recipes:
-        why = f"detection recipes only; {NO_DETECTION_HOURS}" if has_recipes(args.table) else "no recipes to estimate"
+        detection = any(row.recipe for row in get_table(args.table).rows)
+        why = f"detection recipes only; {NO_DETECTION_HOURS}" if detection else "no recipes to estimate"
         raise RequestError(f"{args.table} has {why}")
     recipes += [(path.stem, read_classification_recipe(path)) for path in args.recipe]
     runs = [make_recipe_job(name, recipe, args) for name, recipe in recipes]
@@ -105,13 +104,6 @@ def collect_jobs(args: argparse.Namespace) -> Sequence[TrainingJob]:
     if not runs:
         raise RequestError("nothing to estimate; give a table such as table3, --recipe FILE or --network NAME")
     return runs
-
-
-def has_recipes(name: str) -> bool:
-    """Whether any row of a table has a recipe."""
-    from resnext.paper.numbers import get_table
-
-    return any(row.recipe for row in get_table(name).rows)
 
 
 def read_classification_recipe(path: Path) -> Recipe:
@@ -128,9 +120,8 @@ def make_recipe_job(name: str, recipe: Recipe, args: argparse.Namespace) -> Trai
     known, classes, channels, side = SOURCES[recipe.data.source].facts
     images = args.images or recipe.data.max_train_images or known
     if images is None:
-        raise RequestError(
-            f"{name}: the number of images of data.source {recipe.data.source} is not known; give --images"
-        )
+        source = recipe.data.source
+        raise RequestError(f"{name}: the number of images of data.source {source} is not known; give --images")
     if recipe.model.name is None:
         raise RequestError(f"{name}: the network is defined by init.weights, which is not read here; give --network")
     architecture = recipe.model.architecture(classes, channels)
@@ -209,8 +200,6 @@ def _make_notes(cluster: "Cluster", runs: Sequence[tuple[TrainingJob, "Estimate"
     if any(e.extrapolated for _, e in runs):
         notes.append(f"extrapolated: the fit has no training speed of {cluster.machine.name} in this precision")
     if small < MIN_MEASURED_BATCH and "half" in cluster.machine.peak:
-        notes.append(
-            f"{small} images per device are few: the fit used {MIN_MEASURED_BATCH} and more, and smaller steps are "
-            "slower"
-        )
+        few = f"{small} images per device are few"
+        notes.append(f"{few}: the fit used {MIN_MEASURED_BATCH} and more, and smaller steps are slower")
     return "\n".join(notes)

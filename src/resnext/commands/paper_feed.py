@@ -7,14 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from resnext.commands.paper_cost import (
-    add_machine_options,
-    check_numbers,
-    estimate_job,
-    make_network_job,
-    make_recipe_job,
-    read_classification_recipe,
-)
+from resnext.commands import paper_cost
 from resnext.errors import RequestError
 from resnext.files import atomic_write, check_folder, report_write_errors
 
@@ -33,12 +26,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--network", metavar="NAME", default="resnext50_32x4d", help="network to train (default: %(default)s)"
     )
     which.add_argument("--recipe", type=Path, metavar="FILE", help="recipe to train, a file or a name")
-    add_machine_options(parser)
+    paper_cost.add_machine_options(parser)
     parser.add_argument(
-        "--bandwidth",
-        metavar="RATE",
+        "--bandwidth", metavar="RATE",
         help="bandwidth of the storage that all hosts share: 2GB/s, 10Gbit/s (default: enough)",
-    )
+    )  # fmt: skip
     parser.add_argument(
         "--latency-ms", type=float, default=0.0, metavar="MS", help="latency of a read in milliseconds (default: 0)"
     )
@@ -46,18 +38,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--image-kb", type=float, metavar="kB", help="mean size of an image file (default: as measured)"
     )
     parser.add_argument(
-        "--shard-mb",
-        type=float,
-        metavar="MB",
+        "--shard-mb", type=float, metavar="MB",
         help="size of shards that are read sequentially (default: one file per image)",
-    )
+    )  # fmt: skip
     parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path("feed"),
-        metavar="FOLDER",
+        "--out", type=Path, default=Path("feed"), metavar="FOLDER",
         help="folder for the plot and the CSV (default: %(default)s)",
-    )
+    )  # fmt: skip
 
 
 def run(args: argparse.Namespace) -> int:
@@ -70,9 +57,8 @@ def run(args: argparse.Namespace) -> int:
     pipeline, images, name = build_pipeline(args, cluster)
     check_folder(args.out, "--out")
     found = find_requirements(pipeline, images)
-    cores = sorted(
-        {max(1, round(share * found.cores)) for share in CORE_SHARES} | ({args.cores} if args.cores else set())
-    )
+    counts = {max(1, round(share * found.cores)) for share in CORE_SHARES}
+    cores = sorted(counts | {args.cores} if args.cores else counts)
     flows = [simulate(replace(pipeline, workers=found.workers, cores=c), images) for c in cores]
     with report_write_errors(args.out):
         args.out.mkdir(parents=True, exist_ok=True)
@@ -96,16 +82,16 @@ def build_pipeline(args: argparse.Namespace, cluster: "Cluster") -> "tuple[Pipel
     """Build the pipeline to be planned, its images, and the name of the network or recipe. Raises RequestError."""
     from resnext.planning.input_pipeline import Pipeline, load_image_sample, parse_bandwidth
 
-    check_numbers(args)
+    paper_cost.check_numbers(args)
     if not 0 <= args.latency_ms < math.inf:
         raise RequestError(f"--latency-ms {args.latency_ms:g} must be 0 or more")
     for_cost = argparse.Namespace(**{**vars(args), "images": 1, "epochs": 1})  # the length of the run does not matter
-    one = (
-        make_recipe_job(args.recipe.stem, read_classification_recipe(args.recipe), for_cost)
-        if args.recipe
-        else make_network_job(args.network, for_cost)
-    )
-    speed = estimate_job(one, cluster, None, 0.0)
+    if args.recipe:
+        recipe = paper_cost.read_classification_recipe(args.recipe)
+        one = paper_cost.make_recipe_job(args.recipe.stem, recipe, for_cost)
+    else:
+        one = paper_cost.make_network_job(args.network, for_cost)
+    speed = paper_cost.estimate_job(one, cluster, None, 0.0)
     images = load_image_sample()
     if args.decode_ms is not None:
         images = images.scale(args.decode_ms / 1000, images.mean_bytes)
@@ -150,26 +136,12 @@ def write_csv(
     """Write one CSV row per number of cores. Raises WorkError if the disk cannot be written."""
     with atomic_write(path, "w") as file:
         out = csv.writer(file, lineterminator="\n")
-        out.writerow(
-            (
-                "network",
-                "machine",
-                "demand_images_per_second",
-                "cores_a_host",
-                "images_per_second",
-                "idle",
-                "core_use",
-                "bytes_per_second",
-            )
-        )
+        measured = ("images_per_second", "idle", "core_use", "bytes_per_second")
+        out.writerow(("network", "machine", "demand_images_per_second", "cores_a_host", *measured))
         for c, flow in zip(cores, flows, strict=True):
-            numbers = (
-                f"{flow.images_per_second:.1f}",
-                f"{flow.idle:.4f}",
-                f"{flow.core_use:.4f}",
-                f"{flow.bytes_per_second:.0f}",
-            )
-            out.writerow((name, cluster, f"{pipeline.demand:.1f}", c, *numbers))
+            speed, read = f"{flow.images_per_second:.1f}", f"{flow.bytes_per_second:.0f}"
+            shares = f"{flow.idle:.4f}", f"{flow.core_use:.4f}"
+            out.writerow((name, cluster, f"{pipeline.demand:.1f}", c, speed, *shares, read))
 
 
 def plot_throughput(
@@ -189,21 +161,12 @@ def plot_throughput(
         axes.axhline(pipeline.demand, color=plotting.RED, linewidth=1.2)
         axes.plot(cores, [flow.images_per_second for flow in flows], color=plotting.BLUE, marker="o", markersize=4)
         axes.axvline(found.cores, color=plotting.MUTED, linewidth=0.8, linestyle=(0, (4, 3)))
-        axes.annotate(
-            "demand of the devices", (cores[0], pipeline.demand), (0, 4), textcoords="offset points", color=plotting.RED
-        )
-        axes.annotate(
-            f"{found.cores} cores",
-            (found.cores, 0),
-            (-4, 6),
-            textcoords="offset points",
-            ha="right",
-            color=plotting.MUTED,
-        )
-        axes.set_ylim(0, 1.15 * pipeline.demand)
+        axes.annotate("demand of the devices", (cores[0], pipeline.demand), (0, 4), textcoords="offset points",
+                      color=plotting.RED)  # fmt: skip
+        axes.annotate(f"{found.cores} cores", (found.cores, 0), (-4, 6), textcoords="offset points", ha="right",
+                      color=plotting.MUTED)  # fmt: skip
+        axes.set(ylim=(0, 1.15 * pipeline.demand), xlabel="loading cores per host", ylabel="images/s")
         axes.set_xlim(0, None)
-        axes.set_xlabel("loading cores per host")
-        axes.set_ylabel("images/s")
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
         plotting.add_title(figure, heading, "simulated input pipeline", left=0.2)
         plotting.save_figure(figure, path)

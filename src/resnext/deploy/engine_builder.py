@@ -32,10 +32,11 @@ class EngineBuilder:
 
     def get_openvino_model(self, channels: int) -> Any:
         """Return the packed network as an openvino.Model, quantised if the precision is int8."""
-        from resnext.deploy.int8 import quantize_int8
-        from resnext.deploy.openvino_graph import build_openvino_model
 
         def make() -> Any:
+            from resnext.deploy.int8 import quantize_int8
+            from resnext.deploy.openvino_graph import build_openvino_model
+
             model = build_openvino_model(self.get_packed(channels))
             return quantize_int8(model, self.calibration) if self.precision == "int8" else model
 
@@ -51,11 +52,6 @@ class EngineBuilder:
         if (kind, channels) not in self._models:
             self._models[kind, channels] = make()
         return self._models[kind, channels]
-
-    @property
-    def channels(self) -> int:
-        """Channels of the network's images."""
-        return self.network.architecture.in_channels
 
     def build(self, config: EngineConfig) -> Engine:
         """Build an engine. Raises RequestError if a package is missing, or calibration images for int8 are."""

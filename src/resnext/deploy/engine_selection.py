@@ -9,16 +9,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from resnext.deploy import engines
 from resnext.deploy.engine_builder import EngineBuilder
-from resnext.deploy.engines import (
-    ENGINES,
-    TOLERANCE,
-    Engine,
-    EngineConfig,
-    compute_relative_error,
-    list_configs,
-    list_engines,
-)
 from resnext.errors import RequestError, WorkError
 from resnext.speed.cache_folder import warn_once
 from resnext.speed.tuning_cache import TuningCache
@@ -29,15 +21,15 @@ CPU = torch.device("cpu")
 class SelectedEngine(NamedTuple):
     """An engine that has passed its check."""
 
-    engine: Engine
-    config: EngineConfig
+    engine: engines.Engine
+    config: engines.EngineConfig
     relative_error: float  # relative error of its logits on the check images (``engines.compute_relative_error``)
 
 
 class Workload(NamedTuple):
     """What an engine is selected for."""
 
-    engine: str  # a key of ENGINES, or "auto"
+    engine: str  # a key of engines.ENGINES, or "auto"
     goal: str  # one of GOALS
     batch: int  # images in a batch
     size: tuple[int, int]  # height and width in pixels
@@ -49,7 +41,7 @@ def select_engine(builder: EngineBuilder, workload: Workload, check: Tensor) -> 
     Times come from the cache, or are measured and cached. Raises RequestError if the engine is not available, and
     WorkError if no candidate matches the network.
     """
-    names = list_engines(workload.engine, builder.precision)
+    names = engines.list_engines(workload.engine, builder.precision)
     with torch.inference_mode():
         reference = builder.network(check).float()
     choices, key = TuningCache.load(CPU), _compute_cache_key(builder, workload, names)
@@ -59,13 +51,14 @@ def select_engine(builder: EngineBuilder, workload: Workload, check: Tensor) -> 
     tried = [
         config
         for name in names
-        for config in list_configs(name, builder.precision, workload.goal, workload.batch, builder.threads)
+        for config in engines.list_configs(name, builder.precision, workload.goal, workload.batch, builder.threads)
+        if not config.pack or builder.has_narrow_groups(config.pack)
     ]
-    tried = [config for config in tried if not config.pack or builder.has_narrow_groups(config.pack)]
     good = [chosen for config in tried if (chosen := _build_and_check(builder, config, check, reference)) is not None]
     if not good:
         raise WorkError(f"no engine of {', '.join(names)} gives the network's results in {builder.precision}")
-    images = torch.randn(workload.batch, builder.channels, *workload.size, generator=torch.Generator().manual_seed(0))
+    shape = (workload.batch, builder.network.architecture.in_channels, *workload.size)
+    images = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     if len(good) > 1:
         warn_once(f"timing {len(good)} engine variants of {builder.network.architecture.name} in {builder.precision}")
     choices.timings.pop(key, None)
@@ -74,31 +67,31 @@ def select_engine(builder: EngineBuilder, workload: Workload, check: Tensor) -> 
     return min(good, key=lambda chosen: seconds[str(chosen.config)])
 
 
-def _load_cached_config(seconds: dict[str, float], names: list[str]) -> list[EngineConfig]:
+def _load_cached_config(seconds: dict[str, float], names: list[str]) -> list[engines.EngineConfig]:
     """Return the fastest cached configuration as a list of one; an empty list if the entry is unusable."""
     try:
-        found = [EngineConfig.parse(name) for name in sorted(seconds, key=lambda name: seconds[name])]
+        found = [engines.EngineConfig.parse(name) for name in sorted(seconds, key=lambda name: seconds[name])]
     except (ValueError, TypeError):
         return []
     return found[:1] if all(config.engine in names for config in found) else []
 
 
 def _build_and_check(
-    builder: EngineBuilder, config: EngineConfig, check: Tensor, reference: Tensor
+    builder: EngineBuilder, config: engines.EngineConfig, check: Tensor, reference: Tensor
 ) -> SelectedEngine | None:
     """Build an engine and compare its logits with ``reference``; return None, with a warning, if it fails."""
     try:
         engine = builder.build(config)
-        far = compute_relative_error(engine(check), reference)
+        far = engines.compute_relative_error(engine(check), reference)
     except RequestError:
         raise
     except Exception as error:  # an installed engine that does not work is skipped, whatever it raises
         warn_once(f"{config.engine} ({config.form}) is skipped: {type(error).__name__}: {str(error)[:200]}")
         return None
-    if not far <= TOLERANCE[builder.precision]:
+    most = engines.TOLERANCE[builder.precision]
+    if not far <= most:
         warn_once(
-            f"{config} is skipped: the relative error of its logits in {builder.precision} is {far:.2g}, "
-            f"above {TOLERANCE[builder.precision]:g}"
+            f"{config} is skipped: the relative error of its logits in {builder.precision} is {far:.2g}, above {most:g}"
         )
         return None
     return SelectedEngine(engine, config, far)
@@ -108,8 +101,7 @@ def _compute_cache_key(builder: EngineBuilder, workload: Workload, names: list[s
     """Build the cache key: all that the times depend on besides the machine."""
     a = builder.network.architecture
     digest = hashlib.sha256(repr(a).encode()).hexdigest()[:8]
-    installed = [p for name in names for p in ENGINES[name].packages]
-    packages = " ".join(f"{package}-{version(package)}" for package in installed)
+    packages = " ".join(f"{package}-{version(package)}" for name in names for package in engines.ENGINES[name].packages)
     cap = os.environ.get("ONEDNN_MAX_CPU_ISA", "any ISA")
     size = f"{workload.batch}x{workload.size[0]}x{workload.size[1]}"
     precision, threads = builder.precision, builder.threads

@@ -5,6 +5,7 @@ a bias. The first BN of a pre-activation block and its network's last BN follow 
 shift for each channel. Networks in forms (a) and (b) are first converted to form (c) (``model/forms.py``).
 """
 
+import copy
 from collections.abc import Iterator
 from typing import cast
 
@@ -115,7 +116,7 @@ def fold(network: Network) -> FoldedNetwork:
         network.architecture, stem, network.maxpool, blocks, _convert_norm(network.bn) if pre else None
     )
     if isinstance(network.fc, nn.Linear):
-        folded.fc = _copy_linear(network.fc)
+        folded.fc = copy.deepcopy(network.fc)
     return folded.eval().requires_grad_(False)
 
 
@@ -140,14 +141,12 @@ def _fold_shortcut(shortcut: nn.Module | None) -> nn.Module | None:
 
 def _fold_conv(conv: nn.Conv2d, norm: NormAct | None) -> ConvAct:
     """Build the convolution that equals ``norm(conv(x))``; without a norm, a copy of ``conv`` with a bias of zero."""
-    weight = conv.weight.to(torch.float64)
-    scale, shift = (
-        _compute_scale_and_shift(norm)
-        if norm is not None
-        else (torch.ones(len(weight)).double(), torch.zeros(len(weight)))
-    )
-    dtype = conv.weight.dtype
-    made = rebuild_conv(conv, (weight * scale.view(-1, 1, 1, 1)).to(dtype), shift.to(dtype), conv.groups)
+    count, dtype = conv.out_channels, conv.weight.dtype
+    scale, shift = torch.ones(count, dtype=torch.float64), torch.zeros(count)
+    if norm is not None:
+        scale, shift = _compute_scale_and_shift(norm)
+    weight = (conv.weight.double() * scale.view(-1, 1, 1, 1)).to(dtype)
+    made = rebuild_conv(conv, weight, shift.to(dtype), conv.groups)
     return ConvAct(made, act=norm is not None and norm.act)
 
 
@@ -179,9 +178,3 @@ def _compute_scale_and_shift(norm: NormAct) -> tuple[Tensor, Tensor]:
 def _convert_norm(norm: NormAct) -> ScaleAct:
     scale, shift = (value.to(norm.weight.dtype) for value in _compute_scale_and_shift(norm))
     return ScaleAct(scale, shift)
-
-
-def _copy_linear(fc: nn.Linear) -> nn.Linear:
-    made = nn.Linear(fc.in_features, fc.out_features, device="meta", dtype=fc.weight.dtype)
-    made.weight, made.bias = nn.Parameter(fc.weight.clone()), nn.Parameter(fc.bias.clone())
-    return made

@@ -7,11 +7,13 @@ eight kinds of operators.
 
 from typing import Protocol, TypeVar, cast
 
+import numpy as np
 from torch import Tensor, nn
 
 from resnext.deploy.fold import ConvAct, FoldedBlock, FoldedNetwork, ScaleAct
 from resnext.model.layers import PadShortcut
 
+SLICE_END = np.iinfo(np.int64).max  # end of a slice that takes all
 Value = TypeVar("Value")
 
 

@@ -62,30 +62,23 @@ def sample_calibration_images(
 
 
 def load_calibration_images(network: "Network", run: Path | None, folder: str | None) -> Tensor:
-    """Load calibration images for a network from ``folder``, or else from the training data of ``run``.
-
-    Raises RequestError if both are None.
-    """
-    from resnext.evaluation.predict import get_preprocessing
+    """Load calibration images from ``folder``, or else from the training data of ``run``; one must be given."""
+    from resnext.evaluation.predict import find_images, get_preprocessing
 
     preprocessing = get_preprocessing(network)
     if folder is not None:
-        return _load_from_folder(folder, preprocessing)
+        from resnext.data.decode.pillow import read_image
+
+        paths, _ = find_images([folder])
+        some = paths[:: max(1, len(paths) // CALIBRATION_IMAGES)][:CALIBRATION_IMAGES]
+        images = (read_image(path, preprocessing.channels, preprocessing.exif) for path in some)
+        return _preprocess(images, preprocessing)
     if run is None:
         raise RequestError("int8 needs calibration images from the training data: give --calibration DIR")
     from resnext.data.sources.registry import open_data
     from resnext.recipe import read_recipe
 
     return sample_calibration_images(open_data(read_recipe(run / "recipe.yaml").data).train, preprocessing)
-
-
-def _load_from_folder(folder: str, preprocessing: "Preprocessing") -> Tensor:
-    from resnext.data.decode.pillow import read_image
-    from resnext.evaluation.predict import find_images
-
-    paths, _ = find_images([folder])
-    some = paths[:: max(1, len(paths) // CALIBRATION_IMAGES)][:CALIBRATION_IMAGES]
-    return _preprocess((read_image(path, preprocessing.channels, preprocessing.exif) for path in some), preprocessing)
 
 
 def _preprocess(images: Iterable["Image"], preprocessing: "Preprocessing") -> Tensor:

@@ -6,11 +6,10 @@ import numpy as np
 from torch import Tensor, nn
 
 from resnext.deploy.fold import FoldedNetwork
-from resnext.deploy.graph import build_graph, to_pair
+from resnext.deploy.graph import SLICE_END, build_graph, to_pair
 from resnext.model.layers import PadShortcut
 
 OPSET, IR_VERSION = 18, 8  # old enough for every supported release of ONNX Runtime
-SLICE_END = np.iinfo(np.int64).max  # end of a slice that takes all
 
 
 def build_onnx_model(folded: FoldedNetwork) -> bytes:

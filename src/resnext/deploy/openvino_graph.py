@@ -6,11 +6,9 @@ import numpy as np
 from torch import Tensor, nn
 
 from resnext.deploy.fold import FoldedNetwork
-from resnext.deploy.graph import build_graph, to_pair
+from resnext.deploy.graph import SLICE_END, build_graph, to_pair
 from resnext.deploy.openvino_engine import import_openvino
 from resnext.model.layers import PadShortcut
-
-SLICE_END = np.iinfo(np.int64).max  # end of a slice that takes all
 
 
 def build_openvino_model(folded: FoldedNetwork) -> Any:

@@ -98,7 +98,7 @@ class Predictor(nn.Module):
         """
         images = self._prepare(images)
         if not len(images):
-            return images.new_zeros(0, self._count_outputs())
+            return images.new_zeros(0, self.architecture.num_classes or self.architecture.stages[-1].out_channels)
         with torch.autocast("cpu", enabled=False):
             return self._selected.engine(images)
 
@@ -120,9 +120,6 @@ class Predictor(nn.Module):
         if not images.is_floating_point():
             raise RequestError(f"images must be floating point or uint8, not {images.dtype}")
         return images.detach().to("cpu", torch.float32).contiguous()
-
-    def _count_outputs(self) -> int:
-        return self.architecture.num_classes or self.architecture.stages[-1].out_channels
 
     def _select(self, workload: Workload, precision: str, calibration: Tensor | None) -> tuple[str, SelectedEngine]:
         """Select the precision and its engine."""

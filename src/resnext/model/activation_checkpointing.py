@@ -57,12 +57,10 @@ def _restore_buffers(module: nn.Module) -> Iterator[None]:
 @contextmanager
 def set_running_stats_tracking(model: nn.Module, enabled: bool) -> Iterator[None]:
     """Let BN layers update their running statistics inside the context only if ``enabled``."""
-    norms = (
-        [] if enabled else [module for module in model.modules() if isinstance(module, _BatchNorm) and module.training]
-    )
+    norms = [module for module in model.modules() if isinstance(module, _BatchNorm) and module.training]
     before = [norm.track_running_stats for norm in norms]
     for norm in norms:
-        norm.track_running_stats = False
+        norm.track_running_stats = enabled and norm.track_running_stats
     try:
         yield
     finally:

@@ -98,8 +98,8 @@ class Architecture:
         object.__setattr__(self, name, value)
 
     def _check_fields(self) -> None:
-        words = (("stem", STEMS), ("block", BLOCKS), ("form", FORMS), ("shortcut", SHORTCUTS))
-        for name, choices in (*words, ("initialisation", INITIALISATIONS)):
+        words = {"stem": STEMS, "block": BLOCKS, "form": FORMS, "shortcut": SHORTCUTS}
+        for name, choices in (words | {"initialisation": INITIALISATIONS}).items():
             value = getattr(self, name)
             if value not in choices:
                 raise RequestError(f"{name} {value!r} is unknown{did_you_mean(str(value), choices)}")
@@ -120,8 +120,8 @@ class Architecture:
                 if isinstance(values, str) or not hasattr(values, "__iter__"):
                     raise RequestError(f"{name} must be a list of whole numbers, one per stage, not {values!r}")
                 self._set(name, tuple(values))
-                for value in getattr(self, name):
-                    _check_count(name, value)
+                for count in getattr(self, name):
+                    _check_count(name, count)
 
     def _resolve_depth(self) -> None:
         convolutions = CONVOLUTIONS_PER_BLOCK[self.block]
@@ -177,16 +177,11 @@ class Architecture:
             self._set("stage_channels", tuple(first * 2**stage for stage in range(len(self.blocks))))
         assert self.stage_channels is not None
         self._check_stages("stage_channels", self.stage_channels)
-        for channels in self.stage_channels:
-            _check_count("stage_channels", channels)
-        if self.shortcut == "A":
-            before = self.base_channels
-            for channels in self.stage_channels:
-                if channels < before:
-                    raise RequestError(
-                        f"shortcut A pads channels, so stage_channels {self.stage_channels} must not decrease"
-                    )
-                before = channels
+        for count in self.stage_channels:
+            _check_count("stage_channels", count)
+        channels = [self.base_channels, *self.stage_channels]
+        if self.shortcut == "A" and channels != sorted(channels):
+            raise RequestError(f"shortcut A pads channels, so stage_channels {self.stage_channels} must not decrease")
 
     def _check_stages(self, name: str, values: tuple[int, ...]) -> None:
         assert self.blocks is not None
@@ -220,13 +215,10 @@ class Architecture:
         assumed: dict[str, Any] = {f.name: f.default for f in fields(self)} | {"stem": stem, "block": block}
         assumed |= self._derive_fields()
         free = ("num_classes", "in_channels", "depth", "cardinality", "width")
-        unsaid = [
-            f"{f.name}={_format_value(getattr(self, f.name))}"
-            for f in fields(self)
-            if f.name not in free and getattr(self, f.name) != assumed[f.name]
-        ]
+        unsaid = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in free}
+        said = [f"{name}={_format_value(value)}" for name, value in unsaid.items() if value != assumed[name]]
         plain = _format_short_name(self)
-        return f"{plain} ({', '.join(unsaid)})" if unsaid else plain
+        return f"{plain} ({', '.join(said)})" if said else plain
 
     def _derive_fields(self) -> dict[str, Any]:
         """Compute blocks, stage widths and stage channels from the other fields; blocks is None for unknown depths."""
@@ -253,8 +245,7 @@ class Architecture:
                 f"unknown architecture {name!r}: a name looks like resnet50 or resnext50_32x4d"
                 f"{did_you_mean(str(name), list_models())}"
             )
-        depth = int(match["depth"])
-        cardinality, width = int(match["cardinality"] or 1), int(match["width"] or 64)
+        depth, cardinality, width = int(match["depth"]), int(match["cardinality"] or 1), int(match["width"] or 64)
         stem, block = _infer_stem_and_block(depth)
         base: dict[str, Any] = {"depth": depth, "cardinality": cardinality, "width": width}
         return Architecture(**_merge_changes(base | {"stem": stem, "block": block}, changes))

@@ -4,16 +4,13 @@ The paper's "FLOPs" are multiply-adds (MACs; 1 MAC = 2 FLOPs) of the convolution
 counts leave out the scales and shifts of BN.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import chain
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.hooks import RemovableHandle
 
 from resnext.errors import RequestError
 from resnext.model.architecture import Architecture
@@ -122,49 +119,39 @@ def _trace_layers(model: nn.Module, in_channels: int, size: tuple[int, int]) -> 
     dtype = next((t.dtype for t in meta.values() if t.is_floating_point()), torch.float32)
     images = torch.empty(2, in_channels, *size, device="meta", dtype=dtype)  # BN in training needs two values a channel
     rows: list[LayerCost] = []
-    with _install_hooks(model, rows), torch.no_grad():
-        try:
-            torch.func.functional_call(model, meta, (images,))
-        except RequestError:
-            raise
-        except (RuntimeError, NotImplementedError, ValueError) as error:
-            raise RequestError(f"{type(model).__name__} does not run on the meta device: {error}") from error
-    return rows
 
+    def record(name: str, module: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> None:
+        rows.append(_count_layer(name, module, output))
 
-@contextmanager
-def _install_hooks(model: nn.Module, rows: list[LayerCost]) -> Iterator[None]:
-    """Register hooks that add a row for every counted layer that runs; remove them at the end."""
-    handles: list[RemovableHandle] = [
-        module.register_forward_hook(_make_hook(name, rows))
+    handles = [
+        module.register_forward_hook(partial(record, name))
         for name, module in model.named_modules()
         if isinstance(module, CountedLayer | _BatchNorm)
     ]
     try:
-        yield
+        with torch.no_grad():
+            torch.func.functional_call(model, meta, (images,))
+    except RequestError:
+        raise
+    except (RuntimeError, NotImplementedError, ValueError) as error:
+        raise RequestError(f"{type(model).__name__} does not run on the meta device: {error}") from error
     finally:
         for handle in handles:
             handle.remove()
+    return rows
 
 
-def _make_hook(name: str, rows: list[LayerCost]) -> Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]:
-    def record(module: nn.Module, _: tuple[Tensor, ...], output: Tensor) -> None:
-        assert isinstance(module, CountedLayer | _BatchNorm)
-        elements = output[0].numel()
-        weights_of_one = module.weight[0].numel() if isinstance(module, CountedLayer) else 0
-        rows.append(
-            LayerCost(
-                name=name,
-                kind=type(module).__name__,
-                output=tuple(output.shape[1:]),
-                parameters=sum(p.numel() for p in module.parameters()),
-                macs=weights_of_one * elements,
-                activations=elements if isinstance(module, CountedLayer) and not isinstance(module, nn.Linear) else 0,
-                groups=getattr(module, "groups", 1),
-            )
-        )
-
-    return record
+def _count_layer(name: str, layer: nn.Module, output: Tensor) -> LayerCost:
+    elements = output[0].numel()
+    return LayerCost(
+        name=name,
+        kind=type(layer).__name__,
+        output=tuple(output.shape[1:]),
+        parameters=sum(p.numel() for p in layer.parameters()),
+        macs=layer.weight[0].numel() * elements if isinstance(layer, CountedLayer) else 0,
+        activations=elements if isinstance(layer, CountedLayer) and not isinstance(layer, nn.Linear) else 0,
+        groups=getattr(layer, "groups", 1),
+    )
 
 
 def _sum_costs(rows: list[LayerCost], model: nn.Module) -> Complexity:

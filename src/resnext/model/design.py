@@ -67,9 +67,9 @@ def design(
             "parameters in the template block",
         )
     else:
-        unit = "MACs" if macs is not None else "parameters"
-        budget = _check_budget(unit, macs if macs is not None else parameters)
-        cost = _fit_network_cost(at, "macs" if macs is not None else "parameters", image_size)
+        what, unit = ("parameters", "parameters") if macs is None else ("macs", "MACs")
+        budget = _check_budget(unit, parameters if macs is None else macs)
+        cost = _fit_network_cost(at, what, image_size)
         if cost(1) > budget:
             raise RequestError(
                 f"no network of depth {smallest.depth} and {fixed} {given[fixed]} fits {budget:,.0f} {unit}: "

@@ -58,7 +58,7 @@ class Conv2d(nn.Conv2d):
 
     def extra_repr(self) -> str:
         """Name the algorithms in ``repr`` where they are not PyTorch's."""
-        plain = f"{super().extra_repr()}"  # type: ignore[no-untyped-call]
+        plain: str = super().extra_repr()  # type: ignore[no-untyped-call]
         return plain if self.algorithms.is_plain else f"{plain}, {self.algorithms}"
 
 
@@ -78,9 +78,7 @@ class NormAct(nn.BatchNorm2d):
     """
 
     algorithm = "plain"
-    allow_recompute = (
-        False  # whether the convolution that reads y may recompute y in its backward pass instead of saving it
-    )
+    allow_recompute = False  # whether the convolution that reads y may recompute y instead of saving it
 
     def __init__(self, channels: int, *, act: bool = True) -> None:
         super().__init__(channels)

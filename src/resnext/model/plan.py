@@ -20,17 +20,9 @@ from resnext.device import AUTOCAST_DTYPES, autocast
 from resnext.errors import RequestError
 from resnext.model.blocks import Block
 from resnext.model.layers import FUSED, Conv2d, NormAct
-from resnext.speed import kernels
+from resnext.speed import convolution, kernels
 from resnext.speed.cache_folder import warn_once
-from resnext.speed.convolution import (
-    PASSES,
-    PLAIN,
-    ConvAlgorithms,
-    compute_input_gradient,
-    compute_output,
-    compute_weight_gradient,
-    list_algorithms,
-)
+from resnext.speed.convolution import PLAIN, ConvAlgorithms, list_algorithms
 from resnext.speed.tuning_cache import TuningCache, select_fastest
 
 MAX_FILE_BYTES = 1 << 22  # bytes of a plan file
@@ -176,15 +168,11 @@ def set_activation_checkpointing(model: nn.Module, level: str) -> None:
 
 
 def fuse_all(model: nn.Module, plan: Plan) -> Plan:
-    """Return the plan with every norm fused, which recomputing activations needs.
-
-    Raises RequestError if there are no compiled kernels.
-    """
+    """Fuse every norm in the plan, as recomputing activations needs. Raises RequestError without compiled kernels."""
     if not (kernels.is_fast_enabled() and kernels.load()):
         raise RequestError(
             "train.activation_checkpointing activations and expansions need compiled kernels (a C++ compiler, "
-            "RESNEXT_FAST not 0); "
-            "blocks does not"
+            "RESNEXT_FAST not 0); blocks does not"
         )
     names = tuple(name for name, layer in model.named_modules() if isinstance(layer, NormAct))
     return Plan(plan.convolutions, names)
@@ -196,19 +184,18 @@ def _record_layer_inputs(
     """Run a copy of the model on ``images`` and list its layers in the order they run, each with its input."""
     clone = copy.deepcopy(model)
     met: list[tuple[str, Conv2d | NormAct, LayerInput]] = []
-    dtype = AUTOCAST_DTYPES.get(precision)
 
     def note(name: str, layer: nn.Module, inputs: tuple[Any, ...]) -> None:
         x = inputs[0]
         nhwc = x.is_contiguous(memory_format=torch.channels_last)
         residual = len(inputs) > 1 and inputs[1] is not None
-        kind = dtype or x.dtype if isinstance(layer, Conv2d) else x.dtype
-        met.append((name, layer, LayerInput(tuple(x.shape), kind, nhwc, residual)))  # type: ignore[arg-type]
+        dtype = AUTOCAST_DTYPES.get(precision, x.dtype) if isinstance(layer, Conv2d) else x.dtype
+        met.append((name, layer, LayerInput(tuple(x.shape), dtype, nhwc, residual)))  # type: ignore[arg-type]
 
     Plan().apply(clone)
     for name, layer in clone.named_modules():
         if isinstance(layer, Conv2d | NormAct):
-            layer.register_forward_pre_hook(partial(lambda n, layer, inputs: note(n, layer, inputs), name))
+            layer.register_forward_pre_hook(partial(note, name))
     with torch.no_grad(), autocast(images.device, precision):
         clone(images)
     return met
@@ -226,16 +213,17 @@ def _autotune_conv(
     def works(which: str) -> Candidates:
         x = seen.make_random(device)
         weight = torch.randn(size, device=device).to(seen.dtype)
-        gradient = compute_output(x, weight, shape, PLAIN)
+        gradient = convolution.compute_output(x, weight, shape, PLAIN)
         if which == "forward":
-            return {algorithm: partial(compute_output, x, weight, shape, algorithm) for algorithm in possible}
-        function = compute_input_gradient if which == "input_gradient" else compute_weight_gradient
-        return {algorithm: partial(function, gradient, x, weight, shape, algorithm) for algorithm in possible}
+            return {name: partial(convolution.compute_output, x, weight, shape, name) for name in possible}
+        of_x = which == "input_gradient"
+        function = convolution.compute_input_gradient if of_x else convolution.compute_weight_gradient
+        return {name: partial(function, gradient, x, weight, shape, name) for name in possible}
 
     kernel = "x".join(map(str, size[2:]))
     work = f"convolution {kernel} {layer.in_channels}->{layer.out_channels} /{shape.stride[0]} groups {shape.groups}"
     best = {}
-    for which in PASSES:
+    for which in convolution.PASSES:
         key = f"{work} of {seen}, {which}"
         progress(key)
         best[which] = select_fastest(choices.measure_or_load(key, partial(works, which), device, possible), PLAIN)

@@ -1,6 +1,5 @@
 """Build the stage table of a network, like the paper's Table 1, with the cost of each stage."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +22,8 @@ def build_stage_table(architecture: Architecture, image_size: ImageSize = None) 
     """Build the rows of stem, stages and classifier, in this order; their costs add up to the network's."""
     costs = compute_layer_costs(architecture, image_size)
     stem = [cost for cost in costs if cost.name in ("conv1", "bn1")]
-    rows = [_make_row("conv1", _describe_stem(architecture), stem)]
+    kernel = "7x7,{}, stride 2" if architecture.stem == "imagenet" else "3x3,{}"
+    rows = [_make_row("conv1", kernel.format(architecture.base_channels), stem)]
     for number, stage in enumerate(architecture.stages, start=1):
         within = [cost for cost in costs if cost.name.startswith(f"layer{number}.")]
         rows.append(_make_row(f"conv{number + 1}", _describe_stage(architecture, stage, first=number == 1), within))
@@ -52,8 +52,7 @@ def format_count(count: int, digits: int = 4) -> str:
     return str(count)
 
 
-def _make_row(stage: str, layers: str, costs: Iterable[LayerCost]) -> StageRow:
-    costs = list(costs)
+def _make_row(stage: str, layers: str, costs: list[LayerCost]) -> StageRow:
     height_width = costs[-1].output[1:] or (1, 1)
     return StageRow(
         stage=stage,
@@ -62,10 +61,6 @@ def _make_row(stage: str, layers: str, costs: Iterable[LayerCost]) -> StageRow:
         parameters=sum(cost.parameters for cost in costs),
         macs=sum(cost.macs for cost in costs),
     )
-
-
-def _describe_stem(a: Architecture) -> str:
-    return f"7x7,{a.base_channels}, stride 2" if a.stem == "imagenet" else f"3x3,{a.base_channels}"
 
 
 def _describe_stage(a: Architecture, stage: Stage, *, first: bool) -> str:

@@ -5,7 +5,19 @@ from typing import TYPE_CHECKING, Any
 
 from resnext.paper.entries import Entry
 from resnext.paper.numbers import Table, load_curves, load_figure7_series
-from resnext.plotting import BLUE, FAINT, INK, MUTED, PALE_BLUE, PALE_RED, RED, add_title, create_figure, plot_style
+from resnext.plotting import (
+    BLUE,
+    FAINT,
+    INK,
+    MUTED,
+    PALE_BLUE,
+    PALE_RED,
+    RED,
+    add_title,
+    create_figure,
+    draw_grid,
+    plot_style,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -50,18 +62,14 @@ def plot_error_curves(table: Table, entries: list[Entry]) -> "Figure":
     wide = 4.6
     with plot_style():
         figure = create_figure(wide * len(depths) + (0.2 if len(depths) > 1 else 1.2), 4.2)
-        under = (
-            "Solid: validation, dashed: training (augmented images)"
-            if table.name == "figure5"
-            else "ResNet-101 and ResNeXt-101"
-        )
+        solid = "Solid: validation, dashed: training (augmented images)"
+        under = solid if table.name == "figure5" else "ResNet-101 and ResNeXt-101"
         here = any(get_measured_line(e, table.name, "val") for e in entries)
         add_title(figure, table.title, under + ("; pale: the paper, strong: measured here" if here else "; as printed"))
         for number, depth in enumerate(depths):
-            left = (0.62 / figure.get_figwidth()) + number / len(depths)
-            axes = figure.add_axes(
-                (left, 0.115, (wide - 1.15) / figure.get_figwidth() if len(depths) > 1 else 0.78, 0.7)
-            )
+            left = 0.62 / figure.get_figwidth() + number / len(depths)
+            width = (wide - 1.15) / figure.get_figwidth() if len(depths) > 1 else 0.78
+            axes = figure.add_axes((left, 0.115, width, 0.7))
             _draw_curve_panel(axes, table.name, [e for e in entries if e.row.key.endswith(f"/{depth}")])
             axes.set_ylabel("top-1 error (%)" if number == 0 else "")
     return figure
@@ -88,8 +96,7 @@ def _draw_curve_panel(axes: "Axes", table: str, entries: Sequence[Entry]) -> Non
         axes.text(0.97, 0.95 - 0.07 * y, text, transform=axes.transAxes, ha="right", color=colour, fontweight="bold")
     axes.set(ylim=(low, high), xlim=(0, 100 if table == "figure5" else 53))
     axes.set_xlabel("epoch" if table == "figure5" else "mini-batches of 256 (10 thousand)")
-    axes.grid(axis="y", color=FAINT, linewidth=0.8)
-    axes.set_axisbelow(True)
+    draw_grid(axes)
 
 
 def _scale_line(line: Line, scale: float) -> tuple[list[float], list[float]]:
@@ -110,9 +117,8 @@ def plot_error_over_parameters(table: Table, entries: list[Entry]) -> "Figure":
     column, by_key = table.columns[0], {entry.row.key: entry for entry in entries}
     with plot_style():
         figure = create_figure(6.6, 4.4)
-        add_title(
-            figure, table.title, "Mean of 10 runs, bars: standard error, as printed. Ring: measured here ± deviation"
-        )
+        under = "Mean of 10 runs, bars: standard error, as printed. Ring: measured here ± deviation"
+        add_title(figure, table.title, under)
         axes = figure.add_axes((0.09, 0.115, 0.88, 0.715))
         for (series, keys), colour in zip(sorted(load_figure7_series().items()), (RED, BLUE), strict=True):
             line = [by_key[key] for key in keys]
@@ -133,7 +139,6 @@ def plot_error_over_parameters(table: Table, entries: list[Entry]) -> "Figure":
                     axes.errorbar(a, value.mean, yerr=value.deviation, fmt="o", markersize=10, markerfacecolor="none",
                                   markeredgecolor=INK, ecolor=MUTED, markeredgewidth=1.4)  # fmt: skip
         axes.set(xlabel="parameters without BN (M)", ylabel="CIFAR-10 test error (%)", xlim=(0, 102))
-        axes.grid(axis="y", color=FAINT, linewidth=0.8)
-        axes.set_axisbelow(True)
+        draw_grid(axes)
         axes.legend(loc="upper right")
     return figure

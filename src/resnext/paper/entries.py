@@ -1,7 +1,7 @@
 """A row of a table with everything known of it: printed, counted, timed here, and measured."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +18,6 @@ NONE = "–"  # an empty cell
 UNITS = {"k": 1e3, "M": 1e6, "G": 1e9}
 CLAIM = re.compile(r"(\d+(?:\.(\d+))?) ([kMG])")
 TEMPLATE_MAP = 56 * 56  # output pixels of conv2, where the template block stands
-TRAINING_TABLES = ("timing",)  # tables about the time of training
 
 
 @dataclass(frozen=True)
@@ -75,10 +74,10 @@ class Entry:
         if self.measurement is None:
             return NONE
         state = self.measurement.state
-        if state in ("running", "stopped"):
-            run = max((r for r in self.measurement.runs if r.state == state), key=lambda r: r.step)
-            return f"{state}, {run.progress}"
-        return state
+        if state not in ("running", "stopped"):
+            return state
+        run = max((r for r in self.measurement.runs if r.state == state), key=lambda r: r.step)
+        return f"{state}, {run.progress}"
 
 
 def matches_claim(claim: str, count: int | None) -> bool:
@@ -100,9 +99,8 @@ def collect_entries(table: Table, runs: Path, results: Path | None) -> list[Entr
 def collect_timed_entries(
     table: Table, runs: Path, results: Path | None, speeds: Mapping[str, float] | None = None
 ) -> list[Entry]:
-    """Collect the entries of a table with timings; ``speeds`` is what ``measure_timings`` returns, or the cache."""
-    here = throughput.describe_machine()
-    speeds = throughput.read_throughputs() if speeds is None else speeds
+    """Collect the entries with timings; ``speeds`` is what ``measure_throughputs`` returns, or the cache."""
+    here, speeds = throughput.describe_machine(), throughput.read_throughputs() if speeds is None else speeds
     timed = []
     for entry in collect_entries(table, runs, results):
         found = {w.kind: speeds.get(w.make_key(here)) for w in list_timings(entry.row, table)}
@@ -115,13 +113,5 @@ def list_timings(row: Row, table: Table) -> list[TimingRequest]:
     a = row.architecture()
     if a is None:
         return []
-    kinds = throughput.KINDS if table.name in TRAINING_TABLES else throughput.KINDS[:1]
+    kinds = throughput.KINDS if table.name == "timing" else throughput.KINDS[:1]
     return [TimingRequest(a, get_default_image_size(a), kind) for kind in kinds]
-
-
-def measure_timings(
-    table: Table, progress: Callable[[int, int], None] | None = None, again: bool = False
-) -> dict[str, float]:
-    """Time the networks of a table that are not in the cache, or ``again`` all; return images per second by key."""
-    wanted = [w for row in table.rows for w in list_timings(row, table)]
-    return throughput.measure_throughputs(wanted, progress=progress, force=again)

@@ -10,7 +10,7 @@ import re
 import statistics
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +23,13 @@ from resnext.run_directory import MAX_JSON_BYTES, RunDirectory, has_no_run
 from resnext.settings import Recipe
 from resnext.training.resume import list_changes
 
-ALIVE_SECONDS = 900.0  # seconds; a run counts as running if it wrote something within this time
+ALIVE_SECONDS = 900.0  # a run counts as running if it wrote something within this time
 MAX_CSV_BYTES = 16 << 20  # bytes
 MAX_RUNS = 200  # per recipe
 MAX_EVALUATIONS = 64  # per run
 IGNORED_SETTINGS = ("train.seed", "data.max_val_images")  # ignored beside what resuming may change
-PLACE_SETTINGS = (
-    "train.proposals",
-    *(f"data.{name}" for name in ("train", "val", "train_images", "val_images")),
-    "train.fast",
-)
+PLACE_SETTINGS = ("train.proposals", "data.train", "data.val", "data.train_images", "data.val_images", "train.fast")
 RELEASED_SCHEDULE = "as released"
-Rows = list[dict[str, str]]
 
 
 @dataclass(frozen=True)
@@ -80,7 +75,7 @@ class Measurement:
     recipe: str
     runs: tuple[RecipeRun, ...] = ()
     results: tuple[Mapping[str, str], ...] = ()  # rows of results/*.csv
-    damaged: tuple[str, ...] = field(default=())  # one sentence per damaged run
+    damaged: tuple[str, ...] = ()  # one sentence per damaged run
 
     @property
     def state(self) -> str:
@@ -154,9 +149,7 @@ def _read_run(path: Path, recipe: str, now: float) -> RecipeRun:
     if step is None or epoch is None:
         raise RequestError(f"{run.checkpoint('last') / 'state.json'} does not say at which step the run is")
     rows = _read_csv(run.metrics)
-    silent = max(
-        0.0, now - max((_read_mtime(p) for p in (run.log, run.checkpoint("last") / "state.json")), default=0.0)
-    )
+    silent = max(0.0, now - max(_read_mtime(run.log), _read_mtime(run.checkpoint("last") / "state.json")))
     over = step >= begun.train.steps if begun.train.steps is not None else epoch >= (begun.train.epochs or 100)
     alive = "running" if silent <= ALIVE_SECONDS else "stopped"
     return RecipeRun(
@@ -178,10 +171,9 @@ def _find_differences(asked: Recipe | DetectRecipe, begun: Recipe | DetectRecipe
     """List the settings that differ from the paper's recipe and may change a result."""
     same = {*IGNORED_SETTINGS, "train.channels_last"}
     if isinstance(asked, DetectRecipe):
-        same |= {
-            *PLACE_SETTINGS,
-            *(["init.weights"] if _get_weights_file_name(asked) == _get_weights_file_name(begun) else []),
-        }
+        same |= set(PLACE_SETTINGS)
+        if _get_weights_file_name(asked) == _get_weights_file_name(begun):
+            same.add("init.weights")
     different = [line for line in list_changes(asked, begun) if line.partition(":")[0] not in same]
     return (RELEASED_SCHEDULE, *different) if schedule == "released" and different else tuple(different)
 
@@ -212,10 +204,10 @@ def _read_value(run: RecipeRun, column: Column) -> float | None:
                 return _parse_number(values.get(column.measured))
         return None
     if column.epoch is not None:
-        return next(
-            (_parse_number(r.get(column.measured)) for r in run.rows if r.get("epoch") == str(column.epoch)), None
-        )
-    return _parse_number(run.rows[-1].get(column.measured)) if run.rows else None
+        rows = [row for row in run.rows if row.get("epoch") == str(column.epoch)][:1]
+    else:
+        rows = list(run.rows[-1:])
+    return _parse_number(rows[0].get(column.measured)) if rows else None
 
 
 def _is_view(about: Any, view: Mapping[str, Any]) -> bool:
@@ -238,15 +230,12 @@ def _read_results(recipe: str, folder: Path | None) -> Iterable[Mapping[str, str
             continue
         for row in rows:
             same = (row.get("recipe") or "").removesuffix(".yaml").rpartition("/")[2] == recipe
-            if (
-                same
-                and (row.get("changes") or "none") == "none"
-                and _parse_number(row.get("top1_error_last")) is not None
-            ):
+            unchanged = (row.get("changes") or "none") == "none"
+            if same and unchanged and _parse_number(row.get("top1_error_last")) is not None:
                 yield row
 
 
-def _read_csv(path: Path) -> Rows:
+def _read_csv(path: Path) -> list[dict[str, str]]:
     """Read a small CSV; no rows if there is no file. Raises RequestError if it is not a CSV."""
     if not path.exists():
         return []
@@ -254,10 +243,10 @@ def _read_csv(path: Path) -> Rows:
         if not path.is_file() or path.stat().st_size > MAX_CSV_BYTES:
             raise RequestError(f"{path} is not a file of at most {MAX_CSV_BYTES:,} bytes")
         with path.open(encoding="utf-8", newline="") as file:
-            rows = [{k: v for k, v in row.items() if isinstance(k, str)} for row in csv.DictReader(file)]
+            rows = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise RequestError(f"{path} cannot be read: {error}") from None
-    return [{k: v for k, v in row.items() if isinstance(v, str)} for row in rows]
+    return [{k: v for k, v in row.items() if isinstance(k, str) and isinstance(v, str)} for row in rows]
 
 
 def _parse_number(value: Any, high: float = 100.0) -> float | None:

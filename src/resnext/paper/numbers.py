@@ -98,7 +98,7 @@ class Table:
         ]
         if len(names) == 1:
             return names[0]
-        keys = [row.key for row in (names or self.rows)]
+        keys = [row.key for row in names or self.rows]
         if names:
             raise RequestError(f"--row {text!r} matches several rows of {self.name}: {', '.join(keys)}")
         raise RequestError(f"{self.name} has no row {text!r}{did_you_mean(text.lower(), keys)}")
@@ -156,7 +156,8 @@ def _parse_table(name: str, values: Mapping[str, Any]) -> Table:
         points = {r["template"]: r for r in _read_csv("fig7_points.csv")}
         rows = [row | _parse_figure7_point(points[row["key"]]) for row in rows]
     if name == "figure6":
-        rows = [row | {"published": {"val": _find_last_error("figure6", row["curve"])}} for row in rows]
+        last = {p.curve: p.error for p in sorted(load_curves("figure6"), key=lambda p: p.at)}
+        rows = [row | {"published": {"val": last[row["curve"]]}} for row in rows]
     return Table(
         name,
         values["title"],
@@ -173,10 +174,6 @@ def _parse_figure7_point(point: Mapping[str, str]) -> dict[str, Any]:
         "errors": {"top1": float(point["std_err"])},
         "claims": {"parameters": f"{point['params_M_axis']} M"},
     }
-
-
-def _find_last_error(figure: str, curve: str) -> float:
-    return max((p for p in load_curves(figure) if p.curve == curve), key=lambda p: p.at).error
 
 
 def _read_csv(name: str) -> list[dict[str, str]]:

@@ -18,6 +18,7 @@ from resnext.plotting import (
     RED,
     add_title,
     create_figure,
+    draw_grid,
     plot_style,
 )
 
@@ -26,26 +27,21 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LEGEND_MEASURED, LEGEND_PUBLISHED = "Filled: as published; ring: measured here", "As published"
-TEXT_BACKGROUND: dict[str, Any] = {
-    "facecolor": PAPER,
-    "edgecolor": "none",
-    "pad": 0.8,
-}  # background of text that a line may cross
+TEXT_BACKGROUND: dict[str, Any] = {"facecolor": PAPER, "edgecolor": "none", "pad": 0.8}  # where a line may cross text
 ROW_HEIGHT, PANEL_WIDTH, LETTER_WIDTH = 0.33, 2.2, 0.073  # inches
 
 
 def plot_table(table: Table, entries: list[Entry]) -> "Figure":
     """Plot a table or figure."""
-    if table.name in ("figure5", "figure6"):
-        return plot_error_curves(table, entries)
     special = {
         "table1": plot_stages,
         "table2": plot_width_tradeoff,
         "table3": plot_by_cardinality,
+        "figure5": plot_error_curves,
+        "figure6": plot_error_curves,
+        "figure7": plot_error_over_parameters,
         "timing": plot_timing,
     }
-    if table.name == "figure7":
-        return plot_error_over_parameters(table, entries)
     return special.get(table.name, plot_dots)(table, entries)
 
 
@@ -127,8 +123,7 @@ def plot_by_cardinality(table: Table, entries: list[Entry]) -> "Figure":
         axes.set_xticks(range(len(settings)), settings)
         axes.set(xlabel="cardinality × bottleneck width", ylabel="top-1 error (%)")
         axes.margins(x=0.04, y=0.14)
-        axes.grid(axis="y", color=FAINT, linewidth=0.8)
-        axes.set_axisbelow(True)
+        draw_grid(axes)
     return figure
 
 
@@ -171,8 +166,7 @@ def plot_width_tradeoff(table: Table, entries: list[Entry]) -> "Figure":
     with plot_style():
         figure = create_figure(7.6, 3.6)
         add_title(figure, table.title, "Rings: solved by Equation 4 for the parameters of ResNet's block, 69,632")
-        left = figure.add_axes((0.075, 0.15, 0.4, 0.62))
-        right = figure.add_axes((0.57, 0.15, 0.4, 0.62))
+        left, right = (figure.add_axes((x, 0.15, 0.4, 0.62)) for x in (0.075, 0.57))
         at = range(len(entries))
         for column, colour in zip(table.columns, (BLUE, RED), strict=True):
             values = [entry.row.published[column.key] for entry in entries]
@@ -195,8 +189,7 @@ def plot_width_tradeoff(table: Table, entries: list[Entry]) -> "Figure":
         for axes in (left, right):
             axes.set_xticks(at, [str(e.architecture.cardinality) if e.architecture else "" for e in entries])
             axes.set_xlabel("cardinality C")
-            axes.grid(axis="y", color=FAINT, linewidth=0.8)
-            axes.set_axisbelow(True)
+            draw_grid(axes)
     return figure
 
 
@@ -239,7 +232,5 @@ def _has_measurements(entries: list[Entry], columns: Sequence[Column]) -> bool:
 
 
 def _find_best(entries: list[Entry], column: Column) -> float | None:
-    values: list[float] = [v for e in entries if (v := e.row.published.get(column.key)) is not None]
-    if not values:
-        return None
-    return max(values) if column.heading.startswith("AP") else min(values)
+    values = [v for e in entries if (v := e.row.published.get(column.key)) is not None]
+    return (max if column.heading.startswith("AP") else min)(values, default=None)

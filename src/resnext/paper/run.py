@@ -101,14 +101,6 @@ def announce_run(console: "Console", table: Table, row: Row, plan: PlannedRun) -
         console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
-def start_run(plan: PlannedRun) -> None:
-    """Train to the end, as ``resnext train`` does."""
-    from resnext.training.classification import Classification
-    from resnext.training.loop import run_training
-
-    run_training(Classification, plan.recipe, plan.run, resume=None)
-
-
 def make_toy_overrides(recipe: Recipe, runs: Path, given: Mapping[str, Any]) -> dict[str, Any]:
     """Make the overrides of a run of toy size: 4 steps of 8 images of 32 pixels, with few channels.
 

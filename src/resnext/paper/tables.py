@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 from resnext.errors import RequestError
 from resnext.files import atomic_write, check_folder, report_write_errors
 from resnext.paper.curve_plots import collect_curve_rows
-from resnext.paper.entries import NONE, UNITS, Entry, collect_timed_entries, measure_timings
+from resnext.paper.entries import NONE, UNITS, Entry, collect_timed_entries, list_timings
 from resnext.paper.numbers import Column, Table
 from resnext.paper.plots import plot_table
-from resnext.paper.throughput import BATCH
+from resnext.paper.throughput import BATCH, measure_throughputs
 from resnext.plotting import encode_figure
 
 if TYPE_CHECKING:
@@ -36,22 +36,12 @@ def show_table(
 ) -> None:
     """Print ``table`` and write NAME.csv, NAME.png, NAME.svg (and NAME-curves.csv) into ``out``.
 
-    Args:
-        console: Where to print.
-        table: The table or figure.
-        runs: Folder of runs, named by recipe.
-        results: Folder of CSV files with recorded results.
-        out: The output folder.
-        measure: Which networks to time on this machine: those ``missing``, all ``again``, or ``none``.
-
-    Raises:
-        RequestError: Before the work, if ``out`` cannot be written or holds files of these names of another origin.
-        WorkError: If the disk cannot be written.
+    ``measure`` says which networks to time on this machine: those ``missing``, all ``again``, or ``none``. Raises
+    RequestError, before the work, if ``out`` cannot be written or holds files of these names of another origin.
     """
     check_output(out, table.name)
-    entries = collect_timed_entries(
-        table, runs, results, None if measure == "none" else _measure_timings(table, measure == "again")
-    )
+    speeds = None if measure == "none" else _measure_timings(table, measure == "again")
+    entries = collect_timed_entries(table, runs, results, speeds)
     picture = plot_table(table, entries)
     files = {
         f"{table.name}.csv": format_table_csv(table, entries),
@@ -75,10 +65,9 @@ def show_table(
 def check_output(folder: Path, name: str) -> None:
     """Check that a table can be written. Raises RequestError if not, or if its files there are not ours."""
     check_folder(folder, "--out")
-    there = [folder / f"{name}{end}" for end in (".csv", "-curves.csv", ".png", ".svg")]
-    if any(path.exists() for path in there) and not _is_table(there[0]):
-        first = next(path for path in there if path.exists())
-        raise RequestError(f"{first} exists and was not written by resnext; give another folder with --out")
+    there = [path for end in (".csv", "-curves.csv", ".png", ".svg") if (path := folder / f"{name}{end}").exists()]
+    if there and not _is_table(folder / f"{name}.csv"):
+        raise RequestError(f"{there[0]} exists and was not written by resnext; give another folder with --out")
 
 
 def _is_table(path: Path) -> bool:
@@ -91,7 +80,7 @@ def _is_table(path: Path) -> bool:
 
 
 def _measure_timings(table: Table, again: bool) -> dict[str, float]:
-    """Time the networks of a table, with a progress bar on the terminal."""
+    """Time the networks of a table that are not in the cache, or ``again`` all, with a progress bar on the terminal."""
     from rich.progress import BarColumn, Progress, TextColumn
 
     from resnext.screen import make_screen
@@ -100,14 +89,17 @@ def _measure_timings(table: Table, again: bool) -> dict[str, float]:
     columns = (TextColumn("timing networks on this machine, once"), BarColumn())
     with Progress(*columns, console=terminal, transient=True, disable=not terminal.is_terminal) as bar:
         task = bar.add_task("timing", total=None)
-        return measure_timings(table, lambda done, total: bar.update(task, completed=done, total=total), again)
+        wanted = [timing for row in table.rows for timing in list_timings(row, table)]
+        return measure_throughputs(
+            wanted, progress=lambda done, total: bar.update(task, completed=done, total=total), force=again
+        )
 
 
 @dataclass
 class Sheet:
     """A table as text: headings of two lines, cells, and footnotes in order."""
 
-    headings: list[tuple[str, str]] = field(default_factory=list)
+    headings: list[tuple[str, str]]
     rows: list[list[str]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -120,11 +112,10 @@ class Sheet:
 
 def make_sheet(table: Table, entries: list[Entry]) -> Sheet:
     """Make the table, with the paper's value and ours side by side."""
-    sheet = Sheet()
     claims = [what for what in CLAIMED if any(what in entry.row.claims for entry in entries)]
     timed = any(entry.training_speed for entry in entries) or table.name == "timing"
     has_recipes = any(entry.row.recipe for entry in entries)
-    sheet.headings = [("row", ""), ("network", "")]
+    sheet = Sheet([("row", ""), ("network", "")])
     if any(entry.row.data for entry in entries):
         sheet.headings.append(("data", ""))
     for column in table.columns:
@@ -157,12 +148,10 @@ def _make_cells(
         note = sheet.add_note(row.note) if row.note and what in entry.list_wrong_claims() else ""
         said = row.claims.get(what, NONE).partition(" ")[0]
         cells += [said, NONE if count is None else f"{count / UNITS[unit]:.{0 if unit == 'k' else 2}f}{note}"]
-    if cost is None:
-        cells += [NONE] * (1 if "parameters" in claims else 2)
-    else:
-        with_bn, without = f"{cost.parameters / 1e6:.2f}", f"{cost.parameters_without_bn / 1e6:.2f}"
-        cells += [with_bn] if "parameters" in claims else [with_bn, without]
-    cells += [] if "macs" in claims else [NONE if cost is None else f"{cost.macs / 1e9:.2f}"]
+    counts = [] if cost is None else [cost.parameters / 1e6, cost.parameters_without_bn / 1e6, cost.macs / 1e9]
+    with_bn, without_bn, macs = [f"{count:.2f}" for count in counts] or [NONE] * 3
+    cells += [with_bn] if "parameters" in claims else [with_bn, without_bn]
+    cells += [] if "macs" in claims else [macs]
     cells += [NONE if cost is None else f"{cost.activations / 1e6:.2f}", _format_speed(entry.speed)]
     cells += [_format_speed(entry.training_speed)] if timed else []
     cells += [entry.format_state()] if has_recipes else []
@@ -202,13 +191,11 @@ def print_table(console: "Console", table: Table, entries: list[Entry]) -> None:
         console.print(f"{str(number).translate(SUPERSCRIPT)} {note}", highlight=False, soft_wrap=True)
     for remark in table.remarks:
         console.print(remark, highlight=False, soft_wrap=True)
-    console.print(
+    units = (
         "errors in %; the paper's parameters are those without BN, its FLOPs multiply-adds; images/s: fp32, "
-        f"batches of {BATCH}, this machine",
-        style="dim",
-        highlight=False,
-        soft_wrap=True,
+        f"batches of {BATCH}, this machine"
     )
+    console.print(units, style="dim", highlight=False, soft_wrap=True)
 
 
 def _make_grids(sheet: Sheet, console: "Console") -> list["Grid"]:
@@ -236,8 +223,7 @@ def _make_grid(sheet: Sheet, columns: list[int]) -> "Grid":
 
 def format_table_csv(table: Table, entries: list[Entry]) -> bytes:
     """Format every number of the table at full precision."""
-    lines = [_make_line(table, entry) for entry in entries]
-    return _format_csv(list(lines[0]), lines)
+    return _format_csv([_make_line(table, entry) for entry in entries])
 
 
 def _make_line(table: Table, entry: Entry) -> dict[str, Any]:
@@ -270,11 +256,10 @@ def _make_line(table: Table, entry: Entry) -> dict[str, Any]:
 def format_curves_csv(rows: Iterable[tuple[str, str, str, float, float]], at: str) -> bytes:
     """Format curves as (who, curve, split, at, error) lines."""
     names = ("who", "network", "split", at, "error")
-    return _format_csv(list(names), [dict(zip(names, row, strict=True)) for row in rows])
+    return _format_csv([dict(zip(names, row, strict=True)) for row in rows], names)
 
 
-def _format_csv(columns: list[str], lines: Iterable[dict[str, Any]]) -> bytes:
-    lines = list(lines)
+def _format_csv(lines: Sequence[dict[str, Any]], columns: Sequence[str] = ()) -> bytes:
     names = list(dict.fromkeys([*columns, *(key for line in lines for key in line)]))
     text = io.StringIO()
     writer = csv.DictWriter(text, names, lineterminator="\n")

@@ -50,23 +50,9 @@ def describe_machine() -> dict[str, Any]:
     }
 
 
-def get_cache_path() -> Path:
-    """Return the path of the cache file."""
-    return data_folder() / "throughput.json"
-
-
 def read_throughputs(path: Path | None = None) -> dict[str, float]:
     """Read cached images per second by key; invalid values are left out, a damaged file counts as empty."""
-    path = path or get_cache_path()
-    try:
-        if path.stat().st_size > MAX_FILE_BYTES:
-            return {}
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    entries = values.get("entries") if isinstance(values, dict) else None
-    if not isinstance(entries, dict):
-        return {}
+    entries = _read_entries(path or data_folder() / "throughput.json")
     speeds = {key: entry.get("images_per_second") for key, entry in entries.items() if isinstance(entry, dict)}
     return {key: float(v) for key, v in speeds.items() if isinstance(v, int | float) and 0 < v < math.inf}
 
@@ -82,7 +68,7 @@ def measure_throughputs(
     The networks take turns, so that disturbances affect all of them. New results are cached; write errors are ignored.
     ``force`` measures everything in ``wanted`` again.
     """
-    here, path = describe_machine(), path or get_cache_path()
+    here, path = describe_machine(), path or data_folder() / "throughput.json"
     speeds = {} if force else read_throughputs(path)
     missing = {w.make_key(here): w for w in wanted if w.make_key(here) not in speeds}
     passes = {key: _prepare_pass(w) for key, w in missing.items()}
@@ -142,13 +128,16 @@ def _make_entry(wanted: TimingRequest, rate: float) -> dict[str, Any]:
     }
 
 
-def _write_entries(path: Path, entries: dict[str, dict[str, Any]], here: dict[str, Any]) -> None:
-    before: dict[str, Any] = {}
+def _read_entries(path: Path) -> dict[str, Any]:
     with suppress(OSError, ValueError, RecursionError):
-        if path.stat().st_size <= MAX_FILE_BYTES:
-            raw = json.loads(path.read_text(encoding="utf-8"))
-            before = raw.get("entries", {}) if isinstance(raw, dict) else {}
-    before = before if isinstance(before, dict) else {}
+        values = json.loads(path.read_text(encoding="utf-8")) if path.stat().st_size <= MAX_FILE_BYTES else None
+        if isinstance(values, dict) and isinstance(values.get("entries"), dict):
+            return dict(values["entries"])
+    return {}
+
+
+def _write_entries(path: Path, entries: dict[str, dict[str, Any]], here: dict[str, Any]) -> None:
+    before = _read_entries(path)
     stamped = {key: entry | {"machine": here} for key, entry in entries.items()}
     with suppress(WorkError, OSError):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -86,28 +86,16 @@ def estimate_cost(
     cores: int | None = None,
     model: CostModel | None = None,
 ) -> Estimate:
-    """Estimate the cost of training.
+    """Estimate the cost of training on ``images`` images over all epochs, in steps of ``batch_size`` over all devices.
 
-    Args:
-        architecture: The network or its name.
-        image_size: Side of the images in pixels; None for the usual size of the network.
-        images: Number of training images over all epochs.
-        cluster: The devices.
-        batch_size: Images per step over all devices.
-        precision: fp32, tf32, bf16 or half.
-        seconds_per_image: Time of one core to decode and augment an image.
-        cores: Cores per host for loading images; None means enough.
-        model: The fitted model; that of the package if not given.
-
-    Raises:
-        RequestError: For unknown names, and for a batch size that the devices cannot share evenly.
+    Loading an image takes ``seconds_per_image`` of one of ``cores`` cores per host (None: enough). Raises RequestError
+    for unknown names, and for a batch size that the devices cannot share evenly.
     """
-    model = model or load_cost_model()
+    model, machine = model or load_cost_model(), cluster.machine
     if images < 1 or batch_size < 1:
         raise RequestError(f"a run needs at least 1 image and a batch size of 1, not {images} and {batch_size}")
     if batch_size % cluster.size:
         raise RequestError(f"batch size {batch_size} is not divisible by the {cluster.size} devices of {cluster}")
-    machine = cluster.machine
     used = machine.resolve_precision(precision)
     arithmetic, traffic = estimate_image_seconds(architecture, image_size, machine, used, model)
     _, measured = model.get_utilisation(machine, machine.kernels or used)

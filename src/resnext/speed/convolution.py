@@ -7,7 +7,7 @@ blocks on the diagonal.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -90,18 +90,17 @@ def compute_weight_gradient(gradient: Tensor, x: Tensor, weight: Tensor, shape: 
         return (_to_rows(gradient).t() @ _to_rows(_subsample(x, shape.stride))).view_as(weight)
     factor = _parse_factor(algorithm)
     packed = weight if factor == 1 else weight.new_empty(weight.shape[0], factor * weight.shape[1], *weight.shape[2:])
-    wide = _compute_gradients(gradient, x, packed, _widen_shape(shape, factor), (False, True))[1]
+    wide_shape = replace(shape, groups=shape.groups // factor)
+    wide = _compute_gradients(gradient, x, packed, wide_shape, (False, True))[1]
     return wide if factor == 1 else unpack_weight(wide, shape.groups, factor)
 
 
 def pack_weight(weight: Tensor, groups: int, factor: int) -> Tensor:
-    """Pack ``factor`` groups into one, with zeros between them.
-
-    [out, in / groups, h, w] becomes [out, factor * in / groups, h, w].
-    """
+    """Pack ``factor`` groups into one, with zeros between: [out, in, h, w] becomes [out, factor * in, h, w]."""
     out, inner, *kernel = weight.shape
     wide = weight.new_zeros(groups // factor, factor, out // groups, factor, inner, *kernel)
-    _view_diagonal(wide).copy_(_arrange_as_diagonal(weight, groups, factor))
+    blocks = weight.view(groups // factor, factor, out // groups, inner, *kernel)
+    wide.diagonal(dim1=1, dim2=3).copy_(blocks.movedim(1, -1))  # a diagonal's own axis comes last
     return wide.view(out, factor * inner, *kernel)
 
 
@@ -156,23 +155,11 @@ def _parse_factor(algorithm: str) -> int:
     return 1 if algorithm == PLAIN else int(algorithm.removeprefix("pack"))
 
 
-def _widen_shape(shape: ConvShape, factor: int) -> ConvShape:
-    return ConvShape(shape.stride, shape.padding, shape.dilation, shape.groups // factor)
-
-
 def _pack_operands(weight: Tensor, shape: ConvShape, algorithm: str) -> tuple[Tensor, ConvShape]:
     factor = _parse_factor(algorithm)
-    return (weight, shape) if factor == 1 else (pack_weight(weight, shape.groups, factor), _widen_shape(shape, factor))
-
-
-def _view_diagonal(wide: Tensor) -> Tensor:
-    return wide.diagonal(dim1=1, dim2=3)
-
-
-def _arrange_as_diagonal(weight: Tensor, groups: int, factor: int) -> Tensor:
-    """View the unpacked weight in the axis order of ``_view_diagonal``: the factor's axis comes last."""
-    blocks = weight.view(groups // factor, factor, weight.shape[0] // groups, *weight.shape[1:])
-    return blocks.movedim(1, -1)
+    if factor == 1:
+        return weight, shape
+    return pack_weight(weight, shape.groups, factor), replace(shape, groups=shape.groups // factor)
 
 
 def _to_rows(x: Tensor) -> Tensor:

@@ -34,15 +34,10 @@ def is_compiled(name: str = "norm_act") -> bool:
 def load() -> bool:
     """Compile (if needed) and load ``torch.ops.resnext``; return False, with a warning, if that is not possible."""
     loops = SOURCE_FOLDER / "norm_act_kernels.cpp"
-    x86 = platform.machine() in ("x86_64", "AMD64")
-    isas = ISA_FLAGS if x86 else {"portable": ()}
+    isas = ISA_FLAGS if platform.machine() in ("x86_64", "AMD64") else {"portable": ()}
     units = [CompileUnit(loops, (f"-DISA={isa}", "-Wno-psabi", *flags)) for isa, flags in isas.items()]
-    path = build_library(
-        "norm_act",
-        [CompileUnit(SOURCE_FOLDER / "norm_act_ops.cpp"), *units],
-        headers=(SOURCE_FOLDER / "norm_act.h",),
-        torch_headers=True,
-    )
+    operators, headers = CompileUnit(SOURCE_FOLDER / "norm_act_ops.cpp"), (SOURCE_FOLDER / "norm_act.h",)
+    path = build_library("norm_act", [operators, *units], headers=headers)
     if path is None:
         return False
     try:
@@ -62,12 +57,9 @@ def supports(x: Tensor, residual: Tensor | None) -> bool:
     """
     if x.device.type != "cpu" or x.dtype not in DTYPES or x.dim() != 4 or x.numel() <= x.shape[1]:
         return False
-    if not x.is_contiguous(memory_format=torch.channels_last):
-        return False
-    return residual is None or (
-        residual.shape == x.shape
-        and residual.dtype == x.dtype
-        and residual.is_contiguous(memory_format=torch.channels_last)
+    given = (x,) if residual is None else (x, residual)
+    return all(
+        t.shape == x.shape and t.dtype == x.dtype and t.is_contiguous(memory_format=torch.channels_last) for t in given
     )
 
 

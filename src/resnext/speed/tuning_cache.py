@@ -38,10 +38,7 @@ def get_machine_fingerprint(device: torch.device) -> str:
 
 
 def time_candidates(candidates: Mapping[str, Callable[[], object]], device: torch.device) -> dict[str, float]:
-    """Time each candidate over interleaved rounds and return its best time in seconds.
-
-    Candidates that are much slower than the best run in the first two rounds only.
-    """
+    """Time candidates in interleaved rounds, much slower ones in two only; return the best seconds of each."""
     best = dict.fromkeys(candidates, float("inf"))
     begin = time.perf_counter()
     for number in range(MIN_MAX_ROUNDS[1] + 1):

@@ -91,7 +91,7 @@ def test_no_verb_prints_the_table_of_verbs(capsys: pytest.CaptureFixture[str]) -
 
 
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:
-    done = run_resnext("train", "missing.yaml", "--debug", cwd=tmp_path, exits=2)
+    done = run_resnext("train", "missing.yaml", "--debug", cwd=tmp_path, exits=1)
     assert "Traceback" in done.stderr
     assert "Traceback" not in run_resnext("train", "missing.yaml", cwd=tmp_path, exits=2).stderr
 

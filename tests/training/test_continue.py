@@ -121,7 +121,7 @@ def test_another_recipe_is_shown_with_its_differences(
     assert main([*command, "--train.epochs", "2"]) == 2
     assert "train.epochs: 1 -> 2" in capsys.readouterr().err
     assert main(["train", str(tiny_recipe), "--continue", "a", "--run", "b"]) == 2
-    assert "give one of them" in capsys.readouterr().err
+    assert "give only one of them" in capsys.readouterr().err
 
 
 def test_a_run_that_lies_on_another_hosts_disk_is_not_begun_anew(tiny_recipe: Path, tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ def fuzz(kind: str, corpus: Path, seconds: int) -> None:
     path, tally = corpus.parent / "input", corpus.parent / "counts.json"
     tally.write_text(json.dumps(counts), encoding="utf-8")
 
-    def one(data: bytes) -> None:
+    def read_input(data: bytes) -> None:
         counts["inputs"] += 1
         path.write_bytes(replace_pickle(data, corpus.parent / "tensors") if kind == "zip-inside" else data)
         try:
@@ -84,7 +84,7 @@ def fuzz(kind: str, corpus: Path, seconds: int) -> None:
             tally.write_text(json.dumps(counts), encoding="utf-8")
 
     limits = [f"-max_total_time={seconds}", "-timeout=10", "-rss_limit_mb=2048", "-max_len=65536"]
-    atheris.Setup([sys.argv[0], *limits, str(corpus)], one)
+    atheris.Setup([sys.argv[0], *limits, str(corpus)], read_input)
     atheris.Fuzz()
 
 

@@ -216,8 +216,8 @@ def run_corruptions(args: argparse.Namespace, networks: "EvalNetworks", runtime:
     if out is not None:
         check_output_directory(out, FILES, FORMAT)
     results: list[CorruptionResult] = []
-    for (corruption, severity), opened in suite.datasets.items():
-        dataset = opened()
+    for (corruption, severity), open_dataset in suite.datasets.items():
+        dataset = open_dataset()
         mapping = stored.map_labels(dataset, args.restrict)
         evaluation = evaluate_all_ranks(args, stored, runtime, mapping, world)
         results.append(CorruptionResult(corruption, severity, evaluation.n, evaluation.n - evaluation.correct1))

@@ -226,10 +226,10 @@ def _prepare_recipe(about: ModelCardInfo) -> str | None:
     if about.run is None or not about.run.recipe.exists():
         return None
 
-    def name_alone(key: str, place: str) -> str:
+    def keep_file_name(key: str, place: str) -> str:
         return place if key == "init.weights" and is_remote(place) else Path(place).name
 
-    return dump_recipe(replace_places(read_recipe(about.run.recipe), name_alone))
+    return dump_recipe(replace_places(read_recipe(about.run.recipe), keep_file_name))
 
 
 def _copy_plots(about: ModelCardInfo, folder: Path, with_evaluation: bool) -> list[tuple[str, str]]:

@@ -33,11 +33,11 @@ def open_imagenet_c(root: Path, networks: EvalNetworks) -> CorruptionSuite:
     settings = DataSettings(source="folder", channels=p.channels, exif=p.exif)
     name = root.resolve().name
 
-    def opened(corruption: str, severity: int, folder: Path) -> Dataset:
+    def open_dataset(corruption: str, severity: int, folder: Path) -> Dataset:
         return replace(scan_class_folders(folder, "", settings), name=f"{name} {corruption} {severity}")
 
     folders = find_corruptions(root)
-    datasets = {key: partial(opened, *key, folder) for key, folder in folders.items()}
+    datasets = {key: partial(open_dataset, *key, folder) for key, folder in folders.items()}
     return CorruptionSuite(name, f"every image of {name}", None, datasets)
 
 

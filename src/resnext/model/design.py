@@ -56,26 +56,26 @@ def design(
     wanted = Architecture.parse(name, **(changes | given | {solved: 1}))
     smallest = wanted.change(form="grouped")  # all forms cost the same, and this one is built fastest
 
-    def at(n: int) -> Architecture:
+    def change_solved(n: int) -> Architecture:
         return smallest.change(**{solved: n})
 
     if macs is None and parameters is None:
         template = count_template_parameters(smallest.change(cardinality=1, width=_compute_template_width(smallest)))
         cost, budget, unit = (
-            (lambda n: count_template_parameters(at(n))),
+            (lambda n: count_template_parameters(change_solved(n))),
             float(template),
             "parameters in the template block",
         )
     else:
         what, unit = ("parameters", "parameters") if macs is None else ("macs", "MACs")
         budget = _check_budget(unit, parameters if macs is None else macs)
-        cost = _fit_network_cost(at, what, image_size)
+        cost = _fit_network_cost(change_solved, what, image_size)
         if cost(1) > budget:
             raise RequestError(
                 f"no network of depth {smallest.depth} and {fixed} {given[fixed]} fits {budget:,.0f} {unit}: "
                 f"the smallest, {smallest.name}, has {cost(1):,}"
             )
-    return at(_find_nearest(cost, budget, _compute_upper_bound(smallest), unit)).change(form=wanted.form)
+    return change_solved(_find_nearest(cost, budget, _compute_upper_bound(smallest), unit)).change(form=wanted.form)
 
 
 def list_neighbours(
@@ -108,9 +108,11 @@ def _compute_template_width(architecture: Architecture) -> int:
     return max(1, architecture.stages[0].out_channels // EXPANSION[architecture.block])
 
 
-def _fit_network_cost(at: Callable[[int], Architecture], what: str, image_size: ImageSize) -> Callable[[int], int]:
+def _fit_network_cost(
+    change_solved: Callable[[int], Architecture], what: str, image_size: ImageSize
+) -> Callable[[int], int]:
     """Fit the network's cost as a function of d (or C): an exact quadratic through the costs of three networks."""
-    c1, c2, c3 = (int(getattr(complexity(at(n), image_size), what)) for n in (1, 2, 3))
+    c1, c2, c3 = (int(getattr(complexity(change_solved(n), image_size), what)) for n in (1, 2, 3))
     bend = c3 - 2 * c2 + c1  # Newton's forward differences, exact in integers
     return lambda n: c1 + (n - 1) * (c2 - c1) + (n - 1) * (n - 2) * bend // 2
 

@@ -73,7 +73,7 @@ def check_image_folder(settings: DataSettings, workers: int | None = None, progr
     findings = list(_find_class_problems(root, images))
     findings += list(_try_opening(settings, findings, unstated))
     images = _assign_splits(settings, images)
-    used = _used_splits(root) if settings.val_fraction is None else ("", TRAIN, "val")
+    used = _find_splits(root) if settings.val_fraction is None else ("", TRAIN, "val")
     inspections = []
     for done in inspect_all(images + others, partial(inspect_file, root, settings=settings), workers, progress):
         findings += [done.file.to_finding(_downgrade_if_unused(problem, done.file, used)) for problem in done.problems]
@@ -105,7 +105,7 @@ def _list_files(root: Path) -> tuple[list[CheckedFile], list[CheckedFile]]:
     return images, others
 
 
-def _used_splits(root: Path) -> tuple[str, ...]:
+def _find_splits(root: Path) -> tuple[str, ...]:
     """Return the splits that training reads."""
     splits = find_split_folders(root)
     return (TRAIN, find_held_out_split(splits)) if TRAIN in splits else tuple(splits) or ("",)
@@ -113,7 +113,7 @@ def _used_splits(root: Path) -> tuple[str, ...]:
 
 def _find_class_problems(root: Path, images: list[CheckedFile]) -> Iterator[Finding]:
     """Find empty classes, classes missing in a split, and splits with one class."""
-    used = _used_splits(root)
+    used = _find_splits(root)
     splits = find_split_folders(root) or {"": root}
     held_out = find_held_out_split(splits)
     classes = {split: image_folder.list_subfolders(folder) for split, folder in splits.items()}

@@ -54,11 +54,11 @@ def adapt(found: FoundNetwork) -> NetworkSpec:
 def adapt_sequential(found: FoundNetwork) -> NetworkSpec:
     """Adapt a state dict of ``nn.Sequential(*resnet.children())``, with or without head, as fastai saves it."""
 
-    def named(name: str) -> str:
+    def rename_part(name: str) -> str:
         place, _, rest = name.partition(".")
         return f"{SEQUENTIAL_NAMES.get(place, place)}.{rest}"
 
-    state, _ = rename_state(found, named)  # ``adapt`` makes the same note
+    state, _ = rename_state(found, rename_part)  # ``adapt`` makes the same note
     return adapt(replace(found, state=state))
 
 

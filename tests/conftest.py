@@ -12,7 +12,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "2")
 os.environ.setdefault("RESNEXT_FAST", "0")  # the fastest algorithm can differ from run to run; tests of speed set 1
 
 import torch
+from hypothesis import HealthCheck, settings
 
+settings.register_profile("shared machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("shared machine")
 THREADS = torch.get_num_threads()
 TINY = """
 model: {name: resnext11_2x4d, base_channels: 4}

@@ -57,7 +57,7 @@ def test_no_status_is_markup(name: str) -> None:
         assert str(status.renderable.text) == f"{name} 2"  # type: ignore[union-attr]
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(words=st.lists(TEXT, min_size=1, max_size=4), width=st.integers(1, 120))
 def test_every_word_of_a_table_is_whole_on_every_terminal(words: list[str], width: int) -> None:
     console = make_screen()

@@ -234,7 +234,7 @@ def keys_of(train: TrainLoader, epoch: int = 2) -> list[list[tuple[int, ...]]]:
 
 
 @given(st.integers(12, 60), st.integers(2, 12), st.integers(1, 5), st.booleans())
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_repeats_are_the_first_images_of_the_order_so_many_times_each(
     count: int, batch_size: int, repeats: int, drop_last: bool
 ) -> None:
@@ -278,7 +278,7 @@ def test_ranks_see_different_visits_of_an_image_as_torchvision_s_sampler_has_it(
 
 
 @given(st.integers(1, 40), st.integers(1, 12), st.integers(1, 5))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_evaluation_sees_every_image_once_under_any_world_size(count: int, batch_size: int, world_size: int) -> None:
     data = toy(count)
     shards = [

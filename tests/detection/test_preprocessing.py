@@ -19,7 +19,7 @@ from tests.detection.tiny_detector import noise
 SIDES = st.integers(1, 400)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(SIDES, SIDES, st.integers(1, 200), st.integers(0, 200))
 def test_sizes_are_torchvisions(width: int, height: int, shorter: int, more: int) -> None:
     view = DetectPreprocessing(resize="torchvision", min_size=shorter, max_size=shorter + more)
@@ -30,7 +30,7 @@ def test_sizes_are_torchvisions(width: int, height: int, shorter: int, more: int
     assert view.compute_size(width, height) == (theirs.shape[2], theirs.shape[1])
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.integers(1, 10_000), st.integers(1, 10_000), st.integers(1, 1000), st.integers(0, 1000))
 def test_sizes_keep_the_bounds_and_the_shape(width: int, height: int, shorter: int, more: int) -> None:
     view = DetectPreprocessing(min_size=shorter, max_size=shorter + more)

@@ -306,7 +306,7 @@ ABOUT = json.loads(metadata_of(detector()))
 PLACES = [(key, name) for key, inside in ABOUT.items() for name in (inside if isinstance(inside, dict) else [None])]
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.sampled_from(PLACES), VALUES)
 def test_any_value_in_the_metadata_ends_in_a_detector_or_a_sentence(place: tuple[str, str | None], value: Any) -> None:
     from resnext.detection.weights import from_native

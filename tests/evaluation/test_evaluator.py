@@ -34,7 +34,7 @@ def slow_ranks(table: np.ndarray, labels: np.ndarray) -> list[int]:
     return [sorted(range(len(row)), key=lambda j, r=row: -r[j]).index(y) for row, y in zip(table, labels, strict=True)]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_ranks_predictions_and_counts_are_those_of_a_stable_sort(data: st.DataObject) -> None:
     n, k = data.draw(st.integers(1, 12)), data.draw(st.integers(1, 8))

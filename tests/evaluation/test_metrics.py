@@ -12,7 +12,7 @@ from resnext.evaluation.metrics import compute_class_scores, compute_interval95,
 from tests.evaluation.conftest import make_evaluation
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.integers(1, 60_000), st.data())
 def test_the_interval_is_scipys_wilson_interval(n: int, data: st.DataObject) -> None:
     count = data.draw(st.one_of(st.integers(0, n), st.sampled_from([0, n])))
@@ -27,7 +27,7 @@ def test_the_interval_of_nothing_is_everything_and_of_nonsense_an_error() -> Non
             compute_interval95(count, 5)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.data())
 def test_class_scores_are_sklearns(data: st.DataObject) -> None:
     k = data.draw(st.integers(2, 6))
@@ -73,7 +73,7 @@ def slow_calibration(probability: list[float], correct: list[bool], bins: int) -
 edges = st.integers(0, 15).map(lambda i: i / 15)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(st.lists(st.tuples(st.one_of(st.floats(0, 1), edges), st.booleans()), min_size=1, max_size=40))
 def test_calibration_is_the_definition(rows: list[tuple[float, bool]]) -> None:
     probability, correct = map(list, zip(*rows, strict=True))

@@ -108,7 +108,7 @@ def test_all_forms_have_the_same_parameters_and_macs(form: str) -> None:
     assert (one.activations < other.activations) == (form == "branched")
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     blocks=st.lists(st.integers(1, 2), min_size=1, max_size=3),
     c=st.integers(1, 5),

@@ -32,7 +32,7 @@ def test_the_budget_of_a_network_gives_the_network_back() -> None:
     assert design(101, width=4, macs=cost.macs).name == "resnext101_64x4d"
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(
     fixed=st.integers(1, 6),
     solve_width=st.booleans(),

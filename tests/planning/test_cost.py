@@ -64,14 +64,13 @@ def test_infinitely_wide_groups_cost_what_dense_convolutions_do() -> None:
     assert dense > 2 * complexity(architecture).macs
 
 
-@settings(deadline=None)
 @given(st.sampled_from(["resnet50", "resnext50_32x4d", "resnext101_64x4d"]), st.floats(1, 128), st.floats(0, 50))
 def test_work_grows_with_the_width(name: str, width: float, more: float) -> None:
     architecture = Architecture.parse(name)
     assert cost.count_work(architecture, 224, width)[0] <= cost.count_work(architecture, 224, width + more)[0]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.floats(1, 1000), st.floats(10, 5000), st.floats(1.01, 10))
 def test_a_faster_machine_is_never_slower(peak: float, bandwidth: float, factor: float) -> None:
     def speed(p: float, b: float) -> float:

@@ -97,7 +97,7 @@ pipelines = st.builds(
 )  # fmt: skip
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(pipelines, st.integers(1, 25), st.booleans(), st.integers(0, 3))
 def test_every_image_comes_once_and_no_bound_is_passed(p: Pipeline, steps: int, ends: bool, seed: int) -> None:
     flow = simulate(p, MIXED, steps, skip=0, epoch_ends=ends, seed=seed)
@@ -109,7 +109,7 @@ def test_every_image_comes_once_and_no_bound_is_passed(p: Pipeline, steps: int, 
     assert flow == simulate(p, MIXED, steps, skip=0, epoch_ends=ends, seed=seed)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(st.integers(1, 12), st.integers(1, 6))
 def test_more_cores_never_slow_equal_images_down(cores: int, more: int) -> None:
     p = Pipeline(0.02, 8, 12, cores=cores)

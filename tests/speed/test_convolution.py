@@ -25,7 +25,7 @@ def reference(x: Tensor, weight: Tensor, shape: ConvShape) -> Tensor:
     return F.conv2d(x, weight, None, shape.stride, shape.padding, shape.dilation, shape.groups)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     groups=st.sampled_from([1, 2, 3, 4, 6, 8, 32]),
     inner=st.integers(1, 4),

@@ -7,7 +7,7 @@ import pytest
 import timm
 import torch
 import torchvision.models
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -133,7 +133,6 @@ def test_a_state_that_is_none_of_ours_says_why(changes: dict[str, Tensor | None]
     assert says in get_error(lambda: infer_architecture(state, "some/file.pth"))
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_whatever_is_accepted_fits_our_network_exactly(data: st.DataObject) -> None:
     """Renamed, dropped and reshaped tensors: an error, or the state of the architecture that was inferred."""

@@ -82,7 +82,7 @@ def test_a_file_that_does_not_fit_says_why(tmp_path: Path, change: object, says:
     assert len(said) < 1300
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(cut=st.integers(0, 60_000), flip=st.integers(0, 600))
 def test_a_damaged_file_never_ends_in_anything_but_one_clear_error(tmp_path: Path, cut: int, flip: int) -> None:
     path = tmp_path / "w.safetensors"

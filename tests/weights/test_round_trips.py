@@ -82,7 +82,7 @@ def networks(draw: Any) -> Network:
 
 
 @pytest.mark.parametrize("name", WRITERS)
-@settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+@settings(max_examples=12, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
 @given(model=networks())
 def test_what_is_read_back_is_what_was_written(name: str, model: Network) -> None:
     file, write = WRITERS[name]

@@ -257,7 +257,7 @@ def test_frames_are_counted_and_the_first_is_used(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(data=st.data(), kind=st.sampled_from(FORMATS))
 def test_damaged_bytes_are_a_bad_image_at_least_wherever_torchvision_fails(data: st.DataObject, kind: str) -> None:
     buffer = io.BytesIO()

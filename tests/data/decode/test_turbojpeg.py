@@ -33,7 +33,7 @@ def ours(decoder: TurboJpegDecoder, file: bytes, look: CropSpec, size: int) -> n
 
 
 @given(data=st.data())
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_any_crop_of_any_kind_is_pillows_to_the_bit(decoder: TurboJpegDecoder, data: st.DataObject) -> None:
     width, height = data.draw(st.integers(1, 150)), data.draw(st.integers(1, 150))
     kind = {
@@ -106,7 +106,7 @@ def test_real_photographs_are_pillows_to_the_bit(decoder: TurboJpegDecoder, shar
 
 
 @given(st.permutations(("brightness", "contrast", "saturation")), st.integers(0, 1000))
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_colours_are_those_of_jitter_and_lighting(decoder: TurboJpegDecoder, order: list[str], seed: int) -> None:
     file = encode_jpeg(make_scene(90, 80, seed=1))
     torch.manual_seed(seed)

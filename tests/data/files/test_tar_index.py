@@ -38,7 +38,7 @@ END = bytes(1024)
 NAME = st.text("abcé./", min_size=1, max_size=130).filter(lambda n: n.strip("/") and not n.startswith("./"))
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(st.dictionaries(NAME.map(lambda n: f"x{n}y"), st.binary(max_size=1500), min_size=1, max_size=6))
 def test_members_lie_where_tarfile_finds_them(files: dict[str, bytes]) -> None:
     content = tar_bytes(files)
@@ -116,7 +116,7 @@ def test_headers_that_nest_without_end_are_refused(tmp_path: Path) -> None:
         index_of(header("L", size=1, kind=tarfile.GNUTYPE_LONGNAME).ljust(1024, b"\0") * 3000 + END, tmp_path)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(st.data())
 def test_damage_is_refused_or_seen_as_some_other_archive(data: st.DataObject) -> None:
     content = bytearray(tar_bytes({"a.jpg": bytes(700), "b.jpg": b"b" * 30, "c" * 120: b"c"}))

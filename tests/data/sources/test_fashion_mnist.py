@@ -17,7 +17,7 @@ from resnext.errors import RequestError
 from resnext.settings import DataSettings
 
 SMALL = {"train": 20, "t10k": 10}
-in_one_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+in_one_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def idx(array: np.ndarray) -> bytes:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from torchvision.datasets import ImageFolder
@@ -186,7 +186,6 @@ def test_the_share_is_held_out_in_every_class() -> None:
         assert abs(n - 200) < 5 * np.sqrt(1000 * 0.2 * 0.8)
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(2, 12), min_size=2, max_size=4), st.floats(0.001, 0.9), st.integers(0, 10**6))
 def test_every_class_is_on_both_sides_and_no_image_on_two(counts: list[int], fraction: float, seed: int) -> None:
     paths = [f"c{c}/{i}.png" for c, n in enumerate(counts) for i in range(n)]

@@ -29,7 +29,7 @@ from tests.data.sample_images import MIN_P_VALUE, make_image, make_preprocessing
     channels=st.sampled_from((1, 3)),
     interpolation=st.sampled_from(("bicubic", "bilinear")),
 )
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_the_cropped_view_equals_torchvision(
     width: int, height: int, size: int, more: int, channels: int, interpolation: str
 ) -> None:

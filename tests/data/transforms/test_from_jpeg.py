@@ -68,7 +68,7 @@ def both(data: Dataset, augment: dict[str, object], **options: object) -> list[t
 
 
 @given(st.integers(1, 700), st.integers(1, 700), st.floats(0.05, 1), st.integers(0, 10_000))
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 def test_the_crop_is_torchvisions_for_the_same_seed(width: int, height: int, least: float, seed: int) -> None:
     theirs = v2.RandomResizedCrop(8, scale=(least, 1.0))
     torch.manual_seed(seed)

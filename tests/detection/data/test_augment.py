@@ -38,7 +38,7 @@ def test_a_flip_of_image_and_boxes_flipped_again_gives_them_back(setting: str, d
     torch.testing.assert_close(back, there)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(
     st.integers(0, 2**31),
     st.tuples(st.integers(0, 50), st.integers(0, 30), st.integers(8, 40), st.integers(8, 40)),

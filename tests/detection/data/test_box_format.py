@@ -59,7 +59,7 @@ def as_pixels_sticking_out(boxes: np.ndarray) -> np.ndarray:
     return np.concatenate([boxes[:, :2] - 5, boxes[:, 2:] + 10], axis=1)
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(st.integers(0, 2**32), st.integers(1, 300), st.floats(0.05, 1.0))
 def test_boxes_in_pixels_are_left_in_peace(seed: int, count: int, largest: float) -> None:
     boxes = boxes_in_pixels(seed, count, largest)

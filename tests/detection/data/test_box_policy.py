@@ -29,7 +29,7 @@ def fit_one(box: list[float], size: tuple[int, int] = (100, 50)) -> tuple[list[f
     return fitted.boxes[0].tolist(), int(fitted.problem[0]), bool(fitted.clipped[0])
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.lists(st.one_of(ANY, NEAR), min_size=4, max_size=4), st.tuples(SIDE, SIDE))
 def test_no_numbers_whatever_give_a_box_that_cannot_be_trained_on(box: list[float], size: tuple[int, int]) -> None:
     (x1, y1, x2, y2), problem, _ = fit_one(box, size)
@@ -39,7 +39,7 @@ def test_no_numbers_whatever_give_a_box_that_cannot_be_trained_on(box: list[floa
         assert 0 <= y1 < y2 <= size[1]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(NEAR, min_size=4, max_size=4))
 def test_the_policy_is_what_exact_arithmetic_says(box: list[float]) -> None:
     x, y, w, h = box

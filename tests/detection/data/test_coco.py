@@ -335,7 +335,7 @@ JSON = st.recursive(
 KEYS = ("id", "image_id", "category_id", "bbox", "area", "iscrowd", "name", "supercategory", "file_name", "width")
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     part=st.sampled_from(("images", "annotations", "categories")),
     key=st.sampled_from(KEYS),
@@ -356,7 +356,7 @@ def test_any_value_anywhere_is_read_or_refused_and_never_nan(
     assert json.dumps(dataset.to_coco_dict(), allow_nan=False)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     content=JSON | st.dictionaries(st.sampled_from(("images", "annotations", "categories")), st.lists(JSON, max_size=3))
 )

@@ -93,7 +93,7 @@ def test_nothing_outside_of_the_folder_is_opened(tmp_path: Path) -> None:
 NAMES = st.lists(st.sampled_from(("a.jpg", "b", "..", ".", "", "C:", "images", NFC, NFD, "x" * 300)), max_size=5)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(NAMES, st.sampled_from(("/", "\\")), st.sampled_from(("", "/", "\\\\", "C:\\")), st.text(max_size=3))
 def test_any_name_is_a_file_below_the_folder_or_an_error(
     tmp_path_factory: pytest.TempPathFactory, parts: list[str], slash: str, start: str, end: str

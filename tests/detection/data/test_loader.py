@@ -55,7 +55,7 @@ def test_the_order_is_a_function_of_seed_and_epoch() -> None:
     assert len({str(order) for order in orders.values()}) == 4
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(
     st.integers(0, 40), st.integers(0, 40), st.integers(1, 24), st.booleans(), st.integers(0, 9), st.integers(0, 1000)
 )

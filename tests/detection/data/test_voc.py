@@ -226,7 +226,7 @@ def test_a_coordinate_of_0_shows_that_no_box_of_either_split_counts_from_1(tmp_p
         assert "a coordinate of 0" in next(iter(dataset.counts))
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.tuples(*[st.integers(-3, 45)] * 4), min_size=1, max_size=4))
 def test_what_counts_from_0_is_read_as_the_corners_it_states(boxes: list[tuple[int, ...]]) -> None:
     objects = tuple(voc.VocObject("cat", (float(a), float(b), float(c), float(d)), False) for a, b, c, d in boxes)
@@ -252,7 +252,7 @@ def test_lists_have_a_name_a_line(tmp_path: Path) -> None:
         read_image_list(path)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(st.one_of(st.floats().map(str), st.integers().map(str), st.text(max_size=4)), min_size=4, max_size=4))
 def test_any_text_for_a_box_is_used_or_left_out_and_never_nan(
     tmp_path_factory: pytest.TempPathFactory, box: list[str]
@@ -279,7 +279,7 @@ ANY_XML = st.recursive(
 )  # fmt: skip
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(ANY_XML, st.sampled_from(("", voc_object("cat", (1, 1, 5, 5)))), st.booleans())
 def test_any_xml_is_read_or_refused_and_nothing_outside_is_named(
     tmp_path_factory: pytest.TempPathFactory, content: str, thing: str, picture: bool
@@ -296,7 +296,7 @@ def test_any_xml_is_read_or_refused_and_nothing_outside_is_named(
     assert (folder / dataset.files[0]).resolve().is_relative_to(folder.resolve())
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.binary(max_size=60) | st.text(max_size=60).map(lambda text: text.encode("utf-8", "replace")))
 def test_any_bytes_are_refused_in_one_sentence(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     path = tmp_path_factory.mktemp("any") / "p.xml"

@@ -34,7 +34,7 @@ def test_a_file_gives_back_the_same_detections_and_numbers(seed: int, tmp_path: 
 SIDE = st.floats(0, 1e5, width=32)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(st.tuples(SIDE, SIDE, SIDE, SIDE), st.floats(0, 1, width=32))
 def test_nine_digits_are_enough_for_any_box(tmp_path_factory: Any, corners: tuple[float, ...], score: float) -> None:
     x1, x2, y1, y2 = *sorted(corners[:2]), *sorted(corners[2:])

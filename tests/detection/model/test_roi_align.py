@@ -59,7 +59,7 @@ def test_regions_and_gradients_are_torchvisions(levels: int, size: int, layout: 
 side = st.floats(-60, 200, allow_nan=False, width=32)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.tuples(side, side, side, side), min_size=1, max_size=4), st.sampled_from([0.25, 1.0, 1 / 16]))
 def test_any_box_at_all_reads_what_torchvision_reads(boxes: list[tuple[float, ...]], scale: float) -> None:
     image = torch.randn(1, 2, 9, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(0))

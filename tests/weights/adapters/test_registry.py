@@ -183,7 +183,7 @@ LEAVES = st.none() | st.integers() | st.text(max_size=5) | st.lists(st.integers(
 TABLES = st.recursive(LEAVES, lambda inner: st.dictionaries(st.sampled_from(NAMES), inner, max_size=6), max_leaves=12)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(TABLES)
 def test_any_table_is_a_network_or_one_error_that_names_the_file(value: Any) -> None:
     assert len(get_error(lambda: adapt(make_raw(value)))) < 600

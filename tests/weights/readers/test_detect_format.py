@@ -294,7 +294,7 @@ def test_a_file_cut_off_anywhere_is_refused(tmp_path: Path, kind: str) -> None:
 
 
 @given(st.sampled_from(list(KINDS)), st.lists(st.integers(0, 2**18), min_size=1, max_size=3), st.integers(0, 40))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_flipped_bits_give_a_value_or_an_error(
     tmp_path_factory: pytest.TempPathFactory, kind: str, bits: list[int], near: int
 ) -> None:
@@ -305,6 +305,6 @@ def test_flipped_bits_give_a_value_or_an_error(
 @given(
     st.binary(max_size=600), st.sampled_from([b"", b"\x80\x02", b"PK\3\4", b"(", b"}q", b"\x08\0\0\0\0\0\0\0{", b"3\n"])
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_any_bytes_give_a_value_or_an_error(tmp_path_factory: pytest.TempPathFactory, data: bytes, head: bytes) -> None:
     check_value_or_error(tmp_path_factory.getbasetemp() / "any", head + data)

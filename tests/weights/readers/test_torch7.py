@@ -327,7 +327,7 @@ def simple(value: Any) -> Any:
     return value.tolist() if isinstance(value, np.ndarray) else value
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(value=VALUES, encoding=st.sampled_from(ENCODINGS))
 def test_what_is_written_is_read(
     tmp_path_factory: pytest.TempPathFactory, value: Any, encoding: dict[str, Any]

@@ -192,7 +192,7 @@ def scratch(tmp_path_factory: pytest.TempPathFactory) -> Path:
 ORIGINALS = ("basics.t7", "basics_ascii.t7", "basics_b32.t7", "hostile/model_ok_tiny.t7")
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(name=st.sampled_from(ORIGINALS), share=st.floats(0, 1, exclude_max=True))
 def test_a_file_cut_anywhere_is_refused(scratch: Path, name: str, share: float) -> None:
     data = (T7 / name).read_bytes()
@@ -203,7 +203,7 @@ def test_a_file_cut_anywhere_is_refused(scratch: Path, name: str, share: float) 
             read_t7(scratch)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     name=st.sampled_from(ORIGINALS),
     flips=st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(1, 255)), min_size=1, max_size=6),
@@ -216,7 +216,7 @@ def test_a_file_of_flipped_bytes_is_read_or_refused(scratch: Path, name: str, fl
     assert end(scratch) in ("value", "refused")
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(data=st.one_of(st.binary(max_size=200), st.text("0123456789\n V.-einfa", max_size=100).map(str.encode)))
 def test_random_bytes_are_read_or_refused(scratch: Path, data: bytes) -> None:
     scratch.write_bytes(data)

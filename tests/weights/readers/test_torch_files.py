@@ -59,7 +59,7 @@ def test_every_kind_of_number_comes_back(tmp_path: Path, container: str, dtype: 
     st.sampled_from(list(LEGACY)),
     st.sampled_from([2, 3, 4, 5]),
 )
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_any_strides_come_back(
     tmp_path_factory: pytest.TempPathFactory, shape: Any, offset: int, container: str, protocol: int
 ) -> None:

@@ -109,6 +109,6 @@ def test_a_tar_cut_off_anywhere_gives_a_value_or_an_error() -> None:
 
 
 @given(st.lists(st.integers(0, len(SAMPLE) * 8 - 1), min_size=1, max_size=3))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_flipped_bits_give_a_value_or_an_error(bits: list[int]) -> None:
     harmless(torch_maker.flip_bits(SAMPLE, bits))

@@ -49,7 +49,7 @@ PLAIN = st.recursive(
 
 
 @given(PLAIN, st.sampled_from(PROTOCOLS))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_plain_data_comes_back_as_by_pythons_own(value: Any, protocol: int) -> None:
     data = pickle.dumps(value, protocol)
     found = loads(data)

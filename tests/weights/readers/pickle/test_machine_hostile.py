@@ -287,13 +287,13 @@ def test_a_pickle_cut_off_anywhere_is_refused(protocol: int) -> None:
 
 
 @given(st.binary(max_size=200))
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 def test_any_bytes_give_a_value_or_an_error(data: bytes) -> None:
     harmless(data)
 
 
 @given(st.integers(0, len(SAMPLE) * 8 - 1), st.integers(0, len(SAMPLE) * 8 - 1), st.sampled_from(range(6)))
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 def test_flipped_bits_give_a_value_or_an_error(first: int, second: int, protocol: int) -> None:
     harmless(flip_bits(pickle.dumps(pickle.loads(SAMPLE), protocol), (first, second)))
 
@@ -304,6 +304,6 @@ PIECES += [b"c%s\n%s\n" % tuple(part.encode() for part in name.rsplit(".", 1)) f
 
 
 @given(st.lists(st.sampled_from(PIECES), max_size=40).map(b"".join))
-@settings(max_examples=1000, deadline=None)
+@settings(max_examples=1000)
 def test_any_instructions_give_a_value_or_an_error(data: bytes) -> None:
     harmless(data + b".")

@@ -33,7 +33,7 @@ def same(found: Any, array: np.ndarray) -> bool:
     st.sampled_from(PROTOCOLS),
     st.sampled_from(["C", "F", "swapped", "strided"]),
 )
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_arrays_come_back(array: np.ndarray, protocol: int, layout: str) -> None:
     if layout == "F":
         array = np.asfortranarray(array)

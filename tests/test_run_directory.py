@@ -8,7 +8,7 @@ from resnext.cli import main
 from resnext.detection.settings import DetectRecipe
 from resnext.errors import RequestError
 from resnext.recipe import dump_recipe
-from resnext.run_directory import check_new_run, is_run, open_run, read_run_kind
+from resnext.run_directory import check_new_run, is_run, open_run_directory, read_run_kind
 from resnext.settings import Recipe
 
 
@@ -19,7 +19,7 @@ def test_an_empty_folder_may_become_a_run_and_a_full_one_may_not(tmp_path: Path)
     assert is_run(run.path)
     with pytest.raises(RequestError, match="--resume"):
         check_new_run(run.path)
-    assert open_run(run.path).path == run.path
+    assert open_run_directory(run.path).path == run.path
 
 
 @pytest.mark.parametrize("name", ["nothing", "file", "folder"])
@@ -27,7 +27,7 @@ def test_what_is_no_run_is_not_opened(tmp_path: Path, name: str) -> None:
     (tmp_path / "file").write_text("")
     (tmp_path / "folder").mkdir()
     with pytest.raises(RequestError):
-        open_run(tmp_path / name)
+        open_run_directory(tmp_path / name)
 
 
 @pytest.fixture

@@ -13,8 +13,7 @@ from resnext.errors import RequestError
 from resnext.evaluation.options import EvalOptions
 from resnext.recipe import dump_recipe, parse_recipe, read_recipe, read_recipe_kind
 from resnext.run import Run, open_run
-from resnext.run_directory import RunDirectory, is_run
-from resnext.run_directory import open_run as open_run_directory
+from resnext.run_directory import RunDirectory, is_run, open_run_directory
 from resnext.settings import Recipe
 
 if TYPE_CHECKING:

@@ -12,8 +12,7 @@ import numpy as np
 from resnext.detection.settings import DetectRecipe
 from resnext.errors import RequestError
 from resnext.recipe import read_recipe, read_recipe_kind
-from resnext.run_directory import RunDirectory
-from resnext.run_directory import open_run as open_run_directory
+from resnext.run_directory import RunDirectory, open_run_directory
 from resnext.settings import Recipe
 
 if TYPE_CHECKING:

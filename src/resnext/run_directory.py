@@ -70,7 +70,7 @@ def check_checkpoint_choice(checkpoint: str, weights: Sequence[str]) -> None:
         raise RequestError(f"--checkpoint {checkpoint} selects a checkpoint of a run, but {weights[0]} is not a run")
 
 
-def open_run(path: Path | str) -> RunDirectory:
+def open_run_directory(path: Path | str) -> RunDirectory:
     """Open an existing run directory. Raises RequestError if it is not one."""
     path = Path(path)
     if not path.exists():

@@ -17,7 +17,7 @@ from resnext.data.preprocessing import Preprocessing
 from resnext.errors import RequestError, WorkError
 from resnext.model.network import Network, create_model
 from resnext.recipe import read_recipe
-from resnext.run_directory import RunDirectory, open_run, read_last_step
+from resnext.run_directory import RunDirectory, open_run_directory, read_last_step
 from resnext.settings_shared import InitSettings, ModelSettings, OptimizerSettings
 from resnext.training.checkpoint import write_checkpoint
 from resnext.training.classification import Classification, State
@@ -329,7 +329,7 @@ def test_the_command_line_starts_from_weights_and_says_what_trains(
     trained = sum(size for name, size in sizes.items() if is_below(name, "layer3", "fc"))
     said = f"from {weights}: {trained:,} parameters train, {sum(sizes.values()) - trained:,} are frozen"
     assert said in capsys.readouterr().out
-    assert open_run(run).state("last")["position"]["epoch"] == 1
+    assert open_run_directory(run).state("last")["position"]["epoch"] == 1
     assert read_recipe(run / "recipe.yaml").init == InitSettings(weights=str(weights), freeze="conv3")
     weights.unlink()
     assert main(["train", "--resume", str(run), "--init", "other.safetensors"]) == 2

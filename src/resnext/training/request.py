@@ -8,7 +8,7 @@ from typing import Any
 
 from resnext.errors import RequestError
 from resnext.recipe import TRAIN_COMMANDS, Kind, R, read_recipe
-from resnext.run_directory import RunDirectory, check_new_run, check_run_kind, open_run
+from resnext.run_directory import RunDirectory, check_new_run, check_run_kind, open_run_directory
 from resnext.settings import Recipe
 from resnext.training.resume import resolve_resumed_recipe
 
@@ -37,7 +37,7 @@ def resolve_request(
         other = TRAIN_COMMANDS["detection" if task == "classification" else "classification"]
         check_run_kind(begun, task, f"{other} {'--continue' if resume is None else '--resume'} {begun}")
     if resume is not None:
-        directory = open_run(resume)
+        directory = open_run_directory(resume)
         asked = read_recipe(directory.recipe if recipe is None else recipe, overrides, kind)
         return resolve_resumed_recipe(directory, asked), directory, True
     if recipe is None:

@@ -1,13 +1,14 @@
 """Checks for several processes, started by torchrun: each process asserts and exits with 0 if all hold."""
 
 import os
+from typing import Any
 
 import numpy as np
 import torch
 
 from resnext.data.dataset import ArrayDataset
 from resnext.data.preprocessing import Preprocessing
-from resnext.evaluation.evaluator import COLUMNS, evaluate
+from resnext.evaluation.evaluator import COLUMNS, Evaluation, evaluate
 from resnext.model.layers import NormAct
 from resnext.model.network import create_model
 from resnext.training.distributed import init_distributed
@@ -41,11 +42,16 @@ with init_distributed("cpu", timeout=60) as world:
 
     # an evaluation in shards of unequal sizes equals the whole one
     rng = np.random.default_rng(0)
+    options: dict[str, Any] = {"device": "cpu", "batch_size": 1}
     for n in (1, 2, 13):
         images, labels = rng.integers(0, 256, (n, 8, 8), dtype=np.uint8), rng.integers(0, 3, n)
         data = ArrayDataset("noise test", ("c0", "c1", "c2"), 1, images, labels)
-        whole = evaluate(model, data, VIEW, device="cpu", batch_size=1)
-        merged = evaluate_distributed(evaluate, world, model, data, VIEW, batch_size=1)
+        whole = evaluate(model, data, VIEW, **options)
+
+        def evaluate_shard(rank: int, world_size: int, data: ArrayDataset = data) -> Evaluation:
+            return evaluate(model, data, VIEW, rank=rank, world_size=world_size, **options)
+
+        merged = evaluate_distributed(evaluate_shard, world, data)
         assert (merged.paths, merged.n) == (whole.paths, n)
         assert all(np.array_equal(getattr(merged, name), getattr(whole, name)) for name in COLUMNS)
 

@@ -146,14 +146,13 @@ def evaluate_all_ranks(
 
     with show_image_progress(len(mapping.dataset) // world.size) as progress:
 
-        def evaluate(*_: object, rank: int, world_size: int, device: object) -> "Evaluation":
-            assert device == runtime.device
+        def evaluate_shard(rank: int, world_size: int) -> "Evaluation":
             options = build_options(args)
             return evaluate_networks(
                 networks, options, runtime, mapping, progress=progress, rank=rank, world_size=world_size
             )
 
-        return evaluate_distributed(evaluate, world, runtime.models[0], mapping.dataset)
+        return evaluate_distributed(evaluate_shard, world, mapping.dataset)
 
 
 def run_evaluation(args: argparse.Namespace, networks: "EvalNetworks", runtime: "EvalRuntime", world: "World") -> int:

@@ -9,7 +9,6 @@ import torch
 
 from resnext.data.dataset import Dataset
 from resnext.errors import ResnextError, WorkError
-from resnext.evaluation.classifier import Classifier
 from resnext.evaluation.evaluator import COLUMNS, Evaluation, merge_shards
 from resnext.training.distributed import World
 
@@ -32,15 +31,14 @@ def run_on_all_ranks(world: World, work: Callable[[], T]) -> T:
 
 
 def evaluate_distributed(
-    evaluate: Callable[..., Evaluation], world: World, model: Classifier, dataset: Dataset, *rest: Any, **options: Any
+    evaluate_shard: Callable[[int, int], Evaluation], world: World, dataset: Dataset
 ) -> Evaluation:
-    """Call ``evaluate`` on one shard per process and return the merged evaluation in every process.
+    """Call ``evaluate_shard(rank, world_size)`` in each process; return the merged evaluation in every process.
 
     Shards are not padded, so each image counts once; rows equal those of one process up to rounding. Raises WorkError
     if another process failed.
     """
-    where = {"device": world.device, "rank": world.rank, "world_size": world.size}
-    share = run_on_all_ranks(world, lambda: evaluate(model, dataset, *rest, **options, **where))
+    share = run_on_all_ranks(world, lambda: evaluate_shard(world.rank, world.size))
     if world.size == 1:
         return share
     rows = torch.tensor(np.stack([getattr(share, name) for name in COLUMNS], axis=1), dtype=torch.float64)

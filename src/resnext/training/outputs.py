@@ -39,19 +39,24 @@ def evaluate_held_out(state: TrainState[Recipe, Network, Batch], model: Network,
 
     The result is the same in every process. Raises WorkError if another process failed.
     """
-    recipe, world = state.recipe, state.world
+    recipe, world, preprocessing = state.recipe, state.world, state.model.preprocessing
     world.broadcast_model(model)
-    return evaluate_distributed(
-        evaluate,
-        world,
-        model,
-        val,
-        state.model.preprocessing,
-        precision=recipe.train.precision,
-        workers=state.loader.workers,
-        start_method=recipe.data.start_method,
-        channels_last=recipe.train.channels_last == "yes",
-    )
+
+    def evaluate_shard(rank: int, world_size: int) -> Evaluation:
+        return evaluate(
+            model,
+            val,
+            preprocessing,
+            device=world.device,
+            precision=recipe.train.precision,
+            workers=state.loader.workers,
+            start_method=recipe.data.start_method,
+            channels_last=recipe.train.channels_last == "yes",
+            rank=rank,
+            world_size=world_size,
+        )
+
+    return evaluate_distributed(evaluate_shard, world, val)
 
 
 def write_final_evaluation(

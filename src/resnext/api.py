@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from resnext.detection.model.faster_rcnn import FasterRcnn
     from resnext.detection.predict import DetectPrediction
     from resnext.evaluation.evaluator import Evaluation
-    from resnext.evaluation.predict import ImageInput
+    from resnext.evaluation.images import ImageInput
     from resnext.evaluation.setup import EvalNetworks, EvalRuntime
     from resnext.model.network import Network
     from resnext.training.loop import EpochResult

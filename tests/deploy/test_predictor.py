@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from resnext import RequestError, WorkError
-from resnext.data.preprocessing import Preprocessing, normalize
+from resnext.data.normalization import normalize
+from resnext.data.preprocessing import Preprocessing
 from resnext.deploy import engine_selection, engines
 from resnext.deploy.engine_builder import EngineBuilder
 from resnext.deploy.engines import Engine, EngineConfig

@@ -51,7 +51,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Classify and print; return 1 if an image could not be read (the others are still classified)."""
     from resnext.device import pick_device
-    from resnext.evaluation.predict import find_images, get_preprocessing, predict
+    from resnext.evaluation.images import find_images
+    from resnext.evaluation.outputs import get_preprocessing
+    from resnext.evaluation.predict import Prediction, predict
     from resnext.progress_bar import show_image_progress
     from resnext.weights import load
 
@@ -69,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
         running = engine_options.build_predictor(args, model, args.weights, precision, size, batch)
     with show_image_progress(len(paths)) as progress:
         predictions = predict(running, paths, batch_size=args.batch_size, progress=progress)
-    predictions += problems
+    predictions += [Prediction(path, (), error=problem) for path, problem in problems]
     failed = [prediction for prediction in predictions if prediction.error is not None]
     if args.picture is not None and len(failed) < len(predictions):
         from resnext.evaluation.output.plots import plot_predictions
@@ -103,14 +105,16 @@ def check_options(args: argparse.Namespace) -> None:
                 raise RequestError(f"--embeddings writes features instead of predictions; leave out {option}")
 
 
-def write_embeddings(args: argparse.Namespace, model: "Network", paths: list[str], problems: "list[Prediction]") -> int:
+def write_embeddings(
+    args: argparse.Namespace, model: "Network", paths: list[str], problems: list[tuple[str, str]]
+) -> int:
     """Write the pooled features of the images; return 0, or 1 if an image could not be read."""
-    from resnext.evaluation.predict import compute_embeddings
+    from resnext.evaluation.embed import compute_embeddings
     from resnext.progress_bar import show_image_progress
 
     with show_image_progress(len(paths)) as progress:
         found = compute_embeddings(model, paths, batch_size=args.batch_size, progress=progress)
-    failed = [*found.problems, *((problem.path, str(problem.error)) for problem in problems)]
+    failed = [*found.problems, *problems]
     if found.names:
         found.write(Path(args.embeddings))
         print(f"{len(found.names):,} images, {found.features.shape[1]:,} features each: {args.embeddings}")

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from resnext.data.preprocessing import Preprocessing, normalize
+from resnext.data.normalization import normalize
+from resnext.data.preprocessing import Preprocessing
 from resnext.deploy.engine_builder import EngineBuilder
 from resnext.deploy.engine_selection import SelectedEngine, Workload, select_engine
 from resnext.deploy.engines import ENGINES, GOALS, PRECISIONS, has_bf16, list_engines

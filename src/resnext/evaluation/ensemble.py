@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from resnext.data.preprocessing import Preprocessing, normalize
+from resnext.data.normalization import normalize
+from resnext.data.preprocessing import Preprocessing
 from resnext.errors import RequestError
 from resnext.evaluation.classifier import Classifier
 from resnext.evaluation.views import Transform, Views, average_logits

@@ -21,7 +21,7 @@ from resnext.evaluation.label_mapping import LabelMapping, map_labels
 from resnext.evaluation.options import EvalOptions
 from resnext.evaluation.output.protocol import build_protocol, compare_protocols, describe_member, read_run_protocol
 from resnext.evaluation.output.tables import FORMAT
-from resnext.evaluation.predict import get_preprocessing
+from resnext.evaluation.outputs import get_preprocessing
 from resnext.evaluation.views import Views, resize_preprocessing, without_crop
 from resnext.model.network import Network
 from resnext.recipe import read_recipe

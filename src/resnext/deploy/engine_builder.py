@@ -15,9 +15,16 @@ from resnext.model.network import Network
 class EngineBuilder:
     """Build engines for a network; models that several configurations share are built once."""
 
-    def __init__(self, network: Network, precision: str, threads: int, calibration: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        network: Network,
+        precision: str,
+        threads: int,
+        calibration: Tensor | None = None,
+        with_cam: bool = False,
+    ) -> None:
         self.network, self.precision, self.threads = network, precision, threads
-        self.calibration = calibration
+        self.calibration, self.with_cam = calibration, with_cam
         self.folded = fold(network).float()
         self._models: dict[tuple[str, int], Any] = {}
 
@@ -25,8 +32,13 @@ class EngineBuilder:
         """Return the folded network, packed to groups of at least ``channels`` channels (0: not packed)."""
         return cast(FoldedNetwork, self._get_or_make("packed", channels, lambda: pack_groups(self.folded, channels)))
 
-    def has_narrow_groups(self, channels: int) -> bool:
-        """Return whether a grouped convolution has fewer than ``channels`` channels in a group."""
+    def supports(self, config: EngineConfig) -> bool:
+        """Return whether a configuration differs from the others for this network, and can give what is wanted."""
+        if config.form == "network" and self.with_cam:
+            return False
+        return not config.pack or self._has_narrow_groups(config.pack)
+
+    def _has_narrow_groups(self, channels: int) -> bool:
         convolutions = [layer.conv for layer in self.folded.iter_convolutions()]
         return any(conv.groups > 1 and conv.weight.shape[1] < channels for conv in convolutions)
 
@@ -57,7 +69,7 @@ class EngineBuilder:
         """Build an engine. Raises RequestError if a package is missing, or calibration images for int8 are."""
         require_packages(config.engine)
         if config.engine == "pytorch":
-            return build_pytorch_engine(config, self.network, self.get_packed(config.pack), self.precision)
+            return build_pytorch_engine(config, self.network, self.get_packed(config.pack), self.precision, self.with_cam)
         if config.engine == "onnxruntime":
             from resnext.deploy.onnx_engine import OnnxEngine
 

@@ -1,52 +1,48 @@
 """Build the operator graph of a folded network directly, for OpenVINO or ONNX.
 
 ``torch.jit.trace`` and ``torch.onnx.export`` accept any model, but each call leaks memory (pytorch/pytorch#35600; 21
-and 5 MB for ResNeXt-50), takes seconds, and fails or crashes when two threads call it. A folded network needs only
-eight kinds of operators.
+and 5 MB for ResNeXt-50), takes seconds, and fails or crashes when two threads call it. A folded network needs only a
+few kinds of operators; preprocessing in the graph (``preprocess_graph.py``) needs some general ones more.
 """
 
-from typing import Protocol, TypeVar, cast
+from typing import cast
 
-import numpy as np
-from torch import Tensor, nn
+from torch import nn
 
 from resnext.deploy.fold import ConvAct, FoldedBlock, FoldedNetwork, ScaleAct
+from resnext.deploy.graph_builder import GraphBuilder, Value
+from resnext.deploy.graph_interface import GraphInterface
+from resnext.deploy.preprocess_graph import add_normalization
 from resnext.model.layers import PadShortcut
 
-SLICE_END = np.iinfo(np.int64).max  # end of a slice that takes all
-Value = TypeVar("Value")
+
+def build_graph(
+    folded: FoldedNetwork, x: Value, builder: GraphBuilder[Value], interface: GraphInterface
+) -> dict[str, Value]:
+    """Add preprocessing and network to a graph with the input ``x``; return the outputs by their names.
+
+    ``logits`` [B, K] (pooled features for a network without classifier), ``probabilities`` [B, K], their softmax, and
+    ``cam`` [B, K, h, w], the class activation maps: the classifier's weights on each pixel of the last feature map,
+    without bias, so that ``logits = cam.mean((2, 3)) + bias``. A network without classifier has only the first.
+    """
+    if interface.input == "picture":
+        raise NotImplementedError("input picture follows")
+    if interface.preprocessing is not None and interface.input != "normalised":
+        x = add_normalization(x, interface.preprocessing, builder, interface.bgr)
+    x = _add_last_map(folded, x, builder)
+    pooled = builder.mean(x)
+    if not isinstance(folded.fc, nn.Linear):
+        return {"logits": pooled}
+    outputs = {"logits": builder.linear(pooled, folded.fc)}
+    if interface.probabilities:
+        outputs["probabilities"] = builder.softmax(outputs["logits"])
+    if interface.with_cam:
+        outputs["cam"] = builder.conv(x, _convert_to_conv(folded.fc))
+    return outputs
 
 
-class GraphBuilder(Protocol[Value]):
-    """Adds operators to a graph. Each method takes values of the graph and returns the operator's output."""
-
-    def conv(self, x: Value, conv: nn.Conv2d) -> Value:
-        """Add a convolution, with its bias if it has one."""
-
-    def add(self, x: Value, y: Value) -> Value:
-        """Add a sum."""
-
-    def relu(self, x: Value) -> Value:
-        """Add a ReLU."""
-
-    def scale(self, x: Value, scale: Tensor, shift: Tensor) -> Value:
-        """Add ``x * scale + shift`` with constants [C, 1, 1]."""
-
-    def max_pool(self, x: Value, pool: nn.MaxPool2d) -> Value:
-        """Add a max pool."""
-
-    def pad_shortcut(self, x: Value, shortcut: PadShortcut) -> Value:
-        """Add the subsampling and zero padding of shortcut A."""
-
-    def mean(self, x: Value) -> Value:
-        """Add the mean over pixels: [B, C, H, W] to [B, C]."""
-
-    def linear(self, x: Value, linear: nn.Linear) -> Value:
-        """Add a fully connected layer."""
-
-
-def build_graph(folded: FoldedNetwork, x: Value, builder: GraphBuilder[Value]) -> Value:
-    """Add the operators of ``folded.forward`` on images ``x`` to a graph; return the logits or pooled features."""
+def _add_last_map(folded: FoldedNetwork, x: Value, builder: GraphBuilder[Value]) -> Value:
+    """Add the network up to its last feature map, which is pooled and classified."""
     x = _add_conv_act(folded.stem, x, builder)
     if isinstance(folded.pool, nn.MaxPool2d):
         x = builder.max_pool(x, folded.pool)
@@ -54,8 +50,14 @@ def build_graph(folded: FoldedNetwork, x: Value, builder: GraphBuilder[Value]) -
         x = _add_block(cast(FoldedBlock, block), x, builder)
     if folded.final_norm is not None:
         x = _add_scale_act(cast(ScaleAct, folded.final_norm), x, builder)
-    x = builder.mean(x)
-    return builder.linear(x, folded.fc) if isinstance(folded.fc, nn.Linear) else x
+    return x
+
+
+def _convert_to_conv(fc: nn.Linear) -> nn.Conv2d:
+    """Convert a fully connected layer to the 1x1 convolution with its weights, without bias."""
+    conv = nn.Conv2d(fc.in_features, fc.out_features, 1, bias=False)
+    conv.weight = nn.Parameter(fc.weight.detach()[:, :, None, None], requires_grad=False)
+    return conv
 
 
 def to_pair(value: int | str | tuple[int, ...]) -> list[int]:

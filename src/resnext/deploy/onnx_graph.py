@@ -1,28 +1,43 @@
 """Convert a folded network to an ONNX model."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 from torch import Tensor, nn
 
 from resnext.deploy.fold import FoldedNetwork
-from resnext.deploy.graph import SLICE_END, build_graph, to_pair
+from resnext.deploy.graph import build_graph, to_pair
+from resnext.deploy.graph_builder import SLICE_END
+from resnext.deploy.graph_interface import DEFAULT_INTERFACE, INPUT_NAME, GraphInterface
 from resnext.model.layers import PadShortcut
 
 OPSET, IR_VERSION = 18, 8  # old enough for every supported release of ONNX Runtime
+OUTPUT_AXES = {"logits": 1, "probabilities": 1, "cam": 3}  # number of axes after that of the batch
 
 
-def build_onnx_model(folded: FoldedNetwork) -> bytes:
-    """Build an ONNX model with input ``images``, of any batch and image size, and output ``logits``."""
+def build_onnx_model(folded: FoldedNetwork, interface: GraphInterface = DEFAULT_INTERFACE) -> bytes:
+    """Build an ONNX model with the input ``images`` and the outputs of ``interface``.
+
+    Raises RequestError if the interface does not fit the network.
+    """
     import onnx
     from onnx import helper
 
+    interface.check_network(folded.architecture)
     graph = OnnxGraph()
-    logits = graph.add_node("Identity", [build_graph(folded, "images", graph)], "logits")
-    shape: list[str | int | None] = ["B", folded.architecture.in_channels, "H", "W"]
-    given = helper.make_tensor_value_info("images", onnx.TensorProto.FLOAT, shape)
-    output = helper.make_tensor_value_info(logits, onnx.TensorProto.FLOAT, ["B", None])
-    made = helper.make_graph(graph.nodes, folded.architecture.name, [given], [output], graph.constants)
+    values = build_graph(folded, INPUT_NAME, graph, interface)
+    for name, value in values.items():
+        graph.add_node("Identity", [value], name)
+    kind = helper.np_dtype_to_tensor_dtype(np.dtype(interface.dtype))
+    given = helper.make_tensor_value_info(INPUT_NAME, kind, interface.get_shape(folded.architecture.in_channels))
+    batch = "B" if interface.batch is None else interface.batch
+    outputs = [
+        helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [batch, *[None] * OUTPUT_AXES[name]])
+        for name in values
+    ]
+    made = helper.make_graph(graph.nodes, folded.architecture.name, [given], outputs, graph.constants)
     model = helper.make_model(made, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
     made_bytes: bytes = model.SerializeToString()
     return made_bytes
@@ -72,6 +87,27 @@ class OnnxGraph:
     def linear(self, x: str, linear: nn.Linear) -> str:
         return self.add_node("Gemm", [x, self._add_constant(linear.weight), self._add_constant(linear.bias)], transB=1)
 
+    def softmax(self, x: str) -> str:
+        return self.add_node("Softmax", [x], axis=-1)
+
+    def constant(self, value: np.ndarray) -> str:
+        from onnx import numpy_helper
+
+        name = f"constant_{len(self.constants)}"
+        self.constants.append(numpy_helper.from_array(value, name))
+        return name
+
+    def cast(self, x: str, dtype: DTypeLike) -> str:
+        from onnx import helper
+
+        return self.add_node("Cast", [x], to=helper.np_dtype_to_tensor_dtype(np.dtype(dtype)))
+
+    def transpose(self, x: str, axes: Sequence[int]) -> str:
+        return self.add_node("Transpose", [x], perm=list(axes))
+
+    def gather(self, x: str, indices: str, axis: int) -> str:
+        return self.add_node("Gather", [x, indices], axis=axis)
+
     def add_node(self, kind: str, inputs: list[str], name: str | None = None, **attributes: Any) -> str:
         """Add a node with one output and return the output's name."""
         from onnx import helper
@@ -81,14 +117,7 @@ class OnnxGraph:
         return name
 
     def _add_constant(self, value: Tensor) -> str:
-        return self._add_initializer(value.detach().contiguous().numpy())
+        return self.constant(value.detach().contiguous().numpy())
 
     def _add_integers(self, values: list[int]) -> str:
-        return self._add_initializer(np.array(values, np.int64))
-
-    def _add_initializer(self, value: np.ndarray) -> str:
-        from onnx import numpy_helper
-
-        name = f"constant_{len(self.constants)}"
-        self.constants.append(numpy_helper.from_array(value, name))
-        return name
+        return self.constant(np.array(values, np.int64))

@@ -1,22 +1,37 @@
 """Convert a folded network to an openvino.Model."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike
 from torch import Tensor, nn
 
 from resnext.deploy.fold import FoldedNetwork
-from resnext.deploy.graph import SLICE_END, build_graph, to_pair
+from resnext.deploy.graph import build_graph, to_pair
+from resnext.deploy.graph_builder import SLICE_END
+from resnext.deploy.graph_interface import DEFAULT_INTERFACE, INPUT_NAME, GraphInterface
 from resnext.deploy.openvino_engine import import_openvino
 from resnext.model.layers import PadShortcut
 
 
-def build_openvino_model(folded: FoldedNetwork) -> Any:
-    """Build an openvino.Model for images of any batch and image size."""
+def build_openvino_model(folded: FoldedNetwork, interface: GraphInterface = DEFAULT_INTERFACE) -> Any:
+    """Build an openvino.Model with the input ``images`` and the outputs of ``interface``.
+
+    Raises RequestError if the interface does not fit the network.
+    """
     ov = import_openvino()
+    interface.check_network(folded.architecture)
     graph = OpenVinoGraph()
-    images = graph.ops.parameter(ov.PartialShape([-1, folded.architecture.in_channels, -1, -1]), np.float32, "images")
-    return ov.Model([build_graph(folded, images, graph)], [images], folded.architecture.name)
+    shape = [size if isinstance(size, int) else -1 for size in interface.get_shape(folded.architecture.in_channels)]
+    images = graph.ops.parameter(ov.PartialShape(shape), interface.dtype, INPUT_NAME)
+    images.output(0).get_tensor().set_names({INPUT_NAME})
+    images.layout = ov.Layout(interface.layout)
+    outputs = []
+    for name, value in build_graph(folded, images, graph, interface).items():
+        value.output(0).get_tensor().set_names({name})
+        outputs.append(value)
+    return ov.Model(outputs, [images], folded.architecture.name)
 
 
 class OpenVinoGraph:
@@ -62,6 +77,21 @@ class OpenVinoGraph:
     def linear(self, x: Any, linear: nn.Linear) -> Any:
         y = self.ops.matmul(x, self._make_constant(linear.weight), False, True)
         return self.ops.add(y, self._make_constant(linear.bias[None]))
+
+    def softmax(self, x: Any) -> Any:
+        return self.ops.softmax(x, -1)
+
+    def constant(self, value: np.ndarray) -> Any:
+        return self.ops.constant(value)
+
+    def cast(self, x: Any, dtype: DTypeLike) -> Any:
+        return self.ops.convert(x, np.dtype(dtype))
+
+    def transpose(self, x: Any, axes: Sequence[int]) -> Any:
+        return self.ops.transpose(x, np.array(axes))
+
+    def gather(self, x: Any, indices: Any, axis: int) -> Any:
+        return self.ops.gather(x, indices, np.array(axis))
 
     def _make_constant(self, value: Tensor) -> Any:
         return self.ops.constant(value.detach().contiguous().numpy())

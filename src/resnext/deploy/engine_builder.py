@@ -1,12 +1,14 @@
 """Build the engine of a configuration for a network."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 
 from torch import Tensor
 
 from resnext.deploy.engines import Engine, EngineConfig, require_packages
 from resnext.deploy.fold import FoldedNetwork, fold
+from resnext.deploy.graph_interface import GraphInterface
 from resnext.deploy.pack import pack_groups
 from resnext.deploy.pytorch_engine import build_pytorch_engine
 from resnext.model.network import Network
@@ -49,7 +51,7 @@ class EngineBuilder:
             from resnext.deploy.int8 import quantize_int8
             from resnext.deploy.openvino_graph import build_openvino_model
 
-            model = build_openvino_model(self.get_packed(channels))
+            model = build_openvino_model(self.get_packed(channels), GraphInterface(with_cam=self.with_cam))
             return quantize_int8(model, self.calibration) if self.precision == "int8" else model
 
         return self._get_or_make("openvino", channels, make)
@@ -58,7 +60,9 @@ class EngineBuilder:
         """Return the packed network as a serialised ONNX model."""
         from resnext.deploy.onnx_graph import build_onnx_model
 
-        return cast(bytes, self._get_or_make("onnx", channels, lambda: build_onnx_model(self.get_packed(channels))))
+        interface = GraphInterface(with_cam=self.with_cam)
+        make = partial(build_onnx_model, self.get_packed(channels), interface)
+        return cast(bytes, self._get_or_make("onnx", channels, make))
 
     def _get_or_make(self, kind: str, channels: int, make: Callable[[], Any]) -> Any:
         if (kind, channels) not in self._models:
@@ -69,7 +73,9 @@ class EngineBuilder:
         """Build an engine. Raises RequestError if a package is missing, or calibration images for int8 are."""
         require_packages(config.engine)
         if config.engine == "pytorch":
-            return build_pytorch_engine(config, self.network, self.get_packed(config.pack), self.precision, self.with_cam)
+            return build_pytorch_engine(
+                config, self.network, self.get_packed(config.pack), self.precision, self.with_cam
+            )
         if config.engine == "onnxruntime":
             from resnext.deploy.onnx_engine import OnnxEngine
 

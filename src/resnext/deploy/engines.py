@@ -11,6 +11,7 @@ from importlib.util import find_spec
 from typing import NamedTuple, Protocol
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from resnext.environment import read_cpu_features
 from resnext.errors import RequestError, did_you_mean
@@ -158,8 +159,8 @@ def has_bf16() -> bool:
     )
 
 
-def compute_relative_error(logits: np.ndarray, reference: np.ndarray) -> float:
+def compute_relative_error(logits: ArrayLike, reference: ArrayLike) -> float:
     """Return the norm of ``logits - reference`` divided by the norm of ``reference``; nan if values are not finite."""
-    expected = reference.astype(np.float64)
-    difference = np.linalg.norm(logits.astype(np.float64) - expected)
+    expected = np.asarray(reference, np.float64)
+    difference = np.linalg.norm(np.asarray(logits, np.float64) - expected)
     return float(difference / max(float(np.linalg.norm(expected)), 1e-30))

@@ -1,7 +1,7 @@
-"""Open exported files: .onnx for ONNX Runtime, .xml (with .bin) for OpenVINO, .pt2 for PyTorch.
+"""Open exported files: .onnx for ONNX Runtime, .xml (with .bin) for OpenVINO.
 
 The files may come from anywhere. Nothing in them is executed, and what only a hostile file has is refused: data outside
-of the file, operators of others, pickles. torch is imported for .pt2 only.
+of the file, operators of others. torch is not imported.
 """
 
 import re
@@ -17,7 +17,7 @@ from resnext.errors import RequestError, prefix_errors
 if TYPE_CHECKING:
     import onnx
 
-ENGINE_OF_SUFFIX = {".onnx": "onnxruntime", ".xml": "openvino", ".pt2": "pytorch"}
+ENGINE_OF_SUFFIX = {".onnx": "onnxruntime", ".xml": "openvino"}
 MAX_FILE_BYTES = 2 << 30  # protobuf's own limit
 MAX_XML_BYTES = 64 << 20  # the graph of a network has less than one MB
 XML_HEAD_BYTES = 4096
@@ -29,7 +29,7 @@ class ExportedModel:
 
     path: Path
     info: ExportInfo
-    model: Any  # bytes of ONNX, an openvino.Model, or a torch.export.ExportedProgram
+    model: Any  # bytes of ONNX, or an openvino.Model
 
     def build_engine(
         self, engine: str, precision: str | None, goal: str, batch: int, streams: int | None
@@ -47,10 +47,6 @@ class ExportedModel:
             from resnext.deploy.onnx_engine import OnnxEngine
 
             return precision, f"{precision} on onnxruntime", OnnxEngine(self.model, threads)
-        if own == "pytorch":
-            from resnext.deploy.torch_export_engine import TorchExportEngine
-
-            return precision, f"{precision} on pytorch", TorchExportEngine(self.model, self.info)
         from resnext.deploy.openvino_engine import OpenVinoEngine
 
         config = EngineConfig(own, "folded", streams=streams or 1)
@@ -80,8 +76,10 @@ def find_exported_file(path: Path) -> Path | None:
         return path
     if not path.is_dir() or (path / "recipe.yaml").exists():
         return None
-    versions = sorted((one for one in path.iterdir() if one.name.isdecimal() and one.is_dir()), key=lambda one: int(one.name))
-    for folder in (path, *versions[-1:]):
+    versions = sorted(
+        (one for one in path.iterdir() if one.name.isdecimal() and one.is_dir()), key=lambda one: int(one.name)
+    )
+    for folder in (path, *(one for one in versions[-1:] if one.is_dir())):
         found = sorted(one for one in folder.iterdir() if one.suffix.lower() in ENGINE_OF_SUFFIX and one.is_file())
         if len(found) > 1:
             names = ", ".join(one.name for one in found)
@@ -111,7 +109,7 @@ def open_exported(path: Path) -> ExportedModel:
     if size > MAX_FILE_BYTES:
         raise RequestError(f"{path} has {size:,} bytes; at most {MAX_FILE_BYTES:,} are read")
     require_packages(engine)
-    open_file = {"onnxruntime": _open_onnx, "openvino": _open_openvino, "pytorch": _open_torch_export}[engine]
+    open_file = {"onnxruntime": _open_onnx, "openvino": _open_openvino}[engine]
     with prefix_errors(path):
         model, text = open_file(path)
         if text is None:
@@ -122,7 +120,7 @@ def open_exported(path: Path) -> ExportedModel:
 
 def _open_onnx(path: Path) -> tuple[bytes, str | None]:
     import onnx
-    from google.protobuf.message import DecodeError
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
     data = path.read_bytes()
     try:
@@ -183,12 +181,6 @@ def _check_openvino_xml(path: Path) -> None:
         if not re.fullmatch(rb"opset\d+", opset):
             name = opset.decode(errors="replace")[:40]
             raise RequestError(f"it has operators of {name!r}; only those of OpenVINO itself are run")
-
-
-def _open_torch_export(path: Path) -> tuple[Any, str | None]:
-    from resnext.deploy.torch_export_engine import read_torch_export
-
-    return read_torch_export(path)
 
 
 def _shorten(error: Exception) -> str:

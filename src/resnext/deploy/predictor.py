@@ -3,9 +3,9 @@
     predictor = Predictor.load("run", precision="bf16", goal="throughput", batch=16)
     predictions = resnext.predict(predictor, ["cat.jpg", open("dog.jpg", "rb")])
 
-It is made of a run, a weights file or an exported file. Before an engine is used for a network in memory, its logits for
-a few images are compared with the network's in fp32; their relative error must be within ``engines.TOLERANCE``. A file
-was compared when it was exported. With an exported file for ONNX Runtime or OpenVINO, torch is not imported.
+It is made of a run, a weights file or an exported file. Before an engine is used for a network in memory, its logits
+for a few images are compared with the network's in fp32; their relative error must be within ``engines.TOLERANCE``. A
+file was compared when it was exported. With an exported file for ONNX Runtime or OpenVINO, torch is not imported.
 """
 
 from pathlib import Path
@@ -64,6 +64,7 @@ class Predictor:
         _check_options(engine, precision, goal)
         if batch < 1:
             raise RequestError(f"batch must be at least 1, not {batch}")
+        self._engine: Engine
         self.network: Network | None = None
         self.relative_error = float("nan")
         self.input = "normalised"
@@ -89,10 +90,12 @@ class Predictor:
         )
         self.engine = f"{self.precision} on {selected.config.description}"
         self.relative_error = selected.relative_error
-        self._engine: Engine = selected.engine
+        self._engine = selected.engine
 
     @classmethod
-    def load(cls, source: Path | str, *, checkpoint: str = "best", calibration: "Path | Tensor | None" = None, **options: Any) -> Self:
+    def load(
+        cls, source: Path | str, *, checkpoint: str = "best", calibration: "Path | Tensor | None" = None, **options: Any
+    ) -> Self:
         """Load a predictor from a run directory, a weights file of any format, or an exported file or its folder.
 
         Args:
@@ -115,11 +118,11 @@ class Predictor:
         from resnext.weights import load
 
         network = load(source, checkpoint)
-        images = calibration
-        if options.get("precision") == "int8" and (images is None or isinstance(images, str | Path)):
+        if options.get("precision") == "int8" and (calibration is None or isinstance(calibration, str | Path)):
             run = Path(source) if is_run(Path(source)) else None
-            images = load_calibration_images(network, run, None if images is None else str(images))
-        return cls(network, calibration=images, **options)
+            folder = None if calibration is None else str(calibration)
+            calibration = load_calibration_images(network, run, folder)
+        return cls(network, calibration=calibration, **options)  # type: ignore[arg-type]  # a folder is for int8 alone
 
     def prepare(self, image: ImageInput) -> np.ndarray:
         """Read an image and return what ``infer`` takes of it.
@@ -211,6 +214,15 @@ class Predictor:
             raise RequestError(f"{a.name} takes images [B, {a.in_channels}, H, W], not {list(images.shape)}")
         a.check_image_size(*images.shape[2:])
         return images if images.dtype == np.uint8 else np.ascontiguousarray(images, np.float32)
+
+
+def load_classifier(source: Path | str, checkpoint: str, **options: Any) -> "Network | Predictor":
+    """Load an exported file as a predictor with ``options``, and anything else as a network."""
+    if "://" not in str(source) and find_exported_file(Path(source)) is not None:
+        return Predictor.load(source, **options)
+    from resnext.weights import load
+
+    return load(source, checkpoint)
 
 
 def _check_options(engine: str, precision: str | None, goal: str) -> None:

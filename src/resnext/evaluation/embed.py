@@ -10,12 +10,13 @@ from torch import Tensor
 from resnext.errors import RequestError, WorkError
 from resnext.evaluation.images import ImageInput
 from resnext.evaluation.network_outputs import compute_network_outputs
+from resnext.evaluation.predict import ImageClassifier
 from resnext.files import atomic_write
 from resnext.model.network import Network
 
 
 def embed(
-    model: Network,
+    model: "Network | ImageClassifier",
     images: ImageInput | Iterable[ImageInput],
     *,
     batch_size: int = 32,
@@ -58,7 +59,7 @@ class Embeddings:
 
 
 def compute_embeddings(
-    model: Network,
+    model: "Network | ImageClassifier",
     images: ImageInput | Iterable[ImageInput],
     *,
     batch_size: int = 32,

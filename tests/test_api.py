@@ -21,7 +21,8 @@ from resnext.data.preprocessing import Preprocessing
 from resnext.detection.settings import DetectRecipe
 from resnext.detection.weights import load_detector
 from resnext.errors import RequestError, WorkError
-from resnext.evaluation.predict import embed, predict
+from resnext.evaluation.embed import embed
+from resnext.evaluation.predict import predict
 from resnext.model.network import Network, create_model
 from resnext.recipe import parse_recipe
 from resnext.run import Run, open_run

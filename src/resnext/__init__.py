@@ -19,9 +19,10 @@ if TYPE_CHECKING:
     from resnext.detection.settings import DetectorSettings, DetectRecipe
     from resnext.detection.weights import load_detector, save_detector
     from resnext.errors import RequestError, ResnextError, WorkError
+    from resnext.evaluation.embed import embed
     from resnext.evaluation.evaluator import Evaluation
     from resnext.evaluation.options import EvalOptions
-    from resnext.evaluation.predict import Prediction, embed, predict
+    from resnext.evaluation.predict import Prediction, predict
     from resnext.model.architecture import Architecture, list_models
     from resnext.model.complexity import Complexity, complexity
     from resnext.model.design import design
@@ -47,7 +48,8 @@ _NAMES = {
     "errors": ("RequestError", "ResnextError", "WorkError"),
     "evaluation.evaluator": ("Evaluation",),
     "evaluation.options": ("EvalOptions",),
-    "evaluation.predict": ("Prediction", "embed", "predict"),
+    "evaluation.embed": ("embed",),
+    "evaluation.predict": ("Prediction", "predict"),
     "model.architecture": ("Architecture", "list_models"),
     "model.complexity": ("Complexity", "complexity"),
     "model.design": ("design",),

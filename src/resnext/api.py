@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from resnext.detection.model.faster_rcnn import FasterRcnn
     from resnext.detection.predict import DetectPrediction
     from resnext.evaluation.evaluator import Evaluation
-    from resnext.evaluation.predict import ImageInput
+    from resnext.evaluation.images import ImageInput
     from resnext.evaluation.setup import EvalNetworks, EvalRuntime
     from resnext.model.network import Network
     from resnext.training.loop import EpochResult
@@ -180,12 +180,12 @@ def detect(
 def _prepare_evaluation(
     models: "Sequence[Network | Predictor | Run | Path | str]", options: EvalOptions
 ) -> "tuple[EvalNetworks, EvalRuntime]":
-    """Load what is given as a run or a path; collect the networks, and what computes their logits."""
-    from resnext.deploy.predictor import Predictor
+    """Load what is given as a run or a path; collect the models, and what they are evaluated with."""
+    from resnext.deploy.predictor import Predictor, load_classifier
     from resnext.device import pick_device
+    from resnext.evaluation.classifier import get_device
     from resnext.evaluation.setup import EvalRuntime, collect_networks
     from resnext.model.network import Network
-    from resnext.weights import load
 
     if not models:
         raise RequestError("give at least one network to evaluate")
@@ -198,16 +198,15 @@ def _prepare_evaluation(
             names.append(one.architecture.name)
         else:
             place = one.path if isinstance(one, Run) else one
-            running.append(load(place, options.checkpoint))
+            running.append(load_classifier(place, options.checkpoint))
             names.append(str(place))
             first_run = Path(place) if number == 0 and is_run(Path(place)) else first_run
-    networks = [one.network if isinstance(one, Predictor) else one for one in running]
-    collected = collect_networks(networks, names, options, first_run)
+    collected = collect_networks(running, names, options, first_run)
     has_engine = any(isinstance(one, Predictor) for one in running)
     in_memory = isinstance(models[0], Network | Predictor) and options.device == "auto"
-    device = next(networks[0].parameters()).device if in_memory else pick_device(options.device)
-    for one, network in zip(running, networks, strict=True):
-        one.classes = network.classes
-        one.to(device)
+    device = get_device(running[0]) if in_memory or has_engine else pick_device(options.device)
+    for one in running:
+        if isinstance(one, Network):
+            one.to(device)
     precision = options.precision or collected.default_precision
     return collected, EvalRuntime(device, precision, running, has_engine)

@@ -14,7 +14,8 @@ from torchvision.transforms.functional import normalize as normalize_v1
 from torchvision.transforms.functional import to_tensor
 
 from resnext.data.dataset import ArrayDataset, Source
-from resnext.data.preprocessing import Preprocessing, normalize
+from resnext.data.normalization import normalize
+from resnext.data.preprocessing import Preprocessing
 from resnext.errors import RequestError
 from resnext.settings import DataSettings
 from resnext.sources import list_sources

@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from resnext import Network, create_model
+from resnext.deploy.engines import Engine
 
 SMALL = {"base_channels": 8, "num_classes": 10}
 
@@ -26,3 +27,8 @@ def lived(name: str = "resnext11_4x4d", **changes: object) -> Network:
 def images(count: int = 3, side: int = 32, channels: int = 3) -> torch.Tensor:
     """Normalised images of noise."""
     return torch.randn(count, channels, side, side, generator=torch.Generator().manual_seed(2))
+
+
+def compute_logits(engine: Engine, x: torch.Tensor) -> torch.Tensor:
+    """Run an engine on a tensor."""
+    return torch.from_numpy(engine(x.numpy()).logits)

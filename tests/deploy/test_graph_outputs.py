@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from resnext import Preprocessing, RequestError
-from resnext.data.preprocessing import normalize
+from resnext.data.normalization import normalize
 from resnext.deploy.graph_interface import GraphInterface
 from tests.deploy.exported import ENGINES, export
 from tests.deploy.networks import images, lived

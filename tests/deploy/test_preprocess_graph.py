@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from resnext import Preprocessing, RequestError
-from resnext.data.preprocessing import normalize
+from resnext.data.normalization import normalize
 from resnext.deploy.graph_interface import GraphInterface
 from resnext.deploy.preprocess_graph import add_preprocessing
 from tests.deploy.exported import ENGINES, Graph, build_graph_model

@@ -1,18 +1,18 @@
 """Test that threads that share a predictor get the same results as alone, on every engine."""
 
 import threading
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 import torch
 from torch import Tensor
 
 from resnext.deploy.engine_builder import EngineBuilder
-from resnext.deploy.engines import ENGINES, list_configs
+from resnext.deploy.engines import ENGINES, Engine, list_configs
 from resnext.deploy.openvino_engine import MAX_COMPILED, OpenVinoEngine
 from resnext.deploy.predictor import Predictor
-from tests.deploy.networks import images, lived
+from tests.deploy.networks import compute_logits, images, lived
 from tests.deploy.test_engines import usable
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -21,14 +21,14 @@ THREADS = 8
 COMBINATIONS = [(name, p) for name, kind in ENGINES.items() for p in kind.precisions]
 
 
-def compare_with_alone(run: Callable[[Tensor], Tensor], inputs: list[Tensor], times: int = 8) -> None:
-    """Run each of ``inputs`` ``times`` times in its own thread, all at once, and compare with running alone."""
-    alone = [run(x) for x in inputs]
+def compare_with_alone(engine: Engine, inputs: list[Tensor], times: int = 8) -> None:
+    """Run the engine on each of ``inputs`` in a thread of its own, all at once, and compare with running alone."""
+    alone = [compute_logits(engine, x) for x in inputs]
     start = threading.Barrier(len(inputs))
 
     def ask(x: Tensor) -> list[Tensor]:
         start.wait()
-        return [run(x) for _ in range(times)]
+        return [compute_logits(engine, x) for _ in range(times)]
 
     with ThreadPoolExecutor(len(inputs)) as pool:
         for expected, answers in zip(alone, pool.map(ask, inputs), strict=True):
@@ -66,7 +66,7 @@ def test_a_shape_that_threads_meet_at_once_is_compiled_once(monkeypatch: pytest.
     compiled, compile_shape = [], run._compile
     monkeypatch.setattr(run, "_compile", lambda shape: compiled.append(shape) or compile_shape(shape))
     with ThreadPoolExecutor(THREADS) as pool:
-        list(pool.map(run, inputs_of(2)))
+        list(pool.map(partial(compute_logits, run), inputs_of(2)))
     assert len(compiled) == 1
 
 

@@ -80,7 +80,7 @@ def test_the_mode_of_the_detector_is_as_before(path: str) -> None:
     ("given", "says"),
     [
         (3, "image 0 is a int"),
-        ([3], "image 0 is a int; expected a path, a PIL image or an array of pixels"),
+        ([3], "image 0 is a int; expected a path, a PIL image, an array of pixels, or the bytes of an image file"),
         ([torch.zeros(3, 4, 4)], "image 0 is a Tensor"),
         (np.zeros((3, 40, 40), np.uint8), r"an array of uint8 \[3, 40, 40\]; expected .*uint8 \[height, width, 3\]"),
         (np.zeros((40, 40, 3), np.float32), r"an array of float32 \[40, 40, 3\]"),

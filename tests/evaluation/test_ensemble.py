@@ -10,7 +10,8 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from resnext.data.dataset import ArrayDataset
-from resnext.data.preprocessing import Preprocessing, normalize
+from resnext.data.normalization import normalize
+from resnext.data.preprocessing import Preprocessing
 from resnext.data.transforms.crops import to_tensor
 from resnext.errors import RequestError
 from resnext.evaluation.ensemble import EnsembleMember

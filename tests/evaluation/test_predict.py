@@ -1,3 +1,4 @@
+import io
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -9,10 +10,11 @@ import torch
 from PIL import Image
 
 from resnext.data.decode.pillow import read_image
-from resnext.data.preprocessing import normalize
+from resnext.data.normalization import normalize
 from resnext.data.transforms.pipeline import build_eval_transform
 from resnext.errors import RequestError
-from resnext.evaluation.predict import Prediction, find_images, predict
+from resnext.evaluation.images import find_images
+from resnext.evaluation.predict import Prediction, predict
 from resnext.model.network import Network
 
 Tiny = Callable[..., Network]
@@ -50,7 +52,7 @@ def test_links_are_followed_and_what_cannot_be_read_is_named_rather_than_left_ou
     assert not problems
     assert "HEIC" in str(predict(tiny_network(), paths)[0].error)
     (linked / "gone").symlink_to("/not/here")
-    assert "gone is a link to /not/here" in str(find_images([str(linked), paths[1]])[1][0].error)
+    assert "gone is a link to /not/here" in find_images([str(linked), paths[1]])[1][0][1]
 
 
 def test_a_file_whose_name_looks_like_a_pattern_is_a_file(picture_folder: Path) -> None:
@@ -64,7 +66,7 @@ def test_arguments_that_mean_nothing_are_reported_beside_the_others(picture_fold
     missing, pattern, empty = (str(picture_folder / name) for name in ("no.png", "*.tif", "empty"))
     paths, problems = find_images([missing, str(picture_folder / "a.png"), pattern, empty])
     assert names(paths, picture_folder) == ["a.png"]
-    assert [(p.path, (p.error or "").split(" (")[0]) for p in problems] == [
+    assert [(path, problem.split(" (")[0]) for path, problem in problems] == [
         (missing, "does not exist"),
         (pattern, "matches no image"),
         (empty, "holds no image"),
@@ -186,3 +188,25 @@ def test_the_models_mode_is_restored(tiny_network: Tiny) -> None:
     model = tiny_network().train()
     predict(model, [Image.new("L", (8, 8))])
     assert model.training
+
+
+def test_bytes_and_streams_are_predicted_as_their_file(tiny_network: Tiny, picture_folder: Path) -> None:
+    network, path = tiny_network(), picture_folder / "a.png"
+    data = path.read_bytes()
+    with open(path, "rb") as stream:
+        found = predict(network, [path, data, stream, io.BytesIO(data)])
+    for one in found[1:]:
+        assert one.path is None
+        assert one.probabilities is not None
+        assert np.array_equal(one.probabilities, found[0].probabilities)
+
+
+def test_bytes_that_are_no_image_and_closed_streams_are_errors_of_their_own_row(tiny_network: Tiny) -> None:
+    closed = io.BytesIO(b"x")
+    closed.close()
+    found = predict(tiny_network(), [b"", b"%PDF-1.7", closed])
+    assert [one.error for one in found] == [
+        "the file is empty",
+        "the content is a PDF, whatever the file name says; convert it to PNG or JPEG",
+        "I/O operation on closed file.",
+    ]

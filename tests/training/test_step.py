@@ -9,7 +9,7 @@ import torch
 from torch.nn import functional as F
 
 from resnext.data.loader import Batch
-from resnext.data.preprocessing import normalize
+from resnext.data.normalization import normalize
 from resnext.errors import RequestError, WorkError
 from resnext.model.blocks import Block
 from resnext.recipe import read_recipe

@@ -36,7 +36,7 @@ def run(options: Options) -> int:
 
     from resnext.bench.infer_accuracy import measure_accuracy, open_held_out_images
     from resnext.bench.infer_candidates import InferWorkload, load_network
-    from resnext.deploy.predictor import get_expected_image_size
+    from resnext.deploy.network_engine import get_expected_image_size
     from resnext.run_directory import check_run_kind
     from resnext.screen import make_screen
 

@@ -11,7 +11,7 @@ from resnext.data.dataset import Dataset
 from resnext.data.sources.registry import open_data
 from resnext.deploy.predictor import Predictor
 from resnext.evaluation.evaluator import evaluate
-from resnext.evaluation.predict import get_preprocessing
+from resnext.evaluation.outputs import get_preprocessing
 from resnext.model.network import Network
 from resnext.recipe import read_recipe
 from resnext.run_directory import is_run

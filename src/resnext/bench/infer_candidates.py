@@ -19,7 +19,8 @@ from resnext.bench.measure import Candidate, measure_peak_memory
 from resnext.bench.peers import build_peer
 from resnext.deploy.engines import TOLERANCE, compute_relative_error, find_missing_packages
 from resnext.deploy.int8 import load_calibration_images, quantize_int8
-from resnext.deploy.predictor import Predictor, get_expected_image_size
+from resnext.deploy.network_engine import get_expected_image_size
+from resnext.deploy.predictor import Predictor
 from resnext.errors import RequestError
 from resnext.model.complexity import complexity
 from resnext.model.network import Network, create_model
@@ -141,7 +142,8 @@ def make_onnx_runtime(model: nn.Module) -> Callable[[Tensor], Tensor]:
             output_names=["logits"],
             dynamic_shapes=({0: free, 2: free, 3: free},),
         )
-    return OnnxEngine(file.getvalue(), torch.get_num_threads())
+    engine = OnnxEngine(file.getvalue(), torch.get_num_threads())
+    return lambda images: torch.from_numpy(engine(images.numpy()).logits)
 
 
 def iterate_openvino(case: InferWorkload) -> Iterator[BuiltCandidate]:

@@ -179,7 +179,7 @@ def _run_predict(args: argparse.Namespace) -> int:
     from resnext.detection.evaluation.setup import load_for_inference
     from resnext.detection.predict import draw_predictions, make_drawing_paths, predict, summarize_prediction
     from resnext.device import pick_device
-    from resnext.evaluation.predict import find_images
+    from resnext.evaluation.images import find_images
     from resnext.progress_bar import show_image_progress
     from resnext.screen import make_screen
 
@@ -214,7 +214,7 @@ def _run_predict(args: argparse.Namespace) -> int:
             if one.error is None:
                 screen.print(summarize_prediction(one, model.classes), highlight=False, markup=False, soft_wrap=True)
     failed = [one for one in found if one.error is not None]
-    for path, error in [*((one.path, one.error) for one in failed), *((p.path, p.error) for p in problems)]:
+    for path, error in [*((one.path, one.error) for one in failed), *problems]:
         print(f"resnext: {escape_unprintable(str(path))}: {error}", file=sys.stderr)
     return 1 if failed or problems else 0
 

@@ -24,7 +24,7 @@ def add_engine_options(parser: argparse.ArgumentParser) -> None:
 
 def check_engine_options(args: argparse.Namespace) -> None:
     """Raise RequestError for engine options without --engine, or options that an engine does not take."""
-    if args.engine is None and args.precision in ("int8", "auto"):
+    if args.engine is None and not has_exported(args) and args.precision in ("int8", "auto"):
         raise RequestError(f"--precision {args.precision} needs an engine: add --engine auto")
     if args.calibration is not None and (args.engine is None or args.precision != "int8"):
         raise RequestError("--calibration needs --engine and --precision int8")
@@ -33,13 +33,35 @@ def check_engine_options(args: argparse.Namespace) -> None:
 
 def choose_device_name(args: argparse.Namespace) -> str:
     """Return ``--device``, or the CPU with --engine. Raises RequestError for another device with --engine."""
-    if args.engine is None:
+    if args.engine is None and not has_exported(args):
         return str(args.device)
+    if args.device == "auto":
+        return "cpu"
     from resnext.device import pick_device
 
-    if args.device != "auto" and pick_device(args.device).type != "cpu":
-        raise RequestError(f"--device {args.device} cannot be used with --engine: engines run on the CPU")
+    if pick_device(args.device).type != "cpu":
+        what = "an exported file" if args.engine is None else "--engine"
+        raise RequestError(f"--device {args.device} cannot be used with {what}: engines run on the CPU")
     return "cpu"
+
+
+def has_exported(args: argparse.Namespace) -> bool:
+    """Return whether one of the given weights is an exported file."""
+    from resnext.deploy.exported import find_exported_file
+
+    given = [args.weights] if isinstance(args.weights, str) else args.weights
+    return any("://" not in weights and find_exported_file(Path(weights)) is not None for weights in given)
+
+
+def load_model(args: argparse.Namespace, weights: str, checkpoint: str) -> "Network | Predictor":
+    """Load a network; an exported file is loaded as a predictor, with ``--engine`` and ``--precision`` if given."""
+    from resnext.deploy.predictor import load_classifier
+
+    batch = args.batch_size
+    goal = "latency" if batch == 1 else "throughput"
+    return load_classifier(
+        weights, checkpoint, engine=args.engine or "auto", precision=args.precision, goal=goal, batch=min(batch, 32)
+    )
 
 
 def build_predictor(

@@ -2,6 +2,7 @@
 
 import argparse
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,7 @@ from resnext.settings_shared import RunSettings
 from resnext.sources import SOURCES
 
 if TYPE_CHECKING:
+    from resnext.evaluation.classifier import Classifier
     from resnext.evaluation.evaluator import Evaluation
     from resnext.evaluation.label_mapping import LabelMapping
     from resnext.evaluation.setup import EvalNetworks, EvalRuntime
@@ -98,6 +100,7 @@ def add_benchmark_options(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Evaluate, print and write the tables; return 0. With torchrun, the images are divided among the processes."""
     from resnext.evaluation.setup import load_networks
+    from resnext.model.network import Network
     from resnext.training.distributed import init_distributed
     from resnext.training.setup import configure_process
 
@@ -105,11 +108,12 @@ def run(args: argparse.Namespace) -> int:
     for name in args.weights:
         check_run_kind(name, "classification", f"resnext detect evaluate {name}")
     with init_distributed(engine_options.choose_device_name(args)) as world:
-        networks = load_networks(args.weights, build_options(args))
+        networks = load_networks(args.weights, build_options(args), partial(engine_options.load_model, args))
         if args.engine is None:
             configure_process(networks.recipe.train if networks.recipe else RunSettings(), world)
         for model in networks.models:
-            model.to(world.device)
+            if isinstance(model, Network):
+                model.to(world.device)
         runtime = build_runtime(args, networks, world)
         if args.corruptions is not None or args.corrupt is not None:
             return run_corruptions(args, networks, runtime, world)
@@ -122,18 +126,25 @@ def build_options(args: argparse.Namespace) -> EvalOptions:
 
 
 def build_runtime(args: argparse.Namespace, networks: "EvalNetworks", world: "World") -> "EvalRuntime":
-    """Build the runtime: the networks themselves, or with ``--engine`` predictors, whose engine ``precision`` names."""
+    """Build the runtime: the networks themselves; or, with ``--engine`` or exported files, predictors.
+
+    ``precision`` then names their engines.
+    """
     from resnext.evaluation.setup import EvalRuntime
+    from resnext.model.network import Network
 
     precision = args.precision or networks.default_precision
-    if args.engine is None:
+    if args.engine is None and all(isinstance(model, Network) for model in networks.models):
         return EvalRuntime(world.device, precision, networks.models)
-    predictors = [
-        engine_options.build_predictor(args, model, weights, precision, p.image_size, min(args.batch_size, 32))
-        for model, weights, p in zip(networks.models, args.weights, networks.preprocessings, strict=True)
-    ]
-    engines = " + ".join(predictor.engine for predictor in predictors)
-    return EvalRuntime(world.device, engines, predictors, has_engine=True)
+    running: list[Classifier] = []
+    for model, weights, p in zip(networks.models, args.weights, networks.preprocessings, strict=True):
+        if isinstance(model, Network) and args.engine is not None:
+            batch = min(args.batch_size, 32)
+            running.append(engine_options.build_predictor(args, model, weights, precision, p.image_size, batch))
+        else:
+            running.append(model)
+    engines = " + ".join(getattr(model, "engine", precision) for model in running)
+    return EvalRuntime(world.device, engines, running, has_engine=True)
 
 
 def evaluate_all_ranks(

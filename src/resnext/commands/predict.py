@@ -14,7 +14,7 @@ from resnext.run_directory import CHECKPOINT_NAMES, check_checkpoint_choice, che
 from resnext.text import format_share
 
 if TYPE_CHECKING:
-    from resnext.evaluation.classifier import Classifier
+    from resnext.deploy.predictor import Predictor
     from resnext.evaluation.predict import Prediction
     from resnext.model.network import Network
 
@@ -50,26 +50,30 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Classify and print; return 1 if an image could not be read (the others are still classified)."""
-    from resnext.device import pick_device
-    from resnext.evaluation.predict import find_images, get_preprocessing, predict
+    from resnext.deploy.predictor import Predictor
+    from resnext.evaluation.images import find_images
+    from resnext.evaluation.outputs import get_preprocessing
+    from resnext.evaluation.predict import Prediction, predict
     from resnext.progress_bar import show_image_progress
-    from resnext.weights import load
 
     check_options(args)
-    device = pick_device(engine_options.choose_device_name(args))
-    model = load(args.weights, args.checkpoint)
+    device_name = engine_options.choose_device_name(args)
+    model = engine_options.load_model(args, args.weights, args.checkpoint)
     preprocessing = get_preprocessing(model)
     paths, problems = find_images(args.images)
+    if not isinstance(model, Predictor):
+        from resnext.device import pick_device
+
+        model.to(pick_device(device_name))
     if args.embeddings is not None:
-        return write_embeddings(args, model.to(device), paths, problems)
-    running: Classifier = model.to(device)
-    if args.engine is not None:
+        return write_embeddings(args, model, paths, problems)
+    if args.engine is not None and not isinstance(model, Predictor):
         batch = min(args.batch_size, len(paths))
         precision, size = args.precision or "fp32", preprocessing.image_size
-        running = engine_options.build_predictor(args, model, args.weights, precision, size, batch)
+        model = engine_options.build_predictor(args, model, args.weights, precision, size, batch)
     with show_image_progress(len(paths)) as progress:
-        predictions = predict(running, paths, batch_size=args.batch_size, progress=progress)
-    predictions += problems
+        predictions = predict(model, paths, batch_size=args.batch_size, progress=progress)
+    predictions += [Prediction(path, (), error=problem) for path, problem in problems]
     failed = [prediction for prediction in predictions if prediction.error is not None]
     if args.picture is not None and len(failed) < len(predictions):
         from resnext.evaluation.output.plots import plot_predictions
@@ -91,7 +95,7 @@ def check_options(args: argparse.Namespace) -> None:
         check_file(Path(args.picture), "--picture")
     engine_options.check_engine_options(args)
     check_run_kind(args.weights, "classification", f"resnext detect predict {args.weights}")
-    if args.engine is None and args.precision is not None:
+    if args.engine is None and args.precision is not None and not engine_options.has_exported(args):
         raise RequestError(f"--precision {args.precision} needs an engine: add --engine auto")
     check_checkpoint_choice(args.checkpoint, [args.weights])
     if args.embeddings is not None:
@@ -103,14 +107,16 @@ def check_options(args: argparse.Namespace) -> None:
                 raise RequestError(f"--embeddings writes features instead of predictions; leave out {option}")
 
 
-def write_embeddings(args: argparse.Namespace, model: "Network", paths: list[str], problems: "list[Prediction]") -> int:
+def write_embeddings(
+    args: argparse.Namespace, model: "Network | Predictor", paths: list[str], problems: list[tuple[str, str]]
+) -> int:
     """Write the pooled features of the images; return 0, or 1 if an image could not be read."""
-    from resnext.evaluation.predict import compute_embeddings
+    from resnext.evaluation.embed import compute_embeddings
     from resnext.progress_bar import show_image_progress
 
     with show_image_progress(len(paths)) as progress:
         found = compute_embeddings(model, paths, batch_size=args.batch_size, progress=progress)
-    failed = [*found.problems, *((problem.path, str(problem.error)) for problem in problems)]
+    failed = [*found.problems, *problems]
     if found.names:
         found.write(Path(args.embeddings))
         print(f"{len(found.names):,} images, {found.features.shape[1]:,} features each: {args.embeddings}")

@@ -1,15 +1,12 @@
 """The input preprocessing a network expects. It is stored with the weights.
 
-Training writes it; evaluation, prediction and every export read it.
+Training writes it; evaluation, prediction and every export read it. This module does not need torch.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any, ClassVar, Self
-
-import torch
-from torch import Tensor
 
 from resnext.errors import RequestError, did_you_mean
 from resnext.settings import CROP_MODES, INTERPOLATIONS, CropMode, DataSettings
@@ -130,29 +127,6 @@ class Preprocessing(StoredPreprocessing):
             channels=channels,
             exif=settings.exif,
         )
-
-
-def normalize(
-    images: Tensor, preprocessing: Preprocessing, device: torch.device | str, *, channels_last: bool = False
-) -> Tensor:
-    """Normalise images [B, C, H, W], uint8 in 0..255 or float in 0..1, to float32 on ``device``.
-
-    uint8 images are copied to the device before the conversion. The input is not changed. Raises RequestError if the
-    images do not have the network's number of channels.
-    """
-    if images.ndim != 4 or images.shape[1] != preprocessing.channels:
-        raise RequestError(
-            f"images of shape {list(images.shape)} do not fit a network of {preprocessing.channels} input channels"
-        )
-    layout = torch.channels_last if channels_last else torch.contiguous_format
-    moved = images.to(device, non_blocking=True)
-    scaled = moved.to(torch.float32, memory_format=layout, copy=True)
-    if not images.is_floating_point():
-        scaled.div_(255)
-    shape = (1, preprocessing.channels, 1, 1)
-    mean = torch.tensor(preprocessing.mean, dtype=torch.float32, device=scaled.device).view(shape)
-    std = torch.tensor(preprocessing.std, dtype=torch.float32, device=scaled.device).view(shape)
-    return scaled.sub_(mean).div_(std)
 
 
 def check_integer(name: str, value: Any, high: int) -> None:

@@ -1,12 +1,14 @@
 """Build the engine of a configuration for a network."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 
 from torch import Tensor
 
 from resnext.deploy.engines import Engine, EngineConfig, require_packages
 from resnext.deploy.fold import FoldedNetwork, fold
+from resnext.deploy.graph_interface import GraphInterface
 from resnext.deploy.pack import pack_groups
 from resnext.deploy.pytorch_engine import build_pytorch_engine
 from resnext.model.network import Network
@@ -15,9 +17,16 @@ from resnext.model.network import Network
 class EngineBuilder:
     """Build engines for a network; models that several configurations share are built once."""
 
-    def __init__(self, network: Network, precision: str, threads: int, calibration: Tensor | None = None) -> None:
+    def __init__(
+        self,
+        network: Network,
+        precision: str,
+        threads: int,
+        calibration: Tensor | None = None,
+        with_cam: bool = False,
+    ) -> None:
         self.network, self.precision, self.threads = network, precision, threads
-        self.calibration = calibration
+        self.calibration, self.with_cam = calibration, with_cam
         self.folded = fold(network).float()
         self._models: dict[tuple[str, int], Any] = {}
 
@@ -25,8 +34,13 @@ class EngineBuilder:
         """Return the folded network, packed to groups of at least ``channels`` channels (0: not packed)."""
         return cast(FoldedNetwork, self._get_or_make("packed", channels, lambda: pack_groups(self.folded, channels)))
 
-    def has_narrow_groups(self, channels: int) -> bool:
-        """Return whether a grouped convolution has fewer than ``channels`` channels in a group."""
+    def supports(self, config: EngineConfig) -> bool:
+        """Return whether a configuration differs from the others for this network, and can give what is wanted."""
+        if config.form == "network" and self.with_cam:
+            return False
+        return not config.pack or self._has_narrow_groups(config.pack)
+
+    def _has_narrow_groups(self, channels: int) -> bool:
         convolutions = [layer.conv for layer in self.folded.iter_convolutions()]
         return any(conv.groups > 1 and conv.weight.shape[1] < channels for conv in convolutions)
 
@@ -37,7 +51,7 @@ class EngineBuilder:
             from resnext.deploy.int8 import quantize_int8
             from resnext.deploy.openvino_graph import build_openvino_model
 
-            model = build_openvino_model(self.get_packed(channels))
+            model = build_openvino_model(self.get_packed(channels), GraphInterface(with_cam=self.with_cam))
             return quantize_int8(model, self.calibration) if self.precision == "int8" else model
 
         return self._get_or_make("openvino", channels, make)
@@ -46,7 +60,9 @@ class EngineBuilder:
         """Return the packed network as a serialised ONNX model."""
         from resnext.deploy.onnx_graph import build_onnx_model
 
-        return cast(bytes, self._get_or_make("onnx", channels, lambda: build_onnx_model(self.get_packed(channels))))
+        interface = GraphInterface(with_cam=self.with_cam)
+        make = partial(build_onnx_model, self.get_packed(channels), interface)
+        return cast(bytes, self._get_or_make("onnx", channels, make))
 
     def _get_or_make(self, kind: str, channels: int, make: Callable[[], Any]) -> Any:
         if (kind, channels) not in self._models:
@@ -57,7 +73,9 @@ class EngineBuilder:
         """Build an engine. Raises RequestError if a package is missing, or calibration images for int8 are."""
         require_packages(config.engine)
         if config.engine == "pytorch":
-            return build_pytorch_engine(config, self.network, self.get_packed(config.pack), self.precision)
+            return build_pytorch_engine(
+                config, self.network, self.get_packed(config.pack), self.precision, self.with_cam
+            )
         if config.engine == "onnxruntime":
             from resnext.deploy.onnx_engine import OnnxEngine
 

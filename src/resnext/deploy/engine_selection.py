@@ -6,8 +6,8 @@ from functools import partial
 from importlib.metadata import version
 from typing import NamedTuple
 
+import numpy as np
 import torch
-from torch import Tensor
 
 from resnext.deploy import engines
 from resnext.deploy.engine_builder import EngineBuilder
@@ -33,9 +33,10 @@ class Workload(NamedTuple):
     goal: str  # one of GOALS
     batch: int  # images in a batch
     size: tuple[int, int]  # height and width in pixels
+    streams: int | None = None  # batches that run at the same time, each whole; None: chosen for the goal
 
 
-def select_engine(builder: EngineBuilder, workload: Workload, check: Tensor) -> SelectedEngine:
+def select_engine(builder: EngineBuilder, workload: Workload, check: np.ndarray) -> SelectedEngine:
     """Return the fastest engine for the workload whose logits on the images ``check`` match the network's.
 
     Times come from the cache, or are measured and cached. Raises RequestError if the engine is not available, and
@@ -43,7 +44,7 @@ def select_engine(builder: EngineBuilder, workload: Workload, check: Tensor) -> 
     """
     names = engines.list_engines(workload.engine, builder.precision)
     with torch.inference_mode():
-        reference = builder.network(check).float()
+        reference = builder.network(torch.from_numpy(check)).float().numpy()
     choices, key = TuningCache.load(CPU), _compute_cache_key(builder, workload, names)
     for config in _load_cached_config(choices.timings.get(key, {}), names):
         if (chosen := _build_and_check(builder, config, check, reference)) is not None:
@@ -51,14 +52,16 @@ def select_engine(builder: EngineBuilder, workload: Workload, check: Tensor) -> 
     tried = [
         config
         for name in names
-        for config in engines.list_configs(name, builder.precision, workload.goal, workload.batch, builder.threads)
-        if not config.pack or builder.has_narrow_groups(config.pack)
+        for config in engines.list_configs(
+            name, builder.precision, workload.goal, workload.batch, builder.threads, workload.streams
+        )
+        if builder.supports(config)
     ]
     good = [chosen for config in tried if (chosen := _build_and_check(builder, config, check, reference)) is not None]
     if not good:
         raise WorkError(f"no engine of {', '.join(names)} gives the network's results in {builder.precision}")
     shape = (workload.batch, builder.network.architecture.in_channels, *workload.size)
-    images = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    images = np.random.default_rng(0).standard_normal(shape, np.float32)
     if len(good) > 1:
         warn_once(f"timing {len(good)} engine variants of {builder.network.architecture.name} in {builder.precision}")
     choices.timings.pop(key, None)
@@ -77,12 +80,12 @@ def _load_cached_config(seconds: dict[str, float], names: list[str]) -> list[eng
 
 
 def _build_and_check(
-    builder: EngineBuilder, config: engines.EngineConfig, check: Tensor, reference: Tensor
+    builder: EngineBuilder, config: engines.EngineConfig, check: np.ndarray, reference: np.ndarray
 ) -> SelectedEngine | None:
     """Build an engine and compare its logits with ``reference``; return None, with a warning, if it fails."""
     try:
         engine = builder.build(config)
-        far = engines.compute_relative_error(engine(check), reference)
+        far = engines.compute_relative_error(engine(check).logits, reference)
     except RequestError:
         raise
     except Exception as error:  # an installed engine that does not work is skipped, whatever it raises
@@ -105,4 +108,5 @@ def _compute_cache_key(builder: EngineBuilder, workload: Workload, names: list[s
     cap = os.environ.get("ONEDNN_MAX_CPU_ISA", "any ISA")
     size = f"{workload.batch}x{workload.size[0]}x{workload.size[1]}"
     precision, threads = builder.precision, builder.threads
-    return f"run {a.name} {digest} {precision} {workload.goal} {size} threads={threads} {cap} pytorch {packages}"
+    more = f" streams={workload.streams}" * (workload.streams is not None) + " cam" * builder.with_cam
+    return f"run {a.name} {digest} {precision} {workload.goal} {size} threads={threads}{more} {cap} pytorch {packages}"

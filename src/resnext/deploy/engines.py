@@ -1,16 +1,17 @@
 """The inference engines, and the configurations of each that are worth timing.
 
-An engine is built for one network and precision. It maps normalised float32 images [B, C, H, W] of any B and size to
-float32 logits [B, K], on the CPU.
+An engine is built for one network and precision, and runs on the CPU. It takes and gives numpy arrays: normalised
+float32 images [B, C, H, W] of any B and size, or what an exported file takes.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
-from torch import Tensor
+import numpy as np
+from numpy.typing import ArrayLike
 
 from resnext.environment import read_cpu_features
 from resnext.errors import RequestError, did_you_mean
@@ -69,15 +70,42 @@ class EngineConfig:
         return config
 
 
+class Outputs(NamedTuple):
+    """What an engine computes for a batch."""
+
+    logits: np.ndarray  # float32 [B, K]; pooled features of a network without classifier
+    cam: np.ndarray | None = None  # float32 [B, K, h, w]: class activation maps, signed, without the bias of fc
+
+    @classmethod
+    def from_named(cls, arrays: Mapping[str, np.ndarray]) -> "Outputs":
+        """Pick logits and maps out of all outputs of a model."""
+        return cls(arrays["logits"], arrays.get("cam"))
+
+
 class Engine(Protocol):
-    """A network that is ready to run."""
+    """A network that is ready to run. It may be called by several threads at once."""
 
-    def __call__(self, images: Tensor) -> Tensor:
-        """Compute logits [B, K] of normalised images [B, C, H, W], float32 on the CPU."""
+    def __call__(self, images: np.ndarray) -> Outputs:
+        """Compute the outputs of a batch."""
+
+    def warm_up(self, shapes: Iterable[tuple[int, ...]]) -> None:
+        """Prepare for these input shapes, so that no later call with one of them compiles anything."""
+
+    def close(self) -> None:
+        """Release memory and threads. The engine cannot be called any more."""
 
 
-def list_configs(engine: str, precision: str, goal: str, batch: int, cores: int) -> Iterator[EngineConfig]:
-    """List the configurations of one engine that are worth timing, the simplest first."""
+def list_configs(
+    engine: str, precision: str, goal: str, batch: int, cores: int, streams: int | None = None
+) -> Iterator[EngineConfig]:
+    """List the configurations of one engine that are worth timing, the simplest first.
+
+    With ``streams``, OpenVINO has this number of streams and runs each batch whole in one of them.
+    """
+    if streams is not None and engine == "openvino":
+        packs = (0,) if precision == "int8" else (0, 32)
+        yield from (EngineConfig(engine, "folded", pack, 0, streams) for pack in packs)
+        return
     pieces = [0] if goal == "latency" or batch < 2 else sorted({0, min(4, batch)})
     if engine == "pytorch":
         yield EngineConfig(engine, "network")
@@ -131,7 +159,8 @@ def has_bf16() -> bool:
     )
 
 
-def compute_relative_error(logits: Tensor, reference: Tensor) -> float:
+def compute_relative_error(logits: ArrayLike, reference: ArrayLike) -> float:
     """Return the norm of ``logits - reference`` divided by the norm of ``reference``; nan if values are not finite."""
-    difference = (logits.double() - reference.double()).norm()
-    return float(difference / reference.double().norm().clamp_min(1e-30))
+    expected = np.asarray(reference, np.float64)
+    difference = np.linalg.norm(np.asarray(logits, np.float64) - expected)
+    return float(difference / max(float(np.linalg.norm(expected)), 1e-30))

@@ -87,11 +87,24 @@ class FoldedNetwork(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Compute logits [B, K] (or pooled features) of normalised images [B, C, H, W]."""
+        return cast(Tensor, self.fc(self.compute_last_map(x).mean((2, 3))))
+
+    def classify_with_cam(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Compute the logits and the class activation maps [B, K, h, w]; None for a network without classifier.
+
+        The map of class k is the sum of the last feature map's channels, weighted by row k of fc: as the network pools
+        by the mean, this is Grad-CAM before its ReLU (Selvaraju et al. 2017, Section 3.1), up to the factor h * w.
+        """
+        last = self.compute_last_map(x)
+        logits = cast(Tensor, self.fc(last.mean((2, 3))))
+        return logits, F.conv2d(last, self.fc.weight[:, :, None, None]) if isinstance(self.fc, nn.Linear) else None
+
+    def compute_last_map(self, x: Tensor) -> Tensor:
+        """Compute the last feature map [B, C, h, w], which is pooled by its mean."""
         x = self.pool(self.stem(x))
         for block in self.blocks:
             x = block(x)
-        x = x if self.final_norm is None else self.final_norm(x)
-        return cast(Tensor, self.fc(x.mean((2, 3))))
+        return x if self.final_norm is None else cast(Tensor, self.final_norm(x))
 
     def iter_convolutions(self) -> Iterator[ConvAct]:
         """Iterate over all convolutions, in the order of the network's modules."""

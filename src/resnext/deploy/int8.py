@@ -11,6 +11,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -63,7 +64,8 @@ def sample_calibration_images(
 
 def load_calibration_images(network: "Network", run: Path | None, folder: str | None) -> Tensor:
     """Load calibration images from ``folder``, or else from the training data of ``run``; one must be given."""
-    from resnext.evaluation.predict import find_images, get_preprocessing
+    from resnext.evaluation.images import find_images
+    from resnext.evaluation.outputs import get_preprocessing
 
     preprocessing = get_preprocessing(network)
     if folder is not None:
@@ -82,8 +84,7 @@ def load_calibration_images(network: "Network", run: Path | None, folder: str | 
 
 
 def _preprocess(images: Iterable["Image"], preprocessing: "Preprocessing") -> Tensor:
-    from resnext.data.preprocessing import normalize
-    from resnext.data.transforms.pipeline import build_eval_transform
+    from resnext.data.transforms.eval_view import normalize_pixels, prepare_pixels
 
-    view = build_eval_transform(preprocessing)
-    return normalize(torch.stack([view(image) for image in images]), preprocessing, "cpu")
+    pixels = np.stack([prepare_pixels(image, preprocessing) for image in images])
+    return torch.from_numpy(normalize_pixels(pixels, preprocessing))

@@ -5,18 +5,18 @@ import os
 import sys
 import warnings
 from collections import OrderedDict, deque
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from threading import Lock
 from types import ModuleType
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
+from resnext.deploy.engines import Outputs
 from resnext.deploy.signal_stack import preserve_signal_stack
+from resnext.errors import WorkError
 
 MAX_COMPILED = 4  # compiled models of different input shapes that an engine keeps
 PRECISION_HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}  # int8: what remains in floating point
@@ -43,7 +43,7 @@ def suppress_warnings() -> Iterator[None]:
 
 
 class OpenVinoEngine:
-    """Run a network in OpenVINO, with a compiled model for each input shape.
+    """Run a model of one input in OpenVINO, with a compiled model for each input shape.
 
     With ``piece`` > 0, a batch runs as micro-batches of ``piece`` images in ``streams`` parallel streams. Thread-safe:
     each call uses its own inference requests.
@@ -57,18 +57,42 @@ class OpenVinoEngine:
             "INFERENCE_NUM_THREADS": threads,
             "INFERENCE_PRECISION_HINT": PRECISION_HINTS[precision],
         }
+        self.max_compiled = MAX_COMPILED
+        self._closed = False
         self._compiled: OrderedDict[tuple[int, ...], _CompiledModel] = OrderedDict()
         self._cache_lock, self._compile_lock = Lock(), Lock()
 
-    def __call__(self, images: Tensor) -> Tensor:
-        """Compute logits of normalised images."""
-        array = np.ascontiguousarray(images.numpy())
+    def __call__(self, images: np.ndarray) -> Outputs:
+        """Compute the outputs of a batch."""
+        if self._closed:
+            raise WorkError("the engine is closed")
+        array = np.ascontiguousarray(images)
         size = min(self.piece, len(array)) or len(array)
         with preserve_signal_stack():
             compiled = self._get_compiled((size, *array.shape[1:]))
-            if size == len(array):
-                return torch.from_numpy(compiled.infer(array))
-            return torch.from_numpy(compiled.infer_pieces(array, size)[: len(array)])
+            pieces = [compiled.infer(array)] if size == len(array) else compiled.infer_pieces(array, size)
+        joined = {name: np.concatenate([piece[name] for piece in pieces])[: len(array)] for name in pieces[0]}
+        return Outputs.from_named(pieces[0] if len(pieces) == 1 else joined)
+
+    def warm_up(self, shapes: Iterable[tuple[int, ...]]) -> None:
+        """Compile the model for these shapes of a batch, and keep all of them."""
+        wanted = [(min(self.piece, shape[0]) or shape[0], *shape[1:]) for shape in shapes]
+        self.max_compiled = max(self.max_compiled, len(wanted))
+        for shape in wanted:
+            with preserve_signal_stack():
+                self._get_compiled(shape).warm_up()
+
+    def close(self) -> None:
+        """Release requests, then compiled models, then the model, in this thread."""
+        with self._compile_lock, self._cache_lock:
+            self._closed = True
+            compiled = list(self._compiled.values())
+            self._compiled.clear()
+        with preserve_signal_stack():
+            for one in compiled:
+                one.close()
+            del compiled
+            self.model = None
 
     def _get_compiled(self, shape: tuple[int, ...]) -> "_CompiledModel":
         """Return the model compiled for a shape, from a cache that drops the least recently used one.
@@ -93,7 +117,7 @@ class OpenVinoEngine:
         compiled = _CompiledModel(import_openvino().Core().compile_model(model, "CPU", self.settings), self.streams)
         with self._cache_lock:
             self._compiled[shape] = compiled
-            if len(self._compiled) > MAX_COMPILED:
+            if len(self._compiled) > self.max_compiled:
                 self._compiled.popitem(last=False)
         return compiled
 
@@ -103,21 +127,23 @@ class _CompiledModel:
 
     def __init__(self, compiled: Any, streams: int) -> None:
         self.compiled, self.max_requests = compiled, 2 * streams
+        self.names = [_get_output_name(output, number) for number, output in enumerate(compiled.outputs)]
         self._idle: list[Any] = []
 
-    def infer(self, array: np.ndarray) -> np.ndarray:
-        """Run ``array`` as one batch and return the model's output."""
+    def infer(self, array: np.ndarray) -> dict[str, np.ndarray]:
+        """Run ``array`` as one batch and return the model's outputs by name."""
         request = self._get_request()
-        result = request.infer({0: array}, share_inputs=True)[0].copy()
+        request.infer({0: array}, share_inputs=True, share_outputs=True)
+        result = self._copy_outputs(request)
         self._idle.append(request)
-        return cast(np.ndarray, result)
+        return result
 
-    def infer_pieces(self, array: np.ndarray, size: int) -> np.ndarray:
+    def infer_pieces(self, array: np.ndarray, size: int) -> list[dict[str, np.ndarray]]:
         """Run ``array`` in micro-batches of ``size``, the last padded with zeros, up to ``max_requests`` in parallel.
 
         Results are awaited in order, without OpenVINO's AsyncInferQueue, which calls Python from its own threads.
         """
-        done: list[np.ndarray] = []
+        done: list[dict[str, np.ndarray]] = []
         under_way: deque[Any] = deque()
         for start in range(0, len(array), size):
             piece = array[start : start + size]
@@ -127,12 +153,27 @@ class _CompiledModel:
                 request = self._get_request()
             else:
                 request = under_way.popleft()
-                done.append(_wait_for_result(request))
+                request.wait()
+                done.append(self._copy_outputs(request))
             request.start_async({0: piece}, share_inputs=True)
             under_way.append(request)
-        results = [*done, *map(_wait_for_result, under_way)]
+        for request in under_way:
+            request.wait()
+            done.append(self._copy_outputs(request))
         self._idle += under_way
-        return np.concatenate(results)
+        return done
+
+    def warm_up(self) -> None:
+        """Make the requests that a call in each stream needs, and allocate their memory."""
+        requests = [self._get_request() for _ in range(self.max_requests // 2)]
+        for request in requests:
+            request.infer()
+        self._idle += requests
+
+    def close(self) -> None:
+        """Delete the idle requests, then the compiled model."""
+        self._idle.clear()
+        self.compiled = None
 
     def _get_request(self) -> Any:
         """Return a request that no other call uses; requests of failed calls do not return to the pool."""
@@ -141,7 +182,10 @@ class _CompiledModel:
         except IndexError:
             return self.compiled.create_infer_request()
 
+    def _copy_outputs(self, request: Any) -> dict[str, np.ndarray]:
+        return {name: np.array(request.get_output_tensor(i).data) for i, name in enumerate(self.names)}
 
-def _wait_for_result(request: Any) -> np.ndarray:
-    request.wait()
-    return np.array(request.get_output_tensor(0).data)
+
+def _get_output_name(output: Any, number: int) -> str:
+    """Return the name of a model's output; models that are built in memory name only further outputs."""
+    return next(iter(sorted(output.names)), "logits" if number == 0 else f"output {number}")

@@ -17,7 +17,7 @@ from resnext.detection.model.faster_rcnn import FasterRcnn
 from resnext.device import autocast, pick_device
 from resnext.errors import RequestError, escape_unprintable
 from resnext.evaluation.ensemble import eval_mode
-from resnext.evaluation.predict import ImageInput, get_image_path, iterate_images, open_image, split_into_batches
+from resnext.evaluation.images import ImageInput, get_image_path, iterate_images, open_image, split_into_batches
 from resnext.files import atomic_write
 
 

@@ -1,6 +1,6 @@
 """What evaluation and prediction need of a model: networks and the engines of ``Predictor`` are such classifiers."""
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -20,9 +20,9 @@ class Classifier(Protocol):
     def preprocessing(self) -> Preprocessing | None:
         """How its images are prepared; None where the weights do not say."""
 
-    @property
-    def classes(self) -> tuple[str, ...] | None:
-        """The names of its outputs; None where the weights do not say."""
+    provenance: dict[str, Any]  # where the weights come from
+
+    classes: tuple[str, ...] | None  # the names of its outputs; None where the weights do not say
 
     def __call__(self, images: Tensor, /) -> Tensor:
         """Compute logits [B, K] of normalised images [B, C, H, W]."""

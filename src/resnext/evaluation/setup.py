@@ -21,9 +21,8 @@ from resnext.evaluation.label_mapping import LabelMapping, map_labels
 from resnext.evaluation.options import EvalOptions
 from resnext.evaluation.output.protocol import build_protocol, compare_protocols, describe_member, read_run_protocol
 from resnext.evaluation.output.tables import FORMAT
-from resnext.evaluation.predict import get_preprocessing
+from resnext.evaluation.outputs import get_preprocessing
 from resnext.evaluation.views import Views, resize_preprocessing, without_crop
-from resnext.model.network import Network
 from resnext.recipe import read_recipe
 from resnext.run_directory import RunDirectory, is_run, read_step
 from resnext.settings import DataSettings, Recipe
@@ -36,7 +35,7 @@ from resnext.weights.hub import is_remote
 class EvalNetworks:
     """The networks to evaluate and their views. ``run`` and ``recipe`` are those of the first one, if it has a run."""
 
-    models: Sequence[Network]
+    models: Sequence[Classifier]
     names: Sequence[str]  # of each network, as the user gave it
     preprocessings: Sequence[Preprocessing]
     descriptions: Sequence[dict[str, Any]]  # of each network, by protocol.describe_member
@@ -46,7 +45,7 @@ class EvalNetworks:
     recipe: Recipe | None
 
     @property
-    def model(self) -> Network:
+    def model(self) -> Classifier:
         """The first network."""
         return self.models[0]
 
@@ -91,15 +90,20 @@ class EvalRuntime(NamedTuple):
     has_engine: bool = False
 
 
-def load_networks(weights: Sequence[str], options: EvalOptions) -> EvalNetworks:
-    """Load the given weights. Raises RequestError if they cannot be evaluated together."""
-    models = [load(name, options.checkpoint) for name in weights]
+def load_networks(
+    weights: Sequence[str], options: EvalOptions, load_model: Callable[[str, str], Classifier] = load
+) -> EvalNetworks:
+    """Load the given weights by ``load_model(path, checkpoint)``.
+
+    Raises RequestError if they cannot be evaluated together.
+    """
+    models = [load_model(name, options.checkpoint) for name in weights]
     run = Path(weights[0]) if is_run(Path(weights[0])) else None
     return collect_networks(models, weights, options, run)
 
 
 def collect_networks(
-    models: Sequence[Network], names: Sequence[str], options: EvalOptions, run: Path | None = None
+    models: Sequence[Classifier], names: Sequence[str], options: EvalOptions, run: Path | None = None
 ) -> EvalNetworks:
     """Collect loaded networks, which may come from files or runs called ``names``.
 
@@ -119,7 +123,7 @@ def collect_networks(
     return EvalNetworks(models, names, preprocessings, about, views, options.combine or "probabilities", run, recipe)
 
 
-def _unify_classes(models: Sequence[Network], names: Sequence[str]) -> None:
+def _unify_classes(models: Sequence[Classifier], names: Sequence[str]) -> None:
     """Give all networks the class names of the first one that has names. ImageNet names and synsets count as equal.
 
     Raises RequestError if their classes differ.

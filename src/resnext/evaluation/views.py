@@ -17,14 +17,8 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from resnext.data.preprocessing import MAX_SIDE, Preprocessing
-from resnext.data.transforms.crops import (
-    FILTERS,
-    ConvertMode,
-    center_crop,
-    crop_long_side,
-    resize_shorter_side,
-    to_tensor,
-)
+from resnext.data.transforms.crops import to_tensor
+from resnext.data.transforms.eval_view import FILTERS, ConvertMode, center_crop, crop_long_side, resize_shorter_side
 from resnext.data.transforms.pipeline import build_eval_transform
 from resnext.errors import RequestError, did_you_mean
 

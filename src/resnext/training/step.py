@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from resnext.data.loader import Batch
-from resnext.data.preprocessing import normalize
+from resnext.data.normalization import normalize
 from resnext.data.seeding import derive_seed
 from resnext.data.transforms.mixup import mixup_cutmix
 from resnext.device import autocast

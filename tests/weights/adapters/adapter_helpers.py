@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from resnext.data.preprocessing import normalize
+from resnext.data.normalization import normalize
 from resnext.errors import RequestError
 from resnext.model.architecture import Architecture
 from resnext.model.network import Network, create_model

@@ -15,8 +15,10 @@ from safetensors.torch import save_file
 from timm.data import create_transform, resolve_data_config
 
 from resnext.data.imagenet_classes import imagenet_classes
-from resnext.data.preprocessing import Preprocessing, normalize
-from resnext.data.transforms.crops import EvalView, to_tensor
+from resnext.data.normalization import normalize
+from resnext.data.preprocessing import Preprocessing
+from resnext.data.transforms.crops import to_tensor
+from resnext.data.transforms.eval_view import EvalView
 from resnext.model.network import Network, create_model
 from resnext.weights.adapters.registry import adapt
 from resnext.weights.adapters.timm import PLAIN_PATTERN, compute_crop_pct, to_timm

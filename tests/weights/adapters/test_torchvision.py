@@ -13,7 +13,7 @@ from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
 
 import resnext
 from resnext.data.imagenet_classes import imagenet_classes
-from resnext.data.preprocessing import normalize
+from resnext.data.normalization import normalize
 from resnext.model.architecture import Architecture
 from resnext.weights.adapters import torchvision as ours
 from resnext.weights.adapters.registry import adapt

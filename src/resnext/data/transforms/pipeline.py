@@ -15,7 +15,8 @@ from torchvision.transforms import InterpolationMode, v2
 from resnext.data.decode.turbojpeg import load_decoder
 from resnext.data.preprocessing import Preprocessing
 from resnext.data.transforms.color import ColorJitter, Lighting
-from resnext.data.transforms.crops import ConvertMode, EvalView, PaperCrop, to_tensor
+from resnext.data.transforms.crops import PaperCrop, to_tensor
+from resnext.data.transforms.eval_view import ConvertMode, EvalView
 from resnext.data.transforms.from_jpeg import JpegTransform
 from resnext.data.transforms.rand_augment import RandAugment
 from resnext.errors import RequestError, did_you_mean

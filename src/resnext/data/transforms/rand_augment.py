@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from resnext.data.preprocessing import Preprocessing
-from resnext.data.transforms.crops import FILTERS
+from resnext.data.transforms.eval_view import FILTERS
 from resnext.errors import RequestError
 
 

@@ -5,12 +5,12 @@ from typing import Any
 
 from rich.table import Table
 
+from resnext.evaluation.classifier import Classifier
 from resnext.evaluation.evaluator import Evaluation
 from resnext.evaluation.output.protocol import format_protocol, format_view
 from resnext.evaluation.output.tables import measure_calibration
 from resnext.evaluation.suites.imagenet_c import SEVERITIES, CorruptionResult, compute_mean_errors, summarize_results
 from resnext.evaluation.suites.real import RealScore
-from resnext.model.network import Network
 from resnext.screen import Screen
 from resnext.text import format_percent
 from resnext.weights.released import identify_released
@@ -50,7 +50,7 @@ def format_real_score(real: RealScore) -> str:
 
 
 def print_published(
-    console: Screen, model: Network, weights: str, evaluation: Evaluation, protocol: dict[str, Any]
+    console: Screen, model: Classifier, weights: str, evaluation: Evaluation, protocol: dict[str, Any]
 ) -> None:
     """Print published results beside the measured ones, if the weights are known."""
     entry = identify_released(model.provenance, weights, model.architecture.name)

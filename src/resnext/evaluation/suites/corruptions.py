@@ -21,7 +21,7 @@ from PIL import Image
 from resnext.data.dataset import DatasetWrapper
 from resnext.data.preprocessing import Preprocessing
 from resnext.data.seeding import derive_seed
-from resnext.data.transforms.crops import ConvertMode, EvalView
+from resnext.data.transforms.eval_view import ConvertMode, EvalView
 from resnext.errors import RequestError, did_you_mean
 from resnext.evaluation.suites.imagenet_c import CORRUPTIONS, SEVERITIES
 

@@ -1,0 +1,62 @@
+"""Prepare images in parallel threads and compute a row of output for each. Without torch."""
+
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from resnext.data.dataset import BadImageError
+from resnext.data.preprocessing import Preprocessing
+from resnext.environment import count_available_cores
+from resnext.errors import RequestError
+from resnext.evaluation.images import ImageInput, get_image_path, iterate_images, split_into_batches
+from resnext.weights.presets import PREPROCESSINGS
+
+if TYPE_CHECKING:
+    from resnext.evaluation.classifier import Classifier
+
+READER_THREADS = min(8, count_available_cores())  # Pillow decodes without holding the GIL
+
+
+def compute_outputs(
+    prepare: Callable[[ImageInput], np.ndarray],
+    compute: Callable[[list[np.ndarray]], np.ndarray],
+    images: ImageInput | Iterable[ImageInput],
+    batch_size: int,
+    progress: Callable[[int], None] | None,
+) -> list[tuple[str | None, np.ndarray | str]]:
+    """Prepare images in parallel, and compute their outputs batch by batch.
+
+    Returns the path of each image, and its row of the output or why it could not be read.
+    """
+    if batch_size < 1:
+        raise RequestError(f"the batch size must be at least 1, not {batch_size}")
+
+    def try_prepare(image: ImageInput) -> np.ndarray | str:
+        try:
+            return prepare(image)
+        except BadImageError as error:
+            return error.reason
+
+    outputs: list[tuple[str | None, np.ndarray | str]] = []
+    with ThreadPoolExecutor(READER_THREADS) as pool:
+        for chunk in split_into_batches(iterate_images(images), batch_size):
+            inputs = list(pool.map(try_prepare, chunk))
+            good = [item for item in inputs if isinstance(item, np.ndarray)]
+            rows = iter(compute(good) if good else ())
+            for image, item in zip(chunk, inputs, strict=True):
+                outputs.append((get_image_path(image), item if isinstance(item, str) else next(rows)))
+            if progress is not None:
+                progress(len(outputs))
+    return outputs
+
+
+def get_preprocessing(model: "Classifier") -> Preprocessing:
+    """Return the preprocessing stored with the weights. Raises RequestError if there is none."""
+    if model.preprocessing is None:
+        raise RequestError(
+            "the weights do not say how images are prepared (size, crop, mean, std); add it by "
+            f"`resnext convert WEIGHTS NEW.safetensors --preprocessing {'|'.join(PREPROCESSINGS)}|FILE.json`"
+        )
+    return model.preprocessing

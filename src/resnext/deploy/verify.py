@@ -150,7 +150,7 @@ def main(arguments: Sequence[str]) -> None:
         rows, start, turn, began = [], 0, 0, time.perf_counter()
         while start < len(images):
             size = sizes[turn % len(sizes)]
-            rows.append(predictor.compute_logits(images[start : start + size]))
+            rows.append(predictor.infer_all(images[start : start + size]).logits)
             start, turn = start + size, turn + 1
         seconds = time.perf_counter() - began
     if "torch" in sys.modules and file.suffix != ".pt2":

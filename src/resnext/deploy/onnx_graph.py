@@ -47,6 +47,7 @@ OPERATORS = {
     "add": "Add",
     "subtract": "Sub",
     "multiply": "Mul",
+    "divide": "Div",
     "reciprocal": "Reciprocal",
     "maximum": "Max",
     "minimum": "Min",

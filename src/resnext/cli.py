@@ -29,6 +29,7 @@ VERBS = {
     "serve": "serve models over HTTP, with a page to try them",
     "bench": "measure speed and memory on this machine, beside other libraries",
     "convert": "convert weights between formats",
+    "export": "write a network for ONNX Runtime or OpenVINO, verified",
     "doctor": "show what this machine supports",
 }
 

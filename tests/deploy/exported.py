@@ -1,6 +1,7 @@
 """Graphs of each engine, built by the package's builders and run by the engine itself, for these tests."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ def run_onnx(model: bytes) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
     onnxruntime = pytest.importorskip("onnxruntime")
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
+    options.log_severity_level = 3
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     names = [output.name for output in session.get_outputs()]
     return lambda x: dict(zip(names, session.run(None, {"images": x}), strict=True))
@@ -46,9 +48,16 @@ def export(engine: str, network: Network, interface: GraphInterface) -> Callable
 
 
 def build_graph_model(
-    engine: str, interface: GraphInterface, add_operators: Callable[[Any, Any], Any], precision: str = "f32"
+    engine: str,
+    interface: GraphInterface,
+    add_operators: Callable[[Any, Any], Any],
+    precision: str = "f32",
+    file: Path | None = None,
 ) -> Graph:
-    """Build a graph of some operators, without a network; return a function from its input to its only output."""
+    """Build a graph of some operators, without a network; return a function from its input to its only output.
+
+    With ``file``, an OpenVINO model is saved there and read back.
+    """
     assert interface.preprocessing is not None
     shape = interface.get_shape(interface.preprocessing.channels)
     if engine == "onnxruntime":
@@ -60,7 +69,11 @@ def build_graph_model(
     x = graph.ops.parameter(ov.PartialShape([n if isinstance(n, int) else -1 for n in shape]), interface.dtype)
     y = add_operators(x, graph)
     y.output(0).get_tensor().set_names({"y"})
-    run = run_openvino(ov.Model([y], [x]), precision)
+    model = ov.Model([y], [x])
+    if file is not None:
+        ov.save_model(model, file, compress_to_fp16=False)
+        model = ov.Core().read_model(file)
+    run = run_openvino(model, precision)
     return lambda x: run(x)["y"]
 
 

@@ -9,7 +9,7 @@ import torch
 from resnext import Preprocessing, RequestError
 from resnext.data.normalization import normalize
 from resnext.deploy.graph_interface import GraphInterface
-from resnext.deploy.preprocess_graph import add_normalization
+from resnext.deploy.preprocess_graph import add_preprocessing
 from tests.deploy.exported import ENGINES, Graph, build_graph_model
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -31,12 +31,8 @@ def every_level(channels: int) -> np.ndarray:
 
 
 def normalization(engine: str, p: Preprocessing, bgr: bool = False, **options: Any) -> Graph:
-    return build_graph_model(
-        engine,
-        GraphInterface(input="pixels", preprocessing=p, bgr=bgr),
-        lambda x, to: add_normalization(x, p, to, bgr),
-        **options,
-    )
+    interface = GraphInterface(input="pixels", preprocessing=p, bgr=bgr)
+    return build_graph_model(engine, interface, lambda x, to: add_preprocessing(x, interface, to), **options)
 
 
 @pytest.mark.parametrize("channels", [1, 3])

@@ -12,7 +12,7 @@ from torch import nn
 from resnext.deploy.fold import ConvAct, FoldedBlock, FoldedNetwork, ScaleAct
 from resnext.deploy.graph_builder import GraphBuilder, Value
 from resnext.deploy.graph_interface import GraphInterface
-from resnext.deploy.preprocess_graph import add_normalization
+from resnext.deploy.preprocess_graph import add_preprocessing
 from resnext.model.layers import PadShortcut
 
 
@@ -25,11 +25,7 @@ def build_graph(
     ``cam`` [B, K, h, w], the class activation maps: the classifier's weights on each pixel of the last feature map,
     without bias, so that ``logits = cam.mean((2, 3)) + bias``. A network without classifier has only the first.
     """
-    if interface.input == "picture":
-        raise NotImplementedError("input picture follows")
-    if interface.preprocessing is not None and interface.input != "normalised":
-        x = add_normalization(x, interface.preprocessing, builder, interface.bgr)
-    x = _add_last_map(folded, x, builder)
+    x = _add_last_map(folded, add_preprocessing(x, interface, builder), builder)
     pooled = builder.mean(x)
     if not isinstance(folded.fc, nn.Linear):
         return {"logits": pooled}

@@ -1,7 +1,7 @@
 """The operators that a graph of OpenVINO or ONNX is built from."""
 
 from collections.abc import Sequence
-from typing import Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -11,6 +11,8 @@ from resnext.model.layers import PadShortcut
 
 SLICE_END = np.iinfo(np.int64).max  # end of a slice that takes all
 Value = TypeVar("Value")
+Elementwise = Literal["add", "subtract", "multiply", "reciprocal", "maximum", "minimum", "absolute", "floor"]
+Comparison = Literal["less", "less_equal", "equal"]
 
 
 class GraphBuilder(Protocol[Value]):
@@ -43,6 +45,10 @@ class GraphBuilder(Protocol[Value]):
     def softmax(self, x: Value) -> Value:
         """Add a softmax over the last axis."""
 
+    @property
+    def real(self) -> type[np.floating]:
+        """The most exact type in which the engine computes: float64, or float32 if it computes that in float32."""
+
     def constant(self, value: np.ndarray) -> Value:
         """Add a constant."""
 
@@ -54,3 +60,24 @@ class GraphBuilder(Protocol[Value]):
 
     def gather(self, x: Value, indices: Value, axis: int) -> Value:
         """Add a selection along an axis, as ``numpy.take``."""
+
+    def shape(self, x: Value) -> Value:
+        """Add a look-up of the lengths of the axes, int64."""
+
+    def arange(self, count: Value) -> Value:
+        """Add the numbers 0, 1, ..., ``count`` - 1, int64, for a scalar ``count``."""
+
+    def elementwise(self, operator: Elementwise | Comparison, *values: Value) -> Value:
+        """Add an operator on one or two values of one type, broadcast as in numpy."""
+
+    def where(self, condition: Value, x: Value, y: Value) -> Value:
+        """Add ``x`` where ``condition`` holds and ``y`` elsewhere."""
+
+    def sum(self, x: Value, axis: int) -> Value:
+        """Add a sum over an axis, which stays with length 1."""
+
+    def matmul(self, x: Value, y: Value) -> Value:
+        """Add a matrix product over the last two axes, as ``numpy.matmul``."""
+
+    def slice(self, x: Value, start: Value, stop: Value, axis: int) -> Value:
+        """Add a slice along an axis, between scalars."""

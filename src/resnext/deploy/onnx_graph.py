@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from resnext.deploy.fold import FoldedNetwork
 from resnext.deploy.graph import build_graph, to_pair
-from resnext.deploy.graph_builder import SLICE_END
+from resnext.deploy.graph_builder import SLICE_END, Comparison, Elementwise
 from resnext.deploy.graph_interface import DEFAULT_INTERFACE, INPUT_NAME, GraphInterface
 from resnext.model.layers import PadShortcut
 
@@ -43,8 +43,25 @@ def build_onnx_model(folded: FoldedNetwork, interface: GraphInterface = DEFAULT_
     return made_bytes
 
 
+OPERATORS = {
+    "add": "Add",
+    "subtract": "Sub",
+    "multiply": "Mul",
+    "reciprocal": "Reciprocal",
+    "maximum": "Max",
+    "minimum": "Min",
+    "absolute": "Abs",
+    "floor": "Floor",
+    "less": "Less",
+    "less_equal": "LessOrEqual",
+    "equal": "Equal",
+}
+
+
 class OnnxGraph:
     """A ``GraphBuilder`` (which documents the methods) whose values are the names of ONNX nodes' outputs."""
+
+    real = np.float64
 
     def __init__(self) -> None:
         self.nodes: list[Any] = []
@@ -107,6 +124,29 @@ class OnnxGraph:
 
     def gather(self, x: str, indices: str, axis: int) -> str:
         return self.add_node("Gather", [x, indices], axis=axis)
+
+    def shape(self, x: str) -> str:
+        return self.add_node("Shape", [x])
+
+    def arange(self, count: str) -> str:
+        return self.add_node("Range", [self.constant(np.array(0)), count, self.constant(np.array(1))])
+
+    def elementwise(self, operator: Elementwise | Comparison, *values: str) -> str:
+        return self.add_node(OPERATORS[operator], list(values))
+
+    def where(self, condition: str, x: str, y: str) -> str:
+        return self.add_node("Where", [condition, x, y])
+
+    def sum(self, x: str, axis: int) -> str:
+        return self.add_node("ReduceSum", [x, self._add_integers([axis])], keepdims=1)
+
+    def matmul(self, x: str, y: str) -> str:
+        return self.add_node("MatMul", [x, y])
+
+    def slice(self, x: str, start: str, stop: str, axis: int) -> str:
+        one = self._add_integers([1])
+        start, stop = (self.add_node("Reshape", [value, one]) for value in (start, stop))
+        return self.add_node("Slice", [x, start, stop, self._add_integers([axis])])
 
     def add_node(self, kind: str, inputs: list[str], name: str | None = None, **attributes: Any) -> str:
         """Add a node with one output and return the output's name."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from resnext.deploy.fold import FoldedNetwork
 from resnext.deploy.graph import build_graph, to_pair
-from resnext.deploy.graph_builder import SLICE_END
+from resnext.deploy.graph_builder import SLICE_END, Comparison, Elementwise
 from resnext.deploy.graph_interface import DEFAULT_INTERFACE, INPUT_NAME, GraphInterface
 from resnext.deploy.openvino_engine import import_openvino
 from resnext.model.layers import PadShortcut
@@ -35,7 +35,12 @@ def build_openvino_model(folded: FoldedNetwork, interface: GraphInterface = DEFA
 
 
 class OpenVinoGraph:
-    """A ``GraphBuilder`` (which documents the methods) whose values are OpenVINO nodes."""
+    """A ``GraphBuilder`` (which documents the methods) whose values are OpenVINO nodes.
+
+    The operators of preprocessing stay in float32 where the engine computes the network in bf16 (``_keep_float32``).
+    """
+
+    real = np.float32  # the CPU plugin computes float64 in float32
 
     def __init__(self) -> None:
         from openvino import opset13
@@ -85,7 +90,7 @@ class OpenVinoGraph:
         return self.ops.constant(value)
 
     def cast(self, x: Any, dtype: DTypeLike) -> Any:
-        return self.ops.convert(x, np.dtype(dtype))
+        return _keep_float32(self.ops.convert(x, np.dtype(dtype)))
 
     def transpose(self, x: Any, axes: Sequence[int]) -> Any:
         return self.ops.transpose(x, np.array(axes))
@@ -93,5 +98,36 @@ class OpenVinoGraph:
     def gather(self, x: Any, indices: Any, axis: int) -> Any:
         return self.ops.gather(x, indices, np.array(axis))
 
+    def shape(self, x: Any) -> Any:
+        return self.ops.shape_of(x)
+
+    def arange(self, count: Any) -> Any:
+        return self.ops.range(np.array(0), count, np.array(1), "i64")
+
+    def elementwise(self, operator: Elementwise | Comparison, *values: Any) -> Any:
+        if operator == "reciprocal":
+            power = _keep_float32(self.ops.power(*values, np.float32(-1)))  # alone, it would become a division again
+            return _keep_float32(self.ops.maximum(power, np.float32(0)))
+        return _keep_float32(getattr(self.ops, operator)(*values))
+
+    def where(self, condition: Any, x: Any, y: Any) -> Any:
+        return _keep_float32(self.ops.select(condition, x, y))
+
+    def sum(self, x: Any, axis: int) -> Any:
+        return _keep_float32(self.ops.reduce_sum(x, np.array([axis]), True))
+
+    def matmul(self, x: Any, y: Any) -> Any:
+        return _keep_float32(self.ops.matmul(x, y, False, False))
+
+    def slice(self, x: Any, start: Any, stop: Any, axis: int) -> Any:
+        start, stop = (self.ops.unsqueeze(value, np.array(0)) for value in (start, stop))
+        return self.ops.slice(x, start, stop, np.array([1]), np.array([axis]))
+
     def _make_constant(self, value: Tensor) -> Any:
         return self.ops.constant(value.detach().contiguous().numpy())
+
+
+def _keep_float32(node: Any) -> Any:
+    """Mark a node as one that is not converted to bf16 or f16; the mark is saved with the model."""
+    node.get_rt_info()["precise_0"] = ""
+    return node

@@ -1,7 +1,6 @@
 """``resnext serve``: serve models over HTTP, with a page to try them."""
 
 import argparse
-import json
 import os
 import sys
 from functools import partial
@@ -84,6 +83,7 @@ def run(args: argparse.Namespace) -> int:
     from resnext.serving.app import make_app
     from resnext.serving.limits import Limits
     from resnext.serving.loading import LoadOptions, load_model, name_models
+    from resnext.serving.request_log import RequestLog
     from resnext.serving.security import is_loopback, list_own_hosts
     from resnext.serving.server import bind_socket, exit_process, format_address, run_server
     from resnext.serving.service import Service
@@ -106,7 +106,7 @@ def run(args: argparse.Namespace) -> int:
         hosts=[*list_own_hosts(), *args.allow_host],
         routers=make_more_routers(service, args),
         has_runs=args.runs is not None,
-        log_request=print_request if args.log else None,
+        log_request=RequestLog(sys.stderr) if args.log else None,
     )
     options = LoadOptions(
         engine=args.engine,
@@ -155,11 +155,6 @@ def read_token(args: argparse.Namespace) -> str | None:
     if not token or not token.isascii() or not token.isprintable() or " " in token or len(token) > MAX_TOKEN_BYTES:
         raise RequestError("the token must be letters, digits and signs without spaces (at most 4096)")
     return str(token)
-
-
-def print_request(facts: dict[str, Any]) -> None:
-    """Print one request as a line of JSON."""
-    print(json.dumps(facts), file=sys.stderr)
 
 
 def announce(service: "Service", address: str, open_browser: bool) -> None:

@@ -23,7 +23,7 @@ from resnext.version import __version__
 
 logger = logging.getLogger("resnext.serving")
 LEFT = 499  # in metrics and logs: the client left before the answer (the status that nginx writes)
-RequestLog = Callable[[dict[str, Any]], None]
+RequestLogger = Callable[[dict[str, Any]], None]
 
 
 def make_app(
@@ -33,7 +33,7 @@ def make_app(
     hosts: Sequence[str] = (),
     routers: Sequence[APIRouter] = (),
     has_runs: bool = False,
-    log_request: RequestLog | None = None,
+    log_request: RequestLogger | None = None,
 ) -> FastAPI:
     """Make the application.
 
@@ -66,7 +66,7 @@ def make_app(
 class RecordMiddleware:
     """Counts and logs every request, and answers 500 with a problem for an error of the program."""
 
-    def __init__(self, app: ASGIApp, service: Service, log_request: RequestLog | None) -> None:
+    def __init__(self, app: ASGIApp, service: Service, log_request: RequestLogger | None) -> None:
         self.app, self.service, self.log_request = app, service, log_request
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -7,9 +7,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from resnext.deploy.export_info import ExportInfo
+from resnext.deploy.exported import find_exported_file, read_export_info
 from resnext.errors import RequestError
 from resnext.run_directory import read_run_kind
-from resnext.serving.served_model import ServedModel
+from resnext.serving.served_model import ServedModel, list_sizes
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 UNFIT = re.compile(r"[^A-Za-z0-9._-]+")
@@ -85,7 +87,12 @@ def _make_name(source: str) -> str:
 
 def load_model(model: ModelSource, options: LoadOptions) -> ServedModel:
     """Load a model; it is not prepared yet. Raises RequestError if it cannot be served."""
-    if read_task(model.source) == "detection":
+    exported = None
+    if "://" not in model.source:
+        if read_run_kind(model.source) == "detection":
+            return _load_detector(model, options)
+        exported = read_info(model.source)
+    if exported is not None and exported.task == "detection":
         return _load_detector(model, options)
     from resnext.deploy.predictor import Predictor
     from resnext.evaluation.outputs import get_preprocessing
@@ -104,23 +111,16 @@ def load_model(model: ModelSource, options: LoadOptions) -> ServedModel:
     return ServedModel(
         model.name,
         predictor,
-        max_batch=options.max_batch,
+        sizes=list_sizes(options.max_batch) if exported is None or exported.batch is None else [exported.batch],
         streams=options.streams,
         architecture=predictor.architecture.name,
     )
 
 
-def read_task(source: str) -> str:
-    """Read what a model is for, "classification" or "detection", from its recipe or its metadata."""
-    if "://" in source:
-        return "classification"
-    from resnext.deploy.exported import find_exported_file, read_export_info
-
-    kind = read_run_kind(source)
-    if kind is not None:
-        return kind
+def read_info(source: str) -> ExportInfo | None:
+    """Read what an exported file says about itself; None for anything else."""
     exported = find_exported_file(Path(source))
-    return read_export_info(exported).task if exported is not None else "classification"
+    return None if exported is None else read_export_info(exported)
 
 
 def _load_detector(model: ModelSource, options: LoadOptions) -> ServedModel:

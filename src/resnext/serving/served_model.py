@@ -25,7 +25,7 @@ class ServedModel:
         name: The name in addresses and answers.
         predictor: A ``ClassifierPredictor`` or a ``DetectorPredictor``.
         task: "classification" or "detection".
-        max_batch: The largest batch of a classifier.
+        sizes: The sizes of a batch that a classifier is prepared for; others are padded.
         streams: How many batches run at the same time.
         architecture: The name of the network.
     """
@@ -36,7 +36,7 @@ class ServedModel:
         predictor: ClassifierPredictor | DetectorPredictor,
         task: str = "classification",
         *,
-        max_batch: int = 8,
+        sizes: Sequence[int] = (1, 2, 4, 8),
         streams: int = 1,
         architecture: str = "",
     ) -> None:
@@ -44,7 +44,7 @@ class ServedModel:
         self.predictor: Any = predictor
         self.streams = streams
         self.takes_pictures = task == "detection" or getattr(predictor, "input", "pixels") == "picture"
-        self.sizes = [1] if self.takes_pictures else list_sizes(max_batch)
+        self.sizes = [1] if self.takes_pictures else list(sizes)
         self.classes: tuple[str, ...] = tuple(predictor.classes or ())
         self.batcher: Batcher[np.ndarray, ClassifierRow | Detections] | None = None
 

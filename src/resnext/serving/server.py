@@ -135,7 +135,7 @@ def run_server(
     """
     limits = service.limits
     connections = Connections(limits, raise_file_limit(limits.connections))
-    service.metrics.watch_connections(connections)
+    service.metrics.watch_connections(lambda: len(connections.opened), lambda: connections.evicted)
     config = uvicorn.Config(
         app,
         http=make_protocol(connections),

@@ -30,7 +30,7 @@ from resnext.serving.admission import BodyBudget, DecodeLoad, PixelBudget, check
 from resnext.serving.batcher import Job
 from resnext.serving.decoding import DecodedPicture, decode_picture
 from resnext.serving.limits import Limits
-from resnext.serving.metrics import Metrics
+from resnext.serving.metrics import Metrics, ModelState, ServiceState
 from resnext.serving.pictures import read_picture_header
 from resnext.serving.predictors import Detections
 from resnext.serving.problems import ProblemError
@@ -99,7 +99,7 @@ class Service:
     def __init__(self, limits: Limits | None = None) -> None:
         self.limits = limits or Limits()
         self.models: dict[str, ServedModel] = {}
-        self.metrics = Metrics(self)
+        self.metrics = Metrics(self.read_state)
         self.body_budget = BodyBudget(self.limits)
         self.pixel_budget = PixelBudget(self.limits)
         threads = max(2, count_available_cores() // 4)  # an engine takes several times as long as decoding
@@ -132,6 +132,16 @@ class Service:
                 )
             raise ProblemError(404, f"there is no model {name[:100]!r}{did_you_mean(name, self.models)}", "model")
         return found
+
+    def read_state(self) -> ServiceState:
+        """Return what the metrics say of this moment."""
+        waiting = self.decode_load.waiting
+        models = [
+            ModelState(model.name, model.batcher.load, model.batcher.predict_wait(waiting), model.batcher.dropped)
+            for model in self.models.values()
+            if model.batcher is not None
+        ]
+        return ServiceState(self.find_fault() is None, waiting, self.body_budget.used, self.pixel_budget.used, models)
 
     def find_fault(self) -> str | None:
         """Say why the server is not ready; None if it is."""
@@ -196,7 +206,8 @@ class Service:
             for job in state.jobs:
                 job.cancel()
         state.times.total = time.monotonic() - start
-        self.metrics.record_times(model.name, state.times, results)
+        refused = sum(isinstance(result, ProblemError) for result in results)
+        self.metrics.record_answer(model.name, len(results) - refused, refused, state.times.queue)
         return Answer(list(results), state.times)
 
     async def _process(

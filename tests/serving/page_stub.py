@@ -67,6 +67,13 @@ class Model:
         }
 
 
+def open_gate() -> threading.Event:
+    """Return an event that is set."""
+    gate = threading.Event()
+    gate.set()
+    return gate
+
+
 @dataclass
 class Stub:
     """The server's state, which a test sets and reads."""
@@ -76,6 +83,7 @@ class Stub:
     token: str = ""
     has_runs: bool = False
     change: Callable[[dict[str, Any]], None] = lambda answer: None  # edits an answer before it is sent
+    gate: threading.Event = field(default_factory=open_gate)  # predictions wait until it is set
     requests: list[Request] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
     server: ThreadingHTTPServer | None = None
@@ -106,7 +114,7 @@ class Handler(BaseHTTPRequestHandler):
 
     stub: Stub
 
-    def do_GET(self) -> None:  # noqa: N802
+    def do_GET(self) -> None:
         """Answer for the page, its files, the models and the runs."""
         path = urlsplit(self.path).path
         self.stub.paths.append(path)
@@ -117,18 +125,19 @@ class Handler(BaseHTTPRequestHandler):
             self.send_problem(401, "The token is missing or wrong.")
         elif path == "/v1/models":
             self.send(200, {}, {"models": [model.describe() for model in self.stub.models]})
-        elif path == "/v1/runs" and self.stub.has_runs:
-            self.send(200, {}, {"runs": []})
+        elif path == "/v1/runs":
+            self.send(200 if self.stub.has_runs else 204, {}, {"runs": []} if self.stub.has_runs else b"")
         else:
             self.send_problem(404, "There is nothing at this address.")
 
-    def do_POST(self) -> None:  # noqa: N802
+    def do_POST(self) -> None:
         """Answer /v1/predict."""
         body = self.rfile.read(int(self.headers["Content-Length"]))
         query = {key: values[0] for key, values in parse_qs(urlsplit(self.path).query).items()}
         if not self.is_allowed():
             return self.send_problem(401, "The token is missing or wrong.")
         self.stub.requests.append(Request(query, self.headers, body))
+        self.stub.gate.wait(30)
         model = next(model for model in self.stub.models if model.name == query["model"])
         if self.stub.replies.get(model.name):
             return self.send(*self.stub.replies[model.name].pop(0))
@@ -159,7 +168,7 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(data)
 
-    def log_message(self, *args: object) -> None:  # noqa: ARG002
+    def log_message(self, *args: object) -> None:
         """Print nothing."""
 
 

@@ -12,6 +12,37 @@ export function build(tag, properties = {}, ...children) {
   return element;
 }
 
+/** Build a bar whose filled part is a share from 0 to 1. The number stands beside it as text. */
+export function buildBar(share, color) {
+  const fill = build("span", { class: "fill" });
+  fill.style.width = `${100 * Math.min(Math.max(share, 0), 1)}%`;
+  if (color) fill.style.backgroundColor = color;
+  return build("span", { class: "bar", "aria-hidden": "true" }, fill);
+}
+
+/** Build a slider of options[key] from ``low`` to 1; ``sync`` shows the value after another slider has changed it. */
+export function buildSlider(label, options, key, format, onChange, low = 0) {
+  const output = build("output", {});
+  const input = build("input", { type: "range", min: low, max: 1, step: 0.05, oninput: () => {
+    options[key] = Number(input.value);
+    onChange();
+  } });
+  const sync = () => {
+    input.value = options[key];
+    output.textContent = format(options[key]);
+  };
+  return { element: build("label", { class: "slider" }, build("span", {}, label), input, output), sync };
+}
+
+/** Build a switch of options[key]; ``sync`` shows the value after another switch has changed it. */
+export function buildSwitch(label, options, key, onChange) {
+  const input = build("input", { type: "checkbox", onchange: () => {
+    options[key] = input.checked;
+    onChange();
+  } });
+  return { element: build("label", { class: "switch" }, input, label), sync: () => (input.checked = options[key]) };
+}
+
 /** Put text on the clipboard and say so on the button for two seconds. */
 export async function copyText(text, button) {
   const words = button.textContent;

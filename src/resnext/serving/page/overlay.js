@@ -49,6 +49,11 @@ export function findScale(maps, signed) {
   return largest;
 }
 
+/** Return the canvas pixels of one pixel on the screen. */
+function measureScreenPixel(canvas) {
+  return canvas.clientWidth ? canvas.width / canvas.clientWidth : 1;
+}
+
 /** Size a canvas to a picture of [width, height], at most LARGEST pixels; return the pixels per picture pixel. */
 function fitCanvas(canvas, [width, height]) {
   const longer = Math.max(width, height);
@@ -79,11 +84,11 @@ export function drawHeatMap(canvas, cam, map, { size, strength, signed, scale })
 function drawVeil(context, canvas, [x, y, width, height]) {
   const covers = x < 1 && y < 1 && x + width > canvas.width - 1 && y + height > canvas.height - 1;
   if (covers) return;
-  context.fillStyle = "rgb(128 132 140 / 72%)";
+  context.fillStyle = getComputedStyle(canvas).getPropertyValue("--cut-off");
   context.fillRect(0, 0, canvas.width, canvas.height);
   context.clearRect(x, y, width, height);
   context.strokeStyle = "rgb(255 255 255 / 85%)";
-  context.lineWidth = Math.max(2, canvas.width / 500);
+  context.lineWidth = 1.5 * measureScreenPixel(canvas);
   context.strokeRect(x, y, width, height);
 }
 
@@ -125,16 +130,16 @@ export function describePeak(cam, map, size) {
 export function drawBoxes(canvas, boxes, { size, focus }) {
   const [sx, sy] = fitCanvas(canvas, size);
   const context = canvas.getContext("2d");
-  const line = Math.max(2.5, canvas.width / 320);
+  const pixel = measureScreenPixel(canvas);
   for (const box of [...boxes].reverse()) { // the highest scores on top
     const [x0, y0, x1, y1] = box.box;
     const corner = [x0 * sx, y0 * sy, (x1 - x0) * sx, (y1 - y0) * sy];
     const color = pickClassColor(box.index);
     context.globalAlpha = focus && focus !== box ? 0.35 : 1;
-    context.lineWidth = line + 2.5;
+    context.lineWidth = 4 * pixel;
     context.strokeStyle = "rgb(17 24 39 / 75%)";
     context.strokeRect(...corner);
-    context.lineWidth = line;
+    context.lineWidth = 2.25 * pixel;
     context.strokeStyle = color;
     context.strokeRect(...corner);
     if (focus === box) {

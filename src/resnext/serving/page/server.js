@@ -41,7 +41,7 @@ export function parseRetryAfter(value, now = Date.now()) {
   return Number.isFinite(seconds) ? Math.min(Math.max(Math.ceil(seconds), 1), LONGEST_WAIT) : 2;
 }
 
-/** Ask the server, with the token if there is one. Return the JSON of an answer 200; throw the errors above else. */
+/** Ask the server, with the token if there is one. Return the JSON of its answer (null if it is empty); else throw the errors above. */
 export async function askServer(path, { signal, ...options } = {}) {
   const headers = new Headers(options.headers);
   const token = readToken();
@@ -51,6 +51,7 @@ export async function askServer(path, { signal, ...options } = {}) {
   let response;
   try {
     response = await fetch(path, { ...options, headers, signal: either, cache: "no-store" });
+    if (response.status === 204) return null;
     if (response.ok) return await response.json();
   } catch (error) {
     if (signal?.aborted) throw error;
@@ -84,11 +85,10 @@ export async function listModels() {
   return answer.models;
 }
 
-/** Return whether the server shows training runs: then a link to their page is worth showing. */
+/** Return whether the server shows training runs. Without runs it answers 204: a 404 would stand in the console. */
 export async function hasRuns() {
   try {
-    await askServer("v1/runs");
-    return true;
+    return (await askServer("v1/runs")) !== null;
   } catch {
     return false;
   }

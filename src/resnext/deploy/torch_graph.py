@@ -19,6 +19,7 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "add": aten.add.Tensor,
     "subtract": aten.sub.Tensor,
     "multiply": aten.mul.Tensor,
+    "divide": aten.floor_divide.default,  # only of integers
     "reciprocal": aten.reciprocal.default,
     "maximum": aten.maximum.default,
     "minimum": aten.minimum.default,
@@ -38,7 +39,7 @@ class ExportedNetwork(nn.Module):
 
     def __init__(self, folded: FoldedNetwork, interface: GraphInterface) -> None:
         super().__init__()
-        interface.check_network(folded.architecture)
+        interface.check_channels(folded.architecture.in_channels, folded.architecture.name)
         builder = TorchGraph()
         outputs = build_graph(folded, builder.graph.placeholder(INPUT_NAME), builder, interface)
         builder.graph.output(tuple(outputs.values()))

@@ -12,13 +12,13 @@ from resnext.run_directory import CHECKPOINT_NAMES, RunDirectory, check_checkpoi
 if TYPE_CHECKING:
     from resnext.deploy.export import ExportResult
 
-SUMMARY = "Export a network to ONNX or OpenVINO, with its preprocessing inside; verified before it is kept."
+SUMMARY = "Export a network to ONNX, OpenVINO or torch.export, with its preprocessing inside; verified before it is kept."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments for weights, format and input."""
     parser.add_argument("weights", metavar="RUN_OR_WEIGHTS", help="run directory, weights file of any format, hf://...")
-    parser.add_argument("--to", required=True, metavar="FORMAT", help="onnx or openvino")
+    parser.add_argument("--to", required=True, metavar="FORMAT", help="onnx, openvino or torch-export")
     parser.add_argument("--out", metavar="FILE", help="the file to write [RUN/export/NAME or NAME beside the weights]")
     parser.add_argument(
         "--input", choices=("pixels", "picture", "normalised"), default="pixels",

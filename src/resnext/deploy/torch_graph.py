@@ -19,6 +19,7 @@ OPERATORS: dict[str, Callable[..., Any]] = {
     "add": aten.add.Tensor,
     "subtract": aten.sub.Tensor,
     "multiply": aten.mul.Tensor,
+    "divide": aten.floor_divide.default,  # only of integers
     "reciprocal": aten.reciprocal.default,
     "maximum": aten.maximum.default,
     "minimum": aten.minimum.default,

@@ -68,7 +68,7 @@ OPERATORS = {
         *((f"{name}.Tensor", getattr(aten, name).Tensor, "self:tensor other:tensor") for name in ("lt", "le", "eq")),
         *(
             (f"{name}.default", getattr(aten, name).default, "self:tensor other:tensor")
-            for name in ("maximum", "minimum")
+            for name in ("maximum", "minimum", "floor_divide")
         ),
     )
 }

@@ -23,7 +23,11 @@ from resnext.files import report_write_errors
 from resnext.model.network import Network
 from resnext.version import __version__
 
-TOOLS = {"onnx": ("onnx",), "openvino": ("openvino",), "torch-export": ()}  # packages whose versions are written into the file
+TOOLS = {
+    "onnx": ("onnx",),
+    "openvino": ("openvino",),
+    "torch-export": (),
+}  # packages whose versions are written into the file
 INT8_TOOLS = ("nncf",)
 MAX_ONNX_BYTES = 1_800_000_000  # protobuf ends at 2 GB
 Progress = Callable[[str], None]
@@ -127,7 +131,7 @@ def describe_export(network: Network, request: ExportRequest, weights_sha256: st
 
 
 def list_tool_versions(packages: Sequence[str]) -> dict[str, str]:
-    """Return the versions of this package, of torch and Pillow (whose resizing has changed), and of the given packages."""
+    """Return the versions of this package, of torch, Pillow (whose resizing has changed) and the given packages."""
     return {"resnext": __version__} | {package: version(package) for package in ("torch", "pillow", *packages)}
 
 

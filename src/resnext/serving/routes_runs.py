@@ -18,7 +18,6 @@ from fastapi import APIRouter, Header, HTTPException, Query
 from fastapi.responses import Response, StreamingResponse
 from numpy.typing import NDArray
 
-import resnext
 from resnext.serving.run_facts import PICTURES, SPEED, RunFacts, read_columns
 from resnext.serving.run_logs import MAX_POINTS, LogPart, LogReader, average_buckets, pick_extremes
 from resnext.serving.run_table import FoundRun, RunTable, read_stamp
@@ -83,7 +82,7 @@ def make_runs_router(folder: Path) -> APIRouter:
 
     @router.get("/runs", include_in_schema=False)
     def show_page() -> Response:
-        page = (files(resnext) / "serving" / "page" / "runs.html").read_bytes()
+        page = (files("resnext.serving") / "page" / "runs.html").read_bytes()
         return Response(page, media_type="text/html; charset=utf-8", headers={"Cache-Control": "no-cache"})
 
     @router.get("/v1/runs", summary="List the training runs", responses={304: {"description": "Nothing changed"}})

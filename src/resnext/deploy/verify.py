@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -143,7 +143,7 @@ def main(arguments: Sequence[str]) -> None:
     from resnext.deploy.predictor import Predictor
 
     file, given, out = map(Path, arguments)
-    exported = open_exported(file)
+    exported = replace(open_exported(file), is_isolated=True)
     with Predictor(exported) as predictor, np.load(given) as arrays:
         images = [predictor.prepare(arrays[name]) for name in arrays.files]
         sizes = [exported.info.batch] if exported.info.batch is not None else list(BATCHES)

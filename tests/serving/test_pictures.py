@@ -106,7 +106,7 @@ def test_a_jpeg_of_thousands_of_scans_is_refused_and_a_usual_one_is_not():
     data = encode("JPEG", (2000, 2000), progressive=True)
     header = read_picture_header(data, LIMITS)
     check_scans(data, header, LIMITS)
-    with pytest.raises(ProblemError, match="100.. scans"):
+    with pytest.raises(ProblemError, match=r"100.. scans"):
         check_scans(data[:-2] + b"\xff\xda\0\x08\x01\x01\0\x01\x3f\0" * 10_000 + data[-2:], header, LIMITS)
 
 

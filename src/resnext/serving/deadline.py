@@ -181,4 +181,4 @@ def raise_file_limit(connections: int) -> int:
             soft = wanted
         except (ValueError, OSError):
             pass
-    return connections if soft == resource.RLIM_INFINITY else max(16, min(connections, soft - 128))
+    return connections if soft == resource.RLIM_INFINITY else min(connections, max(16, soft - 128))

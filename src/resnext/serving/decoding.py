@@ -38,7 +38,8 @@ def decode_picture(model: ServedModel, data: bytes, header: PictureHeader, limit
             image = read_image(file, p.channels, p.exif)
             pixels = model.predictor.prepare(image)
     except BadImageError as error:
-        raise ProblemError(422, f"the {header.format} picture cannot be read: {error.reason}", "unreadable") from None
+        reason = "it is damaged" if error.reason.startswith("not an image") else error.reason
+        raise ProblemError(422, f"the {header.format} picture cannot be read: {reason}", "unreadable") from None
     except MemoryError:
         raise ProblemError(422, "the picture is too large for the memory of the server", "pixels") from None
     return DecodedPicture(image.size, pixels, time.monotonic() - start)

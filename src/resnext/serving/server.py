@@ -74,7 +74,6 @@ class ModelServer(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, and begin to load the models."""
         await super().startup(sockets)
-        self.service.use_loop(asyncio.get_running_loop())
         threading.Thread(target=self._load, name="load-models", daemon=True).start()
 
     def _load(self) -> None:

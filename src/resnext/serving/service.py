@@ -18,6 +18,7 @@ import asyncio
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -93,7 +94,7 @@ class _Gathering:
 class Service:
     """All models, and what they share: limits, the decoding threads and the metrics.
 
-    It must be used on one event loop, except for ``add_model``. Models can be added while it runs.
+    It must be used on one event loop, except for ``add_model``: models can be added while it runs.
     """
 
     def __init__(self, limits: Limits | None = None) -> None:
@@ -107,15 +108,10 @@ class Service:
         self._decoders = ThreadPoolExecutor(threads, "decode", initializer=block_signals)
         self.is_ready = False  # all models are loaded
         self.is_stopping = False
-        self._loop: asyncio.AbstractEventLoop | None = None
-
-    def use_loop(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Say on which event loop the results are delivered. To be called before the first model is added."""
-        self._loop = loop
 
     def add_model(self, model: ServedModel) -> None:
         """Prepare a model, which takes seconds to minutes, and serve it. May be called in any thread."""
-        model.start(self._deliver, lambda count, seconds: self.metrics.record_batch(model.name, count, seconds))
+        model.start(_deliver, lambda count, seconds: self.metrics.record_batch(model.name, count, seconds))
         self.models[model.name] = model
 
     def find_model(self, name: str | None = None) -> ServedModel:
@@ -269,11 +265,6 @@ class Service:
             return ClassifiedImage(decoded.size, decoded.pixels, *job.result)
         return DetectedImage(decoded.size, job.result)
 
-    def _deliver(self, jobs: Sequence[Job[np.ndarray, Any]]) -> None:
-        """Wake the requests of a batch: one call of the event loop for all of them. Called in a worker thread."""
-        assert self._loop is not None
-        self._loop.call_soon_threadsafe(_wake, jobs)
-
     async def run_in_decoder(self, function: Any, *arguments: Any) -> Any:
         """Run a function in a decoding thread, such as the encoding of a picture."""
         return await asyncio.get_running_loop().run_in_executor(self._decoders, function, *arguments)
@@ -289,7 +280,14 @@ class Service:
         return all(ended)
 
 
-def _wake(jobs: Sequence[Job[np.ndarray, Any]]) -> None:
-    for job in jobs:
-        if isinstance(job.token, asyncio.Future) and not job.token.done():
-            job.token.set_result(None)
+def _deliver(jobs: Sequence[Job[np.ndarray, Any]]) -> None:
+    """Wake the requests of a batch: one call of the event loop for all of them. Called in a worker thread."""
+    futures = [job.token for job in jobs if isinstance(job.token, asyncio.Future)]
+    with suppress(RuntimeError):  # the loop is closed: the server has stopped without waiting for answers
+        futures[0].get_loop().call_soon_threadsafe(_wake, futures)
+
+
+def _wake(futures: Sequence["asyncio.Future[None]"]) -> None:
+    for future in futures:
+        if not future.done():
+            future.set_result(None)

@@ -28,6 +28,7 @@ VERBS = {
     "paper": "show the paper's tables and figures beside measured results; run what is missing",
     "bench": "measure speed and memory on this machine, beside other libraries",
     "convert": "convert weights between formats",
+    "export": "write a network for ONNX Runtime or OpenVINO, verified",
     "doctor": "show what this machine supports",
 }
 

@@ -11,6 +11,7 @@ from resnext.model.architecture import Architecture
 
 KEY = "resnext.json"  # name of the metadata entry; in OpenVINO's rt_info the path resnext/json
 SCHEMA = 1
+FORMATS = {"onnx": ".onnx", "openvino": ".xml"}  # --to, and the suffix of the file
 TASKS = ("classification", "detection")
 INPUTS = {  # what a file takes: --input
     "pixels": "uint8 [N, S, S, C], resized and cropped; normalised inside",

@@ -3,12 +3,11 @@
 import numpy as np
 
 from resnext.data.preprocessing import Preprocessing
+from resnext.data.transforms.eval_view import MAX_ASPECT_RATIO, normalize_pixels
 from resnext.deploy.graph_builder import GraphBuilder, Value
 from resnext.deploy.graph_expression import Expression
 from resnext.deploy.graph_interface import GraphInterface
 from resnext.deploy.resample_graph import AxisView, resize_picture
-
-MAX_ASPECT_RATIO = 32  # as crops.MAX_ASPECT_RATIO
 
 
 def add_preprocessing(x: Value, interface: GraphInterface, to: GraphBuilder[Value]) -> Value:
@@ -71,13 +70,13 @@ def _flip_channels(x: Value, to: GraphBuilder[Value]) -> Value:
 
 
 def add_normalization(pixels: Value, preprocessing: Preprocessing, to: GraphBuilder[Value]) -> Value:
-    """Add the normalisation of uint8 pixels [B, C, S, S]; return float32 of that shape, bit-equal to ``normalize``.
+    """Add the normalisation of uint8 pixels [B, C, S, S]; return float32 of that shape, bit-equal to ``normalize_pixels``.
 
     The operator is a look-up in a table of the 256 values that each channel can take: engines replace a division by a
     constant with a product, which rounds otherwise, but a look-up is exact in all of them (and no slower).
     """
-    levels = np.arange(256, dtype=np.float32) / np.float32(255)
-    mean, std = (np.array(values, np.float32)[:, None] for values in (preprocessing.mean, preprocessing.std))
+    levels = np.arange(256, dtype=np.uint8).reshape(256, 1, 1, 1).repeat(preprocessing.channels, 3)
+    table = normalize_pixels(levels, preprocessing)[:, :, 0, 0].T
     first = np.arange(0, 256 * preprocessing.channels, 256, dtype=np.int32)  # of each channel, in the table
     indices = to.elementwise("add", to.cast(pixels, np.int32), to.constant(first[None, :, None, None]))
-    return to.gather(to.constant(((levels - mean) / std).ravel()), indices, 0)
+    return to.gather(to.constant(table.ravel()), indices, 0)

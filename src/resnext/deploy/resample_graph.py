@@ -127,9 +127,9 @@ def _add_bilinear(distance: Expression[Value], unit: Expression[Value], axis: in
     real = unit.builder.real
     parts = (unit - distance).maximum(0)
     total = parts.sum(axis).maximum(1)  # 0 only for pixels of padding
-    steps = (parts.cast(real) * total.cast(real).reciprocal() * PRECISION + 0.5).floor()
-    rest = (parts * PRECISION - steps.cast(np.int64) * total) * 2
-    return steps + (total <= rest).cast(real) + (rest + total < 0).cast(real) * -1.0
+    steps = (parts.cast(real) * total.cast(real).reciprocal() * PRECISION + 0.5).floor().cast(np.int64)
+    rest = (parts * PRECISION - steps * total) * 2
+    return (steps + (total <= rest).cast(np.int64) - (rest + total < 0).cast(np.int64)).cast(real)
 
 
 def _add_bicubic(distance: Expression[Value], unit: Expression[Value], axis: int) -> Expression[Value]:

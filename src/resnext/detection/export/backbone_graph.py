@@ -7,13 +7,12 @@ from typing import cast
 import numpy as np
 from torch import nn
 
-from resnext.deploy.fold import ConvAct, FoldedBlock, FoldedNetwork, ScaleAct, fold
+from resnext.deploy.fold import FoldedBlock, FoldedNetwork, ScaleAct, fold
 from resnext.deploy.graph import add_block, add_conv_act, add_scale_act
 from resnext.deploy.graph_builder import Value
 from resnext.detection.export.operators import DetectorGraphBuilder
 from resnext.detection.model.faster_rcnn import FasterRcnn
 from resnext.detection.model.layouts import FpnBackbone, LastStageHead
-from resnext.model.network import Network
 
 
 def fold_network(model: FasterRcnn) -> FoldedNetwork:
@@ -25,7 +24,7 @@ def fold_network(model: FasterRcnn) -> FoldedNetwork:
         network._modules[head.name] = head.get_submodule(head.name)
         if head.has_norm:
             network._modules["bn"] = head.bn
-    return fold(cast(Network, copy.deepcopy(network))).float()
+    return fold(copy.deepcopy(network)).float()
 
 
 def add_backbone(
@@ -33,7 +32,7 @@ def add_backbone(
 ) -> dict[str, Value]:
     """Add the backbone on normalised images [1, 3, H, W]; return its maps by name, finest first."""
     blocks = iter(folded.blocks)
-    x = add_conv_act(cast(ConvAct, folded.stem), images, to)
+    x = add_conv_act(folded.stem, images, to)
     if isinstance(folded.pool, nn.MaxPool2d):
         x = to.max_pool(x, folded.pool)
     maps = []

@@ -4,17 +4,20 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from resnext.deploy.export import MAX_ONNX_BYTES
 from resnext.deploy.graph_builder import Value
 from resnext.deploy.graph_expression import Expression
 from resnext.detection.export.backbone_graph import add_backbone, fold_network
+from resnext.detection.export.engines import OUTPUTS
 from resnext.detection.export.operators import DetectorGraphBuilder, best_first, select_rows
 from resnext.detection.export.picture_graph import add_picture
 from resnext.detection.export.proposals_graph import add_proposals
 from resnext.detection.export.regions_graph import add_detections
 from resnext.detection.model.faster_rcnn import FasterRcnn
+from resnext.detection.weights import copy_detector
+from resnext.errors import RequestError
 
 INPUT, INPUT_SHAPE = "picture", (1, "H", "W", 3)  # uint8, RGB
-OUTPUTS = ("boxes", "labels", "scores")
 OPSET, IR_VERSION = 18, 8  # old enough for every supported release of ONNX Runtime
 
 
@@ -26,8 +29,20 @@ class DetectorOutputs(NamedTuple):
     scores: Any  # float32 [n]
 
 
+def build_detector_model(model: FasterRcnn, engine: str) -> Any:
+    """Build the model of a detector for an engine: bytes of ONNX, or an openvino.Model.
+
+    Raises RequestError if it gets too large, or the weights are not finite.
+    """
+    model = copy_detector(model).to("cpu")
+    size = sum(4 * parameter.numel() for parameter in model.parameters())
+    if engine == "onnxruntime" and size > MAX_ONNX_BYTES:
+        raise RequestError(f"an ONNX file holds at most 2 GB, but these weights take {size:,} bytes; use openvino")
+    return build_onnx_detector(model) if engine == "onnxruntime" else build_openvino_detector(model)
+
+
 def build_onnx_detector(model: FasterRcnn) -> bytes:
-    """Build an ONNX model of a detector on the CPU, of its weights, score threshold and limits."""
+    """Build an ONNX model of a detector in eval mode on the CPU, of its weights, score threshold and limits."""
     import onnx
     from onnx import helper
 
@@ -47,7 +62,7 @@ def build_onnx_detector(model: FasterRcnn) -> bytes:
 
 
 def build_openvino_detector(model: FasterRcnn) -> Any:
-    """Build an openvino.Model of a detector on the CPU, of its weights, score threshold and limits."""
+    """Build an openvino.Model of a detector in eval mode on the CPU, of its weights, score threshold and limits."""
     from resnext.deploy.openvino_engine import import_openvino
     from resnext.detection.export.openvino_operators import DetectorOpenVinoGraph
 

@@ -1,5 +1,7 @@
 """The operators of a detector in ONNX."""
 
+# ruff: noqa: D102  # methods named as the operators they add
+
 from collections.abc import Sequence
 
 import numpy as np
@@ -8,7 +10,7 @@ from resnext.deploy.onnx_graph import OnnxGraph
 from resnext.detection.export.operators import Unary
 from resnext.detection.model.roi_align import SAMPLES_PER_SIDE
 
-UNARY = {"exp": "Exp", "sigmoid": "Sigmoid", "sqrt": "Sqrt", "round": "Round"}
+UNARY = {"exp": "Exp", "sigmoid": "Sigmoid", "sqrt": "Sqrt"}
 MANY = 2**31 - 1  # no limit to the number of boxes
 
 

@@ -1,5 +1,7 @@
 """The operators of a detector in OpenVINO."""
 
+# ruff: noqa: D102  # methods named as the operators they add
+
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,8 +19,6 @@ class DetectorOpenVinoGraph(OpenVinoGraph):
     """A ``DetectorGraphBuilder`` (which documents the methods) whose values are OpenVINO nodes."""
 
     def unary(self, operator: Unary, x: Any) -> Any:
-        if operator == "round":
-            return _keep_float32(self.ops.round(x, "half_to_even"))
         return _keep_float32(getattr(self.ops, operator)(x))
 
     def divide(self, x: Any, y: Any) -> Any:

@@ -8,14 +8,14 @@ import numpy as np
 from resnext.deploy.graph_builder import GraphBuilder, Value
 from resnext.deploy.graph_expression import Expression
 
-Unary = Literal["exp", "sigmoid", "sqrt", "round"]
+Unary = Literal["exp", "sigmoid", "sqrt"]
 
 
 class DetectorGraphBuilder(GraphBuilder[Value], Protocol[Value]):
     """Adds the operators of a detector to a graph."""
 
     def unary(self, operator: Unary, x: Value) -> Value:
-        """Add an operator on single numbers; ``round`` takes halves to the even neighbour."""
+        """Add an operator on single numbers."""
 
     def divide(self, x: Value, y: Value) -> Value:
         """Add a division of floating point numbers, perhaps as a product with the reciprocal."""

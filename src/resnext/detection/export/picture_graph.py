@@ -22,6 +22,7 @@ from resnext.detection.export.operators import (
     stack_scalars,
 )
 from resnext.detection.export.proposals_graph import ImageArea
+from resnext.detection.export.size_graph import add_new_size
 from resnext.detection.model.faster_rcnn import SIZE_DIVISOR
 from resnext.detection.preprocessing import DetectPreprocessing
 
@@ -39,7 +40,7 @@ def add_picture(
     Returns the network's input [1, 3, h, w], its sizes, and the factors to pixels of the picture, float32 [4].
     """
     height, width = (get_side(to, picture, axis) for axis in (1, 2))
-    new_height, new_width = _compute_size(to, height, width, preprocessing)
+    new_height, new_width = add_new_size(to, height, width, preprocessing)
     x = Expression(to, to.transpose(picture, (0, 3, 1, 2)), np.uint8)
     if preprocessing.resize == "torchvision":
         x = divide(to, x.cast(np.float32), Expression(to, to.constant(np.array(255, np.float32)), np.float32))
@@ -58,29 +59,15 @@ def add_picture(
     return images, area, divide(to, original, area.get_limits(to))
 
 
-def _compute_size(
-    to: DetectorGraphBuilder[Value], height: Expression[Value], width: Expression[Value], view: DetectPreprocessing
-) -> tuple[Expression[Value], Expression[Value]]:
-    """Add ``DetectPreprocessing.compute_size``."""
-    real = to.real
-    shorter, longer = (f(width).cast(real) for f in (height.minimum, height.maximum))
-    scale = divide(to, shorter.constant(view.min_size), shorter).minimum(divide(to, longer.constant(view.max_size), longer))
-    sides = []
-    for side in (height, width):
-        product = side.cast(real) * scale
-        name = "floor" if view.resize == "torchvision" else "round"
-        rounded = product.floor() if name == "floor" else Expression(to, to.unary("round", product.value), real)
-        sides.append(rounded.cast(np.int64).maximum(1))
-    return sides[0], sides[1]
-
-
-def _interpolate(to: DetectorGraphBuilder[Value], x: Expression[Value], axis: int, new: Expression[Value]) -> Expression[Value]:
+def _interpolate(
+    to: DetectorGraphBuilder[Value], x: Expression[Value], axis: int, new: Expression[Value]
+) -> Expression[Value]:
     """Add bilinear interpolation of [1, 3, H, W] along an axis, without antialiasing, as PyTorch's on floats."""
     old = get_side(to, x.value, axis)
-    unit = new * 2
-    at = ((arange(to, new) * 2 + 1) * old - new).maximum(0)  # exact, in parts of ``unit``
-    first = at // unit
-    share = divide(to, (at - first * unit).cast(np.float32), unit.cast(np.float32))
+    scale = divide(to, old.cast(np.float32), new.cast(np.float32))
+    at = ((arange(to, new).cast(np.float32) + 0.5) * scale - 0.5).maximum(0.0)
+    below = at.floor()
+    first, share = below.cast(np.int64), at - below
     low, high = (select_rows(x, index.value, axis) for index in (first.minimum(old - 1), (first + 1).minimum(old - 1)))
     if axis == 2:
         share = Expression(to, to.reshape(share.value, to.constant(np.array([-1, 1]))), np.float32)
@@ -145,7 +132,9 @@ def _add_weights(
     return sources, high.cast(np.float32), low.cast(np.float32), precision.cast(np.float32)
 
 
-def _round_sum(to: DetectorGraphBuilder[Value], high: Expression[Value], low: Expression[Value], precision: Expression[Value]) -> Expression[Value]:
+def _round_sum(
+    to: DetectorGraphBuilder[Value], high: Expression[Value], low: Expression[Value], precision: Expression[Value]
+) -> Expression[Value]:
     """Round ``(high * LOW + low) / precision``, halves up, and clamp to 0..255; each step is exact in float32."""
     total = high + (low * (1 / LOW)).floor()
     return (divide(to, total * LOW, precision) + 0.5).floor().maximum(0.0).minimum(255.0)

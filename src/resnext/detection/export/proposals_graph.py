@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Generic, cast
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
 
 from resnext.deploy.graph_builder import Value
 from resnext.deploy.graph_expression import Expression
@@ -45,7 +45,7 @@ def add_proposals(
     """Add the RPN; return proposals [n, 4], highest score first, and their scores [n]."""
     parts = [
         _add_level(to, map_, rpn, area, cell.detach().numpy())
-        for map_, cell in zip(maps, cast(list, rpn.anchor_generator.cell_anchors), strict=True)
+        for map_, cell in zip(maps, cast(list[Tensor], rpn.anchor_generator.cell_anchors), strict=True)
     ]
     boxes, scores = (concat(to, column) for column in zip(*parts, strict=True))
     best, order = best_first(to, scores, rpn.post_nms_top_n())
@@ -71,9 +71,7 @@ def _add_level(
     boxes = clip_boxes(boxes, area.get_limits(to))
     scores = Expression(to, to.unary("sigmoid", best.value), np.float32)
     scores = mask_small_boxes(boxes, scores.maximum(TINY_SCORE), rpn.min_size)
-    kept = to.nms(
-        *(reshape(to, value, 1, -1, *rest).value for value, rest in ((boxes, (4,)), (scores, ()))), rpn.nms_thresh
-    )
+    kept = to.nms(reshape(to, boxes, 1, -1, 4).value, reshape(to, scores, 1, -1).value, rpn.nms_thresh)
     indices = to.gather(kept, to.constant(np.array(1)), 1)
     return select_rows(boxes, indices), select_rows(scores, indices)
 

@@ -175,7 +175,7 @@ def print_conversion(model: "Network", origin: "Origin", source: str, out: Path,
     from rich.text import Text
 
     from resnext.data.files.download import compute_sha256
-    from resnext.evaluation.output.protocol import format_view
+    from resnext.evaluation.output.view_text import format_view
     from resnext.screen import make_screen
 
     a, p, classes = model.architecture, model.preprocessing, model.classes or ("no names",)

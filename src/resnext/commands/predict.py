@@ -142,7 +142,7 @@ def print_predictions(predictions: list["Prediction"], top: int, view: dict[str,
     """Print one row per image, and below how images were prepared."""
     from rich.table import Table
 
-    from resnext.evaluation.output.protocol import format_view
+    from resnext.evaluation.output.view_text import format_view
     from resnext.screen import make_screen
 
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")

@@ -70,7 +70,7 @@ def _flip_channels(x: Value, to: GraphBuilder[Value]) -> Value:
 
 
 def add_normalization(pixels: Value, preprocessing: Preprocessing, to: GraphBuilder[Value]) -> Value:
-    """Add the normalisation of uint8 pixels [B, C, S, S]; return float32 of that shape, bit-equal to ``normalize_pixels``.
+    """Add the normalisation of uint8 pixels [B, C, S, S]; return float32, bit-equal to ``normalize_pixels``.
 
     The operator is a look-up in a table of the 256 values that each channel can take: engines replace a division by a
     constant with a product, which rounds otherwise, but a look-up is exact in all of them (and no slower).

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from resnext.errors import RequestError
-from resnext.evaluation.output.protocol import format_protocol, format_view
+from resnext.evaluation.output.protocol import format_protocol
+from resnext.evaluation.output.view_text import format_view
 from resnext.files import atomic_write, report_write_errors
 from resnext.model.complexity import complexity, get_default_image_size
 from resnext.model.network import Network

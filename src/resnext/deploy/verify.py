@@ -40,7 +40,7 @@ class Agreement:
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values."""
-        return asdict(self)
+        return asdict(self) | {"batches": list(self.batches)}
 
     def check(self, given: str, precision: str) -> None:
         """Raise WorkError if the file does not give the network's results."""

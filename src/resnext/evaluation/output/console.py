@@ -7,8 +7,9 @@ from rich.table import Table
 
 from resnext.evaluation.classifier import Classifier
 from resnext.evaluation.evaluator import Evaluation
-from resnext.evaluation.output.protocol import format_protocol, format_view
+from resnext.evaluation.output.protocol import format_protocol
 from resnext.evaluation.output.tables import measure_calibration
+from resnext.evaluation.output.view_text import format_view
 from resnext.evaluation.suites.imagenet_c import SEVERITIES, CorruptionResult, compute_mean_errors, summarize_results
 from resnext.evaluation.suites.real import RealScore
 from resnext.screen import Screen

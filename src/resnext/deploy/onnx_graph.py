@@ -25,7 +25,7 @@ def build_onnx_model(folded: FoldedNetwork, interface: GraphInterface = DEFAULT_
     import onnx
     from onnx import helper
 
-    interface.check_network(folded.architecture)
+    interface.check_channels(folded.architecture.in_channels, folded.architecture.name)
     graph = OnnxGraph()
     values = build_graph(folded, INPUT_NAME, graph, interface)
     for name, value in values.items():

@@ -63,6 +63,7 @@ def to_pair(value: int | str | tuple[int, ...]) -> list[int]:
 
 
 def add_block(block: FoldedBlock, x: Value, to: GraphBuilder[Value]) -> Value:
+    """Add a block of a folded network."""
     start = x if block.pre_norm is None else add_scale_act(block.pre_norm, x, to)
     residual = None
     if isinstance(block.shortcut, nn.Identity):
@@ -78,6 +79,7 @@ def add_block(block: FoldedBlock, x: Value, to: GraphBuilder[Value]) -> Value:
 
 
 def add_conv_act(layer: ConvAct, x: Value, to: GraphBuilder[Value], residual: Value | None = None) -> Value:
+    """Add a convolution, with a sum and a ReLU if it has them."""
     y = to.conv(x, layer.conv)
     if residual is not None:
         y = to.add(y, residual)
@@ -85,4 +87,5 @@ def add_conv_act(layer: ConvAct, x: Value, to: GraphBuilder[Value], residual: Va
 
 
 def add_scale_act(layer: ScaleAct, x: Value, to: GraphBuilder[Value]) -> Value:
+    """Add a scale, a shift and a ReLU."""
     return to.relu(to.scale(x, layer.scale, layer.shift))

@@ -26,15 +26,18 @@ from resnext.progress_bar import show_image_progress
 def evaluate_exported(
     options: DetectEvalOptions, dataset: DetectionDataset, warn: Warn
 ) -> tuple[DetectionEvaluation, dict[str, Any]]:
-    """Evaluate an exported detector; return the results and their protocol. Raises RequestError, BadImage, WorkError."""
+    """Evaluate an exported detector; return the results and their protocol.
+
+    Raises RequestError, BadImage, WorkError.
+    """
     assert options.weights is not None
     with DetectPredictor.load(options.weights, score=options.score) as predictor:
         limit = predictor.settings.detections
         usual = resolve_max_detections(predictor)
         if (options.max_detections or 0) > usual:
             raise RequestError(
-                f"--max-detections {options.max_detections} is above {limit}, the most that {options.weights} gives per "
-                "image; export it again with a higher limit"
+                f"--max-detections {options.max_detections} is above {limit}, the most that {options.weights} gives; "
+                "export it again with a higher limit"
             )
         most = options.max_detections or usual
         dataset = replace(dataset, exif=predictor.preprocessing.exif)

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from resnext.deploy.openvino_graph import OpenVinoGraph, _keep_float32
+from resnext.deploy.openvino_graph import OpenVinoGraph, keep_float32
 from resnext.detection.export.operators import Unary
 from resnext.detection.model.roi_align import SAMPLES_PER_SIDE
 
@@ -19,10 +19,10 @@ class DetectorOpenVinoGraph(OpenVinoGraph):
     """A ``DetectorGraphBuilder`` (which documents the methods) whose values are OpenVINO nodes."""
 
     def unary(self, operator: Unary, x: Any) -> Any:
-        return _keep_float32(getattr(self.ops, operator)(x))
+        return keep_float32(getattr(self.ops, operator)(x))
 
     def divide(self, x: Any, y: Any) -> Any:
-        return _keep_float32(self.ops.divide(x, y))
+        return keep_float32(self.ops.divide(x, y))
 
     def concat(self, values: Sequence[Any], axis: int) -> Any:
         return self.ops.concat(list(values), axis)
@@ -47,15 +47,15 @@ class DetectorOpenVinoGraph(OpenVinoGraph):
         low, high = self.ops.reduce_min(x, zero, True), self.ops.reduce_max(x, zero, True)
         column = self.ops.unsqueeze(x, np.array(1))
         for _ in range(SEARCH_ROUNDS):
-            step = _keep_float32(self.ops.multiply(self.ops.subtract(high, low), np.float32(1 / SEARCH_BOUNDS)))
+            step = keep_float32(self.ops.multiply(self.ops.subtract(high, low), np.float32(1 / SEARCH_BOUNDS)))
             places = np.arange(SEARCH_BOUNDS, dtype=np.float32)
-            bounds = _keep_float32(self.ops.add(low, _keep_float32(self.ops.multiply(step, places))))
+            bounds = keep_float32(self.ops.add(low, keep_float32(self.ops.multiply(step, places))))
             reached = self.ops.convert(self.ops.greater_equal(column, bounds), np.int32)
             counts = self.ops.reduce_sum(reached, zero, False)
             enough = self.ops.convert(self.ops.greater_equal(counts, self.ops.convert(count, np.int32)), np.int32)
             last = self.ops.subtract(self.ops.reduce_sum(enough, zero, True), np.array([1], np.int32))
             low = self.gather(bounds, last, 0)
-            high = _keep_float32(self.ops.add(low, step))
+            high = keep_float32(self.ops.add(low, step))
         return low
 
     def nonzero(self, x: Any) -> Any:

@@ -27,13 +27,13 @@ def build(engine: str, inputs: dict[str, tuple[type[np.generic], list[Any]]], ad
 
         from resnext.detection.export.openvino_operators import DetectorOpenVinoGraph
 
-        graph = DetectorOpenVinoGraph()
+        operators = DetectorOpenVinoGraph()
         given = [
-            graph.ops.parameter([side if isinstance(side, int) else -1 for side in shape], dtype, name)
+            operators.ops.parameter([side if isinstance(side, int) else -1 for side in shape], dtype, name)
             for name, (dtype, shape) in inputs.items()
         ]
         settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
-        compiled = ov.Core().compile_model(ov.Model(add(graph, *given), given, "graph"), "CPU", settings)
+        compiled = ov.Core().compile_model(ov.Model(add(operators, *given), given, "graph"), "CPU", settings)
         return lambda *values: [np.array(value) for value in compiled(list(values)).values()]
     import onnx
     import onnxruntime

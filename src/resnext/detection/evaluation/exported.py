@@ -54,7 +54,7 @@ def evaluate_exported(
             data=dataset.name,
             split=describe_split(options, dataset),
             changed=dataset.counts,
-            device=f"cpu, {predictor.engine}",
+            device="cpu",
             precision="fp32",
             weights=Path(options.weights).name,
             classes=match.note,

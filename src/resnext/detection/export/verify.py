@@ -22,10 +22,11 @@ from resnext.errors import RequestError, WorkError
 if TYPE_CHECKING:
     from resnext.detection.model.faster_rcnn import FasterRcnn
 
-MATCH_IOU = 0.9  # two detections of a class with this IoU are the same
+MATCH_IOU = 0.95  # two detections of a class with this IoU are the same
 BOX_DISTANCE = 0.01  # pixels, mean over all coordinates of the same detections
 SCORE_DIFFERENCE = 1e-3  # of the same detections
 LEAST_SAME = 0.99  # share of the detections that both find
+LEAST_SAME_UNSURE = 0.9  # the same at all scores: on plain background, rounding decides which box is the best
 EDGE = 1e-3  # detections whose score is this close to the lowest one given may be missing from the other
 
 
@@ -45,10 +46,10 @@ class DetectionAgreement:
         """Return JSON values."""
         return asdict(self)
 
-    def check(self) -> None:
+    def check(self, least_same: float = LEAST_SAME) -> None:
         """Raise WorkError if the file does not give the detector's results."""
         start = "the exported file disagrees with the detector: "
-        if self.same < LEAST_SAME * self.detections:
+        if self.same < least_same * self.detections:
             raise WorkError(
                 f"{start}{self.detections - self.same} of {self.detections} detections are in one of both only; "
                 "nothing was written"

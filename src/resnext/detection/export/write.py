@@ -14,7 +14,7 @@ from resnext.deploy.exported import ENGINE_OF_SUFFIX
 from resnext.detection.export.detector_graph import build_detector_model
 from resnext.detection.export.engines import OUTPUTS
 from resnext.detection.export.facts import DetectorFacts
-from resnext.detection.export.verify import DetectionAgreement, compare_with_detector
+from resnext.detection.export.verify import LEAST_SAME_UNSURE, DetectionAgreement, compare_with_detector
 from resnext.detection.model.faster_rcnn import FasterRcnn
 from resnext.detection.weights import copy_detector
 from resnext.errors import RequestError, WorkError
@@ -96,7 +96,7 @@ def _compare_all_scores(
     twin.set_score_threshold(0.0)
     write_model(build_detector_model(twin, ENGINE_OF_SUFFIX[file.suffix]), info, file)
     agreement = compare_with_detector(twin, file, images)
-    agreement.check()
+    agreement.check(LEAST_SAME_UNSURE)
     if not agreement.detections:
         raise WorkError("the detector finds nothing in the images, at any score, so the file could not be verified")
     return agreement

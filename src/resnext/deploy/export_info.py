@@ -38,6 +38,7 @@ class ExportInfo:
     provenance: dict[str, Any] = field(default_factory=dict)  # of the weights
     tools: dict[str, str] = field(default_factory=dict)  # versions of the programs that wrote it
     agreement: dict[str, Any] | None = None  # with PyTorch, as measured by the export on real images
+    detector: dict[str, Any] | None = None  # of a detector: settings, stage, category ids
     int8: dict[str, Any] | None = None  # calibration, gate and the steps tried
 
     def to_json(self) -> str:

@@ -67,7 +67,7 @@ def _make_input(interface: GraphInterface, channels: int, graph: "OpenVinoGraph"
 class OpenVinoGraph:
     """A ``GraphBuilder`` (which documents the methods) whose values are OpenVINO nodes.
 
-    The operators of preprocessing stay in float32 where the engine computes the network in bf16 (``_keep_float32``).
+    The operators of preprocessing stay in float32 where the engine computes the network in bf16 (``keep_float32``).
     """
 
     real = np.float32  # the CPU plugin computes float64 in float32
@@ -120,7 +120,7 @@ class OpenVinoGraph:
         return self.ops.constant(value)
 
     def cast(self, x: Any, dtype: DTypeLike) -> Any:
-        return _keep_float32(self.ops.convert(x, np.dtype(dtype)))
+        return keep_float32(self.ops.convert(x, np.dtype(dtype)))
 
     def transpose(self, x: Any, axes: Sequence[int]) -> Any:
         return self.ops.transpose(x, np.array(axes))
@@ -136,18 +136,18 @@ class OpenVinoGraph:
 
     def elementwise(self, operator: Elementwise | Comparison, *values: Any) -> Any:
         if operator == "reciprocal":
-            power = _keep_float32(self.ops.power(*values, np.float32(-1)))  # alone, it would become a division again
-            return _keep_float32(self.ops.maximum(power, np.float32(0)))
-        return _keep_float32(getattr(self.ops, operator)(*values))
+            power = keep_float32(self.ops.power(*values, np.float32(-1)))  # alone, it would become a division again
+            return keep_float32(self.ops.maximum(power, np.float32(0)))
+        return keep_float32(getattr(self.ops, operator)(*values))
 
     def where(self, condition: Any, x: Any, y: Any) -> Any:
-        return _keep_float32(self.ops.select(condition, x, y))
+        return keep_float32(self.ops.select(condition, x, y))
 
     def sum(self, x: Any, axis: int) -> Any:
-        return _keep_float32(self.ops.reduce_sum(x, np.array([axis]), True))
+        return keep_float32(self.ops.reduce_sum(x, np.array([axis]), True))
 
     def matmul(self, x: Any, y: Any) -> Any:
-        return _keep_float32(self.ops.matmul(x, y, False, False))
+        return keep_float32(self.ops.matmul(x, y, False, False))
 
     def slice(self, x: Any, start: Any, stop: Any, axis: int) -> Any:
         start, stop = (self.ops.unsqueeze(value, np.array(0)) for value in (start, stop))
@@ -157,7 +157,7 @@ class OpenVinoGraph:
         return self.ops.constant(value.detach().contiguous().numpy())
 
 
-def _keep_float32(node: Any) -> Any:
+def keep_float32(node: Any) -> Any:
     """Mark a node as one that is not converted to bf16 or f16.
 
     The engine heeds the mark in a model that it reads from a file. OpenVINO writes it there as

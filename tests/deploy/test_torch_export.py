@@ -156,12 +156,11 @@ def test_threads_get_the_results_of_their_own_images(tmp_path: Path) -> None:
     engine = open_engine(write(network, tmp_path / "m.pt2"))
     pixels = make_pixels(8)
     expected = [engine(pixels[i : i + 1]).logits for i in range(8)]
-    wrong = []
+    wrong: list[int] = []
 
     def run(i: int) -> None:
-        for _ in range(10):
-            if not np.array_equal(engine(pixels[i : i + 1]).logits, expected[i]):
-                wrong.append(i)
+        results = [engine(pixels[i : i + 1]).logits for _ in range(10)]
+        wrong.extend(i for result in results if not np.array_equal(result, expected[i]))
 
     threads = [threading.Thread(target=run, args=(i,)) for i in range(8)]
     for thread in threads:
@@ -185,7 +184,7 @@ def test_arrays_that_do_not_fit_and_closed_engines_are_refused(tmp_path: Path) -
         engine(make_pixels(1))
 
 
-def test_an_older_torch_is_told_that_it_cannot_write_such_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_an_older_torch_is_told_that_it_cannot_write_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(torch_export, "OLDEST", "99.0")
     with pytest.raises(RequestError, match=r"need torch 99.0 or newer; this is torch"):
         write(make_network(), tmp_path / "m.pt2")

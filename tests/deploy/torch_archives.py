@@ -14,7 +14,6 @@ from resnext.deploy.exported import open_exported
 from resnext.deploy.fold import fold
 from resnext.deploy.torch_export import write_torch_export
 from resnext.deploy.torch_export_engine import TorchExportEngine
-
 from tests.deploy.networks import lived
 
 Entries = dict[str, bytes]
@@ -76,5 +75,3 @@ def get_nodes(program: Any) -> list[Any]:
     """Return the operators of a program's JSON."""
     nodes: list[Any] = program["graph_module"]["graph"]["nodes"]
     return nodes
-
-

@@ -89,8 +89,9 @@ class _Archive:
 
     def read_json(self, name: str) -> Any:
         """Read a JSON value."""
+        text = self.read_text(name, MAX_JSON_BYTES)
         try:
-            return json.loads(self.read_text(name, MAX_JSON_BYTES))
+            return json.loads(text)
         except (ValueError, RecursionError) as error:
             raise RequestError(f"its {name} is not JSON: {str(error)[:100]}") from None
 

@@ -12,9 +12,7 @@ from resnext.run_directory import CHECKPOINT_NAMES, RunDirectory, check_checkpoi
 if TYPE_CHECKING:
     from resnext.deploy.export import ExportResult
 
-SUMMARY = (
-    "Export a network to ONNX, OpenVINO or torch.export, with its preprocessing inside; verified before it is kept."
-)
+SUMMARY = "Export a network to ONNX, OpenVINO or PyTorch, with its preprocessing inside; verified before it is kept."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -23,11 +23,8 @@ from resnext.files import report_write_errors
 from resnext.model.network import Network
 from resnext.version import __version__
 
-TOOLS = {
-    "onnx": ("onnx",),
-    "openvino": ("openvino",),
-    "torch-export": (),
-}  # packages whose versions are written into the file
+# packages whose versions are written into the file
+TOOLS: dict[str, tuple[str, ...]] = {"onnx": ("onnx",), "openvino": ("openvino",), "torch-export": ()}
 INT8_TOOLS = ("nncf",)
 MAX_ONNX_BYTES = 1_800_000_000  # protobuf ends at 2 GB
 Progress = Callable[[str], None]

@@ -4,13 +4,16 @@ from pathlib import Path
 
 import torch
 from torch.export import Dim, ExportedProgram
+from torch.torch_version import TorchVersion
 
 from resnext.deploy.export_info import KEY, ExportInfo
 from resnext.deploy.fold import FoldedNetwork
 from resnext.deploy.graph_interface import MAX_BATCH, GraphInterface
 from resnext.deploy.torch_graph import ExportedNetwork
+from resnext.errors import RequestError
 from resnext.files import report_write_errors
 
+OLDEST = "2.9"  # torch whose files have weights as plain numbers; before, torch.export.save pickled them
 EXAMPLE_BATCH = 2  # of a program for any batch; torch.export takes 0 and 1 for fixed numbers
 EXAMPLE_SIDE = 64  # pixels, of pictures of any size
 DEBUG_KEYS = ("stack_trace", "nn_module_stack", "torch_fn", "source_fn_stack", "custom")  # in the metadata of nodes
@@ -28,8 +31,10 @@ def build_torch_program(folded: FoldedNetwork, interface: GraphInterface) -> Exp
     """Build the program that maps the input ``images`` to a dict of outputs.
 
     It has no example inputs, so that its file has no pickle, and no stack traces, which name folders of this machine.
-    Raises RequestError if the interface does not fit the network.
+    Raises RequestError if the interface does not fit the network, or torch is too old.
     """
+    if TorchVersion(torch.__version__) < OLDEST:
+        raise RequestError(f"exports for PyTorch need torch {OLDEST} or newer; this is torch {torch.__version__}")
     module = ExportedNetwork(folded, interface).eval()
     example, dims = _make_example(interface, folded.architecture.in_channels)
     with torch.no_grad():

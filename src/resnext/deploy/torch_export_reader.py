@@ -28,7 +28,7 @@ WEIGHTS, CONSTANTS = "data/weights/model_weights_config.json", "data/constants/m
 NEEDED = (MODEL, WEIGHTS, CONSTANTS, "archive_format", "archive_version")
 UNREAD = ("byteorder", "data/sample_inputs/model.pt", ".data/version", ".data/serialization_id")
 WEIGHT = re.compile(r"data/weights/weight_\d{1,6}")
-OLD_PROGRAM = "serialized_exported_program.json"  # of torch 2.7 and before, in another format
+OLD_ENTRIES = ("serialized_exported_program.json", "data/weights/model.pt")  # of torch 2.7, and of 2.8, with pickles
 MAX_JSON_BYTES = 12 << 20  # of a program; that of a network of 1,202 layers takes 6 MB
 MAX_SMALL_BYTES = 1 << 10
 SCHEMA_MAJOR = 8  # of the program's JSON, since torch 2.6
@@ -89,15 +89,16 @@ class _Archive:
 
     def read_json(self, name: str) -> Any:
         """Read a JSON value."""
+        text = self.read_text(name, MAX_JSON_BYTES)
         try:
-            return json.loads(self.read_text(name, MAX_JSON_BYTES))
+            return json.loads(text)
         except (ValueError, RecursionError) as error:
             raise RequestError(f"its {name} is not JSON: {str(error)[:100]}") from None
 
 
 def _check_names(names: list[str]) -> None:
-    if OLD_PROGRAM in names:
-        raise RequestError("was written by torch 2.7 or before, in another format; export it again with a newer torch")
+    if any(name in names for name in OLD_ENTRIES):
+        raise RequestError("was written by torch 2.8 or before, with pickles in it; export it again with torch 2.9")
     for name in names:
         if name not in (*NEEDED, *UNREAD) and not name.startswith("extra/") and not WEIGHT.fullmatch(name):
             raise RequestError(f"has the entry {escape_name(name)}, which no file of resnext export has")

@@ -5,7 +5,7 @@ Only names, numbers and lists are taken from the file. Its expressions, guards a
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -38,6 +38,7 @@ class Operation:
     arguments: Mapping[str, Argument]
     name: str
     is_number: bool  # whether the result is a whole number, not a tensor
+    releases: tuple[str, ...] = ()  # names of the values that no later operation takes
 
     def list_references(self) -> list[str]:
         """List the names of the values that it takes."""
@@ -81,16 +82,17 @@ def parse_graph(module: Any) -> Graph:
     outputs = [_get_name(output) for output in _get(graph, "outputs", list)]
     if not outputs or not known.issuperset(outputs):
         raise RequestError("its graph has no outputs, or outputs that nothing computes")
-    return Graph(given, weights, _drop_unused(operations, outputs), tuple(outputs))
+    return Graph(given, weights, _plan(operations, outputs), tuple(outputs))
 
 
-def _drop_unused(operations: list[Operation], outputs: list[str]) -> tuple[Operation, ...]:
-    """Drop the operations on which no output depends."""
+def _plan(operations: list[Operation], outputs: list[str]) -> tuple[Operation, ...]:
+    """Drop the operations on which no output depends, and say after which ones values are released."""
     used, kept = set(outputs), []
     for operation in reversed(operations):
         if operation.name in used:
-            kept.append(operation)
-            used.update(operation.list_references())
+            last = tuple(sorted(set(operation.list_references()) - used))
+            kept.append(replace(operation, releases=last))
+            used.update(last)
     return tuple(reversed(kept))
 
 

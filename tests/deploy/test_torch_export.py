@@ -90,8 +90,8 @@ def test_pictures_of_any_size_become_the_pixels_of_evaluation(fit: str, tmp_path
         Predictor.load(write(network, tmp_path / "a.pt2", input="picture")) as whole,
         Predictor.load(write(network, tmp_path / "b.pt2", input="pixels")) as cropped,
     ):
-        found = whole.compute_logits([whole.prepare(one) for one in pictures])
-        expected = cropped.compute_logits([cropped.prepare(one) for one in pictures])
+        found = whole.infer_all([whole.prepare(one) for one in pictures]).logits
+        expected = cropped.infer_all([cropped.prepare(one) for one in pictures]).logits
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-5)
 
 

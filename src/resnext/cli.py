@@ -26,6 +26,7 @@ VERBS = {
     "predict": "classify images",
     "detect": "train, evaluate and run object detectors (Faster R-CNN)",
     "paper": "show the paper's tables and figures beside measured results; run what is missing",
+    "serve": "serve models over HTTP, with a page to try them",
     "bench": "measure speed and memory on this machine, beside other libraries",
     "convert": "convert weights between formats",
     "export": "write a network for ONNX Runtime or OpenVINO, verified",

@@ -177,9 +177,10 @@ def _check_options(args: argparse.Namespace) -> None:
 def _run_predict(args: argparse.Namespace) -> int:
     from resnext.detection.coco_predictions import mark_wrong_sizes, read_annotation_ids, use_names_as_ids
     from resnext.detection.evaluation.setup import load_for_inference
-    from resnext.detection.predict import draw_predictions, make_drawing_paths, predict, summarize_prediction
+    from resnext.detection.predict import draw_predictions, predict, summarize_prediction
     from resnext.device import pick_device
     from resnext.evaluation.images import find_images
+    from resnext.evaluation.output.drawing_paths import make_drawing_paths
     from resnext.progress_bar import show_image_progress
     from resnext.screen import make_screen
 

@@ -128,8 +128,8 @@ def describe_export(network: Network, request: ExportRequest, weights_sha256: st
 
 
 def list_tool_versions(packages: Sequence[str]) -> dict[str, str]:
-    """Return the versions of this package, torch, and the given packages."""
-    return {"resnext": __version__} | {package: version(package) for package in ("torch", *packages)}
+    """Return the versions of this package, of torch, Pillow (whose resizing has changed) and the given packages."""
+    return {"resnext": __version__} | {package: version(package) for package in ("torch", "pillow", *packages)}
 
 
 def build_model(folded: FoldedNetwork, target: str, interface: GraphInterface) -> Any:

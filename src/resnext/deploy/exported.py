@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from resnext.deploy.engines import Engine, EngineConfig, has_bf16, require_packages
 from resnext.deploy.export_info import KEY, ExportInfo
+from resnext.deploy.probe import describe_file, probe_engine
 from resnext.environment import count_available_cores
 from resnext.errors import RequestError, prefix_errors
 
@@ -21,6 +22,7 @@ ENGINE_OF_SUFFIX = {".onnx": "onnxruntime", ".xml": "openvino", ".pt2": "pytorch
 MAX_FILE_BYTES = 2 << 30  # protobuf's own limit
 MAX_XML_BYTES = 64 << 20  # the graph of a network has less than one MB
 XML_HEAD_BYTES = 4096
+PROBE_SIDE = 64  # pixels, of files that take pictures of any size
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,8 @@ class ExportedModel:
     path: Path
     info: ExportInfo
     model: Any  # bytes of ONNX, an openvino.Model, or a TorchProgram
+
+    is_isolated: bool = False  # whether a crash of the engine may end this process, so that nothing is tried first
 
     def build_engine(
         self, engine: str, precision: str | None, goal: str, batch: int, streams: int | None
@@ -48,6 +52,8 @@ class ExportedModel:
 
             with prefix_errors(self.path):
                 return precision, f"{precision} on pytorch exported", TorchExportEngine(self.model, self.info)
+        if not self.is_isolated:
+            self._probe(own, precision)
         if own == "onnxruntime":
             from resnext.deploy.onnx_engine import OnnxEngine
 
@@ -59,6 +65,16 @@ class ExportedModel:
             config = EngineConfig(own, "folded", piece=min(max(1, batch // (2 * threads)), 4), streams=threads)
         made = OpenVinoEngine(self.model, precision, config.piece, config.streams, threads)
         return precision, f"{precision} on {config.description}", made
+
+    def _probe(self, engine: str, precision: str) -> None:
+        """Run one batch in a child process, so that an engine that crashes does not end this one."""
+        p = self.info.preprocessing
+        sides = [PROBE_SIDE, PROBE_SIDE] if self.info.input == "picture" else [p["image_size"]] * 2
+        is_float = self.info.input == "normalised"
+        batch = self.info.batch or 1
+        shape = (batch, p["channels"], *sides) if is_float else (batch, *sides, p["channels"])
+        key = describe_file(self.path)
+        probe_engine(self.path, engine, precision, shape, "float32" if is_float else "uint8", key)
 
     def _choose_precision(self, engine: str, precision: str | None) -> str:
         """Return the precision to compute in. Raises RequestError if the file has another one."""

@@ -37,7 +37,9 @@ def build_onnx_model(folded: FoldedNetwork, interface: GraphInterface = DEFAULT_
         helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [batch, *[None] * OUTPUT_AXES[name]])
         for name in values
     ]
-    made = helper.make_graph(graph.nodes, folded.architecture.name, [given], outputs, graph.constants)
+    used = {name for node in graph.nodes for name in node.input}
+    constants = [constant for constant in graph.constants if constant.name in used]  # ONNX Runtime warns of others
+    made = helper.make_graph(graph.nodes, folded.architecture.name, [given], outputs, constants)
     model = helper.make_model(made, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
     made_bytes: bytes = model.SerializeToString()
     return made_bytes

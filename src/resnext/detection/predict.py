@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -104,30 +103,6 @@ def _open_image(picture: ImageInput, exif: bool) -> Image.Image | str:
         return open_image(picture, 3, exif)
     except BadImageError as error:
         return error.reason
-
-
-def make_drawing_paths(folder: Path, paths: Sequence[str]) -> list[Path]:
-    """Choose where each image is drawn: ``folder``/NAME.png, with a number where a name repeats.
-
-    Makes the folder. Raises RequestError where this fails or where one of the files exists already.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RequestError(f"cannot make the folder --out {folder}: {error.strerror}") from None
-    names: set[str] = set()
-    places = []
-    for path in paths:
-        stem, tries = Path(path).stem, count(2)
-        name = stem
-        while name in names:
-            name = f"{stem}-{next(tries)}"
-        names.add(name)
-        places.append(folder / f"{name}.png")
-    there = next((path for path in places if path.exists()), None)
-    if there is not None:
-        raise RequestError(f"{there} exists already: give --out an empty folder")
-    return places
 
 
 def draw_predictions(found: Sequence[DetectPrediction], places: Sequence[Path], classes: Sequence[str]) -> int:

@@ -1,0 +1,45 @@
+"""Decode a picture and prepare it for a model, in a decoding thread."""
+
+import io
+import time
+from dataclasses import dataclass
+
+import numpy as np
+
+from resnext.data.dataset import BadImageError
+from resnext.data.decode.pillow import read_image, read_image_size
+from resnext.serving.limits import Limits
+from resnext.serving.pictures import PictureHeader, check_pixels, check_scans
+from resnext.serving.problems import ProblemError
+from resnext.serving.served_model import ServedModel
+
+
+@dataclass(frozen=True, eq=False)
+class DecodedPicture:
+    """A picture that is ready for the network."""
+
+    size: tuple[int, int]  # width and height of the upright picture
+    pixels: np.ndarray  # uint8: what the model takes
+    seconds: float = 0.0  # of decoding, resizing and cropping
+
+
+def decode_picture(model: ServedModel, data: bytes, header: PictureHeader, limits: Limits) -> DecodedPicture:
+    """Decode, turn upright and prepare a picture. Raises ProblemError (422) if it cannot be decoded."""
+    start = time.monotonic()
+    check_scans(data, header, limits)
+    file = io.BytesIO(data)
+    try:
+        check_pixels(read_image_size(file, exif=False), limits)  # what the decoder will allocate
+        if model.task == "detection":
+            image = read_image(file)
+            pixels = np.asarray(image)
+        else:
+            p = model.predictor.preprocessing
+            image = read_image(file, p.channels, p.exif)
+            pixels = model.predictor.prepare(image)
+    except BadImageError as error:
+        reason = "it is damaged" if error.reason.startswith("not an image") else error.reason
+        raise ProblemError(422, f"the {header.format} picture cannot be read: {reason}", "unreadable") from None
+    except MemoryError:
+        raise ProblemError(422, "the picture is too large for the memory of the server", "pixels") from None
+    return DecodedPicture(image.size, pixels, time.monotonic() - start)

@@ -1,0 +1,90 @@
+"""What the server needs of a model, as protocols: ``deploy.Predictor`` and the detectors' predictor have it."""
+
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from PIL import Image
+
+from resnext.data.preprocessing import Preprocessing
+
+
+class ClassifierOutputs(Protocol):
+    """What a network computes for a batch."""
+
+    @property
+    def logits(self) -> np.ndarray:
+        """float32 [N, K]."""
+
+    @property
+    def cam(self) -> np.ndarray | None:
+        """Class activation maps, float32 [N, K, h, w], signed; None if the model does not compute them."""
+
+
+class ClassifierPredictor(Protocol):
+    """A classifier on an engine. ``input`` is "picture" for models that resize inside: one image in a batch."""
+
+    @property
+    def preprocessing(self) -> Preprocessing | None:
+        """How images become the network's input."""
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """Names of the outputs, if they are known."""
+
+    @property
+    def engine(self) -> str:
+        """Precision and engine in words."""
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Where the weights come from."""
+
+    @property
+    def has_cam(self) -> bool:
+        """Whether ``infer`` gives class activation maps."""
+
+    @property
+    def input(self) -> str:
+        """What ``infer`` takes: "pixels", "normalised" or "picture"."""
+
+    def prepare(self, image: Image.Image) -> np.ndarray:
+        """Return what ``infer`` takes of an upright image: uint8 [S, S, C], or [H, W, C] for input "picture"."""
+
+    def infer(self, pixels: np.ndarray) -> ClassifierOutputs:
+        """Compute a batch, uint8 [N, S, S, C]. Thread-safe; releases the GIL."""
+
+    def warm_up(self, sizes: list[int]) -> None:
+        """Prepare for batches of these sizes, so that ``infer`` never compiles later."""
+
+    def close(self) -> None:
+        """Release the engine."""
+
+
+class Detections(NamedTuple):
+    """The boxes of one image, the best first."""
+
+    boxes: np.ndarray  # float32 [n, 4]: x1, y1, x2, y2 in pixels of the image
+    labels: np.ndarray  # int64 [n]
+    scores: np.ndarray  # float32 [n]
+
+
+class DetectorPredictor(Protocol):
+    """An object detector on an engine."""
+
+    @property
+    def classes(self) -> tuple[str, ...] | None:
+        """Names of the labels, if they are known."""
+
+    @property
+    def engine(self) -> str:
+        """Precision and engine in words."""
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """Where the weights come from."""
+
+    def detect(self, image: np.ndarray) -> Detections:
+        """Find objects in an upright image, uint8 [H, W, 3]."""
+
+    def close(self) -> None:
+        """Release the engine."""

@@ -57,6 +57,7 @@ def visit(browser: Any, stub: Stub) -> Iterator[Callable[..., Any]]:
         page.on("console", lambda message: page.log["console"].append(message.text))
         page.on("pageerror", lambda error: page.log["console"].append(str(error)))
         page.on("request", lambda request: page.log["addresses"].append(request.url))
+        page.on("filechooser", lambda _: None)  # intercepted from the start: later, a key may come first
         page.add_init_script(VIOLATIONS)
         page.goto(stub.address + query)
         return page
@@ -202,6 +203,7 @@ def test_page_is_light_asks_nobody_else_and_leaves_the_console_empty(
     expect(page.locator("#runs-link")).to_be_visible(visible=has_runs)
     choose(page, picture)
     wait_for_answer(page)
+    page.get_by_label("Side by side").check()
     page.get_by_role("checkbox", name="cells").check()
     expect(page.locator(".verdict").nth(1)).to_have_text("5 objects")
     assert page.log["console"] == []
@@ -388,6 +390,11 @@ def test_one_failing_model_does_not_hide_the_other(visit: Callable[..., Any], st
     page.get_by_role("checkbox", name="bad").uncheck()
     expect(panels).to_have_count(1)
     assert page.url.endswith("?model=good")
+    page.get_by_label("Side by side").uncheck()
+    page.get_by_role("radio", name="bad").check()  # one instead of the other; its answer is still known
+    expect(page.locator(".panel h2")).to_have_text("bad")
+    wait_for_answer(page)
+    assert len(stub.requests) == 3
 
 
 # Detection, several pictures, copies
@@ -464,8 +471,7 @@ def show_classes(page: Any, stub: Stub, picture: Path) -> None:  # noqa: ARG001
 
 
 def show_boxes(page: Any, stub: Stub, picture: Path) -> None:  # noqa: ARG001
-    page.get_by_role("checkbox", name="cells").check()
-    page.get_by_role("checkbox", name="resnext50").uncheck()
+    page.get_by_role("radio", name="cells").check()
     choose(page, picture)
     wait_for_answer(page, "5 objects")
 
@@ -478,6 +484,7 @@ def show_waiting(page: Any, stub: Stub, picture: Path) -> None:
 
 def show_refusal(page: Any, stub: Stub, picture: Path) -> None:
     stub.replies["cells"] = [write_problem(422, "The picture is broken.")]
+    page.get_by_label("Side by side").check()
     page.get_by_role("checkbox", name="cells").check()
     choose(page, picture)
     expect(page.locator(".notice.failure:visible")).to_be_visible()

@@ -131,20 +131,28 @@ async function start() {
   const named = models.filter((model) => wanted.includes(model.name));
   for (const model of named.length ? named : models.slice(0, 1)) chosen.add(model.name);
   find("models").hidden = models.length < 2;
-  find("model-list").replaceChildren(...models.map(buildModelChoice));
+  find("beside").checked = chosen.size > 1;
+  showModels();
   showChosen();
   hasRuns().then((has) => (find("runs-link").hidden = !has));
 }
 
-function buildModelChoice(model) {
-  const box = build("input", { type: "checkbox", checked: chosen.has(model.name), onchange: () => {
-    if (box.checked) chosen.add(model.name);
-    else if (chosen.size > 1) chosen.delete(model.name);
-    else box.checked = true; // one stays
-    history.replaceState(null, "", `?${new URLSearchParams([...chosen].map((name) => ["model", name]))}`);
-    showChosen();
-  } });
-  return build("label", { class: "chip" }, box, build("span", {}, model.name));
+/** Offer the models: one of them, or several side by side. */
+function showModels() {
+  const type = find("beside").checked ? "checkbox" : "radio";
+  find("model-list").replaceChildren(...models.map(({ name }) => {
+    const box = build("input", { type, name: "model", checked: chosen.has(name), onchange: () => chooseModel(name, box) });
+    return build("label", { class: "chip" }, box, build("span", {}, name));
+  }));
+}
+
+function chooseModel(name, box) {
+  if (box.type === "radio") chosen.clear();
+  if (box.checked) chosen.add(name);
+  else if (chosen.size > 1) chosen.delete(name);
+  else box.checked = true; // one stays
+  history.replaceState(null, "", `?${new URLSearchParams([...chosen].map((one) => ["model", one]))}`);
+  showChosen();
 }
 
 function showChosen() {
@@ -260,6 +268,16 @@ find("strip").addEventListener("keydown", (event) => {
   if (!next) return;
   event.preventDefault();
   next.firstElementChild.focus();
+});
+
+find("beside").addEventListener("change", () => {
+  const [first] = listChosen();
+  if (first && !find("beside").checked) {
+    chosen.clear();
+    chosen.add(first.name);
+  }
+  showModels();
+  showChosen();
 });
 
 find("token-form").addEventListener("submit", (event) => {

@@ -14,6 +14,7 @@ from resnext.run_directory import CHECKPOINT_NAMES, RunDirectory, check_checkpoi
 if TYPE_CHECKING:
     from resnext.deploy.export import ExportResult
 
+CAM_CORRELATION = 0.95  # of class activation maps with PyTorch's; maps with less differ visibly
 SUMMARY = "Export a network to ONNX, OpenVINO or PyTorch, with its preprocessing inside; verified before it is kept."
 
 
@@ -108,6 +109,14 @@ def choose_out(out: str | None, suffix: str, weights: str, run: Path | None, nam
     return path
 
 
+def list_cam_facts(correlation: float | None) -> list[tuple[str, str]]:
+    """List what to print about class activation maps, if there are any."""
+    if correlation is None:
+        return []
+    note = "" if correlation >= CAM_CORRELATION else f"; below {CAM_CORRELATION:g}, so do not rely on them"
+    return [("", f"maps of the predicted classes correlate {correlation:.3f} with PyTorch's on average{note}")]
+
+
 def print_export(result: "ExportResult", images: str) -> None:
     """Print what was written and how it agrees with PyTorch."""
     from resnext.deploy.export_info import INPUTS
@@ -124,6 +133,7 @@ def print_export(result: "ExportResult", images: str) -> None:
         ("", f"images: {images}"),
         ("agreement", f"{agreement.same_top1} of {agreement.images} predictions are the same as in PyTorch"),
         ("", f"largest difference of a logit {agreement.max_difference:.2g}, relative {agreement.relative_error:.2g}"),
+        *list_cam_facts(agreement.cam_correlation),
         *list_int8_facts(info),
         ("next", f"resnext predict {result.path} IMAGE...; resnext serve {result.path}"),
     ]

@@ -78,7 +78,7 @@ def count_needed_images(result: PairedResult, max_loss: float, confidence: float
     def is_enough(n: int) -> bool:
         return compute_loss_bound(p * n, q * n, n, confidence) <= max_loss
 
-    if result.loss >= max_loss or not is_enough(MAX_NEEDED):
+    if not is_enough(MAX_NEEDED):
         return None
     low, high = 0, MAX_NEEDED
     while high - low > 1:

@@ -114,6 +114,11 @@ def test_predicting_with_an_exported_file_does_not_import_torch(target: str, tmp
 
 
 @pytest.mark.parametrize("target", FORMATS)
+def test_a_fixed_batch_need_not_divide_the_number_of_images(target: str, tmp_path: Path) -> None:
+    assert export_to(tmp_path, target, make_network(), batch=3, with_cam=True).agreement.same_top1 == 11
+
+
+@pytest.mark.parametrize("target", FORMATS)
 def test_a_file_that_disagrees_is_an_error_and_nothing_is_left(
     target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -58,7 +58,7 @@ def test_without_gains_the_bound_is_that_of_clopper_and_pearson(n: int, b: int) 
 
 def test_with_many_changes_the_bound_nears_that_of_the_normal_distribution() -> None:
     b, c, n = 5500, 4500, 1_000_000
-    normal = (b - c) / n + stats.norm.ppf(0.95) * math.sqrt((b + c - (b - c) ** 2 / n)) / n
+    normal = (b - c) / n + stats.norm.ppf(0.95) * math.sqrt(b + c - (b - c) ** 2 / n) / n
     assert compute_loss_bound(b, c, n) == pytest.approx(normal, rel=0.01)
 
 

@@ -168,7 +168,8 @@ def build_int8_model(
         write_model(finish(quantised), info, file)
         return file
 
-    model = build_model(folded, request.format, replace(interface, input="normalised", bgr=False))
+    batch = None if request.format == "onnx" else 1  # NNCF calibrates on one image at a time
+    model = build_model(folded, request.format, replace(interface, input="normalised", bgr=False, batch=batch))
     if request.format == "onnx":
         import onnx
 

@@ -53,29 +53,33 @@ def replace_onnx_input(model: Any, interface: GraphInterface) -> Any:
     """
     from onnx import compose, helper
 
-    copy = type(model).FromString(model.SerializeToString())
     p = interface.preprocessing
-    if interface.input == "normalised" or p is None:
-        return copy
+    assert p is not None
+    copy = type(model).FromString(model.SerializeToString())
     graph = OnnxGraph()
-    values = add_preprocessing(INPUT_NAME, interface, graph)
-    kind = helper.np_dtype_to_tensor_dtype(np.dtype(np.uint8))
+    value = add_preprocessing(INPUT_NAME, interface, graph)
+    kind = helper.np_dtype_to_tensor_dtype(np.dtype(interface.dtype))
     given = helper.make_tensor_value_info(INPUT_NAME, kind, interface.get_shape(p.channels))
     used = {name for node in graph.nodes for name in node.input}
     constants = [constant for constant in graph.constants if constant.name in used]
-    made = helper.make_graph(graph.nodes, "preprocessing", [given], [helper.make_empty_tensor_value_info(values)])
-    made.initializer.extend(constants)
+    made = helper.make_graph(
+        graph.nodes, "preprocessing", [given], [helper.make_empty_tensor_value_info(value)], constants
+    )
     for node in made.node:
         node.name = node.output[0]
-    prefix = "preprocessing_"
-    compose.add_prefix_graph(made, prefix, rename_inputs=False, inplace=True)
-    for node in copy.graph.node:
-        node.input[:] = [prefix + values if name == INPUT_NAME else name for name in node.input]
-    nodes, given = [*made.node, *copy.graph.node], made.input
+    if value != INPUT_NAME:  # else there is no preprocessing
+        prefix = "preprocessing_"
+        compose.add_prefix_graph(made, prefix, rename_inputs=False, inplace=True)
+        for node in copy.graph.node:
+            node.input[:] = [prefix + value if name == INPUT_NAME else name for name in node.input]
+    nodes = [*made.node, *copy.graph.node]
     del copy.graph.node[:], copy.graph.input[:], copy.graph.value_info[:]
     copy.graph.node.extend(nodes)
-    copy.graph.input.extend(given)
+    copy.graph.input.append(given)
     copy.graph.initializer.extend(made.initializer)
+    if interface.batch is not None:
+        for output in copy.graph.output:
+            output.type.tensor_type.shape.dim[0].dim_value = interface.batch
     return copy
 
 

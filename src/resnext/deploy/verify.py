@@ -186,14 +186,18 @@ def main(arguments: Sequence[str]) -> None:
         start, turn, began = 0, 0, time.perf_counter()
         while start < len(images):
             size = sizes[turn % len(sizes)]
-            rows.append(predictor.infer_all(images[start : start + size]))
+            batch = images[start : start + size]
+            missing = 0 if exported.info.batch is None else size - len(batch)  # a fixed batch is filled up
+            rows.append(predictor.infer_all([*batch, *batch[:1] * missing]))
             start, turn = start + size, turn + 1
         seconds = time.perf_counter() - began
     if "torch" in sys.modules and file.suffix != ".pt2":
         raise WorkError("the exported file needed torch")
     maps = [row.cam for row in rows if row.cam is not None]
-    more = {"cam": np.concatenate(maps)} if maps else {}
-    np.savez(out, logits=np.concatenate([row.logits for row in rows]), seconds=np.float64(seconds), **more)
+    found = {"logits": np.concatenate([row.logits for row in rows])[: len(images)], "seconds": np.float64(seconds)}
+    if maps:
+        found["cam"] = np.concatenate(maps)[: len(images)]
+    np.savez(out, **found)  # type: ignore[arg-type]  # numpy's stub takes the keys for its option
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from resnext.data.sources.fashion_mnist import DEBIAN_FOLDER
 from resnext.deploy import int8_export
 from resnext.deploy.export import ExportRequest, ExportResult, export_classifier
 from resnext.deploy.exported import open_exported
-from resnext.deploy.int8 import load_calibration_images
+from resnext.deploy.int8 import list_steps, load_calibration_images
 from resnext.deploy.int8_export import Int8Plan
 from resnext.deploy.int8_judge import Judge, LabelledImages
 from resnext.deploy.predictor import Predictor
@@ -49,7 +49,7 @@ def network(run: Path) -> Network:
 @pytest.fixture
 def one_try(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only the first way to quantise."""
-    monkeypatch.setattr(int8_export, "STEPS", int8_export.STEPS[:1])
+    monkeypatch.setattr(int8_export, "list_steps", lambda model: list_steps(model)[:1])
     monkeypatch.setattr(int8_export, "CONFIDENCES", (0.95,))
 
 
@@ -71,16 +71,15 @@ def export_to(folder: Path, network: Network, plan: Int8Plan, target: str = "ope
     return export_classifier(network, folder / f"model{suffix}", request, images, int8=plan)
 
 
-def poison(network: Network, factor: float = 3000.0) -> Network:
-    """Make one channel of the activations within each block large, and the weights that take it small.
+def poison(network: Network, blocks: slice = slice(None), factor: float = 3000.0) -> Network:
+    """Make one channel of the activations within blocks large, and the weights that take it small.
 
     In fp32 nothing changes, but one scale for the whole activation then leaves no levels for the other channels.
     """
-    for block in network.modules():
-        if hasattr(block, "bn2") and hasattr(block, "conv3"):
-            block.bn2.weight.data[0] *= factor  # type: ignore[union-attr,operator]
-            block.bn2.bias.data[0] *= factor  # type: ignore[union-attr,operator]
-            block.conv3.weight.data[:, 0] /= factor  # type: ignore[union-attr,operator]
+    for block in [one for one in network.modules() if hasattr(one, "bn2") and hasattr(one, "conv3")][blocks]:
+        block.bn2.weight.data[0] *= factor  # type: ignore[union-attr,operator]
+        block.bn2.bias.data[0] *= factor  # type: ignore[union-attr,operator]
+        block.conv3.weight.data[:, 0] /= factor  # type: ignore[union-attr,operator]
     return network
 
 
@@ -174,15 +173,28 @@ def test_a_poisoned_network_is_not_kept(network: Network, run: Path, tmp_path: P
 
 
 @pytest.mark.slow
-def test_accuracy_control_saves_a_poisoned_network(network: Network, run: Path, tmp_path: Path) -> None:
-    poisoned = poison(network)
-    result = export_to(tmp_path, poisoned, make_plan(poisoned, run, 0.05))
+@pytest.mark.parametrize("target", TARGETS)
+def test_accuracy_control_saves_a_network_with_one_poisoned_block(
+    target: str, network: Network, run: Path, tmp_path: Path
+) -> None:
+    poisoned = poison(network, slice(3, 4))
+    result = export_to(tmp_path, poisoned, make_plan(poisoned, run, 0.05), target)
     assert result.info.int8 is not None
     *failed, kept = result.info.int8["tries"]
     assert len(failed) == 3
     assert all(one["loss"] > 0.1 for one in failed)
     assert kept["bound"] <= 0.05
-    assert 0 < kept["int8_layers"] < kept["layers"]
+    assert kept["layers"] / 2 < kept["int8_layers"] < kept["layers"]
+
+
+@pytest.mark.slow
+def test_a_network_that_needs_floating_point_everywhere_is_not_kept(
+    network: Network, run: Path, tmp_path: Path
+) -> None:
+    poisoned = poison(network)
+    with pytest.raises(WorkError, match=r"int8 loses .* after 4 tries; .*export in fp32"):
+        export_to(tmp_path / "new", poisoned, make_plan(poisoned, run, 0.05))
+    assert not (tmp_path / "new").exists()
 
 
 @pytest.mark.usefixtures("one_try")

@@ -8,7 +8,7 @@ import io
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -44,19 +44,35 @@ def check_calibration(images: Tensor | None) -> Tensor:
 class Int8Step:
     """One way to quantise; later ones lose less accuracy but take longer or give a slower network."""
 
-    name: str  # in words
     images: int = CALIBRATION_IMAGES  # number of calibration images
     has_fast_bias: bool = True  # whether biases are corrected by the faster, coarser method
     keeps_ends: bool = False  # whether the first convolution and the classifier stay in floating point
     has_accuracy_control: bool = False  # whether NNCF then returns layers to floating point one by one
 
+    @property
+    def name(self) -> str:
+        """The step in words."""
+        words = [f"{self.images:,} calibration images", *["accurate bias correction"] * (not self.has_fast_bias)]
+        words += ["first convolution and classifier in floating point"] * self.keeps_ends
+        return ", ".join([*words, *["accuracy control"] * self.has_accuracy_control])
+
 
 STEPS = (
-    Int8Step("300 calibration images"),
-    Int8Step("1,000 calibration images, accurate bias correction", 1000, False),
-    Int8Step("first convolution and classifier in floating point", 1000, False, True),
-    Int8Step("accuracy control", 1000, False, True, True),
+    Int8Step(),
+    Int8Step(1000, has_fast_bias=False),
+    Int8Step(1000, has_fast_bias=False, keeps_ends=True),
+    Int8Step(1000, has_fast_bias=False, keeps_ends=True, has_accuracy_control=True),
 )
+
+
+def is_onnx_model(model: Any) -> bool:
+    """Return whether a model is an onnx.ModelProto, and not an openvino.Model."""
+    return not hasattr(model, "get_ordered_ops")
+
+
+def list_steps(model: Any) -> list[Int8Step]:
+    """List the ways to quantise a model, the fastest first. NNCF's accurate bias correction breaks ONNX models."""
+    return [replace(step, has_fast_bias=True) for step in STEPS] if is_onnx_model(model) else list(STEPS)
 
 
 def quantize_int8(model: Any, calibration: Tensor | None, step: Int8Step = STEPS[0], max_drop: float = 0.005) -> Any:
@@ -77,10 +93,10 @@ def quantize_int8(model: Any, calibration: Tensor | None, step: Int8Step = STEPS
     except ImportError:
         raise RequestError("int8 needs nncf: pip install 'resnext[openvino]'") from None
     nncf.set_log_level(logging.ERROR)
-    is_onnx = not hasattr(model, "get_ordered_ops")
+    is_onnx = is_onnx_model(model)
     batches = [{INPUT_NAME: image} if is_onnx else image for image in images.contiguous()[:, None].numpy()]
     options: dict[str, Any] = {"subset_size": len(batches), "preset": nncf.QuantizationPreset.MIXED}
-    options["fast_bias_correction"] = step.has_fast_bias or is_onnx  # NNCF's other method breaks ONNX models
+    options["fast_bias_correction"] = step.has_fast_bias
     if is_onnx:  # 7 bits for weights: on processors without VNNI, ONNX Runtime's sums of 8 bits overflow
         overflow = nncf.quantization.advanced_parameters.OverflowFix.ENABLE
         options["advanced_parameters"] = nncf.AdvancedQuantizationParameters(overflow_fix=overflow)
@@ -99,7 +115,7 @@ def _quantize_with_control(
 
     No labels are needed, and the images that judge the result stay unseen.
     """
-    predict = _run_onnx if not hasattr(model, "get_ordered_ops") else _compile_openvino
+    predict = _run_onnx if is_onnx_model(model) else _compile_openvino
     first = predict(model)
     items = [(batch, int(first(batch).argmax())) for batch in batches]
 
@@ -155,7 +171,7 @@ def find_onnx_ends(model: Any) -> list[str]:
 
 def count_int8_layers(model: Any) -> tuple[int, int]:
     """Count the convolutions and matrix products that take quantised images, and all of them."""
-    if not hasattr(model, "get_ordered_ops"):
+    if is_onnx_model(model):
         made = {name for node in model.graph.node if node.op_type == "DequantizeLinear" for name in node.output}
         layers = [node for node in model.graph.node if node.op_type in LAYERS]
         return sum(node.input[0] in made for node in layers), len(layers)

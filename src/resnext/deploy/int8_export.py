@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
-from resnext.deploy.int8 import STEPS, Int8Step, count_int8_layers, quantize_int8
+from resnext.deploy.int8 import Int8Step, count_int8_layers, list_steps, quantize_int8
 from resnext.deploy.int8_gate import PairedResult, count_fewest_images, count_needed_images
 from resnext.deploy.int8_judge import Judge, LabelledImages
 from resnext.errors import WorkError
@@ -98,12 +98,12 @@ def quantize_within_loss(
     tries: list[Int8Try] = []
     calibration: Tensor | None = None
     loaded = 0
-    for step, confidence in zip(STEPS, CONFIDENCES, strict=True):
+    for step, confidence in zip(list_steps(model), CONFIDENCES, strict=True):
         if calibration is None or loaded < step.images:
             calibration, loaded = plan.calibrate(step.images), step.images
         progress(f"int8: {step.name}")
         copy = model.clone() if hasattr(model, "clone") else type(model).FromString(model.SerializeToString())
-        quantised = quantize_int8(copy, calibration, step, plan.max_loss)
+        quantised = quantize_int8(copy, calibration, step, plan.max_loss / 2)  # the other half is for the bound
         used, total = min(len(calibration), step.images), count_int8_layers(quantised)
         result = judge.judge(write(quantised))
         tries.append(Int8Try(step, used, *total, result, confidence))
@@ -117,15 +117,13 @@ def quantize_within_loss(
 
 def describe_failure(tries: list[Int8Try], plan: Int8Plan) -> str:
     """Say in numbers why no try passed, and what would help."""
-    best = min(tries, key=lambda one: (one.bound, one.result.loss))
+    best = min(tries, key=lambda one: (not one.int8_layers, one.bound, one.result.loss))
     result, limit = best.result, f"{100 * plan.max_loss:g} points"
     counts = f"{result.only_fp32} right in fp32 only, {result.only_int8} right in int8 only"
     found = (
         f"int8 loses {100 * result.loss:.2f} points on {result.images:,} images ({counts}), at most "
         f"{100 * best.bound:.2f} with {100 * CONFIDENCE:g} % confidence, and --max-loss allows {limit}"
     )
-    if best.bound <= plan.max_loss:  # accuracy control returned every layer to floating point
-        return f"no layer of this network can be in int8 without losing more than {limit}; export it in fp32"
     needed = count_needed_images(result, plan.max_loss, best.confidence)
     accept = f"--max-loss {round_up(100 * best.bound):g} accepts this"
     if needed is not None and needed > result.images:

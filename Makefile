@@ -5,10 +5,11 @@ VENV    := .venv
 BIN     := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable
 USABLE  := $(VENV)/.usable
+SERVE   := $(VENV)/.serve
 READY   := $(VENV)/.ready
 PYTEST  := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
-.PHONY: help demo test test-all lint format clean
+.PHONY: help demo serve test test-all lint format clean
 .DEFAULT_GOAL := help
 
 help:  ## print this list
@@ -27,6 +28,14 @@ $(READY): $(USABLE)  # with every extra and the developers' tools
 
 demo: $(USABLE)  ## train on handwritten digits, evaluate, predict; one to three minutes after the set-up
 	$(BIN)/python examples/demo.py
+
+$(SERVE): $(USABLE)  # what the server needs, with ONNX Runtime as the engine
+	$(INSTALL) '.[serve,onnx]'
+	touch $@
+
+serve: $(SERVE)  ## serve the newest run in runs/ and open its page in a browser
+	@test -d runs || { echo 'there is no run yet: make demo'; exit 2; }
+	$(BIN)/resnext serve "$$(ls -dt runs/*/ | head -1)" --runs runs --open
 
 lint: $(READY)  ## ruff (lint and format), mypy, and which room imports which
 	$(BIN)/ruff check .

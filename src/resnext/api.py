@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from resnext.deploy.predictor import Predictor
     from resnext.detection.model.faster_rcnn import FasterRcnn
     from resnext.detection.predict import DetectPrediction
+    from resnext.detection.predictor import DetectPredictor
     from resnext.evaluation.evaluator import Evaluation
     from resnext.evaluation.images import ImageInput
     from resnext.evaluation.setup import EvalNetworks, EvalRuntime
@@ -147,7 +148,7 @@ def evaluate(
 
 
 def detect(
-    model: "FasterRcnn",
+    model: "FasterRcnn | DetectPredictor",
     images: "ImageInput | Iterable[ImageInput]",
     *,
     device: "torch.device | str | None" = None,
@@ -158,7 +159,7 @@ def detect(
     """Detect objects in images.
 
     Args:
-        model: The detector, as ``load_detector`` returns it.
+        model: The detector, as ``load_detector`` or ``DetectPredictor.load`` returns it.
         images: Paths, PIL images or arrays (uint8 [H, W, 3] or [H, W]), mixed, or a single one of these.
         device: Where to compute; by default where the model is.
         precision: fp32, bf16 or fp16.

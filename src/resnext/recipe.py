@@ -62,7 +62,7 @@ def read_stated_settings(path: Path | str) -> dict[str, Any]:
     """Read the settings that a recipe or those it extends give, as plain nested values. Raises RequestError."""
     path = find_recipe(path)
     origin = describe_path(path)
-    return _merge_bases(_parse_sections(_read_text(path), origin), origin, path)
+    return _merge_bases(parse_sections(_read_text(path), origin), origin, path)
 
 
 def describe_path(path: Path) -> str:
@@ -95,7 +95,7 @@ def _merge_bases(values: dict[str, Any], origin: str, path: Path | None) -> dict
             raise RequestError(f"{origin}: extends leads back to {describe_path(base)}, so it has no end")
         path, origin = base, describe_path(base)
         chain.append(base.resolve())
-        values = _merge_sections(_parse_sections(_read_text(base), origin), values)
+        values = _merge_sections(parse_sections(_read_text(base), origin), values)
     return values
 
 
@@ -131,7 +131,7 @@ def parse_recipe(
     kind: type[R] = Recipe,  # type: ignore[assignment]
 ) -> R:
     """Parse a recipe from YAML text; ``origin`` names it in errors. Raises RequestError, also for the wrong kind."""
-    return _build_recipe(_merge_bases(_parse_sections(text, origin), origin, None), origin, overrides, kind)
+    return _build_recipe(_merge_bases(parse_sections(text, origin), origin, None), origin, overrides, kind)
 
 
 def _build_recipe(values: dict[str, Any], origin: str, overrides: Mapping[str, Any] | None, kind: type[R]) -> R:
@@ -157,7 +157,7 @@ def _build_recipe(values: dict[str, Any], origin: str, overrides: Mapping[str, A
         raise RequestError(f"{origin}: {error}") from None
 
 
-def _parse_sections(text: str, origin: str) -> dict[str, Any]:
+def parse_sections(text: str, origin: str) -> dict[str, Any]:
     """Parse YAML text to plain nested values. Raises RequestError."""
     try:
         values = yaml.load(text, Loader=_StrictLoader)

@@ -1,5 +1,6 @@
 """The console that commands print on."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Console, RenderableType
@@ -58,6 +59,16 @@ def make_screen(*, stderr: bool = False) -> Screen:
 def print_line(console: Console, text: str) -> None:
     """Print a line without markup, colours or wrapping, on any console."""
     console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def print_facts(rows: Sequence[tuple[str, str]]) -> None:
+    """Print pairs of a heading and a text on standard output; long texts are folded under their start."""
+    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0), pad_edge=False)
+    table.add_column()
+    table.add_column(overflow="fold")
+    for heading, text in rows:
+        table.add_row(heading, Text(escape_unprintable(text)))
+    make_screen().print(table)
 
 
 def _to_text(said: RenderableType) -> RenderableType:

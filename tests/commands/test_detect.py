@@ -13,10 +13,11 @@ from PIL import Image
 from resnext.cli import main
 from resnext.detection.data.open import open_detection_data
 from resnext.detection.evaluation.protocol import format_detection_protocol
-from resnext.detection.predict import DetectPrediction, draw_predictions, make_drawing_paths, predict
+from resnext.detection.predict import DetectPrediction, draw_predictions, predict
 from resnext.detection.settings import DetectDataSettings
 from resnext.detection.weights import load_detector, save_detector
 from resnext.errors import RequestError
+from resnext.evaluation.output.drawing_paths import make_drawing_paths
 from resnext.model.network import create_model
 from resnext.weights.native import save
 from tests.detection.annotation_files import box_row, image_row, photo, write_json

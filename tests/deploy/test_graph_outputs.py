@@ -9,7 +9,7 @@ import torch
 from resnext import Preprocessing, RequestError
 from resnext.data.normalization import normalize
 from resnext.deploy.graph_interface import GraphInterface
-from tests.deploy.exported import ENGINES, export
+from tests.deploy.exported import ENGINES, export, run_openvino
 from tests.deploy.networks import images, lived
 from tests.deploy.test_fold import KINDS
 
@@ -81,6 +81,28 @@ def test_a_fixed_batch_leaves_no_axis_of_the_input_open(engine: str) -> None:
         assert interface.get_shape(3) == shape
         x = np.zeros(shape, interface.dtype)
         assert export(engine, lived(), interface)(x)["logits"].shape == (2, 10)
+
+
+@pytest.mark.parametrize("batch", [None, 3])
+def test_preprocessing_can_be_put_before_a_finished_openvino_model(batch: int | None) -> None:
+    pytest.importorskip("openvino")
+    from resnext.deploy.fold import fold
+    from resnext.deploy.openvino_graph import build_openvino_model, replace_input
+
+    p = Preprocessing(image_size=32, resize=36, channels=3, mean=(0.4,) * 3, std=(0.2,) * 3)
+    model = build_openvino_model(fold(lived()), EVERYTHING)
+    pixels = np.random.default_rng(3).integers(0, 256, (3, 32, 32, 3), np.uint8)
+    expected = run_openvino(model)(normalize(torch.from_numpy(pixels).permute(0, 3, 1, 2), p, "cpu").numpy())
+    replaced = replace_input(model, GraphInterface(input="pixels", preprocessing=p, batch=batch))
+    from_pixels = run_openvino(replaced)(pixels)
+    assert list(from_pixels) == list(expected)
+    for name, value in expected.items():
+        np.testing.assert_allclose(from_pixels[name], value, rtol=1e-4, atol=1e-4)
+    from_picture = run_openvino(replace_input(model, GraphInterface(input="picture", preprocessing=p)))(
+        np.pad(pixels[:1], ((0, 0), (2, 2), (20, 20), (0, 0)))  # the centre crop is ``pixels``
+    )
+    np.testing.assert_allclose(from_picture["logits"], expected["logits"][:1], rtol=1e-4, atol=1e-2)
+    assert model.inputs[0].get_partial_shape().is_dynamic  # the model itself stays
 
 
 def test_the_openvino_model_says_the_names_and_layout_of_its_input() -> None:

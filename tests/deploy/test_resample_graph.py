@@ -134,6 +134,31 @@ def test_a_saved_openvino_model_resizes_in_float32_where_it_computes_in_bf16(tmp
         np.testing.assert_array_equal(run(picture[None])[0], expect(picture, p))
 
 
+@pytest.mark.slow
+def test_a_quantised_model_takes_pictures_as_it_takes_their_pixels(tmp_path: Path) -> None:
+    pytest.importorskip("nncf")
+    ov = pytest.importorskip("openvino")
+    from resnext.deploy.fold import fold
+    from resnext.deploy.int8 import quantize_int8
+    from resnext.deploy.openvino_graph import build_openvino_model, replace_input
+
+    p = preprocessing()
+    images = normalize(torch.randint(0, 256, (30, 3, 32, 32), dtype=torch.uint8), p, "cpu")
+    quantised = quantize_int8(build_openvino_model(fold(lived())), images)
+
+    def load(kind: Any) -> Any:
+        model = replace_input(quantised, GraphInterface(input=kind, preprocessing=p, batch=1))
+        ov.save_model(model, tmp_path / f"{kind}.xml", compress_to_fp16=False)
+        return ov.Core().compile_model(tmp_path / f"{kind}.xml", "CPU")  # by default partly in bf16, if there is bf16
+
+    from_picture, from_pixels = load("picture"), load("pixels")
+    for seed, size in enumerate([*SIZES, (41, 1300), (1999, 1501)]):
+        picture = draw(*size, 3, seed)
+        logits = from_pixels(np.ascontiguousarray(expect(picture, p).transpose(1, 2, 0)[None]))[0]
+        difference = np.abs(from_picture(picture[None])[0] - logits).max()
+        assert difference <= 0.01 * np.abs(logits).max()  # pixels of the float32 resizing may be a level off
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("mode", MODES)
 def test_a_picture_gives_the_networks_logits_of_its_view(engine: str, mode: str) -> None:

@@ -35,7 +35,7 @@ def encode(kind: str, size: tuple[int, int], mode: str = "RGB", **options) -> by
 @pytest.mark.parametrize("size", [(1, 1), (37, 1200), (1200, 37)])
 def test_format_and_size_are_those_that_pillow_reads(kind, options, size):
     header = read_picture_header(encode(kind, size, **options), LIMITS)
-    assert header == (kind, size)
+    assert tuple(header) == (kind, size)
     assert header.pixels == size[0] * size[1]
 
 

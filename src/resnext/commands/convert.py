@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from resnext.errors import RequestError, did_you_mean, escape_unprintable
+from resnext.errors import RequestError, did_you_mean
 from resnext.files import check_output
 from resnext.run_directory import CHECKPOINT_NAMES, RunDirectory, check_checkpoint_choice, is_run
 
@@ -171,12 +171,9 @@ def choose_writer(target: str, args: argparse.Namespace, model: "Network", path:
 
 def print_conversion(model: "Network", origin: "Origin", source: str, out: Path, target: str, proof: float) -> None:
     """Print what was read, the notes, and what was written."""
-    from rich.table import Table
-    from rich.text import Text
-
     from resnext.data.files.download import compute_sha256
     from resnext.evaluation.output.view_text import format_view
-    from resnext.screen import make_screen
+    from resnext.screen import print_facts
 
     a, p, classes = model.architecture, model.preprocessing, model.classes or ("no names",)
     names = ", ".join(classes[:3]) + (", ..." if len(classes) > 3 else "")
@@ -197,9 +194,4 @@ def print_conversion(model: "Network", origin: "Origin", source: str, out: Path,
     if target == "torchvision" or (target == "timm" and not out.is_dir()):
         rows.append(("", "this format cannot store preprocessing and class names: keep them elsewhere"))
     rows.append(("verified", "read back; outputs " + (f"differ by at most {proof:.2g}" if proof else "are identical")))
-    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    table.add_column()
-    table.add_column(overflow="fold")
-    for key, value in rows:
-        table.add_row(key, Text(escape_unprintable(value)))
-    make_screen().print(table)
+    print_facts(rows)

@@ -20,7 +20,9 @@ from resnext.sources import BOX_FORMATS
 if TYPE_CHECKING:
     from resnext.detection.coco_predictions import ResultIds
     from resnext.detection.evaluation.coco_eval import DetectionEvaluation
+    from resnext.detection.model.faster_rcnn import FasterRcnn
     from resnext.detection.predict import DetectPrediction
+    from resnext.detection.predictor import DetectPredictor
 
 SUMMARY = "Train an object detector (Faster R-CNN), evaluate it by COCO's metrics, or detect objects in images."
 
@@ -36,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_weights_options(parser: argparse.ArgumentParser, **options: Any) -> None:
-    about = "detection run, a detector's weights file (ours, torchvision's), hf://..."
+    about = "detection run, a detector's weights file (ours, torchvision's), hf://..., or an exported .onnx or .xml"
     parser.add_argument("weights", metavar="RUN_OR_WEIGHTS", help=about, **options)
     parser.add_argument(
         "--checkpoint", choices=CHECKPOINT_NAMES, default="best", help="which checkpoint of a run [best]"
@@ -119,6 +121,7 @@ def _run_evaluate(args: argparse.Namespace) -> int:
     from resnext.detection.data.open import open_detection_split
     from resnext.detection.evaluation import setup
     from resnext.detection.evaluation.console import print_detection_evaluation
+    from resnext.detection.evaluation.exported import evaluate_exported
     from resnext.detection.evaluation.tables import FILES, FORMAT
     from resnext.files import check_output_directory
     from resnext.training.distributed import init_distributed
@@ -137,6 +140,8 @@ def _run_evaluate(args: argparse.Namespace) -> int:
     with init_distributed(args.device) as world:
         if args.detections is not None:
             evaluation, about = setup.evaluate_file(options, dataset, _warn)
+        elif _is_exported(args):
+            evaluation, about = evaluate_exported(options, dataset, _warn)
         else:
             evaluation, about = setup.evaluate_model(options, dataset, recipe, world, _warn)
         if evaluation is None:
@@ -165,7 +170,7 @@ def _check_options(args: argparse.Namespace) -> None:
     if args.max_detections is not None and args.max_detections < MIN_MAX_DETECTIONS:
         raise RequestError(f"--max-detections {args.max_detections} must be at least {MIN_MAX_DETECTIONS}")
     if args.detections is None:
-        check_checkpoint_choice(args.checkpoint, [args.weights])
+        _check_weights_options(args)
         return
     usual = {"checkpoint": "best", "device": "auto", "precision": None, "bn_eps": None, "score": None, "workers": None}
     for name, value in usual.items():
@@ -174,12 +179,44 @@ def _check_options(args: argparse.Namespace) -> None:
             raise RequestError(f"--{option} is for running a detector and has no effect on --detections")
 
 
+def _check_weights_options(args: argparse.Namespace) -> None:
+    """Raise RequestError for options that do not fit the run, the weights or the exported file."""
+    check_checkpoint_choice(args.checkpoint, [args.weights])
+    if not _is_exported(args):
+        return
+    for name, usual in (("device", ("auto", "cpu")), ("precision", (None, "fp32")), ("bn_eps", (None,))):
+        value = getattr(args, name)
+        if value not in usual:
+            option = name.replace("_", "-")
+            raise RequestError(f"--{option} {value} has no effect on {args.weights}: it was settled by the export")
+
+
+def _is_exported(args: argparse.Namespace) -> bool:
+    """Return whether RUN_OR_WEIGHTS is an exported file, or a folder with one."""
+    from resnext.deploy.exported import find_exported_file
+
+    return args.weights is not None and "://" not in args.weights and find_exported_file(Path(args.weights)) is not None
+
+
+def _load_model(args: argparse.Namespace) -> "FasterRcnn | DetectPredictor":
+    """Load what is to detect, on its device; torch is not imported for an exported file."""
+    if _is_exported(args):
+        from resnext.detection.predictor import DetectPredictor
+
+        return DetectPredictor.load(args.weights, score=args.score)
+    from resnext.detection.evaluation.setup import load_for_inference
+    from resnext.device import pick_device
+
+    device = pick_device(args.device)
+    model = load_for_inference(args.weights, args.checkpoint, bn_eps=args.bn_eps, score=args.score, warn=_warn)
+    return model.to(device)
+
+
 def _run_predict(args: argparse.Namespace) -> int:
     from resnext.detection.coco_predictions import mark_wrong_sizes, read_annotation_ids, use_names_as_ids
-    from resnext.detection.evaluation.setup import load_for_inference
-    from resnext.detection.predict import draw_predictions, make_drawing_paths, predict, summarize_prediction
-    from resnext.device import pick_device
+    from resnext.detection.predict import draw_predictions, predict, summarize_prediction
     from resnext.evaluation.images import find_images
+    from resnext.evaluation.output.drawing_paths import make_drawing_paths
     from resnext.progress_bar import show_image_progress
     from resnext.screen import make_screen
 
@@ -190,11 +227,9 @@ def _run_predict(args: argparse.Namespace) -> int:
             check_file(Path(file), option)
     if args.out is not None:
         check_folder(Path(args.out), "--out")
-    check_checkpoint_choice(args.checkpoint, [args.weights])
+    _check_weights_options(args)
     recipe = _read_run_recipe(args)
-    device = pick_device(args.device)
-    model = load_for_inference(args.weights, args.checkpoint, bn_eps=args.bn_eps, score=args.score, warn=_warn)
-    model.to(device)
+    model = _load_model(args)
     precision = args.precision or (recipe.train.precision if recipe is not None else "fp32")
     paths, problems = find_images(args.images)
     places = make_drawing_paths(Path(args.out), paths) if args.out is not None else []
@@ -203,7 +238,7 @@ def _run_predict(args: argparse.Namespace) -> int:
     else:
         ids = read_annotation_ids(Path(args.annotations), paths, model)
     with show_image_progress(len(paths)) as progress:
-        found = predict(model, paths, device, precision=precision, batch_size=args.batch_size, progress=progress)
+        found = predict(model, paths, precision=precision, batch_size=args.batch_size, progress=progress)
     found = mark_wrong_sizes(found, ids)
     if places:
         print(f"{draw_predictions(found, places, model.classes)} drawn into {args.out}", file=sys.stderr)

@@ -78,5 +78,5 @@ def build_predictor(
     goal = "latency" if batch == 1 else "throughput"
     return Predictor(
         network, engine=args.engine, precision=precision, goal=goal, batch=batch, image_size=size,
-        calibration=calibration,
+        calibration=calibration, with_cam=getattr(args, "explain", None) is not None,
     )  # fmt: skip

@@ -5,20 +5,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from resnext.commands.evaluate import parse_positive
-from resnext.errors import RequestError, did_you_mean, escape_unprintable
+from resnext.commands.export_detector import is_detector_source, run_detector
+from resnext.errors import RequestError, did_you_mean
 from resnext.files import check_output
 from resnext.run_directory import CHECKPOINT_NAMES, RunDirectory, check_checkpoint_choice, is_run
 
 if TYPE_CHECKING:
     from resnext.deploy.export import ExportResult
 
-SUMMARY = "Export a network to ONNX or OpenVINO, with its preprocessing inside; verified before it is kept."
+SUMMARY = "Export a network to ONNX, OpenVINO or PyTorch, with its preprocessing inside; verified before it is kept."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments for weights, format and input."""
     parser.add_argument("weights", metavar="RUN_OR_WEIGHTS", help="run directory, weights file of any format, hf://...")
-    parser.add_argument("--to", required=True, metavar="FORMAT", help="onnx or openvino")
+    parser.add_argument("--to", required=True, metavar="FORMAT", help="onnx, openvino or torch-export")
     parser.add_argument("--out", metavar="FILE", help="the file to write [RUN/export/NAME or NAME beside the weights]")
     parser.add_argument(
         "--input", choices=("pixels", "picture", "normalised"), default="pixels",
@@ -52,6 +53,8 @@ def run(args: argparse.Namespace) -> int:
     path = fetch(args.weights) if is_remote(args.weights) else Path(args.weights)
     run_folder = path if is_run(path) else None
     file = RunDirectory(path).weights(args.checkpoint) if run_folder is not None else path
+    if is_detector_source(path):
+        return run_detector(args, path, file, choose_out(args.out, suffix, args.weights, run_folder, "detector"))
     network = load(path, args.checkpoint)
     out = choose_out(args.out, suffix, args.weights, run_folder, network.architecture.name.split(" ")[0])
     for one in (out, out.with_suffix(".bin")) if suffix == ".xml" else (out,):
@@ -96,11 +99,8 @@ def choose_out(out: str | None, suffix: str, weights: str, run: Path | None, nam
 
 def print_export(result: "ExportResult", images: str) -> None:
     """Print what was written and how it agrees with PyTorch."""
-    from rich.table import Table
-    from rich.text import Text
-
     from resnext.deploy.export_info import INPUTS
-    from resnext.screen import make_screen
+    from resnext.screen import print_facts
 
     info, agreement = result.info, result.agreement
     batches = ", ".join(map(str, agreement.batches)) if info.batch is None else str(info.batch)
@@ -115,9 +115,4 @@ def print_export(result: "ExportResult", images: str) -> None:
         ("", f"largest difference of a logit {agreement.max_difference:.2g}, relative {agreement.relative_error:.2g}"),
         ("next", f"resnext predict {result.path} IMAGE...; resnext serve {result.path}"),
     ]
-    table = Table(show_header=False, box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    table.add_column()
-    table.add_column(overflow="fold")
-    for key, value in rows:
-        table.add_row(key, Text(escape_unprintable(value)))
-    make_screen().print(table)
+    print_facts(rows)

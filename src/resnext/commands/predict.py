@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from resnext.commands import engine_options
 from resnext.commands.evaluate import parse_positive
 from resnext.errors import RequestError, escape_unprintable
-from resnext.files import check_file
+from resnext.files import check_file, check_folder
 from resnext.run_directory import CHECKPOINT_NAMES, check_checkpoint_choice, check_run_kind
 from resnext.text import format_share
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from resnext.evaluation.predict import Prediction
     from resnext.model.network import Network
 
+MAX_EXPLAINED = 4  # classes in a picture of --explain
 SUMMARY = "Classify images with a run or a weights file."
 
 
@@ -34,6 +35,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--embeddings", metavar="FILE",
         help="write the pooled features (names, float32 [N, features]) to this .npz file instead of classifying",
     )  # fmt: skip
+    parser.add_argument(
+        "--explain", metavar="DIR", help="draw where the network looks for the --top classes: DIR/IMAGE.png"
+    )
     parser.add_argument(
         "--checkpoint", choices=CHECKPOINT_NAMES, default="best", help="which checkpoint of a run [best]"
     )
@@ -52,6 +56,7 @@ def run(args: argparse.Namespace) -> int:
     """Classify and print; return 1 if an image could not be read (the others are still classified)."""
     from resnext.deploy.predictor import Predictor
     from resnext.evaluation.images import find_images
+    from resnext.evaluation.output.drawing_paths import make_drawing_paths
     from resnext.evaluation.outputs import get_preprocessing
     from resnext.evaluation.predict import Prediction, predict
     from resnext.progress_bar import show_image_progress
@@ -71,8 +76,15 @@ def run(args: argparse.Namespace) -> int:
         batch = min(args.batch_size, len(paths))
         precision, size = args.precision or "fp32", preprocessing.image_size
         model = engine_options.build_predictor(args, model, args.weights, precision, size, batch)
+    places = [] if args.explain is None else make_drawing_paths(Path(args.explain), paths, "--explain")
+    explain, top = args.explain is not None, min(args.top, MAX_EXPLAINED)
     with show_image_progress(len(paths)) as progress:
-        predictions = predict(model, paths, batch_size=args.batch_size, progress=progress)
+        predictions = predict(model, paths, top, explain=explain, batch_size=args.batch_size, progress=progress)
+    if args.explain is not None:
+        from resnext.evaluation.output.heat_maps import draw_explanations
+
+        count = draw_explanations(predictions, places, preprocessing)
+        print(f"resnext: {count} drawn into {args.explain}", file=sys.stderr)
     predictions += [Prediction(path, (), error=problem) for path, problem in problems]
     failed = [prediction for prediction in predictions if prediction.error is not None]
     if args.picture is not None and len(failed) < len(predictions):
@@ -98,11 +110,14 @@ def check_options(args: argparse.Namespace) -> None:
     if args.engine is None and args.precision is not None and not engine_options.has_exported(args):
         raise RequestError(f"--precision {args.precision} needs an engine: add --engine auto")
     check_checkpoint_choice(args.checkpoint, [args.weights])
+    if args.explain is not None:
+        check_folder(Path(args.explain), "--explain")
     if args.embeddings is not None:
         check_file(Path(args.embeddings), "--embeddings")
         if args.engine is not None:
             raise RequestError("--embeddings cannot be combined with --engine: engines compute only logits")
-        for option, given in (("--json", args.json), ("--picture", args.picture is not None)):
+        others = {"--json": args.json, "--picture": args.picture is not None, "--explain": args.explain is not None}
+        for option, given in others.items():
             if given:
                 raise RequestError(f"--embeddings writes features instead of predictions; leave out {option}")
 

@@ -124,9 +124,15 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def make_more_routers(service: "Service", args: argparse.Namespace) -> list[Any]:  # noqa: ARG001  # they come later
-    """Make the routes of other conventions, and those of runs with ``--runs``."""
-    return []
+def make_more_routers(service: "Service", args: argparse.Namespace) -> list[Any]:  # noqa: ARG001  # of other conventions
+    """Make the routes of other conventions, and those of runs. Raises RequestError if --runs is no folder."""
+    if args.runs is None:
+        return []
+    from resnext.serving.routes_runs import make_runs_router
+
+    if not Path(args.runs).is_dir():
+        raise RequestError(f"--runs {args.runs} is not a folder; expected a folder of run directories")
+    return [make_runs_router(Path(args.runs))]
 
 
 def check_packages() -> None:

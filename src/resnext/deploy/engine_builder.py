@@ -1,7 +1,9 @@
 """Build the engine of a configuration for a network."""
 
+import tempfile
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any, cast
 
 from torch import Tensor
@@ -10,8 +12,12 @@ from resnext.deploy.engines import Engine, EngineConfig, require_packages
 from resnext.deploy.fold import FoldedNetwork, fold
 from resnext.deploy.graph_interface import GraphInterface
 from resnext.deploy.pack import pack_groups
+from resnext.deploy.probe import is_known, probe_engine
 from resnext.deploy.pytorch_engine import build_pytorch_engine
+from resnext.deploy.signal_stack import preserve_signal_stack
 from resnext.model.network import Network
+
+PROBE_SIDE = 32  # pixels, at least the stride of the network
 
 
 class EngineBuilder:
@@ -64,6 +70,19 @@ class EngineBuilder:
         make = partial(build_onnx_model, self.get_packed(channels), interface)
         return cast(bytes, self._get_or_make("onnx", channels, make))
 
+    def _probe_openvino(self, model: Any, config: EngineConfig) -> None:
+        """Run the model in a child process first: OpenVINO has crashed on some processors."""
+        from resnext.deploy.openvino_engine import import_openvino
+
+        a = self.network.architecture
+        side = max(a.stride, PROBE_SIDE)
+        key = f"network {a!r} {self.precision} pack={config.pack} cam={self.with_cam}"
+        with tempfile.TemporaryDirectory() as folder, preserve_signal_stack():
+            file = Path(folder) / "network.xml"
+            if not is_known("openvino", self.precision, shape := (1, a.in_channels, side, side), key):
+                import_openvino().save_model(model, file, compress_to_fp16=False)
+            probe_engine(file, "openvino", self.precision, shape, "float32", key)
+
     def _get_or_make(self, kind: str, channels: int, make: Callable[[], Any]) -> Any:
         if (kind, channels) not in self._models:
             self._models[kind, channels] = make()
@@ -83,4 +102,5 @@ class EngineBuilder:
         from resnext.deploy.openvino_engine import OpenVinoEngine
 
         model = self.get_openvino_model(config.pack)
+        self._probe_openvino(model, config)
         return OpenVinoEngine(model, self.precision, config.piece, config.streams, self.threads)

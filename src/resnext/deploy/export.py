@@ -23,7 +23,8 @@ from resnext.files import report_write_errors
 from resnext.model.network import Network
 from resnext.version import __version__
 
-TOOLS = {"onnx": ("onnx",), "openvino": ("openvino",)}  # packages whose versions are written into the file
+# packages whose versions are written into the file
+TOOLS: dict[str, tuple[str, ...]] = {"onnx": ("onnx",), "openvino": ("openvino",), "torch-export": ()}
 INT8_TOOLS = ("nncf",)
 MAX_ONNX_BYTES = 1_800_000_000  # protobuf ends at 2 GB
 Progress = Callable[[str], None]
@@ -127,12 +128,15 @@ def describe_export(network: Network, request: ExportRequest, weights_sha256: st
 
 
 def list_tool_versions(packages: Sequence[str]) -> dict[str, str]:
-    """Return the versions of this package, torch, and the given packages."""
-    return {"resnext": __version__} | {package: version(package) for package in ("torch", *packages)}
+    """Return the versions of this package, of torch, Pillow (whose resizing has changed) and the given packages."""
+    return {"resnext": __version__} | {package: version(package) for package in ("torch", "pillow", *packages)}
 
 
 def build_model(folded: FoldedNetwork, target: str, interface: GraphInterface) -> Any:
-    """Build the model in memory: bytes of ONNX, or an openvino.Model. Raises RequestError if it gets too large."""
+    """Build the model in memory: bytes of ONNX, an openvino.Model, or an ExportedProgram.
+
+    Raises RequestError if it gets too large.
+    """
     if target == "onnx":
         from resnext.deploy.onnx_graph import build_onnx_model
 
@@ -140,6 +144,10 @@ def build_model(folded: FoldedNetwork, target: str, interface: GraphInterface) -
         if size > MAX_ONNX_BYTES:
             raise RequestError(f"an ONNX file holds at most 2 GB, but these weights take {size:,} bytes; use openvino")
         return build_onnx_model(folded, interface)
+    if target == "torch-export":
+        from resnext.deploy.torch_export import build_torch_program
+
+        return build_torch_program(folded, interface)
     from resnext.deploy.openvino_graph import build_openvino_model
 
     return build_openvino_model(folded, interface)
@@ -150,6 +158,10 @@ def write_model(model: Any, info: ExportInfo, path: Path) -> None:
     with report_write_errors(path):
         if path.suffix == ".onnx":
             path.write_bytes(add_onnx_metadata(model, info))
+        elif path.suffix == ".pt2":
+            from resnext.deploy.torch_export import write_torch_program
+
+            write_torch_program(model, info, path)
         else:
             write_openvino(model, info, path)
 

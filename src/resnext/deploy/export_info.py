@@ -11,7 +11,7 @@ from resnext.model.architecture import Architecture
 
 KEY = "resnext.json"  # name of the metadata entry; in OpenVINO's rt_info the path resnext/json
 SCHEMA = 1
-FORMATS = {"onnx": ".onnx", "openvino": ".xml"}  # --to, and the suffix of the file
+FORMATS = {"onnx": ".onnx", "openvino": ".xml", "torch-export": ".pt2"}  # --to, and the suffix of the file
 TASKS = ("classification", "detection")
 INPUTS = {  # what a file takes: --input
     "pixels": "uint8 [N, S, S, C], resized and cropped; normalised inside",
@@ -38,6 +38,7 @@ class ExportInfo:
     provenance: dict[str, Any] = field(default_factory=dict)  # of the weights
     tools: dict[str, str] = field(default_factory=dict)  # versions of the programs that wrote it
     agreement: dict[str, Any] | None = None  # with PyTorch, as measured by the export on real images
+    detector: dict[str, Any] | None = None  # of a detector: settings, stage, category ids
     int8: dict[str, Any] | None = None  # calibration, gate and the steps tried
 
     def to_json(self) -> str:

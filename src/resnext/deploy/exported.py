@@ -1,7 +1,7 @@
-"""Open exported files: .onnx for ONNX Runtime, .xml (with .bin) for OpenVINO.
+"""Open exported files: .onnx for ONNX Runtime, .xml (with .bin) for OpenVINO, .pt2 for PyTorch.
 
 The files may come from anywhere. Nothing in them is executed, and what only a hostile file has is refused: data outside
-of the file, operators of others. torch is not imported.
+of the file, operators of others. Except for .pt2, torch is not imported.
 """
 
 import re
@@ -11,16 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 from resnext.deploy.engines import Engine, EngineConfig, has_bf16, require_packages
 from resnext.deploy.export_info import KEY, ExportInfo
+from resnext.deploy.probe import describe_file, probe_engine
 from resnext.environment import count_available_cores
 from resnext.errors import RequestError, prefix_errors
 
 if TYPE_CHECKING:
     import onnx
 
-ENGINE_OF_SUFFIX = {".onnx": "onnxruntime", ".xml": "openvino"}
+ENGINE_OF_SUFFIX = {".onnx": "onnxruntime", ".xml": "openvino", ".pt2": "pytorch"}
 MAX_FILE_BYTES = 2 << 30  # protobuf's own limit
 MAX_XML_BYTES = 64 << 20  # the graph of a network has less than one MB
 XML_HEAD_BYTES = 4096
+PROBE_SIDE = 64  # pixels, of files that take pictures of any size
 
 
 @dataclass(frozen=True)
@@ -29,7 +31,9 @@ class ExportedModel:
 
     path: Path
     info: ExportInfo
-    model: Any  # bytes of ONNX, or an openvino.Model
+    model: Any  # bytes of ONNX, an openvino.Model, or a TorchProgram
+
+    is_isolated: bool = False  # whether a crash of the engine may end this process, so that nothing is tried first
 
     def build_engine(
         self, engine: str, precision: str | None, goal: str, batch: int, streams: int | None
@@ -43,6 +47,13 @@ class ExportedModel:
             raise RequestError(f"{self.path} runs on {own}, not on {engine}; leave the engine out, or export for it")
         precision = self._choose_precision(own, precision)
         threads = count_available_cores()
+        if own == "pytorch":
+            from resnext.deploy.torch_export_engine import TorchExportEngine
+
+            with prefix_errors(self.path):
+                return precision, f"{precision} on pytorch exported", TorchExportEngine(self.model, self.info)
+        if not self.is_isolated:
+            self._probe(own, precision)
         if own == "onnxruntime":
             from resnext.deploy.onnx_engine import OnnxEngine
 
@@ -54,6 +65,16 @@ class ExportedModel:
             config = EngineConfig(own, "folded", piece=min(max(1, batch // (2 * threads)), 4), streams=threads)
         made = OpenVinoEngine(self.model, precision, config.piece, config.streams, threads)
         return precision, f"{precision} on {config.description}", made
+
+    def _probe(self, engine: str, precision: str) -> None:
+        """Run one batch in a child process, so that an engine that crashes does not end this one."""
+        p = self.info.preprocessing
+        sides = [PROBE_SIDE, PROBE_SIDE] if self.info.input == "picture" else [p["image_size"]] * 2
+        is_float = self.info.input == "normalised"
+        batch = self.info.batch or 1
+        shape = (batch, p["channels"], *sides) if is_float else (batch, *sides, p["channels"])
+        key = describe_file(self.path)
+        probe_engine(self.path, engine, precision, shape, "float32" if is_float else "uint8", key)
 
     def _choose_precision(self, engine: str, precision: str | None) -> str:
         """Return the precision to compute in. Raises RequestError if the file has another one."""
@@ -109,7 +130,7 @@ def open_exported(path: Path) -> ExportedModel:
     if size > MAX_FILE_BYTES:
         raise RequestError(f"{path} has {size:,} bytes; at most {MAX_FILE_BYTES:,} are read")
     require_packages(engine)
-    open_file = {"onnxruntime": _open_onnx, "openvino": _open_openvino}[engine]
+    open_file = {"onnxruntime": _open_onnx, "openvino": _open_openvino, "pytorch": _open_torch_export}[engine]
     with prefix_errors(path):
         model, text = open_file(path)
         if text is None:
@@ -181,6 +202,12 @@ def _check_openvino_xml(path: Path) -> None:
         if not re.fullmatch(rb"opset\d+", opset):
             name = opset.decode(errors="replace")[:40]
             raise RequestError(f"it has operators of {name!r}; only those of OpenVINO itself are run")
+
+
+def _open_torch_export(path: Path) -> tuple[Any, str | None]:
+    from resnext.deploy.torch_export_reader import read_torch_export
+
+    return read_torch_export(path)
 
 
 def _shorten(error: Exception) -> str:

@@ -39,13 +39,13 @@ def build_graph(
 
 def _add_last_map(folded: FoldedNetwork, x: Value, builder: GraphBuilder[Value]) -> Value:
     """Add the network up to its last feature map, which is pooled and classified."""
-    x = _add_conv_act(folded.stem, x, builder)
+    x = add_conv_act(folded.stem, x, builder)
     if isinstance(folded.pool, nn.MaxPool2d):
         x = builder.max_pool(x, folded.pool)
     for block in folded.blocks:
-        x = _add_block(cast(FoldedBlock, block), x, builder)
+        x = add_block(cast(FoldedBlock, block), x, builder)
     if folded.final_norm is not None:
-        x = _add_scale_act(cast(ScaleAct, folded.final_norm), x, builder)
+        x = add_scale_act(cast(ScaleAct, folded.final_norm), x, builder)
     return x
 
 
@@ -62,27 +62,30 @@ def to_pair(value: int | str | tuple[int, ...]) -> list[int]:
     return [value, value] if isinstance(value, int) else list(value)
 
 
-def _add_block(block: FoldedBlock, x: Value, to: GraphBuilder[Value]) -> Value:
-    start = x if block.pre_norm is None else _add_scale_act(block.pre_norm, x, to)
+def add_block(block: FoldedBlock, x: Value, to: GraphBuilder[Value]) -> Value:
+    """Add a block of a folded network."""
+    start = x if block.pre_norm is None else add_scale_act(block.pre_norm, x, to)
     residual = None
     if isinstance(block.shortcut, nn.Identity):
         residual = x
     elif isinstance(block.shortcut, PadShortcut):
         residual = to.pad_shortcut(start, block.shortcut)
     elif block.shortcut is not None:
-        residual = _add_conv_act(cast(ConvAct, block.shortcut), start, to)
+        residual = add_conv_act(cast(ConvAct, block.shortcut), start, to)
     *inner, last = (cast(ConvAct, layer) for layer in block.layers)
     for layer in inner:
-        start = _add_conv_act(layer, start, to)
-    return _add_conv_act(last, start, to, residual)
+        start = add_conv_act(layer, start, to)
+    return add_conv_act(last, start, to, residual)
 
 
-def _add_conv_act(layer: ConvAct, x: Value, to: GraphBuilder[Value], residual: Value | None = None) -> Value:
+def add_conv_act(layer: ConvAct, x: Value, to: GraphBuilder[Value], residual: Value | None = None) -> Value:
+    """Add a convolution, with a sum and a ReLU if it has them."""
     y = to.conv(x, layer.conv)
     if residual is not None:
         y = to.add(y, residual)
     return to.relu(y) if layer.act else y
 
 
-def _add_scale_act(layer: ScaleAct, x: Value, to: GraphBuilder[Value]) -> Value:
+def add_scale_act(layer: ScaleAct, x: Value, to: GraphBuilder[Value]) -> Value:
+    """Add a scale, a shift and a ReLU."""
     return to.relu(to.scale(x, layer.scale, layer.shift))

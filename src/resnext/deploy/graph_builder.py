@@ -11,7 +11,7 @@ from resnext.model.layers import PadShortcut
 
 SLICE_END = np.iinfo(np.int64).max  # end of a slice that takes all
 Value = TypeVar("Value")
-Elementwise = Literal["add", "subtract", "multiply", "reciprocal", "maximum", "minimum", "absolute", "floor"]
+Elementwise = Literal["add", "subtract", "multiply", "divide", "reciprocal", "maximum", "minimum", "absolute", "floor"]
 Comparison = Literal["less", "less_equal", "equal"]
 
 

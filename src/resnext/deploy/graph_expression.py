@@ -12,8 +12,8 @@ from resnext.deploy.graph_builder import Comparison, Elementwise, GraphBuilder, 
 class Expression(Generic[Value]):
     """A value of a graph on which ``+``, ``<`` and so on add operators. Plain numbers become constants of its type.
 
-    There is no ``/``: OpenVINO rewrites a division, and a difference of fractions, to other operators, which lose the
-    mark of ``OpenVinoGraph`` that keeps them in float32.
+    There is no ``/``: OpenVINO rewrites a division of fractions to other operators, which lose the mark of
+    ``OpenVinoGraph`` that keeps them in float32.
     """
 
     def __init__(self, builder: GraphBuilder[Value], value: Value, dtype: DTypeLike) -> None:
@@ -38,10 +38,9 @@ class Expression(Generic[Value]):
         return self._wrap(self.builder.elementwise("absolute", self.value))
 
     def __floordiv__(self, other: "Self | int") -> Self:
-        """Divide integers, rounding down; exact for a quotient below 2**22, in engines that divide in float32 too."""
+        """Divide integers >= 0, rounding down; exact for a quotient below 2**22 where OpenVINO divides in float32."""
         divisor = other if isinstance(other, Expression) else self.constant(other)
-        real = self.builder.real
-        quotient = (self.cast(real) * divisor.cast(real).reciprocal()).floor().cast(self.dtype)
+        quotient = self._apply("divide", divisor)
         rest = self - quotient * divisor
         return quotient + (divisor <= rest).cast(self.dtype) - (rest < 0).cast(self.dtype)
 

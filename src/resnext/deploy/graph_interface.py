@@ -7,7 +7,6 @@ import numpy as np
 
 from resnext.data.preprocessing import Preprocessing, check_choice, check_integer
 from resnext.errors import RequestError
-from resnext.model.architecture import Architecture
 
 InputKind = Literal["pixels", "picture", "normalised"]
 INPUT_NAME = "images"
@@ -68,12 +67,11 @@ class GraphInterface:
             return [batch, channels, "H", "W"]
         return [batch, channels, p.image_size, p.image_size]
 
-    def check_network(self, architecture: Architecture) -> None:
+    def check_channels(self, channels: int, network: str) -> None:
         """Raise RequestError if the preprocessing is that of a network of other input channels."""
-        if self.preprocessing is not None and self.preprocessing.channels != architecture.in_channels:
+        if self.preprocessing is not None and self.preprocessing.channels != channels:
             raise RequestError(
-                f"the preprocessing has {self.preprocessing.channels} channels, but {architecture.name} takes "
-                f"{architecture.in_channels}"
+                f"the preprocessing has {self.preprocessing.channels} channels, but {network} takes {channels}"
             )
 
 

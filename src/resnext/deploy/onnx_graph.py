@@ -25,7 +25,7 @@ def build_onnx_model(folded: FoldedNetwork, interface: GraphInterface = DEFAULT_
     import onnx
     from onnx import helper
 
-    interface.check_network(folded.architecture)
+    interface.check_channels(folded.architecture.in_channels, folded.architecture.name)
     graph = OnnxGraph()
     values = build_graph(folded, INPUT_NAME, graph, interface)
     for name, value in values.items():
@@ -37,7 +37,9 @@ def build_onnx_model(folded: FoldedNetwork, interface: GraphInterface = DEFAULT_
         helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [batch, *[None] * OUTPUT_AXES[name]])
         for name in values
     ]
-    made = helper.make_graph(graph.nodes, folded.architecture.name, [given], outputs, graph.constants)
+    used = {name for node in graph.nodes for name in node.input}
+    constants = [constant for constant in graph.constants if constant.name in used]  # ONNX Runtime warns of others
+    made = helper.make_graph(graph.nodes, folded.architecture.name, [given], outputs, constants)
     model = helper.make_model(made, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
     made_bytes: bytes = model.SerializeToString()
     return made_bytes
@@ -47,6 +49,7 @@ OPERATORS = {
     "add": "Add",
     "subtract": "Sub",
     "multiply": "Mul",
+    "divide": "Div",
     "reciprocal": "Reciprocal",
     "maximum": "Max",
     "minimum": "Min",

@@ -12,6 +12,7 @@ from resnext.deploy.graph import build_graph, to_pair
 from resnext.deploy.graph_builder import SLICE_END, Comparison, Elementwise
 from resnext.deploy.graph_interface import DEFAULT_INTERFACE, INPUT_NAME, GraphInterface
 from resnext.deploy.openvino_engine import import_openvino
+from resnext.deploy.preprocess_graph import add_preprocessing
 from resnext.model.layers import PadShortcut
 
 
@@ -21,12 +22,9 @@ def build_openvino_model(folded: FoldedNetwork, interface: GraphInterface = DEFA
     Raises RequestError if the interface does not fit the network.
     """
     ov = import_openvino()
-    interface.check_network(folded.architecture)
+    interface.check_channels(folded.architecture.in_channels, folded.architecture.name)
     graph = OpenVinoGraph()
-    shape = [size if isinstance(size, int) else -1 for size in interface.get_shape(folded.architecture.in_channels)]
-    images = graph.ops.parameter(ov.PartialShape(shape), interface.dtype, INPUT_NAME)
-    images.output(0).get_tensor().set_names({INPUT_NAME})
-    images.layout = ov.Layout(interface.layout)
+    images = _make_input(interface, folded.architecture.in_channels, graph)
     outputs = []
     for name, value in build_graph(folded, images, graph, interface).items():
         value.output(0).get_tensor().set_names({name})
@@ -34,10 +32,42 @@ def build_openvino_model(folded: FoldedNetwork, interface: GraphInterface = DEFA
     return ov.Model(outputs, [images], folded.architecture.name)
 
 
+def replace_input(model: Any, interface: GraphInterface) -> Any:
+    """Return a copy of an openvino.Model of normalised images, such as a quantised one, that takes another input.
+
+    Quantise first and replace then: NNCF would quantise the resizing too. The copy takes images of the network's size
+    only, ``interface.preprocessing.image_size``; its outputs stay. Raises RequestError if the channels do not fit.
+    """
+    p = interface.preprocessing
+    assert p is not None
+    copy = model.clone()
+    (old,) = copy.get_parameters()
+    channels = old.get_partial_shape()[1].get_length()
+    interface.check_channels(channels, model.get_friendly_name())
+    batch = 1 if interface.input == "picture" else interface.batch
+    copy.reshape([-1 if batch is None else batch, channels, p.image_size, p.image_size])
+    graph = OpenVinoGraph()
+    images = _make_input(interface, channels, graph)
+    old.output(0).replace(add_preprocessing(images, interface, graph).output(0))
+    copy.remove_parameter(old)
+    copy.add_parameters([images])
+    copy.validate_nodes_and_infer_types()
+    return copy
+
+
+def _make_input(interface: GraphInterface, channels: int, graph: "OpenVinoGraph") -> Any:
+    ov = import_openvino()
+    shape = [size if isinstance(size, int) else -1 for size in interface.get_shape(channels)]
+    images = graph.ops.parameter(ov.PartialShape(shape), interface.dtype, INPUT_NAME)
+    images.output(0).get_tensor().set_names({INPUT_NAME})
+    images.layout = ov.Layout(interface.layout)
+    return images
+
+
 class OpenVinoGraph:
     """A ``GraphBuilder`` (which documents the methods) whose values are OpenVINO nodes.
 
-    The operators of preprocessing stay in float32 where the engine computes the network in bf16 (``_keep_float32``).
+    The operators of preprocessing stay in float32 where the engine computes the network in bf16 (``keep_float32``).
     """
 
     real = np.float32  # the CPU plugin computes float64 in float32
@@ -90,7 +120,7 @@ class OpenVinoGraph:
         return self.ops.constant(value)
 
     def cast(self, x: Any, dtype: DTypeLike) -> Any:
-        return _keep_float32(self.ops.convert(x, np.dtype(dtype)))
+        return keep_float32(self.ops.convert(x, np.dtype(dtype)))
 
     def transpose(self, x: Any, axes: Sequence[int]) -> Any:
         return self.ops.transpose(x, np.array(axes))
@@ -106,18 +136,18 @@ class OpenVinoGraph:
 
     def elementwise(self, operator: Elementwise | Comparison, *values: Any) -> Any:
         if operator == "reciprocal":
-            power = _keep_float32(self.ops.power(*values, np.float32(-1)))  # alone, it would become a division again
-            return _keep_float32(self.ops.maximum(power, np.float32(0)))
-        return _keep_float32(getattr(self.ops, operator)(*values))
+            power = keep_float32(self.ops.power(*values, np.float32(-1)))  # alone, it would become a division again
+            return keep_float32(self.ops.maximum(power, np.float32(0)))
+        return keep_float32(getattr(self.ops, operator)(*values))
 
     def where(self, condition: Any, x: Any, y: Any) -> Any:
-        return _keep_float32(self.ops.select(condition, x, y))
+        return keep_float32(self.ops.select(condition, x, y))
 
     def sum(self, x: Any, axis: int) -> Any:
-        return _keep_float32(self.ops.reduce_sum(x, np.array([axis]), True))
+        return keep_float32(self.ops.reduce_sum(x, np.array([axis]), True))
 
     def matmul(self, x: Any, y: Any) -> Any:
-        return _keep_float32(self.ops.matmul(x, y, False, False))
+        return keep_float32(self.ops.matmul(x, y, False, False))
 
     def slice(self, x: Any, start: Any, stop: Any, axis: int) -> Any:
         start, stop = (self.ops.unsqueeze(value, np.array(0)) for value in (start, stop))
@@ -127,7 +157,11 @@ class OpenVinoGraph:
         return self.ops.constant(value.detach().contiguous().numpy())
 
 
-def _keep_float32(node: Any) -> Any:
-    """Mark a node as one that is not converted to bf16 or f16; the mark is saved with the model."""
+def keep_float32(node: Any) -> Any:
+    """Mark a node as one that is not converted to bf16 or f16.
+
+    The engine heeds the mark in a model that it reads from a file. OpenVINO writes it there as
+    ``DisablePrecisionConversion``. Nodes that it rewrites lose it; ``test_resample_graph.py`` checks that none does.
+    """
     node.get_rt_info()["precise_0"] = ""
     return node

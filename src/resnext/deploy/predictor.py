@@ -155,11 +155,12 @@ class Predictor:
             return self._engine(normalize_pixels(pixels, get_preprocessing(self)))
         return self._engine(pixels)
 
-    def compute_logits(self, inputs: list[np.ndarray]) -> np.ndarray:
-        """Compute logits float32 [N, K] of prepared images."""
-        if self.input == "picture":
-            return np.concatenate([self.infer(one[None]).logits for one in inputs])
-        return self.infer(np.stack(inputs)).logits
+    def infer_all(self, inputs: list[np.ndarray]) -> Outputs:
+        """Compute the outputs of a list of prepared images; those of input "picture" run one by one."""
+        if self.input != "picture":
+            return self.infer(np.stack(inputs))
+        logits, maps = zip(*(self.infer(one[None]) for one in inputs), strict=True)
+        return Outputs(np.concatenate(logits), np.concatenate(maps) if self.has_cam else None)
 
     def warm_up(self, sizes: list[int]) -> None:
         """Compile the engine for batches of these sizes, so that no later call with one of them does."""
@@ -202,7 +203,7 @@ class Predictor:
         if self.preprocessing is None:
             raise RequestError("the weights do not say how uint8 images are normalised; pass normalised floats")
         pixels = np.ascontiguousarray(array.transpose(0, 2, 3, 1))
-        return torch.from_numpy(self.compute_logits(list(pixels)))
+        return torch.from_numpy(self.infer_all(list(pixels)).logits)
 
     def _check_array(self, images: "Tensor | np.ndarray") -> np.ndarray:
         """Return the images as an array of uint8 or float32. Raises RequestError for what the network cannot take."""

@@ -85,7 +85,7 @@ def _find_window(view: AxisView[Value], count: int, support: int) -> tuple[Expre
     """Return start and stop of the ``old`` pixels that the view depends on, or a pixel more at each end."""
     real = view.old.builder.real
     scale = view.old.cast(real) * view.new.cast(real).reciprocal()
-    reach = scale.maximum(1.0) * support + 1.0
+    reach = (scale.maximum(1.0) + 1 / support) * support
     low = (view.first.cast(real) * scale).floor().cast(np.int64) - reach.floor().cast(np.int64) - 1
     high = ((view.first + count).cast(real) * scale + reach).floor().cast(np.int64) + 1
     return low.maximum(0).minimum(view.old - 1), high.minimum(view.old)
@@ -113,7 +113,7 @@ def _add_weights(
     distance = abs((sources * 2 + 1) * view.new - (places * 2 + 1) * view.old)  # exact, in parts of ``unit``
     axis = 2 if is_transposed else 3
     steps = (_add_bilinear if filter_name == "bilinear" else _add_bicubic)(distance, unit, axis)
-    coarse = (steps * (1 / LOW) + 0.5).floor()
+    coarse = ((steps + LOW // 2) * (1 / LOW)).floor()
     return coarse.cast(np.float32), (coarse * -LOW + steps).cast(np.float32)
 
 
@@ -127,7 +127,7 @@ def _add_bilinear(distance: Expression[Value], unit: Expression[Value], axis: in
     real = unit.builder.real
     parts = (unit - distance).maximum(0)
     total = parts.sum(axis).maximum(1)  # 0 only for pixels of padding
-    steps = (parts.cast(real) * total.cast(real).reciprocal() * PRECISION + 0.5).floor().cast(np.int64)
+    steps = (parts.cast(real) * (total.cast(real).reciprocal() * PRECISION) + 0.5).floor().cast(np.int64)
     rest = (parts * PRECISION - steps * total) * 2
     return (steps + (total <= rest).cast(np.int64) - (rest + total < 0).cast(np.int64)).cast(real)
 
@@ -139,16 +139,17 @@ def _add_bicubic(distance: Expression[Value], unit: Expression[Value], axis: int
     x = distance.cast(real) * scale
     below_one = (unit - distance).cast(real) * scale  # 1 - x; differences are taken of integers, to round nothing
     below_two = (unit * 2 - distance).maximum(0).cast(real) * scale  # 2 - x
-    near = ((x * -1.5 + 1.0) * x + 1.0) * below_one  # 1.5 x^3 - 2.5 x^2 + 1
-    far = below_two * below_two * below_one * 0.5  # -0.5 x^3 + 2.5 x^2 - 4 x + 2
+    slope = (unit * 2 - distance * 3).cast(real) * scale  # 2 - 3 x
+    near = (slope * x + 2.0) * below_one  # 3 x^3 - 5 x^2 + 2, twice the filter
+    far = below_two * below_two * below_one  # -x^3 + 5 x^2 - 8 x + 4
     weights = near.where(x < 1.0, far)
-    weights = weights * weights.sum(axis).maximum(0.1).reciprocal()  # below 0.1 only for pixels of padding
-    signs = (weights < 0.0).cast(real) * -2.0 + 1.0
-    return (abs(weights) * PRECISION + 0.5).floor() * signs
+    scale = weights.sum(axis).maximum(0.1).reciprocal() * PRECISION  # the sum is below 0.1 only for pixels of padding
+    signs = ((weights < 0.0).cast(real) - 0.5) * -2.0
+    return (abs(weights) * scale + 0.5).floor() * signs
 
 
 def _round_sum(coarse: Expression[Value], fine: Expression[Value]) -> Expression[Value]:
     """Round ``(coarse * LOW + fine) / PRECISION``, halves up, and clamp it to 0..255; each step is exact in float32."""
     fine = fine.floor()  # of whole numbers: keeps OpenVINO from merging the next factor into the matrix product
     total = coarse + (fine * (1 / LOW)).floor()
-    return (total * (LOW / PRECISION) + 0.5).minimum(255.0).floor().maximum(0.0)
+    return ((total + PRECISION // LOW // 2) * (LOW / PRECISION)).minimum(255.0).floor().maximum(0.0)

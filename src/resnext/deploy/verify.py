@@ -7,7 +7,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -143,14 +143,14 @@ def main(arguments: Sequence[str]) -> None:
     from resnext.deploy.predictor import Predictor
 
     file, given, out = map(Path, arguments)
-    exported = open_exported(file)
+    exported = replace(open_exported(file), is_isolated=True)
     with Predictor(exported) as predictor, np.load(given) as arrays:
         images = [predictor.prepare(arrays[name]) for name in arrays.files]
         sizes = [exported.info.batch] if exported.info.batch is not None else list(BATCHES)
         rows, start, turn, began = [], 0, 0, time.perf_counter()
         while start < len(images):
             size = sizes[turn % len(sizes)]
-            rows.append(predictor.compute_logits(images[start : start + size]))
+            rows.append(predictor.infer_all(images[start : start + size]).logits)
             start, turn = start + size, turn + 1
         seconds = time.perf_counter() - began
     if "torch" in sys.modules and file.suffix != ".pt2":

@@ -9,7 +9,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -17,10 +17,12 @@ from resnext.data.classes import quote_names
 from resnext.detection.data.coco import list_categories, load_json, read_images
 from resnext.detection.data.dataset import describe_wrong_size
 from resnext.detection.data.image_name_index import ImageNameIndex
-from resnext.detection.evaluation.class_matching import find_labels
-from resnext.detection.model.faster_rcnn import FasterRcnn
 from resnext.detection.predict import DetectPrediction
+from resnext.detection.predictor import DetectPredictor
 from resnext.errors import RequestError
+
+if TYPE_CHECKING:
+    from resnext.detection.model.faster_rcnn import FasterRcnn
 
 Id = int | str  # a string is a name in place of an id
 
@@ -34,18 +36,20 @@ class ResultIds(NamedTuple):
     sizes: np.ndarray | None = None  # int64 [N, 2]: width, height of each image in the annotations
 
 
-def use_names_as_ids(paths: Sequence[str | None], model: FasterRcnn) -> ResultIds:
+def use_names_as_ids(paths: Sequence[str | None], model: "FasterRcnn | DetectPredictor") -> ResultIds:
     """Use image paths as ids (``image 0`` without one), and the detector's category ids, else its class names."""
     names = [f"image {number}" if path is None else path for number, path in enumerate(paths)]
     return ResultIds(names, model.category_ids or model.classes, model.classes)
 
 
-def read_annotation_ids(file: Path, paths: Sequence[str], model: FasterRcnn) -> ResultIds:
+def read_annotation_ids(file: Path, paths: Sequence[str], model: "FasterRcnn | DetectPredictor") -> ResultIds:
     """Look up the ids of images and classes in a COCO file, classes by name. Its annotations are not read.
 
     A class that is not in the file keeps its name. Raises RequestError for an image that is not in the file, for two
     paths that match the same image, and where no class of the detector is in the file.
     """
+    from resnext.detection.evaluation.class_matching import find_labels
+
     content = load_json(file, required_keys=("images", "categories"))
     image_ids, files, sizes = read_images(content["images"], file)
     category_ids, classes = list_categories(content["categories"], file)

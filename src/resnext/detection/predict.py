@@ -1,24 +1,25 @@
-"""Run a detector on unlabelled images, and draw what it finds."""
+"""Run a detector on unlabelled images, and draw what it finds. torch is imported only for detectors in memory."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import count
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from PIL import Image
 
 from resnext.data.dataset import BadImageError
 from resnext.data.decode.pillow import read_image
-from resnext.detection.evaluation.draw_boxes import draw_detections
-from resnext.detection.model.faster_rcnn import FasterRcnn
-from resnext.device import autocast, pick_device
+from resnext.detection.predictor import DetectPredictor
 from resnext.errors import RequestError, escape_unprintable
-from resnext.evaluation.ensemble import eval_mode
 from resnext.evaluation.images import ImageInput, get_image_path, iterate_images, open_image, split_into_batches
 from resnext.files import atomic_write
+
+if TYPE_CHECKING:
+    import torch
+
+    from resnext.detection.model.faster_rcnn import FasterRcnn, ImageDetections
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,11 +35,10 @@ class DetectPrediction:
     size: tuple[int, int] | None = None  # width, height in pixels; None where it could not be read
 
 
-@torch.inference_mode()
 def predict(
-    model: FasterRcnn,
+    model: "FasterRcnn | DetectPredictor",
     images: ImageInput | Iterable[ImageInput],
-    device: torch.device | str | None = None,
+    device: "torch.device | str | None" = None,
     *,
     precision: str = "fp32",
     batch_size: int = 1,
@@ -47,7 +47,8 @@ def predict(
     """Detect objects in images.
 
     Args:
-        model: The detector. It is moved to ``device`` where one is given, and keeps its training or eval mode.
+        model: The detector. It is moved to ``device`` where one is given, and keeps its training or eval mode. Or a
+            predictor, which computes on its own engine, one image at a time.
         images: Paths, PIL images or arrays (uint8 [H, W, 3] or [H, W]), mixed, or a single one of these.
         device: Where to compute; by default where the model is.
         precision: fp32, bf16 or fp16.
@@ -62,13 +63,20 @@ def predict(
     """
     if batch_size < 1:
         raise RequestError(f"the batch size must be at least 1, not {batch_size}")
+    if isinstance(model, DetectPredictor):
+        return _run_predictor(model, images, progress)
+    import torch
+
+    from resnext.device import pick_device
+    from resnext.evaluation.ensemble import eval_mode
+
     if isinstance(device, str):
         device = pick_device(device)
     if device is not None:
         model.to(device)
     device = model.network.conv1.weight.device
     results: list[DetectPrediction] = []
-    with eval_mode(model):
+    with eval_mode(model), torch.inference_mode():
         for pictures in split_into_batches(iterate_images(images), batch_size):
             results += _predict_batch(model, pictures, device, precision)
             if progress is not None:
@@ -76,13 +84,37 @@ def predict(
     return results
 
 
+def _run_predictor(
+    model: DetectPredictor, images: ImageInput | Iterable[ImageInput], progress: Callable[..., None] | None
+) -> list[DetectPrediction]:
+    results: list[DetectPrediction] = []
+    exif = model.preprocessing.exif
+    for picture in iterate_images(images):
+        path, pixels = get_image_path(picture), _open_image(picture, exif)
+        if isinstance(pixels, str):
+            results.append(_report_error(path, pixels))
+        else:
+            found = model.detect(np.array(pixels))
+            results.append(DetectPrediction(path, *found, exif, size=pixels.size))
+        if progress is not None:
+            progress(len(results))
+    return results
+
+
+def _report_error(path: str | None, error: str) -> DetectPrediction:
+    nothing = np.empty((0, 4), np.float32), np.empty(0, np.int64), np.empty(0, np.float32)
+    return DetectPrediction(path, *nothing, error=error)
+
+
 def _predict_batch(
-    model: FasterRcnn, pictures: Sequence[ImageInput], device: torch.device, precision: str
+    model: "FasterRcnn", pictures: Sequence[ImageInput], device: "torch.device", precision: str
 ) -> Iterator[DetectPrediction]:
+    from resnext.device import autocast
+
     exif = model.preprocessing.exif
     opened = [_open_image(picture, exif) for picture in pictures]
     good = [one for one in opened if not isinstance(one, str)]
-    found: Iterator[dict[str, torch.Tensor]] = iter(())
+    found: Iterator[ImageDetections] = iter(())
     if good:
         views = [model.preprocessing.apply(picture).to(device) for picture in good]
         with autocast(device, precision):
@@ -90,8 +122,7 @@ def _predict_batch(
     for picture, pixels in zip(pictures, opened, strict=True):
         path = get_image_path(picture)
         if isinstance(pixels, str):
-            nothing = np.empty((0, 4), np.float32), np.empty(0, np.int64), np.empty(0, np.float32)
-            yield DetectPrediction(path, *nothing, error=pixels)
+            yield _report_error(path, pixels)
             continue
         one = next(found)
         boxes, labels, scores = (one[key].float().cpu().numpy() for key in ("boxes", "labels", "scores"))
@@ -106,32 +137,10 @@ def _open_image(picture: ImageInput, exif: bool) -> Image.Image | str:
         return error.reason
 
 
-def make_drawing_paths(folder: Path, paths: Sequence[str]) -> list[Path]:
-    """Choose where each image is drawn: ``folder``/NAME.png, with a number where a name repeats.
-
-    Makes the folder. Raises RequestError where this fails or where one of the files exists already.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise RequestError(f"cannot make the folder --out {folder}: {error.strerror}") from None
-    names: set[str] = set()
-    places = []
-    for path in paths:
-        stem, tries = Path(path).stem, count(2)
-        name = stem
-        while name in names:
-            name = f"{stem}-{next(tries)}"
-        names.add(name)
-        places.append(folder / f"{name}.png")
-    there = next((path for path in places if path.exists()), None)
-    if there is not None:
-        raise RequestError(f"{there} exists already: give --out an empty folder")
-    return places
-
-
 def draw_predictions(found: Sequence[DetectPrediction], places: Sequence[Path], classes: Sequence[str]) -> int:
     """Draw the boxes of every readable image into a PNG file at its place; return how many were drawn."""
+    from resnext.detection.evaluation.draw_boxes import draw_detections
+
     readable = [(one, one.path, place) for one, place in zip(found, places, strict=True) if one.error is None]
     for one, path, place in readable:
         assert path is not None

@@ -1,16 +1,17 @@
-"""Preprocessing of a detector's input: a frozen value that is saved with the weights."""
+"""Preprocessing of a detector's input: a frozen value that is saved with the weights. ``apply`` imports torch."""
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import torch
 from PIL import Image
-from torch import Tensor
-from torchvision.transforms.v2 import functional as F
 
 from resnext.data.preprocessing import MAX_SIDE, Preprocessing, StoredPreprocessing, check_choice, check_integer
 from resnext.detection.settings import RESIZES, DetectDataSettings
 from resnext.errors import RequestError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -57,8 +58,11 @@ class DetectPreprocessing(StoredPreprocessing):
             return max(math.floor(width * scale), 1), max(math.floor(height * scale), 1)
         return max(round(width * scale), 1), max(round(height * scale), 1)
 
-    def apply(self, image: Image.Image, min_size: int | None = None) -> Tensor:
+    def apply(self, image: Image.Image, min_size: int | None = None) -> "Tensor":
         """Resize an RGB image to [3, H, W]: uint8, or float32 from 0 to 1 where ``resize`` is torchvision."""
+        import torch
+        from torchvision.transforms.v2 import functional as F
+
         width, height = self.compute_size(*image.size, min_size)
         tensor: Tensor = F.pil_to_tensor(image)
         if self.resize == "torchvision":

@@ -69,8 +69,9 @@ def compute_embeddings(
     if not isinstance(model, Network):
         raise RequestError("an inference engine computes only logits; embed images with the network itself")
 
-    def compute_features(inputs: Tensor) -> Tensor:
-        return model.features(inputs, ["pooled"])["pooled"].float()
+    def compute_features(inputs: Tensor) -> np.ndarray:
+        pooled: np.ndarray = model.features(inputs, ["pooled"])["pooled"].cpu().float().numpy()
+        return pooled
 
     outputs = compute_network_outputs(model, compute_features, images, batch_size, progress)
     rows = [(path, value) for path, value in outputs if isinstance(value, np.ndarray)]

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -16,17 +16,18 @@ from resnext.weights.presets import PREPROCESSINGS
 if TYPE_CHECKING:
     from resnext.evaluation.classifier import Classifier
 
+Row = TypeVar("Row")
 READER_THREADS = min(8, count_available_cores())  # Pillow decodes without holding the GIL
 
 
 def compute_outputs(
     prepare: Callable[[ImageInput], np.ndarray],
-    compute: Callable[[list[np.ndarray]], np.ndarray],
+    compute: Callable[[list[np.ndarray]], Iterable[Row]],
     images: ImageInput | Iterable[ImageInput],
     batch_size: int,
     progress: Callable[[int], None] | None,
-) -> list[tuple[str | None, np.ndarray | str]]:
-    """Prepare images in parallel, and compute their outputs batch by batch.
+) -> list[tuple[str | None, Row | str]]:
+    """Prepare images in parallel, and compute their outputs batch by batch; ``compute`` gives a row for each image.
 
     Returns the path of each image, and its row of the output or why it could not be read.
     """
@@ -39,7 +40,7 @@ def compute_outputs(
         except BadImageError as error:
             return error.reason
 
-    outputs: list[tuple[str | None, np.ndarray | str]] = []
+    outputs: list[tuple[str | None, Row | str]] = []
     with ThreadPoolExecutor(READER_THREADS) as pool:
         for chunk in split_into_batches(iterate_images(images), batch_size):
             inputs = list(pool.map(try_prepare, chunk))

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from resnext.data.transforms.eval_view import prepare_pixels
-from resnext.serving.regions import compute_view_region
+from resnext.data.transforms.view_region import compute_view_region
 from resnext.serving.served_model import ServedModel
 from resnext.serving.service import ClassifiedImage, DetectedImage, Times
 

@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 from uuid import uuid4
 
 from rich.console import Console
@@ -26,7 +26,9 @@ from rich.console import Console
 from resnext.errors import RequestError, WorkError, escape_unprintable
 from resnext.run_directory import OWNER_FILE, RunDirectory
 from resnext.screen import print_line
-from resnext.training.distributed import World
+
+if TYPE_CHECKING:
+    from resnext.training.distributed import World
 
 HEARTBEAT_INTERVAL = 5.0  # seconds between two heartbeats
 HEARTBEAT_TIMEOUT = 30.0  # seconds without a heartbeat after which a process on another host counts as dead
@@ -51,7 +53,7 @@ class RunLock:
         self.owner = {
             "token": uuid4().hex,
             "host": socket.gethostname(),
-            "machine": _read_text("/proc/sys/kernel/random/boot_id") or platform.node(),  # this machine since its boot
+            "machine": read_machine(),
             "processes": read_process_namespace(),
             "pid": os.getpid(),
             "started": read_start_time(os.getpid()),
@@ -167,7 +169,7 @@ class RunLock:
 
 
 @contextmanager
-def lock_run(run: RunDirectory, world: World, console: Console) -> Iterator[RunLock]:
+def lock_run(run: RunDirectory, world: "World", console: Console) -> Iterator[RunLock]:
     """Hold the lock of ``run`` in rank 0 within the context. Raises RequestError in every process if it is taken."""
     lock, refusal = RunLock(run), ""
     if world.is_main:
@@ -216,6 +218,11 @@ def describe_owner(owner: dict[str, Any]) -> str:
 def is_same(one: dict[str, Any], other: dict[str, Any], key: str) -> bool:
     """Return whether both have the same, non-empty value for ``key``."""
     return one.get(key) == other.get(key) != ""
+
+
+def read_machine() -> str:
+    """Return what names this machine since its boot."""
+    return _read_text("/proc/sys/kernel/random/boot_id") or platform.node()
 
 
 def read_process_namespace() -> str:

@@ -10,6 +10,7 @@ from resnext.data.classes import quote_names
 from resnext.detection.data.dataset import DetectionDataset
 from resnext.detection.evaluation.coco_eval import Detections
 from resnext.detection.model.faster_rcnn import OBJECT_CLASSES, FasterRcnn
+from resnext.detection.predictor import DetectPredictor
 from resnext.detection.weights import make_class_name
 from resnext.errors import RequestError, did_you_mean
 
@@ -26,7 +27,7 @@ class ClassMatch(NamedTuple):
         return found._replace(label=labels).select(labels >= 0)
 
 
-def match_classes(model: FasterRcnn, dataset: DetectionDataset) -> ClassMatch:
+def match_classes(model: FasterRcnn | DetectPredictor, dataset: DetectionDataset) -> ClassMatch:
     """Match the classes of ``model`` and ``dataset``; see ``find_labels`` for the rules.
 
     Raises RequestError for a class of the data set that has boxes and that the detector does not know.
@@ -53,7 +54,9 @@ def match_classes(model: FasterRcnn, dataset: DetectionDataset) -> ClassMatch:
     return ClassMatch(labels, "; ".join(parts))
 
 
-def find_labels(model: FasterRcnn, names: Sequence[str], ids: Sequence[int]) -> tuple[np.ndarray, str]:
+def find_labels(
+    model: FasterRcnn | DetectPredictor, names: Sequence[str], ids: Sequence[int]
+) -> tuple[np.ndarray, str]:
     """Find the index in ``names`` (with category ids ``ids``) of each class of ``model`` (-1: none), and how.
 
     By name. A model without class names may also be matched by COCO's category ids, where ``ids`` are exactly COCO's,

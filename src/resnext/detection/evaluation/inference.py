@@ -12,6 +12,7 @@ from resnext.detection.evaluation.class_matching import match_classes
 from resnext.detection.evaluation.coco_eval import DetectionEvaluation, Detections, evaluate_detections
 from resnext.detection.model.faster_rcnn import FasterRcnn
 from resnext.detection.model.fuse import prepare_for_inference
+from resnext.detection.predictor import DetectPredictor
 from resnext.detection.weights import copy_detector
 from resnext.device import autocast
 from resnext.errors import RequestError, WorkError
@@ -86,6 +87,6 @@ def evaluate_detector(
     return run_on_all_ranks(world, lambda: evaluate_detections(dataset, found, count) if world.is_main else None)
 
 
-def resolve_max_detections(model: FasterRcnn) -> int:
+def resolve_max_detections(model: FasterRcnn | DetectPredictor) -> int:
     """Return how many detections per class and image count: COCO's 100, or all where the detector gives more."""
     return max(coco_eval.MAX_DETECTIONS, model.settings.detections)

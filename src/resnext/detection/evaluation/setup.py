@@ -108,7 +108,7 @@ def evaluate_file(
         None,
         None,
         data=dataset.name,
-        split=_describe_split(options, dataset),
+        split=describe_split(options, dataset),
         changed=changed,
         weights=str(options.detections),
         max_detections=most,
@@ -146,7 +146,7 @@ def evaluate_model(
         model.preprocessing,
         model.settings,
         data=dataset.name,
-        split=dataset.split_rule or OWN_SPLIT if is_own else _describe_split(options, dataset),
+        split=dataset.split_rule or OWN_SPLIT if is_own else describe_split(options, dataset),
         changed=dataset.counts,
         device=str(world.device),
         precision=precision,
@@ -161,7 +161,8 @@ def evaluate_model(
     return evaluation, about
 
 
-def _describe_split(options: DetectEvalOptions, dataset: DetectionDataset) -> str:
+def describe_split(options: DetectEvalOptions, dataset: DetectionDataset) -> str:
+    """Describe which images are evaluated."""
     return f"{options.split}: {dataset.split_rule}" if dataset.split_rule else options.split
 
 

@@ -3,7 +3,7 @@ import pytest
 from PIL import Image
 
 from resnext.data.transforms.eval_view import EvalView
-from resnext.serving.regions import compute_view_region
+from resnext.data.transforms.view_region import compute_view_region
 from tests.serving.fakes import make_preprocessing
 
 SIZES = [(64, 64), (300, 200), (200, 300), (97, 61), (640, 31), (20, 900), (32, 32), (33, 32)]

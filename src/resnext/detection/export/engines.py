@@ -1,0 +1,104 @@
+"""Run the graph of a detector in ONNX Runtime or OpenVINO, on the CPU. torch is not imported."""
+
+from threading import Lock
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+
+from resnext.environment import count_available_cores
+from resnext.errors import WorkError
+
+OUTPUTS = ("boxes", "labels", "scores")  # names of a graph's outputs
+
+
+class Detections(NamedTuple):
+    """What a detector finds in one image, highest score first."""
+
+    boxes: np.ndarray  # float32 [n, 4]: x1, y1, x2, y2 in pixels of the image
+    labels: np.ndarray  # int64 [n], into the detector's classes
+    scores: np.ndarray  # float32 [n]
+
+    def select(self, rows: np.ndarray) -> "Detections":
+        """Select detections by a mask or by indices."""
+        return Detections(self.boxes[rows], self.labels[rows], self.scores[rows])
+
+
+class DetectorEngine(Protocol):
+    """A detector that is ready to run, from any thread."""
+
+    def __call__(self, picture: np.ndarray) -> Detections:
+        """Detect objects in a picture, uint8 [H, W, 3], RGB."""
+
+    def close(self) -> None:
+        """Release memory and threads."""
+
+
+class OnnxDetectorEngine:
+    """A detector in an ONNX Runtime session."""
+
+    def __init__(self, model: bytes, threads: int) -> None:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+        options.log_severity_level = 3
+        self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        self._input = self._session.get_inputs()[0].name
+
+    def __call__(self, picture: np.ndarray) -> Detections:
+        """Detect objects in a picture, uint8 [H, W, 3], RGB."""
+        session = self._session
+        if session is None:
+            raise WorkError("the engine is closed")
+        return Detections(*session.run(list(OUTPUTS), {self._input: np.ascontiguousarray(picture)[None]}))
+
+    def close(self) -> None:
+        """Release the session; calls that are running end first."""
+        self._session = None
+
+
+class OpenVinoDetectorEngine:
+    """A detector in OpenVINO, compiled once for pictures of any size. A call owns its inference request."""
+
+    def __init__(self, model: Any, threads: int) -> None:
+        from resnext.deploy.openvino_engine import PRECISION_HINTS, import_openvino
+        from resnext.deploy.signal_stack import preserve_signal_stack
+
+        settings = {
+            "NUM_STREAMS": "1",
+            "INFERENCE_NUM_THREADS": threads,
+            "INFERENCE_PRECISION_HINT": PRECISION_HINTS["fp32"],
+        }
+        self._lock = Lock()
+        self._idle: list[Any] = []
+        with preserve_signal_stack():
+            self._compiled = import_openvino().Core().compile_model(model, "CPU", settings)
+
+    def __call__(self, picture: np.ndarray) -> Detections:
+        """Detect objects in a picture, uint8 [H, W, 3], RGB."""
+        from resnext.deploy.signal_stack import preserve_signal_stack
+
+        with preserve_signal_stack():
+            with self._lock:
+                if self._compiled is None:
+                    raise WorkError("the engine is closed")
+                request = self._idle.pop() if self._idle else self._compiled.create_infer_request()
+            request.infer({0: np.ascontiguousarray(picture)[None]}, share_inputs=True, share_outputs=True)
+            found = Detections(*(np.array(request.get_tensor(name).data) for name in OUTPUTS))
+            with self._lock:
+                self._idle.append(request)
+        return found
+
+    def close(self) -> None:
+        """Release the idle requests, then the compiled model."""
+        from resnext.deploy.signal_stack import preserve_signal_stack
+
+        with preserve_signal_stack(), self._lock:
+            self._idle.clear()
+            self._compiled = None
+
+
+def build_detector_engine(name: str, model: Any) -> DetectorEngine:
+    """Build the engine ``name`` for its model: bytes of ONNX, or an openvino.Model."""
+    threads = count_available_cores()
+    return OnnxDetectorEngine(model, threads) if name == "onnxruntime" else OpenVinoDetectorEngine(model, threads)

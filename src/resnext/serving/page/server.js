@@ -1,0 +1,105 @@
+// Requests to the server: token, refusals, and answers in words.
+
+const TOKEN_KEY = "resnext-token";
+const TIMEOUT = 120_000; // milliseconds until a request counts as lost
+const LONGEST_WAIT = 120; // seconds
+
+/** The server cannot take the request now; it names the seconds after which to ask again. */
+export class BusyError extends Error {
+  constructor(message, seconds) {
+    super(message);
+    this.seconds = seconds;
+  }
+}
+
+/** The server wants a bearer token, or another one than it got. */
+export class TokenError extends Error {}
+
+/** No answer came: the server is stopped, or the network is down. */
+export class GoneError extends Error {}
+
+export function readToken() {
+  try {
+    return sessionStorage.getItem(TOKEN_KEY) ?? "";
+  } catch {
+    return ""; // storage is forbidden
+  }
+}
+
+export function storeToken(token) {
+  try {
+    sessionStorage.setItem(TOKEN_KEY, token);
+  } catch {
+    // the token holds for no longer than this call, and the field comes back
+  }
+}
+
+/** Return the seconds of a Retry-After header, which is a number of seconds or a date. */
+export function parseRetryAfter(value, now = Date.now()) {
+  const text = (value ?? "").trim();
+  const seconds = /^\d+(\.\d+)?$/.test(text) ? Number(text) : (Date.parse(text) - now) / 1000;
+  return Number.isFinite(seconds) ? Math.min(Math.max(Math.ceil(seconds), 1), LONGEST_WAIT) : 2;
+}
+
+/** Ask the server, with the token if there is one. Return the JSON of its answer (null if it is empty); else throw the errors above. */
+export async function askServer(path, { signal, ...options } = {}) {
+  const headers = new Headers(options.headers);
+  const token = readToken();
+  if (token) headers.set("Authorization", `Bearer ${token}`);
+  const limit = AbortSignal.timeout(TIMEOUT);
+  const either = signal ? AbortSignal.any([signal, limit]) : limit;
+  let response;
+  try {
+    response = await fetch(path, { ...options, headers, signal: either, cache: "no-store" });
+    if (response.status === 204) return null;
+    if (response.ok) return await response.json();
+  } catch (error) {
+    if (signal?.aborted) throw error;
+    if (limit.aborted) throw new GoneError(`The server did not answer within ${TIMEOUT / 1000} seconds.`);
+    if (error instanceof SyntaxError) throw new Error("The answer is not JSON: is this address that of resnext serve?");
+    throw new GoneError("The server cannot be reached. It may have been stopped, or the network is down.");
+  }
+  throw await readRefusal(response, token);
+}
+
+async function readRefusal(response, token) {
+  let detail = "";
+  try {
+    detail = String((await response.json()).detail ?? "");
+  } catch {
+    // not a problem of RFC 9457: the status has to do
+  }
+  if (response.status === 401) {
+    return new TokenError(token ? "The server did not accept this token." : "This server asks for a token.");
+  }
+  if (response.status === 429 || response.status === 503) {
+    const reason = response.status === 429 ? "The server is busy" : "The server is not ready";
+    return new BusyError(`${reason} (${response.status}).`, parseRetryAfter(response.headers.get("Retry-After")));
+  }
+  return new Error(detail || `The server refused the request with status ${response.status}.`);
+}
+
+export async function listModels() {
+  const answer = await askServer("v1/models");
+  if (!Array.isArray(answer.models)) throw new Error("The list of models has an unknown form.");
+  return answer.models;
+}
+
+/** Return whether the server shows training runs. Without runs it answers 204: a 404 would stand in the console. */
+export async function hasRuns() {
+  try {
+    return (await askServer("v1/runs")) !== null;
+  } catch {
+    return false;
+  }
+}
+
+/** Send the bytes of an image file as they are, and return the server's answer. */
+export function predict(model, file, signal) {
+  const query = new URLSearchParams({ model: model.name, view: "1" });
+  if (model.task === "detection") query.set("score", "0.05");
+  else query.set("top", String(Math.min(10, model.classes)));
+  if (model.has_cam) query.set("explain", "1");
+  const headers = { "Content-Type": file.type || "application/octet-stream" };
+  return askServer(`v1/predict?${query}`, { method: "POST", body: file, headers, signal });
+}

@@ -30,11 +30,11 @@ def decode_picture(model: ServedModel, data: bytes, header: PictureHeader, limit
     file = io.BytesIO(data)
     try:
         check_pixels(read_image_size(file, exif=False), limits)  # what the decoder will allocate
+        p = model.predictor.preprocessing
         if model.task == "detection":
-            image = read_image(file)
+            image = read_image(file, exif=p.exif)
             pixels = np.asarray(image)
         else:
-            p = model.predictor.preprocessing
             image = read_image(file, p.channels, p.exif)
             pixels = model.predictor.prepare(image)
     except BadImageError as error:

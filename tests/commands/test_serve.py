@@ -37,6 +37,7 @@ def test_listening_beyond_this_machine_needs_a_token(weights, capsys, monkeypatc
         (("WEIGHTS", "--port", "65536"), "not a port"),
         (("WEIGHTS", "--max-wait", "nan"), "number of seconds"),
         (("WEIGHTS", "--max-wait", "0"), "number of seconds"),
+        (("WEIGHTS", "--max-pixels", "179"), "from 1 to 178"),
         (("WEIGHTS", "--token", "with space"), "without spaces"),
         (("WEIGHTS", "--token", ""), "without spaces"),
         (("WEIGHTS", "--token", "a", "--token-file", "b"), "not both"),

@@ -19,6 +19,7 @@ SUMMARY = "Serve models over HTTP, with a page to try them."
 PACKAGES = ("fastapi", "uvicorn", "python_multipart", "prometheus_client")
 TOKEN_VARIABLE = "RESNEXT_TOKEN"  # the name of the variable
 MAX_TOKEN_BYTES = 4096
+MAX_MEGAPIXELS = 178  # Pillow's own limit
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -54,6 +55,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-wait", type=parse_seconds, default=2.0, metavar="SECONDS",
         help="refuse a request (429) that would wait longer for its turn [2]",
     )  # fmt: skip
+    load.add_argument(
+        "--max-pixels", type=parse_megapixels, default=64, metavar="MP",
+        help="refuse larger pictures, in million pixels; each takes up to 16 MB of memory while it is decoded [64]",
+    )  # fmt: skip
     load.add_argument("--max-batch", type=parse_positive, default=8, metavar="N", help="most images in a batch [8]")
     load.add_argument("--streams", type=parse_positive, default=1, metavar="N", help="batches at the same time [1]")
     load.add_argument("--log", action="store_true", help="print one line of JSON for each request on standard error")
@@ -63,6 +68,13 @@ def parse_port(text: str) -> int:
     """Parse a port from 0 to 65535."""
     if not text.isdecimal() or int(text) > 65535:
         raise argparse.ArgumentTypeError(f"{text!r} is not a port from 0 to 65535")
+    return int(text)
+
+
+def parse_megapixels(text: str) -> int:
+    """Parse a whole number of million pixels, from 1 to what Pillow decodes."""
+    if not text.isdecimal() or not 1 <= int(text) <= MAX_MEGAPIXELS:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of million pixels from 1 to {MAX_MEGAPIXELS}")
     return int(text)
 
 
@@ -81,7 +93,7 @@ def run(args: argparse.Namespace) -> int:
     """Serve until Ctrl+C or SIGTERM."""
     check_packages()
     from resnext.serving.app import make_app
-    from resnext.serving.limits import Limits
+    from resnext.serving.limits import MEGA, Limits
     from resnext.serving.loading import LoadOptions, load_model, name_models
     from resnext.serving.request_log import RequestLog
     from resnext.serving.security import is_loopback, list_own_hosts
@@ -99,7 +111,7 @@ def run(args: argparse.Namespace) -> int:
     for note in notes:
         print(f"resnext: {escape_unprintable(note)}", file=sys.stderr)
     bound = bind_socket(args.host, args.port)
-    service = Service(Limits(max_wait=args.max_wait))
+    service = Service(Limits(max_wait=args.max_wait, picture_pixels=args.max_pixels * MEGA))
     app = make_app(
         service,
         token=token,

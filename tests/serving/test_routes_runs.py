@@ -298,7 +298,15 @@ def test_damaged_files_hide_only_themselves(folder: Path, client: TestClient, na
     run = make_run(folder / "a")
     path = run / "evaluation" / "metrics.json" if name == "evaluation" else run / name
     path.parent.mkdir(exist_ok=True)
-    damages: list[bytes] = [b"", b"\0\xff\n", b"[" * 100_000, b"a: *b\n", b'"', b"1\n2,3\n,,,,\n", b"epoch,step\nx,nan\n"]
+    damages: list[bytes] = [
+        b"",
+        b"\0\xff\n",
+        b"[" * 100_000,
+        b"a: *b\n",
+        b'"',
+        b"1\n2,3\n,,,,\n",
+        b"epoch,step\nx,nan\n",
+    ]
     for damage in damages:
         path.write_bytes(damage)
         for address in ("/v1/runs", "/v1/runs/a"):

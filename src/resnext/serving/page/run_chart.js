@@ -93,7 +93,7 @@ export class RunChart {
         y: isLog ? { distr: 3 } : { range: (plot, min, max) => padRange(min, max) },
       },
       axes: [
-        { ...axis, values: format, space: 60 },
+        { ...axis, values: format, space: 60, size: 30 },
         { ...axis, values: format, size: (plot, values) => 16 + 7 * Math.max(3, ...(values ?? []).map((v) => v?.length ?? 0)) },
       ],
       series: [

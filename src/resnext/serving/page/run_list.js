@@ -42,7 +42,7 @@ export class RunList {
   /** Write how long ago the last points were; `now` is the server's time in seconds. */
   tick(now) {
     for (const { run, age } of this.#entries.values()) {
-      const words = run.last_point ? `last point ${formatAge(now - run.last_point)} ago` : "no point yet";
+      const words = run.last_point ? `last point ${formatAge(now - run.last_point)} ago` : "no log";
       if (age.textContent !== words) age.textContent = words;
     }
   }
@@ -70,6 +70,7 @@ export class RunList {
   #fill(parts, run, color) {
     parts.run = run;
     parts.name.textContent = run.name;
+    parts.box.setAttribute("aria-label", `${run.name}, ${run.state}`);
     parts.box.checked = color !== "";
     parts.element.style.setProperty("--swatch", color || "var(--edge)");
     parts.element.classList.toggle("chosen", color !== "");
@@ -92,8 +93,8 @@ function describeValues(run) {
   if (run.epochs) parts.push(`epoch ${run.epoch}/${run.epochs}`);
   else if (run.steps) parts.push(`step ${formatNumber(run.step)}/${formatNumber(run.steps)}`);
   if (run.loss !== null) parts.push(`loss ${formatNumber(run.loss)}`);
-  if (run.metric) parts.push(run.metric.name === "ap" ? `AP ${formatNumber(run.metric.last)}` : `error ${formatNumber(run.metric.last)} %`);
-  return parts.join(" · ") || "nothing logged yet";
+  if (run.metric) parts.push(run.metric.name === "ap" ? `AP ${run.metric.last.toFixed(3)}` : `error ${run.metric.last.toFixed(2)} %`);
+  return parts.map((part) => part.replaceAll(" ", "\u00a0")).join(" · ") || "nothing logged yet";
 }
 
 /** Draw a line of values, the least at the bottom. */

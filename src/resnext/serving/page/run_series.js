@@ -19,6 +19,11 @@ export class RunSeries {
     this.epochs = { epoch: [], step: [] };
   }
 
+  /** Use the metrics of the epochs where there is no log, as in a run copied without it. */
+  takeMetrics(metrics) {
+    if (this.cursor === 0 && metrics.epoch?.length && metrics.step?.length) this.epochs = metrics;
+  }
+
   get address() {
     const query = new URLSearchParams({ after: this.cursor, generation: this.generation });
     return `v1/runs/${encodeURIComponent(this.id)}/log?${query}`;

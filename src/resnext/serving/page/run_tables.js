@@ -12,14 +12,14 @@ const MAX_VALUE = 80; // characters of a setting
 export function buildResults(runs, colorOf) {
   const names = [...new Set(runs.map((run) => run.metric?.name).filter(Boolean))];
   const labels = names.map((name) => runs.find((run) => run.metric?.name === name).metric.label);
-  const head = ["Run", "Model", "Epochs", ...labels.flatMap((label) => [`Best ${label}`, `Last ${label}`]), "Evaluated", "Hours", "Images/s"];
+  const head = ["Run", "Model", "Epochs", ...labels.flatMap((label) => [`Best ${label}`, `Last ${label}`]), "Evaluated", "Time", "Images/s"];
   const rows = runs.map((run) => [
     nameCell(run, colorOf(run.id)),
     [run.model, run.data].filter(Boolean).join(" on ") || "–",
     `${run.epoch}${run.epochs ? ` of ${run.epochs}` : ""}`,
     ...names.flatMap((name) => (run.metric?.name === name ? [run.metric.best, run.metric.last] : [null, null])).map(formatNumber),
     describeEvaluation(run.detail?.evaluation),
-    formatNumber(sum(run.series?.speed.seconds) / 3600),
+    formatDuration(sum(run.series?.speed.seconds)),
     formatNumber(middle(run.series?.speed.images_per_second)),
   ]);
   return buildTable(head, rows, 2);
@@ -75,6 +75,13 @@ function describeEvaluation(evaluation) {
 
 function sum(values) {
   return values?.length ? values.reduce((total, value) => total + (value ?? 0), 0) : NaN;
+}
+
+function formatDuration(seconds) {
+  if (!Number.isFinite(seconds)) return "–";
+  if (seconds < 60) return `${Math.round(seconds)} s`;
+  const minutes = Math.round(seconds / 60);
+  return minutes < 60 ? `${minutes} min` : `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
 }
 
 function middle(values) {

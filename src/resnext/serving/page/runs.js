@@ -123,6 +123,10 @@ async function askRun(id) {
     if (!chosen.has(id)) return;
   }
   run.asked = news;
+  if (run.series.cursor === 0) {
+    run.series.takeMetrics(run.detail?.metrics ?? {});
+    draw();
+  }
 }
 
 function showFailure(error) {
@@ -155,8 +159,19 @@ function drawNow() {
   const axis = $("axis").value;
   const smooth = Number($("smooth").value);
   $("smooth-value").textContent = smooth ? `${smooth} %` : "off";
-  charts.draw(shown, { axis, range: findRange(shown, axis), smooth: smooth / 100, isLog: $("log").checked });
+  const folders = findCommonFolders(shown.map((run) => run.name));
+  charts.draw(shown.map((run) => ({ ...run, name: run.name.slice(folders.length) })), { axis, range: findRange(shown, axis), smooth: smooth / 100, isLog: $("log").checked });
   drawTables(shown);
+}
+
+/** Return the folders that all names begin with, such as "sweep/": legends leave them out. */
+function findCommonFolders(names) {
+  if (names.length < 2) return "";
+  let common = names[0].slice(0, names[0].lastIndexOf("/") + 1);
+  while (common && !names.every((name) => name.startsWith(common))) {
+    common = common.slice(0, common.lastIndexOf("/", common.length - 2) + 1);
+  }
+  return common;
 }
 
 /** Return the shown part of the x axis; null for all of it. */
@@ -183,11 +198,13 @@ function drawTables(shown) {
   const differences = buildDifferences(shown, colorOf);
   $("settings").hidden = differences === null;
   replaceTable($("settings-table"), differences);
+  let place = 0;
   for (const run of shown) {
     if (!run.detail) continue;
     const { card } = chosen.get(run.id);
     card.update(run, run.color);
-    if (!card.element.isConnected) $("details").append(card.element);
+    if ($("details").children[place] !== card.element) $("details").insertBefore(card.element, $("details").children[place] ?? null);
+    place += 1;
   }
 }
 

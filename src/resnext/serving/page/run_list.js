@@ -76,7 +76,10 @@ export class RunList {
     parts.element.classList.toggle("chosen", color !== "");
     parts.pill.textContent = run.state;
     parts.pill.setAttribute("class", `pill ${run.state}`);
-    parts.values.textContent = describeValues(run);
+    const words = describeValues(run);
+    if (parts.values.textContent !== words.join("")) {
+      parts.values.replaceChildren(...words.map((word) => build("span", {}, word)));
+    }
     const share = run.steps ? run.step / run.steps : run.epochs ? run.epoch / run.epochs : 0;
     parts.progress.firstChild.style.width = `${100 * Math.min(share, 1)}%`;
     drawSpark(parts.spark, run.spark);
@@ -94,7 +97,7 @@ function describeValues(run) {
   else if (run.steps) parts.push(`step ${formatNumber(run.step)}/${formatNumber(run.steps)}`);
   if (run.loss !== null) parts.push(`loss ${formatNumber(run.loss)}`);
   if (run.metric) parts.push(run.metric.name === "ap" ? `AP ${run.metric.last.toFixed(3)}` : `error ${run.metric.last.toFixed(2)} %`);
-  return parts.map((part) => part.replaceAll(" ", "\u00a0")).join(" · ") || "nothing logged yet";
+  return parts.length ? parts : ["nothing logged yet"];
 }
 
 /** Draw a line of values, the least at the bottom. */

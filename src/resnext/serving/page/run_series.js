@@ -8,6 +8,7 @@ export class RunSeries {
     this.generation = "";
     this.clear();
     this.speed = {};
+    this.isUneven = false; // parts of a long log are thinned more than others
   }
 
   /** Forget all points: the file was cut or replaced. */
@@ -39,8 +40,10 @@ export class RunSeries {
     append(this.rate, answer.rate);
     append(this.epochs, answer.epochs);
     this.speed = answer.speed ?? {};
+    this.isUneven ||= answer.more || this.steps.step.length > 2 * MAX_POINTS;
     if (answer.more) return true;
-    if (this.steps.step.length <= 2 * MAX_POINTS) return false;
+    if (!this.isUneven) return false;
+    this.isUneven = false;
     this.cursor = 0; // the next answer has evenly thinned points
     return true;
   }
@@ -85,7 +88,7 @@ export class RunSeries {
 
   /** Return [x, y] of the loss as an exponential moving average; `amount` is from 0 to 0.99. */
   listSmoothLosses(axis, amount) {
-    return this.#draw(this.means.step, smooth(this.means.loss, amount), axis);
+    return this.#draw(this.means.step, smooth(this.means.step, this.means.loss, amount), axis);
   }
 
   listSpeeds(axis) {
@@ -117,14 +120,20 @@ function append(columns, more) {
   }
 }
 
-/** Average exponentially, corrected for the start, so that the first values are not pulled to zero. */
-export function smooth(values, amount) {
+/**
+ * Average exponentially over steps, corrected for the start, so that the first values are not pulled to zero.
+ * `amount` is what is kept over one step, or over a thousandth of a longer run: points may be uneven.
+ */
+export function smooth(steps, values, amount) {
   if (!amount) return values;
-  let sum = 0, weight = 0;
-  return values.map((value) => {
+  const unit = Math.max(1, (steps.at(-1) - steps[0]) / 1000);
+  let sum = 0, weight = 0, last = null;
+  return values.map((value, i) => {
     if (value === null) return null;
-    sum = amount * sum + (1 - amount) * value;
-    weight = amount * weight + (1 - amount);
-    return sum / weight;
+    const kept = amount ** (last === null ? 1 : (steps[i] - last) / unit);
+    last = steps[i];
+    sum = kept * sum + (1 - kept) * value;
+    weight = kept * weight + (1 - kept);
+    return weight > 0 ? sum / weight : value; // a step that is there twice
   });
 }

@@ -136,15 +136,19 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def make_more_routers(service: "Service", args: argparse.Namespace) -> list[Any]:  # noqa: ARG001  # of other conventions
+def make_more_routers(service: "Service", args: argparse.Namespace) -> list[Any]:
     """Make the routes of other conventions, and those of runs. Raises RequestError if --runs is no folder."""
+    from resnext.serving.routes_hf import make_hf_router
+    from resnext.serving.routes_v2 import make_v2_router
+
+    routers = [make_hf_router(service), make_v2_router(service)]
     if args.runs is None:
-        return []
+        return routers
     from resnext.serving.routes_runs import make_runs_router
 
     if not Path(args.runs).is_dir():
         raise RequestError(f"--runs {args.runs} is not a folder; expected a folder of run directories")
-    return [make_runs_router(Path(args.runs))]
+    return [*routers, make_runs_router(Path(args.runs))]
 
 
 def check_packages() -> None:

@@ -96,3 +96,9 @@ def test_status_routes_answer(client, path):
 
 def test_unknown_models_and_versions_are_404(client):
     assert client.get("/v2/models/no").status_code == client.get("/v2/models/colors/versions/2").status_code == 404
+
+
+def test_an_id_that_is_half_a_character_is_refused(client):
+    answer = client.post("/v2/models/colors/infer", content=b'{"id": "\\ud800", "inputs": []}')
+    assert answer.status_code == 400
+    assert "id that is a text" in answer.json()["error"]

@@ -92,7 +92,7 @@ async def answer_inference(request: Request, service: Service, model: ServedMode
     async with receive_body(request, service, model) as body:
         text, data = split_body(body, request.headers.get(HEADER))
         values = await service.run_in_decoder(parse_json, text, MAX_JSON_VALUES + JSON_TOKENS)
-        if not isinstance(values, dict) or not isinstance(values.get("id", ""), str):
+        if not isinstance(values, dict) or not _is_text(values.get("id", "")):
             raise ProblemError(400, "the JSON must be an object with inputs, and an id that is a text")
         asked = parse_outputs(values.get("outputs"), values.get("parameters"), model)
         images = await service.run_in_decoder(parse_images, values.get("inputs"), data, model, service.limits)
@@ -111,3 +111,8 @@ async def answer_inference(request: Request, service: Service, model: ServedMode
     head = json.dumps(entry).encode()
     tail = b"".join(part for _, part in found)
     return Response(head + tail, headers={HEADER: str(len(head))}, media_type="application/octet-stream")
+
+
+def _is_text(value: object) -> bool:
+    """Return whether a JSON value is a text that can be sent back: JSON allows halves of characters."""
+    return isinstance(value, str) and not any("\ud800" <= letter <= "\udfff" for letter in value)

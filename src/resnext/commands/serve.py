@@ -25,7 +25,7 @@ MAX_MEGAPIXELS = 178  # Pillow's own limit
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments for models, address, access and engine."""
     parser.add_argument(
-        "models", nargs="+", metavar="[NAME=]RUN_OR_EXPORT",
+        "models", nargs="*", metavar="[NAME=]RUN_OR_EXPORT",
         help="run directory, exported file (.onnx, .xml) or its folder, weights file of any format, hf://...",
     )  # fmt: skip
     parser.add_argument("--name", help="name of the only model [that of its file or folder]")
@@ -100,6 +100,8 @@ def run(args: argparse.Namespace) -> int:
     from resnext.serving.server import bind_socket, exit_process, format_address, run_server
     from resnext.serving.service import Service
 
+    if not args.models and args.runs is None:
+        raise RequestError("name what to serve: a run, an exported file or a weights file; or --runs DIR")
     token = read_token(args)
     if not is_loopback(args.host) and token is None and not args.insecure:
         raise RequestError(
@@ -129,22 +131,28 @@ def run(args: argparse.Namespace) -> int:
         explain=not args.no_explain,
     )
     address = format_address(bound)
-    print(f"resnext: loading {', '.join(model.name for model in models)} for {address}", file=sys.stderr, flush=True)
+    if models:
+        names = ", ".join(model.name for model in models)
+        print(f"resnext: loading {names} for {address}", file=sys.stderr, flush=True)
     loaders = [partial(load_model, model, options) for model in models]
     run_server(service, app, bound, loaders, partial(announce, service, address, args.open))
     exit_process(0)
     return 0
 
 
-def make_more_routers(service: "Service", args: argparse.Namespace) -> list[Any]:  # noqa: ARG001  # of other conventions
+def make_more_routers(service: "Service", args: argparse.Namespace) -> list[Any]:
     """Make the routes of other conventions, and those of runs. Raises RequestError if --runs is no folder."""
+    from resnext.serving.routes_hf import make_hf_router
+    from resnext.serving.routes_v2 import make_v2_router
+
+    routers = [make_hf_router(service), make_v2_router(service)]
     if args.runs is None:
-        return []
+        return routers
     from resnext.serving.routes_runs import make_runs_router
 
     if not Path(args.runs).is_dir():
         raise RequestError(f"--runs {args.runs} is not a folder; expected a folder of run directories")
-    return [make_runs_router(Path(args.runs))]
+    return [*routers, make_runs_router(Path(args.runs))]
 
 
 def check_packages() -> None:

@@ -135,6 +135,7 @@ def test_files_of_thousands_of_small_parts_are_refused():
         assert refuse(jpeg[:at] + b"\xff\xfe\0\x02" * 10_000 + jpeg[at:]).status == 422
 
 
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 @pytest.mark.parametrize("count", [300, pytest.param(20_000, marks=pytest.mark.slow)])
 def test_damaged_pictures_are_read_or_refused_and_nothing_else(count):
     kinds = [("JPEG", "RGB", {}), ("JPEG", "CMYK", {"progressive": True}), ("PNG", "RGBA", {}), ("PNG", "P", {})]

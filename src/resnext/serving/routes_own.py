@@ -46,7 +46,7 @@ def make_own_router(service: Service) -> APIRouter:
             raise ProblemError(422, f"explain=1 goes with top up to {MAX_EXPLAINED}, not {top}")
         chosen = service.find_model(model)
         async with receive_body(request, service, chosen) as body:
-            pictures = await parse_pictures(request, body, service.limits)
+            pictures = await parse_pictures(request, body, service)
             answer = await answer_while_connected(request, answer_pictures(service, chosen, pictures))
         entries = []
         for picture, result in zip(pictures, answer.results, strict=True):

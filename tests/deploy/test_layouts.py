@@ -1,19 +1,25 @@
 """Tests of model repositories: read as the servers read them, which are not here."""
 
 import json
+import re
+import subprocess
+import sys
+import textwrap
 from pathlib import Path
 
 import cv2
 import numpy as np
 import openvino as ov
 import pytest
+import torch
 import yaml
-from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format  # type: ignore[import-untyped]
 from PIL import Image
 
 import resnext
 from resnext import RequestError
 from resnext.deploy.layouts import check_layout, write_layout
+from resnext.model.network import Network
 from tests.deploy.test_export import NAMES, make_images, make_network
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -35,6 +41,15 @@ SCHEMA = {
     ],
 }  # fmt: skip
 ENUMS = {"DataType": {"TYPE_INVALID": 0, "TYPE_UINT8": 2, "TYPE_FP32": 11}, "Kind": {"KIND_AUTO": 0, "KIND_CPU": 2}}
+
+
+def make_soft_network() -> Network:
+    """A network whose probabilities are far from 0 and 1, so that they tell of small differences."""
+    network = make_network()
+    with torch.no_grad():
+        network.fc.weight /= 400
+        network.fc.bias /= 400
+    return network
 
 
 def parse_triton_config(text: str):  # type: ignore[no-untyped-def]  # a class made at run time
@@ -74,7 +89,7 @@ def test_a_triton_repository_parses_and_holds_nothing_else(tmp_path: Path) -> No
 
 
 def test_an_ovms_repository_gives_our_predictions_for_encoded_pictures(tmp_path: Path) -> None:
-    network, out = make_network(), tmp_path / "models"
+    network, out = make_soft_network(), tmp_path / "models"
     write_layout(network, out, "ovms", "openvino", "net", make_images())
     for entry in json.loads((out / "config.json").read_text())["model_config_list"]:
         config = entry["config"]
@@ -90,15 +105,35 @@ def test_an_ovms_repository_gives_our_predictions_for_encoded_pictures(tmp_path:
         ).save(file)
         decoded = cv2.imdecode(np.frombuffer(file.read_bytes(), np.uint8), cv2.IMREAD_UNCHANGED)  # as OVMS does
         expected = resnext.predict(network, [file])[0].probabilities
+        assert 0.1 < expected.max() < 0.9
         np.testing.assert_allclose(compiled([decoded[None]])["probabilities"][0], expected, atol=1e-3)
         flipped = compiled([decoded[None, ..., ::-1].copy()])["probabilities"][0]
         assert np.abs(flipped - expected).max() > 2e-3  # the order of channels matters to this network
+
+
+def test_the_requests_of_the_readme_say_the_truth_about_their_sizes(tmp_path: Path) -> None:
+    out = tmp_path / "models"
+    write_layout(make_network(), out, "triton", "onnx", "net", make_images())
+    readme = (out / "README.md").read_text()
+    request = json.loads(re.search(r"REQUEST='(.*)'", readme)[1])
+    (tensor,) = request["inputs"]
+    code = re.search(r"    import resnext\n(?:    .*\n)+", readme)[0]
+    make_images()[0].save(tmp_path / "photo.jpg")
+    run = {"cwd": out, "capture_output": True, "text": True}
+    code = textwrap.dedent(code).replace('"photo.jpg"', repr(str(tmp_path / "photo.jpg")))
+    done = subprocess.run([sys.executable, "-c", code], **run)
+    assert done.returncode == 0, done.stderr
+    assert (out / "pixels.bin").stat().st_size == tensor["parameters"]["binary_data_size"] == np.prod(tensor["shape"])
+    assert "models/net/infer" in readme
 
 
 @pytest.mark.parametrize("target", ["onnx", "openvino"])
 def test_a_kserve_service_names_format_protocol_and_storage(target: str, tmp_path: Path) -> None:
     out = tmp_path / "models"
     write_layout(make_network(), out, "kserve", target, "net", make_images(), storage_uri="s3://b/f")
+    files = {str(f.relative_to(out / "storage")) for f in (out / "storage").rglob("*") if f.is_file()}
+    triton = {"net/config.pbtxt", "net/labels.txt", "net/1/model.onnx"}
+    assert files == (triton if target == "onnx" else {"1/model.xml", "1/model.bin"})
     service = yaml.safe_load((out / "inference-service.yaml").read_text())
     assert service["spec"]["predictor"]["model"] == {
         "modelFormat": {"name": target}, "protocolVersion": "v2", "storageUri": "s3://b/f"

@@ -3,18 +3,20 @@
 import json
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from PIL import Image
 
 from resnext.deploy.export import ExportRequest, ExportResult, Progress, export_classifier, work_beside
 from resnext.deploy.export_info import ExportInfo
+from resnext.deploy.layout_readme import make_readme
 from resnext.errors import RequestError, did_you_mean
 from resnext.files import report_write_errors
 from resnext.model.network import Network
 
 LAYOUTS = {"ovms": ("openvino",), "triton": ("onnx",), "kserve": ("onnx", "openvino")}  # --layout, and its formats
-MAX_BATCH_SIZE = 32  # images that Triton puts into one batch
+MAX_BATCH_SIZE = 32  # the most images that Triton puts into one batch
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 _KSERVE_NAME = re.compile(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?")
 
@@ -69,35 +71,43 @@ def write_layout(
     check_layout(layout, target, name, storage_uri)
     if out.exists():
         raise RequestError(f"--out {out} exists; --layout makes a new folder")
+    if network.architecture.num_classes == 0:
+        raise RequestError("--layout needs a network with classes; this one gives features")
+    requests = choose_requests(network, layout, target, name)
     with work_beside(out) as work, report_write_errors(out):
-        folder = work / "repository"
-        folder.mkdir()
-        requests = {name: ExportRequest(format=target, input="pixels")}
-        if target == "openvino" and layout == "ovms":
-            bgr = network.architecture.in_channels == 3  # the server decodes pictures to blue, green, red
-            requests = {
-                name: ExportRequest(format=target, input="picture", bgr=bgr),
-                f"{name}-pixels": requests[name],
-            }
+        folder = work / "layout"
+        models = folder / "storage" if layout == "kserve" else folder
+        models.mkdir(parents=True)
         results = []
         for model, request in requests.items():
-            file = folder / model / "1" / ("model.onnx" if target == "onnx" else "model.xml")
+            # KServe starts OpenVINO's server on one model: the storage is the model's folder
+            place = models if layout == "kserve" and target == "openvino" else models / model
+            file = place / "1" / ("model.onnx" if target == "onnx" else "model.xml")
             results.append(
                 export_classifier(network, file, request, images, weights_sha256=weights_sha256, progress=progress)
             )
         infos = dict(zip(requests, (result.info for result in results), strict=True))
         if target == "onnx":
-            add_triton_files(folder, name, infos[name])
-        else:
+            add_triton_files(models, name, infos[name])
+        elif layout == "ovms":
             (folder / "config.json").write_text(make_ovms_config(infos), "utf-8")
+        if target == "openvino":
             (folder / "labels.txt").write_text(make_labels(infos[name]), "utf-8")
-        if layout == "kserve":
-            assert storage_uri is not None
+        if storage_uri is not None:
             (folder / "inference-service.yaml").write_text(make_inference_service(name, target, storage_uri), "utf-8")
-        (folder / "README.md").write_text(make_readme(layout, target, name), "utf-8")
+        (folder / "README.md").write_text(make_readme(layout, target, name, infos[name]), "utf-8")
         folder.chmod(0o755)
         folder.rename(out)
-    return results
+    return [replace(result, path=out / result.path.relative_to(folder)) for result in results]
+
+
+def choose_requests(network: Network, layout: str, target: str, name: str) -> dict[str, ExportRequest]:
+    """Choose the models of a layout: name on the server, and what to export. OVMS has one for encoded pictures too."""
+    pixels = ExportRequest(format=target, input="pixels")
+    if layout != "ovms":
+        return {name: pixels}
+    bgr = network.architecture.in_channels == 3  # OVMS decodes pictures to blue, green, red
+    return {name: ExportRequest(format=target, input="picture", bgr=bgr), f"{name}-pixels": pixels}
 
 
 def add_triton_files(folder: Path, name: str, info: ExportInfo) -> None:
@@ -114,7 +124,7 @@ def make_labels(info: ExportInfo) -> str:
 
 
 def make_triton_config(name: str, info: ExportInfo) -> str:
-    """Return Triton's config.pbtxt of a file with input pixels."""
+    """Return Triton's config.pbtxt of a file with input pixels and without cam; dims leave out the batch."""
     p, classes = info.parse_preprocessing(), info.parse_architecture().num_classes
     size = p.image_size
     outputs = []
@@ -166,22 +176,4 @@ spec:
         name: {target}
       protocolVersion: v2
       storageUri: {json.dumps(storage_uri)}
-"""
-
-
-def make_readme(layout: str, target: str, name: str) -> str:
-    """Return how to start the server on the folder and ask it."""
-    tensors = "Tensors are uint8, [N, S, S, channels], RGB, cropped as `resnext predict` crops."
-    if layout == "kserve":
-        return f"Copy this folder to the storage, then `kubectl apply -f inference-service.yaml`. {tensors}\n"
-    if target == "onnx":
-        return f"`tritonserver --model-repository=FOLDER`; then ask /v2/models/{name}/infer. {tensors}\n"
-    request = '{"inputs":[{"name":"images","shape":[1],"datatype":"BYTES"}]}'
-    return f"""Start OpenVINO Model Server with this folder at /models: `ovms --rest_port 8000 --config_path /models/config.json`.
-A JPEG or colour PNG (not grey, not RGBA; EXIF orientation is ignored) goes to `{name}`, as it is:
-
-    curl -s localhost:8000/v2/models/{name}
-    (printf '%s' '{request}'; cat IMAGE.jpg) | curl -s --data-binary @- -H 'Inference-Header-Content-Length: {len(request)}' localhost:8000/v2/models/{name}/infer
-
-Tensors go to `{name}-pixels`. {tensors}
 """

@@ -34,7 +34,7 @@ The outputs are `logits` and `probabilities`; line n + 1 of `labels.txt` is the 
 
 def describe_triton() -> str:
     """Return how to start Triton."""
-    return """Start Triton on this folder (TAG: a release with the ONNX Runtime backend, such as 26.08-py3):
+    return """Start Triton on this folder (TAG: a release with the ONNX Runtime backend, YY.MM-py3):
 
     docker run --rm -p 8000:8000 -v "$PWD":/models:ro nvcr.io/nvidia/tritonserver:TAG \\
         tritonserver --model-repository=/models

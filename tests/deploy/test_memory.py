@@ -18,6 +18,7 @@ pytestmark = [
 ]
 
 PREDICTORS = 12
+WARM_UP = {"int8": 12}  # the heap grows by 4 MB once in the first dozen with NNCF; the next 47 add 0.5 MB in all
 ALLOWED = 4 << 20  # bytes for all; with torch.jit.trace a single one leaked 7 MB, with torch.onnx.export 1.3 MB
 
 
@@ -51,5 +52,5 @@ def test_memory_does_not_grow_with_the_predictors_that_were_made(
             Predictor(network, engine=engine, precision=precision, image_size=24, calibration=x)(x)
         return resident()
 
-    before = make(6)  # caches and pools of the libraries fill up
+    before = make(WARM_UP.get(precision, 6))  # caches and pools of the libraries fill up
     assert make(PREDICTORS) - before < ALLOWED

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from resnext.commands.evaluate import parse_positive
 from resnext.commands.export_detector import is_detector_source, run_detector
+from resnext.commands.export_int8 import add_int8_options, check_int8_options, list_int8_facts, plan_int8
 from resnext.commands.export_layout import add_layout_arguments, check_layout_options, run_layout
 from resnext.errors import RequestError, did_you_mean
 from resnext.files import check_output
@@ -14,6 +15,7 @@ from resnext.run_directory import CHECKPOINT_NAMES, RunDirectory, check_checkpoi
 if TYPE_CHECKING:
     from resnext.deploy.export import ExportResult
 
+CAM_CORRELATION = 0.95  # of class activation maps with PyTorch's; maps with less differ visibly
 SUMMARY = "Export a network to ONNX, OpenVINO or PyTorch, with its preprocessing inside; verified before it is kept."
 
 
@@ -33,6 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--checkpoint", choices=CHECKPOINT_NAMES, default="best", help="which checkpoint of a run [best]"
     )
+    add_int8_options(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace the file if it exists")
     add_layout_arguments(parser)
 
@@ -45,11 +48,13 @@ def run(args: argparse.Namespace) -> int:
     from resnext.deploy.export import ExportRequest, export_classifier
     from resnext.deploy.exported import ENGINE_OF_SUFFIX
     from resnext.evaluation.outputs import get_preprocessing
+    from resnext.progress_bar import show_image_progress
     from resnext.screen import make_screen
     from resnext.weights import load
     from resnext.weights.hub import fetch, is_remote
 
     check_checkpoint_choice(args.checkpoint, [args.weights])
+    check_int8_options(args)
     suffix = choose_suffix(args.to)
     check_layout_options(args)
     require_packages(ENGINE_OF_SUFFIX[suffix])
@@ -64,17 +69,24 @@ def run(args: argparse.Namespace) -> int:
     out = choose_out(args.out, suffix, args.weights, run_folder, network.architecture.name.split(" ")[0])
     for one in (out, out.with_suffix(".bin")) if suffix == ".xml" else (out,):
         check_output(one, (file,), folder=False, overwrite=args.overwrite)
-    request = ExportRequest(format=args.to, input=args.input, with_cam=args.with_cam, batch=args.batch)
+    request = ExportRequest(
+        format=args.to, input=args.input, with_cam=args.with_cam, batch=args.batch,
+        precision="int8" if args.int8 else "fp32",
+    )  # fmt: skip
+    plan = plan_int8(args, network, run_folder) if args.int8 else None
     examples = load_example_images(get_preprocessing(network), run_folder, args.images)
     console = make_screen(stderr=True)
-    result = export_classifier(
-        network,
-        out,
-        request,
-        examples.images,
-        weights_sha256=compute_sha256(file) if file.is_file() else None,
-        progress=lambda words: console.print(words, style="dim", highlight=False),
-    )
+    with show_image_progress(0 if plan is None else len(plan.judged.dataset)) as image_progress:
+        result = export_classifier(
+            network,
+            out,
+            request,
+            examples.images,
+            weights_sha256=compute_sha256(file) if file.is_file() else None,
+            int8=plan,
+            progress=lambda words: console.print(words, style="dim", highlight=False),
+            image_progress=image_progress,
+        )
     print_export(result, examples.source)
     return 0
 
@@ -102,6 +114,14 @@ def choose_out(out: str | None, suffix: str, weights: str, run: Path | None, nam
     return path
 
 
+def list_cam_facts(correlation: float | None) -> list[tuple[str, str]]:
+    """List what to print about class activation maps, if there are any."""
+    if correlation is None:
+        return []
+    note = "" if correlation >= CAM_CORRELATION else f"; below {CAM_CORRELATION:g}, so do not rely on them"
+    return [("", f"maps of the predicted classes correlate {correlation:.3f} with PyTorch's on average{note}")]
+
+
 def print_export(result: "ExportResult", images: str) -> None:
     """Print what was written and how it agrees with PyTorch."""
     from resnext.deploy.export_info import INPUTS
@@ -118,6 +138,8 @@ def print_export(result: "ExportResult", images: str) -> None:
         ("", f"images: {images}"),
         ("agreement", f"{agreement.same_top1} of {agreement.images} predictions are the same as in PyTorch"),
         ("", f"largest difference of a logit {agreement.max_difference:.2g}, relative {agreement.relative_error:.2g}"),
+        *list_cam_facts(agreement.cam_correlation),
+        *list_int8_facts(info),
         ("next", f"resnext predict {result.path} IMAGE...; resnext serve {result.path}"),
     ]
     print_facts(rows)

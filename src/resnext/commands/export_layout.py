@@ -36,6 +36,8 @@ def check_layout_options(args: argparse.Namespace) -> None:
     check_layout(args.layout, args.to, args.name or MODEL_NAME, args.storage_uri)
     if args.input != "pixels" or args.batch is not None or args.with_cam:
         raise RequestError("--layout chooses inputs and outputs by itself: leave out --input, --batch and --with-cam")
+    if args.int8:
+        raise RequestError("--layout writes fp32 files; export --int8 without --layout, and place the file by hand")
     if args.out is None:
         raise RequestError("--layout needs --out FOLDER, a new folder")
     if args.overwrite:

@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
@@ -22,6 +22,9 @@ from resnext.evaluation.outputs import get_preprocessing
 from resnext.files import report_write_errors
 from resnext.model.network import Network
 from resnext.version import __version__
+
+if TYPE_CHECKING:
+    from resnext.deploy.int8_export import Int8Plan
 
 # packages whose versions are written into the file
 TOOLS: dict[str, tuple[str, ...]] = {"onnx": ("onnx",), "openvino": ("openvino",), "torch-export": ()}
@@ -39,9 +42,21 @@ class ExportRequest:
     with_cam: bool = False  # whether there is an output ``cam``
     batch: int | None = None  # a fixed number of images in a batch; None: any number
     bgr: bool = False  # whether the input channels are in the order blue, green, red
+    precision: str = "fp32"  # fp32 or int8
 
     def __post_init__(self) -> None:
         check_choice("format", self.format, tuple(FORMATS))
+        check_choice("precision", self.precision, ("fp32", "int8"))
+        if self.precision == "int8" and self.format == "torch-export":
+            raise RequestError("torch-export has no int8; choose --to openvino, the fastest in int8, or onnx")
+        if self.precision == "int8" and self.format == "openvino":
+            if self.input == "picture":  # its height and width are dynamic
+                raise RequestError(
+                    "OpenVINO crashes on some processors with int8 and pictures of any size (openvino#37577): choose "
+                    "--input pixels, or --to onnx"
+                )
+            if self.batch is None:
+                object.__setattr__(self, "batch", 1)  # no dimension may be dynamic, for the same reason
 
     def get_interface(self, preprocessing: Preprocessing) -> GraphInterface:
         """Return input and outputs of the graph."""
@@ -72,7 +87,9 @@ def export_classifier(
     images: Sequence[Image.Image],
     *,
     weights_sha256: str | None = None,
+    int8: "Int8Plan | None" = None,
     progress: Progress = lambda _: None,
+    image_progress: Callable[[int, int], None] = lambda *_: None,
 ) -> ExportResult:
     """Write a network to a file for another runtime, if the file gives the network's results.
 
@@ -85,19 +102,27 @@ def export_classifier(
         request: Format, input and outputs.
         images: Real images to verify with, as data sets give them; a few dozen.
         weights_sha256: Hash of the weights file, for the record.
+        int8: For a request of precision int8: calibration images, and the held-out images that decide.
         progress: Called with a few words before each step.
+        image_progress: Called with the number of held-out images done and of all.
 
     Raises:
         RequestError: The network cannot be exported like this.
-        WorkError: The file does not agree with the network, or could not be written; ``out`` is then unchanged.
+        WorkError: The file does not agree with the network, loses too much accuracy, or could not be written; ``out``
+            is then unchanged.
     """
+    if (int8 is not None) != (request.precision == "int8"):
+        raise RequestError("int8 needs calibration images and labelled held-out images, and only int8 does")
     preprocessing, folded = get_preprocessing(network), fold(network)
     interface = request.get_interface(preprocessing)
     info = describe_export(network, request, weights_sha256)
     with work_beside(out) as folder:
         file = folder / out.name
         progress(f"writing {request.format}")
-        model = build_model(folded, request.format, interface)
+        if int8 is None:
+            model = build_model(folded, request.format, interface)
+        else:
+            model, info = build_int8_model(network, folded, request, info, file, int8, progress, image_progress)
         write_model(model, info, file)
         progress(f"verifying with {len(images)} images in a process of its own")
         agreement = compare_with_network(network, file, images)
@@ -108,6 +133,52 @@ def export_classifier(
         return ExportResult(out, info, agreement, move_into_place(file, out))
 
 
+def build_int8_model(
+    network: Network,
+    folded: FoldedNetwork,
+    request: ExportRequest,
+    info: ExportInfo,
+    file: Path,
+    plan: "Int8Plan",
+    progress: Progress,
+    image_progress: Callable[[int, int], None],
+) -> tuple[Any, ExportInfo]:
+    """Quantise the network for normalised images, put preprocessing before it, and judge ``file`` with both.
+
+    Returns the model and the completed facts. Raises WorkError if it loses too much accuracy.
+    """
+    from resnext.deploy.int8_export import quantize_within_loss
+    from resnext.deploy.int8_judge import Judge
+
+    interface = request.get_interface(get_preprocessing(network))
+
+    def finish(quantised: Any) -> Any:
+        if request.format == "onnx":
+            from resnext.deploy.onnx_graph import replace_onnx_input
+
+            return replace_onnx_input(quantised, interface).SerializeToString()
+        from resnext.deploy.openvino_graph import find_dynamic_nodes, replace_input
+
+        model = replace_input(quantised, interface)
+        if dynamic := find_dynamic_nodes(model):
+            raise WorkError(f"the int8 model has dimensions of any size, at {dynamic[0]}; nothing was written")
+        return model
+
+    def write(quantised: Any) -> Path:
+        write_model(finish(quantised), info, file)
+        return file
+
+    model = build_model(folded, request.format, replace(interface, input="normalised", bgr=False))
+    if request.format == "onnx":
+        import onnx
+
+        model = onnx.load_model_from_string(model)
+        for node in model.graph.node:
+            node.name = node.output[0]  # NNCF finds nodes by their names
+    result = quantize_within_loss(model, plan, Judge(network, plan.judged, image_progress), write, progress)
+    return finish(result.model), replace(info, int8=result.to_dict(plan))
+
+
 def describe_export(network: Network, request: ExportRequest, weights_sha256: str | None) -> ExportInfo:
     """Collect what the file says about itself."""
     has_classifier = network.architecture.num_classes > 0
@@ -116,6 +187,7 @@ def describe_export(network: Network, request: ExportRequest, weights_sha256: st
         task="classification",
         input=request.input,
         outputs=outputs,
+        precision=request.precision,
         architecture=network.architecture.to_dict(),
         preprocessing=get_preprocessing(network).to_dict(),
         classes=None if network.classes is None else list(network.classes),
@@ -123,7 +195,7 @@ def describe_export(network: Network, request: ExportRequest, weights_sha256: st
         bgr=request.bgr,
         weights_sha256=weights_sha256,
         provenance=json.loads(json.dumps(network.provenance, default=str)),
-        tools=list_tool_versions(TOOLS[request.format]),
+        tools=list_tool_versions([*TOOLS[request.format], *(INT8_TOOLS if request.precision == "int8" else ())]),
     )
 
 

@@ -6,16 +6,19 @@ Calibrate on training images: with test images, the measured error would be too 
 
 import io
 import logging
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from resnext.deploy.openvino_engine import suppress_warnings
+from resnext.deploy.graph_interface import INPUT_NAME
+from resnext.deploy.openvino_engine import import_openvino, suppress_warnings
 from resnext.deploy.signal_stack import preserve_signal_stack
 from resnext.errors import RequestError
 
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
     from resnext.model.network import Network
 
 CALIBRATION_IMAGES = 300  # number of calibration images, NNCF's default
+LAYERS = ("Convolution", "GroupConvolution", "MatMul", "Conv", "Gemm")  # of OpenVINO and ONNX, those with weights
 
 
 def check_calibration(images: Tensor | None) -> Tensor:
@@ -36,20 +40,127 @@ def check_calibration(images: Tensor | None) -> Tensor:
     return images
 
 
-def quantize_int8(model: Any, calibration: Tensor | None) -> Any:
-    """Quantise an openvino.Model to int8. Raises RequestError if calibration images or NNCF are missing."""
-    images = check_calibration(calibration)
+@dataclass(frozen=True)
+class Int8Step:
+    """One way to quantise; later ones lose less accuracy but take longer or give a slower network."""
+
+    name: str  # in words
+    images: int = CALIBRATION_IMAGES  # number of calibration images
+    has_fast_bias: bool = True  # whether biases are corrected by the faster, coarser method
+    keeps_ends: bool = False  # whether the first convolution and the classifier stay in floating point
+    has_accuracy_control: bool = False  # whether NNCF then returns layers to floating point one by one
+
+
+STEPS = (
+    Int8Step("300 calibration images"),
+    Int8Step("1,000 calibration images, accurate bias correction", 1000, False),
+    Int8Step("first convolution and classifier in floating point", 1000, False, True),
+    Int8Step("accuracy control", 1000, False, True, True),
+)
+
+
+def quantize_int8(model: Any, calibration: Tensor | None, step: Int8Step = STEPS[0], max_drop: float = 0.005) -> Any:
+    """Quantise an openvino.Model, or an onnx.ModelProto, to int8.
+
+    Args:
+        model: A network that takes normalised images.
+        calibration: Normalised training images [N, C, S, S]; the first ``step.images`` are used.
+        step: How to quantise.
+        max_drop: With accuracy control: the largest share of predictions of calibration images that may change.
+
+    Raises RequestError if calibration images or NNCF are missing.
+    """
+    images = check_calibration(calibration)[: step.images]
     try:
         with suppress_warnings():
             import nncf
     except ImportError:
         raise RequestError("int8 needs nncf: pip install 'resnext[openvino]'") from None
     nncf.set_log_level(logging.ERROR)
-    batches = [image[None].numpy() for image in images.contiguous()]
+    is_onnx = not hasattr(model, "get_ordered_ops")
+    batches = [{INPUT_NAME: image} if is_onnx else image for image in images.contiguous()[:, None].numpy()]
+    options: dict[str, Any] = {"subset_size": len(batches), "preset": nncf.QuantizationPreset.MIXED}
+    options["fast_bias_correction"] = step.has_fast_bias or is_onnx  # NNCF's other method breaks ONNX models
+    if is_onnx:  # 7 bits for weights: on processors without VNNI, ONNX Runtime's sums of 8 bits overflow
+        overflow = nncf.quantization.advanced_parameters.OverflowFix.ENABLE
+        options["advanced_parameters"] = nncf.AdvancedQuantizationParameters(overflow_fix=overflow)
+    if step.keeps_ends:
+        options["ignored_scope"] = nncf.IgnoredScope(names=(find_onnx_ends if is_onnx else find_openvino_ends)(model))
     with redirect_stdout(io.StringIO()), preserve_signal_stack():  # NNCF prints progress bars
-        return nncf.quantize(
-            model, nncf.Dataset(batches), subset_size=len(batches), preset=nncf.QuantizationPreset.MIXED
-        )
+        if not step.has_accuracy_control:
+            return nncf.quantize(model, nncf.Dataset(batches), **options)
+        return _quantize_with_control(nncf, model, batches, options, max_drop)
+
+
+def _quantize_with_control(
+    nncf: ModuleType, model: Any, batches: Sequence[Any], options: dict[str, Any], max_drop: float
+) -> Any:
+    """Quantise, then return layers to floating point until few predictions differ from those of ``model``.
+
+    No labels are needed, and the images that judge the result stay unseen.
+    """
+    predict = _run_onnx if not hasattr(model, "get_ordered_ops") else _compile_openvino
+    first = predict(model)
+    items = [(batch, int(first(batch).argmax())) for batch in batches]
+
+    def measure(compiled: Any, dataset: Iterable[tuple[Any, int]]) -> tuple[float, None]:
+        run = predict(compiled)
+        same = [int(run(batch).argmax()) == expected for batch, expected in dataset]
+        return sum(same) / len(same), None
+
+    dataset = nncf.Dataset(items, lambda item: item[0])
+    if "advanced_parameters" in options:
+        options["advanced_quantization_parameters"] = options.pop("advanced_parameters")
+    return nncf.quantize_with_accuracy_control(model, dataset, dataset, measure, max_drop=max_drop, **options)
+
+
+def _compile_openvino(model: Any) -> Callable[[np.ndarray], np.ndarray]:
+    """Return a function from a batch to the logits, of an openvino.Model or CompiledModel."""
+    if hasattr(model, "get_ordered_ops"):
+        model = import_openvino().Core().compile_model(model, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return lambda batch: np.array(model(batch)[0])
+
+
+def _run_onnx(model: Any) -> Callable[[dict[str, np.ndarray]], np.ndarray]:
+    """Return a function from inputs to the logits, of an onnx.ModelProto."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return lambda inputs: np.asarray(session.run(["logits"], inputs)[0])
+
+
+def find_openvino_ends(model: Any) -> list[str]:
+    """Find the nodes of the first convolution and of the classifier, also where it gives class activation maps."""
+    layers = [op for op in model.get_ordered_ops() if op.get_type_name() in LAYERS]
+    return [op.get_friendly_name() for op in layers if op is layers[0] or _is_last(op)]
+
+
+def _is_last(op: Any) -> bool:
+    """Return whether no convolution or matrix product follows."""
+    targets = [t.get_node() for output in op.outputs() for t in output.get_target_inputs()]
+    return all(target.get_type_name() not in LAYERS and _is_last(target) for target in targets)
+
+
+def find_onnx_ends(model: Any) -> list[str]:
+    """Find the nodes of the first convolution and of the classifier in an onnx.ModelProto."""
+    layers = [node for node in model.graph.node if node.op_type in LAYERS]
+    followed: set[str] = set()  # values that lead to a convolution or a matrix product
+    for node in reversed(model.graph.node):
+        if node.op_type in LAYERS or followed & set(node.output):
+            followed |= set(node.input)
+    return [node.name for node in layers if node is layers[0] or not followed & set(node.output)]
+
+
+def count_int8_layers(model: Any) -> tuple[int, int]:
+    """Count the convolutions and matrix products that take quantised images, and all of them."""
+    if not hasattr(model, "get_ordered_ops"):
+        made = {name for node in model.graph.node if node.op_type == "DequantizeLinear" for name in node.output}
+        layers = [node for node in model.graph.node if node.op_type in LAYERS]
+        return sum(node.input[0] in made for node in layers), len(layers)
+    ops = [op for op in model.get_ordered_ops() if op.get_type_name() in LAYERS]
+    return sum(op.input_value(0).get_node().get_type_name() == "FakeQuantize" for op in ops), len(ops)
 
 
 def sample_calibration_images(
@@ -62,7 +173,9 @@ def sample_calibration_images(
     return _preprocess((dataset.image(i) for i in indices), preprocessing)
 
 
-def load_calibration_images(network: "Network", run: Path | None, folder: str | None) -> Tensor:
+def load_calibration_images(
+    network: "Network", run: Path | None, folder: str | None, count: int = CALIBRATION_IMAGES
+) -> Tensor:
     """Load calibration images from ``folder``, or else from the training data of ``run``; one must be given."""
     from resnext.evaluation.images import find_images
     from resnext.evaluation.outputs import get_preprocessing
@@ -72,7 +185,7 @@ def load_calibration_images(network: "Network", run: Path | None, folder: str | 
         from resnext.data.decode.pillow import read_image
 
         paths, _ = find_images([folder])
-        some = paths[:: max(1, len(paths) // CALIBRATION_IMAGES)][:CALIBRATION_IMAGES]
+        some = paths[:: max(1, len(paths) // count)][:count]
         images = (read_image(path, preprocessing.channels, preprocessing.exif) for path in some)
         return _preprocess(images, preprocessing)
     if run is None:
@@ -80,7 +193,7 @@ def load_calibration_images(network: "Network", run: Path | None, folder: str | 
     from resnext.data.sources.registry import open_data
     from resnext.recipe import read_recipe
 
-    return sample_calibration_images(open_data(read_recipe(run / "recipe.yaml").data).train, preprocessing)
+    return sample_calibration_images(open_data(read_recipe(run / "recipe.yaml").data).train, preprocessing, count)
 
 
 def _preprocess(images: Iterable["Image"], preprocessing: "Preprocessing") -> Tensor:

@@ -11,6 +11,7 @@ from resnext.deploy.fold import FoldedNetwork
 from resnext.deploy.graph import build_graph, to_pair
 from resnext.deploy.graph_builder import SLICE_END, Comparison, Elementwise
 from resnext.deploy.graph_interface import DEFAULT_INTERFACE, INPUT_NAME, GraphInterface
+from resnext.deploy.preprocess_graph import add_preprocessing
 from resnext.model.layers import PadShortcut
 
 OPSET, IR_VERSION = 18, 8  # old enough for every supported release of ONNX Runtime
@@ -43,6 +44,39 @@ def build_onnx_model(folded: FoldedNetwork, interface: GraphInterface = DEFAULT_
     model = helper.make_model(made, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
     made_bytes: bytes = model.SerializeToString()
     return made_bytes
+
+
+def replace_onnx_input(model: Any, interface: GraphInterface) -> Any:
+    """Return a copy of an onnx.ModelProto of normalised images, such as a quantised one, that takes another input.
+
+    As ``openvino_graph.replace_input``.
+    """
+    from onnx import compose, helper
+
+    copy = type(model).FromString(model.SerializeToString())
+    p = interface.preprocessing
+    if interface.input == "normalised" or p is None:
+        return copy
+    graph = OnnxGraph()
+    values = add_preprocessing(INPUT_NAME, interface, graph)
+    kind = helper.np_dtype_to_tensor_dtype(np.dtype(np.uint8))
+    given = helper.make_tensor_value_info(INPUT_NAME, kind, interface.get_shape(p.channels))
+    used = {name for node in graph.nodes for name in node.input}
+    constants = [constant for constant in graph.constants if constant.name in used]
+    made = helper.make_graph(graph.nodes, "preprocessing", [given], [helper.make_empty_tensor_value_info(values)])
+    made.initializer.extend(constants)
+    for node in made.node:
+        node.name = node.output[0]
+    prefix = "preprocessing_"
+    compose.add_prefix_graph(made, prefix, rename_inputs=False, inplace=True)
+    for node in copy.graph.node:
+        node.input[:] = [prefix + values if name == INPUT_NAME else name for name in node.input]
+    nodes, given = [*made.node, *copy.graph.node], made.input
+    del copy.graph.node[:], copy.graph.input[:], copy.graph.value_info[:]
+    copy.graph.node.extend(nodes)
+    copy.graph.input.extend(given)
+    copy.graph.initializer.extend(made.initializer)
+    return copy
 
 
 OPERATORS = {

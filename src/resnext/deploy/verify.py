@@ -6,7 +6,7 @@
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from resnext.deploy.engines import TOLERANCE, compute_relative_error
+from resnext.deploy.engines import TOLERANCE, Outputs, compute_relative_error
 from resnext.errors import RequestError, WorkError
 
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from resnext.model.network import Network
 
 BATCHES = (1, 3, 7)  # numbers of images in the batches of the child, in turn
@@ -37,6 +39,7 @@ class Agreement:
     relative_error: float  # of all logits, as ``engines.compute_relative_error``
     same_top1: int  # images with the same prediction; ties count as the same
     seconds: float  # of the child's computing
+    cam_correlation: float | None = None  # of the predicted class's map with PyTorch's, mean over the images
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values."""
@@ -68,7 +71,29 @@ def compare_with_network(network: "Network", file: Path, images: Sequence[Image.
     if not images:
         raise RequestError("an export is verified with real images; give --images DIR")
     found = run_child(file, images)
-    return measure_agreement(found["logits"], compute_reference(network, images), float(found["seconds"]))
+    reference = compute_reference(network, images)
+    agreement = measure_agreement(found["logits"], reference, float(found["seconds"]))
+    if "cam" not in found:
+        return agreement
+    best = reference.argmax(axis=1)
+    correlation = correlate_maps(_pick(found["cam"], best), _pick(compute_reference_cam(network, images), best))
+    return replace(agreement, cam_correlation=correlation)
+
+
+def _pick(cam: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    return np.asarray(cam[np.arange(len(cam)), classes])
+
+
+def correlate_maps(maps: np.ndarray, reference: np.ndarray) -> float | None:
+    """Return Pearson's correlation of the pixels of two maps [N, h, w], mean over N; None where all are constant."""
+    x, y = (one.reshape(len(one), -1).astype(np.float64) for one in (maps, reference))
+    x, y = x - x.mean(axis=1, keepdims=True), y - y.mean(axis=1, keepdims=True)
+    scale = np.sqrt((x**2).sum(axis=1) * (y**2).sum(axis=1))
+    varies = (y**2).sum(axis=1) > 0
+    if not varies.any():
+        return None
+    found = np.divide((x * y).sum(axis=1), scale, out=np.zeros(len(x)), where=scale > 0)
+    return float(found[varies].mean())
 
 
 def measure_agreement(logits: np.ndarray, reference: np.ndarray, seconds: float = 0.0) -> Agreement:
@@ -91,6 +116,18 @@ def measure_agreement(logits: np.ndarray, reference: np.ndarray, seconds: float 
 
 def compute_reference(network: "Network", images: Sequence[Image.Image]) -> np.ndarray:
     """Compute the logits [N, K] of the network itself, in fp32, by the path of evaluation."""
+    return np.concatenate([network(inputs).float().numpy() for inputs in _iterate_inputs(network, images)])
+
+
+def compute_reference_cam(network: "Network", images: Sequence[Image.Image]) -> np.ndarray:
+    """Compute the class activation maps [N, K, h, w] of the network itself, in fp32."""
+    from resnext.evaluation.network_outputs import compute_network_cam
+
+    return np.concatenate([compute_network_cam(network, inputs)[1] for inputs in _iterate_inputs(network, images)])
+
+
+def _iterate_inputs(network: "Network", images: Sequence[Image.Image]) -> "Iterator[Tensor]":
+    """Yield normalised batches, with the network in eval mode and without gradients meanwhile."""
     import torch
 
     from resnext.data.normalization import normalize
@@ -100,12 +137,10 @@ def compute_reference(network: "Network", images: Sequence[Image.Image]) -> np.n
 
     preprocessing = get_preprocessing(network)
     view = build_eval_transform(preprocessing)
-    rows = []
     with eval_mode(network), torch.inference_mode():
         for start in range(0, len(images), 16):
             pixels = torch.stack([view(image) for image in images[start : start + 16]])
-            rows.append(network(normalize(pixels, preprocessing, "cpu")).float().numpy())
-    return np.concatenate(rows)
+            yield normalize(pixels, preprocessing, "cpu")
 
 
 def run_child(file: Path, images: Sequence[Image.Image]) -> dict[str, np.ndarray]:
@@ -147,15 +182,18 @@ def main(arguments: Sequence[str]) -> None:
     with Predictor(exported) as predictor, np.load(given) as arrays:
         images = [predictor.prepare(arrays[name]) for name in arrays.files]
         sizes = [exported.info.batch] if exported.info.batch is not None else list(BATCHES)
-        rows, start, turn, began = [], 0, 0, time.perf_counter()
+        rows: list[Outputs] = []
+        start, turn, began = 0, 0, time.perf_counter()
         while start < len(images):
             size = sizes[turn % len(sizes)]
-            rows.append(predictor.infer_all(images[start : start + size]).logits)
+            rows.append(predictor.infer_all(images[start : start + size]))
             start, turn = start + size, turn + 1
         seconds = time.perf_counter() - began
     if "torch" in sys.modules and file.suffix != ".pt2":
         raise WorkError("the exported file needed torch")
-    np.savez(out, logits=np.concatenate(rows), seconds=np.float64(seconds))
+    logits, maps = np.concatenate([row.logits for row in rows]), [row.cam for row in rows if row.cam is not None]
+    found: dict[str, Any] = {"logits": logits, "seconds": np.float64(seconds)}
+    np.savez(out, **found | ({"cam": np.concatenate(maps)} if maps else {}))
 
 
 if __name__ == "__main__":

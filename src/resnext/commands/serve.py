@@ -57,7 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     load.add_argument(
         "--max-pixels", type=parse_megapixels, default=64, metavar="MP",
-        help="refuse larger pictures, in million pixels; each takes each million takes up to 16 MB of memory while it is decoded [64]",
+        help="refuse larger pictures, in million pixels; each million takes up to 16 MB of memory in decoding [64]",
     )  # fmt: skip
     load.add_argument("--max-batch", type=parse_positive, default=8, metavar="N", help="most images in a batch [8]")
     load.add_argument("--streams", type=parse_positive, default=1, metavar="N", help="batches at the same time [1]")

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from resnext.deploy.predictor import Predictor
     from resnext.detection.model.faster_rcnn import FasterRcnn, build_detector
     from resnext.detection.predict import DetectPrediction
+    from resnext.detection.predictor import DetectPredictor
     from resnext.detection.preprocessing import DetectPreprocessing
     from resnext.detection.settings import DetectorSettings, DetectRecipe
     from resnext.detection.weights import load_detector, save_detector
@@ -44,6 +45,7 @@ _NAMES = {
     "detection.preprocessing": ("DetectPreprocessing",),
     "detection.settings": ("DetectRecipe", "DetectorSettings"),
     "detection.predict": ("DetectPrediction",),
+    "detection.predictor": ("DetectPredictor",),
     "detection.weights": ("load_detector", "save_detector"),
     "errors": ("RequestError", "ResnextError", "WorkError"),
     "evaluation.evaluator": ("Evaluation",),
@@ -68,6 +70,7 @@ __all__ = [
     "Architecture",
     "Complexity",
     "DetectPrediction",
+    "DetectPredictor",
     "DetectPreprocessing",
     "DetectRecipe",
     "DetectorSettings",

@@ -77,6 +77,18 @@ def test_predictions_from_the_file_are_those_of_the_network(
     np.testing.assert_allclose(outputs.cam.mean((2, 3)) + bias, outputs.logits, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("target", ["onnx", "openvino"])
+@pytest.mark.parametrize("given", ["pixels", "picture"])
+def test_a_file_that_takes_blue_first_is_given_images_in_rgb_all_the_same(
+    target: str, given: str, tmp_path: Path
+) -> None:
+    network, images = make_network(), make_images(3)
+    result = export_to(tmp_path, target, network, input=given, bgr=True)
+    found = resnext.predict(Predictor.load(result.path), images)
+    for one, expected in zip(found, resnext.predict(network, images), strict=True):
+        np.testing.assert_allclose(one.probabilities, expected.probabilities, atol=1e-3)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("target", FORMATS)
 def test_another_program_finds_classes_and_preprocessing_in_the_file_alone(target: str, tmp_path: Path) -> None:
     network = make_network()

@@ -65,7 +65,7 @@ class FakeClassifier:
 class FakeDetector:
     """Finds the whole image, and a box that nobody believes in."""
 
-    classes = ("thing",)
+    classes, preprocessing = ("thing",), make_preprocessing()
     engine, provenance = "fp32 on numpy", {}
 
     def detect(self, image: np.ndarray) -> Detections:

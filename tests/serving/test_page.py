@@ -299,10 +299,12 @@ def test_signed_view_shows_evidence_against_in_blue(visit: Callable[..., Any], p
 def test_busy_server_is_asked_again_after_its_wait(
     status: int, words: str, visit: Callable[..., Any], stub: Stub, picture: Path
 ) -> None:
-    stub.replies["resnext50"] = [write_problem(status, "Later.", Retry_After="2")]
+    stub.replies["resnext50"] = [write_problem(status, "it has much to do", Retry_After="2")]
     page = visit()
     choose(page, picture)
-    expect(page.locator(".notice.wait")).to_contain_text(f"The server is {words}. Trying again in 2 seconds.")
+    expect(page.locator(".notice.wait")).to_contain_text(
+        f"The server is {words}: it has much to do. Trying again in 2 seconds."
+    )
     expect(page.locator("#status")).to_contain_text("Trying again")
     expect(page.locator(".frame img")).to_be_visible()
     assert len(stub.requests) == 1

@@ -1,13 +1,17 @@
 import io
+import random
 import struct
 import zlib
 
 import pytest
 from PIL import Image
 
+from resnext.serving.decoding import decode_picture
 from resnext.serving.limits import Limits
-from resnext.serving.pictures import check_scans, read_picture_header
+from resnext.serving.pictures import check_work, read_picture_header
 from resnext.serving.problems import ProblemError
+from resnext.serving.served_model import ServedModel
+from tests.serving.fakes import FakeClassifier
 
 LIMITS = Limits()
 
@@ -45,7 +49,7 @@ def make_png(width: int, height: int) -> bytes:
 
 
 def make_jpeg(width: int, height: int) -> bytes:
-    return b"\xff\xd8\xff\xc0" + struct.pack(">HBHHB", 17, 8, height, width, 3) + bytes(9)
+    return b"\xff\xd8\xff\xc0" + struct.pack(">HBHHB", 17, 8, height, width, 3) + bytes(9) + b"\xff\xda"
 
 
 def refuse(data: bytes) -> ProblemError:
@@ -105,11 +109,48 @@ def test_what_is_no_accepted_picture_is_refused_in_words(data, status, words):
 def test_a_jpeg_of_thousands_of_scans_is_refused_and_a_usual_one_is_not():
     data = encode("JPEG", (2000, 2000), progressive=True)
     header = read_picture_header(data, LIMITS)
-    check_scans(data, header, LIMITS)
+    check_work(data, header, LIMITS)
     with pytest.raises(ProblemError, match=r"100.. scans"):
-        check_scans(data[:-2] + b"\xff\xda\0\x08\x01\x01\0\x01\x3f\0" * 10_000 + data[-2:], header, LIMITS)
+        check_work(data[:-2] + b"\xff\xda\0\x08\x01\x01\0\x01\x3f\0" * 10_000 + data[-2:], header, LIMITS)
 
 
 def test_a_small_jpeg_may_have_many_scans():
     data = encode("JPEG", (100, 100))
-    check_scans(data + b"\xff\xda" * 100, read_picture_header(data, LIMITS), LIMITS)
+    check_work(data + b"\xff\xda" * 100, read_picture_header(data, LIMITS), LIMITS)
+
+
+def test_a_second_frame_does_not_hide_the_larger_size():
+    data = make_jpeg(8, 8)[:-2] + make_jpeg(65_500, 65_500)[2:]
+    assert "65500 x 65500" in refuse(data).detail
+
+
+def test_files_of_thousands_of_small_parts_are_refused():
+    png, jpeg = encode("PNG", (9, 9)), encode("JPEG", (9, 9))
+    many = png[:33] + (b"\0\0\0\x03tEXtk\0v" + bytes(4)) * 100_000 + png[33:]
+    with pytest.raises(ProblemError, match="chunks"):
+        check_work(many, read_picture_header(many, LIMITS), LIMITS)
+    check_work(png, read_picture_header(png, LIMITS), LIMITS)
+    frame = jpeg.index(b"\xff\xc0")
+    for at in (2, frame, jpeg.index(b"\xff\xda")):
+        assert refuse(jpeg[:at] + b"\xff\xfe\0\x02" * 10_000 + jpeg[at:]).status == 422
+
+
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
+@pytest.mark.parametrize("count", [300, pytest.param(20_000, marks=pytest.mark.slow)])
+def test_damaged_pictures_are_read_or_refused_and_nothing_else(count):
+    kinds = [("JPEG", "RGB", {}), ("JPEG", "CMYK", {"progressive": True}), ("PNG", "RGBA", {}), ("PNG", "P", {})]
+    kinds += [("PNG", "I;16", {}), ("WEBP", "RGB", {}), ("WEBP", "RGBA", {"lossless": True}), ("GIF", "P", {})]
+    pictures = [encode(kind, (50, 40), mode, **options) for kind, mode, options in kinds]
+    model, chance, statuses = ServedModel("colors", FakeClassifier()), random.Random(0), set()
+    for _ in range(count):
+        data = bytearray(chance.choice(pictures))
+        for _ in range(chance.choice((1, 2, 8))):
+            at, width = chance.randrange(len(data)), chance.randrange(1, 9)
+            data[at : at + width * chance.randrange(2)] = chance.randbytes(width * chance.randrange(2))
+        try:
+            header = read_picture_header(bytes(data), LIMITS)
+            assert decode_picture(model, bytes(data), header, LIMITS).pixels.shape == (8, 8, 3)
+            statuses.add(200)
+        except ProblemError as problem:
+            statuses.add(problem.status)
+    assert statuses == {200, 415, 422}

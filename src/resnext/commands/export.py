@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from resnext.commands.evaluate import parse_positive
 from resnext.commands.export_detector import is_detector_source, run_detector
 from resnext.commands.export_int8 import add_int8_options, check_int8_options, list_int8_facts, plan_int8
+from resnext.commands.export_layout import add_layout_arguments, check_layout_options, run_layout
 from resnext.errors import RequestError, did_you_mean
 from resnext.files import check_output
 from resnext.run_directory import CHECKPOINT_NAMES, RunDirectory, check_checkpoint_choice, is_run
@@ -36,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_int8_options(parser)
     parser.add_argument("--overwrite", action="store_true", help="replace the file if it exists")
+    add_layout_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -54,10 +56,13 @@ def run(args: argparse.Namespace) -> int:
     check_checkpoint_choice(args.checkpoint, [args.weights])
     check_int8_options(args)
     suffix = choose_suffix(args.to)
+    check_layout_options(args)
     require_packages(ENGINE_OF_SUFFIX[suffix])
     path = fetch(args.weights) if is_remote(args.weights) else Path(args.weights)
     run_folder = path if is_run(path) else None
     file = RunDirectory(path).weights(args.checkpoint) if run_folder is not None else path
+    if args.layout is not None:
+        return run_layout(args, path, file)
     if is_detector_source(path):
         return run_detector(args, path, file, choose_out(args.out, suffix, args.weights, run_folder, "detector"))
     network = load(path, args.checkpoint)

@@ -19,12 +19,13 @@ SUMMARY = "Serve models over HTTP, with a page to try them."
 PACKAGES = ("fastapi", "uvicorn", "python_multipart", "prometheus_client")
 TOKEN_VARIABLE = "RESNEXT_TOKEN"  # the name of the variable
 MAX_TOKEN_BYTES = 4096
+MAX_MEGAPIXELS = 178  # Pillow's own limit
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments for models, address, access and engine."""
     parser.add_argument(
-        "models", nargs="+", metavar="[NAME=]RUN_OR_EXPORT",
+        "models", nargs="*", metavar="[NAME=]RUN_OR_EXPORT",
         help="run directory, exported file (.onnx, .xml) or its folder, weights file of any format, hf://...",
     )  # fmt: skip
     parser.add_argument("--name", help="name of the only model [that of its file or folder]")
@@ -54,6 +55,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--max-wait", type=parse_seconds, default=2.0, metavar="SECONDS",
         help="refuse a request (429) that would wait longer for its turn [2]",
     )  # fmt: skip
+    load.add_argument(
+        "--max-pixels", type=parse_megapixels, default=64, metavar="MP",
+        help="refuse larger pictures, in million pixels; each million takes up to 16 MB of memory in decoding [64]",
+    )  # fmt: skip
     load.add_argument("--max-batch", type=parse_positive, default=8, metavar="N", help="most images in a batch [8]")
     load.add_argument("--streams", type=parse_positive, default=1, metavar="N", help="batches at the same time [1]")
     load.add_argument("--log", action="store_true", help="print one line of JSON for each request on standard error")
@@ -63,6 +68,13 @@ def parse_port(text: str) -> int:
     """Parse a port from 0 to 65535."""
     if not text.isdecimal() or int(text) > 65535:
         raise argparse.ArgumentTypeError(f"{text!r} is not a port from 0 to 65535")
+    return int(text)
+
+
+def parse_megapixels(text: str) -> int:
+    """Parse a whole number of million pixels, from 1 to what Pillow decodes."""
+    if not text.isdecimal() or not 1 <= int(text) <= MAX_MEGAPIXELS:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of million pixels from 1 to {MAX_MEGAPIXELS}")
     return int(text)
 
 
@@ -81,13 +93,15 @@ def run(args: argparse.Namespace) -> int:
     """Serve until Ctrl+C or SIGTERM."""
     check_packages()
     from resnext.serving.app import make_app
-    from resnext.serving.limits import Limits
+    from resnext.serving.limits import MEGA, Limits
     from resnext.serving.loading import LoadOptions, load_model, name_models
     from resnext.serving.request_log import RequestLog
     from resnext.serving.security import is_loopback, list_own_hosts
     from resnext.serving.server import bind_socket, exit_process, format_address, run_server
     from resnext.serving.service import Service
 
+    if not args.models and args.runs is None:
+        raise RequestError("name what to serve: a run, an exported file or a weights file; or --runs DIR")
     token = read_token(args)
     if not is_loopback(args.host) and token is None and not args.insecure:
         raise RequestError(
@@ -99,7 +113,7 @@ def run(args: argparse.Namespace) -> int:
     for note in notes:
         print(f"resnext: {escape_unprintable(note)}", file=sys.stderr)
     bound = bind_socket(args.host, args.port)
-    service = Service(Limits(max_wait=args.max_wait))
+    service = Service(Limits(max_wait=args.max_wait, picture_pixels=args.max_pixels * MEGA))
     app = make_app(
         service,
         token=token,
@@ -117,22 +131,28 @@ def run(args: argparse.Namespace) -> int:
         explain=not args.no_explain,
     )
     address = format_address(bound)
-    print(f"resnext: loading {', '.join(model.name for model in models)} for {address}", file=sys.stderr, flush=True)
+    if models:
+        names = ", ".join(model.name for model in models)
+        print(f"resnext: loading {names} for {address}", file=sys.stderr, flush=True)
     loaders = [partial(load_model, model, options) for model in models]
     run_server(service, app, bound, loaders, partial(announce, service, address, args.open))
     exit_process(0)
     return 0
 
 
-def make_more_routers(service: "Service", args: argparse.Namespace) -> list[Any]:  # noqa: ARG001  # of other conventions
+def make_more_routers(service: "Service", args: argparse.Namespace) -> list[Any]:
     """Make the routes of other conventions, and those of runs. Raises RequestError if --runs is no folder."""
+    from resnext.serving.routes_hf import make_hf_router
+    from resnext.serving.routes_v2 import make_v2_router
+
+    routers = [make_hf_router(service), make_v2_router(service)]
     if args.runs is None:
-        return []
+        return routers
     from resnext.serving.routes_runs import make_runs_router
 
     if not Path(args.runs).is_dir():
         raise RequestError(f"--runs {args.runs} is not a folder; expected a folder of run directories")
-    return [make_runs_router(Path(args.runs))]
+    return [*routers, make_runs_router(Path(args.runs))]
 
 
 def check_packages() -> None:

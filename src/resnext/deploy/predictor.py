@@ -67,13 +67,14 @@ class Predictor:
         self._engine: Engine
         self.network: Network | None = None
         self.relative_error = float("nan")
-        self.input = "normalised"
+        self.input, self._takes_bgr = "normalised", False
         if isinstance(source, ExportedModel):
             self.architecture = source.info.parse_architecture()
             self.preprocessing: Preprocessing | None = source.info.parse_preprocessing()
             self.classes = None if source.info.classes is None else tuple(source.info.classes)
             self.provenance: dict[str, Any] = source.info.provenance
             self.input, self.has_cam = source.info.input, "cam" in source.info.outputs
+            self._takes_bgr = source.info.bgr  # images are RGB for all callers
             self.precision, self.engine, self._engine = source.build_engine(engine, precision, goal, batch, streams)
             return
         from resnext.deploy.engine_selection import Workload
@@ -153,7 +154,7 @@ class Predictor:
         """
         if self.input == "normalised":
             return self._engine(normalize_pixels(pixels, get_preprocessing(self)))
-        return self._engine(pixels)
+        return self._engine(pixels[..., ::-1] if self._takes_bgr else pixels)
 
     def infer_all(self, inputs: list[np.ndarray]) -> Outputs:
         """Compute the outputs of a list of prepared images; those of input "picture" run one by one."""

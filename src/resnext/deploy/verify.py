@@ -194,10 +194,11 @@ def main(arguments: Sequence[str]) -> None:
     if "torch" in sys.modules and file.suffix != ".pt2":
         raise WorkError("the exported file needed torch")
     maps = [row.cam for row in rows if row.cam is not None]
-    found = {"logits": np.concatenate([row.logits for row in rows])[: len(images)], "seconds": np.float64(seconds)}
+    logits = np.concatenate([row.logits for row in rows])
+    found: dict[str, Any] = {"logits": logits[: len(images)], "seconds": np.float64(seconds)}
     if maps:
         found["cam"] = np.concatenate(maps)[: len(images)]
-    np.savez(out, **found)  # type: ignore[arg-type]  # numpy's stub takes the keys for its option
+    np.savez(out, **found)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ import numpy as np
 from resnext.data.dataset import BadImageError
 from resnext.data.decode.pillow import read_image, read_image_size
 from resnext.serving.limits import Limits
-from resnext.serving.pictures import PictureHeader, check_pixels, check_scans
+from resnext.serving.pictures import PictureHeader, check_pixels, check_work
 from resnext.serving.problems import ProblemError
 from resnext.serving.served_model import ServedModel
 
@@ -26,15 +26,15 @@ class DecodedPicture:
 def decode_picture(model: ServedModel, data: bytes, header: PictureHeader, limits: Limits) -> DecodedPicture:
     """Decode, turn upright and prepare a picture. Raises ProblemError (422) if it cannot be decoded."""
     start = time.monotonic()
-    check_scans(data, header, limits)
+    check_work(data, header, limits)
     file = io.BytesIO(data)
     try:
         check_pixels(read_image_size(file, exif=False), limits)  # what the decoder will allocate
+        p = model.predictor.preprocessing
         if model.task == "detection":
-            image = read_image(file)
+            image = read_image(file, exif=p.exif)
             pixels = np.asarray(image)
         else:
-            p = model.predictor.preprocessing
             image = read_image(file, p.channels, p.exif)
             pixels = model.predictor.prepare(image)
     except BadImageError as error:

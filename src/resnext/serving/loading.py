@@ -3,9 +3,8 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from resnext.deploy.export_info import ExportInfo
 from resnext.deploy.exported import find_exported_file, read_export_info
@@ -124,10 +123,9 @@ def read_info(source: str) -> ExportInfo | None:
 
 
 def _load_detector(model: ModelSource, options: LoadOptions) -> ServedModel:
-    try:
-        module: Any = import_module("resnext.detection.predictor")
-    except ModuleNotFoundError:
-        raise RequestError(f"{model.source} is a detector, which this version does not serve") from None
-    predictor = module.DetectPredictor.load(model.source, checkpoint=options.checkpoint)
-    architecture = getattr(getattr(predictor, "architecture", None), "name", "")
-    return ServedModel(model.name, predictor, "detection", streams=options.streams, architecture=architecture)
+    from resnext.detection.predictor import DetectPredictor
+
+    if options.precision not in (None, "fp32"):
+        raise RequestError(f"{model.source} is a detector, which runs in fp32, not in {options.precision}")
+    predictor = DetectPredictor.load(model.source, engine=options.engine, checkpoint=options.checkpoint)
+    return ServedModel(model.name, predictor, "detection", streams=options.streams, architecture="faster_rcnn")

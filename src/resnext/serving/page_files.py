@@ -58,7 +58,7 @@ def load_page_files() -> dict[str, PageFile]:
 
 
 def make_page_router(has_runs: bool = False) -> APIRouter:
-    """Make the routes of the page: ``/``, ``/static/...``, and ``/runs`` with ``has_runs``."""
+    """Make the routes of the page: ``/``, ``/static/...``, and ``/runs`` with ``has_runs``; no content without."""
     files = load_page_files()
     router = APIRouter(include_in_schema=False)
 
@@ -73,6 +73,12 @@ def make_page_router(has_runs: bool = False) -> APIRouter:
         if PAGES["/"] not in files:
             return Response("resnext serve: the API is described by /openapi.json\n", media_type="text/plain")
         return files[PAGES["/"]].respond(request)
+
+    if not has_runs:
+
+        @router.get("/v1/runs")
+        async def answer_without_runs() -> Response:
+            return Response(status_code=204)  # the page asks; browsers report a 404 on their console
 
     if has_runs and PAGES["/runs"] in files:
 

@@ -12,7 +12,8 @@ from typing import NamedTuple
 from resnext.serving.limits import Limits
 from resnext.serving.problems import ProblemError
 
-MAX_SEGMENTS = 2000  # of a JPEG before its size; 20 MB of the longest ones are 305
+MAX_SEGMENTS = 2000  # of a JPEG before its pixels; 20 MB of the longest ones are 305
+MAX_CHUNKS = 20_000  # of a PNG; 20 MB of pixels in chunks of 4 kB are 5,000
 NOT_FILL = re.compile(rb"[^\xff]")
 FORMATS = "JPEG, PNG, WEBP and GIF"
 OTHER_FORMATS = (  # offset and value of the first bytes, and what they are
@@ -76,11 +77,19 @@ def check_pixels(size: tuple[int, int], limits: Limits) -> None:
         )
 
 
-def check_scans(data: bytes, header: PictureHeader, limits: Limits) -> None:
-    """Refuse a JPEG whose decoding takes minutes: each scan goes through all pixels, and a scan can be a few bytes.
+def check_work(data: bytes, header: PictureHeader, limits: Limits) -> None:
+    """Refuse a picture whose decoding takes seconds to hours though it has few pixels.
 
-    Takes up to 10 ms for the largest body, so it does not belong on the event loop. Raises ProblemError (422).
+    Each scan of a JPEG goes through all pixels, and can be a few bytes long; Pillow reads each chunk of a PNG in
+    Python. Takes up to 10 ms, so it does not belong on the event loop. Raises ProblemError (422).
     """
+    if header.format == "PNG":
+        at = 8
+        for _ in range(MAX_CHUNKS):
+            if at + 8 > len(data):
+                return
+            at += 12 + int.from_bytes(data[at : at + 4])
+        raise ProblemError(422, f"the PNG picture has more than {MAX_CHUNKS} chunks", "chunks")
     if header.format != "JPEG":
         return
     scans = data.count(b"\xff\xda")  # in the compressed data, the byte FF is followed by 00
@@ -127,8 +136,8 @@ def _read_gif_size(data: bytes) -> tuple[int, int]:
 
 
 def _read_jpeg_size(data: bytes) -> tuple[int, int]:
-    """Walk through the segments to the start of the frame."""
-    at = 2
+    """Walk through the segments to the compressed data; they are few, as Pillow reads each in Python."""
+    at, size = 2, None
     for _ in range(MAX_SEGMENTS):
         if data[at] != 0xFF:
             at = data.index(b"\xff", at)  # as decoders do, skip what is between segments
@@ -138,14 +147,17 @@ def _read_jpeg_size(data: bytes) -> tuple[int, int]:
         marker, at = data[fill.start()], fill.end()
         if marker in (0x00, 0x01) or 0xD0 <= marker <= 0xD8:  # markers without a length
             continue
-        if marker in (0xD9, 0xDA):  # the end, or compressed data, before any frame
+        if marker == 0xDA and size is not None:
+            return size
+        if marker in (0xD9, 0xDA):  # the end, or compressed data before any frame
             break
         (length,) = struct.unpack_from(">H", data, at)
         if length < 2:
             break
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             height, width = struct.unpack_from(">HH", data, at + 3)
-            return width, height
+            if size is None or width * height > size[0] * size[1]:
+                size = width, height
         at += length
     raise ValueError
 

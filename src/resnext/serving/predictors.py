@@ -68,8 +68,36 @@ class Detections(NamedTuple):
     scores: np.ndarray  # float32 [n]
 
 
+class DetectionsLike(Protocol):
+    """What a detector gives: the fields of ``Detections``."""
+
+    @property
+    def boxes(self) -> np.ndarray:
+        """float32 [n, 4]."""
+
+    @property
+    def labels(self) -> np.ndarray:
+        """int64 [n]."""
+
+    @property
+    def scores(self) -> np.ndarray:
+        """float32 [n]."""
+
+
+class HasExif(Protocol):
+    """The part of a detector's preprocessing that concerns the reading of images."""
+
+    @property
+    def exif(self) -> bool:
+        """Whether images are turned upright by their EXIF orientation."""
+
+
 class DetectorPredictor(Protocol):
     """An object detector on an engine."""
+
+    @property
+    def preprocessing(self) -> "HasExif":
+        """How images are read."""
 
     @property
     def classes(self) -> tuple[str, ...] | None:
@@ -83,7 +111,7 @@ class DetectorPredictor(Protocol):
     def provenance(self) -> dict[str, Any]:
         """Where the weights come from."""
 
-    def detect(self, image: np.ndarray) -> Detections:
+    def detect(self, image: np.ndarray) -> DetectionsLike:
         """Find objects in an upright image, uint8 [H, W, 3]."""
 
     def close(self) -> None:

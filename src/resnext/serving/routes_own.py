@@ -5,62 +5,17 @@ from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
 from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
 
 from resnext.serving.answers import describe_model, draw_view, format_classified, format_detected, format_times
 from resnext.serving.bodies import NamedPicture, answer_while_connected, parse_pictures, receive_body
-from resnext.serving.problems import MEDIA_TYPE, ProblemError
+from resnext.serving.problems import ProblemError
+from resnext.serving.schemas import ANSWER, PREDICT_BODY, describe_problems
 from resnext.serving.served_model import ServedModel
 from resnext.serving.service import Answer, ClassifiedImage, DetectedImage, Service, Times
 
 MAX_TOP = 1000
 MAX_EXPLAINED = 50  # classes with a map in an answer
-BINARY = {"schema": {"type": "string", "format": "binary"}}
-PREDICT_BODY = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "image/jpeg": BINARY,
-            "image/png": BINARY,
-            "image/webp": BINARY,
-            "image/gif": BINARY,
-            "application/octet-stream": BINARY,
-            "multipart/form-data": {
-                "schema": {
-                    "type": "object",
-                    "properties": {"file": {"type": "array", "items": {"type": "string", "format": "binary"}}},
-                    "required": ["file"],
-                }
-            },
-            "application/json": {
-                "schema": {
-                    "type": "object",
-                    "properties": {
-                        "images": {"type": "array", "items": {"type": "string", "format": "byte"}, "minItems": 1}
-                    },
-                    "required": ["images"],
-                }
-            },
-        },
-    }
-}
-PROBLEM_SCHEMA = {
-    "type": "object",
-    "properties": {
-        "type": {"type": "string"},
-        "title": {"type": "string"},
-        "status": {"type": "integer"},
-        "detail": {"type": "string"},
-    },
-    "required": ["type", "title", "status", "detail"],
-}
-
-
-def describe_problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Describe error answers for OpenAPI."""
-    return {
-        status: {"description": "Problem details (RFC 9457)", "content": {MEDIA_TYPE: {"schema": PROBLEM_SCHEMA}}}
-        for status in statuses
-    }
 
 
 def make_own_router(service: Service) -> APIRouter:
@@ -77,7 +32,7 @@ def make_own_router(service: Service) -> APIRouter:
         "/predict",
         summary="Classify pictures, or find objects in them",
         openapi_extra=PREDICT_BODY,
-        responses=describe_problems(400, 401, 404, 408, 413, 415, 422, 429, 500, 503),
+        responses=ANSWER | describe_problems(400, 401, 403, 404, 408, 413, 415, 421, 422, 429, 500, 503),
     )
     async def predict(
         request: Request,
@@ -86,12 +41,12 @@ def make_own_router(service: Service) -> APIRouter:
         explain: Annotated[bool, Query(description="class activation maps of these classes")] = False,
         view: Annotated[bool, Query(description="what the network saw, as a PNG")] = False,
         score: Annotated[float, Query(ge=0, le=1, description="lowest score of a box (detection)")] = 0.5,
-    ) -> dict[str, Any]:
+    ) -> Response:
         if explain and top > MAX_EXPLAINED:
             raise ProblemError(422, f"explain=1 goes with top up to {MAX_EXPLAINED}, not {top}")
         chosen = service.find_model(model)
         async with receive_body(request, service, chosen) as body:
-            pictures = await parse_pictures(request, body, service.limits)
+            pictures = await parse_pictures(request, body, service)
             answer = await answer_while_connected(request, answer_pictures(service, chosen, pictures))
         entries = []
         for picture, result in zip(pictures, answer.results, strict=True):
@@ -106,12 +61,8 @@ def make_own_router(service: Service) -> APIRouter:
                 if view:
                     entry["view"] = await service.run_in_decoder(draw_view, chosen, result)
             entries.append({"name": picture.name} | entry)
-        return {
-            "model": chosen.name,
-            "task": chosen.task,
-            "predictions": entries,
-            "milliseconds": format_times(answer.times),
-        }
+        times = format_times(answer.times)
+        return JSONResponse({"model": chosen.name, "task": chosen.task, "predictions": entries, "milliseconds": times})
 
     return router
 

@@ -9,7 +9,6 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterator
-from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Any, BinaryIO
 
@@ -79,11 +78,6 @@ def make_runs_router(folder: Path) -> APIRouter:
         if run is None:
             raise HTTPException(404, "there is no run of this name; /v1/runs lists all")
         return run
-
-    @router.get("/runs", include_in_schema=False)
-    def show_page() -> Response:
-        page = (files("resnext.serving") / "page" / "runs.html").read_bytes()
-        return Response(page, media_type="text/html; charset=utf-8", headers={"Cache-Control": "no-cache"})
 
     @router.get("/v1/runs", summary="List the training runs", responses={304: {"description": "Nothing changed"}})
     def list_runs(if_none_match: Etag = None) -> Response:

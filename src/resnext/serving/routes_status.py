@@ -5,7 +5,7 @@ from starlette.responses import JSONResponse, Response
 
 from resnext.serving.metrics import MEDIA_TYPE
 from resnext.serving.problems import ProblemError
-from resnext.serving.routes_own import describe_problems
+from resnext.serving.schemas import describe_problems
 from resnext.serving.service import Service
 
 

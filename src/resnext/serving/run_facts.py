@@ -16,6 +16,7 @@ from resnext.serving.run_table import FileStamp, FoundRun, RunTable
 LOG, RECIPE, METRICS, SPEED = ("log.jsonl",), ("recipe.yaml",), ("metrics.csv",), ("speed.csv",)
 ENVIRONMENT, EVALUATION = ("environment.json",), ("evaluation", "metrics.json")
 READ_FILES = (LOG, RECIPE, METRICS, SPEED, EVALUATION)
+MAX_RECIPE_BYTES = 1 << 16  # YAML is slow: this much takes half a second, a recipe of ours a hundredth
 MAX_CSV_BYTES, MAX_JSON_BYTES = 8 << 20, 64 << 20
 MAX_EPOCHS = 2_000  # rows of metrics.csv in an answer, the newest
 MAX_TEXT = 300  # characters of a text in an answer
@@ -78,7 +79,7 @@ class RunFacts:
 
     def describe(self, run: FoundRun) -> dict[str, Any]:
         """Return the answer of /v1/runs/ID."""
-        text = read_text(self.table, run, *RECIPE)
+        text = read_text(self.table, run, *RECIPE, limit=MAX_RECIPE_BYTES)
         metrics = read_columns(self.table.read(run, *METRICS, limit=MAX_CSV_BYTES))
         address = f"v1/runs/{run.id}/files"
         pictures = [
@@ -98,7 +99,7 @@ class RunFacts:
         }
 
     def _read_facts(self, run: FoundRun, stamps: tuple[FileStamp | None, ...]) -> Facts:
-        sections = read_sections(read_text(self.table, run, *RECIPE))
+        sections = read_sections(read_text(self.table, run, *RECIPE, limit=MAX_RECIPE_BYTES))
         settings = flatten_settings(sections)
         metrics = read_columns(self.table.read(run, *METRICS, limit=MAX_CSV_BYTES))
         speed = read_columns(self.table.read(run, *SPEED, limit=MAX_CSV_BYTES))
@@ -155,9 +156,9 @@ def read_last_steps(table: RunTable, run: FoundRun) -> list[dict[str, Any]]:
     return [row for _, row in parse_lines(whole, 0) if row.get("kind") == "step" and is_step_row(row)]
 
 
-def read_text(table: RunTable, run: FoundRun, *names: str) -> str | None:
-    """Read a small text file of a run; None if there is none."""
-    data = table.read(run, *names)
+def read_text(table: RunTable, run: FoundRun, *names: str, limit: int) -> str | None:
+    """Read a text file of a run of at most ``limit`` bytes; None if there is none or it is larger."""
+    data = table.read(run, *names, limit=limit)
     return None if data is None else data.decode("utf-8", "replace")
 
 

@@ -73,7 +73,7 @@ class RunTable:
         except OSError:
             return None
 
-    def read(self, run: FoundRun, *names: str, limit: int = 1 << 20) -> bytes | None:
+    def read(self, run: FoundRun, *names: str, limit: int) -> bytes | None:
         """Read a file of at most ``limit`` bytes; None if there is none or it is larger."""
         try:
             with self.open(run, *names) as file:

@@ -57,7 +57,7 @@ class SecurityMiddleware:
             if message["type"] == "http.response.start":
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
-                    headers[name] = value
+                    headers.setdefault(name, value)  # a route may be stricter: reports of runs are in a sandbox
                 headers.setdefault("Cache-Control", "no-store")
             await send(message)
 

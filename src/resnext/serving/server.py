@@ -6,6 +6,7 @@ threads that engines start from there.
 
 import asyncio
 import contextlib
+import gc
 import os
 import socket
 import sys
@@ -24,7 +25,8 @@ from resnext.serving.worker_threads import block_signals
 
 LAME_DUCK_SECONDS = 0.5  # for which a stopping server still listens, to say that it is stopping
 WATCHDOG_SECONDS = 5.0  # beyond the time to drain, after which the process is ended whatever it does
-BACKLOG = 2048
+BACKLOG = 2048  # connections that the system keeps until they are accepted
+ACCEPTED_AT_ONCE = 64  # in one turn of the event loop; asyncio takes its backlog for that
 MAX_HEADER_BYTES = 32 << 10
 Loader = Callable[[], ServedModel]
 
@@ -36,8 +38,8 @@ def bind_socket(host: str, port: int) -> socket.socket:
     """
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-        family, _, _, _, address = found[0]
-        bound = socket.socket(family, socket.SOCK_STREAM)
+        family, kind, protocol, _, address = found[0]
+        bound = socket.socket(family, kind, protocol)  # asyncio sends at once (TCP_NODELAY) only with protocol TCP
         try:
             if sys.platform != "win32":
                 bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -74,6 +76,8 @@ class ModelServer(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, and begin to load the models."""
         await super().startup(sockets)
+        for bound in sockets or ():
+            bound.listen(BACKLOG)
         threading.Thread(target=self._load, name="load-models", daemon=True).start()
 
     def _load(self) -> None:
@@ -81,6 +85,8 @@ class ModelServer(uvicorn.Server):
         try:
             for load in self.loaders:
                 self.service.add_model(load())
+            gc.collect()
+            gc.freeze()  # what stays is not searched for garbage any more: that took 60 ms each time
             self.service.is_ready = True
             self.on_ready()
         except Exception as error:
@@ -146,7 +152,7 @@ def run_server(
         log_level="critical",
         proxy_headers=False,
         server_header=False,
-        backlog=BACKLOG,
+        backlog=ACCEPTED_AT_ONCE,
         timeout_keep_alive=limits.keep_alive_seconds,
         timeout_graceful_shutdown=limits.drain_seconds,
         h11_max_incomplete_event_size=MAX_HEADER_BYTES,

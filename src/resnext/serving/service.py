@@ -87,6 +87,7 @@ class _Gathering:
     """The images of one request on their way."""
 
     deadline: float
+    undecoded: int  # images that are not decoded yet
     jobs: list[Job[np.ndarray, ClassifierRow | Detections]] = field(default_factory=list)
     times: Times = field(default_factory=Times)
 
@@ -186,7 +187,8 @@ class Service:
                 413, f"the request has {len(images)} images; at most {self.limits.images} are accepted", "images"
             )
         self.check_admission(model)
-        state = _Gathering(min(start + self.limits.answer_seconds, deadline or float("inf")))
+        state = _Gathering(min(start + self.limits.answer_seconds, deadline or float("inf")), len(images))
+        self.decode_load.waiting += len(images)  # at once, so that those who ask in the same moment see them
         work = [asyncio.ensure_future(self._process(model, image, state)) for image in images]
         try:
             async with asyncio.timeout_at(asyncio.get_running_loop().time() + state.deadline - start):
@@ -201,6 +203,8 @@ class Service:
                 task.cancel()
             for job in state.jobs:
                 job.cancel()
+            self.decode_load.waiting -= state.undecoded
+            state.undecoded = 0
         state.times.total = time.monotonic() - start
         refused = sum(isinstance(result, ProblemError) for result in results)
         self.metrics.record_answer(model.name, len(results) - refused, refused, state.times.queue)
@@ -211,21 +215,19 @@ class Service:
     ) -> ClassifiedImage | DetectedImage | ProblemError:
         """Take one image through decoding and the network; return its own problem, raise that of the request."""
         if isinstance(image, np.ndarray):
+            self._count_decoded(state)
             return await self._compute(model, DecodedPicture((image.shape[1], image.shape[0]), image), state)
         try:
             header = read_picture_header(image, self.limits)
         except ProblemError as problem:
             return problem
         start = time.monotonic()
-        self.decode_load.waiting += 1
-        is_waiting = True
         try:
             async with self.pixel_budget.reserve(header.pixels):
                 decoded = await asyncio.get_running_loop().run_in_executor(
                     self._decoders, decode_picture, model, image, header, self.limits
                 )
-                self.decode_load.waiting -= 1
-                is_waiting = False
+                self._count_decoded(state)
                 self.decode_load.record(decoded.seconds)
                 self.metrics.record_decoding(header.pixels, decoded.seconds)
                 state.times.decode = max(state.times.decode, decoded.seconds)
@@ -237,8 +239,10 @@ class Service:
             if problem.status in (415, 422):
                 return problem
             raise
-        finally:
-            self.decode_load.waiting -= is_waiting
+
+    def _count_decoded(self, state: _Gathering) -> None:
+        state.undecoded -= 1
+        self.decode_load.waiting -= 1
 
     async def _compute(
         self, model: ServedModel, decoded: DecodedPicture, state: _Gathering, waited: float = 0.0

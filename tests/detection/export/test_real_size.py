@@ -7,14 +7,14 @@ import pytest
 from PIL import Image
 
 from resnext.deploy.export_info import FORMATS
-from resnext.detection.export.write import export_detector
+from resnext.detection.export.write import DETECTOR_FORMATS, export_detector
 from resnext.detection.preprocessing import DetectPreprocessing
 from resnext.model.architecture import Architecture
 from tests.detection.tiny_detector import detector
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("target", FORMATS)
+@pytest.mark.parametrize("target", DETECTOR_FORMATS)
 def test_a_resnext_50_agrees_on_photographs(target: str, tmp_path: Path, shared_data: Path) -> None:
     pytest.importorskip({"onnx": "onnxruntime"}.get(target, target))
     images = []

@@ -19,7 +19,7 @@ from resnext.detection.export import write
 from resnext.detection.export.detector_graph import build_detector_model
 from resnext.detection.export.engines import Detections
 from resnext.detection.export.verify import measure_agreement
-from resnext.detection.export.write import DetectorExport, export_detector
+from resnext.detection.export.write import DETECTOR_FORMATS, DetectorExport, export_detector
 from resnext.detection.model.faster_rcnn import FasterRcnn
 from resnext.detection.predict import predict
 from resnext.detection.predictor import DetectPredictor
@@ -43,7 +43,7 @@ def export(out: Path, model: FasterRcnn, target: str = "onnx", **options: Any) -
     return export_detector(model, out, target, [noise(90, 70, seed) for seed in range(3)], **options)
 
 
-@pytest.mark.parametrize("target", FORMATS)
+@pytest.mark.parametrize("target", DETECTOR_FORMATS)
 def test_the_file_gives_the_detections_and_the_facts_of_the_detector(target: str, tmp_path: Path) -> None:
     model, out = make_detector(), tmp_path / f"d{FORMATS[target]}"
     result = export(out, model, target, weights_sha256="abc")
@@ -70,7 +70,7 @@ def test_the_file_gives_the_detections_and_the_facts_of_the_detector(target: str
     assert (found.path, found.size, found.error) == (str(picture), (120, 80), None)
 
 
-@pytest.mark.parametrize("target", FORMATS)
+@pytest.mark.parametrize("target", DETECTOR_FORMATS)
 def test_an_exported_file_is_run_without_torch(target: str, tmp_path: Path) -> None:
     out = tmp_path / f"d{FORMATS[target]}"
     export(out, make_detector(), target)

@@ -209,8 +209,13 @@ def _convert_mode(image: Image.Image, mode: str) -> Image.Image:
         raise ValueError("floating-point pixels have no known scale; save it with 8 or 16 bits a channel")
     if image.mode.startswith("I"):
         black, white = _black_white_levels(image)
-        values = np.asarray(image).astype(np.int64)
-        image = Image.fromarray(np.rint((values - black) * 255 / (white - black)).astype(np.uint8))
+        values = np.asarray(image)
+        if values.dtype == np.uint16:  # a table of all values takes a tenth of the memory
+            levels = np.arange(1 << 16, dtype=np.int64)
+            image = Image.fromarray(np.rint((levels - black) * 255 / (white - black)).astype(np.uint8)[values])
+        else:
+            scaled = (values.astype(np.int64) - black) * 255 / (white - black)
+            image = Image.fromarray(np.rint(scaled).astype(np.uint8))
     elif image.mode == "P" and "transparency" in image.info:
         image = image.convert("RGBA")  # gives the same colours without Pillow's warning
     elif image.mode == "RGBa":

@@ -1,7 +1,5 @@
 """The operators of a detector in ONNX."""
 
-# ruff: noqa: D102  # methods named as the operators they add
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -19,6 +19,7 @@ from resnext.detection.model.faster_rcnn import FasterRcnn
 from resnext.detection.weights import copy_detector
 from resnext.errors import RequestError, WorkError
 
+DETECTOR_FORMATS = ("onnx", "openvino")
 LEAST_DETECTIONS = 50  # detections to compare; with fewer, all scores are compared
 MOST_CHECK_IMAGES = 8  # images of the comparison of all scores, and of the finished file
 
@@ -61,7 +62,7 @@ def export_detector(
         RequestError: The detector cannot be exported like this.
         WorkError: The file does not agree with the detector, or could not be written; ``out`` is then unchanged.
     """
-    check_choice("format", target, tuple(FORMATS))
+    check_choice("format", target, DETECTOR_FORMATS)
     engine = ENGINE_OF_SUFFIX[FORMATS[target]]
     require_packages(engine)
     if out.suffix != FORMATS[target]:

@@ -74,7 +74,8 @@ async function readRefusal(response, token) {
   }
   if (response.status === 429 || response.status === 503) {
     const reason = response.status === 429 ? "The server is busy" : "The server is not ready";
-    return new BusyError(`${reason} (${response.status}).`, parseRetryAfter(response.headers.get("Retry-After")));
+    const words = detail ? `${reason} (${response.status}): ${detail.replace(/\.?$/, ".")}` : `${reason} (${response.status}).`;
+    return new BusyError(words, parseRetryAfter(response.headers.get("Retry-After")));
   }
   return new Error(detail || `The server refused the request with status ${response.status}.`);
 }

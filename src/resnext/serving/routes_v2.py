@@ -1,0 +1,118 @@
+"""The Open Inference Protocol V2 over HTTP (KServe, Triton, OpenVINO Model Server): tensors in, tensors out."""
+
+import json
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from resnext.serving.bodies import JSON_TOKENS, answer_while_connected, parse_json, receive_body
+from resnext.serving.error_route import ErrorRoute, describe_errors
+from resnext.serving.problems import ProblemError
+from resnext.serving.served_model import ServedModel
+from resnext.serving.service import Service
+from resnext.serving.v2_binary import HEADER, split_body
+from resnext.serving.v2_tensors import (
+    DATATYPES,
+    INPUT,
+    MAX_JSON_VALUES,
+    describe_input,
+    format_output,
+    list_outputs,
+    parse_images,
+    parse_outputs,
+)
+from resnext.version import __version__
+
+VERSION = "1"  # of every model
+INFER_ERRORS = describe_errors(400, 404, 408, 413, 415, 422, 429, 500, 503)
+
+
+def make_v2_router(service: Service) -> APIRouter:
+    """Make the routes of the Open Inference Protocol."""
+    router = APIRouter(prefix="/v2", route_class=ErrorRoute)
+
+    @router.get("/", include_in_schema=False)
+    @router.get("", summary="The server")
+    async def describe_server() -> dict[str, Any]:
+        return {"name": "resnext", "version": __version__, "extensions": ["binary_tensor_data", "classification"]}
+
+    @router.get("/health/live", summary="Whether the server runs")
+    async def report_live() -> dict[str, Any]:
+        return {"live": True}
+
+    @router.get("/health/ready", summary="Whether all models are ready", responses=describe_errors(503))
+    async def report_ready() -> dict[str, Any]:
+        if (fault := service.find_fault()) is not None:
+            raise ProblemError(503, fault, "fault", retry_after=2)
+        return {"ready": True}
+
+    @router.get("/models/{model}/versions/{version}/ready", summary="Whether a model is ready",
+                responses=describe_errors(404, 503))  # fmt: skip
+    @router.get("/models/{model}/ready", summary="Whether a model is ready", responses=describe_errors(404, 503))
+    async def report_model_ready(model: str, version: str = VERSION) -> dict[str, Any]:
+        chosen = find_version(service, model, version)
+        if (fault := chosen.find_fault()) is not None:
+            raise ProblemError(503, fault, "fault", retry_after=2)
+        return {"name": chosen.name, "ready": True}
+
+    @router.get("/models/{model}/versions/{version}", summary="A model and its tensors",
+                responses=describe_errors(404, 503))  # fmt: skip
+    @router.get("/models/{model}", summary="A model and its tensors", responses=describe_errors(404, 503))
+    async def describe_model(model: str, version: str = VERSION) -> dict[str, Any]:
+        chosen = find_version(service, model, version)
+        outputs = [{"name": n, "datatype": DATATYPES[n], "shape": shape} for n, shape in list_outputs(chosen).items()]
+        return {
+            "name": chosen.name,
+            "versions": [VERSION],
+            "platform": "resnext",
+            "inputs": [{"name": INPUT, "datatype": "UINT8", "shape": describe_input(chosen)}],
+            "outputs": outputs,
+        }
+
+    @router.post("/models/{model}/versions/{version}/infer", summary="Compute the outputs", responses=INFER_ERRORS)
+    @router.post("/models/{model}/infer", summary="Compute the outputs", responses=INFER_ERRORS)
+    async def infer(request: Request, model: str, version: str = VERSION) -> Response:
+        return await answer_inference(request, service, find_version(service, model, version))
+
+    return router
+
+
+def find_version(service: Service, name: str, version: str) -> ServedModel:
+    """Return a model. Raises ProblemError: 404 or 503."""
+    model = service.find_model(name)
+    if version != VERSION:
+        raise ProblemError(404, f"model {name} has the version {VERSION} only, not {version[:40]!r}", "model")
+    return model
+
+
+async def answer_inference(request: Request, service: Service, model: ServedModel) -> Response:
+    """Answer an inference request. Raises ProblemError."""
+    async with receive_body(request, service, model) as body:
+        text, data = split_body(body, request.headers.get(HEADER))
+        values = await service.run_in_decoder(parse_json, text, MAX_JSON_VALUES + JSON_TOKENS)
+        if not isinstance(values, dict) or not _is_text(values.get("id", "")):
+            raise ProblemError(400, "the JSON must be an object with inputs, and an id that is a text")
+        asked = parse_outputs(values.get("outputs"), values.get("parameters"), model)
+        images = await service.run_in_decoder(parse_images, values.get("inputs"), data, model, service.limits)
+        ask = service.detect if model.task == "detection" else service.classify
+        answer = await answer_while_connected(request, ask(model, images))
+    for index, result in enumerate(answer.results):
+        if isinstance(result, ProblemError):
+            place = f"image {index}: " if len(images) > 1 else ""
+            raise ProblemError(result.status, place + result.detail, result.reason)
+    found = [await service.run_in_decoder(format_output, one, answer.results, model) for one in asked]
+    entry: dict[str, Any] = {"model_name": model.name, "model_version": VERSION, "outputs": [e for e, _ in found]}
+    if "id" in values:
+        entry["id"] = values["id"]
+    if not any(one.is_binary for one in asked):
+        return JSONResponse(entry)
+    head = json.dumps(entry).encode()
+    tail = b"".join(part for _, part in found)
+    return Response(head + tail, headers={HEADER: str(len(head))}, media_type="application/octet-stream")
+
+
+def _is_text(value: object) -> bool:
+    """Return whether a JSON value is a text that can be sent back: JSON allows halves of characters."""
+    return isinstance(value, str) and not any("\ud800" <= letter <= "\udfff" for letter in value)

@@ -10,7 +10,7 @@ from PIL import Image
 
 from resnext.data.preprocessing import Preprocessing
 from resnext.data.transforms.eval_view import prepare_pixels
-from resnext.serving.predictors import Detections
+from resnext.detection.export.engines import Detections
 
 CLASSES = ("red", "green", "blue")
 

@@ -195,7 +195,7 @@ def _is_exported(args: argparse.Namespace) -> bool:
     """Return whether RUN_OR_WEIGHTS is an exported file, or a folder with one."""
     from resnext.deploy.exported import find_exported_file
 
-    return args.weights is not None and "://" not in args.weights and find_exported_file(Path(args.weights)) is not None
+    return args.weights is not None and find_exported_file(args.weights) is not None
 
 
 def _load_model(args: argparse.Namespace) -> "FasterRcnn | DetectPredictor":

@@ -50,7 +50,7 @@ def has_exported(args: argparse.Namespace) -> bool:
     from resnext.deploy.exported import find_exported_file
 
     given = [args.weights] if isinstance(args.weights, str) else args.weights
-    return any("://" not in weights and find_exported_file(Path(weights)) is not None for weights in given)
+    return any(find_exported_file(weights) is not None for weights in given)
 
 
 def load_model(args: argparse.Namespace, weights: str, checkpoint: str) -> "Network | Predictor":

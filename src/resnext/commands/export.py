@@ -64,11 +64,9 @@ def run(args: argparse.Namespace) -> int:
     if args.layout is not None:
         return run_layout(args, path, file)
     if is_detector_source(path):
-        return run_detector(args, path, file, choose_out(args.out, suffix, args.weights, run_folder, "detector"))
+        return run_detector(args, path, file, choose_out(args, suffix, run_folder, file, "detector"))
     network = load(path, args.checkpoint)
-    out = choose_out(args.out, suffix, args.weights, run_folder, network.architecture.name.split(" ")[0])
-    for one in (out, out.with_suffix(".bin")) if suffix == ".xml" else (out,):
-        check_output(one, (file,), folder=False, overwrite=args.overwrite)
+    out = choose_out(args, suffix, run_folder, file, network.architecture.name.split(" ")[0])
     request = ExportRequest(
         format=args.to, input=args.input, with_cam=args.with_cam, batch=args.batch,
         precision="int8" if args.int8 else "fp32",
@@ -100,8 +98,19 @@ def choose_suffix(to: str) -> str:
     return FORMATS[to]
 
 
-def choose_out(out: str | None, suffix: str, weights: str, run: Path | None, name: str) -> Path:
-    """Choose the file to write. Raises RequestError if ``--out`` has another suffix than the format's."""
+def choose_out(args: argparse.Namespace, suffix: str, run: Path | None, file: Path, name: str) -> Path:
+    """Choose the file to write.
+
+    Raises RequestError if ``--out`` has another suffix than the format's, or the file exists or cannot be written.
+    """
+    out = choose_path(args.out, suffix, args.weights, run, name)
+    for one in (out, out.with_suffix(".bin")) if suffix == ".xml" else (out,):
+        check_output(one, (file,), folder=False, overwrite=args.overwrite)
+    return out
+
+
+def choose_path(out: str | None, suffix: str, weights: str, run: Path | None, name: str) -> Path:
+    """Choose the path of the file. Raises RequestError if ``--out`` has another suffix than the format's."""
     if out is None:
         if run is not None:
             return RunDirectory(run).path / "export" / f"{name}{suffix}"

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from resnext.errors import RequestError
-from resnext.files import check_output
 from resnext.run_directory import is_run, read_run_kind
 
 if TYPE_CHECKING:
@@ -34,8 +33,6 @@ def run_detector(args: argparse.Namespace, path: Path, file: Path, out: Path) ->
     from resnext.screen import make_screen
 
     check_options(args)
-    for one in (out, out.with_suffix(".bin")) if out.suffix == ".xml" else (out,):
-        check_output(one, (file,), folder=False, overwrite=args.overwrite)
     model = load_detector(path, args.checkpoint)
     images, source = load_images(args.images, path if is_run(path) else None, model.preprocessing.exif)
     console = make_screen(stderr=True)
@@ -68,19 +65,16 @@ def load_images(folder: str | None, run: Path | None, exif: bool) -> tuple[list[
 
     Raises RequestError if there are none.
     """
-    from resnext.data.decode.pillow import read_image
     from resnext.detection.data.open import open_detection_data
     from resnext.detection.settings import DetectRecipe
-    from resnext.evaluation.images import find_images
+    from resnext.evaluation.images import pick_evenly, read_some_images
     from resnext.recipe import read_recipe
 
     if folder is not None:
-        paths, _ = find_images([folder])
-        chosen = paths[:: max(1, len(paths) // VERIFY_IMAGES)][:VERIFY_IMAGES]
-        return [read_image(path, 3, exif) for path in chosen], folder
+        return list(read_some_images(folder, VERIFY_IMAGES, 3, exif)), folder
     if run is not None:
         dataset = open_detection_data(read_recipe(run / "recipe.yaml", None, DetectRecipe).data)[1]
-        some = range(0, len(dataset), max(1, len(dataset) // VERIFY_IMAGES))[:VERIFY_IMAGES]
+        some = pick_evenly(range(len(dataset)), VERIFY_IMAGES)
         return [dataset.load_image(index) for index in some], "held out from training"
     raise RequestError("a detector is verified with real images; give --images DIR")
 

@@ -6,11 +6,10 @@ from typing import NamedTuple
 from PIL import Image
 
 from resnext.data.dataset import Dataset
-from resnext.data.decode.pillow import read_image
 from resnext.data.preprocessing import Preprocessing
 from resnext.data.sources.registry import open_data
 from resnext.errors import RequestError
-from resnext.evaluation.images import find_images
+from resnext.evaluation.images import pick_evenly, read_some_images
 from resnext.recipe import read_recipe
 from resnext.settings import DataSettings
 
@@ -32,10 +31,8 @@ def load_example_images(
     Raises RequestError if the folder has none, BadImageError for an image that cannot be read.
     """
     if folder is not None:
-        paths, _ = find_images([folder])
-        some = paths[:: max(1, len(paths) // count)][:count]
-        images = [read_image(path, preprocessing.channels, preprocessing.exif) for path in some]
-        return ExampleImages(images, folder)
+        images = read_some_images(folder, count, preprocessing.channels, preprocessing.exif)
+        return ExampleImages(list(images), folder)
     if run is not None:
         dataset = open_data(read_recipe(run / "recipe.yaml").data).val
         return ExampleImages(_sample(dataset, count), f"{dataset.name}, held out from training")
@@ -46,5 +43,4 @@ def load_example_images(
 def _sample(dataset: Dataset, count: int) -> list[Image.Image]:
     if not len(dataset):
         raise RequestError(f"{dataset.name} has no images; give --images DIR")
-    indices = range(0, len(dataset), max(1, len(dataset) // count))[:count]
-    return [dataset.image(index) for index in indices]
+    return [dataset.image(index) for index in pick_evenly(range(len(dataset)), count)]

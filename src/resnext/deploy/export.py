@@ -6,14 +6,13 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
 from resnext.data.preprocessing import Preprocessing, check_choice
-from resnext.deploy.export_info import FORMATS, KEY, ExportInfo
+from resnext.deploy.export_info import FORMATS, KEY, ExportInfo, list_tool_versions
 from resnext.deploy.fold import FoldedNetwork, fold
 from resnext.deploy.graph_interface import GraphInterface, InputKind
 from resnext.deploy.verify import Agreement, compare_with_network
@@ -183,6 +182,8 @@ def build_int8_model(
 def describe_export(network: Network, request: ExportRequest, weights_sha256: str | None) -> ExportInfo:
     """Collect what the file says about itself."""
     has_classifier = network.architecture.num_classes > 0
+    int8_tools = INT8_TOOLS if request.precision == "int8" else ()
+    tools = ["pillow", *TOOLS[request.format], *int8_tools]  # Pillow's resizing has changed
     outputs = ["logits", *["probabilities"] * has_classifier, *["cam"] * (has_classifier and request.with_cam)]
     return ExportInfo(
         task="classification",
@@ -196,13 +197,8 @@ def describe_export(network: Network, request: ExportRequest, weights_sha256: st
         bgr=request.bgr,
         weights_sha256=weights_sha256,
         provenance=json.loads(json.dumps(network.provenance, default=str)),
-        tools=list_tool_versions([*TOOLS[request.format], *(INT8_TOOLS if request.precision == "int8" else ())]),
+        tools=list_tool_versions(tools),
     )
-
-
-def list_tool_versions(packages: Sequence[str]) -> dict[str, str]:
-    """Return the versions of this package, of torch, Pillow (whose resizing has changed) and the given packages."""
-    return {"resnext": __version__} | {package: version(package) for package in ("torch", "pillow", *packages)}
 
 
 def build_model(folded: FoldedNetwork, target: str, interface: GraphInterface) -> Any:

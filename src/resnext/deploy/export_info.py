@@ -1,13 +1,15 @@
 """What an exported file says about itself: the JSON called ``resnext.json`` in its metadata. Without torch."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
+from importlib.metadata import version
 from typing import Any
 
 from resnext.data.preprocessing import Preprocessing
 from resnext.errors import RequestError, did_you_mean
 from resnext.model.architecture import Architecture
+from resnext.version import __version__
 
 KEY = "resnext.json"  # name of the metadata entry; in OpenVINO's rt_info the path resnext/json
 SCHEMA = 1
@@ -85,20 +87,16 @@ class ExportInfo:
 
     def parse_architecture(self) -> Architecture:
         """Return the architecture. Raises RequestError if it is not valid."""
-        return parse_architecture(self.architecture)
+        try:
+            return Architecture.from_dict(self.architecture)
+        except TypeError as error:
+            raise RequestError(f"its architecture is not valid: {error}") from None
 
     def parse_preprocessing(self) -> Preprocessing:
         """Return the preprocessing of a classifier. Raises RequestError if it is not valid."""
         return Preprocessing.from_dict(self.preprocessing)
 
 
-def parse_architecture(values: Mapping[str, Any]) -> Architecture:
-    """Build an Architecture from JSON values. Raises RequestError for an unknown field or a wrong value."""
-    known = Architecture.__dataclass_fields__
-    for key in values:
-        if key not in known:
-            raise RequestError(f"its architecture has the unknown field {key!r}{did_you_mean(key, known)}")
-    try:
-        return Architecture(**values)
-    except TypeError as error:
-        raise RequestError(f"its architecture is not valid: {error}") from None
+def list_tool_versions(packages: Sequence[str]) -> dict[str, str]:
+    """Return the versions of this package, of torch and of the given packages."""
+    return {"resnext": __version__} | {package: version(package) for package in ("torch", *packages)}

@@ -32,8 +32,14 @@ class ExportedModel:
     path: Path
     info: ExportInfo
     model: Any  # bytes of ONNX, an openvino.Model, or a TorchProgram
-
     is_isolated: bool = False  # whether a crash of the engine may end this process, so that nothing is tried first
+
+    def choose_engine(self, engine: str) -> str:
+        """Return the engine of the file. Raises RequestError if ``engine`` is another one and not "auto"."""
+        own = ENGINE_OF_SUFFIX[self.path.suffix.lower()]
+        if engine not in ("auto", own):
+            raise RequestError(f"{self.path} runs on {own}, not on {engine}; leave the engine out, or export for it")
+        return own
 
     def build_engine(
         self, engine: str, precision: str | None, goal: str, batch: int, streams: int | None
@@ -42,9 +48,7 @@ class ExportedModel:
 
         Raises RequestError if the file does not run on ``engine``, or not in ``precision``.
         """
-        own = ENGINE_OF_SUFFIX[self.path.suffix.lower()]
-        if engine not in ("auto", own):
-            raise RequestError(f"{self.path} runs on {own}, not on {engine}; leave the engine out, or export for it")
+        own = self.choose_engine(engine)
         precision = self._choose_precision(own, precision)
         threads = count_available_cores()
         if own == "pytorch":
@@ -88,11 +92,14 @@ class ExportedModel:
         raise RequestError(f"{self.path} is in {self.info.precision}; export it again for {precision}")
 
 
-def find_exported_file(path: Path) -> Path | None:
+def find_exported_file(source: Path | str) -> Path | None:
     """Return the exported file that a path names: the file itself, or the only one of a folder or its newest version.
 
-    Returns None for anything else, such as a weights file or a run. Raises RequestError for a folder with several.
+    Returns None for anything else: a weights file, a run, an address. Raises RequestError for a folder with several.
     """
+    if "://" in str(source):
+        return None
+    path = Path(source)
     if path.suffix.lower() in ENGINE_OF_SUFFIX and not path.is_dir():
         return path
     if not path.is_dir() or (path / "recipe.yaml").exists():
@@ -100,7 +107,7 @@ def find_exported_file(path: Path) -> Path | None:
     versions = sorted(
         (one for one in path.iterdir() if one.name.isdecimal() and one.is_dir()), key=lambda one: int(one.name)
     )
-    for folder in (path, *(one for one in versions[-1:] if one.is_dir())):
+    for folder in (path, *versions[-1:]):
         found = sorted(one for one in folder.iterdir() if one.suffix.lower() in ENGINE_OF_SUFFIX and one.is_file())
         if len(found) > 1:
             names = ", ".join(one.name for one in found)
@@ -108,11 +115,6 @@ def find_exported_file(path: Path) -> Path | None:
         if found:
             return found[0]
     return None
-
-
-def read_export_info(path: Path) -> ExportInfo:
-    """Read what an exported file says about itself. Raises RequestError if it is not a file of ``resnext export``."""
-    return open_exported(path).info
 
 
 def open_exported(path: Path) -> ExportedModel:

@@ -21,6 +21,7 @@ from resnext.deploy.graph_interface import INPUT_NAME
 from resnext.deploy.openvino_engine import import_openvino, suppress_warnings
 from resnext.deploy.signal_stack import preserve_signal_stack
 from resnext.errors import RequestError
+from resnext.evaluation.images import pick_evenly, read_some_images
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -185,25 +186,18 @@ def sample_calibration_images(
     """Sample ``count`` evenly spaced images of ``dataset``; return them preprocessed, float32 [N, C, S, S]."""
     if not len(dataset):
         raise RequestError(f"{dataset.name} has no images to calibrate on")
-    indices = range(0, len(dataset), max(1, len(dataset) // count))[:count]
-    return _preprocess((dataset.image(i) for i in indices), preprocessing)
+    return _preprocess((dataset.image(i) for i in pick_evenly(range(len(dataset)), count)), preprocessing)
 
 
 def load_calibration_images(
     network: "Network", run: Path | None, folder: str | None, count: int = CALIBRATION_IMAGES
 ) -> Tensor:
     """Load calibration images from ``folder``, or else from the training data of ``run``; one must be given."""
-    from resnext.evaluation.images import find_images
     from resnext.evaluation.outputs import get_preprocessing
 
     preprocessing = get_preprocessing(network)
     if folder is not None:
-        from resnext.data.decode.pillow import read_image
-
-        paths, _ = find_images([folder])
-        some = paths[:: max(1, len(paths) // count)][:count]
-        images = (read_image(path, preprocessing.channels, preprocessing.exif) for path in some)
-        return _preprocess(images, preprocessing)
+        return _preprocess(read_some_images(folder, count, preprocessing.channels, preprocessing.exif), preprocessing)
     if run is None:
         raise RequestError("int8 needs calibration images from the training data: give --calibration DIR")
     from resnext.data.sources.registry import open_data

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from resnext.deploy.int8_gate import PairedResult
-from resnext.deploy.verify import CHILD_SECONDS, compute_reference, describe_child_failure
-from resnext.errors import RequestError, WorkError
+from resnext.deploy.verify import CHILD_SECONDS, compute_reference, describe_child_failure, run_as_child
+from resnext.errors import WorkError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -145,8 +145,4 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main(sys.argv[1:])
-    except (RequestError, WorkError) as error:
-        print(f"resnext: {error}", file=sys.stderr)
-        sys.exit(1)
+    run_as_child(main)

@@ -109,7 +109,7 @@ class Predictor:
         Raises:
             RequestError: The file is not what it should be, or an option does not fit it.
         """
-        exported = find_exported_file(Path(source)) if "://" not in str(source) else None
+        exported = find_exported_file(source)
         if exported is not None:
             if calibration is not None:
                 raise RequestError(f"{exported} is an exported file; calibration images are given when it is exported")
@@ -220,8 +220,9 @@ class Predictor:
 
 def load_classifier(source: Path | str, checkpoint: str, **options: Any) -> "Network | Predictor":
     """Load an exported file as a predictor with ``options``, and anything else as a network."""
-    if "://" not in str(source) and find_exported_file(Path(source)) is not None:
-        return Predictor.load(source, **options)
+    exported = find_exported_file(source)
+    if exported is not None:
+        return Predictor(open_exported(exported), **options)
     from resnext.weights import load
 
     return load(source, checkpoint)

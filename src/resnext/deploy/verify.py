@@ -6,7 +6,7 @@
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,7 +70,7 @@ def compare_with_network(network: "Network", file: Path, images: Sequence[Image.
     """
     if not images:
         raise RequestError("an export is verified with real images; give --images DIR")
-    found = run_child(file, images)
+    found = run_child(__name__, file, images)
     reference = compute_reference(network, images)
     agreement = measure_agreement(found["logits"], reference, float(found["seconds"]))
     if "cam" not in found:
@@ -143,12 +143,12 @@ def _iterate_inputs(network: "Network", images: Sequence[Image.Image]) -> "Itera
             yield normalize(pixels, preprocessing, "cpu")
 
 
-def run_child(file: Path, images: Sequence[Image.Image]) -> dict[str, np.ndarray]:
-    """Run the exported file in a child process; return its outputs. Raises WorkError with the child's last words."""
+def run_child(module: str, file: Path, images: Sequence[Image.Image | np.ndarray]) -> dict[str, np.ndarray]:
+    """Run ``python -m module FILE IMAGES.npz OUT.npz``; return what it wrote. Raises WorkError with its last words."""
     with tempfile.TemporaryDirectory() as folder:
         given, found = Path(folder) / "images.npz", Path(folder) / "outputs.npz"
         np.savez(given, *[np.asarray(image) for image in images])
-        command = [sys.executable, "-m", __name__, str(file), str(given), str(found)]
+        command = [sys.executable, "-m", module, str(file), str(given), str(found)]
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=CHILD_SECONDS)
         except subprocess.TimeoutExpired:
@@ -201,9 +201,14 @@ def main(arguments: Sequence[str]) -> None:
     np.savez(out, **found)
 
 
-if __name__ == "__main__":
+def run_as_child(work: Callable[[Sequence[str]], None]) -> None:
+    """Run the work of a child process; an error is one sentence on standard error, and status 1."""
     try:
-        main(sys.argv[1:])
+        work(sys.argv[1:])
     except (RequestError, WorkError) as error:
         print(f"resnext: {error}", file=sys.stderr)
         sys.exit(1)
+
+
+if __name__ == "__main__":
+    run_as_child(main)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 
 from resnext.deploy.engines import ENGINES, require_packages
-from resnext.deploy.exported import ENGINE_OF_SUFFIX, ExportedModel, find_exported_file, open_exported
+from resnext.deploy.exported import ExportedModel, find_exported_file, open_exported
 from resnext.detection.export.engines import (
     Detections,
     DetectorEngine,
@@ -78,7 +78,7 @@ class DetectPredictor:
         """
         if engine not in (*ENGINES, "auto"):
             raise RequestError(f"engine {engine!r} is unknown{did_you_mean(engine, [*ENGINES, 'auto'])}")
-        exported = find_exported_file(Path(source)) if "://" not in str(source) else None
+        exported = find_exported_file(source)
         if exported is not None:
             return cls.from_exported(open_exported(exported), engine=engine, score=score)
         from resnext.detection.weights import load_detector
@@ -93,11 +93,7 @@ class DetectPredictor:
     @classmethod
     def from_exported(cls, exported: ExportedModel, *, engine: str = "auto", score: float | None = None) -> Self:
         """Make a predictor of an exported file. Raises RequestError if it holds no detector or has another engine."""
-        own = ENGINE_OF_SUFFIX[exported.path.suffix.lower()]
-        if engine not in ("auto", own):
-            raise RequestError(
-                f"{exported.path} runs on {own}, not on {engine}; leave the engine out, or export for it"
-            )
+        own = exported.choose_engine(engine)
         facts = DetectorFacts.from_info(exported.info, str(exported.path))
         return cls(facts, build_detector_engine(own, exported.model), f"{exported.info.precision} on {own}", score)
 
@@ -141,7 +137,7 @@ class DetectPredictor:
         Raises:
             RequestError: The array is not such an image.
         """
-        if image.dtype != np.uint8 or image.ndim != CHANNELS or image.shape[2] != CHANNELS or not image.size:
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != CHANNELS or not image.size:
             raise RequestError(
                 f"an image must be uint8 [height, width, {CHANNELS}], not {image.dtype} {list(image.shape)}; "
                 "prepare reads other images"

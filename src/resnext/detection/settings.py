@@ -1,7 +1,7 @@
 """Settings of a detection run as frozen dataclasses, each field with its help text. Must not import torch."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from resnext.errors import RequestError
 from resnext.settings_fields import Bounds, Choices, Fraction, Place, PositiveInt, YesNo, option, section
@@ -174,3 +174,13 @@ class DetectRecipe(RecipeBase):
                 f"train.stage {train.stage} {'needs' if train.proposals is None else 'does not take'} "
                 "train.proposals, the run of the rpn stage"
             )
+
+
+def parse_category_ids(ids: Any, classes: list[str]) -> tuple[int, ...] | None:
+    """Check category ids from a file; None where an older file has none. Raises RequestError."""
+    if ids is None:
+        return None
+    whole = isinstance(ids, list) and all(isinstance(id_, int) and not isinstance(id_, bool) for id_ in ids)
+    if not whole or len(ids) != len(classes) or len(set(ids)) != len(ids):
+        raise RequestError("its category_ids must be one distinct integer per class")
+    return tuple(ids)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from resnext.detection.model.faster_rcnn import FasterRcnn, build_around
 from resnext.detection.preprocessing import DetectPreprocessing
-from resnext.detection.settings import MAX_CHANNELS, STAGES, DetectorSettings
+from resnext.detection.settings import MAX_CHANNELS, STAGES, DetectorSettings, parse_category_ids
 from resnext.errors import RequestError, prefix_errors
 from resnext.files import atomic_write
 from resnext.model.architecture import Architecture
@@ -211,18 +211,8 @@ def _build_without_weights(about: Mapping[str, Any], bn_eps: float | None, *, is
     proposer = _build_without_weights(about["proposer"], bn_eps, is_proposer=True) if learn == "fast_rcnn" else None
     view = DetectPreprocessing.from_dict(about["preprocessing"])
     model = _build_on_meta(architecture, settings, tuple(classes), view, stage=learn, proposer=proposer)
-    model.category_ids = _parse_category_ids(about.get("category_ids"), classes)
+    model.category_ids = parse_category_ids(about.get("category_ids"), classes)
     return model
-
-
-def _parse_category_ids(ids: Any, classes: list[str]) -> tuple[int, ...] | None:
-    """Check category ids from a file; None where an older file has none. Raises RequestError."""
-    if ids is None:
-        return None
-    whole = isinstance(ids, list) and all(isinstance(id_, int) and not isinstance(id_, bool) for id_ in ids)
-    if not whole or len(ids) != len(classes) or len(set(ids)) != len(ids):
-        raise RequestError("its category_ids must be one distinct integer per class")
-    return tuple(ids)
 
 
 def _build_on_meta(

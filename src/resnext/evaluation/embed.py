@@ -10,7 +10,7 @@ from torch import Tensor
 from resnext.errors import RequestError, WorkError
 from resnext.evaluation.images import ImageInput
 from resnext.evaluation.network_outputs import compute_network_outputs
-from resnext.evaluation.predict import ImageClassifier
+from resnext.evaluation.outputs import ImageClassifier
 from resnext.files import atomic_write
 from resnext.model.network import Network
 

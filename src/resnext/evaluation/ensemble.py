@@ -12,6 +12,7 @@ from resnext.data.normalization import normalize
 from resnext.data.preprocessing import Preprocessing
 from resnext.errors import RequestError
 from resnext.evaluation.classifier import Classifier
+from resnext.evaluation.outputs import is_image_classifier
 from resnext.evaluation.views import Transform, Views, average_logits
 from resnext.model.network import Network
 
@@ -68,8 +69,8 @@ class Ensemble:
         """Compute the logits [B, K] of one network for one pass, averaged over its views."""
         p = member.preprocessing
         crops = images.flatten(0, 1) if images.dim() == 5 else images
-        has_pixels = crops.dtype == torch.uint8 and hasattr(member.model, "prepare")  # a Predictor normalises itself
-        inputs = crops if has_pixels else normalize(crops, p, device, channels_last=self.channels_last)
+        normalises_itself = crops.dtype == torch.uint8 and is_image_classifier(member.model)
+        inputs = crops if normalises_itself else normalize(crops, p, device, channels_last=self.channels_last)
         views = [inputs, inputs.flip(-1)] if self.views.flip else [inputs]
         answers = torch.cat([self._compute_view_logits(member, view, len(images)) for view in views], dim=1)
         answers = answers if self.output_indices is None else answers[..., torch.from_numpy(self.output_indices)]

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeVar
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -17,6 +17,7 @@ from resnext.data.decode.pillow import IMAGE_EXTENSIONS, UNSUPPORTED_EXTENSIONS,
 from resnext.data.sources.image_folder import walk_files
 from resnext.errors import RequestError
 
+Item = TypeVar("Item")
 IMAGE_SUFFIXES = (*IMAGE_EXTENSIONS, *UNSUPPORTED_EXTENSIONS)
 MAX_STREAM_BYTES = 1 << 30  # read from a stream; more is no image
 # a file, an image, uint8 pixels [H, W, 3] or [H, W], or the bytes of a file, also as a stream
@@ -67,6 +68,17 @@ def _expand_argument(argument: str) -> tuple[list[str], str | None]:
 
 def _list_images(folder: str) -> list[str]:
     return sorted((path for path in walk_files(folder) if path.lower().endswith(IMAGE_SUFFIXES)), key=os.path.split)
+
+
+def pick_evenly(items: Sequence[Item], count: int) -> Sequence[Item]:
+    """Pick up to ``count`` evenly spaced items of a list or a range, the first among them."""
+    return items[:: max(1, len(items) // count)][:count]
+
+
+def read_some_images(folder: str, count: int, channels: int, exif: bool) -> Iterator[Image.Image]:
+    """Read up to ``count`` evenly spaced images of a folder, one when it is asked for. Raises BadImageError."""
+    paths, _ = find_images([folder])
+    return (read_image(path, channels, exif) for path in pick_evenly(paths, count))
 
 
 def iterate_images(images: ImageInput | Iterable[ImageInput]) -> Iterator[ImageInput]:

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
+from typing_extensions import TypeIs
 
 from resnext.data.dataset import BadImageError
 from resnext.data.preprocessing import Preprocessing
@@ -15,9 +16,36 @@ from resnext.weights.presets import PREPROCESSINGS
 
 if TYPE_CHECKING:
     from resnext.evaluation.classifier import Classifier
+    from resnext.model.architecture import Architecture
 
 Row = TypeVar("Row")
 READER_THREADS = min(8, count_available_cores())  # Pillow decodes without holding the GIL
+
+
+class Outputs(Protocol):
+    """Logits [N, K], and class activation maps [N, K, h, w] where they were computed."""
+
+    @property
+    def logits(self) -> np.ndarray:
+        """float32 [N, K]."""
+
+    @property
+    def cam(self) -> np.ndarray | None:
+        """float32 [N, K, h, w], signed, without the bias of the classifier."""
+
+
+class ImageClassifier(Protocol):
+    """A classifier that prepares images and computes logits by itself, without torch: a ``Predictor``."""
+
+    architecture: "Architecture"
+    classes: tuple[str, ...] | None
+    has_cam: bool
+
+    def prepare(self, image: ImageInput) -> np.ndarray:
+        """Return what the classifier takes of one image, uint8. Raises BadImageError."""
+
+    def infer_all(self, inputs: list[np.ndarray]) -> Outputs:
+        """Compute the outputs of prepared images."""
 
 
 def compute_outputs(
@@ -61,3 +89,8 @@ def get_preprocessing(model: "Classifier") -> Preprocessing:
             f"`resnext convert WEIGHTS NEW.safetensors --preprocessing {'|'.join(PREPROCESSINGS)}|FILE.json`"
         )
     return model.preprocessing
+
+
+def is_image_classifier(model: "Classifier | ImageClassifier") -> TypeIs[ImageClassifier]:
+    """Return whether a model prepares images and normalises by itself."""
+    return hasattr(model, "prepare")

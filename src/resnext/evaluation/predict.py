@@ -2,20 +2,18 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import numpy as np
-from typing_extensions import TypeIs
 
 from resnext.errors import RequestError
 from resnext.evaluation.images import ImageInput
-from resnext.evaluation.outputs import compute_outputs
+from resnext.evaluation.outputs import ImageClassifier, compute_outputs, is_image_classifier
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from resnext.evaluation.classifier import Classifier
-    from resnext.model.architecture import Architecture
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,32 +34,6 @@ class Prediction:
         count = self.top_k if count is None else count
         order = _sort_classes(self.probabilities)[:count]
         return [(self.classes[i], float(self.probabilities[i])) for i in order]
-
-
-class Outputs(Protocol):
-    """Logits [N, K], and class activation maps [N, K, h, w] where they were computed."""
-
-    @property
-    def logits(self) -> np.ndarray:
-        """float32 [N, K]."""
-
-    @property
-    def cam(self) -> np.ndarray | None:
-        """float32 [N, K, h, w], signed, without the bias of the classifier."""
-
-
-class ImageClassifier(Protocol):
-    """A classifier that prepares images and computes logits by itself, without torch: a ``Predictor``."""
-
-    architecture: "Architecture"
-    classes: tuple[str, ...] | None
-    has_cam: bool
-
-    def prepare(self, image: ImageInput) -> np.ndarray:
-        """Return what the classifier takes of one image, uint8. Raises BadImageError."""
-
-    def infer_all(self, inputs: list[np.ndarray]) -> Outputs:
-        """Compute the outputs of prepared images."""
 
 
 Row = tuple[np.ndarray, np.ndarray | None]  # logits [K], class activation maps [K, h, w]
@@ -122,7 +94,7 @@ def _compute_rows(
     progress: Callable[[int], None] | None,
 ) -> list[tuple[str | None, Row | str]]:
     """Compute logits, and maps if they are wanted, of each image; or why it could not be read."""
-    if _is_image_classifier(model):
+    if is_image_classifier(model):
         if explain and not model.has_cam:
             raise RequestError("this predictor has no class activation maps; export or build it with cam")
         classifier = model
@@ -161,7 +133,3 @@ def compute_softmax(logits: np.ndarray) -> np.ndarray:
     shifted = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
     shares: np.ndarray = shifted / shifted.sum(axis=-1, keepdims=True)
     return shares
-
-
-def _is_image_classifier(model: "Classifier | ImageClassifier") -> TypeIs[ImageClassifier]:
-    return hasattr(model, "prepare")

@@ -277,8 +277,25 @@ class Architecture:
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """Convert to plain values for JSON; ``Architecture(**values)`` is the inverse."""
+        """Convert to plain values for JSON; ``from_dict`` is the inverse."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+    @staticmethod
+    def from_dict(values: object) -> "Architecture":
+        """Build from JSON values of any file.
+
+        Raises RequestError for an unknown field or an invalid value, TypeError for a value of a wrong type.
+        """
+        if not isinstance(values, dict):
+            raise RequestError("its architecture is not a JSON object")
+        known = Architecture.__dataclass_fields__
+        for key in values:
+            if key not in known:
+                hint = did_you_mean(str(key), known)
+                raise RequestError(
+                    f"its architecture has the unknown field {key!r}{hint}; did a newer resnext write it?"
+                )
+        return Architecture(**values)
 
 
 def list_models(pattern: str = "*") -> list[str]:

@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from resnext.deploy.export_info import ExportInfo
-from resnext.deploy.exported import find_exported_file, read_export_info
+from resnext.deploy.exported import ExportedModel, find_exported_file, open_exported
 from resnext.errors import RequestError
 from resnext.run_directory import read_run_kind
 from resnext.serving.served_model import ServedModel, list_sizes
@@ -86,46 +85,46 @@ def _make_name(source: str) -> str:
 
 def load_model(model: ModelSource, options: LoadOptions) -> ServedModel:
     """Load a model; it is not prepared yet. Raises RequestError if it cannot be served."""
-    exported = None
-    if "://" not in model.source:
-        if read_run_kind(model.source) == "detection":
-            return _load_detector(model, options)
-        exported = read_info(model.source)
-    if exported is not None and exported.task == "detection":
-        return _load_detector(model, options)
+    file = find_exported_file(model.source)
+    exported = None if file is None else open_exported(file)
+    is_detection_run = "://" not in model.source and read_run_kind(model.source) == "detection"
+    if is_detection_run or (exported is not None and exported.info.task == "detection"):
+        return _load_detector(model, exported, options)
     from resnext.deploy.predictor import Predictor
     from resnext.evaluation.outputs import get_preprocessing
 
-    predictor = Predictor.load(
-        model.source,
-        engine=options.engine,
-        precision=options.precision,
-        checkpoint=options.checkpoint,
-        streams=options.streams,
-        with_cam=options.explain,
-    )
+    engine, precision, streams = options.engine, options.precision, options.streams
+    if exported is not None:
+        predictor = Predictor(exported, engine=engine, precision=precision, streams=streams)
+    else:
+        predictor = Predictor.load(
+            model.source,
+            engine=engine,
+            precision=precision,
+            checkpoint=options.checkpoint,
+            streams=streams,
+            with_cam=options.explain,
+        )
     get_preprocessing(predictor)
     if predictor.architecture.num_classes == 0:
         raise RequestError(f"{model.source} has no classifier (num_classes 0), so it cannot classify images")
+    batch = None if exported is None else exported.info.batch
     return ServedModel(
         model.name,
         predictor,
-        sizes=list_sizes(options.max_batch) if exported is None or exported.batch is None else [exported.batch],
+        sizes=list_sizes(options.max_batch) if batch is None else [batch],
         streams=options.streams,
         architecture=predictor.architecture.name,
     )
 
 
-def read_info(source: str) -> ExportInfo | None:
-    """Read what an exported file says about itself; None for anything else."""
-    exported = find_exported_file(Path(source))
-    return None if exported is None else read_export_info(exported)
-
-
-def _load_detector(model: ModelSource, options: LoadOptions) -> ServedModel:
+def _load_detector(model: ModelSource, exported: ExportedModel | None, options: LoadOptions) -> ServedModel:
     from resnext.detection.predictor import DetectPredictor
 
     if options.precision not in (None, "fp32"):
         raise RequestError(f"{model.source} is a detector, which runs in fp32, not in {options.precision}")
-    predictor = DetectPredictor.load(model.source, engine=options.engine, checkpoint=options.checkpoint)
+    if exported is not None:
+        predictor = DetectPredictor.from_exported(exported, engine=options.engine)
+    else:
+        predictor = DetectPredictor.load(model.source, engine=options.engine, checkpoint=options.checkpoint)
     return ServedModel(model.name, predictor, "detection", streams=options.streams, architecture="faster_rcnn")

@@ -1,23 +1,13 @@
 """What the server needs of a model, as protocols: ``deploy.Predictor`` and the detectors' predictor have it."""
 
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from PIL import Image
 
 from resnext.data.preprocessing import Preprocessing
-
-
-class ClassifierOutputs(Protocol):
-    """What a network computes for a batch."""
-
-    @property
-    def logits(self) -> np.ndarray:
-        """float32 [N, K]."""
-
-    @property
-    def cam(self) -> np.ndarray | None:
-        """Class activation maps, float32 [N, K, h, w], signed; None if the model does not compute them."""
+from resnext.detection.export.engines import Detections
+from resnext.evaluation.outputs import Outputs
 
 
 class ClassifierPredictor(Protocol):
@@ -50,7 +40,7 @@ class ClassifierPredictor(Protocol):
     def prepare(self, image: Image.Image) -> np.ndarray:
         """Return what ``infer`` takes of an upright image: uint8 [S, S, C], or [H, W, C] for input "picture"."""
 
-    def infer(self, pixels: np.ndarray) -> ClassifierOutputs:
+    def infer(self, pixels: np.ndarray) -> Outputs:
         """Compute a batch, uint8 [N, S, S, C]. Thread-safe; releases the GIL."""
 
     def warm_up(self, sizes: list[int]) -> None:
@@ -58,30 +48,6 @@ class ClassifierPredictor(Protocol):
 
     def close(self) -> None:
         """Release the engine."""
-
-
-class Detections(NamedTuple):
-    """The boxes of one image, the best first."""
-
-    boxes: np.ndarray  # float32 [n, 4]: x1, y1, x2, y2 in pixels of the image
-    labels: np.ndarray  # int64 [n]
-    scores: np.ndarray  # float32 [n]
-
-
-class DetectionsLike(Protocol):
-    """What a detector gives: the fields of ``Detections``."""
-
-    @property
-    def boxes(self) -> np.ndarray:
-        """float32 [n, 4]."""
-
-    @property
-    def labels(self) -> np.ndarray:
-        """int64 [n]."""
-
-    @property
-    def scores(self) -> np.ndarray:
-        """float32 [n]."""
 
 
 class HasExif(Protocol):
@@ -111,7 +77,7 @@ class DetectorPredictor(Protocol):
     def provenance(self) -> dict[str, Any]:
         """Where the weights come from."""
 
-    def detect(self, image: np.ndarray) -> DetectionsLike:
+    def detect(self, image: np.ndarray) -> Detections:
         """Find objects in an upright image, uint8 [H, W, 3]."""
 
     def close(self) -> None:

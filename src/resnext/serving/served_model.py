@@ -5,8 +5,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from resnext.detection.export.engines import Detections
 from resnext.serving.batcher import Batcher, Delivery, Report, measure_seconds
-from resnext.serving.predictors import ClassifierPredictor, Detections, DetectorPredictor
+from resnext.serving.predictors import ClassifierPredictor, DetectorPredictor
 
 WARM_UP_IMAGE = (480, 640, 3)  # of a detector
 
@@ -82,8 +83,7 @@ class ServedModel:
         return [ClassifierRow(outputs.logits[i], None if cam is None else cam[i]) for i in range(count)]
 
     def _detect(self, images: list[np.ndarray]) -> list[Detections]:
-        found = [self.predictor.detect(image) for image in images]
-        return [Detections(one.boxes, one.labels, one.scores) for one in found]
+        return [self.predictor.detect(image) for image in images]
 
     def find_fault(self) -> str | None:
         """Say why the model cannot answer; None if it can."""

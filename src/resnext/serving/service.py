@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 
+from resnext.detection.export.engines import Detections
 from resnext.environment import count_available_cores
 from resnext.errors import did_you_mean
 from resnext.evaluation.predict import compute_softmax
@@ -33,7 +34,6 @@ from resnext.serving.decoding import DecodedPicture, decode_picture
 from resnext.serving.limits import Limits
 from resnext.serving.metrics import Metrics, ModelState, ServiceState
 from resnext.serving.pictures import read_picture_header
-from resnext.serving.predictors import Detections
 from resnext.serving.problems import ProblemError
 from resnext.serving.served_model import ClassifierRow, ServedModel
 from resnext.serving.worker_threads import block_signals

@@ -16,7 +16,7 @@ from safetensors.torch import save as serialize
 from torch import Tensor
 
 from resnext.data.preprocessing import Preprocessing
-from resnext.errors import RequestError, did_you_mean, prefix_errors
+from resnext.errors import RequestError, prefix_errors
 from resnext.files import atomic_write
 from resnext.model.architecture import Architecture
 from resnext.model.complexity import get_default_image_size
@@ -70,7 +70,7 @@ def adapt(raw: RawCheckpoint) -> NetworkSpec:
     """Read the spec from a file written by ``save``."""
     about = _parse_metadata(raw, "resnext")
     with prefix_errors(raw.path):
-        architecture = Architecture(**_get_architecture_fields(about))
+        architecture = Architecture.from_dict(about["architecture"])
         preprocessing = Preprocessing.from_dict(about["preprocessing"]) if about.get("preprocessing") else None
     classes, provenance = about.get("classes"), about.get("provenance")
     if classes is not None and not (isinstance(classes, list) and all(isinstance(name, str) for name in classes)):
@@ -96,7 +96,7 @@ def adapt_detector(raw: RawCheckpoint) -> NetworkSpec:
     about = _parse_metadata(raw, DETECTOR_FORMAT)
     try:
         with prefix_errors(raw.path):
-            architecture = Architecture(**_get_architecture_fields(about)).change(num_classes=0)
+            architecture = Architecture.from_dict(about["architecture"]).change(num_classes=0)
             state = _extract_backbone(raw.tensors, about)
             preprocessing = _convert_detector_preprocessing(about["preprocessing"], architecture)
     except (KeyError, TypeError) as error:
@@ -171,15 +171,3 @@ def _parse_metadata(raw: RawCheckpoint, key: str) -> dict[str, Any]:
             f"{raw.path} has format version {version!r}; this program reads versions up to {FORMAT_VERSION}"
         )
     return about
-
-
-def _get_architecture_fields(about: dict[str, Any]) -> dict[str, Any]:
-    values = about["architecture"]
-    if not isinstance(values, dict):
-        raise RequestError("its architecture is not a JSON object")
-    known = Architecture.__dataclass_fields__
-    for key in values:
-        if key not in known:
-            hint = did_you_mean(key, known)
-            raise RequestError(f"its architecture has the unknown field {key!r}{hint}; did a newer resnext write it?")
-    return values

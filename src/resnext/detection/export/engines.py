@@ -5,6 +5,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from resnext.deploy.onnx_engine import create_session
 from resnext.environment import count_available_cores
 from resnext.errors import WorkError
 
@@ -37,12 +38,7 @@ class OnnxDetectorEngine:
     """A detector in an ONNX Runtime session."""
 
     def __init__(self, model: bytes, threads: int) -> None:
-        import onnxruntime
-
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
-        options.log_severity_level = 3
-        self._session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        self._session = create_session(model, threads)
         self._input = self._session.get_inputs()[0].name
 
     def __call__(self, picture: np.ndarray) -> Detections:

@@ -2,15 +2,13 @@
 
 import json
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from typing import TYPE_CHECKING, Any, Self
 
-from resnext.deploy.export_info import ExportInfo
+from resnext.deploy.export_info import ExportInfo, list_tool_versions
 from resnext.detection.preprocessing import DetectPreprocessing
-from resnext.detection.settings import STAGES, DetectorSettings
+from resnext.detection.settings import STAGES, DetectorSettings, parse_category_ids
 from resnext.errors import RequestError, prefix_errors
 from resnext.recipe import build_settings, to_dict
-from resnext.version import __version__
 
 if TYPE_CHECKING:
     from resnext.detection.model.faster_rcnn import FasterRcnn
@@ -53,13 +51,10 @@ class DetectorFacts:
 
     @classmethod
     def _parse(cls, info: ExportInfo, about: dict[str, Any]) -> Self:
-        settings, stage, ids = (about.get(key) for key in ("settings", "stage", "category_ids"))
+        settings, stage = about.get("settings"), about.get("stage")
         classes = info.classes or []
         if not isinstance(settings, dict) or stage not in STAGES or not classes:
             raise RequestError("it does not describe a detector: settings, stage and classes are needed")
-        is_list = isinstance(ids, list) and all(isinstance(id_, int) and not isinstance(id_, bool) for id_ in ids)
-        if ids is not None and not (is_list and len(ids) == len(classes) == len(set(ids))):
-            raise RequestError("its category_ids must be one distinct integer per class")
         try:
             preprocessing = DetectPreprocessing.from_dict(info.preprocessing)
         except TypeError as error:
@@ -70,7 +65,7 @@ class DetectorFacts:
             stage=stage,
             classes=tuple(classes),
             preprocessing=preprocessing,
-            category_ids=None if ids is None else tuple(ids),
+            category_ids=parse_category_ids(about.get("category_ids"), classes),
             has_numbered_classes=about.get("has_numbered_classes") is True,
             provenance=info.provenance,
         )
@@ -87,7 +82,7 @@ class DetectorFacts:
             batch=1,
             weights_sha256=weights_sha256,
             provenance=self.provenance,
-            tools={"resnext": __version__} | {package: version(package) for package in ("torch", *tools)},
+            tools=list_tool_versions(tools),
             detector={
                 "settings": to_dict(self.settings),
                 "stage": self.stage,

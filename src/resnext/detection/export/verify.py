@@ -3,9 +3,7 @@
 ``python -m resnext.detection.export.verify FILE IMAGES.npz OUT.npz`` is the child. It must not import torch.
 """
 
-import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -15,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from resnext.deploy.verify import CHILD_SECONDS, describe_child_failure
+from resnext.deploy.verify import run_as_child, run_child
 from resnext.detection.export.engines import OUTPUTS, Detections
 from resnext.errors import RequestError, WorkError
 
@@ -73,8 +71,10 @@ def compare_with_detector(model: "FasterRcnn", file: Path, images: Sequence[Imag
     pictures = [np.array(image.convert("RGB")) for image in images]
     engine = TorchDetectorEngine(model)
     reference = [engine(picture) for picture in pictures]
-    found, seconds = run_child(file, pictures)
-    return measure_agreement(found, reference, model.settings.score, model.settings.detections, seconds)
+    arrays = run_child(__name__, file, pictures)
+    found = [Detections(*(arrays[f"{name}_{i}"] for name in OUTPUTS)) for i in range(len(pictures))]
+    settings = model.settings
+    return measure_agreement(found, reference, settings.score, settings.detections, float(arrays["seconds"]))
 
 
 def measure_agreement(
@@ -124,26 +124,6 @@ def match_detections(one: Detections, other: Detections) -> np.ndarray:
     return np.array(pairs, np.int64).reshape(-1, 2)
 
 
-def run_child(file: Path, pictures: Sequence[np.ndarray]) -> tuple[list[Detections], float]:
-    """Run an exported detector in a child process; return its detections, and the seconds they took.
-
-    Raises WorkError with the child's last words.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        given, out = Path(folder) / "images.npz", Path(folder) / "outputs.npz"
-        np.savez(given, *pictures)
-        command = [sys.executable, "-m", __name__, str(file), str(given), str(out)]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, timeout=CHILD_SECONDS)
-        except subprocess.TimeoutExpired:
-            raise WorkError(f"running the exported file did not end within {CHILD_SECONDS} s") from None
-        if done.returncode != 0:
-            raise WorkError(describe_child_failure(done))
-        with np.load(out) as arrays:
-            found = [Detections(*(arrays[f"{name}_{i}"] for name in OUTPUTS)) for i in range(len(pictures))]
-            return found, float(arrays["seconds"])
-
-
 def main(arguments: Sequence[str]) -> None:
     """Detect in all images. The child process."""
     from resnext.deploy.exported import ENGINE_OF_SUFFIX, open_exported
@@ -164,4 +144,4 @@ def main(arguments: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    run_as_child(main)

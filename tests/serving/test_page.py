@@ -4,102 +4,21 @@ import base64
 import io
 import json
 import shlex
-import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from PIL import Image, ImageDraw, ImageOps
+from PIL import Image
 
+from tests.serving.page_steps import DETECTOR, PHONE, choose, read_canvas, wait_for_answer, write_picture
 from tests.serving.page_stub import CELLS, CSP, PAGE, Model, Stub, find_region, write_problem
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-CHROMIUM = shutil.which("chromium")
-if CHROMIUM is None:
-    pytest.skip("chromium is not installed", allow_module_level=True)
 
 expect = playwright.expect
-DETECTOR = Model("cells", task="detection", names=("RBC", "WBC", "Platelets"), classes=3, has_cam=False)
-PHONE = {"viewport": {"width": 320, "height": 640}, "has_touch": True, "is_mobile": True}
 EVIL = "<img src=x onerror=window.hacked=1>"
-VIOLATIONS = "document.addEventListener('securitypolicyviolation', (e) => console.error('CSP', e.violatedDirective));"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with playwright.sync_playwright() as manager:
-        browser = manager.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def stub() -> Iterator[Stub]:
-    stub = Stub()
-    stub.start()
-    yield stub
-    stub.gate.set()
-    stub.stop()
-
-
-@pytest.fixture
-def visit(browser: Any, stub: Stub) -> Iterator[Callable[..., Any]]:
-    """Open the page; arguments are those of a browser context. ``page.log`` holds console, errors and addresses."""
-    contexts = []
-
-    def open_page(query: str = "", **options: Any) -> Any:
-        contexts.append(browser.new_context(**{"viewport": {"width": 1280, "height": 800}, **options}))
-        page = contexts[-1].new_page()
-        page.set_default_timeout(8000)
-        page.log = {"console": [], "addresses": []}
-        page.on("console", lambda message: page.log["console"].append(message.text))
-        page.on("pageerror", lambda error: page.log["console"].append(str(error)))
-        page.on("request", lambda request: page.log["addresses"].append(request.url))
-        page.on("filechooser", lambda _: None)  # intercepted from the start: later, a key may come first
-        page.add_init_script(VIOLATIONS)
-        page.goto(stub.address + query)
-        return page
-
-    yield open_page
-    for context in contexts:
-        context.close()
-
-
-def write_picture(
-    path: Path, size: tuple[int, int] = (640, 480), at: tuple[int, int] = (150, 70), **options: Any
-) -> Path:
-    """Write a dark picture with one bright square of 24 pixels around ``at``; ``upright=False`` stores it as EXIF 6."""
-    image = Image.new("RGB", size, (40, 44, 60))
-    ImageDraw.Draw(image).rectangle((at[0] - 12, at[1] - 12, at[0] + 11, at[1] + 11), fill=(255, 250, 240))
-    if options.get("upright", True):
-        image.save(path, quality=95)
-        return path
-    exif = Image.Exif()
-    exif[0x0112] = 6  # turn by 90 degrees clockwise to show
-    image.rotate(90, expand=True).save(path, quality=95, exif=exif)
-    assert ImageOps.exif_transpose(Image.open(path)).size == size
-    return path
-
-
-@pytest.fixture
-def picture(tmp_path: Path) -> Path:
-    return write_picture(tmp_path / "one.jpg")
-
-
-def choose(page: Any, *paths: Path) -> None:
-    page.set_input_files("#files", list(paths))
-
-
-def wait_for_answer(page: Any, name: str = "tabby") -> None:
-    expect(page.locator(".verdict").first).to_contain_text(name)
-
-
-def read_canvas(page: Any, selector: str = ".frame canvas") -> np.ndarray:
-    """Return the canvas as uint8 [height, width, 4]."""
-    url = page.eval_on_selector(selector, "canvas => canvas.toDataURL()")
-    return np.asarray(Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).convert("RGBA"))
 
 
 # B1: every way in
@@ -455,71 +374,3 @@ def test_result_and_code_can_be_copied(visit: Callable[..., Any], stub: Stub, pi
     assert words[3] == f"{stub.address}v1/predict?model=it%27s+a+%22model%22&top=5"
     compile(python, "snippet", "exec")
     assert f'"{stub.address}v1/predict"' in python
-
-
-# B2 and small screens, in every state
-
-
-def show_nothing(page: Any, stub: Stub, picture: Path) -> None:  # noqa: ARG001
-    expect(page.locator("#asked")).to_contain_text("classes")
-
-
-def show_classes(page: Any, stub: Stub, picture: Path) -> None:  # noqa: ARG001
-    choose(page, picture, picture)
-    wait_for_answer(page)
-    page.get_by_label("Evidence against").check()
-    page.get_by_text("Where it comes from").click()
-    page.get_by_text("Call this from code").click()
-
-
-def show_boxes(page: Any, stub: Stub, picture: Path) -> None:  # noqa: ARG001
-    page.get_by_role("radio", name="cells").check()
-    choose(page, picture)
-    wait_for_answer(page, "5 objects")
-
-
-def show_waiting(page: Any, stub: Stub, picture: Path) -> None:
-    stub.replies["resnext50"] = [write_problem(429, "Later.", Retry_After="60")]
-    choose(page, picture)
-    expect(page.locator(".notice.wait")).to_be_visible()
-
-
-def show_refusal(page: Any, stub: Stub, picture: Path) -> None:
-    stub.replies["cells"] = [write_problem(422, "The picture is broken.")]
-    page.get_by_label("Side by side").check()
-    page.get_by_role("checkbox", name="cells").check()
-    choose(page, picture)
-    expect(page.locator(".notice.failure:visible")).to_be_visible()
-    wait_for_answer(page)
-
-
-def show_token(page: Any, stub: Stub, picture: Path) -> None:  # noqa: ARG001
-    stub.token = "secret"
-    page.reload()
-    expect(page.locator("#token")).to_be_visible()
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("phone", [False, True], ids=["screen", "phone"])
-@pytest.mark.parametrize(
-    "show",
-    [
-        show_nothing,
-        show_classes,
-        pytest.param(show_boxes, marks=pytest.mark.slow),
-        pytest.param(show_waiting, marks=pytest.mark.slow),
-        pytest.param(show_refusal, marks=pytest.mark.slow),
-        pytest.param(show_token, marks=pytest.mark.slow),
-    ],
-)
-def test_every_state_is_accessible_and_fits_the_screen(
-    show: Callable[..., None], phone: bool, scheme: str, visit: Callable[..., Any], stub: Stub, picture: Path
-) -> None:
-    axe = pytest.importorskip("axe_playwright_python.sync_playwright", reason="axe-playwright-python is not installed")
-    stub.has_runs = True
-    stub.models = [Model("resnext50"), DETECTOR]
-    page = visit(color_scheme=scheme, **(PHONE if phone else {}))
-    show(page, stub, picture)
-    violations = axe.Axe().run(page).response["violations"]
-    assert [(v["id"], v["nodes"][0]["html"]) for v in violations if v["impact"] in ("serious", "critical")] == []
-    assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")

@@ -1,0 +1,63 @@
+"""Fixtures of the tests in a browser: Chromium, the stub of the server, and a page that is open."""
+
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.serving.page_steps import write_picture
+from tests.serving.page_stub import Stub
+
+VIOLATIONS = "document.addEventListener('securitypolicyviolation', (e) => console.error('CSP', e.violatedDirective));"
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A Chromium, one for each file of tests; they are skipped without."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("chromium is not installed")
+    with sync_api.sync_playwright() as manager:
+        browser = manager.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def stub() -> Iterator[Stub]:
+    stub = Stub()
+    stub.start()
+    yield stub
+    stub.gate.set()
+    stub.stop()
+
+
+@pytest.fixture
+def visit(browser: Any, stub: Stub) -> Iterator[Callable[..., Any]]:
+    """Open the page; arguments are those of a browser context. ``page.log`` holds console, errors and addresses."""
+    contexts = []
+
+    def open_page(query: str = "", **options: Any) -> Any:
+        contexts.append(browser.new_context(**{"viewport": {"width": 1280, "height": 800}, **options}))
+        page = contexts[-1].new_page()
+        page.set_default_timeout(8000)
+        page.log = {"console": [], "addresses": []}
+        page.on("console", lambda message: page.log["console"].append(message.text))
+        page.on("pageerror", lambda error: page.log["console"].append(str(error)))
+        page.on("request", lambda request: page.log["addresses"].append(request.url))
+        page.on("filechooser", lambda _: None)  # intercepted from the start: later, a key may come first
+        page.add_init_script(VIOLATIONS)
+        page.goto(stub.address + query)
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    return write_picture(tmp_path / "one.jpg")

@@ -14,6 +14,8 @@ os.environ.setdefault("RESNEXT_FAST", "0")  # the fastest algorithm can differ f
 import torch
 from hypothesis import HealthCheck, settings
 
+from resnext.deploy.signal_stack import SignalStack, preserve_signal_stack
+
 settings.register_profile("shared machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("shared machine")
 THREADS = torch.get_num_threads()
@@ -51,6 +53,19 @@ def threads_kept() -> Iterator[None]:
         torch.set_num_threads(THREADS)
     yield
     torch.set_num_threads(THREADS)
+
+
+@pytest.fixture(autouse=True)
+def signal_stack_kept() -> Iterator[None]:
+    """Fail a test that leaves another alternate signal stack: the next signal with a handler would kill the process.
+
+    Compile OpenVINO models within ``preserve_signal_stack``.
+    """
+    before = SignalStack.read()
+    with preserve_signal_stack():
+        yield
+        after = SignalStack.read()
+    assert not after.address or after.address == before.address, "this test leaves another alternate signal stack"
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ import pytest
 
 from resnext.deploy.fold import fold
 from resnext.deploy.graph_interface import GraphInterface
+from resnext.deploy.signal_stack import preserve_signal_stack
 from resnext.model.network import Network
 
 ENGINES = ["onnxruntime", "openvino"]
@@ -26,10 +27,15 @@ def run_onnx(model: bytes) -> Callable[[np.ndarray], dict[str, np.ndarray]]:
     return lambda x: dict(zip(names, session.run(None, {"images": x}), strict=True))
 
 
+def compile_openvino(model: Any, **settings: object) -> Any:
+    """Compile an OpenVINO model or file for the CPU, and keep this thread's signal stack."""
+    with preserve_signal_stack():
+        return pytest.importorskip("openvino").Core().compile_model(model, "CPU", settings)
+
+
 def run_openvino(model: Any, precision: str = "f32") -> Callable[[np.ndarray], dict[str, np.ndarray]]:
     """Return a function from the input to the outputs by their names."""
-    settings = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": 1}
-    compiled = pytest.importorskip("openvino").Core().compile_model(model, "CPU", settings)
+    compiled = compile_openvino(model, INFERENCE_PRECISION_HINT=precision, INFERENCE_NUM_THREADS=1)
     names = [output.get_any_name() for output in compiled.outputs]
     return lambda x: {name: np.array(value) for name, value in zip(names, compiled(x).values(), strict=True)}
 

@@ -20,6 +20,7 @@ import resnext
 from resnext import RequestError
 from resnext.deploy.layouts import check_layout, write_layout
 from resnext.model.network import Network
+from tests.deploy.exported import compile_openvino
 from tests.deploy.test_export import NAMES, make_images, make_network
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -97,7 +98,7 @@ def test_an_ovms_repository_gives_our_predictions_for_encoded_pictures(tmp_path:
         assert str(model.input("images").node.layout) == "[N,H,W,C]"
         shape = tuple(-1 if d.is_dynamic else d.get_length() for d in model.input("images").partial_shape)
         assert str(shape).replace(" ", "") == config["shape"]["images"]
-    compiled = ov.Core().compile_model(out / "net/1/model.xml", "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = compile_openvino(out / "net/1/model.xml", INFERENCE_PRECISION_HINT="f32")
     for suffix in ("jpg", "png"):
         file = tmp_path / f"image.{suffix}"
         Image.fromarray(

@@ -16,7 +16,7 @@ from resnext.data.normalization import normalize
 from resnext.data.transforms.eval_view import EvalView
 from resnext.deploy.graph_interface import GraphInterface
 from resnext.deploy.preprocess_graph import add_eval_view
-from tests.deploy.exported import ENGINES, Graph, build_graph_model, export
+from tests.deploy.exported import ENGINES, Graph, build_graph_model, compile_openvino, export
 from tests.deploy.networks import lived
 from tests.deploy.test_graph_outputs import close
 
@@ -149,7 +149,7 @@ def test_a_quantised_model_takes_pictures_as_it_takes_their_pixels(tmp_path: Pat
     def load(kind: Any) -> Any:
         model = replace_input(quantised, GraphInterface(input=kind, preprocessing=p, batch=1))
         ov.save_model(model, tmp_path / f"{kind}.xml", compress_to_fp16=False)
-        return ov.Core().compile_model(tmp_path / f"{kind}.xml", "CPU")  # by default partly in bf16, if there is bf16
+        return compile_openvino(tmp_path / f"{kind}.xml")  # by default partly in bf16, if there is bf16
 
     from_picture, from_pixels = load("picture"), load("pixels")
     for seed, size in enumerate([*SIZES, (41, 1300), (1999, 1501)]):

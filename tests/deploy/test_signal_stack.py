@@ -7,15 +7,14 @@ from importlib.util import find_spec
 import pytest
 
 from resnext.deploy.predictor import Predictor
-from resnext.deploy.signal_stack import _SignalStack, preserve_signal_stack
+from resnext.deploy.signal_stack import SignalStack, preserve_signal_stack
 from tests.deploy.networks import images, lived
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="sigaltstack is set on Linux only")
 
 
 def current() -> tuple[int | None, int]:
-    stack = _SignalStack()
-    assert ctypes.CDLL(None).sigaltstack(None, ctypes.byref(stack)) == 0
+    stack = SignalStack.read()
     return stack.address, stack.size
 
 
@@ -23,7 +22,7 @@ def test_the_stack_is_put_back() -> None:
     before = current()
     memory = ctypes.create_string_buffer(1 << 16)
     with preserve_signal_stack():
-        other = _SignalStack(ctypes.addressof(memory), 0, len(memory))
+        other = SignalStack(ctypes.addressof(memory), 0, len(memory))
         assert ctypes.CDLL(None).sigaltstack(ctypes.byref(other), None) == 0
         assert current() != before
     assert current() == before

@@ -6,8 +6,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 
-class _SignalStack(ctypes.Structure):
+class SignalStack(ctypes.Structure):
+    """The C struct ``stack_t``: where handlers of signals run."""
+
     _fields_ = (("address", ctypes.c_void_p), ("flags", ctypes.c_int), ("size", ctypes.c_size_t))
+    address: int | None
+
+    @classmethod
+    def read(cls) -> "SignalStack":
+        """Return this thread's alternate signal stack; without an address where there is none, or not on Linux."""
+        stack = cls()
+        if sys.platform == "linux":
+            ctypes.CDLL(None).sigaltstack(None, ctypes.byref(stack))
+        return stack
 
 
 @contextmanager
@@ -17,12 +28,9 @@ def preserve_signal_stack() -> Iterator[None]:
     OpenVINO sets an alternate stack whose memory is unmapped later. The next signal with a handler (for example when a
     data loader process ends) would then kill Python, whose handlers run on that stack.
     """
-    if sys.platform != "linux":
-        yield
-        return
-    libc, before = ctypes.CDLL(None), _SignalStack()
-    libc.sigaltstack(None, ctypes.byref(before))
+    before = SignalStack.read()
     try:
         yield
     finally:
-        libc.sigaltstack(ctypes.byref(before), None)
+        if sys.platform == "linux":
+            ctypes.CDLL(None).sigaltstack(ctypes.byref(before), None)

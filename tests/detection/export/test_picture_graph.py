@@ -12,6 +12,7 @@ from resnext.deploy.graph_expression import Expression
 from resnext.detection.export.picture_graph import add_picture
 from resnext.detection.export.size_graph import add_new_size, compute_quotient_errors
 from resnext.detection.preprocessing import DetectPreprocessing
+from tests.deploy.exported import compile_openvino
 
 ENGINES = ("onnxruntime", "openvino")
 # height and width: smaller, larger, the right size already, wide, tall, one pixel, a photograph
@@ -32,8 +33,8 @@ def build(engine: str, inputs: dict[str, tuple[type[np.generic], list[Any]]], ad
             operators.ops.parameter([side if isinstance(side, int) else -1 for side in shape], dtype, name)
             for name, (dtype, shape) in inputs.items()
         ]
-        settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
-        compiled = ov.Core().compile_model(ov.Model(add(operators, *given), given, "graph"), "CPU", settings)
+        model = ov.Model(add(operators, *given), given, "graph")
+        compiled = compile_openvino(model, INFERENCE_PRECISION_HINT="f32", INFERENCE_NUM_THREADS=1)
         return lambda *values: [np.array(value) for value in compiled(list(values)).values()]
     import onnx
     import onnxruntime

@@ -34,3 +34,4 @@ for index in range(0, len(held_out), len(held_out) // 5):
 run_step("predict", run, images)
 
 print(f"\nthe run directory  {run}\nits report         {run / 'report.html'} (open it in a browser)")
+print(f"its page           pip install 'resnext[serve,onnx]'; resnext serve {run} --open")

@@ -7,6 +7,7 @@ import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from glob import glob
 from pathlib import Path
 
 import pytest
@@ -22,10 +23,11 @@ PAGE = Path(__file__).parents[2] / "docs" / "serving.md"
 def server_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Train for seconds, then run the command of the docs for this run, without a browser and on a free port."""
     folder = tmp_path_factory.mktemp("docs")
-    run_resnext("train", "small/digits", "--train.epochs", 2, "--run", folder / "runs" / "demo")
-    line = re.search(r"^    (resnext serve runs/demo .*)$", PAGE.read_text(), re.MULTILINE)
+    run_resnext("train", "small/digits", "--train.epochs", 2, "--run", folder / "runs" / "demo-20261130-081500")
+    line = re.search(r"^    (resnext serve runs/demo-\* .*)$", PAGE.read_text(), re.MULTILINE)
     assert line is not None
     words = [word for word in shlex.split(line[1])[1:] if word != "--open"]
+    words = [name for word in words for name in sorted(glob(word, root_dir=folder)) or [word]]  # as a shell does
     command = [sys.executable, "-m", "resnext", *words, "--port", "0"]
     server = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert server.stdout is not None

@@ -102,3 +102,56 @@ def test_an_id_that_is_half_a_character_is_refused(client):
     answer = client.post("/v2/models/colors/infer", content=b'{"id": "\\ud800", "inputs": []}')
     assert answer.status_code == 400
     assert "id that is a text" in answer.json()["error"]
+
+
+def test_the_description_has_the_binary_form_and_every_status(client):
+    found = client.get("/openapi.json").json()["paths"]
+    for path, names in (
+        ("/v2/models/{model}/infer", ["model", "Inference-Header-Content-Length"]),
+        ("/v2/models/{model}/versions/{version}/infer", ["model", "version", "Inference-Header-Content-Length"]),
+    ):
+        infer = found[path]["post"]
+        assert [one["name"] for one in infer["parameters"]] == names
+        for body in (infer["requestBody"], infer["responses"]["200"]):
+            assert set(body["content"]) == {"application/json", "application/octet-stream"}
+        assert {"401", "413", "429", "503"} < set(infer["responses"])
+    assert {"401", "413", "429", "503"} < set(found["/hf/{model}"]["post"]["responses"])
+
+
+def ask_wrongly(client: TestClient, path: str, method: str = "GET", **options) -> tuple[int, object]:
+    answer = client.request(method, path, **options)
+    assert answer.headers["content-type"] == "application/json", answer.text
+    (text,) = answer.json().values()
+    assert isinstance(text, str)
+    assert set(answer.json()) == {"error"}
+    return answer.status_code, answer.headers.get("retry-after")
+
+
+@pytest.mark.parametrize("path", ["/v2/models/colors/infer", "/hf/colors"])
+def test_errors_outside_of_the_routes_have_the_conventions_shape_too(path, monkeypatch):
+    service = make_service()
+    routers = [make_hf_router(service), make_v2_router(service)]
+    client = TestClient(make_app(service, routers=routers), base_url="http://localhost", raise_server_exceptions=False)
+    guarded = TestClient(make_app(service, token="secret", routers=routers), base_url="http://localhost")
+    assert ask_wrongly(client, path) == (405, None)
+    assert ask_wrongly(client, path + "/no/such/place") == (404, None)
+    assert ask_wrongly(guarded, path, "POST", content=RED) == (401, None)
+    assert ask_wrongly(client, path, "POST", headers={"host": "evil.example"}) == (421, None)
+    assert ask_wrongly(client, path, "POST", headers={"origin": "http://evil.example"}) == (403, None)
+    monkeypatch.setattr(service.decode_load, "predict_wait", lambda: 7.5)
+    assert ask_wrongly(client, path, "POST", content=RED) == (429, "8")
+    monkeypatch.setattr(service, "check_admission", lambda _: 1 / 0)
+    assert ask_wrongly(client, path, "POST", content=RED) == (500, None)
+    monkeypatch.undo()
+    service.begin_stop()
+    assert ask_wrongly(client, path, "POST", content=RED) == (503, "5")
+    assert ask_wrongly(client, "/v2/health/ready") == (503, "2")
+    assert client.get("/nothing").headers["content-type"] == "application/problem+json"
+    assert client.get("/v2x").headers["content-type"] == "application/problem+json"
+
+
+def test_probes_need_no_token():
+    service = make_service()
+    guarded = TestClient(make_app(service, token="secret", routers=[make_v2_router(service)]), base_url="http://[::1]")
+    assert [guarded.get(f"/v2/health/{name}").status_code for name in ("live", "ready")] == [200, 200]
+    assert guarded.get("/v2").status_code == guarded.get("/v2/models/colors/ready").status_code == 401

@@ -1,15 +1,21 @@
+import asyncio
 import base64
 import json
 import struct
+import time
+from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
+from resnext.serving import routes_v2
 from resnext.serving.app import make_app
 from resnext.serving.routes_hf import make_hf_router
 from resnext.serving.routes_v2 import make_v2_router
-from tests.serving.fakes import make_picture
+from resnext.serving.v2_tensors import encode_answer
+from tests.serving.fakes import FakeClassifier, Outputs, make_picture
 from tests.serving.test_app import RED, make_service
 
 
@@ -155,3 +161,42 @@ def test_probes_need_no_token():
     guarded = TestClient(make_app(service, token="secret", routers=[make_v2_router(service)]), base_url="http://[::1]")
     assert [guarded.get(f"/v2/health/{name}").status_code for name in ("live", "ready")] == [200, 200]
     assert guarded.get("/v2").status_code == guarded.get("/v2/models/colors/ready").status_code == 401
+
+
+def test_a_large_answer_leaves_the_event_loop_its_turns(monkeypatch):
+    """While values become JSON, the loop never stands still for most of the time, as it would if it encoded them."""
+    model = FakeClassifier()
+    model.infer = lambda pixels: Outputs(  # type: ignore[method-assign]
+        np.zeros((len(pixels), 3), np.float32), np.full((len(pixels), 3, 300, 300), 0.1, np.float32)
+    )
+    service = make_service(model)
+    turns: list[float] = []
+    spans: list[tuple[float, float]] = []
+
+    def watch(*arguments: Any) -> tuple[bytes, bytes]:
+        start = time.monotonic()
+        encoded = encode_answer(*arguments)
+        spans.append((start, time.monotonic()))
+        return encoded
+
+    monkeypatch.setattr(routes_v2, "encode_answer", watch)
+    transport = httpx.ASGITransport(make_app(service, routers=[make_v2_router(service)]))
+
+    async def turn() -> None:
+        while True:
+            turns.append(time.monotonic())
+            await asyncio.sleep(0.001)
+
+    async def ask() -> httpx.Response:
+        turning = asyncio.ensure_future(turn())
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            answer = await client.post("/v2/models/colors/infer", json=make_json(2, outputs=[{"name": "cam"}]))
+        turning.cancel()
+        return answer
+
+    (output,) = asyncio.run(ask()).json()["outputs"]
+    assert output["shape"] == [2, 3, 300, 300]
+    assert output["data"] == [float(np.float32(0.1))] * 540_000
+    ((start, end),) = spans
+    inside = [start, *(one for one in turns if start < one < end), end]
+    assert max(np.diff(inside)) < 0.5 * (end - start)

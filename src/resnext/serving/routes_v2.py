@@ -1,11 +1,10 @@
 """The Open Inference Protocol V2 over HTTP (KServe, Triton, OpenVINO Model Server): tensors in, tensors out."""
 
-import json
 from typing import Any
 
 from fastapi import APIRouter
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from resnext.serving.bodies import JSON_TOKENS, answer_while_connected, parse_json, receive_body
 from resnext.serving.problems import ProblemError
@@ -28,7 +27,7 @@ from resnext.serving.v2_tensors import (
     INPUT,
     MAX_JSON_VALUES,
     describe_input,
-    format_output,
+    encode_answer,
     list_outputs,
     parse_images,
     parse_outputs,
@@ -113,14 +112,12 @@ async def answer_inference(request: Request, service: Service, model: ServedMode
         if isinstance(result, ProblemError):
             place = f"image {index}: " if len(images) > 1 else ""
             raise ProblemError(result.status, place + result.detail, result.reason)
-    found = [await service.run_in_decoder(format_output, one, answer.results, model) for one in asked]
-    entry: dict[str, Any] = {"model_name": model.name, "model_version": VERSION, "outputs": [e for e, _ in found]}
+    facts = {"model_name": model.name, "model_version": VERSION}
     if "id" in values:
-        entry["id"] = values["id"]
+        facts["id"] = values["id"]
+    head, tail = await service.run_in_decoder(encode_answer, facts, asked, answer.results, model)
     if not any(one.is_binary for one in asked):
-        return JSONResponse(entry)
-    head = json.dumps(entry).encode()
-    tail = b"".join(part for _, part in found)
+        return Response(head, media_type="application/json")
     return Response(head + tail, headers={HEADER: str(len(head))}, media_type="application/octet-stream")
 
 

@@ -100,3 +100,12 @@ def describe_problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
         status: {"description": "Problem details (RFC 9457)", "content": {MEDIA_TYPE: {"schema": PROBLEM_SCHEMA}}}
         for status in statuses
     }
+
+
+ERROR_SCHEMA = {"type": "object", "properties": {"error": {"type": "string"}}, "required": ["error"]}
+
+
+def describe_errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Describe error answers of the other conventions for OpenAPI (``problems.ERROR_ADDRESSES``)."""
+    content = {"application/json": {"schema": ERROR_SCHEMA}}
+    return {status: {"description": "What is wrong, in one sentence", "content": content} for status in statuses}

@@ -120,15 +120,21 @@ BOMBS = {
     "PNG of 50,000 x 50,000": Bomb(lambda: make_png(50_000, 50_000, rows=100)),
     "PNG of 1 x 2^31-1": Bomb(lambda: make_png(1, 2**31 - 1, rows=100)),
     "WebP of 16,383 x 16,383": Bomb(lambda: make_webp(16_383, 16_383, flags=0, chunks=encode("WEBP")[12:])),
-    "WebP frame larger than its canvas": Bomb(lambda: make_riff((b"VP8X", bytes(10)), (b"VP8L", b"\x2f" + b"\xff" * 40))),
+    "WebP frame larger than its canvas": Bomb(
+        lambda: make_riff((b"VP8X", bytes(10)), (b"VP8L", b"\x2f" + b"\xff" * 40))
+    ),
     "GIF frame larger than its screen": Bomb(
         lambda: GIF_HEAD + b"\x2c" + struct.pack("<HHHHB", 0, 0, 65_535, 65_535, 0) + b"\x02\x03\x84\x8f\x05\0;"
     ),
     "GIF of 100,000 frames": Bomb(lambda: GIF_HEAD + GIF_FRAME * 100_000 + b";", (200,)),
-    "GIF with a comment of 19.9 MB": Bomb(lambda: GIF_HEAD + b"\x21\xfe" + repeat(b"\xff" + b"a" * 255) + b"\0" + GIF_FRAME + b";"),
+    "GIF with a comment of 19.9 MB": Bomb(
+        lambda: GIF_HEAD + b"\x21\xfe" + repeat(b"\xff" + b"a" * 255) + b"\0" + GIF_FRAME + b";"
+    ),
     "GIF with 4 million comments": Bomb(lambda: GIF_HEAD + repeat(b"\x21\xfe\x01a\0") + GIF_FRAME + b";"),
     "GIF with 4 million extensions": Bomb(lambda: GIF_HEAD + repeat(b"\x21\x01\x01a\0") + GIF_FRAME + b";"),
-    "GIF with a comment in parts of a byte": Bomb(lambda: GIF_HEAD + b"\x21\xfe" + repeat(b"\x01a") + b"\0" + GIF_FRAME + b";"),
+    "GIF with a comment in parts of a byte": Bomb(
+        lambda: GIF_HEAD + b"\x21\xfe" + repeat(b"\x01a") + b"\0" + GIF_FRAME + b";"
+    ),
     "GIF with 19.9 MB between blocks": Bomb(lambda: GIF_HEAD + repeat(b"\0") + GIF_FRAME + b";"),
     "GIF pixels in parts of a byte": Bomb(lambda: GIF_HEAD + GIF_FRAME[:-4] + repeat(b"\x01\0") + b"\0;", ANY),
     "APNG of 9,000 frames": Bomb(lambda: make_apng(9_000), (200,)),
@@ -140,31 +146,47 @@ BOMBS = {
         lambda: insert_chunks(repeat(make_chunk(b"zTXt", b"x\0\0" + zlib.compress(bytes(16_600_000), 9)))), ANY
     ),
     "PNG with 1,200 international texts": Bomb(
-        lambda: insert_chunks(
-            repeat(make_chunk(b"iTXt", b"x\0\1\0\0\0" + zlib.compress(bytes(16_600_000), 9)))
-        ),
+        lambda: insert_chunks(repeat(make_chunk(b"iTXt", b"x\0\1\0\0\0" + zlib.compress(bytes(16_600_000), 9)))),
         ANY,
     ),
     "PNG with 1.6 million chunks": Bomb(lambda: insert_chunks(repeat(make_chunk(b"teXt", b"")))),
-    "PNG with EXIF of 19 MB": Bomb(lambda: insert_chunks(make_chunk(b"eXIf", make_tags(65_535, 900_000, 19_000_000))), ANY),
+    "PNG with EXIF of 19 MB": Bomb(
+        lambda: insert_chunks(make_chunk(b"eXIf", make_tags(65_535, 900_000, 19_000_000))), ANY
+    ),
     "PNG with EXIF of 65,535 tags of 290 bytes": Bomb(
         lambda: insert_chunks(make_chunk(b"eXIf", make_tags(65_535, 290, 19_000_000))), ANY
     ),
-    "JPEG with EXIF of 19 MB": Bomb(lambda: insert_segments(0xE1, b"Exif\0\0", make_tags(65_535, 900_000, 19_000_000)), ANY),
+    "JPEG with EXIF of 19 MB": Bomb(
+        lambda: insert_segments(0xE1, b"Exif\0\0", make_tags(65_535, 900_000, 19_000_000)), ANY
+    ),
     "JPEG with EXIF of 65,535 tags of 290 bytes": Bomb(
         lambda: insert_segments(0xE1, b"Exif\0\0", make_tags(65_535, 290, 19_000_000)), ANY
     ),
     "JPEG with a profile of 19 MB": Bomb(lambda: insert_segments(0xE2, b"ICC_PROFILE\0\1\1", bytes(19_000_000)), ANY),
-    "JPEG with an index of pictures": Bomb(lambda: insert_segments(0xE2, b"MPF\0", make_tags(5_000, 64_000, 64_900)), ANY),
-    "JPEG with 300 indices of pictures": Bomb(lambda: insert_segments(0xE2, b"MPF\0", repeat(make_tags(5_000, 64_000, 64_996)[:65_000])), ANY),
-    "JPEG with Photoshop's blocks": Bomb(lambda: insert_segments(0xED, b"Photoshop 3.0\0", repeat(b"8BIM\0\1\0\0\0\0\0\0")), ANY),
-    "JPEG with 19.9 MB of XMP": Bomb(lambda: insert_segments(0xE1, b"http://ns.adobe.com/xap/1.0/\0", repeat(b"tiff:Orientation=")), ANY),
+    "JPEG with an index of pictures": Bomb(
+        lambda: insert_segments(0xE2, b"MPF\0", make_tags(5_000, 64_000, 64_900)), ANY
+    ),
+    "JPEG with 300 indices of pictures": Bomb(
+        lambda: insert_segments(0xE2, b"MPF\0", repeat(make_tags(5_000, 64_000, 64_996)[:65_000])), ANY
+    ),
+    "JPEG with Photoshop's blocks": Bomb(
+        lambda: insert_segments(0xED, b"Photoshop 3.0\0", repeat(b"8BIM\0\1\0\0\0\0\0\0")), ANY
+    ),
+    "JPEG with 19.9 MB of XMP": Bomb(
+        lambda: insert_segments(0xE1, b"http://ns.adobe.com/xap/1.0/\0", repeat(b"tiff:Orientation=")), ANY
+    ),
     "WebP with EXIF of 19 MB": Bomb(lambda: encode("WEBP", exif=make_tags(65_535, 290, 19_000_000)), ANY),
-    "WebP with 2 million chunks": Bomb(lambda: make_webp(8, 8, flags=0, chunks=repeat(b"abcd\0\0\0\0"), still=True), ANY),
+    "WebP with 2 million chunks": Bomb(
+        lambda: make_webp(8, 8, flags=0, chunks=repeat(b"abcd\0\0\0\0"), still=True), ANY
+    ),
     "WebP of 300,000 frames": Bomb(lambda: make_webp_frames(300_000), ANY),
     "JPEG of 10,000 scans": Bomb(lambda: make_scans((2_000, 2_000), 10_000)),
-    "JPEG of 65,500 x 65,500": Bomb(lambda: b"\xff\xd8\xff\xc0" + struct.pack(">HBHHB", 17, 8, 65_500, 65_500, 3) + bytes(9) + b"\xff\xda"),
-    "JPEG of 2 million tables": Bomb(lambda: insert_segments(0xE0, b"", b"")[:2] + repeat(b"\xff\xfe\0\x02") + encode("JPEG")[2:]),
+    "JPEG of 65,500 x 65,500": Bomb(
+        lambda: b"\xff\xd8\xff\xc0" + struct.pack(">HBHHB", 17, 8, 65_500, 65_500, 3) + bytes(9) + b"\xff\xda"
+    ),
+    "JPEG of 2 million tables": Bomb(
+        lambda: insert_segments(0xE0, b"", b"")[:2] + repeat(b"\xff\xfe\0\x02") + encode("JPEG")[2:]
+    ),
     "JPEG with 2 million tables between scans": Bomb(
         lambda: (lambda jpeg: jpeg[:-2] + repeat(b"\xff\xfe\0\x02") + jpeg[-2:])(encode("JPEG", progressive=True)), ANY
     ),

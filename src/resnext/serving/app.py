@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Sequence
+from http import HTTPStatus
 from typing import Any
 
 from fastapi import APIRouter, FastAPI
@@ -142,5 +143,6 @@ async def _answer_http_exception(request: Request, error: Exception) -> Response
     assert isinstance(error, HTTPException)
     request.state.problem = "http"
     words = {404: "there is nothing at this address", 405: "this address does not take this method"}
-    detail = words.get(error.status_code, str(error.detail))
+    is_plain = error.detail == HTTPStatus(error.status_code).phrase  # not the words of one of our routes
+    detail = words.get(error.status_code, error.detail) if is_plain else error.detail
     return make_problem(error.status_code, detail, error.headers, request.scope["path"])

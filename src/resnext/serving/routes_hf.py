@@ -35,11 +35,11 @@ BODY = {
                     "properties": {
                         "inputs": {"type": "string", "format": "byte"},
                         "parameters": {
-                            "type": "object",
+                            "type": ["object", "null"],
                             "properties": {
-                                "top_k": {"type": "integer", "minimum": 1, "maximum": MAX_TOP},
-                                "function_to_apply": {"type": "string", "enum": list(FUNCTIONS)},
-                                "threshold": {"type": "number", "minimum": 0, "maximum": 1},
+                                "top_k": {"type": ["integer", "null"], "minimum": 1, "maximum": MAX_TOP},
+                                "function_to_apply": {"type": ["string", "null"], "enum": [*FUNCTIONS, None]},
+                                "threshold": {"type": ["number", "null"], "minimum": 0, "maximum": 1},
                             },
                         },
                     },

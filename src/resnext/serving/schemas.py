@@ -2,9 +2,11 @@
 
 from typing import Any
 
+from resnext.serving.limits import Limits
 from resnext.serving.problems import MEDIA_TYPE
 
 BINARY = {"schema": {"type": "string", "format": "binary"}}
+COUNT = {"minItems": 1, "maxItems": Limits.images}  # of the pictures of a request
 PREDICT_BODY = {
     "requestBody": {
         "required": True,
@@ -17,16 +19,14 @@ PREDICT_BODY = {
             "multipart/form-data": {
                 "schema": {
                     "type": "object",
-                    "properties": {"file": {"type": "array", "items": {"type": "string", "format": "binary"}}},
+                    "properties": {"file": {"type": "array", "items": {"type": "string", "format": "binary"}, **COUNT}},
                     "required": ["file"],
                 }
             },
             "application/json": {
                 "schema": {
                     "type": "object",
-                    "properties": {
-                        "images": {"type": "array", "items": {"type": "string", "format": "byte"}, "minItems": 1}
-                    },
+                    "properties": {"images": {"type": "array", "items": {"type": "string", "format": "byte"}, **COUNT}},
                     "required": ["images"],
                 }
             },

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from hypothesis.errors import Unsatisfiable
 from schemathesis import GenerationMode
 from schemathesis.specs.openapi.checks import positive_data_acceptance
+from schemathesis.transport.serialization import Binary
 
 from resnext.serving.app import make_app
 from resnext.serving.routes_hf import make_hf_router
@@ -53,6 +54,7 @@ def make_schema(folder: Path) -> Any:
     for media_type in PICTURE_TYPES:
         schemathesis.openapi.media_type(media_type, PICTURES)
     schemathesis.openapi.format("byte", PICTURES.map(lambda picture: base64.b64encode(picture).decode()))
+    schemathesis.openapi.format("binary", PICTURES.map(Binary))
     (make_run(folder / "a") / "report.html").write_text("<p>a report</p>")
     service = make_service()
     routers = [make_hf_router(service), make_v2_router(service), make_runs_router(folder)]

@@ -137,6 +137,8 @@ def check_parameters(values: object) -> TaskParameters:
     top_k = given.get("top_k", TaskParameters.top_k)
     function = given.get("function_to_apply", TaskParameters.function_to_apply)
     threshold = given.get("threshold", TaskParameters.threshold)
+    if isinstance(top_k, float) and top_k.is_integer():  # a whole number, as JSON Schema has them
+        top_k = int(top_k)
     if type(top_k) is not int or not 1 <= top_k <= MAX_TOP:
         raise ProblemError(422, f"parameters.top_k must be a whole number from 1 to {MAX_TOP}")
     if function not in FUNCTIONS:

@@ -44,6 +44,20 @@ class ServerProcess:
         pages = Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]
         return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
+    def read_cpu(self) -> float:
+        """Read the processor time that the process has used, in seconds."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def forget_peak(self) -> None:
+        """Have ``read_peak`` start anew."""
+        Path(f"/proc/{self.process.pid}/clear_refs").write_text("5")
+
+    def read_peak(self) -> int:
+        """Read the largest resident memory so far, in bytes."""
+        lines = Path(f"/proc/{self.process.pid}/status").read_text().splitlines()
+        return next(int(line.split()[1]) << 10 for line in lines if line.startswith("VmHWM:"))
+
     def read_metric(self, name: str) -> float:
         """Read the sum of a metric over its labels."""
         lines = self.ask("GET", "/metrics")[2].decode().splitlines()

@@ -8,6 +8,7 @@ import time
 
 from resnext.serving.app import make_app
 from resnext.serving.limits import Limits
+from resnext.serving.routes_v2 import make_v2_router
 from resnext.serving.served_model import ServedModel
 from resnext.serving.server import bind_socket, exit_process, format_address, run_server
 from resnext.serving.service import Service
@@ -34,7 +35,7 @@ def main() -> None:
         batcher.seconds_per_image = model.seconds
         print(format_address(bound), flush=True)
 
-    run_server(service, make_app(service), bound, [load], announce)
+    run_server(service, make_app(service, routers=[make_v2_router(service)]), bound, [load], announce)
     exit_process(0)
 
 

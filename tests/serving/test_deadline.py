@@ -132,3 +132,13 @@ def test_a_client_that_leaves_has_its_images_dropped():
         assert slow.read_metric("resnext_dropped_images_total") >= 1
         assert slow.read_metric("resnext_bytes_in_flight") == 0
         first.close()
+
+
+def test_a_late_body_is_an_error_of_the_conventions_shape(server):
+    head = b"POST /v2/models/fake/infer HTTP/1.1\r\nhost: localhost\r\ncontent-length: 9\r\n\r\n{"
+    with server.connect() as connection:
+        connection.sendall(head)
+        answer = read_all(connection)
+    assert b" 408 Request Timeout" in answer
+    assert b"content-type: application/json\r\n" in answer
+    assert answer.partition(b"\r\n\r\n")[2].startswith(b'{"error": "the request did not arrive')

@@ -1,15 +1,21 @@
+import asyncio
 import base64
 import json
 import struct
+import time
+from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
+from resnext.serving import routes_v2
 from resnext.serving.app import make_app
 from resnext.serving.routes_hf import make_hf_router
 from resnext.serving.routes_v2 import make_v2_router
-from tests.serving.fakes import make_picture
+from resnext.serving.v2_tensors import encode_answer
+from tests.serving.fakes import FakeClassifier, Outputs, make_picture
 from tests.serving.test_app import RED, make_service
 
 
@@ -102,3 +108,95 @@ def test_an_id_that_is_half_a_character_is_refused(client):
     answer = client.post("/v2/models/colors/infer", content=b'{"id": "\\ud800", "inputs": []}')
     assert answer.status_code == 400
     assert "id that is a text" in answer.json()["error"]
+
+
+def test_the_description_has_the_binary_form_and_every_status(client):
+    found = client.get("/openapi.json").json()["paths"]
+    for path, names in (
+        ("/v2/models/{model}/infer", ["model", "Inference-Header-Content-Length"]),
+        ("/v2/models/{model}/versions/{version}/infer", ["model", "version", "Inference-Header-Content-Length"]),
+    ):
+        infer = found[path]["post"]
+        assert [one["name"] for one in infer["parameters"]] == names
+        for body in (infer["requestBody"], infer["responses"]["200"]):
+            assert set(body["content"]) == {"application/json", "application/octet-stream"}
+        assert {"401", "413", "429", "503"} < set(infer["responses"])
+    assert {"401", "413", "429", "503"} < set(found["/hf/{model}"]["post"]["responses"])
+
+
+def ask_wrongly(client: TestClient, path: str, method: str = "GET", **options) -> tuple[int, object]:
+    answer = client.request(method, path, **options)
+    assert answer.headers["content-type"] == "application/json", answer.text
+    (text,) = answer.json().values()
+    assert isinstance(text, str)
+    assert set(answer.json()) == {"error"}
+    return answer.status_code, answer.headers.get("retry-after")
+
+
+@pytest.mark.parametrize("path", ["/v2/models/colors/infer", "/hf/colors"])
+def test_errors_outside_of_the_routes_have_the_conventions_shape_too(path, monkeypatch):
+    service = make_service()
+    routers = [make_hf_router(service), make_v2_router(service)]
+    client = TestClient(make_app(service, routers=routers), base_url="http://localhost", raise_server_exceptions=False)
+    guarded = TestClient(make_app(service, token="secret", routers=routers), base_url="http://localhost")
+    assert ask_wrongly(client, path) == (405, None)
+    assert ask_wrongly(client, path + "/no/such/place") == (404, None)
+    assert ask_wrongly(guarded, path, "POST", content=RED) == (401, None)
+    assert ask_wrongly(client, path, "POST", headers={"host": "evil.example"}) == (421, None)
+    assert ask_wrongly(client, path, "POST", headers={"origin": "http://evil.example"}) == (403, None)
+    monkeypatch.setattr(service.decode_load, "predict_wait", lambda: 7.5)
+    assert ask_wrongly(client, path, "POST", content=RED) == (429, "8")
+    monkeypatch.setattr(service, "check_admission", lambda _: 1 / 0)
+    assert ask_wrongly(client, path, "POST", content=RED) == (500, None)
+    monkeypatch.undo()
+    service.begin_stop()
+    assert ask_wrongly(client, path, "POST", content=RED) == (503, "5")
+    assert ask_wrongly(client, "/v2/health/ready") == (503, "2")
+    assert client.get("/nothing").headers["content-type"] == "application/problem+json"
+    assert client.get("/v2x").headers["content-type"] == "application/problem+json"
+
+
+def test_probes_need_no_token():
+    service = make_service()
+    guarded = TestClient(make_app(service, token="secret", routers=[make_v2_router(service)]), base_url="http://[::1]")
+    assert [guarded.get(f"/v2/health/{name}").status_code for name in ("live", "ready")] == [200, 200]
+    assert guarded.get("/v2").status_code == guarded.get("/v2/models/colors/ready").status_code == 401
+
+
+def test_a_large_answer_leaves_the_event_loop_its_turns(monkeypatch):
+    """While values become JSON, the loop never stands still for most of the time, as it would if it encoded them."""
+    model = FakeClassifier()
+    model.infer = lambda pixels: Outputs(  # type: ignore[method-assign]
+        np.zeros((len(pixels), 3), np.float32), np.full((len(pixels), 3, 300, 300), 0.1, np.float32)
+    )
+    service = make_service(model)
+    turns: list[float] = []
+    spans: list[tuple[float, float]] = []
+
+    def watch(*arguments: Any) -> tuple[bytes, bytes]:
+        start = time.monotonic()
+        encoded = encode_answer(*arguments)
+        spans.append((start, time.monotonic()))
+        return encoded
+
+    monkeypatch.setattr(routes_v2, "encode_answer", watch)
+    transport = httpx.ASGITransport(make_app(service, routers=[make_v2_router(service)]))
+
+    async def turn() -> None:
+        while True:
+            turns.append(time.monotonic())
+            await asyncio.sleep(0.001)
+
+    async def ask() -> httpx.Response:
+        turning = asyncio.ensure_future(turn())
+        async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+            answer = await client.post("/v2/models/colors/infer", json=make_json(2, outputs=[{"name": "cam"}]))
+        turning.cancel()
+        return answer
+
+    (output,) = asyncio.run(ask()).json()["outputs"]
+    assert output["shape"] == [2, 3, 300, 300]
+    assert output["data"] == [float(np.float32(0.1))] * 540_000
+    ((start, end),) = spans
+    inside = [start, *(one for one in turns if start < one < end), end]
+    assert max(np.diff(inside)) < 0.5 * (end - start)

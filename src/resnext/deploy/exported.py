@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 ENGINE_OF_SUFFIX = {".onnx": "onnxruntime", ".xml": "openvino", ".pt2": "pytorch"}
 MAX_FILE_BYTES = 2 << 30  # protobuf's own limit
-MAX_XML_BYTES = 64 << 20  # the graph of a network has less than one MB
+MAX_XML_BYTES = 8 << 20  # the graph of a network has less than one MB, thousands of class names about two
+MAX_OPERATORS = 20_000  # a network of 1,202 layers has 5,000
+MAX_SHAPE_TEXT = 1024  # characters of a shape in an .xml
 XML_HEAD_BYTES = 4096
 PROBE_SIDE = 64  # pixels, of files that take pictures of any size
 
@@ -145,7 +147,10 @@ def _open_onnx(path: Path) -> tuple[bytes, str | None]:
     import onnx
     from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
+    from resnext.deploy.onnx_size import check_onnx_size
+
     data = path.read_bytes()
+    check_onnx_size(data)
     try:
         model = onnx.load_model_from_string(data)
     except (DecodeError, ValueError, RecursionError) as error:
@@ -163,12 +168,18 @@ def _check_onnx(model: "onnx.ModelProto") -> None:
             raise RequestError(f"it has operators of the domain {domain!r}; only those of ONNX itself are run")
     if model.functions:
         raise RequestError("it defines functions of its own; only operators of ONNX itself are run")
+    if len(model.graph.node) > MAX_OPERATORS:
+        raise RequestError(f"it has {len(model.graph.node):,} operators; at most {MAX_OPERATORS:,} are run")
+    if model.graph.sparse_initializer:
+        raise RequestError("it has sparse weights, which no file of ours has")
     external = onnx.TensorProto.EXTERNAL
     tensors = [*model.graph.initializer]
     for node in model.graph.node:
         for attribute in node.attribute:
             if attribute.HasField("g") or attribute.graphs:
                 raise RequestError(f"its operator {node.op_type} has a graph inside, which no file of ours has")
+            if attribute.HasField("sparse_tensor") or attribute.sparse_tensors:
+                raise RequestError(f"its operator {node.op_type} has sparse weights, which no file of ours has")
             tensors += [attribute.t, *attribute.tensors]
     if any(tensor.data_location == external or tensor.external_data for tensor in tensors):
         raise RequestError("it keeps data in other files, which are not read")
@@ -200,6 +211,10 @@ def _check_openvino_xml(path: Path) -> None:
     text = path.read_bytes()
     if b"<net" not in text[:XML_HEAD_BYTES] or b"<!" in text:
         raise RequestError("it is not a model of OpenVINO")
+    if (count := text.count(b"<layer ")) > MAX_OPERATORS:
+        raise RequestError(f"it has {count:,} operators; at most {MAX_OPERATORS:,} are run")
+    if re.search(rb"""shape\s*=\s*["'][^"']{%d}""" % MAX_SHAPE_TEXT, text):
+        raise RequestError(f"it has a shape of more than {MAX_SHAPE_TEXT:,} characters")
     for opset in set(re.findall(rb'<layer\b[^>]*?\bversion="([^"]*)"', text)):
         if not re.fullmatch(rb"opset\d+", opset):
             name = opset.decode(errors="replace")[:40]

@@ -5,6 +5,7 @@ Engines have crashed on some processors: with a signal while they compile (openv
 """
 
 import hashlib
+import math
 import signal
 import subprocess
 import sys
@@ -20,6 +21,9 @@ from resnext.files import atomic_write
 from resnext.speed.cache_folder import get_cache_folder
 
 PROBE_SECONDS = 300  # a child that takes longer hangs
+# bytes that the child may allocate: for its programs, for each byte of the file, and for each number of the batch.
+# ResNeXt-50 takes half of it; a small file whose operators claim gigabytes is refused.
+PROBE_BYTES, BYTES_PER_FILE_BYTE, BYTES_PER_INPUT = 384 << 20, 8, 2048
 CHILD = (sys.executable, "-m", __name__)
 
 
@@ -79,11 +83,25 @@ def _find_mark(engine: str, precision: str, shape: tuple[int, ...], key: str) ->
     return get_cache_folder() / "probes" / hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
+def limit_memory(file: Path, inputs: int) -> None:
+    """Limit the memory that this process may allocate, where the system can; ``inputs`` is the number of values."""
+    if sys.platform != "linux":
+        return
+    import resource
+
+    size = sum(one.stat().st_size for one in {file, file.with_suffix(".bin")} if one.exists())
+    limit = PROBE_BYTES + BYTES_PER_FILE_BYTE * size + BYTES_PER_INPUT * inputs
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
+
+
 def main(arguments: Sequence[str]) -> None:
     """Run one batch of zeros. The child process."""
     from resnext.deploy.engines import Engine
 
     file, engine, precision, shape, dtype = arguments
+    sizes = [int(size) for size in shape.split("x")]
+    limit_memory(Path(file), math.prod(sizes))
     made: Engine
     if engine == "onnxruntime":
         from resnext.deploy.onnx_engine import OnnxEngine
@@ -93,7 +111,7 @@ def main(arguments: Sequence[str]) -> None:
         from resnext.deploy.openvino_engine import OpenVinoEngine, import_openvino
 
         made = OpenVinoEngine(import_openvino().Core().read_model(file), precision, 0, 1, 1)
-    made(np.zeros([int(size) for size in shape.split("x")], dtype))
+    made(np.zeros(sizes, dtype))
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Sequence
+from http import HTTPStatus
 from typing import Any
 
 from fastapi import APIRouter, FastAPI
@@ -92,9 +93,8 @@ class RecordMiddleware:
             scope["state"]["problem"] = "error"
             if status:
                 raise
-            await make_problem(500, "the server failed on this request; its log says why")(
-                scope, receive, send_and_watch
-            )
+            answer = make_problem(500, "the server failed on this request; its log says why", None, scope["path"])
+            await answer(scope, receive, send_and_watch)
         finally:
             seconds = time.monotonic() - start
             route = getattr(scope.get("route"), "path", "other")
@@ -121,7 +121,7 @@ def _describe_request(scope: Scope, status: int, seconds: float) -> dict[str, An
 async def _answer_problem(request: Request, error: Exception) -> Response:
     assert isinstance(error, ProblemError)
     request.state.problem = error.reason
-    return error.to_response()
+    return error.to_response(request.scope["path"])
 
 
 async def _answer_nobody(request: Request, _: Exception) -> Response:
@@ -135,11 +135,14 @@ async def _answer_invalid(request: Request, error: Exception) -> Response:
     request.state.problem = "invalid"
     first = error.errors()[0]
     place = ".".join(str(part) for part in first.get("loc", ()) if part not in ("query", "path", "body"))
-    return make_problem(422, f"{place or 'the request'}: {first.get('msg', 'is not valid')}")
+    detail = f"{place or 'the request'}: {first.get('msg', 'is not valid')}"
+    return make_problem(422, detail, None, request.scope["path"])
 
 
 async def _answer_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     request.state.problem = "http"
     words = {404: "there is nothing at this address", 405: "this address does not take this method"}
-    return make_problem(error.status_code, words.get(error.status_code, str(error.detail)), error.headers)
+    is_plain = error.detail == HTTPStatus(error.status_code).phrase  # not the words of one of our routes
+    detail = words.get(error.status_code, error.detail) if is_plain else error.detail
+    return make_problem(error.status_code, detail, error.headers, request.scope["path"])

@@ -11,7 +11,7 @@ import h11
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from resnext.serving.limits import Limits
-from resnext.serving.problems import MEDIA_TYPE, format_problem
+from resnext.serving.problems import format_problem
 
 SMALL_CHUNKS = 1000  # parts of a chunked body, after which they must have
 MEAN_CHUNK = 64  # bytes on average: parsing small ones takes long
@@ -136,9 +136,10 @@ class DeadlineProtocol(H11Protocol):
             self.transport.close()
 
     def _format_answer(self, status: int, detail: str) -> bytes:
-        body = format_problem(status, detail)
+        has_address = self.conn.their_state is h11.SEND_BODY  # else the scope is that of the request before, or none
+        body, media_type = format_problem(status, detail, self.scope["path"] if has_address else "")
         head = f"HTTP/1.1 {status} {'Request Timeout' if status == 408 else 'Bad Request'}\r\n"
-        fields = f"content-type: {MEDIA_TYPE}\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"
+        fields = f"content-type: {media_type}\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"
         return (head + fields).encode("ascii") + body
 
 

@@ -13,6 +13,8 @@ from resnext.serving.pictures import PictureHeader, check_pixels, check_work
 from resnext.serving.problems import ProblemError
 from resnext.serving.served_model import ServedModel
 
+MAX_READS = 100_000  # of a file; 20 MB of a PNG in chunks of 4 kB take 20,000, a JPEG takes some hundreds
+
 
 @dataclass(frozen=True, eq=False)
 class DecodedPicture:
@@ -23,11 +25,32 @@ class DecodedPicture:
     seconds: float = 0.0  # of decoding, resizing and cropping
 
 
+class _BoundedFile(io.BytesIO):
+    """The bytes of a picture for a decoder, which may read only so often and compute only so long.
+
+    Decoders written in Python read each block of a file by itself, and one file can have millions of empty ones. The
+    time is that of the thread, so that a busy machine refuses nothing; it is looked at when more is read.
+    """
+
+    def __init__(self, data: bytes, seconds: float) -> None:
+        super().__init__(data)
+        self._reads, self._end = 0, time.thread_time() + seconds
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Read bytes. Raises ValueError beyond the bounds."""
+        self._reads += 1
+        if self._reads > MAX_READS:
+            raise ValueError("it has too many parts")
+        if time.thread_time() > self._end:
+            raise ValueError("it takes too long to decode")
+        return super().read(size)
+
+
 def decode_picture(model: ServedModel, data: bytes, header: PictureHeader, limits: Limits) -> DecodedPicture:
     """Decode, turn upright and prepare a picture. Raises ProblemError (422) if it cannot be decoded."""
     start = time.monotonic()
     check_work(data, header, limits)
-    file = io.BytesIO(data)
+    file = _BoundedFile(data, limits.decode_seconds)
     try:
         check_pixels(read_image_size(file, exif=False), limits)  # what the decoder will allocate
         p = model.predictor.preprocessing

@@ -17,6 +17,7 @@ class Limits:
     total_pixels: int = 128 * MEGA  # of all pictures that are decoded at the same time
     scan_pixels: int = 256 * MEGA  # scans x pixels of a JPEG with more scans than ``scans``: the time to decode it
     scans: int = 16  # of a JPEG; progressive ones have about 10
+    decode_seconds: float = 10.0  # of a processor, to decode one picture; 64 million pixels take about one to three
     fields: int = 16  # of a form, beside its files
     connections: int = 1024
     max_wait: float = 2.0  # seconds; a request that would wait longer for its turn is refused

@@ -14,6 +14,7 @@ from resnext.serving.problems import ProblemError
 
 MAX_SEGMENTS = 2000  # of a JPEG before its pixels; 20 MB of the longest ones are 305
 MAX_CHUNKS = 20_000  # of a PNG; 20 MB of pixels in chunks of 4 kB are 5,000
+MAX_PROFILES = 3  # of a PNG, which may have one; the letters may also be there by chance
 NOT_FILL = re.compile(rb"[^\xff]")
 FORMATS = "JPEG, PNG, WEBP and GIF"
 OTHER_FORMATS = (  # offset and value of the first bytes, and what they are
@@ -81,9 +82,12 @@ def check_work(data: bytes, header: PictureHeader, limits: Limits) -> None:
     """Refuse a picture whose decoding takes seconds to hours though it has few pixels.
 
     Each scan of a JPEG goes through all pixels, and can be a few bytes long; Pillow reads each chunk of a PNG in
-    Python. Takes up to 10 ms, so it does not belong on the event loop. Raises ProblemError (422).
+    Python, and unpacks each colour profile, 16 kB to 16 MB. Takes up to 10 ms, so it does not belong on the event
+    loop. Raises ProblemError (422).
     """
     if header.format == "PNG":
+        if data.count(b"iCCP") > MAX_PROFILES:  # wherever they are: Pillow can be made to find chunks within others
+            raise ProblemError(422, "the PNG picture has several colour profiles", "chunks")
         at = 8
         for _ in range(MAX_CHUNKS):
             if at + 8 > len(data):

@@ -13,20 +13,21 @@ from starlette.requests import Request
 
 from resnext.serving.answers import get_class_name
 from resnext.serving.bodies import JSON_TOKENS, answer_while_connected, decode_base64, parse_json, receive_body
-from resnext.serving.error_route import ErrorRoute, describe_errors
 from resnext.serving.problems import ProblemError
 from resnext.serving.routes_own import MAX_TOP
+from resnext.serving.schemas import BINARY, describe_errors
 from resnext.serving.served_model import ServedModel
 from resnext.serving.service import ClassifiedImage, DetectedImage, Service
 
 FUNCTIONS = ("softmax", "sigmoid", "none")
-BINARY = {"schema": {"type": "string", "format": "binary"}}
 BODY = {
     "requestBody": {
         "required": True,
         "content": {
             "image/jpeg": BINARY,
             "image/png": BINARY,
+            "image/webp": BINARY,
+            "image/gif": BINARY,
             "application/octet-stream": BINARY,
             "application/json": {
                 "schema": {
@@ -34,17 +35,43 @@ BODY = {
                     "properties": {
                         "inputs": {"type": "string", "format": "byte"},
                         "parameters": {
-                            "type": "object",
+                            "type": ["object", "null"],
                             "properties": {
-                                "top_k": {"type": "integer", "minimum": 1, "maximum": MAX_TOP},
-                                "function_to_apply": {"type": "string", "enum": list(FUNCTIONS)},
-                                "threshold": {"type": "number", "minimum": 0, "maximum": 1},
+                                "top_k": {"type": ["integer", "null"], "minimum": 1, "maximum": MAX_TOP},
+                                "function_to_apply": {"type": ["string", "null"], "enum": [*FUNCTIONS, None]},
+                                "threshold": {"type": ["number", "null"], "minimum": 0, "maximum": 1},
                             },
                         },
                     },
                     "required": ["inputs"],
                 }
             },
+        },
+    }
+}
+CORNERS = ("xmin", "ymin", "xmax", "ymax")
+ANSWER: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "Labels, or objects with their boxes, the best first",
+        "content": {
+            "application/json": {
+                "schema": {
+                    "type": "array",
+                    "items": {
+                        "type": "object",
+                        "properties": {
+                            "label": {"type": "string"},
+                            "score": {"type": "number"},
+                            "box": {
+                                "type": "object",
+                                "properties": {corner: {"type": "integer"} for corner in CORNERS},
+                                "required": list(CORNERS),
+                            },
+                        },
+                        "required": ["label", "score"],
+                    },
+                }
+            }
         },
     }
 }
@@ -61,19 +88,21 @@ class TaskParameters:
 
 def make_hf_router(service: Service) -> APIRouter:
     """Make the route of the Hugging Face task schemas."""
-    router = APIRouter(prefix="/hf", route_class=ErrorRoute)
+    router = APIRouter(prefix="/hf")
 
     @router.post(
         "/{model}",
         summary="Classify a picture, or find objects in it (Hugging Face task schema)",
         openapi_extra=BODY,
-        responses=describe_errors(400, 404, 408, 413, 415, 422, 429, 500, 503),
+        responses=ANSWER | describe_errors(400, 401, 403, 404, 408, 413, 415, 421, 422, 429, 500, 503),
     )
     async def answer_task(request: Request, model: str) -> list[dict[str, Any]]:
         chosen = service.find_model(model)
         ask = service.detect if chosen.task == "detection" else service.classify
         async with receive_body(request, service, chosen) as body:
-            picture, parameters = parse_task(request.headers.get("content-type", ""), body)
+            picture, parameters = await service.run_in_decoder(
+                parse_task, request.headers.get("content-type", ""), body
+            )
             answer = await answer_while_connected(request, ask(chosen, [picture]))
         (result,) = answer.results
         if isinstance(result, ProblemError):
@@ -108,6 +137,8 @@ def check_parameters(values: object) -> TaskParameters:
     top_k = given.get("top_k", TaskParameters.top_k)
     function = given.get("function_to_apply", TaskParameters.function_to_apply)
     threshold = given.get("threshold", TaskParameters.threshold)
+    if isinstance(top_k, float) and top_k.is_integer():  # a whole number, as JSON Schema has them
+        top_k = int(top_k)
     if type(top_k) is not int or not 1 <= top_k <= MAX_TOP:
         raise ProblemError(422, f"parameters.top_k must be a whole number from 1 to {MAX_TOP}")
     if function not in FUNCTIONS:
@@ -131,12 +162,11 @@ def list_labels(model: ServedModel, image: ClassifiedImage, parameters: TaskPara
 
 def list_objects(model: ServedModel, image: DetectedImage, threshold: float) -> list[dict[str, Any]]:
     """List the boxes with at least ``threshold``, in whole pixels as the schema has them."""
-    corners = ("xmin", "ymin", "xmax", "ymax")
     return [
         {
             "label": get_class_name(model, int(label)),
             "score": float(score),
-            "box": dict(zip(corners, np.rint(box).astype(int).tolist(), strict=True)),
+            "box": dict(zip(CORNERS, np.rint(box).astype(int).tolist(), strict=True)),
         }
         for box, label, score in zip(*image.detections, strict=True)
         if score >= threshold

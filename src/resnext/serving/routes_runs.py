@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from resnext.serving.run_facts import PICTURES, SPEED, RunFacts, read_columns
 from resnext.serving.run_logs import MAX_POINTS, LogPart, LogReader, average_buckets, pick_extremes
 from resnext.serving.run_table import FoundRun, RunTable, read_stamp
+from resnext.serving.schemas import describe_problems
 
 READ_SECONDS = 0.35  # of one answer; a longer log comes in several answers
 MAX_READERS = 64  # logs kept in memory
@@ -43,6 +44,13 @@ SAFE_HEADERS = {
 FILES: dict[str, tuple[tuple[str, ...], str]] = {
     "report.html": (("report.html",), "text/html; charset=utf-8"),
     **{name: (names, "image/png") for name, (names, _) in PICTURES.items()},
+}
+NOT_MODIFIED: dict[int | str, dict[str, Any]] = {304: {"description": "Nothing changed"}}
+FILE_ANSWERS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The file",
+        "content": {kind: {"schema": {"type": "string", "format": "binary"}} for _, kind in FILES.values()},
+    }
 }
 
 Etag = Annotated[str | None, Header(alias="If-None-Match", max_length=200)]
@@ -79,14 +87,14 @@ def make_runs_router(folder: Path) -> APIRouter:
             raise HTTPException(404, "there is no run of this name; /v1/runs lists all")
         return run
 
-    @router.get("/v1/runs", summary="List the training runs", responses={304: {"description": "Nothing changed"}})
+    @router.get("/v1/runs", summary="List the training runs", responses=NOT_MODIFIED | describe_problems(401, 422))
     def list_runs(if_none_match: Etag = None) -> Response:
         return answer_json({"folder": table.folder.name, "runs": facts.list_lines()}, if_none_match)
 
     @router.get(
         "/v1/runs/{run_id}",
         summary="Describe a run: recipe, metrics per epoch, environment, evaluation, links",
-        responses={304: {"description": "Nothing changed"}, 404: {"description": "No such run"}},
+        responses=NOT_MODIFIED | describe_problems(401, 404, 422),
     )
     def describe_run(run_id: str, if_none_match: Etag = None) -> Response:
         return answer_json(facts.describe(find_run(run_id)), if_none_match)
@@ -94,7 +102,7 @@ def make_runs_router(folder: Path) -> APIRouter:
     @router.get(
         "/v1/runs/{run_id}/log",
         summary="Read a run's log after a cursor, at most 2,000 points a series",
-        responses={304: {"description": "Nothing changed"}, 404: {"description": "No such run"}},
+        responses=NOT_MODIFIED | describe_problems(401, 404, 422),
     )
     def read_log(
         run_id: str,
@@ -112,7 +120,7 @@ def make_runs_router(folder: Path) -> APIRouter:
         "/v1/runs/{run_id}/files/{name}",
         summary="Fetch a run's report or one of its pictures",
         response_class=Response,
-        responses={304: {"description": "Nothing changed"}, 404: {"description": "No such run or file"}},
+        responses=FILE_ANSWERS | NOT_MODIFIED | describe_problems(401, 404, 422),
     )
     def fetch_file(run_id: str, name: str, if_none_match: Etag = None) -> Response:
         run = find_run(run_id)

@@ -1,24 +1,33 @@
 """The Open Inference Protocol V2 over HTTP (KServe, Triton, OpenVINO Model Server): tensors in, tensors out."""
 
-import json
 from typing import Any
 
 from fastapi import APIRouter
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 
 from resnext.serving.bodies import JSON_TOKENS, answer_while_connected, parse_json, receive_body
-from resnext.serving.error_route import ErrorRoute, describe_errors
 from resnext.serving.problems import ProblemError
 from resnext.serving.served_model import ServedModel
 from resnext.serving.service import Service
 from resnext.serving.v2_binary import HEADER, split_body
+from resnext.serving.v2_schemas import (
+    INFER_ANSWERS,
+    INFER_BODY,
+    LIVE_ANSWERS,
+    MODEL_ANSWERS,
+    MODEL_READY_ANSWERS,
+    READY_ANSWERS,
+    SERVER_ANSWERS,
+    VERSION_PARAMETER,
+    VERSIONED_INFER_BODY,
+)
 from resnext.serving.v2_tensors import (
     DATATYPES,
     INPUT,
     MAX_JSON_VALUES,
     describe_input,
-    format_output,
+    encode_answer,
     list_outputs,
     parse_images,
     parse_outputs,
@@ -26,42 +35,42 @@ from resnext.serving.v2_tensors import (
 from resnext.version import __version__
 
 VERSION = "1"  # of every model
-INFER_ERRORS = describe_errors(400, 404, 408, 413, 415, 422, 429, 500, 503)
+VERSIONED = "/models/{model}/versions/{version}"
+INFER = "Compute the outputs of images"
 
 
 def make_v2_router(service: Service) -> APIRouter:
     """Make the routes of the Open Inference Protocol."""
-    router = APIRouter(prefix="/v2", route_class=ErrorRoute)
+    router = APIRouter(prefix="/v2")
 
     @router.get("/", include_in_schema=False)
-    @router.get("", summary="The server")
+    @router.get("", summary="The server", responses=SERVER_ANSWERS)
     async def describe_server() -> dict[str, Any]:
         return {"name": "resnext", "version": __version__, "extensions": ["binary_tensor_data", "classification"]}
 
-    @router.get("/health/live", summary="Whether the server runs")
+    @router.get("/health/live", summary="Whether the server runs", responses=LIVE_ANSWERS)
     async def report_live() -> dict[str, Any]:
         return {"live": True}
 
-    @router.get("/health/ready", summary="Whether all models are ready", responses=describe_errors(503))
+    @router.get("/health/ready", summary="Whether all models are ready", responses=READY_ANSWERS)
     async def report_ready() -> dict[str, Any]:
         if (fault := service.find_fault()) is not None:
-            raise ProblemError(503, fault, "fault", retry_after=2)
+            raise ProblemError(503, fault, "not-ready", retry_after=2)
         return {"ready": True}
 
-    @router.get("/models/{model}/versions/{version}/ready", summary="Whether a model is ready",
-                responses=describe_errors(404, 503))  # fmt: skip
-    @router.get("/models/{model}/ready", summary="Whether a model is ready", responses=describe_errors(404, 503))
-    async def report_model_ready(model: str, version: str = VERSION) -> dict[str, Any]:
-        chosen = find_version(service, model, version)
+    @router.get(f"{VERSIONED}/ready", summary="Whether a model is ready", responses=MODEL_READY_ANSWERS,
+                openapi_extra=VERSION_PARAMETER)  # fmt: skip
+    @router.get("/models/{model}/ready", summary="Whether a model is ready", responses=MODEL_READY_ANSWERS)
+    async def report_model_ready(request: Request, model: str) -> dict[str, Any]:
+        chosen = find_version(request, service, model)
         if (fault := chosen.find_fault()) is not None:
-            raise ProblemError(503, fault, "fault", retry_after=2)
+            raise ProblemError(503, fault, "not-ready", retry_after=2)
         return {"name": chosen.name, "ready": True}
 
-    @router.get("/models/{model}/versions/{version}", summary="A model and its tensors",
-                responses=describe_errors(404, 503))  # fmt: skip
-    @router.get("/models/{model}", summary="A model and its tensors", responses=describe_errors(404, 503))
-    async def describe_model(model: str, version: str = VERSION) -> dict[str, Any]:
-        chosen = find_version(service, model, version)
+    @router.get(VERSIONED, summary="A model and its tensors", responses=MODEL_ANSWERS, openapi_extra=VERSION_PARAMETER)
+    @router.get("/models/{model}", summary="A model and its tensors", responses=MODEL_ANSWERS)
+    async def describe_model(request: Request, model: str) -> dict[str, Any]:
+        chosen = find_version(request, service, model)
         outputs = [{"name": n, "datatype": DATATYPES[n], "shape": shape} for n, shape in list_outputs(chosen).items()]
         return {
             "name": chosen.name,
@@ -71,17 +80,18 @@ def make_v2_router(service: Service) -> APIRouter:
             "outputs": outputs,
         }
 
-    @router.post("/models/{model}/versions/{version}/infer", summary="Compute the outputs", responses=INFER_ERRORS)
-    @router.post("/models/{model}/infer", summary="Compute the outputs", responses=INFER_ERRORS)
-    async def infer(request: Request, model: str, version: str = VERSION) -> Response:
-        return await answer_inference(request, service, find_version(service, model, version))
+    @router.post(f"{VERSIONED}/infer", summary=INFER, openapi_extra=VERSIONED_INFER_BODY, responses=INFER_ANSWERS)
+    @router.post("/models/{model}/infer", summary=INFER, openapi_extra=INFER_BODY, responses=INFER_ANSWERS)
+    async def infer(request: Request, model: str) -> Response:
+        return await answer_inference(request, service, find_version(request, service, model))
 
     return router
 
 
-def find_version(service: Service, name: str, version: str) -> ServedModel:
-    """Return a model. Raises ProblemError: 404 or 503."""
+def find_version(request: Request, service: Service, name: str) -> ServedModel:
+    """Return the model of a request. Raises ProblemError: 404, also for a version it does not have, or 503."""
     model = service.find_model(name)
+    version = request.path_params.get("version", VERSION)
     if version != VERSION:
         raise ProblemError(404, f"model {name} has the version {VERSION} only, not {version[:40]!r}", "model")
     return model
@@ -102,14 +112,12 @@ async def answer_inference(request: Request, service: Service, model: ServedMode
         if isinstance(result, ProblemError):
             place = f"image {index}: " if len(images) > 1 else ""
             raise ProblemError(result.status, place + result.detail, result.reason)
-    found = [await service.run_in_decoder(format_output, one, answer.results, model) for one in asked]
-    entry: dict[str, Any] = {"model_name": model.name, "model_version": VERSION, "outputs": [e for e, _ in found]}
+    facts = {"model_name": model.name, "model_version": VERSION}
     if "id" in values:
-        entry["id"] = values["id"]
+        facts["id"] = values["id"]
+    head, tail = await service.run_in_decoder(encode_answer, facts, asked, answer.results, model)
     if not any(one.is_binary for one in asked):
-        return JSONResponse(entry)
-    head = json.dumps(entry).encode()
-    tail = b"".join(part for _, part in found)
+        return Response(head, media_type="application/json")
     return Response(head + tail, headers={HEADER: str(len(head))}, media_type="application/octet-stream")
 
 

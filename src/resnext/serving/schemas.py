@@ -2,9 +2,11 @@
 
 from typing import Any
 
+from resnext.serving.limits import Limits
 from resnext.serving.problems import MEDIA_TYPE
 
 BINARY = {"schema": {"type": "string", "format": "binary"}}
+COUNT = {"minItems": 1, "maxItems": Limits.images}  # of the pictures of a request
 PREDICT_BODY = {
     "requestBody": {
         "required": True,
@@ -17,16 +19,14 @@ PREDICT_BODY = {
             "multipart/form-data": {
                 "schema": {
                     "type": "object",
-                    "properties": {"file": {"type": "array", "items": {"type": "string", "format": "binary"}}},
+                    "properties": {"file": {"type": "array", "items": {"type": "string", "format": "binary"}, **COUNT}},
                     "required": ["file"],
                 }
             },
             "application/json": {
                 "schema": {
                     "type": "object",
-                    "properties": {
-                        "images": {"type": "array", "items": {"type": "string", "format": "byte"}, "minItems": 1}
-                    },
+                    "properties": {"images": {"type": "array", "items": {"type": "string", "format": "byte"}, **COUNT}},
                     "required": ["images"],
                 }
             },
@@ -100,3 +100,12 @@ def describe_problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
         status: {"description": "Problem details (RFC 9457)", "content": {MEDIA_TYPE: {"schema": PROBLEM_SCHEMA}}}
         for status in statuses
     }
+
+
+ERROR_SCHEMA = {"type": "object", "properties": {"error": {"type": "string"}}, "required": ["error"]}
+
+
+def describe_errors(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Describe error answers of the other conventions for OpenAPI (``problems.ERROR_ADDRESSES``)."""
+    content = {"application/json": {"schema": ERROR_SCHEMA}}
+    return {status: {"description": "What is wrong, in one sentence", "content": content} for status in statuses}

@@ -16,7 +16,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from resnext.serving.problems import ProblemError
 
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
-OPEN_PATHS = ("/healthz", "/readyz", "/", "/runs")  # answered without the token: probes, and pages, which ask for it
+OPEN_PATHS = (  # answered without the token: probes, and pages, which ask for it
+    "/healthz", "/readyz", "/v2/health/live", "/v2/health/ready", "/", "/runs",
+)  # fmt: skip
 OPEN_PREFIX = "/static/"
 HEADERS = {
     "Content-Security-Policy": (
@@ -65,7 +67,7 @@ class SecurityMiddleware:
             self.check(scope["path"], Headers(scope=scope))
         except ProblemError as problem:
             scope.setdefault("state", {})["problem"] = problem.reason
-            await problem.to_response()(scope, receive, send_with_headers)
+            await problem.to_response(scope["path"])(scope, receive, send_with_headers)
             return
         await self.app(scope, receive, send_with_headers)
 

@@ -4,6 +4,7 @@ Source: kserve/open-inference-protocol, ``specification/protocol/inference_rest.
 ``protocol/extension_classification.md``.
 """
 
+import json
 import math
 from dataclasses import dataclass
 from itertools import chain
@@ -21,6 +22,7 @@ from resnext.serving.v2_binary import decode_elements, encode_elements
 
 INPUT = "images"
 MAX_JSON_VALUES = 1_000_000  # of a tensor in JSON; larger ones go by the binary extension
+ENCODED_AT_ONCE = 4096  # values
 DATATYPES = {"logits": "FP32", "probabilities": "FP32", "cam": "FP32", "boxes": "FP32", "labels": "INT64"}
 DATATYPES["scores"] = "FP32"
 
@@ -182,10 +184,33 @@ def compute_output(name: str, results: list[ClassifiedImage] | list[DetectedImag
     return np.ascontiguousarray(array, np.dtype("<i8") if DATATYPES[name] == "INT64" else np.dtype("<f4"))
 
 
-def format_output(
+def encode_answer(
+    facts: dict[str, Any],
+    asked: list[OutputRequest],
+    results: list[ClassifiedImage] | list[DetectedImage],
+    model: ServedModel,
+) -> tuple[bytes, bytes]:
+    """Encode the JSON of an answer, and the binary data behind it. Takes up to a second; for a decoding thread.
+
+    Args:
+        facts: What the JSON says beside the outputs.
+        asked: The outputs, in order.
+        results: The results of all images.
+        model: The model they are of.
+
+    Raises:
+        ProblemError: 400 if an output is too large for JSON.
+    """
+    outputs = [_encode_output(one, results, model) for one in asked]
+    head = json.dumps(facts).encode()[:-1]
+    text = b"".join([head, b', "outputs": [', b", ".join(text for text, _ in outputs), b"]}"])
+    return text, b"".join(data for _, data in outputs)
+
+
+def _encode_output(
     asked: OutputRequest, results: list[ClassifiedImage] | list[DetectedImage], model: ServedModel
-) -> tuple[dict[str, Any], bytes]:
-    """Format an output, and its binary data. Raises ProblemError (400) if it is too large for JSON."""
+) -> tuple[bytes, bytes]:
+    """Encode the JSON of an output, and its binary data. Raises ProblemError (400) if it is too large for JSON."""
     array = compute_output(asked.name, results)
     entry: dict[str, Any] = {"name": asked.name, "datatype": DATATYPES[asked.name], "shape": list(array.shape)}
     texts: list[str] = []
@@ -194,10 +219,20 @@ def format_output(
         entry |= {"datatype": "BYTES", "shape": [len(array), len(texts) // len(array)]}
     if asked.is_binary:
         data = encode_elements(text.encode() for text in texts) if texts else array.tobytes()
-        return entry | {"parameters": {"binary_data_size": len(data)}}, data
-    if array.size > MAX_JSON_VALUES and not texts:
+        return json.dumps(entry | {"parameters": {"binary_data_size": len(data)}}).encode(), data
+    if texts:
+        return json.dumps(entry | {"data": texts}).encode(), b""
+    if array.size > MAX_JSON_VALUES:
         raise ProblemError(400, f"{asked.name} has {array.size} values: ask for it with the parameter binary_data")
-    return entry | {"data": texts or array.ravel().tolist()}, b""
+    return b"".join([json.dumps(entry).encode()[:-1], b', "data": [', _encode_values(array), b"]}"]), b""
+
+
+def _encode_values(array: np.ndarray) -> bytes:
+    """Encode values for a JSON list in pieces: json.dumps holds the interpreter's lock until it is done."""
+    flat = array.ravel()
+    starts = range(0, len(flat), ENCODED_AT_ONCE)
+    pieces = (json.dumps(flat[start : start + ENCODED_AT_ONCE].tolist(), allow_nan=False) for start in starts)
+    return b", ".join(piece[1:-1].encode() for piece in pieces)
 
 
 def _list_classes(row: np.ndarray, count: int, model: ServedModel) -> list[str]:

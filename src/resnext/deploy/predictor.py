@@ -69,6 +69,10 @@ class Predictor:
         self.relative_error = float("nan")
         self.input, self._takes_bgr = "normalised", False
         if isinstance(source, ExportedModel):
+            if source.info.task != self.task:
+                raise RequestError(
+                    f"{source.path} holds a detector, not a classifier; resnext detect runs it, or DetectPredictor.load"
+                )
             self.architecture = source.info.parse_architecture()
             self.preprocessing: Preprocessing | None = source.info.parse_preprocessing()
             self.classes = None if source.info.classes is None else tuple(source.info.classes)

@@ -20,10 +20,12 @@ from resnext.files import atomic_write
 from resnext.speed.cache_folder import get_cache_folder
 
 PROBE_SECONDS = 300  # a child that takes longer hangs
-CHILD = (sys.executable, "-m", __name__)
+CHILD = (sys.executable, "-m")
 
 
-def probe_engine(file: Path, engine: str, precision: str, shape: tuple[int, ...], dtype: str, key: str) -> None:
+def probe_engine(
+    file: Path, engine: str, precision: str, shape: tuple[int, ...], dtype: str, key: str, module: str = __name__
+) -> None:
     """Compile a model and run one batch of zeros in a child process, unless ``key`` has run on this machine before.
 
     Args:
@@ -33,6 +35,7 @@ def probe_engine(file: Path, engine: str, precision: str, shape: tuple[int, ...]
         shape: Shape of the batch.
         dtype: "uint8" or "float32".
         key: What identifies the model, whatever its path.
+        module: The module that the child runs; its arguments are those of ``main``.
 
     Raises:
         WorkError: The child crashed, failed or did not end; in one sentence.
@@ -40,7 +43,7 @@ def probe_engine(file: Path, engine: str, precision: str, shape: tuple[int, ...]
     if is_known(engine, precision, shape, key):
         return
     mark = _find_mark(engine, precision, shape, key)
-    command = [*CHILD, str(file), engine, precision, "x".join(map(str, shape)), dtype]
+    command = [*CHILD, module, str(file), engine, precision, "x".join(map(str, shape)), dtype]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=PROBE_SECONDS)
     except subprocess.TimeoutExpired:

@@ -1,0 +1,42 @@
+"""Try the engine of an exported detector in a child process first, as ``deploy.probe`` does for classifiers.
+
+``python -m resnext.detection.export.probe FILE ENGINE PRECISION SHAPE DTYPE`` is the child.
+"""
+
+import math
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from resnext.deploy.exported import PROBE_SIDE, ExportedModel
+from resnext.deploy.probe import describe_file, limit_memory, probe_engine
+from resnext.detection.export.engines import build_detector_engine
+
+
+def probe_detector(exported: ExportedModel, engine: str) -> None:
+    """Detect in a black picture in a child process, unless the file has run on this machine before.
+
+    Raises WorkError if the child crashed, failed or did not end; in one sentence.
+    """
+    shape, key = (1, PROBE_SIDE, PROBE_SIDE, 3), describe_file(exported.path)
+    probe_engine(exported.path, engine, exported.info.precision, shape, "uint8", key, __name__)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Detect in a black picture. The child process."""
+    file, engine, _, shape, dtype = arguments
+    sizes = [int(size) for size in shape.split("x")]
+    limit_memory(Path(file), math.prod(sizes))
+    model: Any = file
+    if engine == "onnxruntime":
+        model = Path(file).read_bytes()
+    picture = np.zeros(sizes[1:], dtype)
+    build_detector_engine(engine, model)(picture)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
+    sys.stdout.flush()

@@ -126,7 +126,7 @@ def test_a_closed_loop_sends_all_bodies_to_all_paths_and_counts_the_answers(
         assert len(result.list_latencies(status)) == result.count(status)
     assert set(result.latencies) == {"/x 200", "/x 429", "/y 200", "/y 429"}
     assert len(result.times) == result.count(200)
-    assert (result.errors, result.unsent) == (0, 0)
+    assert (result.lost, result.reset, result.unsent) == (0, 0, 0)
 
 
 def test_an_open_loop_sends_at_its_rate_whatever_comes_back(server: ThreadingHTTPServer) -> None:
@@ -141,7 +141,8 @@ def test_closed_connections_are_counted_and_opened_again(server: ThreadingHTTPSe
     server.server_close()
     result = run_plan(LoadPlan(port=server.server_port, clients=2, seconds=0.5))
     assert result.count() == 0
-    assert result.errors > 2
+    assert result.reset > 2
+    assert result.lost == 0
 
 
 def make_load(*answers: tuple[float, float]) -> LoadResult:

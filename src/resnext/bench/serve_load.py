@@ -43,7 +43,8 @@ class LoadResult:
     latencies: dict[str, list[float]] = field(default_factory=dict)  # seconds by "PATH STATUS", sorted
     times: list[float] = field(default_factory=list)  # of the answers with status 200, since they count
     waits: list[float] = field(default_factory=list)  # the latency of each of these
-    errors: int = 0  # connections that were refused or closed instead of an answer
+    lost: int = 0  # requests that were not answered before the server closed their connection
+    reset: int = 0  # connections that were refused or reset: the server had not taken them
     unsent: int = 0  # requests of an open loop for which there was no connection left
     cpu_seconds: float = 0.0  # of this process, while answers counted
 
@@ -64,7 +65,7 @@ class _Client(asyncio.Protocol):
         self.transport: asyncio.Transport | None = None
         self.buffer = bytearray()
         self.status, self.missing = 0, -1  # bytes of the body that are missing; -1: the head is not complete
-        self.path, self.begun = "", 0.0
+        self.path, self.begun, self.is_last = "", 0.0, False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -86,15 +87,16 @@ class _Client(asyncio.Protocol):
             self.status = int(head[9:12])
             length = head.partition(b"\r\ncontent-length:")[2].partition(b"\r\n")[0]
             self.missing = int(length or 0) - (len(self.buffer) - end - 4)
+            self.is_last = b"\r\nconnection: close" in head
         else:
             self.missing -= len(data)
         if self.missing == 0 and self.begun:
             begun, self.begun = self.begun, 0.0
             self.load.take_answer(self, begun)
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  # the name is asyncio's
+    def connection_lost(self, exc: Exception | None) -> None:
         self.transport, self.buffer = None, bytearray()
-        self.load.lose(self, was_waiting=bool(self.begun))
+        self.load.lose(self, was_waiting=bool(self.begun), was_reset=exc is not None)
         self.begun = 0.0
 
 
@@ -108,7 +110,7 @@ class _Load:
         self.numbers: Iterator[int] = count()
         self.start = time.perf_counter() + plan.settle_seconds
         self.result = LoadResult(seconds=plan.seconds)
-        self.errors = self.unsent = 0
+        self.lost = self.reset = self.unsent = 0
         self.idle: list[_Client] = []
         self.opened = 0
         self.is_over = False
@@ -133,7 +135,7 @@ class _Load:
         self.is_over = True
         seconds, cpu = time.perf_counter() - begin, time.process_time() - cpu
         found = asdict(self.result) | {"seconds": seconds, "cpu_seconds": cpu}
-        return LoadResult(**found | {"errors": self.errors, "unsent": self.unsent})
+        return LoadResult(**found | {"lost": self.lost, "reset": self.reset, "unsent": self.unsent})
 
     def take_answer(self, client: _Client, begun: float) -> None:
         """Record an answer, and let the client go on."""
@@ -145,19 +147,23 @@ class _Load:
                 self.result.waits.append(now - begun)
         if self.is_over or client.transport is None:
             return
+        if client.is_last:
+            client.transport.close()  # then it is lost, and another one opened
+            return
         if self.plan.rate:
             self.idle.append(client)
         else:
             self._ask(client, now)
 
-    def lose(self, client: _Client, was_waiting: bool) -> None:
+    def lose(self, client: _Client, was_waiting: bool, was_reset: bool) -> None:
         """Take note of a closed connection; a client of a closed loop connects again."""
         self.opened -= 1
         if client in self.idle:
             self.idle.remove(client)
         if self.is_over:
             return
-        self.errors += was_waiting
+        self.lost += was_waiting and not was_reset
+        self.reset += was_waiting and was_reset
         if not self.plan.rate:
             self._start(self._open_and_ask(0.0, RETRY_SECONDS))
 
@@ -170,7 +176,7 @@ class _Load:
             )
         except OSError:
             self.opened -= 1
-            self.errors += not self.is_over
+            self.reset += not self.is_over
             if not self.plan.rate and not self.is_over:
                 await self._open_and_ask(0.0, RETRY_SECONDS)
             return

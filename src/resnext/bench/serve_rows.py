@@ -118,7 +118,7 @@ def format_statuses(loads: Sequence[LoadResult], probes: Sequence[LoadResult]) -
         for key, found in load.latencies.items():
             status = key.split()[1]
             counts[status] = counts.get(status, 0) + len(found)
-        for name, number in (("lost", load.errors), ("unsent", load.unsent)):
+        for name, number in (("lost", load.lost), ("reset", load.reset), ("unsent", load.unsent)):
             if number:
                 counts[name] = counts.get(name, 0) + number
     for probe in probes:
@@ -126,8 +126,8 @@ def format_statuses(loads: Sequence[LoadResult], probes: Sequence[LoadResult]) -
             if not key.endswith(" 200"):
                 name = f"probe {key.split()[1]}"
                 counts[name] = counts.get(name, 0) + len(found)
-        if probe.errors:
-            counts["probes lost"] = counts.get("probes lost", 0) + probe.errors
+        if probe.lost or probe.reset:
+            counts["probes lost"] = counts.get("probes lost", 0) + probe.lost + probe.reset
     return ", ".join(f"{name}: {count}" for name, count in counts.items())
 
 

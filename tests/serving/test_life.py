@@ -104,7 +104,8 @@ def test_threads_follow_the_cores_that_the_process_may_use(model: Path) -> None:
 @pytest.mark.parametrize("cycles", [10, pytest.param(1000, marks=pytest.mark.slow)])
 def test_a_model_starts_and_stops_again_and_again(model: Path, cycles: int) -> None:
     """In a process of its own, which says where it hangs after 90 seconds and ends."""
-    command = [sys.executable, "-X", "faulthandler", str(ROOT / "tools/soak_server.py"), str(model), "--cycles", str(cycles)]
+    tool = str(ROOT / "tools" / "soak_server.py")
+    command = [sys.executable, "-X", "faulthandler", tool, str(model), "--cycles", str(cycles)]
     variables = os.environ | {"PYTHONPATH": str(ROOT / "src")}
     done = subprocess.run(command, capture_output=True, text=True, env=variables, check=False)
     assert done.returncode == 0, done.stderr
@@ -112,10 +113,10 @@ def test_a_model_starts_and_stops_again_and_again(model: Path, cycles: int) -> N
 
 def test_the_images_of_clients_who_leave_are_not_computed() -> None:
     with start_server(0.05, "max_wait=60") as server:
-        clients = [server.connect() for _ in range(40)]
+        clients = [server.connect() for _ in range(60)]
         for client in clients:
             client.sendall(make_request(PICTURE))
-        wait_until(lambda: server.read_metric("resnext_queued_images") >= 25)
+        wait_until(lambda: server.read_metric("resnext_queued_images") >= 45)
         leaving, staying = clients[::2], clients[1::2]
         for client in leaving:
             client.close()
@@ -123,7 +124,7 @@ def test_the_images_of_clients_who_leave_are_not_computed() -> None:
         assert [read_answer(client)[0] for client in staying] == [200] * len(staying)
         wait_until(lambda: server.read_metric("resnext_queued_images") == 0)
         computed = server.read_metric("resnext_batch_images_sum")
-        assert computed <= begun + 8 + len(staying)  # 8: the batch in the engine
+        assert computed <= begun + 8 + len(staying)  # 8: the batch in the engine; at most 53 of 60
         assert computed + server.read_metric("resnext_dropped_images_total") <= len(clients)
         assert server.read_metric("resnext_bytes_in_flight") == 0
         for client in staying:

@@ -204,6 +204,34 @@ def test_a_failing_network_is_500_for_its_requests_and_unready_after_several():
     assert client.post("/v1/predict?model=things", content=RED).status_code == 200
 
 
+def test_a_network_that_works_again_is_ready_again(monkeypatch):
+    monkeypatch.setattr("resnext.serving.batcher.PROBE_SECONDS", 0.01)
+    model = FakeClassifier()
+    client = make_client(make_service(model))
+    model.failure = ValueError("out of luck")
+    for _ in range(3):
+        check_problem(client.post("/v1/predict?model=colors", content=RED), 500, "luck")
+    check_problem(client.get("/readyz"), 503, "colors")
+    model.failure = None
+    end = time.monotonic() + 30
+    while client.get("/readyz").status_code != 200:
+        assert time.monotonic() < end
+    assert client.post("/v1/predict?model=colors", content=RED).status_code == 200
+
+
+def test_a_dead_worker_is_said_by_readyz_until_the_server_is_restarted(monkeypatch):
+    monkeypatch.setattr("resnext.serving.batcher.PROBE_SECONDS", 0.01)
+    model = FakeClassifier()
+    client = make_client(make_service(model))
+    model.failure = SystemExit("gone")
+    check_problem(client.post("/v1/predict?model=colors", content=RED), 500, "ended: SystemExit")
+    model.failure = None
+    for _ in range(3):
+        check_problem(client.get("/readyz"), 503, "worker thread colors-stream-0 ended: SystemExit: gone")
+        check_problem(client.post("/v1/predict?model=colors", content=RED), 503, "cannot answer")
+    assert client.get("/healthz").status_code == 200
+
+
 def test_a_network_that_gives_no_numbers_is_an_error_of_its_image(monkeypatch):
     model = FakeClassifier()
     outputs = model.infer

@@ -169,6 +169,37 @@ def test_failure_after_failure_is_a_fault_until_a_batch_succeeds(recorder):
     assert batcher.find_fault() is None
 
 
+def test_a_broken_model_tries_its_probe_until_it_works(recorder, monkeypatch):
+    """Nobody sends images to a model that is not ready, so it must find out by itself."""
+    monkeypatch.setattr("resnext.serving.batcher.PROBE_SECONDS", 0.01)
+    broken, tries = True, []
+
+    def compute(values: list[int]) -> list[int]:
+        tries.append(list(values))
+        if broken:
+            raise ValueError
+        return recorder.compute(values)
+
+    batcher = start(recorder, compute, sizes=(1, 2), streams=2, probe=7)
+    batcher.submit([Job(1) for _ in range(6)])
+    recorder.wait(6)
+    while tries.count([7]) < 3:
+        time.sleep(0.001)
+    assert "batches failed" in str(batcher.find_fault())
+    broken = False
+    while batcher.find_fault() is not None:
+        time.sleep(0.001)
+    count = len(tries)
+    time.sleep(0.1)
+    assert len(tries) <= count + 1  # a whole model is not probed; the other stream may just have been about to
+    job = Job(3)
+    batcher.submit([job])
+    while job.result is None:
+        time.sleep(0.001)
+    assert job.result == 9
+    assert batcher.stop(30)
+
+
 def test_a_dead_worker_fails_the_queue_and_is_named(recorder):
     def compute(values: list[int]) -> list[int]:
         recorder.compute(values)

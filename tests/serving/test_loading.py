@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -5,7 +6,11 @@ import pytest
 from PIL import Image
 from starlette.testclient import TestClient
 
+from resnext.deploy.export import ExportRequest, describe_export, write_model
+from resnext.deploy.fold import fold
+from resnext.deploy.int8 import quantize_int8
 from resnext.deploy.predictor import Predictor
+from resnext.deploy.signal_stack import preserve_signal_stack
 from resnext.errors import RequestError
 from resnext.evaluation.predict import predict
 from resnext.serving.app import make_app
@@ -13,7 +18,7 @@ from resnext.serving.loading import LoadOptions, ModelSource, load_model, name_m
 from resnext.serving.served_model import list_sizes
 from resnext.serving.service import Service
 from resnext.weights.native import save
-from tests.deploy.networks import lived
+from tests.deploy.networks import images, lived
 from tests.serving.fakes import make_preprocessing
 
 
@@ -102,6 +107,35 @@ def test_the_server_says_what_predict_says(weights, tmp_path):
     assert len(entry["cam"]["maps"]) == 3
     model = client.get("/v1/models").json()["models"][0]
     assert (model["architecture"].split()[0], model["image_size"]) == ("resnext11_2x4d", 32)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_an_openvino_file_of_one_size_is_served_in_all_sizes_of_batches(precision, tmp_path):
+    """Each size is compiled without any dynamic dimension, and gives the logits of single images."""
+    pytest.importorskip("nncf")
+    from resnext.deploy.openvino_graph import build_openvino_model, find_dynamic_nodes, replace_input
+
+    network = lived("resnext11_2x4d", base_channels=4, num_classes=3)
+    network.preprocessing = make_preprocessing(image_size=32, resize=36)
+    request = ExportRequest(format="openvino", precision=precision, batch=1)
+    interface = request.get_interface(network.preprocessing)
+    graph = build_openvino_model(fold(network), replace(interface, input="normalised"))
+    graph = quantize_int8(graph, images(32)) if precision == "int8" else graph
+    write_model(replace_input(graph, interface), describe_export(network, request, None), tmp_path / "net.xml")
+    model = load_model(ModelSource("net", str(tmp_path / "net.xml")), LoadOptions(max_batch=6))
+    assert model.sizes == [1, 2, 4, 6]
+    engine = model.predictor._engine
+    model.predictor.warm_up(model.sizes)
+    assert [shape[0] for shape in engine._compiled] == model.sizes
+    with preserve_signal_stack():
+        for compiled in engine._compiled.values():
+            assert find_dynamic_nodes(compiled.compiled.get_runtime_model()) == []
+    pixels = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), dtype=np.uint8)
+    alone = np.concatenate([model.predictor.infer(one[None]).logits for one in pixels])
+    for size in model.sizes:
+        np.testing.assert_allclose(model.predictor.infer(pixels[:size]).logits, alone[:size], rtol=1e-5, atol=1e-5)
+    assert [shape[0] for shape in engine._compiled] == model.sizes  # nothing was compiled later
+    model.predictor.close()
 
 
 def test_weights_without_preprocessing_or_classifier_are_refused(tmp_path):

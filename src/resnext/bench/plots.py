@@ -81,3 +81,32 @@ def label_line_ends(axes: "Axes", ends: Mapping[str, float], x: float) -> None:
         axes.annotate(library, (x, value), (10, (y - value) / (high - low) * axes.get_window_extent().height * 72 /
                       axes.figure.dpi), textcoords="offset points", va="center", color=COLOURS[library],
                       fontweight="bold" if library == OURS else "normal")  # fmt: skip
+
+
+def plot_serving(points: Mapping[str, Sequence[tuple[int, float, float]]], ceiling: float, said: str) -> "Figure":
+    """Plot images per second and the 99th percentile of the latency over the number of clients.
+
+    Args:
+        points: For each server its points: clients, images per second, seconds. The first server is ours.
+        ceiling: Images per second without a server.
+        said: The line under the title.
+    """
+    with plot_style():
+        figure = create_figure(7.6, 3.7)
+        add_title(figure, "Serving pictures over HTTP", said)
+        clients = sorted({one[0] for found in points.values() for one in found})
+        for number, (name, unit) in enumerate((("images/s", 1.0), ("99th percentile of a request (ms)", 1000.0))):
+            axes = figure.add_axes((0.085 + 0.495 * number, 0.145, 0.4, 0.64))
+            for (server, found), color in zip(points.items(), (RED, BLUE), strict=False):
+                at, values = [clients.index(one[0]) for one in found], [unit * one[1 + number] for one in found]
+                axes.plot(at, values, "-o", color=color, linewidth=2 if color == RED else 1.3, label=server)
+            if number == 0:
+                axes.axhline(ceiling, color=INK, linewidth=1, linestyle="--", label="no server")
+                axes.set_ylim(0, 1.15 * max([ceiling, *(one[1] for found in points.values() for one in found)]))
+                axes.legend(loc="lower right")
+            else:
+                axes.set_yscale("log")
+            axes.set(xlabel="clients", ylabel=name)
+            axes.set_xticks(range(len(clients)), [str(n) for n in clients])
+            draw_grid(axes)
+    return figure

@@ -14,6 +14,7 @@ ACTIONS = {  # each has its arguments in bench_arguments, and Options and run(op
     "train": "a training step, beside torchvision and timm",
     "infer": "inference with each engine, beside torchvision and timm",
     "detect": "training step and inference of a detector, beside torchvision's Faster R-CNN",
+    "serve": "the server under load, beside the same network without a server",
     "data": "data loading from files to batches, beside torchvision's ImageFolder",
     "tune": "autotune each layer's algorithm, or show what was measured",
     "cardinality": "speed over cardinality at equal complexity",

@@ -83,6 +83,27 @@ def _add_infer_arguments(parser: argparse.ArgumentParser) -> None:
     add_out_option(parser)
 
 
+def _add_serve_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("source", metavar="RUN|FILE", help="what to serve: a run, an exported file or a weights file")
+    parser.add_argument("--images", metavar="DIR", help="folder of JPEG files to send [pictures of noise, 500x375]")
+    parser.add_argument(
+        "--clients", type=parse_numbers, default=[1, 8, 64, 512], metavar="N,N",
+        help="numbers of clients, each of which waits for its answers [1,8,64,512]",
+    )  # fmt: skip
+    parser.add_argument(
+        "--seconds", type=float, default=3.0, metavar="N", help="of each load in each round [%(default)g]"
+    )
+    parser.add_argument("--rounds", type=int, default=3, metavar="N", help="rounds of all loads [%(default)s]")
+    parser.add_argument("--engine", default="auto", help="pytorch, onnxruntime, openvino or auto [auto]")
+    parser.add_argument("--precision", choices=("fp32", "bf16", "int8", "auto"), help="[fp32, or that of the file]")
+    parser.add_argument("--max-batch", type=int, default=8, metavar="N", help="most images in a batch [%(default)s]")
+    parser.add_argument("--naive", action="store_true", help="also measure FastAPI with PyTorch in eager mode and fp32")
+    parser.add_argument(
+        "--overload", type=float, metavar="FACTOR", help="also send this many times what the server can answer"
+    )
+    add_out_option(parser)
+
+
 def _add_detect_arguments(parser: argparse.ArgumentParser) -> None:
     from resnext.settings_shared import FREEZE_STAGES
 
@@ -183,6 +204,7 @@ ADD_ARGUMENTS = {
     "data": _add_data_arguments,
     "infer": _add_infer_arguments,
     "detect": _add_detect_arguments,
+    "serve": _add_serve_arguments,
     "cardinality": _add_cardinality_arguments,
     "train": _add_train_arguments,
 }

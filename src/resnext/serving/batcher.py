@@ -17,6 +17,7 @@ Result = TypeVar("Result")
 SMOOTHING = 0.8  # weight of the past in the moving average of the seconds an image takes
 MAX_FAILURES = 3  # batches in a row that may fail before the model counts as broken
 HANG_SECONDS = 60.0  # one batch taking longer counts as hung
+PROBE_SECONDS = 5.0  # after which a broken model tries its probe again
 
 
 class Job(Generic[Input, Result]):
@@ -64,13 +65,15 @@ class Batcher(Generic[Input, Result]):
 
     Args:
         compute: Computes a batch in a worker thread: values to results of the same length. It may pad.
-        deliver: Called in a worker thread, once for each batch, with its jobs, and with those that were dropped. It
-            must not block or raise.
+        deliver: Called in a worker thread, once for each batch, with its jobs, and with those that were dropped; a
+            probe is a job without a token. It must not block or raise.
         sizes: The allowed sizes of a batch.
         streams: The number of worker threads.
         seconds: For each size, the measured seconds of a batch (``measure_seconds``), from which sizes are chosen. A
             batch may be padded to a size where that computes more images in a second.
         report: Called with the number of images and the seconds of each computed batch.
+        probe: An image that a worker of a broken model queues by itself, since nobody sends any to it: the model is
+            whole again when it is computed. Without one, only further jobs show that.
     """
 
     def __init__(
@@ -82,9 +85,11 @@ class Batcher(Generic[Input, Result]):
         streams: int = 1,
         seconds: Mapping[int, float] | None = None,
         report: Report | None = None,
+        probe: Input | None = None,
         name: str = "model",
     ) -> None:
         self._compute, self._deliver, self._report = compute, deliver, report
+        self._probe = probe
         self._seconds = dict(seconds or {size: float(size) for size in sizes})
         self.streams = streams
         largest = max(self._seconds)
@@ -173,10 +178,13 @@ class Batcher(Generic[Input, Result]):
             while not self._queue:
                 if self._is_stopping:
                     return [], [], waited
+                is_broken = self._failures >= MAX_FAILURES and self._probe is not None
                 self._idle += 1
-                self._condition.wait()
+                was_woken = self._condition.wait(PROBE_SECONDS if is_broken else None)
                 self._idle -= 1
                 waited = True
+                if not was_woken and not self._queue:
+                    self._queue.append(Job(self._probe))  # type: ignore[arg-type]  # it is set: the wait had an end
             now = time.monotonic()
             dropped = self._drop(now)
             share = -(-len(self._queue) // (self._idle + 1))  # leave work for the other idle streams

@@ -112,14 +112,19 @@ def load_model(model: ModelSource, options: LoadOptions) -> ServedModel:
     get_preprocessing(predictor)
     if predictor.architecture.num_classes == 0:
         raise RequestError(f"{model.source} has no classifier (num_classes 0), so it cannot classify images")
-    batch = None if exported is None else exported.info.batch
     return ServedModel(
         model.name,
         predictor,
-        sizes=list_sizes(options.max_batch) if batch is None else [batch],
+        sizes=_choose_sizes(exported, options.max_batch),
         streams=options.streams,
         architecture=predictor.architecture.name,
     )
+
+
+def _choose_sizes(exported: ExportedModel | None, largest: int) -> list[int]:
+    """Return the sizes of batches: that of the file if it is fixed. OpenVINO compiles any file for any size."""
+    batch = None if exported is None or exported.path.suffix.lower() == ".xml" else exported.info.batch
+    return list_sizes(largest) if batch is None else [batch]
 
 
 def _load_detector(model: ModelSource, exported: ExportedModel | None, options: LoadOptions) -> ServedModel:

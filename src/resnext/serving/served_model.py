@@ -60,7 +60,9 @@ class ServedModel:
         if not self.classes and isinstance(first, ClassifierRow):
             self.classes = tuple(f"class {index}" for index in range(len(first.logits)))
         seconds = measure_seconds(lambda size: compute([image] * size), self.sizes)
-        self.batcher = Batcher(compute, deliver, seconds=seconds, streams=self.streams, report=report, name=self.name)
+        self.batcher = Batcher(
+            compute, deliver, seconds=seconds, streams=self.streams, report=report, probe=image, name=self.name
+        )
         self.batcher.start()
 
     def _make_image(self) -> np.ndarray:

@@ -92,6 +92,11 @@ class _Gathering:
     times: Times = field(default_factory=Times)
 
 
+def count_decoders() -> int:
+    """Count the decoding threads for this machine: an engine takes several times as long as decoding."""
+    return max(2, count_available_cores() // 4)
+
+
 class Service:
     """All models, and what they share: limits, the decoding threads and the metrics.
 
@@ -104,7 +109,7 @@ class Service:
         self.metrics = Metrics(self.read_state)
         self.body_budget = BodyBudget(self.limits)
         self.pixel_budget = PixelBudget(self.limits)
-        threads = max(2, count_available_cores() // 4)  # an engine takes several times as long as decoding
+        threads = count_decoders()
         self.decode_load = DecodeLoad(threads)
         self._decoders = ThreadPoolExecutor(threads, "decode", initializer=block_signals)
         self.is_ready = False  # all models are loaded
@@ -287,6 +292,8 @@ class Service:
 def _deliver(jobs: Sequence[Job[np.ndarray, Any]]) -> None:
     """Wake the requests of a batch: one call of the event loop for all of them. Called in a worker thread."""
     futures = [job.token for job in jobs if isinstance(job.token, asyncio.Future)]
+    if not futures:
+        return  # a probe
     with suppress(RuntimeError):  # the loop is closed: the server has stopped without waiting for answers
         futures[0].get_loop().call_soon_threadsafe(_wake, futures)
 

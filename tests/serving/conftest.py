@@ -10,18 +10,19 @@ import pytest
 from tests.serving.page_steps import write_picture
 from tests.serving.page_stub import Stub
 
+NO_NETWORK = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
 VIOLATIONS = "document.addEventListener('securitypolicyviolation', (e) => console.error('CSP', e.violatedDirective));"
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """A Chromium, one for each file of tests; they are skipped without."""
+    """A Chromium that finds no other machine, one for each file of tests; they are skipped without."""
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
     chromium = shutil.which("chromium")
     if chromium is None:
         pytest.skip("chromium is not installed")
     with sync_api.sync_playwright() as manager:
-        browser = manager.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        browser = manager.chromium.launch(executable_path=chromium, args=["--no-sandbox", NO_NETWORK])
         yield browser
         browser.close()
 
@@ -36,26 +37,33 @@ def stub() -> Iterator[Stub]:
 
 
 @pytest.fixture
-def visit(browser: Any, stub: Stub) -> Iterator[Callable[..., Any]]:
-    """Open the page; arguments are those of a browser context. ``page.log`` holds console, errors and addresses."""
+def open_page(browser: Any) -> Iterator[Callable[..., Any]]:
+    """Open an address; options are those of a browser context. ``page.log`` has console, errors, requests, answers."""
     contexts = []
 
-    def open_page(query: str = "", **options: Any) -> Any:
+    def open_address(address: str, script: str = "", **options: Any) -> Any:
         contexts.append(browser.new_context(**{"viewport": {"width": 1280, "height": 800}, **options}))
         page = contexts[-1].new_page()
         page.set_default_timeout(8000)
-        page.log = {"console": [], "addresses": []}
+        page.log = {"console": [], "addresses": [], "answers": []}
         page.on("console", lambda message: page.log["console"].append(message.text))
         page.on("pageerror", lambda error: page.log["console"].append(str(error)))
         page.on("request", lambda request: page.log["addresses"].append(request.url))
+        page.on("response", lambda answer: page.log["answers"].append(answer))
         page.on("filechooser", lambda _: None)  # intercepted from the start: later, a key may come first
-        page.add_init_script(VIOLATIONS)
-        page.goto(stub.address + query)
+        page.add_init_script(VIOLATIONS + script)
+        page.goto(address)
         return page
 
-    yield open_page
+    yield open_address
     for context in contexts:
         context.close()
+
+
+@pytest.fixture
+def visit(open_page: Callable[..., Any], stub: Stub) -> Callable[..., Any]:
+    """Open the page of the stub, with a query."""
+    return lambda query="", **options: open_page(stub.address + query, **options)
 
 
 @pytest.fixture

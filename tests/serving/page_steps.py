@@ -11,6 +11,7 @@ from PIL import Image, ImageDraw, ImageOps
 from tests.serving.page_stub import Model
 
 DETECTOR = Model("cells", task="detection", names=("RBC", "WBC", "Platelets"), classes=3, has_cam=False)
+EVIL = "<img src=x onerror=window.hacked=1>"
 PHONE = {"viewport": {"width": 320, "height": 640}, "has_touch": True, "is_mobile": True}
 
 
@@ -40,7 +41,24 @@ def wait_for_answer(page: Any, name: str = "tabby") -> None:
     expect(page.locator(".verdict").first).to_contain_text(name)
 
 
-def read_canvas(page: Any, selector: str = ".frame canvas") -> np.ndarray:
-    """Return the canvas as uint8 [height, width, 4]."""
-    url = page.eval_on_selector(selector, "canvas => canvas.toDataURL()")
+def read_canvas(page: Any, panel: int = 0) -> np.ndarray:
+    """Return what is drawn over the picture of a panel, as uint8 [height, width, 4]."""
+    url = page.locator(".frame canvas").nth(panel).evaluate("canvas => canvas.toDataURL()")
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).convert("RGBA"))
+
+
+def find_distance_of_heat(page: Any, panel: int = 0) -> np.ndarray:
+    """Measure on the screen how far a heat map's peak is from the only bright object: x, y as shares of the picture."""
+    canvas = read_canvas(page, panel).astype(float)
+    frame = page.locator(".frame").nth(panel)
+    red, green, blue, opacity = np.moveaxis(canvas, 2, 0)
+    heat = (red + green - blue) * opacity  # the hot end of the scale is yellow; outline and veil are grey
+    ys, xs = np.nonzero(heat >= 0.97 * heat.max())
+    peak = np.array([(xs.mean() + 0.5) / canvas.shape[1], (ys.mean() + 0.5) / canvas.shape[0]])
+    frame.locator("canvas").evaluate("canvas => (canvas.style.visibility = 'hidden')")
+    shot = np.asarray(Image.open(io.BytesIO(frame.screenshot())).convert("L"), dtype=float)
+    frame.locator("canvas").evaluate("canvas => (canvas.style.visibility = '')")
+    ys, xs = np.nonzero(shot > 200)
+    assert len(xs) > 0
+    found = np.array([(xs.mean() + 0.5) / shot.shape[1], (ys.mean() + 0.5) / shot.shape[0]])
+    return np.abs(peak - found)

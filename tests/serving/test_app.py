@@ -16,6 +16,7 @@ from resnext.serving.limits import Limits
 from resnext.serving.served_model import ServedModel
 from resnext.serving.service import Service
 from tests.serving.fakes import FakeClassifier, FakeDetector, make_picture
+from tests.serving.page_stub import PAGE
 
 RED, BLUE = make_picture(color=(255, 0, 0)), make_picture(color=(0, 0, 255))
 
@@ -400,6 +401,15 @@ def test_page_files_are_sent_with_a_tag_that_saves_sending_them_again(client):
     if page.headers["content-type"].startswith("text/html"):
         again = client.get("/", headers={"if-none-match": page.headers["etag"]})
         assert (again.status_code, again.content) == (304, b"")
+
+
+def test_page_files_are_compressed_for_those_who_say_that_they_take_it(client):
+    plain = client.get("/static/page.js", headers={"accept-encoding": "identity"})
+    small = client.get("/static/page.js", headers={"accept-encoding": "br, gzip"})
+    assert "content-encoding" not in plain.headers
+    assert small.headers["content-encoding"] == "gzip"
+    assert int(small.headers["content-length"]) < int(plain.headers["content-length"]) / 2
+    assert small.content == plain.content == (PAGE / "page.js").read_bytes()
 
 
 def test_requests_are_logged_as_plain_facts():

@@ -12,13 +12,26 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.serving.page_steps import DETECTOR, PHONE, choose, read_canvas, wait_for_answer, write_picture
+from tests.serving.page_steps import (
+    DETECTOR,
+    EVIL,
+    PHONE,
+    choose,
+    find_distance_of_heat,
+    read_canvas,
+    wait_for_answer,
+    write_picture,
+)
 from tests.serving.page_stub import CELLS, CSP, PAGE, Model, Stub, find_region, write_problem
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
 expect = playwright.expect
-EVIL = "<img src=x onerror=window.hacked=1>"
+FIND_OUTLINE = """() => {
+    const element = document.activeElement;
+    const shown = element.matches("input") && element.offsetWidth < 2 ? element.parentElement : element;
+    return element === document.body ? "" : getComputedStyle(shown).outlineStyle;
+}"""
 
 
 # B1: every way in
@@ -96,6 +109,40 @@ def test_picture_reaches_the_model_unchanged_and_the_focus_goes_to_the_answer(
     assert bars[1] / bars[0] == pytest.approx(0.21 / 0.62, abs=0.01)
 
 
+def test_picture_on_the_clipboard_is_pasted_by_its_keys(visit: Callable[..., Any], stub: Stub) -> None:
+    page = visit(permissions=["clipboard-read", "clipboard-write"])
+    expect(page.locator("#asked")).to_contain_text("1,000 classes")
+    page.evaluate("""async () => {
+        const canvas = new OffscreenCanvas(40, 30);
+        canvas.getContext("2d").fillRect(0, 0, 20, 30);
+        const blob = await canvas.convertToBlob({ type: "image/png" });
+        await navigator.clipboard.write([new ClipboardItem({ "image/png": blob })]);
+    }""")
+    page.keyboard.press("ControlOrMeta+v")
+    wait_for_answer(page)
+    (request,) = stub.requests
+    with Image.open(io.BytesIO(request.body)) as image:
+        assert image.size == (40, 30)
+
+
+def test_everything_is_reached_by_keys_alone(visit: Callable[..., Any], stub: Stub, picture: Path) -> None:
+    stub.models = [Model("resnext50"), DETECTOR]
+    page = visit()
+    expect(page.locator("#asked")).to_contain_text("1,000 classes")
+    give_by_keyboard(page, picture)
+    wait_for_answer(page)
+    expect(page.locator(".verdict")).to_be_focused()
+    reached, outlines = [], []
+    for _ in range(30):
+        page.keyboard.press("Tab")
+        reached.append(page.evaluate("(document.activeElement.labels?.[0] ?? document.activeElement).innerText"))
+        outlines.append(page.evaluate(FIND_OUTLINE))
+    words = " | ".join(reached)
+    for name in ("tabby", "Heat map", "Evidence against", "Copy as JSON", "Call this from code", "Side by side"):
+        assert name in words, name
+    assert [name for name, outline in zip(reached, outlines, strict=True) if outline == "none"] == []
+
+
 def test_picture_keeps_its_place_while_the_answer_comes(visit: Callable[..., Any], stub: Stub, picture: Path) -> None:
     page = visit(reduced_motion="reduce")
     stub.gate.clear()
@@ -158,21 +205,10 @@ def test_heat_map_lies_on_the_object(
     page = visit(color_scheme="dark")  # nothing but the object is bright
     choose(page, write_picture(tmp_path / "corner.jpg", size, at, **options))
     wait_for_answer(page)
-    canvas = read_canvas(page)
-    box = page.locator(".frame").bounding_box()
-    red, green, blue, opacity = np.moveaxis(canvas.astype(float), 2, 0)
-    heat = (red + green - blue) * opacity  # the hot end of the scale is yellow; outline and veil are grey
-    ys, xs = np.nonzero(heat >= 0.97 * heat.max())
-    peak = np.array([xs.mean() / canvas.shape[1] * box["width"], ys.mean() / canvas.shape[0] * box["height"]])
-    page.eval_on_selector(".frame canvas", "canvas => (canvas.style.visibility = 'hidden')")
-    shot = np.asarray(Image.open(io.BytesIO(page.locator(".frame").screenshot())).convert("L"), dtype=float)
-    ys, xs = np.nonzero(shot > 200)
-    assert len(xs) > 0
-    cell = np.array(
-        [(region[2] - region[0]) * box["width"] / size[0], (region[3] - region[1]) * box["height"] / size[1]]
-    )
-    distance = np.abs(peak - [xs.mean(), ys.mean()]) / (cell / CELLS)
+    cells = np.array([(region[2] - region[0]) / size[0], (region[3] - region[1]) / size[1]]) / CELLS
+    distance = find_distance_of_heat(page) / cells
     assert distance.max() < 0.75, f"{distance} cells from the object"
+    canvas = read_canvas(page)
     if fit == "crop":
         scale = canvas.shape[1] / size[0]
         assert canvas[-1, -1, 3] > 150  # greyed: the crop cut it off

@@ -1,6 +1,7 @@
 """The page of runs in a browser: live points, no ghosts, nothing from elsewhere, usable by keyboard and on a phone."""
 
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -98,6 +99,47 @@ def test_a_resume_that_cuts_leaves_no_ghost(site: Site) -> None:
     page.locator(".chart.tall .plot").focus()
     page.keyboard.press("ArrowRight")
     assert page.locator(".chart.tall .position").inner_text() == "step 11"
+
+
+@pytest.mark.slow
+def test_a_million_steps_come_in_small_answers_and_a_resume_in_their_middle_leaves_no_ghost(site: Site) -> None:
+    run = make_run(site.folder / "a")
+    write_owner(run, os.getpid())
+    lines = [
+        json.dumps({"kind": "step", "step": s, "epoch": 1 + s // 1000, "loss": 2 + math.sin(s) / 3, "lr": 0.1 / s})
+        + "\n"
+        for s in range(1, 1_000_001)
+    ]
+    (run / "log.jsonl").write_text("".join(lines))
+    page = site.open("#smooth=0&axis=step")
+    sizes: list[int] = []
+    page.on("response", lambda answer: sizes.append(int(answer.headers.get("content-length", 0))))
+    page.reload()
+    read_last_step(page, "step 1,000,000")
+    asked = len(sizes)
+    assert max(sizes) <= 200_000
+    append(run, write_step(1_000_001, 0.125))
+    wait_for_loss(page, "0.125")
+    assert max(sizes[asked:]) < 5_000  # only what is new
+    (run / "part").write_text("".join(lines[:500_000]) + json.dumps(write_step(500_001, 7.5)) + "\n")
+    os.replace(run / "part", run / "log.jsonl")
+    wait_for_loss(page, "7.5")
+    read_last_step(page, "step 500,001")
+    assert max(sizes) <= 200_000
+
+
+def read_last_step(page: Any, words: str) -> None:
+    """Wait until the last point of the chart of the training loss is at a step."""
+    plot = page.locator(".chart.tall .plot")
+    plot.wait_for()
+    for _ in range(100):
+        plot.focus()
+        page.keyboard.press("ArrowRight")  # at most to the last point
+        if page.locator(".chart.tall .position").inner_text() == words:
+            return
+        plot.blur()
+        page.wait_for_timeout(300)
+    assert page.locator(".chart.tall .position").inner_text() == words
 
 
 def test_a_run_that_begins_is_found_and_a_removed_one_goes(site: Site) -> None:

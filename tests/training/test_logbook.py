@@ -1,10 +1,13 @@
 """The log of a run: rows as written, and cut at a line that a killed process left incomplete."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from resnext.errors import WorkError
 from resnext.run_directory import RunDirectory
+from resnext.training import logbook
 from resnext.training.logbook import Logbook, read_log
 from resnext.training.state import Position
 from tests.training.helpers import create_run
@@ -41,6 +44,29 @@ def test_a_resumed_log_ends_where_its_checkpoint_does(tmp_path: Path, position: 
     with Logbook(run, position):
         pass
     assert [f"{r['kind']} {r['step']}" for r in read_log(run.log)] == kept
+
+
+def test_rows_can_be_read_by_others_seconds_after_they_were_logged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    times = iter([0.0, 0.5, 1.9, 2.0, 2.1, 7.0])
+    monkeypatch.setattr(logbook, "time", SimpleNamespace(monotonic=lambda: next(times)))
+    run = create_run(tmp_path / "run")
+    with Logbook(run, None) as book:
+        seen = []
+        for step in range(1, 7):
+            book.log_step(step, 1, 0.5, 0.1)
+            seen.append(len(read_log(run.log)))
+        assert seen == [1, 1, 1, 4, 4, 6]
+
+
+def test_a_full_disk_is_reported_when_a_row_is_flushed(tmp_path: Path) -> None:
+    run = create_run(tmp_path / "run")
+    with Logbook(run, None) as book:
+        book.file.close()
+        book.file = open("/dev/full", "w")  # noqa: SIM115 (closed by the log book)
+        with pytest.raises(WorkError, match="No space left"):
+            book.log_step(1, 1, 0.5, 0.1)
 
 
 @pytest.mark.parametrize("rest", ['{"kind": "st', '{"kind": "step", "step": 9}\n', "[]\n", "\x00\x00\n"])

@@ -1,5 +1,6 @@
 """The page's files: a fixed table, read once from the package, so that no path of a request reaches the disk."""
 
+import gzip
 import hashlib
 from dataclasses import dataclass
 from importlib import resources
@@ -31,15 +32,20 @@ class PageFile:
     """One file of the page."""
 
     content: bytes
+    compressed: bytes  # by gzip
     media_type: str
     etag: str
 
     def respond(self, request: Request) -> Response:
         """Answer with the file, or with 304 if the browser has it."""
-        headers = {"ETag": self.etag, "Cache-Control": "no-cache"}
+        headers = {"ETag": self.etag, "Cache-Control": "no-cache", "Vary": "Accept-Encoding"}
         known = [tag.strip().removeprefix("W/") for tag in request.headers.get("if-none-match", "").split(",")]
-        if self.etag in known:
+        if self.etag.removeprefix("W/") in known:
             return Response(status_code=304, headers=headers)
+        if "gzip" in (name.strip() for name in request.headers.get("accept-encoding", "").split(",")):
+            return Response(
+                self.compressed, headers={**headers, "Content-Encoding": "gzip"}, media_type=self.media_type
+            )
         return Response(self.content, headers=headers, media_type=self.media_type)
 
 
@@ -53,7 +59,8 @@ def load_page_files() -> dict[str, PageFile]:
         kind = MEDIA_TYPES.get("." + item.name.rpartition(".")[2])
         if kind is not None and item.is_file():
             content = item.read_bytes()
-            files[item.name] = PageFile(content, kind, f'"{hashlib.sha256(content).hexdigest()[:24]}"')
+            tag = f'W/"{hashlib.sha256(content).hexdigest()[:24]}"'  # weak: one for both encodings
+            files[item.name] = PageFile(content, gzip.compress(content, mtime=0), kind, tag)
     return files
 
 

@@ -6,7 +6,9 @@ uninterrupted one. Times go to speed.csv.
 
 import csv
 import json
+import math
 import os
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
@@ -23,6 +25,7 @@ METRICS_COLUMNS = (
 )
 SPEED_COLUMNS = ("epoch", "images_per_second", "data_wait_share", "seconds", "peak_memory_mb")
 TENSORBOARD_EVERY = 10  # steps
+FLUSH_SECONDS = 2  # a row logged this long after the last flush is flushed, so that others can watch a run
 
 
 class Logbook:
@@ -51,6 +54,7 @@ class Logbook:
                 file.writelines(json.dumps(row) + "\n" for row in rows)
             self.epoch_rows = [row for row in rows if row["kind"] == "epoch"]
         self.file: IO[str] = open(run.log, "a", encoding="utf-8")  # noqa: SIM115 (closed by __exit__)
+        self.last_flush = -math.inf  # by time.monotonic()
         self.tensorboard = SummaryWriter(str(run.path), purge_step=None if position is None else position.step + 1)
 
     def __enter__(self) -> "Logbook":
@@ -97,6 +101,10 @@ class Logbook:
     def _append(self, row: dict[str, Any]) -> None:
         with report_write_errors(self.run.log):
             self.file.write(json.dumps(row) + "\n")
+            now = time.monotonic()
+            if now - self.last_flush >= FLUSH_SECONDS:
+                self.file.flush()  # to the operating system only: a checkpoint syncs what it relies on
+                self.last_flush = now
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

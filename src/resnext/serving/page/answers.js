@@ -131,7 +131,7 @@ export class BoxAnswer {
       onblur: point(null) }, swatch, box.class);
     return build("tr", { class: "choice", onclick: choose, onpointerenter: point(box), onpointerleave: point(null) },
       build("th", { scope: "row" }, name, buildBar(box.score, pickClassColor(box.index))),
-      build("td", { class: "number place" }, build("span", {}, `${x0}, ${y0}, `), build("span", {}, `${x1 - x0} × ${y1 - y0}`)),
+      build("td", { class: "number place" }, build("span", {}, `${x0}, ${y0}`), build("span", {}, `${x1 - x0} × ${y1 - y0}`)),
       build("td", { class: "number" }, box.score.toFixed(2)));
   }
 

@@ -8,7 +8,7 @@ const TINY = 96; // pixels of pictures that are enlarged without smoothing
 
 /** Return what a reader wants to know of a model at a glance. */
 export function listFacts({ architecture, engine, classes, image_size: side, channels }) {
-  const input = side ? `${side} × ${side} px${channels === 1 ? ", grey" : ""}` : "";
+  const input = side ? `${side}\u00a0×\u00a0${side}\u00a0px${channels === 1 ? ", grey" : ""}` : "";
   return [architecture, engine, formatCount(classes, "class", "classes"), input].filter(Boolean);
 }
 

@@ -77,6 +77,7 @@ export class RunCharts {
     if (names.length && !names.includes(this.#column)) this.#column = names[0];
     this.other.rename(COLUMN_WORDS[this.#column] ?? this.#column);
     this.select.hidden = names.length < 2;
+    this.other.heading.classList.toggle("unseen", !this.select.hidden); // the choice says it
     if (names.join() === [...this.select.options].map((option) => option.value).join()) return;
     this.select.replaceChildren(...names.map((name) => build("option", { value: name }, COLUMN_WORDS[name] ?? name)));
     this.select.value = this.#column;

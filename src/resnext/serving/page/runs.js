@@ -5,7 +5,7 @@ import { RunList } from "./run_list.js";
 import { RunSeries } from "./run_series.js";
 import { buildDifferences, buildResults, RunDetail } from "./run_tables.js";
 import { Polled } from "./runs_server.js";
-import { storeToken, TokenError } from "./server.js";
+import { BusyError, GoneError, storeToken, TokenError } from "./server.js";
 
 const INTERVAL = 2000; // milliseconds between polls
 const MAX_CHOSEN = 8; // as many as there are colours
@@ -20,6 +20,7 @@ let zoomed = null; // the chosen part of the x axis
 let timer = 0;
 let isPolling = false;
 let isAgain = false;
+let isLocked = false; // the server wants a token: nothing is asked
 let hasChosen = false; // by the address or by hand
 
 const list = new RunList((id, isChosen) => choose(id, isChosen));
@@ -69,6 +70,7 @@ async function poll() {
       if (failed) throw failed.reason;
     } while (isAgain);
     $("server-notice").hidden = true;
+    isLocked = false;
   } catch (error) {
     showFailure(error);
   } finally {
@@ -79,7 +81,7 @@ async function poll() {
 
 function schedule() {
   clearTimeout(timer);
-  if (!document.hidden) timer = setTimeout(poll, INTERVAL);
+  if (!document.hidden && !isLocked) timer = setTimeout(poll, INTERVAL);
 }
 
 async function askList() {
@@ -130,9 +132,12 @@ async function askRun(id) {
 }
 
 function showFailure(error) {
-  $("server-words").textContent = error.message;
-  $("token-form").hidden = !(error instanceof TokenError);
+  isLocked = error instanceof TokenError;
+  const isPassing = error instanceof GoneError || error instanceof BusyError;
+  $("server-words").textContent = isPassing ? `${error.message} This page asks again.` : error.message;
+  $("token-form").hidden = !isLocked;
   $("server-notice").hidden = false;
+  if (isLocked) $("token").focus();
 }
 
 let isDrawing = false;
@@ -249,9 +254,10 @@ $("show-all").addEventListener("click", () => zoom(null));
 $("token-form").addEventListener("submit", (event) => {
   event.preventDefault();
   storeToken($("token").value.trim());
+  $("token").value = "";
   poll();
 });
-document.addEventListener("visibilitychange", () => (document.hidden ? clearTimeout(timer) : poll()));
+document.addEventListener("visibilitychange", () => (document.hidden || isLocked ? clearTimeout(timer) : poll()));
 matchMedia("(prefers-color-scheme: dark)").addEventListener("change", draw);
 setInterval(() => list.tick(Date.now() / 1000 + clockSkew), 1000);
 poll();

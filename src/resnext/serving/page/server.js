@@ -18,19 +18,22 @@ export class TokenError extends Error {}
 /** No answer came: the server is stopped, or the network is down. */
 export class GoneError extends Error {}
 
+let heldToken = ""; // where storage is forbidden, the token holds until its page is left
+
 export function readToken() {
   try {
-    return sessionStorage.getItem(TOKEN_KEY) ?? "";
+    return sessionStorage.getItem(TOKEN_KEY) ?? heldToken;
   } catch {
-    return ""; // storage is forbidden
+    return heldToken;
   }
 }
 
 export function storeToken(token) {
+  heldToken = token;
   try {
     sessionStorage.setItem(TOKEN_KEY, token);
   } catch {
-    // the token holds for no longer than this call, and the field comes back
+    // heldToken has it
   }
 }
 
@@ -41,25 +44,29 @@ export function parseRetryAfter(value, now = Date.now()) {
   return Number.isFinite(seconds) ? Math.min(Math.max(Math.ceil(seconds), 1), LONGEST_WAIT) : 2;
 }
 
-/** Ask the server, with the token if there is one. Return the JSON of its answer (null if it is empty); else throw the errors above. */
-export async function askServer(path, { signal, ...options } = {}) {
+/**
+ * Send a request, with the token if there is one. Return {value, tag}: the answer as ``kind`` (json or blob; null without
+ * content or news) and its ETag. Else throw one of the errors above, or an Error with the status.
+ */
+export async function send(path, { kind = "json", signal, timeout = TIMEOUT, ...options } = {}) {
   const headers = new Headers(options.headers);
   const token = readToken();
   if (token) headers.set("Authorization", `Bearer ${token}`);
-  const limit = AbortSignal.timeout(TIMEOUT);
+  const limit = AbortSignal.timeout(timeout);
   const either = signal ? AbortSignal.any([signal, limit]) : limit;
   let response;
+  let value = null;
   try {
     response = await fetch(path, { ...options, headers, signal: either, cache: "no-store" });
-    if (response.status === 204) return null;
-    if (response.ok) return await response.json();
+    if (response.ok && response.status !== 204) value = await response[kind]();
   } catch (error) {
     if (signal?.aborted) throw error;
-    if (limit.aborted) throw new GoneError(`The server did not answer within ${TIMEOUT / 1000} seconds.`);
+    if (limit.aborted) throw new GoneError(`The server did not answer within ${timeout / 1000} seconds.`);
     if (error instanceof SyntaxError) throw new Error("The answer is not JSON: is this address that of resnext serve?");
     throw new GoneError("The server cannot be reached. It may have been stopped, or the network is down.");
   }
-  throw await readRefusal(response, token);
+  if (!response.ok && response.status !== 304) throw await readRefusal(response, token);
+  return { value, tag: response.headers.get("ETag") ?? "" };
 }
 
 async function readRefusal(response, token) {
@@ -77,30 +84,31 @@ async function readRefusal(response, token) {
     const words = detail ? `${reason} (${response.status}): ${detail.replace(/\.?$/, ".")}` : `${reason} (${response.status}).`;
     return new BusyError(words, parseRetryAfter(response.headers.get("Retry-After")));
   }
-  return new Error(detail || `The server refused the request with status ${response.status}.`);
+  const error = new Error(detail || `The server refused the request with status ${response.status}.`);
+  return Object.assign(error, { status: response.status });
 }
 
 export async function listModels() {
-  const answer = await askServer("v1/models");
-  if (!Array.isArray(answer.models)) throw new Error("The list of models has an unknown form.");
-  return answer.models;
+  const { value } = await send("v1/models");
+  if (!Array.isArray(value?.models)) throw new Error("The list of models has an unknown form.");
+  return value.models;
 }
 
 /** Return whether the server shows training runs. Without runs it answers 204: a 404 would stand in the console. */
 export async function hasRuns() {
   try {
-    return (await askServer("v1/runs")) !== null;
+    return (await send("v1/runs")).value !== null;
   } catch {
     return false;
   }
 }
 
 /** Send the bytes of an image file as they are, and return the server's answer. */
-export function predict(model, file, signal) {
+export async function predict(model, file, signal) {
   const query = new URLSearchParams({ model: model.name, view: "1" });
   if (model.task === "detection") query.set("score", "0.05");
   else query.set("top", String(Math.min(10, model.classes)));
   if (model.has_cam) query.set("explain", "1");
   const headers = { "Content-Type": file.type || "application/octet-stream" };
-  return askServer(`v1/predict?${query}`, { method: "POST", body: file, headers, signal });
+  return (await send(`v1/predict?${query}`, { method: "POST", body: file, headers, signal })).value;
 }

@@ -8,9 +8,10 @@ from pathlib import Path
 
 from PIL import Image
 
-from resnext.deploy.export import ExportRequest, ExportResult, Progress, export_classifier, work_beside
+from resnext.deploy.export import ExportRequest, ExportResult, Progress, export_classifier
 from resnext.deploy.export_info import ExportInfo
 from resnext.deploy.layout_readme import make_readme
+from resnext.deploy.model_files import work_beside
 from resnext.errors import RequestError, did_you_mean
 from resnext.files import report_write_errors
 from resnext.model.network import Network

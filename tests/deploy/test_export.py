@@ -1,11 +1,8 @@
 """Tests of exports: the file gives the network's results in a process without torch, or nothing is written."""
 
 import json
-import os
-import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -155,20 +152,6 @@ def test_a_file_that_is_there_survives_a_failure(tmp_path: Path, monkeypatch: py
         export_to(tmp_path, "onnx", make_network())
     assert (tmp_path / "model.onnx").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["model.onnx"]
-
-
-def test_an_export_that_is_killed_leaves_no_file_under_the_final_name(tmp_path: Path) -> None:
-    usable("onnxruntime", "fp32")
-    resnext.save(make_network(), tmp_path / "w.safetensors")
-    command = [sys.executable, "-m", "resnext", "export", str(tmp_path / "w.safetensors"), "--to", "onnx"]
-    child = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    assert child.stderr is not None
-    while "verifying" not in (line := child.stderr.readline()):
-        assert line, "the export ended by itself"
-    time.sleep(0.05)
-    os.kill(child.pid, signal.SIGKILL)
-    child.wait()
-    assert not (tmp_path / "w.onnx").exists()
 
 
 @pytest.mark.parametrize("target", FORMATS)

@@ -11,6 +11,7 @@ from scipy import stats
 from resnext import RequestError
 from resnext.deploy.int8_export import CONFIDENCE, CONFIDENCES
 from resnext.deploy.int8_gate import (
+    MAX_POINTS,
     PairedResult,
     compute_loss_bound,
     count_fewest_images,
@@ -19,6 +20,7 @@ from resnext.deploy.int8_gate import (
 )
 
 LEVELS = (0.95, *sorted(set(CONFIDENCES)))
+SHORTFALL = 5e-5  # of the coverage of a bound of 99.7 %; the next test shows that the tries together have none
 
 
 @st.composite
@@ -39,14 +41,41 @@ def test_the_bound_covers_the_true_loss_as_often_as_it_says(n: int, confidence: 
         for q in [*np.geomspace(1e-4, 0.45, 12)]:
             if q < p < 1 - q:
                 chance = np.exp(log_count + b * np.log(p) + c * np.log(q) + (n - b - c) * np.log1p(-p - q))
-                assert chance[bounds >= p - q].sum() >= confidence, (p, q)
+                assert chance[bounds >= p - q].sum() >= confidence - SHORTFALL, (p, q)
 
 
-@pytest.mark.parametrize(("p", "q"), [(0.0061, 0.001), (0.03, 0.02), (0.0005, 0.0001), (0.1, 0.08), (0.005, 1e-9)])
-def test_the_bound_covers_in_simulation_with_10000_images(p: float, q: float) -> None:
-    drawn = np.random.default_rng(0).multinomial(10_000, [p, q, 1 - p - q], 4000)
-    covered = [compute_loss_bound(int(b), int(c), 10_000) >= p - q for b, c, _ in drawn]
-    assert np.mean(covered) >= 0.95 - 3 * math.sqrt(0.05 * 0.95 / 4000)
+def find_most_losses(gains: int, images: int, max_loss: float, confidence: float) -> int:
+    """Return the largest number of losses that passes with this number of gains; -1 if none does."""
+    low, high = -1, images - gains + 1
+    while high - low > 1:
+        middle = (low + high) // 2
+        is_low = compute_loss_bound(middle, gains, images, confidence) <= max_loss
+        low, high = (middle, high) if is_low else (low, middle)
+    return low
+
+
+@pytest.mark.parametrize("n", [50, 200, 1000, 10_000])
+@pytest.mark.parametrize("confidences", [(CONFIDENCE,), CONFIDENCES])
+def test_a_network_that_loses_more_than_allowed_passes_at_most_once_in_twenty(
+    confidences: tuple[float, ...], n: int
+) -> None:
+    """The chance is exact, a sum over all outcomes; the tries may be as different as they like, so chances are added.
+
+    The worst case is a loss just above what is allowed, and an allowed loss that is the bound of some outcome.
+    """
+    rates = [0.0, *np.geomspace(0.05, min(60, n / 8), 7) / n]  # share of gains
+    gains = np.arange(stats.binom.ppf(1 - 1e-9, n, rates[-1]) + 1).astype(int)
+    for b, c in ((0, 0), (1, 0), (3, 0), (2, 1), (6, 2), (12, 4), (40, 30)):
+        for allowed in {compute_loss_bound(b, c, n, confidence) for confidence in confidences}:
+            most = {one: [find_most_losses(int(gain), n, allowed, one) for gain in gains] for one in set(confidences)}
+            for q in rates:
+                p = q + allowed
+                if p + q < 1 and allowed <= MAX_POINTS / 100:
+                    chance = {
+                        one: stats.binom.pmf(gains, n, q) @ stats.binom.cdf(np.array(losses), n - gains, p / (1 - q))
+                        for one, losses in most.items()
+                    }
+                    assert sum(chance[one] for one in confidences) <= 1 - CONFIDENCE + 1e-8, (b, c, q)
 
 
 @pytest.mark.parametrize("n", [50, 359, 10_000])
@@ -100,11 +129,7 @@ def test_the_fewest_images_are_those_of_an_unchanged_network(max_loss: float) ->
     assert fewest == count_needed_images(PairedResult(7, 5, 0, 0), max_loss, 0.95)
 
 
-def test_the_tries_together_keep_the_confidence() -> None:
-    assert sum(1 - one for one in CONFIDENCES) == pytest.approx(1 - CONFIDENCE)
-
-
-@pytest.mark.parametrize("points", [0, -1, 100, float("nan"), float("inf")])
+@pytest.mark.parametrize("points", [0, -1, 50.1, 100, float("nan"), float("inf")])
 def test_a_loss_that_is_no_share_is_refused(points: float) -> None:
     with pytest.raises(RequestError, match="--max-loss"):
         parse_max_loss(points)

@@ -44,8 +44,6 @@ def check_options(args: argparse.Namespace) -> None:
         raise RequestError("a detector can be exported to onnx or openvino; torch-export has no operators for it")
     if args.int8:
         raise RequestError("a detector is exported in fp32: its boxes have no accuracy gate for int8; leave out --int8")
-    if args.int8:
-        raise RequestError("--int8 is for classifiers; a detector is exported in fp32")
     if args.input == "normalised" or args.with_cam or args.batch not in (None, 1):
         raise RequestError("a detector takes one picture of any size: leave out --input, --with-cam and --batch")
 

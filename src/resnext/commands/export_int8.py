@@ -87,21 +87,11 @@ def list_int8_facts(info: "ExportInfo") -> list[tuple[str, str]]:
     """List what to print about int8: each try, and what was kept."""
     if info.int8 is None:
         return []
-    rows = [
-        ("" if number else "int8", describe_try(one, is_kept=number == len(info.int8["tries"]) - 1))
-        for number, one in enumerate(info.int8["tries"])
-    ]
+    from resnext.deploy.int8_export import describe_try
+
+    words = [describe_try(one) for one in info.int8["tries"]]  # the last one is kept
+    rows = [("", f"not kept: {one}") for one in words[:-1]] + [("", f"kept: {words[-1]}")]
+    rows[0] = ("int8", rows[0][1])
     limit, confidence = 100 * info.int8["max_loss"], 100 * info.int8["confidence"]
     judged = f"bound of {confidence:g} % confidence over all tries, allowed {limit:g} points; {info.int8['judged']}"
     return [*rows, ("", judged)]
-
-
-def describe_try(one: dict[str, object], is_kept: bool) -> str:
-    """Describe one entry of ``ExportInfo.int8["tries"]`` in words."""
-    values = {key: one[key] for key in ("only_fp32", "only_int8", "images", "int8_layers", "layers")}
-    loss, bound = float(str(one["loss"])), float(str(one["bound"]))
-    return (
-        f"{'kept' if is_kept else 'not kept'}: {one['step']}; loses {100 * loss:.2f} points, at most {100 * bound:.2f} "
-        "({only_fp32} right in fp32 only, {only_int8} in int8 only, of {images:,}); "
-        "{int8_layers} of {layers} layers in int8".format_map(values)
-    )

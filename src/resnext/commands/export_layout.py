@@ -35,8 +35,6 @@ def check_layout_options(args: argparse.Namespace) -> None:
     check_layout(args.layout, args.to, args.name or MODEL_NAME, args.storage_uri)
     if args.input != "pixels" or args.batch is not None or args.with_cam:
         raise RequestError("--layout chooses inputs and outputs by itself: leave out --input, --batch and --with-cam")
-    if args.int8:
-        raise RequestError("--layout writes fp32 files; export --int8 without --layout, and place the file by hand")
     if args.out is None:
         raise RequestError("--layout needs --out FOLDER, a new folder")
     if args.overwrite:
@@ -47,12 +45,14 @@ def check_layout_options(args: argparse.Namespace) -> None:
 
 def run_layout(args: argparse.Namespace, path: Path, file: Path) -> int:
     """Write the folder of another model server, verify its files and print; return 0."""
+    from resnext.commands.export_int8 import plan_int8
     from resnext.data.files.download import compute_sha256
     from resnext.deploy.example_images import load_example_images
     from resnext.deploy.layouts import write_layout
     from resnext.detection.weights import is_detector_source
     from resnext.evaluation.outputs import get_preprocessing
     from resnext.files import check_folder
+    from resnext.progress_bar import show_image_progress
     from resnext.screen import make_screen
     from resnext.weights import load
 
@@ -62,24 +62,29 @@ def run_layout(args: argparse.Namespace, path: Path, file: Path) -> int:
     check_folder(out.absolute().parent, "--out")
     network = load(path, args.checkpoint)
     examples = load_example_images(get_preprocessing(network), path if is_run(path) else None, args.images)
+    plan = plan_int8(args, network, path if is_run(path) else None) if args.int8 else None
     console = make_screen(stderr=True)
-    results = write_layout(
-        network,
-        out,
-        args.layout,
-        args.to,
-        args.name or MODEL_NAME,
-        examples.images,
-        storage_uri=args.storage_uri,
-        weights_sha256=compute_sha256(file) if file.is_file() else None,
-        progress=lambda words: console.print(words, style="dim", highlight=False),
-    )
+    with show_image_progress(0 if plan is None else len(plan.judged.dataset)) as image_progress:
+        results = write_layout(
+            network,
+            out,
+            args.layout,
+            args.to,
+            args.name or MODEL_NAME,
+            examples.images,
+            storage_uri=args.storage_uri,
+            weights_sha256=compute_sha256(file) if file.is_file() else None,
+            int8=plan,
+            progress=lambda words: console.print(words, style="dim", highlight=False),
+            image_progress=image_progress,
+        )
     print_layout(out, results, examples.source)
     return 0
 
 
 def print_layout(out: Path, results: "list[ExportResult]", images: str) -> None:
     """Print the files of a layout and how they agree with PyTorch."""
+    from resnext.commands.export_int8 import list_int8_facts
     from resnext.screen import print_facts
 
     rows = [("written", f"{out}")]
@@ -89,6 +94,7 @@ def print_layout(out: Path, results: "list[ExportResult]", images: str) -> None:
         rows += [
             ("model", f"{result.path.relative_to(out)} ({result.size:,} bytes)"),
             ("", f"{same}; largest difference of a logit {found.max_difference:.2g}"),
+            *list_int8_facts(result.info),
         ]
     rows += [("images", images), ("next", f"{out / 'README.md'} starts the server and asks it")]
     print_facts(rows)

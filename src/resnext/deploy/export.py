@@ -1,10 +1,7 @@
 """Export a classifier: write the file, verify it in another process, and put it in place only if it agrees."""
 
 import json
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,15 +9,14 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from resnext.data.preprocessing import Preprocessing, check_choice
-from resnext.deploy.export_info import FORMATS, KEY, ExportInfo, list_tool_versions
+from resnext.deploy.export_info import FORMATS, ExportInfo, list_tool_versions
 from resnext.deploy.fold import FoldedNetwork, fold
 from resnext.deploy.graph_interface import GraphInterface, InputKind
+from resnext.deploy.model_files import move_into_place, work_beside, write_model
 from resnext.deploy.verify import Agreement, compare_with_network
 from resnext.errors import RequestError, WorkError
 from resnext.evaluation.outputs import get_preprocessing
-from resnext.files import report_write_errors
 from resnext.model.network import Network
-from resnext.version import __version__
 
 if TYPE_CHECKING:
     from resnext.deploy.int8_export import Int8Plan
@@ -156,11 +152,12 @@ def build_int8_model(
             from resnext.deploy.onnx_graph import replace_onnx_input
 
             return replace_onnx_input(quantised, interface).SerializeToString()
-        from resnext.deploy.openvino_graph import find_dynamic_nodes, replace_input
+        from resnext.deploy.openvino_engine import INT8_SHAPES, find_dynamic_nodes
+        from resnext.deploy.openvino_graph import replace_input
 
         model = replace_input(quantised, interface)
         if dynamic := find_dynamic_nodes(model):
-            raise WorkError(f"the int8 model has dimensions of any size, at {dynamic[0]}; nothing was written")
+            raise WorkError(f"the int8 model has a dimension of any size, at {dynamic[0]}; {INT8_SHAPES}")
         return model
 
     def write(quantised: Any) -> Path:
@@ -220,101 +217,3 @@ def build_model(folded: FoldedNetwork, target: str, interface: GraphInterface) -
     from resnext.deploy.openvino_graph import build_openvino_model
 
     return build_openvino_model(folded, interface)
-
-
-def write_model(model: Any, info: ExportInfo, path: Path) -> None:
-    """Write a model with its metadata. Raises WorkError if it cannot be written."""
-    with report_write_errors(path):
-        if path.suffix == ".onnx":
-            path.write_bytes(add_onnx_metadata(model, info))
-        elif path.suffix == ".pt2":
-            from resnext.deploy.torch_export import write_torch_program
-
-            write_torch_program(model, info, path)
-        else:
-            write_openvino(model, info, path)
-
-
-def add_onnx_metadata(model: bytes, info: ExportInfo) -> bytes:
-    """Return the ONNX model with our metadata, and that of ultralytics and of ONNX's own MetadataProps.md."""
-    import onnx
-
-    proto = onnx.load_model_from_string(model)
-    proto.producer_name, proto.producer_version = "resnext", __version__
-    onnx.helper.set_model_props(proto, {KEY: info.to_json(), **list_foreign_metadata(info)})
-    onnx.checker.check_model(proto, full_check=True)
-    data: bytes = proto.SerializeToString()
-    return data
-
-
-def list_foreign_metadata(info: ExportInfo) -> dict[str, str]:
-    """Return the metadata entries that other programs read."""
-    size = info.preprocessing.get("image_size")
-    known = {
-        "task": "classify" if info.task == "classification" else "detect",
-        "names": str(dict(enumerate(info.classes or ()))),  # ultralytics reads a Python dict
-        "imgsz": str([size, size]) if size else "",
-        "Image.BitmapPixelFormat": "Bgr8" if info.bgr else "Rgb8",
-        "Image.NominalPixelRange": "NominalRange_0_255" if info.input != "normalised" else "",
-    }
-    return {key: value for key, value in known.items() if value}
-
-
-def write_openvino(model: Any, info: ExportInfo, path: Path) -> None:
-    """Write an openvino.Model as .xml and .bin, with our metadata and that of OpenVINO's Model API."""
-    from resnext.deploy.openvino_engine import import_openvino
-    from resnext.deploy.signal_stack import preserve_signal_stack
-
-    with preserve_signal_stack():
-        model.set_rt_info(info.to_json(), KEY.split("."))
-        for key, value in list_model_api_metadata(info).items():
-            model.set_rt_info(value, ["model_info", key])
-        import_openvino().save_model(model, path, compress_to_fp16=False)
-
-
-def list_model_api_metadata(info: ExportInfo) -> dict[str, str]:
-    """Return the entries of OpenVINO's Model API; its labels are separated by spaces, so names have none inside."""
-    if info.task != "classification":
-        return {"model_type": "DetectionModel", "labels": _join_labels(info)}
-    return {
-        "model_type": "Classification",
-        "labels": _join_labels(info),
-        "resize_type": "crop" if info.preprocessing.get("fit") == "crop" else "standard",
-        "reverse_input_channels": str(not info.bgr),  # Model API reads images in the order blue, green, red
-        "multilabel": "False",
-        "output_raw_scores": "True",
-    }
-
-
-def _join_labels(info: ExportInfo) -> str:
-    return " ".join("_".join(name.split()) or "_" for name in info.classes or ())
-
-
-@contextmanager
-def work_beside(out: Path) -> Iterator[Path]:
-    """Make a temporary folder beside ``out``, on the same disk, and remove it afterwards."""
-    made = not out.parent.exists()
-    with report_write_errors(out):
-        out.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(dir=out.parent, prefix=f".{out.name}.", suffix=".part"))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        if made and not out.exists():
-            with suppress(OSError):
-                out.parent.rmdir()
-
-
-def move_into_place(file: Path, out: Path) -> int:
-    """Rename the finished file, and its weights before it, to ``out``; return the bytes of all."""
-    with report_write_errors(out):
-        moves: Mapping[Path, Path] = {file.with_suffix(".bin"): out.with_suffix(".bin"), file: out}
-        size = 0
-        for source, target in moves.items():
-            if source.exists():
-                size += source.stat().st_size
-                source.replace(target)
-        if not out.exists():
-            raise WorkError(f"{out} could not be written")
-        return size

@@ -1,9 +1,11 @@
 """What an exported file says about itself: the JSON called ``resnext.json`` in its metadata. Without torch."""
 
+import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 from resnext.data.preprocessing import Preprocessing
@@ -12,6 +14,7 @@ from resnext.model.architecture import Architecture
 from resnext.version import __version__
 
 KEY = "resnext.json"  # name of the metadata entry; in OpenVINO's rt_info the path resnext/json
+BIN_KEY = "resnext.bin_sha256"  # of an OpenVINO file: the SHA-256 of its .bin; in rt_info the path resnext/bin_sha256
 SCHEMA = 1
 FORMATS = {"onnx": ".onnx", "openvino": ".xml", "torch-export": ".pt2"}  # --to, and the suffix of the file
 TASKS = ("classification", "detection")
@@ -100,3 +103,9 @@ class ExportInfo:
 def list_tool_versions(packages: Sequence[str]) -> dict[str, str]:
     """Return the versions of this package, of torch and of the given packages."""
     return {"resnext": __version__} | {package: version(package) for package in ("torch", *packages)}
+
+
+def compute_file_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resnext.deploy.engines import Engine, EngineConfig, has_bf16, require_packages
-from resnext.deploy.export_info import KEY, ExportInfo
+from resnext.deploy.export_info import BIN_KEY, KEY, ExportInfo, compute_file_sha256
 from resnext.deploy.probe import describe_file, probe_engine
 from resnext.environment import count_available_cores
 from resnext.errors import RequestError, prefix_errors
@@ -199,9 +199,16 @@ def _open_openvino(path: Path) -> tuple[Any, str | None]:
             model = core.read_model(path, weights)
     except RuntimeError as error:
         raise RequestError(f"OpenVINO cannot read it: {_shorten(error)}") from None
-    key = KEY.split(".")
-    text = str(model.get_rt_info(key).astype(str)) if model.has_rt_info(key) else None
+    text = _get_rt_text(model, KEY)
+    if text is not None and _get_rt_text(model, BIN_KEY) != compute_file_sha256(weights):
+        raise RequestError(f"its weights, {weights.name}, are not those it was written with; export it again")
     return model, text
+
+
+def _get_rt_text(model: Any, key: str) -> str | None:
+    """Return an entry of a model's rt_info."""
+    path = key.split(".")
+    return str(model.get_rt_info(path).astype(str)) if model.has_rt_info(path) else None
 
 
 def _check_openvino_xml(path: Path) -> None:

@@ -13,7 +13,9 @@ def make_readme(layout: str, target: str, name: str, info: ExportInfo) -> str:
     elif layout == "triton":
         parts.append(describe_triton())
     else:
-        parts += [describe_ovms(), describe_encoded_pictures(name, info)]
+        parts.append(describe_ovms())
+        if info.input == "picture":
+            parts.append(describe_encoded_pictures(name, info))
     model = f"{name}-pixels" if layout == "ovms" else name
     folder = {("kserve", "openvino"): "storage", ("kserve", "onnx"): f"storage/{name}"}.get((layout, target), model)
     file = f"{folder}/1/model.{'onnx' if target == 'onnx' else 'xml'}"
@@ -83,7 +85,7 @@ def describe_tensors(model: str, file: str, info: ExportInfo, *, labelled: bool)
     order = "red, green, blue" if p.channels == 3 else "grey"
     return f"""## Pixels
 
-`{model}` takes uint8 [N, {p.image_size}, {p.image_size}, {p.channels}], {order}, resized and cropped.
+`{model}` takes uint8 [{info.batch or "N"}, {p.image_size}, {p.image_size}, {p.channels}], {order}, resized and cropped.
 Python makes them:
 
     import resnext

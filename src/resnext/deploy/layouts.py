@@ -2,18 +2,23 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from resnext.deploy.export import ExportRequest, ExportResult, Progress, export_classifier, work_beside
+from resnext.deploy.export import ExportRequest, ExportResult, Progress, export_classifier
 from resnext.deploy.export_info import ExportInfo
 from resnext.deploy.layout_readme import make_readme
+from resnext.deploy.model_files import work_beside
 from resnext.errors import RequestError, did_you_mean
 from resnext.files import report_write_errors
 from resnext.model.network import Network
+
+if TYPE_CHECKING:
+    from resnext.deploy.int8_export import Int8Plan
 
 LAYOUTS = {"ovms": ("openvino",), "triton": ("onnx",), "kserve": ("onnx", "openvino")}  # --layout, and its formats
 MAX_BATCH_SIZE = 32  # the most images that Triton puts into one batch
@@ -49,7 +54,9 @@ def write_layout(
     *,
     storage_uri: str | None = None,
     weights_sha256: str | None = None,
+    int8: "Int8Plan | None" = None,
     progress: Progress = lambda _: None,
+    image_progress: Callable[[int, int], None] = lambda *_: None,
 ) -> list[ExportResult]:
     """Export a network into a new model repository; the folder appears only when every file in it is verified.
 
@@ -62,18 +69,22 @@ def write_layout(
         images: Real images to verify with.
         storage_uri: Where KServe finds the folder.
         weights_sha256: Hash of the weights file, for the record.
+        int8: To quantise: calibration images, and the held-out images that decide. OVMS then gets no model for encoded
+            pictures, whose height and width would be of any size.
         progress: Called with a few words before each step.
+        image_progress: Called with the number of held-out images done and of all.
 
     Raises:
         RequestError: The arguments do not fit each other, or ``out`` exists.
-        WorkError: A file does not agree with the network, or could not be written; ``out`` is then not made.
+        WorkError: A file does not agree with the network, loses too much accuracy in int8, or could not be written;
+            ``out`` is then not made.
     """
     check_layout(layout, target, name, storage_uri)
     if out.exists():
         raise RequestError(f"--out {out} exists; --layout makes a new folder")
     if network.architecture.num_classes == 0:
         raise RequestError("--layout needs a network with classes; this one gives features")
-    requests = choose_requests(network, layout, target, name)
+    requests = choose_requests(network, layout, target, name, "fp32" if int8 is None else "int8")
     with work_beside(out) as work, report_write_errors(out):
         folder = work / "layout"
         models = folder / "storage" if layout == "kserve" else folder
@@ -84,28 +95,45 @@ def write_layout(
             place = models if layout == "kserve" and target == "openvino" else models / model
             file = place / "1" / ("model.onnx" if target == "onnx" else "model.xml")
             results.append(
-                export_classifier(network, file, request, images, weights_sha256=weights_sha256, progress=progress)
+                export_classifier(
+                    network,
+                    file,
+                    request,
+                    images,
+                    weights_sha256=weights_sha256,
+                    int8=int8,
+                    progress=progress,
+                    image_progress=image_progress,
+                )
             )
         infos = dict(zip(requests, (result.info for result in results), strict=True))
+        info = results[0].info
         if target == "onnx":
-            add_triton_files(models, name, infos[name])
+            add_triton_files(models, name, info)
         elif layout == "ovms":
             (folder / "config.json").write_text(make_ovms_config(infos), "utf-8")
         if target == "openvino":
-            (folder / "labels.txt").write_text(make_labels(infos[name]), "utf-8")
+            (folder / "labels.txt").write_text(make_labels(info), "utf-8")
         if storage_uri is not None:
             (folder / "inference-service.yaml").write_text(make_inference_service(name, target, storage_uri), "utf-8")
-        (folder / "README.md").write_text(make_readme(layout, target, name, infos[name]), "utf-8")
+        (folder / "README.md").write_text(make_readme(layout, target, name, info), "utf-8")
         folder.chmod(0o755)
         folder.rename(out)
     return [replace(result, path=out / result.path.relative_to(folder)) for result in results]
 
 
-def choose_requests(network: Network, layout: str, target: str, name: str) -> dict[str, ExportRequest]:
-    """Choose the models of a layout: name on the server, and what to export. OVMS has one for encoded pictures too."""
-    pixels = ExportRequest(format=target, input="pixels")
+def choose_requests(
+    network: Network, layout: str, target: str, name: str, precision: str = "fp32"
+) -> dict[str, ExportRequest]:
+    """Choose the models of a layout: name on the server, and what to export.
+
+    OVMS has one for encoded pictures too, except in int8.
+    """
+    pixels = ExportRequest(format=target, input="pixels", precision=precision)
     if layout != "ovms":
         return {name: pixels}
+    if precision == "int8":
+        return {f"{name}-pixels": pixels}
     bgr = network.architecture.in_channels == 3  # OVMS decodes pictures to blue, green, red
     return {name: ExportRequest(format=target, input="picture", bgr=bgr), f"{name}-pixels": pixels}
 
@@ -149,7 +177,7 @@ parameters {{ key: "intra_op_thread_count" value: {{ string_value: "0" }} }}
 
 
 def make_ovms_config(infos: dict[str, ExportInfo]) -> str:
-    """Return OVMS's config.json for a repository mounted at /models; shapes of int8 files are fixed."""
+    """Return OVMS's config.json for a repository mounted at /models; it repeats the shapes of the files."""
     models = []
     for model, info in infos.items():
         config: dict[str, object] = {"name": model, "base_path": f"/models/{model}", "layout": {"images": "NHWC:NHWC"}}
@@ -157,8 +185,7 @@ def make_ovms_config(infos: dict[str, ExportInfo]) -> str:
             config["shape"] = {"images": f"(1,-1,-1,{info.parse_preprocessing().channels})"}
         else:
             p = info.parse_preprocessing()
-            batch = 1 if info.precision == "int8" else -1
-            config["shape"] = {"images": f"({batch},{p.image_size},{p.image_size},{p.channels})"}
+            config["shape"] = {"images": f"({info.batch or -1},{p.image_size},{p.image_size},{p.channels})"}
         models.append({"config": config})
     return json.dumps({"model_config_list": models}, indent=2) + "\n"
 

@@ -19,6 +19,7 @@ from resnext.deploy.signal_stack import preserve_signal_stack
 from resnext.errors import WorkError
 
 MAX_COMPILED = 4  # compiled models of different input shapes that an engine keeps
+INT8_SHAPES = "OpenVINO crashes on some processors with int8 and such dimensions (openvino#37577)"
 PRECISION_HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}  # int8: what remains in floating point
 
 
@@ -42,6 +43,15 @@ def suppress_warnings() -> Iterator[None]:
         logging.disable(before)
 
 
+def find_dynamic_nodes(model: Any) -> list[str]:
+    """Return the names of the nodes of an openvino.Model whose output has a dimension of any size."""
+    return [
+        node.get_friendly_name()
+        for node in model.get_ordered_ops()
+        if any(output.get_partial_shape().is_dynamic for output in node.outputs())
+    ]
+
+
 class OpenVinoEngine:
     """Run a model of one input in OpenVINO, with a compiled model for each input shape.
 
@@ -51,15 +61,10 @@ class OpenVinoEngine:
 
     def __init__(self, model: Any, precision: str, piece: int, streams: int, threads: int) -> None:
         self.model = model
-        self.piece, self.streams = piece, streams
-        self.settings = {
-            "NUM_STREAMS": str(streams),
-            "INFERENCE_NUM_THREADS": threads,
-            "INFERENCE_PRECISION_HINT": PRECISION_HINTS[precision],
-        }
+        self.precision, self.piece, self.streams, self.threads = precision, piece, streams, threads
         self.max_compiled = MAX_COMPILED
         self._closed = False
-        self._compiled: OrderedDict[tuple[int, ...], _CompiledModel] = OrderedDict()
+        self._compiled: OrderedDict[tuple[int, ...], CompiledModel] = OrderedDict()
         self._cache_lock, self._compile_lock = Lock(), Lock()
 
     def __call__(self, images: np.ndarray) -> Outputs:
@@ -94,7 +99,7 @@ class OpenVinoEngine:
             del compiled
             self.model = None
 
-    def _get_compiled(self, shape: tuple[int, ...]) -> "_CompiledModel":
+    def _get_compiled(self, shape: tuple[int, ...]) -> "CompiledModel":
         """Return the model compiled for a shape, from a cache that drops the least recently used one.
 
         One thread compiles at a time; other threads can use compiled models meanwhile.
@@ -105,16 +110,18 @@ class OpenVinoEngine:
                 compiled = self._find_compiled(shape) or self._compile(shape)
         return compiled
 
-    def _find_compiled(self, shape: tuple[int, ...]) -> "_CompiledModel | None":
+    def _find_compiled(self, shape: tuple[int, ...]) -> "CompiledModel | None":
         with self._cache_lock:
             if shape in self._compiled:
                 self._compiled.move_to_end(shape)
             return self._compiled.get(shape)
 
-    def _compile(self, shape: tuple[int, ...]) -> "_CompiledModel":
+    def _compile(self, shape: tuple[int, ...]) -> "CompiledModel":
         model = self.model.clone()
         model.reshape(list(shape))
-        compiled = _CompiledModel(import_openvino().Core().compile_model(model, "CPU", self.settings), self.streams)
+        if self.precision == "int8" and (dynamic := find_dynamic_nodes(model)):
+            raise WorkError(f"the int8 model has a dimension of any size, at {dynamic[0]}; {INT8_SHAPES}")
+        compiled = CompiledModel(model, self.precision, self.streams, self.threads)
         with self._cache_lock:
             self._compiled[shape] = compiled
             if len(self._compiled) > self.max_compiled:
@@ -122,12 +129,21 @@ class OpenVinoEngine:
         return compiled
 
 
-class _CompiledModel:
-    """A compiled model with a pool of inference requests; a call owns its request until the output is copied."""
+class CompiledModel:
+    """A compiled model with a pool of inference requests; a call owns its request until the output is copied.
 
-    def __init__(self, compiled: Any, streams: int) -> None:
-        self.compiled, self.max_requests = compiled, 2 * streams
-        self.names = [_get_output_name(output, number) for number, output in enumerate(compiled.outputs)]
+    Callers preserve the signal stack around each call.
+    """
+
+    def __init__(self, model: Any, precision: str, streams: int, threads: int) -> None:
+        settings = {
+            "NUM_STREAMS": str(streams),
+            "INFERENCE_NUM_THREADS": threads,
+            "INFERENCE_PRECISION_HINT": PRECISION_HINTS[precision],
+        }
+        self.compiled: Any = import_openvino().Core().compile_model(model, "CPU", settings)
+        self.max_requests = 2 * streams
+        self.names = [_get_output_name(output, number) for number, output in enumerate(self.compiled.outputs)]
         self._idle: list[Any] = []
 
     def infer(self, array: np.ndarray) -> dict[str, np.ndarray]:

@@ -55,15 +55,6 @@ def replace_input(model: Any, interface: GraphInterface) -> Any:
     return copy
 
 
-def find_dynamic_nodes(model: Any) -> list[str]:
-    """Return the names of the nodes of an openvino.Model whose output has a dimension of any size."""
-    return [
-        node.get_friendly_name()
-        for node in model.get_ordered_ops()
-        if any(output.get_partial_shape().is_dynamic for output in node.outputs())
-    ]
-
-
 def _make_input(interface: GraphInterface, channels: int, graph: "OpenVinoGraph") -> Any:
     ov = import_openvino()
     shape = [size if isinstance(size, int) else -1 for size in interface.get_shape(channels)]

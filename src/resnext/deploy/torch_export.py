@@ -1,5 +1,6 @@
 """Write .pt2 files: programs of ``torch.export`` with their facts in the extra file ``resnext.json``."""
 
+import io
 from pathlib import Path
 
 import torch
@@ -61,5 +62,7 @@ def _make_example(interface: GraphInterface, channels: int) -> tuple[torch.Tenso
 
 def write_torch_program(program: ExportedProgram, info: ExportInfo, path: Path) -> None:
     """Write a program with its facts. Raises WorkError if it cannot be written."""
+    buffer = io.BytesIO()  # where torch itself writes to a full disk, its destructor ends the process
+    torch.export.save(program, buffer, extra_files={KEY: info.to_json()})
     with report_write_errors(path):
-        torch.export.save(program, path, extra_files={KEY: info.to_json()})
+        path.write_bytes(buffer.getbuffer())

@@ -1,11 +1,12 @@
 """Run the graph of a detector in ONNX Runtime or OpenVINO, on the CPU. torch is not imported."""
 
-from threading import Lock
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from resnext.deploy.onnx_engine import create_session
+from resnext.deploy.openvino_engine import CompiledModel
+from resnext.deploy.signal_stack import preserve_signal_stack
 from resnext.environment import count_available_cores
 from resnext.errors import WorkError
 
@@ -57,41 +58,25 @@ class OpenVinoDetectorEngine:
     """A detector in OpenVINO, compiled once for pictures of any size. A call owns its inference request."""
 
     def __init__(self, model: Any, threads: int) -> None:
-        from resnext.deploy.openvino_engine import PRECISION_HINTS, import_openvino
-        from resnext.deploy.signal_stack import preserve_signal_stack
-
-        settings = {
-            "NUM_STREAMS": "1",
-            "INFERENCE_NUM_THREADS": threads,
-            "INFERENCE_PRECISION_HINT": PRECISION_HINTS["fp32"],
-        }
-        self._lock = Lock()
-        self._idle: list[Any] = []
         with preserve_signal_stack():
-            self._compiled = import_openvino().Core().compile_model(model, "CPU", settings)
+            self._compiled: CompiledModel | None = CompiledModel(model, "fp32", 1, threads)
 
     def __call__(self, picture: np.ndarray) -> Detections:
         """Detect objects in a picture, uint8 [H, W, 3], RGB."""
-        from resnext.deploy.signal_stack import preserve_signal_stack
-
+        compiled = self._compiled
+        if compiled is None:
+            raise WorkError("the engine is closed")
         with preserve_signal_stack():
-            with self._lock:
-                if self._compiled is None:
-                    raise WorkError("the engine is closed")
-                request = self._idle.pop() if self._idle else self._compiled.create_infer_request()
-            request.infer({0: np.ascontiguousarray(picture)[None]}, share_inputs=True, share_outputs=True)
-            found = Detections(*(np.array(request.get_tensor(name).data) for name in OUTPUTS))
-            with self._lock:
-                self._idle.append(request)
-        return found
+            found = compiled.infer(np.ascontiguousarray(picture)[None])
+        return Detections(*(found[name] for name in OUTPUTS))
 
     def close(self) -> None:
         """Release the idle requests, then the compiled model."""
-        from resnext.deploy.signal_stack import preserve_signal_stack
-
-        with preserve_signal_stack(), self._lock:
-            self._idle.clear()
-            self._compiled = None
+        compiled, self._compiled = self._compiled, None
+        if compiled is not None:
+            with preserve_signal_stack():
+                compiled.close()
+                del compiled
 
 
 def build_detector_engine(name: str, model: Any) -> DetectorEngine:

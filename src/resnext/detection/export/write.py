@@ -8,9 +8,10 @@ from PIL import Image
 
 from resnext.data.preprocessing import check_choice
 from resnext.deploy.engines import require_packages
-from resnext.deploy.export import TOOLS, move_into_place, work_beside, write_model
+from resnext.deploy.export import TOOLS
 from resnext.deploy.export_info import FORMATS, ExportInfo
 from resnext.deploy.exported import ENGINE_OF_SUFFIX
+from resnext.deploy.model_files import move_into_place, work_beside, write_model
 from resnext.detection.export.detector_graph import build_detector_model
 from resnext.detection.export.engines import OUTPUTS
 from resnext.detection.export.facts import DetectorFacts

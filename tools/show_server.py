@@ -3,8 +3,8 @@
     python tools/show_server.py cifar=cifar.onnx cells=cells.onnx --runs runs --picture cat.jpg --cells blood.jpg
 
 The first model is a classifier with class activation maps; the model called "cells", a detector, is shown with --cells.
-Chromium is that of the system, moved by Playwright. Pictures are written as WebP. Look at each: no test sees what is
-ugly.
+Chromium is that of the system, moved by Playwright. Pictures are written as WebP. Look at each, no test sees what is
+ugly; serve-page, serve-boxes and serve-runs belong into docs/pictures.
 """
 
 import argparse
@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, required=True, metavar="DIR", help="training runs to show")
     parser.add_argument("--picture", type=Path, required=True, help="picture for the classifiers")
     parser.add_argument("--cells", type=Path, help="picture for the detector")
-    parser.add_argument("--out", type=Path, default=ROOT / "docs" / "pictures", metavar="DIR")
+    parser.add_argument("--out", type=Path, default=Path("screenshots"), metavar="DIR")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     names = [model.partition("=")[0] for model in args.models]

@@ -24,7 +24,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "src"))
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from resnext.serving.security import SecurityMiddleware
 from tests.serving.bombs import BOMBS
 from tests.serving.fakes import make_picture
 from tests.serving.hostile_clients import (
@@ -39,6 +38,8 @@ from tests.serving.hostile_clients import (
 )
 from tests.serving.hostile_pictures import ask_cost, make_seeds, mutate_many, send_mutated
 from tests.serving.processes import ServerProcess, make_request, read_all, start_server
+
+from resnext.serving.security import SecurityMiddleware
 
 ROOT = Path(__file__).parents[1]
 PICTURE = make_picture()

@@ -314,7 +314,7 @@ def test_training_images_and_other_places_can_be_judged(place: Path, capsys: pyt
         (["predict", "WEIGHTS", "DATA", "--json", "-", "--images-json", "-"], "cannot both be printed"),
         (["predict", "WEIGHTS", "DATA", "--images-json", "nowhere/x.json"], "there is no folder nowhere"),
         (["predict", "nowhere.pt", "DATA"], "nowhere.pt does not exist"),
-        (["predict", "CLASSIFIER", "DATA"], "is not a supported detector"),
+        (["predict", "CLASSIFIER", "DATA"], "holds a classifier, not a detector; resnext predict and evaluate run it"),
         (["predict", "WEIGHTS", "nowhere.jpg"], "nowhere.jpg"),
         (["predict", "WEIGHTS", "DATA", "--score", "nan"], "--score nan must be from 0 to 1"),
         (["predict", "WEIGHTS", "DATA", "--bn-eps", "-1"], "bn_eps must be"),

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from resnext.commands.evaluate import parse_positive
-from resnext.commands.export_detector import is_detector_source, run_detector
+from resnext.commands.export_detector import run_detector
 from resnext.commands.export_int8 import add_int8_options, check_int8_options, list_int8_facts, plan_int8
 from resnext.commands.export_layout import add_layout_arguments, check_layout_options, run_layout
 from resnext.errors import RequestError, did_you_mean
@@ -47,6 +47,7 @@ def run(args: argparse.Namespace) -> int:
     from resnext.deploy.example_images import load_example_images
     from resnext.deploy.export import ExportRequest, export_classifier
     from resnext.deploy.exported import ENGINE_OF_SUFFIX
+    from resnext.detection.weights import is_detector_source
     from resnext.evaluation.outputs import get_preprocessing
     from resnext.progress_bar import show_image_progress
     from resnext.screen import make_screen

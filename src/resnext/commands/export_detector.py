@@ -7,22 +7,12 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from resnext.errors import RequestError
-from resnext.run_directory import is_run, read_run_kind
+from resnext.run_directory import is_run
 
 if TYPE_CHECKING:
     from resnext.detection.export.write import DetectorExport
 
 VERIFY_IMAGES = 12  # number of images an export of a detector is verified with
-
-
-def is_detector_source(path: Path) -> bool:
-    """Return whether a run or a weights file is that of a detector. Raises RequestError for a file that is neither."""
-    from resnext.detection.weights import is_detector
-    from resnext.weights.readers.detect_format import read_weights_file
-
-    if path.is_dir():
-        return read_run_kind(path) == "detection"
-    return path.is_file() and is_detector(read_weights_file(path))
 
 
 def run_detector(args: argparse.Namespace, path: Path, file: Path, out: Path) -> int:

@@ -4,7 +4,6 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from resnext.commands.export_detector import is_detector_source
 from resnext.errors import RequestError
 from resnext.run_directory import is_run
 
@@ -51,6 +50,7 @@ def run_layout(args: argparse.Namespace, path: Path, file: Path) -> int:
     from resnext.data.files.download import compute_sha256
     from resnext.deploy.example_images import load_example_images
     from resnext.deploy.layouts import write_layout
+    from resnext.detection.weights import is_detector_source
     from resnext.evaluation.outputs import get_preprocessing
     from resnext.files import check_folder
     from resnext.screen import make_screen

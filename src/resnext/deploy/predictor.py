@@ -69,6 +69,10 @@ class Predictor:
         self.relative_error = float("nan")
         self.input, self._takes_bgr = "normalised", False
         if isinstance(source, ExportedModel):
+            if source.info.task != self.task:
+                raise RequestError(
+                    f"{source.path} holds a detector, not a classifier; resnext detect runs it, or DetectPredictor.load"
+                )
             self.architecture = source.info.parse_architecture()
             self.preprocessing: Preprocessing | None = source.info.parse_preprocessing()
             self.classes = None if source.info.classes is None else tuple(source.info.classes)
@@ -214,7 +218,15 @@ class Predictor:
         a = self.architecture
         if images.ndim != 4 or images.shape[1] != a.in_channels:
             raise RequestError(f"{a.name} takes images [B, {a.in_channels}, H, W], not {list(images.shape)}")
-        a.check_image_size(*images.shape[2:])
+        height, width = images.shape[2:]
+        if self.input == "pixels" and {height, width} != {get_preprocessing(self).image_size}:
+            side = get_preprocessing(self).image_size
+            raise RequestError(
+                f"this exported file takes images of {side} x {side} pixels, not {width} x {height}; the weights take "
+                "other sizes too"
+            )
+        if self.input != "picture":  # those are resized inside
+            a.check_image_size(height, width)
         return images if images.dtype == np.uint8 else np.ascontiguousarray(images, np.float32)
 
 

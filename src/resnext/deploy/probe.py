@@ -24,10 +24,12 @@ PROBE_SECONDS = 300  # a child that takes longer hangs
 # bytes that the child may allocate: for its programs, for each byte of the file, and for each number of the batch.
 # ResNeXt-50 takes half of it; a small file whose operators claim gigabytes is refused.
 PROBE_BYTES, BYTES_PER_FILE_BYTE, BYTES_PER_INPUT = 384 << 20, 8, 2048
-CHILD = (sys.executable, "-m", __name__)
+CHILD = (sys.executable, "-m")
 
 
-def probe_engine(file: Path, engine: str, precision: str, shape: tuple[int, ...], dtype: str, key: str) -> None:
+def probe_engine(
+    file: Path, engine: str, precision: str, shape: tuple[int, ...], dtype: str, key: str, module: str = __name__
+) -> None:
     """Compile a model and run one batch of zeros in a child process, unless ``key`` has run on this machine before.
 
     Args:
@@ -37,6 +39,7 @@ def probe_engine(file: Path, engine: str, precision: str, shape: tuple[int, ...]
         shape: Shape of the batch.
         dtype: "uint8" or "float32".
         key: What identifies the model, whatever its path.
+        module: The module that the child runs; its arguments are those of ``main``.
 
     Raises:
         WorkError: The child crashed, failed or did not end; in one sentence.
@@ -44,7 +47,7 @@ def probe_engine(file: Path, engine: str, precision: str, shape: tuple[int, ...]
     if is_known(engine, precision, shape, key):
         return
     mark = _find_mark(engine, precision, shape, key)
-    command = [*CHILD, str(file), engine, precision, "x".join(map(str, shape)), dtype]
+    command = [*CHILD, module, str(file), engine, precision, "x".join(map(str, shape)), dtype]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=PROBE_SECONDS)
     except subprocess.TimeoutExpired:

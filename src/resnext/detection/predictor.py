@@ -20,6 +20,7 @@ from resnext.detection.export.engines import (
     build_detector_engine,
 )
 from resnext.detection.export.facts import DetectorFacts
+from resnext.detection.export.probe import probe_detector
 from resnext.errors import RequestError, did_you_mean
 from resnext.evaluation.images import ImageInput, open_image
 
@@ -92,9 +93,14 @@ class DetectPredictor:
 
     @classmethod
     def from_exported(cls, exported: ExportedModel, *, engine: str = "auto", score: float | None = None) -> Self:
-        """Make a predictor of an exported file. Raises RequestError if it holds no detector or has another engine."""
+        """Make a predictor of an exported file.
+
+        Raises RequestError if it holds no detector or has another engine, WorkError if the engine does not run it.
+        """
         own = exported.choose_engine(engine)
         facts = DetectorFacts.from_info(exported.info, str(exported.path))
+        if not exported.is_isolated:
+            probe_detector(exported, own)
         return cls(facts, build_detector_engine(own, exported.model), f"{exported.info.precision} on {own}", score)
 
     @classmethod

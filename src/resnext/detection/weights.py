@@ -18,13 +18,13 @@ from resnext.files import atomic_write
 from resnext.model.architecture import Architecture
 from resnext.model.network import Network
 from resnext.recipe import build_settings, to_dict
-from resnext.run_directory import RunDirectory, is_run
+from resnext.run_directory import RunDirectory, is_run, read_run_kind
 from resnext.weights import build
 from resnext.weights.adapters.registry import adapt
 from resnext.weights.hub import fetch, is_remote
 from resnext.weights.infer_architecture import infer_architecture
 from resnext.weights.modify import change_form
-from resnext.weights.native import BACKBONE_PREFIX
+from resnext.weights.native import BACKBONE_PREFIX, NETWORK_KEY
 from resnext.weights.native import DETECTOR_FORMAT as KEY  # metadata key of our safetensors files
 from resnext.weights.network_spec import RawCheckpoint
 from resnext.weights.readers.detect_format import read_weights_file
@@ -101,6 +101,17 @@ def is_detector(raw: RawCheckpoint) -> bool:
     return KEY in raw.metadata or _find_torchvision_state(raw) is not None
 
 
+def is_detector_source(source: Path | str) -> bool:
+    """Return whether a run, a weights file or a file of a hub holds a detector.
+
+    Raises RequestError for a file that is no weights file.
+    """
+    path = fetch(str(source)) if is_remote(str(source)) else Path(source)
+    if path.is_dir():
+        return read_run_kind(path) == "detection"
+    return path.is_file() and is_detector(read_weights_file(path))
+
+
 def _read_source(source: Path | str, checkpoint: str = "best") -> RawCheckpoint:
     """Read a weights file, that of a run, or that of a hub. Raises RequestError."""
     path = fetch(str(source)) if is_remote(str(source)) else Path(source)
@@ -130,6 +141,11 @@ def from_native(raw: RawCheckpoint, bn_eps: float | None = None) -> FasterRcnn:
 def from_torchvision(raw: RawCheckpoint, bn_eps: float | None = None) -> FasterRcnn:
     """Build the detector of a torchvision ``fasterrcnn_*_fpn`` state dict. Raises RequestError."""
     state = _find_torchvision_state(raw)
+    if NETWORK_KEY in raw.metadata:
+        raise RequestError(
+            f"{raw.path} holds a classifier, not a detector; resnext predict and evaluate run it, and resnext detect "
+            "train --init starts a detector from it"
+        )
     if state is None:
         raise RequestError(
             f"{raw.path} is not a supported detector: expected a file of this program or a torchvision Faster R-CNN "

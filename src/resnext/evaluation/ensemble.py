@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -12,8 +13,8 @@ from resnext.data.normalization import normalize
 from resnext.data.preprocessing import Preprocessing
 from resnext.errors import RequestError
 from resnext.evaluation.classifier import Classifier
-from resnext.evaluation.outputs import is_image_classifier
-from resnext.evaluation.views import Transform, Views, average_logits
+from resnext.evaluation.outputs import get_preprocessing, is_image_classifier, takes_whole_pictures
+from resnext.evaluation.views import Transform, Views, average_logits, keep_whole
 from resnext.model.network import Network
 
 
@@ -42,28 +43,40 @@ class Ensemble:
     def __post_init__(self) -> None:
         if self.views.kind == "dense" and not all(isinstance(member.model, Network) for member in self.members):
             raise RequestError("the dense view needs one of our networks, which can be run fully convolutionally")
+        for member in self.members:
+            if takes_whole_pictures(member.model):
+                _check_picture_view(member, self.views)
 
     def build_transforms(self) -> list[Transform]:
         """Build one transform for each pass over the images; networks with the same preprocessing share passes."""
-        return [transform for p in self._list_preprocessings() for transform in self.views.build_transforms(p)]
+        transforms: list[Transform] = []
+        for preprocessing, is_whole in self._list_inputs():
+            if is_whole:
+                transforms.append(partial(keep_whole, preprocessing=preprocessing))
+            else:
+                transforms += self.views.build_transforms(preprocessing)
+        return transforms
 
     def compute_batch_size(self, images: int) -> int:
-        """Return the images per batch for about ``images`` crops per forward pass; 1 for dense views."""
-        return 1 if self.views.kind == "dense" else max(1, images // self.views.crops_per_image)
+        """Return the images per batch for about ``images`` crops per forward pass; 1 for images of any size."""
+        if self.views.kind == "dense" or any(is_whole for _, is_whole in self._list_inputs()):
+            return 1
+        return max(1, images // self.views.crops_per_image)
 
     def compute_logits(self, passes: Sequence[Tensor], device: torch.device) -> Tensor:
         """Compute logits (or log probabilities), float64 [B, K] on the CPU, from the images of each pass."""
-        preprocessings = self._list_preprocessings()
-        each = len(passes) // len(preprocessings)
+        inputs = self._list_inputs()
+        each = len(passes) // len(inputs)
         said = []
         for member in self.members:
-            first = each * preprocessings.index(member.preprocessing)
+            first = each * inputs.index(_describe_input(member))
             scales = [self._compute_pass_logits(member, images, device) for images in passes[first : first + each]]
             said.append(average_logits(torch.stack(scales, dim=1), self.views.combine))
         return average_logits(torch.stack(said, dim=1), self.combine)
 
-    def _list_preprocessings(self) -> list[Preprocessing]:
-        return list(dict.fromkeys(member.preprocessing for member in self.members))
+    def _list_inputs(self) -> list[tuple[Preprocessing, bool]]:
+        """List the different inputs of the members."""
+        return list(dict.fromkeys(map(_describe_input, self.members)))
 
     def _compute_pass_logits(self, member: EnsembleMember, images: Tensor, device: torch.device) -> Tensor:
         """Compute the logits [B, K] of one network for one pass, averaged over its views."""
@@ -87,6 +100,21 @@ class Ensemble:
             logits = member.model.compute_score_map(inputs, window).flatten(1, 2)
         rows: Tensor = logits.detach().cpu().to(torch.float64)
         return rows.reshape(count, -1, logits.shape[-1])
+
+
+def _describe_input(member: EnsembleMember) -> tuple[Preprocessing, bool]:
+    """Return the preprocessing of a member, and whether the member applies it itself."""
+    return member.preprocessing, takes_whole_pictures(member.model)
+
+
+def _check_picture_view(member: EnsembleMember, views: Views) -> None:
+    """Raise RequestError for a view or a size that is not the one inside of an exported file."""
+    own = get_preprocessing(member.model)
+    if not views.is_center_crop or member.preprocessing != own:
+        raise RequestError(
+            f"a file exported with --input picture resizes and crops pictures itself, to {own.image_size} pixels in "
+            "the view center; for other views and sizes export with --input pixels or evaluate the weights"
+        )
 
 
 @contextmanager

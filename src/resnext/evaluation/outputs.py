@@ -94,3 +94,8 @@ def get_preprocessing(model: "Classifier") -> Preprocessing:
 def is_image_classifier(model: "Classifier | ImageClassifier") -> TypeIs[ImageClassifier]:
     """Return whether a model prepares images and normalises by itself."""
     return hasattr(model, "prepare")
+
+
+def takes_whole_pictures(model: "Classifier | ImageClassifier") -> bool:
+    """Return whether a model resizes and crops pictures itself: a file exported with ``--input picture``."""
+    return getattr(model, "input", None) == "picture"

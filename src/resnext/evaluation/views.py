@@ -166,6 +166,11 @@ def resize_whole(image: Image.Image, scale: int, preprocessing: Preprocessing) -
     return to_tensor(resize_shorter_side(image, scale, FILTERS[preprocessing.interpolation]))
 
 
+def keep_whole(image: Image.Image, preprocessing: Preprocessing) -> Tensor:
+    """Return the whole image, uint8 [C, H, W], for a model that resizes and crops itself."""
+    return to_tensor(ConvertMode(preprocessing.channels)(image))
+
+
 def average_logits(logits: Tensor, combine: str) -> Tensor:
     """Average logits float64 [B, n, K] over n views to [B, K]: the mean of logits, or the log of mean probabilities.
 

@@ -8,7 +8,6 @@ from typing import NamedTuple
 
 from resnext.deploy.exported import ExportedModel, find_exported_file, open_exported
 from resnext.errors import RequestError
-from resnext.run_directory import read_run_kind
 from resnext.serving.served_model import ServedModel, list_sizes
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -87,8 +86,13 @@ def load_model(model: ModelSource, options: LoadOptions) -> ServedModel:
     """Load a model; it is not prepared yet. Raises RequestError if it cannot be served."""
     file = find_exported_file(model.source)
     exported = None if file is None else open_exported(file)
-    is_detection_run = "://" not in model.source and read_run_kind(model.source) == "detection"
-    if is_detection_run or (exported is not None and exported.info.task == "detection"):
+    if exported is None:
+        from resnext.detection.weights import is_detector_source
+
+        is_detector = is_detector_source(model.source)
+    else:
+        is_detector = exported.info.task == "detection"
+    if is_detector:
         return _load_detector(model, exported, options)
     from resnext.deploy.predictor import Predictor
     from resnext.evaluation.outputs import get_preprocessing

@@ -38,7 +38,9 @@ def make_own_router(service: Service) -> APIRouter:
         request: Request,
         model: Annotated[str | None, Query(description="name of the model; by default the first")] = None,
         top: Annotated[int, Query(ge=1, le=MAX_TOP, description="number of classes")] = 5,
-        explain: Annotated[bool, Query(description="class activation maps of these classes")] = False,
+        explain: Annotated[
+            bool, Query(description="class activation maps of these classes, where the model has them")
+        ] = False,
         view: Annotated[bool, Query(description="what the network saw, as a PNG")] = False,
         score: Annotated[float, Query(ge=0, le=1, description="lowest score of a box (detection)")] = 0.5,
     ) -> Response:

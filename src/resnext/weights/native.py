@@ -24,6 +24,7 @@ from resnext.model.network import Network
 from resnext.weights.network_spec import NetworkSpec, RawCheckpoint
 
 FORMAT_VERSION = 1
+NETWORK_KEY = "resnext"  # metadata key of a network's file
 DETECTOR_FORMAT = "resnext-detector"  # metadata key of a detector's file (detection/weights.py), and its format's name
 # prefixes of a detector's backbone; in the c4 layout the last stage is in the box head
 BACKBONE_PREFIX, BOX_HEAD_PREFIX = "backbone.body.", "roi_heads.box_head."
@@ -63,12 +64,14 @@ def serialize_network(model: Network, provenance: dict[str, Any] | None = None) 
         "provenance": model.provenance if provenance is None else provenance,
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    return serialize(tensors, metadata={"resnext": json.dumps(about)})  # one key, as safetensors does not keep an order
+    return serialize(
+        tensors, metadata={NETWORK_KEY: json.dumps(about)}
+    )  # one key, as safetensors does not keep an order
 
 
 def adapt(raw: RawCheckpoint) -> NetworkSpec:
     """Read the spec from a file written by ``save``."""
-    about = _parse_metadata(raw, "resnext")
+    about = _parse_metadata(raw, NETWORK_KEY)
     with prefix_errors(raw.path):
         architecture = Architecture.from_dict(about["architecture"])
         preprocessing = Preprocessing.from_dict(about["preprocessing"]) if about.get("preprocessing") else None

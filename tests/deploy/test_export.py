@@ -1,10 +1,12 @@
 """Tests of exports: the file gives the network's results in a process without torch, or nothing is written."""
 
+import ast
 import json
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from xml.etree import ElementTree
 
 import numpy as np
 import pytest
@@ -19,6 +21,7 @@ from resnext.deploy.export import ExportRequest, ExportResult, export_classifier
 from resnext.deploy.export_info import FORMATS
 from resnext.deploy.exported import find_exported_file, open_exported
 from resnext.deploy.predictor import Predictor
+from resnext.evaluation.outputs import get_preprocessing
 from resnext.settings import DataSettings
 from tests.deploy.networks import lived
 from tests.deploy.test_engines import usable
@@ -102,10 +105,60 @@ def test_another_program_finds_classes_and_preprocessing_in_the_file_alone(targe
     if target == "onnx":
         onnx = pytest.importorskip("onnx")
         props = {entry.key: entry.value for entry in onnx.load(result.path).metadata_props}
-        assert eval(props["names"]) == dict(enumerate(NAMES))  # as ultralytics reads it
         assert props["Image.BitmapPixelFormat"] == "Rgb8"
     names = {"openvino": ["model.bin", "model.xml"]}.get(target, [f"model{FORMATS[target]}"])
     assert sorted(path.name for path in tmp_path.iterdir()) == names
+
+
+@pytest.mark.parametrize("target", FORMATS)
+def test_a_thousand_names_of_any_letters_are_read_by_a_process_that_knows_only_the_file(
+    target: str, tmp_path: Path
+) -> None:
+    usable(ENGINES[target], "fp32")
+    network = make_network(num_classes=1000)
+    ends = [
+        "",
+        " ",
+        "'",
+        '"',
+        "\\",
+        "\n",
+        "\r\n",
+        "\t",
+        ",",
+        "\x1f",
+        "</net>",
+        "&amp;",
+        "]]>",
+        "\u2028",
+        "🐈‍⬛",
+        "{0}",
+        '"""',
+    ]
+    names = [f"{ends[i % len(ends)]}{i} name{ends[-i % len(ends)]}" for i in range(1000)]
+    network.classes = tuple(names)
+    file, image = tmp_path / f"model{FORMATS[target]}", tmp_path / "x.png"
+    request = ExportRequest(format=target)
+    made = export.build_model(export.fold(network), target, request.get_interface(get_preprocessing(network)))
+    export.write_model(made, export.describe_export(network, request, None), file)
+    make_images(1)[0].save(image)
+    code = (
+        "import json, sys, resnext; predictor = resnext.Predictor.load(sys.argv[1]); "
+        "(one,) = resnext.predict(predictor, sys.argv[2]); "
+        "print(json.dumps([predictor.classes, [name for name, _ in one.top(1000)]]))"
+    )
+    command = [sys.executable, "-c", code, str(file), str(image)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
+    found, ordered = json.loads(done.stdout)
+    assert found == names
+    assert sorted(ordered) == sorted(names)
+    if target == "onnx":
+        onnx = pytest.importorskip("onnx")
+        props = {entry.key: entry.value for entry in onnx.load(file).metadata_props}
+        assert ast.literal_eval(props["names"]) == dict(enumerate(names))  # as ultralytics reads it
+    elif target == "openvino":
+        (labels,) = ElementTree.parse(file).findall("./rt_info/model_info/labels")
+        assert len(labels.attrib["value"].split(" ")) == 1000  # as OpenVINO's Model API separates them
 
 
 @pytest.mark.parametrize("target", ["onnx", "openvino"])

@@ -32,7 +32,7 @@ AT_ONCE = {  # refused by reading, before an engine sees them
     "30,000 operators": "operators; at most 20,000 are run",
     "1,000,000 operators": "more than 100,000 parts",
     "17 MB of names": "bytes beside its weights; at most",
-    "half of the file": "fields do not fit into each other|Error parsing",
+    "half of the file": "fields do not fit into each other|OpenVINO cannot read it",
     "zeros": "not an ONNX model",
     "a pickle": "not an ONNX model",
     "a billion laughs": "not a model of OpenVINO",

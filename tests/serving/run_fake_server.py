@@ -8,6 +8,7 @@ import time
 
 from resnext.serving.app import make_app
 from resnext.serving.limits import Limits
+from resnext.serving.routes_hf import make_hf_router
 from resnext.serving.routes_v2 import make_v2_router
 from resnext.serving.served_model import ServedModel
 from resnext.serving.server import bind_socket, exit_process, format_address, run_server
@@ -35,7 +36,8 @@ def main() -> None:
         batcher.seconds_per_image = model.seconds
         print(format_address(bound), flush=True)
 
-    run_server(service, make_app(service, routers=[make_v2_router(service)]), bound, [load], announce)
+    app = make_app(service, routers=[make_hf_router(service), make_v2_router(service)])
+    run_server(service, app, bound, [load], announce)
     exit_process(0)
 
 

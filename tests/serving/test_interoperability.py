@@ -9,7 +9,6 @@ import struct
 from pathlib import Path
 from typing import Any
 
-import jsonschema
 import numpy as np
 import pytest
 from starlette.testclient import TestClient
@@ -19,6 +18,7 @@ from resnext.serving.routes_v2 import make_v2_router
 from tests.serving.fakes import make_picture
 from tests.serving.test_app import make_service
 
+jsonschema = pytest.importorskip("jsonschema", reason="jsonschema is not installed")
 RECORDED = json.loads((Path(__file__).parents[1] / "assets" / "tritonclient-requests.json").read_text())["requests"]
 RED_AND_BLUE = np.array([[10, 0, 0], [0, 0, 10]], np.float32)
 # The answers of the Open Inference Protocol in our words, after kserve/open-inference-protocol,
@@ -140,7 +140,8 @@ def test_answers_are_as_the_protocol_says(client, model):
         jsonschema.validate(client.get(address).json(), MODEL)
         assert client.get(f"{address}/ready").status_code == 200
     outputs = [{"name": "cam"}, {"name": "logits", "parameters": {"classification": 2}}]
-    for values in ({}, {"id": "x"}, *([{"outputs": outputs}] if model == "colors" else [])):
+    requests: list[dict[str, Any]] = [{}, {"id": "x"}]
+    for values in (*requests, *([{"outputs": outputs}] if model == "colors" else [])):
         answer = ask_infer(client, model, **values)
         assert answer.status_code == 200
         jsonschema.validate(answer.json(), INFERENCE)

@@ -144,7 +144,7 @@ class DeadlineProtocol(H11Protocol):
 
 
 class _Connection(h11.Connection):
-    """Refuses bodies in many small chunks, whose parsing would hold the event loop."""
+    """Refuses bodies in many small chunks, whose parsing would hold the event loop, and of two lengths."""
 
     def __init__(self, role: Any, max_incomplete_event_size: int) -> None:
         super().__init__(role, max_incomplete_event_size)
@@ -160,6 +160,9 @@ class _Connection(h11.Connection):
                 raise h11.RemoteProtocolError("the body comes in too small chunks")
         elif isinstance(event, h11.Request):
             self._chunks = self._bytes = 0
+            if {b"content-length", b"transfer-encoding"} <= {name for name, _ in event.headers}:
+                # a proxy may go by the one and we by the other: the rest would be a request of its own (smuggling)
+                raise h11.RemoteProtocolError("the request has both a length and chunks")
         return event
 
 

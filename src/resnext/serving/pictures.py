@@ -15,6 +15,7 @@ from resnext.serving.problems import ProblemError
 MAX_SEGMENTS = 2000  # of a JPEG before its pixels; 20 MB of the longest ones are 305
 MAX_CHUNKS = 20_000  # of a PNG; 20 MB of pixels in chunks of 4 kB are 5,000
 MAX_PROFILES = 3  # of a PNG, which may have one; the letters may also be there by chance
+MAX_EXIF_SEGMENTS = 20  # of a JPEG, which has one, and one in each preview; Pillow joins them, the longer the slower
 NOT_FILL = re.compile(rb"[^\xff]")
 FORMATS = "JPEG, PNG, WEBP and GIF"
 OTHER_FORMATS = (  # offset and value of the first bytes, and what they are
@@ -96,6 +97,8 @@ def check_work(data: bytes, header: PictureHeader, limits: Limits) -> None:
         raise ProblemError(422, f"the PNG picture has more than {MAX_CHUNKS} chunks", "chunks")
     if header.format != "JPEG":
         return
+    if data.count(b"Exif\0\0") > MAX_EXIF_SEGMENTS:
+        raise ProblemError(422, f"the JPEG picture has more than {MAX_EXIF_SEGMENTS} parts of EXIF", "chunks")
     scans = data.count(b"\xff\xda")  # in the compressed data, the byte FF is followed by 00
     if scans > limits.scans and scans * header.pixels > limits.scan_pixels:
         raise ProblemError(422, f"the JPEG picture has {scans} scans, too many to decode at its size", "scans")

@@ -6,6 +6,7 @@ Pure ASGI: Starlette's BaseHTTPMiddleware would hide that a client left.
 import hashlib
 import hmac
 import ipaddress
+import re
 import socket
 from collections.abc import Iterable
 from urllib.parse import urlsplit
@@ -15,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from resnext.serving.problems import ProblemError
 
+HOST = re.compile(r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+)(?::[0-9]*)?")  # a name or an address, and a port
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 OPEN_PATHS = (  # answered without the token: probes, and pages, which ask for it
     "/healthz", "/readyz", "/v2/health/live", "/v2/health/ready", "/", "/runs",
@@ -100,10 +102,10 @@ class SecurityMiddleware:
             return False
 
     def _is_allowed_host(self, host: str) -> bool:
-        try:
-            name = urlsplit(f"//{host}").hostname or ""
-        except ValueError:
+        match = HOST.fullmatch(host)
+        if match is None:
             return False
+        name = match[1].strip("[]").lower()
         return name.rstrip(".") in self._hosts or _is_address(name)
 
 

@@ -200,6 +200,7 @@ def test_a_model_server_gets_the_quantised_file_and_its_shape(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("one_try")
 def test_a_layout_of_a_network_that_loses_too_much_is_not_made(network: Network, run: Path, tmp_path: Path) -> None:
     usable("openvino", "fp32")
     poisoned = poison(network)

@@ -71,8 +71,21 @@ def test_options_that_do_not_fit_are_one_sentence(weights: Path, capsys, argumen
     assert words in refuse(capsys, weights, *arguments)
 
 
-def test_a_detector_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--layout", "triton", "--out", "models"], "--layout takes classifiers only, so export it without --layout"),
+        (["--int8"], "a detector is exported in fp32: its boxes have no accuracy gate for int8; leave out --int8"),
+    ],
+)
+def test_a_detector_is_refused_with_what_to_do_instead(
+    options: list[str],
+    sentence: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     save_detector(make_detector(), tmp_path / "d.safetensors")
-    words = ("--to", "onnx", "--layout", "triton", "--out", tmp_path / "models")
-    assert "is a detector" in refuse(capsys, tmp_path / "d.safetensors", *words)
-    assert not (tmp_path / "models").exists()
+    monkeypatch.chdir(tmp_path)
+    assert sentence in refuse(capsys, "d.safetensors", "--to", "onnx", *options)
+    assert [path.name for path in tmp_path.iterdir()] == ["d.safetensors"]

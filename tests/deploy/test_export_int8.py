@@ -47,6 +47,16 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
+@pytest.fixture(scope="module")
+def deep_run(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A run of the whole network of small/digits, in which one block of many can be poisoned."""
+    pytest.importorskip("nncf")
+    folder = tmp_path_factory.mktemp("int8") / "deep"
+    run_resnext("train", "small/digits", "--train.epochs", 3, "--run", folder)
+    yield folder
+    shutil.rmtree(folder)
+
+
 @pytest.fixture
 def network(run: Path) -> Network:
     return resnext.load(run)
@@ -200,6 +210,7 @@ def test_a_model_server_gets_the_quantised_file_and_its_shape(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("one_try")
 def test_a_layout_of_a_network_that_loses_too_much_is_not_made(network: Network, run: Path, tmp_path: Path) -> None:
     usable("openvino", "fp32")
     poisoned = poison(network)
@@ -262,11 +273,9 @@ def test_a_poisoned_network_is_not_kept(network: Network, run: Path, tmp_path: P
 
 @pytest.mark.slow
 @pytest.mark.parametrize("target", TARGETS)
-def test_accuracy_control_saves_a_network_with_one_poisoned_block(
-    target: str, network: Network, run: Path, tmp_path: Path
-) -> None:
-    poisoned = poison(network, slice(1, 2))
-    result = export_to(tmp_path, poisoned, make_plan(poisoned, run, 0.05), target)
+def test_accuracy_control_saves_a_network_with_one_poisoned_block(target: str, deep_run: Path, tmp_path: Path) -> None:
+    poisoned = poison(resnext.load(deep_run), slice(3, 4))
+    result = export_to(tmp_path, poisoned, make_plan(poisoned, deep_run, 0.05), target)
     assert result.info.int8 is not None
     *failed, kept = result.info.int8["tries"]
     assert len(failed) == 3
@@ -276,12 +285,10 @@ def test_accuracy_control_saves_a_network_with_one_poisoned_block(
 
 
 @pytest.mark.slow
-def test_a_network_that_needs_floating_point_everywhere_is_not_kept(
-    network: Network, run: Path, tmp_path: Path
-) -> None:
-    poisoned = poison(network)
+def test_a_network_that_needs_floating_point_everywhere_is_not_kept(deep_run: Path, tmp_path: Path) -> None:
+    poisoned = poison(resnext.load(deep_run))
     with pytest.raises(WorkError, match=r"int8 loses .* after 4 tries; .*export in fp32"):
-        export_to(tmp_path / "new", poisoned, make_plan(poisoned, run, 0.05))
+        export_to(tmp_path / "new", poisoned, make_plan(poisoned, deep_run, 0.05))
     assert not (tmp_path / "new").exists()
 
 

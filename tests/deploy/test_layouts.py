@@ -18,7 +18,8 @@ from PIL import Image
 
 import resnext
 from resnext import RequestError
-from resnext.deploy.layouts import check_layout, write_layout
+from resnext.deploy.export import describe_export
+from resnext.deploy.layouts import check_layout, choose_requests, make_ovms_config, write_layout
 from resnext.model.network import Network
 from tests.deploy.exported import compile_openvino
 from tests.deploy.test_export import NAMES, make_images, make_network
@@ -110,6 +111,16 @@ def test_an_ovms_repository_gives_our_predictions_for_encoded_pictures(tmp_path:
         np.testing.assert_allclose(compiled([decoded[None]])["probabilities"][0], expected, atol=1e-3)
         flipped = compiled([decoded[None, ..., ::-1].copy()])["probabilities"][0]
         assert np.abs(flipped - expected).max() > 2e-3  # the order of channels matters to this network
+
+
+def test_int8_in_openvino_has_no_model_of_any_size_and_the_others_any_batch() -> None:
+    network = make_network()
+    (ovms,) = choose_requests(network, "ovms", "openvino", "net", "int8").items()
+    assert (ovms[0], ovms[1].input, ovms[1].precision, ovms[1].batch) == ("net-pixels", "pixels", "int8", 1)
+    info = describe_export(network, ovms[1], None)
+    (entry,) = json.loads(make_ovms_config({"net-pixels": info}))["model_config_list"]
+    assert entry["config"]["shape"] == {"images": "(1,32,32,3)"}
+    assert choose_requests(network, "triton", "onnx", "net", "int8")["net"].batch is None
 
 
 def test_the_requests_of_the_readme_say_the_truth_about_their_sizes(tmp_path: Path) -> None:

@@ -113,7 +113,8 @@ def test_the_server_says_what_predict_says(weights, tmp_path):
 def test_an_openvino_file_of_one_size_is_served_in_all_sizes_of_batches(precision, tmp_path):
     """Each size is compiled without any dynamic dimension, and gives the logits of single images."""
     pytest.importorskip("nncf")
-    from resnext.deploy.openvino_graph import build_openvino_model, find_dynamic_nodes, replace_input
+    from resnext.deploy.openvino_engine import find_dynamic_nodes
+    from resnext.deploy.openvino_graph import build_openvino_model, replace_input
 
     network = lived("resnext11_2x4d", base_channels=4, num_classes=3)
     network.preprocessing = make_preprocessing(image_size=32, resize=36)

@@ -45,9 +45,7 @@ COLUMNS = (
 def main() -> None:
     """Train what is missing, export, and write the CSV."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--cifar10", type=Path, required=True, metavar="TAR", help="cifar10-jpeg.tar.xz"
-    )
+    parser.add_argument("--cifar10", type=Path, required=True, metavar="TAR", help="cifar10-jpeg.tar.xz")
     parser.add_argument("--work", type=Path, required=True, metavar="DIR", help="for images, runs and files")
     parser.add_argument("--max-loss", type=float, default=0.5, metavar="POINTS", help="as of resnext export [0.5]")
     parser.add_argument("--out", type=Path, required=True)

@@ -279,7 +279,7 @@ def measure_live_points(site: Site) -> Iterator[Row]:
     for i in range(REPEATS):
         page.wait_for_timeout(370 * i % 2000)  # at any time between two polls
         loss = 0.25 + i / 8
-        with open(run / "log.jsonl", "a") as file:
+        with open(run / "log.jsonl", "a", encoding="utf-8") as file:
             file.write(json.dumps({"kind": "step", "step": 501 + i, "epoch": 2, "loss": loss, "lr": 0.1}) + "\n")
         start = time.monotonic()
         readout = "text => document.querySelector('.chart.tall .readout b')?.textContent === text"
@@ -294,7 +294,7 @@ def measure_long_run(site: Site) -> Iterator[Row]:
     """Measure the page of a run of a million steps."""
     run = make_run(site.folder / "runs" / "long")
     write_owner(run, os.getpid())
-    with open(run / "log.jsonl", "w") as file:
+    with open(run / "log.jsonl", "w", encoding="utf-8") as file:
         for step in range(1, STEPS + 1):
             values = {
                 "kind": "step",
@@ -327,7 +327,7 @@ def measure_long_run(site: Site) -> Iterator[Row]:
 
 def read_cpu_seconds(process: int) -> float:
     """Read the seconds that a process has computed."""
-    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    fields = Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 

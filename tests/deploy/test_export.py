@@ -16,7 +16,7 @@ from PIL import Image
 import resnext
 from resnext import Network, RequestError, WorkError
 from resnext.data.preprocessing import Preprocessing
-from resnext.deploy import export
+from resnext.deploy import export, verify
 from resnext.deploy.export import ExportRequest, ExportResult, export_classifier
 from resnext.deploy.export_info import FORMATS
 from resnext.deploy.exported import find_exported_file, open_exported
@@ -195,6 +195,15 @@ def test_a_file_that_disagrees_is_an_error_and_nothing_is_left(
     with pytest.raises(WorkError, match="disagrees with the network: the relative error of its logits is"):
         export_to(tmp_path / "new", target, make_network())
     assert not (tmp_path / "new").exists()
+
+
+def test_a_network_that_amplifies_rounding_may_differ_as_far_as_its_own_rounding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(verify, "FP32_RELATIVE_ERROR", 1e-12)  # below what rounding does to any network
+    agreement = export_to(tmp_path, "onnx", make_network()).agreement
+    assert 1e-8 < agreement.rounding < 1e-5
+    assert agreement.relative_error <= verify.ROUNDING * agreement.rounding
 
 
 def test_a_file_that_is_there_survives_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

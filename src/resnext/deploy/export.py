@@ -120,11 +120,12 @@ def export_classifier(
             model, info = build_int8_model(network, folded, request, info, file, int8, progress, image_progress)
         write_model(model, info, file)
         progress(f"verifying with {len(images)} images in a process of its own")
-        agreement = compare_with_network(network, file, images)
+        is_exact = info.precision == "fp32" and request.input != "picture"
+        agreement = compare_with_network(network, file, images, is_exact)
         agreement.check(request.input, info.precision)
         info = replace(info, agreement=agreement.to_dict())
         write_model(model, info, file)
-        compare_with_network(network, file, images[:1]).check(request.input, info.precision)
+        compare_with_network(network, file, images[:1], is_exact).check(request.input, info.precision)
         return ExportResult(out, info, agreement, move_into_place(file, out))
 
 

@@ -5,6 +5,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -54,9 +55,16 @@ def export_to(folder: Path, target: str, network: Network, **options: object) ->
     return export_classifier(network, folder / f"model{FORMATS[target]}", request, images)
 
 
-@pytest.mark.parametrize("target", FORMATS)
-@pytest.mark.parametrize("given", ["pixels", "picture", "normalised"])
-@pytest.mark.parametrize("kind", [{}, {"pre_activation": True}, {"channels": 1}])
+def list_combinations() -> list[object]:
+    """All kinds of networks, inputs and formats; most of torch.export's, which take seconds each, are slow tests."""
+    kinds = [{}, {"pre_activation": True}, {"channels": 1}]
+    return [
+        pytest.param(kind, given, target, marks=[pytest.mark.slow] if target == "torch-export" and kind else [])
+        for kind, given, target in product(kinds, ["pixels", "picture", "normalised"], FORMATS)
+    ]
+
+
+@pytest.mark.parametrize(("kind", "given", "target"), list_combinations())
 def test_predictions_from_the_file_are_those_of_the_network(
     target: str, given: str, kind: dict, tmp_path: Path
 ) -> None:

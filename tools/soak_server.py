@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
@@ -97,16 +97,21 @@ def soak_requests(soak: Soak, bodies: tuple[str, ...], status: int | None, count
                 looks.append((count_files(server), state.threads))
         held = read_metric(server, "resnext_bytes_in_flight"), read_metric(server, "resnext_queued_images")
         exit_status = server.stop()
-    slope = 1000 * statistics.linear_regression(*zip(*points, strict=True)).slope if len(points) > 1 else 0.0
+    slope, late = (compute_slope(points[start:]) for start in (0, len(points) // 2))
     files, threads = zip(*looks, strict=True)
     said = (
         f"{done} requests, statuses {'/'.join(sorted(statuses))}; RSS {points[0][1] / 1024:.1f} to "
-        f"{points[-1][1] / 1024:.1f} MiB, {slope:+.2f} kB per 1000; "
+        f"{points[-1][1] / 1024:.1f} MiB, {slope:+.2f} kB per 1000, in the second half {late:+.2f}; "
         f"files {min(files)} to {max(files)}, threads {min(threads)} to {max(threads)}"
     )
     kept = slope < 1 and len(set(files)) == 1 and len(set(threads)) == 1 and held == (0, 0) and exit_status == 0
     is_right = statuses == {str(status)} if status is not None else statuses <= {"415", "422"}
     return said, "under 1 kB per 1000 after 5000; files and threads constant", kept and is_right
+
+
+def compute_slope(points: Sequence[tuple[int, float]]) -> float:
+    """Compute by how many kB memory grows in 1000 requests, from points of requests and kB."""
+    return 1000 * statistics.linear_regression(*zip(*points, strict=True)).slope if len(points) > 1 else 0.0
 
 
 def leave_early(soak: Soak) -> Found:

@@ -103,9 +103,11 @@ def plot_serving(points: Mapping[str, Sequence[tuple[int, float, float]]], ceili
             if number == 0:
                 axes.axhline(ceiling, color=INK, linewidth=1, linestyle="--", label="no server")
                 axes.set_ylim(0, 1.15 * max([ceiling, *(one[1] for found in points.values() for one in found)]))
-                axes.legend(loc="lower right")
+                axes.legend(loc="center")
             else:
                 axes.set_yscale("log")
+                axes.yaxis.set_major_formatter("{x:g}")
+                axes.yaxis.set_minor_formatter("")
             axes.set(xlabel="clients", ylabel=name)
             axes.set_xticks(range(len(clients)), [str(n) for n in clients])
             draw_grid(axes)

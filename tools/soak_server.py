@@ -2,8 +2,8 @@
 
     python tools/soak_server.py small.xml --out results/serve-life.csv
 
-Each proof is a row: what was done, how often, what was found and what was to be reached. No row depends on the speed of
-the machine. ``--only NAME`` runs one proof, ``--scale 0.01`` a hundredth of everything.
+Each proof is a row: what was done, how often, what was found and what was to be reached. Only the rows "event loop" and
+"mixed sizes" depend on the speed of the machine. ``--only NAME`` runs one proof, ``--scale 0.01`` a hundredth of all.
 """
 
 import argparse
@@ -20,7 +20,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from http.client import HTTPConnection
@@ -31,6 +31,7 @@ from PIL import Image
 
 from resnext.bench.serve_children import ServerChild, run_load
 from resnext.bench.serve_load import LoadPlan
+from resnext.bench.serve_rows import compute_percentile
 
 CHUNK_SECONDS = 10.0  # of load between two looks at an idle server
 WARM_REQUESTS = 5000  # after which memory must not grow
@@ -251,6 +252,49 @@ def use_one_core(soak: Soak) -> Found:
     return said, "threads follow the cores of the process", counts[0] < counts[1]
 
 
+def watch_event_loop(soak: Soak) -> Found:
+    """Measure how long a callback holds the event loop at most, under 64 clients and pictures of 2 MB."""
+    with tempfile.TemporaryDirectory() as folder:
+        file, large = Path(folder) / "callbacks", write_picture(Path(folder) / "large.jpg", 1600, 1200, 95)
+        words = ["watch_loop", str(file), "serve", soak.source, "--name", "bench", "--port", "0", "--no-explain"]
+        with ServerChild([*words, "--max-wait", "60"]) as server:
+            file.write_text("")  # what ran while it started does not count
+            plan = LoadPlan(port=server.port, bodies=(*soak.good, large), clients=64, seconds=60 * soak.scale)
+            load = run_load(server, plan).load
+            server.stop()
+        worst = json.loads(file.read_text().splitlines()[-1])
+    took, computed = 1000 * worst["seconds"], 1000 * worst["computing"]
+    said = (
+        f"{load.count(200)} requests: the longest callback took {took:.1f} ms, of which it computed {computed:.1f} ms"
+    )
+    return said, "at most 20 ms", took <= 20
+
+
+def mix_sizes(soak: Soak) -> Found:
+    """Compare the 99th percentile of small pictures alone and beside clients that send 1 to 50 megapixels."""
+    seconds, pool = 150 * soak.scale, ThreadPoolExecutor(1)
+    with tempfile.TemporaryDirectory() as folder, soak.start("--max-wait", "60") as server, pool:
+        sides = (1000, 2000, 4000, 7000)
+        large = tuple(write_picture(Path(folder) / f"{side}.jpg", side, side, 80) for side in sides)
+        plan = LoadPlan(port=server.port, bodies=soak.good, clients=4, settle_seconds=1.0, seconds=seconds)
+        alone = run_load(server, plan, has_probes=False).load
+        crowd = pool.submit(run_load, server, replace(plan, bodies=large, clients=2), False)
+        beside = run_load(server, plan, has_probes=False).load
+        others = crowd.result().load
+        status = server.stop()
+    times = [1000 * (compute_percentile(load.list_latencies(200), 99) or 0) for load in (alone, beside)]
+    said = f"p99 {times[0]:.0f} ms alone ({alone.count(200)} requests), {times[1]:.0f} ms ({beside.count(200)}) beside "
+    said += f"{others.count(200)} pictures of 1, 4, 16 and 49 megapixels; {others.count() - others.count(200)} refused"
+    return said, "at most 3 times alone", times[1] <= 3 * times[0] and status == 0
+
+
+def write_picture(path: Path, width: int, height: int, quality: int) -> str:
+    """Write a JPEG with some detail, and return its path."""
+    small = np.random.default_rng(0).integers(0, 256, (height // 8, width // 8, 3), dtype=np.uint8)
+    Image.fromarray(small).resize((width, height), Image.Resampling.BICUBIC).save(path, quality=quality)
+    return str(path)
+
+
 def list_proofs(soak: Soak) -> dict[str, Callable[[], Found]]:
     """List the proofs by name."""
     many = soak.scale_count(100_000)
@@ -262,6 +306,8 @@ def list_proofs(soak: Soak) -> dict[str, Callable[[], Found]]:
         "SIGKILL and restart": partial(kill_and_restart, soak),
         "engine cycles": partial(cycle_engine, soak),
         "one core": partial(use_one_core, soak),
+        "event loop": partial(watch_event_loop, soak),
+        "mixed sizes": partial(mix_sizes, soak),
     }
 
 

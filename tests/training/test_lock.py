@@ -75,7 +75,7 @@ def test_a_killed_process_frees_the_run_at_once(run: RunDirectory, holder: subpr
 
 def test_a_child_that_outlives_its_killed_parent_holds_nothing(run: RunDirectory) -> None:
     """A loader worker is forked from the training process and inherits its open files."""
-    forks = HOLD.replace('print("held"', 'import os\nif os.fork() == 0: time.sleep(300)\nprint("held"')
+    forks = HOLD.replace('print("held"', 'import os\nif os.fork(): time.sleep(300)\nprint("held"')  # the child says it
     with subprocess.Popen(
         [sys.executable, "-W", "ignore", "-c", forks, str(run.path)], stdout=subprocess.PIPE, start_new_session=True
     ) as parent:

@@ -4,6 +4,7 @@ What may be replaced: weights only with --overwrite (``check_output``); the resu
 the same kind (``check_output_directory``).
 """
 
+import hashlib
 import json
 import os
 import tempfile
@@ -13,6 +14,12 @@ from pathlib import Path
 from typing import IO, Any, Literal, overload
 
 from resnext.errors import RequestError, WorkError
+
+
+def compute_sha256(path: Path) -> str:
+    """Return the SHA-256 of a file as hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

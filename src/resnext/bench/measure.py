@@ -104,14 +104,20 @@ def measure_peak_memory(prepare: Callable[..., Work], *arguments: object) -> flo
     ``prepare``, a function of a module, gets ``arguments`` (plain values) and returns the work, which runs twice. What
     ``prepare`` itself allocates is not counted. Raises WorkError if the process fails.
     """
-    variables = os.environ | {"PYTHONPATH": os.pathsep.join(p or "." for p in sys.path)}
     command = [sys.executable, "-c", CHILD_CODE, json.dumps([prepare.__module__, prepare.__name__, arguments])]
-    done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", env=variables, check=False)
+    done = subprocess.run(
+        command, capture_output=True, encoding="utf-8", errors="replace", env=make_child_variables(), check=False
+    )
     try:
         return float(done.stdout.strip().splitlines()[-1])
     except (IndexError, ValueError):
         said = (done.stderr.strip().splitlines() or [f"exit status {done.returncode}"])[-1]
         raise WorkError(f"the memory of {prepare.__name__} could not be measured: {said}") from None
+
+
+def make_child_variables() -> dict[str, str]:
+    """Return the environment variables with which a child process imports what this process imports."""
+    return os.environ | {"PYTHONPATH": os.pathsep.join(path or "." for path in sys.path)}
 
 
 def measure_in_child() -> None:

@@ -12,12 +12,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any, Self
 
+from resnext.bench.measure import MIB, make_child_variables
 from resnext.bench.serve_load import LoadPlan, LoadResult
 from resnext.errors import RequestError, WorkError
 
 SAMPLE_SECONDS = 0.1  # between two looks at a server under load
 STOP_SECONDS = 40.0
-MIB = 1 << 20
 PROBES = ("/healthz", "/readyz", "/metrics")
 PROBES_PER_SECOND = 20.0
 
@@ -37,10 +37,10 @@ class Child:
     def __init__(self, words: Sequence[str]) -> None:
         self.name = " ".join(words[:2])
         self.errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  # closed in __exit__
-        variables = os.environ | {"PYTHONPATH": os.pathsep.join(path or "." for path in sys.path)}
         self.process = subprocess.Popen(
             [sys.executable, "-m", *words],
-            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, encoding="utf-8", env=variables,
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, encoding="utf-8",
+            env=make_child_variables(),
         )  # fmt: skip
 
     def __enter__(self) -> Self:
@@ -137,7 +137,7 @@ def run_load(server: ServerChild, plan: LoadPlan, has_probes: bool = True) -> Me
         )  # fmt: skip
     before, begin = server.read_state(), time.perf_counter()
     peak = ProcessState()
-    children = [_start_load(one) for one in plans]
+    children = [_LoadChild(one) for one in plans]
     try:
         while any(child.process.poll() is None for child in children):
             now = server.read_state()
@@ -156,10 +156,9 @@ class _LoadChild:
 
     def __init__(self, plan: LoadPlan) -> None:
         self.answer: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115  # closed in close
-        variables = os.environ | {"PYTHONPATH": os.pathsep.join(path or "." for path in sys.path)}
         self.process = subprocess.Popen(
             [sys.executable, "-m", "resnext.bench.serve_load"],
-            stdin=subprocess.PIPE, stdout=self.answer, stderr=subprocess.STDOUT, env=variables,
+            stdin=subprocess.PIPE, stdout=self.answer, stderr=subprocess.STDOUT, env=make_child_variables(),
         )  # fmt: skip
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps(asdict(plan)).encode())
@@ -177,7 +176,3 @@ class _LoadChild:
         self.process.kill()
         self.process.wait()
         self.answer.close()
-
-
-def _start_load(plan: LoadPlan) -> _LoadChild:
-    return _LoadChild(plan)

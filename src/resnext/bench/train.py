@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from resnext.bench import results
+from resnext.bench.measure import make_child_variables
 from resnext.errors import RequestError
 
 RECOMPUTE_LEVELS = ("activations", "expansions", "blocks")
@@ -99,6 +100,5 @@ def _run_with_isa_cap(options: Options, isa: str) -> int:
     """Run the same command in a fresh process: the libraries read the limits only when they are loaded."""
     words = shlex.split(options.command)[1:]
     out = ["--out", options.out] if options.out else []
-    paths = os.pathsep.join(path or "." for path in sys.path)
-    variables = os.environ | ISA_CAPS[isa] | {"PYTHONPATH": paths}
+    variables = make_child_variables() | ISA_CAPS[isa]
     return subprocess.run([sys.executable, "-m", "resnext", *words, *out], env=variables, check=False).returncode

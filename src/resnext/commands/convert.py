@@ -171,8 +171,8 @@ def choose_writer(target: str, args: argparse.Namespace, model: "Network", path:
 
 def print_conversion(model: "Network", origin: "Origin", source: str, out: Path, target: str, proof: float) -> None:
     """Print what was read, the notes, and what was written."""
-    from resnext.data.files.download import compute_sha256
     from resnext.evaluation.output.view_text import format_view
+    from resnext.files import compute_sha256
     from resnext.screen import print_facts
 
     a, p, classes = model.architecture, model.preprocessing, model.classes or ("no names",)

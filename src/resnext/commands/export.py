@@ -42,13 +42,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Export, verify and print; return 0."""
-    from resnext.data.files.download import compute_sha256
     from resnext.deploy.engines import require_packages
     from resnext.deploy.example_images import load_example_images
     from resnext.deploy.export import ExportRequest, export_classifier
     from resnext.deploy.exported import ENGINE_OF_SUFFIX
     from resnext.detection.weights import is_detector_source
     from resnext.evaluation.outputs import get_preprocessing
+    from resnext.files import compute_sha256
     from resnext.progress_bar import show_image_progress
     from resnext.screen import make_screen
     from resnext.weights import load

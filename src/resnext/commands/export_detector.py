@@ -17,9 +17,9 @@ VERIFY_IMAGES = 12  # number of images an export of a detector is verified with
 
 def run_detector(args: argparse.Namespace, path: Path, file: Path, out: Path) -> int:
     """Export a detector, verify and print; return 0."""
-    from resnext.data.files.download import compute_sha256
     from resnext.detection.export.write import export_detector
     from resnext.detection.weights import load_detector
+    from resnext.files import compute_sha256
     from resnext.screen import make_screen
 
     check_options(args)

@@ -46,12 +46,11 @@ def check_layout_options(args: argparse.Namespace) -> None:
 def run_layout(args: argparse.Namespace, path: Path, file: Path) -> int:
     """Write the folder of another model server, verify its files and print; return 0."""
     from resnext.commands.export_int8 import plan_int8
-    from resnext.data.files.download import compute_sha256
     from resnext.deploy.example_images import load_example_images
     from resnext.deploy.layouts import write_layout
     from resnext.detection.weights import is_detector_source
     from resnext.evaluation.outputs import get_preprocessing
-    from resnext.files import check_folder
+    from resnext.files import check_folder, compute_sha256
     from resnext.progress_bar import show_image_progress
     from resnext.screen import make_screen
     from resnext.weights import load

@@ -1,11 +1,9 @@
 """What an exported file says about itself: the JSON called ``resnext.json`` in its metadata. Without torch."""
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 from resnext.data.preprocessing import Preprocessing
@@ -103,9 +101,3 @@ class ExportInfo:
 def list_tool_versions(packages: Sequence[str]) -> dict[str, str]:
     """Return the versions of this package, of torch and of the given packages."""
     return {"resnext": __version__} | {package: version(package) for package in ("torch", *packages)}
-
-
-def compute_file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file, in hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resnext.deploy.engines import Engine, EngineConfig, has_bf16, require_packages
-from resnext.deploy.export_info import BIN_KEY, KEY, ExportInfo, compute_file_sha256
+from resnext.deploy.export_info import BIN_KEY, KEY, ExportInfo
 from resnext.deploy.probe import describe_file, probe_engine
 from resnext.environment import count_available_cores
 from resnext.errors import RequestError, prefix_errors
+from resnext.files import compute_sha256
 
 if TYPE_CHECKING:
     import onnx
@@ -200,7 +201,7 @@ def _open_openvino(path: Path) -> tuple[Any, str | None]:
     except RuntimeError as error:
         raise RequestError(f"OpenVINO cannot read it: {_shorten(error)}") from None
     text = _get_rt_text(model, KEY)
-    if text is not None and _get_rt_text(model, BIN_KEY) != compute_file_sha256(weights):
+    if text is not None and _get_rt_text(model, BIN_KEY) != compute_sha256(weights):
         raise RequestError(f"its weights, {weights.name}, are not those it was written with; export it again")
     return model, text
 

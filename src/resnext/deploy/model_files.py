@@ -8,9 +8,9 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from resnext.deploy.export_info import BIN_KEY, KEY, ExportInfo, compute_file_sha256
+from resnext.deploy.export_info import BIN_KEY, KEY, ExportInfo
 from resnext.errors import WorkError
-from resnext.files import report_write_errors, sync_folder
+from resnext.files import compute_sha256, report_write_errors, sync_folder
 from resnext.version import __version__
 
 
@@ -67,7 +67,7 @@ def write_openvino(model: Any, info: ExportInfo, path: Path) -> None:
             model.set_rt_info(value, ["model_info", key])
         try:
             save(model, path, compress_to_fp16=False)
-            model.set_rt_info(compute_file_sha256(path.with_suffix(".bin")), BIN_KEY.split("."))
+            model.set_rt_info(compute_sha256(path.with_suffix(".bin")), BIN_KEY.split("."))
             save(model, path, compress_to_fp16=False)
         except RuntimeError as error:  # OpenVINO does not say why
             raise WorkError(f"{path} could not be written ({str(error)[-100:]}); is the disk full?") from None

@@ -8,8 +8,9 @@ from hashlib import sha256
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
-from resnext.data.files.download import Archive, compute_sha256, data_folder, download
+from resnext.data.files.download import Archive, data_folder, download
 from resnext.errors import RequestError, WorkError
+from resnext.files import compute_sha256
 from resnext.weights.readers.detect_format import WEIGHTS_FILE_NAMES
 
 SCHEME_PATTERN = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)

@@ -12,7 +12,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-from resnext.data.files.download import compute_sha256
+from resnext.files import compute_sha256
 from resnext.weights.hub import is_remote
 from resnext.weights.readers.detect_format import WEIGHTS_FILE_NAMES
 

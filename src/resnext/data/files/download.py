@@ -18,7 +18,7 @@ from typing import IO
 from filelock import FileLock, Timeout
 
 from resnext.errors import WorkError
-from resnext.files import sync_folder
+from resnext.files import compute_sha256, sync_folder
 
 CHUNK = 1 << 20
 LARGEST = 16 << 30  # bytes; a larger size is broken or hostile
@@ -77,12 +77,6 @@ def compute_md5(path: Path) -> str:
     """Return the MD5 of a file as hexadecimal digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-
-
-def compute_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file as hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def download(archive: Archive, folder: Path, *, timeout: float = 30, attempts: int = 4, pause: float = 1) -> Path:

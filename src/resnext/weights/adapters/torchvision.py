@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import Tensor
 
-from resnext.data.files.download import compute_sha256
 from resnext.data.imagenet_classes import imagenet_classes
 from resnext.errors import RequestError
+from resnext.files import compute_sha256
 from resnext.model.architecture import EXPANSION, Architecture
 from resnext.model.network import Network, convert_form
 from resnext.weights.adapters.naming import UNKNOWN_PREPROCESSING, FoundNetwork, check_common_fields, rename_state

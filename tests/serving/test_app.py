@@ -420,8 +420,9 @@ def test_requests_are_logged_as_plain_facts():
     assert (facts["method"], facts["path"], facts["query"], facts["status"]) == ("POST", "/v1/predict", "top=1", 200)
 
 
-def test_decoding_a_large_picture_does_not_stop_small_ones():
-    service = make_service(large_pixels=1000)
+@pytest.mark.parametrize("limits", [{"large_pixels": 1000}, {"small_size": 1000}])
+def test_decoding_a_large_picture_does_not_stop_small_ones(limits):
+    service = make_service(**limits)
     client = make_client(service)
     large, held, go = make_picture((100, 100)), threading.Event(), threading.Event()
     model = service.models["colors"].predictor
@@ -434,11 +435,11 @@ def test_decoding_a_large_picture_does_not_stop_small_ones():
         return prepare(image)
 
     model.prepare = hold_large
-    with client, ThreadPoolExecutor(3) as pool:
-        waiting = [pool.submit(client.post, "/v1/predict", content=large) for _ in range(3)]
+    with client, ThreadPoolExecutor(8) as pool:
+        waiting = [pool.submit(client.post, "/v1/predict", content=large) for _ in range(8)]
         assert held.wait(30)
         assert client.post("/v1/predict", content=RED).status_code == 200
         go.set()
-        assert [future.result().status_code for future in waiting] == [200] * 3
+        assert [future.result().status_code for future in waiting] == [200] * 8
     assert service.pixel_budget.used == 0
     assert service.decode_load.waiting == 0

@@ -22,8 +22,8 @@ from resnext.deploy.predictor import Predictor
 from resnext.environment import count_available_cores
 from resnext.errors import RequestError, ResnextError
 from resnext.serving.batcher import measure_seconds
+from resnext.serving.decoding import count_decoders
 from resnext.serving.loading import LoadOptions, ModelSource, load_model
-from resnext.serving.service import count_decoders
 
 BATCHES_AHEAD = 2  # that are decoded while one is computed
 

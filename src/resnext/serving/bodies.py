@@ -99,7 +99,7 @@ async def parse_pictures(request: Request, body: bytes, service: Service) -> lis
         pictures = await _parse_form(request, body, limits)
     elif kind == "application/json" or kind.endswith("+json"):
         if len(body) > PARSED_AT_ONCE:  # 20 MB take 60 ms
-            pictures = await service.run_in_decoder(_parse_json_pictures, body)
+            pictures = await service.decoders.run(_parse_json_pictures, body, size=len(body))
         else:
             pictures = _parse_json_pictures(body)
     elif kind == "application/x-www-form-urlencoded" and not body.startswith(

@@ -1,19 +1,46 @@
-"""Decode a picture and prepare it for a model, in a decoding thread."""
+"""The decoding threads, and what they do: decode a picture and prepare it for a model."""
 
+import asyncio
 import io
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
 from resnext.data.dataset import BadImageError
 from resnext.data.decode.pillow import read_image, read_image_size
+from resnext.environment import count_available_cores
 from resnext.serving.limits import Limits
 from resnext.serving.pictures import PictureHeader, check_pixels, check_work
 from resnext.serving.problems import ProblemError
 from resnext.serving.served_model import ServedModel
+from resnext.serving.worker_threads import block_signals
 
+R = TypeVar("R")
 MAX_READS = 100_000  # of a file; 20 MB of a PNG in chunks of 4 kB take 20,000, a JPEG takes some hundreds
+
+
+def count_decoders() -> int:
+    """Count the decoding threads for this machine: an engine takes several times as long as decoding."""
+    return max(2, count_available_cores() // 4)
+
+
+class Decoders:
+    """The decoding threads, and one more: what is small never waits for what is not."""
+
+    def __init__(self, small_size: int) -> None:
+        self.small_size = small_size
+        self._pool = ThreadPoolExecutor(count_decoders() + 1, "decode", initializer=block_signals)
+        self._places = asyncio.Semaphore(count_decoders())  # for what is not small
+
+    async def run(self, function: Callable[..., R], *arguments: object, size: int = 0) -> R:
+        """Run a function in a decoding thread; ``size`` is the number of pixels or bytes it works on."""
+        async with self._places if size > self.small_size else nullcontext():
+            return await asyncio.get_running_loop().run_in_executor(self._pool, function, *arguments)
 
 
 @dataclass(frozen=True, eq=False)

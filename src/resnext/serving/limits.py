@@ -13,6 +13,7 @@ class Limits:
     total_body_bytes: int = 256 * MEGA  # of all requests that are read or computed at the same time
     images: int = 16  # of one request
     picture_pixels: int = 64 * MEGA  # of one picture, as its header says; phones make 50
+    small_size: int = MEGA  # pixels or bytes; a decoding thread is kept free for what is not larger
     large_pixels: int = 16 * MEGA  # pictures above are decoded one at a time, so that they do not stop the others
     total_pixels: int = 128 * MEGA  # of all pictures that are decoded at the same time
     scan_pixels: int = 256 * MEGA  # scans x pixels of a JPEG with more scans than ``scans``: the time to decode it

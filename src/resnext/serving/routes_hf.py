@@ -100,8 +100,8 @@ def make_hf_router(service: Service) -> APIRouter:
         chosen = service.find_model(model)
         ask = service.detect if chosen.task == "detection" else service.classify
         async with receive_body(request, service, chosen) as body:
-            picture, parameters = await service.run_in_decoder(
-                parse_task, request.headers.get("content-type", ""), body
+            picture, parameters = await service.decoders.run(
+                parse_task, request.headers.get("content-type", ""), body, size=len(body)
             )
             answer = await answer_while_connected(request, ask(chosen, [picture]))
         (result,) = answer.results

@@ -61,7 +61,7 @@ def make_own_router(service: Service) -> APIRouter:
             else:
                 entry = format_classified(chosen, result, top, explain)
                 if view:
-                    entry["view"] = await service.run_in_decoder(draw_view, chosen, result)
+                    entry["view"] = await service.decoders.run(draw_view, chosen, result)
             entries.append({"name": picture.name} | entry)
         times = format_times(answer.times)
         return JSONResponse({"model": chosen.name, "task": chosen.task, "predictions": entries, "milliseconds": times})

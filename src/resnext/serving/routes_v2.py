@@ -101,11 +101,13 @@ async def answer_inference(request: Request, service: Service, model: ServedMode
     """Answer an inference request. Raises ProblemError."""
     async with receive_body(request, service, model) as body:
         text, data = split_body(body, request.headers.get(HEADER))
-        values = await service.run_in_decoder(parse_json, text, MAX_JSON_VALUES + JSON_TOKENS)
+        values = await service.decoders.run(parse_json, text, MAX_JSON_VALUES + JSON_TOKENS, size=len(body))
         if not isinstance(values, dict) or not _is_text(values.get("id", "")):
             raise ProblemError(400, "the JSON must be an object with inputs, and an id that is a text")
         asked = parse_outputs(values.get("outputs"), values.get("parameters"), model)
-        images = await service.run_in_decoder(parse_images, values.get("inputs"), data, model, service.limits)
+        images = await service.decoders.run(
+            parse_images, values.get("inputs"), data, model, service.limits, size=len(body)
+        )
         ask = service.detect if model.task == "detection" else service.classify
         answer = await answer_while_connected(request, ask(model, images))
     for index, result in enumerate(answer.results):
@@ -115,7 +117,7 @@ async def answer_inference(request: Request, service: Service, model: ServedMode
     facts = {"model_name": model.name, "model_version": VERSION}
     if "id" in values:
         facts["id"] = values["id"]
-    head, tail = await service.run_in_decoder(encode_answer, facts, asked, answer.results, model)
+    head, tail = await service.decoders.run(encode_answer, facts, asked, answer.results, model)
     if not any(one.is_binary for one in asked):
         return Response(head, media_type="application/json")
     return Response(head + tail, headers={HEADER: str(len(head))}, media_type="application/octet-stream")

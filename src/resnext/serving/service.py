@@ -17,7 +17,6 @@ is not ready.
 import asyncio
 import time
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,18 +24,16 @@ from typing import Any
 import numpy as np
 
 from resnext.detection.export.engines import Detections
-from resnext.environment import count_available_cores
 from resnext.errors import did_you_mean
 from resnext.evaluation.predict import compute_softmax
 from resnext.serving.admission import BodyBudget, DecodeLoad, PixelBudget, check_wait
 from resnext.serving.batcher import Job
-from resnext.serving.decoding import DecodedPicture, decode_picture
+from resnext.serving.decoding import DecodedPicture, Decoders, count_decoders, decode_picture
 from resnext.serving.limits import Limits
 from resnext.serving.metrics import Metrics, ModelState, ServiceState
 from resnext.serving.pictures import read_picture_header
 from resnext.serving.problems import ProblemError
 from resnext.serving.served_model import ClassifierRow, ServedModel
-from resnext.serving.worker_threads import block_signals
 
 Picture = bytes | np.ndarray  # the bytes of an image file, or prepared pixels, uint8 [S, S, C]
 
@@ -92,11 +89,6 @@ class _Gathering:
     times: Times = field(default_factory=Times)
 
 
-def count_decoders() -> int:
-    """Count the decoding threads for this machine: an engine takes several times as long as decoding."""
-    return max(2, count_available_cores() // 4)
-
-
 class Service:
     """All models, and what they share: limits, the decoding threads and the metrics.
 
@@ -109,9 +101,8 @@ class Service:
         self.metrics = Metrics(self.read_state)
         self.body_budget = BodyBudget(self.limits)
         self.pixel_budget = PixelBudget(self.limits)
-        threads = count_decoders()
-        self.decode_load = DecodeLoad(threads)
-        self._decoders = ThreadPoolExecutor(threads, "decode", initializer=block_signals)
+        self.decoders = Decoders(self.limits.small_size)
+        self.decode_load = DecodeLoad(count_decoders())
         self.is_ready = False  # all models are loaded
         self.is_stopping = False
 
@@ -229,9 +220,7 @@ class Service:
         start = time.monotonic()
         try:
             async with self.pixel_budget.reserve(header.pixels):
-                decoded = await asyncio.get_running_loop().run_in_executor(
-                    self._decoders, decode_picture, model, image, header, self.limits
-                )
+                decoded = await self.decoders.run(decode_picture, model, image, header, self.limits, size=header.pixels)
                 self._count_decoded(state)
                 self.decode_load.record(decoded.seconds)
                 self.metrics.record_decoding(header.pixels, decoded.seconds)
@@ -273,10 +262,6 @@ class Service:
                 return ProblemError(500, "the network's output is not finite", "engine")
             return ClassifiedImage(decoded.size, decoded.pixels, *job.result)
         return DetectedImage(decoded.size, job.result)
-
-    async def run_in_decoder(self, function: Any, *arguments: Any) -> Any:
-        """Run a function in a decoding thread, such as the encoding of a picture."""
-        return await asyncio.get_running_loop().run_in_executor(self._decoders, function, *arguments)
 
     def begin_stop(self) -> None:
         """Refuse new requests from now on; may be called in a signal handler."""

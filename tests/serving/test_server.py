@@ -170,7 +170,8 @@ def test_nothing_is_left_behind_by_requests(requests):
         assert server.count("fd") <= before[0]
         assert server.count("task") == before[1]
         if requests >= 100_000:
-            assert server.read_rss() - before[2] < 2 * requests  # bytes: 1 kB for a thousand requests, both kinds
+            # One Python object left behind by each request would take more; the heap itself still wanders by a MiB.
+            assert server.read_rss() - before[2] < 16 * requests
         assert server.read_metric("resnext_bytes_in_flight") == 0
 
 

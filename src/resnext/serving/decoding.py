@@ -2,10 +2,12 @@
 
 import asyncio
 import io
+import os
+import sys
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -21,6 +23,7 @@ from resnext.serving.served_model import ServedModel
 from resnext.serving.worker_threads import block_signals
 
 R = TypeVar("R")
+LARGE_NICE = 5  # of threads that decode large pictures: they leave two thirds of a busy core to others
 MAX_READS = 100_000  # of a file; 20 MB of a PNG in chunks of 4 kB take 20,000, a JPEG takes some hundreds
 
 
@@ -30,17 +33,23 @@ def count_decoders() -> int:
 
 
 class Decoders:
-    """The decoding threads, and one more: what is small never waits for what is not."""
+    """The decoding threads: some for what is small and some for what is not, so that it never waits for that."""
 
     def __init__(self, small_size: int) -> None:
         self.small_size = small_size
-        self._pool = ThreadPoolExecutor(count_decoders() + 1, "decode", initializer=block_signals)
-        self._places = asyncio.Semaphore(count_decoders())  # for what is not small
+        self._small = ThreadPoolExecutor(count_decoders(), "decode", initializer=block_signals)
+        self._large = ThreadPoolExecutor(count_decoders(), "decode-large", initializer=_start_large)
 
     async def run(self, function: Callable[..., R], *arguments: object, size: int = 0) -> R:
         """Run a function in a decoding thread; ``size`` is the number of pixels or bytes it works on."""
-        async with self._places if size > self.small_size else nullcontext():
-            return await asyncio.get_running_loop().run_in_executor(self._pool, function, *arguments)
+        pool = self._large if size > self.small_size else self._small
+        return await asyncio.get_running_loop().run_in_executor(pool, function, *arguments)
+
+
+def _start_large() -> None:
+    block_signals()
+    if sys.platform == "linux":  # a thread has its own priority there; elsewhere the whole process would get it
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), LARGE_NICE)
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,6 +15,7 @@ SUMMARY = "Show the paper's tables and figures beside measured results, and run 
 RUNS, RESULTS, OUT = "runs/paper", "results", "paper-out"
 ACTION_MODULES = {  # further actions: add_arguments(parser) and run(args) of the module
     "cost": ("resnext.commands.paper_cost", "estimate time and cost of a table's runs on a machine"),
+    "study": ("resnext.commands.paper_study", "train and compare networks of equal complexity and other cardinality"),
     "feed": ("resnext.commands.paper_feed", "estimate what keeps a number of GPUs busy: cores, storage, shards"),
 }
 

@@ -1,0 +1,189 @@
+"""Results of the study: a row for each finished run, means, and differences on the same seeds. No torch here."""
+
+import csv
+import json
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from resnext.files import atomic_write
+from resnext.paper.study import BASELINE, DATA, NETWORKS, StudyNetwork, StudyRun
+from resnext.paper.study_runs import format_command, open_study_run, read_state
+from resnext.run import Run
+from resnext.run_directory import MAX_JSON_BYTES
+
+COLUMNS = (
+    "data", "study", "network", "cardinality", "seed", "epochs", "test_error", "train_error", "macs", "parameters",
+    "minutes", "images_per_second", "cpu", "torch", "resnext", "command",
+)  # fmt: skip
+CONFIDENCE = 0.95
+COMPARISONS = (  # the first network against the second
+    *((network.label, BASELINE) for network in NETWORKS if network.study == "equal" and network.label != BASELINE),
+    ("40x2d more paths", "1x20d deeper"),
+    ("40x2d more paths", "1x37d wider"),
+    ("16x2d no shortcut", "1x20d no shortcut"),
+    ("1x20d no shortcut", "1x20d"),
+    ("16x2d no shortcut", "16x2d"),
+)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """The test error of one network minus that of another, on the seeds that both have, in points."""
+
+    first: str
+    second: str
+    differences: tuple[float, ...]
+
+    @property
+    def mean(self) -> float:
+        """Mean of the differences; negative if the first network is better."""
+        return statistics.fmean(self.differences)
+
+    @property
+    def half_width(self) -> float:
+        """Half the width of the interval of a paired t test at 95 %; infinite for one seed."""
+        from scipy.stats import t
+
+        count = len(self.differences)
+        if count < 2:
+            return math.inf
+        quantile = float(t.ppf(0.5 + CONFIDENCE / 2, count - 1))
+        return quantile * statistics.stdev(self.differences) / math.sqrt(count)
+
+    @property
+    def words(self) -> str:
+        """The difference with its interval, and what it says."""
+        if len(self.differences) < 2:
+            return f"{self.mean:+.2f} (one seed)"
+        low, high = self.mean - self.half_width, self.mean + self.half_width
+        said = "better" if high < 0 else "worse" if low > 0 else "not separated"
+        return f"{self.mean:+.2f} [{low:+.2f}, {high:+.2f}], {said}"
+
+
+def collect_rows(planned: Iterable[StudyRun], runs: Path, given: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Collect a row for each finished run, in the order of the plan. Raises RequestError for a damaged directory."""
+    rows, costs = [], dict[tuple[str, str], tuple[int, int]]()
+    for run in planned:
+        if not read_state(run, runs).is_finished:
+            continue
+        opened = open_study_run(run, runs)
+        assert opened is not None
+        key = (run.data, run.network.label)
+        if key not in costs:
+            costs[key] = _count_costs(opened)
+        rows.append(_make_row(run, opened, *costs[key], format_command(run, runs, given)))
+    return rows
+
+
+def _make_row(run: StudyRun, opened: Run, macs: int, parameters: int, command: str) -> dict[str, Any]:
+    metrics, speed = opened.metrics, opened.speed
+    facts = _read_facts(opened)
+    rates = speed.get("images_per_second", ())
+    return {
+        "data": run.data,
+        "study": run.network.study,
+        "network": run.network.label,
+        "cardinality": run.network.cardinality,
+        "seed": run.seed,
+        "epochs": int(metrics["epoch"][-1]),
+        "test_error": f"{metrics['top1_error'][-1]:.2f}",
+        "train_error": f"{metrics['train_error'][-1]:.2f}",
+        "macs": macs,
+        "parameters": parameters,
+        "minutes": f"{sum(speed.get('seconds', ())) / 60:.1f}",
+        "images_per_second": f"{statistics.median(rates):.0f}" if len(rates) else "",
+        "cpu": facts.get("cpu", ""),
+        "torch": facts.get("torch", ""),
+        "resnext": facts.get("resnext", ""),
+        "command": command,
+    }
+
+
+def _count_costs(opened: Run) -> tuple[int, int]:
+    """Count MACs of an image, and parameters, of the network of a run."""
+    from resnext.model.complexity import complexity
+    from resnext.sources import SOURCES
+
+    facts = SOURCES[opened.recipe.data.source].facts
+    side = opened.recipe.data.image_size or facts.image_size or 32
+    cost = complexity(opened.recipe.model.architecture(facts.classes, facts.channels), side)
+    return cost.macs, cost.parameters
+
+
+def _read_facts(opened: Run) -> dict[str, Any]:
+    path = opened.files.environment
+    try:
+        values = json.loads(path.read_text(encoding="utf-8")) if path.stat().st_size <= MAX_JSON_BYTES else {}
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return values if isinstance(values, dict) else {}
+
+
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write the rows as CSV, replacing those of the same run in the file and keeping all others."""
+    keys = ("data", "study", "network", "seed")
+    new = {tuple(str(row[key]) for key in keys) for row in rows}
+    kept = [row for row in read_rows(path) if tuple(row.get(key, "") for key in keys) not in new]
+    with atomic_write(path, "w") as file:
+        writer = csv.DictWriter(file, COLUMNS, restval="", extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(sorted([*kept, *rows], key=_sort_key))
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """Read the rows of such a CSV; none if there is no file."""
+    if not path.exists():
+        return []
+    with open(path, encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def _sort_key(row: Mapping[str, Any]) -> tuple[int, int, int]:
+    labels = [network.label for network in NETWORKS]
+    return list(DATA).index(row["data"]), labels.index(row["network"]), int(row["seed"])
+
+
+def get_errors(rows: Iterable[Mapping[str, Any]], label: str, column: str = "test_error") -> dict[int, float]:
+    """Return the errors of a network by seed."""
+    return {int(row["seed"]): float(row[column]) for row in rows if row["network"] == label}
+
+
+def compare(rows: Sequence[Mapping[str, Any]]) -> list[Difference]:
+    """Compare the networks of COMPARISONS on the seeds that both have, as far as there are any."""
+    found = []
+    for first, second in COMPARISONS:
+        ours, theirs = get_errors(rows, first), get_errors(rows, second)
+        seeds = sorted(ours.keys() & theirs.keys())
+        if seeds:
+            found.append(Difference(first, second, tuple(ours[seed] - theirs[seed] for seed in seeds)))
+    return found
+
+
+def describe_network(rows: Sequence[Mapping[str, Any]], network: StudyNetwork) -> tuple[str, ...] | None:
+    """Describe a network: C x d, MACs, parameters, test and training error as mean ± std, seeds, minutes, speed."""
+    own = [row for row in rows if row["network"] == network.label]
+    if not own:
+        return None
+    minutes = statistics.fmean(float(row["minutes"]) for row in own)
+    speed = statistics.median(float(row["images_per_second"]) for row in own)
+    return (
+        network.label,
+        f"{int(own[0]['macs']) / 1e6:.1f} M",
+        f"{int(own[0]['parameters']) / 1e6:.2f} M",
+        format_spread(get_errors(own, network.label).values()),
+        format_spread(get_errors(own, network.label, "train_error").values()),
+        str(len(own)),
+        f"{minutes:.0f}",
+        f"{speed:.0f}",
+    )
+
+
+def format_spread(values: Iterable[float]) -> str:
+    """Format mean ± sample standard deviation."""
+    numbers = list(values)
+    spread = f" ± {statistics.stdev(numbers):.2f}" if len(numbers) > 1 else ""
+    return f"{statistics.fmean(numbers):.2f}{spread}"

@@ -1,0 +1,114 @@
+"""Tests of ``resnext paper study``: its networks, its runs, and the statistics of its results."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+import resnext.paper.study as study
+from resnext.cli import main
+from resnext.errors import RequestError
+from resnext.model.complexity import complexity
+from resnext.model.design import design
+from resnext.paper.study import NETWORKS, RECIPE, StudyNetwork, list_runs
+from resnext.paper.study_results import Difference, read_rows
+from resnext.recipe import read_recipe
+
+TINY = (
+    "--data.source digits --data.image_size 8 --data.max_train_images 40 --data.max_val_images 20 --train.epochs 1 "
+    "--train.batch_size 20 --train.precision fp32 --model.base_channels 4 --schedule.warmup_epochs 0"
+).split()
+
+
+def count_macs(network: StudyNetwork) -> int:
+    recipe = read_recipe(RECIPE, network.model)
+    return complexity(recipe.model.architecture(10, 3), 32).macs
+
+
+def get_network(label: str) -> StudyNetwork:
+    return next(network for network in NETWORKS if network.label == label)
+
+
+def test_networks_of_equal_complexity_are_what_design_finds_within_three_percent() -> None:
+    baseline = count_macs(get_network("1x20d"))
+    for network in NETWORKS:
+        if network.study == "equal":
+            assert count_macs(network) == pytest.approx(baseline, rel=0.03)
+            found = design(11, network.cardinality, macs=baseline, stem="cifar", base_channels=24, num_classes=10)
+            assert network.label == f"{found.cardinality}x{found.width}d"
+
+
+def test_networks_of_twice_the_complexity_have_it_within_three_percent() -> None:
+    baseline = count_macs(get_network("1x20d"))
+    for network in NETWORKS:
+        if network.study == "twice":
+            assert count_macs(network) == pytest.approx(2 * baseline, rel=0.03)
+
+
+def test_runs_come_seed_by_seed_with_as_many_seeds_as_stated() -> None:
+    runs = list_runs(["cifar10"], ["equal"])
+    assert [run.seed for run in runs] == sorted(run.seed for run in runs)
+    assert {label: sum(run.network.label == label for run in runs) for label in ("1x20d", "4x7d", "16x2d")} == {
+        "1x20d": 5,
+        "4x7d": 3,
+        "16x2d": 5,
+    }
+    assert len({run.name for run in list_runs(study.DATA, study.STUDIES)}) == 2 * sum(n.seeds for n in NETWORKS)
+
+
+def test_unknown_words_are_refused_with_the_nearest_choice() -> None:
+    with pytest.raises(RequestError, match="cifar10"):
+        list_runs(["cifar"], ["equal"])
+    with pytest.raises(RequestError, match="twice"):
+        list_runs(["cifar10"], ["twic"])
+
+
+def test_the_interval_is_that_of_a_paired_t_test() -> None:
+    ours, theirs = np.array([7.1, 6.8, 7.4, 7.0, 6.9]), np.array([7.6, 7.1, 7.5, 7.6, 7.0])
+    found = Difference("a", "b", tuple(ours - theirs))
+    expected = stats.ttest_rel(ours, theirs).confidence_interval(0.95)
+    assert found.mean - found.half_width == pytest.approx(expected.low)
+    assert found.mean + found.half_width == pytest.approx(expected.high)
+    assert found.words.endswith("better")
+    assert Difference("a", "b", (0.1,)).words == "+0.10 (one seed)"
+
+
+def test_one_command_trains_reports_and_leaves_finished_runs_as_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pair = (get_network("1x20d no shortcut"), get_network("16x2d no shortcut"))
+    monkeypatch.setattr(study, "NETWORKS", tuple(StudyNetwork(n.study, n.label, 1, n.model) for n in pair))
+    monkeypatch.chdir(tmp_path)
+    words = ["paper", "study", "cardinality", "--on", "cifar10", "--jobs", "2", *TINY]
+    assert main([*words, "--dry-run"]) == 0
+    commands = capsys.readouterr().out.splitlines()
+    assert len(commands) == 2
+    assert all(line.startswith("resnext train small/cardinality --continue runs/study/cifar10-") for line in commands)
+    assert main(words) == 0, [path.read_text() for path in Path("runs/study").glob("*.log")]
+    rows = read_rows(Path("results/study-cardinality.csv"))
+    assert [row["network"] for row in rows] == [network.label for network in pair]
+    assert [row["command"] for row in rows] == commands
+    assert all(0 <= float(row["test_error"]) <= 100 and int(row["macs"]) > 0 for row in rows)
+    assert re.search(r"16x2d no shortcut\s+1x20d no shortcut\s+[+-]\d+\.\d\d \(one seed\)", capsys.readouterr().out)
+    assert Path("results/study-cardinality-cifar10.png").stat().st_size > 10_000
+    before = {path: path.stat().st_mtime_ns for path in Path("runs/study").rglob("*")}
+    assert main(words) == 0
+    assert before == {path: path.stat().st_mtime_ns for path in Path("runs/study").rglob("*")}
+
+
+def test_a_run_that_fails_is_named_with_its_last_words(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    network = get_network("1x20d")
+    monkeypatch.setattr(study, "NETWORKS", (StudyNetwork("equal", network.label, 1, network.model),))
+    monkeypatch.chdir(tmp_path)
+    words = ["paper", "study", "cardinality", "--on", "cifar10", "--jobs", "1", "--data.source", "folder"]
+    assert main([*words, "--data.path", "nowhere"]) == 1
+    assert re.search(r"1 of the runs failed \(cifar10-1x20d-seed0\).*nowhere", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("jobs", ["0", "300"])
+def test_a_senseless_number_of_runs_side_by_side_is_refused(jobs: str, tmp_path: Path) -> None:
+    assert main(["paper", "study", "cardinality", "--runs", str(tmp_path), "--jobs", jobs]) == 2

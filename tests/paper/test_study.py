@@ -1,6 +1,7 @@
 """Tests of ``resnext paper study``: its networks, its runs, and the statistics of its results."""
 
 import re
+import shlex
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +17,10 @@ from resnext.paper.study import NETWORKS, RECIPE, StudyNetwork, list_runs
 from resnext.paper.study_results import Difference, read_rows
 from resnext.recipe import read_recipe
 
-TINY = (
+TINY = shlex.split(
     "--data.source digits --data.image_size 8 --data.max_train_images 40 --data.max_val_images 20 --train.epochs 1 "
     "--train.batch_size 20 --train.precision fp32 --model.base_channels 4 --schedule.warmup_epochs 0"
-).split()
+)
 
 
 def count_macs(network: StudyNetwork) -> int:

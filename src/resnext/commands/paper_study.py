@@ -32,9 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--results", default=RESULTS, metavar="DIR", help="folder of the CSV and plots [%(default)s]")
     parser.add_argument("--jobs", type=int, metavar="N", help="runs side by side [one for each core]")
     parser.add_argument("--dry-run", action="store_true", help="print the commands of the runs that are not finished")
-    parser.add_argument(
-        "--report", action="store_true", help="train nothing; write CSV, plots and tables of what is there"
-    )
+    parser.add_argument("--report", action="store_true", help="train nothing; write CSV, plots and tables as they are")
     add_setting_options(parser)
 
 
@@ -83,9 +81,8 @@ class _Reporter:
             return
         self.left, self.done = self.left - 1, self.done + 1
         minutes = (time.monotonic() - self.start) / self.done * self.left / 60
-        self.console.print(
-            f"{'finished' if what == 'end' else 'FAILED'} {one.name}; {self.left} left, about {minutes:.0f} min"
-        )
+        said = "finished" if what == "end" else "FAILED"
+        self.console.print(f"{said} {one.name}; {self.left} left, about {minutes:.0f} min")
         if what == "end":
             from resnext.paper.study_results import collect_rows, write_rows
 

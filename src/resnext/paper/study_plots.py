@@ -52,9 +52,8 @@ def _draw_spread(axes: "Axes", at: int, errors: Mapping[int, float], colour: str
     if not values:
         return
     spread = statistics.stdev(values) if len(values) > 1 else 0.0
-    axes.errorbar(
-        at, statistics.fmean(values), yerr=spread, fmt="o", color=colour, markersize=7, capsize=4, linewidth=1.4
-    )
+    mean = statistics.fmean(values)
+    axes.errorbar(at, mean, yerr=spread, fmt="o", color=colour, markersize=7, capsize=4, linewidth=1.4)
     axes.plot([at + 0.16] * len(values), values, "o", color=colour, markersize=3, alpha=0.45)
 
 

@@ -39,6 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Train what is not finished, then write and print the results; exit status 0."""
     from resnext.environment import count_available_cores
+    from resnext.files import check_folder
     from resnext.paper.study_runs import check_jobs, describe_failures, format_command, read_state, train_runs
     from resnext.screen import make_screen
 
@@ -53,6 +54,8 @@ def run(args: argparse.Namespace) -> int:
             console.print(format_command(one, runs, given))
         return 0
     failed: list[StudyRun] = []
+    check_folder(Path(args.results), "--results")
+    Path(args.results).mkdir(parents=True, exist_ok=True)
     if not args.report:
         reporter = _Reporter(console, planned, pending, runs, Path(args.results), given, jobs)
         failed = train_runs(pending, runs, given, jobs, reporter)
@@ -93,14 +96,11 @@ def write_results(
     planned: Sequence[StudyRun], runs: Path, results: Path, given: Mapping[str, Any], console: "Console"
 ) -> None:
     """Write the CSV and the plots of the finished runs, and print the tables."""
-    from resnext.files import check_folder
     from resnext.paper.study_plots import plot_curves, plot_errors
     from resnext.paper.study_results import collect_rows, read_rows, write_rows
     from resnext.paper.study_runs import open_study_run, read_state
     from resnext.plotting import save_figure
 
-    check_folder(str(results), "--results")
-    results.mkdir(parents=True, exist_ok=True)
     path = results / "study-cardinality.csv"
     write_rows(path, collect_rows(planned, runs, given))
     for data in DATA:

@@ -59,7 +59,7 @@ def _draw_spread(axes: "Axes", at: int, errors: Mapping[int, float], colour: str
 
 def _label_columns(axes: "Axes", names: Sequence[str], below: str) -> None:
     axes.set_xticks(range(len(names)), names, fontsize=8)
-    axes.set(xlim=(-0.5, len(names) - 0.5), xlabel=below)
+    axes.set(xlim=(-0.5, max(len(names), 1) - 0.5), xlabel=below)
     draw_grid(axes)
 
 
@@ -83,6 +83,7 @@ def plot_curves(runs: Mapping[str, Sequence["Run"]], data: str) -> "Figure":
                 axes.plot(epochs, lines.mean(0), dashes, color=colour, label=label if dashes == "-" else None)
                 axes.fill_between(epochs, lines.min(0), lines.max(0), color=colour, alpha=0.15, linewidth=0)
         axes.set(xlabel="epoch", ylabel="error (%)")
-        axes.legend(loc="upper right", labelcolor=INK)
+        if axes.get_lines():
+            axes.legend(loc="upper right", labelcolor=INK)
         draw_grid(axes)
     return figure

@@ -14,6 +14,7 @@ from resnext.paper.study import BASELINE, DATA, NETWORKS, StudyNetwork, StudyRun
 from resnext.paper.study_runs import format_command, open_study_run, read_state
 from resnext.run import Run
 from resnext.run_directory import MAX_JSON_BYTES
+from resnext.settings import Recipe
 
 COLUMNS = (
     "data", "study", "network", "cardinality", "seed", "epochs", "test_error", "train_error", "macs", "parameters",
@@ -108,6 +109,7 @@ def _count_costs(opened: Run) -> tuple[int, int]:
     from resnext.model.complexity import complexity
     from resnext.sources import SOURCES
 
+    assert isinstance(opened.recipe, Recipe)
     facts = SOURCES[opened.recipe.data.source].facts
     side = opened.recipe.data.image_size or facts.image_size or 32
     cost = complexity(opened.recipe.model.architecture(facts.classes, facts.channels), side)

@@ -2,18 +2,18 @@
 
 import re
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy import stats
 
-import resnext.paper.study as study
 from resnext.cli import main
 from resnext.errors import RequestError
 from resnext.model.complexity import complexity
 from resnext.model.design import design
-from resnext.paper.study import NETWORKS, RECIPE, StudyNetwork, list_runs
+from resnext.paper.study import SIZES, STUDIES, StudyNetwork, StudySize, list_runs
 from resnext.paper.study_results import Difference, read_rows
 from resnext.recipe import read_recipe
 
@@ -23,47 +23,62 @@ TINY = shlex.split(
 )
 
 
-def count_macs(network: StudyNetwork) -> int:
-    recipe = read_recipe(RECIPE, network.model)
+def count_macs(size: StudySize, network: StudyNetwork) -> int:
+    recipe = read_recipe(size.recipe, network.model)
     return complexity(recipe.model.architecture(10, 3), 32).macs
 
 
-def get_network(label: str) -> StudyNetwork:
-    return next(network for network in NETWORKS if network.label == label)
+@pytest.fixture
+def one_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    networks = tuple(replace(network, seeds=1) for network in SIZES["small"].networks)
+    monkeypatch.setitem(SIZES, "small", replace(SIZES["small"], networks=networks))
 
 
-def test_networks_of_equal_complexity_are_what_design_finds_within_three_percent() -> None:
-    baseline = count_macs(get_network("1x20d"))
-    for network in NETWORKS:
+@pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
+def test_networks_of_equal_complexity_are_what_design_finds(size: StudySize) -> None:
+    baseline = size.networks[0]
+    macs, recipe = count_macs(size, baseline), read_recipe(size.recipe, baseline.model)
+    base = recipe.model.architecture(10, 3)
+    for network in size.networks:
         if network.study == "equal":
-            assert count_macs(network) == pytest.approx(baseline, rel=0.03)
-            found = design(11, network.cardinality, macs=baseline, stem="cifar", base_channels=24, num_classes=10)
+            assert count_macs(size, network) == pytest.approx(macs, rel=size.tolerance)
+            found = design(
+                base.depth,
+                network.cardinality,
+                macs=macs,
+                stem="cifar",
+                base_channels=base.base_channels,
+                num_classes=10,
+            )
             assert network.label == f"{found.cardinality}x{found.width}d"
 
 
-def test_networks_of_twice_the_complexity_have_it_within_three_percent() -> None:
-    baseline = count_macs(get_network("1x20d"))
-    for network in NETWORKS:
+@pytest.mark.parametrize("size", SIZES.values(), ids=SIZES)
+def test_networks_of_twice_the_complexity_have_it(size: StudySize) -> None:
+    baseline = count_macs(size, size.networks[0])
+    for network in size.networks:
         if network.study == "twice":
-            assert count_macs(network) == pytest.approx(2 * baseline, rel=0.03)
+            assert count_macs(size, network) == pytest.approx(2 * baseline, rel=size.tolerance)
 
 
 def test_runs_come_seed_by_seed_with_as_many_seeds_as_stated() -> None:
-    runs = list_runs(["cifar10"], ["equal"])
+    runs = list_runs("small", ["cifar10"], ["equal"])
     assert [run.seed for run in runs] == sorted(run.seed for run in runs)
     assert {label: sum(run.network.label == label for run in runs) for label in ("1x20d", "4x7d", "16x2d")} == {
         "1x20d": 5,
         "4x7d": 3,
         "16x2d": 5,
     }
-    assert len({run.name for run in list_runs(study.DATA, study.STUDIES)}) == 2 * sum(n.seeds for n in NETWORKS)
+    assert len({run.name for run in list_runs("small", SIZES["small"].data, STUDIES)}) == 34 + 19
 
 
 def test_unknown_words_are_refused_with_the_nearest_choice() -> None:
     with pytest.raises(RequestError, match="cifar10"):
-        list_runs(["cifar"], ["equal"])
+        list_runs("small", ["cifar"], ["equal"])
     with pytest.raises(RequestError, match="twice"):
-        list_runs(["cifar10"], ["twic"])
+        list_runs("small", ["cifar10"], ["twic"])
+    with pytest.raises(RequestError, match="no twice on fashion-mnist"):
+        list_runs("small", ["fashion-mnist"], ["twice"])
 
 
 def test_the_interval_is_that_of_a_paired_t_test() -> None:
@@ -76,20 +91,19 @@ def test_the_interval_is_that_of_a_paired_t_test() -> None:
     assert Difference("a", "b", (0.1,)).words == "+0.10 (one seed)"
 
 
+@pytest.mark.usefixtures("one_seed")
 def test_one_command_trains_reports_and_leaves_finished_runs_as_they_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    pair = (get_network("1x20d no shortcut"), get_network("16x2d no shortcut"))
-    monkeypatch.setattr(study, "NETWORKS", tuple(StudyNetwork(n.study, n.label, 1, n.model) for n in pair))
     monkeypatch.chdir(tmp_path)
-    words = ["paper", "study", "cardinality", "--on", "cifar10", "--jobs", "2", *TINY]
+    words = ["paper", "study", "cardinality", "--on", "cifar10", "--study", "no-shortcut", "--jobs", "2", *TINY]
     assert main([*words, "--dry-run"]) == 0
     commands = capsys.readouterr().out.splitlines()
     assert len(commands) == 2
     assert all(line.startswith("resnext train small/cardinality --continue runs/study/cifar10-") for line in commands)
     assert main(words) == 0, [path.read_text() for path in Path("runs/study").glob("*.log")]
     rows = read_rows(Path("results/study-cardinality.csv"))
-    assert [row["network"] for row in rows] == [network.label for network in pair]
+    assert [row["network"] for row in rows] == SIZES["small"].get_labels("no-shortcut")
     assert [row["command"] for row in rows] == commands
     assert all(0 <= float(row["test_error"]) <= 100 and int(row["macs"]) > 0 for row in rows)
     assert re.search(r"16x2d no shortcut\s+1x20d no shortcut\s+[+-]\d+\.\d\d \(one seed\)", capsys.readouterr().out)
@@ -99,15 +113,14 @@ def test_one_command_trains_reports_and_leaves_finished_runs_as_they_are(
     assert before == {path: path.stat().st_mtime_ns for path in Path("runs/study").rglob("*")}
 
 
+@pytest.mark.usefixtures("one_seed")
 def test_a_run_that_fails_is_named_with_its_last_words(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    network = get_network("1x20d")
-    monkeypatch.setattr(study, "NETWORKS", (StudyNetwork("equal", network.label, 1, network.model),))
     monkeypatch.chdir(tmp_path)
-    words = ["paper", "study", "cardinality", "--on", "cifar10", "--jobs", "1", "--data.source", "folder"]
+    words = ["paper", "study", "cardinality", "--on", "cifar10", "--study", "no-shortcut", "--data.source", "folder"]
     assert main([*words, "--data.path", "nowhere"]) == 1
-    assert re.search(r"1 of the runs failed \(cifar10-1x20d-seed0\).*nowhere", capsys.readouterr().err)
+    assert re.search(r"2 of the runs failed \(cifar10-1x20d-no-shortcut-seed0.*nowhere", capsys.readouterr().err)
 
 
 @pytest.mark.parametrize("jobs", ["0", "300"])

@@ -3,11 +3,12 @@
 import argparse
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resnext.commands.train import add_setting_options, collect_settings
-from resnext.paper.study import DATA, NETWORKS, STUDIES, StudyRun, list_runs
+from resnext.paper.study import DATA, SIZES, STUDIES, StudyRun, StudySize, list_runs
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -22,11 +23,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("what", choices=["cardinality"], metavar="cardinality", help="the study; docs/study.md")
     parser.add_argument(
         "--on", action="append", choices=[*DATA], metavar="DATA",
-        help=f"data set, {' or '.join(DATA)}; can be repeated [both]",
+        help=f"data set, {', '.join(DATA)}; can be repeated [cifar10 and fashion-mnist]",
     )  # fmt: skip
     parser.add_argument(
         "--study", action="append", choices=[*STUDIES], metavar="STUDY",
         help=f"{', '.join(STUDIES)}; can be repeated [all]",
+    )  # fmt: skip
+    parser.add_argument(
+        "--size", choices=[*SIZES], default="small",
+        help="small: ResNet-11, minutes on a core; full: ResNet-29 for 300 epochs, as in the paper [%(default)s]",
     )  # fmt: skip
     parser.add_argument("--runs", default=RUNS, metavar="DIR", help="folder of runs [%(default)s]")
     parser.add_argument("--results", default=RESULTS, metavar="DIR", help="folder of the CSV and plots [%(default)s]")
@@ -36,6 +41,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_setting_options(parser)
 
 
+@dataclass(frozen=True)
+class _Plan:
+    """What is asked for: runs, where they are, and where the results go."""
+
+    size: StudySize
+    runs: list[StudyRun]
+    folder: Path  # of the runs
+    given: Mapping[str, Any]  # settings of the command line
+    table: Path  # the CSV, results/study-cardinality.csv
+
+    def write_rows(self) -> None:
+        """Write the CSV of the runs that are finished."""
+        from resnext.paper.study_results import collect_rows, write_rows
+
+        write_rows(self.table, collect_rows(self.runs, self.folder, self.given), self.size)
+
+
 def run(args: argparse.Namespace) -> int:
     """Train what is not finished, then write and print the results; exit status 0."""
     from resnext.environment import count_available_cores
@@ -43,39 +65,39 @@ def run(args: argparse.Namespace) -> int:
     from resnext.paper.study_runs import check_jobs, describe_failures, format_command, read_state, train_runs
     from resnext.screen import make_screen
 
-    jobs, given = args.jobs if args.jobs is not None else count_available_cores(), collect_settings(args)
+    jobs, console = args.jobs if args.jobs is not None else count_available_cores(), make_screen()
     check_jobs(jobs)
-    runs, console = Path(args.runs), make_screen()
-    planned = list_runs(args.on or DATA, args.study or STUDIES)
-    states = {one: read_state(one, runs) for one in planned}
-    pending = [one for one, state in states.items() if not state.is_finished]
+    plan = _make_plan(args)
+    pending = [one for one in plan.runs if not read_state(one, plan.folder).is_finished]
     if args.dry_run:
         for one in pending:
-            console.print(format_command(one, runs, given))
+            console.print(format_command(one, plan.folder, plan.given), soft_wrap=True)
         return 0
     failed: list[StudyRun] = []
-    check_folder(Path(args.results), "--results")
-    Path(args.results).mkdir(parents=True, exist_ok=True)
+    check_folder(plan.table.parent, "--results")
+    plan.table.parent.mkdir(parents=True, exist_ok=True)
     if not args.report:
-        reporter = _Reporter(console, planned, pending, runs, Path(args.results), given, jobs)
-        failed = train_runs(pending, runs, given, jobs, reporter)
-    write_results(planned, runs, Path(args.results), given, console)
+        failed = train_runs(pending, plan.folder, plan.given, jobs, _Reporter(console, plan, len(pending)))
+    write_results(plan, console)
     if failed:
-        raise describe_failures(failed, runs)
+        raise describe_failures(failed, plan.folder)
     return 0
+
+
+def _make_plan(args: argparse.Namespace) -> _Plan:
+    is_small, given = args.size == "small", collect_settings(args)
+    name = "study-cardinality.csv" if is_small else f"study-cardinality-{args.size}.csv"
+    folder = Path(args.runs) if is_small or args.runs != RUNS else Path(f"{RUNS}-{args.size}")
+    runs = list_runs(args.size, args.on or SIZES[args.size].data, args.study or STUDIES)
+    return _Plan(SIZES[args.size], runs, folder, given, Path(args.results) / name)
 
 
 class _Reporter:
     """Prints a line when a run starts or ends, with the time that is left, and writes the CSV when one ends."""
 
-    def __init__(
-        self, console: "Console", planned: Sequence[StudyRun], pending: Sequence[StudyRun], runs: Path, results: Path,
-        given: Mapping[str, Any], jobs: int,
-    ) -> None:  # fmt: skip
-        self.console, self.planned, self.runs, self.results = console, planned, runs, results
-        self.given, self.jobs, self.left = given, jobs, len(pending)
+    def __init__(self, console: "Console", plan: _Plan, left: int) -> None:
+        self.console, self.plan, self.left, self.done = console, plan, left, 0
         self.start = time.monotonic()
-        self.done = 0
 
     def __call__(self, one: StudyRun, what: str) -> None:
         """Report the start, the end or the failure of a run."""
@@ -87,38 +109,34 @@ class _Reporter:
         said = "finished" if what == "end" else "FAILED"
         self.console.print(f"{said} {one.name}; {self.left} left, about {minutes:.0f} min")
         if what == "end":
-            from resnext.paper.study_results import collect_rows, write_rows
-
-            write_rows(self.results / "study-cardinality.csv", collect_rows(self.planned, self.runs, self.given))
+            self.plan.write_rows()
 
 
-def write_results(
-    planned: Sequence[StudyRun], runs: Path, results: Path, given: Mapping[str, Any], console: "Console"
-) -> None:
+def write_results(plan: _Plan, console: "Console") -> None:
     """Write the CSV and the plots of the finished runs, and print the tables."""
     from resnext.paper.study_plots import plot_curves, plot_errors
-    from resnext.paper.study_results import collect_rows, read_rows, write_rows
+    from resnext.paper.study_results import read_rows
     from resnext.paper.study_runs import open_study_run, read_state
     from resnext.plotting import save_figure
 
-    path = results / "study-cardinality.csv"
-    write_rows(path, collect_rows(planned, runs, given))
+    plan.write_rows()
     for data in DATA:
-        rows = [row for row in read_rows(path) if row["data"] == data]
+        rows = [row for row in read_rows(plan.table) if row["data"] == data]
         if not rows:
             continue
-        print_tables(console, rows, data)
-        save_figure(plot_errors(rows, data), results / f"study-cardinality-{data}.png")
+        print_tables(console, rows, data, plan.size)
+        save_figure(plot_errors(rows, data, plan.size), plan.table.with_name(f"{plan.table.stem}-{data}.png"))
         opened: dict[str, list[Any]] = {}
-        for one in planned:
-            if one.data == data and read_state(one, runs).is_finished:
-                opened.setdefault(one.network.label, []).append(open_study_run(one, runs))
+        for one in plan.runs:
+            if one.data == data and read_state(one, plan.folder).is_finished:
+                opened.setdefault(one.network.label, []).append(open_study_run(one, plan.folder))
         if opened:
-            save_figure(plot_curves(opened, data), results / f"study-cardinality-{data}-curves.png")
-    console.print(str(path))
+            path = plan.table.with_name(f"{plan.table.stem}-{data}-curves.png")
+            save_figure(plot_curves(opened, data, plan.size), path)
+    console.print(str(plan.table))
 
 
-def print_tables(console: "Console", rows: Sequence[Mapping[str, Any]], data: str) -> None:
+def print_tables(console: "Console", rows: Sequence[Mapping[str, Any]], data: str, size: StudySize) -> None:
     """Print the means of each study on a data set, and the paired differences."""
     from rich.table import Table
 
@@ -128,7 +146,7 @@ def print_tables(console: "Console", rows: Sequence[Mapping[str, Any]], data: st
         table = Table(box=None, header_style="bold", title=f"{data}: {title}", title_justify="left", title_style="bold")
         for heading in HEADINGS:
             table.add_column(heading, justify="left" if heading == "network" else "right")
-        for network in NETWORKS:
+        for network in size.networks:
             words = describe_network(rows, network) if network.study == study else None
             if words is not None:
                 table.add_row(*words)
@@ -138,7 +156,7 @@ def print_tables(console: "Console", rows: Sequence[Mapping[str, Any]], data: st
                   title_justify="left", title_style="bold")  # fmt: skip
     for heading in ("network", "minus", "difference [95 % interval]", "seeds"):
         table.add_column(heading)
-    for one in compare(rows):
+    for one in compare(rows, size):
         table.add_row(one.first, one.second, one.words, str(len(one.differences)))
     if table.row_count:
         console.print(table)

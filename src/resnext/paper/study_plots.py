@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from resnext.paper.study import BASELINE, NETWORKS
+from resnext.paper.study import StudySize
 from resnext.paper.study_results import get_errors
 from resnext.plotting import BLUE, INK, MUTED, RED, add_title, create_figure, draw_grid, plot_style
 
@@ -16,17 +16,16 @@ if TYPE_CHECKING:
 
     from resnext.run import Run
 
-MOST_PATHS = "16x2d"
 Rows = Sequence[Mapping[str, Any]]
 
 
-def plot_errors(rows: Rows, data: str) -> "Figure":
+def plot_errors(rows: Rows, data: str, size: StudySize) -> "Figure":
     """Plot test error over C at equal complexity, and of the networks of twice the complexity and without shortcuts."""
-    equal = [network for network in NETWORKS if network.study == "equal"]
-    others = [network for network in NETWORKS if network.study != "equal"]
+    equal = [network for network in size.networks if network.study == "equal"]
+    others = [network for network in size.networks if network.study != "equal"]
     with plot_style():
         figure = create_figure(9.2, 3.9)
-        seeds = sorted({len(get_errors(rows, network.label)) for network in NETWORKS} - {0})
+        seeds = sorted({len(get_errors(rows, network.label)) for network in size.networks} - {0})
         add_title(
             figure, f"Cardinality on {data}", f"Test error after the last epoch; mean ± deviation of {seeds[0]} to "
             f"{seeds[-1]} seeds, each seed a dot",
@@ -63,18 +62,19 @@ def _label_columns(axes: "Axes", names: Sequence[str], below: str) -> None:
     draw_grid(axes)
 
 
-def plot_curves(runs: Mapping[str, Sequence["Run"]], data: str) -> "Figure":
+def plot_curves(runs: Mapping[str, Sequence["Run"]], data: str, size: StudySize) -> "Figure":
     """Plot training and test error over epochs for C = 1 and the largest C: mean, and the range of the seeds.
 
     Args:
         runs: Finished runs, by the label of their network.
         data: The data set.
+        size: The size of the study.
     """
     with plot_style():
         figure = create_figure(6.2, 4.2)
         add_title(figure, f"Training on {data}", "Solid: test, dashed: training (augmented images); band: all seeds")
         axes = figure.add_axes((0.1, 0.115, 0.86, 0.7))
-        for label, colour in ((BASELINE, BLUE), (MOST_PATHS, RED)):
+        for label, colour in ((size.baseline, BLUE), (size.most_paths, RED)):
             for column, dashes in (("top1_error", "-"), ("train_error", "--")):
                 lines = np.array([run.metrics[column] for run in runs.get(label, ())])
                 if not len(lines):

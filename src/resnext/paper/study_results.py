@@ -6,11 +6,12 @@ import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from resnext.files import atomic_write
-from resnext.paper.study import BASELINE, DATA, NETWORKS, StudyNetwork, StudyRun
+from resnext.paper.study import DATA, StudyNetwork, StudyRun, StudySize
 from resnext.paper.study_runs import format_command, open_study_run, read_state
 from resnext.run import Run
 from resnext.run_directory import MAX_JSON_BYTES
@@ -21,14 +22,6 @@ COLUMNS = (
     "minutes", "images_per_second", "cpu", "torch", "resnext", "command",
 )  # fmt: skip
 CONFIDENCE = 0.95
-COMPARISONS = (  # the first network against the second
-    *((network.label, BASELINE) for network in NETWORKS if network.study == "equal" and network.label != BASELINE),
-    ("40x2d more paths", "1x20d deeper"),
-    ("40x2d more paths", "1x37d wider"),
-    ("16x2d no shortcut", "1x20d no shortcut"),
-    ("1x20d no shortcut", "1x20d"),
-    ("16x2d no shortcut", "16x2d"),
-)
 
 
 @dataclass(frozen=True)
@@ -125,7 +118,7 @@ def _read_facts(opened: Run) -> dict[str, Any]:
     return values if isinstance(values, dict) else {}
 
 
-def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+def write_rows(path: Path, rows: Sequence[Mapping[str, Any]], size: StudySize) -> None:
     """Write the rows as CSV, replacing those of the same run in the file and keeping all others."""
     keys = ("data", "study", "network", "seed")
     new = {tuple(str(row[key]) for key in keys) for row in rows}
@@ -133,7 +126,7 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     with atomic_write(path, "w") as file:
         writer = csv.DictWriter(file, COLUMNS, restval="", extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
-        writer.writerows(sorted([*kept, *rows], key=_sort_key))
+        writer.writerows(sorted([*kept, *rows], key=partial(_get_place, size)))
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:
@@ -144,8 +137,8 @@ def read_rows(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def _sort_key(row: Mapping[str, Any]) -> tuple[int, int, int]:
-    labels = [network.label for network in NETWORKS]
+def _get_place(size: StudySize, row: Mapping[str, Any]) -> tuple[int, int, int]:
+    labels = [network.label for network in size.networks]
     return list(DATA).index(row["data"]), labels.index(row["network"]), int(row["seed"])
 
 
@@ -154,10 +147,10 @@ def get_errors(rows: Iterable[Mapping[str, Any]], label: str, column: str = "tes
     return {int(row["seed"]): float(row[column]) for row in rows if row["network"] == label}
 
 
-def compare(rows: Sequence[Mapping[str, Any]]) -> list[Difference]:
-    """Compare the networks of COMPARISONS on the seeds that both have, as far as there are any."""
+def compare(rows: Sequence[Mapping[str, Any]], size: StudySize) -> list[Difference]:
+    """Compare the networks on the seeds that both have, as far as there are any."""
     found = []
-    for first, second in COMPARISONS:
+    for first, second in size.list_comparisons():
         ours, theirs = get_errors(rows, first), get_errors(rows, second)
         seeds = sorted(ours.keys() & theirs.keys())
         if seeds:

@@ -16,7 +16,7 @@ import yaml
 
 from resnext.errors import RequestError, WorkError
 from resnext.files import report_write_errors
-from resnext.paper.study import RECIPE, StudyRun
+from resnext.paper.study import StudyRun
 from resnext.run import Run, open_run
 from resnext.run_directory import has_no_run, is_run
 
@@ -42,7 +42,7 @@ def make_command(run: StudyRun, runs: Path, given: Mapping[str, Any]) -> list[st
     """Make the ``resnext train`` command that starts or continues a run."""
     settings = run.make_overrides(given)
     words = [word for key, value in settings.items() for word in (f"--{key}", _format_value(value))]
-    return ["resnext", "train", RECIPE, "--continue", str(runs / run.name), *words]
+    return ["resnext", "train", run.recipe, "--continue", str(runs / run.name), *words]
 
 
 def format_command(run: StudyRun, runs: Path, given: Mapping[str, Any]) -> str:

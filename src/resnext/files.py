@@ -119,12 +119,12 @@ def check_output(out: Path, inputs: Iterable[Path], *, folder: bool, overwrite: 
 
 
 def check_output_directory(directory: Path, files: Sequence[str], kind: str) -> None:
-    """Create ``directory`` for the results ``files``, the first of which is JSON with the format ``kind``.
+    """Check that the results ``files``, the first of which is JSON of the format ``kind``, can be in ``directory``.
 
-    Raises RequestError if it cannot be written, or holds files of these names that are not such results.
+    It may not exist yet and is not created. Raises RequestError if it cannot be written, or holds files of these names
+    that are not such results.
     """
     try:
-        directory.mkdir(parents=True, exist_ok=True)
         check_folder(directory)
         there = [name for name in files if (directory / name).exists()]
         if there and read_result(directory / files[0], kind) is None:

@@ -123,7 +123,7 @@ def test_form_head_and_stem_can_be_changed_and_it_is_said(weights: Path, capsys:
     names = weights.parent / "names.txt"
     names.write_text("dog\nbear\n")
     out = weights.parent / "out.safetensors"
-    assert convert(weights, out, "--form", "branched", "--classes", names, "--in-channels", 1) == 0
+    assert convert(weights, out, "--form", "branched", "--classes", names, "--num-classes", 2, "--in-channels", 1) == 0
     again, before = load(out), network()
     assert (again.architecture.form, again.architecture.in_channels, again.classes) == ("branched", 1, ("dog", "bear"))
     assert torch.equal(again.fc.weight[0], before.fc.weight[1])
@@ -168,6 +168,7 @@ def test_other_libraries_get_form_c_without_asking(weights: Path) -> None:
         (["IN", "x.safetensors", "--form", "grupped"], "did you mean 'grouped'"),
         (["IN", "x.safetensors", "--classes", "imagenett"], "did you mean 'imagenet'"),
         (["IN", "x.safetensors", "--classes", "gap.txt"], "line 2 is empty"),
+        (["IN", "x.safetensors", "--classes", "cifar10"], "10 names, but the network has 5 classes; --num-classes 10"),
         (["IN", "x.safetensors", "--classes", "empty.txt"], "names no classes"),
         (["IN", "x.safetensors", "--classes", "latin.txt"], "is not UTF-8"),
         (["IN", "x.safetensors", "--classes", "cifar10", "--num-classes", "5"], "10 class names were given for 5"),

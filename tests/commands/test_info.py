@@ -54,7 +54,7 @@ def test_changes_are_read_as_written(pairs: list[str], changes: dict[str, object
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["resnext50"], "unknown architecture 'resnext50'"),
+        (["resnext50"], "did you mean 'resnext50_32x4d'"),
         (["resnext50_32x4d", "--set", "fom=branched"], "did you mean 'form'"),
         (["resnext50_32x4d", "--set", "form"], "must look like field=value"),
         (["resnext50_32x4d", "--set", "blocks=[1,"], "cannot be read"),

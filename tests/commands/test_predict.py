@@ -1,5 +1,10 @@
+import base64
+import csv
+import html
+import io
 import json
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +13,8 @@ from PIL import Image
 
 from resnext.cli import main
 from resnext.data.decode.pillow import read_image
-from resnext.evaluation.predict import predict
+from resnext.evaluation.output.prediction_files import copy_by_class
+from resnext.evaluation.predict import Prediction, predict
 from resnext.weights import load
 
 
@@ -103,3 +109,69 @@ def test_names_with_markup_and_bytes_that_are_no_text_are_printed_plainly(
     assert main(["predict", str(weights), str(pictures), "--json"]) == 0
     paths = [entry["path"] for entry in json.loads(capsys.readouterr().out)]
     assert os.fsdecode(os.fsencode(pictures) + b"/\xff.png") in paths
+
+
+def test_the_csv_has_a_row_for_each_image_with_its_classes_or_its_error(
+    weights: Path, pictures: Path, tmp_path: Path
+) -> None:
+    (pictures / "bad.png").write_bytes(b"\x89PNG nonsense")
+    assert main(["predict", str(weights), str(pictures), "--csv", str(tmp_path / "p.csv"), "--top", "2"]) == 1
+    with open(tmp_path / "p.csv", encoding="utf-8", newline="") as file:
+        rows = {Path(row["path"]).name: row for row in csv.DictReader(file)}
+    assert rows.keys() == {"a.png", "b.png", "c.png", "bad.png"}
+    assert rows["bad.png"]["error"]
+    assert not rows["bad.png"]["class_1"]
+    (best, p), (second, q) = predict(load(weights), str(pictures / "a.png"))[0].top(2)
+    row = rows["a.png"]
+    assert (row["class_1"], row["class_2"], row["error"]) == (best, second, "")
+    assert (float(row["probability_1"]), float(row["probability_2"])) == pytest.approx((p, q), rel=1e-5)
+
+
+def test_images_are_copied_into_folders_by_class_and_nothing_is_replaced(
+    weights: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (pictures / "more").mkdir()
+    (pictures / "more" / "a.png").write_bytes((pictures / "a.png").read_bytes())
+    out, before = tmp_path / "sorted", {path: path.read_bytes() for path in pictures.rglob("*.png")}
+    for _ in range(2):
+        assert main(["predict", str(weights), str(pictures), "--sort-into", str(out)]) == 0
+    assert before == {path: path.read_bytes() for path in pictures.rglob("*.png")}
+    model = load(weights)
+    best = predict(model, str(pictures / "a.png"))[0].top(1)[0][0]
+    for name in ("a", "a-2", "a-3", "a-4"):
+        assert (out / best / f"{name}.png").read_bytes() == (pictures / "a.png").read_bytes()
+    assert len(list(out.rglob("*.png"))) == 8
+    capsys.readouterr()
+    assert main(["predict", str(weights), str(pictures), "--sort-into", str(pictures / "more")]) == 2
+    assert "one of the images; give another folder" in capsys.readouterr().err
+
+
+def test_the_gallery_shows_every_image_and_loads_nothing_from_elsewhere(
+    weights: Path, pictures: Path, tmp_path: Path
+) -> None:
+    (pictures / "<b>x&.png").write_bytes((pictures / "a.png").read_bytes())
+    page = tmp_path / "gallery.html"
+    assert main(["predict", str(weights), str(pictures), "--html", str(page)]) == 0
+    text = page.read_text(encoding="utf-8")
+    sources = re.findall(r'<img src="data:image/jpeg;base64,([^"]+)" alt="([^"]+)"', text)
+    assert {html.unescape(name) for _, name in sources} == {"a.png", "b.png", "c.png", "<b>x&.png"}
+    for data, _ in sources:
+        assert Image.open(io.BytesIO(base64.b64decode(data))).size == (8, 8)
+    assert not re.search(r"https?://|<b>x", text)
+
+
+def test_json_keeps_letters_beyond_ascii(weights: Path, pictures: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (pictures / "grün.png").write_bytes((pictures / "a.png").read_bytes())
+    assert main(["predict", str(weights), str(pictures / "grün.png"), "--json"]) == 0
+    out = capsys.readouterr().out
+    assert "grün.png" in out
+    assert json.loads(out)[0]["path"].endswith("grün.png")
+
+
+def test_a_class_name_cannot_lead_out_of_the_folder(tmp_path: Path, pictures: Path) -> None:
+    names = ("../../evil", "..", "a/b", "CON: x?")
+    for number, name in enumerate(names):
+        shares = np.array([0.9, 0.1])
+        assert copy_by_class(tmp_path / "out", [Prediction(str(pictures / "a.png"), (name, "b"), shares)]) == 1
+        assert len(list((tmp_path / "out").rglob("*.png"))) == number + 1
+    assert {path.parent.parent for path in (tmp_path / "out").rglob("*.png")} == {tmp_path / "out"}

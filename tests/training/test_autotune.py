@@ -65,8 +65,28 @@ def test_measured_seconds_decide_and_what_the_user_says_is_done(
 
 def test_the_switch_leaves_nothing_to_measure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RESNEXT_FAST", "0")
-    found, plan = tune(monkeypatch, {"NCHW": 1, "NHWC": 2})
+    found, plan = tune(monkeypatch, {})  # a time that is asked for is a KeyError
     assert (found.channels_last, found.fast, plan) == ("no", "no", Plan())
+
+
+def test_only_some_images_of_a_large_micro_batch_are_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, seen = create_model("resnext50_32x4d", seed=0), []
+
+    def time_step(_: torch.nn.Module, images: torch.Tensor, *_rest: object) -> float:
+        seen.append(len(images))
+        return 0.5
+
+    monkeypatch.setattr(autotune, "_time_step", time_step)
+    arm = Candidate(True)
+    (seconds,) = time_candidates(model, {arm: Plan()}, (64, 224), CPU, TrainSettings()).values()
+    assert set(seen) == {3}  # 14.4 M outputs of convolutions each
+    assert seconds == pytest.approx(0.5 * 64 / 3)
+
+
+def test_a_run_too_short_for_timing_takes_nhwc_untimed(monkeypatch: pytest.MonkeyPatch) -> None:
+    for steps, expected in ((79, ("yes", "no")), (80, ("no", "no"))):  # 8 steps are timed
+        found, _ = tune(monkeypatch, {"NCHW": 1e-9, "NHWC": 2e-9}, steps)
+        assert (found.channels_last, found.fast) == expected
 
 
 def test_measuring_changes_nothing() -> None:

@@ -223,17 +223,25 @@ FOLDER = {
 def test_a_bad_image_stops_training_and_is_named(
     tiny_recipe: Path, tmp_path: Path, photos_with_one_cut_short: Path
 ) -> None:
-    with pytest.raises(WorkError, match=r"day/3\.jpg"):
-        run_tiny(tiny_recipe, tmp_path / "run", data__path=str(photos_with_one_cut_short), **FOLDER)
+    path, run = str(photos_with_one_cut_short), RunDirectory(tmp_path / "run")
+    with pytest.raises(WorkError, match=r"day/3\.jpg.*resnext data check.*--resume .*run; .*--data.on_bad_image skip"):
+        run_tiny(tiny_recipe, run.path, data__path=path, **FOLDER)
+    recipe = read_recipe(run.recipe, {"data.on_bad_image": "skip"})
+    train(recipe, run.path, resume=True)
+    changes = {"data__path": path, "data__on_bad_image": "skip", **FOLDER}
+    whole = RunDirectory(tmp_path / "whole")
+    loop.run_training(Classification, read_changed(tiny_recipe, changes), whole)
+    ours, theirs = (load(one.path, "last").state_dict() for one in (run, whole))
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs), "as if it had been skipped from the start"
 
 
-def test_a_skipped_image_is_counted_in_every_epoch_and_named(
+def test_a_skipped_image_is_counted_once_an_epoch_and_named(
     tiny_recipe: Path, tmp_path: Path, photos_with_one_cut_short: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     changes = {"data__path": str(photos_with_one_cut_short), "data__on_bad_image": "skip", **FOLDER}
     run = RunDirectory(tmp_path / "run")
     loop.run_training(Classification, read_changed(tiny_recipe, changes), run)
-    assert [row["bad_images"] for row in rows(run, "epoch")] == [1, 2, 3]
+    assert [row["bad_images"] for row in rows(run, "epoch")] == [1, 1, 1]
     assert "skipped: cannot use image" in capsys.readouterr().out
 
 

@@ -64,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Convert, verify and print; return exit status 0."""
-    from resnext.weights import load
+    from resnext.weights import load, load_spec
     from resnext.weights.adapters.naming import UNKNOWN_PREPROCESSING
     from resnext.weights.hub import fetch, is_remote
     from resnext.weights.presets import find_class_names, find_preprocessing
@@ -82,12 +82,15 @@ def run(args: argparse.Namespace) -> int:
     check_output(out, (path, file), folder=folder, overwrite=args.overwrite)
     if is_run(out):
         raise RequestError(f"{out} is a run directory; give another OUT")
+    classes = None if args.classes is None else find_class_names(args.classes)
+    if classes is not None and args.num_classes is None:
+        check_class_count(args.classes, len(classes), load_spec(path, args.checkpoint).architecture.num_classes)
     model = load(
         path,
         args.checkpoint,
         form=form,
         num_classes=args.num_classes,
-        classes=None if args.classes is None else find_class_names(args.classes),
+        classes=classes,
         in_channels=args.in_channels,
         stride_in_1x1=None if args.stride_in_1x1 is None else args.stride_in_1x1 == "yes",
         detector_backbone=True,
@@ -104,6 +107,15 @@ def run(args: argparse.Namespace) -> int:
     proof = write_verified(model, out, write)
     print_conversion(model, origin, args.source, out, target, proof)
     return 0
+
+
+def check_class_count(names: str, given: int, outputs: int) -> None:
+    """Raise RequestError if there are other than one name for each output, and no new classifier is asked for."""
+    if given != outputs:
+        raise RequestError(
+            f"--classes {names} has {given} names, but the network has {outputs} classes; "
+            f"--num-classes {given} replaces its classifier"
+        )
 
 
 def choose_target(out: str, to: str | None) -> str:

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--top", type=parse_positive, default=3, metavar="K", help="number of classes to show [3]")
     parser.add_argument("--json", action="store_true", help="print one JSON array instead of a table")
+    parser.add_argument("--csv", metavar="FILE", help="write a row for each image to this CSV file too")
+    parser.add_argument("--html", metavar="FILE", help="write a page with thumbnails by predicted class")
+    parser.add_argument("--sort-into", metavar="DIR", help="copy each image to DIR/CLASS")
     parser.add_argument(
         "--embeddings", metavar="FILE",
         help="write the pooled features (names, float32 [N, features]) to this .npz file instead of classifying",
@@ -66,6 +70,10 @@ def run(args: argparse.Namespace) -> int:
     model = engine_options.load_model(args, args.weights, args.checkpoint)
     preprocessing = get_preprocessing(model)
     paths, problems = find_images(args.images)
+    if args.sort_into is not None:
+        from resnext.evaluation.output.prediction_files import check_sort_folder
+
+        check_sort_folder(Path(args.sort_into), paths)
     if not isinstance(model, Predictor):
         from resnext.device import pick_device
 
@@ -93,12 +101,38 @@ def run(args: argparse.Namespace) -> int:
 
         save_figure(plot_predictions(predictions, preprocessing), args.picture)
         print(f"resnext: {args.picture} shows them as the network sees them", file=sys.stderr)
+    write_files(args, predictions)
     if args.json:
-        print(json.dumps([format_json_entry(prediction, args.top) for prediction in predictions], indent=1))
+        print(format_json([format_json_entry(prediction, args.top) for prediction in predictions]))
     elif len(failed) < len(predictions):
         print_predictions(predictions, args.top, preprocessing.to_dict())
     print_problems([(prediction.path, str(prediction.error)) for prediction in failed])
     return 1 if failed else 0
+
+
+def write_files(args: argparse.Namespace, predictions: list["Prediction"]) -> None:
+    """Write what ``--csv``, ``--html`` and ``--sort-into`` ask for, and say where it is on standard error."""
+    if args.csv is None and args.html is None and args.sort_into is None:
+        return
+    from resnext.evaluation.output import prediction_files
+
+    if args.csv is not None:
+        prediction_files.write_prediction_csv(Path(args.csv), predictions, args.top)
+        print(f"resnext: {args.csv} has a row for each image", file=sys.stderr)
+    if args.html is not None:
+        title = f"Predictions of {args.weights}"
+        prediction_files.write_gallery(Path(args.html), predictions, args.top, title)
+        print(f"resnext: {args.html} shows the images by class", file=sys.stderr)
+    if args.sort_into is not None:
+        count = prediction_files.copy_by_class(Path(args.sort_into), predictions)
+        print(f"resnext: {count} images copied into {args.sort_into}", file=sys.stderr)
+
+
+def format_json(entries: list[dict[str, Any]]) -> str:
+    """Format JSON with letters as they are, but for parts of file names that are not UTF-8, which are escaped."""
+    is_utf8 = (sys.stdout.encoding or "").lower().replace("-", "") == "utf8"
+    text = json.dumps(entries, indent=1, ensure_ascii=not is_utf8)
+    return re.sub("[\ud800-\udfff]", lambda found: f"\\u{ord(found[0]):04x}", text)
 
 
 def check_options(args: argparse.Namespace) -> None:
@@ -112,14 +146,20 @@ def check_options(args: argparse.Namespace) -> None:
     check_checkpoint_choice(args.checkpoint, [args.weights])
     if args.explain is not None:
         check_folder(Path(args.explain), "--explain")
+    for option, path in (("--csv", args.csv), ("--html", args.html)):
+        if path is not None:
+            check_file(Path(path), option)
+    if args.sort_into is not None:
+        check_folder(Path(args.sort_into), "--sort-into")
     if args.embeddings is not None:
         check_file(Path(args.embeddings), "--embeddings")
         if args.engine is not None:
             raise RequestError("--embeddings cannot be combined with --engine: engines compute only logits")
-        others = {"--json": args.json, "--picture": args.picture is not None, "--explain": args.explain is not None}
-        for option, given in others.items():
-            if given:
-                raise RequestError(f"--embeddings writes features instead of predictions; leave out {option}")
+        for option in ("json", "picture", "explain", "csv", "html", "sort_into"):
+            if getattr(args, option):
+                raise RequestError(
+                    f"--embeddings writes features instead of predictions; leave out --{option.replace('_', '-')}"
+                )
 
 
 def write_embeddings(

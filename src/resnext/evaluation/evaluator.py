@@ -1,7 +1,7 @@
 """Run networks on every image of a split exactly once; every reported number is a sum over these rows."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from resnext.data.classes import check_same_classes
-from resnext.data.dataset import Dataset
-from resnext.data.loader import iterate_eval_batches
+from resnext.data.dataset import BadImageError, Dataset
+from resnext.data.loader import Batch, iterate_eval_batches
 from resnext.data.preprocessing import Preprocessing
 from resnext.device import autocast
 from resnext.errors import RequestError, WorkError
@@ -159,10 +159,8 @@ def evaluate(
     parts: list[dict[str, np.ndarray]] = []
     paths: list[str] = []
     with eval_mode(*models), torch.inference_mode(), autocast(device, precision):
-        for batches in zip(*passes, strict=True):
+        for batches in _explain_bad_images(zip(*passes, strict=True)):
             first = batches[0]
-            if first.bad_images:
-                raise WorkError(f"an image cannot be read, and an evaluation must not skip any: {first.bad_images[0]}")
             logits = ensemble.compute_logits([batch.images for batch in batches], device)
             indices = first.indices.cpu().numpy()
             of_batch = [dataset.image_path(index) for index in indices.tolist()]
@@ -177,6 +175,16 @@ def evaluate(
     classes = tuple(dataset.classes)
     result = Evaluation(name=dataset.name, dataset_size=len(dataset), classes=classes, paths=tuple(paths), **columns)
     return merge_shards([result]) if world_size == 1 else result
+
+
+def _explain_bad_images(batches: Iterable[tuple[Batch, ...]]) -> Iterator[tuple[Batch, ...]]:
+    """Iterate over batches; of an image that cannot be read, say what can be done."""
+    try:
+        yield from batches
+    except BadImageError as error:
+        raise WorkError(
+            f"{error}; an evaluation must not skip any: mend or remove it (resnext data check names all such images)"
+        ) from None
 
 
 def compute_image_results(logits: Tensor, labels: Tensor, paths: Sequence[str]) -> dict[str, np.ndarray]:

@@ -240,7 +240,13 @@ class Architecture:
         ``changes`` override single fields. Raises RequestError for an unknown name, with the nearest known one.
         """
         match = NAME_PATTERN.fullmatch(name.strip().lower()) if isinstance(name, str) else None
-        if match is None or (match["family"] == "resnext" and match["cardinality"] is None):
+        if match is not None and match["family"] == "resnext" and match["cardinality"] is None:
+            known = [f"{match[0]}_32x4d", *list_models(f"{match[0]}_*")]
+            raise RequestError(
+                f"unknown architecture {name!r}: the name of a ResNeXt has C and d; did you mean "
+                f"{next((one for one in known if one in MODEL_NAMES), known[0])!r}?"
+            )
+        if match is None:
             raise RequestError(
                 f"unknown architecture {name!r}: a name looks like resnet50 or resnext50_32x4d"
                 f"{did_you_mean(str(name), list_models())}"

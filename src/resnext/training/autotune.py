@@ -5,6 +5,8 @@ import json
 import math
 import statistics
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from resnext.device import autocast
+from resnext.model.complexity import complexity
 from resnext.model.network import Network
 from resnext.model.plan import Plan, autotune, fuse_all
 from resnext.screen import print_line
@@ -22,6 +25,8 @@ from resnext.speed import kernels
 from resnext.training.distributed import World
 
 ROUNDS = 3
+MAX_TIMED_SHARE = 0.1  # of the run, for timing layouts; a shorter run takes NHWC
+MAX_TIMED_ACTIVATIONS = 2**27  # outputs of convolutions; of a larger micro-batch only some images are timed
 MIN_TRAINING_SECONDS = 120.0  # seconds; for shorter plain training, tuning fast paths costs more time than it saves
 MAX_TIME_RATIO = 0.97  # fast paths are used only if they take at most this share of the plain time
 
@@ -42,20 +47,24 @@ def autotune_training(
 ) -> tuple[Recipe, Plan]:
     """Decide ``channels_last`` and ``fast``; return the recipe with both set, and the plan of fast paths.
 
-    Values set in the recipe are kept; "auto" is decided by timing copies of the network. ``micro_batch`` is the
-    number of images in a micro-batch and their size, ``steps`` the number of micro-batches in the run. All processes
-    decide the same: the plan is rank 0's, times are averaged.
+    Values set in the recipe are kept; "auto" is decided by timing copies of the network, on at most as many images as
+    keep memory and time small. With ``RESNEXT_FAST=0`` nothing is timed, and "auto" is plain PyTorch. ``micro_batch``
+    is the number of images in a micro-batch and their size, ``steps`` the number of micro-batches in the run. All
+    processes decide the same: the plan is rank 0's, times are averaged.
     Raises RequestError if ``train.activation_checkpointing`` needs kernels that cannot be built.
     """
     train = recipe.train if recipe.train.tuning_plan is None else replace(recipe.train, fast="yes")
     layouts = [False, True] if train.channels_last == "auto" else [train.channels_last == "yes"]
-    asks = train.fast == "auto" and kernels.is_fast_enabled()
-    plain = [Candidate(layout) for layout in layouts]
+    plain, is_enabled = [Candidate(layout) for layout in layouts], kernels.is_fast_enabled()
+    asks = train.fast == "auto" and is_enabled
     seconds: dict[Candidate, float] = {}
-    if asks or len(plain) > 1:
-        seconds = time_candidates(model, {arm: Plan() for arm in plain}, micro_batch, world, train)
-    best, plan = min(plain, key=lambda arm: seconds.get(arm, 0.0)), Plan()
-    if train.fast == "yes" or (asks and seconds[best] * steps > MIN_TRAINING_SECONDS):
+    passes = len(plain) * (ROUNDS + 1) * limit_images(model, micro_batch) / micro_batch[0]
+    if is_enabled and (asks or len(plain) > 1) and passes <= MAX_TIMED_SHARE * steps:
+        with _announce(console, "timing training steps"):
+            seconds = time_candidates(model, {arm: Plan() for arm in plain}, micro_batch, world, train)
+    best = min(plain, key=lambda arm: seconds[arm]) if seconds else plain[-1 if is_enabled else 0]
+    plan = Plan()
+    if train.fast == "yes" or (asks and seconds.get(best, 0.0) * steps > MIN_TRAINING_SECONDS):
         arm = Candidate(layouts[-1], fast=True)
         found = tune_shared_plan(model, arm, micro_batch, world, train, console)
         if asks and found != Plan():
@@ -85,9 +94,9 @@ def tune_shared_plan(
         plan = Plan.read(Path(train.tuning_plan))
     elif world.is_main:
         twin = _prepare_model(model, candidate, Plan(), world.device)
-        with console.status("measuring fast paths") as status:
+        with _announce(console, "measuring fast paths") as show:
             images = _make_images(model, candidate, micro_batch, world.device)
-            plan = autotune(twin, images, train.precision, progress=status.update)
+            plan = autotune(twin, images, train.precision, progress=show)
     return Plan.from_dict(json.loads(world.broadcast_bytes(json.dumps(plan.to_dict()).encode())))
 
 
@@ -96,9 +105,11 @@ def time_candidates(
 ) -> dict[Candidate, float]:
     """Time the gradients of a micro-batch for each candidate, interleaved, on copies of the network.
 
-    Returns median seconds, averaged over processes. Frozen layers stay frozen. A single candidate is timed too, because
-    the length of a step decides whether tuning fast paths is worth it.
+    Returns median seconds, averaged over processes; of a large micro-batch they are scaled up from those of some of its
+    images. Frozen layers stay frozen. A single candidate is timed too, because the length of a step decides whether
+    tuning fast paths is worth it.
     """
+    images_in_all, micro_batch = micro_batch[0], (limit_images(model, micro_batch), micro_batch[1])
     models = {arm: _prepare_model(model, arm, plan, world.device) for arm, plan in plans.items()}
     labels = torch.zeros(micro_batch[0], dtype=torch.long, device=world.device)
     images = {arm: _make_images(model, arm, micro_batch, world.device) for arm in plans}
@@ -106,8 +117,26 @@ def time_candidates(
     for _ in range(ROUNDS + 1):
         for arm, twin in models.items():
             seconds[arm].append(_time_step(twin, images[arm], labels, world.device, train.precision))
-    medians = [statistics.median(times[1:]) for times in seconds.values()]
+    scale = images_in_all / micro_batch[0]
+    medians = [scale * statistics.median(times[1:]) for times in seconds.values()]
     return dict(zip(plans, (total / world.size for total in world.all_reduce_sum(medians)), strict=True))
+
+
+def limit_images(model: Network, micro_batch: tuple[int, int]) -> int:
+    """Return how many images of a micro-batch are timed: a signal then waits for about a second at most."""
+    count, size = micro_batch
+    return min(count, max(2, MAX_TIMED_ACTIVATIONS // (3 * complexity(model.architecture, size).activations)))
+
+
+@contextmanager
+def _announce(console: Console, text: str) -> Iterator[Callable[[str], None]]:
+    """Show on a terminal what is measured; in a file or a pipe, say once that it takes a moment."""
+    if console.is_terminal:
+        with console.status(text) as status:
+            yield status.update
+    else:
+        print_line(console, f"{text} (RESNEXT_FAST=0 leaves this out) ...")
+        yield lambda _: None
 
 
 def _prepare_model(model: Network, candidate: Candidate, plan: Plan, device: torch.device) -> Network:

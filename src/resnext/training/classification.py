@@ -40,6 +40,7 @@ class Classification(Task[Recipe, Network, Batch]):
     """Train a network on images with one label each."""
 
     verb = "train"
+    skip_option = "; without it: the same with --data.on_bad_image skip"
     columns = METRICS_COLUMNS
     evaluation_columns = ("val_loss", "top1_error", "top5_error")
     best_metric = "top1_error"

@@ -14,6 +14,7 @@ from typing import NoReturn
 
 from rich.console import Console
 
+from resnext.data.dataset import BadImageError
 from resnext.errors import WorkError
 from resnext.run_directory import RunDirectory, check_new_run
 from resnext.screen import make_screen, print_line
@@ -100,6 +101,8 @@ def run_training(
                     result = finish_epoch(state, task, logbook, reporter)
                 except StopRequested:
                     stop_run(state, task, logbook)
+                except BadImageError as error:
+                    stop_at_bad_image(error, state, task, logbook)
                 if on_epoch_end is not None and world.is_main:
                     on_epoch_end(result)
         again = f"resnext {task.verb} --resume {run.path}"
@@ -176,7 +179,7 @@ def finish_epoch(
         "bad_images": position.bad_images,
     }
     row = {"epoch": position.epoch, "step": position.step, **metrics}
-    state.sums = EpochSums()
+    state.sums, position.bad_images = EpochSums(), 0
     logbook.log_epoch(row, speed)
     reporter.report_epoch(row, speed, task.summarize_epoch(row))
     is_best = due and task.is_better(row, position.best)
@@ -218,6 +221,19 @@ def stop_run(
         f"stopped by {state.interrupts.signal_name or 'a signal to another process'} after step {position.step} "
         f"(epoch {position.epoch + 1}); continue with: resnext {task.verb} --resume {state.run.path}"
     )
+
+
+def stop_at_bad_image(
+    error: BadImageError, state: TrainState[RecipeT, ModelT, BatchT], task: Task[RecipeT, ModelT, BatchT],
+    logbook: Logbook,
+) -> NoReturn:  # fmt: skip
+    """Write the last checkpoint if this is the only process, then raise a WorkError that says what can be done."""
+    if state.world.size == 1:
+        save_last_checkpoint(state, task, logbook)
+    raise WorkError(
+        f"{error}; resnext data check names all such images; "
+        f"to go on after mending it: resnext {task.verb} --resume {state.run.path}{task.skip_option}"
+    ) from None
 
 
 def warn_about_clock_skew(world: World, console: Console) -> None:

@@ -90,7 +90,8 @@ class Reporter:
         parts.append(f"{speed['images_per_second']:,.{0 if speed['images_per_second'] >= 10 else 1}f} images/s")
         parts[-1] += f", data wait {100 * speed['data_wait_share']:.0f} %"
         if row["bad_images"]:
-            parts.append(f"{row['bad_images']} unreadable images skipped so far")
+            count = row["bad_images"]
+            parts.append(f"{count} unreadable image{'s' * (count != 1)} skipped")
         self.print_line("  ".join(parts))
 
     def print_line(self, text: str) -> None:

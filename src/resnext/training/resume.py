@@ -20,9 +20,10 @@ from resnext.run_directory import RunDirectory, check_new_run, read_last_step
 if TYPE_CHECKING:
     from resnext.training.distributed import World
 
-# Settings that may change when a run is resumed, because they do not affect the result.
+# Settings that may change when a run is resumed, because they do not affect the result of what is done.
 ALLOWED_CHANGES = (
     *("data.path", "data.val_path", "data.classes", "data.download", "data.workers", "data.start_method"),
+    "data.on_bad_image",  # a run that does not skip ends at the first such image
     *("train.device", "train.threads", "train.checkpoint_steps", "train.checkpoint_url", "train.peer_timeout"),
 )
 

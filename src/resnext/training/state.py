@@ -56,7 +56,7 @@ class Position:
     step: int = 0  # optimizer steps done
     epoch: int = 0  # epochs done, including evaluation and log row
     best: dict[str, Any] | None = None  # {"epoch", "step", "top1_error"} of the best epoch
-    bad_images: int = 0  # skipped so far
+    bad_images: int = 0  # skipped so far in this epoch
 
 
 @dataclass

@@ -28,6 +28,7 @@ class Task(ABC, Generic[RecipeT, ModelT, BatchT]):
     """One kind of training, on the data of one run. The loop calls ``build``, ``step``, ``evaluate``, ``on_finish``."""
 
     verb: ClassVar[str]  # the command that resumes such a run: resnext VERB --resume
+    skip_option: ClassVar[str] = ""  # the words that say how to go on without an unreadable image
     columns: ClassVar[tuple[str, ...]]  # of metrics.csv
     evaluation_columns: ClassVar[tuple[str, ...]]  # those of the columns that an evaluation fills
     best_metric: ClassVar[str]  # the column that selects the best checkpoint

@@ -36,6 +36,7 @@ def write_detection_evaluation(
     """
     directory = Path(directory)
     check_output_directory(directory, FILES, FORMAT)
+    directory.mkdir(parents=True, exist_ok=True)
     metrics = write_metrics(directory, to_metrics_dict(evaluation), protocol, environment)
     header = ("class", "images", "boxes", "detections", "ap", "ap50", "ap75", "ar100")
     write_csv(directory / "per_class.csv", header, evaluation.per_class)

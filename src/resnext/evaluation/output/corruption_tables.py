@@ -26,6 +26,7 @@ def write_corruptions(
 ) -> None:
     """Write FILES into ``directory``, each atomically. Raises WorkError if that fails."""
     check_output_directory(directory, FILES, FORMAT)
+    directory.mkdir(parents=True, exist_ok=True)
     about = {"protocol": protocol, "environment": describe_environment(str(protocol.get("device") or "cpu"))}
     write_json(directory / FILES[0], {"format": FORMAT, "version": 1, **summarize_results(results, official), **about})
     header = ("corruption", "severity", "images", "wrong", "top1_error", "low95", "high95")

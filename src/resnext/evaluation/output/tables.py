@@ -40,6 +40,7 @@ def write_evaluation(
     ``files.py``), WorkError if writing fails.
     """
     check_output_directory(directory, FILES, FORMAT)
+    directory.mkdir(parents=True, exist_ok=True)
     reliability = measure_calibration(evaluation)
     numbers = collect_metrics(evaluation, reliability) | ({} if real is None else {"real": real.to_dict()})
     metrics = write_metrics(directory, numbers, protocol)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 # Settings that may change when a run is resumed, because they do not affect the result.
 ALLOWED_CHANGES = (
     *("data.path", "data.val_path", "data.classes", "data.download", "data.workers", "data.start_method"),
+    "data.cache",
     *("train.device", "train.threads", "train.checkpoint_steps", "train.checkpoint_url", "train.peer_timeout"),
 )
 

@@ -84,6 +84,11 @@ class DataSettings(CommonDataSettings):
         "faster, with the same random draws and pixels within a stated bound.",
         "exact",
     )
+    cache: Literal["no", "memory"] = option(
+        "Where training and its evaluations keep decoded images: memory decodes each image once, for files of one size "
+        "that fit into memory, such as CIFAR's; batches are the same.",
+        "no",
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -196,6 +201,10 @@ def _check_train(train: TrainSettings) -> None:
 
 
 def _check_data(data: DataSettings) -> None:
+    if data.cache == "memory" and data.jpeg_decoder == "fast":
+        raise RequestError(
+            "data.cache memory keeps whole images, but data.jpeg_decoder fast decodes only crops: use one of both"
+        )
     if data.val_fraction is not None and data.source not in list_sources(val_fraction=True):
         raise RequestError(f"data.val_fraction splits a folder; {data.source} has its own held-out images")
     with_val_path, numbered = list_sources(val_path=True), list_sources(numbered=True)

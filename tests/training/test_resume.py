@@ -2,6 +2,7 @@
 
 import os
 import random
+import re
 import select
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 
 from resnext.run_directory import RunDirectory, read_last_step
 from tests.conftest import TINY, run_resnext
+from tests.data.sample_images import make_image
 
 KILLED = Path(__file__).with_name("kill_at_point.py")
 
@@ -61,6 +63,22 @@ def test_a_run_killed_again_and_again_ends_bit_identical(whole_run: tuple[Path, 
     run_resnext("train", "--resume", run, "--data.workers", 1)
     assert_same_end(run, whole)
     assert not list(run.rglob("*.part"))
+
+
+def test_images_kept_in_memory_change_no_byte(tmp_path: Path) -> None:
+    for split, count in (("train", 40), ("val", 10)):
+        for number in range(count):
+            path = tmp_path / "images" / split / "ab"[number % 2] / f"{number}.jpg"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            make_image(12, 12, seed=number).save(path)
+    recipe = tmp_path / "files.yaml"
+    data = f"{{source: folder, path: {tmp_path / 'images'}, image_size: 12, workers: 0}}"
+    recipe.write_text(re.sub("data: .*", f"data: {data}", TINY))
+    run_resnext("train", recipe, "--run", tmp_path / "whole")
+    run = tmp_path / "run"
+    kill("step", 3, "train", recipe, "--run", run, "--data.cache", "memory", "--data.start_method", "fork")
+    run_resnext("train", "--resume", run)
+    assert_same_end(run, tmp_path / "whole")
 
 
 @pytest.mark.slow

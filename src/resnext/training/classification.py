@@ -10,6 +10,7 @@ from torch import nn
 from resnext.data import open_data
 from resnext.data.dataset import hash_dataset_listing
 from resnext.data.loader import Batch, TrainLoader, default_workers
+from resnext.data.memory_cache import cache_source
 from resnext.data.preprocessing import Preprocessing
 from resnext.data.seeding import derive_seed
 from resnext.data.transforms.pipeline import build_jpeg_transform, build_train_transform, resolve_train_preprocessing
@@ -47,7 +48,9 @@ class Classification(Task[Recipe, Network, Batch]):
     lower_is_better = True
 
     def __init__(self, recipe: Recipe) -> None:
-        self.source = open_data(recipe.data)
+        data = recipe.data
+        source = open_data(data)
+        self.source = cache_source(source, data.workers, data.start_method) if data.cache == "memory" else source
 
     def build_model(self, recipe: Recipe, world: World, console: Console) -> Network:
         """Build the network with preprocessing and classes."""

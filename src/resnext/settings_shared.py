@@ -48,6 +48,7 @@ class ModelSettings:
     blocks: tuple[int, ...] | None = option("Blocks in each stage, instead of those of the depth.", None)
     stage_widths: tuple[int, ...] | None = option("C*d of each stage, instead of doubling from stage to stage.", None)
     stage_channels: tuple[int, ...] | None = option("Output channels of each stage, instead of doubling.", None)
+    stage_cardinalities: tuple[int, ...] | None = option("C of each stage, instead of the same in all stages.", None)
     initialisation: Initialisation | None = option(
         "release: as in the Torch7 code; zero_gamma: the last BN scale of each block starts at 0.", None
     )

@@ -46,8 +46,9 @@ def design(
         raise RequestError("give either cardinality (d is solved) or width (C is solved), not both")
     if macs is not None and parameters is not None:
         raise RequestError("give a budget of macs or of parameters, not both")
-    if changes.get("stage_widths") is not None:
-        raise RequestError("stage_widths cannot be given here, because the design solves for them")
+    for name in ("stage_widths", "stage_cardinalities"):
+        if changes.get(name) is not None:
+            raise RequestError(f"{name} cannot be given here, because the design solves for them")
     fixed, solved = ("width", "cardinality") if width is not None else ("cardinality", "width")
     given = {"width": width} if width is not None else {"cardinality": 32 if cardinality is None else cardinality}
     if depth is not None and changes.get("blocks") is not None:

@@ -19,7 +19,9 @@ from torch import Tensor
 from resnext.errors import RequestError
 from resnext.model.architecture import CONVOLUTIONS_PER_BLOCK, Architecture
 
-KEY_PATTERN = re.compile(r"(?P<block>layer\d+\.\d+\.)(?:paths\.(?P<path>\d+)\.)?(?P<layer>(?:conv|bn)\d)(?P<rest>\..+)")
+KEY_PATTERN = re.compile(
+    r"(?P<block>layer(?P<stage>\d{1,3})\.\d+\.)(?:paths\.(?P<path>\d+)\.)?(?P<layer>(?:conv|bn)\d)(?P<rest>\..+)"
+)
 
 
 def convert_state(state: Mapping[str, Tensor], architecture: Architecture, form: str) -> dict[str, Tensor]:
@@ -40,7 +42,7 @@ def convert_state(state: Mapping[str, Tensor], architecture: Architecture, form:
             continue
         match = KEY_PATTERN.fullmatch(key)
         assert match is not None
-        for i, part in enumerate(_split_paths(key, tensor, dim, architecture.cardinality)):
+        for i, part in enumerate(_split_paths(key, tensor, dim, _get_cardinality(key, architecture))):
             converted[f"{match['block']}paths.{i}.{match['layer']}{match['rest']}"] = part
     return converted
 
@@ -57,17 +59,27 @@ def _convert_to_grouped(state: Mapping[str, Tensor], architecture: Architecture)
             whole = f"{match['block']}{match['layer']}{match['rest']}"
             paths.setdefault(whole, {})[int(match["path"])] = tensor
     for key, parts in paths.items():
-        if sorted(parts) != list(range(architecture.cardinality)):
+        cardinality = _get_cardinality(key, architecture)
+        if sorted(parts) != list(range(cardinality)):
             raise RequestError(
-                f"the weights hold {len(parts)} paths of {key}, but {architecture.name} has {architecture.cardinality}"
+                f"the weights hold {len(parts)} paths of {key}, but {architecture.name} has {cardinality}"
             )
-        tensors = [parts[i] for i in range(architecture.cardinality)]
+        tensors = [parts[i] for i in range(cardinality)]
         dim = _find_path_dimension(key, architecture)
         if dim is None:
             raise RequestError(f"{key} is not a layer of a path of {architecture.name}")
         # A scalar is num_batches_tracked, which is equal in all paths.
         grouped[key] = tensors[0] if tensors[0].dim() == 0 else torch.cat(tensors, dim)
     return grouped
+
+
+def _get_cardinality(key: str, architecture: Architecture) -> int:
+    """Return C of the stage that ``key``, the name of a path's tensor, belongs to."""
+    match = KEY_PATTERN.fullmatch(key)
+    number = int(match["stage"]) if match is not None else 0
+    if not 1 <= number <= len(architecture.cardinalities):
+        raise RequestError(f"{key} belongs to no stage of {architecture.name}")
+    return architecture.cardinalities[number - 1]
 
 
 def _find_path_dimension(key: str, architecture: Architecture) -> int | None:

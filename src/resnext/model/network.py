@@ -203,7 +203,7 @@ def _build_blocks(a: Architecture, stage: Stage) -> Iterator[nn.Module]:
             BlockShape(
                 in_channels=stage.out_channels if number else stage.in_channels,
                 out_channels=stage.out_channels,
-                cardinality=a.cardinality,
+                cardinality=stage.cardinality,
                 width=stage.width,
                 stride=1 if number else stage.stride,
                 kind=a.block,

@@ -21,7 +21,14 @@ from resnext.weights import load
 
 WEIGHTS_SEED_TAG = 0x3E16  # tag for derive_seed: initial weights have their own random stream
 FUNCTION_PRESERVING = ("form", "initialisation")  # model settings that do not change the function
-NAME_FIELDS = ("depth", "cardinality", "width", "stem", "block")  # settings that a model name implies
+NAME_FIELDS = (
+    "depth",
+    "cardinality",
+    "stage_cardinalities",
+    "width",
+    "stem",
+    "block",
+)  # settings that a model name implies
 
 
 class HasProvenance(Protocol):
@@ -77,6 +84,8 @@ def check_architecture(settings: ModelSettings, architecture: Architecture, weig
         said = {key: getattr(named, key) for key in (*NAME_FIELDS, *said)}
     for key, value in said.items():
         theirs = getattr(architecture, key)
+        if key == "stage_cardinalities" and value is not None:  # None where all stages have the same C
+            theirs = architecture.cardinalities
         if key not in FUNCTION_PRESERVING and value != theirs:
             by = "" if getattr(settings, key) is not None else f" (by model.name {settings.name})"
             raise RequestError(

@@ -36,7 +36,7 @@ def convert_state(state: Mapping[str, Tensor], architecture: Architecture, form:
         return grouped
     converted: dict[str, Tensor] = {}
     for key, tensor in grouped.items():
-        dim = _find_path_dimension(key, architecture)
+        dim = find_path_dimension(key, architecture)
         if dim is None or (dim == 1 and target == "concatenated"):
             converted[key] = tensor
             continue
@@ -65,7 +65,7 @@ def _convert_to_grouped(state: Mapping[str, Tensor], architecture: Architecture)
                 f"the weights hold {len(parts)} paths of {key}, but {architecture.name} has {cardinality}"
             )
         tensors = [parts[i] for i in range(cardinality)]
-        dim = _find_path_dimension(key, architecture)
+        dim = find_path_dimension(key, architecture)
         if dim is None:
             raise RequestError(f"{key} is not a layer of a path of {architecture.name}")
         # A scalar is num_batches_tracked, which is equal in all paths.
@@ -82,7 +82,7 @@ def _get_cardinality(key: str, architecture: Architecture) -> int:
     return architecture.cardinalities[number - 1]
 
 
-def _find_path_dimension(key: str, architecture: Architecture) -> int | None:
+def find_path_dimension(key: str, architecture: Architecture) -> int | None:
     """Return the dimension along which form (c)'s tensor holds the paths; None for a tensor that all paths share."""
     match = KEY_PATTERN.fullmatch(key)
     if match is None:

@@ -1,5 +1,6 @@
 """Find how many paths each stage keeps so that a budget of multiply-adds or a measured latency holds."""
 
+import copy
 from collections.abc import Callable, Sequence
 
 from resnext.bench.latency import Latency, LatencyRequest, measure_latencies
@@ -47,6 +48,7 @@ def find_counts_for_latency(
     A binary search: about log2 of the number of steps are measured, each in turn with the whole network. Raises
     RequestError if the whole network holds the budget, or even the last step does not.
     """
+    model = copy.deepcopy(model).cpu()
 
     def measure(number: int) -> Latency:
         candidate = keep_paths(model, choose_paths(model.architecture, scores, steps[number]))

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 ALLOWED_CHANGES = (
     *("data.path", "data.val_path", "data.classes", "data.download", "data.workers", "data.start_method"),
     *("train.device", "train.threads", "train.checkpoint_steps", "train.checkpoint_url", "train.peer_timeout"),
+    "distill.weights",  # the same file elsewhere: its SHA-256 is compared
 )
 
 AUTOTUNED_SETTINGS = ("channels_last", "fast")  # of train, whose "auto" is decided by timing when the run starts

@@ -147,6 +147,9 @@ class Classification(Task[Recipe, Network, Batch]):
         if state.recipe.init.weights is not None:
             trained, frozen = finetune.count_trainable_and_frozen(state.model)
             yield f"from {state.recipe.init.weights}: {trained:,} parameters train, {frozen:,} are frozen"
+        if self.teacher is not None:
+            distill, name = state.recipe.distill, self.teacher.network.architecture.name
+            yield f"with the teacher {distill.weights}, {name}: {distill.alpha:g} of the loss"
 
     def write_samples(self, state: State) -> None:
         """Write a grid of augmented training images, and files of the data."""

@@ -70,13 +70,13 @@ def design(
     else:
         what, unit = ("parameters", "parameters") if macs is None else ("macs", "MACs")
         budget = _check_budget(unit, parameters if macs is None else macs)
-        cost = _fit_network_cost(change_solved, what, image_size)
+        cost = fit_network_cost(change_solved, what, image_size)
         if cost(1) > budget:
             raise RequestError(
                 f"no network of depth {smallest.depth} and {fixed} {given[fixed]} fits {budget:,.0f} {unit}: "
                 f"the smallest, {smallest.name}, has {cost(1):,}"
             )
-    return change_solved(_find_nearest(cost, budget, _compute_upper_bound(smallest), unit)).change(form=wanted.form)
+    return change_solved(_find_nearest(cost, budget, compute_upper_bound(smallest), unit)).change(form=wanted.form)
 
 
 def list_neighbours(
@@ -109,7 +109,7 @@ def _compute_template_width(architecture: Architecture) -> int:
     return max(1, architecture.stages[0].out_channels // EXPANSION[architecture.block])
 
 
-def _fit_network_cost(
+def fit_network_cost(
     change_solved: Callable[[int], Architecture], what: str, image_size: ImageSize
 ) -> Callable[[int], int]:
     """Fit the network's cost as a function of d (or C): an exact quadratic through the costs of three networks."""
@@ -132,7 +132,7 @@ def _find_nearest(cost: Callable[[int], int], budget: float, largest: int, unit:
     return low - 1 if low > 1 and budget - cost(low - 1) <= cost(low) - budget else low
 
 
-def _compute_upper_bound(smallest: Architecture) -> int:
+def compute_upper_bound(smallest: Architecture) -> int:
     """Return the largest d (or C) whose last stage is within the supported width."""
     assert smallest.stage_widths is not None
     return MAX_COUNT // smallest.stage_widths[-1]

@@ -253,5 +253,5 @@ def finetune(
     directory = RunDirectory(Path(args.run))
     run_training(Classification, recipe, directory, console=console)
     if source is not None:
-        stages.append(judge("fine-tuned", load(directory.path), source.val))
+        stages.append(judge("fine-tuned", load(directory.path, args.checkpoint), source.val))
         print_outcome(console, stages, (), None)

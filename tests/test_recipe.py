@@ -216,7 +216,7 @@ def test_every_setting_that_is_a_path_says_so() -> None:
         if spec.is_place
     }
     assert places == {
-        *("init.weights", "data.path", "data.val_path", "data.classes"),
+        *("init.weights", "distill.weights", "data.path", "data.val_path", "data.classes"),
         *("train.checkpoint_url", "train.tuning_plan", "train.proposals"),
     }  # data.train, data.val and their images lie below data.path
 

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from resnext.model.design import design
     from resnext.model.network import Network, convert_form, create_model
     from resnext.model.plan import tune
+    from resnext.pruning.grow import grow
+    from resnext.pruning.prune import prune
     from resnext.run import Run, open_run
     from resnext.settings import Recipe
     from resnext.training.loop import EpochResult
@@ -57,6 +59,8 @@ _NAMES = {
     "model.design": ("design",),
     "model.network": ("Network", "convert_form", "create_model"),
     "model.plan": ("tune",),
+    "pruning.grow": ("grow",),
+    "pruning.prune": ("prune",),
     "run": ("Run", "open_run"),
     "settings": ("Recipe",),
     "training.loop": ("EpochResult",),
@@ -96,6 +100,7 @@ __all__ = [
     "detect",
     "embed",
     "evaluate",
+    "grow",
     "list_models",
     "load",
     "load_detector",
@@ -103,6 +108,7 @@ __all__ = [
     "open_data",
     "open_run",
     "predict",
+    "prune",
     "read_t7",
     "save",
     "save_detector",

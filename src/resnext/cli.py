@@ -28,6 +28,8 @@ VERBS = {
     "paper": "show the paper's tables and figures beside measured results; run what is missing",
     "serve": "serve models over HTTP, with a page to try them",
     "bench": "measure speed and memory on this machine, beside other libraries",
+    "prune": "take the least useful paths out of a trained network",
+    "grow": "add paths to a network that it can learn to use",
     "convert": "convert weights between formats",
     "export": "write a network for ONNX Runtime or OpenVINO, verified",
     "doctor": "show what this machine supports",

@@ -18,7 +18,13 @@ from resnext.settings_fields import (
     option,
     section,
 )
-from resnext.settings_shared import CommonAugmentSettings, CommonDataSettings, RecipeBase, RunSettings
+from resnext.settings_shared import (
+    CommonAugmentSettings,
+    CommonDataSettings,
+    RecipeBase,
+    RunSettings,
+    check_belongs_to_weights,
+)
 from resnext.sources import SOURCES, list_sources
 
 SourceName = Annotated[str, Choices(tuple(SOURCES))]
@@ -159,6 +165,20 @@ class TrainSettings(RunSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class DistillSettings:
+    """Distillation: learn from a trained network as well as from the labels (Hinton et al. 2015)."""
+
+    weights: Place | None = option(
+        "Weights file, run directory or hub id of the teacher, with the same classes; default: no teacher.", None
+    )
+    alpha: Fraction = option("Share of the teacher in the loss; the rest is train.loss on the labels.", 0.5)
+    temperature: Annotated[float, Bounds(0.01, 100)] = option(
+        "Divides the logits of teacher and network before the softmax; the teacher's term counts times its square.",
+        4.0,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class Recipe(RecipeBase):
     """A classification recipe: everything a training run depends on, in sections.
 
@@ -169,6 +189,7 @@ class Recipe(RecipeBase):
     optimizer: The optimizer.
     schedule: The learning rate schedule.
     train: The run: its length, batches, loss, precision, speed, evaluation and checkpoints.
+    distill: A teacher, from which the network learns too.
 
     Raises RequestError for settings that contradict each other.
     """
@@ -176,11 +197,13 @@ class Recipe(RecipeBase):
     data: DataSettings = section(DataSettings)
     augment: AugmentSettings = section(AugmentSettings)
     train: TrainSettings = section(TrainSettings)
+    distill: DistillSettings = section(DistillSettings)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         _check_train(self.train)
         _check_data(self.data)
+        check_belongs_to_weights("distill", self.distill, "a teacher, but the recipe names none")
         if self.augment.trivial_augment and self.augment.rand_augment is not None:
             raise RequestError("augment.trivial_augment and augment.rand_augment exclude each other: give one")
 

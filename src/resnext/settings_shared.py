@@ -48,6 +48,7 @@ class ModelSettings:
     blocks: tuple[int, ...] | None = option("Blocks in each stage, instead of those of the depth.", None)
     stage_widths: tuple[int, ...] | None = option("C*d of each stage, instead of doubling from stage to stage.", None)
     stage_channels: tuple[int, ...] | None = option("Output channels of each stage, instead of doubling.", None)
+    stage_cardinalities: tuple[int, ...] | None = option("C of each stage, instead of the same in all stages.", None)
     initialisation: Initialisation | None = option(
         "release: as in the Torch7 code; zero_gamma: the last BN scale of each block starts at 0.", None
     )
@@ -206,7 +207,7 @@ class RecipeBase:
         _check_run(self.train)
         if (self.data.mean is None) != (self.data.std is None):
             raise RequestError("data.mean and data.std must be given together")
-        _check_init(self.init)
+        check_belongs_to_weights("init", self.init, "loaded weights, but the recipe starts from random ones")
 
 
 def _check_schedule(schedule: ScheduleSettings, train: RunSettings) -> None:
@@ -240,14 +241,14 @@ def _check_run(train: RunSettings) -> None:
         raise RequestError(f"train.ema_steps {train.ema_steps} needs an average: give train.ema_decay")
 
 
-def _check_init(init: InitSettings) -> None:
-    """Check that fine-tuning settings come with loaded weights."""
-    if init.weights is not None:
+def check_belongs_to_weights(section: str, settings: Any, about: str) -> None:
+    """Check that settings that are of use only with ``weights`` of their section come with it; ``about`` says why."""
+    if settings.weights is not None:
         return
-    for f in fields(init):
-        value = getattr(init, f.name)
+    for f in fields(settings):
+        value = getattr(settings, f.name)
         if value != f.default:
             raise RequestError(
-                f"init.{f.name} {str(value).lower() if isinstance(value, bool) else value} is about loaded weights, "
-                "but the recipe starts from random ones: give init.weights, a file, run directory or hub id"
+                f"{section}.{f.name} {str(value).lower() if isinstance(value, bool) else value} is about {about}: "
+                f"give {section}.weights, a file, run directory or hub id"
             )

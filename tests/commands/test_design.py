@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from resnext.cli import main
 from resnext.commands import design
 from resnext.errors import RequestError
 from tests.commands.conftest import run_command
@@ -80,3 +81,38 @@ def test_any_text_is_an_amount_above_zero_or_one_clear_sentence(text: str) -> No
 def test_a_wrong_request_is_one_clear_sentence(words: list[str], message: str) -> None:
     with pytest.raises(RequestError, match=message):
         run(*words)
+
+
+CIFAR = ("--set", "stem=cifar", "--set", "base_channels=4", "--depth", "11")
+
+
+def test_latency_is_designed_for_by_measurement(capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("--latency", "1000", "--engine", "pytorch", "--cardinality", "2", "--measurements", "2")
+    assert main(["design", *CIFAR, *words]) == 0
+    said = capsys.readouterr()
+    first = said.out.splitlines()[1]
+    assert first.lstrip().startswith(">")
+    assert "resnext11_2x" in first
+    assert "fp32 on pytorch" in first
+    assert "1 of at most 2: resnext11_2x" in said.err
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--latency", "1", "--width", "4"], "leave out --width"),
+        (["--latency", "1", "--macs", "4G"], "leave out --macs"),
+        (["--latency", "1", "--table"], "leave out --table"),
+        (["--latency", "0"], "a latency must be a number of milliseconds above 0, not 0"),
+        (["--latency", "1", "--measurements", "0"], "must be at least 1, not 0 and 1"),
+        (["--latency", "1", "--engine", "openvin"], "did you mean 'openvino'"),
+        (["--engine", "openvino"], "--engine belongs to --latency"),
+        ([*CIFAR, "--cardinality", "1", "--latency", "1e-6", "--measurements", "1", "--engine", "pytorch"],
+         "no network holds 1e-06 ms here: the fastest of 1 measured"),
+    ],
+)  # fmt: skip
+def test_a_latency_that_cannot_be_designed_for_is_one_sentence(
+    words: list[str], says: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["design", *words]) == 2
+    assert says in capsys.readouterr().err

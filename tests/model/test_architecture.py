@@ -31,14 +31,14 @@ def test_the_cifar_network_of_section_5_3() -> None:
 ARCHITECTURES = st.builds(
     lambda stages, c, width, base, free, **rest: Architecture(
         blocks=tuple(stages),
-        cardinality=c,
+        stage_cardinalities=tuple(c[: len(stages)]),
         width=None if free else width,
         base_channels=base,
-        stage_widths=tuple(c * (width + 3 * i) for i in range(len(stages))) if free else None,
+        stage_widths=tuple(c[i] * (width + 3 * i) for i in range(len(stages))) if free else None,
         **rest,
     ),
     stages=st.lists(st.integers(1, 4), min_size=1, max_size=5),
-    c=st.integers(1, 9),
+    c=st.one_of(st.integers(1, 9).map(lambda c: [c] * 5), st.lists(st.integers(1, 9), min_size=5, max_size=5)),
     width=st.integers(1, 70),
     base=st.sampled_from([16, 64]),
     free=st.booleans(),
@@ -98,6 +98,24 @@ def test_changing_the_cardinality_keeps_widths_given_by_hand() -> None:
     assert (a.width, a.stage_widths) == (4, (32, 48))
 
 
+def test_stages_may_have_different_numbers_of_paths() -> None:
+    a = Architecture.parse("resnext50_8-16-16-32x4d")
+    assert [(s.cardinality, s.width) for s in a.stages] == [(8, 4), (16, 8), (16, 16), (32, 32)]
+    assert (a.cardinality, a.width, a.stage_widths) == (8, 4, (32, 128, 256, 1024))
+    assert Architecture.parse("resnext50_32x4d", stage_cardinalities=[8, 16, 16, 32]) == a
+    assert Architecture.parse("resnext50_32x4d").change(stage_cardinalities=(8, 16, 16, 32)) == a
+    assert a.change(cardinality=32) == Architecture.parse("resnext50_32x4d")
+    assert a.change(width=8).name == "resnext50_8-16-16-32x8d"
+
+
+def test_equal_numbers_of_paths_are_the_plain_network() -> None:
+    a = Architecture.parse("resnext50_8-16-16-32x4d").change(stage_cardinalities=(16, 16, 16, 16))
+    plain = Architecture.parse("resnext50_16x4d")
+    assert (a, a.name, a.stage_cardinalities) == (plain, "resnext50_16x4d", None)
+    assert "stage_cardinalities" not in a.to_dict()  # programs before that field read the file
+    assert Architecture.parse("resnext29_1-1-1x64d").name == "resnet29"
+
+
 def test_changing_blocks_works_out_the_depth() -> None:
     a = Architecture(blocks=(2, 2)).change(block="basic")
     assert (a.depth, a.blocks) == (10, (2, 2))
@@ -119,6 +137,10 @@ def test_changing_blocks_works_out_the_depth() -> None:
         ),
         ("resnext29_8x64d", {"stage_widths": (64, 128)}, "2 stages"),
         ("resnext29_8x64d", {"stage_widths": (64, 128, 256), "width": 9}, "mean width 8, not 9"),
+        ("resnext29_8-4x64d", {}, "stage_cardinalities .* has 2 stages"),
+        ("resnext29_8x64d", {"stage_cardinalities": (4, 8, 8), "cardinality": 8}, "cardinality 4 in the first"),
+        ("resnext29_8x64d", {"stage_cardinalities": (4, 0, 8)}, "stage_cardinalities must be a whole number from 1"),
+        ("resnext29_8x64d", {"stage_cardinalities": (4, 3, 8), "stage_widths": (8, 8, 8)}, "does not divide .* 8"),
         ("resnext29_8x64d", {"blocks": (1, 1), "depth": 9}, "give depth 8, not 9"),
         ("resnext29_8x64d", {"blocks": "111"}, "list of whole numbers"),
         ("resnext29_8x64d", {"num_classes": -1}, "num_classes must be a whole number"),

@@ -17,6 +17,7 @@ KINDS = {
     "basic": {"block": "basic"},
     "pre-activation": {"block": "bottleneck", "pre_activation": True},
     "basic pre-activation": {"block": "basic", "pre_activation": True},
+    "unequal stages": {"block": "bottleneck", "stage_cardinalities": (3, 2)},
     "unprojected": {"block": "bottleneck", "shortcut": "A"},
 }
 DIRECTIONS = list(itertools.product(FORMS, FORMS))

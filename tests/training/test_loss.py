@@ -1,4 +1,4 @@
-"""The two losses against timm and plain PyTorch."""
+"""The losses against timm and plain PyTorch."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ from timm.loss import BinaryCrossEntropy, SoftTargetCrossEntropy
 from torch import Tensor
 
 from resnext.settings import TrainSettings
-from resnext.training.loss import compute_loss_sum
+from resnext.training.loss import compute_distillation_loss_sum, compute_loss_sum
 
 
 def logits() -> Tensor:
@@ -41,3 +41,15 @@ def test_labels_are_smoothed_once() -> None:
     train = TrainSettings(label_smoothing=0.1)
     smooth = torch.eye(5)[LABELS] * 0.9 + 0.1 / 5
     torch.testing.assert_close(compute_loss_sum(logits(), LABELS, train), compute_loss_sum(logits(), smooth, train))
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+def test_distillation_is_the_divergence_from_the_teacher(temperature: float) -> None:
+    """Against the sum of p * log(p / q); its gradient does not shrink as the temperature grows."""
+    mine, theirs = logits().double().requires_grad_(), logits().double().flip(0)
+    found = compute_distillation_loss_sum(mine, theirs, temperature)
+    p, q = ((one / temperature).softmax(1) for one in (theirs, mine))
+    torch.testing.assert_close(found, temperature**2 * (p * (p / q).log()).sum())
+    (gradient,) = torch.autograd.grad(found, mine)
+    torch.testing.assert_close(gradient, temperature * (q - p))
+    assert compute_distillation_loss_sum(mine, mine, temperature) == 0

@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 import resnext
 from resnext.data.preprocessing import Preprocessing
 from resnext.errors import RequestError
+from resnext.model.architecture import Architecture
 from resnext.model.network import Network
 from tests.weights.adapters.adapter_helpers import get_error
 
@@ -123,3 +124,30 @@ def test_what_is_known_of_weights_stays_in_the_file(tmp_path: Path) -> None:
     assert again.provenance == model.provenance
     resnext.save(again, tmp_path / "v", {"recipe": "by hand"})
     assert resnext.load(tmp_path / "v").provenance["recipe"] == "by hand"
+
+
+def test_the_metadata_of_a_network_with_one_cardinality_stays_as_it_was(tmp_path: Path) -> None:
+    from safetensors import safe_open
+
+    resnext.save(resnext.create_model("resnext11_2x4d", num_classes=2), tmp_path / "w.safetensors", {})
+    with safe_open(tmp_path / "w.safetensors", "pt") as file:
+        assert file.metadata()["resnext"] == (
+            '{"version": 1, "architecture": {"depth": 11, "cardinality": 2, "width": 4, "stem": "cifar", '
+            '"block": "bottleneck", "form": "grouped", "shortcut": "B", "pre_activation": false, "num_classes": 2, '
+            '"in_channels": 3, "base_channels": 64, "initialisation": "release", "blocks": [1, 1, 1], '
+            '"stage_widths": [8, 16, 32], "stage_channels": [256, 512, 1024]}, '
+            '"preprocessing": null, "classes": null, "provenance": {}}'
+        )
+
+
+@pytest.mark.parametrize("form", ["grouped", "concatenated", "branched"])
+@pytest.mark.parametrize("block", ["bottleneck", "basic"])
+def test_a_network_of_unequal_stages_survives_its_file(tmp_path: Path, form: str, block: str) -> None:
+    blocks = {"blocks": (1, 1, 1), "block": block, "base_channels": 4, "num_classes": 2}
+    a = Architecture(stage_cardinalities=(2, 3, 1), width=4, stem="cifar", form=form, **blocks)
+    model = resnext.create_model(a, seed=0).eval()
+    resnext.save(model, tmp_path / "w.safetensors")
+    again = resnext.load(tmp_path / "w.safetensors")
+    x = torch.randn(2, 3, 16, 16)
+    assert again.architecture == a
+    assert torch.equal(again(x), model(x))

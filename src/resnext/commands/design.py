@@ -1,4 +1,7 @@
-"""``resnext design``: find d for a cardinality, or C for a width, under a budget, as in the paper's Table 2."""
+"""``resnext design``: find d for a cardinality, or C for a width, under a budget, as in the paper's Table 2.
+
+With ``--latency``, find depth, C and d by measuring networks on this machine.
+"""
 
 import argparse
 import re
@@ -31,6 +34,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--table", action="store_true", help="print one row for each cardinality of Table 2")
     add_set_option(parser)
+    group = parser.add_argument_group("latency", "the network with the most MACs that is fast enough on this machine")
+    group.add_argument(
+        "--latency", type=float, metavar="MS",
+        help="budget of milliseconds for one image; finds d, and C and depth unless given",
+    )  # fmt: skip
+    group.add_argument(
+        "--engine", metavar="NAME", help="pytorch, onnxruntime, openvino or auto: the fastest for each network [auto]"
+    )
+    group.add_argument("--precision", choices=("fp32", "bf16", "auto"), help="precision of the engine [fp32]")
+    group.add_argument("--multiple", type=int, metavar="N", help="d is a multiple of N; 4 and 8 are fast [1]")
+    group.add_argument("--measurements", type=int, metavar="N", help="measure at most so many networks [24]")
 
 
 def parse_amount(text: str) -> float:
@@ -48,8 +62,7 @@ def run(args: argparse.Namespace) -> int:
     from resnext.model.stage_table import parse_paper_architecture
     from resnext.screen import make_screen
 
-    if args.table and args.width is not None:
-        raise RequestError("--table has one row for each cardinality, so it takes no --width")
+    check_options(args)
     changes = parse_changes(args.changes)
     for field in ("depth", "cardinality", "width"):
         if field in changes:
@@ -62,6 +75,9 @@ def run(args: argparse.Namespace) -> int:
         "image_size": args.image_size,
     }
     console = make_screen()
+    if args.latency is not None:
+        console.print(build_latency_table(args, changes))
+        return 0
     if args.table or (args.cardinality is None and args.width is None):
         cardinalities = set(TABLE_2_CARDINALITIES)
         if args.cardinality is not None:
@@ -75,6 +91,60 @@ def run(args: argparse.Namespace) -> int:
         console.print(_build_table([a for a, _ in around], args.image_size, chosen=found))
     console.print(NOTE)
     return 0
+
+
+def check_options(args: argparse.Namespace) -> None:
+    """Raise RequestError for options that cannot be combined with ``--latency``, or need it."""
+    for name in ("engine", "precision", "multiple", "measurements"):
+        if args.latency is None and getattr(args, name) is not None:
+            raise RequestError(f"--{name} belongs to --latency MS")
+    for name in ("width", "macs", "parameters"):
+        if args.latency is not None and getattr(args, name) is not None:
+            raise RequestError(f"--latency is a budget that d is solved for; leave out --{name}")
+    if args.table and args.width is not None:
+        raise RequestError("--table has one row for each cardinality, so it takes no --width")
+    if args.latency is not None and args.table:
+        raise RequestError("--latency prints a table of the networks it measured; leave out --table")
+
+
+def build_latency_table(args: argparse.Namespace, changes: dict[str, Any]) -> "Table":
+    """Search for the network with the most MACs within ``--latency``; return the networks measured, chosen first."""
+    from rich.table import Table
+
+    from resnext.bench.design_latency import MEASUREMENTS, MeasuredNetwork, design_for_latency
+    from resnext.bench.latency import LatencyRequest
+    from resnext.model.complexity import complexity
+    from resnext.model.stage_table import format_count
+    from resnext.screen import make_screen
+
+    most = MEASUREMENTS if args.measurements is None else args.measurements
+    progress = make_screen(stderr=True)
+
+    def report(one: MeasuredNetwork, number: int) -> None:
+        where = f"{one.latency.milliseconds:.3g} ms on {one.latency.engine}"
+        progress.print(f"{number} of at most {most}: {one.architecture.name} takes {where}", style="dim")
+
+    found = design_for_latency(
+        args.latency,
+        LatencyRequest(args.engine or "auto", args.precision or "fp32", args.image_size),
+        depth=args.depth,
+        cardinality=args.cardinality,
+        multiple=1 if args.multiple is None else args.multiple,
+        measurements=most,
+        report=report,
+        **changes,
+    )
+    table = Table("", "network", "engine", box=None, header_style="bold")
+    for heading in ("C", "d", "parameters", "MACs", "latency"):
+        table.add_column(heading, justify="right")
+    for number, one in enumerate(found):
+        cost, a = complexity(one.architecture, args.image_size), one.architecture
+        table.add_row(
+            "" if number else ">", a.name, one.latency.engine, str(a.cardinality), str(a.width),
+            format_count(cost.parameters), format_count(cost.macs),
+            f"{one.latency.milliseconds:.3g} ms{'' if one.holds else ', too slow'}",
+        )  # fmt: skip
+    return table
 
 
 def _build_table(

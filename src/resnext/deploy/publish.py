@@ -228,7 +228,7 @@ def _prepare_recipe(about: ModelCardInfo) -> str | None:
         return None
 
     def keep_file_name(key: str, place: str) -> str:
-        return place if key == "init.weights" and is_remote(place) else Path(place).name
+        return place if key in ("init.weights", "distill.weights") and is_remote(place) else Path(place).name
 
     return dump_recipe(replace_places(read_recipe(about.run.recipe), keep_file_name))
 

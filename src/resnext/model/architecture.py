@@ -35,7 +35,8 @@ CONVOLUTIONS_PER_BLOCK = {"bottleneck": 3, "basic": 2}  # per block
 EXPANSION = {"bottleneck": 4, "basic": 1}  # output channels of a block / template width of its stage
 MAX_COUNT = 1_000_000  # upper bound of every count in an Architecture
 NAME_PATTERN = re.compile(
-    r"(?P<family>resnet|resnext)(?P<depth>\d{1,4})(?:_(?P<cardinality>\d{1,5})x(?P<width>\d{1,5})d)?"
+    r"(?P<family>resnet|resnext)(?P<depth>\d{1,4})"
+    r"(?:_(?P<cardinality>\d{1,5}(?:-\d{1,5}){0,5})x(?P<width>\d{1,5})d)?"  # 8-16-16-32x4d: C of each stage
 )
 
 
@@ -43,6 +44,7 @@ class Stage(NamedTuple):
     """The numbers from which the blocks of one stage are built (Table 1)."""
 
     blocks: int
+    cardinality: int  # C in this stage
     width: int  # d in this stage
     in_channels: int
     out_channels: int
@@ -55,6 +57,9 @@ class Architecture:
 
     ``blocks``, ``stage_widths`` and ``stage_channels`` are computed from the other fields unless given. By the
     template rules of Section 3.1, the width doubles whenever the feature map halves.
+
+    ``stage_cardinalities`` is given where stages have different numbers of paths, as in a pruned network;
+    ``cardinality`` and ``width`` are then those of the first stage. Equal numbers are stored as ``cardinality`` alone.
     """
 
     depth: int | None = None  # layers with weights on the longest path: 50, 101, ...; CIFAR 9n+2
@@ -74,24 +79,25 @@ class Architecture:
     blocks: tuple[int, ...] | None = None  # blocks per stage
     stage_widths: tuple[int, ...] | None = None  # C*d of each stage
     stage_channels: tuple[int, ...] | None = None  # output channels of each stage
+    stage_cardinalities: tuple[int, ...] | None = None  # C of each stage, if they differ; else None
 
     def __post_init__(self) -> None:
         self._check_fields()
         self._resolve_depth()
+        self._resolve_cardinalities()
         self._resolve_widths()
         self._resolve_channels()
         self._check_combinations()
 
     def _check_combinations(self) -> None:
-        assert self.blocks is not None
         if self.stride_in_1x1 and self.block == "basic":
             raise RequestError("stride_in_1x1 applies to bottleneck blocks only; a basic block has no 1x1")
         if self.initialisation == "zero_gamma" and (self.pre_activation or self.shortcut == "none"):
             raise RequestError("zero_gamma needs blocks that end in a BN (not pre_activation) and have a shortcut")
-        if self.form != "grouped" and self.cardinality * sum(self.blocks) > 65_536:
+        if self.form != "grouped" and sum(stage.blocks * stage.cardinality for stage in self.stages) > 65_536:
             raise RequestError(
-                f"{self.cardinality} paths in each of {sum(self.blocks)} blocks are too many separate layers; "
-                "form 'grouped' computes the same function"
+                f"{max(self.cardinalities)} paths in each of {sum(self.blocks or ())} blocks are too many separate "
+                "layers; form 'grouped' computes the same function"
             )
 
     def _set(self, name: str, value: Any) -> None:
@@ -114,7 +120,7 @@ class Architecture:
         for name in ("depth", "width"):
             if getattr(self, name) is not None:
                 _check_count(name, getattr(self, name))
-        for name in ("blocks", "stage_widths", "stage_channels"):
+        for name in ("blocks", "stage_widths", "stage_channels", "stage_cardinalities"):
             values = getattr(self, name)
             if values is not None:
                 if isinstance(values, str) or not hasattr(values, "__iter__"):
@@ -141,32 +147,47 @@ class Architecture:
             )
         self._set("depth", depth)
 
+    def _resolve_cardinalities(self) -> None:
+        """Let ``cardinality`` be C of the first stage; forget ``stage_cardinalities`` that are all equal."""
+        if self.stage_cardinalities is None:
+            return
+        self._check_stages("stage_cardinalities", self.stage_cardinalities)
+        first = self.stage_cardinalities[0]
+        if self.cardinality not in (1, first):  # 1 is the default: not given
+            raise RequestError(
+                f"stage_cardinalities {self.stage_cardinalities} mean cardinality {first} in the first stage, "
+                f"not {self.cardinality}"
+            )
+        self._set("cardinality", first)
+        if set(self.stage_cardinalities) == {first}:
+            self._set("stage_cardinalities", None)
+
     def _resolve_widths(self) -> None:
-        assert self.blocks is not None
-        c = self.cardinality
         if self.stage_widths is None:
             self._set("width", 64 if self.width is None else self.width)
             assert self.width is not None
-            self._set("stage_widths", tuple(c * self.width * 2**stage for stage in range(len(self.blocks))))
-            assert self.stage_widths is not None
-            if self.stage_widths[-1] > MAX_COUNT:
+            widths = tuple(c * self.width * 2**stage for stage, c in enumerate(self.cardinalities))
+            self._set("stage_widths", widths)
+            widest = max(widths)
+            if widest > MAX_COUNT:
                 raise RequestError(
-                    f"cardinality {c} and width {self.width} make the last stage {self.stage_widths[-1]:,} channels "
-                    f"wide; at most {MAX_COUNT:,} are supported"
+                    f"cardinality {self.cardinalities[widths.index(widest)]} and width {self.width} make a stage "
+                    f"{widest:,} channels wide; at most {MAX_COUNT:,} are supported"
                 )
             return
         self._check_stages("stage_widths", self.stage_widths)
-        for total in self.stage_widths:
+        for c, total in zip(self.cardinalities, self.stage_widths, strict=True):
             if total % c:
                 near = sorted({max(c, total // c * c), (total // c + 1) * c})
                 raise RequestError(
                     f"cardinality {c} does not divide the stage width {total}; "
                     f"the nearest valid widths: {' or '.join(map(str, near))}"
                 )
-        width = self.stage_widths[0] // c
+        width = self.stage_widths[0] // self.cardinality
         if self.width not in (None, width):
             raise RequestError(
-                f"stage_widths {self.stage_widths} with cardinality {c} mean width {width}, not {self.width}"
+                f"stage_widths {self.stage_widths} with cardinality {self.cardinality} mean width {width}, "
+                f"not {self.width}"
             )
         self._set("width", width)
 
@@ -189,15 +210,22 @@ class Architecture:
             raise RequestError(f"{name} {values} has {len(values)} stages, blocks {self.blocks} has {len(self.blocks)}")
 
     @property
+    def cardinalities(self) -> tuple[int, ...]:
+        """C of each stage."""
+        assert self.blocks is not None
+        return self.stage_cardinalities or (self.cardinality,) * len(self.blocks)
+
+    @property
     def stages(self) -> tuple[Stage, ...]:
         """The stages conv2, conv3, ... with the numbers that their blocks are built from."""
         assert self.blocks is not None
         assert self.stage_widths is not None
         assert self.stage_channels is not None
-        widths = (total // self.cardinality for total in self.stage_widths)
+        cardinalities = self.cardinalities
+        widths = (total // c for total, c in zip(self.stage_widths, cardinalities, strict=True))
         into = (self.base_channels, *self.stage_channels)
         strides = (1, *(2 for _ in self.blocks[1:]))
-        return tuple(map(Stage, self.blocks, widths, into, self.stage_channels, strides))
+        return tuple(map(Stage, self.blocks, cardinalities, widths, into, self.stage_channels, strides))
 
     @property
     def stride(self) -> int:
@@ -209,12 +237,13 @@ class Architecture:
     def name(self) -> str:
         """The usual name, followed by its other non-default fields: ``resnext50_32x4d (base_channels=16)``.
 
+        Where stages differ in C, it has C of each stage: ``resnext50_8-16-16-32x4d``.
         ``num_classes`` and ``in_channels`` depend on the data and are left out, as is what follows from other fields.
         """
         stem, block = _infer_stem_and_block(self.depth or 0)
         assumed: dict[str, Any] = {f.name: f.default for f in fields(self)} | {"stem": stem, "block": block}
         assumed |= self._derive_fields()
-        free = ("num_classes", "in_channels", "depth", "cardinality", "width")
+        free = ("num_classes", "in_channels", "depth", "cardinality", "width", "stage_cardinalities")
         unsaid = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in free}
         said = [f"{name}={_format_value(value)}" for name, value in unsaid.items() if value != assumed[name]]
         plain = _format_short_name(self)
@@ -237,7 +266,8 @@ class Architecture:
     def parse(name: str, **changes: Any) -> "Architecture":
         """Build the architecture of a name such as ``resnet50``, ``resnext101_64x4d`` or ``resnet101_1x100d``.
 
-        ``changes`` override single fields. Raises RequestError for an unknown name, with the nearest known one.
+        ``resnext50_8-16-16-32x4d`` has another C in each stage. ``changes`` override single fields. Raises RequestError
+        for an unknown name, with the nearest known one.
         """
         match = NAME_PATTERN.fullmatch(name.strip().lower()) if isinstance(name, str) else None
         if match is not None and match["family"] == "resnext" and match["cardinality"] is None:
@@ -251,9 +281,12 @@ class Architecture:
                 f"unknown architecture {name!r}: a name looks like resnet50 or resnext50_32x4d"
                 f"{did_you_mean(str(name), list_models())}"
             )
-        depth, cardinality, width = int(match["depth"]), int(match["cardinality"] or 1), int(match["width"] or 64)
+        depth, width = int(match["depth"]), int(match["width"] or 64)
+        cardinalities = tuple(map(int, (match["cardinality"] or "1").split("-")))
         stem, block = _infer_stem_and_block(depth)
-        base: dict[str, Any] = {"depth": depth, "cardinality": cardinality, "width": width}
+        base: dict[str, Any] = {"depth": depth, "cardinality": cardinalities[0], "width": width}
+        if len(cardinalities) > 1:
+            base["stage_cardinalities"] = cardinalities
         return Architecture(**_merge_changes(base | {"stem": stem, "block": block}, changes))
 
     def change(self, **changes: Any) -> "Architecture":
@@ -269,7 +302,7 @@ class Architecture:
             base["blocks"] = None
         elif base["blocks"] is not None and "block" in changes:
             base["depth"] = None  # the same count of other blocks makes another depth
-        if base["stage_widths"] is not None and "cardinality" in changes:
+        if base["stage_widths"] is not None and not changes.keys().isdisjoint(("cardinality", "stage_cardinalities")):
             base["width"] = None  # given stage widths are C*d, so d changes with C
         return Architecture(**_merge_changes(base, changes))
 
@@ -283,8 +316,14 @@ class Architecture:
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """Convert to plain values for JSON; ``from_dict`` is the inverse."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        """Convert to plain values for JSON; ``from_dict`` is the inverse.
+
+        ``stage_cardinalities`` is left out if all stages have the same C, as programs before it expect.
+        """
+        values = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+        if self.stage_cardinalities is None:
+            del values["stage_cardinalities"]
+        return values
 
     @staticmethod
     def from_dict(values: object) -> "Architecture":
@@ -359,6 +398,10 @@ def _merge_changes(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, A
         if key not in known:
             raise RequestError(f"an architecture has no field {key!r}{did_you_mean(key, known)}")
     merged = base | changes
+    if "cardinality" in changes and "stage_cardinalities" not in changes:
+        merged["stage_cardinalities"] = None  # one C for all stages
+    if changes.get("stage_cardinalities") is not None and "cardinality" not in changes:
+        merged["cardinality"] = 1  # follows from them
     if changes.get("blocks") is not None and "depth" not in changes:
         merged["depth"] = None
     if changes.get("stage_widths") is not None and "width" not in changes:
@@ -372,9 +415,10 @@ def _infer_stem_and_block(depth: int) -> tuple[str, str]:
 
 
 def _format_short_name(arch: Architecture) -> str:
-    if arch.cardinality == 1:
+    if max(arch.cardinalities) == 1:
         return f"resnet{arch.depth}" + ("" if arch.width == 64 else f"_1x{arch.width}d")
-    return f"resnext{arch.depth}_{arch.cardinality}x{arch.width}d"
+    cardinality = _format_value(arch.stage_cardinalities or arch.cardinality)
+    return f"resnext{arch.depth}_{cardinality}x{arch.width}d"
 
 
 def _format_value(value: Any) -> str:

@@ -46,8 +46,9 @@ def design(
         raise RequestError("give either cardinality (d is solved) or width (C is solved), not both")
     if macs is not None and parameters is not None:
         raise RequestError("give a budget of macs or of parameters, not both")
-    if changes.get("stage_widths") is not None:
-        raise RequestError("stage_widths cannot be given here, because the design solves for them")
+    for name in ("stage_widths", "stage_cardinalities"):
+        if changes.get(name) is not None:
+            raise RequestError(f"{name} cannot be given here, because the design solves for them")
     fixed, solved = ("width", "cardinality") if width is not None else ("cardinality", "width")
     given = {"width": width} if width is not None else {"cardinality": 32 if cardinality is None else cardinality}
     if depth is not None and changes.get("blocks") is not None:
@@ -69,13 +70,13 @@ def design(
     else:
         what, unit = ("parameters", "parameters") if macs is None else ("macs", "MACs")
         budget = _check_budget(unit, parameters if macs is None else macs)
-        cost = _fit_network_cost(change_solved, what, image_size)
+        cost = fit_network_cost(change_solved, what, image_size)
         if cost(1) > budget:
             raise RequestError(
                 f"no network of depth {smallest.depth} and {fixed} {given[fixed]} fits {budget:,.0f} {unit}: "
                 f"the smallest, {smallest.name}, has {cost(1):,}"
             )
-    return change_solved(_find_nearest(cost, budget, _compute_upper_bound(smallest), unit)).change(form=wanted.form)
+    return change_solved(_find_nearest(cost, budget, compute_upper_bound(smallest), unit)).change(form=wanted.form)
 
 
 def list_neighbours(
@@ -108,7 +109,7 @@ def _compute_template_width(architecture: Architecture) -> int:
     return max(1, architecture.stages[0].out_channels // EXPANSION[architecture.block])
 
 
-def _fit_network_cost(
+def fit_network_cost(
     change_solved: Callable[[int], Architecture], what: str, image_size: ImageSize
 ) -> Callable[[int], int]:
     """Fit the network's cost as a function of d (or C): an exact quadratic through the costs of three networks."""
@@ -131,7 +132,7 @@ def _find_nearest(cost: Callable[[int], int], budget: float, largest: int, unit:
     return low - 1 if low > 1 and budget - cost(low - 1) <= cost(low) - budget else low
 
 
-def _compute_upper_bound(smallest: Architecture) -> int:
+def compute_upper_bound(smallest: Architecture) -> int:
     """Return the largest d (or C) whose last stage is within the supported width."""
     assert smallest.stage_widths is not None
     return MAX_COUNT // smallest.stage_widths[-1]

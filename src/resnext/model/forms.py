@@ -19,7 +19,9 @@ from torch import Tensor
 from resnext.errors import RequestError
 from resnext.model.architecture import CONVOLUTIONS_PER_BLOCK, Architecture
 
-KEY_PATTERN = re.compile(r"(?P<block>layer\d+\.\d+\.)(?:paths\.(?P<path>\d+)\.)?(?P<layer>(?:conv|bn)\d)(?P<rest>\..+)")
+KEY_PATTERN = re.compile(
+    r"(?P<block>layer(?P<stage>\d{1,3})\.\d+\.)(?:paths\.(?P<path>\d+)\.)?(?P<layer>(?:conv|bn)\d)(?P<rest>\..+)"
+)
 
 
 def convert_state(state: Mapping[str, Tensor], architecture: Architecture, form: str) -> dict[str, Tensor]:
@@ -34,13 +36,13 @@ def convert_state(state: Mapping[str, Tensor], architecture: Architecture, form:
         return grouped
     converted: dict[str, Tensor] = {}
     for key, tensor in grouped.items():
-        dim = _find_path_dimension(key, architecture)
+        dim = find_path_dimension(key, architecture)
         if dim is None or (dim == 1 and target == "concatenated"):
             converted[key] = tensor
             continue
         match = KEY_PATTERN.fullmatch(key)
         assert match is not None
-        for i, part in enumerate(_split_paths(key, tensor, dim, architecture.cardinality)):
+        for i, part in enumerate(_split_paths(key, tensor, dim, _get_cardinality(key, architecture))):
             converted[f"{match['block']}paths.{i}.{match['layer']}{match['rest']}"] = part
     return converted
 
@@ -57,12 +59,13 @@ def _convert_to_grouped(state: Mapping[str, Tensor], architecture: Architecture)
             whole = f"{match['block']}{match['layer']}{match['rest']}"
             paths.setdefault(whole, {})[int(match["path"])] = tensor
     for key, parts in paths.items():
-        if sorted(parts) != list(range(architecture.cardinality)):
+        cardinality = _get_cardinality(key, architecture)
+        if sorted(parts) != list(range(cardinality)):
             raise RequestError(
-                f"the weights hold {len(parts)} paths of {key}, but {architecture.name} has {architecture.cardinality}"
+                f"the weights hold {len(parts)} paths of {key}, but {architecture.name} has {cardinality}"
             )
-        tensors = [parts[i] for i in range(architecture.cardinality)]
-        dim = _find_path_dimension(key, architecture)
+        tensors = [parts[i] for i in range(cardinality)]
+        dim = find_path_dimension(key, architecture)
         if dim is None:
             raise RequestError(f"{key} is not a layer of a path of {architecture.name}")
         # A scalar is num_batches_tracked, which is equal in all paths.
@@ -70,7 +73,16 @@ def _convert_to_grouped(state: Mapping[str, Tensor], architecture: Architecture)
     return grouped
 
 
-def _find_path_dimension(key: str, architecture: Architecture) -> int | None:
+def _get_cardinality(key: str, architecture: Architecture) -> int:
+    """Return C of the stage that ``key``, the name of a path's tensor, belongs to."""
+    match = KEY_PATTERN.fullmatch(key)
+    number = int(match["stage"]) if match is not None else 0
+    if not 1 <= number <= len(architecture.cardinalities):
+        raise RequestError(f"{key} belongs to no stage of {architecture.name}")
+    return architecture.cardinalities[number - 1]
+
+
+def find_path_dimension(key: str, architecture: Architecture) -> int | None:
     """Return the dimension along which form (c)'s tensor holds the paths; None for a tensor that all paths share."""
     match = KEY_PATTERN.fullmatch(key)
     if match is None:

@@ -1,6 +1,6 @@
 """The whole network: stem, stages, pooled features, classifier (the paper's Table 1)."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -186,14 +186,22 @@ def convert_form(model: Network, form: str) -> Network:
     """
     if not isinstance(getattr(model, "architecture", None), Architecture):
         raise RequestError(f"only networks of this package have forms, not a {type(model).__name__}")
-    with torch.device("meta"):
-        converted = type(model)(model.architecture.change(form=form))
     state = convert_state(model.state_dict(), model.architecture, form)
-    converted.load_state_dict({key: tensor.clone() for key, tensor in state.items()}, strict=True, assign=True)
-    converted.train(model.training)
-    converted.preprocessing, converted.classes = model.preprocessing, model.classes
-    converted.provenance = dict(model.provenance)
-    return converted
+    return rebuild_network(model, model.architecture.change(form=form), state)
+
+
+def rebuild_network(model: Network, architecture: Architecture, state: Mapping[str, Tensor]) -> Network:
+    """Return a network of another architecture with copies of the tensors ``state``.
+
+    Mode, preprocessing, classes and provenance are those of ``model``.
+    """
+    with torch.device("meta"):
+        rebuilt = type(model)(architecture)
+    rebuilt.load_state_dict({key: tensor.detach().clone() for key, tensor in state.items()}, strict=True, assign=True)
+    rebuilt.train(model.training)
+    rebuilt.preprocessing, rebuilt.classes = model.preprocessing, model.classes
+    rebuilt.provenance = dict(model.provenance)
+    return rebuilt
 
 
 def _build_blocks(a: Architecture, stage: Stage) -> Iterator[nn.Module]:
@@ -203,7 +211,7 @@ def _build_blocks(a: Architecture, stage: Stage) -> Iterator[nn.Module]:
             BlockShape(
                 in_channels=stage.out_channels if number else stage.in_channels,
                 out_channels=stage.out_channels,
-                cardinality=a.cardinality,
+                cardinality=stage.cardinality,
                 width=stage.width,
                 stride=1 if number else stage.stride,
                 kind=a.block,

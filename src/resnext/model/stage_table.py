@@ -67,7 +67,7 @@ def _describe_stage(a: Architecture, stage: Stage, *, first: bool) -> str:
     """Describe a stage in the notation of Table 1, which lists the stem's pool under conv2."""
     pool = "3x3 max pool, stride 2\n" if first and a.stem == "imagenet" else ""
     one_by_one = "1x1" if a.block == "bottleneck" else "3x3"  # first and last convolution of a block
-    c, last = a.cardinality, f"{one_by_one},{stage.out_channels}"
+    c, last = stage.cardinality, f"{one_by_one},{stage.out_channels}"
 
     def inner(width: int, groups: str = "") -> str:
         first_layer = f"{one_by_one},{width}"

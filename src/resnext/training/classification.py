@@ -22,6 +22,7 @@ from resnext.settings import Recipe
 from resnext.speed.kernels import is_fast_enabled
 from resnext.training import finetune
 from resnext.training.autotune import autotune_training
+from resnext.training.distill import Teacher, load_teacher
 from resnext.training.distributed import World
 from resnext.training.logbook import METRICS_COLUMNS
 from resnext.training.optimizer import build_optimizer
@@ -51,6 +52,7 @@ class Classification(Task[Recipe, Network, Batch]):
         data = recipe.data
         source = open_data(data)
         self.source = cache_source(source, data.workers, data.start_method) if data.cache == "memory" else source
+        self.teacher: Teacher | None = None  # of distillation
 
     def build_model(self, recipe: Recipe, world: World, console: Console) -> Network:
         """Build the network with preprocessing and classes."""
@@ -99,7 +101,7 @@ class Classification(Task[Recipe, Network, Batch]):
         world: World,
         console: Console,
     ) -> tuple[Recipe, Network, Plan]:
-        """Freeze layers, set stochastic depth, choose memory layout and fast paths, synchronise BN."""
+        """Freeze layers, set stochastic depth, choose memory layout and fast paths, load the teacher."""
         parts = count_micro_batches(recipe, world.size)
         finetune.freeze(model, recipe.init)
         set_drop_path(model, recipe.train.drop_path)
@@ -114,8 +116,11 @@ class Classification(Task[Recipe, Network, Batch]):
         plan.apply(model)
         if recipe.train.sync_bn:
             convert_to_sync_bn(model)
-        if recipe.train.channels_last == "yes":
+        channels_last = recipe.train.channels_last == "yes"
+        if channels_last:
             model = model.to(memory_format=torch.channels_last)
+        if recipe.distill.weights is not None:
+            self.teacher = load_teacher(recipe.distill, model, world.device, channels_last=channels_last)
         return recipe, model, plan
 
     def build_optimizer(self, recipe: Recipe, model: Network) -> torch.optim.Optimizer:
@@ -146,6 +151,9 @@ class Classification(Task[Recipe, Network, Batch]):
         if state.recipe.init.weights is not None:
             trained, frozen = finetune.count_trainable_and_frozen(state.model)
             yield f"from {state.recipe.init.weights}: {trained:,} parameters train, {frozen:,} are frozen"
+        if self.teacher is not None:
+            distill, name = state.recipe.distill, self.teacher.network.architecture.name
+            yield f"with the teacher {distill.weights}, {name}: {distill.alpha:g} of the loss"
 
     def write_samples(self, state: State) -> None:
         """Write a grid of augmented training images, and files of the data."""
@@ -153,7 +161,7 @@ class Classification(Task[Recipe, Network, Batch]):
 
     def step(self, state: State, batch: Batch, lr: float) -> StepResult:
         """Compute gradients, update the weights, add to the sums of the epoch."""
-        loss_sum, wrong, images = compute_gradients(state, batch)
+        loss_sum, wrong, images = compute_gradients(state, batch, self.teacher)
         total, *counts, stop = state.world.all_reduce_sum(
             [loss_sum, wrong, len(batch.bad_images), state.interrupts.signal_name is not None]
         )

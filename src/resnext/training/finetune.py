@@ -20,8 +20,16 @@ from resnext.settings_shared import InitSettings, ModelSettings
 from resnext.weights import load
 
 WEIGHTS_SEED_TAG = 0x3E16  # tag for derive_seed: initial weights have their own random stream
+RUN_PROVENANCE = ("init", "distill")  # what the provenance of a run's model says of the run
 FUNCTION_PRESERVING = ("form", "initialisation")  # model settings that do not change the function
-NAME_FIELDS = ("depth", "cardinality", "width", "stem", "block")  # settings that a model name implies
+NAME_FIELDS = (
+    "depth",
+    "cardinality",
+    "stage_cardinalities",
+    "width",
+    "stem",
+    "block",
+)  # settings that a model name implies
 
 
 class HasProvenance(Protocol):
@@ -60,12 +68,15 @@ def load_initial_network(recipe: Recipe, source: Source) -> Network:
 
 
 def load_checkpoint_model(data: bytes, load: Callable[[Path], LoadedT]) -> LoadedT:
-    """Load the model of a resumed run from its checkpoint's bytes with the reader ``load``, without initial weights."""
+    """Load the model of a resumed run from its checkpoint's bytes with the reader ``load``, without initial weights.
+
+    Of its provenance, what belongs to the run is kept, and not what belongs to the checkpoint.
+    """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.safetensors"
         path.write_bytes(data)
         model = load(path)
-    model.provenance = {key: value for key, value in model.provenance.items() if key == "init"}
+    model.provenance = {key: value for key, value in model.provenance.items() if key in RUN_PROVENANCE}
     return model
 
 
@@ -77,6 +88,8 @@ def check_architecture(settings: ModelSettings, architecture: Architecture, weig
         said = {key: getattr(named, key) for key in (*NAME_FIELDS, *said)}
     for key, value in said.items():
         theirs = getattr(architecture, key)
+        if key == "stage_cardinalities" and value is not None:  # None where all stages have the same C
+            theirs = architecture.cardinalities
         if key not in FUNCTION_PRESERVING and value != theirs:
             by = "" if getattr(settings, key) is not None else f" (by model.name {settings.name})"
             raise RequestError(

@@ -1,4 +1,4 @@
-"""Training losses: cross entropy (the paper) and binary cross entropy per class."""
+"""Training losses: cross entropy (the paper), binary cross entropy per class, and distillation from a teacher."""
 
 from torch import Tensor
 from torch.nn import functional as F
@@ -23,3 +23,12 @@ def compute_loss_sum(logits: Tensor, targets: Tensor, train: TrainSettings) -> T
     if train.bce_threshold is not None:
         targets = (targets > train.bce_threshold).to(logits.dtype)
     return F.binary_cross_entropy_with_logits(logits, targets, reduction="sum") / logits.shape[1]
+
+
+def compute_distillation_loss_sum(logits: Tensor, teacher_logits: Tensor, temperature: float) -> Tensor:
+    """Compute T^2 * KL(softmax(teacher / T) || softmax(logits / T)), summed over images (Hinton et al. 2015).
+
+    Both are [B, K]. T^2 keeps the size of the gradients independent of the temperature T.
+    """
+    found, wanted = (F.log_softmax(one / temperature, 1) for one in (logits, teacher_logits))
+    return F.kl_div(found, wanted, reduction="sum", log_target=True) * temperature**2

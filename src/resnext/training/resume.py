@@ -26,6 +26,7 @@ ALLOWED_CHANGES = (
     "data.on_bad_image",  # a run that does not skip ends at the first such image
     "data.cache",
     *("train.device", "train.threads", "train.checkpoint_steps", "train.checkpoint_url", "train.peer_timeout"),
+    "distill.weights",  # the same file elsewhere: its SHA-256 is compared
 )
 
 AUTOTUNED_SETTINGS = ("channels_last", "fast")  # of train, whose "auto" is decided by timing when the run starts

@@ -21,7 +21,8 @@ from resnext.errors import RequestError, WorkError
 from resnext.model.activation_checkpointing import set_running_stats_tracking
 from resnext.model.network import Network
 from resnext.settings import Recipe
-from resnext.training.loss import compute_loss_sum
+from resnext.training.distill import Teacher
+from resnext.training.loss import compute_distillation_loss_sum, compute_loss_sum
 from resnext.training.optimizer import set_learning_rate
 from resnext.training.state import BatchT, ModelT, RecipeT, TrainState
 
@@ -59,8 +60,10 @@ def optimizer_step(state: TrainState[RecipeT, ModelT, BatchT], loss: float, lr: 
     position.step += 1
 
 
-def compute_gradients(state: TrainState[Recipe, Network, Batch], batch: Batch) -> tuple[Tensor, Tensor, int]:
-    """Compute gradients of the mean loss over the global batch.
+def compute_gradients(
+    state: TrainState[Recipe, Network, Batch], batch: Batch, teacher: Teacher | None = None
+) -> tuple[Tensor, Tensor, int]:
+    """Compute gradients of the mean loss over the global batch, to which a ``teacher`` adds its term.
 
     Returns the loss sum and the number of errors over this process's images, on the device, and the number of images
     in the global batch.
@@ -86,14 +89,20 @@ def compute_gradients(state: TrainState[Recipe, Network, Batch], batch: Batch) -
             set_running_stats_tracking(state.model, number == 0),
             nullcontext() if last else world.no_sync(state.ddp),
         ):
-            part_loss, part_wrong = accumulate_gradients(state, images[first:end], labels[first:end], number, total)
+            part = images[first:end], labels[first:end]
+            part_loss, part_wrong = accumulate_gradients(state, *part, number, total, teacher)
         loss_sum = loss_sum + part_loss
         wrong = wrong + part_wrong
     return loss_sum, wrong, total
 
 
 def accumulate_gradients(
-    state: TrainState[Recipe, Network, Batch], images: Tensor, labels: Tensor, number: int, total: int
+    state: TrainState[Recipe, Network, Batch],
+    images: Tensor,
+    labels: Tensor,
+    number: int,
+    total: int,
+    teacher: Teacher | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Add the gradients of one micro-batch to those of the step; return its loss sum and number of errors."""
     recipe, world = state.recipe, state.world
@@ -104,7 +113,11 @@ def accumulate_gradients(
     images, targets = mixup_cutmix(images, labels, classes, recipe.augment, train.label_smoothing, seed)
     with autocast(world.device, train.precision):
         logits = state.ddp(images)
+        teacher_logits = None if teacher is None else teacher.compute_logits(images)
     loss = compute_loss_sum(logits.float(), targets, train)
+    if teacher is not None and teacher_logits is not None:
+        taught = compute_distillation_loss_sum(logits.float(), teacher_logits.float(), teacher.temperature)
+        loss = (1 - teacher.alpha) * loss + teacher.alpha * taught
     state.scaler.scale(loss * (world.size / total)).backward()  # because DDP averages over processes
     return loss.detach().to(world.sum_dtype), (logits.detach().argmax(1) != labels).sum()
 

@@ -79,10 +79,16 @@ def load(
 def load_spec(source: Path | str, checkpoint: str = "best") -> "NetworkSpec":
     """Read what ``load`` builds the network from: architecture, tensors, preprocessing, classes and notes."""
     from resnext.weights.adapters.registry import adapt
-    from resnext.weights.hub import fetch, is_remote
     from resnext.weights.readers.detect_format import read_weights_file
+
+    return adapt(read_weights_file(find_weights_file(source, checkpoint)))
+
+
+def find_weights_file(source: Path | str, checkpoint: str = "best") -> Path:
+    """Find the file (or a library's folder) of a weights file, run directory or hub id, which is downloaded."""
+    from resnext.weights.hub import fetch, is_remote
 
     path = fetch(str(source)) if is_remote(str(source)) else Path(source)
     if not os.path.exists(path):  # also False for invalid names
         raise RequestError(f"there is no weights file or run directory {path}")
-    return adapt(read_weights_file(RunDirectory(path).weights(checkpoint) if is_run(path) else path))
+    return RunDirectory(path).weights(checkpoint) if is_run(path) else path

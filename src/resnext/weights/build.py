@@ -39,9 +39,9 @@ def build_network(spec: NetworkSpec, origin: str) -> Network:
 def build_on_meta(architecture: Architecture, tensors: int, origin: str) -> Network:
     """Build the network on the meta device. Raises RequestError if it needs far more than the file's ``tensors``."""
     a = architecture
-    paths = 1 if a.form == "grouped" else a.cardinality
+    paths = sum(stage.blocks * (1 if a.form == "grouped" else stage.cardinality) for stage in a.stages)
     within = CONVOLUTIONS_PER_BLOCK[a.block] - (a.form != "grouped")  # convolutions in a path, at least; each has a BN
-    needed = 5 * within * paths * sum(a.blocks or ())
+    needed = 5 * within * paths
     if needed > max(tensors, MAX_UNCHECKED_TENSORS):
         raise RequestError(f"{origin} has {tensors:,} tensors; {a.name} needs at least {needed:,}")
     with torch.device("meta"):

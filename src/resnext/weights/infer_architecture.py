@@ -55,7 +55,7 @@ def _infer_fields(state: Mapping[str, Tensor], origin: str) -> dict[str, Any]:
         "in_channels": stem[1],
         "block": "bottleneck" if bottleneck else "basic",
         "blocks": blocks,
-        "cardinality": _infer_cardinality(state, firsts, origin) if bottleneck else 1,
+        "stage_cardinalities": _infer_cardinalities(state, firsts, origin) if bottleneck else None,
         "stage_widths": tuple(_get_shape(state, f"{first}conv1.weight", 4, origin)[0] for first in firsts),
         "stage_channels": tuple(_get_shape(state, first + last, 4, origin)[0] for first in firsts),
         "num_classes": _get_shape(state, "fc.weight", 2, origin)[0] if "fc.weight" in state else 0,
@@ -79,20 +79,17 @@ def _count_blocks(state: Mapping[str, Tensor], origin: str) -> tuple[int, ...]:
     return tuple(len(numbers[stage]) for stage in range(1, max(numbers) + 1))
 
 
-def _infer_cardinality(state: Mapping[str, Tensor], firsts: list[str], origin: str) -> int:
-    """Infer C: the channels of a stage's 3x3 divided by the input channels of each filter; the same in all stages."""
-    found = {}
+def _infer_cardinalities(state: Mapping[str, Tensor], firsts: list[str], origin: str) -> tuple[int, ...]:
+    """Infer C of each stage: the channels of its 3x3 divided by the input channels of each filter."""
+    found = []
     for first in firsts:
         rows, width = _get_shape(state, f"{first}conv2.weight", 4, origin)[:2]
         if rows % width:
             raise RequestError(
                 f"{origin}: {first}conv2.weight has {rows} filters, not a multiple of their {width} input channels"
             )
-        found[first.split(".")[0]] = rows // width
-    if len(set(found.values())) > 1:
-        stages = ", ".join(f"{c} in {stage}" for stage, c in found.items())
-        raise RequestError(f"{origin} has stages of different cardinality ({stages}); a ResNeXt has one cardinality")
-    return next(iter(found.values()))
+        found.append(rows // width)
+    return tuple(found)
 
 
 def _infer_shortcut(state: Mapping[str, Tensor], blocks: tuple[int, ...], origin: str) -> str:

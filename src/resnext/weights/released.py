@@ -19,7 +19,8 @@ from resnext.weights.readers.detect_format import WEIGHTS_FILE_NAMES
 MIB = 1 << 20
 MIB_TOLERANCE = 0.001  # MiB; published sizes have three decimals
 SIZE_TOLERANCE = 1.0  # MiB; of files without a checksum, whose published sizes are whole MiB
-CHANGE_KEYS = ("changed", "init", "step")  # provenance keys of modified, fine-tuned and trained networks
+# provenance keys of modified, fine-tuned, trained, pruned and grown networks
+CHANGE_KEYS = ("changed", "init", "step", "prune", "grow")
 
 
 @dataclass(frozen=True, kw_only=True)

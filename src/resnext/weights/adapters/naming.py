@@ -76,6 +76,8 @@ def reverse_input_channels(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def check_common_fields(library: str, a: Architecture, fields: Mapping[str, object]) -> None:
     """Raise RequestError for the first of ``fields`` and COMMON_FIELDS that the library's ResNet cannot express."""
+    if a.stage_cardinalities is not None:
+        raise RequestError(f"{library}'s ResNet has one cardinality for all stages; {a.name} has {a.cardinalities}")
     for name, value in (COMMON_FIELDS | dict(fields)).items():
         given = getattr(a, name)
         if not (math.isclose(given, value) if name == "bn_eps" else given == value):

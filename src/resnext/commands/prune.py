@@ -123,8 +123,8 @@ def run(args: argparse.Namespace) -> int:
     pruned = prune(
         model, train,
         cardinality=cardinality, width=args.width, macs=macs, latency=args.latency, multiple=args.multiple,
-        engine=args.engine, precision=args.precision, importance=args.importance, images=args.images, recalibrate=0, seed=args.seed,
-        report=lambda line: print_line(console, line),
+        engine=args.engine, precision=args.precision, importance=args.importance, images=args.images, recalibrate=0,
+        seed=args.seed, report=lambda line: print_line(console, line),
     )  # fmt: skip
     about = pruned.provenance["prune"]
     about["parent"] = {"file": file.name, "sha256": compute_sha256(file) if file.is_file() else None}

@@ -178,9 +178,7 @@ def test_a_setting_that_contradicts_the_weights_is_named_with_both_values(said: 
 def test_a_name_with_one_cardinality_contradicts_weights_with_several() -> None:
     weights = make_tiny_network(stage_cardinalities=(2, 1, 2)).architecture
     check_architecture(ModelSettings(name="resnext11_2-1-2x4d"), weights, "W")
-    with pytest.raises(
-        RequestError, match=r"model.stage_cardinalities \[2, 2, 2\] \(by .*\) contradicts W.*\[2, 1, 2\]"
-    ):
+    with pytest.raises(RequestError, match=r"model.stage_cardinalities \[2, 2, 2\] \(by .*\) contradicts W"):
         check_architecture(ModelSettings(name="resnext11_2x4d"), weights, "W")
 
 

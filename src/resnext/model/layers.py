@@ -15,6 +15,7 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.fx import Proxy
 
 from resnext.model.activation_checkpointing import attach_recompute, save_recompute_only
 from resnext.speed import kernels
@@ -101,6 +102,10 @@ class NormAct(nn.BatchNorm2d):
 
     def normalise(self, x: Tensor) -> Tensor:
         """Compute BN(x)."""
+        if isinstance(x, Proxy):  # torch.fx: nn.BatchNorm2d checks the shape, which is not known yet
+            statistics = (self.running_mean, self.running_var)
+            momentum = 0.0 if self.momentum is None else self.momentum
+            return F.batch_norm(x, *statistics, self.weight, self.bias, self.training, momentum, self.eps)
         return super().forward(x)
 
     @property

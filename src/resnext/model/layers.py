@@ -194,10 +194,13 @@ class PadShortcut(nn.Module):
         return F.pad(x, (0, 0, 0, 0, 0, self.extra_channels))
 
 
-def conv2d(in_channels: int, out_channels: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
+def conv2d(
+    in_channels: int, out_channels: int, kernel: int, stride: int = 1, groups: int = 1, dilation: int = 1
+) -> nn.Conv2d:
     """Build a convolution without bias (BN follows), padded so that H becomes ceil(H / stride)."""
     layer = Conv2d if groups == 1 else GroupedConv2d
-    return layer(in_channels, out_channels, kernel, stride=stride, padding=kernel // 2, groups=groups, bias=False)
+    padding = dilation * (kernel // 2)
+    return layer(in_channels, out_channels, kernel, stride, padding, dilation, groups, bias=False)
 
 
 def build_shortcut(

@@ -241,6 +241,8 @@ def _build_blocks(a: Architecture, stage: Stage) -> Iterator[nn.Module]:
                 cardinality=stage.cardinality,
                 width=stage.width,
                 stride=1 if number else stage.stride,
+                first_dilation=stage.dilation if number else stage.first_dilation,
+                dilation=stage.dilation,
                 kind=a.block,
                 shortcut=a.shortcut,
                 pre_activation=a.pre_activation,

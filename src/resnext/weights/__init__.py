@@ -25,6 +25,7 @@ def load(
     classes: Sequence[str] | None = None,
     in_channels: int | None = None,
     stride_in_1x1: bool | None = None,
+    output_stride: int | None = None,
     seed: int = 0,
     detector_backbone: bool = False,
 ) -> "Network":
@@ -42,6 +43,7 @@ def load(
         in_channels: change the input channels of conv1.
         stride_in_1x1: put the stride of the bottlenecks in the first 1x1 (True) or in the 3x3 (False). Needed only
             for files that do not record it.
+        output_stride: total stride, such as 8 or 16 for segmentation: later strides become dilations.
         seed: seed of the new classifier rows.
         detector_backbone: accept a resnext detector and return its backbone. Without it, a detector is an error.
 
@@ -71,6 +73,7 @@ def load(
             classes=classes,
             in_channels=in_channels,
             stride_in_1x1=stride_in_1x1,
+            output_stride=output_stride,
             seed=seed,
         )
     return build_network(found, str(source))

@@ -35,7 +35,8 @@ def load(
     Detectron, pycls or Torch7. Nothing in the file is executed.
 
     Args:
-        source: a path, ``hf://owner/name[@revision]`` or ``https://...``.
+        source: a path, ``hf://owner/name[@revision]``, ``https://...``, or the name of public weights, such as
+            resnext50_32x4d or resnext50_32x4d.a1_in1k.
         checkpoint: which weights of a run directory: "best" or "last".
         form: convert the network to this form of Figure 3.
         num_classes: replace the classifier; see ``modify.py``.
@@ -88,10 +89,15 @@ def load_spec(source: Path | str, checkpoint: str = "best") -> "NetworkSpec":
 
 
 def find_weights_file(source: Path | str, checkpoint: str = "best") -> Path:
-    """Find the file (or a library's folder) of a weights file, run directory or hub id, which is downloaded."""
-    from resnext.weights.hub import fetch, is_remote
+    """Find the file (or a library's folder) of a weights file or run directory.
 
-    path = fetch(str(source)) if is_remote(str(source)) else Path(source)
+    A hub id, an address, or the name of public weights (``resnext models --pretrained``) is downloaded.
+    """
+    from resnext.weights.hub import fetch, is_remote
+    from resnext.weights.released import find_address
+
+    address = find_address(str(source))
+    path = fetch(address) if is_remote(address) else Path(source)
     if not os.path.exists(path):  # also False for invalid names
         raise RequestError(f"there is no weights file or run directory {path}")
     return RunDirectory(path).weights(checkpoint) if is_run(path) else path

@@ -1,6 +1,7 @@
 """The console that commands print on."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from rich.console import Console, RenderableType
@@ -54,6 +55,17 @@ class _PlainStatus(Status):
 def make_screen(*, stderr: bool = False) -> Screen:
     """Create a console on standard output or standard error."""
     return Screen(stderr=stderr)
+
+
+@contextmanager
+def show_work(console: Console, text: str) -> Iterator[Callable[[str], None]]:
+    """Show what is done meanwhile: on a terminal a line that the given function changes, else ``text`` once."""
+    if console.is_terminal:
+        with console.status(text) as status:
+            yield status.update
+    else:
+        print_line(console, f"{text} ...")
+        yield lambda _: None
 
 
 def print_line(console: Console, text: str) -> None:

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from resnext.errors import RequestError
+from resnext.planning import input_pipeline
 from resnext.planning.input_pipeline import (
     ImageSample,
     Pipeline,
@@ -204,3 +205,14 @@ def test_the_packages_images_are_the_measured_ones() -> None:
     scaled = images.scale(0.02, 50_000)
     assert scaled.mean_seconds == pytest.approx(0.02)
     assert scaled.mean_bytes == pytest.approx(50_000, rel=1e-4)
+
+
+def test_some_of_many_hosts_stand_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    many = Pipeline(0.05, 16, 6, cores=6, devices=2, hosts=24, bandwidth=0.6e9)
+    some = simulate(many, MIXED)
+    monkeypatch.setattr(input_pipeline, "MAX_DEVICES", 48)
+    every = simulate(many, MIXED)
+    assert every.images > some.images * 0.9
+    assert some.images_per_second == pytest.approx(every.images_per_second, rel=0.02)
+    assert some.bytes_per_second == pytest.approx(every.bytes_per_second, rel=0.03)
+    assert some.core_use == pytest.approx(every.core_use, rel=0.03)

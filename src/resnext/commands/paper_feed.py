@@ -49,23 +49,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print the requirements, and write a plot and its numbers; exit status 0. Raises RequestError."""
-    from resnext.planning.input_pipeline import find_requirements, simulate
+    from resnext.planning.input_pipeline import SimulationResult, find_requirements, simulate
     from resnext.planning.machines import parse_cluster
-    from resnext.screen import make_screen
+    from resnext.screen import make_screen, show_work
 
     cluster = parse_cluster(args.machine)
     pipeline, images, name = build_pipeline(args, cluster)
     check_folder(args.out, "--out")
-    found = find_requirements(pipeline, images)
-    counts = {max(1, round(share * found.cores)) for share in CORE_SHARES}
-    cores = sorted(counts | {args.cores} if args.cores else counts)
-    flows = [simulate(replace(pipeline, workers=found.workers, cores=c), images) for c in cores]
+    console, flows = make_screen(), list[SimulationResult]()
+    with show_work(console, f"simulating the input pipeline of {cluster.size} devices") as show:
+        found = find_requirements(pipeline, images, report=show)
+        counts = {max(1, round(share * found.cores)) for share in CORE_SHARES}
+        cores = sorted(counts | {args.cores} if args.cores else counts)
+        for c in cores:
+            show(f"simulating {c} cores per host, {len(flows) + 1} of {len(cores)}")
+            flows.append(simulate(replace(pipeline, workers=found.workers, cores=c), images))
     with report_write_errors(args.out):
         args.out.mkdir(parents=True, exist_ok=True)
     stem = args.out / f"{cluster}-{name}"
     write_csv(stem.with_name(f"{stem.name}.csv"), cluster, name, pipeline, cores, flows)
     plot_throughput(stem.with_name(f"{stem.name}.png"), f"{name} on {cluster}", pipeline, found, cores, flows)
-    console = make_screen()
     console.print(f"{name} on {cluster}", style="bold", end="")
     console.print(f": {pipeline.demand:,.0f} images/s if devices never wait")
     console.print(describe_requirements(pipeline, images, found))

@@ -22,6 +22,7 @@ from resnext.errors import RequestError
 
 PREFETCH = 2  # batches per worker ahead, the default of DataLoader
 BATCH_PIECES = 16  # parts in which a batch is read and decoded, if storage is simulated
+MAX_DEVICES = 32  # that are simulated
 CORE_MARGIN = 1.1  # times the fewest cores: used to find the bandwidth, since waiting for storage occupies workers
 WORKERS_PER_CORE = 1.25  # workers per core, since some always wait for their turn
 MAX_WORKERS = 256  # the maximum of data.workers
@@ -135,24 +136,42 @@ def simulate(
 ) -> SimulationResult:
     """Simulate ``steps`` steps and measure those after the first ``skip``; the result depends on the seed only.
 
-    With ``epoch_ends`` the epoch ends after these steps and workers load nothing beyond; otherwise it continues.
+    With ``epoch_ends`` the epoch ends after these steps and workers load nothing beyond; otherwise it continues. Of
+    many hosts, which are all alike, as many are simulated as have MAX_DEVICES devices, with their share of the storage.
     """
     ahead = PREFETCH * max(pipeline.workers, 1)
     skip = 4 * ahead if skip is None else skip  # until all prefetch queues are full
     steps = skip + max(8 * ahead, 48) if steps is None else steps
     assert 0 <= skip < steps
-    return _Simulation(pipeline, images, steps, epoch_ends, seed).run(skip)
+    hosts = max(1, min(pipeline.hosts, MAX_DEVICES // pipeline.devices))
+    times = pipeline.hosts / hosts
+    part = replace(pipeline, hosts=hosts, bandwidth=pipeline.bandwidth / times)
+    found = _Simulation(part, images, steps, epoch_ends, seed).run(skip)
+    return replace(
+        found,
+        images_per_second=times * found.images_per_second,
+        bytes_per_second=times * found.bytes_per_second,
+        images=round(times * found.images),
+    )
 
 
 def find_requirements(
-    pipeline: Pipeline, images: ImageSample, *, idle: float = MAX_IDLE, seed: int = 0
+    pipeline: Pipeline,
+    images: ImageSample,
+    *,
+    idle: float = MAX_IDLE,
+    seed: int = 0,
+    report: Callable[[str], None] = lambda _: None,
 ) -> Requirements:
     """Find the fewest cores that keep the devices idle for less than ``idle``, then the lowest bandwidth.
 
-    Cores and workers of ``pipeline`` are ignored. Raises RequestError if its storage is too slow.
+    Cores and workers of ``pipeline`` are ignored; ``report`` is told what is simulated. Raises RequestError if its
+    storage is too slow.
     """
 
     def busy(candidate: Pipeline) -> bool:
+        rate = "" if candidate.bandwidth == math.inf else f", {candidate.bandwidth / 1e9:.3g} GB/s"
+        report(f"simulating {candidate.cores:g} cores per host{rate}")
         return simulate(candidate, images, seed=seed).idle < idle
 
     bytes_needed = pipeline.demand * images.mean_bytes

@@ -5,8 +5,6 @@ import json
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,12 +17,13 @@ from resnext.device import autocast
 from resnext.model.complexity import complexity
 from resnext.model.network import Network
 from resnext.model.plan import Plan, autotune, fuse_all
-from resnext.screen import print_line
+from resnext.screen import print_line, show_work
 from resnext.settings import Recipe, TrainSettings
 from resnext.speed import kernels
 from resnext.training.distributed import World
 
 ROUNDS = 3
+LEAVE_OUT = "(RESNEXT_FAST=0 leaves this out)"
 MAX_TIMED_SHARE = 0.1  # of the run, for timing layouts; a shorter run takes NHWC
 MAX_TIMED_ACTIVATIONS = 2**27  # outputs of convolutions; of a larger micro-batch only some images are timed
 MIN_TRAINING_SECONDS = 120.0  # seconds; for shorter plain training, tuning fast paths costs more time than it saves
@@ -60,7 +59,7 @@ def autotune_training(
     seconds: dict[Candidate, float] = {}
     passes = len(plain) * (ROUNDS + 1) * limit_images(model, micro_batch) / micro_batch[0]
     if is_enabled and (asks or len(plain) > 1) and passes <= MAX_TIMED_SHARE * steps:
-        with _announce(console, "timing training steps"):
+        with show_work(console, f"timing training steps {LEAVE_OUT}"):
             seconds = time_candidates(model, {arm: Plan() for arm in plain}, micro_batch, world, train)
     best = min(plain, key=lambda arm: seconds[arm]) if seconds else plain[-1 if is_enabled else 0]
     plan = Plan()
@@ -94,7 +93,7 @@ def tune_shared_plan(
         plan = Plan.read(Path(train.tuning_plan))
     elif world.is_main:
         twin = _prepare_model(model, candidate, Plan(), world.device)
-        with _announce(console, "measuring fast paths") as show:
+        with show_work(console, f"measuring fast paths {LEAVE_OUT}") as show:
             images = _make_images(model, candidate, micro_batch, world.device)
             plan = autotune(twin, images, train.precision, progress=show)
     return Plan.from_dict(json.loads(world.broadcast_bytes(json.dumps(plan.to_dict()).encode())))
@@ -126,17 +125,6 @@ def limit_images(model: Network, micro_batch: tuple[int, int]) -> int:
     """Return how many images of a micro-batch are timed: a signal then waits for about a second at most."""
     count, size = micro_batch
     return min(count, max(2, MAX_TIMED_ACTIVATIONS // (3 * complexity(model.architecture, size).activations)))
-
-
-@contextmanager
-def _announce(console: Console, text: str) -> Iterator[Callable[[str], None]]:
-    """Show on a terminal what is measured; in a file or a pipe, say once that it takes a moment."""
-    if console.is_terminal:
-        with console.status(text) as status:
-            yield status.update
-    else:
-        print_line(console, f"{text} (RESNEXT_FAST=0 leaves this out) ...")
-        yield lambda _: None
 
 
 def _prepare_model(model: Network, candidate: Candidate, plan: Plan, device: torch.device) -> Network:

@@ -281,7 +281,7 @@ def _is_wanted(choice: Choice, given: Mapping[str, Any], weights: StartWeights |
     if choice.key == "train.epochs":
         return given.get("train.steps") is None
     if choice.key == "augment.min_area":
-        return given.get("augment.crop", "random_resized") != "pad"
+        return bool(given.get("augment.crop", "random_resized") != "pad")
     if choice.key == "data.jpeg_decoder":
         return bool(choice.value != "exact" and given.get("data.cache") != "memory")
     if choice.key == "init.layer_decay":

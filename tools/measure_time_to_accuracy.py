@@ -8,14 +8,14 @@ round; a round has one seed. Time runs from the start of the process to the end 
 error: start-up, data loading and all evaluations count. Finished runs in DIR are not run again. After each run
 results/time-to-accuracy.csv, its picture and, with --parts, results/time-to-accuracy-parts.csv are written anew.
 What is measured and compiled once for a machine (fast paths, kernels) is taken from the user's cache if it is there;
-warm it by one short run of each arm.
+warm it by one short run of each arm. "tuned malloc" gives a peer by environment variables what this package sets for
+itself: glibc keeps freed memory.
 """
 
 import argparse
 import csv
 import json
 import os
-import re
 import shlex
 import shutil
 import statistics
@@ -26,54 +26,16 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, NamedTuple
+
+from time_to_accuracy_runs import TARGETS, Run, Timing, compare, parse_ours, parse_peer, read_runs, summarize
 
 from resnext.environment import describe_environment
 from resnext.files import atomic_write
-from resnext.plotting import BLUE, MUTED, RED, add_title, create_figure, draw_grid, plot_style, save_figure
+from resnext.plotting import BLUE, MUTED, PALE_RED, RED, add_title, create_figure, draw_grid, plot_style, save_figure
 from resnext.recipe import dump_recipe, parse_command_line_value, read_recipe
-from resnext.run_directory import RunDirectory
 
 TOOLS = Path(__file__).parent
 RESULTS = TOOLS.parent / "results"
-TARGETS = {"90": 10.0, "92": 8.0}  # percent of accuracy: largest test error
-STAMP = re.compile(r"(\d+\.\d+)\t(.*)")
-OUR_START = re.compile(r".* steps on \w+ into .*")
-OUR_EPOCH = re.compile(r"epoch +(\d+)  .*held-out loss.*")
-PEER_EPOCH = re.compile(
-    r"epoch (\d+): error (\d+\.\d+) %, training (\d+\.\d+) s, evaluation (\d+\.\d+) s, (\d+) images"
-)
-PEER_START = re.compile("training begins")
-
-
-class Evaluation(NamedTuple):
-    """An evaluation of a run."""
-
-    seconds: float  # since the start of the process
-    epoch: int  # from 1
-    error: float  # percent of the test images
-
-
-@dataclass(frozen=True)
-class Timing:
-    """What the output of a run says about its time. All times in seconds; what they leave of ``total`` is the rest."""
-
-    evaluations: tuple[Evaluation, ...]
-    total: float  # of the whole process
-    startup: float  # until the first step
-    training: float  # of the epochs, with waiting for data
-    evaluating: float  # of the evaluations; of this package with writing the checkpoints
-    data_wait: float | None  # part of ``training``; None where it is not measured
-    images: int  # trained with, in all epochs
-
-    @property
-    def images_per_second(self) -> float:
-        """Training images per second, without evaluations."""
-        return self.images / self.training
-
-    def find_time_to(self, error: float) -> float | None:
-        """Return the seconds to the first evaluation at or below ``error``; None if there is none."""
-        return next((e.seconds for e in self.evaluations if e.error <= error), None)
 
 
 @dataclass(frozen=True)
@@ -84,57 +46,20 @@ class Arm:
     parse: Callable[[Path, float], Timing]  # of the run's folder and total seconds
     options: tuple[str, ...] = ()  # of train_peer.py
     peer: str = ""  # its first argument; empty: this package
+    variables: dict[str, str] = field(default_factory=dict)  # of the environment
 
 
-@dataclass
-class Run:
-    """A finished run."""
-
-    arm: str
-    round: int
-    command: str
-    timing: Timing
-    environment: dict[str, Any] = field(default_factory=dict)
-
-
-def read_stamped(path: Path) -> list[tuple[float, str]]:
-    """Read the lines of a run's output with the seconds at which they came."""
-    found = (STAMP.fullmatch(line) for line in path.read_text(encoding="utf-8").splitlines())
-    return [(float(match[1]), match[2]) for match in found if match]
-
-
-def parse_ours(folder: Path, total: float) -> Timing:
-    """Read the timing of a run of this package: when its lines came, metrics.csv and speed.csv."""
-    lines = read_stamped(folder / "output.txt")
-    run = RunDirectory(folder / "run")
-    metrics, speed = (list(csv.DictReader(path.open(encoding="utf-8"))) for path in (run.metrics, run.speed))
-    stamps = {int(match[1]): at for at, text in lines if (match := OUR_EPOCH.fullmatch(text))}
-    startup = next(at for at, text in lines if OUR_START.fullmatch(text))
-    evaluations = [Evaluation(stamps[int(r["epoch"])], int(r["epoch"]), float(r["top1_error"])) for r in metrics]
-    seconds = [float(row["seconds"]) for row in speed]
-    waits = [float(row["data_wait_share"]) * s for row, s in zip(speed, seconds, strict=True)]
-    images = sum(round(float(row["images_per_second"]) * s) for row, s in zip(speed, seconds, strict=True))
-    training, end = sum(seconds), evaluations[-1].seconds
-    return Timing(tuple(evaluations), total, startup, training, end - startup - training, sum(waits), images)
-
-
-def parse_peer(folder: Path, total: float) -> Timing:
-    """Read the timing of a run of train_peer.py from its lines."""
-    lines = read_stamped(folder / "output.txt")
-    epochs = [(at, match) for at, text in lines if (match := PEER_EPOCH.fullmatch(text))]
-    startup = next(at for at, text in lines if PEER_START.fullmatch(text))
-    evaluations = tuple(Evaluation(at, int(match[1]), float(match[2])) for at, match in epochs)
-    training, evaluating = (sum(float(match[group]) for _, match in epochs) for group in (3, 4))
-    return Timing(evaluations, total, startup, training, evaluating, None, sum(int(match[5]) for _, match in epochs))
-
-
+ONE, TWO = ("--workers", "1"), ("--workers", "2")
+TUNED_MALLOC = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**31 - 1), "MALLOC_TOP_PAD_": str(64 << 20)}
 ARMS = {
     "resnext": Arm(BLUE, parse_ours),
-    "timm": Arm(RED, parse_peer, ("--workers", "1"), "timm"),
-    "timm, 2 workers": Arm(RED, parse_peer, ("--workers", "2"), "timm"),
-    "plain": Arm(MUTED, parse_peer, ("--workers", "1"), "plain"),
-    "plain, 2 workers": Arm(MUTED, parse_peer, ("--workers", "2"), "plain"),
-    "plain NCHW": Arm("#b08a2e", parse_peer, ("--workers", "1", "--layout", "NCHW"), "plain"),
+    "timm": Arm(RED, parse_peer, ONE, "timm"),
+    "timm, 2 workers": Arm(RED, parse_peer, TWO, "timm"),
+    "timm, tuned malloc": Arm(PALE_RED, parse_peer, ONE, "timm", TUNED_MALLOC),
+    "plain": Arm(MUTED, parse_peer, ONE, "plain"),
+    "plain, 2 workers": Arm(MUTED, parse_peer, TWO, "plain"),
+    "plain, tuned malloc": Arm("#9ca3af", parse_peer, ONE, "plain", TUNED_MALLOC),
+    "plain, NCHW": Arm("#b08a2e", parse_peer, (*ONE, "--layout", "NCHW"), "plain"),
 }
 
 
@@ -180,9 +105,9 @@ def run_once(arm: str, number: int, folder: Path, recipe: str, changes: dict[str
     folder.mkdir(parents=True)
     (folder / "recipe.yaml").write_text(text, encoding="utf-8")
     command = make_command(arm, recipe, changes, folder, script)
-    shown = shorten_command(command)
+    shown = " ".join([*(f"{k}={v}" for k, v in ARMS[arm].variables.items()), shorten_command(command)])
     print(f"round {number}, {arm}: {shown}", flush=True)
-    total = run_stamped(command, folder / "output.txt")
+    total = run_stamped(command, folder / "output.txt", ARMS[arm].variables)
     facts = describe_environment() | {"timm": version("timm") if ARMS[arm].peer == "timm" else None}
     run = Run(arm, number, shown, ARMS[arm].parse(folder, total), facts)
     with atomic_write(folder / "result.json", "w") as file:
@@ -206,9 +131,9 @@ def shorten_command(command: Sequence[str]) -> str:
     return text.replace(sys.executable, "python").replace(str(TOOLS), "tools")
 
 
-def run_stamped(command: Sequence[str], output: Path) -> float:
+def run_stamped(command: Sequence[str], output: Path, variables: dict[str, str]) -> float:
     """Run a command, write its output with the seconds of each line; return its seconds. Exits if it fails."""
-    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    environment = os.environ | {"PYTHONUNBUFFERED": "1"} | variables
     start = time.perf_counter()
     with output.open("w", encoding="utf-8") as file:
         process = subprocess.Popen(
@@ -223,17 +148,6 @@ def run_stamped(command: Sequence[str], output: Path) -> float:
     return time.perf_counter() - start
 
 
-def read_runs(work: Path) -> list[Run]:
-    """Read the finished runs below ``work``, by round and arm."""
-    runs = []
-    for path in work.glob("*/result.json"):
-        values = json.loads(path.read_text(encoding="utf-8"))
-        timing = values["timing"]
-        timing["evaluations"] = tuple(Evaluation(*row) for row in timing["evaluations"])
-        runs.append(Run(**(values | {"timing": Timing(**timing)})))
-    return sorted(runs, key=lambda run: (run.round, list(ARMS).index(run.arm)))
-
-
 def write_runs(runs: Iterable[Run], path: Path) -> None:
     """Write a line for each run."""
     runs = list(runs)
@@ -241,9 +155,13 @@ def write_runs(runs: Iterable[Run], path: Path) -> None:
     for run in runs:
         t = run.timing
         times = {f"seconds_to_{name}": round_or_none(t.find_time_to(error)) for name, error in TARGETS.items()}
+        alone = {
+            f"seconds_to_{name}_without_evaluations": round_or_none(t.find_time_to(error, with_evaluations=False))
+            for name, error in TARGETS.items()
+        }
         ratios = {f"times_ours_to_{name}": round_or_none(compare(runs, run, e), 3) for name, e in TARGETS.items()}
         rows.append(
-            {"arm": run.arm, "round": run.round, **times, **ratios, "epochs": len(t.evaluations)}
+            {"arm": run.arm, "round": run.round, **times, **ratios, **alone, "epochs": len(t.evaluations)}
             | {"last_error": t.evaluations[-1].error, "images_per_second": round(t.images_per_second, 1)}
             | {"total_seconds": round(t.total, 1), "startup_seconds": round(t.startup, 1)}
             | {"training_seconds": round(t.training, 1), "evaluation_seconds": round(t.evaluating, 1)}
@@ -263,34 +181,6 @@ def write_runs(runs: Iterable[Run], path: Path) -> None:
 def round_or_none(value: float | None, digits: int = 1) -> float | None:
     """Round a number that may not be there."""
     return None if value is None else round(value, digits)
-
-
-def compare(runs: Iterable[Run], run: Run, error: float) -> float | None:
-    """Return how many times as long as this package's run of the same round ``run`` took to ``error``."""
-    ours = next((r.timing.find_time_to(error) for r in runs if r.arm == "resnext" and r.round == run.round), None)
-    theirs = run.timing.find_time_to(error)
-    return None if ours is None or theirs is None else theirs / ours
-
-
-def summarize(runs: Sequence[Run]) -> list[str]:
-    """Summarize each arm in a line: medians over rounds, and lowest to highest of the ratios."""
-    lines = []
-    for arm in dict.fromkeys(run.arm for run in runs):
-        of_arm = [run for run in runs if run.arm == arm]
-        parts = [f"{arm}: {statistics.median(r.timing.images_per_second for r in of_arm):.0f} images/s"]
-        for name, error in TARGETS.items():
-            times = [t for run in of_arm if (t := run.timing.find_time_to(error)) is not None]
-            if not times:
-                parts.append(f"{name} % not reached")
-                continue
-            part = f"{name} % in {statistics.median(times) / 60:.1f} min"
-            part += f" (in {len(times)} of {len(of_arm)} runs)" if len(times) < len(of_arm) else ""
-            ratios = [ratio for run in of_arm if (ratio := compare(runs, run, error)) is not None]
-            if arm != "resnext" and ratios:
-                part += f", {statistics.median(ratios):.2f} times ours ({min(ratios):.2f} to {max(ratios):.2f})"
-            parts.append(part)
-        lines.append("; ".join(parts))
-    return lines
 
 
 def draw_runs(runs: Sequence[Run], path: Path) -> None:

@@ -2,12 +2,11 @@
 
     python tools/time_training_parts.py small/cifar10-fast --data.source folder --data.path cifar
 
-Trains a few steps by the recipe in a temporary directory and prints the share of each part in the time of a step, as
-JSON. Clocks are read around the calls; a CPU computes each call before it returns.
+Trains a few steps by the recipe in a temporary directory, with progress on standard error, and prints the share of
+each part in the time of a step, as JSON. Clocks are read around the calls; a CPU computes each call before it returns.
 """
 
 import argparse
-import io
 import json
 import tempfile
 import time
@@ -19,12 +18,12 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from rich.console import Console
 
 from resnext.commands.train import add_setting_options, collect_settings
 from resnext.model.network import Network
 from resnext.recipe import read_recipe
 from resnext.run_directory import RunDirectory
+from resnext.screen import make_screen
 from resnext.training.classification import Classification
 from resnext.training.ema import Ema
 from resnext.training.loop import run_training
@@ -84,7 +83,7 @@ def time_parts(recipe: Any, run: RunDirectory) -> dict[str, float]:
         stack.enter_context(patch.object(Classification, "step", count_step))
         stack.enter_context(patch.object(Classification, "evaluate", evaluate))
         stack.enter_context(patch.object(Classification, "on_finish", lambda *_: None))
-        run_training(Classification, recipe, run, console=Console(file=io.StringIO()))
+        run_training(Classification, recipe, run, console=make_screen(stderr=True))
     whole = seconds.pop("step")
     shares = {part: seconds[part] / whole for part, *_ in timed}
     return shares | {"normalisation, loss, metrics": 1 - sum(shares.values())}

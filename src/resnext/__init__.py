@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from resnext.model.architecture import Architecture, list_models
     from resnext.model.complexity import Complexity, complexity
     from resnext.model.design import design
-    from resnext.model.network import Network, convert_form, create_model
+    from resnext.model.network import Network, convert_form
     from resnext.model.plan import tune
     from resnext.pruning.grow import grow
     from resnext.pruning.prune import prune
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from resnext.training.loop import EpochResult
     from resnext.weights import load
     from resnext.weights.native import save
+    from resnext.weights.pretrained import create_model
     from resnext.weights.readers.torch7 import read_t7
 
 _NAMES = {
@@ -57,7 +58,7 @@ _NAMES = {
     "model.architecture": ("Architecture", "list_models"),
     "model.complexity": ("Complexity", "complexity"),
     "model.design": ("design",),
-    "model.network": ("Network", "convert_form", "create_model"),
+    "model.network": ("Network", "convert_form"),
     "model.plan": ("tune",),
     "pruning.grow": ("grow",),
     "pruning.prune": ("prune",),
@@ -66,6 +67,7 @@ _NAMES = {
     "training.loop": ("EpochResult",),
     "weights": ("load",),
     "weights.native": ("save",),
+    "weights.pretrained": ("create_model",),
     "weights.readers.torch7": ("read_t7",),
 }
 _MODULES = {name: f"resnext.{module}" for module, names in _NAMES.items() for name in names}

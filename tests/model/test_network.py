@@ -214,3 +214,23 @@ def test_without_classes_a_network_ends_in_its_pooled_features() -> None:
     assert not any(name.startswith("fc") for name in model.state_dict())
     assert complexity(model).macs == complexity(model.architecture).macs > 0
     assert build_stage_table(model.architecture)[-1].stage == "conv4"
+
+
+@pytest.mark.parametrize("changes", [{}, {"pre_activation": True}])
+def test_timms_names_give_features_head_and_another_classifier(changes: dict[str, Any]) -> None:
+    network = create_model("resnext11_2x4d", base_channels=4, num_classes=3, seed=0, **changes).eval()
+    network.classes = ("a", "b", "c")
+    images = torch.randn(2, 3, 32, 32)
+    maps = network.forward_features(images)
+    assert maps.shape == (2, network.num_features, 8, 8)
+    assert torch.equal(network.forward_head(maps), network(images))
+    pooled = network.forward_head(maps, pre_logits=True)
+    assert torch.equal(pooled, network.features(images, "pooled")["pooled"])
+    network.reset_classifier(5, seed=1)
+    assert network(images).shape == (2, 5)
+    assert (network.architecture.num_classes, network.classes) == (5, None)
+    fresh = create_model(network.architecture, seed=2).fc
+    assert network.fc.weight.std().item() == pytest.approx(fresh.weight.std().item(), rel=0.2)
+    assert not network.fc.bias.any()
+    network.reset_classifier(0)
+    assert torch.equal(network(images), pooled)

@@ -126,3 +126,8 @@ def test_a_run_that_fails_is_named_with_its_last_words(
 @pytest.mark.parametrize("jobs", ["0", "300"])
 def test_a_senseless_number_of_runs_side_by_side_is_refused(jobs: str, tmp_path: Path) -> None:
     assert main(["paper", "study", "cardinality", "--runs", str(tmp_path), "--jobs", jobs]) == 2
+
+
+def test_what_the_study_varies_cannot_be_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["paper", "study", "cardinality", "--runs", str(tmp_path), "--train.seed", "1"]) == 2
+    assert "--train.seed is what the study varies" in capsys.readouterr().err

@@ -7,7 +7,13 @@ import torch.nn.functional as F
 from resnext.model.architecture import FORMS
 from resnext.model.blocks import Block
 from resnext.model.network import Network, convert_form
-from resnext.pruning.importance import compute_magnitude_importance, compute_taylor_importance
+from resnext.pruning.importance import (
+    compute_magnitude_channel_importance,
+    compute_magnitude_importance,
+    compute_taylor_channel_importance,
+    compute_taylor_importance,
+    list_readers,
+)
 from resnext.pruning.slicing import list_blocks
 from tests.pruning.small_networks import KINDS, images, network
 
@@ -71,3 +77,27 @@ def test_a_path_of_zero_weights_has_no_importance() -> None:
     for scores in (compute_magnitude_importance(model), compute_taylor_importance(model, [(images(), LABELS)])):
         assert scores["layer1.1"][1] == 0
         assert min(value for i, value in enumerate(scores["layer1.1"].tolist()) if i != 1) > 0
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_taylor_of_a_channel_is_the_squared_gradient_of_its_gate(kind: str) -> None:
+    model = network(kind)
+    found = compute_taylor_channel_importance(model, [(images(), LABELS)])
+    for _, reader, stage in list_readers(model.architecture):
+        total = torch.zeros(stage.cardinality * stage.width, dtype=torch.float64)
+        for x, label in zip(images(), LABELS, strict=True):
+            gate = torch.ones(len(total), 1, 1, dtype=torch.float64, requires_grad=True)
+            handle = model.get_submodule(reader).register_forward_pre_hook(lambda _, args, g=gate: (args[0] * g,))
+            F.cross_entropy(model(x[None]), label[None]).backward()
+            handle.remove()
+            total += gate.grad.flatten().square() / len(LABELS)
+        torch.testing.assert_close(found[reader].flatten(), total, rtol=1e-9, atol=1e-14)
+
+
+def test_magnitude_of_a_channel_that_no_filter_reads_is_zero() -> None:
+    model = network()
+    with torch.no_grad():
+        model.layer2[0].conv2.weight[6:12, 4] = 0  # path 1 is channels 6 to 11 of the second stage
+    scores = compute_magnitude_channel_importance(model)["layer2.0.conv2"]
+    assert scores.shape == (4, 6)
+    assert (scores == 0).nonzero().tolist() == [[1, 4]]

@@ -62,7 +62,7 @@ def test_the_history_is_kept() -> None:
     assert (about["importance"], about["images"], about["recalibrated_images"]) == ("taylor", 64, 128)
     assert about["resnext"] == resnext.__version__
     assert pruned.provenance["step"] == 7
-    assert pruned.provenance["notes"][-1].startswith("paths were pruned: resnext11_4x4d")
+    assert pruned.provenance["notes"][-1].startswith("it was pruned: resnext11_4x4d")
     again = resnext.prune(pruned, cardinality=1)
     assert again.provenance["prune"]["before"] == about
     assert again.provenance["prune"]["importance"] == "magnitude"
@@ -115,6 +115,8 @@ def test_latency_is_measured_on_an_engine() -> None:
     [
         ({}, "give one of cardinality, macs and latency, not none"),
         ({"cardinality": 2, "macs": 1e6}, "not cardinality and macs"),
+        ({"width": 2, "macs": 1e6}, "width can be pruned alone or with cardinality, not to a budget of macs"),
+        ({"width": 4}, "are 4 channels wide in the first stage; pruning leaves from 1 to 3, not 4"),
         ({"macs": 0}, "macs must be a number above 0"),
         ({"latency": float("nan")}, "latency must be a number above 0"),
         ({"cardinality": 2, "importance": "tailor"}, "importance 'tailor' is unknown; did you mean 'taylor'"),
@@ -151,3 +153,11 @@ def test_pruning_by_magnitude_needs_no_images() -> None:
     pruned = prune.prune(model, cardinality=2)
     kept = choose_paths(model.architecture, compute_magnitude_importance(model), (2, 2, 2))
     assert torch.equal(pruned.layer1[0].bn1.weight, keep_paths(model, kept).layer1[0].bn1.weight)
+
+
+def test_widths_are_pruned_alone_or_with_paths() -> None:
+    both = resnext.prune(digits(), DIGITS.train, cardinality=2, width=3, images=64, recalibrate=64)
+    assert both.architecture.name == "resnext11_2x3d (base_channels=4)"
+    assert both.provenance["prune"]["widths"] == [[4, 8, 16], [3, 6, 12]]
+    alone = resnext.prune(digits(1), width=1)
+    assert alone.architecture.name == "resnet11_1x1d (base_channels=4)"

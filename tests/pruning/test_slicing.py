@@ -10,7 +10,8 @@ from torch.nn.utils import prune as torch_prune
 from resnext.errors import RequestError
 from resnext.model.architecture import FORMS, Architecture
 from resnext.model.network import Network, convert_form
-from resnext.pruning.slicing import KeptPaths, keep_paths, list_blocks
+from resnext.pruning.importance import list_readers
+from resnext.pruning.slicing import KeptPaths, keep_channels, keep_paths, list_blocks
 from tests.pruning.small_networks import KINDS, images, network
 
 
@@ -107,3 +108,23 @@ def test_what_cannot_be_kept_is_one_sentence(change: dict[str, list[int]], says:
     with pytest.raises(RequestError) as caught:
         keep_paths(network(), kept | change)
     assert says in str(caught.value)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_taking_channels_out_of_paths_is_masking_them(kind: str, form: str) -> None:
+    model = network(kind, form, width=None, stage_widths=tuple(3 * c for c in network(kind).architecture.cardinalities))
+    generator = torch.Generator().manual_seed(4)
+    kept = {
+        reader: torch.rand(stage.cardinality, 3, generator=generator).topk(2).indices.sort(1).values
+        for _, reader, stage in list_readers(model.architecture)
+    }
+    pruned = keep_channels(model, kept)
+    assert [stage.width for stage in pruned.architecture.stages] == [2, 2]
+    masked = convert_form(model, "grouped")
+    for reader, channels in kept.items():
+        gate = torch.zeros(len(channels), 3, dtype=torch.float64).scatter_(1, channels, 1).view(1, -1, 1, 1)
+        masked.get_submodule(reader).register_forward_pre_hook(lambda _, args, gate=gate: (args[0] * gate,))
+    x = images()
+    torch.testing.assert_close(pruned(x), masked(x), rtol=1e-11, atol=1e-12)
+    assert not torch.allclose(pruned(x), model(x), rtol=1e-3)

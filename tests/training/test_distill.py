@@ -16,8 +16,9 @@ from resnext.model.network import Network, create_model
 from resnext.run_directory import RunDirectory
 from resnext.settings import DistillSettings
 from resnext.training.distill import Teacher
-from tests.conftest import TINY
+from tests.conftest import TINY, run_resnext
 from tests.training.helpers import build_task, cut_off_before, read_changed, train
+from tests.training.test_distributed import train_by
 from tests.training.test_resume import assert_same_end
 
 GREY = Preprocessing(image_size=16, resize=16, mean=(0.5,), std=(0.25,), channels=1)
@@ -82,6 +83,17 @@ def test_a_resumed_run_is_the_same_and_knows_its_teacher(tmp_path: Path, recipe:
     for checkpoint in ("best", "last"):
         about = resnext.load(run.path, checkpoint).provenance["distill"]
         assert about["sha256"] == compute_sha256(moved)
+
+
+@pytest.mark.slow
+def test_two_processes_learn_what_one_does(tmp_path: Path, recipe: Path) -> None:
+    file = tmp_path / "teacher.safetensors"
+    write_teacher(file)
+    options = ["--train.threads", "1", "--train.bn_batch_size", "8", "--distill.weights", str(file)]
+    run_resnext("train", recipe, "--run", tmp_path / "one", *options)
+    train_by(2, recipe, "--run", tmp_path / "two", *options)
+    one, two = (resnext.load(tmp_path / name, "last").state_dict() for name in ("one", "two"))
+    assert all(torch.equal(tensor, two[name]) for name, tensor in one.items())
 
 
 def test_without_a_teacher_nothing_is_recorded(tmp_path: Path, recipe: Path) -> None:

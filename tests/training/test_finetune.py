@@ -162,6 +162,8 @@ def test_a_foreign_file_is_as_good_a_start_as_our_own(begin: Begin, tmp_path: Pa
         ({"stem": "imagenet"}, "model.stem imagenet contradicts W, .* which has cifar"),
         ({"pre_activation": True}, "model.pre_activation true contradicts W, .* which has false"),
         ({"blocks": (1, 2, 1)}, r"model.blocks \[1, 2, 1\] contradicts W, .* which has \[1, 1, 1\]"),
+        ({"stage_cardinalities": (2, 1, 2)}, r"model.stage_cardinalities \[2, 1, 2\] contradicts W, .* \[2, 2, 2\]"),
+        ({"name": "resnext11_2-1-2x4d"}, r"model.stage_cardinalities \[2, 1, 2\] \(by model.name .*\) contradicts W"),
         ({"name": "resnext11_4x4d"}, r"model.cardinality 4 \(by model.name resnext11_4x4d\) contradicts W"),
         ({"name": "resnext50_32x4d"}, r"model.depth 50 \(by model.name resnext50_32x4d\) contradicts W"),
         ({"name": "resnext11_2x4d", "base_channels": 8}, "model.base_channels 8 contradicts W, .* which has 4"),
@@ -173,12 +175,19 @@ def test_a_setting_that_contradicts_the_weights_is_named_with_both_values(said: 
         check_architecture(ModelSettings(**said), make_tiny_network().architecture, "W")
 
 
+def test_a_name_with_one_cardinality_contradicts_weights_with_several() -> None:
+    weights = make_tiny_network(stage_cardinalities=(2, 1, 2)).architecture
+    check_architecture(ModelSettings(name="resnext11_2-1-2x4d"), weights, "W")
+    with pytest.raises(RequestError, match=r"model.stage_cardinalities \[2, 2, 2\] \(by .*\) contradicts W"):
+        check_architecture(ModelSettings(name="resnext11_2x4d"), weights, "W")
+
+
 @pytest.mark.parametrize(
     "said",
     [
         {}, {"name": "resnext11_2x4d"}, {"cardinality": 2, "width": 4}, {"blocks": (1, 1, 1)}, {"form": "branched"},
         {"name": "resnext11_2x4d", "base_channels": 4, "initialisation": "zero_gamma"},
-        {"name": "resnext20_2x4d", "blocks": (1, 1, 1)},
+        {"name": "resnext20_2x4d", "blocks": (1, 1, 1)}, {"stage_cardinalities": (2, 2, 2)},
     ],
 )  # fmt: skip
 def test_settings_that_agree_with_the_weights_may_be_said(said: dict[str, Any]) -> None:

@@ -7,6 +7,7 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote
@@ -16,15 +17,17 @@ import pytest
 import torch
 from huggingface_hub import constants
 
+import resnext
 from resnext.cli import main
 from resnext.data.preprocessing import Preprocessing
 from resnext.data.sources.digits import open_digits
 from resnext.errors import RequestError, WorkError
 from resnext.model.network import Network, create_model
 from resnext.settings import DataSettings
-from resnext.weights import load
+from resnext.weights import load, released
 from resnext.weights.hub import check_reachable, fetch, is_remote, parse_hub_name, parse_url
 from resnext.weights.native import serialize_network
+from resnext.weights.released import PublishedError, ReleasedFile, find_pretrained
 
 COMMIT, OTHER = "a" * 40, "b" * 40
 WEIGHTS = bytes(i * 11 % 253 for i in range(50_000))
@@ -374,3 +377,72 @@ def test_names_in_the_cache_stay_plain(path: str) -> None:
 
 def test_sources_that_differ_only_in_their_query_are_kept_apart() -> None:
     assert parse_url("https://x.org/a.pth?v=1").name != parse_url("https://x.org/a.pth?v=2").name
+
+
+@pytest.fixture
+def published(server: Hub, model: Network, monkeypatch: pytest.MonkeyPatch) -> ReleasedFile:
+    """The network as public weights of the name resnext11_2x4d, in a file with its checksum in the name."""
+    data = serialize_network(model)
+    digest = hashlib.sha256(data).hexdigest()
+    server.plain[f"/net-{digest[:8]}.safetensors"] = data
+    view = {"image_size": 8, "resize": 8, "interpolation": "bicubic"}
+    figure = PublishedError(top1_error=20, top5_error=None, data="ImageNet", source="us", **view)  # type: ignore[arg-type]
+    best = ReleasedFile(
+        name="ours", architecture="resnext11_2x4d", format="resnext", licence="mit", figures=(figure,),
+        url=f"{server.url}/net-{digest[:8]}.safetensors", hub="lab/resnext11_2x4d.ours", sha256=digest[:8],
+    )  # fmt: skip
+    worse = replace(best, name="worse", hub="lab/resnext11_2x4d.worse", figures=(replace(figure, top1_error=21),))
+    low = (replace(figure, top1_error=1),)
+    closed = replace(best, licence="cc-by-nc-4.0", hub="lab/resnext11_2x4d.nc", figures=low)
+    monkeypatch.setattr(released, "load_released", lambda: (closed, worse, best))
+    return best
+
+
+def test_public_weights_are_downloaded_by_the_name_of_their_network(
+    server: Hub, model: Network, published: ReleasedFile, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert find_pretrained("resnext11_2x4d") == published
+    x = torch.randn(1, 1, 32, 32)
+    with torch.inference_mode():
+        for _ in range(2):
+            assert torch.equal(resnext.load("resnext11_2x4d")(x), model(x))
+        assert torch.equal(resnext.create_model("resnext11_2x4d.ours", pretrained=True)(x), model(x))
+    assert len(server.asked) == 1, "it is in the cache"
+    other = resnext.create_model("resnext11_2x4d", pretrained=True, num_classes=3, in_channels=3, output_stride=2)
+    assert other(torch.randn(1, 3, 32, 32)).shape == (1, 3)
+    assert torch.equal(other.layer1[0].conv1.weight, model.layer1[0].conv1.weight)
+    assert main(["info", "resnext11_2x4d"]) == 0
+    assert main(["models", "--pretrained"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines() if "resnext11_2x4d." in line]
+    assert [line[:2] for line in lines] == [
+        ["resnext11_2x4d.nc", "1.00"],
+        ["resnext11_2x4d.worse", "21.00"],
+        ["resnext11_2x4d.ours", "*"],
+    ]
+
+
+@pytest.mark.usefixtures("published")
+def test_a_run_starts_from_public_weights_by_name(tmp_path: Path) -> None:
+    words = ["--model.name", "resnext11_2x4d", "--model.base_channels", "4", "--model.blocks", "[1, 1, 1]"]
+    short = ["--train.epochs", "2", "--data.max_train_images", "64", "--data.max_val_images", "20"]
+    run = tmp_path / "run"
+    assert main(["train", "small/digits", "--init", "resnext11_2x4d", "--run", str(run), *words, *short]) == 0
+    assert load(run).provenance["init"]["weights"] == "resnext11_2x4d"
+
+
+def test_weights_that_are_not_public_are_named_with_the_nearest() -> None:
+    with pytest.raises(RequestError, match=r"no public weights for resnext50_32x5d; did you mean 'resnext50_32x4d'"):
+        resnext.create_model("resnext50_32x5d", pretrained=True)
+    with pytest.raises(RequestError, match="another depth; what can change: num_classes"):
+        resnext.create_model("resnext50_32x4d", pretrained=True, depth=101)
+
+
+def test_the_default_weights_of_a_network_are_free_and_have_a_checksum() -> None:
+    found = find_pretrained("resnext50_32x4d")
+    assert found is not None
+    assert (found.short_name, found.licence) == ("resnext50_32x4d.tv2_in1k", "bsd-3-clause")
+    assert found.address == "https://download.pytorch.org/models/resnext50_32x4d-1a0047aa.pth"
+    ssl = find_pretrained("resnext50_32x4d.fb_ssl_yfcc100m_ft_in1k")
+    assert ssl is not None
+    assert ssl.licence == "cc-by-nc-4.0"
+    assert find_pretrained("resnext50_64x4d") is None

@@ -12,6 +12,9 @@ Any other resnext{depth}_{C}x{d}d can be built too."""
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of ``resnext models``."""
     parser.add_argument("pattern", nargs="?", default="*", help="shell pattern, such as 'resnext50*' (default: all)")
+    parser.add_argument(
+        "--pretrained", action="store_true", help="list public weights that can be used by name instead"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -24,6 +27,8 @@ def run(args: argparse.Namespace) -> int:
     from resnext.model.stage_table import format_count, parse_paper_architecture
     from resnext.screen import make_screen
 
+    if args.pretrained:
+        return print_pretrained(args.pattern)
     names = list_models(args.pattern)
     if not names:
         raise RequestError(f"no named network matches {args.pattern!r}{did_you_mean(args.pattern, MODEL_NAMES)}")
@@ -41,4 +46,32 @@ def run(args: argparse.Namespace) -> int:
     console = make_screen()
     console.print(table)
     console.print(NOTE)
+    return 0
+
+
+def print_pretrained(pattern: str) -> int:
+    """Print the public weights whose network or name matches. Raises RequestError if there are none."""
+    from fnmatch import fnmatchcase
+
+    from rich.table import Table
+
+    from resnext.errors import RequestError
+    from resnext.screen import make_screen
+    from resnext.weights.released import find_pretrained, load_released
+
+    table = Table("name", "top-1 error %", "pixels", "licence", "weights", box=None, header_style="bold")
+    for entry in load_released():
+        name = entry.short_name
+        if name is None or not entry.figures:
+            continue
+        if not (fnmatchcase(name, pattern) or fnmatchcase(entry.architecture, pattern)):
+            continue
+        mark = " *" if find_pretrained(entry.architecture) == entry else ""
+        figure = entry.figures[0]
+        table.add_row(name + mark, f"{figure.top1_error:.2f}", str(figure.image_size), entry.licence, entry.name)
+    if not table.row_count:
+        raise RequestError(f"no public weights match {pattern!r}; resnext models --pretrained lists all")
+    console = make_screen()
+    console.print(table)
+    console.print("\nErrors as published, on ImageNet-1K. *: what the name of the network alone means.")
     return 0

@@ -5,15 +5,17 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from resnext.commands.train import add_setting_options, collect_settings
+from resnext.errors import RequestError
 from resnext.paper.study import DATA, SIZES, STUDIES, StudyRun, StudySize, list_runs
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 RUNS, RESULTS = "runs/study", "results"
+WATCH_SECONDS = 3.0  # between looks at the runs that train
 HEADINGS = ("network", "MACs", "parameters", "test error %", "training error %", "seeds", "minutes", "images/s")
 
 
@@ -77,7 +79,11 @@ def run(args: argparse.Namespace) -> int:
     check_folder(plan.table.parent, "--results")
     plan.table.parent.mkdir(parents=True, exist_ok=True)
     if not args.report:
-        failed = train_runs(pending, plan.folder, plan.given, jobs, _Reporter(console, plan, len(pending)))
+        reporter = _Reporter(console, plan, pending)
+        try:
+            failed = train_runs(pending, plan.folder, plan.given, jobs, reporter)
+        finally:
+            reporter.stop()
     write_results(plan, console)
     if failed:
         raise describe_failures(failed, plan.folder)
@@ -86,6 +92,9 @@ def run(args: argparse.Namespace) -> int:
 
 def _make_plan(args: argparse.Namespace) -> _Plan:
     is_small, given = args.size == "small", collect_settings(args)
+    for key in ("model.name", "model.shortcut", "train.seed"):
+        if key in given:
+            raise RequestError(f"--{key} is what the study varies: leave it out")
     name = "study-cardinality.csv" if is_small else f"study-cardinality-{args.size}.csv"
     folder = Path(args.runs) if is_small or args.runs != RUNS else Path(f"{RUNS}-{args.size}")
     runs = list_runs(args.size, args.on or SIZES[args.size].data, args.study or STUDIES)
@@ -93,23 +102,59 @@ def _make_plan(args: argparse.Namespace) -> _Plan:
 
 
 class _Reporter:
-    """Prints a line when a run starts or ends, with the time that is left, and writes the CSV when one ends."""
+    """Prints a line when a run starts or ends, with the time that is left, and writes the CSV when one ends.
 
-    def __init__(self, console: "Console", plan: _Plan, left: int) -> None:
-        self.console, self.plan, self.left, self.done = console, plan, left, 0
-        self.start = time.monotonic()
+    On a terminal, a line shows the epochs of the runs that train.
+    """
 
-    def __call__(self, one: StudyRun, what: str) -> None:
+    def __init__(self, console: "Console", plan: _Plan, pending: Sequence[StudyRun]) -> None:
+        from resnext.paper.study_runs import read_state
+        from resnext.recipe import read_recipe
+
+        self.console, self.plan = console, plan
+        self.left = len(pending)
+        self.start = self.looked = time.monotonic()
+        self.begun = {one: read_state(one, plan.folder).epochs for one in pending}  # epochs done before
+        self.done = dict(self.begun)
+        self.epochs = read_recipe(pending[0].recipe, plan.given).train.epochs or 0 if pending else 0
+        self.status = console.status("") if console.is_terminal else None
+
+    def report(self, run: StudyRun, what: Literal["start", "end", "failed"]) -> None:
         """Report the start, the end or the failure of a run."""
         if what == "start":
-            self.console.print(f"training {one.name}")
+            self.console.print(f"training {run.name}")
             return
-        self.left, self.done = self.left - 1, self.done + 1
-        minutes = (time.monotonic() - self.start) / self.done * self.left / 60
-        said = "finished" if what == "end" else "FAILED"
-        self.console.print(f"{said} {one.name}; {self.left} left, about {minutes:.0f} min")
+        self.left, self.done[run] = self.left - 1, self.epochs
+        self.console.print(f"{'finished' if what == 'end' else 'FAILED'} {run.name}; {self._describe_rest()}")
         if what == "end":
             self.plan.write_rows()
+
+    def watch(self, working: Sequence[StudyRun]) -> None:
+        """Show on a terminal the epoch of each run that trains, every few seconds."""
+        if self.status is None or time.monotonic() < self.looked + WATCH_SECONDS:
+            return
+        from resnext.paper.study_runs import read_state
+
+        self.looked = time.monotonic()
+        for one in working:
+            self.done[one] = max(self.done[one], read_state(one, self.plan.folder).epochs)
+        epochs = {one: min(self.done[one] + 1, self.epochs) for one in working}
+        runs = ", ".join(f"{one.network.label} {epochs[one]}/{self.epochs}" for one in working)
+        self.status.start()
+        self.status.update(f"{runs}; {self._describe_rest()}")
+
+    def stop(self) -> None:
+        """End the line on the terminal."""
+        if self.status is not None:
+            self.status.stop()
+
+    def _describe_rest(self) -> str:
+        """Describe what is left, with the time that it takes at the speed so far."""
+        trained = sum(self.done.values()) - sum(self.begun.values())
+        rest = sum(self.epochs - done for done in self.done.values())
+        if not trained:
+            return f"{self.left} left"
+        return f"{self.left} left, about {(time.monotonic() - self.start) / trained * rest / 60:.0f} min"
 
 
 def write_results(plan: _Plan, console: "Console") -> None:

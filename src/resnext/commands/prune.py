@@ -21,14 +21,14 @@ if TYPE_CHECKING:
     from resnext.pruning.outcome import PruneStage
     from resnext.settings import Recipe
 
-SUMMARY = "Take the least useful paths out of each block of a trained network."
+SUMMARY = "Take the least useful paths, or channels of paths, out of each block of a trained network."
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the weights, the data, how much and what is pruned, and fine-tuning with one option for each setting."""
     parser.usage = (
-        f"{parser.prog} RUN_OR_WEIGHTS (--cardinality C | --macs N | --latency MS) [--data PATH] [--out FILE] "
-        "[--finetune RECIPE [--SECTION.FIELD VALUE ...]]"
+        f"{parser.prog} RUN_OR_WEIGHTS (--cardinality C | --width d | --macs N | --latency MS) [--data PATH] "
+        "[--out FILE] [--finetune RECIPE [--SECTION.FIELD VALUE ...]]"
     )
     parser.add_argument("weights", metavar="RUN_OR_WEIGHTS", help="run directory, weights file of any format, hf://...")
     parser.add_argument(
@@ -48,8 +48,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_target_options(parser: argparse.ArgumentParser) -> None:
-    group = parser.add_argument_group("how much", "one of the first three")
+    group = parser.add_argument_group("how much", "one of --cardinality, --width, --macs, --latency")
     group.add_argument("--cardinality", metavar="C", help="paths that stay in every stage, or C,C,C,C: one a stage")
+    group.add_argument(
+        "--width", type=parse_positive, metavar="d",
+        help="channels that stay in each path of the first stage, in proportion in others; alone or with --cardinality",
+    )  # fmt: skip
     group.add_argument("--macs", metavar="N", help="budget of multiply-adds for one image, such as 1.5G")
     group.add_argument(
         "--latency", type=float, metavar="MS", help="budget of milliseconds for one image, measured on this CPU"
@@ -118,9 +122,9 @@ def run(args: argparse.Namespace) -> int:
     train, val = (None, None) if source is None else (source.train, source.val)
     pruned = prune(
         model, train,
-        cardinality=cardinality, macs=macs, latency=args.latency, engine=args.engine, precision=args.precision,
-        multiple=args.multiple, importance=args.importance, images=args.images, recalibrate=0, seed=args.seed,
-        report=lambda line: print_line(console, line),
+        cardinality=cardinality, width=args.width, macs=macs, latency=args.latency, multiple=args.multiple,
+        engine=args.engine, precision=args.precision, importance=args.importance, images=args.images, recalibrate=0,
+        seed=args.seed, report=lambda line: print_line(console, line),
     )  # fmt: skip
     about = pruned.provenance["prune"]
     about["parent"] = {"file": file.name, "sha256": compute_sha256(file) if file.is_file() else None}

@@ -171,6 +171,7 @@ def rebuild_conv(conv: nn.Conv2d, weight: Tensor, bias: Tensor | None, groups: i
         conv.kernel_size,  # type: ignore[arg-type]
         stride=conv.stride,  # type: ignore[arg-type]
         padding=conv.padding,  # type: ignore[arg-type]
+        dilation=conv.dilation,  # type: ignore[arg-type]
         groups=groups,
         dtype=weight.dtype,
         device="meta",

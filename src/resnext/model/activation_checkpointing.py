@@ -22,7 +22,7 @@ def attach_recompute(tensor: Tensor, recompute_fn: Callable[[], Tensor] | None) 
 
 def save_recompute_only(tensor: Tensor) -> AbstractContextManager[Any]:
     """Make autograd save the attached function of ``tensor``, if it has one, instead of the tensor."""
-    recompute_fn = getattr(tensor, "recompute_fn", None)
+    recompute_fn = getattr(tensor, "recompute_fn", None) if isinstance(tensor, Tensor) else None  # else traced by fx
     if recompute_fn is None or not torch.is_grad_enabled():
         return nullcontext()
 

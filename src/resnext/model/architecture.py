@@ -4,6 +4,7 @@ This module does not import torch, so that the command line can check names quic
 """
 
 import re
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from fnmatch import fnmatchcase
 from typing import Any, Literal, NamedTuple, get_args
@@ -49,6 +50,8 @@ class Stage(NamedTuple):
     in_channels: int
     out_channels: int
     stride: int  # of the stage's first block
+    first_dilation: int  # of the 3x3 convolutions in the first block
+    dilation: int  # in the other blocks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +83,7 @@ class Architecture:
     stage_widths: tuple[int, ...] | None = None  # C*d of each stage
     stage_channels: tuple[int, ...] | None = None  # output channels of each stage
     stage_cardinalities: tuple[int, ...] | None = None  # C of each stage, if they differ; else None
+    output_stride: int | None = None  # total stride, where later strides are dilations instead; else None
 
     def __post_init__(self) -> None:
         self._check_fields()
@@ -87,6 +91,7 @@ class Architecture:
         self._resolve_cardinalities()
         self._resolve_widths()
         self._resolve_channels()
+        self._resolve_output_stride()
         self._check_combinations()
 
     def _check_combinations(self) -> None:
@@ -204,6 +209,17 @@ class Architecture:
         if self.shortcut == "A" and channels != sorted(channels):
             raise RequestError(f"shortcut A pads channels, so stage_channels {self.stage_channels} must not decrease")
 
+    def _resolve_output_stride(self) -> None:
+        """Check ``output_stride``; forget one that changes nothing."""
+        if self.output_stride is None:
+            return
+        possible = [self._stem_stride << number for number, _ in enumerate(self.blocks or ())]
+        if isinstance(self.output_stride, bool) or self.output_stride not in possible:
+            choices = ", ".join(map(str, possible))
+            raise RequestError(f"output_stride of this network must be one of {choices}, not {self.output_stride!r}")
+        if self.output_stride == possible[-1]:
+            self._set("output_stride", None)
+
     def _check_stages(self, name: str, values: tuple[int, ...]) -> None:
         assert self.blocks is not None
         if len(values) != len(self.blocks):
@@ -224,14 +240,28 @@ class Architecture:
         cardinalities = self.cardinalities
         widths = (total // c for total, c in zip(self.stage_widths, cardinalities, strict=True))
         into = (self.base_channels, *self.stage_channels)
-        strides = (1, *(2 for _ in self.blocks[1:]))
-        return tuple(map(Stage, self.blocks, cardinalities, widths, into, self.stage_channels, strides))
+        steps = zip(*self._split_strides(), strict=True)
+        return tuple(map(Stage, self.blocks, cardinalities, widths, into, self.stage_channels, *steps))
+
+    def _split_strides(self) -> Iterator[tuple[int, int, int]]:
+        """Yield stride, dilation of the first block and dilation of the others for each stage, as torchvision does."""
+        total, dilation = self._stem_stride, 1
+        for number, _ in enumerate(self.blocks or ()):
+            stride, before = 2 if number else 1, dilation
+            if self.output_stride is not None and total * stride > self.output_stride:
+                stride, dilation = 1, dilation * stride
+            total *= stride
+            yield stride, before, dilation
+
+    @property
+    def _stem_stride(self) -> int:
+        return 4 if self.stem == "imagenet" else 1
 
     @property
     def stride(self) -> int:
         """Total stride: input pixels per pixel of the last feature map, along one side."""
         assert self.blocks is not None
-        return (4 if self.stem == "imagenet" else 1) << (len(self.blocks) - 1)
+        return self.output_stride or self._stem_stride << (len(self.blocks) - 1)
 
     @property
     def name(self) -> str:
@@ -318,12 +348,11 @@ class Architecture:
     def to_dict(self) -> dict[str, Any]:
         """Convert to plain values for JSON; ``from_dict`` is the inverse.
 
-        ``stage_cardinalities`` is left out if all stages have the same C, as programs before it expect.
+        ``stage_cardinalities`` and ``output_stride`` are left out if they are None, as older releases expect.
         """
-        values = {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
-        if self.stage_cardinalities is None:
-            del values["stage_cardinalities"]
-        return values
+        newer = ("stage_cardinalities", "output_stride")
+        given = {k: v for k, v in asdict(self).items() if v is not None or k not in newer}
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in given.items()}
 
     @staticmethod
     def from_dict(values: object) -> "Architecture":

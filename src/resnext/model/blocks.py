@@ -34,6 +34,8 @@ class BlockShape:
     width: int  # d of this stage
     stride: int = 1
     stride_in_1x1: bool = False
+    first_dilation: int = 1  # of the 3x3 of a bottleneck, and of the first one of a basic block
+    dilation: int = 1  # of the second 3x3 of a basic block
     kind: str = "bottleneck"  # or "basic"
     shortcut: str = "B"
     pre_activation: bool = False
@@ -47,12 +49,13 @@ def build_inner_layers(s: BlockShape, paths: int) -> "OrderedDict[str, nn.Module
     """
     width = paths * s.width
     if s.kind == "basic":
-        return OrderedDict(conv1=conv2d(s.in_channels, width, 3, s.stride), bn1=NormAct(width))
+        first = conv2d(s.in_channels, width, 3, s.stride, dilation=s.first_dilation)
+        return OrderedDict(conv1=first, bn1=NormAct(width))
     strides = (s.stride, 1) if s.stride_in_1x1 else (1, s.stride)
     return OrderedDict(
         conv1=conv2d(s.in_channels, width, 1, strides[0]),
         bn1=NormAct(width),
-        conv2=conv2d(width, width, 3, strides[1], groups=paths),
+        conv2=conv2d(width, width, 3, strides[1], groups=paths, dilation=s.first_dilation),
         bn2=NormAct(width),
     )
 
@@ -60,7 +63,7 @@ def build_inner_layers(s: BlockShape, paths: int) -> "OrderedDict[str, nn.Module
 def build_last_layer(s: BlockShape, paths: int) -> "OrderedDict[str, nn.Module]":
     """Build the convolution that ends ``paths`` parallel paths; its sum over input channels also adds the paths."""
     if s.kind == "basic":
-        return OrderedDict(conv2=conv2d(paths * s.width, s.out_channels, 3))
+        return OrderedDict(conv2=conv2d(paths * s.width, s.out_channels, 3, dilation=s.dilation))
     return OrderedDict(conv3=conv2d(paths * s.width, s.out_channels, 1))
 
 

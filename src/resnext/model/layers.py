@@ -15,6 +15,7 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.fx import Proxy
 
 from resnext.model.activation_checkpointing import attach_recompute, save_recompute_only
 from resnext.speed import kernels
@@ -101,6 +102,10 @@ class NormAct(nn.BatchNorm2d):
 
     def normalise(self, x: Tensor) -> Tensor:
         """Compute BN(x)."""
+        if isinstance(x, Proxy):  # torch.fx: nn.BatchNorm2d checks the shape, which is not known yet
+            statistics = (self.running_mean, self.running_var)
+            momentum = 0.0 if self.momentum is None else self.momentum
+            return F.batch_norm(x, *statistics, self.weight, self.bias, self.training, momentum, self.eps)
         return super().forward(x)
 
     @property
@@ -189,10 +194,13 @@ class PadShortcut(nn.Module):
         return F.pad(x, (0, 0, 0, 0, 0, self.extra_channels))
 
 
-def conv2d(in_channels: int, out_channels: int, kernel: int, stride: int = 1, groups: int = 1) -> nn.Conv2d:
+def conv2d(
+    in_channels: int, out_channels: int, kernel: int, stride: int = 1, groups: int = 1, dilation: int = 1
+) -> nn.Conv2d:
     """Build a convolution without bias (BN follows), padded so that H becomes ceil(H / stride)."""
     layer = Conv2d if groups == 1 else GroupedConv2d
-    return layer(in_channels, out_channels, kernel, stride=stride, padding=kernel // 2, groups=groups, bias=False)
+    padding = dilation * (kernel // 2)
+    return layer(in_channels, out_channels, kernel, stride, padding, dilation, groups, bias=False)
 
 
 def build_shortcut(

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.fx import Proxy
 
 from resnext.errors import RequestError, did_you_mean
 from resnext.model.architecture import Architecture, Stage
@@ -70,12 +71,40 @@ class Network(nn.Module):
 
         Raises RequestError for an unsupported shape.
         """
+        return self.forward_head(self.forward_features(x))
+
+    def forward_features(self, x: Tensor) -> Tensor:
+        """Compute the last feature map [B, ``num_features``, h, w] of images [B, C, H, W] (timm's name).
+
+        It has the final BN and ReLU of a pre-activation network. Raises RequestError for an unsupported shape.
+        """
         self._check_input(x)
         x = self._forward_stem(x)
         for stage in self._iter_stages():
             x = stage(x)
-        logits: Tensor = self.fc(self._forward_pool(x))
-        return logits
+        return self._forward_norm(x)
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """Pool a map of ``forward_features`` and classify it: logits [B, K], or pooled features if ``pre_logits``."""
+        pooled = F.adaptive_avg_pool2d(x, 1).flatten(1)
+        return pooled if pre_logits else self.fc(pooled)
+
+    @property
+    def num_features(self) -> int:
+        """Channels of the last feature map, and of the pooled features."""
+        return self.architecture.stages[-1].out_channels
+
+    def reset_classifier(self, num_classes: int, *, seed: int | None = None) -> None:
+        """Replace the classifier by a new one, or by none for 0 classes; class names are forgotten (timm's name).
+
+        ``seed`` determines its weights. Raises RequestError for an invalid number.
+        """
+        self.architecture = self.architecture.change(num_classes=num_classes)
+        like = next(self.parameters())
+        generator = None if seed is None else torch.Generator().manual_seed(seed)
+        fc = nn.Linear(self.num_features, num_classes) if num_classes else nn.Identity()
+        initialise(fc, generator)
+        self.fc, self.classes = fc.to(like.device, like.dtype), None
 
     def features(self, x: Tensor, names: Iterable[str] | None = None) -> dict[str, Tensor]:
         """Compute feature maps: the outputs of the stages, ``C2`` to ``C5``, and ``pooled`` [B, channels].
@@ -103,7 +132,7 @@ class Network(nn.Module):
             for name, stage in zip(known[: deepest + 1], self._iter_stages(), strict=False):
                 x = maps[name] = stage(x)
             if "pooled" in wanted:
-                maps["pooled"] = self._forward_pool(x)
+                maps["pooled"] = self.forward_head(self._forward_norm(x), pre_logits=True)
         return {name: maps[name] for name in wanted}
 
     def compute_score_map(self, x: Tensor, window: int) -> Tensor:
@@ -113,11 +142,7 @@ class Network(nn.Module):
         window moves by one pixel. For a map of exactly the window's size, the result equals ``forward``. Raises
         RequestError for a smaller map.
         """
-        self._check_input(x)
-        x = self._forward_stem(x)
-        for stage in self._iter_stages():
-            x = stage(x)
-        x = self.bn(x) if self.architecture.pre_activation else x
+        x = self.forward_features(x)
         if min(x.shape[2:]) < window:
             raise RequestError(f"a map of {x.shape[2]}x{x.shape[3]} is smaller than the window of {window}x{window}")
         logits: Tensor = self.fc(F.avg_pool2d(x, window, stride=1).permute(0, 2, 3, 1))
@@ -136,11 +161,13 @@ class Network(nn.Module):
         y: Tensor = self.maxpool(x if self.architecture.pre_activation else self.bn1(x))
         return y
 
-    def _forward_pool(self, x: Tensor) -> Tensor:
-        x = self.bn(x) if self.architecture.pre_activation else x
-        return F.adaptive_avg_pool2d(x, 1).flatten(1)
+    def _forward_norm(self, x: Tensor) -> Tensor:
+        """Apply the final BN and ReLU of a pre-activation network."""
+        return self.bn(x) if self.architecture.pre_activation else x
 
     def _check_input(self, x: Tensor) -> None:
+        if isinstance(x, Proxy):  # traced by torch.fx: the shape is not known yet
+            return
         channels = self.architecture.in_channels
         if x.dim() != 4 or x.shape[1] != channels:
             raise RequestError(
@@ -214,6 +241,8 @@ def _build_blocks(a: Architecture, stage: Stage) -> Iterator[nn.Module]:
                 cardinality=stage.cardinality,
                 width=stage.width,
                 stride=1 if number else stage.stride,
+                first_dilation=stage.dilation if number else stage.first_dilation,
+                dilation=stage.dilation,
                 kind=a.block,
                 shortcut=a.shortcut,
                 pre_activation=a.pre_activation,

@@ -222,6 +222,8 @@ def _autotune_conv(
 
     kernel = "x".join(map(str, size[2:]))
     work = f"convolution {kernel} {layer.in_channels}->{layer.out_channels} /{shape.stride[0]} groups {shape.groups}"
+    if shape.dilation != (1, 1):
+        work += f" dilation {shape.dilation[0]}"
     best = {}
     for which in convolution.PASSES:
         key = f"{work} of {seen}, {which}"

@@ -6,11 +6,11 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Protocol
 
 import yaml
 
@@ -82,11 +82,18 @@ class _Job:
     start: float = field(default_factory=time.monotonic)
 
 
-Report = Callable[[StudyRun, str], None]  # called with "start", "end" and "failed"
+class StudyReporter(Protocol):
+    """What is told of the runs while they train."""
+
+    def report(self, run: StudyRun, what: Literal["start", "end", "failed"]) -> None:
+        """Report the start, the end or the failure of a run."""
+
+    def watch(self, working: Sequence[StudyRun]) -> None:
+        """Show how far the runs are that train; called every POLL_SECONDS."""
 
 
 def train_runs(
-    pending: Sequence[StudyRun], runs: Path, given: Mapping[str, Any], jobs: int, report: Report
+    pending: Sequence[StudyRun], runs: Path, given: Mapping[str, Any], jobs: int, reporter: StudyReporter
 ) -> list[StudyRun]:
     """Train runs, ``jobs`` at a time, in order; return those that failed. A signal stops all, with checkpoints.
 
@@ -104,13 +111,14 @@ def train_runs(
             while waiting or working:
                 while waiting and len(working) < jobs:
                     working.append(_start(waiting.pop(0), runs, given))
-                    report(working[-1].run, "start")
+                    reporter.report(working[-1].run, "start")
                 time.sleep(POLL_SECONDS)
+                reporter.watch([job.run for job in working])
                 for job in [job for job in working if job.process.poll() is not None]:
                     working.remove(job)
                     is_failed = job.process.returncode != 0
                     failed += [job.run] * is_failed
-                    report(job.run, "failed" if is_failed else "end")
+                    reporter.report(job.run, "failed" if is_failed else "end")
         finally:
             _stop(working)
     return failed

@@ -14,9 +14,13 @@ def add_record(changed: Network, original: Network, kind: Literal["prune", "grow
     """
     before, after = original.architecture, changed.architecture
     paths = [list(before.cardinalities), list(after.cardinalities)]
-    record = {"from": before.name, "paths": paths, **facts, "date": time.strftime("%Y-%m-%d"), "resnext": __version__}
+    widths = [[stage.width for stage in one.stages] for one in (before, after)]
+    changes: dict[str, Any] = {"from": before.name, "paths": paths}
+    if widths[0] != widths[1]:
+        changes["widths"] = widths
+    record = {**changes, **facts, "date": time.strftime("%Y-%m-%d"), "resnext": __version__}
     if kind in original.provenance:
         record["before"] = original.provenance[kind]
-    what = "paths were pruned" if kind == "prune" else "paths that contribute zero were added"
+    what = "it was pruned" if kind == "prune" else "paths that contribute zero were added"
     notes = [*(original.provenance.get("notes") or []), f"{what}: {before.name} became {after.name}"]
     changed.provenance = original.provenance | {"notes": notes, kind: record}

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from resnext.errors import RequestError
 from resnext.model.architecture import Architecture
 from resnext.model.complexity import ImageSize, complexity
-from resnext.pruning.importance import Scores
-from resnext.pruning.slicing import KeptPaths, list_blocks
+from resnext.pruning.importance import ChannelScores, Scores, list_readers
+from resnext.pruning.slicing import KeptChannels, KeptPaths, list_blocks
 
 Counts = tuple[int, ...]  # paths of each stage
 
@@ -20,9 +20,27 @@ def check_has_paths(a: Architecture) -> None:
         )
 
 
+def check_width(a: Architecture, width: int) -> None:
+    """Raise RequestError for a width that is below 1, or that the paths of the first stage have already."""
+    first = a.stages[0].width
+    if not 1 <= width < first:
+        has = f"the paths of {a.name} are {first} channels wide in the first stage"
+        raise RequestError(f"{has}; pruning leaves from 1 to {first - 1}, not {width}")
+
+
 def choose_paths(a: Architecture, scores: Scores, counts: Counts) -> KeptPaths:
     """Choose the most important paths of each block, as many as its stage keeps; of equal ones the first."""
     return {name: sorted(_rank(scores[name].tolist())[: counts[number]]) for name, number, _ in list_blocks(a)}
+
+
+def choose_channels(a: Architecture, scores: ChannelScores, width: int) -> KeptChannels:
+    """Choose the most important channels of each path: ``width`` in the first stage, the same share in the others."""
+    check_width(a, width)
+    first = a.stages[0].width
+    return {
+        reader: scores[reader].topk(max(1, round(stage.width * width / first)), dim=1).indices.sort(1).values
+        for _, reader, stage in list_readers(a)
+    }
 
 
 def resolve_counts(a: Architecture, cardinality: int | Sequence[int]) -> Counts:

@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 
 from resnext.errors import RequestError
-from resnext.model.architecture import Architecture, Stage
+from resnext.model.architecture import CONVOLUTIONS_PER_BLOCK, Architecture, Stage
 from resnext.model.forms import KEY_PATTERN, convert_state, find_path_dimension
 from resnext.model.network import Network, rebuild_network
 
+NORM_TENSORS = ("weight", "bias", "running_mean", "running_var")
+KeptChannels = Mapping[str, Tensor]  # convolution, such as layer1.0.conv2 -> int64 [C, d'] of its input channels
 KeptPaths = Mapping[str, Sequence[int]]  # block, such as layer1.0 -> indices of its paths that stay, in order
 
 
@@ -44,6 +46,41 @@ def keep_paths(model: Network, kept: KeptPaths) -> Network:
         for key, tensor in convert_state(model.state_dict(), a, "grouped").items()
     }
     return rebuild_network(model, pruned.change(form=a.form), convert_state(state, pruned, a.form))
+
+
+def keep_channels(model: Network, kept: KeptChannels) -> Network:
+    """Return a network that has only the channels ``kept`` of each path, in the form of ``model``.
+
+    Args:
+        model: The network, in any form.
+        kept: For each convolution that reads channels of paths (conv2 and conv3 of a bottleneck, conv2 of a basic
+            block): int64 [C, d'], the channels to keep of each path, in order. d' is the same in a stage.
+    """
+    a = model.architecture
+    grouped = a.change(form="grouped")
+    state = convert_state(model.state_dict(), a, "grouped")
+    widths = list(a.stage_widths or ())
+    for block, number, stage in list_blocks(a):
+        for reader in (1, 2)[: CONVOLUTIONS_PER_BLOCK[a.block] - 1]:
+            inside = kept[f"{block}.conv{reader + 1}"].to(state[f"{block}.conv1.weight"].device)
+            offsets = torch.arange(stage.cardinality, device=inside.device)[:, None] * stage.width
+            channels = (offsets + inside).flatten()
+            widths[number] = len(channels)
+            for name in (f"{block}.conv{reader}.weight", *(f"{block}.bn{reader}.{rest}" for rest in NORM_TENSORS)):
+                state[name] = state[name].index_select(0, channels)
+            state[f"{block}.conv{reader + 1}.weight"] = _keep_inputs(
+                state[f"{block}.conv{reader + 1}.weight"], channels, inside, stage.width
+            )
+    narrow = grouped.change(stage_cardinalities=a.cardinalities, stage_widths=tuple(widths))
+    return rebuild_network(model, narrow.change(form=a.form), convert_state(state, narrow, a.form))
+
+
+def _keep_inputs(weight: Tensor, channels: Tensor, inside: Tensor, width: int) -> Tensor:
+    """Keep input channels of a convolution, whose groups, if it has any, are the paths."""
+    if weight.shape[1] != width or len(inside) == 1:
+        return weight.index_select(1, channels)
+    by_path = zip(weight.unflatten(0, (len(inside), -1)), inside, strict=True)
+    return torch.cat([rows.index_select(1, columns) for rows, columns in by_path])
 
 
 def _slice_tensor(key: str, tensor: Tensor, grouped: Architecture, kept: KeptPaths) -> Tensor:

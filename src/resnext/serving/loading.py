@@ -9,6 +9,7 @@ from typing import NamedTuple
 from resnext.deploy.exported import ExportedModel, find_exported_file, open_exported
 from resnext.errors import RequestError
 from resnext.serving.served_model import ServedModel, list_sizes
+from resnext.weights.released import find_address
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 UNFIT = re.compile(r"[^A-Za-z0-9._-]+")
@@ -52,7 +53,7 @@ def name_models(arguments: Sequence[str], name: str | None = None) -> tuple[list
     notes = []
     for argument in arguments:
         given, source = (name, argument) if name is not None else _split_name(argument)
-        if "://" not in source and not Path(source).exists():
+        if "://" not in find_address(source) and not Path(source).exists():
             raise RequestError(f"{source} does not exist; expected a run, a weights file or an exported file")
         if given is not None and not NAME.fullmatch(given):
             raise RequestError(f"the name {given!r} must be letters, digits and . _ - (at most 64), as in an address")

@@ -85,11 +85,9 @@ def check_architecture(settings: ModelSettings, architecture: Architecture, weig
     said: dict[str, Any] = settings.get_changes()
     if settings.name is not None:
         named = settings.architecture(architecture.num_classes, architecture.in_channels)
-        said = {key: getattr(named, key) for key in (*NAME_FIELDS, *said)}
+        said = {key: _get_field(named, key) for key in (*NAME_FIELDS, *said)}
     for key, value in said.items():
-        theirs = getattr(architecture, key)
-        if key == "stage_cardinalities" and value is not None:  # None where all stages have the same C
-            theirs = architecture.cardinalities
+        theirs = _get_field(architecture, key)
         if key not in FUNCTION_PRESERVING and value != theirs:
             by = "" if getattr(settings, key) is not None else f" (by model.name {settings.name})"
             raise RequestError(
@@ -160,6 +158,11 @@ def count_trainable_and_frozen(model: nn.Module) -> tuple[int, int]:
 def find_bn_layers(model: nn.Module) -> list[nn.BatchNorm2d]:
     """Return the BN layers of ``model``."""
     return [module for module in model.modules() if isinstance(module, nn.BatchNorm2d)]
+
+
+def _get_field(architecture: Architecture, key: str) -> Any:
+    """Get a field of the architecture; ``stage_cardinalities`` also where it is None, as all stages have the same C."""
+    return architecture.cardinalities if key == "stage_cardinalities" else getattr(architecture, key)
 
 
 def _format_value(value: Any) -> str:

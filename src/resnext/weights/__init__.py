@@ -25,6 +25,7 @@ def load(
     classes: Sequence[str] | None = None,
     in_channels: int | None = None,
     stride_in_1x1: bool | None = None,
+    output_stride: int | None = None,
     seed: int = 0,
     detector_backbone: bool = False,
 ) -> "Network":
@@ -34,7 +35,8 @@ def load(
     Detectron, pycls or Torch7. Nothing in the file is executed.
 
     Args:
-        source: a path, ``hf://owner/name[@revision]`` or ``https://...``.
+        source: a path, ``hf://owner/name[@revision]``, ``https://...``, or the name of public weights, such as
+            resnext50_32x4d or resnext50_32x4d.a1_in1k.
         checkpoint: which weights of a run directory: "best" or "last".
         form: convert the network to this form of Figure 3.
         num_classes: replace the classifier; see ``modify.py``.
@@ -42,6 +44,7 @@ def load(
         in_channels: change the input channels of conv1.
         stride_in_1x1: put the stride of the bottlenecks in the first 1x1 (True) or in the 3x3 (False). Needed only
             for files that do not record it.
+        output_stride: total stride, such as 8 or 16 for segmentation: later strides become dilations.
         seed: seed of the new classifier rows.
         detector_backbone: accept a resnext detector and return its backbone. Without it, a detector is an error.
 
@@ -71,6 +74,7 @@ def load(
             classes=classes,
             in_channels=in_channels,
             stride_in_1x1=stride_in_1x1,
+            output_stride=output_stride,
             seed=seed,
         )
     return build_network(found, str(source))
@@ -85,10 +89,15 @@ def load_spec(source: Path | str, checkpoint: str = "best") -> "NetworkSpec":
 
 
 def find_weights_file(source: Path | str, checkpoint: str = "best") -> Path:
-    """Find the file (or a library's folder) of a weights file, run directory or hub id, which is downloaded."""
-    from resnext.weights.hub import fetch, is_remote
+    """Find the file (or a library's folder) of a weights file or run directory.
 
-    path = fetch(str(source)) if is_remote(str(source)) else Path(source)
+    A hub id, an address, or the name of public weights (``resnext models --pretrained``) is downloaded.
+    """
+    from resnext.weights.hub import fetch, is_remote
+    from resnext.weights.released import find_address
+
+    address = find_address(str(source))
+    path = fetch(address) if is_remote(address) else Path(source)
     if not os.path.exists(path):  # also False for invalid names
         raise RequestError(f"there is no weights file or run directory {path}")
     return RunDirectory(path).weights(checkpoint) if is_run(path) else path

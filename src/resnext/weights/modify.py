@@ -22,10 +22,12 @@ def modify(
     classes: Sequence[str] | None = None,
     in_channels: int | None = None,
     stride_in_1x1: bool | None = None,
+    output_stride: int | None = None,
     seed: int = 0,
 ) -> NetworkSpec:
-    """Apply all requested changes, in the order stride, stem, head, form. None means no change."""
-    changed = change_stem(change_stride(spec, stride_in_1x1), in_channels)
+    """Apply all requested changes, in the order strides, stem, head, form. None means no change."""
+    changed = change_output_stride(change_stride(spec, stride_in_1x1), output_stride)
+    changed = change_stem(changed, in_channels)
     return change_form(change_head(changed, num_classes, classes, seed=seed), form)
 
 
@@ -37,6 +39,17 @@ def change_stride(spec: NetworkSpec, stride_in_1x1: bool | None) -> NetworkSpec:
         spec,
         f"the stride of the blocks is in the {'first 1x1' if stride_in_1x1 else '3x3'}, as requested",
         architecture=spec.architecture.change(stride_in_1x1=stride_in_1x1),
+    )
+
+
+def change_output_stride(spec: NetworkSpec, output_stride: int | None) -> NetworkSpec:
+    """Turn the strides beyond ``output_stride`` into dilations. The weights stay the same."""
+    if output_stride in (None, spec.architecture.stride):
+        return spec
+    return _add_note(
+        spec,
+        f"the total stride is {output_stride}, as requested: later strides became dilations",
+        architecture=spec.architecture.change(output_stride=output_stride),
     )
 
 

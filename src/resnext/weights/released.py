@@ -5,6 +5,7 @@ so it also gives the preprocessing of the network. A network is identified by it
 """
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cache
@@ -13,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from resnext.files import compute_sha256
-from resnext.weights.hub import is_remote
+from resnext.weights.hub import NAME_WITH_CHECKSUM, is_remote
 from resnext.weights.readers.detect_format import WEIGHTS_FILE_NAMES
 
+FREE_LICENCES = ("bsd-3-clause", "apache-2.0", "mit")  # also for commercial use
 MIB = 1 << 20
 MIB_TOLERANCE = 0.001  # MiB; published sizes have three decimals
 SIZE_TOLERANCE = 1.0  # MiB; of files without a checksum, whose published sizes are whole MiB
@@ -66,6 +68,17 @@ class ReleasedFile:
     note: str | None = None
     is_certain: bool = True
 
+    @property
+    def address(self) -> str | None:
+        """Where the file can be downloaded: its URL if a checksum is published with it, else its hub id."""
+        has_checksum = self.url is not None and NAME_WITH_CHECKSUM.fullmatch(self.url.rpartition("/")[2]) is not None
+        return self.url if has_checksum or self.hub is None else f"hf://{self.hub}"
+
+    @property
+    def short_name(self) -> str | None:
+        """The name that ``find_pretrained`` takes, such as resnext50_32x4d.tv2_in1k."""
+        return None if self.hub is None else self.hub.rpartition("/")[2]
+
     def matches_size(self, size: int) -> bool:
         """Return whether a size in bytes matches the published size."""
         return self.mib is not None and abs(size / MIB - self.mib) <= MIB_TOLERANCE
@@ -78,6 +91,29 @@ def load_released() -> tuple[ReleasedFile, ...]:
     for entry in entries:
         entry["figures"] = tuple(PublishedError(**figure) for figure in entry["figures"])
     return tuple(ReleasedFile(**entry) for entry in entries)
+
+
+def find_pretrained(name: str) -> ReleasedFile | None:
+    """Find public weights by the name of a network, such as resnext50_32x4d or resnext50_32x4d.a1_in1k.
+
+    Of a network alone, those are taken whose licence is free, with a published checksum and the lowest published error.
+    None if there are none of this name.
+    """
+    exact = next((entry for entry in load_released() if entry.short_name == name), None)
+    usable = [
+        entry
+        for entry in load_released()
+        if entry.architecture == name and entry.licence in FREE_LICENCES and entry.sha256 and entry.figures
+    ]
+    return exact or min(usable, key=lambda entry: entry.figures[0].top1_error, default=None)
+
+
+def find_address(source: str) -> str:
+    """Return where the public weights of this name are; ``source`` itself if it exists, or is no such name."""
+    if is_remote(source) or os.path.exists(source):
+        return source
+    found = find_pretrained(source)
+    return source if found is None or found.address is None else found.address
 
 
 @dataclass(frozen=True)

@@ -144,6 +144,8 @@ def _build_fpn_layout(network: Network, settings: DetectorSettings) -> DetectorL
 
 def _compute_strides(network: Network) -> list[int]:
     """Compute the stride of each stage's map in image pixels."""
+    if network.architecture.output_stride is not None:
+        raise RequestError("a detector needs the strides of the paper's networks; leave out output_stride")
     strides = [network.architecture.stride]
     for stage in reversed(network.architecture.stages[1:]):
         strides.insert(0, strides[0] // stage.stride)

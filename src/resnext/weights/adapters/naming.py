@@ -19,7 +19,13 @@ UNKNOWN_PREPROCESSING = (
     f"{'|'.join(PREPROCESSINGS)}|FILE.json`"
 )
 # fields of the architecture that torchvision's, timm's and detectron2's ResNet have in common
-COMMON_FIELDS: dict[str, Any] = {"stem": "imagenet", "pre_activation": False, "shortcut": "B", "bn_eps": 1e-5}
+COMMON_FIELDS: dict[str, Any] = {
+    "stem": "imagenet",
+    "pre_activation": False,
+    "shortcut": "B",
+    "bn_eps": 1e-5,
+    "output_stride": None,
+}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,7 +7,7 @@ import pytest
 
 from tests.tools.load import load_tool
 
-tool = load_tool("measure_time_to_accuracy")
+tool = load_tool("time_to_accuracy_runs")
 
 OUR_OUTPUT = """\
 0.512\tresnext: compiling norm_act, once for this machine
@@ -36,8 +36,10 @@ PEER_OUTPUT = """\
 
 
 def make_run(arm: str, number: int, *evaluations: tuple[float, float]) -> Any:
-    rows = tuple(tool.Evaluation(seconds, epoch, error) for epoch, (seconds, error) in enumerate(evaluations, 1))
-    return tool.Run(arm, number, f"{arm} {number}", tool.Timing(rows, 100.0, 5.0, 80.0, 10.0, None, 8000))
+    rows = tuple(
+        tool.Evaluation(seconds, epoch, error, float(epoch)) for epoch, (seconds, error) in enumerate(evaluations, 1)
+    )
+    return tool.Run(arm, number, f"{arm} {number}", tool.Timing(rows, 100.0, 5.0, 80.0, None, 8000))
 
 
 def test_our_times_come_from_the_output_and_the_logs_of_the_run(tmp_path: Path) -> None:
@@ -45,9 +47,9 @@ def test_our_times_come_from_the_output_and_the_logs_of_the_run(tmp_path: Path) 
     for name, text in (("output.txt", OUR_OUTPUT), ("run/metrics.csv", METRICS), ("run/speed.csv", SPEED)):
         (tmp_path / name).write_text(text)
     timing = tool.parse_ours(tmp_path, 131.0)
-    assert timing.evaluations == (tool.Evaluation(66.25, 1, 89.0), tool.Evaluation(126.5, 2, 9.5))
+    assert timing.evaluations == (tool.Evaluation(66.25, 1, 89.0, 10.25), tool.Evaluation(126.5, 2, 9.5, 15.5))
     assert (timing.startup, timing.training) == (6.0, 105.0)
-    assert timing.evaluating == pytest.approx(126.5 - 6 - 105)
+    assert timing.evaluating == 15.5
     assert timing.data_wait == pytest.approx(0.1 * 50 + 0.2 * 55)
     assert timing.images == 8 * 50 + 7 * 55
     assert timing.images_per_second == pytest.approx(785 / 105)
@@ -56,7 +58,7 @@ def test_our_times_come_from_the_output_and_the_logs_of_the_run(tmp_path: Path) 
 def test_the_times_of_a_peer_come_from_its_lines(tmp_path: Path) -> None:
     (tmp_path / "output.txt").write_text(PEER_OUTPUT)
     timing = tool.parse_peer(tmp_path, 128.0)
-    assert timing.evaluations == (tool.Evaluation(66.0, 1, 12.34), tool.Evaluation(127.0, 2, 7.99))
+    assert timing.evaluations == (tool.Evaluation(66.0, 1, 12.34, 4.75), tool.Evaluation(127.0, 2, 7.99, 10.0))
     assert (timing.startup, timing.training, timing.evaluating, timing.data_wait) == (5.5, 110.0, 10.0, None)
     assert timing.images == 768
 
@@ -65,6 +67,7 @@ def test_time_to_an_error_is_that_of_the_first_evaluation_at_or_below_it() -> No
     timing = make_run("timm", 0, (10, 30), (20, 10.0), (30, 10.5), (40, 8.01)).timing
     assert timing.find_time_to(10.0) == 20
     assert timing.find_time_to(9.0) == 40
+    assert timing.find_time_to(9.0, with_evaluations=False) == 36
     assert timing.find_time_to(8.0) is None
 
 
@@ -84,7 +87,8 @@ def test_runs_are_compared_with_ours_of_the_same_round() -> None:
 
 
 def test_a_line_a_run_is_written_with_its_command(tmp_path: Path) -> None:
-    tool.write_runs([make_run("resnext", 0, (10, 9)), make_run("timm", 0, (20, 9))], tmp_path / "x.csv")
+    runs = [make_run("resnext", 0, (10, 9)), make_run("timm", 0, (20, 9))]
+    load_tool("measure_time_to_accuracy").write_runs(runs, tmp_path / "x.csv")
     header, ours, timm = (line.split(",") for line in (tmp_path / "x.csv").read_text().splitlines())
     assert dict(zip(header, timm, strict=True))["times_ours_to_90"] == "2.0"
     assert dict(zip(header, timm, strict=True))["seconds_to_92"] == ""

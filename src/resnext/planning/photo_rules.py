@@ -15,7 +15,7 @@ from resnext.settings_shared import ModelSettings
 
 BUDGET_SECONDS = 200.0  # of training steps: with evaluation four minutes; many pictures take longer
 SHORT_SECONDS = 600.0  # of a run in which fast paths are not measured
-FEW_EPOCHS = {"scratch": 40, "weights": 8}  # with fewer in the budget, smaller images are taken
+FEW_EPOCHS = {"scratch": 60, "weights": 8}  # with fewer in the budget, smaller images are taken
 LEAST_EPOCHS = {"scratch": 12, "weights": 5}  # trained even if they take longer than the budget
 MOST_EPOCHS = {"scratch": 100, "weights": 30}
 MACS_PER_CORE = 20e9  # multiply-adds of training a second, forward and backward; measured: 15 to 25
@@ -26,8 +26,13 @@ EPOCH_SECONDS = 0.5  # to start loading processes, log and write a checkpoint
 PHOTO_SIDE = 64  # pixels; smaller pictures get a network that does not shrink them at once
 PHOTO_SIDES, SMALL_SIDES = (128, 96, 64), (48, 32, 16)  # image sizes from scratch, the best first
 WEIGHTS_SIDES = (224, 160, 128)  # image sizes with loaded weights
-PHOTO_NETWORK = {"model.name": "resnext26_8x4d", "model.stem": "imagenet", "model.base_channels": 32,
-                 "model.blocks": [2, 2, 2, 2]}  # fmt: skip
+PHOTO_NETWORK = {
+    "model.name": "resnext26_8x4d",
+    "model.stem": "imagenet",
+    "model.base_channels": 32,
+    "model.blocks": [2, 2, 2, 2],
+    "model.initialisation": "zero_gamma",
+}
 SMALL_NETWORK = {"model.name": "resnext20_4x8d", "model.base_channels": 16}
 SCALE_LIMIT = 2.0  # times the image size: larger photos are decoded by the fast decoder
 IMBALANCE = 10  # pictures of the largest class for one of the smallest, above which the plan warns
@@ -259,7 +264,8 @@ def _choose_training(
         yield Choice("augment.crop", "pad", "small pictures are shifted by a few pixels")
     else:
         yield Choice("augment.crop", "random_resized", "another part of the picture each time")
-        yield Choice("augment.min_area", 0.25, "most of the picture, since its subject fills it")
+        area = 0.4 if weights is None else 0.25
+        yield Choice("augment.min_area", area, "most of the picture, since its subject fills it")
     flip, why = choose_flip(survey.classes)
     yield Choice("augment.flip", flip, why)
     if not survey.is_grey:

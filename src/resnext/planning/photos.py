@@ -56,9 +56,10 @@ class PhotoPlan:
     def describe_cost(self) -> str:
         """Describe time and memory in one line."""
         cost, minutes = self.cost, self.cost.seconds / 60
+        long = f"{minutes:.{0 if minutes >= 10 else 1}f} minutes" if minutes >= 1.5 else f"{cost.seconds:.0f} s"
         where = "this GPU" if self.processor.gpu else f"{pluralize(self.processor.threads, 'thread')} of this CPU"
         return (
-            f"cost: about {minutes:.{0 if minutes >= 10 else 1}f} minutes, {cost.images_per_second:,.0f} images/s, "
+            f"cost: about {long}, {cost.images_per_second:,.0f} images/s, "
             f"{cost.memory_bytes / 1e9:.1f} GB of memory on {where} (estimated)"
         )
 

@@ -18,6 +18,7 @@ from resnext.settings import Recipe
 
 if TYPE_CHECKING:
     import torch
+    from rich.console import Console
 
     from resnext.data.dataset import Dataset
     from resnext.deploy.predictor import Predictor
@@ -61,7 +62,8 @@ def train(
     """Train a network or a detector by a recipe into a run directory, to the end of the recipe.
 
     Args:
-        recipe: A recipe as ``load_recipe`` returns it, a YAML file, or the name of a recipe of the package.
+        recipe: A recipe as ``load_recipe`` returns it, a YAML file, or the name of a recipe of the package; or a folder
+            of photos, with one folder of pictures for each class, for which all settings are chosen.
         run: The run directory; runs/NAME-DATE-TIME by default. A new run needs an empty or missing one.
         overrides: Settings that replace those of the recipe, such as ``{"train.epochs": 3, "train.seed": 1}``.
         resume: True resumes ``run`` from its last checkpoint, False starts a new run. None resumes if the run exists
@@ -78,10 +80,20 @@ def train(
         WorkError: Training failed (loss not finite, bad image, full disk) or was stopped by a signal.
     """
     from resnext.screen import make_screen
-    from resnext.training.request import choose_run_directory
+    from resnext.training.request import choose_run_directory, is_photo_folder
     from resnext.training.resume import resolve_resumed_recipe
 
-    if isinstance(recipe, str | Path):
+    console = make_screen()
+    console.quiet = quiet
+    settings: Recipe | DetectRecipe
+    if resume is not False and run is None:
+        raise RequestError("give run, the directory of the run to resume")
+    if isinstance(recipe, str | Path) and is_photo_folder(recipe):
+        settings, name = (
+            _choose_photo_recipe(recipe, run, resume, overrides or {}, console),
+            Path(recipe).absolute().name,
+        )
+    elif isinstance(recipe, str | Path):
         settings, name = load_recipe(recipe, overrides), Path(recipe).stem
     elif overrides:
         settings, name = parse_recipe(dump_recipe(recipe), "the recipe", overrides, type(recipe)), "run"
@@ -89,17 +101,14 @@ def train(
         settings, name = recipe, "run"
     if resume is False:
         directory = choose_run_directory(run, name)
-    elif run is None:
-        raise RequestError("give run, the directory of the run to resume")
     else:
+        assert run is not None
         directory = RunDirectory(Path(run))
     if resume:
         settings = resolve_resumed_recipe(open_run_directory(directory.path), settings)
 
     from resnext.training.loop import run_training
 
-    console = make_screen()
-    console.quiet = quiet
     if isinstance(settings, DetectRecipe):
         from resnext.detection.training.task import Detection
 
@@ -109,6 +118,19 @@ def train(
 
         run_training(Classification, settings, directory, resume=resume, console=console, on_epoch_end=callback)
     return open_run(directory.path)
+
+
+def _choose_photo_recipe(
+    folder: Path | str, run: Path | str | None, resume: bool | None, overrides: Mapping[str, object], console: "Console"
+) -> Recipe:
+    """Return the settings of a run that goes on, or those chosen for a folder of photos."""
+    from resnext.planning.photos import plan_photos
+
+    if run is not None and resume is not False:
+        begun = RunDirectory(Path(run)).recipe
+        if resume or begun.is_file():
+            return read_recipe(open_run_directory(run).recipe, overrides)
+    return plan_photos(folder, overrides, console).recipe
 
 
 def evaluate(

@@ -4,7 +4,9 @@ Exit status 0: done; 1: the work failed; 2: the request was wrong.
 """
 
 import argparse
+import os
 import re
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from importlib import import_module
@@ -21,7 +23,7 @@ VERBS = {
     "design": "find the width d (or cardinality C) that meets a budget",
     "data": "check a data set before training, or write it as shards",
     "recipes": "list the recipes that come with the package, or print one",
-    "train": "train a network by a recipe, or resume a run",
+    "train": "train a network on a folder of photos or by a recipe, or resume a run",
     "evaluate": "evaluate a run or a weights file on labelled images",
     "predict": "classify images",
     "detect": "train, evaluate and run object detectors (Faster R-CNN)",
@@ -86,7 +88,10 @@ def _run(arguments: list[str]) -> int:
         return 0
     verb, rest = arguments[0], arguments[1:]
     if verb not in VERBS:
-        raise RequestError(f"unknown verb {verb!r}{did_you_mean(verb, VERBS)}")
+        if not os.path.isdir(verb):
+            raise RequestError(f"unknown verb {verb!r}{did_you_mean(verb, VERBS)}")
+        print(escape_unprintable(f"resnext train {shlex.join(arguments)}"), flush=True)
+        verb, rest = "train", arguments
     command = import_module(f"resnext.commands.{verb}")
     parser = Parser(prog=f"resnext {verb}", description=command.SUMMARY)
     command.add_arguments(parser)
@@ -134,5 +139,7 @@ def _format_overview() -> str:
     rows = "\n".join(f"  {verb:<{width}}  {sentence}" for verb, sentence in VERBS.items())
     return (
         "resnext: train, evaluate and run ResNeXt networks (aggregated residual transformations)\n\n"
-        f"usage: resnext VERB ...\n\n{rows}\n\nresnext VERB --help says more; --version prints {__version__}"
+        "usage: resnext VERB ...\n"
+        "       resnext PHOTOS   trains on a folder that has a folder of pictures for each class\n\n"
+        f"{rows}\n\nresnext VERB --help says more; --version prints {__version__}"
     )

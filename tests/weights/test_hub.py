@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
@@ -24,7 +25,7 @@ from resnext.errors import RequestError, WorkError
 from resnext.model.network import Network, create_model
 from resnext.settings import DataSettings
 from resnext.weights import load, released
-from resnext.weights.hub import fetch, is_remote, parse_hub_name, parse_url
+from resnext.weights.hub import check_reachable, fetch, is_remote, parse_hub_name, parse_url
 from resnext.weights.native import serialize_network
 from resnext.weights.released import PublishedError, ReleasedFile, find_pretrained
 
@@ -161,6 +162,31 @@ def test_a_repository_gives_its_weights_with_its_config_beside(server: Hub) -> N
     gets = [line for line in server.asked if line.startswith("GET")]
     assert fetch("hf://lab/net") == path
     assert [line for line in server.asked if line.startswith("GET")] == gets
+
+
+def test_whether_weights_can_be_had_is_asked_once_and_not_if_they_are_cached(
+    server: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert check_reachable("hf://lab/net", 5)
+    server.broken = [500]
+    assert check_reachable("hf://lab/net", 5)  # an answer: fetch() explains it
+    fetch("hf://lab/net")
+    asked = len(server.asked)
+    assert not check_reachable("hf://lab/net", 5)
+    assert len(server.asked) == asked
+    with pytest.raises(WorkError, match="HF_HUB_OFFLINE forbids"), monkeypatch.context() as offline:
+        offline.setattr(constants, "HF_HUB_OFFLINE", True)
+        check_reachable("hf://lab/other", 5)
+
+
+def test_a_hub_that_does_not_answer_is_left_after_the_stated_seconds(
+    server: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # accepts connections, and never answers
+        monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        with pytest.raises(WorkError, match=r"is not in the cache, and http://127\S* does not answer"):
+            check_reachable("hf://lab/net", 0.2)
+    assert server.asked == []
 
 
 @pytest.fixture

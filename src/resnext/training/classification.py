@@ -41,6 +41,12 @@ State = TrainState[Recipe, Network, Batch]
 class Classification(Task[Recipe, Network, Batch]):
     """Train a network on images with one label each."""
 
+    next_steps = (
+        ("resnext predict {run} PICTURES", "classify other pictures: files or folders"),
+        ("resnext serve {run} --open", "try it in a browser"),
+        ("resnext export {run} --to onnx", "one file that runs without PyTorch"),
+        ("resnext convert {run} FOLDER/", "share it: a folder with a model card for the hub"),
+    )
     verb = "train"
     skip_option = "; without it: the same with --data.on_bad_image skip"
     columns = METRICS_COLUMNS

@@ -5,6 +5,7 @@ from typing import Any
 from resnext.data.dataset import Dataset, Source
 from resnext.data.loader import Batch
 from resnext.evaluation.evaluator import BATCH_SIZE, Evaluation, evaluate
+from resnext.evaluation.metrics import compute_class_scores
 from resnext.evaluation.output.plots import plot_samples
 from resnext.evaluation.output.protocol import build_protocol
 from resnext.evaluation.output.report import write_report
@@ -88,10 +89,23 @@ def write_final_evaluation(
     last = next(row for row in reversed(rows) if row["kind"] == "epoch")
     low, high = evaluation.interval95
     best_epoch, interval = (position.best or {}).get("epoch"), f"(95 % interval {low:.2f} to {high:.2f})"
-    error = f"top-1 error {last['top1_error']:.2f} %"
+    right = round(evaluation.n * (1 - last["top1_error"] / 100))
+    error = f"{right:,} of {evaluation.n:,} held-out images right: top-1 error {last['top1_error']:.2f} %"
     if last["epoch"] == best_epoch:
-        return f"{error} {interval} after the last epoch, which is the best one"
+        return f"{error} {interval} after the last epoch, which is the best one{describe_weakest_class(evaluation)}"
     return (
         f"{error} after the last epoch; {evaluation.top1_error:.2f} % {interval} at the best one, {best_epoch}, "
-        "which was chosen on these same images"
+        f"which was chosen on these same images{describe_weakest_class(evaluation)}"
+    )
+
+
+def describe_weakest_class(evaluation: Evaluation) -> str:
+    """Return a line on the class of which the smallest share is right, and what helps; empty without mistakes."""
+    scores = [score for score in compute_class_scores(evaluation.confusion, evaluation.classes) if score.images]
+    weakest = min(scores, key=lambda score: score.correct / score.images)
+    if weakest.correct == weakest.images:
+        return ""
+    return (
+        f"\nfewest right: {weakest.name}, {weakest.correct:,} of {weakest.images:,}; the report shows the worst "
+        "images: look for wrong labels, or add images like them"
     )

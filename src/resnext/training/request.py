@@ -1,14 +1,15 @@
 """Decide which recipe to train, in which directory, and whether to resume. Does not import torch."""
 
 import os
+import shlex
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from resnext.errors import RequestError
-from resnext.recipe import TRAIN_COMMANDS, Kind, R, read_recipe
-from resnext.run_directory import RunDirectory, check_new_run, check_run_kind, open_run_directory
+from resnext.recipe import TRAIN_COMMANDS, Kind, R, find_recipe, list_recipes, read_recipe
+from resnext.run_directory import RunDirectory, check_new_run, check_run_kind, is_run, open_run_directory
 from resnext.settings import Recipe
 from resnext.training.resume import resolve_resumed_recipe
 
@@ -58,3 +59,26 @@ def choose_run_directory(run: Path | str | None, name: str) -> RunDirectory:
     if run is None:
         raise RequestError("all processes of a run need the same directory: give --run DIR")
     return check_new_run(run) if int(os.environ.get("RANK", "0")) == 0 else RunDirectory(Path(run))
+
+
+def is_photo_folder(name: Path | str) -> bool:
+    """Return whether ``name`` is a folder to train on, and neither a run nor a recipe.
+
+    Raises RequestError for a run, and for a folder whose name is also that of a recipe.
+    """
+    if not os.path.isdir(name):
+        return False
+    if is_run(Path(name)):
+        raise RequestError(f"{name} is a run; resnext train --resume {shlex.quote(str(name))} continues it")
+    if not os.path.isfile(find_recipe(name)):
+        return True
+    if str(name) in list_recipes():
+        return False  # the whole name of a recipe
+    raise RequestError(
+        f"{name} is a folder here and also a recipe: write {os.path.join('.', name)} for the folder, "
+        f"{_find_full_name(str(name))} for the recipe"
+    )
+
+
+def _find_full_name(short: str) -> str:
+    return next(name for name in list_recipes() if name.rpartition("/")[2] == short)

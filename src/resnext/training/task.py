@@ -1,6 +1,7 @@
 """A training task: what the loop calls to train one kind of model (``Classification`` or ``Detection``)."""
 
 import json
+import shlex
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import Any, ClassVar, Generic
@@ -27,6 +28,7 @@ from resnext.training.step import StepResult
 class Task(ABC, Generic[RecipeT, ModelT, BatchT]):
     """One kind of training, on the data of one run. The loop calls ``build``, ``step``, ``evaluate``, ``on_finish``."""
 
+    next_steps: ClassVar[tuple[tuple[str, str], ...]]  # what can be done with a run: a command with {run}, and what for
     verb: ClassVar[str]  # the command that resumes such a run: resnext VERB --resume
     skip_option: ClassVar[str] = ""  # the words that say how to go on without an unreadable image
     columns: ClassVar[tuple[str, ...]]  # of metrics.csv
@@ -165,8 +167,19 @@ class Task(ABC, Generic[RecipeT, ModelT, BatchT]):
         best = self.restore_model(world.broadcast_bytes(files.get("model", b""))).to(world.device)
         summary = self.write_final_evaluation(state, best, read_log(run.log) if world.is_main else [])
         if world.is_main:
-            for text in (summary, f"run directory  {run.path}\nreport         {run.report}"):
+            for text in (
+                summary,
+                f"run directory  {run.path}\nreport         {run.report}",
+                *self.list_next_steps(run),
+            ):
                 print_line(console, text)
+
+    def list_next_steps(self, run: RunDirectory) -> Iterable[str]:
+        """Yield a line for each command that a finished run is of use for."""
+        commands = [step.format(run=shlex.quote(str(run.path))) for step, _ in self.next_steps]
+        width = max(map(len, commands), default=0)
+        for number, (command, (_, purpose)) in enumerate(zip(commands, self.next_steps, strict=True)):
+            yield f"{'' if number else 'next':<15}{command:<{width}}  # {purpose}"
 
     @abstractmethod
     def write_final_evaluation(

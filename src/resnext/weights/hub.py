@@ -5,8 +5,11 @@ import re
 import sys
 from dataclasses import dataclass
 from hashlib import sha256
+from http.client import HTTPException
 from pathlib import Path, PurePosixPath
+from urllib.error import HTTPError, URLError
 from urllib.parse import unquote, urlsplit
+from urllib.request import Request, urlopen
 
 from resnext.data.files.download import Archive, data_folder, download
 from resnext.errors import RequestError, WorkError
@@ -64,6 +67,30 @@ def fetch(source: str) -> Path:
     if scheme in ("https", "http"):
         return _fetch_from_url(source)
     raise RequestError(f"{source}: {scheme}:// is not supported; give {HUB_SYNTAX}, an https:// URL or a path")
+
+
+def check_reachable(source: str, seconds: float) -> bool:
+    """Check within about ``seconds`` that ``fetch`` can get an ``hf://`` name, without huggingface_hub's many tries.
+
+    Returns whether it would be downloaded: False if it is in the cache. Raises WorkError if the server does not answer.
+    """
+    from huggingface_hub import constants, try_to_load_from_cache
+
+    wanted = parse_hub_name(source)
+    names = WEIGHTS_FILE_NAMES if wanted.file is None else (wanted.file,)
+    revision = wanted.revision or "main"
+    if any(isinstance(try_to_load_from_cache(wanted.repository, name, revision=revision), str) for name in names):
+        return False
+    if constants.HF_HUB_OFFLINE:
+        raise WorkError(f"{wanted} is not in the cache, and HF_HUB_OFFLINE forbids to download it")
+    try:
+        with urlopen(Request(constants.ENDPOINT, method="HEAD"), timeout=seconds):
+            return True
+    except HTTPError:
+        return True  # an answer; fetch() says what is wrong with the name
+    except (OSError, HTTPException) as error:
+        reason = error.reason if isinstance(error, URLError) else error
+        raise WorkError(f"{wanted} is not in the cache, and {constants.ENDPOINT} does not answer ({reason})") from None
 
 
 def parse_hub_name(source: str) -> HubFile:

@@ -95,19 +95,19 @@ def test_the_last_epoch_comes_first_and_the_best_one_is_said_to_be_chosen_on_the
 ) -> None:
     text = " ".join(read(run_directory).text.split())
     low, high = compute_interval95(1, 6)  # 14 % of 6 images
-    first = f"14.00 % top-1 error after the last epoch (95 % interval {low:.2f} to {high:.2f})"
+    first = f"5 of 6 images right after the last epoch 14.00 % top-1 error (95 % interval {low:.2f} to {high:.2f})"
     best = "at the best checkpoint, after epoch 2. It was selected on these same images"
     assert text.index(first) < text.index("33.33 % (95 % interval") < text.index(best)
     (run_directory / "metrics.csv").unlink()
     text = " ".join(read(run_directory).text.split())
-    assert "33.33 % top-1 error (95 % interval" in text
+    assert "4 of 6 images right 33.33 % top-1 error (95 % interval" in text
     assert "at the best checkpoint. It was selected on these same images" in text
 
 
 def test_a_last_epoch_that_is_the_best_one_is_named_once(run_directory: Path) -> None:
     (run_directory / "metrics.csv").write_text("epoch,step,top1_error\n1,10,40.0\n2,20,33.333\n")
     text = " ".join(read(run_directory).text.split())
-    assert "33.33 % top-1 error after the last epoch, which is the best one (95 % interval" in text
+    assert "4 of 6 images right after the last epoch, which is the best one 33.33 % top-1 error (95 % interval" in text
     assert "selected on these same images" not in text
     assert "Epoch 2 ended at 33.33 % held-out error, the lowest." in text
 
@@ -115,7 +115,9 @@ def test_a_last_epoch_that_is_the_best_one_is_named_once(run_directory: Path) ->
 @pytest.mark.parametrize("error", ["1e300", "inf", "nan", "-5"])
 def test_an_epoch_with_an_impossible_error_gives_no_interval(run_directory: Path, error: str) -> None:
     (run_directory / "metrics.csv").write_text(f"epoch,step,top1_error\n1,10,{error}\n2,20,10\n3,30,{error}\n")
-    assert "top-1 error after the last epoch" in read(run_directory).text
+    text = read(run_directory).text
+    assert "% top-1 error" in text
+    assert "images right" not in text
 
 
 def test_the_report_needs_nothing_from_outside(run_directory: Path) -> None:

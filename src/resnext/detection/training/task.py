@@ -42,6 +42,11 @@ EVALUATED = ("ap", "ap50", "ap75", "ap_small", "ap_medium", "ap_large", "ar100")
 class Detection(Task[DetectRecipe, FasterRcnn, DetectBatch]):
     """Train a detector on images with boxes."""
 
+    next_steps = (
+        ("resnext detect predict {run} PICTURES", "find objects in other pictures"),
+        ("resnext serve {run} --open", "try it in a browser"),
+        ("resnext export {run} --to onnx", "one file that runs without PyTorch"),
+    )
     verb = "detect train"
     columns = ("epoch", "step", "lr", "train_loss", *LOSS_NAMES, *EVALUATED, "bad_images")
     evaluation_columns = EVALUATED

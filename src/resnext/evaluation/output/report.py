@@ -35,21 +35,24 @@ def write_report(run_dir: Path | str, evaluation: Evaluation, metrics: dict[str,
 
 def _choose_headline(metrics: dict[str, Any], epochs: dict[str, Any] | None) -> dict[str, Any]:
     """Choose the error to show first: that of the last epoch, as the best epoch was selected on these same images."""
-    own = {"error": metrics["top1_error"], "interval": metrics["top1_error_interval95"], "of": ""}
+    own = {"error": metrics["top1_error"], "interval": metrics["top1_error_interval95"], "right": metrics["correct1"]}
+    own["of"] = ""
     if epochs is None or metrics["protocol"].get("checkpoint") != "best":
         return own
     if epochs["last_epoch"] == epochs["best_epoch"]:
         return own | {"of": " after the last epoch, which is the best one"}
-    interval = _compute_interval(epochs["last"], metrics["n"])
-    return {"error": epochs["last"], "interval": interval, "of": " after the last epoch"}
+    wrong = _count_wrong(epochs["last"], metrics["n"])
+    return {
+        "error": epochs["last"],
+        "interval": None if wrong is None else compute_interval95(wrong, metrics["n"]),
+        "right": None if wrong is None else metrics["n"] - wrong,
+        "of": " after the last epoch",
+    }
 
 
-def _compute_interval(error: float, n: int) -> tuple[float, float] | None:
-    """Compute the 95 % interval of an error, in percent, of ``n`` images; None if a damaged file gave the error."""
-    try:
-        return compute_interval95(round(error * n / 100), n)
-    except (ValueError, OverflowError):
-        return None
+def _count_wrong(error: float, n: int) -> int | None:
+    """Count the images that an error in percent of ``n`` images means; None if a damaged file gave the error."""
+    return round(error * n / 100) if 0 <= error <= 100 else None
 
 
 def _count_mistakes(evaluation: Evaluation) -> list[dict[str, Any]]:

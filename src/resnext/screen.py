@@ -1,5 +1,6 @@
 """The console that commands print on."""
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -59,12 +60,13 @@ def make_screen(*, stderr: bool = False) -> Screen:
 
 @contextmanager
 def show_work(console: Console, text: str) -> Iterator[Callable[[str], None]]:
-    """Show what is done meanwhile: on a terminal a line that the given function changes, else ``text`` once."""
+    """Show what is done meanwhile: on a terminal a line that the given function changes, else ``text`` on stderr."""
     if console.is_terminal:
         with console.status(text) as status:
             yield status.update
     else:
-        print_line(console, f"{text} ...")
+        if not console.quiet:
+            print(f"resnext: {text} ...", file=sys.stderr, flush=True)
         yield lambda _: None
 
 

@@ -174,7 +174,7 @@ def test_a_bad_image_stops_the_evaluation_and_is_named() -> None:
 
     whole = make_dataset(np.arange(4), 4)
     data = Broken(whole.name, whole.classes, 1, whole.images, whole.labels)
-    with pytest.raises(BadImageError, match=r"train/cat/7\.jpg"):
+    with pytest.raises(WorkError, match=r"train/cat/7\.jpg: truncated; an evaluation must not skip any.*data check"):
         evaluate(LookupModel(torch.eye(4)), data, PREPROCESSING, device="cpu")
 
 

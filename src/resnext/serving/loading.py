@@ -3,13 +3,13 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
 from resnext.deploy.exported import ExportedModel, find_exported_file, open_exported
 from resnext.errors import RequestError
 from resnext.serving.served_model import ServedModel, list_sizes
-from resnext.weights.released import find_address
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 UNFIT = re.compile(r"[^A-Za-z0-9._-]+")
@@ -53,7 +53,7 @@ def name_models(arguments: Sequence[str], name: str | None = None) -> tuple[list
     notes = []
     for argument in arguments:
         given, source = (name, argument) if name is not None else _split_name(argument)
-        if "://" not in find_address(source) and not Path(source).exists():
+        if "://" not in source and not Path(source).exists() and not _is_public_name(source):
             raise RequestError(f"{source} does not exist; expected a run, a weights file or an exported file")
         if given is not None and not NAME.fullmatch(given):
             raise RequestError(f"the name {given!r} must be letters, digits and . _ - (at most 64), as in an address")
@@ -67,6 +67,15 @@ def name_models(arguments: Sequence[str], name: str | None = None) -> tuple[list
             notes.append(f"{source} is called {unique}, as {models[wanted]} is called {wanted}")
         models[unique] = source
     return [ModelSource(*item) for item in models.items()], notes
+
+
+def _is_public_name(source: str) -> bool:
+    """Whether ``source`` names public weights, which need torch."""
+    if find_spec("torch") is None:
+        return False
+    from resnext.weights.released import find_pretrained
+
+    return find_pretrained(source) is not None
 
 
 def _split_name(argument: str) -> tuple[str | None, str]:

@@ -11,6 +11,7 @@ from resnext.errors import RequestError
 from resnext.model.architecture import FORMS, Architecture
 from resnext.model.forms import convert_state
 from resnext.model.network import Network, convert_form, create_model
+from tests.model.random_weights import perturb
 
 KINDS = {
     "bottleneck": {"block": "bottleneck"},
@@ -37,12 +38,7 @@ def network(kind: str, form: str, cardinality: int = 3) -> Network:
         **KINDS[kind],
     )
     model = create_model(a, seed=1).double()
-    generator = torch.Generator().manual_seed(2)
-    for name, tensor in model.state_dict().items():
-        if name.endswith("running_var"):
-            tensor.uniform_(0.5, 2, generator=generator)
-        elif tensor.is_floating_point():
-            tensor.add_(torch.randn(tensor.shape, generator=generator, dtype=torch.float64), alpha=0.2)
+    perturb(model)
     return model
 
 

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from resnext.model.architecture import Architecture
 from resnext.model.network import Network, convert_form, create_model
+from tests.model.random_weights import perturb
 
 KINDS: dict[str, dict[str, Any]] = {
     "bottleneck": {},
@@ -24,12 +25,7 @@ def network(kind: str = "bottleneck", form: str = "grouped", **changes: Any) -> 
     if "stage_cardinalities" not in fields | changes:
         fields["cardinality"] = 4
     model = create_model(Architecture(**fields | changes), seed=1).double().eval()
-    generator = torch.Generator().manual_seed(2)
-    for name, tensor in model.state_dict().items():
-        if name.endswith("running_var"):
-            tensor.uniform_(0.5, 2, generator=generator)
-        elif tensor.is_floating_point():
-            tensor.add_(torch.randn(tensor.shape, generator=generator, dtype=torch.float64), alpha=0.2)
+    perturb(model)
     return model if form == "grouped" else convert_form(model, form)
 
 

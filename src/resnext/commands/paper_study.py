@@ -161,7 +161,7 @@ def write_results(plan: _Plan, console: "Console") -> None:
     """Write the CSV and the plots of the finished runs, and print the tables."""
     from resnext.paper.study_plots import plot_curves, plot_errors
     from resnext.paper.study_results import read_rows
-    from resnext.paper.study_runs import open_study_run, read_state
+    from resnext.paper.study_runs import open_finished
     from resnext.plotting import save_figure
 
     plan.write_rows()
@@ -173,8 +173,8 @@ def write_results(plan: _Plan, console: "Console") -> None:
         save_figure(plot_errors(rows, data, plan.size), plan.table.with_name(f"{plan.table.stem}-{data}.png"))
         opened: dict[str, list[Any]] = {}
         for one in plan.runs:
-            if one.data == data and read_state(one, plan.folder).is_finished:
-                opened.setdefault(one.network.label, []).append(open_study_run(one, plan.folder))
+            if one.data == data and (run := open_finished(one, plan.folder)) is not None:
+                opened.setdefault(one.network.label, []).append(run)
         if opened:
             path = plan.table.with_name(f"{plan.table.stem}-{data}-curves.png")
             save_figure(plot_curves(opened, data, plan.size), path)

@@ -12,6 +12,11 @@ def to_percent(part: int, whole: int) -> float:
     return 100 * part / whole if whole else math.nan
 
 
+def from_percent(percent: float, whole: int) -> int:
+    """Return the count that ``percent`` of ``whole`` means: the inverse of ``to_percent``."""
+    return round(percent * whole / 100)
+
+
 def compute_interval95(count: int, n: int) -> tuple[float, float]:
     """Compute Wilson's 95 % interval of a share in percent (Wilson 1927); valid near 0 and for few images too."""
     if not 0 <= count <= n:

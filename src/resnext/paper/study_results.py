@@ -12,7 +12,7 @@ from typing import Any
 
 from resnext.files import atomic_write
 from resnext.paper.study import DATA, StudyNetwork, StudyRun, StudySize
-from resnext.paper.study_runs import format_command, open_study_run, read_state
+from resnext.paper.study_runs import format_command, open_finished
 from resnext.run import Run
 from resnext.run_directory import MAX_JSON_BYTES
 from resnext.settings import Recipe
@@ -62,10 +62,9 @@ def collect_rows(planned: Iterable[StudyRun], runs: Path, given: Mapping[str, An
     """Collect a row for each finished run, in the order of the plan. Raises RequestError for a damaged directory."""
     rows, costs = [], dict[tuple[str, str], tuple[int, int]]()
     for run in planned:
-        if not read_state(run, runs).is_finished:
+        opened = open_finished(run, runs)
+        if opened is None:
             continue
-        opened = open_study_run(run, runs)
-        assert opened is not None
         key = (run.data, run.network.label)
         if key not in costs:
             costs[key] = _count_costs(opened)

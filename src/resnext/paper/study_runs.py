@@ -31,6 +31,7 @@ class RunState:
     run: StudyRun
     epochs: int  # that are done
     total: int  # epochs of the whole run; 0 before its start
+    opened: Run | None = None  # its directory; None before its start
 
     @property
     def is_finished(self) -> bool:
@@ -63,7 +64,13 @@ def read_state(run: StudyRun, runs: Path) -> RunState:
     total = opened.recipe.train.epochs or 0
     if done >= total and opened.evaluation is None:
         done = total - 1  # it was killed while it evaluated
-    return RunState(run, done, total)
+    return RunState(run, done, total, opened)
+
+
+def open_finished(run: StudyRun, runs: Path) -> Run | None:
+    """Open the directory of a run if all its epochs are done, else return None. Raises as ``read_state``."""
+    state = read_state(run, runs)
+    return state.opened if state.is_finished else None
 
 
 def open_study_run(run: StudyRun, runs: Path) -> Run | None:

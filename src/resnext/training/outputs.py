@@ -5,7 +5,7 @@ from typing import Any
 from resnext.data.dataset import Dataset, Source
 from resnext.data.loader import Batch
 from resnext.evaluation.evaluator import BATCH_SIZE, Evaluation, evaluate
-from resnext.evaluation.metrics import compute_class_scores
+from resnext.evaluation.metrics import compute_class_scores, from_percent
 from resnext.evaluation.output.plots import plot_samples
 from resnext.evaluation.output.protocol import build_protocol
 from resnext.evaluation.output.report import write_report
@@ -89,7 +89,7 @@ def write_final_evaluation(
     last = next(row for row in reversed(rows) if row["kind"] == "epoch")
     low, high = evaluation.interval95
     best_epoch, interval = (position.best or {}).get("epoch"), f"(95 % interval {low:.2f} to {high:.2f})"
-    right = round(evaluation.n * (1 - last["top1_error"] / 100))
+    right = evaluation.n - from_percent(last["top1_error"], evaluation.n)
     error = f"{right:,} of {evaluation.n:,} held-out images right: top-1 error {last['top1_error']:.2f} %"
     if last["epoch"] == best_epoch:
         return f"{error} {interval} after the last epoch, which is the best one{describe_weakest_class(evaluation)}"

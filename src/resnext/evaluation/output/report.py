@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from resnext.evaluation.evaluator import Evaluation
-from resnext.evaluation.metrics import compute_class_scores, compute_interval95
+from resnext.evaluation.metrics import compute_class_scores, compute_interval95, from_percent
 from resnext.evaluation.output.html import read_epochs, write_page
 from resnext.evaluation.output.protocol import format_protocol
 from resnext.evaluation.output.tables import PICTURES
@@ -52,7 +52,7 @@ def _choose_headline(metrics: dict[str, Any], epochs: dict[str, Any] | None) -> 
 
 def _count_wrong(error: float, n: int) -> int | None:
     """Count the images that an error in percent of ``n`` images means; None if a damaged file gave the error."""
-    return round(error * n / 100) if 0 <= error <= 100 else None
+    return from_percent(error, n) if 0 <= error <= 100 else None
 
 
 def _count_mistakes(evaluation: Evaluation) -> list[dict[str, Any]]:

@@ -126,6 +126,13 @@ def read_step(state: dict[str, Any]) -> int | None:
     return step if isinstance(step, int) else None
 
 
+def read_stop_reason(state: dict[str, Any]) -> str | None:
+    """Return why a run ended before its last step, from a checkpoint's state; None if it did not."""
+    position = state.get("position")
+    reason = position.get("stopped") if isinstance(position, dict) else None
+    return reason if isinstance(reason, str) else None
+
+
 def read_last_step(run: RunDirectory) -> int:
     """Read the step of a run's last checkpoint; -1 without one. Raises RequestError for a damaged one."""
     if not run.recipe.exists() or not (run.checkpoint("last") / "state.json").exists():

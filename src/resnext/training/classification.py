@@ -170,15 +170,16 @@ class Classification(Task[Recipe, Network, Batch]):
     def step(self, state: State, batch: Batch, lr: float) -> StepResult:
         """Compute gradients, update the weights, add to the sums of the epoch."""
         loss_sum, wrong, images = compute_gradients(state, batch, self.teacher)
-        total, *counts, stop = state.world.all_reduce_sum(
-            [loss_sum, wrong, len(batch.bad_images), state.interrupts.signal_name is not None]
+        signalled, time_up = state.interrupts.signal_name is not None, state.is_time_up()
+        total, *counts, stop, over = state.world.all_reduce_sum(
+            [loss_sum, wrong, len(batch.bad_images), signalled, time_up]
         )
         optimizer_step(state, total / images, lr)
         state.sums.loss += total
         state.sums.wrong += int(counts[0])
         state.sums.images += images
         state.position.bad_images += int(counts[1])
-        return StepResult(total / images, stop > 0)
+        return StepResult(total / images, stop > 0, over > 0)
 
     def train_metrics(self, state: State) -> dict[str, float | None]:
         """Compute loss and error of the epoch; mixed images have no error."""

@@ -26,6 +26,8 @@ ALLOWED_CHANGES = (
     "data.on_bad_image",  # a run that does not skip ends at the first such image
     "data.cache",
     *("train.device", "train.threads", "train.checkpoint_steps", "train.checkpoint_url", "train.peer_timeout"),
+    *("train.patience", "train.max_time"),  # where the run ends; its steps stay the same
+    "train.log_to",
     "distill.weights",  # the same file elsewhere: its SHA-256 is compared
 )
 

@@ -35,6 +35,7 @@ class StepResult(NamedTuple):
 
     loss: float  # mean over the global batch
     stop: bool  # whether a process got a stop signal
+    time_up: bool = False  # whether train.max_time is over
 
 
 def optimizer_step(state: TrainState[RecipeT, ModelT, BatchT], loss: float, lr: float, detail: str = "") -> None:

@@ -11,7 +11,7 @@ import yaml
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 from resnext.files import atomic_write
-from resnext.run_directory import RunDirectory
+from resnext.run_directory import RunDirectory, read_stop_reason
 from resnext.text import format_share
 
 MAX_TEXT_BYTES = 64 << 20  # larger files are left out
@@ -41,6 +41,7 @@ def write_page(
         "name": name,
         "metrics": metrics,
         "epochs": epochs,
+        "stopped": read_stop_reason(read_json(run.checkpoint("last") / "state.json") or {}),
         "recipe": recipe,
         "pictures": {path.name: embed_png(path) for path in plots},
         "open_rows": MAX_OPEN_ROWS,

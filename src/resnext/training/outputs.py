@@ -26,8 +26,8 @@ SAMPLE_COUNT = 64  # images in samples.png
 def write_samples(state: TrainState[Recipe, Network, Batch], source: Source) -> None:
     """Write a grid of augmented training images, and the files that the data brings for its runs."""
     for name, text in source.extra_files.items():
-        with atomic_write(state.run.path / name, "w") as file:
-            file.write(text)
+        with atomic_write(state.run.path / name) as file:
+            file.write(text.encode("utf-8", "surrogateescape"))
     batches = state.loader.batches(0)
     first = next(batches)
     batches.close()  # type: ignore[attr-defined]  # a generator; this stops its workers

@@ -15,6 +15,7 @@ import torch
 from hypothesis import HealthCheck, settings
 
 from resnext.deploy.signal_stack import SignalStack, preserve_signal_stack
+from resnext.device import pick_device
 
 settings.register_profile("shared machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("shared machine")
@@ -35,6 +36,18 @@ def tiny_recipe(tmp_path: Path) -> Path:
     path = tmp_path / "tiny.yaml"
     path.write_text(TINY)
     return path
+
+
+def list_devices() -> list[str]:
+    """List the devices of tests with the mark ``device``: those of RESNEXT_TEST_DEVICES, else the CPU and any CUDA."""
+    given = os.environ.get("RESNEXT_TEST_DEVICES", "")
+    return given.split(",") if given else ["cpu", *["cuda"] * torch.cuda.is_available()]
+
+
+@pytest.fixture(params=list_devices())
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """Each device in turn; a device that was named but is not there is an error, so that nothing passes unseen."""
+    return pick_device(request.param)
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from resnext.bench.check_outputs import (
 )
 from resnext.bench.peers import OURS, build_network
 from resnext.bench.train_step import Compile, StepConfig, TrainStep, compile_model, tune_plan
+from resnext.choices import Precision
 from resnext.deploy.engines import compute_relative_error
 from resnext.deploy.fold import fold
 from resnext.device import AUTOCAST_DTYPES
@@ -56,8 +57,7 @@ def list_training(architecture: Architecture, peers: Sequence[str], device: torc
             found.insert(1, CandidateSpec(f"{same_depth.name}: {configs[0]}", same_depth, configs[0]))
         return found
 
-    single = "tf32" if device.type == "cuda" else "fp32"
-    defaults = [StepConfig(peer, single, channels_last=False) for peer in peers]
+    defaults = [StepConfig(peer, "fp32", channels_last=False) for peer in peers]
     further = [StepConfig(library, "fp16") for library in libraries] if device.type == "cuda" else []
     specs = with_config("no") + [CandidateSpec(str(config), architecture, config) for config in defaults]
     if device.type == "cuda":
@@ -68,7 +68,7 @@ def list_training(architecture: Architecture, peers: Sequence[str], device: torc
 def list_inference(architecture: Architecture, peers: Sequence[str], device: torch.device) -> list[CandidateSpec]:
     """List the inference candidates: weights in bf16 and NHWC, on a GPU also compiled, with CUDA graphs, in fp16."""
     hows: tuple[Compile, ...] = ("no", "yes", "cuda-graphs") if device.type == "cuda" else ("no",)
-    precisions = ("bf16", "fp16") if device.type == "cuda" else ("bf16", "fp32")
+    precisions: tuple[Precision, ...] = ("bf16", "fp16") if device.type == "cuda" else ("bf16", "fp32")
     configs = [
         StepConfig(library, precision, compile=how)
         for precision, how in [(precisions[0], how) for how in hows] + [(precisions[1], hows[-1])]
@@ -122,10 +122,10 @@ class TrainChecks:
                 plain = TrainStep(a, PLAIN, task.batch, task.size, None, task.device)
                 self.references[a] = compute_outputs(plain)
         self.show(spec.name)
-        autocasts = config if config.precision != "tf32" else replace(config, precision="fp32")
-        step = TrainStep(a, autocasts, task.batch, task.size, plan, task.device)
+        step = TrainStep(a, config, task.batch, task.size, plan, task.device)
         found = measure_distances(compute_outputs(step), self.references[a])
-        check_distances(spec.name, config.precision, found, TOLERANCES[config.precision])
+        rounded = "tf32" if config.precision == "fp32" and task.device.type == "cuda" else config.precision
+        check_distances(spec.name, rounded, found, TOLERANCES[rounded])
         return step, {
             "logits": max(found["logits in evaluation"], found["logits in training"]),
             "gradients": found["gradients"],

@@ -86,7 +86,7 @@ def write_final_evaluation(
         step=(position.best or {}).get("step"),
     )
     metrics = write_evaluation(evaluation, source.val, get_preprocessing(state.model), run.evaluation, about)
-    write_report(run.path, evaluation, metrics)
+    write_report(run.path, evaluation, metrics, source.val, get_preprocessing(state.model))
     last = next(row for row in reversed(rows) if row["kind"] == "epoch")
     low, high = evaluation.interval95
     best_epoch, interval = (position.best or {}).get("epoch"), f"(95 % interval {low:.2f} to {high:.2f})"

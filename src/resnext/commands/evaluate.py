@@ -198,7 +198,7 @@ def run_evaluation(args: argparse.Namespace, networks: "EvalNetworks", runtime: 
     if out is not None:
         metrics = write_evaluation(evaluation, mapping.dataset, networks.preprocessing, out, about, real=real)
         if own_run is not None:
-            write_report(own_run, evaluation, metrics)
+            write_report(own_run, evaluation, metrics, mapping.dataset, networks.preprocessing)
     print_evaluation(console, evaluation, about, real)
     if len(networks.models) == 1:
         print_published(console, networks.model, args.weights[0], evaluation, about)

@@ -87,7 +87,7 @@ def write_final_evaluation(
         step=(position.best or {}).get("step"),
     )
     metrics = write_evaluation(evaluation, source.val, get_preprocessing(state.model), run.evaluation, about)
-    write_report(run.path, evaluation, metrics)
+    write_report(run.path, evaluation, metrics, source.val, get_preprocessing(state.model))
     last = find_last_evaluated(rows, "top1_error")
     where = "after the last epoch" if last["epoch"] <= position.epoch else f"after step {last['step']:,}"
     low, high = evaluation.interval95

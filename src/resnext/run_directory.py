@@ -31,6 +31,7 @@ class RunDirectory:
         self.samples = path / "samples.png"  # grid of augmented training images
         self.evaluation = path / "evaluation"  # folder with the evaluation of the best checkpoint
         self.report = path / "report.html"
+        self.loggers = path / "loggers.json"  # ids of the run where train.log_to logs it
 
     def checkpoint(self, which: str) -> Path:
         """Path of the folder of the "last" or "best" checkpoint."""

@@ -8,6 +8,7 @@ from rich.console import Console
 from torch import nn
 
 from resnext.data import open_data
+from resnext.data.class_balance import compute_class_weights
 from resnext.data.dataset import hash_dataset_listing
 from resnext.data.loader import Batch, TrainLoader, default_workers
 from resnext.data.memory_cache import cache_source
@@ -60,6 +61,7 @@ class Classification(Task[Recipe, Network, Batch]):
         source = open_data(data)
         self.source = cache_source(source, data.workers, data.start_method) if data.cache == "memory" else source
         self.teacher: Teacher | None = None  # of distillation
+        self.class_weights: torch.Tensor | None = None  # float32 [K], of data.class_weights
 
     def build_model(self, recipe: Recipe, world: World, console: Console) -> Network:
         """Build the network with preprocessing and classes."""
@@ -98,6 +100,7 @@ class Classification(Task[Recipe, Network, Batch]):
             rank=world.rank,
             world_size=world.size,
             repeats=recipe.augment.repeated_augmentation,
+            sampling=data.sampling,
         )
 
     def prepare_model(
@@ -127,6 +130,9 @@ class Classification(Task[Recipe, Network, Batch]):
         channels_last = recipe.train.channels_last == "yes"
         if channels_last:
             model = model.to(memory_format=torch.channels_last)
+        if recipe.data.class_weights == "balanced":
+            weights = compute_class_weights(self.source.train.labels, model.architecture.num_classes)
+            self.class_weights = torch.from_numpy(weights).float().to(world.device)
         if recipe.distill.weights is not None:
             self.teacher = load_teacher(recipe.distill, model, world.device, channels_last=channels_last)
         return recipe, model, plan
@@ -169,7 +175,7 @@ class Classification(Task[Recipe, Network, Batch]):
 
     def step(self, state: State, batch: Batch, lr: float) -> StepResult:
         """Compute gradients, update the weights, add to the sums of the epoch."""
-        loss_sum, wrong, images = compute_gradients(state, batch, self.teacher)
+        loss_sum, wrong, images = compute_gradients(state, batch, self.teacher, self.class_weights)
         signalled, time_up = state.interrupts.signal_name is not None, state.is_time_up()
         total, *counts, stop, over = state.world.all_reduce_sum(
             [loss_sum, wrong, len(batch.bad_images), signalled, time_up]

@@ -29,6 +29,7 @@ from resnext.training.epoch_end import (
 from resnext.training.interrupts import StopRequested, deferred_interrupts
 from resnext.training.lock import lock_run
 from resnext.training.logbook import Logbook
+from resnext.training.loggers import Loggers, check_loggers
 from resnext.training.progress import Reporter
 from resnext.training.resume import check_same_recipe, resolve_resume
 from resnext.training.setup import configure_process
@@ -63,6 +64,7 @@ def run_training(
             The last checkpoint is intact.
     """
     console = console or make_screen()
+    check_loggers(recipe.train.log_to)
     limit = None if recipe.train.max_time is None else parse_duration(recipe.train.max_time)
     time_limit = TimeLimit(limit)
     with ExitStack() as held:
@@ -93,6 +95,9 @@ def run_training(
             Logbook(run, log_from, world.is_main, task.columns) as logbook,
             Reporter(console, position, state.total_steps, world.is_main) as reporter,
         ):
+            loggers = held.enter_context(
+                Loggers(recipe.train.log_to if world.is_main else (), run, state.recipe, reporter.print_line)
+            )
             reporter.report_start(position, task.describe_run(state))
             if position.stopped is not None and not was_stopped:  # with less patience or time than before
                 save_last_checkpoint(state, task, logbook)
@@ -106,12 +111,15 @@ def run_training(
                     stop_run(state, task, logbook)
                 except BadImageError as error:
                     stop_at_bad_image(error, state, task, logbook)
-                if on_epoch_end is not None and world.is_main and result is not None:
-                    on_epoch_end(result)
+                if world.is_main and result is not None:
+                    loggers.log_epoch(result)
+                    if on_epoch_end is not None:
+                        on_epoch_end(result)
         again = f"resnext {task.verb} --resume {run.path}"
         with interrupts.stop_with_error(f"while writing the results; all steps are done, so write them with: {again}"):
             state.check_lock()
             task.on_finish(state, console)
+            loggers.log_outcome(position.best)
         return position
 
 

@@ -14,6 +14,7 @@ from resnext.data.loader import Batch, TrainLoader, default_workers
 from resnext.data.memory_cache import cache_source
 from resnext.data.preprocessing import Preprocessing
 from resnext.data.seeding import derive_seed
+from resnext.data.suggest_groups import find_group_hint
 from resnext.data.transforms.pipeline import build_jpeg_transform, build_train_transform, resolve_train_preprocessing
 from resnext.errors import RequestError
 from resnext.evaluation.outputs import get_preprocessing
@@ -21,6 +22,7 @@ from resnext.model.blocks import Block
 from resnext.model.network import Network, create_model
 from resnext.model.plan import Plan, set_activation_checkpointing
 from resnext.settings import Recipe
+from resnext.speed.cache_folder import warn_once
 from resnext.speed.kernels import is_fast_enabled
 from resnext.training import finetune
 from resnext.training.autotune import autotune_training
@@ -78,6 +80,8 @@ class Classification(Task[Recipe, Network, Batch]):
         model.classes = tuple(source.train.classes)
         if world.is_main:
             print_notes(model.provenance, recipe.init.weights, console)
+            if hint := find_group_hint(recipe.data, source):
+                warn_once(hint.describe())
         return model
 
     def restore_model(self, data: bytes) -> Network:

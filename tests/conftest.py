@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, settings
 
 from resnext.deploy.signal_stack import SignalStack, preserve_signal_stack
 from resnext.device import pick_device
+from tests.sample_files import PHOTOGRAPH_SETS, SHARED, read_photographs
 
 settings.register_profile("shared machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("shared machine")
@@ -50,13 +51,24 @@ def device(request: pytest.FixtureRequest) -> torch.device:
     return pick_device(request.param)
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the tests on the team's large data where it is not beside this checkout: small files stand for it."""
+    if not SHARED.is_dir():
+        large = [item for item in items if "shared_data" in getattr(item, "fixturenames", ())]
+        config.hook.pytest_deselected(items=large)
+        items[:] = [item for item in items if item not in large]
+
+
 @pytest.fixture
 def shared_data() -> Path:
-    """The team's folder of real data beside the checkout; tests that need it are skipped without it."""
-    path = Path(__file__).parents[1].parent / "shared" / "data"
-    if not path.is_dir():
-        pytest.skip("the team's shared data is not beside this checkout")
-    return path
+    """The team's folder of large real data beside the checkout; without it, tests that name it are left out."""
+    return SHARED
+
+
+@pytest.fixture(params=PHOTOGRAPH_SETS)
+def photographs(request: pytest.FixtureRequest) -> list[bytes]:
+    """JPEG files of real photographs."""
+    return read_photographs(request.param)
 
 
 @pytest.fixture(autouse=True)

@@ -6,11 +6,12 @@ BIN     := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable
 USABLE  := $(VENV)/.usable
 SERVE   := $(VENV)/.serve
+DOCS    := $(VENV)/.docs
 READY   := $(VENV)/.ready
 DEVICE  ?= cuda
 PYTEST  := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
-.PHONY: help demo serve test test-all test-gpu lint format clean
+.PHONY: help demo serve docs test test-all test-gpu lint format clean
 .DEFAULT_GOAL := help
 
 help:  ## print this list
@@ -37,6 +38,14 @@ $(SERVE): $(USABLE)  # what the server needs, with ONNX Runtime as the engine
 serve: $(SERVE)  ## serve the newest run in runs/ and open its page in a browser
 	@test -d runs || { echo 'there is no run yet: make demo'; exit 2; }
 	$(BIN)/resnext serve "$$(ls -dt runs/*/ | head -1)" --runs runs --open
+
+$(DOCS): $(USABLE)
+	$(INSTALL) '.[docs]'
+	touch $@
+
+docs: $(DOCS)  ## build the documentation site into build/site; dead links and failing notebooks are errors
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m sphinx --color -W --keep-going -q -c docs -d build/site-cache . build/site
+	@echo 'open build/site/index.html'
 
 lint: $(READY)  ## ruff (lint and format), mypy, and which room imports which
 	$(BIN)/ruff check .

@@ -1,5 +1,6 @@
 """Fixtures and helpers that tests of several packages share."""
 
+import gc
 import os
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from hypothesis import HealthCheck, settings
 
 from resnext.deploy.signal_stack import SignalStack, preserve_signal_stack
 
+gc.disable()  # until the tests are collected: a third of that time went into looking for garbage in what is imported
 settings.register_profile("shared machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("shared machine")
 THREADS = torch.get_num_threads()
@@ -27,6 +29,13 @@ optimizer: {lr: 0.05}
 schedule: {name: cosine, warmup_epochs: 0.5}
 train: {epochs: 3, batch_size: 16, ema_decay: 0.9, channels_last: "no", checkpoint_steps: 2, seed: 3}
 """
+
+
+def pytest_collection_finish() -> None:
+    """Collect garbage from now on, but never search the modules and tests, which stay, and do so less often."""
+    gc.freeze()
+    gc.set_threshold(5_000, 20, 20)
+    gc.enable()
 
 
 @pytest.fixture

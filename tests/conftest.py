@@ -1,9 +1,10 @@
 """Fixtures and helpers that tests of several packages share."""
 
+import gc
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,18 @@ optimizer: {lr: 0.05}
 schedule: {name: cosine, warmup_epochs: 0.5}
 train: {epochs: 3, batch_size: 16, ema_decay: 0.9, channels_last: "no", checkpoint_steps: 2, seed: 3}
 """
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Look for no garbage in modules and collected tests, which stay: that took a third of the collection."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.set_threshold(5_000, 20, 20)
+        gc.enable()
 
 
 @pytest.fixture
@@ -97,6 +110,24 @@ def signal_stack_kept() -> Iterator[None]:
 def one_thread() -> None:
     """Use one thread, for networks so small that threads only wait for each other; ``threads_kept`` restores them."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def blank_figures() -> Iterator[None]:
+    """Leave the pictures of runs in this process blank, for tests of anything else: they take most of a short run."""
+    from tests.figures import leave_figures_blank
+
+    with leave_figures_blank():
+        yield
+
+
+@pytest.fixture
+def drawn_figures(blank_figures: None) -> Iterator[None]:
+    """Draw the pictures in this test, where others of its file leave them blank."""
+    from tests.figures import draw_figures
+
+    with draw_figures():
+        yield
 
 
 def run_resnext(

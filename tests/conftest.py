@@ -1,10 +1,12 @@
 """Fixtures and helpers that tests of several packages share."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,6 +21,7 @@ from resnext.deploy.signal_stack import SignalStack, preserve_signal_stack
 settings.register_profile("shared machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("shared machine")
 THREADS = torch.get_num_threads()
+NO_NETWORK = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
 TINY = """
 model: {name: resnext11_2x4d, base_channels: 4}
 data: {source: digits, max_train_images: 100, max_val_images: 30, workers: 0}
@@ -35,6 +38,19 @@ def tiny_recipe(tmp_path: Path) -> Path:
     path = tmp_path / "tiny.yaml"
     path.write_text(TINY)
     return path
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A Chromium that finds no other machine, one for each file of tests; they are skipped without."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("chromium is not installed")
+    with sync_api.sync_playwright() as manager:
+        browser = manager.chromium.launch(executable_path=chromium, args=["--no-sandbox", NO_NETWORK])
+        yield browser
+        browser.close()
 
 
 @pytest.fixture

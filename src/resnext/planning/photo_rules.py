@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from resnext.data.tools.advice import list_class_advice
 from resnext.data.tools.findings import pluralize
 from resnext.model.architecture import Architecture
 from resnext.model.complexity import complexity, compute_layer_costs
@@ -35,7 +36,6 @@ PHOTO_NETWORK = {
 }
 SMALL_NETWORK = {"model.name": "resnext20_4x8d", "model.base_channels": 16}
 SCALE_LIMIT = 2.0  # times the image size: larger photos are decoded by the fast decoder
-IMBALANCE = 10  # pictures of the largest class for one of the smallest, above which the plan warns
 MIRROR_WORDS = ("left", "right")
 AS_GIVEN = "as you said"
 
@@ -164,16 +164,7 @@ def count_training_macs(architecture: Architecture, size: int, freeze: str | Non
 
 def list_warnings(survey: PhotoSurvey) -> Iterator[str]:
     """List what makes the result worse, or is not used."""
-    largest = max(survey.classes, key=survey.classes.__getitem__)
-    smallest = min(survey.classes, key=survey.classes.__getitem__)
-    most, least = survey.classes[largest], survey.classes[smallest]
-    if most >= IMBALANCE * least:
-        yield (
-            f"{largest} has {pluralize(most, 'picture')}, {smallest} only {least}: the model will rarely answer "
-            f"{smallest}; more pictures of it help most"
-        )
-    elif least < 20:
-        yield f"{smallest} has only {pluralize(least, 'picture')}; 50 or more of each class give a usable model"
+    yield from list_class_advice(survey.classes)
     if survey.loose:
         yield f"{pluralize(survey.loose, 'picture')} beside the class folders are not used"
 

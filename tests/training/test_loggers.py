@@ -149,11 +149,12 @@ def test_wandb_has_settings_epochs_and_the_report_of_a_resumed_run(
     tiny_recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Read from the files that ``wandb sync`` would upload."""
-    pytest.importorskip("wandb")
+    wandb = pytest.importorskip("wandb")
     from wandb.proto.wandb_internal_pb2 import Record
 
     monkeypatch.setenv("WANDB_MODE", "offline")
     run = run_twice(tiny_recipe, tmp_path / "run", "wandb")
+    wandb.teardown()  # as at the end of a process: its service writes what is left
     files = sorted(run.path.glob("wandb/offline-run-*/*.wandb"))
     assert len(files) == 2, "one of each sitting, with the same id"
     run_id = json.loads(run.loggers.read_text())["wandb"]["id"]

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.utils.class_weight import compute_class_weight
 
-from resnext.data.class_balance import BalancedSampler, compute_class_weights, number_visits
+from resnext.data.class_balance import BalancedSampler, compute_class_weights, describe_balance, number_visits
 from resnext.data.dataset import ArrayDataset
 from resnext.data.loader import Batch, TrainLoader
 from resnext.errors import RequestError
@@ -100,3 +100,15 @@ def test_balanced_weights_are_scikit_learns(labels: list[int]) -> None:
 def test_weights_and_sampling_exclude_each_other() -> None:
     with pytest.raises(RequestError, match="both make up for unequal classes: use one of both"):
         parse_recipe("", overrides={"data.class_weights": "balanced", "data.sampling": "balanced"})
+
+
+def test_a_run_says_how_often_images_of_large_and_small_classes_count() -> None:
+    data = uneven()
+    said = describe_balance(data.labels, data.classes, by_sampling=True)
+    assert said == (
+        "classes balanced: an image of a (20) is shown 0.5 times an epoch, "
+        "an image of c (3) is shown 3.3 times an epoch"
+    )
+    assert "an image of c (3) counts 3.3 times in the loss" in describe_balance(
+        data.labels, data.classes, by_sampling=False
+    )

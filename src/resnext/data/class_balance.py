@@ -52,3 +52,12 @@ def compute_class_weights(labels: np.ndarray, num_classes: int) -> np.ndarray:
     weights = np.zeros(num_classes)
     np.divide(len(labels), used * counts, out=weights, where=counts > 0)
     return weights
+
+
+def describe_balance(labels: np.ndarray, classes: tuple[str, ...], *, by_sampling: bool) -> str:
+    """Say how often images of the largest and of the smallest class count; by sampling, as a mean over epochs."""
+    weights, counts = compute_class_weights(labels, len(classes)), np.bincount(labels, minlength=len(classes))
+    largest, smallest = int(counts.argmax()), int(weights.argmax())
+    how = "is shown {:.2g} times an epoch" if by_sampling else "counts {:.2g} times in the loss"
+    parts = [f"an image of {classes[one]} ({counts[one]:,}) {how.format(weights[one])}" for one in (largest, smallest)]
+    return f"classes balanced: {', '.join(parts)}"

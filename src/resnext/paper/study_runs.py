@@ -65,7 +65,7 @@ def read_state(run: StudyRun, runs: Path) -> RunState:
     total = opened.recipe.train.epochs or 0
     if done >= total and opened.evaluation is None:
         done = total - 1  # it was killed while it evaluated
-    is_stopped = opened.stopped is not None and opened.evaluation is not None
+    is_stopped = done < total and opened.evaluation is not None and opened.stopped is not None
     return RunState(run, done, total, opened, is_stopped)
 
 

@@ -12,9 +12,13 @@ from resnext.model.complexity import complexity, compute_layer_costs
 from resnext.planning.photo_survey import PhotoSurvey
 from resnext.recipe import build_settings
 from resnext.settings import Recipe
+from resnext.settings_fields import parse_duration
 from resnext.settings_shared import ModelSettings
 
 BUDGET_SECONDS = 200.0  # of training steps: with evaluation four minutes; many pictures take longer
+BUDGET_SHARE = (
+    0.75  # of train.max_time that is planned for training steps: evaluations and slower machines need the rest
+)
 SHORT_SECONDS = 600.0  # of a run in which fast paths are not measured
 FEW_EPOCHS = {"scratch": 60, "weights": 8}  # with fewer in the budget, smaller images are taken
 LEAST_EPOCHS = {"scratch": 12, "weights": 5}  # trained even if they take longer than the budget
@@ -182,12 +186,13 @@ def _choose_size(
     kind = "scratch" if weights is None else "weights"
     decoder, about = choose_decoder(survey, channels)
     load = estimate_load_seconds(survey, given.get("data.jpeg_decoder", decoder)) / processor.cores
+    budget = BUDGET_SHARE * (parse_duration(given.get("train.max_time") or "") or BUDGET_SECONDS / BUDGET_SHARE)
     options = [dict(option) for option in _list_options(survey, weights, given)]
     for option in options:
         architecture = _build_architecture(option, weights, given, len(survey.classes), channels)
         macs = count_training_macs(architecture, option["data.image_size"], option.get("init.freeze"))
         seconds = train * (macs / processor.macs_per_second + load) + EPOCH_SECONDS
-        fitting = int(BUDGET_SECONDS / seconds)
+        fitting = int(budget / seconds)
         if fitting >= FEW_EPOCHS[kind]:
             break
     epochs = min(MOST_EPOCHS[kind], max(LEAST_EPOCHS[kind], fitting))

@@ -8,7 +8,7 @@ from rich.console import Console
 from torch import nn
 
 from resnext.data import open_data
-from resnext.data.class_balance import compute_class_weights
+from resnext.data.class_balance import compute_class_weights, describe_balance
 from resnext.data.dataset import hash_dataset_listing
 from resnext.data.loader import Batch, TrainLoader, default_workers
 from resnext.data.memory_cache import cache_source
@@ -169,6 +169,9 @@ class Classification(Task[Recipe, Network, Batch]):
         if state.recipe.init.weights is not None:
             trained, frozen = finetune.count_trainable_and_frozen(state.model)
             yield f"from {state.recipe.init.weights}: {trained:,} parameters train, {frozen:,} are frozen"
+        by_sampling = state.recipe.data.sampling == "balanced"
+        if by_sampling or self.class_weights is not None:
+            yield describe_balance(train.labels, train.classes, by_sampling=by_sampling)
         if self.teacher is not None:
             distill, name = state.recipe.distill, self.teacher.network.architecture.name
             yield f"with the teacher {distill.weights}, {name}: {distill.alpha:g} of the loss"

@@ -12,7 +12,7 @@ DEVICE  ?= cuda
 OLDEST  := .venv-oldest
 PYTEST  := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
-.PHONY: help demo serve docs test test-all test-oldest test-gpu lint format clean
+.PHONY: help demo serve docs test test-all test-oldest test-gpu lint format dist clean
 .DEFAULT_GOAL := help
 
 help:  ## print this list
@@ -79,6 +79,13 @@ test-gpu: $(READY)  ## what must hold on every device, on CUDA (DEVICE=cpu: on t
 format: $(READY)  ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+dist: $(READY)  ## build the source package and the wheel with compiled kernels into dist/
+	rm -rf dist build
+	$(BIN)/python -m build --sdist --no-isolation
+	RESNEXT_PREBUILT=1 $(BIN)/python -m build --wheel --no-isolation --outdir build/wheel
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/auditwheel repair --plat manylinux_2_28_x86_64 --only-plat \
+		--exclude libtorch_cpu.so --wheel-dir dist build/wheel/*.whl  # PyTorch brings libtorch_cpu.so
 
 clean:  ## remove the virtual environment and caches (runs/ stays)
 	rm -rf $(VENV) $(OLDEST) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist src/*.egg-info

@@ -8,9 +8,10 @@ USABLE  := $(VENV)/.usable
 SERVE   := $(VENV)/.serve
 DOCS    := $(VENV)/.docs
 READY   := $(VENV)/.ready
+DEVICE  ?= cuda
 PYTEST  := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
-.PHONY: help demo serve docs test test-all lint format clean
+.PHONY: help demo serve docs test test-all test-gpu lint format clean
 .DEFAULT_GOAL := help
 
 help:  ## print this list
@@ -58,6 +59,9 @@ test: lint  ## lint, type check and the tests
 
 test-all: lint  ## the tests and the slow proofs
 	$(PYTEST)
+
+test-gpu: $(READY)  ## what must hold on every device, on CUDA (DEVICE=cpu: on the CPU)
+	RESNEXT_TEST_DEVICES=$(DEVICE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m device tests/test_devices.py tests/bench/test_all.py
 
 format: $(READY)  ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix .

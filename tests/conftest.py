@@ -15,6 +15,8 @@ import torch
 from hypothesis import HealthCheck, settings
 
 from resnext.deploy.signal_stack import SignalStack, preserve_signal_stack
+from resnext.device import pick_device
+from tests.sample_files import PHOTOGRAPH_SETS, SHARED, read_photographs
 
 settings.register_profile("shared machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("shared machine")
@@ -37,13 +39,36 @@ def tiny_recipe(tmp_path: Path) -> Path:
     return path
 
 
+def list_devices() -> list[str]:
+    """List the devices of tests with the mark ``device``: those of RESNEXT_TEST_DEVICES, else the CPU and any CUDA."""
+    given = os.environ.get("RESNEXT_TEST_DEVICES", "")
+    return given.split(",") if given else ["cpu", *["cuda"] * torch.cuda.is_available()]
+
+
+@pytest.fixture(params=list_devices())
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """Each device in turn; a device that was named but is not there is an error, so that nothing passes unseen."""
+    return pick_device(request.param)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the tests on the team's large data where it is not beside this checkout: small files stand for it."""
+    if not SHARED.is_dir():
+        large = [item for item in items if "shared_data" in getattr(item, "fixturenames", ())]
+        config.hook.pytest_deselected(items=large)
+        items[:] = [item for item in items if item not in large]
+
+
 @pytest.fixture
 def shared_data() -> Path:
-    """The team's folder of real data beside the checkout; tests that need it are skipped without it."""
-    path = Path(__file__).parents[1].parent / "shared" / "data"
-    if not path.is_dir():
-        pytest.skip("the team's shared data is not beside this checkout")
-    return path
+    """The team's folder of large real data beside the checkout; without it, tests that name it are left out."""
+    return SHARED
+
+
+@pytest.fixture(params=PHOTOGRAPH_SETS)
+def photographs(request: pytest.FixtureRequest) -> list[bytes]:
+    """JPEG files of real photographs."""
+    return read_photographs(request.param)
 
 
 @pytest.fixture(autouse=True)

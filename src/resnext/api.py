@@ -8,6 +8,7 @@ from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from resnext.choices import Precision
 from resnext.detection.settings import DetectRecipe
 from resnext.errors import RequestError
 from resnext.evaluation.options import EvalOptions
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from resnext.evaluation.images import ImageInput
     from resnext.evaluation.setup import EvalNetworks, EvalRuntime
     from resnext.model.network import Network
-    from resnext.training.loop import EpochResult
+    from resnext.training.callbacks import EpochCallback
 
 
 def load_recipe(path: Path | str, overrides: Mapping[str, object] | None = None) -> Recipe | DetectRecipe:
@@ -56,7 +57,7 @@ def train(
     *,
     overrides: Mapping[str, object] | None = None,
     resume: bool | None = False,
-    callback: "Callable[[EpochResult], None] | None" = None,
+    callback: "EpochCallback | None" = None,
     quiet: bool = False,
 ) -> Run:
     """Train a network or a detector by a recipe into a run directory, to the end of the recipe.
@@ -174,7 +175,7 @@ def detect(
     images: "ImageInput | Iterable[ImageInput]",
     *,
     device: "torch.device | str | None" = None,
-    precision: str = "fp32",
+    precision: Precision = "fp32",
     batch_size: int = 1,
     progress: Callable[[int], None] | None = None,
 ) -> "list[DetectPrediction]":

@@ -3,6 +3,7 @@
 ``settings_shared`` holds the sections that detection recipes have too.
 """
 
+import re
 from dataclasses import dataclass
 from typing import Annotated, Literal, get_args
 
@@ -25,13 +26,17 @@ from resnext.settings_shared import (
     RunSettings,
     check_belongs_to_weights,
 )
-from resnext.sources import SOURCES, list_sources
+from resnext.sources import SOURCES, DataSource, list_sources
 
-SourceName = Annotated[str, Choices(tuple(SOURCES))]
+SourceName = Annotated[DataSource, Choices(tuple(SOURCES))]
 CropMode = Literal["crop", "squash", "pad"]
 Interpolation = Literal["bicubic", "bilinear"]
 JpegDecoder = Literal["exact", "fast"]
+Sampling = Literal["uniform", "balanced"]
+ClassWeights = Literal["none", "balanced"]
 Crop = Literal["center", "pad", "random_resized", "paper_imagenet"]
+
+MAX_GROUP_PATTERN = 500  # characters
 
 CROP_MODES: tuple[CropMode, ...] = get_args(CropMode)
 INTERPOLATIONS: tuple[Interpolation, ...] = get_args(Interpolation)
@@ -53,6 +58,12 @@ class DataSettings(CommonDataSettings):
     )
     val_fraction: Annotated[float, Bounds(0.001, 0.9)] | None = option(
         "Share of each class that is held out, for a folder without train/ and val/.", None
+    )
+    group: Place | None = option(
+        "Keep the images of a group (a patient, a slide, a video) on one side of the split by val_fraction: a regular "
+        "expression with one group in parentheses, such as (patient[0-9]+), searched for in each path below path, or a "
+        "CSV file (.csv) with the columns file and group.",
+        None,
     )
     classes: Place | None = option(
         "File with one class name per line, or imagenet; for shards that store class numbers only.", None
@@ -89,6 +100,16 @@ class DataSettings(CommonDataSettings):
         "How training reads JPEG files: exact is bit-equal to decoding and resizing by Pillow; fast is several times "
         "faster, with the same random draws and pixels within a stated bound.",
         "exact",
+    )
+    sampling: Sampling = option(
+        "Which images an epoch shows: uniform, each once; or balanced, each class equally often, so that images of "
+        "small classes come several times, and of large classes others in each epoch.",
+        "uniform",
+    )
+    class_weights: ClassWeights = option(
+        "Weights of the images in the loss: none; or balanced, N / (K * n), with N training images, K classes and n "
+        "images of the class.",
+        "none",
     )
     cache: Literal["no", "memory"] = option(
         "Where training and its evaluations keep decoded images: memory decodes each image once, for files of one size "
@@ -223,13 +244,44 @@ def _check_train(train: TrainSettings) -> None:
         raise RequestError(f"train.tuning_plan {train.tuning_plan} needs fast paths, but train.fast is no")
 
 
+def is_group_file(group: str) -> bool:
+    """Whether a ``data.group`` is a CSV file; otherwise it is a regular expression."""
+    return group.lower().endswith(".csv")
+
+
+def compile_group_pattern(pattern: str) -> re.Pattern[str]:
+    """Compile a ``data.group`` that is a pattern. Raises RequestError unless it has one group in parentheses."""
+    if len(pattern) > MAX_GROUP_PATTERN:
+        raise RequestError(f"data.group has {len(pattern):,} characters; a pattern may have {MAX_GROUP_PATTERN}")
+    try:
+        compiled = re.compile(pattern)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise RequestError(f"data.group {pattern!r} is not a regular expression ({error}), nor a .csv file") from None
+    if compiled.groups != 1:
+        found = f"{compiled.groups} groups" if compiled.groups else "no group"
+        raise RequestError(
+            f"data.group {pattern!r} has {found} in parentheses; it needs one, such as (patient[0-9]+), whose text is "
+            "the name of the image's group; (?:...) does not count"
+        )
+    return compiled
+
+
 def _check_data(data: DataSettings) -> None:
     if data.cache == "memory" and data.jpeg_decoder == "fast":
         raise RequestError(
             "data.cache memory keeps whole images, but data.jpeg_decoder fast decodes only crops: use one of both"
         )
+    if data.sampling == data.class_weights == "balanced":
+        raise RequestError(
+            "data.sampling balanced and data.class_weights balanced both make up for unequal classes: use one of both"
+        )
     if data.val_fraction is not None and data.source not in list_sources(val_fraction=True):
         raise RequestError(f"data.val_fraction splits a folder; {data.source} has its own held-out images")
+    if data.group is not None:
+        if data.source not in list_sources(val_fraction=True):
+            raise RequestError(f"data.group is about the split of a folder; {data.source} has its own held-out images")
+        if not is_group_file(data.group):
+            compile_group_pattern(data.group)
     with_val_path, numbered = list_sources(val_path=True), list_sources(numbered=True)
     for name, given, takers in (("val_path", data.val_path, with_val_path), ("classes", data.classes, numbered)):
         if given is not None and data.source not in takers:

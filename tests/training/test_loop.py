@@ -17,10 +17,10 @@ from resnext.errors import RequestError, WorkError
 from resnext.recipe import read_recipe
 from resnext.run_directory import OWNER_FILE, RunDirectory, read_last_step
 from resnext.training import loop
+from resnext.training.callbacks import EpochResult
 from resnext.training.classification import Classification, State
 from resnext.training.distributed import World
 from resnext.training.logbook import METRICS_COLUMNS, read_log
-from resnext.training.loop import EpochResult
 from resnext.training.state import EpochSums
 from resnext.training.step import StepResult
 from resnext.weights import load

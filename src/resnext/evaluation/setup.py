@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from resnext.choices import CheckpointName, CombineMethod
 from resnext.data.classes import check_same_classes
 from resnext.data.dataset import Dataset
 from resnext.data.imagenet_classes import resolve_output_synsets
@@ -23,8 +24,7 @@ from resnext.evaluation.output.protocol import build_protocol, compare_protocols
 from resnext.evaluation.output.tables import FORMAT
 from resnext.evaluation.outputs import get_preprocessing
 from resnext.evaluation.views import Views, resize_preprocessing, without_crop
-from resnext.recipe import read_recipe
-from resnext.run_directory import RunDirectory, is_run, read_step
+from resnext.run_directory import RunDirectory, is_run, read_run_recipe, read_step
 from resnext.settings import DataSettings, Recipe
 from resnext.sources import SOURCES
 from resnext.weights import load
@@ -40,7 +40,7 @@ class EvalNetworks:
     preprocessings: Sequence[Preprocessing]
     descriptions: Sequence[dict[str, Any]]  # of each network, by protocol.describe_member
     views: Views
-    ensemble_combine: str
+    ensemble_combine: CombineMethod
     run: Path | None
     recipe: Recipe | None
 
@@ -91,7 +91,7 @@ class EvalRuntime(NamedTuple):
 
 
 def load_networks(
-    weights: Sequence[str], options: EvalOptions, load_model: Callable[[str, str], Classifier] = load
+    weights: Sequence[str], options: EvalOptions, load_model: Callable[[str, CheckpointName], Classifier] = load
 ) -> EvalNetworks:
     """Load the given weights by ``load_model(path, checkpoint)``.
 
@@ -118,7 +118,7 @@ def collect_networks(
         first = preprocessings[0]
         if (p.channels, p.exif) != (first.channels, first.exif):
             raise RequestError("the networks of an ensemble must read images the same way: same channels and exif")
-    recipe = None if run is None else read_recipe(run / "recipe.yaml")
+    recipe = None if run is None else read_run_recipe(run)
     about = [_describe_weights(name, options.checkpoint, p) for name, p in zip(names, preprocessings, strict=True)]
     return EvalNetworks(models, names, preprocessings, about, views, options.combine or "probabilities", run, recipe)
 

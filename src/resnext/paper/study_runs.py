@@ -32,11 +32,12 @@ class RunState:
     epochs: int  # that are done
     total: int  # epochs of the whole run; 0 before its start
     opened: Run | None = None  # its directory; None before its start
+    is_stopped: bool = False  # whether it ended earlier, by train.patience or train.max_time
 
     @property
     def is_finished(self) -> bool:
-        """Whether all epochs are done, and the run has written its report."""
-        return 0 < self.total <= self.epochs
+        """Whether all its epochs are done, and the run has written its report."""
+        return self.is_stopped or 0 < self.total <= self.epochs
 
 
 def make_command(run: StudyRun, runs: Path, given: Mapping[str, Any]) -> list[str]:
@@ -64,7 +65,8 @@ def read_state(run: StudyRun, runs: Path) -> RunState:
     total = opened.recipe.train.epochs or 0
     if done >= total and opened.evaluation is None:
         done = total - 1  # it was killed while it evaluated
-    return RunState(run, done, total, opened)
+    is_stopped = opened.stopped is not None and opened.evaluation is not None
+    return RunState(run, done, total, opened, is_stopped)
 
 
 def open_finished(run: StudyRun, runs: Path) -> Run | None:

@@ -103,6 +103,7 @@ def choose_settings(
     if survey.is_grey:
         data.append(Choice("data.channels", 1, "the pictures have no colours"))
     channels = given.get("data.channels") or (1 if survey.is_grey else 3)
+    data += _choose_balance(survey)
     size = _choose_size(survey, processor, weights, given, train, channels)
     chosen = [*data, *size, *_choose_training(survey, weights, given, train)]
     if processor.gpu:
@@ -164,13 +165,12 @@ def count_training_macs(architecture: Architecture, size: int, freeze: str | Non
 
 def list_warnings(survey: PhotoSurvey) -> Iterator[str]:
     """List what makes the result worse, or is not used."""
-    largest = max(survey.classes, key=survey.classes.__getitem__)
-    smallest = min(survey.classes, key=survey.classes.__getitem__)
+    largest, smallest = find_extremes(survey.classes)
     most, least = survey.classes[largest], survey.classes[smallest]
     if most >= IMBALANCE * least:
         yield (
-            f"{largest} has {pluralize(most, 'picture')}, {smallest} only {least}: the model will rarely answer "
-            f"{smallest}; more pictures of it help most"
+            f"{largest} has {pluralize(most, 'picture')}, {smallest} only {least}: the model will know {smallest} "
+            "least well; more pictures of it help most"
         )
     elif least < 20:
         yield f"{smallest} has only {pluralize(least, 'picture')}; 50 or more of each class give a usable model"
@@ -222,6 +222,19 @@ def _choose_size(
         yield Choice(
             "train.fast", "no", "in so short a run, measuring which kernels are faster takes longer than it saves"
         )
+
+
+def find_extremes(classes: Mapping[str, int]) -> tuple[str, str]:
+    """Return the names of the largest and the smallest class."""
+    return max(classes, key=classes.__getitem__), min(classes, key=classes.__getitem__)
+
+
+def _choose_balance(survey: PhotoSurvey) -> Iterator[Choice]:
+    """Show all classes equally often if the largest has IMBALANCE times the pictures of the smallest."""
+    largest, smallest = find_extremes(survey.classes)
+    if survey.classes[largest] >= IMBALANCE * survey.classes[smallest]:
+        reason = f"all classes are shown equally often, or the model would rarely answer {smallest}"
+        yield Choice("data.sampling", "balanced", reason)
 
 
 def choose_decoder(survey: PhotoSurvey, channels: int) -> tuple[str, str]:
@@ -288,6 +301,8 @@ def _is_wanted(choice: Choice, given: Mapping[str, Any], weights: StartWeights |
         return given.get("train.steps") is None
     if choice.key == "augment.min_area":
         return bool(given.get("augment.crop", "random_resized") != "pad")
+    if choice.key == "data.sampling":
+        return bool(given.get("data.class_weights", "none") == "none")
     if choice.key == "data.jpeg_decoder":
         return bool(choice.value != "exact" and given.get("data.cache") != "memory")
     if choice.key == "init.layer_decay":

@@ -11,11 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from resnext.choices import CHECKPOINT_NAMES
 from resnext.data.files.storage import resolve_filesystem
 from resnext.errors import RequestError, WorkError
 from resnext.files import atomic_write
 from resnext.run_directory import (
-    CHECKPOINT_NAMES,
     MAX_JSON_BYTES,
     RunDirectory,
     get_file_name,
@@ -23,7 +23,9 @@ from resnext.run_directory import (
     read_step,
 )
 
-RUN_FILES = ("recipe.yaml", "environment.json", "log.jsonl", "metrics.csv", "speed.csv")  # copied with the checkpoints
+RUN_FILES = (  # copied with the checkpoints
+    *("recipe.yaml", "environment.json", "log.jsonl", "metrics.csv", "speed.csv", "loggers.json"),
+)
 MAX_LOG_BYTES = 4 << 30  # bytes
 CHUNK_BYTES = 8 << 20
 

@@ -10,6 +10,7 @@ import resnext
 from resnext.cli import main
 from tests.docs.pages import Block, list_blocks, list_pages, list_shell_words
 from tests.docs.stage import write_stage
+from tests.tools.load import load_tool
 
 pytestmark = pytest.mark.slow
 
@@ -57,8 +58,10 @@ def run_command(block: Block, command: str, capsys: pytest.CaptureFixture[str]) 
         shutil.rmtree(new[1], ignore_errors=True)
     if words[0] in ("convert", "export", "prune", "grow", "evaluate", "predict"):
         clear_outputs(words)
-    if words[:2] == ["train", "photos"]:
-        words += ["--train.epochs", "1"]  # the plan fills minutes
+    if "a-few-images" in command:
+        load_tool("update_readme").write_images(Path("runs/digits/a-few-images"))  # as make demo does
+    if words[0] == "train" and new is not None or words[:2] == ["train", "photos"]:
+        words += ["--train.epochs", "1"]  # some run for 60, and the plan for photos fills minutes
     capsys.readouterr()
     status = main([word for pattern in words for word in expand(pattern)])
     written = capsys.readouterr()

@@ -32,7 +32,6 @@ augment: {crop: pad, pad: 2}
 optimizer: {lr: 0.01}
 train: {epochs: 1, batch_size: 4, device: cpu}
 """
-FINETUNE = PHOTOS.replace("model: {name: resnext11_2x4d, base_channels: 8}", "init: {weights: runs/NAME}")
 
 
 def write_stage(root: Path) -> Path:
@@ -40,7 +39,7 @@ def write_stage(root: Path) -> Path:
     _write_photos(root)
     _write_imagenet(root)
     _write_weights(root)
-    for name, text in (("small/digits", DIGITS), ("modern/finetune", FINETUNE), ("RECIPE", PHOTOS)):
+    for name, text in (("small/digits", DIGITS), ("RECIPE", PHOTOS)):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text)
     resnext.train(root / "small/digits", root / "runs/digits", quiet=True)

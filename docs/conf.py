@@ -44,9 +44,8 @@ suppress_warnings = [
 ]
 
 nb_execution_mode = "cache"  # a notebook runs again when its code has changed
-nb_execution_timeout = 300
+nb_execution_timeout = 1800  # seconds a cell, also on a busy machine
 nb_execution_raise_on_error = True
-nb_execution_excludepatterns: list[str] = []
 nb_merge_streams = True
 
 autodoc_member_order = "bysource"

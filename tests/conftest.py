@@ -1,10 +1,13 @@
 """Fixtures and helpers that tests of several packages share."""
 
+import gc
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,6 +24,7 @@ from tests.sample_files import PHOTOGRAPH_SETS, SHARED, read_photographs
 settings.register_profile("shared machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("shared machine")
 THREADS = torch.get_num_threads()
+NO_NETWORK = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
 TINY = """
 model: {name: resnext11_2x4d, base_channels: 4}
 data: {source: digits, max_train_images: 100, max_val_images: 30, workers: 0}
@@ -29,6 +33,22 @@ optimizer: {lr: 0.05}
 schedule: {name: cosine, warmup_epochs: 0.5}
 train: {epochs: 3, batch_size: 16, ema_decay: 0.9, channels_last: "no", checkpoint_steps: 2, seed: 3}
 """
+
+
+if os.environ["RESNEXT_FAST"] == "1":  # the second pass of `make test-all`: even these short runs use fast paths
+    TINY = TINY.replace("seed: 3", 'seed: 3, fast: "yes"')
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Look for no garbage in modules and collected tests, which stay: that took a third of the collection."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.set_threshold(5_000, 20, 20)
+        gc.enable()
 
 
 @pytest.fixture
@@ -57,6 +77,19 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         large = [item for item in items if "shared_data" in getattr(item, "fixturenames", ())]
         config.hook.pytest_deselected(items=large)
         items[:] = [item for item in items if item not in large]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A Chromium that finds no other machine, one for each file of tests; they are skipped without."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("chromium is not installed")
+    with sync_api.sync_playwright() as manager:
+        browser = manager.chromium.launch(executable_path=chromium, args=["--no-sandbox", NO_NETWORK])
+        yield browser
+        browser.close()
 
 
 @pytest.fixture
@@ -97,6 +130,24 @@ def signal_stack_kept() -> Iterator[None]:
 def one_thread() -> None:
     """Use one thread, for networks so small that threads only wait for each other; ``threads_kept`` restores them."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def blank_figures() -> Iterator[None]:
+    """Leave the pictures of runs in this process blank, for tests of anything else: they take most of a short run."""
+    from tests.figures import leave_figures_blank
+
+    with leave_figures_blank():
+        yield
+
+
+@pytest.fixture
+def drawn_figures(blank_figures: None) -> Iterator[None]:
+    """Draw the pictures in this test, where others of its file leave them blank."""
+    from tests.figures import draw_figures
+
+    with draw_figures():
+        yield
 
 
 def run_resnext(

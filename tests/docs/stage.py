@@ -63,6 +63,12 @@ def _write_photos(root: Path) -> None:
         for name in ("cat", "dog")
         for number in range(6)
     ]
+    slides = [
+        f"slides/{name}/patient{patient}-{number}.jpg"
+        for at, name in enumerate(("healthy", "ill"))
+        for patient in range(5 * at, 5 * at + 5)
+        for number in range(3)
+    ]
     others = [
         "holiday/1.jpg",
         "holiday/2.jpg",
@@ -72,9 +78,8 @@ def _write_photos(root: Path) -> None:
         "b.jpg",
         "photo.jpg",
         "street.jpg",
-        "a-few-images/1.png",
     ]
-    for seed, name in enumerate(places + others):
+    for seed, name in enumerate(places + slides + others):
         _write_noise(root / name, seed)
 
 
@@ -108,7 +113,7 @@ def _write_weights(root: Path) -> None:
     pair = resnext.create_model("resnext11_2x4d", base_channels=8, num_classes=2, seed=0).eval()
     _save(pair, view, ("cat", "dog"), root / "weights.safetensors")
     cifar = resnext.create_model("resnext29_2x2d", base_channels=8, num_classes=10, seed=0, form="concatenated").eval()
-    _save(cifar, view, tuple(map(str, range(10))), root / "B_cifar29_float.t7")
+    _save(cifar, view, tuple(map(str, range(10))), root / "B_cifar11_nn_float.t7")
 
 
 def _save(model: Network, preprocessing: Preprocessing, classes: tuple[str, ...], path: Path) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from resnext.data.tools.advice import IMBALANCE, list_class_advice
 from resnext.data.tools.findings import pluralize
 from resnext.model.architecture import Architecture
 from resnext.model.complexity import complexity, compute_layer_costs
@@ -39,7 +40,6 @@ PHOTO_NETWORK = {
 }
 SMALL_NETWORK = {"model.name": "resnext20_4x8d", "model.base_channels": 16}
 SCALE_LIMIT = 2.0  # times the image size: larger photos are decoded by the fast decoder
-IMBALANCE = 10  # pictures of the largest class for one of the smallest, above which the plan warns
 MIRROR_WORDS = ("left", "right")
 AS_GIVEN = "as you said"
 
@@ -169,15 +169,7 @@ def count_training_macs(architecture: Architecture, size: int, freeze: str | Non
 
 def list_warnings(survey: PhotoSurvey) -> Iterator[str]:
     """List what makes the result worse, or is not used."""
-    largest, smallest = find_extremes(survey.classes)
-    most, least = survey.classes[largest], survey.classes[smallest]
-    if most >= IMBALANCE * least:
-        yield (
-            f"{largest} has {pluralize(most, 'picture')}, {smallest} only {least}: the model will know {smallest} "
-            "least well; more pictures of it help most"
-        )
-    elif least < 20:
-        yield f"{smallest} has only {pluralize(least, 'picture')}; 50 or more of each class give a usable model"
+    yield from list_class_advice(survey.classes, is_balanced=True)  # by _choose_balance
     if survey.loose:
         yield f"{pluralize(survey.loose, 'picture')} beside the class folders are not used"
 
@@ -229,15 +221,10 @@ def _choose_size(
         )
 
 
-def find_extremes(classes: Mapping[str, int]) -> tuple[str, str]:
-    """Return the names of the largest and the smallest class."""
-    return max(classes, key=classes.__getitem__), min(classes, key=classes.__getitem__)
-
-
 def _choose_balance(survey: PhotoSurvey) -> Iterator[Choice]:
     """Show all classes equally often if the largest has IMBALANCE times the pictures of the smallest."""
-    largest, smallest = find_extremes(survey.classes)
-    if survey.classes[largest] >= IMBALANCE * survey.classes[smallest]:
+    smallest = min(survey.classes, key=survey.classes.__getitem__)
+    if max(survey.classes.values()) >= IMBALANCE * survey.classes[smallest]:
         reason = f"all classes are shown equally often, or the model would rarely answer {smallest}"
         yield Choice("data.sampling", "balanced", reason)
 

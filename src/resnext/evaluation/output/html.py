@@ -17,7 +17,7 @@ from resnext.text import format_share
 
 MAX_TEXT_BYTES = 64 << 20  # larger files are left out
 MAX_IMAGE_BYTES = 16 << 20
-READABLE_SCALE = 0.68  # CSS pixels per pixel of a plot at which its text of 8 points is 10 pixels high
+READABLE_SCALE = 0.64  # CSS pixels per pixel of a plot at which its text of 8 points is 9 pixels high
 MAX_OPEN_ROWS = 20  # a longer table of classes starts collapsed
 
 

@@ -65,7 +65,9 @@ def test_a_dead_anchor_would_be_found() -> None:
 
 @pytest.mark.parametrize("page", list_pages(), ids=lambda page: page.name)
 def test_every_file_the_page_names_is_there(page: Path) -> None:
-    for path in re.findall(r"\b(?:results|docs|examples|tools)/[\w./-]+\.\w+", page.read_text(encoding="utf-8")):
+    for path in re.findall(
+        r"(?<![\w/])(?:results|docs|examples|tools|tests)/[\w./-]+\.\w+", page.read_text(encoding="utf-8")
+    ):
         assert (ROOT / path).exists() or (page.parent / path).exists(), f"{page.name} names {path}"
 
 

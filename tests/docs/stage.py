@@ -82,6 +82,7 @@ def _write_photos(root: Path) -> None:
     ]
     for seed, name in enumerate(places + slides + others):
         _write_noise(root / name, seed)
+    shutil.copy(root / "one.png", root / "IMAGE")
 
 
 def _write_noise(path: Path, seed: int, size: int = 48) -> None:

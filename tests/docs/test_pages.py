@@ -3,6 +3,7 @@
 import argparse
 import json
 import re
+import tomllib
 from fnmatch import fnmatch
 from importlib import import_module
 from pathlib import Path
@@ -64,7 +65,9 @@ def test_a_dead_anchor_would_be_found() -> None:
 
 @pytest.mark.parametrize("page", list_pages(), ids=lambda page: page.name)
 def test_every_file_the_page_names_is_there(page: Path) -> None:
-    for path in re.findall(r"\b(?:results|docs|examples|tools)/[\w./-]+\.\w+", page.read_text(encoding="utf-8")):
+    for path in re.findall(
+        r"(?<![\w/])(?:results|docs|examples|tools|tests)/[\w./-]+\.\w+", page.read_text(encoding="utf-8")
+    ):
         assert (ROOT / path).exists() or (page.parent / path).exists(), f"{page.name} names {path}"
 
 
@@ -122,6 +125,13 @@ def test_every_recipe_that_a_page_shows_is_one(block: Block, tmp_path: Path) -> 
     path.write_text(block.text)
     assert read_stated_settings(path)
     parse_recipe(block.text.replace("extends:", "# extends:"), kind=kind)
+
+
+def test_the_page_on_installation_names_every_extra() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    text = (ROOT / "docs" / "installation.md").read_text(encoding="utf-8")
+    for extra in project["optional-dependencies"]:
+        assert f"`{extra}`" in text, extra
 
 
 def test_the_tour_names_files_that_are_there() -> None:

@@ -33,6 +33,7 @@ Interpolation = Literal["bicubic", "bilinear"]
 JpegDecoder = Literal["exact", "fast"]
 Crop = Literal["center", "pad", "random_resized", "paper_imagenet"]
 
+MAX_FOLDS = 100  # of a cross-validation
 CROP_MODES: tuple[CropMode, ...] = get_args(CropMode)
 INTERPOLATIONS: tuple[Interpolation, ...] = get_args(Interpolation)
 CROPS: tuple[Crop, ...] = get_args(Crop)
@@ -53,6 +54,11 @@ class DataSettings(CommonDataSettings):
     )
     val_fraction: Annotated[float, Bounds(0.001, 0.9)] | None = option(
         "Share of each class that is held out, for a folder without train/ and val/.", None
+    )
+    fold: str | None = option(
+        "Cross-validation: hold out a fold of the training images, such as 2/5, the second of five. Folds have about "
+        "the same share of every class and depend on split_seed.",
+        None,
     )
     classes: Place | None = option(
         "File with one class name per line, or imagenet; for shards that store class numbers only.", None
@@ -223,7 +229,24 @@ def _check_train(train: TrainSettings) -> None:
         raise RequestError(f"train.tuning_plan {train.tuning_plan} needs fast paths, but train.fast is no")
 
 
+def parse_fold(text: str) -> tuple[int, int]:
+    """Parse a ``data.fold`` such as 2/5 into the fold, from 1, and the number of folds. Raises RequestError."""
+    number, _, total = text.partition("/")
+    if not (number.isascii() and total.isascii() and number.isdigit() and total.isdigit()):
+        raise RequestError(f"data.fold {text!r} must be such as 2/5, the second of five folds")
+    fold, folds = int(number), int(total)
+    if not 2 <= folds <= MAX_FOLDS or not 1 <= fold <= folds:
+        raise RequestError(f"data.fold {text!r} must be from 1/K to K/K, with K folds from 2 to {MAX_FOLDS}")
+    return fold, folds
+
+
 def _check_data(data: DataSettings) -> None:
+    if data.fold is not None:
+        parse_fold(data.fold)
+        if data.val_fraction is not None:
+            raise RequestError("data.fold and data.val_fraction both say what is held out: give one")
+        if data.max_val_images is not None:
+            raise RequestError("data.fold holds out a whole fold: leave data.max_val_images out")
     if data.cache == "memory" and data.jpeg_decoder == "fast":
         raise RequestError(
             "data.cache memory keeps whole images, but data.jpeg_decoder fast decodes only crops: use one of both"

@@ -207,6 +207,12 @@ def test_places_become_absolute_and_names_of_something_elsewhere_stay(
     assert replace_places(changed, make_absolute) == changed
 
 
+def test_a_pattern_of_groups_is_no_path_and_a_file_of_groups_is() -> None:
+    for group, expected in ((r"^a/b(\d+)", r"^a/b(\d+)"), ("groups.csv", "/there/groups.csv")):
+        recipe = parse_recipe("", overrides={"data.source": "folder", "data.path": "x", "data.group": group})
+        assert replace_places(recipe, lambda key, place: f"/there/{place}").data.group == expected
+
+
 def test_every_setting_that_is_a_path_says_so() -> None:
     places = {
         f"{name}.{spec.name}"

@@ -15,7 +15,7 @@ import yaml
 from typing_extensions import TypeVar
 
 from resnext.errors import RequestError, did_you_mean
-from resnext.settings import Recipe
+from resnext.settings import Recipe, is_group_file
 from resnext.settings_fields import FieldSpec, list_fields, list_sections
 from resnext.settings_shared import RecipeBase
 
@@ -252,7 +252,10 @@ def replace_places(recipe: R, change: Callable[[str, str], str]) -> R:
     for section, cls in list_sections(type(recipe)).items():
         inside = getattr(recipe, section)
         places = {name: getattr(inside, name) for name, spec in list_fields(cls).items() if spec.is_place}
-        new = {name: change(f"{section}.{name}", value) for name, value in places.items() if value is not None}
+        given = {name: value for name, value in places.items() if value is not None}
+        if "group" in given and not is_group_file(given["group"]):
+            del given["group"]  # a pattern
+        new = {name: change(f"{section}.{name}", value) for name, value in given.items()}
         sections[section] = replace(inside, **new)
     return replace(recipe, **sections)
 

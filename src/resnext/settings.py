@@ -3,6 +3,7 @@
 ``settings_shared`` holds the sections that detection recipes have too.
 """
 
+import re
 from dataclasses import dataclass
 from typing import Annotated, Literal, get_args
 
@@ -34,6 +35,8 @@ JpegDecoder = Literal["exact", "fast"]
 Crop = Literal["center", "pad", "random_resized", "paper_imagenet"]
 
 MAX_FOLDS = 100  # of a cross-validation
+MAX_GROUP_PATTERN = 500  # characters
+
 CROP_MODES: tuple[CropMode, ...] = get_args(CropMode)
 INTERPOLATIONS: tuple[Interpolation, ...] = get_args(Interpolation)
 CROPS: tuple[Crop, ...] = get_args(Crop)
@@ -58,6 +61,12 @@ class DataSettings(CommonDataSettings):
     fold: str | None = option(
         "Cross-validation: hold out a fold of the training images, such as 2/5, the second of five. Folds have about "
         "the same share of every class and depend on split_seed.",
+        None,
+    )
+    group: Place | None = option(
+        "Keep the images of a group (a patient, a slide, a video) on one side of the split by val_fraction, or in one "
+        "fold: a regular expression with one group in parentheses, such as (patient[0-9]+), searched for in each path "
+        "below path, or a CSV file (.csv) with the columns file and group.",
         None,
     )
     classes: Place | None = option(
@@ -240,6 +249,28 @@ def parse_fold(text: str) -> tuple[int, int]:
     return fold, folds
 
 
+def is_group_file(group: str) -> bool:
+    """Whether a ``data.group`` is a CSV file; otherwise it is a regular expression."""
+    return group.lower().endswith(".csv")
+
+
+def compile_group_pattern(pattern: str) -> re.Pattern[str]:
+    """Compile a ``data.group`` that is a pattern. Raises RequestError unless it has one group in parentheses."""
+    if len(pattern) > MAX_GROUP_PATTERN:
+        raise RequestError(f"data.group has {len(pattern):,} characters; a pattern may have {MAX_GROUP_PATTERN}")
+    try:
+        compiled = re.compile(pattern)
+    except (re.error, OverflowError, RecursionError) as error:
+        raise RequestError(f"data.group {pattern!r} is not a regular expression ({error}), nor a .csv file") from None
+    if compiled.groups != 1:
+        found = f"{compiled.groups} groups" if compiled.groups else "no group"
+        raise RequestError(
+            f"data.group {pattern!r} has {found} in parentheses; it needs one, such as (patient[0-9]+), whose text is "
+            "the name of the image's group; (?:...) does not count"
+        )
+    return compiled
+
+
 def _check_data(data: DataSettings) -> None:
     if data.fold is not None:
         parse_fold(data.fold)
@@ -253,6 +284,11 @@ def _check_data(data: DataSettings) -> None:
         )
     if data.val_fraction is not None and data.source not in list_sources(val_fraction=True):
         raise RequestError(f"data.val_fraction splits a folder; {data.source} has its own held-out images")
+    if data.group is not None:
+        if data.source not in list_sources(val_fraction=True):
+            raise RequestError(f"data.group is about the split of a folder; {data.source} has its own held-out images")
+        if not is_group_file(data.group):
+            compile_group_pattern(data.group)
     with_val_path, numbered = list_sources(val_path=True), list_sources(numbered=True)
     for name, given, takers in (("val_path", data.val_path, with_val_path), ("classes", data.classes, numbered)):
         if given is not None and data.source not in takers:

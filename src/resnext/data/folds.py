@@ -1,13 +1,15 @@
 """Cross-validation: split images into folds, each with about the same share of every class."""
 
 import warnings
-from dataclasses import replace
+from collections.abc import Sequence
 
 import numpy as np
 
 from resnext.data.classes import quote_names
-from resnext.data.dataset import Source, Subset, count_per_class
+from resnext.data.dataset import Dataset, Subset, count_per_class
+from resnext.data.groups import list_groups
 from resnext.errors import RequestError
+from resnext.settings import DataSettings, parse_fold
 
 
 def split_into_folds(labels: np.ndarray, folds: int, seed: int, groups: np.ndarray | None = None) -> np.ndarray:
@@ -36,26 +38,68 @@ def split_into_folds(labels: np.ndarray, folds: int, seed: int, groups: np.ndarr
         try:
             for fold, (_, held_out) in enumerate(splitter.split(np.zeros(len(labels)), labels, groups)):
                 assigned[held_out] = fold
+            _check_folds(assigned, labels, folds)
         except ValueError as error:
             raise RequestError(f"the images cannot be split into {folds} folds: {error}") from None
     return assigned
 
 
-def hold_out_fold(source: Source, fold: int, folds: int, seed: int) -> Source:
-    """Return the training images of ``source`` as a source that holds out one fold of them (1 to ``folds``).
+def _check_folds(assigned: np.ndarray, labels: np.ndarray, folds: int) -> None:
+    """Raise ValueError if a fold is empty, or has all images of a class; possible with groups only."""
+    counts = np.zeros((folds, int(labels.max()) + 1), np.int64)
+    np.add.at(counts, (assigned, labels), 1)
+    if (counts.sum(axis=1) == 0).any():
+        raise ValueError("the groups leave a fold empty")
+    if ((counts == counts.sum(axis=0)) & (counts > 0)).any():
+        raise ValueError("the groups put all images of a class into one fold")
 
-    The held-out images of ``source`` are not used. Raises RequestError if there are too few images of a class.
+
+def hold_out_fold(whole: Dataset, settings: DataSettings) -> tuple[Dataset, Dataset, str]:
+    """Split images as ``settings.fold`` says; those of a ``settings.group`` stay together.
+
+    Returns:
+        The images to train on, those that are held out, and a sentence on how they were separated.
+
+    Raises:
+        RequestError: There are too few images of a class, or groups that cannot be divided.
     """
-    whole = source.train
-    check_class_sizes(whole.classes, count_per_class(whole), folds)
-    assigned = split_into_folds(np.asarray(whole.labels), folds, seed)
-    inside = assigned == fold - 1
+    assert settings.fold is not None
+    fold, folds = parse_fold(settings.fold)
+    inside = assign_folds(whole, settings, folds) == fold - 1
     train, val = (Subset(whole, np.flatnonzero(mask)) for mask in (~inside, inside))
+    how = "by class" if settings.group is None else f"by class and data.group {settings.group}"
     rule = (
-        f"fold {fold} of {folds} is held out of {len(whole)} images, split by class with split_seed {seed} "
-        f"({len(train)} train, {len(val)} held out)"
+        f"fold {fold} of {folds} is held out of {len(whole)} images, split {how} with split_seed "
+        f"{settings.split_seed} ({len(train)} train, {len(val)} held out)"
     )
-    return replace(source, train=train, val=val, split_rule=rule)
+    return train, val, rule
+
+
+def assign_folds(whole: Dataset, settings: DataSettings, folds: int) -> np.ndarray:
+    """Return the fold of each image, 0 to ``folds`` - 1, int64 [N]. Raises as ``hold_out_fold``."""
+    labels = np.asarray(whole.labels)
+    check_class_sizes(whole.classes, count_per_class(whole), folds)
+    if settings.group is None:
+        return split_into_folds(labels, folds, settings.split_seed)
+    names = list_groups(whole, settings.group)
+    check_groups(names, labels, whole.classes, folds)
+    return split_into_folds(labels, folds, settings.split_seed, np.unique(names, return_inverse=True)[1])
+
+
+def check_groups(groups: Sequence[str], labels: np.ndarray, classes: tuple[str, ...], folds: int) -> None:
+    """Raise RequestError for fewer groups than folds, and for a class whose images are all in one group."""
+    count = len(set(groups))
+    if count < folds:
+        raise RequestError(f"data.group gives {count} groups, fewer than the {folds} folds; use fewer folds")
+    of_class: dict[int, set[str]] = {}
+    for label, name in zip(labels.tolist(), groups, strict=True):
+        of_class.setdefault(label, set()).add(name)
+    single = [classes[label] for label, names in sorted(of_class.items()) if len(names) == 1]
+    if single:
+        raise RequestError(
+            f"all images of class {quote_names(single)} are in one group, so a fold would hold out all of them and "
+            "nothing would be left to learn from; leave data.group out, or add images of other groups"
+        )
 
 
 def check_class_sizes(classes: tuple[str, ...], counts: np.ndarray, folds: int) -> None:

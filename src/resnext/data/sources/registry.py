@@ -5,7 +5,7 @@ from dataclasses import replace
 from resnext.data.dataset import Dataset, Source, random_subset
 from resnext.data.folds import hold_out_fold
 from resnext.errors import RequestError, did_you_mean
-from resnext.settings import DataSettings, parse_fold
+from resnext.settings import DataSettings
 from resnext.sources import SOURCES, SourceSpec, import_function
 
 
@@ -26,7 +26,8 @@ def open_data(settings: DataSettings) -> Source:
     source = _open_source(settings)
     train = random_subset(source.train, settings.max_train_images, settings.split_seed)
     if settings.fold is not None:
-        return hold_out_fold(replace(source, train=train), *parse_fold(settings.fold), settings.split_seed)
+        train, val, split = hold_out_fold(train, settings)
+        return replace(source, train=train, val=val, split_rule=split)
     val = random_subset(source.val, settings.max_val_images, settings.split_seed)
     parts = (("training", source.train, train), ("held-out", source.val, val))
     drawn = [f"{len(few):,} of {len(all_):,} {what} images" for what, all_, few in parts if few is not all_]

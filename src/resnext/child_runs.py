@@ -119,6 +119,8 @@ def train_runs(
                     is_failed = job.process.returncode != 0
                     failed += [job.run] * is_failed
                     reporter.report(job.run, "failed" if is_failed else "end")
+                if failed and reporter.stops_at_failure:
+                    break
         finally:
             if working:
                 reporter.report_stop([job.run for job in working])
@@ -178,6 +180,7 @@ class ProgressReporter(Generic[RunT]):
         find_directory: Returns the directory of a run.
         shorten: Returns a short name of a run, for that line.
         on_end: Called when a run has ended well.
+        stops_at_failure: Whether a run that fails stops the others.
     """
 
     def __init__(
@@ -189,9 +192,10 @@ class ProgressReporter(Generic[RunT]):
         *,
         shorten: Callable[[RunT], str] = lambda run: run.name,
         on_end: Callable[[RunT], None] = lambda _: None,
+        stops_at_failure: bool = False,
     ) -> None:
         self.console, self.epochs, self.find_directory = console, epochs, find_directory
-        self.shorten, self.on_end = shorten, on_end
+        self.shorten, self.on_end, self.stops_at_failure = shorten, on_end, stops_at_failure
         self.left = len(pending)
         self.start = self.last_look = time.monotonic()
         self.epochs_before = {run.name: read_state(find_directory(run)).epochs for run in pending}

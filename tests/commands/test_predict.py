@@ -153,7 +153,7 @@ def test_the_gallery_shows_every_image_and_loads_nothing_from_elsewhere(
     page = tmp_path / "gallery.html"
     assert main(["predict", str(weights), str(pictures), "--html", str(page)]) == 0
     text = page.read_text(encoding="utf-8")
-    sources = re.findall(r'<img src="data:image/jpeg;base64,([^"]+)" alt="([^"]+)"', text)
+    sources = re.findall(r'<img src="data:image/png;base64,([^"]+)" alt="([^"]+)"', text)
     assert {html.unescape(name) for _, name in sources} == {"a.png", "b.png", "c.png", "<b>x&.png"}
     for data, _ in sources:
         assert Image.open(io.BytesIO(base64.b64decode(data))).size == (8, 8)

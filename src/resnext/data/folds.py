@@ -78,7 +78,7 @@ def hold_out_fold(whole: Dataset, settings: DataSettings) -> tuple[Dataset, Data
 def assign_folds(whole: Dataset, settings: DataSettings, folds: int) -> np.ndarray:
     """Return the fold of each image, 0 to ``folds`` - 1, int64 [N]. Raises as ``hold_out_fold``."""
     labels = np.asarray(whole.labels)
-    check_class_sizes(whole.classes, count_per_class(whole), folds)
+    check_class_sizes(whole.classes, count_per_class(whole).tolist(), folds)
     if settings.group is None:
         return split_into_folds(labels, folds, settings.split_seed)
     names = list_groups(whole, settings.group)
@@ -102,11 +102,11 @@ def check_groups(groups: Sequence[str], labels: np.ndarray, classes: tuple[str, 
         )
 
 
-def check_class_sizes(classes: tuple[str, ...], counts: np.ndarray, folds: int) -> None:
+def check_class_sizes(classes: Sequence[str], counts: Sequence[int], folds: int) -> None:
     """Raise RequestError for a class that has fewer images than there are folds."""
-    few = [name for name, count in zip(classes, counts.tolist(), strict=True) if count < folds]
+    few = [name for name, count in zip(classes, counts, strict=True) if count < folds]
     if few:
-        least = int(counts.min())
+        least = min(counts)
         raise RequestError(
             f"class {quote_names(few)} has fewer images ({least}) than there are folds ({folds}); "
             + (f"use at most {least} folds, or add images" if least > 1 else "add images, or remove the class")

@@ -20,6 +20,7 @@ from resnext.files import atomic_write, report_write_errors
 from resnext.text import format_share
 
 THUMBNAIL = 176  # pixels of the longer side
+TINY = 64  # pixels: an image of at most this size stays as it is
 MAX_THUMBNAILS = 2000  # on a page
 UNFIT = re.compile(r'[\x00-\x1f/\\:*?"<>|]+')  # for the name of a folder on any system
 
@@ -100,10 +101,17 @@ def _make_thumbnail(path: str) -> str | None:
         image = open_image(path, 3, exif=True)
     except BadImageError:
         return None
+    return encode_thumbnail(image)
+
+
+def encode_thumbnail(image: Image.Image) -> str:
+    """Encode a small JPEG of an image as a data URI; an image that is small itself becomes a PNG."""
+    kind = "PNG" if max(image.size) <= TINY else "JPEG"
+    image = image.copy()
     image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
     file = io.BytesIO()
-    image.save(file, "JPEG", quality=82)
-    return "data:image/jpeg;base64," + base64.b64encode(file.getvalue()).decode("ascii")
+    image.save(file, kind, quality=82)
+    return f"data:image/{kind.lower()};base64,{base64.b64encode(file.getvalue()).decode('ascii')}"
 
 
 def _name_folder(name: str) -> str:

@@ -27,7 +27,7 @@ def write_report(run_dir: Path | str, evaluation: Evaluation, metrics: dict[str,
         "protocol": format_protocol(metrics["protocol"], evaluation.n),
         "headline": _choose_headline(metrics, epochs),
         "classes": compute_class_scores(evaluation.confusion, evaluation.classes),
-        "mistakes": _count_mistakes(evaluation),
+        "mistakes": count_mistakes(evaluation),
         "worst": _list_worst_images(evaluation),
     }
     return write_page(run, "resnext.evaluation.output", metrics, epochs, PICTURES, content)
@@ -55,7 +55,8 @@ def _count_wrong(error: float, n: int) -> int | None:
     return from_percent(error, n) if 0 <= error <= 100 else None
 
 
-def _count_mistakes(evaluation: Evaluation) -> list[dict[str, Any]]:
+def count_mistakes(evaluation: Evaluation) -> list[dict[str, Any]]:
+    """Count the most frequent pairs of label and wrong prediction, as rows with label, predicted and count."""
     wrong, names = evaluation.label != evaluation.predicted, evaluation.classes
     pairs = zip(evaluation.label[wrong].tolist(), evaluation.predicted[wrong].tolist(), strict=True)
     return [

@@ -174,7 +174,7 @@ def measure(case: Case, folder: Path) -> Iterator[dict[str, object]]:
     views = [prepare_pixels(image, p) for image in images]
     for target in FORMATS:
         for given in INPUTS:
-            request = ExportRequest(format=target, input=given)  # type: ignore[arg-type]
+            request = ExportRequest(format=target, input=given)
             file = folder / f"model{FORMATS[target]}"
             write_model(
                 build_model(fold(network), target, request.get_interface(p)),

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import resnext
+from resnext.choices import ExportFormat
 from resnext.commands.export_int8 import load_judged_images
 from resnext.data.sources.fashion_mnist import DEBIAN_FOLDER
 from resnext.deploy.example_images import load_example_images
@@ -79,7 +80,7 @@ def train(data: str, work: Path, archive: Path) -> Path:
     return run
 
 
-def measure(run: Path, target: str, max_loss: float) -> Iterator[dict[str, Any]]:
+def measure(run: Path, target: ExportFormat, max_loss: float) -> Iterator[dict[str, Any]]:
     """Export a run to int8 as ``resnext export`` does; yield a row for each try, the last of which decides."""
     network = resnext.load(run)
     plan = Int8Plan(

@@ -33,6 +33,7 @@ import resnext
 from resnext.bench.latency import LatencyRequest, measure_latencies
 from resnext.data.dataset import Dataset
 from resnext.environment import read_cpu_name
+from resnext.evaluation.outputs import get_preprocessing
 from resnext.files import atomic_write
 from resnext.model.architecture import Architecture
 from resnext.model.network import Network, convert_form, rebuild_network
@@ -178,7 +179,7 @@ def get_peer(study: Study, seed: int, share: float) -> Path:
     file = study.work / f"{seed}-torch-pruning-{share:g}.safetensors"
     if not file.exists():
         model = get_whole(study, seed).load("last")
-        size = model.preprocessing.image_size
+        size = get_preprocessing(model).image_size
         budget = resnext.complexity(resnext.load(get_pruned(study, seed, share)), size).macs
         width = model.architecture.width or 1
         costs = {d: resnext.complexity(model.architecture.change(width=d), size).macs for d in range(1, width)}
@@ -194,9 +195,9 @@ def prune_widths(model: Network, data: Dataset, ratio: float, seed: int) -> Netw
     import torch_pruning  # type: ignore[import-not-found, unused-ignore]
 
     network = convert_form(model, "grouped").eval()
-    size, device = model.preprocessing.image_size, torch.device("cpu")
+    size, device = get_preprocessing(model).image_size, torch.device("cpu")
     images = iterate_images(
-        data, model.preprocessing, IMPORTANCE_IMAGES, batch_size=BATCH_SIZE, seed=seed, device=device
+        data, get_preprocessing(model), IMPORTANCE_IMAGES, batch_size=BATCH_SIZE, seed=seed, device=device
     )
     inside = ("conv1", "conv2")
     outside = [
@@ -267,7 +268,7 @@ def open_train(study: Study) -> Dataset:
 def judge(study: Study, seed: int, network: Network) -> Row:
     """Evaluate a network on the held-out images, count its cost, and time it in turn with the whole one."""
     evaluation = resnext.evaluate(network, resnext.open_data(study.recipe.data).val)
-    cost = resnext.complexity(network, network.preprocessing.image_size)
+    cost = resnext.complexity(network, get_preprocessing(network).image_size)
     whole, latency = measure_latencies([get_whole(study, seed).load("last"), network], study.latency)
     return {
         "network": network.architecture.name,

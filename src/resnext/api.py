@@ -8,6 +8,7 @@ from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from resnext.choices import Precision
 from resnext.detection.settings import DetectRecipe
 from resnext.errors import RequestError
 from resnext.evaluation.options import EvalOptions
@@ -174,7 +175,7 @@ def detect(
     images: "ImageInput | Iterable[ImageInput]",
     *,
     device: "torch.device | str | None" = None,
-    precision: str = "fp32",
+    precision: Precision = "fp32",
     batch_size: int = 1,
     progress: Callable[[int], None] | None = None,
 ) -> "list[DetectPrediction]":

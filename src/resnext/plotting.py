@@ -108,12 +108,15 @@ def draw_grid(axes: "Axes") -> None:
 def draw_caption(
     figure: "Figure", x: float, top: float, caption: Sequence[tuple[str, str]], *, line: float, size: float
 ) -> None:
-    """Write lines of (text, color) below each other from (x, top) inches on; the first of several is bold."""
+    """Write texts (text, color) below each other from (x, top) inches on; the first of several is bold."""
     width, height = figure.get_size_inches()
     for at, (text, color) in enumerate(caption):
         weight = "bold" if at == 0 and len(caption) > 1 else "normal"
-        where = (x / width, (top - at * line) / height)
-        figure.text(*where, text, fontsize=size, color=color, fontweight=weight, va="top", ha="left")
+        for part in text.split("\n"):
+            figure.text(
+                x / width, top / height, part, fontsize=size, color=color, fontweight=weight, va="top", ha="left"
+            )
+            top -= line
 
 
 def convert_to_pixels(image: "Tensor") -> np.ndarray:
@@ -144,6 +147,30 @@ def clean_text(text: str, columns: int) -> str:
             break
         kept.append(letter)
     return "".join(kept).rstrip() + "…"
+
+
+def wrap_text(text: str, columns: int, lines: int = 4) -> list[str]:
+    """Wrap ``text`` into lines of ``columns`` Latin letters, whole as far as ``lines`` allow.
+
+    It is cleaned as by ``clean_text``. Lines break after spaces and hyphens, and inside words that are too long.
+    """
+    rest, wrapped = clean_text(text, 10_000), []
+    while rest and len(wrapped) < lines - 1 and count_columns(rest) > columns:
+        end, used = 0, 0
+        while used + _count_letter_columns(rest[end]) <= columns or not end:
+            used += _count_letter_columns(rest[end])
+            end += 1
+        while end < len(rest) and unicodedata.combining(rest[end]):
+            end += 1
+        breaks = [
+            at
+            for at in range(end // 2, end + 1)
+            if rest[at - 1 : at] in ("-", "_", "/", " ") or rest[at : at + 1] == " "
+        ]
+        end = breaks[-1] if breaks else end
+        wrapped.append(rest[:end].rstrip())
+        rest = rest[end:].lstrip()
+    return [*wrapped, clean_text(rest, columns)] if rest or not wrapped else wrapped
 
 
 def count_columns(text: str) -> int:

@@ -5,10 +5,11 @@ import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from resnext.choices import CheckpointName
 from resnext.detection.settings import DetectRecipe
 from resnext.errors import RequestError
 from resnext.recipe import read_recipe, read_recipe_kind
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from resnext.model.network import Network
 
 INTEGER_COLUMNS = ("epoch", "step", "bad_images")
-Checkpoint = Literal["best", "last"]
 
 
 @dataclass(frozen=True)
@@ -62,11 +62,11 @@ class Run:
         values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return values
 
-    def weights(self, checkpoint: Checkpoint = "best") -> Path:
+    def weights(self, checkpoint: CheckpointName = "best") -> Path:
         """Return the path of a checkpoint's weights file (safetensors). Raises RequestError if there is none."""
         return self.files.weights(checkpoint)
 
-    def load(self, checkpoint: Checkpoint = "best") -> "Network":
+    def load(self, checkpoint: CheckpointName = "best") -> "Network":
         """Load the network of a checkpoint, in eval mode on the CPU. Raises RequestError for a run of a detector."""
         from resnext.weights import load
 
@@ -74,7 +74,7 @@ class Run:
             raise RequestError(f"{self.path} is a detection run: use load_detector()")
         return load(self.path, checkpoint)
 
-    def load_detector(self, checkpoint: Checkpoint = "best") -> "FasterRcnn":
+    def load_detector(self, checkpoint: CheckpointName = "best") -> "FasterRcnn":
         """Load the detector of a checkpoint, in eval mode on the CPU. Raises RequestError for another run."""
         from resnext.detection.weights import load_detector
 

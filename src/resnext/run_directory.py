@@ -10,7 +10,6 @@ from typing import Any
 from resnext.errors import RequestError
 from resnext.recipe import Kind, read_recipe_kind
 
-CHECKPOINT_NAMES = ("last", "best")
 OWNER_FILE = ".owner.json"  # the process that is training in the run: training/lock.py
 MAX_JSON_BYTES = 64 << 20  # bytes
 

@@ -26,9 +26,9 @@ from resnext.settings_shared import (
     RunSettings,
     check_belongs_to_weights,
 )
-from resnext.sources import SOURCES, list_sources
+from resnext.sources import SOURCES, DataSource, list_sources
 
-SourceName = Annotated[str, Choices(tuple(SOURCES))]
+SourceName = Annotated[DataSource, Choices(tuple(SOURCES))]
 CropMode = Literal["crop", "squash", "pad"]
 Interpolation = Literal["bicubic", "bilinear"]
 JpegDecoder = Literal["exact", "fast"]

@@ -30,7 +30,7 @@ class Bounds:
 
 @dataclass(frozen=True)
 class Choices:
-    """The allowed words, where they are the rows of a table; otherwise a Literal lists them."""
+    """The allowed words, where they are the rows of a table that can grow; otherwise those of the Literal."""
 
     words: tuple[str, ...]
 
@@ -82,8 +82,8 @@ def list_fields(cls: type) -> Mapping[str, FieldSpec]:
         is_list = get_origin(hint) is tuple
         hint = get_args(hint)[0] if is_list else hint
         hint, *marks = get_args(hint) if get_origin(hint) is Annotated else (hint,)
-        listed = next((mark.words for mark in marks if isinstance(mark, Choices)), ())
-        choices = get_args(hint) if get_origin(hint) is Literal else listed
+        stated = get_args(hint) if get_origin(hint) is Literal else ()
+        choices = next((mark.words for mark in marks if isinstance(mark, Choices)), stated)
         specs[f.name] = FieldSpec(
             name=f.name,
             help=f.metadata["help"],

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal, get_args
 
+from resnext.choices import Precision
 from resnext.errors import RequestError
 from resnext.model.architecture import Architecture, BlockType, Form, Initialisation, Shortcut, Stem
 from resnext.settings_fields import (
@@ -19,7 +20,6 @@ from resnext.settings_fields import (
 
 FreezeStage = Literal["stem", "conv2", "conv3", "conv4", "conv5", "features"]
 StartMethod = Literal["fork", "spawn", "forkserver"]
-Precision = Literal["fp32", "bf16", "fp16"]
 FREEZE_STAGES: tuple[FreezeStage, ...] = get_args(FreezeStage)
 DEFAULT_EPOCHS = 100  # if a recipe gives neither epochs nor steps
 

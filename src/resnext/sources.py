@@ -7,7 +7,7 @@ A new source is one file in ``data/sources/`` and one row here; a new format of 
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 
 class SourceFacts(NamedTuple):
@@ -18,6 +18,14 @@ class SourceFacts(NamedTuple):
     channels: int
     image_size: int | None  # side in pixels
 
+
+DataSource = Literal[
+    "digits", "fashion_mnist", "cifar10", "cifar100", "folder", "imagenet", "imagenet5k", "webdataset", "parquet"
+]
+"""The names in SOURCES, for type checkers."""
+
+BoxSource = Literal["coco", "voc"]
+"""The names in BOX_FORMATS, for type checkers."""
 
 UNKNOWN_FACTS = SourceFacts(None, 1000, 3, None)
 

@@ -9,6 +9,7 @@ from resnext.bench import check_outputs
 from resnext.bench.measure import Candidate, Timing, measure_peak_memory, time_interleaved
 from resnext.bench.results import show_progress
 from resnext.bench.train_step import StepConfig, TrainStep, fuse_all_norms, rebuild_step, tune_plan
+from resnext.choices import Precision
 from resnext.model.architecture import Architecture
 from resnext.model.plan import Plan
 
@@ -33,7 +34,7 @@ class TrainWorkload:
 def list_candidates(
     architecture: Architecture,
     peers: Sequence[str],
-    precision: str,
+    precision: Precision,
     recompute: Sequence[str] = (),
     *,
     resnet: bool = False,

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from resnext.bench import results
 from resnext.bench.measure import Timing, compute_speed_ratio
 from resnext.bench.train import check_numbers
+from resnext.choices import Precision
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -23,7 +24,7 @@ class Options(results.BenchOptions):
     size: int
     rounds: int
     peers: Sequence[str] | None
-    precision: str
+    precision: Precision
 
 
 def run(options: Options) -> int:

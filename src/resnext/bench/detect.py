@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from resnext.bench import results
+from resnext.choices import Precision
 from resnext.errors import RequestError
 from resnext.settings_shared import FreezeStage
 
@@ -31,7 +32,7 @@ class Options(results.BenchOptions):
     boxes: int  # per image
     freeze: FreezeStage | Literal["none"]
     rounds: int
-    precision: str
+    precision: Precision
 
 
 def run(options: Options) -> int:

@@ -18,6 +18,7 @@ from torchvision.ops import FrozenBatchNorm2d
 from resnext.bench.check_outputs import Distances
 from resnext.bench.peers import OURS, stabilize_weights
 from resnext.bench.train_step import StepConfig
+from resnext.choices import Precision
 from resnext.detection.model.faster_rcnn import FasterRcnn, ImageDetections, build_detector
 from resnext.detection.model.fuse import fuse_detector
 from resnext.detection.preprocessing import IMAGENET_MEAN, IMAGENET_STD, DetectPreprocessing
@@ -165,7 +166,7 @@ def measure_distances(of: DetectOutputs, to: DetectOutputs) -> Distances:
     }
 
 
-def list_configs(precision: str) -> list[StepConfig]:
+def list_configs(precision: Precision) -> list[StepConfig]:
     """List ours in ``precision`` and in fp32, then torchvision with its defaults and with its fastest settings."""
     fast, plain = StepConfig(OURS, precision), StepConfig("torchvision", "fp32", channels_last=False)
     configs = [fast, replace(fast, precision="fp32"), plain, StepConfig("torchvision", precision)]

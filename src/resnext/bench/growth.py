@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resnext.bench import results
+from resnext.choices import Precision
 from resnext.errors import RequestError
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class Options(results.BenchOptions):
     batch: int  # of the other sweeps
     size: int  # of the other sweeps
     rounds: int
-    precision: str
+    precision: Precision
     again: bool
 
 

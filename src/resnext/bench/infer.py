@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from resnext.bench import results
+from resnext.choices import EngineChoice, EnginePrecision
 from resnext.errors import RequestError, did_you_mean
 
 if TYPE_CHECKING:
@@ -21,8 +22,8 @@ class Options(results.BenchOptions):
     model: str
     batch: Sequence[int]
     size: int | None
-    precision: Sequence[str]
-    engine: str
+    precision: Sequence[EnginePrecision]
+    engine: EngineChoice
     threads: int | None
     rounds: int
     memory: bool
@@ -85,7 +86,7 @@ def measure_workload(case: "InferWorkload", options: Options, console: Any) -> l
     candidates, about = build_candidates(case)
     with results.show_progress(f"batch {case.batch}") as progress:
         timings = time_interleaved(candidates, options.rounds, progress=progress)
-    peaks = {precision: compute_bound(case, precision) for precision in case.precisions}
+    peaks: dict[str, float] = {precision: compute_bound(case, precision) for precision in case.precisions}
     more: dict[str, dict[str, object]] = {}
     for timing in timings:
         bound = peaks.get(str(about[timing.name]["precision"]))

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from resnext.choices import EngineChoice, EnginePrecision
 from resnext.data.dataset import Dataset
 from resnext.data.sources.registry import open_data
 from resnext.deploy.predictor import Predictor
@@ -23,8 +24,8 @@ def open_held_out_images(model: str) -> Dataset | None:
 
 
 def measure_accuracy(
-    precisions: Sequence[str],
-    engine: str,
+    precisions: Sequence[EnginePrecision],
+    engine: EngineChoice,
     network: Network,
     calibration: Tensor | None,
     console: Any,

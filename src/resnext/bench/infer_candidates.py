@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from resnext.bench.check_outputs import check_distances
 from resnext.bench.measure import Candidate, measure_peak_memory
 from resnext.bench.peers import build_peer
+from resnext.choices import EngineChoice, EnginePrecision, Goal
 from resnext.deploy.engines import TOLERANCE, compute_relative_error, find_missing_packages
 from resnext.deploy.int8 import load_calibration_images, quantize_int8
 from resnext.deploy.network_engine import get_expected_image_size
@@ -31,7 +32,7 @@ from resnext.weights.hub import is_remote
 
 CPU = torch.device("cpu")
 # name, precision, engine, function from images to logits
-BuiltCandidate = tuple[str, str, str, Callable[[Tensor], Tensor]]
+BuiltCandidate = tuple[str, EnginePrecision, str, Callable[[Tensor], Tensor]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,8 +43,8 @@ class InferWorkload:
     model_name: str  # as the user wrote it
     batch: int
     size: int
-    precisions: tuple[str, ...]
-    engine: str
+    precisions: tuple[EnginePrecision, ...]
+    engine: EngineChoice
     calibration: Tensor | None
     no_peers: bool = False
 
@@ -84,7 +85,7 @@ def iterate_candidates(case: InferWorkload) -> Iterator[BuiltCandidate]:
         if not find_missing_packages("openvino"):
             yield from iterate_openvino(case)
     for precision in case.precisions:
-        goal = "latency" if case.batch == 1 else "throughput"
+        goal: Goal = "latency" if case.batch == 1 else "throughput"
         predictor = Predictor(
             case.network,
             engine=case.engine,
@@ -262,11 +263,17 @@ def measure_memory(case: InferWorkload, name: str, calibration: str | None) -> f
 
 
 def prepare_work(
-    named: str, batch: int, size: int, precisions: list[str], engine: str, calibration: str | None, name: str
+    named: str,
+    batch: int,
+    size: int,
+    precisions: list[EnginePrecision],
+    engine: EngineChoice,
+    calibration: str | None,
+    name: str,
 ) -> Callable[[], object]:
     """Prepare the work of one candidate in a fresh process, for ``measure_peak_memory``."""
     network, images = load_network(named, precisions, calibration, size)
-    precision = next((p for p in precisions if p in name.split()), "fp32")
+    precision: EnginePrecision = next((p for p in precisions if p in name.split()), "fp32")
     case = InferWorkload(network, named, batch, size, (precision,), engine, images)
     for found, _, _, work in iterate_candidates(replace(case, no_peers=name.startswith(("resnext", "plain")))):
         if found == name:

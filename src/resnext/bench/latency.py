@@ -10,13 +10,13 @@ from functools import partial
 import numpy as np
 
 from resnext.bench.measure import Candidate, time_interleaved
+from resnext.choices import LATENCY_PRECISIONS, EngineChoice, LatencyPrecision
 from resnext.deploy.engines import list_engines
 from resnext.deploy.network_engine import get_expected_image_size
 from resnext.deploy.predictor import Predictor
 from resnext.errors import RequestError
 from resnext.model.network import Network
 
-PRECISIONS = ("fp32", "bf16", "auto")  # int8 would need calibration images
 SECONDS_PER_NETWORK = 1.5  # of timed rounds
 ROUNDS = (7, 60)  # at least, at most
 
@@ -33,14 +33,14 @@ class Latency:
 class LatencyRequest:
     """What latency is measured with."""
 
-    engine: str = "auto"  # or a key of engines.ENGINES
-    precision: str = "fp32"  # one of PRECISIONS
+    engine: EngineChoice = "auto"
+    precision: LatencyPrecision = "fp32"
     image_size: int | None = None  # pixels; None: that of the network
 
     def check(self) -> None:
         """Raise RequestError for an engine that is unknown or not installed, or a precision it does not have."""
-        if self.precision not in PRECISIONS:
-            raise RequestError(f"latency is measured in {', '.join(PRECISIONS)}, not in {self.precision}")
+        if self.precision not in LATENCY_PRECISIONS:
+            raise RequestError(f"latency is measured in {', '.join(LATENCY_PRECISIONS)}, not in {self.precision}")
         list_engines(self.engine, "fp32" if self.precision == "auto" else self.precision)
 
 

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from resnext.bench import results
 from resnext.bench.measure import make_child_variables
+from resnext.choices import Precision
 from resnext.errors import RequestError
 
 RECOMPUTE_LEVELS = ("activations", "expansions", "blocks")
@@ -42,7 +43,7 @@ class Options(results.BenchOptions):
     size: int
     rounds: int
     peers: Sequence[str] | None
-    precision: str
+    precision: Precision
     without_resnet: bool
     without_memory: bool
     recompute: Sequence[str]

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from resnext.bench.peers import OURS, build_network
+from resnext.choices import Precision
 from resnext.device import autocast
 from resnext.model.architecture import Architecture
 from resnext.model.network import Network
@@ -24,7 +25,7 @@ class StepConfig:
     """How a candidate trains: library, precision, memory layout, and recomputation level."""
 
     library: str
-    precision: str = "bf16"
+    precision: Precision = "bf16"
     channels_last: bool = True
     recompute: str = "no"
 
@@ -83,7 +84,11 @@ class TrainStep:
 
 
 def tune_plan(
-    architecture: Architecture, batch: int, size: int, precision: str, progress: Callable[[str], None] = lambda _: None
+    architecture: Architecture,
+    batch: int,
+    size: int,
+    precision: Precision,
+    progress: Callable[[str], None] = lambda _: None,
 ) -> Plan:
     """Find the plan that ``resnext.tune`` chooses for training on such batches; uses and fills the tuning cache."""
     model = build_network(OURS, architecture).to(memory_format=torch.channels_last)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from resnext.choices import Precision
 from resnext.errors import RequestError
 from resnext.files import atomic_write, check_file
 
@@ -24,7 +25,7 @@ class Options:
     model: str
     batch: int  # images per step
     size: int  # pixels
-    precision: str
+    precision: Precision
     save: str | None
     show: bool
     forget: bool

@@ -2,6 +2,8 @@
 
 import argparse
 
+from resnext.choices import PRECISION_CHOICES
+
 
 def _add_tune_arguments(parser: argparse.ArgumentParser) -> None:
     from resnext.bench.tune import PRECISIONS
@@ -95,7 +97,7 @@ def _add_serve_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--rounds", type=int, default=3, metavar="N", help="rounds of all loads [%(default)s]")
     parser.add_argument("--engine", default="auto", help="pytorch, onnxruntime, openvino or auto [auto]")
-    parser.add_argument("--precision", choices=("fp32", "bf16", "int8", "auto"), help="[fp32, or that of the file]")
+    parser.add_argument("--precision", choices=PRECISION_CHOICES, help="[fp32, or that of the file]")
     parser.add_argument("--max-batch", type=int, default=8, metavar="N", help="most images in a batch [%(default)s]")
     parser.add_argument("--naive", action="store_true", help="also measure FastAPI with PyTorch in eager mode and fp32")
     parser.add_argument(

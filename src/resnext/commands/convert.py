@@ -5,11 +5,13 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from resnext.choices import CHECKPOINT_NAMES
 from resnext.errors import RequestError, did_you_mean
 from resnext.files import check_output
-from resnext.run_directory import CHECKPOINT_NAMES, RunDirectory, check_checkpoint_choice, is_run
+from resnext.run_directory import RunDirectory, check_checkpoint_choice, is_run
 
 if TYPE_CHECKING:
+    from resnext.model.architecture import Form
     from resnext.model.network import Network
     from resnext.weights.released import Origin
     from resnext.weights.writers import Writer
@@ -135,7 +137,7 @@ def choose_target(out: str, to: str | None) -> str:
     return to
 
 
-def choose_form(form: str | None, target: str) -> str | None:
+def choose_form(form: "Form | None", target: str) -> "Form | None":
     """Choose the form to write. Raises RequestError if the target library has only form (c)."""
     from resnext.model.architecture import FORMS
 

@@ -7,6 +7,7 @@ import argparse
 import re
 from typing import TYPE_CHECKING, Any
 
+from resnext.choices import LATENCY_PRECISIONS
 from resnext.commands.info import add_set_option, parse_changes
 from resnext.errors import RequestError
 from resnext.model.architecture import Architecture
@@ -42,7 +43,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     group.add_argument(
         "--engine", metavar="NAME", help="pytorch, onnxruntime, openvino or auto: the fastest for each network [auto]"
     )
-    group.add_argument("--precision", choices=("fp32", "bf16", "auto"), help="precision of the engine [fp32]")
+    group.add_argument("--precision", choices=LATENCY_PRECISIONS, help="precision of the engine [fp32]")
     group.add_argument("--multiple", type=int, metavar="N", help="d is a multiple of N; 4 and 8 are fast [1]")
     group.add_argument("--measurements", type=int, metavar="N", help="measure at most so many networks [24]")
 

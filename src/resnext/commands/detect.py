@@ -7,6 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from resnext.choices import CHECKPOINT_NAMES, PRECISIONS, SPLITS
 from resnext.commands.evaluate import parse_non_negative, parse_positive
 from resnext.commands.train import add_arguments as add_train_arguments
 from resnext.commands.train import resolve_arguments
@@ -14,7 +15,7 @@ from resnext.detection.settings import DetectRecipe
 from resnext.errors import RequestError, escape_unprintable
 from resnext.files import check_file, check_folder
 from resnext.recipe import read_recipe
-from resnext.run_directory import CHECKPOINT_NAMES, RunDirectory, check_checkpoint_choice, check_run_kind, is_run
+from resnext.run_directory import RunDirectory, check_checkpoint_choice, check_run_kind, is_run
 from resnext.sources import BOX_FORMATS
 
 if TYPE_CHECKING:
@@ -44,9 +45,7 @@ def _add_weights_options(parser: argparse.ArgumentParser, **options: Any) -> Non
         "--checkpoint", choices=CHECKPOINT_NAMES, default="best", help="which checkpoint of a run [best]"
     )
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps or auto [auto]")
-    parser.add_argument(
-        "--precision", choices=("fp32", "bf16", "fp16"), help="precision of the convolutions [the run's, or fp32]"
-    )
+    parser.add_argument("--precision", choices=PRECISIONS, help="precision of the convolutions [the run's, or fp32]")
     parser.add_argument("--bn-eps", type=float, metavar="X", help="epsilon of BN, if the file does not tell")
     parser.add_argument("--score", type=float, metavar="X", help="minimum score of a detection [the detector's]")
 
@@ -64,7 +63,7 @@ def _add_evaluate_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--source", choices=tuple(BOX_FORMATS), help="format of PATH [that of the run's data, or coco]")
     parser.add_argument("--annotations", metavar="FILE", help="COCO JSON or VOC list, if not at the usual place")
     parser.add_argument("--images", metavar="DIR", help="folder of the images, if not at the usual place")
-    parser.add_argument("--split", choices=("val", "train"), default="val", help="held-out or training images [val]")
+    parser.add_argument("--split", choices=SPLITS, default="val", help="held-out or training images [val]")
     parser.add_argument(
         "--max-detections",
         type=parse_positive,

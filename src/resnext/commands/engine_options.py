@@ -2,8 +2,9 @@
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
+from resnext.choices import CheckpointName, Goal, PrecisionChoice
 from resnext.errors import RequestError
 from resnext.run_directory import is_run
 
@@ -53,12 +54,12 @@ def has_exported(args: argparse.Namespace) -> bool:
     return any(find_exported_file(weights) is not None for weights in given)
 
 
-def load_model(args: argparse.Namespace, weights: str, checkpoint: str) -> "Network | Predictor":
+def load_model(args: argparse.Namespace, weights: str, checkpoint: CheckpointName) -> "Network | Predictor":
     """Load a network; an exported file is loaded as a predictor, with ``--engine`` and ``--precision`` if given."""
     from resnext.deploy.predictor import load_classifier
 
     batch = args.batch_size
-    goal = "latency" if batch == 1 else "throughput"
+    goal: Goal = "latency" if batch == 1 else "throughput"
     return load_classifier(
         weights, checkpoint, engine=args.engine or "auto", precision=args.precision, goal=goal, batch=min(batch, 32)
     )
@@ -75,8 +76,13 @@ def build_predictor(
     if precision == "int8":
         path = Path(weights)
         calibration = load_calibration_images(network, path if is_run(path) else None, args.calibration)
-    goal = "latency" if batch == 1 else "throughput"
     return Predictor(
-        network, engine=args.engine, precision=precision, goal=goal, batch=batch, image_size=size,
-        calibration=calibration, with_cam=getattr(args, "explain", None) is not None,
-    )  # fmt: skip
+        network,
+        engine=args.engine,
+        precision=cast(PrecisionChoice, precision),  # checked there
+        goal="latency" if batch == 1 else "throughput",
+        batch=batch,
+        image_size=size,
+        calibration=calibration,
+        with_cam=getattr(args, "explain", None) is not None,
+    )

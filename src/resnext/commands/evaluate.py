@@ -6,11 +6,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from resnext.choices import CHECKPOINT_NAMES, COMBINE_METHODS, PRECISIONS, SPLITS
 from resnext.commands import engine_options
 from resnext.errors import RequestError
 from resnext.evaluation.options import EvalOptions
 from resnext.files import check_output_directory
-from resnext.run_directory import CHECKPOINT_NAMES, RunDirectory, check_checkpoint_choice, check_run_kind
+from resnext.run_directory import RunDirectory, check_checkpoint_choice, check_run_kind
 from resnext.settings_shared import RunSettings
 from resnext.sources import SOURCES
 
@@ -35,7 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="folder of the images; for a run without --source: another location of its own data",
     )  # fmt: skip
     parser.add_argument("--source", choices=SOURCES, help="other data than the run's own; folder: all images in PATH")
-    parser.add_argument("--split", choices=("val", "train"), default="val", help="held-out or training images [val]")
+    parser.add_argument("--split", choices=SPLITS, default="val", help="held-out or training images [val]")
     parser.add_argument(
         "--checkpoint", choices=CHECKPOINT_NAMES, default="best", help="which checkpoint of a run [best]"
     )
@@ -46,7 +47,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="images per batch; results depend on it only by rounding [256]",
     )  # fmt: skip
     parser.add_argument(
-        "--precision", choices=("fp32", "bf16", "fp16", "int8", "auto"),
+        "--precision", choices=(*PRECISIONS, "int8", "auto"),
         help="precision of the convolutions; int8 and auto need --engine [the run's, or fp32]",
     )  # fmt: skip
     parser.add_argument(
@@ -67,7 +68,7 @@ def add_view_options(parser: argparse.ArgumentParser) -> None:
         "dense:256,384+flip",
     )  # fmt: skip
     view.add_argument(
-        "--combine", choices=("logits", "probabilities"),
+        "--combine", choices=COMBINE_METHODS,
         help="what is averaged over views and networks [logits over views, probabilities over networks]",
     )  # fmt: skip
     view.add_argument("--image-size", type=parse_positive, metavar="N", help="side of the crop, pixels [the weights']")
@@ -197,7 +198,7 @@ def run_evaluation(args: argparse.Namespace, networks: "EvalNetworks", runtime: 
     if out is not None:
         metrics = write_evaluation(evaluation, mapping.dataset, networks.preprocessing, out, about, real=real)
         if own_run is not None:
-            write_report(own_run, evaluation, metrics)
+            write_report(own_run, evaluation, metrics, mapping.dataset, networks.preprocessing)
     print_evaluation(console, evaluation, about, real)
     if len(networks.models) == 1:
         print_published(console, networks.model, args.weights[0], evaluation, about)

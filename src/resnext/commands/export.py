@@ -4,13 +4,14 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from resnext.choices import CHECKPOINT_NAMES, INPUT_KINDS
 from resnext.commands.evaluate import parse_positive
 from resnext.commands.export_detector import run_detector
 from resnext.commands.export_int8 import add_int8_options, check_int8_options, list_int8_facts, plan_int8
 from resnext.commands.export_layout import add_layout_arguments, check_layout_options, run_layout
 from resnext.errors import RequestError, did_you_mean
 from resnext.files import check_output
-from resnext.run_directory import CHECKPOINT_NAMES, RunDirectory, check_checkpoint_choice, is_run
+from resnext.run_directory import RunDirectory, check_checkpoint_choice, is_run
 
 if TYPE_CHECKING:
     from resnext.deploy.export import ExportResult
@@ -25,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--to", required=True, metavar="FORMAT", help="onnx, openvino or torch-export")
     parser.add_argument("--out", metavar="FILE", help="the file to write [RUN/export/NAME or NAME beside the weights]")
     parser.add_argument(
-        "--input", choices=("pixels", "picture", "normalised"), default="pixels",
+        "--input", choices=INPUT_KINDS, default="pixels",
         help="pixels: uint8 [N, S, S, C], cropped, normalised inside; picture: uint8 [1, H, W, C] of any size, cropped "
         "inside too; normalised: float32 [N, C, S, S] [pixels]",
     )  # fmt: skip

@@ -3,10 +3,11 @@
 import argparse
 from pathlib import Path
 
+from resnext.choices import CHECKPOINT_NAMES
 from resnext.commands.evaluate import parse_non_negative
 from resnext.commands.prune import choose_out, parse_cardinality
 from resnext.files import check_output
-from resnext.run_directory import CHECKPOINT_NAMES, check_checkpoint_choice, check_run_kind
+from resnext.run_directory import check_checkpoint_choice, check_run_kind
 
 SUMMARY = "Add paths to each block of a network; it computes the same until it is trained on."
 

@@ -7,11 +7,12 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from resnext.choices import CHECKPOINT_NAMES, PRECISION_CHOICES
 from resnext.commands import engine_options
 from resnext.commands.evaluate import parse_positive
 from resnext.errors import RequestError, escape_unprintable
 from resnext.files import check_file, check_folder
-from resnext.run_directory import CHECKPOINT_NAMES, check_checkpoint_choice, check_run_kind
+from resnext.run_directory import check_checkpoint_choice, check_run_kind
 from resnext.text import format_share
 
 if TYPE_CHECKING:
@@ -47,9 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--batch-size", type=parse_positive, default=32, metavar="N", help="images per batch [32]")
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps or auto [auto]")
-    parser.add_argument(
-        "--precision", choices=("fp32", "bf16", "int8", "auto"), help="precision of the --engine [fp32]"
-    )
+    parser.add_argument("--precision", choices=PRECISION_CHOICES, help="precision of the --engine [fp32]")
     engine_options.add_engine_options(parser)
     parser.add_argument(
         "--picture", metavar="FILE", help="also write a PNG of the first 24 images as the network sees them"

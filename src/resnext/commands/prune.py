@@ -4,12 +4,13 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from resnext.choices import CHECKPOINT_NAMES, LATENCY_PRECISIONS
 from resnext.commands.design import parse_amount
 from resnext.commands.evaluate import parse_non_negative, parse_positive
 from resnext.commands.train import add_setting_options, collect_settings
 from resnext.errors import RequestError
 from resnext.files import check_output
-from resnext.run_directory import CHECKPOINT_NAMES, RunDirectory, check_checkpoint_choice, check_run_kind, is_run
+from resnext.run_directory import RunDirectory, check_checkpoint_choice, check_run_kind, is_run
 from resnext.sources import SOURCES
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def _add_target_options(parser: argparse.ArgumentParser) -> None:
         "measurement) [auto]",
     )  # fmt: skip
     group.add_argument(
-        "--precision", choices=("fp32", "bf16", "auto"), default="fp32", help="precision of the latency [fp32]"
+        "--precision", choices=LATENCY_PRECISIONS, default="fp32", help="precision of the latency [fp32]"
     )
 
 

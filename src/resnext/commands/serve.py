@@ -8,9 +8,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from resnext.choices import CHECKPOINT_NAMES, PRECISION_CHOICES
 from resnext.commands.evaluate import parse_positive
 from resnext.errors import RequestError, escape_unprintable
-from resnext.run_directory import CHECKPOINT_NAMES, check_checkpoint_choice
+from resnext.run_directory import check_checkpoint_choice
 
 if TYPE_CHECKING:
     from resnext.serving.service import Service
@@ -45,7 +46,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     engine.add_argument(
         "--engine", default="auto", metavar="NAME", help="pytorch, onnxruntime, openvino or auto [auto]"
     )
-    engine.add_argument("--precision", choices=("fp32", "bf16", "int8", "auto"), help="[fp32, or that of the file]")
+    engine.add_argument("--precision", choices=PRECISION_CHOICES, help="[fp32, or that of the file]")
     engine.add_argument(
         "--checkpoint", choices=CHECKPOINT_NAMES, default="best", help="which checkpoint of a run [best]"
     )

@@ -13,8 +13,8 @@ from resnext.cross_validation.near_duplicates import NearDuplicate
 from resnext.data.dataset import BadImageError, Dataset, DatasetWrapper
 from resnext.data.sources.image_folder import FolderDataset
 from resnext.evaluation.output.html import write_html
-from resnext.evaluation.output.prediction_files import encode_thumbnail
 from resnext.evaluation.output.tables import write_csv
+from resnext.evaluation.output.thumbnails import make_thumbnail
 
 MAX_SHOWN = 300  # images on the page; the table has all
 MAX_PAIRS_SHOWN = 100
@@ -63,8 +63,6 @@ def write_labels_page(
     names, label = held_out.evaluation.classes, held_out.evaluation.label
     content = {
         "title": title,
-        "recipe": {},
-        "environment": [],
         "total": held_out.evaluation.n,
         "count": len(found.issues),
         "strong": sum(issue.is_strong for issue in found.issues),
@@ -96,7 +94,7 @@ def write_labels_page(
 def _describe_image(directory: CrossvalDirectory, whole: Dataset, held_out: HeldOut, row: int) -> dict[str, Any]:
     """Describe an image for the page: its path, a link if it is a file, and a thumbnail if it can be read."""
     try:
-        thumbnail = encode_thumbnail(whole.image(row))
+        thumbnail = make_thumbnail(whole.image(row))
     except BadImageError:
         thumbnail = None
     path = find_file(whole, row)

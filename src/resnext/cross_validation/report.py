@@ -15,8 +15,8 @@ from resnext.device import pick_device
 from resnext.evaluation.metrics import compute_class_scores, compute_interval95
 from resnext.evaluation.output.html import write_page
 from resnext.evaluation.output.protocol import build_protocol, format_protocol
-from resnext.evaluation.output.report import count_mistakes
-from resnext.evaluation.output.tables import PICTURES, write_csv, write_evaluation, write_json
+from resnext.evaluation.output.report import count_mistakes, describe_calibration
+from resnext.evaluation.output.tables import PICTURES, measure_calibration, write_csv, write_evaluation, write_json
 from resnext.settings import Recipe
 
 MAX_CLASS_COLUMNS = 200  # with more classes predictions.csv has the probabilities of label and prediction only
@@ -47,6 +47,8 @@ def write_results(
         "protocol": format_protocol(protocol, evaluation.n),
         "classes": _list_classes(held_out),
         "mistakes": count_mistakes(evaluation),
+        "calibration": describe_calibration(measure_calibration(evaluation)),
+        "recipe_note": f"{directory.recipe.name} has the recipe of all folds.",
         "labels_page": directory.labels_page.name,
     }
     write_page(directory, "resnext.cross_validation", metrics, None, PICTURES, content)

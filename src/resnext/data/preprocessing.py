@@ -6,10 +6,10 @@ Training writes it; evaluation, prediction and every export read it. This module
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, Field, asdict, dataclass, fields
-from typing import TYPE_CHECKING, Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from resnext.errors import RequestError, did_you_mean
-from resnext.settings import CROP_MODES, INTERPOLATIONS, CropMode, DataSettings
+from resnext.settings import CROP_MODES, INTERPOLATIONS, CropMode, DataSettings, Interpolation
 from resnext.sources import SOURCES
 
 if TYPE_CHECKING:
@@ -59,17 +59,30 @@ class StoredPreprocessing:
 class Preprocessing(StoredPreprocessing):
     """How an image becomes the network's input: resize, crop, channels and normalisation.
 
-    Raises RequestError for values that are out of range or contradict each other.
+    ``load``, ``create_model(pretrained=True)`` and ``Predictor`` set it as ``.preprocessing``; it is saved with them.
+
+    Attributes:
+        image_size: Side of the square input of the network, in pixels.
+        resize: Shorter side before the centre crop, in pixels; not used with ``crop_mode`` ``squash`` and ``pad``.
+        crop_mode: How the image becomes a square: ``crop`` its centre, ``squash`` it, or ``pad`` it with the mean.
+        interpolation: Filter of all (antialiased) resizing: ``bicubic`` or ``bilinear``.
+        mean: Mean of each channel, on the scale of 0 to 1; it is subtracted.
+        std: Standard deviation of each channel, on the same scale; the difference is divided by it.
+        channels: 3 for RGB, 1 for grey.
+        exif: Whether image files are turned upright by their EXIF orientation when they are opened.
+
+    Raises:
+        RequestError: A value is out of range, or values contradict each other.
     """
 
-    image_size: int  # side of the square network input, pixels
-    resize: int  # shorter side before the centre crop, pixels; unused if crop_mode is squash or pad
-    crop_mode: CropMode = "crop"  # crop the centre, squash to the square, or pad with the mean colour
-    interpolation: str = "bicubic"
-    mean: tuple[float, ...]  # per channel, on the scale 0 to 1
+    image_size: int
+    resize: int
+    crop_mode: CropMode = "crop"
+    interpolation: Interpolation = "bicubic"
+    mean: tuple[float, ...]
     std: tuple[float, ...]
     channels: int
-    exif: bool = True  # whether image files are turned upright by their EXIF orientation when they are opened
+    exif: bool = True
 
     def __post_init__(self) -> None:
         check_integer("channels", self.channels, 3)
@@ -87,7 +100,7 @@ class Preprocessing(StoredPreprocessing):
         self._check_shared_fields(self.channels)
 
     @property
-    def color_order(self) -> str:
+    def color_order(self) -> Literal["RGB", "grey"]:
         """Order of the input channels. Weights made for another order are converted when they are loaded."""
         return "grey" if self.channels == 1 else "RGB"
 

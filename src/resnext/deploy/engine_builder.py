@@ -8,6 +8,7 @@ from typing import Any, cast
 
 from torch import Tensor
 
+from resnext.choices import EnginePrecision
 from resnext.deploy.engines import Engine, EngineConfig, require_packages
 from resnext.deploy.fold import FoldedNetwork, fold
 from resnext.deploy.graph_interface import GraphInterface
@@ -26,7 +27,7 @@ class EngineBuilder:
     def __init__(
         self,
         network: Network,
-        precision: str,
+        precision: EnginePrecision,
         threads: int,
         calibration: Tensor | None = None,
         with_cam: bool = False,

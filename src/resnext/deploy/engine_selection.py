@@ -9,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from resnext.choices import EngineChoice, EngineName, Goal
 from resnext.deploy import engines
 from resnext.deploy.engine_builder import EngineBuilder
 from resnext.errors import RequestError, WorkError
@@ -29,8 +30,8 @@ class SelectedEngine(NamedTuple):
 class Workload(NamedTuple):
     """What an engine is selected for."""
 
-    engine: str  # a key of engines.ENGINES, or "auto"
-    goal: str  # one of GOALS
+    engine: EngineChoice
+    goal: Goal
     batch: int  # images in a batch
     size: tuple[int, int]  # height and width in pixels
     streams: int | None = None  # batches that run at the same time, each whole; None: chosen for the goal
@@ -70,7 +71,7 @@ def select_engine(builder: EngineBuilder, workload: Workload, check: np.ndarray)
     return min(good, key=lambda chosen: seconds[str(chosen.config)])
 
 
-def _load_cached_config(seconds: dict[str, float], names: list[str]) -> list[engines.EngineConfig]:
+def _load_cached_config(seconds: dict[str, float], names: list[EngineName]) -> list[engines.EngineConfig]:
     """Return the fastest cached configuration as a list of one; an empty list if the entry is unusable."""
     try:
         found = [engines.EngineConfig.parse(name) for name in sorted(seconds, key=lambda name: seconds[name])]
@@ -100,7 +101,7 @@ def _build_and_check(
     return SelectedEngine(engine, config, far)
 
 
-def _compute_cache_key(builder: EngineBuilder, workload: Workload, names: list[str]) -> str:
+def _compute_cache_key(builder: EngineBuilder, workload: Workload, names: list[EngineName]) -> str:
     """Build the cache key: all that the times depend on besides the machine."""
     a = builder.network.architecture
     digest = hashlib.sha256(repr(a).encode()).hexdigest()[:8]

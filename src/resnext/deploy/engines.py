@@ -13,12 +13,15 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import ArrayLike
 
+from resnext.choices import ENGINE_CHOICES, EngineChoice, EngineName, EnginePrecision, Goal
 from resnext.environment import read_cpu_features
 from resnext.errors import RequestError, did_you_mean
 
-GOALS = ("latency", "throughput")
-TOLERANCE = {"fp32": 1e-4, "bf16": 5e-2, "int8": 0.3}  # relative error of the logits, see ``compute_relative_error``
-PRECISIONS = (*TOLERANCE, "auto")
+TOLERANCE: dict[EnginePrecision, float] = {
+    "fp32": 1e-4,
+    "bf16": 5e-2,
+    "int8": 0.3,
+}  # relative error of the logits, see ``compute_relative_error``
 BF16_FEATURES = ("avx512_bf16", "amx_bf16")  # CPU features for bf16 arithmetic
 # values of ONEDNN_MAX_CPU_ISA
 ISA_CAPS_WITHOUT_BF16 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512_CORE_VNNI")
@@ -30,10 +33,10 @@ class EngineSpec:
 
     packages: tuple[str, ...]
     extra: str
-    precisions: tuple[str, ...]
+    precisions: tuple[EnginePrecision, ...]
 
 
-ENGINES = {
+ENGINES: dict[EngineName, EngineSpec] = {
     "pytorch": EngineSpec((), "", ("fp32", "bf16")),
     "onnxruntime": EngineSpec(("onnxruntime", "onnx"), "onnx", ("fp32",)),
     "openvino": EngineSpec(("openvino",), "openvino", ("fp32", "bf16", "int8")),
@@ -44,7 +47,7 @@ ENGINES = {
 class EngineConfig:
     """One configuration of an engine. ``str(config)`` is its name in the cache, and ``EngineConfig.parse`` reads it."""
 
-    engine: str
+    engine: EngineName
     form: str = "fused"  # fused: oneDNN's operators; folded: BN folded, plain operators; network: as trained
     pack: int = 0  # minimum number of channels in a group after packing; 0: no packing
     piece: int = 0  # images in a micro-batch; 0: the whole batch
@@ -64,8 +67,11 @@ class EngineConfig:
         """Parse a name from the cache. Raises ValueError for other text."""
         engine, form, *pairs = name.split(" ")
         values = dict(pair.split("=") for pair in pairs)
-        config = cls(engine, form, **{key: int(value) for key, value in values.items()})
-        if str(config) != name or engine not in ENGINES or form not in ("fused", "folded", "network"):
+        known = next((one for one in ENGINES if one == engine), None)
+        if known is None or form not in ("fused", "folded", "network"):
+            raise ValueError(name)
+        config = cls(known, form, **{key: int(value) for key, value in values.items()})
+        if str(config) != name:
             raise ValueError(name)
         return config
 
@@ -96,7 +102,7 @@ class Engine(Protocol):
 
 
 def list_configs(
-    engine: str, precision: str, goal: str, batch: int, cores: int, streams: int | None = None
+    engine: EngineName, precision: EnginePrecision, goal: Goal, batch: int, cores: int, streams: int | None = None
 ) -> Iterator[EngineConfig]:
     """List the configurations of one engine that are worth timing, the simplest first.
 
@@ -119,13 +125,13 @@ def list_configs(
             yield EngineConfig(engine, "folded", 0, min(max(1, batch // (2 * cores)), 4), cores)
 
 
-def list_engines(engine: str, precision: str) -> list[str]:
+def list_engines(engine: EngineChoice, precision: EnginePrecision) -> list[EngineName]:
     """List the engines that ``engine`` ("auto": all installed ones) stands for at a precision.
 
     Raises RequestError if there is none.
     """
     if engine != "auto" and engine not in ENGINES:
-        raise RequestError(f"engine {engine!r} is unknown{did_you_mean(engine, [*ENGINES, 'auto'])}")
+        raise RequestError(f"engine {engine!r} is unknown{did_you_mean(engine, ENGINE_CHOICES)}")
     able = [name for name, kind in ENGINES.items() if precision in kind.precisions]
     if engine == "auto":
         names = [name for name in able if not find_missing_packages(name)]
@@ -138,12 +144,12 @@ def list_engines(engine: str, precision: str) -> list[str]:
     return [engine]
 
 
-def find_missing_packages(engine: str) -> list[str]:
+def find_missing_packages(engine: EngineName) -> list[str]:
     """List the packages that an engine needs and that are not installed."""
     return [package for package in ENGINES[engine].packages if find_spec(package) is None]
 
 
-def require_packages(engine: str) -> None:
+def require_packages(engine: EngineName) -> None:
     """Raise RequestError if packages of the engine are not installed."""
     lacking = find_missing_packages(engine)
     if lacking:

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from PIL import Image
 
+from resnext.choices import EXPORT_PRECISIONS, ExportFormat, ExportPrecision, InputKind
 from resnext.data.preprocessing import Preprocessing, check_choice
 from resnext.deploy.export_info import FORMATS, ExportInfo, list_tool_versions
 from resnext.deploy.fold import FoldedNetwork, fold
-from resnext.deploy.graph_interface import GraphInterface, InputKind
+from resnext.deploy.graph_interface import GraphInterface
 from resnext.deploy.model_files import move_into_place, work_beside, write_model
 from resnext.deploy.verify import Agreement, compare_with_network
 from resnext.errors import RequestError, WorkError
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from resnext.deploy.int8_export import Int8Plan
 
 # packages whose versions are written into the file
-TOOLS: dict[str, tuple[str, ...]] = {"onnx": ("onnx",), "openvino": ("openvino",), "torch-export": ()}
+TOOLS: dict[ExportFormat, tuple[str, ...]] = {"onnx": ("onnx",), "openvino": ("openvino",), "torch-export": ()}
 INT8_TOOLS = ("nncf",)
 MAX_ONNX_BYTES = 1_800_000_000  # protobuf ends at 2 GB
 Progress = Callable[[str], None]
@@ -32,16 +33,16 @@ Progress = Callable[[str], None]
 class ExportRequest:
     """What to export. Raises RequestError for values that contradict each other."""
 
-    format: str  # a key of FORMATS
+    format: ExportFormat
     input: InputKind = "pixels"
     with_cam: bool = False  # whether there is an output ``cam``
     batch: int | None = None  # a fixed number of images in a batch; None: any number
     bgr: bool = False  # whether the input channels are in the order blue, green, red
-    precision: str = "fp32"  # fp32 or int8
+    precision: ExportPrecision = "fp32"
 
     def __post_init__(self) -> None:
         check_choice("format", self.format, tuple(FORMATS))
-        check_choice("precision", self.precision, ("fp32", "int8"))
+        check_choice("precision", self.precision, EXPORT_PRECISIONS)
         if self.precision == "int8" and self.format == "torch-export":
             raise RequestError("torch-export has no int8; choose --to openvino, the fastest in int8, or onnx")
         if self.precision == "int8" and self.format == "openvino":

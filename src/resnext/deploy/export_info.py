@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, fields
 from importlib.metadata import version
 from typing import Any
 
+from resnext.choices import EXPORT_PRECISIONS, ExportFormat, ExportPrecision, InputKind
 from resnext.data.preprocessing import Preprocessing
 from resnext.errors import RequestError, did_you_mean
 from resnext.model.architecture import Architecture
@@ -14,9 +15,13 @@ from resnext.version import __version__
 KEY = "resnext.json"  # name of the metadata entry; in OpenVINO's rt_info the path resnext/json
 BIN_KEY = "resnext.bin_sha256"  # of an OpenVINO file: the SHA-256 of its .bin; in rt_info the path resnext/bin_sha256
 SCHEMA = 1
-FORMATS = {"onnx": ".onnx", "openvino": ".xml", "torch-export": ".pt2"}  # --to, and the suffix of the file
+FORMATS: dict[ExportFormat, str] = {
+    "onnx": ".onnx",
+    "openvino": ".xml",
+    "torch-export": ".pt2",
+}  # --to, and the suffix of the file
 TASKS = ("classification", "detection")
-INPUTS = {  # what a file takes: --input
+INPUTS: dict[InputKind, str] = {  # what a file takes: --input
     "pixels": "uint8 [N, S, S, C], resized and cropped; normalised inside",
     "picture": "uint8 [1, H, W, C] of any size; resized, cropped and normalised inside",
     "normalised": "float32 [N, C, S, S], normalised by the caller",
@@ -29,9 +34,9 @@ class ExportInfo:
     """The facts of an exported file. All values are JSON values, so that other programs can read them."""
 
     task: str  # one of TASKS
-    input: str  # one of INPUTS
+    input: InputKind
     outputs: list[str]  # logits, probabilities, cam; boxes, labels, scores
-    precision: str = "fp32"  # fp32 or int8
+    precision: ExportPrecision = "fp32"
     architecture: dict[str, Any]  # fields of Architecture
     preprocessing: dict[str, Any]  # fields of Preprocessing, or of DetectPreprocessing
     classes: list[str] | None = None  # names of the outputs; None where the weights do not say
@@ -71,7 +76,7 @@ class ExportInfo:
         return info
 
     def _check(self) -> None:
-        for name, choices in (("task", TASKS), ("input", tuple(INPUTS)), ("precision", ("fp32", "int8"))):
+        for name, choices in (("task", TASKS), ("input", tuple(INPUTS)), ("precision", EXPORT_PRECISIONS)):
             value = getattr(self, name)
             if value not in choices:
                 raise RequestError(f"its {name} {value!r} is unknown{did_you_mean(str(value), choices)}")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from resnext.choices import EngineChoice, EngineName, EnginePrecision, Goal, PrecisionChoice
 from resnext.deploy.engines import Engine, EngineConfig, has_bf16, require_packages
 from resnext.deploy.export_info import BIN_KEY, KEY, ExportInfo
 from resnext.deploy.probe import describe_file, probe_engine
@@ -19,7 +20,7 @@ from resnext.files import compute_sha256
 if TYPE_CHECKING:
     import onnx
 
-ENGINE_OF_SUFFIX = {".onnx": "onnxruntime", ".xml": "openvino", ".pt2": "pytorch"}
+ENGINE_OF_SUFFIX: dict[str, EngineName] = {".onnx": "onnxruntime", ".xml": "openvino", ".pt2": "pytorch"}
 MAX_FILE_BYTES = 2 << 30  # protobuf's own limit
 MAX_XML_BYTES = 8 << 20  # the graph of a network has less than one MB, thousands of class names about two
 MAX_OPERATORS = 20_000  # a network of 1,202 layers has 5,000
@@ -37,7 +38,7 @@ class ExportedModel:
     model: Any  # bytes of ONNX, an openvino.Model, or a TorchProgram
     is_isolated: bool = False  # whether a crash of the engine may end this process, so that nothing is tried first
 
-    def choose_engine(self, engine: str) -> str:
+    def choose_engine(self, engine: EngineChoice) -> EngineName:
         """Return the engine of the file. Raises RequestError if ``engine`` is another one and not "auto"."""
         own = ENGINE_OF_SUFFIX[self.path.suffix.lower()]
         if engine not in ("auto", own):
@@ -45,8 +46,8 @@ class ExportedModel:
         return own
 
     def build_engine(
-        self, engine: str, precision: str | None, goal: str, batch: int, streams: int | None
-    ) -> tuple[str, str, Engine]:
+        self, engine: EngineChoice, precision: PrecisionChoice | None, goal: Goal, batch: int, streams: int | None
+    ) -> tuple[EnginePrecision, str, Engine]:
         """Build the engine of the file; return the precision, the engine in words, and the engine.
 
         Raises RequestError if the file does not run on ``engine``, or not in ``precision``.
@@ -83,7 +84,7 @@ class ExportedModel:
         key = describe_file(self.path)
         probe_engine(self.path, engine, precision, shape, "float32" if is_float else "uint8", key)
 
-    def _choose_precision(self, engine: str, precision: str | None) -> str:
+    def _choose_precision(self, engine: EngineName, precision: PrecisionChoice | None) -> EnginePrecision:
         """Return the precision to compute in. Raises RequestError if the file has another one."""
         if precision in (None, self.info.precision):
             return self.info.precision

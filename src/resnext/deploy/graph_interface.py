@@ -1,14 +1,13 @@
 """What goes into an exported graph and what comes out of it."""
 
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import numpy as np
 
+from resnext.choices import INPUT_KINDS, InputKind
 from resnext.data.preprocessing import Preprocessing, check_choice, check_integer
 from resnext.errors import RequestError
 
-InputKind = Literal["pixels", "picture", "normalised"]
 INPUT_NAME = "images"
 MAX_BATCH = 65536
 
@@ -34,7 +33,7 @@ class GraphInterface:
     bgr: bool = False  # whether the input's channels come in the order blue, green, red
 
     def __post_init__(self) -> None:
-        check_choice("input", self.input, get_args(InputKind))
+        check_choice("input", self.input, INPUT_KINDS)
         if self.batch is not None:
             check_integer("batch", self.batch, MAX_BATCH)
         if self.input != "normalised" and self.preprocessing is None:

@@ -5,10 +5,11 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from PIL import Image
 
+from resnext.choices import ExportFormat, ExportPrecision
 from resnext.deploy.export import ExportRequest, ExportResult, Progress, export_classifier
 from resnext.deploy.export_info import ExportInfo
 from resnext.deploy.layout_readme import make_readme
@@ -20,13 +21,18 @@ from resnext.model.network import Network
 if TYPE_CHECKING:
     from resnext.deploy.int8_export import Int8Plan
 
-LAYOUTS = {"ovms": ("openvino",), "triton": ("onnx",), "kserve": ("onnx", "openvino")}  # --layout, and its formats
+LayoutName = Literal["ovms", "triton", "kserve"]
+LAYOUTS: dict[LayoutName, tuple[ExportFormat, ...]] = {
+    "ovms": ("openvino",),
+    "triton": ("onnx",),
+    "kserve": ("onnx", "openvino"),
+}  # --layout, and its formats
 MAX_BATCH_SIZE = 32  # the most images that Triton puts into one batch
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 _KSERVE_NAME = re.compile(r"[a-z]([a-z0-9-]{0,61}[a-z0-9])?")
 
 
-def check_layout(layout: str, target: str, name: str, storage_uri: str | None) -> None:
+def check_layout(layout: LayoutName, target: ExportFormat, name: str, storage_uri: str | None) -> None:
     """Raise RequestError if layout, format, model name and storage do not fit each other."""
     if layout not in LAYOUTS:
         raise RequestError(f"--layout {layout!r} is unknown{did_you_mean(layout, LAYOUTS)}")
@@ -47,8 +53,8 @@ def check_layout(layout: str, target: str, name: str, storage_uri: str | None) -
 def write_layout(
     network: Network,
     out: Path,
-    layout: str,
-    target: str,
+    layout: LayoutName,
+    target: ExportFormat,
     name: str,
     images: Sequence[Image.Image],
     *,
@@ -63,7 +69,7 @@ def write_layout(
     Args:
         network: The network, with preprocessing, on the CPU.
         out: The folder to make.
-        layout: A key of LAYOUTS.
+        layout: The model server.
         target: The format: onnx or openvino, as the layout takes it.
         name: Name of the model on the server.
         images: Real images to verify with.
@@ -123,7 +129,7 @@ def write_layout(
 
 
 def choose_requests(
-    network: Network, layout: str, target: str, name: str, precision: str = "fp32"
+    network: Network, layout: LayoutName, target: ExportFormat, name: str, precision: ExportPrecision = "fp32"
 ) -> dict[str, ExportRequest]:
     """Choose the models of a layout: name on the server, and what to export.
 

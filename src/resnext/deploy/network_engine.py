@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from resnext.choices import EngineChoice, EnginePrecision, PrecisionChoice
 from resnext.deploy.engine_builder import EngineBuilder
 from resnext.deploy.engine_selection import SelectedEngine, Workload, select_engine
 from resnext.deploy.engines import ENGINES, has_bf16, list_engines
@@ -35,8 +36,8 @@ def get_expected_image_size(network: Network) -> int:
 
 
 def build_network_engine(
-    network: Network, workload: Workload, precision: str, calibration: Tensor | None, with_cam: bool
-) -> tuple[str, SelectedEngine]:
+    network: Network, workload: Workload, precision: PrecisionChoice, calibration: Tensor | None, with_cam: bool
+) -> tuple[EnginePrecision, SelectedEngine]:
     """Select the engine, and with precision "auto" the faster of fp32 and bf16; return the precision and the engine.
 
     Raises RequestError for what this machine does not support, WorkError if no engine gives the network's results.
@@ -73,7 +74,7 @@ def _make_check_images(network: Network, workload: Workload, calibration: Tensor
     return noise
 
 
-def _list_auto_precisions(engine: str) -> list[str]:
+def _list_auto_precisions(engine: EngineChoice) -> list[EnginePrecision]:
     """List the precisions that "auto" tries: fp32, and bf16 if engine and processor support it."""
     names = list_engines(engine, "fp32")
     return ["fp32", "bf16"] if has_bf16() and any("bf16" in ENGINES[n].precisions for n in names) else ["fp32"]

@@ -9,13 +9,22 @@ file was compared when it was exported. With an exported file for ONNX Runtime o
 """
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypedDict, Unpack
 
 import numpy as np
 
+from resnext.choices import (
+    ENGINE_CHOICES,
+    GOALS,
+    PRECISION_CHOICES,
+    CheckpointName,
+    EngineChoice,
+    Goal,
+    PrecisionChoice,
+)
 from resnext.data.preprocessing import Preprocessing
 from resnext.data.transforms.eval_view import normalize_pixels, prepare_pixels
-from resnext.deploy.engines import ENGINES, GOALS, PRECISIONS, Engine, Outputs, has_bf16
+from resnext.deploy.engines import Engine, Outputs, has_bf16
 from resnext.deploy.exported import ExportedModel, find_exported_file, open_exported
 from resnext.errors import RequestError, did_you_mean
 from resnext.evaluation.images import ImageInput, open_image
@@ -25,6 +34,18 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from resnext.model.network import Network
+
+
+class PredictorOptions(TypedDict, total=False):
+    """The keyword arguments of ``Predictor`` as ``Predictor.load`` takes them."""
+
+    engine: EngineChoice
+    precision: PrecisionChoice | None
+    goal: Goal
+    batch: int
+    image_size: int | None
+    with_cam: bool
+    streams: int | None
 
 
 class Predictor:
@@ -52,9 +73,9 @@ class Predictor:
         self,
         source: "Network | ExportedModel",
         *,
-        engine: str = "auto",
-        precision: str | None = None,
-        goal: str = "latency",
+        engine: EngineChoice = "auto",
+        precision: PrecisionChoice | None = None,
+        goal: Goal = "latency",
         batch: int = 1,
         image_size: int | None = None,
         calibration: "Tensor | None" = None,
@@ -99,7 +120,12 @@ class Predictor:
 
     @classmethod
     def load(
-        cls, source: Path | str, *, checkpoint: str = "best", calibration: "Path | Tensor | None" = None, **options: Any
+        cls,
+        source: Path | str,
+        *,
+        checkpoint: CheckpointName = "best",
+        calibration: "Path | Tensor | None" = None,
+        **options: Unpack[PredictorOptions],
     ) -> Self:
         """Load a predictor from a run directory, a weights file of any format, or an exported file or its folder.
 
@@ -230,7 +256,9 @@ class Predictor:
         return images if images.dtype == np.uint8 else np.ascontiguousarray(images, np.float32)
 
 
-def load_classifier(source: Path | str, checkpoint: str, **options: Any) -> "Network | Predictor":
+def load_classifier(
+    source: Path | str, checkpoint: CheckpointName, **options: Unpack[PredictorOptions]
+) -> "Network | Predictor":
     """Load an exported file as a predictor with ``options``, and anything else as a network."""
     exported = find_exported_file(source)
     if exported is not None:
@@ -242,8 +270,8 @@ def load_classifier(source: Path | str, checkpoint: str, **options: Any) -> "Net
 
 def _check_options(engine: str, precision: str | None, goal: str) -> None:
     for name, value, choices in (
-        ("engine", engine, (*ENGINES, "auto")),
-        ("precision", precision or "fp32", PRECISIONS),
+        ("engine", engine, ENGINE_CHOICES),
+        ("precision", precision or "fp32", PRECISION_CHOICES),
         ("goal", goal, GOALS),
     ):
         if value not in choices:

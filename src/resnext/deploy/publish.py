@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from resnext.choices import CheckpointName
 from resnext.errors import RequestError
 from resnext.evaluation.output.protocol import format_protocol
 from resnext.evaluation.output.view_text import format_view
@@ -33,7 +34,7 @@ class ModelCardInfo:
     origin: ReleasedFile | None = None  # the released file that the weights come from
     is_unchanged: bool = True  # whether the weights still equal that file's
     run: RunDirectory | None = None  # the run that trained the weights
-    checkpoint: str = "best"  # its checkpoint
+    checkpoint: CheckpointName = "best"  # its checkpoint
 
 
 def write_hub_folder(model: Network, folder: Path, about: ModelCardInfo) -> None:

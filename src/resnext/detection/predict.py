@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
+from resnext.choices import Precision
 from resnext.data.dataset import BadImageError
 from resnext.data.decode.pillow import read_image
 from resnext.detection.predictor import DetectPredictor
@@ -40,7 +41,7 @@ def predict(
     images: ImageInput | Iterable[ImageInput],
     device: "torch.device | str | None" = None,
     *,
-    precision: str = "fp32",
+    precision: Precision = "fp32",
     batch_size: int = 1,
     progress: Callable[..., None] | None = None,
 ) -> list[DetectPrediction]:
@@ -107,7 +108,7 @@ def _report_error(path: str | None, error: str) -> DetectPrediction:
 
 
 def _predict_batch(
-    model: "FasterRcnn", pictures: Sequence[ImageInput], device: "torch.device", precision: str
+    model: "FasterRcnn", pictures: Sequence[ImageInput], device: "torch.device", precision: Precision
 ) -> Iterator[DetectPrediction]:
     from resnext.device import autocast
 

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Self
 
 import numpy as np
 
-from resnext.deploy.engines import ENGINES, require_packages
+from resnext.choices import ENGINE_CHOICES, CheckpointName, EngineChoice, EngineName
+from resnext.deploy.engines import require_packages
 from resnext.deploy.exported import ExportedModel, find_exported_file, open_exported
 from resnext.detection.export.engines import (
     Detections,
@@ -64,7 +65,12 @@ class DetectPredictor:
 
     @classmethod
     def load(
-        cls, source: Path | str, *, engine: str = "auto", checkpoint: str = "best", score: float | None = None
+        cls,
+        source: Path | str,
+        *,
+        engine: EngineChoice = "auto",
+        checkpoint: CheckpointName = "best",
+        score: float | None = None,
     ) -> Self:
         """Load a predictor from a run directory, a weights file, or an exported file (.onnx, .xml) or its folder.
 
@@ -77,8 +83,8 @@ class DetectPredictor:
         Raises:
             RequestError: The source is not a detector, or does not run on the engine.
         """
-        if engine not in (*ENGINES, "auto"):
-            raise RequestError(f"engine {engine!r} is unknown{did_you_mean(engine, [*ENGINES, 'auto'])}")
+        if engine not in ENGINE_CHOICES:
+            raise RequestError(f"engine {engine!r} is unknown{did_you_mean(engine, ENGINE_CHOICES)}")
         exported = find_exported_file(source)
         if exported is not None:
             return cls.from_exported(open_exported(exported), engine=engine, score=score)
@@ -92,7 +98,9 @@ class DetectPredictor:
         return cls.from_detector(model, engine=engine)
 
     @classmethod
-    def from_exported(cls, exported: ExportedModel, *, engine: str = "auto", score: float | None = None) -> Self:
+    def from_exported(
+        cls, exported: ExportedModel, *, engine: EngineChoice = "auto", score: float | None = None
+    ) -> Self:
         """Make a predictor of an exported file.
 
         Raises RequestError if it holds no detector or has another engine, WorkError if the engine does not run it.
@@ -104,11 +112,11 @@ class DetectPredictor:
         return cls(facts, build_detector_engine(own, exported.model), f"{exported.info.precision} on {own}", score)
 
     @classmethod
-    def from_detector(cls, model: "FasterRcnn", *, engine: str = "auto") -> Self:
+    def from_detector(cls, model: "FasterRcnn", *, engine: EngineChoice = "auto") -> Self:
         """Make a predictor of a copy of a detector in memory. Raises RequestError if it does not run on the engine."""
         from resnext.detection.export.torch_engine import TorchDetectorEngine
 
-        name = "pytorch" if engine == "auto" else engine
+        name: EngineName = "pytorch" if engine == "auto" else engine
         require_packages(name)
         made: DetectorEngine
         if name == "pytorch":

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from resnext.data.preprocessing import MAX_SIDE, Preprocessing, StoredPreprocessing, check_choice, check_integer
-from resnext.detection.settings import RESIZES, DetectDataSettings
+from resnext.detection.settings import RESIZES, DetectDataSettings, Resize
 from resnext.errors import RequestError
 
 if TYPE_CHECKING:
@@ -18,12 +18,24 @@ IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 @dataclass(frozen=True, kw_only=True)
 class DetectPreprocessing(StoredPreprocessing):
-    """Resizing and normalization of a detector's input images. Raises RequestError for invalid values."""
+    """How an image becomes a detector's input: resizing and normalization. ``load_detector`` sets it.
 
-    min_size: int = 800  # pixels, of the shorter side
-    max_size: int = 1333  # pixels, limit of the longer side; the shorter one is reduced where necessary
-    resize: str = "antialias"  # or torchvision: bilinear on floats, without antialiasing
-    mean: tuple[float, ...] = IMAGENET_MEAN  # of each channel, on the scale 0 to 1
+    Attributes:
+        min_size: Shorter side after resizing, in pixels.
+        max_size: Limit of the longer side, in pixels; the shorter one is reduced where necessary.
+        resize: ``antialias``: bilinear on uint8 with antialiasing; ``torchvision``: on floats, without antialiasing.
+        mean: Mean of each channel, on the scale of 0 to 1.
+        std: Standard deviation of each channel, on the same scale.
+        exif: Whether image files are turned upright by their EXIF orientation when they are opened.
+
+    Raises:
+        RequestError: A value is out of range.
+    """
+
+    min_size: int = 800
+    max_size: int = 1333
+    resize: Resize = "antialias"
+    mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
     exif: bool = True
 

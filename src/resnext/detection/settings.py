@@ -6,9 +6,9 @@ from typing import Annotated, Any, Literal, get_args
 from resnext.errors import RequestError
 from resnext.settings_fields import Bounds, Choices, Fraction, Place, PositiveInt, YesNo, option, section
 from resnext.settings_shared import CommonAugmentSettings, CommonDataSettings, RecipeBase, RunSettings
-from resnext.sources import BOX_FORMATS
+from resnext.sources import BOX_FORMATS, BoxSource
 
-SourceName = Annotated[str, Choices(tuple(BOX_FORMATS))]
+SourceName = Annotated[BoxSource, Choices(tuple(BOX_FORMATS))]
 Layout = Literal["fpn", "c4"]
 Resize = Literal["antialias", "torchvision"]
 Stage = Literal["joint", "rpn", "fast_rcnn"]

@@ -10,12 +10,13 @@ import torch
 from safetensors.torch import save as serialize
 from torch import Tensor
 
+from resnext.choices import CheckpointName
 from resnext.detection.model.faster_rcnn import FasterRcnn, build_around
 from resnext.detection.preprocessing import DetectPreprocessing
 from resnext.detection.settings import MAX_CHANNELS, STAGES, DetectorSettings, parse_category_ids
 from resnext.errors import RequestError, prefix_errors
 from resnext.files import atomic_write
-from resnext.model.architecture import Architecture
+from resnext.model.architecture import Architecture, Form
 from resnext.model.network import Network
 from resnext.recipe import build_settings, to_dict
 from resnext.run_directory import RunDirectory, is_run, read_run_kind
@@ -58,7 +59,9 @@ def save_detector(model: FasterRcnn, path: Path | str) -> None:
         file.write(serialize_detector(model))
 
 
-def load_detector(source: Path | str, checkpoint: str = "best", *, bn_eps: float | None = None) -> FasterRcnn:
+def load_detector(
+    source: Path | str, checkpoint: CheckpointName = "best", *, bn_eps: float | None = None
+) -> FasterRcnn:
     """Load a detector from our weights file, a detection run, or a torchvision state dict. Executes no code in it.
 
     Args:
@@ -76,7 +79,7 @@ def load_detector(source: Path | str, checkpoint: str = "best", *, bn_eps: float
     return (from_native if KEY in raw.metadata else from_torchvision)(raw, bn_eps).eval()
 
 
-def load_detector_or_network(source: Path | str, *, form: str | None = None) -> FasterRcnn | Network:
+def load_detector_or_network(source: Path | str, *, form: Form | None = None) -> FasterRcnn | Network:
     """Load a whole detector, or the network of any other weights file in ``form``; the file is read once."""
     raw = _read_source(source)
     if is_detector(raw):
@@ -112,7 +115,7 @@ def is_detector_source(source: Path | str) -> bool:
     return path.is_file() and is_detector(read_weights_file(path))
 
 
-def _read_source(source: Path | str, checkpoint: str = "best") -> RawCheckpoint:
+def _read_source(source: Path | str, checkpoint: CheckpointName = "best") -> RawCheckpoint:
     """Read a weights file, that of a run, or that of a hub. Raises RequestError."""
     path = fetch(str(source)) if is_remote(str(source)) else Path(source)
     if not path.exists():

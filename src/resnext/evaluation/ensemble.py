@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from resnext.choices import CombineMethod
 from resnext.data.normalization import normalize
 from resnext.data.preprocessing import Preprocessing
 from resnext.errors import RequestError
@@ -36,7 +37,7 @@ class Ensemble:
 
     members: Sequence[EnsembleMember]
     views: Views
-    combine: str = "probabilities"
+    combine: CombineMethod = "probabilities"
     output_indices: np.ndarray | None = None
     channels_last: bool = False
 

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from resnext.choices import CombineMethod
 from resnext.data.classes import check_same_classes
 from resnext.data.dataset import BadImageError, Dataset
 from resnext.data.loader import Batch, iterate_eval_batches
@@ -121,7 +122,7 @@ def evaluate(
     world_size: int = 1,
     views: Views = CENTER,
     other_members: Sequence[EnsembleMember] = (),
-    ensemble_combine: str = "probabilities",
+    ensemble_combine: CombineMethod = "probabilities",
     output_indices: np.ndarray | None = None,
 ) -> Evaluation:
     """Evaluate one model or an ensemble: average logits over views, then over models.

@@ -1,7 +1,9 @@
 """The options of an evaluation. Does not import torch."""
 
 from dataclasses import dataclass
-from typing import Literal
+
+from resnext.choices import CheckpointName, CombineMethod, Precision, Split
+from resnext.sources import DataSource
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,14 +29,14 @@ class EvalOptions:
     """
 
     view: str = "center"
-    combine: Literal["logits", "probabilities"] | None = None
+    combine: CombineMethod | None = None
     image_size: int | None = None
     resize: int | None = None
     restrict: str | None = None
-    source: str | None = None
-    split: Literal["val", "train"] = "val"
-    checkpoint: Literal["best", "last"] = "best"
+    source: DataSource | None = None
+    split: Split = "val"
+    checkpoint: CheckpointName = "best"
     batch_size: int = 256
-    precision: str | None = None
+    precision: Precision | None = None
     workers: int | None = None
     device: str = "auto"

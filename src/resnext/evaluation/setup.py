@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from resnext.choices import CheckpointName, CombineMethod
 from resnext.data.classes import check_same_classes
 from resnext.data.dataset import Dataset
 from resnext.data.imagenet_classes import resolve_output_synsets
@@ -40,7 +41,7 @@ class EvalNetworks:
     preprocessings: Sequence[Preprocessing]
     descriptions: Sequence[dict[str, Any]]  # of each network, by protocol.describe_member
     views: Views
-    ensemble_combine: str
+    ensemble_combine: CombineMethod
     run: Path | None
     recipe: Recipe | None
 
@@ -91,7 +92,7 @@ class EvalRuntime(NamedTuple):
 
 
 def load_networks(
-    weights: Sequence[str], options: EvalOptions, load_model: Callable[[str, str], Classifier] = load
+    weights: Sequence[str], options: EvalOptions, load_model: Callable[[str, CheckpointName], Classifier] = load
 ) -> EvalNetworks:
     """Load the given weights by ``load_model(path, checkpoint)``.
 

@@ -10,20 +10,21 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Literal, cast, get_args
 
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from resnext.choices import COMBINE_METHODS, CombineMethod
 from resnext.data.preprocessing import MAX_SIDE, Preprocessing
 from resnext.data.transforms.crops import to_tensor
 from resnext.data.transforms.eval_view import FILTERS, ConvertMode, center_crop, crop_long_side, resize_shorter_side
 from resnext.data.transforms.pipeline import build_eval_transform
 from resnext.errors import RequestError, did_you_mean
 
-KINDS = ("center", "ten-crop", "dense")
-COMBINE_METHODS = ("logits", "probabilities")
+ViewKind = Literal["center", "ten-crop", "dense"]
+KINDS: tuple[ViewKind, ...] = get_args(ViewKind)
 DEFAULT_SCALES = (224, 256, 384, 480, 640)  # shorter sides in pixels (He et al. 2016, Section 4.1)
 MAX_SCALES = 16
 MAX_ASPECT_RATIO = 8  # long over short side of an image; longer images are cut for dense views, to bound memory
@@ -40,10 +41,10 @@ class Views:
     have the same weight, and so have all scales.
     """
 
-    kind: str = "center"
+    kind: ViewKind = "center"
     flip: bool = False  # never set for ten-crop, which has mirror images already
     scales: tuple[int, ...] = ()  # only for dense: shorter sides, pixels
-    combine: str = "logits"
+    combine: CombineMethod = "logits"
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -66,7 +67,7 @@ class Views:
                 raise RequestError(f"a scale is a shorter side of 1 to {MAX_SIDE} pixels, not {scale}")
 
     @staticmethod
-    def parse(text: str, combine: str = "logits") -> "Views":
+    def parse(text: str, combine: CombineMethod = "logits") -> "Views":
         """Parse a view such as ``center+flip``, ``ten-crop``, ``dense:256,384+flip``: the inverse of ``str``."""
         found = re.fullmatch(r"([^:+]*)(?::([^+]*))?(\+flip)?", text)
         if found is None:
@@ -79,7 +80,7 @@ class Views:
                 f"the scales {scales[:80]!r} of a view must be whole numbers separated by commas, as in {EXAMPLE}"
             )
         sides = tuple(map(int, scales.split(","))) if scales else ()
-        return Views(kind=kind, flip=flip is not None, scales=sides, combine=combine)
+        return Views(kind=cast(ViewKind, kind), flip=flip is not None, scales=sides, combine=combine)
 
     def __str__(self) -> str:
         scales = f":{_join_scales(self.scales)}" if self.scales else ""
@@ -171,7 +172,7 @@ def keep_whole(image: Image.Image, preprocessing: Preprocessing) -> Tensor:
     return to_tensor(ConvertMode(preprocessing.channels)(image))
 
 
-def average_logits(logits: Tensor, combine: str) -> Tensor:
+def average_logits(logits: Tensor, combine: CombineMethod) -> Tensor:
     """Average logits float64 [B, n, K] over n views to [B, K]: the mean of logits, or the log of mean probabilities.
 
     The latter are logits too: their softmax is the mean probabilities. A single view is returned unchanged. Values that

@@ -4,10 +4,10 @@ This module does not import torch, so that the command line can check names quic
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from fnmatch import fnmatchcase
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, TypedDict, Unpack, get_args
 
 from resnext.errors import RequestError, did_you_mean
 
@@ -24,7 +24,7 @@ INITIALISATIONS: tuple[Initialisation, ...] = get_args(Initialisation)
 
 # Block type and blocks per stage (conv2..conv5) in the Torch7 release (models/resnext.lua; 18, 34 and 200 from
 # fb.resnet.torch).
-IMAGENET_STAGES: dict[int, tuple[str, tuple[int, ...]]] = {
+IMAGENET_STAGES: dict[int, tuple[BlockType, tuple[int, ...]]] = {
     18: ("basic", (2, 2, 2, 2)),
     34: ("basic", (3, 4, 6, 3)),
     50: ("bottleneck", (3, 4, 6, 3)),
@@ -32,13 +32,45 @@ IMAGENET_STAGES: dict[int, tuple[str, tuple[int, ...]]] = {
     152: ("bottleneck", (3, 8, 36, 3)),
     200: ("bottleneck", (3, 24, 36, 3)),
 }
-CONVOLUTIONS_PER_BLOCK = {"bottleneck": 3, "basic": 2}  # per block
-EXPANSION = {"bottleneck": 4, "basic": 1}  # output channels of a block / template width of its stage
+CONVOLUTIONS_PER_BLOCK: dict[BlockType, int] = {"bottleneck": 3, "basic": 2}  # per block
+EXPANSION: dict[BlockType, int] = {
+    "bottleneck": 4,
+    "basic": 1,
+}  # output channels of a block / template width of its stage
 MAX_COUNT = 1_000_000  # upper bound of every count in an Architecture
 NAME_PATTERN = re.compile(
     r"(?P<family>resnet|resnext)(?P<depth>\d{1,4})"
     r"(?:_(?P<cardinality>\d{1,5}(?:-\d{1,5}){0,5})x(?P<width>\d{1,5})d)?"  # 8-16-16-32x4d: C of each stage
 )
+
+
+class DetailChanges(TypedDict, total=False):
+    """The fields of Architecture, besides depth, cardinality and width, as keyword arguments."""
+
+    stem: Stem
+    block: BlockType
+    form: Form
+    shortcut: Shortcut
+    pre_activation: bool
+    stride_in_1x1: bool
+    bn_eps: float
+    num_classes: int
+    in_channels: int
+    base_channels: int
+    initialisation: Initialisation
+    blocks: Sequence[int] | None
+    stage_widths: Sequence[int] | None
+    stage_channels: Sequence[int] | None
+    stage_cardinalities: Sequence[int] | None
+    output_stride: int | None
+
+
+class ArchitectureChanges(DetailChanges, total=False):
+    """The fields of Architecture as keyword arguments, so that a type checker knows which values each may have."""
+
+    depth: int | None
+    cardinality: int
+    width: int | None
 
 
 class Stage(NamedTuple):
@@ -68,17 +100,19 @@ class Architecture:
     depth: int | None = None  # layers with weights on the longest path: 50, 101, ...; CIFAR 9n+2
     cardinality: int = 1  # C, the number of paths
     width: int | None = None  # d, channels of one path in the first stage; default 64
-    stem: str = "imagenet"  # "imagenet": 7x7/2 and max pool; "cifar": 3x3, no pool
-    block: str = "bottleneck"  # "bottleneck": 1x1, 3x3, 1x1; "basic": 3x3, 3x3
-    form: str = "grouped"  # Figure 3: (c) "grouped", (b) "concatenated", (a) "branched"
-    shortcut: str = "B"  # A: zero padding, B: projection where shapes change, C: always projection, none: no residual
+    stem: Stem = "imagenet"  # "imagenet": 7x7/2 and max pool; "cifar": 3x3, no pool
+    block: BlockType = "bottleneck"  # "bottleneck": 1x1, 3x3, 1x1; "basic": 3x3, 3x3
+    form: Form = "grouped"  # Figure 3: (c) "grouped", (b) "concatenated", (a) "branched"
+    shortcut: Shortcut = (
+        "B"  # A: zero padding, B: projection where shapes change, C: always projection, none: no residual
+    )
     pre_activation: bool = False  # BN and ReLU before each convolution (the CIFAR nets of the paper's v1)
     stride_in_1x1: bool = False  # a bottleneck has its stride in the first 1x1 (as in Caffe's nets), not in the 3x3
     bn_eps: float = 1e-5  # added to the variance in every BN
     num_classes: int = 1000  # 0: no classifier; the network returns its pooled features
     in_channels: int = 3
     base_channels: int = 64  # output channels of the stem
-    initialisation: str = "release"  # or "zero_gamma": the last BN of a block starts at 0
+    initialisation: Initialisation = "release"  # or "zero_gamma": the last BN of a block starts at 0
     blocks: tuple[int, ...] | None = None  # blocks per stage
     stage_widths: tuple[int, ...] | None = None  # C*d of each stage
     stage_channels: tuple[int, ...] | None = None  # output channels of each stage
@@ -293,7 +327,7 @@ class Architecture:
         return self.name
 
     @staticmethod
-    def parse(name: str, **changes: Any) -> "Architecture":
+    def parse(name: str, **changes: Unpack[ArchitectureChanges]) -> "Architecture":
         """Build the architecture of a name such as ``resnet50``, ``resnext101_64x4d`` or ``resnet101_1x100d``.
 
         ``resnext50_8-16-16-32x4d`` has another C in each stage. ``changes`` override single fields. Raises RequestError
@@ -319,7 +353,7 @@ class Architecture:
             base["stage_cardinalities"] = cardinalities
         return Architecture(**_merge_changes(base | {"stem": stem, "block": block}, changes))
 
-    def change(self, **changes: Any) -> "Architecture":
+    def change(self, **changes: Unpack[ArchitectureChanges]) -> "Architecture":
         """Return this architecture with some fields changed; fields that follow from them are computed again.
 
         Raises RequestError for an unknown field, with the nearest known one.
@@ -398,7 +432,7 @@ def _check_count(name: str, value: Any, low: int = 1) -> None:
         raise RequestError(f"{name} must be a whole number from {low} to {MAX_COUNT:,}, not {value!r}")
 
 
-def _infer_blocks(depth: int, stem: str, block: str) -> tuple[int, ...]:
+def _infer_blocks(depth: int, stem: Stem, block: BlockType) -> tuple[int, ...]:
     if stem == "imagenet":
         kind, stages = IMAGENET_STAGES.get(depth, (None, ()))
         if kind == block:
@@ -421,12 +455,12 @@ def _infer_blocks(depth: int, stem: str, block: str) -> tuple[int, ...]:
     return (n, n, n)
 
 
-def _merge_changes(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+def _merge_changes(base: dict[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
     known = [f.name for f in fields(Architecture)]
     for key in changes:
         if key not in known:
             raise RequestError(f"an architecture has no field {key!r}{did_you_mean(key, known)}")
-    merged = base | changes
+    merged = base | dict(changes)
     if "cardinality" in changes and "stage_cardinalities" not in changes:
         merged["stage_cardinalities"] = None  # one C for all stages
     if changes.get("stage_cardinalities") is not None and "cardinality" not in changes:
@@ -438,7 +472,7 @@ def _merge_changes(base: dict[str, Any], changes: dict[str, Any]) -> dict[str, A
     return merged
 
 
-def _infer_stem_and_block(depth: int) -> tuple[str, str]:
+def _infer_stem_and_block(depth: int) -> tuple[Stem, BlockType]:
     """Infer the stem and the block type from the depth alone."""
     return ("imagenet", IMAGENET_STAGES[depth][0]) if depth in IMAGENET_STAGES else ("cifar", "bottleneck")
 

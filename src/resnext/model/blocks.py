@@ -21,6 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from resnext.model.activation_checkpointing import attach_recompute, run_with_recompute
+from resnext.model.architecture import BlockType, Shortcut
 from resnext.model.layers import Conv2d, NormAct, build_shortcut, conv2d, drop_path
 
 
@@ -36,8 +37,8 @@ class BlockShape:
     stride_in_1x1: bool = False
     first_dilation: int = 1  # of the 3x3 of a bottleneck, and of the first one of a basic block
     dilation: int = 1  # of the second 3x3 of a basic block
-    kind: str = "bottleneck"  # or "basic"
-    shortcut: str = "B"
+    kind: BlockType = "bottleneck"
+    shortcut: Shortcut = "B"
     pre_activation: bool = False
 
 

@@ -6,10 +6,10 @@ possible.
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, Unpack
 
 from resnext.errors import RequestError
-from resnext.model.architecture import EXPANSION, MAX_COUNT, Architecture
+from resnext.model.architecture import EXPANSION, MAX_COUNT, Architecture, DetailChanges
 from resnext.model.complexity import Complexity, ImageSize, complexity
 
 TABLE_2_CARDINALITIES = (1, 2, 4, 8, 32)  # the cardinalities the paper compares
@@ -23,7 +23,7 @@ def design(
     macs: float | None = None,
     parameters: float | None = None,
     image_size: ImageSize = None,
-    **changes: Any,
+    **changes: Unpack[DetailChanges],
 ) -> Architecture:
     """Solve for the width d (or, if ``width`` is given, the cardinality C) whose cost is nearest to the budget.
 
@@ -50,15 +50,17 @@ def design(
         if changes.get(name) is not None:
             raise RequestError(f"{name} cannot be given here, because the design solves for them")
     fixed, solved = ("width", "cardinality") if width is not None else ("cardinality", "width")
-    given = {"width": width} if width is not None else {"cardinality": 32 if cardinality is None else cardinality}
+    fields: dict[str, Any] = dict(changes)
     if depth is not None and changes.get("blocks") is not None:
-        changes["depth"] = depth  # Architecture checks that the two agree
+        fields["depth"] = depth  # Architecture checks that the two agree
+    fields |= {fixed: width if width is not None else 32 if cardinality is None else cardinality, solved: 1}
     name = f"resnet{50 if depth is None else depth}"
-    wanted = Architecture.parse(name, **(changes | given | {solved: 1}))
+    wanted = Architecture.parse(name, **fields)
     smallest = wanted.change(form="grouped")  # all forms cost the same, and this one is built fastest
 
     def change_solved(n: int) -> Architecture:
-        return smallest.change(**{solved: n})
+        change: dict[str, Any] = {solved: n}
+        return smallest.change(**change)
 
     if macs is None and parameters is None:
         template = count_template_parameters(smallest.change(cardinality=1, width=_compute_template_width(smallest)))
@@ -73,7 +75,7 @@ def design(
         cost = fit_network_cost(change_solved, what, image_size)
         if cost(1) > budget:
             raise RequestError(
-                f"no network of depth {smallest.depth} and {fixed} {given[fixed]} fits {budget:,.0f} {unit}: "
+                f"no network of depth {smallest.depth} and {fixed} {fields[fixed]} fits {budget:,.0f} {unit}: "
                 f"the smallest, {smallest.name}, has {cost(1):,}"
             )
     return change_solved(_find_nearest(cost, budget, compute_upper_bound(smallest), unit)).change(form=wanted.form)

@@ -17,14 +17,14 @@ import torch
 from torch import Tensor
 
 from resnext.errors import RequestError
-from resnext.model.architecture import CONVOLUTIONS_PER_BLOCK, Architecture
+from resnext.model.architecture import CONVOLUTIONS_PER_BLOCK, Architecture, Form
 
 KEY_PATTERN = re.compile(
     r"(?P<block>layer(?P<stage>\d{1,3})\.\d+\.)(?:paths\.(?P<path>\d+)\.)?(?P<layer>(?:conv|bn)\d)(?P<rest>\..+)"
 )
 
 
-def convert_state(state: Mapping[str, Tensor], architecture: Architecture, form: str) -> dict[str, Tensor]:
+def convert_state(state: Mapping[str, Tensor], architecture: Architecture, form: Form) -> dict[str, Tensor]:
     """Convert a state dict from the form of ``architecture`` to ``form``.
 
     A subset of the keys is enough, so gradients and momentum buffers by parameter name can be converted too. Results

@@ -1,7 +1,7 @@
 """The whole network: stem, stages, pooled features, classifier (the paper's Table 1)."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any, Unpack
 
 import torch
 import torch.nn.functional as F
@@ -9,11 +9,14 @@ from torch import Tensor, nn
 from torch.fx import Proxy
 
 from resnext.errors import RequestError, did_you_mean
-from resnext.model.architecture import Architecture, Stage
+from resnext.model.architecture import Architecture, ArchitectureChanges, Form, Stage
 from resnext.model.blocks import BLOCK_OF_FORM, BlockShape
 from resnext.model.forms import convert_state
 from resnext.model.initialise import initialise
 from resnext.model.layers import NormAct, conv2d
+
+if TYPE_CHECKING:
+    from resnext.data.preprocessing import Preprocessing  # only for an annotation: nothing here reads its fields
 
 
 class Network(nn.Module):
@@ -27,7 +30,7 @@ class Network(nn.Module):
     def __init__(self, architecture: Architecture, *, generator: torch.Generator | None = None) -> None:
         super().__init__()
         self.architecture = architecture
-        self.preprocessing: Any = None
+        self.preprocessing: Preprocessing | None = None
         self.classes: tuple[str, ...] | None = None
         self.provenance: dict[str, Any] = {}
         device = torch.get_default_device()
@@ -177,7 +180,9 @@ class Network(nn.Module):
         self.architecture.check_image_size(x.shape[2], x.shape[3])
 
 
-def create_model(name_or_architecture: str | Architecture, *, seed: int | None = None, **changes: Any) -> Network:
+def create_model(
+    name_or_architecture: str | Architecture, *, seed: int | None = None, **changes: Unpack[ArchitectureChanges]
+) -> Network:
     """Create a network with newly initialised weights.
 
     Args:
@@ -197,7 +202,7 @@ def create_model(name_or_architecture: str | Architecture, *, seed: int | None =
     return Network(architecture, generator=generator)
 
 
-def convert_form(model: Network, form: str) -> Network:
+def convert_form(model: Network, form: Form) -> Network:
     """Return a new network that computes the same function in another form.
 
     Args:

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from resnext.choices import Precision
 from resnext.device import AUTOCAST_DTYPES, autocast
 from resnext.errors import RequestError
 from resnext.model.blocks import Block
@@ -108,7 +109,7 @@ class LayerInput:
 def autotune(
     model: nn.Module,
     images: Tensor,
-    precision: str = "fp32",
+    precision: Precision = "fp32",
     *,
     cache: TuningCache | None = None,
     progress: Callable[[str], None] = lambda _: None,
@@ -135,7 +136,7 @@ def autotune(
     return Plan(convolutions, tuple(norms))
 
 
-def tune(model: nn.Module, batch_size: int, image_size: int = 224, precision: str = "fp32") -> Plan:
+def tune(model: nn.Module, batch_size: int, image_size: int = 224, precision: Precision = "fp32") -> Plan:
     """Convert ``model`` to channels_last (NHWC), autotune it for training on this machine, and apply the plan.
 
     For your own training loop; ``resnext train`` does this by itself. Results differ by rounding only.
@@ -179,7 +180,7 @@ def fuse_all(model: nn.Module, plan: Plan) -> Plan:
 
 
 def _record_layer_inputs(
-    model: nn.Module, images: Tensor, precision: str
+    model: nn.Module, images: Tensor, precision: Precision
 ) -> list[tuple[str, Conv2d | NormAct, LayerInput]]:
     """Run a copy of the model on ``images`` and list its layers in the order they run, each with its input."""
     clone = copy.deepcopy(model)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from resnext.bench.latency import LatencyRequest
+from resnext.choices import EngineChoice, LatencyPrecision
 from resnext.data.dataset import Dataset
 from resnext.deploy.network_engine import get_expected_image_size
 from resnext.errors import RequestError, did_you_mean
@@ -19,6 +20,7 @@ from resnext.pruning.budget import Report, find_counts_for_latency, find_counts_
 from resnext.pruning.images import iterate_images
 from resnext.pruning.importance import (
     IMPORTANCES,
+    Importance,
     Scores,
     compute_magnitude_channel_importance,
     compute_magnitude_importance,
@@ -79,10 +81,10 @@ def prune(
     width: int | None = None,
     macs: float | None = None,
     latency: float | None = None,
-    engine: str = "auto",
-    precision: str = "fp32",
+    engine: EngineChoice = "auto",
+    precision: LatencyPrecision = "fp32",
     multiple: int = 1,
-    importance: str | None = None,
+    importance: Importance | None = None,
     images: int = IMPORTANCE_IMAGES,
     recalibrate: int = RECALIBRATION_IMAGES,
     seed: int = 0,
@@ -133,7 +135,7 @@ def prune(
     if width is not None:
         channel_scores = _compute_importance(pruned, data, how, images, seed, of_channels=True)
         pruned = keep_channels(pruned, choose_channels(pruned.architecture, channel_scores, width))
-    used = {"importance": how, "seed": seed}
+    used: dict[str, object] = {"importance": how, "seed": seed}
     if data is not None:
         used |= {"data": data.name, **({"images": images} if how == "taylor" else {})}
         if recalibrate:
@@ -150,7 +152,7 @@ def recalibrate_on(model: Network, data: Dataset, images: int = RECALIBRATION_IM
     return recalibrate_bn(model, batches)
 
 
-def _resolve_importance(importance: str | None, data: Dataset | None) -> str:
+def _resolve_importance(importance: Importance | None, data: Dataset | None) -> Importance:
     if importance is None:
         return "magnitude" if data is None else "taylor"
     if importance not in IMPORTANCES:
@@ -173,7 +175,7 @@ def _check_request(a: Architecture, target: PruneTarget, request: LatencyRequest
 
 
 def _compute_importance(
-    model: Network, data: Dataset | None, importance: str, images: int, seed: int, *, of_channels: bool = False
+    model: Network, data: Dataset | None, importance: Importance, images: int, seed: int, *, of_channels: bool = False
 ) -> dict[str, Tensor]:
     """Compute the importance of paths, or of the channels in them."""
     if data is None or importance == "magnitude":

@@ -7,6 +7,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
+from resnext.choices import CheckpointName, EngineChoice, PrecisionChoice
 from resnext.deploy.exported import ExportedModel, find_exported_file, open_exported
 from resnext.errors import RequestError
 from resnext.serving.served_model import ServedModel, list_sizes
@@ -26,9 +27,9 @@ class ModelSource(NamedTuple):
 class LoadOptions:
     """How models are loaded."""
 
-    engine: str = "auto"
-    precision: str | None = None
-    checkpoint: str = "best"
+    engine: EngineChoice = "auto"
+    precision: PrecisionChoice | None = None
+    checkpoint: CheckpointName = "best"
     max_batch: int = 8
     streams: int = 1
     explain: bool = True  # compute class activation maps, where the engine can

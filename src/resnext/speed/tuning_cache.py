@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeGuard
+from typing import TypeGuard, TypeVar
 
 import torch
 from filelock import FileLock
@@ -24,6 +24,7 @@ GIVE_UP_RATIO = 1.5  # a candidate slower than the best by this ratio is not tim
 MAX_FILE_BYTES = 1 << 24  # bytes of the cache file
 LOCK_TIMEOUT = 30  # seconds to wait for the file lock
 
+Name = TypeVar("Name", bound=str)
 CacheContents = dict[str, dict[str, dict[str, float]]]  # machine -> key of the computation -> candidate -> seconds
 
 
@@ -37,7 +38,7 @@ def get_machine_fingerprint(device: torch.device) -> str:
     return f"{name} | {isa} ({capped}) | {threads} | torch {torch.__version__}"
 
 
-def time_candidates(candidates: Mapping[str, Callable[[], object]], device: torch.device) -> dict[str, float]:
+def time_candidates(candidates: Mapping[Name, Callable[[], object]], device: torch.device) -> dict[Name, float]:
     """Time candidates in interleaved rounds, much slower ones in two only; return the best seconds of each."""
     best = dict.fromkeys(candidates, float("inf"))
     begin = time.perf_counter()

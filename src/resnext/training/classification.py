@@ -15,6 +15,7 @@ from resnext.data.preprocessing import Preprocessing
 from resnext.data.seeding import derive_seed
 from resnext.data.transforms.pipeline import build_jpeg_transform, build_train_transform, resolve_train_preprocessing
 from resnext.errors import RequestError
+from resnext.evaluation.outputs import get_preprocessing
 from resnext.model.blocks import Block
 from resnext.model.network import Network, create_model
 from resnext.model.plan import Plan, set_activation_checkpointing
@@ -69,7 +70,8 @@ class Classification(Task[Recipe, Network, Batch]):
             model.preprocessing = Preprocessing.from_settings(recipe.data, source)
         else:
             model = finetune.load_initial_network(recipe, source)
-        for size in (model.preprocessing.image_size, recipe.augment.size or model.preprocessing.image_size):
+        own_size = get_preprocessing(model).image_size
+        for size in (own_size, recipe.augment.size or own_size):
             model.architecture.check_image_size(size, size)
         model.classes = tuple(source.train.classes)
         if world.is_main:
@@ -86,7 +88,7 @@ class Classification(Task[Recipe, Network, Batch]):
         build_transform = build_jpeg_transform if data.jpeg_decoder == "fast" else build_train_transform
         return TrainLoader(
             images,
-            build_transform(recipe.augment, model.preprocessing),
+            build_transform(recipe.augment, get_preprocessing(model)),
             seed=train.seed,
             batch_size=train.batch_size,
             drop_last=train.drop_last,
@@ -115,7 +117,7 @@ class Classification(Task[Recipe, Network, Batch]):
         set_activation_checkpointing(model, recipe.train.activation_checkpointing)
         plan = saved_plan
         if plan is None:
-            size = resolve_train_preprocessing(recipe.augment, model.preprocessing).image_size
+            size = resolve_train_preprocessing(recipe.augment, get_preprocessing(model)).image_size
             micro_batch = (recipe.train.batch_size // world.size // parts, size)
             steps = recipe.train.total_steps(loader.steps_per_epoch) * parts
             recipe, plan = autotune_training(recipe, model, micro_batch, steps, world, console)

@@ -10,6 +10,7 @@ from resnext.evaluation.output.plots import plot_samples
 from resnext.evaluation.output.protocol import build_protocol
 from resnext.evaluation.output.report import write_report
 from resnext.evaluation.output.tables import write_evaluation
+from resnext.evaluation.outputs import get_preprocessing
 from resnext.files import atomic_write
 from resnext.model.network import Network
 from resnext.plotting import save_figure
@@ -30,7 +31,7 @@ def write_samples(state: TrainState[Recipe, Network, Batch], source: Source) -> 
     first = next(batches)
     batches.close()  # type: ignore[attr-defined]  # a generator; this stops its workers
     picture = plot_samples(
-        first.images[:SAMPLE_COUNT], first.labels[:SAMPLE_COUNT], source.train.classes, state.model.preprocessing
+        first.images[:SAMPLE_COUNT], first.labels[:SAMPLE_COUNT], source.train.classes, get_preprocessing(state.model)
     )
     save_figure(picture, state.run.samples)
 
@@ -40,7 +41,7 @@ def evaluate_held_out(state: TrainState[Recipe, Network, Batch], model: Network,
 
     The result is the same in every process. Raises WorkError if another process failed.
     """
-    recipe, world, preprocessing = state.recipe, state.world, state.model.preprocessing
+    recipe, world, preprocessing = state.recipe, state.world, get_preprocessing(state.model)
     world.broadcast_model(model)
 
     def evaluate_shard(rank: int, world_size: int) -> Evaluation:
@@ -73,7 +74,7 @@ def write_final_evaluation(
     run, recipe, position = state.run, state.recipe, state.position
     draw_curves(rows, run.curves, f"{state.model.architecture.name} on {source.val.name}")
     about = build_protocol(
-        state.model.preprocessing,
+        get_preprocessing(state.model),
         data=source.val.name,
         split=source.split_rule,
         device=str(state.world.device),
@@ -84,8 +85,8 @@ def write_final_evaluation(
         checkpoint="best",
         step=(position.best or {}).get("step"),
     )
-    metrics = write_evaluation(evaluation, source.val, state.model.preprocessing, run.evaluation, about)
-    write_report(run.path, evaluation, metrics)
+    metrics = write_evaluation(evaluation, source.val, get_preprocessing(state.model), run.evaluation, about)
+    write_report(run.path, evaluation, metrics, source.val, get_preprocessing(state.model))
     last = next(row for row in reversed(rows) if row["kind"] == "epoch")
     low, high = evaluation.interval95
     best_epoch, interval = (position.best or {}).get("epoch"), f"(95 % interval {low:.2f} to {high:.2f})"

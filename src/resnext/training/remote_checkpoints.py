@@ -11,11 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from resnext.choices import CHECKPOINT_NAMES
 from resnext.data.files.storage import resolve_filesystem
 from resnext.errors import RequestError, WorkError
 from resnext.files import atomic_write
 from resnext.run_directory import (
-    CHECKPOINT_NAMES,
     MAX_JSON_BYTES,
     RunDirectory,
     get_file_name,

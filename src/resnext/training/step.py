@@ -18,6 +18,7 @@ from resnext.data.seeding import derive_seed
 from resnext.data.transforms.mixup import mixup_cutmix
 from resnext.device import autocast
 from resnext.errors import RequestError, WorkError
+from resnext.evaluation.outputs import get_preprocessing
 from resnext.model.activation_checkpointing import set_running_stats_tracking
 from resnext.model.network import Network
 from resnext.settings import Recipe
@@ -75,7 +76,7 @@ def compute_gradients(
             f"too few readable images in the batch of step {state.position.step + 1}: {'; '.join(batch.bad_images)}"
         )
     total = count_images(state, batch)
-    preprocessing = state.model.preprocessing
+    preprocessing = get_preprocessing(state.model)
     images = normalize(batch.images, preprocessing, world.device, channels_last=train.channels_last == "yes")
     labels = batch.labels.to(world.device)
     loss_sum = torch.zeros((), dtype=world.sum_dtype, device=world.device)

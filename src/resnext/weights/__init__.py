@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from resnext.choices import CheckpointName
 from resnext.errors import RequestError, prefix_errors
+from resnext.model.architecture import Form
 from resnext.run_directory import RunDirectory, is_run
 
 if TYPE_CHECKING:
@@ -18,9 +20,9 @@ if TYPE_CHECKING:
 
 def load(
     source: Path | str,
-    checkpoint: str = "best",
+    checkpoint: CheckpointName = "best",
     *,
-    form: str | None = None,
+    form: Form | None = None,
     num_classes: int | None = None,
     classes: Sequence[str] | None = None,
     in_channels: int | None = None,
@@ -80,7 +82,7 @@ def load(
     return build_network(found, str(source))
 
 
-def load_spec(source: Path | str, checkpoint: str = "best") -> "NetworkSpec":
+def load_spec(source: Path | str, checkpoint: CheckpointName = "best") -> "NetworkSpec":
     """Read what ``load`` builds the network from: architecture, tensors, preprocessing, classes and notes."""
     from resnext.weights.adapters.registry import adapt
     from resnext.weights.readers.detect_format import read_weights_file
@@ -88,7 +90,7 @@ def load_spec(source: Path | str, checkpoint: str = "best") -> "NetworkSpec":
     return adapt(read_weights_file(find_weights_file(source, checkpoint)))
 
 
-def find_weights_file(source: Path | str, checkpoint: str = "best") -> Path:
+def find_weights_file(source: Path | str, checkpoint: CheckpointName = "best") -> Path:
     """Find the file (or a library's folder) of a weights file or run directory.
 
     A hub id, an address, or the name of public weights (``resnext models --pretrained``) is downloaded.

@@ -11,12 +11,12 @@ from typing import Any
 from torch import Tensor
 
 from resnext.errors import RequestError, prefix_errors
-from resnext.model.architecture import Architecture
+from resnext.model.architecture import Architecture, Stem
 from resnext.weights.build import add_missing_counters, build_on_meta, check_tensors
 from resnext.weights.unsupported import NOT_SUPPORTED, UNSUPPORTED_PARTS, find_unsupported
 
 BLOCK_PATTERN = re.compile(r"layer(?P<stage>\d{1,3})\.(?P<block>\d{1,4})\.")
-STEM_BY_KERNEL = {7: "imagenet", 3: "cifar"}
+STEM_BY_KERNEL: dict[int, Stem] = {7: "imagenet", 3: "cifar"}
 
 
 def infer_architecture(state: Mapping[str, Tensor], origin: str, **known: Any) -> Architecture:

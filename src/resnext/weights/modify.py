@@ -10,6 +10,7 @@ from torch import Tensor
 from resnext.data.imagenet_classes import imagenet_synsets, is_imagenet_classes
 from resnext.data.preprocessing import Preprocessing
 from resnext.errors import RequestError
+from resnext.model.architecture import Form
 from resnext.model.forms import convert_state
 from resnext.weights.network_spec import NetworkSpec
 
@@ -17,7 +18,7 @@ from resnext.weights.network_spec import NetworkSpec
 def modify(
     spec: NetworkSpec,
     *,
-    form: str | None = None,
+    form: Form | None = None,
     num_classes: int | None = None,
     classes: Sequence[str] | None = None,
     in_channels: int | None = None,
@@ -103,7 +104,7 @@ def change_stem(spec: NetworkSpec, in_channels: int | None) -> NetworkSpec:
     )
 
 
-def change_form(spec: NetworkSpec, form: str | None) -> NetworkSpec:
+def change_form(spec: NetworkSpec, form: Form | None) -> NetworkSpec:
     """Convert the network to another form of Figure 3, which computes the same function."""
     had = spec.architecture.form
     if form is None or form == had:

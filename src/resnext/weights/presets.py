@@ -9,12 +9,13 @@ from resnext.data.preprocessing import Preprocessing
 from resnext.data.sources import cifar
 from resnext.errors import RequestError, did_you_mean, prefix_errors
 from resnext.run_directory import MAX_JSON_BYTES
+from resnext.settings import Interpolation
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-def make_imagenet_preprocessing(resize: int, interpolation: str, image_size: int = 224) -> Preprocessing:
+def make_imagenet_preprocessing(resize: int, interpolation: Interpolation, image_size: int = 224) -> Preprocessing:
     """Make a preprocessing with a center crop and ImageNet's mean and std."""
     return Preprocessing(
         image_size=image_size,

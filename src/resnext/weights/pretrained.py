@@ -1,17 +1,21 @@
 """Create a network with new weights, or with public ones."""
 
-from typing import Any
+from typing import Any, Unpack
 
 from resnext.errors import RequestError, did_you_mean
 from resnext.model import network
-from resnext.model.architecture import Architecture
+from resnext.model.architecture import Architecture, ArchitectureChanges
 from resnext.weights import load, released
 
 CHANGES = ("num_classes", "in_channels", "form", "output_stride")  # that keep the weights
 
 
 def create_model(
-    name_or_architecture: str | Architecture, *, pretrained: bool = False, seed: int | None = None, **changes: Any
+    name_or_architecture: str | Architecture,
+    *,
+    pretrained: bool = False,
+    seed: int | None = None,
+    **changes: Unpack[ArchitectureChanges],
 ) -> network.Network:
     """Create a network with newly initialised weights, or with public ones.
 
@@ -37,4 +41,5 @@ def create_model(
     unfit = next((key for key in changes if key not in CHANGES), None)
     if unfit is not None:
         raise RequestError(f"public weights cannot be used with another {unfit}; what can change: {', '.join(CHANGES)}")
-    return load(name_or_architecture, seed=seed or 0, **changes)
+    kept: dict[str, Any] = dict(changes)
+    return load(name_or_architecture, seed=seed or 0, **kept)

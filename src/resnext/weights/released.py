@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from resnext.files import compute_sha256
+from resnext.settings import Interpolation
 from resnext.weights.hub import NAME_WITH_CHECKSUM, is_remote
 from resnext.weights.readers.detect_format import WEIGHTS_FILE_NAMES
 
@@ -34,7 +35,7 @@ class PublishedError:
     data: str
     image_size: int
     resize: int
-    interpolation: str
+    interpolation: Interpolation
     source: str
 
     @property

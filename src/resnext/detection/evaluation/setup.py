@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from resnext.choices import CheckpointName, Precision, Split
 from resnext.data.loader import default_file_workers
 from resnext.detection.data.annotated_split import has_annotations
 from resnext.detection.data.dataset import DetectionDataset
@@ -28,6 +29,7 @@ from resnext.errors import RequestError
 from resnext.evaluation.output.protocol import compare_protocols, read_run_protocol
 from resnext.progress_bar import show_image_progress
 from resnext.run_directory import RunDirectory, is_run, read_step
+from resnext.sources import BoxSource
 from resnext.training.distributed import World
 from resnext.training.setup import configure_process
 
@@ -41,15 +43,15 @@ class DetectEvalOptions:
 
     weights: str | None = None  # run or weights file
     detections: str | None = None  # file in COCO's results format, instead of weights
-    checkpoint: str = "best"
-    precision: str | None = None  # None: the run's, or fp32
+    checkpoint: CheckpointName = "best"
+    precision: Precision | None = None  # None: the run's, or fp32
     bn_eps: float | None = None
     score: float | None = None  # None: the detector's
     data: str | None = None  # None: the run's own
-    source: str | None = None
+    source: BoxSource | None = None
     annotations: str | None = None
     images: str | None = None
-    split: str = "val"
+    split: Split = "val"
     max_detections: int | None = None  # per class and image; None: 100, or the detector's
     workers: int | None = None
 
@@ -82,7 +84,7 @@ def choose_run_directory(options: DetectEvalOptions, recipe: DetectRecipe | None
 
 
 def load_for_inference(
-    weights: str, checkpoint: str, *, bn_eps: float | None, score: float | None, warn: Warn
+    weights: str, checkpoint: CheckpointName, *, bn_eps: float | None, score: float | None, warn: Warn
 ) -> FasterRcnn:
     """Load a detector with folded norms, another BN eps and minimum score if given; warn of the file's notes."""
     model = prepare_for_inference(load_detector(weights, checkpoint, bn_eps=bn_eps))

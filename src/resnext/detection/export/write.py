@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Literal, get_args
 
 from PIL import Image
 
@@ -20,7 +21,8 @@ from resnext.detection.model.faster_rcnn import FasterRcnn
 from resnext.detection.weights import copy_detector
 from resnext.errors import RequestError, WorkError
 
-DETECTOR_FORMATS = ("onnx", "openvino")
+DetectorFormat = Literal["onnx", "openvino"]
+DETECTOR_FORMATS: tuple[DetectorFormat, ...] = get_args(DetectorFormat)
 LEAST_DETECTIONS = 50  # detections to compare; with fewer, all scores are compared
 MOST_CHECK_IMAGES = 8  # images of the comparison of all scores, and of the finished file
 
@@ -38,7 +40,7 @@ class DetectorExport:
 def export_detector(
     model: FasterRcnn,
     out: Path,
-    target: str,
+    target: DetectorFormat,
     images: Sequence[Image.Image],
     *,
     weights_sha256: str | None = None,

@@ -3,9 +3,10 @@
 import base64
 import csv
 import json
+import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
@@ -16,6 +17,7 @@ from resnext.text import format_share
 
 MAX_TEXT_BYTES = 64 << 20  # larger files are left out
 MAX_IMAGE_BYTES = 16 << 20
+READABLE_SCALE = 0.68  # CSS pixels per pixel of a plot at which its text of 8 points is 10 pixels high
 MAX_OPEN_ROWS = 20  # a longer table of classes starts collapsed
 
 
@@ -118,12 +120,26 @@ def format_facts(values: Any) -> list[tuple[str, str]]:
     return [(str(key).replace("_", " "), _format_value(value)) for key, value in values.items() if value is not None]
 
 
-def embed_png(path: Path) -> str | None:
-    """Return a PNG file as a data URI; None if it is missing or no PNG."""
+class Picture(NamedTuple):
+    """A PNG file inside a page."""
+
+    uri: str
+    width: int  # pixels
+    height: int
+
+    @property
+    def readable_width(self) -> int:
+        """The least width, in CSS pixels, at which the text in a plot of ours can be read."""
+        return round(self.width * READABLE_SCALE)
+
+
+def embed_png(path: Path) -> Picture | None:
+    """Return a PNG file as a data URI with its size; None if it is missing or no PNG."""
     data = _read_bytes(path, MAX_IMAGE_BYTES)
-    if not data or not data.startswith(b"\x89PNG\r\n\x1a\n"):
+    if not data or not data.startswith(b"\x89PNG\r\n\x1a\n") or len(data) < 24:
         return None
-    return "data:image/png;base64," + base64.b64encode(data).decode("ascii")
+    width, height = struct.unpack(">II", data[16:24])  # IHDR is the first chunk
+    return Picture("data:image/png;base64," + base64.b64encode(data).decode("ascii"), width, height)
 
 
 def read_csv_rows(path: Path) -> Iterator[dict[str, str]]:

@@ -14,7 +14,7 @@ from resnext.data.transforms.pipeline import build_eval_transform
 from resnext.evaluation.calibration import Calibration
 from resnext.evaluation.evaluator import Evaluation
 from resnext.evaluation.predict import Prediction
-from resnext.plotting import BLUE, FAINT, INK, MUTED, PALE_BLUE, PALE_RED, RED, clean_text, count_columns
+from resnext.plotting import BLUE, FAINT, INK, MUTED, PALE_BLUE, RED, clean_text, count_columns, wrap_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 MAX_CLASSES_WITH_COUNTS = 14  # up to so many classes the confusion matrix shows counts
 MAX_CLASSES_WITH_NAMES = 60  # and up to so many it shows class names
 MAX_MATRIX_CELLS = 368  # cells a side; a larger matrix is reduced to the maximum of each patch
+OVER, UNDER, EMPTY = "#f2b48c", "#cfe3f7", "#f0f1f3"  # gaps above and below the ideal line; bins without images
 GRID_COLUMNS = 6
 MAX_TILES = 4 * GRID_COLUMNS  # of a grid with large images
 MAX_SAMPLES = 64
@@ -31,8 +32,10 @@ MAX_SAMPLES = 64
 def plot_confusion(counts: np.ndarray, classes: tuple[str, ...]) -> "Figure":
     """Plot the confusion matrix [K, K] (rows: true classes), each row shaded by its shares, correct blue, wrong red."""
     k = len(classes)
-    names = [clean_text(name, 18) for name in classes]
-    margin = 0.5 + 0.065 * max(map(count_columns, names)) if k <= MAX_CLASSES_WITH_NAMES else 0.75
+    names = _fit_names(classes)
+    columns = max(count_columns(line) for name in names for line in name.split("\n"))
+    letter = 0.065 if k <= MAX_CLASSES_WITH_COUNTS else 0.054  # inches
+    margin = 0.5 + letter * columns if k <= MAX_CLASSES_WITH_NAMES else 0.75
     cell = 0.52 if k <= MAX_CLASSES_WITH_COUNTS else 0.17
     side = min(max(cell * k, 3.4), 7.5 if k <= MAX_CLASSES_WITH_COUNTS else 8.5)
     width, height = side + margin + 0.3, side + margin + 0.95
@@ -52,13 +55,20 @@ def plot_confusion(counts: np.ndarray, classes: tuple[str, ...]) -> "Figure":
         axes.spines[:].set_visible(True)
         if k <= MAX_CLASSES_WITH_NAMES:
             font_size = 8.5 if k <= MAX_CLASSES_WITH_COUNTS else 7 if k <= 40 else 6
-            turned = 90 if max(map(count_columns, names)) > 3 else 0
+            turned = 90 if columns > 3 else 0
             axes.set_xticks(range(k), names, rotation=turned, fontsize=font_size)
             axes.set_yticks(range(k), names, fontsize=font_size)
             axes.tick_params(length=0)
         if k <= MAX_CLASSES_WITH_COUNTS:
             _write_counts(axes, counts)
     return figure
+
+
+def _fit_names(classes: tuple[str, ...]) -> list[str]:
+    """Fit class names beside the cells: in several lines where cells are large, in one where they are small."""
+    if len(classes) <= MAX_CLASSES_WITH_COUNTS:
+        return ["\n".join(wrap_text(name, 22, lines=3)) for name in classes]
+    return [clean_text(name, 64) for name in classes]
 
 
 def _shade_confusion(counts: np.ndarray) -> np.ndarray:
@@ -85,36 +95,72 @@ def _write_counts(axes: "Axes", counts: np.ndarray) -> None:
 
 
 def plot_reliability(calibration: Calibration) -> "Figure":
-    """Plot the reliability diagram: accuracy per confidence bin, its gap to the diagonal, and the counts."""
+    """Plot the reliability diagram: accuracy in each bin of the probability, its gap to the mean probability, counts.
+
+    Bars, gaps and empty bins differ in hatching and brightness too, so that they can be told apart in grey.
+    """
     with plotting.plot_style():
-        figure = plotting.create_figure(5.2, 5.6)
+        figure = plotting.create_figure(4.6, 6.2)
         ece, widest = 100 * calibration.ece, 100 * calibration.max_gap
-        plotting.add_title(figure, "Reliability", f"Expected calibration error {ece:.2f} %, largest gap {widest:.1f} %")
-        top = figure.add_axes((0.135, 0.345, 0.825, 0.535))
-        under = figure.add_axes((0.135, 0.095, 0.825, 0.19), sharex=top)
-        edges, filled = calibration.edges, calibration.count > 0
-        left, wide = edges[:-1][filled], np.diff(edges)[filled]
-        accuracy, confidence = calibration.accuracy[filled], calibration.confidence[filled]
-        look_of: dict[str, Any] = {"align": "edge", "edgecolor": "white", "linewidth": 0.8}
-        top.bar(left, accuracy, wide, color=BLUE, label="accuracy", **look_of)
-        gap = confidence - accuracy
-        hatched: dict[str, Any] = {"hatch": "////", **look_of}
-        over, under_sure = np.maximum(gap, 0), np.maximum(-gap, 0)
-        top.bar(left, over, wide, accuracy, color=PALE_RED, label="overconfident", **hatched)
-        top.bar(left, under_sure, wide, confidence, color=PALE_BLUE, label="underconfident", **hatched)
-        top.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (4, 3)), label="perfectly calibrated")
-        top.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy")
-        top.legend(loc="upper left", fontsize=8)
-        top.tick_params(labelbottom=False)
-        shares = calibration.count / max(1, int(calibration.count.sum()))
-        under.bar(edges[:-1], shares, np.diff(edges), color=PALE_BLUE, **look_of)
-        highest = max(0.05, float(shares.max()) * 1.1)
-        under.set(ylim=(0, highest), xlabel="probability of the prediction", ylabel="images")
-        under.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
+        under_title = (
+            f"Expected calibration error (ECE) {ece:.2f} %: the mean gap over all\nimages. Largest gap {widest:.1f} %"
+        )
+        plotting.add_title(figure, "Reliability of the probabilities", under_title)
+        top = figure.add_axes((0.15, 0.35, 0.815, 0.38))
+        under = figure.add_axes((0.15, 0.085, 0.815, 0.2), sharex=top)
+        _draw_accuracy(top, calibration)
+        _draw_counts(under, calibration)
+        figure.legend(
+            *top.get_legend_handles_labels(), loc="upper left", ncols=2, fontsize=8, bbox_to_anchor=(0.06, 0.885),
+            columnspacing=1.2, handlelength=1.6, labelspacing=0.35,
+        )  # fmt: skip
         for axes in (top, under):
             axes.grid(axis="y", color=FAINT, linewidth=0.7)
             axes.set_axisbelow(True)
+            axes.set_xlim(0, 1)
+            axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
+        top.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f} %")
+        top.tick_params(labelbottom=False)
     return figure
+
+
+def _draw_accuracy(axes: "Axes", calibration: Calibration) -> None:
+    """Draw a bar for each bin with images, the gap between it and the mean probability, and where bins are empty."""
+    edges, filled = calibration.edges, calibration.count > 0
+    left, wide = edges[:-1][filled], np.diff(edges)[filled]
+    accuracy, confidence = calibration.accuracy[filled], calibration.confidence[filled]
+    look: dict[str, Any] = {"align": "edge", "edgecolor": "white", "linewidth": 0.8}
+    axes.bar(left, accuracy, wide, color=BLUE, label="share right in the bin", **look)
+    gap = confidence - accuracy
+    for height, bottom, color, hatch, label in (
+        (np.maximum(gap, 0), accuracy, OVER, "////", "gap: too sure"),
+        (np.maximum(-gap, 0), confidence, UNDER, "....", "gap: not sure enough"),
+    ):
+        axes.bar(left, height, wide, bottom, color=color, hatch=hatch, label=label, align="edge", edgecolor=INK,
+                 linewidth=0)  # fmt: skip
+    axes.hlines(confidence, left, left + wide, color=INK, linewidth=1.6, label="mean probability in the bin")
+    axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=(0, (4, 3)), label="ideal: both equal")
+    empty = edges[:-1][~filled]
+    axes.bar(
+        empty, np.ones_like(empty), np.diff(edges)[~filled], color=EMPTY, align="edge", label="no images", zorder=0
+    )
+    axes.set(ylim=(0, 1), ylabel="right predictions (accuracy)")
+
+
+def _draw_counts(axes: "Axes", calibration: Calibration) -> None:
+    """Draw and write the number of images in each bin."""
+    edges, count = calibration.edges, calibration.count
+    axes.bar(edges[:-1], count, np.diff(edges), color=PALE_BLUE, align="edge", edgecolor="white", linewidth=0.8)
+    highest = max(1, int(count.max()))
+    for left, right, images in zip(edges[:-1], edges[1:], count, strict=True):
+        text = f"{images:,}" if images < 100_000 else f"{images / 1000:,.0f}k"
+        axes.text(
+            (left + right) / 2, images + 0.04 * highest, text, ha="center", va="bottom", fontsize=7,
+            color=INK if images else MUTED, rotation=90 if highest > 999 else 0,
+        )  # fmt: skip
+    axes.set(ylim=(0, 1.3 * highest if highest <= 999 else 1.55 * highest), ylabel="images",
+             xlabel="probability of the prediction (confidence)")  # fmt: skip
+    axes.yaxis.get_major_locator().set_params(integer=True)
 
 
 def plot_worst_images(
@@ -133,8 +179,8 @@ def plot_worst_images(
     for row in evaluation.find_worst(count):
         said, true = evaluation.predicted[row], evaluation.label[row]
         tiles.append(plotting.convert_to_pixels(view(dataset.image(int(evaluation.index[row])))))
-        prediction = f"{clean_text(evaluation.classes[said], 17)}  {_format_probability(evaluation.probability[row])}"
-        truth = f"true: {clean_text(evaluation.classes[true], 17)}"
+        prediction = _write_prediction(evaluation.classes[said], evaluation.probability[row])
+        truth = "\n".join(wrap_text(f"true: {evaluation.classes[true]}", 24))
         path = plotting.shorten_path(evaluation.paths[row], 24)
         captions.append([(prediction, RED if said != true else BLUE), (truth, INK), (path, MUTED)])
     size = f"{preprocessing.image_size}×{preprocessing.image_size}"
@@ -151,8 +197,8 @@ def plot_predictions(predictions: Sequence[Prediction], preprocessing: Preproces
         image = read_image(str(prediction.path), preprocessing.channels, preprocessing.exif)
         tiles.append(plotting.convert_to_pixels(view(image)))
         (first, p), *others = prediction.top(2)
-        lines = [(f"{clean_text(first, 17)}  {_format_probability(p)}", BLUE)]
-        lines += [(f"or {clean_text(name, 17)}  {_format_probability(q)}", MUTED) for name, q in others]
+        lines = [(_write_prediction(first, p), BLUE)]
+        lines += [(_write_prediction(f"or {name}", q), MUTED) for name, q in others]
         captions.append([*lines, (plotting.shorten_path(str(prediction.path), 24), MUTED)])
     size = f"{preprocessing.image_size}×{preprocessing.image_size}"
     return _plot_grid(tiles, captions, "Predictions", f"As the network sees the images, {size}")
@@ -173,14 +219,14 @@ def plot_samples(images: Tensor, labels: Tensor, classes: tuple[str, ...], prepr
 
 def _format_labels(labels: Tensor, classes: tuple[str, ...]) -> list[str]:
     if labels.ndim == 1:
-        return [clean_text(classes[int(label)], 24) for label in labels]
+        return ["\n".join(wrap_text(classes[int(label)], 22)) for label in labels]
     texts = []
     for shares in labels:
         values, which = shares.topk(min(2, len(classes)))
         mixed = len(values) > 1 and float(values[1]) > 0.1  # a smaller value comes from label smoothing
         pairs = list(zip(values.tolist(), which.tolist(), strict=True))[: 2 if mixed else 1]
-        columns = 9 if mixed else 19
-        texts.append(" + ".join(f"{clean_text(classes[i], columns)} {100 * value:.0f}%" for value, i in pairs))
+        whole = " + ".join(f"{classes[i]} {100 * value:.0f}%" for value, i in pairs)
+        texts.append("\n".join(wrap_text(whole, 22)))
     return texts
 
 
@@ -188,7 +234,7 @@ def _plot_grid(tiles: list[np.ndarray], captions: list[list[tuple[str, str]]], h
     """Plot images in rows, each with lines of (text, colour) below."""
     few = len(tiles) <= MAX_TILES
     tile, gap, line, top = (1.5 if few else 1.3), 0.18, 0.155, 0.62
-    lines = max((len(caption) for caption in captions), default=1)
+    lines = max((sum(1 + text.count("\n") for text, _ in caption) for caption in captions), default=1)
     columns = max(1, min(GRID_COLUMNS if few else GRID_COLUMNS + 2, len(tiles)))
     rows = max(1, -(-len(tiles) // columns))
     step = tile + lines * line + 0.14
@@ -205,6 +251,13 @@ def _plot_grid(tiles: list[np.ndarray], captions: list[list[tuple[str, str]]], h
             plotting.hide_axes(axes)
             plotting.draw_caption(figure, x, y - 0.04, caption, line=line, size=7.2)
     return figure
+
+
+def _write_prediction(name: str, probability: float) -> str:
+    """Write a class and its probability in lines that fit below a tile of a grid."""
+    *lines, last = wrap_text(name, 22)
+    share = _format_probability(probability)
+    return "\n".join([*lines, f"{last}  {share}"] if count_columns(last) <= 17 else [*lines, last, share])
 
 
 def _format_probability(probability: float) -> str:

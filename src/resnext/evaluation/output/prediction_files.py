@@ -1,8 +1,6 @@
 """Write predictions for people: a table (CSV), a page of thumbnails (HTML), copies of images in folders by class."""
 
-import base64
 import csv
-import io
 import re
 import shutil
 from collections.abc import Iterable, Sequence
@@ -10,17 +8,15 @@ from itertools import count
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from PIL import Image
 
 from resnext.data.dataset import BadImageError
 from resnext.errors import RequestError, escape_unprintable
 from resnext.evaluation.images import open_image
+from resnext.evaluation.output.thumbnails import Thumbnail, make_thumbnail
 from resnext.evaluation.predict import Prediction
 from resnext.files import atomic_write, report_write_errors
 from resnext.text import format_share
 
-THUMBNAIL = 176  # pixels of the longer side
-TINY = 64  # pixels: an image of at most this size stays as it is
 MAX_THUMBNAILS = 2000  # on a page
 UNFIT = re.compile(r'[\x00-\x1f/\\:*?"<>|]+')  # for the name of a folder on any system
 
@@ -95,23 +91,12 @@ def _describe(one: Prediction, top: int) -> dict[str, object]:
             "thumbnail": _make_thumbnail(one.path)}  # fmt: skip
 
 
-def _make_thumbnail(path: str) -> str | None:
-    """Make a small JPEG as a data URI; None if the image cannot be read any more."""
+def _make_thumbnail(path: str) -> Thumbnail | None:
+    """Make a thumbnail; None if the image cannot be read any more."""
     try:
-        image = open_image(path, 3, exif=True)
+        return make_thumbnail(open_image(path, 3, exif=True))
     except BadImageError:
         return None
-    return encode_thumbnail(image)
-
-
-def encode_thumbnail(image: Image.Image) -> str:
-    """Encode a small JPEG of an image as a data URI; an image that is small itself becomes a PNG."""
-    kind = "PNG" if max(image.size) <= TINY else "JPEG"
-    image = image.copy()
-    image.thumbnail((THUMBNAIL, THUMBNAIL), Image.Resampling.LANCZOS)
-    file = io.BytesIO()
-    image.save(file, kind, quality=82)
-    return f"data:image/{kind.lower()};base64,{base64.b64encode(file.getvalue()).decode('ascii')}"
 
 
 def _name_folder(name: str) -> str:

@@ -10,6 +10,7 @@ basic               F = conv BN ReLU  conv BN
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from resnext.model.architecture import BlockType
 from resnext.weights.adapters.torch7 import modules as m
 from resnext.weights.adapters.torch7.modules import Convolution, ModuleNode, Norm
 
@@ -42,7 +43,7 @@ class Torch7Block:
     stride_in_1x1: bool
 
     @property
-    def kind(self) -> str:
+    def kind(self) -> BlockType:
         """The block of the architecture: "bottleneck" or "basic"."""
         return "bottleneck" if len(self.paths[0]) == 2 else "basic"
 

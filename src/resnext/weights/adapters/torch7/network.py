@@ -12,7 +12,7 @@ from torch import Tensor
 
 from resnext.data.preprocessing import Preprocessing
 from resnext.errors import RequestError, prefix_errors
-from resnext.model.architecture import Architecture
+from resnext.model.architecture import Architecture, Shortcut, Stem
 from resnext.weights.adapters.torch7 import modules as m
 from resnext.weights.adapters.torch7.blocks import ConvNorm, LayerCursor, Torch7Block, take_block
 from resnext.weights.adapters.torch7.modules import Convolution, ModuleNode, ModuleTree
@@ -20,7 +20,10 @@ from resnext.weights.network_spec import NetworkSpec, RawCheckpoint
 from resnext.weights.presets import CLASS_NAMES, PREPROCESSINGS
 from resnext.weights.readers.torch7 import T7Object, read_t7, release_pages
 
-STEM_BY_KERNEL = {(7, 2): "imagenet", (3, 1): "cifar"}  # by kernel and stride of the first convolution
+STEM_BY_KERNEL: dict[tuple[int, int], Stem] = {
+    (7, 2): "imagenet",
+    (3, 1): "cifar",
+}  # by kernel and stride of the first convolution
 # by stem, classes and input channels: the data, its preprocessing and class names in presets.py, and its image size
 DATA_BY_SHAPE = {
     ("imagenet", 1000, 3): ("ImageNet", "paper", "imagenet", 224),
@@ -38,7 +41,7 @@ class ParsedNetwork:
 
     root: ModuleNode
     stem: ConvNorm
-    stem_kind: str
+    stem_kind: Stem
     stages: tuple[tuple[Torch7Block, ...], ...]
     window: int | None  # the average pool's side; None for a global pool
     weight: np.ndarray  # of the linear layer
@@ -187,9 +190,9 @@ def _infer_architecture(file: Path, parsed: ParsedNetwork) -> Architecture:
         )
 
 
-def _infer_shortcut(parsed: ParsedNetwork) -> str:
+def _infer_shortcut(parsed: ParsedNetwork) -> Shortcut:
     """Infer the shortcut, A, B or C, and check that all blocks have it."""
-    found = "B"
+    found: Shortcut = "B"
     for block in parsed.blocks:
         if block.shortcut == "pad":
             found = "A"

@@ -57,7 +57,7 @@ class Crossval:
 
 
 def cross_validate(
-    what: Path | str,
+    what: Path | str | Recipe,
     out: Path | str | None,
     folds: int | None,
     given: Mapping[str, Any],
@@ -69,7 +69,7 @@ def cross_validate(
     """Cross-validate PHOTOS or a RECIPE, or go on with what was begun; return None for a dry run.
 
     Args:
-        what: A folder of photos, a recipe file, or the name of a recipe.
+        what: A folder of photos, a recipe file, the name of a recipe, or a recipe.
         out: The directory; ``runs/crossval-NAME`` by default.
         folds: Number of folds; None is that of the directory, or 5.
         given: Settings that replace those of the recipe or of the plan.

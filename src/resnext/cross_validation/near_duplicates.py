@@ -15,8 +15,8 @@ MAX_PAIRS = 100_000  # pictures that are nearly all alike, such as empty ones, h
 class NearDuplicate:
     """Two pictures that look alike."""
 
-    first: int
-    second: int  # the later row
+    first: int  # the earlier row
+    second: int  # the later one
     likeness: float  # correlation of the small pictures, up to 1
 
 
@@ -63,7 +63,7 @@ def _iterate_pairs(vectors: np.ndarray) -> Iterator[NearDuplicate]:
     for start in range(0, len(vectors), ROWS):
         likeness = vectors[start : start + ROWS] @ vectors[start:].T
         for row, column in zip(*np.nonzero(np.triu(likeness, k=1) >= LIKENESS), strict=True):
-            yield NearDuplicate(start + int(row), start + int(column), float(min(likeness[row, column], 1.0)))
+            yield NearDuplicate(start + int(row), start + int(column), round(float(likeness[row, column]), 4))
             found += 1
             if found == MAX_PAIRS:
                 return

@@ -11,7 +11,7 @@ from rich.console import Console
 from resnext.cross_validation.directory import CrossvalDirectory, FoldRun
 from resnext.errors import RequestError
 from resnext.planning.photos import plan_photos
-from resnext.recipe import make_absolute, read_recipe, replace_places
+from resnext.recipe import dump_recipe, make_absolute, parse_recipe, read_recipe, replace_places
 from resnext.run_directory import is_run
 from resnext.settings import MAX_FOLDS, Recipe
 from resnext.training.request import is_photo_folder
@@ -34,7 +34,6 @@ class CrossvalRequest:
     directory: CrossvalDirectory
     recipe: Recipe  # of all folds
     folds: int
-    is_begun: bool
     what: str  # PHOTOS or RECIPE, as the user gave it
 
     @property
@@ -44,12 +43,12 @@ class CrossvalRequest:
 
 
 def resolve_crossval(
-    what: Path | str, out: Path | str | None, folds: int | None, given: Mapping[str, Any], console: Console
+    what: Path | str | Recipe, out: Path | str | None, folds: int | None, given: Mapping[str, Any], console: Console
 ) -> CrossvalRequest:
     """Resolve a request for PHOTOS or a RECIPE. Prints the plan of a new cross-validation on photos.
 
     Args:
-        what: A folder of photos, a recipe file, or the name of a recipe of the package.
+        what: A folder of photos, a recipe file, the name of a recipe of the package, or a recipe.
         out: The directory; ``runs/crossval-NAME`` by default. It is gone on with if it has been begun.
         folds: Number of folds; None is that of the directory, or 5.
         given: Settings that replace those of the recipe or of the plan.
@@ -64,23 +63,36 @@ def resolve_crossval(
     for key, why in VARIED.items():
         if given.get(key) is not None:
             raise RequestError(f"--{key} {why}: leave it out")
-    if is_run(Path(what)):
+    if not isinstance(what, Recipe) and is_run(Path(what)):
         raise RequestError(f"{what} is a run; a cross-validation takes a recipe, such as {Path(what) / 'recipe.yaml'}")
-    is_photos = is_photo_folder(what)
-    name = Path(os.path.abspath(what)).name if is_photos else Path(what).stem
+    photos = Path(what) if not isinstance(what, Recipe) and is_photo_folder(what) else None
+    name = "recipe" if isinstance(what, Recipe) else (Path(os.path.abspath(what)).name if photos else Path(what).stem)
     directory = CrossvalDirectory(Path(out) if out is not None else Path("runs") / f"crossval-{name}")
     begun = directory.read_begun()
     if begun is None:
         directory.check_new()
         count = folds or FOLDS
-        recipe = plan_photos(what, given, console, folds=count).recipe if is_photos else read_recipe(what, given)
-        return CrossvalRequest(directory, make_base_recipe(recipe), count, is_begun=False, what=str(what))
+        recipe = (
+            _read_recipe(what, given) if photos is None else plan_photos(photos, given, console, folds=count).recipe
+        )
+        return CrossvalRequest(directory, make_base_recipe(recipe), count, _name_request(what, directory))
     if folds not in (None, begun.folds):
         raise RequestError(
             f"{directory.path} was begun with {begun.folds} folds, not {folds}; choose another --out for {folds} folds"
         )
-    recipe = _check_same_recipe(directory, Path(what), given, is_photos)
-    return CrossvalRequest(directory, recipe, begun.folds, is_begun=True, what=str(what))
+    recipe = _check_same_recipe(directory, what, photos, given)
+    return CrossvalRequest(directory, recipe, begun.folds, _name_request(what, directory))
+
+
+def _read_recipe(what: Path | str | Recipe, given: Mapping[str, Any]) -> Recipe:
+    if isinstance(what, Recipe):
+        return parse_recipe(dump_recipe(what), "the recipe", given) if given else what
+    return read_recipe(what, given)
+
+
+def _name_request(what: Path | str | Recipe, directory: CrossvalDirectory) -> str:
+    """Return what ``resnext train`` takes to train on all images."""
+    return str(directory.recipe if isinstance(what, Recipe) else what)
 
 
 def check_folds(folds: int | None) -> None:
@@ -102,11 +114,13 @@ def make_base_recipe(recipe: Recipe) -> Recipe:
     return replace_places(replace(recipe, data=data, train=train), make_absolute)
 
 
-def _check_same_recipe(directory: CrossvalDirectory, what: Path, given: Mapping[str, Any], is_photos: bool) -> Recipe:
+def _check_same_recipe(
+    directory: CrossvalDirectory, what: Path | str | Recipe, photos: Path | None, given: Mapping[str, Any]
+) -> Recipe:
     """Return the recipe to go on with. Raises RequestError if another one is asked for."""
     begun = directory.read_base_recipe()
-    if is_photos:
-        path = str(what.expanduser().absolute())
+    if photos is not None:
+        path = str(photos.expanduser().absolute())
         if begun.data.source != "folder" or begun.data.path != path:
             raise RequestError(
                 f"{directory.path} was begun on {begun.data.path or begun.data.source}, not on {path}; choose another "
@@ -114,7 +128,7 @@ def _check_same_recipe(directory: CrossvalDirectory, what: Path, given: Mapping[
             )
         asked = read_recipe(directory.recipe, given)
     else:
-        asked = read_recipe(what, given)
+        asked = _read_recipe(what, given)
     asked = make_base_recipe(asked)
     changed = list_changes(begun, reuse_path_spelling(asked, begun))
     if changed:

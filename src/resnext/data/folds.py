@@ -104,10 +104,13 @@ def check_groups(groups: Sequence[str], labels: np.ndarray, classes: tuple[str, 
 
 def check_class_sizes(classes: Sequence[str], counts: Sequence[int], folds: int) -> None:
     """Raise RequestError for a class that has fewer images than there are folds."""
-    few = [name for name, count in zip(classes, counts, strict=True) if count < folds]
-    if few:
-        least = min(counts)
-        raise RequestError(
-            f"class {quote_names(few)} has fewer images ({least}) than there are folds ({folds}); "
-            + (f"use at most {least} folds, or add images" if least > 1 else "add images, or remove the class")
-        )
+    least = min(counts)
+    if least >= folds:
+        return
+    others = sum(count < folds for count in counts) - 1
+    also = f" (and {others} more classes are as small)" if others else ""
+    name = quote_names([classes[list(counts).index(least)]])
+    raise RequestError(
+        f"class {name} has {least} image{'s' * (least != 1)}, fewer than the {folds} folds{also}: "
+        + (f"use at most {least} folds, or add images" if least > 1 else "add images, or remove the class")
+    )

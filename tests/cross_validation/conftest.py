@@ -95,9 +95,9 @@ class Finished:
 
 @pytest.fixture(scope="package")
 def finished(tmp_path_factory: pytest.TempPathFactory, quick_folds: None) -> Finished:  # noqa: ARG001
-    """Two folds of 80 scans, 12 of which have the wrong label; and a copy of one under another label."""
+    """Two folds of 80 scans, 8 of which have the wrong label; and a copy of one under another label."""
     place = tmp_path_factory.mktemp("crossval")
-    photos = write_digits(place / "scans", (0, 1), 40, 12, seed=0)
+    photos = write_digits(place / "scans", (0, 1), 40, 8, seed=0)
     right = next(f"digit 0/{one.name}" for one in sorted((photos.folder / "digit 0").iterdir())
                  if f"digit 0/{one.name}" not in photos.wrong)  # fmt: skip
     shutil.copy(photos.folder / right, photos.folder / "digit 1/copy ü.png")

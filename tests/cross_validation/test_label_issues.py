@@ -19,7 +19,7 @@ def draw(seed: int, classes: int, sharpness: float) -> tuple[np.ndarray, np.ndar
     return labels, np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
 
 
-@settings(max_examples=40)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 10_000), classes=st.integers(2, 6), sharpness=st.floats(0, 6))
 def test_selection_and_ranking_are_those_of_cleanlab(seed: int, classes: int, sharpness: float) -> None:
     labels, probabilities = draw(seed, classes, sharpness)

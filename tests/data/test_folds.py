@@ -15,7 +15,7 @@ from resnext.errors import RequestError
 from resnext.settings import DataSettings
 
 
-@settings(max_examples=30)
+@settings(max_examples=15)
 @given(
     folds=st.integers(2, 6), extra=st.lists(st.integers(0, 9), min_size=2, max_size=5), seed=st.integers(0, 2**31 - 1)
 )
@@ -31,7 +31,7 @@ def test_folds_are_a_partition_in_which_each_class_is_spread_evenly(folds: int, 
     np.testing.assert_array_equal(fold, split_into_folds(labels, folds, seed))
 
 
-@settings(max_examples=30)
+@settings(max_examples=15)
 @given(
     groups=st.lists(st.tuples(st.integers(0, 2), st.integers(1, 4)), min_size=8, max_size=25),
     folds=st.integers(2, 3),

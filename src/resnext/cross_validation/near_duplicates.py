@@ -6,7 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 
 SIDE = 16  # pixels of the small pictures that are compared
-LIKENESS = 0.95  # correlation from which on two are near-duplicates; see results/crossval.md
+# Correlation from which on two are near-duplicates. Of two million pairs of different CIFAR-10 images none reaches it,
+# of copies that were compressed, halved, or changed in brightness or contrast 99 % do.
+LIKENESS = 0.95
 ROWS = 1024  # compared with all others at a time
 MAX_PAIRS = 100_000  # pictures that are nearly all alike, such as empty ones, have very many
 

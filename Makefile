@@ -6,10 +6,12 @@ BIN     := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable
 USABLE  := $(VENV)/.usable
 SERVE   := $(VENV)/.serve
+DOCS    := $(VENV)/.docs
 READY   := $(VENV)/.ready
+DEVICE  ?= cuda
 PYTEST  := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
 
-.PHONY: help demo serve test test-all lint format clean
+.PHONY: help demo serve docs test test-all test-gpu lint format clean
 .DEFAULT_GOAL := help
 
 help:  ## print this list
@@ -37,6 +39,14 @@ serve: $(SERVE)  ## serve the newest run in runs/ and open its page in a browser
 	@test -d runs || { echo 'there is no run yet: make demo'; exit 2; }
 	$(BIN)/resnext serve "$$(ls -dt runs/*/ | head -1)" --runs runs --open
 
+$(DOCS): $(USABLE)
+	$(INSTALL) '.[docs]'
+	touch $@
+
+docs: $(DOCS)  ## build the documentation site into build/site; dead links and failing notebooks are errors
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m sphinx --color -W --keep-going -q -c docs -d build/site-cache . build/site
+	@echo 'open build/site/index.html'
+
 lint: $(READY)  ## ruff (lint and format), mypy, and which room imports which
 	$(BIN)/ruff check .
 	$(BIN)/ruff check --preview --select PLW1514 src tools  # every text file says its encoding
@@ -49,6 +59,9 @@ test: lint  ## lint, type check and the tests
 
 test-all: lint  ## the tests and the slow proofs
 	$(PYTEST)
+
+test-gpu: $(READY)  ## what must hold on every device, on CUDA (DEVICE=cpu: on the CPU)
+	RESNEXT_TEST_DEVICES=$(DEVICE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m device tests/test_devices.py tests/bench/test_all.py
 
 format: $(READY)  ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix .

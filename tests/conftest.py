@@ -1,10 +1,13 @@
 """Fixtures and helpers that tests of several packages share."""
 
+import gc
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,10 +18,13 @@ import torch
 from hypothesis import HealthCheck, settings
 
 from resnext.deploy.signal_stack import SignalStack, preserve_signal_stack
+from resnext.device import pick_device
+from tests.sample_files import PHOTOGRAPH_SETS, SHARED, read_photographs
 
 settings.register_profile("shared machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("shared machine")
 THREADS = torch.get_num_threads()
+NO_NETWORK = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
 TINY = """
 model: {name: resnext11_2x4d, base_channels: 4}
 data: {source: digits, max_train_images: 100, max_val_images: 30, workers: 0}
@@ -29,6 +35,18 @@ train: {epochs: 3, batch_size: 16, ema_decay: 0.9, channels_last: "no", checkpoi
 """
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Look for no garbage in modules and collected tests, which stay: that took a third of the collection."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.set_threshold(5_000, 20, 20)
+        gc.enable()
+
+
 @pytest.fixture
 def tiny_recipe(tmp_path: Path) -> Path:
     """A recipe file whose training takes seconds: 3 epochs of 6 steps."""
@@ -37,13 +55,49 @@ def tiny_recipe(tmp_path: Path) -> Path:
     return path
 
 
+def list_devices() -> list[str]:
+    """List the devices of tests with the mark ``device``: those of RESNEXT_TEST_DEVICES, else the CPU and any CUDA."""
+    given = os.environ.get("RESNEXT_TEST_DEVICES", "")
+    return given.split(",") if given else ["cpu", *["cuda"] * torch.cuda.is_available()]
+
+
+@pytest.fixture(params=list_devices())
+def device(request: pytest.FixtureRequest) -> torch.device:
+    """Each device in turn; a device that was named but is not there is an error, so that nothing passes unseen."""
+    return pick_device(request.param)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the tests on the team's large data where it is not beside this checkout: small files stand for it."""
+    if not SHARED.is_dir():
+        large = [item for item in items if "shared_data" in getattr(item, "fixturenames", ())]
+        config.hook.pytest_deselected(items=large)
+        items[:] = [item for item in items if item not in large]
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A Chromium that finds no other machine, one for each file of tests; they are skipped without."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        pytest.skip("chromium is not installed")
+    with sync_api.sync_playwright() as manager:
+        browser = manager.chromium.launch(executable_path=chromium, args=["--no-sandbox", NO_NETWORK])
+        yield browser
+        browser.close()
+
+
 @pytest.fixture
 def shared_data() -> Path:
-    """The team's folder of real data beside the checkout; tests that need it are skipped without it."""
-    path = Path(__file__).parents[1].parent / "shared" / "data"
-    if not path.is_dir():
-        pytest.skip("the team's shared data is not beside this checkout")
-    return path
+    """The team's folder of large real data beside the checkout; without it, tests that name it are left out."""
+    return SHARED
+
+
+@pytest.fixture(params=PHOTOGRAPH_SETS)
+def photographs(request: pytest.FixtureRequest) -> list[bytes]:
+    """JPEG files of real photographs."""
+    return read_photographs(request.param)
 
 
 @pytest.fixture(autouse=True)
@@ -72,6 +126,24 @@ def signal_stack_kept() -> Iterator[None]:
 def one_thread() -> None:
     """Use one thread, for networks so small that threads only wait for each other; ``threads_kept`` restores them."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def blank_figures() -> Iterator[None]:
+    """Leave the pictures of runs in this process blank, for tests of anything else: they take most of a short run."""
+    from tests.figures import leave_figures_blank
+
+    with leave_figures_blank():
+        yield
+
+
+@pytest.fixture
+def drawn_figures(blank_figures: None) -> Iterator[None]:
+    """Draw the pictures in this test, where others of its file leave them blank."""
+    from tests.figures import draw_figures
+
+    with draw_figures():
+        yield
 
 
 def run_resnext(

@@ -27,7 +27,7 @@ from resnext.model.network import Network, create_model
 from resnext.recipe import parse_recipe
 from resnext.run import Run, open_run
 from resnext.settings import Recipe
-from resnext.training.loop import EpochResult
+from resnext.training.callbacks import EpochResult
 from resnext.weights import load
 from resnext.weights.native import save
 from tests.detection.shape_images import folder

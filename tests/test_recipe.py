@@ -223,6 +223,7 @@ def test_every_setting_that_is_a_path_says_so() -> None:
     }
     assert places == {
         *("init.weights", "distill.weights", "data.path", "data.val_path", "data.classes"),
+        "data.group",  # unless it is a pattern
         *("train.checkpoint_url", "train.tuning_plan", "train.proposals"),
     }  # data.train, data.val and their images lie below data.path
 

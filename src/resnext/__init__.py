@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from resnext.pruning.prune import prune
     from resnext.run import Run, open_run
     from resnext.settings import Recipe
-    from resnext.training.loop import EpochResult
+    from resnext.training.callbacks import EpochResult
     from resnext.weights import load
     from resnext.weights.native import save
     from resnext.weights.pretrained import create_model
@@ -66,7 +66,7 @@ _NAMES = {
     "pruning.prune": ("prune",),
     "run": ("Run", "open_run"),
     "settings": ("Recipe",),
-    "training.loop": ("EpochResult",),
+    "training.callbacks": ("EpochResult",),
     "weights": ("load",),
     "weights.native": ("save",),
     "weights.pretrained": ("create_model",),

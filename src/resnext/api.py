@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from resnext.evaluation.images import ImageInput
     from resnext.evaluation.setup import EvalNetworks, EvalRuntime
     from resnext.model.network import Network
-    from resnext.training.loop import EpochResult
+    from resnext.training.callbacks import EpochCallback
 
 
 def load_recipe(path: Path | str, overrides: Mapping[str, object] | None = None) -> Recipe | DetectRecipe:
@@ -58,7 +58,7 @@ def train(
     *,
     overrides: Mapping[str, object] | None = None,
     resume: bool | None = False,
-    callback: "Callable[[EpochResult], None] | None" = None,
+    callback: "EpochCallback | None" = None,
     quiet: bool = False,
 ) -> Run:
     """Train a network or a detector by a recipe into a run directory, to the end of the recipe.

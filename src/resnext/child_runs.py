@@ -42,11 +42,12 @@ class RunState:
     epochs: int  # that are done
     total: int  # epochs of the whole run; 0 before its start
     opened: Run | None = None  # None before its start
+    is_stopped: bool = False  # whether it ended earlier, by train.patience or train.max_time
 
     @property
     def is_finished(self) -> bool:
-        """Whether all epochs are done, and the run has written its report."""
-        return 0 < self.total <= self.epochs
+        """Whether all its epochs are done, and the run has written its report."""
+        return self.is_stopped or 0 < self.total <= self.epochs
 
 
 def read_state(path: Path) -> RunState:
@@ -61,7 +62,8 @@ def read_state(path: Path) -> RunState:
     total = -(-train.total_steps(steps_per_epoch) // steps_per_epoch)
     if done >= total and opened.evaluation is None:
         done = total - 1  # it was killed while it evaluated
-    return RunState(done, total, opened)
+    is_stopped = done < total and opened.evaluation is not None and opened.stopped is not None
+    return RunState(done, total, opened, is_stopped)
 
 
 def open_begun_run(path: Path) -> Run | None:

@@ -13,7 +13,7 @@ from resnext.choices import CheckpointName
 from resnext.detection.settings import DetectRecipe
 from resnext.errors import RequestError
 from resnext.recipe import read_recipe, read_recipe_kind
-from resnext.run_directory import RunDirectory, open_run_directory
+from resnext.run_directory import RunDirectory, open_run_directory, read_stop_reason
 from resnext.settings import Recipe
 
 if TYPE_CHECKING:
@@ -61,6 +61,14 @@ class Run:
             return None
         values: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return values
+
+    @property
+    def stopped(self) -> str | None:
+        """Why training ended before its last step, as ``after 12 of 30 epochs: ...``; None if it did not.
+
+        Raises RequestError if the last checkpoint is damaged.
+        """
+        return read_stop_reason(self.files.state("last"))
 
     def weights(self, checkpoint: CheckpointName = "best") -> Path:
         """Return the path of a checkpoint's weights file (safetensors). Raises RequestError if there is none."""

@@ -4,12 +4,15 @@ import json
 import os
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from resnext.errors import RequestError
-from resnext.recipe import Kind, read_recipe_kind
+from resnext.recipe import Kind, read_recipe, read_recipe_kind
+from resnext.settings import Recipe
 
+SPLIT_FILE = "split.csv"  # the side of each image, where data.group decides it: data/sources/group_split.py
 OWNER_FILE = ".owner.json"  # the process that is training in the run: training/lock.py
 MAX_JSON_BYTES = 64 << 20  # bytes
 
@@ -28,6 +31,7 @@ class RunDirectory:
         self.samples = path / "samples.png"  # grid of augmented training images
         self.evaluation = path / "evaluation"  # folder with the evaluation of the best checkpoint
         self.report = path / "report.html"
+        self.loggers = path / "loggers.json"  # ids of the run where train.log_to logs it
 
     def checkpoint(self, which: str) -> Path:
         """Path of the folder of the "last" or "best" checkpoint."""
@@ -54,6 +58,19 @@ def read_run_kind(path: Path | str) -> Kind | None:
     """Read the task of a run from its recipe; None if ``path`` is not a run or has no such recipe."""
     path = Path(path)
     return read_recipe_kind(path / "recipe.yaml") if is_run(path) and (path / "recipe.yaml").is_file() else None
+
+
+def read_run_recipe(path: Path | str) -> Recipe:
+    """Read the recipe of a classification run; its ``data.group`` is the split that the run recorded, if it did.
+
+    So the split stays what it was when images were added or the file of ``data.group`` was changed. Raises
+    RequestError.
+    """
+    recipe = read_recipe(RunDirectory(Path(path)).recipe)
+    split = Path(path).absolute() / SPLIT_FILE
+    if recipe.data.group is None or not split.is_file():
+        return recipe
+    return replace(recipe, data=replace(recipe.data, group=str(split)))
 
 
 def check_run_kind(path: Path | str, kind: Kind, instead: str) -> None:
@@ -124,6 +141,13 @@ def read_step(state: dict[str, Any]) -> int | None:
     position = state.get("position")
     step = position.get("step") if isinstance(position, dict) else None
     return step if isinstance(step, int) else None
+
+
+def read_stop_reason(state: dict[str, Any]) -> str | None:
+    """Return why a run ended before its last step, from a checkpoint's state; None if it did not."""
+    position = state.get("position")
+    reason = position.get("stopped") if isinstance(position, dict) else None
+    return reason if isinstance(reason, str) else None
 
 
 def read_last_step(run: RunDirectory) -> int:

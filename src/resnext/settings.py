@@ -32,6 +32,8 @@ SourceName = Annotated[DataSource, Choices(tuple(SOURCES))]
 CropMode = Literal["crop", "squash", "pad"]
 Interpolation = Literal["bicubic", "bilinear"]
 JpegDecoder = Literal["exact", "fast"]
+Sampling = Literal["uniform", "balanced"]
+ClassWeights = Literal["none", "balanced"]
 Crop = Literal["center", "pad", "random_resized", "paper_imagenet"]
 
 MAX_FOLDS = 100  # of a cross-validation
@@ -104,6 +106,16 @@ class DataSettings(CommonDataSettings):
         "How training reads JPEG files: exact is bit-equal to decoding and resizing by Pillow; fast is several times "
         "faster, with the same random draws and pixels within a stated bound.",
         "exact",
+    )
+    sampling: Sampling = option(
+        "Which images an epoch shows: uniform, each once; or balanced, each class equally often, so that images of "
+        "small classes come several times, and of large classes others in each epoch.",
+        "uniform",
+    )
+    class_weights: ClassWeights = option(
+        "Weights of the images in the loss: none; or balanced, N / (K * n), with N training images, K classes and n "
+        "images of the class.",
+        "none",
     )
     cache: Literal["no", "memory"] = option(
         "Where training and its evaluations keep decoded images: memory decodes each image once, for files of one size "
@@ -281,6 +293,10 @@ def _check_data(data: DataSettings) -> None:
     if data.cache == "memory" and data.jpeg_decoder == "fast":
         raise RequestError(
             "data.cache memory keeps whole images, but data.jpeg_decoder fast decodes only crops: use one of both"
+        )
+    if data.sampling == data.class_weights == "balanced":
+        raise RequestError(
+            "data.sampling balanced and data.class_weights balanced both make up for unequal classes: use one of both"
         )
     if data.val_fraction is not None and data.source not in list_sources(val_fraction=True):
         raise RequestError(f"data.val_fraction splits a folder; {data.source} has its own held-out images")

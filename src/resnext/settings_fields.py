@@ -3,6 +3,7 @@
 This module does not import torch.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from functools import cache
@@ -42,6 +43,18 @@ Fraction = Annotated[float, Bounds(0, 1)]
 Place = Annotated[str, PLACE]
 YesNo = Literal["yes", "no"]
 AutoYesNo = Literal["auto", "yes", "no"]
+
+UNIT_SECONDS = {"s": 1.0, "sec": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0, "d": 86400.0}
+
+
+def parse_duration(text: str) -> float | None:
+    """Return the seconds of a time such as ``90 s``, ``30 m``, ``1.5 h`` or ``1 h 30 m``; None for anything else."""
+    if not re.fullmatch(r"(\s*\d+(\.\d+)?\s*[a-z]+)+\s*", text):
+        return None
+    parts = re.findall(r"([\d.]+)\s*([a-z]+)", text)
+    if any(unit not in UNIT_SECONDS for _, unit in parts):
+        return None
+    return sum(float(number) * UNIT_SECONDS[unit] for number, unit in parts)
 
 
 def option(sentence: str, default: T) -> T:

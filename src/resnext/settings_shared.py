@@ -15,11 +15,13 @@ from resnext.settings_fields import (
     Place,
     PositiveInt,
     option,
+    parse_duration,
     section,
 )
 
 FreezeStage = Literal["stem", "conv2", "conv3", "conv4", "conv5", "features"]
 StartMethod = Literal["fork", "spawn", "forkserver"]
+LoggerName = Literal["wandb", "mlflow"]
 FREEZE_STAGES: tuple[FreezeStage, ...] = get_args(FreezeStage)
 DEFAULT_EPOCHS = 100  # if a recipe gives neither epochs nor steps
 
@@ -172,6 +174,18 @@ class RunSettings:
     threads: PositiveInt | None = option("CPU threads for computation; default: that of PyTorch.", None)
     seed: NonNegativeInt = option("Seed of initial weights, image order and augmentation.", 0)
     evaluate_every: PositiveInt = option("Epochs between evaluations; the last epoch is always evaluated.", 1)
+    patience: PositiveInt | None = option(
+        "Stop after this many evaluations in a row that are no better than the best one, whose weights are the result.",
+        None,
+    )
+    max_time: str | None = option(
+        "Longest time of training, such as 90 s, 30 m or 2 h, over all sittings, with evaluation and report: the run "
+        "ends after the last evaluated epoch that fits. With a longer one, --resume goes on exactly.",
+        None,
+    )
+    log_to: tuple[LoggerName, ...] = option(
+        "Where epochs, settings, plots and report are logged besides the run directory: wandb, mlflow or both.", ()
+    )
     checkpoint_steps: PositiveInt | None = option(
         "Steps between checkpoints within an epoch; each epoch also ends with one.", None
     )
@@ -239,6 +253,8 @@ def _check_run(train: RunSettings) -> None:
         )
     if train.ema_steps > 1 and not train.ema_decay:
         raise RequestError(f"train.ema_steps {train.ema_steps} needs an average: give train.ema_decay")
+    if train.max_time is not None and not parse_duration(train.max_time):
+        raise RequestError(f"train.max_time {train.max_time} must be a time with a unit, such as 90 s, 30 m or 2 h")
 
 
 def check_belongs_to_weights(section: str, settings: Any, about: str) -> None:

@@ -58,6 +58,40 @@ def test_the_csv_never_lies_in_the_data(root: Path, monkeypatch: pytest.MonkeyPa
     assert not list(root.rglob("*.csv"))
 
 
+def test_the_table_of_classes_is_plain_in_a_pipe_and_has_bars_on_a_terminal(
+    root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "a class whose name is as long as names of classes are sometimes, and longer than a terminal is wide"
+    for split in ("train", "val"):
+        (root / split / "cat").rename(root / split / name)
+    assert run("check", root) == 0
+    plain = capsys.readouterr().out
+    assert f"{name}      3    3\n" in plain
+    assert plain.isascii()
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setenv("COLUMNS", "90")
+    assert run("check", root) == 0
+    assert f"{name}      3    3  {30 * '█'}\n" in capsys.readouterr().out
+
+
+def test_the_page_is_written_where_asked_and_never_into_the_data(
+    root: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("check", root, "--html", "page.html") == 0
+    assert "page.html" in capsys.readouterr().out
+    assert Path("page.html").read_text().count("<img") == 12
+    assert {path.name for path in Path().iterdir()} == {"page.html", "data-check.csv"}
+    with pytest.raises(RequestError, match="give --html a file outside of"):
+        run("check", root, "--html", root / "page.html")
+
+
+def test_groups_are_checked_as_training_would_use_them(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("check", root / "train", "--val-fraction", "0.4", "--group", "/([0-9])") == 0
+    assert [line.split()[1:] for line in capsys.readouterr().out.splitlines()[4:6]] == [["2", "1"], ["2", "1"]]
+    assert run("check", root / "train", "--val-fraction", "0.4", "--group", "(slide[0-9])") == 1
+    assert "is found in no path" in capsys.readouterr().out
+
+
 def test_arguments_that_cannot_be_are_refused(root: Path, tmp_path: Path) -> None:
     for words, message in (
         ((tmp_path / "none",), "does not exist"),

@@ -9,6 +9,7 @@ import pytest
 from resnext.data.decode import turbojpeg
 from resnext.data.decode.turbojpeg import TurboJpegDecoder
 from tests.data.layouts import SampleImage, make_sample_images, read_sample_images
+from tests.sample_files import SHARED
 
 
 @pytest.fixture
@@ -31,10 +32,10 @@ def decoder() -> Iterator[TurboJpegDecoder]:
     turbojpeg.load_decoder.cache_clear()
 
 
-@pytest.fixture(params=["made up", "real"])
+@pytest.fixture(params=["made up", *["real"] * SHARED.is_dir()])
 def images(request: pytest.FixtureRequest) -> list[SampleImage]:
     """Two training images and a validation image of each of a few synsets."""
     if request.param == "made up":
         return make_sample_images()
-    with tarfile.open(request.getfixturevalue("shared_data") / "imagenet-sample-250.tar") as tar:
+    with tarfile.open(SHARED / "imagenet-sample-250.tar") as tar:
         return read_sample_images(tar)

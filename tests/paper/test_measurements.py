@@ -57,6 +57,17 @@ def test_a_run_under_way_is_running_while_it_writes_and_stopped_after(tmp_path: 
     assert 7100 < later.runs[0].silent_seconds < 7300
 
 
+def test_a_run_that_stopped_early_is_finished_and_marked(tmp_path: Path, make_run: MakeRun) -> None:
+    run = make_run(X50, epoch=43)
+    state = json.loads((run / "checkpoints/last/state.json").read_text())
+    state["position"]["stopped"] = "after 43 of 100 epochs: no better for 5 epochs"
+    (run / "checkpoints/last/state.json").write_text(json.dumps(state))
+    found = collect_measurement(X50, tmp_path / "runs")
+    assert found.state == "finished"
+    assert found.runs[0].differences == ("stopped after 43 of 100 epochs: no better for 5 epochs",)
+    assert measured(tmp_path).text(1).endswith("≠")
+
+
 def test_a_run_counted_in_steps_is_over_when_they_are_done(tmp_path: Path, make_run: MakeRun) -> None:
     name = "imagenet5k-resnet50"
     run = make_run(name, epoch=20)

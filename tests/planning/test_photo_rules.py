@@ -172,6 +172,30 @@ def test_training_costs_three_forward_passes_less_the_backward_ones_of_frozen_st
     )
 
 
+def test_classes_of_very_unequal_size_are_shown_equally_often() -> None:
+    uneven = replace(survey(), classes={"cat": 500, "dog": 50, "bee": 70})
+    assert choose(uneven)["data.sampling"] == "balanced"
+    (choice,) = [one for one in choose_settings(uneven, TWO_CORES, None, {}) if one.key == "data.sampling"]
+    assert choice.reason == "all classes are shown equally often, or the model would rarely answer dog"
+    assert "data.sampling" not in choose(replace(survey(), classes={"cat": 500, "dog": 51}))
+    assert choose(uneven, data__sampling="uniform")["data.sampling"] == "uniform"
+    weighted = choose(uneven, data__class_weights="balanced")
+    assert "data.sampling" not in weighted
+    make_recipe(choose(uneven))
+    make_recipe(weighted)
+
+
+def test_the_time_that_is_given_is_what_the_plan_fills() -> None:
+    """Longer: larger images or more epochs; shorter: fewer epochs."""
+    short, long = (choose(survey(2_000), train__max_time=time) for time in ("60 s", "2 h"))
+    usual = choose(survey(2_000))
+
+    def work(chosen: dict[str, Any]) -> int:
+        return int(chosen["data.image_size"]) ** 2 * int(chosen["train.epochs"])
+
+    assert work(short) <= work(usual) < work(long)
+
+
 @pytest.mark.parametrize(
     ("counts", "says"),
     [

@@ -10,6 +10,8 @@ from PIL import Image
 
 import resnext
 from resnext.cli import main
+from resnext.data import open_data
+from resnext.data.suggest_groups import find_group_hint
 from resnext.errors import RequestError
 from resnext.model.network import create_model
 from resnext.planning.photos import plan_photos
@@ -67,6 +69,22 @@ def test_a_dry_run_writes_the_recipe_of_the_run_and_replaces_nothing(capsys: pyt
     assert not Path("runs").exists()
     assert read_recipe("photos-2.yaml") == plan_photos("photos", {"train.seed": 7}, make_screen()).recipe
     assert "val_fraction: 0.2  # of each class" in Path("photos-2.yaml").read_text()
+
+
+def test_names_that_suggest_groups_are_told_and_the_suggestion_serves(capsys: pytest.CaptureFixture[str]) -> None:
+    write_photos(Path("photos"), {"dark": 12, "light": 12})
+    for path in Path("photos").rglob("*.png"):
+        path.rename(path.with_name(f"patient{int(path.stem) // 3}_{path.name}"))
+    plan = plan_photos("photos", {}, make_screen())
+    assert "--data.group '(patient[0-9]+)'" in plan.survey.group_hint
+    assert plan.survey.group_hint in capsys.readouterr().err
+    again = find_group_hint(plan.recipe.data, open_data(plan.recipe.data))
+    assert again is not None
+    assert again.describe() == plan.survey.group_hint  # so that training does not say it a second time
+    grouped = plan_photos("photos", {"data.group": "(patient[0-9]+)"}, make_screen())
+    assert (grouped.recipe.data.group, grouped.survey.group_hint) == ("(patient[0-9]+)", "")
+    with pytest.raises(RequestError, match="is found in no path"):
+        plan_photos("photos", {"data.group": "(slide[0-9]+)"}, make_screen())
 
 
 def test_names_that_yaml_would_misread_survive_the_recipe() -> None:

@@ -1,6 +1,5 @@
 """Fixtures of the tests in a browser: Chromium, the stub of the server, and a page that is open."""
 
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -10,21 +9,7 @@ import pytest
 from tests.serving.page_steps import write_picture
 from tests.serving.page_stub import Stub
 
-NO_NETWORK = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
 VIOLATIONS = "document.addEventListener('securitypolicyviolation', (e) => console.error('CSP', e.violatedDirective));"
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """A Chromium that finds no other machine, one for each file of tests; they are skipped without."""
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    chromium = shutil.which("chromium")
-    if chromium is None:
-        pytest.skip("chromium is not installed")
-    with sync_api.sync_playwright() as manager:
-        browser = manager.chromium.launch(executable_path=chromium, args=["--no-sandbox", NO_NETWORK])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

@@ -236,6 +236,10 @@ def test_states_follow_the_process_the_steps_and_the_age(folder: Path, client: T
     assert read_state(client, "a") == "interrupted"
     make_run(run, steps=31, recipe="train: {steps: 31}\n")
     assert read_state(client, "a") == "finished"
+    make_run(run, steps=20, recipe="train: {steps: 31}\n")
+    with open(run / "log.jsonl", "a") as log:
+        log.write('{"kind": "stop", "step": 20, "epoch": 2, "reason": "after 20 of 31 steps: no better"}\n')
+    assert read_state(client, "a") == "finished", "it ended early"
 
 
 def test_the_state_of_a_run_on_another_machine_follows_its_heartbeat(folder: Path, client: TestClient) -> None:

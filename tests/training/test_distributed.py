@@ -154,3 +154,23 @@ def test_a_device_that_cannot_be_used_is_named(name: str) -> None:
 
 def test_auto_is_a_device_that_is_here() -> None:
     assert torch.zeros(1, device=pick_device("auto")).sum() == 0
+
+
+@pytest.mark.slow
+def test_two_processes_sample_stop_and_weight_as_one_does(tiny_recipe: Path, tmp_path: Path) -> None:
+    """Balanced classes, patience and a time limit: all processes take the same steps, as one process does."""
+    options = [*ONE_THREAD, "--train.bn_batch_size", "8", "--train.epochs", "30", "--train.patience", "1"]
+    for number, balance in enumerate(("sampling", "class_weights")):
+        words = [*options, f"--data.{balance}", "balanced", "--optimizer.lr", "0"]
+        run_resnext("train", tiny_recipe, "--run", tmp_path / f"one{number}", *words)
+        train_by(2, tiny_recipe, "--run", tmp_path / f"two{number}", *words)
+        one, two = (read_log(tmp_path / f"{name}{number}" / "log.jsonl") for name in ("one", "two"))
+        assert [row for row in one if row["kind"] == "step"] == [row for row in two if row["kind"] == "step"]
+        assert one[-1] == two[-1]
+        assert one[-1]["kind"] == "stop"
+    train_by(
+        2, tiny_recipe, "--run", tmp_path / "short", *ONE_THREAD, "--train.max_time", "6 s", "--train.epochs", "9999"
+    )
+    last = read_log(tmp_path / "short" / "log.jsonl")[-1]
+    assert (last["kind"], "train.max_time 6 s is over" in last["reason"]) == ("stop", True)
+    assert RunDirectory(tmp_path / "short").report.exists()

@@ -17,10 +17,10 @@ from resnext.errors import RequestError, WorkError
 from resnext.recipe import read_recipe
 from resnext.run_directory import OWNER_FILE, RunDirectory, read_last_step
 from resnext.training import loop
+from resnext.training.callbacks import EpochResult
 from resnext.training.classification import Classification, State
 from resnext.training.distributed import World
 from resnext.training.logbook import METRICS_COLUMNS, read_log
-from resnext.training.loop import EpochResult
 from resnext.training.state import EpochSums
 from resnext.training.step import StepResult
 from resnext.weights import load
@@ -41,6 +41,7 @@ def rows(run: RunDirectory, kind: str) -> list[dict[str, object]]:
     return [row for row in map(json.loads, run.log.read_text().splitlines()) if row["kind"] == kind]
 
 
+@pytest.mark.usefixtures("drawn_figures")
 def test_a_run_leaves_everything_a_user_keeps(tiny_recipe: Path, tmp_path: Path) -> None:
     run = run_tiny(tiny_recipe, tmp_path / "run")
     for name in FILES:
@@ -146,6 +147,7 @@ def test_a_directory_that_holds_anything_else_is_refused_and_left_alone(
     assert [p.name for p in (tmp_path / "run").iterdir()] == ["mine.txt"]
 
 
+@pytest.mark.usefixtures("drawn_figures")
 def test_a_start_that_fails_leaves_no_directory(
     tiny_recipe: Path, tmp_path: Path, photos_with_one_cut_short: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -235,6 +237,7 @@ def test_a_bad_image_stops_training_and_is_named(
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs), "as if it had been skipped from the start"
 
 
+@pytest.mark.usefixtures("drawn_figures")
 def test_a_skipped_image_is_counted_once_an_epoch_and_named(
     tiny_recipe: Path, tmp_path: Path, photos_with_one_cut_short: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -281,6 +284,7 @@ def test_both_layouts_are_measured_where_the_recipe_says_auto(tiny_recipe: Path,
     assert read_recipe(run.recipe).train.channels_last in ("yes", "no")
 
 
+@pytest.mark.usefixtures("drawn_figures")
 def test_a_run_counted_in_steps_ends_there_in_the_middle_of_an_epoch(tiny_recipe: Path, tmp_path: Path) -> None:
     changes = {"train__epochs": None, "train__steps": 8, "train__checkpoint_steps": 3}
     run = run_tiny(tiny_recipe, tmp_path / "run", **changes)

@@ -43,6 +43,21 @@ def test_gradients_are_those_of_the_mean_over_the_batch(tiny_recipe: Path, tmp_p
         torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-4, atol=1e-6, msg=name)
 
 
+def test_weighted_gradients_do_not_depend_on_micro_batches(tiny_recipe: Path, tmp_path: Path) -> None:
+    """The weighted sum is divided by the images of the whole batch, whatever weights a micro-batch has."""
+    task, state = build_task(tiny_recipe, tmp_path / "run", train__bn_batch_size=8, data__class_weights="balanced")
+    assert task.class_weights is not None
+    counts = torch.bincount(torch.from_numpy(task.source.train.labels), minlength=10)
+    torch.testing.assert_close(task.class_weights, (100 / (10 * counts)).float())
+    plain, batch = copy.deepcopy(state.model), first_batch(state)
+    task.step(state, batch, lr=0.0)
+    inputs, weights = normalize(batch.images, state.model.preprocessing, "cpu"), task.class_weights
+    expected = 0.0
+    for x, y in zip(inputs.chunk(2), batch.labels.chunk(2), strict=True):
+        expected += (weights[y] * F.cross_entropy(plain(x), y, reduction="none")).sum().item() / 16
+    assert state.sums.loss / state.sums.images == pytest.approx(expected)
+
+
 def test_a_clipped_step_moves_no_further_than_the_norm_allows(tiny_recipe: Path, tmp_path: Path) -> None:
     changes = {"optimizer__momentum": 0, "optimizer__nesterov": False, "optimizer__weight_decay": 0}
     task, state = build_task(tiny_recipe, tmp_path / "run", train__grad_clip_norm=0.01, **changes)

@@ -14,13 +14,12 @@ from resnext.deploy.predictor import Predictor
 from resnext.evaluation.evaluator import evaluate
 from resnext.evaluation.outputs import get_preprocessing
 from resnext.model.network import Network
-from resnext.recipe import read_recipe
-from resnext.run_directory import is_run
+from resnext.run_directory import is_run, read_run_recipe
 
 
 def open_held_out_images(model: str) -> Dataset | None:
     """Open the held-out images of a run; None if ``model`` is not a run. Raises RequestError if they are missing."""
-    return open_data(read_recipe(Path(model) / "recipe.yaml").data).val if is_run(Path(model)) else None
+    return open_data(read_run_recipe(model).data).val if is_run(Path(model)) else None
 
 
 def measure_accuracy(

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 # keys of describe_environment()
 PROTOCOL_KEYS = ("date", "resnext", "torch", "torchvision", "cpu", "isa", "cores", "threads")
+GPU_KEYS = ("gpu", "cuda")  # further ones on a CUDA device
 VARIABLE_PREFIXES = (
     *("RESNEXT_", "ONEDNN_", "ATEN_", "OMP_", "KMP_", "MKL_", "DNNL_"),
     *("MALLOC_", "LD_PRELOAD", "GLIBC_TUNABLES"),
@@ -35,12 +36,12 @@ class BenchOptions:
     out: str | None = None  # folder of the CSV
 
 
-def prepare_csv(out: str | None, what: str) -> Path:
-    """Return the path of ``bench-WHAT.csv`` in the output folder, which is created. Call it before measuring.
+def prepare_csv(out: str | None, what: str, prefix: str = "bench") -> Path:
+    """Return the path of ``PREFIX-WHAT.csv`` in the output folder, which is created. Call it before measuring.
 
     Raises RequestError if the folder cannot be written, or the file is there and no benchmark wrote it.
     """
-    path = make_out_folder(out) / f"bench-{what}.csv"
+    path = make_out_folder(out) / f"{prefix}-{what}.csv"
     read_rows(path)
     return path
 
@@ -123,13 +124,14 @@ def make_timing_rows(
     return rows
 
 
-def collect_protocol(command: str) -> dict[str, str]:
+def collect_protocol(command: str, device: str = "cpu") -> dict[str, str]:
     """Collect what the numbers depend on: versions, machine, environment variables, and the command to repeat them."""
     from resnext.environment import describe_environment
 
-    facts = describe_environment()
+    facts = describe_environment(device)
     set_here = sorted(f"{k}={v}" for k, v in os.environ.items() if k.startswith(VARIABLE_PREFIXES) and "/" not in v)
-    plain = {k: " ".join(facts[k]) if isinstance(facts[k], list) else str(facts[k]) for k in PROTOCOL_KEYS}
+    keys = [*PROTOCOL_KEYS, *(key for key in GPU_KEYS if key in facts)]
+    plain = {k: " ".join(facts[k]) if isinstance(facts[k], list) else str(facts[k]) for k in keys}
     return plain | {"variables": " ".join(set_here), "command": command}
 
 

@@ -11,6 +11,7 @@ from resnext.commands.bench_arguments import ADD_ARGUMENTS
 SUMMARY = "Measure speed and memory on this machine, alternating with other libraries in one process."
 
 ACTIONS = {  # each has its arguments in bench_arguments, and Options and run(options) in resnext.bench.ACTION
+    "all": "training and inference on one device (a GPU), beside torchvision and timm at their best",
     "train": "a training step, beside torchvision and timm",
     "infer": "inference with each engine, beside torchvision and timm",
     "detect": "training step and inference of a detector, beside torchvision's Faster R-CNN",

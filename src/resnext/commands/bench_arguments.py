@@ -5,6 +5,19 @@ import argparse
 from resnext.choices import PRECISION_CHOICES
 
 
+def _add_all_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", nargs="?", default="resnext50_32x4d", metavar="MODEL", help="(default: %(default)s)")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, mps or auto [auto]")
+    parser.add_argument("--batch", type=int, metavar="N", help="images per step [128; 4 on the CPU]")
+    parser.add_argument("--size", type=int, metavar="PIXELS", help="side of the images [224; 64 on the CPU]")
+    add_rounds_option(parser, 5)
+    parser.add_argument(
+        "--minutes", type=float, default=8.0, metavar="N",
+        help="time limit: candidates for which none is left are left out and named [%(default)g]",
+    )  # fmt: skip
+    add_out_option(parser)
+
+
 def _add_tune_arguments(parser: argparse.ArgumentParser) -> None:
     from resnext.bench.tune import PRECISIONS
 
@@ -200,6 +213,7 @@ def add_peers_option(parser: argparse.ArgumentParser) -> None:
 
 
 ADD_ARGUMENTS = {
+    "all": _add_all_arguments,
     "tune": _add_tune_arguments,
     "startup": _add_startup_arguments,
     "growth": _add_growth_arguments,

@@ -1,6 +1,7 @@
 """``resnext data ACTION PATH``: check a data set before training, or write it as shards."""
 
 import argparse
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +29,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     _add_data_arguments(check, (*list_sources(has_image_files=True), *BOX_FORMATS))
     check.add_argument(
         "--csv", default="data-check.csv", metavar="FILE", help="where the findings go (default: %(default)s)"
+    )
+    check.add_argument(
+        "--html", metavar="FILE", help="also write a page: classes, sizes, pictures of each class, what to do"
     )
     check.add_argument("--channels", type=int, choices=(1, 3), default=3, help="read as RGB (3) or grey (1)")
     check.add_argument(
@@ -67,6 +71,11 @@ def _add_data_arguments(parser: argparse.ArgumentParser, kinds: tuple[str, ...])
         "--val-fraction", type=float, metavar="SHARE", help="share of the images that training will hold out"
     )
     parser.add_argument("--split-seed", type=int, default=0, metavar="SEED", help="seed of that split")
+    parser.add_argument(
+        "--group",
+        metavar="PATTERN",
+        help="keep groups of images on one side of that split: as data.group, also a CSV file",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -78,13 +87,16 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _run_check(args: argparse.Namespace) -> int:
+    from resnext.data.tools.check_page import write_check_page
     from resnext.data.tools.check_source import find_wrong_archives
     from resnext.data.tools.findings import pluralize, sort_findings
 
     if args.workers is not None and args.workers < 1:
         raise RequestError(f"--workers {args.workers} must be at least 1")
-    csv = Path(args.csv)
-    _check_csv_path(csv, Path(args.path).expanduser())
+    csv, page = Path(args.csv), None if args.html is None else Path(args.html)
+    _check_output_path(csv, "--csv", Path(args.path).expanduser())
+    if page is not None:
+        _check_output_path(page, "--html", Path(args.path).expanduser())
     progress = sys.stderr.isatty()
     if source := data_boxes.choose_box_source(args):
         report = data_boxes.check_boxes(args, source, progress)
@@ -94,10 +106,21 @@ def _run_check(args: argparse.Namespace) -> int:
         if args.md5:
             report = replace(report, findings=sort_findings((*report.findings, *find_wrong_archives(settings))))
     report.write_csv(csv)
-    for line in report.summary_lines():
+    for line in report.summary_lines(*_choose_bar()):
         print(line)
+    if page is not None:
+        write_check_page(page, report)
+        print(f"page with pictures of each class: {page}")
     print(f"{pluralize(len(report.findings), 'finding')} in {csv}")
     return 1 if report.has_errors else 0
+
+
+def _choose_bar() -> tuple[int, str]:
+    """Choose the length of the longest bar of a class, and what it is made of: none in a file or a pipe."""
+    if not sys.stdout.isatty():
+        return 0, ""
+    is_unicode = (sys.stdout.encoding or "").lower().startswith("utf")
+    return max(10, min(40, shutil.get_terminal_size().columns // 3)), "█" if is_unicode else "#"
 
 
 def _run_shard(args: argparse.Namespace) -> int:
@@ -118,6 +141,8 @@ def _build_settings(args: argparse.Namespace) -> "DataSettings":
     from resnext.settings import DataSettings
 
     source = args.source or guess_source(args.path)
+    if args.group is not None and source not in list_sources(val_fraction=True):
+        raise RequestError(f"--group is about the split of a folder of classes, but {args.path} is {source}")
     if args.val_fraction is not None and source not in list_sources(val_fraction=True):
         raise RequestError(f"--val-fraction splits a folder of classes, but {args.path} is {source}")
     return DataSettings(
@@ -128,15 +153,16 @@ def _build_settings(args: argparse.Namespace) -> "DataSettings":
         extra_classes=args.extra_classes,
         val_fraction=args.val_fraction,
         split_seed=args.split_seed,
+        group=args.group,
         channels=getattr(args, "channels", None),
         exif=getattr(args, "exif", True),
     )
 
 
-def _check_csv_path(csv: Path, root: Path) -> None:
-    """Raise RequestError unless the CSV file can be written, and outside of the data."""
+def _check_output_path(path: Path, option: str, root: Path) -> None:
+    """Raise RequestError unless a file can be written, and outside of the data."""
     from resnext.files import check_file
 
-    if csv.resolve().is_relative_to(root.resolve()):
-        raise RequestError(f"{csv.resolve()} is inside the data; give --csv a file outside of {root}")
-    check_file(csv, "--csv")
+    if path.resolve().is_relative_to(root.resolve()):
+        raise RequestError(f"{path.resolve()} is inside the data; give {option} a file outside of {root}")
+    check_file(path, option)

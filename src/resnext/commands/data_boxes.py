@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from resnext.detection.settings import SourceName
 
 BOX_OPTIONS = ("train", "val", "train_images", "val_images", "bad_boxes")
-CLASSIFICATION_OPTIONS = {"val_path": None, "classes": None, "md5": False, "channels": 3}
+CLASSIFICATION_OPTIONS = {"val_path": None, "classes": None, "md5": False, "channels": 3, "group": None, "html": None}
 
 
 def add_check_arguments(parser: argparse.ArgumentParser) -> None:

@@ -16,6 +16,8 @@ OPTIONAL_PACKAGES = {  # package -> the extra that installs it
     "onnxruntime": "onnx",
     "openvino": "openvino",
     "nncf": "openvino",
+    "wandb": "wandb",
+    "mlflow": "mlflow",
 }
 
 

@@ -68,14 +68,14 @@ def load_judged_images(folder: str | None, network: "Network", run: Path | None)
     from resnext.evaluation.evaluator import check_compatible
     from resnext.evaluation.label_mapping import map_labels
     from resnext.evaluation.outputs import get_preprocessing
-    from resnext.recipe import read_recipe
+    from resnext.run_directory import read_run_recipe
     from resnext.settings import DataSettings
 
     p = get_preprocessing(network)
     if folder is not None:
         dataset = open_split(DataSettings(source="folder", path=folder, channels=p.channels, exif=p.exif), "val")
     elif run is not None:
-        dataset = open_data(read_recipe(run / "recipe.yaml").data).val
+        dataset = open_data(read_run_recipe(run).data).val
     else:
         raise RequestError("--int8 is judged on labelled held-out images: give --data DIR, with one folder per class")
     dataset = map_labels(dataset, network.classes, network.architecture.num_classes).dataset

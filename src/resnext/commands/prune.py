@@ -10,7 +10,13 @@ from resnext.commands.evaluate import parse_non_negative, parse_positive
 from resnext.commands.train import add_setting_options, collect_settings
 from resnext.errors import RequestError
 from resnext.files import check_output
-from resnext.run_directory import RunDirectory, check_checkpoint_choice, check_run_kind, is_run
+from resnext.run_directory import (
+    RunDirectory,
+    check_checkpoint_choice,
+    check_run_kind,
+    is_run,
+    read_run_recipe,
+)
 from resnext.sources import SOURCES
 
 if TYPE_CHECKING:
@@ -194,11 +200,11 @@ def open_source(args: argparse.Namespace, model: "Network") -> "Source | None":
     from dataclasses import replace
 
     from resnext.data.sources.registry import open_data
-    from resnext.recipe import build_settings, read_recipe
+    from resnext.recipe import build_settings
     from resnext.settings import DataSettings
 
     if args.source is None and is_run(Path(args.weights)):
-        own = read_recipe(RunDirectory(Path(args.weights)).recipe).data
+        own = read_run_recipe(args.weights).data
         return open_data(own if args.data is None else replace(own, path=args.data))
     if args.source is None and args.data is None:
         return None

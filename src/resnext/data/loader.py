@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
+from resnext.data.class_balance import BalancedSampler, number_visits
 from resnext.data.dataset import BadImageError, Dataset, as_file_dataset
 from resnext.data.preprocessing import check_choice
 from resnext.data.seeding import ORDER_KEY, derive_seed
@@ -21,6 +22,7 @@ from resnext.data.transforms.from_jpeg import JpegTransform
 from resnext.data.workers import BatchReader, SampleKey, check_start_method, load_batches
 from resnext.environment import count_available_cores
 from resnext.errors import RequestError
+from resnext.settings import Sampling
 
 Transform = Callable[[Image.Image], Tensor]
 BAD_IMAGE_POLICIES = ("error", "skip")
@@ -53,6 +55,9 @@ class TrainLoader:
     multiple, each rank sees an image once, as with torchvision's RASampler, and the order does not depend on the
     number of ranks.
 
+    With ``sampling`` balanced the order has all classes equally often instead of all images once: ``BalancedSampler``.
+    Later visits of an image get other augmentation.
+
     Raises RequestError for a batch size that cannot be trained with, and for an unknown policy or start method.
     """
 
@@ -68,6 +73,7 @@ class TrainLoader:
         start_method: str | None = None,
         on_bad_image: str = "error",
         repeats: int = 1,
+        sampling: Sampling = "uniform",
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
@@ -82,6 +88,7 @@ class TrainLoader:
         self.workers, self.start_method, self.repeats = workers, start_method, repeats
         self.rank, self.world_size = rank, world_size
         self.steps_per_epoch = len(dataset) // batch_size if drop_last else -(-len(dataset) // batch_size)
+        self._sampler = BalancedSampler(dataset.labels, seed) if sampling == "balanced" else None
         self._reader = _BatchReader(dataset, transform, seed, skip=on_bad_image == "skip")
 
     def order(self, epoch: int) -> np.ndarray:
@@ -103,13 +110,18 @@ class TrainLoader:
         """Return image index and visit number (0 is the first) of each visit of the epoch, both int64 [N]."""
         count = len(self.dataset)
         generator = np.random.Generator(np.random.PCG64(derive_seed(self.seed, epoch, ORDER_KEY)))
-        order = generator.permutation(count)
+        if self._sampler is None:
+            order = generator.permutation(count)
+            number = np.zeros_like(order)
+        else:
+            order = generator.permutation(self._sampler.draw(epoch, -(-count // self.repeats)))
+            number = number_visits(order)
         if self.repeats == 1:
-            return order, np.zeros_like(order)
+            return order, number
         visits = np.arange(count)
-        order, number = order[visits // self.repeats], visits % self.repeats
-        within = np.lexsort((number, visits // self.batch_size))  # stable: sorts each global batch by visit number
-        return order[within], number[within]
+        drawn, repeat = visits // self.repeats, visits % self.repeats
+        within = np.lexsort((repeat, visits // self.batch_size))  # stable: sorts each global batch by repeat
+        return order[drawn][within], (number[drawn] * self.repeats + repeat)[within]
 
     def _rank_slice(self, step: int) -> tuple[int, int]:
         """Return start and end, in the epoch's order, of this rank's part of a global batch."""

@@ -11,6 +11,7 @@ from resnext.errors import RequestError
 # Values of the third key for purposes other than an image; an image index is 0 or more.
 ORDER_KEY = -1  # the order of the images in an epoch
 LEFT_OUT_KEY = -3  # which images are left out; the same in all epochs, so the second key is 0
+CLASS_ORDER_KEY = -4  # the order of the images in a class, in balanced sampling; the second key is the class
 
 _MASK_64 = 2**64 - 1
 

@@ -10,7 +10,7 @@ from resnext.data.preprocessing import Preprocessing
 from resnext.data.sources.registry import open_data
 from resnext.errors import RequestError
 from resnext.evaluation.images import pick_evenly, read_some_images
-from resnext.recipe import read_recipe
+from resnext.run_directory import read_run_recipe
 from resnext.settings import DataSettings
 
 VERIFY_IMAGES = 64  # number of images an export is verified with
@@ -34,7 +34,7 @@ def load_example_images(
         images = read_some_images(folder, count, preprocessing.channels, preprocessing.exif)
         return ExampleImages(list(images), folder)
     if run is not None:
-        dataset = open_data(read_recipe(run / "recipe.yaml").data).val
+        dataset = open_data(read_run_recipe(run).data).val
         return ExampleImages(_sample(dataset, count), f"{dataset.name}, held out from training")
     digits = open_data(DataSettings(source="digits")).val
     return ExampleImages(_sample(digits, count), f"example scans ({digits.name}); --images DIR takes others")

@@ -201,9 +201,9 @@ def load_calibration_images(
     if run is None:
         raise RequestError("int8 needs calibration images from the training data: give --calibration DIR")
     from resnext.data.sources.registry import open_data
-    from resnext.recipe import read_recipe
+    from resnext.run_directory import read_run_recipe
 
-    return sample_calibration_images(open_data(read_recipe(run / "recipe.yaml").data).train, preprocessing, count)
+    return sample_calibration_images(open_data(read_run_recipe(run).data).train, preprocessing, count)
 
 
 def _preprocess(images: Iterable["Image"], preprocessing: "Preprocessing") -> Tensor:

@@ -24,8 +24,7 @@ from resnext.evaluation.output.protocol import build_protocol, compare_protocols
 from resnext.evaluation.output.tables import FORMAT
 from resnext.evaluation.outputs import get_preprocessing
 from resnext.evaluation.views import Views, resize_preprocessing, without_crop
-from resnext.recipe import read_recipe
-from resnext.run_directory import RunDirectory, is_run, read_step
+from resnext.run_directory import RunDirectory, is_run, read_run_recipe, read_step
 from resnext.settings import DataSettings, Recipe
 from resnext.sources import SOURCES
 from resnext.weights import load
@@ -119,7 +118,7 @@ def collect_networks(
         first = preprocessings[0]
         if (p.channels, p.exif) != (first.channels, first.exif):
             raise RequestError("the networks of an ensemble must read images the same way: same channels and exif")
-    recipe = None if run is None else read_recipe(run / "recipe.yaml")
+    recipe = None if run is None else read_run_recipe(run)
     about = [_describe_weights(name, options.checkpoint, p) for name, p in zip(names, preprocessings, strict=True)]
     return EvalNetworks(models, names, preprocessings, about, views, options.combine or "probabilities", run, recipe)
 

@@ -19,7 +19,7 @@ from resnext.errors import RequestError
 from resnext.paper.numbers import Column
 from resnext.paper.row_recipes import read_row_recipe
 from resnext.recipe import read_recipe
-from resnext.run_directory import MAX_JSON_BYTES, RunDirectory, has_no_run
+from resnext.run_directory import MAX_JSON_BYTES, RunDirectory, has_no_run, read_stop_reason
 from resnext.settings import Recipe
 from resnext.training.resume import list_changes
 
@@ -151,16 +151,17 @@ def _read_run(path: Path, recipe: str, now: float) -> RecipeRun:
     rows = _read_csv(run.metrics)
     silent = max(0.0, now - max(_read_mtime(run.log), _read_mtime(run.checkpoint("last") / "state.json")))
     over = step >= begun.train.steps if begun.train.steps is not None else epoch >= (begun.train.epochs or 100)
+    stopped = read_stop_reason(state)
     alive = "running" if silent <= ALIVE_SECONDS else "stopped"
     return RecipeRun(
         path=path,
         seed=begun.train.seed,
-        state="finished" if over else alive,
+        state="finished" if over or stopped is not None else alive,
         epoch=epoch,
         step=step,
         length=f"step {{step:,}} of {begun.train.steps:,}" if begun.train.steps is not None
         else f"epoch {{epoch}} of {begun.train.epochs or 100}",
-        differences=_find_differences(asked, begun, schedule),
+        differences=(*_find_differences(asked, begun, schedule), *([] if stopped is None else [f"stopped {stopped}"])),
         rows=tuple(rows),
         evaluations=tuple(_read_evaluations(path)),
         silent_seconds=silent,

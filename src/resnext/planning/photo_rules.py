@@ -5,15 +5,20 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from resnext.data.tools.advice import IMBALANCE, list_class_advice
 from resnext.data.tools.findings import pluralize
 from resnext.model.architecture import Architecture
 from resnext.model.complexity import complexity, compute_layer_costs
 from resnext.planning.photo_survey import PhotoSurvey
 from resnext.recipe import build_settings
 from resnext.settings import Recipe
+from resnext.settings_fields import parse_duration
 from resnext.settings_shared import ModelSettings
 
 BUDGET_SECONDS = 200.0  # of training steps: with evaluation four minutes; many pictures take longer
+BUDGET_SHARE = (
+    0.75  # of train.max_time that is planned for training steps: evaluations and slower machines need the rest
+)
 SHORT_SECONDS = 600.0  # of a run in which fast paths are not measured
 FEW_EPOCHS = {"scratch": 60, "weights": 8}  # with fewer in the budget, smaller images are taken
 LEAST_EPOCHS = {"scratch": 12, "weights": 5}  # trained even if they take longer than the budget
@@ -35,7 +40,6 @@ PHOTO_NETWORK = {
 }
 SMALL_NETWORK = {"model.name": "resnext20_4x8d", "model.base_channels": 16}
 SCALE_LIMIT = 2.0  # times the image size: larger photos are decoded by the fast decoder
-IMBALANCE = 10  # pictures of the largest class for one of the smallest, above which the plan warns
 MIRROR_WORDS = ("left", "right")
 AS_GIVEN = "as you said"
 
@@ -110,6 +114,7 @@ def choose_settings(
     if survey.is_grey:
         data.append(Choice("data.channels", 1, "the pictures have no colours"))
     channels = given.get("data.channels") or (1 if survey.is_grey else 3)
+    data += _choose_balance(survey)
     size = _choose_size(survey, processor, weights, given, train, channels)
     chosen = [*data, *size, *_choose_training(survey, weights, given, train)]
     if processor.gpu:
@@ -175,16 +180,7 @@ def count_training_macs(architecture: Architecture, size: int, freeze: str | Non
 
 def list_warnings(survey: PhotoSurvey) -> Iterator[str]:
     """List what makes the result worse, or is not used."""
-    largest = max(survey.classes, key=survey.classes.__getitem__)
-    smallest = min(survey.classes, key=survey.classes.__getitem__)
-    most, least = survey.classes[largest], survey.classes[smallest]
-    if most >= IMBALANCE * least:
-        yield (
-            f"{largest} has {pluralize(most, 'picture')}, {smallest} only {least}: the model will rarely answer "
-            f"{smallest}; more pictures of it help most"
-        )
-    elif least < 20:
-        yield f"{smallest} has only {pluralize(least, 'picture')}; 50 or more of each class give a usable model"
+    yield from list_class_advice(survey.classes, is_balanced=True)  # by _choose_balance
     if survey.loose:
         yield f"{pluralize(survey.loose, 'picture')} beside the class folders are not used"
 
@@ -201,12 +197,13 @@ def _choose_size(
     kind = "scratch" if weights is None else "weights"
     decoder, about = choose_decoder(survey, channels)
     load = estimate_load_seconds(survey, given.get("data.jpeg_decoder", decoder)) / processor.cores
+    budget = BUDGET_SHARE * (parse_duration(given.get("train.max_time") or "") or BUDGET_SECONDS / BUDGET_SHARE)
     options = [dict(option) for option in _list_options(survey, weights, given)]
     for option in options:
         architecture = _build_architecture(option, weights, given, len(survey.classes), channels)
         macs = count_training_macs(architecture, option["data.image_size"], option.get("init.freeze"))
         seconds = train * (macs / processor.macs_per_second + load) + EPOCH_SECONDS
-        fitting = int(BUDGET_SECONDS / seconds)
+        fitting = int(budget / seconds)
         if fitting >= FEW_EPOCHS[kind]:
             break
     epochs = min(MOST_EPOCHS[kind], max(LEAST_EPOCHS[kind], fitting))
@@ -233,6 +230,14 @@ def _choose_size(
         yield Choice(
             "train.fast", "no", "in so short a run, measuring which kernels are faster takes longer than it saves"
         )
+
+
+def _choose_balance(survey: PhotoSurvey) -> Iterator[Choice]:
+    """Show all classes equally often if the largest has IMBALANCE times the pictures of the smallest."""
+    smallest = min(survey.classes, key=survey.classes.__getitem__)
+    if max(survey.classes.values()) >= IMBALANCE * survey.classes[smallest]:
+        reason = f"all classes are shown equally often, or the model would rarely answer {smallest}"
+        yield Choice("data.sampling", "balanced", reason)
 
 
 def choose_decoder(survey: PhotoSurvey, channels: int) -> tuple[str, str]:
@@ -299,6 +304,8 @@ def _is_wanted(choice: Choice, given: Mapping[str, Any], weights: StartWeights |
         return given.get("train.steps") is None
     if choice.key == "augment.min_area":
         return bool(given.get("augment.crop", "random_resized") != "pad")
+    if choice.key == "data.sampling":
+        return bool(given.get("data.class_weights", "none") == "none")
     if choice.key == "data.jpeg_decoder":
         return bool(choice.value != "exact" and given.get("data.cache") != "memory")
     if choice.key == "init.layer_decay":

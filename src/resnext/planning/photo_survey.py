@@ -4,7 +4,7 @@ import io
 import os
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
@@ -15,11 +15,13 @@ from resnext.data.dataset import BadImageError, count_per_class
 from resnext.data.decode.pillow import ImageInfo, read_image_with_info
 from resnext.data.sources import image_folder
 from resnext.data.sources.image_folder import TRAIN, FolderDataset
+from resnext.data.suggest_groups import find_group_hint
 from resnext.environment import count_available_cores
 from resnext.errors import RequestError
 from resnext.settings import DataSettings
 
 SAMPLE = 64  # pictures that are decoded
+TRIAL_FRACTION = 0.5  # held out to see that the folder can be split
 
 
 @dataclass(frozen=True)
@@ -37,6 +39,7 @@ class PhotoSurvey:
     is_jpeg: bool  # whether most of the sample are JPEG files
     unreadable: tuple[str, ...] = ()  # messages on those of the sample that cannot be read
     loose: int = 0  # pictures beside the class folders, which are not used
+    group_hint: str = ""  # what to do where names suggest groups of pictures that belong together
 
     @property
     def pictures(self) -> int:
@@ -44,35 +47,33 @@ class PhotoSurvey:
         return sum(self.classes.values())
 
 
-def survey_photos(folder: Path) -> PhotoSurvey:
+def survey_photos(folder: Path, group: str | None = None) -> PhotoSurvey:
     """Look at the pictures of ``folder``: ``FOLDER/CLASS/PICTURE``, or the same below train/ and val/ or test/.
 
-    All file names are listed; SAMPLE pictures, evenly spaced over the classes, are decoded. Raises RequestError if the
-    folder cannot be trained on, with what to change.
+    All file names are listed; SAMPLE pictures, evenly spaced over the classes, are decoded. ``group`` is
+    ``data.group``. Raises RequestError if the folder cannot be trained on, with what to change.
     """
     _check_layout(folder)
     splits = image_folder.find_split_folders(folder)
-    settings = DataSettings(source="folder", path=str(folder))
+    settings = DataSettings(source="folder", path=str(folder), group=group)
     held_out = image_folder.find_held_out_split(splits)
     if splits and TRAIN not in splits:
         raise RequestError(f"{folder} has {held_out}/ but no {TRAIN}/: name the folder with the training pictures so")
     pictures = image_folder.scan_class_folders(folder, TRAIN if splits else "", settings)
-    if held_out:
-        count = len(image_folder.open_folder(settings).val)  # which compares the classes
-    else:
-        image_folder.split_by_hash(pictures, 0.5, 0)  # which refuses a class of one picture
-        count = 0
+    source = image_folder.open_folder(settings if held_out else replace(settings, val_fraction=TRIAL_FRACTION))
+    hint = find_group_hint(settings, source)
     counts = dict(zip(pictures.classes, count_per_class(pictures).tolist(), strict=True))
     infos, unreadable = _inspect_sample(pictures)
     sizes = [info.size for info in infos]
     return PhotoSurvey(
-        str(folder), counts, held_out, count, len(infos) + len(unreadable),
+        str(folder), counts, held_out, len(source.val) if held_out else 0, len(infos) + len(unreadable),
         shorter_side=int(median(map(min, sizes))),
         megapixels=median(width * height for width, height in sizes) / 1e6,
         is_grey=all(info.mode in ("1", "L", "LA") or info.mode.startswith(("I", "F")) for info in infos),
         is_jpeg=Counter(info.format for info in infos)["JPEG"] > len(infos) / 2,
         unreadable=unreadable,
         loose=0 if splits else _count_pictures(folder),
+        group_hint=hint.describe() if hint else "",
     )  # fmt: skip
 
 

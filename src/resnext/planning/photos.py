@@ -30,6 +30,7 @@ from resnext.recipe import build_settings, parse_recipe, read_stated_settings
 from resnext.screen import print_line
 from resnext.settings import Recipe
 from resnext.settings_fields import list_sections
+from resnext.speed.cache_folder import warn_once
 
 FINETUNE_RECIPE = "modern/finetune"  # whose weights are started from
 CONTACT_SECONDS = 5.0  # in which the server of the weights must answer
@@ -99,14 +100,18 @@ def plan_photos(
         if key in given:
             raise RequestError(f"--{key} does not go with a folder of pictures, {folder}; give one of both")
     given = {key: _coerce_setting(key, value) for key, value in given.items()}
-    survey = survey_photos(folder)
+    survey = survey_photos(folder, given.get("data.group"))
     if folds is not None:
         check_class_sizes(tuple(survey.classes), list(survey.classes.values()), folds)
     _check_readable(survey, given)
     processor = _describe_processor(given)
 
+    is_main = int(os.environ.get("RANK", "0")) == 0
+    if survey.group_hint and is_main:
+        warn_once(survey.group_hint)  # training, which would say the same, then does not
+
     def say(text: str) -> None:
-        if int(os.environ.get("RANK", "0")) == 0:
+        if is_main:
             print_line(console, text)
 
     weights = _find_weights(given, say)

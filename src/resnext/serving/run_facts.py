@@ -103,11 +103,13 @@ class RunFacts:
         settings = flatten_settings(sections)
         metrics = read_columns(self.table.read(run, *METRICS, limit=MAX_CSV_BYTES))
         speed = read_columns(self.table.read(run, *SPEED, limit=MAX_CSV_BYTES))
-        steps = read_last_steps(self.table, run)
+        rows = read_last_rows(self.table, run)
+        steps = [row for row in rows if row.get("kind") == "step" and is_step_row(row)]
+        is_stopped = bool(rows) and rows[-1].get("kind") == "stop"
         last = steps[-1] if steps else None
         epoch, step = (int((metrics.get(key) or [None])[-1] or 0) for key in ("epoch", "step"))
         step = last["step"] if last is not None else step
-        progress = Progress(step, epoch, (speed.get("seconds") or [None])[-1], settings)
+        progress = Progress(step, epoch, (speed.get("seconds") or [None])[-1], settings, is_stopped)
         losses = metrics.get("train_loss") or []
         spark = losses if len(losses) >= 3 else [to_number(row["loss"]) for row in steps]
         line = {
@@ -143,8 +145,8 @@ def thin(values: list[float | None], limit: int) -> list[float]:
     return [known[round(i * (len(known) - 1) / (limit - 1))] for i in range(limit)]
 
 
-def read_last_steps(table: RunTable, run: FoundRun) -> list[dict[str, Any]]:
-    """Read the step rows in the last 16 kB of a log, whose last line may be partial."""
+def read_last_rows(table: RunTable, run: FoundRun) -> list[dict[str, Any]]:
+    """Read the rows in the last 16 kB of a log, whose last line may be partial."""
     try:
         with table.open(run, *LOG) as file:
             end = file.seek(0, 2)
@@ -153,7 +155,7 @@ def read_last_steps(table: RunTable, run: FoundRun) -> list[dict[str, Any]]:
     except OSError:
         return []
     whole = data[data.find(b"\n") + 1 if start else 0 : data.rfind(b"\n") + 1]
-    return [row for _, row in parse_lines(whole, 0) if row.get("kind") == "step" and is_step_row(row)]
+    return [row for _, row in parse_lines(whole, 0)]
 
 
 def read_text(table: RunTable, run: FoundRun, *names: str, limit: int) -> str | None:

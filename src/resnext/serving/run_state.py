@@ -30,6 +30,7 @@ class Progress:
     epoch: int
     epoch_seconds: float | None
     settings: dict[str, Any]  # "train.epochs" -> value
+    is_stopped: bool = False  # whether the log says that it ended before its last step
 
     @property
     def total_steps(self) -> int | None:
@@ -47,7 +48,9 @@ class Progress:
 
     @property
     def is_complete(self) -> bool:
-        """Whether all steps are done."""
+        """Whether all steps are done that will be."""
+        if self.is_stopped:
+            return True
         if self.total_steps is not None:
             return self.step >= self.total_steps
         return self.total_epochs is not None and self.epoch >= self.total_epochs

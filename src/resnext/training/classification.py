@@ -8,11 +8,13 @@ from rich.console import Console
 from torch import nn
 
 from resnext.data import open_data
+from resnext.data.class_balance import compute_class_weights, describe_balance
 from resnext.data.dataset import hash_dataset_listing
 from resnext.data.loader import Batch, TrainLoader, default_workers
 from resnext.data.memory_cache import cache_source
 from resnext.data.preprocessing import Preprocessing
 from resnext.data.seeding import derive_seed
+from resnext.data.suggest_groups import find_group_hint
 from resnext.data.transforms.pipeline import build_jpeg_transform, build_train_transform, resolve_train_preprocessing
 from resnext.errors import RequestError
 from resnext.evaluation.outputs import get_preprocessing
@@ -20,6 +22,7 @@ from resnext.model.blocks import Block
 from resnext.model.network import Network, create_model
 from resnext.model.plan import Plan, set_activation_checkpointing
 from resnext.settings import Recipe
+from resnext.speed.cache_folder import warn_once
 from resnext.speed.kernels import is_fast_enabled
 from resnext.training import finetune
 from resnext.training.autotune import autotune_training
@@ -60,6 +63,7 @@ class Classification(Task[Recipe, Network, Batch]):
         source = open_data(data)
         self.source = cache_source(source, data.workers, data.start_method) if data.cache == "memory" else source
         self.teacher: Teacher | None = None  # of distillation
+        self.class_weights: torch.Tensor | None = None  # float32 [K], of data.class_weights
 
     def build_model(self, recipe: Recipe, world: World, console: Console) -> Network:
         """Build the network with preprocessing and classes."""
@@ -76,6 +80,8 @@ class Classification(Task[Recipe, Network, Batch]):
         model.classes = tuple(source.train.classes)
         if world.is_main:
             print_notes(model.provenance, recipe.init.weights, console)
+            if hint := find_group_hint(recipe.data, source):
+                warn_once(hint.describe())
         return model
 
     def restore_model(self, data: bytes) -> Network:
@@ -98,6 +104,7 @@ class Classification(Task[Recipe, Network, Batch]):
             rank=world.rank,
             world_size=world.size,
             repeats=recipe.augment.repeated_augmentation,
+            sampling=data.sampling,
         )
 
     def prepare_model(
@@ -127,6 +134,9 @@ class Classification(Task[Recipe, Network, Batch]):
         channels_last = recipe.train.channels_last == "yes"
         if channels_last:
             model = model.to(memory_format=torch.channels_last)
+        if recipe.data.class_weights == "balanced":
+            weights = compute_class_weights(self.source.train.labels, model.architecture.num_classes)
+            self.class_weights = torch.from_numpy(weights).float().to(world.device)
         if recipe.distill.weights is not None:
             self.teacher = load_teacher(recipe.distill, model, world.device, channels_last=channels_last)
         return recipe, model, plan
@@ -159,6 +169,9 @@ class Classification(Task[Recipe, Network, Batch]):
         if state.recipe.init.weights is not None:
             trained, frozen = finetune.count_trainable_and_frozen(state.model)
             yield f"from {state.recipe.init.weights}: {trained:,} parameters train, {frozen:,} are frozen"
+        by_sampling = state.recipe.data.sampling == "balanced"
+        if by_sampling or self.class_weights is not None:
+            yield describe_balance(train.labels, train.classes, by_sampling=by_sampling)
         if self.teacher is not None:
             distill, name = state.recipe.distill, self.teacher.network.architecture.name
             yield f"with the teacher {distill.weights}, {name}: {distill.alpha:g} of the loss"
@@ -169,16 +182,17 @@ class Classification(Task[Recipe, Network, Batch]):
 
     def step(self, state: State, batch: Batch, lr: float) -> StepResult:
         """Compute gradients, update the weights, add to the sums of the epoch."""
-        loss_sum, wrong, images = compute_gradients(state, batch, self.teacher)
-        total, *counts, stop = state.world.all_reduce_sum(
-            [loss_sum, wrong, len(batch.bad_images), state.interrupts.signal_name is not None]
+        loss_sum, wrong, images = compute_gradients(state, batch, self.teacher, self.class_weights)
+        signalled, time_up = state.interrupts.signal_name is not None, state.is_time_up()
+        total, *counts, stop, over = state.world.all_reduce_sum(
+            [loss_sum, wrong, len(batch.bad_images), signalled, time_up]
         )
         optimizer_step(state, total / images, lr)
         state.sums.loss += total
         state.sums.wrong += int(counts[0])
         state.sums.images += images
         state.position.bad_images += int(counts[1])
-        return StepResult(total / images, stop > 0)
+        return StepResult(total / images, stop > 0, over > 0)
 
     def train_metrics(self, state: State) -> dict[str, float | None]:
         """Compute loss and error of the epoch; mixed images have no error."""

@@ -37,12 +37,17 @@ class World:
         """Whether this is rank 0, the process that writes the run directory."""
         return self.rank == 0
 
+    @property
+    def is_alone(self) -> bool:
+        """Whether there is no other process, so that nothing is communicated."""
+        return self.size == 1
+
     def wrap_ddp(self, model: nn.Module) -> nn.Module:
         """Wrap the model in DDP, which averages gradients over the processes.
 
         Buffers are not synchronised in training, which does not read running statistics; ``broadcast_model`` does it.
         """
-        if self.size == 1:
+        if self.is_alone:
             return model
         ddp = nn.parallel.DistributedDataParallel
         names = ("forward_sync_buffers", "broadcast_buffers")  # the second is its name up to PyTorch 2.13
@@ -53,13 +58,13 @@ class World:
 
     def no_sync(self, model: nn.Module) -> AbstractContextManager[None]:
         """Return a context in which gradients are accumulated locally; the next backward outside reduces them."""
-        if self.size == 1:
+        if self.is_alone:
             return nullcontext()
         return cast(AbstractContextManager[None], cast(nn.parallel.DistributedDataParallel, model).no_sync())
 
     def all_reduce_sum(self, values: Sequence[float | torch.Tensor]) -> list[float]:
         """Sum each of ``values`` over all processes, in float64; scalar tensors are read from the device at once."""
-        if self.size == 1:
+        if self.is_alone:
             tensors = [value.detach().to(self.sum_dtype) for value in values if isinstance(value, torch.Tensor)]
             numbers = iter(torch.stack(tensors).tolist() if tensors else ())
             return [next(numbers) if isinstance(value, torch.Tensor) else float(value) for value in values]
@@ -80,11 +85,11 @@ class World:
 
     def all_reduce_any(self, flag: bool) -> bool:
         """Return whether ``flag`` is true in any process."""
-        return flag if self.size == 1 else self.all_reduce_sum([float(flag)])[0] > 0
+        return flag if self.is_alone else self.all_reduce_sum([float(flag)])[0] > 0
 
     def broadcast_model(self, model: nn.Module) -> None:
         """Copy the weights and buffers of rank 0 to all processes, whatever their memory layouts."""
-        if self.size > 1:
+        if not self.is_alone:
             for tensor in model.state_dict().values():
                 value = tensor.contiguous()
                 dist.broadcast(value, 0)
@@ -92,7 +97,7 @@ class World:
 
     def broadcast_bytes(self, data: bytes) -> bytes:
         """Send ``data`` from rank 0 to all processes and return it."""
-        if self.size == 1:
+        if self.is_alone:
             return data
         length = torch.tensor([len(data)], dtype=torch.int64, device=self.device)
         dist.broadcast(length, 0)
@@ -105,7 +110,7 @@ class World:
 
     def all_gather_rows(self, rows: torch.Tensor) -> torch.Tensor:
         """Concatenate the rows [n, columns] of all processes in rank order; n may differ between processes."""
-        if self.size == 1:
+        if self.is_alone:
             return rows
         counts = [torch.zeros(1, dtype=torch.int64, device=self.device) for _ in range(self.size)]
         dist.all_gather(counts, torch.tensor([len(rows)], device=self.device))
@@ -118,7 +123,7 @@ class World:
 
     def clock_skew(self) -> float:
         """Estimate the largest difference in seconds between the clocks of the processes."""
-        if self.size == 1:
+        if self.is_alone:
             return 0.0
         self.all_reduce_any(False)  # a barrier, so that all read their clocks at about the same time
         clocks = self.all_gather_rows(torch.tensor([[time.time()]], dtype=torch.float64))

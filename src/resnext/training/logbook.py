@@ -48,8 +48,7 @@ class Logbook:
         if not is_main:
             return
         if position is not None:
-            reached = {"step": position.step, "epoch": position.epoch}  # by kind of row
-            rows = [row for row in read_log(run.log) if row[row["kind"]] <= reached[row["kind"]]]
+            rows = [row for row in read_log(run.log) if is_reached(row, position)]
             with atomic_write(run.log, "w") as file:
                 file.writelines(json.dumps(row) + "\n" for row in rows)
             self.epoch_rows = [row for row in rows if row["kind"] == "epoch"]
@@ -91,6 +90,11 @@ class Logbook:
         with report_write_errors(self.run.speed), open(self.run.speed, "a", encoding="utf-8", newline="") as file:
             _write_csv(file, SPEED_COLUMNS, [speed], header=new)
 
+    def log_stop(self, position: Position) -> None:
+        """Log why the run ends before its last step."""
+        if self.is_main:
+            self._append({"kind": "stop", "step": position.step, "epoch": position.epoch, "reason": position.stopped})
+
     def flush(self) -> None:
         """Write everything logged so far to disk (fsync), before a checkpoint relies on it."""
         with report_write_errors(self.run.log):
@@ -105,6 +109,16 @@ class Logbook:
             if now - self.last_flush >= FLUSH_SECONDS:
                 self.file.flush()  # to the operating system only: a checkpoint syncs what it relies on
                 self.last_flush = now
+
+
+def is_reached(row: dict[str, Any], position: Position) -> bool:
+    """Whether a row of the log belongs to a run that is at ``position``, and was not written after its checkpoint."""
+    is_stopped_here = position.stopped is not None and row["step"] <= position.step
+    if row["kind"] == "stop":
+        return is_stopped_here
+    if row["kind"] == "epoch":  # a stopped run may have evaluated within an epoch
+        return is_stopped_here or bool(row["epoch"] <= position.epoch)
+    return bool(row["step"] <= position.step)
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
@@ -122,6 +136,12 @@ def read_log(path: Path) -> list[dict[str, Any]]:
                 break
             rows.append(row)
     return rows
+
+
+def find_last_evaluated(rows: list[dict[str, Any]], metric: str) -> dict[str, Any]:
+    """Return the row of the last epoch with a value of ``metric``; that of the last epoch if none has one."""
+    epochs = [row for row in rows if row["kind"] == "epoch"]
+    return next((row for row in reversed(epochs) if row[metric] is not None), epochs[-1])
 
 
 def _write_csv(file: IO[str], columns: tuple[str, ...], rows: list[dict[str, Any]], header: bool = True) -> None:

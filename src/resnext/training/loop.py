@@ -3,12 +3,9 @@
 All randomness is a function of (seed, epoch, index) or (seed, step), so a run resumes at any step without replay.
 """
 
-import resource
 import shutil
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from itertools import islice
 from typing import NoReturn
 
@@ -18,28 +15,27 @@ from resnext.data.dataset import BadImageError
 from resnext.errors import WorkError
 from resnext.run_directory import RunDirectory, check_new_run
 from resnext.screen import make_screen, print_line
-from resnext.training.checkpoint import write_checkpoint
+from resnext.settings_fields import parse_duration
+from resnext.training.callbacks import EpochCallback
 from resnext.training.distributed import MAX_CLOCK_SKEW, World, init_distributed
+from resnext.training.early_stop import explain_stop
+from resnext.training.epoch_end import (
+    finish_cut_epoch,
+    finish_epoch,
+    is_evaluation_due,
+    save_checkpoint,
+    save_last_checkpoint,
+)
 from resnext.training.interrupts import StopRequested, deferred_interrupts
 from resnext.training.lock import lock_run
 from resnext.training.logbook import Logbook
+from resnext.training.loggers import Loggers, check_loggers
 from resnext.training.progress import Reporter
-from resnext.training.remote_checkpoints import upload_run
 from resnext.training.resume import check_same_recipe, resolve_resume
 from resnext.training.setup import configure_process
-from resnext.training.state import BatchT, EpochSums, ModelT, Position, RecipeT, SavedState, TrainState
+from resnext.training.state import BatchT, ModelT, Position, RecipeT, TrainState
 from resnext.training.task import Task
-
-
-@dataclass(frozen=True)
-class EpochResult:
-    """A finished epoch, as ``on_epoch_end`` gets it: its row is logged, its checkpoints are written."""
-
-    epoch: int  # from 1
-    step: int  # optimizer steps done
-    metrics: dict[str, float | None]  # the other columns of metrics.csv by name; None where nothing was measured
-    is_best: bool  # whether the "best" checkpoint is of this epoch
-    run: RunDirectory
+from resnext.training.time_limit import TimeLimit
 
 
 def run_training(
@@ -49,7 +45,7 @@ def run_training(
     *,
     resume: bool | None = False,
     console: Console | None = None,
-    on_epoch_end: Callable[[EpochResult], None] | None = None,
+    on_epoch_end: EpochCallback | None = None,
 ) -> Position:
     """Train by a recipe into a run directory and return the final position.
 
@@ -68,6 +64,9 @@ def run_training(
             The last checkpoint is intact.
     """
     console = console or make_screen()
+    check_loggers(recipe.train.log_to)
+    limit = None if recipe.train.max_time is None else parse_duration(recipe.train.max_time)
+    time_limit = TimeLimit(limit)
     with ExitStack() as held:
         world = held.enter_context(init_distributed(recipe.train.device, recipe.train.peer_timeout))
         interrupts = held.enter_context(deferred_interrupts(single_process=world.size == 1))
@@ -88,28 +87,47 @@ def run_training(
                 save_checkpoint("last", state, task)
                 task.on_start(state)
         position = state.position
+        start_clock(state, time_limit)
+        was_stopped = position.stopped is not None
+        position.stopped = explain_stop(state) if goes_on else None
         log_from = position if goes_on else None
         with (
             Logbook(run, log_from, world.is_main, task.columns) as logbook,
             Reporter(console, position, state.total_steps, world.is_main) as reporter,
         ):
+            loggers = held.enter_context(
+                Loggers(recipe.train.log_to if world.is_main else (), run, state.recipe, reporter.print_line)
+            )
             reporter.report_start(position, task.describe_run(state))
-            while position.epoch < state.epochs:
+            if position.stopped is not None and not was_stopped:  # with less patience or time than before
+                save_last_checkpoint(state, task, logbook)
+            while position.epoch < state.epochs and position.stopped is None:
                 reporter.start_epoch()
                 try:
-                    train_epoch(state, task, logbook, reporter)
-                    result = finish_epoch(state, task, logbook, reporter)
+                    is_cut_short = train_epoch(state, task, logbook, reporter)
+                    finish = finish_cut_epoch if is_cut_short else finish_epoch
+                    result = finish(state, task, logbook, reporter)
                 except StopRequested:
                     stop_run(state, task, logbook)
                 except BadImageError as error:
                     stop_at_bad_image(error, state, task, logbook)
-                if on_epoch_end is not None and world.is_main:
-                    on_epoch_end(result)
+                if world.is_main and result is not None:
+                    loggers.log_epoch(result)
+                    if on_epoch_end is not None:
+                        on_epoch_end(result)
         again = f"resnext {task.verb} --resume {run.path}"
         with interrupts.stop_with_error(f"while writing the results; all steps are done, so write them with: {again}"):
             state.check_lock()
             task.on_finish(state, console)
+            loggers.log_outcome(position.best)
         return position
+
+
+def start_clock(state: TrainState[RecipeT, ModelT, BatchT], time_limit: TimeLimit) -> None:
+    """Let the clock of the run go on from the time of earlier sittings."""
+    time_limit.used = state.position.seconds
+    time_limit.evaluation_batches = state.facts.data["val_images"] / state.loader.batch_size
+    state.time_limit = time_limit
 
 
 @contextmanager
@@ -132,83 +150,34 @@ def train_epoch(
     task: Task[RecipeT, ModelT, BatchT],
     logbook: Logbook,
     reporter: Reporter,
-) -> None:
-    """Run the remaining steps of the epoch. Raises StopRequested after the step in which a signal came."""
+) -> bool:
+    """Run the remaining steps of the epoch; return whether it is cut short because ``train.max_time`` is over.
+
+    Raises StopRequested after the step in which a signal came.
+    """
     position, world, interrupts, total = state.position, state.world, state.interrupts, state.total_steps
     per_epoch, every = state.loader.steps_per_epoch, state.recipe.train.checkpoint_steps
     first_step = position.step - position.epoch * per_epoch
     batches = islice(state.loader.batches(position.epoch, first_step), total - position.step)
+    state.time_limit.start_epoch()
     for batch in reporter.time_batches(interrupts.guard_batches(batches)):
         lr = state.learning_rate_at(position.step)
-        loss, stop = task.step(state, batch, lr)
+        loss, stop, time_up = task.step(state, batch, lr)
+        state.time_limit.count_step()
         reporter.report_step(position.epoch + 1, len(batch.images) * world.size, loss)
         for message in batch.bad_images:
             reporter.print_line(f"skipped: {message}")
         logbook.log_step(position.step, position.epoch + 1, loss, lr)
         if stop or (world.size == 1 and interrupts.signal_name is not None):
             raise StopRequested
+        at_evaluation = position.step == total or (
+            position.step % per_epoch == 0 and is_evaluation_due(state, position.step // per_epoch)
+        )
+        if time_up and not at_evaluation:
+            return True
         if every and position.step % every == 0 and position.step % per_epoch and position.step < total:
             save_last_checkpoint(state, task, logbook)
-
-
-def finish_epoch(
-    state: TrainState[RecipeT, ModelT, BatchT],
-    task: Task[RecipeT, ModelT, BatchT],
-    logbook: Logbook,
-    reporter: Reporter,
-) -> EpochResult:
-    """Evaluate, log the epoch, write the best and the last checkpoint. Raises StopRequested on a signal."""
-    position, train = state.position, state.recipe.train
-    speed = {
-        "epoch": position.epoch + 1,
-        "images_per_second": round(reporter.images_per_second, 2),
-        "data_wait_share": round(reporter.wait_share, 4),
-        "seconds": round(reporter.epoch_seconds, 2),
-        "peak_memory_mb": measure_peak_memory_mb(),
-    }
-    due = (position.epoch + 1) % train.evaluate_every == 0 or position.epoch + 1 == state.epochs
-    with state.interrupts.stop_immediately():
-        evaluated = task.evaluate(state) if due else {}
-    state.check_lock()
-    position.epoch += 1
-    metrics: dict[str, float | None] = {
-        "lr": state.learning_rate_at(position.step - 1),
-        **task.train_metrics(state),
-        **dict.fromkeys(task.evaluation_columns),
-        **evaluated,
-        "bad_images": position.bad_images,
-    }
-    row = {"epoch": position.epoch, "step": position.step, **metrics}
-    state.sums, position.bad_images = EpochSums(), 0
-    logbook.log_epoch(row, speed)
-    reporter.report_epoch(row, speed, task.summarize_epoch(row))
-    is_best = due and task.is_better(row, position.best)
-    if is_best:
-        position.best = {"epoch": position.epoch, "step": position.step, task.best_metric: row[task.best_metric]}
-        save_checkpoint("best", state, task)
-    save_last_checkpoint(state, task, logbook)
-    return EpochResult(position.epoch, position.step, metrics, is_best, state.run)
-
-
-def save_last_checkpoint(
-    state: TrainState[RecipeT, ModelT, BatchT], task: Task[RecipeT, ModelT, BatchT], logbook: Logbook
-) -> None:
-    """Flush the log, write the last checkpoint, then upload it if there is a ``train.checkpoint_url``."""
-    if state.world.is_main:
-        logbook.flush()
-        save_checkpoint("last", state, task)
-        if state.recipe.train.checkpoint_url is not None:
-            upload_run(state.run, state.recipe.train.checkpoint_url)
-
-
-def save_checkpoint(
-    which: str, state: TrainState[RecipeT, ModelT, BatchT], task: Task[RecipeT, ModelT, BatchT]
-) -> None:
-    """Write the checkpoint ``which`` in rank 0."""
-    state.check_lock()
-    if state.world.is_main:
-        saved = SavedState(state.position, state.sums, state.facts, state.scaler.state_dict())
-        write_checkpoint(state.run, which, saved, state.model, state.ema, state.optimizer, task.serialize_model)
+    return False
 
 
 def stop_run(
@@ -245,9 +214,3 @@ def warn_about_clock_skew(world: World, console: Console) -> None:
             f"the clocks of this run's hosts differ by {skew:.0f} s; above 15 s torchrun's c10d rendezvous treats a "
             "live host as dead when it joins again: set the clocks (NTP), or use --rdzv-backend static",
         )
-
-
-def measure_peak_memory_mb() -> int:
-    """Return the peak resident memory of this process in MiB."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak // (1024 if sys.platform != "darwin" else 1024**2)

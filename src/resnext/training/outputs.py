@@ -16,6 +16,7 @@ from resnext.model.network import Network
 from resnext.plotting import save_figure
 from resnext.settings import Recipe
 from resnext.training.distributed_evaluation import evaluate_distributed
+from resnext.training.logbook import find_last_evaluated
 from resnext.training.plots import draw_curves
 from resnext.training.state import TrainState
 
@@ -25,8 +26,8 @@ SAMPLE_COUNT = 64  # images in samples.png
 def write_samples(state: TrainState[Recipe, Network, Batch], source: Source) -> None:
     """Write a grid of augmented training images, and the files that the data brings for its runs."""
     for name, text in source.extra_files.items():
-        with atomic_write(state.run.path / name, "w") as file:
-            file.write(text)
+        with atomic_write(state.run.path / name) as file:
+            file.write(text.encode("utf-8", "surrogateescape"))
     batches = state.loader.batches(0)
     first = next(batches)
     batches.close()  # type: ignore[attr-defined]  # a generator; this stops its workers
@@ -87,15 +88,17 @@ def write_final_evaluation(
     )
     metrics = write_evaluation(evaluation, source.val, get_preprocessing(state.model), run.evaluation, about)
     write_report(run.path, evaluation, metrics, source.val, get_preprocessing(state.model))
-    last = next(row for row in reversed(rows) if row["kind"] == "epoch")
+    last = find_last_evaluated(rows, "top1_error")
+    where = "after the last epoch" if last["epoch"] <= position.epoch else f"after step {last['step']:,}"
     low, high = evaluation.interval95
     best_epoch, interval = (position.best or {}).get("epoch"), f"(95 % interval {low:.2f} to {high:.2f})"
     right = evaluation.n - from_percent(last["top1_error"], evaluation.n)
     error = f"{right:,} of {evaluation.n:,} held-out images right: top-1 error {last['top1_error']:.2f} %"
     if last["epoch"] == best_epoch:
-        return f"{error} {interval} after the last epoch, which is the best one{describe_weakest_class(evaluation)}"
+        best_one = ", which is the best one" if position.epoch > 1 else ""
+        return f"{error} {interval} {where}{best_one}{describe_weakest_class(evaluation)}"
     return (
-        f"{error} after the last epoch; {evaluation.top1_error:.2f} % {interval} at the best one, {best_epoch}, "
+        f"{error} {where}; {evaluation.top1_error:.2f} % {interval} at the best one, {best_epoch}, "
         f"which was chosen on these same images{describe_weakest_class(evaluation)}"
     )
 

@@ -47,7 +47,9 @@ class Reporter:
         """Print the lines ``about`` the run, and the step it resumes after."""
         for text in about:
             self.print_line(text)
-        if self.steps_done == self.total:
+        if position.stopped is not None:
+            self.print_line(f"stopped {position.stopped}; writing the results again")
+        elif self.steps_done == self.total:
             self.print_line("all steps are already done; writing the results again")
         elif position.step:
             self.print_line(f"resuming after step {position.step:,} (epoch {position.epoch + 1})")

@@ -23,7 +23,9 @@ from resnext.run_directory import (
     read_step,
 )
 
-RUN_FILES = ("recipe.yaml", "environment.json", "log.jsonl", "metrics.csv", "speed.csv")  # copied with the checkpoints
+RUN_FILES = (  # copied with the checkpoints
+    *("recipe.yaml", "environment.json", "log.jsonl", "metrics.csv", "speed.csv", "loggers.json"),
+)
 MAX_LOG_BYTES = 4 << 30  # bytes
 CHUNK_BYTES = 8 << 20
 

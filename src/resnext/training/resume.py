@@ -22,10 +22,12 @@ if TYPE_CHECKING:
 
 # Settings that may change when a run is resumed, because they do not affect the result of what is done.
 ALLOWED_CHANGES = (
-    *("data.path", "data.val_path", "data.classes", "data.download", "data.workers", "data.start_method"),
+    *("data.path", "data.val_path", "data.classes", "data.group", "data.download", "data.workers", "data.start_method"),
     "data.on_bad_image",  # a run that does not skip ends at the first such image
     "data.cache",
     *("train.device", "train.threads", "train.checkpoint_steps", "train.checkpoint_url", "train.peer_timeout"),
+    *("train.patience", "train.max_time"),  # where the run ends; its steps stay the same
+    "train.log_to",
     "distill.weights",  # the same file elsewhere: its SHA-256 is compared
 )
 

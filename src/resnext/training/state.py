@@ -14,6 +14,7 @@ from resnext.training.ema import Ema
 from resnext.training.interrupts import Interrupts
 from resnext.training.lock import RunLock
 from resnext.training.schedule import compute_learning_rate
+from resnext.training.time_limit import TimeLimit
 
 
 class TrainBatch(Protocol):
@@ -57,6 +58,8 @@ class Position:
     epoch: int = 0  # epochs done, including evaluation and log row
     best: dict[str, Any] | None = None  # {"epoch", "step", "top1_error"} of the best epoch
     bad_images: int = 0  # skipped so far in this epoch
+    stopped: str | None = None  # why the run ended before its last step, as "after 12 of 30 epochs: ..."
+    seconds: float = 0.0  # of training so far, counted only with train.max_time
 
 
 @dataclass
@@ -105,6 +108,7 @@ class TrainState(Generic[RecipeT, ModelT, BatchT]):
     sums: EpochSums = field(default_factory=EpochSums)
     lock: RunLock | None = None  # of the run directory, in rank 0
     interrupts: Interrupts = field(default_factory=Interrupts)  # the stop signals that this process got
+    time_limit: TimeLimit = field(default_factory=TimeLimit)
 
     @property
     def total_steps(self) -> int:
@@ -120,6 +124,11 @@ class TrainState(Generic[RecipeT, ModelT, BatchT]):
         """Return the learning rate of optimizer step ``step`` (from 0)."""
         recipe, per_epoch = self.recipe, self.loader.steps_per_epoch
         return compute_learning_rate(recipe.schedule, recipe.optimizer.lr, self.total_steps, per_epoch, step)
+
+    def is_time_up(self) -> bool:
+        """Whether ``train.max_time`` leaves no time for another step, by the clock of rank 0."""
+        evaluations = 1 if self.position.best else 2
+        return self.world.is_main and self.time_limit.is_up(evaluations)
 
     def check_lock(self) -> None:
         """Raise WorkError if another process has taken over the run directory."""

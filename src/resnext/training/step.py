@@ -23,7 +23,7 @@ from resnext.model.activation_checkpointing import set_running_stats_tracking
 from resnext.model.network import Network
 from resnext.settings import Recipe
 from resnext.training.distill import Teacher
-from resnext.training.loss import compute_distillation_loss_sum, compute_loss_sum
+from resnext.training.loss import compute_distillation_loss_sum, compute_image_weights, compute_loss_sum
 from resnext.training.optimizer import set_learning_rate
 from resnext.training.state import BatchT, ModelT, RecipeT, TrainState
 
@@ -35,6 +35,7 @@ class StepResult(NamedTuple):
 
     loss: float  # mean over the global batch
     stop: bool  # whether a process got a stop signal
+    time_up: bool = False  # whether train.max_time is over
 
 
 def optimizer_step(state: TrainState[RecipeT, ModelT, BatchT], loss: float, lr: float, detail: str = "") -> None:
@@ -62,9 +63,14 @@ def optimizer_step(state: TrainState[RecipeT, ModelT, BatchT], loss: float, lr: 
 
 
 def compute_gradients(
-    state: TrainState[Recipe, Network, Batch], batch: Batch, teacher: Teacher | None = None
+    state: TrainState[Recipe, Network, Batch],
+    batch: Batch,
+    teacher: Teacher | None = None,
+    class_weights: Tensor | None = None,
 ) -> tuple[Tensor, Tensor, int]:
     """Compute gradients of the mean loss over the global batch, to which a ``teacher`` adds its term.
+
+    ``class_weights`` [K] weight the images; their sum is divided by the number of images, not by that of the weights.
 
     Returns the loss sum and the number of errors over this process's images, on the device, and the number of images
     in the global batch.
@@ -91,7 +97,7 @@ def compute_gradients(
             nullcontext() if last else world.no_sync(state.ddp),
         ):
             part = images[first:end], labels[first:end]
-            part_loss, part_wrong = accumulate_gradients(state, *part, number, total, teacher)
+            part_loss, part_wrong = accumulate_gradients(state, *part, number, total, teacher, class_weights)
         loss_sum = loss_sum + part_loss
         wrong = wrong + part_wrong
     return loss_sum, wrong, total
@@ -104,6 +110,7 @@ def accumulate_gradients(
     number: int,
     total: int,
     teacher: Teacher | None = None,
+    class_weights: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Add the gradients of one micro-batch to those of the step; return its loss sum and number of errors."""
     recipe, world = state.recipe, state.world
@@ -115,9 +122,12 @@ def accumulate_gradients(
     with autocast(world.device, train.precision):
         logits = state.ddp(images)
         teacher_logits = None if teacher is None else teacher.compute_logits(images)
-    loss = compute_loss_sum(logits.float(), targets, train)
+    weights = None
+    if class_weights is not None:
+        weights = compute_image_weights(targets, class_weights, train.label_smoothing)
+    loss = compute_loss_sum(logits.float(), targets, train, weights)
     if teacher is not None and teacher_logits is not None:
-        taught = compute_distillation_loss_sum(logits.float(), teacher_logits.float(), teacher.temperature)
+        taught = compute_distillation_loss_sum(logits.float(), teacher_logits.float(), teacher.temperature, weights)
         loss = (1 - teacher.alpha) * loss + teacher.alpha * taught
     state.scaler.scale(loss * (world.size / total)).backward()  # because DDP averages over processes
     return loss.detach().to(world.sum_dtype), (logits.detach().argmax(1) != labels).sum()

@@ -165,9 +165,13 @@ class Task(ABC, Generic[RecipeT, ModelT, BatchT]):
         run, world = state.run, state.world
         files = read_checkpoint(run, "best") if world.is_main else {}
         best = self.restore_model(world.broadcast_bytes(files.get("model", b""))).to(world.device)
+        if world.is_main:  # a run that was stopped within its first epoch has a best checkpoint that "last" knows not
+            state.position.best = json.loads(files["state"])["position"]["best"]
         summary = self.write_final_evaluation(state, best, read_log(run.log) if world.is_main else [])
         if world.is_main:
+            stopped = state.position.stopped
             for text in (
+                *([] if stopped is None else [f"stopped {stopped}"]),
                 summary,
                 f"run directory  {run.path}\nreport         {run.report}",
                 *self.list_next_steps(run),

@@ -5,7 +5,6 @@ import os
 import struct
 import subprocess
 import sys
-import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -76,9 +75,9 @@ def test_a_much_larger_crop_is_decoded_smaller_and_stays_close(
     assert difference.mean() <= 1
 
 
-def test_real_photographs_decoded_smaller_stay_close(decoder: TurboJpegDecoder, shared_data: Path) -> None:
+def test_real_photographs_decoded_smaller_stay_close(decoder: TurboJpegDecoder, photographs: list[bytes]) -> None:
     means = []
-    for file in photographs(shared_data)[::4]:
+    for file in photographs[::4]:
         header = decoder.read_header(file)
         box, size = (0, 0, header.width, header.height), min(header.width, header.height) // 8
         got = ours(decoder, file, CropSpec(box, True), size)
@@ -89,15 +88,9 @@ def test_real_photographs_decoded_smaller_stay_close(decoder: TurboJpegDecoder, 
     assert np.max(means) <= 2.5
 
 
-def photographs(folder: Path) -> list[bytes]:
-    with tarfile.open(folder / "imagenet-sample-250.tar") as tar:
-        contents = [tar.extractfile(member) for member in tar.getmembers()]
-        return [content.read() for content in contents if content is not None]
-
-
-def test_real_photographs_are_pillows_to_the_bit(decoder: TurboJpegDecoder, shared_data: Path) -> None:
+def test_real_photographs_are_pillows_to_the_bit(decoder: TurboJpegDecoder, photographs: list[bytes]) -> None:
     rng = np.random.default_rng(0)
-    for file in photographs(shared_data):
+    for file in photographs:
         width, height = Image.open(io.BytesIO(file)).size
         w, h = int(rng.integers(width // 4, min(width, 850) + 1)), int(rng.integers(height // 4, height + 1))
         box = (int(rng.integers(0, width - w + 1)), int(rng.integers(0, height - h + 1)), w, h)

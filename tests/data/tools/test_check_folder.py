@@ -4,7 +4,6 @@ import csv
 import os
 import shutil
 import struct
-import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from resnext.data.tools.findings import CheckReport, Finding
 from resnext.errors import RequestError, escape_unprintable
 from resnext.settings import DataSettings
 from tests.data.decode.test_pillow import png
-from tests.data.layouts import read_member, write_file
+from tests.data.layouts import write_file
 from tests.data.sources.test_image_folder import folder, make, write_image
 
 
@@ -270,14 +269,10 @@ def test_the_csv_holds_every_finding_whatever_the_name(tmp_path: Path) -> None:
     assert escape_unprintable("\x1b[31mred") == "\\x1b[31mred"
 
 
-def test_real_photographs_are_fine_and_damage_among_them_is_found(tmp_path: Path, shared_data: Path) -> None:
-    archive = shared_data / "imagenet-sample-250.tar"
-    if not archive.is_file():
-        pytest.skip("the ImageNet sample is not beside this checkout")
-    with tarfile.open(archive) as tar:
-        for i, name in enumerate([member.name for member in tar if member.isreg()][:40]):
-            folder_of = tmp_path / ("train" if i % 4 else "val") / ("even" if i // 4 % 2 else "odd")
-            write_file(folder_of / Path(name).name, read_member(tar, name))
+def test_real_photographs_are_fine_and_damage_among_them_is_found(tmp_path: Path, photographs: list[bytes]) -> None:
+    for i, file in enumerate(photographs[:40]):
+        folder_of = tmp_path / ("train" if i % 4 else "val") / ("even" if i // 4 % 2 else "odd")
+        write_file(folder_of / f"{i}.JPEG", file)
     report = check(tmp_path)
     assert not report.has_errors
     assert trains(folder(tmp_path))

@@ -1,6 +1,7 @@
 """COCO's files: what is read, against pycocotools, and every way in which a file can be wrong."""
 
 import json
+import tarfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from tests.detection.annotation_files import (
     read_coco,
     write_json,
 )
+from tests.sample_files import SHARED
 
 
 def read(folder: Path, content: object, **options: Any) -> DetectionDataset:
@@ -45,12 +47,35 @@ def test_labels_count_categories_by_ascending_id_and_boxes_go_to_their_images(tm
     assert dataset.counts == {}
 
 
-def test_it_is_what_pycocotools_reads(shared_data: Path, tmp_path: Path) -> None:
-    import tarfile
+def write_made_up_coco(folder: Path) -> None:
+    """Write two splits with crowds, boxes that stick out, images without boxes, and ids out of order."""
+    drawn = np.random.default_rng(0)
+    categories = [{"id": id_, "name": name} for id_, name in ((9, "platelet"), (2, "red cell"), (5, "white cell"))]
+    for split, count in (("train", 12), ("val", 5)):
+        ids = drawn.permutation(100)[:count].tolist()
+        images = [image_row(id_, f"{id_}.jpg", 60, 40) for id_ in ids]
+        boxes = []
+        for number in range(3 * count):
+            box = np.round(drawn.uniform((-5, -5, 8, 8), (40, 20, 40, 40)), 2).tolist()
+            category, crowd = (9, 2, 5)[number % 3], int(number % 4 == 3)
+            image = int(drawn.choice(ids[1:]))
+            boxes.append(box_row(number + 1, image, box, category, area=0.7 * box[2] * box[3], iscrowd=crowd))
+        (folder / "annotations").mkdir(exist_ok=True)
+        content = {"images": images, "annotations": boxes, "categories": categories}
+        write_json(folder / "annotations" / f"instances_{split}.json", content)
+        (folder / split).mkdir()
+        for row in images:
+            photo(folder / split / row["file_name"], 60, 40)
 
+
+@pytest.mark.parametrize("source", ["made up", *["BCCD"] * SHARED.is_dir()])
+def test_it_is_what_pycocotools_reads(source: str, tmp_path: Path) -> None:
     tools = pytest.importorskip("pycocotools.coco")
-    with tarfile.open(shared_data / "bccd-coco.tar") as tar:
-        tar.extractall(tmp_path, filter="data")
+    if source == "BCCD":
+        with tarfile.open(SHARED / "bccd-coco.tar") as tar:
+            tar.extractall(tmp_path, filter="data")
+    else:
+        write_made_up_coco(tmp_path)
     for path in sorted(tmp_path.rglob("instances_*.json")):
         expected = tools.COCO(str(path))
         split = path.stem.removeprefix("instances_")

@@ -3,6 +3,7 @@ import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,6 +15,7 @@ from resnext.detection.evaluation.tables import to_metrics_dict, write_detection
 from resnext.detection.preprocessing import DetectPreprocessing
 from resnext.detection.settings import DetectorSettings
 from tests.detection.synthetic import dataset, detections, random_case
+from tests.evaluation.output.page_checks import DESKTOP, LONG_NAMES, PHONE, check_accessibility, check_layout, open_file
 from tests.evaluation.output.test_report import Reader
 
 EVIL = ("<script>alert(1)</script>", '"><img src=http://evil.example/x onerror=alert(1)>', "{{ 7 * 7 }}")
@@ -150,3 +152,17 @@ def test_a_protocol_of_a_file_names_no_network_input() -> None:
     about = describe_detection_protocol(None, None, data="val.json", split="given", weights="other.json")
     line = format_detection_protocol(about, 3, 1200)
     assert line == ("3 images and 1,200 boxes of val.json · split: given · weights other.json · COCOeval (pycocotools)")
+
+
+@pytest.mark.parametrize("options", [PHONE, DESKTOP], ids=["phone", "desktop"])
+def test_the_report_fits_its_window_with_every_name_whole(
+    browser: Any, run_directory: Path, options: dict[str, Any]
+) -> None:
+    data, found = random_case(1)
+    names = (*LONG_NAMES, *data.classes)[: len(data.classes)]
+    read(run_directory, (replace(data, classes=names), found))
+    with open_file(browser, run_directory / "report.html", **options) as page:
+        check_layout(page, options["viewport"]["width"])
+        check_accessibility(page)
+        text = page.inner_text("body")
+        assert all(name in text for name in names)

@@ -1,5 +1,6 @@
 import io
 import warnings
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -7,12 +8,13 @@ import torch
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from PIL import Image
+from sklearn.calibration import calibration_curve
 
 from resnext.data.preprocessing import Preprocessing
 from resnext.data.transforms.pipeline import build_eval_transform
-from resnext.evaluation.calibration import compute_calibration
+from resnext.evaluation.calibration import BINS, compute_calibration
 from resnext.evaluation.output import plots
-from resnext.plotting import BLUE, RED, clean_text, count_columns, save_figure
+from resnext.plotting import BLUE, RED, clean_text, count_columns, save_figure, wrap_text
 from tests.evaluation.conftest import PREPROCESSING, make_dataset, make_evaluation
 
 HOSTILE = ("$\\frac{1}{2}$", "$5 or $6", "a_b^c", "x" * 500, "a\nb\x00\x1b[31m", "日本語 🐶", "\udcff", " ", "<b>&")
@@ -97,15 +99,63 @@ def test_many_classes_are_drawn_without_text_and_no_mistake_vanishes(k: int) -> 
     assert int(((shades[..., 0] - shades[..., 2]) > 0.1).sum()) == 1
 
 
-def test_the_reliability_picture_shows_accuracy_and_gap() -> None:
-    result = compute_calibration(np.array([0.95, 0.99, 0.41, 0.42]), np.array([True, False, True, True]))
-    figure = plots.plot_reliability(result)
+def test_the_reliability_picture_shows_accuracy_gaps_counts_and_empty_bins_as_scikit_learn_counts_them() -> None:
+    rng = np.random.default_rng(0)
+    probability = rng.uniform(0.2, 1, 300).astype(np.float32)
+    probability = probability[(probability < 0.5) | (probability > 0.62)]
+    correct = rng.random(len(probability)) < probability**2
+    accuracy, confidence = calibration_curve(correct, probability, n_bins=BINS)
+    figure = plots.plot_reliability(compute_calibration(probability, correct))
     top, under = figure.axes
-    accuracy = top.containers[0]
-    assert [bar.get_height() for bar in accuracy] == [1.0, 0.5]
-    assert [bar.get_height() for bar in top.containers[1]] == pytest.approx([0, 0.47])
-    assert [bar.get_height() for bar in top.containers[2]] == pytest.approx([0.585, 0])
-    assert sum(bar.get_height() for bar in under.containers[0]) == pytest.approx(1)
+    bars, over, below = top.containers[:3]
+    assert [bar.get_height() for bar in bars] == pytest.approx(accuracy)
+    gap = confidence - accuracy
+    assert [bar.get_height() for bar in over] == pytest.approx(np.maximum(gap, 0), abs=1e-6)
+    assert [bar.get_y() for bar in over] == pytest.approx(accuracy)
+    assert [bar.get_height() for bar in below] == pytest.approx(np.maximum(-gap, 0), abs=1e-6)
+    counts = np.histogram(probability, np.arange(BINS + 1) / BINS)[0]
+    assert [bar.get_height() for bar in under.containers[0]] == counts.tolist()
+    assert [text.get_text() for text in under.texts] == [str(count) for count in counts]
+    assert len(top.containers[3]) == (counts == 0).sum() > 0
+    assert len(bars) == (counts > 0).sum()
+    (ideal,) = top.lines
+    assert ideal.get_xydata().tolist() == [[0, 0], [1, 1]]  # type: ignore[union-attr]
+
+
+def test_the_reliability_picture_names_what_it_draws_and_is_told_apart_without_colors() -> None:
+    calibration = compute_calibration(np.array([0.95, 0.99, 0.41, 0.42]), np.array([True, False, True, True]))
+    figure = plots.plot_reliability(calibration)
+    top, under = figure.axes
+    assert (top.get_ylabel(), under.get_ylabel()) == ("right predictions (accuracy)", "images")
+    assert under.get_xlabel() == "probability of the prediction (confidence)"
+    ece = 100 * (2 * abs(0.5 - 0.97) + 2 * abs(1 - 0.415)) / 4
+    assert any(
+        f"(ECE) {ece:.2f} %" in text and "mean gap over all images" in text.replace("\n", " ") for text in texts(figure)
+    )
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert {"share right in the bin", "mean probability in the bin", "ideal: both equal", "no images"} <= set(names)
+    assert {"gap: too sure", "gap: not sure enough"} <= set(names)
+    kinds = [container[0] for container in top.containers]
+    hatches = [bar.get_hatch() for bar in kinds]
+    grey = [float(np.dot(bar.get_facecolor()[:3], (0.299, 0.587, 0.114))) for bar in kinds]
+    looks = sorted(zip(grey, hatches, strict=True), key=lambda look: look[0])
+    assert all(b[0] - a[0] > 0.1 or a[1] != b[1] for a, b in pairwise(looks))
+
+
+@pytest.mark.parametrize(
+    ("text", "columns", "expected"),
+    [
+        ("short", 10, ["short"]),
+        ("Donaudampfschifffahrtsgesellschaftskapitän", 22, ["Donaudampfschifffahrts", "gesellschaftskapitän"]),
+        ("Acer pseudoplatanus var. x", 22, ["Acer pseudoplatanus", "var. x"]),
+        ("tree_of-heaven", 8, ["tree_of-", "heaven"]),
+        ("日本語日本語", 6, ["日本語", "日本語"]),
+        ("a" * 100, 10, ["a" * 10] * 3 + ["a" * 9 + "…"]),
+        ("", 5, ["(no", "name)"]),
+    ],
+)
+def test_names_are_wrapped_whole(text: str, columns: int, expected: list[str]) -> None:
+    assert wrap_text(text, columns) == expected
 
 
 def test_empty_and_single_evaluations_can_be_drawn(tmp_path_factory: pytest.TempPathFactory) -> None:

@@ -7,10 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from resnext.data.dataset import ArrayDataset, BadImageError
+from resnext.evaluation.calibration import compute_calibration
 from resnext.evaluation.evaluator import Evaluation
 from resnext.evaluation.metrics import compute_interval95
 from resnext.evaluation.output.protocol import build_protocol
-from resnext.evaluation.output.report import write_report
+from resnext.evaluation.output.report import describe_calibration, write_report
 from resnext.evaluation.output.tables import collect_metrics, measure_calibration, write_evaluation
 from resnext.recipe import dump_recipe
 from resnext.settings import Recipe
@@ -56,9 +58,7 @@ def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (run / "recipe.yaml").write_text(dump_recipe(Recipe(model=ModelSettings(name="resnext50_32x4d"))))
     (run / "environment.json").write_text(json.dumps({"torch": "2.9", "cpu": "<b>CPU</b>", "isa": ["avx2", "amx"]}))
     (run / "metrics.csv").write_text("epoch,step,top1_error\n1,10,30.5\n2,20,12.25\n3,30,14.0\n")
-    write_evaluation(
-        evaluation(), make_dataset(np.array([0, 1, 2, 3, 4, 4]), 5, EVIL), PREPROCESSING, run / "evaluation", PROTOCOL
-    )
+    write_evaluation(evaluation(), dataset(), PREPROCESSING, run / "evaluation", PROTOCOL)
     for name in ("curves.png", "samples.png"):
         (run / name).write_bytes((run / "evaluation" / "worst.png").read_bytes())
     return run
@@ -74,20 +74,25 @@ def evaluation() -> Evaluation:
     return make_evaluation([0, 1, 2, 3, 4, 4], [0, 1, 0, 3, 3, 4], EVIL)
 
 
+def dataset() -> ArrayDataset:
+    return make_dataset(np.array([0, 1, 2, 3, 4, 4]), 5, EVIL)
+
+
 def read(run: Path, **changes: object) -> Reader:
     metrics = collect_metrics(evaluation(), measure_calibration(evaluation())) | {"environment": {"date": "today"}}
-    assert write_report(run, evaluation(), metrics | {"protocol": PROTOCOL} | changes) == run / "report.html"
+    metrics |= {"protocol": PROTOCOL} | changes
+    assert write_report(run, evaluation(), metrics, dataset(), PREPROCESSING) == run / "report.html"
     return Reader((run / "report.html").read_text(encoding="utf-8"))
 
 
 def test_the_report_shows_result_settings_tables_pictures_and_environment(run_directory: Path) -> None:
     page = read(run_directory)
-    result = ("33.33 %", "95 % interval", "lowest was 12.25 % after epoch 2", "test[4]")
+    result = ("33.33 %", "95 % interval", "The best was epoch 2: 5 of 6 right, 12.25 % top-1 error", "test[4]")
     protocol = ("numbers <test>", "by hand", "checkpoint best (step 20)")
     settings = ("resnext50_32x4d", "weight_decay", "batch_size", "avx2, amx", "<b>CPU</b>", "my <run>")
     for part in (*result, *protocol, *settings, *EVIL):  # hostile names are shown as text
         assert part in page.text
-    assert sum(tag == "img" for tag, _ in page.tags) == 5
+    assert sum(tag == "img" for tag, _ in page.tags) == 4 + 6  # plots, and the images with the highest loss
 
 
 def test_the_last_epoch_comes_first_and_the_best_one_is_said_to_be_chosen_on_the_same_images(
@@ -96,12 +101,13 @@ def test_the_last_epoch_comes_first_and_the_best_one_is_said_to_be_chosen_on_the
     text = " ".join(read(run_directory).text.split())
     low, high = compute_interval95(1, 6)  # 14 % of 6 images
     first = f"5 of 6 images right after the last epoch 14.00 % top-1 error (95 % interval {low:.2f} to {high:.2f})"
-    best = "at the best checkpoint, after epoch 2. It was selected on these same images"
-    assert text.index(first) < text.index("33.33 % (95 % interval") < text.index(best)
+    best = "It was selected on these same images"
+    again = "4 of 6 right at the best checkpoint, after epoch 2: 33.33 % top-1 error (95 % interval"
+    assert text.index(first) < text.index(again) < text.index(best)
     (run_directory / "metrics.csv").unlink()
     text = " ".join(read(run_directory).text.split())
     assert "4 of 6 images right 33.33 % top-1 error (95 % interval" in text
-    assert "at the best checkpoint. It was selected on these same images" in text
+    assert "4 of 6 right at the best checkpoint: 33.33 % top-1 error" in text
 
 
 def test_a_last_epoch_that_is_the_best_one_is_named_once(run_directory: Path) -> None:
@@ -109,7 +115,7 @@ def test_a_last_epoch_that_is_the_best_one_is_named_once(run_directory: Path) ->
     text = " ".join(read(run_directory).text.split())
     assert "4 of 6 images right after the last epoch, which is the best one 33.33 % top-1 error (95 % interval" in text
     assert "selected on these same images" not in text
-    assert "Epoch 2 ended at 33.33 % held-out error, the lowest." in text
+    assert "After epoch 2, the last one: 4 of 6 right, 33.33 % top-1 error, the best of all epochs." in text
 
 
 @pytest.mark.parametrize("error", ["1e300", "inf", "nan", "-5"])
@@ -147,6 +153,36 @@ def test_a_missing_or_damaged_file_is_left_out(run_directory: Path, name: str, d
     if damage is not None:
         path.write_bytes(damage)
     assert "Results per class" in read(run_directory).text
+
+
+def test_an_image_that_cannot_be_read_any_more_is_left_out(
+    run_directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: ArrayDataset, index: int) -> None:
+        raise BadImageError(f"test[{index}]", "it is gone")
+
+    monkeypatch.setattr(ArrayDataset, "image", fail)
+    page = read(run_directory)
+    assert sum(tag == "img" for tag, _ in page.tags) == 4
+    assert "test[4]" in page.text
+
+
+def test_the_report_says_how_sure_the_network_is_and_lists_the_bins(run_directory: Path) -> None:
+    text = " ".join(read(run_directory).text.split())
+    sentence = "gave its prediction a probability of 80.0 %, and 66.7 % of the 6 predictions were right, which agree"
+    assert sentence in text
+    assert "73 to 80 % 6 4 66.7 % 80.0 % -13.3" in text
+    assert "0 to 7 % 0 0 – – –" in text
+
+
+@pytest.mark.parametrize(
+    ("right", "verdict"), [(60, "surer than it should be"), (80, "which agree"), (97, "less sure than it could be")]
+)
+def test_confidence_is_compared_with_what_so_many_images_can_tell(right: int, verdict: str) -> None:
+    correct = np.arange(100) < right
+    said = describe_calibration(compute_calibration(np.full(100, 0.79), correct))["sentence"]
+    assert f"79.0 %, and {right}.0 % of the 100 predictions were right" in said
+    assert verdict in said
 
 
 @pytest.mark.parametrize(("real", "shown"), [({"top1_error": 12.345}, True), ({"top1_error": None}, False)])

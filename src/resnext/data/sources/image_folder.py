@@ -14,7 +14,10 @@ from resnext.data.classes import describe_class_difference, quote_names
 from resnext.data.dataset import BadImageError, Dataset, Source, choose_held_out, count_per_class
 from resnext.data.decode.pillow import IMAGE_EXTENSIONS, UNSUPPORTED_EXTENSIONS
 from resnext.data.encoded_dataset import EncodedDataset
+from resnext.data.groups import list_groups
+from resnext.data.sources import group_split
 from resnext.errors import RequestError
+from resnext.run_directory import SPLIT_FILE
 from resnext.settings import DataSettings
 from resnext.speed.cache_folder import warn_once
 
@@ -85,6 +88,9 @@ def open_folder(settings: DataSettings) -> Source:
         train = scan_class_folders(root, TRAIN, settings)
         found = scan_class_folders(root, held_out, settings, min_classes=1)
         val = _relabel_to_train_classes(train, found, root, held_out)
+        if settings.group is not None:
+            sides = list_groups(train, settings.group), list_groups(val, settings.group)
+            group_split.check_sides(*sides, (TRAIN, held_out), settings.group)
         lacking = [name for name, count in zip(train.classes, count_per_class(val), strict=True) if not count]
         split = f"{TRAIN}/ trains ({len(train)} images), {held_out}/ is held out ({len(val)})"
         split += f", without any of {quote_names(lacking)}" if lacking else ""
@@ -99,12 +105,22 @@ def open_folder(settings: DataSettings) -> Source:
     whole = scan_class_folders(root, TRAIN if splits else "", settings)
     if settings.val_fraction is None:
         return natural_image_source(whole, whole, settings, "a fold is held out")  # by open_data
+    if settings.group is not None:
+        return _open_by_group(whole, settings)
     train, val = split_by_hash(whole, settings.val_fraction, settings.split_seed)
     split = (
         f"a hash of each path with split_seed {settings.split_seed} holds out about {settings.val_fraction:g} "
         f"of each class ({len(train)} train, {len(val)} held out)"
     )
     return natural_image_source(train, val, settings, split)
+
+
+def _open_by_group(whole: FolderDataset, settings: DataSettings) -> Source:
+    """Split one folder by ``settings.group``; the run keeps the split, so that new files do not change it."""
+    paths = [whole.image_path(index) for index in range(len(whole))]
+    used, held_out, rule, record = group_split.split_by_group(paths, whole.labels, whole.classes, whole.root, settings)
+    train, val = _take_split(whole, used & ~held_out, "train"), _take_split(whole, held_out, "val")
+    return natural_image_source(train, val, settings, rule, {SPLIT_FILE: record})
 
 
 def open_folder_split(settings: DataSettings, split: str) -> Dataset:

@@ -9,7 +9,7 @@ import os
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,10 +18,21 @@ from PIL import Image, UnidentifiedImageError
 
 from resnext.data.classes import quote_names
 from resnext.data.dataset import BadImageError
-from resnext.data.decode.pillow import UNSUPPORTED_EXTENSIONS, ImageInfo, detect_image_format, read_image_with_info
+from resnext.data.decode.pillow import (
+    UNSUPPORTED_EXTENSIONS,
+    ImageInfo,
+    detect_image_format,
+    read_image,
+    read_image_with_info,
+)
 from resnext.data.sources import image_folder
 from resnext.data.sources.image_folder import TRAIN, find_held_out_split, find_split_folders, is_hidden, is_image_name
-from resnext.data.tools.findings import CheckReport, Finding, sort_findings
+from resnext.data.suggest_groups import find_group_hint
+from resnext.data.tools.duplicates import find_duplicates, find_near_duplicates
+from resnext.data.tools.findings import CheckReport, Finding
+from resnext.data.tools.inspection import CheckedFile, Inspection, Problem
+from resnext.data.tools.make_report import make_report
+from resnext.data.tools.near_duplicates import describe_look
 from resnext.environment import count_available_cores
 from resnext.errors import RequestError
 from resnext.settings import DataSettings
@@ -37,30 +48,6 @@ FORMAT_BY_EXTENSION = {
 }  # fmt: skip
 
 T = TypeVar("T")
-Problem = tuple[str, str, str]  # severity, name, detail
-
-
-@dataclass(frozen=True)
-class CheckedFile:
-    """A file of the data set; ``path`` is relative to the root. ``split`` and ``class_name`` may be empty."""
-
-    path: str
-    split: str
-    class_name: str
-
-    def to_finding(self, problem: Problem) -> Finding:
-        """Return a problem of this file as a finding."""
-        return Finding(self.path, self.class_name, self.split, *problem)
-
-
-@dataclass(frozen=True)
-class Inspection:
-    """Result of checking one file. The digests are empty if the file cannot be decoded."""
-
-    file: CheckedFile
-    problems: tuple[Problem, ...]
-    content_digest: bytes = b""  # digest of the file's bytes
-    pixel_digest: bytes = b""  # digest of the decoded pixels
 
 
 def check_image_folder(settings: DataSettings, workers: int | None = None, progress: bool = False) -> CheckReport:
@@ -79,12 +66,29 @@ def check_image_folder(settings: DataSettings, workers: int | None = None, progr
         findings += [done.file.to_finding(_downgrade_if_unused(problem, done.file, used)) for problem in done.problems]
         inspections.append(done)
     findings += find_duplicates(inspections, unstated)
-    return CheckReport(str(root), count_images(images), sort_findings(findings))
+    findings += find_near_duplicates(inspections)
+
+    def open_picture(file: CheckedFile) -> Image.Image:
+        return read_image(os.path.join(root, file.path), settings.channels or 3, settings.exif)
+
+    return make_report(
+        str(root), count_images(images), findings, inspections, open_picture, _find_hint(settings, unstated)
+    )
+
+
+def _find_hint(settings: DataSettings, unstated: bool) -> str:
+    """Return advice where file names suggest groups; empty if they do not, or the folder cannot be opened."""
+    try:
+        source = image_folder.open_folder(replace(settings, val_fraction=TRIAL_FRACTION) if unstated else settings)
+    except RequestError:
+        return ""
+    hint = find_group_hint(settings, source)
+    return hint.describe() if hint else ""
 
 
 def count_images(images: list[CheckedFile]) -> dict[str, dict[str, int]]:
-    """Count the images of each split and class."""
-    counts: dict[str, dict[str, int]] = {}
+    """Count the images of each split and class, train first."""
+    counts: dict[str, dict[str, int]] = {TRAIN: {}} if any(file.split == TRAIN for file in images) else {}
     for file in images:
         of_split = counts.setdefault(file.split, {})
         of_split[file.class_name] = of_split.get(file.class_name, 0) + 1
@@ -196,7 +200,7 @@ def inspect_pixels(file: CheckedFile, pixels: Image.Image, facts: ImageInfo, con
     seen = hashlib.sha256(b"%d %d " % pixels.size)
     seen.update(pixels.tobytes())
     problems = (*_find_oddities(file.path, facts), *_find_blankness(pixels, facts))
-    return Inspection(file, problems, content, seen.digest())
+    return Inspection(file, problems, content, seen.digest(), pixels.size, facts, describe_look(pixels))
 
 
 def _classify_skipped_file(path: str, file: CheckedFile) -> Problem:
@@ -262,34 +266,3 @@ def _downgrade_if_unused(problem: Problem, file: CheckedFile, used: tuple[str, .
     """Turn an error into a warning if training does not read the split."""
     severity, name, detail = problem
     return problem if severity != "error" or file.split in used else ("warning", name, detail)
-
-
-def find_duplicates(inspections: list[Inspection], split_unknown: bool) -> Iterator[Finding]:
-    """Find images with equal pixels."""
-    groups: dict[bytes, list[Inspection]] = {}
-    for done in inspections:
-        if done.pixel_digest:
-            groups.setdefault(done.pixel_digest, []).append(done)
-    for group in groups.values():
-        if len(group) == 1:
-            continue
-        across = len({done.file.split for done in group}) > 1
-        for done in group:
-            others = [other for other in group if other is not done]
-            if across:
-                apart = [other for other in others if other.file.split != done.file.split]
-                yield done.file.to_finding(("warning", "duplicate across splits", _describe_match(done, apart)))
-            elif split_unknown:
-                detail = _describe_match(done, others) + "; they may end up in different splits"
-                yield done.file.to_finding(("warning", "duplicate", detail))
-            else:
-                yield done.file.to_finding(("note", "duplicate within a split", _describe_match(done, others)))
-            elsewhere = [other for other in others if other.file.class_name != done.file.class_name]
-            if elsewhere:
-                yield done.file.to_finding(("warning", "one image, two classes", _describe_match(done, elsewhere)))
-
-
-def _describe_match(done: Inspection, others: list[Inspection]) -> str:
-    what = "bytes" if others[0].content_digest == done.content_digest else "pixels"
-    rest = f" and {len(others) - 1} more" if len(others) > 1 else ""
-    return f"the same {what} as {others[0].file.path}{rest}"

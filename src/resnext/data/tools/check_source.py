@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
+from PIL import Image
 
 from resnext.data.dataset import BadImageError, count_per_class
 from resnext.data.decode.pillow import read_image_with_info
@@ -17,8 +18,10 @@ from resnext.data.sources.imagenet1k import ARCHIVE_MD5S, TRAIN_TAR, VAL_TAR, ha
 from resnext.data.sources.registry import open_data, open_split
 from resnext.data.sources.webdataset import TAR_EXTENSIONS
 from resnext.data.tools import check_folder
-from resnext.data.tools.check_folder import CheckedFile, Inspection
-from resnext.data.tools.findings import CheckReport, Finding, sort_findings
+from resnext.data.tools.duplicates import find_duplicates, find_near_duplicates
+from resnext.data.tools.findings import CheckReport, Finding
+from resnext.data.tools.inspection import CheckedFile, Inspection
+from resnext.data.tools.make_report import make_report
 from resnext.errors import RequestError, WorkError
 from resnext.settings import DataSettings, SourceName
 
@@ -58,9 +61,15 @@ def check_source(settings: DataSettings, workers: int | None = None, progress: b
     images = [SplitImage(split, data, i) for split, data in splits.items() for i in range(len(data))]
     done = list(check_folder.inspect_all(images, partial(_inspect_image, settings), workers, progress))
     findings += [one.file.to_finding(problem) for one in done for problem in one.problems]
-    findings += check_folder.find_duplicates(done, split_unknown=False)
+    findings += find_duplicates(done, split_unknown=False)
+    findings += find_near_duplicates(done)
     counts = check_folder.count_images([one.file for one in done])
-    return CheckReport(str(settings.path), counts, sort_findings(findings))
+    places = {image.file: image for image in images}
+
+    def open_picture(file: CheckedFile) -> Image.Image:
+        return places[file].dataset.image(places[file].index)
+
+    return make_report(str(settings.path), counts, findings, done, open_picture)
 
 
 @dataclass(frozen=True)

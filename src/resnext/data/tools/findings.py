@@ -2,10 +2,13 @@
 
 import csv
 import io
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import astuple, dataclass, fields
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import astuple, dataclass, field, fields
 from pathlib import Path
 
+from PIL import Image
+
+from resnext.data.tools.overview import Overview, format_class_table
 from resnext.errors import escape_unprintable
 from resnext.files import atomic_write
 
@@ -25,12 +28,25 @@ class Finding:
 
 
 @dataclass(frozen=True)
+class Picture:
+    """A picture that can be read: where it is, and a function that decodes it again."""
+
+    path: str
+    split: str
+    class_name: str
+    open: Callable[[], Image.Image]
+
+
+@dataclass(frozen=True)
 class CheckReport:
-    """All findings of a check, and the number of images of each class in each split."""
+    """All findings of a check, the number of images of each class in each split, and what the images are."""
 
     root: str
     counts: dict[str, dict[str, int]]
     findings: tuple[Finding, ...]
+    overview: Overview | None = field(default=None, kw_only=True)
+    advice: tuple[str, ...] = field(default=(), kw_only=True)  # sentences: what is wrong, and what to do
+    pictures: tuple["Picture", ...] = field(default=(), kw_only=True, repr=False)  # those that can be read
 
     @property
     def has_errors(self) -> bool:
@@ -51,10 +67,17 @@ class CheckReport:
         classes = self.counts[split]
         return f"{sum(classes.values())} images in {len(classes)} classes"
 
-    def summary_lines(self) -> Iterator[str]:
-        """Iterate over the lines of the summary: the splits, one row for each kind of problem, and the result."""
+    def summary_lines(self, bar: int = 0, mark: str = "█") -> Iterator[str]:
+        """Iterate over the lines of the summary: splits, classes, sizes, each kind of problem, advice, the result.
+
+        ``bar`` is the length of the longest bar beside a class, made of ``mark``.
+        """
         for split in self.counts:
             yield escape_unprintable(f"{f'{split}/' if split else self.root}: {self.describe_split(split)}")
+        if self.overview is not None:
+            yield from ("", *format_class_table(self.counts, bar, mark), "")
+            yield from (f"{heading:10}{text}" for heading, text in self.overview.list_facts())
+            yield ""
         groups: dict[tuple[str, str], list[Finding]] = {}
         for finding in self.findings:
             groups.setdefault((finding.severity, finding.problem), []).append(finding)
@@ -63,6 +86,7 @@ class CheckReport:
             for (severity, problem), found in groups.items()
         ]
         yield from format_table(("severity", "problem", "count", "for example"), rows)
+        yield from (escape_unprintable(f"advice: {sentence}") for sentence in self.advice)
         errors = sum(finding.severity == "error" for finding in self.findings)
         yield f"{pluralize(errors, 'error')}: training would fail" if errors else "training can read all of it"
 

@@ -17,6 +17,7 @@ from resnext.detection.training.plots import plot_training_curves
 from resnext.detection.training.step import State
 from resnext.plotting import save_figure
 from resnext.text import format_share
+from resnext.training.logbook import find_last_evaluated
 
 SAMPLE_COUNT = 12  # images in samples.png
 
@@ -67,7 +68,7 @@ def write_final_evaluation(state: State, best: FasterRcnn, val: DetectionDataset
     )
     metrics = write_detection_evaluation(evaluation, val, run.evaluation, about)
     write_detection_report(run.path, evaluation, val, metrics)
-    last = next(row for row in reversed(rows) if row["kind"] == "epoch")
+    last = find_last_evaluated(rows, "ap")
     best_epoch = (position.best or {}).get("epoch")
     said = f"AP {format_share(last['ap'])}, AP50 {format_share(last['ap50'])} after the last epoch"
     if last["epoch"] == best_epoch:

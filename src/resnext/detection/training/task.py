@@ -142,14 +142,15 @@ class Detection(Task[DetectRecipe, FasterRcnn, DetectBatch]):
     def step(self, state: State, batch: DetectBatch, lr: float) -> StepResult:
         """Compute gradients, update the weights, add to the sums of the epoch."""
         parts = compute_gradients(state, batch)
-        *values, stop = state.world.all_reduce_sum([*parts.values(), state.interrupts.signal_name is not None])
+        signalled, time_up = state.interrupts.signal_name is not None, state.is_time_up()
+        *values, stop, over = state.world.all_reduce_sum([*parts.values(), signalled, time_up])
         loss, sums, images = sum(values), state.sums, state.recipe.train.batch_size
         optimizer_step(state, loss, lr, "".join(f"; {n} {v:g}" for n, v in zip(parts, values, strict=True)))
         sums.images += images
         sums.loss += loss * images
         for name, value in zip(parts, values, strict=True):
             sums.loss_parts[name] = sums.loss_parts.get(name, 0.0) + value * images
-        return StepResult(loss, stop > 0)
+        return StepResult(loss, stop > 0, over > 0)
 
     def train_metrics(self, state: State) -> dict[str, float | None]:
         """Compute the loss of the epoch and its parts."""

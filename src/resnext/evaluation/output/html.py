@@ -12,12 +12,12 @@ import yaml
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
 
 from resnext.files import atomic_write
-from resnext.run_directory import RunDirectory
+from resnext.run_directory import RunDirectory, read_stop_reason
 from resnext.text import format_share
 
 MAX_TEXT_BYTES = 64 << 20  # larger files are left out
 MAX_IMAGE_BYTES = 16 << 20
-READABLE_SCALE = 0.68  # CSS pixels per pixel of a plot at which its text of 8 points is 10 pixels high
+READABLE_SCALE = 0.64  # CSS pixels per pixel of a plot at which its text of 8 points is 9 pixels high
 MAX_OPEN_ROWS = 20  # a longer table of classes starts collapsed
 
 
@@ -43,6 +43,7 @@ def write_page(
         "name": name,
         "metrics": metrics,
         "epochs": epochs,
+        "stopped": read_stop_reason(read_json(run.checkpoint("last") / "state.json") or {}),
         "recipe": recipe,
         "pictures": {path.name: embed_png(path) for path in plots},
         "open_rows": MAX_OPEN_ROWS,

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 MAX_CLASSES_WITH_COUNTS = 14  # up to so many classes the confusion matrix shows counts
 MAX_CLASSES_WITH_NAMES = 60  # and up to so many it shows class names
 MAX_MATRIX_CELLS = 368  # cells a side; a larger matrix is reduced to the maximum of each patch
-OVER, UNDER, EMPTY = "#f2b48c", "#cfe3f7", "#f0f1f3"  # gaps above and below the ideal line; bins without images
+OVER, UNDER, EMPTY = "#f2b48c", "#cfe3f7", "#e3e6ea"  # gaps above and below the ideal line; bins without images
 GRID_COLUMNS = 6
 MAX_TILES = 4 * GRID_COLUMNS  # of a grid with large images
 MAX_SAMPLES = 64
@@ -100,18 +100,18 @@ def plot_reliability(calibration: Calibration) -> "Figure":
     Bars, gaps and empty bins differ in hatching and brightness too, so that they can be told apart in grey.
     """
     with plotting.plot_style():
-        figure = plotting.create_figure(4.6, 6.2)
+        figure = plotting.create_figure(3.9, 6.3)
         ece, widest = 100 * calibration.ece, 100 * calibration.max_gap
-        under_title = (
-            f"Expected calibration error (ECE) {ece:.2f} %: the mean gap over all\nimages. Largest gap {widest:.1f} %"
+        below = (
+            f"Expected calibration error (ECE) {ece:.2f} %: the\nmean gap over all images. Largest gap {widest:.1f} %"
         )
-        plotting.add_title(figure, "Reliability of the probabilities", under_title)
-        top = figure.add_axes((0.15, 0.35, 0.815, 0.38))
-        under = figure.add_axes((0.15, 0.085, 0.815, 0.2), sharex=top)
+        plotting.add_title(figure, "Reliability of the probabilities", below)
+        top = figure.add_axes((0.175, 0.35, 0.755, 0.42))
+        under = figure.add_axes((0.175, 0.085, 0.755, 0.2), sharex=top)
         _draw_accuracy(top, calibration)
         _draw_counts(under, calibration)
         figure.legend(
-            *top.get_legend_handles_labels(), loc="upper left", ncols=2, fontsize=8, bbox_to_anchor=(0.06, 0.885),
+            *top.get_legend_handles_labels(), loc="upper left", ncols=2, fontsize=8, bbox_to_anchor=(0.03, 0.875),
             columnspacing=1.2, handlelength=1.6, labelspacing=0.35,
         )  # fmt: skip
         for axes in (top, under):

@@ -17,6 +17,7 @@ from resnext.weights.adapters.torch7.network import adapt
 from resnext.weights.build import build_network
 from resnext.weights.network_spec import NetworkSpec, RawCheckpoint
 from resnext.weights.readers.torch7 import read_t7
+from tests.sample_files import find_torch7
 from tests.weights.adapters.adapter_helpers import get_error
 from tests.weights.adapters.torch7.module_trees import (
     TreeBuilder,
@@ -56,6 +57,15 @@ def refusal(tmp_path: Path, tree: Any) -> str:
     return message.removeprefix(path)
 
 
+def find_with_reference(file: str, name: str) -> tuple[Path, np.ndarray, np.ndarray, dict[str, Any]]:
+    """Find a network of Torch7; read its input, its output and what Torch7 says of it."""
+    paths = [find_torch7(path) for path in (file, f"{name}_input.bin", f"{name}_output.bin", f"{name}_reference.json")]
+    path, inputs, outputs, described = (path for path in paths if path is not None)
+    reference = json.loads(described.read_text())
+    images = np.fromfile(inputs, "<f4").reshape(reference["input"]["shape"])
+    return path, images, np.fromfile(outputs, "<f4").reshape(reference["output"]["shape"]), reference
+
+
 REAL = [
     ("B_cifar11_nn_float.t7", "B_cifar11_nn", "concatenated", 3),
     ("B_cifar29_float.t7", "B_cifar29", "concatenated", 2),
@@ -68,16 +78,14 @@ REAL = [
 ]
 
 
-@pytest.mark.parametrize(("file", "name", "form", "cardinality"), REAL, ids=[entry[0] for entry in REAL])
-def test_outputs_are_those_of_torch7_in_every_form(
-    shared_data: Path, file: str, name: str, form: str, cardinality: int
-) -> None:
-    folder = shared_data / "t7"
-    found = contents(folder / file)
+HERE = [entry for entry in REAL if find_torch7(f"{entry[1]}_input.bin") and find_torch7(entry[0])]
+
+
+@pytest.mark.parametrize(("file", "name", "form", "cardinality"), HERE, ids=[entry[0] for entry in HERE])
+def test_outputs_are_those_of_torch7_in_every_form(file: str, name: str, form: str, cardinality: int) -> None:
+    path, images, expected, reference = find_with_reference(file, name)
+    found = contents(path)
     assert (found.architecture.form, found.architecture.cardinality) == (form, cardinality)
-    reference = json.loads((folder / f"{name}_reference.json").read_text())
-    images = np.fromfile(folder / f"{name}_input.bin", "<f4").reshape(reference["input"]["shape"])
-    expected = np.fromfile(folder / f"{name}_output.bin", "<f4").reshape(reference["output"]["shape"])
     network = build_network(found, file)
     assert sum(parameter.numel() for parameter in network.parameters()) == reference["parameters"]
     for other in ("grouped", "concatenated", "branched"):

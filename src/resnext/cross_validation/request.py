@@ -104,11 +104,11 @@ def check_folds(folds: int | None) -> None:
 def make_base_recipe(recipe: Recipe) -> Recipe:
     """Return the recipe of all folds: without a held-out share, and evaluated only at its end.
 
-    So no epoch is chosen by the held-out images, and the last one is judged. An ``evaluate_every`` that is not the
-    default stays.
+    So neither the length of training nor an epoch is chosen by the held-out images, and the last epoch is judged. An
+    ``evaluate_every`` that is not the default stays.
     """
     data = replace(recipe.data, fold=None, val_fraction=None, max_val_images=None)
-    train = replace(recipe.train, checkpoint_url=None)
+    train = replace(recipe.train, patience=None, checkpoint_url=None)
     if train.evaluate_every == 1:
         train = replace(train, evaluate_every=train.steps or train.epochs or 100)
     return replace_places(replace(recipe, data=data, train=train), make_absolute)

@@ -9,9 +9,10 @@ SERVE   := $(VENV)/.serve
 DOCS    := $(VENV)/.docs
 READY   := $(VENV)/.ready
 DEVICE  ?= cuda
-PYTEST  := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
+OLDEST  := .venv-oldest
+PYTEST  := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
-.PHONY: help demo serve docs test test-all test-gpu lint format clean
+.PHONY: help demo serve docs test test-all test-oldest test-gpu lint format dist clean
 .DEFAULT_GOAL := help
 
 help:  ## print this list
@@ -57,8 +58,20 @@ lint: $(READY)  ## ruff (lint and format), mypy, and which room imports which
 test: lint  ## lint, type check and the tests
 	$(PYTEST) -m 'not slow'
 
-test-all: lint  ## the tests and the slow proofs
+test-all: lint  ## the tests and the slow proofs, then the tests of what fast paths touch with them on
 	$(PYTEST)
+	RESNEXT_FAST=1 $(PYTEST) -m 'not slow' tests/model tests/training tests/evaluation tests/speed tests/test_api.py
+
+$(OLDEST)/.ready: pyproject.toml constraints-oldest.txt  # 7 GB: the oldest PyTorch with its CUDA libraries
+	$(PYTHON) -c 'import sys; assert sys.version_info[:2] == (3, 11), "the oldest versions need Python 3.11 (make PYTHON=python3.11 ...)"'
+	$(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet --constraint constraints-oldest.txt --editable '.[all]' \
+		pytest pytest-xdist hypothesis faster-coco-eval httpx jsonschema
+	touch $@
+
+test-oldest: $(OLDEST)/.ready  ## the quick tests of the core with the oldest versions that pyproject.toml promises
+	OMP_NUM_THREADS=1 $(OLDEST)/bin/python -m pytest -n auto --maxprocesses 8 --dist loadfile -m 'not slow' \
+		tests/model tests/data tests/training tests/weights tests/evaluation tests/commands tests/test_*.py
 
 test-gpu: $(READY)  ## what must hold on every device, on CUDA (DEVICE=cpu: on the CPU)
 	RESNEXT_TEST_DEVICES=$(DEVICE) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m device tests/test_devices.py tests/bench/test_all.py
@@ -67,5 +80,12 @@ format: $(READY)  ## let ruff rewrite what it can
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+dist: $(READY)  ## build the source package and the wheel with compiled kernels into dist/
+	rm -rf dist build
+	$(BIN)/python -m build --sdist --no-isolation
+	RESNEXT_PREBUILT=1 $(BIN)/python -m build --wheel --no-isolation --outdir build/wheel
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/auditwheel repair --plat manylinux_2_28_x86_64 --only-plat \
+		--exclude libtorch_cpu.so --wheel-dir dist build/wheel/*.whl  # PyTorch brings libtorch_cpu.so
+
 clean:  ## remove the virtual environment and caches (runs/ stays)
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist src/*.egg-info
+	rm -rf $(VENV) $(OLDEST) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist src/*.egg-info

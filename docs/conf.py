@@ -38,12 +38,14 @@ extensions = [
 myst_enable_extensions = ["attrs_inline", "colon_fence", "deflist"]
 myst_heading_anchors = 4  # links to headings, as repositories show them; a dead one is a warning
 myst_links_external_new_tab = False
-suppress_warnings = ["myst.header"]  # the generated parts begin below their page's heading
+suppress_warnings = [
+    "myst.header",  # the generated parts begin below their page's heading
+    "toc.empty_glob",  # pages of the project that a copy of it may lack
+]
 
 nb_execution_mode = "cache"  # a notebook runs again when its code has changed
-nb_execution_timeout = 300
+nb_execution_timeout = 1800  # seconds a cell, also on a busy machine
 nb_execution_raise_on_error = True
-nb_execution_excludepatterns: list[str] = []
 nb_merge_streams = True
 
 autodoc_member_order = "bysource"

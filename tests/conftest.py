@@ -25,6 +25,7 @@ settings.register_profile("shared machine", deadline=None, suppress_health_check
 settings.load_profile("shared machine")
 THREADS = torch.get_num_threads()
 NO_NETWORK = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
+LONG = ("tests/training/", "tests/detection/training/", "tests/deploy/", "tests/bench/", "tests/docs/")
 TINY = """
 model: {name: resnext11_2x4d, base_channels: 4}
 data: {source: digits, max_train_images: 100, max_val_images: 30, workers: 0}
@@ -33,6 +34,10 @@ optimizer: {lr: 0.05}
 schedule: {name: cosine, warmup_epochs: 0.5}
 train: {epochs: 3, batch_size: 16, ema_decay: 0.9, channels_last: "no", checkpoint_steps: 2, seed: 3}
 """
+
+
+if os.environ["RESNEXT_FAST"] == "1":  # the second pass of `make test-all`: even these short runs use fast paths
+    TINY = TINY.replace("seed: 3", 'seed: 3, fast: "yes"')
 
 
 @pytest.hookimpl(wrapper=True)
@@ -68,11 +73,15 @@ def device(request: pytest.FixtureRequest) -> torch.device:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the tests on the team's large data where it is not beside this checkout: small files stand for it."""
+    """Leave out the tests on the team's large data where it is not beside this checkout: small files stand for it.
+
+    The folders of long tests come first, so that several processes end at about the same time.
+    """
     if not SHARED.is_dir():
         large = [item for item in items if "shared_data" in getattr(item, "fixturenames", ())]
         config.hook.pytest_deselected(items=large)
         items[:] = [item for item in items if item not in large]
+    items.sort(key=lambda item: not item.nodeid.startswith(LONG))  # with ``--dist loadfile --no-loadscope-reorder``
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +147,7 @@ def blank_figures() -> Iterator[None]:
 
 
 @pytest.fixture
-def drawn_figures(blank_figures: None) -> Iterator[None]:
+def drawn_figures(blank_figures: None) -> Iterator[None]:  # noqa: ARG001 - blank first, whatever is asked for before
     """Draw the pictures in this test, where others of its file leave them blank."""
     from tests.figures import draw_figures
 

@@ -9,6 +9,8 @@ from PIL import Image
 from resnext.cli import main
 from tests.conftest import TINY
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
+
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -9,6 +9,8 @@ import pytest
 
 from resnext.cli import VERBS, main
 from resnext.commands.doctor import OPTIONAL_PACKAGES, list_fast_paths
+from resnext.speed import compiler, prebuilt
+from resnext.speed.kernels import describe_norm_act_library
 from tests.conftest import run_resnext
 
 
@@ -107,18 +109,19 @@ def test_doctor_names_the_processor_and_threads(capsys: pytest.CaptureFixture[st
     [
         ({"RESNEXT_FAST": "0"}, "inactive.*: RESNEXT_FAST=0", "inactive, Pillow decodes instead: RESNEXT_FAST=0"),
         ({"CXX": "none"}, "inactive.*: no C\\+\\+ compiler", "inactive.*: no C\\+\\+ compiler"),
-        ({"libjpeg": ""}, "active: compiled", "inactive.*: Pillow's libjpeg-turbo library was not found"),
-        ({}, "active: compiled", "compiled when data.jpeg_decoder fast first needs it"),
+        ({"libjpeg": ""}, "active: built here, .*", "inactive.*: Pillow's libjpeg-turbo library was not found"),
+        ({}, "active: built here, .*norm_act-.*[.]so", "compiled when data.jpeg_decoder fast first needs it"),
     ],
 )
 def test_doctor_says_why_a_fast_path_is_not_active(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, change: dict[str, str], kernels: str, decoder: str
 ) -> None:
-    monkeypatch.setenv("RESNEXT_CACHE", str(tmp_path))
-    (tmp_path / "lib").mkdir()
-    (tmp_path / "lib" / "norm_act-00.so").touch()
-    for name, value in ({"RESNEXT_FAST": "1", "CXX": sys.executable} | change).items():
+    for name, value in ({"RESNEXT_FAST": "1", "RESNEXT_CACHE": str(tmp_path), "CXX": sys.executable} | change).items():
         monkeypatch.setenv(name, value)
+    monkeypatch.setattr(prebuilt, "FOLDER", tmp_path / "none")
+    built = compiler._get_target(sys.executable, describe_norm_act_library())
+    built.parent.mkdir()
+    built.touch()
     there = None if "libjpeg" in change else Path("libjpeg.so")
     monkeypatch.setattr("resnext.data.decode.turbojpeg.find_libjpeg", lambda: there)
     states = dict(list_fast_paths())

@@ -1,6 +1,7 @@
 """Text is printed as given: no markup, nothing cut, words kept whole."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -8,11 +9,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.table import Table
 
-from resnext.screen import MAX_WORD_COLUMNS, make_screen
+from resnext.cli import main
+from resnext.screen import MAX_PATH_COLUMNS, MAX_WORD_COLUMNS, make_screen
 
 SOURCES = [*(Path(__file__).parents[1] / "src").rglob("*.py"), *(Path(__file__).parents[1] / "tools").rglob("*.py")]
 NAMES = ("exp[small]", "x[/a]", "[bold]", ":smile:", "https://a.b/c", "'3.5'", "resnext[openvino]", "\\[red]x[/red]")
-TEXT = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1, max_size=MAX_WORD_COLUMNS)
+LETTERS = st.characters(min_codepoint=33, max_codepoint=126, exclude_characters="/\\")
+TEXT = st.text(LETTERS, min_size=1, max_size=MAX_WORD_COLUMNS)
 
 
 def printed(console_width: int | None, *objects: object, capsys: pytest.CaptureFixture[str]) -> str:
@@ -74,7 +77,7 @@ def test_every_word_of_a_table_is_whole_on_every_terminal(words: list[str], widt
 def test_a_long_path_is_in_the_table_with_every_letter(width: int | None, capsys: pytest.CaptureFixture[str]) -> None:
     path = "/".join(["/folder"] * 20)
     shown = printed(width, network_table(path), capsys=capsys)
-    first_column = "".join(line[: MAX_WORD_COLUMNS + 1].strip() for line in shown.splitlines())
+    first_column = "".join(line[: MAX_PATH_COLUMNS + 1].strip() for line in shown.splitlines())
     assert path in (shown if width is None else first_column)
 
 
@@ -105,3 +108,35 @@ def test_every_console_is_ours_and_no_text_is_marked_up(path: Path) -> None:
         assert name not in ("Console", "from_markup", "track"), f"line {node.lineno}: use resnext.screen"
         if name == "TextColumn" and "{" in ast.unparse(node.args[0]):
             assert any(keyword.arg == "markup" for keyword in node.keywords), f"line {node.lineno}: markup=False"
+
+
+LONG_NAME = "a-recipe-with-a-rather-long-name-of-one-word"
+
+
+@pytest.mark.parametrize("is_terminal", [False, True], ids=["pipe", "terminal"])
+@pytest.mark.parametrize(
+    ("command", "names"),
+    [
+        ("models resnext101*", ("resnext101_32x48d", "without", "parameters", "activations")),
+        ("models --pretrained resnext50*", ("resnext50_32x4d.fb_swsl_ig1b_ft_in1k", "bsd-3-clause", "pixels")),
+        ("info resnext29_8x64d --layers", ("[1x1,512;", "3x3,512,C=8;", "layer3.2.conv3")),
+        ("doctor", ("torchvision", "onnxruntime", "imagecorruptions")),
+        (f"paper cost --recipe {LONG_NAME}.yaml", (LONG_NAME, "GPU-hours", "images/s")),
+    ],
+)
+def test_a_command_cuts_no_name_in_a_narrow_terminal_or_a_pipe(
+    command: str,
+    names: tuple[str, ...],
+    is_terminal: bool,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / f"{LONG_NAME}.yaml").write_text("model: {name: resnext50_32x4d}\ndata: {source: imagenet}\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: is_terminal)
+    assert main(command.split()) == 0
+    shown = re.sub(r"\x1b\[[0-9;]*m", "", capsys.readouterr().out)
+    assert "…" not in shown
+    assert set(names) <= set(shown.split())

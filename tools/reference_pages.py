@@ -9,7 +9,6 @@ commands from the parsers, recipes from the headers of their files, the API from
 import argparse
 import inspect
 import re
-import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import fields
 from importlib import import_module
@@ -217,4 +216,4 @@ PARTS: dict[str, Callable[[], str]] = {
 }
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

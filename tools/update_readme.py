@@ -10,17 +10,17 @@ the machine (times, and what training computes) have a shape only: the line with
 import argparse
 import os
 import re
-import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 PROJECT = Path(__file__).parents[1]
 README = PROJECT / "README.md"
-TORCH7_FILE = "B_cifar29_float.t7"
-TORCH7_PLACES = (PROJECT / "tests/assets", PROJECT.parent / "shared/data/t7")
+TORCH7_FILE = "B_cifar11_nn_float.t7"  # which Torch7 wrote for this project
+TORCH7_ARCHIVE = PROJECT / "tests" / "assets" / "torch7.tar.xz"
 EXACT = ("resnext info", "resnext design", "resnext convert")  # print the same on every machine
 INDENT = "    "
 
@@ -83,7 +83,7 @@ def _continues(lines: list[str], index: int) -> bool:
 def run(shown: Shown, folder: Path) -> list[str]:
     """Run a command in ``folder``, which has what the commands before it wrote, and return the lines it prints."""
     if TORCH7_FILE in shown.command:
-        shutil.copy(find_torch7_file(), folder)
+        extract_torch7_file(folder)
     if "a-few-images" in shown.command:
         write_images(folder / "runs/digits/a-few-images")
     path = os.pathsep.join([str(PROJECT / "src"), os.environ.get("PYTHONPATH", "")])
@@ -96,12 +96,10 @@ def run(shown: Shown, folder: Path) -> list[str]:
     return done.stdout.rstrip("\n").splitlines()
 
 
-def find_torch7_file() -> Path:
-    """Find the file of the paper's Torch7 code that README converts. Raises FileNotFoundError."""
-    for place in TORCH7_PLACES:
-        if (place / TORCH7_FILE).is_file():
-            return place / TORCH7_FILE
-    raise FileNotFoundError(f"{TORCH7_FILE} is in none of {', '.join(map(str, TORCH7_PLACES))}")
+def extract_torch7_file(folder: Path) -> None:
+    """Write the file of the paper's Torch7 code that README converts into ``folder``."""
+    with tarfile.open(TORCH7_ARCHIVE) as tar:
+        tar.extract(TORCH7_FILE, folder, filter="data")
 
 
 def write_images(folder: Path) -> None:

@@ -154,7 +154,8 @@ def wrap_text(text: str, columns: int, lines: int = 4) -> list[str]:
 
     It is cleaned as by ``clean_text``. Lines break after spaces and hyphens, and inside words that are too long.
     """
-    rest, wrapped = clean_text(text, 10_000), []
+    rest = clean_text(text, 10_000)
+    wrapped: list[str] = []
     while rest and len(wrapped) < lines - 1 and count_columns(rest) > columns:
         end, used = 0, 0
         while used + _count_letter_columns(rest[end]) <= columns or not end:

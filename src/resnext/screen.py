@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from rich.cells import cell_len
 from rich.console import Console, RenderableType
 from rich.measure import Measurement
 from rich.status import Status
@@ -14,14 +15,15 @@ from rich.text import Text
 from resnext.errors import escape_unprintable
 
 MAX_COLUMNS = 10_000  # width assumed for a file or a pipe
-MAX_WORD_COLUMNS = 32  # longer words, such as paths, are folded if the terminal is too narrow for a table
+MAX_PATH_COLUMNS = 32  # longer paths and addresses are folded if the terminal is too narrow for a table
+MAX_WORD_COLUMNS = 120  # so are longer words of other kinds; names are shorter, and stay whole on every terminal
 
 
 class Screen(Console):
     """A console that prints text as it is: no markup, no emoji codes, no highlighting, nothing cut.
 
-    The terminal wraps long lines, so they can be copied whole. Tables wrap their cells between words; if that is not
-    enough, their lines are wider than the terminal. In a file or a pipe nothing is wrapped.
+    The terminal wraps long lines, so they can be copied whole. Tables wrap their cells between words and inside paths;
+    if that is not enough, their lines are wider than the terminal. In a file or a pipe nothing is wrapped.
     """
 
     def __init__(self, *, stderr: bool = False) -> None:
@@ -105,8 +107,17 @@ def _narrow_table(table: Table, console: Console) -> None:
 
 
 def _measure_column(column: Column, console: Console) -> tuple[int, int]:
-    """Measure the longest word of a column, at most ``MAX_WORD_COLUMNS``, and its longest line."""
+    """Measure the longest word of a column that is not to be folded, and its longest line."""
     options = console.options.update(max_width=MAX_COLUMNS)
-    cells = [Measurement.get(console, options, cell) for cell in (column.header, *column.cells)]
-    most = max(cell.maximum for cell in cells)
-    return min(most, MAX_WORD_COLUMNS, max(cell.minimum for cell in cells)) if not column.no_wrap else most, most
+    cells = [column.header, *column.cells]
+    most = max(Measurement.get(console, options, cell).maximum for cell in cells)
+    words = [word for cell in cells for word in _render_plain(cell, console).split()]
+    return most if column.no_wrap else min(most, max(map(_measure_word, words), default=1)), most
+
+
+def _render_plain(cell: RenderableType, console: Console) -> str:
+    return cell.plain if isinstance(cell, Text) else console.render_str(str(cell)).plain
+
+
+def _measure_word(word: str) -> int:
+    return min(cell_len(word), MAX_PATH_COLUMNS if "/" in word or "\\" in word else MAX_WORD_COLUMNS)

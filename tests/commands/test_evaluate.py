@@ -18,6 +18,7 @@ from resnext.settings import DataSettings
 from resnext.weights.native import save
 from tests.commands.conftest import digits_network
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
 RECIPE = """
 model: {name: resnext11_2x4d, base_channels: 4}
 data: {source: digits, max_val_images: 40, max_train_images: 50}
@@ -58,6 +59,7 @@ def evaluate(*arguments: object) -> int:
     return main(["evaluate", *map(str, arguments), "--device", "cpu"])
 
 
+@pytest.mark.usefixtures("drawn_figures")
 def test_a_run_is_evaluated_on_its_own_held_out_images(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert evaluate(run, "--batch-size", 7) == 0
     shown = capsys.readouterr().out
@@ -88,6 +90,7 @@ def test_other_questions_leave_the_runs_evaluation_alone(run: Path) -> None:
     assert metrics(run / "evaluation-digits-test")["n"] == 359
 
 
+@pytest.mark.usefixtures("drawn_figures")
 def test_other_views_of_a_run_leave_its_evaluation_alone(run: Path) -> None:
     assert evaluate(run, "--view", "ten-crop") == 0
     assert evaluate(run, "--image-size", 16) == 0

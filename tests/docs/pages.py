@@ -1,7 +1,8 @@
 """Read the pages of the documentation: code blocks with their commands and marks, headings, links.
 
 A block whose code cannot be run where the tests run says why in a comment right before it, which readers do not see:
-``<!-- not run: needs ImageNet -->`` for the whole block, ``<!-- not run, TEXT: reason -->`` for its lines with TEXT.
+``<!-- not run: needs ImageNet -->`` for the whole block, ``<!-- not run, TEXT: reason -->`` for its commands with TEXT
+(``TEXT$``: that end with it).
 """
 
 import re
@@ -54,7 +55,7 @@ class Block:
 
     def find_reason(self, command: str) -> str | None:
         """Return why a command of the block is not run, or None if it is."""
-        return next((reason for text, reason in self.marks if text in command), None)
+        return next((reason for text, reason in self.marks if text in f"{command}$"), None)
 
 
 def list_pages() -> list[Path]:

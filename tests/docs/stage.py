@@ -6,6 +6,7 @@ directory wins"), and placeholders such as WEIGHTS, RECIPE and RUN are files and
 
 import json
 import shutil
+import tarfile
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from resnext.data.imagenet_classes import imagenet_synsets
 from resnext.data.preprocessing import Preprocessing
 from resnext.model.network import Network
 from tests.detection import shape_images
+from tests.docs.pages import ROOT
 
 DIGITS = """
 model: {name: resnext20_4x8d, base_channels: 16}
@@ -32,7 +34,6 @@ augment: {crop: pad, pad: 2}
 optimizer: {lr: 0.01}
 train: {epochs: 1, batch_size: 4, device: cpu}
 """
-FINETUNE = PHOTOS.replace("model: {name: resnext11_2x4d, base_channels: 8}", "init: {weights: runs/NAME}")
 
 
 def write_stage(root: Path) -> Path:
@@ -40,7 +41,7 @@ def write_stage(root: Path) -> Path:
     _write_photos(root)
     _write_imagenet(root)
     _write_weights(root)
-    for name, text in (("small/digits", DIGITS), ("modern/finetune", FINETUNE), ("RECIPE", PHOTOS)):
+    for name, text in (("small/digits", DIGITS), ("RECIPE", PHOTOS)):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_text(text)
     resnext.train(root / "small/digits", root / "runs/digits", quiet=True)
@@ -63,6 +64,12 @@ def _write_photos(root: Path) -> None:
         for name in ("cat", "dog")
         for number in range(6)
     ]
+    slides = [
+        f"slides/{name}/patient{patient}-{number}.jpg"
+        for at, name in enumerate(("healthy", "ill"))
+        for patient in range(5 * at, 5 * at + 5)
+        for number in range(3)
+    ]
     others = [
         "holiday/1.jpg",
         "holiday/2.jpg",
@@ -72,9 +79,8 @@ def _write_photos(root: Path) -> None:
         "b.jpg",
         "photo.jpg",
         "street.jpg",
-        "a-few-images/1.png",
     ]
-    for seed, name in enumerate(places + others):
+    for seed, name in enumerate(places + slides + others):
         _write_noise(root / name, seed)
 
 
@@ -97,18 +103,20 @@ def _write_imagenet(root: Path) -> None:
 
 
 def _write_weights(root: Path) -> None:
-    shape = {"stem": "imagenet", "blocks": (1, 1, 1, 1), "base_channels": 8}
+    shape = {"stem": "imagenet", "blocks": (1, 1, 1, 1), "base_channels": 64}  # as torchvision's, for convert
     model = resnext.create_model("resnext14_2x4d", num_classes=1000, seed=0, **shape).eval()
     view = Preprocessing(channels=3, image_size=32, resize=36, mean=(0.5,) * 3, std=(0.25,) * 3)
     _save(model, view, imagenet_synsets(), root / "x50.safetensors")
     for copy in ("WEIGHTS", "weights.t7", "resnext_50_32x4d.t7", "resnext_101_64x4d.t7", "model.t7", "R-50.pkl"):
         shutil.copy(root / "x50.safetensors", root / copy)
     torch.save(model.state_dict(), root / "my.pth")
+    with tarfile.open(ROOT / "tests/assets/torch7.tar.xz") as tar:
+        (root / "optimState_90.t7").write_bytes(tar.extractfile("basics.t7").read())
     (root / "pets.txt").write_text("\n".join(f"pet {number}" for number in range(1000)))
     pair = resnext.create_model("resnext11_2x4d", base_channels=8, num_classes=2, seed=0).eval()
     _save(pair, view, ("cat", "dog"), root / "weights.safetensors")
     cifar = resnext.create_model("resnext29_2x2d", base_channels=8, num_classes=10, seed=0, form="concatenated").eval()
-    _save(cifar, view, tuple(map(str, range(10))), root / "B_cifar29_float.t7")
+    _save(cifar, view, tuple(map(str, range(10))), root / "B_cifar11_nn_float.t7")
 
 
 def _save(model: Network, preprocessing: Preprocessing, classes: tuple[str, ...], path: Path) -> None:

@@ -1,8 +1,6 @@
-"""The notebooks run from top to bottom, find what they say they find, and are stored without outputs."""
+"""The notebooks are stored without outputs; ``test_site.py`` runs them, as the build of the site does."""
 
 import json
-import os
-import sys
 from pathlib import Path
 
 import pytest
@@ -20,17 +18,5 @@ def test_a_notebook_is_stored_without_outputs(path: Path) -> None:
         assert cell.get("execution_count") is None
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("name", "says"), [("photos", "4 of the 4 wrong labels are among these 8"), ("cardinality", "outputs differ by")]
-)
-def test_a_notebook_runs(name: str, says: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    nbformat = pytest.importorskip("nbformat")
-    nbclient = pytest.importorskip("nbclient")
-    monkeypatch.setenv("PYTHONPATH", str(ROOT / "src"))
-    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-    notebook = nbformat.read(ROOT / "docs" / "tutorials" / f"{name}.ipynb", as_version=4)
-    nbclient.NotebookClient(notebook, timeout=600, kernel_name="python3").execute()
-    outputs = [output for cell in notebook.cells for output in cell.get("outputs", [])]
-    assert says in "".join(output.get("text", "") for output in outputs)
-    assert sum("image/png" in output.get("data", {}) for output in outputs) >= 2
+def test_there_are_notebooks() -> None:
+    assert [path.stem for path in NOTEBOOKS] == ["cardinality", "photos"]

@@ -14,10 +14,11 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
+from resnext.cli import main
 from resnext.run import open_run
 from resnext.serving.routes_runs import MAX_POINTS, make_runs_router
 from resnext.training.lock import read_machine, read_process_namespace, read_start_time
-from tests.conftest import TINY, run_resnext
+from tests.conftest import TINY
 
 PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -27,7 +28,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a run of three short epochs, trained once."""
     folder = tmp_path_factory.mktemp("trained")
     (folder / "tiny.yaml").write_text(TINY)
-    run_resnext("train", folder / "tiny.yaml", "--run", folder / "tiny")
+    assert main(["train", str(folder / "tiny.yaml"), "--run", str(folder / "tiny")]) == 0
     return folder
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from resnext.speed import compiler
 from resnext.speed.cache_folder import warn_once
-from resnext.speed.compiler import CompileUnit, build_library
+from resnext.speed.compiler import CompileUnit, Library, build_library, find_built_library
 
 SOURCE = 'extern "C" __attribute__((visibility("default"))) int answer() { return VALUE; }\n'
 
@@ -18,7 +18,6 @@ SOURCE = 'extern "C" __attribute__((visibility("default"))) int answer() { retur
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("RESNEXT_CACHE", str(tmp_path / "cache"))
     warn_once.cache_clear()
-    compiler._compute_cache_key.cache_clear()
     return tmp_path / "cache"
 
 
@@ -31,28 +30,31 @@ def source(tmp_path: Path) -> Path:
     return path
 
 
+def describe(source: Path, value: int) -> Library:
+    return Library("answer", (CompileUnit(source, (f"-DVALUE={value}",)),))
+
+
 def answer(path: Path | None) -> int:
     assert path is not None
     return int(ctypes.CDLL(str(path)).answer())
 
 
 def test_a_library_is_compiled_once_and_again_when_its_text_or_flags_change(source: Path) -> None:
-    first = build_library("answer", [CompileUnit(source, ("-DVALUE=41",))], torch_headers=False)
+    assert find_built_library(describe(source, 41)) is None
+    first = build_library(describe(source, 41))
     assert answer(first) == 41
     stamp = first.stat().st_mtime_ns  # type: ignore[union-attr]
-    assert build_library("answer", [CompileUnit(source, ("-DVALUE=41",))], torch_headers=False) == first
+    assert find_built_library(describe(source, 41)) == build_library(describe(source, 41)) == first
     assert first.stat().st_mtime_ns == stamp  # type: ignore[union-attr]
-    other = build_library("answer", [CompileUnit(source, ("-DVALUE=42",))], torch_headers=False)
-    assert answer(other) == 42
-    compiler._compute_cache_key.cache_clear()
+    assert answer(build_library(describe(source, 42))) == 42
     source.write_text(SOURCE.replace("VALUE", "VALUE + 1"))
-    assert answer(build_library("answer", [CompileUnit(source, ("-DVALUE=42",))], torch_headers=False)) == 43
+    assert answer(build_library(describe(source, 42))) == 43
 
 
 def test_processes_that_ask_at_once_get_one_library(source: Path, cache: Path) -> None:
     script = (
-        "import sys; from pathlib import Path; from resnext.speed.compiler import CompileUnit, build_library\n"
-        "print(build_library('answer', [CompileUnit(Path(sys.argv[1]), ('-DVALUE=7',))], torch_headers=False))"
+        "import sys; from pathlib import Path; from resnext.speed.compiler import CompileUnit, Library, build_library\n"
+        "print(build_library(Library('answer', (CompileUnit(Path(sys.argv[1]), ('-DVALUE=7',)),))))"
     )
     running = [
         subprocess.Popen([sys.executable, "-c", script, str(source)], stdout=subprocess.PIPE, text=True)
@@ -69,14 +71,14 @@ def test_no_compiler_is_said_once(
 ) -> None:
     monkeypatch.setenv("CXX", str(tmp_path / "no-such-compiler"))
     for _ in range(2):
-        assert build_library("norm_act", [tmp_path / "x.cpp"]) is None
+        assert build_library(describe(tmp_path / "x.cpp", 1)) is None
     said = capsys.readouterr().err
-    assert said.count("no C++ compiler, so norm_act runs as plain PyTorch") == 1
+    assert said.count("no C++ compiler, so plain PyTorch runs") == 1
 
 
 def test_an_error_of_the_compiler_is_named(source: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source.write_text("this is no C++\n")
-    assert build_library("answer", [source], torch_headers=False) is None
+    assert build_library(describe(source, 1)) is None
     said = capsys.readouterr().err
     assert "answer could not be compiled" in said
     assert "answer.cpp" in said
@@ -87,7 +89,7 @@ def test_a_cache_that_cannot_be_written_is_named(
 ) -> None:
     (tmp_path / "file").write_text("not a folder")
     monkeypatch.setenv("RESNEXT_CACHE", str(tmp_path / "file"))
-    assert build_library("answer", [CompileUnit(source, ("-DVALUE=1",))], torch_headers=False) is None
+    assert build_library(describe(source, 1)) is None
     assert "could not be compiled" in capsys.readouterr().err
 
 

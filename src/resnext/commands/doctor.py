@@ -4,6 +4,10 @@ import argparse
 import platform
 from collections.abc import Iterator
 from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from resnext.speed.compiler import Library
 
 SUMMARY = "Show what this machine supports: processor, threads, compilers, CUDA, optional packages."
 
@@ -29,17 +33,17 @@ def list_fast_paths() -> Iterator[tuple[str, str]]:
     """List whether each fast path is active, and if not why, without compiling or measuring anything."""
     import torch
 
-    from resnext.data.decode.turbojpeg import find_libjpeg
+    from resnext.data.decode.turbojpeg import describe_jpeg_library, find_libjpeg
     from resnext.speed import compiler, kernels
     from resnext.speed.tuning_cache import TuningCache
 
-    found = compiler.find_compiler()
     off = "" if kernels.is_fast_enabled() else "RESNEXT_FAST=0"
-    lacking = off or ("" if found else "no C++ compiler")
-    yield "C++ compiler", found or "none (install g++ or clang++, or set CXX)"
-    yield "fused kernels", describe_library("norm_act", lacking, "training", "plain PyTorch runs")
-    lacking = lacking or ("" if find_libjpeg() else "Pillow's libjpeg-turbo library was not found")
-    yield "fast JPEG decoder", describe_library("jpeg", lacking, "data.jpeg_decoder fast", "Pillow decodes")
+    yield "C++ compiler", compiler.find_compiler() or "none (install g++ or clang++, or set CXX)"
+    norm_act = off or kernels.describe_norm_act_library()
+    yield "fused kernels", describe_library(norm_act, "training", "plain PyTorch runs")
+    turbo = find_libjpeg()
+    jpeg = describe_jpeg_library(turbo) if turbo else "Pillow's libjpeg-turbo library was not found"
+    yield "fast JPEG decoder", describe_library(off or jpeg, "data.jpeg_decoder fast", "Pillow decodes")
     known = len(TuningCache.load(torch.device("cpu")).timings)
     yield "autotuned algorithms", f"inactive: {off}" if off else f"{known} measured (resnext bench tune --show)"
     is_glibc = platform.libc_ver()[0] == "glibc"
@@ -47,13 +51,23 @@ def list_fast_paths() -> Iterator[tuple[str, str]]:
     yield "memory between steps", allocator
 
 
-def describe_library(name: str, reason: str, user: str, instead: str) -> str:
-    """Return the state of a compiled library: inactive for a ``reason``, active, or not compiled yet."""
-    from resnext.speed.kernels import is_compiled
+def describe_library(library: "Library | str", user: str, instead: str) -> str:
+    """Return the state of a compiled library: prebuilt or built here, with its file, to be built, or inactive.
 
-    if reason:
-        return f"inactive, {instead} instead: {reason}"
-    return "active: compiled" if is_compiled(name) else f"compiled when {user} first needs it"
+    Instead of a library, a reason for which it is inactive can be given.
+    """
+    from resnext.speed.compiler import find_built_library, find_compiler
+    from resnext.speed.prebuilt import find_prebuilt_library
+
+    if not isinstance(library, str):
+        if path := find_prebuilt_library(library):
+            return f"active: prebuilt, {path}"
+        if path := find_built_library(library):
+            return f"active: built here, {path}"
+        if find_compiler():
+            return f"compiled when {user} first needs it"
+        library = "no C++ compiler"
+    return f"inactive, {instead} instead: {library}"
 
 
 def run(_: argparse.Namespace) -> int:

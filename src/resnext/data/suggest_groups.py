@@ -32,6 +32,7 @@ SUBJECT_WORDS = (
     *("specimen", "biopsy", "slide", "wsi", "session", "visit", "study", "series", "scan"),
     *("video", "vid", "movie", "film", "clip", "sequence", "seq", "camera", "cam"),
 )
+LONG_WORDS = {"vid": "video", "cam": "camera", "seq": "sequence", "wsi": "slide"}
 LEAST_SHARE = 0.9  # of the names that must have the part
 LEAST_IMAGES = 2.0  # in a group, on average
 LEAST_COUNTED = 3.0  # the same where only a counter makes the group
@@ -60,7 +61,7 @@ class GroupHint:
     def describe(self) -> str:
         """Describe the hint and what to do in one sentence."""
         return (
-            f"{self.reason}: where such pictures are on both sides of the split, the result looks better than it is; "
+            f"{self.reason}; with such pictures on both sides of the split the result looks better than it is: "
             f"--data.group '{self.pattern}' keeps each group on one side"
         )
 
@@ -117,11 +118,15 @@ def _find_subjects(names: _Names) -> Iterator[GroupHint]:
         text = f"({spelling}{between}{letter}[0-9]+)"
         groups = [match[0] if match else None for match in found]
         patterns = (ignored + text, f"{ignored}^.*?/(?:.*[^A-Za-z])?{text}")
-        yield from _make_hint(names, groups, patterns, f"file names have the number of a {word}")
+        yield from _make_hint(
+            names, groups, patterns, f"file names say which {LONG_WORDS.get(word, word)} a picture is from"
+        )
 
 
 def _find_frames(names: _Names) -> Iterator[GroupHint]:
-    yield from _find_before(names, FRAME, rf"([^/]*[^-_ ./]){SEPARATOR}*(?i:frames?){SEPARATOR}*[0-9]+[.]", "frames")
+    yield from _find_before(
+        names, FRAME, rf"([^/]*[^-_ ./]){SEPARATOR}*(?i:frames?){SEPARATOR}*[0-9]+[.]", "frames of one video"
+    )
 
 
 def _find_versions(names: _Names) -> Iterator[GroupHint]:
@@ -132,7 +137,7 @@ def _find_before(names: _Names, part: re.Pattern[str], pattern: str, what: str) 
     if _are_most([part.match(stem) for stem in names.sample().stems]):
         found = [part.match(stem) for stem in names.stems]
         groups = [match[1].rpartition("/")[2] if match else None for match in found]
-        yield from _make_hint(names, groups, (pattern,), f"file names are those of {what}")
+        yield from _make_hint(names, groups, (pattern,), f"file names say which pictures are {what}")
 
 
 def _find_bursts(names: _Names) -> Iterator[GroupHint]:
@@ -162,7 +167,7 @@ def _find_bursts(names: _Names) -> Iterator[GroupHint]:
             len({g for g, c in zip(groups, names.labels, strict=True) if c == k and g}) for k in set(names.labels)
         ]
         if min(spread) >= LEAST_TIMED:
-            reason = f"pictures are taken within a minute of others (grouped by {unit} here)"
+            reason = f"many pictures were taken within a minute of another (here grouped by {unit})"
             yield from _make_hint(names, groups, (pattern,), reason)
 
 
@@ -174,7 +179,9 @@ def _find_counted(names: _Names) -> Iterator[GroupHint]:
     if _are_most([search(stem) for stem in names.sample().stems]):
         pattern = r"([^/]+)[-_ ][0-9]+[.][^./]+$"
         groups = [search(stem) for stem in names.stems]
-        yield from _make_hint(names, groups, (pattern,), "file names count the pictures of something", LEAST_COUNTED)
+        yield from _make_hint(
+            names, groups, (pattern,), "file names number pictures that belong together", LEAST_COUNTED
+        )
 
 
 def _make_hint(

@@ -143,8 +143,7 @@ class NormAct(nn.BatchNorm2d):
         return same and kernels.supports(x, residual)
 
     def _forward_fused(self, x: Tensor, residual: Tensor | None) -> Tensor:
-        y: Tensor
-        y, mean, variance = torch.ops.resnext.norm_act(x, residual, self.weight, self.bias, self.eps, self.act)
+        y, mean, variance = kernels.norm_act(x, residual, self.weight, self.bias, self.eps, self.act)
         if self.track_running_stats and self.running_mean is not None and self.running_var is not None:
             count = x.numel() // x.shape[1]
             momentum = self.momentum or 0.0

@@ -1,15 +1,16 @@
-"""Compile and load the fused norm + residual + ReLU operator of ``csrc/`` at first use: ``torch.ops.resnext``."""
+"""The fused norm + residual + ReLU operator of ``csrc/``, loaded at first use, and its gradient."""
 
 import os
 import platform
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from resnext.speed.cache_folder import get_cache_folder, warn_once
-from resnext.speed.compiler import CompileUnit, build_library
+from resnext.speed.compiler import CompileUnit, Library
+from resnext.speed.prebuilt import load_library
 
 SOURCE_FOLDER = Path(__file__).parent / "csrc"
 ISA_FLAGS = {  # the loops are compiled once for each instruction set; the best one is chosen when the library is loaded
@@ -25,28 +26,71 @@ def is_fast_enabled() -> bool:
     return os.environ.get("RESNEXT_FAST", "1") not in ("0", "no", "false")
 
 
-def is_compiled(name: str = "norm_act") -> bool:
-    """Return whether the cache folder has the compiled library ``name``, of any release."""
-    return any((get_cache_folder() / "lib").glob(f"{name}-*.so"))
+def list_isa_flags() -> dict[str, tuple[str, ...]]:
+    """Return the compiler flags of each instruction set that this kind of processor may have, later ones last."""
+    return ISA_FLAGS if platform.machine() in ("x86_64", "AMD64") else {"portable": ()}
+
+
+def describe_norm_act_library() -> Library:
+    """Return what the library of the operator is compiled from."""
+    loops = SOURCE_FOLDER / "norm_act_kernels.cpp"
+    units = [CompileUnit(loops, (f"-DISA={isa}", "-Wno-psabi", *flags)) for isa, flags in list_isa_flags().items()]
+    return Library(
+        "norm_act",
+        (CompileUnit(SOURCE_FOLDER / "norm_act_ops.cpp"), *units),
+        headers=(SOURCE_FOLDER / "norm_act.h", SOURCE_FOLDER / "torch_api.h"),
+        uses_torch=True,
+        fallback="so norm_act runs as plain PyTorch",
+    )
 
 
 @cache
 def load() -> bool:
-    """Compile (if needed) and load ``torch.ops.resnext``; return False, with a warning, if that is not possible."""
-    loops = SOURCE_FOLDER / "norm_act_kernels.cpp"
-    isas = ISA_FLAGS if platform.machine() in ("x86_64", "AMD64") else {"portable": ()}
-    units = [CompileUnit(loops, (f"-DISA={isa}", "-Wno-psabi", *flags)) for isa, flags in isas.items()]
-    operators, headers = CompileUnit(SOURCE_FOLDER / "norm_act_ops.cpp"), (SOURCE_FOLDER / "norm_act.h",)
-    path = build_library("norm_act", [operators, *units], headers=headers)
-    if path is None:
-        return False
-    try:
-        torch.ops.load_library(str(path))
-    except OSError as error:
-        warn_once(f"{path} cannot be loaded, so norm_act runs as plain PyTorch: {error.__cause__ or error}")
+    """Load ``torch.ops.resnext``, compiled if need be; return False, with a warning, if that is not possible."""
+    if load_library(describe_norm_act_library(), lambda path: torch.ops.load_library(str(path)) or path) is None:
         return False
     _register_fake_ops()
     return True
+
+
+class _NormAct(torch.autograd.Function):
+    """The operator as a differentiable function; in Python, as the stable ABI has no part for that."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor, eps: float, act: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        y, mean, variance, mask = torch.ops.resnext.norm_act_forward(x, residual, weight, bias, eps, act)
+        ctx.save_for_backward(x, weight, bias, mean, variance, mask)
+        ctx.eps, ctx.act, ctx.has_residual = eps, act, residual is not None
+        ctx.mark_non_differentiable(mean, variance)
+        return y, mean, variance
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():
+            raise RuntimeError("norm_act has no second derivative; RESNEXT_FAST=0 computes without it")
+        x, *saved = ctx.saved_tensors
+        gradient = gradients[0].to(x.dtype).contiguous(memory_format=torch.channels_last)
+        flags = (ctx.eps, ctx.act, ctx.has_residual)
+        dx, dresidual, dweight, dbias = torch.ops.resnext.norm_act_backward(gradient, x, *saved, *flags)
+        if not ctx.has_residual:
+            dresidual = None
+        elif not ctx.act:
+            dresidual = gradient
+        return dx, dresidual, dweight, dbias, None, None
+
+
+def norm_act(
+    x: Tensor, residual: Tensor | None, weight: Tensor, bias: Tensor, eps: float, act: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Compute ReLU(BN(x) + residual) with the statistics of the batch; differentiable once. ``load`` comes first.
+
+    ``supports`` tells which x and residual it takes. ``weight`` and ``bias`` [C] are fp32, or fp64 with fp64. Without
+    ``act`` there is no ReLU. Returns y, like x, and mean and biased variance of the batch, [C] in fp64.
+    """
+    y: tuple[Tensor, Tensor, Tensor] = _NormAct.apply(x, residual, weight, bias, eps, act)
+    return y
 
 
 def supports(x: Tensor, residual: Tensor | None) -> bool:
@@ -69,10 +113,6 @@ def _register_fake_ops() -> None:
     def statistics(x: Tensor) -> tuple[Tensor, Tensor]:
         return x.new_empty(x.shape[1], dtype=torch.float64), x.new_empty(x.shape[1], dtype=torch.float64)
 
-    @torch.library.register_fake("resnext::norm_act")
-    def _(x, residual, weight, bias, eps, act):  # type: ignore[no-untyped-def]  # noqa: ARG001
-        return torch.empty_like(x), *statistics(x)
-
     @torch.library.register_fake("resnext::norm_act_forward")
     def _(x, residual, weight, bias, eps, act):  # type: ignore[no-untyped-def]  # noqa: ARG001
         bits = (x.numel() + 15) // 16 if act and residual is not None else 0
@@ -84,5 +124,5 @@ def _register_fake_ops() -> None:
 
     @torch.library.register_fake("resnext::norm_act_backward")
     def _(gradient, x, weight, bias, mean, variance, mask, eps, act, has_residual):  # type: ignore[no-untyped-def]  # noqa: ARG001
-        residual = torch.empty_like(x) if has_residual else x.new_empty(0)
+        residual = torch.empty_like(x) if has_residual and act else x.new_empty(0)
         return torch.empty_like(x), residual, torch.empty_like(weight), torch.empty_like(bias)

@@ -89,16 +89,16 @@ def write_final_evaluation(
     metrics = write_evaluation(evaluation, source.val, get_preprocessing(state.model), run.evaluation, about)
     write_report(run.path, evaluation, metrics, source.val, get_preprocessing(state.model))
     last = find_last_evaluated(rows, "top1_error")
-    where = "after the last epoch" if last["epoch"] <= position.epoch else f"after step {last['step']:,}"
+    is_whole = last["epoch"] <= position.epoch  # or train.max_time was over before the first evaluation
     low, high = evaluation.interval95
     best_epoch, interval = (position.best or {}).get("epoch"), f"(95 % interval {low:.2f} to {high:.2f})"
     right = evaluation.n - from_percent(last["top1_error"], evaluation.n)
     error = f"{right:,} of {evaluation.n:,} held-out images right: top-1 error {last['top1_error']:.2f} %"
     if last["epoch"] == best_epoch:
-        best_one = ", which is the best one" if position.epoch > 1 else ""
-        return f"{error} {interval} {where}{best_one}{describe_weakest_class(evaluation)}"
+        where = "after the last epoch, which is the best one" if is_whole else f"after step {last['step']:,}"
+        return f"{error} {interval} {where}{describe_weakest_class(evaluation)}"
     return (
-        f"{error} {where}; {evaluation.top1_error:.2f} % {interval} at the best one, {best_epoch}, "
+        f"{error} after the last epoch; {evaluation.top1_error:.2f} % {interval} at the best one, {best_epoch}, "
         f"which was chosen on these same images{describe_weakest_class(evaluation)}"
     )
 

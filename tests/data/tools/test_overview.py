@@ -52,6 +52,15 @@ def test_the_table_has_every_class_whole_and_aligned_the_largest_first() -> None
     assert lines[0].split() == ["class", "train", "val"]
 
 
+def test_a_terminal_shows_the_largest_and_smallest_of_many_classes_and_a_pipe_all() -> None:
+    counts = {"": {f"c{number:03}": 1000 - number for number in range(200)}}
+    assert len(list(format_class_table(counts))) == 201
+    lines = list(format_class_table(counts, 10))
+    assert [lines[1][:4], lines[40][:4], lines[41], lines[42][:4], lines[-1][:4]] == [
+        "c000", "c039", "... 145 more classes ...", "c185", "c199",
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize(("bar", "mark"), [(20, "█"), (7, "#")])
 def test_bars_are_as_long_as_classes_are_large(bar: int, mark: str) -> None:
     lines = list(format_class_table(COUNTS, bar, mark))

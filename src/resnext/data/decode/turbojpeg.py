@@ -1,4 +1,4 @@
-"""The fast JPEG decoder: C++ in ``csrc/``, compiled at first use, that decodes a crop and resizes it.
+"""The fast JPEG decoder: C++ in ``csrc/`` that decodes a crop and resizes it.
 
 It uses the libjpeg-turbo of the Pillow package, decodes only the rows and blocks that the crop needs, and resizes as
 Pillow does. A crop decoded at full size differs from Pillow's by one level in about one of 20,000 values
@@ -6,7 +6,6 @@ Pillow does. A crop decoded at full size differs from Pillow's by one level in a
 """
 
 import ctypes
-import platform
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,13 +19,18 @@ from PIL import Image
 from torch import Tensor
 
 from resnext.speed.cache_folder import warn_once
-from resnext.speed.compiler import CompileUnit, build_library
-from resnext.speed.kernels import ISA_FLAGS, is_fast_enabled
+from resnext.speed.compiler import CompileUnit, Library
+from resnext.speed.kernels import is_fast_enabled, list_isa_flags
+from resnext.speed.prebuilt import load_library
 
 FOLDER = Path(__file__).parent / "csrc"
 SOURCES = ("feed.cpp", "jpeg.cpp", "header.cpp")
 LIBJPEG_HEADERS = ("jconfig.h", "jmorecfg.h", "jpeglib.h")
 HEADERS = ("jpeg.hpp", "lanes.hpp", "pixels.hpp", *(f"third_party/libjpeg/{name}" for name in LIBJPEG_HEADERS))
+FUNCTIONS = (  # of libjpeg-turbo, which has jpeg_crop_scanline since 1.5; in the order of struct Turbo in csrc/jpeg.cpp
+    *("std_error", "CreateDecompress", "read_header", "start_decompress", "crop_scanline", "skip_scanlines"),
+    *("read_scanlines", "finish_decompress", "resync_to_restart", "destroy_decompress"),
+)
 FALLBACK_NOTE = "so images are decoded by Pillow alone"
 OPERATIONS = {"brightness": 0, "contrast": 1, "saturation": 2}
 MIN_PIXELS_PER_OUTPUT = 2  # pixels a side for each output pixel that decoding at 1/2 or 1/4 scale must leave
@@ -115,27 +119,34 @@ def load_decoder() -> TurboJpegDecoder | None:
     if turbo is None:
         warn_once(f"Pillow's libjpeg-turbo library was not found, {FALLBACK_NOTE}")
         return None
-    headers, libraries = tuple(FOLDER / name for name in HEADERS), ("-ldl",)
-    path = build_library(
-        "jpeg", _compile_units(turbo), libraries=libraries, torch_headers=False, headers=headers, fallback=FALLBACK_NOTE
+    functions = load_library(describe_jpeg_library(turbo), lambda path: ctypes.CDLL(str(path)))
+    return None if functions is None else _start_decoder(functions, turbo)
+
+
+def describe_jpeg_library(turbo: Path) -> Library:
+    """Return what the decoder is compiled from, for the ABI of the libjpeg-turbo at ``turbo``."""
+    abi = 80 if ".so.8" in turbo.name else 62
+    kernels = (CompileUnit(FOLDER / "kernels.cpp", (f"-DISA={isa}", *flags)) for isa, flags in list_isa_flags().items())
+    return Library(
+        "jpeg",
+        (*(CompileUnit(FOLDER / name, (f"-DJPEG_LIB_VERSION={abi}",)) for name in SOURCES), *kernels),
+        headers=tuple(FOLDER / name for name in HEADERS),
+        fallback=FALLBACK_NOTE,
     )
-    if path is None:
-        return None
-    try:
-        functions = ctypes.CDLL(str(path))
-    except OSError as error:
-        warn_once(f"{path} does not load, {FALLBACK_NOTE}: {error}")
-        return None
-    return _start_decoder(functions, turbo)
 
 
 def _start_decoder(functions: ctypes.CDLL, turbo: Path) -> TurboJpegDecoder | None:
-    functions.feed_start.argtypes = (ctypes.c_char_p, ctypes.c_char_p, ctypes.c_size_t)
+    functions.feed_start.argtypes = (ctypes.c_void_p,)
     functions.feed_header.argtypes = (ctypes.c_char_p, ctypes.c_size_t, ctypes.c_void_p)
     functions.feed_image.argtypes = (ctypes.c_char_p, ctypes.c_size_t, ctypes.c_void_p, ctypes.c_void_p)
-    why = ctypes.create_string_buffer(500)
-    if functions.feed_start(str(turbo).encode(), why, len(why)):
-        warn_once(f"{turbo} cannot be used, {FALLBACK_NOTE}: {why.value.decode(errors='replace')}")
+    try:
+        library = ctypes.CDLL(str(turbo))
+        found = [ctypes.cast(library[f"jpeg_{name}"], ctypes.c_void_p) for name in FUNCTIONS]
+    except (OSError, AttributeError) as error:
+        warn_once(f"{turbo} cannot be used, {FALLBACK_NOTE}: {error}")
+        return None
+    if functions.feed_start((ctypes.c_void_p * len(found))(*found)):
+        warn_once(f"{turbo} cannot be used, {FALLBACK_NOTE}: it is of another ABI than its name says")
         return None
     return TurboJpegDecoder(functions, vertical_pass_first=_detect_vertical_pass_first())
 
@@ -153,13 +164,6 @@ def find_libjpeg() -> Path | None:
         return None
     found = re.search(r"^.*?(/\S*/libjpeg\.so\.[0-9.]+)$", maps, re.MULTILINE)
     return Path(found[1]) if found else None
-
-
-def _compile_units(turbo: Path) -> list[CompileUnit]:
-    abi = 80 if ".so.8" in turbo.name else 62
-    isas = ISA_FLAGS if platform.machine() in ("x86_64", "AMD64") else {"portable": ()}
-    kernels = [CompileUnit(FOLDER / "kernels.cpp", (f"-DISA={isa}", *flags)) for isa, flags in isas.items()]
-    return [*(CompileUnit(FOLDER / name, (f"-DJPEG_LIB_VERSION={abi}",)) for name in SOURCES), *kernels]
 
 
 def _detect_vertical_pass_first() -> bool:

@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import io
+import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -66,7 +67,7 @@ def split_by_group(
         held_out = np.zeros(len(paths), bool)
         held_out[used] = [file.sides[name] == "val" for name in names]
         _check_trains_every_class(labels, used & ~held_out, classes, file)
-        how = f"{file.path} says which whole groups are held out"
+        how = f"whole groups are held out as {os.path.basename(file.path)} says"
     else:
         if file is not None:
             check_files_exist(file, root)

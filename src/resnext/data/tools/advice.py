@@ -33,9 +33,10 @@ def list_class_advice(counts: Mapping[str, int], *, is_balanced: bool = False) -
     if rare:
         who = smallest if len(rare) == 1 else f"these {len(rare)} classes"
         others = "" if len(rare) == 1 else f" and {len(rare) - 1} others at most a tenth"
+        verdict = f"know {who} least well" if is_balanced else f"rarely answer {who}"
         yield (
-            f"{largest} has {pluralize(most, 'picture')}, {smallest} only {least}{others}: the model will rarely "
-            f"answer {who}; more pictures help most"
+            f"{largest} has {pluralize(most, 'picture')}, {smallest} only {least}{others}: the model will {verdict}; "
+            "more pictures help most"
             + ("" if is_balanced else ", and --data.sampling balanced or --data.class_weights balanced helps too")
         )
     few = [f"{name} ({count})" for count, name in filled if count < FEW_PICTURES]

@@ -11,6 +11,7 @@ from resnext.data.decode.pillow import ImageInfo
 from resnext.errors import escape_unprintable
 
 BINS = 16  # of the histogram of sizes
+LARGEST, SMALLEST = 40, 15  # classes that a terminal shows
 CHANNELS = {"1": "black and white", "L": "grey", "LA": "grey", "CMYK": "CMYK"}  # other modes are colours
 
 
@@ -89,7 +90,10 @@ def list_class_rows(counts: Mapping[str, Mapping[str, int]]) -> list[tuple[str, 
 
 
 def format_class_table(counts: Mapping[str, Mapping[str, int]], bar: int = 0, mark: str = "█") -> Iterator[str]:
-    """Format the pictures of each class as aligned lines, with bars of at most ``bar`` characters."""
+    """Format the pictures of each class as aligned lines, with bars of at most ``bar`` characters.
+
+    With bars, which are for terminals, only the largest and the smallest of many classes are shown.
+    """
     rows = [(escape_unprintable(name), numbers) for name, numbers in list_class_rows(counts)]
     splits = [split or "pictures" for split in counts]
     width = max([len("class"), *(len(name) for name, _ in rows)])
@@ -97,7 +101,12 @@ def format_class_table(counts: Mapping[str, Mapping[str, int]], bar: int = 0, ma
     most = max((sum(numbers) for _, numbers in rows), default=1)
     heads = "  ".join(split.rjust(size) for split, size in zip(splits, widths, strict=True))
     yield f"{'class'.ljust(width)}  {heads}"
-    for name, numbers in rows:
+    hidden = range(LARGEST, len(rows) - SMALLEST) if bar else range(0)
+    for place, (name, numbers) in enumerate(rows):
+        if place in hidden:
+            if place == hidden.start:
+                yield f"... {len(hidden):,} more classes ..."
+            continue
         cells = "  ".join(f"{number:,}".rjust(size) for number, size in zip(numbers, widths, strict=True))
         length = max(1, round(bar * sum(numbers) / most)) if bar and sum(numbers) else 0
         yield f"{name.ljust(width)}  {cells}  {mark * length}".rstrip()

@@ -149,6 +149,8 @@ def _draw_accuracy(axes: "Axes", calibration: Calibration) -> None:
 
 def _draw_counts(axes: "Axes", calibration: Calibration) -> None:
     """Draw and write the number of images in each bin."""
+    from matplotlib.ticker import MaxNLocator
+
     edges, count = calibration.edges, calibration.count
     axes.bar(edges[:-1], count, np.diff(edges), color=PALE_BLUE, align="edge", edgecolor="white", linewidth=0.8)
     highest = max(1, int(count.max()))
@@ -160,7 +162,7 @@ def _draw_counts(axes: "Axes", calibration: Calibration) -> None:
         )  # fmt: skip
     axes.set(ylim=(0, 1.3 * highest if highest <= 999 else 1.55 * highest), ylabel="images",
              xlabel="probability of the prediction (confidence)")  # fmt: skip
-    axes.yaxis.get_major_locator().set_params(integer=True)
+    axes.yaxis.set_major_locator(MaxNLocator(4, integer=True))
 
 
 def plot_worst_images(

@@ -1,30 +1,24 @@
-// torch.ops.resnext: the fused operator with its gradient, over norm_act.h.
+// torch.ops.resnext: the fused operator, over norm_act.h; speed/kernels.py makes it differentiable.
 //
-//   norm_act(x, residual?, weight, bias, eps, act) -> (y, mean, variance)     differentiable; statistics of the batch
 //   norm_act_forward / norm_act_backward                                      its forward and backward pass
 //   norm_act_apply(x, residual?, weight, bias, mean, variance, eps, act) -> y recomputes y from saved statistics
 //
 // x, residual, y: [B, C, H, W] in channels_last, bf16, fp32 or fp64; weight, bias: [C], fp32 (fp64 with fp64);
 // mean, variance: [C] in fp64, the variance biased.
-#include <ATen/Parallel.h>
-#include <ATen/core/Tensor.h>
-#include <ATen/ops/empty.h>
-#include <ATen/ops/empty_like.h>
-#include <torch/csrc/autograd/custom_function.h>
-#include <torch/library.h>
-
+#include <algorithm>
 #include <cmath>
 #include <cstdlib>
+#include <optional>
 #include <string>
 #include <tuple>
 #include <vector>
 
 #include "norm_act.h"
+#include "torch_api.h"
 
 namespace resnext {
 namespace {
 
-using at::Tensor;
 using OptionalTensor = std::optional<Tensor>;
 
 const Kernels* best_kernels() {
@@ -65,10 +59,10 @@ const auto& functions<double>() { return kernels().fp64; }
 template <typename F>
 auto by_type(const Tensor& x, F f) {
   switch (x.scalar_type()) {
-    case at::kBFloat16: return f(BFloat16{}, float{});
-    case at::kFloat: return f(float{}, float{});
-    case at::kDouble: return f(double{}, double{});
-    default: TORCH_CHECK(false, "norm_act takes bf16, fp32 or fp64, not ", x.scalar_type());
+    case ScalarType::BFloat16: return f(BFloat16{}, float{});
+    case ScalarType::Float: return f(float{}, float{});
+    case ScalarType::Double: return f(double{}, double{});
+    default: raise_error("norm_act takes bf16, fp32 or fp64");
   }
 }
 
@@ -88,22 +82,39 @@ struct Pixels {
   }
   template <typename F>
   void each(F f) const {  // f(block, first element, rows)
-    at::parallel_for(0, blocks, 1, [&](int64_t begin, int64_t end) {
+    parallel_for(0, blocks, 1, [&](int64_t begin, int64_t end) {
       for (int64_t b = begin; b < end; ++b) f(b, b * step * channels, std::min(step, rows - b * step));
     });
   }
 };
 
+// Whether the elements of images [B, C, H, W] are in the order B, H, W, C, without gaps.
+bool is_channels_last(const Tensor& x) {
+  int64_t expected = 1;
+  for (int d : {1, 3, 2, 0}) {
+    if (x.size(d) != 1 && x.stride(d) != expected) return false;
+    expected *= x.size(d);
+  }
+  return true;
+}
+
+bool is_like(const Tensor& a, const Tensor& b) {
+  if (a.scalar_type() != b.scalar_type() || a.dim() != b.dim()) return false;
+  for (int d = 0; d < b.dim(); ++d)
+    if (a.size(d) != b.size(d)) return false;
+  return is_channels_last(a);
+}
+
 void check(const Tensor& x, const OptionalTensor& residual, const Tensor& weight, const Tensor& bias) {
-  TORCH_CHECK(x.dim() == 4 && x.numel() > 0 && x.is_contiguous(at::MemoryFormat::ChannelsLast),
-              "norm_act takes images [B, C, H, W] in channels_last, not ", x.sizes());
-  TORCH_CHECK(!residual || (residual->sizes() == x.sizes() && residual->scalar_type() == x.scalar_type() &&
-                            residual->is_contiguous(at::MemoryFormat::ChannelsLast)),
-              "norm_act takes a residual of the same shape, type and layout as x");
-  auto wide = x.scalar_type() == at::kDouble ? at::kDouble : at::kFloat;
-  for (const Tensor& v : {weight, bias})
-    TORCH_CHECK(v.scalar_type() == wide && v.numel() == x.size(1) && v.is_contiguous(),
-                "norm_act takes ", wide, " weight and bias of ", x.size(1), " channels");
+  RESNEXT_CHECK(x.dim() == 4 && x.numel() > 0 && is_channels_last(x),
+                "norm_act takes images [B, C, H, W] in channels_last");
+  RESNEXT_CHECK(!residual || is_like(*residual, x),
+                "norm_act takes a residual of the same shape, type and layout as x");
+  const auto wide = x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+  for (const Tensor* v : {&weight, &bias})
+    RESNEXT_CHECK(v->scalar_type() == wide && v->numel() == x.size(1) && v->is_contiguous(),
+                  std::string("norm_act takes ") + (wide == ScalarType::Double ? "fp64" : "fp32") +
+                      " weight and bias of " + std::to_string(x.size(1)) + " channels");
 }
 
 // The values that the kernels need for each channel. The rounding error of the mean goes into the shift, so that a mean
@@ -131,7 +142,7 @@ void statistics(const Tensor& x, double* mean, double* variance) {
   p.each([&](int64_t b, int64_t at, int64_t rows) {
     functions<T>().moments(data<T>(x) + at, rows, p.channels, &means[b * p.channels], &deviations[b * p.channels]);
   });
-  at::parallel_for(0, p.channels, 256, [&](int64_t begin, int64_t end) {
+  parallel_for(0, p.channels, 256, [&](int64_t begin, int64_t end) {
     kernels().join(means.data(), deviations.data(), p.blocks, p.channels, begin, end, p.step, p.rows, mean, variance);
   });
 }
@@ -150,10 +161,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> norm_act_forward(const Tensor& x, con
                                                             const Tensor& weight, const Tensor& bias, double eps,
                                                             bool act) {
   check(x, residual, weight, bias);
-  auto wide = x.options().dtype(at::kDouble).memory_format(std::nullopt);
-  Tensor mean = at::empty({x.size(1)}, wide), variance = at::empty({x.size(1)}, wide), y = at::empty_like(x);
+  Tensor mean = make_vector(x.size(1), ScalarType::Double), variance = make_vector(x.size(1), ScalarType::Double);
+  Tensor y = make_like(x);
   const bool keeps = act && residual.has_value();
-  Tensor mask = at::empty({keeps ? (x.numel() + 15) / 16 : 0}, x.options().dtype(at::kShort).memory_format(std::nullopt));
+  Tensor mask = make_vector(keeps ? (x.numel() + 15) / 16 : 0, ScalarType::Short);
   by_type(x, [&](auto t, auto w) {
     using T = decltype(t);
     using Wide = decltype(w);
@@ -167,7 +178,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> norm_act_forward(const Tensor& x, con
 Tensor norm_act_apply(const Tensor& x, const OptionalTensor& residual, const Tensor& weight, const Tensor& bias,
                       const Tensor& mean, const Tensor& variance, double eps, bool act) {
   check(x, residual, weight, bias);
-  Tensor y = at::empty_like(x);
+  Tensor y = make_like(x);
   by_type(x, [&](auto t, auto w) {
     using Wide = decltype(w);
     apply<decltype(t), Wide>(x, residual, Channels<Wide>(weight, bias, mean, variance, eps), y, nullptr, act);
@@ -175,15 +186,16 @@ Tensor norm_act_apply(const Tensor& x, const OptionalTensor& residual, const Ten
   return y;
 }
 
-// Gradients of x, residual, weight and bias. Without `mask` the sign of y is recomputed from x.
+// Gradients of x, residual, weight and bias. Without `mask` the sign of y is recomputed from x. The gradient of the
+// residual is empty without a ReLU, where it is `gradient`, and without a residual.
 std::tuple<Tensor, Tensor, Tensor, Tensor> norm_act_backward(const Tensor& gradient, const Tensor& x,
                                                              const Tensor& weight, const Tensor& bias,
                                                              const Tensor& mean, const Tensor& variance,
                                                              const Tensor& mask, double eps, bool act,
                                                              bool has_residual) {
   check(x, gradient, weight, bias);
-  Tensor dx = at::empty_like(x), dweight = at::empty_like(weight), dbias = at::empty_like(bias);
-  Tensor dresidual = has_residual && act ? at::empty_like(x) : has_residual ? gradient : at::empty({0}, x.options().memory_format(std::nullopt));
+  Tensor dx = make_like(x), dweight = make_like(weight), dbias = make_like(bias);
+  Tensor dresidual = has_residual && act ? make_like(x) : make_vector(0, x.scalar_type());
   const Sign sign = !act ? Sign::NONE : has_residual ? Sign::FROM_MASK : Sign::FROM_X;
   by_type(x, [&](auto t, auto w) {
     using T = decltype(t);
@@ -220,79 +232,24 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> norm_act_backward(const Tensor& gradi
   return {dx, dresidual, dweight, dbias};
 }
 
-using ForwardOp = std::tuple<Tensor, Tensor, Tensor, Tensor>(const Tensor&, const OptionalTensor&, const Tensor&,
-                                                             const Tensor&, double, bool);
-using BackwardOp = std::tuple<Tensor, Tensor, Tensor, Tensor>(const Tensor&, const Tensor&, const Tensor&,
-                                                              const Tensor&, const Tensor&, const Tensor&,
-                                                              const Tensor&, double, bool, bool);
-
-template <typename Op>
-auto op(const char* name) {
-  return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<Op>();
-}
-
-struct NormAct : public torch::autograd::Function<NormAct> {
-  static torch::autograd::variable_list forward(torch::autograd::AutogradContext* ctx, const Tensor& x,
-                                                const OptionalTensor& residual, const Tensor& weight,
-                                                const Tensor& bias, double eps, bool act) {
-    at::AutoDispatchBelowADInplaceOrView below;
-    static auto forward_op = op<ForwardOp>("resnext::norm_act_forward");
-    auto [y, mean, variance, mask] = forward_op.call(x, residual, weight, bias, eps, act);
-    ctx->save_for_backward({x, weight, bias, mean, variance, mask});
-    ctx->saved_data["eps"] = eps;
-    ctx->saved_data["act"] = act;
-    ctx->saved_data["residual"] = residual.has_value();
-    ctx->mark_non_differentiable({mean, variance});
-    return {y, mean, variance};
-  }
-
-  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* ctx,
-                                                 torch::autograd::variable_list gradients) {
-    TORCH_CHECK(!at::GradMode::is_enabled(), "norm_act has no second derivative; RESNEXT_FAST=0 computes without it");
-    auto saved = ctx->get_saved_variables();
-    const bool has_residual = ctx->saved_data["residual"].toBool();
-    static auto backward_op = op<BackwardOp>("resnext::norm_act_backward");
-    Tensor gradient = gradients[0].to(saved[0].scalar_type()).contiguous(at::MemoryFormat::ChannelsLast);
-    auto [dx, dresidual, dweight, dbias] =
-        backward_op.call(gradient, saved[0], saved[1], saved[2], saved[3], saved[4], saved[5],
-                         ctx->saved_data["eps"].toDouble(), ctx->saved_data["act"].toBool(), has_residual);
-    return {dx, has_residual ? dresidual : Tensor(), dweight, dbias, Tensor(), Tensor()};
-  }
-};
-
-std::tuple<Tensor, Tensor, Tensor> norm_act_autograd(const Tensor& x, const OptionalTensor& residual,
-                                                     const Tensor& weight, const Tensor& bias, double eps, bool act) {
-  auto out = NormAct::apply(x, residual, weight, bias, eps, act);
-  return {out[0], out[1], out[2]};
-}
-
-std::tuple<Tensor, Tensor, Tensor> norm_act_plain(const Tensor& x, const OptionalTensor& residual,
-                                                  const Tensor& weight, const Tensor& bias, double eps, bool act) {
-  auto [y, mean, variance, mask] = norm_act_forward(x, residual, weight, bias, eps, act);
-  return {y, mean, variance};
-}
-
 }  // namespace
 
-TORCH_LIBRARY(resnext, m) {
-  m.def("norm_act(Tensor x, Tensor? residual, Tensor weight, Tensor bias, float eps, bool act)"
-        " -> (Tensor, Tensor, Tensor)");
+RESNEXT_LIBRARY(resnext, m) {
   m.def("norm_act_forward(Tensor x, Tensor? residual, Tensor weight, Tensor bias, float eps, bool act)"
         " -> (Tensor, Tensor, Tensor, Tensor)");
   m.def("norm_act_apply(Tensor x, Tensor? residual, Tensor weight, Tensor bias, Tensor mean, Tensor variance,"
         " float eps, bool act) -> Tensor");
   m.def("norm_act_backward(Tensor gradient, Tensor x, Tensor weight, Tensor bias, Tensor mean, Tensor variance,"
         " Tensor mask, float eps, bool act, bool has_residual) -> (Tensor, Tensor, Tensor, Tensor)");
-  m.def("isa() -> str", isa);
+  m.def("isa() -> str");
 }
 
-TORCH_LIBRARY_IMPL(resnext, CPU, m) {
-  m.impl("norm_act", norm_act_plain);
-  m.impl("norm_act_forward", norm_act_forward);
-  m.impl("norm_act_apply", norm_act_apply);
-  m.impl("norm_act_backward", norm_act_backward);
+RESNEXT_LIBRARY_IMPL(resnext, CPU, m) {
+  m.impl("norm_act_forward", RESNEXT_OPERATOR(norm_act_forward));
+  m.impl("norm_act_apply", RESNEXT_OPERATOR(norm_act_apply));
+  m.impl("norm_act_backward", RESNEXT_OPERATOR(norm_act_backward));
 }
 
-TORCH_LIBRARY_IMPL(resnext, Autograd, m) { m.impl("norm_act", norm_act_autograd); }
+RESNEXT_LIBRARY_IMPL(resnext, CompositeExplicitAutograd, m) { m.impl("isa", RESNEXT_OPERATOR(isa)); }
 
 }  // namespace resnext

@@ -153,13 +153,10 @@ bool image(const uint8_t* data, size_t size, const Header& header, const Request
 
 using namespace feed;
 
-// Loads `library`, the path of a libjpeg-turbo. Returns 0, or 1 and the reason.
-EXPORT int feed_start(const char* library, char* why, size_t room) {
+// Takes the functions of a libjpeg-turbo. Returns 0, or 1 if it is of another ABI.
+EXPORT int feed_start(void* const* functions) {
     kernels = &best_kernels();
-    std::string reason;
-    if (load_turbo(library, reason)) return 0;
-    std::strncpy(why, reason.c_str(), room - 1);
-    return 1;
+    return use_turbo(functions) ? 0 : 1;
 }
 
 // Reads the header to {plain, tagged, width, height}.

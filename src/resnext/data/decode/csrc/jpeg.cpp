@@ -1,6 +1,5 @@
 #include "jpeg.hpp"
 
-#include <dlfcn.h>
 #include <setjmp.h>
 
 #include <algorithm>
@@ -12,7 +11,8 @@
 namespace feed {
 namespace {
 
-// Functions of the library, found by its handle: the process may have other libjpegs (torchvision has its own).
+// Functions of the library, in the order of FUNCTIONS in turbojpeg.py. Python finds them in that very library: the
+// process may have other libjpegs (torchvision has its own).
 struct Turbo {
     decltype(&jpeg_std_error) std_error;
     decltype(&jpeg_CreateDecompress) create;
@@ -135,36 +135,13 @@ bool decode_box(
     return rest_is_good(decoder, header, data, size, buffer + (size_t)box.height * stride);
 }
 
-template <typename Function>
-bool find(void* handle, const char* name, Function& function) {
-    function = reinterpret_cast<Function>(dlsym(handle, name));
-    return function != nullptr;
-}
-
 }  // namespace
 
-bool load_turbo(const char* path, std::string& why) {
-    void* handle = dlopen(path, RTLD_NOW | RTLD_LOCAL);
-    if (handle == nullptr) {
-        why = dlerror();
-        return false;
-    }
-    Turbo found = {};
-    const bool all = find(handle, "jpeg_std_error", found.std_error) &&
-        find(handle, "jpeg_CreateDecompress", found.create) && find(handle, "jpeg_read_header", found.read_header) &&
-        find(handle, "jpeg_start_decompress", found.start) && find(handle, "jpeg_crop_scanline", found.crop) &&
-        find(handle, "jpeg_skip_scanlines", found.skip) && find(handle, "jpeg_read_scanlines", found.read) &&
-        find(handle, "jpeg_finish_decompress", found.finish) && find(handle, "jpeg_resync_to_restart", found.resync) &&
-        find(handle, "jpeg_destroy_decompress", found.destroy);
-    if (!all) {
-        why = "it lacks jpeg_crop_scanline and related functions (libjpeg-turbo has them since 1.5)";
-        return false;
-    }
-    turbo = found;
+bool use_turbo(void* const* functions) {
+    std::memcpy(&turbo, functions, sizeof turbo);
     Decoder decoder = {};
     const bool fits = setjmp(decoder.failed) == 0 && (begin(decoder, nullptr, 0), true);
     if (fits) turbo.destroy(&decoder.info);
-    if (!fits) why = "its ABI is not " + std::to_string(JPEG_LIB_VERSION);
     return fits;
 }
 

@@ -1,7 +1,5 @@
 // Decodes rectangles of JPEG files with the libjpeg-turbo that Pillow uses.
 #pragma once
-#include <string>
-
 #include "pixels.hpp"
 
 namespace feed {
@@ -20,8 +18,8 @@ struct Box {
     int left, top, width, height;
 };
 
-// Loads the libjpeg-turbo at `path`; `decode` needs it. Returns false, with the reason in `why`, if it cannot be used.
-bool load_turbo(const char* path, std::string& why);
+// Takes the functions of a libjpeg-turbo, which `decode` needs. Returns false if its ABI is not JPEG_LIB_VERSION.
+bool use_turbo(void* const* functions);
 
 Header read_header(const uint8_t* data, size_t size);
 

@@ -136,7 +136,7 @@ def test_a_directory_of_another_recipe_or_of_other_images_is_refused(finished: F
         (["--data.val_fraction", "0.2"], "--data.val_fraction has no use here"),
         (["--data.fold", "1/2"], "--data.fold is what a cross-validation varies"),
         (["--jobs", "0"], "--jobs 0 must be from 1 to 256"),
-        (["--data.group", "scan ([0-9])", "--folds", "5"], "data.group gives 1 groups, fewer than the 5 folds"),
+        (["--data.group", "scan ([0-9])", "--folds", "5"], "all 12 images are in one group, '0'"),
     ],
 )
 def test_what_cannot_be_done_is_refused_before_the_work(

@@ -10,7 +10,7 @@ DOCS    := $(VENV)/.docs
 READY   := $(VENV)/.ready
 DEVICE  ?= cuda
 OLDEST  := .venv-oldest
-PYTEST  := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile
+PYTEST  := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 
 .PHONY: help demo serve docs test test-all test-oldest test-gpu lint format dist clean
 .DEFAULT_GOAL := help

@@ -7,6 +7,7 @@ x86-64 Linux with a C++ compiler and PyTorch (`pip wheel --no-build-isolation`);
 import os
 import platform
 import sys
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from shutil import rmtree
@@ -19,6 +20,7 @@ SOURCE = Path(__file__).parent / "src"
 PILLOW_LIBJPEG = Path("libjpeg.so.62")  # the ABI of the libjpeg-turbo in Pillow's wheels
 
 
+@cache
 def decide_prebuilt() -> bool:
     """Return whether the wheel brings compiled libraries. Ends the build if they are demanded and cannot be made."""
     said = os.environ.get("RESNEXT_PREBUILT", "")

@@ -52,11 +52,6 @@ def pytest_collection() -> Generator[None, object, object]:
         gc.enable()
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the folders of long tests first, so that several processes end at about the same time."""
-    items.sort(key=lambda item: not item.nodeid.startswith(LONG))  # with ``--dist loadfile --no-loadscope-reorder``
-
-
 @pytest.fixture
 def tiny_recipe(tmp_path: Path) -> Path:
     """A recipe file whose training takes seconds: 3 epochs of 6 steps."""
@@ -78,11 +73,15 @@ def device(request: pytest.FixtureRequest) -> torch.device:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the tests on the team's large data where it is not beside this checkout: small files stand for it."""
+    """Leave out the tests on the team's large data where it is not beside this checkout: small files stand for it.
+
+    The folders of long tests come first, so that several processes end at about the same time.
+    """
     if not SHARED.is_dir():
         large = [item for item in items if "shared_data" in getattr(item, "fixturenames", ())]
         config.hook.pytest_deselected(items=large)
         items[:] = [item for item in items if item not in large]
+    items.sort(key=lambda item: not item.nodeid.startswith(LONG))  # with ``--dist loadfile --no-loadscope-reorder``
 
 
 @pytest.fixture(scope="module")

@@ -29,7 +29,7 @@ WORDS = {bool: "true or false", int: "whole number", float: "number", str: "text
 API = {
     "Train, evaluate, predict": (
         "train", "EpochResult", "evaluate", "EvalOptions", "Evaluation", "predict", "Prediction", "embed", "Predictor",
-        "open_run", "Run",
+        "open_run", "Run", "crossval", "Crossval",
     ),
     "Recipes and data": ("load_recipe", "Recipe", "open_data", "Preprocessing"),
     "Networks": (

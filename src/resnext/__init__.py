@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 from resnext.version import __version__
 
 if TYPE_CHECKING:
-    from resnext.api import detect, evaluate, load_recipe, train
+    from resnext.api import crossval, detect, evaluate, load_recipe, train
+    from resnext.cross_validation.cross_validate import Crossval
     from resnext.data import open_data
     from resnext.data.preprocessing import Preprocessing
     from resnext.deploy.predictor import Predictor
@@ -40,7 +41,8 @@ if TYPE_CHECKING:
     from resnext.weights.readers.torch7 import read_t7
 
 _NAMES = {
-    "api": ("detect", "evaluate", "load_recipe", "train"),
+    "api": ("crossval", "detect", "evaluate", "load_recipe", "train"),
+    "cross_validation.cross_validate": ("Crossval",),
     "data": ("open_data",),
     "data.preprocessing": ("Preprocessing",),
     "deploy.predictor": ("Predictor",),
@@ -75,6 +77,7 @@ _MODULES = {name: f"resnext.{module}" for module, names in _NAMES.items() for na
 __all__ = [
     "Architecture",
     "Complexity",
+    "Crossval",
     "DetectPrediction",
     "DetectPredictor",
     "DetectPreprocessing",
@@ -98,6 +101,7 @@ __all__ = [
     "complexity",
     "convert_form",
     "create_model",
+    "crossval",
     "design",
     "detect",
     "embed",

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import torch
     from rich.console import Console
 
+    from resnext.cross_validation.cross_validate import Crossval
     from resnext.data.dataset import Dataset
     from resnext.deploy.predictor import Predictor
     from resnext.detection.model.faster_rcnn import FasterRcnn
@@ -119,6 +120,47 @@ def train(
 
         run_training(Classification, settings, directory, resume=resume, console=console, on_epoch_end=callback)
     return open_run(directory.path)
+
+
+def crossval(
+    recipe: Recipe | Path | str,
+    out: Path | str | None = None,
+    *,
+    folds: int | None = None,
+    overrides: Mapping[str, object] | None = None,
+    jobs: int = 1,
+    quiet: bool = False,
+) -> "Crossval":
+    """Cross-validate: train a network without each fold of the images, judge every image once, find wrong labels.
+
+    The same call goes on where an earlier one was stopped.
+
+    Args:
+        recipe: A folder of photos, with one folder of pictures for each class, for which all settings are chosen; or a
+            recipe as ``load_recipe`` returns it, a YAML file, or the name of a recipe of the package, whose training
+            images are used.
+        out: The directory of runs, tables and pages; ``runs/crossval-NAME`` by default.
+        folds: Number of parts, each of which is held out once; 5 by default.
+        overrides: Settings that replace those of the recipe, such as ``{"train.epochs": 3}``.
+        jobs: Folds that are trained side by side, each in a process of its own.
+        quiet: Print nothing.
+
+    Returns:
+        The pooled evaluation, the probabilities of each image, its fold, and the labels to look at.
+
+    Raises:
+        RequestError: The settings do not fit the data (such as fewer images of a class than folds), or ``out`` was
+            begun with others.
+        WorkError: A fold failed, or a signal came.
+    """
+    from resnext.cross_validation.cross_validate import cross_validate
+    from resnext.screen import make_screen
+
+    console = make_screen()
+    console.quiet = quiet
+    found = cross_validate(recipe, out, folds, overrides or {}, jobs=jobs, console=console)
+    assert found is not None  # only a dry run gives None
+    return found
 
 
 def _choose_photo_recipe(

@@ -24,6 +24,7 @@ VERBS = {
     "data": "check a data set before training, or write it as shards",
     "recipes": "list the recipes that come with the package, or print one",
     "train": "train a network on a folder of photos or by a recipe, or resume a run",
+    "crossval": "cross-validate on a folder of photos or by a recipe, and find labels that look wrong",
     "evaluate": "evaluate a run or a weights file on labelled images",
     "predict": "classify images",
     "detect": "train, evaluate and run object detectors (Faster R-CNN)",

@@ -36,6 +36,7 @@ Sampling = Literal["uniform", "balanced"]
 ClassWeights = Literal["none", "balanced"]
 Crop = Literal["center", "pad", "random_resized", "paper_imagenet"]
 
+MAX_FOLDS = 100  # of a cross-validation
 MAX_GROUP_PATTERN = 500  # characters
 
 CROP_MODES: tuple[CropMode, ...] = get_args(CropMode)
@@ -59,10 +60,15 @@ class DataSettings(CommonDataSettings):
     val_fraction: Annotated[float, Bounds(0.001, 0.9)] | None = option(
         "Share of each class that is held out, for a folder without train/ and val/.", None
     )
+    fold: str | None = option(
+        "Cross-validation: hold out a fold of the training images, such as 2/5, the second of five. Folds have about "
+        "the same share of every class and depend on split_seed.",
+        None,
+    )
     group: Place | None = option(
-        "Keep the images of a group (a patient, a slide, a video) on one side of the split by val_fraction: a regular "
-        "expression with one group in parentheses, such as (patient[0-9]+), searched for in each path below path, or a "
-        "CSV file (.csv) with the columns file and group.",
+        "Keep the images of a group (a patient, a slide, a video) on one side of the split by val_fraction, or in one "
+        "fold: a regular expression with one group in parentheses, such as (patient[0-9]+), searched for in each path "
+        "below path, or a CSV file (.csv) with the columns file and group.",
         None,
     )
     classes: Place | None = option(
@@ -244,6 +250,17 @@ def _check_train(train: TrainSettings) -> None:
         raise RequestError(f"train.tuning_plan {train.tuning_plan} needs fast paths, but train.fast is no")
 
 
+def parse_fold(text: str) -> tuple[int, int]:
+    """Parse a ``data.fold`` such as 2/5 into the fold, from 1, and the number of folds. Raises RequestError."""
+    number, _, total = text.partition("/")
+    if not (number.isascii() and total.isascii() and number.isdigit() and total.isdigit()):
+        raise RequestError(f"data.fold {text!r} must be such as 2/5, the second of five folds")
+    fold, folds = int(number), int(total)
+    if not 2 <= folds <= MAX_FOLDS or not 1 <= fold <= folds:
+        raise RequestError(f"data.fold {text!r} must be from 1/K to K/K, with K folds from 2 to {MAX_FOLDS}")
+    return fold, folds
+
+
 def is_group_file(group: str) -> bool:
     """Whether a ``data.group`` is a CSV file; otherwise it is a regular expression."""
     return group.lower().endswith(".csv")
@@ -267,6 +284,12 @@ def compile_group_pattern(pattern: str) -> re.Pattern[str]:
 
 
 def _check_data(data: DataSettings) -> None:
+    if data.fold is not None:
+        parse_fold(data.fold)
+        if data.val_fraction is not None:
+            raise RequestError("data.fold and data.val_fraction both say what is held out: give one")
+        if data.max_val_images is not None:
+            raise RequestError("data.fold holds out a whole fold: leave data.max_val_images out")
     if data.cache == "memory" and data.jpeg_decoder == "fast":
         raise RequestError(
             "data.cache memory keeps whole images, but data.jpeg_decoder fast decodes only crops: use one of both"

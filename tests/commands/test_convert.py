@@ -21,6 +21,8 @@ from resnext.weights.adapters.naming import UNKNOWN_PREPROCESSING
 from resnext.weights.native import serialize_network
 from resnext.weights.presets import PREPROCESSINGS, TORCHVISION_V1
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
+
 VIEW = Preprocessing(image_size=64, resize=72, mean=(0.4, 0.5, 0.6), std=(0.2, 0.3, 0.25), channels=3)
 NAMES = ("cat", "dog", "fox", "owl", "yak")
 

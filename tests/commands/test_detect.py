@@ -24,6 +24,7 @@ from tests.detection.annotation_files import box_row, image_row, photo, write_js
 from tests.detection.shape_images import folder, recipe
 from tests.detection.tiny_detector import CIFAR, detector
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
 KEYS = ("image_id", "category_id", "bbox", "score", "file_name", "category")
 
 

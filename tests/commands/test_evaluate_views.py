@@ -25,7 +25,7 @@ SHARK, TENCH = imagenet_synsets()[3], imagenet_synsets()[0]
 MORE = ("n00000001", *imagenet_synsets())
 
 
-pytestmark = pytest.mark.usefixtures("one_thread")
+pytestmark = pytest.mark.usefixtures("one_thread", "blank_figures")
 
 
 def colour(size: int = 16) -> Preprocessing:

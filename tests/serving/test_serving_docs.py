@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from tests.conftest import run_resnext
+from resnext.cli import main
+from tests.figures import leave_figures_blank
 
 pytest.importorskip("fastapi")
 PAGE = Path(__file__).parents[2] / "docs" / "serving.md"
@@ -23,7 +24,9 @@ PAGE = Path(__file__).parents[2] / "docs" / "serving.md"
 def server_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Train for seconds, then run the command of the docs for this run, without a browser and on a free port."""
     folder = tmp_path_factory.mktemp("docs")
-    run_resnext("train", "small/digits", "--train.epochs", 2, "--run", folder / "runs" / "demo-20261130-081500")
+    run = folder / "runs" / "demo-20261130-081500"
+    with leave_figures_blank():
+        assert main(["train", "small/digits", "--train.epochs", "2", "--run", str(run)]) == 0
     line = re.search(r"^    (resnext serve runs/demo-\* .*)$", PAGE.read_text(), re.MULTILINE)
     assert line is not None
     words = [word for word in shlex.split(line[1])[1:] if word != "--open"]

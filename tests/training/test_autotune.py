@@ -8,15 +8,17 @@ from typing import Any
 import pytest
 import torch
 
+from resnext.cli import main
 from resnext.model.network import create_model
 from resnext.model.plan import Plan
+from resnext.recipe import read_recipe
 from resnext.run_directory import RunDirectory
 from resnext.settings import Recipe, TrainSettings
 from resnext.speed import kernels
 from resnext.training import autotune
 from resnext.training.autotune import Candidate, autotune_training, time_candidates
 from tests.conftest import TINY, run_resnext
-from tests.training.helpers import CPU, QUIET
+from tests.training.helpers import CPU, QUIET, cut_off_before, train
 from tests.training.test_resume import assert_same_end
 
 
@@ -117,36 +119,23 @@ FAST = TINY.replace('channels_last: "no"', 'channels_last: "yes", fast: "yes", a
 
 
 @pytest.mark.parametrize("precision", ["bf16", pytest.param("fp16", marks=pytest.mark.slow)])
-def test_a_run_goes_on_bit_for_bit_with_fast_paths_and_a_cold_cache(tmp_path: Path, precision: str) -> None:
+def test_a_run_goes_on_bit_for_bit_with_fast_paths_and_a_cold_cache(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str
+) -> None:
     """Stop half-way and resume in a new process whose tuning cache would choose another plan."""
     if not kernels.load():
         pytest.skip("no C++ compiler here: the fused operator runs as plain PyTorch")
     recipe = tmp_path / "fast.yaml"
     recipe.write_text(FAST.replace("seed: 3", f"seed: 3, precision: {precision}"))
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
-    run_resnext("train", recipe, "--run", whole)
+    assert main(["train", str(recipe), "--run", str(whole)]) == 0
     state = RunDirectory(whole).state("last")
     plan = Plan.from_dict(state["facts"]["plan"])
     assert plan.norms
-    # the same run, begun with this plan, stopped by its own checkpoint of step 8
-    stopped.mkdir()
-    script = tmp_path / "stop.py"
-    script.write_text(
-        "import json, sys\n"
-        "from resnext.model.plan import Plan\n"
-        "from resnext.training import autotune\n"
-        "from resnext.training.classification import Classification\n"
-        f"plan = Plan.from_dict(json.loads({json.dumps(plan.to_dict())!r}))\n"
-        "autotune.tune_shared_plan = lambda *_: plan\n"
-        "step = Classification.step\n"
-        "def stop_at_step_8(task, state, batch, lr):\n"
-        "    if state.position.step == 8: sys.exit(9)\n"
-        "    return step(task, state, batch, lr)\n"
-        "Classification.step = stop_at_step_8\n"
-        "from resnext.cli import main\n"
-        "sys.exit(main())\n"
-    )
-    run_resnext("train", recipe, "--run", stopped, script=script, exits=9)
+    # the same run, begun with this plan, ends without a word after its checkpoint of step 8
+    with cut_off_before(8), monkeypatch.context() as patch:
+        patch.setattr(autotune, "tune_shared_plan", lambda *_: plan)
+        train(read_recipe(recipe), stopped)
     run_resnext("train", "--resume", stopped, env=os.environ | {"RESNEXT_CACHE": str(tmp_path / "cold")})
     assert (tmp_path / "cold" / "lib").is_dir()  # the kernels were compiled anew
     assert_same_end(stopped, whole)
@@ -158,7 +147,7 @@ def test_recomputing_is_another_run_only_in_memory(tmp_path: Path) -> None:
     for level in ("no", "blocks"):
         recipe = tmp_path / f"{level}.yaml"
         recipe.write_text(TINY.replace("epochs: 3", f'epochs: 1, activation_checkpointing: "{level}", fast: "no"'))
-        run_resnext("train", recipe, "--run", tmp_path / level)
+        assert main(["train", str(recipe), "--run", str(tmp_path / level)]) == 0
         logs.append((tmp_path / level / "log.jsonl").read_bytes())
     assert logs[0] == logs[1]
 
@@ -175,9 +164,11 @@ def test_a_compiled_run_learns_what_an_eager_one_learns(tmp_path: Path) -> None:
     assert losses[1] == pytest.approx(losses[0], rel=1e-2)
 
 
-def test_recompute_without_kernels_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_recompute_without_kernels_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     recipe = tmp_path / "fast.yaml"
     recipe.write_text(FAST)
     monkeypatch.setenv("RESNEXT_FAST", "0")
-    done = run_resnext("train", recipe, "--run", tmp_path / "run", exits=2)
-    assert "train.activation_checkpointing activations" in done.stderr
+    assert main(["train", str(recipe), "--run", str(tmp_path / "run")]) == 2
+    assert "train.activation_checkpointing activations" in capsys.readouterr().err

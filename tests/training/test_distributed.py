@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from resnext.cli import main
 from resnext.device import pick_device
 from resnext.errors import RequestError, WorkError
 from resnext.model.network import create_model
@@ -54,7 +55,7 @@ def test_two_processes_end_with_the_bytes_of_one_that_computes_the_same_parts(
     held-out loss does in its last digits: convolutions round differently for other batch sizes, and shards have others.
     """
     options = [*ONE_THREAD, "--train.bn_batch_size", "8", "--train.drop_path", "0.2", "--train.epochs"]
-    run_resnext("train", tiny_recipe, "--run", tmp_path / "one", *options, "2")
+    assert main(["train", str(tiny_recipe), "--run", str(tmp_path / "one"), *options, "2"]) == 0
     train_by(2, tiny_recipe, "--run", tmp_path / "two", *options, "2", "--data.workers", "1")
     one, two = (read_log(tmp_path / name / "log.jsonl") for name in ("one", "two"))
     assert [row | {"val_loss": 0} for row in one] == [row | {"val_loss": 0} for row in two]

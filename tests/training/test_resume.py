@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from resnext.cli import main
 from resnext.run_directory import RunDirectory, read_last_step
 from tests.conftest import TINY, run_resnext
 from tests.data.sample_images import make_image
@@ -25,7 +26,7 @@ def whole_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     folder = tmp_path_factory.mktemp("whole")
     recipe = folder / "tiny.yaml"
     recipe.write_text(TINY)
-    run_resnext("train", recipe, "--run", folder / "run")
+    assert main(["train", str(recipe), "--run", str(folder / "run")]) == 0
     return recipe, folder / "run"
 
 
@@ -44,7 +45,7 @@ def assert_same_end(run: Path, whole: Path) -> None:
 
 def assert_stopped_run_resumes(run: Path, whole: Path) -> None:
     assert read_last_step(RunDirectory(run)) >= 1
-    run_resnext("train", "--resume", run)
+    assert main(["train", "--resume", str(run)]) == 0
     assert_same_end(run, whole)
 
 
@@ -74,10 +75,10 @@ def test_images_kept_in_memory_change_no_byte(tmp_path: Path) -> None:
     recipe = tmp_path / "files.yaml"
     data = f"{{source: folder, path: {tmp_path / 'images'}, image_size: 12, workers: 0}}"
     recipe.write_text(re.sub("data: .*", f"data: {data}", TINY))
-    run_resnext("train", recipe, "--run", tmp_path / "whole")
+    assert main(["train", str(recipe), "--run", str(tmp_path / "whole")]) == 0
     run = tmp_path / "run"
     kill("step", 3, "train", recipe, "--run", run, "--data.cache", "memory", "--data.start_method", "fork")
-    run_resnext("train", "--resume", run)
+    assert main(["train", "--resume", str(run)]) == 0
     assert_same_end(run, tmp_path / "whole")
 
 
@@ -141,12 +142,16 @@ def test_a_terminal_that_hangs_up_costs_no_step(whole_run: tuple[Path, Path], tm
 def test_a_finished_run_resumed_stays_as_it_is(whole_run: tuple[Path, Path]) -> None:
     _, whole = whole_run
     before = read_files(whole / "checkpoints")
-    run_resnext("train", "--resume", whole)
+    assert main(["train", "--resume", str(whole)]) == 0
     assert read_files(whole / "checkpoints") == before
 
 
-def test_a_changed_recipe_is_refused_and_the_difference_shown(whole_run: tuple[Path, Path]) -> None:
+def test_a_changed_recipe_is_refused_and_the_difference_shown(
+    whole_run: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
     recipe, whole = whole_run
-    done = run_resnext("train", recipe, "--resume", whole, "--optimizer.lr", "0.2", "--data.workers", 1, exits=2)
-    assert "optimizer.lr: 0.05 -> 0.2" in done.stderr
-    assert "data.workers" not in done.stderr
+    words = ["train", str(recipe), "--resume", str(whole), "--optimizer.lr", "0.2", "--data.workers", "1"]
+    assert main(words) == 2
+    errors = capsys.readouterr().err
+    assert "optimizer.lr: 0.05 -> 0.2" in errors
+    assert "data.workers" not in errors

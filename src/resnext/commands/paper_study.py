@@ -1,11 +1,11 @@
 """``resnext paper study``: does cardinality beat depth and width? The paper's comparison at a size that fits a CPU."""
 
 import argparse
-import time
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from resnext.commands.train import add_setting_options, collect_settings
 from resnext.errors import RequestError
@@ -14,8 +14,9 @@ from resnext.paper.study import DATA, SIZES, STUDIES, StudyRun, StudySize, list_
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from resnext.child_runs import ProgressReporter
+
 RUNS, RESULTS = "runs/study", "results"
-WATCH_SECONDS = 3.0  # between looks at the runs that train
 HEADINGS = ("network", "MACs", "parameters", "test error %", "training error %", "seeds", "minutes", "images/s")
 
 
@@ -62,26 +63,29 @@ class _Plan:
 
 def run(args: argparse.Namespace) -> int:
     """Train what is not finished, then write and print the results; exit status 0."""
+    from resnext.child_runs import check_jobs, describe_failures, read_state, train_runs
     from resnext.environment import count_available_cores
     from resnext.files import check_folder
-    from resnext.paper.study_runs import check_jobs, describe_failures, format_command, read_state, train_runs
+    from resnext.paper.study_runs import make_command
     from resnext.screen import make_screen
 
     jobs, console = args.jobs if args.jobs is not None else count_available_cores(), make_screen()
     check_jobs(jobs)
     plan = _make_plan(args)
-    pending = [one for one in plan.runs if not read_state(one, plan.folder).is_finished]
+    pending = [one for one in plan.runs if not read_state(plan.folder / one.name).is_finished]
     if args.dry_run:
         for one in pending:
-            console.print(format_command(one, plan.folder, plan.given), soft_wrap=True)
+            console.print(shlex.join(make_command(one, plan.folder, plan.given)), soft_wrap=True)
         return 0
     failed: list[StudyRun] = []
     check_folder(plan.table.parent, "--results")
     plan.table.parent.mkdir(parents=True, exist_ok=True)
     if not args.report:
-        reporter = _Reporter(console, plan, pending)
+        reporter = _make_reporter(console, plan, pending)
         try:
-            failed = train_runs(pending, plan.folder, plan.given, jobs, reporter)
+            failed = train_runs(
+                pending, plan.folder, lambda one: make_command(one, plan.folder, plan.given), jobs, reporter
+            )
         finally:
             reporter.stop()
     write_results(plan, console)
@@ -101,60 +105,19 @@ def _make_plan(args: argparse.Namespace) -> _Plan:
     return _Plan(SIZES[args.size], runs, folder, given, Path(args.results) / name)
 
 
-class _Reporter:
-    """Prints a line when a run starts or ends, with the time that is left, and writes the CSV when one ends.
+def _make_reporter(console: "Console", plan: _Plan, pending: Sequence[StudyRun]) -> "ProgressReporter[StudyRun]":
+    """Make what prints the progress of the runs, and writes the CSV when one ends."""
+    from resnext.child_runs import ProgressReporter
+    from resnext.recipe import read_recipe
 
-    On a terminal, a line shows the epochs of the runs that train.
-    """
-
-    def __init__(self, console: "Console", plan: _Plan, pending: Sequence[StudyRun]) -> None:
-        from resnext.paper.study_runs import read_state
-        from resnext.recipe import read_recipe
-
-        self.console, self.plan = console, plan
-        self.left = len(pending)
-        self.start = self.looked = time.monotonic()
-        self.begun = {one: read_state(one, plan.folder).epochs for one in pending}  # epochs done before
-        self.done = dict(self.begun)
-        self.epochs = read_recipe(pending[0].recipe, plan.given).train.epochs or 0 if pending else 0
-        self.status = console.status("") if console.is_terminal else None
-
-    def report(self, run: StudyRun, what: Literal["start", "end", "failed"]) -> None:
-        """Report the start, the end or the failure of a run."""
-        if what == "start":
-            self.console.print(f"training {run.name}")
-            return
-        self.left, self.done[run] = self.left - 1, self.epochs
-        self.console.print(f"{'finished' if what == 'end' else 'FAILED'} {run.name}; {self._describe_rest()}")
-        if what == "end":
-            self.plan.write_rows()
-
-    def watch(self, working: Sequence[StudyRun]) -> None:
-        """Show on a terminal the epoch of each run that trains, every few seconds."""
-        if self.status is None or time.monotonic() < self.looked + WATCH_SECONDS:
-            return
-        from resnext.paper.study_runs import read_state
-
-        self.looked = time.monotonic()
-        for one in working:
-            self.done[one] = max(self.done[one], read_state(one, self.plan.folder).epochs)
-        epochs = {one: min(self.done[one] + 1, self.epochs) for one in working}
-        runs = ", ".join(f"{one.network.label} {epochs[one]}/{self.epochs}" for one in working)
-        self.status.start()
-        self.status.update(f"{runs}; {self._describe_rest()}")
-
-    def stop(self) -> None:
-        """End the line on the terminal."""
-        if self.status is not None:
-            self.status.stop()
-
-    def _describe_rest(self) -> str:
-        """Describe what is left, with the time that it takes at the speed so far."""
-        trained = sum(self.done.values()) - sum(self.begun.values())
-        rest = sum(self.epochs - done for done in self.done.values())
-        if not trained:
-            return f"{self.left} left"
-        return f"{self.left} left, about {(time.monotonic() - self.start) / trained * rest / 60:.0f} min"
+    return ProgressReporter(
+        console,
+        pending,
+        epochs=read_recipe(pending[0].recipe, plan.given).train.epochs or 0 if pending else 0,
+        find_directory=lambda one: plan.folder / one.name,
+        shorten=lambda one: one.network.label,
+        on_end=lambda _: plan.write_rows(),
+    )
 
 
 def write_results(plan: _Plan, console: "Console") -> None:

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import shlex
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from typing import Any
 
 from resnext.files import atomic_write
 from resnext.paper.study import DATA, StudyNetwork, StudyRun, StudySize
-from resnext.paper.study_runs import format_command, open_finished
+from resnext.paper.study_runs import make_command, open_finished
 from resnext.run import Run
 from resnext.run_directory import MAX_JSON_BYTES
 from resnext.settings import Recipe
@@ -68,7 +69,7 @@ def collect_rows(planned: Iterable[StudyRun], runs: Path, given: Mapping[str, An
         key = (run.data, run.network.label)
         if key not in costs:
             costs[key] = _count_costs(opened)
-        rows.append(_make_row(run, opened, *costs[key], format_command(run, runs, given)))
+        rows.append(_make_row(run, opened, *costs[key], shlex.join(make_command(run, runs, given))))
     return rows
 
 

@@ -91,18 +91,25 @@ class Cost:
 
 
 def choose_settings(
-    survey: PhotoSurvey, processor: Processor, weights: StartWeights | None, given: Mapping[str, Any]
+    survey: PhotoSurvey,
+    processor: Processor,
+    weights: StartWeights | None,
+    given: Mapping[str, Any],
+    folds: int | None = None,
 ) -> list[Choice]:
-    """Choose the settings of a run; those in ``given`` stay as they are, and the others follow them.
+    """Choose the settings of a run, or of each of ``folds`` runs; those in ``given`` stay, and the others follow them.
 
     Raises RequestError if ``given`` has values that no recipe can have.
     """
     share = choose_held_out_share(survey.pictures)
     data = [Choice("data.source", "folder", "pictures in class folders"), Choice("data.path", survey.folder, "")]
-    if not survey.held_out_folder:
+    if not survey.held_out_folder and folds is None:
         reason = "of each class, never trained on: they tell how good the model is"
         data.append(Choice("data.val_fraction", share, reason))
-    share = 0.0 if survey.held_out_folder else float(given.get("data.val_fraction") or share)
+    if folds is not None:
+        share = 1 / folds
+    else:
+        share = 0.0 if survey.held_out_folder else float(given.get("data.val_fraction") or share)
     train = max(2, round(survey.pictures * (1 - share)))
     if survey.is_grey:
         data.append(Choice("data.channels", 1, "the pictures have no colours"))
@@ -135,12 +142,15 @@ def choose_flip(classes: Mapping[str, int]) -> tuple[float, str]:
     return 0.5, "a mirrored picture shows the same; --augment.flip 0 where left and right matter"
 
 
-def estimate_cost(recipe: Recipe, survey: PhotoSurvey, processor: Processor, architecture: Architecture) -> Cost:
-    """Estimate time and memory of a run from multiply-adds, decoded pixels and activations."""
+def estimate_cost(
+    recipe: Recipe, survey: PhotoSurvey, processor: Processor, architecture: Architecture, folds: int | None = None
+) -> Cost:
+    """Estimate time and memory of a run (of one of ``folds``) from multiply-adds, decoded pixels and activations."""
     data, train = recipe.data, recipe.train
     size = data.image_size or 224
-    held_out = survey.held_out if survey.held_out_folder else round(survey.pictures * (data.val_fraction or 0.0))
-    images = survey.pictures - (0 if survey.held_out_folder else held_out)
+    split_off = round(survey.pictures * (1 / folds if folds else data.val_fraction or 0.0))
+    held_out = survey.held_out if survey.held_out_folder and not folds else split_off
+    images = survey.pictures - (0 if survey.held_out_folder and not folds else held_out)
     forward = complexity(architecture, size)
     load = estimate_load_seconds(survey, data.jpeg_decoder) / processor.cores
     compute = count_training_macs(architecture, size, recipe.init.freeze) / processor.macs_per_second
@@ -149,7 +159,8 @@ def estimate_cost(recipe: Recipe, survey: PhotoSurvey, processor: Processor, arc
     evaluation = held_out * (forward.macs / rate + estimate_load_seconds(survey, "exact") / processor.cores)
     epochs = train.epochs or (train.steps or 1) * train.batch_size / images
     epoch_seconds = images * image_seconds + EPOCH_SECONDS
-    seconds = epochs * (epoch_seconds + evaluation / train.evaluate_every) + 2 * evaluation
+    evaluations = 1 if folds else epochs / train.evaluate_every
+    seconds = epochs * epoch_seconds + (evaluations + 2) * evaluation
     memory = 4 * (3 * forward.activations * min(train.batch_size, images) + 4 * forward.parameters)
     return Cost(image_seconds, epoch_seconds, seconds, memory + 0.6e9)
 

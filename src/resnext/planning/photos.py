@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 from rich.console import Console
 
+from resnext.data.folds import check_class_sizes
 from resnext.data.tools.findings import format_table, pluralize
 from resnext.errors import RequestError, WorkError, escape_unprintable
 from resnext.files import atomic_write, check_file
@@ -45,6 +46,7 @@ class PhotoPlan:
     recipe: Recipe
     cost: Cost
     processor: Processor
+    folds: int | None = None  # of a cross-validation, which trains as many runs
 
     def describe(self) -> Iterator[str]:
         """Yield the lines that tell a user the plan: what was found, each setting with its reason, the cost."""
@@ -56,8 +58,8 @@ class PhotoPlan:
 
     def describe_cost(self) -> str:
         """Describe time and memory in one line."""
-        cost, minutes = self.cost, self.cost.seconds / 60
-        long = f"{minutes:.{0 if minutes >= 10 else 1}f} minutes" if minutes >= 1.5 else f"{cost.seconds:.0f} s"
+        cost, each = self.cost, format_duration(self.cost.seconds)
+        long = each if self.folds is None else f"{format_duration(self.folds * cost.seconds)} ({self.folds} x {each})"
         where = "this GPU" if self.processor.gpu else f"{pluralize(self.processor.threads, 'thread')} of this CPU"
         return (
             f"cost: about {long}, {cost.images_per_second:,.0f} images/s, "
@@ -77,7 +79,9 @@ class PhotoPlan:
         return "\n".join(lines) + "\n"
 
 
-def plan_photos(folder: Path | str, given: Mapping[str, Any], console: Console) -> PhotoPlan:
+def plan_photos(
+    folder: Path | str, given: Mapping[str, Any], console: Console, *, folds: int | None = None
+) -> PhotoPlan:
     """Plan a run on ``FOLDER/CLASS/PICTURE``, or the same below train/ and val/ or test/, and print the plan.
 
     Args:
@@ -85,6 +89,7 @@ def plan_photos(folder: Path | str, given: Mapping[str, Any], console: Console) 
         given: Settings that replace the plan's choices, such as ``{"train.epochs": 3}``; ``init.weights`` None trains
             from scratch.
         console: Where rank 0 prints what was found, each setting with its reason, and the cost.
+        folds: Number of folds of a cross-validation; its cost is that of all folds.
 
     Raises:
         RequestError: The folder cannot be trained on, or a setting does not fit.
@@ -96,6 +101,8 @@ def plan_photos(folder: Path | str, given: Mapping[str, Any], console: Console) 
             raise RequestError(f"--{key} does not go with a folder of pictures, {folder}; give one of both")
     given = {key: _coerce_setting(key, value) for key, value in given.items()}
     survey = survey_photos(folder, given.get("data.group"))
+    if folds is not None:
+        check_class_sizes(tuple(survey.classes), list(survey.classes.values()), folds)
     _check_readable(survey, given)
     processor = _describe_processor(given)
 
@@ -108,11 +115,13 @@ def plan_photos(folder: Path | str, given: Mapping[str, Any], console: Console) 
             print_line(console, text)
 
     weights = _find_weights(given, say)
-    choices = tuple(choose_settings(survey, processor, weights, given))
+    choices = tuple(choose_settings(survey, processor, weights, given, folds))
     recipe = parse_recipe("", f"the plan for {folder}", {choice.key: choice.value for choice in choices})
     channels = recipe.data.channels or 3
     network = recipe.model.architecture(len(survey.classes), channels) if weights is None else weights.architecture
-    plan = PhotoPlan(survey, choices, recipe, estimate_cost(recipe, survey, processor, network), processor)
+    plan = PhotoPlan(
+        survey, choices, recipe, estimate_cost(recipe, survey, processor, network, folds), processor, folds
+    )
     for line in plan.describe():
         say(line)
     return plan
@@ -134,6 +143,12 @@ def format_value(value: Any) -> str:
     if isinstance(value, str) and re.fullmatch(r"\w+", value, re.ASCII) and yaml.safe_load(value) == value:
         return value
     return json.dumps(value, ensure_ascii=not str(value).isprintable())
+
+
+def format_duration(seconds: float) -> str:
+    """Format a time in minutes, or in seconds if it is short."""
+    minutes = seconds / 60
+    return f"{minutes:.{0 if minutes >= 10 else 1}f} minutes" if minutes >= 1.5 else f"{seconds:.0f} s"
 
 
 def _coerce_setting(key: str, value: Any) -> Any:

@@ -34,6 +34,7 @@ from resnext.weights import load
 from resnext.weights.native import save
 from tests.conftest import run_resnext
 from tests.detection.shape_images import folder, one_image, recipe
+from tests.figures import draw_figures
 from tests.training.test_resume import KILLED, assert_same_end
 
 FILES = {
@@ -53,7 +54,8 @@ def whole(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, P
     """(recipe, the directory of its uninterrupted run)."""
     root = tmp_path_factory.mktemp("whole")
     path = recipe(root / "r.yaml", data, train__ema_decay=0.9)
-    assert main(["detect", "train", str(path), "--run", str(root / "run")]) == 0
+    with draw_figures():
+        assert main(["detect", "train", str(path), "--run", str(root / "run")]) == 0
     return path, root / "run"
 
 

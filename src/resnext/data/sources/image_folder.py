@@ -97,12 +97,14 @@ def open_folder(settings: DataSettings) -> Source:
         return natural_image_source(train, val, settings, split)
     if splits and TRAIN not in splits:
         raise RequestError(f"{root} has {next(iter(splits))}/ but no {TRAIN}/; {LAYOUT_HINT}")
-    if settings.val_fraction is None:
+    if settings.val_fraction is None and settings.fold is None:
         what = f"{root} has {TRAIN}/ but no val/" if splits else f"{root} is one folder of classes"
         raise RequestError(
             f"{what}: set the share to hold out, such as data.val_fraction 0.1, or add val/ with the same classes"
         )
     whole = scan_class_folders(root, TRAIN if splits else "", settings)
+    if settings.val_fraction is None:
+        return natural_image_source(whole, whole, settings, "a fold is held out")  # by open_data
     if settings.group is not None:
         return _open_by_group(whole, settings)
     train, val = split_by_hash(whole, settings.val_fraction, settings.split_seed)

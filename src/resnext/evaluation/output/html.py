@@ -49,6 +49,15 @@ def write_page(
         "open_rows": MAX_OPEN_ROWS,
         "environment": format_facts(read_json(run.environment)),
     }
+    write_html(run.report, package, "report.html.j2", shared | content)
+    return run.report
+
+
+def write_html(path: Path, package: str, template: str, content: dict[str, Any]) -> None:
+    """Write a page atomically from a template of ``package``, which may extend those beside this module.
+
+    Raises WorkError if the page cannot be written.
+    """
     environment = Environment(
         loader=ChoiceLoader([PackageLoader(package, "."), PackageLoader("resnext.evaluation.output", ".")]),
         autoescape=True,
@@ -58,10 +67,9 @@ def write_page(
     )
     environment.filters["share"] = lambda value: format_share(None if value in ("", None) else float(value))
     environment.filters["number"] = lambda value: "–" if value in ("", None) else f"{float(value):.3f}"
-    html = environment.get_template("report.html.j2").render(**shared, **content)
-    with atomic_write(run.report, "w") as file:
+    html = environment.get_template(template).render(**content)
+    with atomic_write(path, "w") as file:
         file.write(html.encode("utf-8", "backslashreplace").decode())
-    return run.report
 
 
 def read_epochs(path: Path, metric: str, choose: Callable[[list[float]], float]) -> dict[str, Any] | None:

@@ -46,7 +46,7 @@ def write_report(
         "best": None if epochs is None else _describe_outcome(epochs["best"], metrics["n"]),
         "calibration": describe_calibration(measure_calibration(evaluation)),
         "classes": compute_class_scores(evaluation.confusion, evaluation.classes),
-        "mistakes": _count_mistakes(evaluation),
+        "mistakes": count_mistakes(evaluation),
         "worst": _list_worst_images(evaluation, dataset, preprocessing),
     }
     return write_page(run, "resnext.evaluation.output", metrics, epochs, PICTURES, content)
@@ -127,7 +127,8 @@ def _count_wrong(error: float, n: int) -> int | None:
     return from_percent(error, n) if 0 <= error <= 100 else None
 
 
-def _count_mistakes(evaluation: Evaluation) -> list[dict[str, Any]]:
+def count_mistakes(evaluation: Evaluation) -> list[dict[str, Any]]:
+    """Count the most frequent pairs of label and wrong prediction, as rows with label, predicted and count."""
     wrong, names = evaluation.label != evaluation.predicted, evaluation.classes
     pairs = zip(evaluation.label[wrong].tolist(), evaluation.predicted[wrong].tolist(), strict=True)
     return [

@@ -1,0 +1,1 @@
+"""Cross-validation: train and judge k networks, pool what they say of images they have not seen, find wrong labels."""

@@ -22,7 +22,7 @@ from tests.docs.pages import ROOT
 
 DIGITS = """
 model: {name: resnext20_4x8d, base_channels: 16}
-data: {source: digits, image_size: 16, max_train_images: 128, max_val_images: 40, workers: 0}
+data: {source: digits, image_size: 16, max_train_images: 128, max_val_images: 20, workers: 0}
 augment: {crop: pad, pad: 2}
 optimizer: {lr: 0.05}
 train: {epochs: 1, batch_size: 32, device: cpu}

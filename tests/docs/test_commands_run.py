@@ -61,7 +61,7 @@ def run_command(block: Block, command: str, capsys: pytest.CaptureFixture[str]) 
         clear_outputs(words)
     if "a-few-images" in command:
         load_tool("update_readme").write_images(Path("runs/digits/a-few-images"))  # as make demo does
-    if words[0] == "train" and "--resume" not in words:
+    if words[0] in ("train", "crossval") and "--resume" not in words:
         words += ["--train.epochs", "1", "--schedule.warmup_epochs", "0"]  # some run for 60; a plan fills minutes
     capsys.readouterr()
     status = main([word for pattern in words for word in expand(pattern)])

@@ -89,7 +89,7 @@ def norm_act(
     ``supports`` tells which x and residual it takes. ``weight`` and ``bias`` [C] are fp32, or fp64 with fp64. Without
     ``act`` there is no ReLU. Returns y, like x, and mean and biased variance of the batch, [C] in fp64.
     """
-    y: tuple[Tensor, Tensor, Tensor] = _NormAct.apply(x, residual, weight, bias, eps, act)  # type: ignore[no-untyped-call]
+    y: tuple[Tensor, Tensor, Tensor] = _NormAct.apply(x, residual, weight, bias, eps, act)
     return y
 
 

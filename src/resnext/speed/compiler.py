@@ -141,7 +141,7 @@ def _get_torch_flags() -> tuple[str, ...]:
     """Return the flags that choose the stable ABI, or for an older PyTorch those of its own ABI and release."""
     import torch
 
-    if torch.__version__ >= ".".join(map(str, STABLE_TORCH)):  # a TorchVersion compares numbers
+    if torch.__version__ >= "{}.{}".format(*STABLE_TORCH):  # compared as versions, not as words
         return (STABLE_FLAG,)
     abi = f"-D_GLIBCXX_USE_CXX11_ABI={int(torch._C._GLIBCXX_USE_CXX11_ABI)}"
     return "-fopenmp", abi, f'-DRESNEXT_TORCH="{torch.__version__}"'

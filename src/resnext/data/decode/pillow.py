@@ -185,10 +185,11 @@ def _describe_unsupported(head: bytes) -> str:
 def _has_high_bit_depth(image: Image.Image) -> bool:
     """Whether the file has more than 8 bits a channel. Pillow gives 16-bit RGB as mode RGB, so the tiles are read."""
     for tile in getattr(image, "tile", ()):
-        args = tile.args if isinstance(tile.args, tuple) else (tile.args,)
+        given = tile[3]  # by number: before Pillow 11 a tile is a plain tuple
+        args = given if isinstance(given, tuple) else (given,)
         if ";16" in str(args[0]) and "BGR" not in str(args[0]):  # BGR;16 has five or six bits a channel
             return True
-        if tile.codec_name.startswith("ppm") and args[1] > 255:
+        if str(tile[0]).startswith("ppm") and args[1] > 255:
             return True
     return image.mode.startswith(("I", "F"))
 

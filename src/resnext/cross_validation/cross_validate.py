@@ -15,7 +15,6 @@ from resnext.cross_validation.directory import Begun, CrossvalDirectory
 from resnext.cross_validation.held_out import HeldOut, compute_held_out
 from resnext.cross_validation.label_issues import LabelIssue, find_label_issues
 from resnext.cross_validation.label_pages import LabelFindings, write_label_table, write_labels_page
-from resnext.cross_validation.near_duplicates import NearDuplicate, find_near_duplicates
 from resnext.cross_validation.report import write_results
 from resnext.cross_validation.request import CrossvalRequest, resolve_crossval
 from resnext.cross_validation.summary import CrossvalSummary, summarize
@@ -23,6 +22,7 @@ from resnext.cross_validation.train_folds import train_folds
 from resnext.data.dataset import Dataset, hash_dataset_listing
 from resnext.data.folds import assign_folds
 from resnext.data.groups import list_groups
+from resnext.data.near_duplicates import NearDuplicate, find_near_duplicates
 from resnext.data.sources.registry import open_fold_images
 from resnext.errors import RequestError, WorkError
 from resnext.evaluation.evaluator import Evaluation

@@ -2,9 +2,11 @@
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
+
+from resnext.data.near_duplicates import find_near_duplicates
 from resnext.data.tools.findings import Finding
-from resnext.data.tools.inspection import Inspection
-from resnext.data.tools.near_duplicates import match_looks
+from resnext.data.tools.inspection import MAX_COMPARED, Inspection
 
 
 def find_duplicates(inspections: list[Inspection], split_unknown: bool) -> Iterator[Finding]:
@@ -32,11 +34,16 @@ def find_duplicates(inspections: list[Inspection], split_unknown: bool) -> Itera
                 yield done.file.to_finding(("warning", "one image, two classes", _describe_match(done, elsewhere)))
 
 
-def find_near_duplicates(inspections: Sequence[Inspection]) -> Iterator[Finding]:
-    """Find pictures that look alike in two splits or two classes, without those that are equal."""
-    seen = [done for done in inspections if done.look]
-    for one, other in match_looks([done.look for done in seen]):
-        pair = seen[one], seen[other]
+def report_near_duplicates(inspections: Sequence[Inspection]) -> Iterator[Finding]:
+    """Report pictures that look alike in two splits or two classes, without those that are equal."""
+    small = [(done, done.small_picture) for done in inspections if done.small_picture is not None]
+    if len(small) < sum(bool(done.pixel_digest) for done in inspections):
+        detail = f"pictures that look alike are found among up to {MAX_COMPARED:,} files"
+        yield Finding("", "", "", "note", "no search for near-duplicates", detail)
+        return
+    seen = [done for done, _ in small]
+    for alike in find_near_duplicates(np.stack([picture for _, picture in small])) if small else ():
+        pair = seen[alike.first], seen[alike.second]
         if pair[0].pixel_digest == pair[1].pixel_digest:
             continue
         for done, match in (pair, pair[::-1]):

@@ -7,14 +7,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
-from resnext.cross_validation import near_duplicates
-from resnext.cross_validation.near_duplicates import SIDE, find_near_duplicates
+from resnext.data import near_duplicates
+from resnext.data.near_duplicates import SIDE, find_near_duplicates, shrink_picture
 
 COUNT = 40
-
-
-def shrink(image: Image.Image) -> np.ndarray:
-    return np.asarray(image.resize((SIDE, SIDE), Image.Resampling.BOX))
 
 
 def draw_pictures(mode: str) -> list[Image.Image]:
@@ -36,21 +32,47 @@ def compress(image: Image.Image) -> Image.Image:
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 @pytest.mark.parametrize(
     "change",
-    [compress, lambda image: image.resize((41, 41)), lambda image: ImageEnhance.Brightness(image).enhance(0.7)],
-    ids=["compressed", "smaller", "darker"],
+    [
+        compress,
+        lambda image: image.resize((41, 41)),
+        lambda image: image.resize((200, 90)),
+        lambda image: ImageEnhance.Brightness(image).enhance(0.7),
+        lambda image: image.point(lambda value: 0.8 * value + 20),
+    ],
+    ids=["compressed", "smaller", "wider", "darker", "less contrast"],
 )
 def test_changed_copies_are_found_and_nothing_else(mode: str, change: Callable[[Image.Image], Image.Image]) -> None:
     pictures = draw_pictures(mode)
-    small = np.array([shrink(one) for one in pictures] + [shrink(change(one)) for one in pictures[:10]])
-    found = find_near_duplicates(small.reshape(len(small), SIDE, SIDE, -1))
+    found = find_near_duplicates(np.stack([shrink_picture(one) for one in (*pictures, *map(change, pictures[:10]))]))
     assert {(pair.first, pair.second) for pair in found} == {(row, COUNT + row) for row in range(10)}
     assert [pair.likeness for pair in found] == sorted((pair.likeness for pair in found), reverse=True)
     assert all(0.95 <= pair.likeness <= 1 for pair in found)
 
 
-def test_pictures_of_one_colour_are_like_no_other() -> None:
-    flat = np.full((5, SIDE, SIDE, 3), 7, np.uint8)
+def test_likeness_is_the_correlation_after_what_all_have_in_common_is_taken_off() -> None:
+    pictures = np.random.default_rng(0).integers(0, 256, (30, 6, 6, 1), np.uint8)
+    pictures[29] = pictures[0] // 2 + 40
+    centred = np.array([one - one.mean() for one in pictures.reshape(30, -1).astype(np.float64)])
+    scaled = centred / np.sqrt((centred**2).sum(axis=1, keepdims=True))
+    rest = scaled - scaled.sum(axis=0) / 50
+    (pair,) = find_near_duplicates(pictures)
+    assert (pair.first, pair.second) == (0, 29)
+    expected = rest[0] @ rest[29] / np.linalg.norm(rest[0]) / np.linalg.norm(rest[29])
+    assert pair.likeness == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("others", [0, 1, 5])
+def test_a_copy_among_few_pictures_is_found(others: int) -> None:
+    pictures = [shrink_picture(one) for one in draw_pictures("RGB")[: 1 + others]]
+    found = find_near_duplicates(np.stack([*pictures, pictures[0]]))
+    assert [(pair.first, pair.second) for pair in found] == [(0, 1 + others)]
+
+
+def test_pictures_without_contrast_are_like_no_other() -> None:
+    ramp = np.linspace(100, 110, SIDE).astype(np.uint8)
+    flat = np.stack([np.full((SIDE, SIDE, 3), 7, np.uint8)] * 3 + [np.tile(ramp[:, None], (SIDE, 1, 3))] * 3)
     assert find_near_duplicates(flat) == []
+    assert find_near_duplicates(flat[:1]) == []
 
 
 def test_blocks_of_rows_find_the_same_pairs(monkeypatch: pytest.MonkeyPatch) -> None:

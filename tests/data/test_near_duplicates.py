@@ -8,7 +8,7 @@ import pytest
 from PIL import Image, ImageEnhance
 
 from resnext.data import near_duplicates
-from resnext.data.near_duplicates import SIDE, find_near_duplicates, shrink_picture
+from resnext.data.near_duplicates import COARSE_LIKENESS, LIKENESS, SIDE, find_near_duplicates, shrink_picture
 
 COUNT = 40
 
@@ -59,6 +59,16 @@ def test_likeness_is_the_correlation_after_what_all_have_in_common_is_taken_off(
     assert (pair.first, pair.second) == (0, 29)
     expected = rest[0] @ rest[29] / np.linalg.norm(rest[0]) / np.linalg.norm(rest[29])
     assert pair.likeness == pytest.approx(expected, abs=1e-4)
+
+
+def test_small_pictures_must_be_more_alike() -> None:
+    one, other = (shrink_picture(image.resize((8, 8))).astype(np.float64) for image in draw_pictures("RGB")[:2])
+    mixed = [one + share * (other - other.mean()) for share in (0.0, 0.25)]
+    pictures = np.stack([(picture / 1.5).astype(np.uint8) for picture in mixed])
+    assert pictures.shape == (2, 8, 8, 3)
+    assert find_near_duplicates(pictures) == []
+    (pair,) = find_near_duplicates(pictures.repeat(2, axis=1).repeat(2, axis=2))
+    assert LIKENESS <= pair.likeness < COARSE_LIKENESS
 
 
 @pytest.mark.parametrize("others", [0, 1, 5])

@@ -36,14 +36,11 @@ def find_duplicates(inspections: list[Inspection], split_unknown: bool) -> Itera
 
 def report_near_duplicates(inspections: Sequence[Inspection]) -> Iterator[Finding]:
     """Report pictures that look alike in two splits or two classes, without those that are equal."""
-    small = [(done, done.small_picture) for done in inspections if done.small_picture is not None]
-    if len(small) < sum(bool(done.pixel_digest) for done in inspections):
+    if any(done.pixel_digest and done.small_picture is None for done in inspections):
         detail = f"pictures that look alike are found among up to {MAX_COMPARED:,} files"
         yield Finding("", "", "", "note", "no search for near-duplicates", detail)
         return
-    seen = [done for done, _ in small]
-    for alike in find_near_duplicates(np.stack([picture for _, picture in small])) if small else ():
-        pair = seen[alike.first], seen[alike.second]
+    for pair in _match_small_pictures(inspections):
         if pair[0].pixel_digest == pair[1].pixel_digest:
             continue
         for done, match in (pair, pair[::-1]):
@@ -52,6 +49,17 @@ def report_near_duplicates(inspections: Sequence[Inspection]) -> Iterator[Findin
                 yield done.file.to_finding(("warning", "near-duplicate across splits", detail))
             if done.file.class_name != match.file.class_name:
                 yield done.file.to_finding(("warning", "near-duplicate in two classes", detail))
+
+
+def _match_small_pictures(inspections: Sequence[Inspection]) -> Iterator[tuple[Inspection, Inspection]]:
+    """Iterate over the pairs that look alike, of pictures that were shrunk to the same size."""
+    by_shape: dict[tuple[int, ...], list[tuple[Inspection, np.ndarray]]] = {}
+    for done in inspections:
+        if done.small_picture is not None:
+            by_shape.setdefault(done.small_picture.shape, []).append((done, done.small_picture))
+    for group in by_shape.values():
+        for alike in find_near_duplicates(np.stack([small for _, small in group])):
+            yield group[alike.first][0], group[alike.second][0]
 
 
 def _describe_match(done: Inspection, others: list[Inspection]) -> str:

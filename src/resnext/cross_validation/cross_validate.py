@@ -18,7 +18,7 @@ from resnext.cross_validation.label_pages import LabelFindings, write_label_tabl
 from resnext.cross_validation.report import write_results
 from resnext.cross_validation.request import CrossvalRequest, resolve_crossval
 from resnext.cross_validation.summary import CrossvalSummary, summarize
-from resnext.cross_validation.train_folds import train_folds
+from resnext.cross_validation.train_folds import count_epochs, train_folds
 from resnext.data.dataset import Dataset, hash_dataset_listing
 from resnext.data.folds import assign_folds
 from resnext.data.groups import list_groups
@@ -105,13 +105,21 @@ def _explain_interrupt() -> Iterator[None]:
 
 
 def _describe(request: CrossvalRequest, whole: Dataset, assigned: np.ndarray, console: Console) -> None:
-    """Print what is done: images, folds, directory."""
+    """Print what is done: images, folds, directory; and what it costs, unless the plan for photos has said it."""
     sizes = np.bincount(assigned)
     held_out = f"{sizes.min():,}" if sizes.min() == sizes.max() else f"{sizes.min():,} to {sizes.max():,}"
     print_line(
         console,
         f"cross-validation of {len(whole):,} images of {whole.name} in {request.folds} folds of {held_out}; each is "
         f"held out once, and {request.folds} networks are trained on the others, into {request.directory.path}",
+    )
+    if request.is_planned:
+        return
+    epochs, trained = count_epochs(request, len(whole)), len(whole) * (request.folds - 1) // request.folds
+    print_line(
+        console,
+        f"cost: {request.folds} networks x {epochs:,} epochs x {trained:,} images, that is "
+        f"{request.folds * epochs * trained:,} images to train on (no time is estimated for a recipe)",
     )
 
 

@@ -51,7 +51,7 @@ def test_a_signal_while_a_run_starts_stops_it_too(number: int, sleepers: Path, m
 
     monkeypatch.setattr(child_runs.subprocess, "Popen", Interrupted)
     try:
-        assert "stopping: one, two saves a checkpoint" in train_sleepers(sleepers)
+        assert "stopping: one, two save a checkpoint" in train_sleepers(sleepers)
         assert [process.returncode for process in started] == [-signal.SIGTERM] * 2
     finally:
         for process in started:

@@ -253,7 +253,8 @@ class ProgressReporter(Generic[RunT]):
     def report_stop(self, working: Sequence[RunT]) -> None:
         """Say that the runs save their checkpoints."""
         self.stop()
-        self.console.print(f"stopping: {', '.join(run.name for run in working)} saves a checkpoint after this step ...")
+        names, verb = ", ".join(run.name for run in working), "saves" if len(working) == 1 else "save"
+        self.console.print(f"stopping: {names} {verb} a checkpoint after this step ...")
 
     def stop(self) -> None:
         """End the line on the terminal."""

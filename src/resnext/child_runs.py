@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -112,7 +113,8 @@ def train_runs(
         try:
             while waiting or working:
                 while waiting and len(working) < jobs:
-                    working.append(_start(waiting[0], folder, make_command(waiting[0])))
+                    with _hold_interrupts():  # or a child that has just started would train on alone
+                        working.append(_start(waiting[0], folder, make_command(waiting[0])))
                     reporter.report(waiting.pop(0), "start")
                 time.sleep(POLL_SECONDS)
                 reporter.watch([job.run for job in working])
@@ -124,9 +126,7 @@ def train_runs(
                 if failed and reporter.stops_at_failure:
                     break
         finally:
-            if working:
-                reporter.report_stop([job.run for job in working])
-            _stop(working)
+            _stop(working, reporter)
     return failed
 
 
@@ -142,10 +142,13 @@ def _start(run: RunT, folder: Path, command: Sequence[str]) -> _Job[RunT]:
     return _Job(run, process)
 
 
-def _stop(working: Sequence[_Job[RunT]]) -> None:
+def _stop(working: Sequence[_Job[RunT]], reporter: "ProgressReporter[RunT]") -> None:
     """Stop the runs that still train. They save a checkpoint after their step; another signal kills them at once."""
-    for job in working:
-        job.process.send_signal(signal.SIGTERM)
+    with _hold_interrupts():
+        for job in working:
+            job.process.send_signal(signal.SIGTERM)
+        if working:
+            reporter.report_stop([job.run for job in working])
     end = time.monotonic() + STOP_SECONDS
     for job in working:
         try:
@@ -154,6 +157,24 @@ def _stop(working: Sequence[_Job[RunT]]) -> None:
             end = 0.0
             job.process.kill()
             job.process.wait()
+
+
+@contextmanager
+def _hold_interrupts() -> Iterator[None]:
+    """Hold Ctrl-C and SIGTERM back: a KeyboardInterrupt is raised after the last line, not between two."""
+    came: list[int] = []
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    if threading.current_thread() is not threading.main_thread():  # signals go to the main thread alone
+        yield
+        return
+    before = {number: signal.signal(number, lambda number, _: came.append(number)) for number in numbers}
+    try:
+        yield
+    finally:
+        for number in numbers:
+            signal.signal(number, before[number])
+    if came:
+        raise KeyboardInterrupt
 
 
 @contextmanager
@@ -232,7 +253,8 @@ class ProgressReporter(Generic[RunT]):
     def report_stop(self, working: Sequence[RunT]) -> None:
         """Say that the runs save their checkpoints."""
         self.stop()
-        self.console.print(f"stopping: {', '.join(run.name for run in working)} saves a checkpoint after this step ...")
+        names, verb = ", ".join(run.name for run in working), "saves" if len(working) == 1 else "save"
+        self.console.print(f"stopping: {names} {verb} a checkpoint after this step ...")
 
     def stop(self) -> None:
         """End the line on the terminal."""

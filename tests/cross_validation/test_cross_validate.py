@@ -21,6 +21,7 @@ from resnext.cli import main
 from resnext.data.sources.registry import open_data
 from resnext.errors import RequestError, WorkError
 from resnext.evaluation.predict import predict
+from resnext.recipe import dump_recipe
 from tests.conftest import run_resnext
 from tests.cross_validation.conftest import Finished, make_recipe, write_digits
 
@@ -160,6 +161,20 @@ def test_a_dry_run_prints_plan_and_cost_of_all_folds_and_writes_nothing(
     assert "12 images of scans all in 3 folds of 4;" in said
     assert "data.val_fraction" not in said
     assert [path.name for path in tmp_path.iterdir()] == ["scans"]
+
+
+def test_the_cost_of_a_recipe_is_printed_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_digits(tmp_path / "scans", (0, 1), 6, 0, seed=0)
+    Path("tiny.yaml").write_text(dump_recipe(make_recipe(tmp_path / "scans")))
+    for words, epochs in (("--train.epochs 7", 7), ("--train.steps 5 --train.epochs null", 5)):
+        command = f"crossval tiny.yaml --folds 3 --dry-run --train.batch_size 8 {words}"
+        assert main(command.split()) == 0
+        cost = f"cost: 3 networks x {epochs} epochs x 8 images, that is {3 * epochs * 8} images to train on"
+        assert cost in capsys.readouterr().out
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["scans", "tiny.yaml"]
 
 
 @pytest.mark.usefixtures("quick_folds")

@@ -5,7 +5,6 @@ import pytest
 from scipy import stats
 
 from resnext.cross_validation.held_out import HeldOut
-from resnext.cross_validation.near_duplicates import NearDuplicate
 from resnext.cross_validation.summary import (
     CrossvalSummary,
     compute_accuracy_interval,
@@ -14,6 +13,7 @@ from resnext.cross_validation.summary import (
     describe_networks,
     summarize,
 )
+from resnext.data.near_duplicates import NearDuplicate
 from resnext.data.preprocessing import Preprocessing
 from resnext.evaluation.evaluator import Evaluation
 

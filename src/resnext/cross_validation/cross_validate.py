@@ -15,14 +15,14 @@ from resnext.cross_validation.directory import Begun, CrossvalDirectory
 from resnext.cross_validation.held_out import HeldOut, compute_held_out
 from resnext.cross_validation.label_issues import LabelIssue, find_label_issues
 from resnext.cross_validation.label_pages import LabelFindings, write_label_table, write_labels_page
-from resnext.cross_validation.near_duplicates import NearDuplicate, find_near_duplicates
 from resnext.cross_validation.report import write_results
 from resnext.cross_validation.request import CrossvalRequest, resolve_crossval
 from resnext.cross_validation.summary import CrossvalSummary, summarize
-from resnext.cross_validation.train_folds import train_folds
+from resnext.cross_validation.train_folds import count_epochs, train_folds
 from resnext.data.dataset import Dataset, hash_dataset_listing
 from resnext.data.folds import assign_folds
 from resnext.data.groups import list_groups
+from resnext.data.near_duplicates import NearDuplicate, find_near_duplicates
 from resnext.data.sources.registry import open_fold_images
 from resnext.errors import RequestError, WorkError
 from resnext.evaluation.evaluator import Evaluation
@@ -105,13 +105,21 @@ def _explain_interrupt() -> Iterator[None]:
 
 
 def _describe(request: CrossvalRequest, whole: Dataset, assigned: np.ndarray, console: Console) -> None:
-    """Print what is done: images, folds, directory."""
+    """Print what is done: images, folds, directory; and what it costs, unless the plan for photos has said it."""
     sizes = np.bincount(assigned)
     held_out = f"{sizes.min():,}" if sizes.min() == sizes.max() else f"{sizes.min():,} to {sizes.max():,}"
     print_line(
         console,
         f"cross-validation of {len(whole):,} images of {whole.name} in {request.folds} folds of {held_out}; each is "
         f"held out once, and {request.folds} networks are trained on the others, into {request.directory.path}",
+    )
+    if request.is_planned:
+        return
+    epochs, trained = count_epochs(request, len(whole)), len(whole) * (request.folds - 1) // request.folds
+    print_line(
+        console,
+        f"cost: {request.folds} networks x {epochs:,} epochs x {trained:,} images, that is "
+        f"{request.folds * epochs * trained:,} images to train on (no time is estimated for a recipe)",
     )
 
 

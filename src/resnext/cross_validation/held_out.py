@@ -12,9 +12,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from resnext.cross_validation.directory import CrossvalDirectory, FoldRun
-from resnext.cross_validation.near_duplicates import SIDE
 from resnext.data.dataset import BadImageError, Dataset, Subset
 from resnext.data.loader import default_workers, iterate_eval_batches
+from resnext.data.near_duplicates import SIDE
 from resnext.data.normalization import normalize
 from resnext.data.preprocessing import Preprocessing
 from resnext.data.transforms.pipeline import build_eval_transform

@@ -9,8 +9,8 @@ from urllib.parse import quote
 from resnext.cross_validation.directory import CrossvalDirectory
 from resnext.cross_validation.held_out import HeldOut
 from resnext.cross_validation.label_issues import LabelIssue
-from resnext.cross_validation.near_duplicates import NearDuplicate
 from resnext.data.dataset import BadImageError, Dataset, DatasetWrapper
+from resnext.data.near_duplicates import NearDuplicate
 from resnext.data.sources.image_folder import FolderDataset
 from resnext.evaluation.output.html import write_html
 from resnext.evaluation.output.tables import write_csv

@@ -35,6 +35,7 @@ class CrossvalRequest:
     recipe: Recipe  # of all folds
     folds: int
     what: str  # PHOTOS or RECIPE, as the user gave it
+    is_planned: bool  # for PHOTOS; the plan has the cost
 
     @property
     def runs(self) -> list[FoldRun]:
@@ -75,13 +76,15 @@ def resolve_crossval(
         recipe = (
             _read_recipe(what, given) if photos is None else plan_photos(photos, given, console, folds=count).recipe
         )
-        return CrossvalRequest(directory, make_base_recipe(recipe), count, _name_request(what, directory))
+        return CrossvalRequest(
+            directory, make_base_recipe(recipe), count, _name_request(what, directory), photos is not None
+        )
     if folds not in (None, begun.folds):
         raise RequestError(
             f"{directory.path} was begun with {begun.folds} folds, not {folds}; choose another --out for {folds} folds"
         )
     recipe = _check_same_recipe(directory, what, photos, given)
-    return CrossvalRequest(directory, recipe, begun.folds, _name_request(what, directory))
+    return CrossvalRequest(directory, recipe, begun.folds, _name_request(what, directory), photos is not None)
 
 
 def _read_recipe(what: Path | str | Recipe, given: Mapping[str, Any]) -> Recipe:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from resnext.cross_validation.near_duplicates import NearDuplicate
+from resnext.data.near_duplicates import NearDuplicate
 from resnext.evaluation.metrics import compute_interval95, to_percent
 
 if TYPE_CHECKING:

@@ -27,10 +27,7 @@ def train_folds(request: CrossvalRequest, images: int, jobs: int, console: Conso
         print_line(console, f"{done} of {request.folds} folds are finished already")
     if not pending:
         return
-    train = request.recipe.train
-    steps_per_epoch = max(1, images * (request.folds - 1) // request.folds // train.batch_size)
-    epochs = -(-train.total_steps(steps_per_epoch) // steps_per_epoch)
-    reporter = ProgressReporter(console, pending, epochs, directory.fold, stops_at_failure=True)
+    reporter = ProgressReporter(console, pending, count_epochs(request, images), directory.fold, stops_at_failure=True)
     try:
         failed = train_runs(
             pending, directory.path, lambda run: make_fold_command(request, run, jobs), jobs, reporter
@@ -39,6 +36,13 @@ def train_folds(request: CrossvalRequest, images: int, jobs: int, console: Conso
         reporter.stop()
     if failed:
         raise describe_failures(failed, directory.path)
+
+
+def count_epochs(request: CrossvalRequest, images: int) -> int:
+    """Count the epochs of a fold's run; ``images`` is the number of images of all folds."""
+    train = request.recipe.train
+    steps_per_epoch = max(1, images * (request.folds - 1) // request.folds // train.batch_size)
+    return -(-train.total_steps(steps_per_epoch) // steps_per_epoch)
 
 
 def make_fold_command(request: CrossvalRequest, run: FoldRun, jobs: int) -> list[str]:

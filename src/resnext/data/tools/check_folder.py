@@ -25,14 +25,14 @@ from resnext.data.decode.pillow import (
     read_image,
     read_image_with_info,
 )
+from resnext.data.near_duplicates import shrink_picture
 from resnext.data.sources import image_folder
 from resnext.data.sources.image_folder import TRAIN, find_held_out_split, find_split_folders, is_hidden, is_image_name
 from resnext.data.suggest_groups import find_group_hint
-from resnext.data.tools.duplicates import find_duplicates, find_near_duplicates
+from resnext.data.tools.duplicates import find_duplicates, report_near_duplicates
 from resnext.data.tools.findings import CheckReport, Finding
-from resnext.data.tools.inspection import CheckedFile, Inspection, Problem
+from resnext.data.tools.inspection import MAX_COMPARED, CheckedFile, Inspection, Problem
 from resnext.data.tools.make_report import make_report
-from resnext.data.tools.near_duplicates import describe_look
 from resnext.environment import count_available_cores
 from resnext.errors import RequestError
 from resnext.settings import DataSettings
@@ -66,7 +66,7 @@ def check_image_folder(settings: DataSettings, workers: int | None = None, progr
         findings += [done.file.to_finding(_downgrade_if_unused(problem, done.file, used)) for problem in done.problems]
         inspections.append(done)
     findings += find_duplicates(inspections, unstated)
-    findings += find_near_duplicates(inspections)
+    findings += report_near_duplicates(inspections)
 
     def open_picture(file: CheckedFile) -> Image.Image:
         return read_image(os.path.join(root, file.path), settings.channels or 3, settings.exif)
@@ -178,7 +178,7 @@ def inspect_all(
         for start in range(0, len(items), FILES_PER_CHUNK):
             for done in pool.map(inspect_one, items[start : start + FILES_PER_CHUNK]):
                 bar.advance(task)
-                yield done
+                yield done if len(items) <= MAX_COMPARED else replace(done, small_picture=None)
 
 
 def inspect_file(root: Path, file: CheckedFile, settings: DataSettings) -> Inspection:
@@ -200,7 +200,7 @@ def inspect_pixels(file: CheckedFile, pixels: Image.Image, facts: ImageInfo, con
     seen = hashlib.sha256(b"%d %d " % pixels.size)
     seen.update(pixels.tobytes())
     problems = (*_find_oddities(file.path, facts), *_find_blankness(pixels, facts))
-    return Inspection(file, problems, content, seen.digest(), pixels.size, facts, describe_look(pixels))
+    return Inspection(file, problems, content, seen.digest(), pixels.size, facts, shrink_picture(pixels))
 
 
 def _classify_skipped_file(path: str, file: CheckedFile) -> Problem:

@@ -18,7 +18,7 @@ from resnext.data.sources.imagenet1k import ARCHIVE_MD5S, TRAIN_TAR, VAL_TAR, ha
 from resnext.data.sources.registry import open_data, open_split
 from resnext.data.sources.webdataset import TAR_EXTENSIONS
 from resnext.data.tools import check_folder
-from resnext.data.tools.duplicates import find_duplicates, find_near_duplicates
+from resnext.data.tools.duplicates import find_duplicates, report_near_duplicates
 from resnext.data.tools.findings import CheckReport, Finding
 from resnext.data.tools.inspection import CheckedFile, Inspection
 from resnext.data.tools.make_report import make_report
@@ -62,7 +62,7 @@ def check_source(settings: DataSettings, workers: int | None = None, progress: b
     done = list(check_folder.inspect_all(images, partial(_inspect_image, settings), workers, progress))
     findings += [one.file.to_finding(problem) for one in done for problem in one.problems]
     findings += find_duplicates(done, split_unknown=False)
-    findings += find_near_duplicates(done)
+    findings += report_near_duplicates(done)
     counts = check_folder.count_images([one.file for one in done])
     places = {image.file: image for image in images}
 

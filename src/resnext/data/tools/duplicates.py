@@ -2,9 +2,11 @@
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
+
+from resnext.data.near_duplicates import find_near_duplicates
 from resnext.data.tools.findings import Finding
-from resnext.data.tools.inspection import Inspection
-from resnext.data.tools.near_duplicates import match_looks
+from resnext.data.tools.inspection import MAX_COMPARED, Inspection
 
 
 def find_duplicates(inspections: list[Inspection], split_unknown: bool) -> Iterator[Finding]:
@@ -32,11 +34,13 @@ def find_duplicates(inspections: list[Inspection], split_unknown: bool) -> Itera
                 yield done.file.to_finding(("warning", "one image, two classes", _describe_match(done, elsewhere)))
 
 
-def find_near_duplicates(inspections: Sequence[Inspection]) -> Iterator[Finding]:
-    """Find pictures that look alike in two splits or two classes, without those that are equal."""
-    seen = [done for done in inspections if done.look]
-    for one, other in match_looks([done.look for done in seen]):
-        pair = seen[one], seen[other]
+def report_near_duplicates(inspections: Sequence[Inspection]) -> Iterator[Finding]:
+    """Report pictures that look alike in two splits or two classes, without those that are equal."""
+    if any(done.pixel_digest and done.small_picture is None for done in inspections):
+        detail = f"pictures that look alike are found among up to {MAX_COMPARED:,} files"
+        yield Finding("", "", "", "note", "no search for near-duplicates", detail)
+        return
+    for pair in _match_small_pictures(inspections):
         if pair[0].pixel_digest == pair[1].pixel_digest:
             continue
         for done, match in (pair, pair[::-1]):
@@ -45,6 +49,17 @@ def find_near_duplicates(inspections: Sequence[Inspection]) -> Iterator[Finding]
                 yield done.file.to_finding(("warning", "near-duplicate across splits", detail))
             if done.file.class_name != match.file.class_name:
                 yield done.file.to_finding(("warning", "near-duplicate in two classes", detail))
+
+
+def _match_small_pictures(inspections: Sequence[Inspection]) -> Iterator[tuple[Inspection, Inspection]]:
+    """Iterate over the pairs that look alike, of pictures that were shrunk to the same size."""
+    by_shape: dict[tuple[int, ...], list[tuple[Inspection, np.ndarray]]] = {}
+    for done in inspections:
+        if done.small_picture is not None:
+            by_shape.setdefault(done.small_picture.shape, []).append((done, done.small_picture))
+    for group in by_shape.values():
+        for alike in find_near_duplicates(np.stack([small for _, small in group])):
+            yield group[alike.first][0], group[alike.second][0]
 
 
 def _describe_match(done: Inspection, others: list[Inspection]) -> str:

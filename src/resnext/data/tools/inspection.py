@@ -1,11 +1,15 @@
 """What the check of one image file gives."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+import numpy as np
 
 from resnext.data.decode.pillow import ImageInfo
 from resnext.data.tools.findings import Finding
 
 Problem = tuple[str, str, str]  # severity, name, detail
+
+MAX_COMPARED = 50_000  # files whose pictures are compared; comparing all pairs of more takes minutes, and gigabytes
 
 
 @dataclass(frozen=True)
@@ -31,4 +35,4 @@ class Inspection:
     pixel_digest: bytes = b""  # digest of the decoded pixels
     size: tuple[int, int] = (0, 0)  # width and height of the decoded pixels
     info: ImageInfo | None = None
-    look: bytes = b""  # what finds near-duplicates; empty for pictures without contrast
+    small_picture: np.ndarray | None = field(default=None, compare=False)  # uint8 [S, S, 3], to find near-duplicates

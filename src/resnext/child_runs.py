@@ -127,7 +127,7 @@ def train_runs(
                     break
         finally:
             _stop(working, reporter)
-    return failed
+    return [run for run in pending if run in failed]
 
 
 def _start(run: RunT, folder: Path, command: Sequence[str]) -> _Job[RunT]:

@@ -109,7 +109,7 @@ def test_running_statistics_are_those_of_the_first_part_alone(tiny_recipe: Path,
 
 def test_what_a_part_draws_depends_on_its_number_and_not_on_the_process(tiny_recipe: Path, tmp_path: Path) -> None:
     """The second half of a batch gives the same as second micro-batch of one process and as the only one of rank 1."""
-    changes = {"augment__mixup": 0.5, "train__drop_path": 0.5}
+    changes = {"augment__mixup": 0.5, "train__drop_path": 0.5, "train__fast": "no"}  # one plan for both
     _, one = build_task(tiny_recipe, tmp_path / "one", train__bn_batch_size=8, **changes)
     _, two = build_task(tiny_recipe, tmp_path / "two", **changes)
     batch = first_batch(one)

@@ -17,7 +17,8 @@ from resnext.settings import Recipe, TrainSettings
 from resnext.speed import kernels
 from resnext.training import autotune
 from resnext.training.autotune import Candidate, autotune_training, time_candidates
-from tests.conftest import TINY, run_resnext
+from tests.conftest import TINY_PLAIN as TINY
+from tests.conftest import run_resnext
 from tests.training.helpers import CPU, QUIET, cut_off_before, train
 from tests.training.test_resume import assert_same_end
 

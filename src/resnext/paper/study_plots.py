@@ -20,7 +20,10 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 def plot_errors(rows: Rows, data: str, size: StudySize) -> "Figure":
-    """Plot test error over C at equal complexity, and of the networks of twice the complexity and without shortcuts."""
+    """Plot test error over C at equal complexity, and of the networks of twice the complexity and without shortcuts.
+
+    The second part is left out while no such network is trained.
+    """
     equal = [network for network in size.networks if network.study == "equal"]
     others = [network for network in size.networks if network.study != "equal"]
     with plot_style():
@@ -35,6 +38,9 @@ def plot_errors(rows: Rows, data: str, size: StudySize) -> "Figure":
             _draw_spread(left, at, get_errors(rows, network.label), RED if network.cardinality > 1 else BLUE)
         _label_columns(left, [network.label for network in equal], "C x d at equal complexity")
         left.set_ylabel("test error (%)")
+        if not any(get_errors(rows, network.label) for network in others):
+            left.set_position((0.07, 0.14, 0.91, 0.66))
+            return figure
         right = figure.add_axes((0.52, 0.14, 0.46, 0.66))
         for at, network in enumerate(others):
             _draw_spread(right, at, get_errors(rows, network.label), RED if network.cardinality > 1 else BLUE)
@@ -70,6 +76,8 @@ def plot_curves(runs: Mapping[str, Sequence["Run"]], data: str, size: StudySize)
         data: The data set.
         size: The size of the study.
     """
+    from matplotlib.ticker import MaxNLocator
+
     with plot_style():
         figure = create_figure(6.2, 4.2)
         add_title(figure, f"Training on {data}", "Solid: test, dashed: training (augmented images); band: all seeds")
@@ -83,6 +91,7 @@ def plot_curves(runs: Mapping[str, Sequence["Run"]], data: str, size: StudySize)
                 axes.plot(epochs, lines.mean(0), dashes, color=colour, label=label if dashes == "-" else None)
                 axes.fill_between(epochs, lines.min(0), lines.max(0), color=colour, alpha=0.15, linewidth=0)
         axes.set(xlabel="epoch", ylabel="error (%)")
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         if axes.get_lines():
             axes.legend(loc="upper right", labelcolor=INK)
         draw_grid(axes)

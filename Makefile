@@ -81,7 +81,7 @@ format: $(READY)  ## let ruff rewrite what it can
 	$(BIN)/ruff format .
 
 dist: $(READY)  ## build the source package and the wheel with compiled kernels into dist/
-	rm -rf dist build
+	rm -rf dist build/bdist.* build/lib* build/temp* build/wheel  # build/site is that of make docs
 	$(BIN)/python -m build --sdist --no-isolation
 	RESNEXT_PREBUILT=1 $(BIN)/python -m build --wheel --no-isolation --outdir build/wheel
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/auditwheel repair --plat manylinux_2_28_x86_64 --only-plat \

@@ -60,7 +60,7 @@ def read_state(path: Path) -> RunState:
     if epochs is None or not len(epochs):
         return RunState(0, train.epochs or 0, opened)
     done, steps_per_epoch = int(epochs[-1]), int(opened.metrics["step"][0])
-    total = -(-train.total_steps(steps_per_epoch) // steps_per_epoch)
+    total = train.total_epochs(steps_per_epoch)
     if done >= total and opened.evaluation is None:
         done = total - 1  # it was killed while it evaluated
     is_stopped = done < total and opened.evaluation is not None and opened.stopped is not None

@@ -202,6 +202,10 @@ class RunSettings:
         """Return the number of optimizer steps of the whole run."""
         return (self.epochs or DEFAULT_EPOCHS) * steps_per_epoch if self.steps is None else self.steps
 
+    def total_epochs(self, steps_per_epoch: int) -> int:
+        """Return the number of epochs of the whole run; ``steps`` may end it within the last one."""
+        return -(-self.total_steps(steps_per_epoch) // steps_per_epoch)
+
 
 @dataclass(frozen=True, kw_only=True)
 class RecipeBase:

@@ -194,13 +194,10 @@ def _find_best(timings: Sequence[Timing], specs: "Sequence[CandidateSpec]") -> d
 def _make_columns(
     spec: "CandidateSpec", task: "DeviceWorkload", distances: Mapping[str, float], peak: int | None
 ) -> dict[str, object]:
-    config = spec.config
     return {
         "network": spec.architecture.name,
-        "library": config.library,
-        "precision": config.precision,
-        "layout": "NHWC" if config.channels_last else "NCHW",
-        "compile": config.compile,
+        **spec.config.to_columns(),
+        "compile": spec.config.compile,
         "batch": task.batch,
         "image_size": task.size,
         "peak_mib": peak,

@@ -89,9 +89,7 @@ def _make_columns(
 ) -> dict[str, object]:
     return {
         "network": entry.architecture.name,
-        "library": entry.config.library,
-        "precision": entry.config.precision,
-        "layout": "NHWC" if entry.config.channels_last else "NCHW",
+        **entry.config.to_columns(),
         "recompute": entry.config.recompute,
         "batch": task.batch,
         "image_size": task.size,

@@ -111,9 +111,7 @@ def compare_candidates(candidates: "dict[str, DetectStep]", console: "Console") 
 def _make_columns(task: "DetectWorkload", config: "StepConfig", found: "Distances") -> dict[str, object]:
     return {
         "network": task.architecture.name,
-        "library": config.library,
-        "precision": config.precision,
-        "layout": "NHWC" if config.channels_last else "NCHW",
+        **config.to_columns(),
         "batch": task.batch,
         "image_size": f"{task.size}x{task.width}",
         "boxes": task.boxes,

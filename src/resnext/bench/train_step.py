@@ -35,7 +35,16 @@ class StepConfig:
 
     def __str__(self) -> str:
         again = f", recompute {self.recompute}" if self.recompute != "no" else ""
-        return f"{self.library} {self.precision} {'NHWC' if self.channels_last else 'NCHW'}{again}{NAMES[self.compile]}"
+        return f"{self.library} {self.precision} {self.layout}{again}{NAMES[self.compile]}"
+
+    @property
+    def layout(self) -> str:
+        """The memory layout of images."""
+        return "NHWC" if self.channels_last else "NCHW"
+
+    def to_columns(self) -> dict[str, object]:
+        """Return the columns of a CSV that say what was measured."""
+        return {"library": self.library, "precision": self.precision, "layout": self.layout}
 
 
 class TrainStep:

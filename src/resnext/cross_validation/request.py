@@ -14,6 +14,7 @@ from resnext.planning.photos import plan_photos
 from resnext.recipe import dump_recipe, make_absolute, parse_recipe, read_recipe, replace_places
 from resnext.run_directory import is_run
 from resnext.settings import MAX_FOLDS, Recipe
+from resnext.settings_shared import DEFAULT_EPOCHS
 from resnext.training.request import is_photo_folder
 from resnext.training.resume import list_changes, reuse_path_spelling
 
@@ -113,7 +114,7 @@ def make_base_recipe(recipe: Recipe) -> Recipe:
     data = replace(recipe.data, fold=None, val_fraction=None, max_val_images=None)
     train = replace(recipe.train, patience=None, checkpoint_url=None)
     if train.evaluate_every == 1:
-        train = replace(train, evaluate_every=train.steps or train.epochs or 100)
+        train = replace(train, evaluate_every=train.steps or train.epochs or DEFAULT_EPOCHS)
     return replace_places(replace(recipe, data=data, train=train), make_absolute)
 
 

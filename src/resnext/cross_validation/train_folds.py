@@ -42,7 +42,7 @@ def count_epochs(request: CrossvalRequest, images: int) -> int:
     """Count the epochs of a fold's run; ``images`` is the number of images of all folds."""
     train = request.recipe.train
     steps_per_epoch = max(1, images * (request.folds - 1) // request.folds // train.batch_size)
-    return -(-train.total_steps(steps_per_epoch) // steps_per_epoch)
+    return train.total_epochs(steps_per_epoch)
 
 
 def make_fold_command(request: CrossvalRequest, run: FoldRun, jobs: int) -> list[str]:

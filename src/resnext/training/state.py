@@ -118,7 +118,7 @@ class TrainState(Generic[RecipeT, ModelT, BatchT]):
     @property
     def epochs(self) -> int:
         """Number of epochs of the whole run; ``train.steps`` may end it within the last one."""
-        return -(-self.total_steps // self.loader.steps_per_epoch)
+        return self.recipe.train.total_epochs(self.loader.steps_per_epoch)
 
     def learning_rate_at(self, step: int) -> float:
         """Return the learning rate of optimizer step ``step`` (from 0)."""

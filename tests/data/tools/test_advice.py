@@ -58,8 +58,6 @@ def test_the_settings_that_advice_names_exist() -> None:
     named = re.findall(r"--data\.(\w+) (\w+)", " ".join(advice))
     assert len(named) == 3
     known = list_fields(DataSettings)
-    if "sampling" not in known:
-        pytest.skip("data.sampling is not there yet")
     for name, value in named:
         assert value in known[name].choices
         parse_recipe("", overrides={f"data.{name}": value})

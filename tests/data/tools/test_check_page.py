@@ -1,9 +1,9 @@
 """The page of a data check: complete, self-contained, the same each time, and safe whatever names files have."""
 
 import re
-import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -92,17 +92,11 @@ def test_a_picture_that_is_gone_meanwhile_is_left_out(tmp_path: Path, report: Ch
 
 @pytest.mark.slow
 @pytest.mark.parametrize("width", [390, 1280])
-def test_nothing_is_cut_at_the_width_of_a_phone(tmp_path: Path, report: CheckReport, width: int) -> None:
-    playwright = pytest.importorskip("playwright.sync_api")
-    chromium = subprocess.run(["which", "chromium"], capture_output=True, text=True, check=False).stdout.strip()
-    if not chromium:
-        pytest.skip("no chromium")
+def test_nothing_is_cut_at_the_width_of_a_phone(tmp_path: Path, report: CheckReport, browser: Any, width: int) -> None:
     write_check_page(tmp_path / "page.html", report)
-    with playwright.sync_playwright() as play:
-        browser = play.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        page = browser.new_page(viewport={"width": width, "height": 800})
-        page.goto(f"file://{tmp_path}/page.html")
-        assert page.evaluate("document.documentElement.scrollWidth") == width
-        cut = "[...document.querySelectorAll('main *')].filter(e => e.scrollWidth > e.clientWidth + 1 && e.clientWidth)"
-        assert page.evaluate(f"{cut}.map(e => e.className || e.tagName)") == []
-        browser.close()
+    page = browser.new_page(viewport={"width": width, "height": 800})
+    page.goto(f"file://{tmp_path}/page.html")
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    cut = "[...document.querySelectorAll('main *')].filter(e => e.scrollWidth > e.clientWidth + 1 && e.clientWidth)"
+    assert page.evaluate(f"{cut}.map(e => e.className || e.tagName)") == []
+    page.close()

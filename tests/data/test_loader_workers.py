@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -39,6 +40,21 @@ def test_an_abandoned_epoch_ends_its_workers(end: str) -> None:
 def test_a_killed_worker_is_one_clear_sentence() -> None:
     with pytest.raises(WorkError, match=r"a loading process died.*data\.workers"):
         list(loader(transform=DieAt(7), workers=2).batches(0))
+
+
+@pytest.mark.parametrize("killed", [True, False])
+def test_a_batch_lost_with_its_worker_is_the_same_sentence(killed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The batch is a file descriptor that the worker hands over: the connection may break before the death is known."""
+
+    def lose_batch(self: Any) -> None:
+        if killed:
+            self._workers[0].kill()
+        raise ConnectionResetError("reset by peer")
+
+    monkeypatch.setattr("torch.utils.data.dataloader._MultiProcessingDataLoaderIter._next_data", lose_batch)
+    expected = (WorkError, r"a loading process died.*data\.workers") if killed else (ConnectionResetError, "reset")
+    with pytest.raises(expected[0], match=expected[1]):
+        next(loader(workers=2).batches(0))
 
 
 @pytest.mark.parametrize("workers", [0, 2])

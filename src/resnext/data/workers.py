@@ -2,6 +2,7 @@
 
 import atexit
 import multiprocessing
+import multiprocessing.connection
 import re
 import signal
 import warnings
@@ -109,7 +110,7 @@ def _load_batches_in_workers(
     try:
         while True:
             try:
-                batch = next(batches)
+                batch = _read_next(batches)
             except StopIteration:
                 return
             except RuntimeError as error:
@@ -122,6 +123,15 @@ def _load_batches_in_workers(
         end()
 
 
+def _read_next(batches: Any) -> Any:
+    try:
+        return next(batches)
+    except (ConnectionError, EOFError) as error:  # perhaps a batch of a worker that died before it was handed over
+        if multiprocessing.connection.wait([process.sentinel for process in batches._workers], timeout=5):
+            raise WorkError(WORKER_KILLED_MESSAGE) from error
+        raise
+
+
 def _raise_if_error(batch: BatchT | WorkError) -> BatchT:
     if isinstance(batch, WorkError):
         raise batch
@@ -131,11 +141,16 @@ def _raise_if_error(batch: BatchT | WorkError) -> BatchT:
 def _stop_workers(batches: Any) -> None:
     """Stop the workers now, not at garbage collection. A worker that hangs in a read is killed."""
     processes = list(batches._workers)
-    batches._shutdown_workers()
-    for process in processes:
-        if process.is_alive():
-            process.kill()
-            process.join()
+    try:
+        batches._shutdown_workers()
+    except RuntimeError as error:  # torch's signal handler, which raises in any line, and once
+        if not WORKER_KILLED_PATTERN.search(str(error)):
+            raise
+    finally:
+        for process in processes:
+            if process.is_alive():
+                process.kill()
+                process.join()
 
 
 def _return_unchanged(batch: Any) -> Any:

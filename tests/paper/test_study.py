@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 from scipy import stats
 
 from resnext.cli import main
@@ -16,11 +17,22 @@ from resnext.model.design import design
 from resnext.paper.study import SIZES, STUDIES, StudyNetwork, StudySize, list_runs
 from resnext.paper.study_results import Difference, read_rows
 from resnext.recipe import read_recipe
+from resnext.run import open_run
 
 TINY = shlex.split(
-    "--data.source digits --data.image_size 8 --data.max_train_images 40 --data.max_val_images 20 --train.epochs 1 "
+    "--data.source folder --data.path pictures --data.image_size 8 --train.epochs 1 "
     "--train.batch_size 20 --train.precision fp32 --model.base_channels 4 --schedule.warmup_epochs 0"
 )
+
+
+def write_pictures() -> None:
+    """Write a folder of two classes of noise."""
+    for split, count in (("train", 20), ("test", 10)):
+        for name in ("one", "two"):
+            folder = Path("pictures", split, name)
+            folder.mkdir(parents=True)
+            for number in range(count):
+                Image.effect_noise((8, 8), 50).convert("RGB").save(folder / f"{number}.png")
 
 
 def count_macs(size: StudySize, network: StudyNetwork) -> int:
@@ -96,6 +108,7 @@ def test_one_command_trains_reports_and_leaves_finished_runs_as_they_are(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    write_pictures()
     words = ["paper", "study", "cardinality", "--on", "cifar10", "--study", "no-shortcut", "--jobs", "2", *TINY]
     assert main([*words, "--dry-run"]) == 0
     commands = capsys.readouterr().out.splitlines()
@@ -106,6 +119,9 @@ def test_one_command_trains_reports_and_leaves_finished_runs_as_they_are(
     assert [row["network"] for row in rows] == SIZES["small"].get_labels("no-shortcut")
     assert [row["command"] for row in rows] == commands
     assert all(0 <= float(row["test_error"]) <= 100 and int(row["macs"]) > 0 for row in rows)
+    for row in rows:
+        network = open_run(row["command"].split("--continue ")[1].split()[0]).load("last")
+        assert int(row["parameters"]) == sum(parameter.numel() for parameter in network.parameters())
     assert re.search(r"16x2d no shortcut\s+1x20d no shortcut\s+[+-]\d+\.\d\d \(one seed\)", capsys.readouterr().out)
     assert Path("results/study-cardinality-cifar10.png").stat().st_size > 10_000
     before = {path: path.stat().st_mtime_ns for path in Path("runs/study").rglob("*")}

@@ -16,7 +16,6 @@ from resnext.paper.study import DATA, StudyNetwork, StudyRun, StudySize
 from resnext.paper.study_runs import make_command, open_finished
 from resnext.run import Run
 from resnext.run_directory import MAX_JSON_BYTES
-from resnext.settings import Recipe
 
 COLUMNS = (
     "data", "study", "network", "cardinality", "seed", "epochs", "test_error", "train_error", "macs", "parameters",
@@ -100,12 +99,9 @@ def _make_row(run: StudyRun, opened: Run, macs: int, parameters: int, command: s
 def _count_costs(opened: Run) -> tuple[int, int]:
     """Count MACs of an image, and parameters, of the network of a run."""
     from resnext.model.complexity import complexity
-    from resnext.sources import SOURCES
 
-    assert isinstance(opened.recipe, Recipe)
-    facts = SOURCES[opened.recipe.data.source].facts
-    side = opened.recipe.data.image_size or facts.image_size or 32
-    cost = complexity(opened.recipe.model.architecture(facts.classes, facts.channels), side)
+    network = opened.load("last")
+    cost = complexity(network, network.preprocessing.image_size if network.preprocessing else None)
     return cost.macs, cost.parameters
 
 

@@ -97,7 +97,7 @@ def restore_checkpoint(
     for full, value in _select_prefix("groups/", training).items():
         number, _, key = full.partition("/")
         if number.isdecimal() and int(number) < len(optimizer.param_groups):
-            optimizer.param_groups[int(number)][key] = value
+            optimizer.param_groups[int(number)][key] = int(value) if value.dtype == torch.int64 else value
     try:
         parts = (Position(**state["position"]), EpochSums(**state["sums"]), RunFacts(**state["facts"]))
         return SavedState(*parts, scaler=dict(state["scaler"]))
@@ -125,7 +125,8 @@ def _collect_training_tensors(
         for key, value in optimizer.state.get(parameter, {}).items():
             if isinstance(value, torch.Tensor):
                 tensors[f"optimizer/{key}/{name}"] = value
-    for number, group in enumerate(optimizer.param_groups):  # LAMB keeps its step count here
+    for number, group in enumerate(optimizer.param_groups):  # LAMB keeps its step count here; older timm as an int
+        group = {key: torch.as_tensor(value) if key == "step" else value for key, value in group.items()}
         tensors |= {f"groups/{number}/{key}": value for key, value in group.items() if isinstance(value, torch.Tensor)}
     return {name: value.detach().cpu().contiguous() for name, value in tensors.items()}
 

@@ -31,7 +31,7 @@ def test_a_picture_is_a_function_of_torchs_seed() -> None:
     np.random.seed(3)  # noqa: NPY002
     again = [augmented(seed, pickle.loads(pickle.dumps(transform))) for seed in range(8)]
     assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
-    assert len({a.tobytes() for a in first}) > 5
+    assert len({a.tobytes() for a in first}) > 4
 
 
 def test_the_operations_are_those_of_timm_with_its_options() -> None:

@@ -164,7 +164,7 @@ FAMILIES += ("swin_tiny_patch4_window7_224", "efficientnet_b0", "mobilenetv3_sma
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_other_families_are_named(name: str) -> None:
-    with torch.device("meta"):
+    with torch.device("cpu" if name.startswith("regnet") else "meta"):  # a RegNet computes its widths by torch.unique
         state = timm.create_model(name).state_dict()
     with pytest.raises(RequestError, match="this package has ResNet and ResNeXt"):
         adapt(make_raw(state))

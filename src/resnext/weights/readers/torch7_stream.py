@@ -142,7 +142,10 @@ class AsciiStream(Torch7Stream):
         values = self._read_values(pattern, count, what)
         try:
             with np.errstate(over="ignore"):
-                array = np.fromiter(map(convert, values), dtype, count)
+                wide = np.fromiter(map(convert, values), dtype if dtype.kind == "f" else "i8", count)
+            array = wide.astype(dtype, copy=False)
+            if dtype.kind != "f" and not np.array_equal(array, wide):
+                raise OverflowError  # NumPy 1 does so for 8 bytes only
         except OverflowError:
             raise MalformedError(start, f"expected {what}, found a number too large for it") from None
         array.flags.writeable = False

@@ -57,6 +57,17 @@ def test_a_batch_lost_with_its_worker_is_the_same_sentence(killed: bool, monkeyp
         next(loader(workers=2).batches(0))
 
 
+def test_the_death_of_a_worker_is_an_error_of_the_next_batch_and_of_no_other_line() -> None:
+    batches = loader(toy(2400), workers=2).batches(0)
+    next(batches)
+    for process in multiprocessing.active_children():
+        process.kill()  # type: ignore[union-attr, unused-ignore]
+    for _ in range(20):
+        time.sleep(0.01)
+    with pytest.raises(WorkError, match="a loading process died"):
+        list(batches)
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_mistake_in_a_transform_keeps_its_own_type(workers: int) -> None:
     with pytest.raises(IndexError, match="a mistake of the programmer"):

@@ -13,6 +13,7 @@ from typing import Any, Generic, Protocol, Self, TypeVar, cast
 
 import torch
 from torch.utils.data import DataLoader
+from torch.utils.data._utils import signal_handling
 
 from resnext.data.seeding import derive_seed
 from resnext.errors import RequestError, WorkError, did_you_mean
@@ -103,7 +104,10 @@ def _load_batches_in_workers(
             pin_memory=torch.cuda.is_available(),
             generator=torch.Generator(),  # otherwise it draws from the global generator, and only with workers
         )
-        batches = iter(loader)
+        batches: Any = iter(loader)
+    # Without this, torch raises an error about a worker that dies in whatever line the main process is just then.
+    signal_handling._remove_worker_pids(id(batches))
+    batches._worker_pids_set = False
     end = partial(_stop_workers, batches)
     atexit.register(end)  # for an iterator still open at exit: Python would wait for its workers forever
     unregister = atexit.unregister  # kept here: at exit the module may be cleared before this iterator
@@ -141,16 +145,11 @@ def _raise_if_error(batch: BatchT | WorkError) -> BatchT:
 def _stop_workers(batches: Any) -> None:
     """Stop the workers now, not at garbage collection. A worker that hangs in a read is killed."""
     processes = list(batches._workers)
-    try:
-        batches._shutdown_workers()
-    except RuntimeError as error:  # torch's signal handler, which raises in any line, and once
-        if not WORKER_KILLED_PATTERN.search(str(error)):
-            raise
-    finally:
-        for process in processes:
-            if process.is_alive():
-                process.kill()
-                process.join()
+    batches._shutdown_workers()
+    for process in processes:
+        if process.is_alive():
+            process.kill()
+            process.join()
 
 
 def _return_unchanged(batch: Any) -> Any:

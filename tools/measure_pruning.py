@@ -4,9 +4,9 @@
 
 For each seed: the recipe's network is trained; it is pruned to each share of its paths (``resnext prune``); the rest
 is fine-tuned with the whole network as its teacher; and a network of the same shape is trained from scratch for as many
-epochs as take the same time as whole network and fine-tuning together. If Torch-Pruning can be imported, it prunes the
-whole network too (by Taylor importance, the width d of all paths, since it keeps the groups of a convolution), to the
-nearest cost, and is fine-tuned in the same way. Latency is measured in turn with the whole network.
+epochs as take the time of whole network and fine-tuning together, by steps timed in turn. If Torch-Pruning can be
+imported, it prunes the whole network too (by Taylor importance, the width d of all paths, since it keeps the groups of
+a convolution), to the nearest cost, and is fine-tuned in the same way. Latency is measured in turn with the whole network.
 
 Rows and runs that are there already are used again, so the command can be stopped and repeated.
 """
@@ -31,7 +31,11 @@ import yaml
 
 import resnext
 from resnext.bench.latency import LatencyRequest, measure_latencies
+from resnext.bench.measure import Candidate, time_interleaved
+from resnext.bench.peers import OURS
+from resnext.bench.train_step import StepConfig, TrainStep, tune_plan
 from resnext.data.dataset import Dataset
+from resnext.device import autocast
 from resnext.environment import read_cpu_name
 from resnext.evaluation.outputs import get_preprocessing
 from resnext.files import atomic_write
@@ -48,6 +52,7 @@ COLUMNS = (
     "seed", "method", "keep", "network", "top1_error", "images", "macs", "parameters", "latency_ms", "whole_latency_ms",
     "engine", "epochs", "train_seconds", "total_seconds", "cpu", "versions", "date", "command",
 )  # fmt: skip
+TIMED_ROUNDS = 15  # of training steps
 LINES = {  # method -> color and style of its line
     "pruned": (BLUE, ":"),
     "fine-tuned": (BLUE, "-"),
@@ -152,13 +157,33 @@ def measure_finetuned(study: Study, seed: int, share: float, get: Callable[[Stud
 
 def measure_scratch(study: Study, seed: int, share: float) -> Row:
     """Train the pruned shape from scratch for the time of whole network and fine-tuning."""
-    runs = get_whole(study, seed), get_finetuned(study, seed, share, get_pruned)
-    seconds = sum(estimate_seconds(run) for run in runs)
-    a = resnext.load(get_pruned(study, seed, share)).architecture
-    probe = train(study, seed, f"probe-{share:g}", scratch_recipe(study, a, 2))
-    epochs = max(1, round(seconds / estimate_seconds(probe) * len(probe.speed["seconds"])))
-    run = train(study, seed, f"scratch-{share:g}", scratch_recipe(study, a, epochs))
+    whole, pruned = get_whole(study, seed).load("last"), resnext.load(get_pruned(study, seed, share))
+    epochs = count_scratch_epochs(study, whole, pruned)
+    run = train(study, seed, f"scratch-{share:g}", scratch_recipe(study, pruned.architecture, epochs))
     return judge(study, seed, run.load("last")) | describe_training(run)
+
+
+def count_scratch_epochs(study: Study, whole: Network, pruned: Network) -> int:
+    """Count the epochs that take the time of the whole network's and of fine-tuning, by steps timed in turn."""
+    settings = study.recipe.train
+    torch.set_num_threads(settings.threads or torch.get_num_threads())
+    config, batch, size = StepConfig(OURS, settings.precision), settings.batch_size, get_preprocessing(whole).image_size
+
+    def make_step(a: Architecture) -> TrainStep:
+        return TrainStep(a, config, batch, size, tune_plan(a, batch, size, settings.precision))
+
+    train_whole, train_pruned, teacher = map(make_step, (whole.architecture, pruned.architecture, whole.architecture))
+    teacher.model.eval()
+
+    def teach() -> None:
+        with torch.no_grad(), autocast(teacher.images.device, settings.precision):
+            teacher.model(teacher.images)
+
+    candidates = Candidate("whole", train_whole, batch), Candidate("pruned", train_pruned, batch)
+    timings = time_interleaved([*candidates, Candidate("teacher", teach, batch)], TIMED_ROUNDS)
+    of_whole, of_pruned, of_teacher = (1 / timing.median for timing in timings)
+    seconds = (settings.epochs or 100) * of_whole + study.finetune_epochs * (of_pruned + of_teacher)  # for each image
+    return max(1, round(seconds / of_pruned))
 
 
 def get_whole(study: Study, seed: int) -> resnext.Run:
@@ -283,16 +308,14 @@ def judge(study: Study, seed: int, network: Network) -> Row:
     }
 
 
-def estimate_seconds(run: resnext.Run) -> float:
-    """Estimate the seconds of a training on a quiet machine: as many times the fastest epoch as there are epochs."""
-    seconds = run.speed["seconds"]
-    return float(len(seconds) * seconds.min())
+def sum_seconds(run: resnext.Run) -> float:
+    return float(run.speed["seconds"].sum())
 
 
 def describe_training(run: resnext.Run, before: resnext.Run | None = None) -> Row:
     """Return epochs and seconds of a run, and the seconds together with the run ``before``."""
-    seconds = estimate_seconds(run)
-    total = seconds + (0 if before is None else estimate_seconds(before))
+    seconds = sum_seconds(run)
+    total = seconds + (0 if before is None else sum_seconds(before))
     return {"epochs": len(run.speed["seconds"]), "train_seconds": f"{seconds:.1f}", "total_seconds": f"{total:.1f}"}
 
 

@@ -6,7 +6,8 @@ For each seed: the recipe's network is trained; it is pruned to each share of it
 is fine-tuned with the whole network as its teacher; and a network of the same shape is trained from scratch for as many
 epochs as take the time of whole network and fine-tuning together, by steps timed in turn. If Torch-Pruning can be
 imported, it prunes the whole network too (by Taylor importance, the width d of all paths, since it keeps the groups of
-a convolution), to the nearest cost, and is fine-tuned in the same way. Latency is measured in turn with the whole network.
+a convolution), to the nearest cost, and is fine-tuned in the same way. Latency is measured in turn with the whole
+network.
 
 Rows and runs that are there already are used again, so the command can be stopped and repeated.
 """

@@ -1,6 +1,7 @@
 """Weights from elsewhere, against a server on this machine that speaks the hub's protocol, and misbehaves."""
 
 import hashlib
+import importlib
 import json
 import re
 import socket
@@ -117,25 +118,35 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
+def close_session() -> None:
+    """Let the next request make a new session, in all versions of huggingface_hub."""
+    if hasattr(huggingface_hub, "close_session"):
+        huggingface_hub.close_session()
+    else:
+        importlib.import_module("huggingface_hub.utils").reset_sessions()
+
+
 @pytest.fixture
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     """The server, as huggingface_hub's endpoint, with empty caches."""
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setenv("RESNEXT_DATA", str(tmp_path / "data"))
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True, raising=False)  # older versions have no XET
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     with Hub() as running:
         monkeypatch.setattr(constants, "ENDPOINT", running.url)
         template = running.url + "/{repo_id}/resolve/{revision}/{filename}"
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        huggingface_hub.close_session()
+        file_download = importlib.import_module("huggingface_hub.file_download")  # older versions keep it here too
+        monkeypatch.setattr(file_download, "HUGGINGFACE_CO_URL_TEMPLATE", template, raising=False)
+        close_session()
         thread = threading.Thread(target=running.serve_forever, kwargs={"poll_interval": 0.01})
         thread.start()
         yield running
         running.shutdown()
         thread.join()
-    huggingface_hub.close_session()
+    close_session()
 
 
 @pytest.mark.parametrize(
@@ -235,7 +246,7 @@ def test_what_is_cached_is_there_without_a_network(server: Hub, monkeypatch: pyt
     paths = [fetch("hf://lab/net"), fetch("hf://lab/old")]
     assert [path.name for path in paths] == ["model.safetensors", "pytorch_model.bin"]
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    huggingface_hub.close_session()
+    close_session()
     server.asked.clear()
     assert [fetch("hf://lab/net"), fetch("hf://lab/old")] == paths
     assert server.asked == []

@@ -157,7 +157,7 @@ class Network(nn.Module):
         return (*(f"C{number}" for number, _ in enumerate(self.architecture.stages, start=2)), "pooled")
 
     def _iter_stages(self) -> Iterator[nn.Module]:
-        return (self.get_submodule(f"layer{number}") for number, _ in enumerate(self.architecture.stages, start=1))
+        return (getattr(self, f"layer{number}") for number, _ in enumerate(self.architecture.stages, start=1))
 
     def _forward_stem(self, x: Tensor) -> Tensor:
         x = self.conv1(x)

@@ -7,6 +7,7 @@ photographs that scikit-learn brings (CC BY 2.0, by danielbuechele and vultilion
 import atexit
 import io
 import random
+import shutil
 import tarfile
 import tempfile
 from functools import cache
@@ -23,11 +24,11 @@ SAMPLINGS = ("4:4:4", "4:2:2", "4:2:0")
 @cache
 def unpack_torch7() -> Path:
     """Unpack the files of Torch7 into a folder that is removed when this process ends."""
-    folder = tempfile.TemporaryDirectory(prefix="resnext-torch7-")
-    atexit.register(folder.cleanup)
+    folder = tempfile.mkdtemp(prefix="resnext-torch7-")  # a TemporaryDirectory's finalizer would run in forks too
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     with tarfile.open(ASSETS / "torch7.tar.xz") as tar:
-        tar.extractall(folder.name, filter="data")
-    return Path(folder.name)
+        tar.extractall(folder, filter="data")
+    return Path(folder)
 
 
 def find_torch7(name: str) -> Path | None:

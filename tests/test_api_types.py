@@ -142,4 +142,4 @@ def test_preprocessing_is_frozen_and_documented() -> None:
     with pytest.raises(FrozenInstanceError):
         view.image_size = 16  # type: ignore[misc]
     for cls in (resnext.Preprocessing, resnext.DetectPreprocessing):
-        assert all(f"\n        {f.name}: " in (cls.__doc__ or "") for f in fields(cls))
+        assert all(re.search(rf"^ *{f.name}: ", cls.__doc__ or "", re.MULTILINE) for f in fields(cls))

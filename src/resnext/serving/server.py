@@ -101,6 +101,16 @@ class ModelServer(uvicorn.Server):
         if self.load_error is None and not self.force_exit:
             await asyncio.sleep(LAME_DUCK_SECONDS)
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close what is open. After a second Ctrl+C, Python 3.12 and newer would still wait for open connections."""
+        stop = asyncio.create_task(super().shutdown(sockets))
+        while not stop.done() and not self.force_exit:
+            await asyncio.wait([stop], timeout=0.1)
+        for connection in list(self.server_state.connections):
+            if self.force_exit and connection.transport is not None:
+                connection.transport.abort()
+        await stop
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002  # the names are uvicorn's
         """Begin to stop; a second Ctrl+C stops without draining. Unlike uvicorn's, the signal is not raised again."""
         if self.should_exit:

@@ -1,5 +1,6 @@
 """Choices by name have Literal types, from which the checks at run time come; a type checker refuses other words."""
 
+import inspect
 import os
 import re
 import subprocess
@@ -142,4 +143,4 @@ def test_preprocessing_is_frozen_and_documented() -> None:
     with pytest.raises(FrozenInstanceError):
         view.image_size = 16  # type: ignore[misc]
     for cls in (resnext.Preprocessing, resnext.DetectPreprocessing):
-        assert all(re.search(rf"^ *{f.name}: ", cls.__doc__ or "", re.MULTILINE) for f in fields(cls))
+        assert all(f"\n    {f.name}: " in inspect.cleandoc(cls.__doc__ or "") for f in fields(cls))

@@ -1,6 +1,6 @@
 """Recipes: writing and reading are inverse, and errors name what is wrong."""
 
-import re
+import inspect
 from dataclasses import fields
 from pathlib import Path
 
@@ -332,7 +332,7 @@ def test_values_on_the_command_line(key: str, text: str, value: object) -> None:
 def test_every_section_and_setting_has_a_sentence(kind: type[RecipeBase]) -> None:
     for section in fields(kind):
         assert section.metadata["help"].endswith("."), section.name
-        assert re.search(rf"^ *{section.name}: ", str(kind.__doc__), re.MULTILINE)
+        assert f"\n{section.name}: " in inspect.cleandoc(str(kind.__doc__))
         for spec in list_fields(list_sections(kind)[section.name]).values():
             assert spec.help.endswith("."), f"{section.name}.{spec.name}"
 

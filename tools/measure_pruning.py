@@ -35,6 +35,7 @@ from resnext.bench.latency import LatencyRequest, measure_latencies
 from resnext.bench.measure import Candidate, time_interleaved
 from resnext.bench.peers import OURS
 from resnext.bench.train_step import StepConfig, TrainStep, tune_plan
+from resnext.child_runs import open_begun_run
 from resnext.data.dataset import Dataset
 from resnext.device import autocast
 from resnext.environment import read_cpu_name
@@ -46,7 +47,7 @@ from resnext.plotting import BLUE, MUTED, RED, add_title, create_figure, draw_gr
 from resnext.pruning.images import iterate_images
 from resnext.pruning.prune import BATCH_SIZE, IMPORTANCE_IMAGES, RECALIBRATION_IMAGES, recalibrate_on
 from resnext.settings import DistillSettings, Recipe
-from resnext.settings_shared import InitSettings, ModelSettings
+from resnext.settings_shared import DEFAULT_EPOCHS, InitSettings, ModelSettings
 from resnext.weights.infer_architecture import infer_architecture
 
 COLUMNS = (
@@ -83,7 +84,7 @@ def main() -> None:
     overrides = {key: yaml.safe_load(value) for key, _, value in (pair.partition("=") for pair in args.set)}
     recipe = resnext.load_recipe(args.recipe, overrides)
     assert isinstance(recipe, Recipe), "a recipe of classification is needed"
-    epochs = recipe.train.epochs or 100
+    epochs = recipe.train.epochs or DEFAULT_EPOCHS
     study = Study(
         recipe,
         args.work,
@@ -159,7 +160,10 @@ def measure_finetuned(study: Study, seed: int, share: float, get: Callable[[Stud
 def measure_scratch(study: Study, seed: int, share: float) -> Row:
     """Train the pruned shape from scratch for the time of whole network and fine-tuning."""
     whole, pruned = get_whole(study, seed).load("last"), resnext.load(get_pruned(study, seed, share))
-    epochs = count_scratch_epochs(study, whole, pruned)
+    begun = open_begun_run(study.work / f"{seed}-scratch-{share:g}")
+    epochs = (
+        count_scratch_epochs(study, whole, pruned) if begun is None else begun.recipe.train.epochs or DEFAULT_EPOCHS
+    )
     run = train(study, seed, f"scratch-{share:g}", scratch_recipe(study, pruned.architecture, epochs))
     return judge(study, seed, run.load("last")) | describe_training(run)
 
@@ -183,7 +187,9 @@ def count_scratch_epochs(study: Study, whole: Network, pruned: Network) -> int:
     candidates = Candidate("whole", train_whole, batch), Candidate("pruned", train_pruned, batch)
     timings = time_interleaved([*candidates, Candidate("teacher", teach, batch)], TIMED_ROUNDS)
     of_whole, of_pruned, of_teacher = (1 / timing.median for timing in timings)
-    seconds = (settings.epochs or 100) * of_whole + study.finetune_epochs * (of_pruned + of_teacher)  # for each image
+    seconds = (settings.epochs or DEFAULT_EPOCHS) * of_whole + study.finetune_epochs * (
+        of_pruned + of_teacher
+    )  # for each image
     return max(1, round(seconds / of_pruned))
 
 
@@ -273,7 +279,7 @@ def scratch_recipe(study: Study, a: Architecture, epochs: int) -> Recipe:
 
 def set_epochs(recipe: Recipe, epochs: int) -> Recipe:
     """Change the number of epochs, and warm-up and milestones in proportion."""
-    share = epochs / (recipe.train.epochs or 100)
+    share = epochs / (recipe.train.epochs or DEFAULT_EPOCHS)
     milestones = tuple(share * milestone for milestone in recipe.schedule.milestones)
     schedule = replace(recipe.schedule, warmup_epochs=share * recipe.schedule.warmup_epochs, milestones=milestones)
     return replace(recipe, schedule=schedule, train=replace(recipe.train, epochs=epochs))

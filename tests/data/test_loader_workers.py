@@ -61,7 +61,7 @@ def test_the_death_of_a_worker_is_an_error_of_the_next_batch_and_of_no_other_lin
     batches = loader(toy(2400), workers=2).batches(0)
     next(batches)
     for process in multiprocessing.active_children():
-        process.kill()  # type: ignore[union-attr, unused-ignore]
+        process.kill()
     for _ in range(20):
         time.sleep(0.01)
     with pytest.raises(WorkError, match="a loading process died"):

@@ -33,7 +33,7 @@ class Network(nn.Module):
         self.preprocessing: Preprocessing | None = None
         self.classes: tuple[str, ...] | None = None
         self.provenance: dict[str, Any] = {}
-        device = torch.empty(0).device  # get_default_device does not see "with torch.device" before PyTorch 2.8
+        device = torch.empty(0).device  # PyTorch 2.6's get_default_device does not see "with torch.device"
         with torch.device("meta"):  # skips PyTorch's initialisation; ours follows
             self._build()
         if device.type != "meta":

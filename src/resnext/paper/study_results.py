@@ -98,10 +98,11 @@ def _make_row(run: StudyRun, opened: Run, macs: int, parameters: int, command: s
 
 def _count_costs(opened: Run) -> tuple[int, int]:
     """Count MACs of an image, and parameters, of the network of a run."""
+    from resnext.evaluation.outputs import get_preprocessing
     from resnext.model.complexity import complexity
 
     network = opened.load("last")
-    cost = complexity(network, network.preprocessing.image_size if network.preprocessing else None)
+    cost = complexity(network, get_preprocessing(network).image_size)
     return cost.macs, cost.parameters
 
 

@@ -106,8 +106,8 @@ class ModelServer(uvicorn.Server):
         stop = asyncio.create_task(super().shutdown(sockets))
         while not stop.done() and not self.force_exit:
             await asyncio.wait([stop], timeout=0.1)
-        for connection in list(self.server_state.connections):
-            if self.force_exit and connection.transport is not None:
+        if self.force_exit:
+            for connection in list(self.server_state.connections):
                 connection.transport.abort()
         await stop
 

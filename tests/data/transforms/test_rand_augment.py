@@ -26,12 +26,12 @@ def augmented(seed: int, transform: RandAugment) -> np.ndarray:
 def test_a_picture_is_a_function_of_torchs_seed() -> None:
     transform = RandAugment(POLICY, VIEW)
     random.seed(1)
-    first = [augmented(seed, transform) for seed in range(8)]
+    first = [augmented(seed, transform) for seed in range(16)]
     random.seed(2)
     np.random.seed(3)  # noqa: NPY002
-    again = [augmented(seed, pickle.loads(pickle.dumps(transform))) for seed in range(8)]
+    again = [augmented(seed, pickle.loads(pickle.dumps(transform))) for seed in range(16)]
     assert all(np.array_equal(a, b) for a, b in zip(first, again, strict=True))
-    assert len({a.tobytes() for a in first}) > 4
+    assert len({a.tobytes() for a in first}) > 5
 
 
 def test_the_operations_are_those_of_timm_with_its_options() -> None:

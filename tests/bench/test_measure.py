@@ -1,7 +1,9 @@
 """Interleaved timing, speed ratios within rounds, peak memory of a fresh process."""
 
 import statistics
+import time
 from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
@@ -27,6 +29,31 @@ def test_each_round_runs_every_arm_once_and_starts_with_the_next() -> None:
     assert "".join(ran) == "abc" + "bca" + "cab"
     assert [t.name for t in timings] == ["a", "b", "c"]
     assert all(len(t.seconds) == 3 for t in timings)
+
+
+@pytest.mark.parametrize(("settle", "expected"), [(0.0, {0.002}), (0.01, {0.001})])
+def test_threads_of_another_engine_that_still_wait_actively_are_not_measured(
+    settle: float, expected: set[float], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, busy_until = 0.0, {"a": 0.0, "b": 0.0}  # a fake clock, and until when the threads of each engine wait
+
+    def work(name: str) -> None:
+        nonlocal now
+        other = "b" if name == "a" else "a"
+        now += 0.002 if now < busy_until[other] else 0.001
+        busy_until[name] = now + 0.003
+
+    monkeypatch.setattr(time, "perf_counter", lambda: now)
+    arms = [Candidate(name, partial(work, name), 1) for name in "ab"]
+    for timing in time_interleaved(arms, rounds=4, settle=settle):
+        assert {round(seconds, 6) for seconds in timing.seconds} == expected
+
+
+def test_work_much_longer_than_the_time_to_settle_is_not_run_twice() -> None:
+    ran: list[str] = []
+    arms = [Candidate(name, lambda name=name: (ran.append(name), time.sleep(0.001)), 1) for name in "ab"]
+    time_interleaved(arms, rounds=2, warmup=0, settle=1e-6)
+    assert "".join(ran) == "aabb" + "ba", "before its first turn nothing is known"
 
 
 def test_the_warm_up_is_run_and_not_counted_and_progress_hears_of_all() -> None:

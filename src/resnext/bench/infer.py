@@ -82,10 +82,11 @@ def measure_workload(case: "InferWorkload", options: Options, console: Any) -> l
     """Measure and print one batch size; return the CSV rows."""
     from resnext.bench.infer_candidates import build_candidates, compute_bound, measure_memory
     from resnext.bench.measure import time_interleaved
+    from resnext.speed.untimed import SETTLE_SECONDS
 
     candidates, about = build_candidates(case)
     with results.show_progress(f"batch {case.batch}") as progress:
-        timings = time_interleaved(candidates, options.rounds, progress=progress)
+        timings = time_interleaved(candidates, options.rounds, progress=progress, settle=SETTLE_SECONDS)
     peaks: dict[str, float] = {precision: compute_bound(case, precision) for precision in case.precisions}
     more: dict[str, dict[str, object]] = {}
     for timing in timings:

@@ -16,6 +16,7 @@ from resnext.deploy.network_engine import get_expected_image_size
 from resnext.deploy.predictor import Predictor
 from resnext.errors import RequestError
 from resnext.model.network import Network
+from resnext.speed.untimed import SETTLE_SECONDS
 
 SECONDS_PER_NETWORK = 1.5  # of timed rounds
 ROUNDS = (7, 60)  # at least, at most
@@ -62,7 +63,7 @@ def measure_latencies(networks: Sequence[Network], request: LatencyRequest) -> l
             image = np.random.default_rng(0).standard_normal(shape, np.float32)
             candidates.append(Candidate(str(number), partial(predictor, image), 1))
             engines.append(predictor.engine)
-        timings = time_interleaved(candidates, _choose_rounds(candidates), warmup=2)
+        timings = time_interleaved(candidates, _choose_rounds(candidates), warmup=2, settle=SETTLE_SECONDS)
     return [
         Latency(1000 * statistics.median(timing.seconds), engine)
         for timing, engine in zip(timings, engines, strict=True)

@@ -15,6 +15,7 @@ from importlib import import_module
 from pathlib import Path
 
 from resnext.errors import RequestError, WorkError
+from resnext.speed.untimed import run_untimed
 
 Work = Callable[[], object]
 Progress = Callable[[int, int, str], None]  # repetitions done, total, next candidate ("" at the end)
@@ -63,12 +64,19 @@ class Timing:
 
 
 def time_interleaved(
-    candidates: Sequence[Candidate], rounds: int, warmup: int = 1, progress: Progress | None = None
+    candidates: Sequence[Candidate],
+    rounds: int,
+    warmup: int = 1,
+    progress: Progress | None = None,
+    *,
+    settle: float = 0.0,
 ) -> list[Timing]:
     """Time candidates in interleaved rounds; return their timings in the given order.
 
     A round runs each candidate once; the next round starts with the next candidate. The first ``warmup`` rounds are not
-    counted. Raises RequestError for less than one round, or for two candidates of the same name.
+    counted. With ``settle``, as engines need it, each turn of a candidate begins with so many seconds of untimed runs
+    (``run_untimed``), unless it takes 30 times as long. Raises RequestError for less than one round, or for two
+    candidates of the same name.
     """
     if rounds < 1:
         raise RequestError(f"--rounds {rounds} must be at least 1")
@@ -81,6 +89,8 @@ def time_interleaved(
         for candidate in (*candidates[first:], *candidates[:first]):
             if progress is not None:
                 progress(done, total, candidate.name)
+            if not seconds[candidate.name] or seconds[candidate.name][-1] <= 30 * settle:
+                run_untimed(candidate.work, settle)
             start = time.perf_counter()
             candidate.work()
             taken = time.perf_counter() - start

@@ -15,6 +15,7 @@ from resnext.deploy.engine_builder import EngineBuilder
 from resnext.errors import RequestError, WorkError
 from resnext.speed.cache_folder import warn_once
 from resnext.speed.tuning_cache import TuningCache
+from resnext.speed.untimed import SETTLE_SECONDS
 
 CPU = torch.device("cpu")
 
@@ -66,7 +67,9 @@ def select_engine(builder: EngineBuilder, workload: Workload, check: np.ndarray)
     if len(good) > 1:
         warn_once(f"timing {len(good)} engine variants of {builder.network.architecture.name} in {builder.precision}")
     choices.timings.pop(key, None)
-    seconds = choices.measure_or_load(key, lambda: {str(c.config): partial(c.engine, images) for c in good}, CPU)
+    seconds = choices.measure_or_load(
+        key, lambda: {str(c.config): partial(c.engine, images) for c in good}, CPU, settle=SETTLE_SECONDS
+    )
     choices.save()
     return min(good, key=lambda chosen: seconds[str(chosen.config)])
 

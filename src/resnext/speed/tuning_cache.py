@@ -15,6 +15,7 @@ from resnext.environment import count_available_cores, read_cpu_features, read_c
 from resnext.errors import WorkError
 from resnext.files import atomic_write
 from resnext.speed.cache_folder import get_cache_folder, warn_once
+from resnext.speed.untimed import run_untimed
 
 MIN_MAX_ROUNDS = (5, 40)  # minimum and maximum number of timed rounds
 ENOUGH_SECONDS = 0.3  # no further round starts after so many seconds; short candidates get more rounds, against noise
@@ -38,8 +39,13 @@ def get_machine_fingerprint(device: torch.device) -> str:
     return f"{name} | {isa} ({capped}) | {threads} | torch {torch.__version__}"
 
 
-def time_candidates(candidates: Mapping[Name, Callable[[], object]], device: torch.device) -> dict[Name, float]:
-    """Time candidates in interleaved rounds, much slower ones in two only; return the best seconds of each."""
+def time_candidates(
+    candidates: Mapping[Name, Callable[[], object]], device: torch.device, settle: float = 0.0
+) -> dict[Name, float]:
+    """Time candidates in interleaved rounds, much slower ones in two only; return the best seconds of each.
+
+    Each turn of a candidate begins with ``settle`` seconds of untimed runs.
+    """
     best = dict.fromkeys(candidates, float("inf"))
     begin = time.perf_counter()
     for number in range(MIN_MAX_ROUNDS[1] + 1):
@@ -49,6 +55,7 @@ def time_candidates(candidates: Mapping[Name, Callable[[], object]], device: tor
         for name, work in candidates.items():
             if number > 1 and best[name] > GIVE_UP_RATIO * leader:
                 continue
+            run_untimed(work, settle)
             start = time.perf_counter()
             work()
             if device.type == "cuda":
@@ -89,14 +96,16 @@ class TuningCache:
         make_candidates: Callable[[], Mapping[str, Callable[[], object]]],
         device: torch.device,
         names: Collection[str] | None = None,
+        settle: float = 0.0,
     ) -> dict[str, float]:
         """Return the seconds of each candidate of the computation ``key``; measure them if they are not cached.
 
         Cached times are measured again if their candidates differ from ``names`` (for example from another release).
+        ``settle`` is that of ``time_candidates``.
         """
         known = self.timings.get(key)
         if known is None or (names is not None and known.keys() != set(names)):
-            self.timings[key] = time_candidates(make_candidates(), device)
+            self.timings[key] = time_candidates(make_candidates(), device, settle)
         return self.timings[key]
 
     def save(self) -> None:

@@ -52,7 +52,7 @@ from resnext.weights.infer_architecture import infer_architecture
 
 COLUMNS = (
     "seed", "method", "keep", "network", "top1_error", "images", "macs", "parameters", "latency_ms", "whole_latency_ms",
-    "engine", "epochs", "train_seconds", "total_seconds", "cpu", "versions", "date", "command",
+    "engine", "threads", "epochs", "train_seconds", "total_seconds", "cpu", "versions", "date", "command",
 )  # fmt: skip
 TIMED_ROUNDS = 15  # of training steps
 LINES = {  # method -> color and style of its line
@@ -101,7 +101,7 @@ def main() -> None:
                 continue
             row = {"seed": str(seed), "method": method, "keep": str(keep), **measure(), **describe_place()}
             rows.append({key: str(value) for key, value in row.items()})
-            print(", ".join(f"{key} {rows[-1][key]}" for key in COLUMNS[:14] if key in rows[-1]), flush=True)
+            print(", ".join(f"{key} {rows[-1][key]}" for key in COLUMNS[:15] if key in rows[-1]), flush=True)
             write_rows(rows, args.out)
     draw(rows, args.out.with_suffix(".png"))
 
@@ -312,6 +312,7 @@ def judge(study: Study, seed: int, network: Network) -> Row:
         "latency_ms": f"{latency.milliseconds:.4g}",
         "whole_latency_ms": f"{whole.milliseconds:.4g}",
         "engine": latency.engine,
+        "threads": torch.get_num_threads(),
     }
 
 

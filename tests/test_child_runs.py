@@ -12,7 +12,7 @@ import pytest
 from rich.console import Console
 
 from resnext import child_runs
-from resnext.child_runs import ProgressReporter, train_runs
+from resnext.child_runs import ProgressReporter, describe_failures, train_runs
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,9 @@ def train_sleepers(folder: Path) -> str:
     return out.getvalue()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
+@pytest.mark.parametrize(
+    "number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1], ids=lambda number: number.name
+)
 def test_a_signal_while_a_run_starts_stops_it_too(number: int, sleepers: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[subprocess.Popen[bytes]] = []
 
@@ -56,6 +58,34 @@ def test_a_signal_while_a_run_starts_stops_it_too(number: int, sleepers: Path, m
     finally:
         for process in started:
             process.kill()
+
+
+def test_a_signal_that_is_ignored_stays_ignored(sleepers: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as under nohup
+    looks: list[object] = []
+
+    def send_signals(*_: object) -> None:
+        os.kill(os.getpid(), signal.SIGHUP)
+        looks.append(signal.getsignal(signal.SIGHUP))
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(ProgressReporter, "watch", send_signals)
+    try:
+        train_sleepers(sleepers)
+        assert looks == [signal.SIG_IGN]
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_the_reason_of_a_failure_is_the_error_since_the_last_start(tmp_path: Path) -> None:
+    log = tmp_path / "one.log"
+    log.write_text("$ resnext train\nresnext: an old error\n$ resnext train\nresnext: is in use\nepoch 13  loss 0.59\n")
+    assert "one: is in use" in str(describe_failures([Sleeper("one")], tmp_path))
+    log.write_text("$ resnext train\nresnext: an old error\n$ resnext train\nSegmentation fault\n")
+    assert "one: Segmentation fault" in str(describe_failures([Sleeper("one")], tmp_path))
+    log.write_text("$ resnext train\nresnext: an old error\n$ resnext train\n")
+    assert "one: it printed nothing" in str(describe_failures([Sleeper("one")], tmp_path))
 
 
 def test_a_second_signal_at_once_leaves_no_run_behind(sleepers: Path, monkeypatch: pytest.MonkeyPatch) -> None:

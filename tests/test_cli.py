@@ -27,6 +27,23 @@ def test_every_verb_helps_without_torch(verb: str) -> None:
     assert f"resnext {verb}" in done.stdout
 
 
+REQUIRED = {  # verb -> words without which it is refused; x for the others
+    **dict.fromkeys(("models", "design", "doctor"), ""),
+    **dict.fromkeys(("convert", "predict"), "x y"),
+    "data": "check x", "detect": "train x", "paper": "table3", "bench": "cardinality",
+    "grow": "x --cardinality 3 --out y", "export": "x --to onnx",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_explains_an_option_that_it_does_not_have(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    words = REQUIRED.get(verb, "x").split()
+    assert main([verb, *words, "--bogus"]) == 2
+    errors = capsys.readouterr().err
+    assert "unknown option --bogus" in errors
+    assert errors.count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -34,6 +51,8 @@ def test_every_verb_helps_without_torch(verb: str) -> None:
         (["train", "x.yaml", "--train.epoch", "3"], "did you mean '--train.epochs'"),
         (["train"], "needs a RECIPE"),
         (["train", "missing.yaml"], "there is no recipe missing.yaml"),
+        (["train", "My Photos"], "there is no recipe and no folder My Photos"),
+        (["My Photos"], "nor is there a folder 'My Photos' to train on"),
         (["train", "a.yaml", "b.yaml"], "unexpected argument"),
         (["info", "resnex50"], "did you mean 'resnet50'"),
         (["train", "--run", "a", "--resume", "b"], "give only one of them"),

@@ -77,6 +77,16 @@ def test_a_file_that_cannot_be_written_is_refused(tmp_path: Path, place: str, sa
     assert sorted(os.listdir(tmp_path)) == ["file", "folder"]
 
 
+def test_a_file_of_another_kind_is_not_replaced(tmp_path: Path) -> None:
+    for name in ("photo.jpg", "old.csv", "OLD.CSV"):
+        (tmp_path / name).write_text("mine")
+    with pytest.raises(RequestError, match=r"--csv .*photo\.jpg exists and is not named as a \.csv file; give another"):
+        check_file(tmp_path / "photo.jpg", "--csv", (".csv", ".txt"))
+    for name in ("old.csv", "OLD.CSV", "new.jpg"):
+        check_file(tmp_path / name, "--csv", (".csv", ".txt"))
+    check_file(Path(os.devnull), "--csv", (".csv",))
+
+
 def test_devices_new_files_and_old_ones_can_be_written(tmp_path: Path) -> None:
     (tmp_path / "old").write_text("mine")
     for path in (tmp_path / "old", tmp_path / "new", Path(os.devnull)):

@@ -1,6 +1,7 @@
 """Train several runs, each by ``resnext train --continue`` in a process of its own, some side by side."""
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -19,9 +20,11 @@ from resnext.errors import RequestError, WorkError
 from resnext.files import report_write_errors
 from resnext.run import Run, open_run
 from resnext.run_directory import has_no_run, is_run
+from resnext.signals import INTERRUPTS, NOTICES
 
 POLL_SECONDS = 0.2
 WATCH_SECONDS = 3.0  # between looks at the runs that train
+START_MARK = "$ "  # in a log, before the command whose output follows
 STOP_SECONDS = 60.0  # a run that is told to stop saves a checkpoint after its step
 
 
@@ -109,7 +112,7 @@ def train_runs(
     with report_write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     waiting, working, failed = list(pending), list[_Job[RunT]](), list[RunT]()
-    with sigterm_as_interrupt():
+    with signals_as_interrupts():
         try:
             while waiting or working:
                 while waiting and len(working) < jobs:
@@ -134,6 +137,8 @@ def _start(run: RunT, folder: Path, command: Sequence[str]) -> _Job[RunT]:
     variables = os.environ | {"PYTHONPATH": os.pathsep.join(path or "." for path in sys.path)}
     log = folder / f"{run.name}.log"
     with report_write_errors(log), open(log, "ab") as out:
+        out.write(f"{START_MARK}{shlex.join(command)}\n".encode("utf-8", "surrogateescape"))
+        out.flush()
         # a session of its own: a Ctrl-C in the terminal reaches this process only, which then stops each run once
         process = subprocess.Popen(
             [sys.executable, "-m", *command],
@@ -161,9 +166,9 @@ def _stop(working: Sequence[_Job[RunT]], reporter: "ProgressReporter[RunT]") -> 
 
 @contextmanager
 def _hold_interrupts() -> Iterator[None]:
-    """Hold Ctrl-C and SIGTERM back: a KeyboardInterrupt is raised after the last line, not between two."""
+    """Hold the signals that stop back: a KeyboardInterrupt is raised after the last line, not between two."""
     came: list[int] = []
-    numbers = (signal.SIGINT, signal.SIGTERM)
+    numbers = list_stop_signals(signal.default_int_handler)
     if threading.current_thread() is not threading.main_thread():  # signals go to the main thread alone
         yield
         return
@@ -178,17 +183,25 @@ def _hold_interrupts() -> Iterator[None]:
 
 
 @contextmanager
-def sigterm_as_interrupt() -> Iterator[None]:
-    """Let SIGTERM raise KeyboardInterrupt in the main thread, so that the runs are stopped too."""
-    try:
-        before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    except ValueError:  # only the main thread can set handlers
+def signals_as_interrupts() -> Iterator[None]:
+    """Let SIGTERM, a closed terminal and notices of schedulers raise KeyboardInterrupt, so that the runs stop too."""
+    if threading.current_thread() is not threading.main_thread():  # only the main thread can set handlers
         yield
         return
+    numbers = [number for number in list_stop_signals(signal.SIG_DFL) if number != signal.SIGINT]
+    before = {number: signal.signal(number, signal.default_int_handler) for number in numbers}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def list_stop_signals(handler: object) -> list[signal.Signals]:
+    """List Ctrl-C, SIGTERM, and those NOTICES of this system that have ``handler``."""
+    notices = [signal.Signals[name] for name in NOTICES if name in signal.Signals.__members__]
+    stop = [signal.Signals[name] for name in INTERRUPTS]
+    return [*stop, *(number for number in notices if signal.getsignal(number) == handler)]
 
 
 class ProgressReporter(Generic[RunT]):
@@ -272,12 +285,14 @@ class ProgressReporter(Generic[RunT]):
 
 
 def read_last_words(name: str, folder: Path) -> str:
-    """Read the last line that a run has printed."""
+    """Read why a run failed: the last error that it has printed since its last start, or else its last line."""
     try:
         lines = (folder / f"{name}.log").read_text(encoding="utf-8", errors="replace").strip().splitlines()
     except OSError:
         return "it printed nothing"
-    return lines[-1] if lines else "it printed nothing"
+    start = max((number for number, line in enumerate(lines) if line.startswith(START_MARK)), default=-1)
+    said = lines[start + 1 :]
+    return next((line for line in reversed(said) if line.startswith("resnext: ")), (said or ["it printed nothing"])[-1])
 
 
 def describe_failures(failed: Sequence[NamedRun], folder: Path) -> WorkError:

@@ -4,6 +4,8 @@ Exit status 0: done; 1: the work failed; 2: the request was wrong.
 """
 
 import argparse
+import atexit
+import gc
 import os
 import re
 import shlex
@@ -44,6 +46,8 @@ WORD_PATTERN = r"[^\s',]+"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
+    if arguments is None:  # a process of its own: at its end Python need not search PyTorch for garbage, for a second
+        atexit.register(gc.freeze)
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     with use_lenient_streams() as output:
         status = _run_and_explain(arguments)
@@ -90,7 +94,8 @@ def _run(arguments: list[str]) -> int:
     verb, rest = arguments[0], arguments[1:]
     if verb not in VERBS:
         if not os.path.isdir(verb):
-            raise RequestError(f"unknown verb {verb!r}{did_you_mean(verb, VERBS)}")
+            folder = f"; nor is there a folder {verb!r} to train on" if re.search(r"[^\w-]", verb) else ""
+            raise RequestError(f"unknown verb {verb!r}{did_you_mean(verb, VERBS)}{folder}")
         print(escape_unprintable(f"resnext train {shlex.join(arguments)}"), flush=True)
         verb, rest = "train", arguments
     command = import_module(f"resnext.commands.{verb}")
@@ -131,7 +136,7 @@ def _list_options(parser: argparse.ArgumentParser, args: argparse.Namespace) -> 
     """List the options of a verb and of its chosen action."""
     for action in parser._actions:
         yield from action.option_strings
-        if isinstance(action.choices, dict):
+        if isinstance(action, argparse._SubParsersAction):
             yield from _list_options(action.choices[getattr(args, action.dest)], args)
 
 

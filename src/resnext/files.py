@@ -47,7 +47,7 @@ def atomic_write(path: Path, mode: str = "wb") -> Iterator[IO[Any]]:
     temporary = ""
     text: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
     with report_write_errors(path):
-        if _is_device(path):
+        if is_device(path):
             with open(path, mode, **text) as file:
                 yield file
             return
@@ -87,15 +87,20 @@ def check_folder(folder: Path, option: str = "") -> None:
                 path.rmdir()
 
 
-def check_file(path: Path, option: str = "") -> None:
-    """Check before the work that ``path`` can be written, in an existing folder. Raises RequestError if not."""
+def check_file(path: Path, option: str = "", endings: Sequence[str] = ()) -> None:
+    """Check before the work that ``path`` can be written, in an existing folder. Raises RequestError if not.
+
+    With ``endings``, a file is replaced only if its name has one of them: ``--csv *.jpg`` names a photo.
+    """
     named = f"{option} {path}".lstrip()
     try:
         if path.is_dir():
             raise RequestError(f"{named} is a folder; give the name of a file")
         if not path.absolute().parent.is_dir():
             raise RequestError(f"{named}: there is no folder {path.parent}")
-        if not _is_device(path):
+        if endings and path.is_file() and path.suffix.lower() not in endings:
+            raise RequestError(f"{named} exists and is not named as a {endings[0]} file; give another name")
+        if not is_device(path):
             path.with_name(f".{path.name}.12345678.part").exists()  # raises OSError if the name is too long
             check_folder(path.absolute().parent, f"{named}: the folder")
     except OSError as error:
@@ -142,7 +147,7 @@ def read_result(path: Path, kind: str) -> dict[str, Any] | None:
     return values if isinstance(values, dict) and values.get("format") == kind else None
 
 
-def _is_device(path: Path) -> bool:
+def is_device(path: Path) -> bool:
     """Whether the path exists and is neither a file nor a folder."""
     return path.exists() and not path.is_file() and not path.is_dir()
 

@@ -78,7 +78,8 @@ def _read_text(path: Path) -> str:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         hint = _suggest_recipe(path) or "; resnext recipes lists those that come with the package"
-        raise RequestError(f"there is no recipe {path}{hint}") from None
+        what = "recipe" if path.suffix else "recipe and no folder"
+        raise RequestError(f"there is no {what} {path}{hint}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise RequestError(f"{path} cannot be read as a recipe: {error}") from None
 

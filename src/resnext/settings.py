@@ -33,6 +33,7 @@ CropMode = Literal["crop", "squash", "pad"]
 Interpolation = Literal["bicubic", "bilinear"]
 JpegDecoder = Literal["exact", "fast"]
 Sampling = Literal["uniform", "balanced"]
+BadImagePolicy = Literal["error", "skip"]
 ClassWeights = Literal["none", "balanced"]
 Crop = Literal["center", "pad", "random_resized", "paper_imagenet"]
 
@@ -99,8 +100,10 @@ class DataSettings(CommonDataSettings):
     interpolation: Interpolation | None = option(
         "Filter of all (antialiased) resizing; default: that of init.weights, else bicubic.", None
     )
-    on_bad_image: Literal["error", "skip"] = option(
-        "For an unreadable training image: error stops the run, skip leaves the image out and counts it.", "error"
+    on_bad_image: BadImagePolicy = option(
+        "For an unreadable image: error stops the run, skip leaves it out, in training and in the run's evaluations, "
+        "and counts it.",
+        "error",
     )
     jpeg_decoder: JpegDecoder = option(
         "How training reads JPEG files: exact is bit-equal to decoding and resizing by Pillow; fast is several times "

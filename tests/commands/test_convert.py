@@ -171,6 +171,10 @@ def test_other_libraries_get_form_c_without_asking(weights: Path) -> None:
         (["IN", "x.safetensors", "--classes", "imagenett"], "did you mean 'imagenet'"),
         (["IN", "x.safetensors", "--classes", "gap.txt"], "line 2 is empty"),
         (["IN", "x.safetensors", "--classes", "cifar10"], "10 names, but the network has 5 classes; --num-classes 10"),
+        (
+            ["IN", "x.safetensors", "--classes", "other.txt"],
+            "other.txt has 'cow', which is no class of the network; --num",
+        ),
         (["IN", "x.safetensors", "--classes", "empty.txt"], "names no classes"),
         (["IN", "x.safetensors", "--classes", "latin.txt"], "is not UTF-8"),
         (["IN", "x.safetensors", "--classes", "cifar10", "--num-classes", "5"], "10 class names were given for 5"),
@@ -194,7 +198,12 @@ def test_a_wrong_request_is_one_sentence_and_writes_nothing(
     monkeypatch.chdir(weights.parent)
     (weights.parent / "full").mkdir()
     files = {"there.pth": b"mine", "full/config.json": b"mine", "odd.json": b'{"size": 3}'}
-    files |= {"gap.txt": b"a\n\nb\n", "empty.txt": b"\n", "latin.txt": b"\xe9\n"}
+    files |= {
+        "gap.txt": b"a\n\nb\n",
+        "empty.txt": b"\n",
+        "latin.txt": b"\xe9\n",
+        "other.txt": b"cat\ncow\nfox\nowl\nyak\n",
+    }
     for name, data in files.items():
         (weights.parent / name).write_bytes(data)
     before = {path: path.read_bytes() for path in weights.parent.rglob("*") if path.is_file()}

@@ -127,6 +127,31 @@ def test_the_csv_has_a_row_for_each_image_with_its_classes_or_its_error(
     assert (float(row["probability_1"]), float(row["probability_2"])) == pytest.approx((p, q), rel=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--csv", "a.png", "b.png"], "--csv a.png exists and is not named as a .csv file"),
+        (["--html", "a.png", "b.png"], "--html a.png exists and is not named as a .html file"),
+        (["--embeddings", "a.png", "b.png"], "--embeddings a.png exists and is not named as a .npz file"),
+        (["--picture", "a.png", "b.png"], "--picture a.png exists in the folder of the images"),
+        (["a.png", "--csv", "same.x", "--html", "./same.x"], "--csv and --html both name same.x"),
+    ],
+)
+def test_no_image_is_replaced_by_a_result(
+    words: list[str],
+    says: str,
+    weights: Path,
+    pictures: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(pictures)
+    before = {path.name: path.read_bytes() for path in pictures.iterdir()}
+    assert main(["predict", str(weights), *words]) == 2
+    assert says in capsys.readouterr().err
+    assert {path.name: path.read_bytes() for path in pictures.iterdir()} == before
+
+
 def test_images_are_copied_into_folders_by_class_and_nothing_is_replaced(
     weights: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -138,9 +163,13 @@ def test_images_are_copied_into_folders_by_class_and_nothing_is_replaced(
     assert before == {path: path.read_bytes() for path in pictures.rglob("*.png")}
     model = load(weights)
     best = predict(model, str(pictures / "a.png"))[0].top(1)[0][0]
-    for name in ("a", "a-2", "a-3", "a-4"):
+    for name in ("a", "a-2"):
         assert (out / best / f"{name}.png").read_bytes() == (pictures / "a.png").read_bytes()
-    assert len(list(out.rglob("*.png"))) == 8
+    assert len(list(out.rglob("*.png"))) == 4, "the second call has found the copies of the first"
+    (out / best / "a.png").write_text("mine")
+    assert main(["predict", str(weights), str(pictures), "--sort-into", str(out)]) == 0
+    assert (out / best / "a.png").read_text() == "mine"
+    assert (out / best / "a-3.png").read_bytes() == (pictures / "a.png").read_bytes()
     capsys.readouterr()
     assert main(["predict", str(weights), str(pictures), "--sort-into", str(pictures / "more")]) == 2
     assert "one of the images; give another folder" in capsys.readouterr().err

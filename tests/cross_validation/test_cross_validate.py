@@ -136,6 +136,7 @@ def test_a_directory_of_another_recipe_or_of_other_images_is_refused(finished: F
         (["--folds", "30"], "class 'digit 0' has 6 images, fewer than the 30 folds (and 1 more"),
         (["--data.val_fraction", "0.2"], "--data.val_fraction has no use here"),
         (["--data.fold", "1/2"], "--data.fold is what a cross-validation varies"),
+        (["--data.on_bad_image", "skip"], "--data.on_bad_image cannot be skip: every image is held out once"),
         (["--jobs", "0"], "--jobs 0 must be from 1 to 256"),
         (["--data.group", "scan ([0-9])", "--folds", "5"], "all 12 images are in one group, '0'"),
     ],
@@ -187,6 +188,16 @@ def test_a_data_set_with_test_images_of_its_own_is_divided_without_them(
     assert result.evaluation.n == 60
     assert all(path.startswith("train[") for path in result.evaluation.paths)
     assert (tmp_path / "out/labels-to-look-at.html").stat().st_size > 5000
+
+
+def test_an_image_that_cannot_be_read_is_named_before_the_work(tmp_path: Path) -> None:
+    photos = write_digits(tmp_path / "scans", (0, 1), 6, 0, seed=0).folder
+    cut = sorted(photos.rglob("*.png"))[7]
+    cut.write_bytes(cut.read_bytes()[:60])
+    said = rf"1 of 12 images cannot be read: .*{cut.name}.*; every image is held out once, so mend or remove"
+    with pytest.raises(RequestError, match=said):
+        resnext.crossval(make_recipe(photos), tmp_path / "out", folds=2, quiet=True)
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.usefixtures("quick_folds")

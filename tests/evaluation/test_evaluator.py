@@ -1,5 +1,6 @@
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -165,15 +166,42 @@ def test_no_images_is_an_error() -> None:
         judged(np.zeros((0, 3), np.float32), np.zeros(0, int))
 
 
-def test_a_bad_image_stops_the_evaluation_and_is_named() -> None:
-    class Broken(ArrayDataset):
-        def image(self, index: int) -> Image.Image:
-            if index == 2:
-                raise BadImageError("train/cat/7.jpg", "truncated")
-            return super().image(index)
+class Broken(ArrayDataset):
+    """Four images, some of which cannot be read."""
 
+    broken: tuple[int, ...] = (2,)
+
+    def image(self, index: int) -> Image.Image:
+        if index in self.broken:
+            raise BadImageError("train/cat/7.jpg", "truncated")
+        return super().image(index)
+
+
+def make_broken() -> Broken:
     whole = make_dataset(np.arange(4), 4)
-    data = Broken(whole.name, whole.classes, 1, whole.images, whole.labels)
+    return Broken(whole.name, whole.classes, 1, whole.images, whole.labels)
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 4])
+def test_a_bad_image_can_be_left_out_and_is_counted(batch_size: int) -> None:
+    data, model, table = make_broken(), LookupModel(torch.eye(4)), np.eye(4, dtype=np.float32)
+    options: dict[str, Any] = {"device": "cpu", "batch_size": batch_size, "on_bad_image": "skip"}
+    found = evaluate(model, data, PREPROCESSING, **options)
+    assert (found.index.tolist(), found.n, found.left_out, found.dataset_size) == ([0, 1, 3], 3, 1, 4)
+    whole = judged(table, np.arange(4))
+    for name in COLUMNS:
+        assert np.array_equal(getattr(found, name), getattr(whole, name)[[0, 1, 3]]), name
+    shards = [evaluate(model, data, PREPROCESSING, rank=rank, world_size=4, **options) for rank in range(4)]
+    assert same(merge_shards(shards, "skip"), found)
+    with pytest.raises(WorkError, match="exactly once"):
+        merge_shards([*shards, shards[0]], "skip")
+    data.broken = (0, 1, 2, 3)
+    with pytest.raises(WorkError, match=r"none of the 4 images of .* can be read"):
+        evaluate(model, data, PREPROCESSING, **options)
+
+
+def test_a_bad_image_stops_the_evaluation_and_is_named() -> None:
+    data = make_broken()
     with pytest.raises(WorkError, match=r"train/cat/7\.jpg: truncated; an evaluation must not skip any.*data check"):
         evaluate(LookupModel(torch.eye(4)), data, PREPROCESSING, device="cpu")
 

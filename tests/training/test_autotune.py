@@ -56,6 +56,8 @@ def tune(
         ({"NCHW": 2, "NCHW with fast paths": 1}, {"channels_last": "no"}, ("no", "yes")),
         ({}, {"channels_last": "yes", "fast": "no"}, ("yes", "no")),
         ({"NCHW": 3, "NHWC": 2}, {"steps": 59}, ("yes", "no")),  # a short run is not worth measuring for
+        ({"NCHW": 3, "NHWC": 2}, {"steps": 249}, ("yes", "no")),  # its steps are long, but tuning takes as long as many
+        ({"NCHW": 3, "NHWC": 2, "NHWC with fast paths": 1}, {"steps": 250}, ("yes", "yes")),
     ],
 )
 def test_measured_seconds_decide_and_what_the_user_says_is_done(

@@ -12,6 +12,7 @@ import pytest
 import torch
 from rich.console import Console
 
+import resnext
 from resnext.cli import main
 from resnext.errors import RequestError, WorkError
 from resnext.recipe import read_recipe
@@ -235,6 +236,24 @@ def test_a_bad_image_stops_training_and_is_named(
     loop.run_training(Classification, read_changed(tiny_recipe, changes), whole)
     ours, theirs = (load(one.path, "last").state_dict() for one in (run, whole))
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs), "as if it had been skipped from the start"
+
+
+@pytest.mark.usefixtures("drawn_figures")
+def test_a_held_out_image_that_cannot_be_read_is_left_out_and_counted(
+    tiny_recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photos = write_photos(tmp_path / "photos", "day", "night", count=10, suffix="jpg")
+    changes = {"data__path": str(photos), "data__on_bad_image": "skip", **FOLDER}
+    recipe = read_changed(tiny_recipe, changes)
+    os.truncate(photos / resnext.open_data(recipe.data).val.image_path(1), 300)
+    run = RunDirectory(tmp_path / "run")
+    loop.run_training(Classification, recipe, run)
+    out = capsys.readouterr().out
+    assert out.count("% (1 unreadable image left out)") == 3, "a line an epoch"
+    assert "of 2 held-out images right (1 unreadable image left out): top-1 error" in out
+    metrics = json.loads((run.evaluation / "metrics.json").read_text())
+    assert (metrics["n"], metrics["left_out"]) == (2, 1)
+    assert metrics["protocol"]["split"].endswith("(1 unreadable image left out)")
 
 
 @pytest.mark.usefixtures("drawn_figures")

@@ -2,6 +2,7 @@
 
 import argparse
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from resnext.run_directory import RunDirectory, check_checkpoint_choice, is_run
 if TYPE_CHECKING:
     from resnext.model.architecture import Form
     from resnext.model.network import Network
+    from resnext.weights.network_spec import NetworkSpec
     from resnext.weights.released import Origin
     from resnext.weights.writers import Writer
 
@@ -86,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
         raise RequestError(f"{out} is a run directory; give another OUT")
     classes = None if args.classes is None else find_class_names(args.classes)
     if classes is not None and args.num_classes is None:
-        check_class_count(args.classes, len(classes), load_spec(path, args.checkpoint).architecture.num_classes)
+        check_class_names(args.classes, classes, load_spec(path, args.checkpoint))
     model = load(
         path,
         args.checkpoint,
@@ -111,13 +113,18 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def check_class_count(names: str, given: int, outputs: int) -> None:
-    """Raise RequestError if there are other than one name for each output, and no new classifier is asked for."""
-    if given != outputs:
-        raise RequestError(
-            f"--classes {names} has {given} names, but the network has {outputs} classes; "
-            f"--num-classes {given} replaces its classifier"
-        )
+def check_class_names(given: str, classes: Sequence[str], spec: "NetworkSpec") -> None:
+    """Raise RequestError for names that do not fit the classifier of ``spec``; no new one was asked for."""
+    from resnext.weights.modify import match_classes
+
+    outputs, count = spec.architecture.num_classes, len(classes)
+    instead = f"--num-classes {count} replaces its classifier"
+    if count != outputs:
+        raise RequestError(f"--classes {given} has {count} names, but the network has {outputs} classes; {instead}")
+    kept = match_classes(spec.classes or classes, classes)
+    if len(kept) < count:
+        new = next(name for row, name in enumerate(classes) if row not in kept)
+        raise RequestError(f"--classes {given} has {new!r}, which is no class of the network; {instead}")
 
 
 def choose_target(out: str, to: str | None) -> str:

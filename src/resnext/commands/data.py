@@ -165,4 +165,4 @@ def _check_output_path(path: Path, option: str, root: Path) -> None:
 
     if path.resolve().is_relative_to(root.resolve()):
         raise RequestError(f"{path.resolve()} is inside the data; give {option} a file outside of {root}")
-    check_file(path, option)
+    check_file(path, option, (f".{option.removeprefix('--')}",))

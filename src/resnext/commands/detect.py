@@ -223,7 +223,7 @@ def _run_predict(args: argparse.Namespace) -> int:
         if file == args.json == args.images_json == "-":
             raise RequestError("--json and --images-json cannot both be printed; give one of them a FILE")
         if file not in (None, "-"):
-            check_file(Path(file), option)
+            check_file(Path(file), option, (".json",))
     if args.out is not None:
         check_folder(Path(args.out), "--out")
     _check_weights_options(args)

@@ -15,13 +15,18 @@ OPTIONAL_PACKAGES = {  # package -> the extra that installs it
     "timm": "modern",
     "datasets": "hub-data",
     "s3fs": "remote",
+    "zstandard": "remote",
     "imagecorruptions": "corruptions",
     "pycocotools": "detect",
     "onnxruntime": "onnx",
+    "onnx": "onnx",
+    "onnxscript": "onnx",
     "openvino": "openvino",
     "nncf": "openvino",
     "wandb": "wandb",
     "mlflow": "mlflow",
+    "fastapi": "serve",
+    "uvicorn": "serve",
 }
 
 

@@ -4,6 +4,7 @@ import argparse
 import json
 import re
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from resnext.choices import CHECKPOINT_NAMES, PRECISION_CHOICES
 from resnext.commands import engine_options
 from resnext.commands.evaluate import parse_positive
 from resnext.errors import RequestError, escape_unprintable
-from resnext.files import check_file, check_folder
+from resnext.files import check_file, check_folder, is_device
 from resnext.run_directory import check_checkpoint_choice, check_run_kind
 from resnext.text import format_share
 
@@ -21,6 +22,12 @@ if TYPE_CHECKING:
     from resnext.model.network import Network
 
 MAX_EXPLAINED = 4  # classes in a picture of --explain
+ENDINGS = {  # option that names a file -> endings of the files that it may replace
+    "csv": (".csv", ".tsv", ".txt"),
+    "html": (".html", ".htm"),
+    "embeddings": (".npz",),
+    "picture": (".png",),
+}
 SUMMARY = "Classify images with a run or a weights file."
 
 
@@ -69,6 +76,8 @@ def run(args: argparse.Namespace) -> int:
     model = engine_options.load_model(args, args.weights, args.checkpoint)
     preprocessing = get_preprocessing(model)
     paths, problems = find_images(args.images)
+    if args.picture is not None:
+        check_picture(Path(args.picture), paths)
     if args.sort_into is not None:
         from resnext.evaluation.output.prediction_files import check_sort_folder
 
@@ -136,8 +145,7 @@ def format_json(entries: list[dict[str, Any]]) -> str:
 
 def check_options(args: argparse.Namespace) -> None:
     """Raise RequestError for options that cannot be combined."""
-    if args.picture is not None:
-        check_file(Path(args.picture), "--picture")
+    check_files({name: Path(path) for name in ENDINGS if (path := getattr(args, name)) is not None})
     engine_options.check_engine_options(args)
     check_run_kind(args.weights, "classification", f"resnext detect predict {args.weights}")
     if args.engine is None and args.precision is not None and not engine_options.has_exported(args):
@@ -145,13 +153,9 @@ def check_options(args: argparse.Namespace) -> None:
     check_checkpoint_choice(args.checkpoint, [args.weights])
     if args.explain is not None:
         check_folder(Path(args.explain), "--explain")
-    for option, path in (("--csv", args.csv), ("--html", args.html)):
-        if path is not None:
-            check_file(Path(path), option)
     if args.sort_into is not None:
         check_folder(Path(args.sort_into), "--sort-into")
     if args.embeddings is not None:
-        check_file(Path(args.embeddings), "--embeddings")
         if args.engine is not None:
             raise RequestError("--embeddings cannot be combined with --engine: engines compute only logits")
         for option in ("json", "picture", "explain", "csv", "html", "sort_into"):
@@ -159,6 +163,22 @@ def check_options(args: argparse.Namespace) -> None:
                 raise RequestError(
                     f"--embeddings writes features instead of predictions; leave out --{option.replace('_', '-')}"
                 )
+
+
+def check_files(files: Mapping[str, Path]) -> None:
+    """Raise RequestError if one of the files, by option, cannot be written or is named twice."""
+    options: dict[Path, str] = {}
+    for name, path in files.items():
+        check_file(path, f"--{name}", ENDINGS[name])
+        other = options.setdefault(path.resolve(), name)
+        if other != name and not is_device(path):
+            raise RequestError(f"--{other} and --{name} both name {path}; give them different names")
+
+
+def check_picture(picture: Path, paths: Sequence[str]) -> None:
+    """Raise RequestError if the picture would replace a file beside the images, which may be one of them."""
+    if picture.is_file() and any(picture.resolve().parent == Path(path).resolve().parent for path in paths):
+        raise RequestError(f"--picture {picture} exists in the folder of the images; give another name")
 
 
 def write_embeddings(

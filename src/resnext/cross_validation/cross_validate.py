@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+from PIL.Image import Image
 from rich.console import Console
 
-from resnext.child_runs import check_jobs, sigterm_as_interrupt
+from resnext.child_runs import check_jobs, signals_as_interrupts
 from resnext.cross_validation.directory import Begun, CrossvalDirectory
 from resnext.cross_validation.held_out import HeldOut, compute_held_out
 from resnext.cross_validation.label_issues import LabelIssue, find_label_issues
@@ -22,6 +24,7 @@ from resnext.cross_validation.train_folds import count_epochs, train_folds
 from resnext.data.dataset import Dataset, hash_dataset_listing
 from resnext.data.folds import assign_folds
 from resnext.data.groups import list_groups
+from resnext.data.loader import default_workers, iterate_eval_batches
 from resnext.data.near_duplicates import NearDuplicate, find_near_duplicates
 from resnext.data.sources.registry import open_fold_images
 from resnext.errors import RequestError, WorkError
@@ -82,7 +85,7 @@ def cross_validate(
         WorkError: A fold failed, an image cannot be read, or a signal came; the same call goes on.
     """
     check_jobs(jobs)
-    with sigterm_as_interrupt(), _explain_interrupt():
+    with signals_as_interrupts(), _explain_interrupt():
         request = resolve_crossval(what, out, folds, given, console)
         settings = replace(request.recipe.data, fold=f"1/{request.folds}")
         whole = open_fold_images(settings)
@@ -128,6 +131,7 @@ def _begin(request: CrossvalRequest, whole: Dataset) -> None:
     directory, listing = request.directory, hash_dataset_listing(whole)
     begun = directory.read_begun()
     if begun is None:
+        check_readable(whole)
         directory.begin(request.recipe, Begun(request.folds, len(whole), listing))
     elif (begun.images, begun.listing) != (len(whole), listing):
         changed = f"{begun.images:,} images then, {len(whole):,} now"
@@ -137,6 +141,25 @@ def _begin(request: CrossvalRequest, whole: Dataset) -> None:
             f"the images have changed since {directory.path} was begun ({changed}), so its folds do not fit: choose "
             "another --out"
         )
+
+
+def check_readable(whole: Dataset) -> None:
+    """Read all images. Raises RequestError if one cannot be read: each is held out once, after training began."""
+    bad: list[str] = []
+    if not whole.in_memory:
+        for batch in iterate_eval_batches(
+            whole, _discard, batch_size=64, workers=default_workers(whole), on_bad_image="skip"
+        ):
+            bad += batch.bad_images
+    if bad:
+        raise RequestError(
+            f"{len(bad):,} of {len(whole):,} images cannot be read: {bad[0]}; every image is held out once, so mend or "
+            "remove what resnext data check names"
+        )
+
+
+def _discard(_: Image) -> torch.Tensor:
+    return torch.empty(0, dtype=torch.uint8)
 
 
 def _finish(

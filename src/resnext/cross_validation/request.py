@@ -23,6 +23,7 @@ VARIED = {
     "data.fold": "is what a cross-validation varies",
     "data.val_fraction": "has no use here: each fold is held out in turn",
     "data.max_val_images": "has no use here: every image of a fold is held out once",
+    "data.on_bad_image": "cannot be skip: every image is held out once; resnext data check names those to mend",
     "train.patience": "stops by the held-out images, which would make the result look too good",
     "train.checkpoint_url": "has no use here: the folds are runs of their own",
 }
@@ -111,7 +112,7 @@ def make_base_recipe(recipe: Recipe) -> Recipe:
     So neither the length of training nor an epoch is chosen by the held-out images, and the last epoch is judged. An
     ``evaluate_every`` that is not the default stays.
     """
-    data = replace(recipe.data, fold=None, val_fraction=None, max_val_images=None)
+    data = replace(recipe.data, fold=None, val_fraction=None, max_val_images=None, on_bad_image="error")
     train = replace(recipe.train, patience=None, checkpoint_url=None)
     if train.evaluate_every == 1:
         train = replace(train, evaluate_every=train.steps or train.epochs or DEFAULT_EPOCHS)

@@ -6,7 +6,7 @@ The order of an epoch is a function of (seed, epoch); the augmentation of an ima
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -22,10 +22,9 @@ from resnext.data.transforms.from_jpeg import JpegTransform
 from resnext.data.workers import BatchReader, SampleKey, check_start_method, load_batches
 from resnext.environment import count_available_cores
 from resnext.errors import RequestError
-from resnext.settings import Sampling
+from resnext.settings import BadImagePolicy, Sampling
 
 Transform = Callable[[Image.Image], Tensor]
-BAD_IMAGE_POLICIES = ("error", "skip")
 MAX_DEFAULT_WORKERS = 8
 
 
@@ -71,7 +70,7 @@ class TrainLoader:
         drop_last: bool,
         workers: int,
         start_method: str | None = None,
-        on_bad_image: str = "error",
+        on_bad_image: BadImagePolicy = "error",
         repeats: int = 1,
         sampling: Sampling = "uniform",
         rank: int = 0,
@@ -79,7 +78,7 @@ class TrainLoader:
     ) -> None:
         assert workers >= 0
         assert repeats >= 1
-        check_choice("on_bad_image", on_bad_image, BAD_IMAGE_POLICIES)
+        check_choice("on_bad_image", on_bad_image, get_args(BadImagePolicy))
         check_start_method(start_method)
         check_batch_size(len(dataset), batch_size, world_size)
         _check_batch_norm(len(dataset), batch_size, drop_last, world_size)
@@ -138,12 +137,13 @@ def iterate_eval_batches(
     batch_size: int,
     workers: int = 0,
     start_method: str | None = None,
+    on_bad_image: BadImagePolicy = "error",
     rank: int = 0,
     world_size: int = 1,
 ) -> Iterator[Batch]:
     """Iterate over every image once, in order. Rank r gets the r-th contiguous part of the data set, without padding.
 
-    Raises BadImage for an image that cannot be used: evaluation skips no image.
+    Raises BadImageError for an image that cannot be used, unless ``on_bad_image`` is skip.
     """
     assert batch_size >= 1
     assert workers >= 0
@@ -151,7 +151,9 @@ def iterate_eval_batches(
     first, end = divide_among_ranks(len(dataset), rank, world_size)
     cuts = [(start, min(start + batch_size, end)) for start in range(first, end, batch_size)]
     keys = _BatchKeys(0, np.arange(len(dataset)), np.zeros(len(dataset), np.int64), cuts)
-    return load_batches(_BatchReader(dataset, transform, None, skip=False), keys, workers, start_method)
+    return load_batches(
+        _BatchReader(dataset, transform, None, skip=on_bad_image == "skip"), keys, workers, start_method
+    )
 
 
 def default_workers(dataset: Dataset) -> int:

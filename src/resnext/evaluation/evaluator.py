@@ -21,6 +21,7 @@ from resnext.evaluation.classifier import Classifier
 from resnext.evaluation.ensemble import Ensemble, EnsembleMember, eval_mode
 from resnext.evaluation.metrics import compute_interval95, to_percent
 from resnext.evaluation.views import CENTER, Views
+from resnext.settings import BadImagePolicy
 
 BATCH_SIZE = 256  # default
 COLUMNS: dict[str, type] = {
@@ -59,6 +60,11 @@ class Evaluation:
     def n(self) -> int:
         """Images evaluated."""
         return len(self.index)
+
+    @property
+    def left_out(self) -> int:
+        """Unreadable images of the data set that were left out; 0 but for ``on_bad_image`` skip."""
+        return self.dataset_size - self.n
 
     @property
     def correct1(self) -> int:
@@ -117,6 +123,7 @@ def evaluate(
     workers: int = 0,
     start_method: str | None = None,
     channels_last: bool = False,
+    on_bad_image: BadImagePolicy = "error",
     progress: Callable[[int, int], None] | None = None,
     rank: int = 0,
     world_size: int = 1,
@@ -131,7 +138,7 @@ def evaluate(
     (int64). ``batch_size`` counts crops for views of several crops. ``progress`` is called as ``progress(done, total)``
     after each batch. With several processes, each evaluates a contiguous part of the images; join these by
     ``merge_shards``. Raises RequestError if the classes of model and data differ, WorkError if an image cannot be read
-    or logits are not finite.
+    (unless ``on_bad_image`` is skip, and another can) or logits are not finite.
     """
     if batch_size < 1:
         raise RequestError(f"the batch size must be at least 1, not {batch_size}")
@@ -151,6 +158,7 @@ def evaluate(
             batch_size=ensemble.compute_batch_size(batch_size),
             workers=-(-workers // len(transforms)),
             start_method=start_method,
+            on_bad_image=on_bad_image,
             rank=rank,
             world_size=world_size,
         )
@@ -162,6 +170,8 @@ def evaluate(
     with eval_mode(*models), torch.inference_mode(), autocast(device, precision):
         for batches in _explain_bad_images(zip(*passes, strict=True)):
             first = batches[0]
+            if not len(first.labels):
+                continue  # none of its images could be read
             logits = ensemble.compute_logits([batch.images for batch in batches], device)
             indices = first.indices.cpu().numpy()
             of_batch = [dataset.image_path(index) for index in indices.tolist()]
@@ -175,7 +185,7 @@ def evaluate(
     }
     classes = tuple(dataset.classes)
     result = Evaluation(name=dataset.name, dataset_size=len(dataset), classes=classes, paths=tuple(paths), **columns)
-    return merge_shards([result]) if world_size == 1 else result
+    return merge_shards([result], on_bad_image) if world_size == 1 else result
 
 
 def _explain_bad_images(batches: Iterable[tuple[Batch, ...]]) -> Iterator[tuple[Batch, ...]]:
@@ -216,10 +226,10 @@ def compute_image_results(logits: Tensor, labels: Tensor, paths: Sequence[str]) 
     }
 
 
-def merge_shards(evaluations: Sequence[Evaluation]) -> Evaluation:
+def merge_shards(evaluations: Sequence[Evaluation], on_bad_image: BadImagePolicy = "error") -> Evaluation:
     """Merge evaluations of shards of one data set, in any order.
 
-    Raises WorkError if an image is missing or counted twice.
+    Raises WorkError if an image is counted twice or missing; with ``on_bad_image`` skip, only if all are missing.
     """
     if not evaluations:
         raise RequestError("there is no evaluation to merge")
@@ -230,7 +240,10 @@ def merge_shards(evaluations: Sequence[Evaluation]) -> Evaluation:
     where = [path for e in evaluations for path in e.paths]
     columns: dict[str, Any] = {name: np.concatenate([getattr(e, name) for e in evaluations])[order] for name in COLUMNS}
     whole = replace(first, paths=tuple(where[i] for i in order), **columns)
-    if not np.array_equal(whole.index, np.arange(first.dataset_size)):
+    if on_bad_image == "skip" and not whole.n:
+        raise WorkError(f"none of the {first.dataset_size} images of {first.name} can be read")
+    expected = np.arange(first.dataset_size)
+    if not np.array_equal(whole.index, np.intersect1d(expected, whole.index) if on_bad_image == "skip" else expected):
         raise WorkError(f"the shards of {first.name} do not hold each of its {first.dataset_size} images exactly once")
     return whole
 

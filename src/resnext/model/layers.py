@@ -39,7 +39,8 @@ class Conv2d(nn.Conv2d):
             if norm.is_folded:
                 weight, bias = norm.fold_into(weight)
         with save_recompute_only(x):
-            if self.algorithms.is_plain or not self.training or own is not None or x.dim() != 4 or not x.numel():
+            is_plain = self.algorithms.is_plain or not self.training or own is not None
+            if is_plain or isinstance(x, Proxy) or x.dim() != 4 or not x.numel():  # torch.fx: no shape is known yet
                 plain: Tensor = super()._conv_forward(x, weight, bias)
                 return plain
             if torch.is_autocast_enabled(x.device.type):
@@ -138,6 +139,8 @@ class NormAct(nn.BatchNorm2d):
         return F.relu(x, inplace=True) if self.act else x
 
     def _can_fuse(self, x: Tensor, residual: Tensor | None) -> bool:
+        if isinstance(x, Proxy):
+            return False
         wide = torch.float64 if x.dtype == torch.float64 else torch.float32  # parameter type of the kernels
         same = self.weight.dtype == wide and self.momentum is not None
         return same and kernels.supports(x, residual)

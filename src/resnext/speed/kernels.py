@@ -23,7 +23,7 @@ DTYPES = (torch.bfloat16, torch.float32, torch.float64)
 
 def is_fast_enabled() -> bool:
     """Return whether fast paths are allowed; ``RESNEXT_FAST=0`` turns all of them off."""
-    return os.environ.get("RESNEXT_FAST", "1") not in ("0", "no", "false")
+    return os.environ.get("RESNEXT_FAST", "1").lower() not in ("0", "no", "false", "off")
 
 
 def list_isa_flags() -> dict[str, tuple[str, ...]]:

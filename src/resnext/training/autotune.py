@@ -24,9 +24,10 @@ from resnext.training.distributed import World
 
 ROUNDS = 3
 LEAVE_OUT = "(RESNEXT_FAST=0 leaves this out)"
-MAX_TIMED_SHARE = 0.1  # of the run, for timing layouts; a shorter run takes NHWC
+MAX_TIMED_SHARE = 0.1  # of the run, for timing; a shorter run takes NHWC and plain PyTorch
 MAX_TIMED_ACTIVATIONS = 2**27  # outputs of convolutions; of a larger micro-batch only some images are timed
 MIN_TRAINING_SECONDS = 120.0  # seconds; for shorter plain training, tuning fast paths costs more time than it saves
+TUNING_STEPS = 25  # about what tuning fast paths costs where nothing is in the cache
 MAX_TIME_RATIO = 0.97  # fast paths are used only if they take at most this share of the plain time
 
 
@@ -63,7 +64,8 @@ def autotune_training(
             seconds = time_candidates(model, {arm: Plan() for arm in plain}, micro_batch, world, train)
     best = min(plain, key=lambda arm: seconds[arm]) if seconds else plain[-1 if is_enabled else 0]
     plan = Plan()
-    if train.fast == "yes" or (asks and seconds.get(best, 0.0) * steps > MIN_TRAINING_SECONDS):
+    is_long = MAX_TIMED_SHARE * steps >= TUNING_STEPS and seconds.get(best, 0.0) * steps > MIN_TRAINING_SECONDS
+    if train.fast == "yes" or (asks and is_long):
         arm = Candidate(layouts[-1], fast=True)
         found = tune_shared_plan(model, arm, micro_batch, world, train, console)
         if asks and found != Plan():
@@ -91,6 +93,8 @@ def tune_shared_plan(
     plan = Plan()
     if world.is_main and train.tuning_plan is not None:
         plan = Plan.read(Path(train.tuning_plan))
+    elif world.is_main and not kernels.is_fast_enabled():
+        print_line(console, "train.fast yes has no effect: RESNEXT_FAST=0 turns fast paths off")
     elif world.is_main:
         twin = _prepare_model(model, candidate, Plan(), world.device)
         with show_work(console, f"measuring fast paths {LEAVE_OUT}") as show:

@@ -30,7 +30,7 @@ from resnext.training.distill import Teacher, load_teacher
 from resnext.training.distributed import World
 from resnext.training.logbook import METRICS_COLUMNS
 from resnext.training.optimizer import build_optimizer
-from resnext.training.outputs import evaluate_held_out, write_final_evaluation, write_samples
+from resnext.training.outputs import describe_left_out, evaluate_held_out, write_final_evaluation, write_samples
 from resnext.training.setup import collect_data_facts, print_notes
 from resnext.training.state import BatchLoader, TrainState
 from resnext.training.step import StepResult, compute_gradients, count_micro_batches, optimizer_step
@@ -64,6 +64,7 @@ class Classification(Task[Recipe, Network, Batch]):
         self.source = cache_source(source, data.workers, data.start_method) if data.cache == "memory" else source
         self.teacher: Teacher | None = None  # of distillation
         self.class_weights: torch.Tensor | None = None  # float32 [K], of data.class_weights
+        self.left_out = ""  # a clause on the unreadable images of the last evaluation
 
     def build_model(self, recipe: Recipe, world: World, console: Console) -> Network:
         """Build the network with preprocessing and classes."""
@@ -203,6 +204,7 @@ class Classification(Task[Recipe, Network, Batch]):
     def evaluate(self, state: State) -> dict[str, float | None]:
         """Evaluate on the held-out images."""
         evaluation = evaluate_held_out(state, state.eval_model, self.source.val)
+        self.left_out = describe_left_out(evaluation)
         return {"val_loss": evaluation.loss, "top1_error": evaluation.top1_error, "top5_error": evaluation.top5_error}
 
     def summarize_epoch(self, row: dict[str, Any]) -> Iterable[str]:
@@ -210,7 +212,7 @@ class Classification(Task[Recipe, Network, Batch]):
         error = "" if row["train_error"] is None else f" error {row['train_error']:5.2f} %"
         yield f"train loss {row['train_loss']:.4f}{error}"
         if row["top1_error"] is not None:
-            yield f"held-out loss {row['val_loss']:.4f} error {row['top1_error']:5.2f} %"
+            yield f"held-out loss {row['val_loss']:.4f} error {row['top1_error']:5.2f} %{self.left_out}"
 
     def serialize_model(self, model: Network, provenance: dict[str, Any]) -> bytes:
         """Return the bytes of a weights file."""

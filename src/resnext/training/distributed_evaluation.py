@@ -10,6 +10,7 @@ import torch
 from resnext.data.dataset import Dataset
 from resnext.errors import ResnextError, WorkError
 from resnext.evaluation.evaluator import COLUMNS, Evaluation, merge_shards
+from resnext.settings import BadImagePolicy
 from resnext.training.distributed import World
 
 T = TypeVar("T")
@@ -31,7 +32,10 @@ def run_on_all_ranks(world: World, work: Callable[[], T]) -> T:
 
 
 def evaluate_distributed(
-    evaluate_shard: Callable[[int, int], Evaluation], world: World, dataset: Dataset
+    evaluate_shard: Callable[[int, int], Evaluation],
+    world: World,
+    dataset: Dataset,
+    on_bad_image: BadImagePolicy = "error",
 ) -> Evaluation:
     """Call ``evaluate_shard(rank, world_size)`` in each process; return the merged evaluation in every process.
 
@@ -45,4 +49,4 @@ def evaluate_distributed(
     whole = world.all_gather_rows(rows).numpy()
     columns: dict[str, Any] = {name: whole[:, i].astype(kind) for i, (name, kind) in enumerate(COLUMNS.items())}
     paths = tuple(dataset.image_path(int(i)) for i in columns["index"])
-    return merge_shards([replace(share, paths=paths, **columns)])
+    return merge_shards([replace(share, paths=paths, **columns)], on_bad_image)

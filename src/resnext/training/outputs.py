@@ -40,7 +40,8 @@ def write_samples(state: TrainState[Recipe, Network, Batch], source: Source) -> 
 def evaluate_held_out(state: TrainState[Recipe, Network, Batch], model: Network, val: Dataset) -> Evaluation:
     """Evaluate ``model`` on the held-out images with all processes, in the precision and memory layout of training.
 
-    The result is the same in every process. Raises WorkError if another process failed.
+    With ``data.on_bad_image`` skip, unreadable images are left out, as in training. The result is the same in every
+    process. Raises WorkError if another process failed.
     """
     recipe, world, preprocessing = state.recipe, state.world, get_preprocessing(state.model)
     world.broadcast_model(model)
@@ -55,11 +56,12 @@ def evaluate_held_out(state: TrainState[Recipe, Network, Batch], model: Network,
             workers=state.loader.workers,
             start_method=recipe.data.start_method,
             channels_last=recipe.train.channels_last == "yes",
+            on_bad_image=recipe.data.on_bad_image,
             rank=rank,
             world_size=world_size,
         )
 
-    return evaluate_distributed(evaluate_shard, world, val)
+    return evaluate_distributed(evaluate_shard, world, val, recipe.data.on_bad_image)
 
 
 def write_final_evaluation(
@@ -77,7 +79,7 @@ def write_final_evaluation(
     about = build_protocol(
         get_preprocessing(state.model),
         data=source.val.name,
-        split=source.split_rule,
+        split=source.split_rule + describe_left_out(evaluation),
         device=str(state.world.device),
         precision=recipe.train.precision,
         channels_last=recipe.train.channels_last == "yes",
@@ -93,7 +95,8 @@ def write_final_evaluation(
     low, high = evaluation.interval95
     best_epoch, interval = (position.best or {}).get("epoch"), f"(95 % interval {low:.2f} to {high:.2f})"
     right = evaluation.n - from_percent(last["top1_error"], evaluation.n)
-    error = f"{right:,} of {evaluation.n:,} held-out images right: top-1 error {last['top1_error']:.2f} %"
+    error = f"{right:,} of {evaluation.n:,} held-out images right{describe_left_out(evaluation)}: top-1 error "
+    error += f"{last['top1_error']:.2f} %"
     if last["epoch"] == best_epoch:
         where = "after the last epoch, which is the best one" if is_whole else f"after step {last['step']:,}"
         return f"{error} {interval} {where}{describe_weakest_class(evaluation)}"
@@ -101,6 +104,12 @@ def write_final_evaluation(
         f"{error} after the last epoch; {evaluation.top1_error:.2f} % {interval} at the best one, {best_epoch}, "
         f"which was chosen on these same images{describe_weakest_class(evaluation)}"
     )
+
+
+def describe_left_out(evaluation: Evaluation) -> str:
+    """Return a clause on the unreadable images that were left out; empty without any."""
+    count = evaluation.left_out
+    return f" ({count:,} unreadable image{'s' * (count != 1)} left out)" if count else ""
 
 
 def describe_weakest_class(evaluation: Evaluation) -> str:

@@ -135,7 +135,7 @@ def _replace_head(spec: NetworkSpec, wanted: int, names: tuple[str, ...] | None,
     generator, bound = torch.Generator().manual_seed(seed), width**-0.5  # as in ``model/initialise.py``
     weight = torch.empty(wanted, width).uniform_(-bound, bound, generator=generator)
     bias = torch.zeros(wanted)
-    kept = match_names(_choose_old_names(spec.classes or (), names or ()), names or ())
+    kept = match_classes(spec.classes or (), names or ())
     if had and kept:
         old_weight, old_bias = _get_tensor(spec, "fc.weight", (had, width)), _get_tensor(spec, "fc.bias", (had,))
         rows, of = torch.tensor(list(kept)), torch.tensor(list(kept.values()))
@@ -150,10 +150,11 @@ def _replace_head(spec: NetworkSpec, wanted: int, names: tuple[str, ...] | None,
     )
 
 
-def _choose_old_names(old: tuple[str, ...], new: tuple[str, ...]) -> tuple[str, ...]:
-    """Return ``old``, or ImageNet's synsets if ``old`` are ImageNet's classes and ``new`` are synsets."""
+def match_classes(old: Sequence[str], new: Sequence[str]) -> dict[int, int]:
+    """Map each new row to the old row of the same class; ``new`` may be synsets if ``old`` are ImageNet's classes."""
     synsets = imagenet_synsets()
-    return synsets if new and set(new) <= set(synsets) and is_imagenet_classes(old) else old
+    is_synsets = new and set(new) <= set(synsets) and is_imagenet_classes(tuple(old))
+    return match_names(synsets if is_synsets else old, new)
 
 
 def match_names(old: Sequence[str], new: Sequence[str]) -> dict[int, int]:

@@ -32,6 +32,8 @@ def create_model(
         RequestError: a name, field or value is unknown, or there are no such weights.
         WorkError: the download failed.
     """
+    if not isinstance(pretrained, bool):
+        raise RequestError(f"pretrained is True or False, not {pretrained!r}; resnext.load takes the name of weights")
     if not pretrained:
         return network.create_model(name_or_architecture, seed=seed, **changes)
     known = {name for entry in released.load_released() for name in (entry.architecture, entry.short_name) if name}

@@ -1,10 +1,11 @@
 """Write predictions for people: a table (CSV), a page of thumbnails (HTML), copies of images in folders by class."""
 
 import csv
+import filecmp
 import re
 import shutil
-from collections.abc import Iterable, Sequence
-from itertools import count
+from collections.abc import Iterable, Sequence, Set
+from itertools import chain, count
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -39,9 +40,10 @@ def write_prediction_csv(path: Path, predictions: Iterable[Prediction], top: int
 def copy_by_class(folder: Path, predictions: Iterable[Prediction]) -> int:
     """Copy each image to ``folder``/CLASS/NAME, with a number where a name repeats; return how many.
 
-    The images themselves stay as they are, and no file is replaced. Raises WorkError if a copy cannot be written.
+    The images themselves stay as they are, and no file is replaced. A copy that an earlier call made is taken as the
+    copy of its image. Raises WorkError if a copy cannot be written.
     """
-    copied = 0
+    copies: set[Path] = set()
     for one in predictions:
         if one.error is not None or one.path is None:
             continue
@@ -49,9 +51,11 @@ def copy_by_class(folder: Path, predictions: Iterable[Prediction]) -> int:
         place = folder / _name_folder(one.top(1)[0][0])
         with report_write_errors(place):
             place.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(source, _find_free(place / source.name))
-        copied += 1
-    return copied
+            copy = _find_place(source, place / source.name, copies)
+            if not copy.exists():
+                shutil.copy2(source, copy)
+        copies.add(copy)
+    return len(copies)
 
 
 def check_sort_folder(folder: Path, paths: Sequence[str]) -> None:
@@ -105,12 +109,14 @@ def _name_folder(name: str) -> str:
     return fit[:120] or "_"
 
 
-def _find_free(path: Path) -> Path:
-    if not path.exists():
-        return path
-    return next(
-        place for number in count(2) if not (place := path.with_stem(f"{path.stem}-{number}")).exists()
-    )  # fmt: skip
+def _find_place(source: Path, wanted: Path, taken: Set[Path]) -> Path:
+    """Return the first of NAME, NAME-2, ... that is free, or not ``taken`` and equal to ``source``."""
+    names = chain([wanted], (wanted.with_stem(f"{wanted.stem}-{number}") for number in count(2)))
+    return next(path for path in names if not path.exists() or (path not in taken and _is_copy(path, source)))
+
+
+def _is_copy(path: Path, source: Path) -> bool:
+    return path.is_file() and filecmp.cmp(path, source, shallow=False)
 
 
 def _encode(text: str) -> str:

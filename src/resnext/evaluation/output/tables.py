@@ -75,6 +75,7 @@ def collect_metrics(evaluation: Evaluation, reliability: Calibration) -> dict[st
         "format": FORMAT,
         "version": 1,
         "n": evaluation.n,
+        **({"left_out": evaluation.left_out} if evaluation.left_out else {}),
         "classes": list(evaluation.classes),
         "correct1": evaluation.correct1,
         "correct5": evaluation.correct5,

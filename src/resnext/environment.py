@@ -57,6 +57,11 @@ def read_cpu_features() -> list[str]:
     return [name for name in REPORTED_ISAS if name in words]
 
 
+def has_bf16_instructions() -> bool:
+    """Return whether the processor is known to compute bf16; without its instructions bf16 is slower than fp32."""
+    return bool({"avx512_bf16", "amx_bf16"} & set(read_cpu_features()))
+
+
 def _read_cpuinfo() -> list[str]:
     path = Path("/proc/cpuinfo")
     return path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else []

@@ -1,5 +1,6 @@
 """Autotuning of training: the choice is measured, saved with the run, and reproduced bit for bit on resume."""
 
+import io
 import json
 import os
 from pathlib import Path
@@ -7,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
 
 from resnext.cli import main
 from resnext.model.network import create_model
@@ -66,6 +68,30 @@ def test_measured_seconds_decide_and_what_the_user_says_is_done(
     found, plan = tune(monkeypatch, seconds, **train)
     assert (found.channels_last, found.fast) == expected
     assert plan == (Plan({}, ("bn1",)) if found.fast == "yes" else Plan())
+
+
+@pytest.mark.parametrize(
+    ("precision", "instructions", "fp32", "advised"),
+    [
+        ("bf16", False, 1.0, True),
+        ("bf16", False, 1.99, False),  # within the noise
+        ("bf16", True, 1.0, False),
+        ("fp32", False, 1.0, False),
+    ],
+)
+def test_a_processor_that_emulates_bf16_is_told_of_fp32(
+    monkeypatch: pytest.MonkeyPatch, precision: str, instructions: bool, fp32: float, advised: bool
+) -> None:
+    seconds = {"fp32": fp32, precision: 2.0}
+    monkeypatch.setattr(autotune, "has_bf16_instructions", lambda: instructions)
+    monkeypatch.setattr(
+        autotune, "time_candidates", lambda _, plans, *rest: dict.fromkeys(plans, seconds[rest[-1].precision])
+    )
+    console = Console(file=io.StringIO(), width=200)
+    recipe = Recipe(train=TrainSettings(precision=precision, fast="no"))  # type: ignore[arg-type]
+    autotune_training(recipe, small(), (4, 8), 10**6, CPU, console)  # type: ignore[arg-type]
+    said = console.file.getvalue()  # type: ignore[attr-defined]
+    assert ("bf16 is slower than fp32 on this processor: --train.precision fp32 would take 1000 ms" in said) == advised
 
 
 def test_the_switch_leaves_nothing_to_measure(monkeypatch: pytest.MonkeyPatch) -> None:

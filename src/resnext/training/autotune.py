@@ -14,6 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from resnext.device import autocast
+from resnext.environment import has_bf16_instructions
 from resnext.model.complexity import complexity
 from resnext.model.network import Network
 from resnext.model.plan import Plan, autotune, fuse_all
@@ -76,6 +77,8 @@ def autotune_training(
     if world.is_main and len(seconds) > 1:
         times = ", ".join(f"{value * 1e3:.0f} ms in {arm}" for arm, value in seconds.items())
         print_line(console, f"{best}: a micro-batch of {micro_batch[0]} images takes {times}")
+    if best in seconds:
+        advise_precision(seconds[best], plain[-1], model, micro_batch, world, train, console)
     train = replace(train, channels_last="yes" if best.channels_last else "no", fast="yes" if best.fast else "no")
     recipe = replace(recipe, train=train)
     return recipe, fuse_all(model, plan) if train.activation_checkpointing in ("activations", "expansions") else plan
@@ -123,6 +126,24 @@ def time_candidates(
     scale = images_in_all / micro_batch[0]
     medians = [scale * statistics.median(times[1:]) for times in seconds.values()]
     return dict(zip(plans, (total / world.size for total in world.all_reduce_sum(medians)), strict=True))
+
+
+def advise_precision(
+    seconds: float,
+    plain: Candidate,
+    model: Network,
+    micro_batch: tuple[int, int],
+    world: World,
+    train: TrainSettings,
+    console: Console,
+) -> None:
+    """Say so if a micro-batch takes less time in fp32: a CPU without instructions for bf16 emulates them."""
+    if train.precision != "bf16" or world.device.type != "cpu" or world.size > 1 or has_bf16_instructions():
+        return
+    fp32 = time_candidates(model, {plain: Plan()}, micro_batch, world, replace(train, precision="fp32"))[plain]
+    if fp32 < MAX_TIME_RATIO * seconds:
+        times = f"--train.precision fp32 would take {fp32 * 1e3:.0f} ms instead of {seconds * 1e3:.0f}"
+        print_line(console, f"bf16 is slower than fp32 on this processor: {times}")
 
 
 def limit_images(model: Network, micro_batch: tuple[int, int]) -> int:

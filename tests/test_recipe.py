@@ -56,9 +56,9 @@ def test_a_recipe_is_found_by_its_name_unless_there_is_such_a_file(
     assert read_recipe("small/bccd").train.epochs == 7
     with pytest.raises(RequestError, match=r"no recipe recipes/small/digits\.yaml; did you mean 'small/digits'"):
         read_recipe("recipes/small/digits.yaml")
-    with pytest.raises(RequestError, match="no recipe digit; did you mean 'digits'"):
+    with pytest.raises(RequestError, match="no recipe and no folder digit; did you mean 'digits'"):
         read_recipe("digit")
-    with pytest.raises(RequestError, match="no recipe paper/_imagenet; did you mean"):
+    with pytest.raises(RequestError, match="no recipe and no folder paper/_imagenet; did you mean"):
         read_recipe("paper/_imagenet")
     with pytest.raises(RequestError, match=r"^small/digits: train\.epochs must be a whole number"):
         read_recipe("digits", {"train.epochs": "many"})

@@ -61,7 +61,7 @@ def test_maps_are_the_grad_cam_of_captum(kind: str) -> None:
         assert one.probabilities is not None
         for found, index in zip(one.maps, np.argsort(-one.probabilities, kind="stable"), strict=False):
             expected = theirs.attribute(x[None], target=int(index)).detach().numpy()[0, 0]
-            np.testing.assert_allclose(scale(found), scale(expected), atol=1e-5)
+            np.testing.assert_allclose(scale(found), scale(expected), atol=3e-5)  # fp32, of two ways to compute it
 
 
 @pytest.mark.parametrize("kind", ["grouped", "pre-activation", "branched"])

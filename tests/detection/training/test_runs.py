@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -245,9 +246,10 @@ def test_another_question_leaves_the_runs_own_evaluation_as_it_is(
     assert f"{stays} (bn_eps is 0.01, not None)" in asked("--bn-eps", 0.01)
     for words in (("--split", "train"), ("--checkpoint", "last"), ("--source", "coco")):
         assert "give --out DIR" in asked(*words)
-    monkeypatch.setenv("RESNEXT_FAST", "1")
-    assert f"{stays} (fast is True, not False)" in asked()
-    monkeypatch.setenv("RESNEXT_FAST", "0")
+    usual = os.environ["RESNEXT_FAST"]
+    monkeypatch.setenv("RESNEXT_FAST", "0" if usual == "1" else "1")
+    assert f"{stays} (fast is {usual == '0'}, not {usual == '1'})" in asked()
+    monkeypatch.setenv("RESNEXT_FAST", usual)
     (run / "evaluation" / "metrics.json").unlink()
     del before[run / "evaluation" / "metrics.json"]
     for name in ("detections.json", "images.csv", "curves.csv", "per_class.csv", "images.png", "precision_recall.png"):

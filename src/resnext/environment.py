@@ -8,6 +8,9 @@ from typing import Any
 
 from resnext.version import __version__
 
+BF16_FEATURES = ("avx512_bf16", "amx_bf16")  # CPU features for bf16 arithmetic
+# values of ONEDNN_MAX_CPU_ISA
+ISA_CAPS_WITHOUT_BF16 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512_CORE_VNNI")
 REPORTED_ISAS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16", "amx_int8", "asimd", "sve")
 
 
@@ -57,9 +60,12 @@ def read_cpu_features() -> list[str]:
     return [name for name in REPORTED_ISAS if name in words]
 
 
-def has_bf16_instructions() -> bool:
-    """Return whether the processor is known to compute bf16; without its instructions bf16 is slower than fp32."""
-    return bool({"avx512_bf16", "amx_bf16"} & set(read_cpu_features()))
+def has_bf16() -> bool:
+    """Return whether the processor has bf16 arithmetic and ONEDNN_MAX_CPU_ISA permits it."""
+    return (
+        bool(set(BF16_FEATURES) & set(read_cpu_features()))
+        and os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() not in ISA_CAPS_WITHOUT_BF16
+    )
 
 
 def _read_cpuinfo() -> list[str]:

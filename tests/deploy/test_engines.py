@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from resnext import RequestError, WorkError
+from resnext import RequestError, WorkError, environment
 from resnext.deploy import engines, pytorch_engine
 from resnext.deploy.engine_builder import EngineBuilder
 from resnext.deploy.engines import (
@@ -11,10 +11,10 @@ from resnext.deploy.engines import (
     TOLERANCE,
     EngineConfig,
     compute_relative_error,
-    has_bf16,
     list_configs,
     list_engines,
 )
+from resnext.environment import has_bf16
 from tests.deploy.networks import compute_logits, images, lived
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -98,7 +98,7 @@ def test_an_engine_without_the_precision_names_one_that_has_it() -> None:
 
 
 def test_onednn_held_back_means_no_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engines, "read_cpu_features", lambda: ["avx2", "avx512f", "avx512_bf16"])
+    monkeypatch.setattr(environment, "read_cpu_features", lambda: ["avx2", "avx512f", "avx512_bf16"])
     assert has_bf16()
     monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "AVX2")
     assert not has_bf16()

@@ -60,9 +60,9 @@ def write_stage(root: Path) -> Path:
 def _write_photos(root: Path) -> None:
     places = [
         f"photos/{split}/{name}/{number}.jpg"
-        for split in ("train", "val")
+        for split, count in (("train", 32), ("val", 6))  # a batch of modern/finetune has 64
         for name in ("cat", "dog")
-        for number in range(6)
+        for number in range(count)
     ]
     slides = [
         f"slides/{name}/patient{patient}-{number}.jpg"

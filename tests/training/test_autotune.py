@@ -83,7 +83,7 @@ def test_a_processor_that_emulates_bf16_is_told_of_fp32(
     monkeypatch: pytest.MonkeyPatch, precision: str, instructions: bool, fp32: float, advised: bool
 ) -> None:
     seconds = {"fp32": fp32, precision: 2.0}
-    monkeypatch.setattr(autotune, "has_bf16_instructions", lambda: instructions)
+    monkeypatch.setattr(autotune, "has_bf16", lambda: instructions)
     monkeypatch.setattr(
         autotune, "time_candidates", lambda _, plans, *rest: dict.fromkeys(plans, seconds[rest[-1].precision])
     )

@@ -80,14 +80,14 @@ def run(_: argparse.Namespace) -> int:
     import torch
     from rich.table import Table
 
-    from resnext.environment import describe_environment, has_bf16_instructions
+    from resnext.environment import describe_environment, has_bf16
     from resnext.screen import make_screen
 
     facts = describe_environment("cuda" if torch.cuda.is_available() else "cpu")
     table = Table(box=None, show_header=False)
     for name, value in facts.items():
         table.add_row(name, ", ".join(value) if isinstance(value, list) else str(value))
-    table.add_row("bf16 in hardware", "yes" if has_bf16_instructions() else "no or unknown")
+    table.add_row("bf16 in hardware", "yes" if has_bf16() else "no or unknown")
     for name, said in list_fast_paths():
         table.add_row(name, said)
     for package, extra in OPTIONAL_PACKAGES.items():

@@ -262,7 +262,8 @@ def check_batch_size(count: int, batch_size: int, world_size: int) -> None:
     if batch_size % world_size:
         raise RequestError(f"batch_size {batch_size} is not a multiple of the {world_size} processes of this run")
     if batch_size > count:
-        raise RequestError(f"batch_size {batch_size} is larger than the training set of {count} images")
+        too_large = f"batch_size {batch_size} is larger than the training set of {count} images"
+        raise RequestError(f"{too_large}: train.batch_size can be {count} at most")
 
 
 def _check_batch_norm(count: int, batch_size: int, drop_last: bool, world_size: int) -> None:

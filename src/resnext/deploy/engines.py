@@ -4,7 +4,6 @@ An engine is built for one network and precision, and runs on the CPU. It takes 
 float32 images [B, C, H, W] of any B and size, or what an exported file takes.
 """
 
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -14,7 +13,6 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from resnext.choices import ENGINE_CHOICES, EngineChoice, EngineName, EnginePrecision, Goal
-from resnext.environment import read_cpu_features
 from resnext.errors import RequestError, did_you_mean
 
 TOLERANCE: dict[EnginePrecision, float] = {
@@ -22,9 +20,6 @@ TOLERANCE: dict[EnginePrecision, float] = {
     "bf16": 5e-2,
     "int8": 0.3,
 }  # relative error of the logits, see ``compute_relative_error``
-BF16_FEATURES = ("avx512_bf16", "amx_bf16")  # CPU features for bf16 arithmetic
-# values of ONEDNN_MAX_CPU_ISA
-ISA_CAPS_WITHOUT_BF16 = ("SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX512_CORE", "AVX512_CORE_VNNI")
 
 
 @dataclass(frozen=True)
@@ -155,14 +150,6 @@ def require_packages(engine: EngineName) -> None:
     if lacking:
         extra = ENGINES[engine].extra
         raise RequestError(f"engine {engine} needs {' and '.join(lacking)}: pip install 'resnext[{extra}]'")
-
-
-def has_bf16() -> bool:
-    """Return whether the processor has bf16 arithmetic and ONEDNN_MAX_CPU_ISA permits it."""
-    return (
-        bool(set(BF16_FEATURES) & set(read_cpu_features()))
-        and os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper() not in ISA_CAPS_WITHOUT_BF16
-    )
 
 
 def compute_relative_error(logits: ArrayLike, reference: ArrayLike) -> float:

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from resnext.choices import EngineChoice, EngineName, EnginePrecision, Goal, PrecisionChoice
-from resnext.deploy.engines import Engine, EngineConfig, has_bf16, require_packages
+from resnext.deploy.engines import Engine, EngineConfig, require_packages
 from resnext.deploy.export_info import BIN_KEY, KEY, ExportInfo
 from resnext.deploy.probe import describe_file, probe_engine
-from resnext.environment import count_available_cores
+from resnext.environment import count_available_cores, has_bf16
 from resnext.errors import RequestError, prefix_errors
 from resnext.files import compute_sha256
 

@@ -10,8 +10,9 @@ from torch import Tensor
 from resnext.choices import EngineChoice, EnginePrecision, PrecisionChoice
 from resnext.deploy.engine_builder import EngineBuilder
 from resnext.deploy.engine_selection import SelectedEngine, Workload, select_engine
-from resnext.deploy.engines import ENGINES, has_bf16, list_engines
+from resnext.deploy.engines import ENGINES, list_engines
 from resnext.deploy.int8 import check_calibration
+from resnext.environment import has_bf16
 from resnext.errors import RequestError
 from resnext.model.complexity import get_default_image_size
 from resnext.model.network import Network

@@ -24,8 +24,9 @@ from resnext.choices import (
 )
 from resnext.data.preprocessing import Preprocessing
 from resnext.data.transforms.eval_view import normalize_pixels, prepare_pixels
-from resnext.deploy.engines import Engine, Outputs, has_bf16
+from resnext.deploy.engines import Engine, Outputs
 from resnext.deploy.exported import ExportedModel, find_exported_file, open_exported
+from resnext.environment import has_bf16
 from resnext.errors import RequestError, did_you_mean
 from resnext.evaluation.images import ImageInput, open_image
 from resnext.evaluation.outputs import get_preprocessing

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from resnext.device import autocast
-from resnext.environment import has_bf16_instructions
+from resnext.environment import has_bf16
 from resnext.model.complexity import complexity
 from resnext.model.network import Network
 from resnext.model.plan import Plan, autotune, fuse_all
@@ -138,7 +138,7 @@ def advise_precision(
     console: Console,
 ) -> None:
     """Say so if a micro-batch takes less time in fp32: a CPU without instructions for bf16 emulates them."""
-    if train.precision != "bf16" or world.device.type != "cpu" or world.size > 1 or has_bf16_instructions():
+    if train.precision != "bf16" or world.device.type != "cpu" or world.size > 1 or has_bf16():
         return
     fp32 = time_candidates(model, {plain: Plan()}, micro_batch, world, replace(train, precision="fp32"))[plain]
     if fp32 < MAX_TIME_RATIO * seconds:

@@ -152,7 +152,8 @@ def test_a_wheel_with_compiled_libraries_needs_no_compiler_and_gives_the_same_bi
     digests, places = [], []
     where = "import resnext.commands.doctor as d; print(dict(d.list_fast_paths())['fused kernels'])"
     for source, change in ((installed, {"CXX": "none"}), (ROOT / "src", {"RESNEXT_PREBUILT": "0"})):
-        environment = os.environ | {"PYTHONPATH": str(source), "RESNEXT_CACHE": str(tmp_path / "cache")} | change
+        settings = {"PYTHONPATH": str(source), "RESNEXT_CACHE": str(tmp_path / "cache"), "RESNEXT_FAST": "1"}
+        environment = os.environ | settings | change
         for code, answers in ((SCRIPT, digests), (where, places)):
             done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
             assert done.returncode == 0, done.stderr

@@ -222,3 +222,9 @@ def test_an_engine_predicts_but_has_no_features() -> None:
         embed(engine, image)
     with pytest.raises(RequestError, match="top_k"):
         predict(ours, image, top_k=0)
+
+
+def test_damaged_metrics_are_named(tmp_path: Path) -> None:
+    (tmp_path / "metrics.csv").write_bytes(b"epoch,top1_error\n1,\n2\n")
+    with pytest.raises(RequestError, match=r"metrics\.csv is damaged"):
+        Run(tmp_path, Recipe()).metrics  # noqa: B018

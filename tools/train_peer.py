@@ -53,6 +53,7 @@ SUPPORTED: dict[str, tuple[object, ...]] = {  # settings that the peers can have
     "train.drop_last": (True,),
     "train.precision": ("fp32", "bf16"),
     "train.ema_steps": (1,),
+    "train.ema_warmup": (False,),  # timm's grows otherwise, torch's does not
     "train.evaluate_every": (1,),
 }
 
@@ -268,7 +269,6 @@ def list_timm_options(recipe: Recipe, data: Path, out: Path, workers: int, *, ch
     options += ["--amp", "--amp-dtype", "bfloat16"] if train.precision == "bf16" else []
     if train.ema_decay:
         options += ["--model-ema", "--model-ema-decay", str(train.ema_decay)]
-        options += ["--model-ema-warmup"] if train.ema_warmup else []
     return options
 
 

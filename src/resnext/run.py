@@ -104,15 +104,18 @@ def open_run(path: Path | str) -> Run:
 
 
 def _read_columns(path: Path) -> dict[str, np.ndarray]:
-    """Read a CSV file of numbers by column; empty if there is none."""
+    """Read a CSV file of numbers by column; empty if there is none. Raises RequestError for a damaged one."""
     if not path.exists():
         return {}
-    with open(path, encoding="utf-8", newline="") as file:
-        header, *rows = csv.reader(file)
-    columns = zip(*rows, strict=True) if rows else [()] * len(header)
-    return {
-        name: np.array([int(text) for text in column], np.int64)
-        if name in INTEGER_COLUMNS
-        else np.array([float(text or "nan") for text in column], np.float64)
-        for name, column in zip(header, columns, strict=True)
-    }
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            header, *rows = csv.reader(file)
+        columns = zip(*rows, strict=True) if rows else [()] * len(header)
+        return {
+            name: np.array([int(text) for text in column], np.int64)
+            if name in INTEGER_COLUMNS
+            else np.array([float(text or "nan") for text in column], np.float64)
+            for name, column in zip(header, columns, strict=True)
+        }
+    except (ValueError, csv.Error) as error:  # UnicodeDecodeError is a ValueError
+        raise RequestError(f"{path} is damaged: not a table of numbers with a header ({error})") from None

@@ -1,5 +1,6 @@
 """The command line of ``resnext design``."""
 
+import argparse
 import re
 from functools import partial
 
@@ -116,3 +117,20 @@ def test_a_latency_that_cannot_be_designed_for_is_one_sentence(
 ) -> None:
     assert main(["design", *words]) == 2
     assert says in capsys.readouterr().err
+
+
+def test_a_cifar_network_has_the_papers_depth_by_default(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--set", "stem=cifar", "--cardinality", "8", "--macs", "0.75G") == 0
+    assert capsys.readouterr().out.startswith("resnext29_8x")
+
+
+def test_a_latency_needs_no_depth_for_a_cifar_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[str, object] = {}
+
+    def table(args: argparse.Namespace, changes: dict[str, object]) -> str:
+        asked.update(changes, depth=args.depth)
+        return ""
+
+    monkeypatch.setattr(design, "build_latency_table", table)
+    assert run("--latency", "5", "--set", "stem=cifar") == 0
+    assert asked == {"stem": "cifar", "num_classes": 10, "depth": None}

@@ -1,6 +1,7 @@
 """``resnext prune`` and ``resnext grow``: files, tables, fine-tuning, exports, and what is refused."""
 
 import hashlib
+import re
 from pathlib import Path
 
 import numpy as np
@@ -193,3 +194,28 @@ def test_growing_writes_the_same_function(whole: Path, tmp_path: Path, capsys: p
         run_command(grow, str(whole), "--cardinality", "6", "--out", str(out))
     with pytest.raises(RequestError, match=r"growing needs more, not 4 \(resnext prune takes paths away\)"):
         run_command(grow, str(whole), "--cardinality", "4")
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (("--out", "pruned.onnx"), "pruned.onnx must end in .safetensors"),
+        (("--multiple", "2"), "--multiple rounds what a budget leaves"),
+        (("--val-fraction", "0.2"), "--val-fraction is for a folder given by --data"),
+        (("--finetune", "small/digits", "--model.name", "resnet29"), "--model.name has no place here"),
+        (("--finetune", "small/digits", "--init.weights", "x.safetensors"), "--init.weights has no place here"),
+        (("--train.epochs", "3"), "--train.epochs is for fine-tuning"),
+    ],
+)
+def test_a_word_that_would_be_ignored_is_refused(
+    whole: Path, words: tuple[str, ...], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(RequestError, match=re.escape(says)):
+        run_command(prune, str(whole), "--cardinality", "2", *words)
+    assert [path.name for path in tmp_path.iterdir()] == [whole.name]
+
+
+def test_grow_writes_no_weights_under_the_name_of_another_format(whole: Path, tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match=r"must end in \.safetensors"):
+        run_command(grow, str(whole), "--cardinality", "6", "--out", str(tmp_path / "grown.pth"))

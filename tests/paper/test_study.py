@@ -14,8 +14,8 @@ from resnext.cli import main
 from resnext.errors import RequestError
 from resnext.model.complexity import complexity
 from resnext.model.design import design
-from resnext.paper.study import SIZES, STUDIES, StudyNetwork, StudySize, list_runs
-from resnext.paper.study_results import Difference, read_rows
+from resnext.paper.study import SIZES, STUDIES, VARIED_SETTINGS, StudyNetwork, StudySize, list_runs
+from resnext.paper.study_results import Difference, compare, describe_network, read_rows
 from resnext.recipe import read_recipe
 from resnext.run import open_run
 
@@ -115,7 +115,7 @@ def test_one_command_trains_reports_and_leaves_finished_runs_as_they_are(
     assert len(commands) == 2
     assert all(line.startswith("resnext train small/cardinality --continue runs/study/cifar10-") for line in commands)
     assert main(words) == 0, [path.read_text() for path in Path("runs/study").glob("*.log")]
-    rows = read_rows(Path("results/study-cardinality.csv"))
+    rows = read_rows(Path("results/study-cardinality.csv"), SIZES["small"])
     assert [row["network"] for row in rows] == SIZES["small"].get_labels("no-shortcut")
     assert [row["command"] for row in rows] == commands
     assert all(0 <= float(row["test_error"]) <= 100 and int(row["macs"]) > 0 for row in rows)
@@ -126,7 +126,16 @@ def test_one_command_trains_reports_and_leaves_finished_runs_as_they_are(
     assert Path("results/study-cardinality-cifar10.png").stat().st_size > 10_000
     before = {path: path.stat().st_mtime_ns for path in Path("runs/study").rglob("*")}
     assert main(words) == 0
+    assert not Path("results/study-cardinality-cifar10-curves.png").exists(), "curves are of study equal"
+    capsys.readouterr()
+    for changed in (["--train.epochs", "2"], ["--report", "--optimizer.lr", "0.1"]):
+        assert main([*words, *changed]) == 2
+        assert "was trained with other settings (run -> requested)" in capsys.readouterr().err
     assert before == {path: path.stat().st_mtime_ns for path in Path("runs/study").rglob("*")}
+    assert read_rows(Path("results/study-cardinality.csv"), SIZES["small"]) == rows
+    Path(rows[0]["command"].split("--continue ")[1].split()[0], "speed.csv").unlink()
+    assert main([*words, "--report"]) == 0
+    assert re.search(r"1x20d no shortcut .* 1 +– +–", capsys.readouterr().out)
 
 
 @pytest.mark.usefixtures("one_seed")
@@ -137,6 +146,14 @@ def test_a_run_that_fails_is_named_with_its_last_words(
     words = ["paper", "study", "cardinality", "--on", "cifar10", "--study", "no-shortcut", "--data.source", "folder"]
     assert main([*words, "--data.path", "nowhere"]) == 1
     assert re.search(r"2 of the runs failed \(cifar10-1x20d-no-shortcut-seed0.*nowhere", capsys.readouterr().err)
+    rows = read_rows(Path("results/study-cardinality.csv"), SIZES["small"])
+    assert [(row["network"], row["test_error"]) for row in rows] == [
+        ("1x20d no shortcut", ""),
+        ("16x2d no shortcut", ""),
+    ]
+    assert all("nowhere" in row["failure"] for row in rows)
+    assert compare(rows, SIZES["small"]) == []
+    assert describe_network(rows, SIZES["small"].networks[-1]) is None
 
 
 @pytest.mark.parametrize("jobs", ["0", "300"])
@@ -144,6 +161,42 @@ def test_a_senseless_number_of_runs_side_by_side_is_refused(jobs: str, tmp_path:
     assert main(["paper", "study", "cardinality", "--runs", str(tmp_path), "--jobs", jobs]) == 2
 
 
-def test_what_the_study_varies_cannot_be_set(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["paper", "study", "cardinality", "--runs", str(tmp_path), "--train.seed", "1"]) == 2
-    assert "--train.seed is what the study varies" in capsys.readouterr().err
+@pytest.mark.parametrize("setting", [("train.seed", "1"), ("model.blocks", "[1, 1, 1]"), ("model.cardinality", "2")])
+def test_what_the_study_varies_cannot_be_set(
+    setting: tuple[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    key, value = setting
+    assert main(["paper", "study", "cardinality", "--runs", str(tmp_path), f"--{key}", value]) == 2
+    assert f"--{key} is what the study varies" in capsys.readouterr().err
+
+
+def test_every_setting_of_a_network_counts_as_varied() -> None:
+    varied = {key for size in SIZES.values() for network in size.networks for key in network.model}
+    assert varied <= set(VARIED_SETTINGS)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (b"data,seed\ncifar10,0\n", r"line 2: not a run of this study"),
+        (b"data,study,network,seed\ncifar10,equal,3x9d,0\n", r"line 2: not a run of this study \('3x9d'"),
+        (b"\xff\xfe\x00", "is no CSV file"),
+    ],
+)
+def test_a_damaged_table_is_refused_before_the_work(
+    text: bytes, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = tmp_path / "study-cardinality.csv"
+    table.write_bytes(text)
+    assert main(["paper", "study", "cardinality", "--runs", str(tmp_path / "r"), "--results", str(tmp_path)]) == 2
+    assert re.search(says, capsys.readouterr().err)
+    assert table.read_bytes() == text
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_training_error_that_was_not_measured_is_left_out() -> None:
+    row = {"data": "cifar10", "network": "1x20d", "seed": "0", "test_error": "30.0", "train_error": "", "minutes": "",
+           "images_per_second": "", "macs": "37777152", "parameters": "237858"}  # fmt: skip
+    assert describe_network([row], SIZES["small"].networks[0]) == (
+        "1x20d", "37.8 M", "0.24 M", "30.00", "–", "1", "–", "–",
+    )  # fmt: skip

@@ -1,9 +1,11 @@
 """The peers of tools/train_peer.py train the network of the recipe, and timm gets the settings of the recipe."""
 
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 import torch
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.flop_counter import FlopCounterMode
 
 from resnext.data.seeding import derive_seed
@@ -11,6 +13,7 @@ from resnext.data.sources.cifar import CIFAR10
 from resnext.model.complexity import complexity
 from resnext.model.network import create_model
 from resnext.recipe import read_recipe
+from resnext.training.ema import Ema
 from resnext.training.finetune import WEIGHTS_SEED_TAG
 from resnext.training.schedule import compute_learning_rate
 from tests.tools.load import load_tool
@@ -80,3 +83,25 @@ def test_timm_gets_the_schedule_of_the_recipe(tmp_path_factory: pytest.TempPathF
         ours = compute_learning_rate(RECIPE.schedule, RECIPE.optimizer.lr, epochs * per_epoch, per_epoch, step)
         assert optimizer.param_groups[0]["lr"] == pytest.approx(ours, abs=1e-6), step
         scheduler.step_update(step + 1)
+
+
+def test_the_peers_average_weights_as_the_recipe_does() -> None:
+    timm_utils = pytest.importorskip("timm.utils")
+    train = RECIPE.train
+    weights = torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.zeros_(weights.weight)
+    ours = Ema(weights, train.ema_decay, train.ema_warmup, train.ema_steps)
+    plain = AveragedModel(weights, multi_avg_fn=get_ema_multi_avg_fn(train.ema_decay), use_buffers=True)
+    words = peer.list_timm_options(RECIPE, Path("data"), Path("out"), 1, channels_last=True)
+    timm = timm_utils.ModelEmaV3(
+        weights, decay=float(words[words.index("--model-ema-decay") + 1]), use_warmup="--model-ema-warmup" in words
+    )
+    for step in range(3000):
+        torch.nn.init.constant_(weights.weight, 0.0 if step < 1000 else 1.0)
+        ours.update(weights, step)
+        plain.update_parameters(weights)
+        timm.update(weights, step=step)
+    expected = ours.model.weight.item()
+    assert 0.9 < expected < 0.99
+    assert plain.module.weight.item() == pytest.approx(expected, abs=1e-4)
+    assert timm.module.weight.item() == pytest.approx(expected, abs=1e-4)

@@ -159,6 +159,6 @@ def _sort(found: Sequence[MeasuredNetwork], score: Score, budget: float) -> list
         fastest = min(found, key=lambda one: one.latency.milliseconds)
         raise RequestError(
             f"no network holds {budget:g} ms here: the fastest of {len(found)} measured, {fastest.architecture.name}, "
-            f"takes {fastest.latency.milliseconds:.3g} ms on {fastest.latency.engine}"
+            f"takes {fastest.latency.milliseconds:.3g} ms on {fastest.latency.engine}; more --measurements may find one"
         )
     return sorted(found, key=lambda one: (one.holds, score(one.architecture)), reverse=True)

@@ -5,8 +5,7 @@ from pathlib import Path
 
 from resnext.choices import CHECKPOINT_NAMES
 from resnext.commands.evaluate import parse_non_negative
-from resnext.commands.prune import choose_out, parse_cardinality
-from resnext.files import check_output
+from resnext.commands.prune import check_out, choose_out, parse_cardinality
 from resnext.run_directory import check_checkpoint_choice, check_run_kind
 
 SUMMARY = "Add paths to each block of a network; it computes the same until it is trained on."
@@ -42,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
     check_run_kind(args.weights, "classification", f"resnext convert {args.weights} OUT, and grow OUT, its backbone")
     file = find_weights_file(args.weights, args.checkpoint)
     if args.out is not None:
-        check_output(Path(args.out), (file,), folder=False, overwrite=args.overwrite)
+        check_out(Path(args.out), file, args.overwrite)
     model = load(args.weights, args.checkpoint)
     grown = grow(model, cardinality, seed=args.seed)
     parent = {"file": file.name, "sha256": compute_sha256(file) if file.is_file() else None}
@@ -63,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
             ),
             ("written", str(out)),
             ("SHA-256", compute_sha256(out)),
-            ("", f"to train on: resnext train RECIPE --init {out} (without model.name, or with that of the network)"),
+            ("", f"to train on: resnext train RECIPE --init {out} --model.name null"),
         ]
     )
     return 0

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from resnext.commands.train import add_setting_options, collect_settings
 from resnext.errors import RequestError
-from resnext.paper.study import DATA, SIZES, STUDIES, StudyRun, StudySize, list_runs
+from resnext.paper.study import DATA, SIZES, STUDIES, VARIED_SETTINGS, StudyRun, StudySize, list_runs
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -54,25 +54,28 @@ class _Plan:
     given: Mapping[str, Any]  # settings of the command line
     table: Path  # the CSV, results/study-cardinality.csv
 
-    def write_rows(self) -> None:
-        """Write the CSV of the runs that are finished."""
-        from resnext.paper.study_results import collect_rows, write_rows
+    def write_rows(self, failed: Sequence[StudyRun] = ()) -> None:
+        """Write the CSV of the runs that are finished, and of those that failed."""
+        from resnext.paper.study_results import collect_rows, make_failure_row, write_rows
 
-        write_rows(self.table, collect_rows(self.runs, self.folder, self.given), self.size)
+        rows = collect_rows(self.runs, self.folder, self.given)
+        rows += [make_failure_row(one, self.folder, self.given) for one in failed]
+        write_rows(self.table, rows, self.size)
 
 
 def run(args: argparse.Namespace) -> int:
     """Train what is not finished, then write and print the results; exit status 0."""
-    from resnext.child_runs import check_jobs, describe_failures, read_state, train_runs
+    from resnext.child_runs import check_jobs, describe_failures, train_runs
     from resnext.environment import count_available_cores
     from resnext.files import check_folder
-    from resnext.paper.study_runs import make_command
+    from resnext.paper.study_results import read_rows
+    from resnext.paper.study_runs import make_command, open_finished
     from resnext.screen import make_screen
 
     jobs, console = args.jobs if args.jobs is not None else count_available_cores(), make_screen()
     check_jobs(jobs)
     plan = _make_plan(args)
-    pending = [one for one in plan.runs if not read_state(plan.folder / one.name).is_finished]
+    pending = [one for one in plan.runs if open_finished(one, plan.folder, plan.given) is None]
     if args.dry_run:
         for one in pending:
             console.print(shlex.join(make_command(one, plan.folder, plan.given)), soft_wrap=True)
@@ -80,6 +83,7 @@ def run(args: argparse.Namespace) -> int:
     failed: list[StudyRun] = []
     check_folder(plan.table.parent, "--results")
     plan.table.parent.mkdir(parents=True, exist_ok=True)
+    read_rows(plan.table, plan.size)  # a damaged file is refused before the work
     if not args.report:
         reporter = _make_reporter(console, plan, pending)
         try:
@@ -88,7 +92,7 @@ def run(args: argparse.Namespace) -> int:
             )
         finally:
             reporter.stop()
-    write_results(plan, console)
+    write_results(plan, console, failed)
     if failed:
         raise describe_failures(failed, plan.folder)
     return 0
@@ -96,8 +100,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _make_plan(args: argparse.Namespace) -> _Plan:
     is_small, given = args.size == "small", collect_settings(args)
-    for key in ("model.name", "model.shortcut", "train.seed"):
-        if key in given:
+    for key in given:
+        if key in VARIED_SETTINGS:
             raise RequestError(f"--{key} is what the study varies: leave it out")
     name = "study-cardinality.csv" if is_small else f"study-cardinality-{args.size}.csv"
     folder = Path(args.runs) if is_small or args.runs != RUNS else Path(f"{RUNS}-{args.size}")
@@ -120,23 +124,24 @@ def _make_reporter(console: "Console", plan: _Plan, pending: Sequence[StudyRun])
     )
 
 
-def write_results(plan: _Plan, console: "Console") -> None:
-    """Write the CSV and the plots of the finished runs, and print the tables."""
+def write_results(plan: _Plan, console: "Console", failed: Sequence[StudyRun]) -> None:
+    """Write the CSV with the runs that failed, and the plots of the finished runs; print the tables."""
     from resnext.paper.study_plots import plot_curves, plot_errors
     from resnext.paper.study_results import read_rows
     from resnext.paper.study_runs import open_finished
     from resnext.plotting import save_figure
 
-    plan.write_rows()
+    plan.write_rows(failed)
     for data in DATA:
-        rows = [row for row in read_rows(plan.table) if row["data"] == data]
+        rows = [row for row in read_rows(plan.table, plan.size) if row["data"] == data and row["test_error"] != ""]
         if not rows:
             continue
         print_tables(console, rows, data, plan.size)
         save_figure(plot_errors(rows, data, plan.size), plan.table.with_name(f"{plan.table.stem}-{data}.png"))
         opened: dict[str, list[Any]] = {}
         for one in plan.runs:
-            if one.data == data and (run := open_finished(one, plan.folder)) is not None:
+            is_shown = one.data == data and one.network.label in (plan.size.baseline, plan.size.most_paths)
+            if is_shown and (run := open_finished(one, plan.folder, plan.given)) is not None:
                 opened.setdefault(one.network.label, []).append(run)
         if opened:
             path = plan.table.with_name(f"{plan.table.stem}-{data}-curves.png")

@@ -123,7 +123,7 @@ def run(args: argparse.Namespace) -> int:
     source = open_source(args, model)
     recipe = read_finetune_recipe(args, model, file)
     if args.out is not None:
-        check_output(Path(args.out), (file,), folder=False, overwrite=args.overwrite)
+        check_out(Path(args.out), file, args.overwrite)
     console = make_screen()
     model.to(pick_device(args.device))
     train, val = (None, None) if source is None else (source.train, source.val)
@@ -164,12 +164,16 @@ def check_options(args: argparse.Namespace) -> None:
     )
     if args.engine == "none" and args.latency is not None:
         raise RequestError("--latency needs an engine to measure with; leave out --engine none")
-    if args.finetune is None:
-        given = [
-            f"--{key.removeprefix('set:')}" for key, value in vars(args).items() if key.startswith("set:") and value
-        ]
-        if given or args.run is not None:
-            raise RequestError(f"{given[0] if given else '--run'} is for fine-tuning: give --finetune RECIPE")
+    if args.multiple > 1 and args.macs is None and args.latency is None:
+        raise RequestError("--multiple rounds what a budget leaves: it needs --macs or --latency")
+    if args.val_fraction is not None and args.source is None and (args.data is None or is_run(Path(args.weights))):
+        raise RequestError("--val-fraction is for a folder given by --data; a run keeps its own split")
+    given = collect_settings(args)
+    if args.finetune is None and (given or args.run is not None):
+        raise RequestError(f"--{next(iter(given), 'run')} is for fine-tuning: give --finetune RECIPE")
+    for key in given:
+        if key.startswith("model.") or key == "init.weights":
+            raise RequestError(f"--{key} has no place here: fine-tuning trains the pruned network")
 
 
 def parse_cardinality(text: str) -> int | tuple[int, ...]:
@@ -240,8 +244,17 @@ def read_finetune_recipe(args: argparse.Namespace, model: "Network", file: Path)
 def choose_out(out: str | None, pruned: "Network", file: Path, overwrite: bool) -> Path:
     """Choose the file to write. Raises RequestError if it exists or cannot be written."""
     path = Path(f"{pruned.architecture.name.split(' ')[0]}.safetensors") if out is None else Path(out)
-    check_output(path, (file,), folder=False, overwrite=overwrite)
+    check_out(path, file, overwrite)
     return path
+
+
+def check_out(out: Path, file: Path, overwrite: bool) -> None:
+    """Raise RequestError if the weights made of ``file`` cannot be written to ``out``, or its name says other ones."""
+    if out.suffix != ".safetensors":
+        raise RequestError(
+            f"--out {out} must end in .safetensors; resnext convert and resnext export write other formats"
+        )
+    check_output(out, (file,), folder=False, overwrite=overwrite)
 
 
 def finetune(

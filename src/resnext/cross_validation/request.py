@@ -16,7 +16,7 @@ from resnext.run_directory import is_run
 from resnext.settings import MAX_FOLDS, Recipe
 from resnext.settings_shared import DEFAULT_EPOCHS
 from resnext.training.request import is_photo_folder
-from resnext.training.resume import list_changes, reuse_path_spelling
+from resnext.training.resume import compare_with_begun
 
 FOLDS = 5  # by default
 VARIED = {
@@ -135,8 +135,7 @@ def _check_same_recipe(
     else:
         asked = _read_recipe(what, given)
     asked = make_base_recipe(asked)
-    changed = list_changes(begun, reuse_path_spelling(asked, begun))
-    if changed:
+    if changed := compare_with_begun(begun, asked):
         raise RequestError(
             f"{directory.path} was begun with another recipe (begun -> requested): {'; '.join(changed)}; choose "
             "another --out, or leave these settings out"

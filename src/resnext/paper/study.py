@@ -33,6 +33,11 @@ STUDIES: dict[StudyName, str] = {
     "no-shortcut": "Without shortcuts (Section 5.1)",
 }
 
+VARIED_SETTINGS = (
+    "model.name", "model.depth", "model.cardinality", "model.width", "model.blocks", "model.stage_widths",
+    "model.stage_channels", "model.stage_cardinalities", "model.shortcut", "train.seed",
+)  # fmt: skip
+
 
 @dataclass(frozen=True)
 class StudyNetwork:

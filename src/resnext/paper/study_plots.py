@@ -84,9 +84,10 @@ def plot_curves(runs: Mapping[str, Sequence["Run"]], data: str, size: StudySize)
         axes = figure.add_axes((0.1, 0.115, 0.86, 0.7))
         for label, colour in ((size.baseline, BLUE), (size.most_paths, RED)):
             for column, dashes in (("top1_error", "-"), ("train_error", "--")):
-                lines = np.array([run.metrics[column] for run in runs.get(label, ())])
-                if not len(lines):
+                found = [run.metrics[column] for run in runs.get(label, ())]
+                if not found:
                     continue
+                lines = np.array([line[: min(map(len, found))] for line in found])  # a run can end early
                 epochs = np.arange(1, lines.shape[1] + 1)
                 axes.plot(epochs, lines.mean(0), dashes, color=colour, label=label if dashes == "-" else None)
                 axes.fill_between(epochs, lines.min(0), lines.max(0), color=colour, alpha=0.15, linewidth=0)

@@ -11,6 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from resnext.child_runs import read_last_words
+from resnext.errors import RequestError
 from resnext.files import atomic_write
 from resnext.paper.study import DATA, StudyNetwork, StudyRun, StudySize
 from resnext.paper.study_runs import make_command, open_finished
@@ -19,8 +21,9 @@ from resnext.run_directory import MAX_JSON_BYTES
 
 COLUMNS = (
     "data", "study", "network", "cardinality", "seed", "epochs", "test_error", "train_error", "macs", "parameters",
-    "minutes", "images_per_second", "cpu", "torch", "resnext", "command",
+    "minutes", "images_per_second", "cpu", "torch", "resnext", "command", "failure",
 )  # fmt: skip
+NUMBERS = ("test_error", "train_error", "macs", "parameters", "minutes", "images_per_second")
 CONFIDENCE = 0.95
 
 
@@ -59,10 +62,10 @@ class Difference:
 
 
 def collect_rows(planned: Iterable[StudyRun], runs: Path, given: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Collect a row for each finished run, in the order of the plan. Raises RequestError for a damaged directory."""
+    """Collect a row for each finished run, in the order of the plan. Raises RequestError as ``open_finished``."""
     rows, costs = [], dict[tuple[str, str], tuple[int, int]]()
     for run in planned:
-        opened = open_finished(run, runs)
+        opened = open_finished(run, runs, given)
         if opened is None:
             continue
         key = (run.data, run.network.label)
@@ -76,24 +79,32 @@ def _make_row(run: StudyRun, opened: Run, macs: int, parameters: int, command: s
     metrics, speed = opened.metrics, opened.speed
     facts = _read_facts(opened)
     rates = speed.get("images_per_second", ())
-    return {
-        "data": run.data,
-        "study": run.network.study,
-        "network": run.network.label,
+    train_error = float(metrics["train_error"][-1])  # nan with mixed labels, as of mixup
+    return _make_key(run) | {
         "cardinality": run.network.cardinality,
-        "seed": run.seed,
         "epochs": int(metrics["epoch"][-1]),
         "test_error": f"{metrics['top1_error'][-1]:.2f}",
-        "train_error": f"{metrics['train_error'][-1]:.2f}",
+        "train_error": "" if math.isnan(train_error) else f"{train_error:.2f}",
         "macs": macs,
         "parameters": parameters,
-        "minutes": f"{sum(speed.get('seconds', ())) / 60:.1f}",
+        "minutes": f"{sum(speed['seconds']) / 60:.1f}" if "seconds" in speed else "",
         "images_per_second": f"{statistics.median(rates):.0f}" if len(rates) else "",
         "cpu": facts.get("cpu", ""),
         "torch": facts.get("torch", ""),
         "resnext": facts.get("resnext", ""),
         "command": command,
     }
+
+
+def _make_key(run: StudyRun) -> dict[str, Any]:
+    return {"data": run.data, "study": run.network.study, "network": run.network.label, "seed": run.seed}
+
+
+def make_failure_row(run: StudyRun, runs: Path, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Make the row of a run that failed or diverged: its last words instead of results."""
+    command = shlex.join(make_command(run, runs, given))
+    failure = read_last_words(run.name, runs).removeprefix("resnext: ")
+    return _make_key(run) | {"cardinality": run.network.cardinality, "command": command, "failure": failure}
 
 
 def _count_costs(opened: Run) -> tuple[int, int]:
@@ -119,19 +130,29 @@ def write_rows(path: Path, rows: Sequence[Mapping[str, Any]], size: StudySize) -
     """Write the rows as CSV, replacing those of the same run in the file and keeping all others."""
     keys = ("data", "study", "network", "seed")
     new = {tuple(str(row[key]) for key in keys) for row in rows}
-    kept = [row for row in read_rows(path) if tuple(row.get(key, "") for key in keys) not in new]
+    kept = [row for row in read_rows(path, size) if tuple(row.get(key, "") for key in keys) not in new]
     with atomic_write(path, "w") as file:
         writer = csv.DictWriter(file, COLUMNS, restval="", extrasaction="ignore", lineterminator="\n")
         writer.writeheader()
         writer.writerows(sorted([*kept, *rows], key=partial(_get_place, size)))
 
 
-def read_rows(path: Path) -> list[dict[str, str]]:
-    """Read the rows of such a CSV; none if there is no file."""
+def read_rows(path: Path, size: StudySize) -> list[dict[str, str]]:
+    """Read the rows of such a CSV; none if there is no file. Raises RequestError for what is no such row."""
     if not path.exists():
         return []
-    with open(path, encoding="utf-8", newline="") as file:
-        return list(csv.DictReader(file))
+    try:
+        with open(path, encoding="utf-8", newline="") as file:
+            rows = list(csv.DictReader(file, restval=""))
+    except (ValueError, csv.Error) as error:
+        raise RequestError(f"{path} is no CSV file: {error}") from None
+    for line, row in enumerate(rows, 2):
+        try:
+            _get_place(size, row)
+            _ = [float(row[column] or 0) for column in NUMBERS]
+        except (KeyError, ValueError) as error:
+            raise RequestError(f"{path}, line {line}: not a run of this study ({error}); move the file away") from None
+    return rows
 
 
 def _get_place(size: StudySize, row: Mapping[str, Any]) -> tuple[int, int, int]:
@@ -140,8 +161,8 @@ def _get_place(size: StudySize, row: Mapping[str, Any]) -> tuple[int, int, int]:
 
 
 def get_errors(rows: Iterable[Mapping[str, Any]], label: str, column: str = "test_error") -> dict[int, float]:
-    """Return the errors of a network by seed."""
-    return {int(row["seed"]): float(row[column]) for row in rows if row["network"] == label}
+    """Return the errors of a network by seed, of runs that have one."""
+    return {int(row["seed"]): float(row[column]) for row in rows if row["network"] == label and row[column] != ""}
 
 
 def compare(rows: Sequence[Mapping[str, Any]], size: StudySize) -> list[Difference]:
@@ -156,12 +177,14 @@ def compare(rows: Sequence[Mapping[str, Any]], size: StudySize) -> list[Differen
 
 
 def describe_network(rows: Sequence[Mapping[str, Any]], network: StudyNetwork) -> tuple[str, ...] | None:
-    """Describe a network: C x d, MACs, parameters, test and training error as mean ± std, seeds, minutes, speed."""
-    own = [row for row in rows if row["network"] == network.label]
+    """Describe a network: C x d, MACs, parameters, test and training error as mean ± std, seeds, minutes, speed.
+
+    None without a finished run. What no run has is a dash.
+    """
+    own = [row for row in rows if row["network"] == network.label and row["test_error"] != ""]
     if not own:
         return None
-    minutes = statistics.fmean(float(row["minutes"]) for row in own)
-    speed = statistics.median(float(row["images_per_second"]) for row in own)
+    minutes, speed = ([float(row[key]) for row in own if row[key] != ""] for key in ("minutes", "images_per_second"))
     return (
         network.label,
         f"{int(own[0]['macs']) / 1e6:.1f} M",
@@ -169,13 +192,15 @@ def describe_network(rows: Sequence[Mapping[str, Any]], network: StudyNetwork) -
         format_spread(get_errors(own, network.label).values()),
         format_spread(get_errors(own, network.label, "train_error").values()),
         str(len(own)),
-        f"{minutes:.0f}",
-        f"{speed:.0f}",
+        f"{statistics.fmean(minutes):.0f}" if minutes else "–",
+        f"{statistics.median(speed):.0f}" if speed else "–",
     )
 
 
 def format_spread(values: Iterable[float]) -> str:
-    """Format mean ± sample standard deviation."""
+    """Format mean ± sample standard deviation; a dash without values."""
     numbers = list(values)
+    if not numbers:
+        return "–"
     spread = f" ± {statistics.stdev(numbers):.2f}" if len(numbers) > 1 else ""
     return f"{statistics.fmean(numbers):.2f}{spread}"

@@ -86,13 +86,14 @@ def check_architecture(settings: ModelSettings, architecture: Architecture, weig
     if settings.name is not None:
         named = settings.architecture(architecture.num_classes, architecture.in_channels)
         said = {key: _get_field(named, key) for key in (*NAME_FIELDS, *said)}
+    says_null = ", or give --model.name null where a recipe says it" if settings.name is not None else ""
     for key, value in said.items():
         theirs = _get_field(architecture, key)
         if key not in FUNCTION_PRESERVING and value != theirs:
             by = "" if getattr(settings, key) is not None else f" (by model.name {settings.name})"
             raise RequestError(
                 f"model.{key} {_format_value(value)}{by} contradicts {weights}, {architecture.name}, which has "
-                f"{_format_value(theirs)}; leave it out to use the network of the weights"
+                f"{_format_value(theirs)}; leave it out to use the network of the weights{says_null}"
             )
 
 

@@ -42,8 +42,7 @@ def resolve_resumed_recipe(run: RunDirectory, asked: R) -> R:
     """
     begun = read_recipe(run.recipe, kind=type(asked))
     asked = fill_autotuned_settings(asked, begun)
-    changed = list_changes(begun, reuse_path_spelling(asked, begun))
-    if changed:
+    if changed := compare_with_begun(begun, asked):
         raise RequestError(
             f"the run {run.path} was started with another recipe (run -> requested): {'; '.join(changed)}; "
             "leave RECIPE and these settings out to resume with the run's own, or start a new run with --run"
@@ -106,6 +105,11 @@ def reuse_path_spelling(asked: R, begun: R) -> R:
         return spelled[key] if is_same else value
 
     return replace_places(asked, respell)
+
+
+def compare_with_begun(begun: R, asked: R) -> list[str]:
+    """List the settings of a begun run which ``asked`` may not change; other spellings of a path are no change."""
+    return list_changes(begun, reuse_path_spelling(fill_autotuned_settings(asked, begun), begun))
 
 
 def list_changes(begun: R, asked: R) -> list[str]:

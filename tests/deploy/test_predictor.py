@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from resnext import RequestError, WorkError
+from resnext import RequestError, WorkError, environment
 from resnext.data.normalization import normalize
 from resnext.data.preprocessing import Preprocessing
 from resnext.deploy import engine_selection, engines
@@ -96,7 +96,7 @@ def test_wishes_that_cannot_be_met(wish: dict, sentence: str) -> None:
 
 
 def test_bf16_is_refused_where_the_processor_has_none_and_auto_stays_in_fp32(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engines, "read_cpu_features", lambda: ["avx2"])
+    monkeypatch.setattr(environment, "read_cpu_features", lambda: ["avx2"])
     with pytest.raises(RequestError, match="does not compute in bf16"):
         Predictor(lived(), engine="pytorch", precision="bf16", image_size=32)
     assert Predictor(lived(), engine="pytorch", precision="auto", image_size=32).precision == "fp32"

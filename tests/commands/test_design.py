@@ -134,3 +134,10 @@ def test_a_latency_needs_no_depth_for_a_cifar_network(monkeypatch: pytest.Monkey
     monkeypatch.setattr(design, "build_latency_table", table)
     assert run("--latency", "5", "--set", "stem=cifar") == 0
     assert asked == {"stem": "cifar", "num_classes": 10, "depth": None}
+
+
+def test_blocks_give_the_depth(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--set", "blocks=[2, 2, 2, 2]", "--cardinality", "8") == 0
+    assert capsys.readouterr().out.startswith("resnext26_8x")
+    assert run("--set", "stem=cifar", "--set", "blocks=[1, 1, 1]", "--cardinality", "8") == 0
+    assert capsys.readouterr().out.startswith("resnext11_8x")

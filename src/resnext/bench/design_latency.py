@@ -16,10 +16,9 @@ from resnext.bench.peers import stabilize_weights
 from resnext.errors import RequestError
 from resnext.model.architecture import Architecture
 from resnext.model.complexity import ImageSize
-from resnext.model.design import compute_upper_bound, design, fit_network_cost
+from resnext.model.design import PAPER_DEPTHS, compute_upper_bound, design, fit_network_cost
 from resnext.model.network import create_model
 
-PAPER_DEPTHS = {"imagenet": (50, 101), "cifar": (29,)}  # of the paper's networks, by stem
 CARDINALITIES = (1, 2, 4, 8, 16, 32)
 MEASUREMENTS = 24
 

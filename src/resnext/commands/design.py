@@ -20,7 +20,6 @@ AMOUNT_PATTERN = re.compile(r"(?P<number>\d+(?:[_,]\d{3})*(?:\.\d*)?(?:e\d{1,2})
 NOTE = """
 block: weights of a first-stage block with equal input and output channels (Equation 4)
 parameters: of the network, including BN; MACs: 1 MAC = 2 FLOPs, and the paper's FLOPs are MACs"""
-DEFAULT_DEPTHS = {"cifar": 29}  # by stem, of the paper's networks; else 50
 UNITS = {"": 1, "k": 10**3, "m": 10**6, "g": 10**9}
 
 
@@ -71,10 +70,7 @@ def run(args: argparse.Namespace) -> int:
     for field in ("depth", "cardinality", "width"):
         if field in changes:
             raise RequestError(f"use --{field} instead of --set {field}")
-    depth = args.depth
-    if depth is None and args.latency is None:
-        depth = DEFAULT_DEPTHS.get(str(changes.get("stem")), 50)
-    stem = changes.get("stem") or parse_paper_architecture(f"resnet{depth or 50}", **changes).stem
+    stem = changes.get("stem") or parse_paper_architecture(f"resnet{args.depth or 50}", **changes).stem
     changes.setdefault("num_classes", 10 if stem == "cifar" else 1000)
     request: dict[str, Any] = changes | {
         "macs": None if args.macs is None else parse_amount(args.macs),
@@ -89,10 +85,10 @@ def run(args: argparse.Namespace) -> int:
         cardinalities = set(TABLE_2_CARDINALITIES)
         if args.cardinality is not None:
             cardinalities.add(args.cardinality)
-        solved = list(design_table_2(depth, tuple(sorted(cardinalities)), **request))
+        solved = list(design_table_2(args.depth, tuple(sorted(cardinalities)), **request))
         console.print(_build_table(solved, args.image_size))
     else:
-        found = design(depth, args.cardinality, width=args.width, **request)
+        found = design(args.depth, args.cardinality, width=args.width, **request)
         around = list_neighbours(found, "width" if args.width is None else "cardinality", args.image_size)
         console.print(found.name, style="bold")
         console.print(_build_table([a for a, _ in around], args.image_size, chosen=found))

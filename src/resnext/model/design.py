@@ -12,6 +12,7 @@ from resnext.errors import RequestError
 from resnext.model.architecture import EXPANSION, MAX_COUNT, Architecture, DetailChanges
 from resnext.model.complexity import Complexity, ImageSize, complexity
 
+PAPER_DEPTHS = {"imagenet": (50, 101), "cifar": (29,)}  # of the paper's networks, by stem; the first is the default
 TABLE_2_CARDINALITIES = (1, 2, 4, 8, 32)  # the cardinalities the paper compares
 
 
@@ -28,7 +29,7 @@ def design(
     """Solve for the width d (or, if ``width`` is given, the cardinality C) whose cost is nearest to the budget.
 
     Args:
-        depth: layers; default 50, or what ``blocks`` gives.
+        depth: layers; default 50, 29 with a CIFAR stem, or what ``blocks`` gives.
         cardinality: C; default 32. Not together with ``width``.
         width: d, if C is to be solved.
         macs: budget in multiply-adds for one image of ``image_size``.
@@ -54,7 +55,8 @@ def design(
     if depth is not None and changes.get("blocks") is not None:
         fields["depth"] = depth  # Architecture checks that the two agree
     fields |= {fixed: width if width is not None else 32 if cardinality is None else cardinality, solved: 1}
-    name = f"resnet{50 if depth is None else depth}"
+    default, *_ = PAPER_DEPTHS.get(str(changes.get("stem", "imagenet")), PAPER_DEPTHS["imagenet"])
+    name = f"resnet{default if depth is None else depth}"
     wanted = Architecture.parse(name, **fields)
     smallest = wanted.change(form="grouped")  # all forms cost the same, and this one is built fastest
 
